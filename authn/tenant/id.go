@@ -22,6 +22,10 @@ type ID string
 // Self is the built-in tenant that Pallium writes its own metrics into.
 const Self ID = "pallium"
 
+// ErrUnknown is returned where a tenant is looked up that does not exist, or no
+// longer does.
+var ErrUnknown = errors.New("tenant does not exist")
+
 var errEmptyID = errors.New("tenant ID is empty")
 
 // ParseID checks s against Mimir's alphabet ([A-Za-z0-9!_.*'()-]) and length,
