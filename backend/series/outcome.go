@@ -1,0 +1,81 @@
+package series
+
+import "fmt"
+
+// maxOffenders is how many refused series an answer names.
+const maxOffenders = 5
+
+// Refusal counts what was refused of a request for one reason.
+type Refusal struct {
+	Reason    string   // stable, for metrics: "series_limit", "too_old", ...
+	Message   string   // for people: names the limit, its value and what to do
+	Samples   int      // how many samples were refused for it
+	Offenders []string // the first few series refused
+}
+
+// Outcome is what became of a write request: what was kept, and what was
+// refused and why. Refusals are the sender's to mend; they are not errors.
+type Outcome struct {
+	Samples, Histograms, Exemplars int
+	Refusals                       []Refusal
+}
+
+// Refuse counts samples refused for a reason. offender is asked for the text of
+// the series only while the answer still has room for it.
+func (o *Outcome) Refuse(reason, message string, samples int, offender func() string) {
+	r := o.refusal(reason)
+	if r == nil {
+		o.Refusals = append(o.Refusals, Refusal{Reason: reason, Message: message})
+		r = &o.Refusals[len(o.Refusals)-1]
+	}
+	r.Samples += samples
+	if len(r.Offenders) < maxOffenders && offender != nil {
+		r.Offenders = append(r.Offenders, offender())
+	}
+}
+
+func (o *Outcome) refusal(reason string) *Refusal {
+	for i := range o.Refusals {
+		if o.Refusals[i].Reason == reason {
+			return &o.Refusals[i]
+		}
+	}
+	return nil
+}
+
+// Add joins the outcome of another part of the same request.
+func (o *Outcome) Add(p Outcome) {
+	o.Samples += p.Samples
+	o.Histograms += p.Histograms
+	o.Exemplars += p.Exemplars
+	for _, q := range p.Refusals {
+		r := o.refusal(q.Reason)
+		if r == nil {
+			o.Refusals = append(o.Refusals, q)
+			continue
+		}
+		r.Samples += q.Samples
+		room := min(maxOffenders-len(r.Offenders), len(q.Offenders))
+		r.Offenders = append(r.Offenders, q.Offenders[:room]...)
+	}
+}
+
+// String is the text of the refusals, one a line; empty when nothing was
+// refused.
+func (o *Outcome) String() string {
+	var b []byte
+	for i, r := range o.Refusals {
+		if i > 0 {
+			b = append(b, '\n')
+		}
+		b = fmt.Appendf(b, "%s (%s): %d samples refused", r.Message, r.Reason, r.Samples)
+		for j, s := range r.Offenders {
+			sep := ", "
+			if j == 0 {
+				sep = ", first: "
+			}
+			b = append(append(b, sep...), s...)
+		}
+	}
+	return string(b)
+}

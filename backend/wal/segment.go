@@ -1,0 +1,203 @@
+package wal
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A segment is the magic followed by frames:
+//
+//	4 bytes  frame magic
+//	4 bytes  length of the record, big-endian
+//	4 bytes  CRC-32C of the length and the record, big-endian
+//	n bytes  record
+const (
+	segmentMagic    = "PLWAL001"
+	frameMagic      = "\xd6PW\x01"
+	frameHeaderSize = 12
+	segmentSuffix   = ".wal"
+)
+
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+
+// sealFrame fills the header of a frame whose record stands behind it.
+func sealFrame(frame []byte) {
+	copy(frame, frameMagic)
+	binary.BigEndian.PutUint32(frame[4:], uint32(len(frame)-frameHeaderSize))
+	binary.BigEndian.PutUint32(frame[8:], frameCRC(frame))
+}
+
+func frameCRC(frame []byte) uint32 {
+	crc := crc32.Update(0, castagnoli(), frame[4:8])
+	return crc32.Update(crc, castagnoli(), frame[frameHeaderSize:])
+}
+
+// readFrame returns the record at the start of data and the length of its frame.
+func readFrame(data []byte) (record []byte, size int, ok bool) {
+	if len(data) < frameHeaderSize || string(data[:4]) != frameMagic {
+		return nil, 0, false
+	}
+	n := int64(binary.BigEndian.Uint32(data[4:]))
+	if n > int64(len(data)-frameHeaderSize) {
+		return nil, 0, false
+	}
+	frame := data[:frameHeaderSize+int(n)]
+	if binary.BigEndian.Uint32(frame[8:]) != frameCRC(frame) {
+		return nil, 0, false
+	}
+	return frame[frameHeaderSize:], len(frame), true
+}
+
+// nextFrame finds the first whole frame in data, for going on behind damage.
+func nextFrame(data []byte) (offset int, ok bool) {
+	for at := 0; ; {
+		i := bytes.Index(data[at:], []byte(frameMagic))
+		if i < 0 {
+			return 0, false
+		}
+		at += i
+		if _, _, ok := readFrame(data[at:]); ok {
+			return at, true
+		}
+		at++
+	}
+}
+
+// Damage is a stretch of a segment that holds no readable record.
+type Damage struct {
+	Segment int
+	Offset  int64
+	Bytes   int64
+	// Torn is true at the end of a segment, where a crash in the middle of a
+	// write leaves part of a record that nobody was told is safe.
+	Torn bool
+}
+
+func (d Damage) String() string {
+	what := "damaged record"
+	if d.Torn {
+		what = "torn end"
+	}
+	return fmt.Sprintf("segment %d: %s, %d bytes at offset %d", d.Segment, what, d.Bytes, d.Offset)
+}
+
+// Report says what a replay met.
+type Report struct {
+	Segments, Records int
+	Damage            []Damage
+}
+
+// Replay reads every record of the log in order and calls fn with it; the
+// record is valid during the call. Damage is stepped over and reported, not an
+// error. An error is a segment of another format, a file that cannot be read,
+// or what fn returns.
+func Replay(dir string, fn func(segment int, record []byte) error) (Report, error) {
+	var report Report
+	segments, err := Segments(dir)
+	if err != nil {
+		return report, err
+	}
+	for _, s := range segments {
+		data, err := os.ReadFile(filepath.Join(dir, segmentName(s)))
+		if err != nil {
+			return report, fmt.Errorf("replay write-ahead log: %w", err)
+		}
+		report.Segments++
+		if err := replaySegment(s, data, &report, fn); err != nil {
+			return report, err
+		}
+	}
+	return report, nil
+}
+
+func replaySegment(segment int, data []byte, report *Report, fn func(int, []byte) error) error {
+	at := 0
+	switch {
+	case len(data) < len(segmentMagic):
+		if len(data) > 0 {
+			report.Damage = append(report.Damage, Damage{Segment: segment, Bytes: int64(len(data)), Torn: true})
+		}
+		return nil
+	case string(data[:len(segmentMagic)]) == segmentMagic:
+		at = len(segmentMagic)
+	case string(data[:5]) == segmentMagic[:5]:
+		return fmt.Errorf("write-ahead log segment %d has format %q, this version reads %q: start the version that wrote it", segment, data[:8], segmentMagic)
+	}
+	for at < len(data) {
+		record, size, ok := readFrame(data[at:])
+		if ok {
+			report.Records++
+			if err := fn(segment, record); err != nil {
+				return fmt.Errorf("replay write-ahead log segment %d at offset %d: %w", segment, at, err)
+			}
+			at += size
+			continue
+		}
+		d := Damage{Segment: segment, Offset: int64(at)}
+		skip, found := nextFrame(data[at+1:])
+		if !found {
+			d.Bytes, d.Torn = int64(len(data)-at), true
+			report.Damage = append(report.Damage, d)
+			return nil
+		}
+		d.Bytes = int64(skip + 1)
+		report.Damage = append(report.Damage, d)
+		at += skip + 1
+	}
+	return nil
+}
+
+// Segments lists the numbers of the segments in dir, ascending.
+func Segments(dir string) ([]int, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list write-ahead log: %w", err)
+	}
+	var out []int
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), segmentSuffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func segmentName(n int) string { return fmt.Sprintf("%08d%s", n, segmentSuffix) }
+
+// datasync is fdatasync: the file's length is written with its data, its times
+// are not, which saves a journal commit on most file systems.
+func datasync(f *os.File) error {
+	for {
+		err := syscall.Fdatasync(int(f.Fd()))
+		if err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

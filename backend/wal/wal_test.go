@@ -1,0 +1,279 @@
+package wal
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+type text string
+
+func (s text) AppendTo(dst []byte, _ int) []byte { return append(dst, s...) }
+func (text) Appended(int)                        {}
+
+func appendText(t *testing.T, l *Log, s string) Position {
+	t.Helper()
+	p, err := l.Append(text(s))
+	if err != nil {
+		t.Fatalf("append %q: %v", s, err)
+	}
+	return p
+}
+
+func replayText(t *testing.T, dir string) ([]string, Report) {
+	t.Helper()
+	var got []string
+	report, err := Replay(dir, func(_ int, rec []byte) error {
+		got = append(got, string(rec))
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("replay: %v", err)
+	}
+	return got, report
+}
+
+func open(t *testing.T, dir string, o Options) *Log {
+	t.Helper()
+	l, err := Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+func TestAppendSyncReplay(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{SegmentBytes: 100})
+	var want []string
+	for i := range 50 {
+		s := fmt.Sprintf("record %d", i)
+		if err := l.Sync(appendText(t, l, s)); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, s)
+	}
+	got, report := replayText(t, dir)
+	if strings.Join(got, ",") != strings.Join(want, ",") {
+		t.Errorf("got %v", got)
+	}
+	if report.Segments < 5 || len(report.Damage) != 0 {
+		t.Errorf("report %+v", report)
+	}
+}
+
+func TestReopenNeverWritesToAnOldSegment(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	appendText(t, l, "a")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, dir, Options{})
+	if l.Segment() != 2 {
+		t.Errorf("segment %d", l.Segment())
+	}
+	appendText(t, l, "b")
+	if got, _ := replayText(t, dir); strings.Join(got, "") != "ab" {
+		t.Errorf("got %v", got)
+	}
+	if _, err := l.Append(text("")); err != nil {
+		t.Errorf("empty record: %v", err)
+	}
+}
+
+func TestDamage(t *testing.T) {
+	records := []string{"first", strings.Repeat("second ", 100), "third", "fourth"}
+	frame := func(i int) int { // offset of record i's frame
+		at := len(segmentMagic)
+		for _, r := range records[:i] {
+			at += frameHeaderSize + len(r)
+		}
+		return at
+	}
+	tests := []struct {
+		name   string
+		damage func(data []byte) []byte
+		want   []int
+		torn   bool
+		clean  bool
+	}{
+		{"none", func(d []byte) []byte { return d }, []int{0, 1, 2, 3}, false, true},
+		{"a flipped bit in the middle", func(d []byte) []byte { d[frame(1)+50] ^= 4; return d }, []int{0, 2, 3}, false, false},
+		{"a broken length", func(d []byte) []byte { d[frame(1)+4] = 0xff; return d }, []int{0, 2, 3}, false, false},
+		{"a broken magic", func(d []byte) []byte { d[frame(2)] = 0; return d }, []int{0, 1, 3}, false, false},
+		{"a hole of zeros over two records", func(d []byte) []byte { clear(d[frame(1)+5 : frame(2)+14]); return d }, []int{0, 3}, false, false},
+		{"a torn end", func(d []byte) []byte { return d[:len(d)-3] }, []int{0, 1, 2}, true, false},
+		{"a torn frame header", func(d []byte) []byte { return d[:frame(3)+7] }, []int{0, 1, 2}, true, false},
+		{"only the segment magic", func(d []byte) []byte { return d[:len(segmentMagic)] }, nil, false, true},
+		{"a torn segment magic", func(d []byte) []byte { return d[:3] }, nil, true, false},
+		{"a broken segment magic", func(d []byte) []byte { d[0] = 0; return d }, []int{0, 1, 2, 3}, false, false},
+		{"an empty file", func([]byte) []byte { return nil }, nil, false, true},
+		{"zeros behind the end", func(d []byte) []byte { return append(d, make([]byte, 4096)...) }, []int{0, 1, 2, 3}, true, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			l := open(t, dir, Options{})
+			for _, r := range records {
+				appendText(t, l, r)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, segmentName(1))
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, tt.damage(data), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			got, report := replayText(t, dir)
+			var want []string
+			for _, i := range tt.want {
+				want = append(want, records[i])
+			}
+			if strings.Join(got, "|") != strings.Join(want, "|") {
+				t.Errorf("got %d records, want %d", len(got), len(want))
+			}
+			if clean := len(report.Damage) == 0; clean != tt.clean {
+				t.Errorf("damage reported: %v", report.Damage)
+			}
+			if n := len(report.Damage); n > 0 && report.Damage[n-1].Torn != tt.torn {
+				t.Errorf("torn: %v", report.Damage)
+			}
+		})
+	}
+}
+
+func TestSegmentOfTheFutureIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, segmentName(1)), []byte("PLWAL002xxxx"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Replay(dir, func(int, []byte) error { return nil })
+	if err == nil || !strings.Contains(err.Error(), "PLWAL002") {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestCutAndTruncate(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	appendText(t, l, "old")
+	cut, err := l.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := appendText(t, l, "new")
+	if p.Segment != cut {
+		t.Errorf("record went to segment %d, cut was %d", p.Segment, cut)
+	}
+	if err := l.Truncate(cut); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := replayText(t, dir); strings.Join(got, "") != "new" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestWriteFailureLeavesNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	appendText(t, l, "kept")
+	// A file that is open only for reading fails every write and truncation, as a
+	// read-only file system does.
+	ro, err := os.Open(filepath.Join(dir, segmentName(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := l.file
+	l.file = ro
+	if _, err := l.Append(text("lost")); err == nil {
+		t.Fatal("write to a read-only file succeeded")
+	}
+	if err := good.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := appendText(t, l, "next") // goes to a new segment
+	if p.Segment != 2 {
+		t.Errorf("segment %d", p.Segment)
+	}
+	if err := l.Sync(p); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := replayText(t, dir); strings.Join(got, ",") != "kept,next" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestConcurrentAppends(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{SegmentBytes: 2000})
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 100 {
+				p, err := l.Append(text(fmt.Sprintf("%d/%d", g, i)))
+				if err == nil {
+					err = l.Sync(p)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got, _ := replayText(t, dir)
+	if len(got) != 800 {
+		t.Fatalf("%d records", len(got))
+	}
+	next := map[string]int{}
+	for _, r := range got {
+		var g string
+		var i int
+		if _, err := fmt.Sscanf(strings.Replace(r, "/", " ", 1), "%s %d", &g, &i); err != nil {
+			t.Fatal(err)
+		}
+		if next[g] != i {
+			t.Fatalf("writer %s: record %d out of order", g, i)
+		}
+		next[g]++
+	}
+}
+
+func FuzzReplaySegment(f *testing.F) {
+	frame := append(make([]byte, frameHeaderSize), "hello"...)
+	sealFrame(frame)
+	f.Add(append([]byte(segmentMagic), frame...))
+	f.Add([]byte(segmentMagic))
+	f.Add(append([]byte("garbage!"), frame...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var report Report
+		read := 0
+		err := replaySegment(1, data, &report, func(_ int, rec []byte) error {
+			read += len(rec) + frameHeaderSize
+			if !bytes.Contains(data, rec) {
+				t.Error("a record that is not in the segment")
+			}
+			return nil
+		})
+		if err != nil {
+			return
+		}
+		lost := int64(0)
+		for _, d := range report.Damage {
+			lost += d.Bytes
+		}
+		if total := int64(read) + lost; total > int64(len(data)) {
+			t.Errorf("%d bytes accounted for of %d", total, len(data))
+		}
+	})
+}
