@@ -1,0 +1,208 @@
+package series
+
+import (
+	"fmt"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+)
+
+// Chunk is an encoded, immutable run of samples of one series in Prometheus'
+// own chunk encodings. All its samples are in one window.
+type Chunk struct {
+	MinTime, MaxTime int64 // of the first and last sample, Unix milliseconds, inclusive
+	Samples          int
+	Encoding         chunkenc.Encoding
+	Data             []byte // not to be changed
+}
+
+// Overlaps reports whether the chunk may hold a sample in [mint, maxt].
+func (c *Chunk) Overlaps(mint, maxt int64) bool { return c.MinTime <= maxt && c.MaxTime >= mint }
+
+// WithChunks is a series and its chunks, as ingesters and the store answer it.
+// Chunks are in any order and may overlap; Iterator makes one run of them.
+type WithChunks struct {
+	Labels labels.Labels
+	Chunks []Chunk
+}
+
+// ChunkBuilder encodes samples, given in ascending order of time, into chunks
+// that are cut at sub-chunk boundaries, at a change of the sample type and at
+// MaxChunkSamples. The zero value is ready.
+type ChunkBuilder struct {
+	open     chunkenc.Chunk
+	app      chunkenc.Appender
+	min, max int64
+	done     []Chunk
+}
+
+// Add appends a sample. Its time must be above that of the last one. The sample's
+// histogram may be changed: the encoder adjusts its spans to the chunk's.
+func (b *ChunkBuilder) Add(s *Sample) error {
+	switch {
+	case s.H != nil:
+		return b.addHistogram(s)
+	case s.FH != nil:
+		return b.addFloatHistogram(s)
+	}
+	return b.AddFloat(s.T, s.V)
+}
+
+// AddFloat is Add for a float, and the path of nearly all samples.
+func (b *ChunkBuilder) AddFloat(t int64, v float64) error {
+	if b.mustCut(t, chunkenc.EncXOR) {
+		if err := b.begin(chunkenc.NewXORChunk(), t); err != nil {
+			return err
+		}
+	}
+	b.app.Append(0, t, v)
+	b.max = t
+	return nil
+}
+
+// mustCut reports whether a sample at t of the encoding needs a new chunk.
+func (b *ChunkBuilder) mustCut(t int64, e chunkenc.Encoding) bool {
+	return b.open == nil || t >= SubChunkStart(b.min)+SubChunkMillis ||
+		b.open.Encoding() != e || b.open.NumSamples() >= MaxChunkSamples
+}
+
+func (b *ChunkBuilder) begin(c chunkenc.Chunk, t int64) error {
+	b.Cut()
+	app, err := c.Appender()
+	if err != nil {
+		return fmt.Errorf("begin a chunk: %w", err)
+	}
+	b.open, b.app, b.min, b.max = c, app, t, t
+	return nil
+}
+
+func (b *ChunkBuilder) addHistogram(s *Sample) error {
+	prev := b.app
+	if b.mustCut(s.T, chunkenc.EncHistogram) {
+		if err := b.begin(chunkenc.NewHistogramChunk(), s.T); err != nil {
+			return err
+		}
+	} else {
+		prev = nil
+	}
+	c, recoded, app, err := b.app.AppendHistogram(prev, 0, s.T, s.H, false)
+	return b.appended(s.T, c, recoded, app, err)
+}
+
+func (b *ChunkBuilder) addFloatHistogram(s *Sample) error {
+	prev := b.app
+	if b.mustCut(s.T, chunkenc.EncFloatHistogram) {
+		if err := b.begin(chunkenc.NewFloatHistogramChunk(), s.T); err != nil {
+			return err
+		}
+	} else {
+		prev = nil
+	}
+	c, recoded, app, err := b.app.AppendFloatHistogram(prev, 0, s.T, s.FH, false)
+	return b.appended(s.T, c, recoded, app, err)
+}
+
+// appended follows what a histogram appender did: nothing but append, or recode
+// the chunk to a new bucket layout, or begin a new chunk.
+func (b *ChunkBuilder) appended(t int64, c chunkenc.Chunk, recoded bool, app chunkenc.Appender, err error) error {
+	if err != nil {
+		return fmt.Errorf("append a histogram: %w", err)
+	}
+	if c != nil {
+		first := b.min
+		if !recoded {
+			b.Cut()
+			first = t
+		}
+		b.open, b.app, b.min = c, app, first
+	}
+	b.max = t
+	return nil
+}
+
+// Cut closes the open chunk, if there is one.
+func (b *ChunkBuilder) Cut() {
+	if b.open == nil {
+		return
+	}
+	if n := b.open.NumSamples(); n > 0 {
+		b.open.Compact()
+		b.done = append(b.done, Chunk{MinTime: b.min, MaxTime: b.max, Samples: n, Encoding: b.open.Encoding(), Data: b.open.Bytes()})
+	}
+	b.open, b.app = nil, nil
+}
+
+// Open returns the start and the encoding of the open chunk.
+func (b *ChunkBuilder) Open() (min int64, e chunkenc.Encoding, ok bool) {
+	if b.open == nil {
+		return 0, chunkenc.EncNone, false
+	}
+	return b.min, b.open.Encoding(), true
+}
+
+// Snapshot returns a copy of the open chunk that later samples do not change.
+func (b *ChunkBuilder) Snapshot() (Chunk, bool) {
+	if b.open == nil || b.open.NumSamples() == 0 {
+		return Chunk{}, false
+	}
+	data := b.open.Bytes()
+	return Chunk{MinTime: b.min, MaxTime: b.max, Samples: b.open.NumSamples(), Encoding: b.open.Encoding(),
+		Data: append(make([]byte, 0, len(data)), data...)}, true
+}
+
+// Done returns the closed chunks; SetDone replaces them.
+func (b *ChunkBuilder) Done() []Chunk        { return b.done }
+func (b *ChunkBuilder) SetDone(done []Chunk) { b.done = done }
+
+// Encode encodes samples that ascend in time.
+func Encode(samples []Sample) ([]Chunk, error) {
+	var b ChunkBuilder
+	for i := range samples {
+		if err := b.Add(&samples[i]); err != nil {
+			return nil, err
+		}
+	}
+	b.Cut()
+	return b.done, nil
+}
+
+// Normalize returns chunks with the same samples in ascending order without
+// overlaps. Chunks that already are so are returned as they are.
+func Normalize(chunks []Chunk) ([]Chunk, error) {
+	chunks = dropCopies(chunks)
+	if !overlapping(chunks) {
+		return chunks, nil
+	}
+	var b ChunkBuilder
+	var s Sample
+	it := Iterator(chunks, nil)
+	for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
+		if err := b.Add(sampleAt(it, vt, &s)); err != nil {
+			return nil, err
+		}
+	}
+	if err := it.Err(); err != nil {
+		return nil, err
+	}
+	b.Cut()
+	return b.done, nil
+}
+
+// sampleAt reads the iterator's current sample into s.
+func sampleAt(it chunkenc.Iterator, vt chunkenc.ValueType, s *Sample) *Sample {
+	*s = Sample{}
+	switch vt {
+	case chunkenc.ValHistogram:
+		var h *histogram.Histogram
+		s.T, h = it.AtHistogram(nil)
+		s.H = h
+	case chunkenc.ValFloatHistogram:
+		var fh *histogram.FloatHistogram
+		s.T, fh = it.AtFloatHistogram(nil)
+		s.FH = fh
+	default:
+		s.T, s.V = it.At()
+	}
+	return s
+}

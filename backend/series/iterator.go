@@ -1,0 +1,297 @@
+package series
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+)
+
+// Iterator returns the samples of the chunks in ascending order of time, one
+// for each timestamp, by the rule of Wins. It reorders chunks. reuse may be an
+// iterator that it returned before and that is no longer in use.
+func Iterator(chunks []Chunk, reuse chunkenc.Iterator) chunkenc.Iterator {
+	chunks = dropCopies(chunks)
+	if !overlapping(chunks) {
+		it, ok := reuse.(*concatIterator)
+		if !ok {
+			it = &concatIterator{}
+		}
+		it.reset(chunks)
+		return it
+	}
+	m := &mergeIterator{current: -1}
+	for _, lane := range lanes(chunks) {
+		l := &concatIterator{}
+		l.reset(lane)
+		m.lanes = append(m.lanes, l)
+	}
+	m.types = make([]chunkenc.ValueType, len(m.lanes))
+	return m
+}
+
+// dropCopies sorts chunks by time and leaves one of those that are the same
+// byte for byte, as replicas and a chunk that is just being sealed are.
+func dropCopies(chunks []Chunk) []Chunk {
+	if len(chunks) < 2 {
+		return chunks
+	}
+	byTime := func(a, b Chunk) int {
+		if c := cmp.Compare(a.MinTime, b.MinTime); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.MaxTime, b.MaxTime)
+	}
+	if !slices.IsSortedFunc(chunks, byTime) {
+		slices.SortStableFunc(chunks, byTime)
+	}
+	return slices.CompactFunc(chunks, func(a, b Chunk) bool {
+		return a.MinTime == b.MinTime && a.MaxTime == b.MaxTime && a.Encoding == b.Encoding && bytes.Equal(a.Data, b.Data)
+	})
+}
+
+func overlapping(sorted []Chunk) bool {
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i].MinTime <= sorted[i-1].MaxTime {
+			return true
+		}
+	}
+	return false
+}
+
+// lanes deals sorted chunks into runs that do not overlap.
+func lanes(sorted []Chunk) [][]Chunk {
+	var out [][]Chunk
+next:
+	for _, c := range sorted {
+		for i, lane := range out {
+			if lane[len(lane)-1].MaxTime < c.MinTime {
+				out[i] = append(lane, c)
+				continue next
+			}
+		}
+		out = append(out, []Chunk{c})
+	}
+	return out
+}
+
+// concatIterator reads chunks that follow one another.
+type concatIterator struct {
+	chunks []Chunk
+	i      int // of the chunk that cur reads
+	cur    chunkenc.Iterator
+	valid  chunkenc.ValueType
+	err    error
+
+	// One of each kind, so that reading many chunks allocates once.
+	xor   *chunkenc.XORChunk
+	hist  *chunkenc.HistogramChunk
+	fhist *chunkenc.FloatHistogramChunk
+
+	xorIt, histIt, fhistIt chunkenc.Iterator
+}
+
+func (c *concatIterator) reset(chunks []Chunk) {
+	c.chunks, c.i, c.cur, c.valid, c.err = chunks, -1, nil, chunkenc.ValNone, nil
+}
+
+// enter begins to read chunk i.
+func (c *concatIterator) enter(i int) bool {
+	c.i = i
+	if i >= len(c.chunks) {
+		c.cur = nil
+		return false
+	}
+	ch := &c.chunks[i]
+	switch ch.Encoding {
+	case chunkenc.EncXOR:
+		if c.xor == nil {
+			c.xor = &chunkenc.XORChunk{}
+		}
+		c.xor.Reset(ch.Data)
+		c.xorIt = c.xor.Iterator(c.xorIt)
+		c.cur = c.xorIt
+	case chunkenc.EncHistogram:
+		if c.hist == nil {
+			c.hist = &chunkenc.HistogramChunk{}
+		}
+		c.hist.Reset(ch.Data)
+		c.histIt = c.hist.Iterator(c.histIt)
+		c.cur = c.histIt
+	case chunkenc.EncFloatHistogram:
+		if c.fhist == nil {
+			c.fhist = &chunkenc.FloatHistogramChunk{}
+		}
+		c.fhist.Reset(ch.Data)
+		c.fhistIt = c.fhist.Iterator(c.fhistIt)
+		c.cur = c.fhistIt
+	default:
+		c.err = fmt.Errorf("chunk encoding %d is not known", ch.Encoding)
+		return false
+	}
+	return true
+}
+
+func (c *concatIterator) Next() chunkenc.ValueType {
+	if c.err != nil {
+		return chunkenc.ValNone
+	}
+	if c.cur == nil && (c.i >= len(c.chunks) || !c.enter(c.i+1)) {
+		c.valid = chunkenc.ValNone
+		return c.valid
+	}
+	for {
+		if c.valid = c.cur.Next(); c.valid != chunkenc.ValNone {
+			return c.valid
+		}
+		if c.err = c.cur.Err(); c.err != nil {
+			return chunkenc.ValNone
+		}
+		if !c.enter(c.i + 1) {
+			return chunkenc.ValNone
+		}
+	}
+}
+
+func (c *concatIterator) Seek(t int64) chunkenc.ValueType {
+	if c.err != nil {
+		return chunkenc.ValNone
+	}
+	if c.valid != chunkenc.ValNone && c.cur.AtT() >= t {
+		return c.valid
+	}
+	if i := max(c.i, 0); i < len(c.chunks) && (c.cur == nil || c.chunks[i].MaxTime < t) {
+		for i < len(c.chunks) && c.chunks[i].MaxTime < t {
+			i++
+		}
+		if !c.enter(i) {
+			c.valid = chunkenc.ValNone
+			return c.valid
+		}
+	}
+	for vt := c.Next(); vt != chunkenc.ValNone; vt = c.Next() {
+		if c.cur.AtT() >= t {
+			return vt
+		}
+	}
+	return chunkenc.ValNone
+}
+
+func (c *concatIterator) At() (int64, float64) { return c.cur.At() }
+func (c *concatIterator) AtHistogram(h *histogram.Histogram) (int64, *histogram.Histogram) {
+	return c.cur.AtHistogram(h)
+}
+func (c *concatIterator) AtFloatHistogram(h *histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
+	return c.cur.AtFloatHistogram(h)
+}
+func (c *concatIterator) AtT() int64  { return c.cur.AtT() }
+func (c *concatIterator) AtST() int64 { return 0 }
+func (c *concatIterator) Err() error  { return c.err }
+
+// mergeIterator merges lanes. Overlaps are rare and few lanes deep, so a scan
+// over the lanes is faster than a heap.
+type mergeIterator struct {
+	lanes   []*concatIterator
+	types   []chunkenc.ValueType // where each lane stands; ValNone = exhausted
+	current int                  // lane of the current sample, -1 before the first
+	started bool
+	// switched is true when the sample before came from another lane: then what
+	// a histogram says of a counter reset does not hold.
+	switched bool
+	err      error
+}
+
+func (m *mergeIterator) Next() chunkenc.ValueType {
+	if m.err != nil {
+		return chunkenc.ValNone
+	}
+	if !m.started {
+		m.started = true
+		for i, l := range m.lanes {
+			m.types[i] = l.Next()
+		}
+		return m.choose()
+	}
+	if m.current < 0 {
+		return chunkenc.ValNone
+	}
+	t := m.AtT()
+	for i, l := range m.lanes {
+		if m.types[i] != chunkenc.ValNone && l.AtT() == t {
+			m.types[i] = l.Next()
+		}
+	}
+	return m.choose()
+}
+
+func (m *mergeIterator) Seek(t int64) chunkenc.ValueType {
+	if m.err != nil {
+		return chunkenc.ValNone
+	}
+	if m.started && m.current < 0 {
+		return chunkenc.ValNone
+	}
+	if m.current >= 0 && m.AtT() >= t {
+		return m.types[m.current]
+	}
+	m.started = true
+	for i, l := range m.lanes {
+		m.types[i] = l.Seek(t)
+	}
+	return m.choose()
+}
+
+// choose makes the lane with the smallest time current; at a tie the sample
+// that wins.
+func (m *mergeIterator) choose() chunkenc.ValueType {
+	last, best, bestT := m.current, -1, int64(math.MaxInt64)
+	for i, l := range m.lanes {
+		if m.types[i] == chunkenc.ValNone {
+			if m.err = l.Err(); m.err != nil {
+				m.current = -1
+				return chunkenc.ValNone
+			}
+			continue
+		}
+		t := l.AtT()
+		if best < 0 || t < bestT || (t == bestT && m.wins(i, best)) {
+			best, bestT = i, t
+		}
+	}
+	m.current, m.switched = best, best != last
+	if best < 0 {
+		return chunkenc.ValNone
+	}
+	return m.types[best]
+}
+
+func (m *mergeIterator) wins(i, j int) bool {
+	var a, b Sample
+	return Wins(sampleAt(m.lanes[i], m.types[i], &a), sampleAt(m.lanes[j], m.types[j], &b))
+}
+
+func (m *mergeIterator) At() (int64, float64) { return m.lanes[m.current].At() }
+
+func (m *mergeIterator) AtHistogram(h *histogram.Histogram) (int64, *histogram.Histogram) {
+	t, h := m.lanes[m.current].AtHistogram(h)
+	if m.switched && h.CounterResetHint != histogram.GaugeType {
+		h.CounterResetHint = histogram.UnknownCounterReset
+	}
+	return t, h
+}
+
+func (m *mergeIterator) AtFloatHistogram(h *histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
+	t, h := m.lanes[m.current].AtFloatHistogram(h)
+	if m.switched && h.CounterResetHint != histogram.GaugeType {
+		h.CounterResetHint = histogram.UnknownCounterReset
+	}
+	return t, h
+}
+
+func (m *mergeIterator) AtT() int64  { return m.lanes[m.current].AtT() }
+func (m *mergeIterator) AtST() int64 { return 0 }
+func (m *mergeIterator) Err() error  { return m.err }

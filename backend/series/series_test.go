@@ -1,0 +1,242 @@
+package series
+
+import (
+	"math"
+	"math/rand"
+	"slices"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+)
+
+func TestWindows(t *testing.T) {
+	tests := []struct{ t, window, sub, day int64 }{
+		{0, 0, 0, 0},
+		{1, 0, 0, 0},
+		{WindowMillis - 1, 0, 3 * SubChunkMillis, 0},
+		{WindowMillis, WindowMillis, WindowMillis, 0},
+		{DayMillis, DayMillis, DayMillis, 1},
+		{-1, -WindowMillis, -SubChunkMillis, -1},
+	}
+	for _, tt := range tests {
+		if w, s, d := WindowStart(tt.t), SubChunkStart(tt.t), Day(tt.t); w != tt.window || s != tt.sub || d != tt.day {
+			t.Errorf("%d: window %d, sub-chunk %d, day %d", tt.t, w, s, d)
+		}
+	}
+}
+
+func TestWinsIsATotalOrder(t *testing.T) {
+	stale := math.Float64frombits(value.StaleNaN)
+	samples := []Sample{
+		{V: 1}, {V: 2}, {V: -1}, {V: 0}, {V: math.Copysign(0, -1)}, {V: math.NaN()}, {V: stale},
+		{V: math.Inf(1)}, {V: math.Inf(-1)},
+		{H: tsdbutil.GenerateTestHistogram(1)}, {H: tsdbutil.GenerateTestHistogram(2)},
+		{FH: tsdbutil.GenerateTestFloatHistogram(1)}, {FH: tsdbutil.GenerateTestFloatHistogram(3)},
+	}
+	for i := range samples {
+		for j := range samples {
+			a, b := &samples[i], &samples[j]
+			if i == j {
+				if Wins(a, b) {
+					t.Errorf("%v wins over itself", a)
+				}
+				continue
+			}
+			if Wins(a, b) == Wins(b, a) {
+				t.Errorf("%v and %v: no order", a, b)
+			}
+			for k := range samples {
+				if c := &samples[k]; Wins(a, b) && Wins(b, c) && i != k && !Wins(a, c) {
+					t.Errorf("not transitive: %v, %v, %v", a, b, c)
+				}
+			}
+		}
+	}
+	if Wins(&Sample{V: stale}, &Sample{V: -5}) {
+		t.Error("a staleness marker wins over a value")
+	}
+}
+
+// expected is the merge done the slow and obvious way.
+func expected(sets ...[]Sample) []Sample {
+	best := map[int64]Sample{}
+	for _, set := range sets {
+		for _, s := range set {
+			if b, ok := best[s.T]; !ok || Wins(&s, &b) {
+				best[s.T] = s
+			}
+		}
+	}
+	out := make([]Sample, 0, len(best))
+	for _, s := range best {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b Sample) int { return int(a.T - b.T) })
+	return out
+}
+
+func collect(t *testing.T, it chunkenc.Iterator) []Sample {
+	t.Helper()
+	var out []Sample
+	for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
+		var s Sample
+		out = append(out, *sampleAt(it, vt, &s))
+	}
+	if it.Err() != nil {
+		t.Fatal(it.Err())
+	}
+	return out
+}
+
+func equalSamples(a, b []Sample) bool {
+	return slices.EqualFunc(a, b, func(x, y Sample) bool { return x.T == y.T && Equal(&x, &y) })
+}
+
+func randomSamples(r *rand.Rand, n int) []Sample {
+	seen := map[int64]bool{}
+	var out []Sample
+	for range n {
+		ts := int64(r.Intn(4*int(SubChunkMillis)/1000)) * 1000
+		if seen[ts] {
+			continue
+		}
+		seen[ts] = true
+		s := Sample{T: ts}
+		switch r.Intn(8) {
+		case 0:
+			s.H = tsdbutil.GenerateTestHistogram(int64(r.Intn(50)))
+		case 1:
+			s.FH = tsdbutil.GenerateTestFloatHistogram(int64(r.Intn(50)))
+		case 2:
+			s.V = math.Float64frombits(value.StaleNaN)
+		default:
+			s.V = float64(r.Intn(5)) * 0.1
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b Sample) int { return int(a.T - b.T) })
+	return out
+}
+
+func copySamples(in []Sample) []Sample {
+	out := slices.Clone(in)
+	for i := range out {
+		if out[i].H != nil {
+			out[i].H = out[i].H.Copy()
+		}
+		if out[i].FH != nil {
+			out[i].FH = out[i].FH.Copy()
+		}
+	}
+	return out
+}
+
+func TestMergeOfRandomChunks(t *testing.T) {
+	for seed := range int64(200) {
+		r := rand.New(rand.NewSource(seed))
+		var sets [][]Sample
+		var chunks []Chunk
+		for range 1 + r.Intn(4) {
+			set := randomSamples(r, 1+r.Intn(300))
+			cs, err := Encode(copySamples(set))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sets, chunks = append(sets, set), append(chunks, cs...)
+		}
+		r.Shuffle(len(chunks), func(i, j int) { chunks[i], chunks[j] = chunks[j], chunks[i] })
+		want := expected(sets...)
+		if got := collect(t, Iterator(slices.Clone(chunks), nil)); !equalSamples(got, want) {
+			t.Fatalf("seed %d: iterator gave %d samples, want %d", seed, len(got), len(want))
+		}
+		normal, err := Normalize(slices.Clone(chunks))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, c := range normal {
+			if i > 0 && c.MinTime <= normal[i-1].MaxTime {
+				t.Fatalf("seed %d: chunks overlap after Normalize", seed)
+			}
+			if SubChunkStart(c.MinTime) != SubChunkStart(c.MaxTime) {
+				t.Fatalf("seed %d: chunk crosses a sub-chunk boundary", seed)
+			}
+		}
+		if got := collect(t, Iterator(normal, nil)); !equalSamples(got, want) {
+			t.Fatalf("seed %d: Normalize lost or changed samples", seed)
+		}
+		for range 20 {
+			at := int64(r.Intn(5 * int(SubChunkMillis)))
+			it := Iterator(slices.Clone(chunks), nil)
+			vt := it.Seek(at)
+			i, _ := slices.BinarySearchFunc(want, at, func(s Sample, t int64) int { return int(s.T - t) })
+			if (vt == chunkenc.ValNone) != (i == len(want)) {
+				t.Fatalf("seed %d: seek %d: %v", seed, at, vt)
+			}
+			if vt == chunkenc.ValNone {
+				continue
+			}
+			var s Sample
+			rest := append([]Sample{*sampleAt(it, vt, &s)}, collect(t, it)...)
+			if !equalSamples(rest, want[i:]) {
+				t.Fatalf("seed %d: seek %d gave other samples", seed, at)
+			}
+		}
+	}
+}
+
+func TestSnapshotDoesNotChange(t *testing.T) {
+	var b ChunkBuilder
+	for i := range int64(10) {
+		if err := b.AddFloat(i*1000, float64(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snap, ok := b.Snapshot()
+	if !ok {
+		t.Fatal("no open chunk")
+	}
+	for i := range int64(100) {
+		if err := b.AddFloat(10_000+i*1000, float64(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := collect(t, Iterator([]Chunk{snap}, nil)); len(got) != 10 || got[9].V != 9 {
+		t.Errorf("snapshot has %v", got)
+	}
+}
+
+func TestChunksAreCappedBelowTheEncodingsLimit(t *testing.T) {
+	var b ChunkBuilder
+	for i := range int64(100_000) {
+		if err := b.AddFloat(i, float64(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Cut()
+	n := 0
+	for _, c := range b.Done() {
+		if c.Samples > MaxChunkSamples {
+			t.Errorf("chunk of %d samples", c.Samples)
+		}
+		n += c.Samples
+	}
+	if n != 100_000 {
+		t.Errorf("%d samples", n)
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	var o, p Outcome
+	for range 7 {
+		o.Refuse("too_old", "sample is too old", 1, func() string { return "up" })
+	}
+	p.Refuse("too_old", "sample is too old", 2, func() string { return "down" })
+	p.Refuse("limit", "limit of 5 series reached", 1, nil)
+	o.Add(p)
+	want := "sample is too old (too_old): 9 samples refused, first: up, up, up, up, up\nlimit of 5 series reached (limit): 1 samples refused"
+	if got := o.String(); got != want {
+		t.Errorf("got %q", got)
+	}
+}
