@@ -1,0 +1,142 @@
+package authn
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// issuers is every issuer with its keys, and the tokens verified with them. A
+// reload makes a new one, so that a cached token never outlives its key set.
+type issuers struct {
+	byIss    map[string]*issuer
+	verified *recent[[32]byte, verified]
+}
+
+type issuer struct {
+	iss         string
+	audiences   map[string]bool
+	methods     map[string]jwt.SigningMethod // allow-list by alg
+	keys        keySet
+	typ         string
+	leeway      time.Duration
+	maxLifetime time.Duration
+
+	tenantClaim string
+	tenantMap   []tenantRule
+	scopeClaim  string
+	scopeMap    []scopeRule
+}
+
+type tenantRule struct {
+	match  *regexp.Regexp
+	tenant string // template for Expand
+}
+
+type scopeRule struct {
+	match  *regexp.Regexp
+	scopes []tenant.Scope
+}
+
+// identity builds who the claims say somebody is. No tenant or scope that fits
+// leaves the identity without, which is then refused as 403; there is no default.
+func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
+	sub := ""
+	if v, present := claims["sub"]; present {
+		s, ok := v.(string)
+		if !ok || len(s) > maxSubject || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return tenant.Identity{}, "jwt_subject"
+		}
+		sub = s
+	}
+	return tenant.Identity{
+		Credential: "jwt:" + i.iss + "/" + sub,
+		Name:       sub,
+		Tenants:    i.tenants(claims[i.tenantClaim]),
+		Scopes:     i.scopes(claims[i.scopeClaim]),
+	}, ""
+}
+
+// tenants maps the claim to tenant IDs. One that is not a valid ID voids the
+// claim: a token that is wrong in one place is not trusted in the next.
+func (i *issuer) tenants(claim any) []tenant.ID {
+	values, ok := stringList(claim)
+	if !ok || len(values) > maxTenants {
+		return nil
+	}
+	var ids []tenant.ID
+	for _, v := range values {
+		if len(i.tenantMap) > 0 {
+			var matched bool
+			if v, matched = i.mapTenant(v); !matched {
+				continue
+			}
+		}
+		id, err := tenant.ParseID(v)
+		if err != nil {
+			return nil
+		}
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+func (i *issuer) mapTenant(v string) (string, bool) {
+	for _, r := range i.tenantMap {
+		if m := r.match.FindStringSubmatchIndex(v); m != nil {
+			return string(r.match.ExpandString(nil, r.tenant, v, m)), true
+		}
+	}
+	return "", false
+}
+
+// scopes reads a list, or one string of words as OAuth 2.0 writes it. Words that
+// are not scopes of ours (openid, profile) are passed over.
+func (i *issuer) scopes(claim any) []tenant.Scope {
+	values, ok := stringList(claim)
+	if !ok {
+		return nil
+	}
+	if s, isString := claim.(string); isString {
+		values = strings.Fields(s)
+	}
+	var out []tenant.Scope
+	for _, v := range values {
+		if len(i.scopeMap) == 0 {
+			if s := tenant.Scope(v); s.Valid() {
+				out = append(out, s)
+			}
+			continue
+		}
+		for _, r := range i.scopeMap {
+			if r.match.MatchString(v) {
+				out = append(out, r.scopes...)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// loadIssuers checks the configuration and reads every key set.
+func loadIssuers(cfgs []IssuerConfig) (*issuers, error) {
+	set := &issuers{byIss: make(map[string]*issuer), verified: newRecent[[32]byte, verified](maxVerified)}
+	for _, c := range cfgs {
+		i, err := newIssuer(c)
+		if err != nil {
+			return nil, fmt.Errorf("issuer %q: %w", c.Issuer, err)
+		}
+		if _, dup := set.byIss[i.iss]; dup {
+			return nil, fmt.Errorf("issuer %q is configured twice", c.Issuer)
+		}
+		set.byIss[i.iss] = i
+	}
+	return set, nil
+}

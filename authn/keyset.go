@@ -1,0 +1,202 @@
+package authn
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+)
+
+const (
+	minSecret   = 32      // bytes of an HMAC secret
+	minRSABits  = 2048    //
+	maxRSABits  = 8192    // beyond that, one check takes milliseconds
+	maxKeyFile  = 1 << 20 // bytes
+	maxKeysOfIs = 100
+)
+
+// keySet are the keys of one issuer.
+type keySet struct {
+	keys      map[string]verifyKey // by kid; "" if the only key has none
+	symmetric bool
+}
+
+type verifyKey struct {
+	key  any      // what golang-jwt's methods want
+	algs []string // the algorithms that fit the key
+}
+
+func (k verifyKey) allows(alg string) bool { return slices.Contains(k.algs, alg) }
+
+// find returns the key for a kid, "" if the token has none. Without a kid there
+// must be only one key to mean; a key without a kid serves any token, as nothing
+// else could be meant.
+func (s keySet) find(kid string) (verifyKey, bool) {
+	if k, ok := s.keys[kid]; ok {
+		return k, true
+	}
+	if len(s.keys) != 1 {
+		return verifyKey{}, false
+	}
+	if k, ok := s.keys[""]; ok {
+		return k, true
+	}
+	if kid == "" {
+		for _, k := range s.keys {
+			return k, true
+		}
+	}
+	return verifyKey{}, false
+}
+
+func (s *keySet) add(kid string, k verifyKey) error {
+	if kid != "" && !validKid(kid) {
+		return fmt.Errorf("kid %q is longer than %d bytes or has characters other than letters, digits and ._~+/=-", kid, maxKid)
+	}
+	if _, dup := s.keys[kid]; dup {
+		return fmt.Errorf("kid %q stands for two keys", kid)
+	}
+	s.keys[kid] = k
+	if _, bare := s.keys[""]; bare && len(s.keys) > 1 {
+		return errors.New("there are several keys, and one has no kid")
+	}
+	return nil
+}
+
+// loadKeys reads the one source of keys that is configured.
+func loadKeys(c KeysConfig) (keySet, error) {
+	sources := 0
+	for _, set := range []bool{len(c.PEM) > 0, c.JWKSFile != "", c.SecretFile != "", c.SecretEnv != ""} {
+		if set {
+			sources++
+		}
+	}
+	if sources != 1 {
+		return keySet{}, errors.New("keys must have exactly one of pem, jwks_file, secret_file and secret_env")
+	}
+	switch {
+	case len(c.PEM) > 0:
+		return loadPEM(c.PEM)
+	case c.JWKSFile != "":
+		data, err := readBounded(c.JWKSFile)
+		if err != nil {
+			return keySet{}, err
+		}
+		set, err := parseJWKS(data)
+		if err != nil {
+			return keySet{}, fmt.Errorf("jwks_file %s: %w", c.JWKSFile, err)
+		}
+		return set, nil
+	case c.SecretFile != "":
+		data, err := readBounded(c.SecretFile)
+		if err != nil {
+			return keySet{}, err
+		}
+		return secretKey("secret_file", bytes.TrimRight(data, "\r\n"))
+	}
+	return secretKey("secret_env", []byte(os.Getenv(c.SecretEnv)))
+}
+
+func secretKey(field string, secret []byte) (keySet, error) {
+	if len(secret) < minSecret {
+		return keySet{}, fmt.Errorf("%s holds %d bytes, at least %d are needed", field, len(secret), minSecret)
+	}
+	return keySet{symmetric: true, keys: map[string]verifyKey{
+		"": {key: secret, algs: []string{"HS256", "HS384", "HS512"}},
+	}}, nil
+}
+
+func loadPEM(files []PEMKey) (keySet, error) {
+	set := keySet{keys: map[string]verifyKey{}}
+	for _, f := range files {
+		data, err := readBounded(f.File)
+		if err != nil {
+			return keySet{}, err
+		}
+		k, err := parsePEM(data)
+		if err != nil {
+			return keySet{}, fmt.Errorf("pem file %s: %w", f.File, err)
+		}
+		if err := set.add(f.Kid, k); err != nil {
+			return keySet{}, fmt.Errorf("pem file %s: %w", f.File, err)
+		}
+	}
+	return set, nil
+}
+
+func parsePEM(data []byte) (verifyKey, error) {
+	block, rest := pem.Decode(data)
+	if block == nil {
+		return verifyKey{}, errors.New("no PEM block found")
+	}
+	if len(bytes.TrimSpace(rest)) > 0 {
+		return verifyKey{}, errors.New("something follows the PEM block: put one key in each file")
+	}
+	switch block.Type {
+	case "PUBLIC KEY":
+		k, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return verifyKey{}, fmt.Errorf("parse public key: %w", err)
+		}
+		return publicKey(k)
+	case "RSA PUBLIC KEY":
+		k, err := x509.ParsePKCS1PublicKey(block.Bytes)
+		if err != nil {
+			return verifyKey{}, fmt.Errorf("parse public key: %w", err)
+		}
+		return publicKey(k)
+	}
+	return verifyKey{}, fmt.Errorf("the PEM block is a %s, a PUBLIC KEY is needed", block.Type)
+}
+
+// publicKey checks a public key and says which algorithms it is for.
+func publicKey(k any) (verifyKey, error) {
+	switch k := k.(type) {
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n < minRSABits || n > maxRSABits {
+			return verifyKey{}, fmt.Errorf("the RSA key has %d bits, %d to %d are allowed", n, minRSABits, maxRSABits)
+		}
+		if k.E < 3 || k.E%2 == 0 {
+			return verifyKey{}, errors.New("the RSA key has an unsafe exponent")
+		}
+		return verifyKey{key: k, algs: []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}}, nil
+	case *ecdsa.PublicKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return verifyKey{key: k, algs: []string{"ES256"}}, nil
+		case elliptic.P384():
+			return verifyKey{key: k, algs: []string{"ES384"}}, nil
+		case elliptic.P521():
+			return verifyKey{key: k, algs: []string{"ES512"}}, nil
+		}
+		return verifyKey{}, errors.New("the EC key is on a curve other than P-256, P-384 and P-521")
+	case ed25519.PublicKey:
+		return verifyKey{key: k, algs: []string{"EdDSA"}}, nil
+	}
+	return verifyKey{}, fmt.Errorf("keys of type %T are not supported", k)
+}
+
+// readBounded reads a key file of at most maxKeyFile bytes.
+func readBounded(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open key file: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read key file: %w", err)
+	}
+	if len(data) > maxKeyFile {
+		return nil, fmt.Errorf("key file %s is larger than %d bytes", name, maxKeyFile)
+	}
+	return data, nil
+}

@@ -1,0 +1,241 @@
+package authn
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+const (
+	maxToken    = 8 << 10 // bytes of a JWT as sent
+	maxKid      = 128     // bytes
+	maxSubject  = 256     // bytes
+	maxTenants  = 100     // in one claim
+	verifiedFor = time.Minute
+	maxVerified = 10_000 // per generation of the cache
+)
+
+// verified is a token that passed every check. It holds who somebody is, never
+// what was decided about them.
+type verified struct {
+	identity tenant.Identity
+	until    time.Time
+}
+
+// checkTokenShape refuses what cannot be a JWT before anything is decoded.
+func checkTokenShape(raw string) error {
+	if len(raw) > maxToken {
+		return invalid("jwt_too_long")
+	}
+	if strings.Count(raw, ".") != 2 {
+		return invalid("not_a_credential")
+	}
+	for i := 0; i < len(raw); i++ {
+		if c := raw[i]; c != '.' && !isBase64URL(c) {
+			return invalid("jwt_malformed")
+		}
+	}
+	return nil
+}
+
+func isBase64URL(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+}
+
+// decodeSegment is strict base64url: no padding, no line breaks (Go's decoder
+// skips them), no stray bits at the end.
+func decodeSegment(s string) ([]byte, bool) {
+	if s == "" {
+		return nil, false
+	}
+	for i := 0; i < len(s); i++ {
+		if !isBase64URL(s[i]) {
+			return nil, false
+		}
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	return b, err == nil
+}
+
+// verify checks a token against the issuer that it names and returns its
+// identity and expiry. The order matters: the issuer's own keys are found by
+// the exact iss, the signature is checked, and only then are claims believed.
+func (s *issuers) verify(raw string, now time.Time) (tenant.Identity, time.Time, error) {
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 {
+		return refuseToken("jwt_malformed")
+	}
+	var bytes [3][]byte
+	for i, p := range parts {
+		b, ok := decodeSegment(p)
+		if !ok {
+			return refuseToken("jwt_malformed")
+		}
+		bytes[i] = b
+	}
+	header, err := parseObject(bytes[0])
+	if err != nil {
+		return refuseToken("jwt_header")
+	}
+	claims, err := parseObject(bytes[1])
+	if err != nil {
+		return refuseToken("jwt_claims")
+	}
+	iss, _ := claims["iss"].(string)
+	issuer, ok := s.byIss[iss]
+	if !ok {
+		return refuseToken("jwt_issuer")
+	}
+	if reason := issuer.checkSignature(header, raw[:len(parts[0])+1+len(parts[1])], bytes[2]); reason != "" {
+		return refuseToken(reason)
+	}
+	exp, kind, reason := issuer.checkClaims(claims, now)
+	if reason != "" {
+		return tenant.Identity{}, time.Time{}, &Error{Kind: kind, Reason: reason}
+	}
+	id, reason := issuer.identity(claims)
+	if reason != "" {
+		return refuseToken(reason)
+	}
+	return id, exp, nil
+}
+
+func refuseToken(reason string) (tenant.Identity, time.Time, error) {
+	return tenant.Identity{}, time.Time{}, invalid(reason)
+}
+
+// checkSignature returns why the signature does not count, or "". Keys come from
+// the issuer's configuration only: jku, jwk, x5u and x5c are never looked at.
+func (i *issuer) checkSignature(header map[string]any, signed string, sig []byte) string {
+	for _, name := range []string{"crit", "b64"} {
+		if _, ok := header[name]; ok {
+			return "jwt_crit"
+		}
+	}
+	alg, _ := header["alg"].(string)
+	method, ok := i.methods[alg]
+	if !ok {
+		return "jwt_alg"
+	}
+	if typ, present := header["typ"]; present || i.typ != "" {
+		s, ok := typ.(string)
+		if present && !ok {
+			return "jwt_typ"
+		}
+		if i.typ != "" && !strings.EqualFold(mediaSubtype(s), mediaSubtype(i.typ)) {
+			return "jwt_typ"
+		}
+	}
+	kid := ""
+	if v, present := header["kid"]; present {
+		if kid, ok = v.(string); !ok || !validKid(kid) {
+			return "jwt_kid"
+		}
+	}
+	key, ok := i.keys.find(kid)
+	if !ok {
+		return "jwt_kid"
+	}
+	if !key.allows(alg) {
+		return "jwt_alg"
+	}
+	if err := method.Verify(signed, sig, key.key); err != nil {
+		return "jwt_signature"
+	}
+	return ""
+}
+
+// mediaSubtype drops the "application/" that RFC 7515 lets a typ go without.
+func mediaSubtype(typ string) string {
+	const prefix = "application/"
+	if len(typ) > len(prefix) && strings.EqualFold(typ[:len(prefix)], prefix) {
+		return typ[len(prefix):]
+	}
+	return typ
+}
+
+func validKid(s string) bool {
+	if s == "" || len(s) > maxKid {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; !isBase64URL(c) && !strings.ContainsRune(".~+/=", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkClaims checks times and audience. The reason is "" if all is well.
+func (i *issuer) checkClaims(claims map[string]any, now time.Time) (exp time.Time, kind Kind, reason string) {
+	exp, ok := date(claims, "exp")
+	if !ok {
+		return exp, Invalid, "jwt_exp"
+	}
+	if !now.Before(exp.Add(i.leeway)) {
+		return exp, Expired, "jwt_expired"
+	}
+	issued := now
+	if _, present := claims["iat"]; present {
+		if issued, ok = date(claims, "iat"); !ok || issued.After(now.Add(i.leeway)) {
+			return exp, Invalid, "jwt_iat"
+		}
+	}
+	if exp.Sub(issued) > i.maxLifetime {
+		return exp, Invalid, "jwt_lifetime"
+	}
+	if _, present := claims["nbf"]; present {
+		nbf, ok := date(claims, "nbf")
+		if !ok || nbf.After(now.Add(i.leeway)) {
+			return exp, Invalid, "jwt_nbf"
+		}
+	}
+	auds, ok := stringList(claims["aud"])
+	if !ok {
+		return exp, Invalid, "jwt_audience"
+	}
+	for _, a := range auds {
+		if i.audiences[a] {
+			return exp, 0, ""
+		}
+	}
+	return exp, Invalid, "jwt_audience"
+}
+
+// date reads a NumericDate: seconds since 1970, fractions allowed, above 0.
+func date(claims map[string]any, name string) (time.Time, bool) {
+	n, ok := claims[name].(json.Number)
+	if !ok {
+		return time.Time{}, false
+	}
+	f, err := n.Float64()
+	if err != nil || math.IsNaN(f) || f <= 0 || f > 1<<40 {
+		return time.Time{}, false
+	}
+	sec, frac := math.Modf(f)
+	return time.Unix(int64(sec), int64(frac*1e9)), true
+}
+
+// stringList reads a claim that is a string or an array of strings. An empty
+// string is not a value.
+func stringList(v any) ([]string, bool) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}, v != ""
+	case []any:
+		out := make([]string, 0, len(v))
+		for _, e := range v {
+			s, ok := e.(string)
+			if !ok || s == "" {
+				return nil, false
+			}
+			out = append(out, s)
+		}
+		return out, len(out) > 0
+	}
+	return nil, false
+}
