@@ -30,13 +30,13 @@ type Limits struct {
 	MaxConcurrentRequests int   `yaml:"max_concurrent_requests" json:"max_concurrent_requests"`
 
 	// Series and their labels.
-	MaxActiveSeries      int `yaml:"max_active_series" json:"max_active_series"`
-	MaxLabelsPerSeries   int `yaml:"max_labels_per_series" json:"max_labels_per_series"`
-	MaxLabelNameLength   int `yaml:"max_label_name_length" json:"max_label_name_length"`   // bytes
-	MaxLabelValueLength  int `yaml:"max_label_value_length" json:"max_label_value_length"` // bytes
-	MaxExemplars         int `yaml:"max_exemplars" json:"max_exemplars"`                   // kept in memory; 0 keeps none
-	MaxMetadataMetrics   int `yaml:"max_metadata_metrics" json:"max_metadata_metrics"`     // metrics with type, help or unit
-	MaxHistogramBuckets  int `yaml:"max_histogram_buckets" json:"max_histogram_buckets"`   // of one native histogram sample
+	MaxActiveSeries     int `yaml:"max_active_series" json:"max_active_series"`
+	MaxLabelsPerSeries  int `yaml:"max_labels_per_series" json:"max_labels_per_series"`
+	MaxLabelNameLength  int `yaml:"max_label_name_length" json:"max_label_name_length"`   // bytes
+	MaxLabelValueLength int `yaml:"max_label_value_length" json:"max_label_value_length"` // bytes
+	MaxExemplars        int `yaml:"max_exemplars" json:"max_exemplars"`                   // kept in memory; 0 keeps none
+	MaxMetadataMetrics  int `yaml:"max_metadata_metrics" json:"max_metadata_metrics"`     // metrics with type, help or unit
+	MaxHistogramBuckets int `yaml:"max_histogram_buckets" json:"max_histogram_buckets"`   // of one native histogram sample
 
 	// Time.
 	PastGrace   Duration `yaml:"past_grace" json:"past_grace"`     // how old a sample may be; 0 = any age

@@ -1,0 +1,206 @@
+package limits
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/common/model"
+	"go.yaml.in/yaml/v3"
+)
+
+// Partial is a document that sets some of the limits: a plan, or a tenant's
+// overrides. Decoding it from JSON or YAML, or making it with Set, checks every
+// key and value. The zero Partial sets nothing.
+type Partial struct {
+	values map[string]any // values have the type of the limit's field
+}
+
+// Plan is a named Partial that tenants share.
+type Plan struct {
+	Name   string
+	Limits Partial
+}
+
+// Merge lays documents over the defaults, later ones winning: the plan, then
+// the tenant's overrides.
+func Merge(defaults Limits, layers ...Partial) Limits {
+	for _, layer := range layers {
+		for name, value := range layer.values {
+			f := defaults.field(name)
+			switch v := value.(type) {
+			case float64:
+				f.SetFloat(v)
+			case Duration:
+				f.SetInt(int64(v))
+			case int64:
+				f.SetInt(v)
+			}
+		}
+	}
+	return defaults
+}
+
+// Set sets one limit from text, as the command line gives it.
+func (p *Partial) Set(key, value string) error {
+	d, err := describe(key)
+	if err != nil {
+		return err
+	}
+	v, err := d.parse(value)
+	if err != nil {
+		return err
+	}
+	if p.values == nil {
+		p.values = map[string]any{}
+	}
+	p.values[key] = v
+	return nil
+}
+
+// Unset removes a limit from the document; the layer below shows again.
+func (p *Partial) Unset(key string) error {
+	if _, err := describe(key); err != nil {
+		return err
+	}
+	delete(p.values, key)
+	return nil
+}
+
+// Keys are the limits that the document sets, sorted.
+func (p Partial) Keys() []string { return slices.Sorted(maps.Keys(p.values)) }
+
+// Get returns the value of a limit as text, and whether the document sets it.
+func (p Partial) Get(key string) (string, bool) {
+	v, ok := p.values[key]
+	return fmt.Sprint(v), ok
+}
+
+// Clone returns a copy that shares nothing.
+func (p Partial) Clone() Partial { return Partial{values: maps.Clone(p.values)} }
+
+// parse reads a value and checks it; the result has one of three types.
+func (d Description) parse(text string) (any, error) {
+	var v any
+	var err error
+	switch d.Unit {
+	case PerSecond:
+		v, err = strconv.ParseFloat(text, 64)
+	case Time:
+		v, err = model.ParseDuration(text)
+	default:
+		v, err = strconv.ParseInt(text, 10, 64)
+	}
+	if err != nil {
+		return nil, d.refuse(strconv.Quote(text))
+	}
+	return v, d.check(v)
+}
+
+// UnmarshalJSON reads an object of limits. Numbers may not be written as
+// strings; durations must be.
+func (p *Partial) UnmarshalJSON(data []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	t, err := dec.Token()
+	if err != nil {
+		return fmt.Errorf("read limits: %w", err)
+	}
+	out := Partial{}
+	if t == nil { // null
+		*p = out
+		return nil
+	}
+	if t != json.Delim('{') {
+		return errors.New("limits must be an object of limit names and values")
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return fmt.Errorf("read limits: %w", err)
+		}
+		var value any
+		if err := dec.Decode(&value); err != nil {
+			return fmt.Errorf("read limits: %w", err)
+		}
+		if err := out.add(key.(string), value); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read limits: %w", err)
+	}
+	*p = out
+	return nil
+}
+
+// add takes a decoded value: a json.Number or a string.
+func (p *Partial) add(key string, value any) error {
+	d, err := describe(key)
+	if err != nil {
+		return err
+	}
+	if _, twice := p.values[key]; twice {
+		return &Error{Key: key, Message: fmt.Sprintf("limit %s stands twice", key)}
+	}
+	switch v := value.(type) {
+	case json.Number:
+		if d.Unit == Time && v != "0" {
+			return d.refuse(v)
+		}
+		return p.Set(key, string(v))
+	case string:
+		if d.Unit != Time {
+			return d.refuse(strconv.Quote(v))
+		}
+		return p.Set(key, v)
+	default:
+		return d.refuse(fmt.Sprint(value))
+	}
+}
+
+// MarshalJSON writes the document with sorted keys.
+func (p Partial) MarshalJSON() ([]byte, error) {
+	if p.values == nil {
+		return []byte("{}"), nil
+	}
+	return json.Marshal(p.values)
+}
+
+// UnmarshalYAML reads a mapping of limits, as in the config file.
+func (p *Partial) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		*p = Partial{}
+		return nil
+	}
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("line %d: limits must be a mapping of limit names and values", n.Line)
+	}
+	out := Partial{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		var value any = n.Content[i+1].Value
+		if tag := n.Content[i+1].ShortTag(); tag == "!!int" || tag == "!!float" {
+			value = json.Number(n.Content[i+1].Value)
+		} else if tag != "!!str" {
+			value = tag
+		}
+		if err := out.add(n.Content[i].Value, value); err != nil {
+			return fmt.Errorf("line %d: %w", n.Content[i].Line, err)
+		}
+	}
+	*p = out
+	return nil
+}
+
+// MarshalYAML writes the document with sorted keys.
+func (p Partial) MarshalYAML() (any, error) {
+	if p.values == nil {
+		return map[string]any{}, nil
+	}
+	return p.values, nil
+}

@@ -1,0 +1,157 @@
+package limits
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// TestDescribeIsComplete holds the list of descriptions to the struct: same
+// names, same order, json the same as yaml, units that fit the types.
+func TestDescribeIsComplete(t *testing.T) {
+	typ := reflect.TypeFor[Limits]()
+	ds := Describe()
+	if len(ds) != typ.NumField() {
+		t.Fatalf("%d descriptions for %d limits", len(ds), typ.NumField())
+	}
+	for i, d := range ds {
+		f := typ.Field(i)
+		if f.Tag.Get("yaml") != d.Name || f.Tag.Get("json") != d.Name {
+			t.Errorf("description %d is of %s, the field is %s with yaml %q, json %q", i, d.Name, f.Name, f.Tag.Get("yaml"), f.Tag.Get("json"))
+		}
+		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}}[f.Type.String()]
+		if !slices.Contains(fits, d.Unit) {
+			t.Errorf("%s: unit %s does not fit type %s", d.Name, d.Unit, f.Type)
+		}
+		if d.Meaning == "" || d.Zero == "" {
+			t.Errorf("%s is not described", d.Name)
+		}
+	}
+	if err := Default().Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMerge(t *testing.T) {
+	var plan, over Partial
+	if err := json.Unmarshal([]byte(`{"max_active_series": 10, "retention": "30d", "requests_per_second": 2.5}`), &plan); err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal([]byte("max_active_series: 0\npast_grace: 1h30m\nmax_body_bytes: 5\nquery_timeout: 0\n"), &over); err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.MaxActiveSeries, want.Retention, want.RequestsPerSecond = 0, Duration(30*24*time.Hour), 2.5
+	want.PastGrace, want.MaxBodyBytes, want.QueryTimeout = Duration(90*time.Minute), 5, 0
+	if got := Merge(Default(), plan, over); got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if got := Merge(Default(), Partial{}); got != Default() {
+		t.Errorf("an empty document changed %+v", got)
+	}
+	text, err := json.Marshal(over)
+	if want := `{"max_active_series":0,"max_body_bytes":5,"past_grace":"1h30m","query_timeout":"0s"}`; err != nil || string(text) != want {
+		t.Errorf("JSON is %s, %v", text, err)
+	}
+	for _, encode := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal} {
+		b, err := encode(over)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Partial
+		if err := yaml.Unmarshal(b, &back); err != nil || !reflect.DeepEqual(back, over) {
+			t.Errorf("%s came back as %v, %v", b, back, err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for doc, want := range map[string]string{
+		`{"max_activ_series": 1}`:            `there is no limit "max_activ_series"; did you mean "max_active_series"?`,
+		`{"maxActiveSeries": 1}`:             `did you mean "max_active_series"?`,
+		`{"samples_per_sec": 1}`:             `did you mean "samples_per_second"?`,
+		`{"max_active_series": -1}`:          `limit max_active_series: -1 is not allowed; it must be a whole number from 0 (unlimited)`,
+		`{"max_active_series": 1.5}`:         `limit max_active_series: "1.5" is not allowed`,
+		`{"max_active_series": "5"}`:         `limit max_active_series: "5" is not allowed`,
+		`{"max_active_series": 1e30}`:        `"1e30" is not allowed`,
+		`{"max_active_series": null}`:        `<nil> is not allowed`,
+		`{"max_active_series": [1]}`:         `is not allowed`,
+		`{"max_active_series": true}`:        `limit max_active_series: true is not allowed`,
+		`{"retention": 30}`:                  `limit retention: 30 is not allowed; it must be a duration such as 90s, 1h30m or 14d, from 0s (for ever)`,
+		`{"retention": "30 days"}`:           `limit retention: "30 days" is not allowed`,
+		`{"retention": "-1d"}`:               `limit retention: "-1d" is not allowed`,
+		`{"retention": "101y"}`:              `limit retention: 101y is not allowed`,
+		`{"requests_per_second": -0.1}`:      `limit requests_per_second: -0.1 is not allowed; it must be a number from 0`,
+		`{"byte_burst": 1, "byte_burst": 2}`: `limit byte_burst stands twice`,
+		`[1]`:                                `must be an object`,
+	} {
+		var p Partial
+		err := json.Unmarshal([]byte(doc), &p)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", doc, err)
+		}
+		var e *Error
+		if !errors.As(err, &e) && doc != `[1]` {
+			t.Errorf("%s: error of type %T", doc, err)
+		}
+	}
+	for _, doc := range []string{"- 1", "x: 1", "retention: 30", "retention: {}", "max_active_series: .inf", "requests_per_second: .nan", "max_active_series: \"1\""} {
+		var p Partial
+		if err := yaml.Unmarshal([]byte(doc), &p); err == nil || !strings.Contains(err.Error(), "line 1") {
+			t.Errorf("%s: %v", doc, err)
+		}
+	}
+	var p Partial
+	if err := p.Set("requests_per_second", "NaN"); err == nil {
+		t.Error("NaN was taken")
+	}
+	if err := p.Unset("nonsense"); err == nil {
+		t.Error("an unknown limit was unset")
+	}
+}
+
+func TestSetUnset(t *testing.T) {
+	var p Partial
+	for k, v := range map[string]string{"retention": "90d", "max_exemplars": "7"} {
+		if err := p.Set(k, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := p.Clone()
+	if err := c.Unset("retention"); err != nil {
+		t.Fatal(err)
+	}
+	if v, ok := p.Get("retention"); !ok || v != "90d" {
+		t.Errorf("retention is %q, %v", v, ok)
+	}
+	if got := c.Keys(); !slices.Equal(got, []string{"max_exemplars"}) {
+		t.Errorf("keys %v", got)
+	}
+}
+
+func FuzzPartial(f *testing.F) {
+	f.Add([]byte(`{"retention":"1d","max_exemplars":7}`))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		var p Partial
+		if json.Unmarshal(doc, &p) != nil {
+			return
+		}
+		if err := Merge(Default(), p).Check(); err != nil {
+			t.Errorf("%s decoded to limits out of range: %v", doc, err)
+		}
+		text, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Partial
+		if err := json.Unmarshal(text, &back); err != nil || Merge(Default(), back) != Merge(Default(), p) {
+			t.Errorf("%s came back as %v, %v", text, back, err)
+		}
+	})
+}
