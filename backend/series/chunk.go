@@ -174,9 +174,13 @@ func Normalize(chunks []Chunk) ([]Chunk, error) {
 	if !overlapping(chunks) {
 		return chunks, nil
 	}
+	return EncodeAll(Iterator(chunks, nil))
+}
+
+// EncodeAll encodes all samples of an iterator.
+func EncodeAll(it chunkenc.Iterator) ([]Chunk, error) {
 	var b ChunkBuilder
 	var s Sample
-	it := Iterator(chunks, nil)
 	for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
 		if err := b.Add(sampleAt(it, vt, &s)); err != nil {
 			return nil, err

@@ -1,0 +1,290 @@
+package remotewrite
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand"
+	"testing"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+func requestV1() *prompb.WriteRequest {
+	return &prompb.WriteRequest{
+		Timeseries: []prompb.TimeSeries{
+			{
+				Labels:    []prompb.Label{{Name: "__name__", Value: "up"}, {Name: "job", Value: "node"}},
+				Samples:   []prompb.Sample{{Value: 1, Timestamp: 1000}, {Value: math.NaN(), Timestamp: 2000}},
+				Exemplars: []prompb.Exemplar{{Labels: []prompb.Label{{Name: "trace_id", Value: "abc"}}, Value: 3, Timestamp: 1500}},
+			},
+			{
+				Labels: []prompb.Label{{Name: "z", Value: "1"}, {Name: "__name__", Value: "unsorted"}, {Name: "empty", Value: ""}},
+				Histograms: []prompb.Histogram{
+					prompb.FromIntHistogram(3000, tsdbutil.GenerateTestHistogram(2)),
+					prompb.FromFloatHistogram(4000, tsdbutil.GenerateTestFloatHistogram(3)),
+				},
+			},
+		},
+		Metadata: []prompb.MetricMetadata{{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: "up", Help: "Is it up?", Unit: ""}},
+	}
+}
+
+func requestV2() *writev2.Request {
+	st := writev2.NewSymbolTable()
+	up := st.SymbolizeLabels(labels.FromStrings("__name__", "up", "job", "node"), nil)
+	unsorted := []uint32{st.Symbolize("z"), st.Symbolize("1"), st.Symbolize("__name__"), st.Symbolize("unsorted"), st.Symbolize("empty"), 0}
+	trace := st.SymbolizeLabels(labels.FromStrings("trace_id", "abc"), nil)
+	help := st.Symbolize("Is it up?")
+	return &writev2.Request{
+		Symbols: nil,
+		Timeseries: []writev2.TimeSeries{
+			{
+				LabelsRefs: up,
+				Samples:    []writev2.Sample{{Value: 1, Timestamp: 1000}, {Value: math.NaN(), Timestamp: 2000}},
+				Exemplars:  []writev2.Exemplar{{LabelsRefs: trace, Value: 3, Timestamp: 1500}},
+				Metadata:   writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_GAUGE, HelpRef: help},
+			},
+			{
+				LabelsRefs: unsorted,
+				Histograms: []writev2.Histogram{
+					writev2.FromIntHistogram(0, 3000, tsdbutil.GenerateTestHistogram(2)),
+					writev2.FromFloatHistogram(0, 4000, tsdbutil.GenerateTestFloatHistogram(3)),
+				},
+			},
+		},
+	}
+}
+
+func marshalV2(t testing.TB) []byte {
+	t.Helper()
+	st := writev2.NewSymbolTable()
+	// The request refers to symbols in the order in which it made them.
+	for _, s := range []string{"__name__", "up", "job", "node", "z", "1", "unsorted", "empty", "trace_id", "abc", "Is it up?"} {
+		st.Symbolize(s)
+	}
+	req := requestV2()
+	req.Symbols = st.Symbols()
+	body, err := req.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+func checkBatch(t *testing.T, b *series.Batch) {
+	t.Helper()
+	if len(b.Entries) != 2 {
+		t.Fatalf("%d series", len(b.Entries))
+	}
+	up, other := b.Entries[0], b.Entries[1]
+	if got := up.Labels.String(); got != `{__name__="up", job="node"}` {
+		t.Errorf("labels %s", got)
+	}
+	if up.Hash != up.Labels.Hash() {
+		t.Error("hash is not that of the labels")
+	}
+	if len(up.Samples) != 2 || up.Samples[0].T != 1000 || up.Samples[0].V != 1 || !math.IsNaN(up.Samples[1].V) {
+		t.Errorf("samples %v", up.Samples)
+	}
+	if len(up.Exemplars) != 1 || up.Exemplars[0].Labels.String() != `{trace_id="abc"}` || up.Exemplars[0].Ts != 1500 || up.Exemplars[0].Value != 3 {
+		t.Errorf("exemplars %v", up.Exemplars)
+	}
+	if got := other.Labels.String(); got != `{__name__="unsorted", z="1"}` {
+		t.Errorf("labels %s", got)
+	}
+	if len(other.Samples) != 2 || !other.Samples[0].H.Equals(tsdbutil.GenerateTestHistogram(2)) || !other.Samples[1].FH.Equals(tsdbutil.GenerateTestFloatHistogram(3)) {
+		t.Errorf("histograms %v", other.Samples)
+	}
+	if len(b.Metadata) != 1 || b.Metadata[0].Metric != "up" || b.Metadata[0].Type != "gauge" || b.Metadata[0].Help != "Is it up?" {
+		t.Errorf("metadata %v", b.Metadata)
+	}
+}
+
+func TestBothVersions(t *testing.T) {
+	v1, err := requestV1().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Request
+	for range 3 { // a reused request gives the same
+		if err := r.Decode(V1, snappy.Encode(nil, v1), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		checkBatch(t, &r.Batch)
+		if err := r.Decode(V2, snappy.Encode(nil, marshalV2(t)), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		checkBatch(t, &r.Batch)
+	}
+}
+
+func TestHistogramFamilyNames(t *testing.T) {
+	for in, want := range map[string]string{"a_bucket": "a", "a_count": "a", "a_sum": "a", "a_total": "a_total", "a": "a"} {
+		if got := family(in, "histogram"); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+		if got := family(in, "counter"); got != in {
+			t.Errorf("counter %s: %s", in, got)
+		}
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	good, err := requestV1().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bomb := snappy.Encode(nil, make([]byte, 10<<20))
+	tests := []struct {
+		name     string
+		version  Version
+		body     []byte
+		tooLarge bool
+	}{
+		{"empty", V1, nil, false},
+		{"not snappy", V1, []byte("hello, world"), false},
+		{"a length without content", V1, []byte{0xff, 0xff, 0xff, 0x07}, true},
+		{"a bomb", V1, bomb, true},
+		{"truncated protobuf", V1, snappy.Encode(nil, good[:len(good)-7]), false},
+		{"version 2 without the empty symbol", V2, snappy.Encode(nil, []byte{0x22, 1, 'a'}), false},
+		{"version 2 with a symbol that is not there", V2, snappy.Encode(nil, []byte{0x22, 0, 0x2a, 4, 0x0a, 2, 0, 9}), false},
+		{"version 2 with half a label", V2, snappy.Encode(nil, []byte{0x22, 0, 0x2a, 3, 0x0a, 1, 0}), false},
+		{"an unknown version", 3, snappy.Encode(nil, good), false},
+		{"wrong wire type", V1, snappy.Encode(nil, []byte{0x08, 1}), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var r Request
+			err := r.Decode(tt.version, tt.body, 1<<20)
+			var large *TooLargeError
+			if errors.As(err, &large) != tt.tooLarge || (!tt.tooLarge && !errors.Is(err, ErrMalformed)) {
+				t.Errorf("err = %v", err)
+			}
+			if len(r.Batch.Entries) != 0 {
+				t.Error("a failed decode left series behind")
+			}
+		})
+	}
+}
+
+// FuzzV1 and FuzzV2 hold our decoder against Prometheus' generated one: what
+// both accept they must read alike.
+func FuzzV1(f *testing.F) {
+	body, err := requestV1().Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(body)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r Request
+		if r.Unmarshal(V1, data) != nil {
+			return
+		}
+		var want prompb.WriteRequest
+		if want.Unmarshal(data) != nil {
+			return
+		}
+		if len(want.Timeseries) != len(r.Batch.Entries) {
+			t.Fatalf("%d series, want %d", len(r.Batch.Entries), len(want.Timeseries))
+		}
+		for i, ts := range want.Timeseries {
+			e := r.Batch.Entries[i]
+			if len(e.Samples) != len(ts.Samples)+len(ts.Histograms) {
+				t.Fatalf("series %d: %d samples", i, len(e.Samples))
+			}
+			if len(ts.Histograms) == 0 {
+				for j, s := range ts.Samples {
+					if e.Samples[j].T != s.Timestamp || math.Float64bits(e.Samples[j].V) != math.Float64bits(s.Value) {
+						t.Fatalf("series %d sample %d: %v, want %v", i, j, e.Samples[j], s)
+					}
+				}
+			}
+		}
+	})
+}
+
+func FuzzV2(f *testing.F) {
+	f.Add(marshalV2(f))
+	f.Add([]byte{0x22, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r Request
+		if r.Unmarshal(V2, data) != nil {
+			return
+		}
+		var want writev2.Request
+		if want.Unmarshal(data) != nil {
+			return
+		}
+		if len(want.Timeseries) != len(r.Batch.Entries) {
+			t.Fatalf("%d series, want %d", len(r.Batch.Entries), len(want.Timeseries))
+		}
+		for i, ts := range want.Timeseries {
+			if n := len(r.Batch.Entries[i].Samples); n != len(ts.Samples)+len(ts.Histograms) {
+				t.Fatalf("series %d: %d samples", i, n)
+			}
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	body, err := requestV1().Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(snappy.Encode(nil, body))
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		var r Request
+		_ = r.Decode(V1, data, 1<<20)
+		_ = r.Decode(V2, data, 1<<20)
+	})
+}
+
+func benchmarkBody(b *testing.B, v Version) []byte {
+	rnd := rand.New(rand.NewSource(1))
+	v1 := &prompb.WriteRequest{}
+	v2 := &writev2.Request{}
+	st := writev2.NewSymbolTable()
+	for i := range 2000 {
+		ls := labels.FromStrings("__name__", fmt.Sprintf("metric_%d", i%100), "instance", fmt.Sprintf("host-%d:9100", i/100),
+			"job", "node", "mode", "idle", "cpu", fmt.Sprint(i%32), "cluster", "eu-west-1", "namespace", "monitoring")
+		ts, val := int64(1_700_000_000_000), rnd.Float64()
+		v1.Timeseries = append(v1.Timeseries, prompb.TimeSeries{Labels: prompb.FromLabels(ls, nil), Samples: []prompb.Sample{{Timestamp: ts, Value: val}}})
+		v2.Timeseries = append(v2.Timeseries, writev2.TimeSeries{LabelsRefs: st.SymbolizeLabels(ls, nil), Samples: []writev2.Sample{{Timestamp: ts, Value: val}}})
+	}
+	v2.Symbols = st.Symbols()
+	var body []byte
+	var err error
+	if v == V1 {
+		body, err = v1.Marshal()
+	} else {
+		body, err = v2.Marshal()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return snappy.Encode(nil, body)
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for _, v := range []Version{V1, V2} {
+		b.Run(fmt.Sprintf("v%d", v), func(b *testing.B) {
+			body := benchmarkBody(b, v)
+			var r Request
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := r.Decode(v, body, 0); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/sample")
+		})
+	}
+}

@@ -1,0 +1,156 @@
+// Package remotewrite decodes the bodies of Prometheus remote write 1.0 and 2.0
+// into batches. Floats and labels, nearly all of every request, are read where
+// they lie and into memory that is used again; histograms, exemplars and
+// metadata go through Prometheus' own generated code.
+//
+// The decoded batch points into the Request's buffers and is valid until the
+// Request is reset or put back.
+package remotewrite
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// Version is a version of the protocol.
+type Version int
+
+// The versions of remote write.
+const (
+	V1 Version = 1 // prometheus.WriteRequest
+	V2 Version = 2 // io.prometheus.write.v2.Request
+)
+
+// ErrMalformed is the error of a body that is not what it should be; the sender
+// cannot mend it by sending it again.
+var ErrMalformed = errors.New("remote write body is malformed")
+
+// TooLargeError is the error of a body that is larger decompressed than allowed.
+// It is found before anything is allocated.
+type TooLargeError struct {
+	Size, Limit int64 // bytes
+}
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("body is %d bytes decompressed, limit max_decoded_bytes allows %d; send fewer samples per request", e.Size, e.Limit)
+}
+
+// Request decodes one body at a time. It is not safe for concurrent use.
+type Request struct {
+	Batch series.Batch
+
+	decoded  []byte
+	entries  []series.Entry
+	builders []labels.ScratchBuilder
+	symbols  []string
+}
+
+// Pool has Requests for reuse. The zero value is ready.
+type Pool struct{ pool sync.Pool }
+
+// Get returns an empty Request.
+func (p *Pool) Get() *Request {
+	if r, ok := p.pool.Get().(*Request); ok {
+		return r
+	}
+	return &Request{}
+}
+
+// maxPooledBytes keeps one huge request from pinning its memory for good.
+const maxPooledBytes = 4 << 20
+
+// Put takes a Request back; nothing of its batch may be used any more.
+func (p *Pool) Put(r *Request) {
+	if cap(r.decoded) > maxPooledBytes || cap(r.entries) > 20_000 {
+		return
+	}
+	p.pool.Put(r)
+}
+
+// Decode decompresses and decodes a body. limit bounds its decompressed size in
+// bytes; 0 is no bound. Errors are ErrMalformed or *TooLargeError.
+func (r *Request) Decode(v Version, compressed []byte, limit int64) error {
+	r.reset()
+	n, err := snappy.DecodedLen(compressed)
+	if err != nil {
+		return fmt.Errorf("%w: snappy: %w", ErrMalformed, err)
+	}
+	if limit > 0 && int64(n) > limit {
+		return &TooLargeError{Size: int64(n), Limit: limit}
+	}
+	// Snappy's densest block makes about 22 bytes of one; a length that no body
+	// of this size can have is a lie told to make us allocate.
+	if int64(n) > 64*int64(len(compressed))+64 {
+		return fmt.Errorf("%w: snappy: %d bytes cannot decompress to %d", ErrMalformed, len(compressed), n)
+	}
+	if cap(r.decoded) < n {
+		r.decoded = make([]byte, n)
+	}
+	body, err := snappy.Decode(r.decoded[:cap(r.decoded)], compressed)
+	if err != nil {
+		return fmt.Errorf("%w: snappy: %w", ErrMalformed, err)
+	}
+	return r.Unmarshal(v, body)
+}
+
+// Unmarshal decodes a decompressed body, which must not change while the batch
+// is in use.
+func (r *Request) Unmarshal(v Version, body []byte) error {
+	r.reset()
+	var err error
+	switch v {
+	case V1:
+		err = r.unmarshalV1(body)
+	case V2:
+		err = r.unmarshalV2(body)
+	default:
+		err = fmt.Errorf("version %d is not known", v)
+	}
+	if err != nil {
+		r.reset()
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	r.Batch.Entries = r.entries
+	return nil
+}
+
+func (r *Request) reset() {
+	r.entries = r.entries[:0]
+	r.symbols = r.symbols[:0]
+	r.Batch = series.Batch{Metadata: r.Batch.Metadata[:0]}
+}
+
+// entry begins a new series. Its slices and the builder of its labels have the
+// memory of an earlier request.
+func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
+	i := len(r.entries)
+	if i < cap(r.entries) {
+		r.entries = r.entries[:i+1]
+	} else {
+		r.entries = append(r.entries, series.Entry{})
+	}
+	for len(r.builders) <= i {
+		r.builders = append(r.builders, labels.ScratchBuilder{})
+	}
+	e := &r.entries[i]
+	clear(e.Samples[:cap(e.Samples)]) // lets go of histograms
+	e.Samples, e.Exemplars = e.Samples[:0], e.Exemplars[:0]
+	b := &r.builders[i]
+	b.Reset()
+	return e, b
+}
+
+// finish sets the labels of an entry from what its builder has.
+func finish(e *series.Entry, b *labels.ScratchBuilder, sorted bool) {
+	if !sorted {
+		b.Sort()
+	}
+	b.Overwrite(&e.Labels)
+	e.Hash = e.Labels.Hash()
+}

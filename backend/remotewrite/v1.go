@@ -1,0 +1,172 @@
+package remotewrite
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// unmarshalV1 reads prometheus.WriteRequest.
+func (r *Request) unmarshalV1(body []byte) error {
+	m := reader{data: body}
+	for m.more() {
+		num, wire := m.field()
+		switch num {
+		case 1:
+			if !m.expect(wire, wireBytes, "timeseries") {
+				break
+			}
+			if err := r.seriesV1(m.bytes()); err != nil {
+				return err
+			}
+		case 3:
+			if !m.expect(wire, wireBytes, "metadata") {
+				break
+			}
+			if err := r.metadataV1(m.bytes()); err != nil {
+				return err
+			}
+		default:
+			m.skip(wire)
+		}
+	}
+	return m.err
+}
+
+func (r *Request) seriesV1(data []byte) error {
+	e, b := r.entry()
+	m := reader{data: data}
+	sorted, last := true, ""
+	for m.more() {
+		num, wire := m.field()
+		if num > 4 || num == 0 {
+			m.skip(wire)
+			continue
+		}
+		if !m.expect(wire, wireBytes, "a field of timeseries") {
+			break
+		}
+		field := m.bytes()
+		var err error
+		switch num {
+		case 1:
+			var name, value string
+			name, value, err = labelV1(field)
+			if value == "" {
+				break // as good as absent
+			}
+			sorted = sorted && name >= last
+			last = name
+			b.Add(name, value)
+		case 2:
+			err = addSample(e, field)
+		case 3:
+			err = addExemplarV1(e, field)
+		case 4:
+			err = addHistogramV1(e, field)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if m.err != nil {
+		return m.err
+	}
+	finish(e, b, sorted)
+	return nil
+}
+
+func labelV1(data []byte) (name, value string, err error) {
+	m := reader{data: data}
+	for m.more() {
+		num, wire := m.field()
+		switch num {
+		case 1:
+			if m.expect(wire, wireBytes, "label name") {
+				name = text(m.bytes())
+			}
+		case 2:
+			if m.expect(wire, wireBytes, "label value") {
+				value = text(m.bytes())
+			}
+		default:
+			m.skip(wire)
+		}
+	}
+	return name, value, m.err
+}
+
+// addSample reads a Sample, which is the same in both versions.
+func addSample(e *series.Entry, data []byte) error {
+	m := reader{data: data}
+	var s series.Sample
+	for m.more() {
+		num, wire := m.field()
+		switch num {
+		case 1:
+			if m.expect(wire, wireFixed64, "sample value") {
+				s.V = m.double()
+			}
+		case 2:
+			if m.expect(wire, wireVarint, "sample timestamp") {
+				s.T = int64(m.uvarint())
+			}
+		default:
+			m.skip(wire)
+		}
+	}
+	e.Samples = append(e.Samples, s)
+	return m.err
+}
+
+func addExemplarV1(e *series.Entry, data []byte) error {
+	var p prompb.Exemplar
+	if err := p.Unmarshal(data); err != nil {
+		return fmt.Errorf("exemplar: %w", err)
+	}
+	b := labels.NewScratchBuilder(len(p.Labels))
+	for _, l := range p.Labels {
+		b.Add(l.Name, l.Value)
+	}
+	b.Sort()
+	e.Exemplars = append(e.Exemplars, exemplar.Exemplar{Labels: b.Labels(), Value: p.Value, Ts: p.Timestamp, HasTs: p.Timestamp != 0})
+	return nil
+}
+
+func addHistogramV1(e *series.Entry, data []byte) error {
+	var p prompb.Histogram
+	if err := p.Unmarshal(data); err != nil {
+		return fmt.Errorf("histogram: %w", err)
+	}
+	s := series.Sample{T: p.Timestamp}
+	if p.IsFloatHistogram() {
+		s.FH = p.ToFloatHistogram()
+	} else {
+		s.H = p.ToIntHistogram()
+	}
+	e.Samples = append(e.Samples, s)
+	return nil
+}
+
+func (r *Request) metadataV1(data []byte) error {
+	var p prompb.MetricMetadata
+	if err := p.Unmarshal(data); err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	name, ok := prompb.MetricMetadata_MetricType_name[int32(p.Type)]
+	if !ok {
+		return fmt.Errorf("metadata of %q: type %d is not known", p.MetricFamilyName, p.Type)
+	}
+	r.Batch.Metadata = append(r.Batch.Metadata, series.MetricMetadata{
+		Metric:   p.MetricFamilyName,
+		Metadata: metadata.Metadata{Type: model.MetricType(strings.ToLower(name)), Unit: p.Unit, Help: p.Help},
+	})
+	return nil
+}

@@ -1,0 +1,265 @@
+package remotewrite
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// unmarshalV2 reads io.prometheus.write.v2.Request: first its symbols, which
+// may stand anywhere, then its series.
+func (r *Request) unmarshalV2(body []byte) error {
+	m := reader{data: body}
+	for m.more() {
+		num, wire := m.field()
+		if num != 4 {
+			m.skip(wire)
+			continue
+		}
+		if m.expect(wire, wireBytes, "symbols") {
+			r.symbols = append(r.symbols, text(m.bytes()))
+		}
+	}
+	if m.err != nil {
+		return m.err
+	}
+	if len(r.symbols) > 0 && r.symbols[0] != "" {
+		return errors.New("the first symbol must be the empty string")
+	}
+	m = reader{data: body}
+	for m.more() {
+		num, wire := m.field()
+		if num != 5 {
+			m.skip(wire)
+			continue
+		}
+		if !m.expect(wire, wireBytes, "timeseries") {
+			break
+		}
+		if err := r.seriesV2(m.bytes()); err != nil {
+			return err
+		}
+	}
+	return m.err
+}
+
+func (r *Request) symbol(ref uint64) (string, error) {
+	if ref >= uint64(len(r.symbols)) {
+		return "", fmt.Errorf("symbol %d is referred to, the request has %d", ref, len(r.symbols))
+	}
+	return r.symbols[ref], nil
+}
+
+func (r *Request) seriesV2(data []byte) error {
+	e, b := r.entry()
+	l := labelRefs{r: r, b: b, sorted: true}
+	m := reader{data: data}
+	var meta []byte
+	for m.more() {
+		num, wire := m.field()
+		if num > 5 || num == 0 {
+			m.skip(wire)
+			continue
+		}
+		if num == 1 && wire == wireVarint { // not packed; allowed by protobuf
+			if err := l.add(m.uvarint()); err != nil {
+				return err
+			}
+			continue
+		}
+		if !m.expect(wire, wireBytes, "a field of timeseries") {
+			break
+		}
+		field := m.bytes()
+		var err error
+		switch num {
+		case 1:
+			err = l.addPacked(field)
+		case 2:
+			err = addSample(e, field)
+		case 3:
+			err = addHistogramV2(e, field)
+		case 4:
+			err = r.addExemplarV2(e, field)
+		case 5:
+			meta = field
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if m.err != nil {
+		return m.err
+	}
+	if l.half {
+		return errors.New("a series has a label name without a value")
+	}
+	finish(e, b, l.sorted)
+	if len(meta) > 0 {
+		return r.metadataV2(e, meta)
+	}
+	return nil
+}
+
+// labelRefs turns references to symbols, name and value in turn, into labels.
+type labelRefs struct {
+	r      *Request
+	b      *labels.ScratchBuilder
+	half   bool // a name waits for its value
+	name   string
+	last   string
+	sorted bool
+}
+
+func (l *labelRefs) add(ref uint64) error {
+	s, err := l.r.symbol(ref)
+	if err != nil {
+		return err
+	}
+	if !l.half {
+		l.name, l.half = s, true
+		return nil
+	}
+	l.half = false
+	if s == "" {
+		return nil // as good as absent
+	}
+	l.sorted = l.sorted && l.name >= l.last
+	l.last = l.name
+	l.b.Add(l.name, s)
+	return nil
+}
+
+func (l *labelRefs) addPacked(data []byte) error {
+	m := reader{data: data}
+	for m.more() {
+		ref := m.uvarint()
+		if m.err != nil {
+			break
+		}
+		if err := l.add(ref); err != nil {
+			return err
+		}
+	}
+	return m.err
+}
+
+func addHistogramV2(e *series.Entry, data []byte) error {
+	var p writev2.Histogram
+	if err := p.Unmarshal(data); err != nil {
+		return fmt.Errorf("histogram: %w", err)
+	}
+	s := series.Sample{T: p.Timestamp}
+	if p.IsFloatHistogram() {
+		s.FH = p.ToFloatHistogram()
+	} else {
+		s.H = p.ToIntHistogram()
+	}
+	e.Samples = append(e.Samples, s)
+	return nil
+}
+
+func (r *Request) addExemplarV2(e *series.Entry, data []byte) error {
+	var p writev2.Exemplar
+	if err := p.Unmarshal(data); err != nil {
+		return fmt.Errorf("exemplar: %w", err)
+	}
+	b := labels.NewScratchBuilder(len(p.LabelsRefs) / 2)
+	l := labelRefs{r: r, b: &b}
+	for _, ref := range p.LabelsRefs {
+		if err := l.add(uint64(ref)); err != nil {
+			return fmt.Errorf("exemplar: %w", err)
+		}
+	}
+	if l.half {
+		return errors.New("an exemplar has a label name without a value")
+	}
+	b.Sort()
+	e.Exemplars = append(e.Exemplars, exemplar.Exemplar{Labels: b.Labels(), Value: p.Value, Ts: p.Timestamp, HasTs: p.Timestamp != 0})
+	return nil
+}
+
+// metadataV2 keeps the metadata of a series for its metric family. It comes
+// with every series; a run of one family is taken once.
+func (r *Request) metadataV2(e *series.Entry, data []byte) error {
+	m := reader{data: data}
+	var md metadata.Metadata
+	for m.more() {
+		num, wire := m.field()
+		if num == 0 || num > 4 || wire != wireVarint {
+			m.skip(wire)
+			continue
+		}
+		v := m.uvarint()
+		var err error
+		switch num {
+		case 1:
+			md.Type = typeV2(v)
+		case 3:
+			md.Help, err = r.symbol(v)
+		case 4:
+			md.Unit, err = r.symbol(v)
+		}
+		if err != nil {
+			return fmt.Errorf("metadata: %w", err)
+		}
+	}
+	if m.err != nil {
+		return m.err
+	}
+	if md.Type == "" && md.Help == "" && md.Unit == "" {
+		return nil
+	}
+	metric := family(e.Labels.Get(labels.MetricName), md.Type)
+	if n := len(r.Batch.Metadata); n > 0 && r.Batch.Metadata[n-1].Metric == metric {
+		return nil
+	}
+	if metric != "" {
+		r.Batch.Metadata = append(r.Batch.Metadata, series.MetricMetadata{Metric: metric, Metadata: md})
+	}
+	return nil
+}
+
+func typeV2(v uint64) model.MetricType {
+	switch writev2.Metadata_MetricType(v) {
+	case writev2.Metadata_METRIC_TYPE_COUNTER:
+		return model.MetricTypeCounter
+	case writev2.Metadata_METRIC_TYPE_GAUGE:
+		return model.MetricTypeGauge
+	case writev2.Metadata_METRIC_TYPE_HISTOGRAM:
+		return model.MetricTypeHistogram
+	case writev2.Metadata_METRIC_TYPE_GAUGEHISTOGRAM:
+		return model.MetricTypeGaugeHistogram
+	case writev2.Metadata_METRIC_TYPE_SUMMARY:
+		return model.MetricTypeSummary
+	case writev2.Metadata_METRIC_TYPE_INFO:
+		return model.MetricTypeInfo
+	case writev2.Metadata_METRIC_TYPE_STATESET:
+		return model.MetricTypeStateset
+	}
+	return ""
+}
+
+// family is the name under which remote write 1.0 and the metadata API know a
+// series' metric: without what a histogram or summary appends to it.
+func family(metric string, t model.MetricType) string {
+	switch t {
+	case model.MetricTypeHistogram, model.MetricTypeGaugeHistogram, model.MetricTypeSummary:
+	default:
+		return metric
+	}
+	for _, suffix := range []string{"_bucket", "_count", "_sum"} {
+		if f, ok := strings.CutSuffix(metric, suffix); ok {
+			return f
+		}
+	}
+	return metric
+}
