@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/palliumhq/pallium/authn"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// authRefusal is the answer to a credential that was not accepted. Which of the
+// kinds of 401 it was, only log and metrics tell.
+func (x *exchange) authRefusal(err error) *refusal {
+	var e *authn.Error
+	if !errors.As(err, &e) {
+		e = &authn.Error{Kind: authn.Unavailable, Reason: "authenticator", Err: err}
+	}
+	x.g.metrics.authFailures.WithLabelValues(e.Kind.String(), e.Reason).Inc()
+	switch e.Kind {
+	case authn.Missing, authn.Invalid, authn.Expired, authn.Revoked:
+		return &refusal{status: http.StatusUnauthorized, reason: "auth_" + e.Kind.String(), detail: err,
+			text: "a valid credential is needed: send an API key or JWT as Bearer, or as the password of Basic with the tenant as user"}
+	case authn.Throttled:
+		return &refusal{status: http.StatusTooManyRequests, reason: "auth_throttled", detail: err,
+			text: "too many failed attempts to authenticate", retry: max(e.RetryAfter, time.Second)}
+	}
+	return unavailable("auth_unavailable", err)
+}
+
+// denied is the answer to a decision against the request.
+func denied(reason policies.Reason, scope tenant.Scope) *refusal {
+	switch reason {
+	case policies.MissingScope:
+		return &refusal{status: http.StatusForbidden, reason: string(reason), text: "the credential lacks the scope " + string(scope)}
+	case policies.SelectorRequired:
+		return badRequest(string(reason), "the credential is valid for several tenants: choose one with the header "+tenant.HeaderOrgID)
+	case policies.SelectorInvalid:
+		return badRequest(string(reason), "the header "+tenant.HeaderOrgID+" is not a tenant ID")
+	case policies.SelectorFederation:
+		return badRequest(string(reason), "the header "+tenant.HeaderOrgID+" names several tenants; requests over several tenants are not supported")
+	case policies.BasicUserDisagrees:
+		return &refusal{status: http.StatusForbidden, reason: string(reason),
+			text: "the user of the Basic credential and the header " + tenant.HeaderOrgID + " name different tenants"}
+	}
+	return tenantRefused(string(reason))
+}
+
+// tenantRefused reads the same whether the tenant is another's or does not
+// exist, so that nobody learns which names are taken.
+func tenantRefused(reason string) *refusal {
+	return &refusal{status: http.StatusForbidden, reason: reason, text: "the credential is not valid for this tenant"}
+}
+
+func unavailable(reason string, err error) *refusal {
+	return &refusal{status: http.StatusServiceUnavailable, reason: reason, detail: err,
+		text: "the service is temporarily unavailable, try again", retry: 2 * time.Second}
+}
+
+type versionInfo struct{ version, revision string }
+
+// serveOpen answers what needs no credential.
+func (x *exchange) serveOpen() *refusal {
+	h := x.rec.Header()
+	switch x.route.Name {
+	case "buildinfo":
+		// Grafana takes empty features for Prometheus, any for Mimir.
+		return x.json(map[string]any{"status": "success", "data": map[string]any{
+			"application": "Pallium", "version": x.g.version.version, "revision": x.g.version.revision,
+			"branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
+			"features": map[string]string{},
+		}})
+	case "ready":
+		if x.g.ready != nil {
+			if err := x.g.ready(x.r.Context()); err != nil {
+				return &refusal{status: http.StatusServiceUnavailable, reason: "not_ready", text: "not ready", detail: err}
+			}
+		}
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	x.rec.WriteHeader(http.StatusOK)
+	_, _ = x.rec.Write([]byte(x.route.Name + "\n"))
+	return nil
+}
+
+// serveLocal answers what the gateway itself knows about a tenant.
+func (x *exchange) serveLocal(lim *limits.Limits) *refusal {
+	return x.json(lim)
+}
+
+func (x *exchange) json(v any) *refusal {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return &refusal{status: http.StatusInternalServerError, reason: "internal", text: "internal error", detail: err}
+	}
+	x.rec.Header().Set("Content-Type", "application/json")
+	x.rec.WriteHeader(http.StatusOK)
+	_, _ = x.rec.Write(append(data, '\n'))
+	return nil
+}

@@ -1,0 +1,124 @@
+package gateway
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+const maxParams = 1000
+
+// checkPath accepts only a path that means the same to everybody: written as Go
+// would write it, without empty, "." or ".." segments, encoded separators or
+// control bytes. Proxies that clean paths differ in how; this one does not clean.
+func checkPath(r *http.Request) *refusal {
+	u := r.URL
+	if u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
+		return badRequest("path", "the request must name a path, not a whole URL")
+	}
+	// RawPath is set only if the path is not encoded the canonical way, as
+	// with %2e, %2f or %5c.
+	if u.RawPath != "" || !canonicalPath(u.Path) {
+		return badRequest("path", "the path is not in canonical form")
+	}
+	if sent, _, _ := strings.Cut(r.RequestURI, "?"); sent != "" && sent != u.EscapedPath() {
+		return badRequest("path", "the path is not in canonical form")
+	}
+	return nil
+}
+
+func canonicalPath(p string) bool {
+	if !utf8.ValidString(p) {
+		return false
+	}
+	for i := 0; i < len(p); i++ {
+		c := p[i]
+		if c < 0x20 || c == 0x7f || c == '\\' || c == ';' || c == '%' {
+			return false
+		}
+		if c != '/' || i == 0 {
+			continue
+		}
+		if p[i-1] == '/' || dotSegment(p[:i]) {
+			return false
+		}
+	}
+	return !dotSegment(p) && (len(p) == 1 || p[len(p)-1] != '/' || !dotSegment(p[:len(p)-1]))
+}
+
+// dotSegment reports whether the path ends with a "." or ".." segment.
+func dotSegment(p string) bool {
+	return strings.HasSuffix(p, "/.") || strings.HasSuffix(p, "/..")
+}
+
+// singleHeaders must not be repeated: two parties could pick different lines.
+var singleHeaders = [...]string{"Authorization", "X-Scope-Orgid", "Content-Type", "Content-Encoding",
+	"X-Prometheus-Remote-Write-Version", "Content-Length", "Proxy-Authorization"}
+
+// checkRequest refuses requests that others on the way could read differently.
+func checkRequest(r *http.Request) *refusal {
+	if !r.ProtoAtLeast(1, 1) {
+		return &refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version", text: "HTTP/1.1 or later is needed"}
+	}
+	for _, name := range singleHeaders {
+		if len(r.Header[name]) > 1 {
+			return badRequest("header_repeated", "header "+name+" must not be repeated")
+		}
+	}
+	if len(r.Header["Upgrade"]) > 0 {
+		return badRequest("upgrade", "protocol upgrades are not supported")
+	}
+	if bothLengths(r) {
+		return badRequest("framing", "Transfer-Encoding and Content-Length must not both be sent")
+	}
+	if len(r.TransferEncoding) > 1 || (len(r.TransferEncoding) == 1 && r.TransferEncoding[0] != "chunked") {
+		return badRequest("framing", "the transfer encoding is not supported")
+	}
+	return nil
+}
+
+// credentialParams are names under which others accept credentials in a query
+// string, from where they leak into logs and Referer headers.
+func credentialParam(name string) bool {
+	switch strings.ToLower(name) {
+	case "access_token", "token", "api_key", "apikey", "authorization", "jwt", "password", "x-scope-orgid":
+		return true
+	}
+	return false
+}
+
+// canonicalQuery is the query string as everybody must read it: parsed, checked
+// and encoded again.
+func canonicalQuery(raw string) (string, *refusal) {
+	if raw == "" {
+		return "", nil
+	}
+	if strings.Count(raw, "&") >= maxParams {
+		return "", badRequest("query_string", "the query string has more than 1000 parameters")
+	}
+	values, err := url.ParseQuery(raw) // refuses ';' and broken escapes
+	if err != nil {
+		return "", badRequest("query_string", "the query string is malformed: check its % escapes, and encode ';' as %3B")
+	}
+	for name := range values {
+		if credentialParam(name) {
+			return "", badRequest("credential_in_query", "credentials and tenants belong in headers, not in the query string")
+		}
+	}
+	return values.Encode(), nil
+}
+
+// selector is the tenant that the client chooses, "" if it does not.
+func selector(h http.Header) string {
+	if v := h[http.CanonicalHeaderKey(tenant.HeaderOrgID)]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+func badRequest(reason, text string) *refusal {
+	return &refusal{status: http.StatusBadRequest, reason: reason, text: text}
+}

@@ -1,0 +1,61 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+// Config of the gateway, as it stands in the configuration file. 0 means the
+// default.
+type Config struct {
+	// MaxInFlight bounds requests under way, of all tenants; default 2000.
+	MaxInFlight int `yaml:"max_in_flight"`
+	// MaxQueued bounds requests of one tenant that wait for a place; default 200.
+	MaxQueued int `yaml:"max_queued"`
+	// QueueTimeout is the longest wait for a place; default 5s.
+	QueueTimeout model.Duration `yaml:"queue_timeout"`
+	// MaxBodyBytes bounds any request body, also of tenants without a limit
+	// of their own; default 256 MiB.
+	MaxBodyBytes int64 `yaml:"max_body_bytes"`
+	// MaxTenants bounds the tenants whose budgets are in memory; default 200000.
+	MaxTenants int `yaml:"max_tenants"`
+	// TrustedProxies are networks whose X-Forwarded-For is believed; default none.
+	TrustedProxies []string `yaml:"trusted_proxies"`
+}
+
+func (c *Config) setDefaults() error {
+	if c.MaxInFlight < 0 || c.MaxQueued < 0 || c.QueueTimeout < 0 || c.MaxBodyBytes < 0 || c.MaxTenants < 0 {
+		return fmt.Errorf("max_in_flight, max_queued, queue_timeout, max_body_bytes and max_tenants must not be negative")
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = 2000
+	}
+	if c.MaxQueued == 0 {
+		c.MaxQueued = 200
+	}
+	if c.QueueTimeout == 0 {
+		c.QueueTimeout = model.Duration(5 * time.Second)
+	}
+	if c.MaxBodyBytes == 0 {
+		c.MaxBodyBytes = 256 << 20
+	}
+	if c.MaxTenants == 0 {
+		c.MaxTenants = 200_000
+	}
+	return nil
+}
+
+func (c *Config) trusted() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("trusted_proxies: %q is not a network such as 10.0.0.0/8", s)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}

@@ -1,0 +1,266 @@
+// Package gateway is the edge: the only way from a client to a backend. For
+// every request it finds the route in an exact table, proves the credential
+// (package authn), decides (package policies), holds the tenant to its limits,
+// and builds a new request that carries nothing of the client's but what is
+// named, stamped with the tenant. That request goes to a handler in the same
+// process or through a proxy; the two see the same.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/authn"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Authenticator proves who sends a request. Its error is an *authn.Error;
+// anything else counts as a store that could not answer.
+type Authenticator interface {
+	Authenticate(ctx context.Context, a authn.Attempt) (authn.Proof, error)
+}
+
+// Tenants knows the limits of tenants. The error is tenant.ErrUnknown for one
+// that does not exist; any other means that it could not be told.
+type Tenants interface {
+	Limits(ctx context.Context, id tenant.ID) (limits.Limits, error)
+}
+
+// Options of a Gateway. Auth, Tenants and one of Backend and BackendURLs must
+// be set.
+type Options struct {
+	Config      Config
+	Auth        Authenticator
+	Tenants     Tenants
+	Backend     http.Handler                // in this process
+	BackendURLs []string                    // over the network, in turn
+	Transport   http.RoundTripper           // with BackendURLs; nil makes a tuned one
+	Ready       func(context.Context) error // nil: always ready
+	Version     string                      // told by status/buildinfo
+	Revision    string
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer
+	Now         func() time.Time
+}
+
+// Gateway is the edge as an http.Handler, safe for concurrent use. It owns no
+// goroutines.
+type Gateway struct {
+	cfg     Config
+	auth    Authenticator
+	tenants Tenants
+	next    http.Handler
+	ready   func(context.Context) error
+	version versionInfo
+	now     func() time.Time
+
+	router  *router
+	trusted []netip.Prefix
+	states  *tenantStates
+	gate    *fairGate
+	metrics *metrics
+	log     *requestLog
+}
+
+// New checks the options and the route table.
+func New(o Options) (*Gateway, error) {
+	if o.Auth == nil || o.Tenants == nil {
+		return nil, errors.New("gateway: Auth and Tenants must be set")
+	}
+	if (o.Backend == nil) == (len(o.BackendURLs) == 0) {
+		return nil, errors.New("gateway: exactly one of Backend and BackendURLs must be set")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if err := o.Config.setDefaults(); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	trusted, err := o.Config.trusted()
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	router, err := newRouter(Routes())
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	next := o.Backend
+	if next == nil {
+		if next, err = newProxy(o.BackendURLs, o.Transport, o.Logger); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+	}
+	g := &Gateway{
+		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
+		version: versionInfo{version: o.Version, revision: o.Revision},
+		router:  router, trusted: trusted,
+		states: newTenantStates(o.Config.MaxTenants),
+		gate:   newFairGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
+		log:    newRequestLog(o.Logger, o.Now),
+	}
+	g.metrics = newMetrics(o.Registerer, g)
+	return g, nil
+}
+
+// exchange is one request on its way through the gateway.
+type exchange struct {
+	g     *Gateway
+	rec   *recorder
+	r     *http.Request
+	route *Route
+	path  string // to ask the backend for
+	query string
+	start time.Time
+	from  netip.Addr
+
+	tenant     tenant.ID
+	credential string
+}
+
+// unrouted stands for the route of a request that has none.
+func unrouted() *Route { return &Route{Name: "none", kind: kindRead} }
+
+// ServeHTTP answers one request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{g: g, r: r, start: g.now(), rec: &recorder{
+		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
+	}}
+	x.rec.Header().Set("X-Content-Type-Options", "nosniff")
+	defer x.finish()
+	if f := x.find(); f != nil {
+		x.rec.kind = x.route.kind
+		x.rec.refuse(f)
+		return
+	}
+	x.rec.kind = x.route.kind
+	if f := x.serve(); f != nil {
+		x.rec.refuse(f)
+	}
+}
+
+// find checks that the request means one thing only, and finds its route.
+func (x *exchange) find() *refusal {
+	x.route = unrouted()
+	if f := checkPath(x.r); f != nil {
+		return f
+	}
+	rt, path, allow := x.g.router.find(x.r.Method, x.r.URL.Path)
+	if rt != nil {
+		x.route, x.path = rt, path
+	}
+	f := checkRequest(x.r)
+	switch {
+	case f != nil:
+		return f
+	case rt == nil && allow != "":
+		x.rec.Header().Set("Allow", allow)
+		return &refusal{status: http.StatusMethodNotAllowed, reason: "method", text: "the method is not allowed here; allowed: " + allow}
+	case rt == nil:
+		return &refusal{status: http.StatusNotFound, reason: "route", text: "there is nothing at this path"}
+	}
+	x.query, f = canonicalQuery(x.r.URL.RawQuery)
+	return f
+}
+
+// serve answers open routes, and takes every other request through credential,
+// policy and limits to the backend.
+func (x *exchange) serve() *refusal {
+	if x.route.kind == kindOpen {
+		return x.serveOpen()
+	}
+	access, f := x.authorize()
+	if f != nil {
+		return f
+	}
+	lim, err := x.g.tenants.Limits(x.r.Context(), access.Tenant)
+	if errors.Is(err, tenant.ErrUnknown) {
+		return tenantRefused("tenant_unknown")
+	}
+	if err != nil {
+		return unavailable("limits_unavailable", err)
+	}
+	state := x.g.states.get(access.Tenant, x.start)
+	if f := state.admit(x.start, &lim, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
+		return f
+	}
+	x.rec.body = x.limitedBody(&lim)
+	defer func() {
+		n, _ := x.rec.body.state()
+		state.done(x.g.now(), x.r.ContentLength, n, x.rec.written)
+	}()
+	if x.route.kind == kindLocal {
+		return x.serveLocal(&lim)
+	}
+	return x.forward(access, &lim)
+}
+
+// limitedBody bounds the request's body; nil if it has none.
+func (x *exchange) limitedBody(lim *limits.Limits) *body {
+	if x.r.ContentLength == 0 || x.r.Body == nil || x.r.Body == http.NoBody {
+		return nil
+	}
+	most := x.g.cfg.MaxBodyBytes
+	if lim.MaxBodyBytes > 0 {
+		most = min(most, lim.MaxBodyBytes)
+	}
+	return newBody(x.rec.ResponseWriter, x.r, most)
+}
+
+// forward waits for a place and hands the request to the backend.
+func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
+	if x.r.ContentLength > x.g.cfg.MaxBodyBytes {
+		return tooLarge(x.g.cfg.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", x.r.ContentLength))
+	}
+	if err := x.g.gate.enter(x.r.Context(), access.Tenant); err != nil {
+		if errors.Is(err, errBusy) {
+			return &refusal{status: http.StatusServiceUnavailable, reason: "busy", retry: time.Second,
+				text: "the gateway is busy: too many requests are under way"}
+		}
+		return clientGone()
+	}
+	defer x.g.gate.leave()
+	if x.rec.body != nil {
+		defer func() { _ = x.rec.body.Close() }()
+	}
+	x.g.next.ServeHTTP(x.rec, outgoing(x.r, &grant{
+		access: access, limits: lim, requestID: x.rec.requestID,
+		path: x.path, query: x.query, write: x.route.kind == kindWrite,
+	}, x.rec.body))
+	if x.rec.status == 0 {
+		x.rec.WriteHeader(http.StatusOK)
+	}
+	return nil
+}
+
+// authorize proves the credential and decides.
+func (x *exchange) authorize() (tenant.Access, *refusal) {
+	x.from = source(x.r, x.g.trusted)
+	proof, err := x.g.auth.Authenticate(x.r.Context(), authn.Attempt{
+		Authorization: x.r.Header["Authorization"],
+		Source:        x.from,
+	})
+	if err != nil {
+		return tenant.Access{}, x.authRefusal(err)
+	}
+	x.credential = proof.Identity.Credential
+	d := policies.Decide(proof.Identity, policies.Action{
+		Scope: x.route.Scope, Selector: selector(x.r.Header), BasicUser: proof.BasicUser,
+	})
+	if !d.Allowed {
+		return tenant.Access{}, denied(d.Reason, x.route.Scope)
+	}
+	x.tenant = d.Access.Tenant
+	return d.Access, nil
+}

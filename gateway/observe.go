@@ -1,0 +1,112 @@
+package gateway
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// newRequestID is for finding a request in logs; it need not be unguessable. A
+// client's own is not taken over: it would go into our logs as it is.
+func newRequestID() string {
+	var b [8]byte
+	var out [16]byte
+	binary.BigEndian.PutUint64(b[:], rand.Uint64())
+	hex.Encode(out[:], b[:])
+	return string(out[:])
+}
+
+// finish runs after every request, also one that panicked.
+func (x *exchange) finish() {
+	p := recover()
+	if p != nil && p != http.ErrAbortHandler {
+		x.g.log.panicked(x, p, debug.Stack())
+		x.rec.refuse(&refusal{status: http.StatusInternalServerError, reason: "panic", text: "internal error"})
+	}
+	x.g.metrics.observe(x)
+	x.g.log.request(x)
+	if p == http.ErrAbortHandler || (p != nil && x.rec.refused == nil) {
+		// The answer was under way: cutting the connection is the only way
+		// left to say that it is not whole.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// refusalsPerSecond bounds the refusals that are logged.
+const refusalsPerSecond = 10
+
+// requestLog writes one line per request at debug level, and a sample of the
+// refusals as warnings. No line holds a credential or a query.
+type requestLog struct {
+	log *slog.Logger
+	now func() time.Time
+
+	mu         sync.Mutex
+	budget     bucket
+	suppressed int
+}
+
+func newRequestLog(log *slog.Logger, now func() time.Time) *requestLog {
+	return &requestLog{log: log, now: now}
+}
+
+func (l *requestLog) request(x *exchange) {
+	ctx := x.r.Context()
+	if f := x.rec.refused; f != nil && f.status != http.StatusNotFound && f.status != statusClientGone {
+		if skipped, ok := l.sample(); ok {
+			attrs := append(x.attrs(), slog.String("reason", f.reason), slog.Int("suppressed", skipped))
+			if f.detail != nil {
+				attrs = append(attrs, slog.String("err", f.detail.Error()))
+			}
+			l.log.LogAttrs(ctx, slog.LevelWarn, "request refused", attrs...)
+		}
+		return
+	}
+	if l.log.Enabled(ctx, slog.LevelDebug) {
+		l.log.LogAttrs(ctx, slog.LevelDebug, "request", append(x.attrs(), slog.Duration("took", l.now().Sub(x.start)))...)
+	}
+}
+
+// sample reports whether to log another refusal, and how many were left out.
+func (l *requestLog) sample() (skipped int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	if _, ok := l.budget.open(now, refusalsPerSecond, 0, 1); !ok {
+		l.suppressed++
+		return 0, false
+	}
+	l.budget.take(now, refusalsPerSecond, 0, 1)
+	skipped, l.suppressed = l.suppressed, 0
+	return skipped, true
+}
+
+func (l *requestLog) panicked(x *exchange, p any, stack []byte) {
+	l.log.LogAttrs(x.r.Context(), slog.LevelError, "request panicked",
+		append(x.attrs(), slog.Any("panic", p), slog.String("stack", string(stack)))...)
+}
+
+func (x *exchange) attrs() []slog.Attr {
+	return []slog.Attr{
+		slog.String("request", x.rec.requestID), slog.String("route", x.route.Name),
+		slog.String("method", methodLabel(x.r.Method)), slog.Int("status", x.rec.status),
+		slog.String("tenant", string(x.tenant)), slog.String("credential", x.credential),
+		slog.String("from", x.from.String()),
+	}
+}
+
+func codeLabel(status int) string {
+	switch status {
+	case 200:
+		return "200"
+	case 204:
+		return "204"
+	}
+	return strconv.Itoa(status)
+}

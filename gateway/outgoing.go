@@ -1,0 +1,80 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Headers of the gateway's own, beside those of package tenant.
+const (
+	// HeaderMaxDecoded tells the backend, which decompresses, how many bytes
+	// a body of this tenant may come to.
+	HeaderMaxDecoded = "X-Pallium-Max-Decoded-Bytes"
+	// HeaderRequestID is in every request to the backend and every answer.
+	HeaderRequestID = "X-Request-Id"
+)
+
+// forwarded are the only headers of a client that reach the backend, in the
+// form in which net/http keeps their names. Credentials, tenant, policy and
+// everything hop-by-hop are not among them, however a client spells them.
+var forwarded = [...]string{
+	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Type",
+	"If-None-Match", "Retry-Attempt", "Traceparent", "Tracestate", "User-Agent",
+	"X-Prometheus-Remote-Read-Version", "X-Prometheus-Remote-Write-Version",
+}
+
+// grant is what the gateway decided about one request.
+type grant struct {
+	access    tenant.Access
+	limits    *limits.Limits
+	requestID string
+	path      string // to ask the backend for
+	query     string // canonical
+	write     bool
+}
+
+// outgoing builds the request to the backend, for the proxy and the direct call
+// alike. Nothing is copied from the client's request but what is named here.
+func outgoing(r *http.Request, g *grant, b *body) *http.Request {
+	u := &url.URL{Path: g.path, RawQuery: g.query}
+	out := &http.Request{
+		Method: r.Method, URL: u, Host: "pallium",
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        make(http.Header, len(forwarded)+4),
+		Body:          http.NoBody,
+		ContentLength: r.ContentLength,
+		RequestURI:    u.RequestURI(),
+	}
+	if b != nil {
+		out.Body = b
+	}
+	for _, name := range forwarded {
+		if v := r.Header[name]; len(v) > 0 {
+			out.Header[name] = v
+		}
+	}
+	g.stamp(out.Header)
+	ctx := tenant.NewContext(r.Context(), g.access)
+	return out.WithContext(context.WithValue(ctx, grantKey{}, g))
+}
+
+// stamp sets the headers that only the gateway may set.
+func (g *grant) stamp(h http.Header) {
+	g.access.SetHeaders(h)
+	h[HeaderRequestID] = []string{g.requestID}
+	if g.write && g.limits.MaxDecodedBytes > 0 {
+		h.Set(HeaderMaxDecoded, strconv.FormatInt(g.limits.MaxDecodedBytes, 10))
+	}
+}
+
+type grantKey struct{}
+
+func grantOf(ctx context.Context) (*grant, bool) {
+	g, ok := ctx.Value(grantKey{}).(*grant)
+	return g, ok
+}

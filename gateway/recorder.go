@@ -1,0 +1,103 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// recorder is the ResponseWriter that a backend gets. It notes status and
+// written samples, keeps internal headers in, and lets the gateway's own answer
+// take the place of a backend's report about a body that the gateway cut off.
+type recorder struct {
+	http.ResponseWriter
+	kind      kind
+	requestID string
+	hasBody   bool  // the client sends one
+	body      *body // as the backend gets it; nil if not so far
+
+	status  int
+	written int64 // samples, as the backend reports them
+	refused *refusal
+	discard bool // the backend's body is not wanted
+}
+
+// internalHeaders must not leave the gateway, should a backend repeat them.
+var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), tenant.HeaderPolicy, HeaderMaxDecoded}
+
+// writtenHeaders are the counts that make up the sample budget. Exemplars are
+// not samples.
+var writtenHeaders = [...]string{
+	"X-Prometheus-Remote-Write-Samples-Written",
+	"X-Prometheus-Remote-Write-Histograms-Written",
+}
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status != 0 || status < 200 {
+		return // informational answers are not passed on
+	}
+	h := w.Header()
+	for _, name := range internalHeaders {
+		delete(h, name)
+	}
+	for _, name := range writtenHeaders {
+		if v := h[name]; len(v) == 1 {
+			if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n > 0 && n < 1<<40 {
+				w.written += n
+			}
+		}
+	}
+	h[HeaderRequestID] = []string{w.requestID}
+	if _, failed := w.body.state(); failed != nil && status >= 400 {
+		w.discard = true
+		w.answer(failed)
+		return
+	}
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.discard {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush and Unwrap keep streaming answers streaming.
+func (w *recorder) Flush() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// refuse answers with the gateway's own refusal, unless an answer has begun. A
+// failure of the client's body is the better explanation.
+func (w *recorder) refuse(f *refusal) {
+	if w.status != 0 {
+		return
+	}
+	if _, failed := w.body.state(); failed != nil {
+		f = failed
+	}
+	w.answer(f)
+}
+
+func (w *recorder) answer(f *refusal) {
+	w.status, w.refused = f.status, f
+	w.Header()[HeaderRequestID] = []string{w.requestID}
+	if w.hasBody {
+		// The server reads the rest of a refused body, to keep the
+		// connection, and would wait for it for ever.
+		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
+	}
+	f.write(w.ResponseWriter, w.kind)
+}

@@ -1,0 +1,82 @@
+package gateway
+
+import (
+	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// refusal is an answer of the gateway's own instead of the backend's. The text
+// goes to the client: it names no tenant, key, address or Go error.
+type refusal struct {
+	status int
+	reason string // a code out of a fixed set, for metrics and logs
+	text   string
+	retry  time.Duration // > 0: when it makes sense to try again
+	detail error         // for the log only
+}
+
+// errorTypes are Prometheus' names for statuses, and Mimir's where Prometheus
+// has none.
+func errorType(status int) string {
+	switch status {
+	case http.StatusUnauthorized:
+		return "unauthorized"
+	case http.StatusForbidden:
+		return "forbidden"
+	case http.StatusNotFound:
+		return "not_found"
+	case http.StatusRequestEntityTooLarge:
+		return "too_large_entry"
+	case http.StatusTooManyRequests:
+		return "too_many_requests"
+	case http.StatusRequestTimeout:
+		return "timeout"
+	case http.StatusServiceUnavailable, http.StatusBadGateway:
+		return "unavailable"
+	case http.StatusInternalServerError:
+		return "internal"
+	}
+	return "bad_data"
+}
+
+// write answers with the refusal: one line of text on the write path, where
+// Prometheus logs the first line, Prometheus' JSON everywhere else.
+func (f *refusal) write(w http.ResponseWriter, k kind) {
+	h := w.Header()
+	for _, name := range []string{"Content-Encoding", "Content-Length", "Etag", "Last-Modified"} {
+		h.Del(name) // of an answer that this one replaces
+	}
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	if f.status == http.StatusUnauthorized {
+		h["Www-Authenticate"] = []string{`Bearer realm="pallium"`, `Basic realm="pallium", charset="UTF-8"`}
+	}
+	if f.reason == "framing" {
+		h.Set("Connection", "close") // where the next request begins is not certain
+	}
+	if f.retry > 0 {
+		h.Set("Retry-After", retryAfter(f.retry))
+	}
+	if k == kindWrite {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(f.status)
+		_, _ = w.Write([]byte(f.text + "\n"))
+		return
+	}
+	h.Set("Content-Type", "application/json")
+	w.WriteHeader(f.status)
+	_ = json.NewEncoder(w).Encode(map[string]string{
+		"status": "error", "errorType": errorType(f.status), "error": f.text,
+	})
+}
+
+// retryAfter is whole seconds, up to a quarter or one second later than needed,
+// so that those refused together do not come back together.
+func retryAfter(d time.Duration) string {
+	s := math.Min(math.Ceil(d.Seconds()), 3600)
+	return strconv.Itoa(int(s) + rand.IntN(int(s/4)+2))
+}

@@ -1,0 +1,195 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+const (
+	tenantShards = 64
+	// An idle tenant with full buckets is as one never seen; it is dropped.
+	tenantIdle  = 5 * time.Minute
+	sweepPeriod = time.Minute
+)
+
+// tenantStates holds the budgets of the tenants that were active lately, in at
+// most max entries.
+type tenantStates struct {
+	perShard int
+	shards   [tenantShards]tenantShard
+}
+
+type tenantShard struct {
+	mu    sync.Mutex
+	byID  map[tenant.ID]*tenantState
+	swept time.Time
+}
+
+// tenantState are the budgets of one tenant, and what it used of them.
+type tenantState struct {
+	seen time.Time // guarded by the shard
+
+	mu       sync.Mutex
+	limits   limits.Limits // as of the last request
+	requests bucket
+	samples  bucket
+	bytes    bucket
+	inflight int
+	use      tenantUse
+}
+
+// tenantUse is counted since the entry was made.
+type tenantUse struct {
+	requests, refused uint64
+	samples, bytes    uint64
+}
+
+func newTenantStates(max int) *tenantStates {
+	t := &tenantStates{perShard: max/tenantShards + 1}
+	for i := range t.shards {
+		t.shards[i].byID = make(map[tenant.ID]*tenantState)
+	}
+	return t
+}
+
+// get returns the state of a tenant, made if need be.
+func (t *tenantStates) get(id tenant.ID, now time.Time) *tenantState {
+	s := &t.shards[xxhash.Sum64String(string(id))%tenantShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.swept) > sweepPeriod {
+		s.swept = now
+		s.sweep(now)
+	}
+	st := s.byID[id]
+	if st == nil {
+		if len(s.byID) >= t.perShard {
+			s.evict()
+		}
+		st = &tenantState{}
+		s.byID[id] = st
+	}
+	st.seen = now
+	return st
+}
+
+func (s *tenantShard) sweep(now time.Time) {
+	for id, st := range s.byID {
+		if now.Sub(st.seen) > tenantIdle && st.idle(now) {
+			delete(s.byID, id)
+		}
+	}
+}
+
+// evict drops the entry that was not seen for longest, its debt with it: memory
+// is bounded first.
+func (s *tenantShard) evict() {
+	var oldest tenant.ID
+	var at time.Time
+	for id, st := range s.byID {
+		if oldest == "" || st.seen.Before(at) {
+			oldest, at = id, st.seen
+		}
+	}
+	delete(s.byID, oldest)
+}
+
+func (st *tenantState) idle(now time.Time) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	l := &st.limits
+	return st.inflight == 0 &&
+		st.requests.full(now, l.RequestsPerSecond, l.RequestBurst) &&
+		st.samples.full(now, l.SamplesPerSecond, l.SampleBurst) &&
+		st.bytes.full(now, l.BytesPerSecond, l.ByteBurst)
+}
+
+// admit lets a request in, and charges what is known of its cost, or says which
+// limit refuses it. length is the body's, -1 if not known. Whoever is let in
+// must be given back with done.
+func (st *tenantState) admit(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.limits = *l
+	st.use.requests++
+	ref := st.check(now, l, write, length)
+	if ref != nil {
+		st.use.refused++
+		return ref
+	}
+	if length > 0 {
+		st.bytes.take(now, l.BytesPerSecond, l.ByteBurst, float64(length))
+	}
+	st.inflight++
+	return nil
+}
+
+func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
+	if wait, ok := st.requests.open(now, l.RequestsPerSecond, l.RequestBurst, 1); !ok {
+		return tooMany("requests_per_second", wait, rate(l.RequestsPerSecond, "requests/s", l.RequestBurst),
+			fmt.Sprintf("%d requests are under way and the budget is used up", st.inflight))
+	}
+	st.requests.take(now, l.RequestsPerSecond, l.RequestBurst, 1)
+	if l.MaxBodyBytes > 0 && length > l.MaxBodyBytes {
+		return tooLarge(l.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", length))
+	}
+	if l.MaxConcurrentRequests > 0 && st.inflight >= l.MaxConcurrentRequests {
+		return tooMany("max_concurrent_requests", time.Second, fmt.Sprintf("%d requests", l.MaxConcurrentRequests),
+			fmt.Sprintf("%d requests are under way", st.inflight))
+	}
+	if write {
+		if wait, ok := st.samples.open(now, l.SamplesPerSecond, l.SampleBurst, 0); !ok {
+			return tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst),
+				fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens))
+		}
+	}
+	if length != 0 {
+		if wait, ok := st.bytes.open(now, l.BytesPerSecond, l.ByteBurst, 0); !ok {
+			return tooMany("bytes_per_second", wait, rate(l.BytesPerSecond, "bytes/s", l.ByteBurst),
+				fmt.Sprintf("%.0f bytes were sent beyond the budget", -st.bytes.tokens))
+		}
+	}
+	return nil
+}
+
+// done gives back an admitted request and charges what is known only now:
+// samples written, and the bytes of a body that did not tell its length.
+func (st *tenantState) done(now time.Time, length, read, samples int64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	l := &st.limits
+	st.inflight--
+	if length < 0 {
+		st.bytes.take(now, l.BytesPerSecond, l.ByteBurst, float64(read))
+	}
+	if samples > 0 {
+		st.samples.take(now, l.SamplesPerSecond, l.SampleBurst, float64(samples))
+		st.use.samples += uint64(samples)
+	}
+	st.use.bytes += uint64(max(read, 0))
+}
+
+func rate(v float64, unit string, burst int) string {
+	if burst > 0 {
+		return fmt.Sprintf("%g %s (burst %d)", v, unit, burst)
+	}
+	return fmt.Sprintf("%g %s", v, unit)
+}
+
+// tooMany is a 429. The message says what, how much, and what was used.
+func tooMany(name string, wait time.Duration, limit, use string) *refusal {
+	e := limits.Exceeded{Name: name, Limit: limit, Use: use, Hint: "send less, or ask for a higher limit"}
+	return &refusal{status: http.StatusTooManyRequests, reason: name, text: e.Error(), retry: max(wait, time.Millisecond)}
+}
+
+func tooLarge(limit int64, use string) *refusal {
+	e := limits.Exceeded{Name: "max_body_bytes", Limit: fmt.Sprintf("%d bytes", limit), Use: use, Hint: "send smaller requests"}
+	return &refusal{status: http.StatusRequestEntityTooLarge, reason: "max_body_bytes", text: e.Error()}
+}
