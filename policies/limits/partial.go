@@ -16,7 +16,7 @@ import (
 
 // Partial is a document that sets some of the limits: a plan, or a tenant's
 // overrides. Decoding it from JSON or YAML, or making it with Set, checks every
-// key and value. The zero Partial sets nothing.
+// key and value. The zero Partial sets nothing. Copies are independent.
 type Partial struct {
 	values map[string]any // values have the type of the limit's field
 }
@@ -56,10 +56,7 @@ func (p *Partial) Set(key, value string) error {
 	if err != nil {
 		return err
 	}
-	if p.values == nil {
-		p.values = map[string]any{}
-	}
-	p.values[key] = v
+	p.change(func(values map[string]any) { values[key] = v })
 	return nil
 }
 
@@ -68,8 +65,18 @@ func (p *Partial) Unset(key string) error {
 	if _, err := describe(key); err != nil {
 		return err
 	}
-	delete(p.values, key)
+	p.change(func(values map[string]any) { delete(values, key) })
 	return nil
+}
+
+// change works on a copy: copies of a Partial share their values.
+func (p *Partial) change(f func(map[string]any)) {
+	values := maps.Clone(p.values)
+	if values == nil {
+		values = map[string]any{}
+	}
+	f(values)
+	p.values = values
 }
 
 // Keys are the limits that the document sets, sorted.
@@ -80,9 +87,6 @@ func (p Partial) Get(key string) (string, bool) {
 	v, ok := p.values[key]
 	return fmt.Sprint(v), ok
 }
-
-// Clone returns a copy that shares nothing.
-func (p Partial) Clone() Partial { return Partial{values: maps.Clone(p.values)} }
 
 // parse reads a value and checks it; the result has one of three types.
 func (d Description) parse(text string) (any, error) {

@@ -123,7 +123,7 @@ func TestSetUnset(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := p.Clone()
+	c := p
 	if err := c.Unset("retention"); err != nil {
 		t.Fatal(err)
 	}

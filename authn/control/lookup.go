@@ -1,0 +1,140 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// credential is a cached apikey.Credential and the policy that it hangs on.
+type credential struct {
+	apikey.Credential
+	policy string
+}
+
+// tenantLimits are a tenant's cached limits and the plan that they hang on.
+type tenantLimits struct {
+	limits.Limits
+	plan string
+}
+
+// Credential returns the API key with that ID, from memory if it was read in
+// the last 30 s. Tenants that were deleted are no longer in its realm; a key
+// that does not exist, or whose policy or last tenant is gone, is
+// apikey.ErrNotFound. Any other error means that the store did not answer.
+func (c *Control) Credential(ctx context.Context, keyID string) (apikey.Credential, error) {
+	if v, found, ok := c.credentials.get(keyID); ok {
+		c.metrics.lookups.WithLabelValues("credential", "cache").Inc()
+		if !found {
+			return apikey.Credential{}, apikey.ErrNotFound
+		}
+		return v.Credential, nil
+	}
+	gen := c.credentials.generation()
+	v, err := c.readCredential(ctx, keyID)
+	if err != nil && !errors.Is(err, errNoRow) {
+		c.metrics.lookups.WithLabelValues("credential", "error").Inc()
+		return apikey.Credential{}, fmt.Errorf("look up API key: %w", err)
+	}
+	c.metrics.lookups.WithLabelValues("credential", "store").Inc()
+	c.credentials.put(keyID, gen, v, err == nil)
+	if err != nil {
+		return apikey.Credential{}, apikey.ErrNotFound
+	}
+	return v.Credential, nil
+}
+
+// readCredential joins index, token, policy and tenants. errNoRow means that
+// one of them is gone.
+func (c *Control) readCredential(ctx context.Context, keyID string) (credential, error) {
+	if len(keyID) != apikey.KeyIDLength {
+		return credential{}, errNoRow
+	}
+	var idx keyIndex
+	if err := c.load(ctx, prefKeyIndex+keyID, &idx); err != nil {
+		return credential{}, err
+	}
+	found, err := c.readRows(ctx, prefToken+idx.Token, policyKey(idx.Policy))
+	if err != nil {
+		return credential{}, err
+	}
+	var t token
+	if err := decode(found[prefToken+idx.Token], &t); err != nil {
+		return credential{}, err
+	}
+	var p Policy
+	if err := decode(found[policyKey(idx.Policy)], &p); err != nil {
+		return credential{}, err
+	}
+	if p.UID != t.PolicyUID {
+		return credential{}, errNoRow
+	}
+	out := credential{policy: p.Name, Credential: apikey.Credential{
+		KeyID: keyID, ExpiresAt: t.ExpiresAt, Revoked: !t.RevokedAt.IsZero(),
+		Identity: tenant.Identity{Credential: t.ID, Name: t.Name, Scopes: p.Scopes},
+	}}
+	hash := t.Key
+	if keyID != t.Key.ID {
+		hash = t.Previous
+		if t.PreviousUntil.Before(out.ExpiresAt) {
+			out.ExpiresAt = t.PreviousUntil
+		}
+	}
+	if keyID != hash.ID || hash.Pepper != c.pepper.Version() || copy(out.Hash[:], hash.Hash) != len(out.Hash) {
+		return credential{}, errNoRow
+	}
+	out.Identity.Tenants, err = c.activeTenants(ctx, p.Tenants)
+	if err == nil && len(out.Identity.Tenants) == 0 {
+		err = errNoRow
+	}
+	return out, err
+}
+
+// Limits returns the tenant's limits: the defaults, its plan and its overrides
+// merged. A tenant that does not exist, or no longer, is tenant.ErrUnknown. Any
+// other error means that the store did not answer.
+func (c *Control) Limits(ctx context.Context, id tenant.ID) (limits.Limits, error) {
+	if v, found, ok := c.limits.get(string(id)); ok {
+		c.metrics.lookups.WithLabelValues("limits", "cache").Inc()
+		if !found {
+			return limits.Limits{}, tenant.ErrUnknown
+		}
+		return v.Limits, nil
+	}
+	gen := c.limits.generation()
+	t, err := c.Tenant(ctx, id)
+	var l limits.Limits
+	if err == nil {
+		l, err = c.Effective(ctx, t)
+	}
+	if err != nil && !errors.Is(err, tenant.ErrUnknown) {
+		c.metrics.lookups.WithLabelValues("limits", "error").Inc()
+		return limits.Limits{}, fmt.Errorf("look up limits: %w", err)
+	}
+	c.metrics.lookups.WithLabelValues("limits", "store").Inc()
+	c.limits.put(string(id), gen, tenantLimits{Limits: l, plan: t.Plan}, err == nil)
+	if err != nil {
+		return limits.Limits{}, tenant.ErrUnknown
+	}
+	return l, nil
+}
+
+// Effective merges the limits that a tenant has, without the cache.
+func (c *Control) Effective(ctx context.Context, t Tenant) (limits.Limits, error) {
+	var plan Plan
+	if t.Plan != "" {
+		var err error
+		plan, err = c.Plan(ctx, t.Plan)
+		if err != nil && !IsKind(err, NotFound) {
+			return limits.Limits{}, err
+		}
+		if err != nil { // deleted while the tenant was moved to it
+			c.logger.Warn("tenant is on a plan that does not exist; the defaults hold", "tenant", t.ID, "plan", t.Plan)
+		}
+	}
+	return limits.Merge(*c.defaults.Load(), plan.Limits, t.Overrides), nil
+}

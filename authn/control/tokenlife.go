@@ -1,0 +1,127 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/backend/rows"
+)
+
+// RotateToken gives a token a new key. The old one stays good for grace, at
+// most MaxGrace, and never beyond the token's expiry; 0 ends it at once. A key
+// from an earlier rotation that is still in its grace ends now.
+func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duration) (Token, apikey.Key, error) {
+	if grace < 0 || grace > MaxGrace {
+		return Token{}, apikey.Key{}, fail(Invalid, "graceSeconds", "graceSeconds is %d; it must be from 0 to %d", int64(grace.Seconds()), int64(MaxGrace.Seconds()))
+	}
+	t, err := c.loadToken(ctx, id)
+	if err != nil {
+		return Token{}, apikey.Key{}, err
+	}
+	now := c.moment()
+	if status := view(t, Policy{}).Status(now); status != "active" {
+		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s is %s and cannot be rotated; issue a new one", id, status)
+	}
+	next := t
+	next.Previous, next.PreviousUntil, next.RotatedAt = t.Key, now.Add(grace), now
+	if next.PreviousUntil.After(t.ExpiresAt) {
+		next.PreviousUntil = t.ExpiresAt
+	}
+	key, err := c.newKey(ctx, &next)
+	if err != nil {
+		return Token{}, apikey.Key{}, err
+	}
+	ok, err := c.save(ctx, prefToken+id, t.ETag, &next)
+	if err != nil {
+		return Token{}, apikey.Key{}, err
+	}
+	if !ok {
+		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s was changed at the same moment; look at it and try again", id)
+	}
+	if err := c.publish(ctx, changedKey, t.keyIDs()...); err != nil {
+		return Token{}, apikey.Key{}, err
+	}
+	if t.Previous.ID != "" {
+		if err := c.removeIndex(ctx, t.Previous.ID); err != nil {
+			return Token{}, apikey.Key{}, err
+		}
+	}
+	out, err := c.join(ctx, []token{next})
+	if err != nil {
+		return Token{}, apikey.Key{}, err
+	}
+	return out[0], key, nil
+}
+
+// RevokeToken ends a token and all its keys, at once here and within a second
+// elsewhere. Revoking it again is no error, and writes the change log again: an
+// answer that got lost may mean that it was not written.
+func (c *Control) RevokeToken(ctx context.Context, id string) (Token, error) {
+	for {
+		t, err := c.loadToken(ctx, id)
+		if err != nil {
+			return Token{}, err
+		}
+		if t.RevokedAt.IsZero() {
+			etag := t.ETag
+			t.RevokedAt = c.moment()
+			ok, err := c.save(ctx, prefToken+id, etag, &t)
+			if err != nil {
+				return Token{}, err
+			}
+			if !ok {
+				continue // a rotation came first: revoke what it made too
+			}
+		}
+		if err := c.publish(ctx, changedKey, t.keyIDs()...); err != nil {
+			return Token{}, err
+		}
+		out, err := c.join(ctx, []token{t})
+		if err != nil {
+			return Token{}, err
+		}
+		return out[0], nil
+	}
+}
+
+// DeleteToken removes a token that has the ETag. Its keys end like revoked
+// ones.
+func (c *Control) DeleteToken(ctx context.Context, id, etag string) error {
+	t, err := c.loadToken(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := match(etag, t.ETag); err != nil {
+		return err
+	}
+	return c.removeToken(ctx, t)
+}
+
+func (c *Control) removeToken(ctx context.Context, t token) error {
+	ok, err := c.remove(ctx, prefToken+t.ID, t.ETag)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return stale()
+	}
+	if err := c.publish(ctx, changedKey, t.keyIDs()...); err != nil {
+		return err
+	}
+	for _, id := range t.keyIDs() {
+		if err := c.removeIndex(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Control) removeIndex(ctx context.Context, keyID string) error {
+	err := c.store.Mutate(ctx, rows.RowMutation{Key: prefKeyIndex + keyID, Mutations: []rows.Mutation{rows.DeleteRow()}})
+	if err != nil {
+		return fmt.Errorf("delete key index: %w", err)
+	}
+	return nil
+}
