@@ -318,6 +318,20 @@ func (e *edge) fill(s string) string {
 	return s
 }
 
+// waitIdle returns when no request of the tenant is under way.
+func (e *edge) waitIdle(id tenant.ID) {
+	for {
+		st := e.gateway.states.get(id, e.clock.now())
+		st.mu.Lock()
+		n := st.inflight
+		st.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 type answer struct {
 	status int
 	header http.Header

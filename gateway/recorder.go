@@ -42,13 +42,7 @@ func (w *recorder) WriteHeader(status int) {
 	for _, name := range internalHeaders {
 		delete(h, name)
 	}
-	for _, name := range writtenHeaders {
-		if v := h[name]; len(v) == 1 {
-			if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n > 0 && n < 1<<40 {
-				w.written += n
-			}
-		}
-	}
+	w.count(h)
 	h[HeaderRequestID] = []string{w.requestID}
 	if _, failed := w.body.state(); failed != nil && status >= 400 {
 		w.discard = true
@@ -57,6 +51,23 @@ func (w *recorder) WriteHeader(status int) {
 	}
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// count notes what a write came to. An answer without counts leaves the budget
+// of samples alone; that of bytes was charged.
+func (w *recorder) count(h http.Header) {
+	if w.kind != kindWrite {
+		return
+	}
+	for _, name := range writtenHeaders {
+		v := h[name]
+		if len(v) != 1 {
+			continue
+		}
+		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n > 0 && n < 1<<40 {
+			w.written += n
+		}
+	}
 }
 
 func (w *recorder) Write(p []byte) (int, error) {

@@ -1,0 +1,91 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+func tenantName(i int) tenant.ID { return tenant.ID(fmt.Sprintf("t%d", i)) }
+
+// waitQueued returns when n requests wait.
+func waitQueued(g *fairGate, n int) {
+	for {
+		g.mu.Lock()
+		have := 0
+		for _, q := range g.queues {
+			have += len(q.waiting)
+		}
+		g.mu.Unlock()
+		if have == n {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+func TestFairGateServesInTurn(t *testing.T) {
+	g := newFairGate(1, 100, time.Minute)
+	ctx := context.Background()
+	if err := g.enter(ctx, "first"); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan tenant.ID)
+	queued := 0
+	wait := func(id tenant.ID) {
+		go func() {
+			if err := g.enter(ctx, id); err != nil {
+				t.Error(err)
+			}
+			served <- id
+		}()
+		queued++
+		waitQueued(g, queued)
+	}
+	for range 10 {
+		wait("loud")
+	}
+	wait("quiet")
+	wait("calm")
+	var order []string
+	for range queued {
+		g.leave()
+		order = append(order, string(<-served))
+	}
+	g.leave()
+	got := strings.Join(order[:4], " ")
+	if got != "loud quiet calm loud" {
+		t.Errorf("served %s first", got)
+	}
+	if g.load() != 0 || len(g.queues) != 0 || len(g.turns) != 0 {
+		t.Errorf("left over: %d under way, %d queues, %d turns", g.load(), len(g.queues), len(g.turns))
+	}
+}
+
+func TestFairGateRefuses(t *testing.T) {
+	g := newFairGate(1, 1, time.Minute)
+	if err := g.enter(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error)
+	go func() { result <- g.enter(ctx, "a") }()
+	waitQueued(g, 1)
+	if err := g.enter(context.Background(), "a"); !errors.Is(err, errBusy) {
+		t.Errorf("queue full: %v", err)
+	}
+	cancel()
+	if err := <-result; !errors.Is(err, context.Canceled) {
+		t.Errorf("gave up: %v", err)
+	}
+	g.leave()
+	if g.load() != 0 || len(g.queues) != 0 {
+		t.Error("left over")
+	}
+}

@@ -1,0 +1,414 @@
+package gateway
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// refusedBy checks that an answer names the limit, its value and the use, and
+// when to come back.
+func refusedBy(t *testing.T, a answer, status int, parts ...string) {
+	t.Helper()
+	if a.status != status {
+		t.Fatalf("status %d, want %d; body %q", a.status, status, a.body)
+	}
+	for _, p := range parts {
+		if !strings.Contains(a.body, p) {
+			t.Errorf("body %q does not name %q", a.body, p)
+		}
+	}
+	if status != http.StatusTooManyRequests {
+		return
+	}
+	n, err := strconv.Atoi(a.header.Get("Retry-After"))
+	if err != nil || n < 1 {
+		t.Errorf("Retry-After %q is not a positive integer", a.header.Get("Retry-After"))
+	}
+}
+
+func eachMode(t *testing.T, f func(t *testing.T, e *edge)) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) { f(t, newEdge(t, mode, nil)) })
+	}
+}
+
+func TestRequestRate(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		e.tenants.set("a", limits.Limits{RequestsPerSecond: 2, RequestBurst: 3})
+		for range 3 {
+			if a := e.do(query, bearer("$A"), ""); a.status != 200 {
+				t.Fatalf("within the burst: %d %s", a.status, a.body)
+			}
+		}
+		a := e.do(query, bearer("$A"), "")
+		refusedBy(t, a, 429, "requests_per_second", "2 requests/s (burst 3)", `"errorType":"too_many_requests"`)
+		if a := e.do(query, bearer("$B"), ""); a.status != 200 {
+			t.Fatalf("the other tenant: %d", a.status)
+		}
+		e.clock.advance(time.Second)
+		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
+			t.Fatalf("a second later: %d", a.status)
+		}
+		e.do(query, bearer("$A"), "")
+		refusedBy(t, e.do(query, bearer("$A"), ""), 429)
+		e.tenants.set("a", limits.Limits{}) // limits change live
+		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
+			t.Fatalf("limit lifted: %d", a.status)
+		}
+	})
+}
+
+func TestByteRate(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		e.tenants.set("a", limits.Limits{BytesPerSecond: 100})
+		big := strings.Repeat("x", 250)
+		if a := e.do(push, bearer("$A"), big); a.status != 200 {
+			t.Fatalf("a body beyond the burst passes when the budget is full: %d", a.status)
+		}
+		a := e.do(push, bearer("$A"), "x")
+		refusedBy(t, a, 429, "bytes_per_second", "100 bytes/s", "150 bytes were sent beyond the budget")
+		if strings.Count(strings.TrimSpace(a.body), "\n") != 0 || strings.HasPrefix(a.body, "{") {
+			t.Errorf("the write path answers one line of text, not %q", a.body)
+		}
+		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
+			t.Errorf("a request without a body needs no bytes: %d", a.status)
+		}
+		e.clock.advance(2 * time.Second)
+		if a := e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "96\r\n"+big[:150]+"\r\n0\r\n\r\n"); a.status != 200 {
+			t.Fatalf("chunked: %d %s", a.status, a.body)
+		}
+		e.waitIdle("a")
+		refusedBy(t, e.do(push, bearer("$A"), "x"), 429, "bytes_per_second", "100 bytes were sent beyond the budget")
+	})
+}
+
+func TestSampleBudget(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		e.tenants.set("a", limits.Limits{SamplesPerSecond: 100, SampleBurst: 200})
+		e.backend.answer = func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "700")
+			w.Header().Set("X-Prometheus-Remote-Write-Histograms-Written", "50")
+			w.Header().Set("X-Prometheus-Remote-Write-Exemplars-Written", "1000000")
+			w.WriteHeader(http.StatusNoContent)
+		}
+		a := e.do(push, bearer("$A"), "x")
+		if a.status != 204 || a.header.Get("X-Prometheus-Remote-Write-Samples-Written") != "700" {
+			t.Fatalf("first: %d %v", a.status, a.header)
+		}
+		e.waitIdle("a") // the charge may follow the answer
+		e.backend.take()
+		a = e.do(push, bearer("$A"), "x")
+		refusedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "samples were written beyond the budget")
+		if n, _ := strconv.Atoi(a.header.Get("Retry-After")); n < 5 {
+			t.Errorf("Retry-After is %d, before the debt of 5.5 s is paid", n)
+		}
+		if len(e.backend.take()) != 0 {
+			t.Error("the backend was reached")
+		}
+		if a := e.do(query, bearer("$A"), ""); a.status != 204 {
+			t.Errorf("queries are not held to samples: %d", a.status)
+		}
+		e.clock.advance(10 * time.Second)
+		if a := e.do(push, bearer("$A"), "x"); a.status != 204 {
+			t.Fatalf("after the debt: %d %s", a.status, a.body)
+		}
+	})
+}
+
+func TestBodySize(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		e.tenants.set("a", limits.Limits{MaxBodyBytes: 1000, MaxDecodedBytes: 5000})
+		body := strings.Repeat("x", 1001)
+		if a := e.do(push, bearer("$A"), body[:1000]); a.status != 200 {
+			t.Fatalf("at the limit: %d", a.status)
+		}
+		got := e.backend.take()[0]
+		if len(got.body) != 1000 || got.header.Get(HeaderMaxDecoded) != "5000" {
+			t.Errorf("the backend got %d bytes, bound %q", len(got.body), got.header.Get(HeaderMaxDecoded))
+		}
+		refusedBy(t, e.do(push, bearer("$A"), body), 413, "max_body_bytes", "1000 bytes", "1001 bytes")
+		if len(e.backend.take()) != 0 {
+			t.Error("a body of known size reached the backend")
+		}
+		refusedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "3e9\r\n"+body+"\r\n0\r\n\r\n"), 413,
+			"max_body_bytes", "1000 bytes", "more than 1000 bytes")
+		a := e.do("POST /prometheus/api/v1/query", bearer("$A"), body)
+		refusedBy(t, a, 413, `"errorType":"too_large_entry"`)
+	})
+}
+
+func TestHardBodyLimit(t *testing.T) {
+	for _, mode := range modes {
+		e := newEdge(t, mode, func(o *Options) { o.Config.MaxBodyBytes = 10 })
+		e.tenants.set("a", limits.Limits{})
+		refusedBy(t, e.do(push, bearer("$A"), "12345678901"), 413, "max_body_bytes", "10 bytes")
+		refusedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "b\r\n12345678901\r\n0\r\n\r\n"), 413, "max_body_bytes")
+	}
+}
+
+func TestConcurrency(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		e.tenants.set("a", limits.Limits{MaxConcurrentRequests: 2})
+		arrived, release := make(chan struct{}, 2), make(chan struct{})
+		e.backend.answer = func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release }
+		results := make(chan int, 2)
+		for range 2 {
+			go func() { results <- e.do(query, bearer("$A"), "").status }()
+		}
+		<-arrived
+		<-arrived
+		a := e.do(query, bearer("$A"), "")
+		refusedBy(t, a, 429, "max_concurrent_requests", "2 requests", "2 requests are under way")
+		close(release)
+		for range 2 {
+			if s := <-results; s != 200 {
+				t.Errorf("status %d", s)
+			}
+		}
+	})
+}
+
+func TestBusy(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			e := newEdge(t, mode, func(o *Options) {
+				o.Config.MaxInFlight, o.Config.MaxQueued, o.Config.QueueTimeout = 1, 1, limits.Duration(time.Millisecond)
+			})
+			arrived, release := make(chan struct{}, 1), make(chan struct{})
+			e.backend.answer = func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release }
+			result := make(chan int)
+			go func() { result <- e.do(query, bearer("$A"), "").status }()
+			<-arrived
+			a := e.do(push, bearer("$B"), "x")
+			if a.status != 503 || a.header.Get("Retry-After") == "" {
+				t.Errorf("status %d, header %v", a.status, a.header)
+			}
+			close(release)
+			if s := <-result; s != 200 {
+				t.Errorf("the request under way: %d", s)
+			}
+		})
+	}
+}
+
+func TestBackendFailures(t *testing.T) {
+	t.Run("panic", func(t *testing.T) {
+		e := newEdge(t, "direct", nil)
+		e.backend.answer = func(http.ResponseWriter, *http.Request) { panic("secret of the backend") }
+		a := e.do(query, bearer("$A"), "")
+		if a.status != 500 || strings.Contains(a.body, "secret") {
+			t.Errorf("status %d, body %q", a.status, a.body)
+		}
+		if e.gateway.gate.load() != 0 {
+			t.Error("the place was not given back")
+		}
+	})
+	t.Run("unreachable", func(t *testing.T) {
+		e := newEdge(t, "proxy", func(o *Options) { o.BackendURLs = []string{"http://127.0.0.1:1"} })
+		a := e.do(push, bearer("$A"), "x")
+		if a.status != 503 || a.header.Get("Retry-After") == "" || strings.Contains(a.body, "127.0.0.1") {
+			t.Errorf("status %d, body %q", a.status, a.body)
+		}
+	})
+	t.Run("internal headers stay inside", func(t *testing.T) {
+		for _, mode := range modes {
+			e := newEdge(t, mode, nil)
+			e.backend.answer = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("X-Scope-OrgID", "a")
+				w.Header().Set("X-Pallium-Policy", "unrestricted")
+				w.WriteHeader(http.StatusTeapot)
+			}
+			a := e.do(query, bearer("$A"), "")
+			if a.status != http.StatusTeapot || a.header.Get("X-Scope-OrgID")+a.header.Get("X-Pallium-Policy") != "" {
+				t.Errorf("%s: %d %v", mode, a.status, a.header)
+			}
+		}
+	})
+}
+
+func TestAttemptsAreThrottled(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
+			t.Fatalf("status %d", a.status)
+		}
+		var last answer
+		for range 30 {
+			last = e.do(query, bearer("$UNKNOWN"), "")
+		}
+		if last.status != 429 || last.header.Get("Retry-After") == "" {
+			t.Errorf("status %d, header %v", last.status, last.header)
+		}
+		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
+			t.Errorf("a neighbour with a good key: %d", a.status)
+		}
+	})
+}
+
+func TestQueryIsReencoded(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		e.do("GET /api/prom/api/v1/series?match[]=%7Bb%3D%22%26%22%7D&match[]=a&end=2&bare", bearer("$A"), "")
+		got := e.backend.take()
+		want := "bare=&end=2&match%5B%5D=%7Bb%3D%22%26%22%7D&match%5B%5D=a"
+		if len(got) != 1 || got[0].query != want || got[0].path != "/prometheus/api/v1/series" {
+			t.Errorf("the backend saw %+v, want query %s", got, want)
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	e := newEdge(t, "direct", func(o *Options) { o.Registerer = reg })
+	e.do(push, bearer("$A"), "xyz")
+	e.do("BREW /nothing", nil, "")
+	e.do(query, nil, "")
+	want := `
+# HELP pallium_gateway_requests_total Requests answered, by route, method and status code.
+# TYPE pallium_gateway_requests_total counter
+pallium_gateway_requests_total{code="200",method="POST",route="push"} 1
+pallium_gateway_requests_total{code="401",method="GET",route="query"} 1
+pallium_gateway_requests_total{code="404",method="other",route="none"} 1
+# HELP pallium_gateway_auth_failures_total Credentials that were not accepted, by kind and reason.
+# TYPE pallium_gateway_auth_failures_total counter
+pallium_gateway_auth_failures_total{kind="missing",reason="no_credential"} 1
+# HELP pallium_gateway_tenant_body_bytes_total Bytes of request bodies of a tenant. Only the 100 busiest tenants are shown; counters of a tenant start anew after it was idle.
+# TYPE pallium_gateway_tenant_body_bytes_total counter
+pallium_gateway_tenant_body_bytes_total{tenant="a"} 3
+`
+	var err error
+	for range 1000 { // counted after the answer
+		err = testutil.GatherAndCompare(reg, strings.NewReader(want), "pallium_gateway_requests_total",
+			"pallium_gateway_auth_failures_total", "pallium_gateway_tenant_body_bytes_total")
+		if err == nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Error(err)
+}
+
+func TestOptions(t *testing.T) {
+	good := func() Options {
+		return Options{Auth: newEdge(t, "direct", nil).gateway.auth, Tenants: &tenants{}, BackendURLs: []string{"http://b"}}
+	}
+	tests := []struct {
+		name   string
+		change func(*Options)
+		want   string
+	}{
+		{"good", func(*Options) {}, ""},
+		{"no auth", func(o *Options) { o.Auth = nil }, "Auth"},
+		{"no backend", func(o *Options) { o.BackendURLs = nil }, "exactly one"},
+		{"two backends", func(o *Options) { o.Backend = http.NotFoundHandler() }, "exactly one"},
+		{"URL without scheme", func(o *Options) { o.BackendURLs = []string{"b:80"} }, "http(s)://"},
+		{"URL with credentials", func(o *Options) { o.BackendURLs = []string{"http://u:p@b"} }, "http(s)://"},
+		{"negative", func(o *Options) { o.Config.MaxInFlight = -1 }, "negative"},
+		{"proxies", func(o *Options) { o.Config.TrustedProxies = []string{"10.0.0.1"} }, "trusted_proxies"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := good()
+			tt.change(&o)
+			_, err := New(o)
+			if (err == nil) != (tt.want == "") || (err != nil && !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("New: %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRouteTable(t *testing.T) {
+	if _, err := newRouter(Routes()); err != nil {
+		t.Fatal(err)
+	}
+	r := func(path string) Route {
+		return Route{Name: "x", Methods: []string{"GET"}, Path: path, Scope: "metrics:read"}
+	}
+	bad := map[string][]Route{
+		"same":        {r("/a"), r("/a")},
+		"parameter":   {r("/a/{name}"), r("/a/b")},
+		"parameters":  {r("/{name}/b"), r("/a/{name}")},
+		"wildcard":    {r("/a/*")},
+		"no scope":    {{Name: "x", Methods: []string{"GET"}, Path: "/a"}},
+		"no such":     {{Name: "x", Methods: []string{"GET"}, Path: "/a", Scope: "x"}},
+		"open scoped": {{Name: "x", Methods: []string{"GET"}, Path: "/a", Scope: "metrics:read", kind: kindOpen}},
+	}
+	for name, table := range bad {
+		if _, err := newRouter(table); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestTenantStatesAreBounded(t *testing.T) {
+	s, now := newTenantStates(tenantShards*2), time.Unix(1000, 0)
+	for i := range 10_000 {
+		s.get(tenantName(i), now)
+	}
+	if n := len(s.top(1 << 20)); n > tenantShards*3 {
+		t.Errorf("%d entries", n)
+	}
+	// What is idle goes, and what is in debt stays.
+	lim := limits.Limits{SamplesPerSecond: 1e-9}
+	debtor := s.get("debtor", now)
+	if f := debtor.admit(now, &lim, true, 0); f != nil {
+		t.Fatal(f.text)
+	}
+	debtor.done(now, 0, 0, 1000)
+	late := now.Add(tenantIdle + 2*sweepPeriod)
+	for i := range tenantShards {
+		s.shards[i].mu.Lock()
+		s.shards[i].sweep(late)
+		s.shards[i].mu.Unlock()
+	}
+	if left := s.top(1 << 20); len(left) != 1 || left[0].id != "debtor" {
+		t.Errorf("left are %v", left)
+	}
+}
+
+func TestSource(t *testing.T) {
+	c := Config{TrustedProxies: []string{"10.0.0.0/8", "fd00::/8"}}
+	nets, err := c.trusted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ remote, forwarded, want string }{
+		{"192.0.2.1:80", "", "192.0.2.1"},
+		{"192.0.2.1:80", "198.51.100.1", "192.0.2.1"},
+		{"10.1.1.1:80", "198.51.100.1", "198.51.100.1"},
+		{"10.1.1.1:80", "203.0.113.9, 198.51.100.1", "198.51.100.1"},
+		{"10.1.1.1:80", "203.0.113.9, 198.51.100.1, 10.2.2.2", "198.51.100.1"},
+		{"10.1.1.1:80", "198.51.100.1, junk", "10.1.1.1"},
+		{"10.1.1.1:80", "", "10.1.1.1"},
+		{"[::ffff:10.1.1.1]:80", "198.51.100.1", "198.51.100.1"},
+		{"junk", "198.51.100.1", "invalid IP"},
+	}
+	for _, tt := range tests {
+		r := &http.Request{RemoteAddr: tt.remote, Header: http.Header{}}
+		if tt.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", tt.forwarded)
+		}
+		if got := source(r, nets).String(); got != tt.want {
+			t.Errorf("source(%s, %q) = %s, want %s", tt.remote, tt.forwarded, got, tt.want)
+		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	for _, d := range []time.Duration{time.Nanosecond, time.Second, 90 * time.Second, 1e6 * time.Hour} {
+		n, err := strconv.Atoi(retryAfter(d))
+		least := int(min(d, time.Hour)/time.Second) + map[bool]int{true: 1}[d < time.Second]
+		if err != nil || n < least || n > least+least/4+2 {
+			t.Errorf("retryAfter(%s) = %d (%v)", d, n, err)
+		}
+	}
+}
