@@ -1,0 +1,279 @@
+package authn
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"hash/crc32"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+type scope = tenant.Scope
+
+// keyStore is a key store in memory that counts its reads.
+type keyStore struct {
+	mu      sync.Mutex
+	keys    map[string]apikey.Credential
+	err     error
+	reads   int
+	touched []string
+}
+
+func (s *keyStore) Credential(_ context.Context, id string) (apikey.Credential, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+	c, ok := s.keys[id]
+	switch {
+	case s.err != nil:
+		return apikey.Credential{}, s.err
+	case !ok:
+		return apikey.Credential{}, apikey.ErrNotFound
+	}
+	return c, nil
+}
+
+func (s *keyStore) Touch(id string) { s.touched = append(s.touched, id) }
+
+type keyWorld struct {
+	a     *Authenticator
+	store *keyStore
+	now   time.Time
+	key   apikey.Key
+}
+
+func newKeyWorld(t *testing.T, change func(*apikey.Credential)) *keyWorld {
+	t.Helper()
+	w := &keyWorld{store: &keyStore{keys: map[string]apikey.Credential{}}, now: start, key: must(apikey.Generate())}
+	pepper := must(apikey.NewPepper([]byte(hmacSecret)))
+	c := apikey.Credential{KeyID: w.key.ID(), Hash: pepper.HashKey(w.key), ExpiresAt: start.Add(time.Hour),
+		Identity: tenant.Identity{Credential: "tk_1", Tenants: []tenant.ID{"a"}}}
+	if change != nil {
+		change(&c)
+	}
+	w.store.keys[w.key.ID()] = c
+	var err error
+	w.a, err = New(Options{Keys: w.store, Pepper: pepper, Now: func() time.Time { return w.now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *keyWorld) auth(key, from string) (Proof, error) {
+	at := Attempt{Authorization: []string{"Bearer " + key}}
+	if from != "" {
+		at.Source = netip.MustParseAddr(from)
+	}
+	return w.a.Authenticate(context.Background(), at)
+}
+
+// forged is a key with the same ID and another secret.
+func (w *keyWorld) forged() string {
+	k := must(apikey.Generate())
+	return forge(w.key.ID(), k.Text())
+}
+
+func TestAPIKey(t *testing.T) {
+	down := errors.New("down")
+	tests := []struct {
+		name   string
+		change func(*apikey.Credential)
+		store  error
+		key    func(*keyWorld) string
+		kind   Kind
+		reason string
+		reads  int
+	}{
+		{"good", nil, nil, nil, 0, "", 1},
+		{"revoked", func(c *apikey.Credential) { c.Revoked = true }, nil, nil, Revoked, "key_revoked", 1},
+		{"expires now", func(c *apikey.Credential) { c.ExpiresAt = start }, nil, nil, Expired, "key_expired", 1},
+		{"never given an expiry", func(c *apikey.Credential) { c.ExpiresAt = time.Time{} }, nil, nil, Expired, "key_expired", 1},
+		{"store down", nil, down, nil, Unavailable, "key_store", 1},
+		{"store answers for another key", func(c *apikey.Credential) { c.KeyID = "x" }, nil, nil, Unavailable, "key_store", 1},
+		{"no hash", func(c *apikey.Credential) { c.Hash = [32]byte{} }, nil, nil, Invalid, "key_secret", 1},
+		{"unknown", nil, nil, func(*keyWorld) string { return must(apikey.Generate()).Text() }, Invalid, "key_unknown", 1},
+		{"wrong secret", nil, nil, (*keyWorld).forged, Invalid, "key_secret", 1},
+		{"wrong secret of a revoked key", func(c *apikey.Credential) { c.Revoked = true }, nil, (*keyWorld).forged, Invalid, "key_secret", 1},
+		{"mistyped", nil, nil, func(w *keyWorld) string { return w.key.Text()[:60] + "00000000" }, Invalid, "key_malformed", 0},
+		{"cut off", nil, nil, func(w *keyWorld) string { return w.key.Text()[:30] }, Invalid, "key_malformed", 0},
+		{"prefix only", nil, nil, func(*keyWorld) string { return "plm_" }, Invalid, "key_malformed", 0},
+		{"something else", nil, nil, func(*keyWorld) string { return "glsa_abc" }, Invalid, "not_an_api_key", 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newKeyWorld(t, tt.change)
+			w.store.err = tt.store
+			key := w.key.Text()
+			if tt.key != nil {
+				key = tt.key(w)
+			}
+			p, err := w.auth(key, "")
+			if w.store.reads != tt.reads {
+				t.Errorf("%d reads of the store, want %d", w.store.reads, tt.reads)
+			}
+			if tt.kind != 0 {
+				checkError(t, err, tt.kind, tt.reason)
+				if len(w.store.touched) != 0 {
+					t.Error("the key was noted as used")
+				}
+				if strings.Contains(err.Error(), key) {
+					t.Error("the error holds the key")
+				}
+				return
+			}
+			if err != nil || p.Identity.Credential != "tk_1" || len(w.store.touched) != 1 {
+				t.Fatalf("%+v, %v, touched %v", p, err, w.store.touched)
+			}
+		})
+	}
+}
+
+func TestNoKeyStore(t *testing.T) {
+	a := must(New(Options{}))
+	_, err := a.Authenticate(t.Context(), Attempt{Authorization: []string{"Bearer " + must(apikey.Generate()).Text()}})
+	checkError(t, err, Invalid, "api_keys_off")
+}
+
+func TestAttempts(t *testing.T) {
+	w := newKeyWorld(t, nil)
+	const here, near, far = "192.0.2.1", "192.0.2.200", "198.51.100.1"
+	if _, err := w.auth(w.key.Text(), near); err != nil {
+		t.Fatal(err)
+	}
+	throttled := func(key, from, reason string) {
+		t.Helper()
+		_, err := w.auth(key, from)
+		checkError(t, err, Throttled, reason)
+		if err.(*Error).RetryAfter <= 0 {
+			t.Error("no RetryAfter")
+		}
+	}
+	forged := w.forged()
+	for range 20 {
+		_, err := w.auth(forged, here)
+		checkError(t, err, Invalid, "key_secret")
+	}
+	reads := w.store.reads
+	throttled(forged, here, "failures_per_key")
+	throttled(w.key.Text(), near, "failures_per_key")
+	if w.store.reads != reads {
+		t.Error("the store was read")
+	}
+	if _, err := w.auth(w.key.Text(), far); err != nil {
+		t.Errorf("the key is locked out elsewhere too: %v", err)
+	}
+	w.now = start.Add(2 * time.Second)
+	if _, err := w.auth(w.key.Text(), near); err != nil {
+		t.Errorf("after a while: %v", err)
+	}
+	for range 300 {
+		_, _ = w.auth(must(apikey.Generate()).Text(), here)
+	}
+	throttled(must(apikey.Generate()).Text(), near, "failures_per_source")
+	if _, err := w.auth(w.key.Text(), near); err != nil {
+		t.Errorf("a key known to be good: %v", err)
+	}
+	_, err := w.auth(must(apikey.Generate()).Text(), far)
+	checkError(t, err, Invalid, "key_unknown")
+}
+
+func TestNetwork(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.77": "192.0.2.0/24", "::ffff:192.0.2.77": "192.0.2.0/24",
+		"2001:db8:1:2ff::1": "2001:db8:1:200::/56", "fe80::1%eth0": "fe80::/56",
+	} {
+		if got := network(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("network(%s) = %s, want %s", in, got, want)
+		}
+	}
+	if network(netip.Addr{}) != (netip.Prefix{}) {
+		t.Error("the zero address has a network")
+	}
+}
+
+func TestRecentIsBounded(t *testing.T) {
+	r := newRecent[int, int](10)
+	for i := range 1000 {
+		r.put(i, i)
+		r.get(0) // in use: stays
+	}
+	if n := len(r.young) + len(r.old); n > 20 {
+		t.Errorf("%d entries", n)
+	}
+	if _, ok := r.get(0); !ok {
+		t.Error("what was in use is gone")
+	}
+	if _, ok := r.get(1); ok {
+		t.Error("what was not in use is there")
+	}
+}
+
+func TestAuthorization(t *testing.T) {
+	basic := func(s string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(s)) }
+	tests := []struct {
+		name   string
+		values []string
+		want   presented
+		reason string
+	}{
+		{"Bearer", []string{"Bearer abc.d_e-f"}, presented{secret: "abc.d_e-f"}, ""},
+		{"Basic", []string{basic("a:k")}, presented{user: "a", secret: "k"}, ""},
+		{"Basic without user", []string{basic(":k")}, presented{secret: "k"}, ""},
+		{"Basic, user with odd characters", []string{basic("a|b/ü:k")}, presented{user: "a|b/ü", secret: "k"}, ""},
+		{"none", nil, presented{}, "no_credential"},
+		{"empty", []string{""}, presented{}, "no_credential"},
+		{"two", []string{"Bearer a", "Bearer a"}, presented{}, "header_repeated"},
+		{"two blanks", []string{"Bearer  a"}, presented{}, "header_malformed"},
+		{"tab", []string{"Bearer\ta"}, presented{}, "header_malformed"},
+		{"no token", []string{"Bearer "}, presented{}, "header_malformed"},
+		{"line break", []string{"Bearer a\nb"}, presented{}, "header_malformed"},
+		{"list", []string{"Bearer a,b"}, presented{}, "header_malformed"},
+		{"scheme", []string{"Negotiate abc"}, presented{}, "header_scheme"},
+		{"bare token", []string{"abc"}, presented{}, "header_malformed"},
+		{"Basic, colon in the password", []string{basic("a:k:l")}, presented{}, "header_malformed"},
+		{"Basic, no colon", []string{basic("ak")}, presented{}, "header_malformed"},
+		{"Basic, no password", []string{basic("a:")}, presented{}, "header_malformed"},
+		{"Basic, line break in base64", []string{"Basic YTpr\nYQ=="}, presented{}, "header_malformed"},
+		{"Basic, no padding", []string{"Basic YTprYQ"}, presented{}, "header_malformed"},
+		{"Basic, base64url", []string{"Basic _-__"}, presented{}, "header_malformed"},
+		{"too long", []string{"Bearer " + strings.Repeat("a", maxAuthorization)}, presented{}, "header_too_long"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := parseAuthorization(tt.values)
+			if tt.reason == "" {
+				if err != nil || got != tt.want {
+					t.Fatalf("%+v, %v, want %+v", got, err, tt.want)
+				}
+				return
+			}
+			var e *Error
+			if !errors.As(err, &e) || e.Reason != tt.reason || got != (presented{}) {
+				t.Fatalf("%+v, %v, want %s", got, err, tt.reason)
+			}
+		})
+	}
+}
+
+// forge puts the secret of one key behind the ID of another, with a checksum
+// that is right.
+func forge(id, text string) string {
+	parts := strings.Split(text, "_")
+	body := parts[0] + "_" + id + "_" + parts[2]
+	const abc = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	crc := [6]byte{}
+	v := crc32.ChecksumIEEE([]byte(body))
+	for i := range crc {
+		crc[len(crc)-1-i] = abc[v%62]
+		v /= 62
+	}
+	return body + "_" + string(crc[:])
+}

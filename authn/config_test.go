@@ -1,0 +1,150 @@
+package authn
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+func TestIssuerConfig(t *testing.T) {
+	t.Setenv("PALLIUM_TEST_SECRET", hmacSecret)
+	t.Setenv("PALLIUM_TEST_SHORT", "short")
+	pub := func() KeysConfig {
+		return KeysConfig{PEM: []PEMKey{{File: file(t, publicPEM(&rsaKey().PublicKey))}}}
+	}
+	dur := func(d time.Duration) *model.Duration { v := model.Duration(d); return &v }
+	tests := []struct {
+		name   string
+		change func(*IssuerConfig)
+		want   string
+	}{
+		{"good", func(*IssuerConfig) {}, ""},
+		{"secret of the environment", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_SECRET"} }, ""},
+		{"no issuer", func(c *IssuerConfig) { c.Issuer = "" }, "issuer is empty"},
+		{"no audience", func(c *IssuerConfig) { c.Audiences = nil }, "audiences"},
+		{"empty audience", func(c *IssuerConfig) { c.Audiences = []string{""} }, "audiences"},
+		{"alg none", func(c *IssuerConfig) { c.Algorithms = []string{"none"} }, "not safe"},
+		{"alg unknown", func(c *IssuerConfig) { c.Algorithms = []string{"RS1"} }, "not safe"},
+		{"HS with public keys", func(c *IssuerConfig) { c.Algorithms = []string{"RS256", "HS256"} }, "HS256"},
+		{"RS with a secret", func(c *IssuerConfig) {
+			c.Algorithms, c.Keys = []string{"RS256"}, KeysConfig{SecretEnv: "PALLIUM_TEST_SECRET"}
+		}, "RS256"},
+		{"no keys", func(c *IssuerConfig) { c.Keys = KeysConfig{} }, "exactly one"},
+		{"two sources", func(c *IssuerConfig) { c.Keys.SecretEnv = "PALLIUM_TEST_SECRET" }, "exactly one"},
+		{"short secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_SHORT"} }, "at least 32"},
+		{"unset secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_UNSET"} }, "at least 32"},
+		{"empty secret file", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretFile: file(t, []byte("\n"))} }, "at least 32"},
+		{"no such file", func(c *IssuerConfig) { c.Keys = KeysConfig{JWKSFile: "/nonexistent/jwks"} }, "open key file"},
+		{"leeway", func(c *IssuerConfig) { c.Leeway = dur(61 * time.Second) }, "leeway"},
+		{"bad expression", func(c *IssuerConfig) { c.TenantMapping = []TenantMapping{{Match: "(", Tenant: "x"}} }, "tenant_mapping"},
+		{"no expression", func(c *IssuerConfig) { c.ScopeMapping = []ScopeMapping{{}} }, "scope_mapping"},
+		{"no tenant", func(c *IssuerConfig) { c.TenantMapping = []TenantMapping{{Match: "x"}} }, "no tenant"},
+		{"no such scope", func(c *IssuerConfig) { c.ScopeMapping = []ScopeMapping{{Match: "x", Scopes: []scope{"admin"}}} }, "not a scope"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := IssuerConfig{Issuer: "https://one", Audiences: []string{"pallium"}, Keys: pub()}
+			tt.change(&c)
+			_, err := New(Options{Config: Config{Issuers: []IssuerConfig{c}}})
+			checkMessage(t, err, tt.want)
+		})
+	}
+	c := IssuerConfig{Issuer: "https://one", Audiences: []string{"pallium"}, Keys: pub()}
+	_, err := New(Options{Config: Config{Issuers: []IssuerConfig{c, c}}})
+	checkMessage(t, err, "twice")
+}
+
+func checkMessage(t *testing.T, err error, want string) {
+	t.Helper()
+	if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+func TestKeySets(t *testing.T) {
+	r, e := &rsaKey().PublicKey, &ecKey().PublicKey
+	small := must(rsa.GenerateKey(rand.Reader, 1024))
+	offCurve := strings.Replace(ecJWK(e, ""), `"y":"`, `"y":"A`, 1)
+	tests := []struct{ name, jwks, want string }{
+		{"RSA", rsaJWK(r, ""), ""},
+		{"RSA pinned to PS256", rsaJWK(r, `,"alg":"PS256"`), ""},
+		{"RSA and EC", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, `,"kid":"b"`), ""},
+		{"verify only", rsaJWK(r, `,"key_ops":["verify"]`), ""},
+		{"Ed25519", fmt.Sprintf(`{"kty":"OKP","crv":"Ed25519","x":%q}`, b64(make([]byte, 32))), ""},
+		{"none", "", "at least one"},
+		{"small RSA", rsaJWK(&small.PublicKey, ""), "1024 bits"},
+		{"same kid", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, `,"kid":"a"`), "two keys"},
+		{"one without kid", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, ""), "no kid"},
+		{"two without kid", rsaJWK(r, "") + "," + ecJWK(e, ""), "two keys"},
+		{"kid a number", rsaJWK(r, `,"kid":1`), "not a string"},
+		{"kid a path", rsaJWK(r, `,"kid":"a b"`), "kid"},
+		{"for encryption", rsaJWK(r, `,"use":"enc"`), "use"},
+		{"for signing", rsaJWK(r, `,"key_ops":["sign"]`), "key_ops"},
+		{"private", rsaJWK(r, `,"d":"AAAA"`), "private"},
+		{"symmetric", `{"kty":"oct","k":"AAAA"}`, "kty"},
+		{"RSA as ES256", rsaJWK(r, `,"alg":"ES256"`), "does not fit"},
+		{"EC as ES384", ecJWK(e, `,"alg":"ES384"`), "does not fit"},
+		{"alg none", rsaJWK(r, `,"alg":"none"`), "does not fit"},
+		{"EC off the curve", offCurve, "EC key"},
+		{"EC at zero", `{"kty":"EC","crv":"P-256","x":"` + b64(make([]byte, 32)) + `","y":"` + b64(make([]byte, 32)) + `"}`, "not a point"},
+		{"EC on P-224", `{"kty":"EC","crv":"P-224","x":"AA","y":"AA"}`, "crv"},
+		{"X25519", `{"kty":"OKP","crv":"X25519","x":"` + b64(make([]byte, 32)) + `"}`, "OKP"},
+		{"RSA, e of 1", `{"kty":"RSA","e":"AQ","n":"` + b64(r.N.Bytes()) + `"}`, "exponent"},
+		{"RSA without n", `{"kty":"RSA","e":"AQAB"}`, "n or e"},
+		{"kty twice", `{"kty":"RSA","KTY":"oct"}`, "stands twice"},
+		{"not an object", `1`, "not an object"},
+		{"too many", strings.TrimSuffix(strings.Repeat(`{"kty":"x"},`, 101), ","), "at most 100"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := parseJWKS([]byte(`{"keys":[` + tt.jwks + `]}`))
+			checkMessage(t, err, tt.want)
+		})
+	}
+}
+
+func TestPEM(t *testing.T) {
+	block := func(kind string, der []byte) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	}
+	ed, _, _ := ed25519.GenerateKey(rand.Reader)
+	p224 := must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))
+	one := publicPEM(&rsaKey().PublicKey)
+	tests := []struct {
+		name string
+		data []byte
+		want string
+	}{
+		{"RSA", one, ""},
+		{"RSA, PKCS 1", block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(&rsaKey().PublicKey)), ""},
+		{"EC", publicPEM(&ecKey().PublicKey), ""},
+		{"Ed25519", publicPEM(ed), ""},
+		{"P-224", publicPEM(&p224.PublicKey), "P-256"},
+		{"private", block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(rsaKey()))), "PUBLIC KEY is needed"},
+		{"two", append(append([]byte{}, one...), one...), "one key in each file"},
+		{"nothing", nil, "no PEM block"},
+		{"junk", block("PUBLIC KEY", []byte("junk")), "parse public key"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := parsePEM(tt.data)
+			checkMessage(t, err, tt.want)
+		})
+	}
+	kids := KeysConfig{PEM: []PEMKey{{File: file(t, one)}, {Kid: "b", File: file(t, one)}}}
+	_, err := loadKeys(kids)
+	checkMessage(t, err, "no kid")
+	kids.PEM[0].Kid = "a"
+	_, err = loadKeys(kids)
+	checkMessage(t, err, "")
+}
