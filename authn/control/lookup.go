@@ -87,7 +87,7 @@ func (c *Control) readCredential(ctx context.Context, keyID string) (credential,
 	if keyID != hash.ID || hash.Pepper != c.pepper.Version() || copy(out.Hash[:], hash.Hash) != len(out.Hash) {
 		return credential{}, errNoRow
 	}
-	out.Identity.Tenants, err = c.activeTenants(ctx, p.Tenants)
+	out.Identity.Tenants, err = c.ActiveTenants(ctx, p.Tenants)
 	if err == nil && len(out.Identity.Tenants) == 0 {
 		err = errNoRow
 	}

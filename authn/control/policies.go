@@ -89,7 +89,7 @@ func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
 			return fail(Invalid, "realms", "%s", err)
 		}
 	}
-	active, err := c.activeTenants(ctx, p.Tenants)
+	active, err := c.ActiveTenants(ctx, p.Tenants)
 	if err != nil {
 		return err
 	}
@@ -103,9 +103,8 @@ func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
 	return nil
 }
 
-// activeTenants returns those of the sorted IDs that are tenants and not
-// deleted.
-func (c *Control) activeTenants(ctx context.Context, ids []tenant.ID) ([]tenant.ID, error) {
+// ActiveTenants returns those of the IDs that are tenants and not deleted.
+func (c *Control) ActiveTenants(ctx context.Context, ids []tenant.ID) ([]tenant.ID, error) {
 	keys := make([]string, 0, len(ids))
 	for _, id := range ids {
 		keys = append(keys, tenantKey(id))

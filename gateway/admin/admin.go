@@ -1,0 +1,160 @@
+// Package admin is the admin API, /admin/v1: tenants and their limits, plans,
+// access policies, API keys and the audit trail, as JSON over HTTP. It decodes,
+// calls authn/control and encodes; docs/admin-api.md describes it for users.
+package admin
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/authn/control"
+)
+
+// Root is the path that all routes of the API stand under.
+const Root = "/admin/v1"
+
+// Options of the admin API. Control, Token and EdgeURL are needed.
+type Options struct {
+	Control *control.Control
+	Token   string // the admin credential; see CheckToken
+	EdgeURL string // where clients reach the edge, such as https://metrics.example.com; for the snippets that come with a new key
+
+	// Extra adds routes under Root, behind the admin credential and the audit
+	// trail, such as POST /flush.
+	Extra func(chi.Router)
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time // time.Now
+}
+
+type api struct {
+	control *control.Control
+	edge    string
+	logger  *slog.Logger
+	now     func() time.Time
+}
+
+// New returns the handler of all paths under Root. It answers 404 to others.
+func New(o Options) (http.Handler, error) {
+	if err := CheckToken(o.Token); err != nil {
+		return nil, err
+	}
+	edge, err := url.Parse(o.EdgeURL)
+	if err != nil || edge.Scheme != "http" && edge.Scheme != "https" || edge.Host == "" {
+		return nil, errors.New("the edge's URL must read http(s)://host[:port]")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	a := &api{control: o.Control, edge: strings.TrimRight(o.EdgeURL, "/"), logger: o.Logger, now: o.Now}
+	guard := newGuard(o.Token, o.Now, o.Logger, o.Registerer)
+
+	r := chi.NewRouter()
+	r.Use(a.identify, a.rescue)
+	r.NotFound(a.serve(a.notFound))
+	r.MethodNotAllowed(a.serve(a.methodNotAllowed))
+	r.Route(Root, func(r chi.Router) {
+		r.Use(guard.require, a.limitBody, a.audit, a.replay)
+		a.routes(r)
+		if o.Extra != nil {
+			o.Extra(r)
+		}
+	})
+	return r, nil
+}
+
+func (a *api) routes(r chi.Router) {
+	for _, rt := range []struct {
+		method, path string
+		handler      handler
+	}{
+		{"GET", "/tenants", a.listTenants},
+		{"POST", "/tenants", a.createTenant},
+		{"GET", "/tenants/{tenant}", a.getTenant},
+		{"PUT", "/tenants/{tenant}", a.putTenant},
+		{"DELETE", "/tenants/{tenant}", a.deleteTenant},
+		{"GET", "/tenants/{tenant}/limits", a.getLimits},
+		{"PUT", "/tenants/{tenant}/limits", a.putLimits},
+		{"GET", "/plans", a.listPlans},
+		{"POST", "/plans", a.createPlan},
+		{"GET", "/plans/{plan}", a.getPlan},
+		{"PUT", "/plans/{plan}", a.putPlan},
+		{"DELETE", "/plans/{plan}", a.deletePlan},
+		{"GET", "/access-policies", a.listPolicies},
+		{"POST", "/access-policies", a.createPolicy},
+		{"POST", "/access-policies/simulate", a.simulate},
+		{"GET", "/access-policies/{policy}", a.getPolicy},
+		{"PUT", "/access-policies/{policy}", a.putPolicy},
+		{"DELETE", "/access-policies/{policy}", a.deletePolicy},
+		{"GET", "/tokens", a.listTokens},
+		{"POST", "/tokens", a.issueToken},
+		{"GET", "/tokens/{token}", a.getToken},
+		{"DELETE", "/tokens/{token}", a.deleteToken},
+		{"POST", "/tokens/{token}/rotate", a.rotateToken},
+		{"POST", "/tokens/{token}/revoke", a.revokeToken},
+		{"GET", "/audit-events", a.listEvents},
+		{"GET", "/whoami", a.whoami},
+	} {
+		r.Method(rt.method, rt.path, a.serve(rt.handler))
+	}
+}
+
+// handler answers a request itself or returns what is wrong with it.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+func (a *api) serve(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			a.refuse(w, r, err)
+		}
+	}
+}
+
+func (a *api) notFound(http.ResponseWriter, *http.Request) error {
+	return &problem{status: http.StatusNotFound, message: "there is nothing at this path; see docs/admin-api.md"}
+}
+
+func (a *api) methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
+	routes := chi.RouteContext(r.Context()).Routes
+	var allowed []string
+	for _, m := range []string{"GET", "POST", "PUT", "DELETE"} {
+		if routes.Match(chi.NewRouteContext(), m, routePath(r)) {
+			allowed = append(allowed, m)
+		}
+	}
+	list := strings.Join(allowed, ", ")
+	w.Header().Set("Allow", list)
+	return &problem{status: http.StatusMethodNotAllowed, message: "method " + shorten(r.Method) + " is not allowed here; allowed are " + list}
+}
+
+// routePath is the path that chi routes by.
+func routePath(r *http.Request) string {
+	if r.URL.RawPath != "" {
+		return r.URL.RawPath
+	}
+	return r.URL.Path
+}
+
+// param is a part of the path, decoded.
+func param(r *http.Request, name string) string {
+	v := chi.URLParam(r, name)
+	if r.URL.RawPath == "" {
+		return v // the path was decoded already
+	}
+	decoded, err := url.PathUnescape(v)
+	if err != nil {
+		return v // not the name of anything
+	}
+	return decoded
+}

@@ -1,0 +1,465 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/go-chi/chi/v5"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/backend/rows/pebble"
+)
+
+const token = "0123456789abcdef0123456789abcdef"
+
+type server struct {
+	t       *testing.T
+	handler http.Handler
+	control *control.Control
+	now     time.Time
+	extra   int // calls of the extra route
+}
+
+func newServer(t *testing.T) *server {
+	t.Helper()
+	store, err := pebble.Open("db", pebble.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	pepper, err := apikey.NewPepper(bytes.Repeat([]byte("p"), 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
+	clock := func() time.Time { s.now = s.now.Add(time.Nanosecond); return s.now }
+	s.control, err = control.Open(context.Background(), control.Options{Store: store, Pepper: pepper, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.handler, err = New(Options{
+		Control: s.control, Token: token, EdgeURL: "https://edge.example/", Now: clock,
+		Extra: func(r chi.Router) {
+			r.Post("/flush", func(w http.ResponseWriter, _ *http.Request) { s.extra++; w.WriteHeader(http.StatusNoContent) })
+			r.Get("/panic", func(http.ResponseWriter, *http.Request) { panic("secret detail") })
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (a answer) field(path ...string) any {
+	var v any
+	if json.Unmarshal([]byte(a.body), &v) != nil {
+		return nil
+	}
+	for _, p := range path {
+		m, _ := v.(map[string]any)
+		v = m[p]
+	}
+	return v
+}
+
+func (a answer) text(path ...string) string {
+	s, _ := a.field(path...).(string)
+	return s
+}
+
+// do sends a request with the admin token; headers are "Name: value".
+func (s *server) do(method, path, body string, headers ...string) answer {
+	s.t.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Header.Set("Authorization", "Bearer "+token)
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range headers {
+		name, v, _ := strings.Cut(h, ": ")
+		r.Header.Del(name)
+		if v != "" {
+			r.Header.Set(name, v)
+		}
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	return answer{w.Code, w.Header(), w.Body.String()}
+}
+
+// must is do for a request that has to succeed.
+func (s *server) must(method, path, body string, headers ...string) answer {
+	s.t.Helper()
+	a := s.do(method, "/admin/v1"+path, body, headers...)
+	if a.status >= 300 {
+		s.t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
+	}
+	return a
+}
+
+func seed(t *testing.T) (s *server, tokenID string) {
+	s = newServer(t)
+	s.must("POST", "/plans", `{"name":"gold","limits":{"max_active_series":7}}`)
+	s.must("POST", "/tenants", `{"name":"a","displayName":"A","plan":"gold","limits":{"retention":"30d"}}`)
+	s.must("POST", "/tenants", `{"name":"b"}`)
+	s.must("POST", "/access-policies", `{"name":"pol","scopes":["metrics:read"],"realms":[{"tenant":"b"},{"tenant":"a"}]}`)
+	tk := s.must("POST", "/tokens", `{"name":"k","tenant":"a","scopes":["metrics:write","metrics:read"]}`)
+	return s, tk.text("id")
+}
+
+// TestRequests sends one request each to a server with the seed.
+func TestRequests(t *testing.T) {
+	s, tk := seed(t)
+	big := `{"name":"` + strings.Repeat("x", 1<<20) + `"}`
+	for _, c := range []struct {
+		request string // method, path below /admin/v1, body
+		headers []string
+		status  int
+		want    string // part of the body
+	}{
+		{"GET /whoami", nil, 200, `"actor":"admin"`},
+		{"GET /tenants", nil, 200, `"name":"a"`},
+		{"GET /tenants?pageSize=1", nil, 200, `"nextPageCursor"`},
+		{"GET /tenants?pageSize=0", nil, 400, `"field":"pageSize"`},
+		{"GET /tenants?pageSize=501", nil, 400, `pageSize is 501`},
+		{"GET /tenants?pageSize=x", nil, 400, `"field":"pageSize"`},
+		{"GET /tenants?pagesize=1", nil, 400, `there is no query parameter \"pagesize\"`},
+		{"GET /tenants?pageSize=1&pageSize=2", nil, 400, `stands twice`},
+		{"GET /tenants?pageCursor=forged", nil, 400, `"field":"pageCursor"`},
+		{"GET /tenants?includeDeleted=maybe", nil, 400, `includeDeleted must be true or false`},
+		{"GET /tenants?a=%zz", nil, 400, `query string is malformed`},
+		{"GET /tenants/a", nil, 200, `"displayName":"A","plan":"gold","limits":{"retention":"30d"}`},
+		{"GET /tenants/none", nil, 404, `pallium tenant create none`},
+		{"GET /tenants/%2e%2e", nil, 404, `does not exist`},
+		{"GET /tenants/a/limits", nil, 200, `"max_active_series":7`},
+		{"GET /tenants/none/limits", nil, 404, `not_found`},
+		{"POST /tenants", nil, 400, `the body is empty`},
+		{"POST /tenants {", nil, 400, `not valid JSON`},
+		{"POST /tenants []", nil, 400, `cannot be a array`},
+		{`POST /tenants {"name":"c"} {}`, nil, 400, `behind its JSON object`},
+		{`POST /tenants {"name":"c","color":"red"}`, nil, 400, `there is no field \"color\"`},
+		{`POST /tenants {"name":5}`, nil, 400, `field \"name\" cannot be a number`},
+		{`POST /tenants {"name":""}`, nil, 400, `tenant ID is empty`},
+		{`POST /tenants {"name":"a/b"}`, nil, 400, `has the character '/'`},
+		{`POST /tenants {"name":"a"}`, nil, 409, `tenant a exists already`},
+		{`POST /tenants {"name":"c","plan":"tin"}`, nil, 400, `plan \"tin\" does not exist`},
+		{`POST /tenants {"name":"c","limits":{"max_activ_series":1}}`, nil, 400, `did you mean \"max_active_series\"?`},
+		{`POST /tenants {"name":"c","limits":{"retention":30}}`, nil, 400, `"field":"retention"`},
+		{`POST /tenants {"name":"c"}`, []string{"Content-Type: text/plain"}, 415, `send application/json`},
+		{`POST /tenants {"name":"c"}`, []string{"Content-Type: ;"}, 415, `unsupported_media_type`},
+		{"POST /tenants " + big, nil, 413, `too_large`},
+		{`PUT /tenants/a {}`, nil, 428, `"code":"precondition_required"`},
+		{`PUT /tenants/a {}`, []string{`If-Match: "stale"`}, 412, `"code":"precondition_failed"`},
+		{`PUT /tenants/a {}`, []string{`If-Match: ""`}, 412, `precondition_failed`},
+		{`PUT /tenants/a {}`, []string{`If-Match: stale`}, 400, `"field":"If-Match"`},
+		{`PUT /tenants/a {}`, []string{`If-Match: W/"x"`}, 400, `"field":"If-Match"`},
+		{`PUT /tenants/a {"name":"b"}`, []string{`If-Match: *`}, 400, `names cannot be changed`},
+		{`PUT /tenants/none {}`, []string{`If-Match: *`}, 404, `not_found`},
+		{`PUT /tenants/a/limits {}`, []string{`If-Match: *`}, 400, `overrides is missing`},
+		{`PUT /tenants/a/limits {"overrides":{"x":1}}`, []string{`If-Match: *`}, 400, `there is no limit \"x\"`},
+		{`PUT /tenants/a/limits {"overrides":{}}`, []string{`If-Match: "stale"`}, 412, `precondition_failed`},
+		{`DELETE /tenants/a`, nil, 428, `If-Match`},
+		{`DELETE /tenants/pallium`, []string{`If-Match: *`}, 409, `cannot be deleted`},
+		{`PATCH /tenants/a`, nil, 405, `allowed are GET, PUT, DELETE`},
+		{`DELETE /tenants`, nil, 405, `allowed are GET, POST`},
+		{"GET /tenant", nil, 404, `"code":"not_found"`},
+		{"GET /tenants/", nil, 404, `"code":"not_found"`},
+		{"GET /tenants/a/b/c", nil, 404, `"code":"not_found"`},
+		{"GET /plans", nil, 200, `"name":"gold"`},
+		{"GET /plans/gold", nil, 200, `"limits":{"max_active_series":7}`},
+		{"GET /plans/tin", nil, 404, `not_found`},
+		{`POST /plans {"name":"gold"}`, nil, 409, `exists already`},
+		{`POST /plans {"name":"a b"}`, nil, 400, `"field":"name"`},
+		{`PUT /plans/gold {"limits":{"max_active_series":-1}}`, []string{`If-Match: *`}, 400, `-1 is not allowed`},
+		{`DELETE /plans/gold`, []string{`If-Match: *`}, 409, `in use, by tenant a`},
+		{"GET /access-policies", nil, 200, `"id":"pol"`},
+		{"GET /access-policies?tenant=b", nil, 200, `"realms":[{"tenant":"a"},{"tenant":"b"}]`},
+		{"GET /access-policies/pol", nil, 200, `"scopes":["metrics:read"]`},
+		{"GET /access-policies/a:metrics:read+metrics:write", nil, 200, `"derived":true`},
+		{"GET /access-policies/a%3Ametrics:read%2Bmetrics:write", nil, 200, `"derived":true`},
+		{"GET /access-policies/none", nil, 404, `not_found`},
+		{`POST /access-policies {"name":"p","scopes":["admin:*"],"realms":[{"tenant":"a"}]}`, nil, 400, `the scopes are metrics:read`},
+		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[{"tenant":"x"}]}`, nil, 400, `\"x\" does not exist`},
+		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[]}`, nil, 400, `"field":"realms"`},
+		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[{"tenant":"a","labelPolicies":[{"selector":"{}"}]}]}`, nil, 400, `label policies are not supported yet`},
+		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[{"tenant":"a","writePolicy":{}}]}`, nil, 400, `write policies are not supported yet`},
+		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[{"tenant":"a"}],"conditions":{}}`, nil, 400, `"field":"conditions"`},
+		{`POST /access-policies/simulate {"accessPolicyId":"pol","tenant":"a","scope":"metrics:read"}`, nil, 200, `{"allowed":true,"reason":"allowed","tenant":"a","labelPolicy":"unrestricted"}`},
+		{`POST /access-policies/simulate {"accessPolicyId":"pol","tenant":"a","scope":"metrics:write"}`, nil, 200, `{"allowed":false,"reason":"missing_scope"}`},
+		{`POST /access-policies/simulate {"accessPolicyId":"pol","scope":"metrics:read"}`, nil, 200, `"reason":"selector_required"`},
+		{`POST /access-policies/simulate {"tokenId":"TK","scope":"metrics:write"}`, nil, 200, `"allowed":true`},
+		{`POST /access-policies/simulate {"tokenId":"TK","tenant":"b","scope":"metrics:write"}`, nil, 200, `"reason":"tenant_not_allowed"`},
+		{`POST /access-policies/simulate {"tokenId":"TK","accessPolicyId":"pol","scope":"metrics:write"}`, nil, 400, `give one of`},
+		{`POST /access-policies/simulate {"tokenId":"TK","scope":"x"}`, nil, 400, `"field":"scope"`},
+		{"GET /tokens", nil, 200, `"status":"active"`},
+		{"GET /tokens?tenant=b", nil, 200, `{"items":[]}`},
+		{"GET /tokens/TK", nil, 200, `"tenants":["a"],"scopes":["metrics:read","metrics:write"]`},
+		{"GET /tokens/tk_none", nil, 404, `not_found`},
+		{`POST /tokens {"tenant":"a","scopes":["metrics:read"]}`, nil, 400, `"field":"name"`},
+		{`POST /tokens {"name":"n"}`, nil, 400, `"field":"accessPolicyId"`},
+		{`POST /tokens {"name":"n","tenant":"x","scopes":["metrics:read"]}`, nil, 400, `pallium tenant create x`},
+		{`POST /tokens {"name":"n","accessPolicyId":"none"}`, nil, 400, `access policy \"none\" does not exist`},
+		{`POST /tokens {"name":"n","accessPolicyId":"pol","expiresAt":"tomorrow"}`, nil, 400, `"field":"expiresAt"`},
+		{`POST /tokens {"name":"n","accessPolicyId":"pol","expiresAt":"2029-01-01T00:00:00Z"}`, nil, 400, `must lie in the future`},
+		{`POST /tokens/TK/rotate {"graceSeconds":-1}`, nil, 400, `"field":"graceSeconds"`},
+		{`POST /tokens/TK/rotate {"graceSeconds":9223372036854775807}`, nil, 400, `"field":"graceSeconds"`},
+		{`POST /tokens/tk_none/rotate`, nil, 404, `not_found`},
+		{`POST /tokens/TK/revoke {"why":"x"}`, nil, 400, `there is no field \"why\"`},
+		{`DELETE /tokens/TK`, nil, 428, `If-Match`},
+		{"GET /audit-events?pageSize=1", nil, 200, `"nextPageCursor"`},
+		{"GET /panic", nil, 500, `internal error; see the log`},
+	} {
+		method, rest, _ := strings.Cut(strings.ReplaceAll(c.request, "TK", tk), " ")
+		path, body, _ := strings.Cut(rest, " ")
+		a := s.do(method, "/admin/v1"+path, body, c.headers...)
+		if a.status != c.status || !strings.Contains(a.body, c.want) {
+			t.Errorf("%.100s %v: got %d %s\nwant %d with %s", c.request, c.headers, a.status, a.body, c.status, c.want)
+		}
+		if a.header.Get("Content-Type") != "application/json" || a.header.Get("X-Request-Id") == "" {
+			t.Errorf("%.100s: headers %v", c.request, a.header)
+		}
+		if a.status >= 400 && (a.text("code") == "" || a.text("message") == "" || a.text("requestId") != a.header.Get("X-Request-Id")) {
+			t.Errorf("%.100s: not an error body: %s", c.request, a.body)
+		}
+	}
+}
+
+func TestTenantLife(t *testing.T) {
+	s := newServer(t)
+	a := s.must("POST", "/tenants", `{"name":"team-a"}`)
+	if a.status != 201 || a.header.Get("Location") != "/admin/v1/tenants/team-a" || a.header.Get("ETag") == "" {
+		t.Errorf("created: %d %v", a.status, a.header)
+	}
+	etag := "If-Match: " + a.header.Get("ETag")
+	b := s.must("PUT", "/tenants/team-a", `{"displayName":"Team A","limits":{"max_exemplars":5}}`, etag)
+	if b.header.Get("ETag") == a.header.Get("ETag") || b.text("displayName") != "Team A" {
+		t.Errorf("updated: %v %s", b.header, b.body)
+	}
+	if got := s.do("PUT", "/admin/v1/tenants/team-a", `{}`, etag); got.status != 412 {
+		t.Errorf("second update with one ETag: %d", got.status)
+	}
+	l := s.must("PUT", "/tenants/team-a/limits", `{"overrides":{"retention":"7d"}}`, "If-Match: "+b.header.Get("ETag"))
+	if l.field("effective", "retention") != "1w" || l.field("effective", "max_exemplars") == 5.0 || fmt.Sprint(l.field("overrides")) != "map[retention:1w]" {
+		t.Errorf("limits: %s", l.body)
+	}
+	if got := s.must("GET", "/tenants/team-a", ""); got.text("displayName") != "Team A" || got.header.Get("ETag") != l.header.Get("ETag") {
+		t.Errorf("after the limits: %s", got.body)
+	}
+	if got := s.must("DELETE", "/tenants/team-a", "", "If-Match: "+l.header.Get("ETag")); got.status != 204 || got.body != "" {
+		t.Errorf("deleted: %d %s", got.status, got.body)
+	}
+	if got := s.do("POST", "/admin/v1/tenants", `{"name":"team-a"}`); got.status != 409 || !strings.Contains(got.body, "never used again") {
+		t.Errorf("created again: %d %s", got.status, got.body)
+	}
+	if got := s.must("GET", "/tenants?includeDeleted=true", ""); !strings.Contains(got.body, `"deletedAt":"2030-01-01T00:00:00Z"`) {
+		t.Errorf("list: %s", got.body)
+	}
+}
+
+func TestTokenLife(t *testing.T) {
+	s, _ := seed(t)
+	a := s.must("POST", "/tokens", `{"name":"k","tenant":"a","scopes":["metrics:read","metrics:write"],"expiresAt":"never"}`)
+	key := a.text("token")
+	if _, err := apikey.Parse(key); err != nil || a.status != 201 || a.text("expiresAt") != "never" {
+		t.Fatalf("issued: %d %s, %v", a.status, a.body, err)
+	}
+	var prom struct {
+		RemoteWrite []struct {
+			URL           string
+			Authorization struct{ Credentials string }
+			QueueConfig   struct {
+				Retry bool `yaml:"retry_on_http_429"`
+			} `yaml:"queue_config"`
+			Headers map[string]string
+		} `yaml:"remote_write"`
+	}
+	if err := yaml.Unmarshal([]byte(a.text("prometheus")), &prom); err != nil || len(prom.RemoteWrite) != 1 {
+		t.Fatalf("prometheus: %s, %v", a.text("prometheus"), err)
+	}
+	if rw := prom.RemoteWrite[0]; rw.URL != "https://edge.example/api/v1/push" || rw.Authorization.Credentials != key || !rw.QueueConfig.Retry || rw.Headers != nil {
+		t.Errorf("prometheus: %s", a.text("prometheus"))
+	}
+	for _, want := range []string{"url: https://edge.example/prometheus\n", "httpHeaderName1: Authorization\n", "httpHeaderValue1: Bearer " + key + "\n", "apiVersion: 1\n"} {
+		if !strings.Contains(a.text("grafana"), want) {
+			t.Errorf("grafana lacks %q: %s", want, a.text("grafana"))
+		}
+	}
+	path := "/tokens/" + a.text("id")
+	if got := s.must("GET", path, ""); strings.Contains(got.body, key) {
+		t.Error("the key is shown twice")
+	}
+	rot := s.must("POST", path+"/rotate", "")
+	if rot.text("token") == key || rot.text("id") != a.text("id") || rot.text("previousValidUntil") != "2030-01-02T00:00:00Z" {
+		t.Errorf("rotated: %s", rot.body)
+	}
+	if got := s.must("POST", path+"/revoke", ""); got.text("status") != "revoked" {
+		t.Errorf("revoked: %s", got.body)
+	}
+	if got := s.do("POST", "/admin/v1"+path+"/rotate", ""); got.status != 409 {
+		t.Errorf("rotate revoked: %d %s", got.status, got.body)
+	}
+	if got := s.must("POST", "/access-policies/simulate", `{"tokenId":"`+a.text("id")+`","scope":"metrics:read"}`); !strings.Contains(got.body, "token_revoked") {
+		t.Errorf("simulate: %s", got.body)
+	}
+	etag := s.must("GET", path, "").header.Get("ETag")
+	s.must("DELETE", path, "", "If-Match: "+etag)
+	if got := s.do("GET", "/admin/v1"+path, ""); got.status != 404 {
+		t.Errorf("deleted: %d", got.status)
+	}
+	two := s.must("POST", "/tokens", `{"name":"two","accessPolicyId":"pol"}`)
+	if two.field("prometheus") != nil || !strings.Contains(two.text("grafana"), "httpHeaderName2: X-Scope-OrgID") {
+		t.Errorf("read key of two tenants: %s", two.body)
+	}
+	if got := s.do("DELETE", "/admin/v1/access-policies/pol", "", "If-Match: *"); got.status != 409 {
+		t.Errorf("delete policy in use: %d %s", got.status, got.body)
+	}
+	s.must("DELETE", "/access-policies/pol?cascade=true", "", "If-Match: *")
+	if got := s.do("GET", "/admin/v1/tokens/"+two.text("id"), ""); got.status != 404 {
+		t.Errorf("after the cascade: %d", got.status)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	s, _ := seed(t)
+	body := `{"name":"k","tenant":"a","scopes":["metrics:read"]}`
+	a := s.must("POST", "/tokens", body, "Idempotency-Key: one")
+	b := s.must("POST", "/tokens", body, "Idempotency-Key: one")
+	if a.body != b.body || b.status != 201 || b.header.Get("ETag") != a.header.Get("ETag") || b.header.Get("Idempotency-Replayed") != "true" {
+		t.Errorf("replayed: %d %v %s", b.status, b.header, b.body)
+	}
+	if got := s.do("POST", "/admin/v1/tokens", `{"name":"other","tenant":"a","scopes":["metrics:read"]}`, "Idempotency-Key: one"); got.status != 409 || !strings.Contains(got.body, "Idempotency-Key") {
+		t.Errorf("other request: %d %s", got.status, got.body)
+	}
+	if got := s.do("POST", "/admin/v1/plans", body, "Idempotency-Key: "+strings.Repeat("x", 256)); got.status != 400 {
+		t.Errorf("long key: %d %s", got.status, got.body)
+	}
+	// A request that was refused may be mended and sent again.
+	if got := s.do("POST", "/admin/v1/tenants", `{"name":"c","plan":"tin"}`, "Idempotency-Key: two"); got.status != 400 {
+		t.Errorf("refused: %d", got.status)
+	}
+	s.must("POST", "/tenants", `{"name":"c"}`, "Idempotency-Key: two")
+	if got := s.do("POST", "/admin/v1/tenants", strings.Repeat(" ", maxBody+1), "Idempotency-Key: three"); got.status != 413 {
+		t.Errorf("large: %d %s", got.status, got.body)
+	}
+}
+
+func TestAudit(t *testing.T) {
+	s := newServer(t)
+	s.must("POST", "/tenants", `{"name":"a"}`)
+	s.do("DELETE", "/admin/v1/tenants/a", "", `If-Match: "stale"`)
+	s.must("POST", "/flush", "")
+	s.do("POST", "/admin/v1/nowhere", "")
+	s.must("GET", "/tenants", "")
+	if s.extra != 1 {
+		t.Errorf("extra route called %d times", s.extra)
+	}
+	var list struct{ Items []map[string]any }
+	if err := json.Unmarshal([]byte(s.must("GET", "/audit-events", "").body), &list); err != nil || len(list.Items) != 3 {
+		t.Fatalf("events %v, %v", list, err)
+	}
+	for i, want := range []string{
+		"admin POST /admin/v1/flush /admin/v1/flush 204 <nil>",
+		"admin DELETE /admin/v1/tenants/{tenant} /admin/v1/tenants/a 412 <nil>",
+		"admin POST /admin/v1/tenants /admin/v1/tenants 201 /admin/v1/tenants/a",
+	} {
+		e := list.Items[i]
+		if got := fmt.Sprint(e["actor"], " ", e["action"], " ", e["path"], " ", e["status"], " ", e["target"]); got != want {
+			t.Errorf("event %d: %s, want %s", i, got, want)
+		}
+		if e["source"] != "192.0.2.1" || e["requestId"] == "" || e["id"] == "" {
+			t.Errorf("event %d: %v", i, e)
+		}
+	}
+}
+
+func TestLogin(t *testing.T) {
+	s := newServer(t)
+	from := func(addr string, authorization ...string) answer {
+		r := httptest.NewRequest("GET", "/admin/v1/nowhere", nil)
+		r.RemoteAddr = addr
+		for _, v := range authorization {
+			r.Header.Add("Authorization", v)
+		}
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, r)
+		return answer{w.Code, w.Header(), w.Body.String()}
+	}
+	good := "Bearer " + token
+	if a := from("10.0.0.1:1", good); a.status != 404 {
+		t.Errorf("right token: %d", a.status)
+	}
+	if a := from("10.0.0.1:1", "bearer "+token); a.status != 404 {
+		t.Errorf("scheme in lower case: %d", a.status)
+	}
+	for i, bad := range [][]string{nil, {""}, {token}, {"Bearer"}, {"Bearer "}, {"Bearer " + token + " "}, {"Basic " + token}, {good, good}, {"Bearer " + token[:31]}, {"Bearer x"}} {
+		a := from("10.0.0.2:1", bad...)
+		if a.status != 401 || a.header.Get("WWW-Authenticate") == "" || a.text("code") != "unauthorized" {
+			t.Errorf("%d: %d %s", i, a.status, a.body)
+		}
+	}
+	// The network has used up its failures; a right token does not help now.
+	a := from("10.0.0.3:1", good)
+	if a.status != 429 || a.header.Get("Retry-After") != "6" {
+		t.Errorf("after ten failures: %d %v", a.status, a.header)
+	}
+	if a := from("10.0.1.1:1", good); a.status != 404 {
+		t.Errorf("from another network: %d", a.status)
+	}
+	s.now = s.now.Add(loginRefill)
+	if a := from("10.0.0.3:1", good); a.status != 404 {
+		t.Errorf("later: %d", a.status)
+	}
+	// Many networks share one bucket in the end, and memory stays bounded.
+	g := newGuard(token, func() time.Time { return s.now }, nil, nil)
+	for i := range maxNetworks + 100 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = fmt.Sprintf("10.%d.%d.1:1", i/250, i%250)
+		_ = g.check(r)
+	}
+	if len(g.networks) > maxNetworks || g.others.left >= 1 {
+		t.Errorf("%d networks, %v left for the others", len(g.networks), g.others.left)
+	}
+}
+
+func TestRequireToken(t *testing.T) {
+	for _, c := range []struct {
+		token, sent string
+		status      int
+	}{{token, token, 200}, {token, "x", 401}, {"short", "short", 401}, {"", "", 401}} {
+		h := RequireToken(c.token)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "page") }))
+		r := httptest.NewRequest("GET", "/debug", nil)
+		r.Header.Set("Authorization", "Bearer "+c.sent)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != c.status {
+			t.Errorf("%q against %q: %d", c.sent, c.token, w.Code)
+		}
+	}
+	for _, bad := range []string{"", token[:31], token + " ", token + "\n", token + "ü"} {
+		if _, err := New(Options{Token: bad, EdgeURL: "http://x"}); err == nil {
+			t.Errorf("admin token %q was taken", bad)
+		}
+	}
+	for _, bad := range []string{"", "edge:9009", "ftp://x", "http://", "/x"} {
+		if _, err := New(Options{Token: token, EdgeURL: bad}); err == nil {
+			t.Errorf("edge URL %q was taken", bad)
+		}
+	}
+}
