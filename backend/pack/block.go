@@ -1,0 +1,141 @@
+package pack
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Everything between header and directory is a block: frames of chunks, pages
+// of labels, metadata. A block carries its own length, kind and checksum, so
+// that a page can be copied out of a pack and checked where it then stands.
+const (
+	blockHeaderLen = 12 // raw length, stored length, kind, compression, reserved
+	blockOverhead  = blockHeaderLen + crc32.Size
+)
+
+type blockKind uint8
+
+const (
+	kindFrame    blockKind = 1 // chunks, one after the other
+	kindPage     blockKind = 2 // label table with chunk references
+	kindMetadata blockKind = 3 // type, help and unit of metrics
+)
+
+func (k blockKind) String() string {
+	switch k {
+	case kindFrame:
+		return "frame"
+	case kindPage:
+		return "page"
+	case kindMetadata:
+		return "metadata"
+	}
+	return fmt.Sprintf("block of kind %d", uint8(k))
+}
+
+const (
+	compressionNone = 0
+	compressionZstd = 1
+)
+
+// putBlockHeader fills the header of a block whose payload is stored bytes long.
+func putBlockHeader(h []byte, kind blockKind, compression uint8, raw, stored int) {
+	binary.BigEndian.PutUint32(h[0:], uint32(raw))
+	binary.BigEndian.PutUint32(h[4:], uint32(stored))
+	h[8], h[9], h[10], h[11] = byte(kind), compression, 0, 0
+}
+
+// appendBlock appends raw as a block, compressed when enc is given and that
+// makes it smaller.
+func appendBlock(b []byte, kind blockKind, raw []byte, enc *zstd.Encoder) []byte {
+	start := len(b)
+	b = append(b, make([]byte, blockHeaderLen)...)
+	compression := uint8(compressionNone)
+	if enc != nil {
+		b = enc.EncodeAll(raw, b)
+		compression = compressionZstd
+	}
+	if stored := len(b) - start - blockHeaderLen; enc == nil || stored >= len(raw) {
+		b = append(b[:start+blockHeaderLen], raw...)
+		compression = compressionNone
+	}
+	putBlockHeader(b[start:], kind, compression, len(raw), len(b)-start-blockHeaderLen)
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+}
+
+// block is a checked block; its payload may still be compressed.
+type block struct {
+	raw         int
+	compression uint8
+	payload     []byte
+}
+
+// parseBlock checks that b is exactly one block of the kind.
+func parseBlock(b []byte, kind blockKind) (block, error) {
+	if len(b) < blockOverhead {
+		return block{}, fmt.Errorf("%w: %s has %d bytes, fewer than an empty one", ErrCorrupt, kind, len(b))
+	}
+	body := len(b) - crc32.Size
+	if got, want := crc32.Checksum(b[:body], castagnoli), binary.BigEndian.Uint32(b[body:]); got != want {
+		return block{}, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, kind, got, want)
+	}
+	if k := blockKind(b[8]); k != kind {
+		return block{}, fmt.Errorf("%w: found a %s where a %s should be", ErrCorrupt, k, kind)
+	}
+	if b[10] != 0 || b[11] != 0 {
+		return block{}, fmt.Errorf("%s uses features that this version does not know; it was written by a newer one", kind)
+	}
+	out := block{raw: int(binary.BigEndian.Uint32(b)), compression: b[9], payload: b[blockHeaderLen:body:body]}
+	if stored := binary.BigEndian.Uint32(b[4:]); int64(stored) != int64(len(out.payload)) {
+		return block{}, fmt.Errorf("%w: %s says %d bytes and has %d", ErrCorrupt, kind, stored, len(out.payload))
+	}
+	if out.compression == compressionNone && out.raw != len(out.payload) {
+		return block{}, fmt.Errorf("%w: uncompressed %s says %d bytes and has %d", ErrCorrupt, kind, out.raw, len(out.payload))
+	}
+	return out, nil
+}
+
+// inflate returns the uncompressed payload, of at most limit bytes. It may be
+// the payload itself.
+func (b block) inflate(dec *zstd.Decoder, limit int) ([]byte, error) {
+	if b.raw > limit {
+		return nil, fmt.Errorf("%w: it says %d bytes uncompressed, at most %d are possible", ErrCorrupt, b.raw, limit)
+	}
+	switch b.compression {
+	case compressionNone:
+		return b.payload, nil
+	case compressionZstd:
+		out, err := dec.DecodeAll(b.payload, make([]byte, 0, b.raw))
+		if err != nil {
+			return nil, fmt.Errorf("%w: uncompress: %w", ErrCorrupt, err)
+		}
+		if len(out) != b.raw {
+			return nil, fmt.Errorf("%w: it has %d bytes uncompressed, should be %d", ErrCorrupt, len(out), b.raw)
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("compression %d is not known to this version", b.compression)
+}
+
+// newDecoder returns a decoder that never gives more than the room it is given.
+func newDecoder() (*zstd.Decoder, error) {
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxMetadataRaw),
+		zstd.WithDecoderMaxWindow(maxMetadataRaw), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, fmt.Errorf("make a zstd decoder: %w", err)
+	}
+	return dec, nil
+}
+
+// newEncoder returns the encoder of one writer.
+func newEncoder() (*zstd.Encoder, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return nil, fmt.Errorf("make a zstd encoder: %w", err)
+	}
+	return enc, nil
+}

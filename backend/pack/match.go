@@ -1,0 +1,120 @@
+package pack
+
+import (
+	"slices"
+	"sort"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// query is what a read selects from one section.
+type query struct {
+	mint, maxt int64 // milliseconds from the start of the section's day
+	matchers   []*labels.Matcher
+}
+
+// queryOf returns the query in the section's own time, and false when the
+// section has nothing for it.
+func queryOf(s *section, mint, maxt int64, ms []*labels.Matcher) (query, bool) {
+	if mint > maxt || !s.Overlaps(mint, maxt) {
+		return query{}, false
+	}
+	start := s.Day * series.DayMillis
+	return query{mint: max(mint, s.MinTime) - start, maxt: min(maxt, s.MaxTime) - start, matchers: ms}, true
+}
+
+// pagesFor returns the range of d.pages that may have what the query wants of
+// the metric name; each is still to be asked with wants.
+func (d *directory) pagesFor(s *section, q query) (lo, hi int) {
+	lo, hi = s.firstPage, s.firstPage+s.pages
+	for _, m := range q.matchers {
+		if m.Name != labels.MetricName || m.Type != labels.MatchEqual {
+			continue
+		}
+		pages := d.pages[lo:hi]
+		from := sort.Search(len(pages), func(i int) bool { return pages[i].last >= m.Value })
+		to := sort.Search(len(pages), func(i int) bool { return pages[i].first > m.Value })
+		lo, hi = lo+from, lo+max(from, to)
+	}
+	return lo, hi
+}
+
+// wants reports whether the page may hold something for the query.
+func (q *query) wants(p *pageInfo) bool {
+	if int64(p.min) > q.maxt || int64(p.max) < q.mint {
+		return false
+	}
+	if p.first != p.last {
+		return true
+	}
+	for _, m := range q.matchers {
+		if m.Name == labels.MetricName && !m.Matches(p.first) {
+			return false
+		}
+	}
+	return true
+}
+
+// rows returns the series of the page that match and have a chunk in the time,
+// appended to buf.
+func (q *query) rows(p *page, buf []uint16) []uint16 {
+	rows := buf[:0]
+	for i := range p.series {
+		rows = append(rows, uint16(i))
+	}
+	for _, m := range q.matchers {
+		if rows = filter(p, m, rows); len(rows) == 0 {
+			return rows
+		}
+	}
+	return slices.DeleteFunc(rows, func(i uint16) bool { return !p.overlaps(int(i), q.mint, q.maxt) })
+}
+
+// filter keeps the rows whose value of the matcher's label matches; a label
+// that is not there is empty. Each distinct value is tried once.
+func filter(p *page, m *labels.Matcher, rows []uint16) []uint16 {
+	c := p.column(m.Name)
+	switch {
+	case c == nil:
+		if m.Matches("") {
+			return rows
+		}
+		return rows[:0]
+	case c.ids == nil:
+		if m.Matches(c.value(c.constant)) {
+			return rows
+		}
+		return rows[:0]
+	case m.Type == labels.MatchEqual:
+		id, ok := c.idOf(m.Value)
+		if !ok {
+			return rows[:0]
+		}
+		return slices.DeleteFunc(rows, func(i uint16) bool { return c.ids[i] != id })
+	}
+	matches := make([]bool, len(c.values)+1)
+	matches[0] = m.Matches("")
+	for i, v := range c.values {
+		matches[i+1] = m.Matches(v)
+	}
+	return slices.DeleteFunc(rows, func(i uint16) bool { return !matches[c.ids[i]] })
+}
+
+// value is the value of an id; 0 is empty.
+func (c *column) value(id uint16) string {
+	if id == 0 {
+		return ""
+	}
+	return c.values[id-1]
+}
+
+// idOf returns the id of a value, and false when the column does not have it.
+func (c *column) idOf(value string) (uint16, bool) {
+	if value == "" {
+		return 0, true
+	}
+	i, ok := slices.BinarySearch(c.values, value)
+	return uint16(i + 1), ok
+}

@@ -1,0 +1,139 @@
+package pack
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// output is the file that a writer appends to, under its temporary name.
+type output struct {
+	file *os.File // nil once removed or published
+	name string
+	buf  *bufio.Writer
+	off  int64
+	crc  uint32 // of what was written since it was last set to 0
+}
+
+func createOutput(path string) (*output, error) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			err = fmt.Errorf("%s: %w", path, fs.ErrExist)
+		}
+		return nil, err
+	}
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path+TemporarySuffix, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	return &output{file: f, name: f.Name(), buf: bufio.NewWriterSize(f, 256<<10)}, nil
+}
+
+func (o *output) write(b []byte) error {
+	o.crc = crc32.Update(o.crc, castagnoli, b)
+	o.off += int64(len(b))
+	_, err := o.buf.Write(b)
+	return err
+}
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// publish brings the file to disk, has it checked and gives it its name. The
+// name is on disk before publish returns.
+func (o *output) publish(path string, check func(Source) error) error {
+	if err := o.buf.Flush(); err != nil {
+		return err
+	}
+	if err := o.file.Sync(); err != nil {
+		return err
+	}
+	if err := o.check(check); err != nil {
+		return err
+	}
+	err := o.file.Close()
+	o.file = nil
+	if err != nil {
+		return errors.Join(err, os.Remove(o.name))
+	}
+	if err := os.Rename(o.name, path); err != nil {
+		return errors.Join(err, os.Remove(o.name))
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+func (o *output) check(check func(Source) error) error {
+	src, err := OpenFile(o.name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(check(src), src.Close())
+}
+
+// remove closes and deletes the temporary file.
+func (o *output) remove() error {
+	if o.file == nil {
+		return nil
+	}
+	err := errors.Join(o.file.Close(), os.Remove(o.name))
+	o.file = nil
+	if err != nil {
+		return fmt.Errorf("remove unfinished pack: %w", err)
+	}
+	return nil
+}
+
+// makeDir makes dir and the directories above it that are missing, and brings
+// their names to disk: a pack whose directory a power cut took would be lost.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if err := makeDir(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(above)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// RemoveTemporary removes the packs below dir that a crash left unfinished, and
+// returns their paths. It must not run beside a writer. What they held is still
+// where the writer had it from.
+func RemoveTemporary(dir string) ([]string, error) {
+	var removed []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || !strings.HasSuffix(path, Suffix+TemporarySuffix) {
+			return err
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		removed = append(removed, path)
+		return nil
+	})
+	if err != nil {
+		return removed, fmt.Errorf("remove unfinished packs: %w", err)
+	}
+	return removed, nil
+}

@@ -1,0 +1,325 @@
+package pack
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"sync/atomic"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// suffixRead is how much of a file's end Open reads at once: with a source that
+// fetches, trailer and nearly every directory come in one request.
+const suffixRead = 256 << 10
+
+// Reader reads a pack. It is safe for concurrent use. It is shared by counting:
+// Open gives one reference, and the last Release closes it, so that a file may
+// be deleted while queries still read it.
+type Reader struct {
+	src   Source
+	dir   *directory
+	info  Info
+	pages *PageCache
+	id    uint64 // in the page cache
+
+	refs    atomic.Int64
+	checked []atomic.Uint32 // a bit for each frame whose checksum was found right
+}
+
+// Option of Open.
+type Option func(*Reader)
+
+// WithPageCache has the reader keep its decoded pages in a cache that all packs
+// of a process may share. Without it, pages are decoded for every use.
+func WithPageCache(c *PageCache) Option { return func(r *Reader) { r.pages = c } }
+
+// Open reads the trailer and directory of a pack. When it fails, the source is
+// still the caller's to close; otherwise it is the reader's.
+func Open(src Source, opts ...Option) (*Reader, error) {
+	size := src.Size()
+	if size < headerLen+trailerLen {
+		return nil, fmt.Errorf("open pack: %w: it has %d bytes, fewer than an empty pack", ErrCorrupt, size)
+	}
+	tail, err := src.Range(max(0, size-suffixRead), int(min(size, suffixRead)))
+	if err != nil {
+		return nil, fmt.Errorf("open pack: read its end: %w", err)
+	}
+	at, crc, err := parseTrailer(tail[len(tail)-trailerLen:], size)
+	if err != nil {
+		return nil, fmt.Errorf("open pack: %w", err)
+	}
+	b := tail[:len(tail)-trailerLen]
+	if int(at.length) <= len(b) {
+		b = b[len(b)-int(at.length):]
+	} else if b, err = src.Range(at.off, int(at.length)); err != nil {
+		return nil, fmt.Errorf("open pack: read its directory: %w", err)
+	}
+	if got := checksum(b); got != crc {
+		return nil, fmt.Errorf("open pack: %w: directory has checksum %08x, should be %08x", ErrCorrupt, got, crc)
+	}
+	dir, err := decodeDirectory(b, at.off)
+	if err != nil {
+		return nil, fmt.Errorf("open pack: directory: %w", err)
+	}
+	r := &Reader{src: src, dir: dir, info: dir.info(size), checked: make([]atomic.Uint32, (len(dir.frames)+31)/32)}
+	for _, o := range opts {
+		o(r)
+	}
+	if r.pages == nil {
+		r.pages = NewPageCache(0)
+	}
+	r.id = r.pages.register()
+	r.refs.Store(1)
+	return r, nil
+}
+
+// info describes the directory of a file of the size.
+func (d *directory) info(size int64) Info {
+	i := Info{ID: d.id, Level: d.level, Source: d.source, Size: size, Sections: make([]SectionInfo, len(d.sections))}
+	for k := range d.sections {
+		i.Sections[k] = d.sections[k].SectionInfo
+	}
+	return i
+}
+
+func (d *directory) equal(o *directory) bool {
+	return d.id == o.id && d.level == o.level && d.source == o.source && slices.Equal(d.sections, o.sections) &&
+		slices.Equal(d.frames, o.frames) && slices.Equal(d.pages, o.pages)
+}
+
+// Info describes the pack. Its slice is shared and not to be changed.
+func (r *Reader) Info() Info { return r.info }
+
+// Retain adds a reference that the caller gives back with Release. It reports
+// false, and adds none, when the reader is closed already.
+func (r *Reader) Retain() bool {
+	for {
+		n := r.refs.Load()
+		if n <= 0 {
+			return false
+		}
+		if r.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// Release gives a reference back. The last one closes the pack: chunks read
+// from it may not be touched after that.
+func (r *Reader) Release() error {
+	switch n := r.refs.Add(-1); {
+	case n > 0:
+		return nil
+	case n < 0:
+		return fmt.Errorf("release: %w", ErrClosed)
+	}
+	r.pages.forget(r.id, len(r.dir.pages))
+	return r.src.Close()
+}
+
+// sectionsOf returns the sections of a tenant, ascending by day.
+func (r *Reader) sectionsOf(t tenant.ID) []section {
+	all := r.dir.sections
+	lo := sort.Search(len(all), func(i int) bool { return all[i].Tenant >= t })
+	hi := lo
+	for hi < len(all) && all[hi].Tenant == t {
+		hi++
+	}
+	return all[lo:hi]
+}
+
+// Metadata returns what the pack knows of a tenant's metrics, ascending by
+// metric; of several days, what the last one says of a metric.
+func (r *Reader) Metadata(t tenant.ID) ([]series.MetricMetadata, error) {
+	var out []series.MetricMetadata
+	sections := r.sectionsOf(t)
+	for i := range sections {
+		md, err := r.metadata(&sections[i])
+		if err != nil {
+			return nil, fmt.Errorf("metadata of tenant %s, day %d: %w", t, sections[i].Day, err)
+		}
+		out = mergeMetadata(out, md)
+	}
+	return out, nil
+}
+
+func (r *Reader) metadata(s *section) ([]series.MetricMetadata, error) {
+	if s.metadata.length == 0 {
+		return nil, nil
+	}
+	raw, err := r.load(s.metadata, kindMetadata, maxMetadataRaw)
+	if err != nil {
+		return nil, err
+	}
+	return decodeMetadata(raw)
+}
+
+func decodeMetadata(raw []byte) ([]series.MetricMetadata, error) {
+	c := &cursor{b: raw}
+	n := int(c.upTo(uint64(len(raw)/4), "number of metrics"))
+	out := make([]series.MetricMetadata, 0, n)
+	for i := 0; i < n && c.err == nil; i++ {
+		m := series.MetricMetadata{Metric: string(c.text(maxName, "metric"))}
+		m.Metadata = metadata.Metadata{
+			Type: model.MetricType(c.text(maxName, "type of a metric")),
+			Unit: string(c.text(maxName, "unit of a metric")),
+			Help: string(c.text(maxMetadataRaw, "help of a metric")),
+		}
+		if c.err == nil && i > 0 && compareMetadata(out[i-1], m) >= 0 {
+			c.fail("metrics are not in ascending order")
+		}
+		out = append(out, m)
+	}
+	if err := c.end("metadata"); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// mergeMetadata merges two sorted lists; a metric in both is taken from newer.
+func mergeMetadata(older, newer []series.MetricMetadata) []series.MetricMetadata {
+	if len(older) == 0 {
+		return newer
+	}
+	out := make([]series.MetricMetadata, 0, len(older)+len(newer))
+	for i, j := 0, 0; i < len(older) || j < len(newer); {
+		if j == len(newer) || i < len(older) && older[i].Metric < newer[j].Metric {
+			out = append(out, older[i])
+			i++
+			continue
+		}
+		metric := newer[j].Metric
+		for ; i < len(older) && older[i].Metric == metric; i++ {
+			continue
+		}
+		for ; j < len(newer) && newer[j].Metric == metric; j++ {
+			out = append(out, newer[j])
+		}
+	}
+	return out
+}
+
+// load reads, checks and uncompresses a block.
+func (r *Reader) load(p place, kind blockKind, limit int) ([]byte, error) {
+	stored, err := r.src.Range(p.off, int(p.length))
+	if err != nil {
+		return nil, fmt.Errorf("read %s at %d: %w", kind, p.off, err)
+	}
+	b, err := parseBlock(stored, kind)
+	if err != nil {
+		return nil, fmt.Errorf("at %d: %w", p.off, err)
+	}
+	dec, err := r.pages.decoder()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := b.inflate(dec, limit)
+	if err != nil {
+		return nil, fmt.Errorf("%s at %d: %w", kind, p.off, err)
+	}
+	return raw, nil
+}
+
+// loadPage returns page i of the directory, which is in the section.
+func (r *Reader) loadPage(s *section, i int) (*page, error) {
+	key := pageKey{r.id, i}
+	if p := r.pages.get(key); p != nil {
+		return p, nil
+	}
+	at := &r.dir.pages[i]
+	raw, err := r.load(at.place, kindPage, maxPageRaw)
+	if err != nil {
+		return nil, err
+	}
+	p, err := decodePage(raw)
+	if err != nil {
+		return nil, fmt.Errorf("page at %d: %w", at.off, err)
+	}
+	if p.day != s.Day || p.series != at.series || len(p.chunks) != at.chunks {
+		return nil, fmt.Errorf("page at %d: %w: it is not the page that the directory describes", at.off, ErrCorrupt)
+	}
+	if err := r.dir.resolve(s, p); err != nil {
+		return nil, fmt.Errorf("page at %d: %w", at.off, err)
+	}
+	r.pages.put(key, p)
+	return p, nil
+}
+
+// resolve finds the frames of a page in the directory.
+func (d *directory) resolve(s *section, p *page) error {
+	frames := d.framesOf(s)
+	p.frameIndex = make([]uint32, len(p.frames))
+	for i, f := range p.frames {
+		k, ok := slices.BinarySearchFunc(frames, f.off, func(e frameInfo, off int64) int { return int(e.off - off) })
+		if !ok || frames[k].length != f.length {
+			return fmt.Errorf("%w: it points to a frame at %d that the directory does not have", ErrCorrupt, f.off)
+		}
+		p.frameIndex[i] = uint32(s.firstFrame + k)
+	}
+	return nil
+}
+
+// ChunkRef is a chunk of a Series: what is in it, and where it lies.
+type ChunkRef struct {
+	MinTime, MaxTime int64 // Unix milliseconds, inclusive
+	Samples          int
+	Encoding         chunkenc.Encoding
+
+	frame          uint32 // of the directory
+	offset, length uint32 // in the frame's payload
+}
+
+// Size is the length of the chunk's data in bytes.
+func (c *ChunkRef) Size() int { return int(c.length) }
+
+// Chunk reads a chunk that Select of this reader returned. Its data is valid
+// until the reader is closed. The checksum of the frame that it lies in is
+// checked at the first use.
+func (r *Reader) Chunk(ref ChunkRef) (series.Chunk, error) {
+	if int(ref.frame) >= len(r.dir.frames) {
+		return series.Chunk{}, fmt.Errorf("read chunk: frame %d is not in this pack", ref.frame)
+	}
+	f := r.dir.frames[ref.frame]
+	if err := r.checkFrame(ref.frame, f); err != nil {
+		return series.Chunk{}, fmt.Errorf("read chunk: %w", err)
+	}
+	if uint64(ref.offset)+uint64(ref.length) > uint64(f.length-blockOverhead) {
+		return series.Chunk{}, fmt.Errorf("read chunk: %w: it ends beyond its frame at %d", ErrCorrupt, f.off)
+	}
+	data, err := r.src.Range(f.off+blockHeaderLen+int64(ref.offset), int(ref.length))
+	if err != nil {
+		return series.Chunk{}, fmt.Errorf("read chunk in frame at %d: %w", f.off, err)
+	}
+	c := series.Chunk{MinTime: ref.MinTime, MaxTime: ref.MaxTime, Samples: ref.Samples, Encoding: ref.Encoding, Data: data}
+	if err := checkData(&c); err != nil {
+		return series.Chunk{}, fmt.Errorf("read chunk in frame at %d: %w: %w", f.off, ErrCorrupt, err)
+	}
+	return c, nil
+}
+
+// checkFrame checks a frame unless it was found right before.
+func (r *Reader) checkFrame(i uint32, f frameInfo) error {
+	word, bit := &r.checked[i/32], uint32(1)<<(i%32)
+	if word.Load()&bit != 0 {
+		return nil
+	}
+	stored, err := r.src.Range(f.off, int(f.length))
+	if err != nil {
+		return fmt.Errorf("read frame at %d: %w", f.off, err)
+	}
+	b, err := parseBlock(stored, kindFrame)
+	if err != nil {
+		return fmt.Errorf("at %d: %w", f.off, err)
+	}
+	if b.compression != compressionNone {
+		return fmt.Errorf("frame at %d: compression %d is not known to this version", f.off, b.compression)
+	}
+	word.Or(bit)
+	return nil
+}

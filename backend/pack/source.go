@@ -1,0 +1,67 @@
+package pack
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"github.com/prometheus/prometheus/tsdb/fileutil"
+)
+
+// Source is where a reader gets a pack's bytes from. It is used concurrently.
+type Source interface {
+	// Range returns the n bytes from off, all of them or an error. They stay
+	// valid and unchanged until Close, and are not to be changed. A range that
+	// was read once reads the same for ever: frames are checked only once.
+	Range(off int64, n int) ([]byte, error)
+	// Size is the length of the pack in bytes.
+	Size() int64
+	Close() error
+}
+
+// fileSource is a file mapped into memory; its ranges are the mapping itself.
+type fileSource struct {
+	file   *fileutil.MmapFile
+	bytes  []byte
+	closed atomic.Bool
+}
+
+// OpenFile maps the pack file at path into memory.
+func OpenFile(path string) (Source, error) {
+	if st, err := os.Stat(path); err == nil && st.Size() == 0 {
+		return nil, fmt.Errorf("open pack %s: %w: the file is empty", path, ErrCorrupt)
+	}
+	f, err := fileutil.OpenMmapFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("open pack: %w", err)
+	}
+	return &fileSource{file: f, bytes: f.Bytes()}, nil
+}
+
+func (s *fileSource) Range(off int64, n int) ([]byte, error) {
+	if s.closed.Load() {
+		return nil, ErrClosed
+	}
+	return rangeOf(s.bytes, off, n)
+}
+
+// rangeOf returns n bytes of b from off.
+func rangeOf(b []byte, off int64, n int) ([]byte, error) {
+	if off < 0 || n < 0 || off > int64(len(b)) || int64(n) > int64(len(b))-off {
+		return nil, fmt.Errorf("%w: bytes %d to %d are wanted of a file of %d", ErrCorrupt, off, off+int64(n), len(b))
+	}
+	return b[off : off+int64(n) : off+int64(n)], nil
+}
+
+func (s *fileSource) Size() int64 { return int64(len(s.bytes)) }
+
+// Close unmaps the file; nothing that Range returned may be touched after it.
+func (s *fileSource) Close() error {
+	if s.closed.Swap(true) {
+		return ErrClosed
+	}
+	if err := s.file.Close(); err != nil {
+		return fmt.Errorf("close pack: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,395 @@
+package pack
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// frameTarget is the size in bytes at which a frame is cut.
+const frameTarget = 64 << 10
+
+var errWriterDone = errors.New("pack writer was closed or aborted")
+
+// Writer writes one pack, front to back. It holds one frame and one page in
+// memory, whatever the size of the file, and the directory. It is used by one
+// goroutine. After an error it is of no more use, and only Abort is left.
+type Writer struct {
+	path string
+	opts Options
+	out  *output
+	err  error // the first one; sticky
+
+	dir     directory
+	section *section // being written, the last of dir.sections; nil before the first
+	page    *pageBuilder
+	frame   []byte // being gathered, with room for the block header in front
+
+	prev       labels.Labels // last series of the section
+	prevMetric string
+
+	enc     *zstd.Encoder
+	scratch []byte
+	raw     []byte
+}
+
+// Create begins a pack that will be at path, which ends in Suffix. Until Close
+// has made it complete it is in path + TemporarySuffix. Directories that are
+// missing are made.
+func Create(path string, o Options) (*Writer, error) {
+	if !strings.HasSuffix(path, Suffix) {
+		return nil, fmt.Errorf("create pack %s: its name must end in %s", path, Suffix)
+	}
+	w := &Writer{path: path, opts: o, page: newPageBuilder(), dir: directory{id: o.ID, level: o.Level, source: o.Source}}
+	if !o.plain {
+		var err error
+		if w.enc, err = newEncoder(); err != nil {
+			return nil, err
+		}
+	}
+	out, err := createOutput(path)
+	if err != nil {
+		return nil, fmt.Errorf("create pack: %w", err)
+	}
+	w.out = out
+	w.frame = make([]byte, blockHeaderLen, frameTarget+frameTarget/4)
+	if err := out.write(w.dir.appendHeader(nil)); err != nil {
+		return nil, errors.Join(fmt.Errorf("create pack: %w", err), out.remove())
+	}
+	return w, nil
+}
+
+// StartSection begins the samples of a tenant's UTC day. Sections come in
+// ascending order of tenant and then day, and none is empty. The metadata, in
+// any order, is that of metrics in the section.
+func (w *Writer) StartSection(t tenant.ID, day int64, md []series.MetricMetadata) error {
+	if w.err != nil {
+		return w.err
+	}
+	return w.keep(w.startSection(t, day, md))
+}
+
+func (w *Writer) startSection(t tenant.ID, day int64, md []series.MetricMetadata) error {
+	if _, err := tenant.ParseID(string(t)); err != nil {
+		return err
+	}
+	if day < 0 || day >= maxDay {
+		return fmt.Errorf("section of tenant %s: day %d is before 1970 or too late", t, day)
+	}
+	if err := w.endSection(); err != nil {
+		return err
+	}
+	if n := len(w.dir.sections); n > 0 {
+		if s := &w.dir.sections[n-1]; !sectionsAscend(s.Tenant, s.Day, t, day) {
+			return fmt.Errorf("section of tenant %s, day %d comes after that of tenant %s, day %d; they must ascend", t, day, s.Tenant, s.Day)
+		}
+	}
+	w.dir.sections = append(w.dir.sections, section{
+		SectionInfo: SectionInfo{Tenant: t, Day: day, Offset: w.out.off},
+		firstFrame:  len(w.dir.frames), firstPage: len(w.dir.pages),
+	})
+	w.section = &w.dir.sections[len(w.dir.sections)-1]
+	w.prev, w.prevMetric = labels.EmptyLabels(), ""
+	w.page.reset(day)
+	w.out.crc = 0
+	return w.writeMetadata(md)
+}
+
+func (w *Writer) writeMetadata(md []series.MetricMetadata) error {
+	if len(md) == 0 {
+		return nil
+	}
+	md = slices.Clone(md)
+	slices.SortFunc(md, compareMetadata)
+	md = slices.Compact(md)
+	w.raw = binary.AppendUvarint(w.raw[:0], uint64(len(md)))
+	for i := range md {
+		for _, s := range []string{md[i].Metric, string(md[i].Type), md[i].Unit, md[i].Help} {
+			w.raw = appendText(w.raw, s)
+		}
+	}
+	if len(w.raw) > maxMetadataRaw {
+		return fmt.Errorf("metadata has %d bytes, at most %d are possible", len(w.raw), maxMetadataRaw)
+	}
+	p, err := w.writeBlock(kindMetadata, w.raw, w.enc)
+	w.section.metadata = p
+	return err
+}
+
+func compareMetadata(a, b series.MetricMetadata) int {
+	return cmp.Or(strings.Compare(a.Metric, b.Metric), strings.Compare(string(a.Type), string(b.Type)),
+		strings.Compare(a.Unit, b.Unit), strings.Compare(a.Help, b.Help))
+}
+
+// Add writes a series of the section with its chunks, of which there is at
+// least one. Series come in ascending order of metric name and then
+// labels.Compare; chunks ascend in time, do not overlap and lie within the
+// section's day. Nothing of the arguments is kept.
+func (w *Writer) Add(ls labels.Labels, chunks []series.Chunk) error {
+	if w.err != nil {
+		return w.err
+	}
+	return w.keep(w.add(ls, chunks))
+}
+
+func (w *Writer) add(ls labels.Labels, chunks []series.Chunk) error {
+	if w.section == nil {
+		return errors.New("add a series: no section was started")
+	}
+	metric := ls.Get(labels.MetricName)
+	if err := w.checkSeries(metric, ls); err != nil {
+		return fmt.Errorf("add series %s: %w", ls, err)
+	}
+	if err := checkChunks(chunks, w.section.Day); err != nil {
+		return fmt.Errorf("add series %s: %w", ls, err)
+	}
+	if w.page.series > 0 && !w.page.fits(ls, len(chunks)) {
+		if err := w.endPage(); err != nil {
+			return err
+		}
+	}
+	w.page.addLabels(metric, ls)
+	for i := range chunks {
+		if err := w.addChunk(&chunks[i]); err != nil {
+			return err
+		}
+	}
+	w.prev, w.prevMetric = ls.Copy(), w.page.lastMetric
+	return nil
+}
+
+func (w *Writer) checkSeries(metric string, ls labels.Labels) error {
+	if err := ls.Validate(checkLabel); err != nil {
+		return err
+	}
+	if w.page.series == 0 && w.section.Series == 0 {
+		return nil
+	}
+	c := cmp.Or(strings.Compare(w.prevMetric, metric), labels.Compare(w.prev, ls))
+	if c == 0 {
+		return errors.New("it was added before")
+	}
+	if c > 0 {
+		return fmt.Errorf("it comes after %s; series must ascend by metric and labels", w.prev)
+	}
+	return nil
+}
+
+func checkLabel(l labels.Label) error {
+	if l.Name == "" || l.Value == "" {
+		return fmt.Errorf("label %q has the value %q; neither may be empty", l.Name, l.Value)
+	}
+	return nil
+}
+
+func checkChunks(chunks []series.Chunk, day int64) error {
+	if len(chunks) == 0 {
+		return errors.New("it has no chunks")
+	}
+	for i := range chunks {
+		c := &chunks[i]
+		switch _, known := codecOf(c.Encoding); {
+		case !known:
+			return fmt.Errorf("chunk encoding %s cannot be kept in a pack", c.Encoding)
+		case c.MinTime > c.MaxTime || series.Day(c.MinTime) != day || series.Day(c.MaxTime) != day:
+			return fmt.Errorf("chunk from %d to %d is not within the section's day %d", c.MinTime, c.MaxTime, day)
+		case i > 0 && chunks[i-1].MaxTime >= c.MinTime:
+			return fmt.Errorf("chunk from %d to %d does not come after the one from %d to %d", c.MinTime, c.MaxTime, chunks[i-1].MinTime, chunks[i-1].MaxTime)
+		case len(c.Data) > maxFrame:
+			return fmt.Errorf("chunk has %d bytes, at most %d are possible", len(c.Data), maxFrame)
+		}
+		if err := checkData(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkData compares a chunk's sample count with the one its bytes begin with.
+func checkData(c *series.Chunk) error {
+	if len(c.Data) < 2 || c.Samples < 1 || c.Samples > maxChunkCount || int(binary.BigEndian.Uint16(c.Data)) != c.Samples {
+		return fmt.Errorf("chunk from %d of %d bytes does not hold the %d samples it is said to", c.MinTime, len(c.Data), c.Samples)
+	}
+	return nil
+}
+
+func (w *Writer) addChunk(c *series.Chunk) error {
+	if n := len(w.frame); n > blockHeaderLen && n+len(c.Data) > frameTarget {
+		if err := w.endFrame(); err != nil {
+			return err
+		}
+	}
+	codec, _ := codecOf(c.Encoding)
+	w.page.addChunk(c, codec, len(w.frame)-blockHeaderLen)
+	w.frame = append(w.frame, c.Data...)
+	w.section.Samples += int64(c.Samples)
+	return nil
+}
+
+// endFrame writes the gathered frame.
+func (w *Writer) endFrame() error {
+	if len(w.frame) == blockHeaderLen {
+		return nil
+	}
+	putBlockHeader(w.frame, kindFrame, compressionNone, len(w.frame)-blockHeaderLen, len(w.frame)-blockHeaderLen)
+	p, err := w.writeFramed(w.frame)
+	if err != nil {
+		return err
+	}
+	chunks := len(w.page.chunks)
+	for _, f := range w.page.frames {
+		chunks -= f.chunks
+	}
+	w.page.frames = append(w.page.frames, frameRef{off: p.off, length: p.length, chunks: chunks})
+	w.dir.frames = append(w.dir.frames, frameInfo{p})
+	w.section.frames++
+	if cap(w.frame) > 4*frameTarget {
+		w.frame = make([]byte, blockHeaderLen, 2*frameTarget)
+	}
+	w.frame = w.frame[:blockHeaderLen]
+	return nil
+}
+
+// endPage writes the page under construction after its last frame.
+func (w *Writer) endPage() error {
+	if w.page.series == 0 {
+		return nil
+	}
+	if err := w.endFrame(); err != nil {
+		return err
+	}
+	raw, err := w.page.encode(w.raw[:0])
+	if err != nil {
+		return err
+	}
+	w.raw = raw
+	p, err := w.writeBlock(kindPage, raw, w.enc)
+	if err != nil {
+		return err
+	}
+	info := pageInfo{place: p, series: w.page.series, chunks: len(w.page.chunks),
+		min: w.page.chunks[0].min, max: w.page.chunks[0].max, first: w.page.firstMetric, last: w.page.lastMetric}
+	for i := range w.page.chunks {
+		info.min, info.max = min(info.min, w.page.chunks[i].min), max(info.max, w.page.chunks[i].max)
+	}
+	w.dir.pages = append(w.dir.pages, info)
+	w.section.count(&info)
+	w.page.reset(w.section.Day)
+	return nil
+}
+
+// count adds a page to what is said of its section.
+func (s *section) count(p *pageInfo) {
+	start := s.Day * series.DayMillis
+	lo, hi := start+int64(p.min), start+int64(p.max)
+	if s.pages > 0 {
+		lo, hi = min(lo, s.MinTime), max(hi, s.MaxTime)
+	}
+	s.MinTime, s.MaxTime = lo, hi
+	s.Series += p.series
+	s.Chunks += p.chunks
+	s.pages++
+}
+
+func (w *Writer) endSection() error {
+	if w.section == nil {
+		return nil
+	}
+	if err := w.endPage(); err != nil {
+		return err
+	}
+	s := w.section
+	if s.Series == 0 {
+		return fmt.Errorf("section of tenant %s, day %d has no series", s.Tenant, s.Day)
+	}
+	s.Length, s.CRC = w.out.off-s.Offset, w.out.crc
+	w.section = nil
+	return nil
+}
+
+// writeBlock writes raw as a block, compressed when that is shorter.
+func (w *Writer) writeBlock(kind blockKind, raw []byte, enc *zstd.Encoder) (place, error) {
+	w.scratch = appendBlock(w.scratch[:0], kind, raw, enc)
+	p := place{off: w.out.off, length: uint32(len(w.scratch))}
+	return p, w.out.write(w.scratch)
+}
+
+// writeFramed writes a block whose header stands before its payload already.
+func (w *Writer) writeFramed(b []byte) (place, error) {
+	p := place{off: w.out.off, length: uint32(len(b) + 4)}
+	if err := w.out.write(b); err != nil {
+		return p, err
+	}
+	w.scratch = binary.BigEndian.AppendUint32(w.scratch[:0], checksum(b))
+	return p, w.out.write(w.scratch)
+}
+
+// Close completes the pack: directory and trailer, a check that they read back
+// as they were meant, and only then, with all of it on disk, its real name.
+func (w *Writer) Close() (Info, error) {
+	if w.err != nil {
+		return Info{}, w.err
+	}
+	if err := w.keep(w.finish()); err != nil {
+		return Info{}, err
+	}
+	w.err = errWriterDone
+	return w.dir.info(w.out.off), nil
+}
+
+func (w *Writer) finish() error {
+	if err := w.endSection(); err != nil {
+		return err
+	}
+	off := w.out.off
+	b := w.dir.append(nil)
+	if uint64(len(b)) > 1<<32-1 {
+		return fmt.Errorf("directory has %d bytes, more than 4 GiB: the pack has too many sections", len(b))
+	}
+	b = appendTrailer(b, off, b)
+	if err := w.out.write(b); err != nil {
+		return err
+	}
+	return w.out.publish(w.path, func(src Source) error { return w.verify(src) })
+}
+
+// verify reads the directory that was written and compares it with what was
+// meant to be.
+func (w *Writer) verify(src Source) error {
+	r, err := Open(src)
+	if err != nil {
+		return err
+	}
+	if !r.dir.equal(&w.dir) {
+		return fmt.Errorf("%w: the directory does not read back as it was written", ErrCorrupt)
+	}
+	return nil
+}
+
+// Abort gives the pack up and removes what was written. It does nothing after
+// a Close that succeeded.
+func (w *Writer) Abort() error {
+	if errors.Is(w.err, errWriterDone) {
+		return nil
+	}
+	w.err = errWriterDone
+	return w.out.remove()
+}
+
+// keep remembers the first error: what follows it could not be trusted.
+func (w *Writer) keep(err error) error {
+	if err != nil {
+		err = fmt.Errorf("write pack %s: %w", w.path, err)
+		w.err = fmt.Errorf("pack writer is unusable after an error: %w", err)
+	}
+	return err
+}
