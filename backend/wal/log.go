@@ -288,3 +288,11 @@ func (l *Log) Close() error {
 	}
 	return nil
 }
+
+// SyncAll is Sync for everything appended so far.
+func (l *Log) SyncAll() error {
+	l.mu.Lock()
+	p := Position{Segment: l.segment, seq: l.seq}
+	l.mu.Unlock()
+	return l.Sync(p)
+}

@@ -63,6 +63,7 @@ func Default() Limits {
 		MaxBodyBytes: 16 << 20, MaxDecodedBytes: 64 << 20, MaxConcurrentRequests: 100,
 		MaxActiveSeries: 2_000_000, MaxLabelsPerSeries: 64,
 		MaxLabelNameLength: 1024, MaxLabelValueLength: 4096,
+		MaxExemplars: 10_000, MaxMetadataMetrics: 100_000, MaxHistogramBuckets: 640,
 		PastGrace: Duration(14 * 24 * time.Hour), FutureGrace: Duration(10 * time.Minute),
 		MaxQuerySteps: 11_000, MaxQuerySeries: 500_000, MaxQuerySamples: 50_000_000,
 		QueryTimeout: Duration(2 * time.Minute), MaxConcurrentQueries: 20, MaxQueryLength: 64 << 10,

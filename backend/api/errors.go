@@ -1,0 +1,99 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/remotewrite"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Errors that are the caller's mistake. Their texts are for the caller.
+type (
+	badRequest  struct{ error } // 400
+	unsupported string          // 415
+	tooLarge    string          // 413
+)
+
+func (e badRequest) Unwrap() error  { return e.error }
+func (e unsupported) Error() string { return string(e) }
+func (e tooLarge) Error() string    { return string(e) }
+
+// statusClientGone is what nginx logs for a client that hung up.
+const statusClientGone = 499
+
+// status maps an error to its HTTP status, the one place where that is done for
+// the backend, and to the text that the caller may see.
+func status(err error) (int, string) {
+	var (
+		bad      badRequest
+		media    unsupported
+		large    tooLarge
+		decoded  *remotewrite.TooLargeError
+		exceeded *limits.Exceeded
+	)
+	switch {
+	case errors.As(err, &media):
+		return http.StatusUnsupportedMediaType, media.Error()
+	case errors.As(err, &large):
+		return http.StatusRequestEntityTooLarge, large.Error()
+	case errors.As(err, &decoded):
+		return http.StatusRequestEntityTooLarge, decoded.Error()
+	case errors.As(err, &bad), errors.Is(err, remotewrite.ErrMalformed):
+		return http.StatusBadRequest, err.Error()
+	case errors.As(err, &exceeded):
+		return http.StatusUnprocessableEntity, exceeded.Error()
+	case errors.Is(err, context.Canceled):
+		return statusClientGone, "request was canceled"
+	case errors.Is(err, ingester.ErrFull):
+		return http.StatusServiceUnavailable, "ingester's memory is full; send the request again"
+	case errors.Is(err, ingester.ErrLog):
+		return http.StatusServiceUnavailable, "the write-ahead log could not be written; send the request again"
+	case errors.Is(err, ingester.ErrStopped):
+		return http.StatusServiceUnavailable, "ingester is stopping; send the request again"
+	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable):
+		return http.StatusServiceUnavailable, "too few ingesters are available; send the request again"
+	case errors.Is(err, context.DeadlineExceeded):
+		return http.StatusServiceUnavailable, "request took too long; send it again"
+	}
+	// Not known to be the caller's fault, so it is to be sent again.
+	return http.StatusServiceUnavailable, "internal error; send the request again"
+}
+
+// fail answers a request that could not be carried out.
+func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
+	code, text := status(err)
+	if code >= http.StatusInternalServerError {
+		w.Header().Set("Retry-After", "5")
+		a.Logger.Error("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
+	}
+	writeText(w, code, text)
+}
+
+// writeText answers with plain text, of which Prometheus logs the first line.
+func writeText(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(text + "\n"))
+}
+
+// writeError answers as Prometheus' API does.
+func writeError(w http.ResponseWriter, code int, kind, text string) {
+	writeJSON(w, code, map[string]string{"status": "error", "errorType": kind, "error": text})
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		code, data = http.StatusInternalServerError, []byte(`{"status":"error","errorType":"internal","error":"answer cannot be encoded"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(data)
+}

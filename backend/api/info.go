@@ -1,0 +1,77 @@
+package api
+
+import (
+	"net/http"
+	"runtime"
+	"strconv"
+
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// prometheusVersion is the version whose API is served. Grafana decides by it
+// which parameters a data source understands.
+const prometheusVersion = "3.16.0"
+
+// buildInfo answers without a tenant: Grafana asks before it logs in. Features
+// stay empty until the ruler is there: with them Grafana takes us for Mimir and
+// calls its API.
+func (a *api) buildInfo(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": map[string]any{
+		"application": "Pallium", "palliumVersion": a.Version,
+		"version": prometheusVersion, "revision": "", "branch": "", "buildUser": "", "buildDate": "",
+		"goVersion": runtime.Version(), "features": map[string]string{},
+	}})
+}
+
+type metadataAnswer struct {
+	Type string `json:"type"`
+	Help string `json:"help"`
+	Unit string `json:"unit"`
+}
+
+// metadata answers as Prometheus does, from what senders said of their metrics.
+// It keeps one entry for a metric: limit_per_metric has nothing to cut.
+func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
+	limit, err := positive(r.FormValue("limit"))
+	if err != nil {
+		writeError(w, http.StatusBadRequest, "bad_data", "limit must be a number")
+		return
+	}
+	if _, err := positive(r.FormValue("limit_per_metric")); err != nil {
+		writeError(w, http.StatusBadRequest, "bad_data", "limit_per_metric must be a number")
+		return
+	}
+	metric := r.FormValue("metric")
+	data := map[string][]metadataAnswer{}
+	for _, m := range a.Metadata(access(r)) {
+		if metric != "" && m.Metric != metric {
+			continue
+		}
+		if limit >= 0 && len(data) >= limit {
+			break
+		}
+		data[m.Metric] = []metadataAnswer{{Type: string(m.Type), Help: m.Help, Unit: m.Unit}}
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": data})
+}
+
+// positive reads an optional limit: -1 when there is none.
+func positive(s string) (int, error) {
+	if s == "" {
+		return -1, nil
+	}
+	return strconv.Atoi(s)
+}
+
+// userStats tells a tenant its own use, in Cortex' words.
+func (a *api) userStats(w http.ResponseWriter, r *http.Request) {
+	id := access(r)
+	writeJSON(w, http.StatusOK, map[string]any{
+		"numSeries": a.SeriesCount(id), "maxActiveSeries": a.Limits(id).MaxActiveSeries,
+	})
+}
+
+// userLimits tells a tenant its own limits.
+func (a *api) userLimits(w http.ResponseWriter, r *http.Request) {
+	writeJSON(w, http.StatusOK, struct{ limits.Limits }{a.Limits(access(r))})
+}

@@ -1,0 +1,215 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn"
+	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/api"
+	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/ring/local"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/rows/pebble"
+	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Role is what a process does.
+type Role string
+
+// The roles that exist so far.
+const (
+	All     Role = "all"     // gateway and every backend role in one process
+	Gateway Role = "gateway" // the edge alone, before another backend
+)
+
+// Options of a process that are not in the configuration file.
+type Options struct {
+	Role    Role
+	Version string
+	Env     func(string) (string, bool)
+	Logger  *slog.Logger
+	Now     func() time.Time
+}
+
+// App is one process. New builds it, Run serves until its context ends.
+type App struct {
+	cfg  Config
+	opts Options
+
+	registry *prometheus.Registry
+	store    rows.Store
+	control  *control.Control
+	auth     *authn.Authenticator
+	ingester *ingester.Ingester // nil in a gateway
+	ring     *ring.Ring         // nil in a gateway
+	backend  http.Handler       // nil in a gateway
+	push     pushFunc
+	edge     *gateway.Gateway
+	admin    http.Handler
+
+	closers []func() error // in the order of building
+}
+
+// New builds the process. What it opened is closed again if it fails.
+func New(ctx context.Context, cfg Config, o Options) (*App, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Role == Gateway && len(cfg.Upstream.URLs) == 0 {
+		return nil, errors.New("upstream.urls is empty: a gateway on its own needs the URL of a Pallium, Mimir, Cortex or Loki to forward to")
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	a := &App{cfg: cfg, opts: o, registry: prometheus.NewRegistry()}
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	if err := a.build(ctx); err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	return a, nil
+}
+
+func buildInfo(version string) prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pallium_build_info", Help: "Always 1; the labels tell the version.",
+		ConstLabels: prometheus.Labels{"version": version}})
+	g.Set(1)
+	return g
+}
+
+func (a *App) build(ctx context.Context) error {
+	adminToken, err := a.buildControl(ctx)
+	if err != nil {
+		return err
+	}
+	if a.opts.Role == All {
+		if err := a.buildBackend(); err != nil {
+			return err
+		}
+	}
+	if a.edge, err = gateway.New(gateway.Options{
+		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend, BackendURLs: a.cfg.Upstream.URLs,
+		Ready: a.ready, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
+	}); err != nil {
+		return err
+	}
+	a.admin, err = a.buildAdmin(adminToken)
+	return err
+}
+
+// buildControl opens the row store and the control plane over it, and the
+// authenticator. It returns the admin token.
+func (a *App) buildControl(ctx context.Context) (string, error) {
+	dir, env, mayMake := a.cfg.DataDir, a.opts.Env, a.opts.Role == All
+	adminToken, path, made, err := secret{name: "PALLIUM_ADMIN_TOKEN", file: "admin-token", make: mayMake}.load(dir, env)
+	if err != nil {
+		return "", fmt.Errorf("admin token: %w", err)
+	}
+	if made {
+		a.opts.Logger.Info("admin token made; the pallium command reads it from there", "file", path)
+	}
+	pepperText, _, _, err := secret{name: "PALLIUM_KEY_PEPPER", file: "key-pepper", make: mayMake}.load(dir, env)
+	if err != nil {
+		return "", fmt.Errorf("key pepper: %w", err)
+	}
+	pepper, err := apikey.NewPepper([]byte(pepperText))
+	if err != nil {
+		return "", err
+	}
+	store, err := pebble.Open(filepath.Join(dir, "rows"), pebble.Options{Logger: a.opts.Logger})
+	if err != nil {
+		return "", err
+	}
+	a.store = store
+	a.closers = append(a.closers, store.Close)
+	if a.control, err = control.Open(ctx, control.Options{
+		Store: store, Pepper: pepper, Defaults: limits.Merge(limits.Default(), a.cfg.Limits),
+		Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
+	}); err != nil {
+		return "", err
+	}
+	a.control.Start()
+	a.closers = append(a.closers, func() error { a.control.Stop(); return nil })
+	a.auth, err = authn.New(authn.Options{Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now})
+	return adminToken, err
+}
+
+// limitsOf returns a tenant's limits for the backend. The edge has let the
+// tenant in, so when the store cannot tell, the defaults hold.
+func (a *App) limitsOf(id tenant.ID) limits.Limits {
+	lim, err := a.control.Limits(context.Background(), id)
+	if err != nil {
+		return limits.Merge(limits.Default(), a.cfg.Limits)
+	}
+	return lim
+}
+
+// buildBackend builds every backend role, wired by plain calls.
+func (a *App) buildBackend() error {
+	const id = "ingester-1"
+	memory := a.cfg.Ingester.MemoryBytes
+	if memory == 0 {
+		memory = memoryBudget()
+	}
+	ing, err := ingester.Open(ingester.Options{
+		ID: id, Dir: filepath.Join(a.cfg.DataDir, "ingester"), Limits: a.limitsOf, Replication: 1, MemoryBytes: memory,
+		Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+	})
+	if err != nil {
+		return err
+	}
+	a.ingester = ing
+	a.closers = append(a.closers, ing.Close)
+	members := local.New(id)
+	if a.ring, err = members.Ring(context.Background()); err != nil {
+		return err
+	}
+	dist := distributor.New(distributor.Options{
+		Ring: members, Replication: 1, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry,
+		Ingester: func(*ring.Instance) (distributor.Ingester, error) { return ing, nil },
+	})
+	a.push = dist.Push
+	p := parser.NewParser(parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions})
+	a.backend = api.New(api.Options{
+		Push: dist.Push, Queryable: querier.NewQueryable(ing, a.limitsOf, a.opts.Now),
+		Engine: querier.NewEngine(a.limitsOf, p, a.opts.Logger, a.registry), Parser: p,
+		Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
+		Lookback: querier.LookbackDelta, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry,
+	})
+	return nil
+}
+
+// ready reports whether requests can be served.
+func (a *App) ready(context.Context) error { return nil }
+
+// close closes what was opened, last first.
+func (a *App) close() error {
+	var errs error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = errors.Join(errs, a.closers[i]())
+	}
+	a.closers = nil
+	return errs
+}
+
+// Reload reads again what may change while running: the key sets of issuers.
+func (a *App) Reload() error { return a.auth.Reload() }

@@ -1,0 +1,170 @@
+package app
+
+import (
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/gateway/admin"
+)
+
+// buildAdmin is the admin listener's handler: the admin API, the operator's
+// page and actions, profiles, and, open to all who can reach it, metrics and
+// health.
+func (a *App) buildAdmin(token string) (http.Handler, error) {
+	adminAPI, err := admin.New(admin.Options{
+		Control: a.control, Token: token, EdgeURL: a.edgeURL(), Extra: a.actions,
+		Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := chi.NewRouter()
+	r.Handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{Registry: a.registry}))
+	r.Get("/ready", a.serveReady)
+	r.Get("/healthy", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("healthy\n")) })
+	r.Group(func(r chi.Router) {
+		r.Use(askBrowser, admin.RequireToken(token))
+		r.Get("/", a.page)
+		r.HandleFunc("/debug/pprof/*", pprof.Index)
+		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if strings.HasPrefix(req.URL.Path, admin.Root+"/") {
+			adminAPI.ServeHTTP(w, req)
+			return
+		}
+		r.ServeHTTP(w, req)
+	}), nil
+}
+
+// actions are the operator's commands beside the admin API.
+func (a *App) actions(r chi.Router) {
+	if a.ingester != nil {
+		r.Post("/flush", a.flush)
+	}
+}
+
+// askBrowser lets a browser send the admin token as the password of Basic auth,
+// and asks it for one.
+func askBrowser(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, password, ok := r.BasicAuth(); ok {
+			r = r.Clone(r.Context())
+			r.Header.Set("Authorization", "Bearer "+password)
+		}
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="Pallium operator: any user, the admin token as password"`)
+			http.Error(w, "the admin token is needed", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// edgeURL is how clients reach the edge, as far as we can tell.
+func (a *App) edgeURL() string {
+	if a.cfg.ExternalURL != "" {
+		return strings.TrimRight(a.cfg.ExternalURL, "/")
+	}
+	scheme := "http"
+	if a.cfg.TLS.CertFile != "" {
+		scheme = "https"
+	}
+	host, port, err := net.SplitHostPort(a.cfg.Listen)
+	if err != nil || port == "" {
+		return scheme + "://localhost:9009"
+	}
+	if host == "" || host == "0.0.0.0" || host == "::" {
+		host = "localhost"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+func (a *App) serveReady(w http.ResponseWriter, r *http.Request) {
+	if err := a.ready(r.Context()); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = w.Write([]byte("ready\n"))
+}
+
+// flush seals everything in the head. With wait=true it answers when that is
+// done, else at once.
+func (a *App) flush(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if r.URL.Query().Get("wait") != "true" {
+		a.ingester.FlushSoon()
+		w.WriteHeader(http.StatusAccepted)
+		_ = json.NewEncoder(w).Encode(map[string]string{"status": "started"})
+		return
+	}
+	if err := a.ingester.Flush(); err != nil {
+		a.opts.Logger.Error("flush failed", "err", err)
+		w.WriteHeader(http.StatusInternalServerError)
+		_ = json.NewEncoder(w).Encode(map[string]string{"code": "internal", "message": "flush failed, see the log: nothing is lost, what was not sealed stays in memory and in the write-ahead log"})
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]string{"status": "done"})
+}
+
+type pageData struct {
+	Version string
+	Role    Role
+	Now     time.Time
+	Head    *ingester.Stats
+	Ring    []ring.Instance
+}
+
+// page is the operator's overview.
+func (a *App) page(w http.ResponseWriter, _ *http.Request) {
+	d := pageData{Version: a.opts.Version, Role: a.opts.Role, Now: a.opts.Now().UTC()}
+	if a.ingester != nil {
+		s := a.ingester.Stats()
+		d.Head, d.Ring = &s, a.ring.Instances()
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	if err := operatorPage().Execute(w, d); err != nil {
+		a.opts.Logger.Error("operator page", "err", err)
+	}
+}
+
+func operatorPage() *template.Template {
+	return template.Must(template.New("page").Funcs(template.FuncMap{
+		"ms": func(ms int64) string {
+			if ms > 1<<61 || ms < -(1<<61) {
+				return "-"
+			}
+			return time.UnixMilli(ms).UTC().Format("2006-01-02 15:04:05")
+		},
+		"bytes": func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
+	}).Parse(pageText))
+}
+
+const pageText = `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Pallium</title>
+<style>body{font:15px/1.4 system-ui,sans-serif;margin:2rem;max-width:72rem}table{border-collapse:collapse;margin:.5rem 0 2rem}
+th,td{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}</style></head><body>
+<h1>Pallium {{.Version}}</h1><p>Role {{.Role}}, {{.Now.Format "2006-01-02 15:04:05"}} UTC. <a href="/metrics">Metrics</a></p>
+{{with .Head}}<h2>Head</h2><p>Ingester {{.ID}}: about {{bytes .HeadBytes}} in memory, write-ahead log at segment {{.Segment}}.</p>
+<h2>Tenants</h2><table><tr><th>Tenant</th><th>Series</th><th>From</th><th>To</th></tr>
+{{range .Tenants}}<tr><td>{{.Tenant}}</td><td class="n">{{.Series}}</td><td>{{ms .MinTime}}</td><td>{{ms .MaxTime}}</td></tr>{{end}}</table>
+<h2>Sealed windows</h2><table><tr><th>From</th><th>To</th><th>Tenants</th><th>Series</th><th>Samples</th><th>Bytes</th><th>Pack</th></tr>
+{{range .Packs}}<tr><td>{{ms .MinTime}}</td><td>{{ms .MaxTime}}</td><td class="n">{{.Tenants}}</td><td class="n">{{.Series}}</td><td class="n">{{.Samples}}</td><td class="n">{{.Bytes}}</td><td>{{.Name}}</td></tr>{{end}}</table>{{end}}
+{{with .Ring}}<h2>Ring</h2><table><tr><th>Instance</th><th>State</th><th>Zone</th><th>Tokens</th></tr>
+{{range .}}<tr><td>{{.ID}}</td><td>{{.State}}</td><td>{{.Zone}}</td><td class="n">{{len .Tokens}}</td></tr>{{end}}</table>{{end}}
+</body></html>
+`

@@ -1,0 +1,80 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/gateway"
+)
+
+type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
+
+// Run serves until ctx is done, then drains: listeners close, requests under
+// way end, and what is in memory is safe on disk. started, if not nil, is told
+// the addresses once both listeners are open.
+func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error {
+	edge, err := net.Listen("tcp", a.cfg.Listen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen: %w", err), a.close())
+	}
+	admin, err := net.Listen("tcp", a.cfg.AdminListen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("admin_listen: %w", err), edge.Close(), a.close())
+	}
+	a.opts.Logger.Info("serving", "edge", edge.Addr().String(), "admin", admin.Addr().String(), "role", string(a.opts.Role), "version", a.opts.Version)
+	if started != nil {
+		started(edge.Addr(), admin.Addr())
+	}
+	servers := []*http.Server{gateway.Server(a.edge, a.opts.Logger), gateway.Server(a.admin, a.opts.Logger)}
+	failed := make(chan error, 2)
+	var serving, background sync.WaitGroup
+	serving.Go(func() { failed <- a.serveEdge(servers[0], gateway.GuardListener(edge)) })
+	serving.Go(func() { failed <- servers[1].Serve(admin) })
+	bgCtx, stopBackground := context.WithCancel(context.Background())
+	if a.push != nil && !a.cfg.Self.Disabled {
+		m := &selfMonitor{gatherer: a.registry, push: a.push, every: time.Duration(a.cfg.Self.Interval), logger: a.opts.Logger}
+		background.Go(func() { m.run(bgCtx) })
+	}
+	select {
+	case <-ctx.Done():
+		a.opts.Logger.Info("stopping")
+	case err = <-failed:
+	}
+	stopBackground()
+	background.Wait()
+	errs := a.shutdown(servers)
+	serving.Wait()
+	return errors.Join(ignoreClosed(err), errs, a.close())
+}
+
+func (a *App) serveEdge(s *http.Server, l net.Listener) error {
+	if a.cfg.TLS.CertFile == "" {
+		return s.Serve(l)
+	}
+	return s.ServeTLS(l, a.cfg.TLS.CertFile, a.cfg.TLS.KeyFile)
+}
+
+func (a *App) shutdown(servers []*http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(a.cfg.ShutdownTimeout))
+	defer cancel()
+	var errs error
+	for _, s := range servers {
+		if err := s.Shutdown(ctx); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("requests were cut off: %w", err), s.Close())
+		}
+	}
+	return errs
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,193 @@
+package distributor
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// maxExemplarRunes is OpenMetrics' limit for the labels of an exemplar.
+const maxExemplarRunes = 128
+
+// validator checks the parts of a batch against a tenant's limits.
+type validator struct {
+	lim limits.Limits
+	now int64 // Unix milliseconds
+	out *series.Outcome
+}
+
+// batch takes out of b what is not valid, and counts it as refused.
+func (v *validator) batch(b *series.Batch) {
+	kept := b.Entries[:0]
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if v.labels(e) && v.samples(e) {
+			kept = append(kept, *e)
+		}
+	}
+	// What was moved to the front keeps its buffers; swapping would, too, but the
+	// tail must not alias it when the buffers are used again.
+	clear(b.Entries[len(kept):])
+	b.Entries = kept
+	v.metadata(b)
+}
+
+// labels checks one series' labels.
+func (v *validator) labels(e *series.Entry) bool {
+	name, n, reason, message, last := "", 0, "", "", ""
+	e.Labels.Range(func(l labels.Label) {
+		n++
+		if reason != "" {
+			return
+		}
+		if l.Name == labels.MetricName {
+			name = l.Value
+		}
+		reason, message = v.label(l)
+		if reason == "" && n > 1 && l.Name == last {
+			reason, message = "duplicate_label", fmt.Sprintf("label %q stands twice in a series", l.Name)
+		}
+		last = l.Name
+	})
+	switch {
+	case reason != "":
+	case name == "":
+		reason, message = "missing_metric_name", "a series has no metric name (label __name__)"
+	case v.lim.MaxLabelsPerSeries > 0 && n > v.lim.MaxLabelsPerSeries:
+		reason, message = "max_labels_per_series", fmt.Sprintf("limit max_labels_per_series of %d exceeded by a series with %d labels; drop labels by relabeling", v.lim.MaxLabelsPerSeries, n)
+	default:
+		return true
+	}
+	v.out.Refuse(reason, message, len(e.Samples), func() string { return shorten(e.Labels.String()) })
+	return false
+}
+
+func (v *validator) label(l labels.Label) (reason, message string) {
+	switch {
+	case l.Name == "":
+		return "invalid_label_name", "a label has an empty name"
+	case v.lim.MaxLabelNameLength > 0 && len(l.Name) > v.lim.MaxLabelNameLength:
+		return "max_label_name_length", fmt.Sprintf("limit max_label_name_length of %d bytes exceeded by a label name of %d", v.lim.MaxLabelNameLength, len(l.Name))
+	case v.lim.MaxLabelValueLength > 0 && len(l.Value) > v.lim.MaxLabelValueLength:
+		return "max_label_value_length", fmt.Sprintf("limit max_label_value_length of %d bytes exceeded by the value of label %q with %d; shorten it by relabeling", v.lim.MaxLabelValueLength, shorten(l.Name), len(l.Value))
+	case !utf8.ValidString(l.Name):
+		return "invalid_label_name", fmt.Sprintf("label name %q is not valid UTF-8", shorten(l.Name))
+	case !utf8.ValidString(l.Value):
+		return "invalid_label_value", fmt.Sprintf("the value of label %q is not valid UTF-8", shorten(l.Name))
+	}
+	return "", ""
+}
+
+// shorten keeps a huge label from filling the answer and the log. It copies:
+// the text outlives the request's buffer.
+func shorten(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return strings.Clone(s)
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
+}
+
+// samples drops a series' invalid samples and exemplars. It reports whether
+// anything is left.
+func (v *validator) samples(e *series.Entry) bool {
+	all := e.Samples
+	kept := e.Samples[:0]
+	for i := range all {
+		if reason, message := v.sample(&all[i]); reason != "" {
+			v.out.Refuse(reason, message, 1, func() string { return shorten(e.Labels.String()) })
+			continue
+		}
+		kept = append(kept, all[i])
+	}
+	e.Samples = kept
+	v.exemplars(e)
+	return len(e.Samples)+len(e.Exemplars) > 0
+}
+
+func (v *validator) sample(s *series.Sample) (reason, message string) {
+	past, future := time.Duration(v.lim.PastGrace), time.Duration(v.lim.FutureGrace)
+	switch {
+	case s.T < 0:
+		return "before_1970", fmt.Sprintf("a sample has the timestamp %d, before 1970", s.T)
+	case past > 0 && s.T < v.now-past.Milliseconds():
+		return "past_grace", fmt.Sprintf("limit past_grace of %s exceeded by a sample of %s", v.lim.PastGrace, timeText(s.T))
+	case future > 0 && s.T > v.now+future.Milliseconds():
+		return "future_grace", fmt.Sprintf("limit future_grace of %s exceeded by a sample of %s; check the sender's clock", v.lim.FutureGrace, timeText(s.T))
+	case v.lim.Retention > 0 && s.T < v.now-time.Duration(v.lim.Retention).Milliseconds():
+		return "retention", fmt.Sprintf("limit retention of %s exceeded by a sample of %s", v.lim.Retention, timeText(s.T))
+	case s.IsHistogram():
+		return v.histogram(s)
+	}
+	return "", ""
+}
+
+func timeText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
+
+func (v *validator) histogram(s *series.Sample) (reason, message string) {
+	buckets := 0
+	var err error
+	if s.H != nil {
+		buckets, err = len(s.H.PositiveBuckets)+len(s.H.NegativeBuckets), s.H.Validate()
+	} else {
+		buckets, err = len(s.FH.PositiveBuckets)+len(s.FH.NegativeBuckets), s.FH.Validate()
+	}
+	if err != nil {
+		return "invalid_histogram", fmt.Sprintf("a native histogram is not valid: %v", err)
+	}
+	if v.lim.MaxHistogramBuckets > 0 && buckets > v.lim.MaxHistogramBuckets {
+		return "max_histogram_buckets", fmt.Sprintf("limit max_histogram_buckets of %d exceeded by a native histogram with %d", v.lim.MaxHistogramBuckets, buckets)
+	}
+	return "", ""
+}
+
+// exemplars drops invalid exemplars. Like Prometheus, it does not refuse the
+// request for them.
+func (v *validator) exemplars(e *series.Entry) {
+	kept := e.Exemplars[:0]
+	for _, x := range e.Exemplars {
+		if x.Ts >= 0 && exemplarFits(x) {
+			kept = append(kept, x)
+		}
+	}
+	e.Exemplars = kept
+}
+
+func exemplarFits(x exemplar.Exemplar) bool {
+	runes, ok := 0, true
+	x.Labels.Range(func(l labels.Label) {
+		runes += utf8.RuneCountInString(l.Name) + utf8.RuneCountInString(l.Value)
+		ok = ok && l.Name != "" && utf8.ValidString(l.Name) && utf8.ValidString(l.Value)
+	})
+	return ok && runes <= maxExemplarRunes
+}
+
+// metadata drops entries without a metric and cuts long help texts.
+func (v *validator) metadata(b *series.Batch) {
+	kept := b.Metadata[:0]
+	for _, m := range b.Metadata {
+		if m.Metric == "" || !utf8.ValidString(m.Metric) {
+			continue
+		}
+		if v.lim.MaxLabelValueLength > 0 && len(m.Metric) > v.lim.MaxLabelValueLength {
+			continue
+		}
+		m.Help, m.Unit = cut(m.Help, v.lim.MaxLabelValueLength), cut(m.Unit, v.lim.MaxLabelValueLength)
+		kept = append(kept, m)
+	}
+	b.Metadata = kept
+}
+
+func cut(s string, most int) string {
+	if most > 0 && len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "")
+}

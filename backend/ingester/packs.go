@@ -1,0 +1,182 @@
+package ingester
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/pack"
+)
+
+const (
+	packSuffix     = ".pk"
+	pageCacheBytes = 64 << 20
+)
+
+// packSet has the local packs that the ingester serves.
+type packSet struct {
+	dir    string
+	logger *slog.Logger
+	pages  *pack.PageCache
+
+	mu       sync.RWMutex
+	packs    []*localPack
+	byTenant map[tenant.ID][]tenantPack
+}
+
+type localPack struct {
+	path   string
+	reader *pack.Reader
+}
+
+// tenantPack is one pack that holds samples of a tenant, and their bounds.
+type tenantPack struct {
+	pack       *localPack
+	mint, maxt int64
+}
+
+// openPacks opens all packs below dir and removes what a crash left half
+// written. A pack that cannot be opened is an error: without it queries would
+// give shorter answers than they should.
+func openPacks(dir string, logger *slog.Logger) (*packSet, error) {
+	p := &packSet{dir: dir, logger: logger, pages: pack.NewPageCache(pageCacheBytes), byTenant: map[tenant.ID][]tenantPack{}}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("open local packs: %w", err)
+	}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		switch {
+		case strings.HasSuffix(path, packSuffix+".tmp"):
+			logger.Info("removing a pack that was not finished; its samples are in the write-ahead log", "file", path)
+			return os.Remove(path)
+		case strings.HasSuffix(path, packSuffix):
+			return p.open(path)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open local packs: %w", err), p.close())
+	}
+	return p, nil
+}
+
+// open opens the pack at path and serves it from now on.
+func (p *packSet) open(path string) error {
+	src, err := pack.OpenFile(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	r, err := pack.Open(src, pack.WithPageCache(p.pages))
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s is damaged: %w; restore it from a copy, or move it away to go on without its samples", path, err), src.Close())
+	}
+	lp := &localPack{path: path, reader: r}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.packs = append(p.packs, lp)
+	for id, b := range boundsByTenant(r.Info()) {
+		p.byTenant[id] = append(p.byTenant[id], tenantPack{pack: lp, mint: b.min, maxt: b.max})
+	}
+	return nil
+}
+
+func boundsByTenant(info pack.Info) map[tenant.ID]timeBounds {
+	out := map[tenant.ID]timeBounds{}
+	for _, s := range info.Sections {
+		b := out[s.Tenant]
+		b.add(s.MinTime)
+		b.add(s.MaxTime)
+		out[s.Tenant] = b
+	}
+	return out
+}
+
+// retain returns the packs that hold samples of the tenant in [mint, maxt]. The
+// caller releases each.
+func (p *packSet) retain(id tenant.ID, mint, maxt int64) []*pack.Reader {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var out []*pack.Reader
+	for _, tp := range p.byTenant[id] {
+		if tp.mint <= maxt && tp.maxt >= mint {
+			tp.pack.reader.Retain()
+			out = append(out, tp.pack.reader)
+		}
+	}
+	return out
+}
+
+// remove stops serving the packs for which expired says so of every section,
+// and deletes their files. Queries that hold one finish with it.
+func (p *packSet) remove(expired func(id tenant.ID, maxt int64) bool) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs error
+	n := 0
+	p.packs = slices.DeleteFunc(p.packs, func(lp *localPack) bool {
+		for id, b := range boundsByTenant(lp.reader.Info()) {
+			if !expired(id, b.max) {
+				return false
+			}
+		}
+		if err := os.Remove(lp.path); err != nil {
+			errs = errors.Join(errs, err)
+			return false
+		}
+		for id, packs := range p.byTenant {
+			p.byTenant[id] = slices.DeleteFunc(packs, func(tp tenantPack) bool { return tp.pack == lp })
+		}
+		errs = errors.Join(errs, lp.reader.Release())
+		n++
+		return true
+	})
+	return n, errs
+}
+
+// recent calls fn for the packs with samples at or after mint, oldest first.
+func (p *packSet) recent(mint int64, fn func(*pack.Reader) error) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	type aged struct {
+		r    *pack.Reader
+		maxt int64
+	}
+	var all []aged
+	for _, lp := range p.packs {
+		newest := int64(math.MinInt64)
+		for _, s := range lp.reader.Info().Sections {
+			newest = max(newest, s.MaxTime)
+		}
+		if newest >= mint {
+			all = append(all, aged{lp.reader, newest})
+		}
+	}
+	slices.SortFunc(all, func(a, b aged) int { return int((a.maxt - b.maxt) / 1000) })
+	for _, a := range all {
+		if err := fn(a.r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *packSet) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs error
+	for _, lp := range p.packs {
+		errs = errors.Join(errs, lp.reader.Release())
+	}
+	p.packs, p.byTenant = nil, nil
+	return errs
+}

@@ -1,0 +1,255 @@
+package ingester
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// seriesOverhead is what a series costs in the head beside its labels and
+// chunks: the struct, its place in the maps, its first chunk.
+const seriesOverhead = 600
+
+// Push logs and applies the samples of a batch whose labels are valid. It
+// returns when what the outcome counts is durable. An error means that the
+// sender should repeat the request; repeated samples are harmless.
+func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
+	ing.gate.RLock()
+	defer ing.gate.RUnlock()
+	var out series.Outcome
+	if ing.stopped {
+		return out, ErrStopped
+	}
+	if m := ing.opts.MemoryBytes; m > 0 && ing.bytes.Load() > m {
+		return out, fmt.Errorf("%w: over its budget of %d bytes while sealing catches up", ErrFull, m)
+	}
+	lim := ing.opts.Limits(b.Tenant)
+	th := ing.head(b.Tenant, true)
+	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), newest: newestSample(b), seals: ing.seals}
+	if changed := ing.changedMetadata(th, b.Metadata, lim.MaxMetadataMetrics); len(changed) != len(b.Metadata) {
+		b.Metadata = changed
+	}
+	if err := ing.logWrite(&w); err != nil {
+		return series.Outcome{}, err
+	}
+	if err := ing.apply(th, &w, lim, &out); err != nil {
+		return series.Outcome{}, err
+	}
+	return out, nil
+}
+
+func newestSample(b *series.Batch) int64 {
+	newest := int64(math.MinInt64)
+	for i := range b.Entries {
+		for j := range b.Entries[i].Samples {
+			newest = max(newest, b.Entries[i].Samples[j].T)
+		}
+	}
+	return newest
+}
+
+func (ing *Ingester) logWrite(w *writeRecord) error {
+	empty := len(w.batch.Metadata) == 0
+	for i, s := range w.series {
+		if s != nil && len(w.batch.Entries[i].Samples) > 0 {
+			empty = false
+			break
+		}
+	}
+	if empty {
+		return nil
+	}
+	p, err := ing.log.Append(w)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLog, err)
+	}
+	if ing.opts.Replication > 1 {
+		return nil
+	}
+	if err := ing.log.Sync(p); err != nil {
+		return fmt.Errorf("%w: %w", ErrLog, err)
+	}
+	return nil
+}
+
+// resolve finds or makes the series of every entry. Entries beyond the series
+// limit are refused and stay nil; series that are there always pass.
+func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits, out *series.Outcome) []*memSeries {
+	found := make([]*memSeries, len(b.Entries))
+	missing := 0
+	th.mu.RLock()
+	for i := range b.Entries {
+		if found[i] = th.find(b.Entries[i].Hash, b.Entries[i].Labels); found[i] == nil {
+			missing++
+		}
+	}
+	th.mu.RUnlock()
+	if missing == 0 {
+		return found
+	}
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	limit := ing.localSeriesLimit(lim.MaxActiveSeries)
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if found[i] != nil {
+			continue
+		}
+		if found[i] = th.find(e.Hash, e.Labels); found[i] != nil {
+			continue
+		}
+		if limit > 0 && th.count >= limit {
+			out.Refuse("max_active_series",
+				fmt.Sprintf("limit max_active_series of %d reached: %d series are active; drop labels that vary too much or ask for a higher limit", lim.MaxActiveSeries, th.count),
+				len(e.Samples), e.Labels.String)
+			continue
+		}
+		found[i] = ing.newSeries(th, e.Labels.Copy(), e.Hash, ing.nextRef.Add(1))
+	}
+	return found
+}
+
+func (ing *Ingester) localSeriesLimit(global int) int {
+	if global <= 0 {
+		return 0
+	}
+	return max(1, global*ing.opts.Replication/max(ing.opts.ShardSize, ing.opts.Replication))
+}
+
+// newSeries adds a series. The caller holds th.mu for writing.
+func (ing *Ingester) newSeries(th *tenantHead, ls labels.Labels, hash, ref uint64) *memSeries {
+	s := newMemSeries(ls, hash, ref)
+	th.add(s)
+	ing.bytes.Add(seriesOverhead + int64(ls.ByteSize()))
+	ing.metrics.seriesCreated.Inc()
+	return s
+}
+
+// apply appends the logged samples to the head.
+func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim limits.Limits, out *series.Outcome) error {
+	var bounds timeBounds
+	for i, s := range w.series {
+		if s == nil {
+			continue
+		}
+		e := &w.batch.Entries[i]
+		if err := ing.appendAll(s, e, &bounds, out); err != nil {
+			return fmt.Errorf("series %s: %w", e.Labels, err)
+		}
+		for _, ex := range e.Exemplars {
+			if th.exemplars.add(s.labels, ex, lim.MaxExemplars) {
+				out.Exemplars++
+			}
+		}
+	}
+	ing.noteTimes(th, bounds)
+	return nil
+}
+
+func (ing *Ingester) appendAll(s *memSeries, e *series.Entry, bounds *timeBounds, out *series.Outcome) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	closed := len(s.in.Done())
+	for j := range e.Samples {
+		smp := &e.Samples[j]
+		t := smp.T
+		isHistogram := smp.IsHistogram()
+		res, err := s.append(smp)
+		if err != nil {
+			return err
+		}
+		if res == conflict {
+			out.Refuse("duplicate_timestamp", "another value stands at the timestamp of a sample; send one value for a series and time", 1, e.Labels.String)
+			continue
+		}
+		bounds.add(t)
+		if isHistogram {
+			out.Histograms++
+		} else {
+			out.Samples++
+		}
+	}
+	done := s.in.Done()
+	if closed < len(done) {
+		n := int64(0)
+		for _, c := range done[closed:] {
+			n += int64(len(c.Data)) + 56
+		}
+		ing.bytes.Add(n)
+	}
+	return nil
+}
+
+// changedMetadata takes over what is new and returns it: only that is logged.
+// Metrics beyond the limit keep no metadata.
+func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata, limit int) []series.MetricMetadata {
+	if len(all) == 0 {
+		return nil
+	}
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	var changed []series.MetricMetadata
+	for _, m := range all {
+		old, ok := th.metadata[m.Metric]
+		if ok && old == m.Metadata {
+			continue
+		}
+		if !ok && limit > 0 && len(th.metadata) >= limit {
+			continue
+		}
+		// What came in points into the request's buffer.
+		m = series.MetricMetadata{Metric: strings.Clone(m.Metric), Metadata: metadata.Metadata{
+			Type: metricType(string(m.Type)), Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help),
+		}}
+		th.metadata[m.Metric] = m.Metadata
+		changed = append(changed, m)
+	}
+	return changed
+}
+
+// metricType is the constant for a type's name, so that no name is kept twice.
+func metricType(s string) model.MetricType {
+	for _, t := range []model.MetricType{
+		model.MetricTypeCounter, model.MetricTypeGauge, model.MetricTypeHistogram, model.MetricTypeGaugeHistogram,
+		model.MetricTypeSummary, model.MetricTypeInfo, model.MetricTypeStateset,
+	} {
+		if s == string(t) {
+			return t
+		}
+	}
+	return model.MetricTypeUnknown
+}
+
+// timeBounds are the first and last time of a set of samples.
+type timeBounds struct {
+	min, max int64
+	any      bool
+}
+
+func (b *timeBounds) add(t int64) {
+	if !b.any {
+		b.min, b.max, b.any = t, t, true
+		return
+	}
+	b.min, b.max = min(b.min, t), max(b.max, t)
+}
+
+// noteTimes remembers what the head now covers, and since when it holds samples
+// of windows that were sealed already.
+func (ing *Ingester) noteTimes(th *tenantHead, b timeBounds) {
+	if !b.any {
+		return
+	}
+	th.extend(b.min, b.max)
+	if b.min < ing.sealed.Load() {
+		ing.lateFrom.CompareAndSwap(0, ing.opts.Now().UnixMilli())
+	}
+}

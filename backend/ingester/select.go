@@ -1,0 +1,233 @@
+package ingester
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Select returns the series that have samples in the range and match, with the
+// chunks that may hold those samples, from the head and the local packs.
+func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
+	sel := &series.Selection{}
+	j := joiner{max: req.MaxSeries}
+	// The head before the packs: what is sealed in between is then seen twice,
+	// which is harmless, and never not at all.
+	if err := ing.selectHead(ctx, req, &j); err != nil {
+		return nil, err
+	}
+	readers := ing.packs.retain(req.Tenant, req.MinTime, req.MaxTime)
+	for _, r := range readers {
+		sel.Hold(func() { _ = r.Release() })
+	}
+	for _, r := range readers {
+		if err := selectPack(ctx, r, req, &j); err != nil {
+			sel.Release()
+			return nil, err
+		}
+	}
+	sel.Series = j.out
+	return sel, nil
+}
+
+func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *joiner) error {
+	th := ing.head(req.Tenant, false)
+	if th == nil || th.minTime.Load() > req.MaxTime || th.maxTime.Load() < req.MinTime {
+		return nil
+	}
+	found, err := th.match(ctx, req.Matchers)
+	if err != nil {
+		return err
+	}
+	for _, s := range found {
+		if req.LabelsOnly {
+			if s.hasData(req.MinTime, req.MaxTime) {
+				err = j.add(s.labels, s.hash, nil)
+			}
+		} else {
+			var chunks []series.Chunk
+			chunks, err = s.chunks(req.MinTime, req.MaxTime, nil)
+			if err == nil && len(chunks) > 0 {
+				err = j.add(s.labels, s.hash, chunks)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func selectPack(ctx context.Context, r *pack.Reader, req series.Request, j *joiner) error {
+	found, err := r.Select(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
+	if err != nil {
+		return fmt.Errorf("pack %s: %w", r.Info().ID, err)
+	}
+	for i := range found {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s := &found[i]
+		if req.LabelsOnly {
+			if err := j.add(s.Labels, s.Labels.Hash(), nil); err != nil {
+				return err
+			}
+			continue
+		}
+		chunks := make([]series.Chunk, 0, len(s.Chunks))
+		for _, ref := range s.Chunks {
+			c, err := r.Chunk(ref)
+			if err != nil {
+				return fmt.Errorf("pack %s: %w", r.Info().ID, err)
+			}
+			chunks = append(chunks, c)
+		}
+		if err := j.add(s.Labels, s.Labels.Hash(), chunks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joiner brings the chunks of a series together, wherever they come from.
+type joiner struct {
+	max    int
+	out    []series.WithChunks
+	byHash map[uint64][]int32
+}
+
+func (j *joiner) add(ls labels.Labels, hash uint64, chunks []series.Chunk) error {
+	if j.byHash == nil {
+		j.byHash = map[uint64][]int32{}
+	}
+	places := j.byHash[hash]
+	for _, i := range places {
+		if labels.Equal(j.out[i].Labels, ls) {
+			j.out[i].Chunks = append(j.out[i].Chunks, chunks...)
+			return nil
+		}
+	}
+	if j.max > 0 && len(j.out) >= j.max {
+		return &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", j.max),
+			Use: "the query selects more series", Hint: "select fewer with more exact matchers or a shorter range"}
+	}
+	j.byHash[hash] = append(places, int32(len(j.out)))
+	j.out = append(j.out, series.WithChunks{Labels: ls, Chunks: chunks})
+	return nil
+}
+
+// LabelNames returns the sorted names of the labels of matching series with
+// samples in the range.
+func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
+	names := map[string]struct{}{}
+	err := ing.eachHeadSeries(ctx, req, func(ls labels.Labels) {
+		ls.Range(func(l labels.Label) {
+			if _, ok := names[l.Name]; !ok {
+				names[l.Name] = struct{}{}
+			}
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = ing.eachPack(req, func(r *pack.Reader) error {
+		more, err := r.LabelNames(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
+		for _, n := range more {
+			names[n] = struct{}{}
+		}
+		return err
+	})
+	return sorted(names), err
+}
+
+// LabelValues returns the sorted values of a label of matching series with
+// samples in the range.
+func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
+	values := map[string]struct{}{}
+	err := ing.eachHeadSeries(ctx, req, func(ls labels.Labels) {
+		if v := ls.Get(name); v != "" {
+			values[v] = struct{}{}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = ing.eachPack(req, func(r *pack.Reader) error {
+		more, err := r.LabelValues(ctx, req.Tenant, name, req.MinTime, req.MaxTime, req.Matchers...)
+		for _, v := range more {
+			values[v] = struct{}{}
+		}
+		return err
+	})
+	return sorted(values), err
+}
+
+func (ing *Ingester) eachHeadSeries(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
+	th := ing.head(req.Tenant, false)
+	if th == nil || th.minTime.Load() > req.MaxTime || th.maxTime.Load() < req.MinTime {
+		return nil
+	}
+	found, err := th.match(ctx, req.Matchers)
+	if err != nil {
+		return err
+	}
+	for _, s := range found {
+		if s.hasData(req.MinTime, req.MaxTime) {
+			fn(s.labels)
+		}
+	}
+	return nil
+}
+
+func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) error {
+	readers := ing.packs.retain(req.Tenant, req.MinTime, req.MaxTime)
+	var err error
+	for _, r := range readers {
+		if err == nil {
+			if err = fn(r); err != nil {
+				err = fmt.Errorf("pack %s: %w", r.Info().ID, err)
+			}
+		}
+		_ = r.Release()
+	}
+	return err
+}
+
+func sorted(set map[string]struct{}) []string {
+	out := make([]string, 0, len(set))
+	for s := range set {
+		out = append(out, s)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Exemplars returns the exemplars in [mint, maxt] of the series that one of the
+// matcher sets matches.
+func (ing *Ingester) Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult {
+	th := ing.head(id, false)
+	if th == nil {
+		return nil
+	}
+	return th.exemplars.query(mint, maxt, sets)
+}
+
+// Sweep deletes local packs whose samples are all beyond their tenants'
+// retention.
+func (ing *Ingester) Sweep() error {
+	now := ing.opts.Now()
+	n, err := ing.packs.remove(func(id tenant.ID, maxt int64) bool {
+		r := ing.opts.Limits(id).Retention
+		return r > 0 && maxt < now.UnixMilli()-int64(r)/1e6
+	})
+	ing.metrics.packsExpired.Add(float64(n))
+	return err
+}

@@ -1,0 +1,130 @@
+package ingester
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+type metrics struct {
+	seriesCreated, seriesRemoved prometheus.Counter
+	seals, sealFailures          prometheus.Counter
+	packsExpired, damage         prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
+	auto := promauto.With(reg)
+	counter := func(name, help string) prometheus.Counter {
+		return auto.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_memory_series", Help: "Series in the head, of all tenants."},
+		func() float64 { return float64(ing.seriesCount()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_head_bytes", Help: "Rough size of the head."},
+		func() float64 { return float64(ing.bytes.Load()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_tenants", Help: "Tenants with a head."},
+		func() float64 { return float64(len(ing.heads())) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_local_packs", Help: "Local packs being served."},
+		func() float64 { return float64(ing.packCount()) })
+	return &metrics{
+		seriesCreated: counter("pallium_ingester_series_created_total", "Series that entered the head."),
+		seriesRemoved: counter("pallium_ingester_series_removed_total", "Series that left the head."),
+		seals:         counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
+		sealFailures:  counter("pallium_ingester_seal_failures_total", "Seals that failed and will be tried again."),
+		packsExpired:  counter("pallium_ingester_packs_expired_total", "Local packs deleted by retention."),
+		damage:        counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
+	}
+}
+
+func (ing *Ingester) seriesCount() int {
+	n := 0
+	for _, th := range ing.heads() {
+		n += th.seriesCount()
+	}
+	return n
+}
+
+func (th *tenantHead) seriesCount() int {
+	th.mu.RLock()
+	defer th.mu.RUnlock()
+	return th.count
+}
+
+func (ing *Ingester) packCount() int {
+	if ing.packs == nil {
+		return 0
+	}
+	ing.packs.mu.RLock()
+	defer ing.packs.mu.RUnlock()
+	return len(ing.packs.packs)
+}
+
+// TenantStats is a tenant's use of the head.
+type TenantStats struct {
+	Tenant  tenant.ID
+	Series  int
+	MinTime int64 // Unix milliseconds; above MaxTime when the head has nothing
+	MaxTime int64
+}
+
+// PackStats is one local pack.
+type PackStats struct {
+	Name             string // path below the packs' directory
+	MinTime, MaxTime int64  // Unix milliseconds
+	Tenants, Series  int
+	Samples, Bytes   int64
+}
+
+// Stats is what the operator page shows of an ingester.
+type Stats struct {
+	ID        string
+	HeadBytes int64
+	Tenants   []TenantStats // by series, most first
+	Packs     []PackStats   // by time, newest first
+	Segment   int           // of the write-ahead log
+}
+
+// SeriesCount is the number of a tenant's series in the head.
+func (ing *Ingester) SeriesCount(id tenant.ID) int {
+	th := ing.head(id, false)
+	if th == nil {
+		return 0
+	}
+	return th.seriesCount()
+}
+
+// Stats describes the ingester now.
+func (ing *Ingester) Stats() Stats {
+	s := Stats{ID: ing.opts.ID, HeadBytes: ing.bytes.Load(), Segment: ing.log.Segment()}
+	for _, th := range ing.heads() {
+		s.Tenants = append(s.Tenants, TenantStats{Tenant: th.id, Series: th.seriesCount(), MinTime: th.minTime.Load(), MaxTime: th.maxTime.Load()})
+	}
+	slices.SortFunc(s.Tenants, func(a, b TenantStats) int {
+		if c := cmp.Compare(b.Series, a.Series); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.Tenant, b.Tenant)
+	})
+	ing.packs.mu.RLock()
+	defer ing.packs.mu.RUnlock()
+	for _, lp := range ing.packs.packs {
+		p := PackStats{Name: strings.TrimPrefix(lp.path, ing.packs.dir+"/"), Bytes: lp.reader.Info().Size}
+		var b timeBounds
+		tenants := map[tenant.ID]bool{}
+		for _, sec := range lp.reader.Info().Sections {
+			b.add(sec.MinTime)
+			b.add(sec.MaxTime)
+			tenants[sec.Tenant] = true
+			p.Series += sec.Series
+			p.Samples += sec.Samples
+		}
+		p.MinTime, p.MaxTime, p.Tenants = b.min, b.max, len(tenants)
+		s.Packs = append(s.Packs, p)
+	}
+	slices.SortFunc(s.Packs, func(a, b PackStats) int { return cmp.Compare(b.MaxTime, a.MaxTime) })
+	return s
+}

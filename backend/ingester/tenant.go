@@ -1,0 +1,210 @@
+package ingester
+
+import (
+	"context"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/index"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// indexFrom is how many series a tenant has before it gets an inverted index;
+// fewer are found by looking at each.
+const indexFrom = 1000
+
+// tenantHead has one tenant's series, metadata and exemplars.
+type tenantHead struct {
+	id tenant.ID
+
+	mu       sync.RWMutex
+	series   map[uint64]*memSeries // by hash; further ones by next
+	count    int
+	byRef    map[storage.SeriesRef]*memSeries // only with an index
+	postings *index.MemPostings               // nil below indexFrom
+	metadata map[string]metadata.Metadata     // by metric
+
+	exemplars exemplarRing
+
+	minTime, maxTime atomic.Int64 // bounds of all that was appended
+}
+
+func newTenantHead(id tenant.ID) *tenantHead {
+	th := &tenantHead{id: id, series: map[uint64]*memSeries{}, metadata: map[string]metadata.Metadata{}}
+	th.minTime.Store(math.MaxInt64)
+	th.maxTime.Store(math.MinInt64)
+	return th
+}
+
+// find returns the series with exactly these labels. The caller holds th.mu.
+func (th *tenantHead) find(hash uint64, ls labels.Labels) *memSeries {
+	for s := th.series[hash]; s != nil; s = s.next {
+		if labels.Equal(s.labels, ls) {
+			return s
+		}
+	}
+	return nil
+}
+
+// add inserts a series that is not there. The caller holds th.mu for writing.
+func (th *tenantHead) add(s *memSeries) {
+	s.next = th.series[s.hash]
+	th.series[s.hash] = s
+	th.count++
+	if th.postings != nil {
+		th.index(s)
+		return
+	}
+	if th.count >= indexFrom {
+		th.postings = index.NewMemPostings()
+		th.byRef = make(map[storage.SeriesRef]*memSeries, 2*th.count)
+		for _, s := range th.series {
+			for ; s != nil; s = s.next {
+				th.index(s)
+			}
+		}
+	}
+}
+
+func (th *tenantHead) index(s *memSeries) {
+	th.byRef[storage.SeriesRef(s.ref)] = s
+	th.postings.Add(storage.SeriesRef(s.ref), s.labels)
+}
+
+// all returns every series, in no order.
+func (th *tenantHead) all() []*memSeries {
+	th.mu.RLock()
+	defer th.mu.RUnlock()
+	out := make([]*memSeries, 0, th.count)
+	for _, s := range th.series {
+		for ; s != nil; s = s.next {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// match returns the series that all matchers match, in no order.
+func (th *tenantHead) match(ctx context.Context, matchers []*labels.Matcher) ([]*memSeries, error) {
+	th.mu.RLock()
+	postings := th.postings
+	th.mu.RUnlock()
+	if postings != nil {
+		return th.matchIndexed(ctx, postings, matchers)
+	}
+	all := th.all()
+	out := all[:0]
+	for _, s := range all {
+		if matches(s.labels, matchers) {
+			out = append(out, s)
+		}
+	}
+	return out, ctx.Err()
+}
+
+func matches(ls labels.Labels, matchers []*labels.Matcher) bool {
+	for _, m := range matchers {
+		if !m.Matches(ls.Get(m.Name)) {
+			return false
+		}
+	}
+	return true
+}
+
+// matchIndexed intersects the postings of the matchers that a series must have
+// a label for, and checks the others on the labels of what is left.
+func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, matchers []*labels.Matcher) ([]*memSeries, error) {
+	var its []index.Postings
+	var rest []*labels.Matcher
+	for _, m := range matchers {
+		switch {
+		case m.Matches(""):
+			rest = append(rest, m)
+		case m.Type == labels.MatchEqual:
+			its = append(its, p.Postings(ctx, m.Name, m.Value))
+		case m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0:
+			its = append(its, p.Postings(ctx, m.Name, m.SetMatches()...))
+		default:
+			its = append(its, p.PostingsForLabelMatching(ctx, m.Name, m.Matches))
+		}
+	}
+	if len(its) == 0 {
+		its = append(its, p.All())
+	}
+	refs, err := index.ExpandPostings(index.Intersect(its...))
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	out := make([]*memSeries, 0, len(refs))
+	th.mu.RLock()
+	defer th.mu.RUnlock()
+	for _, ref := range refs {
+		if s := th.byRef[ref]; s != nil && matches(s.labels, rest) {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+// dropIdle removes series that hold nothing and had no sample since idleSince
+// (Unix milliseconds). It returns how many. No push may be under way: it could
+// be holding a series that is about to go.
+func (th *tenantHead) dropIdle(idleSince int64) int {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	deleted := map[storage.SeriesRef]struct{}{}
+	affected := map[labels.Label]struct{}{}
+	n := 0
+	for hash, first := range th.series {
+		var kept *memSeries
+		for s := first; s != nil; {
+			next := s.next
+			if s.idle(idleSince) {
+				n++
+				if th.postings != nil {
+					deleted[storage.SeriesRef(s.ref)] = struct{}{}
+					delete(th.byRef, storage.SeriesRef(s.ref))
+					s.labels.Range(func(l labels.Label) { affected[l] = struct{}{} })
+				}
+			} else {
+				s.next = kept
+				kept = s
+			}
+			s = next
+		}
+		if kept == nil {
+			delete(th.series, hash)
+		} else {
+			th.series[hash] = kept
+		}
+	}
+	th.count -= n
+	if len(deleted) > 0 {
+		th.postings.Delete(deleted, affected)
+	}
+	return n
+}
+
+// extend widens the time bounds to take t in.
+func (th *tenantHead) extend(mint, maxt int64) {
+	for {
+		v := th.minTime.Load()
+		if v <= mint || th.minTime.CompareAndSwap(v, mint) {
+			break
+		}
+	}
+	for {
+		v := th.maxTime.Load()
+		if v >= maxt || th.maxTime.CompareAndSwap(v, maxt) {
+			return
+		}
+	}
+}

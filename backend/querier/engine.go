@@ -1,0 +1,243 @@
+package querier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// LookbackDelta is how old a sample may be to count as a series' present value.
+const LookbackDelta = 5 * time.Minute
+
+// Engine is Prometheus' engine held to the limits of the tenant in each
+// query's context.
+type Engine struct {
+	limits func(tenant.ID) limits.Limits
+	logger *slog.Logger
+	parser parser.Parser
+
+	mu      sync.Mutex
+	engines map[engineKey]*promql.Engine // one for each set of limits the engine itself checks
+	running map[tenant.ID]int
+
+	queries  prometheus.Counter
+	exceeded *prometheus.CounterVec
+}
+
+type engineKey struct {
+	maxSamples int
+	timeout    time.Duration
+}
+
+var _ promql.QueryEngine = (*Engine)(nil)
+
+// NewEngine returns an engine.
+func NewEngine(lim func(tenant.ID) limits.Limits, p parser.Parser, logger *slog.Logger, reg prometheus.Registerer) *Engine {
+	auto := promauto.With(reg)
+	return &Engine{
+		limits: lim, logger: logger, parser: p,
+		engines: map[engineKey]*promql.Engine{}, running: map[tenant.ID]int{},
+		queries:  auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries begun."}),
+		exceeded: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that went beyond a limit, by limit."}, []string{"limit"}),
+	}
+}
+
+// maxEngines bounds the cache; limits that differ from tenant to tenant more
+// than this make the engines be built anew, which is cheap.
+const maxEngines = 64
+
+func (e *Engine) engine(lim limits.Limits) *promql.Engine {
+	key := engineKey{maxSamples: lim.MaxQuerySamples, timeout: time.Duration(lim.QueryTimeout)}
+	if key.maxSamples <= 0 {
+		key.maxSamples = math.MaxInt
+	}
+	if key.timeout <= 0 {
+		key.timeout = 24 * time.Hour
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if eng := e.engines[key]; eng != nil {
+		return eng
+	}
+	if len(e.engines) >= maxEngines {
+		clear(e.engines)
+	}
+	eng := promql.NewEngine(promql.EngineOpts{
+		Logger: e.logger, MaxSamples: key.maxSamples, Timeout: key.timeout, LookbackDelta: LookbackDelta,
+		EnableAtModifier: true, EnableNegativeOffset: true, Parser: e.parser,
+		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
+	})
+	e.engines[key] = eng
+	return eng
+}
+
+// NewInstantQuery implements promql.QueryEngine.
+func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
+	lim, id, err := e.tenantLimits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := e.engine(lim).NewInstantQuery(ctx, q, opts, qs, ts)
+	if err != nil {
+		return nil, err
+	}
+	return &query{Query: inner, engine: e, id: id, lim: lim, text: qs, start: ts, end: ts}, nil
+}
+
+// NewRangeQuery implements promql.QueryEngine.
+func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, step time.Duration) (promql.Query, error) {
+	lim, id, err := e.tenantLimits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := e.engine(lim).NewRangeQuery(ctx, q, opts, qs, start, end, step)
+	if err != nil {
+		return nil, err
+	}
+	return &query{Query: inner, engine: e, id: id, lim: lim, text: qs, start: start, end: end, step: step}, nil
+}
+
+func (e *Engine) tenantLimits(ctx context.Context) (limits.Limits, tenant.ID, error) {
+	access, err := tenant.FromContext(ctx)
+	if err != nil {
+		return limits.Limits{}, "", err
+	}
+	return e.limits(access.Tenant), access.Tenant, nil
+}
+
+// enter counts a running query of the tenant; leave ends it.
+func (e *Engine) enter(id tenant.ID, most int) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := e.running[id]; most > 0 && n >= most {
+		return &limits.Exceeded{Name: "max_concurrent_queries", Limit: fmt.Sprintf("%d queries", most), Use: fmt.Sprintf("%d are running", n), Hint: "try again when they are done"}
+	}
+	e.running[id]++
+	e.queries.Inc()
+	return nil
+}
+
+func (e *Engine) leave(id tenant.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running[id]--; e.running[id] <= 0 {
+		delete(e.running, id)
+	}
+}
+
+// query checks the limits as it runs rather than as it is made: an error then
+// reads as "cannot be executed" (422) and not as "is not a query" (400).
+type query struct {
+	promql.Query
+	engine     *Engine
+	id         tenant.ID
+	lim        limits.Limits
+	text       string
+	start, end time.Time
+	step       time.Duration // 0 for an instant query
+}
+
+// Exec implements promql.Query.
+func (q *query) Exec(ctx context.Context) *promql.Result {
+	if err := q.check(); err != nil {
+		return q.failed(err)
+	}
+	if err := q.engine.enter(q.id, q.lim.MaxConcurrentQueries); err != nil {
+		return q.failed(err)
+	}
+	defer q.engine.leave(q.id)
+	res := q.Query.Exec(ctx)
+	if res.Err == nil {
+		return res
+	}
+	var timeout promql.ErrQueryTimeout
+	var tooMany promql.ErrTooManySamples
+	var tooManyRead promql.ErrTooManySamplesRead
+	switch {
+	case errors.As(res.Err, &tooMany), errors.As(res.Err, &tooManyRead):
+		return q.failed(&limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", q.lim.MaxQuerySamples),
+			Use: "the query loads more at once", Hint: "select fewer series, a shorter range or a longer step"})
+	case errors.As(res.Err, &timeout) && ctx.Err() == nil:
+		return q.failed(&limits.Exceeded{Name: "query_timeout", Limit: q.lim.QueryTimeout.String(),
+			Use: "the query took longer", Hint: "select fewer series, a shorter range or a longer step"})
+	}
+	var exceeded *limits.Exceeded
+	if errors.As(res.Err, &exceeded) {
+		return q.failed(exceeded)
+	}
+	return res
+}
+
+func (q *query) failed(err error) *promql.Result {
+	var exceeded *limits.Exceeded
+	if errors.As(err, &exceeded) {
+		q.engine.exceeded.WithLabelValues(exceeded.Name).Inc()
+	}
+	return &promql.Result{Err: err}
+}
+
+// check compares what the query asks for with the limits, before it runs.
+func (q *query) check() error {
+	if most := q.lim.MaxQueryLength; most > 0 && len(q.text) > most {
+		return &limits.Exceeded{Name: "max_query_length", Limit: fmt.Sprintf("%d bytes", most), Use: fmt.Sprintf("the expression has %d", len(q.text))}
+	}
+	if q.step > 0 && q.lim.MaxQuerySteps > 0 {
+		if steps := q.end.Sub(q.start)/q.step + 1; int64(steps) > int64(q.lim.MaxQuerySteps) {
+			return &limits.Exceeded{Name: "max_query_steps", Limit: fmt.Sprintf("%d steps", q.lim.MaxQuerySteps),
+				Use: fmt.Sprintf("the query has %d", steps), Hint: "ask for a longer step or a shorter range"}
+		}
+	}
+	if most := time.Duration(q.lim.MaxQueryRange); most > 0 {
+		if r := q.end.Sub(q.start) + q.reach(); r > most {
+			return &limits.Exceeded{Name: "max_query_range", Limit: q.lim.MaxQueryRange.String(),
+				Use: "the query spans " + model.Duration(r.Truncate(time.Second)).String(), Hint: "ask for a shorter range"}
+		}
+	}
+	return nil
+}
+
+// reach is how far the expression's selectors look back beyond the query's own
+// range: range selectors, subqueries and offsets.
+func (q *query) reach() time.Duration {
+	stmt, ok := q.Statement().(*parser.EvalStmt)
+	if !ok {
+		return 0
+	}
+	longest := time.Duration(0)
+	parser.Inspect(stmt.Expr, func(n parser.Node, path []parser.Node) error {
+		back := time.Duration(0)
+		switch n := n.(type) {
+		case *parser.VectorSelector:
+			back = n.Offset
+		case *parser.MatrixSelector:
+			back = n.Range
+			if vs, ok := n.VectorSelector.(*parser.VectorSelector); ok {
+				back += vs.Offset
+			}
+		default:
+			return nil
+		}
+		for _, p := range path {
+			if sub, ok := p.(*parser.SubqueryExpr); ok {
+				back += sub.Range + sub.Offset
+			}
+		}
+		longest = max(longest, back)
+		return nil
+	})
+	return longest
+}

@@ -1,0 +1,174 @@
+// Package querier answers PromQL: it gives Prometheus' own engine a view of the
+// backend's series that is limited to one tenant, to what its label policy lets
+// it see, and to what its limits allow.
+package querier
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Source has the series of all tenants.
+type Source interface {
+	// Select returns matching series with the chunks that hold their samples in
+	// the range. A part that cannot be read is an error, never a shorter answer.
+	Select(ctx context.Context, req series.Request) (*series.Selection, error)
+	// LabelNames and LabelValues return sorted names, or values of one name.
+	LabelNames(ctx context.Context, req series.Request) ([]string, error)
+	LabelValues(ctx context.Context, name string, req series.Request) ([]string, error)
+	Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult
+}
+
+// Queryable is a storage.SampleAndChunkQueryable and ExemplarQueryable over a
+// source. The tenant comes with the context of each call; without one nothing
+// is answered.
+type Queryable struct {
+	source Source
+	limits func(tenant.ID) limits.Limits
+	now    func() time.Time
+}
+
+var (
+	_ storage.SampleAndChunkQueryable = (*Queryable)(nil)
+	_ storage.ExemplarQueryable       = (*Queryable)(nil)
+)
+
+// NewQueryable returns a Queryable over the source.
+func NewQueryable(source Source, lim func(tenant.ID) limits.Limits, now func() time.Time) *Queryable {
+	return &Queryable{source: source, limits: lim, now: now}
+}
+
+// Querier implements storage.Queryable.
+func (q *Queryable) Querier(mint, maxt int64) (storage.Querier, error) {
+	return &querier{reader{q: q, mint: mint, maxt: maxt}}, nil
+}
+
+// ChunkQuerier implements storage.ChunkQueryable.
+func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
+	return &chunkQuerier{reader{q: q, mint: mint, maxt: maxt}}, nil
+}
+
+// reader is what sample and chunk queriers share. Like every storage.Querier it
+// is used by one goroutine at a time.
+type reader struct {
+	q          *Queryable
+	mint, maxt int64
+	selections []*series.Selection
+}
+
+// request makes the request of a call, with the range cut to what the tenant's
+// retention leaves. ok is false when nothing is left.
+func (r *reader) request(ctx context.Context, mint, maxt int64, matchers []*labels.Matcher) (req series.Request, ok bool, err error) {
+	access, err := tenant.FromContext(ctx)
+	if err != nil {
+		return req, false, err
+	}
+	lim := r.q.limits(access.Tenant)
+	if lim.Retention > 0 {
+		mint = max(mint, r.q.now().Add(-time.Duration(lim.Retention)).UnixMilli())
+	}
+	return series.Request{Tenant: access.Tenant, MinTime: mint, MaxTime: maxt,
+		Matchers: slices.Clone(matchers), MaxSeries: lim.MaxQuerySeries}, mint <= maxt, nil
+}
+
+func (r *reader) selectSeries(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers []*labels.Matcher) ([]series.WithChunks, series.Request, error) {
+	mint, maxt := r.mint, r.maxt
+	if hints != nil {
+		mint, maxt = max(mint, hints.Start), min(maxt, hints.End)
+	}
+	req, ok, err := r.request(ctx, mint, maxt, matchers)
+	if err != nil || !ok {
+		return nil, req, err
+	}
+	// The series API reads labels and stops early at its own limit.
+	req.LabelsOnly = hints != nil && hints.Func == "series"
+	sel, err := r.q.source.Select(ctx, req)
+	if err != nil {
+		return nil, req, err
+	}
+	r.selections = append(r.selections, sel)
+	if sortSeries {
+		slices.SortFunc(sel.Series, func(a, b series.WithChunks) int { return labels.Compare(a.Labels, b.Labels) })
+	}
+	return sel.Series, req, nil
+}
+
+// LabelValues implements storage.LabelQuerier.
+func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	req, ok, err := r.request(ctx, r.mint, r.maxt, matchers)
+	if err != nil || !ok {
+		return nil, nil, err
+	}
+	values, err := r.q.source.LabelValues(ctx, name, req)
+	return cut(values, hints), nil, clarify(err)
+}
+
+// LabelNames implements storage.LabelQuerier.
+func (r *reader) LabelNames(ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	req, ok, err := r.request(ctx, r.mint, r.maxt, matchers)
+	if err != nil || !ok {
+		return nil, nil, err
+	}
+	names, err := r.q.source.LabelNames(ctx, req)
+	return cut(names, hints), nil, clarify(err)
+}
+
+func cut(list []string, hints *storage.LabelHints) []string {
+	if hints != nil && hints.Limit > 0 && len(list) > hints.Limit {
+		return list[:hints.Limit]
+	}
+	return list
+}
+
+// Close implements storage.LabelQuerier.
+func (r *reader) Close() error {
+	for _, s := range r.selections {
+		s.Release()
+	}
+	r.selections = nil
+	return nil
+}
+
+// ExemplarQuerier implements storage.ExemplarQueryable.
+func (q *Queryable) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error) {
+	access, err := tenant.FromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return exemplarQuerier{q: q, id: access.Tenant}, nil
+}
+
+type exemplarQuerier struct {
+	q  *Queryable
+	id tenant.ID
+}
+
+// Select implements storage.ExemplarQuerier.
+func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return e.q.source.Exemplars(e.id, start, end, matchers), nil
+}
+
+// clarify prepares an error of the source for Prometheus' API: a limit is the
+// tenant's to mend and told as it is (422), anything else is ours (500).
+func clarify(err error) error {
+	if err == nil {
+		return nil
+	}
+	var exceeded *limits.Exceeded
+	if errors.As(err, &exceeded) {
+		return exceeded
+	}
+	return promql.ErrStorage{Err: err}
+}

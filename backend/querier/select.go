@@ -1,0 +1,153 @@
+package querier
+
+import (
+	"context"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+type querier struct{ reader }
+
+// Select implements storage.Querier.
+func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+	found, req, err := q.selectSeries(ctx, sortSeries, hints, matchers)
+	if err != nil {
+		return storage.ErrSeriesSet(clarify(err))
+	}
+	return &seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1}
+}
+
+// seriesSet hands out the series of a selection.
+type seriesSet struct {
+	series     []series.WithChunks
+	mint, maxt int64
+	i          int
+}
+
+func (s *seriesSet) Next() bool                        { s.i++; return s.i < len(s.series) }
+func (s *seriesSet) Err() error                        { return nil }
+func (s *seriesSet) Warnings() annotations.Annotations { return nil }
+func (s *seriesSet) At() storage.Series {
+	return &oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt}
+}
+
+type oneSeries struct {
+	*series.WithChunks
+	mint, maxt int64
+}
+
+func (s *oneSeries) Labels() labels.Labels { return s.WithChunks.Labels }
+
+// Iterator implements storage.Series.
+func (s *oneSeries) Iterator(reuse chunkenc.Iterator) chunkenc.Iterator {
+	it, ok := reuse.(*bounded)
+	if !ok {
+		it = &bounded{}
+	}
+	it.Iterator = series.Iterator(s.Chunks, it.Iterator)
+	it.mint, it.maxt, it.ended = s.mint, s.maxt, false
+	it.started = false
+	return it
+}
+
+// bounded leaves out the samples outside [mint, maxt]: chunks are cut at fixed
+// times, queries are not.
+type bounded struct {
+	chunkenc.Iterator
+	mint, maxt     int64
+	started, ended bool
+}
+
+func (b *bounded) Next() chunkenc.ValueType {
+	if b.ended {
+		return chunkenc.ValNone
+	}
+	if !b.started {
+		b.started = true
+		return b.check(b.Iterator.Seek(b.mint))
+	}
+	return b.check(b.Iterator.Next())
+}
+
+func (b *bounded) Seek(t int64) chunkenc.ValueType {
+	if b.ended {
+		return chunkenc.ValNone
+	}
+	b.started = true
+	return b.check(b.Iterator.Seek(max(t, b.mint)))
+}
+
+func (b *bounded) check(vt chunkenc.ValueType) chunkenc.ValueType {
+	if vt == chunkenc.ValNone || b.Iterator.AtT() > b.maxt {
+		b.ended = true
+		return chunkenc.ValNone
+	}
+	return vt
+}
+
+type chunkQuerier struct{ reader }
+
+// Select implements storage.ChunkQuerier.
+func (q *chunkQuerier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.ChunkSeriesSet {
+	found, req, err := q.selectSeries(ctx, sortSeries, hints, matchers)
+	if err != nil {
+		return storage.ErrChunkSeriesSet(clarify(err))
+	}
+	return &chunkSeriesSet{seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1}}
+}
+
+type chunkSeriesSet struct{ seriesSet }
+
+func (s *chunkSeriesSet) At() storage.ChunkSeries {
+	return &oneChunkSeries{oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt}}
+}
+
+type oneChunkSeries struct{ oneSeries }
+
+// Iterator implements storage.ChunkSeries. Chunks that lie within the range and
+// do not overlap are passed on as they are; the others are encoded anew.
+func (s *oneChunkSeries) Iterator(chunks.Iterator) chunks.Iterator {
+	normal, err := series.Normalize(s.Chunks)
+	if err != nil {
+		return failedChunks{err}
+	}
+	metas := make([]chunks.Meta, 0, len(normal))
+	for _, c := range normal {
+		if !c.Overlaps(s.mint, s.maxt) {
+			continue
+		}
+		parts, err := trimmed(c, s.mint, s.maxt)
+		if err != nil {
+			return failedChunks{err}
+		}
+		for _, p := range parts {
+			chunk, err := chunkenc.FromData(p.Encoding, p.Data)
+			if err != nil {
+				return failedChunks{err}
+			}
+			metas = append(metas, chunks.Meta{MinTime: p.MinTime, MaxTime: p.MaxTime, Chunk: chunk})
+		}
+	}
+	return storage.NewListChunkSeriesIterator(metas...)
+}
+
+// trimmed is the samples of a chunk within [mint, maxt] as chunks.
+func trimmed(c series.Chunk, mint, maxt int64) ([]series.Chunk, error) {
+	if c.MinTime >= mint && c.MaxTime <= maxt {
+		return []series.Chunk{c}, nil
+	}
+	return series.EncodeAll(&bounded{Iterator: series.Iterator([]series.Chunk{c}, nil), mint: mint, maxt: maxt})
+}
+
+// failedChunks is a chunk iterator that has only an error.
+type failedChunks struct{ err error }
+
+func (failedChunks) At() chunks.Meta { return chunks.Meta{} }
+func (failedChunks) Next() bool      { return false }
+func (f failedChunks) Err() error    { return f.err }

@@ -1,0 +1,310 @@
+// Package harness runs the real binaries for the tests of the whole system:
+// Pallium, Prometheus and node_exporter as processes of their own, with ports
+// and directories of their own, ended with the test.
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startTimeout bounds how long a process may take to get ready. It is generous:
+// test machines are busy.
+const startTimeout = 2 * time.Minute
+
+// Binary returns the path in the environment variable, which the Makefile sets.
+func Binary(t testing.TB, variable string) string {
+	t.Helper()
+	path := os.Getenv(variable)
+	if path == "" {
+		t.Fatalf("%s is not set: run the tests with `make e2e`", variable)
+	}
+	return path
+}
+
+// Process is a running program.
+type Process struct {
+	t    testing.TB
+	name string
+	cmd  *exec.Cmd
+	log  *logBuffer
+	done chan struct{}
+	err  error // of Wait; read after done
+}
+
+// logBuffer keeps the end of what a process printed.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.buf.Len() > 1<<20 {
+		l.buf.Reset()
+	}
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// Start runs a program until the test ends. Its output is shown if the test
+// fails.
+func Start(t testing.TB, path string, args ...string) *Process {
+	t.Helper()
+	p := &Process{t: t, name: filepath.Base(path), cmd: exec.Command(path, args...), log: &logBuffer{}, done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", p.name, err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("%s printed:\n%s", p.name, tail(p.log.String(), 8000))
+		}
+	})
+	return p
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "..." + s[len(s)-n:]
+	}
+	return s
+}
+
+// Log is what the process printed so far.
+func (p *Process) Log() string { return p.log.String() }
+
+// Pid is the process's id.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Kill ends the process with SIGKILL and waits.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Signal sends a signal.
+func (p *Process) Signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// Stop ends the process with SIGTERM and fails the test if it does not end well.
+func (p *Process) Stop() {
+	p.t.Helper()
+	p.Signal(syscall.SIGTERM)
+	if err := p.Wait(startTimeout); err != nil {
+		p.t.Errorf("%s after SIGTERM: %v\n%s", p.name, err, tail(p.log.String(), 4000))
+	}
+}
+
+// Wait waits for the process to end and returns how it did.
+func (p *Process) Wait(timeout time.Duration) error {
+	select {
+	case <-p.done:
+		return p.err
+	case <-time.After(timeout):
+		return fmt.Errorf("still running after %s", timeout)
+	}
+}
+
+// WaitReady waits until the URL answers 200.
+func (p *Process) WaitReady(url string) {
+	p.t.Helper()
+	for deadline := time.Now().Add(startTimeout); ; {
+		select {
+		case <-p.done:
+			p.t.Fatalf("%s ended: %v\n%s", p.name, p.err, tail(p.log.String(), 4000))
+		default:
+		}
+		resp, err := http.Get(url)
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s is not ready: %v\n%s", p.name, err, tail(p.log.String(), 4000))
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// FreeAddr returns an address on the loopback interface that nobody listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Pallium is a running `pallium all`.
+type Pallium struct {
+	*Process
+	Edge, Admin string // URLs
+	DataDir     string
+	Config      string // path of the configuration file
+
+	t      testing.TB
+	binary string
+	args   []string
+}
+
+// StartPallium runs Pallium with the configuration (YAML, may be empty) in a
+// directory of its own.
+func StartPallium(t testing.TB, config string) *Pallium {
+	t.Helper()
+	dir := t.TempDir()
+	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "pallium.yaml")}
+	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	edge, admin := FreeAddr(t), FreeAddr(t)
+	p.Edge, p.Admin = "http://"+edge, "http://"+admin
+	p.args = []string{"all", "-config", p.Config, "-data-dir", p.DataDir, "-listen", edge, "-admin-listen", admin}
+	p.Restart()
+	return p
+}
+
+// Restart starts the process again, after it was stopped or killed.
+func (p *Pallium) Restart() {
+	p.t.Helper()
+	p.Process = Start(p.t, p.binary, p.args...)
+	p.WaitReady(p.Edge + "/ready")
+}
+
+// CLI runs an admin command and returns what it printed, without line breaks at
+// the ends.
+func (p *Pallium) CLI(args ...string) (string, error) {
+	var out, errOut bytes.Buffer
+	cmd := exec.Command(p.binary, append(args, "-admin-url", p.Admin, "-data-dir", p.DataDir)...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("pallium %s: %w: %s", strings.Join(args, " "), err, errOut.String())
+	}
+	return strings.TrimSpace(out.String()), err
+}
+
+// Tenant makes a tenant, with limits given as key=value, and returns a key that
+// may read and write its metrics.
+func (p *Pallium) Tenant(id string, limits ...string) string {
+	p.t.Helper()
+	if _, err := p.CLI("tenant", "create", id); err != nil {
+		p.t.Fatal(err)
+	}
+	if len(limits) > 0 {
+		if _, err := p.CLI(append([]string{"limits", "set", id}, limits...)...); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	return p.Token(id, "metrics:read,metrics:write")
+}
+
+// Token issues a key for a tenant.
+func (p *Pallium) Token(id, scopes string) string {
+	p.t.Helper()
+	key, err := p.CLI("token", "issue", "-tenant", id, "-scopes", scopes, "-name", "test", "-q")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return key
+}
+
+// AdminToken is the admin credential that the process made.
+func (p *Pallium) AdminToken() string {
+	p.t.Helper()
+	data, err := os.ReadFile(filepath.Join(p.DataDir, "admin-token"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// Flush seals everything in the head.
+func (p *Pallium) Flush() {
+	p.t.Helper()
+	code, body := Do(p.t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)
+	if code != http.StatusOK {
+		p.t.Fatalf("flush: %d %s", code, body)
+	}
+}
+
+// Do sends a request with a bearer token and returns status and body.
+func Do(t testing.TB, method, url, token, contentType string, body io.Reader) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, url, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, url, err)
+	}
+	return resp.StatusCode, string(data)
+}
+
+// Query asks a Prometheus API (base is up to and without /api/v1) and returns
+// the data of its answer.
+func Query(t testing.TB, base, token, endpoint string, params url.Values) json.RawMessage {
+	t.Helper()
+	code, body := Do(t, http.MethodPost, base+"/api/v1/"+endpoint, token, "application/x-www-form-urlencoded", strings.NewReader(params.Encode()))
+	var answer struct {
+		Status, Error string
+		Data          json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || answer.Status != "success" {
+		t.Fatalf("%s %v: %d %s", endpoint, params, code, tail(body, 2000))
+	}
+	return answer.Data
+}
+
+// Eventually repeats check until it returns nil; it fails the test with the
+// last error after the timeout.
+func Eventually(t testing.TB, timeout time.Duration, check func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("after %s: %v", timeout, err)
+}
