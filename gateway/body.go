@@ -66,7 +66,9 @@ func (b *body) Read(p []byte) (int, error) {
 	b.n.Add(int64(n))
 	if err != nil {
 		b.ended = true
-		b.fail(err)
+		if err != io.EOF {
+			b.fail(err)
+		}
 		// The connection is now watched for the client's going away, which
 		// an expired deadline would be mistaken for while the backend works.
 		_ = b.rc.SetReadDeadline(time.Time{})
@@ -77,7 +79,6 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) fail(err error) {
 	var large *http.MaxBytesError
 	switch {
-	case err == io.EOF:
 	case errors.As(err, &large):
 		b.failed.CompareAndSwap(nil, tooLarge(b.limit, fmt.Sprintf("the request body has more than %d bytes", b.limit)))
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -63,12 +63,13 @@ type Gateway struct {
 	version versionInfo
 	now     func() time.Time
 
-	router  *router
-	trusted []netip.Prefix
-	states  *tenantStates
-	gate    *fairGate
-	metrics *metrics
-	log     *requestLog
+	router   *router
+	unrouted *Route // of requests that have none
+	trusted  []netip.Prefix
+	states   *tenantStates
+	gate     *fairGate
+	metrics  *metrics
+	log      *requestLog
 }
 
 // New checks the options and the route table.
@@ -105,7 +106,7 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
 		version: versionInfo{version: o.Version, revision: o.Revision},
-		router:  router, trusted: trusted,
+		router:  router, unrouted: &Route{Name: "none", kind: kindRead}, trusted: trusted,
 		states: newTenantStates(o.Config.MaxTenants),
 		gate:   newFairGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
 		log:    newRequestLog(o.Logger, o.Now),
@@ -129,9 +130,6 @@ type exchange struct {
 	credential string
 }
 
-// unrouted stands for the route of a request that has none.
-func unrouted() *Route { return &Route{Name: "none", kind: kindRead} }
-
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{g: g, r: r, start: g.now(), rec: &recorder{
@@ -152,7 +150,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // find checks that the request means one thing only, and finds its route.
 func (x *exchange) find() *refusal {
-	x.route = unrouted()
+	x.route = x.g.unrouted
 	if f := checkPath(x.r); f != nil {
 		return f
 	}

@@ -10,7 +10,10 @@ import (
 const (
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = 60 * time.Second
-	maxHeaderBytes    = 32 << 10
+	// From the header to the last byte of the answer: longer than any query
+	// may take, and an end to clients that do not read their answer.
+	writeTimeout   = 10 * time.Minute
+	maxHeaderBytes = 32 << 10
 )
 
 // Server returns the HTTP server for an edge. Bodies have deadlines of their
@@ -21,6 +24,7 @@ func Server(h http.Handler, log *slog.Logger) *http.Server {
 		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
+		WriteTimeout:      writeTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnContext:       withGuard,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),

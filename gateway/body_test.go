@@ -1,0 +1,111 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// deadlines is a ResponseWriter that notes the read deadlines it is given.
+type deadlines struct {
+	http.ResponseWriter
+	mu  sync.Mutex
+	set []time.Time
+	cut chan struct{} // closed by a deadline in the past
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.set = append(d.set, t)
+	if d.cut != nil && !t.IsZero() && t.Before(time.Unix(2, 0)) {
+		close(d.cut)
+		d.cut = nil
+	}
+	return nil
+}
+
+func (d *deadlines) last() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.set[len(d.set)-1]
+}
+
+func TestBodyDeadlines(t *testing.T) {
+	d := &deadlines{}
+	const size = 2 * deadlineStep
+	b := newBody(d, &http.Request{Body: io.NopCloser(strings.NewReader(strings.Repeat("x", size)))}, size)
+	buf := make([]byte, deadlineStep)
+	for _, want := range []time.Duration{bodyGrace, bodyGrace + deadlineStep/bodyMinRate*time.Second} {
+		if _, err := io.ReadFull(b, buf); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.last().Sub(b.start); got != want {
+			t.Errorf("deadline after %s, want %s", got, want)
+		}
+	}
+	if _, err := b.Read(buf); err != io.EOF {
+		t.Fatal(err)
+	}
+	if !d.last().IsZero() {
+		t.Error("the deadline outlives the body: it would cancel the request")
+	}
+	n := len(d.set)
+	_ = b.Close()
+	if _, err := b.Read(buf); !errors.Is(err, http.ErrBodyReadAfterClose) || len(d.set) != n {
+		t.Errorf("after Close: %v, %d deadlines more", err, len(d.set)-n)
+	}
+}
+
+// failing is a body that ends in an error.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+func (f failing) Close() error             { return nil }
+
+func TestBodyFailures(t *testing.T) {
+	for err, status := range map[error]int{
+		os.ErrDeadlineExceeded: 408, io.ErrUnexpectedEOF: 400, errors.New("connection reset"): 400,
+	} {
+		b := newBody(&deadlines{}, &http.Request{Body: failing{err}}, 10)
+		if _, got := b.Read(make([]byte, 1)); !errors.Is(got, err) {
+			t.Errorf("Read: %v, want %v", got, err)
+		}
+		if _, f := b.state(); f == nil || f.status != status {
+			t.Errorf("%v became %+v, want status %d", err, f, status)
+		}
+	}
+}
+
+// stuck is a body of a client that sends nothing, until its deadline passes.
+type stuck struct {
+	reading chan struct{}
+	cut     chan struct{}
+}
+
+func (s stuck) Read([]byte) (int, error) {
+	close(s.reading)
+	<-s.cut
+	return 0, os.ErrDeadlineExceeded
+}
+func (s stuck) Close() error { return nil }
+
+func TestCloseEndsAReadThatWaits(t *testing.T) {
+	s := stuck{make(chan struct{}), make(chan struct{})}
+	b := newBody(&deadlines{cut: s.cut}, &http.Request{Body: s}, 10)
+	done := make(chan error)
+	go func() {
+		_, err := b.Read(make([]byte, 1))
+		done <- err
+	}()
+	<-s.reading
+	_ = b.Close()
+	if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
+	}
+}
