@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+const (
+	requestTimeout = 60 * time.Second
+	maxAnswer      = 16 << 20 // bytes
+	maxTokenFile   = 4 << 10  // bytes
+)
+
+// session is one run: where the server is, and how to print.
+type session struct {
+	env     func(string) string
+	out     io.Writer
+	quiet   bool
+	format  string
+	url     string
+	dataDir string
+}
+
+// apiError is a refusal of the server.
+type apiError struct {
+	Status    int    `json:"-"`
+	Code      string `json:"code"`
+	Message   string `json:"message"`
+	RequestID string `json:"requestId"`
+}
+
+func (e *apiError) Error() string {
+	if e.RequestID == "" {
+		return e.Message
+	}
+	return fmt.Sprintf("%s (request %s)", e.Message, e.RequestID)
+}
+
+func isStatus(err error, status int) bool {
+	var e *apiError
+	return errors.As(err, &e) && e.Status == status
+}
+
+// answer is what the server answered.
+type answer struct {
+	body []byte
+	etag string
+}
+
+// path joins escaped parts below the root of the API.
+func path(parts ...string) string {
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	return "/admin/v1/" + strings.Join(parts, "/")
+}
+
+// call sends a request; body is encoded as JSON unless nil, and the answer
+// decoded into into unless nil.
+func (s *session) call(ctx context.Context, method, path, etag string, body, into any) (answer, error) {
+	token, from, err := s.token()
+	if err != nil {
+		return answer{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := s.request(ctx, method, path, body)
+	if err != nil {
+		return answer{}, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	if etag != "" {
+		req.Header.Set("If-Match", etag)
+	}
+	a, err := send(req)
+	if isStatus(err, http.StatusUnauthorized) {
+		return a, fmt.Errorf("%w; the token came from %s", err, from)
+	}
+	if err != nil {
+		return a, err
+	}
+	if into != nil {
+		if err := json.Unmarshal(a.body, into); err != nil {
+			return a, fmt.Errorf("the answer of %s is not what this version knows: %w", s.url, err)
+		}
+	}
+	return a, nil
+}
+
+func (s *session) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		r = bytes.NewReader(b)
+	}
+	base, err := url.Parse(s.url)
+	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
+		return nil, misused("-admin-url %q must read http(s)://host[:port]", s.url)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(s.url, "/")+path, r)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return req, nil
+}
+
+func send(req *http.Request) (answer, error) {
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // the token goes where it was meant to go only
+	}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, fmt.Errorf("the admin API does not answer; is pallium running there? (-admin-url): %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return answer{}, fmt.Errorf("read the server's answer: %w", err)
+	}
+	if len(b) > maxAnswer {
+		return answer{}, fmt.Errorf("the server's answer is larger than %d bytes", maxAnswer)
+	}
+	if resp.StatusCode >= 300 {
+		e := &apiError{Status: resp.StatusCode}
+		if json.Unmarshal(b, e) != nil || e.Message == "" {
+			e.Message = fmt.Sprintf("%s answered %s; is that Pallium's admin listener?", req.URL.Host, resp.Status)
+		}
+		return answer{}, e
+	}
+	return answer{body: b, etag: resp.Header.Get("ETag")}, nil
+}
+
+// token finds the admin token, in the places where the server does.
+func (s *session) token() (token, from string, err error) {
+	if t := s.env("PALLIUM_ADMIN_TOKEN"); t != "" {
+		return strings.TrimSpace(t), "PALLIUM_ADMIN_TOKEN", nil
+	}
+	file, from := s.env("PALLIUM_ADMIN_TOKEN_FILE"), "PALLIUM_ADMIN_TOKEN_FILE"
+	if file == "" {
+		file, from = s.tokenFile(), s.tokenFile()
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return "", "", fmt.Errorf("no admin token: set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE, or give the server's -data-dir: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
+	if err != nil {
+		return "", "", fmt.Errorf("read admin token: %w", err)
+	}
+	token = strings.TrimSpace(string(b))
+	if token == "" {
+		return "", "", fmt.Errorf("admin token file %s is empty", file)
+	}
+	return token, from, nil
+}
+
+// items reads all pages of a list.
+func items[T any](ctx context.Context, s *session, path string, q url.Values) (parsed []T, raw []json.RawMessage, err error) {
+	q.Set("pageSize", "500")
+	for {
+		var page struct {
+			Items          []json.RawMessage `json:"items"`
+			NextPageCursor string            `json:"nextPageCursor"`
+		}
+		if _, err := s.call(ctx, http.MethodGet, path+"?"+q.Encode(), "", nil, &page); err != nil {
+			return nil, nil, err
+		}
+		for _, r := range page.Items {
+			var v T
+			if err := json.Unmarshal(r, &v); err != nil {
+				return nil, nil, fmt.Errorf("the answer of %s is not what this version knows: %w", s.url, err)
+			}
+			parsed, raw = append(parsed, v), append(raw, r)
+		}
+		if page.NextPageCursor == "" {
+			return parsed, raw, nil
+		}
+		q.Set("pageCursor", page.NextPageCursor)
+	}
+}

@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+)
+
+// print shows an answer: as it is, as the bare value, or as text.
+func (s *session) print(a answer, bare string, text func()) error {
+	switch {
+	case s.format == "json":
+		return s.printJSON(a.body)
+	case s.quiet:
+		_, err := fmt.Fprintln(s.out, bare)
+		return err
+	default:
+		text()
+		return nil
+	}
+}
+
+func (s *session) printJSON(body []byte) error {
+	var v json.RawMessage = body
+	out, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("the server's answer is not JSON: %w", err)
+	}
+	_, err = fmt.Fprintf(s.out, "%s\n", out)
+	return err
+}
+
+func (s *session) say(format string, args ...any) {
+	fmt.Fprintf(s.out, format, args...)
+}
+
+// list shows a list: all items, their names one per line, or a table.
+func list[T any](ctx context.Context, s *session, path string, q url.Values, name func(T) string, head []string, cells func(T) []string) error {
+	parsed, raw, err := items[T](ctx, s, path, q)
+	if err != nil {
+		return err
+	}
+	if s.format == "json" {
+		if raw == nil {
+			raw = []json.RawMessage{}
+		}
+		b, err := json.Marshal(map[string]any{"items": raw})
+		if err != nil {
+			return fmt.Errorf("encode list: %w", err)
+		}
+		return s.printJSON(b)
+	}
+	if s.quiet {
+		for _, v := range parsed {
+			s.say("%s\n", name(v))
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, strings.Join(head, "\t"))
+	for _, v := range parsed {
+		fmt.Fprintln(w, strings.Join(cells(v), "\t"))
+	}
+	return w.Flush()
+}
+
+// fields shows names and values below each other.
+func (s *session) fields(pairs ...string) {
+	w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			fmt.Fprintf(w, "%s:\t%s\n", pairs[i], pairs[i+1])
+		}
+	}
+	_ = w.Flush() // an error of stdout shows in the next write or nowhere
+}
+
+// remove deletes what is at the path as it is now.
+func (s *session) remove(ctx context.Context, p, query, name string) error {
+	have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := s.call(ctx, http.MethodDelete, p+query, have.etag, nil, nil); err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]string{"deleted": name})
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	return s.print(answer{body: body}, name, func() { s.say("deleted %s\n", name) })
+}
+
+// split cuts a list with commas; empty parts are dropped.
+func split(s string) []string {
+	var out []string
+	for _, p := range strings.Split(s, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// day shortens a time of the API to its date.
+func day(t string) string {
+	d, _, _ := strings.Cut(t, "T")
+	return d
+}

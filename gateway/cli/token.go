@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"flag"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+type tokenAnswer struct {
+	ID                 string   `json:"id"`
+	Name               string   `json:"name"`
+	AccessPolicyID     string   `json:"accessPolicyId"`
+	Tenants            []string `json:"tenants"`
+	Scopes             []string `json:"scopes"`
+	Status             string   `json:"status"`
+	ExpiresAt          string   `json:"expiresAt"`
+	LastUsedAt         string   `json:"lastUsedAt"`
+	PreviousValidUntil string   `json:"previousValidUntil"`
+	Token              string   `json:"token"`
+	Prometheus         string   `json:"prometheus"`
+	Grafana            string   `json:"grafana"`
+}
+
+func tokenVerbs() []verb {
+	return []verb{
+		{"token issue", "", "issue an API key, for a tenant and scopes or under an access policy", 0, tokenIssue},
+		{"token list", "", "list API keys", 0, tokenList},
+		{"token rotate", "ID", "give a token a new key; the old one stays good for a while", 1, tokenRotate},
+		{"token revoke", "ID", "end a token and all its keys at once", 1, tokenRevoke},
+	}
+}
+
+func tokenIssue(fs *flag.FlagSet) action {
+	tenant := fs.String("tenant", "", "`tenant` that the key is for")
+	scopes := fs.String("scopes", "", "what the key may do: `scopes` with commas between, such as metrics:write,metrics:read")
+	policy := fs.String("policy", "", "access `policy` to issue under, instead of -tenant and -scopes")
+	name := fs.String("name", "", "what the key is for")
+	expires := fs.String("expires", "", "`when` the key expires: in 90d, at 2030-12-31T00:00:00Z, or never (default in a year)")
+	create := fs.Bool("create-tenant", false, "create the tenant if it does not exist")
+	return func(ctx context.Context, s *session, _ []string) error {
+		body, err := issueBody(*tenant, *scopes, *policy, *name, *expires)
+		if err != nil {
+			return err
+		}
+		if *create && *tenant != "" {
+			if err := s.ensureTenant(ctx, *tenant); err != nil {
+				return err
+			}
+		}
+		var t tokenAnswer
+		a, err := s.call(ctx, http.MethodPost, path("tokens"), "", body, &t)
+		if err != nil {
+			return err
+		}
+		return s.print(a, t.Token, func() { s.sayKey("issued", t) })
+	}
+}
+
+func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, error) {
+	if name == "" {
+		return nil, misused("-name is missing: say what the key is for")
+	}
+	body := map[string]any{"name": name}
+	switch {
+	case policy != "" && (tenant != "" || scopes != ""):
+		return nil, misused("give either -policy, or -tenant and -scopes")
+	case policy != "":
+		body["accessPolicyId"] = policy
+	case tenant == "":
+		return nil, misused("-tenant is missing (or -policy)")
+	case len(split(scopes)) == 0:
+		return nil, misused("-scopes is missing, such as metrics:write,metrics:read")
+	default:
+		body["tenant"], body["scopes"] = tenant, split(scopes)
+	}
+	if expires == "" {
+		return body, nil
+	}
+	body["expiresAt"] = expires
+	if d, err := model.ParseDuration(expires); err == nil {
+		body["expiresAt"] = time.Now().Add(time.Duration(d)).UTC().Format(time.RFC3339)
+	} else if _, err := time.Parse(time.RFC3339, expires); err != nil && expires != "never" {
+		return nil, misused("-expires %q must be a duration such as 90d, a time such as 2030-12-31T00:00:00Z, or never", expires)
+	}
+	return body, nil
+}
+
+// ensureTenant creates the tenant unless it exists.
+func (s *session) ensureTenant(ctx context.Context, name string) error {
+	_, err := s.call(ctx, http.MethodGet, path("tenants", name), "", nil, nil)
+	if !isStatus(err, http.StatusNotFound) {
+		return err
+	}
+	_, err = s.call(ctx, http.MethodPost, path("tenants"), "", map[string]any{"name": name}, nil)
+	return err
+}
+
+// sayKey shows a new key and what to paste where.
+func (s *session) sayKey(what string, t tokenAnswer) {
+	s.say("%s token %s for %s (%s), expires %s\n\nThe key, shown this once:\n\n%s\n", what, t.ID, strings.Join(t.Tenants, ", "), strings.Join(t.Scopes, ", "), t.ExpiresAt, t.Token)
+	if t.PreviousValidUntil != "" {
+		s.say("\nThe key before it is good until %s.\n", t.PreviousValidUntil)
+	}
+	if t.Prometheus != "" {
+		s.say("\n# For prometheus.yml:\n%s", t.Prometheus)
+	}
+	if t.Grafana != "" {
+		s.say("\n# For Grafana, in provisioning/datasources/pallium.yaml:\n%s", t.Grafana)
+	}
+}
+
+func tokenList(fs *flag.FlagSet) action {
+	tenant := fs.String("tenant", "", "only tokens that may act for this `tenant`")
+	policy := fs.String("policy", "", "only tokens of this access `policy`")
+	return func(ctx context.Context, s *session, _ []string) error {
+		q := url.Values{}
+		if *tenant != "" {
+			q.Set("tenant", *tenant)
+		}
+		if *policy != "" {
+			q.Set("accessPolicyId", *policy)
+		}
+		head := []string{"ID", "NAME", "STATUS", "TENANTS", "SCOPES", "EXPIRES", "LAST USED"}
+		return list(ctx, s, path("tokens"), q, func(t tokenAnswer) string { return t.ID }, head, func(t tokenAnswer) []string {
+			return []string{t.ID, t.Name, t.Status, strings.Join(t.Tenants, ","), strings.Join(t.Scopes, ","), day(t.ExpiresAt), t.LastUsedAt}
+		})
+	}
+}
+
+func tokenRotate(fs *flag.FlagSet) action {
+	grace := fs.String("grace", "1d", "how `long` the old key stays good; 0 ends it at once")
+	return func(ctx context.Context, s *session, args []string) error {
+		d, err := model.ParseDuration(*grace)
+		if err != nil {
+			return misused("-grace %q must be a duration such as 12h or 1d", *grace)
+		}
+		var t tokenAnswer
+		body := map[string]any{"graceSeconds": int64(time.Duration(d).Seconds())}
+		a, err := s.call(ctx, http.MethodPost, path("tokens", args[0], "rotate"), "", body, &t)
+		if err != nil {
+			return err
+		}
+		return s.print(a, t.Token, func() { s.sayKey("rotated", t) })
+	}
+}
+
+func tokenRevoke(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, args []string) error {
+		a, err := s.call(ctx, http.MethodPost, path("tokens", args[0], "revoke"), "", nil, nil)
+		if err != nil {
+			return err
+		}
+		return s.print(a, args[0], func() { s.say("revoked token %s\n", args[0]) })
+	}
+}
