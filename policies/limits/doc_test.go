@@ -1,0 +1,30 @@
+package limits
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestDocumentation holds docs/limits.md to the code: every limit with its
+// unit, default and meaning.
+func TestDocumentation(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/limits.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := reflect.ValueOf(Default())
+	for i, d := range Describe() {
+		value := fmt.Sprint(defaults.Field(i).Interface())
+		if f, ok := defaults.Field(i).Interface().(float64); ok {
+			value = strconv.FormatFloat(f, 'f', -1, 64)
+		}
+		row := fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", d.Name, d.Unit, value, d.Zero, d.Meaning)
+		if !strings.Contains(string(doc), row) {
+			t.Errorf("docs/limits.md lacks the row\n%s", row)
+		}
+	}
+}
