@@ -241,7 +241,7 @@ func (d *directory) decodePages(c *cursor, s *section) {
 	for i := 0; i < s.pages && c.err == nil; i++ {
 		p := pageInfo{place: s.decodePlace(c, end)}
 		p.series = int(c.upTo(maxPageSeries, "series of a page"))
-		p.chunks = int(c.upTo(maxPageRaw, "chunks of a page"))
+		p.chunks = int(c.upTo(maxPageChunks, "chunks of a page"))
 		p.min = uint32(c.upTo(uint64(series.DayMillis-1), "first time of a page"))
 		p.max = p.min + uint32(c.upTo(uint64(series.DayMillis-1), "time span of a page"))
 		p.first = string(c.text(maxName, "first metric of a page"))

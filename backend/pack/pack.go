@@ -37,6 +37,7 @@ const (
 const (
 	maxPageSeries  = 2048      // series of a page
 	maxPageCells   = 1 << 20   // series times label columns of a page
+	maxPageChunks  = 1 << 20   // chunks of a page
 	maxPageFrames  = 1 << 16   // frames that a page points into
 	maxPageRaw     = 16 << 20  // bytes of a page before compression
 	maxDictionary  = 32 << 20  // bytes of a page's label names and values, expanded

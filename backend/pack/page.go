@@ -156,7 +156,7 @@ func (p *page) decodeChunks(c *cursor) {
 		}
 		total += n
 	}
-	if total > uint64(len(c.b)) {
+	if total > min(uint64(len(c.b)), maxPageChunks) {
 		c.fail("page says %d chunks, more than fit", total)
 	}
 	if c.err != nil {

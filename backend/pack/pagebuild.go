@@ -159,8 +159,9 @@ func (p *pageBuilder) encode(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("page has %d label cells and %d bytes of labels, at most %d and %d are possible: a series has too many or too long labels",
 			cells, p.dictionary, maxPageCells, maxDictionary)
 	}
-	if len(p.frames) > maxPageFrames {
-		return nil, fmt.Errorf("page has %d frames, at most %d are possible: a series has too many chunks", len(p.frames), maxPageFrames)
+	if len(p.frames) > maxPageFrames || len(p.chunks) > maxPageChunks {
+		return nil, fmt.Errorf("page has %d chunks in %d frames, at most %d and %d are possible: a series has too many chunks",
+			len(p.chunks), len(p.frames), maxPageChunks, maxPageFrames)
 	}
 	start := len(b)
 	b = append(b, pageVersion, refsInline)

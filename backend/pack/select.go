@@ -115,8 +115,11 @@ func (p *page) appendRefs(refs []ChunkRef, q *query, row uint16) []ChunkRef {
 // mergeSeries merges two sorted lists. The chunks of a series in both are those
 // of a, which are older, and then those of b.
 func mergeSeries(a, b []Series) []Series {
-	if len(a) == 0 || len(b) == 0 {
-		return append(a, b...)
+	if len(a) == 0 {
+		return b
+	}
+	if len(b) == 0 {
+		return a
 	}
 	out := make([]Series, 0, len(a)+len(b))
 	i, j := 0, 0
