@@ -1,0 +1,158 @@
+// Command pallium is Pallium: the gateway, every backend role and the admin
+// commands in one binary. This file only translates arguments, environment and
+// signals; package app does the work.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/palliumhq/pallium/backend/app"
+	"github.com/palliumhq/pallium/gateway/cli"
+)
+
+// version is set by the linker in releases.
+var version = "dev"
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+const usage = `Usage: pallium [COMMAND] [FLAGS]
+
+Servers:
+  all        gateway and backend in one process, embedded storage (default)
+  gateway    the authenticating gateway alone, in front of another backend
+
+Administration (talks to a running Pallium's admin API):
+  tenant     create, list, show and delete tenants
+  token      issue, list, rotate and revoke API keys
+  policy     access policies
+  limits     limits and plans
+
+  version    print the version
+  help       print this
+
+Run 'pallium COMMAND -h' for the flags of a command.
+`
+
+// run is main with everything passed in; it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	command := "all"
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "all", "gateway":
+		return serve(app.Role(command), args, stderr)
+	case "tenant", "token", "policy", "limits":
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return cli.Run(ctx, append([]string{command}, args...), os.Getenv, stdout, stderr)
+	case "version":
+		fmt.Fprintln(stdout, "pallium", versionText())
+		return 0
+	case "help":
+		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	fmt.Fprintf(stderr, "pallium: there is no command %q\n\n%s", command, usage)
+	return 2
+}
+
+// versionText is the version, and the commit when the build knows it.
+func versionText() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "dev" && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return version
+}
+
+// serve runs a server until SIGTERM or an interrupt.
+func serve(role app.Role, args []string, stderr io.Writer) int {
+	fs := flag.NewFlagSet("pallium "+string(role), flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	config := fs.String("config", "", "configuration `file` (YAML)")
+	dataDir := fs.String("data-dir", "", "`directory` for data (default ./data)")
+	listen := fs.String("listen", "", "`address` of the edge (default :9009)")
+	adminListen := fs.String("admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
+	if err := fs.Parse(args); err != nil {
+		if err == flag.ErrHelp {
+			return 0
+		}
+		return 2
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", role, fs.Arg(0))
+		return 2
+	}
+	cfg, err := app.LoadConfig(*config, os.LookupEnv)
+	if err != nil {
+		fmt.Fprintln(stderr, "pallium:", err)
+		return 2
+	}
+	override(&cfg.DataDir, *dataDir)
+	override(&cfg.Listen, *listen)
+	override(&cfg.AdminListen, *adminListen)
+	if err := cfg.Check(); err != nil {
+		fmt.Fprintln(stderr, "pallium: configuration:", err)
+		return 2
+	}
+	logger := newLogger(cfg.Log, stderr)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a, err := app.New(ctx, cfg, app.Options{Role: role, Version: versionText(), Env: os.LookupEnv, Logger: logger})
+	if err != nil {
+		fmt.Fprintln(stderr, "pallium:", err)
+		return 1
+	}
+	defer reloadOnHangup(a, logger)()
+	if err := a.Run(ctx, nil); err != nil {
+		fmt.Fprintln(stderr, "pallium:", err)
+		return 1
+	}
+	return 0
+}
+
+func override(value *string, flag string) {
+	if flag != "" {
+		*value = flag
+	}
+}
+
+// reloadOnHangup reloads on SIGHUP until the returned function is called.
+func reloadOnHangup(a *app.App, logger *slog.Logger) func() {
+	hangup, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangup, syscall.SIGHUP)
+	go func() {
+		defer close(done)
+		for range hangup {
+			if err := a.Reload(); err != nil {
+				logger.Error("reload failed, what was loaded before stays in use", "err", err)
+				continue
+			}
+			logger.Info("reloaded")
+		}
+	}()
+	return func() {
+		signal.Stop(hangup)
+		close(hangup)
+		<-done
+	}
+}
+
+func newLogger(c app.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // checked with the configuration
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
