@@ -82,11 +82,15 @@ func parseBlock(b []byte, kind blockKind) (block, error) {
 	if got, want := crc32.Checksum(b[:body], castagnoli), binary.BigEndian.Uint32(b[body:]); got != want {
 		return block{}, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, kind, got, want)
 	}
-	if k := blockKind(b[8]); k != kind {
+	k := blockKind(b[8])
+	if k > kindMetadata {
+		return block{}, fmt.Errorf("%s in the place of a %s is not known to this version; a newer one wrote it", k, kind)
+	}
+	if k != kind {
 		return block{}, fmt.Errorf("%w: found a %s where a %s should be", ErrCorrupt, k, kind)
 	}
 	if b[10] != 0 || b[11] != 0 {
-		return block{}, fmt.Errorf("%s uses features that this version does not know; it was written by a newer one", kind)
+		return block{}, fmt.Errorf("%s uses features that this version does not know; a newer one wrote it", kind)
 	}
 	out := block{raw: int(binary.BigEndian.Uint32(b)), compression: b[9], payload: b[blockHeaderLen:body:body]}
 	if stored := binary.BigEndian.Uint32(b[4:]); int64(stored) != int64(len(out.payload)) {
@@ -117,7 +121,7 @@ func (b block) inflate(dec *zstd.Decoder, limit int) ([]byte, error) {
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("compression %d is not known to this version", b.compression)
+	return nil, fmt.Errorf("compression %d is not known to this version; a newer one wrote it", b.compression)
 }
 
 // newDecoder returns a decoder that never gives more than the room it is given.

@@ -20,6 +20,14 @@ func (c *cursor) fail(format string, args ...any) {
 	}
 }
 
+// newer keeps as the error that the file needs a newer version: it is whole.
+func (c *cursor) newer(format string, args ...any) {
+	if c.err == nil {
+		c.err = fmt.Errorf(format+" is not known to this version; a newer one wrote it", args...)
+		c.b = nil
+	}
+}
+
 func (c *cursor) uvarint(what string) uint64 {
 	v, n := binary.Uvarint(c.b)
 	if n <= 0 {

@@ -186,7 +186,7 @@ func (d *directory) decodeIdentity(c *cursor) error {
 		return c.err
 	}
 	if f != format || flags != 0 {
-		return fmt.Errorf("pack has format %d with flags %#x, this version reads format %d without flags; it was written by a newer version", f, flags, format)
+		return fmt.Errorf("pack has format %d with flags %#x, this version reads format %d without flags; a newer one wrote it", f, flags, format)
 	}
 	d.level = level
 	copy(d.id[:], id)
@@ -282,8 +282,8 @@ func (c *cursor) extensions() {
 	for i := 0; i < n && c.err == nil; i++ {
 		key := c.uvarint("key of an extension")
 		c.text(len(c.b), "extension")
-		if c.err == nil && key%2 == 1 {
-			c.err = fmt.Errorf("pack has the extension %d that this version does not know; it was written by a newer version", key)
+		if key%2 == 1 {
+			c.newer("extension %d of the pack", key)
 		}
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
 var update = flag.Bool("update", false, "write the golden packs anew")
@@ -139,9 +141,9 @@ func TestNewerVersions(t *testing.T) {
 		name, want string
 		change     func([]byte) []byte
 	}{
-		{"format", "newer version", set(1, 2)},
-		{"flags", "newer version", set(3, 1)},
-		{"extension that must be known", "newer version", extend(3)},
+		{"format", "a newer one wrote it", set(1, 2)},
+		{"flags", "a newer one wrote it", set(3, 1)},
+		{"extension that must be known", "a newer one wrote it", extend(3)},
 		{"extension that may be ignored", "", extend(2)},
 	}
 	for _, tc := range tests {
@@ -196,5 +198,34 @@ func TestIDs(t *testing.T) {
 	}
 	if len(modes) != 4 {
 		t.Fatalf("not every mode was tried: %v", modes)
+	}
+}
+
+// TestNewerParts changes what a page says of itself, with the right checksums.
+func TestNewerParts(t *testing.T) {
+	r, err := Open(memorySource{goldenBytes(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := r.load(r.dir.pages[2].place, kindPage, maxPageRaw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(raw) // ends with codecs and encodings (mode, number), and one chunk length of one byte
+	for name, change := range map[string]func(b []byte){
+		"version":    func(b []byte) { b[0] = 2 },
+		"references": func(b []byte) { b[1] = 1 },
+		"encoding":   func(b []byte) { b[n-2] = byte(chunkenc.EncXOR2) },
+	} {
+		b := bytes.Clone(raw)
+		change(b)
+		_, err := decodePage(b)
+		if err == nil || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "a newer one wrote it") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	table := appendBlock(nil, blockKind(4), raw, nil)
+	if _, err := parseBlock(table, kindFrame); err == nil || errors.Is(err, ErrCorrupt) {
+		t.Errorf("block of an unknown kind: got %v", err)
 	}
 }

@@ -1,7 +1,6 @@
 package pack
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -44,8 +43,8 @@ type page struct {
 func decodePage(raw []byte) (*page, error) {
 	c := &cursor{b: raw}
 	version, refs := c.uint8("page version"), c.uint8("kind of references")
-	if c.err == nil && (version != pageVersion || refs != refsInline) {
-		return nil, fmt.Errorf("page version %d with references of kind %d is not known to this version", version, refs)
+	if version != pageVersion || refs != refsInline {
+		c.newer("page version %d with references of kind %d", version, refs)
 	}
 	p := &page{day: int64(c.upTo(maxDay-1, "page day")), series: int(c.upTo(maxPageSeries, "page series"))}
 	if c.err == nil && p.series == 0 {
@@ -238,7 +237,10 @@ func (p *page) place(c *cursor) {
 		chunks := p.chunks[p.first[s]:p.first[s+1]]
 		for k := range chunks {
 			codec, ok := codecOf(chunkenc.Encoding(chunks[k].encoding))
-			if !ok || codec != chunks[k].codec {
+			if !ok {
+				c.newer("chunk encoding %d", chunks[k].encoding)
+			}
+			if codec != chunks[k].codec {
 				c.fail("chunk has codec %d with encoding %d", chunks[k].codec, chunks[k].encoding)
 			}
 			if chunks[k].max >= uint32(series.DayMillis) || k > 0 && chunks[k-1].max >= chunks[k].min {

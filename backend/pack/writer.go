@@ -49,6 +49,9 @@ func Create(path string, o Options) (*Writer, error) {
 	if !strings.HasSuffix(path, Suffix) {
 		return nil, fmt.Errorf("create pack %s: its name must end in %s", path, Suffix)
 	}
+	if o.ID.IsZero() {
+		return nil, fmt.Errorf("create pack %s: Options.ID is not set", path)
+	}
 	w := &Writer{path: path, opts: o, page: newPageBuilder(), dir: directory{id: o.ID, level: o.Level, source: o.Source}}
 	if !o.plain {
 		var err error
