@@ -27,7 +27,7 @@ type Options struct {
 	EdgeURL string // where clients reach the edge, such as https://metrics.example.com; for the snippets that come with a new key
 
 	// Extra adds routes under Root, behind the admin credential and the audit
-	// trail, such as POST /flush.
+	// trail, such as POST /flush. They end when their client hangs up.
 	Extra func(chi.Router)
 
 	Logger     *slog.Logger
@@ -65,8 +65,11 @@ func New(o Options) (http.Handler, error) {
 	r.NotFound(a.serve(a.notFound))
 	r.MethodNotAllowed(a.serve(a.methodNotAllowed))
 	r.Route(Root, func(r chi.Router) {
-		r.Use(guard.require, a.limitBody, a.audit, a.replay)
-		a.routes(r)
+		r.Use(guard.require, a.limitBody, a.audit)
+		r.Group(func(r chi.Router) {
+			r.Use(a.finish, a.replay)
+			a.routes(r)
+		})
 		if o.Extra != nil {
 			o.Extra(r)
 		}

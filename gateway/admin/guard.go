@@ -84,10 +84,11 @@ func newGuard(token string, now func() time.Time, logger *slog.Logger, reg prome
 
 func (g *guard) require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch g.check(r) {
-		case nil:
+		err := g.check(r)
+		switch {
+		case err == nil:
 			next.ServeHTTP(w, r)
-		case errTooMany:
+		case errors.Is(err, errTooMany):
 			g.failures.WithLabelValues("too_many").Inc()
 			w.Header().Set("Retry-After", strconv.Itoa(int(loginRefill/time.Second)))
 			writeProblem(w, r, &problem{status: http.StatusTooManyRequests, message: "too many failed logins from this network; try again later"})

@@ -20,7 +20,7 @@ import (
 
 const (
 	maxBody         = 1 << 20          // bytes
-	changeTimeout   = 30 * time.Second // of a request that changes something
+	changeTimeout   = 30 * time.Second // of what goes on without its client
 	maxIdempotency  = 255              // bytes of an Idempotency-Key
 	pathSimulate    = Root + "/access-policies/simulate"
 	headerRequestID = "X-Request-Id"
@@ -68,8 +68,7 @@ func changes(r *http.Request) bool {
 	return r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions && r.URL.Path != pathSimulate
 }
 
-// limitBody bounds the body and asks for JSON. A change goes on when its client
-// hangs up, so that no half of one is left.
+// limitBody bounds the body and asks for JSON.
 func (a *api) limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > maxBody {
@@ -83,13 +82,26 @@ func (a *api) limitBody(next http.Handler) http.Handler {
 			}
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// finish lets a change go on when its client hangs up, so that no half of one
+// is left.
+func (a *api) finish(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if changes(r) {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
+			ctx, cancel := detached(r)
 			defer cancel()
 			r = r.WithContext(ctx)
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// detached is the request's context without its client's end.
+func detached(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }
 
 // audit writes an event before each change and its outcome after it. What
@@ -111,7 +123,9 @@ func (a *api) audit(next http.Handler) http.Handler {
 		}
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(rec, r)
-		err = a.control.EndEvent(r.Context(), e, control.Outcome{Status: rec.status, Target: w.Header().Get("Location")})
+		ctx, cancel := detached(r)
+		defer cancel()
+		err = a.control.EndEvent(ctx, e, control.Outcome{Status: rec.status, Target: w.Header().Get("Location")})
 		if err != nil {
 			a.logger.Error("outcome of an audit event is lost", "event", e.ID, "status", rec.status, "err", err)
 		}

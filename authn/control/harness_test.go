@@ -1,0 +1,159 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+
+	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/rows/pebble"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var ctx = context.Background()
+
+// clock is a time that tests move.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+// flaky is a store that fails where a test wants it to.
+type flaky struct {
+	rows.Store
+	mu   sync.Mutex
+	fail func(op, key string) error
+}
+
+func (f *flaky) set(fail func(op, key string) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail = fail
+}
+
+func (f *flaky) check(op, key string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail == nil {
+		return nil
+	}
+	return f.fail(op, key)
+}
+
+func (f *flaky) ReadRows(ctx context.Context, ranges []rows.Range, flt rows.Filter, visit func(rows.Row) bool) error {
+	for _, r := range ranges {
+		if err := f.check("read", r.Start); err != nil {
+			return err
+		}
+	}
+	return f.Store.ReadRows(ctx, ranges, flt, visit)
+}
+
+func (f *flaky) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	if err := f.check("write", key); err != nil {
+		return false, err
+	}
+	return f.Store.CheckAndMutate(ctx, key, c, then, otherwise)
+}
+
+var errDown = errors.New("store is down")
+
+func down(string, string) error { return errDown }
+
+type world struct {
+	t     *testing.T
+	store *flaky
+	clock *clock
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	s, err := pebble.Open("db", pebble.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return &world{t: t, store: &flaky{Store: s}, clock: &clock{t: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}}
+}
+
+func pepper(t *testing.T, b byte) apikey.Pepper {
+	t.Helper()
+	p, err := apikey.NewPepper(bytes.Repeat([]byte{b}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// open is one process on the world's store.
+func (w *world) open() *Control {
+	w.t.Helper()
+	c, err := Open(ctx, Options{Store: w.store, Pepper: pepper(w.t, 'p'), Now: w.clock.now})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+func must[T any](v T, err error) func(t *testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// issue makes a tenant "team-a", if needed, and a key that reads and writes it.
+func issue(t *testing.T, c *Control, id tenant.ID) (Token, apikey.Key) {
+	t.Helper()
+	if _, err := c.CreateTenant(ctx, Tenant{ID: id}); err != nil && !IsKind(err, Conflict) {
+		t.Fatal(err)
+	}
+	tk, key, err := c.IssueToken(ctx, TokenRequest{Name: "test", Tenant: id, Scopes: []tenant.Scope{tenant.MetricsWrite, tenant.MetricsRead}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tk, key
+}
+
+func wantKind(t *testing.T, what string, err error, k Kind) {
+	t.Helper()
+	if !IsKind(err, k) {
+		t.Errorf("%s: got %v, want an error of kind %d", what, err, k)
+	}
+}
+
+func usable(t *testing.T, c *Control, keyID string) bool {
+	t.Helper()
+	cred, err := c.Credential(ctx, keyID)
+	if errors.Is(err, apikey.ErrNotFound) {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return !cred.Revoked && c.now().Before(cred.ExpiresAt)
+}

@@ -1,0 +1,221 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+func TestTouch(t *testing.T) {
+	w := newWorld(t)
+	c := w.open()
+	tk, key := issue(t, c, "team-a")
+	used := func() time.Time { return must(c.Token(ctx, tk.ID))(t).LastUsedAt }
+	if !used().IsZero() {
+		t.Errorf("used at %s", used())
+	}
+	first := w.clock.now()
+	c.Touch(key.ID())
+	c.flushUses(ctx)
+	if !used().Equal(first) {
+		t.Errorf("used at %s, want %s", used(), first)
+	}
+	w.clock.add(59 * time.Second)
+	c.Touch(key.ID())
+	c.flushUses(ctx)
+	if !used().Equal(first) {
+		t.Errorf("written again within a minute: %s", used())
+	}
+	w.clock.add(time.Second)
+	c.Touch(key.ID())
+	c.Start()
+	c.Stop() // writes what is left
+	if !used().Equal(w.clock.now()) {
+		t.Errorf("used at %s, want %s", used(), w.clock.now())
+	}
+	if !usable(t, c, key.ID()) {
+		t.Error("not usable after being used")
+	}
+}
+
+func TestPages(t *testing.T) {
+	c := newWorld(t).open()
+	var want []tenant.ID
+	for i := range 25 {
+		id := tenant.ID(fmt.Sprintf("t%02d", i))
+		must(c.CreateTenant(ctx, Tenant{ID: id}))(t)
+		want = append(want, id)
+	}
+	if err := c.DeleteTenant(ctx, "t13", AnyETag); err != nil {
+		t.Fatal(err)
+	}
+	want = append([]tenant.ID{tenant.Self}, slices.Delete(want, 13, 14)...)
+	for _, size := range []int{1, 5, 24, 25, 26, 0} {
+		var got []tenant.ID
+		p := Page{Size: size}
+		for {
+			items, next, err := c.Tenants(ctx, p, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(items) > pageSize(p) || len(items) == 0 {
+				t.Errorf("page of %d has %d items", size, len(items))
+			}
+			for _, v := range items {
+				got = append(got, v.ID)
+			}
+			if p.Cursor = next; next == "" {
+				break
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("pages of %d: %v", size, got)
+		}
+	}
+	_, next, err := c.Tenants(ctx, Page{Size: 3}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, cursor := range map[string]string{"junk": "junk", "short": "AAAA", "altered": "A" + next[1:], "longer": next + "AA"} {
+		_, _, err := c.Tenants(ctx, Page{Cursor: cursor}, false)
+		wantKind(t, name, err, Invalid)
+	}
+	_, _, err = c.Plans(ctx, Page{Cursor: next})
+	wantKind(t, "cursor of another list", err, Invalid)
+	_, _, err = c.Tenants(ctx, Page{Cursor: next}, true)
+	wantKind(t, "cursor of another query", err, Invalid)
+	_, _, err = c.Tenants(ctx, Page{Size: 501}, true)
+	wantKind(t, "large page", err, Invalid)
+}
+
+func TestTokenLists(t *testing.T) {
+	c := newWorld(t).open()
+	one, _ := issue(t, c, "a")
+	issue(t, c, "b")
+	issue(t, c, "b")
+	count := func(q TokenQuery) int {
+		items, _, err := c.Tokens(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(items)
+	}
+	for _, q := range []struct {
+		q TokenQuery
+		n int
+	}{
+		{TokenQuery{}, 3}, {TokenQuery{Tenant: "a"}, 1}, {TokenQuery{Tenant: "b"}, 2}, {TokenQuery{Policy: one.Policy}, 1},
+		{TokenQuery{Policy: one.Policy, Tenant: "b"}, 0}, {TokenQuery{Policy: "none"}, 0}, {TokenQuery{Tenant: "none"}, 0},
+	} {
+		if n := count(q.q); n != q.n {
+			t.Errorf("%+v: %d tokens, want %d", q.q, n, q.n)
+		}
+	}
+	have := must(c.Token(ctx, one.ID))(t)
+	wantKind(t, "delete with a stale ETag", c.DeleteToken(ctx, one.ID, "x"), Stale)
+	if err := c.DeleteToken(ctx, one.ID, have.ETag); err != nil {
+		t.Fatal(err)
+	}
+	if usable(t, c, one.KeyID) || count(TokenQuery{}) != 2 {
+		t.Error("deleted token is still there")
+	}
+	_, err := c.Token(ctx, one.ID)
+	wantKind(t, "deleted token", err, NotFound)
+}
+
+func TestAudit(t *testing.T) {
+	w := newWorld(t)
+	c := w.open()
+	for i := range 3 {
+		e := must(c.StartEvent(ctx, Event{Actor: "admin", Action: fmt.Sprint("do ", i)}))(t)
+		if i != 1 { // that one was cut off
+			if err := c.EndEvent(ctx, e, Outcome{Status: 201, Target: "x"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.clock.add(time.Nanosecond)
+	}
+	events, next, err := c.Events(ctx, Page{Size: 2})
+	if err != nil || len(events) != 2 || next == "" || events[0].Action != "do 2" || events[0].Status != 201 || events[1].Status != 0 {
+		t.Errorf("events %+v, %v", events, err)
+	}
+	events, next, err = c.Events(ctx, Page{Size: 2, Cursor: next})
+	if err != nil || len(events) != 1 || next != "" || events[0].Action != "do 0" {
+		t.Errorf("events %+v, %v", events, err)
+	}
+	if err := c.EndEvent(ctx, Event{ID: "junk"}, Outcome{}); err == nil {
+		t.Error("a wrong ID was taken")
+	}
+}
+
+func TestIdempotency(t *testing.T) {
+	w := newWorld(t)
+	c := w.open()
+	req, earlier, err := c.BeginRequest(ctx, "key", "POST a")
+	if err != nil || earlier != nil {
+		t.Fatal(earlier, err)
+	}
+	_, _, err = c.BeginRequest(ctx, "key", "POST a")
+	wantKind(t, "under way", err, Conflict)
+	if err := c.EndRequest(ctx, req, Answer{Status: 201, Body: []byte("plm_secret")}); err != nil {
+		t.Fatal(err)
+	}
+	_, earlier, err = w.open().BeginRequest(ctx, "key", "POST a")
+	if err != nil || earlier == nil || earlier.Status != 201 || string(earlier.Body) != "plm_secret" {
+		t.Errorf("replay: %+v, %v", earlier, err)
+	}
+	_, _, err = c.BeginRequest(ctx, "key", "POST b")
+	wantKind(t, "other request", err, Conflict)
+	r, err := c.readRow(ctx, req.key)
+	if err != nil || strings.Contains(fmt.Sprint(r), "plm_secret") || strings.Contains(r.Key, "key") {
+		t.Errorf("the answer is readable in the store: %v, %v", r, err)
+	}
+	w.clock.add(keepRequests)
+	req, earlier, err = c.BeginRequest(ctx, "key", "POST b")
+	if err != nil || earlier != nil {
+		t.Errorf("after a day: %v, %v", earlier, err)
+	}
+	if err := c.AbandonRequest(ctx, req); err != nil {
+		t.Fatal(err)
+	}
+	if _, earlier, err = c.BeginRequest(ctx, "key", "POST c"); err != nil || earlier != nil {
+		t.Errorf("after giving up: %v, %v", earlier, err)
+	}
+	w.clock.add(keepRequests)
+	if err := c.sweepIdempotency(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.readRow(ctx, req.key); err != nil || len(r.Cells) != 0 {
+		t.Errorf("left after the sweep: %v, %v", r, err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	c := newWorld(t).open()
+	for _, id := range []tenant.ID{"", ".", "..", "a/b", "a|b", "a b", "ü", "__markers__", tenant.ID(strings.Repeat("x", 151))} {
+		_, err := c.CreateTenant(ctx, Tenant{ID: id})
+		wantKind(t, "tenant "+string(id), err, Invalid)
+		_, err = c.Tenant(ctx, id)
+		wantKind(t, "get tenant "+string(id), err, NotFound)
+	}
+	for _, name := range []string{"", ".", "-a", "a/b", "a:b", "a b", strings.Repeat("x", 151)} {
+		_, err := c.CreatePlan(ctx, Plan{Name: name})
+		wantKind(t, "plan "+name, err, Invalid)
+		_, err = c.Plan(ctx, name)
+		wantKind(t, "get plan "+name, err, NotFound)
+	}
+	_, err := c.CreateTenant(ctx, Tenant{ID: "a", DisplayName: "\xff"})
+	wantKind(t, "display name", err, Invalid)
+	_, err = c.Policy(ctx, strings.Repeat("x", 5000))
+	wantKind(t, "long policy name", err, NotFound)
+	_, err = c.Token(ctx, strings.Repeat("x", 5000))
+	wantKind(t, "long token ID", err, NotFound)
+	if _, err := Open(ctx, Options{Store: c.store, Pepper: c.pepper, Defaults: limits.Limits{MaxActiveSeries: -1}}); err == nil {
+		t.Error("bad defaults were taken")
+	}
+}
