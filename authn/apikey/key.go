@@ -90,7 +90,7 @@ func Parse(text string) (Key, error) {
 	prefix, rest := body[:len(Prefix)], body[len(Prefix):]
 	id, secret := rest[1:1+KeyIDLength], rest[KeyIDLength+2:]
 	if prefix != Prefix || rest[0] != '_' || rest[KeyIDLength+1] != '_' || text[len(body)] != '_' {
-		return Key{}, fmt.Errorf("%w: it does not read %s_..._..._...", ErrMalformed, Prefix)
+		return Key{}, fmt.Errorf("%w: it does not consist of %s and three parts, with underscores between", ErrMalformed, Prefix)
 	}
 	if !isBase62(id) || !isBase62(secret) {
 		return Key{}, fmt.Errorf("%w: only letters and digits are allowed between its underscores", ErrMalformed)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -53,7 +54,7 @@ func (a *api) rescue(next http.Handler) http.Handler {
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler {
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v) // net/http's own way to hang up
 			}
 			a.logger.Error("admin request panicked", "path", r.URL.Path, "request", requestID(r), "panic", v, "stack", string(debug.Stack()))

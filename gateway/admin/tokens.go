@@ -201,6 +201,6 @@ func (a *api) listEvents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return list(w, items, next, func(e control.Event) eventView {
-		return eventView{Event: e, Status: e.Outcome.Status, Target: e.Target}
+		return eventView{Event: e, Status: e.Status, Target: e.Target}
 	})
 }

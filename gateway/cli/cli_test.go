@@ -242,7 +242,7 @@ func TestServers(t *testing.T) {
 		{"no URL", "127.0.0.1:9010", nil, 2, "must read http(s)://host[:port]"},
 		{"another server", srv.URL, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "nginx", 404) }, 1, "404 Not Found; is that Pallium's admin listener?"},
 		{"not JSON", srv.URL, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }, 1, "is not what this version knows"},
-		{"redirect", srv.URL, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, s.url, 302) }, 1, "302 Found"},
+		{"redirect", srv.URL, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, s.url, http.StatusFound) }, 1, "302 Found"},
 		{"endless", srv.URL, func(w http.ResponseWriter, _ *http.Request) {
 			for range 20 {
 				_, _ = w.Write(bytes.Repeat([]byte(" "), 1<<20))

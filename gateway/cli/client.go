@@ -128,7 +128,7 @@ func send(req *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("the admin API does not answer; is pallium running there? (-admin-url): %w", err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return answer{}, fmt.Errorf("read the server's answer: %w", err)
@@ -159,7 +159,7 @@ func (s *session) token() (token, from string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("no admin token: set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE, or give the server's -data-dir: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
 	if err != nil {
 		return "", "", fmt.Errorf("read admin token: %w", err)

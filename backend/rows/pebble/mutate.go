@@ -39,6 +39,9 @@ func addRow(b *pebble.Batch, m rows.RowMutation) error {
 	return nil
 }
 
+// closeBatch gives a batch back; a commit has told of all that can go wrong.
+func closeBatch(b *pebble.Batch) { _ = b.Close() }
+
 // manyCells is from how many cells on one range deletion is cheaper for later
 // readers than a tombstone per cell.
 const manyCells = 64

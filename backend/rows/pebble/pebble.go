@@ -212,7 +212,7 @@ func (s *Store) apply(ms []rows.RowMutation) error {
 	defer unlock()
 
 	b := s.db.NewIndexedBatch()
-	defer b.Close()
+	defer closeBatch(b)
 	for _, m := range ms {
 		if err := addRow(b, m); err != nil {
 			return fmt.Errorf("write rows: %w", err)
@@ -250,7 +250,7 @@ func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition
 		return holds, nil
 	}
 	b := s.db.NewIndexedBatch()
-	defer b.Close()
+	defer closeBatch(b)
 	if err := addRow(b, rows.RowMutation{Key: key, Mutations: ms}); err != nil {
 		return holds, fmt.Errorf("write row: %w", err)
 	}
