@@ -16,10 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/pack"
 )
 
-const (
-	packSuffix     = ".pk"
-	pageCacheBytes = 64 << 20
-)
+const pageCacheBytes = 64 << 20
 
 // packSet has the local packs that the ingester serves.
 type packSet struct {
@@ -51,18 +48,18 @@ func openPacks(dir string, logger *slog.Logger) (*packSet, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+	removed, err := pack.RemoveTemporary(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open local packs: %w", err)
+	}
+	for _, path := range removed {
+		logger.Info("removed a pack that was not finished; its samples are in the write-ahead log", "file", path)
+	}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, pack.Suffix) {
 			return err
 		}
-		switch {
-		case strings.HasSuffix(path, packSuffix+".tmp"):
-			logger.Info("removing a pack that was not finished; its samples are in the write-ahead log", "file", path)
-			return os.Remove(path)
-		case strings.HasSuffix(path, packSuffix):
-			return p.open(path)
-		}
-		return nil
+		return p.open(path)
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open local packs: %w", err), p.close())
@@ -108,8 +105,7 @@ func (p *packSet) retain(id tenant.ID, mint, maxt int64) []*pack.Reader {
 	defer p.mu.RUnlock()
 	var out []*pack.Reader
 	for _, tp := range p.byTenant[id] {
-		if tp.mint <= maxt && tp.maxt >= mint {
-			tp.pack.reader.Retain()
+		if tp.mint <= maxt && tp.maxt >= mint && tp.pack.reader.Retain() {
 			out = append(out, tp.pack.reader)
 		}
 	}

@@ -296,10 +296,7 @@ func (s *sealer) writer(i int) (*pack.Writer, error) {
 		dir = filepath.Join(s.ing.packs.dir, fmt.Sprint(series.Day(s.window)),
 			fmt.Sprintf("%02d", s.window%series.DayMillis/series.WindowMillis))
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(dir, s.ing.opts.ID+"-"+id.String()+packSuffix)
+	path := filepath.Join(dir, s.ing.opts.ID+"-"+id.String()+pack.Suffix)
 	w, err := pack.Create(path, pack.Options{ID: id, Level: 0, Source: s.ing.opts.ID})
 	if err != nil {
 		return nil, err
