@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -212,29 +213,59 @@ func (p *Pallium) CLI(args ...string) (string, error) {
 	return strings.TrimSpace(out.String()), err
 }
 
+// AdminAPI sends a request to the admin API, with body as JSON unless it is
+// nil, and reads a 2xx answer into answer unless that is nil.
+func (p *Pallium) AdminAPI(method, path string, body, answer any) error {
+	p.t.Helper()
+	var in io.Reader
+	contentType := ""
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("%s %s: encode: %w", method, path, err)
+		}
+		in, contentType = bytes.NewReader(data), "application/json"
+	}
+	code, text := Do(p.t, method, p.Admin+"/admin/v1"+path, p.AdminToken(), contentType, in)
+	if code/100 != 2 {
+		return fmt.Errorf("%s %s: %d %s", method, path, code, text)
+	}
+	if answer == nil {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(text), answer); err != nil {
+		return fmt.Errorf("%s %s: decode: %w", method, path, err)
+	}
+	return nil
+}
+
 // Tenant makes a tenant, with limits given as key=value, and returns a key that
 // may read and write its metrics.
 func (p *Pallium) Tenant(id string, limits ...string) string {
 	p.t.Helper()
-	if _, err := p.CLI("tenant", "create", id); err != nil {
-		p.t.Fatal(err)
-	}
-	if len(limits) > 0 {
-		if _, err := p.CLI(append([]string{"limits", "set", id}, limits...)...); err != nil {
-			p.t.Fatal(err)
+	set := map[string]any{}
+	for _, limit := range limits {
+		name, value, _ := strings.Cut(limit, "=")
+		if _, err := strconv.ParseFloat(value, 64); err == nil {
+			set[name] = json.Number(value)
+		} else {
+			set[name] = value
 		}
+	}
+	if err := p.AdminAPI(http.MethodPost, "/tenants", map[string]any{"name": id, "limits": set}, nil); err != nil {
+		p.t.Fatal(err)
 	}
 	return p.Token(id, "metrics:read,metrics:write")
 }
 
-// Token issues a key for a tenant.
+// Token issues a key for a tenant, with scopes separated by commas.
 func (p *Pallium) Token(id, scopes string) string {
 	p.t.Helper()
-	key, err := p.CLI("token", "issue", "-tenant", id, "-scopes", scopes, "-name", "test", "-q")
-	if err != nil {
+	var key struct{ Token string }
+	if err := p.AdminAPI(http.MethodPost, "/tokens", map[string]any{"name": "test", "tenant": id, "scopes": strings.Split(scopes, ",")}, &key); err != nil {
 		p.t.Fatal(err)
 	}
-	return key
+	return key.Token
 }
 
 // AdminToken is the admin credential that the process made.
