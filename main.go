@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -83,7 +84,7 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	listen := fs.String("listen", "", "`address` of the edge (default :9009)")
 	adminListen := fs.String("admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
 	if err := fs.Parse(args); err != nil {
-		if err == flag.ErrHelp {
+		if errors.Is(err, flag.ErrHelp) {
 			return 0
 		}
 		return 2

@@ -152,7 +152,8 @@ func TestAttempts(t *testing.T) {
 		t.Helper()
 		_, err := w.auth(key, from)
 		checkError(t, err, Throttled, reason)
-		if err.(*Error).RetryAfter <= 0 {
+		var e *Error
+		if !errors.As(err, &e) || e.RetryAfter <= 0 {
 			t.Error("no RetryAfter")
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"os"
@@ -263,8 +264,8 @@ func TestJWT(t *testing.T) {
 
 func checkError(t *testing.T, err error, kind Kind, reason string) {
 	t.Helper()
-	e, ok := err.(*Error)
-	if !ok || e.Kind != kind || e.Reason != reason {
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != kind || e.Reason != reason {
 		t.Fatalf("error %v, want %s (%s)", err, kind, reason)
 	}
 }

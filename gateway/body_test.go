@@ -49,7 +49,7 @@ func TestBodyDeadlines(t *testing.T) {
 			t.Errorf("deadline after %s, want %s", got, want)
 		}
 	}
-	if _, err := b.Read(buf); err != io.EOF {
+	if _, err := b.Read(buf); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	if !d.last().IsZero() {

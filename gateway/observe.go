@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -25,13 +26,15 @@ func newRequestID() string {
 // finish runs after every request, also one that panicked.
 func (x *exchange) finish() {
 	p := recover()
-	if p != nil && p != http.ErrAbortHandler {
+	err, _ := p.(error)
+	aborted := errors.Is(err, http.ErrAbortHandler)
+	if p != nil && !aborted {
 		x.g.log.panicked(x, p, debug.Stack())
 		x.rec.refuse(&refusal{status: http.StatusInternalServerError, reason: "panic", text: "internal error"})
 	}
 	x.g.metrics.observe(x)
 	x.g.log.request(x)
-	if p == http.ErrAbortHandler || (p != nil && x.rec.refused == nil) {
+	if aborted || (p != nil && x.rec.refused == nil) {
 		// The answer was under way: cutting the connection is the only way
 		// left to say that it is not whole.
 		panic(http.ErrAbortHandler)

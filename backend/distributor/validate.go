@@ -6,6 +6,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -47,7 +48,7 @@ func (v *validator) labels(e *series.Entry) bool {
 		if reason != "" {
 			return
 		}
-		if l.Name == labels.MetricName {
+		if l.Name == model.MetricNameLabel {
 			name = l.Value
 		}
 		reason, message = v.label(l)
@@ -132,7 +133,7 @@ func (v *validator) sample(s *series.Sample) (reason, message string) {
 func timeText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
 
 func (v *validator) histogram(s *series.Sample) (reason, message string) {
-	buckets := 0
+	var buckets int
 	var err error
 	if s.H != nil {
 		buckets, err = len(s.H.PositiveBuckets)+len(s.H.NegativeBuckets), s.H.Validate()

@@ -523,13 +523,13 @@ func TestRetentionDeletesPacks(t *testing.T) {
 func TestConcurrentPushSealAndSelect(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
-	const series_, rounds = 50, 60
+	const perWriter, rounds = 50, 60
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
 			for i := range rounds {
 				var entries []series.Entry
-				for s := range series_ {
+				for s := range perWriter {
 					entries = append(entries, entry(metric("m", "g", fmt.Sprint(g), "s", fmt.Sprint(s)), f(now+int64(i)*1000, float64(i))))
 				}
 				if _, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: entries}); err != nil {
@@ -558,7 +558,7 @@ func TestConcurrentPushSealAndSelect(t *testing.T) {
 	})
 	wg.Wait()
 	got := b.read("a")
-	if len(got) != 4*series_ {
+	if len(got) != 4*perWriter {
 		t.Fatalf("%d series", len(got))
 	}
 	for key, samples := range got {

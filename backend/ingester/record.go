@@ -272,7 +272,7 @@ func decodeSeries(d *encoding.Decbuf, h recordHandler) error {
 			b.Add(name, d.UvarintStr())
 		}
 		if d.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
 		}
 		if err := h.series(ref, b.Labels()); err != nil {
 			return err
@@ -288,7 +288,7 @@ func decodeFloats(d *encoding.Decbuf, h recordHandler) error {
 		t += d.Varint64()
 		v := math.Float64frombits(d.Be64())
 		if d.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
 		}
 		if err := h.sample(ref, series.Sample{T: t, V: v}); err != nil {
 			return err
@@ -310,7 +310,7 @@ func decodeHistograms(d *encoding.Decbuf, h recordHandler) error {
 			return fmt.Errorf("%w: histogram kind %d is not known", errRecord, kind)
 		}
 		if d.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
 		}
 		if err := h.sample(ref, s); err != nil {
 			return err
@@ -386,7 +386,7 @@ func decodeMetadata(d *encoding.Decbuf, h recordHandler) error {
 		m.Unit = string(d.UvarintBytes())
 		m.Help = string(d.UvarintBytes())
 		if d.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
 		}
 		if err := h.metadata(metric, m); err != nil {
 			return err

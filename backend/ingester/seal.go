@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/backend/pack"
@@ -257,7 +258,7 @@ func (s *sealer) deal(m *memSeries, chunks []series.Chunk, byDay *[2]map[int64][
 		if n := len(list); n > 0 && labels.Equal(list[n-1].labels, m.labels) {
 			list[n-1].chunks = append(list[n-1].chunks, c)
 		} else {
-			list = append(list, sealedSeries{labels: m.labels, metric: m.labels.Get(labels.MetricName), chunks: []series.Chunk{c}})
+			list = append(list, sealedSeries{labels: m.labels, metric: m.labels.Get(model.MetricNameLabel), chunks: []series.Chunk{c}})
 		}
 		byDay[i][day] = list
 	}

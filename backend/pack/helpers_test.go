@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
@@ -73,7 +74,7 @@ func openPath(t testing.TB, path string, opts ...Option) *Reader {
 
 func sortSeries(all []series.WithChunks) {
 	slices.SortFunc(all, func(a, b series.WithChunks) int {
-		return cmp.Or(strings.Compare(a.Labels.Get(labels.MetricName), b.Labels.Get(labels.MetricName)), labels.Compare(a.Labels, b.Labels))
+		return cmp.Or(strings.Compare(a.Labels.Get(model.MetricNameLabel), b.Labels.Get(model.MetricNameLabel)), labels.Compare(a.Labels, b.Labels))
 	})
 }
 

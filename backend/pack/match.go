@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/backend/series"
@@ -30,7 +31,7 @@ func queryOf(s *section, mint, maxt int64, ms []*labels.Matcher) (query, bool) {
 func (d *directory) pagesFor(s *section, q query) (lo, hi int) {
 	lo, hi = s.firstPage, s.firstPage+s.pages
 	for _, m := range q.matchers {
-		if m.Name != labels.MetricName || m.Type != labels.MatchEqual {
+		if m.Name != model.MetricNameLabel || m.Type != labels.MatchEqual {
 			continue
 		}
 		pages := d.pages[lo:hi]
@@ -50,7 +51,7 @@ func (q *query) wants(p *pageInfo) bool {
 		return true
 	}
 	for _, m := range q.matchers {
-		if m.Name == labels.MetricName && !m.Matches(p.first) {
+		if m.Name == model.MetricNameLabel && !m.Matches(p.first) {
 			return false
 		}
 	}

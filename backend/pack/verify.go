@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/backend/series"
@@ -117,7 +118,7 @@ func (v *sectionVerifier) page(i int) error {
 	b := labels.NewScratchBuilder(32)
 	for row := range p.series {
 		ls := p.labels(row, &b)
-		metric := ls.Get(labels.MetricName)
+		metric := ls.Get(model.MetricNameLabel)
 		if v.started && (metric < v.prevMetric || metric == v.prevMetric && labels.Compare(v.prev, ls) >= 0) {
 			return fmt.Errorf("%w: series %s comes after %s", ErrCorrupt, ls, v.prev)
 		}
@@ -170,7 +171,7 @@ func (p *page) verifyFrames() error {
 
 // metric is the metric name of a series of the page.
 func (p *page) metric(row int) string {
-	c := p.column(labels.MetricName)
+	c := p.column(model.MetricNameLabel)
 	if c == nil {
 		return ""
 	}

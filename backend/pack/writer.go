@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -148,7 +149,7 @@ func (w *Writer) add(ls labels.Labels, chunks []series.Chunk) error {
 	if w.section == nil {
 		return errors.New("add a series: no section was started")
 	}
-	metric := ls.Get(labels.MetricName)
+	metric := ls.Get(model.MetricNameLabel)
 	if err := w.checkSeries(metric, ls); err != nil {
 		return fmt.Errorf("add series %s: %w", ls, err)
 	}

@@ -219,7 +219,7 @@ func (q *query) reach() time.Duration {
 	}
 	longest := time.Duration(0)
 	parser.Inspect(stmt.Expr, func(n parser.Node, path []parser.Node) error {
-		back := time.Duration(0)
+		var back time.Duration
 		switch n := n.(type) {
 		case *parser.VectorSelector:
 			back = n.Offset

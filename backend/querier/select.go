@@ -84,7 +84,7 @@ func (b *bounded) Seek(t int64) chunkenc.ValueType {
 }
 
 func (b *bounded) check(vt chunkenc.ValueType) chunkenc.ValueType {
-	if vt == chunkenc.ValNone || b.Iterator.AtT() > b.maxt {
+	if vt == chunkenc.ValNone || b.AtT() > b.maxt {
 		b.ended = true
 		return chunkenc.ValNone
 	}

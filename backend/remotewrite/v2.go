@@ -218,7 +218,7 @@ func (r *Request) metadataV2(e *series.Entry, data []byte) error {
 	if md.Type == "" && md.Help == "" && md.Unit == "" {
 		return nil
 	}
-	metric := family(e.Labels.Get(labels.MetricName), md.Type)
+	metric := family(e.Labels.Get(model.MetricNameLabel), md.Type)
 	if n := len(r.Batch.Metadata); n > 0 && r.Batch.Metadata[n-1].Metric == metric {
 		return nil
 	}

@@ -151,8 +151,10 @@ func (b *ChunkBuilder) Snapshot() (Chunk, bool) {
 		Data: append(make([]byte, 0, len(data)), data...)}, true
 }
 
-// Done returns the closed chunks; SetDone replaces them.
-func (b *ChunkBuilder) Done() []Chunk        { return b.done }
+// Done returns the closed chunks.
+func (b *ChunkBuilder) Done() []Chunk { return b.done }
+
+// SetDone replaces the closed chunks.
 func (b *ChunkBuilder) SetDone(done []Chunk) { b.done = done }
 
 // Encode encodes samples that ascend in time.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"testing"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/histogram"
@@ -28,7 +27,6 @@ const (
 // answers come from.
 type loader struct {
 	storage.Storage // local
-	t               testing.TB
 	url, token      string
 	protocol        protocol
 }
