@@ -61,6 +61,11 @@ func unavailable(reason string, err error) *refusal {
 		text: "the service is temporarily unavailable, try again", retry: 2 * time.Second}
 }
 
+// prometheusVersion is the Prometheus whose API the backend serves. Grafana
+// decides by it which calls a data source understands, and would take our own
+// version for a Prometheus of long ago.
+const prometheusVersion = "3.16.0"
+
 type versionInfo struct{ version, revision string }
 
 // serveOpen answers what needs no credential.
@@ -70,7 +75,7 @@ func (x *exchange) serveOpen() *refusal {
 	case "buildinfo":
 		// Grafana takes empty features for Prometheus, any for Mimir.
 		return x.json(map[string]any{"status": "success", "data": map[string]any{
-			"application": "Pallium", "version": x.g.version.version, "revision": x.g.version.revision,
+			"application": "Pallium", "version": prometheusVersion, "palliumVersion": x.g.version.version, "revision": x.g.version.revision,
 			"branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
 			"features": map[string]string{},
 		}})

@@ -62,6 +62,7 @@ type App struct {
 	backend  http.Handler       // nil in a gateway
 	push     pushFunc
 	edge     *gateway.Gateway
+	cert     *certificate // of the edge; nil without TLS
 	admin    http.Handler
 
 	closers []func() error // in the order of building
@@ -103,6 +104,12 @@ func (a *App) build(ctx context.Context) error {
 	}
 	if a.opts.Role == All {
 		if err := a.buildBackend(); err != nil {
+			return err
+		}
+	}
+	if a.cfg.TLS.CertFile != "" {
+		a.cert = &certificate{files: a.cfg.TLS}
+		if err := a.cert.load(); err != nil {
 			return err
 		}
 	}
@@ -211,5 +218,12 @@ func (a *App) close() error {
 	return errs
 }
 
-// Reload reads again what may change while running: the key sets of issuers.
-func (a *App) Reload() error { return a.auth.Reload() }
+// Reload reads again what may change while running: the key sets of issuers and
+// the edge's certificate. What cannot be read stays as it was.
+func (a *App) Reload() error {
+	err := a.auth.Reload()
+	if a.cert != nil {
+		err = errors.Join(err, a.cert.load())
+	}
+	return err
+}

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -34,7 +35,7 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 	servers := []*http.Server{gateway.Server(a.edge, a.opts.Logger), gateway.Server(a.admin, a.opts.Logger)}
 	failed := make(chan error, 2)
 	var serving, background sync.WaitGroup
-	serving.Go(func() { failed <- a.serveEdge(servers[0], gateway.GuardListener(edge)) })
+	serving.Go(func() { failed <- servers[0].Serve(a.edgeListener(edge)) })
 	serving.Go(func() { failed <- servers[1].Serve(admin) })
 	bgCtx, stopBackground := context.WithCancel(context.Background())
 	if a.push != nil && !a.cfg.Self.Disabled {
@@ -53,11 +54,13 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 	return errors.Join(ignoreClosed(err), errs, a.close())
 }
 
-func (a *App) serveEdge(s *http.Server, l net.Listener) error {
-	if a.cfg.TLS.CertFile == "" {
-		return s.Serve(l)
+// edgeListener wraps the edge's listener in TLS, if it is configured, and in
+// the guard, which must see plain HTTP/1.1.
+func (a *App) edgeListener(l net.Listener) net.Listener {
+	if a.cert != nil {
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: a.cert.get})
 	}
-	return s.ServeTLS(l, a.cfg.TLS.CertFile, a.cfg.TLS.KeyFile)
+	return gateway.GuardListener(l)
 }
 
 func (a *App) shutdown(servers []*http.Server) error {
