@@ -46,49 +46,7 @@ func (s *oneSeries) Labels() labels.Labels { return s.WithChunks.Labels }
 
 // Iterator implements storage.Series.
 func (s *oneSeries) Iterator(reuse chunkenc.Iterator) chunkenc.Iterator {
-	it, ok := reuse.(*bounded)
-	if !ok {
-		it = &bounded{}
-	}
-	it.Iterator = series.Iterator(s.Chunks, it.Iterator)
-	it.mint, it.maxt, it.ended = s.mint, s.maxt, false
-	it.started = false
-	return it
-}
-
-// bounded leaves out the samples outside [mint, maxt]: chunks are cut at fixed
-// times, queries are not.
-type bounded struct {
-	chunkenc.Iterator
-	mint, maxt     int64
-	started, ended bool
-}
-
-func (b *bounded) Next() chunkenc.ValueType {
-	if b.ended {
-		return chunkenc.ValNone
-	}
-	if !b.started {
-		b.started = true
-		return b.check(b.Iterator.Seek(b.mint))
-	}
-	return b.check(b.Iterator.Next())
-}
-
-func (b *bounded) Seek(t int64) chunkenc.ValueType {
-	if b.ended {
-		return chunkenc.ValNone
-	}
-	b.started = true
-	return b.check(b.Iterator.Seek(max(t, b.mint)))
-}
-
-func (b *bounded) check(vt chunkenc.ValueType) chunkenc.ValueType {
-	if vt == chunkenc.ValNone || b.AtT() > b.maxt {
-		b.ended = true
-		return chunkenc.ValNone
-	}
-	return vt
+	return series.IteratorBetween(s.Chunks, s.mint, s.maxt, reuse)
 }
 
 type chunkQuerier struct{ reader }
@@ -142,7 +100,7 @@ func trimmed(c series.Chunk, mint, maxt int64) ([]series.Chunk, error) {
 	if c.MinTime >= mint && c.MaxTime <= maxt {
 		return []series.Chunk{c}, nil
 	}
-	return series.EncodeAll(&bounded{Iterator: series.Iterator([]series.Chunk{c}, nil), mint: mint, maxt: maxt})
+	return series.EncodeAll(series.IteratorBetween([]series.Chunk{c}, mint, maxt, nil))
 }
 
 // failedChunks is a chunk iterator that has only an error.

@@ -15,19 +15,25 @@ import (
 // for each timestamp, by the rule of Wins. It reorders chunks. reuse may be an
 // iterator that it returned before and that is no longer in use.
 func Iterator(chunks []Chunk, reuse chunkenc.Iterator) chunkenc.Iterator {
+	return IteratorBetween(chunks, math.MinInt64, math.MaxInt64, reuse)
+}
+
+// IteratorBetween is Iterator for the samples in [mint, maxt]: chunks are cut
+// at fixed times, queries are not.
+func IteratorBetween(chunks []Chunk, mint, maxt int64, reuse chunkenc.Iterator) chunkenc.Iterator {
 	chunks = dropCopies(chunks)
 	if !overlapping(chunks) {
 		it, ok := reuse.(*concatIterator)
 		if !ok {
 			it = &concatIterator{}
 		}
-		it.reset(chunks)
+		it.reset(chunks, mint, maxt)
 		return it
 	}
 	m := &mergeIterator{current: -1}
 	for _, lane := range lanes(chunks) {
 		l := &concatIterator{}
-		l.reset(lane)
+		l.reset(lane, mint, maxt)
 		m.lanes = append(m.lanes, l)
 	}
 	m.types = make([]chunkenc.ValueType, len(m.lanes))
@@ -79,13 +85,17 @@ next:
 	return out
 }
 
-// concatIterator reads chunks that follow one another.
+// concatIterator reads chunks that follow one another, from mint to maxt. It is
+// the inner loop of every query: Next makes one call below it for nearly every
+// sample.
 type concatIterator struct {
-	chunks []Chunk
-	i      int // of the chunk that cur reads
-	cur    chunkenc.Iterator
-	valid  chunkenc.ValueType
-	err    error
+	chunks     []Chunk
+	mint, maxt int64
+	i          int // of the chunk that cur reads
+	cur        chunkenc.Iterator
+	edge       bool // the chunk reaches beyond maxt: its samples must be looked at
+	valid      chunkenc.ValueType
+	err        error
 
 	// One of each kind, so that reading many chunks allocates once.
 	xor   *chunkenc.XORChunk
@@ -95,11 +105,18 @@ type concatIterator struct {
 	xorIt, histIt, fhistIt chunkenc.Iterator
 }
 
-func (c *concatIterator) reset(chunks []Chunk) {
-	c.chunks, c.i, c.cur, c.valid, c.err = chunks, -1, nil, chunkenc.ValNone, nil
+func (c *concatIterator) reset(chunks []Chunk, mint, maxt int64) {
+	for len(chunks) > 0 && chunks[0].MaxTime < mint {
+		chunks = chunks[1:]
+	}
+	for len(chunks) > 0 && chunks[len(chunks)-1].MinTime > maxt {
+		chunks = chunks[:len(chunks)-1]
+	}
+	c.chunks, c.mint, c.maxt = chunks, mint, maxt
+	c.i, c.cur, c.valid, c.err = -1, nil, chunkenc.ValNone, nil
 }
 
-// enter begins to read chunk i.
+// enter begins to read chunk i, or ends the iterator behind the last one.
 func (c *concatIterator) enter(i int) bool {
 	c.i = i
 	if i >= len(c.chunks) {
@@ -107,6 +124,7 @@ func (c *concatIterator) enter(i int) bool {
 		return false
 	}
 	ch := &c.chunks[i]
+	c.edge = ch.MaxTime > c.maxt
 	switch ch.Encoding {
 	case chunkenc.EncXOR:
 		if c.xor == nil {
@@ -130,55 +148,80 @@ func (c *concatIterator) enter(i int) bool {
 		c.fhistIt = c.fhist.Iterator(c.fhistIt)
 		c.cur = c.fhistIt
 	default:
-		c.err = fmt.Errorf("chunk encoding %d is not known", ch.Encoding)
+		c.cur, c.err = nil, fmt.Errorf("chunk encoding %d is not known", ch.Encoding)
 		return false
 	}
 	return true
 }
 
 func (c *concatIterator) Next() chunkenc.ValueType {
-	if c.err != nil {
-		return chunkenc.ValNone
+	if c.cur != nil {
+		if c.valid = c.cur.Next(); c.valid != chunkenc.ValNone && !c.edge {
+			return c.valid
+		}
+		return c.settle()
 	}
-	if c.cur == nil && (c.i >= len(c.chunks) || !c.enter(c.i+1)) {
+	if c.i >= 0 || c.err != nil || !c.enter(0) {
+		c.i = len(c.chunks)
 		c.valid = chunkenc.ValNone
 		return c.valid
 	}
-	for {
-		if c.valid = c.cur.Next(); c.valid != chunkenc.ValNone {
-			return c.valid
-		}
+	return c.seekWithin(c.mint)
+}
+
+// settle moves on from what cur's last step gave: to the next chunk behind the
+// end of one, to the end behind maxt.
+func (c *concatIterator) settle() chunkenc.ValueType {
+	for c.valid == chunkenc.ValNone {
 		if c.err = c.cur.Err(); c.err != nil {
+			c.cur = nil
 			return chunkenc.ValNone
 		}
 		if !c.enter(c.i + 1) {
 			return chunkenc.ValNone
 		}
+		c.valid = c.cur.Next()
+	}
+	if c.edge && c.cur.AtT() > c.maxt {
+		c.valid = chunkenc.ValNone
+		c.enter(len(c.chunks))
+	}
+	return c.valid
+}
+
+// seekWithin steps to the first sample at or after t from the chunk that was
+// just entered or is being read.
+func (c *concatIterator) seekWithin(t int64) chunkenc.ValueType {
+	for {
+		if c.valid = c.cur.Next(); c.valid == chunkenc.ValNone || c.edge {
+			if c.settle() == chunkenc.ValNone {
+				return chunkenc.ValNone
+			}
+		}
+		if c.cur.AtT() >= t {
+			return c.valid
+		}
 	}
 }
 
 func (c *concatIterator) Seek(t int64) chunkenc.ValueType {
-	if c.err != nil {
-		return chunkenc.ValNone
-	}
+	t = max(t, c.mint)
 	if c.valid != chunkenc.ValNone && c.cur.AtT() >= t {
 		return c.valid
 	}
-	if i := max(c.i, 0); i < len(c.chunks) && (c.cur == nil || c.chunks[i].MaxTime < t) {
-		for i < len(c.chunks) && c.chunks[i].MaxTime < t {
-			i++
-		}
-		if !c.enter(i) {
-			c.valid = chunkenc.ValNone
-			return c.valid
-		}
+	if c.err != nil || c.i >= len(c.chunks) {
+		c.valid = chunkenc.ValNone
+		return c.valid
 	}
-	for vt := c.Next(); vt != chunkenc.ValNone; vt = c.Next() {
-		if c.cur.AtT() >= t {
-			return vt
-		}
+	i := max(c.i, 0)
+	for i < len(c.chunks) && c.chunks[i].MaxTime < t {
+		i++
 	}
-	return chunkenc.ValNone
+	if i != c.i && !c.enter(i) {
+		c.valid = chunkenc.ValNone
+		return c.valid
+	}
+	return c.seekWithin(t)
 }
 
 func (c *concatIterator) At() (int64, float64) { return c.cur.At() }

@@ -166,6 +166,7 @@ func TestMergeOfRandomChunks(t *testing.T) {
 		if got := collect(t, Iterator(normal, nil)); !equalSamples(got, want) {
 			t.Fatalf("seed %d: Normalize lost or changed samples", seed)
 		}
+		checkBetween(t, r, chunks, want)
 		for range 20 {
 			at := int64(r.Intn(5 * int(SubChunkMillis)))
 			it := Iterator(slices.Clone(chunks), nil)
@@ -182,6 +183,56 @@ func TestMergeOfRandomChunks(t *testing.T) {
 			if !equalSamples(rest, want[i:]) {
 				t.Fatalf("seed %d: seek %d gave other samples", seed, at)
 			}
+		}
+	}
+}
+
+// checkBetween reads random ranges, by Next alone and with seeks in between.
+func checkBetween(t *testing.T, r *rand.Rand, chunks []Chunk, want []Sample) {
+	t.Helper()
+	var reuse chunkenc.Iterator
+	for range 20 {
+		mint := int64(r.Intn(5*int(SubChunkMillis))) - SubChunkMillis/2
+		maxt := mint + int64(r.Intn(3*int(SubChunkMillis)))
+		var in []Sample
+		for _, s := range want {
+			if s.T >= mint && s.T <= maxt {
+				in = append(in, s)
+			}
+		}
+		reuse = IteratorBetween(slices.Clone(chunks), mint, maxt, reuse)
+		if got := collect(t, reuse); !equalSamples(got, in) {
+			t.Fatalf("[%d, %d]: %d samples, want %d", mint, maxt, len(got), len(in))
+		}
+		if reuse.Next() != chunkenc.ValNone || reuse.Seek(mint) != chunkenc.ValNone {
+			t.Fatal("an iterator came back from its end")
+		}
+		reuse = IteratorBetween(slices.Clone(chunks), mint, maxt, reuse)
+		var smp Sample
+		for i := 0; ; {
+			vt := chunkenc.ValNone
+			if r.Intn(3) == 0 {
+				at := mint - 1000 + int64(r.Intn(int(maxt-mint)+2000))
+				vt = reuse.Seek(at)
+				for i < len(in) && in[i].T < at && !(i > 0 && in[i-1].T >= at) {
+					i++
+				}
+				if i > 0 && in[i-1].T >= at { // already there: Seek stays
+					i--
+				}
+			} else {
+				vt = reuse.Next()
+			}
+			if (vt == chunkenc.ValNone) != (i >= len(in)) {
+				t.Fatalf("[%d, %d]: %v at sample %d of %d", mint, maxt, vt, i, len(in))
+			}
+			if vt == chunkenc.ValNone {
+				break
+			}
+			if got := sampleAt(reuse, vt, &smp); got.T != in[i].T || !Equal(got, &in[i]) {
+				t.Fatalf("[%d, %d]: %v, want %v", mint, maxt, *got, in[i])
+			}
+			i++
 		}
 	}
 }
