@@ -1,0 +1,152 @@
+// Package chaos tests that what Pallium acknowledged is still there, and
+// nothing else, after the process was killed, its files damaged, or its disk
+// full.
+package chaos
+
+import (
+	"math/rand"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// TestKill kills the process again and again at full rate, in half of the
+// rounds while it seals.
+func TestKill(t *testing.T) {
+	const rounds, requests = 20, 60
+	rnd := rand.New(rand.NewSource(1))
+	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	tenants := newTenants(p, "alpha", "beta", "gamma")
+	senders := newSenders(tenants, 6, 100)
+	for round := range rounds {
+		l := startLoad(t, p.Edge, senders, requests)
+		l.waitRequests(t, int64(20+rnd.Intn(requests)))
+		if round%2 == 0 {
+			flushes := flushSoon(p, 1+rnd.Intn(2))
+			time.Sleep(time.Duration(rnd.Intn(60)) * time.Millisecond)
+			defer flushes.Wait()
+		}
+		p.Kill()
+		l.wait(false)
+		p.Restart()
+		verifyAll(t, "after a kill", p, tenants)
+		if t.Failed() {
+			t.Fatalf("in round %d", round)
+		}
+	}
+	p.Flush()
+	verifyAll(t, "after a last flush", p, tenants)
+	p.Kill()
+	p.Restart()
+	verifyAll(t, "from packs alone", p, tenants)
+	checkRangeVectors(t, p, tenants[0])
+	checkForeignTenant(t, p, tenants)
+	for _, tn := range tenants {
+		t.Logf("tenant %s: %d samples acknowledged, %d not answered, %d refused", tn.id, tn.ledger.count(acked), tn.ledger.count(sent), tn.ledger.count(never))
+		if tn.ledger.count(acked) < 1000 {
+			t.Errorf("tenant %s: too few samples to say anything", tn.id)
+		}
+	}
+}
+
+// flushSoon asks for flushes and does not care for the answers: the process
+// may be gone before.
+func flushSoon(p *harness.Pallium, n int) *sync.WaitGroup {
+	var wg sync.WaitGroup
+	url, token := p.Admin+"/admin/v1/flush?wait=true", p.AdminToken()
+	for range n {
+		wg.Go(func() {
+			req, err := http.NewRequest(http.MethodPost, url, nil)
+			if err != nil {
+				return
+			}
+			req.Header.Set("Authorization", "Bearer "+token)
+			if resp, err := http.DefaultClient.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	return &wg
+}
+
+// checkForeignTenant asks for another tenant's data with a tenant's key.
+func checkForeignTenant(t *testing.T, p *harness.Pallium, tenants []*tenantUnderTest) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=chaos_float", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+tenants[0].token)
+	req.Header.Set("X-Scope-OrgID", tenants[1].id)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("another tenant's name: %d, want 403", resp.StatusCode)
+	}
+}
+
+// TestTerminate stops the process in the middle of the load.
+func TestTerminate(t *testing.T) {
+	p := harness.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 10s\n")
+	tenants := newTenants(p, "alpha", "beta")
+	senders := newSenders(tenants, 4, 200)
+	for range 3 {
+		l := startLoad(t, p.Edge, senders, 100000)
+		l.waitRequests(t, 100)
+		p.Signal(syscall.SIGTERM)
+		if err := p.Wait(30 * time.Second); err != nil {
+			t.Fatalf("SIGTERM under load: %v\n%s", err, p.Log())
+		}
+		l.wait(true)
+		if strings.Contains(p.Log(), "panic") {
+			t.Errorf("it printed a panic:\n%s", p.Log())
+		}
+		p.Restart()
+		verifyAll(t, "after SIGTERM", p, tenants)
+	}
+}
+
+// TestSecondProcess starts a second process on the same data directory.
+func TestSecondProcess(t *testing.T) {
+	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	tenants := newTenants(p, "alpha")
+	senders := newSenders(tenants, 2, 300)
+	startLoad(t, p.Edge, senders, 20).wait(false)
+	code, out := harness.RunPallium(t, 30*time.Second, nil, "all", "-data-dir", p.DataDir, "-listen", harness.FreeAddr(t), "-admin-listen", harness.FreeAddr(t))
+	if code != 1 || !strings.Contains(out, "in use") || !strings.Contains(out, p.DataDir) {
+		t.Errorf("the second process ended with %d and printed:\n%s", code, out)
+	}
+	startLoad(t, p.Edge, senders, 20).wait(false)
+	p.Kill()
+	p.Restart()
+	verifyAll(t, "after a second process was refused", p, tenants)
+}
+
+// TestWrongPepper starts with another pepper than the one that the keys were
+// made with.
+func TestWrongPepper(t *testing.T) {
+	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	tenants := newTenants(p, "alpha")
+	startLoad(t, p.Edge, newSenders(tenants, 1, 400), 20).wait(false)
+	p.Stop()
+	args := []string{"all", "-data-dir", p.DataDir, "-listen", harness.FreeAddr(t), "-admin-listen", harness.FreeAddr(t)}
+	for pepper, want := range map[string]string{
+		strings.Repeat("x", 32): "pepper",
+		"short":                 "PALLIUM_KEY_PEPPER",
+	} {
+		code, out := harness.RunPallium(t, 30*time.Second, []string{"PALLIUM_KEY_PEPPER=" + pepper}, args...)
+		if code != 1 || !strings.Contains(out, want) || strings.Contains(out, pepper) && pepper != "short" {
+			t.Errorf("a wrong pepper: ended with %d and printed:\n%s", code, out)
+		}
+	}
+	p.Restart()
+	verifyAll(t, "after a start with a wrong pepper", p, tenants)
+}

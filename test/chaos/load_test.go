@@ -1,0 +1,199 @@
+package chaos
+
+import (
+	"fmt"
+	"math/rand"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+const (
+	windowMillis = 2 * 60 * 60 * 1000
+	dayMillis    = 24 * 60 * 60 * 1000
+)
+
+// unlimited has the limits that only tell how fast a test may go.
+const unlimited = `
+limits: {requests_per_second: 0, samples_per_second: 0, bytes_per_second: 0, max_concurrent_requests: 0, max_query_series: 0}
+self_monitoring: {interval: 1s}
+`
+
+// tenantUnderTest is a tenant with its key and what was sent for it.
+type tenantUnderTest struct {
+	id, token string
+	ledger    *ledger
+}
+
+func newTenants(p *harness.Pallium, ids ...string) []*tenantUnderTest {
+	var out []*tenantUnderTest
+	for _, id := range ids {
+		out = append(out, &tenantUnderTest{id: id, token: p.Tenant(id), ledger: newLedger(id)})
+	}
+	return out
+}
+
+// verifyAll reads all tenants and compares.
+func verifyAll(t testing.TB, when string, p *harness.Pallium, tenants []*tenantUnderTest) {
+	t.Helper()
+	for _, tn := range tenants {
+		tn.ledger.verify(t, when, mustReadAll(t, p, tn.token), nil)
+	}
+}
+
+// sender is one connection that writes as fast as it is answered. It alone
+// writes its series.
+type sender struct {
+	name    string
+	tenant  *tenantUnderTest
+	version int
+	client  *http.Client
+	rnd     *rand.Rand
+	metrics []labels.Labels // the series that go on for ever
+	clock   int64           // time of the next steady sample, Unix ms
+	fresh   int             // for series that are new all the time
+	last    []entry         // the last request, to be sent again
+}
+
+func newSenders(tenants []*tenantUnderTest, n int, seed int64) []*sender {
+	var out []*sender
+	for i := range n {
+		s := &sender{
+			name: fmt.Sprint("s", i), tenant: tenants[i%len(tenants)], version: 1 + i/len(tenants)%2,
+			client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}, Timeout: 30 * time.Second},
+			rnd:    rand.New(rand.NewSource(seed + int64(i))), clock: time.Now().Add(-20 * time.Minute).UnixMilli(),
+		}
+		for j := range 40 {
+			s.metrics = append(s.metrics, s.labels([]string{"chaos_float", "chaos_float", "chaos_mixed", "chaos_histogram", "chaos_float_histogram"}[j%5], fmt.Sprint(j)))
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func (s *sender) labels(metric, id string) labels.Labels {
+	return labels.FromStrings("__name__", metric, "id", id, "sender", s.name, "tenant", s.tenant.id)
+}
+
+// request makes the next request. bad are entries in it that must be refused.
+func (s *sender) request() (good, bad []entry) {
+	s.clock = min(s.clock+1000, time.Now().UnixMilli())
+	for _, ls := range s.metrics { // in order, and some out of order
+		e := entry{labels: ls, times: []int64{s.clock}}
+		if s.rnd.Intn(8) == 0 {
+			e.times = append(e.times, s.clock+500)
+		}
+		if s.rnd.Intn(8) == 0 {
+			good = append(good, entry{labels: ls, times: []int64{s.clock - s.rnd.Int63n(20*60*1000) - 1}})
+		}
+		good = append(good, e)
+	}
+	if s.rnd.Intn(3) == 0 { // backfill of several windows
+		ls := s.metrics[s.rnd.Intn(len(s.metrics))]
+		e := entry{labels: ls}
+		for at := s.clock - s.rnd.Int63n(3*dayMillis) - windowMillis; len(e.times) < 10 && at < s.clock; at += windowMillis / 4 {
+			e.times = append(e.times, at)
+		}
+		good = append(good, e)
+	}
+	for range 5 { // new series
+		s.fresh++
+		good = append(good, entry{labels: s.labels("chaos_fresh", fmt.Sprint("f", s.fresh)), times: []int64{s.clock, s.clock + 1}})
+	}
+	if s.rnd.Intn(4) == 0 {
+		bad = append(bad, entry{labels: s.metrics[0], times: []int64{s.clock - 30*dayMillis}})
+	}
+	return good, bad
+}
+
+// send sends one request and enters in the ledger what became of it. It
+// returns the answer's status, 0 if there was none.
+func (s *sender) send(url string) (answer, error) {
+	good, bad := s.request()
+	if s.last != nil && s.rnd.Intn(16) == 0 { // as a sender does that missed the answer
+		good, bad = s.last, nil
+	}
+	s.last = good
+	body, err := encode(s.version, append(append([]entry{}, good...), bad...))
+	if err != nil {
+		return answer{}, err
+	}
+	s.tenant.ledger.note(good, sent)
+	a := push(s.client, url, s.tenant.token, s.version, body)
+	switch {
+	case a.code/100 == 2 && len(bad) > 0:
+		return a, fmt.Errorf("a request with samples that are too old was answered %d", a.code)
+	case a.code/100 == 2 || a.code == http.StatusBadRequest && len(bad) > 0:
+		n := 0
+		for _, e := range good {
+			n += len(e.times)
+		}
+		if a.written != n {
+			return a, fmt.Errorf("%d samples were good, the answer %d counts %d: %s", n, a.code, a.written, a.text)
+		}
+		s.tenant.ledger.note(good, acked)
+		s.tenant.ledger.note(bad, never)
+	case a.code/100 == 4:
+		return a, fmt.Errorf("answered %d: %s", a.code, a.text)
+	}
+	return a, nil
+}
+
+// load runs senders until it is stopped.
+type load struct {
+	stop     atomic.Bool
+	done     sync.WaitGroup
+	requests atomic.Int64 // acknowledged
+	answers  sync.Map     // status → text of one answer
+}
+
+// startLoad lets every sender send up to most requests. A sender ends at the
+// first request without an answer: the process is gone.
+func startLoad(t testing.TB, url string, senders []*sender, most int) *load {
+	l := &load{}
+	for _, s := range senders {
+		l.done.Go(func() {
+			for i := 0; i < most && !l.stop.Load(); i++ {
+				a, err := s.send(url)
+				if err != nil {
+					t.Errorf("sender %s: %v", s.name, err)
+					return
+				}
+				l.answers.Store(a.code, a.text)
+				if a.code == 0 {
+					break
+				}
+				if a.code < 500 {
+					l.requests.Add(1)
+				}
+			}
+			s.client.CloseIdleConnections()
+		})
+	}
+	return l
+}
+
+// wait waits until all senders are through, or asks them to stop.
+func (l *load) wait(stop bool) {
+	if stop {
+		l.stop.Store(true)
+	}
+	l.done.Wait()
+}
+
+// waitRequests waits until so many requests were acknowledged.
+func (l *load) waitRequests(t testing.TB, n int64) {
+	t.Helper()
+	harness.Eventually(t, time.Minute, func() error {
+		if have := l.requests.Load(); have < n {
+			return fmt.Errorf("%d of %d requests were answered", have, n)
+		}
+		return nil
+	})
+}

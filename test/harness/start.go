@@ -1,0 +1,42 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// StartPalliumIn is StartPallium on a data directory that the caller has made.
+func StartPalliumIn(t testing.TB, dataDir, config string) *Pallium {
+	t.Helper()
+	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), DataDir: dataDir, Config: filepath.Join(t.TempDir(), "pallium.yaml")}
+	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	edge, admin := FreeAddr(t), FreeAddr(t)
+	p.Edge, p.Admin = "http://"+edge, "http://"+admin
+	p.args = []string{"all", "-config", p.Config, "-data-dir", p.DataDir, "-listen", edge, "-admin-listen", admin}
+	p.Restart()
+	return p
+}
+
+// RunPallium runs the binary to its end, with env on top of the environment, and
+// returns its exit code and what it printed. A process that is still there
+// after the timeout is killed: its code is -1.
+func RunPallium(t testing.TB, timeout time.Duration, env []string, args ...string) (code int, output string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, Binary(t, "PALLIUM"), args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatalf("run pallium: %v", err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String()
+}
