@@ -138,8 +138,24 @@ func (d *Distributor) split(r *ring.Ring, b *series.Batch) (map[*ring.Instance]*
 		}
 		p.Entries = append(p.Entries, *e)
 	}
-	for _, p := range parts { // every ingester answers for all metadata
-		p.Metadata = b.Metadata
+	if len(b.Metadata) > 0 {
+		shareMetadata(r, b, parts)
 	}
 	return parts, nil
+}
+
+// shareMetadata gives the metadata to every ingester that takes series: each
+// keeps it beside its part of them. Senders send it in requests of its own.
+func shareMetadata(r *ring.Ring, b *series.Batch, parts map[*ring.Instance]*series.Batch) {
+	instances := r.Instances()
+	for i := range instances {
+		in := &instances[i]
+		if in.State != ring.Active {
+			continue
+		}
+		if parts[in] == nil {
+			parts[in] = &series.Batch{Tenant: b.Tenant}
+		}
+		parts[in].Metadata = b.Metadata
+	}
 }

@@ -137,8 +137,10 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 	var err error
 	if s.H != nil {
 		buckets, err = len(s.H.PositiveBuckets)+len(s.H.NegativeBuckets), s.H.Validate()
+		buckets = max(buckets, len(s.H.CustomValues)) // empty ones take room, too
 	} else {
 		buckets, err = len(s.FH.PositiveBuckets)+len(s.FH.NegativeBuckets), s.FH.Validate()
+		buckets = max(buckets, len(s.FH.CustomValues))
 	}
 	if err != nil {
 		return "invalid_histogram", fmt.Sprintf("a native histogram is not valid: %v", err)

@@ -1,0 +1,217 @@
+package distributor
+
+import (
+	"context"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/ring/local"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+const nowMillis = int64(1_700_000_000_000)
+
+// rawLabels makes labels as they are given, valid or not.
+func rawLabels(nameValues ...string) labels.Labels {
+	b := labels.NewScratchBuilder(len(nameValues) / 2)
+	for i := 0; i < len(nameValues); i += 2 {
+		b.Add(nameValues[i], nameValues[i+1])
+	}
+	return b.Labels()
+}
+
+func entryOf(ls labels.Labels, samples ...series.Sample) series.Entry {
+	return series.Entry{Labels: ls, Hash: ls.Hash(), Samples: samples}
+}
+
+func at(t int64) series.Sample { return series.Sample{T: t, V: 1} }
+
+// distribute pushes through a distributor over the ingesters, with its clock at
+// nowMillis.
+func distribute(ings map[string]Ingester, lim limits.Limits) *Distributor {
+	var ids []string
+	for id := range ings {
+		ids = append(ids, id)
+	}
+	return New(Options{
+		Ring: local.New(ids...), Replication: 1, Ingester: lookup(ings),
+		Limits: func(tenant.ID) limits.Limits { return lim },
+		Now:    func() time.Time { return time.UnixMilli(nowMillis) },
+	})
+}
+
+// TestRefusals has every reason for which a series or a sample is refused. The
+// message must name the limit and its value, the answer the offender.
+func TestRefusals(t *testing.T) {
+	lim := limits.Limits{
+		MaxLabelsPerSeries: 3, MaxLabelNameLength: 10, MaxLabelValueLength: 20, MaxHistogramBuckets: 4,
+		PastGrace: limits.Duration(time.Hour), FutureGrace: limits.Duration(time.Minute), Retention: limits.Duration(24 * time.Hour),
+	}
+	longLived := lim
+	longLived.PastGrace = 0
+	wide := tsdbutil.GenerateTestHistogram(1) // 8 buckets
+	wideFloat := tsdbutil.GenerateTestFloatHistogram(1)
+	broken := &histogram.Histogram{Schema: 1, Count: 1, PositiveSpans: []histogram.Span{{Length: 3}}, PositiveBuckets: []int64{1}}
+	manyBounds := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, CustomValues: []float64{1, 2, 3, 4, 5}}
+	up := rawLabels("__name__", "up")
+	tests := []struct {
+		name     string
+		lim      limits.Limits
+		entry    series.Entry
+		reason   string
+		message  []string
+		offender string
+	}{
+		{"no name", lim, entryOf(rawLabels("job", "a"), at(nowMillis)), "missing_metric_name", []string{"__name__"}, `{job="a"}`},
+		{"no labels", lim, entryOf(rawLabels(), at(nowMillis)), "missing_metric_name", []string{"__name__"}, "{}"},
+		{"too many labels", lim, entryOf(rawLabels("__name__", "up", "a", "1", "b", "2", "c", "3"), at(nowMillis)), "max_labels_per_series", []string{"limit max_labels_per_series of 3", "4 labels"}, `a="1"`},
+		{"long name", lim, entryOf(rawLabels("__name__", "up", "elevenbytes", "1"), at(nowMillis)), "max_label_name_length", []string{"limit max_label_name_length of 10 bytes", "of 11"}, "elevenbytes"},
+		{"long value", lim, entryOf(rawLabels("__name__", "up", "a", strings.Repeat("x", 21)), at(nowMillis)), "max_label_value_length", []string{"limit max_label_value_length of 20 bytes", `"a"`, "with 21"}, "xxxx"},
+		{"empty label name", lim, entryOf(rawLabels("", "x", "__name__", "up"), at(nowMillis)), "invalid_label_name", []string{"empty name"}, "up"},
+		{"label name not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a\xff", "x"), at(nowMillis)), "invalid_label_name", []string{`"a\xff"`, "UTF-8"}, "up"},
+		{"label value not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a", "\xff"), at(nowMillis)), "invalid_label_value", []string{`"a"`, "UTF-8"}, "up"},
+		{"metric name not UTF-8", lim, entryOf(rawLabels("__name__", "\xff"), at(nowMillis)), "invalid_label_value", []string{`"__name__"`}, "__name__"},
+		{"label twice", lim, entryOf(rawLabels("__name__", "up", "a", "1", "a", "2"), at(nowMillis)), "duplicate_label", []string{`"a"`, "twice"}, `a="2"`},
+		{"before 1970", longLived, entryOf(up, at(-1)), "before_1970", []string{"-1"}, "up"},
+		{"long before 1970", lim, entryOf(up, at(math.MinInt64)), "before_1970", []string{"1970"}, "up"},
+		{"too old", lim, entryOf(up, at(nowMillis-3_600_001)), "past_grace", []string{"limit past_grace of 1h", "2023-11-14T21:13:19Z"}, "up"},
+		{"too new", lim, entryOf(up, at(nowMillis+60_001)), "future_grace", []string{"limit future_grace of 1m", "2023-11-14T22:14:20Z", "clock"}, "up"},
+		{"far too new", lim, entryOf(up, at(math.MaxInt64)), "future_grace", []string{"limit future_grace of 1m"}, "up"},
+		{"beyond retention", longLived, entryOf(up, at(nowMillis-86_400_001)), "retention", []string{"limit retention of 1d"}, "up"},
+		{"histogram that is none", lim, entryOf(up, series.Sample{T: nowMillis, H: broken}), "invalid_histogram", []string{"native histogram"}, "up"},
+		{"wide histogram", lim, entryOf(up, series.Sample{T: nowMillis, H: wide}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "with 8"}, "up"},
+		{"wide float histogram", lim, entryOf(up, series.Sample{T: nowMillis, FH: wideFloat}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "with 8"}, "up"},
+		{"histogram with many empty custom buckets", lim, entryOf(up, series.Sample{T: nowMillis, H: manyBounds}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "with 5"}, "up"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ing := &fakeIngester{}
+			d := distribute(map[string]Ingester{"a": ing}, tt.lim)
+			good := entryOf(rawLabels("__name__", "good"), at(nowMillis))
+			out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{tt.entry, good}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(out.Refusals) != 1 {
+				t.Fatalf("refusals %+v, want one", out.Refusals)
+			}
+			r := out.Refusals[0]
+			if r.Reason != tt.reason || r.Samples != 1 {
+				t.Errorf("refused %d for %s, want 1 for %s", r.Samples, r.Reason, tt.reason)
+			}
+			for _, part := range tt.message {
+				if !strings.Contains(r.Message, part) {
+					t.Errorf("message %q lacks %q", r.Message, part)
+				}
+			}
+			if text := out.String(); !strings.Contains(text, tt.offender) || !strings.Contains(text, tt.reason) {
+				t.Errorf("answer %q does not name %q and %q", text, tt.offender, tt.reason)
+			}
+			// The other series of the request is kept.
+			if got := ing.names(); len(got) != 1 || got[0] != `{__name__="good"}` || out.Samples != 1 {
+				t.Errorf("kept %v (%d samples), want the good series", got, out.Samples)
+			}
+		})
+	}
+}
+
+// TestAtTheLimit has what is just allowed, and that 0 is no limit.
+func TestAtTheLimit(t *testing.T) {
+	lim := limits.Limits{
+		MaxLabelsPerSeries: 2, MaxLabelNameLength: 8, MaxLabelValueLength: 5, MaxHistogramBuckets: 8,
+		PastGrace: limits.Duration(time.Hour), FutureGrace: limits.Duration(time.Minute), Retention: limits.Duration(time.Hour),
+	}
+	tests := []struct {
+		name  string
+		lim   limits.Limits
+		entry series.Entry
+	}{
+		{"oldest", lim, entryOf(rawLabels("__name__", "up", "job", "short"), at(nowMillis-3_600_000))},
+		{"newest", lim, entryOf(rawLabels("__name__", "up"), at(nowMillis+60_000))},
+		{"histogram", lim, entryOf(rawLabels("__name__", "up"), series.Sample{T: nowMillis, H: tsdbutil.GenerateTestHistogram(1)})},
+		{"any age", limits.Limits{}, entryOf(rawLabels("__name__", "up"), at(0))},
+		{"any future", limits.Limits{}, entryOf(rawLabels("__name__", "up"), at(math.MaxInt64))},
+		{"any labels", limits.Limits{}, entryOf(rawLabels("__name__", strings.Repeat("x", 100_000), strings.Repeat("y", 5000), "z"), at(nowMillis))},
+		{"UTF-8 names", limits.Limits{}, entryOf(rawLabels("__name__", "température", "größe", "zwölf"), at(nowMillis))},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			out, err := distribute(map[string]Ingester{"a": &fakeIngester{}}, tt.lim).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{tt.entry}})
+			if err != nil || len(out.Refusals) != 0 || out.Samples+out.Histograms != 1 {
+				t.Errorf("outcome %+v, %v", out, err)
+			}
+		})
+	}
+}
+
+// TestHugeOffender: a series that is refused for its size does not fill the
+// answer with it.
+func TestHugeOffender(t *testing.T) {
+	lim := limits.Limits{MaxLabelValueLength: 10}
+	huge := strings.Repeat("ä", 1<<20)
+	var entries []series.Entry
+	for range 100 {
+		entries = append(entries, entryOf(rawLabels("__name__", "up", "a", huge), at(nowMillis)))
+	}
+	out, err := distribute(map[string]Ingester{"a": &fakeIngester{}}, lim).Push(context.Background(), &series.Batch{Tenant: "t", Entries: entries})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := out.Refusals; len(r) != 1 || r[0].Samples != 100 || len(r[0].Offenders) != 5 {
+		t.Fatalf("refusals %d", len(r))
+	}
+	if n := len(out.String()); n > 2000 {
+		t.Errorf("the answer has %d bytes", n)
+	}
+}
+
+func TestExemplars(t *testing.T) {
+	x := func(ts int64, nameValues ...string) exemplar.Exemplar {
+		return exemplar.Exemplar{Ts: ts, Labels: rawLabels(nameValues...), Value: 1}
+	}
+	e := entryOf(rawLabels("__name__", "up"))
+	e.Exemplars = []exemplar.Exemplar{
+		x(nowMillis, "trace_id", "a"),
+		x(-1, "trace_id", "before 1970"),
+		x(nowMillis, "trace_id", strings.Repeat("x", 121)), // 129 runes
+		x(nowMillis, "trace_id", strings.Repeat("ä", 120)), // 128 runes, 248 bytes
+		x(nowMillis, "", "no name"),
+		x(nowMillis, "trace_id", "\xff"),
+	}
+	ing := &fakeIngester{}
+	out, err := distribute(map[string]Ingester{"a": ing}, limits.Limits{}).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{e}})
+	if err != nil || len(out.Refusals) != 0 {
+		t.Fatalf("outcome %+v, %v", out, err)
+	}
+	if out.Exemplars != 2 || ing.exemplars != 2 {
+		t.Errorf("%d exemplars kept, want 2", out.Exemplars)
+	}
+}
+
+func TestMetadata(t *testing.T) {
+	md := func(metric, help string) series.MetricMetadata {
+		return series.MetricMetadata{Metric: metric, Metadata: metadata.Metadata{Type: "gauge", Help: help}}
+	}
+	ing := &fakeIngester{}
+	b := &series.Batch{Tenant: "t", Metadata: []series.MetricMetadata{
+		md("", "no metric"), md("bad\xff", ""), md("a_name_too_long", ""), md("long", "0123456789ä"), md("ok", "Help\xff."),
+	}}
+	if _, err := distribute(map[string]Ingester{"a": ing}, limits.Limits{MaxLabelValueLength: 11}).Push(context.Background(), b); err != nil {
+		t.Fatal(err)
+	}
+	// "ä" has two bytes of which one is within the limit: half a letter goes, too.
+	want := []series.MetricMetadata{md("long", "0123456789"), md("ok", "Help.")}
+	if len(ing.metadata) != 2 || ing.metadata[0] != want[0] || ing.metadata[1] != want[1] {
+		t.Errorf("kept %v, want %v", ing.metadata, want)
+	}
+}
