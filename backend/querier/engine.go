@@ -91,11 +91,14 @@ func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts 
 	if err != nil {
 		return nil, err
 	}
+	if err := checkLength(lim, qs); err != nil {
+		return &unparsed{engine: e, text: qs, err: err}, nil
+	}
 	inner, err := e.engine(lim).NewInstantQuery(ctx, q, opts, qs, ts)
 	if err != nil {
 		return nil, err
 	}
-	return &query{Query: inner, engine: e, id: id, lim: lim, text: qs, start: ts, end: ts}, nil
+	return &query{Query: inner, engine: e, id: id, lim: lim, start: ts, end: ts}, nil
 }
 
 // NewRangeQuery implements promql.QueryEngine.
@@ -104,11 +107,14 @@ func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts pr
 	if err != nil {
 		return nil, err
 	}
+	if err := checkLength(lim, qs); err != nil {
+		return &unparsed{engine: e, text: qs, err: err}, nil
+	}
 	inner, err := e.engine(lim).NewRangeQuery(ctx, q, opts, qs, start, end, step)
 	if err != nil {
 		return nil, err
 	}
-	return &query{Query: inner, engine: e, id: id, lim: lim, text: qs, start: start, end: end, step: step}, nil
+	return &query{Query: inner, engine: e, id: id, lim: lim, start: start, end: end, step: step}, nil
 }
 
 func (e *Engine) tenantLimits(ctx context.Context) (limits.Limits, tenant.ID, error) {
@@ -146,7 +152,6 @@ type query struct {
 	engine     *Engine
 	id         tenant.ID
 	lim        limits.Limits
-	text       string
 	start, end time.Time
 	step       time.Duration // 0 for an instant query
 }
@@ -154,10 +159,10 @@ type query struct {
 // Exec implements promql.Query.
 func (q *query) Exec(ctx context.Context) *promql.Result {
 	if err := q.check(); err != nil {
-		return q.failed(err)
+		return q.engine.failed(err)
 	}
 	if err := q.engine.enter(q.id, q.lim.MaxConcurrentQueries); err != nil {
-		return q.failed(err)
+		return q.engine.failed(err)
 	}
 	defer q.engine.leave(q.id)
 	res := q.Query.Exec(ctx)
@@ -169,32 +174,29 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	var tooManyRead promql.ErrTooManySamplesRead
 	switch {
 	case errors.As(res.Err, &tooMany), errors.As(res.Err, &tooManyRead):
-		return q.failed(&limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", q.lim.MaxQuerySamples),
+		return q.engine.failed(&limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", q.lim.MaxQuerySamples),
 			Use: "the query loads more at once", Hint: "select fewer series, a shorter range or a longer step"})
 	case errors.As(res.Err, &timeout) && ctx.Err() == nil:
-		return q.failed(&limits.Exceeded{Name: "query_timeout", Limit: q.lim.QueryTimeout.String(),
+		return q.engine.failed(&limits.Exceeded{Name: "query_timeout", Limit: q.lim.QueryTimeout.String(),
 			Use: "the query took longer", Hint: "select fewer series, a shorter range or a longer step"})
 	}
 	var exceeded *limits.Exceeded
 	if errors.As(res.Err, &exceeded) {
-		return q.failed(exceeded)
+		return q.engine.failed(exceeded)
 	}
 	return res
 }
 
-func (q *query) failed(err error) *promql.Result {
+func (e *Engine) failed(err error) *promql.Result {
 	var exceeded *limits.Exceeded
 	if errors.As(err, &exceeded) {
-		q.engine.exceeded.WithLabelValues(exceeded.Name).Inc()
+		e.exceeded.WithLabelValues(exceeded.Name).Inc()
 	}
 	return &promql.Result{Err: err}
 }
 
 // check compares what the query asks for with the limits, before it runs.
 func (q *query) check() error {
-	if most := q.lim.MaxQueryLength; most > 0 && len(q.text) > most {
-		return &limits.Exceeded{Name: "max_query_length", Limit: fmt.Sprintf("%d bytes", most), Use: fmt.Sprintf("the expression has %d", len(q.text))}
-	}
 	if q.step > 0 && q.lim.MaxQuerySteps > 0 {
 		if steps := q.end.Sub(q.start)/q.step + 1; int64(steps) > int64(q.lim.MaxQuerySteps) {
 			return &limits.Exceeded{Name: "max_query_steps", Limit: fmt.Sprintf("%d steps", q.lim.MaxQuerySteps),
@@ -202,42 +204,57 @@ func (q *query) check() error {
 		}
 	}
 	if most := time.Duration(q.lim.MaxQueryRange); most > 0 {
-		if r := q.end.Sub(q.start) + q.reach(); r > most {
+		if r := q.end.Sub(q.start).Milliseconds() + q.reach(); r > most.Milliseconds() {
 			return &limits.Exceeded{Name: "max_query_range", Limit: q.lim.MaxQueryRange.String(),
-				Use: "the query spans " + model.Duration(r.Truncate(time.Second)).String(), Hint: "ask for a shorter range"}
+				Use: "the query spans " + spanText(r), Hint: "ask for a shorter range"}
 		}
 	}
 	return nil
 }
 
-// reach is how far the expression's selectors look back beyond the query's own
-// range: range selectors, subqueries and offsets.
-func (q *query) reach() time.Duration {
+// spanText writes milliseconds as a Prometheus duration; a time.Duration ends
+// at 292 years.
+func spanText(ms int64) string {
+	const most = 290 * 365 * 24 * int64(time.Hour/time.Second)
+	s := min(ms/1000, most)
+	return model.Duration(time.Duration(s) * time.Second).String()
+}
+
+// reach is how far, in milliseconds, the expression's selectors look back from
+// the query's start: by ranges, subqueries, offsets and the @ modifier. The
+// engine works offsets out only as it runs, so the original ones are read.
+func (q *query) reach() int64 {
 	stmt, ok := q.Statement().(*parser.EvalStmt)
 	if !ok {
 		return 0
 	}
-	longest := time.Duration(0)
+	longest := int64(0)
 	parser.Inspect(stmt.Expr, func(n parser.Node, path []parser.Node) error {
-		var back time.Duration
-		switch n := n.(type) {
-		case *parser.VectorSelector:
-			back = n.Offset
-		case *parser.MatrixSelector:
-			back = n.Range
-			if vs, ok := n.VectorSelector.(*parser.VectorSelector); ok {
-				back += vs.Offset
-			}
-		default:
-			return nil
+		if vs, ok := n.(*parser.VectorSelector); ok {
+			longest = max(longest, q.lookBack(vs, path))
 		}
-		for _, p := range path {
-			if sub, ok := p.(*parser.SubqueryExpr); ok {
-				back += sub.Range + sub.Offset
-			}
-		}
-		longest = max(longest, back)
 		return nil
 	})
 	return longest
+}
+
+// lookBack is the reach of one selector inside the nodes of path.
+func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
+	back, at := vs.OriginalOffset.Milliseconds(), vs.Timestamp
+	for i := len(path) - 1; i >= 0; i-- {
+		switch p := path[i].(type) {
+		case *parser.MatrixSelector:
+			back += p.Range.Milliseconds()
+		case *parser.SubqueryExpr:
+			if at == nil { // else what is around it does not move it
+				back += (p.Range + p.OriginalOffset).Milliseconds()
+				at = p.Timestamp
+			}
+		}
+	}
+	if at != nil {
+		const far = int64(1) << 52 // 140,000 years; keeps the sums within an int64
+		back += q.start.UnixMilli() - min(max(*at, -far), far)
+	}
+	return back
 }

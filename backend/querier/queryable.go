@@ -76,11 +76,17 @@ func (r *reader) request(ctx context.Context, mint, maxt int64, matchers []*labe
 		return req, false, err
 	}
 	lim := r.q.limits(access.Tenant)
-	if lim.Retention > 0 {
-		mint = max(mint, r.q.now().Add(-time.Duration(lim.Retention)).UnixMilli())
-	}
+	mint = r.q.kept(mint, lim)
 	return series.Request{Tenant: access.Tenant, MinTime: mint, MaxTime: maxt,
 		Matchers: slices.Clone(matchers), MaxSeries: lim.MaxQuerySeries}, mint <= maxt, nil
+}
+
+// kept is mint, or what the tenant's retention leaves of the time after it.
+func (q *Queryable) kept(mint int64, lim limits.Limits) int64 {
+	if lim.Retention <= 0 {
+		return mint
+	}
+	return max(mint, q.now().Add(-time.Duration(lim.Retention)).UnixMilli())
 }
 
 func (r *reader) selectSeries(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers []*labels.Matcher) ([]series.WithChunks, series.Request, error) {
@@ -157,11 +163,12 @@ type exemplarQuerier struct {
 
 // Select implements storage.ExemplarQuerier.
 func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	return e.q.source.Exemplars(e.id, start, end, matchers), nil
+	return e.q.source.Exemplars(e.id, e.q.kept(start, e.q.limits(e.id)), end, matchers), nil
 }
 
 // clarify prepares an error of the source for Prometheus' API: a limit is the
-// tenant's to mend and told as it is (422), anything else is ours (500).
+// tenant's to mend and told as it is (422), a query that ended or was ended is
+// that (503, 499), anything else is ours (500).
 func clarify(err error) error {
 	if err == nil {
 		return nil
@@ -169,6 +176,12 @@ func clarify(err error) error {
 	var exceeded *limits.Exceeded
 	if errors.As(err, &exceeded) {
 		return exceeded
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return promql.ErrQueryTimeout("selecting series")
+	case errors.Is(err, context.Canceled):
+		return promql.ErrQueryCanceled("selecting series")
 	}
 	return promql.ErrStorage{Err: err}
 }

@@ -55,9 +55,19 @@ func dropCopies(chunks []Chunk) []Chunk {
 	if !slices.IsSortedFunc(chunks, byTime) {
 		slices.SortStableFunc(chunks, byTime)
 	}
-	return slices.CompactFunc(chunks, func(a, b Chunk) bool {
-		return a.MinTime == b.MinTime && a.MaxTime == b.MaxTime && a.Encoding == b.Encoding && bytes.Equal(a.Data, b.Data)
-	})
+	// Not slices.CompactFunc, which clears what is behind the kept ones: the
+	// caller may read its chunks again, and what stays there are copies.
+	kept := chunks[:1]
+	for i := range chunks[1:] {
+		if c := &chunks[i+1]; !sameChunk(c, &kept[len(kept)-1]) {
+			kept = append(kept, *c)
+		}
+	}
+	return kept
+}
+
+func sameChunk(a, b *Chunk) bool {
+	return a.MinTime == b.MinTime && a.MaxTime == b.MaxTime && a.Encoding == b.Encoding && bytes.Equal(a.Data, b.Data)
 }
 
 func overlapping(sorted []Chunk) bool {

@@ -1,0 +1,221 @@
+package querier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+const day = 24 * time.Hour
+
+// TestQueryLimits: a query beyond a limit is made and fails as it runs, with an
+// error that names the limit and its value.
+func TestQueryLimits(t *testing.T) {
+	week := limits.Limits{MaxQueryRange: limits.Duration(7 * day)}
+	tests := []struct {
+		name       string
+		lim        limits.Limits
+		text       string
+		span, step time.Duration // 0: an instant query
+		limit      string        // "" when the query is within the limits
+		value, use string
+	}{
+		{"range", week, `up`, 8 * day, time.Hour, "max_query_range", "1w", "8d"},
+		{"at the range", week, `up`, 7 * day, time.Hour, "", "", ""},
+		{"selector", week, `rate(up[8d])`, 0, 0, "max_query_range", "1w", "8d"},
+		{"range and selector", week, `rate(up[2d])`, 6 * day, time.Hour, "max_query_range", "1w", "8d"},
+		{"offset", week, `up offset 8d`, 0, 0, "max_query_range", "1w", "8d"},
+		{"offset of a range", week, `rate(up[1d] offset 7d)`, 0, 0, "max_query_range", "1w", "8d"},
+		{"offset within", week, `rate(up[1d] offset 5d)`, 0, 0, "", "", ""},
+		{"offset into the future", week, `up offset -8d`, 0, 0, "", "", ""},
+		{"subquery", week, `max_over_time(up[8d:1h])`, 0, 0, "max_query_range", "1w", "8d"},
+		{"subquery with offset", week, `max_over_time(up[1d:1h] offset 7d)`, 0, 0, "max_query_range", "1w", "8d"},
+		{"subquery and offset inside", week, `max_over_time((up offset 4d)[4d:1h])`, 0, 0, "max_query_range", "1w", "8d"},
+		{"nested", week, `max_over_time(rate(up[3d])[5d:1h])`, 0, 0, "max_query_range", "1w", "8d"},
+		{"nested twice", week, `max_over_time(max_over_time(rate(up[2d])[3d:1h])[3d:1h])`, 0, 0, "max_query_range", "1w", "8d"},
+		{"one side of many", week, `sum(up) / sum(up) + (1 + abs(-(up offset 8d)))`, 0, 0, "max_query_range", "1w", "8d"},
+		{"at a time", week, `up @ 1`, 0, 0, "max_query_range", "1w", "y"},
+		{"at the least time", week, `up @ -9223372036854775`, 0, 0, "max_query_range", "1w", "y"},
+		{"at a time inside a subquery", week, `max_over_time((up @ 1)[1h:1m])`, 0, 0, "max_query_range", "1w", "y"},
+		{"subquery at a time", week, `max_over_time(up[1h:1m] @ 1)`, 0, 0, "max_query_range", "1w", "y"},
+		{"at the end of a range", week, `rate(up[2d] @ end())`, 6 * day, time.Hour, "", "", ""},
+		{"at the start of a range", week, `rate(up[2d] @ start())`, 6 * day, time.Hour, "max_query_range", "1w", "8d"},
+		{"steps", limits.Limits{MaxQuerySteps: 10}, `up`, time.Hour, 6 * time.Minute, "max_query_steps", "10 steps", "has 11"},
+		{"at the steps", limits.Limits{MaxQuerySteps: 11}, `up`, time.Hour, 6 * time.Minute, "", "", ""},
+		{"series", limits.Limits{MaxQuerySeries: 2}, `up`, 0, 0, "max_query_series", "2 series", "more"},
+		{"at the series", limits.Limits{MaxQuerySeries: 3}, `up`, 0, 0, "", "", ""},
+		{"samples", limits.Limits{MaxQuerySamples: 100}, `rate(up[1h])`, 0, 0, "max_query_samples", "100 samples", "more"},
+		{"samples of a range", limits.Limits{MaxQuerySamples: 100}, `up`, time.Hour, time.Minute, "max_query_samples", "100 samples", "more"},
+		{"length", limits.Limits{MaxQueryLength: 3}, `up+1`, 0, 0, "max_query_length", "3 bytes", "4"},
+		{"length of a range query", limits.Limits{MaxQueryLength: 3}, `up+1`, time.Hour, time.Minute, "max_query_length", "3 bytes", "4"},
+		{"at the length", limits.Limits{MaxQueryLength: 4}, `up+1`, 0, 0, "", "", ""},
+		{"not even parsed", limits.Limits{MaxQueryLength: 10}, strings.Repeat("(", 1<<20), 0, 0, "max_query_length", "10 bytes", "1048576"},
+		{"no limits", limits.Limits{}, `max_over_time(up[100y:1y])`, 0, 0, "", "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t)
+			b.lim = tt.lim
+			var res *promql.Result
+			if tt.step > 0 {
+				res = b.ranged(t, tt.text, tt.span, tt.step)
+			} else {
+				res = b.instant(t, as("a"), tt.text)
+			}
+			var exceeded *limits.Exceeded
+			if tt.limit == "" {
+				if res.Err != nil {
+					t.Fatalf("refused: %v", res.Err)
+				}
+				return
+			}
+			if !errors.As(res.Err, &exceeded) {
+				t.Fatalf("error %v, want that of %s", res.Err, tt.limit)
+			}
+			if exceeded.Name != tt.limit || exceeded.Limit != tt.value || !strings.Contains(exceeded.Use, tt.use) {
+				t.Errorf("error %q, want %s of %s and a use of %s", exceeded, tt.limit, tt.value, tt.use)
+			}
+			want := fmt.Sprintf("# HELP pallium_querier_limited_queries_total PromQL queries that went beyond a limit, by limit.\n# TYPE pallium_querier_limited_queries_total counter\npallium_querier_limited_queries_total{limit=%q} 1\n", tt.limit)
+			if err := testutil.GatherAndCompare(b.reg, strings.NewReader(want), "pallium_querier_limited_queries_total"); err != nil {
+				t.Error(err)
+			}
+			if n := b.source.holding(); n != 0 {
+				t.Errorf("%d selections are still held", n)
+			}
+		})
+	}
+}
+
+// TestTimeout: a query that runs out of time says which limit it was, wherever
+// it was when that happened. A client that goes away is no limit.
+func TestTimeout(t *testing.T) {
+	b := newBed(t)
+	b.lim.QueryTimeout = limits.Duration(time.Millisecond)
+	b.source.wait = func(ctx context.Context) { <-ctx.Done() }
+	res := b.instant(t, as("a"), "up")
+	var exceeded *limits.Exceeded
+	if !errors.As(res.Err, &exceeded) || exceeded.Name != "query_timeout" || exceeded.Limit != "1ms" {
+		t.Errorf("error %v", res.Err)
+	}
+
+	b.lim.QueryTimeout = 0
+	ctx, cancel := context.WithCancel(as("a"))
+	b.source.wait = func(context.Context) { cancel() }
+	res = b.instant(t, ctx, "up")
+	var canceled promql.ErrQueryCanceled
+	if !errors.As(res.Err, &canceled) {
+		t.Errorf("error %v of a canceled query", res.Err)
+	}
+
+	ctx, cancel = context.WithTimeout(as("a"), time.Millisecond) // the API's timeout parameter
+	defer cancel()
+	b.source.wait = func(ctx context.Context) { <-ctx.Done() }
+	res = b.instant(t, ctx, "up")
+	var timeout promql.ErrQueryTimeout
+	if !errors.As(res.Err, &timeout) {
+		t.Errorf("error %v of a query with a timeout of its own", res.Err)
+	}
+}
+
+// TestConcurrency: a tenant's queries count together, other tenants' do not,
+// and a query that ended makes room.
+func TestConcurrency(t *testing.T) {
+	b := newBed(t)
+	b.lim.MaxConcurrentQueries = 2
+	entered, leave := make(chan struct{}), make(chan struct{})
+	b.source.wait = func(context.Context) {
+		entered <- struct{}{}
+		<-leave
+	}
+	var running sync.WaitGroup
+	for range 2 {
+		running.Go(func() {
+			if res := b.instant(t, as("a"), "up"); res.Err != nil {
+				t.Errorf("query within the limit: %v", res.Err)
+			}
+		})
+		<-entered
+	}
+	var exceeded *limits.Exceeded
+	if res := b.instant(t, as("a"), "up"); !errors.As(res.Err, &exceeded) || exceeded.Name != "max_concurrent_queries" || exceeded.Limit != "2 queries" {
+		t.Errorf("third query: %v", res.Err)
+	}
+	running.Go(func() {
+		if res := b.instant(t, as("b"), "up"); res.Err != nil {
+			t.Errorf("query of another tenant: %v", res.Err)
+		}
+	})
+	<-entered
+	close(leave)
+	running.Wait()
+	b.source.wait = nil
+	if res := b.instant(t, as("a"), "up"); res.Err != nil {
+		t.Errorf("query after the others ended: %v", res.Err)
+	}
+	if len(b.engine.running) != 0 {
+		t.Errorf("still counted as running: %v", b.engine.running)
+	}
+}
+
+// TestEnginesAreBounded: tenants with limits of their own do not fill the memory
+// with engines.
+func TestEnginesAreBounded(t *testing.T) {
+	b := newBed(t)
+	for i := range 3 * maxEngines {
+		b.lim.MaxQuerySamples = 1_000_000 + i
+		if res := b.instant(t, as("a"), "up"); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	if n := len(b.engine.engines); n > maxEngines {
+		t.Errorf("%d engines", n)
+	}
+}
+
+// TestSourceFails: a source's own error stays one, and is not taken for a limit.
+func TestSourceFails(t *testing.T) {
+	b := newBed(t)
+	b.source.err = errors.New("disk")
+	res := b.instant(t, as("a"), "up")
+	var es promql.ErrStorage
+	if !errors.As(res.Err, &es) || !errors.Is(es.Err, b.source.err) {
+		t.Errorf("error %v", res.Err)
+	}
+}
+
+func TestNoTenantNoQuery(t *testing.T) {
+	b := newBed(t)
+	if _, err := b.engine.NewInstantQuery(context.Background(), b.q, nil, "up", b.now); err == nil {
+		t.Error("an instant query without a tenant was made")
+	}
+	if _, err := b.engine.NewRangeQuery(context.Background(), b.q, nil, "up", b.now, b.now, time.Second); err == nil {
+		t.Error("a range query without a tenant was made")
+	}
+	// Made with a tenant, run without: the storage has its own check.
+	q, err := b.engine.NewInstantQuery(as("a"), b.q, nil, "up", b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := q.Exec(context.Background()); res.Err == nil {
+		t.Error("a query ran without a tenant")
+	}
+}
+
+func BenchmarkRangeQuery(b *testing.B) {
+	bed := newBed(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if res := bed.ranged(b, `sum(rate(up[5m]))`, day, time.Minute); res.Err != nil {
+			b.Fatal(res.Err)
+		}
+	}
+}

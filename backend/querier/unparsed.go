@@ -1,0 +1,50 @@
+package querier
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/util/stats"
+
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// checkLength comes before the parser, which makes of a long expression a far
+// larger tree.
+func checkLength(lim limits.Limits, text string) error {
+	if most := lim.MaxQueryLength; most > 0 && len(text) > most {
+		return &limits.Exceeded{Name: "max_query_length", Limit: fmt.Sprintf("%d bytes", most), Use: fmt.Sprintf("the expression has %d", len(text))}
+	}
+	return nil
+}
+
+// unparsed is a query that was refused unread. It says so when it runs.
+type unparsed struct {
+	engine *Engine
+	text   string
+	err    error
+}
+
+var _ promql.Query = (*unparsed)(nil)
+
+// Exec implements promql.Query.
+func (u *unparsed) Exec(context.Context) *promql.Result { return u.engine.failed(u.err) }
+
+// Close implements promql.Query.
+func (u *unparsed) Close() {}
+
+// Cancel implements promql.Query.
+func (u *unparsed) Cancel() {}
+
+// Statement implements promql.Query.
+func (u *unparsed) Statement() parser.Statement { return nil }
+
+// String implements promql.Query.
+func (u *unparsed) String() string { return u.text }
+
+// Stats implements promql.Query.
+func (u *unparsed) Stats() *stats.Statistics {
+	return &stats.Statistics{Timers: stats.NewQueryTimers(), Samples: stats.NewQuerySamples(false)}
+}
