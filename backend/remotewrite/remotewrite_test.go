@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand"
+	"strings"
 	"testing"
 
 	"github.com/golang/snappy"
@@ -286,5 +287,45 @@ func BenchmarkDecode(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/sample")
 		})
+	}
+}
+
+// TestHugeLabels: what Prometheus' labels have no room for is an error, not a
+// panic or a garbled label.
+func TestHugeLabels(t *testing.T) {
+	for size, fits := range map[int]bool{1<<24 - 1: true, 1 << 24: false, 1<<24 + 1: false} {
+		huge := strings.Repeat("x", size)
+		ls := []prompb.Label{{Name: "__name__", Value: "up"}, {Name: "huge", Value: huge}}
+		sample := []prompb.Sample{{Timestamp: 1}}
+		v1 := map[string]*prompb.WriteRequest{
+			"value":    {Timeseries: []prompb.TimeSeries{{Labels: ls, Samples: sample}}},
+			"name":     {Timeseries: []prompb.TimeSeries{{Labels: []prompb.Label{{Name: huge, Value: "up"}}, Samples: sample}}},
+			"exemplar": {Timeseries: []prompb.TimeSeries{{Labels: ls[:1], Exemplars: []prompb.Exemplar{{Labels: ls}}}}},
+		}
+		for name, req := range v1 {
+			body, err := req.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkHuge(t, fmt.Sprintf("1.0, %s of %d bytes", name, size), V1, body, fits)
+		}
+		v2 := &writev2.Request{
+			Symbols:    []string{"", "__name__", "up", "huge", huge},
+			Timeseries: []writev2.TimeSeries{{LabelsRefs: []uint32{1, 2, 3, 4}, Samples: []writev2.Sample{{Timestamp: 1}}}},
+		}
+		body, err := v2.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkHuge(t, fmt.Sprintf("2.0, value of %d bytes", size), V2, body, fits)
+	}
+}
+
+func checkHuge(t *testing.T, what string, v Version, body []byte, fits bool) {
+	t.Helper()
+	var r Request
+	err := r.Unmarshal(v, body)
+	if fits != (err == nil) || (!fits && !errors.Is(err, ErrMalformed)) {
+		t.Errorf("%s: %v", what, err)
 	}
 }

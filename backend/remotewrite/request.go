@@ -154,3 +154,14 @@ func finish(e *series.Entry, b *labels.ScratchBuilder, sorted bool) {
 	b.Overwrite(&e.Labels)
 	e.Hash = e.Labels.Hash()
 }
+
+// maxLabelBytes is what Prometheus' encoding of labels has room for: it panics
+// above, and garbles a string of just this length.
+const maxLabelBytes = 1<<24 - 1
+
+func checkLabel(name, value string) error {
+	if n := max(len(name), len(value)); n > maxLabelBytes {
+		return fmt.Errorf("a label name or value has %d bytes, at most %d are possible", n, maxLabelBytes)
+	}
+	return nil
+}

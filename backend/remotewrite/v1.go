@@ -100,7 +100,10 @@ func labelV1(data []byte) (name, value string, err error) {
 			m.skip(wire)
 		}
 	}
-	return name, value, m.err
+	if m.err != nil {
+		return "", "", m.err
+	}
+	return name, value, checkLabel(name, value)
 }
 
 // addSample reads a Sample, which is the same in both versions.
@@ -133,6 +136,9 @@ func addExemplarV1(e *series.Entry, data []byte) error {
 	}
 	b := labels.NewScratchBuilder(len(p.Labels))
 	for _, l := range p.Labels {
+		if err := checkLabel(l.Name, l.Value); err != nil {
+			return fmt.Errorf("exemplar: %w", err)
+		}
 		b.Add(l.Name, l.Value)
 	}
 	b.Sort()

@@ -132,6 +132,9 @@ func (l *labelRefs) add(ref uint64) error {
 	if s == "" {
 		return nil // as good as absent
 	}
+	if err := checkLabel(l.name, s); err != nil {
+		return err
+	}
 	l.sorted = l.sorted && l.name >= l.last
 	l.last = l.name
 	l.b.Add(l.name, s)
