@@ -300,16 +300,30 @@ func Do(t testing.TB, method, url, token, contentType string, body io.Reader) (i
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
+	r := Send(t, req)
+	return r.Code, r.Body
+}
+
+// Answer is what came back to a request.
+type Answer struct {
+	Code   int
+	Header http.Header
+	Body   string
+}
+
+// Send sends the request and reads the whole answer.
+func Send(t testing.TB, req *http.Request) Answer {
+	t.Helper()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, url, err)
+		t.Fatalf("%s %s: %v", req.Method, req.URL, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, url, err)
+		t.Fatalf("%s %s: %v", req.Method, req.URL, err)
 	}
-	return resp.StatusCode, string(data)
+	return Answer{Code: resp.StatusCode, Header: resp.Header, Body: string(data)}
 }
 
 // Query asks a Prometheus API (base is up to and without /api/v1) and returns

@@ -1,0 +1,134 @@
+// Package e2e tests Pallium with the clients that its users have: a real
+// Prometheus that writes and reads, promtool, and the calls of Grafana's
+// Prometheus data source.
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+const palliumConfig = `
+log: {level: warn}
+self_monitoring: {disabled: true}
+`
+
+const prometheusConfig = `
+global: {scrape_interval: 1s, scrape_timeout: 1s, scrape_native_histograms: true}
+scrape_configs:
+  - job_name: prometheus
+    static_configs: [{targets: [%[1]q]}]
+  - job_name: node
+    static_configs: [{targets: [%[2]q]}]
+  - job_name: app
+    always_scrape_classic_histograms: true
+    static_configs: [{targets: [%[3]q]}]
+remote_write:
+  - url: %[4]s/api/v1/push
+    name: one
+    authorization: {credentials: %[5]s}
+    send_exemplars: true
+    send_native_histograms: true
+    queue_config: {batch_send_deadline: 500ms, max_backoff: 1s}
+    metadata_config: {send_interval: 1s}
+  - url: %[4]s/api/v1/push
+    name: two
+    protobuf_message: io.prometheus.write.v2.Request
+    authorization: {credentials: %[6]s}
+    send_exemplars: true
+    send_native_histograms: true
+    queue_config: {batch_send_deadline: 500ms, max_backoff: 1s}
+`
+
+// client asks one Prometheus API.
+type client struct {
+	name string
+	base string // up to and without /api/v1
+	auth func(*http.Request)
+	user string // of Basic auth
+	key  string // "" for a Prometheus without authentication
+}
+
+// system is a Prometheus that scrapes and writes to two tenants of a Pallium.
+type system struct {
+	pallium *harness.Pallium
+	prom    *harness.Prometheus
+	local   client   // that Prometheus
+	tenants []client // what it writes by remote write 1.0 and 2.0
+}
+
+func startSystem(t *testing.T) *system {
+	t.Helper()
+	s := &system{pallium: harness.StartPallium(t, palliumConfig)}
+	for _, id := range []string{"one", "two"} {
+		key := s.pallium.Tenant(id)
+		s.tenants = append(s.tenants, client{name: "tenant " + id, base: s.pallium.Edge + "/prometheus", user: id, key: key,
+			auth: func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+key) }})
+	}
+	node := harness.FreeAddr(t)
+	harness.Start(t, harness.Binary(t, "NODE_EXPORTER"), "--web.listen-address="+node, "--log.level=error").
+		WaitReady("http://" + node + "/")
+	addr := harness.FreeAddr(t)
+	s.prom = harness.StartPrometheus(t, addr, fmt.Sprintf(prometheusConfig, addr, node, startApp(t), s.pallium.Edge, s.tenants[0].key, s.tenants[1].key),
+		"--enable-feature=exemplar-storage,metadata-wal-records")
+	s.local = client{name: "prometheus", base: s.prom.URL, auth: func(*http.Request) {}}
+	return s
+}
+
+// basic is the same tenant with the tenant as user and the key as password.
+func (c client) basic() client {
+	c.name += ", basic auth"
+	c.auth = func(r *http.Request) { r.SetBasicAuth(c.user, c.key) }
+	return c
+}
+
+// call sends a request. form goes into the body of a POST and the URL of a GET.
+func (c client) call(t testing.TB, method, path string, form url.Values, header http.Header) harness.Answer {
+	t.Helper()
+	target, body := c.base+path, ""
+	if method == http.MethodPost {
+		body = form.Encode()
+	} else if len(form) > 0 {
+		target += "?" + form.Encode()
+	}
+	req, err := http.NewRequest(method, target, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	c.auth(req)
+	return harness.Send(t, req)
+}
+
+// data asks for the data of an answer; an answer that is none is an error.
+func (c client) data(t testing.TB, endpoint string, form url.Values) (json.RawMessage, error) {
+	t.Helper()
+	method := http.MethodPost
+	if strings.HasSuffix(endpoint, "/values") || endpoint == "metadata" {
+		method = http.MethodGet
+	}
+	r := c.call(t, method, "/api/v1/"+endpoint, form, nil)
+	var a struct {
+		Status string
+		Data   json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(r.Body), &a); err != nil || a.Status != "success" {
+		return nil, fmt.Errorf("%s: %s %v: %d %.500s", c.name, endpoint, form, r.Code, r.Body)
+	}
+	return a.Data, nil
+}
+
+// seconds writes a time as the API reads it.
+func seconds(t time.Time) string { return fmt.Sprintf("%.3f", float64(t.UnixMilli())/1000) }

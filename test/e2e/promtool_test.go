@@ -1,0 +1,83 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// promtool runs the tool against Prometheus and Pallium, and compares what it
+// prints; then it has it push metrics.
+func (s *system) promtool(t *testing.T, w window) {
+	dir := t.TempDir()
+	for _, tenant := range s.tenants {
+		config := filepath.Join(dir, tenant.user+".yml")
+		if err := os.WriteFile(config, fmt.Appendf(nil, "authorization: {credentials: %s}\n", tenant.key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run := func(args ...string) (string, error) {
+			out, err := exec.Command(harness.Binary(t, "PROMTOOL"), args...).CombinedOutput()
+			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+			slices.Sort(lines)
+			return strings.Join(lines, "\n"), err
+		}
+		start, end := "--start="+w.start.Format(time.RFC3339), "--end="+w.end.Format(time.RFC3339)
+		for _, c := range []struct {
+			command, after []string
+		}{
+			{[]string{"query", "instant", "--time=" + w.end.Format(time.RFC3339)}, []string{`{job="app"}`}},
+			{[]string{"query", "instant", "-o", "json", "--time=" + w.end.Format(time.RFC3339)}, []string{`rate(app_requests_total[5s])`}},
+			{[]string{"query", "range", start, end, "--step=1s"}, []string{`rate(app_requests_total[5s])`}},
+			{[]string{"query", "series", `--match={job="node"}`, start, end}, nil},
+			{[]string{"query", "labels", start, end}, []string{"job"}},
+		} {
+			want, err := run(slices.Concat(c.command, []string{s.prom.URL}, c.after)...)
+			if err != nil {
+				t.Fatalf("%v: %v: %s", c.command, err, want)
+			}
+			got, err := run(slices.Concat(c.command, []string{"--http.config.file=" + config, tenant.base}, c.after)...)
+			if err != nil || got != want {
+				t.Errorf("%s: promtool %v: %v: %.1000s\nwant %.1000s", tenant.name, c.command, err, got, want)
+			}
+		}
+		for _, check := range []string{"healthy", "ready"} {
+			if out, err := run("check", check, "--url="+s.pallium.Edge, "--http.config.file="+config); err != nil {
+				t.Errorf("promtool check %s: %v: %s", check, err, out)
+			}
+		}
+		s.promtoolPush(t, tenant, config, run)
+	}
+}
+
+// promtoolPush has promtool push metrics by both protocols to a tenant of its
+// own: those of the others must stay what Prometheus has.
+func (s *system) promtoolPush(t *testing.T, tenant client, config string, run func(...string) (string, error)) {
+	id := "pushed-" + tenant.user
+	key := s.pallium.Tenant(id)
+	if err := os.WriteFile(config, fmt.Appendf(nil, "authorization: {credentials: %s}\n", key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, message := range []string{"prometheus.WriteRequest", "io.prometheus.write.v2.Request"} {
+		file := filepath.Join(t.TempDir(), "metrics.prom")
+		text := "# HELP pushed_total Pushed.\n# TYPE pushed_total counter\npushed_total{message=\"" + message + "\"} 42\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := run("push", "metrics", "--http.config.file="+config, "--label=job=batch", "--protobuf_message="+message, s.pallium.Edge, file)
+		if err != nil {
+			t.Errorf("promtool push metrics %s: %v: %s", message, err, out)
+			continue
+		}
+		out, err = run("query", "instant", "--http.config.file="+config, s.pallium.Edge+"/prometheus", `pushed_total{job="batch",message="`+message+`"} == 42`)
+		if err != nil || !strings.Contains(out, "=> 42 @") {
+			t.Errorf("pushed by %s, but a query finds %q %v", message, out, err)
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	configutil "github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/storage/remote"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+const readerConfig = `
+remote_read:
+  - url: %s/api/v1/read
+    read_recent: true
+    authorization: {credentials: %s}
+`
+
+// remoteRead compares what Prometheus' own client reads from Pallium, in both
+// kinds of answers, with what it reads from the Prometheus that wrote it; and
+// asks a Prometheus that has nothing but Pallium to read from.
+func (s *system) remoteRead(t *testing.T, w window) {
+	matchers := [][]*labels.Matcher{
+		{labels.MustNewMatcher(labels.MatchEqual, "job", "app")},
+		{labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, "node_.*|prometheus_.*")},
+		{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "nothing")},
+	}
+	for _, kind := range []prompb.ReadRequest_ResponseType{prompb.ReadRequest_SAMPLES, prompb.ReadRequest_STREAMED_XOR_CHUNKS} {
+		for _, m := range matchers {
+			want := s.local.readRemotely(t, kind, w, m)
+			if len(want) == 0 && m[0].Value != "nothing" {
+				t.Errorf("Prometheus has nothing of %v", m)
+			}
+			for _, tenant := range s.tenants {
+				if d := firstDifference(tenant.readRemotely(t, kind, w, m), want); d != "" {
+					t.Errorf("%s: remote read, %s, %v: %s", tenant.name, kind, m, d)
+				}
+			}
+		}
+	}
+	for _, tenant := range s.tenants {
+		addr := harness.FreeAddr(t)
+		reader := harness.StartPrometheus(t, addr, fmt.Sprintf(readerConfig, tenant.base, tenant.key))
+		through := client{name: "a reader of " + tenant.name, base: reader.URL, auth: s.local.auth}
+		if err := sameQuery(t, through, s.local, "query", w.instant(`{job="app"}`+w.all()), true); err != nil {
+			t.Error(err)
+		}
+		for _, q := range computed() {
+			if err := sameQuery(t, through, s.local, "query", w.instant(q), false); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := sameList(t, through, s.local, "series", url.Values{"match[]": {`{job="app"}`}, "start": {seconds(w.start)}, "end": {seconds(w.end)}}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// readRemotely reads all series that match, as text.
+func (c client) readRemotely(t *testing.T, kind prompb.ReadRequest_ResponseType, w window, matchers []*labels.Matcher) []string {
+	t.Helper()
+	target, err := url.Parse(c.base + "/api/v1/read")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := remote.ClientConfig{URL: &configutil.URL{URL: target}, Timeout: model.Duration(time.Minute), ChunkedReadLimit: 50 << 20,
+		AcceptedResponseTypes: []prompb.ReadRequest_ResponseType{kind}}
+	if c.key != "" {
+		conf.HTTPClientConfig.Authorization = &configutil.Authorization{Type: "Bearer", Credentials: configutil.Secret(c.key)}
+	}
+	reader, err := remote.NewReadClient("e2e", &conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query, err := remote.ToQuery(w.start.UnixMilli(), w.end.UnixMilli(), matchers, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	set, err := reader.Read(ctx, query, true)
+	if err != nil {
+		t.Fatalf("%s: remote read: %v", c.name, err)
+	}
+	out := texts(t, set)
+	slices.Sort(out)
+	return out
+}
+
+func texts(t *testing.T, set storage.SeriesSet) []string {
+	t.Helper()
+	var out []string
+	for set.Next() {
+		series := set.At()
+		text := series.Labels().String()
+		it := series.Iterator(nil)
+		for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
+			if vt == chunkenc.ValFloat {
+				ts, v := it.At()
+				text += fmt.Sprintf(" %d:%x", ts, math.Float64bits(v))
+				continue
+			}
+			ts, h := it.AtFloatHistogram(nil)
+			text += fmt.Sprintf(" %d:%s", ts, h)
+		}
+		if err := it.Err(); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, text)
+	}
+	if err := set.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func firstDifference(got, want []string) string {
+	for i := range min(len(got), len(want)) {
+		if got[i] != want[i] {
+			return fmt.Sprintf("%.500s\nwant %.500s", got[i], want[i])
+		}
+	}
+	if len(got) != len(want) {
+		return fmt.Sprintf("%d series, want %d", len(got), len(want))
+	}
+	return ""
+}
