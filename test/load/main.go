@@ -97,7 +97,18 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	stopProfile()
 	reportMemory(targets, o.series)
+	fmt.Println("\nfrom the head (Pallium) and head and blocks (Prometheus)")
+	if err := queries(ctx, targets, end, o.hours); err != nil {
+		return err
+	}
+	if err := pal.flush(ctx); err != nil {
+		return err
+	}
+	fmt.Println("\nafter Pallium has sealed everything into packs")
 	stopProfile = pal.profile(o.profile, "query", 20)
 	defer stopProfile()
-	return queries(ctx, targets, end, o.hours)
+	if err := queries(ctx, targets, end, o.hours); err != nil {
+		return err
+	}
+	return reportDisk(targets)
 }

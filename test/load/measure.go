@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -102,7 +104,7 @@ func (t *target) heap() int64 {
 	base, token := strings.TrimSuffix(t.query, "/prometheus"), ""
 	if t.admin != "" {
 		base = t.admin
-		data, _ := os.ReadFile(filepath.Join(filepath.Dir(t.cmd.Args[3]), "data", "admin-token"))
+		data, _ := os.ReadFile(filepath.Join(t.dataDir, "admin-token"))
 		token = strings.TrimSpace(string(data))
 	}
 	get := func(path string) string {
@@ -175,6 +177,42 @@ func queries(ctx context.Context, targets []*target, end time.Time, hours int) e
 			return errors.New("the two gave different answers")
 		}
 		fmt.Printf("  same answer, %d bytes\n", len(answers[0]))
+	}
+	return nil
+}
+
+// reportDisk prints the size of the data directories. Prometheus' head is still
+// in its log and head chunks, so this is for orientation only.
+func reportDisk(targets []*target) error {
+	fmt.Println("\non disk")
+	for _, t := range targets {
+		sizes := map[string]int64{}
+		err := filepath.WalkDir(t.dataDir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			rel, _ := filepath.Rel(t.dataDir, path)
+			parts := strings.SplitN(rel, string(filepath.Separator), 3)
+			key := parts[0]
+			if len(parts) == 3 && key == "ingester" {
+				key += "/" + parts[1]
+			}
+			if len(key) == 26 { // a block's ULID
+				key = "blocks"
+			}
+			sizes[key] += info.Size()
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, key := range slices.Sorted(maps.Keys(sizes)) {
+			fmt.Printf("  %-11s %-20s %8.1f MiB\n", t.name, key, float64(sizes[key])/(1<<20))
+		}
 	}
 	return nil
 }

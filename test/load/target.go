@@ -21,15 +21,16 @@ import (
 
 // target is one of the systems that are measured.
 type target struct {
-	name  string
-	cmd   *exec.Cmd
-	push  string // URL
-	query string // URL up to /api/v1
-	admin string // Pallium's
-	token string
-	since time.Duration // CPU time at the last mark
-	busy  time.Duration // wall time spent in this target's requests
-	mu    sync.Mutex
+	name    string
+	cmd     *exec.Cmd
+	push    string // URL
+	query   string // URL up to /api/v1
+	admin   string // Pallium's
+	dataDir string
+	token   string
+	since   time.Duration // CPU time at the last mark
+	busy    time.Duration // wall time spent in this target's requests
+	mu      sync.Mutex
 }
 
 func freeAddr() string {
@@ -76,7 +77,7 @@ limits: {requests_per_second: 0, samples_per_second: 0, bytes_per_second: 0, max
 
 func startPallium(path, dir string) (*target, error) {
 	edge, admin := freeAddr(), freeAddr()
-	t := &target{name: "pallium", push: "http://" + edge + "/api/v1/push", query: "http://" + edge + "/prometheus", admin: "http://" + admin}
+	t := &target{name: "pallium", push: "http://" + edge + "/api/v1/push", query: "http://" + edge + "/prometheus", admin: "http://" + admin, dataDir: filepath.Join(dir, "data")}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -128,7 +129,7 @@ func (t *target) adminCall(dir, path, body string) ([]byte, error) {
 
 func startPrometheus(path, dir string) (*target, error) {
 	addr := freeAddr()
-	t := &target{name: "prometheus", push: "http://" + addr + "/api/v1/write", query: "http://" + addr}
+	t := &target{name: "prometheus", push: "http://" + addr + "/api/v1/write", query: "http://" + addr, dataDir: filepath.Join(dir, "data")}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -195,6 +196,15 @@ func (t *target) do(ctx context.Context, method, url, contentType string, body [
 	return out, err
 }
 
+// flush seals all that Pallium has in memory.
+func (t *target) flush(context.Context) error {
+	out, err := t.adminCall(filepath.Dir(t.dataDir), "flush?wait=true", "")
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
 // profile starts a CPU profile of Pallium and returns what waits for it.
 func (t *target) profile(dir, name string, seconds int) func() {
 	if dir == "" {
@@ -203,7 +213,7 @@ func (t *target) profile(dir, name string, seconds int) func() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		token, _ := os.ReadFile(filepath.Join(filepath.Dir(t.cmd.Args[3]), "data", "admin-token"))
+		token, _ := os.ReadFile(filepath.Join(t.dataDir, "admin-token"))
 		req, _ := http.NewRequest(http.MethodGet, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", t.admin, seconds), nil)
 		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 		resp, err := http.DefaultClient.Do(req)
