@@ -197,7 +197,7 @@ func (a *App) buildBackend() error {
 	a.push = dist.Push
 	p := parser.NewParser(parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions})
 	a.backend = api.New(api.Options{
-		Push: dist.Push, Queryable: querier.NewQueryable(ing, a.limitsOf, a.opts.Now),
+		Push: dist.Push, Queryable: querier.NewQueryable(ing, a.limitsOf, a.opts.Now, a.opts.Logger),
 		Engine: querier.NewEngine(a.limitsOf, p, a.opts.Logger, a.registry), Parser: p,
 		Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
 		Lookback: querier.LookbackDelta, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry,

@@ -1,8 +1,10 @@
 package querier
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
@@ -156,6 +158,7 @@ type bed struct {
 	lim    limits.Limits
 	now    time.Time
 	reg    *prometheus.Registry
+	log    bytes.Buffer
 	engine *Engine
 	q      *Queryable
 }
@@ -165,7 +168,7 @@ func newBed(t testing.TB) *bed {
 	b.source = &fakeSource{data: map[tenant.ID][]series.WithChunks{"a": oneADay(t, "up", 3), "b": oneADay(t, "secret", 1)}}
 	lim := func(tenant.ID) limits.Limits { return b.lim }
 	b.engine = NewEngine(lim, parser.NewParser(parser.Options{}), nil, b.reg)
-	b.q = NewQueryable(b.source, lim, func() time.Time { return b.now })
+	b.q = NewQueryable(b.source, lim, func() time.Time { return b.now }, slog.New(slog.NewTextHandler(&b.log, nil)))
 	return b
 }
 

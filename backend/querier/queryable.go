@@ -6,6 +6,7 @@ package querier
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -38,6 +39,7 @@ type Queryable struct {
 	source Source
 	limits func(tenant.ID) limits.Limits
 	now    func() time.Time
+	logger *slog.Logger
 }
 
 var (
@@ -45,9 +47,13 @@ var (
 	_ storage.ExemplarQueryable       = (*Queryable)(nil)
 )
 
-// NewQueryable returns a Queryable over the source.
-func NewQueryable(source Source, lim func(tenant.ID) limits.Limits, now func() time.Time) *Queryable {
-	return &Queryable{source: source, limits: lim, now: now}
+// NewQueryable returns a Queryable over the source. What goes wrong in the
+// source is logged, not told to tenants.
+func NewQueryable(source Source, lim func(tenant.ID) limits.Limits, now func() time.Time, logger *slog.Logger) *Queryable {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &Queryable{source: source, limits: lim, now: now, logger: logger}
 }
 
 // Querier implements storage.Queryable.
@@ -118,7 +124,7 @@ func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.La
 		return nil, nil, err
 	}
 	values, err := r.q.source.LabelValues(ctx, name, req)
-	return cut(values, hints), nil, clarify(err)
+	return cut(values, hints), nil, r.q.clarify(ctx, err)
 }
 
 // LabelNames implements storage.LabelQuerier.
@@ -128,7 +134,7 @@ func (r *reader) LabelNames(ctx context.Context, hints *storage.LabelHints, matc
 		return nil, nil, err
 	}
 	names, err := r.q.source.LabelNames(ctx, req)
-	return cut(names, hints), nil, clarify(err)
+	return cut(names, hints), nil, r.q.clarify(ctx, err)
 }
 
 func cut(list []string, hints *storage.LabelHints) []string {
@@ -168,8 +174,8 @@ func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher)
 
 // clarify prepares an error of the source for Prometheus' API: a limit is the
 // tenant's to mend and told as it is (422), a query that ended or was ended is
-// that (503, 499), anything else is ours (500).
-func clarify(err error) error {
+// that (503, 499), anything else is ours (500), and its text for the log.
+func (q *Queryable) clarify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -183,5 +189,12 @@ func clarify(err error) error {
 	case errors.Is(err, context.Canceled):
 		return promql.ErrQueryCanceled("selecting series")
 	}
-	return promql.ErrStorage{Err: err}
+	access, noAccess := tenant.FromContext(ctx)
+	if noAccess != nil {
+		return promql.ErrStorage{Err: noAccess}
+	}
+	q.logger.Error("series could not be read", "tenant", access.Tenant, "err", err)
+	return promql.ErrStorage{Err: errUnreadable}
 }
+
+var errUnreadable = errors.New("internal error: series could not be read; try again")

@@ -18,7 +18,7 @@ type querier struct{ reader }
 func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	found, req, err := q.selectSeries(ctx, sortSeries, hints, matchers)
 	if err != nil {
-		return storage.ErrSeriesSet(clarify(err))
+		return storage.ErrSeriesSet(q.q.clarify(ctx, err))
 	}
 	return &seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1}
 }
@@ -55,7 +55,7 @@ type chunkQuerier struct{ reader }
 func (q *chunkQuerier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.ChunkSeriesSet {
 	found, req, err := q.selectSeries(ctx, sortSeries, hints, matchers)
 	if err != nil {
-		return storage.ErrChunkSeriesSet(clarify(err))
+		return storage.ErrChunkSeriesSet(q.q.clarify(ctx, err))
 	}
 	return &chunkSeriesSet{seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1}}
 }
