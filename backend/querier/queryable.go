@@ -63,7 +63,7 @@ func (q *Queryable) Querier(mint, maxt int64) (storage.Querier, error) {
 
 // ChunkQuerier implements storage.ChunkQueryable.
 func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
-	return &chunkQuerier{reader{q: q, mint: mint, maxt: maxt}}, nil
+	return &chunkQuerier{reader{q: q, mint: mint, maxt: maxt, chunks: true}}, nil
 }
 
 // reader is what sample and chunk queriers share. Like every storage.Querier it
@@ -71,6 +71,7 @@ func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
 type reader struct {
 	q          *Queryable
 	mint, maxt int64
+	chunks     bool // of a chunk querier
 	selections []*series.Selection
 }
 
@@ -104,8 +105,9 @@ func (r *reader) selectSeries(ctx context.Context, sortSeries bool, hints *stora
 	if err != nil || !ok {
 		return nil, req, err
 	}
-	// The series API reads labels and stops early at its own limit.
-	req.LabelsOnly = hints != nil && hints.Func == "series"
+	// The series API reads labels and stops early at its own limit. Remote read
+	// passes the hint on, yet it sends series by their chunks.
+	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
 	sel, err := r.q.source.Select(ctx, req)
 	if err != nil {
 		return nil, req, err
@@ -169,7 +171,11 @@ type exemplarQuerier struct {
 
 // Select implements storage.ExemplarQuerier.
 func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	return e.q.source.Exemplars(e.id, e.q.kept(start, e.q.limits(e.id)), end, matchers), nil
+	found := e.q.source.Exemplars(e.id, e.q.kept(start, e.q.limits(e.id)), end, matchers)
+	if found == nil {
+		found = []exemplar.QueryResult{} // the answer is a list, not null
+	}
+	return found, nil
 }
 
 // clarify prepares an error of the source for Prometheus' API: a limit is the

@@ -1,0 +1,46 @@
+package querier
+
+import (
+	"testing"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// TestSeriesByRemoteRead: a reader that lists series passes the hint on, but
+// gets series only with their chunks.
+func TestSeriesByRemoteRead(t *testing.T) {
+	b := newBed(t)
+	q, err := b.q.ChunkQuerier(start, start+60_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	q.Select(as("a"), true, &storage.SelectHints{Start: start, End: start + 60_000, Func: "series"}, everything)
+	if b.source.last().LabelsOnly {
+		t.Error("chunks are read, but only labels were asked for")
+	}
+}
+
+// noExemplars is a source without exemplars.
+type noExemplars struct{ *fakeSource }
+
+func (noExemplars) Exemplars(tenant.ID, int64, int64, [][]*labels.Matcher) []exemplar.QueryResult {
+	return nil
+}
+
+// TestNoExemplars: the answer is an empty list, as Prometheus has it, not null.
+func TestNoExemplars(t *testing.T) {
+	b := newBed(t)
+	q, err := NewQueryable(noExemplars{b.source}, b.q.limits, b.q.now, b.q.logger).ExemplarQuerier(as("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := q.Select(start, start+1, []*labels.Matcher{everything})
+	if err != nil || got == nil || len(got) != 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
