@@ -136,7 +136,7 @@ func (ing *Ingester) recover() error {
 	r.finish()
 	for _, d := range report.Damage {
 		if d.Torn {
-			ing.opts.Logger.Info("write-ahead log ends in part of a record, as a crash leaves it; nothing acknowledged was in it", "where", d.String())
+			ing.opts.Logger.Info("write-ahead log ends in part of a record, as a crash in the middle of a write leaves it; nothing acknowledged was in it, unless the file was changed since", "where", d.String())
 			continue
 		}
 		ing.metrics.damage.Inc()
@@ -145,7 +145,7 @@ func (ing *Ingester) recover() error {
 	if r.orphans > 0 {
 		ing.opts.Logger.Error("samples in the write-ahead log belong to series whose labels were damaged", "samples", r.orphans)
 	}
-	ing.log, err = wal.Open(dir, wal.Options{Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})
+	ing.log, err = wal.Open(dir, wal.Options{FirstSegment: seals.firstSegment(), Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})
 	if err != nil {
 		return err
 	}

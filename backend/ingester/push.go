@@ -38,6 +38,7 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 		b.Metadata = changed
 	}
 	if err := ing.logWrite(&w); err != nil {
+		th.forget(b.Metadata)
 		return series.Outcome{}, err
 	}
 	if err := ing.apply(th, &w, lim, &out); err != nil {
@@ -213,6 +214,16 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 		changed = append(changed, m)
 	}
 	return changed
+}
+
+// forget drops metadata that could not be logged, so that it is logged when it
+// is sent again.
+func (th *tenantHead) forget(all []series.MetricMetadata) {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	for _, m := range all {
+		delete(th.metadata, m.Metric)
+	}
 }
 
 // metricType is the constant for a type's name, so that no name is kept twice.

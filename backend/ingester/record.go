@@ -57,15 +57,19 @@ func (s *memSeries) mustLog(segment int) bool {
 // Appended implements wal.Record.
 func (w *writeRecord) Appended(segment int) {
 	w.seals.note(segment, w.newest)
+	const counted = 1 << 30 // twice in one record, labels count once: they are lost together
 	for _, s := range w.series {
-		if s == nil {
+		if s == nil || s.loggedTimes&counted != 0 {
 			continue
 		}
 		if s.loggedIn != int32(segment) {
 			s.loggedIn, s.loggedTimes = int32(segment), 0
 		}
-		if s.loggedTimes < 2 {
-			s.loggedTimes++
+		s.loggedTimes = min(s.loggedTimes+1, 2) | counted
+	}
+	for _, s := range w.series {
+		if s != nil {
+			s.loggedTimes &^= counted
 		}
 	}
 }

@@ -42,6 +42,18 @@ func openSealLog(path string) (*sealLog, error) {
 	return l, nil
 }
 
+// firstSegment is the lowest segment that no seal covers. A log whose files were
+// taken away must not begin below it: its samples would count as sealed.
+func (l *sealLog) firstSegment() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := 0
+	for _, s := range l.seals {
+		first = max(first, s.BeforeSegment)
+	}
+	return first
+}
+
 // covers reports whether a sample at t in the segment is in a pack.
 func (l *sealLog) covers(segment int, t int64) bool {
 	l.mu.Lock()

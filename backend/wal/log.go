@@ -26,6 +26,7 @@ const DefaultSegmentBytes = 64 << 20
 // Options of a Log; the zero value of each field has a default.
 type Options struct {
 	SegmentBytes int64 // DefaultSegmentBytes
+	FirstSegment int   // the new segment has at least this number; 1
 	Logger       *slog.Logger
 	Registerer   prometheus.Registerer
 }
@@ -79,9 +80,9 @@ func Open(dir string, o Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := 1
+	next := max(o.FirstSegment, 1)
 	if n := len(segments); n > 0 {
-		next = segments[n-1] + 1
+		next = max(next, segments[n-1]+1)
 	}
 	auto := promauto.With(o.Registerer)
 	l := &Log{dir: dir, maxSize: o.SegmentBytes, logger: o.Logger, metrics: logMetrics{

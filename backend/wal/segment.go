@@ -72,6 +72,19 @@ func nextFrame(data []byte) (offset int, ok bool) {
 	}
 }
 
+// torn reports whether the end of a segment is what a crash in the middle of a
+// write leaves: the beginning of a frame, or zeros where the file was made longer
+// before its data came. A whole frame with a wrong checksum is neither.
+func torn(end []byte) bool {
+	if len(bytes.TrimLeft(end, "\x00")) == 0 {
+		return true
+	}
+	if n := min(len(end), len(frameMagic)); string(end[:n]) != frameMagic[:n] {
+		return false
+	}
+	return len(end) < frameHeaderSize || int64(binary.BigEndian.Uint32(end[4:])) > int64(len(end)-frameHeaderSize)
+}
+
 // Damage is a stretch of a segment that holds no readable record.
 type Damage struct {
 	Segment int
@@ -145,7 +158,7 @@ func replaySegment(segment int, data []byte, report *Report, fn func(int, []byte
 		d := Damage{Segment: segment, Offset: int64(at)}
 		skip, found := nextFrame(data[at+1:])
 		if !found {
-			d.Bytes, d.Torn = int64(len(data)-at), true
+			d.Bytes, d.Torn = int64(len(data)-at), torn(data[at:])
 			report.Damage = append(report.Damage, d)
 			return nil
 		}

@@ -111,6 +111,7 @@ func TestDamage(t *testing.T) {
 		{"a torn end", func(d []byte) []byte { return d[:len(d)-3] }, []int{0, 1, 2}, true, false},
 		{"a torn frame header", func(d []byte) []byte { return d[:frame(3)+7] }, []int{0, 1, 2}, true, false},
 		{"only the segment magic", func(d []byte) []byte { return d[:len(segmentMagic)] }, nil, false, true},
+		{"a flipped bit in the last record", func(d []byte) []byte { d[len(d)-1] ^= 1; return d }, []int{0, 1, 2}, false, false},
 		{"a torn segment magic", func(d []byte) []byte { return d[:3] }, nil, true, false},
 		{"a broken segment magic", func(d []byte) []byte { d[0] = 0; return d }, []int{0, 1, 2, 3}, false, false},
 		{"an empty file", func([]byte) []byte { return nil }, nil, false, true},
