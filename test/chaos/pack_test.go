@@ -1,0 +1,201 @@
+package chaos
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// TestFirstLabels damages, one after the other, the first records of a log that
+// has one segment only: it costs no more than the samples of the record.
+func TestFirstLabels(t *testing.T) {
+	dir := t.TempDir()
+	p := harness.StartPalliumIn(t, dir, unlimited)
+	tenants := newTenants(p, "alpha")
+	startLoad(t, p.Edge, newSenders(tenants, 1, 600), 20).wait(false)
+	p.Kill()
+	before, _ := readLog(t, dir)
+	first, _ := segmentFiles(t, filepath.Join(dir, "ingester", "wal"))
+	n := 0
+	for i, r := range before {
+		if r.tenant != "alpha" {
+			continue
+		}
+		if n++; n > 4 {
+			break
+		}
+		copied := copyData(t, dir)
+		edit(first, flip(i, frameHeader+len(r.raw)/2))(t, filepath.Join(copied, "ingester", "wal"))
+		after, _ := readLog(t, copied)
+		if len(after) != len(before)-1 {
+			t.Fatalf("damage to record %d leaves %d of %d", i, len(after), len(before))
+		}
+		p := harness.StartPalliumIn(t, copied, unlimited)
+		tenants[0].ledger.verify(t, fmt.Sprint("damage to record ", n), mustReadAll(t, p, tenants[0].token), lostSamples(before, after))
+		p.Kill()
+	}
+}
+
+// TestSealFiles loses or spoils what Pallium keeps about seals.
+func TestSealFiles(t *testing.T) {
+	dir, tenants := sealedData(t, 700)
+	sealed := filepath.Join("ingester", "sealed.json")
+	t.Run("sealed.json missing", func(t *testing.T) {
+		copied := copyData(t, dir)
+		if err := os.Remove(filepath.Join(copied, sealed)); err != nil {
+			t.Fatal(err)
+		}
+		p := harness.StartPalliumIn(t, copied, unlimited)
+		verifyAll(t, "without sealed.json", p, tenants)
+	})
+	for _, garbage := range []string{"", "{", `{"a":1}`, "\x00\x00\x00\x00"} {
+		t.Run(fmt.Sprintf("sealed.json is %q", garbage), func(t *testing.T) {
+			copied := copyData(t, dir)
+			writeFile(t, filepath.Join(copied, sealed), []byte(garbage))
+			refused(t, copied, "sealed.json")
+			if err := os.Remove(filepath.Join(copied, sealed)); err != nil { // as the message says
+				t.Fatal(err)
+			}
+			p := harness.StartPalliumIn(t, copied, unlimited)
+			verifyAll(t, "after sealed.json was removed", p, tenants)
+		})
+	}
+	t.Run("a half-written pack and its like", func(t *testing.T) {
+		copied := copyData(t, dir)
+		pk := packs(t, copied)[0]
+		half := filepath.Join(filepath.Dir(pk), "ingester-1-01ARZ3NDEKTSV4RRFFQ69G5FAV.pk.tmp")
+		writeFile(t, half, readFile(t, pk)[:1000])
+		writeFile(t, filepath.Join(copied, sealed+".tmp"), []byte("["))
+		p := harness.StartPalliumIn(t, copied, unlimited)
+		verifyAll(t, "with a half-written pack", p, tenants)
+		if _, err := os.Stat(half); err == nil {
+			t.Errorf("%s was not removed", half)
+		}
+	})
+}
+
+// TestPackDamage cuts and flips packs. The start is refused and the file named,
+// or queries fail; an answer is never shorter than it should be.
+func TestPackDamage(t *testing.T) {
+	dir, tenants := sealedData(t, 800)
+	pk, err := filepath.Rel(dir, packs(t, dir)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(readFile(t, filepath.Join(dir, pk)))
+	changes := map[string]func([]byte) []byte{}
+	for _, cut := range []int{0, 1, 100, n / 2, n - 1} {
+		changes[fmt.Sprint("cut to ", cut)] = func(b []byte) []byte { return b[:cut] }
+	}
+	for i := range 12 {
+		at := i * (n - 1) / 11
+		changes[fmt.Sprint("bit flipped at ", at)] = func(b []byte) []byte { b[at] ^= 8; return b }
+	}
+	changes["zeroed page"] = zero(n/3, 512)
+	changes["longer"] = func(b []byte) []byte { return append(b, "more"...) }
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			copied := copyData(t, dir)
+			path := filepath.Join(copied, pk)
+			writeFile(t, path, change(readFile(t, path)))
+			if strings.HasPrefix(name, "cut") {
+				refused(t, copied, filepath.Base(pk))
+				return
+			}
+			neverShorter(t, copied, filepath.Base(pk), tenants)
+		})
+	}
+}
+
+// neverShorter starts a server on the data, which may refuse with the name of
+// the damaged file, or fail reads, or answer all.
+func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
+	t.Helper()
+	edge := harness.FreeAddr(t)
+	p := harness.Start(t, harness.Binary(t, "PALLIUM"), "all", "-data-dir", dir, "-listen", edge, "-admin-listen", harness.FreeAddr(t))
+	ended := make(chan error, 1)
+	go func() { ended <- p.Wait(5 * time.Minute) }()
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(p.Log(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
+		select {
+		case <-ended:
+			if !strings.Contains(p.Log(), file) {
+				t.Errorf("it refused to start, and did not name %s:\n%s", file, p.Log())
+			}
+			t.Log("start refused")
+			return
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("neither serving nor ended:\n%s", p.Log())
+		}
+	}
+	running := &harness.Pallium{Edge: "http://" + edge}
+	for _, tn := range tenants {
+		got, err := readAll(running, tn.token)
+		if err != nil {
+			t.Logf("tenant %s: %v", tn.id, err)
+			continue
+		}
+		tn.ledger.verify(t, "a read that succeeded", got, nil)
+	}
+}
+
+// sealedData makes a data directory with packs, and with a log behind them.
+func sealedData(t *testing.T, seed int64) (string, []*tenantUnderTest) {
+	t.Helper()
+	dir := t.TempDir()
+	p := harness.StartPalliumIn(t, dir, unlimited)
+	tenants := newTenants(p, "alpha", "beta")
+	senders := newSenders(tenants, 2, seed)
+	startLoad(t, p.Edge, senders, 15).wait(false)
+	p.Flush()
+	startLoad(t, p.Edge, senders, 15).wait(false)
+	p.Kill()
+	return dir, tenants
+}
+
+func copyData(t *testing.T, dir string) string {
+	t.Helper()
+	copied := filepath.Join(t.TempDir(), "data")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	restrict(t, copied)
+	return copied
+}
+
+// packs lists the packs in a data directory.
+func packs(t *testing.T, dir string) []string {
+	t.Helper()
+	var out []string
+	err := filepath.WalkDir(filepath.Join(dir, "ingester", "l0"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".pk") {
+			out = append(out, path)
+		}
+		return err
+	})
+	if err != nil || len(out) == 0 {
+		t.Fatalf("packs below %s: %v, %v", dir, out, err)
+	}
+	return out
+}
+
+// refused starts a server that must refuse, and say why with these words.
+func refused(t *testing.T, dir string, words ...string) {
+	t.Helper()
+	code, out := harness.RunPallium(t, time.Minute, nil, "all", "-data-dir", dir, "-listen", harness.FreeAddr(t), "-admin-listen", harness.FreeAddr(t))
+	if code != 1 {
+		t.Errorf("ended with %d, want 1", code)
+	}
+	for _, word := range words {
+		if !strings.Contains(out, word) {
+			t.Errorf("it does not say %q:\n%s", word, out)
+		}
+	}
+}
