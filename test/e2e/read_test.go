@@ -12,6 +12,7 @@ import (
 	configutil "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/storage/remote"
@@ -106,13 +107,7 @@ func texts(t *testing.T, set storage.SeriesSet) []string {
 		text := series.Labels().String()
 		it := series.Iterator(nil)
 		for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
-			if vt == chunkenc.ValFloat {
-				ts, v := it.At()
-				text += fmt.Sprintf(" %d:%x", ts, math.Float64bits(v))
-				continue
-			}
-			ts, h := it.AtFloatHistogram(nil)
-			text += fmt.Sprintf(" %d:%s", ts, h)
+			text += fmt.Sprintf(" %d:%s", it.AtT(), valueText(it, vt))
 		}
 		if err := it.Err(); err != nil {
 			t.Fatal(err)
@@ -125,11 +120,36 @@ func texts(t *testing.T, set storage.SeriesSet) []string {
 	return out
 }
 
+// valueText tells apart all values but stale markers: Prometheus makes those of
+// histograms itself, from the floats that it remote-writes.
+func valueText(it chunkenc.Iterator, vt chunkenc.ValueType) string {
+	if vt == chunkenc.ValFloat {
+		_, v := it.At()
+		if value.IsStaleNaN(v) {
+			return "stale"
+		}
+		return fmt.Sprintf("%x", math.Float64bits(v))
+	}
+	_, h := it.AtFloatHistogram(nil)
+	if value.IsStaleNaN(h.Sum) {
+		return "stale"
+	}
+	// Empty buckets depend on what else the chunk has. The spans are the
+	// iterator's, so it is a copy that loses them.
+	return h.Copy().Compact(0).String()
+}
+
 func firstDifference(got, want []string) string {
 	for i := range min(len(got), len(want)) {
-		if got[i] != want[i] {
-			return fmt.Sprintf("%.500s\nwant %.500s", got[i], want[i])
+		if got[i] == want[i] {
+			continue
 		}
+		at := 0
+		for at < min(len(got[i]), len(want[i])) && got[i][at] == want[i][at] {
+			at++
+		}
+		at = max(0, at-200)
+		return fmt.Sprintf("%.150s: ...%.500s\nwant ...%.500s", want[i], got[i][min(at, len(got[i])):], want[i][at:])
 	}
 	if len(got) != len(want) {
 		return fmt.Sprintf("%d series, want %d", len(got), len(want))
