@@ -1,0 +1,364 @@
+package api
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/ring/local"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// backend is the whole backend of one process behind its API.
+type backend struct {
+	t   testing.TB
+	now time.Time
+	h   http.Handler
+	lim limits.Limits
+}
+
+func newBackend(t testing.TB) *backend {
+	t.Helper()
+	b := &backend{t: t, now: time.Now().Truncate(time.Second), lim: limits.Default()}
+	lim := func(tenant.ID) limits.Limits { return b.lim }
+	clock := func() time.Time { return b.now }
+	ing, err := ingester.Open(ingester.Options{ID: "i", Dir: t.TempDir(), Limits: lim, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ing.Close() })
+	dist := distributor.New(distributor.Options{Ring: local.New("i"), Limits: lim, Now: clock,
+		Ingester: func(*ring.Instance) (distributor.Ingester, error) { return ing, nil }})
+	p := parser.NewParser(parser.Options{})
+	b.h = New(Options{
+		Push: dist.Push, Queryable: querier.NewQueryable(ing, lim, clock, nil),
+		Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
+		Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: lim,
+		Lookback: querier.LookbackDelta, Version: "1.2.3", Registerer: prometheus.NewRegistry(),
+	})
+	return b
+}
+
+// write pushes n series of a metric with one sample each.
+func (b *backend) write(id tenant.ID, metric string, n int) {
+	b.t.Helper()
+	req := &prompb.WriteRequest{Metadata: []prompb.MetricMetadata{{MetricFamilyName: metric, Type: prompb.MetricMetadata_GAUGE, Help: "Help of " + metric + "."}}}
+	for i := range n {
+		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
+			Labels:  []prompb.Label{{Name: "__name__", Value: metric}, {Name: "i", Value: fmt.Sprint(i)}, {Name: "tenant", Value: string(id)}},
+			Samples: []prompb.Sample{{Timestamp: b.now.UnixMilli(), Value: float64(i)}},
+		})
+	}
+	data, err := req.Marshal()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/api/v1/push", bytes.NewReader(snappy.Encode(nil, data)))
+	if w := do(b.h, as(id, r)); w.Code != http.StatusNoContent {
+		b.t.Fatalf("push: %d %s", w.Code, w.Body)
+	}
+}
+
+func (b *backend) get(id tenant.ID, path string, params url.Values) *httptest.ResponseRecorder {
+	return do(b.h, as(id, httptest.NewRequest(http.MethodGet, path+"?"+params.Encode(), nil)))
+}
+
+// TestQueryLimitsOverHTTP: a query beyond a limit is 422, with the limit's name
+// and value, on every endpoint that selects series.
+func TestQueryLimitsOverHTTP(t *testing.T) {
+	b := newBackend(t)
+	b.write("a", "up", 5)
+	base := b.lim
+	tests := []struct {
+		name   string
+		set    func(*limits.Limits)
+		path   string
+		params url.Values
+		text   string
+	}{
+		{"range", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up offset 2h"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
+		{"steps", func(l *limits.Limits) { l.MaxQuerySteps = 5 }, "query_range", url.Values{"query": {"up"}, "start": {"0"}, "end": {"60"}, "step": {"10"}}, "limit max_query_steps of 5 steps exceeded: the query has 7"},
+		{"series", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_series of 4 series exceeded"},
+		{"series of the series endpoint", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "series", url.Values{"match[]": {"up"}}, "limit max_query_series of 4 series exceeded"},
+		{"samples", func(l *limits.Limits) { l.MaxQuerySamples = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_samples of 4 samples exceeded"},
+		{"length", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "query", url.Values{"query": {"up + 1"}}, "limit max_query_length of 4 bytes exceeded: the expression has 6"},
+		{"time", func(l *limits.Limits) { l.QueryTimeout = limits.Duration(1) }, "query", url.Values{"query": {"up"}}, "limit query_timeout of"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b.lim = base
+			tt.set(&b.lim)
+			w := b.get("a", "/prometheus/api/v1/"+tt.path, tt.params)
+			var answer struct{ Status, ErrorType, Error string }
+			if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+				t.Fatalf("%v: %s", err, w.Body)
+			}
+			if w.Code != 422 || answer.ErrorType != "execution" || !strings.Contains(answer.Error, tt.text) {
+				t.Errorf("%d %+v, want 422 and %q", w.Code, answer, tt.text)
+			}
+		})
+	}
+	b.lim = base
+	if w := b.get("a", "/prometheus/api/v1/query", url.Values{"query": {"up +"}}); w.Code != 400 {
+		t.Errorf("what is no query: %d %s", w.Code, w.Body)
+	}
+}
+
+// TestTenantsApart: two tenants with the same metric names see nothing of each
+// other by any endpoint.
+func TestTenantsApart(t *testing.T) {
+	b := newBackend(t)
+	b.write("a", "common", 2)
+	b.write("b", "common", 3)
+	b.write("b", "secret_b", 1)
+	paths := map[string]url.Values{
+		"/prometheus/api/v1/query": {"query": {`{__name__=~".+"}`}}, "/api/prom/api/v1/query": {"query": {`common`}},
+		"/prometheus/api/v1/query_range": {"query": {`{__name__=~".+"}`}, "start": {fmt.Sprint(b.now.Unix() - 60)}, "end": {fmt.Sprint(b.now.Unix())}, "step": {"15"}},
+		"/prometheus/api/v1/series":      {"match[]": {`{__name__=~".+"}`}}, "/prometheus/api/v1/labels": {},
+		"/prometheus/api/v1/label/__name__/values": {}, "/prometheus/api/v1/label/tenant/values": {},
+		"/prometheus/api/v1/metadata": {}, "/prometheus/api/v1/query_exemplars": {"query": {"common"}},
+		"/api/v1/user_stats": {},
+	}
+	for path, params := range paths {
+		mine, other, none := b.get("a", path, params), b.get("b", path, params), b.get("c", path, params)
+		if mine.Code != 200 || other.Code != 200 || none.Code != 200 {
+			t.Errorf("%s: %d, %d, %d", path, mine.Code, other.Code, none.Code)
+		}
+		if s := mine.Body.String(); strings.Contains(s, "secret_b") || strings.Contains(s, `"b"`) {
+			t.Errorf("%s: a sees b: %s", path, s)
+		}
+		if s := none.Body.String(); strings.Contains(s, "common") || strings.Contains(s, `"a"`) {
+			t.Errorf("%s: c sees a: %s", path, s)
+		}
+	}
+	if w := b.get("b", "/api/v1/user_stats", nil); !strings.Contains(w.Body.String(), `"numSeries":4`) {
+		t.Errorf("stats of b: %s", w.Body)
+	}
+}
+
+// TestNoAccess: every route but buildinfo wants an access in the context; the
+// headers of a request are not taken for one.
+func TestNoAccess(t *testing.T) {
+	b := newBackend(t)
+	routes := []string{
+		"POST /api/v1/push", "POST /api/v1/write", "POST /api/prom/push", "GET /prometheus/api/v1/query", "POST /prometheus/api/v1/query_range",
+		"GET /api/prom/api/v1/labels", "GET /prometheus/api/v1/series", "GET /prometheus/api/v1/label/x/values", "GET /prometheus/api/v1/metadata",
+		"POST /prometheus/api/v1/read", "GET /prometheus/api/v1/query_exemplars", "GET /api/v1/user_stats", "GET /api/v1/user_limits", "GET /nothing",
+	}
+	for _, route := range routes {
+		method, path, _ := strings.Cut(route, " ")
+		r := httptest.NewRequest(method, path, nil)
+		r.Header.Set(tenant.HeaderOrgID, "a")
+		r.Header.Set(tenant.HeaderPolicy, "unrestricted")
+		if w := do(b.h, r); w.Code != 401 || !strings.Contains(w.Body.String(), "unauthorized") {
+			t.Errorf("%s: %d %s", route, w.Code, w.Body)
+		}
+		denied := httptest.NewRequest(method, path, nil)
+		denied = denied.WithContext(tenant.NewContext(denied.Context(), tenant.Access{Tenant: "a"})) // no policy
+		if w := do(b.h, denied); w.Code != 401 {
+			t.Errorf("%s without a policy: %d", route, w.Code)
+		}
+	}
+	for _, path := range []string{"/prometheus/api/v1/status/buildinfo", "/api/prom/api/v1/status/buildinfo"} {
+		w := do(b.h, httptest.NewRequest(http.MethodGet, path, nil))
+		var answer struct {
+			Status string
+			Data   struct {
+				Version, PalliumVersion string
+				Features                map[string]string
+			}
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != 200 || answer.Data.PalliumVersion != "1.2.3" || answer.Data.Version == "" || len(answer.Data.Features) != 0 {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// TestNotServed: of Prometheus' API only what the routes name is there.
+func TestNotServed(t *testing.T) {
+	b := newBackend(t)
+	for _, path := range []string{"targets", "status/config", "status/flags", "status/tsdb", "rules", "alerts", "admin/tsdb/snapshot", "write", "otlp/v1/metrics", "notifications"} {
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodOptions} {
+			if w := do(b.h, as("a", httptest.NewRequest(method, "/prometheus/api/v1/"+path, nil))); w.Code != 404 && w.Code != 405 {
+				t.Errorf("%s %s: %d", method, path, w.Code)
+			}
+		}
+	}
+}
+
+func TestMetadata(t *testing.T) {
+	b := newBackend(t)
+	for _, m := range []string{"up", "down", "sideways"} {
+		b.write("a", m, 1)
+	}
+	tests := []struct {
+		params  url.Values
+		status  int
+		metrics int
+	}{
+		{url.Values{}, 200, 3},
+		{url.Values{"limit": {"2"}}, 200, 2},
+		{url.Values{"limit": {"0"}}, 200, 0}, // as Prometheus has it
+		{url.Values{"limit": {"-1"}}, 200, 3},
+		{url.Values{"metric": {"up"}}, 200, 1},
+		{url.Values{"metric": {"up"}, "limit": {"1"}}, 200, 1},
+		{url.Values{"metric": {"nothing"}}, 200, 0},
+		{url.Values{"limit_per_metric": {"1"}}, 200, 3},
+		{url.Values{"limit": {"x"}}, 400, 0},
+		{url.Values{"limit_per_metric": {"x"}}, 400, 0},
+	}
+	for _, tt := range tests {
+		w := b.get("a", "/prometheus/api/v1/metadata", tt.params)
+		var answer struct {
+			Status string
+			Data   map[string][]metadataAnswer
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != tt.status || len(answer.Data) != tt.metrics {
+			t.Errorf("%v: %d %s", tt.params, w.Code, w.Body)
+		}
+		if m := answer.Data["up"]; len(m) > 0 && m[0] != (metadataAnswer{Type: "gauge", Help: "Help of up."}) {
+			t.Errorf("%v: %v", tt.params, m)
+		}
+	}
+}
+
+func readBodyOf(t testing.TB, types []prompb.ReadRequest_ResponseType, b *backend) []byte {
+	t.Helper()
+	data, err := (&prompb.ReadRequest{AcceptedResponseTypes: types, Queries: []*prompb.Query{{
+		StartTimestampMs: b.now.UnixMilli() - 1000, EndTimestampMs: b.now.UnixMilli(),
+		Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_EQ, Name: "__name__", Value: "up"}},
+	}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snappy.Encode(nil, data)
+}
+
+func TestRemoteRead(t *testing.T) {
+	b := newBackend(t)
+	b.write("a", "up", 3)
+	base := b.lim
+	samples := readBodyOf(t, nil, b)
+	stream := readBodyOf(t, []prompb.ReadRequest_ResponseType{prompb.ReadRequest_STREAMED_XOR_CHUNKS}, b)
+	tests := []struct {
+		name   string
+		set    func(*limits.Limits)
+		body   []byte
+		status int
+		text   string
+	}{
+		{"samples", func(*limits.Limits) {}, samples, 200, ""},
+		{"streamed", func(*limits.Limits) {}, stream, 200, ""},
+		{"series, samples", func(l *limits.Limits) { l.MaxQuerySeries = 2 }, samples, 422, "limit max_query_series of 2 series exceeded"},
+		{"series, streamed", func(l *limits.Limits) { l.MaxQuerySeries = 2 }, stream, 422, "limit max_query_series of 2 series exceeded"},
+		{"body too large", func(l *limits.Limits) { l.MaxBodyBytes = 5 }, samples, 413, "limit max_body_bytes allows 5"},
+		{"decoded too large", func(l *limits.Limits) { l.MaxDecodedBytes = 5 }, samples, 413, "limit max_decoded_bytes allows 5"},
+		{"claims too much", func(l *limits.Limits) { l.MaxDecodedBytes = 0 }, append(binary.AppendUvarint(nil, 1<<31), 0, 0, 0), 400, "cannot be true"},
+		{"not snappy", func(*limits.Limits) {}, []byte("\xff\xff\xff\xff\xff\xff"), 400, "snappy"},
+		{"not protobuf", func(*limits.Limits) {}, snappy.Encode(nil, []byte("\x0a\xff")), 400, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b.lim = base
+			tt.set(&b.lim)
+			w := do(b.h, as("a", httptest.NewRequest(http.MethodPost, "/prometheus/api/v1/read", bytes.NewReader(tt.body))))
+			if w.Code != tt.status || !strings.Contains(w.Body.String(), tt.text) {
+				t.Errorf("%d %q, want %d %q", w.Code, w.Body, tt.status, tt.text)
+			}
+			if tt.status != 200 && w.Header().Get("Content-Encoding") != "" {
+				t.Errorf("an error with Content-Encoding %q", w.Header().Get("Content-Encoding"))
+			}
+		})
+	}
+	b.lim = base
+	w := do(b.h, as("a", httptest.NewRequest(http.MethodPost, "/api/prom/api/v1/read", bytes.NewReader(samples))))
+	plain, err := snappy.Decode(nil, w.Body.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer prompb.ReadResponse
+	if err := answer.Unmarshal(plain); err != nil || len(answer.Results) != 1 || len(answer.Results[0].Timeseries) != 3 {
+		t.Errorf("answer %v, %v", answer.Results, err)
+	}
+}
+
+// TestOrigin: a browser's header reaches Prometheus' code for origins, which is
+// not set up.
+func TestOrigin(t *testing.T) {
+	b := newBackend(t)
+	r := httptest.NewRequest(http.MethodGet, "/prometheus/api/v1/query?query=1", nil)
+	r.Header.Set("Origin", "https://example.com")
+	if w := do(b.h, as("a", r)); w.Code != 200 || w.Header().Get("Access-Control-Allow-Origin") != "" {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+}
+
+// TestPooledMemory: requests at once, of different tenants and sizes, whose
+// buffers are used again and again, leave every label as it was sent.
+func TestPooledMemory(t *testing.T) {
+	b := newBackend(t)
+	var clients sync.WaitGroup
+	for c := range 4 {
+		clients.Go(func() {
+			id := tenant.ID(fmt.Sprintf("tenant-%d", c))
+			for round := range 20 {
+				b.write(id, fmt.Sprintf("metric_%d_%02d", c, round), 1+(7*c+round)%13)
+			}
+		})
+	}
+	clients.Wait()
+	for c := range 4 {
+		id := tenant.ID(fmt.Sprintf("tenant-%d", c))
+		w := b.get(id, "/prometheus/api/v1/query", url.Values{"query": {`{__name__=~".+"}`}, "time": {fmt.Sprint(b.now.Unix())}})
+		var answer struct {
+			Data struct {
+				Result []struct {
+					Metric map[string]string
+					Value  [2]any
+				}
+			}
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+			t.Fatal(err)
+		}
+		want := 0
+		for round := range 20 {
+			want += 1 + (7*c+round)%13
+		}
+		seen := map[string]bool{}
+		for _, s := range answer.Data.Result {
+			seen[s.Metric["__name__"]+s.Metric["i"]] = true
+			if s.Metric["tenant"] != string(id) || !strings.HasPrefix(s.Metric["__name__"], fmt.Sprintf("metric_%d_", c)) || s.Value[1] != s.Metric["i"] {
+				t.Errorf("tenant %s has %v = %v", id, s.Metric, s.Value)
+			}
+		}
+		if len(seen) != want {
+			t.Errorf("tenant %s has %d series, want %d", id, len(seen), want)
+		}
+		for round := range 20 {
+			m := b.get(id, "/prometheus/api/v1/metadata", url.Values{"metric": {fmt.Sprintf("metric_%d_%02d", c, round)}})
+			if want := fmt.Sprintf("Help of metric_%d_%02d.", c, round); !strings.Contains(m.Body.String(), want) {
+				t.Errorf("metadata %s, want %q", m.Body, want)
+			}
+		}
+	}
+}
