@@ -34,8 +34,8 @@ remote_read:
 func (s *system) remoteRead(t *testing.T, w window) {
 	matchers := [][]*labels.Matcher{
 		{labels.MustNewMatcher(labels.MatchEqual, "job", "app")},
-		{labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, "node_.*|prometheus_.*")},
-		{labels.MustNewMatcher(labels.MatchEqual, labels.MetricName, "nothing")},
+		{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, "node_.*|prometheus_.*")},
+		{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "nothing")},
 	}
 	for _, kind := range []prompb.ReadRequest_ResponseType{prompb.ReadRequest_SAMPLES, prompb.ReadRequest_STREAMED_XOR_CHUNKS} {
 		for _, m := range matchers {
