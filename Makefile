@@ -14,7 +14,7 @@ run: build                      ## build and serve on :9009, data in ./data
 	./bin/pallium all $(ARGS)
 
 build:                          ## build bin/pallium
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/pallium .
+	$(GO) build -o bin/pallium .
 
 test: vet lint unit e2e         ## what CI runs
 
