@@ -1,0 +1,180 @@
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// disk is a place for data that can be full.
+type disk struct {
+	dir  string
+	fill func(p *harness.Pallium)
+	free func(p *harness.Pallium)
+}
+
+// smallDisk mounts a file system in memory. Where that is not permitted, a limit
+// of the size of files stands for the full disk.
+func smallDisk(t *testing.T) disk {
+	t.Helper()
+	dir := t.TempDir()
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128m")
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) {
+		return disk{dir: filepath.Join(dir, "data"),
+			fill: func(p *harness.Pallium) { limitFiles(t, p.Pid(), 8<<10) },
+			free: func(p *harness.Pallium) { limitFiles(t, p.Pid(), ^uint64(0)) }}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ballast := filepath.Join(dir, "ballast")
+	return disk{dir: filepath.Join(dir, "data"),
+		fill: func(*harness.Pallium) { fillUp(t, ballast) },
+		free: func(*harness.Pallium) {
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+		}}
+}
+
+// fillUp writes a file until nothing more fits.
+func fillUp(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size > 0; {
+		if _, err = f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+}
+
+// limitFiles bounds the size of the files that a process can write.
+func limitFiles(t *testing.T, pid int, bytes uint64) {
+	t.Helper()
+	limit := syscall.Rlimit{Cur: bytes, Max: ^uint64(0)}
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(syscall.RLIMIT_FSIZE), uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+}
+
+// TestFullDisk fills the disk under load, twice, and frees it again.
+func TestFullDisk(t *testing.T) {
+	d := smallDisk(t)
+	p := harness.StartPalliumIn(t, d.dir, unlimited)
+	tenants := newTenants(p, "alpha", "beta")
+	senders := newSenders(tenants, 4, 900)
+	startLoad(t, p.Edge, senders, 30).wait(false)
+	p.Flush()
+	for round := range 2 {
+		l := startLoad(t, p.Edge, senders, 100000)
+		l.waitRequests(t, 100)
+		d.fill(p)
+		waitRefused(t, l)
+		l.wait(true)
+		verifyAll(t, "on a full disk", p, tenants)
+		flushFails(t, p)
+		adminSurvives(t, p, round)
+		verifyAll(t, "after a flush on a full disk", p, tenants)
+		d.free(p)
+		works(t, p, senders[0])
+		startLoad(t, p.Edge, senders, 30).wait(false)
+		verifyAll(t, "with space again", p, tenants)
+		if round == 1 {
+			p.Flush()
+			verifyAll(t, "after a flush with space again", p, tenants)
+		}
+	}
+	noPanic(t, p)
+	p.Kill()
+	p.Restart()
+	verifyAll(t, "after a full disk and a restart", p, tenants)
+	d.fill(p)
+	p.Kill()
+	d.free(p)
+	p.Restart()
+	verifyAll(t, "after a kill on a full disk", p, tenants)
+}
+
+// waitRefused waits until writes are refused.
+func waitRefused(t *testing.T, l *load) {
+	t.Helper()
+	harness.Eventually(t, time.Minute, func() error {
+		if _, ok := l.answers.Load(http.StatusServiceUnavailable); !ok {
+			return errors.New("no write was answered 503")
+		}
+		return nil
+	})
+	l.answers.Range(func(code, text any) bool {
+		switch code {
+		case http.StatusNoContent, http.StatusBadRequest:
+		case http.StatusServiceUnavailable:
+			if !strings.Contains(text.(string), "send the request again") {
+				t.Errorf("503 says %q", text)
+			}
+		default:
+			t.Errorf("a write was answered %d: %s", code, text)
+		}
+		return true
+	})
+}
+
+func flushFails(t *testing.T, p *harness.Pallium) {
+	t.Helper()
+	code, text := harness.Do(t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)
+	if code/100 != 5 || !strings.Contains(text, "nothing is lost") {
+		t.Errorf("flush on a full disk: %d %s", code, text)
+	}
+}
+
+// adminSurvives sees that the process outlives a change that cannot be stored.
+func adminSurvives(t *testing.T, p *harness.Pallium, round int) {
+	t.Helper()
+	err := p.AdminAPI(http.MethodPost, "/tenants", map[string]any{"name": fmt.Sprint("late-", round)}, nil)
+	t.Logf("a tenant made on a full disk: %v", err)
+	if code, text := harness.Do(t, http.MethodGet, p.Edge+"/-/healthy", "", "", nil); code != http.StatusOK {
+		t.Errorf("healthy: %d %s", code, text)
+	}
+}
+
+// works waits until a write is taken again.
+func works(t *testing.T, p *harness.Pallium, s *sender) {
+	t.Helper()
+	harness.Eventually(t, time.Minute, func() error {
+		a, err := s.send(p.Edge)
+		if err == nil && (a.code == 0 || a.code >= 500) {
+			err = fmt.Errorf("%d %s", a.code, a.text)
+		}
+		return err
+	})
+}
+
+func noPanic(t *testing.T, p *harness.Pallium) {
+	t.Helper()
+	for _, word := range []string{"panic", "goroutine 1 ["} {
+		if strings.Contains(p.Log(), word) {
+			t.Errorf("the log has a %q:\n%s", word, p.Log())
+		}
+	}
+}

@@ -1,0 +1,178 @@
+// Package malformed sends nonsense to the real binary: every answer says what
+// is wrong, and the process serves on as if nothing had been.
+package malformed
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// tight are limits that a request of a test can go beyond.
+var tight = []string{
+	"max_labels_per_series=5", "max_label_name_length=50", "max_label_value_length=100", "max_histogram_buckets=4",
+	"max_body_bytes=50000", "max_decoded_bytes=200000", "max_active_series=8", "max_query_length=300",
+	"max_query_steps=100", "max_query_series=3", "max_query_samples=40", "max_query_range=2d",
+}
+
+// bench is the one server that all rows are sent to.
+type bench struct {
+	p                     *harness.Pallium
+	team, tight, readOnly string // keys
+	start                 time.Time
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{p: harness.StartPallium(t, ""), start: time.Now()}
+	b.team = b.p.Tenant("team")
+	b.tight = b.p.Tenant("tight", tight...)
+	b.readOnly = b.p.Token("team", "metrics:read")
+	b.push(t, b.team, body1(float("kept", b.start.UnixMilli(), 42)))
+	var some []prompb.TimeSeries
+	for i := range 6 {
+		ts := float("some", b.start.UnixMilli(), 1, "i", fmt.Sprint(i))
+		for j := range 10 {
+			ts.Samples = append(ts.Samples, prompb.Sample{Timestamp: b.start.UnixMilli() - int64(10-j)*1000, Value: 1})
+		}
+		some = append(some, ts)
+	}
+	b.push(t, b.tight, body1(some...))
+	return b
+}
+
+func (b *bench) push(t *testing.T, key string, body []byte) {
+	t.Helper()
+	code, text := harness.Do(t, http.MethodPost, b.p.Edge+"/api/v1/push", key, "application/x-protobuf", bytes.NewReader(body))
+	if code != http.StatusNoContent {
+		t.Fatalf("push: %d %s", code, text)
+	}
+}
+
+// unharmed sees that the same process still serves what it served before.
+func (b *bench) unharmed(t *testing.T) {
+	t.Helper()
+	if code, text := harness.Do(t, http.MethodGet, b.p.Edge+"/-/healthy", "", "", nil); code != http.StatusOK {
+		t.Errorf("healthy: %d %s", code, text)
+	}
+	data := harness.Query(t, b.p.Edge+"/prometheus", b.team, "query", url.Values{"query": {"kept"}, "time": {fmt.Sprint(b.start.Unix() + 1)}})
+	if !strings.Contains(string(data), `"42"`) {
+		t.Errorf("the sample from before: %s", data)
+	}
+	b.push(t, b.team, body1(float("kept", time.Now().UnixMilli(), 43)))
+	for _, word := range []string{"panic", "fatal error", "runtime error"} {
+		if strings.Contains(b.p.Log(), word) {
+			t.Errorf("the log has a %q:\n%s", word, b.p.Log())
+		}
+	}
+	if err := b.p.Wait(time.Millisecond); err == nil || !strings.Contains(err.Error(), "still running") {
+		t.Errorf("the process ended: %v", err)
+	}
+}
+
+// TestRequests sends all malformed HTTP requests to one server.
+func TestRequests(t *testing.T) {
+	b := newBench(t)
+	t.Run("push", func(t *testing.T) { b.run(t, pushRows(b)) })
+	t.Run("query", func(t *testing.T) { b.run(t, queryRows(b)) })
+	t.Run("edge", func(t *testing.T) { b.run(t, edgeRows(b)) })
+	t.Run("admin", func(t *testing.T) { b.run(t, adminRows(b)) })
+	t.Run("wire", func(t *testing.T) { wire(t, b) })
+	t.Run("commands", func(t *testing.T) { commands(t, b) })
+	b.unharmed(t)
+}
+
+// row is one malformed request and what must be answered.
+type row struct {
+	name    string
+	method  string // GET, or POST with a body
+	url     string
+	key     string
+	headers string // "Name: value" with "|" between
+	body    []byte
+	code    int
+	says    string // words, with "|" between
+}
+
+func (b *bench) run(t *testing.T, rows []row) {
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			code, text := r.send(t)
+			if code != r.code {
+				t.Errorf("answered %d, want %d: %s", code, r.code, text)
+			}
+			for _, word := range strings.Split(r.says, "|") {
+				if !strings.Contains(strings.ToLower(text), strings.ToLower(word)) {
+					t.Errorf("%d, and it does not say %q: %s", code, word, text)
+				}
+			}
+			if len(text) > 4000 {
+				t.Errorf("the answer has %d bytes", len(text))
+			}
+		})
+	}
+}
+
+func (r row) send(t *testing.T) (int, string) {
+	t.Helper()
+	method := r.method
+	if method == "" {
+		method = http.MethodGet
+		if r.body != nil {
+			method = http.MethodPost
+		}
+	}
+	req, err := http.NewRequest(method, r.url, bytes.NewReader(r.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.key != "" {
+		req.Header.Set("Authorization", "Bearer "+r.key)
+	}
+	for _, h := range strings.Split(r.headers, "|") {
+		if name, value, ok := strings.Cut(h, ": "); ok {
+			req.Header.Add(name, value)
+		}
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// float is a series with one sample; more are names and values of labels.
+func float(metric string, t int64, v float64, more ...string) prompb.TimeSeries {
+	ts := prompb.TimeSeries{Samples: []prompb.Sample{{Timestamp: t, Value: v}}}
+	if metric != "" {
+		ts.Labels = append(ts.Labels, prompb.Label{Name: labels.MetricName, Value: metric})
+	}
+	for i := 0; i < len(more); i += 2 {
+		ts.Labels = append(ts.Labels, prompb.Label{Name: more[i], Value: more[i+1]})
+	}
+	return ts
+}
+
+// body1 is the body of a remote write 1.0 request.
+func body1(series ...prompb.TimeSeries) []byte {
+	raw, err := (&prompb.WriteRequest{Timeseries: series}).Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return snappy.Encode(nil, raw)
+}
