@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/tsdb/encoding"
@@ -165,58 +164,6 @@ func (w *writeRecord) putHistograms(buf *encoding.Encbuf) {
 	}
 }
 
-func putHistogram(buf *encoding.Encbuf, h *histogram.Histogram) {
-	buf.PutByte(histogramInt)
-	buf.PutByte(byte(h.CounterResetHint))
-	buf.PutVarint64(int64(h.Schema))
-	buf.PutBE64(math.Float64bits(h.ZeroThreshold))
-	buf.PutBE64(math.Float64bits(h.Sum))
-	buf.PutUvarint64(h.Count)
-	buf.PutUvarint64(h.ZeroCount)
-	putSpans(buf, h.PositiveSpans)
-	putSpans(buf, h.NegativeSpans)
-	putDeltas(buf, h.PositiveBuckets)
-	putDeltas(buf, h.NegativeBuckets)
-	putFloatSlice(buf, h.CustomValues)
-}
-
-func putFloatHistogram(buf *encoding.Encbuf, h *histogram.FloatHistogram) {
-	buf.PutByte(histogramFloat)
-	buf.PutByte(byte(h.CounterResetHint))
-	buf.PutVarint64(int64(h.Schema))
-	buf.PutBE64(math.Float64bits(h.ZeroThreshold))
-	buf.PutBE64(math.Float64bits(h.Sum))
-	buf.PutBE64(math.Float64bits(h.Count))
-	buf.PutBE64(math.Float64bits(h.ZeroCount))
-	putSpans(buf, h.PositiveSpans)
-	putSpans(buf, h.NegativeSpans)
-	putFloatSlice(buf, h.PositiveBuckets)
-	putFloatSlice(buf, h.NegativeBuckets)
-	putFloatSlice(buf, h.CustomValues)
-}
-
-func putSpans(buf *encoding.Encbuf, spans []histogram.Span) {
-	buf.PutUvarint(len(spans))
-	for _, s := range spans {
-		buf.PutVarint64(int64(s.Offset))
-		buf.PutUvarint32(s.Length)
-	}
-}
-
-func putDeltas(buf *encoding.Encbuf, deltas []int64) {
-	buf.PutUvarint(len(deltas))
-	for _, d := range deltas {
-		buf.PutVarint64(d)
-	}
-}
-
-func putFloatSlice(buf *encoding.Encbuf, values []float64) {
-	buf.PutUvarint(len(values))
-	for _, v := range values {
-		buf.PutBE64(math.Float64bits(v))
-	}
-}
-
 // recordHandler takes a record apart as replay meets its parts.
 type recordHandler interface {
 	tenant(id tenant.ID) error
@@ -233,7 +180,7 @@ func decodeRecord(rec []byte, h recordHandler) error {
 	if kind := d.Byte(); d.Err() != nil || kind != recordWrite {
 		return fmt.Errorf("%w: kind %d is not known", errRecord, kind)
 	}
-	id, err := tenant.ParseID(string(d.UvarintBytes()))
+	id, err := tenant.ParseID(text(&d))
 	if d.Err() != nil || err != nil {
 		return fmt.Errorf("%w: tenant: %w", errRecord, errors.Join(d.Err(), err))
 	}
@@ -266,14 +213,28 @@ func count(d *encoding.Decbuf, size int) int {
 	return int(n)
 }
 
+// text reads a string. Decbuf's own way panics at a length beyond an int64.
+func text(d *encoding.Decbuf) string {
+	n := count(d, 1)
+	s := string(d.B[:n])
+	d.B = d.B[n:]
+	return s
+}
+
+// maxLabelBytes is what Prometheus' labels have room for; they panic above.
+const maxLabelBytes = 1<<24 - 1
+
 func decodeSeries(d *encoding.Decbuf, h recordHandler) error {
 	b := labels.NewScratchBuilder(16)
 	for n := count(d, 2); n > 0; n-- {
 		ref := d.Uvarint64()
 		b.Reset()
 		for m := count(d, 2); m > 0; m-- {
-			name := d.UvarintStr()
-			b.Add(name, d.UvarintStr())
+			name, value := text(d), text(d)
+			if n := max(len(name), len(value)); n > maxLabelBytes {
+				return fmt.Errorf("%w: a label has %d bytes", errRecord, n)
+			}
+			b.Add(name, value)
 		}
 		if d.Err() != nil {
 			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
@@ -323,72 +284,13 @@ func decodeHistograms(d *encoding.Decbuf, h recordHandler) error {
 	return nil
 }
 
-func getHistogram(d *encoding.Decbuf) *histogram.Histogram {
-	h := &histogram.Histogram{CounterResetHint: histogram.CounterResetHint(d.Byte()), Schema: int32(d.Varint64())}
-	h.ZeroThreshold = math.Float64frombits(d.Be64())
-	h.Sum = math.Float64frombits(d.Be64())
-	h.Count, h.ZeroCount = d.Uvarint64(), d.Uvarint64()
-	h.PositiveSpans, h.NegativeSpans = getSpans(d), getSpans(d)
-	h.PositiveBuckets, h.NegativeBuckets = getDeltas(d), getDeltas(d)
-	h.CustomValues = getFloatSlice(d)
-	return h
-}
-
-func getFloatHistogram(d *encoding.Decbuf) *histogram.FloatHistogram {
-	h := &histogram.FloatHistogram{CounterResetHint: histogram.CounterResetHint(d.Byte()), Schema: int32(d.Varint64())}
-	h.ZeroThreshold = math.Float64frombits(d.Be64())
-	h.Sum = math.Float64frombits(d.Be64())
-	h.Count = math.Float64frombits(d.Be64())
-	h.ZeroCount = math.Float64frombits(d.Be64())
-	h.PositiveSpans, h.NegativeSpans = getSpans(d), getSpans(d)
-	h.PositiveBuckets, h.NegativeBuckets = getFloatSlice(d), getFloatSlice(d)
-	h.CustomValues = getFloatSlice(d)
-	return h
-}
-
-func getSpans(d *encoding.Decbuf) []histogram.Span {
-	n := count(d, 2)
-	if n == 0 {
-		return nil
-	}
-	out := make([]histogram.Span, n)
-	for i := range out {
-		out[i] = histogram.Span{Offset: int32(d.Varint64()), Length: d.Uvarint32()}
-	}
-	return out
-}
-
-func getDeltas(d *encoding.Decbuf) []int64 {
-	n := count(d, 1)
-	if n == 0 {
-		return nil
-	}
-	out := make([]int64, n)
-	for i := range out {
-		out[i] = d.Varint64()
-	}
-	return out
-}
-
-func getFloatSlice(d *encoding.Decbuf) []float64 {
-	n := count(d, 8)
-	if n == 0 {
-		return nil
-	}
-	out := make([]float64, n)
-	for i := range out {
-		out[i] = math.Float64frombits(d.Be64())
-	}
-	return out
-}
-
 func decodeMetadata(d *encoding.Decbuf, h recordHandler) error {
 	for n := count(d, 4); n > 0; n-- {
-		metric := string(d.UvarintBytes())
+		metric := text(d)
 		m := metadata.Metadata{}
-		m.Type = metricType(string(d.UvarintBytes()))
-		m.Unit = string(d.UvarintBytes())
-		m.Help = string(d.UvarintBytes())
+		m.Type = metricType(text(d))
+		m.Unit = text(d)
+		m.Help = text(d)
 		if d.Err() != nil {
 			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
 		}
