@@ -132,7 +132,7 @@ type exchange struct {
 
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{g: g, r: r, start: g.now(), rec: &recorder{
+	x := &exchange{g: g, r: r, start: g.now(), from: source(r, g.trusted), rec: &recorder{
 		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
 	}}
 	x.rec.Header().Set("X-Content-Type-Options", "nosniff")
@@ -244,7 +244,6 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
 
 // authorize proves the credential and decides.
 func (x *exchange) authorize() (tenant.Access, *refusal) {
-	x.from = source(x.r, x.g.trusted)
 	proof, err := x.g.auth.Authenticate(x.r.Context(), authn.Attempt{
 		Authorization: x.r.Header["Authorization"],
 		Source:        x.from,

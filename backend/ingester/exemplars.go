@@ -17,24 +17,30 @@ type exemplarRing struct {
 	next int // where the next one goes once the ring is full
 }
 
+// resent is how many of the newest exemplars a new one is compared with: a
+// request that is sent again repeats the last ones.
+const resent = 64
+
 type storedExemplar struct {
 	series labels.Labels
 	exemplar.Exemplar
 }
 
-// add keeps e unless the series' last one is the same or newer. limit bounds
-// the ring; lowering it takes effect as the ring is rebuilt.
+// add keeps e unless it is among the newest already. limit bounds the ring. It
+// reports whether e is there now.
 func (r *exemplarRing) add(ls labels.Labels, e exemplar.Exemplar, limit int) bool {
 	if limit <= 0 {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.ring) > limit {
-		r.ring, r.next = slices.Clone(r.ring[len(r.ring)-limit:]), 0
+	if len(r.ring) > limit { // the limit was lowered: keep the newest
+		all := append(slices.Clone(r.ring[r.next:]), r.ring[:r.next]...)
+		r.ring, r.next = slices.Clone(all[len(all)-limit:]), 0
 	}
-	for i := len(r.ring) - 1; i >= max(0, len(r.ring)-64); i-- { // resent requests repeat the newest
-		if p := &r.ring[i]; p.Ts == e.Ts && p.Value == e.Value && labels.Equal(p.series, ls) && labels.Equal(p.Labels, e.Labels) {
+	for back := 1; back <= min(len(r.ring), resent); back++ {
+		p := &r.ring[(r.next+len(r.ring)-back)%len(r.ring)]
+		if p.Ts == e.Ts && p.Value == e.Value && labels.Equal(p.series, ls) && labels.Equal(p.Labels, e.Labels) {
 			return true
 		}
 	}

@@ -472,6 +472,39 @@ func TestExemplarsAndMetadata(t *testing.T) {
 	}
 }
 
+func TestExemplarRing(t *testing.T) {
+	var r exemplarRing
+	ls := metric("x")
+	all := [][]*labels.Matcher{{}}
+	newest := func(limit int, want ...int64) {
+		t.Helper()
+		got := r.query(0, math.MaxInt64, all)
+		if len(got) != 1 || len(got[0].Exemplars) != len(want) {
+			t.Fatalf("limit %d: %v", limit, got)
+		}
+		for i, e := range got[0].Exemplars {
+			if e.Ts != want[i] {
+				t.Errorf("limit %d: exemplar %d is of %d, want %d", limit, i, e.Ts, want[i])
+			}
+		}
+	}
+	for ts := range int64(7) {
+		for range 2 { // each is sent twice
+			if !r.add(ls, exemplar.Exemplar{Ts: ts, HasTs: true, Value: 1}, 5) {
+				t.Fatal("not kept")
+			}
+		}
+	}
+	newest(5, 2, 3, 4, 5, 6)
+	r.add(ls, exemplar.Exemplar{Ts: 7, HasTs: true, Value: 1}, 3)
+	newest(3, 5, 6, 7)
+	r.add(ls, exemplar.Exemplar{Ts: 8, HasTs: true, Value: 1}, 4)
+	newest(4, 5, 6, 7, 8)
+	if r.add(ls, exemplar.Exemplar{Ts: 9, HasTs: true}, 0) {
+		t.Error("kept one with a limit of none")
+	}
+}
+
 func TestMemoryBudget(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()

@@ -158,6 +158,7 @@ func TestMalformed(t *testing.T) {
 		{"version 2 with a symbol that is not there", V2, snappy.Encode(nil, []byte{0x22, 0, 0x2a, 4, 0x0a, 2, 0, 9}), false},
 		{"version 2 with half a label", V2, snappy.Encode(nil, []byte{0x22, 0, 0x2a, 3, 0x0a, 1, 0}), false},
 		{"an unknown version", 3, snappy.Encode(nil, good), false},
+		{"a body of version 1 said to be of version 2", V2, snappy.Encode(nil, good), false},
 		{"wrong wire type", V1, snappy.Encode(nil, []byte{0x08, 1}), false},
 	}
 	for _, tt := range tests {

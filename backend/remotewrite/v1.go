@@ -1,6 +1,7 @@
 package remotewrite
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -33,6 +34,8 @@ func (r *Request) unmarshalV1(body []byte) error {
 			if err := r.metadataV1(m.bytes()); err != nil {
 				return err
 			}
+		case 4, 5: // free in 1.0, so that one cannot pass for the other
+			return errors.New("it is a message of remote write 2.0 under the Content-Type of 1.0")
 		default:
 			m.skip(wire)
 		}

@@ -20,6 +20,9 @@ func (r *Request) unmarshalV2(body []byte) error {
 	m := reader{data: body}
 	for m.more() {
 		num, wire := m.field()
+		if num >= 1 && num <= 3 {
+			return errors.New("a version 2.0 request has a field of version 1.0: the body and its Content-Type are of different versions")
+		}
 		if num != 4 {
 			m.skip(wire)
 			continue
