@@ -4,7 +4,8 @@
 // answer is Prometheus'.
 //
 // The handler trusts the tenant.Access in each request's context. It belongs
-// behind the gateway and on no listener of its own.
+// behind the gateway and on no listener of its own. The gateway asks for every
+// route by one path only, whatever name the client used.
 package api
 
 import (
@@ -41,7 +42,6 @@ type Options struct {
 	SeriesCount func(tenant.ID) int // active series of a tenant
 	Limits      func(tenant.ID) limits.Limits
 	Lookback    time.Duration
-	Version     string
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
 }
@@ -61,43 +61,30 @@ func New(o Options) http.Handler {
 	prom := a.prometheus()
 	r := chi.NewRouter()
 	r.Use(requireAccess)
-	for _, path := range []string{"/api/v1/push", "/api/v1/write", "/api/prom/push"} {
-		r.Post(path, a.push)
+	const v1 = "/prometheus/api/v1"
+	query := http.StripPrefix(v1, prom)
+	for _, path := range []string{"query", "query_range", "query_exemplars", "labels", "series", "format_query", "parse_query"} {
+		r.Method(http.MethodGet, v1+"/"+path, query)
+		r.Method(http.MethodPost, v1+"/"+path, query)
 	}
-	for _, prefix := range []string{"/prometheus", "/api/prom"} {
-		v1 := http.StripPrefix(prefix+"/api/v1", prom)
-		for _, path := range []string{"query", "query_range", "query_exemplars", "labels", "series", "format_query", "parse_query"} {
-			r.Method(http.MethodGet, prefix+"/api/v1/"+path, v1)
-			r.Method(http.MethodPost, prefix+"/api/v1/"+path, v1)
-		}
-		r.Method(http.MethodGet, prefix+"/api/v1/label/{name}/values", v1)
-		r.Get(prefix+"/api/v1/metadata", a.metadata)
-		r.Get(prefix+"/api/v1/status/buildinfo", a.buildInfo)
-		r.Post(prefix+"/api/v1/read", a.remoteRead(v1))
-	}
+	r.Method(http.MethodGet, v1+"/label/{name}/values", query)
+	r.Get(v1+"/metadata", a.metadata)
+	r.Post(v1+"/read", a.remoteRead(query))
+	r.Post("/api/v1/push", a.push)
 	r.Get("/api/v1/user_stats", a.userStats)
-	r.Get("/api/v1/user_limits", a.userLimits)
 	return r
 }
 
 // requireAccess refuses requests without a tenant and a policy: there is no
-// default tenant. Only what says nothing of any tenant passes.
+// default tenant.
 func requireAccess(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if isBuildInfo(r.URL.Path) {
-			next.ServeHTTP(w, r)
-			return
-		}
 		if _, err := tenant.FromContext(r.Context()); err != nil {
 			writeError(w, http.StatusUnauthorized, "unauthorized", err.Error())
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-func isBuildInfo(path string) bool {
-	return path == "/prometheus/api/v1/status/buildinfo" || path == "/api/prom/api/v1/status/buildinfo"
 }
 
 // access is the request's tenant; requireAccess has checked that there is one.

@@ -2,26 +2,8 @@ package api
 
 import (
 	"net/http"
-	"runtime"
 	"strconv"
-
-	"github.com/palliumhq/pallium/policies/limits"
 )
-
-// prometheusVersion is the version whose API is served. Grafana decides by it
-// which parameters a data source understands.
-const prometheusVersion = "3.16.0"
-
-// buildInfo answers without a tenant: Grafana asks before it logs in. Features
-// stay empty until the ruler is there: with them Grafana takes us for Mimir and
-// calls its API.
-func (a *api) buildInfo(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": map[string]any{
-		"application": "Pallium", "palliumVersion": a.Version,
-		"version": prometheusVersion, "revision": "", "branch": "", "buildUser": "", "buildDate": "",
-		"goVersion": runtime.Version(), "features": map[string]string{},
-	}})
-}
 
 type metadataAnswer struct {
 	Type string `json:"type"`
@@ -69,9 +51,4 @@ func (a *api) userStats(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{
 		"numSeries": a.SeriesCount(id), "maxActiveSeries": a.Limits(id).MaxActiveSeries,
 	})
-}
-
-// userLimits tells a tenant its own limits.
-func (a *api) userLimits(w http.ResponseWriter, r *http.Request) {
-	writeJSON(w, http.StatusOK, struct{ limits.Limits }{a.Limits(access(r))})
 }

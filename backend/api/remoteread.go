@@ -9,7 +9,9 @@ import (
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/storage/remote"
 
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -37,11 +39,34 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 			a.fail(w, r, badRequest{errors.New("remote read body: snappy: the length it claims cannot be true")})
 			return
 		}
+		if err := checkRead(buf.Bytes()); err != nil {
+			a.fail(w, r, badRequest{fmt.Errorf("remote read body: %w", err)})
+			return
+		}
 		f := &readFault{}
 		r = r.WithContext(context.WithValue(r.Context(), readFaultKey{}, f))
 		r.Body = readCloser{bytes.NewReader(buf.Bytes())}
 		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f}, r)
 	}
+}
+
+// checkRead finds what is wrong with a request, to which Prometheus' handler
+// says 500.
+func checkRead(compressed []byte) error {
+	raw, err := snappy.Decode(nil, compressed)
+	if err != nil {
+		return fmt.Errorf("snappy: %w", err)
+	}
+	var req prompb.ReadRequest
+	if err := req.Unmarshal(raw); err != nil {
+		return err
+	}
+	for _, q := range req.Queries {
+		if _, err := remote.FromLabelMatchers(q.Matchers); err != nil {
+			return fmt.Errorf("matcher: %w", err)
+		}
+	}
+	return nil
 }
 
 type readCloser struct{ *bytes.Reader }

@@ -79,6 +79,9 @@ func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 	if o.Role == Gateway && len(cfg.Upstream.URLs) == 0 {
 		return nil, errors.New("upstream.urls is empty: a gateway on its own needs the URL of a Pallium, Mimir, Cortex or Loki to forward to")
 	}
+	if o.Role != Gateway && len(cfg.Upstream.URLs) > 0 {
+		return nil, errors.New("upstream.urls is set: only `pallium gateway` forwards to another backend; run that, or take upstream out")
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
@@ -161,11 +164,16 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 }
 
 // limitsOf returns a tenant's limits for the backend. The edge has let the
-// tenant in, so when the store cannot tell, the defaults hold.
+// tenant in, so when the store cannot tell, the defaults hold; but for
+// retention, since a tenant that has a longer one would lose data by it.
 func (a *App) limitsOf(id tenant.ID) limits.Limits {
 	lim, err := a.control.Limits(context.Background(), id)
-	if err != nil {
-		return limits.Merge(limits.Default(), a.cfg.Limits)
+	if err == nil {
+		return lim
+	}
+	lim = limits.Merge(limits.Default(), a.cfg.Limits)
+	if !errors.Is(err, tenant.ErrUnknown) {
+		lim.Retention = 0
 	}
 	return lim
 }
@@ -200,7 +208,7 @@ func (a *App) buildBackend() error {
 		Push: dist.Push, Queryable: querier.NewQueryable(ing, a.limitsOf, a.opts.Now, a.opts.Logger),
 		Engine: querier.NewEngine(a.limitsOf, p, a.opts.Logger, a.registry), Parser: p,
 		Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
-		Lookback: querier.LookbackDelta, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry,
+		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	return nil
 }
