@@ -28,7 +28,9 @@ type Options struct {
 
 // Store is a rows.Store in a directory.
 type Store struct {
-	db *pebble.DB
+	db  *pebble.DB
+	dir string
+	fs  vfs.FS
 
 	mu     sync.RWMutex // held for reading by every call, for writing by Close
 	closed bool
@@ -64,7 +66,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open row store %s: %w", dir, err), lock.Close())
 	}
-	s := &Store{db: db}
+	s := &Store{db: db, dir: dir, fs: fs}
 	if err := s.checkLayout(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open row store %s: %w", dir, err), db.Close(), lock.Close())
 	}
@@ -218,7 +220,7 @@ func (s *Store) apply(ms []rows.RowMutation) error {
 			return fmt.Errorf("write rows: %w", err)
 		}
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
+	if err := s.commit(b); err != nil {
 		return fmt.Errorf("write rows: %w", err)
 	}
 	return nil
@@ -254,7 +256,7 @@ func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition
 	if err := addRow(b, rows.RowMutation{Key: key, Mutations: ms}); err != nil {
 		return holds, fmt.Errorf("write row: %w", err)
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
+	if err := s.commit(b); err != nil {
 		return holds, fmt.Errorf("write row: %w", err)
 	}
 	return holds, nil
@@ -300,6 +302,9 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string) error {
 	defer s.mu.RUnlock()
 	s.prefix.Lock()
 	defer s.prefix.Unlock()
+	if err := s.space(); err != nil {
+		return fmt.Errorf("delete prefix: %w", err)
+	}
 	lower, _ := bounds(rows.Range{Start: prefix})
 	if err := s.db.DeleteRange(lower, prefixEnd(appendEscaped(nil, prefix)), pebble.Sync); err != nil {
 		return fmt.Errorf("delete prefix: %w", err)
