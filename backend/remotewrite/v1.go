@@ -35,7 +35,7 @@ func (r *Request) unmarshalV1(body []byte) error {
 				return err
 			}
 		case 4, 5: // free in 1.0, so that one cannot pass for the other
-			return errors.New("it is a message of remote write 2.0 under the Content-Type of 1.0")
+			return errors.New("a version 1.0 request has a field of version 2.0: the body and its Content-Type are of different versions")
 		default:
 			m.skip(wire)
 		}

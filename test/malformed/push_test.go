@@ -91,7 +91,8 @@ func pushRows(b *bench) []row {
 			h.Count = &prompb.Histogram_CountInt{CountInt: 6}
 		}), code: 400, says: "max_histogram_buckets|4|5"},
 
-		{name: "v2: version 1 sent as 2", headers: v2Type, body: ok, code: 400, says: ""},
+		{name: "v2: version 1 sent as 2", headers: v2Type, body: ok, code: 400, says: "different versions"},
+		{name: "v1: version 2 sent as 1", body: of2([]string{"", "__name__", "m"}, 1, 2), code: 400, says: "different versions"},
 		{name: "v2: first symbol not empty", headers: v2Type, body: of2([]string{"__name__", "m"}, 0, 1), code: 400, says: "symbol"},
 		{name: "v2: reference beyond the symbols", headers: v2Type, body: of2([]string{"", "__name__", "m"}, 1, 77), code: 400, says: "77|symbol"},
 		{name: "v2: a name without a value", headers: v2Type, body: of2([]string{"", "__name__", "m"}, 1, 2, 1), code: 400, says: "without a value"},
