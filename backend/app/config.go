@@ -110,6 +110,9 @@ func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
 	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return c, fmt.Errorf("configuration %s: there is more behind the first YAML document (---); put all of it into one", path)
+	}
 	return c, nil
 }
 

@@ -39,7 +39,7 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 	serving.Go(func() { failed <- servers[1].Serve(admin) })
 	bgCtx, stopBackground := context.WithCancel(context.Background())
 	if a.push != nil && !a.cfg.Self.Disabled {
-		m := &selfMonitor{gatherer: a.registry, push: a.push, every: time.Duration(a.cfg.Self.Interval), logger: a.opts.Logger}
+		m := &selfMonitor{gatherer: a.registry, push: a.push, every: time.Duration(a.cfg.Self.Interval), now: a.opts.Now, logger: a.opts.Logger}
 		background.Go(func() { m.run(bgCtx) })
 	}
 	select {

@@ -61,15 +61,24 @@ func (s secret) check(v, from string) (value, path string, made bool, err error)
 	return v, "", false, nil
 }
 
-// writeSecret writes a file that only its owner can read, or none at all.
+// writeSecret writes a file that only its owner can read, or none at all. It is
+// on disk when writeSecret returns: API keys are worth nothing without their
+// pepper.
 func writeSecret(path, value string) error {
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // 0600
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(value + "\n")
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
 		return err
 	}
-	return os.Rename(path+".tmp", path)
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -23,6 +23,7 @@ type selfMonitor struct {
 	gatherer prometheus.Gatherer
 	push     func(context.Context, *series.Batch) (series.Outcome, error)
 	every    time.Duration
+	now      func() time.Time
 	logger   *slog.Logger
 }
 
@@ -35,7 +36,7 @@ func (m *selfMonitor) run(ctx context.Context) {
 		host = "localhost"
 	}
 	for {
-		if err := m.write(ctx, host, time.Now()); err != nil && ctx.Err() == nil {
+		if err := m.write(ctx, host, m.now()); err != nil && ctx.Err() == nil {
 			m.logger.Warn("writing our own metrics failed", "err", err)
 		}
 		select {
