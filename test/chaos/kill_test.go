@@ -18,14 +18,14 @@ import (
 // TestKill kills the process again and again at full rate, in half of the
 // rounds while it seals.
 func TestKill(t *testing.T) {
-	const rounds, requests = 20, 60
+	const rounds, requests = 20, 200 // requests of one sender in a round, at most
 	rnd := rand.New(rand.NewSource(1))
 	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha", "beta", "gamma")
 	senders := newSenders(tenants, 6, 100)
 	for round := range rounds {
 		l := startLoad(t, p.Edge, senders, requests)
-		l.waitRequests(t, int64(20+rnd.Intn(requests)))
+		l.waitRequests(t, int64(20+rnd.Intn(2*requests)))
 		if round%2 == 0 {
 			flushes := flushSoon(p, 1+rnd.Intn(2))
 			time.Sleep(time.Duration(rnd.Intn(60)) * time.Millisecond)

@@ -87,11 +87,18 @@ func (l *ledger) ackedKeys() map[sampleKey]bool {
 	return out
 }
 
-// verify compares what was read with the ledger: every acknowledged sample is
-// there, none that was never sent or was refused, and every value is the one
-// that was sent. excused samples may be missing.
+// verify fails the test if what was read is not what the ledger says.
 func (l *ledger) verify(t testing.TB, when string, got []readSeries, excused map[sampleKey]bool) {
 	t.Helper()
+	if wrong := l.compare(got, excused); wrong.n > 0 {
+		t.Errorf("%s, tenant %s: %d faults:\n%s", when, l.tenant, wrong.n, wrong.text)
+	}
+}
+
+// compare compares what was read with the ledger: every acknowledged sample is
+// there, none that was never sent or was refused, and every value is the one
+// that was sent. excused samples may be missing.
+func (l *ledger) compare(got []readSeries, excused map[sampleKey]bool) faults {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var wrong faults
@@ -123,18 +130,14 @@ func (l *ledger) verify(t testing.TB, when string, got []readSeries, excused map
 			seen[p.t] = true
 		}
 	}
-	missing := 0
 	for key, times := range l.series {
 		for at, f := range times {
 			if f == acked && !read[key][at] && !excused[sampleKey{key, at}] {
-				missing++
 				wrong.add("%s at %d was acknowledged and is missing", key, at)
 			}
 		}
 	}
-	if wrong.n > 0 {
-		t.Errorf("%s, tenant %s: %d faults, %d samples missing:\n%s", when, l.tenant, wrong.n, missing, wrong.text)
-	}
+	return wrong
 }
 
 // faults collects a few of what may be very many.
