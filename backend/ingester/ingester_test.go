@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,20 +31,28 @@ type bench struct {
 	t   *testing.T
 	dir string
 	lim limits.Limits
-	now time.Time
+	now time.Time // changed by set only
 	ing *Ingester
+
+	clock atomic.Int64 // now, in ms, for the ingester's goroutines
+}
+
+func (b *bench) set(now time.Time) {
+	b.now = now
+	b.clock.Store(now.UnixMilli())
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), lim: limits.Default(), now: time.UnixMilli(1_700_000_000_000)}
+	b := &bench{t: t, dir: t.TempDir(), lim: limits.Default()}
+	b.set(time.UnixMilli(1_700_000_000_000))
 	b.open()
 	t.Cleanup(func() { _ = b.ing.Close() })
 	return b
 }
 
 func (b *bench) options() Options {
-	return Options{ID: "ingester-1", Dir: b.dir, Limits: func(tenant.ID) limits.Limits { return b.lim }, Now: func() time.Time { return b.now }}
+	return Options{ID: "ingester-1", Dir: b.dir, Limits: func(tenant.ID) limits.Limits { return b.lim }, Now: func() time.Time { return time.UnixMilli(b.clock.Load()) }}
 }
 
 func (b *bench) open() {
@@ -271,7 +280,7 @@ func TestLosingTheSealLogLosesNothing(t *testing.T) {
 func TestWindowsAreSealedWhenDue(t *testing.T) {
 	b := newBench(t)
 	window := series.WindowStart(b.now.UnixMilli())
-	b.now = time.UnixMilli(window + series.WindowMillis + 14*60_000)
+	b.set(time.UnixMilli(window + series.WindowMillis + 14*60_000))
 	if err := b.ing.sealDue(); err != nil { // whatever came before this window
 		t.Fatal(err)
 	}
@@ -282,7 +291,7 @@ func TestWindowsAreSealedWhenDue(t *testing.T) {
 	if n := b.ing.packCount(); n != 0 {
 		t.Fatalf("sealed %d packs before the window was due", n)
 	}
-	b.now = b.now.Add(time.Minute)
+	b.set(b.now.Add(time.Minute))
 	if err := b.ing.sealDue(); err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +307,7 @@ func TestWindowsAreSealedWhenDue(t *testing.T) {
 	if n := b.ing.packCount(); n != 1 {
 		t.Fatal("a late sample was sealed at once")
 	}
-	b.now = b.now.Add(time.Hour)
+	b.set(b.now.Add(time.Hour))
 	if err := b.ing.sealDue(); err != nil {
 		t.Fatal(err)
 	}
@@ -516,7 +525,7 @@ func TestMemoryBudget(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "memory") {
 		t.Fatalf("err = %v", err)
 	}
-	b.now = b.now.Add(time.Hour)
+	b.set(b.now.Add(time.Hour))
 	if err := b.ing.sealDue(); err != nil {
 		t.Fatal(err)
 	}
@@ -531,7 +540,7 @@ func TestRetentionDeletesPacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.lim.Retention = limits.Duration(24 * time.Hour)
-	b.now = b.now.Add(23 * time.Hour)
+	b.set(b.now.Add(23 * time.Hour))
 	if err := b.ing.Sweep(); err != nil || b.ing.packCount() != 1 {
 		t.Fatalf("swept too early: %d packs, %v", b.ing.packCount(), err)
 	}
@@ -539,7 +548,7 @@ func TestRetentionDeletesPacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.now = b.now.Add(2 * time.Hour)
+	b.set(b.now.Add(2 * time.Hour))
 	if err := b.ing.Sweep(); err != nil || b.ing.packCount() != 0 {
 		t.Fatalf("not swept: %d packs, %v", b.ing.packCount(), err)
 	}
