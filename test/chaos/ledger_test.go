@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 )
@@ -174,7 +175,7 @@ const (
 // kindOf makes the series of one metric floats, of another histograms, and of a
 // third a mixture.
 func kindOf(ls labels.Labels, t int64) kind {
-	switch ls.Get(labels.MetricName) {
+	switch ls.Get(model.MetricNameLabel) {
 	case "chaos_histogram":
 		return kindInt
 	case "chaos_float_histogram":

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/test/harness"
@@ -20,7 +21,7 @@ func checkRangeVectors(t *testing.T, p *harness.Pallium, tn *tenantUnderTest) {
 	t.Helper()
 	want := map[sampleKey]bool{}
 	for _, s := range mustReadAll(t, p, tn.token) {
-		if s.labels.Get(labels.MetricName) == "chaos_float" {
+		if s.labels.Get(model.MetricNameLabel) == "chaos_float" {
 			for _, pt := range s.points {
 				want[sampleKey{s.labels.String(), pt.t}] = true
 			}

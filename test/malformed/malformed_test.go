@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/prompb"
 
 	"github.com/palliumhq/pallium/test/harness"
@@ -160,7 +160,7 @@ func (r row) send(t *testing.T) (int, string) {
 func float(metric string, t int64, v float64, more ...string) prompb.TimeSeries {
 	ts := prompb.TimeSeries{Samples: []prompb.Sample{{Timestamp: t, Value: v}}}
 	if metric != "" {
-		ts.Labels = append(ts.Labels, prompb.Label{Name: labels.MetricName, Value: metric})
+		ts.Labels = append(ts.Labels, prompb.Label{Name: model.MetricNameLabel, Value: metric})
 	}
 	for i := 0; i < len(more); i += 2 {
 		ts.Labels = append(ts.Labels, prompb.Label{Name: more[i], Value: more[i+1]})

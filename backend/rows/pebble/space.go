@@ -22,9 +22,8 @@ func (s *Store) commit(b *pebble.Batch) error {
 // space is an error when the disk is nearly full. A file system that does not
 // tell counts as empty.
 func (s *Store) space() error {
-	usage, err := s.fs.GetDiskUsage(s.dir)
-	if err != nil || usage.AvailBytes >= minFree {
-		return nil
+	if usage, err := s.fs.GetDiskUsage(s.dir); err == nil && usage.AvailBytes < minFree {
+		return fmt.Errorf("disk is full: %d bytes are free in %s, a write needs %d", usage.AvailBytes, s.dir, minFree)
 	}
-	return fmt.Errorf("disk is full: %d bytes are free in %s, a write needs %d", usage.AvailBytes, s.dir, minFree)
+	return nil
 }
