@@ -44,6 +44,8 @@ func status(err error) (int, string) {
 		return http.StatusRequestEntityTooLarge, large.Error()
 	case errors.As(err, &decoded):
 		return http.StatusRequestEntityTooLarge, decoded.Error()
+	case errors.Is(err, remotewrite.ErrTooMany):
+		return http.StatusRequestEntityTooLarge, err.Error()
 	case errors.As(err, &bad), errors.Is(err, remotewrite.ErrMalformed):
 		return http.StatusBadRequest, err.Error()
 	case errors.As(err, &exceeded):

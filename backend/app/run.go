@@ -51,6 +51,7 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 	background.Wait()
 	errs := a.shutdown(servers)
 	serving.Wait()
+	a.seal()
 	return errors.Join(ignoreClosed(err), errs, a.close())
 }
 
@@ -61,6 +62,17 @@ func (a *App) edgeListener(l net.Listener) net.Listener {
 		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: a.cert.get})
 	}
 	return gateway.GuardListener(l)
+}
+
+// seal writes what is in the head into packs, so that the next start has no log
+// to replay. If it fails nothing is lost: the log has it all.
+func (a *App) seal() {
+	if a.ingester == nil {
+		return
+	}
+	if err := a.ingester.Flush(); err != nil {
+		a.opts.Logger.Warn("sealing at the end failed; the next start replays the write-ahead log", "err", err)
+	}
 }
 
 func (a *App) shutdown(servers []*http.Server) error {

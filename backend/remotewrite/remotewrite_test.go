@@ -1,6 +1,8 @@
 package remotewrite
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -124,6 +126,32 @@ func TestBothVersions(t *testing.T) {
 		}
 		checkBatch(t, &r.Batch)
 	}
+}
+
+func TestTooMany(t *testing.T) {
+	series := bytes.Repeat([]byte{0x0a, 0x00}, maxSeries+1)
+	samples := appendField(nil, 1, bytes.Repeat([]byte{0x12, 0x00}, maxItems+1))
+	for name, body := range map[string][]byte{"series": series, "samples": samples} {
+		var r Request
+		if err := r.Unmarshal(V1, body); !errors.Is(err, ErrTooMany) {
+			t.Errorf("%s: err = %v", name, err)
+		}
+		if len(r.Batch.Entries) != 0 {
+			t.Errorf("%s: a refused request left series behind", name)
+		}
+	}
+	samples = append([]byte{0x22, 0}, appendField(nil, 5, bytes.Repeat([]byte{0x12, 0x00}, maxItems+1))...)
+	var r Request
+	if err := r.Unmarshal(V2, samples); !errors.Is(err, ErrTooMany) {
+		t.Errorf("2.0: err = %v", err)
+	}
+}
+
+// appendField appends a length-delimited field.
+func appendField(dst []byte, num uint64, content []byte) []byte {
+	dst = binary.AppendUvarint(dst, num<<3|wireBytes)
+	dst = binary.AppendUvarint(dst, uint64(len(content)))
+	return append(dst, content...)
 }
 
 func TestHistogramFamilyNames(t *testing.T) {

@@ -31,6 +31,18 @@ const (
 // cannot mend it by sending it again.
 var ErrMalformed = errors.New("remote write body is malformed")
 
+// The most that one request may carry, whatever its size: an empty series takes
+// two bytes on the wire and a hundred times that in memory. Prometheus sends
+// 2,000 samples at a time.
+const (
+	maxSeries = 100_000
+	maxItems  = 1_000_000 // samples, histograms, exemplars and metadata together
+)
+
+// ErrTooMany is the error of a request with more series or samples than one may
+// carry.
+var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send fewer per request", maxSeries, maxItems)
+
 // TooLargeError is the error of a body that is larger decompressed than allowed.
 // It is found before anything is allocated.
 type TooLargeError struct {
@@ -49,6 +61,7 @@ type Request struct {
 	entries  []series.Entry
 	builders []labels.ScratchBuilder
 	symbols  []string
+	items    int // samples, histograms, exemplars and metadata so far
 }
 
 // Pool has Requests for reuse. The zero value is ready.
@@ -114,6 +127,9 @@ func (r *Request) Unmarshal(v Version, body []byte) error {
 	}
 	if err != nil {
 		r.reset()
+		if errors.Is(err, ErrTooMany) {
+			return err
+		}
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	r.Batch.Entries = r.entries
@@ -123,7 +139,16 @@ func (r *Request) Unmarshal(v Version, body []byte) error {
 func (r *Request) reset() {
 	r.entries = r.entries[:0]
 	r.symbols = r.symbols[:0]
+	r.items = 0
 	r.Batch = series.Batch{Metadata: r.Batch.Metadata[:0]}
+}
+
+// room counts one more item of the request.
+func (r *Request) room() error {
+	if r.items++; r.items > maxItems || len(r.entries) > maxSeries {
+		return ErrTooMany
+	}
+	return nil
 }
 
 // entry begins a new series. Its slices and the builder of its labels have the

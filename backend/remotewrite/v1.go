@@ -45,6 +45,9 @@ func (r *Request) unmarshalV1(body []byte) error {
 
 func (r *Request) seriesV1(data []byte) error {
 	e, b := r.entry()
+	if err := r.room(); err != nil {
+		return err
+	}
 	m := reader{data: data}
 	sorted, last := true, ""
 	for m.more() {
@@ -58,6 +61,11 @@ func (r *Request) seriesV1(data []byte) error {
 		}
 		field := m.bytes()
 		var err error
+		if num > 1 {
+			if err := r.room(); err != nil {
+				return err
+			}
+		}
 		switch num {
 		case 1:
 			var name, value string
@@ -165,6 +173,9 @@ func addHistogramV1(e *series.Entry, data []byte) error {
 }
 
 func (r *Request) metadataV1(data []byte) error {
+	if err := r.room(); err != nil {
+		return err
+	}
 	var p prompb.MetricMetadata
 	if err := p.Unmarshal(data); err != nil {
 		return fmt.Errorf("metadata: %w", err)

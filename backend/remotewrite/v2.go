@@ -63,6 +63,9 @@ func (r *Request) symbol(ref uint64) (string, error) {
 
 func (r *Request) seriesV2(data []byte) error {
 	e, b := r.entry()
+	if err := r.room(); err != nil {
+		return err
+	}
 	l := labelRefs{r: r, b: b, sorted: true}
 	m := reader{data: data}
 	var meta []byte
@@ -83,6 +86,11 @@ func (r *Request) seriesV2(data []byte) error {
 		}
 		field := m.bytes()
 		var err error
+		if num > 1 {
+			if err := r.room(); err != nil {
+				return err
+			}
+		}
 		switch num {
 		case 1:
 			err = l.addPacked(field)
