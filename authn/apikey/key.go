@@ -144,3 +144,28 @@ func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 // NewID returns n random base62 characters, for names that must not be guessed
 // or collide.
 func NewID(n int) (string, error) { return random(rand.Reader, n) }
+
+// Redact returns the text with the secrets of all keys in it replaced, also of
+// keys that are cut off or mistyped behind their ID. It is for what a caller
+// sent in the place of a name, before it is kept or repeated.
+func Redact(text string) string {
+	const mark = Prefix + "_"
+	from := 0
+	for {
+		i := strings.Index(text[from:], mark)
+		if i < 0 {
+			return text
+		}
+		secret := from + i + len(mark) + KeyIDLength + 1
+		if secret > len(text) || text[secret-1] != '_' || !isBase62(text[secret-1-KeyIDLength:secret-1]) {
+			from += i + len(mark)
+			continue
+		}
+		end := secret
+		for end < len(text) && (text[end] == '_' || strings.IndexByte(alphabet, text[end]) >= 0) {
+			end++
+		}
+		text = text[:secret] + "REDACTED" + text[end:]
+		from = secret + len("REDACTED")
+	}
+}

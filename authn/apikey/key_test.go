@@ -185,3 +185,27 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestRedact(t *testing.T) {
+	k, err := Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := k.Text()
+	for _, tt := range []struct{ in, want string }{
+		{"", ""},
+		{"/tokens/tk_1/revoke", "/tokens/tk_1/revoke"},
+		{"plm_short", "plm_short"},
+		{"plm_" + k.ID(), "plm_" + k.ID()},
+		{"plm_" + k.ID() + "_", k.String()},
+		{"plm_no-base-62__secret", "plm_no-base-62__secret"},
+		{key, k.String()},
+		{key[:30], k.String()},
+		{"/tokens/" + key + "/revoke", "/tokens/" + k.String() + "/revoke"},
+		{"plm_" + key + " and " + key + ".", "plm_" + k.String() + " and " + k.String() + "."},
+	} {
+		if got := Redact(tt.in); got != tt.want {
+			t.Errorf("Redact(%q) = %q, want %q", tt.in, got, tt.want)
+		}
+	}
+}

@@ -304,3 +304,26 @@ func TestAudit(t *testing.T) {
 		}
 	}
 }
+
+// TestAuditMissesNothing: neither a policy with the name of a route, nor does it
+// keep a key that was sent in the place of an ID.
+func TestAuditMissesNothing(t *testing.T) {
+	s, _ := seed(t)
+	pol := s.must("POST", "/access-policies", `{"name":"simulate","scopes":["metrics:read"],"realms":[{"tenant":"a"}]}`)
+	s.must("PUT", "/access-policies/simulate", `{"scopes":["metrics:write"],"realms":[{"tenant":"a"}]}`, "If-Match: "+pol.header.Get("ETag"))
+	s.must("DELETE", "/access-policies/simulate", "", "If-Match: *")
+	events := s.must("GET", "/audit-events", "").body
+	for _, want := range []string{"PUT /admin/v1/access-policies/{policy}", "DELETE /admin/v1/access-policies/{policy}"} {
+		if !strings.Contains(events, want) {
+			t.Errorf("no event for %s in %s", want, events)
+		}
+	}
+	key := s.must("POST", "/tokens", `{"name":"n","tenant":"a","scopes":["metrics:read"]}`).text("token")
+	secret := strings.Split(key, "_")[2]
+	if a := s.do("POST", "/admin/v1/tokens/"+key+"/revoke", ""); a.status != 404 || strings.Contains(a.body, secret) {
+		t.Errorf("revoked by key: %d %s", a.status, a.body)
+	}
+	if events := s.must("GET", "/audit-events", "").body; strings.Contains(events, secret) || !strings.Contains(events, "_REDACTED/revoke") {
+		t.Errorf("events: %s", events)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -89,10 +90,12 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &e):
 		p = &problem{status: status(e.Kind), field: e.Field, message: e.Message}
 	default:
-		a.logger.Error("admin request failed", "method", r.Method, "path", r.URL.Path, "request", requestID(r), "err", err)
+		a.logger.Error("admin request failed", "method", r.Method, "path", apikey.Redact(r.URL.Path), "request", requestID(r), "err", err)
 		w.Header().Set("Retry-After", "5")
 		p = &problem{status: http.StatusServiceUnavailable, message: "the store could not answer; see the log of the server for request " + requestID(r)}
 	}
+	// A key in the place of a name would be repeated into shells and their logs.
+	p = &problem{status: p.status, field: apikey.Redact(p.field), message: apikey.Redact(p.message)}
 	writeProblem(w, r, p)
 }
 

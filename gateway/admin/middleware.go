@@ -57,7 +57,7 @@ func (a *api) rescue(next http.Handler) http.Handler {
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v) // net/http's own way to hang up
 			}
-			a.logger.Error("admin request panicked", "path", r.URL.Path, "request", requestID(r), "panic", v, "stack", string(debug.Stack()))
+			a.logger.Error("admin request panicked", "path", apikey.Redact(r.URL.Path), "request", requestID(r), "panic", v, "stack", string(debug.Stack()))
 			writeProblem(w, r, &problem{status: http.StatusInternalServerError, message: "internal error; see the log of the server for request " + requestID(r)})
 		}()
 		next.ServeHTTP(w, r)
@@ -66,7 +66,13 @@ func (a *api) rescue(next http.Handler) http.Handler {
 
 // changes reports whether a request may change something.
 func changes(r *http.Request) bool {
-	return r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions && r.URL.Path != pathSimulate
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return false
+	case http.MethodPost:
+		return r.URL.Path != pathSimulate // a policy may have that name too
+	}
+	return true
 }
 
 // limitBody bounds the body and asks for JSON.
@@ -116,7 +122,7 @@ func (a *api) audit(next http.Handler) http.Handler {
 		}
 		e, err := a.control.StartEvent(r.Context(), control.Event{
 			RequestID: requestID(r), Actor: actor, Action: r.Method + " " + match.RoutePattern(),
-			Path: shorten(r.URL.Path), Source: source(r),
+			Path: shorten(apikey.Redact(r.URL.Path)), Source: source(r),
 		})
 		if err != nil {
 			a.refuse(w, r, err)
