@@ -44,8 +44,8 @@ func (l lookups[V]) drop(keys ...string) {
 }
 
 func (l lookups[V]) clear() {
-	l.found.dropIf(func(V) bool { return true })
-	l.missing.dropIf(func(V) bool { return true })
+	l.found.clear()
+	l.missing.clear()
 }
 
 // cache keeps the entries used last, each for entryLife at most.
@@ -133,6 +133,8 @@ func (c *cache[V]) dropIf(gone func(V) bool) {
 		c.removeElement(el)
 	}
 }
+
+func (c *cache[V]) clear() { c.dropIf(func(V) bool { return true }) }
 
 func (c *cache[V]) removeElement(el *list.Element) {
 	delete(c.items, el.Value.(entry[V]).key)

@@ -79,6 +79,9 @@ func (c *Control) apply(ch change) {
 	case changedKey:
 		c.credentials.drop(ch.IDs...)
 	case changedPolicy:
+		// A key that was void may be good again. Which ones were void by this
+		// policy is not known, and each costs one read.
+		c.credentials.missing.clear()
 		c.credentials.found.dropIf(func(v credential) bool { return among(v.policy) })
 	case changedTenant:
 		c.limits.drop(ch.IDs...)

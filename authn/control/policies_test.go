@@ -141,3 +141,29 @@ func TestUnknownStoredLimit(t *testing.T) {
 		t.Errorf("limit %d", l.MaxActiveSeries)
 	}
 }
+
+// TestPolicyHealsItsKeys: a key that was refused because its policy had no
+// tenant left is good again as soon as the policy has one.
+func TestPolicyHealsItsKeys(t *testing.T) {
+	w := newWorld(t)
+	c := w.open()
+	for _, id := range []tenant.ID{"old", "new"} {
+		must(c.CreateTenant(ctx, Tenant{ID: id}))(t)
+	}
+	p := must(c.CreatePolicy(ctx, Policy{Name: "p", Scopes: []tenant.Scope{tenant.MetricsRead}, Tenants: []tenant.ID{"old"}}))(t)
+	_, key, err := c.IssueToken(ctx, TokenRequest{Name: "n", Policy: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DeleteTenant(ctx, "old", AnyETag); err != nil {
+		t.Fatal(err)
+	}
+	if usable(t, c, key.ID()) {
+		t.Fatal("usable without a tenant")
+	}
+	p.Tenants = []tenant.ID{"new"}
+	must(c.UpdatePolicy(ctx, p))(t)
+	if !usable(t, c, key.ID()) {
+		t.Error("not usable after its policy got a tenant")
+	}
+}
