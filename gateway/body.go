@@ -36,7 +36,7 @@ type body struct {
 	start  time.Time
 	nextAt int64 // bytes at which the deadline is moved
 	closed bool
-	ended  bool // the source said EOF or failed
+	ended  bool // the source said EOF
 }
 
 func newBody(w http.ResponseWriter, r *http.Request, limit int64) *body {
@@ -64,14 +64,15 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.src.Read(p)
 	b.n.Add(int64(n))
-	if err != nil {
+	switch {
+	case err == io.EOF:
 		b.ended = true
-		if err != io.EOF {
-			b.fail(err)
-		}
 		// The connection is now watched for the client's going away, which
 		// an expired deadline would be mistaken for while the backend works.
 		_ = b.rc.SetReadDeadline(time.Time{})
+	case err != nil:
+		// The deadline stays: whoever reads the rest must not wait for ever.
+		b.fail(err)
 	}
 	return n, err
 }

@@ -3,7 +3,9 @@ package gateway
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -107,5 +109,30 @@ func TestCloseEndsAReadThatWaits(t *testing.T) {
 	_ = b.Close()
 	if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error(err)
+	}
+}
+
+// TestEveryBodyHasADeadline: also one that no handler reads, or that fails.
+func TestEveryBodyHasADeadline(t *testing.T) {
+	for name, tt := range map[string]struct {
+		body    io.Reader
+		handler http.HandlerFunc
+		want    bool // a deadline at the end
+	}{
+		"unread":     {strings.NewReader("x"), func(http.ResponseWriter, *http.Request) {}, true},
+		"half read":  {strings.NewReader("xx"), func(_ http.ResponseWriter, r *http.Request) { _, _ = r.Body.Read(make([]byte, 1)) }, true},
+		"failed":     {failing{errors.New("reset")}, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, true},
+		"read":       {strings.NewReader("x"), func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, false},
+		"none":       {http.NoBody, func(http.ResponseWriter, *http.Request) {}, false},
+		"cut by us":  {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(newBody(w, r, 1)) }, true},
+		"read by us": {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(newBody(w, r, 9)) }, false},
+	} {
+		d := &deadlines{ResponseWriter: httptest.NewRecorder()}
+		d.set = append(d.set, time.Time{})
+		r := httptest.NewRequest("POST", "/", tt.body)
+		Server(tt.handler, slog.New(slog.DiscardHandler)).Handler.ServeHTTP(d, r)
+		if got := !d.last().IsZero(); got != tt.want {
+			t.Errorf("%s: deadline %v", name, d.last())
+		}
 	}
 }

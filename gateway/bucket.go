@@ -41,7 +41,9 @@ func (b *bucket) open(now time.Time, rate float64, burst int, least float64) (wa
 	if b.tokens >= least && b.tokens > 0 {
 		return 0, true
 	}
-	return time.Duration((math.Max(least, 0) - b.tokens) / rate * float64(time.Second)), false
+	const longest = 1e6 // seconds; more would overflow a Duration
+	seconds := math.Min((math.Max(least, 0)-b.tokens)/rate, longest)
+	return time.Duration(seconds * float64(time.Second)), false
 }
 
 // take charges n tokens, into debt if need be.

@@ -151,6 +151,9 @@ func (f *framing) headerLine(line []byte) bool {
 			f.chunked = true
 		case bytes.EqualFold(name, []byte("Content-Length")):
 			f.hasLen = true
+			// Too many blanks for us to see the number: where the body ends
+			// is not certain, so the request is treated as one with both.
+			f.chunked = f.chunked || len(line) >= maxLine
 			f.length, _ = strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
 		}
 		return false

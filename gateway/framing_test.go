@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -21,6 +22,7 @@ func TestFraming(t *testing.T) {
 		{"both", both, true},
 		{"both, later on the connection", plain + length + chunked + both, true},
 		{"both, after blank lines", plain + "\r\n\r\n" + both, true},
+		{"a length that we cannot see", "POST / HTTP/1.1\r\nContent-Length:" + strings.Repeat(" ", 60) + "10\r\n\r\n0123456789" + plain, true},
 		{"both, bare line feeds", "POST / HTTP/1.1\nContent-Length: 1\nTransfer-Encoding: chunked\n\n", true},
 	}
 	for _, tt := range tests {

@@ -228,10 +228,10 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
 		}
 		return clientGone()
 	}
-	defer x.g.gate.leave()
 	if x.rec.body != nil {
 		defer func() { _ = x.rec.body.Close() }()
 	}
+	defer x.g.gate.leave() // before the wait for a client that sends what nobody reads
 	x.g.next.ServeHTTP(x.rec, outgoing(x.r, &grant{
 		access: access, limits: lim, requestID: x.rec.requestID,
 		path: x.path, query: x.query, write: x.route.kind == kindWrite,

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -21,7 +22,7 @@ const (
 // of slow queries. Serve it on a GuardListener.
 func Server(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
+		Handler:           timeBodies(h),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		WriteTimeout:      writeTimeout,
@@ -31,4 +32,33 @@ func Server(h http.Handler, log *slog.Logger) *http.Server {
 		// net/http would answer "OPTIONS *" itself, past the route table.
 		DisableGeneralOptionsHandler: true,
 	}
+}
+
+// timeBodies gives every request body a deadline, also one that no handler
+// reads: net/http reads the rest itself, to keep the connection, and would wait
+// for it for ever. The gateway's body moves the deadline as data comes.
+func timeBodies(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 && r.Body != nil {
+			rc := http.NewResponseController(w)
+			_ = rc.SetReadDeadline(time.Now().Add(bodyGrace)) // not every connection has deadlines
+			r.Body = &timedBody{ReadCloser: r.Body, rc: rc}
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// timedBody takes the deadline away at its end, from when on the connection is
+// only watched for the client's going away.
+type timedBody struct {
+	io.ReadCloser
+	rc *http.ResponseController
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
