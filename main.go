@@ -108,12 +108,14 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	logger := newLogger(cfg.Log, stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
 	a, err := app.New(ctx, cfg, app.Options{Role: role, Version: versionText(), Env: os.LookupEnv, Logger: logger})
 	if err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 1
 	}
-	defer reloadOnHangup(a, logger)()
+	defer reloadOnHangup(a, hangup, logger)()
 	if err := a.Run(ctx, nil); err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 1
@@ -127,10 +129,9 @@ func override(value *string, flag string) {
 	}
 }
 
-// reloadOnHangup reloads on SIGHUP until the returned function is called.
-func reloadOnHangup(a *app.App, logger *slog.Logger) func() {
-	hangup, done := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(hangup, syscall.SIGHUP)
+// reloadOnHangup reloads on each signal until the returned function is called.
+func reloadOnHangup(a *app.App, hangup chan os.Signal, logger *slog.Logger) func() {
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for range hangup {
