@@ -143,7 +143,7 @@ func (l *Log) Append(record Record) (Position, error) {
 	}
 	l.buf = append(l.buf[:0], make([]byte, frameHeaderSize)...)
 	l.buf = record.AppendTo(l.buf, l.segment)
-	sealFrame(l.buf)
+	l.buf = sealFrame(l.buf)
 	if _, err := l.file.WriteAt(l.buf, l.size); err != nil {
 		l.metrics.failures.Inc()
 		err = fmt.Errorf("write to write-ahead log segment %d: %w", l.segment, err)

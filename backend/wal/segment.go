@@ -17,28 +17,48 @@ import (
 // A segment is the magic followed by frames:
 //
 //	4 bytes  frame magic
-//	4 bytes  length of the record, big-endian
-//	4 bytes  CRC-32C of the length and the record, big-endian
-//	n bytes  record
+//	4 bytes  length n of the content, big-endian
+//	4 bytes  CRC-32C of the length, the tweak and the content, big-endian
+//	1 byte   tweak
+//	n bytes  content: the record, with a zero byte put in after each mark
+//
+// The mark is the frame magic without its last byte, which is not zero. So the
+// magic stands in no content, and the tweak is chosen such that it does not
+// stand in a header either: it marks nothing but frames. A tenant that puts the
+// bytes of a frame into a label cannot have them read as one where replay looks
+// for the next frame behind damage.
 const (
 	segmentMagic    = "PLWAL001"
-	frameMagic      = "\xd6PW\x01"
-	frameHeaderSize = 12
+	frameMark       = "\xd6PW"
+	frameMagic      = frameMark + "\x01"
+	stuffedMark     = frameMark + "\x00"
+	frameHeaderSize = 13
+	tweakAt         = 12
 	segmentSuffix   = ".wal"
 )
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// sealFrame fills the header of a frame whose record stands behind it.
-func sealFrame(frame []byte) {
+// sealFrame makes a frame of a record that stands behind room for the header.
+func sealFrame(frame []byte) []byte {
+	if record := frame[frameHeaderSize:]; bytes.Contains(record, []byte(frameMark)) {
+		content := bytes.ReplaceAll(record, []byte(frameMark), []byte(stuffedMark))
+		frame = append(frame[:frameHeaderSize], content...)
+	}
 	copy(frame, frameMagic)
 	binary.BigEndian.PutUint32(frame[4:], uint32(len(frame)-frameHeaderSize))
-	binary.BigEndian.PutUint32(frame[8:], frameCRC(frame))
+	// Two tweaks never have the same CRC, so this ends within a few steps.
+	for frame[tweakAt] = 0; ; frame[tweakAt]++ {
+		binary.BigEndian.PutUint32(frame[8:], frameCRC(frame))
+		if !bytes.Contains(frame[1:min(len(frame), frameHeaderSize+len(frameMark))], []byte(frameMagic)) {
+			return frame
+		}
+	}
 }
 
 func frameCRC(frame []byte) uint32 {
 	crc := crc32.Update(0, castagnoli(), frame[4:8])
-	return crc32.Update(crc, castagnoli(), frame[frameHeaderSize:])
+	return crc32.Update(crc, castagnoli(), frame[tweakAt:])
 }
 
 // readFrame returns the record at the start of data and the length of its frame.
@@ -54,7 +74,11 @@ func readFrame(data []byte) (record []byte, size int, ok bool) {
 	if binary.BigEndian.Uint32(frame[8:]) != frameCRC(frame) {
 		return nil, 0, false
 	}
-	return frame[frameHeaderSize:], len(frame), true
+	record = frame[frameHeaderSize:]
+	if bytes.Contains(record, []byte(frameMark)) {
+		record = bytes.ReplaceAll(record, []byte(stuffedMark), []byte(frameMark))
+	}
+	return record, len(frame), true
 }
 
 // nextFrame finds the first whole frame in data, for going on behind damage.

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/test/harness"
 )
 
-const frameHeader = 12 // bytes; see docs/format/wal.md
+const frameHeader = 13 // bytes; see docs/format/wal.md
 
 // damage changes the files of a write-ahead log. says is what the server's log
 // must tell about it, "" for nothing.
