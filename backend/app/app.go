@@ -203,10 +203,11 @@ func (a *App) buildBackend() error {
 		Ingester: func(*ring.Instance) (distributor.Ingester, error) { return ing, nil },
 	})
 	a.push = dist.Push
-	p := parser.NewParser(parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions})
+	syntax := parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions}
 	a.backend = api.New(api.Options{
 		Push: dist.Push, Queryable: querier.NewQueryable(ing, a.limitsOf, a.opts.Now, a.opts.Logger),
-		Engine: querier.NewEngine(a.limitsOf, p, a.opts.Logger, a.registry), Parser: p,
+		Engine:   querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
+		Parser:   querier.NewParser(syntax, querier.MaxPrettyOperators),
 		Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
 		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
 	})

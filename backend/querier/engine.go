@@ -79,7 +79,7 @@ func (e *Engine) engine(lim limits.Limits) *promql.Engine {
 	eng := promql.NewEngine(promql.EngineOpts{
 		Logger: e.logger, MaxSamples: key.maxSamples, Timeout: key.timeout, LookbackDelta: LookbackDelta,
 		EnableAtModifier: true, EnableNegativeOffset: true, Parser: e.parser,
-		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
+		NoStepSubqueryIntervalFn: func(int64) int64 { return defaultSubqueryStep },
 	})
 	e.engines[key] = eng
 	return eng
@@ -202,6 +202,9 @@ func (q *query) check() error {
 			return &limits.Exceeded{Name: "max_query_steps", Limit: fmt.Sprintf("%d steps", q.lim.MaxQuerySteps),
 				Use: fmt.Sprintf("the query has %d", steps), Hint: "ask for a longer step or a shorter range"}
 		}
+	}
+	if err := q.checkSubqueries(); err != nil {
+		return err
 	}
 	if most := time.Duration(q.lim.MaxQueryRange); most > 0 {
 		if r := q.end.Sub(q.start).Milliseconds() + q.reach(); r > most.Milliseconds() {

@@ -1,0 +1,66 @@
+package querier
+
+import (
+	"fmt"
+
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// maxSubquerySteps bounds the steps of a subquery whatever the limits say: the
+// engine allocates for all of them before it counts a sample, and an allocation
+// that fails ends the process. It is five years of quarter minutes.
+const maxSubquerySteps = 5 * 366 * 24 * 60 * 4
+
+// defaultSubqueryStep is the step of [1h:], in milliseconds.
+const defaultSubqueryStep = 60_000
+
+// checkSubqueries compares the steps of every subquery, each of which is at
+// least a sample, with the limit.
+func (q *query) checkSubqueries() error {
+	stmt, ok := q.Statement().(*parser.EvalStmt)
+	if !ok {
+		return nil
+	}
+	most := int64(maxSubquerySteps)
+	if q.lim.MaxQuerySamples > 0 {
+		most = min(most, int64(q.lim.MaxQuerySamples))
+	}
+	var err error
+	parser.Inspect(stmt.Expr, func(n parser.Node, path []parser.Node) error {
+		sq, ok := n.(*parser.SubqueryExpr)
+		if !ok || err != nil {
+			return nil
+		}
+		if steps := q.subquerySteps(sq, path); steps > most {
+			err = &limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", most),
+				Use: fmt.Sprintf("a subquery has %d steps", steps), Hint: "ask for a longer step or a shorter range of the subquery"}
+		}
+		return nil
+	})
+	return err
+}
+
+// subquerySteps is how often the engine evaluates what is inside a subquery: it
+// does so over its own range, those of the subqueries around it, and that of
+// the query. What stands at a time of its own is not moved by what is around.
+func (q *query) subquerySteps(sq *parser.SubqueryExpr, path []parser.Node) int64 {
+	span, moves := sq.Range.Milliseconds(), !fixed(sq)
+	for i := len(path) - 1; i >= 0 && moves; i-- {
+		if outer, ok := path[i].(*parser.SubqueryExpr); ok {
+			span += outer.Range.Milliseconds()
+			moves = !fixed(outer)
+		}
+	}
+	if moves {
+		span += q.end.Sub(q.start).Milliseconds()
+	}
+	step := sq.Step.Milliseconds()
+	if step <= 0 {
+		step = defaultSubqueryStep
+	}
+	return span/step + 1
+}
+
+func fixed(sq *parser.SubqueryExpr) bool { return sq.Timestamp != nil || sq.StartOrEnd != 0 }
