@@ -34,16 +34,20 @@ func TestLogin(t *testing.T) {
 			t.Errorf("%d: %d %s", i, a.status, a.body)
 		}
 	}
-	// The network has used up its failures; a right token does not help now.
-	a := from("10.0.0.3:1", good)
+	// The network has used up its failures. The right token still gets in: a
+	// neighbour's guesses must not hold up a revocation.
+	if a := from("10.0.0.3:1", good); a.status != 404 {
+		t.Errorf("right token after its network's failures: %d", a.status)
+	}
+	a := from("10.0.0.3:1", "Bearer wrong")
 	if a.status != 429 || a.header.Get("Retry-After") != "6" {
 		t.Errorf("after ten failures: %d %v", a.status, a.header)
 	}
-	if a := from("10.0.1.1:1", good); a.status != 404 {
+	if a := from("10.0.1.1:1", "Bearer wrong"); a.status != 401 {
 		t.Errorf("from another network: %d", a.status)
 	}
 	s.now = s.now.Add(loginRefill)
-	if a := from("10.0.0.3:1", good); a.status != 404 {
+	if a := from("10.0.0.3:1", "Bearer wrong"); a.status != 401 {
 		t.Errorf("later: %d", a.status)
 	}
 	// Many networks share one bucket in the end, and memory stays bounded.

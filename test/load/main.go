@@ -76,6 +76,10 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	// In the course of a day the older windows would have been sealed.
+	if err := pal.flush(ctx); err != nil {
+		return err
+	}
 	// The first round makes the series; what comes after is the steady state.
 	if err := measured(ctx, "first round, series are made", targets, func() (int, error) {
 		return o.series, feed(ctx, g, targets, recent, o.series)
