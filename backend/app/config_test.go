@@ -36,7 +36,7 @@ func TestMalformedConfig(t *testing.T) {
 		say        []string
 	}{
 		{"unknown key", "listne: :1", []string{"line 1", "listne"}},
-		{"unknown key below", "log:\n  levle: info", []string{"line 2", "levle"}},
+		{"unknown key below", "log:\n  lvl: info", []string{"line 2", "lvl"}},
 		{"unknown limit", "limits:\n  max_series: 5", []string{"max_series", "did you mean"}},
 		{"limit out of range", "limits:\n  max_active_series: -1", []string{"max_active_series", "-1"}},
 		{"not a number", "ingester:\n  memory_bytes: lots", []string{"line 2", "lots"}},

@@ -39,7 +39,7 @@ func TestSubqueryBombs(t *testing.T) {
 		if tt.span > 0 {
 			res = b.ranged(t, tt.text, tt.span, tt.span)
 		} else {
-			res = b.instant(t, as("a"), tt.text)
+			res = b.instant(as("a"), t, tt.text)
 		}
 		refused := res.Err != nil && strings.Contains(res.Err.Error(), "a subquery has")
 		if refused != tt.refused || res.Err != nil && !refused {
@@ -55,7 +55,7 @@ func TestLargeExpressions(t *testing.T) {
 		"1" + strings.Repeat("+1", 101):                               false,
 		strings.Repeat("(", 101) + "1" + strings.Repeat(")", 101):     false,
 		strings.Repeat("-", 8<<20) + "1":                              false,
-		`up{a=~"` + strings.Repeat("x|", 10_000) + `"}`:                 true,
+		`up{a=~"` + strings.Repeat("x|", 10_000) + `"}`:               true,
 		"sum by (" + strings.Repeat("a,", 10_000) + "a) (up)":         true,
 		strings.Repeat("abs(", 101) + "up" + strings.Repeat(")", 101): false,
 	} {

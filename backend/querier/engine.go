@@ -91,8 +91,8 @@ func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts 
 	if err != nil {
 		return nil, err
 	}
-	if err := checkLength(lim, qs); err != nil {
-		return &unparsed{engine: e, text: qs, err: err}, nil
+	if exceeded := checkLength(lim, qs); exceeded != nil {
+		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // told when it runs: 422, not 400
 	}
 	inner, err := e.engine(lim).NewInstantQuery(ctx, q, opts, qs, ts)
 	if err != nil {
@@ -107,8 +107,8 @@ func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts pr
 	if err != nil {
 		return nil, err
 	}
-	if err := checkLength(lim, qs); err != nil {
-		return &unparsed{engine: e, text: qs, err: err}, nil
+	if exceeded := checkLength(lim, qs); exceeded != nil {
+		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // told when it runs: 422, not 400
 	}
 	inner, err := e.engine(lim).NewRangeQuery(ctx, q, opts, qs, start, end, step)
 	if err != nil {

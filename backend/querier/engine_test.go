@@ -69,7 +69,7 @@ func TestQueryLimits(t *testing.T) {
 			if tt.step > 0 {
 				res = b.ranged(t, tt.text, tt.span, tt.step)
 			} else {
-				res = b.instant(t, as("a"), tt.text)
+				res = b.instant(as("a"), t, tt.text)
 			}
 			var exceeded *limits.Exceeded
 			if tt.limit == "" {
@@ -101,7 +101,7 @@ func TestTimeout(t *testing.T) {
 	b := newBed(t)
 	b.lim.QueryTimeout = limits.Duration(time.Millisecond)
 	b.source.wait = func(ctx context.Context) { <-ctx.Done() }
-	res := b.instant(t, as("a"), "up")
+	res := b.instant(as("a"), t, "up")
 	var exceeded *limits.Exceeded
 	if !errors.As(res.Err, &exceeded) || exceeded.Name != "query_timeout" || exceeded.Limit != "1ms" {
 		t.Errorf("error %v", res.Err)
@@ -110,7 +110,7 @@ func TestTimeout(t *testing.T) {
 	b.lim.QueryTimeout = 0
 	ctx, cancel := context.WithCancel(as("a"))
 	b.source.wait = func(context.Context) { cancel() }
-	res = b.instant(t, ctx, "up")
+	res = b.instant(ctx, t, "up")
 	var canceled promql.ErrQueryCanceled
 	if !errors.As(res.Err, &canceled) {
 		t.Errorf("error %v of a canceled query", res.Err)
@@ -119,7 +119,7 @@ func TestTimeout(t *testing.T) {
 	ctx, cancel = context.WithTimeout(as("a"), time.Millisecond) // the API's timeout parameter
 	defer cancel()
 	b.source.wait = func(ctx context.Context) { <-ctx.Done() }
-	res = b.instant(t, ctx, "up")
+	res = b.instant(ctx, t, "up")
 	var timeout promql.ErrQueryTimeout
 	if !errors.As(res.Err, &timeout) {
 		t.Errorf("error %v of a query with a timeout of its own", res.Err)
@@ -139,18 +139,18 @@ func TestConcurrency(t *testing.T) {
 	var running sync.WaitGroup
 	for range 2 {
 		running.Go(func() {
-			if res := b.instant(t, as("a"), "up"); res.Err != nil {
+			if res := b.instant(as("a"), t, "up"); res.Err != nil {
 				t.Errorf("query within the limit: %v", res.Err)
 			}
 		})
 		<-entered
 	}
 	var exceeded *limits.Exceeded
-	if res := b.instant(t, as("a"), "up"); !errors.As(res.Err, &exceeded) || exceeded.Name != "max_concurrent_queries" || exceeded.Limit != "2 queries" {
+	if res := b.instant(as("a"), t, "up"); !errors.As(res.Err, &exceeded) || exceeded.Name != "max_concurrent_queries" || exceeded.Limit != "2 queries" {
 		t.Errorf("third query: %v", res.Err)
 	}
 	running.Go(func() {
-		if res := b.instant(t, as("b"), "up"); res.Err != nil {
+		if res := b.instant(as("b"), t, "up"); res.Err != nil {
 			t.Errorf("query of another tenant: %v", res.Err)
 		}
 	})
@@ -158,7 +158,7 @@ func TestConcurrency(t *testing.T) {
 	close(leave)
 	running.Wait()
 	b.source.wait = nil
-	if res := b.instant(t, as("a"), "up"); res.Err != nil {
+	if res := b.instant(as("a"), t, "up"); res.Err != nil {
 		t.Errorf("query after the others ended: %v", res.Err)
 	}
 	if len(b.engine.running) != 0 {
@@ -172,7 +172,7 @@ func TestEnginesAreBounded(t *testing.T) {
 	b := newBed(t)
 	for i := range 3 * maxEngines {
 		b.lim.MaxQuerySamples = 1_000_000 + i
-		if res := b.instant(t, as("a"), "up"); res.Err != nil {
+		if res := b.instant(as("a"), t, "up"); res.Err != nil {
 			t.Fatal(res.Err)
 		}
 	}
@@ -186,7 +186,7 @@ func TestEnginesAreBounded(t *testing.T) {
 func TestSourceFails(t *testing.T) {
 	b := newBed(t)
 	b.source.err = errors.New("open /srv/data: no such file")
-	res := b.instant(t, as("a"), "up")
+	res := b.instant(as("a"), t, "up")
 	var es promql.ErrStorage
 	if !errors.As(res.Err, &es) || strings.Contains(res.Err.Error(), "/srv") {
 		t.Errorf("error %v", res.Err)

@@ -176,7 +176,7 @@ func as(id tenant.ID) context.Context {
 	return tenant.NewContext(context.Background(), tenant.Access{Tenant: id, Policy: tenant.Unrestricted()})
 }
 
-func (b *bed) instant(t testing.TB, ctx context.Context, text string) *promql.Result {
+func (b *bed) instant(ctx context.Context, t testing.TB, text string) *promql.Result {
 	t.Helper()
 	q, err := b.engine.NewInstantQuery(ctx, b.q, nil, text, b.now)
 	if err != nil {

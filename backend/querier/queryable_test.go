@@ -323,7 +323,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%d selections are held after Close", n)
 		}
 	}
-	if res := b.instant(t, as("a"), "sum(rate(up[5m])) / count(up)"); res.Err != nil {
+	if res := b.instant(as("a"), t, "sum(rate(up[5m])) / count(up)"); res.Err != nil {
 		t.Error(res.Err)
 	}
 	if n := b.source.holding(); n != 0 {

@@ -27,19 +27,22 @@ func (q *query) checkSubqueries() error {
 	if q.lim.MaxQuerySamples > 0 {
 		most = min(most, int64(q.lim.MaxQuerySamples))
 	}
-	var err error
+	var exceeded *limits.Exceeded
 	parser.Inspect(stmt.Expr, func(n parser.Node, path []parser.Node) error {
 		sq, ok := n.(*parser.SubqueryExpr)
-		if !ok || err != nil {
-			return nil
+		if !ok || exceeded != nil {
+			return nil //nolint:nilerr // the first one is told, below
 		}
 		if steps := q.subquerySteps(sq, path); steps > most {
-			err = &limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", most),
+			exceeded = &limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", most),
 				Use: fmt.Sprintf("a subquery has %d steps", steps), Hint: "ask for a longer step or a shorter range of the subquery"}
 		}
 		return nil
 	})
-	return err
+	if exceeded != nil {
+		return exceeded
+	}
+	return nil
 }
 
 // subquerySteps is how often the engine evaluates what is inside a subquery: it

@@ -13,7 +13,7 @@ import (
 
 // checkLength comes before the parser, which makes of a long expression a far
 // larger tree.
-func checkLength(lim limits.Limits, text string) error {
+func checkLength(lim limits.Limits, text string) *limits.Exceeded {
 	if most := lim.MaxQueryLength; most > 0 && len(text) > most {
 		return &limits.Exceeded{Name: "max_query_length", Limit: fmt.Sprintf("%d bytes", most), Use: fmt.Sprintf("the expression has %d", len(text))}
 	}

@@ -210,11 +210,11 @@ func checkBetween(t *testing.T, r *rand.Rand, chunks []Chunk, want []Sample) {
 		reuse = IteratorBetween(slices.Clone(chunks), mint, maxt, reuse)
 		var smp Sample
 		for i := 0; ; {
-			vt := chunkenc.ValNone
+			var vt chunkenc.ValueType
 			if r.Intn(3) == 0 {
 				at := mint - 1000 + int64(r.Intn(int(maxt-mint)+2000))
 				vt = reuse.Seek(at)
-				for i < len(in) && in[i].T < at && !(i > 0 && in[i-1].T >= at) {
+				for i < len(in) && in[i].T < at && (i == 0 || in[i-1].T < at) {
 					i++
 				}
 				if i > 0 && in[i-1].T >= at { // already there: Seek stays
