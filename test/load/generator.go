@@ -20,7 +20,7 @@ const perRequest = 2000 // Prometheus' default max_samples_per_send
 type generator struct {
 	version int
 	series  []generated
-	symbols []byte // version 2: the encoded symbol table, the same for all requests
+	symbols [][]byte // version 2: the encoded symbol table of each request of a round
 	rnd     *rand.Rand
 }
 
@@ -36,6 +36,9 @@ func newGenerator(n, queried, version int) *generator {
 	g := &generator{version: version, rnd: rand.New(rand.NewSource(1))}
 	st := writev2.NewSymbolTable()
 	for i := range n {
+		if i > 0 && i%perRequest == 0 {
+			g.symbols, st = append(g.symbols, encodeSymbols(&st)), writev2.NewSymbolTable()
+		}
 		name := "http_requests_total"
 		if i >= queried {
 			name = fmt.Sprintf("container_metric_%d_total", i%200)
@@ -56,10 +59,16 @@ func newGenerator(n, queried, version int) *generator {
 		}
 		g.series = append(g.series, s)
 	}
-	for _, s := range st.Symbols() {
-		g.symbols = appendBytes(g.symbols, 4, []byte(s))
-	}
+	g.symbols = append(g.symbols, encodeSymbols(&st))
 	return g
+}
+
+func encodeSymbols(st *writev2.SymbolsTable) []byte {
+	var out []byte
+	for _, s := range st.Symbols() {
+		out = appendBytes(out, 4, []byte(s))
+	}
+	return out
 }
 
 func encodeLabels1(ls labels.Labels) []byte {
@@ -110,7 +119,7 @@ func (g *generator) bodies(t time.Time, n int) [][]byte {
 		field := uint64(1)
 		if g.version == 2 {
 			field = 5
-			raw = append(raw, g.requestSymbols()...)
+			raw = append(raw, g.symbols[from/perRequest]...)
 		}
 		for i := from; i < min(from+perRequest, n); i++ {
 			s := &g.series[i]
@@ -125,6 +134,3 @@ func (g *generator) bodies(t time.Time, n int) [][]byte {
 	}
 	return out
 }
-
-// requestSymbols is the symbol table of a version 2 request.
-func (g *generator) requestSymbols() []byte { return g.symbols }
