@@ -18,6 +18,9 @@ import (
 // chunks: the struct, its place in the maps, its first chunk.
 const seriesOverhead = 600
 
+// chunkOverhead is what a closed chunk costs beside its bytes: a series.Chunk.
+const chunkOverhead = 56
+
 // Push logs and applies the samples of a batch whose labels are valid. It
 // returns when what the outcome counts is durable. An error means that the
 // sender should repeat the request; repeated samples are harmless.
@@ -178,13 +181,8 @@ func (ing *Ingester) appendAll(s *memSeries, e *series.Entry, bounds *timeBounds
 			out.Samples++
 		}
 	}
-	done := s.in.Done()
-	if closed < len(done) {
-		n := int64(0)
-		for _, c := range done[closed:] {
-			n += int64(len(c.Data)) + 56
-		}
-		ing.bytes.Add(n)
+	if done := s.in.Done(); closed < len(done) {
+		ing.bytes.Add(sizeOf(done[closed:]))
 	}
 	return nil
 }

@@ -119,11 +119,5 @@ func (r *replay) finish() {
 		}
 	}
 	r.waiting = nil
-	for _, th := range r.ing.heads() {
-		for _, s := range th.all() {
-			for _, c := range s.in.Done() {
-				r.ing.bytes.Add(int64(len(c.Data)) + 56)
-			}
-		}
-	}
+	r.ing.recount()
 }

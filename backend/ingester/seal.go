@@ -134,11 +134,18 @@ func (ing *Ingester) seal(bound int64) error {
 // dropIdle takes series that hold nothing any more out of the head, and counts
 // the head's size anew.
 func (ing *Ingester) dropIdle(idleSince int64) {
-	total := int64(0)
 	for _, th := range ing.heads() {
 		ing.gate.Lock()
 		ing.metrics.seriesRemoved.Add(float64(th.dropIdle(idleSince)))
 		ing.gate.Unlock()
+	}
+	ing.recount()
+}
+
+// recount sets the head's size to the sum over its series.
+func (ing *Ingester) recount() {
+	total := int64(0)
+	for _, th := range ing.heads() {
 		for _, s := range th.all() {
 			total += s.size()
 		}
@@ -150,9 +157,14 @@ func (ing *Ingester) dropIdle(idleSince int64) {
 func (s *memSeries) size() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := seriesOverhead + int64(s.labels.ByteSize())
-	for _, c := range s.in.Done() {
-		n += int64(len(c.Data)) + 56
+	return seriesOverhead + int64(s.labels.ByteSize()) + sizeOf(s.in.Done())
+}
+
+// sizeOf is what closed chunks take in memory.
+func sizeOf(chunks []series.Chunk) int64 {
+	n := int64(0)
+	for _, c := range chunks {
+		n += int64(len(c.Data)) + chunkOverhead
 	}
 	return n
 }
