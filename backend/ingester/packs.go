@@ -75,7 +75,7 @@ func (p *packSet) open(path string) error {
 	}
 	r, err := pack.Open(src, pack.WithPageCache(p.pages))
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s is damaged: %w; restore it from a copy, or move it away to go on without its samples", path, err), src.Close())
+		return errors.Join(unreadable(path, err), src.Close())
 	}
 	lp := &localPack{path: path, reader: r}
 	p.mu.Lock()
@@ -85,6 +85,11 @@ func (p *packSet) open(path string) error {
 		p.byTenant[id] = append(p.byTenant[id], tenantPack{pack: lp, mint: b.min, maxt: b.max})
 	}
 	return nil
+}
+
+// unreadable is why a start stops at a pack, and what the operator can do.
+func unreadable(path string, err error) error {
+	return fmt.Errorf("%s is damaged: %w; restore it from a copy, or move it away to go on without its samples", path, err)
 }
 
 func boundsByTenant(info pack.Info) map[tenant.ID]timeBounds {
@@ -139,12 +144,13 @@ func (p *packSet) remove(expired func(id tenant.ID, maxt int64) bool) (int, erro
 	return n, errs
 }
 
-// recent calls fn for the packs with samples at or after mint, oldest first.
+// recent calls fn for the packs with samples at or after mint, oldest first. An
+// error of fn is told with the name of its pack.
 func (p *packSet) recent(mint int64, fn func(*pack.Reader) error) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	type aged struct {
-		r    *pack.Reader
+		pack *localPack
 		maxt int64
 	}
 	var all []aged
@@ -154,13 +160,13 @@ func (p *packSet) recent(mint int64, fn func(*pack.Reader) error) error {
 			newest = max(newest, s.MaxTime)
 		}
 		if newest >= mint {
-			all = append(all, aged{lp.reader, newest})
+			all = append(all, aged{lp, newest})
 		}
 	}
 	slices.SortFunc(all, func(a, b aged) int { return int((a.maxt - b.maxt) / 1000) })
 	for _, a := range all {
-		if err := fn(a.r); err != nil {
-			return err
+		if err := fn(a.pack.reader); err != nil {
+			return unreadable(a.pack.path, err)
 		}
 	}
 	return nil
