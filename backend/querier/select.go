@@ -95,9 +95,9 @@ func (s *oneChunkSeries) Iterator(chunks.Iterator) chunks.Iterator {
 	return storage.NewListChunkSeriesIterator(metas...)
 }
 
-// trimmed is the samples of a chunk within [mint, maxt] as chunks.
+// trimmed is the samples of a chunk within [mint, maxt] as Prometheus' chunks.
 func trimmed(c series.Chunk, mint, maxt int64) ([]series.Chunk, error) {
-	if c.MinTime >= mint && c.MaxTime <= maxt {
+	if c.Column == nil && c.MinTime >= mint && c.MaxTime <= maxt {
 		return []series.Chunk{c}, nil
 	}
 	return series.EncodeAll(series.IteratorBetween([]series.Chunk{c}, mint, maxt, nil))

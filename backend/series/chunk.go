@@ -8,13 +8,16 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-// Chunk is an encoded, immutable run of samples of one series in Prometheus'
-// own chunk encodings. All its samples are in one window.
+// Chunk is an encoded, immutable run of samples of one series: of a window or
+// less in Prometheus' own chunk encodings, or of a day in a column.
 type Chunk struct {
-	MinTime, MaxTime int64 // of the first and last sample, Unix milliseconds, inclusive
+	// Of the first and last sample, Unix milliseconds, inclusive; of a column
+	// they may be up to a minute wider at each end.
+	MinTime, MaxTime int64
 	Samples          int
-	Encoding         chunkenc.Encoding
-	Data             []byte // not to be changed
+	Encoding         chunkenc.Encoding // EncNone with a Column
+	Data             []byte            // not to be changed
+	Column           Column            // instead of Data
 }
 
 // Overlaps reports whether the chunk may hold a sample in [mint, maxt].

@@ -67,7 +67,7 @@ func dropCopies(chunks []Chunk) []Chunk {
 }
 
 func sameChunk(a, b *Chunk) bool {
-	return a.MinTime == b.MinTime && a.MaxTime == b.MaxTime && a.Encoding == b.Encoding && bytes.Equal(a.Data, b.Data)
+	return a.MinTime == b.MinTime && a.MaxTime == b.MaxTime && a.Encoding == b.Encoding && a.Column == b.Column && bytes.Equal(a.Data, b.Data)
 }
 
 func overlapping(sorted []Chunk) bool {
@@ -113,6 +113,7 @@ type concatIterator struct {
 	fhist *chunkenc.FloatHistogramChunk
 
 	xorIt, histIt, fhistIt chunkenc.Iterator
+	column                 columnIterator
 }
 
 func (c *concatIterator) reset(chunks []Chunk, mint, maxt int64) {
@@ -135,6 +136,11 @@ func (c *concatIterator) enter(i int) bool {
 	}
 	ch := &c.chunks[i]
 	c.edge = ch.MaxTime > c.maxt
+	if ch.Column != nil {
+		c.column.reset(ch.Column)
+		c.cur = &c.column
+		return true
+	}
 	switch ch.Encoding {
 	case chunkenc.EncXOR:
 		if c.xor == nil {
@@ -202,6 +208,14 @@ func (c *concatIterator) settle() chunkenc.ValueType {
 // seekWithin steps to the first sample at or after t from the chunk that was
 // just entered or is being read.
 func (c *concatIterator) seekWithin(t int64) chunkenc.ValueType {
+	if c.cur == &c.column {
+		if c.valid = c.column.Seek(t); c.valid != chunkenc.ValNone && !c.edge {
+			return c.valid
+		}
+		if c.settle() == chunkenc.ValNone || c.cur.AtT() >= t {
+			return c.valid
+		}
+	}
 	for {
 		if c.valid = c.cur.Next(); c.valid == chunkenc.ValNone || c.edge {
 			if c.settle() == chunkenc.ValNone {
