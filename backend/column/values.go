@@ -1,0 +1,209 @@
+package column
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+func inSeries(i int, err error) error { return fmt.Errorf("series %d of a table: %w", i, err) }
+
+// integerReader decodes the integers of a series batch by batch.
+type integerReader struct {
+	codec    codec
+	exponent int
+	g        int64
+	first    int64
+	at       int64 // of y, which is (x - first) / g; of x less the series before
+	step     int64
+	stream   reader
+}
+
+// decode decodes the values of a series that is not constant: its integers to x
+// unless that is nil, its values to dst unless that is nil. For codecPrevious x
+// holds the integers of the series before.
+func (t *Table) decode(e *entry, x []int64, dst []float64) error {
+	var r integerReader
+	r.codec = e.codec
+	if x == nil && e.codec == codecPrevious {
+		return corrupt("nothing to differ from")
+	}
+	exceptions, err := r.open(t.b, int(e.values), int(e.valuesEnd), e.n)
+	if err != nil {
+		return err
+	}
+	if r.codec == codecPrevious {
+		r.at = r.first - x[0]
+	}
+	if x != nil {
+		x[0] = r.first
+	}
+	if dst != nil {
+		toFloats(dst[:1], []int64{r.first}, r.exponent)
+	}
+	var buf [batchSize]int64
+	for at := 1; at < e.n; {
+		b := buf[:min(batchSize, e.n-at)]
+		if err := r.stream.fill(b); err != nil {
+			return err
+		}
+		if r.codec == codecPrevious {
+			r.addBefore(b, x[at:at+len(b)])
+		} else {
+			r.sum(b)
+		}
+		if x != nil {
+			copy(x[at:], b)
+		}
+		if dst != nil {
+			toFloats(dst[at:at+len(b)], b, r.exponent)
+		}
+		at += len(b)
+	}
+	if err := r.stream.close(); err != nil {
+		return err
+	}
+	if dst == nil {
+		return nil
+	}
+	return readExceptions(t.b[exceptions:e.valuesEnd], dst)
+}
+
+// open reads all that stands before the stream, and returns where the exceptions
+// begin.
+func (r *integerReader) open(b []byte, pos, end, n int) (exceptions int, err error) {
+	in := &r.stream
+	if pos >= end {
+		return 0, corrupt("values without an exponent")
+	}
+	in.b, in.pos, in.end = b, pos+1, end
+	r.exponent = int(int8(b[pos]))
+	if r.exponent != rawBits && (r.exponent < -maxExponent || r.exponent > maxExponent) {
+		return 0, newer("values with exponent %d", r.exponent)
+	}
+	g, ok1 := in.uvarint()
+	first, ok2 := in.varint()
+	exceptions = in.pos
+	if !ok1 || !ok2 || g == 0 || !r.skipExceptions() {
+		return 0, corrupt("head of the values")
+	}
+	r.g, r.first = int64(g), first
+	if r.codec == codecDoD {
+		var ok bool
+		if r.step, ok = in.varint(); !ok {
+			return 0, corrupt("first step of the values")
+		}
+	}
+	return exceptions, in.open(b, in.pos, end, n-1)
+}
+
+func (r *integerReader) skipExceptions() bool {
+	in := &r.stream
+	count, ok := in.uvarint()
+	if !ok || count > uint64(in.end-in.pos)/10 {
+		return false
+	}
+	for range count {
+		_, ok1 := in.uvarint()
+		_, ok2 := in.uvarint()
+		if !ok1 || !ok2 || in.end-in.pos < 8 {
+			return false
+		}
+		in.pos += 8
+	}
+	return true
+}
+
+// readExceptions puts the exceptions that b begins with in their places; their
+// lengths were seen before.
+func readExceptions(b []byte, dst []float64) error {
+	count, k := binary.Uvarint(b)
+	b = b[k:]
+	for range count {
+		skip, k := binary.Uvarint(b)
+		b = b[k:]
+		more, k := binary.Uvarint(b)
+		b = b[k:]
+		if skip >= uint64(len(dst)) || more >= uint64(len(dst))-skip {
+			return corrupt("exception behind the last value")
+		}
+		v := math.Float64frombits(binary.BigEndian.Uint64(b))
+		b = b[8:]
+		dst = dst[skip:]
+		for i := range dst[:more+1] {
+			dst[i] = v
+		}
+		dst = dst[more+1:]
+	}
+	return nil
+}
+
+// sum turns residuals into integers.
+func (r *integerReader) sum(b []int64) {
+	g, first, at := r.g, r.first, r.at
+	switch r.codec {
+	case codecDelta:
+		if g == 1 {
+			at += first
+			for i, d := range b {
+				at += d
+				b[i] = at
+			}
+			r.at = at - first
+			return
+		}
+		for i, d := range b {
+			at += d
+			b[i] = at*g + first
+		}
+	case codecDoD:
+		step := r.step
+		for i, d := range b {
+			step += d
+			at += step
+			b[i] = at*g + first
+		}
+		r.step = step
+	default:
+		for i, y := range b {
+			b[i] = y*g + first
+		}
+	}
+	r.at = at
+}
+
+// addBefore turns residuals into integers by those of the series before.
+func (r *integerReader) addBefore(b, before []int64) {
+	before = before[:len(b)]
+	at := r.at
+	for i, d := range b {
+		at += d
+		b[i] = at + before[i]
+	}
+	r.at = at
+}
+
+// toFloats turns integers into values.
+func toFloats(dst []float64, x []int64, exponent int) {
+	dst = dst[:len(x)]
+	switch {
+	case exponent == rawBits:
+		for i, k := range x {
+			dst[i] = math.Float64frombits(uint64(k))
+		}
+	case exponent == 0:
+		for i, k := range x {
+			dst[i] = float64(k)
+		}
+	case exponent > 0:
+		p := powers[exponent]
+		for i, k := range x {
+			dst[i] = float64(k) / p
+		}
+	default:
+		p := powers[-exponent]
+		for i, k := range x {
+			dst[i] = float64(k) * p
+		}
+	}
+}
