@@ -22,6 +22,9 @@ const (
 	kindFrame    blockKind = 1 // chunks, one after the other
 	kindPage     blockKind = 2 // label table with chunk references
 	kindMetadata blockKind = 3 // type, help and unit of metrics
+	kindTable    blockKind = 4 // floats and histograms of many series, column by column
+	kindTimes    blockKind = 5 // a column of timestamps that series share
+	kindCell     blockKind = 6 // a cell of the index, verbatim
 )
 
 func (k blockKind) String() string {
@@ -32,6 +35,12 @@ func (k blockKind) String() string {
 		return "page"
 	case kindMetadata:
 		return "metadata"
+	case kindTable:
+		return "table frame"
+	case kindTimes:
+		return "timestamp column"
+	case kindCell:
+		return "index cell"
 	}
 	return fmt.Sprintf("block of kind %d", uint8(k))
 }
@@ -83,7 +92,7 @@ func parseBlock(b []byte, kind blockKind) (block, error) {
 		return block{}, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, kind, got, want)
 	}
 	k := blockKind(b[8])
-	if k > kindMetadata {
+	if k > kindCell {
 		return block{}, fmt.Errorf("%s in the place of a %s is not known to this version; a newer one wrote it", k, kind)
 	}
 	if k != kind {
@@ -126,7 +135,7 @@ func (b block) inflate(dec *zstd.Decoder, limit int) ([]byte, error) {
 
 // newDecoder returns a decoder that never gives more than the room it is given.
 func newDecoder() (*zstd.Decoder, error) {
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxMetadataRaw),
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxFrame),
 		zstd.WithDecoderMaxWindow(maxMetadataRaw), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, fmt.Errorf("make a zstd decoder: %w", err)

@@ -20,6 +20,8 @@ type directory struct {
 	sections []section
 	frames   []frameInfo
 	pages    []pageInfo
+	times    []place    // timestamp columns, of level 1 only
+	cells    []cellInfo // of the index, of level 1 only
 }
 
 // section is a SectionInfo with the places of its parts.
@@ -28,6 +30,8 @@ type section struct {
 	metadata           place // zero length: none
 	firstFrame, frames int   // directory.frames[firstFrame:][:frames]
 	firstPage, pages   int
+	firstTimes, times  int
+	firstCell, cells   int
 }
 
 // place is where a block lies in the file.
@@ -45,6 +49,18 @@ type pageInfo struct {
 	series, chunks int
 	min, max       uint32 // milliseconds from the start of the day, inclusive
 	first, last    string // metric names
+}
+
+// cellInfo is a cell of the index other than a page.
+type cellInfo struct {
+	place
+	name string // whatever the writer calls it
+}
+
+func (d *directory) timesOf(s *section) []place { return d.times[s.firstTimes : s.firstTimes+s.times] }
+
+func (d *directory) cellsOf(s *section) []cellInfo {
+	return d.cells[s.firstCell : s.firstCell+s.cells]
 }
 
 func (d *directory) framesOf(s *section) []frameInfo {
@@ -111,7 +127,7 @@ func (d *directory) appendSection(b []byte, s *section) []byte {
 		b = appendText(appendText(b, p.first), p.last)
 		end = p.end()
 	}
-	return append(b, 0) // extensions
+	return d.appendExtensions(b, s)
 }
 
 // appendPlace appends a place as the distance from where the one before ended.
@@ -218,7 +234,7 @@ func (d *directory) decodeSection(c *cursor, from, limit int64) section {
 	s.metadata = s.decodePlace(c, s.Offset)
 	d.decodeFrames(c, &s)
 	d.decodePages(c, &s)
-	c.extensions()
+	d.decodeExtensions(c, &s)
 	return s
 }
 

@@ -214,7 +214,7 @@ func TestNewerParts(t *testing.T) {
 	n := len(raw) // ends with codecs and encodings (mode, number), and one chunk length of one byte
 	for name, change := range map[string]func(b []byte){
 		"version":    func(b []byte) { b[0] = 2 },
-		"references": func(b []byte) { b[1] = 1 },
+		"references": func(b []byte) { b[1] = 2 },
 		"encoding":   func(b []byte) { b[n-2] = byte(chunkenc.EncXOR2) },
 	} {
 		b := bytes.Clone(raw)
@@ -224,7 +224,7 @@ func TestNewerParts(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	table := appendBlock(nil, blockKind(4), raw, nil)
+	table := appendBlock(nil, blockKind(7), raw, nil)
 	if _, err := parseBlock(table, kindFrame); err == nil || errors.Is(err, ErrCorrupt) {
 		t.Errorf("block of an unknown kind: got %v", err)
 	}

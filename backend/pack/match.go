@@ -104,7 +104,7 @@ func filter(p *page, m *labels.Matcher, rows []uint16) []uint16 {
 }
 
 // value is the value of an id; 0 is empty.
-func (c *column) value(id uint16) string {
+func (c *pageColumn) value(id uint16) string {
 	if id == 0 {
 		return ""
 	}
@@ -112,7 +112,7 @@ func (c *column) value(id uint16) string {
 }
 
 // idOf returns the id of a value, and false when the column does not have it.
-func (c *column) idOf(value string) (uint16, bool) {
+func (c *pageColumn) idOf(value string) (uint16, bool) {
 	if value == "" {
 		return 0, true
 	}

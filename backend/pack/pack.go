@@ -48,7 +48,7 @@ const (
 	maxDay         = 1 << 31   // exclusive
 )
 
-// Codecs of chunks. Codecs 1 to 5 are the columnar ones of level 1.
+// Codecs of chunks. Codecs 1 to 5 are those of package column.
 const (
 	codecXOR       = 0 // Prometheus' XOR bytes verbatim
 	codecHistogram = 6 // Prometheus' native histogram bytes verbatim
@@ -68,6 +68,10 @@ type Options struct {
 	ID     ulid.ULID // names the pack for ever
 	Level  uint8     // 0 = sealed by an ingester, 1 = compacted
 	Source string    // who wrote it: the ingester's ID
+
+	// Deletions tells the number of a tenant's last deletion of series that was
+	// applied to what is written; nil: none was, for any.
+	Deletions func(tenant.ID) uint64
 
 	plain bool // leave blocks uncompressed, for a golden file that outlives zstd versions
 }
@@ -90,6 +94,7 @@ type SectionInfo struct {
 	MinTime, MaxTime int64  // Unix milliseconds, inclusive
 	Series, Chunks   int
 	Samples          int64
+	Deletion         uint64 // number of the tenant's last deletion that was applied to them
 }
 
 // Overlaps reports whether the section may hold a sample in [mint, maxt].

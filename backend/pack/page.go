@@ -10,16 +10,16 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// column is one label of a page: its distinct values, sorted, and for every
+// pageColumn is one label of a page: its distinct values, sorted, and for every
 // series which of them it has.
-type column struct {
+type pageColumn struct {
 	name     string
 	values   []string
 	ids      []uint16 // 0 = the series lacks the label, k = values[k-1]; nil: all have constant
 	constant uint16
 }
 
-func (c *column) id(row int) uint16 {
+func (c *pageColumn) id(row int) uint16 {
 	if c.ids == nil {
 		return c.constant
 	}
@@ -30,11 +30,12 @@ func (c *column) id(row int) uint16 {
 type page struct {
 	day     int64
 	series  int
-	columns []column // ascending by name
+	columns []pageColumn // ascending by name
 	frames  []frameRef
 	first   []uint32 // series i has chunks[first[i]:first[i+1]]
 	chunks  []chunkEntry
-	size    int64 // roughly, in memory
+	table   *tableRefs // of level 1, instead of frames, first and chunks
+	size    int64      // roughly, in memory
 
 	frameIndex []uint32 // the frames' places in the reader's table, filled by it
 }
@@ -43,7 +44,7 @@ type page struct {
 func decodePage(raw []byte) (*page, error) {
 	c := &cursor{b: raw}
 	version, refs := c.uint8("page version"), c.uint8("kind of references")
-	if version != pageVersion || refs != refsInline {
+	if version != pageVersion || refs > refsTable {
 		c.newer("page version %d with references of kind %d", version, refs)
 	}
 	p := &page{day: int64(c.upTo(maxDay-1, "page day")), series: int(c.upTo(maxPageSeries, "page series"))}
@@ -51,8 +52,12 @@ func decodePage(raw []byte) (*page, error) {
 		c.fail("page has no series")
 	}
 	p.decodeColumns(c)
-	p.decodeFrames(c)
-	p.decodeChunks(c)
+	if refs == refsTable {
+		p.decodeTable(c)
+	} else {
+		p.decodeFrames(c)
+		p.decodeChunks(c)
+	}
 	if err := c.end("page"); err != nil {
 		return nil, err
 	}
@@ -67,11 +72,11 @@ func (p *page) decodeColumns(c *cursor) {
 	if c.err != nil {
 		return
 	}
-	p.columns = make([]column, 0, min(n, 64))
+	p.columns = make([]pageColumn, 0, min(n, 64))
 	dictionary := 0
 	var arena []byte
 	for i := 0; i < n && c.err == nil; i++ {
-		col := column{name: string(c.text(maxName, "label name"))}
+		col := pageColumn{name: string(c.text(maxName, "label name"))}
 		if c.err == nil && (col.name == "" || i > 0 && p.columns[i-1].name >= col.name) {
 			c.fail("label names are not in ascending order")
 		}
@@ -86,7 +91,7 @@ func (p *page) decodeColumns(c *cursor) {
 
 // decodeValues reads the dictionary of a column. The values share one string;
 // arena is the buffer it is made in, returned for the next column.
-func (col *column) decodeValues(c *cursor, most, room int, arena []byte) []byte {
+func (col *pageColumn) decodeValues(c *cursor, most, room int, arena []byte) []byte {
 	arena = arena[:0]
 	n := c.count("label values")
 	if c.err == nil && (n < 1 || n > most) {
@@ -251,8 +256,8 @@ func (p *page) place(c *cursor) {
 }
 
 // column returns the column of a label, or nil.
-func (p *page) column(name string) *column {
-	i, ok := slices.BinarySearchFunc(p.columns, name, func(c column, n string) int { return strings.Compare(c.name, n) })
+func (p *page) column(name string) *pageColumn {
+	i, ok := slices.BinarySearchFunc(p.columns, name, func(c pageColumn, n string) int { return strings.Compare(c.name, n) })
 	if !ok {
 		return nil
 	}
@@ -273,6 +278,10 @@ func (p *page) labels(row int, b *labels.ScratchBuilder) labels.Labels {
 // overlaps reports whether the series may have a sample in [min, max], in
 // milliseconds from the start of the day.
 func (p *page) overlaps(row int, min, max int64) bool {
+	if p.table != nil {
+		m := p.table.minutes[row]
+		return int64(m.first) <= max/minuteMillis && int64(m.last) >= min/minuteMillis
+	}
 	for _, e := range p.chunks[p.first[row]:p.first[row+1]] {
 		if int64(e.min) <= max && int64(e.max) >= min {
 			return true

@@ -155,19 +155,15 @@ func (p *pageBuilder) addChunk(c *series.Chunk, codec uint8, offset int) {
 
 // encode appends the page, uncompressed and without block header.
 func (p *pageBuilder) encode(b []byte) ([]byte, error) {
-	if cells := p.series * len(p.columns); cells > maxPageCells || p.dictionary > maxDictionary {
-		return nil, fmt.Errorf("page has %d label cells and %d bytes of labels, at most %d and %d are possible: a series has too many or too long labels",
-			cells, p.dictionary, maxPageCells, maxDictionary)
-	}
 	if len(p.frames) > maxPageFrames || len(p.chunks) > maxPageChunks {
 		return nil, fmt.Errorf("page has %d chunks in %d frames, at most %d and %d are possible: a series has too many chunks",
 			len(p.chunks), len(p.frames), maxPageChunks, maxPageFrames)
 	}
 	start := len(b)
-	b = append(b, pageVersion, refsInline)
-	b = binary.AppendUvarint(b, uint64(p.day))
-	b = binary.AppendUvarint(b, uint64(p.series))
-	b = p.appendLabels(b)
+	b, err := p.encodeHead(b, refsInline)
+	if err != nil {
+		return nil, err
+	}
 	b = p.appendChunks(b)
 	if n := len(b) - start; n > maxPageRaw {
 		return nil, fmt.Errorf("page has %d bytes, at most %d are possible: a series has too many chunks or too long labels", n, maxPageRaw)

@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sort"
@@ -90,7 +91,8 @@ func (d *directory) info(size int64) Info {
 
 func (d *directory) equal(o *directory) bool {
 	return d.id == o.id && d.level == o.level && d.source == o.source && slices.Equal(d.sections, o.sections) &&
-		slices.Equal(d.frames, o.frames) && slices.Equal(d.pages, o.pages)
+		slices.Equal(d.frames, o.frames) && slices.Equal(d.pages, o.pages) &&
+		slices.Equal(d.times, o.times) && slices.Equal(d.cells, o.cells)
 }
 
 // Info describes the pack. Its slice is shared and not to be changed.
@@ -241,7 +243,7 @@ func (r *Reader) loadPage(s *section, i int) (*page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("page at %d: %w", at.off, err)
 	}
-	if p.day != s.Day || p.series != at.series || len(p.chunks) != at.chunks {
+	if p.day != s.Day || p.series != at.series || p.table == nil && len(p.chunks) != at.chunks || (p.table != nil) != (r.dir.level == 1) {
 		return nil, fmt.Errorf("page at %d: %w: it is not the page that the directory describes", at.off, ErrCorrupt)
 	}
 	if err := r.dir.resolve(s, p); err != nil {
@@ -253,14 +255,33 @@ func (r *Reader) loadPage(s *section, i int) (*page, error) {
 
 // resolve finds the frames of a page in the directory.
 func (d *directory) resolve(s *section, p *page) error {
+	if p.table != nil {
+		return d.resolveTable(s, p.table)
+	}
 	frames := d.framesOf(s)
 	p.frameIndex = make([]uint32, len(p.frames))
 	for i, f := range p.frames {
-		k, ok := slices.BinarySearchFunc(frames, f.off, func(e frameInfo, off int64) int { return int(e.off - off) })
+		k, ok := slices.BinarySearchFunc(frames, f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) })
 		if !ok || frames[k].length != f.length {
 			return fmt.Errorf("%w: it points to a frame at %d that the directory does not have", ErrCorrupt, f.off)
 		}
 		p.frameIndex[i] = uint32(s.firstFrame + k)
+	}
+	return nil
+}
+
+// resolveTable compares the places in a page of level 1 with the directory.
+func (d *directory) resolveTable(s *section, t *tableRefs) error {
+	for _, f := range t.frames {
+		at := place{off: f.off, length: f.length}
+		if k, ok := slices.BinarySearchFunc(d.framesOf(s), f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) }); !ok || d.framesOf(s)[k].place != at {
+			return fmt.Errorf("%w: it points to a frame at %d that the directory does not have", ErrCorrupt, f.off)
+		}
+	}
+	for _, at := range t.times {
+		if k, ok := slices.BinarySearchFunc(d.timesOf(s), at.off, func(e place, off int64) int { return cmp.Compare(e.off, off) }); !ok || d.timesOf(s)[k] != at {
+			return fmt.Errorf("%w: it points to a timestamp column at %d that the directory does not have", ErrCorrupt, at.off)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package pack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -62,6 +63,9 @@ func (r *Reader) selectSection(ctx context.Context, s *section, mint, maxt int64
 // eachPage calls fn for the pages of a section that hold something for a query,
 // with the rows that it selects, which are valid during the call only.
 func (r *Reader) eachPage(ctx context.Context, s *section, mint, maxt int64, ms []*labels.Matcher, fn func(*query, *page, []uint16)) error {
+	if r.dir.level > 0 {
+		return errors.New("a compacted pack is read through the index, or streamed")
+	}
 	q, ok := queryOf(s, mint, maxt, ms)
 	if !ok {
 		return nil
@@ -144,7 +148,7 @@ func mergeSeries(a, b []Series) []Series {
 // would return. Where it can it only reads the names of a page's columns.
 func (r *Reader) LabelNames(ctx context.Context, t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) ([]string, error) {
 	set := map[string]struct{}{}
-	err := r.eachColumn(ctx, t, mint, maxt, ms, func(c *column, rows []uint16, all bool) {
+	err := r.eachColumn(ctx, t, mint, maxt, ms, func(c *pageColumn, rows []uint16, all bool) {
 		if _, have := set[c.name]; have {
 			return
 		}
@@ -163,7 +167,7 @@ func (r *Reader) LabelNames(ctx context.Context, t tenant.ID, mint, maxt int64, 
 func (r *Reader) LabelValues(ctx context.Context, t tenant.ID, name string, mint, maxt int64, ms ...*labels.Matcher) ([]string, error) {
 	set := map[string]struct{}{}
 	var used []bool
-	err := r.eachColumn(ctx, t, mint, maxt, ms, func(c *column, rows []uint16, all bool) {
+	err := r.eachColumn(ctx, t, mint, maxt, ms, func(c *pageColumn, rows []uint16, all bool) {
 		if c.name != name {
 			return
 		}
@@ -187,7 +191,7 @@ func (r *Reader) LabelValues(ctx context.Context, t tenant.ID, name string, mint
 
 // eachColumn calls fn for the columns of all pages that hold something for the
 // query, with the rows it selects; all says that those are all of the page.
-func (r *Reader) eachColumn(ctx context.Context, t tenant.ID, mint, maxt int64, ms []*labels.Matcher, fn func(c *column, rows []uint16, all bool)) error {
+func (r *Reader) eachColumn(ctx context.Context, t tenant.ID, mint, maxt int64, ms []*labels.Matcher, fn func(c *pageColumn, rows []uint16, all bool)) error {
 	sections := r.sectionsOf(t)
 	for i := range sections {
 		err := r.eachPage(ctx, &sections[i], mint, maxt, ms, func(_ *query, p *page, rows []uint16) {

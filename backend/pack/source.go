@@ -2,6 +2,8 @@ package pack
 
 import (
 	"fmt"
+	"hash/crc32"
+	"io"
 	"os"
 	"sync/atomic"
 
@@ -64,4 +66,18 @@ func (s *fileSource) Close() error {
 		return fmt.Errorf("close pack: %w", err)
 	}
 	return nil
+}
+
+// FileCRC is the CRC-32C of a whole file.
+func FileCRC(path string) (uint32, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	h := crc32.New(castagnoli)
+	if _, err := io.Copy(h, f); err != nil {
+		return 0, fmt.Errorf("checksum of %s: %w", path, err)
+	}
+	return h.Sum32(), nil
 }

@@ -1,9 +1,11 @@
 package pack
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -48,6 +50,12 @@ func (r *Reader) verifySection(s *section) error {
 	if _, err := r.metadata(s); err != nil {
 		return err
 	}
+	if r.dir.level > 0 {
+		if err := r.verifyTable(s); err != nil {
+			return err
+		}
+		return r.verifyBlocks(s, b)
+	}
 	for i, f := range r.dir.framesOf(s) {
 		if err := r.checkFrame(uint32(s.firstFrame+i), f); err != nil {
 			return err
@@ -66,6 +74,50 @@ func (r *Reader) verifySection(s *section) error {
 	return r.verifyBlocks(s, b)
 }
 
+// verifyTable reads all series of a compacted section, samples too, and compares
+// their counts and bounds with pages and directory.
+func (r *Reader) verifyTable(s *section) error {
+	sc := r.Scan(slices.IndexFunc(r.dir.sections, func(o section) bool { return o.Tenant == s.Tenant && o.Day == s.Day }))
+	var prev labels.Labels
+	var prevMetric string
+	var ts []int64
+	var vs []float64
+	var err error
+	seriesIn, samples, lo, hi := 0, int64(0), int64(math.MaxInt64), int64(math.MinInt64)
+	for ; sc.Next(context.Background()); seriesIn++ {
+		if seriesIn > 0 && (sc.metric < prevMetric || sc.metric == prevMetric && labels.Compare(prev, sc.labels) >= 0) {
+			return fmt.Errorf("%w: series %s comes after %s", ErrCorrupt, sc.labels, prev)
+		}
+		prev, prevMetric = sc.labels, sc.metric
+		in := 0
+		for _, c := range sc.chunks {
+			first, last := c.MinTime, c.MaxTime
+			if c.Column != nil {
+				if ts, vs, err = c.Column.AppendTo(ts[:0], vs[:0]); err != nil {
+					return fmt.Errorf("series %s: %w", sc.labels, err)
+				}
+				if len(ts) != c.Samples || ts[0] < c.MinTime || ts[len(ts)-1] > c.MaxTime {
+					return fmt.Errorf("%w: series %s has %d floats from %d to %d, its page says otherwise", ErrCorrupt, sc.labels, len(ts), ts[0], ts[len(ts)-1])
+				}
+				first, last = ts[0], ts[len(ts)-1]
+			}
+			in, lo, hi = in+c.Samples, min(lo, first), max(hi, last)
+		}
+		if want := int(sc.p.table.samples[sc.row]); in != want {
+			return fmt.Errorf("%w: series %s has %d samples, its page says %d", ErrCorrupt, sc.labels, in, want)
+		}
+		samples += int64(in)
+	}
+	if err := sc.Err(); err != nil {
+		return err
+	}
+	if seriesIn != s.Series || samples != s.Samples || lo != s.MinTime || hi != s.MaxTime {
+		return fmt.Errorf("%w: it has %d series with %d samples from %d to %d, the directory says %d with %d from %d to %d",
+			ErrCorrupt, seriesIn, samples, lo, hi, s.Series, s.Samples, s.MinTime, s.MaxTime)
+	}
+	return nil
+}
+
 // verifyBlocks walks the blocks of a section by their own lengths and compares
 // them with the directory, which must have them all.
 func (r *Reader) verifyBlocks(s *section, b []byte) error {
@@ -73,8 +125,18 @@ func (r *Reader) verifyBlocks(s *section, b []byte) error {
 	if s.metadata.length > 0 {
 		known[s.metadata] = kindMetadata
 	}
+	frame := kindFrame
+	if r.dir.level > 0 {
+		frame = kindTable
+	}
 	for _, f := range r.dir.framesOf(s) {
-		known[f.place] = kindFrame
+		known[f.place] = frame
+	}
+	for _, p := range r.dir.timesOf(s) {
+		known[p] = kindTimes
+	}
+	for _, c := range r.dir.cellsOf(s) {
+		known[c.place] = kindCell
 	}
 	for _, p := range r.dir.pagesOf(s) {
 		known[p.place] = kindPage

@@ -100,7 +100,11 @@ func (w *Writer) startSection(t tenant.ID, day int64, md []series.MetricMetadata
 	w.dir.sections = append(w.dir.sections, section{
 		SectionInfo: SectionInfo{Tenant: t, Day: day, Offset: w.out.off},
 		firstFrame:  len(w.dir.frames), firstPage: len(w.dir.pages),
+		firstTimes: len(w.dir.times), firstCell: len(w.dir.cells),
 	})
+	if w.opts.Deletions != nil {
+		w.dir.sections[len(w.dir.sections)-1].Deletion = w.opts.Deletions(t)
+	}
 	w.section = &w.dir.sections[len(w.dir.sections)-1]
 	w.prev, w.prevMetric = labels.EmptyLabels(), ""
 	w.page.reset(day)

@@ -1,0 +1,271 @@
+package pack
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// refsTable is the kind of references of level 1: a series has one place, its
+// ordinal in a table frame, which holds all its samples of the day.
+const refsTable = 1
+
+const minuteMillis = 60_000
+
+// tableRefs is what a page of level 1 knows of its series beyond their labels.
+type tableRefs struct {
+	frames  []frameRef // chunks counts the page's series in the frame
+	skip    int        // series in the first frame before the page's first
+	times   []place    // timestamp columns, ascending by offset
+	timesOf []uint16   // per series: 0 = its times are in the frame, k = times[k-1]
+	minutes []minutes
+	samples []uint32
+	kinds   []uint16 // per series; nil: all have floats only
+}
+
+// Kinds of series: what samples they have.
+const (
+	kindFloats     = 0
+	kindHistograms = 1
+	kindMixed      = 2
+)
+
+// minutes is the span of a series' samples in minutes of the day, inclusive.
+type minutes struct{ first, last uint16 }
+
+// append appends the references, for the end of a page.
+func (t *tableRefs) append(b []byte, enc *idEncoder) []byte {
+	b = binary.AppendUvarint(b, uint64(t.skip))
+	b = binary.AppendUvarint(b, uint64(len(t.frames)))
+	end := int64(0)
+	for _, f := range t.frames {
+		b = binary.AppendUvarint(b, uint64(f.off-end))
+		b = binary.AppendUvarint(b, uint64(f.length))
+		b = binary.AppendUvarint(b, uint64(f.chunks))
+		end = f.off + int64(f.length)
+	}
+	b = binary.AppendUvarint(b, uint64(len(t.times)))
+	end = 0
+	for _, p := range t.times {
+		b = binary.AppendUvarint(b, uint64(p.off-end))
+		b = binary.AppendUvarint(b, uint64(p.length))
+		end = p.end()
+	}
+	b = enc.append(b, t.timesOf)
+	var before minutes
+	for _, m := range t.minutes {
+		b = appendZigzag(b, int64(m.first)-int64(before.first))
+		before.first = m.first
+	}
+	for _, m := range t.minutes {
+		b = appendZigzag(b, int64(m.last)-int64(before.last))
+		before.last = m.last
+	}
+	prev := uint32(0)
+	for _, n := range t.samples {
+		b = appendZigzag(b, int64(n)-int64(prev))
+		prev = n
+	}
+	return enc.append(b, t.kinds)
+}
+
+// decodeTable reads what tableRefs.append wrote.
+func (p *page) decodeTable(c *cursor) {
+	t := &tableRefs{skip: int(c.upTo(maxFrame, "series before the page"))}
+	p.table = t
+	p.decodeFrames(c)
+	t.frames, p.frames = p.frames, nil
+	held := 0
+	for _, f := range t.frames {
+		held += f.chunks
+	}
+	if c.err == nil && held != p.series {
+		c.fail("page has %d series, its frames hold %d", p.series, held)
+	}
+	n := int(c.upTo(uint64(p.series), "timestamp columns"))
+	end := int64(0)
+	for i := 0; i < n && c.err == nil; i++ {
+		at := place{off: end + int64(c.upTo(1<<60, "offset of a timestamp column")), length: uint32(c.upTo(maxFrame+blockOverhead, "length of a timestamp column"))}
+		if end = at.end(); end > 1<<60 || at.length < blockOverhead {
+			c.fail("timestamp column has an impossible place")
+		}
+		t.times = append(t.times, at)
+	}
+	if c.err != nil {
+		return
+	}
+	t.timesOf = c.perSeries(p.series, uint16(n), "timestamp columns of series")
+	t.minutes, t.samples = make([]minutes, p.series), make([]uint32, p.series)
+	const lastMinute = series.DayMillis/minuteMillis - 1
+	t.column(c, lastMinute, "first minute", func(i int, v int64) { t.minutes[i].first = uint16(v) })
+	t.column(c, lastMinute, "last minute", func(i int, v int64) { t.minutes[i].last = uint16(v) })
+	t.column(c, 1<<32-1, "samples of a series", func(i int, v int64) { t.samples[i] = uint32(v) })
+	t.kinds = c.perSeries(p.series, kindMixed, "kinds of series")
+	for i := range t.minutes {
+		if c.err == nil && (t.minutes[i].first > t.minutes[i].last || t.samples[i] == 0) {
+			c.fail("series %d has no samples or ends before it begins", i)
+		}
+	}
+	p.size += int64(28*len(t.frames) + 16*len(t.times) + 10*p.series)
+}
+
+// perSeries reads a number of every series; nil stands for all zero.
+func (c *cursor) perSeries(n int, top uint16, what string) []uint16 {
+	ids, constant := c.ids(n, top, what)
+	if ids == nil && constant != 0 {
+		ids = make([]uint16, n)
+		for i := range ids {
+			ids[i] = constant
+		}
+	}
+	return ids
+}
+
+// column reads a number of every series, each as the difference to the one
+// before.
+func (t *tableRefs) column(c *cursor, top int64, what string, set func(int, int64)) {
+	v := int64(0)
+	for i := 0; i < len(t.samples) && c.err == nil; i++ {
+		d := c.zigzag(what)
+		if d > top || d < -top || v+d < 0 || v+d > top {
+			c.fail("%s is out of range", what)
+			return
+		}
+		v += d
+		set(i, v)
+	}
+}
+
+// Place is where a block lies in its pack.
+type Place struct {
+	Offset int64
+	Length int // 0 = no block
+}
+
+// End is the offset behind the block.
+func (p Place) End() int64 { return p.Offset + int64(p.Length) }
+
+func (p place) export() Place { return Place{Offset: p.off, Length: int(p.length)} }
+
+// TableRef is where the samples of a series of a compacted page are.
+type TableRef struct {
+	Frame   Place // block of the table frame
+	Series  int   // ordinal in it
+	Times   Place // block of the timestamp column, if it needs one
+	MinTime int64 // Unix milliseconds; up to a minute before the first sample
+	MaxTime int64 // up to a minute behind the last one
+	Samples int
+	Floats  bool // it has no native histograms
+}
+
+// Page is a decoded page of a compacted pack. It does not change and shares no
+// memory with what it was decoded from.
+type Page struct{ p *page }
+
+// Day is the page's UTC day.
+func (p *Page) Day() int64 { return p.p.day }
+
+// Series is the number of its series.
+func (p *Page) Series() int { return p.p.series }
+
+// Bytes is roughly what the page takes in memory.
+func (p *Page) Bytes() int64 { return p.p.size + 256 }
+
+// Rows appends to buf the series that match all matchers and may have a sample
+// in [mint, maxt] (Unix milliseconds, inclusive).
+func (p *Page) Rows(mint, maxt int64, ms []*labels.Matcher, buf []uint16) []uint16 {
+	start := p.p.day * series.DayMillis
+	q := query{mint: max(mint, start) - start, maxt: min(maxt, start+series.DayMillis-1) - start, matchers: ms}
+	if q.mint > q.maxt {
+		return buf[:0]
+	}
+	return q.rows(p.p, buf)
+}
+
+// Labels builds the labels of a series.
+func (p *Page) Labels(row uint16, b *labels.ScratchBuilder) labels.Labels {
+	return p.p.labels(int(row), b)
+}
+
+// Refs appends the places of the rows, which ascend.
+func (p *Page) Refs(rows []uint16, refs []TableRef) []TableRef {
+	t, start := p.p.table, p.p.day*series.DayMillis
+	frame, first := 0, 0
+	for _, row := range rows {
+		for int(row) >= first+t.frames[frame].chunks {
+			first += t.frames[frame].chunks
+			frame++
+		}
+		ref := TableRef{Frame: Place{Offset: t.frames[frame].off, Length: int(t.frames[frame].length)}, Series: int(row) - first, Samples: int(t.samples[row]),
+			MinTime: start + int64(t.minutes[row].first)*minuteMillis, MaxTime: start + (int64(t.minutes[row].last)+1)*minuteMillis - 1}
+		if frame == 0 {
+			ref.Series += t.skip
+		}
+		ref.Floats = t.kinds == nil || t.kinds[row] == kindFloats
+		if t.timesOf != nil && t.timesOf[row] > 0 {
+			ref.Times = t.times[t.timesOf[row]-1].export()
+		}
+		refs = append(refs, ref)
+	}
+	return refs
+}
+
+// EachValue calls fn for the label names of the rows, ascending, with the values
+// that the rows have, ascending. The values are valid during the call only.
+func (p *Page) EachValue(rows []uint16, fn func(name string, values []string)) {
+	var used []bool
+	var values []string
+	for i := range p.p.columns {
+		c := &p.p.columns[i]
+		used = append(used[:0], make([]bool, len(c.values)+1)...)
+		for _, row := range rows {
+			used[c.id(int(row))] = true
+		}
+		values = values[:0]
+		for k, v := range c.values {
+			if used[k+1] {
+				values = append(values, v)
+			}
+		}
+		if len(values) > 0 {
+			fn(c.name, values)
+		}
+	}
+}
+
+// LabelColumn is a label of a page: its distinct values, ascending, and whether
+// some series lack it.
+type LabelColumn struct {
+	Name    string
+	Values  []string
+	Missing bool
+}
+
+// labelColumns lists the labels of the page under construction.
+func (p *pageBuilder) labelColumns() []LabelColumn {
+	out := make([]LabelColumn, 0, len(p.columns))
+	for _, c := range p.columns {
+		col := LabelColumn{Name: c.name, Values: slices.Clone(c.values), Missing: len(c.ids) < p.series || slices.Contains(c.ids, 0)}
+		slices.Sort(col.Values)
+		out = append(out, col)
+	}
+	slices.SortFunc(out, func(a, b LabelColumn) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// encodeHead appends the part of a page before its references.
+func (p *pageBuilder) encodeHead(b []byte, refs byte) ([]byte, error) {
+	if cells := p.series * len(p.columns); cells > maxPageCells || p.dictionary > maxDictionary {
+		return nil, fmt.Errorf("page has %d label cells and %d bytes of labels, at most %d and %d are possible: a series has too many or too long labels",
+			cells, p.dictionary, maxPageCells, maxDictionary)
+	}
+	b = append(b, pageVersion, refs)
+	b = binary.AppendUvarint(b, uint64(p.day))
+	b = binary.AppendUvarint(b, uint64(p.series))
+	return p.appendLabels(b), nil
+}

@@ -1,0 +1,364 @@
+package pack
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// maxFrameSeries closes a frame of tiny series: whoever wants one of them
+// decodes a header of all.
+const maxFrameSeries = 1024
+
+// TablePage is a finished page of a compacted pack, as the index wants it.
+type TablePage struct {
+	Metric  string
+	Series  int
+	Samples int64
+	MinTime int64 // Unix milliseconds, inclusive
+	MaxTime int64
+	Labels  []LabelColumn
+	Block   []byte // what stands in the pack, checksum and all
+}
+
+// TableWriter writes a compacted pack: one tenant's UTC day, or a range of its
+// metrics, in table frames, and behind them all pages and what else the index
+// has of them, so that reading the end of the file is enough to make the index
+// again. In memory it holds one frame, the pages and the directory. It is used
+// by one goroutine; after an error only Abort is left.
+type TableWriter struct {
+	w      *Writer
+	enc    *column.Encoder
+	onPage func(TablePage) error
+
+	metric string
+	open   tablePage   // the page that is being gathered
+	ended  []tablePage // pages whose last frame is not written yet
+	pages  []pageInfo  // finished, their blocks in blocks
+	blocks [][]byte
+	times  map[timesKey]place
+	held   int64 // bytes of blocks
+}
+
+// timesKey tells timestamp columns apart by what they hold.
+type timesKey struct {
+	hash   uint64
+	crc    uint32
+	length int
+}
+
+// tablePage is a page on its way.
+type tablePage struct {
+	TablePage
+	head   []byte
+	refs   tableRefs
+	frames []int // ordinals of refs.frames among the pack's frames
+	times  []place
+	day    int64
+}
+
+// CreateTable begins a compacted pack of a tenant's day at path; see Create.
+// onPage is called for every page, in order, when its place is sure.
+func CreateTable(path string, o Options, t tenant.ID, day int64, onPage func(TablePage) error) (*TableWriter, error) {
+	o.Level = 1
+	w, err := Create(path, o)
+	if err != nil {
+		return nil, err
+	}
+	tw := &TableWriter{w: w, enc: column.NewEncoder(day), onPage: onPage, times: map[timesKey]place{}}
+	if err := w.StartSection(t, day, nil); err != nil {
+		return nil, errors.Join(err, w.Abort())
+	}
+	return tw, nil
+}
+
+// Size is about how long the file would be if it were closed now, without what
+// is still to be attached.
+func (tw *TableWriter) Size() int64 { return tw.w.out.off + tw.held + int64(tw.enc.Size()) }
+
+// Add writes a series with all its samples of the day, at least one. Series come
+// in ascending order of metric name and then labels.Compare. Nothing of the
+// arguments is kept.
+func (tw *TableWriter) Add(ls labels.Labels, s *column.Series) error {
+	if tw.w.err != nil {
+		return tw.w.err
+	}
+	return tw.w.keep(tw.add(ls, s))
+}
+
+func (tw *TableWriter) add(ls labels.Labels, s *column.Series) error {
+	w := tw.w
+	metric := ls.Get(model.MetricNameLabel)
+	if err := tw.checkSeries(metric, ls, s); err != nil {
+		return fmt.Errorf("add series %s: %w", ls, err)
+	}
+	if w.page.series > 0 && (metric != tw.metric || !w.page.fits(ls, 1)) {
+		if err := tw.endPage(); err != nil {
+			return err
+		}
+	}
+	if tw.enc.Size() >= frameTarget || tw.enc.Len() >= maxFrameSeries {
+		if err := tw.endFrame(); err != nil {
+			return err
+		}
+	}
+	ordinal := tw.enc.Len()
+	times, err := tw.enc.Add(s)
+	if err != nil {
+		return fmt.Errorf("add series %s: %w", ls, err)
+	}
+	at, err := tw.writeTimes(times)
+	if err != nil {
+		return err
+	}
+	w.page.addLabels(metric, ls)
+	tw.metric = w.page.lastMetric
+	tw.open.addSeries(len(w.dir.frames), ordinal, at, s)
+	w.section.Samples += int64(tw.open.refs.samples[len(tw.open.refs.samples)-1])
+	w.prev, w.prevMetric = ls.Copy(), tw.metric
+	return nil
+}
+
+func (tw *TableWriter) checkSeries(metric string, ls labels.Labels, s *column.Series) error {
+	if len(s.T) == 0 && len(s.Histograms) == 0 {
+		return errors.New("it has no samples")
+	}
+	if len(s.T) != len(s.V) {
+		return fmt.Errorf("it has %d times and %d values", len(s.T), len(s.V))
+	}
+	if err := ls.Validate(checkLabel); err != nil {
+		return err
+	}
+	w := tw.w
+	if w.page.series == 0 && w.section.Series == 0 && len(tw.ended) == 0 {
+		return nil
+	}
+	switch c := cmp.Or(strings.Compare(w.prevMetric, metric), labels.Compare(w.prev, ls)); {
+	case c == 0:
+		return errors.New("it was added before")
+	case c > 0:
+		return fmt.Errorf("it comes after %s; series must ascend by metric and labels", w.prev)
+	}
+	return nil
+}
+
+// addSeries notes a series that was added to a frame.
+func (p *tablePage) addSeries(frame, ordinal int, times place, s *column.Series) {
+	r := &p.refs
+	if len(p.frames) == 0 {
+		r.skip = ordinal
+	}
+	if n := len(p.frames); n == 0 || p.frames[n-1] != frame {
+		p.frames = append(p.frames, frame)
+		r.frames = append(r.frames, frameRef{})
+	}
+	r.frames[len(r.frames)-1].chunks++
+	p.times = append(p.times, times)
+	lo, hi, n := bounds(s)
+	if len(r.samples) == 0 {
+		p.MinTime, p.MaxTime = lo, hi
+	}
+	p.MinTime, p.MaxTime = min(p.MinTime, lo), max(p.MaxTime, hi)
+	p.Samples += int64(n)
+	r.samples = append(r.samples, uint32(n))
+	switch {
+	case len(s.Histograms) == 0:
+		r.kinds = append(r.kinds, kindFloats)
+	case len(s.T) == 0:
+		r.kinds = append(r.kinds, kindHistograms)
+	default:
+		r.kinds = append(r.kinds, kindMixed)
+	}
+	r.minutes = append(r.minutes, minutes{first: uint16(lo % series.DayMillis / minuteMillis), last: uint16(hi % series.DayMillis / minuteMillis)})
+}
+
+// bounds returns first and last time and the number of samples of a series.
+func bounds(s *column.Series) (lo, hi int64, n int) {
+	n = len(s.T)
+	if n > 0 {
+		lo, hi = s.T[0], s.T[n-1]
+	}
+	for i := range s.Histograms {
+		c := &s.Histograms[i]
+		if n == 0 {
+			lo, hi = c.MinTime, c.MaxTime
+		}
+		lo, hi, n = min(lo, c.MinTime), max(hi, c.MaxTime), n+c.Samples
+	}
+	return lo, hi, n
+}
+
+// writeTimes writes a timestamp column unless the pack has it already.
+func (tw *TableWriter) writeTimes(column []byte) (place, error) {
+	if column == nil {
+		return place{}, nil
+	}
+	key := timesKey{hash: xxhash.Sum64(column), crc: checksum(column), length: len(column)}
+	if at, ok := tw.times[key]; ok {
+		return at, nil
+	}
+	at, err := tw.w.writeBlock(kindTimes, column, tw.w.enc)
+	if err != nil {
+		return place{}, err
+	}
+	tw.times[key] = at
+	tw.w.dir.times = append(tw.w.dir.times, at)
+	tw.w.section.times++
+	return at, nil
+}
+
+// endFrame writes the frame, and with it finishes the pages that ended in it.
+func (tw *TableWriter) endFrame() error {
+	if tw.enc.Len() == 0 {
+		return nil
+	}
+	w := tw.w
+	w.raw = tw.enc.Append(w.raw[:0])
+	if len(w.raw) > maxFrame {
+		return fmt.Errorf("table frame has %d bytes, at most %d are possible: a series has too many samples in a day", len(w.raw), maxFrame)
+	}
+	p, err := w.writeBlock(kindTable, w.raw, w.enc)
+	if err != nil {
+		return err
+	}
+	w.dir.frames = append(w.dir.frames, frameInfo{p})
+	w.section.frames++
+	for i := range tw.ended {
+		if err := tw.finishPage(&tw.ended[i]); err != nil {
+			return err
+		}
+	}
+	tw.ended = tw.ended[:0]
+	return nil
+}
+
+// endPage takes the labels of the page; its references follow when its last
+// frame is written.
+func (tw *TableWriter) endPage() error {
+	w := tw.w
+	if w.page.series == 0 {
+		return nil
+	}
+	p := tw.open
+	var err error
+	if p.head, err = w.page.encodeHead(nil, refsTable); err != nil {
+		return err
+	}
+	p.Metric, p.Series, p.day = w.page.firstMetric, w.page.series, w.section.Day
+	p.Labels = w.page.labelColumns()
+	tw.ended = append(tw.ended, p)
+	tw.open = tablePage{}
+	w.page.reset(w.section.Day)
+	if tw.enc.Len() == 0 {
+		return errors.New("page ended without a frame") // a series is in the open frame, always
+	}
+	return nil
+}
+
+// finishPage makes the block of a page all of whose frames are written.
+func (tw *TableWriter) finishPage(p *tablePage) error {
+	w := tw.w
+	for i, f := range p.frames {
+		at := w.dir.frames[f]
+		p.refs.frames[i].off, p.refs.frames[i].length = at.off, at.length
+	}
+	p.refs.setTimes(p.times)
+	raw := p.refs.append(p.head, &w.page.enc)
+	if len(raw) > maxPageRaw {
+		return fmt.Errorf("page has %d bytes, at most %d are possible: a series has too long labels", len(raw), maxPageRaw)
+	}
+	block := appendBlock(nil, kindPage, raw, w.enc)
+	start := p.day * series.DayMillis
+	info := pageInfo{place: place{length: uint32(len(block))}, series: p.Series, chunks: p.Series,
+		min: uint32(p.MinTime - start), max: uint32(p.MaxTime - start), first: p.Metric, last: p.Metric}
+	tw.pages, tw.blocks = append(tw.pages, info), append(tw.blocks, block)
+	tw.held += int64(len(block))
+	w.section.count(&info)
+	if tw.onPage == nil {
+		return nil
+	}
+	p.Block = block
+	return tw.onPage(p.TablePage)
+}
+
+// setTimes makes the list of timestamp columns from those of the series.
+func (t *tableRefs) setTimes(of []place) {
+	t.timesOf = make([]uint16, len(of))
+	for _, p := range of {
+		if p.length > 0 {
+			t.times = append(t.times, p)
+		}
+	}
+	byOffset := func(a, b place) int { return cmp.Compare(a.off, b.off) }
+	slices.SortFunc(t.times, byOffset)
+	t.times = slices.Compact(t.times)
+	for i, p := range of {
+		if p.length > 0 {
+			k, _ := slices.BinarySearchFunc(t.times, p, byOffset)
+			t.timesOf[i] = uint16(k + 1)
+		}
+	}
+}
+
+// Finish writes what is left of frames and the pages. After it, only Attach and
+// Close may be called.
+func (tw *TableWriter) Finish() error {
+	if tw.w.err != nil {
+		return tw.w.err
+	}
+	return tw.w.keep(tw.finish())
+}
+
+func (tw *TableWriter) finish() error {
+	w := tw.w
+	if err := tw.endPage(); err != nil {
+		return err
+	}
+	if err := tw.endFrame(); err != nil {
+		return err
+	}
+	for i, block := range tw.blocks {
+		tw.pages[i].off = w.out.off
+		if err := w.out.write(block); err != nil {
+			return err
+		}
+	}
+	w.dir.pages = append(w.dir.pages, tw.pages...)
+	tw.blocks, tw.pages = nil, nil
+	return nil
+}
+
+// Attach keeps a cell of the index in the pack under a name, verbatim.
+func (tw *TableWriter) Attach(name string, value []byte) error {
+	if tw.w.err != nil {
+		return tw.w.err
+	}
+	p, err := tw.w.writeBlock(kindCell, value, nil)
+	if err != nil {
+		return tw.w.keep(err)
+	}
+	tw.w.dir.cells = append(tw.w.dir.cells, cellInfo{place: p, name: name})
+	tw.w.section.cells++
+	return nil
+}
+
+// Close completes the pack; see Writer.Close.
+func (tw *TableWriter) Close() (Info, error) {
+	if len(tw.blocks) > 0 || tw.enc.Len() > 0 || tw.w.page.series > 0 {
+		return Info{}, tw.w.keep(errors.New("close: the table is not finished"))
+	}
+	return tw.w.Close()
+}
+
+// Abort gives the pack up and removes what was written.
+func (tw *TableWriter) Abort() error { return tw.w.Abort() }

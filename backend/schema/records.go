@@ -1,0 +1,290 @@
+package schema
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// Manifest names everything that is published of a tenant's day.
+type Manifest struct {
+	Version   Version
+	Day       int64
+	Expiry    int64  // Unix milliseconds as it was written; 0 = never
+	Tombstone uint64 // number of the last deletion of series applied
+	Written   int64  // Unix milliseconds
+	Packs     []PackEntry
+	Sources   []ulid.ULID // L0 packs merged in this generation
+	Series    int64
+	Samples   int64
+}
+
+// PackEntry is a compacted pack of a manifest.
+type PackEntry struct {
+	ID      ulid.ULID
+	Object  string
+	Size    int64 // bytes
+	CRC     uint32
+	MinTime int64 // Unix milliseconds, inclusive
+	MaxTime int64
+	Series  int64
+	Samples int64
+	// Metrics ascend over the packs; one may go on in the next pack.
+	FirstMetric, LastMetric string
+}
+
+// PartsOf returns the ordinals of the packs that may have pages of a metric:
+// from, up to but without to.
+func (m *Manifest) PartsOf(metric string) (from, to int) {
+	for from < len(m.Packs) && m.Packs[from].LastMetric < metric {
+		from++
+	}
+	for to = from; to < len(m.Packs) && m.Packs[to].FirstMetric <= metric; to++ {
+		continue
+	}
+	return from, to
+}
+
+// Encode makes the value of the manifest's cell.
+func (m *Manifest) Encode() []byte {
+	b := binary.AppendUvarint(nil, uint64(m.Version.Generation))
+	b = binary.BigEndian.AppendUint64(b, m.Version.Attempt)
+	b = binary.AppendUvarint(b, uint64(m.Day))
+	b = appendVarint(b, m.Expiry)
+	b = binary.AppendUvarint(b, m.Tombstone)
+	b = appendVarint(b, m.Written)
+	b = binary.AppendUvarint(b, uint64(m.Series))
+	b = binary.AppendUvarint(b, uint64(m.Samples))
+	b = binary.AppendUvarint(b, uint64(len(m.Packs)))
+	for i := range m.Packs {
+		p := &m.Packs[i]
+		b = append(b, p.ID[:]...)
+		b = appendText(b, p.Object)
+		b = binary.AppendUvarint(b, uint64(p.Size))
+		b = binary.BigEndian.AppendUint32(b, p.CRC)
+		b = appendVarint(b, p.MinTime)
+		b = appendVarint(b, p.MaxTime)
+		b = binary.AppendUvarint(b, uint64(p.Series))
+		b = binary.AppendUvarint(b, uint64(p.Samples))
+		b = appendText(appendText(b, p.FirstMetric), p.LastMetric)
+	}
+	b = binary.AppendUvarint(b, uint64(len(m.Sources)))
+	for _, id := range m.Sources {
+		b = append(b, id[:]...)
+	}
+	return seal(valueManifest, 1, b)
+}
+
+// DecodeManifest reads the value of a manifest's cell.
+func DecodeManifest(value []byte) (Manifest, error) {
+	var m Manifest
+	b, err := open(valueManifest, 1, "manifest", value)
+	if err != nil {
+		return m, err
+	}
+	r := &reader{b: b}
+	m.Version = Version{Generation: uint32(r.upTo(1<<32-1, "generation")), Attempt: r.uint64("attempt")}
+	m.Day = int64(r.upTo(1<<31-1, "day"))
+	m.Expiry = r.varint("expiry")
+	m.Tombstone = r.uvarint("number of a deletion")
+	m.Written = r.varint("time of writing")
+	m.Series, m.Samples = r.int63("series"), r.int63("samples")
+	n := r.count("packs")
+	for i := 0; i < n && r.err == nil; i++ {
+		p := PackEntry{ID: r.id("pack ID"), Object: r.text("object"), Size: r.int63("size"), CRC: r.uint32("checksum"),
+			MinTime: r.varint("first time"), MaxTime: r.varint("last time"), Series: r.int63("series"), Samples: r.int63("samples"),
+			FirstMetric: r.text("first metric"), LastMetric: r.text("last metric")}
+		m.Packs = append(m.Packs, p)
+	}
+	n = r.count("sources")
+	for i := 0; i < n && r.err == nil; i++ {
+		m.Sources = append(m.Sources, r.id("source"))
+	}
+	return m, r.end("manifest")
+}
+
+func (r *reader) int63(what string) int64 { return int64(r.upTo(1<<63-1, what)) }
+
+func (r *reader) id(what string) (id ulid.ULID) {
+	copy(id[:], r.bytes(len(id), what))
+	return id
+}
+
+// L0Entry is a tenant's day in an L0 pack that is not compacted yet.
+type L0Entry struct {
+	Object     string
+	ObjectSize int64 // bytes
+	Ingester   string
+	Offset     int64 // of the section in the object
+	Length     int64
+	CRC        uint32 // of the section
+	MinTime    int64  // Unix milliseconds, inclusive
+	MaxTime    int64
+	Series     int64
+	Samples    int64
+	Tombstone  uint64 // number of the last deletion of series applied
+	Sealed     int64  // Unix milliseconds
+}
+
+// Encode makes the value of the entry's cell.
+func (e *L0Entry) Encode() []byte {
+	b := appendText(nil, e.Object)
+	b = binary.AppendUvarint(b, uint64(e.ObjectSize))
+	b = appendText(b, e.Ingester)
+	b = binary.AppendUvarint(b, uint64(e.Offset))
+	b = binary.AppendUvarint(b, uint64(e.Length))
+	b = binary.BigEndian.AppendUint32(b, e.CRC)
+	b = appendVarint(b, e.MinTime)
+	b = appendVarint(b, e.MaxTime)
+	b = binary.AppendUvarint(b, uint64(e.Series))
+	b = binary.AppendUvarint(b, uint64(e.Samples))
+	b = binary.AppendUvarint(b, e.Tombstone)
+	b = appendVarint(b, e.Sealed)
+	return seal(valueL0, 1, b)
+}
+
+// DecodeL0Entry reads the value of an entry's cell.
+func DecodeL0Entry(value []byte) (L0Entry, error) {
+	b, err := open(valueL0, 1, "L0 entry", value)
+	if err != nil {
+		return L0Entry{}, err
+	}
+	r := &reader{b: b}
+	e := L0Entry{Object: r.text("object"), ObjectSize: r.int63("size"), Ingester: r.text("ingester"), Offset: r.int63("offset"), Length: r.int63("length"),
+		CRC: r.uint32("checksum"), MinTime: r.varint("first time"), MaxTime: r.varint("last time"), Series: r.int63("series"), Samples: r.int63("samples"),
+		Tombstone: r.uvarint("number of a deletion"), Sealed: r.varint("time of sealing")}
+	return e, r.end("L0 entry")
+}
+
+// Intent is an ingester's word that it has samples of a window which no receipt
+// stands for yet.
+type Intent struct {
+	Since int64 // Unix milliseconds
+	Late  bool  // the window was sealed before: nobody waits for it
+	Zone  string
+}
+
+// Encode makes the value of the intent's cell.
+func (i *Intent) Encode() []byte {
+	late := byte(0)
+	if i.Late {
+		late = 1
+	}
+	return seal(valueIntent, 1, appendText(append(appendVarint(nil, i.Since), late), i.Zone))
+}
+
+// DecodeIntent reads the value of an intent's cell.
+func DecodeIntent(value []byte) (Intent, error) {
+	b, err := open(valueIntent, 1, "intent", value)
+	if err != nil {
+		return Intent{}, err
+	}
+	r := &reader{b: b}
+	i := Intent{Since: r.varint("time"), Late: r.byte("late") == 1, Zone: r.text("zone")}
+	return i, r.end("intent")
+}
+
+// Receipt is an uploaded pack that has samples of the row's day.
+type Receipt struct {
+	Object   string
+	Size     int64
+	CRC      uint32
+	Ingester string
+	Zone     string
+	Windows  []int // of the day, 0 to 11
+	Tenants  int
+	Sealed   int64 // Unix milliseconds
+}
+
+// Encode makes the value of the receipt's cell.
+func (c *Receipt) Encode() []byte {
+	b := appendText(nil, c.Object)
+	b = binary.AppendUvarint(b, uint64(c.Size))
+	b = binary.BigEndian.AppendUint32(b, c.CRC)
+	b = appendText(appendText(b, c.Ingester), c.Zone)
+	windows := uint64(0)
+	for _, w := range c.Windows {
+		windows |= 1 << w
+	}
+	b = binary.AppendUvarint(b, windows)
+	b = binary.AppendUvarint(b, uint64(c.Tenants))
+	b = appendVarint(b, c.Sealed)
+	return seal(valueReceipt, 1, b)
+}
+
+// DecodeReceipt reads the value of a receipt's cell.
+func DecodeReceipt(value []byte) (Receipt, error) {
+	b, err := open(valueReceipt, 1, "receipt", value)
+	if err != nil {
+		return Receipt{}, err
+	}
+	r := &reader{b: b}
+	c := Receipt{Object: r.text("object"), Size: r.int63("size"), CRC: r.uint32("checksum"), Ingester: r.text("ingester"), Zone: r.text("zone")}
+	windows := r.upTo(1<<12-1, "windows")
+	for w := range 12 {
+		if windows&(1<<w) != 0 {
+			c.Windows = append(c.Windows, w)
+		}
+	}
+	c.Tenants = int(r.upTo(1<<31-1, "tenants"))
+	c.Sealed = r.varint("time of sealing")
+	return c, r.end("receipt")
+}
+
+// Garbage is something that may be deleted when its time comes, if nothing
+// refers to it then.
+type Garbage struct {
+	Kind    string
+	Name    string // object, or what else tells it apart
+	Tenant  tenant.ID
+	Day     int64
+	Version Version
+}
+
+// Encode makes the value of the entry's cell.
+func (g *Garbage) Encode() []byte {
+	b := appendText(nil, g.Kind)
+	b = appendText(b, g.Name)
+	b = appendText(b, string(g.Tenant))
+	b = appendVarint(b, g.Day)
+	b = binary.AppendUvarint(b, uint64(g.Version.Generation))
+	b = binary.BigEndian.AppendUint64(b, g.Version.Attempt)
+	return seal(valueGarbage, 1, b)
+}
+
+// DecodeGarbage reads the value of an entry's cell.
+func DecodeGarbage(value []byte) (Garbage, error) {
+	b, err := open(valueGarbage, 1, "garbage entry", value)
+	if err != nil {
+		return Garbage{}, err
+	}
+	r := &reader{b: b}
+	g := Garbage{Kind: strings.Clone(r.text("kind")), Name: r.text("name"), Tenant: tenant.ID(r.text("tenant")), Day: r.varint("day"),
+		Version: Version{Generation: uint32(r.upTo(1<<32-1, "generation")), Attempt: r.uint64("attempt")}}
+	return g, r.end("garbage entry")
+}
+
+// Lease says who does a job, for efficiency only.
+type Lease struct {
+	Holder string
+	Until  int64 // Unix milliseconds
+}
+
+// Encode makes the value of the lease's cell.
+func (l *Lease) Encode() []byte {
+	return seal(valueLease, 1, appendVarint(appendText(nil, l.Holder), l.Until))
+}
+
+// DecodeLease reads the value of a lease's cell.
+func DecodeLease(value []byte) (Lease, error) {
+	b, err := open(valueLease, 1, "lease", value)
+	if err != nil {
+		return Lease{}, err
+	}
+	r := &reader{b: b}
+	l := Lease{Holder: r.text("holder"), Until: r.varint("time")}
+	return l, r.end("lease")
+}

@@ -1,0 +1,180 @@
+package schema
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Bounds of what a summary keeps of a label.
+const (
+	maxListed     = 64 // values listed one by one
+	bloomBits     = 10 // bits for each value beyond
+	bloomHashes   = 6
+	maxBloomBytes = 1 << 20
+)
+
+// SummariesBuilder gathers the summaries of a metric's pages in one pack.
+type SummariesBuilder struct {
+	pages []byte
+	n     int
+}
+
+// NewSummariesBuilder returns an empty builder.
+func NewSummariesBuilder() *SummariesBuilder { return &SummariesBuilder{} }
+
+// AddPage adds a page with its series and bounds in milliseconds of the day.
+// columns calls its argument for every label of the page, ascending by name, with
+// the distinct values, ascending, and whether some series lack the label.
+func (b *SummariesBuilder) AddPage(series int, mint, maxt int64, columns func(func(name string, values []string, missing bool))) {
+	var cols []byte
+	n := 0
+	columns(func(name string, values []string, missing bool) {
+		n++
+		cols = appendText(cols, name)
+		flag := byte(0)
+		if missing {
+			flag = 1
+		}
+		if len(values) <= maxListed {
+			cols = append(cols, flag)
+			cols = appendSorted(cols, len(values), func(i int) string { return values[i] })
+			return
+		}
+		cols = append(cols, flag|2)
+		cols = appendText(appendText(cols, values[0]), values[len(values)-1])
+		cols = appendText(cols, string(bloomOf(values)))
+	})
+	b.pages = binary.AppendUvarint(b.pages, uint64(series))
+	b.pages = binary.AppendUvarint(b.pages, uint64(mint))
+	b.pages = binary.AppendUvarint(b.pages, uint64(maxt-mint))
+	b.pages = binary.AppendUvarint(b.pages, uint64(n))
+	b.pages = append(b.pages, cols...)
+	b.n++
+}
+
+// Encode makes the value of the summaries' cell.
+func (b *SummariesBuilder) Encode(c *Codec) []byte {
+	return c.seal(valueSummaries, 1, append(binary.AppendUvarint(nil, uint64(b.n)), b.pages...))
+}
+
+func bloomOf(values []string) []byte {
+	bits := make([]byte, min((len(values)*bloomBits+7)/8, maxBloomBytes))
+	for _, v := range values {
+		eachBit(v, len(bits), func(i uint64) bool { bits[i/8] |= 1 << (i % 8); return true })
+	}
+	return bits
+}
+
+// eachBit calls fn for the bits of a value in a filter of n bytes until it
+// returns false, and reports whether it never did.
+func eachBit(v string, n int, fn func(uint64) bool) bool {
+	h := xxhash.Sum64String(v)
+	step := h>>32 | 1
+	for range bloomHashes {
+		if !fn(h % (uint64(n) * 8)) {
+			return false
+		}
+		h += step * 0x9e3779b97f4a7c15
+	}
+	return true
+}
+
+// Summaries says of each page of a metric which values may be in it.
+type Summaries struct{ pages []pageSummary }
+
+type pageSummary struct {
+	series     int
+	mint, maxt int64 // milliseconds of the day, inclusive
+	columns    []columnSummary
+}
+
+type columnSummary struct {
+	name      string
+	missing   bool
+	values    []string // listed, or nil
+	low, high string
+	bloom     []byte
+}
+
+// DecodeSummaries reads the value of a summaries' cell.
+func (c *Codec) DecodeSummaries(value []byte) (*Summaries, error) {
+	r, err := c.open(valueSummaries, 1, "summaries", value)
+	if err != nil {
+		return nil, err
+	}
+	s := &Summaries{}
+	for n := r.upTo(MaxIndex, "pages"); n > 0 && r.err == nil; n-- {
+		p := pageSummary{series: int(r.upTo(1<<20, "series")), mint: int64(r.upTo(1<<32, "first time"))}
+		p.maxt = p.mint + int64(r.upTo(1<<32, "time span"))
+		for k := r.count("labels"); k > 0 && r.err == nil; k-- {
+			col := columnSummary{name: r.text("label")}
+			flag := r.byte("kind")
+			col.missing = flag&1 != 0
+			if flag&2 == 0 {
+				col.values = r.sorted("values")
+			} else {
+				col.low, col.high = r.text("lowest value"), r.text("highest value")
+				if col.bloom = slices.Clone(r.bytes(int(r.upTo(maxBloomBytes, "length of a filter")), "filter")); len(col.bloom) == 0 {
+					r.fail("filter is empty")
+				}
+			}
+			if n := len(p.columns); r.err == nil && n > 0 && p.columns[n-1].name >= col.name {
+				r.fail("labels do not ascend")
+			}
+			p.columns = append(p.columns, col)
+		}
+		s.pages = append(s.pages, p)
+	}
+	return s, r.end("summaries")
+}
+
+// Len is the number of pages.
+func (s *Summaries) Len() int { return len(s.pages) }
+
+// MayMatch reports whether page i may have a series that matches, with a sample
+// in [mint, maxt] milliseconds of the day. It is never wrongly false.
+func (s *Summaries) MayMatch(i int, mint, maxt int64, ms []*labels.Matcher) bool {
+	p := &s.pages[i]
+	if p.mint > maxt || p.maxt < mint {
+		return false
+	}
+	for _, m := range ms {
+		k, ok := slices.BinarySearchFunc(p.columns, m.Name, func(c columnSummary, name string) int { return strings.Compare(c.name, name) })
+		if !ok {
+			if !m.Matches("") {
+				return false
+			}
+			continue
+		}
+		if !p.columns[k].mayMatch(m) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *columnSummary) mayMatch(m *labels.Matcher) bool {
+	if c.missing && m.Matches("") {
+		return true
+	}
+	if c.bloom == nil {
+		return slices.ContainsFunc(c.values, m.Matches)
+	}
+	switch m.Type {
+	case labels.MatchEqual:
+		return c.mayHave(m.Value)
+	case labels.MatchRegexp:
+		if set := m.SetMatches(); len(set) > 0 {
+			return slices.ContainsFunc(set, c.mayHave)
+		}
+	}
+	return true
+}
+
+func (c *columnSummary) mayHave(v string) bool {
+	return v >= c.low && v <= c.high && eachBit(v, len(c.bloom), func(i uint64) bool { return c.bloom[i/8]&(1<<(i%8)) != 0 })
+}

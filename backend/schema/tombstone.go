@@ -1,0 +1,128 @@
+package schema
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// State of a deletion.
+type State uint8
+
+// The states.
+const (
+	Pending State = iota // reserved: nobody applies it
+	Active
+)
+
+// Tombstone is a deletion of series.
+type Tombstone struct {
+	Number           uint64
+	State            State
+	MinTime, MaxTime int64 // Unix milliseconds, inclusive: which samples
+	// Sets has matcher sets; a series is meant when it matches all of one set.
+	Sets    [][]Matcher
+	Created int64 // Unix milliseconds
+}
+
+// Matcher is a label matcher as it is kept.
+type Matcher struct {
+	Type        labels.MatchType
+	Name, Value string
+}
+
+// NewTombstone makes a pending deletion.
+func NewTombstone(number uint64, mint, maxt int64, sets [][]*labels.Matcher, now int64) Tombstone {
+	t := Tombstone{Number: number, MinTime: mint, MaxTime: maxt, Created: now}
+	for _, set := range sets {
+		var s []Matcher
+		for _, m := range set {
+			s = append(s, Matcher{m.Type, m.Name, m.Value})
+		}
+		t.Sets = append(t.Sets, s)
+	}
+	return t
+}
+
+// Compile returns what tells whether a series is meant.
+func (t *Tombstone) Compile() (func(labels.Labels) bool, error) {
+	sets := make([][]*labels.Matcher, 0, len(t.Sets))
+	for _, s := range t.Sets {
+		var set []*labels.Matcher
+		for _, m := range s {
+			lm, err := labels.NewMatcher(m.Type, m.Name, m.Value)
+			if err != nil {
+				return nil, fmt.Errorf("matcher of label %s: %w", m.Name, err)
+			}
+			set = append(set, lm)
+		}
+		if len(set) > 0 { // an empty set would mean every series
+			sets = append(sets, set)
+		}
+	}
+	return func(ls labels.Labels) bool {
+	next:
+		for _, set := range sets {
+			for _, m := range set {
+				if !m.Matches(ls.Get(m.Name)) {
+					continue next
+				}
+			}
+			return true
+		}
+		return false
+	}, nil
+}
+
+// Encode makes the value of the deletion's cell.
+func (t *Tombstone) Encode() []byte {
+	b := binary.AppendUvarint(nil, t.Number)
+	b = append(b, byte(t.State))
+	b = appendVarint(b, t.MinTime)
+	b = appendVarint(b, t.MaxTime)
+	b = appendVarint(b, t.Created)
+	b = binary.AppendUvarint(b, uint64(len(t.Sets)))
+	for _, s := range t.Sets {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		for _, m := range s {
+			b = appendText(appendText(append(b, byte(m.Type)), m.Name), m.Value)
+		}
+	}
+	return seal(valueTombstone, 1, b)
+}
+
+// DecodeTombstone reads the value of a deletion's cell.
+func DecodeTombstone(value []byte) (Tombstone, error) {
+	var t Tombstone
+	b, err := open(valueTombstone, 1, "deletion", value)
+	if err != nil {
+		return t, err
+	}
+	r := &reader{b: b}
+	t.Number = r.uvarint("number")
+	t.State = State(r.byte("state"))
+	t.MinTime, t.MaxTime, t.Created = r.varint("start"), r.varint("end"), r.varint("time")
+	n := r.count("matcher sets")
+	for i := 0; i < n && r.err == nil; i++ {
+		var s []Matcher
+		for k := r.count("matchers"); k > 0 && r.err == nil; k-- {
+			s = append(s, Matcher{Type: labels.MatchType(r.byte("type of a matcher")), Name: r.text("label"), Value: r.text("value")})
+		}
+		t.Sets = append(t.Sets, s)
+	}
+	if err := r.end("deletion"); err != nil {
+		return t, err
+	}
+	if t.State > Active {
+		return t, fmt.Errorf("deletion in state %d: %w", t.State, ErrNewer)
+	}
+	for _, s := range t.Sets {
+		for _, m := range s {
+			if m.Type > labels.MatchNotRegexp {
+				return t, fmt.Errorf("matcher of type %d: %w", m.Type, ErrNewer)
+			}
+		}
+	}
+	return t, nil
+}

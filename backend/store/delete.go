@@ -1,0 +1,205 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// Deletion of series. A deletion has a number; every pack says which was the
+// last one that was applied to what it holds, and whoever reads a pack applies
+// the later ones. So that a number means the same everywhere, it is reserved
+// first (nobody applies it yet), then every ingester seals what it has and takes
+// the number for what it seals from then on, and then it is activated.
+
+// maxPending is how long a reserved deletion may wait to be activated. Until
+// then nothing of the tenant is compacted.
+const maxPending = 15 * time.Minute
+
+// ErrPendingGone is returned when a deletion waited too long to be activated.
+var ErrPendingGone = errors.New("deletion took too long to reach all ingesters; nothing was deleted, repeat it")
+
+// ReserveDeletion numbers a deletion of the series that one of the matcher sets
+// matches, of samples in [mint, maxt].
+func (s *Store) ReserveDeletion(ctx context.Context, t tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) (schema.Tombstone, error) {
+	key := schema.TenantKey(t)
+	for range 10 {
+		raw, number, err := s.lastNumber(ctx, t)
+		if err != nil {
+			return schema.Tombstone{}, err
+		}
+		d := schema.NewTombstone(number+1, mint, maxt, sets, s.nowMillis())
+		condition := rows.Absent(rows.System, schema.LastTombstoneQualifier)
+		if raw != nil {
+			condition = rows.ValueIs(rows.System, schema.LastTombstoneQualifier, raw)
+		}
+		held, err := s.opts.Rows.CheckAndMutate(ctx, key, condition, []rows.Mutation{
+			rows.Set(rows.System, schema.LastTombstoneQualifier, 0, binary.BigEndian.AppendUint64(nil, d.Number)),
+			rows.Set(rows.System, schema.PendingQualifier(d.Number), 0, d.Encode()),
+		}, nil)
+		if err != nil {
+			return d, fmt.Errorf("reserve a deletion: %w", err)
+		}
+		if held {
+			return d, nil
+		}
+	}
+	return schema.Tombstone{}, errors.New("reserve a deletion: too many at the same time; repeat it")
+}
+
+func (s *Store) lastNumber(ctx context.Context, t tenant.ID) (raw []byte, number uint64, err error) {
+	err = s.opts.Rows.ReadRows(ctx, []rows.Range{rows.Single(schema.TenantKey(t))}, rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: []string{schema.LastTombstoneQualifier}, Latest: true}, func(r rows.Row) bool {
+		if c, ok := r.Cell(rows.System, schema.LastTombstoneQualifier); ok && len(c.Value) == 8 {
+			raw, number = c.Value, binary.BigEndian.Uint64(c.Value)
+		}
+		return true
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the last deletion: %w", err)
+	}
+	return raw, number, nil
+}
+
+// ActivateDeletion makes a reserved deletion hold for every pack with a lower
+// number, at once, and asks for the compaction of the days that it touches.
+func (s *Store) ActivateDeletion(ctx context.Context, t tenant.ID, d schema.Tombstone) error {
+	d.State = schema.Active
+	held, err := s.opts.Rows.CheckAndMutate(ctx, schema.TenantKey(t), rows.Present(rows.System, schema.PendingQualifier(d.Number)), []rows.Mutation{
+		rows.DeleteColumn(rows.System, schema.PendingQualifier(d.Number)),
+		rows.Set(rows.System, schema.TombstoneQualifier(d.Number), 0, d.Encode()),
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("activate deletion %d: %w", d.Number, err)
+	}
+	if !held {
+		return ErrPendingGone
+	}
+	return s.askRewrites(ctx, t, d)
+}
+
+// askRewrites enters the days with data that a deletion touches into the work.
+func (s *Store) askRewrites(ctx context.Context, t tenant.ID, d schema.Tombstone) error {
+	first, last, ok := dayRange(d.MinTime, d.MaxTime)
+	if !ok {
+		return nil
+	}
+	list, _, err := s.catalogs(ctx, t, first, last)
+	if err != nil {
+		return err
+	}
+	byDay := map[int64][]rows.Mutation{}
+	for i := range list {
+		if m := list[i].Manifest; m != nil && m.Tombstone < d.Number {
+			byDay[list[i].Day] = []rows.Mutation{rows.Set(rows.System, schema.RewriteQualifier(t), 0, []byte{1})}
+		}
+	}
+	return s.mutateWork(ctx, byDay, "ask for compaction of deleted series")
+}
+
+// Rewritten takes a tenant's request for a rewrite out of a day's work.
+func (s *Store) Rewritten(ctx context.Context, t tenant.ID, day int64) error {
+	return s.mutateWork(ctx, map[int64][]rows.Mutation{day: {rows.DeleteColumn(rows.System, schema.RewriteQualifier(t))}}, "take a rewrite out of the work")
+}
+
+// CancelDeletions gives up reserved deletions that were never activated.
+func (s *Store) CancelDeletions(ctx context.Context, t tenant.ID, d Deletions) error {
+	m := rows.RowMutation{Key: schema.TenantKey(t)}
+	for i := range d.list {
+		if p := &d.list[i]; p.State == schema.Pending && s.nowMillis()-p.Created > maxPending.Milliseconds() {
+			m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.System, schema.PendingQualifier(p.Number)))
+		}
+	}
+	if len(m.Mutations) == 0 {
+		return nil
+	}
+	if err := s.opts.Rows.Mutate(ctx, m); err != nil {
+		return fmt.Errorf("cancel deletions of tenant %s: %w", t, err)
+	}
+	return nil
+}
+
+// ForgetDeletions drops the deletions that were created before a time and that
+// no compacted pack of theirs lacks. Those that some lack are asked for again.
+func (s *Store) ForgetDeletions(ctx context.Context, t tenant.ID, before int64) error {
+	_, deletions, err := s.catalogs(ctx, t, 0, 0)
+	if err != nil {
+		return err
+	}
+	for i := range deletions {
+		d := &deletions[i]
+		if d.State != schema.Active || d.Created >= before {
+			continue
+		}
+		first, last, ok := dayRange(d.MinTime, d.MaxTime)
+		if !ok {
+			continue
+		}
+		list, _, err := s.catalogs(ctx, t, first, last)
+		if err != nil {
+			return err
+		}
+		if needed(list, d.Number) {
+			if err := s.askRewrites(ctx, t, d.Tombstone); err != nil {
+				return err
+			}
+			continue
+		}
+		err = s.opts.Rows.Mutate(ctx, rows.RowMutation{Key: schema.TenantKey(t), Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.TombstoneQualifier(d.Number))}})
+		if err != nil {
+			return fmt.Errorf("forget deletion %d of tenant %s: %w", d.Number, t, err)
+		}
+	}
+	return nil
+}
+
+// needed reports whether some pack was written before the deletion.
+func needed(list []Catalog, number uint64) bool {
+	for i := range list {
+		if m := list[i].Manifest; m != nil && m.Tombstone < number {
+			return true
+		}
+		for k := range list[i].L0 {
+			if list[i].L0[k].Tombstone < number {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Metadata is what the published days of a range know of a tenant's metrics,
+// sorted by metric, the newest first of each.
+func (s *Store) Metadata(ctx context.Context, t tenant.ID, first, last int64) ([]series.MetricMetadata, error) {
+	list, _, err := s.catalogs(ctx, t, first, last)
+	if err != nil {
+		return nil, err
+	}
+	q := query{catalogs: list}
+	byDay := q.published()
+	if len(byDay) == 0 {
+		return nil, nil
+	}
+	parts, err := s.names(ctx, t, first, last)
+	if err != nil {
+		return nil, err
+	}
+	var out []series.MetricMetadata
+	for i := len(parts) - 1; i >= 0; i-- {
+		p := &parts[i]
+		if c := byDay[p.day]; c == nil || c.Manifest.Version != p.version {
+			continue
+		}
+		out = append(out, p.names.Metadata...)
+	}
+	sortMetadata(out)
+	return out, nil
+}

@@ -1,0 +1,253 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// ErrConflict is Publish's answer when another generation was published since
+// the catalog was read. Nothing of this one became visible.
+var ErrConflict = errors.New("another compaction published the day first")
+
+// Generation is one attempt to write all of a tenant's day anew: packs, then
+// the rows of the index, then one conditional write that makes both visible and
+// takes back what they replace. Nothing of it is seen before, and an attempt
+// that ends earlier is swept. It is used by one goroutine.
+type Generation struct {
+	s        *Store
+	catalog  Catalog
+	manifest schema.Manifest
+	metadata []series.MetricMetadata
+	stamp    int64
+
+	w     *pack.TableWriter // of the pack being written; nil between packs
+	path  string
+	index *indexBuilder
+	last  string // metric of the last series
+}
+
+// NewGeneration begins to write a day anew. catalog is what the caller merges,
+// number that of the last deletion of series that it applies, metadata, sorted
+// by metric, what is known of the day's metrics.
+func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint64, metadata []series.MetricMetadata) (*Generation, error) {
+	g := &Generation{s: s, catalog: catalog, metadata: metadata}
+	stamp, expiry, err := s.stamp(ctx, catalog.Tenant, catalog.Day)
+	if err != nil {
+		return nil, err
+	}
+	g.stamp = stamp
+	g.manifest = schema.Manifest{Version: schema.Version{Generation: catalog.version().Generation + 1, Attempt: rand.Uint64()},
+		Day: catalog.Day, Expiry: expiry, Tombstone: number}
+	for _, l := range catalog.L0 {
+		g.manifest.Sources = append(g.manifest.Sources, l.ID)
+	}
+	if err := s.refuseDeleted(ctx, catalog.Tenant); err != nil {
+		return nil, err
+	}
+	due := s.nowMillis() + attemptDelay.Milliseconds()
+	if err := s.dueIndex(ctx, catalog.Tenant, catalog.Day, g.manifest.Version, due); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (s *Store) refuseDeleted(ctx context.Context, t tenant.ID) error {
+	gone, err := s.opts.Deleted(ctx, t)
+	if err != nil {
+		return fmt.Errorf("tenant %s: %w", t, err)
+	}
+	if gone {
+		return fmt.Errorf("tenant %s: %w", t, ErrDeleted)
+	}
+	return nil
+}
+
+// ErrDeleted is in the error of a write for a tenant that was deleted.
+var ErrDeleted = errors.New("tenant was deleted")
+
+// Add writes a series with all its samples of the day; see pack.TableWriter.
+func (g *Generation) Add(ctx context.Context, ls labels.Labels, s *column.Series) error {
+	if g.w != nil && g.w.Size() >= g.s.opts.PackBytes {
+		if err := g.endPack(ctx, ls.Get(model.MetricNameLabel) == g.last); err != nil {
+			return err
+		}
+	}
+	if g.w == nil {
+		if err := g.startPack(ctx); err != nil {
+			return err
+		}
+	}
+	if err := g.w.Add(ls, s); err != nil {
+		return err
+	}
+	if m := ls.Get(model.MetricNameLabel); m != g.last {
+		g.last = m
+	}
+	return nil
+}
+
+func (g *Generation) startPack(ctx context.Context) error {
+	id := ulid.Make()
+	object := fmt.Sprintf("%s/%d/%s%s", objectDir(string(g.catalog.Tenant)), g.catalog.Day, id, pack.Suffix)
+	// The journal first: an object that no row names is deleted by it.
+	if err := g.s.duePack(ctx, object, g.catalog.Tenant, g.catalog.Day, g.s.nowMillis()+attemptDelay.Milliseconds()); err != nil {
+		return err
+	}
+	g.path = filepath.Join(g.s.opts.Scratch, id.String()+pack.Suffix)
+	continued := len(g.manifest.Packs) > 0 && g.manifest.Packs[len(g.manifest.Packs)-1].LastMetric == g.last && g.index != nil && g.index.continues
+	g.index = newIndexBuilder(g.s.codec, g.manifest.Version, len(g.manifest.Packs), continued)
+	g.manifest.Packs = append(g.manifest.Packs, schema.PackEntry{ID: id, Object: object})
+	w, err := pack.CreateTable(g.path, pack.Options{ID: id, Source: "compactor", Deletions: func(tenant.ID) uint64 { return g.manifest.Tombstone }},
+		g.catalog.Tenant, g.catalog.Day, g.index.addPage)
+	if err != nil {
+		return err
+	}
+	g.w = w
+	return nil
+}
+
+// endPack closes the pack, stores it (C4) and writes its rows of the index (C5).
+// continues says that its last metric goes on in the next pack.
+func (g *Generation) endPack(ctx context.Context, continues bool) error {
+	w := g.w
+	if err := w.Finish(); err != nil {
+		return err
+	}
+	g.index.continues = continues
+	metadata := g.metadataFor(continues)
+	if err := g.index.finish(metadata); err != nil {
+		return err
+	}
+	for _, c := range g.index.cells {
+		if err := w.Attach(c.name, c.value); err != nil {
+			return err
+		}
+	}
+	info, err := w.Close()
+	if err != nil {
+		return err
+	}
+	g.w = nil
+	crc, err := pack.FileCRC(g.path)
+	if err != nil {
+		return err
+	}
+	e := &g.manifest.Packs[len(g.manifest.Packs)-1]
+	sec := &info.Sections[0]
+	e.Size, e.CRC, e.MinTime, e.MaxTime = info.Size, crc, sec.MinTime, sec.MaxTime
+	e.Series, e.Samples = int64(sec.Series), sec.Samples
+	e.FirstMetric, e.LastMetric = g.index.first, g.index.last
+	g.manifest.Series += int64(sec.Series)
+	g.manifest.Samples += sec.Samples
+	if _, err := g.s.opts.Objects.Put(ctx, e.Object, g.path, crc); err != nil {
+		return fmt.Errorf("store compacted pack: %w", err)
+	}
+	if err := removeFile(g.path); err != nil {
+		return err
+	}
+	ms := g.index.rows(g.catalog.Tenant, g.catalog.Day, g.stamp)
+	g.index.cells, g.index.pages = nil, nil
+	if err := g.s.mutateRows(ctx, ms); err != nil {
+		return fmt.Errorf("write index rows: %w", err)
+	}
+	return nil
+}
+
+// metadataFor takes the metadata of the metrics up to the last one of the pack
+// from what is left; a family's goes with the first metric behind its name.
+func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
+	n := 0
+	for n < len(g.metadata) && (g.metadata[n].Metric < g.index.last || !continues && g.metadata[n].Metric == g.index.last) {
+		n++
+	}
+	out := g.metadata[:n]
+	g.metadata = g.metadata[n:]
+	return out
+}
+
+// Publish makes the generation the day's (C6). It returns ErrConflict when
+// another one was published meanwhile.
+func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
+	if g.w != nil {
+		if err := g.endPack(ctx, false); err != nil {
+			return g.manifest, err
+		}
+	}
+	if err := g.s.refuseDeleted(ctx, g.catalog.Tenant); err != nil {
+		return g.manifest, err
+	}
+	if err := g.s.dueReplaced(ctx, &g.catalog); err != nil {
+		return g.manifest, err
+	}
+	g.manifest.Written = g.s.nowMillis()
+	key := schema.CatalogKey(g.catalog.Tenant, g.catalog.Day)
+	condition := rows.Absent(rows.Data, schema.VersionQualifier)
+	if g.catalog.Manifest != nil {
+		condition = rows.ValueIs(rows.Data, schema.VersionQualifier, []byte(g.catalog.Manifest.Version.Prefix()))
+	}
+	held, err := g.s.opts.Rows.CheckAndMutate(ctx, key, condition, g.publication(), nil)
+	if err != nil {
+		return g.manifest, g.afterDoubt(ctx, err)
+	}
+	if !held {
+		return g.manifest, g.conflict()
+	}
+	g.s.metrics.published.Inc()
+	return g.manifest, nil
+}
+
+// publication is the mutation that is the commit: the new manifest in place of
+// the old one, and the L0 cells that it consumed gone.
+func (g *Generation) publication() []rows.Mutation {
+	ms := []rows.Mutation{
+		rows.DeleteColumn(rows.Data, schema.ManifestQualifier),
+		rows.Set(rows.Data, schema.ManifestQualifier, g.stamp, g.manifest.Encode()),
+		rows.DeleteColumn(rows.Data, schema.VersionQualifier),
+		rows.Set(rows.Data, schema.VersionQualifier, g.stamp, []byte(g.manifest.Version.Prefix())),
+	}
+	for _, l := range g.catalog.L0 {
+		ms = append(ms, rows.DeleteColumn(rows.Data, schema.L0Qualifier(l.ID)))
+	}
+	return ms
+}
+
+// afterDoubt finds out what became of a publication whose answer was lost.
+func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
+	now, err := g.s.Catalog(context.WithoutCancel(ctx), g.catalog.Tenant, g.catalog.Day)
+	if err != nil {
+		return fmt.Errorf("publish day %d of tenant %s: %w; whether it was published could not be read: %w", g.catalog.Day, g.catalog.Tenant, cause, err)
+	}
+	if now.version() == g.manifest.Version {
+		return nil
+	}
+	return fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, cause)
+}
+
+func (g *Generation) conflict() error {
+	return fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, ErrConflict)
+}
+
+// Abort gives up what is being written on the local disk. What was stored
+// already is swept later.
+func (g *Generation) Abort() error {
+	if g.w == nil {
+		return nil
+	}
+	err := g.w.Abort()
+	g.w = nil
+	return err
+}

@@ -1,0 +1,186 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// OpenPack opens a pack of the object store for reading by ranges. Every read of
+// it fetches what it needs, at least readAhead bytes. The caller releases it. A
+// zero ID accepts any.
+func (s *Store) OpenPack(ctx context.Context, id ulid.ULID, object string, size int64) (*pack.Reader, error) {
+	return s.openSource(&objectSource{ctx: ctx, s: s, object: object, size: size}, id)
+}
+
+// maxSection is the size up to which a section is fetched whole.
+const maxSection = 32 << 20
+
+// openSection opens a pack and, unless it is large, fetches a section of it, so
+// that reading the section fetches nothing more.
+func (s *Store) openSection(ctx context.Context, l *L0) (*pack.Reader, error) {
+	src := &objectSource{ctx: ctx, s: s, object: l.Object, size: l.ObjectSize}
+	r, err := s.openSource(src, l.ID)
+	if err != nil || l.Length > maxSection {
+		return r, err
+	}
+	if _, err := src.Range(l.Offset, int(l.Length)); err != nil {
+		return nil, errors.Join(err, r.Release())
+	}
+	return r, nil
+}
+
+func (s *Store) openSource(src *objectSource, id ulid.ULID) (*pack.Reader, error) {
+	object := src.object
+	r, err := pack.Open(src)
+	if err != nil {
+		return nil, fmt.Errorf("object %s: %w", object, err)
+	}
+	if got := r.Info().ID; id != (ulid.ULID{}) && got != id {
+		return nil, errors.Join(fmt.Errorf("object %s: %w: it is pack %s, the index says %s", object, pack.ErrCorrupt, got, id), r.Release())
+	}
+	return r, nil
+}
+
+// readAhead is how much of an object is fetched at once, going forward.
+const readAhead = 1 << 20
+
+// objectSource reads a pack by ranges of its object. It keeps the ranges that it
+// read last, so that reading front to back, at a few places at once, fetches
+// every byte once. What was handed out stays as it is: buffers are never written
+// to again.
+type objectSource struct {
+	ctx    context.Context
+	s      *Store
+	object string
+	size   int64
+	exact  bool // fetch no more than is asked for
+
+	mu      sync.Mutex
+	ranges  []heldRange // used last behind
+	closed  bool
+	fetched int64
+}
+
+// heldRanges is how many ranges a source keeps: the pages and the frames of a
+// pack are read side by side.
+const heldRanges = 3
+
+type heldRange struct {
+	off int64
+	buf []byte
+}
+
+// Range implements pack.Source.
+func (o *objectSource) Range(off int64, n int) ([]byte, error) {
+	if off < 0 || n < 0 || off > o.size || int64(n) > o.size-off {
+		return nil, fmt.Errorf("%w: bytes %d to %d are wanted of an object of %d", pack.ErrCorrupt, off, off+int64(n), o.size)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil, pack.ErrClosed
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	for i, h := range o.ranges {
+		if at := off - h.off; at >= 0 && at+int64(n) <= int64(len(h.buf)) {
+			o.ranges = append(slices.Delete(o.ranges, i, i+1), h)
+			return h.buf[at : at+int64(n) : at+int64(n)], nil
+		}
+	}
+	want := min(max(int64(n), readAhead), o.size-off)
+	if o.exact {
+		want = int64(n)
+	}
+	b, err := o.s.opts.Objects.Get(o.ctx, o.object, off, int(want))
+	if err != nil {
+		return nil, objectError(o.object, err)
+	}
+	o.s.metrics.bytesRead.Add(float64(len(b)))
+	o.fetched += int64(len(b))
+	if len(o.ranges) >= heldRanges {
+		o.ranges = slices.Delete(o.ranges, 0, 1)
+	}
+	o.ranges = append(o.ranges, heldRange{off, b})
+	return b[:n:n], nil
+}
+
+// Size implements pack.Source.
+func (o *objectSource) Size() int64 { return o.size }
+
+// Close implements pack.Source.
+func (o *objectSource) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed, o.ranges = true, nil
+	return nil
+}
+
+// selectL0 reads the L0 packs of the catalogs that are neither compacted nor
+// covered by an ingester.
+func (q *query) selectL0(ctx context.Context) error {
+	return q.eachL0(ctx, func(r *pack.Reader, c *Catalog, l *L0) error {
+		list, err := r.Select(ctx, q.req.Tenant, max(q.req.MinTime, c.Day*series.DayMillis), min(q.req.MaxTime, (c.Day+1)*series.DayMillis-1), q.req.Matchers...)
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			if err := q.join.admit(list[i].Labels); err != nil {
+				return err
+			}
+			chunks := make([]series.Chunk, 0, len(list[i].Chunks))
+			for _, ref := range list[i].Chunks {
+				ch := series.Chunk{MinTime: ref.MinTime, MaxTime: ref.MaxTime, Samples: ref.Samples}
+				if !q.req.LabelsOnly {
+					if ch, err = r.Chunk(ref); err != nil {
+						return err
+					}
+				}
+				chunks = append(chunks, ch)
+			}
+			if gone := q.deletionsAfter(l.Tombstone, list[i].Labels); len(gone) > 0 {
+				if chunks, err = cutDeleted(chunks, gone, q.req.LabelsOnly); err != nil {
+					return err
+				}
+			}
+			if len(chunks) > 0 {
+				q.join.add(list[i].Labels, chunks)
+			}
+		}
+		return nil
+	})
+}
+
+// eachL0 calls fn for the L0 packs that the query must read itself. What a reader
+// hands out stays valid behind the call.
+func (q *query) eachL0(ctx context.Context, fn func(*pack.Reader, *Catalog, *L0) error) error {
+	for i := range q.catalogs {
+		c := &q.catalogs[i]
+		for k := range c.L0 {
+			l := &c.L0[k]
+			if l.MinTime > q.req.MaxTime || l.MaxTime < q.req.MinTime || q.covered(l.ID) {
+				continue
+			}
+			r, err := q.s.openSection(ctx, l)
+			if err != nil {
+				return err
+			}
+			if err = fn(r, c, l); err != nil {
+				err = fmt.Errorf("object %s: %w", l.Object, err)
+			}
+			if err = errors.Join(err, r.Release()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

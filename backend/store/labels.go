@@ -1,0 +1,240 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// LabelNames returns the sorted names of the labels of the series that Select
+// would find. Without matchers it goes by whole days.
+func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Covered) ([]string, error) {
+	set := map[string]struct{}{}
+	err := s.labels(ctx, req, covered, labelSink{
+		series: func(ls labels.Labels) {
+			ls.Range(func(l labels.Label) { set[l.Name] = struct{}{} })
+		},
+		page: func(p *pack.Page, rows []uint16) {
+			p.EachValue(rows, func(name string, _ []string) { set[name] = struct{}{} })
+		},
+		names: func(n *schema.Names) {
+			for i := range n.Labels {
+				set[n.Labels[i].Name] = struct{}{}
+			}
+			if len(n.Metrics) > 0 {
+				set[model.MetricNameLabel] = struct{}{}
+			}
+		},
+		l0: func(r *pack.Reader, mint, maxt int64) error {
+			list, err := r.LabelNames(ctx, req.Tenant, mint, maxt, req.Matchers...)
+			for _, n := range list {
+				set[n] = struct{}{}
+			}
+			return err
+		},
+	})
+	return sortedKeys(set), err
+}
+
+// LabelValues returns the sorted values of a label of the series that Select
+// would find. Without matchers it goes by whole days.
+func (s *Store) LabelValues(ctx context.Context, name string, req series.Request, covered Covered) ([]string, error) {
+	set := map[string]struct{}{}
+	sink := labelSink{
+		series: func(ls labels.Labels) {
+			if v := ls.Get(name); v != "" {
+				set[v] = struct{}{}
+			}
+		},
+		page: func(p *pack.Page, rows []uint16) {
+			p.EachValue(rows, func(n string, values []string) {
+				if n != name {
+					return
+				}
+				for _, v := range values {
+					set[v] = struct{}{}
+				}
+			})
+		},
+		l0: func(r *pack.Reader, mint, maxt int64) error {
+			list, err := r.LabelValues(ctx, req.Tenant, name, mint, maxt, req.Matchers...)
+			for _, v := range list {
+				set[v] = struct{}{}
+			}
+			return err
+		},
+	}
+	if name == model.MetricNameLabel {
+		sink.names = func(n *schema.Names) {
+			for i := range n.Metrics {
+				if n.Metrics[i].Name != "" {
+					set[n.Metrics[i].Name] = struct{}{}
+				}
+			}
+		}
+	} else {
+		sink.values = name
+		sink.value = func(v string) { set[v] = struct{}{} }
+	}
+	err := s.labels(ctx, req, covered, sink)
+	return sortedKeys(set), err
+}
+
+// labelSink takes what a read of labels comes by: whole series, pages, metric
+// names, values of one label, L0 packs.
+type labelSink struct {
+	series func(labels.Labels)
+	page   func(p *pack.Page, rows []uint16)
+	names  func(*schema.Names)
+	values string // label of which value wants all values, instead of names
+	value  func(string)
+	l0     func(r *pack.Reader, mint, maxt int64) error
+}
+
+func (s *Store) labels(ctx context.Context, req series.Request, covered Covered, sink labelSink) error {
+	q := s.newQuery(req, covered)
+	first, last, ok := dayRange(req.MinTime, req.MaxTime)
+	if !ok {
+		return nil
+	}
+	whole := len(req.Matchers) == 0
+	var err error
+	if whole {
+		q.catalogs, q.deletions, err = s.catalogs(ctx, req.Tenant, first, last)
+	} else {
+		err = q.readIndex(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if q.deletionsPending() {
+		return s.labelsOfSeries(ctx, req, covered, sink)
+	}
+	if whole {
+		err = q.wholeDays(ctx, first, last, sink)
+	} else {
+		var rowBuf []uint16
+		for i := range q.pages {
+			for _, pp := range q.pages[i].pages {
+				if rowBuf = q.rowsOf(pp.page, rowBuf); len(rowBuf) > 0 {
+					sink.page(pp.page, rowBuf)
+				}
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return q.eachL0(ctx, func(r *pack.Reader, c *Catalog, _ *L0) error {
+		start := c.Day * series.DayMillis
+		return sink.l0(r, max(req.MinTime, start), min(req.MaxTime, start+series.DayMillis-1))
+	})
+}
+
+// deletionsPending reports whether some pack may have series that are deleted:
+// then labels are read series by series.
+func (q *query) deletionsPending() bool {
+	for i := range q.deletions {
+		d := &q.deletions[i]
+		if d.State != schema.Active {
+			continue
+		}
+		for k := range q.catalogs {
+			c := &q.catalogs[k]
+			if c.Manifest != nil && c.Manifest.Tombstone < d.Number {
+				return true
+			}
+			for n := range c.L0 {
+				if c.L0[n].Tombstone < d.Number {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (s *Store) labelsOfSeries(ctx context.Context, req series.Request, covered Covered, sink labelSink) error {
+	req.LabelsOnly = true
+	sel, err := s.Select(ctx, req, covered)
+	if err != nil {
+		return err
+	}
+	defer sel.Release()
+	for i := range sel.Series {
+		sink.series(sel.Series[i].Labels)
+	}
+	return nil
+}
+
+// wholeDays reads the names, or the values of one label, of published days.
+func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink) error {
+	byDay := q.published()
+	if len(byDay) == 0 {
+		return nil
+	}
+	if sink.names != nil {
+		parts, err := q.s.names(ctx, q.req.Tenant, first, last)
+		if err != nil {
+			return err
+		}
+		for i := range parts {
+			if c := byDay[parts[i].day]; c != nil && c.Manifest.Version == parts[i].version {
+				sink.names(&parts[i].names)
+			}
+		}
+		return nil
+	}
+	start, end := schema.ValuesRange(q.req.Tenant, sink.values, first, last)
+	var broken error
+	err := q.s.opts.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{Families: []rows.Family{rows.Data}, MinTime: q.s.oldest(), Latest: true}, func(r rows.Row) bool {
+		broken = q.s.takeValues(r, byDay, sink.value)
+		return broken == nil
+	})
+	if err == nil {
+		err = broken
+	}
+	if err != nil {
+		return fmt.Errorf("read values of label %s: %w", sink.values, err)
+	}
+	return nil
+}
+
+func (s *Store) takeValues(r rows.Row, byDay map[int64]*Catalog, value func(string)) error {
+	_, _, day, ok := schema.ParseValuesKey(r.Key)
+	if !ok {
+		return fmt.Errorf("row %q is not a row of label values", r.Key)
+	}
+	c := byDay[day]
+	if c == nil {
+		return nil
+	}
+	for _, cell := range r.Cells {
+		v, _, _, _, ok := schema.ParseQualifier(cell.Qualifier)
+		if !ok {
+			return fmt.Errorf("row %q has the cell %q", r.Key, cell.Qualifier)
+		}
+		if v != c.Manifest.Version {
+			continue
+		}
+		b, err := s.codec.DecodeBucket(cell.Value)
+		if err != nil {
+			return fmt.Errorf("row %q: %w", r.Key, err)
+		}
+		for i := range b.Len() {
+			value(b.Value(i))
+		}
+	}
+	return nil
+}
+
+func sortedKeys(set map[string]struct{}) []string { return slices.Sorted(maps.Keys(set)) }

@@ -1,0 +1,264 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Covered reports whether an ingester that answers the same read serves an L0
+// pack itself. nil covers none.
+type Covered func(ulid.ULID) bool
+
+// Select returns a tenant's series with samples in the range: from the packs
+// that the manifests name, and from L0 packs that are not compacted yet and not
+// covered. What cannot be read is an error that names it.
+//
+// For a named metric it takes two dependent round trips: rows, then objects; one
+// more for a metric of more pages than the first cells of its row, or without a
+// name, and for L0 packs.
+func (s *Store) Select(ctx context.Context, req series.Request, covered Covered) (*series.Selection, error) {
+	q := s.newQuery(req, covered)
+	if err := q.readIndex(ctx); err != nil {
+		return nil, err
+	}
+	sel := &series.Selection{}
+	if err := q.selectPages(ctx); err != nil {
+		return nil, err
+	}
+	if err := q.selectL0(ctx); err != nil {
+
+		return nil, err
+	}
+	sel.Series = q.join.out
+	return sel, nil
+}
+
+// query is one read on its way.
+type query struct {
+	s       *Store
+	req     series.Request
+	covered Covered
+
+	catalogs  []Catalog // that overlap the range, ascending
+	deletions []deletion
+	pages     []dayPages
+	fetch     *fetcher
+	join      joiner
+}
+
+// dayPages is the pages of one metric and day that may hold something.
+type dayPages struct {
+	catalog *Catalog
+	metric  string
+	pages   []partPage
+}
+
+// partPage is a page and the pack that it stands in.
+type partPage struct {
+	object string
+	page   *pack.Page
+}
+
+func (s *Store) newQuery(req series.Request, covered Covered) *query {
+	if covered == nil {
+		covered = func(ulid.ULID) bool { return false }
+	}
+	return &query{s: s, req: req, covered: covered, fetch: s.newFetcher(), join: joiner{max: req.MaxSeries}}
+}
+
+// nameSets returns the metric names that the matchers leave, when they name
+// them: by equality, or by a regular expression that is a list.
+func metricNames(ms []*labels.Matcher) ([]string, bool) {
+	const most = 64
+	var names []string
+	named := false
+	for _, m := range ms {
+		if m.Name != model.MetricNameLabel {
+			continue
+		}
+		var set []string
+		switch {
+		case m.Type == labels.MatchEqual && m.Value != "":
+			set = []string{m.Value}
+		case m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0 && len(m.SetMatches()) <= most:
+			set = m.SetMatches()
+		default:
+			continue
+		}
+		if !named || len(set) < len(names) {
+			names, named = set, true
+		}
+	}
+	return names, named
+}
+
+// rowsOf is the rows of a page that the query selects.
+func (q *query) rowsOf(p *pack.Page, buf []uint16) []uint16 {
+	return p.Rows(q.req.MinTime, q.req.MaxTime, q.req.Matchers, buf)
+}
+
+// found is a series of a page and where its samples are.
+type found struct {
+	labels  labels.Labels
+	ref     pack.TableRef
+	object  string
+	catalog *Catalog
+}
+
+// selectPages finds the series in the pages and fetches their frames.
+func (q *query) selectPages(ctx context.Context) error {
+	var all []found
+	var wants []want
+	b := labels.NewScratchBuilder(32)
+	rows := make([]uint16, 0, 2048)
+	var refs []pack.TableRef
+	for i := range q.pages {
+		dp := &q.pages[i]
+		for _, pp := range dp.pages {
+			rows = q.rowsOf(pp.page, rows)
+			refs = pp.page.Refs(rows, refs[:0])
+			for k, row := range rows {
+				f := found{labels: pp.page.Labels(row, &b), ref: refs[k], object: pp.object, catalog: dp.catalog}
+				if err := q.join.admit(f.labels); err != nil {
+					return err
+				}
+				all = append(all, f)
+				if q.req.LabelsOnly {
+					continue
+				}
+				wants = append(wants, want{pp.object, f.ref.Frame})
+				if f.ref.Times.Length > 0 {
+					wants = append(wants, want{pp.object, f.ref.Times})
+				}
+			}
+		}
+	}
+	if !q.req.LabelsOnly {
+		if err := q.fetch.fetch(ctx, wants); err != nil {
+			return err
+		}
+	}
+	return q.addFound(all)
+}
+
+// addFound makes chunks of what was found and joins them to the series.
+func (q *query) addFound(all []found) error {
+	frames := map[blockKey]*frame{}
+	for i := range all {
+		f := &all[i]
+		deleted := q.deletionsAfter(f.catalog.Manifest.Tombstone, f.labels)
+		chunks, err := q.chunksOf(f, frames, len(deleted) > 0)
+		if err != nil {
+			return err
+		}
+		if len(deleted) > 0 {
+			if chunks, err = cutDeleted(chunks, deleted, q.req.LabelsOnly); err != nil {
+				return fmt.Errorf("object %s: %w", f.object, err)
+			}
+			if len(chunks) == 0 {
+				continue
+			}
+		}
+		q.join.add(f.labels, chunks)
+	}
+	return nil
+}
+
+// chunksOf makes the chunks of a series of a page. Floats are decoded when they
+// are read; histograms, and what a deletion cuts, now.
+func (q *query) chunksOf(f *found, frames map[blockKey]*frame, now bool) ([]series.Chunk, error) {
+	whole := series.Chunk{MinTime: f.ref.MinTime, MaxTime: f.ref.MaxTime, Samples: f.ref.Samples}
+	if q.req.LabelsOnly {
+		return []series.Chunk{whole}, nil
+	}
+	key := blockKey{f.object, f.ref.Frame.Offset}
+	fr := frames[key]
+	if fr == nil {
+		fr = &frame{s: q.s, key: key, block: q.fetch.blocks[key], day: f.catalog.Day}
+		frames[key] = fr
+	}
+	var times []byte
+	if f.ref.Times.Length > 0 {
+		times = q.fetch.blocks[blockKey{f.object, f.ref.Times.Offset}]
+	}
+	if f.ref.Floats && !now {
+		whole.Column = &frameColumn{frame: fr, i: f.ref.Series, times: times, n: f.ref.Samples}
+		return []series.Chunk{whole}, nil
+	}
+	return fr.chunks(f.ref.Series, times, f.ref.MinTime, f.ref.MaxTime)
+}
+
+// joiner brings the chunks of a series together over packs and days.
+type joiner struct {
+	max    int
+	out    []series.WithChunks
+	byHash map[uint64][]int32
+	names  map[uint64]struct{} // series admitted, by hash, for the limit
+}
+
+// admit counts a series toward the limit.
+func (j *joiner) admit(ls labels.Labels) error {
+	if j.max <= 0 {
+		return nil
+	}
+	if j.names == nil {
+		j.names = map[uint64]struct{}{}
+	}
+	j.names[ls.Hash()] = struct{}{}
+	if len(j.names) > j.max {
+		return &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", j.max),
+			Use: "the query selects more series", Hint: "select fewer with more exact matchers or a shorter range"}
+	}
+	return nil
+}
+
+func (j *joiner) add(ls labels.Labels, chunks []series.Chunk) {
+	if j.byHash == nil {
+		j.byHash = map[uint64][]int32{}
+	}
+	hash := ls.Hash()
+	for _, i := range j.byHash[hash] {
+		if labels.Equal(j.out[i].Labels, ls) {
+			j.out[i].Chunks = append(j.out[i].Chunks, chunks...)
+			return
+		}
+	}
+	j.byHash[hash] = append(j.byHash[hash], int32(len(j.out)))
+	j.out = append(j.out, series.WithChunks{Labels: ls, Chunks: chunks})
+}
+
+// matchesName reports whether the matchers of the metric name accept it.
+func matchesName(ms []*labels.Matcher, name string) bool {
+	for _, m := range ms {
+		if m.Name == model.MetricNameLabel && !m.Matches(name) {
+			return false
+		}
+	}
+	return true
+}
+
+// dayOf returns the first and last UTC day of a range, within what days can be.
+func dayRange(mint, maxt int64) (first, last int64, ok bool) {
+	const lastDay = 1<<31 - 1
+	if maxt < 0 || mint > maxt {
+		return 0, 0, false
+	}
+	return series.Day(max(mint, 0)), min(series.Day(maxt), lastDay), true
+}
+
+// objectDir is where a tenant's compacted packs are.
+func objectDir(t string) string {
+	var b strings.Builder
+	b.WriteString("l1/")
+	b.WriteString(t)
+	return b.String()
+}

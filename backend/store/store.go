@@ -1,0 +1,137 @@
+// Package store is the long-term store: packs in the object store and the index
+// that finds their series in the row store, as one thing that can be written,
+// published, read, swept and checked.
+//
+// Ingesters upload what they sealed (level 0, Upload); the compactor makes one
+// sorted copy of a tenant's day of it (level 1, Generation) and publishes that
+// by one conditional write of the day's catalog row; reads (Select, LabelNames,
+// LabelValues) join both. docs/format/store.md has the order of every write and
+// what holds after a crash between any two of them.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// Options of a Store.
+type Options struct {
+	Rows    rows.Store
+	Objects objects.Store
+	Scratch string // directory for packs that are being written; emptied by Open
+
+	// Retention is how long a tenant's samples are kept, now; 0 is for ever. An
+	// error stops what would delete; reads do not ask, their caller clips.
+	Retention func(context.Context, tenant.ID) (time.Duration, error)
+	// Deleted reports whether a tenant was deleted; its data is then neither
+	// written nor published any more.
+	Deleted func(context.Context, tenant.ID) (bool, error)
+
+	PageCacheBytes  int64 // decoded pages; default 64 MiB
+	FrameCacheBytes int64 // frames as stored; default 128 MiB
+	TableCacheBytes int64 // uncompressed frames; default 64 MiB
+	MaxQueryBytes   int64 // that one read may fetch from objects; default 1 GiB
+	PackBytes       int64 // at which a compacted pack is closed; default 512 MiB
+
+	Now        func() time.Time
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Times of the protocols.
+const (
+	garbageDelay = 6 * time.Hour       // from publication to the deletion of what it replaced; above any query's time
+	attemptDelay = 48 * time.Hour      // after which an attempt that was not published is rubbish
+	l0Delay      = 7 * 24 * time.Hour  // how long consumed L0 packs are kept, so that a bad compaction can be repaired
+	expiryDelay  = 30 * 24 * time.Hour // by which cells outlive the retention they were written under
+	cellLife     = 400 * 24 * time.Hour
+)
+
+var errNoOption = errors.New("store: Rows, Objects, Scratch, Retention and Deleted must be set")
+
+// Store is the long-term store. It is safe for concurrent use.
+type Store struct {
+	opts    Options
+	decoder *pack.Decoder
+	codec   *schema.Codec
+	pages   *cache[pageKey, *pack.Page]
+	frames  *cache[blockKey, []byte]
+	tables  *cache[blockKey, tableEntry]
+	metrics *metrics
+}
+
+// Open returns a store over its two ports, which stay the caller's to close.
+func Open(o Options) (*Store, error) {
+	if o.Rows == nil || o.Objects == nil || o.Scratch == "" || o.Retention == nil || o.Deleted == nil {
+		return nil, errNoOption
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		v     *int64
+		value int64
+	}{{&o.PageCacheBytes, 64 << 20}, {&o.FrameCacheBytes, 128 << 20}, {&o.TableCacheBytes, 64 << 20}, {&o.MaxQueryBytes, 1 << 30}, {&o.PackBytes, 512 << 20}} {
+		if *d.v == 0 {
+			*d.v = d.value
+		}
+	}
+	if err := emptyDir(o.Scratch); err != nil {
+		return nil, fmt.Errorf("store: scratch directory: %w", err)
+	}
+	dec, err := pack.NewDecoder()
+	if err != nil {
+		return nil, err
+	}
+	codec, err := schema.NewCodec()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{opts: o, decoder: dec, codec: codec}
+	s.pages = newCache[pageKey, *pack.Page](o.PageCacheBytes, (*pack.Page).Bytes)
+	s.frames = newCache[blockKey](o.FrameCacheBytes, func(b []byte) int64 { return int64(len(b)) })
+	s.tables = newCache[blockKey](o.TableCacheBytes, func(t tableEntry) int64 { return t.bytes })
+	s.metrics = newMetrics(o.Registerer, s)
+	return s, nil
+}
+
+// Close releases what the store keeps open of its own.
+func (s *Store) Close() error { return nil }
+
+// emptyDir makes a directory and removes what an earlier process left in it.
+func emptyDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) nowMillis() int64 { return s.opts.Now().UnixMilli() }
+
+// oldest is the timestamp below which cells are as good as collected.
+func (s *Store) oldest() int64 { return s.nowMillis() - cellLife.Milliseconds() }
