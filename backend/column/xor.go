@@ -1,0 +1,208 @@
+package column
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"slices"
+)
+
+// AppendXOR decodes a float chunk of Prometheus (chunkenc.EncXOR) and appends
+// its times (Unix ms) and values. On an error the slices are returned as they
+// came.
+func AppendXOR(data []byte, ts []int64, vs []float64) ([]int64, []float64, error) {
+	if len(data) < 2 {
+		return ts, vs, corrupt("XOR chunk of %d bytes", len(data))
+	}
+	n := int(binary.BigEndian.Uint16(data))
+	if n == 0 {
+		return ts, vs, nil
+	}
+	nt, nv := len(ts), len(vs)
+	ts, vs = slices.Grow(ts, n)[:nt+n], slices.Grow(vs, n)[:nv+n]
+	if !decodeXOR(data[2:], ts[nt:], vs[nv:]) {
+		return ts[:nt], vs[:nv], corrupt("XOR chunk ends within its samples")
+	}
+	return ts, vs, nil
+}
+
+// xorBits is where a reader of bits stands: n of the upper bits of w are still
+// to be read, the byte at pos follows them.
+type xorBits struct {
+	pos int
+	w   uint64
+	n   uint
+}
+
+// load makes n at least 56, or all bits that are left. Below them w has either
+// bits that will be loaded again or, at the end, zeros.
+func load(b []byte, r xorBits) xorBits {
+	if r.pos+8 > len(b) {
+		return loadLast(b, r)
+	}
+	r.w |= binary.BigEndian.Uint64(b[r.pos:]) >> r.n
+	r.pos += int((63 - r.n) >> 3)
+	r.n |= 56
+	return r
+}
+
+func loadLast(b []byte, r xorBits) xorBits {
+	for r.n <= 56 && r.pos < len(b) {
+		r.w |= uint64(b[r.pos]) << (56 - r.n)
+		r.pos++
+		r.n += 8
+	}
+	return r
+}
+
+// take returns the next m bits, 1 to 64.
+func take(b []byte, r xorBits, m uint) (after xorBits, v uint64, ok bool) {
+	if m > 32 {
+		if r = load(b, r); r.n < 32 {
+			return r, 0, false
+		}
+		m -= 32
+		v = r.w >> 32 << m
+		r.w <<= 32
+		r.n -= 32
+	}
+	if r = load(b, r); r.n < m {
+		return r, 0, false
+	}
+	v |= r.w >> (64 - m)
+	r.w <<= m
+	r.n -= m
+	return r, v, true
+}
+
+// takeChange returns by how much a step differs from the one before. r stands at
+// the prefix, which is not 0, and has 20 bits unless the stream ends.
+func takeChange(b []byte, r xorBits) (xorBits, int64, bool) {
+	prefix, m := uint(4), uint(64)
+	switch {
+	case r.w>>62 == 0b10:
+		prefix, m = 2, 14
+	case r.w>>61 == 0b110:
+		prefix, m = 3, 17
+	case r.w>>60 == 0b1110:
+		m = 20
+	}
+	if r.n < prefix {
+		return r, 0, false
+	}
+	r.w <<= prefix
+	r.n -= prefix
+	r, v, ok := take(b, r, m)
+	if m < 64 && v > 1<<(m-1) {
+		v -= 1 << m
+	}
+	return r, int64(v), ok
+}
+
+// decodeXOR decodes len(ts) samples, at least one. The first is a varint and a
+// whole value; the second begins with the step to it as varint; later ones with
+// what the step has changed by. Values are XORed with the one before: a 0 bit
+// when they are equal; 10 and the bits of the same window as last time; or 11,
+// the zeros before a new window (5 bits), its width (6 bits) and its bits.
+func decodeXOR(b []byte, ts []int64, vs []float64) bool {
+	t, k := binary.Varint(b)
+	if k <= 0 || len(b) < k+8 {
+		return false
+	}
+	v := binary.BigEndian.Uint64(b[k:])
+	ts[0], vs[0] = t, math.Float64frombits(v)
+	if len(ts) == 1 {
+		return true
+	}
+	b = b[k+8:]
+	first, k := binary.Uvarint(b)
+	if k <= 0 {
+		return false
+	}
+	step, ok := int64(first), true
+	r := load(b, xorBits{pos: k})
+	width, shift := uint(64), uint(0) // of the window
+	vs = vs[:len(ts)]
+	for i := 1; i < len(ts); i++ {
+		if r.n < 32 {
+			r = load(b, r)
+		}
+		switch {
+		case i == 1: // its step was read
+		case r.n == 0:
+			return false
+		case r.w>>63 == 0:
+			// Samples with the same step and value are two 0 bits each.
+			if same := min(bits.LeadingZeros64(r.w), int(r.n)) / 2; same > 1 {
+				same = min(same, len(ts)-i)
+				for range same {
+					t += step
+					ts[i], vs[i] = t, math.Float64frombits(v)
+					i++
+				}
+				i--
+				r.w <<= uint(2 * same)
+				r.n -= uint(2 * same)
+				continue
+			}
+			r.w <<= 1
+			r.n--
+		default:
+			var change int64
+			if r, change, ok = takeChange(b, r); !ok {
+				return false
+			}
+			step += change
+		}
+		t += step
+		if r.n < 13 {
+			if r = load(b, r); r.n == 0 {
+				return false
+			}
+		}
+		if r.w>>63 == 0 {
+			r.w <<= 1
+			r.n--
+		} else {
+			var x uint64
+			if r, x, width, shift, ok = takeValue(b, r, width, shift); !ok {
+				return false
+			}
+			v ^= x
+		}
+		ts[i], vs[i] = t, math.Float64frombits(v)
+	}
+	return true
+}
+
+// takeValue returns what a value is XORed with, and the window it was in. r has
+// 13 bits unless the stream ends, the first of them 1.
+func takeValue(b []byte, r xorBits, width, shift uint) (xorBits, uint64, uint, uint, bool) {
+	control := uint(2)
+	if r.w>>62 == 0b11 {
+		control = 13
+		zeros := uint(r.w >> 57 & 31)
+		if width = uint(r.w >> 51 & 63); width == 0 {
+			width = 64
+		}
+		// Of a window that is too wide Prometheus' decoder keeps no bit.
+		if shift = 64 - zeros - width; zeros+width > 64 {
+			shift = 64
+		}
+	}
+	if r.n < control {
+		return r, 0, 0, 0, false
+	}
+	r.w <<= control
+	r.n -= control
+	if r.n < width {
+		if r = load(b, r); r.n < width {
+			after, x, ok := take(b, r, width)
+			return after, x << shift, width, shift, ok
+		}
+	}
+	x := r.w >> ((64 - width) & 63) << shift
+	r.w <<= width
+	r.n -= width
+	return r, x, width, shift, true
+}
