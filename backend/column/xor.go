@@ -76,12 +76,21 @@ func take(b []byte, r xorBits, m uint) (after xorBits, v uint64, ok bool) {
 }
 
 // takeChange returns by how much a step differs from the one before. r stands at
-// the prefix, which is not 0, and has 20 bits unless the stream ends.
+// the prefix, which is not 0, and has 24 bits unless the stream ends.
 func takeChange(b []byte, r xorBits) (xorBits, int64, bool) {
+	if r.w>>62 == 0b10 && r.n >= 16 {
+		v := int64(r.w << 2 >> 50)
+		if v > 1<<13 {
+			v -= 1 << 14
+		}
+		r.w <<= 16
+		r.n -= 16
+		return r, v, true
+	}
 	prefix, m := uint(4), uint(64)
 	switch {
 	case r.w>>62 == 0b10:
-		prefix, m = 2, 14
+		return r, 0, false
 	case r.w>>61 == 0b110:
 		prefix, m = 3, 17
 	case r.w>>60 == 0b1110:
@@ -92,11 +101,20 @@ func takeChange(b []byte, r xorBits) (xorBits, int64, bool) {
 	}
 	r.w <<= prefix
 	r.n -= prefix
-	r, v, ok := take(b, r, m)
-	if m < 64 && v > 1<<(m-1) {
+	if m == 64 {
+		r, v, ok := take(b, r, m)
+		return r, int64(v), ok
+	}
+	if r.n < m {
+		return r, 0, false
+	}
+	v := int64(r.w >> (64 - m))
+	r.w <<= m
+	r.n -= m
+	if v > 1<<(m-1) {
 		v -= 1 << m
 	}
-	return r, int64(v), ok
+	return r, v, true
 }
 
 // decodeXOR decodes len(ts) samples, at least one. The first is a varint and a
@@ -123,42 +141,11 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 	r := load(b, xorBits{pos: k})
 	width, shift := uint(64), uint(0) // of the window
 	vs = vs[:len(ts)]
-	for i := 1; i < len(ts); i++ {
-		if r.n < 32 {
-			r = load(b, r)
-		}
-		switch {
-		case i == 1: // its step was read
-		case r.n == 0:
-			return false
-		case r.w>>63 == 0:
-			// Samples with the same step and value are two 0 bits each.
-			if same := min(bits.LeadingZeros64(r.w), int(r.n)) / 2; same > 1 {
-				same = min(same, len(ts)-i)
-				for range same {
-					t += step
-					ts[i], vs[i] = t, math.Float64frombits(v)
-					i++
-				}
-				i--
-				r.w <<= uint(2 * same)
-				r.n -= uint(2 * same)
-				continue
-			}
-			r.w <<= 1
-			r.n--
-		default:
-			var change int64
-			if r, change, ok = takeChange(b, r); !ok {
-				return false
-			}
-			step += change
-		}
+	for i := 1; ; {
+		// The value, with 13 bits loaded unless the stream ends.
 		t += step
-		if r.n < 13 {
-			if r = load(b, r); r.n == 0 {
-				return false
-			}
+		if r.n == 0 {
+			return false
 		}
 		if r.w>>63 == 0 {
 			r.w <<= 1
@@ -171,8 +158,47 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 			v ^= x
 		}
 		ts[i], vs[i] = t, math.Float64frombits(v)
+		if i++; i == len(ts) {
+			return true
+		}
+		// The step of the next sample.
+		if r = load(b, r); r.n == 0 {
+			return false
+		}
+		if r.w>>63 == 0 {
+			// Samples with the same step and value are two 0 bits each.
+			same := min(bits.LeadingZeros64(r.w), int(r.n)) / 2
+			same = min(same, len(ts)-i)
+			for range same {
+				t += step
+				ts[i], vs[i] = t, math.Float64frombits(v)
+				i++
+			}
+			if i == len(ts) {
+				return true
+			}
+			r.w <<= uint(2 * same)
+			r.n -= uint(2 * same)
+			if r.n < 32 {
+				if r = load(b, r); r.n == 0 {
+					return false
+				}
+			}
+		}
+		if r.w>>63 == 0 {
+			r.w <<= 1
+			r.n--
+			continue
+		}
+		var change int64
+		if r, change, ok = takeChange(b, r); !ok {
+			return false
+		}
+		step += change
+		if r.n < 13 {
+			r = load(b, r)
+		}
 	}
-	return true
 }
 
 // takeValue returns what a value is XORed with, and the window it was in. r has
