@@ -63,6 +63,8 @@ func Routes() []Route {
 		table = append(table,
 			Route{Name: "label_values", Methods: get, Path: p + "/api/v1/label/{name}/values",
 				Upstream: prefixes[0] + "/api/v1/label/{name}/values", Scope: tenant.MetricsRead, kind: kindRead},
+			Route{Name: "delete_series", Methods: []string{http.MethodPost, http.MethodPut}, Path: p + "/api/v1/admin/tsdb/delete_series",
+				Upstream: prefixes[0] + "/api/v1/admin/tsdb/delete_series", Scope: tenant.MetricsDelete, kind: kindRead},
 			Route{Name: "buildinfo", Methods: get, Path: p + "/api/v1/status/buildinfo", kind: kindOpen},
 		)
 	}

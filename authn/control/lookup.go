@@ -138,3 +138,17 @@ func (c *Control) Effective(ctx context.Context, t Tenant) (limits.Limits, error
 	}
 	return limits.Merge(*c.defaults.Load(), plan.Limits, t.Overrides), nil
 }
+
+// TenantDeleted reports whether a tenant was deleted. It reads the store: a
+// cached answer could let data of it come back.
+func (c *Control) TenantDeleted(ctx context.Context, id tenant.ID) (bool, error) {
+	var t Tenant
+	err := c.load(ctx, tenantKey(id), &t)
+	if errors.Is(err, errNoRow) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("tenant %s: %w", id, err)
+	}
+	return t.Deleted(), nil
+}

@@ -9,17 +9,18 @@ type Scope string
 // The scopes of the data plane. There is no admin scope: the admin API has a
 // credential of its own.
 const (
-	MetricsRead  Scope = "metrics:read"
-	MetricsWrite Scope = "metrics:write"
-	RulesRead    Scope = "rules:read"
-	RulesWrite   Scope = "rules:write"
-	AlertsRead   Scope = "alerts:read"
-	AlertsWrite  Scope = "alerts:write"
+	MetricsRead   Scope = "metrics:read"
+	MetricsWrite  Scope = "metrics:write"
+	MetricsDelete Scope = "metrics:delete"
+	RulesRead     Scope = "rules:read"
+	RulesWrite    Scope = "rules:write"
+	AlertsRead    Scope = "alerts:read"
+	AlertsWrite   Scope = "alerts:write"
 )
 
 // Scopes lists every scope, in the order in which they are documented.
 func Scopes() []Scope {
-	return []Scope{MetricsRead, MetricsWrite, RulesRead, RulesWrite, AlertsRead, AlertsWrite}
+	return []Scope{MetricsRead, MetricsWrite, MetricsDelete, RulesRead, RulesWrite, AlertsRead, AlertsWrite}
 }
 
 // Valid reports whether s is a scope that exists.

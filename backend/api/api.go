@@ -40,6 +40,7 @@ type Options struct {
 	Parser      parser.Parser
 	Metadata    func(tenant.ID) []series.MetricMetadata
 	SeriesCount func(tenant.ID) int // active series of a tenant
+	Delete      func(context.Context, Deletion) error
 	Limits      func(tenant.ID) limits.Limits
 	Lookback    time.Duration
 	Logger      *slog.Logger
@@ -70,6 +71,8 @@ func New(o Options) http.Handler {
 	r.Method(http.MethodGet, v1+"/label/{name}/values", query)
 	r.Get(v1+"/metadata", a.metadata)
 	r.Post(v1+"/read", a.remoteRead(query))
+	r.Post(v1+"/admin/tsdb/delete_series", a.deleteSeries)
+	r.Put(v1+"/admin/tsdb/delete_series", a.deleteSeries)
 	r.Post("/api/v1/push", a.push)
 	r.Get("/api/v1/user_stats", a.userStats)
 	return r

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
+	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
@@ -26,6 +28,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
+	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -65,6 +68,11 @@ type App struct {
 	cert     *certificate // of the edge; nil without TLS
 	admin    http.Handler
 
+	longTerm   *store.Store         // nil in a gateway
+	compactor  *compactor.Compactor // nil in a gateway
+	running    context.Context      // ends before the parts are closed
+	background sync.WaitGroup       // what requests started and did not wait for
+
 	closers []func() error // in the order of building
 }
 
@@ -86,7 +94,10 @@ func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
 	a := &App{cfg: cfg, opts: o, registry: prometheus.NewRegistry()}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	a.running = running
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	a.closers = append(a.closers, func() error { stop(); a.background.Wait(); return nil })
 	if err := a.build(ctx); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
@@ -185,8 +196,11 @@ func (a *App) buildBackend() error {
 	if memory == 0 {
 		memory = memoryBudget()
 	}
+	if err := a.buildStore(); err != nil {
+		return err
+	}
 	ing, err := ingester.Open(ingester.Options{
-		ID: id, Dir: filepath.Join(a.cfg.DataDir, "ingester"), Limits: a.limitsOf, Replication: 1, MemoryBytes: memory,
+		ID: id, LongTerm: a.longTerm, Dir: filepath.Join(a.cfg.DataDir, "ingester"), Limits: a.limitsOf, Replication: 1, MemoryBytes: memory,
 		Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	if err != nil {
@@ -194,6 +208,7 @@ func (a *App) buildBackend() error {
 	}
 	a.ingester = ing
 	a.closers = append(a.closers, ing.Close)
+	a.buildCompactor(id)
 	members := local.New(id)
 	if a.ring, err = members.Ring(context.Background()); err != nil {
 		return err
@@ -205,10 +220,10 @@ func (a *App) buildBackend() error {
 	a.push = dist.Push
 	syntax := parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions}
 	a.backend = api.New(api.Options{
-		Push: dist.Push, Queryable: querier.NewQueryable(ing, a.limitsOf, a.opts.Now, a.opts.Logger),
-		Engine:   querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
-		Parser:   querier.NewParser(syntax, querier.MaxPrettyOperators),
-		Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
+		Push: dist.Push, Queryable: querier.NewQueryable(querier.Both(ing, a.longTerm), a.limitsOf, a.opts.Now, a.opts.Logger),
+		Engine: querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
+		Parser: querier.NewParser(syntax, querier.MaxPrettyOperators),
+		Delete: a.deleteSeries, Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
 		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	return nil

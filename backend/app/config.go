@@ -39,7 +39,10 @@ type Config struct {
 	Limits   limits.Partial `yaml:"limits"`   // over the built-in defaults, for all tenants
 	Ingester Ingester       `yaml:"ingester"`
 	Querier  Querier        `yaml:"querier"`
-	Self     Self           `yaml:"self_monitoring"`
+	Store    Store          `yaml:"store"`
+
+	Compactor Compactor `yaml:"compactor"`
+	Self      Self      `yaml:"self_monitoring"`
 
 	// ShutdownTimeout is how long requests under way may take to end.
 	ShutdownTimeout model.Duration `yaml:"shutdown_timeout"`
@@ -74,6 +77,21 @@ type Querier struct {
 	ExperimentalFunctions bool `yaml:"experimental_functions"`
 }
 
+// Store has the knobs of the long-term store. All are bytes of memory; 0 is the
+// default.
+type Store struct {
+	PageCacheBytes  int64 `yaml:"page_cache_bytes"`
+	FrameCacheBytes int64 `yaml:"frame_cache_bytes"`
+	TableCacheBytes int64 `yaml:"table_cache_bytes"`
+	// MaxQueryBytes is what one read may fetch from objects.
+	MaxQueryBytes int64 `yaml:"max_query_bytes"`
+}
+
+// Compactor has the knobs of the compactor.
+type Compactor struct {
+	Interval model.Duration `yaml:"interval"` // between two looks at the work
+}
+
 // Self says whether and how often Pallium writes its own metrics to the
 // built-in tenant.
 type Self struct {
@@ -87,6 +105,7 @@ func DefaultConfig() Config {
 		DataDir: "./data", Listen: ":9009", AdminListen: "127.0.0.1:9010",
 		Log:             Log{Level: "info", Format: "text"},
 		Self:            Self{Interval: model.Duration(5 * time.Second)},
+		Compactor:       Compactor{Interval: model.Duration(5 * time.Minute)},
 		ShutdownTimeout: model.Duration(30 * time.Second),
 	}
 }
@@ -146,6 +165,10 @@ func (c *Config) Check() error {
 		return fmt.Errorf("ingester.memory_bytes is %d, it must not be negative", c.Ingester.MemoryBytes)
 	case c.Self.Interval < model.Duration(time.Second):
 		return fmt.Errorf("self_monitoring.interval is %s, it must be at least 1s", c.Self.Interval)
+	case c.Store.PageCacheBytes < 0 || c.Store.FrameCacheBytes < 0 || c.Store.TableCacheBytes < 0 || c.Store.MaxQueryBytes < 0:
+		return errors.New("store: sizes must not be negative")
+	case c.Compactor.Interval < model.Duration(time.Second):
+		return fmt.Errorf("compactor.interval is %s, it must be at least 1s", c.Compactor.Interval)
 	case c.ShutdownTimeout <= 0:
 		return errors.New("shutdown_timeout must be above zero")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/gateway/admin"
@@ -55,6 +56,8 @@ func (a *App) buildAdmin(token string) (http.Handler, error) {
 func (a *App) actions(r chi.Router) {
 	if a.ingester != nil {
 		r.Post("/flush", a.flush)
+		r.Post("/compact", a.compact)
+		r.Post("/compact/accept-loss", a.acceptLoss)
 	}
 }
 
@@ -102,7 +105,7 @@ func (a *App) serveReady(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte("ready\n"))
 }
 
-// flush seals everything in the head. With wait=true it answers when that is
+// flush seals everything in the head and uploads it. With wait=true it answers when that is
 // done, else at once.
 func (a *App) flush(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
@@ -112,7 +115,7 @@ func (a *App) flush(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]string{"status": "started"})
 		return
 	}
-	if err := a.ingester.Flush(); err != nil {
+	if err := a.flushAll(r.Context()); err != nil {
 		a.opts.Logger.Error("flush failed", "err", err)
 		w.WriteHeader(http.StatusInternalServerError)
 		_ = json.NewEncoder(w).Encode(map[string]string{"code": "internal", "message": "flush failed, see the log: nothing is lost, what was not sealed stays in memory and in the write-ahead log"})
@@ -127,6 +130,8 @@ type pageData struct {
 	Now     time.Time
 	Head    *ingester.Stats
 	Ring    []ring.Instance
+
+	Compactor *compactor.Status
 }
 
 // page is the operator's overview.
@@ -135,6 +140,8 @@ func (a *App) page(w http.ResponseWriter, _ *http.Request) {
 	if a.ingester != nil {
 		s := a.ingester.Stats()
 		d.Head, d.Ring = &s, a.ring.Instances()
+		c := a.compactor.Status()
+		d.Compactor = &c
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
@@ -164,6 +171,8 @@ th,td{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}td.n{text
 {{range .Tenants}}<tr><td>{{.Tenant}}</td><td class="n">{{.Series}}</td><td>{{ms .MinTime}}</td><td>{{ms .MaxTime}}</td></tr>{{end}}</table>
 <h2>Sealed windows</h2><table><tr><th>From</th><th>To</th><th>Tenants</th><th>Series</th><th>Samples</th><th>Bytes</th><th>Pack</th></tr>
 {{range .Packs}}<tr><td>{{ms .MinTime}}</td><td>{{ms .MaxTime}}</td><td class="n">{{.Tenants}}</td><td class="n">{{.Series}}</td><td class="n">{{.Samples}}</td><td class="n">{{.Bytes}}</td><td>{{.Name}}</td></tr>{{end}}</table>{{end}}
+{{with .Compactor}}<h2>Compactor</h2><p>{{if ge .Day 0}}Compacting day {{.Day}}{{else}}Idle{{end}}, last run {{.LastRun.UTC.Format "2006-01-02 15:04:05"}} UTC.{{with .LastErr}} Last error: {{.}}{{end}}</p>
+{{with .Waiting}}<table><tr><th>Day</th><th>Waits because</th></tr>{{range .}}<tr><td>{{.Day}}</td><td>{{.Reason}}</td></tr>{{end}}</table>{{end}}{{end}}
 {{with .Ring}}<h2>Ring</h2><table><tr><th>Instance</th><th>State</th><th>Zone</th><th>Tokens</th></tr>
 {{range .}}<tr><td>{{.ID}}</td><td>{{.State}}</td><td>{{.Zone}}</td><td class="n">{{len .Tokens}}</td></tr>{{end}}</table>{{end}}
 </body></html>

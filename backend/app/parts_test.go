@@ -29,11 +29,7 @@ func TestLimitsOf(t *testing.T) {
 	if got := a.limitsOf("unknown").Retention; got != week {
 		t.Errorf("retention of a tenant that does not exist: %s", got)
 	}
-	if err := a.ingester.Close(); err != nil {
-		t.Error(err)
-	}
-	a.control.Stop()
-	if err := a.store.Close(); err != nil {
+	if err := a.close(); err != nil {
 		t.Error(err)
 	}
 	if got := a.limitsOf("acme"); got.Retention != 0 || got.MaxActiveSeries != limits.Default().MaxActiveSeries {

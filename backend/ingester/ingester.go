@@ -41,6 +41,9 @@ type Options struct {
 	// ShardSize is how many ingesters share a tenant's series; the local series
 	// limit is the tenant's limit × Replication / ShardSize.
 	ShardSize int
+	// LongTerm is where sealed packs go; nil keeps them here.
+	LongTerm LongTerm
+	Zone     string // of this ingester; empty without zones
 	// MemoryBytes is the head's budget: at 80% of it everything is sealed early,
 	// above it requests are answered with ErrFull. 0 is no budget.
 	MemoryBytes int64
@@ -81,9 +84,13 @@ type Ingester struct {
 	lateFrom atomic.Int64 // when the first sample below sealed arrived, Unix ms; 0 = none
 	seals    *sealLog
 
-	flushNow chan struct{} // asks run to seal everything
-	stop     context.CancelFunc
-	done     sync.WaitGroup
+	deletions *deletionSet
+	unsealed  windowSet
+	uploads   *uploader     // nil without a long-term store
+	uploadNow chan struct{} // asks the uploader to look
+	flushNow  chan struct{} // asks run to seal everything
+	stop      context.CancelFunc
+	done      sync.WaitGroup
 }
 
 // Open replays what the directory holds and returns an ingester that is ready.
@@ -96,19 +103,26 @@ func Open(o Options) (*Ingester, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Replication, o.ShardSize = max(o.Replication, 1), max(o.ShardSize, 1)
-	ing := &Ingester{opts: o, tenants: map[tenant.ID]*tenantHead{}, flushNow: make(chan struct{}, 1)}
+	ing := &Ingester{opts: o, tenants: map[tenant.ID]*tenantHead{}, flushNow: make(chan struct{}, 1), uploadNow: make(chan struct{}, 1)}
 	ing.metrics = newMetrics(o.Registerer, ing)
 	packs, err := openPacks(filepath.Join(o.Dir, "l0"), o.Logger)
 	if err != nil {
 		return nil, err
 	}
 	ing.packs = packs
+	if ing.deletions, err = openDeletions(filepath.Join(o.Dir, "deletions.json")); err != nil {
+		return nil, errors.Join(err, packs.close())
+	}
 	if err := ing.recover(); err != nil {
 		return nil, errors.Join(err, packs.close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ing.stop = cancel
 	ing.done.Go(func() { ing.run(ctx) })
+	if o.LongTerm != nil {
+		ing.uploads = &uploader{ing: ing, long: o.LongTerm}
+		ing.done.Go(func() { ing.uploads.run(ctx) })
+	}
 	if o.Replication > 1 {
 		ing.done.Go(func() { ing.syncEverySecond(ctx) })
 	}

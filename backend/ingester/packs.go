@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/store"
 )
 
 const pageCacheBytes = 64 << 20
@@ -30,8 +32,12 @@ type packSet struct {
 }
 
 type localPack struct {
-	path   string
-	reader *pack.Reader
+	path    string
+	reader  *pack.Reader
+	windows []store.Window
+
+	isUploaded bool      // guarded by packSet.mu
+	consumed   time.Time // since when it is known to be compacted; the uploader's
 }
 
 // tenantPack is one pack that holds samples of a tenant, and their bounds.
@@ -50,6 +56,9 @@ func openPacks(dir string, logger *slog.Logger) (*packSet, error) {
 	}
 	removed, err := pack.RemoveTemporary(dir)
 	if err != nil {
+		return nil, fmt.Errorf("open local packs: %w", err)
+	}
+	if err := removeMarkers(dir); err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
 	for _, path := range removed {
@@ -77,7 +86,10 @@ func (p *packSet) open(path string) error {
 	if err != nil {
 		return errors.Join(unreadable(path, err), src.Close())
 	}
-	lp := &localPack{path: path, reader: r}
+	lp := &localPack{path: path, reader: r, windows: store.WindowsOf(r.Info())}
+	if _, err := os.Stat(path + uploadedSuffix); err == nil {
+		lp.isUploaded = true
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.packs = append(p.packs, lp)
@@ -120,19 +132,31 @@ func (p *packSet) retain(id tenant.ID, mint, maxt int64) []*pack.Reader {
 // remove stops serving the packs for which expired says so of every section,
 // and deletes their files. Queries that hold one finish with it.
 func (p *packSet) remove(expired func(id tenant.ID, maxt int64) bool) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var errs error
-	n := 0
-	p.packs = slices.DeleteFunc(p.packs, func(lp *localPack) bool {
+	return p.removeIf(func(lp *localPack) bool {
 		for id, b := range boundsByTenant(lp.reader.Info()) {
 			if !expired(id, b.max) {
 				return false
 			}
 		}
+		return true
+	})
+}
+
+func (p *packSet) removeIf(want func(*localPack) bool) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs error
+	n := 0
+	p.packs = slices.DeleteFunc(p.packs, func(lp *localPack) bool {
+		if !want(lp) {
+			return false
+		}
 		if err := os.Remove(lp.path); err != nil {
 			errs = errors.Join(errs, err)
 			return false
+		}
+		if err := os.Remove(lp.path + uploadedSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = errors.Join(errs, err)
 		}
 		for id, packs := range p.byTenant {
 			p.byTenant[id] = slices.DeleteFunc(packs, func(tp tenantPack) bool { return tp.pack == lp })

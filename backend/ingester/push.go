@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/common/model"
@@ -241,9 +242,18 @@ func metricType(s string) model.MetricType {
 type timeBounds struct {
 	min, max int64
 	any      bool
+
+	window  int64   // start of the window of the last sample
+	windows []int64 // starts of all windows
 }
 
 func (b *timeBounds) add(t int64) {
+	if !b.any || t < b.window || t >= b.window+series.WindowMillis {
+		b.window = series.WindowStart(t)
+		if !slices.Contains(b.windows, b.window) {
+			b.windows = append(b.windows, b.window)
+		}
+	}
 	if !b.any {
 		b.min, b.max, b.any = t, t, true
 		return
@@ -258,6 +268,7 @@ func (ing *Ingester) noteTimes(th *tenantHead, b timeBounds) {
 		return
 	}
 	th.extend(b.min, b.max)
+	ing.unsealed.add(b.windows)
 	if b.min < ing.sealed.Load() {
 		ing.lateFrom.CompareAndSwap(0, ing.opts.Now().UnixMilli())
 	}

@@ -23,6 +23,7 @@ type replay struct {
 	waiting map[uint64][]orphan // samples whose series was not yet met
 
 	samples, skipped, orphans int
+	windows                   timeBounds // of what went into the head
 }
 
 type replayed struct {
@@ -96,6 +97,7 @@ func (r *replay) append(to replayed, smp series.Sample) error {
 	}
 	r.samples++
 	to.th.extend(t, t)
+	r.windows.add(t)
 	return nil
 }
 
@@ -119,5 +121,6 @@ func (r *replay) finish() {
 		}
 	}
 	r.waiting = nil
+	r.ing.unsealed.add(r.windows.windows)
 	r.ing.recount()
 }

@@ -88,6 +88,10 @@ func (ing *Ingester) FlushSoon() {
 func (ing *Ingester) seal(bound int64) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
+	return ing.sealLocked(bound)
+}
+
+func (ing *Ingester) sealLocked(bound int64) error {
 	start := ing.opts.Now()
 	window := bound - series.WindowMillis
 	if bound == endOfTime {
@@ -96,8 +100,10 @@ func (ing *Ingester) seal(bound int64) error {
 	ing.gate.Lock()
 	cut, err := ing.log.Cut()
 	late := ing.lateFrom.Swap(0)
+	ing.unsealed.begin(bound)
 	ing.gate.Unlock()
 	if err != nil {
+		ing.unsealed.end(false)
 		ing.lateFrom.CompareAndSwap(0, late)
 		return err
 	}
@@ -106,12 +112,18 @@ func (ing *Ingester) seal(bound int64) error {
 		for _, m := range s.taken {
 			m.failed()
 		}
+		ing.unsealed.end(false)
 		ing.lateFrom.CompareAndSwap(0, late)
 		ing.metrics.sealFailures.Inc()
 		return errors.Join(fmt.Errorf("seal: %w", err), s.abort())
 	}
 	for _, m := range s.taken {
 		m.sealed()
+	}
+	ing.unsealed.end(true)
+	select {
+	case ing.uploadNow <- struct{}{}:
+	default: // it will look anyway
 	}
 	if bound != endOfTime {
 		ing.sealed.Store(max(bound, ing.sealed.Load()))
@@ -310,7 +322,7 @@ func (s *sealer) writer(i int) (*pack.Writer, error) {
 			fmt.Sprintf("%02d", s.window%series.DayMillis/series.WindowMillis))
 	}
 	path := filepath.Join(dir, s.ing.opts.ID+"-"+id.String()+pack.Suffix)
-	w, err := pack.Create(path, pack.Options{ID: id, Level: 0, Source: s.ing.opts.ID})
+	w, err := pack.Create(path, pack.Options{ID: id, Level: 0, Source: s.ing.opts.ID, Deletions: s.ing.deletions.number})
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Se
 		sel.Hold(func() { _ = r.Release() })
 	}
 	for _, r := range readers {
-		if err := selectPack(ctx, r, req, &j); err != nil {
+		if err := ing.selectPack(ctx, r, req, &j); err != nil {
 			sel.Release()
 			return nil, err
 		}
@@ -66,16 +66,24 @@ func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *join
 	return nil
 }
 
-func selectPack(ctx context.Context, r *pack.Reader, req series.Request, j *joiner) error {
+func (ing *Ingester) selectPack(ctx context.Context, r *pack.Reader, req series.Request, j *joiner) error {
 	found, err := r.Select(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", r.Info().ID, err)
 	}
+	number := numberOf(r.Info(), req.Tenant)
+	deletions := ing.deletions.any(req.Tenant, number)
 	for i := range found {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		s := &found[i]
+		var gone []series.Interval
+		if deletions {
+			if gone = ing.deletions.after(req.Tenant, number, s.Labels); !spanLeft(s.Chunks, gone) {
+				continue
+			}
+		}
 		if req.LabelsOnly {
 			if err := j.add(s.Labels, s.Labels.Hash(), nil); err != nil {
 				return err
@@ -89,6 +97,12 @@ func selectPack(ctx context.Context, r *pack.Reader, req series.Request, j *join
 				return fmt.Errorf("pack %s: %w", r.Info().ID, err)
 			}
 			chunks = append(chunks, c)
+		}
+		if chunks, err = series.Without(chunks, gone); err != nil {
+			return fmt.Errorf("pack %s: %w", r.Info().ID, err)
+		}
+		if len(chunks) == 0 {
+			continue
 		}
 		if err := j.add(s.Labels, s.Labels.Hash(), chunks); err != nil {
 			return err
@@ -139,6 +153,11 @@ func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]stri
 		return nil, err
 	}
 	err = ing.eachPack(req, func(r *pack.Reader) error {
+		if ing.deletions.any(req.Tenant, numberOf(r.Info(), req.Tenant)) {
+			return ing.packLabels(ctx, r, req, func(ls labels.Labels) {
+				ls.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
+			})
+		}
 		more, err := r.LabelNames(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
 		for _, n := range more {
 			names[n] = struct{}{}
@@ -161,6 +180,13 @@ func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Re
 		return nil, err
 	}
 	err = ing.eachPack(req, func(r *pack.Reader) error {
+		if ing.deletions.any(req.Tenant, numberOf(r.Info(), req.Tenant)) {
+			return ing.packLabels(ctx, r, req, func(ls labels.Labels) {
+				if v := ls.Get(name); v != "" {
+					values[v] = struct{}{}
+				}
+			})
+		}
 		more, err := r.LabelValues(ctx, req.Tenant, name, req.MinTime, req.MaxTime, req.Matchers...)
 		for _, v := range more {
 			values[v] = struct{}{}

@@ -15,6 +15,8 @@ type metrics struct {
 	seriesCreated, seriesRemoved prometheus.Counter
 	seals, sealFailures          prometheus.Counter
 	packsExpired, damage         prometheus.Counter
+	uploads, uploadFailures      prometheus.Counter
+	packsDropped                 prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
@@ -31,12 +33,15 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_local_packs", Help: "Local packs being served."},
 		func() float64 { return float64(ing.packCount()) })
 	return &metrics{
-		seriesCreated: counter("pallium_ingester_series_created_total", "Series that entered the head."),
-		seriesRemoved: counter("pallium_ingester_series_removed_total", "Series that left the head."),
-		seals:         counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
-		sealFailures:  counter("pallium_ingester_seal_failures_total", "Seals that failed and will be tried again."),
-		packsExpired:  counter("pallium_ingester_packs_expired_total", "Local packs deleted by retention."),
-		damage:        counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
+		seriesCreated:  counter("pallium_ingester_series_created_total", "Series that entered the head."),
+		seriesRemoved:  counter("pallium_ingester_series_removed_total", "Series that left the head."),
+		seals:          counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
+		sealFailures:   counter("pallium_ingester_seal_failures_total", "Seals that failed and will be tried again."),
+		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted by retention."),
+		packsDropped:   counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
+		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs that became part of the long-term store."),
+		uploadFailures: counter("pallium_ingester_upload_failures_total", "Uploads that failed and will be tried again."),
+		damage:         counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
 	}
 }
 

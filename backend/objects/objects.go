@@ -66,8 +66,9 @@ type Store interface {
 	Stat(ctx context.Context, name string) (Object, error)
 
 	// List calls visit for each object whose name starts with prefix, in the
-	// order of names as bytes, until visit returns false. Objects put or deleted
-	// meanwhile may be seen or not. visit may call the store.
+	// order of names as bytes, until visit returns false; their CRC is left out.
+	// Objects put or deleted meanwhile may be seen or not. visit may call the
+	// store.
 	List(ctx context.Context, prefix string, visit func(Object) bool) error
 
 	// Delete deletes an object. There being none is no error.
@@ -79,7 +80,7 @@ type Store interface {
 
 // CheckName reports what is wrong with the name of an object: it must be one to
 // MaxNameLength bytes of printable ASCII in non-empty segments joined by single
-// slashes, none of them "." or "..", and none ending in ".tmp".
+// slashes, none of them "." or "..", and it must not end in ".tmp".
 func CheckName(name string) error {
 	if name == "" || len(name) > MaxNameLength {
 		return fmt.Errorf("%w: object name has %d bytes, 1 to %d are allowed", ErrInvalid, len(name), MaxNameLength)
@@ -90,9 +91,12 @@ func CheckName(name string) error {
 		}
 	}
 	for segment := range strings.SplitSeq(name, "/") {
-		if segment == "" || segment == "." || segment == ".." || strings.HasSuffix(segment, ".tmp") {
+		if segment == "" || segment == "." || segment == ".." {
 			return fmt.Errorf("%w: object name %q has the segment %q", ErrInvalid, name, segment)
 		}
+	}
+	if strings.HasSuffix(name, ".tmp") {
+		return fmt.Errorf("%w: object name %q ends in .tmp", ErrInvalid, name)
 	}
 	return nil
 }

@@ -175,7 +175,7 @@ func Encode(samples []Sample) ([]Chunk, error) {
 // Normalize returns chunks with the same samples in ascending order without
 // overlaps. Chunks that already are so are returned as they are.
 func Normalize(chunks []Chunk) ([]Chunk, error) {
-	chunks = dropCopies(chunks)
+	chunks = DropCopies(chunks)
 	if !overlapping(chunks) {
 		return chunks, nil
 	}

@@ -21,7 +21,7 @@ func Iterator(chunks []Chunk, reuse chunkenc.Iterator) chunkenc.Iterator {
 // IteratorBetween is Iterator for the samples in [mint, maxt]: chunks are cut
 // at fixed times, queries are not.
 func IteratorBetween(chunks []Chunk, mint, maxt int64, reuse chunkenc.Iterator) chunkenc.Iterator {
-	chunks = dropCopies(chunks)
+	chunks = DropCopies(chunks)
 	if !overlapping(chunks) {
 		it, ok := reuse.(*concatIterator)
 		if !ok {
@@ -40,9 +40,9 @@ func IteratorBetween(chunks []Chunk, mint, maxt int64, reuse chunkenc.Iterator) 
 	return m
 }
 
-// dropCopies sorts chunks by time and leaves one of those that are the same
+// DropCopies sorts chunks by time, in place, and leaves one of those that are the same
 // byte for byte, as replicas and a chunk that is just being sealed are.
-func dropCopies(chunks []Chunk) []Chunk {
+func DropCopies(chunks []Chunk) []Chunk {
 	if len(chunks) < 2 {
 		return chunks
 	}

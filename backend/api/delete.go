@@ -1,0 +1,82 @@
+package api
+
+import (
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// Deletion is what a client wants deleted: the samples in [MinTime, MaxTime]
+// (Unix milliseconds) of the series that one of the matcher sets matches.
+type Deletion struct {
+	Tenant           tenant.ID
+	MinTime, MaxTime int64
+	Sets             [][]*labels.Matcher
+}
+
+// maxDeletionSets bounds one request; each is kept for weeks.
+const maxDeletionSets = 16
+
+// deleteSeries is Prometheus' admin API of the same name: 204 when it is done.
+func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
+	d, err := a.parseDeletion(r)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, "bad_data", err.Error())
+		return
+	}
+	if err := a.Delete(r.Context(), d); err != nil {
+		a.Logger.Error("deletion of series failed", "tenant", d.Tenant, "err", err)
+		writeError(w, http.StatusServiceUnavailable, "unavailable", "the series could not be deleted; repeat the request")
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
+	d := Deletion{Tenant: access(r), MinTime: math.MinInt64, MaxTime: math.MaxInt64}
+	if err := r.ParseForm(); err != nil {
+		return d, errors.New("the form could not be read")
+	}
+	if n := len(r.Form["match[]"]); n == 0 || n > maxDeletionSets {
+		return d, errors.New("1 to 16 match[] parameters are needed, each a series selector")
+	}
+	for _, m := range r.Form["match[]"] {
+		set, err := a.Parser.ParseMetricSelector(m)
+		if err != nil {
+			return d, err
+		}
+		d.Sets = append(d.Sets, set)
+	}
+	var err error
+	if d.MinTime, err = timeParameter(r.Form.Get("start"), d.MinTime); err != nil {
+		return d, errors.New("start is not a time: give Unix seconds or RFC 3339")
+	}
+	if d.MaxTime, err = timeParameter(r.Form.Get("end"), d.MaxTime); err != nil {
+		return d, errors.New("end is not a time: give Unix seconds or RFC 3339")
+	}
+	if d.MinTime > d.MaxTime {
+		return d, errors.New("end is before start")
+	}
+	return d, nil
+}
+
+// timeParameter reads Unix seconds or RFC 3339 as Unix milliseconds.
+func timeParameter(s string, none int64) (int64, error) {
+	if s == "" {
+		return none, nil
+	}
+	if f, err := strconv.ParseFloat(s, 64); err == nil {
+		if math.IsNaN(f) || math.Abs(f) > math.MaxInt64/2000 {
+			return 0, errors.New("out of range")
+		}
+		return int64(math.Round(f * 1000)), nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	return t.UnixMilli(), err
+}

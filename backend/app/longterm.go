@@ -1,0 +1,160 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/api"
+	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/objects/dir"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// openObjects opens the object store: a directory below the data directory.
+func (a *App) openObjects() (objects.Store, error) {
+	return dir.Open(filepath.Join(a.cfg.DataDir, "objects"))
+}
+
+// buildStore opens the long-term store over the row store and the objects.
+func (a *App) buildStore() error {
+	obj, err := a.openObjects()
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, obj.Close)
+	a.longTerm, err = store.Open(store.Options{
+		Rows: a.store, Objects: obj, Scratch: filepath.Join(a.cfg.DataDir, "scratch"),
+		Retention: a.retention, Deleted: a.tenantDeleted,
+		PageCacheBytes: a.cfg.Store.PageCacheBytes, FrameCacheBytes: a.cfg.Store.FrameCacheBytes,
+		TableCacheBytes: a.cfg.Store.TableCacheBytes, MaxQueryBytes: a.cfg.Store.MaxQueryBytes,
+		Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+	})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, a.longTerm.Close)
+	return nil
+}
+
+// buildCompactor builds the compactor and runs it until the process ends.
+func (a *App) buildCompactor(id string) {
+	a.compactor = compactor.New(compactor.Options{
+		ID: id, Store: a.longTerm, Retention: a.retention, Tenants: a.tenants,
+		KeepDeletions: func(t tenant.ID) time.Duration {
+			const spare = 14 * 24 * time.Hour
+			if grace := time.Duration(a.limitsOf(t).PastGrace); grace > 0 {
+				return grace + spare
+			}
+			return 1 << 62 // samples of any age may come: deletions are kept
+		},
+		Interval: time.Duration(a.cfg.Compactor.Interval), Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.compactor.Run(ctx)
+	}()
+	a.closers = append(a.closers, func() error { cancel(); <-done; return nil })
+}
+
+// retention is how long a tenant's samples are kept. When that cannot be told,
+// nothing may be deleted for it.
+func (a *App) retention(ctx context.Context, t tenant.ID) (time.Duration, error) {
+	lim, err := a.control.Limits(ctx, t)
+	if errors.Is(err, tenant.ErrUnknown) {
+		return 0, nil // deleted: what is left of it goes another way
+	}
+	return time.Duration(lim.Retention), err
+}
+
+func (a *App) tenantDeleted(ctx context.Context, t tenant.ID) (bool, error) {
+	return a.control.TenantDeleted(ctx, t)
+}
+
+// tenants lists those whose data is kept and those that were deleted.
+func (a *App) tenants(ctx context.Context) (active, deleted []tenant.ID, err error) {
+	err = a.control.AllTenants(ctx, func(t control.Tenant) bool {
+		if t.Deleted() {
+			deleted = append(deleted, t.ID)
+		} else {
+			active = append(active, t.ID)
+		}
+		return true
+	})
+	return active, deleted, err
+}
+
+// compact compacts everything that is uploaded, open days too. With wait=true it
+// answers when that is done, else at once.
+func (a *App) compact(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if r.URL.Query().Get("wait") != "true" {
+		a.background.Go(func() {
+			if _, err := a.compactor.Compact(a.running, compactor.All); err != nil {
+				a.opts.Logger.Error("compaction failed", "err", err)
+			}
+		})
+		w.WriteHeader(http.StatusAccepted)
+		_ = json.NewEncoder(w).Encode(map[string]string{"status": "started"})
+		return
+	}
+	report, err := a.compactor.Compact(r.Context(), compactor.All)
+	if err != nil {
+		a.opts.Logger.Error("compaction failed", "err", err)
+		w.WriteHeader(http.StatusInternalServerError)
+		_ = json.NewEncoder(w).Encode(map[string]string{"code": "internal", "message": "compaction failed, see the log: nothing is lost, what was not compacted stays where it was"})
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"status": "done", "days": report.Days, "published": report.Published, "series": report.Series, "samples": report.Samples})
+}
+
+// acceptLoss lets a day be compacted although ingesters that owe samples of it
+// are lost.
+func (a *App) acceptLoss(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	day, err := strconv.ParseInt(r.URL.Query().Get("day"), 10, 64)
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]string{"code": "invalid", "field": "day", "message": "day must be the number of a UTC day since 1970, as the log and the operator page name it"})
+		return
+	}
+	n, err := a.longTerm.AcceptLoss(r.Context(), day)
+	if err != nil {
+		a.opts.Logger.Error("accept-loss failed", "err", err)
+		w.WriteHeader(http.StatusInternalServerError)
+		_ = json.NewEncoder(w).Encode(map[string]string{"code": "internal", "message": fmt.Sprintf("the intents of day %d could not be taken back, see the log", day)})
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"status": "done", "intents": n})
+}
+
+// flushAll seals the head and uploads what is sealed.
+func (a *App) flushAll(ctx context.Context) error {
+	if err := a.ingester.Flush(); err != nil {
+		return err
+	}
+	return a.ingester.Upload(ctx)
+}
+
+// deleteSeries deletes a tenant's series everywhere: numbered, then sealed and
+// learned by the ingester, then active for all packs.
+func (a *App) deleteSeries(ctx context.Context, d api.Deletion) error {
+	reserved, err := a.longTerm.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
+	if err != nil {
+		return err
+	}
+	if err := a.ingester.Delete(d.Tenant, reserved); err != nil {
+		return err
+	}
+	return a.longTerm.ActivateDeletion(ctx, d.Tenant, reserved)
+}

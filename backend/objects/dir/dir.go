@@ -1,0 +1,327 @@
+// Package dir keeps objects as files below a directory, for Pallium on one
+// machine. An object's name is its path. It implements objects.Store; only
+// backend/app imports it.
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/palliumhq/pallium/backend/objects"
+)
+
+const temporary = ".tmp"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Store is a directory of objects. One process uses it at a time.
+type Store struct {
+	root   string
+	closed atomic.Bool
+}
+
+var _ objects.Store = (*Store)(nil)
+
+// Open opens the directory, makes it if it is missing, and removes what a crash
+// left half copied.
+func Open(root string) (*Store, error) {
+	if err := makeDir(root); err != nil {
+		return nil, fmt.Errorf("open objects: %w", err)
+	}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, temporary) {
+			return err
+		}
+		return os.Remove(path)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open objects: remove what is half written: %w", err)
+	}
+	return &Store{root: root}, nil
+}
+
+// path checks a call and returns the object's file.
+func (s *Store) path(ctx context.Context, name string) (string, error) {
+	if s.closed.Load() {
+		return "", objects.ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	if err := objects.CheckName(name); err != nil {
+		return "", err
+	}
+	return filepath.Join(s.root, filepath.FromSlash(name)), nil
+}
+
+// Put implements objects.Store. The object is a hard link to the file where the
+// file system allows it, else a copy. The file is read once to check its CRC.
+func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
+	to, err := s.path(ctx, name)
+	if err != nil {
+		return objects.Object{}, err
+	}
+	if got, err := checksum(path); err != nil {
+		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
+	} else if got != crc {
+		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, %08x was announced", name, objects.ErrInvalid, got, crc)
+	}
+	for range 3 { // a racing Delete may take the directory away
+		if err = makeDir(filepath.Dir(to)); err != nil {
+			break
+		}
+		if err = link(path, to); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return s.existing(ctx, name, path, crc)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(to))
+	}
+	if err != nil {
+		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
+	}
+	return s.Stat(ctx, name)
+}
+
+// existing compares an object whose name was taken with the file.
+func (s *Store) existing(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
+	o, err := s.Stat(ctx, name)
+	if err != nil {
+		return o, err
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return o, fmt.Errorf("put %s: %w", name, err)
+	}
+	if o.Size != st.Size() || o.CRC != crc {
+		return objects.Object{}, fmt.Errorf("put %s: %w", name, objects.ErrExists)
+	}
+	// It may have been linked by a call whose name never reached the disk.
+	return o, syncDir(filepath.Join(s.root, filepath.Dir(filepath.FromSlash(name))))
+}
+
+// link makes to the same file as from, or a copy of it, exclusively.
+func link(from, to string) error {
+	err := os.Link(from, to)
+	if err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	tmp, err := copyTo(from, to)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Link(tmp, to), os.Remove(tmp))
+}
+
+// copyTo copies a file to a temporary name beside another, on disk.
+func copyTo(from, to string) (string, error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	out, err := os.CreateTemp(filepath.Dir(to), "*"+temporary)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(out, in)
+	if err == nil {
+		err = out.Sync()
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(out.Name()))
+	}
+	return out.Name(), nil
+}
+
+func checksum(path string) (uint32, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	h := crc32.New(castagnoli)
+	_, err = io.Copy(h, f)
+	return h.Sum32(), err
+}
+
+// Get implements objects.Store.
+func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
+	path, err := s.path(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := objects.CheckRange(off, n); err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, named(name, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, named(name, err)
+	}
+	if st.IsDir() {
+		return nil, named(name, fs.ErrNotExist)
+	}
+	if off+int64(n) > st.Size() {
+		return nil, fmt.Errorf("get %s: %w: bytes %d to %d of an object of %d", name, objects.ErrInvalid, off, off+int64(n), st.Size())
+	}
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, off); err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// Stat implements objects.Store. It reads the whole file for its CRC.
+func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
+	path, err := s.path(ctx, name)
+	if err != nil {
+		return objects.Object{}, err
+	}
+	st, err := os.Stat(path)
+	if err == nil && st.IsDir() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return objects.Object{}, named(name, err)
+	}
+	crc, err := checksum(path)
+	if err != nil {
+		return objects.Object{}, named(name, err)
+	}
+	return objects.Object{Name: name, Size: st.Size(), CRC: crc, Created: st.ModTime()}, nil
+}
+
+func named(name string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("object %s: %w", name, objects.ErrNotFound)
+	}
+	return fmt.Errorf("object %s: %w", name, err)
+}
+
+// List implements objects.Store. It reads one directory at a time.
+func (s *Store) List(ctx context.Context, prefix string, visit func(objects.Object) bool) error {
+	if s.closed.Load() {
+		return objects.ErrClosed
+	}
+	_, err := s.list(ctx, "", prefix, visit)
+	return err
+}
+
+// list visits what is below a directory, by its name with a slash at the end,
+// and reports whether to go on.
+func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects.Object) bool) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(dir)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list objects: %w", err)
+	}
+	// A directory's objects sort by its name with the slash.
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		name := dir + e.Name()
+		if e.IsDir() {
+			name += "/"
+		}
+		if strings.HasPrefix(name, prefix) || strings.HasPrefix(prefix, name) && e.IsDir() {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if strings.HasSuffix(name, "/") {
+			if on, err := s.list(ctx, name, prefix, visit); !on || err != nil {
+				return on, err
+			}
+			continue
+		}
+		if strings.HasSuffix(name, temporary) {
+			continue
+		}
+		st, err := os.Stat(filepath.Join(s.root, filepath.FromSlash(name)))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("list objects: %w", err)
+		}
+		if !visit(objects.Object{Name: name, Size: st.Size(), Created: st.ModTime()}) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Delete implements objects.Store. Directories that it empties go too.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	path, err := s.path(ctx, name)
+	if err != nil {
+		return err
+	}
+	st, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && st.IsDir() {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	for dir := filepath.Dir(path); dir != s.root && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+		continue
+	}
+	return nil
+}
+
+// Close implements objects.Store.
+func (s *Store) Close() error {
+	s.closed.Store(true)
+	return nil
+}
+
+// makeDir makes a directory and those above it that are missing, on disk.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

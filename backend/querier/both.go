@@ -1,0 +1,157 @@
+package querier
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Recent is the ingesters: a Source that also knows which L0 packs it serves.
+type Recent interface {
+	Source
+	// Serves reports whether the pack's samples are in the answers given before
+	// this call.
+	Serves(id ulid.ULID) bool
+}
+
+// LongTerm is the long-term store.
+type LongTerm interface {
+	Select(ctx context.Context, req series.Request, covered store.Covered) (*series.Selection, error)
+	LabelNames(ctx context.Context, req series.Request, covered store.Covered) ([]string, error)
+	LabelValues(ctx context.Context, name string, req series.Request, covered store.Covered) ([]string, error)
+}
+
+// Both joins ingesters and long-term store into one source: the answer is the
+// union of what either has, whatever is published, and either failing fails it.
+// The two are asked at the same time; only what the store does about L0 packs
+// waits for the ingesters' answer, since they serve most of those themselves.
+func Both(recent Recent, long LongTerm) Source { return &both{recent: recent, long: long} }
+
+type both struct {
+	recent Recent
+	long   LongTerm
+}
+
+// ask runs the two reads. covered waits for the first to end.
+func (b *both) ask(ctx context.Context, recent func(context.Context) error, long func(context.Context, store.Covered) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	answered := make(chan struct{})
+	failed := false
+	g.Go(func() error {
+		defer close(answered)
+		err := recent(ctx)
+		failed = err != nil
+		return err
+	})
+	g.Go(func() error {
+		return long(ctx, func(id ulid.ULID) bool {
+			<-answered
+			return failed || b.recent.Serves(id) // after a failure nothing counts any more
+		})
+	})
+	return g.Wait()
+}
+
+// Select implements Source.
+func (b *both) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
+	var recent, long *series.Selection
+	err := b.ask(ctx,
+		func(ctx context.Context) (err error) { recent, err = b.recent.Select(ctx, req); return err },
+		func(ctx context.Context, c store.Covered) (err error) {
+			long, err = b.long.Select(ctx, req, c)
+			return err
+		})
+	if err != nil {
+		for _, s := range []*series.Selection{recent, long} {
+			if s != nil {
+				s.Release()
+			}
+		}
+		return nil, err
+	}
+	if len(long.Series) == 0 {
+		long.Release()
+		return recent, nil
+	}
+	recent.Hold(long.Release)
+	if recent.Series, err = union(recent.Series, long.Series, req.MaxSeries); err != nil {
+		recent.Release()
+		return nil, err
+	}
+	return recent, nil
+}
+
+// union brings the chunks of series that both lists have together.
+func union(a, b []series.WithChunks, most int) ([]series.WithChunks, error) {
+	if len(a) == 0 {
+		return b, nil
+	}
+	byHash := make(map[uint64][]int, len(a))
+	for i := range a {
+		h := a[i].Labels.Hash()
+		byHash[h] = append(byHash[h], i)
+	}
+next:
+	for i := range b {
+		for _, k := range byHash[b[i].Labels.Hash()] {
+			if labels.Equal(a[k].Labels, b[i].Labels) {
+				a[k].Chunks = append(a[k].Chunks, b[i].Chunks...)
+				continue next
+			}
+		}
+		a = append(a, b[i])
+	}
+	if most > 0 && len(a) > most {
+		return nil, &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", most),
+			Use: "the query selects more series", Hint: "select fewer with more exact matchers or a shorter range"}
+	}
+	return a, nil
+}
+
+// LabelNames implements Source.
+func (b *both) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
+	var recent, long []string
+	err := b.ask(ctx,
+		func(ctx context.Context) (err error) { recent, err = b.recent.LabelNames(ctx, req); return err },
+		func(ctx context.Context, c store.Covered) (err error) {
+			long, err = b.long.LabelNames(ctx, req, c)
+			return err
+		})
+	return mergeSorted(recent, long), err
+}
+
+// LabelValues implements Source.
+func (b *both) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
+	var recent, long []string
+	err := b.ask(ctx,
+		func(ctx context.Context) (err error) { recent, err = b.recent.LabelValues(ctx, name, req); return err },
+		func(ctx context.Context, c store.Covered) (err error) {
+			long, err = b.long.LabelValues(ctx, name, req, c)
+			return err
+		})
+	return mergeSorted(recent, long), err
+}
+
+func mergeSorted(a, b []string) []string {
+	if len(b) == 0 {
+		return a
+	}
+	out := append(a, b...)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Exemplars implements Source. Only ingesters have exemplars.
+func (b *both) Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult {
+	return b.recent.Exemplars(id, mint, maxt, sets)
+}
