@@ -19,9 +19,10 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// openObjects opens the object store: a directory below the data directory.
+// openObjects opens the object store: the directories l0 and l1 of the data
+// directory.
 func (a *App) openObjects() (objects.Store, error) {
-	return dir.Open(filepath.Join(a.cfg.DataDir, "objects"))
+	return dir.Open(a.cfg.DataDir, "l0", "l1")
 }
 
 // buildStore opens the long-term store over the row store and the objects.

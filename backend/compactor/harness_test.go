@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -125,7 +126,7 @@ type wrap struct {
 func newWorld(t *testing.T, w wrap) *world {
 	t.Helper()
 	x := &world{t: t, dir: t.TempDir(), now: time.UnixMilli(testDay*series.DayMillis + 30*3600_000), deleted: map[tenant.ID]bool{}, want: map[tenant.ID]map[string]map[int64]series.Sample{}}
-	r, err := pebble.Open(filepath.Join(x.dir, "rows"), pebble.Options{Logger: slog.New(slog.DiscardHandler)})
+	r, err := pebble.Open("rows", pebble.Options{Logger: slog.New(slog.DiscardHandler), FS: vfs.NewMem(), CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,27 +26,38 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Store is a directory of objects. One process uses it at a time.
 type Store struct {
 	root   string
+	tops   []string
 	closed atomic.Bool
 }
 
 var _ objects.Store = (*Store)(nil)
 
 // Open opens the directory, makes it if it is missing, and removes what a crash
-// left half copied.
-func Open(root string) (*Store, error) {
+// left half copied. tops are the first segments that names may have: nothing else
+// below root is looked at or touched.
+func Open(root string, tops ...string) (*Store, error) {
 	if err := makeDir(root); err != nil {
 		return nil, fmt.Errorf("open objects: %w", err)
 	}
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	for _, top := range tops {
+		if err := sweep(filepath.Join(root, top)); err != nil {
+			return nil, fmt.Errorf("open objects: remove what is half written: %w", err)
+		}
+	}
+	return &Store{root: root, tops: tops}, nil
+}
+
+func sweep(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, temporary) {
 			return err
 		}
 		return os.Remove(path)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("open objects: remove what is half written: %w", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return &Store{root: root}, nil
+	return err
 }
 
 // path checks a call and returns the object's file.
@@ -59,6 +70,9 @@ func (s *Store) path(ctx context.Context, name string) (string, error) {
 	}
 	if err := objects.CheckName(name); err != nil {
 		return "", err
+	}
+	if top, _, _ := strings.Cut(name, "/"); !slices.Contains(s.tops, top) {
+		return "", fmt.Errorf("%w: object name %q does not begin with one of %q", objects.ErrInvalid, name, s.tops)
 	}
 	return filepath.Join(s.root, filepath.FromSlash(name)), nil
 }
@@ -243,6 +257,9 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 		name := dir + e.Name()
 		if e.IsDir() {
 			name += "/"
+		}
+		if dir == "" && !slices.Contains(s.tops, e.Name()) {
+			continue
 		}
 		if strings.HasPrefix(name, prefix) || strings.HasPrefix(prefix, name) && e.IsDir() {
 			names = append(names, name)
