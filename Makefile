@@ -5,6 +5,9 @@ TOOLS     := $(CURDIR)/.tools
 PROMETHEUS_VERSION := v0.316.0
 NODE_EXPORTER_VERSION := v1.12.1
 LINT_VERSION := v2.15.0
+BIGTABLE_EMULATOR_VERSION := v1.58.0
+FAKE_GCS_SERVER_VERSION := v1.56.1
+EMULATORS := $(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) $(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION)
 FUZZTIME  ?= 30s
 UNIT      := $(shell $(GO) list ./... 2>/dev/null | grep -v /test/)
 
@@ -18,10 +21,10 @@ build:                          ## build bin/pallium
 
 test: vet lint unit e2e         ## what CI runs
 
-unit:
+unit: $(EMULATORS)
 	$(GO) test -vet=off $(UNIT)
 
-race:                           ## unit and story tests under the race detector
+race: $(EMULATORS)               ## unit and story tests under the race detector
 	$(GO) test -race -vet=off $(UNIT)
 
 vet:
@@ -40,13 +43,13 @@ e2e: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETH
 	NODE_EXPORTER=$(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) \
 	$(GO) test -vet=off -count=1 -timeout 20m ./test/...
 
-bench:                          ## micro-benchmarks
+bench: $(EMULATORS)              ## micro-benchmarks
 	$(GO) test -vet=off -run '^$$' -bench . -benchmem $(UNIT)
 
 load: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION)  ## paired with Prometheus' remote-write receiver
 	PALLIUM=$(CURDIR)/bin/pallium PROMETHEUS=$(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(GO) run ./test/load
 
-tools: $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) $(TOOLS)/golangci-lint-$(LINT_VERSION)
+tools: $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) $(TOOLS)/golangci-lint-$(LINT_VERSION) $(EMULATORS)
 
 $(TOOLS)/golangci-lint-$(LINT_VERSION):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
@@ -63,6 +66,14 @@ $(TOOLS)/promtool-$(PROMETHEUS_VERSION):
 $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION):
 	CGO_ENABLED=0 GOBIN=$(TOOLS) $(GO) install github.com/prometheus/node_exporter@$(NODE_EXPORTER_VERSION)
 	mv $(TOOLS)/node_exporter $@
+
+$(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION):
+	GOBIN=$(TOOLS) $(GO) install cloud.google.com/go/bigtable/cmd/emulator@$(BIGTABLE_EMULATOR_VERSION)
+	mv $(TOOLS)/emulator $@
+
+$(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION):
+	GOBIN=$(TOOLS) $(GO) install github.com/fsouza/fake-gcs-server@$(FAKE_GCS_SERVER_VERSION)
+	mv $(TOOLS)/fake-gcs-server $@
 
 clean:
 	rm -rf bin .tools

@@ -54,7 +54,7 @@ func adminRows(b *bench) []row {
 		{name: "bad flag", url: root + "/tenants?includeDeleted=maybe", code: 400, says: "includeDeleted|true or false"},
 
 		{name: "key without scopes", body: []byte(`{"name": "k", "tenant": "team", "scopes": []}`), url: root + "/tokens", code: 400, says: "scopes"},
-		{name: "key with a bad scope", body: []byte(`{"name": "k", "tenant": "team", "scopes": ["metrics:delete"]}`), url: root + "/tokens", code: 400, says: "metrics:delete"},
+		{name: "key with a bad scope", body: []byte(`{"name": "k", "tenant": "team", "scopes": ["metrics:destroy"]}`), url: root + "/tokens", code: 400, says: "metrics:delete"},
 		{name: "key of an unknown tenant", body: []byte(`{"name": "k", "tenant": "nobody", "scopes": ["metrics:read"]}`), url: root + "/tokens", code: 400, says: "nobody"},
 		{name: "key of two minds", body: []byte(`{"name": "k", "tenant": "team", "scopes": ["metrics:read"], "accessPolicyId": "x"}`), url: root + "/tokens", code: 400, says: "accessPolicyId"},
 		{name: "key that has expired", body: []byte(`{"name": "k", "tenant": "team", "scopes": ["metrics:read"], "expiresAt": "2001-01-01T00:00:00Z"}`), url: root + "/tokens", code: 400, says: "expiresAt"},

@@ -1,0 +1,247 @@
+// Package gcs keeps objects in a bucket of Google Cloud Storage. It implements
+// objects.Store over the official client; only backend/app imports it.
+package gcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"cloud.google.com/go/storage"
+	"google.golang.org/api/googleapi"
+	"google.golang.org/api/iterator"
+	"google.golang.org/api/option"
+
+	"github.com/palliumhq/pallium/backend/objects"
+)
+
+// Options name a bucket.
+type Options struct {
+	Bucket string
+	Prefix string // before every object's name; empty or ending in a slash
+	// CredentialsFile is a service account's key; empty: the machine's own.
+	CredentialsFile string
+	// Endpoint is the URL of an emulator, instead of the service.
+	Endpoint string
+}
+
+// Bounds of the client's own repetitions, within the caller's context.
+const (
+	retryFor  = 2 * time.Minute
+	chunkSize = 16 << 20 // bytes sent at once; a part that fails is sent again
+)
+
+// Store is one bucket, or a part of it.
+type Store struct {
+	client *storage.Client
+	bucket *storage.BucketHandle
+	prefix string
+	closed atomic.Bool
+}
+
+var _ objects.Store = (*Store)(nil)
+
+// Open connects to a bucket that exists.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if o.Bucket == "" {
+		return nil, errors.New("gcs: bucket must be set")
+	}
+	if o.Prefix != "" && !strings.HasSuffix(o.Prefix, "/") {
+		return nil, fmt.Errorf("gcs: prefix %q must end in a slash", o.Prefix)
+	}
+	var opts []option.ClientOption
+	switch {
+	case o.Endpoint != "":
+		opts = append(opts, option.WithEndpoint(strings.TrimRight(o.Endpoint, "/")+"/storage/v1/"), option.WithoutAuthentication(), storage.WithJSONReads())
+	case o.CredentialsFile != "":
+		opts = append(opts, option.WithAuthCredentialsFile(option.ServiceAccount, o.CredentialsFile))
+	}
+	c, err := storage.NewClient(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to cloud storage: %w", err)
+	}
+	// All our calls are idempotent: writes and deletes carry a precondition.
+	c.SetRetry(storage.WithMaxRetryDuration(retryFor))
+	return &Store{client: c, bucket: c.Bucket(o.Bucket), prefix: o.Prefix}, nil
+}
+
+func (s *Store) object(ctx context.Context, name string) (*storage.ObjectHandle, error) {
+	if s.closed.Load() {
+		return nil, objects.ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := objects.CheckName(name); err != nil {
+		return nil, err
+	}
+	return s.bucket.Object(s.prefix + name), nil
+}
+
+// failed tells of which object a call failed, in the port's words.
+func failed(ctx context.Context, what, name string, err error) error {
+	var api *googleapi.Error
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case errors.Is(err, storage.ErrObjectNotExist):
+		err = objects.ErrNotFound
+	case errors.As(err, &api) && api.Code == http.StatusRequestedRangeNotSatisfiable:
+		err = fmt.Errorf("%w: the range lies beyond the end of the object", objects.ErrInvalid)
+	}
+	return fmt.Errorf("cloud storage: %s %s: %w", what, name, err)
+}
+
+// Put implements objects.Store.
+func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
+	h, err := s.object(ctx, name)
+	if err != nil {
+		return objects.Object{}, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends an upload that was not completed
+	w := h.If(storage.Conditions{DoesNotExist: true}).NewWriter(ctx)
+	w.ChunkSize = int(min(chunkSize, max(st.Size(), 256<<10)))
+	w.CRC32C, w.SendCRC32C = crc, true
+	w.ContentType = "application/octet-stream"
+	if _, err = io.Copy(w, f); err == nil {
+		err = w.Close()
+	}
+	var api *googleapi.Error
+	if errors.As(err, &api) && api.Code == http.StatusPreconditionFailed {
+		return s.existing(ctx, name, st.Size(), crc)
+	}
+	if errors.As(err, &api) && api.Code == http.StatusBadRequest {
+		return objects.Object{}, fmt.Errorf("put %s: %w: %w", name, objects.ErrInvalid, err)
+	}
+	if err != nil {
+		return objects.Object{}, failed(ctx, "put", name, err)
+	}
+	o := s.describe(w.Attrs())
+	if o.Size != st.Size() || o.CRC != crc {
+		err := fmt.Errorf("%w: it has %d bytes with checksum %08x, %d with %08x were sent", objects.ErrInvalid, o.Size, o.CRC, st.Size(), crc)
+		return objects.Object{}, errors.Join(fmt.Errorf("put %s: %w", name, err), h.Delete(ctx))
+	}
+	return o, nil
+}
+
+// existing compares the object whose name was taken with what was to be stored.
+func (s *Store) existing(ctx context.Context, name string, size int64, crc uint32) (objects.Object, error) {
+	o, err := s.Stat(ctx, name)
+	if err != nil {
+		return o, err
+	}
+	if o.Size != size || o.CRC != crc {
+		return objects.Object{}, fmt.Errorf("put %s: %w", name, objects.ErrExists)
+	}
+	return o, nil
+}
+
+func (s *Store) describe(a *storage.ObjectAttrs) objects.Object {
+	return objects.Object{Name: strings.TrimPrefix(a.Name, s.prefix), Size: a.Size, CRC: a.CRC32C, Created: a.Created}
+}
+
+// Get implements objects.Store.
+func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
+	h, err := s.object(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := objects.CheckRange(off, n); err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	r, err := h.NewRangeReader(ctx, off, int64(n))
+	if err != nil {
+		return nil, failed(ctx, "get", name, err)
+	}
+	defer r.Close()
+	if off+int64(n) > r.Attrs.Size {
+		return nil, fmt.Errorf("get %s: %w: bytes %d to %d of an object of %d", name, objects.ErrInvalid, off, off+int64(n), r.Attrs.Size)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, failed(ctx, "get", name, err)
+	}
+	return b, nil
+}
+
+// Stat implements objects.Store.
+func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
+	h, err := s.object(ctx, name)
+	if err != nil {
+		return objects.Object{}, err
+	}
+	a, err := h.Attrs(ctx)
+	if err != nil {
+		return objects.Object{}, failed(ctx, "describe", name, err)
+	}
+	return s.describe(a), nil
+}
+
+// List implements objects.Store.
+func (s *Store) List(ctx context.Context, prefix string, visit func(objects.Object) bool) error {
+	if s.closed.Load() {
+		return objects.ErrClosed
+	}
+	q := &storage.Query{Prefix: s.prefix + prefix, Projection: storage.ProjectionNoACL}
+	if err := q.SetAttrSelection([]string{"Name", "Size", "Created"}); err != nil {
+		return fmt.Errorf("cloud storage: list: %w", err)
+	}
+	it := s.bucket.Objects(ctx, q)
+	for {
+		a, err := it.Next()
+		if errors.Is(err, iterator.Done) {
+			return nil
+		}
+		if err != nil {
+			return failed(ctx, "list", prefix, err)
+		}
+		if !visit(s.describe(a)) {
+			return nil
+		}
+	}
+}
+
+// Delete implements objects.Store. It deletes the generation that it finds, so
+// that a repetition does not take an object that was stored since.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	h, err := s.object(ctx, name)
+	if err != nil {
+		return err
+	}
+	a, err := h.Attrs(ctx)
+	if err == nil {
+		err = h.If(storage.Conditions{GenerationMatch: a.Generation}).Delete(ctx)
+	}
+	var api *googleapi.Error
+	if errors.Is(err, storage.ErrObjectNotExist) || errors.As(err, &api) && (api.Code == http.StatusPreconditionFailed || api.Code == http.StatusNotFound) {
+		return nil
+	}
+	if err != nil {
+		return failed(ctx, "delete", name, err)
+	}
+	return nil
+}
+
+// Close implements objects.Store.
+func (s *Store) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	return s.client.Close()
+}
