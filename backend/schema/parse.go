@@ -1,0 +1,137 @@
+package schema
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// RowKind tells the rows apart, by the byte that keys have for it.
+type RowKind byte
+
+// The kinds of rows.
+const (
+	RowCatalog RowKind = kindCatalog
+	RowNames   RowKind = kindNames
+	RowPages   RowKind = kindPages
+	RowValues  RowKind = kindValues
+	RowTenant  RowKind = kindTenant
+	RowWork    RowKind = kindWork
+	RowGarbage RowKind = kindGarbage
+	RowLease   RowKind = kindLease
+)
+
+// Key is what a row's key says. Fields that the kind does not have are zero.
+type Key struct {
+	Row    RowKind
+	Tenant tenant.ID
+	Day    int64
+	Name   string // metric, label, garbage or lease
+	Cut    bool   // the metric or label is too long for keys, and Name empty
+	Due    int64  // of garbage, Unix milliseconds
+}
+
+// ParseKey reads the key of any row. It reports false for keys that no function
+// of this package makes.
+func ParseKey(key string) (Key, bool) {
+	rest, ok := strings.CutPrefix(key, root)
+	if !ok {
+		return Key{}, false
+	}
+	id, rest, ok := strings.Cut(rest, "\x00")
+	if !ok || rest == "" {
+		return Key{}, false
+	}
+	k := Key{Row: RowKind(rest[0])}
+	rest = rest[1:]
+	if id == "" {
+		return k, k.parseSystem(rest)
+	}
+	t, err := tenant.ParseID(id)
+	if err != nil {
+		return Key{}, false
+	}
+	k.Tenant = t
+	return k, k.parseTenant(rest)
+}
+
+// parseTenant reads what follows the kind in a tenant's key.
+func (k *Key) parseTenant(rest string) bool {
+	switch k.Row {
+	case RowCatalog, RowNames:
+		return k.parseDay(rest)
+	case RowPages, RowValues:
+		var ok bool
+		k.Name, rest, k.Cut, ok = parseText(rest)
+		return ok && k.parseDay(rest)
+	case RowTenant:
+		return rest == ""
+	}
+	return false
+}
+
+// parseSystem reads what follows the kind in a key of no tenant.
+func (k *Key) parseSystem(rest string) bool {
+	switch k.Row {
+	case RowWork:
+		return k.parseDay(rest)
+	case RowGarbage:
+		if len(rest) < 8 {
+			return false
+		}
+		due := binary.BigEndian.Uint64([]byte(rest[:8]))
+		k.Due, k.Name = int64(due), rest[8:]
+		return due < 1<<63
+	case RowLease:
+		k.Name = rest
+		return true
+	}
+	return false
+}
+
+func (k *Key) parseDay(rest string) bool {
+	if len(rest) != 4 {
+		return false
+	}
+	k.Day = int64(binary.BigEndian.Uint32([]byte(rest)))
+	return k.Day <= MaxDay
+}
+
+// ParseCatalogKey reads a key of CatalogKey.
+func ParseCatalogKey(key string) (t tenant.ID, day int64, ok bool) {
+	k, ok := ParseKey(key)
+	return k.Tenant, k.Day, ok && k.Row == RowCatalog
+}
+
+// ParseNamesKey reads a key of NamesKey.
+func ParseNamesKey(key string) (t tenant.ID, day int64, ok bool) {
+	k, ok := ParseKey(key)
+	return k.Tenant, k.Day, ok && k.Row == RowNames
+}
+
+// ParsePagesKey reads a key of PagesKey. The metric is empty when it is longer
+// than keys are: whoever needs it knows it from elsewhere.
+func ParsePagesKey(key string) (t tenant.ID, metric string, day int64, ok bool) {
+	k, ok := ParseKey(key)
+	return k.Tenant, k.Name, k.Day, ok && k.Row == RowPages
+}
+
+// ParseValuesKey reads a key of ValuesKey. The label is empty when it is longer
+// than keys are.
+func ParseValuesKey(key string) (t tenant.ID, label string, day int64, ok bool) {
+	k, ok := ParseKey(key)
+	return k.Tenant, k.Name, k.Day, ok && k.Row == RowValues
+}
+
+// ParseWorkKey reads a key of WorkKey.
+func ParseWorkKey(key string) (day int64, ok bool) {
+	k, ok := ParseKey(key)
+	return k.Day, ok && k.Row == RowWork
+}
+
+// ParseGarbageKey reads a key of GarbageKey.
+func ParseGarbageKey(key string) (due int64, name string, ok bool) {
+	k, ok := ParseKey(key)
+	return k.Due, k.Name, ok && k.Row == RowGarbage
+}

@@ -1,0 +1,146 @@
+package schema
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// Version names one attempt to write a generation of a tenant's day.
+type Version struct {
+	Generation uint32 // 1, 2, ...; 0 is none
+	Attempt    uint64 // random
+}
+
+// Prefix is what the qualifiers of all cells of the version begin with. Newer
+// generations sort first.
+func (v Version) Prefix() string {
+	b := binary.BigEndian.AppendUint32(nil, ^v.Generation)
+	return string(binary.BigEndian.AppendUint64(b, v.Attempt))
+}
+
+func (v Version) String() string { return fmt.Sprintf("%d-%016x", v.Generation, v.Attempt) }
+
+// Kinds of versioned cells. Summaries sort before pages.
+const (
+	KindSummaries = 'h'
+	KindNames     = 'n'
+	KindPage      = 'p'
+	KindValues    = 'v'
+)
+
+func qualifier(v Version, kind byte, part int, index ...int) string {
+	b := append([]byte(v.Prefix()), kind)
+	b = binary.BigEndian.AppendUint16(b, uint16(part))
+	for _, i := range index {
+		b = binary.BigEndian.AppendUint16(b, uint16(i))
+	}
+	return string(b)
+}
+
+// PageQualifier is the cell of a metric's page. part is the ordinal of its pack
+// in the manifest, page that of the metric's page in the pack.
+func PageQualifier(v Version, part, page int) string { return qualifier(v, KindPage, part, page) }
+
+// SummariesQualifier is the cell with the summaries of a metric's pages of a pack.
+func SummariesQualifier(v Version, part int) string { return qualifier(v, KindSummaries, part) }
+
+// NamesQualifier is the cell with the names of a pack.
+func NamesQualifier(v Version, part int) string { return qualifier(v, KindNames, part) }
+
+// ValuesQualifier is the cell with a bucket of a label's values of a pack.
+func ValuesQualifier(v Version, part, bucket int) string {
+	return qualifier(v, KindValues, part, bucket)
+}
+
+// MaxIndex is the number of pages of a metric, and buckets of a label, that one
+// pack can have.
+const MaxIndex = 1 << 16
+
+// ParseQualifier reads the qualifier of a versioned cell; index is 0 for kinds
+// that have none.
+func ParseQualifier(q string) (v Version, kind byte, part, index int, ok bool) {
+	if len(q) != 15 && len(q) != 17 {
+		return v, 0, 0, 0, false
+	}
+	b := []byte(q)
+	v = Version{Generation: ^binary.BigEndian.Uint32(b), Attempt: binary.BigEndian.Uint64(b[4:])}
+	kind, part = b[12], int(binary.BigEndian.Uint16(b[13:]))
+	switch kind {
+	case KindPage, KindValues:
+		if len(b) != 17 {
+			return v, 0, 0, 0, false
+		}
+		return v, kind, part, int(binary.BigEndian.Uint16(b[15:])), true
+	case KindNames, KindSummaries:
+		return v, kind, part, 0, len(b) == 15
+	}
+	return v, 0, 0, 0, false
+}
+
+// Qualifiers of other cells.
+const (
+	ManifestQualifier      = "m"   // catalog row
+	VersionQualifier       = "g"   // catalog row: Version.Prefix of the manifest
+	L0Prefix               = "l0/" // catalog row
+	IntentPrefix           = "i/"  // work row
+	ReceiptPrefix          = "r/"  // work row
+	RewritePrefix          = "d/"  // work row: a tenant with deleted series to take out
+	TombstonePrefix        = "t/"  // tenant row: active deletions
+	PendingPrefix          = "p/"  // tenant row: reserved deletions
+	LastTombstoneQualifier = "n"   // tenant row: last number, 8 bytes
+	GarbageQualifier       = "g"   // garbage row
+	LeaseQualifier         = "h"   // lease row
+)
+
+// L0Qualifier is the cell of an L0 pack in a catalog row.
+func L0Qualifier(id ulid.ULID) string { return L0Prefix + string(id[:]) }
+
+// ParseL0Qualifier reads a qualifier of L0Qualifier.
+func ParseL0Qualifier(q string) (ulid.ULID, bool) { return parseID(q, L0Prefix) }
+
+// ReceiptQualifier is the cell of a pack's receipt in a work row.
+func ReceiptQualifier(id ulid.ULID) string { return ReceiptPrefix + string(id[:]) }
+
+// ParseReceiptQualifier reads a qualifier of ReceiptQualifier.
+func ParseReceiptQualifier(q string) (ulid.ULID, bool) { return parseID(q, ReceiptPrefix) }
+
+func parseID(q, prefix string) (id ulid.ULID, ok bool) {
+	rest, ok := strings.CutPrefix(q, prefix)
+	if !ok || len(rest) != len(id) {
+		return id, false
+	}
+	copy(id[:], rest)
+	return id, true
+}
+
+// IntentQualifier is the cell of an ingester's intent for a window of the day.
+func IntentQualifier(window int, ingester string) string {
+	return IntentPrefix + string(byte(window)) + ingester
+}
+
+// ParseIntentQualifier reads a qualifier of IntentQualifier.
+func ParseIntentQualifier(q string) (window int, ingester string, ok bool) {
+	rest, ok := strings.CutPrefix(q, IntentPrefix)
+	if !ok || len(rest) < 2 || rest[0] > 11 {
+		return 0, "", false
+	}
+	return int(rest[0]), rest[1:], true
+}
+
+// RewriteQualifier asks for the compaction of a tenant's day.
+func RewriteQualifier(t tenant.ID) string { return RewritePrefix + string(t) }
+
+// TombstoneQualifier is the cell of an active deletion.
+func TombstoneQualifier(number uint64) string { return numbered(TombstonePrefix, number) }
+
+// PendingQualifier is the cell of a deletion that is not active yet.
+func PendingQualifier(number uint64) string { return numbered(PendingPrefix, number) }
+
+func numbered(prefix string, n uint64) string {
+	return prefix + string(binary.BigEndian.AppendUint64(nil, n))
+}
