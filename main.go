@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/app"
 	"github.com/palliumhq/pallium/gateway/cli"
 )
@@ -37,6 +38,10 @@ Administration (talks to a running Pallium's admin API):
   policy     access policies
   limits     limits and plans
 
+Stores (opens the stores themselves; embedded ones must not be in use):
+  migrate    up, status: bring tables and layout to this version
+  verify     check the long-term store; -rebuild-index makes its index again
+
   version    print the version
   help       print this
 
@@ -56,6 +61,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		return cli.Run(ctx, append([]string{command}, args...), os.Getenv, stdout, stderr)
+	case "migrate", "verify":
+		return maintain(command, args, stdout, stderr)
 	case "version":
 		fmt.Fprintln(stdout, "pallium", versionText())
 		return 0
@@ -117,6 +124,64 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	}
 	defer reloadOnHangup(a, hangup, logger)()
 	if err := a.Run(ctx, nil); err != nil {
+		fmt.Fprintln(stderr, "pallium:", err)
+		return 1
+	}
+	return 0
+}
+
+// maintain runs the commands that open the stores themselves.
+func maintain(command string, args []string, stdout, stderr io.Writer) int {
+	action := ""
+	if command == "migrate" {
+		if len(args) == 0 || args[0] != "up" && args[0] != "status" {
+			fmt.Fprintln(stderr, "Usage: pallium migrate up|status [FLAGS]")
+			return 2
+		}
+		action, args = args[0], args[1:]
+	}
+	fs := flag.NewFlagSet("pallium "+command, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	config := fs.String("config", "", "configuration `file` (YAML)")
+	dataDir := fs.String("data-dir", "", "`directory` for data (default ./data)")
+	var v app.VerifyOptions
+	if command == "verify" {
+		fs.BoolVar(&v.Data, "data", false, "read and decode every pack, not only their ends")
+		fs.BoolVar(&v.Rebuild, "rebuild-index", false, "first write the index again from the packs")
+		fs.Func("tenant", "check this `tenant` only; may be repeated", func(s string) error {
+			id, err := tenant.ParseID(s)
+			v.Tenants = append(v.Tenants, id)
+			return err
+		})
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", command, fs.Arg(0))
+		return 2
+	}
+	cfg, err := app.LoadConfig(*config, os.LookupEnv)
+	if err == nil {
+		override(&cfg.DataDir, *dataDir)
+		err = cfg.Check()
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "pallium:", err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	o := app.Options{Version: versionText(), Logger: newLogger(cfg.Log, stderr)}
+	if command == "migrate" {
+		err = app.Migrate(ctx, cfg, o, action == "status", stdout)
+	} else {
+		err = app.Verify(ctx, cfg, o, v, stdout)
+	}
+	if err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 1
 	}

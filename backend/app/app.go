@@ -27,7 +27,6 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -117,7 +116,7 @@ func (a *App) build(ctx context.Context) error {
 		return err
 	}
 	if a.opts.Role == All {
-		if err := a.buildBackend(); err != nil {
+		if err := a.buildBackend(ctx); err != nil {
 			return err
 		}
 	}
@@ -156,14 +155,12 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	store, err := pebble.Open(filepath.Join(dir, "rows"), pebble.Options{Logger: a.opts.Logger})
-	if err != nil {
+	if a.store, err = a.openRows(ctx); err != nil {
 		return "", err
 	}
-	a.store = store
-	a.closers = append(a.closers, store.Close)
+	a.closers = append(a.closers, a.store.Close)
 	if a.control, err = control.Open(ctx, control.Options{
-		Store: store, Pepper: pepper, Defaults: limits.Merge(limits.Default(), a.cfg.Limits),
+		Store: a.store, Pepper: pepper, Defaults: limits.Merge(limits.Default(), a.cfg.Limits),
 		Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
 	}); err != nil {
 		return "", err
@@ -190,13 +187,13 @@ func (a *App) limitsOf(id tenant.ID) limits.Limits {
 }
 
 // buildBackend builds every backend role, wired by plain calls.
-func (a *App) buildBackend() error {
+func (a *App) buildBackend(ctx context.Context) error {
 	const id = "ingester-1"
 	memory := a.cfg.Ingester.MemoryBytes
 	if memory == 0 {
 		memory = memoryBudget()
 	}
-	if err := a.buildStore(); err != nil {
+	if err := a.buildStore(ctx); err != nil {
 		return err
 	}
 	ing, err := ingester.Open(ingester.Options{

@@ -77,9 +77,12 @@ type Querier struct {
 	ExperimentalFunctions bool `yaml:"experimental_functions"`
 }
 
-// Store has the knobs of the long-term store. All are bytes of memory; 0 is the
-// default.
+// Store says where rows and packs are kept, and has the knobs of reading them:
+// bytes of memory, of which 0 is the default.
 type Store struct {
+	Bigtable Bigtable `yaml:"bigtable"` // empty: rows in the data directory
+	GCS      GCS      `yaml:"gcs"`      // empty: packs in the data directory
+
 	PageCacheBytes  int64 `yaml:"page_cache_bytes"`
 	FrameCacheBytes int64 `yaml:"frame_cache_bytes"`
 	TableCacheBytes int64 `yaml:"table_cache_bytes"`
@@ -165,8 +168,6 @@ func (c *Config) Check() error {
 		return fmt.Errorf("ingester.memory_bytes is %d, it must not be negative", c.Ingester.MemoryBytes)
 	case c.Self.Interval < model.Duration(time.Second):
 		return fmt.Errorf("self_monitoring.interval is %s, it must be at least 1s", c.Self.Interval)
-	case c.Store.PageCacheBytes < 0 || c.Store.FrameCacheBytes < 0 || c.Store.TableCacheBytes < 0 || c.Store.MaxQueryBytes < 0:
-		return errors.New("store: sizes must not be negative")
 	case c.Compactor.Interval < model.Duration(time.Second):
 		return fmt.Errorf("compactor.interval is %s, it must be at least 1s", c.Compactor.Interval)
 	case c.ShutdownTimeout <= 0:
@@ -179,6 +180,9 @@ func (c *Config) Check() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		return fmt.Errorf("log.format is %q; choose text or json", c.Log.Format)
+	}
+	if err := c.Store.check(); err != nil {
+		return err
 	}
 	lim := limits.Merge(limits.Default(), c.Limits)
 	if err := lim.Check(); err != nil {

@@ -14,20 +14,12 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/compactor"
-	"github.com/palliumhq/pallium/backend/objects"
-	"github.com/palliumhq/pallium/backend/objects/dir"
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// openObjects opens the object store: the directories l0 and l1 of the data
-// directory.
-func (a *App) openObjects() (objects.Store, error) {
-	return dir.Open(a.cfg.DataDir, "l0", "l1")
-}
-
 // buildStore opens the long-term store over the row store and the objects.
-func (a *App) buildStore() error {
-	obj, err := a.openObjects()
+func (a *App) buildStore(ctx context.Context) error {
+	obj, err := openObjects(ctx, &a.cfg)
 	if err != nil {
 		return err
 	}

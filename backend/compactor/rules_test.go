@@ -558,4 +558,28 @@ func TestRebuildIndex(t *testing.T) {
 	t.Logf("%+v", report)
 	x.verify()
 	x.check("rebuilt")
+	// The catalogs too, with L0 packs that were not compacted.
+	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 7, 2, 2)}, "i1")
+	if err := x.rows.DeletePrefix(ctx, schema.TenantPrefix("a")); err != nil {
+		t.Fatal(err)
+	}
+	start, end := schema.WorkRange()
+	if err := x.rows.DeletePrefix(ctx, start); err != nil || end <= start {
+		t.Fatal(err)
+	}
+	if got := x.read("a", 0, math.MaxInt64); len(got) > 0 {
+		t.Fatal("the index is there still")
+	}
+	found, err := x.store.Tenants(ctx)
+	if err != nil || len(found) != 2 {
+		t.Fatalf("tenants %v, %v", found, err)
+	}
+	x.now = time.Now() // L0 packs are adopted by their age
+	if report, err = x.store.RebuildIndex(ctx, found); err != nil || report.Recovered != 1 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	x.check("recovered")
+	x.verify()
+	x.compact(All)
+	x.check("recovered and compacted")
 }

@@ -169,3 +169,15 @@ func dueBytes(due int64) string {
 
 // LeaseKey is the row of a lease.
 func LeaseKey(name string) string { return system(kindLease) + name }
+
+// FirstTenant is before the rows of all tenants, EndOfTenants behind them.
+const (
+	FirstTenant  = root + "\x01"
+	EndOfTenants = "\x02"
+)
+
+// TenantOf is the tenant of a key, for rows of tenants.
+func TenantOf(key string) (tenant.ID, bool) {
+	k, ok := ParseKey(key)
+	return k.Tenant, ok && k.Tenant != ""
+}

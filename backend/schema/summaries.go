@@ -2,11 +2,15 @@ package schema
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/series"
 )
 
 // Bounds of what a summary keeps of a label.
@@ -15,6 +19,16 @@ const (
 	bloomBits     = 10 // bits for each value beyond
 	bloomHashes   = 6
 	maxBloomBytes = 1 << 20
+
+	// Strings beyond these many bytes are not listed: summaries stay small next
+	// to the pages they stand for.
+	maxListedBytes = 2 << 10
+)
+
+// Flags of a label in a summary.
+const (
+	flagMissing = 1 << iota // some series of the page lack the label
+	flagBloom               // bounds and a filter in place of the values
 )
 
 // SummariesBuilder gathers the summaries of a metric's pages in one pack.
@@ -26,32 +40,32 @@ type SummariesBuilder struct {
 // NewSummariesBuilder returns an empty builder.
 func NewSummariesBuilder() *SummariesBuilder { return &SummariesBuilder{} }
 
-// AddPage adds a page with its series and bounds in milliseconds of the day.
+// AddPage adds a page of n series with its bounds in milliseconds of the day.
 // columns calls its argument for every label of the page, ascending by name, with
 // the distinct values, ascending, and whether some series lack the label.
-func (b *SummariesBuilder) AddPage(series int, mint, maxt int64, columns func(func(name string, values []string, missing bool))) {
+func (b *SummariesBuilder) AddPage(n int, mint, maxt int64, columns func(func(name string, values []string, missing bool))) {
 	var cols []byte
-	n := 0
+	count := 0
 	columns(func(name string, values []string, missing bool) {
-		n++
+		count++
 		cols = appendText(cols, name)
 		flag := byte(0)
 		if missing {
-			flag = 1
+			flag = flagMissing
 		}
-		if len(values) <= maxListed {
+		if listed(values) {
 			cols = append(cols, flag)
 			cols = appendSorted(cols, len(values), func(i int) string { return values[i] })
 			return
 		}
-		cols = append(cols, flag|2)
+		cols = append(cols, flag|flagBloom)
 		cols = appendText(appendText(cols, values[0]), values[len(values)-1])
 		cols = appendText(cols, string(bloomOf(values)))
 	})
-	b.pages = binary.AppendUvarint(b.pages, uint64(series))
+	b.pages = binary.AppendUvarint(b.pages, uint64(n))
 	b.pages = binary.AppendUvarint(b.pages, uint64(mint))
 	b.pages = binary.AppendUvarint(b.pages, uint64(maxt-mint))
-	b.pages = binary.AppendUvarint(b.pages, uint64(n))
+	b.pages = binary.AppendUvarint(b.pages, uint64(count))
 	b.pages = append(b.pages, cols...)
 	b.n++
 }
@@ -59,6 +73,21 @@ func (b *SummariesBuilder) AddPage(series int, mint, maxt int64, columns func(fu
 // Encode makes the value of the summaries' cell.
 func (b *SummariesBuilder) Encode(c *Codec) []byte {
 	return c.seal(valueSummaries, 1, append(binary.AppendUvarint(nil, uint64(b.n)), b.pages...))
+}
+
+// lastMillis is the last millisecond of a day.
+const lastMillis int64 = series.DayMillis - 1
+
+// listed says whether values are few and short enough to be listed.
+func listed(values []string) bool {
+	if len(values) < 2 {
+		return true
+	}
+	size := 0
+	for _, v := range values {
+		size += len(v)
+	}
+	return len(values) <= maxListed && size <= maxListedBytes
 }
 
 func bloomOf(values []string) []byte {
@@ -108,13 +137,16 @@ func (c *Codec) DecodeSummaries(value []byte) (*Summaries, error) {
 	}
 	s := &Summaries{}
 	for n := r.upTo(MaxIndex, "pages"); n > 0 && r.err == nil; n-- {
-		p := pageSummary{series: int(r.upTo(1<<20, "series")), mint: int64(r.upTo(1<<32, "first time"))}
-		p.maxt = p.mint + int64(r.upTo(1<<32, "time span"))
+		p := pageSummary{series: int(r.upTo(1<<20, "series")), mint: int64(r.upTo(uint64(lastMillis), "first time"))}
+		p.maxt = p.mint + int64(r.upTo(uint64(lastMillis-p.mint), "time span"))
 		for k := r.count("labels"); k > 0 && r.err == nil; k-- {
 			col := columnSummary{name: r.text("label")}
-			flag := r.byte("kind")
-			col.missing = flag&1 != 0
-			if flag&2 == 0 {
+			flag := r.byte("flags of a label")
+			if flag&^(flagMissing|flagBloom) != 0 {
+				return nil, fmt.Errorf("summaries with the flags %02x: %w", flag, ErrNewer)
+			}
+			col.missing = flag&flagMissing != 0
+			if flag&flagBloom == 0 {
 				col.values = r.sorted("values")
 			} else {
 				col.low, col.high = r.text("lowest value"), r.text("highest value")
@@ -136,7 +168,8 @@ func (c *Codec) DecodeSummaries(value []byte) (*Summaries, error) {
 func (s *Summaries) Len() int { return len(s.pages) }
 
 // MayMatch reports whether page i may have a series that matches, with a sample
-// in [mint, maxt] milliseconds of the day. It is never wrongly false.
+// in [mint, maxt] milliseconds of the day. It is never wrongly false. All pages
+// are of one metric, which its matchers are not asked about.
 func (s *Summaries) MayMatch(i int, mint, maxt int64, ms []*labels.Matcher) bool {
 	p := &s.pages[i]
 	if p.mint > maxt || p.maxt < mint {
@@ -145,7 +178,7 @@ func (s *Summaries) MayMatch(i int, mint, maxt int64, ms []*labels.Matcher) bool
 	for _, m := range ms {
 		k, ok := slices.BinarySearchFunc(p.columns, m.Name, func(c columnSummary, name string) int { return strings.Compare(c.name, name) })
 		if !ok {
-			if !m.Matches("") {
+			if m.Name != model.MetricNameLabel && !m.Matches("") {
 				return false
 			}
 			continue
@@ -171,10 +204,17 @@ func (c *columnSummary) mayMatch(m *labels.Matcher) bool {
 		if set := m.SetMatches(); len(set) > 0 {
 			return slices.ContainsFunc(set, c.mayHave)
 		}
+		return c.mayBegin(m.Prefix())
 	}
 	return true
 }
 
 func (c *columnSummary) mayHave(v string) bool {
 	return v >= c.low && v <= c.high && eachBit(v, len(c.bloom), func(i uint64) bool { return c.bloom[i/8]&(1<<(i%8)) != 0 })
+}
+
+// mayBegin reports whether a value between the bounds may begin with a prefix:
+// such values sort from the prefix on, up to the last that has it.
+func (c *columnSummary) mayBegin(prefix string) bool {
+	return c.high >= prefix && (c.low <= prefix || strings.HasPrefix(c.low, prefix))
 }

@@ -82,7 +82,7 @@ var ErrDeleted = errors.New("tenant was deleted")
 // Add writes a series with all its samples of the day; see pack.TableWriter.
 func (g *Generation) Add(ctx context.Context, ls labels.Labels, s *column.Series) error {
 	if g.w != nil && g.w.Size() >= g.s.opts.PackBytes {
-		if err := g.endPack(ctx, ls.Get(model.MetricNameLabel) == g.last); err != nil {
+		if err := g.endPack(ctx, ls.Get(model.MetricNameLabel) == g.last, false); err != nil {
 			return err
 		}
 	}
@@ -121,8 +121,9 @@ func (g *Generation) startPack(ctx context.Context) error {
 }
 
 // endPack closes the pack, stores it (C4) and writes its rows of the index (C5).
-// continues says that its last metric goes on in the next pack.
-func (g *Generation) endPack(ctx context.Context, continues bool) error {
+// continues says that its last metric goes on in the next pack, last that there
+// is no next one.
+func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	w := g.w
 	if err := w.Finish(); err != nil {
 		return err
@@ -136,6 +137,14 @@ func (g *Generation) endPack(ctx context.Context, continues bool) error {
 		if err := w.Attach(c.name, c.value); err != nil {
 			return err
 		}
+	}
+	id := generationID{Version: g.manifest.Version, Part: len(g.manifest.Packs) - 1, Last: last}
+	value, err := id.encode()
+	if err == nil {
+		err = w.Attach(string(rune(cellGeneration)), value)
+	}
+	if err != nil {
+		return err
 	}
 	info, err := w.Close()
 	if err != nil {
@@ -183,7 +192,7 @@ func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
 // another one was published meanwhile.
 func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	if g.w != nil {
-		if err := g.endPack(ctx, false); err != nil {
+		if err := g.endPack(ctx, false, true); err != nil {
 			return g.manifest, err
 		}
 	}

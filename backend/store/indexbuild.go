@@ -55,6 +55,10 @@ const (
 	cellNames     = 'n'
 	cellValues    = 'v' // bucket as uvarint, label
 	cellSummaries = 'h' // metric
+
+	// cellGeneration stands in the pack only: which part of which generation it
+	// is, from which a manifest can be made again.
+	cellGeneration = 'g'
 )
 
 func newIndexBuilder(codec *schema.Codec, v schema.Version, part int, continued bool) *indexBuilder {
@@ -179,7 +183,7 @@ func (c *indexCell) check() error {
 		return fmt.Errorf("index cell without a name: %w", pack.ErrCorrupt)
 	}
 	switch c.name[0] {
-	case cellNames, cellSummaries:
+	case cellNames, cellSummaries, cellGeneration:
 		return nil
 	case cellValues:
 		if _, n := binary.Uvarint([]byte(c.name[1:])); n <= 0 {

@@ -12,15 +12,26 @@ import (
 
 // RebuildReport counts what RebuildIndex did.
 type RebuildReport struct {
+	Recovered          int // manifests that were lost and made again
 	Days, Packs, Cells int
 	Bytes, Read        int64 // size of the packs, and bytes read of them
 }
 
 // RebuildIndex writes the rows of the index of published days again, from what
-// the packs keep of them. It reads only the ends of packs.
+// the packs keep of them. It reads only the ends of packs. Days that have packs
+// and no manifest get one again first; L0 packs that no catalog names are entered
+// into it.
 func (s *Store) RebuildIndex(ctx context.Context, tenants []tenant.ID) (RebuildReport, error) {
 	var report RebuildReport
+	if err := s.recoverL0(ctx); err != nil {
+		return report, err
+	}
 	for _, t := range tenants {
+		n, err := s.recoverManifests(ctx, t)
+		report.Recovered += n
+		if err != nil {
+			return report, fmt.Errorf("recover manifests of tenant %s: %w", t, err)
+		}
 		list, _, err := s.catalogs(ctx, t, 0, lastDay)
 		if err != nil {
 			return report, err
@@ -120,6 +131,9 @@ func (s *Store) indexOf(r *pack.Reader, t tenant.ID, day int64, v schema.Version
 		ic := indexCell{name: c.Name, value: c.Value}
 		if err := ic.check(); err != nil {
 			return err
+		}
+		if c.Name[0] == cellGeneration {
+			continue
 		}
 		key, qualifier := ic.place(t, day, v, part)
 		set(key, qualifier, c.Value)

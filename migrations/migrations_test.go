@@ -1,0 +1,217 @@
+package migrations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/rows/bigtable"
+	"github.com/palliumhq/pallium/backend/rows/pebble"
+	"github.com/palliumhq/pallium/test/emulator"
+)
+
+var ctx = context.Background()
+
+// kept is a store that Up's Close does not close.
+type kept struct{ rows.Store }
+
+func (kept) Close() error { return nil }
+
+// faulty fails from the nth call on.
+type faulty struct {
+	rows.Store
+	left int
+}
+
+var errKilled = errors.New("killed")
+
+func (f *faulty) next() error {
+	if f.left--; f.left < 0 {
+		return errKilled
+	}
+	return nil
+}
+
+func (f *faulty) ReadRows(ctx context.Context, r []rows.Range, fl rows.Filter, visit func(rows.Row) bool) error {
+	if err := f.next(); err != nil {
+		return err
+	}
+	return f.Store.ReadRows(ctx, r, fl, visit)
+}
+
+func (f *faulty) Mutate(ctx context.Context, m rows.RowMutation) error {
+	if err := f.next(); err != nil {
+		return err
+	}
+	return f.Store.Mutate(ctx, m)
+}
+
+func (f *faulty) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	if err := f.next(); err != nil {
+		return false, err
+	}
+	return f.Store.CheckAndMutate(ctx, key, c, then, otherwise)
+}
+
+func (f *faulty) Close() error { return nil }
+
+// eachStore runs a test over an empty Pebble and an empty Bigtable.
+func eachStore(t *testing.T, test func(t *testing.T, env func(holder string) Env)) {
+	t.Run("pebble", func(t *testing.T) {
+		s, err := pebble.Open("rows", pebble.Options{Logger: slog.New(slog.DiscardHandler), FS: vfs.NewMem()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		test(t, func(holder string) Env {
+			return Env{Open: func(context.Context) (rows.Store, error) { return kept{s}, nil }, Holder: holder, Binary: "v1.2.3", Now: time.Now}
+		})
+	})
+	t.Run("bigtable", func(t *testing.T) {
+		o := bigtable.Options{Project: "p", Instance: "i", Table: "ix1", Emulator: emulator.Bigtable(t)}
+		test(t, func(holder string) Env {
+			admin, err := bigtable.OpenAdmin(ctx, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = admin.Close() })
+			return Env{Tables: admin, Open: func(ctx context.Context) (rows.Store, error) { return bigtable.Open(ctx, o) }, Holder: holder, Binary: "v1.2.3", Now: time.Now}
+		})
+	})
+}
+
+func check(t *testing.T, e Env) error {
+	t.Helper()
+	s, err := e.Open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	return Check(ctx, s)
+}
+
+func TestUp(t *testing.T) {
+	eachStore(t, func(t *testing.T, env func(string) Env) {
+		e := env("one")
+		st, err := Look(ctx, e)
+		if err != nil || st.Version != 0 || st.Tables != (e.Tables == nil) || len(st.Steps) != Latest() || st.Steps[0].Done {
+			t.Fatalf("from empty: %+v, %v", st, err)
+		}
+		if e.Tables == nil {
+			if err := check(t, e); !errors.Is(err, ErrBehind) || !strings.Contains(err.Error(), "pallium migrate up") {
+				t.Fatalf("a store that is behind: %v", err)
+			}
+		}
+		for range 2 {
+			if err := Up(ctx, e); err != nil {
+				t.Fatal(err)
+			}
+			st, err := Look(ctx, e)
+			if err != nil || st.Version != Latest() || !st.Tables || !st.Steps[Latest()-1].Done || st.Binary != "v1.2.3" {
+				t.Fatalf("after up: %+v, %v", st, err)
+			}
+			if err := check(t, e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestFuture: a store of a newer binary is refused, with the version to run.
+func TestFuture(t *testing.T) {
+	eachStore(t, func(t *testing.T, env func(string) Env) {
+		e := env("one")
+		if err := Up(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+		s, err := e.Open(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value := []byte(fmt.Sprintf(`{"version": %d, "binary": "v9.8.7"}`, Latest()+1))
+		if err := s.Mutate(ctx, rows.RowMutation{Key: stateKey, Mutations: []rows.Mutation{rows.Set(rows.System, versionCell, 0, value)}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{check(t, e), Up(ctx, e)} {
+			if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "v9.8.7") {
+				t.Errorf("a store from the future: %v", err)
+			}
+		}
+	})
+}
+
+// TestTwoAtOnce: of runs that meet, one does it; the others are told, or find it
+// done.
+func TestTwoAtOnce(t *testing.T) {
+	eachStore(t, func(t *testing.T, env func(string) Env) {
+		var wg sync.WaitGroup
+		errs := make([]error, 4)
+		for i := range errs {
+			e := env(fmt.Sprint("run ", i))
+			wg.Go(func() { errs[i] = Up(ctx, e) })
+		}
+		wg.Wait()
+		won := 0
+		for _, err := range errs {
+			if err == nil {
+				won++
+			} else if !errors.Is(err, ErrLocked) {
+				t.Errorf("%v", err)
+			}
+		}
+		if won == 0 {
+			t.Errorf("nobody did it: %v", errs)
+		}
+		if err := check(t, env("x")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestInterrupted: a run that is killed at any call is finished by the next one,
+// once its lock has run out.
+func TestInterrupted(t *testing.T) {
+	eachStore(t, func(t *testing.T, env func(string) Env) {
+		e := env("setup")
+		if e.Tables != nil {
+			if err := e.Tables.Create(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := e.Open(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for calls := 0; ; calls++ {
+			if err := s.DeletePrefix(ctx, stateKey); err != nil {
+				t.Fatal(err)
+			}
+			killed := Env{Holder: "killed", Binary: "v1", Now: time.Now, Open: func(context.Context) (rows.Store, error) { return &faulty{s, calls}, nil }}
+			err := Up(ctx, killed)
+			if err == nil {
+				if calls < 10 {
+					t.Fatalf("done after %d calls", calls)
+				}
+				return
+			}
+			if !errors.Is(err, errKilled) {
+				t.Fatalf("after %d calls: %v", calls, err)
+			}
+			next := Env{Holder: "next", Binary: "v1", Now: func() time.Time { return time.Now().Add(lockLife + time.Second) }, Open: func(context.Context) (rows.Store, error) { return kept{s}, nil }}
+			if err := Up(ctx, next); err != nil {
+				t.Fatalf("after a kill at call %d: %v", calls, err)
+			}
+			if err := Check(ctx, s); err != nil {
+				t.Fatalf("after a kill at call %d: %v", calls, err)
+			}
+		}
+	})
+}
