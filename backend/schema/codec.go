@@ -7,8 +7,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxRaw is the size in bytes up to which a compressed value is uncompressed.
+// maxRaw is the size in bytes up to which a compressed value is uncompressed, and
+// up to which all its front-coded strings together may expand.
 const maxRaw = 256 << 20
+
+// maxRatio is what zstd can compress by at most: a block of 128 KiB of one byte
+// takes 4 bytes. A length beyond it is damage.
+const maxRatio = 1 << 15
 
 // Codec compresses and uncompresses the larger values. It is safe for concurrent
 // use.
@@ -46,15 +51,14 @@ func (c *Codec) open(kind, version byte, what string, value []byte) (*reader, er
 	if r.err != nil {
 		return nil, r.err
 	}
-	// zstd cannot compress by more than this; a length beyond it is damage.
-	if n > uint64(len(r.b))<<16 {
+	if n > uint64(len(r.b))*maxRatio {
 		return nil, fmt.Errorf("%w: %s says %d bytes uncompressed and has %d", ErrCorrupt, what, n, len(r.b))
 	}
 	raw, err := c.dec.DecodeAll(r.b, make([]byte, 0, n))
 	if err != nil || uint64(len(raw)) != n {
 		return nil, fmt.Errorf("%w: %s does not uncompress to %d bytes: %w", ErrCorrupt, what, n, err)
 	}
-	return &reader{b: raw}, nil
+	return &reader{b: raw, spare: maxRaw}, nil
 }
 
 // appendSorted appends strings that ascend, each without the start that it shares
@@ -74,22 +78,29 @@ func appendSorted(b []byte, n int, at func(int) string) []byte {
 	return b
 }
 
-// sorted reads what appendSorted wrote. All strings together are bounded.
+// sorted reads what appendSorted wrote.
 func (r *reader) sorted(what string) []string {
-	n := r.count(what)
+	n := r.upTo(uint64(len(r.b)/2), what) // a string takes two bytes at least
+	if n == 0 {
+		return nil
+	}
 	out := make([]string, 0, min(n, 1<<16))
-	prev, total := "", 0
-	for i := 0; i < n && r.err == nil; i++ {
+	var prev []byte
+	for i := range n {
 		shared := int(r.upTo(uint64(len(prev)), "shared start of "+what))
-		s := prev[:shared] + r.text(what)
-		if total += len(s); total > maxRaw {
-			r.fail("%s are too long", what)
+		rest := r.bytes(int(r.upTo(uint64(len(r.b)), "length of "+what)), what)
+		if r.spare -= shared + len(rest); r.spare < 0 {
+			r.fail("%s take more than %d bytes", what, maxRaw)
 		}
-		if r.err == nil && i > 0 && s <= prev {
+		// Behind the shared start a string must go on higher than the one before.
+		if i > 0 && (len(rest) == 0 || shared < len(prev) && rest[0] <= prev[shared]) {
 			r.fail("%s do not ascend", what)
 		}
-		out = append(out, s)
-		prev = s
+		if r.err != nil {
+			return nil
+		}
+		prev = append(prev[:shared], rest...)
+		out = append(out, string(prev))
 	}
 	return out
 }

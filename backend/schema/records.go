@@ -2,7 +2,6 @@ package schema
 
 import (
 	"encoding/binary"
-	"strings"
 
 	"github.com/oklog/ulid/v2"
 
@@ -103,7 +102,21 @@ func DecodeManifest(value []byte) (Manifest, error) {
 	for i := 0; i < n && r.err == nil; i++ {
 		m.Sources = append(m.Sources, r.id("source"))
 	}
+	m.check(r)
 	return m, r.end("manifest")
+}
+
+// check refuses packs in an order in which PartsOf would miss some.
+func (m *Manifest) check(r *reader) {
+	for i := range m.Packs {
+		p := &m.Packs[i]
+		switch {
+		case p.MinTime > p.MaxTime:
+			r.fail("pack %d ends before it begins", i)
+		case p.FirstMetric > p.LastMetric, i > 0 && m.Packs[i-1].LastMetric > p.FirstMetric:
+			r.fail("metrics of pack %d are not in order", i)
+		}
+	}
 }
 
 func (r *reader) int63(what string) int64 { return int64(r.upTo(1<<63-1, what)) }
@@ -183,7 +196,7 @@ func DecodeIntent(value []byte) (Intent, error) {
 		return Intent{}, err
 	}
 	r := &reader{b: b}
-	i := Intent{Since: r.varint("time"), Late: r.byte("late") == 1, Zone: r.text("zone")}
+	i := Intent{Since: r.varint("time"), Late: r.flag("late"), Zone: r.text("zone")}
 	return i, r.end("intent")
 }
 
@@ -262,7 +275,7 @@ func DecodeGarbage(value []byte) (Garbage, error) {
 		return Garbage{}, err
 	}
 	r := &reader{b: b}
-	g := Garbage{Kind: strings.Clone(r.text("kind")), Name: r.text("name"), Tenant: tenant.ID(r.text("tenant")), Day: r.varint("day"),
+	g := Garbage{Kind: r.text("kind"), Name: r.text("name"), Tenant: tenant.ID(r.text("tenant")), Day: r.varint("day"),
 		Version: Version{Generation: uint32(r.upTo(1<<32-1, "generation")), Attempt: r.uint64("attempt")}}
 	return g, r.end("garbage entry")
 }

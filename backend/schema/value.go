@@ -27,6 +27,8 @@ const (
 	valueSummaries = 8
 	valueGarbage   = 9
 	valueLease     = 10
+
+	lastValue = valueLease
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,8 +49,14 @@ func open(kind, version byte, what string, b []byte) ([]byte, error) {
 	if got, want := crc32.Checksum(body, castagnoli), binary.BigEndian.Uint32(b[len(b)-4:]); got != want {
 		return nil, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, what, got, want)
 	}
+	if body[0] > lastValue {
+		return nil, fmt.Errorf("value of kind %d in the place of a %s: %w", body[0], what, ErrNewer)
+	}
 	if body[0] != kind {
 		return nil, fmt.Errorf("%w: value of kind %d in the place of a %s", ErrCorrupt, body[0], what)
+	}
+	if body[1] == 0 {
+		return nil, fmt.Errorf("%w: %s of version 0", ErrCorrupt, what)
 	}
 	if body[1] != version {
 		return nil, fmt.Errorf("%s of version %d: %w", what, body[1], ErrNewer)
@@ -59,8 +67,9 @@ func open(kind, version byte, what string, b []byte) ([]byte, error) {
 // reader reads a payload front to back. The first thing that does not fit is
 // kept as its error; everything after it reads as zero.
 type reader struct {
-	b   []byte
-	err error
+	b     []byte
+	err   error
+	spare int // bytes that front-coded strings may still take once expanded
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -116,6 +125,15 @@ func (r *reader) byte(what string) byte {
 		return b[0]
 	}
 	return 0
+}
+
+// flag reads a byte that says no or yes.
+func (r *reader) flag(what string) bool {
+	b := r.byte(what)
+	if b > 1 {
+		r.fail("%s is %d, should be 0 or 1", what, b)
+	}
+	return b == 1
 }
 
 func (r *reader) uint32(what string) uint32 {

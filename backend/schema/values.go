@@ -8,8 +8,12 @@ import (
 	"sort"
 )
 
-// bucketRaw is the size in bytes at which a bucket of values is closed.
-const bucketRaw = 256 << 10
+// A bucket is closed at bucketRaw bytes uncompressed, and divided if it has more
+// than maxBucket compressed. One value with all its metrics may have more.
+const (
+	bucketRaw = 256 << 10
+	maxBucket = 128 << 10
+)
 
 // ValuesBuilder gathers the values of one label in one pack, and which metrics
 // have each.
@@ -24,11 +28,15 @@ func NewValuesBuilder(label string) *ValuesBuilder {
 }
 
 // Add notes that a metric, by its ordinal in the names of the pack, has the
-// value. For one value, ordinals never descend.
+// value. Any order will do; ascending ordinals are fastest.
 func (b *ValuesBuilder) Add(value string, metric int) {
 	list := b.metrics[value]
-	if n := len(list); n == 0 || list[n-1] != metric {
+	if n := len(list); n == 0 || list[n-1] < metric {
 		b.metrics[value] = append(list, metric)
+		return
+	}
+	if i, found := slices.BinarySearch(list, metric); !found {
+		b.metrics[value] = slices.Insert(list, i, metric)
 	}
 }
 
@@ -39,44 +47,73 @@ func (b *ValuesBuilder) Len() int { return len(b.metrics) }
 func (b *ValuesBuilder) Buckets(c *Codec) (buckets [][]byte, firsts []string, err error) {
 	values := slices.Sorted(maps.Keys(b.metrics))
 	for len(values) > 0 {
-		size, n := 0, 0
-		for n < len(values) && (n == 0 || size < bucketRaw) {
-			size += len(values[n]) + 4
-			n++
+		raw, n := b.bucket(values, bucketRaw)
+		cell := c.seal(valueBucket, 1, raw)
+		for len(cell) > maxBucket && n > 1 {
+			raw, n = b.bucket(values[:(n+1)/2], bucketRaw)
+			cell = c.seal(valueBucket, 1, raw)
 		}
 		if len(buckets) == MaxIndex {
 			return nil, nil, fmt.Errorf("label %s has too many values for one pack", b.label)
 		}
-		buckets, firsts = append(buckets, b.bucket(c, values[:n])), append(firsts, values[0])
+		buckets, firsts = append(buckets, cell), append(firsts, values[0])
 		values = values[n:]
 	}
 	return buckets, firsts, nil
 }
 
-// bucket encodes values with the sets of metrics that have them. Values mostly
-// share their set with others, so sets are listed once.
-func (b *ValuesBuilder) bucket(c *Codec, values []string) []byte {
-	raw := appendSorted(nil, len(values), func(i int) string { return values[i] })
+// bucket encodes the first values, up to a size in bytes, with the sets of
+// metrics that have them, and returns how many they are. Values mostly share
+// their set with others, so sets are listed once.
+func (b *ValuesBuilder) bucket(values []string, limit int) (raw []byte, n int) {
 	places := map[string]int{}
-	var sets, refs []byte
-	for _, v := range values {
-		set := binary.AppendUvarint(nil, uint64(len(b.metrics[v])))
-		prev := 0
-		for _, m := range b.metrics[v] {
-			set = binary.AppendUvarint(set, uint64(m-prev))
-			prev = m
-		}
+	var sets, refs, set []byte
+	for size := 0; n < len(values) && (n == 0 || size < limit); n++ {
+		set = appendSet(set[:0], b.metrics[values[n]])
 		place, ok := places[string(set)]
 		if !ok {
 			place = len(places)
 			places[string(set)] = place
 			sets = append(sets, set...)
+			size += len(set)
 		}
 		refs = binary.AppendUvarint(refs, uint64(place))
+		size += len(values[n]) + 4
 	}
+	raw = appendSorted(nil, n, func(i int) string { return values[i] })
 	raw = binary.AppendUvarint(raw, uint64(len(places)))
-	raw = append(append(raw, sets...), refs...)
-	return c.seal(valueBucket, 1, raw)
+	return append(append(raw, sets...), refs...), n
+}
+
+// appendSet appends ordinals: how many, and the difference of each to the one
+// before, for the first to 0.
+func appendSet(b []byte, metrics []int) []byte {
+	b = binary.AppendUvarint(b, uint64(len(metrics)))
+	prev := 0
+	for _, m := range metrics {
+		b = binary.AppendUvarint(b, uint64(m-prev))
+		prev = m
+	}
+	return b
+}
+
+// maxOrdinal bounds the ordinals of metrics.
+const maxOrdinal = 1<<31 - 1
+
+// set reads what appendSet wrote.
+func (r *reader) set() []int {
+	n := r.count("metrics of a value")
+	out := make([]int, 0, n)
+	prev := uint64(0)
+	for i := 0; i < n && r.err == nil; i++ {
+		d := r.upTo(maxOrdinal-prev, "metric of a value")
+		if i > 0 && d == 0 {
+			r.fail("metrics of a value do not ascend")
+		}
+		prev += d
+		out = append(out, int(prev))
+	}
+	return out
 }
 
 // Bucket is a decoded bucket of values.
@@ -109,15 +146,10 @@ func (c *Codec) DecodeBucket(value []byte) (*Bucket, error) {
 		return nil, err
 	}
 	b := &Bucket{values: r.sorted("label values")}
+	b.set = make([]int, 0, len(b.values))
 	n := int(r.upTo(uint64(len(b.values)), "sets of metrics"))
 	for i := 0; i < n && r.err == nil; i++ {
-		set := make([]int, 0, min(r.peekCount(), 1024))
-		prev := 0
-		for k := r.count("metrics"); k > 0 && r.err == nil; k-- {
-			prev += int(r.upTo(1<<31, "metric"))
-			set = append(set, prev)
-		}
-		b.sets = append(b.sets, set)
+		b.sets = append(b.sets, r.set())
 	}
 	for i := 0; i < len(b.values) && r.err == nil; i++ {
 		k := r.uvarint("set of a value")
@@ -128,13 +160,4 @@ func (c *Codec) DecodeBucket(value []byte) (*Bucket, error) {
 		b.set = append(b.set, int(k))
 	}
 	return b, r.end("label values")
-}
-
-// peekCount is a guess of the count that comes next.
-func (r *reader) peekCount() int {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		return 0
-	}
-	return int(min(v, uint64(len(r.b))))
 }

@@ -1,0 +1,218 @@
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/metadata"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+func someNames() Names {
+	return Names{
+		Metrics:  []Metric{{Name: "", Series: 1, Pages: 1}, {Name: "http_requests_total", Series: 5000, Pages: 3}, {Name: "http_requests_total_2", Series: 1, Pages: 1}, {Name: "up", Series: 1 << 33, Pages: MaxIndex}},
+		Labels:   []Label{{Name: "job", Values: 2, Buckets: []string{"a"}}, {Name: "pod", Values: 90000, Buckets: []string{"a", "ab", "b\x00"}}},
+		Metadata: []series.MetricMetadata{{Metric: "up", Metadata: metadata.Metadata{Type: model.MetricTypeGauge, Unit: "bool", Help: "whether"}}, {Metric: "up"}},
+	}
+}
+
+func TestNames(t *testing.T) {
+	c := testCodec(t)
+	for _, want := range []Names{{}, someNames()} {
+		got, err := c.DecodeNames(want.Encode(c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(want.Metrics) > 0 && !reflect.DeepEqual(got, want) {
+			t.Errorf("names came back as %+v, want %+v", got, want)
+		}
+		if len(got.Metrics) != len(want.Metrics) || len(got.Labels) != len(want.Labels) {
+			t.Errorf("names came back as %+v, want %+v", got, want)
+		}
+	}
+	n := someNames()
+	for i, m := range n.Metrics {
+		if at, ok := n.Ordinal(m.Name); at != i || !ok {
+			t.Errorf("ordinal of %q is %d, %v", m.Name, at, ok)
+		}
+	}
+	if _, ok := n.Ordinal("uq"); ok {
+		t.Error("a metric that is not there has an ordinal")
+	}
+}
+
+// TestBuckets adds values in any order and repeatedly, and expects sorted values
+// with their sets from buckets that are no larger than they should be.
+func TestBuckets(t *testing.T) {
+	const seed = 5
+	c := testCodec(t)
+	for round := range 12 {
+		rng := rand.New(rand.NewPCG(seed, uint64(round)))
+		want := map[string]map[int]bool{}
+		b := NewValuesBuilder("l")
+		for range rng.IntN(4000) * (round%3 + 1) {
+			v := fmt.Sprintf("%x", rng.Uint64N(1<<(8*uint(round%4)+4)))
+			if round%5 == 4 {
+				v += string(randomBytes(rng, 64)) // what zstd cannot make smaller
+			}
+			if want[v] == nil {
+				want[v] = map[int]bool{}
+			}
+			for range 1 + rng.IntN(3)*rng.IntN(20) {
+				m := rng.IntN(1 << min(1+3*round, 31))
+				b.Add(v, m)
+				want[v][m] = true
+			}
+		}
+		if b.Len() != len(want) {
+			t.Fatalf("seed %d, round %d: %d values, want %d", seed, round, b.Len(), len(want))
+		}
+		cells, firsts, err := b.Buckets(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var values []string
+		for i, cell := range cells {
+			got, err := c.DecodeBucket(cell)
+			if err != nil {
+				t.Fatalf("seed %d, round %d: %v", seed, round, err)
+			}
+			if got.Value(0) != firsts[i] || len(cell) > maxBucket {
+				t.Fatalf("seed %d, round %d: bucket %d begins with %q, not %q, and has %d bytes", seed, round, i, got.Value(0), firsts[i], len(cell))
+			}
+			for k := range got.Len() {
+				v := got.Value(k)
+				values = append(values, v)
+				if at, ok := got.Find(v); at != k || !ok {
+					t.Fatalf("seed %d, round %d: value %q is found at %d, %v", seed, round, v, at, ok)
+				}
+				if set := got.Metrics(k); len(set) != len(want[v]) || !slices.IsSorted(set) || slices.ContainsFunc(set, func(m int) bool { return !want[v][m] }) {
+					t.Fatalf("seed %d, round %d: value %q has metrics %v, want %v", seed, round, v, set, want[v])
+				}
+				if _, ok := got.Find(v + "\x00"); ok {
+					t.Fatalf("seed %d, round %d: found a value that is not there", seed, round)
+				}
+			}
+		}
+		if len(values) != len(want) || !slices.IsSorted(values) {
+			t.Fatalf("seed %d, round %d: %d values in the buckets, want %d in order", seed, round, len(values), len(want))
+		}
+	}
+}
+
+// TestBucketOfLargeSets has values whose sets are what is large.
+func TestBucketOfLargeSets(t *testing.T) {
+	c := testCodec(t)
+	rng := rand.New(rand.NewPCG(6, 0))
+	b := NewValuesBuilder("l")
+	for i := range 2000 {
+		for k := range 500 {
+			b.Add(fmt.Sprintf("%05d", i), k*2000+rng.IntN(2000))
+		}
+	}
+	cells, _, err := b.Buckets(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for i, cell := range cells {
+		got, err := c.DecodeBucket(cell)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n += got.Len(); len(cell) > maxBucket {
+			t.Errorf("bucket %d has %d bytes", i, len(cell))
+		}
+	}
+	if n != 2000 {
+		t.Errorf("%d values, want 2000", n)
+	}
+	one := NewValuesBuilder("l")
+	for i := range 200_000 {
+		one.Add("everywhere", i*10_000+rng.IntN(10_000))
+	}
+	if cells, _, err = one.Buckets(c); err != nil || len(cells) != 1 {
+		t.Fatalf("one value is in %d buckets, %v", len(cells), err)
+	}
+	if _, err := c.DecodeBucket(cells[0]); err != nil {
+		t.Error(err)
+	}
+}
+
+func randomBytes(rng *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
+}
+
+// TestRefused has payloads under a right checksum that no writer makes.
+func TestRefused(t *testing.T) {
+	c := testCodec(t)
+	names := func(b []byte) error { _, err := c.DecodeNames(b); return err }
+	bucket := func(b []byte) error { _, err := c.DecodeBucket(b); return err }
+	summaries := func(b []byte) error { _, err := c.DecodeSummaries(b); return err }
+	for _, k := range []struct {
+		what   string
+		kind   byte
+		raw    string
+		decode func([]byte) error
+		want   error
+	}{
+		{"more names than bytes", valueNames, "\x7f", names, ErrCorrupt},
+		{"no ascent", valueNames, "\x02\x00\x01b\x00\x01a\x01\x01\x01\x01\x00\x00", names, ErrCorrupt},
+		{"equal names", valueNames, "\x02\x00\x01b\x01\x00\x01\x01\x01\x01\x00\x00", names, ErrCorrupt},
+		{"start shared but written", valueNames, "\x02\x00\x02ba\x00\x02bc\x01\x01\x01\x01\x00\x00", names, ErrCorrupt},
+		{"shared start of nothing", valueNames, "\x01\x01\x01a\x01\x01\x00\x00", names, ErrCorrupt},
+		{"too many pages", valueNames, "\x01\x00\x01a\x01\x81\x80\x04\x00\x00", names, ErrCorrupt},
+		{"trailing byte", valueNames, "\x00\x00\x00\x00", names, ErrCorrupt},
+		{"more sets than values", valueBucket, "\x01\x00\x01a\x02\x01\x00\x01\x01\x00", bucket, ErrCorrupt},
+		{"set that is not there", valueBucket, "\x01\x00\x01a\x01\x01\x00\x01", bucket, ErrCorrupt},
+		{"set that does not ascend", valueBucket, "\x01\x00\x01a\x01\x02\x05\x00\x00", bucket, ErrCorrupt},
+		{"ordinal too high", valueBucket, "\x01\x00\x01a\x01\x01\x80\x80\x80\x80\x08\x00", bucket, ErrCorrupt},
+		{"ordinals too high together", valueBucket, "\x01\x00\x01a\x01\x02\xff\xff\xff\xff\x07\x01\x00", bucket, ErrCorrupt},
+		{"unknown flag", valueSummaries, "\x01\x01\x00\x00\x01\x01l\x04\x00", summaries, ErrNewer},
+		{"empty filter", valueSummaries, "\x01\x01\x00\x00\x01\x01l\x02\x01a\x01b\x00", summaries, ErrCorrupt},
+		{"end behind the day", valueSummaries, "\x01\x01\xff\xb7\x99\x29\x01\x00", summaries, ErrCorrupt},
+		{"labels do not ascend", valueSummaries, "\x01\x01\x00\x00\x02\x01l\x00\x00\x01l\x00\x00", summaries, ErrCorrupt},
+	} {
+		if err := k.decode(c.seal(k.kind, 1, []byte(k.raw))); !errors.Is(err, k.want) {
+			t.Errorf("%s: %v, want %v", k.what, err, k.want)
+		}
+	}
+}
+
+// TestExpansion has a short value that stands for more strings than fit.
+func TestExpansion(t *testing.T) {
+	c := testCodec(t)
+	const long, n = 1 << 20, 300
+	s := make([]byte, long)
+	raw := append([]byte{0xac, 0x02, 0}, appendText(nil, string(s))...) // 300 strings, 1 MiB and up
+	for range n - 1 {
+		raw = append(raw, 0x80, 0x80, 0x40, 1, 'x') // shares 1 MiB with the one before
+	}
+	if _, err := c.DecodeBucket(c.seal(valueBucket, 1, raw)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("equal ends: %v", err)
+	}
+	raw = append([]byte{0xac, 0x02, 0}, appendText(nil, string(s))...)
+	for i := range n - 1 {
+		raw = append(raw, 0x80, 0x80, 0x40, 2, byte(1+i>>8), byte(i))
+		if i%256 != 0 {
+			raw = append(raw[:len(raw)-6], 0x81, 0x80, 0x40, 1, byte(i))
+		}
+	}
+	_, err := c.DecodeBucket(c.seal(valueBucket, 1, raw))
+	if !errors.Is(err, ErrCorrupt) {
+		t.Errorf("more than can be: %v", err)
+	}
+	if want := fmt.Sprintf("take more than %d bytes", maxRaw); err == nil || !contains(err, want) {
+		t.Errorf("error %v does not say %q", err, want)
+	}
+}
