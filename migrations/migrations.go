@@ -121,8 +121,8 @@ type StepStatus struct {
 }
 
 // Look reports where the store stands, and changes nothing.
-func Look(ctx context.Context, e Env) (Status, error) {
-	out := Status{Tables: true, Latest: Latest()}
+func Look(ctx context.Context, e Env) (out Status, err error) {
+	out = Status{Tables: true, Latest: Latest()}
 	if e.Tables != nil {
 		ready, err := e.Tables.Ready(ctx)
 		if err != nil {
@@ -139,7 +139,7 @@ func Look(ctx context.Context, e Env) (Status, error) {
 	if err != nil {
 		return out, err
 	}
-	defer s.Close()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	st, _, err := load(ctx, s)
 	if err != nil {
 		return out, err
@@ -157,7 +157,7 @@ func Look(ctx context.Context, e Env) (Status, error) {
 
 // Up brings the store to the version of this binary. It may be repeated; two
 // runs do not meet.
-func Up(ctx context.Context, e Env) error {
+func Up(ctx context.Context, e Env) (err error) {
 	if e.Tables != nil {
 		if err := e.Tables.Create(ctx); err != nil {
 			return err
@@ -167,7 +167,7 @@ func Up(ctx context.Context, e Env) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	return e.up(ctx, s)
 }
 

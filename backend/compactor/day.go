@@ -99,12 +99,12 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case skip == skipLater:
+		switch skip {
+		case skipLater:
 			return idsOf(catalog.L0), nil
-		case skip == skipNothing:
+		case skipNothing:
 			return nil, nil
-		case skip == skipDrop:
+		case skipDrop:
 			return nil, c.opts.Store.DropL0(ctx, &catalog)
 		}
 		err = c.rewrite(ctx, catalog, deletions, packs, report)

@@ -29,8 +29,6 @@ var ctx = context.Background()
 
 func rng() *rand.Rand { return rand.New(rand.NewPCG(11, 12)) }
 
-func day(n int64) int64 { return testDay + n }
-
 func metric(name string) *labels.Matcher {
 	return labels.MustNewMatcher(labels.MatchEqual, "__name__", name)
 }

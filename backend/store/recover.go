@@ -126,7 +126,7 @@ func (s *Store) identify(ctx context.Context, name string) (foundPack, error) {
 	if err != nil {
 		return f, err
 	}
-	defer r.Release()
+	defer func() { _ = r.Release() }() // a source that fetches has nothing to close
 	info := r.Info()
 	if len(info.Sections) != 1 {
 		return f, fmt.Errorf("%w: it has %d sections", pack.ErrCorrupt, len(info.Sections))

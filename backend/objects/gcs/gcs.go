@@ -169,7 +169,7 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 	if err != nil {
 		return nil, failed(ctx, "get", name, err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }() // all that is wanted was read, or has failed
 	if off+int64(n) > r.Attrs.Size {
 		return nil, fmt.Errorf("get %s: %w: bytes %d to %d of an object of %d", name, objects.ErrInvalid, off, off+int64(n), r.Attrs.Size)
 	}
