@@ -224,6 +224,28 @@ func TestTenantsKeepApart(t *testing.T) {
 	}
 }
 
+func TestTenantOf(t *testing.T) {
+	ids := []tenant.ID{"!", "0", "a", "zz", tenant.ID(strings.Repeat("z", tenant.MaxIDLength))}
+	for _, id := range ids {
+		for _, key := range []string{CatalogKey(id, 1), PagesKey(id, strings.Repeat("m", 2000), 1), TenantKey(id)} {
+			if got, ok := TenantOf(key); got != id || !ok {
+				t.Errorf("tenant of %q is %q, %v", key, got, ok)
+			}
+			if key < FirstTenant || key >= EndOfTenants {
+				t.Errorf("%q is not in the range of tenants", key)
+			}
+		}
+	}
+	for _, key := range []string{WorkKey(MaxDay), GarbageKey(math.MaxInt64, "g"), LeaseKey("\xff"), "\x02a"} {
+		if got, ok := TenantOf(key); ok {
+			t.Errorf("tenant of %q is %q", key, got)
+		}
+		if key >= FirstTenant && key < EndOfTenants {
+			t.Errorf("%q is in the range of tenants", key)
+		}
+	}
+}
+
 func TestQualifiers(t *testing.T) {
 	v := Version{Generation: 9, Attempt: 1<<64 - 1}
 	for q, want := range map[string][3]int{

@@ -156,6 +156,25 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestRefusedRecords has payloads under a right checksum that no writer makes.
+func TestRefusedRecords(t *testing.T) {
+	for what, k := range map[string]struct {
+		value  []byte
+		decode func([]byte) error
+	}{
+		"late is neither 0 nor 1":   {seal(valueIntent, 1, []byte{0, 2, 0}), func(b []byte) error { _, err := DecodeIntent(b); return err }},
+		"window 12":                 {seal(valueReceipt, 1, []byte{0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x20, 0, 0}), func(b []byte) error { _, err := DecodeReceipt(b); return err }},
+		"more packs than bytes":     {seal(valueManifest, 1, []byte{1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}), func(b []byte) error { _, err := DecodeManifest(b); return err }},
+		"day beyond the last":       {seal(valueManifest, 1, []byte{1, 0, 0, 0, 0, 0, 0, 0, 1, 0x80, 0x80, 0x80, 0x80, 0x08, 0, 0, 0, 0, 0, 0, 0}), func(b []byte) error { _, err := DecodeManifest(b); return err }},
+		"size beyond 63 bits":       {seal(valueL0, 1, []byte{0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1}), func(b []byte) error { _, err := DecodeL0Entry(b); return err }},
+		"generation beyond 32 bits": {seal(valueManifest, 1, []byte{0x80, 0x80, 0x80, 0x80, 0x10}), func(b []byte) error { _, err := DecodeManifest(b); return err }},
+	} {
+		if err := k.decode(k.value); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestManifestOrder(t *testing.T) {
 	for what, change := range map[string]func(*Manifest){
 		"pack ends before it begins":   func(m *Manifest) { m.Packs[0].MaxTime = m.Packs[0].MinTime - 1 },

@@ -133,6 +133,25 @@ func TestBucketOfLargeSets(t *testing.T) {
 	if n != 2000 {
 		t.Errorf("%d values, want 2000", n)
 	}
+	// Sets that compress well are large all the same when they are read.
+	regular := NewValuesBuilder("l")
+	for i := range 2000 {
+		for k := range 500 {
+			regular.Add(fmt.Sprintf("%05d", i), i+k)
+		}
+	}
+	if cells, _, err = regular.Buckets(c); err != nil {
+		t.Fatal(err)
+	}
+	for i, cell := range cells {
+		r, err := c.open(valueBucket, 1, "label values", cell)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.b) > bucketRaw+2048 {
+			t.Errorf("bucket %d has %d bytes uncompressed", i, len(r.b))
+		}
+	}
 	one := NewValuesBuilder("l")
 	for i := range 200_000 {
 		one.Add("everywhere", i*10_000+rng.IntN(10_000))
