@@ -279,8 +279,8 @@ func (p *page) labels(row int, b *labels.ScratchBuilder) labels.Labels {
 // milliseconds from the start of the day.
 func (p *page) overlaps(row int, min, max int64) bool {
 	if p.table != nil {
-		m := p.table.minutes[row]
-		return int64(m.first) <= max/minuteMillis && int64(m.last) >= min/minuteMillis
+		first, last := p.table.minutes[row].bounds()
+		return first <= max && last >= min
 	}
 	for _, e := range p.chunks[p.first[row]:p.first[row+1]] {
 		if int64(e.min) <= max && int64(e.max) >= min {

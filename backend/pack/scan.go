@@ -157,10 +157,9 @@ func (s *Scanner) readTable() error {
 		}
 	}
 	start := s.s.Day * series.DayMillis
-	m := t.minutes[s.row]
+	first, last := t.minutes[s.row].bounds()
 	var err error
-	s.chunks, err = AppendTableChunks(s.chunks, s.table, ordinal, times,
-		start+int64(m.first)*minuteMillis, start+(int64(m.last)+1)*minuteMillis-1)
+	s.chunks, err = AppendTableChunks(s.chunks, s.table, ordinal, times, start+first, start+last)
 	return err
 }
 

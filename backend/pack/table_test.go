@@ -159,7 +159,7 @@ func sameTableSeries(t *testing.T, want *tableSeries, chunks []series.Chunk) {
 func TestTableRoundTrip(t *testing.T) {
 	for seed := range uint64(6) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		list := makeTable(t, rng, 1+rng.IntN(40), []int{3, 100, 5000}[seed%3])
+		list := makeTable(t, rng, 1+rng.IntN(12), []int{3, 100, 3000}[seed%3])
 		path := filepath.Join(t.TempDir(), "a"+Suffix)
 		var pages []TablePage
 		info := writeTable(t, path, list, func(p TablePage) error { pages = append(pages, p); return nil })

@@ -35,8 +35,34 @@ const (
 	kindMixed      = 2
 )
 
-// minutes is the span of a series' samples in minutes of the day, inclusive.
-type minutes struct{ first, last uint16 }
+// minutes is the span of a series' samples: the minutes of the day of the first
+// and the last one, and how far into them those are, in milliseconds. Of a series
+// that begins in the first minute of the day that is left at 0, and of one that
+// ends in the last minute at the minute's end: nearly all series live all day,
+// and each scrape target would have a number of its own.
+type minutes struct {
+	first, last     uint16
+	firstMS, lastMS uint16
+}
+
+const lastMinute = 24*60 - 1
+
+// span makes the minutes of a first and last time in milliseconds of the day.
+func span(first, last int64) minutes {
+	m := minutes{first: uint16(first / minuteMillis), last: uint16(last / minuteMillis), lastMS: minuteMillis - 1}
+	if m.first > 0 {
+		m.firstMS = uint16(first % minuteMillis)
+	}
+	if m.last < lastMinute {
+		m.lastMS = uint16(last % minuteMillis)
+	}
+	return m
+}
+
+// bounds is the span in milliseconds of the day, inclusive.
+func (m minutes) bounds() (first, last int64) {
+	return int64(m.first)*minuteMillis + int64(m.firstMS), int64(m.last)*minuteMillis + int64(m.lastMS)
+}
 
 // append appends the references, for the end of a page.
 func (t *tableRefs) append(b []byte, enc *idEncoder) []byte {
@@ -65,6 +91,19 @@ func (t *tableRefs) append(b []byte, enc *idEncoder) []byte {
 	for _, m := range t.minutes {
 		b = appendZigzag(b, int64(m.last)-int64(before.last))
 		before.last = m.last
+	}
+	before = minutes{}
+	for _, m := range t.minutes {
+		if m.first > 0 {
+			b = appendZigzag(b, int64(m.firstMS)-int64(before.firstMS))
+			before.firstMS = m.firstMS
+		}
+	}
+	for _, m := range t.minutes {
+		if m.last < lastMinute {
+			b = appendZigzag(b, int64(m.lastMS)-int64(before.lastMS))
+			before.lastMS = m.lastMS
+		}
 	}
 	prev := uint32(0)
 	for _, n := range t.samples {
@@ -101,17 +140,44 @@ func (p *page) decodeTable(c *cursor) {
 	}
 	t.timesOf = c.perSeries(p.series, uint16(n), "timestamp columns of series")
 	t.minutes, t.samples = make([]minutes, p.series), make([]uint32, p.series)
-	const lastMinute = series.DayMillis/minuteMillis - 1
 	t.column(c, lastMinute, "first minute", func(i int, v int64) { t.minutes[i].first = uint16(v) })
 	t.column(c, lastMinute, "last minute", func(i int, v int64) { t.minutes[i].last = uint16(v) })
+	t.fine(c)
 	t.column(c, 1<<32-1, "samples of a series", func(i int, v int64) { t.samples[i] = uint32(v) })
 	t.kinds = c.perSeries(p.series, kindMixed, "kinds of series")
 	for i := range t.minutes {
-		if c.err == nil && (t.minutes[i].first > t.minutes[i].last || t.samples[i] == 0) {
+		if first, last := t.minutes[i].bounds(); c.err == nil && (first > last || t.samples[i] == 0) {
 			c.fail("series %d has no samples or ends before it begins", i)
 		}
 	}
 	p.size += int64(28*len(t.frames) + 16*len(t.times) + 10*p.series)
+}
+
+// fine reads the milliseconds of the minutes that are not the day's first or
+// last.
+func (t *tableRefs) fine(c *cursor) {
+	read := func(before *int64, what string) uint16 {
+		d := c.zigzag(what)
+		if d < -minuteMillis || d > minuteMillis || *before+d < 0 || *before+d >= minuteMillis {
+			c.fail("%s is out of range", what)
+			return 0
+		}
+		*before += d
+		return uint16(*before)
+	}
+	before := int64(0)
+	for i := 0; i < len(t.minutes) && c.err == nil; i++ {
+		if t.minutes[i].first > 0 {
+			t.minutes[i].firstMS = read(&before, "first millisecond")
+		}
+	}
+	before = 0
+	for i := 0; i < len(t.minutes) && c.err == nil; i++ {
+		t.minutes[i].lastMS = minuteMillis - 1
+		if t.minutes[i].last < lastMinute {
+			t.minutes[i].lastMS = read(&before, "last millisecond")
+		}
+	}
 }
 
 // perSeries reads a number of every series; nil stands for all zero.
@@ -157,8 +223,8 @@ type TableRef struct {
 	Frame   Place // block of the table frame
 	Series  int   // ordinal in it
 	Times   Place // block of the timestamp column, if it needs one
-	MinTime int64 // Unix milliseconds; up to a minute before the first sample
-	MaxTime int64 // up to a minute behind the last one
+	MinTime int64 // Unix milliseconds; of a series that begins in the day's first minute, that minute's start
+	MaxTime int64 // likewise, the end of the day's last minute
 	Samples int
 	Floats  bool // it has no native histograms
 }
@@ -201,8 +267,9 @@ func (p *Page) Refs(rows []uint16, refs []TableRef) []TableRef {
 			first += t.frames[frame].chunks
 			frame++
 		}
-		ref := TableRef{Frame: Place{Offset: t.frames[frame].off, Length: int(t.frames[frame].length)}, Series: int(row) - first, Samples: int(t.samples[row]),
-			MinTime: start + int64(t.minutes[row].first)*minuteMillis, MaxTime: start + (int64(t.minutes[row].last)+1)*minuteMillis - 1}
+		ref := TableRef{Frame: Place{Offset: t.frames[frame].off, Length: int(t.frames[frame].length)}, Series: int(row) - first, Samples: int(t.samples[row])}
+		first, last := t.minutes[row].bounds()
+		ref.MinTime, ref.MaxTime = start+first, start+last
 		if frame == 0 {
 			ref.Series += t.skip
 		}

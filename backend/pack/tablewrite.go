@@ -179,7 +179,7 @@ func (p *tablePage) addSeries(frame, ordinal int, times place, s *column.Series)
 	default:
 		r.kinds = append(r.kinds, kindMixed)
 	}
-	r.minutes = append(r.minutes, minutes{first: uint16(lo % series.DayMillis / minuteMillis), last: uint16(hi % series.DayMillis / minuteMillis)})
+	r.minutes = append(r.minutes, span(lo%series.DayMillis, hi%series.DayMillis))
 }
 
 // bounds returns first and last time and the number of samples of a series.

@@ -37,8 +37,16 @@ func TestPrometheus(t *testing.T) {
 	t.Run("sealed", func(t *testing.T) { s.agree(t, w) })
 	t.Run("remote read", func(t *testing.T) { s.remoteRead(t, w) })
 
+	s.pallium.Compact()
+	t.Run("compacted", func(t *testing.T) { s.agree(t, w) })
+
 	s.pallium.Stop()
+	// From here on the long-term store alone has what was compacted.
+	if n := s.pallium.DropUploaded(); n == 0 {
+		t.Error("nothing was uploaded")
+	}
 	s.pallium.Restart()
+	t.Run("from the long-term store", func(t *testing.T) { s.agree(t, w) })
 	w.end = time.Now().Truncate(time.Second)
 	t.Run("after a restart", func(t *testing.T) { s.agree(t, w) })
 	t.Run("metadata after a restart", func(t *testing.T) { s.agreeMetadata(t) })
@@ -53,6 +61,18 @@ func TestPrometheus(t *testing.T) {
 		// Exemplars are kept in memory only.
 		s.agreeExemplars(t, window{start: back.Add(time.Second), end: w.end})
 	})
+
+	s.pallium.Flush()
+	s.pallium.Compact()
+	s.pallium.Stop()
+	s.pallium.DropUploaded()
+	s.pallium.Restart()
+	t.Run("second generation", func(t *testing.T) { s.agree(t, w) })
+	t.Run("remote read of the second generation", func(t *testing.T) { s.remoteRead(t, w) })
+	s.pallium.Stop()
+	if out, err := s.pallium.Offline("verify", "-data"); err != nil || !strings.Contains(out, " 0 findings") {
+		t.Errorf("pallium verify: %v\n%s", err, out)
+	}
 }
 
 // window is a span of time whose samples Prometheus has all scraped.

@@ -89,36 +89,6 @@ func extrapolate(t tenant.ID, l1 int64, unique float64, puts int) {
 	}
 }
 
-// measureDecode reads everything, metric by metric so that it fits into memory.
-func measureDecode(ctx context.Context, w *world, t tenant.ID, r *run) error {
-	names, err := w.store.LabelValues(ctx, "__name__", everything(t), nil)
-	if err != nil {
-		return err
-	}
-	var samples int64
-	for _, pass := range []string{"first read", "again"} {
-		samples = 0
-		cpu, err := onOneCore(func() error {
-			for _, name := range names {
-				_, n, err := w.read(ctx, everything(t, equal("__name__", name)))
-				if err != nil {
-					return err
-				}
-				samples += n
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if samples != r.samples {
-			return fmt.Errorf("read %d samples of %d", samples, r.samples)
-		}
-		line(t, "read and decode, M samples per CPU second, "+pass, ">= 100", "%.1f (%.2f s CPU, %d queries)", float64(samples)/cpu.Seconds()/1e6, cpu.Seconds(), len(names))
-	}
-	return nil
-}
-
 // measureRebuild deletes the rows of the index and has them made again.
 func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error {
 	before, err := w.cells(ctx, t)
