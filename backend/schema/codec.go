@@ -87,8 +87,8 @@ func (r *reader) sorted(what string) []string {
 	out := make([]string, 0, min(n, 1<<16))
 	var prev []byte
 	for i := range n {
-		shared := int(r.upTo(uint64(len(prev)), "shared start of "+what))
-		rest := r.bytes(int(r.upTo(uint64(len(r.b)), "length of "+what)), what)
+		shared := int(r.upTo(uint64(len(prev)), what))
+		rest := r.bytes(int(r.upTo(uint64(len(r.b)), what)), what)
 		if r.spare -= shared + len(rest); r.spare < 0 {
 			r.fail("%s take more than %d bytes", what, maxRaw)
 		}

@@ -117,7 +117,7 @@ func (r *reader) bytes(n int, what string) []byte {
 }
 
 func (r *reader) text(what string) string {
-	return string(r.bytes(int(r.upTo(uint64(len(r.b)), "length of "+what)), what))
+	return string(r.bytes(int(r.upTo(uint64(len(r.b)), what)), what))
 }
 
 func (r *reader) byte(what string) byte {
