@@ -37,7 +37,7 @@ func main() {
 	flag.DurationVar(&o.interval, "interval", 15*time.Second, "between two samples of a series")
 	flag.DurationVar(&o.jitter, "jitter", 0, "of timestamps, to each side")
 	flag.IntVar(&o.ingesters, "ingesters", 3, "that have a copy of all samples")
-	flag.StringVar(&o.tenants, "tenants", "node,kubernetes,containers", "kinds of tenants to measure")
+	flag.StringVar(&o.tenants, "tenants", "node,kubernetes,containers,random", "kinds of tenants to measure")
 	flag.BoolVar(&o.shapes, "shapes", true, "measure query shapes")
 	flag.BoolVar(&o.cold, "cold", false, "measure cold queries too; this takes minutes")
 	flag.BoolVar(&o.noProm, "no-prometheus", false, "do not write Prometheus' block")
@@ -87,11 +87,13 @@ func generate(kind string, n int) ([]oneSeries, error) {
 	case "node":
 		return nodeExporter(n), nil
 	case "kubernetes":
-		return kubernetes(n, false), nil
+		return kubernetes(n, noContainers), nil
 	case "containers":
-		return kubernetes(n, true), nil
+		return kubernetes(n, realContainers), nil
+	case "random":
+		return kubernetes(n, randomContainers), nil
 	}
-	return nil, fmt.Errorf("-tenants: %q is none of node, kubernetes and containers", kind)
+	return nil, fmt.Errorf("-tenants: %q is none of node, kubernetes, containers and random", kind)
 }
 
 // compactProfiled compacts on one core, under a profile if asked for.

@@ -105,10 +105,23 @@ func nodeExporter(n int) []oneSeries {
 	return sortSeries(list)
 }
 
-// kubernetes makes about n series of 350 metrics with 11 labels beside the name;
-// with containers, three of them are cAdvisor's id, name and image, which no two
-// containers share.
-func kubernetes(n int, containers bool) []oneSeries {
+// containerLabels says what a Kubernetes-like tenant has of cAdvisor's labels id,
+// name and image.
+type containerLabels int
+
+const (
+	noContainers containerLabels = iota
+	// realContainers are as cAdvisor makes them: the container's hash stands in
+	// name and in id, beside the pod's UID, and the image is the deployment's.
+	realContainers
+	// randomContainers have a random hash of 64 digits in each of the three: 96
+	// bytes that nothing compresses.
+	randomContainers
+)
+
+// kubernetes makes about n series of 350 metrics with 11 labels beside the name.
+// Every metric has one series for each container.
+func kubernetes(n int, containers containerLabels) []oneSeries {
 	rng := rand.New(rand.NewPCG(2, 2))
 	random := func(n int, alphabet string) string {
 		b := make([]byte, n)
@@ -120,22 +133,26 @@ func kubernetes(n int, containers bool) []oneSeries {
 	const hexDigits, podAlphabet = "0123456789abcdef", "bcdfghjklmnpqrstvwxz2456789"
 	const metrics = 350
 	var list []oneSeries
-	var app, set string
+	var app, set, image string
 	for pod := 0; len(list) < n; pod++ {
 		if pod%5 == 0 {
 			app = fmt.Sprintf("%s-%s", []string{"api", "worker", "cache", "frontend", "billing"}[rng.IntN(5)], random(4, podAlphabet))
 			set = random(10, podAlphabet)
+			image = "registry.example.com/" + app + "@sha256:" + random(64, hexDigits)
 		}
 		name := app + "-" + set + "-" + random(5, podAlphabet)
 		node := fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", pod%7, pod/20%200)
 		pairs := []string{"cluster", "prod-eu-1", "namespace", "team-" + fmt.Sprint(pod/5%60), "pod", name, "container", app, "node", node,
 			"instance", fmt.Sprintf("10.%d.%d.%d:8080", 64+rng.IntN(64), rng.IntN(256), rng.IntN(256)), "job", "apps/" + app, "endpoint", "http-metrics"}
-		if containers {
-			id := random(64, hexDigits)
-			pairs = append(pairs, "name", id, "image", "registry.example.com/"+app+"@sha256:"+random(64, hexDigits),
-				"id", "/kubepods.slice/kubepods-burstable.slice/cri-containerd-"+random(64, hexDigits)+".scope")
-		} else {
+		const slice = "/kubepods.slice/kubepods-burstable.slice/"
+		switch id := random(64, hexDigits); containers {
+		case noContainers:
 			pairs = append(pairs, "service", app, "prometheus", "monitoring/k8s", "metrics_path", "/metrics")
+		case realContainers:
+			pairs = append(pairs, "name", id, "image", image, "id", slice+"kubepods-burstable-pod"+random(32, hexDigits)+".slice/cri-containerd-"+id+".scope")
+		case randomContainers:
+			pairs = append(pairs, "name", id, "image", "registry.example.com/"+app+"@sha256:"+random(64, hexDigits),
+				"id", slice+"cri-containerd-"+random(64, hexDigits)+".scope")
 		}
 		for m := range metrics {
 			metric := fmt.Sprintf("app_%s_%03d", []string{"http", "grpc", "queue", "db"}[m%4], m)
