@@ -143,9 +143,18 @@ func newDecoder() (*zstd.Decoder, error) {
 	return dec, nil
 }
 
-// newEncoder returns the encoder of one writer.
+// Encoder compresses blocks. It is safe for concurrent use. Making one takes
+// longer than writing a small pack.
+type Encoder struct{ zstd *zstd.Encoder }
+
+// NewEncoder returns an encoder.
+func NewEncoder() (*Encoder, error) {
+	e, err := newEncoder()
+	return &Encoder{e}, err
+}
+
 func newEncoder() (*zstd.Encoder, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2),
 		zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, fmt.Errorf("make a zstd encoder: %w", err)

@@ -73,6 +73,9 @@ type Options struct {
 	// applied to what is written; nil: none was, for any.
 	Deletions func(tenant.ID) uint64
 
+	// Encoder compresses; several writers may share one. nil: one of its own.
+	Encoder *Encoder
+
 	plain bool // leave blocks uncompressed, for a golden file that outlives zstd versions
 }
 

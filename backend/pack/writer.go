@@ -54,7 +54,10 @@ func Create(path string, o Options) (*Writer, error) {
 		return nil, fmt.Errorf("create pack %s: Options.ID is not set", path)
 	}
 	w := &Writer{path: path, opts: o, page: newPageBuilder(), dir: directory{id: o.ID, level: o.Level, source: o.Source}}
-	if !o.plain {
+	switch {
+	case o.Encoder != nil:
+		w.enc = o.Encoder.zstd
+	case !o.plain:
 		var err error
 		if w.enc, err = newEncoder(); err != nil {
 			return nil, err

@@ -111,7 +111,7 @@ func (g *Generation) startPack(ctx context.Context) error {
 	continued := len(g.manifest.Packs) > 0 && g.manifest.Packs[len(g.manifest.Packs)-1].LastMetric == g.last && g.index != nil && g.index.continues
 	g.index = newIndexBuilder(g.s.codec, g.manifest.Version, len(g.manifest.Packs), continued)
 	g.manifest.Packs = append(g.manifest.Packs, schema.PackEntry{ID: id, Object: object})
-	w, err := pack.CreateTable(g.path, pack.Options{ID: id, Source: "compactor", Deletions: func(tenant.ID) uint64 { return g.manifest.Tombstone }},
+	w, err := pack.CreateTable(g.path, pack.Options{ID: id, Source: "compactor", Encoder: g.s.encoder, Deletions: func(tenant.ID) uint64 { return g.manifest.Tombstone }},
 		g.catalog.Tenant, g.catalog.Day, g.index.addPage)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
 )
 
 // firstCells is how many cells of a metric's row the first read takes: the
@@ -240,49 +241,103 @@ func (s *Store) page(key string, cell rows.Cell) (*pack.Page, error) {
 	return p, nil
 }
 
-// readAgain reads what the first cells of rows left open, all cells of the
-// manifests' generations, in one round trip.
+// readAgain reads what the first cells of rows left open, in one round trip: the
+// pages that the summaries do not rule out, when the first cells had all
+// summaries; else all cells of the manifests' generations.
 func (q *query) readAgain(ctx context.Context, again []incomplete) error {
-	if len(again) == 0 {
-		return nil
-	}
-	byVersion := map[schema.Version][]rows.Range{}
-	catalogs := map[string]*Catalog{}
-	for _, a := range again {
-		v := a.catalog.Manifest.Version
-		byVersion[v] = append(byVersion[v], rows.Single(a.row.Key))
-		catalogs[a.row.Key] = a.catalog
-	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxGets)
-	results := make([][]rows.Row, len(byVersion))
-	i := -1
-	for v, keys := range byVersion {
-		i++
-		at := i
-		g.Go(func() error {
-			var list []rows.Row
-			err := q.s.opts.Rows.ReadRows(gctx, keys, rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: v.Prefix(), MinTime: q.s.oldest(), Latest: true},
-				func(r rows.Row) bool { list = append(list, r); return true })
-			results[at] = list
+	results := make([][]rows.Row, len(again))
+	pruned := make([][]string, len(again))
+	for i, a := range again {
+		qualifiers, known, err := q.prune(a)
+		if err != nil {
 			return err
+		}
+		f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: a.catalog.Manifest.Version.Prefix(), MinTime: q.s.oldest(), Latest: true}
+		if known {
+			if len(qualifiers) == 0 {
+				continue
+			}
+			pruned[i] = qualifiers
+			f.QualifierPrefix, f.Qualifiers = "", qualifiers
+		}
+		g.Go(func() error {
+			return q.s.opts.Rows.ReadRows(gctx, []rows.Range{rows.Single(a.row.Key)}, f, func(r rows.Row) bool { results[i] = append(results[i], r); return true })
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("read pages again: %w", err)
 	}
-	for _, list := range results {
-		for _, r := range list {
-			_, name, _, _ := schema.ParsePagesKey(r.Key)
-			dp := dayPages{catalog: catalogs[r.Key], metric: name}
-			whole, err := q.takeCells(&dp, r.Key, r.Cells, true)
-			if err != nil {
+	for i, a := range again {
+		_, name, _, _ := schema.ParsePagesKey(a.row.Key)
+		dp := dayPages{catalog: a.catalog, metric: name}
+		if pruned[i] != nil {
+			if err := q.takePruned(&dp, a.row.Key, results[i], pruned[i]); err != nil {
 				return err
 			}
-			if whole {
+			q.pages = append(q.pages, dp)
+			continue
+		}
+		for _, r := range results[i] {
+			if whole, err := q.takeCells(&dp, r.Key, r.Cells, true); err != nil {
+				return err
+			} else if whole {
 				q.pages = append(q.pages, dp)
 			}
 		}
+	}
+	return nil
+}
+
+// prune lists the pages of a row that may hold something for the query, by the
+// summaries among its first cells. known is false when those are not all there.
+func (q *query) prune(a incomplete) (qualifiers []string, known bool, err error) {
+	m := a.catalog.Manifest
+	_, metric, day, _ := schema.ParsePagesKey(a.row.Key)
+	from, to := m.PartsOf(metric)
+	if metric == "" || from == to {
+		return nil, false, nil
+	}
+	start := day * series.DayMillis
+	mint, maxt := max(q.req.MinTime, start)-start, min(q.req.MaxTime, start+series.DayMillis-1)-start
+	seen := 0
+	for _, cell := range a.row.Cells {
+		v, kind, part, _, ok := schema.ParseQualifier(cell.Qualifier)
+		if !ok || v != m.Version || kind != schema.KindSummaries {
+			continue
+		}
+		sm, err := q.s.codec.DecodeSummaries(cell.Value)
+		if err != nil {
+			return nil, false, fmt.Errorf("summaries in row %q: %w", a.row.Key, err)
+		}
+		seen++
+		for page := range sm.Len() {
+			if sm.MayMatch(page, mint, maxt, q.req.Matchers) {
+				qualifiers = append(qualifiers, schema.PageQualifier(v, part, page))
+			}
+		}
+	}
+	return qualifiers, seen == to-from, nil
+}
+
+// takePruned takes exactly the pages that were asked for.
+func (q *query) takePruned(dp *dayPages, key string, list []rows.Row, qualifiers []string) error {
+	n := 0
+	for _, r := range list {
+		for _, cell := range r.Cells {
+			_, _, part, _, ok := schema.ParseQualifier(cell.Qualifier)
+			if !ok {
+				return fmt.Errorf("row %q has the cell %q, which is not of a page", key, cell.Qualifier)
+			}
+			if err := q.takePage(dp, key, cell, part); err != nil {
+				return err
+			}
+			n++
+		}
+	}
+	if n != len(qualifiers) {
+		return fmt.Errorf("row %q has %d of the %d pages that its summaries name: %w", key, n, len(qualifiers), ErrIndex)
 	}
 	return nil
 }

@@ -66,6 +66,7 @@ var errNoOption = errors.New("store: Rows, Objects, Scratch, Retention and Delet
 type Store struct {
 	opts    Options
 	decoder *pack.Decoder
+	encoder *pack.Encoder
 	codec   *schema.Codec
 	pages   *cache[pageKey, *pack.Page]
 	frames  *cache[blockKey, []byte]
@@ -99,11 +100,15 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	enc, err := pack.NewEncoder()
+	if err != nil {
+		return nil, err
+	}
 	codec, err := schema.NewCodec()
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o, decoder: dec, codec: codec}
+	s := &Store{opts: o, decoder: dec, encoder: enc, codec: codec}
 	s.pages = newCache[pageKey, *pack.Page](o.PageCacheBytes, (*pack.Page).Bytes)
 	s.frames = newCache[blockKey](o.FrameCacheBytes, func(b []byte) int64 { return int64(len(b)) })
 	s.tables = newCache[blockKey](o.TableCacheBytes, func(t tableEntry) int64 { return t.bytes })

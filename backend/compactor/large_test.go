@@ -1,0 +1,54 @@
+package compactor
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// TestLargeMetric: a metric of more pages than a first read takes, in one pack
+// and over several, is found whole, and a query of one series reads one page of
+// it by the summaries, in three round trips.
+func TestLargeMetric(t *testing.T) {
+	for _, packBytes := range []int64{0, 60_000} {
+		var calls, cells, gets, bytes int
+		x := newWorld(t, wrap{bytes: packBytes, rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} },
+			objects: func(o objects.Store) objects.Store { return countedObjects{o, &gets, &bytes} }})
+		d := data{}
+		for i := range 1500 {
+			text := fmt.Sprintf("__name__=large,id=%04d,long=%s", i, strings.Repeat(fmt.Sprintf("%04d", i), 2000))
+			d[text] = []series.Sample{{T: testDay*series.DayMillis + 1000, V: float64(i)}}
+		}
+		d["__name__=a"], d["__name__=z"] = d["__name__=large,id=0000,long="+strings.Repeat("0000", 2000)], []series.Sample{{T: testDay * series.DayMillis, V: 1}}
+		x.push(map[tenant.ID]data{"a": d}, "i1")
+		x.compact(Due)
+		if n := len(x.manifest("a", testDay).Packs); (n > 1) != (packBytes > 0) {
+			t.Fatalf("%d packs", n)
+		}
+		x.check("large metric")
+		x.open(packBytes)
+		calls, cells, gets, bytes = 0, 0, 0, 0
+		got := x.read("a", 0, math.MaxInt64, metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "0777"))
+		if len(got) != 1 {
+			t.Fatalf("%d series", len(got))
+		}
+		t.Logf("packs of %d bytes: %d reads of rows with %d cells, %d of objects", packBytes, calls, cells, gets)
+		if packBytes == 0 && cells > 20 {
+			t.Errorf("a query of one series reads %d cells of rows", cells)
+		}
+		if got := x.read("a", 0, math.MaxInt64, metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "none")); len(got) != 0 {
+			t.Fatalf("%d series of an id that is not there", len(got))
+		}
+		if got := x.read("a", 0, math.MaxInt64, metric("large"), labels.MustNewMatcher(labels.MatchRegexp, "id", "0.*7|1499")); len(got) != 101 {
+			t.Fatalf("%d series by a regular expression", len(got))
+		}
+	}
+}
