@@ -14,7 +14,7 @@ import (
 // measureCold reads 10,000 series of a metric over a day and over 30 days with
 // the delays of services in the same region.
 func measureCold(ctx context.Context, parent string) error {
-	fmt.Println("\nCold queries, a metric of 10,000 series, 5 ms a row call and 30 ms an object call\n\n| query | latency | rounds | row calls | gets | bytes of rows | bytes of objects | peak heap | samples |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	fmt.Println("\nCold queries, a metric of 10,000 series, 5 ms a row call and 30 ms an object call\n\n| query | Select | decoding | rounds | row calls | gets | bytes of rows | bytes of objects | peak heap | samples |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	if err := coldOver(ctx, parent, 1, 15_000); err != nil {
 		return err
 	}
@@ -39,20 +39,33 @@ func coldOver(ctx context.Context, parent string, days int, interval int64) (err
 	all := equal("__name__", "cold")
 	for _, q := range []shape{
 		{"all of 10,000 series", days, []*labels.Matcher{all}, ""},
-		{"100 of the 10,000", days, []*labels.Matcher{all, regex("instance", "10.1.0.1?[0-9][0-9]:9100")}, ""},
+		{"190 of the 10,000", days, []*labels.Matcher{all, regex("instance", "10.1.0.1?[0-9][0-9]:9100")}, ""},
 	} {
 		if err := w.reopen(); err != nil {
 			return err
 		}
 		w.count.take()
 		stop, start := peakHeap(), time.Now()
-		_, samples, err := w.ask(ctx, t, q, days)
+		selected, samples, err := w.timed(ctx, t, q, days)
 		took, peak := time.Since(start), stop()
 		if err != nil {
 			return err
 		}
 		c := w.count.take()
-		fmt.Printf("| %s, %d days at %d s | %s | %d | %d | %d | %s | %s | %s | %d |\n", q.name, days, interval/1000, took.Round(time.Millisecond), c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes), mib(c.GotBytes), mib(peak), samples)
+		fmt.Printf("| %s, %d days at %d s | %s | %s | %d | %d | %d | %s | %s | %s | %d |\n", q.name, days, interval/1000, selected.Round(time.Millisecond), (took - selected).Round(time.Millisecond), c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes), mib(c.GotBytes), mib(peak), samples)
 	}
 	return nil
+}
+
+// timed is ask with the time until the answer is there, its samples not decoded.
+func (w *world) timed(ctx context.Context, t tenant.ID, q shape, days int) (selected time.Duration, samples int64, err error) {
+	start := time.Now()
+	sel, err := w.store.Select(ctx, q.request(t, days), nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer sel.Release()
+	selected = time.Since(start)
+	samples, err = drain(sel)
+	return selected, samples, err
 }

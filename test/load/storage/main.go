@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/pprof"
 	"time"
 
@@ -26,6 +27,7 @@ type options struct {
 	tenants    string
 	shapes     bool
 	cold       bool
+	decode     bool
 	noProm     bool
 	cpuProfile string
 	dir        string
@@ -40,6 +42,7 @@ func main() {
 	flag.StringVar(&o.tenants, "tenants", "node,kubernetes,containers,random", "kinds of tenants to measure")
 	flag.BoolVar(&o.shapes, "shapes", true, "measure query shapes")
 	flag.BoolVar(&o.cold, "cold", false, "measure cold queries too; this takes minutes")
+	flag.BoolVar(&o.decode, "decode", true, "read and decode everything")
 	flag.BoolVar(&o.noProm, "no-prometheus", false, "do not write Prometheus' block")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the compactions to `FILE`; the last tenant's stays")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default a temporary one")
@@ -109,6 +112,7 @@ func compactProfiled(ctx context.Context, w *world, profile string) (report comp
 		}
 		defer pprof.StopCPUProfile()
 	}
+	runtime.GC()
 	cpu, err = onOneCore(func() error {
 		report, err = w.compact(ctx)
 		return err

@@ -32,7 +32,6 @@ func cpuTime() (time.Duration, error) {
 // onOneCore runs f with one thread for Go code, and returns the CPU time of the
 // process meanwhile, garbage collection and system calls included.
 func onOneCore(f func() error) (time.Duration, error) {
-	runtime.GC()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	before, err := cpuTime()
 	if err != nil {

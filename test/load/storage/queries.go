@@ -89,13 +89,16 @@ func measureShapes(ctx context.Context, parent string) (err error) {
 	return nil
 }
 
-// ask asks for the last days of a run of so many.
-func (w *world) ask(ctx context.Context, t tenant.ID, q shape, days int) (found int, samples int64, err error) {
+// request asks for the last days of a run of so many.
+func (q *shape) request(t tenant.ID, days int) series.Request {
 	end := int64(firstDay+days) * series.DayMillis
-	req := series.Request{Tenant: t, MinTime: end - int64(q.days)*series.DayMillis, MaxTime: end - 1, Matchers: q.ms}
+	return series.Request{Tenant: t, MinTime: end - int64(q.days)*series.DayMillis, MaxTime: end - 1, Matchers: q.ms}
+}
+
+func (w *world) ask(ctx context.Context, t tenant.ID, q shape, days int) (found int, samples int64, err error) {
 	if q.values == "" {
-		return w.read(ctx, req)
+		return w.read(ctx, q.request(t, days))
 	}
-	list, err := w.store.LabelValues(ctx, q.values, req, nil)
+	list, err := w.store.LabelValues(ctx, q.values, q.request(t, days), nil)
 	return len(list), 0, err
 }

@@ -71,8 +71,10 @@ func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o
 		line(t, "Prometheus' block, bytes/sample", "", "%.3f (chunks %.3f, index %.3f)", float64(chunkBytes+indexBytes)/unique, float64(chunkBytes)/unique, float64(indexBytes)/unique)
 		line(t, "Prometheus' index bytes/series-day", "", "%.1f", float64(indexBytes)/n)
 	}
-	if err := measureDecode(ctx, w, t, r); err != nil {
-		return err
+	if o.decode {
+		if err := measureDecode(ctx, w, t, r); err != nil {
+			return err
+		}
 	}
 	return measureRebuild(ctx, w, t, l1)
 }
