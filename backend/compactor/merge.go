@@ -1,6 +1,7 @@
 package compactor
 
 import (
+	"bytes"
 	"cmp"
 	"container/heap"
 	"context"
@@ -104,7 +105,9 @@ func (m *merger) take(ctx context.Context, r *input) error {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
-	m.chunks = append(m.chunks, chunks...)
+	for i := range chunks {
+		m.add(&chunks[i])
+	}
 	if r.scan.Next(ctx) {
 		heap.Fix(&m.runs, 0)
 		return nil
@@ -114,6 +117,17 @@ func (m *merger) take(ctx context.Context, r *input) error {
 	}
 	heap.Pop(&m.runs)
 	return nil
+}
+
+// add takes a chunk unless it is a copy, byte for byte, of one that a replica
+// had before: nearly all are, and what is not kept need not be sorted.
+func (m *merger) add(c *series.Chunk) {
+	for i := len(m.chunks) - 1; i >= 0; i-- {
+		if o := &m.chunks[i]; o.MinTime == c.MinTime && o.MaxTime == c.MaxTime && o.Column == nil && c.Column == nil && o.Encoding == c.Encoding && bytes.Equal(o.Data, c.Data) {
+			return
+		}
+	}
+	m.chunks = append(m.chunks, *c)
 }
 
 // join makes one run of samples of the chunks. Copies that replicas made are
