@@ -34,6 +34,8 @@ type bench struct {
 	now time.Time // changed by set only
 	ing *Ingester
 
+	longTerm LongTerm // nil: none
+
 	clock atomic.Int64 // now, in ms, for the ingester's goroutines
 }
 
@@ -52,7 +54,7 @@ func newBench(t *testing.T) *bench {
 }
 
 func (b *bench) options() Options {
-	return Options{ID: "ingester-1", Dir: b.dir, Limits: func(tenant.ID) limits.Limits { return b.lim }, Now: func() time.Time { return time.UnixMilli(b.clock.Load()) }}
+	return Options{ID: "ingester-1", Dir: b.dir, Limits: func(tenant.ID) limits.Limits { return b.lim }, LongTerm: b.longTerm, Now: func() time.Time { return time.UnixMilli(b.clock.Load()) }}
 }
 
 func (b *bench) open() {

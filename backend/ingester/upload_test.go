@@ -1,0 +1,278 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// longTerm is a long-term store that remembers what it was told.
+type longTerm struct {
+	mu       sync.Mutex
+	fail     error // of every call
+	intents  map[store.Window]schema.Intent
+	uploads  []store.Upload
+	consumed map[ulid.ULID]bool
+}
+
+func newLongTerm() *longTerm {
+	return &longTerm{intents: map[store.Window]schema.Intent{}, consumed: map[ulid.ULID]bool{}}
+}
+
+func (l *longTerm) Upload(_ context.Context, u store.Upload) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail != nil {
+		return l.fail
+	}
+	if crc, err := pack.FileCRC(u.Path); err != nil || crc != u.CRC {
+		return errors.Join(err, errors.New("checksum differs"))
+	}
+	l.uploads = append(l.uploads, u)
+	for _, w := range u.Settled {
+		delete(l.intents, w)
+	}
+	return nil
+}
+
+func (l *longTerm) Intend(_ context.Context, _ string, windows map[store.Window]schema.Intent) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail == nil {
+		maps.Copy(l.intents, windows)
+	}
+	return l.fail
+}
+
+func (l *longTerm) Settle(_ context.Context, _ string, windows []store.Window) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail == nil {
+		for _, w := range windows {
+			delete(l.intents, w)
+		}
+	}
+	return l.fail
+}
+
+func (l *longTerm) Intents(context.Context, string) ([]store.Window, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.intents)), l.fail
+}
+
+func (l *longTerm) Consumed(_ context.Context, info pack.Info) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.consumed[info.ID], l.fail
+}
+
+func (l *longTerm) owed() map[store.Window]schema.Intent {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.intents)
+}
+
+// withLongTerm opens the bench's ingester over a long-term store.
+func withLongTerm(t *testing.T) (*bench, *longTerm) {
+	t.Helper()
+	b, l := newBench(t), newLongTerm()
+	b.crash()
+	b.longTerm = l
+	b.open()
+	return b, l
+}
+
+func upload(t *testing.T, b *bench) {
+	t.Helper()
+	if err := b.ing.Upload(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestIntentsAndUploads: every window with samples that are not uploaded has an
+// intent, and only those, through sealing, late samples, failures and restarts.
+func TestIntentsAndUploads(t *testing.T) {
+	b, l := withLongTerm(t)
+	now := b.now.UnixMilli()
+	this, before := store.WindowOf(now), store.WindowOf(now-series.WindowMillis)
+	b.push("a", entry(metric("m"), f(now, 1)))
+	upload(t, b)
+	if o := l.owed(); len(o) != 1 || o[this].Late {
+		t.Fatalf("after a push: %v", o)
+	}
+	b.push("a", entry(metric("old"), f(now-series.WindowMillis, 1)))
+	b.set(b.now.Add(2*time.Hour + sealDelay))
+	l.fail = errors.New("down")
+	if err := b.ing.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ing.Upload(context.Background()); err == nil {
+		t.Fatal("uploaded to a store that is down")
+	}
+	l.fail = nil
+	b.crash()
+	b.open() // the packs are sealed and not uploaded
+	upload(t, b)
+	if o := l.owed(); len(o) != 0 || len(l.uploads) == 0 {
+		t.Fatalf("after the upload: %v, %d uploads", o, len(l.uploads))
+	}
+	n := len(l.uploads)
+	late := l.uploads[n-1].Windows
+	if !slices.Contains(late, before) && !slices.Contains(l.uploads[0].Windows, before) {
+		t.Errorf("no upload says that it has the window of late samples: %v", l.uploads)
+	}
+	b.crash()
+	b.open()
+	upload(t, b)
+	if len(l.uploads) != n {
+		t.Errorf("%d packs were uploaded again after a restart", len(l.uploads)-n)
+	}
+	// A sample of a window that was sealed: a late intent, which nobody waits for.
+	b.push("a", entry(metric("m"), f(now+1, 2)))
+	upload(t, b)
+	if o := l.owed(); len(o) != 1 || !o[this].Late {
+		t.Fatalf("after a late sample: %v", o)
+	}
+	b.crash()
+	b.open() // the sample is in the log
+	upload(t, b)
+	if o := l.owed(); len(o) != 1 {
+		t.Fatalf("after a restart: %v", o)
+	}
+	if err := b.ing.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	upload(t, b)
+	if o := l.owed(); len(o) != 0 {
+		t.Fatalf("at the end: %v", o)
+	}
+	// An intent whose samples never came is taken back.
+	l.intents[store.Window{Day: 3, Number: 3}] = schema.Intent{}
+	b.crash()
+	b.open()
+	upload(t, b)
+	if o := l.owed(); len(o) != 0 {
+		t.Fatalf("an intent of nothing stays: %v", o)
+	}
+}
+
+// TestLocalPacksGo: a local pack is served until it is compacted, and an hour
+// longer, and then its files go; what is not compacted stays.
+func TestLocalPacksGo(t *testing.T) {
+	b, l := withLongTerm(t)
+	now := b.now.UnixMilli()
+	b.push("a", entry(metric("m"), f(now, 1)))
+	if err := b.ing.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	drop := func(want int) {
+		t.Helper()
+		if err := b.ing.DropCompacted(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.ing.packCount(); n != want {
+			t.Fatalf("%d packs are served, want %d", n, want)
+		}
+	}
+	drop(1)
+	upload(t, b)
+	b.set(b.now.Add(48 * time.Hour))
+	drop(1)
+	id := l.uploads[0].Info.ID
+	if !b.ing.Serves(id) {
+		t.Error("the pack is not said to be served")
+	}
+	l.consumed[id] = true
+	drop(1)
+	b.set(b.now.Add(dropDelay - time.Second))
+	drop(1)
+	b.set(b.now.Add(time.Second))
+	drop(0)
+	if b.ing.Serves(id) {
+		t.Error("the pack is said to be served")
+	}
+	err := filepath.WalkDir(filepath.Join(b.dir, "l0"), func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.Contains(path, id.String()) {
+			t.Errorf("%s is left", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDelete: what a deletion matches is gone from head and packs, after a
+// restart too; what is pushed afterwards stays and carries the number.
+func TestDelete(t *testing.T) {
+	b, l := withLongTerm(t)
+	now := b.now.UnixMilli()
+	b.push("a", entry(metric("gone"), f(now, 1), f(now+1, 2)), entry(metric("kept"), f(now, 1)))
+	b.push("b", entry(metric("gone"), f(now, 1)))
+	if err := b.ing.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	b.push("a", entry(metric("gone"), f(now+2, 3)))
+	d := schema.NewTombstone(1, 0, now+100, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "gone")}}, now)
+	if err := b.ing.Delete("a", d); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, want ...string) {
+		t.Helper()
+		got := slices.Sorted(maps.Keys(b.read("a")))
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: series %q, want %q", what, got, want)
+		}
+		req := series.Request{Tenant: "a", MinTime: 0, MaxTime: now + 1000}
+		values, err := b.ing.LabelValues(context.Background(), "__name__", req)
+		if err != nil || len(values) != len(want) {
+			t.Errorf("%s: metrics %q, %v", what, values, err)
+		}
+	}
+	kept := metric("kept").String()
+	check("deleted", kept)
+	b.crash()
+	b.open()
+	check("deleted, after a restart", kept)
+	if got := b.read("b"); len(got) != 1 {
+		t.Errorf("another tenant lost its series: %v", got)
+	}
+	b.push("a", entry(metric("gone"), f(now+3, 4)))
+	again := metric("gone").String()
+	check("pushed again", again, kept)
+	if err := b.ing.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	check("pushed again and sealed", again, kept)
+	if n := len(b.read("a")[again]); n != 1 {
+		t.Errorf("%d samples, want the one that was pushed afterwards", n)
+	}
+	upload(t, b)
+	for _, u := range l.uploads {
+		for _, s := range u.Info.Sections {
+			if s.Tenant == "b" && s.Deletion != 0 {
+				t.Errorf("a section of another tenant has deletion %d", s.Deletion)
+			}
+		}
+	}
+	last := l.uploads[len(l.uploads)-1].Info.Sections[0]
+	if last.Tenant != "a" || last.Deletion != 1 {
+		t.Errorf("the last pack has tenant %s, deletion %d", last.Tenant, last.Deletion)
+	}
+}
