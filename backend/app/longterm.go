@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/go-chi/chi/v5"
+
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
@@ -129,6 +131,46 @@ func (a *App) acceptLoss(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"status": "done", "intents": n})
+}
+
+// l0Gone is how long after a tenant's deletion packs that hold many tenants may
+// still have samples of it: until they are compacted, and a week.
+const l0Gone = 9 * 24 * time.Hour
+
+// erasure reports what was erased of a deleted tenant.
+func (a *App) erasure(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	answer := func(code int, v any) {
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(v)
+	}
+	id, err := tenant.ParseID(chi.URLParam(r, "tenant"))
+	if err != nil {
+		answer(http.StatusBadRequest, map[string]string{"code": "invalid", "field": "tenant", "message": err.Error()})
+		return
+	}
+	var deleted time.Time
+	err = a.control.AllTenants(r.Context(), func(t control.Tenant) bool {
+		if t.ID == id && t.Deleted() {
+			deleted = t.DeletedAt
+		}
+		return t.ID != id
+	})
+	if err == nil && deleted.IsZero() {
+		answer(http.StatusNotFound, map[string]string{"code": "not_found", "message": fmt.Sprintf("tenant %q is not a deleted tenant", id)})
+		return
+	}
+	var e store.Erased
+	if err == nil {
+		e, err = a.longTerm.Erasure(r.Context(), id)
+	}
+	if err != nil {
+		a.opts.Logger.Error("report of a tenant's deletion", "tenant", id, "err", err)
+		answer(http.StatusInternalServerError, map[string]string{"code": "internal", "message": "the report could not be read, see the log"})
+		return
+	}
+	answer(http.StatusOK, map[string]any{"tenant": id, "deletedAt": deleted.UTC(), "erasedObjects": e.Objects, "erasedBytes": e.Bytes, "erasedIndex": e.Rows,
+		"sharedPacksGoneBy": deleted.Add(l0Gone).UTC()})
 }
 
 // flushAll seals the head and uploads what is sealed.

@@ -58,6 +58,7 @@ func (a *App) actions(r chi.Router) {
 		r.Post("/flush", a.flush)
 		r.Post("/compact", a.compact)
 		r.Post("/compact/accept-loss", a.acceptLoss)
+		r.Get("/erasures/{tenant}", a.erasure)
 	}
 }
 

@@ -32,8 +32,6 @@ type Options struct {
 	// KeepDeletions is how long a deletion of series is remembered: longer than
 	// a sample of before it can still arrive.
 	KeepDeletions func(tenant.ID) time.Duration
-	// Erased is told what went with a deleted tenant; nil is allowed.
-	Erased func(context.Context, tenant.ID, store.Erased) error
 	// Forgotten reports whether an ingester was forgotten in the ring, and so
 	// will never upload what it owes; zone is where it was.
 	Forgotten func(ingester string) (zone string, forgotten bool)

@@ -409,6 +409,9 @@ func TestDeletedTenant(t *testing.T) {
 	}
 	x.compact(All)
 	x.check("deleted")
+	if e, err := x.store.Erasure(ctx, "a"); err != nil || e.Objects == 0 || e.Bytes == 0 || !e.Rows || e.Last == 0 {
+		t.Errorf("the report of the deletion says %+v, %v", e, err)
+	}
 	left := 0
 	if err := x.objects.List(ctx, "l1/a/", func(objects.Object) bool { left++; return true }); err != nil || left > 0 {
 		t.Errorf("%d objects of the deleted tenant, %v", left, err)

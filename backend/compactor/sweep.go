@@ -33,9 +33,6 @@ func (c *Compactor) Sweep(ctx context.Context) error {
 		e, err := c.opts.Store.Erase(ctx, t)
 		if e.Objects > 0 || e.Rows {
 			c.opts.Logger.Info("erased a deleted tenant", "tenant", t, "objects", e.Objects, "bytes", e.Bytes)
-			if c.opts.Erased != nil {
-				err = errors.Join(err, c.opts.Erased(ctx, t, e))
-			}
 		}
 		errs = errors.Join(errs, err)
 	}

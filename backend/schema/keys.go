@@ -25,6 +25,7 @@ const (
 	kindWork    = 'W'
 	kindGarbage = 'G'
 	kindLease   = 'L'
+	kindErasure = 'E'
 )
 
 // maxText is the length in bytes up to which a metric or label name is in a key
@@ -170,14 +171,24 @@ func dueBytes(due int64) string {
 // LeaseKey is the row of a lease.
 func LeaseKey(name string) string { return system(kindLease) + name }
 
+// ErasureKey is the row with what was erased of a deleted tenant. It is no
+// tenant's row, so that it outlives those.
+func ErasureKey(t tenant.ID) string { return system(kindErasure) + string(t) }
+
 // FirstTenant is before the rows of all tenants, EndOfTenants behind them.
 const (
 	FirstTenant  = root + "\x01"
 	EndOfTenants = "\x02"
 )
 
-// TenantOf is the tenant of a key, for rows of tenants.
+// TenantOf is the tenant of a key, for rows of tenants, of kinds that this version
+// does not know too.
 func TenantOf(key string) (tenant.ID, bool) {
-	k, ok := ParseKey(key)
-	return k.Tenant, ok && k.Tenant != ""
+	rest, ok := strings.CutPrefix(key, root)
+	if !ok {
+		return "", false
+	}
+	id, _, ok := strings.Cut(rest, "\x00")
+	t, err := tenant.ParseID(id)
+	return t, ok && err == nil
 }

@@ -20,6 +20,7 @@ const (
 	RowWork    RowKind = kindWork
 	RowGarbage RowKind = kindGarbage
 	RowLease   RowKind = kindLease
+	RowErasure RowKind = kindErasure
 )
 
 // Key is what a row's key says. Fields that the kind does not have are zero.
@@ -83,7 +84,7 @@ func (k *Key) parseSystem(rest string) bool {
 		due := binary.BigEndian.Uint64([]byte(rest[:8]))
 		k.Due, k.Name = int64(due), rest[8:]
 		return due < 1<<63
-	case RowLease:
+	case RowLease, RowErasure:
 		k.Name = rest
 		return true
 	}

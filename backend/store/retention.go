@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -208,11 +209,12 @@ func (s *Store) indexKeys(c *Catalog, parts []namesPart) []rows.Range {
 	return keys
 }
 
-// Erased is what the deletion of a tenant removed, and what is left of it.
+// Erased is what was erased of a deleted tenant.
 type Erased struct {
-	Objects int   `json:"objects"` // compacted packs deleted by this call
-	Bytes   int64 `json:"bytes"`
-	Rows    bool  `json:"rows"` // whether there were rows of the index
+	Objects int   `json:"objects"` // compacted packs
+	Bytes   int64 `json:"bytes"`   // of them
+	Rows    bool  `json:"rows"`    // whether there were rows of the index
+	Last    int64 `json:"lastMs"`  // when something was found last, Unix milliseconds
 }
 
 // Erase deletes all compacted packs and all rows of a tenant that was deleted.
@@ -246,6 +248,46 @@ func (s *Store) Erase(ctx context.Context, t tenant.ID) (Erased, error) {
 	})
 	if err = errors.Join(err, broken); err != nil {
 		return e, fmt.Errorf("erase objects of tenant %s: %w", t, err)
+	}
+	if !e.Rows && e.Objects == 0 {
+		return e, nil
+	}
+	return e, s.report(ctx, t, e)
+}
+
+// erasureQualifier is the one cell of an erasure's row.
+const erasureQualifier = "e"
+
+// report adds to what is known to be erased of a tenant.
+func (s *Store) report(ctx context.Context, t tenant.ID, e Erased) error {
+	all, err := s.Erasure(ctx, t)
+	if err != nil {
+		return err
+	}
+	all.Objects, all.Bytes, all.Rows, all.Last = all.Objects+e.Objects, all.Bytes+e.Bytes, all.Rows || e.Rows, s.nowMillis()
+	value, err := json.Marshal(all)
+	if err == nil {
+		err = s.opts.Rows.Mutate(ctx, rows.RowMutation{Key: schema.ErasureKey(t), Mutations: []rows.Mutation{rows.Set(rows.System, erasureQualifier, 0, value)}})
+	}
+	if err != nil {
+		return fmt.Errorf("write what was erased of tenant %s: %w", t, err)
+	}
+	return nil
+}
+
+// Erasure is all that was erased of a deleted tenant so far; zero when nothing
+// was.
+func (s *Store) Erasure(ctx context.Context, t tenant.ID) (Erased, error) {
+	var e Erased
+	var bad error
+	err := s.opts.Rows.ReadRows(ctx, []rows.Range{rows.Single(schema.ErasureKey(t))}, rows.Filter{Families: []rows.Family{rows.System}, Latest: true}, func(r rows.Row) bool {
+		if c, ok := r.Cell(rows.System, erasureQualifier); ok {
+			bad = json.Unmarshal(c.Value, &e)
+		}
+		return true
+	})
+	if err = errors.Join(err, bad); err != nil {
+		return e, fmt.Errorf("read what was erased of tenant %s: %w", t, err)
 	}
 	return e, nil
 }
