@@ -16,7 +16,8 @@ import (
 )
 
 // TestKill kills the process again and again at full rate, in half of the
-// rounds while it seals.
+// rounds while it seals, uploads and compacts; in some it loses its local packs
+// too, as far as they are part of the long-term store.
 func TestKill(t *testing.T) {
 	const rounds, requests = 20, 200 // requests of one sender in a round, at most
 	rnd := rand.New(rand.NewSource(1))
@@ -27,12 +28,17 @@ func TestKill(t *testing.T) {
 		l := startLoad(t, p.Edge, senders, requests)
 		l.waitRequests(t, int64(20+rnd.Intn(2*requests)))
 		if round%2 == 0 {
-			flushes := flushSoon(p, 1+rnd.Intn(2))
-			time.Sleep(time.Duration(rnd.Intn(60)) * time.Millisecond)
-			defer flushes.Wait()
+			actions := actSoon(p, "flush", "compact", "flush", "compact")
+			time.Sleep(time.Duration(rnd.Intn(200)) * time.Millisecond)
+			defer actions.Wait()
 		}
 		p.Kill()
 		l.wait(false)
+		if round%4 == 0 {
+			if out, err := p.Offline("verify"); err != nil {
+				t.Errorf("round %d: %v\n%s", round, err, out)
+			}
+		}
 		p.Restart()
 		verifyAll(t, "after a kill", p, tenants)
 		if t.Failed() {
@@ -41,9 +47,14 @@ func TestKill(t *testing.T) {
 	}
 	p.Flush()
 	verifyAll(t, "after a last flush", p, tenants)
+	p.Compact()
 	p.Kill()
+	dropped := p.DropUploaded()
 	p.Restart()
-	verifyAll(t, "from packs alone", p, tenants)
+	verifyAll(t, "from the long-term store alone", p, tenants)
+	if out, err := offlineVerify(p); err != nil || dropped == 0 {
+		t.Errorf("%d packs were uploaded; verify: %v\n%s", dropped, err, out)
+	}
 	checkRangeVectors(t, p, tenants[0])
 	checkForeignTenant(t, p, tenants)
 	for _, tn := range tenants {
@@ -54,24 +65,34 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// flushSoon asks for flushes and does not care for the answers: the process
-// may be gone before.
-func flushSoon(p *harness.Pallium, n int) *sync.WaitGroup {
+// actSoon has an operator's actions follow one another and does not care for the
+// answers: the process may be gone before.
+func actSoon(p *harness.Pallium, actions ...string) *sync.WaitGroup {
 	var wg sync.WaitGroup
-	url, token := p.Admin+"/admin/v1/flush?wait=true", p.AdminToken()
-	for range n {
-		wg.Go(func() {
-			req, err := http.NewRequest(http.MethodPost, url, nil)
+	token := p.AdminToken()
+	wg.Go(func() {
+		for _, action := range actions {
+			req, err := http.NewRequest(http.MethodPost, p.Admin+"/admin/v1/"+action+"?wait=true", nil)
 			if err != nil {
 				return
 			}
 			req.Header.Set("Authorization", "Bearer "+token)
-			if resp, err := http.DefaultClient.Do(req); err == nil {
-				resp.Body.Close()
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return
 			}
-		})
-	}
+			resp.Body.Close()
+		}
+	})
 	return &wg
+}
+
+// offlineVerify stops the process, checks all of the long-term store and starts
+// it again.
+func offlineVerify(p *harness.Pallium) (string, error) {
+	p.Kill()
+	defer p.Restart()
+	return p.Offline("verify", "-data")
 }
 
 // checkForeignTenant asks for another tenant's data with a tenant's key.

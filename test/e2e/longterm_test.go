@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// pushSeries writes a sample of each metric now.
+func pushSeries(t *testing.T, p *harness.Pallium, token string, value float64, metrics ...string) {
+	t.Helper()
+	req := &prompb.WriteRequest{}
+	for _, m := range metrics {
+		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Labels: []prompb.Label{{Name: "__name__", Value: m}}, Samples: []prompb.Sample{{Timestamp: time.Now().UnixMilli(), Value: value}}})
+	}
+	b, err := req.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, body := harness.Do(t, http.MethodPost, p.Edge+"/api/v1/push", token, "application/x-protobuf", strings.NewReader(string(snappy.Encode(nil, b))))
+	if code/100 != 2 {
+		t.Fatalf("push: %d %s", code, body)
+	}
+}
+
+// metricsOf lists a tenant's metrics by a query, so by samples.
+func metricsOf(t *testing.T, p *harness.Pallium, token string) string {
+	t.Helper()
+	form := url.Values{"query": {`last_over_time({__name__=~"m_.*"}[1h])`}}
+	code, body := harness.Do(t, http.MethodPost, p.Edge+"/prometheus/api/v1/query", token, "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
+	if code != http.StatusOK {
+		t.Fatalf("query: %d %s", code, body)
+	}
+	var a struct {
+		Data struct {
+			Result []struct{ Metric map[string]string }
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &a); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, r := range a.Data.Result {
+		found[r.Metric["__name__"]] = true
+	}
+	var out []string
+	for _, m := range []string{"m_1", "m_2", "m_3"} {
+		if found[m] {
+			out = append(out, m)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// TestDeletion deletes series of one tenant, and then a tenant, over the edge
+// and the admin API: nobody else loses anything, nothing comes back.
+func TestDeletion(t *testing.T) {
+	p := harness.StartPallium(t, "")
+	p.Tenant("team-a")
+	p.Tenant("team-b")
+	a, b := p.Token("team-a", "metrics:read,metrics:write,metrics:delete"), p.Token("team-b", "metrics:read,metrics:write")
+	for _, token := range []string{a, b} {
+		pushSeries(t, p, token, 1, "m_1", "m_2")
+	}
+	p.Flush()
+	p.Compact()
+	pushSeries(t, p, a, 2, "m_1", "m_3")
+	del := func(token, match string) int {
+		t.Helper()
+		code, _ := harness.Do(t, http.MethodPost, p.Edge+"/prometheus/api/v1/admin/tsdb/delete_series?"+url.Values{"match[]": {match}}.Encode(), token, "", nil)
+		return code
+	}
+	if code := del(b, "m_1"); code != http.StatusForbidden {
+		t.Errorf("without the scope: %d", code)
+	}
+	if code := del(a, "m_1{"); code != http.StatusBadRequest {
+		t.Errorf("a selector that is none: %d", code)
+	}
+	if code := del(a, "m_1"); code != http.StatusNoContent {
+		t.Fatalf("delete: %d", code)
+	}
+	check := func(what, wantA, wantB string) {
+		t.Helper()
+		if got := metricsOf(t, p, a); got != wantA {
+			t.Errorf("%s: team-a has %q, want %q", what, got, wantA)
+		}
+		if got := metricsOf(t, p, b); got != wantB {
+			t.Errorf("%s: team-b has %q, want %q", what, got, wantB)
+		}
+	}
+	check("deleted", "m_2 m_3", "m_1 m_2")
+	p.Kill()
+	p.Restart()
+	check("deleted and killed", "m_2 m_3", "m_1 m_2")
+	p.Flush()
+	p.Compact()
+	p.Stop()
+	if p.DropUploaded() == 0 {
+		t.Error("nothing was uploaded")
+	}
+	p.Restart()
+	check("from the long-term store", "m_2 m_3", "m_1 m_2")
+	pushSeries(t, p, a, 3, "m_1")
+	check("pushed again", "m_1 m_2 m_3", "m_1 m_2")
+
+	if _, err := p.CLI("tenant", "delete", "team-a"); err != nil {
+		t.Fatal(err)
+	}
+	p.Kill() // the sweep runs at the start
+	p.Restart()
+	harness.Eventually(t, time.Minute, func() error {
+		code, body := harness.Do(t, http.MethodGet, p.Admin+"/admin/v1/erasures/team-a", p.AdminToken(), "", nil)
+		if code != http.StatusOK || strings.Contains(body, `"erasedObjects":0`) {
+			return fmt.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	if left, _ := filepath.Glob(filepath.Join(p.DataDir, "l1", "team-a", "*")); len(left) > 0 {
+		t.Errorf("%q is left", left)
+	}
+	if got := metricsOf(t, p, b); got != "m_1 m_2" {
+		t.Errorf("team-b has %q", got)
+	}
+}
+
+// TestVerify finds damage of a compacted pack, names it, fails the query that
+// needs it, and makes a deleted index again.
+func TestVerify(t *testing.T) {
+	p := harness.StartPallium(t, "self_monitoring: {disabled: true}\n")
+	p.Tenant("team-a")
+	token := p.Token("team-a", "metrics:read,metrics:write")
+	pushSeries(t, p, token, 1, "m_1", "m_2", "m_3")
+	p.Flush()
+	p.Compact()
+	p.Stop()
+	if p.DropUploaded() == 0 {
+		t.Error("nothing was uploaded")
+	}
+	if out, err := p.Offline("verify", "-data"); err != nil || !strings.Contains(out, " 0 findings") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := p.Offline("verify", "-rebuild-index"); err != nil || !strings.Contains(out, "index written again: 1 days") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	packs, err := filepath.Glob(filepath.Join(p.DataDir, "l1", "team-a", "*", "*.pk"))
+	if err != nil || len(packs) != 1 {
+		t.Fatal(packs, err)
+	}
+	whole, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := append([]byte(nil), whole...)
+	broken[50] ^= 1 // in the first frame
+	if err := os.WriteFile(packs[0], broken, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Base(packs[0])
+	if out, err := p.Offline("verify"); err == nil || !strings.Contains(out, name) {
+		t.Errorf("a damaged pack: %v\n%s", err, out)
+	}
+	p.Restart()
+	code, body := harness.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=m_1", token, "", nil)
+	if code != http.StatusInternalServerError || !strings.Contains(p.Log(), name) {
+		t.Errorf("a query of a damaged pack: %d %s; the log names it: %v", code, body, strings.Contains(p.Log(), name))
+	}
+	p.Stop()
+	if err := os.WriteFile(packs[0], whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// All rows but the control data are lost.
+	if err := os.RemoveAll(filepath.Join(p.DataDir, "rows")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := p.Offline("migrate", "up"); err != nil || !strings.Contains(out, "version: 2 of 2") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := p.Offline("verify", "-rebuild-index"); err != nil || !strings.Contains(out, "1 manifests recovered") || !strings.Contains(out, " 0 findings") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
