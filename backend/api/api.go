@@ -38,7 +38,7 @@ type Options struct {
 	Queryable   Queryable
 	Engine      promql.QueryEngine
 	Parser      parser.Parser
-	Metadata    func(tenant.ID) []series.MetricMetadata
+	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
 	SeriesCount func(tenant.ID) int // active series of a tenant
 	Delete      func(context.Context, Deletion) error
 	Limits      func(tenant.ID) limits.Limits

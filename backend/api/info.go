@@ -25,7 +25,13 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	}
 	metric := r.FormValue("metric")
 	data := map[string][]metadataAnswer{}
-	for _, m := range a.Metadata(access(r)) {
+	known, err := a.Metadata(r.Context(), access(r))
+	if err != nil {
+		a.Logger.Error("metadata could not be read", "tenant", access(r), "err", err)
+		writeError(w, http.StatusInternalServerError, "internal", "internal error: metadata could not be read; try again")
+		return
+	}
+	for _, m := range known {
 		if metric != "" && m.Metric != metric {
 			continue
 		}

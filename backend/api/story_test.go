@@ -52,7 +52,7 @@ func newBackend(t testing.TB) *backend {
 	b.h = New(Options{
 		Push: dist.Push, Queryable: querier.NewQueryable(ing, lim, clock, nil),
 		Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
-		Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: lim,
+		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: ing.SeriesCount, Limits: lim,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),
 	})
 	return b

@@ -220,7 +220,7 @@ func (a *App) buildBackend(ctx context.Context) error {
 		Push: dist.Push, Queryable: querier.NewQueryable(querier.Both(ing, a.longTerm), a.limitsOf, a.opts.Now, a.opts.Logger),
 		Engine: querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
 		Parser: querier.NewParser(syntax, querier.MaxPrettyOperators),
-		Delete: a.deleteSeries, Metadata: ing.Metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
+		Delete: a.deleteSeries, Metadata: a.metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
 		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	return nil

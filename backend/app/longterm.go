@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -16,6 +18,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
 
@@ -171,6 +174,20 @@ func (a *App) erasure(w http.ResponseWriter, r *http.Request) {
 	}
 	answer(http.StatusOK, map[string]any{"tenant": id, "deletedAt": deleted.UTC(), "erasedObjects": e.Objects, "erasedBytes": e.Bytes, "erasedIndex": e.Rows,
 		"sharedPacksGoneBy": deleted.Add(l0Gone).UTC()})
+}
+
+// metadata is what is known of a tenant's metrics: by the ingester, and of those
+// that it does not know any more, by the days that were published last.
+func (a *App) metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+	const days = 2
+	today := series.Day(a.opts.Now().UnixMilli())
+	long, err := a.longTerm.Metadata(ctx, id, max(today-days, 0), today)
+	if err != nil {
+		return nil, err
+	}
+	out := append(a.ingester.Metadata(id), long...)
+	slices.SortStableFunc(out, func(a, b series.MetricMetadata) int { return strings.Compare(a.Metric, b.Metric) })
+	return slices.CompactFunc(out, func(a, b series.MetricMetadata) bool { return a.Metric == b.Metric }), nil
 }
 
 // flushAll seals the head and uploads what is sealed.

@@ -1,0 +1,168 @@
+package querier
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// part is one half of a source: some series, or an error.
+type part struct {
+	names    []string
+	err      error
+	served   map[ulid.ULID]bool
+	started  chan struct{} // closed when the read began; nil: not told
+	wait     chan struct{} // the read ends when it is closed; nil: at once
+	released int
+	// pack is an L0 pack of which the store asks whether it is covered.
+	pack *ulid.ULID
+	saw  bool
+}
+
+func (p *part) answer() ([]string, error) {
+	if p.wait != nil {
+		<-p.wait
+	}
+	return p.names, p.err
+}
+
+func (p *part) selection() (*series.Selection, error) {
+	names, err := p.answer()
+	if err != nil {
+		return nil, err
+	}
+	s := &series.Selection{}
+	s.Hold(func() { p.released++ })
+	for _, n := range names {
+		s.Series = append(s.Series, series.WithChunks{Labels: labels.FromStrings("__name__", n), Chunks: []series.Chunk{{}}})
+	}
+	return s, nil
+}
+
+type recentPart struct{ *part }
+
+func (p recentPart) Select(context.Context, series.Request) (*series.Selection, error) {
+	return p.selection()
+}
+func (p recentPart) LabelNames(context.Context, series.Request) ([]string, error) { return p.answer() }
+func (p recentPart) LabelValues(context.Context, string, series.Request) ([]string, error) {
+	return p.answer()
+}
+func (p recentPart) Exemplars(tenant.ID, int64, int64, [][]*labels.Matcher) []exemplar.QueryResult {
+	return nil
+}
+func (p recentPart) Serves(id ulid.ULID) bool { return p.served[id] }
+
+type longPart struct{ *part }
+
+func (p longPart) ask(covered store.Covered) {
+	if p.started != nil {
+		close(p.started)
+	}
+	if p.pack != nil {
+		p.saw = covered(*p.pack)
+	}
+}
+
+func (p longPart) Select(_ context.Context, _ series.Request, covered store.Covered) (*series.Selection, error) {
+	p.ask(covered)
+	return p.selection()
+}
+
+func (p longPart) LabelNames(_ context.Context, _ series.Request, covered store.Covered) ([]string, error) {
+	p.ask(covered)
+	return p.answer()
+}
+
+func (p longPart) LabelValues(_ context.Context, _ string, _ series.Request, covered store.Covered) ([]string, error) {
+	p.ask(covered)
+	return p.answer()
+}
+
+// TestBoth: the answer is the union; a part that fails fails it, never makes it
+// shorter; and nothing stays held.
+func TestBoth(t *testing.T) {
+	broken := errors.New("broken")
+	for _, c := range []struct {
+		name         string
+		recent, long part
+		want         []string
+		err          error
+	}{
+		{"union", part{names: []string{"a", "b"}}, part{names: []string{"b", "c"}}, []string{"a", "b", "c"}, nil},
+		{"recent only", part{names: []string{"a"}}, part{}, []string{"a"}, nil},
+		{"long only", part{}, part{names: []string{"a"}}, []string{"a"}, nil},
+		{"recent fails", part{err: broken}, part{names: []string{"a"}}, nil, broken},
+		{"long fails", part{names: []string{"a"}}, part{err: broken}, nil, broken},
+	} {
+		recent, long := c.recent, c.long
+		b := Both(recentPart{&recent}, longPart{&long})
+		sel, err := b.Select(context.Background(), series.Request{})
+		if !errors.Is(err, c.err) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		var got []string
+		if err == nil {
+			for _, s := range sel.Series {
+				got = append(got, s.Labels.Get("__name__"))
+				if n := len(s.Chunks); n != 1 && (n != 2 || s.Labels.Get("__name__") != "b") {
+					t.Errorf("%s: series %s has %d chunks", c.name, s.Labels, n)
+				}
+			}
+			sel.Release()
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+		for what, p := range map[string]*part{"recent": &recent, "long": &long} {
+			if p.err == nil && p.released != 1 {
+				t.Errorf("%s: the selection of %s was released %d times", c.name, what, p.released)
+			}
+		}
+		if names, err := b.LabelNames(context.Background(), series.Request{}); !errors.Is(err, c.err) || c.err == nil && !slices.Equal(names, c.want) {
+			t.Errorf("%s: label names %q, %v", c.name, names, err)
+		}
+	}
+}
+
+// TestCoveredIsAskedAfterwards: whether an ingester serves a pack is asked only
+// when its answer is there: before, it could still let go of the pack.
+func TestCoveredIsAskedAfterwards(t *testing.T) {
+	id := ulid.Make()
+	recent, long := part{served: map[ulid.ULID]bool{id: true}, wait: make(chan struct{})}, part{pack: &id, started: make(chan struct{})}
+	go func() {
+		<-long.started
+		recent.served[id] = false // dropped before the ingester answered
+		close(recent.wait)
+	}()
+	sel, err := Both(recentPart{&recent}, longPart{&long}).Select(context.Background(), series.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sel.Release()
+	if long.saw {
+		t.Error("a pack was taken as covered that the ingester's answer does not have")
+	}
+}
+
+func TestBothLimit(t *testing.T) {
+	recent, long := part{names: []string{"a", "b"}}, part{names: []string{"c"}}
+	var exceeded *limits.Exceeded
+	if _, err := Both(recentPart{&recent}, longPart{&long}).Select(context.Background(), series.Request{MaxSeries: 2}); !errors.As(err, &exceeded) {
+		t.Errorf("three series with a limit of two: %v", err)
+	}
+	if recent.released != 1 || long.released != 1 {
+		t.Errorf("released %d and %d times", recent.released, long.released)
+	}
+}
