@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -19,7 +20,7 @@ import (
 // it by the summaries, in three round trips.
 func TestLargeMetric(t *testing.T) {
 	for _, packBytes := range []int64{0, 1_000_000} {
-		var calls, cells, gets, bytes int
+		var calls, cells, gets, bytes atomic.Int64
 		x := newWorld(t, wrap{bytes: packBytes, rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} },
 			objects: func(o objects.Store) objects.Store { return countedObjects{o, &gets, &bytes} }})
 		d := data{}
@@ -44,14 +45,14 @@ func TestLargeMetric(t *testing.T) {
 		}
 		x.check("large metric")
 		x.open(packBytes)
-		calls, cells, gets, bytes = 0, 0, 0, 0
+		zero(&calls, &cells, &gets, &bytes)
 		got := x.read("a", 0, math.MaxInt64, metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "0777"))
 		if len(got) != 1 {
 			t.Fatalf("%d series", len(got))
 		}
-		t.Logf("packs of %d bytes: %d reads of rows with %d cells, %d of objects", packBytes, calls, cells, gets)
-		if packBytes == 0 && cells > 20 {
-			t.Errorf("a query of one series reads %d cells of rows", cells)
+		t.Logf("packs of %d bytes: %d reads of rows with %d cells, %d of objects", packBytes, calls.Load(), cells.Load(), gets.Load())
+		if packBytes == 0 && cells.Load() > 20 {
+			t.Errorf("a query of one series reads %d cells of rows", cells.Load())
 		}
 		if got := x.read("a", 0, math.MaxInt64, metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "none")); len(got) != 0 {
 			t.Fatalf("%d series of an id that is not there", len(got))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,22 +22,22 @@ import (
 // not depend on how busy the machine is.
 type countedRows struct {
 	rows.Store
-	calls, cells *int
+	calls, cells *atomic.Int64
 }
 
 func (c countedRows) ReadRows(ctx context.Context, r []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
-	*c.calls++
-	return c.Store.ReadRows(ctx, r, f, func(r rows.Row) bool { *c.cells += len(r.Cells); return visit(r) })
+	c.calls.Add(1)
+	return c.Store.ReadRows(ctx, r, f, func(r rows.Row) bool { c.cells.Add(int64(len(r.Cells))); return visit(r) })
 }
 
 type countedObjects struct {
 	objects.Store
-	calls, bytes *int
+	calls, bytes *atomic.Int64
 }
 
 func (c countedObjects) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
-	*c.calls++
-	*c.bytes += n
+	c.calls.Add(1)
+	c.bytes.Add(int64(n))
 	return c.Store.Get(ctx, name, off, n)
 }
 
@@ -50,11 +51,11 @@ func TestYear(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var calls, cells, gets, bytes int
+	var calls, cells, gets, bytes atomic.Int64
 	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} },
 		objects: func(o objects.Store) objects.Store { return countedObjects{o, &gets, &bytes} }})
 	x.now = time.UnixMilli((testDay + 400) * series.DayMillis)
-	type cost struct{ open, rows, cells, gets, bytes, sweep int }
+	type cost struct{ open, rows, cells, gets, bytes, sweep int64 }
 	var first cost
 	published := 0
 	for _, days := range []int{10, 100, 365} {
@@ -63,10 +64,10 @@ func TestYear(t *testing.T) {
 				publishSmall(t, x.store, tenant.ID(fmt.Sprintf("tenant-%04d", k)), testDay+int64(published))
 			}
 		}
-		calls, cells, gets, bytes = 0, 0, 0, 0
+		zero(&calls, &cells, &gets, &bytes)
 		x.open(0)
-		c := cost{open: calls + gets}
-		calls = 0
+		c := cost{open: calls.Load() + gets.Load()}
+		zero(&calls)
 		start := time.Now()
 		at := (testDay + 5) * series.DayMillis
 		sel, err := x.store.Select(ctx, series.Request{Tenant: "tenant-0007", MinTime: at, MaxTime: at + series.DayMillis - 1, Matchers: []*labels.Matcher{metric("small_total")}}, nil)
@@ -83,12 +84,12 @@ func TestYear(t *testing.T) {
 		}
 		sel.Release()
 		t.Logf("%d days of %d tenants: query took %s", days, tenants, time.Since(start))
-		c.rows, c.cells, c.gets, c.bytes = calls, cells, gets, bytes
-		calls = 0
+		c.rows, c.cells, c.gets, c.bytes = calls.Load(), cells.Load(), gets.Load(), bytes.Load()
+		zero(&calls)
 		if _, err := x.comp.Compact(ctx, Due); err != nil {
 			t.Fatal(err)
 		}
-		c.sweep = calls
+		c.sweep = calls.Load()
 		if first == (cost{}) {
 			first = c
 			t.Logf("%+v", c)
@@ -96,6 +97,12 @@ func TestYear(t *testing.T) {
 		if c != first {
 			t.Errorf("with %d days %+v, with 10 days %+v", days, c, first)
 		}
+	}
+}
+
+func zero(counters ...*atomic.Int64) {
+	for _, c := range counters {
+		c.Store(0)
 	}
 }
 
