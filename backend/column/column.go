@@ -52,6 +52,7 @@ const (
 	// against: a Table remembers the integers of one.
 	maxChained = 1 << 15
 
+	maxSeries      = 1 << 16   // in a frame
 	maxPayload     = 1 << 30   // bytes
 	maxChunkSample = 1<<16 - 1 // samples of a histogram chunk
 )

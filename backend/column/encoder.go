@@ -2,7 +2,6 @@ package column
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -33,6 +32,9 @@ type Encoder struct {
 	exponent int
 	chain    int
 }
+
+// keptSamples is how many samples the buffers of an encoder are kept for.
+const keptSamples = 1 << 20
 
 // NewEncoder returns an encoder for the series of a day (days since 1970).
 func NewEncoder(day int64) *Encoder {
@@ -70,6 +72,11 @@ func (e *Encoder) Append(b []byte) []byte {
 	b = append(b, e.body...)
 	b = append(b, make([]byte, padding)...)
 	e.clear()
+	if cap(e.residuals) > keptSamples {
+		// Such a series is rare; its buffers are too large to keep for others.
+		*e = Encoder{day: e.day}
+		e.times.stream = &e.stream
+	}
 	return b
 }
 
@@ -90,6 +97,10 @@ func (e *Encoder) Add(s *Series) (times []byte, err error) {
 	if err := e.checkHistograms(s.Histograms); err != nil {
 		return nil, fmt.Errorf("encode a series: %w", err)
 	}
+	if e.series == maxSeries {
+		return nil, fmt.Errorf("encode a series: its frame has %d series already", maxSeries)
+	}
+	head, body := len(e.head), len(e.body)
 	e.head = binary.AppendUvarint(e.head, uint64(len(s.V)))
 	e.head = binary.AppendUvarint(e.head, uint64(len(s.Histograms)))
 	if len(s.V) > 0 {
@@ -103,6 +114,10 @@ func (e *Encoder) Add(s *Series) (times []byte, err error) {
 		e.before = e.before[:0]
 	}
 	e.addHistograms(s.Histograms)
+	if e.Size() > maxPayload {
+		e.head, e.body, e.before = e.head[:head], e.body[:body], e.before[:0]
+		return nil, fmt.Errorf("encode a series: its frame would pass %d bytes", maxPayload)
+	}
 	e.series++
 	return times, nil
 }
@@ -135,9 +150,6 @@ func (e *Encoder) checkHistograms(chunks []series.Chunk) error {
 			return fmt.Errorf("histogram chunk %d does not begin with its number of samples, %d", i, c.Samples)
 		}
 		before = c.MaxTime
-	}
-	if len(e.body) > maxPayload/2 {
-		return errors.New("its frame is too large")
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func Open(payload []byte, day int64) (*Table, error) {
 	}
 	h := header{r: reader{b: payload, pos: 1, end: end}, t: &Table{b: payload, day: day * series.DayMillis}}
 	count := h.uvarint(uint64(end))
-	if h.bad || count > uint64(end)/2 {
+	if h.bad || count > min(maxSeries, uint64(end)/2) {
 		return nil, corrupt("number of series")
 	}
 	h.t.entries = make([]entry, count)
