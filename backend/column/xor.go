@@ -137,7 +137,8 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 	if k <= 0 {
 		return false
 	}
-	step, ok := int64(first), true
+	step := int64(first)
+	var ok bool
 	r := load(b, xorBits{pos: k})
 	width, shift := uint(64), uint(0) // of the window
 	vs = vs[:len(ts)]
