@@ -89,11 +89,12 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	} else if got != crc {
 		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, %08x was announced", name, objects.ErrInvalid, got, crc)
 	}
-	for range 3 { // a racing Delete may take the directory away
-		if err = makeDir(filepath.Dir(to)); err != nil {
-			break
+	const attempts = 100 // racing Deletes may take the directories away
+	for range attempts {
+		if err = makeDir(filepath.Dir(to)); err == nil {
+			err = link(path, to)
 		}
-		if err = link(path, to); !errors.Is(err, fs.ErrNotExist) {
+		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}
