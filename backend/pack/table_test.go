@@ -302,3 +302,59 @@ func TestTableOrder(t *testing.T) {
 	}
 	_ = w.Abort()
 }
+
+// FuzzTablePage decodes pages of level 1: it never panics, and what it takes it
+// can be asked for.
+func FuzzTablePage(f *testing.F) {
+	dec, err := newDecoder()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for seed := range uint64(3) {
+		var list []tableSeries
+		start := tableDay * series.DayMillis
+		for i := range 1 + 20*int(seed) {
+			list = append(list, tableSeries{labels: labels.FromStrings("__name__", "m", "i", fmt.Sprintf("%03d", i)),
+				Series: column.Series{T: []int64{start + int64(i)*90_000, start + series.DayMillis - 1 - int64(seed)*100_000}, V: []float64{1, 2}}})
+		}
+		w, err := CreateTable(filepath.Join(f.TempDir(), "a"+Suffix), Options{ID: ulid.Make()}, "acme", tableDay, func(p TablePage) error {
+			b, err := parseBlock(p.Block, kindPage)
+			if err != nil {
+				return err
+			}
+			raw, err := b.inflate(dec, maxPageRaw)
+			f.Add(slices.Clone(raw))
+			return err
+		})
+		if err != nil {
+			f.Fatal(err)
+		}
+		for i := range list {
+			if err := w.Add(list[i].labels, &list[i].Series); err != nil {
+				f.Fatal(err)
+			}
+		}
+		if err := errors.Join(w.Finish(), w.Abort()); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		p, err := decodePage(raw)
+		if err != nil || p.table == nil {
+			return
+		}
+		page := &Page{p}
+		rows := page.Rows(math.MinInt64, math.MaxInt64, nil, nil)
+		if len(rows) != page.Series() {
+			t.Fatalf("%d of %d series are in all of time", len(rows), page.Series())
+		}
+		b := labels.NewScratchBuilder(4)
+		for i, ref := range page.Refs(rows, nil) {
+			if ref.MinTime > ref.MaxTime || ref.Samples == 0 || ref.Frame.Length < blockOverhead || ref.Series < 0 {
+				t.Fatalf("series %d: %+v", i, ref)
+			}
+			page.Labels(rows[i], &b)
+		}
+		page.EachValue(rows, func(string, []string) {})
+	})
+}
