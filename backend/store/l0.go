@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/series"
@@ -160,27 +161,58 @@ func (q *query) selectL0(ctx context.Context) error {
 	})
 }
 
-// eachL0 calls fn for the L0 packs that the query must read itself. What a reader
-// hands out stays valid behind the call.
+// l0Batch is how many L0 packs are opened at the same time.
+const l0Batch = 16
+
+// openL0 is an L0 pack that a query must read itself.
+type openL0 struct {
+	catalog *Catalog
+	l       *L0
+	reader  *pack.Reader
+}
+
+// eachL0 calls fn for the L0 packs that the query must read itself, one after
+// the other. What a reader hands out stays valid behind the call.
 func (q *query) eachL0(ctx context.Context, fn func(*pack.Reader, *Catalog, *L0) error) error {
+	var list []openL0
 	for i := range q.catalogs {
 		c := &q.catalogs[i]
 		for k := range c.L0 {
-			l := &c.L0[k]
-			if l.MinTime > q.req.MaxTime || l.MaxTime < q.req.MinTime || q.covered(l.ID) {
-				continue
-			}
-			r, err := q.s.openSection(ctx, l)
-			if err != nil {
-				return err
-			}
-			if err = fn(r, c, l); err != nil {
-				err = fmt.Errorf("object %s: %w", l.Object, err)
-			}
-			if err = errors.Join(err, r.Release()); err != nil {
-				return err
+			if l := &c.L0[k]; l.MinTime <= q.req.MaxTime && l.MaxTime >= q.req.MinTime && !q.covered(l.ID) {
+				list = append(list, openL0{catalog: c, l: l})
 			}
 		}
 	}
+	for len(list) > 0 {
+		n := min(len(list), l0Batch)
+		if err := q.readL0(ctx, list[:n], fn); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
 	return nil
+}
+
+// readL0 opens a batch of packs side by side and hands them to fn in order.
+func (q *query) readL0(ctx context.Context, batch []openL0, fn func(*pack.Reader, *Catalog, *L0) error) error {
+	var g errgroup.Group // readers outlive the group: it must not end their context
+	for i := range batch {
+		g.Go(func() (err error) {
+			batch[i].reader, err = q.s.openSection(ctx, batch[i].l)
+			return err
+		})
+	}
+	err := g.Wait()
+	for _, o := range batch {
+		if o.reader == nil {
+			continue
+		}
+		if err == nil {
+			if err = fn(o.reader, o.catalog, o.l); err != nil {
+				err = fmt.Errorf("object %s: %w", o.l.Object, err)
+			}
+		}
+		err = errors.Join(err, o.reader.Release())
+	}
+	return err
 }

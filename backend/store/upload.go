@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/objects"
@@ -98,14 +99,14 @@ func (s *Store) enter(ctx context.Context, u Upload, obj objects.Object) error {
 
 // l0Cells makes the catalog cells of a pack. Tenants that were deleted get none.
 func (s *Store) l0Cells(ctx context.Context, u Upload, obj objects.Object) ([]rows.RowMutation, error) {
+	gone, err := s.deletedOf(ctx, u.Info)
+	if err != nil {
+		return nil, err
+	}
 	var out []rows.RowMutation
 	for i := range u.Info.Sections {
 		sec := &u.Info.Sections[i]
-		gone, err := s.opts.Deleted(ctx, sec.Tenant)
-		if err != nil {
-			return nil, fmt.Errorf("tenant %s: %w", sec.Tenant, err)
-		}
-		if gone {
+		if gone[i] {
 			continue
 		}
 		stamp, _, err := s.stamp(ctx, sec.Tenant, sec.Day)
@@ -119,6 +120,23 @@ func (s *Store) l0Cells(ctx context.Context, u Upload, obj objects.Object) ([]ro
 			Mutations: []rows.Mutation{rows.Set(rows.Data, schema.L0Qualifier(u.Info.ID), stamp, e.Encode())}})
 	}
 	return out, nil
+}
+
+// deletedOf tells of each section whether its tenant was deleted. The questions
+// go side by side: a pack may have ten thousand tenants.
+func (s *Store) deletedOf(ctx context.Context, info pack.Info) ([]bool, error) {
+	gone := make([]bool, len(info.Sections))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxGets)
+	for i := range info.Sections {
+		g.Go(func() (err error) {
+			if gone[i], err = s.opts.Deleted(ctx, info.Sections[i].Tenant); err != nil {
+				return fmt.Errorf("tenant %s: %w", info.Sections[i].Tenant, err)
+			}
+			return nil
+		})
+	}
+	return gone, g.Wait()
 }
 
 // receipts makes the receipts of a pack: one in the work row of every day it has
