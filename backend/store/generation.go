@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/common/model"
@@ -234,9 +235,15 @@ func (g *Generation) publication() []rows.Mutation {
 	return ms
 }
 
+// doubtTime bounds how long it is tried to find out what became of a
+// publication, also when its context has ended.
+const doubtTime = 5 * time.Second
+
 // afterDoubt finds out what became of a publication whose answer was lost.
 func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
-	now, err := g.s.Catalog(context.WithoutCancel(ctx), g.catalog.Tenant, g.catalog.Day)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doubtTime)
+	defer cancel()
+	now, err := g.s.Catalog(ctx, g.catalog.Tenant, g.catalog.Day)
 	if err != nil {
 		return fmt.Errorf("publish day %d of tenant %s: %w; whether it was published could not be read: %w", g.catalog.Day, g.catalog.Tenant, cause, err)
 	}
