@@ -71,6 +71,20 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return &Store{client: c, bucket: c.Bucket(o.Bucket), prefix: o.Prefix}, nil
 }
 
+// Bounds of a call whose caller has set no deadline.
+const (
+	callTime = 2 * time.Minute
+	putTime  = 15 * time.Minute
+)
+
+// bounded gives a context a deadline unless it has one.
+func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
 func (s *Store) object(ctx context.Context, name string) (*storage.ObjectHandle, error) {
 	if s.closed.Load() {
 		return nil, objects.ErrClosed
@@ -113,6 +127,8 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	if err != nil {
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
 	}
+	ctx, end := bounded(ctx, putTime)
+	defer end()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends an upload that was not completed
 	w := h.If(storage.Conditions{DoesNotExist: true}).NewWriter(ctx)
@@ -158,6 +174,8 @@ func (s *Store) describe(a *storage.ObjectAttrs) objects.Object {
 
 // Get implements objects.Store.
 func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
+	ctx, end := bounded(ctx, callTime)
+	defer end()
 	h, err := s.object(ctx, name)
 	if err != nil {
 		return nil, err
@@ -182,6 +200,8 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 
 // Stat implements objects.Store.
 func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
+	ctx, end := bounded(ctx, callTime)
+	defer end()
 	h, err := s.object(ctx, name)
 	if err != nil {
 		return objects.Object{}, err
@@ -220,6 +240,8 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(objects.Obje
 // Delete implements objects.Store. It deletes the generation that it finds, so
 // that a repetition does not take an object that was stored since.
 func (s *Store) Delete(ctx context.Context, name string) error {
+	ctx, end := bounded(ctx, callTime)
+	defer end()
 	h, err := s.object(ctx, name)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"cloud.google.com/go/bigtable"
 	"google.golang.org/api/option"
@@ -72,14 +73,22 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return &Store{client: c, table: c.Open(o.Table)}, nil
 }
 
+// callTime bounds a call whose caller has set no deadline: the client would try
+// for ever to reach a service that does not answer.
+const callTime = 2 * time.Minute
+
 // enter begins a call; the returned function ends it.
-func (s *Store) enter() (func(), error) {
+func (s *Store) enter(ctx context.Context) (context.Context, func(), error) {
 	s.mu.RLock()
 	if s.closed {
 		s.mu.RUnlock()
-		return nil, rows.ErrClosed
+		return nil, nil, rows.ErrClosed
 	}
-	return s.mu.RUnlock, nil
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, s.mu.RUnlock, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	return ctx, func() { cancel(); s.mu.RUnlock() }, nil
 }
 
 // Close implements rows.Store.

@@ -16,7 +16,7 @@ const maxRangeBytes = 1 << 20
 
 // ReadRows implements rows.Store.
 func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
-	leave, err := s.enter()
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}

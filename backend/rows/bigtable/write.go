@@ -39,7 +39,7 @@ func mutation(ms []rows.Mutation) *bigtable.Mutation {
 
 // Mutate implements rows.Store.
 func (s *Store) Mutate(ctx context.Context, m rows.RowMutation) error {
-	leave, err := s.enter()
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (s *Store) MutateRows(ctx context.Context, ms []rows.RowMutation) []error {
 		}
 		return errs
 	}
-	leave, err := s.enter()
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return fail(err)
 	}
@@ -123,7 +123,7 @@ func (s *Store) applyBatch(ctx context.Context, ms []rows.RowMutation, batch []i
 
 // CheckAndMutate implements rows.Store. The client never repeats it.
 func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
-	leave, err := s.enter()
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -172,7 +172,7 @@ func orNil(ms []rows.Mutation) *bigtable.Mutation {
 // service's own DropRowRange is an administrative call with a daily quota, one
 // at a time, and not meant for replicated instances.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string) error {
-	leave, err := s.enter()
+	ctx, leave, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
