@@ -31,6 +31,7 @@ func TestKeyBytes(t *testing.T) {
 		{"work", WorkKey(0), "01 00 57 00000000"},
 		{"garbage", GarbageKey(258, "x/y"), "01 00 47 0000000000000102 782f79"},
 		{"lease", LeaseKey("sweep"), "01 00 4c 7377656570"},
+		{"erasure", ErasureKey("a1"), "01 00 45 6131"},
 		{"page", PageQualifier(v, 3, 4), "fffffffd 0102030405060708 70 0003 0004"},
 		{"summaries", SummariesQualifier(v, 3), "fffffffd 0102030405060708 68 0003"},
 		{"names cell", NamesQualifier(v, 3), "fffffffd 0102030405060708 6e 0003"},
@@ -69,6 +70,7 @@ func TestParseKey(t *testing.T) {
 		GarbageKey(77, "a\x00b"):         {Row: RowGarbage, Due: 77, Name: "a\x00b"},
 		GarbageKey(-77, "n"):             {Row: RowGarbage, Name: "n"},
 		LeaseKey("l"):                    {Row: RowLease, Name: "l"},
+		ErasureKey("a"):                  {Row: RowErasure, Name: "a"},
 	} {
 		if got, ok := ParseKey(key); !ok || got != want {
 			t.Errorf("ParseKey(%q) = %+v, %v, want %+v", key, got, ok, want)
@@ -236,7 +238,7 @@ func TestTenantOf(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{WorkKey(MaxDay), GarbageKey(math.MaxInt64, "g"), LeaseKey("\xff"), "\x02a"} {
+	for _, key := range []string{WorkKey(MaxDay), GarbageKey(math.MaxInt64, "g"), LeaseKey("\xff"), ErasureKey("a"), "\x02a"} {
 		if got, ok := TenantOf(key); ok {
 			t.Errorf("tenant of %q is %q", key, got)
 		}
@@ -314,13 +316,15 @@ func (k Key) build() string {
 		return WorkKey(k.Day)
 	case RowGarbage:
 		return GarbageKey(k.Due, k.Name)
+	case RowErasure:
+		return ErasureKey(tenant.ID(k.Name))
 	default:
 		return LeaseKey(k.Name)
 	}
 }
 
 func FuzzParseKey(f *testing.F) {
-	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l")} {
+	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l"), ErasureKey("a")} {
 		f.Add(key)
 	}
 	f.Fuzz(func(t *testing.T, key string) {

@@ -103,7 +103,7 @@ const maxOrdinal = 1<<31 - 1
 // set reads what appendSet wrote.
 func (r *reader) set() []int {
 	n := r.count("metrics of a value")
-	out := make([]int, 0, n)
+	out := make([]int, 0, min(n, 1<<16))
 	prev := uint64(0)
 	for i := 0; i < n && r.err == nil; i++ {
 		d := r.upTo(maxOrdinal-prev, "metric of a value")

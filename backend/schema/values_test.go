@@ -1,10 +1,12 @@
 package schema
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -205,6 +207,25 @@ func TestRefused(t *testing.T) {
 		if err := k.decode(c.seal(k.kind, 1, []byte(k.raw))); !errors.Is(err, k.want) {
 			t.Errorf("%s: %v, want %v", k.what, err, k.want)
 		}
+	}
+}
+
+// TestSetMemory has a set that says it has as many metrics as bytes follow, and
+// ends at its second: what is read of it is allocated for, not what it says.
+func TestSetMemory(t *testing.T) {
+	c := testCodec(t)
+	const size = 16 << 20
+	raw := append([]byte("\x01\x00\x01a\x01"), binary.AppendUvarint(nil, size)...)
+	cell := c.seal(valueBucket, 1, append(raw, make([]byte, size)...))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := c.DecodeBucket(cell)
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, ErrCorrupt) {
+		t.Errorf("%v, want %v", err, ErrCorrupt)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 4*size {
+		t.Errorf("a cell of %d bytes, %d uncompressed, took %d to refuse", len(cell), size, n)
 	}
 }
 

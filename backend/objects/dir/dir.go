@@ -7,26 +7,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
 const temporary = ".tmp"
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // Store is a directory of objects. One process uses it at a time.
 type Store struct {
 	root   string
 	tops   []string
+	link   func(from, to string) error // os.Link; tests have others
+	sums   checksums
 	closed atomic.Bool
 }
 
@@ -44,7 +44,7 @@ func Open(root string, tops ...string) (*Store, error) {
 			return nil, fmt.Errorf("open objects: remove what is half written: %w", err)
 		}
 	}
-	return &Store{root: root, tops: tops}, nil
+	return &Store{root: root, tops: tops, link: os.Link}, nil
 }
 
 func sweep(dir string) error {
@@ -78,21 +78,26 @@ func (s *Store) path(ctx context.Context, name string) (string, error) {
 }
 
 // Put implements objects.Store. The object is a hard link to the file where the
-// file system allows it, else a copy. The file is read once to check its CRC.
+// file system allows it, else a copy. Either way the file is read once to check
+// its CRC. A file that is linked gets the time of the Put as its modification
+// time: that is what Created reports.
 func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
 	to, err := s.path(ctx, name)
 	if err != nil {
 		return objects.Object{}, err
 	}
-	if got, err := checksum(path); err != nil {
+	if got, err := checksum(ctx, path); err != nil {
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
 	} else if got != crc {
 		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, %08x was announced", name, objects.ErrInvalid, got, crc)
 	}
+	if _, err := os.Lstat(to); err == nil {
+		return s.existing(ctx, name, path, crc)
+	}
 	const attempts = 100 // racing Deletes may take the directories away
 	for range attempts {
 		if err = makeDir(filepath.Dir(to)); err == nil {
-			err = link(path, to)
+			err = s.place(ctx, path, to, crc)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
@@ -102,12 +107,28 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 		return s.existing(ctx, name, path, crc)
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(to))
+		err = s.syncPath(to)
 	}
 	if err != nil {
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
 	}
-	return s.Stat(ctx, name)
+	return s.stored(name, path, to, crc)
+}
+
+// stored describes an object that was just put, which a Delete may have taken
+// away again.
+func (s *Store) stored(name, path, to string, crc uint32) (objects.Object, error) {
+	st, err := os.Stat(to)
+	if missing(err) {
+		if st, err = os.Stat(path); err == nil {
+			return objects.Object{Name: name, Size: st.Size(), CRC: crc, Created: time.Now()}, nil
+		}
+	}
+	if err != nil {
+		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
+	}
+	s.sums.remember(name, st, crc)
+	return objects.Object{Name: name, Size: st.Size(), CRC: crc, Created: st.ModTime()}, nil
 }
 
 // existing compares an object whose name was taken with the file.
@@ -124,52 +145,7 @@ func (s *Store) existing(ctx context.Context, name, path string, crc uint32) (ob
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, objects.ErrExists)
 	}
 	// It may have been linked by a call whose name never reached the disk.
-	return o, syncDir(filepath.Join(s.root, filepath.Dir(filepath.FromSlash(name))))
-}
-
-// link makes to the same file as from, or a copy of it, exclusively.
-func link(from, to string) error {
-	err := os.Link(from, to)
-	if err == nil || errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	tmp, err := copyTo(from, to)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.Link(tmp, to), os.Remove(tmp))
-}
-
-// copyTo copies a file to a temporary name beside another, on disk.
-func copyTo(from, to string) (string, error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return "", err
-	}
-	defer in.Close()
-	out, err := os.CreateTemp(filepath.Dir(to), "*"+temporary)
-	if err != nil {
-		return "", err
-	}
-	_, err = io.Copy(out, in)
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(out.Name()))
-	}
-	return out.Name(), nil
-}
-
-func checksum(path string) (uint32, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	h := crc32.New(castagnoli)
-	_, err = io.Copy(h, f)
-	return h.Sum32(), err
+	return o, s.syncPath(filepath.Join(s.root, filepath.FromSlash(name)))
 }
 
 // Get implements objects.Store.
@@ -193,8 +169,8 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 	if st.IsDir() {
 		return nil, named(name, fs.ErrNotExist)
 	}
-	if off+int64(n) > st.Size() {
-		return nil, fmt.Errorf("get %s: %w: bytes %d to %d of an object of %d", name, objects.ErrInvalid, off, off+int64(n), st.Size())
+	if off > st.Size()-int64(n) {
+		return nil, fmt.Errorf("get %s: %w: %d bytes from %d of an object of %d", name, objects.ErrInvalid, n, off, st.Size())
 	}
 	b := make([]byte, n)
 	if _, err := f.ReadAt(b, off); err != nil {
@@ -203,7 +179,9 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 	return b, nil
 }
 
-// Stat implements objects.Store. It reads the whole file for its CRC.
+// Stat implements objects.Store. The first Stat in a process of an object that it
+// did not put reads the whole file for its CRC. Later ones trust that the file
+// has its bytes still while identity, size and modification time are the same.
 func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
 	path, err := s.path(ctx, name)
 	if err != nil {
@@ -216,18 +194,27 @@ func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
 	if err != nil {
 		return objects.Object{}, named(name, err)
 	}
-	crc, err := checksum(path)
-	if err != nil {
-		return objects.Object{}, named(name, err)
+	crc, ok := s.sums.recall(name, st)
+	if !ok {
+		if crc, err = checksum(ctx, path); err != nil {
+			return objects.Object{}, named(name, err)
+		}
+		s.sums.remember(name, st, crc)
 	}
 	return objects.Object{Name: name, Size: st.Size(), CRC: crc, Created: st.ModTime()}, nil
 }
 
 func named(name string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	if missing(err) {
 		return fmt.Errorf("object %s: %w", name, objects.ErrNotFound)
 	}
 	return fmt.Errorf("object %s: %w", name, err)
+}
+
+// missing reports whether there is no such file, perhaps because a file stands
+// where the name has a directory.
+func missing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
 
 // List implements objects.Store. It reads one directory at a time.
@@ -246,7 +233,7 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 		return false, err
 	}
 	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(dir)))
-	if errors.Is(err, fs.ErrNotExist) {
+	if missing(err) {
 		return true, nil
 	}
 	if err != nil {
@@ -278,7 +265,7 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 			continue
 		}
 		st, err := os.Stat(filepath.Join(s.root, filepath.FromSlash(name)))
-		if errors.Is(err, fs.ErrNotExist) {
+		if missing(err) {
 			continue
 		}
 		if err != nil {
@@ -298,16 +285,22 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	st, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && st.IsDir() {
+	if missing(err) || err == nil && st.IsDir() {
 		return nil
 	}
 	if err == nil {
 		err = os.Remove(path)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !missing(err) {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	s.sums.forget(name)
+	// Another Delete may have taken the directory: then its parent has to know.
+	gone := filepath.Dir(path)
+	for err = syncDir(gone); missing(err) && gone != s.root; err = syncDir(gone) {
+		gone = filepath.Dir(gone)
+	}
+	if err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	for dir := filepath.Dir(path); dir != s.root && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
@@ -320,26 +313,4 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 func (s *Store) Close() error {
 	s.closed.Store(true)
 	return nil
-}
-
-// makeDir makes a directory and those above it that are missing, on disk.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := makeDir(filepath.Dir(dir)); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
