@@ -8,9 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"math/rand"
 	"slices"
+	"sort"
+	"time"
 )
 
 // TokensPerInstance is how many places an ingester takes on the ring: enough
@@ -27,13 +27,30 @@ const (
 	Leaving State = "LEAVING"
 )
 
-// Instance is a member of the ring.
+// Instance is a process that registered itself.
 type Instance struct {
-	ID     string
-	Addr   string // host:port for calls between processes; empty in process
-	Zone   string
-	State  State
-	Tokens []uint32 // sorted, kept over restarts
+	ID    string
+	Addr  string   // host:port for calls between processes; empty in process
+	Zone  string   // empty without zones
+	Roles []string // what the process does
+	State State
+	// Tokens are the instance's places, sorted and kept over restarts. Only
+	// ingesters have any.
+	Tokens []uint32
+	// Incarnation changes when an instance comes back without its disk.
+	Incarnation string
+	Registered  time.Time     // when it registered first
+	Silent      time.Duration // since its last heartbeat
+	Unhealthy   bool          // silent for too long
+}
+
+// Domain is what fails together with the instance: its zone, or without zones
+// itself.
+func (in *Instance) Domain() string {
+	if in.Zone != "" {
+		return "zone " + in.Zone
+	}
+	return in.ID
 }
 
 // Membership tells who is in the ring now. Implementations keep the last known
@@ -48,8 +65,11 @@ var ErrTooFew = errors.New("too few ingesters in the ring")
 
 // Ring is an immutable set of instances.
 type Ring struct {
-	instances []Instance
+	instances []Instance // those with tokens
+	others    []Instance
 	tokens    []placed // sorted by token
+	owners    []owner  // of instances
+	zones     []zone
 }
 
 type placed struct {
@@ -57,69 +77,125 @@ type placed struct {
 	instance int32
 }
 
-// New makes a ring of the instances.
+// zone is the ring of one zone's instances alone.
+type zone struct {
+	name      string
+	instances int
+	tokens    []placed
+}
+
+// owner is what a walk has to know of an instance.
+type owner struct {
+	zone   int32
+	active bool
+	alone  bool // no other instance of the zone may hold the same series
+}
+
+// New makes a ring of the instances. Those without tokens are only listed.
 func New(instances []Instance) *Ring {
-	r := &Ring{instances: slices.Clone(instances)}
-	slices.SortFunc(r.instances, func(a, b Instance) int { return cmp.Compare(a.ID, b.ID) })
+	r := &Ring{}
+	for _, in := range instances {
+		if len(in.Tokens) > 0 {
+			r.instances = append(r.instances, in)
+		} else {
+			r.others = append(r.others, in)
+		}
+	}
+	byID := func(a, b Instance) int { return cmp.Compare(a.ID, b.ID) }
+	slices.SortFunc(r.instances, byID)
+	slices.SortFunc(r.others, byID)
 	for i, in := range r.instances {
+		z := slices.IndexFunc(r.zones, func(z zone) bool { return z.name == in.Zone })
+		if z < 0 {
+			z = len(r.zones)
+			r.zones = append(r.zones, zone{name: in.Zone})
+		}
+		r.zones[z].instances++
+		r.owners = append(r.owners, owner{zone: int32(z), active: in.State == Active, alone: in.Zone != ""})
 		for _, t := range in.Tokens {
 			r.tokens = append(r.tokens, placed{t, int32(i)})
 		}
 	}
-	slices.SortFunc(r.tokens, func(a, b placed) int {
+	sortTokens(r.tokens)
+	for _, p := range r.tokens {
+		z := &r.zones[r.owners[p.instance].zone]
+		z.tokens = append(z.tokens, p)
+	}
+	return r
+}
+
+func sortTokens(tokens []placed) {
+	slices.SortFunc(tokens, func(a, b placed) int {
 		if c := cmp.Compare(a.token, b.token); c != 0 {
 			return c
 		}
 		return cmp.Compare(a.instance, b.instance)
 	})
-	return r
 }
 
-// Instances returns the members by ID.
+// Instances returns the ingesters by ID.
 func (r *Ring) Instances() []Instance { return r.instances }
 
-// Replicas appends to dst the n instances that hold the series with the token:
-// those met first when walking the ring upwards from it, each once, no two of
-// one zone where zones are set. Instances that are not Active are passed over.
+// Others returns the members without tokens by ID.
+func (r *Ring) Others() []Instance { return r.others }
+
+// Replicas appends to dst[:0] the n instances that hold the series with the
+// token: those met first when walking the ring upwards from it, each once, no
+// two of one zone where zones are set. Instances that are not Active are passed
+// over: while one joins or leaves, the next takes its place.
 func (r *Ring) Replicas(token uint32, n int, dst []*Instance) ([]*Instance, error) {
 	dst = dst[:0]
-	if len(r.tokens) == 0 {
-		return dst, ErrTooFew
-	}
-	start, _ := slices.BinarySearchFunc(r.tokens, token, func(p placed, t uint32) int { return cmp.Compare(p.token, t) })
+	var few [8]int32
+	chosen := few[:0]
+	start := sort.Search(len(r.tokens), func(i int) bool { return r.tokens[i].token >= token })
 	for i := range r.tokens {
-		in := &r.instances[r.tokens[(start+i)%len(r.tokens)].instance]
-		if in.State != Active || clashes(dst, in) {
+		k := start + i
+		if k >= len(r.tokens) {
+			k -= len(r.tokens)
+		}
+		at := r.tokens[k].instance
+		if !r.owners[at].active || r.clashes(chosen, at) {
 			continue
 		}
-		if dst = append(dst, in); len(dst) == n {
+		chosen = append(chosen, at)
+		if dst = append(dst, &r.instances[at]); len(dst) == n {
 			return dst, nil
 		}
 	}
 	return dst, fmt.Errorf("%w: %d of %d", ErrTooFew, len(dst), n)
 }
 
-func clashes(chosen []*Instance, in *Instance) bool {
+func (r *Ring) clashes(chosen []int32, at int32) bool {
+	o := r.owners[at]
 	for _, c := range chosen {
-		if c == in || (in.Zone != "" && c.Zone == in.Zone) {
+		if c == at || (o.alone && r.owners[c].zone == o.zone) {
 			return true
 		}
 	}
 	return false
 }
 
-// Tokens makes an instance's tokens. They follow from its ID, so an instance
-// that lost its disk comes back to the same places.
-func Tokens(id string) []uint32 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id))
-	rnd := rand.New(rand.NewSource(int64(h.Sum64())))
-	out := make([]uint32, 0, TokensPerInstance)
-	for len(out) < TokensPerInstance {
-		if t := rnd.Uint32(); !slices.Contains(out, t) {
-			out = append(out, t)
+// Shares returns which part of all series each ingester holds a replica of, by
+// its position in Instances, as a part of the whole that sums up to n: 1 means
+// every series. Instances that are not Active have none.
+func (r *Ring) Shares(n int) []float64 {
+	out := make([]float64, len(r.instances))
+	position := map[*Instance]int{}
+	for i := range r.instances {
+		position[&r.instances[i]] = i
+	}
+	var found []*Instance
+	for i, p := range r.tokens {
+		before := r.tokens[(i+len(r.tokens)-1)%len(r.tokens)].token
+		width := p.token - before // wraps round as the ring does
+		if len(r.tokens) == 1 {
+			out[p.instance] = 1
+			return out
+		}
+		found, _ = r.Replicas(p.token, n, found)
+		for _, in := range found {
+			out[position[in]] += float64(width) / (1 << 32)
 		}
 	}
-	slices.Sort(out)
 	return out
 }

@@ -3,92 +3,359 @@ package ring
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/rand"
+	"slices"
 	"testing"
+
+	"github.com/palliumhq/pallium/authn/tenant"
 )
+
+// join adds an instance as a process does: with tokens placed in what its zone
+// has now.
+func join(members []Instance, id, zone string) []Instance {
+	var same []Instance
+	for _, in := range members {
+		if in.Zone == zone {
+			same = append(same, in)
+		}
+	}
+	return append(slices.Clone(members), Instance{ID: id, Zone: zone, State: Active, Tokens: PlaceTokens(zone, same)})
+}
 
 func members(n int, zones ...string) []Instance {
 	var out []Instance
 	for i := range n {
-		in := Instance{ID: fmt.Sprintf("ingester-%d", i), State: Active}
-		in.Tokens = Tokens(in.ID)
+		zone := ""
 		if len(zones) > 0 {
-			in.Zone = zones[i%len(zones)]
+			zone = zones[i%len(zones)]
 		}
-		out = append(out, in)
+		out = join(out, fmt.Sprintf("ingester-%d", i), zone)
 	}
 	return out
 }
 
-func ids(in []*Instance) string {
-	s := ""
+func ids(in []*Instance) []string {
+	var out []string
 	for _, i := range in {
-		s += i.ID + " "
+		out = append(out, i.ID)
 	}
-	return s
+	return out
 }
 
-func TestReplicasAreDistinctAndInDistinctZones(t *testing.T) {
-	r := New(members(9, "a", "b", "c"))
-	for token := uint32(0); token < 1<<31; token += 1 << 20 {
-		got, err := r.Replicas(token, 3, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		zones := map[string]bool{}
-		for _, in := range got {
-			zones[in.Zone] = true
-		}
-		if len(zones) != 3 {
-			t.Fatalf("token %d: %s", token, ids(got))
+func TestTokens(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 7, 200} {
+		seen := map[uint32]string{}
+		for _, in := range members(n) {
+			if len(in.Tokens) != TokensPerInstance || !slices.IsSorted(in.Tokens) {
+				t.Fatalf("%s of %d has %d tokens", in.ID, n, len(in.Tokens))
+			}
+			for _, token := range in.Tokens {
+				if other, ok := seen[token]; ok {
+					t.Fatalf("%s and %s have token %d", in.ID, other, token)
+				}
+				seen[token] = in.ID
+			}
 		}
 	}
 }
 
-func TestOnlyActiveInstancesTakeSeries(t *testing.T) {
-	m := members(4)
-	m[1].State, m[2].State = Leaving, Joining
+// spread is by how much the fullest and the emptiest instance differ from the
+// mean of their zone.
+func spread(t *testing.T, m []Instance, replicas int) float64 {
+	t.Helper()
 	r := New(m)
-	got, err := r.Replicas(12345, 2, nil)
-	if err != nil {
-		t.Fatal(err)
+	shares := r.Shares(replicas)
+	sum, n := map[string]float64{}, map[string]float64{}
+	total := 0.0
+	for i, in := range r.Instances() {
+		sum[in.Zone] += shares[i]
+		n[in.Zone]++
+		total += shares[i]
 	}
-	for _, in := range got {
-		if in.State != Active {
-			t.Errorf("%s is %s", in.ID, in.State)
+	if math.Abs(total-float64(replicas)) > 1e-6 {
+		t.Fatalf("the shares sum up to %f of %d", total, replicas)
+	}
+	worst := 0.0
+	for i, in := range r.Instances() {
+		worst = max(worst, math.Abs(shares[i]/(sum[in.Zone]/n[in.Zone])-1))
+	}
+	return worst
+}
+
+// TestBalance: however many joined, every ingester has a fair share of the
+// series within 10%. Without zones the replicas of a series depend on each
+// other's places, and some have up to a third more or less.
+func TestBalance(t *testing.T) {
+	for _, tt := range []struct {
+		zones []string
+		most  float64
+	}{{[]string{"a", "b", "c"}, 0.10}, {[]string{"a", "b", "c", "d", "e"}, 0.10}, {[]string{""}, 0.34}} {
+		for _, n := range []int{3, 4, 6, 9, 10, 15, 30, 31, 100, 300} {
+			got := spread(t, members(n, tt.zones...), min(3, n))
+			t.Logf("%4d ingesters, %d zones: within %.2f%% of fair", n, len(tt.zones), got*100)
+			if got > tt.most {
+				t.Errorf("%d ingesters in zones %q: one is %.1f%% off its fair share", n, tt.zones, got*100)
+			}
 		}
 	}
-	if _, err := r.Replicas(12345, 3, nil); !errors.Is(err, ErrTooFew) {
-		t.Errorf("err = %v", err)
+	got := spread(t, members(1000, "a", "b", "c"), 3)
+	t.Logf("1000 ingesters, 3 zones: within %.2f%% of fair", got*100)
+	if got > 0.10 {
+		t.Errorf("1000 ingesters: one is %.1f%% off its fair share", got*100)
+	}
+}
+
+// TestBalanceAfterChanges: as before, when instances come and go for a while.
+func TestBalanceAfterChanges(t *testing.T) {
+	rnd := rand.New(rand.NewSource(1))
+	zones := []string{"a", "b", "c"}
+	m := members(60, zones...)
+	worst := 0.0
+	for i := range 60 {
+		gone := rnd.Intn(len(m))
+		zone := m[gone].Zone
+		m = slices.Delete(m, gone, gone+1)
+		m = join(m, fmt.Sprintf("new-%d", i), zone)
+		worst = max(worst, spread(t, m, 3))
+	}
+	t.Logf("60 of 60 replaced one by one: never more than %.2f%% off", worst*100)
+	if worst > 0.10 {
+		t.Errorf("%.1f%% off the fair share", worst*100)
+	}
+}
+
+// TestReplicas: for random rings, a replica set has the asked number of distinct
+// active instances in distinct zones.
+func TestReplicas(t *testing.T) {
+	for seed := range int64(40) {
+		rnd := rand.New(rand.NewSource(seed))
+		var zones []string
+		for i := range 3 + rnd.Intn(3) {
+			zones = append(zones, fmt.Sprint("zone-", i))
+		}
+		m := members(len(zones)*(2+rnd.Intn(6)), zones...)
+		for range rnd.Intn(len(m) / 3) {
+			m[rnd.Intn(len(m))].State = []State{Joining, Leaving}[rnd.Intn(2)]
+		}
+		usable := map[string]bool{}
+		for _, in := range m {
+			if in.State == Active {
+				usable[in.Zone] = true
+			}
+		}
+		r := New(m)
+		var got []*Instance
+		for range 2000 {
+			var err error
+			got, err = r.Replicas(rnd.Uint32(), 3, got)
+			if len(usable) < 3 {
+				if !errors.Is(err, ErrTooFew) {
+					t.Fatalf("seed %d: %d zones and %v", seed, len(usable), ids(got))
+				}
+				continue
+			}
+			seen := map[string]bool{}
+			for _, in := range got {
+				seen[in.Zone] = true
+				if in.State != Active {
+					t.Fatalf("seed %d: %s is %s", seed, in.ID, in.State)
+				}
+			}
+			if err != nil || len(seen) != 3 || len(got) != 3 {
+				t.Fatalf("seed %d: %v, %v", seed, ids(got), err)
+			}
+		}
 	}
 	if _, err := New(nil).Replicas(1, 1, nil); !errors.Is(err, ErrTooFew) {
 		t.Errorf("empty ring: err = %v", err)
 	}
 }
 
-func TestJoiningMovesOnlyTheNewShare(t *testing.T) {
-	before, after := New(members(10)), New(members(11))
-	moved, total := 0, 0
-	for token := uint64(0); token < 1<<32; token += 1 << 18 {
-		a, _ := before.Replicas(uint32(token), 1, nil)
-		b, _ := after.Replicas(uint32(token), 1, nil)
-		total++
-		if a[0].ID != b[0].ID {
-			moved++
-			if b[0].ID != "ingester-10" {
-				t.Fatalf("token %d moved from %s to %s", token, a[0].ID, b[0].ID)
+// TestMinimalMovement: who joins takes its fair share and nothing moves between
+// the others; who leaves gives its share to them and nothing else moves.
+func TestMinimalMovement(t *testing.T) {
+	for _, zones := range [][]string{{"a", "b", "c"}, {""}} {
+		for _, n := range []int{6, 30, 90} {
+			before := members(n, zones...)
+			after := join(before, "new", zones[0])
+			moved := movement(t, New(before), New(after), "new")
+			fair := 3.0 / float64(n+1)
+			if len(zones) == 3 {
+				fair = 1 / (float64(n)/3 + 1) // of the replicas in its zone
+			}
+			t.Logf("%d ingesters, %d zones: %.4f of the replicas moved, a fair share is %.4f", n, len(zones), moved, fair)
+			if moved > fair*1.1 || moved < fair*0.9 {
+				t.Errorf("%d ingesters in zones %q: %.4f of the replicas moved, a fair share is %.4f", n, zones, moved, fair)
 			}
 		}
 	}
-	if share := float64(moved) / float64(total); share < 0.05 || share > 0.14 {
-		t.Errorf("%.3f of the ring moved, a fair share is 0.091", share)
+}
+
+// movement returns how many replicas a series has on id in after, in the mean.
+// It fails when a replica moved between two others.
+func movement(t *testing.T, before, after *Ring, id string) float64 {
+	t.Helper()
+	rnd := rand.New(rand.NewSource(7))
+	const tokens = 20_000
+	moved := 0
+	for range tokens {
+		token := rnd.Uint32()
+		a, err := before.Replicas(token, 3, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := after.Replicas(token, 3, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		had := ids(a)
+		lost := 0
+		for _, in := range b {
+			switch {
+			case in.ID == id:
+				moved++
+				lost++
+			case !slices.Contains(had, in.ID):
+				t.Fatalf("token %d moved from %v to %v", token, had, ids(b))
+			}
+		}
+		if lost > 1 {
+			t.Fatalf("token %d: %v", token, ids(b))
+		}
+	}
+	return float64(moved) / tokens
+}
+
+// TestLeaving: a series of a leaving instance goes to one more, and the other
+// two replicas stay.
+func TestLeaving(t *testing.T) {
+	m := members(12, "a", "b", "c")
+	before := New(m)
+	left := slices.Clone(m)
+	left[4].State = Leaving
+	after := New(left)
+	for token := uint32(0); token < 1<<31; token += 1 << 18 {
+		a, _ := before.Replicas(token, 3, nil)
+		had := slices.Clone(ids(a))
+		b, err := after.Replicas(token, 3, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := 0
+		for _, in := range b {
+			if slices.Contains(had, in.ID) {
+				kept++
+			}
+		}
+		want := 3
+		if slices.Contains(had, m[4].ID) {
+			want = 2
+		}
+		if kept != want {
+			t.Fatalf("token %d: %v before, %v after", token, had, ids(b))
+		}
 	}
 }
 
-func BenchmarkReplicas(b *testing.B) {
-	r := New(members(100, "a", "b", "c"))
-	var dst []*Instance
-	b.ReportAllocs()
-	for i := range b.N {
-		dst, _ = r.Replicas(uint32(i)*2654435761, 3, dst)
+// TestShards: 10,000 tenants on 1,000 ingesters: shards have their size and all
+// zones, load the ingesters evenly, overlap little, and change by one member at
+// most in the zone of an ingester that joins or leaves.
+func TestShards(t *testing.T) {
+	const size, tenants = 9, 10_000
+	zones := []string{"a", "b", "c"}
+	m := members(1000, zones...)
+	r := New(m)
+	use := map[string]int{}
+	shards := make([][]string, tenants)
+	for i := range shards {
+		shards[i] = shardOf(r, i, size)
+		if len(shards[i]) != size {
+			t.Fatalf("tenant %d has %d of %d ingesters", i, len(shards[i]), size)
+		}
+		for _, id := range shards[i] {
+			use[id]++
+		}
 	}
+	mean := float64(tenants*size) / 1000
+	for id, n := range use {
+		if float64(n) > 1.6*mean {
+			t.Errorf("%s serves %d tenants, the mean is %.0f", id, n, mean)
+		}
+	}
+	if len(use) < 1000 {
+		t.Errorf("%d of 1000 ingesters are used", len(use))
+	}
+	changed, more := 0, New(join(m, "new", "b"))
+	for i := range 2000 {
+		now := shardOf(more, i, size)
+		diff := 0
+		for _, id := range now {
+			if !slices.Contains(shards[i], id) {
+				diff++
+			}
+		}
+		if diff > 1 {
+			t.Fatalf("tenant %d: %d members changed when one joined", i, diff)
+		}
+		changed += diff
+	}
+	t.Logf("%d of 2000 shards changed by a join, a fair share is %.0f", changed, 2000*9.0/1001)
+	same := 0
+	for i := range 5000 {
+		if slices.Equal(shards[2*i], shards[2*i+1]) {
+			same++
+		}
+	}
+	if same > 0 {
+		t.Errorf("%d of 5000 pairs of tenants share all their ingesters", same)
+	}
+	if got := r.Shard("t", 0); got != r {
+		t.Error("size 0 is not the whole ring")
+	}
+}
+
+func shardOf(r *Ring, i, size int) []string {
+	s := r.Shard(tenant.ID(fmt.Sprint("tenant-", i)), size)
+	seen := map[string]bool{}
+	zones := map[string]int{}
+	for _, p := range s.tokens {
+		in := &s.instances[p.instance]
+		if !seen[in.ID] {
+			seen[in.ID] = true
+			zones[in.Zone]++
+		}
+	}
+	var out []string
+	for id := range seen {
+		out = append(out, id)
+	}
+	slices.Sort(out)
+	if len(zones) != 3 {
+		return nil
+	}
+	return out
+}
+
+func BenchmarkReplicas(b *testing.B) {
+	for _, n := range []int{3, 100, 1000} {
+		r := New(members(n, "a", "b", "c"))
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var dst []*Instance
+			b.ReportAllocs()
+			for i := range b.N {
+				dst, _ = r.Replicas(uint32(i)*2654435761, 3, dst)
+			}
+		})
+	}
+}
+
+func BenchmarkShard(b *testing.B) {
+	r := New(members(300, "a", "b", "c"))
+	b.Run("9", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := range b.N {
+			r.Shard(tenant.ID(fmt.Sprint(i)), 9)
+		}
+	})
 }

@@ -3,6 +3,7 @@ package local
 
 import (
 	"context"
+	"slices"
 
 	"github.com/palliumhq/pallium/backend/ring"
 )
@@ -14,9 +15,10 @@ var _ ring.Membership = Membership{}
 
 // New returns a membership of Active instances with the given IDs.
 func New(ids ...string) Membership {
+	ids = slices.Sorted(slices.Values(ids)) // the order must not matter
 	var instances []ring.Instance
 	for _, id := range ids {
-		instances = append(instances, ring.Instance{ID: id, State: ring.Active, Tokens: ring.Tokens(id)})
+		instances = append(instances, ring.Instance{ID: id, State: ring.Active, Tokens: ring.PlaceTokens("", instances)})
 	}
 	return Membership{ring.New(instances)}
 }
