@@ -25,12 +25,14 @@ type arc struct {
 // Replicas lie in distinct zones, so the balance within a zone is the balance of
 // the series. The first instance of a zone has one token at random in each of
 // equal parts of the ring, so that zones lie differently.
-func PlaceTokens(name string, zone []Instance) []uint32 {
-	owned := arcsOf(zone)
+func PlaceTokens(zone string, members []Instance) []uint32 {
+	owned := arcsOf(members)
 	if len(owned) == 0 {
+		const part = whole / TokensPerInstance
+		rnd := rand.New(rand.NewPCG(xxhash.Sum64String(zone), 0))
 		out := make([]uint32, TokensPerInstance)
 		for i := range out {
-			out[i] = uint32(whole/TokensPerInstance*uint64(i+1) - 1)
+			out[i] = uint32(part*uint64(i) + rnd.Uint64N(part))
 		}
 		return out
 	}
@@ -63,14 +65,14 @@ type donor struct {
 }
 
 // arcsOf lists what each instance owns, of the ring that these make alone.
-func arcsOf(zone []Instance) [][]arc {
+func arcsOf(members []Instance) [][]arc {
 	type place struct {
 		token    uint32
 		instance int
 	}
 	var all []place
 	n := 0
-	for _, in := range zone {
+	for _, in := range members {
 		if len(in.Tokens) == 0 {
 			continue
 		}
