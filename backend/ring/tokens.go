@@ -141,7 +141,7 @@ func share(donors []donor) {
 func (d *donor) give(out []uint32) []uint32 {
 	slices.SortStableFunc(d.arcs, func(a, b arc) int { return cmp.Compare(b.width, a.width) })
 	for i := range d.tokens {
-		a := d.arcs[i]
+		a := d.arcs[d.tokens-1-i] // the narrowest first: the wider make up for them
 		piece := min(d.gives/uint64(d.tokens-i), a.width-min(a.width, 1))
 		if piece == 0 {
 			continue

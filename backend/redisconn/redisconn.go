@@ -1,0 +1,134 @@
+// Package redisconn opens connections to Redis for the adapters that hold soft
+// state there: the ring, elections, shared rate budgets. One server, Sentinel
+// and Redis Cluster look the same to them.
+package redisconn
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// Config names a Redis server, as in the configuration file. The password comes
+// from the environment.
+type Config struct {
+	Addresses  []string `yaml:"addresses"`   // host:port of the server, or of sentinels, or of nodes of a Redis Cluster
+	Username   string   `yaml:"username"`    // of an ACL user; empty is the default user
+	MasterName string   `yaml:"master_name"` // set: addresses are sentinels
+	Cluster    bool     `yaml:"cluster"`     // addresses are nodes of a Redis Cluster
+	DB         int      `yaml:"db"`
+	TLS        TLS      `yaml:"tls"`
+}
+
+// TLS of a connection to Redis.
+type TLS struct {
+	Enabled  bool   `yaml:"enabled"`
+	CAFile   string `yaml:"ca_file"` // empty: the system's
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+}
+
+// Set reports whether a server is named.
+func (c *Config) Set() bool { return len(c.Addresses) > 0 }
+
+// Check reports what is wrong with the values.
+func (c *Config) Check() error {
+	for _, a := range c.Addresses {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return fmt.Errorf("addresses: %q must read host:port", a)
+		}
+	}
+	switch {
+	case !c.Set() && (c.Username != "" || c.MasterName != "" || c.Cluster || c.DB != 0 || c.TLS != TLS{}):
+		return errors.New("addresses is empty: name the server as host:port")
+	case c.MasterName != "" && c.Cluster:
+		return errors.New("master_name (Sentinel) and cluster exclude each other")
+	case len(c.Addresses) > 1 && c.MasterName == "" && !c.Cluster:
+		return errors.New("more than one address needs master_name (Sentinel) or cluster: true")
+	case c.Cluster && c.DB != 0:
+		return errors.New("db must be 0 with cluster: true")
+	case c.DB < 0:
+		return errors.New("db must not be negative")
+	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
+		return errors.New("tls needs both cert_file and key_file")
+	case !c.TLS.Enabled && c.TLS != TLS{}:
+		return errors.New("tls has files but enabled is false")
+	}
+	return nil
+}
+
+// Times of a call. They are short: whoever uses Redis here goes on without it.
+const (
+	dialTimeout = 2 * time.Second
+	callTimeout = 2 * time.Second
+	poolSize    = 16
+)
+
+// quiet turns the library's own log off, which is the process's and goes to
+// standard error: who calls Redis reports what fails.
+var quiet sync.Once
+
+// Open returns a client. It does not wait for the server: a process must start
+// and run without Redis. Close it when nothing uses it any more.
+func Open(c Config, password string) (goredis.UniversalClient, error) {
+	if err := c.Check(); err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	quiet.Do(func() { goredis.SetLogger(silent{}) })
+	o := &goredis.UniversalOptions{
+		Addrs: c.Addresses, Username: c.Username, Password: password, MasterName: c.MasterName, DB: c.DB,
+		SentinelUsername: c.Username, SentinelPassword: password, IsClusterMode: c.Cluster,
+		DialTimeout: dialTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout, PoolTimeout: callTimeout,
+		PoolSize: poolSize, MaxRetries: 1, ContextTimeoutEnabled: true, ClientName: "pallium",
+	}
+	if c.TLS.Enabled {
+		t, err := c.TLS.config()
+		if err != nil {
+			return nil, fmt.Errorf("redis: tls: %w", err)
+		}
+		o.TLSConfig = t
+	}
+	return goredis.NewUniversalClient(o), nil
+}
+
+// Ping reports whether the server answers.
+func Ping(ctx context.Context, c goredis.UniversalClient) error {
+	if err := c.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	return nil
+}
+
+func (t *TLS) config() (*tls.Config, error) {
+	out := &tls.Config{MinVersion: tls.VersionTLS12}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		out.RootCAs = x509.NewCertPool()
+		if !out.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		out.Certificates = []tls.Certificate{cert}
+	}
+	return out, nil
+}
+
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}

@@ -1,0 +1,299 @@
+// Package redis keeps the members of the ring in Redis. Each process writes only
+// its own entry and its own heartbeat, and reads the others': there is no
+// compare-and-swap of a whole ring. Redis may be lost, emptied or fail over at
+// any time: every process keeps the last ring it saw, whoever finds an instance
+// missing that nobody removed on purpose writes it back, and only a member that
+// left, or was forgotten by an operator, leaves the ring.
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/palliumhq/pallium/backend/ring"
+)
+
+// Options of a Membership. Durations of 0 are the defaults.
+type Options struct {
+	Client goredis.UniversalClient // stays the caller's
+	Prefix string                  // of the keys; default "pallium:ring"
+	// Self is this process; without an ID it only watches.
+	Self ring.Instance
+	// File keeps an ingester's tokens over restarts. With it set, Self is an
+	// ingester.
+	File string
+
+	Heartbeat time.Duration // between two heartbeats and looks at the ring; default 3 s
+	Timeout   time.Duration // silent for longer is unhealthy; default 30 s
+	Logger    *slog.Logger
+	// Registerer gets the metrics.
+	Registerer prometheus.Registerer
+}
+
+// ErrUnknown is returned while no ring was ever seen.
+var ErrUnknown = errors.New("the ring is not known yet: Redis has not answered since this process started, or was emptied a moment ago")
+
+// Membership is a process's view of the ring and its place in it. It is safe for
+// concurrent use.
+type Membership struct {
+	o       Options
+	keys    []string
+	channel string
+	scripts scripts
+	metrics *metrics
+
+	current atomic.Pointer[ring.Ring]
+
+	mu      sync.Mutex // guards what follows, and is held during calls to Redis
+	self    ring.Instance
+	joined  bool
+	epoch   string
+	version string
+	members map[string]entry // last seen, by ID
+	beats   map[string]int64 // ms of Redis
+	seenAt  int64            // ms of Redis
+	failing bool
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// Open begins to watch the ring. It does not wait for Redis; Wait does.
+func Open(o Options) (*Membership, error) {
+	if o.Prefix == "" {
+		o.Prefix = "pallium:ring"
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 3 * time.Second
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 30 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	m := &Membership{o: o, self: o.Self, scripts: newScripts(), members: map[string]entry{}, beats: map[string]int64{}}
+	for _, k := range []string{"members", "beats", "meta", "gone"} {
+		m.keys = append(m.keys, "{"+o.Prefix+"}:"+k)
+	}
+	m.channel = "{" + o.Prefix + "}:changes"
+	m.metrics = newMetrics(o.Registerer, m)
+	if err := m.loadFile(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.stop = cancel
+	m.done.Go(func() { m.watch(ctx) })
+	return m, nil
+}
+
+// Close stops watching and beating. The instance stays a member.
+func (m *Membership) Close() error {
+	m.stop()
+	m.done.Wait()
+	return nil
+}
+
+// Ring implements ring.Membership.
+func (m *Membership) Ring(context.Context) (*ring.Ring, error) {
+	if r := m.current.Load(); r != nil {
+		return r, nil
+	}
+	return nil, ErrUnknown
+}
+
+// Wait returns when a ring is known.
+func (m *Membership) Wait(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for m.current.Load() == nil {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// Self is this process's entry as it is now.
+func (m *Membership) Self() ring.Instance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.self
+}
+
+// Join makes this process a member in the given state. When Redis cannot be
+// reached that happens as soon as it can be, and Join returns nil: an ingester
+// that restarts is in the others' rings anyway. An ingester without tokens needs
+// Redis to find its place, and waits for it.
+func (m *Membership) Join(ctx context.Context, state ring.State) error {
+	m.mu.Lock()
+	m.self.State, m.joined = state, true
+	waits := m.o.File != "" && len(m.self.Tokens) == 0
+	err := m.sync(ctx)
+	m.mu.Unlock()
+	if !waits {
+		return nil
+	}
+	for err != nil {
+		m.o.Logger.Warn("the ring's Redis cannot be reached, and this ingester has no place in the ring yet; trying on", "err", err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("join the ring: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(m.o.Heartbeat):
+		}
+		m.mu.Lock()
+		err = m.sync(ctx)
+		m.mu.Unlock()
+	}
+	return nil
+}
+
+// SetState changes this member's state. An error means that Redis does not know
+// yet; it will as soon as it can be reached.
+func (m *Membership) SetState(ctx context.Context, state ring.State) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.self.State = state
+	return m.sync(ctx)
+}
+
+// Leave takes this process out of the ring for good.
+func (m *Membership) Leave(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.joined = false
+	_, err := m.remove(ctx, m.self.ID)
+	return err
+}
+
+// Forget takes another instance out of the ring that will not come back. It
+// returns what the instance was.
+func (m *Membership) Forget(ctx context.Context, id string) (ring.Instance, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, ok := m.members[id]
+	if !ok {
+		return ring.Instance{}, fmt.Errorf("instance %q is not in the ring", id)
+	}
+	if _, err := m.remove(ctx, id); err != nil {
+		return ring.Instance{}, err
+	}
+	return e.instance(), m.look(ctx)
+}
+
+func (m *Membership) remove(ctx context.Context, id string) (int, error) {
+	n, err := m.scripts.remove.Run(ctx, m.o.Client, m.keys, newEpoch(), m.channel, id).Int()
+	if err != nil {
+		return 0, fmt.Errorf("take %s out of the ring: %w", id, err)
+	}
+	delete(m.members, id)
+	return n, nil
+}
+
+// watch looks at the ring and beats, on time and when somebody says that it
+// changed, until ctx is done.
+func (m *Membership) watch(ctx context.Context) {
+	sub := m.o.Client.Subscribe(ctx, m.channel)
+	defer sub.Close()
+	changes := sub.Channel(goredis.WithChannelSize(16))
+	tick := time.NewTicker(m.o.Heartbeat)
+	defer tick.Stop()
+	for {
+		m.mu.Lock()
+		m.report(ctx, m.sync(ctx))
+		m.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-changes:
+			drain(changes)
+		}
+	}
+}
+
+// drain takes what else was said: one look sees all of it.
+func drain(changes <-chan *goredis.Message) {
+	for {
+		select {
+		case <-changes:
+		default:
+			return
+		}
+	}
+}
+
+// report logs the first failure of a row, and the end of the row.
+func (m *Membership) report(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		m.metrics.failures.Inc()
+	}
+	if err != nil && !m.failing {
+		m.o.Logger.Error("the ring's Redis cannot be reached; the last ring stays in use", "err", err)
+	}
+	if err == nil && m.failing {
+		m.o.Logger.Info("the ring's Redis is back")
+	}
+	m.failing = err != nil
+}
+
+// sync registers this process if it has to, beats, and looks at the ring.
+func (m *Membership) sync(ctx context.Context) error {
+	if m.joined {
+		if err := m.beat(ctx); err != nil {
+			return err
+		}
+	}
+	return m.look(ctx)
+}
+
+func newEpoch() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+type metrics struct {
+	failures prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
+	out := &metrics{failures: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pallium_ring_redis_failures_total", Help: "Looks at the ring in Redis that failed."})}
+	members := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ring_ingesters", Help: "Ingesters in the ring as this process sees it."}, func() float64 {
+		if r := m.current.Load(); r != nil {
+			return float64(len(r.Instances()))
+		}
+		return 0
+	})
+	sick := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ring_unhealthy_ingesters", Help: "Ingesters in the ring without a recent heartbeat."}, func() float64 {
+		n := 0
+		if r := m.current.Load(); r != nil {
+			for _, in := range r.Instances() {
+				if in.Unhealthy {
+					n++
+				}
+			}
+		}
+		return float64(n)
+	})
+	if reg != nil {
+		reg.MustRegister(out.failures, members, sick)
+	}
+	return out
+}

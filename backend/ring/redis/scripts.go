@@ -1,0 +1,85 @@
+package redis
+
+import goredis "github.com/redis/go-redis/v9"
+
+// A ring is four hashes, which lie in one slot of a Redis Cluster:
+//
+//	{P}:members  instance → digest and description; changes rarely
+//	{P}:beats    instance → Redis' time of its last heartbeat, ms
+//	{P}:meta     epoch, began (ms), version
+//	{P}:gone     instance → when it left or was forgotten, ms
+//
+// and a channel {P}:changes that hurries watchers. Every time is Redis' own. The
+// scripts need the commands EVALSHA, EVAL, TIME, HGET, HMGET, HGETALL, HSET,
+// HSETNX, HDEL, HLEN, HINCRBY, PUBLISH and SUBSCRIBE.
+
+const now = `local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
+`
+
+// begin starts an epoch in an empty Redis.
+const begin = `if not redis.call('HGET', KEYS[3], 'epoch') then
+  redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'began', now, 'version', 1)
+end
+`
+
+// changed tells watchers.
+const changed = `redis.call('PUBLISH', ARGV[2], redis.call('HINCRBY', KEYS[3], 'version', 1))
+`
+
+type scripts struct {
+	look, beat, register, restore, remove *goredis.Script
+}
+
+func newScripts() scripts {
+	return scripts{
+		// beat: ARGV instance, digest. Answers 1, or 0 when the instance has to
+		// register (again).
+		beat: goredis.NewScript(now + `local m = redis.call('HGET', KEYS[1], ARGV[1])
+if not m or string.sub(m, 1, 16) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], now)
+return 1`),
+
+		// look: ARGV epoch and version known. Answers now, epoch, began, version,
+		// beats, and when epoch or version are others than known, members and gone.
+		look: goredis.NewScript(now + `local meta = redis.call('HMGET', KEYS[3], 'epoch', 'began', 'version')
+local out = {now, meta[1] or '', meta[2] or '0', meta[3] or '0', redis.call('HGETALL', KEYS[2])}
+if (meta[1] or '') ~= ARGV[1] or (meta[3] or '0') ~= ARGV[2] then
+  out[6] = redis.call('HGETALL', KEYS[1])
+  out[7] = redis.call('HGETALL', KEYS[4])
+end
+return out`),
+
+		// register: ARGV new epoch, channel, instance, value, version that the
+		// value was made for (empty: any). Answers 0 when the ring has another.
+		register: goredis.NewScript(now + begin + `if ARGV[5] ~= '' and redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[2], ARGV[3], now)
+redis.call('HDEL', KEYS[4], ARGV[3])
+` + changed + `return 1`),
+
+		// restore: ARGV new epoch, channel, then instance and value of each that
+		// somebody knows and this Redis may have lost. They get time to beat again.
+		restore: goredis.NewScript(now + begin + `local n = 0
+for i = 3, #ARGV, 2 do
+  if not redis.call('HGET', KEYS[4], ARGV[i]) and redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) == 1 then
+    redis.call('HSET', KEYS[2], ARGV[i], now)
+    n = n + 1
+  end
+end
+if n > 0 then
+` + changed + `end
+return n`),
+
+		// remove: ARGV new epoch, channel, instance. What left long ago is
+		// forgotten, too.
+		remove: goredis.NewScript(now + begin + `redis.call('HDEL', KEYS[2], ARGV[3])
+local n = redis.call('HDEL', KEYS[1], ARGV[3])
+if n == 0 then return 0 end
+redis.call('HSET', KEYS[4], ARGV[3], now)
+local gone = redis.call('HGETALL', KEYS[4])
+for i = 1, #gone, 2 do
+  if now - tonumber(gone[i + 1]) > 7 * 86400 * 1000 then redis.call('HDEL', KEYS[4], gone[i]) end
+end
+` + changed + `return n`),
+	}
+}

@@ -1,0 +1,276 @@
+package redis
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/ring"
+)
+
+// beat says that this process is alive, and registers it when Redis does not
+// have it as it is. m.mu is held.
+func (m *Membership) beat(ctx context.Context) error {
+	for range 20 {
+		if m.self.Registered.IsZero() || (m.o.File != "" && len(m.self.Tokens) == 0) {
+			again, err := m.first(ctx)
+			if err != nil {
+				return err
+			}
+			if again {
+				continue
+			}
+		}
+		e := entryOf(m.self)
+		value := e.encode()
+		ok, err := m.scripts.beat.Run(ctx, m.o.Client, m.keys, m.self.ID, e.digest()).Int()
+		if err != nil {
+			return fmt.Errorf("heartbeat: %w", err)
+		}
+		if ok == 1 {
+			return nil
+		}
+		if err := m.restore(ctx); err != nil { // a Redis that lost us may have lost others
+			return err
+		}
+		if err := m.scripts.register.Run(ctx, m.o.Client, m.keys, newEpoch(), m.channel, m.self.ID, value, "").Err(); err != nil {
+			return fmt.Errorf("register in the ring: %w", err)
+		}
+		return nil
+	}
+	return errors.New("register in the ring: it changes all the time")
+}
+
+// first registers an instance that was never a member as far as it knows: it
+// takes over an earlier entry of its ID, or finds its place among the others.
+// again is true when the ring changed meanwhile.
+func (m *Membership) first(ctx context.Context) (again bool, err error) {
+	if err := m.look(ctx); err != nil {
+		return false, err
+	}
+	self := m.self
+	if old, ok := m.members[self.ID]; ok {
+		in := old.instance()
+		self.Registered = in.Registered
+		if len(self.Tokens) == 0 {
+			self.Tokens = in.Tokens
+		}
+		if self.Incarnation != in.Incarnation && m.o.File != "" {
+			m.o.Logger.Warn("an instance of this ID is or was a member with another data directory; its place is taken over", "id", self.ID, "address", in.Addr)
+		}
+	}
+	if self.Registered.IsZero() {
+		self.Registered = time.UnixMilli(m.seenAt)
+	}
+	version := ""
+	if m.o.File != "" && len(self.Tokens) == 0 {
+		version = m.version
+		var zone []ring.Instance
+		for _, id := range slices.Sorted(maps.Keys(m.members)) {
+			e := m.members[id]
+			if in := e.instance(); in.Zone == self.Zone && len(in.Tokens) > 0 {
+				zone = append(zone, in)
+			}
+		}
+		self.Tokens = ring.PlaceTokens(self.Zone, zone)
+	}
+	if version == "0" {
+		version = "1" // registering begins the epoch
+	}
+	e := entryOf(self)
+	ok, err := m.scripts.register.Run(ctx, m.o.Client, m.keys, newEpoch(), m.channel, self.ID, e.encode(), version).Int()
+	if err != nil {
+		return false, fmt.Errorf("register in the ring: %w", err)
+	}
+	if ok == 0 {
+		return true, nil
+	}
+	m.self = self
+	return false, m.saveFile()
+}
+
+// restore writes back the members that are known here and may be lost there.
+func (m *Membership) restore(ctx context.Context) error {
+	args := []any{newEpoch(), m.channel}
+	for _, id := range slices.Sorted(maps.Keys(m.members)) {
+		if id != m.self.ID {
+			args = append(args, id, m.members[id].value)
+		}
+	}
+	if len(args) == 2 {
+		return nil
+	}
+	n, err := m.scripts.restore.Run(ctx, m.o.Client, m.keys, args...).Int()
+	if err != nil {
+		return fmt.Errorf("restore the ring: %w", err)
+	}
+	if n > 0 {
+		m.o.Logger.Warn("Redis had lost members of the ring; they were written back", "members", n)
+	}
+	return nil
+}
+
+// look reads what changed. m.mu is held.
+func (m *Membership) look(ctx context.Context) error {
+	answer, err := m.scripts.look.Run(ctx, m.o.Client, m.keys, m.epoch, m.version).Slice()
+	if err != nil {
+		return fmt.Errorf("look at the ring: %w", err)
+	}
+	if len(answer) < 5 {
+		return fmt.Errorf("look at the ring: an answer of %d parts", len(answer))
+	}
+	now, _ := answer[0].(int64)
+	epoch, _ := answer[1].(string)
+	began, _ := strconv.ParseInt(fmt.Sprint(answer[2]), 10, 64)
+	version := fmt.Sprint(answer[3])
+	m.seenAt = now
+	m.beats = map[string]int64{}
+	for id, text := range pairs(answer[4]) {
+		m.beats[id], _ = strconv.ParseInt(text, 10, 64)
+	}
+	if len(answer) >= 7 {
+		if err := m.adopt(ctx, pairs(answer[5]), pairs(answer[6])); err != nil {
+			return err
+		}
+		m.epoch, m.version = epoch, version
+	}
+	// A ring that has only begun may be that of a Redis that was emptied: who knew
+	// the old one writes it back within a heartbeat. Who never saw one waits.
+	if m.current.Load() == nil && (epoch == "" || now-began < (2*m.o.Heartbeat).Milliseconds()) {
+		return nil
+	}
+	m.publish()
+	return nil
+}
+
+// adopt takes over the members that Redis has. Those that are missing although
+// nobody removed them stay, and are written back.
+func (m *Membership) adopt(ctx context.Context, members, gone map[string]string) error {
+	next := map[string]entry{}
+	for id, value := range members {
+		if old, ok := m.members[id]; ok && old.value == value {
+			next[id] = old
+			continue
+		}
+		e, err := decodeEntry(id, value)
+		if err != nil {
+			return fmt.Errorf("look at the ring: %w", err)
+		}
+		next[id] = e
+	}
+	lost := 0
+	for id, e := range m.members {
+		if _, removed := gone[id]; !removed && next[id].value == "" {
+			next[id] = e
+			lost++
+		}
+	}
+	m.members = next
+	if lost > 0 {
+		return m.restore(ctx)
+	}
+	return nil
+}
+
+// publish makes the ring that others of this process use.
+func (m *Membership) publish() {
+	instances := make([]ring.Instance, 0, len(m.members))
+	silent, active := 0, 0
+	for id, e := range m.members {
+		in := e.instance()
+		if id == m.self.ID {
+			in.State = m.self.State
+		}
+		in.Silent = time.Duration(m.seenAt-m.beats[id]) * time.Millisecond
+		in.Unhealthy = in.Silent > m.o.Timeout
+		if in.State == ring.Active && len(in.Tokens) > 0 {
+			active++
+			if in.Unhealthy {
+				silent++
+			}
+		}
+		instances = append(instances, in)
+	}
+	if 2*silent > active { // not they are sick but the heartbeats
+		for i := range instances {
+			instances[i].Unhealthy = false
+		}
+	}
+	m.current.Store(ring.New(instances))
+}
+
+func pairs(v any) map[string]string {
+	list, _ := v.([]any)
+	out := map[string]string{}
+	for i := 0; i+1 < len(list); i += 2 {
+		k, _ := list[i].(string)
+		out[k] = fmt.Sprint(list[i+1])
+	}
+	return out
+}
+
+// saved is what an ingester keeps of its place in the ring.
+type saved struct {
+	ID          string `json:"id"`
+	Incarnation string `json:"incarnation"`
+	Registered  int64  `json:"registered"`
+	Tokens      string `json:"tokens"`
+}
+
+// loadFile reads the tokens of an earlier run. An ingester without the file is a
+// new incarnation.
+func (m *Membership) loadFile() error {
+	if m.o.File == "" {
+		return nil
+	}
+	data, err := os.ReadFile(m.o.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		m.self.Incarnation = newEpoch()
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("place in the ring: %w", err)
+	}
+	var s saved
+	if err = json.Unmarshal(data, &s); err == nil {
+		m.self.Tokens, err = decodeTokens(s.Tokens)
+	}
+	if err != nil {
+		return fmt.Errorf("place in the ring: %s is damaged: %w; delete it, and the ingester finds its place by Redis", m.o.File, err)
+	}
+	if s.ID != m.self.ID {
+		return fmt.Errorf("the data directory belongs to instance %q, this process is configured as %q: give each ingester a directory of its own, or set cluster.instance back", s.ID, m.self.ID)
+	}
+	m.self.Incarnation, m.self.Registered = s.Incarnation, time.UnixMilli(s.Registered)
+	return nil
+}
+
+// saveFile writes the tokens before they are used for long: losing the file in a
+// crash means that they are read from Redis.
+func (m *Membership) saveFile() error {
+	if m.o.File == "" {
+		return nil
+	}
+	data, err := json.Marshal(saved{ID: m.self.ID, Incarnation: m.self.Incarnation, Registered: m.self.Registered.UnixMilli(), Tokens: encodeTokens(m.self.Tokens)})
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(m.o.File), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(m.o.File+".tmp", data, 0o640)
+	}
+	if err == nil {
+		err = os.Rename(m.o.File+".tmp", m.o.File)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the place in the ring: %w", err)
+	}
+	return nil
+}
