@@ -32,9 +32,6 @@ type Options struct {
 	// KeepDeletions is how long a deletion of series is remembered: longer than
 	// a sample of before it can still arrive.
 	KeepDeletions func(tenant.ID) time.Duration
-	// Forgotten reports whether an ingester was forgotten in the ring, and so
-	// will never upload what it owes; zone is where it was.
-	Forgotten func(ingester string) (zone string, forgotten bool)
 
 	Interval   time.Duration // between two looks at the work; default 5 min
 	Now        func() time.Time
@@ -44,6 +41,9 @@ type Options struct {
 
 // Times of the schedule.
 const (
+	// lossDelay is how long a loss is remembered at least: others may be about to say
+	// what they owe.
+	lossDelay   = 10 * time.Minute
 	settleTime  = 2 * time.Hour // from a day's end to its first compaction
 	lateSpacing = 6 * time.Hour // between two generations of a published day
 	sweepEvery  = 10 * time.Minute
@@ -83,9 +83,6 @@ func New(o Options) *Compactor {
 	}
 	if o.Interval <= 0 {
 		o.Interval = 5 * time.Minute
-	}
-	if o.Forgotten == nil {
-		o.Forgotten = func(string) (string, bool) { return "", false }
 	}
 	c := &Compactor{opts: o}
 	c.metrics = newMetrics(o.Registerer)
@@ -145,6 +142,12 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 			return report, err
 		}
 	}
+	if n, err := c.opts.Store.SettleLosses(ctx, c.opts.Now().Add(-lossDelay).UnixMilli()); err != nil {
+		st.LastErr = err.Error()
+		return report, err
+	} else if n > 0 {
+		c.opts.Logger.Info("what lost ingesters had is uploaded by others", "windows", n)
+	}
 	work, err := c.opts.Store.Work(ctx)
 	if err != nil {
 		st.LastErr = err.Error()
@@ -193,8 +196,8 @@ func (c *Compactor) ended(day int64) bool {
 
 // mustWait returns why a day may not be compacted now, or "". It waits for its
 // end, and then until every ingester that said that it owes samples has uploaded
-// them; an ingester that was forgotten is not waited for, as long as all that
-// were are one, or in one zone: then others have every acknowledged sample.
+// them; an ingester that was lost is not waited for, as long as all that were are
+// one, or in one zone: then others have every acknowledged sample.
 // Samples that come late are not waited for, they make a new generation.
 func (c *Compactor) mustWait(d *store.DayWork) string {
 	if !c.ended(d.Day) {
@@ -205,11 +208,10 @@ func (c *Compactor) mustWait(d *store.DayWork) string {
 		if in.Late {
 			continue
 		}
-		zone, forgotten := c.opts.Forgotten(in.Ingester)
-		if !forgotten {
+		if !store.IsLost(in.Ingester) {
 			return fmt.Sprintf("ingester %s has not uploaded window %d yet", in.Ingester, in.Window)
 		}
-		lost[in.Ingester] = zone
+		lost[in.Ingester] = in.Zone
 	}
 	zones := map[string]bool{}
 	for ingester, zone := range lost {

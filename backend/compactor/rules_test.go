@@ -181,15 +181,17 @@ func TestWhenToPublish(t *testing.T) {
 		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "accept-loss"},
 		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "accept-loss"},
 	} {
-		comp := New(Options{Now: func() time.Time { return c.now }, Forgotten: func(i string) (string, bool) {
-			switch i {
+		comp := New(Options{Now: func() time.Time { return c.now }})
+		for i := range c.intents {
+			switch in := &c.intents[i]; in.Ingester {
 			case "lost1", "lost1b":
-				return "z1", true
+				in.Ingester, in.Zone = in.Ingester+"~lost-1", "z1"
 			case "lost2":
-				return "z2", true
+				in.Ingester, in.Zone = in.Ingester+"~lost-1", "z2"
+			case "lostx", "losty":
+				in.Ingester += "~lost-1"
 			}
-			return "", strings.HasPrefix(i, "lost")
-		}})
+		}
 		if got := comp.mustWait(&store.DayWork{Day: testDay, Intents: c.intents}); (got == "") != (c.wait == "") || !strings.Contains(got, c.wait) {
 			t.Errorf("%s: %q", c.name, got)
 		}
@@ -583,4 +585,75 @@ func TestRebuildIndex(t *testing.T) {
 	x.verify()
 	x.compact(All)
 	x.check("recovered and compacted")
+}
+
+// TestLosses: what an ingester owed that was lost is known until the others have
+// uploaded their part of the window, and keeps a day from being published only
+// together with a loss elsewhere.
+func TestLosses(t *testing.T) {
+	x := newWorld(t, wrap{})
+	w1, w2 := store.Window{Day: testDay, Number: 1}, store.Window{Day: testDay, Number: 2}
+	intend := func(i, zone string, ws ...store.Window) {
+		t.Helper()
+		m := map[store.Window]schema.Intent{}
+		for _, w := range ws {
+			m[w] = schema.Intent{Zone: zone, Since: x.now.Add(-time.Hour).UnixMilli()}
+		}
+		if err := x.store.Intend(ctx, i, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	losses := func() (out []string) {
+		t.Helper()
+		list, err := x.store.Losses(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range list {
+			out = append(out, fmt.Sprintf("%s %s %d", l.Ingester, l.Zone, l.Window.Number))
+		}
+		return out
+	}
+	settle := func() {
+		t.Helper()
+		if _, err := x.store.SettleLosses(ctx, x.now.UnixMilli()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	intend("i1", "a", w1, w2)
+	intend("i2", "b", w1)
+	for range 2 { // again is as good as once
+		if _, err := x.store.Lose(ctx, "i1", "x", "a", []store.Window{w2, {Day: testDay, Number: 3}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fmt.Sprint(losses()); got != "[i1~lost-x a 1 i1~lost-x a 2 i1~lost-x a 3]" {
+		t.Errorf("losses %s", got)
+	}
+	if left, _ := x.store.Intents(ctx, "i1"); len(left) != 0 {
+		t.Errorf("its successor would settle %v", left)
+	}
+	settle() // window 1 is owed by i2; of 3 the intent is too young when it was made now
+	if got := fmt.Sprint(losses()); !strings.HasPrefix(got, "[i1~lost-x a 1") {
+		t.Errorf("losses %s", got)
+	}
+	if _, err := x.store.Lose(ctx, "i2", "y", "b", nil); err != nil {
+		t.Fatal(err)
+	}
+	settle() // two zones were lost with window 1
+	if got := fmt.Sprint(losses()); got != "[i1~lost-x a 1 i2~lost-y b 1]" {
+		t.Errorf("losses %s", got)
+	}
+	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i3")
+	x.compact(Due)
+	if x.manifest("a", testDay) != nil {
+		t.Error("published although samples may be lost")
+	}
+	if _, err := x.store.AcceptLoss(ctx, testDay); err != nil {
+		t.Fatal(err)
+	}
+	x.compact(Due)
+	if x.manifest("a", testDay) == nil || len(losses()) != 0 {
+		t.Errorf("accepted, and %v", losses())
+	}
 }

@@ -1,12 +1,13 @@
 // Package distributor takes write requests for a tenant: it checks every series
 // and sample against the tenant's limits, finds the ingesters that each series
-// belongs to, and hands them their parts.
+// belongs to, hands them their parts, and decides by their answers what became
+// of each series.
 package distributor
 
 import (
 	"context"
 	"errors"
-	"fmt"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,36 +16,58 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wire"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Ingester is one ingester as the distributor sees it.
-type Ingester interface {
+// Local is the one ingester of a process that needs no ring.
+type Local interface {
 	// Push returns when what its outcome counts is as durable as one ingester
 	// makes it. An error means that the request should be repeated.
 	Push(ctx context.Context, b *series.Batch) (series.Outcome, error)
 }
 
-// Options of a Distributor.
+// Replica is one of a cluster's ingesters.
+type Replica interface {
+	// Push writes a remote write 1.0 body. It returns as Local's does; the answer
+	// names what was refused by position in the body. The body is the callee's.
+	Push(ctx context.Context, id tenant.ID, body []byte) (wire.PushResponse, error)
+}
+
+// Options of a Distributor: Local, or the three that a cluster needs.
 type Options struct {
+	Local Local
+
 	Ring        ring.Membership
 	Replication int
-	// Ingester returns the ingester of a ring instance.
-	Ingester   func(*ring.Instance) (Ingester, error)
+	// Replica returns the ingester of a ring instance. It does not wait.
+	Replica func(*ring.Instance) (Replica, error)
+	// ShardSize is how many ingesters take a tenant's series; 0 is all.
+	ShardSize func(*limits.Limits) int
+	// PushTimeout bounds one ingester's answer; default 10 s.
+	PushTimeout time.Duration
+	// MaxInflightBytes bounds what waits for ingesters; default 256 MiB.
+	MaxInflightBytes int64
+
 	Limits     func(tenant.ID) limits.Limits
 	Now        func() time.Time
 	Registerer prometheus.Registerer
 }
 
 // ErrUnavailable is returned when too few ingesters took a series for it to be
-// safe. The sender should repeat the request.
+// safe, or too much waits for them. The sender should repeat the request.
 var ErrUnavailable = errors.New("too few ingesters took the request")
 
 // Distributor is safe for concurrent use.
 type Distributor struct {
-	opts    Options
-	written *prometheus.CounterVec
-	refused *prometheus.CounterVec
+	opts     Options
+	written  *prometheus.CounterVec
+	refused  *prometheus.CounterVec
+	failures *prometheus.CounterVec
+	shards   shards
+	inflight inflight
+	buffers  sync.Pool
+	pushes   sync.WaitGroup
 }
 
 // New returns a distributor.
@@ -52,15 +75,35 @@ func New(o Options) *Distributor {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.PushTimeout == 0 {
+		o.PushTimeout = 10 * time.Second
+	}
+	if o.MaxInflightBytes == 0 {
+		o.MaxInflightBytes = 256 << 20
+	}
 	o.Replication = max(o.Replication, 1)
 	auto := promauto.With(o.Registerer)
-	return &Distributor{
-		opts: o,
+	d := &Distributor{
+		opts:     o,
+		inflight: inflight{limit: o.MaxInflightBytes},
 		written: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_samples_total", Help: "Samples and exemplars accepted, by type."}, []string{"type"}),
 		refused: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_refused_samples_total", Help: "Samples refused, by reason."}, []string{"reason"}),
+		failures: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_distributor_push_failures_total", Help: "Failed pushes to an ingester."}, []string{"ingester"}),
 	}
+	if o.Local == nil {
+		auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_inflight_bytes", Help: "Bytes on their way to ingesters."},
+			func() float64 { return float64(d.inflight.bytes()) })
+	}
+	return d
+}
+
+// Close waits for pushes whose answers nobody waits for any more.
+func (d *Distributor) Close() error {
+	d.pushes.Wait()
+	return nil
 }
 
 // Push writes the batch. The outcome says what was kept and what was refused;
@@ -68,9 +111,10 @@ func New(o Options) *Distributor {
 // batch is changed: refused parts are taken out of it.
 func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
-	v := validator{lim: d.opts.Limits(b.Tenant), now: d.opts.Now().UnixMilli(), out: &out}
+	lim := d.opts.Limits(b.Tenant)
+	v := validator{lim: lim, now: d.opts.Now().UnixMilli(), out: &out}
 	v.batch(b)
-	more, err := d.send(ctx, b)
+	more, err := d.send(ctx, b, &lim)
 	if err != nil {
 		return series.Outcome{}, err
 	}
@@ -84,78 +128,73 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	return out, nil
 }
 
-// send gives each ingester its part of the batch. With one ingester, that is
-// the batch itself.
-func (d *Distributor) send(ctx context.Context, b *series.Batch) (series.Outcome, error) {
+func (d *Distributor) send(ctx context.Context, b *series.Batch, lim *limits.Limits) (series.Outcome, error) {
 	if len(b.Entries) == 0 && len(b.Metadata) == 0 {
 		return series.Outcome{}, nil
 	}
-	r, err := d.opts.Ring.Ring(ctx)
-	if err != nil {
-		return series.Outcome{}, err
+	if d.opts.Local != nil {
+		return d.opts.Local.Push(ctx, b)
 	}
-	if d.opts.Replication > 1 {
-		return series.Outcome{}, fmt.Errorf("replication factor %d needs the cluster's distributor", d.opts.Replication)
-	}
-	parts, err := d.split(r, b)
-	if err != nil {
-		return series.Outcome{}, err
-	}
-	var out series.Outcome
-	for in, part := range parts {
-		ing, err := d.opts.Ingester(in)
-		if err != nil {
-			return series.Outcome{}, err
-		}
-		o, err := ing.Push(ctx, part)
-		if err != nil {
-			return series.Outcome{}, fmt.Errorf("ingester %s: %w", in.ID, err)
-		}
-		out.Add(o)
-	}
-	return out, nil
+	return d.replicate(ctx, b, lim)
 }
 
-func (d *Distributor) split(r *ring.Ring, b *series.Batch) (map[*ring.Instance]*series.Batch, error) {
-	var found []*ring.Instance
-	var err error
-	if len(r.Instances()) == 1 {
-		if found, err = r.Replicas(0, 1, found); err != nil {
-			return nil, err
-		}
-		return map[*ring.Instance]*series.Batch{found[0]: b}, nil
-	}
-	parts := map[*ring.Instance]*series.Batch{}
-	for i := range b.Entries {
-		e := &b.Entries[i]
-		if found, err = r.Replicas(series.Token(b.Tenant, e.Hash), 1, found); err != nil {
-			return nil, err
-		}
-		p := parts[found[0]]
-		if p == nil {
-			p = &series.Batch{Tenant: b.Tenant}
-			parts[found[0]] = p
-		}
-		p.Entries = append(p.Entries, *e)
-	}
-	if len(b.Metadata) > 0 {
-		shareMetadata(r, b, parts)
-	}
-	return parts, nil
+// inflight bounds bytes on their way.
+type inflight struct {
+	limit int64
+	mu    sync.Mutex
+	used  int64
 }
 
-// shareMetadata gives the metadata to every ingester that takes series: each
-// keeps it beside its part of them. Senders send it in requests of its own.
-func shareMetadata(r *ring.Ring, b *series.Batch, parts map[*ring.Instance]*series.Batch) {
-	instances := r.Instances()
-	for i := range instances {
-		in := &instances[i]
-		if in.State != ring.Active {
-			continue
-		}
-		if parts[in] == nil {
-			parts[in] = &series.Batch{Tenant: b.Tenant}
-		}
-		parts[in].Metadata = b.Metadata
+// take reports whether there is room for n bytes more; one request always fits.
+func (f *inflight) take(n int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.used > 0 && f.used+n > f.limit {
+		return false
 	}
+	f.used += n
+	return true
+}
+
+func (f *inflight) give(n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used -= n
+}
+
+func (f *inflight) bytes() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.used
+}
+
+// maxShards bounds the tenants whose shards are remembered.
+const maxShards = 20_000
+
+// shards remembers the parts of the ring that take tenants' series.
+type shards struct {
+	mu   sync.Mutex
+	of   *ring.Ring
+	byID map[shardKey]*ring.Ring
+}
+
+type shardKey struct {
+	id   tenant.ID
+	size int
+}
+
+func (s *shards) get(r *ring.Ring, id tenant.ID, size int) *ring.Ring {
+	if size <= 0 || size >= len(r.Instances()) {
+		return r
+	}
+	key := shardKey{id, size}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of != r || len(s.byID) >= maxShards {
+		s.of, s.byID = r, map[shardKey]*ring.Ring{}
+	}
+	if s.byID[key] == nil {
+		s.byID[key] = r.Shard(id, size)
+	}
+	return s.byID[key]
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wire"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -62,7 +63,7 @@ func (f *fakeIngester) Push(_ context.Context, b *series.Batch) (series.Outcome,
 	}
 	if f.refuse > 0 {
 		out.Samples -= f.refuse
-		out.Refuse("max_active_series", "limit max_active_series of 1 reached", f.refuse, nil)
+		out.RefuseEntry(0, "max_active_series", "limit max_active_series of 1 reached", f.refuse, 0, nil)
 	}
 	return out, nil
 }
@@ -73,14 +74,35 @@ func (f *fakeIngester) names() []string {
 	return slices.Clone(f.series)
 }
 
-func lookup(ings map[string]Ingester) func(*ring.Instance) (Ingester, error) {
-	return func(in *ring.Instance) (Ingester, error) {
+// Ingester is what the tests' fakes are, alone or as replicas.
+type Ingester = Local
+
+func lookup(ings map[string]Ingester) func(*ring.Instance) (Replica, error) {
+	return func(in *ring.Instance) (Replica, error) {
 		ing := ings[in.ID]
 		if ing == nil {
 			return nil, fmt.Errorf("no ingester %s", in.ID)
 		}
-		return ing, nil
+		return asReplica{ing}, nil
 	}
+}
+
+// asReplica decodes what it is sent, as the server of a replica does.
+type asReplica struct{ ing Ingester }
+
+func (r asReplica) Push(ctx context.Context, id tenant.ID, body []byte) (wire.PushResponse, error) {
+	var req remotewrite.Request
+	var resp wire.PushResponse
+	if err := req.Unmarshal(remotewrite.V1, body); err != nil {
+		return resp, err
+	}
+	req.Batch.Tenant = id
+	out, err := r.ing.Push(ctx, &req.Batch)
+	resp.Exemplars = int64(out.Exemplars)
+	for _, e := range out.Entries {
+		resp.Refusals = append(resp.Refusals, wire.Refusal{Entry: int64(e.Entry), Samples: int64(e.Samples), Histograms: int64(e.Histograms), Reason: e.Reason, Message: e.Message})
+	}
+	return resp, err
 }
 
 func manySeries(n int) []series.Entry {
@@ -131,8 +153,10 @@ func TestMetadataOfAllIngesters(t *testing.T) {
 	for name, entries := range map[string][]series.Entry{"alone": nil, "with one series": manySeries(1)} {
 		t.Run(name, func(t *testing.T) {
 			ings := map[string]Ingester{"a": &fakeIngester{}, "b": &fakeIngester{}, "c": &fakeIngester{}}
-			_, err := distribute(ings, limits.Limits{}).Push(context.Background(),
+			d := distribute(ings, limits.Limits{})
+			_, err := d.Push(context.Background(),
 				&series.Batch{Tenant: "t", Entries: entries, Metadata: []series.MetricMetadata{{Metric: "up"}}})
+			_ = d.Close()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -149,7 +173,7 @@ func TestMetadataOfAllIngesters(t *testing.T) {
 func TestFailures(t *testing.T) {
 	down := errors.New("down")
 	lim := func(tenant.ID) limits.Limits { return limits.Limits{} }
-	one := func(ing Ingester) func(*ring.Instance) (Ingester, error) {
+	one := func(ing Ingester) func(*ring.Instance) (Replica, error) {
 		return lookup(map[string]Ingester{"a": ing})
 	}
 	tests := []struct {
@@ -157,12 +181,13 @@ func TestFailures(t *testing.T) {
 		opts Options
 		want error
 	}{
-		{"ingester", Options{Ring: local.New("a"), Ingester: one(&fakeIngester{err: down})}, down},
-		{"no such ingester", Options{Ring: local.New("b"), Ingester: one(&fakeIngester{})}, nil},
-		{"empty ring", Options{Ring: local.New(), Ingester: one(&fakeIngester{})}, ring.ErrTooFew},
-		{"replication", Options{Ring: local.New("a"), Ingester: one(&fakeIngester{}), Replication: 3}, nil},
-		{"one of two", Options{Ring: local.New("a", "b"), Ingester: lookup(map[string]Ingester{"a": &fakeIngester{}, "b": &fakeIngester{err: down}})}, down},
-		{"no ring", Options{Ring: noRing{down}, Ingester: one(&fakeIngester{})}, down},
+		{"ingester", Options{Ring: local.New("a"), Replica: one(&fakeIngester{err: down})}, down},
+		{"no such ingester", Options{Ring: local.New("b"), Replica: one(&fakeIngester{})}, nil},
+		{"empty ring", Options{Ring: local.New(), Replica: one(&fakeIngester{})}, ring.ErrTooFew},
+		{"alone", Options{Local: &fakeIngester{err: down}}, down},
+		{"replication", Options{Ring: local.New("a"), Replica: one(&fakeIngester{}), Replication: 3}, ring.ErrTooFew},
+		{"one of two", Options{Ring: local.New("a", "b"), Replica: lookup(map[string]Ingester{"a": &fakeIngester{}, "b": &fakeIngester{err: down}})}, down},
+		{"no ring", Options{Ring: noRing{down}, Replica: one(&fakeIngester{})}, down},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -187,7 +212,7 @@ func (n noRing) Ring(context.Context) (*ring.Ring, error) { return nil, n.err }
 func TestOutcome(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	d := New(Options{
-		Ring: local.New("a"), Ingester: lookup(map[string]Ingester{"a": &fakeIngester{refuse: 2}}),
+		Local:  &fakeIngester{refuse: 2},
 		Limits: func(tenant.ID) limits.Limits { return limits.Limits{FutureGrace: limits.Duration(time.Minute)} },
 		Now:    func() time.Time { return time.UnixMilli(nowMillis) }, Registerer: reg,
 	})

@@ -43,8 +43,12 @@ func distribute(ings map[string]Ingester, lim limits.Limits) *Distributor {
 	for id := range ings {
 		ids = append(ids, id)
 	}
+	if len(ids) == 1 {
+		return New(Options{Local: ings[ids[0]], Limits: func(tenant.ID) limits.Limits { return lim },
+			Now: func() time.Time { return time.UnixMilli(nowMillis) }})
+	}
 	return New(Options{
-		Ring: local.New(ids...), Replication: 1, Ingester: lookup(ings),
+		Ring: local.New(ids...), Replication: 1, Replica: lookup(ings),
 		Limits: func(tenant.ID) limits.Limits { return lim },
 		Now:    func() time.Time { return time.UnixMilli(nowMillis) },
 	})

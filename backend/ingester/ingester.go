@@ -38,9 +38,9 @@ type Options struct {
 	// Replication is how many ingesters hold each series. With one, a request is
 	// on disk before it is answered; with more, the log is synced every second.
 	Replication int
-	// ShardSize is how many ingesters share a tenant's series; the local series
-	// limit is the tenant's limit × Replication / ShardSize.
-	ShardSize int
+	// ShardSize tells how many ingesters share a tenant's series; the local series
+	// limit is the tenant's limit × Replication / shard size. nil: Replication.
+	ShardSize func(tenant.ID, *limits.Limits) int
 	// LongTerm is where sealed packs go; nil keeps them here.
 	LongTerm LongTerm
 	Zone     string // of this ingester; empty without zones
@@ -102,7 +102,7 @@ func Open(o Options) (*Ingester, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	o.Replication, o.ShardSize = max(o.Replication, 1), max(o.ShardSize, 1)
+	o.Replication = max(o.Replication, 1)
 	ing := &Ingester{opts: o, tenants: map[tenant.ID]*tenantHead{}, flushNow: make(chan struct{}, 1), uploadNow: make(chan struct{}, 1)}
 	ing.metrics = newMetrics(o.Registerer, ing)
 	packs, err := openPacks(filepath.Join(o.Dir, "l0"), o.Logger)

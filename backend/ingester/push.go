@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -102,7 +103,7 @@ func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits,
 	}
 	th.mu.Lock()
 	defer th.mu.Unlock()
-	limit := ing.localSeriesLimit(lim.MaxActiveSeries)
+	limit := ing.localSeriesLimit(b.Tenant, &lim)
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		if found[i] != nil {
@@ -112,9 +113,9 @@ func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits,
 			continue
 		}
 		if limit > 0 && th.count >= limit {
-			out.Refuse("max_active_series",
-				fmt.Sprintf("limit max_active_series of %d reached: %d series are active; drop labels that vary too much or ask for a higher limit", lim.MaxActiveSeries, th.count),
-				len(e.Samples), e.Labels.String)
+			out.RefuseEntry(i, "max_active_series",
+				fmt.Sprintf("limit max_active_series of %d reached: %d series are active%s; drop labels that vary too much or ask for a higher limit", lim.MaxActiveSeries, th.count, ing.where()),
+				len(e.Samples), histogramsOf(e), e.Labels.String)
 			continue
 		}
 		found[i] = ing.newSeries(th, e.Labels.Copy(), e.Hash, ing.nextRef.Add(1))
@@ -122,11 +123,35 @@ func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits,
 	return found
 }
 
-func (ing *Ingester) localSeriesLimit(global int) int {
-	if global <= 0 {
+// histogramsOf counts the native histograms among an entry's samples.
+func histogramsOf(e *series.Entry) int {
+	n := 0
+	for i := range e.Samples {
+		if e.Samples[i].IsHistogram() {
+			n++
+		}
+	}
+	return n
+}
+
+// localSeriesLimit is this ingester's part of a tenant's series limit.
+func (ing *Ingester) localSeriesLimit(id tenant.ID, lim *limits.Limits) int {
+	if lim.MaxActiveSeries <= 0 {
 		return 0
 	}
-	return max(1, global*ing.opts.Replication/max(ing.opts.ShardSize, ing.opts.Replication))
+	shard := ing.opts.Replication
+	if ing.opts.ShardSize != nil {
+		shard = ing.opts.ShardSize(id, lim)
+	}
+	return max(1, lim.MaxActiveSeries*ing.opts.Replication/max(shard, ing.opts.Replication))
+}
+
+// where says whose count an answer has, when it is not the whole tenant's.
+func (ing *Ingester) where() string {
+	if ing.opts.Replication == 1 {
+		return ""
+	}
+	return " on " + ing.opts.ID + ", which takes its part of them"
 }
 
 // newSeries adds a series. The caller holds th.mu for writing.
@@ -146,7 +171,7 @@ func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim limits.Limits, ou
 			continue
 		}
 		e := &w.batch.Entries[i]
-		if err := ing.appendAll(s, e, &bounds, out); err != nil {
+		if err := ing.appendAll(s, i, e, &bounds, out); err != nil {
 			return fmt.Errorf("series %s: %w", e.Labels, err)
 		}
 		for _, ex := range e.Exemplars {
@@ -159,7 +184,7 @@ func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim limits.Limits, ou
 	return nil
 }
 
-func (ing *Ingester) appendAll(s *memSeries, e *series.Entry, bounds *timeBounds, out *series.Outcome) error {
+func (ing *Ingester) appendAll(s *memSeries, entry int, e *series.Entry, bounds *timeBounds, out *series.Outcome) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	closed := len(s.in.Done())
@@ -172,7 +197,11 @@ func (ing *Ingester) appendAll(s *memSeries, e *series.Entry, bounds *timeBounds
 			return err
 		}
 		if res == conflict {
-			out.Refuse("duplicate_timestamp", "another value stands at the timestamp of a sample; send one value for a series and time", 1, e.Labels.String)
+			histograms := 0
+			if isHistogram {
+				histograms = 1
+			}
+			out.RefuseEntry(entry, "duplicate_timestamp", "another value stands at the timestamp of a sample; send one value for a series and time", 1, histograms, e.Labels.String)
 			continue
 		}
 		bounds.add(t)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -17,25 +18,34 @@ import (
 // Select returns the series that have samples in the range and match, with the
 // chunks that may hold those samples, from the head and the local packs.
 func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
+	sel, _, err := ing.SelectServed(ctx, req)
+	return sel, err
+}
+
+// SelectServed is Select that also tells which local packs were read: all that
+// have samples of the tenant in the range.
+func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	sel := &series.Selection{}
 	j := joiner{max: req.MaxSeries}
 	// The head before the packs: what is sealed in between is then seen twice,
 	// which is harmless, and never not at all.
 	if err := ing.selectHead(ctx, req, &j); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	readers := ing.packs.retain(req.Tenant, req.MinTime, req.MaxTime)
+	served := make([]ulid.ULID, 0, len(readers))
 	for _, r := range readers {
 		sel.Hold(func() { _ = r.Release() })
+		served = append(served, r.Info().ID)
 	}
 	for _, r := range readers {
 		if err := ing.selectPack(ctx, r, req, &j); err != nil {
 			sel.Release()
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	sel.Series = j.out
-	return sel, nil
+	return sel, served, nil
 }
 
 func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *joiner) error {
@@ -141,6 +151,12 @@ func (j *joiner) add(ls labels.Labels, hash uint64, chunks []series.Chunk) error
 // LabelNames returns the sorted names of the labels of matching series with
 // samples in the range.
 func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
+	names, _, err := ing.LabelNamesServed(ctx, req)
+	return names, err
+}
+
+// LabelNamesServed is LabelNames that also tells which local packs were read.
+func (ing *Ingester) LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
 	names := map[string]struct{}{}
 	err := ing.eachHeadSeries(ctx, req, func(ls labels.Labels) {
 		ls.Range(func(l labels.Label) {
@@ -150,9 +166,9 @@ func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]stri
 		})
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	err = ing.eachPack(req, func(r *pack.Reader) error {
+	served, err := ing.eachPack(req, func(r *pack.Reader) error {
 		if ing.deletions.any(req.Tenant, numberOf(r.Info(), req.Tenant)) {
 			return ing.packLabels(ctx, r, req, func(ls labels.Labels) {
 				ls.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
@@ -164,12 +180,18 @@ func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]stri
 		}
 		return err
 	})
-	return sorted(names), err
+	return sorted(names), served, err
 }
 
 // LabelValues returns the sorted values of a label of matching series with
 // samples in the range.
 func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
+	values, _, err := ing.LabelValuesServed(ctx, name, req)
+	return values, err
+}
+
+// LabelValuesServed is LabelValues that also tells which local packs were read.
+func (ing *Ingester) LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	values := map[string]struct{}{}
 	err := ing.eachHeadSeries(ctx, req, func(ls labels.Labels) {
 		if v := ls.Get(name); v != "" {
@@ -177,9 +199,9 @@ func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Re
 		}
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	err = ing.eachPack(req, func(r *pack.Reader) error {
+	served, err := ing.eachPack(req, func(r *pack.Reader) error {
 		if ing.deletions.any(req.Tenant, numberOf(r.Info(), req.Tenant)) {
 			return ing.packLabels(ctx, r, req, func(ls labels.Labels) {
 				if v := ls.Get(name); v != "" {
@@ -193,7 +215,7 @@ func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Re
 		}
 		return err
 	})
-	return sorted(values), err
+	return sorted(values), served, err
 }
 
 func (ing *Ingester) eachHeadSeries(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
@@ -213,10 +235,14 @@ func (ing *Ingester) eachHeadSeries(ctx context.Context, req series.Request, fn 
 	return nil
 }
 
-func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) error {
+// eachPack calls fn for the local packs that have samples of the tenant in the
+// range, and returns their names.
+func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) ([]ulid.ULID, error) {
 	readers := ing.packs.retain(req.Tenant, req.MinTime, req.MaxTime)
 	var err error
+	served := make([]ulid.ULID, 0, len(readers))
 	for _, r := range readers {
+		served = append(served, r.Info().ID)
 		if err == nil {
 			if err = fn(r); err != nil {
 				err = fmt.Errorf("pack %s: %w", r.Info().ID, err)
@@ -224,7 +250,7 @@ func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) e
 		}
 		_ = r.Release()
 	}
-	return err
+	return served, err
 }
 
 func sorted(set map[string]struct{}) []string {

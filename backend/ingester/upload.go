@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/oklog/ulid/v2"
-
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -344,11 +342,4 @@ func (p *packSet) uploaded(lp *localPack) {
 func (p *packSet) drop(lp *localPack) error {
 	_, err := p.removeIf(func(o *localPack) bool { return o == lp })
 	return err
-}
-
-// Serves reports whether a pack is one of those that this ingester serves now.
-func (ing *Ingester) Serves(id ulid.ULID) bool {
-	ing.packs.mu.RLock()
-	defer ing.packs.mu.RUnlock()
-	return slices.ContainsFunc(ing.packs.packs, func(lp *localPack) bool { return lp.reader.Info().ID == id })
 }

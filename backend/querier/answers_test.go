@@ -1,6 +1,7 @@
 package querier
 
 import (
+	"context"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -28,8 +29,8 @@ func TestSeriesByRemoteRead(t *testing.T) {
 // noExemplars is a source without exemplars.
 type noExemplars struct{ *fakeSource }
 
-func (noExemplars) Exemplars(tenant.ID, int64, int64, [][]*labels.Matcher) []exemplar.QueryResult {
-	return nil
+func (noExemplars) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return nil, nil
 }
 
 // TestNoExemplars: the answer is an empty list, as Prometheus has it, not null.

@@ -16,12 +16,12 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Recent is the ingesters: a Source that also knows which L0 packs it serves.
+// Recent is the ingesters. Their answers tell which L0 packs' samples they have.
 type Recent interface {
-	Source
-	// Serves reports whether the pack's samples are in the answers given before
-	// this call.
-	Serves(id ulid.ULID) bool
+	Select(ctx context.Context, req series.Request) (*series.Selection, Served, error)
+	LabelNames(ctx context.Context, req series.Request) ([]string, Served, error)
+	LabelValues(ctx context.Context, name string, req series.Request) ([]string, Served, error)
+	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 }
 
 // LongTerm is the long-term store.
@@ -42,21 +42,23 @@ type both struct {
 	long   LongTerm
 }
 
-// ask runs the two reads. covered waits for the first to end.
-func (b *both) ask(ctx context.Context, recent func(context.Context) error, long func(context.Context, store.Covered) error) error {
+// together runs the two reads. covered waits for the first to end.
+func (b *both) together(ctx context.Context, recent func(context.Context) (Served, error), long func(context.Context, store.Covered) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	answered := make(chan struct{})
-	failed := false
+	var served Served
 	g.Go(func() error {
 		defer close(answered)
-		err := recent(ctx)
-		failed = err != nil
+		got, err := recent(ctx)
+		if err == nil {
+			served = got
+		}
 		return err
 	})
 	g.Go(func() error {
 		return long(ctx, func(id ulid.ULID) bool {
 			<-answered
-			return failed || b.recent.Serves(id) // after a failure nothing counts any more
+			return served == nil || served(id) // after a failure nothing counts any more
 		})
 	})
 	return g.Wait()
@@ -65,8 +67,11 @@ func (b *both) ask(ctx context.Context, recent func(context.Context) error, long
 // Select implements Source.
 func (b *both) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
 	var recent, long *series.Selection
-	err := b.ask(ctx,
-		func(ctx context.Context) (err error) { recent, err = b.recent.Select(ctx, req); return err },
+	err := b.together(ctx,
+		func(ctx context.Context) (served Served, err error) {
+			recent, served, err = b.recent.Select(ctx, req)
+			return served, err
+		},
 		func(ctx context.Context, c store.Covered) (err error) {
 			long, err = b.long.Select(ctx, req, c)
 			return err
@@ -121,8 +126,11 @@ next:
 // LabelNames implements Source.
 func (b *both) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
 	var recent, long []string
-	err := b.ask(ctx,
-		func(ctx context.Context) (err error) { recent, err = b.recent.LabelNames(ctx, req); return err },
+	err := b.together(ctx,
+		func(ctx context.Context) (served Served, err error) {
+			recent, served, err = b.recent.LabelNames(ctx, req)
+			return served, err
+		},
 		func(ctx context.Context, c store.Covered) (err error) {
 			long, err = b.long.LabelNames(ctx, req, c)
 			return err
@@ -133,8 +141,11 @@ func (b *both) LabelNames(ctx context.Context, req series.Request) ([]string, er
 // LabelValues implements Source.
 func (b *both) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
 	var recent, long []string
-	err := b.ask(ctx,
-		func(ctx context.Context) (err error) { recent, err = b.recent.LabelValues(ctx, name, req); return err },
+	err := b.together(ctx,
+		func(ctx context.Context) (served Served, err error) {
+			recent, served, err = b.recent.LabelValues(ctx, name, req)
+			return served, err
+		},
 		func(ctx context.Context, c store.Covered) (err error) {
 			long, err = b.long.LabelValues(ctx, name, req, c)
 			return err
@@ -152,6 +163,6 @@ func mergeSorted(a, b []string) []string {
 }
 
 // Exemplars implements Source. Only ingesters have exemplars.
-func (b *both) Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult {
-	return b.recent.Exemplars(id, mint, maxt, sets)
+func (b *both) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return b.recent.Exemplars(ctx, id, mint, maxt, sets)
 }

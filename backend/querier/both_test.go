@@ -51,17 +51,22 @@ func (p *part) selection() (*series.Selection, error) {
 
 type recentPart struct{ *part }
 
-func (p recentPart) Select(context.Context, series.Request) (*series.Selection, error) {
-	return p.selection()
+func (p recentPart) Select(context.Context, series.Request) (*series.Selection, Served, error) {
+	sel, err := p.selection()
+	return sel, p.serves, err
 }
-func (p recentPart) LabelNames(context.Context, series.Request) ([]string, error) { return p.answer() }
-func (p recentPart) LabelValues(context.Context, string, series.Request) ([]string, error) {
-	return p.answer()
+func (p recentPart) LabelNames(context.Context, series.Request) ([]string, Served, error) {
+	names, err := p.answer()
+	return names, p.serves, err
 }
-func (p recentPart) Exemplars(tenant.ID, int64, int64, [][]*labels.Matcher) []exemplar.QueryResult {
-	return nil
+func (p recentPart) LabelValues(context.Context, string, series.Request) ([]string, Served, error) {
+	names, err := p.answer()
+	return names, p.serves, err
 }
-func (p recentPart) Serves(id ulid.ULID) bool { return p.served[id] }
+func (p recentPart) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return nil, nil
+}
+func (p recentPart) serves(id ulid.ULID) bool { return p.served[id] }
 
 type longPart struct{ *part }
 

@@ -129,9 +129,9 @@ func keys(set map[string]bool) []string {
 	return out
 }
 
-func (f *fakeSource) Exemplars(id tenant.ID, mint, _ int64, _ [][]*labels.Matcher) []exemplar.QueryResult {
+func (f *fakeSource) Exemplars(_ context.Context, id tenant.ID, mint, _ int64, _ [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	f.exStart = mint
-	return []exemplar.QueryResult{{SeriesLabels: labels.FromStrings("tenant", string(id))}}
+	return []exemplar.QueryResult{{SeriesLabels: labels.FromStrings("tenant", string(id))}}, nil
 }
 
 // oneADay has n series of a sample every 15 seconds for a day from start.

@@ -29,7 +29,7 @@ type Source interface {
 	// LabelNames and LabelValues return sorted names, or values of one name.
 	LabelNames(ctx context.Context, req series.Request) ([]string, error)
 	LabelValues(ctx context.Context, name string, req series.Request) ([]string, error)
-	Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult
+	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 }
 
 // Queryable is a storage.SampleAndChunkQueryable and ExemplarQueryable over a
@@ -161,17 +161,21 @@ func (q *Queryable) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerie
 	if err != nil {
 		return nil, err
 	}
-	return exemplarQuerier{q: q, id: access.Tenant}, nil
+	return exemplarQuerier{ctx: ctx, q: q, id: access.Tenant}, nil
 }
 
 type exemplarQuerier struct {
-	q  *Queryable
-	id tenant.ID
+	ctx context.Context // Select has none of its own
+	q   *Queryable
+	id  tenant.ID
 }
 
 // Select implements storage.ExemplarQuerier.
 func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	found := e.q.source.Exemplars(e.id, e.q.kept(start, e.q.limits(e.id)), end, matchers)
+	found, err := e.q.source.Exemplars(e.ctx, e.id, e.q.kept(start, e.q.limits(e.id)), end, matchers)
+	if err != nil {
+		return nil, e.q.clarify(e.ctx, err)
+	}
 	if found == nil {
 		found = []exemplar.QueryResult{} // the answer is a list, not null
 	}

@@ -70,6 +70,7 @@ type Ring struct {
 	tokens    []placed // sorted by token
 	owners    []owner  // of instances
 	zones     []zone
+	only      map[int32]bool // positions that are in a shard; nil: all
 }
 
 type placed struct {
@@ -144,9 +145,18 @@ func (r *Ring) Others() []Instance { return r.others }
 // two of one zone where zones are set. Instances that are not Active are passed
 // over: while one joins or leaves, the next takes its place.
 func (r *Ring) Replicas(token uint32, n int, dst []*Instance) ([]*Instance, error) {
-	dst = dst[:0]
 	var few [8]int32
-	chosen := few[:0]
+	found, err := r.Positions(token, n, few[:0])
+	dst = dst[:0]
+	for _, at := range found {
+		dst = append(dst, &r.instances[at])
+	}
+	return dst, err
+}
+
+// Positions is Replicas by their positions in Instances.
+func (r *Ring) Positions(token uint32, n int, dst []int32) ([]int32, error) {
+	dst = dst[:0]
 	start := sort.Search(len(r.tokens), func(i int) bool { return r.tokens[i].token >= token })
 	for i := range r.tokens {
 		k := start + i
@@ -154,11 +164,10 @@ func (r *Ring) Replicas(token uint32, n int, dst []*Instance) ([]*Instance, erro
 			k -= len(r.tokens)
 		}
 		at := r.tokens[k].instance
-		if !r.owners[at].active || r.clashes(chosen, at) {
+		if !r.owners[at].active || r.clashes(dst, at) {
 			continue
 		}
-		chosen = append(chosen, at)
-		if dst = append(dst, &r.instances[at]); len(dst) == n {
+		if dst = append(dst, at); len(dst) == n {
 			return dst, nil
 		}
 	}

@@ -32,6 +32,7 @@ func (r *Ring) Shard(id tenant.ID, size int) *Ring {
 		}
 	}
 	sortTokens(out.tokens)
+	out.only = in
 	return out
 }
 
@@ -65,4 +66,13 @@ func (r *Ring) Active() int {
 		}
 	}
 	return n
+}
+
+// Has reports whether the instance at a position of Instances is in this part of
+// the ring.
+func (r *Ring) Has(position int32) bool {
+	if r.only == nil {
+		return true
+	}
+	return r.only[position]
 }

@@ -18,6 +18,30 @@ type Refusal struct {
 type Outcome struct {
 	Samples, Histograms, Exemplars int
 	Refusals                       []Refusal
+	// Entries says which entries of the request the refused samples are of, as far
+	// as an ingester refused them.
+	Entries []EntryRefusal
+}
+
+// EntryRefusal is what was refused of one entry of a request for one reason.
+type EntryRefusal struct {
+	Entry      int // its position in the request
+	Reason     string
+	Message    string
+	Samples    int // histograms among them
+	Histograms int
+}
+
+// RefuseEntry is Refuse for samples of the request's entry at a position, of
+// which histograms are native histograms.
+func (o *Outcome) RefuseEntry(entry int, reason, message string, samples, histograms int, offender func() string) {
+	o.Refuse(reason, message, samples, offender)
+	if n := len(o.Entries); n > 0 && o.Entries[n-1].Entry == entry && o.Entries[n-1].Reason == reason {
+		o.Entries[n-1].Samples += samples
+		o.Entries[n-1].Histograms += histograms
+		return
+	}
+	o.Entries = append(o.Entries, EntryRefusal{Entry: entry, Reason: reason, Message: message, Samples: samples, Histograms: histograms})
 }
 
 // Refuse counts samples refused for a reason. offender is asked for the text of

@@ -1,0 +1,211 @@
+package querier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// peer is an ingester of a test. It answers with its series, fails, or hangs.
+type peer struct {
+	names []string
+	pack  ulid.ULID
+	err   error
+	hangs bool
+
+	asked, held atomic.Int32
+}
+
+func (p *peer) Select(ctx context.Context, _ series.Request) (*series.Selection, []ulid.ULID, error) {
+	p.asked.Add(1)
+	if p.hangs {
+		<-ctx.Done()
+		return nil, nil, ctx.Err()
+	}
+	if p.err != nil {
+		return nil, nil, p.err
+	}
+	s := &series.Selection{}
+	p.held.Add(1)
+	s.Hold(func() { p.held.Add(-1) })
+	for _, n := range p.names {
+		s.Series = append(s.Series, series.WithChunks{Labels: labels.FromStrings("__name__", n), Chunks: []series.Chunk{{}}})
+	}
+	return s, []ulid.ULID{p.pack}, nil
+}
+
+func (p *peer) Labels(ctx context.Context, _ string, req series.Request) ([]string, []ulid.ULID, error) {
+	s, packs, err := p.Select(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.Release()
+	return p.names, packs, nil
+}
+
+func (p *peer) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	var out []exemplar.QueryResult
+	for i, n := range p.names {
+		out = append(out, exemplar.QueryResult{SeriesLabels: labels.FromStrings("__name__", n), Exemplars: []exemplar.Exemplar{{Value: float64(i), Ts: int64(i)}}})
+	}
+	return out, p.err
+}
+
+func id(n byte) (u ulid.ULID) { u[0] = n; return u }
+
+// TestIngesters: which answers are enough. Every acknowledged series is on two
+// of three zones at least; whatever is answered must have all of them.
+func TestIngesters(t *testing.T) {
+	down := errors.New("down")
+	exceeded := &limits.Exceeded{Name: "max_query_series"}
+	tests := []struct {
+		name  string
+		set   func(p map[string]*peer)
+		lost  []string
+		want  error // nil: all series
+		asked int   // of 6 peers; 0: not looked at
+	}{
+		{name: "all answer", asked: 4},
+		{name: "one fails", set: func(p map[string]*peer) { p["a1"].err = down }},
+		{name: "a zone fails", set: func(p map[string]*peer) { p["b1"].err, p["b2"].err = down, down }},
+		{name: "one hangs", set: func(p map[string]*peer) { p["c2"].hangs = true }},
+		{name: "a zone hangs", set: func(p map[string]*peer) { p["a1"].hangs, p["a2"].hangs = true, true }},
+		{name: "one of two zones", set: func(p map[string]*peer) { p["a1"].err, p["b1"].err = down, down }, want: ErrSilent, asked: 6},
+		{name: "two zones", set: func(p map[string]*peer) { p["a1"].err, p["a2"].err, p["c1"].err, p["c2"].err = down, down, down, down }, want: ErrSilent},
+		{name: "a limit", set: func(p map[string]*peer) {
+			for _, x := range p {
+				x.err = exceeded
+			}
+		}, want: exceeded},
+		{name: "lost, all answer", lost: []string{"zone a"}},
+		{name: "lost, and one of its zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["a2"].err = down }},
+		{name: "lost, and one of another zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: ErrSilent},
+		{name: "lost in a zone that is gone", lost: []string{"zone d"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: ErrSilent},
+		{name: "lost in two zones", lost: []string{"zone a", "zone b"}, want: ErrSilent},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			// Of 30 series each is on one ingester of two zones.
+			peers := map[string]*peer{}
+			var list []Peer
+			for i, name := range []string{"a1", "a2", "b1", "b2", "c1", "c2"} {
+				peers[name] = &peer{pack: id(byte(i + 1))}
+				list = append(list, Peer{ID: name, Domain: "zone " + name[:1], Ingester: peers[name]})
+			}
+			var all []string
+			for i := range 30 {
+				s := fmt.Sprintf("s%02d", i)
+				all = append(all, s)
+				for k := range 2 { // two zones of three, the replica in each by turns
+					p := peers[fmt.Sprintf("%c%d", 'a'+(i+k)%3, 1+(i/3+k)%2)]
+					p.names = append(p.names, s)
+				}
+			}
+			for _, l := range tt.lost { // what was lost is not there any more
+				if p := peers[l[5:]+"1"]; p != nil {
+					p.names = nil
+				}
+			}
+			if tt.set != nil {
+				tt.set(peers)
+			}
+			for _, tenantID := range []tenant.ID{"t", "u", "v", "w"} {
+				in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }, Tolerate: 1, HedgeAfter: 20 * time.Millisecond,
+					Lost: func(context.Context, int64, int64) ([]string, error) { return tt.lost, nil }})
+				req := series.Request{Tenant: tenantID}
+				sel, served, err := in.Select(context.Background(), req)
+				names, _, labelErr := in.LabelValues(context.Background(), "x", req)
+				if tt.want != nil {
+					if !errors.Is(err, tt.want) || !errors.Is(labelErr, tt.want) {
+						t.Fatalf("%v and %v, want %v", err, labelErr, tt.want)
+					}
+					continue
+				}
+				if err != nil || labelErr != nil {
+					t.Fatal(err, labelErr)
+				}
+				var got []string
+				for _, s := range sel.Series {
+					got = append(got, s.Labels.Get("__name__"))
+				}
+				slices.Sort(got)
+				if !slices.Equal(got, all) || !slices.Equal(names, all) {
+					t.Errorf("tenant %s: series %v, values %v", tenantID, got, names)
+				}
+				for _, p := range list {
+					x := peers[p.ID]
+					if served(x.pack) && x.asked.Load() == 0 {
+						t.Errorf("the pack of %s is said to be served", p.ID)
+					}
+				}
+				sel.Release()
+			}
+			if tt.asked > 0 {
+				in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }, Tolerate: 1, HedgeAfter: time.Minute})
+				for _, x := range peers {
+					x.asked.Store(0)
+				}
+				if sel, _, err := in.Select(context.Background(), series.Request{Tenant: "t"}); err == nil {
+					sel.Release()
+				}
+				n := 0
+				for _, x := range peers {
+					n += int(x.asked.Load())
+				}
+				if n > tt.asked {
+					t.Errorf("%d ingesters were asked, want %d", n, tt.asked)
+				}
+			}
+			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+				held := int32(0)
+				for _, x := range peers {
+					held += x.held.Load()
+				}
+				if held == 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("%d answers are not released", held)
+				}
+			}
+		})
+	}
+}
+
+func TestOneIngester(t *testing.T) {
+	p := &peer{names: []string{"a"}, pack: id(7)}
+	sel, served, err := OneIngester(p).Select(context.Background(), series.Request{Tenant: "t"})
+	if err != nil || len(sel.Series) != 1 || !served(id(7)) || served(id(8)) {
+		t.Fatalf("%+v, %v", sel, err)
+	}
+	p.err = errors.New("down")
+	if _, _, err := OneIngester(p).Select(context.Background(), series.Request{Tenant: "t"}); !errors.Is(err, ErrSilent) || !strings.Contains(err.Error(), "down") {
+		t.Errorf("%v", err)
+	}
+	none := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return nil, nil }})
+	if _, _, err := none.Select(context.Background(), series.Request{Tenant: "t"}); !errors.Is(err, ErrSilent) {
+		t.Errorf("without ingesters: %v", err)
+	}
+}
+
+func TestExemplarsOfReplicas(t *testing.T) {
+	list := []Peer{{ID: "1", Domain: "1", Ingester: &peer{names: []string{"a", "b"}}}, {ID: "2", Domain: "2", Ingester: &peer{names: []string{"b", "c"}}}}
+	in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }})
+	got, err := in.Exemplars(context.Background(), "t", 0, 1, nil)
+	if err != nil || len(got) != 3 || len(got[1].Exemplars) != 2 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

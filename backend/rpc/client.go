@@ -1,0 +1,315 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wire"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Pool has the connections of a process to its peers, one for each address.
+type Pool struct {
+	sec *Security
+
+	mu     sync.Mutex
+	peers  map[string]*Peer
+	closed bool
+}
+
+// NewPool returns a pool without connections.
+func NewPool(sec *Security) *Pool { return &Pool{sec: sec, peers: map[string]*Peer{}} }
+
+const (
+	// A peer that stops to answer is found out by pings within the sum of the two,
+	// and from then on refused at once until it answers again.
+	clientPing   = 3 * time.Second
+	clientPong   = 3 * time.Second
+	dialTimeout  = 3 * time.Second
+	maxRedialGap = 3 * time.Second
+	firstRedial  = 100 * time.Millisecond
+	// sickAfter calls in a row that timed out, a peer is left alone for sickFor.
+	sickAfter = 5
+	sickFor   = 2 * time.Second
+)
+
+// Peer returns the peer at an address. It does not wait for a connection.
+func (p *Pool) Peer(addr string) (*Peer, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, wire.ErrUnavailable
+	}
+	if peer := p.peers[addr]; peer != nil {
+		return peer, nil
+	}
+	if addr == "" {
+		return nil, errors.New("instance has no address")
+	}
+	conn, err := grpc.NewClient("passthrough:///"+addr, append(p.sec.dialOptions(),
+		grpc.WithDefaultCallOptions(grpc.ForceCodec(wire.Codec{}), grpc.MaxCallRecvMsgSize(wire.MaxMessage), grpc.MaxCallSendMsgSize(wire.MaxMessage)),
+		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(8<<20),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: clientPing, Timeout: clientPong, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout,
+			Backoff: backoff.Config{BaseDelay: firstRedial, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedialGap}}),
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithIdleTimeout(0))...)
+	if err != nil {
+		return nil, fmt.Errorf("peer %s: %w", addr, err)
+	}
+	peer := &Peer{conn: conn, ingester: wire.NewIngesterClient(conn), compactor: wire.NewCompactorClient(conn)}
+	p.peers[addr] = peer
+	return peer, nil
+}
+
+// Keep closes the connections to all addresses but these.
+func (p *Pool) Keep(addrs map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for addr, peer := range p.peers {
+		if !addrs[addr] {
+			_ = peer.conn.Close() // of no use to anybody
+			delete(p.peers, addr)
+		}
+	}
+}
+
+// Close closes all connections.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	var errs error
+	for _, peer := range p.peers {
+		errs = errors.Join(errs, peer.conn.Close())
+	}
+	p.peers = map[string]*Peer{}
+	return errs
+}
+
+// Peer is another process. Its errors are those that wire.Error makes.
+type Peer struct {
+	conn      *grpc.ClientConn
+	ingester  wire.IngesterClient
+	compactor wire.CompactorClient
+
+	mu       sync.Mutex
+	timeouts int // in a row
+	sick     time.Time
+}
+
+var errSick = fmt.Errorf("%w: its last calls timed out", wire.ErrUnavailable)
+
+// healthy reports whether the peer may be called.
+func (p *Peer) healthy() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timeouts >= sickAfter {
+		if time.Since(p.sick) < sickFor {
+			return errSick
+		}
+		p.sick = time.Now() // one call may try; the others wait for what it finds
+	}
+	return nil
+}
+
+// note remembers how a call went and returns its error.
+func (p *Peer) note(ctx context.Context, err error) error {
+	err = wire.Error(err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		if p.timeouts++; p.timeouts >= sickAfter {
+			p.sick = time.Now()
+		}
+	case !errors.Is(err, context.Canceled):
+		p.timeouts = 0
+	}
+	return err
+}
+
+// Push implements distributor.Replica.
+func (p *Peer) Push(ctx context.Context, id tenant.ID, body []byte) (wire.PushResponse, error) {
+	if err := p.healthy(); err != nil {
+		return wire.PushResponse{}, err
+	}
+	resp, err := p.ingester.Push(ctx, &wire.PushRequest{Tenant: string(id), Write: body})
+	if err = p.note(ctx, err); err != nil {
+		return wire.PushResponse{}, err
+	}
+	return *resp, nil
+}
+
+func selectRequest(req series.Request) wire.SelectRequest {
+	return wire.SelectRequest{Tenant: string(req.Tenant), MinTime: req.MinTime, MaxTime: req.MaxTime,
+		Matchers: wire.MatchersOf(req.Matchers), MaxSeries: int64(req.MaxSeries), LabelsOnly: req.LabelsOnly}
+}
+
+var errCut = fmt.Errorf("%w: its answer was cut off", wire.ErrUnavailable)
+
+// Select implements querier.Ingester.
+func (p *Peer) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	in := selectRequest(req)
+	stream, err := p.ingester.Select(ctx, &in)
+	if err != nil {
+		return nil, nil, p.note(ctx, err)
+	}
+	sel := &series.Selection{}
+	b := labels.NewScratchBuilder(16)
+	for {
+		part, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, nil, errCut
+		}
+		if err != nil {
+			return nil, nil, p.note(ctx, err)
+		}
+		for i := range part.Series {
+			w, err := decodeSeries(&part.Series[i], &b)
+			if err != nil {
+				return nil, nil, err
+			}
+			sel.Series = append(sel.Series, w)
+		}
+		if req.MaxSeries > 0 && len(sel.Series) > req.MaxSeries {
+			return nil, nil, &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", req.MaxSeries), Use: "the query selects more series"}
+		}
+		if !part.End {
+			continue
+		}
+		packs, err := decodePacks(part.Packs)
+		return sel, packs, errors.Join(err, p.note(ctx, nil))
+	}
+}
+
+func decodeSeries(s *wire.Series, b *labels.ScratchBuilder) (series.WithChunks, error) {
+	ls, err := wire.DecodeLabels(s.Labels, b)
+	if err != nil {
+		return series.WithChunks{}, err
+	}
+	w := series.WithChunks{Labels: ls}
+	if len(s.Chunks) == 0 {
+		return w, nil
+	}
+	w.Chunks = make([]series.Chunk, 0, len(s.Chunks))
+	for _, c := range s.Chunks {
+		enc := chunkenc.Encoding(c.Encoding)
+		if c.Encoding < 0 || c.Encoding > 255 || !chunkenc.IsValidEncoding(enc) || c.Samples <= 0 || c.MinTime > c.MaxTime {
+			return w, fmt.Errorf("chunk of %s: encoding %d, %d samples from %d to %d", ls, c.Encoding, c.Samples, c.MinTime, c.MaxTime)
+		}
+		w.Chunks = append(w.Chunks, series.Chunk{MinTime: c.MinTime, MaxTime: c.MaxTime, Samples: int(c.Samples), Encoding: enc, Data: c.Data})
+	}
+	return w, nil
+}
+
+func decodePacks(b []byte) ([]ulid.ULID, error) {
+	if len(b)%16 != 0 {
+		return nil, fmt.Errorf("names of packs are %d bytes", len(b))
+	}
+	var out []ulid.ULID
+	for ; len(b) > 0; b = b[16:] {
+		out = append(out, ulid.ULID(b[:16]))
+	}
+	return out, nil
+}
+
+// Labels implements querier.Ingester: the names of labels, or the values of one.
+func (p *Peer) Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
+	resp, err := p.ingester.Labels(ctx, &wire.LabelsRequest{Select: selectRequest(req), Name: name})
+	if err = p.note(ctx, err); err != nil {
+		return nil, nil, err
+	}
+	packs, err := decodePacks(resp.Packs)
+	return resp.Values, packs, err
+}
+
+// Exemplars implements querier.Ingester.
+func (p *Peer) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	in := &wire.ExemplarsRequest{Tenant: string(id), MinTime: mint, MaxTime: maxt}
+	for _, set := range sets {
+		in.Sets = append(in.Sets, wire.MatcherSet{Matchers: wire.MatchersOf(set)})
+	}
+	resp, err := p.ingester.Exemplars(ctx, in)
+	if err = p.note(ctx, err); err != nil {
+		return nil, err
+	}
+	b := labels.NewScratchBuilder(16)
+	var out []exemplar.QueryResult
+	for _, s := range resp.Series {
+		r := exemplar.QueryResult{}
+		if r.SeriesLabels, err = wire.DecodeLabels(s.Labels, &b); err != nil {
+			return nil, err
+		}
+		for _, e := range s.Exemplars {
+			ls, err := wire.DecodeLabels(e.Labels, &b)
+			if err != nil {
+				return nil, err
+			}
+			r.Exemplars = append(r.Exemplars, exemplar.Exemplar{Labels: ls, Value: e.Value, Ts: e.Time, HasTs: e.HasTime})
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// Metadata returns what the ingester knows of a tenant's metrics.
+func (p *Peer) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+	resp, err := p.ingester.Metadata(ctx, &wire.TenantRequest{Tenant: string(id)})
+	if err = p.note(ctx, err); err != nil {
+		return nil, err
+	}
+	var out []series.MetricMetadata
+	for _, m := range resp.Metadata {
+		out = append(out, series.MetricMetadata{Metric: m.Metric, Metadata: metadata.Metadata{Type: model.MetricType(m.Type), Unit: m.Unit, Help: m.Help}})
+	}
+	return out, nil
+}
+
+// SeriesCount returns how many series of a tenant the ingester has in memory.
+func (p *Peer) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
+	resp, err := p.ingester.SeriesCount(ctx, &wire.TenantRequest{Tenant: string(id)})
+	if err = p.note(ctx, err); err != nil {
+		return 0, err
+	}
+	return int(resp.Series), nil
+}
+
+// Delete tells the ingester of a deletion of series.
+func (p *Peer) Delete(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
+	_, err := p.ingester.Delete(ctx, &wire.DeleteRequest{Tenant: string(id), Tombstone: ts.Encode()})
+	return p.note(ctx, err)
+}
+
+// Flush makes the ingester seal and upload everything.
+func (p *Peer) Flush(ctx context.Context) error {
+	_, err := p.ingester.Flush(ctx, &wire.Empty{})
+	return p.note(ctx, err)
+}
+
+// Compact makes a compactor compact everything that is uploaded.
+func (p *Peer) Compact(ctx context.Context) (wire.CompactResponse, error) {
+	resp, err := p.compactor.Compact(ctx, &wire.Empty{})
+	if err = p.note(ctx, err); err != nil {
+		return wire.CompactResponse{}, err
+	}
+	return *resp, nil
+}

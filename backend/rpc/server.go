@@ -1,0 +1,299 @@
+// Package rpc is how roles of a backend call each other in a cluster: gRPC with
+// the messages of package wire. It decodes, calls, and encodes; it decides
+// nothing.
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/remotewrite"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wire"
+)
+
+// Ingester is what the server needs of an ingester.
+type Ingester interface {
+	Push(ctx context.Context, b *series.Batch) (series.Outcome, error)
+	// SelectServed is Select that also tells which local packs were read.
+	SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error)
+	LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error)
+	LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error)
+	Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult
+	Metadata(id tenant.ID) []series.MetricMetadata
+	SeriesCount(id tenant.ID) int
+	Delete(id tenant.ID, ts schema.Tombstone) error
+	Flush() error
+	Upload(ctx context.Context) error
+}
+
+// Compactor is what the server needs of a compactor.
+type Compactor interface {
+	Compact(ctx context.Context, which compactor.Which) (compactor.Report, error)
+}
+
+// Bounds of a server: calls beyond them wait in the clients' flow control.
+const (
+	maxStreams  = 1000 // of one connection
+	pingEvery   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+	// partBytes is about how much of a selection goes into one message.
+	partBytes = 1 << 20
+)
+
+// Server serves the roles of one process.
+type Server struct{ grpc *grpc.Server }
+
+// NewServer returns a server of the roles that are not nil.
+func NewServer(sec *Security, ing Ingester, comp Compactor) *Server {
+	opts := append(sec.serverOptions(),
+		grpc.ForceServerCodec(wire.Codec{}),
+		grpc.MaxRecvMsgSize(wire.MaxMessage), grpc.MaxSendMsgSize(wire.MaxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(8<<20),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+	)
+	s := &Server{grpc: grpc.NewServer(opts...)}
+	if ing != nil {
+		wire.RegisterIngesterServer(s.grpc, &ingesterServer{ing: ing})
+	}
+	if comp != nil {
+		wire.RegisterCompactorServer(s.grpc, compactorServer{comp})
+	}
+	return s
+}
+
+// Serve serves until Stop.
+func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+
+// Stop lets calls under way end, at most for the time that ctx leaves.
+func (s *Server) Stop(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { defer close(done); s.grpc.GracefulStop() }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+}
+
+type ingesterServer struct {
+	ing      Ingester
+	requests remotewrite.Pool
+}
+
+// unavailable are errors after which a call may succeed later, or elsewhere.
+func unavailable(err error) error {
+	return wire.Status(err, ingester.ErrFull, ingester.ErrStopped, ingester.ErrLog)
+}
+
+func tenantOf(s string) (tenant.ID, error) {
+	id, err := tenant.ParseID(s)
+	if err != nil {
+		return "", status.Error(codes.InvalidArgument, err.Error())
+	}
+	return id, nil
+}
+
+func (s *ingesterServer) Push(ctx context.Context, in *wire.PushRequest) (*wire.PushResponse, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	req := s.requests.Get()
+	defer s.requests.Put(req)
+	if err := req.Unmarshal(remotewrite.V1, in.Write); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	req.Batch.Tenant = id
+	out, err := s.ing.Push(ctx, &req.Batch)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	resp := &wire.PushResponse{Exemplars: int64(out.Exemplars)}
+	seen := map[string]string{}
+	for _, e := range out.Entries {
+		r := wire.Refusal{Entry: int64(e.Entry), Samples: int64(e.Samples), Histograms: int64(e.Histograms), Reason: e.Reason}
+		if seen[e.Reason] != e.Message {
+			seen[e.Reason], r.Message = e.Message, e.Message
+		}
+		resp.Refusals = append(resp.Refusals, r)
+	}
+	return resp, nil
+}
+
+func request(in *wire.SelectRequest) (series.Request, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return series.Request{}, err
+	}
+	matchers, err := wire.Matchers(in.Matchers)
+	if err != nil {
+		return series.Request{}, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return series.Request{Tenant: id, MinTime: in.MinTime, MaxTime: in.MaxTime, Matchers: matchers,
+		MaxSeries: int(in.MaxSeries), LabelsOnly: in.LabelsOnly}, nil
+}
+
+func packIDs(ids []ulid.ULID) []byte {
+	out := make([]byte, 0, len(ids)*16)
+	for _, id := range ids {
+		out = append(out, id[:]...)
+	}
+	return out
+}
+
+func (s *ingesterServer) Select(in *wire.SelectRequest, out wire.Ingester_SelectServer) error {
+	req, err := request(in)
+	if err != nil {
+		return err
+	}
+	sel, packs, err := s.ing.SelectServed(out.Context(), req)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer sel.Release()
+	part, size := &wire.SelectResponse{}, 0
+	var arena []byte // of labels
+	for i := range sel.Series {
+		w := &sel.Series[i]
+		from := len(arena)
+		arena = wire.AppendLabels(arena, w.Labels)
+		ser := wire.Series{Labels: arena[from:len(arena):len(arena)]}
+		size += len(ser.Labels) + 16
+		if len(w.Chunks) > 0 {
+			ser.Chunks = make([]wire.Chunk, len(w.Chunks))
+		}
+		for k, c := range w.Chunks {
+			if c.Column != nil {
+				return status.Error(codes.Internal, "an ingester has a column")
+			}
+			ser.Chunks[k] = wire.Chunk{MinTime: c.MinTime, MaxTime: c.MaxTime, Samples: int64(c.Samples), Encoding: int64(c.Encoding), Data: c.Data}
+			size += len(c.Data) + 32
+		}
+		part.Series = append(part.Series, ser)
+		if size >= partBytes {
+			if err := out.Send(part); err != nil {
+				return err
+			}
+			part, size, arena = &wire.SelectResponse{}, 0, nil
+		}
+	}
+	part.Packs, part.End = packIDs(packs), true
+	return out.Send(part)
+}
+
+func (s *ingesterServer) Labels(ctx context.Context, in *wire.LabelsRequest) (*wire.LabelsResponse, error) {
+	req, err := request(&in.Select)
+	if err != nil {
+		return nil, err
+	}
+	var values []string
+	var packs []ulid.ULID
+	if in.Name == "" {
+		values, packs, err = s.ing.LabelNamesServed(ctx, req)
+	} else {
+		values, packs, err = s.ing.LabelValuesServed(ctx, in.Name, req)
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return &wire.LabelsResponse{Values: values, Packs: packIDs(packs)}, nil
+}
+
+func (s *ingesterServer) Exemplars(_ context.Context, in *wire.ExemplarsRequest) (*wire.ExemplarsResponse, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	var sets [][]*labels.Matcher
+	for _, set := range in.Sets {
+		ms, err := wire.Matchers(set.Matchers)
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		sets = append(sets, ms)
+	}
+	out := &wire.ExemplarsResponse{}
+	for _, r := range s.ing.Exemplars(id, in.MinTime, in.MaxTime, sets) {
+		es := wire.ExemplarSeries{Labels: wire.AppendLabels(nil, r.SeriesLabels)}
+		for _, e := range r.Exemplars {
+			es.Exemplars = append(es.Exemplars, wire.Exemplar{Labels: wire.AppendLabels(nil, e.Labels), Value: e.Value, Time: e.Ts, HasTime: e.HasTs})
+		}
+		out.Series = append(out.Series, es)
+	}
+	return out, nil
+}
+
+func (s *ingesterServer) Metadata(_ context.Context, in *wire.TenantRequest) (*wire.MetadataResponse, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	out := &wire.MetadataResponse{}
+	for _, m := range s.ing.Metadata(id) {
+		out.Metadata = append(out.Metadata, wire.Metadata{Metric: m.Metric, Type: string(m.Type), Unit: m.Unit, Help: m.Help})
+	}
+	return out, nil
+}
+
+func (s *ingesterServer) SeriesCount(_ context.Context, in *wire.TenantRequest) (*wire.CountResponse, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.CountResponse{Series: int64(s.ing.SeriesCount(id))}, nil
+}
+
+func (s *ingesterServer) Delete(_ context.Context, in *wire.DeleteRequest) (*wire.Empty, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	ts, err := schema.DecodeTombstone(in.Tombstone)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := s.ing.Delete(id, ts); err != nil {
+		return nil, unavailable(err)
+	}
+	return &wire.Empty{}, nil
+}
+
+func (s *ingesterServer) Flush(ctx context.Context, _ *wire.Empty) (*wire.Empty, error) {
+	err := s.ing.Flush()
+	if err == nil {
+		err = s.ing.Upload(ctx)
+	}
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("flush: %w", err))
+	}
+	return &wire.Empty{}, nil
+}
+
+type compactorServer struct{ c Compactor }
+
+func (s compactorServer) Compact(ctx context.Context, _ *wire.Empty) (*wire.CompactResponse, error) {
+	r, err := s.c.Compact(ctx, compactor.All)
+	if err != nil {
+		return nil, wire.Status(errors.Join(errors.New("compaction failed"), err))
+	}
+	return &wire.CompactResponse{Days: int64(r.Days), Published: int64(r.Published), Series: int64(r.Series), Samples: r.Samples}, nil
+}

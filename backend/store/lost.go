@@ -1,0 +1,144 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// lostMark stands in the name of an ingester that was lost with its disk, in the
+// intents that it left. The names of instances cannot have it.
+const lostMark = "~lost-"
+
+// IsLost reports whether an intent's ingester was lost: nobody will settle what
+// it owed.
+func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) }
+
+// Lose says that an ingester was lost with what it had not uploaded: its intents
+// stay under a name that tells so, marked by the incarnation that was lost (or
+// that took its place). also are windows of which it may have had samples before
+// it could say so. Repeating it is harmless. It returns how many windows it owed.
+func (s *Store) Lose(ctx context.Context, ingester, incarnation, zone string, also []Window) (int, error) {
+	name := ingester + lostMark + incarnation
+	var ms []rows.RowMutation
+	n := 0
+	seen := map[Window]bool{}
+	err := s.eachWork(ctx, func(d *DayWork) error {
+		m := rows.RowMutation{Key: schema.WorkKey(d.Day)}
+		for _, in := range d.Intents {
+			if in.Ingester != ingester {
+				continue
+			}
+			if in.Zone == "" {
+				in.Zone = zone
+			}
+			seen[Window{d.Day, in.Window}] = true
+			m.Mutations = append(m.Mutations,
+				rows.Set(rows.System, schema.IntentQualifier(in.Window, name), 0, in.Encode()),
+				rows.DeleteColumn(rows.System, schema.IntentQualifier(in.Window, ingester)))
+			n++
+		}
+		if len(m.Mutations) > 0 {
+			ms = append(ms, m)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, w := range also {
+		if seen[w] {
+			continue
+		}
+		in := schema.Intent{Since: s.nowMillis(), Zone: zone}
+		ms = append(ms, rows.RowMutation{Key: schema.WorkKey(w.Day),
+			Mutations: []rows.Mutation{rows.Set(rows.System, schema.IntentQualifier(w.Number, name), 0, in.Encode())}})
+		n++
+	}
+	for _, m := range ms { // one row at a time: what was and what is now change together
+		if err := s.opts.Rows.Mutate(ctx, m); err != nil {
+			return 0, fmt.Errorf("mark what %s owed as lost: %w", ingester, err)
+		}
+	}
+	return n, nil
+}
+
+// Lost is what a lost ingester may have had alone.
+type Lost struct {
+	Ingester string // with the mark
+	Zone     string
+	Window   Window
+	Since    int64 // of the intent, Unix milliseconds
+}
+
+// Overlaps reports whether the lost window has times of [mint, maxt].
+func (l *Lost) Overlaps(mint, maxt int64) bool {
+	from := l.Window.Day*series.DayMillis + int64(l.Window.Number)*series.WindowMillis
+	return from <= maxt && from+series.WindowMillis > mint
+}
+
+// Losses lists what lost ingesters may have had alone and is not known to be in
+// the long-term store.
+func (s *Store) Losses(ctx context.Context) ([]Lost, error) {
+	var out []Lost
+	err := s.eachWork(ctx, func(d *DayWork) error {
+		for _, in := range d.Intents {
+			if IsLost(in.Ingester) {
+				out = append(out, Lost{Ingester: in.Ingester, Zone: in.Zone, Window: Window{d.Day, in.Window}, Since: in.Since})
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// SettleLosses takes back intents of lost ingesters for windows that no other
+// ingester owes samples of any more and that none of another zone was lost with:
+// every acknowledged sample of them was on another ingester too, and is uploaded.
+// Intents younger than before (Unix milliseconds) stay. It returns how many were
+// taken back.
+func (s *Store) SettleLosses(ctx context.Context, before int64) (int, error) {
+	type lost struct {
+		ingester string
+		windows  []Window
+	}
+	byName := map[string]*lost{}
+	err := s.eachWork(ctx, func(d *DayWork) error {
+		for _, in := range d.Intents {
+			if !IsLost(in.Ingester) || in.Since > before || !settled(d, in) {
+				continue
+			}
+			l := byName[in.Ingester]
+			if l == nil {
+				l = &lost{ingester: in.Ingester}
+				byName[in.Ingester] = l
+			}
+			l.windows = append(l.windows, Window{d.Day, in.Window})
+		}
+		return nil
+	})
+	n := 0
+	for _, l := range byName {
+		if err == nil {
+			err = s.Settle(ctx, l.ingester, l.windows)
+			n += len(l.windows)
+		}
+	}
+	return n, err
+}
+
+// settled reports whether a lost ingester's window is with all others in the
+// long-term store.
+func settled(d *DayWork, lost IntentOf) bool {
+	return !slices.ContainsFunc(d.Intents, func(o IntentOf) bool {
+		if o.Window != lost.Window || o.Ingester == lost.Ingester {
+			return false
+		}
+		return !IsLost(o.Ingester) || o.Zone != lost.Zone || o.Zone == ""
+	})
+}
