@@ -11,7 +11,13 @@ EMULATORS := $(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) $(TOOLS)/fa
 FUZZTIME  ?= 30s
 UNIT      := $(shell $(GO) list ./... 2>/dev/null | grep -v /test/)
 
-.PHONY: run build test unit race lint vet fuzz e2e bench load tools clean
+REDIS_SERVER ?= redis-server
+CLUSTER   := $(CURDIR)/data/cluster
+CLUSTERENV := PALLIUM=$(CURDIR)/bin/pallium REDIS_SERVER=$(REDIS_SERVER) \
+	BIGTABLE_EMULATOR_BIN=$(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) \
+	FAKE_GCS_SERVER_BIN=$(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION)
+
+.PHONY: run build test unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto bench load tools clean
 
 run: build                      ## build and serve on :9009, data in ./data
 	./bin/pallium all $(ARGS)
@@ -21,10 +27,26 @@ build:                          ## build bin/pallium
 
 test: vet lint unit e2e         ## what CI runs
 
-unit: $(EMULATORS)
+cluster: build $(EMULATORS) redis  ## a whole cluster as processes of this machine; its state in data/cluster
+	$(CLUSTERENV) $(GO) run ./test/cluster/local up $(CLUSTER)
+
+cluster-stop:                    ## ends it
+	$(CLUSTERENV) $(GO) run ./test/cluster/local down $(CLUSTER)
+
+redis:                           ## installs redis-server where it is missing and we may
+	@command -v $(REDIS_SERVER) >/dev/null 2>&1 || { \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq redis-server; \
+	  else sudo -n apt-get update -qq && sudo -n apt-get install -y -qq redis-server; fi; } || \
+	  { echo "redis-server is missing: install it (Debian: apt-get install redis-server), or set REDIS_SERVER" >&2; exit 1; }
+
+proto:                           ## messages between roles; needs protoc
+	GOBIN=$(TOOLS) $(GO) install github.com/gogo/protobuf/protoc-gen-gogofaster
+	cd backend/wire && PATH="$(TOOLS):$$PATH" protoc -I. -I"$$($(GO) list -m -f '{{.Dir}}' github.com/gogo/protobuf)" --gogofaster_out=plugins=grpc,paths=source_relative:. wire.proto
+
+unit: $(EMULATORS) redis
 	$(GO) test -vet=off $(UNIT)
 
-race: $(EMULATORS)               ## unit and story tests under the race detector
+race: $(EMULATORS) redis               ## unit and story tests under the race detector
 	$(GO) test -race -vet=off $(UNIT)
 
 vet:
@@ -36,14 +58,14 @@ lint: $(TOOLS)/golangci-lint-$(LINT_VERSION)  ## golangci-lint with the import f
 fuzz:                           ## each fuzz target for FUZZTIME (default 30s)
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) ./test/fuzz.sh
 
-e2e: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION)  ## a real Prometheus against the real binary
+e2e: build $(EMULATORS) redis $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION)  ## a real Prometheus against the real binary
 	PALLIUM=$(CURDIR)/bin/pallium \
 	PROMETHEUS=$(TOOLS)/prometheus-$(PROMETHEUS_VERSION) \
 	PROMTOOL=$(TOOLS)/promtool-$(PROMETHEUS_VERSION) \
 	NODE_EXPORTER=$(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) \
-	$(GO) test -vet=off -count=1 -timeout 20m ./test/...
+	$(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 20m ./test/...
 
-bench: $(EMULATORS)              ## micro-benchmarks
+bench: $(EMULATORS) redis              ## micro-benchmarks
 	$(GO) test -vet=off -run '^$$' -bench . -benchmem $(UNIT)
 
 load: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION)  ## paired with Prometheus' remote-write receiver

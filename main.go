@@ -31,6 +31,7 @@ const usage = `Usage: pallium [COMMAND] [FLAGS]
 Servers:
   all        gateway and backend in one process, embedded storage (default)
   gateway    the authenticating gateway alone, in front of another backend
+  backend    roles of a cluster's backend: -target=distributor,ingester,...
 
 Administration (talks to a running Pallium's admin API):
   tenant     create, list, show and delete tenants
@@ -55,7 +56,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		command, args = args[0], args[1:]
 	}
 	switch command {
-	case "all", "gateway":
+	case "all", "gateway", "backend":
 		return serve(app.Role(command), args, stderr)
 	case "tenant", "token", "policy", "limits":
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -90,6 +91,12 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	dataDir := fs.String("data-dir", "", "`directory` for data (default ./data)")
 	listen := fs.String("listen", "", "`address` of the edge (default :9009)")
 	adminListen := fs.String("admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
+	var target, internalListen, rpcListen string
+	if role == app.Backend {
+		fs.StringVar(&target, "target", "all", "`roles`, separated by commas: distributor, ingester, compactor, querier, or all")
+		fs.StringVar(&internalListen, "internal-listen", "", "`address` for gateways (default :9011)")
+		fs.StringVar(&rpcListen, "rpc-listen", "", "`address` for other backend processes (default :9012)")
+	}
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -108,6 +115,15 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	override(&cfg.DataDir, *dataDir)
 	override(&cfg.Listen, *listen)
 	override(&cfg.AdminListen, *adminListen)
+	override(&cfg.InternalListen, internalListen)
+	override(&cfg.RPCListen, rpcListen)
+	var targets app.Targets
+	if role == app.Backend {
+		if targets, err = app.ParseTargets(target); err != nil {
+			fmt.Fprintln(stderr, "pallium:", err)
+			return 2
+		}
+	}
 	if err := cfg.Check(); err != nil {
 		fmt.Fprintln(stderr, "pallium: configuration:", err)
 		return 2
@@ -117,7 +133,7 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	defer stop()
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
-	a, err := app.New(ctx, cfg, app.Options{Role: role, Version: versionText(), Env: os.LookupEnv, Logger: logger})
+	a, err := app.New(ctx, cfg, app.Options{Role: role, Targets: targets, Version: versionText(), Env: os.LookupEnv, Logger: logger})
 	if err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 1

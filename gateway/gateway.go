@@ -8,6 +8,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,9 @@ type Options struct {
 	Tenants     Tenants
 	Backend     http.Handler                // in this process
 	BackendURLs []string                    // over the network, in turn
+	WriteURLs   []string                    // for writes, when they go elsewhere
+	Stamp       func(http.Header)           // adds what proves to backends who asks; may be nil
+	BackendTLS  *tls.Config                 // of connections to backends; may be nil
 	Transport   http.RoundTripper           // with BackendURLs; nil makes a tuned one
 	Ready       func(context.Context) error // nil: always ready
 	Version     string                      // told by status/buildinfo
@@ -99,7 +103,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	next := o.Backend
 	if next == nil {
-		if next, err = newProxy(o.BackendURLs, o.Transport, o.Logger); err != nil {
+		if next, err = newProxy(&o); err != nil {
 			return nil, fmt.Errorf("gateway: %w", err)
 		}
 	}

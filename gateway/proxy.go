@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,14 +11,14 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // newTransport is tuned for few backends with many requests each. It never
 // goes through a proxy of the environment: what it carries is trusted.
-func newTransport() *http.Transport {
+func newTransport(config *tls.Config) *http.Transport {
 	return &http.Transport{
+		TLSClientConfig:       config,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   5 * time.Second,
 		MaxIdleConns:          1024,
@@ -31,8 +32,54 @@ func newTransport() *http.Transport {
 	}
 }
 
-// newProxy sends requests made by outgoing to the backends in turn.
-func newProxy(backends []string, rt http.RoundTripper, log *slog.Logger) (http.Handler, error) {
+// newProxy sends requests made by outgoing to the backends, writes to others
+// when there are others for them.
+func newProxy(o *Options) (http.Handler, error) {
+	reads, err := parseURLs(o.BackendURLs)
+	if err != nil {
+		return nil, err
+	}
+	writes, err := parseURLs(o.WriteURLs)
+	if err != nil {
+		return nil, err
+	}
+	rt := o.Transport
+	if rt == nil {
+		rt = newTransport(o.BackendTLS)
+	}
+	read := newUpstream(reads, rt, o.Now)
+	write := read
+	if len(writes) > 0 {
+		write = newUpstream(writes, rt, o.Now)
+	}
+	return &httputil.ReverseProxy{
+		// Rewrite and not Director: Director's headers can be deleted by a
+		// client that names them in its Connection header.
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			if g, ok := grantOf(pr.In.Context()); ok {
+				g.stamp(pr.Out.Header)
+			}
+			if o.Stamp != nil {
+				o.Stamp(pr.Out.Header)
+			}
+		},
+		Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if g, ok := grantOf(r.Context()); ok && g.write {
+				return write.RoundTrip(r)
+			}
+			return read.RoundTrip(r)
+		}),
+		BufferPool:   newBufferPool(),
+		ErrorLog:     slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+		ErrorHandler: proxyError,
+	}, nil
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func parseURLs(backends []string) ([]*url.URL, error) {
 	urls := make([]*url.URL, 0, len(backends))
 	for _, b := range backends {
 		u, err := url.Parse(b)
@@ -44,24 +91,7 @@ func newProxy(backends []string, rt http.RoundTripper, log *slog.Logger) (http.H
 		}
 		urls = append(urls, u)
 	}
-	if rt == nil {
-		rt = newTransport()
-	}
-	var turn atomic.Uint64
-	return &httputil.ReverseProxy{
-		// Rewrite and not Director: Director's headers can be deleted by a
-		// client that names them in its Connection header.
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.SetURL(urls[turn.Add(1)%uint64(len(urls))])
-			if g, ok := grantOf(pr.In.Context()); ok {
-				g.stamp(pr.Out.Header)
-			}
-		},
-		Transport:    rt,
-		BufferPool:   newBufferPool(),
-		ErrorLog:     slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ErrorHandler: proxyError,
-	}, nil
+	return urls, nil
 }
 
 // proxyError answers for a backend that did not. A recorder puts a failure of

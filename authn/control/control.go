@@ -46,6 +46,7 @@ var ErrPepper = errors.New("key pepper is not the one that the stored API keys w
 type Options struct {
 	Store      rows.Store // stays the caller's to close, after Stop
 	Pepper     apikey.Pepper
+	Keyless    bool          // the process checks no keys: it has no pepper, and only reads
 	Defaults   limits.Limits // of tenants without plan; the zero value means limits.Default()
 	CacheSize  int           // entries per cache; 0 = 20,000
 	Logger     *slog.Logger
@@ -57,6 +58,7 @@ type Options struct {
 type Control struct {
 	store    rows.Store
 	pepper   apikey.Pepper
+	keyless  bool
 	defaults atomic.Pointer[limits.Limits]
 	logger   *slog.Logger
 	now      func() time.Time
@@ -91,14 +93,18 @@ func Open(ctx context.Context, o Options) (*Control, error) {
 		return nil, fmt.Errorf("default limits: %w", err)
 	}
 	c := &Control{
-		store: o.Store, pepper: o.Pepper, logger: o.Logger, now: o.Now,
+		store: o.Store, pepper: o.Pepper, keyless: o.Keyless, logger: o.Logger, now: o.Now,
 		metrics:     newMetrics(o.Registerer),
 		credentials: newLookups[credential](o.CacheSize, o.Now),
 		limits:      newLookups[tenantLimits](o.CacheSize, o.Now),
 		uses:        newUses(),
 	}
 	c.defaults.Store(&o.Defaults)
-	if err := c.checkFormat(ctx); err != nil {
+	check := c.checkFormat
+	if o.Keyless {
+		check = c.checkReadable
+	}
+	if err := check(ctx); err != nil {
 		return nil, err
 	}
 	head, err := c.readHead(ctx)
@@ -106,6 +112,9 @@ func Open(ctx context.Context, o Options) (*Control, error) {
 		return nil, err
 	}
 	c.log.seen = head
+	if o.Keyless {
+		return c, nil
+	}
 	if err := c.ensureSelf(ctx); err != nil {
 		return nil, err
 	}
@@ -131,6 +140,19 @@ func (c *Control) checkFormat(ctx context.Context) error {
 	}
 	if row.text("pepper") != c.pepper.Fingerprint() {
 		return ErrPepper
+	}
+	return nil
+}
+
+// checkReadable checks that the data has a format that this version knows, or
+// that there is none yet.
+func (c *Control) checkReadable(ctx context.Context) error {
+	row, err := c.readRow(ctx, keyMeta)
+	if err != nil {
+		return fmt.Errorf("read format of control data: %w", err)
+	}
+	if format := row.text("format"); format != formatVersion && format != "" {
+		return fmt.Errorf("control data has format %q, this version knows %q only", format, formatVersion)
 	}
 	return nil
 }
@@ -164,7 +186,9 @@ func (c *Control) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop = cancel
 	c.done.Go(func() { c.follow(ctx) })
-	c.done.Go(func() { c.maintain(ctx) })
+	if !c.keyless {
+		c.done.Go(func() { c.maintain(ctx) })
+	}
 }
 
 // Stop ends what Start began and writes the last uses not yet written.
@@ -175,7 +199,9 @@ func (c *Control) Stop() {
 	c.stop()
 	c.done.Wait()
 	c.stop = nil
-	c.flushUses(context.Background())
+	if !c.keyless {
+		c.flushUses(context.Background())
+	}
 }
 
 // follow polls the change log. Failures are logged once until it works again.

@@ -32,7 +32,8 @@ type Queryable interface {
 	storage.ExemplarQueryable
 }
 
-// Options of the API.
+// Options of the API. Without Push, or without Queryable, it has no routes to
+// write, or to read.
 type Options struct {
 	Push        func(context.Context, *series.Batch) (series.Outcome, error)
 	Queryable   Queryable
@@ -59,10 +60,21 @@ func New(o Options) http.Handler {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	a := &api{Options: o}
-	prom := a.prometheus()
 	r := chi.NewRouter()
 	r.Use(requireAccess)
+	if o.Queryable != nil {
+		a.readRoutes(r)
+	}
+	if o.Push != nil {
+		r.Post("/api/v1/push", a.push)
+	}
+	r.Get("/api/v1/user_stats", a.userStats)
+	return r
+}
+
+func (a *api) readRoutes(r chi.Router) {
 	const v1 = "/prometheus/api/v1"
+	prom := a.prometheus()
 	query := http.StripPrefix(v1, prom)
 	for _, path := range []string{"query", "query_range", "query_exemplars", "labels", "series", "format_query", "parse_query"} {
 		r.Method(http.MethodGet, v1+"/"+path, query)
@@ -73,9 +85,6 @@ func New(o Options) http.Handler {
 	r.Post(v1+"/read", a.remoteRead(query))
 	r.Post(v1+"/admin/tsdb/delete_series", a.deleteSeries)
 	r.Put(v1+"/admin/tsdb/delete_series", a.deleteSeries)
-	r.Post("/api/v1/push", a.push)
-	r.Get("/api/v1/user_stats", a.userStats)
-	return r
 }
 
 // requireAccess refuses requests without a tenant and a policy: there is no

@@ -7,26 +7,26 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/prometheus/promql/parser"
+	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/compactor"
-	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/ingester"
-	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/ring"
-	"github.com/palliumhq/pallium/backend/ring/local"
+	ringredis "github.com/palliumhq/pallium/backend/ring/redis"
 	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/rpc"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -35,15 +35,17 @@ import (
 // Role is what a process does.
 type Role string
 
-// The roles that exist so far.
+// The roles of a process.
 const (
 	All     Role = "all"     // gateway and every backend role in one process
 	Gateway Role = "gateway" // the edge alone, before another backend
+	Backend Role = "backend" // some backend roles, one process of a cluster
 )
 
 // Options of a process that are not in the configuration file.
 type Options struct {
 	Role    Role
+	Targets Targets // of a backend
 	Version string
 	Env     func(string) (string, bool)
 	Logger  *slog.Logger
@@ -58,19 +60,36 @@ type App struct {
 	registry *prometheus.Registry
 	store    rows.Store
 	control  *control.Control
-	auth     *authn.Authenticator
-	ingester *ingester.Ingester // nil in a gateway
-	ring     *ring.Ring         // nil in a gateway
-	backend  http.Handler       // nil in a gateway
-	push     pushFunc
-	edge     *gateway.Gateway
-	cert     *certificate // of the edge; nil without TLS
+	auth     *authn.Authenticator // nil in a backend
+	backend  http.Handler         // nil in a gateway
+	push     pushFunc             // nil without a distributor
+	edge     *gateway.Gateway     // nil in a backend
+	cert     *certificate         // of the edge; nil without TLS
 	admin    http.Handler
 
-	longTerm   *store.Store         // nil in a gateway
-	compactor  *compactor.Compactor // nil in a gateway
-	running    context.Context      // ends before the parts are closed
-	background sync.WaitGroup       // what requests started and did not wait for
+	ingester  *ingester.Ingester   // nil without the role
+	compactor *compactor.Compactor // nil without the role
+	longTerm  *store.Store         // nil in a gateway
+	// knownMetadata is what ingesters know of a tenant's metrics, deleteRecent
+	// drops series from what they hold.
+	knownMetadata func(context.Context, tenant.ID) ([]series.MetricMetadata, error)
+	deleteRecent  func(context.Context, tenant.ID, schema.Tombstone) error
+
+	// Of a process of a cluster.
+	security          *rpc.Security
+	redis, cacheRedis goredis.UniversalClient
+	members           *ringredis.Membership
+	pool              *rpc.Pool
+	rpc               *rpc.Server
+	remembered        *rememberedLimits
+	lossMu            sync.Mutex
+	losses            []store.Lost
+	lossesAt          time.Time
+
+	serving atomic.Bool // requests can be served
+
+	running    context.Context // ends before the parts are closed
+	background sync.WaitGroup  // what requests started and did not wait for
 
 	closers []func() error // in the order of building
 }
@@ -85,6 +104,9 @@ func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 	}
 	if o.Role == Gateway && len(cfg.Upstream.URLs) == 0 {
 		return nil, errors.New("upstream.urls is empty: a gateway on its own needs the URL of a Pallium, Mimir, Cortex or Loki to forward to")
+	}
+	if o.Role == Backend && len(o.Targets) == 0 {
+		return nil, errors.New("a backend needs roles: -target=distributor,ingester,compactor,querier, or some of them")
 	}
 	if o.Role != Gateway && len(cfg.Upstream.URLs) > 0 {
 		return nil, errors.New("upstream.urls is set: only `pallium gateway` forwards to another backend; run that, or take upstream out")
@@ -111,28 +133,52 @@ func buildInfo(version string) prometheus.Collector {
 }
 
 func (a *App) build(ctx context.Context) error {
+	if a.opts.Role != All {
+		if err := a.buildSecurity(); err != nil {
+			return err
+		}
+		if err := a.openRedis(); err != nil {
+			return err
+		}
+	}
 	adminToken, err := a.buildControl(ctx)
 	if err != nil {
 		return err
 	}
-	if a.opts.Role == All {
-		if err := a.buildBackend(ctx); err != nil {
+	switch a.opts.Role {
+	case All:
+		err = a.buildAll(ctx)
+	case Backend:
+		err = a.buildTargets(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if a.opts.Role != Backend {
+		if err := a.buildEdge(); err != nil {
 			return err
 		}
 	}
+	a.admin, err = a.buildAdmin(adminToken)
+	return err
+}
+
+func (a *App) buildEdge() (err error) {
 	if a.cfg.TLS.CertFile != "" {
 		a.cert = &certificate{files: a.cfg.TLS}
 		if err := a.cert.load(); err != nil {
 			return err
 		}
 	}
-	if a.edge, err = gateway.New(gateway.Options{
-		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend, BackendURLs: a.cfg.Upstream.URLs,
+	o := gateway.Options{
+		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend,
+		BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
 		Ready: a.ready, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
-	}); err != nil {
-		return err
 	}
-	a.admin, err = a.buildAdmin(adminToken)
+	if a.security != nil {
+		o.Stamp, o.BackendTLS = a.security.Stamp, a.security.TLS()
+	}
+	a.edge, err = gateway.New(o)
 	return err
 }
 
@@ -147,87 +193,54 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 	if made {
 		a.opts.Logger.Info("admin token made; the pallium command reads it from there", "file", path)
 	}
-	pepperText, _, _, err := secret{name: "PALLIUM_KEY_PEPPER", file: "key-pepper", make: mayMake}.load(dir, env)
-	if err != nil {
-		return "", fmt.Errorf("key pepper: %w", err)
-	}
-	pepper, err := apikey.NewPepper([]byte(pepperText))
-	if err != nil {
-		return "", err
+	keyless := a.opts.Role == Backend // only edges check keys
+	var pepper apikey.Pepper
+	if !keyless {
+		text, _, _, err := secret{name: "PALLIUM_KEY_PEPPER", file: "key-pepper", make: mayMake}.load(dir, env)
+		if err != nil {
+			return "", fmt.Errorf("key pepper: %w", err)
+		}
+		if pepper, err = apikey.NewPepper([]byte(text)); err != nil {
+			return "", err
+		}
 	}
 	if a.store, err = a.openRows(ctx); err != nil {
 		return "", err
 	}
 	a.closers = append(a.closers, a.store.Close)
 	if a.control, err = control.Open(ctx, control.Options{
-		Store: a.store, Pepper: pepper, Defaults: limits.Merge(limits.Default(), a.cfg.Limits),
+		Store: a.store, Pepper: pepper, Keyless: keyless, Defaults: limits.Merge(limits.Default(), a.cfg.Limits),
 		Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
 	}); err != nil {
 		return "", err
 	}
 	a.control.Start()
 	a.closers = append(a.closers, func() error { a.control.Stop(); return nil })
+	if keyless {
+		a.remembered = newRememberedLimits(a.running, a.control.Limits, a.limitsWithout, a.opts.Now)
+		a.closers = append(a.closers, a.remembered.close)
+		return adminToken, nil
+	}
 	a.auth, err = authn.New(authn.Options{Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now})
 	return adminToken, err
 }
 
-// limitsOf returns a tenant's limits for the backend. The edge has let the
-// tenant in, so when the store cannot tell, the defaults hold; but for
-// retention, since a tenant that has a longer one would lose data by it.
-func (a *App) limitsOf(id tenant.ID) limits.Limits {
-	lim, err := a.control.Limits(context.Background(), id)
-	if err == nil {
-		return lim
-	}
-	lim = limits.Merge(limits.Default(), a.cfg.Limits)
-	if !errors.Is(err, tenant.ErrUnknown) {
-		lim.Retention = 0
-	}
-	return lim
-}
-
-// buildBackend builds every backend role, wired by plain calls.
-func (a *App) buildBackend(ctx context.Context) error {
-	const id = "ingester-1"
-	memory := a.cfg.Ingester.MemoryBytes
-	if memory == 0 {
-		memory = memoryBudget()
-	}
-	if err := a.buildStore(ctx); err != nil {
-		return err
-	}
-	ing, err := ingester.Open(ingester.Options{
-		ID: id, LongTerm: a.longTerm, Dir: filepath.Join(a.cfg.DataDir, "ingester"), Limits: a.limitsOf, Replication: 1, MemoryBytes: memory,
-		Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
-	})
-	if err != nil {
-		return err
-	}
-	a.ingester = ing
-	a.closers = append(a.closers, ing.Close)
-	a.buildCompactor(id)
-	members := local.New(id)
-	if a.ring, err = members.Ring(context.Background()); err != nil {
-		return err
-	}
-	dist := distributor.New(distributor.Options{
-		Ring: members, Replication: 1, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry,
-		Ingester: func(*ring.Instance) (distributor.Ingester, error) { return ing, nil },
-	})
-	a.push = dist.Push
-	syntax := parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions}
-	a.backend = api.New(api.Options{
-		Push: dist.Push, Queryable: querier.NewQueryable(querier.Both(ing, a.longTerm), a.limitsOf, a.opts.Now, a.opts.Logger),
-		Engine: querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
-		Parser: querier.NewParser(syntax, querier.MaxPrettyOperators),
-		Delete: a.deleteSeries, Metadata: a.metadata, SeriesCount: ing.SeriesCount, Limits: a.limitsOf,
-		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
-	})
-	return nil
-}
-
 // ready reports whether requests can be served.
-func (a *App) ready(context.Context) error { return nil }
+func (a *App) ready(ctx context.Context) error {
+	if !a.serving.Load() {
+		return errNotServing
+	}
+	if a.members == nil {
+		return nil
+	}
+	if self := a.members.Self(); self.State == ring.Leaving {
+		return errors.New("this ingester leaves the cluster")
+	}
+	_, err := a.members.Ring(ctx)
+	return err
+}
+
+var errNotServing = errors.New("starting or stopping")
 
 // close closes what was opened, last first.
 func (a *App) close() error {
@@ -242,7 +255,10 @@ func (a *App) close() error {
 // Reload reads again what may change while running: the key sets of issuers and
 // the edge's certificate. What cannot be read stays as it was.
 func (a *App) Reload() error {
-	err := a.auth.Reload()
+	var err error
+	if a.auth != nil {
+		err = a.auth.Reload()
+	}
 	if a.cert != nil {
 		err = errors.Join(err, a.cert.load())
 	}

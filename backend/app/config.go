@@ -27,6 +27,10 @@ type Config struct {
 	DataDir     string `yaml:"data_dir"`     // -data-dir
 	Listen      string `yaml:"listen"`       // -listen, the edge
 	AdminListen string `yaml:"admin_listen"` // -admin-listen
+	// InternalListen is where backend roles serve gateways (HTTP), RPCListen where
+	// they serve each other (gRPC). Only `pallium backend` has them.
+	InternalListen string `yaml:"internal_listen"` // -internal-listen
+	RPCListen      string `yaml:"rpc_listen"`      // -rpc-listen
 	// ExternalURL is how clients reach the edge; it stands in the snippets that
 	// are printed with a new token. Default: http://localhost and Listen's port.
 	ExternalURL string `yaml:"external_url"`
@@ -40,6 +44,7 @@ type Config struct {
 	Ingester Ingester       `yaml:"ingester"`
 	Querier  Querier        `yaml:"querier"`
 	Store    Store          `yaml:"store"`
+	Cluster  Cluster        `yaml:"cluster"` // of `pallium backend`, and of gateways before it
 
 	Compactor Compactor `yaml:"compactor"`
 	Self      Self      `yaml:"self_monitoring"`
@@ -63,6 +68,9 @@ type Log struct {
 // Upstream is the backend of a gateway on its own.
 type Upstream struct {
 	URLs []string `yaml:"urls"`
+	// WriteURLs take the writes, when they are others than those that answer
+	// queries.
+	WriteURLs []string `yaml:"write_urls"`
 }
 
 // Ingester has the knobs of the ingester.
@@ -105,7 +113,8 @@ type Self struct {
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() Config {
 	return Config{
-		DataDir: "./data", Listen: ":9009", AdminListen: "127.0.0.1:9010",
+		DataDir: "./data", Listen: ":9009", AdminListen: "127.0.0.1:9010", InternalListen: ":9011", RPCListen: ":9012",
+		Cluster:         Cluster{Replication: 3},
 		Log:             Log{Level: "info", Format: "text"},
 		Self:            Self{Interval: model.Duration(5 * time.Second)},
 		Compactor:       Compactor{Interval: model.Duration(5 * time.Minute)},
@@ -162,6 +171,10 @@ func (c *Config) Check() error {
 		return errors.New("listen is empty: name an address such as :9009")
 	case c.AdminListen == "":
 		return errors.New("admin_listen is empty: name an address such as 127.0.0.1:9010")
+	case c.InternalListen == "":
+		return errors.New("internal_listen is empty: name an address such as :9011")
+	case c.RPCListen == "":
+		return errors.New("rpc_listen is empty: name an address such as :9012")
 	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
 		return errors.New("tls needs both cert_file and key_file")
 	case c.Ingester.MemoryBytes < 0:
@@ -183,6 +196,9 @@ func (c *Config) Check() error {
 	}
 	if err := c.Store.check(); err != nil {
 		return err
+	}
+	if err := c.Cluster.check(); err != nil {
+		return fmt.Errorf("cluster: %w", err)
 	}
 	lim := limits.Merge(limits.Default(), c.Limits)
 	if err := lim.Check(); err != nil {

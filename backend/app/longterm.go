@@ -18,8 +18,10 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/wire"
 )
 
 // buildStore opens the long-term store over the row store and the objects.
@@ -98,7 +100,7 @@ func (a *App) compact(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.URL.Query().Get("wait") != "true" {
 		a.background.Go(func() {
-			if _, err := a.compactor.Compact(a.running, compactor.All); err != nil {
+			if _, err := a.compactAll(a.running); err != nil {
 				a.opts.Logger.Error("compaction failed", "err", err)
 			}
 		})
@@ -106,7 +108,7 @@ func (a *App) compact(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]string{"status": "started"})
 		return
 	}
-	report, err := a.compactor.Compact(r.Context(), compactor.All)
+	report, err := a.compactAll(r.Context())
 	if err != nil {
 		a.opts.Logger.Error("compaction failed", "err", err)
 		w.WriteHeader(http.StatusInternalServerError)
@@ -114,6 +116,32 @@ func (a *App) compact(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"status": "done", "days": report.Days, "published": report.Published, "series": report.Series, "samples": report.Samples})
+}
+
+// compactAll compacts what is uploaded, here or, without the role, where it is.
+func (a *App) compactAll(ctx context.Context) (compactor.Report, error) {
+	if a.compactor != nil {
+		return a.compactor.Compact(ctx, compactor.All)
+	}
+	r, err := a.members.Ring(ctx)
+	if err != nil {
+		return compactor.Report{}, err
+	}
+	errs := errors.New("no compactor is in the ring")
+	for _, in := range slices.Concat(r.Others(), r.Instances()) {
+		if !slices.Contains(in.Roles, string(TargetCompactor)) || in.Unhealthy {
+			continue
+		}
+		p, err := a.pool.Peer(in.Addr)
+		if err == nil {
+			var out wire.CompactResponse
+			if out, err = p.Compact(ctx); err == nil {
+				return compactor.Report{Days: int(out.Days), Published: int(out.Published), Series: out.Series, Samples: out.Samples}, nil
+			}
+		}
+		errs = errors.Join(errs, fmt.Errorf("compactor %s: %w", in.ID, err))
+	}
+	return compactor.Report{}, errs
 }
 
 // acceptLoss lets a day be compacted although ingesters that owe samples of it
@@ -185,13 +213,21 @@ func (a *App) metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetada
 	if err != nil {
 		return nil, err
 	}
-	out := append(a.ingester.Metadata(id), long...)
+	known, err := a.knownMetadata(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := append(known, long...)
 	slices.SortStableFunc(out, func(a, b series.MetricMetadata) int { return strings.Compare(a.Metric, b.Metric) })
 	return slices.CompactFunc(out, func(a, b series.MetricMetadata) bool { return a.Metric == b.Metric }), nil
 }
 
-// flushAll seals the head and uploads what is sealed.
+// flushAll seals the head and uploads what is sealed, of this ingester or, where
+// there is none, of all.
 func (a *App) flushAll(ctx context.Context) error {
+	if a.ingester == nil {
+		return a.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error { return p.Flush(ctx) })
+	}
 	if err := a.ingester.Flush(); err != nil {
 		return err
 	}
@@ -205,7 +241,7 @@ func (a *App) deleteSeries(ctx context.Context, d api.Deletion) error {
 	if err != nil {
 		return err
 	}
-	if err := a.ingester.Delete(d.Tenant, reserved); err != nil {
+	if err := a.deleteRecent(ctx, d.Tenant, reserved); err != nil {
 		return err
 	}
 	return a.longTerm.ActivateDeletion(ctx, d.Tenant, reserved)

@@ -15,20 +15,29 @@ import (
 
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
-	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
 // buildAdmin is the admin listener's handler: the admin API, the operator's
 // page and actions, profiles, and, open to all who can reach it, metrics and
-// health.
+// health. A backend has the actions only: tenants are the gateways' business.
 func (a *App) buildAdmin(token string) (http.Handler, error) {
-	adminAPI, err := admin.New(admin.Options{
-		Control: a.control, Token: token, EdgeURL: a.edgeURL(), Extra: a.actions,
-		Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
-	})
-	if err != nil {
-		return nil, err
+	var adminAPI http.Handler
+	if a.opts.Role == Backend {
+		r := chi.NewRouter()
+		r.Route(admin.Root, func(r chi.Router) {
+			r.Use(admin.RequireToken(token))
+			a.actions(r)
+		})
+		adminAPI = r
+	} else {
+		var err error
+		if adminAPI, err = admin.New(admin.Options{
+			Control: a.control, Token: token, EdgeURL: a.edgeURL(), Extra: a.actions,
+			Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
+		}); err != nil {
+			return nil, err
+		}
 	}
 	r := chi.NewRouter()
 	r.Handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{Registry: a.registry}))
@@ -52,13 +61,25 @@ func (a *App) buildAdmin(token string) (http.Handler, error) {
 	}), nil
 }
 
-// actions are the operator's commands beside the admin API.
+// actions are the operator's commands beside the admin API. A gateway before a
+// backend of this cluster passes them on.
 func (a *App) actions(r chi.Router) {
-	if a.ingester != nil {
-		r.Post("/flush", a.flush)
-		r.Post("/compact", a.compact)
-		r.Post("/compact/accept-loss", a.acceptLoss)
-		r.Get("/erasures/{tenant}", a.erasure)
+	if a.longTerm == nil {
+		if a.security != nil {
+			a.forwardActions(r)
+		}
+		return
+	}
+	r.Post("/flush", a.flush)
+	r.Post("/compact", a.compact)
+	r.Post("/compact/accept-loss", a.acceptLoss)
+	r.Get("/erasures/{tenant}", a.erasure)
+	if a.members != nil {
+		r.Get("/ring", a.showRing)
+		r.Post("/ring/forget", a.forget)
+		if a.ingester != nil {
+			r.Post("/ring/leave", a.leaveRing)
+		}
 	}
 }
 
@@ -111,7 +132,11 @@ func (a *App) serveReady(w http.ResponseWriter, r *http.Request) {
 func (a *App) flush(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.URL.Query().Get("wait") != "true" {
-		a.ingester.FlushSoon()
+		a.background.Go(func() {
+			if err := a.flushAll(a.running); err != nil {
+				a.opts.Logger.Error("flush failed", "err", err)
+			}
+		})
 		w.WriteHeader(http.StatusAccepted)
 		_ = json.NewEncoder(w).Encode(map[string]string{"status": "started"})
 		return
@@ -130,19 +155,29 @@ type pageData struct {
 	Role    Role
 	Now     time.Time
 	Head    *ingester.Stats
-	Ring    []ring.Instance
+	Ring    []member
+
+	RingError string
 
 	Compactor *compactor.Status
 }
 
 // page is the operator's overview.
-func (a *App) page(w http.ResponseWriter, _ *http.Request) {
+func (a *App) page(w http.ResponseWriter, r *http.Request) {
 	d := pageData{Version: a.opts.Version, Role: a.opts.Role, Now: a.opts.Now().UTC()}
 	if a.ingester != nil {
 		s := a.ingester.Stats()
-		d.Head, d.Ring = &s, a.ring.Instances()
+		d.Head = &s
+	}
+	if a.compactor != nil {
 		c := a.compactor.Status()
 		d.Compactor = &c
+	}
+	if a.members != nil {
+		var err error
+		if d.Ring, err = a.memberList(r.Context()); err != nil {
+			d.RingError = err.Error()
+		}
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
@@ -159,7 +194,8 @@ func operatorPage() *template.Template {
 			}
 			return time.UnixMilli(ms).UTC().Format("2006-01-02 15:04:05")
 		},
-		"bytes": func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
+		"percent": func(f float64) string { return fmt.Sprintf("%.1f%%", f*100) },
+		"bytes":   func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
 	}).Parse(pageText))
 }
 
@@ -174,7 +210,8 @@ th,td{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}td.n{text
 {{range .Packs}}<tr><td>{{ms .MinTime}}</td><td>{{ms .MaxTime}}</td><td class="n">{{.Tenants}}</td><td class="n">{{.Series}}</td><td class="n">{{.Samples}}</td><td class="n">{{.Bytes}}</td><td>{{.Name}}</td></tr>{{end}}</table>{{end}}
 {{with .Compactor}}<h2>Compactor</h2><p>{{if ge .Day 0}}Compacting day {{.Day}}{{else}}Idle{{end}}, last run {{.LastRun.UTC.Format "2006-01-02 15:04:05"}} UTC.{{with .LastErr}} Last error: {{.}}{{end}}</p>
 {{with .Waiting}}<table><tr><th>Day</th><th>Waits because</th></tr>{{range .}}<tr><td>{{.Day}}</td><td>{{.Reason}}</td></tr>{{end}}</table>{{end}}{{end}}
-{{with .Ring}}<h2>Ring</h2><table><tr><th>Instance</th><th>State</th><th>Zone</th><th>Tokens</th></tr>
-{{range .}}<tr><td>{{.ID}}</td><td>{{.State}}</td><td>{{.Zone}}</td><td class="n">{{len .Tokens}}</td></tr>{{end}}</table>{{end}}
+{{with .RingError}}<h2>Ring</h2><p>{{.}}</p>{{end}}
+{{with .Ring}}<h2>Ring</h2><table><tr><th>Instance</th><th>Roles</th><th>State</th><th>Zone</th><th>Last heartbeat</th><th>Member since</th><th>Share of the series</th><th>Tokens</th><th>Address</th></tr>
+{{range .}}<tr><td>{{.ID}}</td><td>{{range .Roles}}{{.}} {{end}}</td><td>{{.State}}{{if .Unhealthy}}, unhealthy{{end}}</td><td>{{.Zone}}</td><td class="n">{{.Silent}}</td><td>{{.Registered.Format "2006-01-02 15:04:05"}}</td><td class="n">{{if .Tokens}}{{percent .Share}}{{end}}</td><td class="n">{{if .Tokens}}{{.Tokens}}{{end}}</td><td>{{.Address}}</td></tr>{{end}}</table>{{end}}
 </body></html>
 `

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/gateway"
 )
@@ -18,41 +19,124 @@ type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
 
 // Run serves until ctx is done, then drains: listeners close, requests under
 // way end, and what is in memory is safe on disk. started, if not nil, is told
-// the addresses once both listeners are open.
+// the addresses of the edge (of a backend: of internal_listen) and of the admin
+// listener once all listeners are open.
 func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error {
-	edge, err := net.Listen("tcp", a.cfg.Listen)
+	l, err := a.listen()
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen: %w", err), a.close())
+		return errors.Join(err, l.close(), a.close())
 	}
-	admin, err := net.Listen("tcp", a.cfg.AdminListen)
-	if err != nil {
-		return errors.Join(fmt.Errorf("admin_listen: %w", err), edge.Close(), a.close())
-	}
-	a.opts.Logger.Info("serving", "edge", edge.Addr().String(), "admin", admin.Addr().String(), "role", string(a.opts.Role), "version", a.opts.Version)
+	a.opts.Logger.Info("serving", append(l.log(), "role", string(a.opts.Role), "version", a.opts.Version)...)
 	if started != nil {
-		started(edge.Addr(), admin.Addr())
+		started(l.main.Addr(), l.admin.Addr())
 	}
-	servers := []*http.Server{gateway.Server(a.edge, a.opts.Logger), gateway.Server(a.admin, a.opts.Logger)}
-	failed := make(chan error, 2)
+	servers := []*http.Server{gateway.Server(a.handler(), a.opts.Logger), gateway.Server(a.admin, a.opts.Logger)}
+	failed := make(chan error, 3)
 	var serving, background sync.WaitGroup
-	serving.Go(func() { failed <- servers[0].Serve(a.edgeListener(edge)) })
-	serving.Go(func() { failed <- servers[1].Serve(admin) })
+	serving.Go(func() { failed <- servers[0].Serve(a.mainListener(l.main)) })
+	serving.Go(func() { failed <- servers[1].Serve(l.admin) })
+	if a.rpc != nil {
+		serving.Go(func() { failed <- a.rpc.Serve(l.rpc) })
+	}
 	bgCtx, stopBackground := context.WithCancel(context.Background())
 	if a.push != nil && !a.cfg.Self.Disabled {
-		m := &selfMonitor{gatherer: a.registry, push: a.push, every: time.Duration(a.cfg.Self.Interval), now: a.opts.Now, logger: a.opts.Logger}
-		background.Go(func() { m.run(bgCtx) })
+		m := &selfMonitor{gatherer: a.registry, push: a.push, every: time.Duration(a.cfg.Self.Interval), now: a.opts.Now, logger: a.opts.Logger, host: a.cfg.Cluster.Instance}
+		background.Go(func() {
+			if a.members == nil || a.members.Wait(bgCtx) == nil {
+				m.run(bgCtx)
+			}
+		})
 	}
-	select {
-	case <-ctx.Done():
-		a.opts.Logger.Info("stopping")
-	case err = <-failed:
+	if a.pool != nil {
+		background.Go(func() { a.prunePeers(bgCtx) })
 	}
+	if err := a.activate(ctx); err == nil {
+		a.serving.Store(true)
+		select {
+		case <-ctx.Done():
+			a.opts.Logger.Info("stopping")
+		case err = <-failed:
+		}
+	}
+	a.serving.Store(false)
 	stopBackground()
 	background.Wait()
 	errs := a.shutdown(servers)
 	serving.Wait()
 	a.seal()
 	return errors.Join(ignoreClosed(err), errs, a.close())
+}
+
+// activate lets an ingester of a cluster take writes, now that it listens.
+func (a *App) activate(ctx context.Context) error {
+	if a.members == nil || a.ingester == nil {
+		return nil
+	}
+	if err := a.members.SetState(ctx, ring.Active); err != nil {
+		a.opts.Logger.Warn("Redis does not know yet that this ingester serves", "err", err)
+	}
+	return nil
+}
+
+// listeners are those of one process.
+type listeners struct{ main, admin, rpc net.Listener }
+
+func (l listeners) close() error {
+	var errs error
+	for _, one := range []net.Listener{l.main, l.admin, l.rpc} {
+		if one != nil {
+			errs = errors.Join(errs, one.Close())
+		}
+	}
+	return errs
+}
+
+func (l listeners) log() []any {
+	out := []any{"edge", l.main.Addr().String(), "admin", l.admin.Addr().String()}
+	if l.rpc != nil {
+		out[0] = "internal"
+		out = append(out, "rpc", l.rpc.Addr().String())
+	}
+	return out
+}
+
+func (a *App) listen() (l listeners, err error) {
+	name, addr := "listen", a.cfg.Listen
+	if a.opts.Role == Backend {
+		name, addr = "internal_listen", a.cfg.InternalListen
+	}
+	if l.main, err = net.Listen("tcp", addr); err != nil {
+		return l, fmt.Errorf("%s: %w", name, err)
+	}
+	if l.admin, err = net.Listen("tcp", a.cfg.AdminListen); err != nil {
+		return l, fmt.Errorf("admin_listen: %w", err)
+	}
+	if a.rpc != nil {
+		if l.rpc, err = net.Listen("tcp", a.cfg.RPCListen); err != nil {
+			return l, fmt.Errorf("rpc_listen: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// handler is what the main listener serves.
+func (a *App) handler() http.Handler {
+	if a.opts.Role == Backend {
+		return a.internal()
+	}
+	return a.edge
+}
+
+// mainListener is the edge's, or that of a backend for gateways.
+func (a *App) mainListener(l net.Listener) net.Listener {
+	if a.opts.Role != Backend {
+		return a.edgeListener(l)
+	}
+	if config := a.security.TLS(); config != nil {
+		config.NextProtos = []string{"http/1.1"}
+		l = tls.NewListener(l, config)
+	}
+	return l
 }
 
 // edgeListener wraps the edge's listener in TLS, if it is configured, and in
@@ -75,14 +159,47 @@ func (a *App) seal() {
 	}
 }
 
+// pruneEvery is how often connections to instances that left are closed.
+const pruneEvery = 30 * time.Second
+
+func (a *App) prunePeers(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		r, err := a.members.Ring(ctx)
+		if err != nil {
+			continue
+		}
+		addrs := map[string]bool{}
+		for _, in := range r.Instances() {
+			addrs[in.Addr] = true
+		}
+		for _, in := range r.Others() {
+			addrs[in.Addr] = true
+		}
+		a.pool.Keep(addrs)
+	}
+}
+
 func (a *App) shutdown(servers []*http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(a.cfg.ShutdownTimeout))
 	defer cancel()
 	var errs error
+	if a.opts.Role == Backend { // gateways go elsewhere before the listener closes
+		servers[0].SetKeepAlivesEnabled(false)
+	}
 	for _, s := range servers {
 		if err := s.Shutdown(ctx); err != nil {
 			errs = errors.Join(errs, fmt.Errorf("requests were cut off: %w", err), s.Close())
 		}
+	}
+	if a.rpc != nil {
+		a.rpc.Stop(ctx)
 	}
 	return errs
 }

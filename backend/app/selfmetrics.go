@@ -25,15 +25,19 @@ type selfMonitor struct {
 	every    time.Duration
 	now      func() time.Time
 	logger   *slog.Logger
+	host     string // names this process; empty: the host's name
 }
 
 // run writes until ctx is done.
 func (m *selfMonitor) run(ctx context.Context) {
 	tick := time.NewTicker(m.every)
 	defer tick.Stop()
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
+	host := m.host
+	if host == "" {
+		var err error
+		if host, err = os.Hostname(); err != nil {
+			host = "localhost"
+		}
 	}
 	for {
 		if err := m.write(ctx, host, m.now()); err != nil && ctx.Err() == nil {

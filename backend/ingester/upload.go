@@ -223,6 +223,14 @@ func (ing *Ingester) Upload(ctx context.Context) error {
 	return ing.uploads.sync(ctx)
 }
 
+// Owes counts the windows of which samples are not in the long-term store.
+func (ing *Ingester) Owes() int {
+	if ing.uploads == nil {
+		return 0
+	}
+	return len(ing.uploads.owed(nil))
+}
+
 // DropCompacted looks which local packs are compacted, and stops serving those
 // that have been for an hour.
 func (ing *Ingester) DropCompacted(ctx context.Context) error {

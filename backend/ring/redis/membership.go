@@ -54,15 +54,17 @@ type Membership struct {
 
 	current atomic.Pointer[ring.Ring]
 
-	mu      sync.Mutex // guards what follows, and is held during calls to Redis
-	self    ring.Instance
-	joined  bool
-	epoch   string
-	version string
-	members map[string]entry // last seen, by ID
-	beats   map[string]int64 // ms of Redis
-	seenAt  int64            // ms of Redis
-	failing bool
+	mu       sync.Mutex // guards what follows, and is held during calls to Redis
+	self     ring.Instance
+	joined   bool
+	fresh    bool // the directory is new, see Fresh
+	replaced bool
+	epoch    string
+	version  string
+	members  map[string]entry // last seen, by ID
+	beats    map[string]int64 // ms of Redis
+	seenAt   int64            // ms of Redis
+	failing  bool
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -133,13 +135,33 @@ func (m *Membership) Self() ring.Instance {
 	return m.self
 }
 
-// Join makes this process a member in the given state. When Redis cannot be
+// Fresh reports whether this ingester's directory is new, and whether the ring had
+// an instance of its name with another one: then that one was lost with its disk.
+// It does so over restarts, until Settled.
+func (m *Membership) Fresh() (fresh, replaced bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fresh, m.replaced
+}
+
+// Settled says that the loss is known where it has to be.
+func (m *Membership) Settled() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fresh, m.replaced = false, false
+	return m.saveFile()
+}
+
+// Join makes this process a member, of the given state when it is new: who comes
+// back is Active as before, so that its series stay where they are. When Redis cannot be
 // reached that happens as soon as it can be, and Join returns nil: an ingester
 // that restarts is in the others' rings anyway. An ingester without tokens needs
 // Redis to find its place, and waits for it.
 func (m *Membership) Join(ctx context.Context, state ring.State) error {
 	m.mu.Lock()
-	m.self.State, m.joined = state, true
+	if m.self.State, m.joined = state, true; len(m.self.Tokens) > 0 {
+		m.self.State = ring.Active
+	}
 	waits := m.o.File != "" && len(m.self.Tokens) == 0
 	err := m.sync(ctx)
 	m.mu.Unlock()

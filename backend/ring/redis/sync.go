@@ -60,10 +60,11 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 	if old, ok := m.members[self.ID]; ok {
 		in := old.instance()
 		self.Registered = in.Registered
-		if len(self.Tokens) == 0 {
-			self.Tokens = in.Tokens
+		if len(self.Tokens) == 0 && len(in.Tokens) > 0 {
+			self.Tokens, self.State = in.Tokens, ring.Active
 		}
 		if self.Incarnation != in.Incarnation && m.o.File != "" {
+			m.replaced = true
 			m.o.Logger.Warn("an instance of this ID is or was a member with another data directory; its place is taken over", "id", self.ID, "address", in.Addr)
 		}
 	}
@@ -223,6 +224,10 @@ type saved struct {
 	Incarnation string `json:"incarnation"`
 	Registered  int64  `json:"registered"`
 	Tokens      string `json:"tokens"`
+	// Fresh is set until what an instance of the same name may have lost with
+	// another disk is dealt with; Replaced, when there was one in the ring.
+	Fresh    bool `json:"fresh,omitempty"`
+	Replaced bool `json:"replaced,omitempty"`
 }
 
 // loadFile reads the tokens of an earlier run. An ingester without the file is a
@@ -233,7 +238,7 @@ func (m *Membership) loadFile() error {
 	}
 	data, err := os.ReadFile(m.o.File)
 	if errors.Is(err, fs.ErrNotExist) {
-		m.self.Incarnation = newEpoch()
+		m.self.Incarnation, m.fresh = newEpoch(), true
 		return nil
 	}
 	if err != nil {
@@ -250,6 +255,7 @@ func (m *Membership) loadFile() error {
 		return fmt.Errorf("the data directory belongs to instance %q, this process is configured as %q: give each ingester a directory of its own, or set cluster.instance back", s.ID, m.self.ID)
 	}
 	m.self.Incarnation, m.self.Registered = s.Incarnation, time.UnixMilli(s.Registered)
+	m.fresh, m.replaced = s.Fresh, s.Replaced
 	return nil
 }
 
@@ -259,7 +265,8 @@ func (m *Membership) saveFile() error {
 	if m.o.File == "" {
 		return nil
 	}
-	data, err := json.Marshal(saved{ID: m.self.ID, Incarnation: m.self.Incarnation, Registered: m.self.Registered.UnixMilli(), Tokens: encodeTokens(m.self.Tokens)})
+	data, err := json.Marshal(saved{ID: m.self.ID, Incarnation: m.self.Incarnation, Registered: m.self.Registered.UnixMilli(),
+		Tokens: encodeTokens(m.self.Tokens), Fresh: m.fresh, Replaced: m.replaced})
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(m.o.File), 0o755)
 	}

@@ -1,0 +1,247 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/api"
+	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/rpc"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/gateway/admin"
+)
+
+// openIngester opens the ingester over this process's data directory.
+func (a *App) openIngester(o ingester.Options) error {
+	o.MemoryBytes = a.cfg.Ingester.MemoryBytes
+	if o.MemoryBytes == 0 {
+		o.MemoryBytes = memoryBudget()
+	}
+	o.LongTerm, o.Dir, o.Limits = a.longTerm, filepath.Join(a.cfg.DataDir, "ingester"), a.limitsOf
+	o.Now, o.Logger, o.Registerer = a.opts.Now, a.opts.Logger, a.registry
+	ing, err := ingester.Open(o)
+	if err != nil {
+		return err
+	}
+	a.ingester = ing
+	a.closers = append(a.closers, ing.Close)
+	return nil
+}
+
+// apiOptions are those of the API that one process and a cluster share.
+func (a *App) apiOptions(recent querier.Recent) api.Options {
+	syntax := parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions}
+	return api.Options{
+		Queryable: querier.NewQueryable(querier.Both(recent, a.longTerm), a.limitsOf, a.opts.Now, a.opts.Logger),
+		Engine:    querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
+		Parser:    querier.NewParser(syntax, querier.MaxPrettyOperators),
+		Delete:    a.deleteSeries, Metadata: a.metadata, Limits: a.limitsOf,
+		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
+	}
+}
+
+// buildAll builds every backend role of one process, wired by plain calls.
+func (a *App) buildAll(ctx context.Context) error {
+	const id = "ingester-1"
+	if err := a.buildStore(ctx); err != nil {
+		return err
+	}
+	if err := a.openIngester(ingester.Options{ID: id, Replication: 1}); err != nil {
+		return err
+	}
+	a.buildCompactor(id)
+	dist := distributor.New(distributor.Options{Local: a.ingester, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry})
+	a.push = dist.Push
+	o := a.apiOptions(querier.OneIngester(localIngester{a.ingester}))
+	o.Push, o.SeriesCount = dist.Push, a.ingester.SeriesCount
+	a.knownMetadata = func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+		return a.ingester.Metadata(id), nil
+	}
+	a.deleteRecent = func(_ context.Context, id tenant.ID, ts schema.Tombstone) error { return a.ingester.Delete(id, ts) }
+	a.backend = api.New(o)
+	return nil
+}
+
+// buildTargets builds the roles of one process of a cluster.
+func (a *App) buildTargets(ctx context.Context) error {
+	if err := a.buildStore(ctx); err != nil {
+		return err
+	}
+	if err := a.joinRing(); err != nil {
+		return err
+	}
+	t := a.opts.Targets
+	if t[TargetIngester] {
+		if err := a.startIngester(ctx); err != nil {
+			return err
+		}
+	}
+	if t[TargetCompactor] {
+		a.buildCompactor(a.members.Self().ID)
+	}
+	dist := a.buildDistributor() // for this process's own metrics, at least
+	if t[TargetDistributor] || t[TargetQuerier] {
+		a.buildAPI(dist)
+	}
+	if !t[TargetIngester] {
+		if err := a.members.Join(ctx, ring.Active); err != nil {
+			return err
+		}
+	}
+	var ing rpc.Ingester
+	var comp rpc.Compactor
+	if a.ingester != nil {
+		ing = a.ingester
+	}
+	if a.compactor != nil {
+		comp = a.compactor
+	}
+	a.rpc = rpc.NewServer(a.security, ing, comp)
+	return nil
+}
+
+// startIngester finds the ingester's place in the ring and opens it. It takes
+// writes when the process listens; see Run.
+func (a *App) startIngester(ctx context.Context) error {
+	if err := a.members.Join(ctx, ring.Joining); err != nil {
+		return err
+	}
+	self := a.members.Self()
+	if err := a.loseForerunner(ctx, self); err != nil {
+		return err
+	}
+	return a.openIngester(ingester.Options{ID: self.ID, Zone: self.Zone, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardOf})
+}
+
+// loseForerunner says what an instance of the same name may have had that was
+// lost with its disk.
+func (a *App) loseForerunner(ctx context.Context, self ring.Instance) error {
+	fresh, replaced := a.members.Fresh()
+	if !fresh {
+		return nil
+	}
+	var also []store.Window
+	if replaced {
+		also = a.lastWindows()
+	}
+	n, err := a.longTerm.Lose(ctx, self.ID, self.Incarnation, self.Zone, also)
+	if err != nil {
+		return fmt.Errorf("find out what a lost ingester %s had: %w", self.ID, err)
+	}
+	if n > 0 {
+		a.opts.Logger.Warn("this ingester replaces one of the same name that was lost with its disk; until the others have uploaded what it owed, no second zone may be silent", "windows", n)
+	}
+	return a.members.Settled()
+}
+
+// lastWindows are those of which an ingester may have samples that it has not
+// said it owes.
+func (a *App) lastWindows() []store.Window {
+	now := a.opts.Now().UnixMilli()
+	return []store.Window{store.WindowOf(now), store.WindowOf(now - series.WindowMillis)}
+}
+
+func (a *App) buildDistributor() *distributor.Distributor {
+	dist := distributor.New(distributor.Options{
+		Ring: a.members, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardSize,
+		Replica: func(in *ring.Instance) (distributor.Replica, error) { return a.pool.Peer(in.Addr) },
+		Limits:  a.limitsOf, Now: a.opts.Now, Registerer: a.registry,
+	})
+	a.closers = append(a.closers, dist.Close)
+	a.push = dist.Push
+	return dist
+}
+
+// buildAPI builds the querier and what gateways ask.
+func (a *App) buildAPI(dist *distributor.Distributor) {
+	majority := a.cfg.Cluster.Replication/2 + 1
+	recent := querier.NewIngesters(querier.IngestersOptions{Peers: a.peers, Tolerate: majority - 1, Lost: a.lostDomains})
+	o := a.apiOptions(recent)
+	if a.opts.Targets[TargetDistributor] {
+		o.Push = dist.Push
+	}
+	if !a.opts.Targets[TargetQuerier] {
+		o.Queryable = nil
+	}
+	o.SeriesCount = a.clusterSeries
+	a.knownMetadata = a.clusterMetadata
+	a.deleteRecent = func(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
+		return a.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error { return p.Delete(ctx, id, ts) })
+	}
+	a.backend = api.New(o)
+}
+
+// internal is the handler of internal_listen, for gateways that prove to belong
+// to the cluster: the API, where they say whom they let in, and the operator's
+// commands that they checked.
+func (a *App) internal() http.Handler {
+	r := chi.NewRouter()
+	r.Route(admin.Root, a.actions)
+	if a.backend != nil {
+		r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+			access, err := tenant.AccessFromHeaders(r.Header)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusUnauthorized)
+				return
+			}
+			a.backend.ServeHTTP(w, r.WithContext(tenant.NewContext(r.Context(), access)))
+		})
+	}
+	return a.security.Require(r)
+}
+
+// localIngester is this process's ingester as the querier wants it.
+type localIngester struct{ ing *ingester.Ingester }
+
+func (l localIngester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
+	return l.ing.SelectServed(ctx, req)
+}
+
+func (l localIngester) Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
+	if name == "" {
+		return l.ing.LabelNamesServed(ctx, req)
+	}
+	return l.ing.LabelValuesServed(ctx, name, req)
+}
+
+func (l localIngester) Exemplars(_ context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return l.ing.Exemplars(id, mint, maxt, sets), nil
+}
+
+// leaveWait is how long others may need to see that this ingester leaves.
+const leaveWait = 8 * time.Second
+
+// leave takes this ingester out of the cluster for good: others take its new
+// series, what it has is uploaded, and only then is it forgotten.
+func (a *App) leave(ctx context.Context) error {
+	if err := a.members.SetState(ctx, ring.Leaving); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(leaveWait):
+	}
+	if err := a.flushAll(ctx); err != nil {
+		return err
+	}
+	if left := a.ingester.Owes(); left > 0 {
+		return fmt.Errorf("%d windows got samples again meanwhile; repeat the command", left)
+	}
+	return a.members.Leave(ctx)
+}

@@ -1,0 +1,518 @@
+// Package cluster runs a Pallium cluster as processes of this machine: Redis,
+// the emulators of Bigtable and Cloud Storage, three ingesters in three zones,
+// two processes that distribute and query, a compactor and two gateways. `make
+// cluster` and the tests of the cluster use it.
+//
+// Every process has a file NAME.pid with its number, NAME.log with what it
+// prints, and NAME.sh that starts it (again), in the cluster's directory.
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Binaries are the programs of a cluster.
+type Binaries struct {
+	Pallium, Redis, Bigtable, GCS string
+}
+
+// Options of a cluster.
+type Options struct {
+	Dir      string // absolute
+	Binaries Binaries
+	// Free takes free ports instead of the documented ones.
+	Free bool
+	// AdminTokenFile holds the admin token; it is made when missing. Default: in
+	// Dir.
+	AdminTokenFile string
+	// Config is more YAML for every backend process, Env more environment.
+	Config string
+	Env    []string
+	// Through replaces the addresses at which Pallium reaches Redis, Bigtable and
+	// Cloud Storage, for tests that stand in between. nil: none.
+	Through func(name, address string) string
+}
+
+// Process is one process of a cluster.
+type Process struct {
+	Name  string
+	Addr  string // where it serves others
+	Admin string // its admin listener; empty for foreign programs
+	args  []string
+	env   []string
+}
+
+// Cluster is a cluster that was laid out, running or not.
+type Cluster struct {
+	o         Options
+	Processes []Process
+	Edges     []string // URLs of the gateways
+	AdminURL  string   // of the first gateway
+	Token     string   // of the tenant demo, may read and write
+	admin     string   // token
+}
+
+const (
+	project, instance, bucket = "local", "local", "pallium"
+
+	// Tenant is the tenant that Token belongs to.
+	Tenant = "demo"
+)
+
+// startTimeout is generous: test machines are busy.
+const startTimeout = 3 * time.Minute
+
+// ports are the documented ones of each process.
+var ports = map[string]int{
+	"redis": 9379, "bigtable": 9086, "gcs": 9443,
+	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,
+	"backend-1": 9151, "backend-2": 9161, "compactor-1": 9171,
+	"gateway-1": 9009, "gateway-2": 9019,
+}
+
+// New lays a cluster out: its directory, secrets and configuration files.
+func New(o Options) (*Cluster, error) {
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if o.AdminTokenFile == "" {
+		o.AdminTokenFile = filepath.Join(o.Dir, "admin-token")
+	}
+	if o.Through == nil {
+		o.Through = func(_, address string) string { return address }
+	}
+	c := &Cluster{o: o}
+	for _, path := range []string{o.AdminTokenFile, c.path("key-pepper"), c.path("cluster-secret")} {
+		if err := makeSecret(path); err != nil {
+			return nil, err
+		}
+	}
+	token, err := os.ReadFile(o.AdminTokenFile)
+	if err != nil {
+		return nil, err
+	}
+	c.admin = strings.TrimSpace(string(token))
+	redis, bigtable, gcs := c.address("redis", 0), c.address("bigtable", 0), c.address("gcs", 0)
+	_, redisPort, _ := net.SplitHostPort(redis)
+	_, bigtablePort, _ := net.SplitHostPort(bigtable)
+	_, gcsPort, _ := net.SplitHostPort(gcs)
+	gcsURL := "http://" + o.Through("gcs", gcs)
+	c.add(Process{Name: "redis", Addr: redis, args: []string{o.Binaries.Redis, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", o.Dir}})
+	c.add(Process{Name: "bigtable", Addr: bigtable, args: []string{o.Binaries.Bigtable, "-host", "127.0.0.1", "-port", bigtablePort}})
+	c.add(Process{Name: "gcs", Addr: gcs, args: []string{o.Binaries.GCS, "-scheme", "http", "-host", "127.0.0.1", "-port", gcsPort,
+		"-backend", "memory", "-external-url", gcsURL, "-public-host", strings.TrimPrefix(gcsURL, "http://"), "-log-level", "error"}})
+	common := fmt.Sprintf(`store:
+  bigtable: {project: %s, instance: %s, emulator: "%s"}
+  gcs: {bucket: %s, endpoint: "%s/storage/v1/"}
+`, project, instance, o.Through("bigtable", bigtable), bucket, gcsURL)
+	c.backends(common, o.Through("redis", redis))
+	return c, c.gateways(common, o.Through("redis", redis))
+}
+
+func (c *Cluster) backends(common, redis string) {
+	role := func(name, zone, target string) {
+		rpc := c.address(name, 0)
+		text := common + fmt.Sprintf(`data_dir: %s
+rpc_listen: "%s"
+internal_listen: "%s"
+admin_listen: "%s"
+cluster:
+  instance: %s
+  advertise: "%s"
+  zone: %q
+  redis: {addresses: ["%s"]}
+ingester: {memory_bytes: 536870912}
+compactor: {interval: 30s}
+shutdown_timeout: 10s
+%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, c.o.Config)
+		c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
+	}
+	for i, zone := range []string{"zone-a", "zone-b", "zone-c"} {
+		role(fmt.Sprintf("ingester-%d", i+1), zone, "ingester")
+	}
+	role("backend-1", "", "distributor,querier")
+	role("backend-2", "", "distributor,querier")
+	role("compactor-1", "", "compactor")
+}
+
+func (c *Cluster) gateways(common, redis string) error {
+	for _, name := range []string{"gateway-1", "gateway-2"} {
+		edge, admin := c.address(name, 0), c.address(name, 1)
+		text := common + fmt.Sprintf(`data_dir: %s
+listen: "%s"
+admin_listen: "%s"
+external_url: "http://%s"
+upstream: {urls: ["http://%s", "http://%s"]}
+cluster: {instance: %s, redis: {addresses: ["%s"]}}
+shutdown_timeout: 10s
+`, c.path(name), edge, admin, edge, c.address("backend-1", 1), c.address("backend-2", 1), name, redis)
+		c.pallium(name, edge, admin, text, "gateway")
+		c.Edges = append(c.Edges, "http://"+edge)
+	}
+	c.AdminURL = "http://" + c.address("gateway-1", 1)
+	return c.writeFiles()
+}
+
+// pallium adds a process of ours and its configuration file.
+func (c *Cluster) pallium(name, addr, admin, config string, args ...string) {
+	file := c.path(name + ".yaml")
+	p := Process{Name: name, Addr: addr, Admin: "http://" + admin, args: append([]string{c.o.Binaries.Pallium}, args...)}
+	p.args = append(p.args, "-config", file)
+	p.env = []string{"PALLIUM_ADMIN_TOKEN_FILE=" + c.o.AdminTokenFile, "PALLIUM_KEY_PEPPER_FILE=" + c.path("key-pepper"), "PALLIUM_CLUSTER_SECRET_FILE=" + c.path("cluster-secret")}
+	c.add(p)
+	_ = os.WriteFile(file, []byte(config), 0o644) // a failure is that of the start
+}
+
+func (c *Cluster) add(p Process) { c.Processes = append(c.Processes, p) }
+
+func (c *Cluster) path(name string) string { return filepath.Join(c.o.Dir, name) }
+
+// address is where a process listens: its documented port and the next ones, or
+// free ports, which are kept for the next time.
+func (c *Cluster) address(name string, k int) string {
+	port := ports[name] + k
+	if name == "gateway-1" || name == "gateway-2" {
+		port = ports[name] + k // edge, admin
+	}
+	if !c.o.Free {
+		return "127.0.0.1:" + strconv.Itoa(port)
+	}
+	file := c.path(fmt.Sprintf("%s.port%d", name, k))
+	if data, err := os.ReadFile(file); err == nil {
+		return "127.0.0.1:" + string(data)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "127.0.0.1:0"
+	}
+	defer l.Close()
+	_, free, _ := net.SplitHostPort(l.Addr().String())
+	_ = os.WriteFile(file, []byte(free), 0o644) // a failure is that of the start
+	return "127.0.0.1:" + free
+}
+
+// writeFiles writes the scripts that start the processes.
+func (c *Cluster) writeFiles() error {
+	for _, p := range c.Processes {
+		var b strings.Builder
+		fmt.Fprintf(&b, "#!/bin/sh\n# Starts %s (again) in the background.\ncd %s || exit 1\n", p.Name, quote(c.o.Dir))
+		for _, e := range append(p.env, c.o.Env...) {
+			name, value, _ := strings.Cut(e, "=")
+			fmt.Fprintf(&b, "export %s=%s\n", name, quote(value))
+		}
+		b.WriteString("unset BIGTABLE_EMULATOR_HOST STORAGE_EMULATOR_HOST\n")
+		args := make([]string, len(p.args))
+		for i, a := range p.args {
+			args[i] = quote(a)
+		}
+		fmt.Fprintf(&b, "setsid $WRAP %s >>%s.log 2>&1 </dev/null &\necho $! >%s.pid\n", strings.Join(args, " "), p.Name, p.Name)
+		if err := os.WriteFile(c.path(p.Name+".sh"), []byte(b.String()), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// makeSecret writes a new secret where there is none.
+func makeSecret(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(hex.EncodeToString(b[:])+"\n"), 0o600)
+}
+
+// Reset deletes what the processes of an earlier run left: the emulators begin
+// empty, and ingesters that remember uploads to others would be wrong.
+func (c *Cluster) Reset() error {
+	var errs error
+	for _, p := range c.Processes {
+		errs = errors.Join(errs, os.RemoveAll(c.path(p.Name)), os.RemoveAll(c.path(p.Name+".log")))
+	}
+	return errs
+}
+
+// Up starts everything in order, creates the tenant and its token, and writes
+// cluster.env.
+func (c *Cluster) Up(ctx context.Context) error {
+	for _, name := range []string{"redis", "bigtable", "gcs"} {
+		if err := c.Start(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := c.makeBucket(ctx); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, c.o.Binaries.Pallium, "migrate", "up", "-config", c.path("gateway-1.yaml"))
+	cmd.Env = append(os.Environ(), "BIGTABLE_EMULATOR_HOST=", "STORAGE_EMULATOR_HOST=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pallium migrate up: %w\n%s", err, out)
+	}
+	for _, p := range c.Processes[3:] {
+		if err := c.launch(p.Name); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.Processes[3:] {
+		if err := c.WaitReady(ctx, p.Name); err != nil {
+			return err
+		}
+	}
+	if err := c.provision(ctx); err != nil {
+		return err
+	}
+	env := fmt.Sprintf("EDGE_URLS=%q\nADMIN_URL=%q\nTOKEN=%q\n", strings.Join(c.Edges, " "), c.AdminURL, c.Token)
+	tmp := c.path("cluster.env.tmp")
+	if err := os.WriteFile(tmp, []byte(env), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, c.path("cluster.env"))
+}
+
+// Start starts a process and waits until it is ready.
+func (c *Cluster) Start(ctx context.Context, name string) error {
+	if err := c.launch(name); err != nil {
+		return err
+	}
+	return c.WaitReady(ctx, name)
+}
+
+func (c *Cluster) launch(name string) error {
+	out, err := exec.Command("sh", c.path(name+".sh")).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("start %s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// Process returns a process by its name.
+func (c *Cluster) Process(name string) Process {
+	for _, p := range c.Processes {
+		if p.Name == name {
+			return p
+		}
+	}
+	panic("no process " + name)
+}
+
+// WaitReady waits until a process serves.
+func (c *Cluster) WaitReady(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	p := c.Process(name)
+	var err error
+	for {
+		if p.Admin != "" {
+			err = get(ctx, p.Admin+"/ready")
+		} else {
+			err = dial(ctx, p.Addr)
+		}
+		if err == nil {
+			return nil
+		}
+		if pid := c.pid(name); pid > 0 && syscall.Kill(pid, 0) != nil {
+			return fmt.Errorf("%s ended:\n%s", name, c.Log(name))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not get ready: %w\n%s", name, err, c.Log(name))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func get(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %d %s", url, resp.StatusCode, bytes.TrimSpace(body))
+	}
+	return nil
+}
+
+func dial(ctx context.Context, addr string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Log is the end of what a process printed.
+func (c *Cluster) Log(name string) string {
+	data, _ := os.ReadFile(c.path(name + ".log"))
+	const most = 8 << 10
+	return string(data[max(0, len(data)-most):])
+}
+
+func (c *Cluster) pid(name string) int {
+	data, err := os.ReadFile(c.path(name + ".pid"))
+	if err != nil {
+		return 0
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(data)))
+	return pid
+}
+
+// Signal sends a process a signal.
+func (c *Cluster) Signal(name string, sig syscall.Signal) error {
+	pid := c.pid(name)
+	if pid <= 0 {
+		return fmt.Errorf("%s does not run", name)
+	}
+	return syscall.Kill(pid, sig)
+}
+
+// Stop sends a process a signal and waits until it is gone.
+func (c *Cluster) Stop(ctx context.Context, name string, sig syscall.Signal) error {
+	if err := c.Signal(name, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	for pid := c.pid(name); alive(pid); {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not end: %w", name, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// alive reports whether a process runs. One that ended and that nobody waited
+// for does not.
+func alive(pid int) bool {
+	if pid <= 0 || syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// Down ends everything.
+func (c *Cluster) Down(ctx context.Context) error {
+	var errs error
+	_ = os.Remove(c.path("cluster.env"))
+	for i := len(c.Processes) - 1; i >= 0; i-- {
+		name := c.Processes[i].Name
+		if c.pid(name) == 0 {
+			continue
+		}
+		_ = c.Signal(name, syscall.SIGCONT)
+		soft, cancel := context.WithTimeout(ctx, 30*time.Second)
+		err := c.Stop(soft, name, syscall.SIGTERM)
+		cancel()
+		if err != nil {
+			err = c.Stop(ctx, name, syscall.SIGKILL)
+		}
+		errs = errors.Join(errs, err, os.Remove(c.path(name+".pid")))
+	}
+	return errs
+}
+
+// Lose deletes an ingester's disk.
+func (c *Cluster) Lose(name string) error { return os.RemoveAll(c.path(name)) }
+
+func (c *Cluster) makeBucket(ctx context.Context) error {
+	body, _ := json.Marshal(map[string]string{"name": bucket})
+	resp, err := c.post(ctx, "http://"+c.Process("gcs").Addr+"/storage/v1/b?project="+project, body, "")
+	if err != nil {
+		return fmt.Errorf("make the bucket: %w", err)
+	}
+	if resp.code != http.StatusOK && resp.code != http.StatusConflict {
+		return fmt.Errorf("make the bucket: %d %s", resp.code, resp.body)
+	}
+	return nil
+}
+
+type response struct {
+	code int
+	body []byte
+}
+
+func (c *Cluster) post(ctx context.Context, url string, body []byte, token string) (response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return response{}, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return response{}, err
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return response{resp.StatusCode, out}, err
+}
+
+// Admin posts to a process's admin listener.
+func (c *Cluster) Admin(ctx context.Context, name, path string, body []byte) (int, string, error) {
+	resp, err := c.post(ctx, c.Process(name).Admin+"/admin/v1"+path, body, c.admin)
+	return resp.code, string(resp.body), err
+}
+
+// NewToken makes a tenant, if it is not there, and issues a key for it.
+func (c *Cluster) NewToken(ctx context.Context, tenant string, scopes ...string) (string, error) {
+	run := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, c.o.Binaries.Pallium, append(args, "-admin-url", c.AdminURL)...)
+		cmd.Env = append(os.Environ(), "PALLIUM_ADMIN_TOKEN_FILE="+c.o.AdminTokenFile)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("pallium %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+		}
+		return strings.TrimSpace(string(out)), nil
+	}
+	if _, err := run("tenant", "show", tenant); err != nil {
+		if _, err := run("tenant", "create", tenant); err != nil {
+			return "", err
+		}
+	}
+	return run("token", "issue", "-tenant", tenant, "-scopes", strings.Join(scopes, ","), "-name", "cluster-"+strconv.FormatInt(time.Now().UnixNano(), 36), "-q")
+}
+
+// provision makes the tenant and its token.
+func (c *Cluster) provision(ctx context.Context) error {
+	var err error
+	c.Token, err = c.NewToken(ctx, Tenant, "metrics:read", "metrics:write", "metrics:delete")
+	return err
+}
