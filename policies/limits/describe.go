@@ -6,6 +6,9 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
+
+	"github.com/prometheus/common/model"
 )
 
 // Unit says what a limit counts, and so how its value is written.
@@ -17,13 +20,15 @@ const (
 	Count     Unit = "count"      // a whole number
 	Bytes     Unit = "bytes"      // a whole number
 	Time      Unit = "duration"   // a Prometheus duration such as 90s, 1h30m or 14d
+	Switch    Unit = "switch"     // true or false
+	LabelName Unit = "label name" // the name of a label, not empty
 )
 
 // Description is one limit as documentation and the CLI show it.
 type Description struct {
 	Name    string // the key in plans and overrides
 	Unit    Unit
-	Zero    string // what 0 means
+	Zero    string // what 0 means, or false, or an empty name
 	Meaning string
 }
 
@@ -47,6 +52,10 @@ func Describe() []Description {
 		{"max_exemplars", Count, "none are kept", "exemplars kept in memory"},
 		{"max_metadata_metrics", Count, unlimited, "metrics that have a type, help or unit kept"},
 		{"max_histogram_buckets", Count, unlimited, "buckets of one native histogram sample"},
+		{"accept_ha_samples", Switch, "all samples are kept", "whether one of several replicas of a sender is elected, and only its samples are kept"},
+		{"ha_cluster_label", LabelName, "not allowed", "label that names what the replicas are replicas of"},
+		{"ha_replica_label", LabelName, "not allowed", "label that names the replica; it is taken off the samples that are kept"},
+		{"ha_max_clusters", Count, "10000", "values of the cluster label seen within an hour"},
 		{"past_grace", Time, "any age", "how old a sample may be"},
 		{"future_grace", Time, "any time", "how far ahead of now a sample may be"},
 		{"retention", Time, "for ever", "how long samples are kept"},
@@ -74,6 +83,8 @@ func Names() []string {
 const (
 	maxNumber   = 1 << 50
 	maxDuration = 100 * 365 * 24 * time.Hour
+
+	maxLabelName = 1024 // bytes
 )
 
 // Check reports the first value that is out of range.
@@ -104,6 +115,10 @@ func (d Description) allowed() string {
 		return fmt.Sprintf("a number from 0 (%s) to %d", d.Zero, int64(maxNumber))
 	case Time:
 		return fmt.Sprintf("a duration such as 90s, 1h30m or 14d, from 0s (%s) to 100y", d.Zero)
+	case Switch:
+		return "true or false"
+	case LabelName:
+		return fmt.Sprintf("the name of a label other than __name__, of 1 to %d bytes", maxLabelName)
 	default:
 		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, int64(maxNumber))
 	}
@@ -125,6 +140,10 @@ func (d Description) check(value any) error {
 		ok = v >= 0 && v <= maxNumber
 	case Duration:
 		ok = v >= 0 && time.Duration(v) <= maxDuration
+	case bool:
+		ok = true
+	case string:
+		ok = v != "" && v != model.MetricNameLabel && len(v) <= maxLabelName && utf8.ValidString(v)
 	}
 	if !ok {
 		return d.refuse(value)

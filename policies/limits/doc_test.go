@@ -19,8 +19,11 @@ func TestDocumentation(t *testing.T) {
 	defaults := reflect.ValueOf(Default())
 	for i, d := range Describe() {
 		value := fmt.Sprint(defaults.Field(i).Interface())
-		if f, ok := defaults.Field(i).Interface().(float64); ok {
-			value = strconv.FormatFloat(f, 'f', -1, 64)
+		switch v := defaults.Field(i).Interface().(type) {
+		case float64:
+			value = strconv.FormatFloat(v, 'f', -1, 64)
+		case string:
+			value = "`" + v + "`"
 		}
 		row := fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", d.Name, d.Unit, value, d.Zero, d.Meaning)
 		if !strings.Contains(string(doc), row) {

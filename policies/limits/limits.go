@@ -38,6 +38,12 @@ type Limits struct {
 	MaxMetadataMetrics  int `yaml:"max_metadata_metrics" json:"max_metadata_metrics"`     // metrics with type, help or unit
 	MaxHistogramBuckets int `yaml:"max_histogram_buckets" json:"max_histogram_buckets"`   // of one native histogram sample
 
+	// Pairs of replicas that send the same, of which one is elected.
+	AcceptHASamples bool   `yaml:"accept_ha_samples" json:"accept_ha_samples"`
+	HAClusterLabel  string `yaml:"ha_cluster_label" json:"ha_cluster_label"` // not empty
+	HAReplicaLabel  string `yaml:"ha_replica_label" json:"ha_replica_label"` // not empty
+	HAMaxClusters   int    `yaml:"ha_max_clusters" json:"ha_max_clusters"`   // 0 = 10,000
+
 	// Time.
 	PastGrace   Duration `yaml:"past_grace" json:"past_grace"`     // how old a sample may be; 0 = any age
 	FutureGrace Duration `yaml:"future_grace" json:"future_grace"` // how far ahead of now; 0 = any
@@ -64,6 +70,7 @@ func Default() Limits {
 		MaxActiveSeries: 2_000_000, MaxLabelsPerSeries: 64,
 		MaxLabelNameLength: 1024, MaxLabelValueLength: 4096,
 		MaxExemplars: 10_000, MaxMetadataMetrics: 100_000, MaxHistogramBuckets: 640,
+		HAClusterLabel: "cluster", HAReplicaLabel: "__replica__", HAMaxClusters: 100,
 		PastGrace: Duration(14 * 24 * time.Hour), FutureGrace: Duration(10 * time.Minute),
 		MaxQuerySteps: 11_000, MaxQuerySeries: 500_000, MaxQuerySamples: 50_000_000,
 		QueryTimeout: Duration(2 * time.Minute), MaxConcurrentQueries: 20, MaxQueryLength: 64 << 10,

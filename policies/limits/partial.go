@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
@@ -40,6 +41,10 @@ func Merge(defaults Limits, layers ...Partial) Limits {
 				f.SetInt(int64(v))
 			case int64:
 				f.SetInt(v)
+			case bool:
+				f.SetBool(v)
+			case string:
+				f.SetString(v)
 			}
 		}
 	}
@@ -88,7 +93,8 @@ func (p Partial) Get(key string) (string, bool) {
 	return fmt.Sprint(v), ok
 }
 
-// parse reads a value and checks it; the result has one of three types.
+// parse reads a value and checks it; the result has the kind of the
+// limit's field.
 func (d Description) parse(text string) (any, error) {
 	var v any
 	var err error
@@ -97,6 +103,17 @@ func (d Description) parse(text string) (any, error) {
 		v, err = strconv.ParseFloat(text, 64)
 	case Time:
 		v, err = model.ParseDuration(text)
+	case Switch:
+		switch text {
+		case "true":
+			v = true
+		case "false":
+			v = false
+		default:
+			return nil, d.refuse(strconv.Quote(text))
+		}
+	case LabelName:
+		v = text
 	default:
 		v, err = strconv.ParseInt(text, 10, 64)
 	}
@@ -143,7 +160,7 @@ func (p *Partial) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// add takes a decoded value: a json.Number or a string.
+// add takes a decoded value: a json.Number, a string or a bool.
 func (p *Partial) add(key string, value any) error {
 	d, err := describe(key)
 	if err != nil {
@@ -154,15 +171,20 @@ func (p *Partial) add(key string, value any) error {
 	}
 	switch v := value.(type) {
 	case json.Number:
-		if d.Unit == Time && v != "0" {
+		if d.Unit == LabelName || d.Unit == Time && v != "0" {
 			return d.refuse(v)
 		}
 		return p.Set(key, string(v))
 	case string:
-		if d.Unit != Time {
+		if d.Unit != Time && d.Unit != LabelName {
 			return d.refuse(strconv.Quote(v))
 		}
 		return p.Set(key, v)
+	case bool:
+		if d.Unit != Switch {
+			return d.refuse(v)
+		}
+		return p.Set(key, strconv.FormatBool(v))
 	default:
 		return d.refuse(fmt.Sprint(value))
 	}
@@ -190,6 +212,8 @@ func (p *Partial) UnmarshalYAML(n *yaml.Node) error {
 		var value any = n.Content[i+1].Value
 		if tag := n.Content[i+1].ShortTag(); tag == "!!int" || tag == "!!float" {
 			value = json.Number(n.Content[i+1].Value)
+		} else if tag == "!!bool" {
+			value = strings.EqualFold(n.Content[i+1].Value, "true")
 		} else if tag != "!!str" {
 			value = tag
 		}

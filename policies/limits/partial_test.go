@@ -25,7 +25,7 @@ func TestDescribeIsComplete(t *testing.T) {
 		if f.Tag.Get("yaml") != d.Name || f.Tag.Get("json") != d.Name {
 			t.Errorf("description %d is of %s, the field is %s with yaml %q, json %q", i, d.Name, f.Name, f.Tag.Get("yaml"), f.Tag.Get("json"))
 		}
-		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}}[f.Type.String()]
+		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName}}[f.Type.String()]
 		if !slices.Contains(fits, d.Unit) {
 			t.Errorf("%s: unit %s does not fit type %s", d.Name, d.Unit, f.Type)
 		}
@@ -43,11 +43,12 @@ func TestMerge(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{"max_active_series": 10, "retention": "30d", "requests_per_second": 2.5}`), &plan); err != nil {
 		t.Fatal(err)
 	}
-	if err := yaml.Unmarshal([]byte("max_active_series: 0\npast_grace: 1h30m\nmax_body_bytes: 5\nquery_timeout: 0\n"), &over); err != nil {
+	if err := yaml.Unmarshal([]byte("max_active_series: 0\npast_grace: 1h30m\nmax_body_bytes: 5\naccept_ha_samples: true\nha_replica_label: \"true\"\nquery_timeout: 0\n"), &over); err != nil {
 		t.Fatal(err)
 	}
 	want := Default()
 	want.MaxActiveSeries, want.Retention, want.RequestsPerSecond = 0, Duration(30*24*time.Hour), 2.5
+	want.AcceptHASamples, want.HAReplicaLabel = true, "true"
 	want.PastGrace, want.MaxBodyBytes, want.QueryTimeout = Duration(90*time.Minute), 5, 0
 	if got := Merge(Default(), plan, over); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -56,7 +57,7 @@ func TestMerge(t *testing.T) {
 		t.Errorf("an empty document changed %+v", got)
 	}
 	text, err := json.Marshal(over)
-	if want := `{"max_active_series":0,"max_body_bytes":5,"past_grace":"1h30m","query_timeout":"0s"}`; err != nil || string(text) != want {
+	if want := `{"accept_ha_samples":true,"ha_replica_label":"true","max_active_series":0,"max_body_bytes":5,"past_grace":"1h30m","query_timeout":"0s"}`; err != nil || string(text) != want {
 		t.Errorf("JSON is %s, %v", text, err)
 	}
 	for _, encode := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal} {
@@ -89,6 +90,12 @@ func TestRefusals(t *testing.T) {
 		`{"retention": "101y"}`:              `limit retention: 101y is not allowed`,
 		`{"requests_per_second": -0.1}`:      `limit requests_per_second: -0.1 is not allowed; it must be a number from 0`,
 		`{"byte_burst": 1, "byte_burst": 2}`: `limit byte_burst stands twice`,
+		`{"accept_ha_samples": "true"}`:      `limit accept_ha_samples: "true" is not allowed; it must be true or false`,
+		`{"accept_ha_samples": 1}`:           `limit accept_ha_samples: "1" is not allowed`,
+		`{"ha_cluster_label": 1}`:            `limit ha_cluster_label: 1 is not allowed; it must be the name of a label`,
+		`{"ha_cluster_label": true}`:         `limit ha_cluster_label: true is not allowed`,
+		`{"ha_cluster_label": ""}`:           `limit ha_cluster_label:  is not allowed`,
+		`{"ha_replica_label": "__name__"}`:   `limit ha_replica_label: __name__ is not allowed`,
 		`[1]`:                                `must be an object`,
 	} {
 		var p Partial
@@ -101,7 +108,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: error of type %T", doc, err)
 		}
 	}
-	for _, doc := range []string{"- 1", "x: 1", "retention: 30", "retention: {}", "max_active_series: .inf", "requests_per_second: .nan", "max_active_series: \"1\""} {
+	for _, doc := range []string{"- 1", "x: 1", "retention: 30", "retention: {}", "max_active_series: .inf", "requests_per_second: .nan", "max_active_series: \"1\"", "accept_ha_samples: yes", "ha_cluster_label: true", "ha_cluster_label: 7"} {
 		var p Partial
 		if err := yaml.Unmarshal([]byte(doc), &p); err == nil || !strings.Contains(err.Error(), "line 1") {
 			t.Errorf("%s: %v", doc, err)
