@@ -120,7 +120,7 @@ func New(o Options) (*Cluster, error) {
 		"-backend", "memory", "-external-url", gcsURL, "-public-host", strings.TrimPrefix(gcsURL, "http://"), "-log-level", "error"}})
 	common := fmt.Sprintf(`store:
   bigtable: {project: %s, instance: %s, emulator: "%s"}
-  gcs: {bucket: %s, endpoint: "%s/storage/v1/"}
+  gcs: {bucket: %s, endpoint: "%s"}
 `, project, instance, o.Through("bigtable", bigtable), bucket, gcsURL)
 	c.backends(common, o.Through("redis", redis))
 	return c, c.gateways(common, o.Through("redis", redis))

@@ -58,7 +58,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	var opts []option.ClientOption
 	switch {
 	case o.Endpoint != "":
-		opts = append(opts, option.WithEndpoint(strings.TrimRight(o.Endpoint, "/")+"/storage/v1/"), option.WithoutAuthentication(), storage.WithJSONReads())
+		opts = append(opts, option.WithEndpoint(strings.TrimSuffix(strings.TrimRight(o.Endpoint, "/"), "/storage/v1")+"/storage/v1/"), option.WithoutAuthentication(), storage.WithJSONReads())
 	case o.CredentialsFile != "":
 		opts = append(opts, option.WithAuthCredentialsFile(option.ServiceAccount, o.CredentialsFile))
 	}
