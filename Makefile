@@ -58,12 +58,18 @@ lint: $(TOOLS)/golangci-lint-$(LINT_VERSION)  ## golangci-lint with the import f
 fuzz:                           ## each fuzz target for FUZZTIME (default 30s)
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) ./test/fuzz.sh
 
-e2e: build $(EMULATORS) redis $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION)  ## a real Prometheus against the real binary
+e2e: build bin/skewed $(EMULATORS) redis $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION)  ## a real Prometheus against the real binary
 	PALLIUM=$(CURDIR)/bin/pallium \
 	PROMETHEUS=$(TOOLS)/prometheus-$(PROMETHEUS_VERSION) \
 	PROMTOOL=$(TOOLS)/promtool-$(PROMETHEUS_VERSION) \
 	NODE_EXPORTER=$(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) \
 	$(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 20m ./test/...
+
+chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos test of a cluster, about an hour and a half; CHAOS_SEED reproduces one
+	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 4h -v ./test/chaos/cluster
+
+bin/skewed: build
+	$(GO) build -o $@ ./test/cluster/skewed
 
 bench: $(EMULATORS) redis              ## micro-benchmarks
 	$(GO) test -vet=off -run '^$$' -bench . -benchmem $(UNIT)

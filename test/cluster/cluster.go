@@ -45,6 +45,8 @@ type Options struct {
 	// Config is more YAML for every backend process, Env more environment.
 	Config string
 	Env    []string
+	// TwoCompactors adds compactor-2.
+	TwoCompactors bool
 	// Through replaces the addresses at which Pallium reaches Redis, Bigtable and
 	// Cloud Storage, for tests that stand in between. nil: none.
 	Through func(name, address string) string
@@ -83,7 +85,7 @@ const startTimeout = 3 * time.Minute
 var ports = map[string]int{
 	"redis": 9379, "bigtable": 9086, "gcs": 9443,
 	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,
-	"backend-1": 9151, "backend-2": 9161, "compactor-1": 9171,
+	"backend-1": 9151, "backend-2": 9161, "compactor-1": 9171, "compactor-2": 9181,
 	"gateway-1": 9009, "gateway-2": 9019,
 }
 
@@ -150,6 +152,9 @@ shutdown_timeout: 10s
 	role("backend-1", "", "distributor,querier")
 	role("backend-2", "", "distributor,querier")
 	role("compactor-1", "", "compactor")
+	if c.o.TwoCompactors {
+		role("compactor-2", "", "compactor")
+	}
 }
 
 func (c *Cluster) gateways(common, redis string) error {
@@ -300,8 +305,18 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 	return c.WaitReady(ctx, name)
 }
 
-func (c *Cluster) launch(name string) error {
-	out, err := exec.Command("sh", c.path(name+".sh")).CombinedOutput()
+// StartWith is Start with a command in front of the program.
+func (c *Cluster) StartWith(ctx context.Context, name, wrap string) error {
+	if err := c.launch(name, "WRAP="+wrap); err != nil {
+		return err
+	}
+	return c.WaitReady(ctx, name)
+}
+
+func (c *Cluster) launch(name string, env ...string) error {
+	cmd := exec.Command("sh", c.path(name+".sh"))
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("start %s: %w\n%s", name, err, out)
 	}

@@ -1,0 +1,374 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// world is a cluster under load.
+type world struct {
+	t     *testing.T
+	ctx   context.Context
+	c     *cluster.Cluster
+	r     *Recorder
+	rnd   *rand.Rand
+	long  bool
+	start time.Time
+	proxy map[string]*Proxy
+
+	checks sync.WaitGroup
+	stop   context.CancelFunc
+
+	mu     sync.Mutex
+	failed []string // queries, the last few
+}
+
+// fault is something that happens to a cluster. It returns when the cluster is
+// whole again.
+type fault struct {
+	name string
+	// free of failures: neither a push nor a query may fail.
+	free bool
+	long bool // only in the long run
+	do   func(w *world)
+}
+
+func newWorld(t *testing.T, seed int64, long bool) *world {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	w := &world{t: t, ctx: ctx, stop: stop, rnd: rand.New(rand.NewSource(seed)), long: long, proxy: map[string]*Proxy{}, start: time.Now()}
+	dir := t.TempDir()
+	var err error
+	w.c, err = cluster.New(cluster.Options{
+		Dir: dir, Free: true, Binaries: binaries(t), TwoCompactors: true,
+		Through: func(name, address string) string {
+			if w.proxy[name] == nil {
+				w.proxy[name] = NewProxy(t, address, seed)
+			}
+			return w.proxy[name].Addr
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.c.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			for _, p := range w.c.Processes {
+				t.Logf("== %s\n%s", p.Name, w.c.Log(p.Name))
+			}
+		}
+	})
+	if err := w.c.Up(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.r = NewRecorder(w.c.Edges, w.c.Token, 50*time.Millisecond)
+	for i := range 2 {
+		w.checks.Go(func() { w.keepChecking(ctx, i) })
+	}
+	return w
+}
+
+func binaries(t *testing.T) cluster.Binaries {
+	redis := os.Getenv("REDIS_SERVER")
+	if redis == "" {
+		redis = "redis-server"
+	}
+	return cluster.Binaries{Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
+		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}
+}
+
+// keepChecking reads the last half minute back, again and again.
+func (w *world) keepChecking(ctx context.Context, n int) {
+	for i := n; ctx.Err() == nil; i++ {
+		err := w.r.Check(ctx, w.t, w.c.Edges[i%len(w.c.Edges)], i%writers, time.Now().Add(-30*time.Second))
+		if err != nil && ctx.Err() == nil {
+			w.mu.Lock()
+			w.failed = append(w.failed[max(0, len(w.failed)-3):], err.Error())
+			w.mu.Unlock()
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) pause(short, long time.Duration) {
+	if w.long {
+		short = long
+	}
+	time.Sleep(short)
+}
+
+func (w *world) ingester() string { return fmt.Sprintf("ingester-%d", 1+w.rnd.Intn(3)) }
+
+// whole waits until every ingester answers queries again.
+func (w *world) whole() {
+	w.t.Helper()
+	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
+		w.must(w.c.WaitReady(w.ctx, name))
+	}
+	time.Sleep(500 * time.Millisecond) // connections are tried again within that
+}
+
+// all reads everything since the start back.
+func (w *world) all() {
+	w.t.Helper()
+	for n := range writers {
+		var err error
+		for range 60 {
+			if err = w.r.Check(w.ctx, w.t, w.c.Edges[n%2], n, w.start); err == nil {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		w.must(err)
+	}
+}
+
+// command runs an operator's command and repeats it while it fails.
+func (w *world) command(name, path string) {
+	w.t.Helper()
+	var code int
+	var body string
+	var err error
+	for range 60 {
+		if code, body, err = w.c.Admin(w.ctx, name, path, nil); err == nil && code == 200 {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	w.t.Fatalf("%s of %s: %d %s %v", path, name, code, body, err)
+}
+
+func (w *world) flush()   { w.command("backend-1", "/flush?wait=true") }
+func (w *world) compact() { w.command("backend-2", "/compact?wait=true") }
+
+func (w *world) disturb(name string, m Mode, d time.Duration) {
+	w.t.Logf("   %s %s for %v", name, m, d)
+	w.proxy[name].Set(m)
+	time.Sleep(d)
+	w.proxy[name].Set(Pass)
+}
+
+func faults() []fault {
+	return []fault{
+		{name: "kill an ingester", free: true, do: func(w *world) {
+			name := w.ingester()
+			w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
+			w.pause(2*time.Second, 10*time.Second)
+			w.must(w.c.Start(w.ctx, name))
+		}},
+		{name: "kill an ingester and lose its disk", free: true, do: func(w *world) {
+			name := w.ingester()
+			w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
+			w.must(w.c.Lose(name))
+			w.pause(2*time.Second, 10*time.Second)
+			w.must(w.c.Start(w.ctx, name))
+			w.whole()
+			w.all()
+			w.flush() // the others upload what it had: from here on any one may be lost again
+			w.settle()
+		}},
+		{name: "restart all in turn", free: true, do: func(w *world) {
+			for _, name := range []string{"ingester-1", "ingester-2", "ingester-3", "compactor-1", "backend-1", "backend-2"} {
+				w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
+				w.must(w.c.Start(w.ctx, name))
+				w.whole()
+			}
+		}},
+		{name: "Redis stopped, emptied and back", free: true, do: func(w *world) {
+			w.must(w.c.Stop(w.ctx, "redis", syscall.SIGKILL))
+			w.pause(8*time.Second, 2*time.Minute)
+			w.must(w.c.Start(w.ctx, "redis"))
+			w.pause(5*time.Second, 20*time.Second)
+		}},
+		{name: "Redis hangs", free: true, do: func(w *world) { w.disturb("redis", Hang, w.length(4*time.Second, time.Minute)) }},
+		{name: "an ingester cut off", free: true, do: func(w *world) { w.disturb(w.ingester(), Refuse, w.length(3*time.Second, 30*time.Second)) }},
+		{name: "an ingester hangs", free: true, do: func(w *world) {
+			name := w.ingester()
+			w.must(w.c.Signal(name, syscall.SIGSTOP))
+			w.pause(12*time.Second, 40*time.Second)
+			w.must(w.c.Signal(name, syscall.SIGCONT))
+			w.pause(time.Second, 5*time.Second)
+		}},
+		{name: "an ingester cut off one way", free: true, do: func(w *world) { w.disturb(w.ingester(), OneWay, w.length(12*time.Second, 40*time.Second)) }},
+		{name: "an ingester swallows everything", free: true, do: func(w *world) { w.disturb(w.ingester(), Hang, w.length(12*time.Second, 40*time.Second)) }},
+		{name: "an ingester's connections break", do: func(w *world) { w.disturb(w.ingester(), Partial, w.length(5*time.Second, time.Minute)) }},
+		{name: "Cloud Storage refuses", do: func(w *world) { w.store("gcs", Refuse) }},
+		{name: "Cloud Storage hangs", do: func(w *world) { w.store("gcs", Hang) }},
+		{name: "Cloud Storage fails partially", do: func(w *world) { w.store("gcs", Partial) }},
+		{name: "Bigtable refuses", do: func(w *world) { w.store("bigtable", Refuse) }},
+		{name: "Bigtable hangs", do: func(w *world) { w.store("bigtable", Hang) }},
+		{name: "Bigtable fails partially", do: func(w *world) { w.store("bigtable", Partial) }},
+		{name: "an ingester's disk is full", free: true, do: func(w *world) {
+			name := w.ingester()
+			w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
+			w.must(w.c.StartWith(w.ctx, name, "prlimit --fsize=65536 --"))
+			w.pause(4*time.Second, 30*time.Second)
+			w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
+			w.must(w.c.Start(w.ctx, name))
+		}},
+		{name: "an ingester's clock five minutes off", free: true, do: func(w *world) {
+			name := w.ingester()
+			offset := []string{"5m", "-5m"}[w.rnd.Intn(2)]
+			w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
+			w.must(w.c.StartWith(w.ctx, name, skewed(w.t)+" "+offset))
+			w.whole()
+			w.flush()
+			w.pause(4*time.Second, 30*time.Second)
+			w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
+			w.must(w.c.Start(w.ctx, name))
+		}},
+		{name: "two compactors at once", free: true, do: func(w *world) {
+			w.flush()
+			var both sync.WaitGroup
+			for _, name := range []string{"compactor-1", "compactor-2"} {
+				both.Go(func() {
+					for range w.count(2, 8) {
+						_, _, _ = w.c.Admin(w.ctx, name, "/compact?wait=true", nil) // one of them may lose a race
+					}
+				})
+			}
+			both.Wait()
+			w.compact()
+		}},
+		{name: "compactions killed", free: true, do: func(w *world) {
+			for range w.count(3, 20) {
+				w.flush()
+				go func() { _, _, _ = w.c.Admin(w.ctx, "compactor-1", "/compact?wait=true", nil) }()
+				time.Sleep(time.Duration(w.rnd.Intn(150)) * time.Millisecond)
+				w.must(w.c.Stop(w.ctx, "compactor-1", syscall.SIGKILL))
+				w.must(w.c.Start(w.ctx, "compactor-1"))
+			}
+			w.compact()
+		}},
+		{name: "flushes killed", free: true, do: func(w *world) {
+			for range w.count(3, 20) {
+				name := w.ingester()
+				go func() { _, _, _ = w.c.Admin(w.ctx, name, "/flush?wait=true", nil) }()
+				time.Sleep(time.Duration(w.rnd.Intn(100)) * time.Millisecond)
+				w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
+				w.must(w.c.Start(w.ctx, name))
+				w.whole()
+			}
+		}},
+	}
+}
+
+func (w *world) length(short, long time.Duration) time.Duration {
+	if w.long {
+		return long
+	}
+	return short
+}
+
+func (w *world) count(short, long int) int {
+	if w.long {
+		return long
+	}
+	return short
+}
+
+// store breaks one of the two stores while everybody tries to use it.
+func (w *world) store(name string, m Mode) {
+	d := w.length(6*time.Second, time.Duration(minutes())*time.Minute)
+	go func() { _, _, _ = w.c.Admin(w.ctx, w.ingester0(), "/flush?wait=true", nil) }()
+	w.disturb(name, m, d)
+	w.flush()
+}
+
+func (w *world) ingester0() string { return "ingester-1" }
+
+// settle waits until what lost ingesters owed is known to be with others.
+func (w *world) settle() { w.compact() }
+
+// minutes is how long the long run breaks a store: ten, or what CHAOS_MINUTES
+// says.
+func minutes() int {
+	if n, err := strconv.Atoi(os.Getenv("CHAOS_MINUTES")); err == nil {
+		return n
+	}
+	return 10
+}
+
+// skewed builds the server whose clock is off.
+func skewed(t *testing.T) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	path := os.Getenv("PALLIUM_SKEWED")
+	if path == "" {
+		path = filepath.Join(filepath.Dir(file), "..", "..", "..", "bin", "skewed")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is missing: run `make e2e`", path)
+	}
+	return path
+}
+
+// TestChaos: whatever happens to one part of a cluster, no acknowledged sample
+// is lost and no answer is wrong. The seed is in CHAOS_SEED, CHAOS=long takes
+// every fault for long, CHAOS_FAULTS names some.
+func TestChaos(t *testing.T) {
+	seed := int64(1)
+	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {
+		seed = n
+	}
+	long := os.Getenv("CHAOS") == "long"
+	t.Logf("CHAOS_SEED=%d", seed)
+	w := newWorld(t, seed, long)
+	time.Sleep(3 * time.Second)
+	list := faults()
+	w.rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	for _, f := range list {
+		if only := os.Getenv("CHAOS_FAULTS"); only != "" && !strings.Contains(only, f.name) {
+			continue
+		}
+		before := w.r.tally()
+		begun := time.Now()
+		f.do(w)
+		w.whole()
+		w.all()
+		got := w.r.tally().since(before)
+		t.Logf("%-38s %5.1fs  %s", f.name, time.Since(begun).Seconds(), got)
+		if f.free && (got.failed > 0 || got.queriesNo > 0) {
+			w.r.mu.Lock()
+			w.mu.Lock()
+			t.Errorf("%s: %s; pushes %q, queries %q", f.name, got, w.r.errs, w.failed)
+			w.mu.Unlock()
+			w.r.mu.Unlock()
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	w.r.Stop()
+	w.stop()
+	w.checks.Wait()
+	w.ctx = context.Background()
+	w.all()
+	w.flush()
+	w.compact()
+	w.all()
+	t.Logf("%d samples sent, %d acknowledged, all there; in all %s", w.r.Attempted(), w.r.Acked(), w.r.tally())
+}

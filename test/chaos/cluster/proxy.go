@@ -1,0 +1,145 @@
+// Package cluster is the chaos test of a whole cluster: a recorder pushes samples
+// whose values follow from series and time and notes what was acknowledged, a
+// checker reads everything back, and meanwhile processes are killed, frozen, cut
+// off and robbed of their disks and stores.
+package cluster
+
+import (
+	"io"
+	"math/rand"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Mode is what a proxy does with connections.
+type Mode int
+
+// The modes.
+const (
+	Pass    Mode = iota
+	Refuse       // closes every connection
+	Hang         // takes connections and bytes, and passes nothing on
+	OneWay       // passes on what callers send, and nothing back
+	Partial      // cuts connections off in the middle, by chance
+)
+
+func (m Mode) String() string {
+	return [...]string{"passes", "refuses", "hangs", "is cut off one way", "fails partially"}[m]
+}
+
+// Proxy stands before an address and can fail.
+type Proxy struct {
+	Addr   string
+	target string
+
+	mu    sync.Mutex
+	mode  Mode
+	rnd   *rand.Rand
+	conns map[net.Conn]bool
+	done  sync.WaitGroup
+	l     net.Listener
+}
+
+// NewProxy returns a proxy that passes everything until the test ends.
+func NewProxy(t testing.TB, target string, seed int64) *Proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{Addr: l.Addr().String(), target: target, l: l, rnd: rand.New(rand.NewSource(seed)), conns: map[net.Conn]bool{}}
+	p.done.Go(p.accept)
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.Set(Refuse)
+		p.done.Wait()
+	})
+	return p
+}
+
+// Set changes what the proxy does. Connections that are open feel it, too.
+func (p *Proxy) Set(m Mode) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.mode
+	p.mode = m
+	if m == Refuse || m == Pass && before != Pass { // what was swallowed is missing
+		for c := range p.conns {
+			_ = c.Close()
+		}
+	}
+}
+
+func (p *Proxy) now() Mode {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mode
+}
+
+func (p *Proxy) chance(n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rnd.Intn(n) == 0
+}
+
+func (p *Proxy) keep(c net.Conn, open bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if open {
+		p.conns[c] = true
+	} else {
+		delete(p.conns, c)
+	}
+}
+
+func (p *Proxy) accept() {
+	for {
+		c, err := p.l.Accept()
+		if err != nil {
+			return
+		}
+		if p.now() == Refuse {
+			_ = c.Close()
+			continue
+		}
+		up, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+		if err != nil {
+			_ = c.Close()
+			continue
+		}
+		p.keep(c, true)
+		p.keep(up, true)
+		end := sync.OnceFunc(func() {
+			_ = c.Close()
+			_ = up.Close()
+			p.keep(c, false)
+			p.keep(up, false)
+		})
+		p.done.Go(func() { defer end(); p.copy(up, c, false) })
+		p.done.Go(func() { defer end(); p.copy(c, up, true) })
+	}
+}
+
+func (p *Proxy) copy(dst io.Writer, src io.Reader, back bool) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		if err != nil {
+			return
+		}
+		switch m := p.now(); {
+		case m == Refuse:
+			return
+		case m == Hang, m == OneWay && back:
+			continue // swallowed
+		case m == Partial && p.chance(20):
+			_, _ = dst.Write(buf[:n/2])
+			return
+		}
+		if _, err := dst.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
