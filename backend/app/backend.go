@@ -145,8 +145,23 @@ func (a *App) loseForerunner(ctx context.Context, self ring.Instance) error {
 	}
 	if n > 0 {
 		a.opts.Logger.Warn("this ingester replaces one of the same name that was lost with its disk; until the others have uploaded what it owed, no second zone may be silent", "windows", n)
+		if err := a.waitForLosses(ctx); err != nil {
+			return err
+		}
 	}
 	return a.members.Settled()
+}
+
+// waitForLosses returns when every querier knows of a loss that is written. Until
+// then the empty successor of a lost ingester must not answer, nor may the lost
+// one leave the ring.
+func (a *App) waitForLosses(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(lossesFor + time.Second):
+		return nil
+	}
 }
 
 // lastWindows are those of which an ingester may have samples that it has not

@@ -246,7 +246,8 @@ const lossesFor = 5 * time.Second
 func (a *App) lostDomains(ctx context.Context, mint, maxt int64) ([]string, error) {
 	a.lossMu.Lock()
 	defer a.lossMu.Unlock()
-	if now := a.opts.Now(); now.Sub(a.lossesAt) > lossesFor {
+	// The time of asking counts, and no injected clock.
+	if now := time.Now(); a.lossesAt.IsZero() || now.Sub(a.lossesAt) > lossesFor {
 		list, err := a.longTerm.Losses(ctx)
 		if err != nil {
 			return nil, err
@@ -274,10 +275,14 @@ func (a *App) eachIngester(ctx context.Context, fn func(context.Context, *rpc.Pe
 	if len(r.Instances()) == 0 {
 		return errors.New("there are no ingesters in the ring")
 	}
+	const atOnce = 16
+	slots := make(chan struct{}, atOnce)
 	errs := make(chan error, len(r.Instances()))
 	for i := range r.Instances() {
 		in := &r.Instances()[i]
 		go func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
 			p, err := a.pool.Peer(in.Addr)
 			if err == nil {
 				err = fn(ctx, p)
@@ -293,6 +298,48 @@ func (a *App) eachIngester(ctx context.Context, fn func(context.Context, *rpc.Pe
 		all = errors.Join(all, <-errs)
 	}
 	return all
+}
+
+const (
+	restoreEvery = 10 * time.Second
+	flushTimeout = 10 * time.Minute
+)
+
+// restore makes sure that what an ingester was lost with is elsewhere: all others
+// upload what they have now, upon which any one of them may be lost again. It
+// tries until that is so or ctx is done.
+func (a *App) restore(ctx context.Context, ingester string) {
+	for {
+		left, err := a.longTerm.LossesOf(ctx, ingester)
+		if err == nil && left == 0 {
+			return
+		}
+		if err == nil {
+			flush, cancel := context.WithTimeout(ctx, flushTimeout)
+			err = a.eachIngester(flush, func(ctx context.Context, p *rpc.Peer) error { return p.Flush(ctx) })
+			cancel()
+		}
+		if err == nil {
+			left, err = a.longTerm.SettleLoss(ctx, ingester)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			a.opts.Logger.Warn("what a lost ingester had is not yet known to be uploaded by the others; trying on", "ingester", ingester, "err", err)
+		case left > 0:
+			a.opts.Logger.Error("ingesters of two zones were lost before what they had was uploaded: acknowledged samples may be lost; queries of that time fail until an operator accepts it by POST /admin/v1/compact/accept-loss?day=DAY", "ingester", ingester, "windows", left)
+			return
+		default:
+			a.opts.Logger.Info("what a lost ingester had is uploaded by the others", "ingester", ingester)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(restoreEvery):
+		}
+	}
 }
 
 // clusterMetadata is what enough ingesters know of a tenant's metrics.

@@ -66,7 +66,17 @@ func (a *App) showRing(w http.ResponseWriter, r *http.Request) {
 		answerError(w, http.StatusServiceUnavailable, "unavailable", err.Error())
 		return
 	}
-	answerJSON(w, http.StatusOK, map[string]any{"members": list})
+	losses, err := a.longTerm.Losses(r.Context())
+	if err != nil {
+		a.opts.Logger.Error("losses of ingesters could not be read", "err", err)
+		answerError(w, http.StatusServiceUnavailable, "unavailable", "what lost ingesters owed could not be read, see the log")
+		return
+	}
+	lost := []map[string]any{}
+	for _, l := range losses {
+		lost = append(lost, map[string]any{"ingester": l.Ingester, "zone": l.Zone, "day": l.Window.Day, "window": l.Window.Number})
+	}
+	answerJSON(w, http.StatusOK, map[string]any{"members": list, "losses": lost})
 }
 
 // forget takes an instance out of the ring that will not come back. What it had
@@ -96,10 +106,16 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request) {
 			answerError(w, http.StatusServiceUnavailable, "unavailable", "what the instance owed could not be marked as lost, see the log; it was not forgotten")
 			return
 		}
+		if err := a.waitForLosses(r.Context()); err != nil {
+			return
+		}
 	}
 	if _, err := a.members.Forget(r.Context(), id); err != nil {
 		answerError(w, http.StatusServiceUnavailable, "unavailable", err.Error())
 		return
+	}
+	if owed > 0 {
+		a.background.Go(func() { a.restore(a.running, id) })
 	}
 	a.opts.Logger.Warn("an operator had an instance forgotten", "instance", id, "windows_owed", owed)
 	answerJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": owed})

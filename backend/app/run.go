@@ -52,6 +52,9 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 	}
 	if err := a.activate(ctx); err == nil {
 		a.serving.Store(true)
+		if a.members != nil && a.ingester != nil {
+			background.Go(func() { a.restore(bgCtx, a.members.Self().ID) })
+		}
 		select {
 		case <-ctx.Done():
 			a.opts.Logger.Info("stopping")

@@ -41,8 +41,8 @@ type Options struct {
 
 // Times of the schedule.
 const (
-	// lossDelay is how long a loss is remembered at least: others may be about to say
-	// what they owe.
+	// lossDelay is how old a loss must be to be settled: what others owe of the
+	// window they say within ten seconds.
 	lossDelay   = 10 * time.Minute
 	settleTime  = 2 * time.Hour // from a day's end to its first compaction
 	lateSpacing = 6 * time.Hour // between two generations of a published day

@@ -103,42 +103,70 @@ func (s *Store) Losses(ctx context.Context) ([]Lost, error) {
 // Intents younger than before (Unix milliseconds) stay. It returns how many were
 // taken back.
 func (s *Store) SettleLosses(ctx context.Context, before int64) (int, error) {
-	type lost struct {
-		ingester string
-		windows  []Window
+	return s.settleLosses(ctx, func(d *DayWork, in IntentOf) bool { return in.Since <= before && settled(d, in, false) })
+}
+
+// SettleLoss takes back what one ingester owed that was lost, after all others
+// have sealed and uploaded what they had. What an ingester of another zone was
+// lost with, too, stays. It returns how many windows stay.
+func (s *Store) SettleLoss(ctx context.Context, ingester string) (int, error) {
+	left := 0
+	_, err := s.settleLosses(ctx, func(d *DayWork, in IntentOf) bool {
+		if !strings.HasPrefix(in.Ingester, ingester+lostMark) {
+			return false
+		}
+		if !settled(d, in, true) {
+			left++
+			return false
+		}
+		return true
+	})
+	return left, err
+}
+
+// LossesOf counts the windows that an ingester of the name was lost with.
+func (s *Store) LossesOf(ctx context.Context, ingester string) (int, error) {
+	list, err := s.Losses(ctx)
+	n := 0
+	for i := range list {
+		if strings.HasPrefix(list[i].Ingester, ingester+lostMark) {
+			n++
+		}
 	}
-	byName := map[string]*lost{}
+	return n, err
+}
+
+func (s *Store) settleLosses(ctx context.Context, which func(*DayWork, IntentOf) bool) (int, error) {
+	byName := map[string][]Window{}
 	err := s.eachWork(ctx, func(d *DayWork) error {
 		for _, in := range d.Intents {
-			if !IsLost(in.Ingester) || in.Since > before || !settled(d, in) {
-				continue
+			if IsLost(in.Ingester) && which(d, in) {
+				byName[in.Ingester] = append(byName[in.Ingester], Window{d.Day, in.Window})
 			}
-			l := byName[in.Ingester]
-			if l == nil {
-				l = &lost{ingester: in.Ingester}
-				byName[in.Ingester] = l
-			}
-			l.windows = append(l.windows, Window{d.Day, in.Window})
 		}
 		return nil
 	})
 	n := 0
-	for _, l := range byName {
+	for name, windows := range byName {
 		if err == nil {
-			err = s.Settle(ctx, l.ingester, l.windows)
-			n += len(l.windows)
+			err = s.Settle(ctx, name, windows)
+			n += len(windows)
 		}
 	}
 	return n, err
 }
 
 // settled reports whether a lost ingester's window is with all others in the
-// long-term store.
-func settled(d *DayWork, lost IntentOf) bool {
+// long-term store. With uploaded, those that live are known to have uploaded
+// what they had.
+func settled(d *DayWork, lost IntentOf, uploaded bool) bool {
 	return !slices.ContainsFunc(d.Intents, func(o IntentOf) bool {
 		if o.Window != lost.Window || o.Ingester == lost.Ingester {
 			return false
 		}
-		return !IsLost(o.Ingester) || o.Zone != lost.Zone || o.Zone == ""
+		if !IsLost(o.Ingester) {
+			return !uploaded
+		}
+		return o.Zone != lost.Zone || o.Zone == ""
 	})
 }

@@ -504,6 +504,25 @@ func (c *Cluster) Admin(ctx context.Context, name, path string, body []byte) (in
 	return resp.code, string(resp.body), err
 }
 
+// AdminGet gets from a process's admin listener.
+func (c *Cluster) AdminGet(ctx context.Context, name, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Process(name).Admin+"/admin/v1"+path, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.admin)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %d %s", path, resp.StatusCode, body)
+	}
+	return string(body), err
+}
+
 // NewToken makes a tenant, if it is not there, and issues a key for it.
 func (c *Cluster) NewToken(ctx context.Context, tenant string, scopes ...string) (string, error) {
 	run := func(args ...string) (string, error) {
