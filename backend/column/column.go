@@ -52,6 +52,10 @@ const (
 	// against: a Table remembers the integers of one.
 	maxChained = 1 << 15
 
+	// maxUnproved is how many samples of a series room is made for before it is
+	// known that they can be decoded. One a second all day is fewer.
+	maxUnproved = 1 << 17
+
 	maxSeries      = 1 << 16   // in a frame
 	maxPayload     = 1 << 30   // bytes
 	maxChunkSample = 1<<16 - 1 // samples of a histogram chunk

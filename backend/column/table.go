@@ -240,6 +240,9 @@ func (t *Table) AppendFloats(i int, times []byte, ts []int64, vs []float64) ([]i
 	if err == nil && tr.n != e.n {
 		err = corrupt("%d values at %d times", e.n, tr.n)
 	}
+	if err == nil && e.n > maxUnproved {
+		err = t.prove(e, tr)
+	}
 	if err != nil {
 		return ts, vs, inSeries(i, err)
 	}
@@ -255,6 +258,19 @@ func (t *Table) AppendFloats(i int, times []byte, ts []int64, vs []float64) ([]i
 		return ts[:nt], vs[:nv], inSeries(i, err)
 	}
 	return ts, vs, nil
+}
+
+// prove decodes times and values for nothing but their errors. A few bytes can
+// stand for a day of samples, so that it costs little to claim as many; what
+// cannot be decoded is found out before there is room for it.
+func (t *Table) prove(e *entry, times timesReader) error {
+	if err := times.drain(); err != nil {
+		return err
+	}
+	if e.codec == codecConstant {
+		return nil
+	}
+	return t.decode(e, nil, nil) // too long for codecPrevious
 }
 
 // values decodes the values of series i.

@@ -193,15 +193,20 @@ func CheckTimes(column []byte) (n int, err error) {
 	if err := r.openColumn(column); err != nil {
 		return 0, err
 	}
+	return r.n, r.drain()
+}
+
+// drain decodes all times for nothing but their errors.
+func (r *timesReader) drain() error {
 	var buf [1 + batchSize]int64
 	dst := buf[:]
 	for r.read < r.n {
 		if err := r.fill(dst[:min(len(dst), r.n-r.read)], 0); err != nil {
-			return 0, err
+			return err
 		}
 		dst = buf[:batchSize]
 	}
-	return r.n, r.close()
+	return r.close()
 }
 
 func grow(s []int64, n int) []int64 {
