@@ -56,6 +56,10 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusBadRequest, out.String())
 		return
 	}
+	if out.Deduplicated > 0 && out.Samples+out.Histograms+out.Exemplars == 0 {
+		w.WriteHeader(http.StatusAccepted) // as senders of Cortex and Mimir know it
+		return
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -266,3 +266,28 @@ func BenchmarkPush(b *testing.B) {
 		}
 	}
 }
+
+// TestPairs: of two replicas one is heard; the other is told that all is well.
+func TestPairs(t *testing.T) {
+	b := newBackend(t)
+	b.lim.AcceptHASamples = true
+	push := func(replica string) int {
+		t.Helper()
+		req := &prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
+			Labels:  []prompb.Label{{Name: "__name__", Value: "up"}, {Name: "__replica__", Value: replica}, {Name: "cluster", Value: "c"}},
+			Samples: []prompb.Sample{{Timestamp: b.now.UnixMilli(), Value: 1}},
+		}}}
+		data, err := req.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodPost, "/api/v1/push", bytes.NewReader(snappy.Encode(nil, data)))
+		r = r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: "a", Policy: tenant.Unrestricted()}))
+		w := httptest.NewRecorder()
+		b.h.ServeHTTP(w, r)
+		return w.Code
+	}
+	if got := []int{push("0"), push("1"), push("0")}; got[0] != 204 || got[1] != 202 || got[2] != 204 {
+		t.Errorf("answers %v", got)
+	}
+}

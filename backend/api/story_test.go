@@ -17,15 +17,16 @@ import (
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/election"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
-	"github.com/palliumhq/pallium/backend/ring"
-	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -48,16 +49,22 @@ func newBackend(t testing.TB) *backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ing.Close() })
-	dist := distributor.New(distributor.Options{Ring: local.New("i"), Limits: lim, Now: clock,
-		Ingester: func(*ring.Instance) (distributor.Ingester, error) { return ing, nil }})
+	dist := distributor.New(distributor.Options{Local: ing, Limits: lim, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
 	p := parser.NewParser(parser.Options{})
 	b.h = New(Options{
-		Push: dist.Push, Queryable: querier.NewQueryable(ing, lim, clock, nil),
+		Push: dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, lim, clock, nil),
 		Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
 		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: ing.SeriesCount, Limits: lim,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),
 	})
 	return b
+}
+
+// recentOnly is the ingester as a source of its own.
+type recentOnly struct{ *ingester.Ingester }
+
+func (r recentOnly) Exemplars(_ context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return r.Ingester.Exemplars(id, mint, maxt, sets), nil
 }
 
 // write pushes n series of a metric with one sample each.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -16,6 +17,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/election"
+	electionredis "github.com/palliumhq/pallium/backend/election/redis"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/ring"
@@ -65,7 +68,8 @@ func (a *App) buildAll(ctx context.Context) error {
 		return err
 	}
 	a.buildCompactor(id)
-	dist := distributor.New(distributor.Options{Local: a.ingester, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry})
+	ha := a.buildHA(election.NewMemory(a.opts.Now))
+	dist := distributor.New(distributor.Options{Local: a.ingester, HA: ha, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry})
 	a.push = dist.Push
 	o := a.apiOptions(querier.OneIngester(localIngester{a.ingester}))
 	o.Push, o.SeriesCount = dist.Push, a.ingester.SeriesCount
@@ -172,7 +176,9 @@ func (a *App) lastWindows() []store.Window {
 }
 
 func (a *App) buildDistributor() *distributor.Distributor {
+	ha := a.buildHA(electionredis.New(a.redis, "pallium:ha"))
 	dist := distributor.New(distributor.Options{
+		HA:   ha,
 		Ring: a.members, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardSize,
 		Replica: func(in *ring.Instance) (distributor.Replica, error) { return a.pool.Peer(in.Addr) },
 		Limits:  a.limitsOf, Now: a.opts.Now, Registerer: a.registry,
@@ -180,6 +186,17 @@ func (a *App) buildDistributor() *distributor.Distributor {
 	a.closers = append(a.closers, dist.Close)
 	a.push = dist.Push
 	return dist
+}
+
+// buildHA builds what hears one of several replicas of a sender, and runs it
+// until the process ends.
+func (a *App) buildHA(store election.Store) *distributor.HA {
+	ha := distributor.NewHA(distributor.HAOptions{Store: store, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry})
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { ha.Run(ctx) })
+	a.closers = append(a.closers, func() error { cancel(); done.Wait(); return nil })
+	return ha
 }
 
 // buildAPI builds the querier and what gateways ask.

@@ -50,7 +50,7 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 	if a.pool != nil {
 		background.Go(func() { a.prunePeers(bgCtx) })
 	}
-	if err := a.activate(ctx); err == nil {
+	if err = a.activate(ctx); err == nil {
 		a.serving.Store(true)
 		if a.members != nil && a.ingester != nil {
 			background.Go(func() { a.restore(bgCtx, a.members.Self().ID) })

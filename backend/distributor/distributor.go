@@ -44,6 +44,8 @@ type Options struct {
 	Replica func(*ring.Instance) (Replica, error)
 	// ShardSize is how many ingesters take a tenant's series; 0 is all.
 	ShardSize func(*limits.Limits) int
+	// HA hears one of several replicas of a sender; nil: all.
+	HA *HA
 	// PushTimeout bounds one ingester's answer; default 10 s.
 	PushTimeout time.Duration
 	// MaxInflightBytes bounds what waits for ingesters; default 256 MiB.
@@ -112,6 +114,10 @@ func (d *Distributor) Close() error {
 func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
 	lim := d.opts.Limits(b.Tenant)
+	if d.opts.HA != nil {
+		dropped := d.opts.HA.Filter(ctx, b, &lim, &out)
+		out.Deduplicated = dropped.Samples + dropped.Histograms + dropped.Exemplars
+	}
 	v := validator{lim: lim, now: d.opts.Now().UnixMilli(), out: &out}
 	v.batch(b)
 	more, err := d.send(ctx, b, &lim)

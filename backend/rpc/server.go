@@ -295,5 +295,5 @@ func (s compactorServer) Compact(ctx context.Context, _ *wire.Empty) (*wire.Comp
 	if err != nil {
 		return nil, wire.Status(errors.Join(errors.New("compaction failed"), err))
 	}
-	return &wire.CompactResponse{Days: int64(r.Days), Published: int64(r.Published), Series: int64(r.Series), Samples: r.Samples}, nil
+	return &wire.CompactResponse{Days: int64(r.Days), Published: int64(r.Published), Series: r.Series, Samples: r.Samples}, nil
 }

@@ -18,6 +18,9 @@ type Refusal struct {
 type Outcome struct {
 	Samples, Histograms, Exemplars int
 	Refusals                       []Refusal
+	// Deduplicated counts what was dropped because another replica of the sender is
+	// heard: no refusal, and nothing to mend.
+	Deduplicated int
 	// Entries says which entries of the request the refused samples are of, as far
 	// as an ingester refused them.
 	Entries []EntryRefusal

@@ -72,7 +72,7 @@ func answers(ctx context.Context, addr string) bool {
 	if err != nil {
 		return false
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Second))
 	if _, err := fmt.Fprint(c, "PING\r\n"); err != nil {
 		return false

@@ -228,7 +228,7 @@ func (m *Membership) remove(ctx context.Context, id string) (int, error) {
 // changed, until ctx is done.
 func (m *Membership) watch(ctx context.Context) {
 	sub := m.o.Client.Subscribe(ctx, m.channel)
-	defer sub.Close()
+	defer func() { _ = sub.Close() }() // of no use any more
 	changes := sub.Channel(goredis.WithChannelSize(16))
 	tick := time.NewTicker(m.o.Heartbeat)
 	defer tick.Stop()

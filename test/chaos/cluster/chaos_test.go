@@ -43,7 +43,6 @@ type fault struct {
 	name string
 	// free of failures: neither a push nor a query may fail.
 	free bool
-	long bool // only in the long run
 	do   func(w *world)
 }
 

@@ -1,0 +1,310 @@
+package rpc
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wire"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+var ctx = context.Background()
+
+const secret = "0123456789abcdef0123456789abcdef"
+
+func security(t *testing.T, secret string, files TLSFiles) *Security {
+	t.Helper()
+	s, err := NewSecurity(secret, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// serve runs a server over a new ingester and returns both and a peer of it.
+func serve(t *testing.T, server, client *Security) (*ingester.Ingester, *Peer) {
+	t.Helper()
+	lim := limits.Default()
+	lim.MaxActiveSeries = 5000
+	ing, err := ingester.Open(ingester.Options{ID: "i", Dir: t.TempDir(), Replication: 3, Limits: func(tenant.ID) limits.Limits { return lim }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(server, ing, fakeCompactor{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	pool := NewPool(client)
+	p, err := pool.Peer(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = pool.Close()
+		s.Stop(ctx)
+		<-done
+		_ = ing.Close()
+	})
+	return ing, p
+}
+
+type fakeCompactor struct{}
+
+func (fakeCompactor) Compact(context.Context, compactor.Which) (compactor.Report, error) {
+	return compactor.Report{Days: 1, Published: 2, Series: 3, Samples: 4}, nil
+}
+
+func body(t *testing.T, n int) []byte {
+	t.Helper()
+	b := &series.Batch{Metadata: []series.MetricMetadata{{Metric: "up", Metadata: metadata.Metadata{Type: "gauge", Help: "Help."}}}}
+	now := time.Now().UnixMilli()
+	for i := range n {
+		ls := labels.FromStrings("__name__", "up", "i", fmt.Sprintf("%06d", i), "long", strings.Repeat("x", 200))
+		b.Entries = append(b.Entries, series.Entry{Labels: ls, Samples: []series.Sample{{T: now, V: float64(i)}, {T: now + 1, V: 1}},
+			Exemplars: []exemplar.Exemplar{{Labels: labels.FromStrings("trace", fmt.Sprint(i)), Value: 1, Ts: now, HasTs: true}}})
+	}
+	e, err := wire.EncodeEntries(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Body(nil, true)
+}
+
+func all(id tenant.ID) series.Request {
+	return series.Request{Tenant: id, MinTime: 0, MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "i", ".+")}}
+}
+
+// TestCalls: every call gives over the network what the ingester gives itself.
+func TestCalls(t *testing.T) {
+	sec := security(t, secret, TLSFiles{})
+	ing, p := serve(t, sec, sec)
+	resp, err := p.Push(ctx, "a", body(t, 6000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := int64(0)
+	for _, r := range resp.Refusals {
+		refused += r.Samples
+		if r.Reason != "max_active_series" || r.Entry < 5000 {
+			t.Fatalf("refusal %+v", r)
+		}
+	}
+	if refused != 2000 || !strings.Contains(resp.Refusals[0].Message, "5000") {
+		t.Errorf("%d samples refused: %+v", refused, resp.Refusals[0])
+	}
+	for _, labelsOnly := range []bool{false, true} {
+		req := all("a")
+		req.LabelsOnly = labelsOnly
+		got, _, err := p.Select(ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _, _ := ing.SelectServed(ctx, req)
+		if describe(got) != describe(want) || len(got.Series) != 5000 {
+			t.Errorf("labels only %v: %d series came", labelsOnly, len(got.Series))
+		}
+	}
+	if err := p.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	got, packs, err := p.Select(ctx, all("a"))
+	_, want, _ := ing.SelectServed(ctx, all("a"))
+	if err != nil || len(packs) != 1 || len(want) != 1 || packs[0] != want[0] || len(got.Series) != 5000 {
+		t.Errorf("after a flush: packs %v, %v", packs, err)
+	}
+	limited := all("a")
+	limited.MaxSeries = 10
+	var exceeded *limits.Exceeded
+	if _, _, err := p.Select(ctx, limited); !errors.As(err, &exceeded) || exceeded.Name != "max_query_series" {
+		t.Errorf("over the limit: %v", err)
+	}
+	if got, _, err := p.Select(ctx, all("b")); err != nil || len(got.Series) != 0 {
+		t.Errorf("another tenant: %v", err)
+	}
+	if names, _, err := p.Labels(ctx, "", all("a")); err != nil || fmt.Sprint(names) != "[__name__ i long]" {
+		t.Errorf("names %v, %v", names, err)
+	}
+	if values, _, err := p.Labels(ctx, "i", all("a")); err != nil || len(values) != 5000 {
+		t.Errorf("%d values, %v", len(values), err)
+	}
+	if m, err := p.Metadata(ctx, "a"); err != nil || len(m) != 1 || m[0].Help != "Help." {
+		t.Errorf("metadata %v, %v", m, err)
+	}
+	if n, err := p.SeriesCount(ctx, "a"); err != nil || n != 5000 {
+		t.Errorf("%d series, %v", n, err)
+	}
+	matchers := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "i", "000007")}}
+	if ex, err := p.Exemplars(ctx, "a", 0, math.MaxInt64, matchers); err != nil || len(ex) != 1 || ex[0].Exemplars[0].Labels.Get("trace") != "7" {
+		t.Errorf("exemplars %v, %v", ex, err)
+	}
+	ts := schema.NewTombstone(1, 0, math.MaxInt64, matchers, 0)
+	if err := p.Delete(ctx, "a", ts); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := p.Select(ctx, all("a")); len(got.Series) != 4999 {
+		t.Errorf("after a deletion %d series", len(got.Series))
+	}
+	if r, err := p.Compact(ctx); err != nil || r.Samples != 4 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := p.Push(ctx, "a", []byte("no body")); !errors.Is(err, wire.ErrRefused) {
+		t.Errorf("a damaged body: %v", err)
+	}
+	if _, err := p.Push(ctx, "../a", body(t, 1)); !errors.Is(err, wire.ErrRefused) {
+		t.Errorf("a bad tenant: %v", err)
+	}
+	_ = ing.Close()
+	if _, err := p.Push(ctx, "a", body(t, 1)); !errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("a stopped ingester: %v", err)
+	}
+}
+
+func describe(s *series.Selection) string {
+	m := map[string]string{}
+	for _, w := range s.Series {
+		m[w.Labels.String()] = fmt.Sprint(w.Chunks)
+	}
+	return fmt.Sprint(m)
+}
+
+// TestSecurity: who does not prove to belong to the cluster is refused.
+func TestSecurity(t *testing.T) {
+	dir := t.TempDir()
+	ours, other := authority(t, dir, "ours"), authority(t, dir, "other")
+	tests := []struct {
+		name           string
+		server, client *Security
+		ok             bool
+	}{
+		{"same secret", security(t, secret, TLSFiles{}), security(t, secret, TLSFiles{}), true},
+		{"another secret", security(t, secret, TLSFiles{}), security(t, secret+"x", TLSFiles{}), false},
+		{"no secret", security(t, secret, TLSFiles{}), &Security{}, false},
+		{"certificates", security(t, "", ours), security(t, "", ours), true},
+		{"both", security(t, secret, ours), security(t, secret, ours), true},
+		{"certificate without the secret", security(t, secret, ours), security(t, "", ours), false},
+		{"another authority", security(t, "", ours), security(t, "", other), false},
+		{"no certificate", security(t, "", ours), security(t, secret, TLSFiles{}), false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, p := serve(t, tt.server, tt.client)
+			call, cancel := context.WithTimeout(ctx, 20*time.Second)
+			defer cancel()
+			_, err := p.SeriesCount(call, "a")
+			if (err == nil) != tt.ok {
+				t.Errorf("%v", err)
+			}
+			if _, _, err := p.Select(call, all("a")); (err == nil) != tt.ok {
+				t.Errorf("select: %v", err)
+			}
+		})
+	}
+	if _, err := NewSecurity("", TLSFiles{}); !errors.Is(err, ErrNoSecurity) {
+		t.Errorf("without any: %v", err)
+	}
+	if _, err := NewSecurity("", TLSFiles{CertFile: ours.CertFile}); err == nil {
+		t.Error("half of the files are enough")
+	}
+}
+
+func TestRequire(t *testing.T) {
+	ours, other := security(t, secret, TLSFiles{}), security(t, "x"+secret, TLSFiles{})
+	h := ours.Require(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	for name, tt := range map[string]struct {
+		stamp func(http.Header)
+		want  int
+	}{"ours": {ours.Stamp, 204}, "another": {other.Stamp, 401}, "none": {func(http.Header) {}, 401}, "the secret itself": {func(h http.Header) { h.Set(Header, secret) }, 401}} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		tt.stamp(r.Header)
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != tt.want {
+			t.Errorf("%s: %d", name, w.Code)
+		}
+	}
+}
+
+// TestSick: a peer that takes calls and does not answer is left alone after a
+// few, and asked again.
+func TestSick(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := &Peer{}
+	short, cancel := context.WithDeadline(ctx, time.Now())
+	defer cancel()
+	for range sickAfter {
+		if err := p.healthy(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.note(short, context.DeadlineExceeded)
+	}
+	if err := p.healthy(); !errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("after %d timeouts: %v", sickAfter, err)
+	}
+	p.sick = time.Now().Add(-2 * sickFor)
+	if p.healthy() != nil || p.healthy() == nil {
+		t.Error("not one call may try")
+	}
+	_ = p.note(ctx, nil)
+	if err := p.healthy(); err != nil {
+		t.Errorf("after an answer: %v", err)
+	}
+}
+
+// authority makes the files of an authority and a certificate of it.
+func authority(t *testing.T, dir, name string) TLSFiles {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := TLSFiles{CertFile: filepath.Join(dir, name+".crt"), KeyFile: filepath.Join(dir, name+".key"), CAFile: filepath.Join(dir, name+".crt")}
+	for path, block := range map[string]*pem.Block{f.CertFile: {Type: "CERTIFICATE", Bytes: der}, f.KeyFile: {Type: "PRIVATE KEY", Bytes: raw}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}

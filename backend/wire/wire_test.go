@@ -1,0 +1,150 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/remotewrite"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+func TestCodec(t *testing.T) {
+	for _, size := range []int{0, 10, compressAbove, 1 << 20} {
+		for _, fill := range []byte{0, 'x'} {
+			in := &PushRequest{Tenant: "t", Write: bytes.Repeat([]byte{fill}, size)}
+			b, err := Codec{}.Marshal(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size == 1<<20 && len(b) > size/10 {
+				t.Errorf("%d equal bytes are %d on the wire", size, len(b))
+			}
+			var out PushRequest
+			if err := (Codec{}).Unmarshal(b, &out); err != nil || out.Tenant != "t" || !bytes.Equal(out.Write, in.Write) {
+				t.Errorf("size %d: %v", size, err)
+			}
+		}
+	}
+	if _, err := (Codec{}).Marshal("text"); err == nil {
+		t.Error("a string was encoded")
+	}
+	for name, bad := range map[string][]byte{
+		"empty": nil, "kind": {7}, "no snappy": {compressed, 0xff, 0xff, 0xff, 0xff, 0xff},
+		"bomb":  append([]byte{compressed}, 0xff, 0xff, 0xff, 0x3f, 0),
+		"cut":   {plain, 10, 200},
+		"large": append([]byte{compressed}, snappy.Encode(nil, make([]byte, 100))[:3]...),
+	} {
+		var out PushRequest
+		if err := (Codec{}).Unmarshal(bad, &out); err == nil {
+			t.Errorf("%s: decoded to %v", name, out)
+		}
+	}
+}
+
+func TestLabels(t *testing.T) {
+	var b labels.ScratchBuilder
+	for _, ls := range []labels.Labels{{}, labels.FromStrings("a", "b"), labels.FromStrings("__name__", "up", "z", strings.Repeat("ü", 1000))} {
+		got, err := DecodeLabels(AppendLabels(nil, ls), &b)
+		if err != nil || !labels.Equal(got, ls) {
+			t.Errorf("%s: %s, %v", ls, got, err)
+		}
+	}
+	for _, bad := range []string{"\x01", "\x01a", "\x01a\x05b", "\x01b\x01x\x01a\x01x", "\x01a\x01x\x01a\x01x", "\x01a\x00", "\x00\x01a"} {
+		if got, err := DecodeLabels([]byte(bad), &b); err == nil {
+			t.Errorf("%q is %s", bad, got)
+		}
+	}
+}
+
+// TestBody: parts of a batch, put together, are what a decoder of remote write
+// reads.
+func TestBody(t *testing.T) {
+	b := &series.Batch{}
+	for i := range 10 {
+		ls := labels.FromStrings("__name__", "up", "i", strings.Repeat("v", i*40))
+		b.Entries = append(b.Entries, series.Entry{Labels: ls, Hash: ls.Hash(), Samples: []series.Sample{{T: int64(i), V: float64(-i)}}})
+	}
+	e, err := EncodeEntries(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, positions := range [][]int32{nil, {}, {0}, {9}, {3, 4, 8}} {
+		var req remotewrite.Request
+		if err := req.Unmarshal(remotewrite.V1, e.Body(positions, false)); err != nil {
+			t.Fatal(err)
+		}
+		want := positions
+		if want == nil {
+			want = []int32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+		}
+		if len(req.Batch.Entries) != len(want) {
+			t.Fatalf("%v: %d entries", positions, len(req.Batch.Entries))
+		}
+		for i, p := range want {
+			got, w := req.Batch.Entries[i], b.Entries[p]
+			if !labels.Equal(got.Labels, w.Labels.WithoutEmpty()) || got.Samples[0] != w.Samples[0] {
+				t.Errorf("entry %d is %s %v", p, got.Labels, got.Samples)
+			}
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	mine := errors.New("full")
+	exceeded := &limits.Exceeded{Name: "n", Limit: "1", Use: "2"}
+	for _, tt := range []struct {
+		in   error
+		want error
+	}{
+		{nil, nil}, {exceeded, nil}, {fmt.Errorf("x: %w", context.Canceled), context.Canceled},
+		{context.DeadlineExceeded, context.DeadlineExceeded}, {fmt.Errorf("y: %w", mine), ErrUnavailable},
+	} {
+		got := Error(Status(tt.in, mine))
+		if errors.Is(tt.in, exceeded) {
+			var e *limits.Exceeded
+			if !errors.As(got, &e) || *e != *exceeded {
+				t.Errorf("%v came as %v", tt.in, got)
+			}
+			continue
+		}
+		if !errors.Is(got, tt.want) || (got == nil) != (tt.in == nil) || (got != nil && got.Error() != tt.in.Error()) {
+			t.Errorf("%v came as %v", tt.in, got)
+		}
+	}
+	if got := Error(Status(errors.New("other"), mine)); errors.Is(got, ErrUnavailable) || got.Error() != "other" {
+		t.Errorf("%v", got)
+	}
+}
+
+func FuzzLabels(f *testing.F) {
+	f.Add(AppendLabels(nil, labels.FromStrings("a", "b", "c", "d")))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var b labels.ScratchBuilder
+		ls, err := DecodeLabels(data, &b)
+		if err != nil {
+			return
+		}
+		again, err := DecodeLabels(AppendLabels(nil, ls), &b)
+		if err != nil || !labels.Equal(again, ls) {
+			t.Errorf("%s came back as %s, %v", ls, again, err)
+		}
+	})
+}
+
+func FuzzCodec(f *testing.F) {
+	b, _ := Codec{}.Marshal(&SelectResponse{Series: []Series{{Labels: []byte("x"), Chunks: []Chunk{{Samples: 1, Data: make([]byte, 2000)}}}}})
+	f.Add(b)
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		for _, m := range []any{&PushRequest{}, &PushResponse{}, &SelectRequest{}, &SelectResponse{}, &LabelsResponse{}, &ExemplarsResponse{}, &DeleteRequest{}} {
+			_ = Codec{}.Unmarshal(data, m)
+		}
+	})
+}
