@@ -22,13 +22,16 @@ type Config struct {
 	MaxBodyBytes int64 `yaml:"max_body_bytes"`
 	// MaxTenants bounds the tenants whose budgets are in memory; default 200000.
 	MaxTenants int `yaml:"max_tenants"`
+	// Gateways is how many gateways share the rate limits as long as the shared
+	// Redis has not told; default 1.
+	Gateways int `yaml:"gateways"`
 	// TrustedProxies are networks whose X-Forwarded-For is believed; default none.
 	TrustedProxies []string `yaml:"trusted_proxies"`
 }
 
 func (c *Config) setDefaults() error {
-	if c.MaxInFlight < 0 || c.MaxQueued < 0 || c.QueueTimeout < 0 || c.MaxBodyBytes < 0 || c.MaxTenants < 0 {
-		return fmt.Errorf("max_in_flight, max_queued, queue_timeout, max_body_bytes and max_tenants must not be negative")
+	if c.MaxInFlight < 0 || c.MaxQueued < 0 || c.QueueTimeout < 0 || c.MaxBodyBytes < 0 || c.MaxTenants < 0 || c.Gateways < 0 {
+		return fmt.Errorf("max_in_flight, max_queued, queue_timeout, max_body_bytes, max_tenants and gateways must not be negative")
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 2000

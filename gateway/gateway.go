@@ -194,7 +194,8 @@ func (x *exchange) serve() *refusal {
 		return unavailable("limits_unavailable", err)
 	}
 	state := x.g.states.get(access.Tenant, x.start)
-	if f := state.admit(x.start, &lim, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
+	shared := x.g.states.sharing.Load()
+	if f := state.admit(x.start, &lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
 		return f
 	}
 	x.rec.body = x.limitedBody(&lim)

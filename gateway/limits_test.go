@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -360,7 +361,7 @@ func TestTenantStatesAreBounded(t *testing.T) {
 	// What is idle goes, and what is in debt stays.
 	lim := limits.Limits{SamplesPerSecond: 1e-9}
 	debtor := s.get("debtor", now)
-	if f := debtor.admit(now, &lim, true, 0); f != nil {
+	if f := debtor.admit(now, &lim, budget.Whole(), 1, true, 0); f != nil {
 		t.Fatal(f.text)
 	}
 	debtor.done(now, 0, 0, 1000)

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -24,6 +26,21 @@ const (
 type tenantStates struct {
 	perShard int
 	shards   [tenantShards]tenantShard
+	sharing  atomic.Pointer[sharing]
+}
+
+// sharing is which part of the limits this gateway may use.
+type sharing struct {
+	byID     map[tenant.ID]budget.Share // not to be changed
+	rest     budget.Share
+	gateways int
+}
+
+func (s *sharing) of(id tenant.ID) budget.Share {
+	if share, ok := s.byID[id]; ok {
+		return share
+	}
+	return s.rest
 }
 
 type tenantShard struct {
@@ -43,6 +60,13 @@ type tenantState struct {
 	bytes    bucket
 	inflight int
 	use      tenantUse
+	share    budget.Share
+	gateways int
+
+	asked    budget.Use // since the last look at demand, in requests, samples and bytes
+	lookedAt time.Time
+	demand   budget.Use // a second's worth, smoothed
+	perWrite float64    // samples of a write, smoothed
 }
 
 // tenantUse is counted since the entry was made.
@@ -56,6 +80,7 @@ func newTenantStates(max int) *tenantStates {
 	for i := range t.shards {
 		t.shards[i].byID = make(map[tenant.ID]*tenantState)
 	}
+	t.sharing.Store(&sharing{rest: budget.Whole(), gateways: 1})
 	return t
 }
 
@@ -101,58 +126,93 @@ func (s *tenantShard) evict() {
 	delete(s.byID, oldest)
 }
 
+// rates are a tenant's limits as far as this gateway may use them.
+type rates struct {
+	requests, samples, bytes                float64
+	requestBurst, sampleBurst, byteBurst, n int // n is how many requests at a time
+}
+
+// scaled takes this gateway's share of the limits. Bursts are shared like rates,
+// so that all gateways together let one burst through; requests at a time are
+// shared equally.
+func (st *tenantState) scaled(l *limits.Limits) rates {
+	s := st.share
+	r := rates{requests: l.RequestsPerSecond * s[budget.Requests], samples: l.SamplesPerSecond * s[budget.Samples], bytes: l.BytesPerSecond * s[budget.Bytes],
+		requestBurst: part(l.RequestBurst, s[budget.Requests]), sampleBurst: part(l.SampleBurst, s[budget.Samples]), byteBurst: part(l.ByteBurst, s[budget.Bytes])}
+	if l.MaxConcurrentRequests > 0 {
+		n := max(st.gateways, 1)
+		r.n = (l.MaxConcurrentRequests + n - 1) / n
+	}
+	return r
+}
+
+// part is a share of a burst, at least 1 of what is set.
+func part(burst int, share float64) int {
+	if burst <= 0 {
+		return burst
+	}
+	return max(1, int(float64(burst)*share))
+}
+
 func (st *tenantState) idle(now time.Time) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	l := &st.limits
+	r := st.scaled(&st.limits)
 	return st.inflight == 0 &&
-		st.requests.full(now, l.RequestsPerSecond, l.RequestBurst) &&
-		st.samples.full(now, l.SamplesPerSecond, l.SampleBurst) &&
-		st.bytes.full(now, l.BytesPerSecond, l.ByteBurst)
+		st.requests.full(now, r.requests, r.requestBurst) &&
+		st.samples.full(now, r.samples, r.sampleBurst) &&
+		st.bytes.full(now, r.bytes, r.byteBurst)
 }
 
 // admit lets a request in, and charges what is known of its cost, or says which
 // limit refuses it. length is the body's, -1 if not known. Whoever is let in
 // must be given back with done.
-func (st *tenantState) admit(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
+func (st *tenantState) admit(now time.Time, l *limits.Limits, share budget.Share, gateways int, write bool, length int64) *refusal {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.limits = *l
+	st.limits, st.share, st.gateways = *l, share, gateways
 	st.use.requests++
+	st.asked[budget.Requests]++
+	st.asked[budget.Bytes] += float64(max(length, 0))
 	ref := st.check(now, l, write, length)
 	if ref != nil {
 		st.use.refused++
+		if write { // what it would have cost nobody knows
+			st.asked[budget.Samples] += st.perWrite
+		}
 		return ref
 	}
 	if length > 0 {
-		st.bytes.take(now, l.BytesPerSecond, l.ByteBurst, float64(length))
+		r := st.scaled(l)
+		st.bytes.take(now, r.bytes, r.byteBurst, float64(length))
 	}
 	st.inflight++
 	return nil
 }
 
 func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
-	if wait, ok := st.requests.open(now, l.RequestsPerSecond, l.RequestBurst, 1); !ok {
-		return tooMany("requests_per_second", wait, rate(l.RequestsPerSecond, "requests/s", l.RequestBurst),
+	r := st.scaled(l)
+	if wait, ok := st.requests.open(now, r.requests, r.requestBurst, 1); !ok {
+		return st.tooMany("requests_per_second", wait, rate(l.RequestsPerSecond, "requests/s", l.RequestBurst),
 			fmt.Sprintf("%d requests are under way and the budget is used up", st.inflight))
 	}
-	st.requests.take(now, l.RequestsPerSecond, l.RequestBurst, 1)
+	st.requests.take(now, r.requests, r.requestBurst, 1)
 	if l.MaxBodyBytes > 0 && length > l.MaxBodyBytes {
 		return tooLarge(l.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", length))
 	}
-	if l.MaxConcurrentRequests > 0 && st.inflight >= l.MaxConcurrentRequests {
-		return tooMany("max_concurrent_requests", time.Second, fmt.Sprintf("%d requests", l.MaxConcurrentRequests),
+	if r.n > 0 && st.inflight >= r.n {
+		return st.tooMany("max_concurrent_requests", time.Second, fmt.Sprintf("%d requests", l.MaxConcurrentRequests),
 			fmt.Sprintf("%d requests are under way", st.inflight))
 	}
 	if write {
-		if wait, ok := st.samples.open(now, l.SamplesPerSecond, l.SampleBurst, 0); !ok {
-			return tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst),
+		if wait, ok := st.samples.open(now, r.samples, r.sampleBurst, 0); !ok {
+			return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst),
 				fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens))
 		}
 	}
 	if length != 0 {
-		if wait, ok := st.bytes.open(now, l.BytesPerSecond, l.ByteBurst, 0); !ok {
-			return tooMany("bytes_per_second", wait, rate(l.BytesPerSecond, "bytes/s", l.ByteBurst),
+		if wait, ok := st.bytes.open(now, r.bytes, r.byteBurst, 0); !ok {
+			return st.tooMany("bytes_per_second", wait, rate(l.BytesPerSecond, "bytes/s", l.ByteBurst),
 				fmt.Sprintf("%.0f bytes were sent beyond the budget", -st.bytes.tokens))
 		}
 	}
@@ -164,14 +224,17 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 func (st *tenantState) done(now time.Time, length, read, samples int64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	l := &st.limits
+	r := st.scaled(&st.limits)
 	st.inflight--
 	if length < 0 {
-		st.bytes.take(now, l.BytesPerSecond, l.ByteBurst, float64(read))
+		st.bytes.take(now, r.bytes, r.byteBurst, float64(read))
+		st.asked[budget.Bytes] += float64(max(read, 0))
 	}
 	if samples > 0 {
-		st.samples.take(now, l.SamplesPerSecond, l.SampleBurst, float64(samples))
+		st.samples.take(now, r.samples, r.sampleBurst, float64(samples))
 		st.use.samples += uint64(samples)
+		st.asked[budget.Samples] += float64(samples)
+		st.perWrite += (float64(samples) - st.perWrite) / 8
 	}
 	st.use.bytes += uint64(max(read, 0))
 }
@@ -184,8 +247,11 @@ func rate(v float64, unit string, burst int) string {
 }
 
 // tooMany is a 429. The message says what, how much, and what was used.
-func tooMany(name string, wait time.Duration, limit, use string) *refusal {
+func (st *tenantState) tooMany(name string, wait time.Duration, limit, use string) *refusal {
 	e := limits.Exceeded{Name: name, Limit: limit, Use: use, Hint: "send less, or ask for a higher limit"}
+	if st.gateways > 1 {
+		e.Use += fmt.Sprintf(" at this one of %d gateways, which share the limit by demand", st.gateways)
+	}
 	return &refusal{status: http.StatusTooManyRequests, reason: name, text: e.Error(), retry: max(wait, time.Millisecond)}
 }
 

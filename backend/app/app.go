@@ -29,6 +29,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/policies/budget"
+	budgetredis "github.com/palliumhq/pallium/policies/budget/redis"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -178,8 +180,28 @@ func (a *App) buildEdge() (err error) {
 	if a.security != nil {
 		o.Stamp, o.BackendTLS = a.security.Stamp, a.security.TLS()
 	}
-	a.edge, err = gateway.New(o)
-	return err
+	if a.edge, err = gateway.New(o); err != nil || a.cacheRedis == nil {
+		return err
+	}
+	return a.shareBudgets()
+}
+
+// shareBudgets shares tenants' rate limits with the other gateways of the
+// cluster until the process ends.
+func (a *App) shareBudgets() error {
+	id := a.cfg.Cluster.Instance
+	if id == "" {
+		id = holder()
+	}
+	sharer := budget.New(budget.Options{
+		ID: id, Exchange: budgetredis.New(a.cacheRedis, "pallium:budget"), Tenants: a.edge, Gateways: a.cfg.Gateway.Gateways,
+		Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { sharer.Run(ctx) })
+	a.closers = append(a.closers, func() error { cancel(); done.Wait(); return nil })
+	return nil
 }
 
 // buildControl opens the row store and the control plane over it, and the

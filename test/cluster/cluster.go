@@ -69,7 +69,12 @@ type Cluster struct {
 	AdminURL  string   // of the first gateway
 	Token     string   // of the tenant demo, may read and write
 	admin     string   // token
+	common    string   // configuration of all
+	redis     string   // address
 }
+
+// Dir is the cluster's directory.
+func (c *Cluster) Dir() string { return c.o.Dir }
 
 const (
 	project, instance, bucket = "local", "local", "pallium"
@@ -124,14 +129,15 @@ func New(o Options) (*Cluster, error) {
   bigtable: {project: %s, instance: %s, emulator: "%s"}
   gcs: {bucket: %s, endpoint: "%s"}
 `, project, instance, o.Through("bigtable", bigtable), bucket, gcsURL)
-	c.backends(common, o.Through("redis", redis))
-	return c, c.gateways(common, o.Through("redis", redis))
+	c.common, c.redis = common, o.Through("redis", redis)
+	c.backends()
+	return c, c.gateways()
 }
 
-func (c *Cluster) backends(common, redis string) {
-	role := func(name, zone, target string) {
-		rpc := c.address(name, 0)
-		text := common + fmt.Sprintf(`data_dir: %s
+// backend adds a process of the backend.
+func (c *Cluster) backend(name, zone, target string) {
+	rpc := c.address(name, 0)
+	text := c.common + fmt.Sprintf(`data_dir: %s
 rpc_listen: "%s"
 internal_listen: "%s"
 admin_listen: "%s"
@@ -143,31 +149,34 @@ cluster:
 ingester: {memory_bytes: 536870912}
 compactor: {interval: 30s}
 shutdown_timeout: 10s
-%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, c.o.Config)
-		c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
-	}
+%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, c.redis, c.o.Config)
+	c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
+}
+
+// backends adds those that a cluster begins with.
+func (c *Cluster) backends() {
 	for i, zone := range []string{"zone-a", "zone-b", "zone-c"} {
-		role(fmt.Sprintf("ingester-%d", i+1), zone, "ingester")
+		c.backend(fmt.Sprintf("ingester-%d", i+1), zone, "ingester")
 	}
-	role("backend-1", "", "distributor,querier")
-	role("backend-2", "", "distributor,querier")
-	role("compactor-1", "", "compactor")
+	c.backend("backend-1", "", "distributor,querier")
+	c.backend("backend-2", "", "distributor,querier")
+	c.backend("compactor-1", "", "compactor")
 	if c.o.TwoCompactors {
-		role("compactor-2", "", "compactor")
+		c.backend("compactor-2", "", "compactor")
 	}
 }
 
-func (c *Cluster) gateways(common, redis string) error {
+func (c *Cluster) gateways() error {
 	for _, name := range []string{"gateway-1", "gateway-2"} {
 		edge, admin := c.address(name, 0), c.address(name, 1)
-		text := common + fmt.Sprintf(`data_dir: %s
+		text := c.common + fmt.Sprintf(`data_dir: %s
 listen: "%s"
 admin_listen: "%s"
 external_url: "http://%s"
 upstream: {urls: ["http://%s", "http://%s"]}
 cluster: {instance: %s, redis: {addresses: ["%s"]}}
 shutdown_timeout: 10s
-`, c.path(name), edge, admin, edge, c.address("backend-1", 1), c.address("backend-2", 1), name, redis)
+`, c.path(name), edge, admin, edge, c.address("backend-1", 1), c.address("backend-2", 1), name, c.redis)
 		c.pallium(name, edge, admin, text, "gateway")
 		c.Edges = append(c.Edges, "http://"+edge)
 	}
@@ -193,9 +202,6 @@ func (c *Cluster) path(name string) string { return filepath.Join(c.o.Dir, name)
 // free ports, which are kept for the next time.
 func (c *Cluster) address(name string, k int) string {
 	port := ports[name] + k
-	if name == "gateway-1" || name == "gateway-2" {
-		port = ports[name] + k // edge, admin
-	}
 	if !c.o.Free {
 		return "127.0.0.1:" + strconv.Itoa(port)
 	}
@@ -321,6 +327,15 @@ func (c *Cluster) launch(name string, env ...string) error {
 		return fmt.Errorf("start %s: %w\n%s", name, err, out)
 	}
 	return nil
+}
+
+// AddIngester starts one more ingester.
+func (c *Cluster) AddIngester(ctx context.Context, name, zone string) error {
+	c.backend(name, zone, "ingester")
+	if err := c.writeFiles(); err != nil {
+		return err
+	}
+	return c.Start(ctx, name)
 }
 
 // Process returns a process by its name.
@@ -523,25 +538,36 @@ func (c *Cluster) AdminGet(ctx context.Context, name, path string) (string, erro
 	return string(body), err
 }
 
+// Verify runs pallium verify over the cluster's stores.
+func (c *Cluster) Verify(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, c.o.Binaries.Pallium, append([]string{"verify", "-config", c.path("gateway-1.yaml")}, args...)...)
+	cmd.Env = append(os.Environ(), "BIGTABLE_EMULATOR_HOST=", "STORAGE_EMULATOR_HOST=")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Pallium runs an admin command against the first gateway and returns what it
+// prints.
+func (c *Cluster) Pallium(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, c.o.Binaries.Pallium, append(args, "-admin-url", c.AdminURL)...)
+	cmd.Env = append(os.Environ(), "PALLIUM_ADMIN_TOKEN_FILE="+c.o.AdminTokenFile)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("pallium %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // NewToken makes a tenant, if it is not there, and issues a key for it.
 func (c *Cluster) NewToken(ctx context.Context, tenant string, scopes ...string) (string, error) {
-	run := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, c.o.Binaries.Pallium, append(args, "-admin-url", c.AdminURL)...)
-		cmd.Env = append(os.Environ(), "PALLIUM_ADMIN_TOKEN_FILE="+c.o.AdminTokenFile)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return "", fmt.Errorf("pallium %s: %w: %s", strings.Join(args, " "), err, stderr.String())
-		}
-		return strings.TrimSpace(string(out)), nil
-	}
-	if _, err := run("tenant", "show", tenant); err != nil {
-		if _, err := run("tenant", "create", tenant); err != nil {
+	if _, err := c.Pallium(ctx, "tenant", "show", tenant); err != nil {
+		if _, err := c.Pallium(ctx, "tenant", "create", tenant); err != nil {
 			return "", err
 		}
 	}
-	return run("token", "issue", "-tenant", tenant, "-scopes", strings.Join(scopes, ","), "-name", "cluster-"+strconv.FormatInt(time.Now().UnixNano(), 36), "-q")
+	return c.Pallium(ctx, "token", "issue", "-tenant", tenant, "-scopes", strings.Join(scopes, ","), "-name", "cluster-"+strconv.FormatInt(time.Now().UnixNano(), 36), "-q")
 }
 
 // provision makes the tenant and its token.

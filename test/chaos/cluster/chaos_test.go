@@ -316,6 +316,25 @@ func (w *world) settle() {
 	w.t.Fatal("losses are never settled")
 }
 
+// oneCopy looks into the long-term store: three replicas with gaps have become
+// one copy of every sample.
+func (w *world) oneCopy() {
+	w.t.Helper()
+	out, err := w.c.Verify(w.ctx, "-data", "-tenant", cluster.Tenant)
+	if err != nil {
+		w.t.Fatalf("%v\n%s", err, out)
+	}
+	var tenants, days, packs, bytes, series, samples int
+	line := out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:]
+	if _, err := fmt.Sscanf(line, "%d tenants, %d days, %d packs with %d bytes, %d series, %d samples", &tenants, &days, &packs, &bytes, &series, &samples); err != nil {
+		w.t.Fatalf("%q: %v", line, err)
+	}
+	if samples < w.r.Acked() || samples > w.r.Attempted() || series != writers*perWriter*days {
+		w.t.Errorf("the compacted packs have %d samples of %d series in %d days; %d were acknowledged, %d sent", samples, series, days, w.r.Acked(), w.r.Attempted())
+	}
+	w.t.Logf("compacted: %s", strings.TrimSpace(line))
+}
+
 // minutes is how long the long run breaks a store: ten, or what CHAOS_MINUTES
 // says.
 func minutes() int {
@@ -383,5 +402,6 @@ func TestChaos(t *testing.T) {
 	w.flush()
 	w.compact()
 	w.all()
+	w.oneCopy()
 	t.Logf("%d samples sent, %d acknowledged, all there; in all %s", w.r.Attempted(), w.r.Acked(), w.r.tally())
 }

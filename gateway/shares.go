@@ -1,0 +1,69 @@
+package gateway
+
+import (
+	"math"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/budget"
+)
+
+// demandTime is over how long demand is smoothed, and demandIdle how long a
+// tenant is looked at after its last request.
+const (
+	demandTime = time.Second
+	demandIdle = 5 * time.Second
+)
+
+var _ budget.Tenants = (*Gateway)(nil)
+
+// Demands implements budget.Tenants.
+func (g *Gateway) Demands(visit func(id tenant.ID, u budget.Use)) {
+	now := g.now()
+	for i := range g.states.shards {
+		g.states.shards[i].demands(now, visit)
+	}
+}
+
+// SetShares implements budget.Tenants.
+func (g *Gateway) SetShares(shares map[tenant.ID]budget.Share, rest budget.Share, gateways int) {
+	g.states.sharing.Store(&sharing{byID: shares, rest: rest, gateways: gateways})
+}
+
+func (s *tenantShard) demands(now time.Time, visit func(tenant.ID, budget.Use)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, st := range s.byID {
+		if now.Sub(st.seen) <= demandIdle {
+			if u := st.lookAtDemand(now); u != (budget.Use{}) {
+				visit(id, u)
+			}
+		}
+	}
+}
+
+// lookAtDemand brings the smoothed demand up to date and returns it as a part of
+// the limits.
+func (st *tenantState) lookAtDemand(now time.Time) budget.Use {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	d := now.Sub(st.lookedAt)
+	if d <= 0 {
+		return budget.Use{}
+	}
+	if st.lookedAt.IsZero() || d > demandIdle {
+		d = demandTime
+	}
+	st.lookedAt = now
+	keep := math.Exp(-d.Seconds() / demandTime.Seconds())
+	limit := [...]float64{st.limits.RequestsPerSecond, st.limits.SamplesPerSecond, st.limits.BytesPerSecond}
+	var out budget.Use
+	for k := range st.demand {
+		st.demand[k] = keep*st.demand[k] + (1-keep)*st.asked[k]/d.Seconds()
+		st.asked[k] = 0
+		if limit[k] > 0 {
+			out[k] = st.demand[k] / limit[k]
+		}
+	}
+	return out
+}

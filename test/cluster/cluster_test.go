@@ -1,0 +1,421 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// TestCluster tells what a cluster promises beside not losing anything, which is
+// the chaos test's: a real Prometheus writes into it and reads from it, gateways
+// agree on who may do what and how much, ingesters come and go.
+func TestCluster(t *testing.T) {
+	ctx := context.Background()
+	redis := os.Getenv("REDIS_SERVER")
+	if redis == "" {
+		redis = "redis-server"
+	}
+	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Binaries: cluster.Binaries{
+		Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
+		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Down(ctx); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			for _, p := range c.Processes {
+				t.Logf("== %s\n%s", p.Name, c.Log(p.Name))
+			}
+		}
+	})
+	if err := c.Up(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s := &story{t: t, ctx: ctx, c: c}
+	t.Run("prometheus", s.prometheus)
+	t.Run("revocation", s.revocation)
+	t.Run("limits", s.limits)
+	t.Run("strangers", s.strangers)
+	t.Run("tenants", s.tenants)
+	t.Run("deletion", s.deletion)
+	t.Run("scale in", s.scaleIn)
+	t.Run("forget", s.forget)
+}
+
+type story struct {
+	t   *testing.T
+	ctx context.Context
+	c   *cluster.Cluster
+}
+
+func (s *story) do(t *testing.T, method, u, token string, body []byte, header ...string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(s.ctx, method, u, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(out)
+}
+
+func (s *story) write(t *testing.T, edge, token, metric string, n int, at time.Time) (int, string) {
+	t.Helper()
+	req := prompb.WriteRequest{}
+	for i := range n {
+		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Labels: []prompb.Label{{Name: "__name__", Value: metric}, {Name: "i", Value: fmt.Sprint(i)}},
+			Samples: []prompb.Sample{{Timestamp: at.UnixMilli(), Value: float64(i)}}})
+	}
+	data, err := req.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.do(t, http.MethodPost, edge+"/api/v1/push", token, snappy.Encode(nil, data), "Content-Encoding", "snappy", "Content-Type", "application/x-protobuf")
+}
+
+// value evaluates an expression with one result.
+func (s *story) value(t *testing.T, edge, token, expr string) float64 {
+	t.Helper()
+	code, body := s.do(t, http.MethodGet, edge+"/prometheus/api/v1/query?query="+url.QueryEscape(expr), token, nil)
+	var a struct {
+		Data struct {
+			Result []struct {
+				Value [2]any `json:"value"`
+			} `json:"result"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal([]byte(body), &a); err != nil || code != 200 {
+		t.Fatalf("%s: %d %s", expr, code, body)
+	}
+	if len(a.Data.Result) != 1 {
+		return math.NaN()
+	}
+	var v float64
+	_, _ = fmt.Sscan(fmt.Sprint(a.Data.Result[0].Value[1]), &v)
+	return v
+}
+
+// eventually waits for what takes a moment.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// prometheus has a real one scrape the cluster and write into one gateway; the
+// other answers.
+func (s *story) prometheus(t *testing.T) {
+	dir := t.TempDir()
+	var targets []string
+	for _, p := range s.c.Processes {
+		if p.Admin != "" {
+			targets = append(targets, fmt.Sprintf("%q", strings.TrimPrefix(p.Admin, "http://")))
+		}
+	}
+	config := fmt.Sprintf(`global: {scrape_interval: 1s}
+scrape_configs: [{job_name: pallium, static_configs: [{targets: [%s]}]}]
+remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue_config: {batch_send_deadline: 1s, retry_on_http_429: true}}]
+`, strings.Join(targets, ","), s.c.Edges[0], s.c.Token)
+	file := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	addr := harness.FreeAddr(t)
+	harness.Start(t, harness.Binary(t, "PROMETHEUS"), "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
+	eventually(t, "every process is up in the cluster", func() bool {
+		return s.value(t, s.c.Edges[1], s.c.Token, `sum(up{job="pallium"})`) == float64(len(targets))
+	})
+	at := time.Now().Add(-3 * time.Second).Unix()
+	eventually(t, "the cluster has what Prometheus has", func() bool {
+		for _, q := range []string{"count({__name__=~\".+\"})", "sum by (job) (rate(process_cpu_seconds_total[10s]))", "sort(go_goroutines)"} {
+			path := fmt.Sprintf("/api/v1/query?query=%s&time=%d", url.QueryEscape(q), at)
+			code1, mine := s.do(t, http.MethodGet, s.c.Edges[1]+"/prometheus"+path, s.c.Token, nil)
+			code2, theirs := s.do(t, http.MethodGet, "http://"+addr+path, "", nil)
+			if code1 != 200 || code2 != 200 || mine != theirs {
+				at++
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// revocation: a revoked key is refused by every gateway within a second.
+func (s *story) revocation(t *testing.T) {
+	for range 3 {
+		key, err := s.c.NewToken(s.ctx, "revoked", "metrics:read")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range s.c.Edges {
+			if code, body := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil); code != 200 {
+				t.Fatalf("%d %s", code, body)
+			}
+		}
+		list, err := s.c.Pallium(s.ctx, "token", "list", "-tenant", "revoked", "-o", "json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tokens struct {
+			Items []struct {
+				ID        string     `json:"id"`
+				RevokedAt *time.Time `json:"revokedAt"`
+			} `json:"items"`
+		}
+		if err := json.Unmarshal([]byte(list), &tokens); err != nil {
+			t.Fatalf("%v: %s", err, list)
+		}
+		for _, tok := range tokens.Items {
+			if tok.RevokedAt == nil || tok.RevokedAt.IsZero() {
+				if _, err := s.c.Pallium(s.ctx, "token", "revoke", tok.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		since := time.Now()
+		for _, e := range s.c.Edges {
+			eventually(t, "the key is refused", func() bool {
+				code, _ := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil)
+				return code == 401
+			})
+		}
+		t.Logf("refused everywhere after %v", time.Since(since).Round(time.Millisecond))
+	}
+}
+
+// limits: a rate limit holds over both gateways together.
+func (s *story) limits(t *testing.T) {
+	key, err := s.c.NewToken(s.ctx, "limited", "metrics:read")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rate, burst = 40, 40
+	if out, err := s.c.Pallium(s.ctx, "limits", "set", "limited", fmt.Sprintf("requests_per_second=%d", rate), fmt.Sprintf("request_burst=%d", burst)); err != nil {
+		t.Fatal(err, out)
+	}
+	for _, e := range s.c.Edges { // it is known within a second
+		eventually(t, "the limit holds", func() bool {
+			_, body := s.do(t, http.MethodGet, e+"/api/v1/user_limits", key, nil)
+			if strings.Contains(body, fmt.Sprint(rate)) {
+				return true
+			}
+			for range 3 * burst {
+				if code, _ := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil); code == 429 {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	time.Sleep(2 * time.Second)
+	var admitted, refused atomic.Int64
+	var text atomic.Value
+	begun := time.Now()
+	const span = 8 * time.Second
+	var all sync.WaitGroup
+	for i, e := range s.c.Edges {
+		for range 3 - 2*i { // three times the demand at the first
+			all.Go(func() {
+				for time.Since(begun) < span {
+					switch code, body := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil); code {
+					case 200:
+						admitted.Add(1)
+					case 429:
+						refused.Add(1)
+						text.Store(body)
+					default:
+						t.Errorf("%d %s", code, body)
+						return
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+			})
+		}
+	}
+	all.Wait()
+	seconds := time.Since(begun).Seconds()
+	most := rate*seconds + burst + rate*1.0 // an interval too late, generously
+	t.Logf("%d admitted and %d refused in %.1f s; the limit is %d/s with a burst of %d", admitted.Load(), refused.Load(), seconds, rate, burst)
+	if n := float64(admitted.Load()); n > most || n < 0.6*rate*seconds {
+		t.Errorf("%.0f requests were let through, at most %.0f may be, and most of that should", n, most)
+	}
+	if body, _ := text.Load().(string); !strings.Contains(body, "40 requests/s") || !strings.Contains(body, "2 gateways") {
+		t.Errorf("refused with %q", body)
+	}
+}
+
+// strangers: who does not have the cluster's secret gets nothing behind the edge.
+func (s *story) strangers(t *testing.T) {
+	file, err := os.ReadFile(strings.TrimSuffix(s.c.Dir(), "/") + "/gateway-1.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(file), `urls: ["`)
+	internal, _, _ := strings.Cut(rest, `"`)
+	for _, path := range []string{"/prometheus/api/v1/labels", "/api/v1/push", "/admin/v1/flush", "/admin/v1/ring"} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			if code, body := s.do(t, method, internal+path, s.c.Token, nil, "X-Scope-OrgID", cluster.Tenant, "X-Pallium-Policy", "unrestricted", "X-Pallium-Cluster", "guess"); code != 401 {
+				t.Errorf("%s %s: %d %s", method, path, code, body)
+			}
+		}
+	}
+}
+
+// tenants: one does not see the other, through either gateway.
+func (s *story) tenants(t *testing.T) {
+	b, err := s.c.NewToken(s.ctx, "other", "metrics:read", "metrics:write")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, body := s.write(t, s.c.Edges[0], b, "mine", 10, time.Now()); code/100 != 2 {
+		t.Fatalf("%d %s", code, body)
+	}
+	for _, e := range s.c.Edges {
+		if v := s.value(t, e, b, "count(mine)"); v != 10 {
+			t.Errorf("its own: %v", v)
+		}
+		if v := s.value(t, e, s.c.Token, "count(mine)"); !math.IsNaN(v) {
+			t.Errorf("another tenant sees %v", v)
+		}
+		if code, _ := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", s.c.Token, nil, "X-Scope-OrgID", "other"); code != 403 {
+			t.Errorf("another tenant by header: %d", code)
+		}
+	}
+}
+
+// deletion of series reaches all ingesters.
+func (s *story) deletion(t *testing.T) {
+	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "gone", 10, time.Now()); code/100 != 2 {
+		t.Fatalf("%d %s", code, body)
+	}
+	if v := s.value(t, s.c.Edges[1], s.c.Token, "count(gone)"); v != 10 {
+		t.Fatalf("before: %v", v)
+	}
+	if code, body := s.do(t, http.MethodPost, s.c.Edges[0]+`/prometheus/api/v1/admin/tsdb/delete_series?match[]=gone{i=~"[0-4]"}`, s.c.Token, nil); code != 204 {
+		t.Fatalf("%d %s", code, body)
+	}
+	for _, e := range s.c.Edges {
+		if v := s.value(t, e, s.c.Token, "count(gone)"); v != 5 {
+			t.Errorf("after: %v", v)
+		}
+	}
+}
+
+// scaleIn: an ingester joins and another leaves, without a failed write and
+// without a sample that is not found.
+func (s *story) scaleIn(t *testing.T) {
+	stop := make(chan struct{})
+	var pushed, failed atomic.Int64
+	var writer sync.WaitGroup
+	begun := time.Now()
+	writer.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			code, body := s.write(t, s.c.Edges[n%2], s.c.Token, "scaled", 20, time.Now())
+			if code/100 != 2 {
+				failed.Add(1)
+				t.Errorf("a write during the change: %d %s", code, body)
+			}
+			pushed.Add(1)
+		}
+	})
+	if err := s.c.AddIngester(s.ctx, "ingester-4", "zone-a"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has a share", func() bool {
+		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
+		return err == nil && strings.Count(text, `"state":"ACTIVE"`) >= 4+3 && strings.Contains(text, `"share":0.5`)
+	})
+	time.Sleep(2 * time.Second)
+	code, body, err := s.c.Admin(s.ctx, "ingester-1", "/ring/leave?wait=true", nil)
+	if err != nil || code != 200 {
+		t.Fatalf("leave: %d %s %v", code, body, err)
+	}
+	if err := s.c.Stop(s.ctx, "ingester-1", syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	close(stop)
+	writer.Wait()
+	count := s.value(t, s.c.Edges[0], s.c.Token, fmt.Sprintf("sum(count_over_time(scaled[%ds]))", int(time.Since(begun).Seconds())+5))
+	if int64(count) != 20*pushed.Load() {
+		t.Errorf("%v samples are found, %d were acknowledged", count, 20*pushed.Load())
+	}
+	t.Logf("%d writes, %d failed", pushed.Load(), failed.Load())
+}
+
+// forget: an ingester that is gone for good is taken out by an operator, and one
+// that lives is not.
+func (s *story) forget(t *testing.T) {
+	code, body, err := s.c.Admin(s.ctx, "backend-1", "/ring/forget?instance=ingester-2", nil)
+	if err != nil || code != 409 {
+		t.Fatalf("a living one: %d %s %v", code, body, err)
+	}
+	if err := s.c.AddIngester(s.ctx, "ingester-5", "zone-c"); err != nil {
+		t.Fatal(err)
+	}
+	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "kept", 50, time.Now()); code/100 != 2 {
+		t.Fatalf("%d %s", code, body)
+	}
+	if err := s.c.Stop(s.ctx, "ingester-3", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.c.Lose("ingester-3"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is forgotten", func() bool {
+		code, body, err = s.c.Admin(s.ctx, "backend-2", "/ring/forget?instance=ingester-3", nil)
+		return err == nil && code == 200
+	})
+	eventually(t, "what it had is known to be elsewhere", func() bool {
+		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
+		return err == nil && strings.Contains(text, `"losses":[]`) && !strings.Contains(text, `"id":"ingester-3"`)
+	})
+	for _, e := range s.c.Edges {
+		if v := s.value(t, e, s.c.Token, "count(kept)"); v != 50 {
+			t.Errorf("%v series are left", v)
+		}
+	}
+}
