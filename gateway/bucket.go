@@ -56,6 +56,13 @@ func (b *bucket) take(now time.Time, rate float64, burst int, n float64) {
 	b.tokens -= n
 }
 
+// credit fills a bucket that was used, before its rate changes.
+func (b *bucket) credit(now time.Time, rate float64, burst int) {
+	if rate > 0 && b.used {
+		b.fill(now, rate, burst)
+	}
+}
+
 // full reports whether the bucket is as if never used.
 func (b *bucket) full(now time.Time, rate float64, burst int) bool {
 	if rate <= 0 || !b.used {

@@ -19,9 +19,9 @@ var _ budget.Tenants = (*Gateway)(nil)
 
 // Demands implements budget.Tenants.
 func (g *Gateway) Demands(visit func(id tenant.ID, u budget.Use)) {
-	now := g.now()
+	now, held := g.now(), g.states.sharing.Load()
 	for i := range g.states.shards {
-		g.states.shards[i].demands(now, visit)
+		g.states.shards[i].demands(now, held, visit)
 	}
 }
 
@@ -30,12 +30,12 @@ func (g *Gateway) SetShares(shares map[tenant.ID]budget.Share, rest budget.Share
 	g.states.sharing.Store(&sharing{byID: shares, rest: rest, gateways: gateways})
 }
 
-func (s *tenantShard) demands(now time.Time, visit func(tenant.ID, budget.Use)) {
+func (s *tenantShard) demands(now time.Time, held *sharing, visit func(tenant.ID, budget.Use)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, st := range s.byID {
 		if now.Sub(st.seen) <= demandIdle {
-			if u := st.lookAtDemand(now); u != (budget.Use{}) {
+			if u := st.lookAtDemand(now, held.of(id), held.gateways); u != (budget.Use{}) {
 				visit(id, u)
 			}
 		}
@@ -43,10 +43,16 @@ func (s *tenantShard) demands(now time.Time, visit func(tenant.ID, budget.Use)) 
 }
 
 // lookAtDemand brings the smoothed demand up to date and returns it as a part of
-// the limits.
-func (st *tenantState) lookAtDemand(now time.Time) budget.Use {
+// the limits. It fills the buckets by the share that was held until now, since
+// the next one must not count for the time before it.
+func (st *tenantState) lookAtDemand(now time.Time, held budget.Share, gateways int) budget.Use {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.share, st.gateways = held, gateways
+	r := st.scaled(&st.limits)
+	st.requests.credit(now, r.requests, r.requestBurst)
+	st.samples.credit(now, r.samples, r.sampleBurst)
+	st.bytes.credit(now, r.bytes, r.byteBurst)
 	d := now.Sub(st.lookedAt)
 	if d <= 0 {
 		return budget.Use{}

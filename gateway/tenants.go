@@ -132,13 +132,16 @@ type rates struct {
 	requestBurst, sampleBurst, byteBurst, n int // n is how many requests at a time
 }
 
-// scaled takes this gateway's share of the limits. Bursts are shared like rates,
-// so that all gateways together let one burst through; requests at a time are
-// shared equally.
+// scaled takes this gateway's share of the limits. Bursts are shared too, so that
+// all gateways together let one burst through; requests at a time are shared
+// equally.
 func (st *tenantState) scaled(l *limits.Limits) rates {
-	s := st.share
-	r := rates{requests: l.RequestsPerSecond * s[budget.Requests], samples: l.SamplesPerSecond * s[budget.Samples], bytes: l.BytesPerSecond * s[budget.Bytes],
-		requestBurst: part(l.RequestBurst, s[budget.Requests]), sampleBurst: part(l.SampleBurst, s[budget.Samples]), byteBurst: part(l.ByteBurst, s[budget.Bytes])}
+	s := &st.share
+	r := rates{
+		requests: l.RequestsPerSecond * s.Rate[budget.Requests], requestBurst: part(l.RequestsPerSecond, l.RequestBurst, s.Burst[budget.Requests]),
+		samples: l.SamplesPerSecond * s.Rate[budget.Samples], sampleBurst: part(l.SamplesPerSecond, l.SampleBurst, s.Burst[budget.Samples]),
+		bytes: l.BytesPerSecond * s.Rate[budget.Bytes], byteBurst: part(l.BytesPerSecond, l.ByteBurst, s.Burst[budget.Bytes]),
+	}
 	if l.MaxConcurrentRequests > 0 {
 		n := max(st.gateways, 1)
 		r.n = (l.MaxConcurrentRequests + n - 1) / n
@@ -146,12 +149,17 @@ func (st *tenantState) scaled(l *limits.Limits) rates {
 	return r
 }
 
-// part is a share of a burst, at least 1 of what is set.
-func part(burst int, share float64) int {
-	if burst <= 0 {
+// part is a share of a burst, at least 1: of what is set, or else of one second's
+// worth.
+func part(rate float64, burst int, share float64) int {
+	if share == 1 {
 		return burst
 	}
-	return max(1, int(float64(burst)*share))
+	whole := float64(burst)
+	if burst <= 0 {
+		whole = rate
+	}
+	return max(1, int(min(whole*share, 1<<53)))
 }
 
 func (st *tenantState) idle(now time.Time) bool {
@@ -250,7 +258,7 @@ func rate(v float64, unit string, burst int) string {
 func (st *tenantState) tooMany(name string, wait time.Duration, limit, use string) *refusal {
 	e := limits.Exceeded{Name: name, Limit: limit, Use: use, Hint: "send less, or ask for a higher limit"}
 	if st.gateways > 1 {
-		e.Use += fmt.Sprintf(" at this one of %d gateways, which share the limit by demand", st.gateways)
+		e.Use += fmt.Sprintf(" at this one of %d gateways, which share the limit", st.gateways)
 	}
 	return &refusal{status: http.StatusTooManyRequests, reason: name, text: e.Error(), retry: max(wait, time.Millisecond)}
 }

@@ -5,9 +5,10 @@
 package budget
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"log/slog"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -29,13 +30,24 @@ const (
 // of its limits: 1 is all of one. A dimension without limit is 0.
 type Use [dimensions]float64
 
-// Share is which part of a tenant's limits one gateway may use.
-type Share [dimensions]float64
+// Share is which part of a tenant's limits one gateway may use: of the rates, by
+// which its buckets fill, and of the bursts, which they hold. All are above 0.
+type Share struct {
+	Rate, Burst [dimensions]float64
+}
 
 // Whole is the share of a gateway that is the only one.
-func Whole() Share { return Share{1, 1, 1} }
+func Whole() Share { return even(1, 1) }
 
-func equal(v float64) Share { return Share{v, v, v} }
+// Equal is the share of each of some gateways that know nothing of demand.
+func Equal(gateways int) Share {
+	part := 1 / float64(max(gateways, 1))
+	return even(part, part)
+}
+
+func even(rate, burst float64) Share {
+	return Share{Rate: [dimensions]float64{rate, rate, rate}, Burst: [dimensions]float64{burst, burst, burst}}
+}
 
 // Demands is what one gateway was asked for.
 type Demands map[tenant.ID]Use
@@ -58,17 +70,23 @@ type Tenants interface {
 }
 
 const (
-	// told is from which part of an equal share on demand is told to others. What
-	// is below is kept free for those who do not tell.
+	// told is from which part of an equal share on demand is told to others. Who
+	// asks for less has that much of the rate, which others leave free.
 	told = 1.0 / 20
-	// MaxTenants bounds one exchange; tenants beyond it, those who ask for least,
-	// have the share of those who do not tell.
+	// least is the part of an equal share that whoever can use it has of the rate,
+	// and everybody of the burst.
+	least = 1.0 / 2
+	// headroom is how many times its demand one may grow to use its least share;
+	// to leave more to who asks for little would take it from who asks for much.
+	headroom = 4
+	// MaxTenants bounds one exchange. A gateway that has more tells of those who
+	// ask for most; for the others it has the least of the rate, and all know.
 	MaxTenants = 10_000
 )
 
 // Options of a Sharer. Durations of 0 are the defaults.
 type Options struct {
-	ID       string // of this gateway, unique
+	ID       string // of this gateway; what makes it unique is added
 	Exchange Exchange
 	Tenants  Tenants
 	// Gateways is how many there are as long as nobody has told; at least 1.
@@ -106,6 +124,8 @@ func New(o Options) *Sharer {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	// Two that had one ID would each take the whole.
+	o.ID += "-" + rand.Text()[:8]
 	s := &Sharer{o: o, gateways: max(o.Gateways, 1)}
 	s.exchanges = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pallium_gateway_budget_exchanges_total", Help: "Exchanges of demand with other gateways, by result."}, []string{"result"})
@@ -114,7 +134,7 @@ func New(o Options) *Sharer {
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_gateway_budget_gateways", Help: "Gateways that share the rate limits."}, s.countGateways),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_gateway_budget_exchange_age_seconds", Help: "Since the last exchange that worked; 0 before the first."}, s.age))
 	}
-	s.o.Tenants.SetShares(nil, equal(1/float64(s.gateways)), s.gateways)
+	s.o.Tenants.SetShares(nil, Equal(s.gateways), s.gateways)
 	return s
 }
 
@@ -133,10 +153,11 @@ func (s *Sharer) age() float64 {
 	return s.o.Now().Sub(s.last).Seconds()
 }
 
-// Run exchanges until ctx is done.
+// Run exchanges at once, and then until ctx is done.
 func (s *Sharer) Run(ctx context.Context) {
 	tick := time.NewTicker(s.o.Every)
 	defer tick.Stop()
+	s.Step(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -150,9 +171,12 @@ func (s *Sharer) Run(ctx context.Context) {
 // Step is one exchange.
 func (s *Sharer) Step(ctx context.Context) {
 	mine := s.demands()
-	ctx, cancel := context.WithTimeout(ctx, max(s.o.Every, time.Second))
+	limited, cancel := context.WithTimeout(ctx, max(s.o.Every, time.Second))
 	defer cancel()
-	all, err := s.o.Exchange.Exchange(ctx, s.o.ID, mine)
+	all, err := s.o.Exchange.Exchange(limited, s.o.ID, mine)
+	if ctx.Err() != nil {
+		return // the gateway ends
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.o.Now()
@@ -163,7 +187,7 @@ func (s *Sharer) Step(ctx context.Context) {
 		}
 		s.failing = true
 		if now.Sub(s.last) > s.o.Keep {
-			s.o.Tenants.SetShares(nil, equal(1/float64(s.gateways)), s.gateways)
+			s.o.Tenants.SetShares(nil, Equal(s.gateways), s.gateways)
 		}
 		return
 	}
@@ -172,13 +196,13 @@ func (s *Sharer) Step(ctx context.Context) {
 		s.o.Logger.Info("demand is exchanged with other gateways again", "gateways", len(all))
 	}
 	s.failing, s.last, s.gateways = false, now, max(len(all), 1)
-	s.o.Tenants.SetShares(Shares(s.o.ID, all), Rest(s.gateways), s.gateways)
+	s.o.Tenants.SetShares(Shares(s.o.ID, all), Rest(s.gateways, len(all[s.o.ID])), s.gateways)
 }
 
 // demands are those that are worth telling.
 func (s *Sharer) demands() Demands {
 	s.mu.Lock()
-	least := told / float64(s.gateways)
+	from := told / float64(s.gateways)
 	s.mu.Unlock()
 	type asked struct {
 		id  tenant.ID
@@ -186,17 +210,12 @@ func (s *Sharer) demands() Demands {
 	}
 	var list []asked
 	s.o.Tenants.Demands(func(id tenant.ID, u Use) {
-		if slices.Max(u[:]) >= least {
+		if slices.Max(u[:]) >= from {
 			list = append(list, asked{id, u})
 		}
 	})
 	if len(list) > MaxTenants {
-		slices.SortFunc(list, func(a, b asked) int {
-			if slices.Max(a.use[:]) > slices.Max(b.use[:]) {
-				return -1
-			}
-			return 1
-		})
+		slices.SortFunc(list, func(a, b asked) int { return cmp.Compare(slices.Max(b.use[:]), slices.Max(a.use[:])) })
 		list = list[:MaxTenants]
 	}
 	out := make(Demands, len(list))
@@ -206,54 +225,94 @@ func (s *Sharer) demands() Demands {
 	return out
 }
 
-// Rest is the share of a tenant that a gateway told nothing about. Its demand was
-// below what others leave free; when it rises it has this for one exchange.
-func Rest(gateways int) Share {
+// Rest is the share of a tenant that a gateway told nothing about, of which it
+// told tenants in all. Its rate is what others leave free. When demand rises the
+// burst, a second's worth of the least share or more, lasts until others know.
+func Rest(gateways, tenants int) Share {
 	if gateways <= 1 {
 		return Whole()
 	}
-	return equal(1 / (2 * float64(gateways)))
+	n := float64(gateways)
+	if tenants >= MaxTenants {
+		return even(least/n, least/n)
+	}
+	return even(told/n, least/n)
 }
 
-// Shares computes a gateway's shares from what all gateways were asked for: by
-// demand, but not below half of an equal share for who asks at all. The shares of
-// those who tell add up to 1, less what those who do not may use. It is the same
+// Shares computes a gateway's shares from what all gateways were asked for. Those
+// who ask for enough to tell share by demand, but none has less than the least
+// share if it could use that; those who do not, in one dimension or at all, have
+// Rest. Rates and bursts of all gateways add up to 1 at most. It is the same
 // function on every gateway.
 func Shares(id string, all map[string]Demands) map[tenant.ID]Share {
-	n := float64(len(all))
 	out := make(map[tenant.ID]Share, len(all[id]))
+	rest := Rest(len(all), 0)
+	from := told / float64(len(all))
+	uses := make([]Use, 0, len(all))
+	var asking []float64
 	for t, mine := range all[id] {
-		silent := n
-		var uses []Use
+		uses = uses[:0]
+		free := Whole() // for those who tell
 		for _, of := range all {
 			if u, ok := of[t]; ok {
 				uses = append(uses, u)
-				silent--
+			} else {
+				free = free.less(Rest(len(all), len(of)))
 			}
 		}
-		free := 1 - silent*told/n
-		var share Share
+		share := rest
 		for d := range dimensions {
-			sum := 0.0
-			for _, u := range uses {
-				sum += weight(u[d])
+			if mine[d] < from || len(all) == 1 {
+				continue
 			}
-			weights := 0.0
+			rate, burst := free.Rate[d], free.Burst[d]
+			asking = asking[:0]
 			for _, u := range uses {
-				weights += max(weight(u[d])/sum, 1/(2*n))
+				if u[d] >= from {
+					asking = append(asking, capped(u[d]))
+					continue
+				}
+				rate -= rest.Rate[d]
+				burst -= rest.Burst[d]
 			}
-			share[d] = free * max(weight(mine[d])/sum, 1/(2*n)) / weights
+			part := divide(capped(mine[d]), asking, len(all))
+			share.Rate[d], share.Burst[d] = rate*part, burst*part
 		}
 		out[t] = share
 	}
 	return out
 }
 
-// weight is a demand that counts: who asks for nothing in one dimension may do so
-// in the next moment.
-func weight(u float64) float64 {
-	if math.IsNaN(u) || u < 1e-6 {
-		return 1e-6
+func (s Share) less(o Share) Share {
+	for d := range dimensions {
+		s.Rate[d] -= o.Rate[d]
+		s.Burst[d] -= o.Burst[d]
 	}
-	return min(u, 1e6)
+	return s
 }
+
+// divide returns which part of 1 is for one of those who ask, by demand. It sorts
+// asking. Those who ask for least come first: theirs is furthest below the floor,
+// and what they have to reach it is no longer there for the others.
+func divide(mine float64, asking []float64, gateways int) float64 {
+	slices.Sort(asking)
+	left, sum := 1.0, 0.0
+	for _, u := range asking {
+		sum += u
+	}
+	for _, u := range asking {
+		floor := min(least/float64(gateways), headroom*u)
+		if left*u/sum >= floor {
+			break
+		}
+		if u == mine {
+			return floor
+		}
+		left -= floor
+		sum -= u
+	}
+	return left * mine / sum
+}
+
+// capped bounds what one demand counts, so that sums stay exact.
+func capped(u float64) float64 { return min(u, 1e6) }

@@ -6,43 +6,139 @@ import (
 	"fmt"
 	"math"
 	"math/rand"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
+// shareOf is what a gateway has of tenant t.
+func shareOf(id string, all map[string]Demands) Share {
+	if s, ok := Shares(id, all)["t"]; ok {
+		return s
+	}
+	return Rest(len(all), len(all[id]))
+}
+
 func TestShares(t *testing.T) {
 	d := func(v float64) Demands { return Demands{"t": {v, v, v}} }
+	full := Demands{}
+	for i := range MaxTenants {
+		full[tenant.ID(fmt.Sprint("other-", i))] = Use{1}
+	}
+	nine := map[string]Demands{"a": d(1), "b": {}, "c": {}, "d": {}, "e": {}, "f": {}, "g": {}, "h": {}, "i": {}, "j": {}}
 	tests := []struct {
-		name string
-		all  map[string]Demands
-		want map[string]float64
+		name        string
+		all         map[string]Demands
+		rate, burst map[string]float64
 	}{
-		{"alone", map[string]Demands{"a": d(3)}, map[string]float64{"a": 1}},
-		{"equal", map[string]Demands{"a": d(1), "b": d(1)}, map[string]float64{"a": 0.5, "b": 0.5}},
-		{"by demand", map[string]Demands{"a": d(3), "b": d(1)}, map[string]float64{"a": 0.75, "b": 0.25}},
-		{"not below half of an equal share", map[string]Demands{"a": d(99), "b": d(1)}, map[string]float64{"a": 0.798, "b": 0.201}},
-		{"one does not tell", map[string]Demands{"a": d(1), "b": {}}, map[string]float64{"a": 0.975}},
-		{"nine do not tell", map[string]Demands{"a": d(1), "b": {}, "c": {}, "d": {}, "e": {}, "f": {}, "g": {}, "h": {}, "i": {}, "j": {}}, map[string]float64{"a": 0.955}},
+		{"alone", map[string]Demands{"a": d(3)}, map[string]float64{"a": 1}, map[string]float64{"a": 1}},
+		{"alone, asked for nothing", map[string]Demands{"a": {}}, map[string]float64{"a": 1}, map[string]float64{"a": 1}},
+		{"equal", map[string]Demands{"a": d(1), "b": d(1)}, map[string]float64{"a": 0.5, "b": 0.5}, map[string]float64{"a": 0.5, "b": 0.5}},
+		{"by demand", map[string]Demands{"a": d(3), "b": d(1)}, map[string]float64{"a": 0.75, "b": 0.25}, map[string]float64{"a": 0.75, "b": 0.25}},
+		{"not below half of an equal share", map[string]Demands{"a": d(99), "b": d(1)}, map[string]float64{"a": 0.75, "b": 0.25}, map[string]float64{"a": 0.75, "b": 0.25}},
+		{"nor is more left than can be used", map[string]Demands{"a": d(2), "b": d(0.04)}, map[string]float64{"a": 0.840, "b": 0.160}, nil},
+		{"one does not tell", map[string]Demands{"a": d(1), "b": {}}, map[string]float64{"a": 0.975, "b": 0.025}, map[string]float64{"a": 0.75, "b": 0.25}},
+		{"one tells what need not be told", map[string]Demands{"a": d(1), "b": d(0.001)}, map[string]float64{"a": 0.975, "b": 0.025}, map[string]float64{"a": 0.75, "b": 0.25}},
+		{"nine do not tell", nine, map[string]float64{"a": 0.955, "b": 0.005}, map[string]float64{"a": 0.55, "b": 0.05}},
+		{"one could not tell", map[string]Demands{"a": d(1), "b": full}, map[string]float64{"a": 0.75, "b": 0.25}, map[string]float64{"a": 0.75, "b": 0.25}},
 	}
 	for _, tt := range tests {
-		sum := 0.0
 		for id := range tt.all {
-			got := Shares(id, tt.all)["t"]
-			for k := range got {
-				if math.Abs(got[k]-tt.want[id]) > 0.002 {
-					t.Errorf("%s: %s has %.3f, want %.3f", tt.name, id, got[k], tt.want[id])
+			got := shareOf(id, tt.all)
+			for k := range dimensions {
+				if want, ok := tt.rate[id]; ok && math.Abs(got.Rate[k]-want) > 0.001 {
+					t.Errorf("%s: %s has %.3f of the rate, want %.3f", tt.name, id, got.Rate[k], want)
+				}
+				if want, ok := tt.burst[id]; ok && math.Abs(got.Burst[k]-want) > 0.001 {
+					t.Errorf("%s: %s has %.3f of the burst, want %.3f", tt.name, id, got.Burst[k], want)
 				}
 			}
-			sum += got[0]
-		}
-		if sum > 1+1e-9 {
-			t.Errorf("%s: the shares sum up to %.3f", tt.name, sum)
 		}
 	}
-	if got := Shares("a", map[string]Demands{"a": {"t": {0, 0, 5}}, "b": {"t": {7, 0, 0}}})["t"]; got[Requests] > 0.26 || got[Bytes] < 0.74 {
+	if got := shareOf("a", map[string]Demands{"a": {"t": {0, 0, 5}}, "b": {"t": {7, 0, 0}}}); math.Abs(got.Rate[Requests]-0.025)+math.Abs(got.Rate[Samples]-0.025)+math.Abs(got.Rate[Bytes]-0.975) > 1e-9 {
 		t.Errorf("dimensions are mixed: %v", got)
+	}
+}
+
+// TestSum: whatever gateways tell, what they have of rates and bursts adds up to 1
+// at most, and none has nothing.
+func TestSum(t *testing.T) {
+	rnd := rand.New(rand.NewSource(1))
+	for range 20_000 {
+		n := 1 + rnd.Intn(12)
+		all := map[string]Demands{}
+		for i := range n {
+			mine := Demands{}
+			if rnd.Intn(3) > 0 {
+				var u Use
+				for k := range u {
+					u[k] = math.Pow(10, 16*rnd.Float64()-6) * float64(rnd.Intn(3))
+				}
+				mine["t"] = u
+			}
+			all[fmt.Sprint(i)] = mine
+		}
+		var sum Share
+		for id := range all {
+			s := shareOf(id, all)
+			for k := range dimensions {
+				sum.Rate[k] += s.Rate[k]
+				sum.Burst[k] += s.Burst[k]
+				if !(s.Rate[k] > 0 && s.Rate[k] <= 1 && s.Burst[k] > 0 && s.Burst[k] <= 1) {
+					t.Fatalf("%s has %v of %v", id, s, all)
+				}
+			}
+		}
+		for k := range dimensions {
+			if sum.Rate[k] > 1+1e-9 || sum.Burst[k] > 1+1e-9 {
+				t.Fatalf("shares add up to %v of %v", sum, all)
+			}
+		}
+	}
+}
+
+// many is a gateway with more tenants than can be told.
+type many struct{ rest Share }
+
+func (m *many) Demands(visit func(tenant.ID, Use)) {
+	for i := range MaxTenants + 100 {
+		visit(tenant.ID(fmt.Sprint("t-", i)), Use{1 + float64(i)})
+	}
+}
+
+func (m *many) SetShares(_ map[tenant.ID]Share, rest Share, _ int) { m.rest = rest }
+
+// BenchmarkShares is an exchange of ten gateways that each tell all they may.
+func BenchmarkShares(b *testing.B) {
+	all := map[string]Demands{}
+	for i := range 10 {
+		all[fmt.Sprint(i)] = Demands{}
+		for k := range MaxTenants {
+			all[fmt.Sprint(i)][tenant.ID(fmt.Sprint("t-", k))] = Use{float64(1 + (i*k)%7), 1, 1}
+		}
+	}
+	for b.Loop() {
+		Shares("3", all)
+	}
+}
+
+func TestMaxTenants(t *testing.T) {
+	now := time.Unix(0, 0)
+	h := &hub{now: &now, all: map[string]Demands{"b": {}}, at: map[string]time.Time{"b": now}}
+	m := &many{}
+	s := New(Options{ID: "a", Exchange: h, Tenants: m, Now: func() time.Time { return now }})
+	s.Step(context.Background())
+	mine := h.all[s.o.ID]
+	if _, ok := mine["t-99"]; ok || len(mine) != MaxTenants || mine["t-100"] != (Use{101}) {
+		t.Errorf("%d tenants are told", len(mine))
+	}
+	if m.rest != even(0.25, 0.25) {
+		t.Errorf("those not told have %v", m.rest)
 	}
 }
 
@@ -126,7 +222,7 @@ func TestSimulation(t *testing.T) {
 				want := weights[i] * step.Seconds()
 				asked += want
 				b.asked += want
-				b.tokens = min(b.tokens+b.share[0]*step.Seconds(), burst*b.share[0])
+				b.tokens = min(b.tokens+b.share.Rate[0]*step.Seconds(), burst*b.share.Burst[0])
 				got := min(want, max(b.tokens, 0))
 				b.tokens -= got
 				through += got
@@ -164,26 +260,26 @@ func TestLost(t *testing.T) {
 		}
 	}
 	step(10)
-	if a.share != equal(0.25) || a.gateways != 4 {
+	if a.share != Equal(4) || a.gateways != 4 {
 		t.Errorf("before the first exchange: %v", a.share)
 	}
 	h.down = false
 	step(10)
-	if a.share[0] < 0.9 || b.share[0] != 0.25 || a.gateways != 2 {
+	if a.share.Rate[0] < 0.9 || b.share != Rest(2, 0) || a.gateways != 2 {
 		t.Errorf("with others: %v, %v of %d", a.share, b.share, a.gateways)
 	}
 	h.down = true
 	step(40)
-	if a.share[0] < 0.9 {
+	if a.share.Rate[0] < 0.9 {
 		t.Errorf("a moment after the loss: %v", a.share)
 	}
 	step(20)
-	if a.share != equal(0.5) || b.share != equal(0.5) {
+	if a.share != Equal(2) || b.share != Equal(2) {
 		t.Errorf("long after the loss: %v, %v", a.share, b.share)
 	}
 	h.down = false
 	step(5)
-	if a.share[0] < 0.9 {
+	if a.share.Rate[0] < 0.9 {
 		t.Errorf("back again: %v", a.share)
 	}
 	for range 20 { // b dies
@@ -193,5 +289,33 @@ func TestLost(t *testing.T) {
 	}
 	if a.share != Whole() || a.gateways != 1 {
 		t.Errorf("alone: %v of %d", a.share, a.gateways)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	now := time.Unix(0, 0)
+	h := &hub{now: &now, all: map[string]Demands{"b": {}}, at: map[string]time.Time{"b": now}}
+	reg := prometheus.NewPedanticRegistry()
+	s := New(Options{ID: "a", Exchange: h, Tenants: &buckets{}, Now: func() time.Time { return now }, Registerer: reg})
+	s.Step(context.Background())
+	h.down, now = true, now.Add(3*time.Second)
+	s.Step(context.Background())
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.Step(ended) // is no error
+	want := `
+# HELP pallium_gateway_budget_exchange_age_seconds Since the last exchange that worked; 0 before the first.
+# TYPE pallium_gateway_budget_exchange_age_seconds gauge
+pallium_gateway_budget_exchange_age_seconds 3
+# HELP pallium_gateway_budget_exchanges_total Exchanges of demand with other gateways, by result.
+# TYPE pallium_gateway_budget_exchanges_total counter
+pallium_gateway_budget_exchanges_total{result="error"} 1
+pallium_gateway_budget_exchanges_total{result="ok"} 1
+# HELP pallium_gateway_budget_gateways Gateways that share the rate limits.
+# TYPE pallium_gateway_budget_gateways gauge
+pallium_gateway_budget_gateways 2
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
+		t.Error(err)
 	}
 }

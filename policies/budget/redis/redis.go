@@ -1,7 +1,7 @@
 // Package redis exchanges demand between gateways through one hash in Redis: a
 // field for each gateway, with Redis' time and what the gateway was asked for. An
 // exchange is one round trip. It needs the commands EVALSHA, EVAL, TIME, HSET,
-// HGETALL and HDEL on one key, and may lose everything at any time.
+// HGETALL, HDEL and PEXPIRE on one key, and may lose everything at any time.
 package redis
 
 import (
@@ -31,6 +31,7 @@ func New(client goredis.UniversalClient, key string) *Exchange {
 	return &Exchange{client: client, key: "{" + key + "}", script: goredis.NewScript(`
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%016d', now) .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], 60000)
 local all = redis.call('HGETALL', KEYS[1])
 local out = {}
 for i = 1, #all, 2 do

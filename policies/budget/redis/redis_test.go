@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,37 @@ func TestExchange(t *testing.T) {
 	srv.Start()
 	if all, err := e.Exchange(ctx, "a", one); err != nil || len(all) != 1 {
 		t.Errorf("after its return: %v, %v", all, err)
+	}
+}
+
+// TestRights: the commands and the key that docs/limits.md names are enough.
+func TestRights(t *testing.T) {
+	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hgetall +hdel +pexpire")
+	srv := emulator.Redis(t, append([]string{"--user"}, rights...)...)
+	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr, Username: "budget", Password: "secret"})
+	defer client.Close()
+	ctx := context.Background()
+	for range 2 {
+		if all, err := New(client, "pallium:budget").Exchange(ctx, "a", nil); err != nil || len(all) != 1 {
+			t.Errorf("%v, %v", all, err)
+		}
+	}
+	if _, err := New(client, "another").Exchange(ctx, "a", nil); err == nil {
+		t.Error("the user is not bound to the key: this test shows nothing")
+	}
+}
+
+// TestExpires: nothing is left for ever in Redis.
+func TestExpires(t *testing.T) {
+	srv := emulator.Redis(t)
+	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
+	defer client.Close()
+	ctx := context.Background()
+	if _, err := New(client, "x").Exchange(ctx, "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := client.PTTL(ctx, "{x}").Result(); err != nil || d <= 2*time.Second || d > time.Minute {
+		t.Errorf("the key lives for %v more, %v", d, err)
 	}
 }
 
