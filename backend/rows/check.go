@@ -14,7 +14,7 @@ const (
 	MaxValueLength     = 10 << 20 // bytes of one cell
 	MaxMutations       = 100_000  // in one RowMutation, and in one MutateRows
 	MaxMutationBytes   = 64 << 20 // qualifiers and values in one RowMutation
-	MaxConditionValue  = 4 << 10  // bytes that a Condition may compare
+	MaxConditionBytes  = 4 << 10  // qualifier of a Condition, and as much again of the value that it compares
 	MaxRanges          = 4096     // in one ReadRows
 	MaxTime            = math.MaxInt64 / 1000
 )
@@ -79,8 +79,8 @@ func CheckCondition(key string, c Condition, then, otherwise []Mutation) error {
 	if err := checkCell(c.Family, c.Qualifier); err != nil {
 		return err
 	}
-	if len(c.Value) > MaxConditionValue {
-		return invalid("condition compares %d bytes, at most %d are allowed", len(c.Value), MaxConditionValue)
+	if n := max(len(c.Qualifier), len(c.Value)); n > MaxConditionBytes {
+		return invalid("condition has a qualifier or value of %d bytes, at most %d are allowed", n, MaxConditionBytes)
 	}
 	if err := checkMutations(key, then); err != nil {
 		return err

@@ -27,6 +27,8 @@ type Options struct {
 	CredentialsFile string
 	// Emulator is the address of an emulator, instead of the service.
 	Emulator string
+
+	dial []grpc.DialOption // of tests
 }
 
 // maxMessage bounds an answer of the service: a row may have up to 256 MiB.
@@ -44,8 +46,12 @@ func (o Options) client() ([]option.ClientOption, error) {
 		}
 		return out, nil
 	}
-	return []option.ClientOption{sizes, option.WithEndpoint(o.Emulator), option.WithoutAuthentication(),
-		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials()))}, nil
+	out := []option.ClientOption{sizes, option.WithEndpoint(o.Emulator), option.WithoutAuthentication(),
+		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials()))}
+	for _, d := range o.dial {
+		out = append(out, option.WithGRPCDialOption(d))
+	}
+	return out, nil
 }
 
 // Store is one table.

@@ -3,7 +3,16 @@ package bigtable
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
+
+	"cloud.google.com/go/bigtable"
+	"cloud.google.com/go/bigtable/apiv2/bigtablepb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/rowtest"
@@ -32,11 +41,117 @@ func open(t *testing.T, address, table string) *Store {
 	if err := a.Create(ctx); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(ctx, o)
+	// The emulator collects garbage every second, and the contract's cells are old.
+	for _, f := range rows.Families() {
+		if err := a.client.SetGCPolicy(ctx, table, string(f), bigtable.NoGcPolicy()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := Open(ctx, checked(o))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// checked makes calls fail that the service would refuse and the emulator does
+// not.
+func checked(o Options) Options {
+	o.dial = append(o.dial,
+		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, c *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if err := checkRequest(req); err != nil {
+				return err
+			}
+			return next(ctx, method, req, reply, c, opts...)
+		}),
+		grpc.WithChainStreamInterceptor(func(ctx context.Context, d *grpc.StreamDesc, c *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			s, err := next(ctx, d, c, method, opts...)
+			return checkedStream{s}, err
+		}))
+	return o
+}
+
+type checkedStream struct{ grpc.ClientStream }
+
+func (s checkedStream) SendMsg(m any) error {
+	if err := checkRequest(m); err != nil {
+		return err
+	}
+	return s.ClientStream.SendMsg(m)
+}
+
+func checkRequest(m any) error {
+	var filter *bigtablepb.RowFilter
+	switch r := m.(type) {
+	case *bigtablepb.ReadRowsRequest:
+		filter = r.Filter
+		if n := proto.Size(r); n > 512<<10 {
+			return status.Errorf(codes.InvalidArgument, "a read request has %d bytes", n)
+		}
+	case *bigtablepb.CheckAndMutateRowRequest:
+		filter = r.PredicateFilter
+	}
+	if n := proto.Size(filter); n > 20<<10 {
+		return status.Errorf(codes.InvalidArgument, "a filter has %d bytes", n)
+	}
+	return nil
+}
+
+// TestChecked: the check of what the service refuses is at work.
+func TestChecked(t *testing.T) {
+	ctx := context.Background()
+	s := open(t, emulator.Bigtable(t), "checked")
+	defer s.Close()
+	visit := func(bigtable.Row) bool { return true }
+	long := strings.Repeat("q", 20<<10)
+	if err := s.table.ReadRows(ctx, bigtable.InfiniteRange(""), visit, bigtable.RowFilter(bigtable.ColumnFilter(long))); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a long filter: %v", err)
+	}
+	m := bigtable.NewCondMutation(bigtable.ColumnFilter(long), mutation([]rows.Mutation{rows.DeleteRow()}), nil)
+	if err := s.table.Apply(ctx, "r", m); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a long condition: %v", err)
+	}
+	var many bigtable.RowList
+	for range 30 {
+		many = append(many, long)
+	}
+	if err := s.table.ReadRows(ctx, many, visit); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("many keys: %v", err)
+	}
+}
+
+// TestColumnPattern: what can be exact is, and what cannot is close.
+func TestColumnPattern(t *testing.T) {
+	page := func(i int) string { return "\x00\xff\xee\xdd12345678p\x00\x01" + string([]byte{byte(i >> 8), byte(i)}) }
+	var pages, some, far []string
+	for i := range 60_000 {
+		pages = append(pages, page(i))
+		if i%60 == 0 {
+			some = append(some, page(i))
+			far = append(far, fmt.Sprintf("%08x-%s", i*2654435761, page(i)))
+		}
+	}
+	for _, c := range []struct {
+		name       string
+		qualifiers []string
+		exact      bool
+		atLeast    int // bytes of each qualifier in the pattern, if it is not exact
+	}{
+		{"one", []string{"a"}, true, 0}, {"empty", []string{""}, true, 0},
+		{"a thousand pages", some, true, 0}, {"all pages", pages, true, 0},
+		{"far apart", far, false, 3},
+	} {
+		got, exact := columnPattern(rows.Filter{Qualifiers: c.qualifiers})
+		if exact != c.exact || got == "" || len(got) > maxPattern {
+			t.Errorf("%s: a pattern of %d bytes, exact: %v", c.name, len(got), exact)
+		}
+		if !exact {
+			cut, _ := alternatives(cutAll(slices.Sorted(slices.Values(c.qualifiers)), c.atLeast), c.atLeast)
+			if len(got) < len(cut) {
+				t.Errorf("%s: a pattern of %d bytes, for the first %d bytes of each it has %d", c.name, len(got), c.atLeast, len(cut))
+			}
+		}
+	}
 }
 
 // TestAdmin makes a table from nothing, from a part of it, and twice.

@@ -2,7 +2,6 @@ package bigtable
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -11,8 +10,12 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// maxRangeBytes bounds the keys of one read request.
-const maxRangeBytes = 1 << 20
+// maxRangeBytes bounds the keys of one read request, which may have 512 KiB
+// altogether. Each range costs rangeBytes more than its keys.
+const (
+	maxRangeBytes = 448 << 10
+	rangeBytes    = 16
+)
 
 // ReadRows implements rows.Store.
 func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
@@ -25,29 +28,29 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 		return err
 	}
 	ranges = rows.Disjoint(ranges)
-	opts := []bigtable.ReadOption{bigtable.RowFilter(filter(f))}
+	sent := translate(f)
 	left := f.Rows
 	stopped := false
 	for len(ranges) > 0 && !stopped {
-		n, size := 0, 0
 		var set bigtable.RowRangeList
-		for n < len(ranges) && (n == 0 || size+len(ranges[n].Start)+len(ranges[n].End) <= maxRangeBytes) {
-			size += len(ranges[n].Start) + len(ranges[n].End)
-			set = append(set, rowRange(ranges[n]))
-			n++
-		}
-		ranges = ranges[n:]
-		part := opts
-		if f.Rows > 0 {
-			part = append(slices.Clone(opts), bigtable.LimitRows(int64(left)))
+		set, ranges = nextRanges(ranges)
+		opts := []bigtable.ReadOption{bigtable.RowFilter(sent.filter)}
+		if f.Rows > 0 && sent.wanted == nil {
+			opts = append(opts, bigtable.LimitRows(int64(left)))
 		}
 		err := s.table.ReadRows(ctx, set, func(r bigtable.Row) bool {
+			row := row(r)
+			if sent.wanted != nil {
+				if row.Cells = sent.rest(row.Cells, f.CellsPerRow); len(row.Cells) == 0 {
+					return true
+				}
+			}
 			left--
-			if !visit(row(r)) || f.Rows > 0 && left == 0 {
+			if !visit(row) || f.Rows > 0 && left == 0 {
 				stopped = true
 			}
 			return !stopped
-		}, part...)
+		}, opts...)
 		if err != nil {
 			return failed(ctx, "read rows", err)
 		}
@@ -58,6 +61,19 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 		}
 	}
 	return nil
+}
+
+// nextRanges takes as many ranges as fit one request.
+func nextRanges(ranges []rows.Range) (set bigtable.RowRangeList, left []rows.Range) {
+	size := 0
+	for i, r := range ranges {
+		size += len(r.Start) + len(r.End) + rangeBytes
+		if i > 0 && size > maxRangeBytes {
+			return set, ranges[i:]
+		}
+		set = append(set, rowRange(r))
+	}
+	return set, nil
 }
 
 func rowRange(r rows.Range) bigtable.RowRange {
@@ -90,60 +106,4 @@ func row(r bigtable.Row) rows.Row {
 		})
 	}
 	return out
-}
-
-// filter translates a filter; its parts apply in the order of the fields.
-func filter(f rows.Filter) bigtable.Filter {
-	var chain []bigtable.Filter
-	if len(f.Families) > 0 {
-		var names []string
-		for _, n := range f.Families {
-			names = append(names, quote(string(n)))
-		}
-		chain = append(chain, bigtable.FamilyFilter(strings.Join(names, "|")))
-	}
-	switch {
-	case len(f.Qualifiers) > 0:
-		var names []string
-		for _, q := range f.Qualifiers {
-			names = append(names, quote(q))
-		}
-		chain = append(chain, bigtable.ColumnFilter(strings.Join(names, "|")))
-	case f.QualifierPrefix != "":
-		chain = append(chain, bigtable.ColumnFilter(quote(f.QualifierPrefix)+`\C*`))
-	}
-	if f.MinTime > 0 {
-		chain = append(chain, bigtable.TimestampRangeFilterMicros(bigtable.Timestamp(f.MinTime*1000), 0))
-	}
-	if f.Latest {
-		chain = append(chain, bigtable.LatestNFilter(1))
-	}
-	if f.CellsPerRow > 0 {
-		chain = append(chain, bigtable.CellsPerRowLimitFilter(f.CellsPerRow))
-	}
-	switch len(chain) {
-	case 0:
-		return bigtable.PassAllFilter()
-	case 1:
-		return chain[0]
-	}
-	return bigtable.ChainFilters(chain...)
-}
-
-func exactFamily(f rows.Family) bigtable.Filter { return bigtable.FamilyFilter(quote(string(f))) }
-func exactColumn(q string) bigtable.Filter      { return bigtable.ColumnFilter(quote(q)) }
-
-// quote escapes bytes for RE2 as Bigtable reads it: as bytes, of which none but
-// letters, digits and the underscore may stand for themselves.
-func quote(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
-			b.WriteByte(c)
-		default:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		}
-	}
-	return b.String()
 }

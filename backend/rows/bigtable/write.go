@@ -131,7 +131,7 @@ func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition
 	if err := rows.CheckCondition(key, c, then, otherwise); err != nil {
 		return false, err
 	}
-	filter := bigtable.ChainFilters(exactFamily(c.Family), exactColumn(c.Qualifier), bigtable.LatestNFilter(1))
+	filter := bigtable.ChainFilters(exactly(c.Family, c.Qualifier), bigtable.LatestNFilter(1))
 	if c.Test == rows.HasValue {
 		// The end of the range is exclusive: the value and one more byte is the
 		// first value behind it.
