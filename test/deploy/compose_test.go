@@ -1,0 +1,199 @@
+package deploy
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/palliumhq/pallium/backend/app"
+)
+
+// composition is compose.yaml as far as the tests look at it.
+type composition struct {
+	Services map[string]*service
+	Secrets  map[string]struct{ File string }
+	Volumes  map[string]any
+}
+
+type service struct {
+	Image string
+	Build *struct{ Context, Dockerfile, Target string }
+
+	Command, Ports, Secrets, Volumes []string
+
+	Environment map[string]string
+	DependsOn   yaml.Node `yaml:"depends_on"` // a list, or a map with conditions
+	Healthcheck yaml.Node
+}
+
+func readComposition(t *testing.T) composition {
+	t.Helper()
+	var c composition
+	if err := yaml.Unmarshal(read(t, "compose.yaml"), &c); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Services) == 0 {
+		t.Fatal("compose.yaml has no services")
+	}
+	return c
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// dependencies are what a service waits for, with the condition.
+func (s *service) dependencies(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	if s.DependsOn.IsZero() {
+		return out
+	}
+	if s.DependsOn.Kind == yaml.SequenceNode {
+		var list []string
+		if err := s.DependsOn.Decode(&list); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range list {
+			out[name] = "service_started"
+		}
+		return out
+	}
+	var conditions map[string]struct{ Condition string }
+	if err := s.DependsOn.Decode(&conditions); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range conditions {
+		out[name] = c.Condition
+	}
+	return out
+}
+
+// TestCompose checks that what compose.yaml names is there.
+func TestCompose(t *testing.T) {
+	c := readComposition(t)
+	stage := regexp.MustCompile(`(?m)^FROM \S+ AS (\S+)$`)
+	for name, s := range c.Services {
+		t.Run(name, func(t *testing.T) {
+			for on, condition := range s.dependencies(t) {
+				other := c.Services[on]
+				if other == nil {
+					t.Errorf("it depends on %s, which there is not", on)
+				} else if condition == "service_healthy" && other.Healthcheck.IsZero() {
+					t.Errorf("%s has no health check to wait for", on)
+				}
+			}
+			for _, secret := range s.Secrets {
+				if c.Secrets[secret].File == "" {
+					t.Errorf("there is no secret %s", secret)
+				}
+			}
+			for _, v := range s.Volumes {
+				from, _, _ := strings.Cut(v, ":")
+				if strings.HasPrefix(from, "./") {
+					read(t, from)
+				} else if _, ok := c.Volumes[from]; !ok {
+					t.Errorf("there is no volume %s", from)
+				}
+			}
+			for _, p := range s.Ports {
+				if !strings.HasPrefix(p, "127.0.0.1:") {
+					t.Errorf("port %s is open to others than this machine", p)
+				}
+			}
+			if b := s.Build; b != nil {
+				text := read(t, filepath.Join(b.Context, b.Dockerfile))
+				if b.Target != "" && !slices.ContainsFunc(stage.FindAllSubmatch(text, -1), func(m [][]byte) bool { return string(m[1]) == b.Target }) {
+					t.Errorf("%s has no target %s", b.Dockerfile, b.Target)
+				}
+			}
+			if value := s.Environment["PALLIUM_ADMIN_TOKEN_FILE"]; value != "" && value != "/run/secrets/admin-token" {
+				t.Errorf("admin token in %s", value)
+			}
+		})
+	}
+	for name, s := range c.Secrets {
+		if text := string(read(t, s.File)); !strings.HasPrefix(text, "DEVELOPMENT-ONLY-") || len(strings.TrimSpace(text)) < 32 {
+			t.Errorf("secret %s is not marked as one for development only, or too short", name)
+		}
+	}
+}
+
+// TestComposeConfigurations has Pallium read what each service gets.
+func TestComposeConfigurations(t *testing.T) {
+	c := readComposition(t)
+	zones, found := map[string]bool{}, 0
+	for name, s := range c.Services {
+		i := slices.Index(s.Command, "-config")
+		if i < 0 {
+			continue
+		}
+		found++
+		t.Run(name, func(t *testing.T) {
+			cfg := load(t, string(read(t, s.source(t, s.Command[i+1]))), s.Environment)
+			for _, h := range slices.Concat(cfg.Upstream.URLs, cfg.Upstream.WriteURLs) {
+				host, _, _ := strings.Cut(strings.TrimPrefix(h, "http://"), ":")
+				if c.Services[host] == nil {
+					t.Errorf("upstream %s is no service", h)
+				}
+			}
+			if s.Command[0] == "migrate" {
+				return
+			}
+			if cfg.Cluster.Instance != name {
+				t.Errorf("cluster.instance is %s", cfg.Cluster.Instance)
+			}
+			if s.Command[0] == "backend" && targets(t, &container{Args: s.Command})[app.TargetIngester] {
+				zones[cfg.Cluster.Zone] = true
+			}
+		})
+	}
+	if found != 9 || len(zones) != 3 || zones[""] {
+		t.Errorf("%d services of Pallium, ingesters in the zones %v", found, zones)
+	}
+}
+
+// source is the file of the repository that a service sees at a path.
+func (s *service) source(t *testing.T, path string) string {
+	t.Helper()
+	for _, v := range s.Volumes {
+		if p := strings.Split(v, ":"); p[1] == path {
+			return p[0]
+		}
+	}
+	t.Fatalf("nothing is mounted at %s", path)
+	return ""
+}
+
+// TestVersions: what stands in two places must say the same.
+func TestVersions(t *testing.T) {
+	makefile, emulators := string(read(t, "Makefile")), string(read(t, "deploy/compose/emulators.Dockerfile"))
+	for variable, install := range map[string]string{
+		"BIGTABLE_EMULATOR_VERSION": "cloud.google.com/go/bigtable/cmd/emulator@",
+		"FAKE_GCS_SERVER_VERSION":   "github.com/fsouza/fake-gcs-server@",
+	} {
+		m := regexp.MustCompile(variable + ` := (\S+)`).FindStringSubmatch(makefile)
+		if m == nil || !strings.Contains(emulators, install+m[1]+"\n") {
+			t.Errorf("%s of the Makefile (%v) is not that of emulators.Dockerfile", variable, m)
+		}
+	}
+	gomod := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(string(read(t, "go.mod")))
+	for _, f := range []string{"deploy/Dockerfile", "deploy/compose/emulators.Dockerfile"} {
+		if !strings.Contains(string(read(t, f)), "FROM golang:"+gomod[1]+"-") {
+			t.Errorf("%s does not build with Go %s", f, gomod[1])
+		}
+	}
+	if a, b := read(t, "deploy/compose/redis.sh"), read(t, "deploy/kubernetes/overlays/small/redis.sh"); string(a) != string(b) {
+		t.Error("the two redis.sh differ")
+	}
+}

@@ -1,0 +1,253 @@
+package deploy
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/app"
+)
+
+// environment is what a workload's container sees, as Kubernetes makes it: the
+// pod is named NAME-0, and $(NAME) stands for a variable that was set before.
+func (c *cluster) environment(t *testing.T, m *manifest) map[string]string {
+	t.Helper()
+	env := map[string]string{}
+	one := &m.Spec.Template.Spec.Containers[0]
+	for _, e := range one.EnvFrom {
+		if from := c.find("ConfigMap", e.ConfigMapRef.Name); from != nil {
+			for k, v := range from.Data {
+				env[k] = v
+			}
+		}
+	}
+	fields := map[string]string{"metadata.name": m.Metadata.Name + "-0", "metadata.namespace": "pallium", "status.podIP": "10.1.2.3"}
+	for _, e := range one.Env {
+		v := e.Value
+		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
+			v = fields[e.ValueFrom.FieldRef.FieldPath]
+		}
+		for k, known := range env {
+			v = strings.ReplaceAll(v, "$("+k+")", known)
+		}
+		if strings.Contains(v, "$(") {
+			t.Errorf("%s: %s=%s names a variable that is not set before it", m.Metadata.Name, e.Name, v)
+		}
+		env[e.Name] = v
+	}
+	return env
+}
+
+// mounted finds what is at a path of a container: the volume and the rest of the
+// path.
+func (m *manifest) mounted(file string) (v volume, rest string) {
+	p := &m.Spec.Template.Spec
+	for _, at := range p.Containers[0].VolumeMounts {
+		if below, ok := strings.CutPrefix(file, at.MountPath+"/"); ok {
+			i := slices.IndexFunc(p.Volumes, func(v volume) bool { return v.Name == at.Name })
+			if i >= 0 {
+				return p.Volumes[i], below
+			}
+		}
+	}
+	return volume{}, file
+}
+
+// config has Pallium read the configuration that a workload gets.
+func (c *cluster) config(t *testing.T, m *manifest) app.Config {
+	t.Helper()
+	args := m.Spec.Template.Spec.Containers[0].Args
+	i := slices.Index(args, "-config")
+	if i < 0 || i+1 == len(args) {
+		t.Fatalf("no -config in %v", args)
+	}
+	v, name := m.mounted(args[i+1])
+	if v.ConfigMap == nil {
+		t.Fatalf("%s is in no ConfigMap", args[i+1])
+	}
+	maps := c.find("ConfigMap", v.ConfigMap.Name)
+	if maps == nil || maps.Data[name] == "" {
+		t.Fatalf("ConfigMap %s has no %s", v.ConfigMap.Name, name)
+	}
+	return load(t, maps.Data[name], c.environment(t, m))
+}
+
+// load reads a configuration as the program does.
+func load(t *testing.T, text string, env map[string]string) app.Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := app.LoadConfig(file, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
+	if err == nil {
+		err = cfg.Check()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func port(address string) int {
+	_, p, _ := net.SplitHostPort(address)
+	n, _ := strconv.Atoi(p)
+	return n
+}
+
+func TestConfigurations(t *testing.T) {
+	for _, b := range complete {
+		c := build(t, b)
+		c.each(t, func(t *testing.T, m *manifest) {
+			if m.Kind != "Job" && !m.ours() {
+				return // Redis
+			}
+			cfg := c.config(t, m)
+			one := &m.Spec.Template.Spec.Containers[0]
+			if v, _ := m.mounted(cfg.DataDir + "/x"); v.EmptyDir == nil && !slices.ContainsFunc(m.Spec.VolumeClaimTemplates, func(c struct{ Metadata struct{ Name string } }) bool { return c.Metadata.Name == "data" }) {
+				t.Errorf("data_dir %s is on no volume, and the root is read-only", cfg.DataDir)
+			}
+			switch one.Args[0] {
+			case "migrate":
+				if cfg.Store.Bigtable.Project == "" {
+					t.Error("it migrates the data directory")
+				}
+				return
+			case "gateway":
+				c.checkGateway(t, &cfg, one)
+			case "backend":
+				c.checkBackend(t, m, &cfg, one)
+			default:
+				t.Fatalf("command %q", one.Args[0])
+			}
+			checkStop(t, m, &cfg)
+			c.checkSecrets(t, m)
+			if got := one.port("admin"); got != port(cfg.AdminListen) || strings.HasPrefix(cfg.AdminListen, "127.") {
+				t.Errorf("admin_listen is %s, the port %d", cfg.AdminListen, got)
+			}
+		}, "Deployment", "StatefulSet", "Job")
+	}
+}
+
+func (c *cluster) checkGateway(t *testing.T, cfg *app.Config, one *container) {
+	if one.port("edge") != port(cfg.Listen) {
+		t.Errorf("listen is %s, the port %d", cfg.Listen, one.port("edge"))
+	}
+	if len(cfg.Upstream.URLs) == 0 {
+		t.Error("no upstream")
+	}
+	for target, urls := range map[string][]string{"querier": cfg.Upstream.URLs, "distributor": cfg.Upstream.WriteURLs} {
+		for _, u := range urls {
+			if err := c.serves(t, u, app.Target(target)); err != nil {
+				t.Errorf("upstream %s: %v", u, err)
+			}
+		}
+	}
+}
+
+// serves checks that a URL leads to a service whose pods have a role.
+func (c *cluster) serves(t *testing.T, address string, role app.Target) error {
+	u, err := url.Parse(address)
+	if err != nil {
+		return err
+	}
+	s := c.find("Service", u.Hostname())
+	if s == nil {
+		return fmt.Errorf("there is no Service %q", u.Hostname())
+	}
+	if !slices.ContainsFunc(s.Spec.Ports, func(p servicePort) bool { return strconv.Itoa(p.Port) == u.Port() && p.TargetPort == "internal" }) {
+		return fmt.Errorf("the service has no port %s to internal", u.Port())
+	}
+	for _, m := range c.servers() {
+		if s.selects(t).matches(m.podLabels()) && !targets(t, &m.Spec.Template.Spec.Containers[0])[role] {
+			return fmt.Errorf("%s has no role %s", m.Metadata.Name, role)
+		}
+	}
+	return nil
+}
+
+func targets(t *testing.T, one *container) app.Targets {
+	t.Helper()
+	for _, a := range one.Args {
+		if list, ok := strings.CutPrefix(a, "-target="); ok {
+			out, err := app.ParseTargets(list)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out
+		}
+	}
+	t.Fatalf("no -target in %v", one.Args)
+	return nil
+}
+
+func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *app.Config, one *container) {
+	if one.port("internal") != port(cfg.InternalListen) || one.port("rpc") != port(cfg.RPCListen) || port(cfg.Cluster.Advertise) != port(cfg.RPCListen) {
+		t.Errorf("internal_listen %s, rpc_listen %s, advertise %s; ports %+v", cfg.InternalListen, cfg.RPCListen, cfg.Cluster.Advertise, one.Ports)
+	}
+	if cfg.Cluster.Instance != m.Metadata.Name+"-0" || cfg.Cluster.Replication != 3 || !cfg.Cluster.Redis.Set() || cfg.Store.GCS.Bucket == "" || cfg.Store.Bigtable.Project == "" {
+		t.Errorf("cluster %+v, store %+v", cfg.Cluster, cfg.Store)
+	}
+	if !targets(t, one)[app.TargetIngester] {
+		return
+	}
+	if m.Kind != "StatefulSet" {
+		t.Error("an ingester needs a disk and a name that stay")
+	}
+	host, _, _ := net.SplitHostPort(cfg.Cluster.Advertise)
+	if want := m.Metadata.Name + "-0." + m.Spec.ServiceName + ".pallium.svc"; host != want {
+		t.Errorf("advertise is at %s, the pod is %s", host, want)
+	}
+	s := c.find("Service", m.Spec.ServiceName)
+	if s == nil || s.Spec.ClusterIP != "None" {
+		t.Errorf("service %s is not headless", m.Spec.ServiceName)
+	}
+	if p := one.StartupProbe; p.PeriodSeconds*p.FailureThreshold < 1800 {
+		t.Errorf("half an hour is the least that a log may take to replay, not %d s", p.PeriodSeconds*p.FailureThreshold)
+	}
+}
+
+// checkStop: a pod must not be killed while it drains and seals.
+func checkStop(t *testing.T, m *manifest, cfg *app.Config) {
+	p := &m.Spec.Template.Spec
+	need := time.Duration(cfg.ShutdownTimeout) + time.Duration(p.Containers[0].Lifecycle.PreStop.Sleep.Seconds)*time.Second
+	if m.component() == "ingester" {
+		need += 10 * time.Minute // to seal
+	}
+	if have := time.Duration(p.TerminationGracePeriodSeconds) * time.Second; have < need {
+		t.Errorf("terminationGracePeriodSeconds is %s, stopping may take %s", have, need)
+	}
+}
+
+// checkSecrets: every secret's file is mounted, and nobody has more than it needs.
+func (c *cluster) checkSecrets(t *testing.T, m *manifest) {
+	want := []string{"PALLIUM_ADMIN_TOKEN_FILE", "PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE"}
+	if m.component() == "gateway" {
+		want = append(want, "PALLIUM_KEY_PEPPER_FILE")
+	}
+	env, items := c.environment(t, m), 0
+	for _, name := range want {
+		v, file := m.mounted(env[name])
+		if v.Secret == nil || !slices.ContainsFunc(v.Secret.Items, func(i struct{ Key, Path string }) bool { return i.Path == file }) {
+			t.Errorf("%s is %q, which is not mounted", name, env[name])
+			continue
+		}
+		items = len(v.Secret.Items)
+	}
+	if items != len(want) {
+		t.Errorf("it mounts %d secrets and needs %d", items, len(want))
+	}
+	for k, v := range env {
+		if strings.HasSuffix(k, "_FILE") && strings.HasPrefix(k, "PALLIUM_") && !slices.Contains(want, k) {
+			t.Errorf("%s=%s is not for it", k, path.Base(v))
+		}
+	}
+}
