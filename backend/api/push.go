@@ -56,17 +56,20 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusBadRequest, out.String())
 		return
 	}
-	if out.Deduplicated > 0 && out.Samples+out.Histograms+out.Exemplars == 0 {
+	if out.Deduplicated != (series.Counts{}) && out.Samples+out.Histograms+out.Exemplars == 0 {
 		w.WriteHeader(http.StatusAccepted) // as senders of Cortex and Mimir know it
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// writeCounts tells what was written. What another replica is heard for counts as
+// written: a sender that is told of nothing reports failures for ever.
 func writeCounts(h http.Header, out series.Outcome) {
-	h.Set(headerSamples, strconv.Itoa(out.Samples))
-	h.Set(headerHistograms, strconv.Itoa(out.Histograms))
-	h.Set(headerExemplars, strconv.Itoa(out.Exemplars))
+	d := out.Deduplicated
+	h.Set(headerSamples, strconv.Itoa(out.Samples+d.Samples))
+	h.Set(headerHistograms, strconv.Itoa(out.Histograms+d.Histograms))
+	h.Set(headerExemplars, strconv.Itoa(out.Exemplars+d.Exemplars))
 }
 
 // negotiate finds the protocol version from the headers. Old and small senders

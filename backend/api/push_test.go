@@ -285,6 +285,9 @@ func TestPairs(t *testing.T) {
 		r = r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: "a", Policy: tenant.Unrestricted()}))
 		w := httptest.NewRecorder()
 		b.h.ServeHTTP(w, r)
+		if n := w.Header().Get(headerSamples); n != "1" {
+			t.Errorf("replica %s is told that %s samples were written", replica, n)
+		}
 		return w.Code
 	}
 	if got := []int{push("0"), push("1"), push("0")}; got[0] != 204 || got[1] != 202 || got[2] != 204 {

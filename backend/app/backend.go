@@ -129,7 +129,26 @@ func (a *App) startIngester(ctx context.Context) error {
 	if err := a.loseForerunner(ctx, self); err != nil {
 		return err
 	}
-	return a.openIngester(ingester.Options{ID: self.ID, Zone: self.Zone, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardOf})
+	if err := a.openIngester(ingester.Options{ID: self.ID, Zone: self.Zone, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardOf}); err != nil {
+		return err
+	}
+	return a.learnDeletions(ctx)
+}
+
+// learnDeletions has the ingester learn of the deletions of series that were
+// made while it was no member: what it has from before must not come back, and
+// what it takes from now on must not be taken for older than they are.
+func (a *App) learnDeletions(ctx context.Context) error {
+	active, _, err := a.tenants(ctx)
+	if err != nil {
+		return err
+	}
+	return a.longTerm.ActiveDeletions(ctx, active, func(t tenant.ID, ts schema.Tombstone) error {
+		if a.ingester.Knows(t, ts.Number) {
+			return nil
+		}
+		return a.ingester.Delete(t, ts)
+	})
 }
 
 // loseForerunner says what an instance of the same name may have had that was

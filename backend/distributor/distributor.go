@@ -115,8 +115,7 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	var out series.Outcome
 	lim := d.opts.Limits(b.Tenant)
 	if d.opts.HA != nil {
-		dropped := d.opts.HA.Filter(ctx, b, &lim, &out)
-		out.Deduplicated = dropped.Samples + dropped.Histograms + dropped.Exemplars
+		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, &lim, &out))
 	}
 	v := validator{lim: lim, now: d.opts.Now().UnixMilli(), out: &out}
 	v.batch(b)

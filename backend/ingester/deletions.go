@@ -128,6 +128,13 @@ func (ing *Ingester) Delete(t tenant.ID, ts schema.Tombstone) error {
 	return ing.deletions.learn(t, ts)
 }
 
+// Knows reports whether a deletion of the tenant with the number is known.
+func (ing *Ingester) Knows(t tenant.ID, number uint64) bool {
+	ing.deletions.mu.RLock()
+	defer ing.deletions.mu.RUnlock()
+	return slices.ContainsFunc(ing.deletions.byTenant[t], func(k knownDeletion) bool { return k.Number == number })
+}
+
 // writeJSON replaces a small file: either the old or the new content survives a
 // crash.
 func writeJSON(path string, v any) error {

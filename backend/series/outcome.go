@@ -20,11 +20,14 @@ type Outcome struct {
 	Refusals                       []Refusal
 	// Deduplicated counts what was dropped because another replica of the sender is
 	// heard: no refusal, and nothing to mend.
-	Deduplicated int
+	Deduplicated Counts
 	// Entries says which entries of the request the refused samples are of, as far
 	// as an ingester refused them.
 	Entries []EntryRefusal
 }
+
+// Counts are samples by type.
+type Counts struct{ Samples, Histograms, Exemplars int }
 
 // EntryRefusal is what was refused of one entry of a request for one reason.
 type EntryRefusal struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -202,4 +203,48 @@ func (s *Store) Metadata(ctx context.Context, t tenant.ID, first, last int64) ([
 	}
 	sortMetadata(out)
 	return out, nil
+}
+
+// ActiveDeletions calls visit for every active deletion of the tenants, in order
+// of tenant and number.
+func (s *Store) ActiveDeletions(ctx context.Context, tenants []tenant.ID, visit func(tenant.ID, schema.Tombstone) error) error {
+	const atOnce = 1000
+	for len(tenants) > 0 {
+		n := min(atOnce, len(tenants))
+		var ranges []rows.Range
+		byKey := map[string]tenant.ID{}
+		for _, t := range tenants[:n] {
+			ranges = append(ranges, rows.Single(schema.TenantKey(t)))
+			byKey[schema.TenantKey(t)] = t
+		}
+		var broken error
+		err := s.opts.Rows.ReadRows(ctx, ranges, rows.Filter{Families: []rows.Family{rows.System}, Latest: true}, func(r rows.Row) bool {
+			broken = eachActive(r, func(ts schema.Tombstone) error { return visit(byKey[r.Key], ts) })
+			return broken == nil
+		})
+		if err = errors.Join(err, broken); err != nil {
+			return fmt.Errorf("read deletions of series: %w", err)
+		}
+		tenants = tenants[n:]
+	}
+	return nil
+}
+
+func eachActive(r rows.Row, visit func(schema.Tombstone) error) error {
+	for _, c := range r.Cells {
+		if !strings.HasPrefix(c.Qualifier, schema.TombstonePrefix) || c.Qualifier == schema.LastTombstoneQualifier {
+			continue
+		}
+		ts, err := schema.DecodeTombstone(c.Value)
+		if err != nil {
+			return fmt.Errorf("row %q: %w", r.Key, err)
+		}
+		if ts.State != schema.Active {
+			continue
+		}
+		if err := visit(ts); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -364,6 +364,21 @@ func (s *story) scaleIn(t *testing.T) {
 	if err := s.c.AddIngester(s.ctx, "ingester-4", "zone-a"); err != nil {
 		t.Fatal(err)
 	}
+	// It knows what was deleted before it came, and that this is younger.
+	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "gone", 10, time.Now()); code/100 != 2 {
+		t.Fatalf("%d %s", code, body)
+	}
+	defer func() {
+		if code, body, err := s.c.Admin(s.ctx, "backend-1", "/flush?wait=true", nil); err != nil || code != 200 {
+			t.Errorf("%d %s %v", code, body, err)
+		}
+		if code, body, err := s.c.Admin(s.ctx, "backend-1", "/compact?wait=true", nil); err != nil || code != 200 {
+			t.Errorf("%d %s %v", code, body, err)
+		}
+		if v := s.value(t, s.c.Edges[0], s.c.Token, "count(gone)"); v != 10 {
+			t.Errorf("%v series are there that were written again after they were deleted", v)
+		}
+	}()
 	eventually(t, "it has a share", func() bool {
 		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
 		return err == nil && strings.Count(text, `"state":"ACTIVE"`) >= 4+3 && strings.Contains(text, `"share":0.5`)
