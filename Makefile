@@ -7,6 +7,11 @@ NODE_EXPORTER_VERSION := v1.12.1
 LINT_VERSION := v2.15.0
 BIGTABLE_EMULATOR_VERSION := v1.58.0
 FAKE_GCS_SERVER_VERSION := v1.56.1
+KUSTOMIZE_VERSION := v5.8.1
+KUBECTL_VALIDATE_VERSION := v0.0.4
+KUBETOOLS := $(TOOLS)/kustomize-$(KUSTOMIZE_VERSION) $(TOOLS)/kubectl-validate-$(KUBECTL_VALIDATE_VERSION)
+DEPLOYENV := KUSTOMIZE=$(TOOLS)/kustomize-$(KUSTOMIZE_VERSION) KUBECTL_VALIDATE=$(TOOLS)/kubectl-validate-$(KUBECTL_VALIDATE_VERSION) \
+	PROMTOOL=$(TOOLS)/promtool-$(PROMETHEUS_VERSION)
 EMULATORS := $(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) $(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION)
 FUZZTIME  ?= 30s
 UNIT      := $(shell $(GO) list ./... 2>/dev/null | grep -v /test/)
@@ -17,7 +22,7 @@ CLUSTERENV := PALLIUM=$(CURDIR)/bin/pallium REDIS_SERVER=$(REDIS_SERVER) \
 	BIGTABLE_EMULATOR_BIN=$(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) \
 	FAKE_GCS_SERVER_BIN=$(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION)
 
-.PHONY: run build test unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto bench load tools clean
+.PHONY: run build test unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto deploy-check bench load load-cluster tools clean
 
 run: build                      ## build and serve on :9009, data in ./data
 	./bin/pallium all $(ARGS)
@@ -58,12 +63,15 @@ lint: $(TOOLS)/golangci-lint-$(LINT_VERSION)  ## golangci-lint with the import f
 fuzz:                           ## each fuzz target for FUZZTIME (default 30s)
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) ./test/fuzz.sh
 
-e2e: build bin/skewed $(EMULATORS) redis $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION)  ## a real Prometheus against the real binary
+e2e: build bin/skewed $(EMULATORS) $(KUBETOOLS) redis $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION)  ## a real Prometheus against the real binary
 	PALLIUM=$(CURDIR)/bin/pallium \
 	PROMETHEUS=$(TOOLS)/prometheus-$(PROMETHEUS_VERSION) \
 	PROMTOOL=$(TOOLS)/promtool-$(PROMETHEUS_VERSION) \
 	NODE_EXPORTER=$(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) \
-	$(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 20m ./test/...
+	$(CLUSTERENV) $(DEPLOYENV) $(GO) test -vet=off -count=1 -timeout 20m ./test/...
+
+deploy-check: $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## the files under deploy and compose.yaml against their schemas
+	$(DEPLOYENV) $(GO) test -vet=off -count=1 ./test/deploy
 
 chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos test of a cluster, about an hour and a half; CHAOS_SEED reproduces one
 	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 4h -v ./test/chaos/cluster
@@ -77,7 +85,10 @@ bench: $(EMULATORS) redis              ## micro-benchmarks
 load: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION)  ## paired with Prometheus' remote-write receiver
 	PALLIUM=$(CURDIR)/bin/pallium PROMETHEUS=$(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(GO) run ./test/load
 
-tools: $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) $(TOOLS)/golangci-lint-$(LINT_VERSION) $(EMULATORS)
+load-cluster: build $(EMULATORS) redis  ## what a cluster costs beside one process
+	$(CLUSTERENV) $(GO) run ./test/load/cluster
+
+tools: $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) $(TOOLS)/golangci-lint-$(LINT_VERSION) $(EMULATORS) $(KUBETOOLS)
 
 $(TOOLS)/golangci-lint-$(LINT_VERSION):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
@@ -102,6 +113,14 @@ $(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION):
 $(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION):
 	GOBIN=$(TOOLS) $(GO) install github.com/fsouza/fake-gcs-server@$(FAKE_GCS_SERVER_VERSION)
 	mv $(TOOLS)/fake-gcs-server $@
+
+$(TOOLS)/kustomize-$(KUSTOMIZE_VERSION):
+	GOBIN=$(TOOLS) $(GO) install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+	mv $(TOOLS)/kustomize $@
+
+$(TOOLS)/kubectl-validate-$(KUBECTL_VALIDATE_VERSION):
+	GOBIN=$(TOOLS) $(GO) install sigs.k8s.io/kubectl-validate@$(KUBECTL_VALIDATE_VERSION)
+	mv $(TOOLS)/kubectl-validate $@
 
 clean:
 	rm -rf bin .tools

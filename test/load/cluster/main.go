@@ -1,0 +1,303 @@
+// Command cluster measures what a cluster costs beside one process: CPU for each
+// sample by role, and bytes between distributor and ingesters. It writes the same
+// requests into `pallium all` and into a cluster of this machine, in turn.
+//
+//	make load-cluster
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/palliumhq/pallium/test/cluster"
+)
+
+var (
+	series   = flag.Int("series", 40_000, "series")
+	perPush  = flag.Int("push", 2_000, "series of one request")
+	scrapes  = flag.Int("scrapes", 20, "samples of each series in one round, 15 s apart")
+	rounds   = flag.Int("rounds", 3, "rounds; each writes into both")
+	parallel = flag.Int("parallel", 4, "requests at a time")
+)
+
+func main() {
+	flag.Parse()
+	if err := run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "pallium-load-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	w := &wires{}
+	c, err := cluster.New(cluster.Options{Dir: filepath.Join(dir, "cluster"), Free: true, Through: w.through, Config: "self_monitoring: {disabled: true}\n", Binaries: cluster.Binaries{
+		Pallium: os.Getenv("PALLIUM"), Redis: os.Getenv("REDIS_SERVER"), Bigtable: os.Getenv("BIGTABLE_EMULATOR_BIN"), GCS: os.Getenv("FAKE_GCS_SERVER_BIN")}})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Down(ctx) }()
+	if err := c.Up(ctx); err != nil {
+		return err
+	}
+	for _, limit := range []string{"samples_per_second=0", "requests_per_second=0", "bytes_per_second=0", "max_concurrent_requests=0"} {
+		if _, err := c.Pallium(ctx, "limits", "set", cluster.Tenant, limit); err != nil {
+			return err
+		}
+	}
+	one, err := startOne(ctx, filepath.Join(dir, "one"))
+	if err != nil {
+		return err
+	}
+	defer one.stop()
+	time.Sleep(2 * time.Second) // limits are known
+	total := map[string]float64{}
+	samples := 0
+	sent := int64(0)
+	at := time.Now().Add(-time.Duration(*rounds**scrapes*15) * time.Second)
+	for range *rounds {
+		n := *series * *scrapes
+		before := one.cpu()
+		if err := load(ctx, []string{one.edge}, one.token, at); err != nil {
+			return err
+		}
+		total["one"] += one.cpu() - before
+		procs := cpuOf(c)
+		wire := w.bytes.Load()
+		if err := load(ctx, c.Edges, c.Token, at); err != nil {
+			return err
+		}
+		for name, v := range cpuOf(c) {
+			total[role(name)] += v - procs[name]
+		}
+		sent += w.bytes.Load() - wire
+		samples += n
+		at = at.Add(time.Duration(*scrapes) * 15 * time.Second)
+	}
+	fmt.Printf("%d samples of %d series, %d of a request\n", samples, *series, *perPush)
+	var names []string
+	for name := range total {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	sum := 0.0
+	for _, name := range names {
+		us := total[name] / float64(samples) * 1e6
+		fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", name, us, total[name]/total["one"])
+		if name != "one" {
+			sum += total[name]
+		}
+	}
+	fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", "cluster", sum/float64(samples)*1e6, sum/total["one"])
+	fmt.Printf("between distributor and three ingesters: %.1f bytes a sample, %.1f to each\n", float64(sent)/float64(samples), float64(sent)/float64(samples)/3)
+	return nil
+}
+
+// role is what a process is, whichever it is of several.
+func role(name string) string { return strings.TrimRight(name, "-0123456789") }
+
+// load writes a round and waits for its answers.
+func load(ctx context.Context, edges []string, token string, at time.Time) error {
+	type job struct{ from, scrape int }
+	jobs := make(chan job)
+	var failed atomic.Pointer[error]
+	var all sync.WaitGroup
+	for i := range *parallel {
+		all.Go(func() {
+			for j := range jobs {
+				t := at.Add(time.Duration(j.scrape) * 15 * time.Second).UnixMilli()
+				if err := push(ctx, edges[i%len(edges)], token, j.from, t); err != nil {
+					failed.Store(&err)
+				}
+			}
+		})
+	}
+	for s := range *scrapes {
+		for from := 0; from < *series; from += *perPush {
+			jobs <- job{from, s}
+		}
+	}
+	close(jobs)
+	all.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func push(ctx context.Context, edge, token string, from int, t int64) error {
+	req := prompb.WriteRequest{Timeseries: make([]prompb.TimeSeries, 0, *perPush)}
+	for i := from; i < from+*perPush && i < *series; i++ {
+		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Samples: []prompb.Sample{{Timestamp: t, Value: float64(t/1000%100_000) * float64(i%7+1)}}, Labels: []prompb.Label{
+			{Name: "__name__", Value: fmt.Sprintf("container_metric_%d_total", i%200)},
+			{Name: "cluster", Value: "prod-eu-west-1"}, {Name: "container", Value: "app"},
+			{Name: "instance", Value: fmt.Sprintf("10.%d.%d.7:9100", i/200%250, i/50_000)}, {Name: "job", Value: "kubelet"},
+			{Name: "namespace", Value: fmt.Sprintf("team-%d", i/200%40)}, {Name: "node", Value: fmt.Sprintf("node-%03d", i/200%120)},
+			{Name: "pod", Value: fmt.Sprintf("deployment-7c9d8f-%05x", i/200)}, {Name: "service", Value: "frontend"},
+		}})
+	}
+	data, err := req.Marshal()
+	if err != nil {
+		return err
+	}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, edge+"/api/v1/push", bytes.NewReader(snappy.Encode(nil, data)))
+	if err != nil {
+		return err
+	}
+	hr.Header.Set("Authorization", "Bearer "+token)
+	hr.Header.Set("Content-Encoding", "snappy")
+	hr.Header.Set("Content-Type", "application/x-protobuf")
+	resp, err := http.DefaultClient.Do(hr)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("push: %d %s", resp.StatusCode, body)
+	}
+	return err
+}
+
+// cpuOf is what the cluster's own processes have used, in seconds, by name.
+func cpuOf(c *cluster.Cluster) map[string]float64 {
+	out := map[string]float64{}
+	for _, p := range c.Processes {
+		if p.Admin == "" {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(c.Dir(), p.Name+".pid"))
+		if err == nil {
+			out[p.Name] = cpu(strings.TrimSpace(string(data)))
+		}
+	}
+	return out
+}
+
+// cpu is user and system time of a process in seconds; the kernel counts in
+// hundredths.
+func cpu(pid string) float64 {
+	data, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	fields := strings.Fields(rest)
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return float64(user+system) / 100
+}
+
+// one is a `pallium all`.
+type one struct {
+	cmd         *exec.Cmd
+	edge, token string
+}
+
+func startOne(ctx context.Context, dir string) (*one, error) {
+	edge, admin := freeAddr(), freeAddr()
+	file := dir + ".yaml"
+	config := fmt.Sprintf("data_dir: %s\nlisten: %q\nadmin_listen: %q\nself_monitoring: {disabled: true}\nlimits: {samples_per_second: 0, requests_per_second: 0, bytes_per_second: 0, max_concurrent_requests: 0}\n", dir, edge, admin)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	o := &one{cmd: exec.Command(os.Getenv("PALLIUM"), "all", "-config", file), edge: "http://" + edge}
+	if err := o.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for range 200 {
+		time.Sleep(50 * time.Millisecond)
+		resp, err := http.Get("http://" + admin + "/ready")
+		if err != nil {
+			continue
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			break
+		}
+	}
+	for _, args := range [][]string{{"tenant", "create", "demo"}, {"token", "issue", "-tenant", "demo", "-scopes", "metrics:write", "-name", "load", "-q"}} {
+		cmd := exec.CommandContext(ctx, os.Getenv("PALLIUM"), append(args, "-admin-url", "http://"+admin)...)
+		cmd.Env = append(os.Environ(), "PALLIUM_ADMIN_TOKEN_FILE="+filepath.Join(dir, "admin-token"))
+		out, err := cmd.Output()
+		if err != nil {
+			o.stop()
+			return nil, fmt.Errorf("pallium %s: %w", args[0], err)
+		}
+		o.token = strings.TrimSpace(string(out))
+	}
+	return o, nil
+}
+
+func (o *one) cpu() float64 { return cpu(strconv.Itoa(o.cmd.Process.Pid)) }
+
+func (o *one) stop() {
+	_ = o.cmd.Process.Signal(syscall.SIGTERM)
+	_ = o.cmd.Wait()
+}
+
+func freeAddr() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "127.0.0.1:0"
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// wires counts what goes to ingesters.
+type wires struct{ bytes atomic.Int64 }
+
+func (w *wires) through(name, address string) string {
+	if !strings.HasPrefix(name, "ingester-") {
+		return address
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return address
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			up, err := net.Dial("tcp", address)
+			if err != nil {
+				_ = c.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(up, io.TeeReader(c, w)); _ = up.Close() }()
+			go func() { _, _ = io.Copy(c, up); _ = c.Close() }()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// Write counts.
+func (w *wires) Write(p []byte) (int, error) {
+	w.bytes.Add(int64(len(p)))
+	return len(p), nil
+}
