@@ -29,9 +29,9 @@ type Local interface {
 
 // Replica is one of a cluster's ingesters.
 type Replica interface {
-	// Push writes a remote write 1.0 body. It returns as Local's does; the answer
-	// names what was refused by position in the body. The body is the callee's.
-	Push(ctx context.Context, id tenant.ID, body []byte) (wire.PushResponse, error)
+	// Push returns as Local's does; the answer names what was refused by position in
+	// the request, which other replicas may be given, too.
+	Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error)
 }
 
 // Options of a Distributor: Local, or the three that a cluster needs.

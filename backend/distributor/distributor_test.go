@@ -90,13 +90,13 @@ func lookup(ings map[string]Ingester) func(*ring.Instance) (Replica, error) {
 // asReplica decodes what it is sent, as the server of a replica does.
 type asReplica struct{ ing Ingester }
 
-func (r asReplica) Push(ctx context.Context, id tenant.ID, body []byte) (wire.PushResponse, error) {
+func (r asReplica) Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error) {
 	var req remotewrite.Request
 	var resp wire.PushResponse
-	if err := req.Unmarshal(remotewrite.V1, body); err != nil {
+	if err := req.Unmarshal(remotewrite.V1, p.Write); err != nil {
 		return resp, err
 	}
-	req.Batch.Tenant = id
+	req.Batch.Tenant = tenant.ID(p.Tenant)
 	out, err := r.ing.Push(ctx, &req.Batch)
 	resp.Exemplars = int64(out.Exemplars)
 	for _, e := range out.Entries {

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
-	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
@@ -16,7 +16,7 @@ import (
 type part struct {
 	instance *ring.Instance
 	entries  []int32 // positions in the batch; nil is all of them
-	body     []byte
+	push     *wire.Push
 }
 
 // answer is what became of a part.
@@ -46,18 +46,17 @@ func (d *Distributor) replicate(ctx context.Context, b *series.Batch, lim *limit
 	}
 	total := int64(0)
 	for i := range parts {
-		total += int64(len(parts[i].body))
+		total += int64(len(parts[i].push.Write))
 	}
 	if !d.inflight.take(total) {
 		return series.Outcome{}, fmt.Errorf("%w: more than %d bytes wait for ingesters", ErrUnavailable, d.opts.MaxInflightBytes)
 	}
-	id := b.Tenant                           // late pushes outlive the batch
 	answers := make(chan answer, len(parts)) // room for all: nobody may wait for a late one
 	for i := range parts {
 		d.pushes.Go(func() {
 			p := &parts[i]
-			size := int64(len(p.body))
-			out, err := d.push(ctx, id, p)
+			size := int64(len(p.push.Write))
+			out, err := d.push(ctx, p)
 			d.inflight.give(size)
 			answers <- answer{p, out, err}
 		})
@@ -79,7 +78,7 @@ func (d *Distributor) replicate(ctx context.Context, b *series.Batch, lim *limit
 
 // push sends a part to its ingester. It goes on when the request has its answer:
 // the third replica is worth having.
-func (d *Distributor) push(ctx context.Context, id tenant.ID, p *part) (wire.PushResponse, error) {
+func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, error) {
 	rep, err := d.opts.Replica(p.instance)
 	if err != nil {
 		d.failures.WithLabelValues(p.instance.ID).Inc()
@@ -87,7 +86,7 @@ func (d *Distributor) push(ctx context.Context, id tenant.ID, p *part) (wire.Pus
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.opts.PushTimeout)
 	defer cancel()
-	out, err := rep.Push(ctx, id, p.body)
+	out, err := rep.Push(ctx, p.push)
 	if err != nil {
 		d.failures.WithLabelValues(p.instance.ID).Inc()
 		return out, fmt.Errorf("ingester %s: %w", p.instance.ID, err)
@@ -138,15 +137,25 @@ func (d *Distributor) split(r *ring.Ring, b *series.Batch) ([]part, error) {
 	return parts, nil
 }
 
-// encode makes the parts' bodies. Every series is encoded once.
+// encode makes the parts' requests. Every series is encoded once.
 func (d *Distributor) encode(b *series.Batch, parts []part) error {
 	buf, _ := d.buffers.Get().([]byte)
 	e, err := wire.EncodeEntries(b, buf)
 	if err != nil {
 		return err
 	}
+	var whole *wire.Push // for those that get everything
 	for i := range parts {
-		parts[i].body = e.Body(parts[i].entries, len(b.Metadata) > 0)
+		p := &parts[i]
+		if p.entries == nil && whole != nil {
+			p.push = whole
+			continue
+		}
+		// Late pushes outlive the batch and its buffers.
+		p.push = &wire.Push{PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(p.entries, len(b.Metadata) > 0)}}
+		if p.entries == nil {
+			whole = p.push
+		}
 	}
 	const maxPooled = 4 << 20
 	if buf = e.Buffer(); cap(buf) <= maxPooled {

@@ -146,16 +146,17 @@ func (p *Peer) note(ctx context.Context, err error) error {
 }
 
 // Push implements distributor.Replica.
-func (p *Peer) Push(ctx context.Context, id tenant.ID, body []byte) (wire.PushResponse, error) {
+func (p *Peer) Push(ctx context.Context, push *wire.Push) (wire.PushResponse, error) {
+	var resp wire.PushResponse
 	if err := p.healthy(); err != nil {
-		return wire.PushResponse{}, err
+		return resp, err
 	}
-	resp, err := p.ingester.Push(ctx, &wire.PushRequest{Tenant: string(id), Write: body})
-	if err = p.note(ctx, err); err != nil {
-		return wire.PushResponse{}, err
-	}
-	return *resp, nil
+	err := p.conn.Invoke(ctx, pushMethod, push, &resp)
+	return resp, p.note(ctx, err)
 }
+
+// pushMethod is called by its name: the generated client takes a PushRequest.
+const pushMethod = "/pallium.wire.v1.Ingester/Push"
 
 func selectRequest(req series.Request) wire.SelectRequest {
 	return wire.SelectRequest{Tenant: string(req.Tenant), MinTime: req.MinTime, MaxTime: req.MaxTime,

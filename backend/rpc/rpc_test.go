@@ -107,7 +107,7 @@ func all(id tenant.ID) series.Request {
 func TestCalls(t *testing.T) {
 	sec := security(t, secret, TLSFiles{})
 	ing, p := serve(t, sec, sec)
-	resp, err := p.Push(ctx, "a", body(t, 6000))
+	resp, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: body(t, 6000)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,14 +176,14 @@ func TestCalls(t *testing.T) {
 	if r, err := p.Compact(ctx); err != nil || r.Samples != 4 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if _, err := p.Push(ctx, "a", []byte("no body")); !errors.Is(err, wire.ErrRefused) {
+	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: []byte("no body")}}); !errors.Is(err, wire.ErrRefused) {
 		t.Errorf("a damaged body: %v", err)
 	}
-	if _, err := p.Push(ctx, "../a", body(t, 1)); !errors.Is(err, wire.ErrRefused) {
+	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "../a", Write: body(t, 1)}}); !errors.Is(err, wire.ErrRefused) {
 		t.Errorf("a bad tenant: %v", err)
 	}
 	_ = ing.Close()
-	if _, err := p.Push(ctx, "a", body(t, 1)); !errors.Is(err, wire.ErrUnavailable) {
+	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: body(t, 1)}}); !errors.Is(err, wire.ErrUnavailable) {
 		t.Errorf("a stopped ingester: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/golang/snappy"
 )
@@ -40,8 +41,21 @@ var errType = errors.New("not a message of package wire")
 // Name implements encoding.Codec.
 func (Codec) Name() string { return "pallium" }
 
+// Push is a PushRequest that may go to several ingesters and is encoded once. It
+// must not be changed or copied.
+type Push struct {
+	PushRequest
+	once sync.Once
+	data []byte
+	err  error
+}
+
 // Marshal implements encoding.Codec.
-func (Codec) Marshal(v any) ([]byte, error) {
+func (c Codec) Marshal(v any) ([]byte, error) {
+	if p, ok := v.(*Push); ok {
+		p.once.Do(func() { p.data, p.err = c.Marshal(&p.PushRequest) })
+		return p.data, p.err // gRPC only reads it
+	}
 	m, ok := v.(message)
 	if !ok {
 		return nil, errType
