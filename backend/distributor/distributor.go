@@ -195,7 +195,7 @@ func (s *shards) get(r *ring.Ring, id tenant.ID, size int) *ring.Ring {
 	key := shardKey{id, size}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.of != r || len(s.byID) >= maxShards {
+	if !r.Places(s.of) || len(s.byID) >= maxShards {
 		s.of, s.byID = r, map[shardKey]*ring.Ring{}
 	}
 	if s.byID[key] == nil {

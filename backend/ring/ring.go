@@ -125,6 +125,26 @@ func New(instances []Instance) *Ring {
 	return r
 }
 
+// Refresh returns the same ring with instances of which update changed what does
+// not matter to placement: how long they are silent, and whether too long.
+func (r *Ring) Refresh(update func(*Instance)) *Ring {
+	out := *r
+	out.instances, out.others = slices.Clone(r.instances), slices.Clone(r.others)
+	for i := range out.instances {
+		update(&out.instances[i])
+	}
+	for i := range out.others {
+		update(&out.others[i])
+	}
+	return &out
+}
+
+// Places reports whether the other ring places every series on the same
+// instances because it was made from the same by Refresh.
+func (r *Ring) Places(o *Ring) bool {
+	return o != nil && len(r.tokens) > 0 && len(o.tokens) > 0 && &r.tokens[0] == &o.tokens[0]
+}
+
 func sortTokens(tokens []placed) {
 	slices.SortFunc(tokens, func(a, b placed) int {
 		if c := cmp.Compare(a.token, b.token); c != 0 {

@@ -360,3 +360,27 @@ func BenchmarkShard(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkNew is what a process pays when the ring changed; with 1,500 ingesters
+// it is the ring of a thousand million series.
+func BenchmarkNew(b *testing.B) {
+	for _, n := range []int{3, 300, 1500} {
+		m := members(n, "a", "b", "c")
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				New(m)
+			}
+		})
+	}
+}
+
+// BenchmarkPlaceTokens is what an ingester pays that joins.
+func BenchmarkPlaceTokens(b *testing.B) {
+	m := members(500)
+	b.Run("500", func(b *testing.B) {
+		for b.Loop() {
+			PlaceTokens("", m)
+		}
+	})
+}

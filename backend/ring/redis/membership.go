@@ -54,17 +54,18 @@ type Membership struct {
 
 	current atomic.Pointer[ring.Ring]
 
-	mu       sync.Mutex // guards what follows, and is held during calls to Redis
-	self     ring.Instance
-	joined   bool
-	fresh    bool // the directory is new, see Fresh
-	replaced bool
-	epoch    string
-	version  string
-	members  map[string]entry // last seen, by ID
-	beats    map[string]int64 // ms of Redis
-	seenAt   int64            // ms of Redis
-	failing  bool
+	mu        sync.Mutex // guards what follows, and is held during calls to Redis
+	self      ring.Instance
+	joined    bool
+	fresh     bool // the directory is new, see Fresh
+	replaced  bool
+	epoch     string
+	version   string
+	members   map[string]entry // last seen, by ID
+	beats     map[string]int64 // ms of Redis
+	seenAt    int64            // ms of Redis
+	published string           // what the current ring was made of
+	failing   bool
 
 	stop context.CancelFunc
 	done sync.WaitGroup

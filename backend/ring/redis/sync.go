@@ -181,31 +181,39 @@ func (m *Membership) adopt(ctx context.Context, members, gone map[string]string)
 	return nil
 }
 
-// publish makes the ring that others of this process use.
+// publish makes the ring that others of this process use. While no member
+// changed, only what is known of their health does.
 func (m *Membership) publish() {
-	instances := make([]ring.Instance, 0, len(m.members))
-	silent, active := 0, 0
-	for id, e := range m.members {
-		in := e.instance()
-		if id == m.self.ID {
-			in.State = m.self.State
+	r := m.current.Load()
+	if of := m.epoch + " " + m.version + " " + string(m.self.State) + " " + strconv.Itoa(len(m.members)); r == nil || of != m.published {
+		instances := make([]ring.Instance, 0, len(m.members))
+		for id, e := range m.members {
+			in := e.instance()
+			if id == m.self.ID {
+				in.State = m.self.State
+			}
+			instances = append(instances, in)
 		}
-		in.Silent = time.Duration(m.seenAt-m.beats[id]) * time.Millisecond
-		in.Unhealthy = in.Silent > m.o.Timeout
-		if in.State == ring.Active && len(in.Tokens) > 0 {
+		r, m.published = ring.New(instances), of
+	}
+	silent, active := 0, 0
+	for _, in := range r.Instances() {
+		if in.State == ring.Active {
 			active++
-			if in.Unhealthy {
+			if m.silence(in.ID) > m.o.Timeout {
 				silent++
 			}
 		}
-		instances = append(instances, in)
 	}
-	if 2*silent > active { // not they are sick but the heartbeats
-		for i := range instances {
-			instances[i].Unhealthy = false
-		}
-	}
-	m.current.Store(ring.New(instances))
+	frozen := 2*silent > active // not they are sick but the heartbeats
+	m.current.Store(r.Refresh(func(in *ring.Instance) {
+		in.Silent = m.silence(in.ID)
+		in.Unhealthy = in.Silent > m.o.Timeout && !frozen
+	}))
+}
+
+func (m *Membership) silence(id string) time.Duration {
+	return time.Duration(m.seenAt-m.beats[id]) * time.Millisecond
 }
 
 func pairs(v any) map[string]string {
