@@ -45,11 +45,21 @@ type Options struct {
 	// Config is more YAML for every backend process, Env more environment.
 	Config string
 	Env    []string
+	// Namespace runs one ingester in a network namespace of its own; nil: none does.
+	Namespace *Namespace
 	// TwoCompactors adds compactor-2.
 	TwoCompactors bool
 	// Through replaces the addresses at which Pallium reaches Redis, Bigtable and
 	// Cloud Storage, for tests that stand in between. nil: none.
 	Through func(name, address string) string
+}
+
+// Namespace is a network namespace that exists and is joined to this machine by a
+// pair of addresses.
+type Namespace struct {
+	Name     string
+	Ingester string // that runs in it
+	IP       string // of the ingester
 }
 
 // Process is one process of a cluster.
@@ -71,6 +81,8 @@ type Cluster struct {
 	admin     string   // token
 	common    string   // configuration of all
 	redis     string   // address
+
+	commonInside, redisInside string // of the ingester in a namespace
 }
 
 // Dir is the cluster's directory.
@@ -125,19 +137,31 @@ func New(o Options) (*Cluster, error) {
 	c.add(Process{Name: "bigtable", Addr: bigtable, args: []string{o.Binaries.Bigtable, "-host", "127.0.0.1", "-port", bigtablePort}})
 	c.add(Process{Name: "gcs", Addr: gcs, args: []string{o.Binaries.GCS, "-scheme", "http", "-host", "127.0.0.1", "-port", gcsPort,
 		"-backend", "memory", "-external-url", gcsURL, "-public-host", strings.TrimPrefix(gcsURL, "http://"), "-log-level", "error"}})
-	common := fmt.Sprintf(`store:
-  bigtable: {project: %s, instance: %s, emulator: "%s"}
-  gcs: {bucket: %s, endpoint: "%s"}
-`, project, instance, o.Through("bigtable", bigtable), bucket, gcsURL)
-	c.common, c.redis = common, o.Through("redis", redis)
+	c.common, c.redis = stores(o.Through("bigtable", bigtable), gcsURL), o.Through("redis", redis)
+	if o.Namespace != nil {
+		c.commonInside = stores(o.Through("inside-bigtable", bigtable), "http://"+o.Through("inside-gcs", gcs))
+		c.redisInside = o.Through("inside-redis", redis)
+	}
 	c.backends()
 	return c, c.gateways()
+}
+
+// stores is the configuration of the two stores.
+func stores(bigtable, gcs string) string {
+	return fmt.Sprintf(`store:
+  bigtable: {project: %s, instance: %s, emulator: "%s"}
+  gcs: {bucket: %s, endpoint: "%s"}
+`, project, instance, bigtable, bucket, gcs)
 }
 
 // backend adds a process of the backend.
 func (c *Cluster) backend(name, zone, target string) {
 	rpc := c.address(name, 0)
-	text := c.common + fmt.Sprintf(`data_dir: %s
+	common, redis := c.common, c.redis
+	if n := c.o.Namespace; n != nil && n.Ingester == name {
+		common, redis = c.commonInside, c.redisInside
+	}
+	text := common + fmt.Sprintf(`data_dir: %s
 rpc_listen: "%s"
 internal_listen: "%s"
 admin_listen: "%s"
@@ -149,7 +173,7 @@ cluster:
 ingester: {memory_bytes: 536870912}
 compactor: {interval: 30s}
 shutdown_timeout: 10s
-%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, c.redis, c.o.Config)
+%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, c.o.Config)
 	c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
 }
 
@@ -201,13 +225,16 @@ func (c *Cluster) path(name string) string { return filepath.Join(c.o.Dir, name)
 // address is where a process listens: its documented port and the next ones, or
 // free ports, which are kept for the next time.
 func (c *Cluster) address(name string, k int) string {
-	port := ports[name] + k
+	ip := "127.0.0.1:"
+	if n := c.o.Namespace; n != nil && n.Ingester == name {
+		ip = n.IP + ":"
+	}
 	if !c.o.Free {
-		return "127.0.0.1:" + strconv.Itoa(port)
+		return ip + strconv.Itoa(ports[name]+k)
 	}
 	file := c.path(fmt.Sprintf("%s.port%d", name, k))
 	if data, err := os.ReadFile(file); err == nil {
-		return "127.0.0.1:" + string(data)
+		return ip + string(data)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -216,7 +243,7 @@ func (c *Cluster) address(name string, k int) string {
 	defer l.Close()
 	_, free, _ := net.SplitHostPort(l.Addr().String())
 	_ = os.WriteFile(file, []byte(free), 0o644) // a failure is that of the start
-	return "127.0.0.1:" + free
+	return ip + free
 }
 
 // writeFiles writes the scripts that start the processes.
@@ -232,6 +259,9 @@ func (c *Cluster) writeFiles() error {
 		args := make([]string, len(p.args))
 		for i, a := range p.args {
 			args[i] = quote(a)
+		}
+		if n := c.o.Namespace; n != nil && n.Ingester == p.Name {
+			fmt.Fprintf(&b, "WRAP=\"ip netns exec %s $WRAP\"\n", n.Name)
 		}
 		fmt.Fprintf(&b, "setsid $WRAP %s >>%s.log 2>&1 </dev/null &\necho $! >%s.pid\n", strings.Join(args, " "), p.Name, p.Name)
 		if err := os.WriteFile(c.path(p.Name+".sh"), []byte(b.String()), 0o755); err != nil {

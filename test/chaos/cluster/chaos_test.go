@@ -29,6 +29,7 @@ type world struct {
 	long  bool
 	start time.Time
 	proxy map[string]*Proxy
+	ns    *cluster.Namespace // of one ingester, in the long run
 
 	checks sync.WaitGroup
 	stop   context.CancelFunc
@@ -42,8 +43,9 @@ type world struct {
 type fault struct {
 	name string
 	// free of failures: neither a push nor a query may fail.
-	free bool
-	do   func(w *world)
+	free  bool
+	apart bool // needs an ingester in a network namespace, which the long run has
+	do    func(w *world)
 }
 
 func newWorld(t *testing.T, seed int64, long bool) *world {
@@ -52,11 +54,21 @@ func newWorld(t *testing.T, seed int64, long bool) *world {
 	w := &world{t: t, ctx: ctx, stop: stop, rnd: rand.New(rand.NewSource(seed)), long: long, proxy: map[string]*Proxy{}, start: time.Now()}
 	dir := t.TempDir()
 	var err error
+	if long {
+		w.ns = newNamespace(t)
+	}
 	w.c, err = cluster.New(cluster.Options{
-		Dir: dir, Free: true, Binaries: binaries(t), TwoCompactors: true,
+		Dir: dir, Free: true, Binaries: binaries(t), TwoCompactors: true, Namespace: w.ns,
 		Through: func(name, address string) string {
+			if w.ns != nil && name == w.ns.Ingester {
+				return address // nothing but its own wire is between
+			}
 			if w.proxy[name] == nil {
-				w.proxy[name] = NewProxy(t, address, seed)
+				ip := "127.0.0.1"
+				if strings.HasPrefix(name, "inside-") {
+					ip = hostIP
+				}
+				w.proxy[name] = NewProxy(t, ip, address, seed)
 			}
 			return w.proxy[name].Addr
 		},
@@ -120,6 +132,15 @@ func (w *world) pause(short, long time.Duration) {
 	time.Sleep(short)
 }
 
+// proxied is an ingester that others reach through a proxy.
+func (w *world) proxied() string {
+	for {
+		if name := w.ingester(); w.proxy[name] != nil {
+			return name
+		}
+	}
+}
+
 func (w *world) ingester() string { return fmt.Sprintf("ingester-%d", 1+w.rnd.Intn(3)) }
 
 // whole waits until every ingester answers queries again.
@@ -166,9 +187,13 @@ func (w *world) compact() { w.command("backend-2", "/compact?wait=true") }
 
 func (w *world) disturb(name string, m Mode, d time.Duration) {
 	w.t.Logf("   %s %s for %v", name, m, d)
-	w.proxy[name].Set(m)
+	for _, n := range []string{name, "inside-" + name} {
+		if p := w.proxy[n]; p != nil {
+			p.Set(m)
+			defer p.Set(Pass)
+		}
+	}
 	time.Sleep(d)
-	w.proxy[name].Set(Pass)
 }
 
 func faults() []fault {
@@ -203,7 +228,7 @@ func faults() []fault {
 			w.pause(5*time.Second, 20*time.Second)
 		}},
 		{name: "Redis hangs", free: true, do: func(w *world) { w.disturb("redis", Hang, w.length(4*time.Second, time.Minute)) }},
-		{name: "an ingester cut off", free: true, do: func(w *world) { w.disturb(w.ingester(), Refuse, w.length(3*time.Second, 30*time.Second)) }},
+		{name: "an ingester cut off", free: true, do: func(w *world) { w.disturb(w.proxied(), Refuse, w.length(3*time.Second, 30*time.Second)) }},
 		{name: "an ingester hangs", free: true, do: func(w *world) {
 			name := w.ingester()
 			w.must(w.c.Signal(name, syscall.SIGSTOP))
@@ -211,9 +236,27 @@ func faults() []fault {
 			w.must(w.c.Signal(name, syscall.SIGCONT))
 			w.pause(time.Second, 5*time.Second)
 		}},
-		{name: "an ingester cut off one way", free: true, do: func(w *world) { w.disturb(w.ingester(), OneWay, w.length(12*time.Second, 40*time.Second)) }},
-		{name: "an ingester swallows everything", free: true, do: func(w *world) { w.disturb(w.ingester(), Hang, w.length(12*time.Second, 40*time.Second)) }},
-		{name: "an ingester's connections break", do: func(w *world) { w.disturb(w.ingester(), Partial, w.length(5*time.Second, time.Minute)) }},
+		{name: "an ingester cut off one way", free: true, do: func(w *world) { w.disturb(w.proxied(), OneWay, w.length(12*time.Second, 40*time.Second)) }},
+		{name: "an ingester swallows everything", free: true, do: func(w *world) { w.disturb(w.proxied(), Hang, w.length(12*time.Second, 40*time.Second)) }},
+		{name: "an ingester's connections break", do: func(w *world) { w.disturb(w.proxied(), Partial, w.length(5*time.Second, time.Minute)) }},
+		{name: "an ingester's network is gone", free: true, apart: true, do: func(w *world) {
+			run(w.t, "ip", "link", "set", hostLink, "down")
+			w.pause(0, time.Minute)
+			run(w.t, "ip", "link", "set", hostLink, "up")
+			w.pause(0, 10*time.Second)
+		}},
+		{name: "an ingester hears and is not heard", free: true, apart: true, do: func(w *world) {
+			run(w.t, "ip", "-n", w.ns.Name, "route", "add", "blackhole", hostIP+"/32")
+			w.pause(0, time.Minute)
+			run(w.t, "ip", "-n", w.ns.Name, "route", "del", "blackhole", hostIP+"/32")
+			w.pause(0, 10*time.Second)
+		}},
+		{name: "an ingester is heard and hears nothing", free: true, apart: true, do: func(w *world) {
+			run(w.t, "ip", "route", "add", "blackhole", w.ns.IP+"/32")
+			w.pause(0, time.Minute)
+			run(w.t, "ip", "route", "del", "blackhole", w.ns.IP+"/32")
+			w.pause(0, 10*time.Second)
+		}},
 		{name: "Cloud Storage refuses", do: func(w *world) { w.store("gcs", Refuse) }},
 		{name: "Cloud Storage hangs", do: func(w *world) { w.store("gcs", Hang) }},
 		{name: "Cloud Storage fails partially", do: func(w *world) { w.store("gcs", Partial) }},
@@ -373,6 +416,9 @@ func TestChaos(t *testing.T) {
 	list := faults()
 	w.rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	for _, f := range list {
+		if f.apart && w.ns == nil {
+			continue
+		}
 		if only := os.Getenv("CHAOS_FAULTS"); only != "" && !strings.Contains(only, f.name) {
 			continue
 		}

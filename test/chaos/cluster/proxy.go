@@ -42,10 +42,11 @@ type Proxy struct {
 	l     net.Listener
 }
 
-// NewProxy returns a proxy that passes everything until the test ends.
-func NewProxy(t testing.TB, target string, seed int64) *Proxy {
+// NewProxy returns a proxy at an IP address that passes everything until the test
+// ends.
+func NewProxy(t testing.TB, ip, target string, seed int64) *Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", ip+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
