@@ -26,6 +26,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/palliumhq/pallium/test/ports"
 )
 
 // Binaries are the programs of a cluster.
@@ -98,8 +100,8 @@ const (
 // startTimeout is generous: test machines are busy.
 const startTimeout = 3 * time.Minute
 
-// ports are the documented ones of each process.
-var ports = map[string]int{
+// documented are the ports of each process.
+var documented = map[string]int{
 	"redis": 9379, "bigtable": 9086, "gcs": 9443,
 	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,
 	"backend-1": 9151, "backend-2": 9161, "compactor-1": 9171, "compactor-2": 9181,
@@ -230,18 +232,16 @@ func (c *Cluster) address(name string, k int) string {
 		ip = n.IP + ":"
 	}
 	if !c.o.Free {
-		return ip + strconv.Itoa(ports[name]+k)
+		return ip + strconv.Itoa(documented[name]+k)
 	}
 	file := c.path(fmt.Sprintf("%s.port%d", name, k))
 	if data, err := os.ReadFile(file); err == nil {
 		return ip + string(data)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := ports.Free()
 	if err != nil {
-		return "127.0.0.1:0"
+		return ip + "0"
 	}
-	defer l.Close()
-	_, free, _ := net.SplitHostPort(l.Addr().String())
 	_ = os.WriteFile(file, []byte(free), 0o644) // a failure is that of the start
 	return ip + free
 }

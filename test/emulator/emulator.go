@@ -4,7 +4,6 @@ package emulator
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/ports"
 )
 
 // startTimeout is generous: test machines are busy.
@@ -85,12 +86,11 @@ func run(t testing.TB, path string, args ...string) {
 
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
+	return port
 }
 
 func wait(t testing.TB, what string, try func() error) {

@@ -25,12 +25,7 @@ type RedisServer struct {
 // it. It is stopped when the test ends.
 func Redis(t testing.TB, args ...string) *RedisServer {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := "127.0.0.1:" + freePort(t)
 	s := &RedisServer{Addr: addr, t: t, args: args}
 	s.Start()
 	t.Cleanup(s.Kill)

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/ports"
 )
 
 // startTimeout bounds how long a process may take to get ready. It is generous:
@@ -157,12 +158,11 @@ func (p *Process) WaitReady(url string) {
 // FreeAddr returns an address on the loopback interface that nobody listens on.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return "127.0.0.1:" + port
 }
 
 // Pallium is a running `pallium all`.

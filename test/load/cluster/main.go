@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 
 	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/ports"
 )
 
 var (
@@ -259,12 +260,11 @@ func (o *one) stop() {
 }
 
 func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free()
 	if err != nil {
-		return "127.0.0.1:0"
+		port = "0"
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return "127.0.0.1:" + port
 }
 
 // wires counts what goes to ingesters.
