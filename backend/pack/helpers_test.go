@@ -28,13 +28,6 @@ type part struct {
 
 var testID = ulid.MustParse("01JZZZZZZZ0123456789ABCDEF")
 
-// memorySource is a pack in memory.
-type memorySource struct{ b []byte }
-
-func (m memorySource) Range(off int64, n int) ([]byte, error) { return rangeOf(m.b, off, n) }
-func (m memorySource) Size() int64                            { return int64(len(m.b)) }
-func (m memorySource) Close() error                           { return nil }
-
 func writeParts(t testing.TB, path string, o Options, parts []part) Info {
 	t.Helper()
 	w, err := Create(path, o)

@@ -87,17 +87,17 @@ func (w *Writer) StartSection(t tenant.ID, day int64, md []series.MetricMetadata
 
 func (w *Writer) startSection(t tenant.ID, day int64, md []series.MetricMetadata) error {
 	if _, err := tenant.ParseID(string(t)); err != nil {
-		return err
+		return rejected(err)
 	}
 	if day < 0 || day >= maxDay {
-		return fmt.Errorf("section of tenant %s: day %d is before 1970 or too late", t, day)
+		return rejected(fmt.Errorf("section of tenant %s: day %d is before 1970 or too late", t, day))
 	}
 	if err := w.endSection(); err != nil {
 		return err
 	}
 	if n := len(w.dir.sections); n > 0 {
 		if s := &w.dir.sections[n-1]; !sectionsAscend(s.Tenant, s.Day, t, day) {
-			return fmt.Errorf("section of tenant %s, day %d comes after that of tenant %s, day %d; they must ascend", t, day, s.Tenant, s.Day)
+			return rejected(fmt.Errorf("section of tenant %s, day %d comes after that of tenant %s, day %d; they must ascend", t, day, s.Tenant, s.Day))
 		}
 	}
 	w.dir.sections = append(w.dir.sections, section{
@@ -129,7 +129,7 @@ func (w *Writer) writeMetadata(md []series.MetricMetadata) error {
 		}
 	}
 	if len(w.raw) > maxMetadataRaw {
-		return fmt.Errorf("metadata has %d bytes, at most %d are possible", len(w.raw), maxMetadataRaw)
+		return rejected(fmt.Errorf("metadata has %d bytes, at most %d are possible", len(w.raw), maxMetadataRaw))
 	}
 	p, err := w.writeBlock(kindMetadata, w.raw, w.enc)
 	w.section.metadata = p
@@ -158,10 +158,10 @@ func (w *Writer) add(ls labels.Labels, chunks []series.Chunk) error {
 	}
 	metric := ls.Get(model.MetricNameLabel)
 	if err := w.checkSeries(metric, ls); err != nil {
-		return fmt.Errorf("add series %s: %w", ls, err)
+		return rejected(fmt.Errorf("add series %s: %w", ls, err))
 	}
 	if err := checkChunks(chunks, w.section.Day); err != nil {
-		return fmt.Errorf("add series %s: %w", ls, err)
+		return rejected(fmt.Errorf("add series %s: %w", ls, err))
 	}
 	if w.page.series > 0 && !w.page.fits(ls, len(chunks)) {
 		if err := w.endPage(); err != nil {
@@ -280,7 +280,7 @@ func (w *Writer) endPage() error {
 	}
 	raw, err := w.page.encode(w.raw[:0])
 	if err != nil {
-		return err
+		return rejected(err)
 	}
 	w.raw = raw
 	p, err := w.writeBlock(kindPage, raw, w.enc)
@@ -320,7 +320,7 @@ func (w *Writer) endSection() error {
 	}
 	s := w.section
 	if s.Series == 0 {
-		return fmt.Errorf("section of tenant %s, day %d has no series", s.Tenant, s.Day)
+		return rejected(fmt.Errorf("section of tenant %s, day %d has no series", s.Tenant, s.Day))
 	}
 	s.Length, s.CRC = w.out.off-s.Offset, w.out.crc
 	w.section = nil
@@ -358,30 +358,34 @@ func (w *Writer) Close() (Info, error) {
 }
 
 func (w *Writer) finish() error {
+	if err := w.end(); err != nil {
+		return err
+	}
+	return w.out.publish(w.path, func(src Source) error { return w.verify(src) })
+}
+
+// end writes what follows the last series: directory and trailer.
+func (w *Writer) end() error {
 	if err := w.endSection(); err != nil {
 		return err
 	}
 	off := w.out.off
 	b := w.dir.append(nil)
 	if uint64(len(b)) > 1<<32-1 {
-		return fmt.Errorf("directory has %d bytes, more than 4 GiB: the pack has too many sections", len(b))
+		return rejected(fmt.Errorf("directory has %d bytes, more than 4 GiB: the pack has too many sections", len(b)))
 	}
-	b = appendTrailer(b, off, b)
-	if err := w.out.write(b); err != nil {
-		return err
-	}
-	return w.out.publish(w.path, func(src Source) error { return w.verify(src) })
+	return w.out.write(appendTrailer(b, off, b))
 }
 
 // verify reads the directory that was written and compares it with what was
 // meant to be.
 func (w *Writer) verify(src Source) error {
 	r, err := Open(src)
-	if err != nil {
-		return err
+	if err == nil && !r.dir.equal(&w.dir) {
+		err = fmt.Errorf("%w: the directory does not read back as it was written", ErrCorrupt)
 	}
-	if !r.dir.equal(&w.dir) {
-		return fmt.Errorf("%w: the directory does not read back as it was written", ErrCorrupt)
+	if err != nil {
+		return rejected(err)
 	}
 	return nil
 }
