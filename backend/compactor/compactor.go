@@ -159,6 +159,9 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 		if ctx.Err() != nil {
 			return report, errors.Join(errs, ctx.Err())
 		}
+		if d.Idle() {
+			continue
+		}
 		if which == Due {
 			if reason := c.mustWait(d); reason != "" {
 				if c.ended(d.Day) {

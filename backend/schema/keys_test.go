@@ -38,6 +38,7 @@ func TestKeyBytes(t *testing.T) {
 		{"values cell", ValuesQualifier(v, 3, 65535), "fffffffd 0102030405060708 76 0003 ffff"},
 		{"l0", L0Qualifier(testID), "6c302f" + hex.EncodeToString(testID[:])},
 		{"intent", IntentQualifier(11, "ing-1"), "692f 0b 696e672d31"},
+		{"aside", AsideQualifier(11, "ing-1", "a1"), "612f 0b 696e672d31 2f 6131"},
 		{"tombstone", TombstoneQualifier(7), "742f 0000000000000007"},
 		{"pending", PendingQualifier(7), "702f 0000000000000007"},
 		{"rewrite", RewriteQualifier("a1"), "642f 6131"},
@@ -292,6 +293,14 @@ func TestQualifiers(t *testing.T) {
 	for _, bad := range []string{"", "i/", "i/\x01", "i/\x0cx", "r/\x01x"} {
 		if _, _, ok := ParseIntentQualifier(bad); ok {
 			t.Errorf("ParseIntentQualifier takes %q", bad)
+		}
+	}
+	if w, ing, id, ok := ParseAsideQualifier(AsideQualifier(11, "i~lost-1", "a.b")); w != 11 || ing != "i~lost-1" || id != "a.b" || !ok {
+		t.Errorf("ParseAsideQualifier = %d, %q, %q, %v", w, ing, id, ok)
+	}
+	for _, bad := range []string{"", "a/", "a/\x01", "a/\x01i", "a/\x01i/", "a/\x01/t", "a/\x0ci/t", "a/\x01i/t/u", "i/\x01i/t"} {
+		if _, _, _, ok := ParseAsideQualifier(bad); ok {
+			t.Errorf("ParseAsideQualifier takes %q", bad)
 		}
 	}
 	if got := v.String(); got != "9-ffffffffffffffff" {

@@ -27,8 +27,9 @@ const (
 	valueSummaries = 8
 	valueGarbage   = 9
 	valueLease     = 10
+	valueAside     = 11
 
-	lastValue = valueLease
+	lastValue = valueAside
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -154,6 +154,9 @@ func (s *Store) ForgetDeletions(ctx context.Context, t tenant.ID, before int64) 
 			}
 			continue
 		}
+		if aside, err := s.hasAside(ctx, t); err != nil || aside {
+			return err // files of an ingester may be older than the deletion
+		}
 		err = s.opts.Rows.Mutate(ctx, rows.RowMutation{Key: schema.TenantKey(t), Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.TombstoneQualifier(d.Number))}})
 		if err != nil {
 			return fmt.Errorf("forget deletion %d of tenant %s: %w", d.Number, t, err)

@@ -96,7 +96,7 @@ type dueEntry struct {
 // queue; the errors are joined.
 func (s *Store) Sweep(ctx context.Context) (SweepReport, error) {
 	var report SweepReport
-	var errs error
+	errs := s.settleAsides(ctx)
 	for {
 		list, err := s.dueNow(ctx, 1000)
 		if err != nil {

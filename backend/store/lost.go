@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -43,6 +44,22 @@ func (s *Store) Lose(ctx context.Context, ingester, incarnation, zone string, al
 				rows.DeleteColumn(rows.System, schema.IntentQualifier(in.Window, ingester)))
 			n++
 		}
+		for i := range d.Asides {
+			a := d.Asides[i]
+			if a.Ingester != ingester {
+				continue
+			}
+			m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.System, a.qualifier()))
+			if a.Dropped != 0 {
+				continue // given up before it was lost
+			}
+			if a.Zone == "" {
+				a.Zone = zone
+			}
+			a.Ingester = name
+			m.Mutations = append(m.Mutations, rows.Set(rows.System, a.qualifier(), 0, a.Encode()))
+			n++
+		}
 		if len(m.Mutations) > 0 {
 			ms = append(ms, m)
 		}
@@ -73,7 +90,8 @@ type Lost struct {
 	Ingester string // with the mark
 	Zone     string
 	Window   Window
-	Since    int64 // of the intent, Unix milliseconds
+	Since    int64     // of the intent, Unix milliseconds
+	Tenant   tenant.ID // whose samples alone they are; empty: of all tenants
 }
 
 // Overlaps reports whether the lost window has times of [mint, maxt].
@@ -90,6 +108,11 @@ func (s *Store) Losses(ctx context.Context) ([]Lost, error) {
 		for _, in := range d.Intents {
 			if IsLost(in.Ingester) {
 				out = append(out, Lost{Ingester: in.Ingester, Zone: in.Zone, Window: Window{d.Day, in.Window}, Since: in.Since})
+			}
+		}
+		for _, a := range d.Asides {
+			if IsLost(a.Ingester) {
+				out = append(out, Lost{Ingester: a.Ingester, Zone: a.Zone, Window: a.Window, Since: a.Since, Tenant: a.Tenant})
 			}
 		}
 		return nil
@@ -129,7 +152,8 @@ func (s *Store) LossesOf(ctx context.Context, ingester string) (int, error) {
 	list, err := s.Losses(ctx)
 	n := 0
 	for i := range list {
-		if strings.HasPrefix(list[i].Ingester, ingester+lostMark) {
+		// What others can upload; what was set aside waits for an operator.
+		if strings.HasPrefix(list[i].Ingester, ingester+lostMark) && list[i].Tenant == "" {
 			n++
 		}
 	}

@@ -221,10 +221,14 @@ func (s *Store) Consumed(ctx context.Context, info pack.Info) (bool, error) {
 		keys = append(keys, rows.Single(schema.WorkKey(day)))
 	}
 	left := 0
-	err := s.opts.Rows.ReadRows(ctx, keys, rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: []string{schema.ReceiptQualifier(info.ID)}, Latest: true},
-		func(rows.Row) bool { left++; return true })
-	if err != nil {
-		return false, fmt.Errorf("read receipts: %w", err)
+	for len(keys) > 0 && left == 0 {
+		n := min(len(keys), rows.MaxRanges)
+		err := s.opts.Rows.ReadRows(ctx, keys[:n], rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: []string{schema.ReceiptQualifier(info.ID)}, Latest: true},
+			func(rows.Row) bool { left++; return true })
+		if err != nil {
+			return false, fmt.Errorf("read receipts: %w", err)
+		}
+		keys = keys[n:]
 	}
 	return left == 0, nil
 }

@@ -18,7 +18,12 @@ type DayWork struct {
 	Intents  []IntentOf
 	Receipts []ReceiptOf
 	Rewrites []tenant.ID // tenants of which deleted series are to be taken out
+	Asides   []AsideOf   // series that no pack could hold
 }
+
+// Idle reports whether there is nothing to compact or to wait for. What was set
+// aside is neither.
+func (d *DayWork) Idle() bool { return len(d.Intents)+len(d.Receipts)+len(d.Rewrites) == 0 }
 
 // IntentOf is an ingester's word that it owes samples of a window.
 type IntentOf struct {
@@ -44,6 +49,9 @@ func (s *Store) eachWork(ctx context.Context, fn func(*DayWork) error) error {
 	start, end := schema.WorkRange()
 	var broken error
 	err := s.opts.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{Families: []rows.Family{rows.System}, Latest: true}, func(r rows.Row) bool {
+		if r.Key == schema.WorkKey(-1) {
+			return true // versions before 2026-12 wrote intents of days that no key can name
+		}
 		d, err := decodeWork(r)
 		if err == nil {
 			err = fn(&d)
@@ -90,6 +98,16 @@ func decodeWork(r rows.Row) (DayWork, error) {
 			d.Receipts = append(d.Receipts, ReceiptOf{ID: id, Receipt: rc})
 		case strings.HasPrefix(c.Qualifier, schema.RewritePrefix):
 			d.Rewrites = append(d.Rewrites, tenant.ID(c.Qualifier[len(schema.RewritePrefix):]))
+		case strings.HasPrefix(c.Qualifier, schema.AsidePrefix):
+			window, ingester, t, ok := schema.ParseAsideQualifier(c.Qualifier)
+			if !ok {
+				return d, fmt.Errorf("work row of day %d has the cell %q", day, c.Qualifier)
+			}
+			a, err := schema.DecodeAside(c.Value)
+			if err != nil {
+				return d, fmt.Errorf("set aside by %s for window %d of day %d: %w", ingester, window, day, err)
+			}
+			d.Asides = append(d.Asides, AsideOf{Ingester: ingester, Window: Window{day, window}, Tenant: t, Aside: a})
 		}
 	}
 	return d, nil
@@ -109,8 +127,9 @@ func (s *Store) Discharge(ctx context.Context, day int64, r ReceiptOf) error {
 	return nil
 }
 
-// AcceptLoss takes back all intents of a day: the operator accepts that samples
-// which only lost ingesters had are not there. It returns how many there were.
+// AcceptLoss takes back all intents of a day and the records of what lost
+// ingesters had set aside: the operator accepts that samples which only lost
+// ingesters had are not there. It returns how many there were.
 func (s *Store) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n := 0
 	m := rows.RowMutation{Key: schema.WorkKey(day)}
@@ -119,6 +138,12 @@ func (s *Store) AcceptLoss(ctx context.Context, day int64) (int, error) {
 			for _, in := range d.Intents {
 				m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.System, schema.IntentQualifier(in.Window, in.Ingester)))
 				n++
+			}
+			for i := range d.Asides {
+				if a := &d.Asides[i]; IsLost(a.Ingester) {
+					m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.System, a.qualifier()))
+					n++
+				}
 			}
 		}
 		return nil
