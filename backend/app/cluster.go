@@ -242,8 +242,8 @@ func (a *App) peers(ctx context.Context) ([]querier.Peer, error) {
 const lossesFor = 5 * time.Second
 
 // lostDomains lists the zones in which an ingester was lost with samples of the
-// range that are not known to be uploaded by others.
-func (a *App) lostDomains(ctx context.Context, mint, maxt int64) ([]string, error) {
+// tenant and range that are not known to be uploaded by others.
+func (a *App) lostDomains(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error) {
 	a.lossMu.Lock()
 	defer a.lossMu.Unlock()
 	// The time of asking counts, and no injected clock.
@@ -258,7 +258,7 @@ func (a *App) lostDomains(ctx context.Context, mint, maxt int64) ([]string, erro
 	for i := range a.losses {
 		l := &a.losses[i]
 		domain := ring.Instance{ID: l.Ingester, Zone: l.Zone}
-		if l.Overlaps(mint, maxt) && !slices.Contains(out, domain.Domain()) {
+		if l.Overlaps(mint, maxt) && (l.Tenant == "" || l.Tenant == id) && !slices.Contains(out, domain.Domain()) {
 			out = append(out, domain.Domain())
 		}
 	}

@@ -42,10 +42,10 @@ type IngestersOptions struct {
 	// Tolerate is how many domains may be silent: a series is on a majority of
 	// Replication ingesters in distinct domains, so one less than a majority.
 	Tolerate int
-	// Lost lists domains in which an ingester was lost with samples of the range
-	// that are not in the long-term store. They count as silent, even when all
+	// Lost lists domains in which an ingester was lost with samples of the tenant and
+	// range that are not in the long-term store. They count as silent, even when all
 	// their ingesters answer. nil: none ever is.
-	Lost func(ctx context.Context, mint, maxt int64) ([]string, error)
+	Lost func(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error)
 	// HedgeAfter is how long the domains asked first have before the others are
 	// asked, too; default 300 ms.
 	HedgeAfter time.Duration
@@ -106,7 +106,7 @@ func (in *Ingesters) newPoll(ctx context.Context, id tenant.ID, mint, maxt int64
 		sick[peer.Domain] = sick[peer.Domain] || peer.Unhealthy
 	}
 	if in.o.Lost != nil {
-		list, err := in.o.Lost(ctx, mint, maxt)
+		list, err := in.o.Lost(ctx, id, mint, maxt)
 		if err != nil {
 			return nil, fmt.Errorf("lost ingesters: %w", err)
 		}

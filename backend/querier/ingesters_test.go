@@ -124,7 +124,7 @@ func TestIngesters(t *testing.T) {
 			}
 			for _, tenantID := range []tenant.ID{"t", "u", "v", "w"} {
 				in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }, Tolerate: 1, HedgeAfter: 20 * time.Millisecond,
-					Lost: func(context.Context, int64, int64) ([]string, error) { return tt.lost, nil }})
+					Lost: func(context.Context, tenant.ID, int64, int64) ([]string, error) { return tt.lost, nil }})
 				req := series.Request{Tenant: tenantID}
 				sel, served, err := in.Select(context.Background(), req)
 				names, _, labelErr := in.LabelValues(context.Background(), "x", req)
