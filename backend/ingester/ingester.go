@@ -47,6 +47,13 @@ type Options struct {
 	// MemoryBytes is the head's budget: at 80% of it everything is sealed early,
 	// above it requests are answered with ErrFull. 0 is no budget.
 	MemoryBytes int64
+	// AsideBytes is each tenant's part of the disk for series that no pack can
+	// hold; 0 is DefaultAsideBytes.
+	AsideBytes int64
+	asideDisk  asideDisk // nil: the file system
+	idle       bool      // start no goroutines: whoever opens it calls what they would
+	// Deleted reports whether a tenant was deleted; nil: none ever is.
+	Deleted func(context.Context, tenant.ID) (bool, error)
 
 	Now        func() time.Time
 	Logger     *slog.Logger
@@ -66,6 +73,7 @@ type Ingester struct {
 	opts    Options
 	log     *wal.Log
 	packs   *packSet
+	aside   *asideSet
 	metrics *metrics
 
 	tenantsMu sync.RWMutex
@@ -113,20 +121,32 @@ func Open(o Options) (*Ingester, error) {
 	if ing.deletions, err = openDeletions(filepath.Join(o.Dir, "deletions.json")); err != nil {
 		return nil, errors.Join(err, packs.close())
 	}
+	if ing.aside, err = openAsideSet(filepath.Join(o.Dir, "aside"), o.AsideBytes, o.asideDisk, o.Logger); err != nil {
+		return nil, errors.Join(err, packs.close())
+	}
 	if err := ing.recover(); err != nil {
 		return nil, errors.Join(err, packs.close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ing.stop = cancel
-	ing.done.Go(func() { ing.run(ctx) })
 	if o.LongTerm != nil {
 		ing.uploads = &uploader{ing: ing, long: o.LongTerm}
-		ing.done.Go(func() { ing.uploads.run(ctx) })
 	}
-	if o.Replication > 1 {
-		ing.done.Go(func() { ing.syncEverySecond(ctx) })
+	if !o.idle {
+		ing.start(ctx)
 	}
 	return ing, nil
+}
+
+// start runs what an ingester does by itself, until ctx is done.
+func (ing *Ingester) start(ctx context.Context) {
+	ing.done.Go(func() { ing.run(ctx) })
+	if ing.uploads != nil {
+		ing.done.Go(func() { ing.uploads.run(ctx) })
+	}
+	if ing.opts.Replication > 1 {
+		ing.done.Go(func() { ing.syncEverySecond(ctx) })
+	}
 }
 
 // recover replays the log into the head and opens a new segment behind it.

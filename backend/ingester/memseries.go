@@ -215,12 +215,12 @@ func (s *memSeries) hasData(mint, maxt int64) bool {
 	return false
 }
 
-// take moves all samples before bound out to be sealed and returns their
-// chunks. They stay readable until sealed is called.
-func (s *memSeries) take(bound int64) ([]series.Chunk, error) {
+// take moves all samples before bound, and those from far on, out to be sealed
+// and returns their chunks. They stay readable until sealed is called.
+func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if start, _, ok := s.in.Open(); ok && start < bound {
+	if start, _, ok := s.in.Open(); ok && (start < bound || start >= far) {
 		s.in.Cut()
 	}
 	if s.rare != nil && len(s.rare.late)+len(s.rare.lateHist) > 0 {
@@ -233,7 +233,7 @@ func (s *memSeries) take(bound int64) ([]series.Chunk, error) {
 	}
 	var out, keep []series.Chunk
 	for _, c := range s.in.Done() {
-		if c.MinTime < bound {
+		if c.MinTime < bound || c.MinTime >= far { // no chunk lies across a window's end
 			out = append(out, c)
 		} else {
 			keep = append(keep, c)
@@ -280,10 +280,11 @@ func (s *memSeries) tidy() {
 }
 
 // idle reports whether the series holds nothing and had no sample since the
-// given time (Unix milliseconds).
+// given time (Unix milliseconds). One whose last sample was of the far future
+// does not stay until then.
 func (s *memSeries) idle(since int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, _, open := s.in.Open()
-	return !open && len(s.in.Done()) == 0 && s.rare == nil && s.lastT < since
+	return !open && len(s.in.Done()) == 0 && s.rare == nil && (s.lastT < since || s.lastT >= since+idleSeries.Milliseconds()+farWindows*series.WindowMillis)
 }

@@ -3,7 +3,6 @@ package ingester
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -36,9 +35,12 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	if m := ing.opts.MemoryBytes; m > 0 && ing.bytes.Load() > m {
 		return out, fmt.Errorf("%w: over its budget of %d bytes while sealing catches up", ErrFull, m)
 	}
+	if err := ing.aside.check(b.Tenant); err != nil {
+		return out, err
+	}
 	lim := ing.opts.Limits(b.Tenant)
 	th := ing.head(b.Tenant, true)
-	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), newest: newestSample(b), seals: ing.seals}
+	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), times: timesOf(b, farFrom(ing.opts.Now())), seals: ing.seals}
 	if changed := ing.changedMetadata(th, b.Metadata, lim.MaxMetadataMetrics); len(changed) != len(b.Metadata) {
 		b.Metadata = changed
 	}
@@ -52,14 +54,14 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	return out, nil
 }
 
-func newestSample(b *series.Batch) int64 {
-	newest := int64(math.MinInt64)
+func timesOf(b *series.Batch, far int64) span {
+	times := noTimes()
 	for i := range b.Entries {
 		for j := range b.Entries[i].Samples {
-			newest = max(newest, b.Entries[i].Samples[j].T)
+			times.add(b.Entries[i].Samples[j].T, far)
 		}
 	}
-	return newest
+	return times
 }
 
 func (ing *Ingester) logWrite(w *writeRecord) error {
@@ -267,27 +269,50 @@ func metricType(s string) model.MetricType {
 	return model.MetricTypeUnknown
 }
 
-// timeBounds are the first and last time of a set of samples.
+// timeBounds are the first and last time of a set of samples, and their windows.
 type timeBounds struct {
 	min, max int64
 	any      bool
 
-	window  int64   // start of the window of the last sample
-	windows []int64 // starts of all windows
+	window  int64              // start of the window of the last sample
+	windows []int64            // starts of all windows
+	seen    map[int64]struct{} // the same, once there are many
 }
 
+// fewWindows is up to how many windows a list is faster than a map.
+const fewWindows = 8
+
 func (b *timeBounds) add(t int64) {
-	if !b.any || t < b.window || t >= b.window+series.WindowMillis {
+	if !b.any || t < b.window || t-b.window >= series.WindowMillis {
 		b.window = series.WindowStart(t)
-		if !slices.Contains(b.windows, b.window) {
-			b.windows = append(b.windows, b.window)
-		}
+		b.addWindow()
 	}
 	if !b.any {
 		b.min, b.max, b.any = t, t, true
 		return
 	}
 	b.min, b.max = min(b.min, t), max(b.max, t)
+}
+
+func (b *timeBounds) addWindow() {
+	if b.seen == nil {
+		if slices.Contains(b.windows, b.window) {
+			return
+		}
+		b.windows = append(b.windows, b.window)
+		if len(b.windows) <= fewWindows {
+			return
+		}
+		b.seen = map[int64]struct{}{}
+		for _, w := range b.windows {
+			b.seen[w] = struct{}{}
+		}
+		return
+	}
+	if _, ok := b.seen[b.window]; !ok {
+		b.seen[b.window] = struct{}{}
+		b.windows = append(b.windows, b.window)
+	}
 }
 
 // noteTimes remembers what the head now covers, and since when it holds samples

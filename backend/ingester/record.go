@@ -26,7 +26,7 @@ const (
 type writeRecord struct {
 	batch  *series.Batch
 	series []*memSeries // of batch.Entries; nil where the series was refused
-	newest int64        // time of the newest sample
+	times  span         // of the samples
 	seals  *sealLog
 }
 
@@ -55,7 +55,7 @@ func (s *memSeries) mustLog(segment int) bool {
 
 // Appended implements wal.Record.
 func (w *writeRecord) Appended(segment int) {
-	w.seals.note(segment, w.newest)
+	w.seals.note(segment, w.times)
 	const counted = 1 << 30 // twice in one record, labels count once: they are lost together
 	for _, s := range w.series {
 		if s == nil || s.loggedTimes&counted != 0 {

@@ -24,6 +24,8 @@ type replay struct {
 
 	samples, skipped, orphans int
 	windows                   timeBounds // of what went into the head
+	far                       int64      // where the far future begins
+	times                     span       // of the segment
 }
 
 type replayed struct {
@@ -37,12 +39,16 @@ type orphan struct {
 }
 
 func newReplay(ing *Ingester) *replay {
-	return &replay{ing: ing, byRef: map[uint64]replayed{}, waiting: map[uint64][]orphan{}}
+	return &replay{ing: ing, byRef: map[uint64]replayed{}, waiting: map[uint64][]orphan{}, far: farFrom(ing.opts.Now())}
 }
 
 func (r *replay) record(segment int, rec []byte) error {
-	r.segment = segment
-	return decodeRecord(rec, r)
+	r.segment, r.times = segment, noTimes()
+	err := decodeRecord(rec, r)
+	if r.times != noTimes() {
+		r.ing.seals.note(segment, r.times)
+	}
+	return err
 }
 
 func (r *replay) tenant(id tenant.ID) error {
@@ -75,7 +81,7 @@ func (r *replay) seenRef(ref uint64) {
 
 func (r *replay) sample(ref uint64, smp series.Sample) error {
 	r.seenRef(ref)
-	r.ing.seals.note(r.segment, smp.T)
+	r.times.add(smp.T, r.far)
 	if r.ing.seals.covers(r.segment, smp.T) {
 		r.skipped++
 		return nil

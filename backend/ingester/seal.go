@@ -2,20 +2,11 @@ package ingester
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/oklog/ulid/v2"
-	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
-
-	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -25,6 +16,7 @@ const (
 	idleSeries = 30 * time.Minute // a sealed series without samples leaves the head after this
 	tickEvery  = 10 * time.Second
 	sweepEvery = 10 * time.Minute
+	farWindows = 2 // samples behind the present window and the next are of the far future
 )
 
 // run seals windows as they end and deletes expired packs, until ctx is done.
@@ -32,6 +24,9 @@ func (ing *Ingester) run(ctx context.Context) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	swept := ing.opts.Now()
+	if err := ing.retryAside(ctx); err != nil && ctx.Err() == nil {
+		ing.opts.Logger.Error("series that were set aside could not be sealed; they stay where they are until the next start", "err", err)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -82,9 +77,16 @@ func (ing *Ingester) FlushSoon() {
 	}
 }
 
-// seal writes all samples before bound into packs, serves them from there, and
-// cuts the log. Samples of the window that just ended go into one pack, older
-// and younger ones into another, so that most packs hold one window.
+// farFrom is the time from which samples do not wait for their window to end:
+// they would keep the log until then. It is beyond what any clock should be off.
+func farFrom(now time.Time) int64 {
+	return series.WindowStart(now.UnixMilli()) + farWindows*series.WindowMillis
+}
+
+// seal writes all samples before bound into packs, and those of the far future,
+// serves them from there, and cuts the log. Samples of the window that just ended
+// go into one pack, all others into packs of their own, so that most packs hold
+// one window.
 func (ing *Ingester) seal(bound int64) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
@@ -97,25 +99,23 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	if bound == endOfTime {
 		window = series.WindowStart(start.UnixMilli())
 	}
+	far := farFrom(start)
 	ing.gate.Lock()
 	cut, err := ing.log.Cut()
 	late := ing.lateFrom.Swap(0)
-	ing.unsealed.begin(bound)
+	ing.unsealed.begin(bound, far)
 	ing.gate.Unlock()
 	if err != nil {
 		ing.unsealed.end(false)
 		ing.lateFrom.CompareAndSwap(0, late)
 		return err
 	}
-	s := &sealer{ing: ing, window: window, bound: bound}
-	if err := s.write(); err != nil {
-		for _, m := range s.taken {
-			m.failed()
-		}
+	s, err := ing.writePacks(sealTimes{window: window, bound: bound, far: far})
+	if err != nil {
 		ing.unsealed.end(false)
 		ing.lateFrom.CompareAndSwap(0, late)
 		ing.metrics.sealFailures.Inc()
-		return errors.Join(fmt.Errorf("seal: %w", err), s.abort())
+		return fmt.Errorf("seal: %w", err)
 	}
 	for _, m := range s.taken {
 		m.sealed()
@@ -128,7 +128,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	if bound != endOfTime {
 		ing.sealed.Store(max(bound, ing.sealed.Load()))
 	}
-	needed, err := ing.seals.add(seal{BeforeSegment: cut, BeforeTime: bound})
+	needed, err := ing.seals.add(seal{BeforeSegment: cut, BeforeTime: bound, FromTime: far})
 	if err != nil {
 		return err
 	}
@@ -137,6 +137,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	}
 	ing.dropIdle(start.Add(-idleSeries).UnixMilli())
 	ing.metrics.seals.Inc()
+	ing.metrics.asides.Add(float64(s.aside))
 	if s.series > 0 {
 		ing.opts.Logger.Info("sealed", "series", s.series, "samples", s.samples, "packs", s.paths, "took", ing.opts.Now().Sub(start).Round(time.Millisecond))
 	}
@@ -179,156 +180,6 @@ func sizeOf(chunks []series.Chunk) int64 {
 		n += int64(len(c.Data)) + chunkOverhead
 	}
 	return n
-}
-
-// sealer writes the packs of one seal.
-type sealer struct {
-	ing           *Ingester
-	window, bound int64
-	taken         []*memSeries
-
-	writers [2]*pack.Writer // of the window, and of all other times
-	paths   []string
-
-	series, samples int
-}
-
-// sealedSeries is one series on its way into a pack.
-type sealedSeries struct {
-	labels labels.Labels
-	metric string
-	chunks []series.Chunk
-}
-
-func (s *sealer) write() error {
-	heads := s.ing.heads()
-	slices.SortFunc(heads, func(a, b *tenantHead) int { return strings.Compare(string(a.id), string(b.id)) })
-	for _, th := range heads {
-		if err := s.writeTenant(th); err != nil {
-			return fmt.Errorf("tenant %s: %w", th.id, err)
-		}
-	}
-	for i, w := range s.writers {
-		if w == nil {
-			continue
-		}
-		if _, err := w.Close(); err != nil {
-			return err
-		}
-		s.writers[i] = nil
-	}
-	for i, path := range s.paths {
-		if err := s.ing.packs.open(path); err != nil {
-			// Packs that are served already hold the same samples as the head will
-			// again; that is harmless. Those that are not are removed.
-			for _, p := range s.paths[i:] {
-				err = errors.Join(err, os.Remove(p))
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *sealer) abort() error {
-	var errs error
-	for _, w := range s.writers {
-		if w != nil {
-			errs = errors.Join(errs, w.Abort())
-		}
-	}
-	return errs
-}
-
-// writeTenant takes a tenant's chunks and writes them by day, those of the
-// window apart.
-func (s *sealer) writeTenant(th *tenantHead) error {
-	byDay := [2]map[int64][]sealedSeries{{}, {}}
-	for _, m := range th.all() {
-		chunks, err := m.take(s.bound)
-		if err != nil {
-			return err
-		}
-		if len(chunks) == 0 {
-			continue
-		}
-		s.taken = append(s.taken, m)
-		if chunks, err = series.Normalize(chunks); err != nil {
-			return fmt.Errorf("series %s: %w", m.labels, err)
-		}
-		s.series++
-		s.deal(m, chunks, &byDay)
-	}
-	for i, days := range byDay {
-		for _, day := range slices.Sorted(maps.Keys(days)) {
-			if err := s.writeSection(i, th, day, days[day]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// deal sorts the chunks of a series to the pack and day they belong to.
-func (s *sealer) deal(m *memSeries, chunks []series.Chunk, byDay *[2]map[int64][]sealedSeries) {
-	for _, c := range chunks {
-		s.samples += c.Samples
-		i := 1
-		if series.WindowStart(c.MinTime) == s.window {
-			i = 0
-		}
-		day := series.Day(c.MinTime)
-		list := byDay[i][day]
-		if n := len(list); n > 0 && labels.Equal(list[n-1].labels, m.labels) {
-			list[n-1].chunks = append(list[n-1].chunks, c)
-		} else {
-			list = append(list, sealedSeries{labels: m.labels, metric: m.labels.Get(model.MetricNameLabel), chunks: []series.Chunk{c}})
-		}
-		byDay[i][day] = list
-	}
-}
-
-func (s *sealer) writeSection(i int, th *tenantHead, day int64, list []sealedSeries) error {
-	w, err := s.writer(i)
-	if err != nil {
-		return err
-	}
-	slices.SortFunc(list, func(a, b sealedSeries) int {
-		if c := strings.Compare(a.metric, b.metric); c != 0 {
-			return c
-		}
-		return labels.Compare(a.labels, b.labels)
-	})
-	if err := w.StartSection(th.id, day, th.metadataOf(list)); err != nil {
-		return err
-	}
-	for _, sr := range list {
-		if err := w.Add(sr.labels, sr.chunks); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// writer returns the pack writer for the window (0) or for other times (1).
-func (s *sealer) writer(i int) (*pack.Writer, error) {
-	if s.writers[i] != nil {
-		return s.writers[i], nil
-	}
-	id := ulid.Make()
-	dir := filepath.Join(s.ing.packs.dir, "late")
-	if i == 0 {
-		dir = filepath.Join(s.ing.packs.dir, fmt.Sprint(series.Day(s.window)),
-			fmt.Sprintf("%02d", s.window%series.DayMillis/series.WindowMillis))
-	}
-	path := filepath.Join(dir, s.ing.opts.ID+"-"+id.String()+pack.Suffix)
-	w, err := pack.Create(path, pack.Options{ID: id, Level: 0, Source: s.ing.opts.ID, Deletions: s.ing.deletions.number})
-	if err != nil {
-		return nil, err
-	}
-	s.writers[i] = w
-	s.paths = append(s.paths, path)
-	return w, nil
 }
 
 // metadataOf returns what is known of the metrics in the list, which is sorted

@@ -2,6 +2,7 @@ package ingester
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -27,9 +28,13 @@ func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Se
 func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	sel := &series.Selection{}
 	j := joiner{max: req.MaxSeries}
-	// The head before the packs: what is sealed in between is then seen twice,
-	// which is harmless, and never not at all.
+	// In the order in which samples move from one to the next: what moves in
+	// between is then seen twice, which is harmless, and never not at all.
 	if err := ing.selectHead(ctx, req, &j); err != nil {
+		return nil, nil, err
+	}
+	err := ing.selectAside(ctx, req, func(ls labels.Labels, chunks []series.Chunk) error { return j.add(ls, ls.Hash(), chunks) })
+	if err != nil {
 		return nil, nil, err
 	}
 	readers := ing.packs.retain(req.Tenant, req.MinTime, req.MaxTime)
@@ -158,7 +163,7 @@ func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]stri
 // LabelNamesServed is LabelNames that also tells which local packs were read.
 func (ing *Ingester) LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
 	names := map[string]struct{}{}
-	err := ing.eachHeadSeries(ctx, req, func(ls labels.Labels) {
+	err := ing.eachUnpacked(ctx, req, func(ls labels.Labels) {
 		ls.Range(func(l labels.Label) {
 			if _, ok := names[l.Name]; !ok {
 				names[l.Name] = struct{}{}
@@ -193,7 +198,7 @@ func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Re
 // LabelValuesServed is LabelValues that also tells which local packs were read.
 func (ing *Ingester) LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	values := map[string]struct{}{}
-	err := ing.eachHeadSeries(ctx, req, func(ls labels.Labels) {
+	err := ing.eachUnpacked(ctx, req, func(ls labels.Labels) {
 		if v := ls.Get(name); v != "" {
 			values[v] = struct{}{}
 		}
@@ -216,6 +221,15 @@ func (ing *Ingester) LabelValuesServed(ctx context.Context, name string, req ser
 		return err
 	})
 	return sorted(values), served, err
+}
+
+// eachUnpacked calls fn for the labels of matching series in the head, and then
+// of those that were set aside.
+func (ing *Ingester) eachUnpacked(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
+	if err := ing.eachHeadSeries(ctx, req, fn); err != nil {
+		return err
+	}
+	return ing.readAsideLabels(ctx, req, fn)
 }
 
 func (ing *Ingester) eachHeadSeries(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
@@ -272,14 +286,15 @@ func (ing *Ingester) Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.
 	return th.exemplars.query(mint, maxt, sets)
 }
 
-// Sweep deletes local packs whose samples are all beyond their tenants'
-// retention.
+// Sweep deletes what is beyond its tenant's retention: local packs of which all
+// samples are, and files of series that were set aside.
 func (ing *Ingester) Sweep() error {
 	now := ing.opts.Now()
-	n, err := ing.packs.remove(func(id tenant.ID, maxt int64) bool {
+	expired := func(id tenant.ID, maxt int64) bool {
 		r := ing.opts.Limits(id).Retention
 		return r > 0 && maxt < now.UnixMilli()-int64(r)/1e6
-	})
+	}
+	n, err := ing.packs.remove(expired)
 	ing.metrics.packsExpired.Add(float64(n))
-	return err
+	return errors.Join(err, ing.sweepAside(expired))
 }

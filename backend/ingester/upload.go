@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -26,6 +27,11 @@ type LongTerm interface {
 	Settle(ctx context.Context, ingester string, windows []store.Window) error
 	Intents(ctx context.Context, ingester string) ([]store.Window, error)
 	Consumed(ctx context.Context, info pack.Info) (bool, error)
+
+	SetAside(ctx context.Context, list []store.AsideOf) error
+	ClearAside(ctx context.Context, list []store.AsideOf) error
+	Asides(ctx context.Context) ([]store.AsideOf, error)
+	ActiveDeletions(ctx context.Context, tenants []tenant.ID, visit func(tenant.ID, schema.Tombstone) error) error
 }
 
 const (
@@ -47,6 +53,9 @@ type uploader struct {
 	mu       sync.Mutex
 	declared map[store.Window]bool // windows that have an intent of ours; nil before the first look
 	looked   time.Time             // when Consumed was asked last
+
+	asides   map[asideKey]store.AsideOf // what is recorded as set aside; nil before the first look
+	asidesAt time.Time                  // of the last look
 }
 
 func (u *uploader) run(ctx context.Context) {
@@ -80,6 +89,9 @@ func (u *uploader) sync(ctx context.Context) error {
 	if err := u.declare(ctx); err != nil {
 		return err
 	}
+	if err := u.recordAside(ctx); err != nil {
+		return err
+	}
 	for _, lp := range u.ing.packs.pending() {
 		if err := u.upload(ctx, lp); err != nil {
 			return err
@@ -105,15 +117,18 @@ func (u *uploader) sync(ctx context.Context) error {
 }
 
 // owed is the windows of which samples are in the head, or in packs that are not
-// uploaded, but for one.
+// uploaded, but for one, or set aside without a record of it.
 func (u *uploader) owed(except *localPack) map[store.Window]bool {
-	out := u.ing.unsealed.all()
+	out := u.ing.unsealed.all() // first: what is sealed meanwhile is in one of the others
 	for _, lp := range u.ing.packs.pending() {
 		if lp != except {
 			for _, w := range lp.windows {
 				out[w] = true
 			}
 		}
+	}
+	for _, w := range u.unrecorded() {
+		out[w] = true
 	}
 	return out
 }
@@ -195,11 +210,15 @@ func (u *uploader) drop(ctx context.Context) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := u.ing.opts.Now()
-	var errs error
+	errs := u.dropDeleted(ctx)
 	for _, lp := range u.ing.packs.done() {
+		if ctx.Err() != nil {
+			return errors.Join(errs, ctx.Err())
+		}
 		consumed, err := u.long.Consumed(ctx, lp.reader.Info())
 		if err != nil {
-			return errors.Join(errs, err)
+			errs = errors.Join(errs, fmt.Errorf("pack %s: %w", lp.path, err))
+			continue
 		}
 		switch {
 		case !consumed:
@@ -255,20 +274,22 @@ func (s *windowSet) add(starts []int64) {
 		s.open = map[store.Window]bool{}
 	}
 	for _, t := range starts {
-		if w := store.WindowOf(t); !s.open[w] {
+		// Of other days, which only logs of older versions have, nothing can be
+		// uploaded.
+		if w := store.WindowOf(t); w.Day <= schema.MaxDay && !s.open[w] {
 			s.open[w] = true
 		}
 	}
 }
 
-// begin moves the windows before bound to those being sealed. The caller keeps
-// samples from being appended.
-func (s *windowSet) begin(bound int64) {
+// begin moves the windows before bound, and those from far on, to those being
+// sealed. The caller keeps samples from being appended.
+func (s *windowSet) begin(bound, far int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sealing = map[store.Window]bool{}
 	for w := range s.open {
-		if w.Day*series.DayMillis+int64(w.Number)*series.WindowMillis < bound {
+		if start := w.Day*series.DayMillis + int64(w.Number)*series.WindowMillis; start < bound || start >= far {
 			s.sealing[w] = true
 			delete(s.open, w)
 		}

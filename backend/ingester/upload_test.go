@@ -16,6 +16,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -29,10 +30,54 @@ type longTerm struct {
 	intents  map[store.Window]schema.Intent
 	uploads  []store.Upload
 	consumed map[ulid.ULID]bool
+
+	asides    map[asideKey]store.AsideOf
+	deletions map[tenant.ID][]schema.Tombstone // active ones
 }
 
 func newLongTerm() *longTerm {
-	return &longTerm{intents: map[store.Window]schema.Intent{}, consumed: map[ulid.ULID]bool{}}
+	return &longTerm{intents: map[store.Window]schema.Intent{}, consumed: map[ulid.ULID]bool{}, asides: map[asideKey]store.AsideOf{}, deletions: map[tenant.ID][]schema.Tombstone{}}
+}
+
+func (l *longTerm) SetAside(_ context.Context, list []store.AsideOf) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail == nil {
+		for _, a := range list {
+			l.asides[asideKey{a.Window, a.Tenant}] = a
+		}
+	}
+	return l.fail
+}
+
+func (l *longTerm) ClearAside(_ context.Context, list []store.AsideOf) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail == nil {
+		for _, a := range list {
+			delete(l.asides, asideKey{a.Window, a.Tenant})
+		}
+	}
+	return l.fail
+}
+
+func (l *longTerm) Asides(context.Context) ([]store.AsideOf, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.asides)), l.fail
+}
+
+func (l *longTerm) ActiveDeletions(_ context.Context, tenants []tenant.ID, visit func(tenant.ID, schema.Tombstone) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range tenants {
+		for _, ts := range l.deletions[t] {
+			if err := visit(t, ts); err != nil {
+				return err
+			}
+		}
+	}
+	return l.fail
 }
 
 func (l *longTerm) Upload(_ context.Context, u store.Upload) error {

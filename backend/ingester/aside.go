@@ -1,0 +1,353 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+const (
+	// DefaultAsideBytes is a tenant's part of the disk for series set aside.
+	DefaultAsideBytes = 1 << 30
+	// asideCharge is what a file counts as at least: tiny ones cost, too.
+	asideCharge = 64 << 10
+)
+
+// ErrAside is returned for pushes of a tenant whose part of the disk for series
+// that cannot be stored is full.
+var ErrAside = errors.New("too much of the tenant is set aside as impossible to store")
+
+// asideDisk writes and removes the files of series set aside. A test puts faults
+// into it.
+type asideDisk interface {
+	// Write makes or replaces a file: when it returns nil, the file and its name
+	// are on disk; after an error the file is as before or as it should be.
+	Write(path string, data []byte) error
+	// Remove deletes a file; when it returns nil, the file stays away. That there
+	// was none is no error.
+	Remove(path string) error
+}
+
+// asideFile is one file that is served. It does not change.
+type asideFile struct {
+	path     string
+	tenant   tenant.ID
+	window   store.Window
+	min, max int64 // Unix milliseconds, inclusive
+	deletion uint64
+	since    int64 // Unix milliseconds
+	samples  int64
+	bytes    int64
+	reason   string
+	damage   error // the header cannot be read
+}
+
+// asideSet has the series that no pack could hold, each in a file of its own;
+// see docs/format/aside.md.
+type asideSet struct {
+	dir    string
+	limit  int64 // bytes per tenant
+	disk   asideDisk
+	logger *slog.Logger
+
+	mu      sync.RWMutex
+	files   map[tenant.ID]map[string]*asideFile // by path
+	leaving map[*asideFile]bool                 // not read any more: somebody began to remove them
+	charge  map[tenant.ID]int64
+}
+
+// openAsideSet opens the files below dir and removes those that a crash left
+// half written; what was in those is in the log.
+func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) (*asideSet, error) {
+	if limit <= 0 {
+		limit = DefaultAsideBytes
+	}
+	if disk == nil {
+		disk = osDisk{}
+	}
+	s := &asideSet{dir: dir, limit: limit, disk: disk, logger: logger, files: map[tenant.ID]map[string]*asideFile{}, leaving: map[*asideFile]bool{}, charge: map[tenant.ID]int64{}}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && path == dir:
+			return filepath.SkipAll
+		case err != nil || d.IsDir():
+			return err
+		case strings.HasSuffix(path, asideSuffix+".tmp"):
+			return os.Remove(path)
+		case !strings.HasSuffix(path, asideSuffix):
+			return nil
+		}
+		return s.open(path)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open series that were set aside: %w", err)
+	}
+	return s, nil
+}
+
+// open serves a file from now on. One whose header cannot be read is served as
+// damage of the tenant and window that its name says.
+func (s *asideSet) open(path string) error {
+	rel, err := filepath.Rel(s.dir, path)
+	if err != nil {
+		return err
+	}
+	t, w, err := parseAsidePath(rel)
+	if err != nil {
+		return fmt.Errorf("%s: %w; move it away", path, err)
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	f := &asideFile{path: path, tenant: t, window: w, bytes: st.Size()}
+	f.min, f.max = windowBounds(w)
+	h, _, err := readAside(path, nil)
+	if err == nil && (h.tenant != t || h.window != w) {
+		err = fmt.Errorf("%s: %w: it is of tenant %s, day %d, window %d", path, errAside, h.tenant, h.window.Day, h.window.Number)
+	}
+	if err != nil {
+		f.damage, f.reason = err, "the file is damaged"
+		s.logger.Error("file of a series that was set aside cannot be read: queries of its tenant and window fail; restore it from a copy, or drop it",
+			"tenant", t, "day", w.Day, "window", w.Number, "err", err)
+	} else {
+		f.fill(&h)
+	}
+	s.put(f)
+	return nil
+}
+
+func (f *asideFile) fill(h *asideHeader) {
+	f.min, f.max, f.deletion, f.since, f.samples, f.reason = h.minTime, h.maxTime, h.deletion, h.since, int64(h.samples), h.reason
+}
+
+// windowBounds are the first and last millisecond of a window.
+func windowBounds(w store.Window) (mint, maxt int64) {
+	if w.Day >= math.MaxInt64/series.DayMillis {
+		return w.Day * series.DayMillis, math.MaxInt64
+	}
+	mint = w.Day*series.DayMillis + int64(w.Number)*series.WindowMillis
+	return mint, mint + series.WindowMillis - 1
+}
+
+func (s *asideSet) put(f *asideFile) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files[f.tenant] == nil {
+		s.files[f.tenant] = map[string]*asideFile{}
+	}
+	if old := s.files[f.tenant][f.path]; old != nil {
+		s.charge[f.tenant] -= max(old.bytes, asideCharge)
+		delete(s.leaving, old)
+	}
+	s.files[f.tenant][f.path] = f
+	s.charge[f.tenant] += max(f.bytes, asideCharge)
+}
+
+// remove deletes a file, unless another one took its place. From then on nobody
+// reads it, also when the disk fails; removing it again is tried by whoever finds
+// it a reason.
+func (s *asideSet) remove(f *asideFile) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files[f.tenant][f.path] != f {
+		return nil
+	}
+	s.leaving[f] = true
+	if err := s.disk.Remove(f.path); err != nil {
+		return fmt.Errorf("remove a series that was set aside: %w", err)
+	}
+	delete(s.leaving, f)
+	delete(s.files[f.tenant], f.path)
+	s.charge[f.tenant] -= max(f.bytes, asideCharge)
+	if len(s.files[f.tenant]) == 0 {
+		delete(s.files, f.tenant)
+		delete(s.charge, f.tenant)
+	}
+	return nil
+}
+
+// check returns ErrAside when the tenant's part of the disk is full.
+func (s *asideSet) check(t tenant.ID) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if used := s.charge[t]; used >= s.limit {
+		return fmt.Errorf("%w: %d of %d bytes are used", ErrAside, used, s.limit)
+	}
+	return nil
+}
+
+// overlapping lists the files of a tenant that may have samples in [mint, maxt].
+func (s *asideSet) overlapping(t tenant.ID, mint, maxt int64) []*asideFile {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []*asideFile
+	for _, f := range s.files[t] {
+		if f.min <= maxt && f.max >= mint && !s.leaving[f] {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// all lists all files, by path.
+func (s *asideSet) all() []*asideFile {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []*asideFile
+	for _, files := range s.files {
+		for _, f := range files {
+			out = append(out, f)
+		}
+	}
+	slices.SortFunc(out, func(a, b *asideFile) int { return strings.Compare(a.path, b.path) })
+	return out
+}
+
+func (s *asideSet) empty() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.files) == 0
+}
+
+// current reports whether a file is still served.
+func (s *asideSet) current(f *asideFile) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.files[f.tenant][f.path] == f && !s.leaving[f]
+}
+
+// keep writes the samples of one series and window, joined with what an earlier
+// file has of them, and serves them from now on. Calls do not run side by side.
+func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
+	base := filepath.Join(s.dir, asideName(h.tenant, h.window, h.labels))
+	path := base + asideSuffix
+	for try := 1; ; try++ {
+		old, had, err := readAside(path, func(*asideHeader) bool { return true })
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err == nil && labels.Equal(old.labels, h.labels) && old.deletion == h.deletion {
+			h.since = old.since
+			chunks = series.DropCopies(slices.Concat(had, chunks))
+			break
+		}
+		// Damaged, or from before a deletion, or another series of the same hash: it
+		// stays as it is.
+		path = fmt.Sprintf("%s-%d%s", base, try, asideSuffix)
+	}
+	data := encodeAside(&h, chunks)
+	if err := s.disk.Write(path, data); err != nil {
+		return fmt.Errorf("set a series aside: %w", err)
+	}
+	f := &asideFile{path: path, tenant: h.tenant, window: h.window, bytes: int64(len(data))}
+	f.fill(&h)
+	s.put(f)
+	return nil
+}
+
+// readAsideLabels calls fn for the labels of series of a request that were set
+// aside.
+func (ing *Ingester) readAsideLabels(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
+	req.LabelsOnly = true
+	return ing.selectAside(ctx, req, func(ls labels.Labels, _ []series.Chunk) error { fn(ls); return nil })
+}
+
+// selectAside calls fn for the series of a request that were set aside. Without
+// LabelsOnly it gets their chunks, which nobody else holds.
+func (ing *Ingester) selectAside(ctx context.Context, req series.Request, fn func(labels.Labels, []series.Chunk) error) error {
+	for _, f := range ing.aside.overlapping(req.Tenant, req.MinTime, req.MaxTime) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := ing.readAsideFile(f, req, fn); err != nil {
+			return fmt.Errorf("series that was set aside: %w", err)
+		}
+	}
+	return nil
+}
+
+func (ing *Ingester) readAsideFile(f *asideFile, req series.Request, fn func(labels.Labels, []series.Chunk) error) error {
+	if f.damage != nil {
+		return f.damage
+	}
+	var gone []series.Interval
+	wanted := false
+	h, chunks, err := readAside(f.path, func(h *asideHeader) bool {
+		gone = ing.deletions.after(h.tenant, h.deletion, h.labels)
+		wanted = matches(h.labels, req.Matchers) && !covers(gone, h.minTime, h.maxTime)
+		return wanted && !req.LabelsOnly
+	})
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && !ing.aside.current(f) {
+			return nil
+		}
+		return err
+	}
+	if !wanted {
+		return nil
+	}
+	if req.LabelsOnly {
+		return fn(h.labels, nil)
+	}
+	chunks = slices.DeleteFunc(chunks, func(c series.Chunk) bool { return !c.Overlaps(req.MinTime, req.MaxTime) })
+	if chunks, err = series.Without(chunks, gone); err != nil || len(chunks) == 0 {
+		return err
+	}
+	return fn(h.labels, chunks)
+}
+
+// covers reports whether one of the intervals has all of [mint, maxt].
+func covers(gone []series.Interval, mint, maxt int64) bool {
+	return slices.ContainsFunc(gone, func(g series.Interval) bool { return g.Min <= mint && g.Max >= maxt })
+}
+
+// osDisk is the file system.
+type osDisk struct{}
+
+// Write implements asideDisk.
+func (osDisk) Write(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	err := writeSynced(tmp, data)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return errors.Join(err, removeIfThere(tmp))
+	}
+	// The directories above may be new.
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)), syncDir(filepath.Dir(filepath.Dir(dir))))
+}
+
+// Remove implements asideDisk.
+func (osDisk) Remove(path string) error {
+	if err := removeIfThere(path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

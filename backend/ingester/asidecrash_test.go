@@ -1,0 +1,320 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+var errInjected = errors.New("injected fault")
+
+// fault is what happens at one call of a port.
+type fault int
+
+const (
+	none    fault = iota
+	refused       // the call does nothing and fails
+	lost          // the call does its work and its answer is lost
+	killed        // refused, and so is every call after it
+	killedAfter
+)
+
+var faults = map[fault]string{refused: "refused", lost: "answer lost", killed: "killed before", killedAfter: "killed after"}
+
+// injector counts the calls of the ports and has a fault at one of them.
+type injector struct {
+	mu    sync.Mutex
+	calls int
+	at    int
+	kind  fault
+	dead  bool
+	names []string
+}
+
+func (i *injector) do(name string, call func() error) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.dead {
+		return errInjected
+	}
+	i.calls++
+	i.names = append(i.names, name)
+	if i.calls != i.at {
+		return call()
+	}
+	i.dead = i.kind == killed || i.kind == killedAfter
+	if i.kind == lost || i.kind == killedAfter {
+		return errors.Join(call(), errInjected)
+	}
+	return errInjected
+}
+
+type faultyDisk struct{ i *injector }
+
+func (d faultyDisk) Write(path string, data []byte) error {
+	return d.i.do("Write", func() error { return osDisk{}.Write(path, data) })
+}
+
+func (d faultyDisk) Remove(path string) error {
+	return d.i.do("Remove", func() error { return osDisk{}.Remove(path) })
+}
+
+type faultyLongTerm struct {
+	LongTerm
+	i *injector
+}
+
+func (l faultyLongTerm) Upload(ctx context.Context, u store.Upload) error {
+	return l.i.do("Upload", func() error { return l.LongTerm.Upload(ctx, u) })
+}
+
+func (l faultyLongTerm) Intend(ctx context.Context, ingester string, windows map[store.Window]schema.Intent) error {
+	return l.i.do("Intend", func() error { return l.LongTerm.Intend(ctx, ingester, windows) })
+}
+
+func (l faultyLongTerm) Settle(ctx context.Context, ingester string, windows []store.Window) error {
+	return l.i.do("Settle", func() error { return l.LongTerm.Settle(ctx, ingester, windows) })
+}
+
+func (l faultyLongTerm) Intents(ctx context.Context, ingester string) (out []store.Window, err error) {
+	err = l.i.do("Intents", func() (err error) { out, err = l.LongTerm.Intents(ctx, ingester); return err })
+	return out, err
+}
+
+func (l faultyLongTerm) Consumed(ctx context.Context, info pack.Info) (ok bool, err error) {
+	err = l.i.do("Consumed", func() (err error) { ok, err = l.LongTerm.Consumed(ctx, info); return err })
+	return ok, err
+}
+
+func (l faultyLongTerm) SetAside(ctx context.Context, list []store.AsideOf) error {
+	return l.i.do("SetAside", func() error { return l.LongTerm.SetAside(ctx, list) })
+}
+
+func (l faultyLongTerm) ClearAside(ctx context.Context, list []store.AsideOf) error {
+	return l.i.do("ClearAside", func() error { return l.LongTerm.ClearAside(ctx, list) })
+}
+
+func (l faultyLongTerm) Asides(ctx context.Context) (out []store.AsideOf, err error) {
+	err = l.i.do("Asides", func() (err error) { out, err = l.LongTerm.Asides(ctx); return err })
+	return out, err
+}
+
+func (l faultyLongTerm) ActiveDeletions(ctx context.Context, tenants []tenant.ID, visit func(tenant.ID, schema.Tombstone) error) error {
+	return l.i.do("ActiveDeletions", func() error { return l.LongTerm.ActiveDeletions(ctx, tenants, visit) })
+}
+
+// TestAsideCrashes puts every kind of fault at every call that setting aside
+// makes, to the disk and to the long-term store: when series are set aside, when
+// more of the same windows joins them, when some are accepted at a start, and
+// when some are dropped. After each, nothing is read that is wrong or lost, no
+// window is without an intent, a receipt or a record, and once everything was
+// done again the records say what the files are.
+func TestAsideCrashes(t *testing.T) {
+	total := asideCrash(t, 0, none)
+	t.Logf("%d calls, %d kinds of fault", total, len(faults))
+	if total < 12 {
+		t.Fatalf("only %d calls: the story lacks something", total)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(faults)) {
+		t.Run(faults[kind], func(t *testing.T) {
+			t.Parallel()
+			for at := 1; at <= total; at++ {
+				asideCrash(t, at, kind)
+			}
+		})
+	}
+}
+
+// asideCrash is the story of TestAsideCrashes with a fault at one call. It
+// returns how many calls there were.
+func asideCrash(t *testing.T, at int, kind fault) int {
+	t.Helper()
+	in := &injector{at: at, kind: kind}
+	where := func() string {
+		name := ""
+		if at > 0 && at <= len(in.names) {
+			name = in.names[at-1]
+		}
+		return fmt.Sprintf("%s at call %d (%s)", faults[kind], at, name)
+	}
+	b, l := withLongTerm(t)
+	b.reopen(faultyLongTerm{l, in}, faultyDisk{in})
+	ctx := context.Background()
+	now := b.now.UnixMilli()
+	one, two, dropped := impossible("one"), impossible("two"), impossible("dropped")
+	good, accepted := metric("good"), metric("accepted")
+	want := map[string][]series.Sample{}
+	push := func(ls labels.Labels, id tenant.ID, smp series.Sample) {
+		b.push(id, entry(ls, smp))
+		if id == "a" {
+			want[ls.String()] = append(want[ls.String()], smp)
+		}
+	}
+	step := func() { // a fault may fail it; the next one goes on
+		_ = b.ing.Flush()
+		_ = b.ing.Upload(ctx)
+		_ = b.ing.DropCompacted(ctx)
+		b.safe(where(), l, want)
+	}
+	push(one, "a", f(now, 1))
+	push(two, "a", f(now, 2))
+	push(good, "a", f(now, 3))
+	push(dropped, "b", f(now, 4))
+	b.push("b", entry(good, f(now, 1)))
+	step()
+	push(one, "a", f(now+1, 5))
+	push(one, "a", f(now-series.WindowMillis, 6))
+	slices.SortFunc(want[one.String()], func(x, y series.Sample) int { return int(x.T - y.T) })
+	step()
+	// As if an earlier version had set aside what this one can store.
+	chunks, err := series.Encode([]series.Sample{f(now, 9)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.ing.aside.disk = osDisk{} // no step of this version
+	if err := b.ing.aside.keep(b.ing.asideHeader("a", accepted, store.WindowOf(now), "as a test"), chunks); err != nil {
+		t.Fatal(err)
+	}
+	b.ing.aside.disk = faultyDisk{in}
+	want[accepted.String()] = []series.Sample{f(now, 9)}
+	step()
+	l.drop("b")
+	b.set(b.now.Add(2 * asideLookEvery))
+	b.reopen(faultyLongTerm{l, in}, faultyDisk{in})
+	_ = b.ing.retryAside(ctx)
+	step()
+	calls := in.calls
+
+	b.reopen(l, osDisk{}) // the fault is gone
+	b.safe(where()+", restarted", l, want)
+	if err := b.ing.retryAside(ctx); err != nil {
+		t.Fatalf("%s: %v", where(), err)
+	}
+	for range 2 {
+		b.flush()
+		upload(t, b)
+		l.drop("b") // an operator repeats what had no effect
+		b.set(b.now.Add(2 * asideLookEvery))
+		upload(t, b)
+	}
+	b.safe(where()+", done again", l, want)
+	if n := len(l.owed()); n != 0 {
+		t.Fatalf("%s: %d intents are left", where(), n)
+	}
+	files := 0
+	for _, a := range b.ing.Aside() {
+		if got := l.asides[asideKey{a.Window, a.Tenant}]; got != a || a.Tenant != "a" {
+			t.Fatalf("%s: the record is %+v, the files are %+v", where(), got, a)
+		}
+		files += int(a.Series)
+	}
+	if files != 3 || len(l.asides) != 2 {
+		t.Fatalf("%s: %d files in %d records are left, want 3 in 2", where(), files, len(l.asides))
+	}
+	if n := segments(t, b.dir); n != 1 {
+		t.Fatalf("%s: the log keeps %d segments", where(), n)
+	}
+	if err := b.ing.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return calls
+}
+
+// reopen leaves the ingester as a killed process would and opens its directory
+// again over the given ports, without its goroutines.
+func (b *bench) reopen(l LongTerm, disk asideDisk) {
+	b.t.Helper()
+	b.halt()
+	_ = b.ing.packs.close()
+	o := b.options()
+	o.LongTerm, o.asideDisk = l, disk
+	// Its goroutines must not make calls of their own before they are ended.
+	o.idle = true
+	ing, err := Open(o)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.ing = ing
+}
+
+// safe checks that everything of tenant a is read, and that every window with
+// samples has an intent, an upload or a record, unless it was never declared.
+func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample) {
+	b.t.Helper()
+	same(b.t, where, b.read("a"), want)
+	uploaded := map[store.Window]bool{}
+	for _, u := range l.uploads {
+		for _, w := range u.Windows {
+			uploaded[w] = true
+		}
+	}
+	intents := l.owed()
+	for _, f := range b.ing.aside.all() {
+		_, intent := intents[f.window]
+		_, record := l.asides[asideKey{f.window, f.tenant}]
+		if uploaded[f.window] && !intent && !record {
+			b.t.Fatalf("%s: window %v was uploaded without what is set aside of tenant %s, and nothing says so", where, f.window, f.tenant)
+		}
+	}
+}
+
+// drop marks the records of a tenant as dropped by an operator.
+func (l *longTerm) drop(id tenant.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, a := range l.asides {
+		if k.tenant == id {
+			a.Dropped = 1
+			l.asides[k] = a
+		}
+	}
+}
+
+// during runs something in the middle of a call.
+type during struct {
+	LongTerm
+	once sync.Once
+	do   func()
+}
+
+func (d *during) SetAside(ctx context.Context, list []store.AsideOf) error {
+	err := d.LongTerm.SetAside(ctx, list)
+	d.once.Do(d.do)
+	return err
+}
+
+// TestAsideWhileUploading: a seal in the middle of an upload sets something aside:
+// the intent of its window stays until that is recorded, too.
+func TestAsideWhileUploading(t *testing.T) {
+	b, l := withLongTerm(t)
+	now := b.now.UnixMilli()
+	d := &during{LongTerm: l, do: func() {
+		b.push("b", entry(impossible("other"), f(now, 2)))
+		b.push("a", entry(metric("good"), f(now, 2)))
+		b.flush()
+	}}
+	b.reopen(d, osDisk{})
+	b.push("a", entry(impossible("bad"), f(now, 1)))
+	b.flush()
+	upload(t, b)
+	if len(l.uploads) != 1 || len(l.asides) != 1 {
+		t.Fatalf("%d uploads, records %v: the story is another one", len(l.uploads), l.asides)
+	}
+	b.safe("after the upload", l, map[string][]series.Sample{impossible("bad").String(): {f(now, 1)}, metric("good").String(): {f(now, 2)}})
+	upload(t, b)
+	if len(l.asides) != 2 || len(l.owed()) != 0 {
+		t.Errorf("records %v, intents %v", l.asides, l.owed())
+	}
+}

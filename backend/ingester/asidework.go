@@ -1,0 +1,301 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// asideLookEvery is how often the records of what is set aside are read again:
+// an operator may have dropped some.
+const asideLookEvery = time.Minute
+
+// asideKey names a record of what is set aside.
+type asideKey struct {
+	window store.Window
+	tenant tenant.ID
+}
+
+// recordWindow is the window under which files are recorded. Row keys cannot
+// name every day; see docs/format/aside.md.
+func recordWindow(w store.Window) store.Window {
+	if w.Day < 0 || w.Day > schema.MaxDay {
+		return store.Window{Day: schema.MaxDay, Number: 11}
+	}
+	return w
+}
+
+// groups joins the files of each record.
+func (s *asideSet) groups() map[asideKey][]*asideFile {
+	out := map[asideKey][]*asideFile{}
+	for _, f := range s.all() {
+		k := asideKey{recordWindow(f.window), f.tenant}
+		out[k] = append(out[k], f)
+	}
+	return out
+}
+
+// record is what the work row should say of files of one window and tenant.
+func (ing *Ingester) asideRecord(k asideKey, files []*asideFile) store.AsideOf {
+	a := store.AsideOf{Ingester: ing.opts.ID, Window: k.window, Tenant: k.tenant, Aside: schema.Aside{Zone: ing.opts.Zone, Reason: files[0].reason}}
+	for i, f := range files {
+		a.Series++
+		a.Samples += f.samples
+		a.Bytes += f.bytes
+		if i == 0 || f.since < a.Since {
+			a.Since = f.since
+		}
+	}
+	return a
+}
+
+// recordAside brings the records of what is set aside in line with the files. It
+// must run before anything that ends an intent of their windows.
+func (u *uploader) recordAside(ctx context.Context) error {
+	now := u.ing.opts.Now()
+	if u.asides == nil || now.Sub(u.asidesAt) >= asideLookEvery && len(u.asides) > 0 {
+		if err := u.lookAside(ctx); err != nil {
+			return err
+		}
+		u.asidesAt = now
+	}
+	groups := u.ing.aside.groups()
+	var set []store.AsideOf
+	for k, files := range groups {
+		want := u.ing.asideRecord(k, files)
+		if have, ok := u.asides[k]; !ok || have.Aside != want.Aside {
+			set = append(set, want)
+		}
+	}
+	if len(set) > 0 {
+		if err := u.long.SetAside(ctx, set); err != nil {
+			return err
+		}
+		for _, a := range set {
+			u.asides[asideKey{a.Window, a.Tenant}] = a
+		}
+	}
+	return u.clearAside(ctx, groups)
+}
+
+// clearAside deletes records without files. Whoever removed the files has the
+// samples in a pack, whose intent is declared by now, or they may go.
+func (u *uploader) clearAside(ctx context.Context, groups map[asideKey][]*asideFile) error {
+	var clear []store.AsideOf
+	for k, a := range u.asides {
+		if len(groups[k]) == 0 {
+			clear = append(clear, a)
+		}
+	}
+	if len(clear) == 0 {
+		return nil
+	}
+	if err := u.long.ClearAside(ctx, clear); err != nil {
+		return err
+	}
+	for _, a := range clear {
+		delete(u.asides, asideKey{a.Window, a.Tenant})
+	}
+	return nil
+}
+
+// lookAside reads the records again, and deletes the files of those that an
+// operator dropped and of which there is nothing more than he saw.
+func (u *uploader) lookAside(ctx context.Context) error {
+	all, err := u.long.Asides(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[asideKey]store.AsideOf{}
+	groups := u.ing.aside.groups()
+	for _, a := range all {
+		if a.Ingester != u.ing.opts.ID {
+			continue
+		}
+		k := asideKey{a.Window, a.Tenant}
+		known[k] = a
+		files := groups[k]
+		if a.Dropped == 0 || len(files) == 0 {
+			continue
+		}
+		want := u.ing.asideRecord(k, files)
+		if want.Series != a.Series || want.Samples != a.Samples || want.Bytes != a.Bytes {
+			continue
+		}
+		for _, f := range files {
+			if err := u.ing.aside.remove(f); err != nil {
+				return err
+			}
+		}
+		u.ing.opts.Logger.Warn("series that were set aside are deleted: an operator dropped them", "tenant", a.Tenant, "day", a.Window.Day,
+			"window", a.Window.Number, "series", a.Series, "samples", a.Samples)
+	}
+	u.asides = known
+	return nil
+}
+
+// unrecorded lists the windows with files that no record names yet.
+func (u *uploader) unrecorded() []store.Window {
+	var out []store.Window
+	for k, files := range u.ing.aside.groups() {
+		if have, ok := u.asides[k]; (!ok || have.Aside != u.ing.asideRecord(k, files).Aside) && files[0].window == k.window {
+			out = append(out, k.window)
+		}
+	}
+	return out
+}
+
+// Aside lists what is set aside, by window and tenant.
+func (ing *Ingester) Aside() []store.AsideOf {
+	var out []store.AsideOf
+	for k, files := range ing.aside.groups() {
+		out = append(out, ing.asideRecord(k, files))
+	}
+	slices.SortFunc(out, func(a, b store.AsideOf) int {
+		if a.Window != b.Window {
+			if a.Window.Day != b.Window.Day {
+				return int(a.Window.Day - b.Window.Day)
+			}
+			return a.Window.Number - b.Window.Number
+		}
+		return strings.Compare(string(a.Tenant), string(b.Tenant))
+	})
+	return out
+}
+
+// sweepAside deletes files that are of no more use: beyond retention, or of
+// deleted tenants.
+func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
+	var errs error
+	deleted := map[tenant.ID]bool{}
+	for _, f := range ing.aside.all() {
+		gone, known := deleted[f.tenant]
+		if !known && ing.opts.Deleted != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), sweepTimeout)
+			var err error
+			gone, err = ing.opts.Deleted(ctx, f.tenant)
+			cancel()
+			if err != nil {
+				errs = errors.Join(errs, fmt.Errorf("tenant %s: %w", f.tenant, err))
+				continue
+			}
+			deleted[f.tenant] = gone
+		}
+		if gone || expired(f.tenant, f.max) || !ing.aside.current(f) {
+			errs = errors.Join(errs, ing.aside.remove(f))
+		}
+	}
+	return errs
+}
+
+// sweepTimeout bounds a question about a tenant.
+const sweepTimeout = 10 * time.Second
+
+// dropDeleted removes files of which active deletions of series took everything.
+// Deletions that may still be cancelled remove nothing.
+func (u *uploader) dropDeleted(ctx context.Context) error {
+	if u.ing.aside.empty() {
+		return nil
+	}
+	byTenant := map[tenant.ID][]*asideFile{}
+	for _, f := range u.ing.aside.all() {
+		if f.damage == nil {
+			byTenant[f.tenant] = append(byTenant[f.tenant], f)
+		}
+	}
+	return u.long.ActiveDeletions(ctx, slices.Sorted(maps.Keys(byTenant)), func(t tenant.ID, ts schema.Tombstone) error {
+		for _, f := range byTenant[t] {
+			if ts.Number <= f.deletion || ts.MinTime > f.min || ts.MaxTime < f.max {
+				continue
+			}
+			h, _, err := readAside(f.path, nil)
+			if err != nil {
+				continue // gone already, or damaged, which a query tells
+			}
+			matches, err := ts.Compile()
+			if err != nil {
+				return fmt.Errorf("deletion %d of tenant %s: %w", ts.Number, t, err)
+			}
+			if !matches(h.labels) {
+				continue
+			}
+			if err := u.ing.aside.remove(f); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// asideCollector has the metrics of series set aside: of the tenants with most,
+// and of all others together.
+type asideCollector struct{ ing *Ingester }
+
+// maxAsideTenants bounds the tenants with metrics of their own.
+const maxAsideTenants = 100
+
+func asideDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, []string{"tenant"}, nil)
+}
+
+func asideDescs() [2]*prometheus.Desc {
+	return [2]*prometheus.Desc{
+		asideDesc("pallium_ingester_aside_bytes", "Bytes on disk of series that no pack can hold, of the tenants with most; the others have no name."),
+		asideDesc("pallium_ingester_aside_series", "Series and windows that no pack can hold, of the tenants with most; the others have no name."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c asideCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range asideDescs() {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c asideCollector) Collect(ch chan<- prometheus.Metric) {
+	if c.ing.aside == nil {
+		return // starting
+	}
+	type use struct {
+		tenant string
+		n      [2]float64
+	}
+	byTenant := map[tenant.ID]*use{}
+	for _, f := range c.ing.aside.all() {
+		if byTenant[f.tenant] == nil {
+			byTenant[f.tenant] = &use{tenant: string(f.tenant)}
+		}
+		byTenant[f.tenant].n[0] += float64(f.bytes)
+		byTenant[f.tenant].n[1]++
+	}
+	list := slices.SortedFunc(maps.Values(byTenant), func(a, b *use) int {
+		if a.n[0] != b.n[0] {
+			return int(b.n[0] - a.n[0])
+		}
+		return strings.Compare(a.tenant, b.tenant)
+	})
+	if len(list) > maxAsideTenants {
+		rest := &use{}
+		for _, u := range list[maxAsideTenants:] {
+			rest.n[0] += u.n[0]
+			rest.n[1] += u.n[1]
+		}
+		list = append(list[:maxAsideTenants], rest)
+	}
+	for i, d := range asideDescs() {
+		for _, u := range list {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, u.n[i], u.tenant)
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package ingester
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// TestFarFuture: samples of the far future neither keep the log nor their series
+// in memory, whenever they come, and are not lost by crashes.
+func TestFarFuture(t *testing.T) {
+	b := newBench(t)
+	b.halt()
+	want := map[string][]series.Sample{}
+	never, one, mixed := metric("never"), metric("far"), metric("mixed")
+	ten := b.now.AddDate(10, 0, 0).UnixMilli()
+	push := func(round int) {
+		now := b.now.UnixMilli()
+		b.push("a", entry(never, f(now, 1)))
+		want[never.String()] = append(want[never.String()], f(now, 1))
+		if round == 3 {
+			b.push("a", entry(one, f(ten, 1)), entry(mixed, f(now, 1), f(ten, 2)))
+			want[one.String()] = []series.Sample{f(ten, 1)}
+			late := f(now-7*series.WindowMillis-1, 8) // goes into a pack of the same seal
+			b.push("a", entry(never, late))
+			want[never.String()] = append([]series.Sample{late}, want[never.String()]...)
+			want[mixed.String()] = []series.Sample{f(now, 1), f(ten, 2)}
+		}
+		if round == 4 {
+			b.push("a", entry(mixed, f(now, 4), f(ten+1, 3)))
+			m := want[mixed.String()]
+			want[mixed.String()] = []series.Sample{m[0], f(now, 4), m[1], f(ten+1, 3)}
+		}
+	}
+	for round := range 12 {
+		push(round)
+		b.set(b.now.Add(2 * time.Hour))
+		if round == 3 {
+			b.crash()
+			b.halt()
+		}
+		if err := b.ing.sealDue(); err != nil {
+			t.Fatal(err)
+		}
+		if n := segments(t, b.dir); n > 3 {
+			t.Fatalf("round %d: the log keeps %d segments", round, n)
+		}
+		same(t, fmt.Sprint("round ", round), b.read("a"), want)
+	}
+	if n := len(b.ing.seals.seals); n > 3 {
+		t.Errorf("%d seals are remembered", n)
+	}
+	if n := b.ing.SeriesCount("a"); n > 1 {
+		t.Errorf("%d series are in the head, want that of the last round at most", n)
+	}
+	for _, lp := range b.ing.packs.packs {
+		far, near := 0, 0
+		for _, sec := range lp.reader.Info().Sections {
+			if sec.MaxTime >= ten {
+				far++
+			} else {
+				near++
+			}
+		}
+		if far > 0 && near > 0 {
+			t.Errorf("a pack has days of the far future and others: it would keep those until then")
+		}
+	}
+}
+
+// TestFarFutureReplayed: what was sealed of the far future does not come back into
+// the head with a segment that is kept for other samples.
+func TestFarFutureReplayed(t *testing.T) {
+	b := newBench(t)
+	b.halt()
+	now := b.now.UnixMilli()
+	ten := b.now.AddDate(10, 0, 0).UnixMilli()
+	b.push("a", entry(metric("now"), f(now, 1)), entry(metric("far"), f(ten, 2)))
+	if err := b.ing.seal(series.WindowStart(now)); err != nil {
+		t.Fatal(err)
+	}
+	b.crash()
+	if got := b.ing.unsealed.all(); len(got) != 1 || !got[store.WindowOf(now)] {
+		t.Errorf("windows in the head after a restart: %v", got)
+	}
+	same(t, "restarted", b.read("a"), map[string][]series.Sample{metric("now").String(): {f(now, 1)}, metric("far").String(): {f(ten, 2)}})
+}
+
+// TestSealLogKeepsWhatItNeeds compares the seal log with all samples by brute
+// force, with clocks that jump: no segment goes while a sample in it is not
+// covered, and far samples alone keep none for long.
+func TestSealLogKeepsWhatItNeeds(t *testing.T) {
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		l, err := openSealLog(filepath.Join(t.TempDir(), "sealed.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		type sample struct {
+			segment int
+			t       int64
+		}
+		var all []sample
+		var done []seal
+		now, segment := int64(1000)*series.WindowMillis, 1
+		for range 60 {
+			now += r.Int64N(series.WindowMillis)
+			if r.IntN(15) == 0 {
+				now += (r.Int64N(9) - 4) * series.WindowMillis // the clock jumps
+			}
+			far := farFrom(time.UnixMilli(now))
+			times := noTimes()
+			for range 1 + r.IntN(3) {
+				at := now - r.Int64N(3*series.WindowMillis)
+				switch r.IntN(6) {
+				case 0:
+					at = now + r.Int64N(6*series.WindowMillis)
+				case 1:
+					at = now + r.Int64N(1000*series.WindowMillis)
+				}
+				times.add(at, far)
+				all = append(all, sample{segment, at})
+			}
+			l.note(segment, times)
+			if r.IntN(3) > 0 {
+				continue
+			}
+			segment++
+			s := seal{BeforeSegment: segment, BeforeTime: series.WindowStart(now - sealDelay.Milliseconds()), FromTime: far}
+			if r.IntN(5) == 0 {
+				s.BeforeTime = endOfTime
+			}
+			done = append(done, s)
+			needed, err := l.add(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, smp := range all {
+				covered := false
+				for _, d := range done {
+					covered = covered || d.covers(smp.segment, smp.t)
+				}
+				if !covered && smp.segment < needed {
+					t.Fatalf("seed %d: segment %d is given up, its sample at %d is in no pack", seed, smp.segment, smp.t)
+				}
+				if !covered && l.covers(smp.segment, smp.t) {
+					t.Fatalf("seed %d: a sample counts as covered that is not", seed)
+				}
+			}
+		}
+		last := seal{BeforeSegment: segment + 1, BeforeTime: endOfTime, FromTime: farFrom(time.UnixMilli(now))}
+		if needed, err := l.add(last); err != nil || needed != segment+1 {
+			t.Fatalf("seed %d: after everything is sealed, segment %d of %d is needed, %v", seed, needed, segment, err)
+		}
+	}
+}
+
+// TestManyDays: samples of thousands of days are sealed into packs that have a
+// bounded number of them each.
+func TestManyDays(t *testing.T) {
+	b := newBench(t)
+	const days = 3*maxPackDays + 10
+	e := entry(metric("m"))
+	var want []series.Sample
+	for day := range int64(days) {
+		s := f(day*series.DayMillis+5, float64(day))
+		e.Samples = append(e.Samples, s)
+		want = append(want, s)
+	}
+	for i := len(e.Samples) - 1; i > 0; i -= 2 { // not in order
+		e.Samples[i], e.Samples[i/2] = e.Samples[i/2], e.Samples[i]
+	}
+	b.push("b", e)
+	b.push("a", entry(metric("m"), f(5, 0), f(days*series.DayMillis, 1)))
+	b.flush()
+	if n := b.ing.packCount(); n != 4 {
+		t.Errorf("%d packs, want 4", n)
+	}
+	for _, lp := range b.ing.packs.packs {
+		in := map[int64]bool{}
+		for _, s := range lp.reader.Info().Sections {
+			in[s.Day] = true
+		}
+		if len(in) > maxPackDays {
+			t.Errorf("a pack has %d days", len(in))
+		}
+	}
+	same(t, "sealed", b.read("b"), map[string][]series.Sample{metric("m").String(): want})
+}
+
+// TestTimeBounds: a million windows in any order. With a list of windows that is
+// searched for each sample this would not end.
+func TestTimeBounds(t *testing.T) {
+	const n = 1_000_000
+	var b timeBounds
+	for i := range int64(2 * n) {
+		b.add(i * 7919 % n * series.WindowMillis)
+	}
+	if len(b.windows) != n || b.min != 0 || b.max != (n-1)*series.WindowMillis {
+		t.Errorf("%d windows from %d to %d", len(b.windows), b.min, b.max)
+	}
+}
+
+// TestDaysNobodyCanName: windows of days that row keys cannot name are not
+// declared: the row would be nobody's.
+func TestDaysNobodyCanName(t *testing.T) {
+	b, l := withLongTerm(t)
+	b.push("a", entry(metric("m"), f((schema.MaxDay+1)*series.DayMillis, 1), f(math.MaxInt64, 1)))
+	upload(t, b)
+	if len(l.owed()) != 0 {
+		t.Errorf("intents %v", l.owed())
+	}
+	b.flush()
+	upload(t, b)
+	if len(l.asides) != 1 || len(l.owed()) != 0 {
+		t.Errorf("records %v, intents %v", l.asides, l.owed())
+	}
+}

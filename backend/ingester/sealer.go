@@ -1,0 +1,412 @@
+package ingester
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// maxPackDays is how many UTC days a pack may have samples of: each costs a row
+// of work, and the pack stays until all of them are compacted.
+const maxPackDays = 256
+
+// sealTimes says which samples a seal takes: those before bound, and those of
+// the far future.
+type sealTimes struct {
+	window int64 // start of the window that gets a pack of its own
+	bound  int64
+	far    int64
+}
+
+// Kinds of packs of a seal.
+const (
+	kindWindow = iota // of the window
+	kindLate          // of other times
+	kindFar           // of the far future: they stay until then, so nothing else is with them
+	kinds
+)
+
+// sealer writes the packs of one seal.
+type sealer struct {
+	ing *Ingester
+	sealTimes
+	// careful has every section tried alone first, and sets aside what is
+	// rejected.
+	careful   bool
+	encoder   *pack.Encoder // of all packs and trials; nil: each has its own
+	deletions func(tenant.ID) uint64
+
+	taken  []*memSeries
+	writer *pack.Writer // being written; nil between packs
+	paths  []string
+	served int // of paths
+	later  [kinds][]sealedSection
+
+	series, samples, aside int
+}
+
+// sealedSeries is one series on its way into a pack.
+type sealedSeries struct {
+	labels labels.Labels
+	metric string
+	chunks []series.Chunk
+}
+
+func newSealedSeries(ls labels.Labels, chunks []series.Chunk) sealedSeries {
+	return sealedSeries{labels: ls, metric: ls.Get(model.MetricNameLabel), chunks: chunks}
+}
+
+func compareSealed(a, b sealedSeries) int {
+	return cmp.Or(strings.Compare(a.metric, b.metric), labels.Compare(a.labels, b.labels))
+}
+
+// sealedSection is a tenant's day on its way into a pack.
+type sealedSection struct {
+	th   *tenantHead
+	day  int64
+	list []sealedSeries
+}
+
+// writePacks writes all samples of the times into packs, which are served when
+// it returns. When the encoder rejects some, they are set aside. After an error
+// everything is in memory as before.
+func (ing *Ingester) writePacks(t sealTimes) (*sealer, error) {
+	s := &sealer{ing: ing, sealTimes: t, deletions: ing.deletions.number}
+	err := s.write()
+	if err == nil {
+		return s, nil
+	}
+	err = errors.Join(err, s.giveUp())
+	if !errors.Is(err, pack.ErrRejected) {
+		return nil, err
+	}
+	ing.opts.Logger.Warn("a pack rejected something: sealing again with every part tried alone", "err", err)
+	encoder, encErr := pack.NewEncoder()
+	if encErr != nil {
+		return nil, errors.Join(err, encErr)
+	}
+	s = &sealer{ing: ing, sealTimes: t, careful: true, encoder: encoder, deletions: ing.deletions.number}
+	if err := s.write(); err != nil {
+		return nil, errors.Join(err, s.giveUp())
+	}
+	return s, nil
+}
+
+// giveUp puts everything back into the head and removes what was written and is
+// not served.
+func (s *sealer) giveUp() error {
+	for _, m := range s.taken {
+		m.failed()
+	}
+	var err error
+	if s.writer != nil {
+		err = s.writer.Abort()
+	}
+	for _, path := range s.paths[s.served:] {
+		err = errors.Join(err, removeIfThere(path))
+	}
+	return err
+}
+
+func (s *sealer) write() error {
+	heads := s.ing.heads()
+	slices.SortFunc(heads, func(a, b *tenantHead) int { return strings.Compare(string(a.id), string(b.id)) })
+	for _, th := range heads {
+		if err := s.writeTenant(th); err != nil {
+			return fmt.Errorf("tenant %s: %w", th.id, err)
+		}
+	}
+	if err := s.closePack(); err != nil {
+		return err
+	}
+	for kind := kindLate; kind < kinds; kind++ {
+		if err := s.writeLater(s.later[kind]); err != nil {
+			return err
+		}
+	}
+	return s.serve()
+}
+
+// serve serves the packs that were written.
+func (s *sealer) serve() error {
+	for _, path := range s.paths {
+		// After an error packs that are served already have the same samples as the
+		// head will again; that is harmless.
+		if err := s.ing.packs.open(path); err != nil {
+			return err
+		}
+		s.served++
+	}
+	return nil
+}
+
+// writeTenant takes a tenant's chunks, writes those of the window, and leaves
+// the others for later.
+func (s *sealer) writeTenant(th *tenantHead) error {
+	var days [kinds]map[int64][]sealedSeries
+	for kind := range days {
+		days[kind] = map[int64][]sealedSeries{}
+	}
+	for _, m := range th.all() {
+		chunks, err := m.take(s.bound, s.far)
+		if err != nil {
+			return err
+		}
+		if len(chunks) == 0 {
+			continue
+		}
+		s.taken = append(s.taken, m)
+		normal, err := series.Normalize(chunks)
+		if err != nil {
+			if err = s.unreadable(th, m, chunks, err); err != nil {
+				return err
+			}
+			continue
+		}
+		s.series++
+		s.deal(m, normal, &days)
+	}
+	for kind := range days {
+		for day, list := range days[kind] {
+			slices.SortFunc(list, compareSealed)
+			section := sealedSection{th: th, day: day, list: list}
+			if kind != kindWindow {
+				s.later[kind] = append(s.later[kind], section)
+				continue
+			}
+			if err := s.writeSection(kind, &section); err != nil { // a window is of one day
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unreadable handles chunks that cannot be brought in order: a defect, but one
+// series' alone.
+func (s *sealer) unreadable(th *tenantHead, m *memSeries, chunks []series.Chunk, cause error) error {
+	cause = fmt.Errorf("%w: series %s: %w", pack.ErrRejected, m.labels, cause)
+	if !s.careful {
+		return cause
+	}
+	return s.setAside(th, &sealedSeries{labels: m.labels, chunks: chunks}, cause)
+}
+
+// deal sorts the chunks of a series, which ascend, to the kind of pack and the
+// day they belong to.
+func (s *sealer) deal(m *memSeries, chunks []series.Chunk, days *[kinds]map[int64][]sealedSeries) {
+	for len(chunks) > 0 {
+		kind, day := s.kind(&chunks[0]), series.Day(chunks[0].MinTime)
+		n := 0
+		for n < len(chunks) && s.kind(&chunks[n]) == kind && series.Day(chunks[n].MinTime) == day {
+			s.samples += chunks[n].Samples
+			n++
+		}
+		list := days[kind][day]
+		if k := len(list); k > 0 && labels.Equal(list[k-1].labels, m.labels) { // before and behind the window
+			list[k-1].chunks = slices.Concat(list[k-1].chunks, chunks[:n])
+		} else {
+			list = append(list, newSealedSeries(m.labels, chunks[:n:n]))
+		}
+		days[kind][day] = list
+		chunks = chunks[n:]
+	}
+}
+
+func (s *sealer) kind(c *series.Chunk) int {
+	switch {
+	case c.MinTime >= s.far:
+		return kindFar
+	case series.WindowStart(c.MinTime) == s.window:
+		return kindWindow
+	}
+	return kindLate
+}
+
+// writeLater writes sections of any days into packs of at most maxPackDays.
+func (s *sealer) writeLater(list []sealedSection) error {
+	slices.SortStableFunc(list, func(a, b sealedSection) int { return cmp.Compare(a.day, b.day) })
+	for len(list) > 0 {
+		n, days := 0, 0
+		for n < len(list) {
+			if n == 0 || list[n].day != list[n-1].day {
+				days++
+			}
+			if days > maxPackDays {
+				break
+			}
+			n++
+		}
+		part := list[:n]
+		slices.SortFunc(part, func(a, b sealedSection) int {
+			return cmp.Or(strings.Compare(string(a.th.id), string(b.th.id)), cmp.Compare(a.day, b.day))
+		})
+		for i := range part {
+			if err := s.writeSection(kindLate, &part[i]); err != nil {
+				return fmt.Errorf("tenant %s: %w", part[i].th.id, err)
+			}
+		}
+		if err := s.closePack(); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+func (s *sealer) writeSection(kind int, sec *sealedSection) error {
+	if s.careful {
+		if err := s.trySection(sec); err != nil || len(sec.list) == 0 {
+			return err
+		}
+	}
+	if err := s.openPack(kind); err != nil {
+		return err
+	}
+	md, dropped := pack.FitMetadata(sec.th.metadataOf(sec.list))
+	s.ing.metrics.droppedMetadata.Add(float64(dropped))
+	if err := s.writer.StartSection(sec.th.id, sec.day, md); err != nil {
+		return err
+	}
+	for i := range sec.list {
+		if err := s.writer.Add(sec.list[i].labels, sec.list[i].chunks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openPack begins a pack if none is being written.
+func (s *sealer) openPack(kind int) error {
+	if s.writer != nil {
+		return nil
+	}
+	id := ulid.Make()
+	dir := filepath.Join(s.ing.packs.dir, "late")
+	if kind == kindWindow {
+		dir = filepath.Join(s.ing.packs.dir, fmt.Sprint(series.Day(s.window)),
+			fmt.Sprintf("%02d", s.window%series.DayMillis/series.WindowMillis))
+	}
+	path := filepath.Join(dir, s.ing.opts.ID+"-"+id.String()+pack.Suffix)
+	w, err := pack.Create(path, pack.Options{ID: id, Level: 0, Source: s.ing.opts.ID, Encoder: s.encoder, Deletions: s.deletions})
+	if err != nil {
+		return err
+	}
+	s.writer = w
+	s.paths = append(s.paths, path)
+	return nil
+}
+
+// closePack completes the pack that is being written.
+func (s *sealer) closePack() error {
+	if s.writer == nil {
+		return nil
+	}
+	if _, err := s.writer.Close(); err != nil {
+		return err
+	}
+	s.writer = nil
+	return nil
+}
+
+// trialBytes is about how much is tried at once: trials are in memory.
+const trialBytes = 16 << 20
+
+// trySection encodes the section's series alone, and sets aside those that a
+// pack rejects.
+func (s *sealer) trySection(sec *sealedSection) error {
+	kept := make([]sealedSeries, 0, len(sec.list))
+	for list := sec.list; len(list) > 0; {
+		n, size := 0, 0
+		for n < len(list) && (n == 0 || size < trialBytes) {
+			size += int(list[n].labels.ByteSize())
+			for i := range list[n].chunks {
+				size += len(list[n].chunks[i].Data)
+			}
+			n++
+		}
+		ok, err := s.try(sec.th, sec.day, list[:n])
+		if err != nil {
+			return err
+		}
+		kept = append(kept, ok...)
+		list = list[n:]
+	}
+	sec.list = kept
+	return nil
+}
+
+// try returns what of a list a pack can hold; the rest is set aside.
+func (s *sealer) try(th *tenantHead, day int64, list []sealedSeries) ([]sealedSeries, error) {
+	err := pack.Trial(s.encoder, th.id, day, each(list))
+	switch {
+	case err == nil:
+		return list, nil
+	case !errors.Is(err, pack.ErrRejected):
+		return nil, err
+	case len(list) == 1:
+		return nil, s.setAside(th, &list[0], err)
+	}
+	half := len(list) / 2
+	first, err := s.try(th, day, list[:half])
+	if err != nil {
+		return nil, err
+	}
+	second, err := s.try(th, day, list[half:])
+	return slices.Concat(first, second), err
+}
+
+func each(list []sealedSeries) iter.Seq2[labels.Labels, []series.Chunk] {
+	return func(yield func(labels.Labels, []series.Chunk) bool) {
+		for i := range list {
+			if !yield(list[i].labels, list[i].chunks) {
+				return
+			}
+		}
+	}
+}
+
+// setAside keeps chunks of a series in files, one for each window.
+func (s *sealer) setAside(th *tenantHead, sr *sealedSeries, cause error) error {
+	byWindow := map[store.Window][]series.Chunk{}
+	for _, c := range sr.chunks {
+		w := store.WindowOf(c.MinTime)
+		byWindow[w] = append(byWindow[w], c)
+	}
+	for w, chunks := range byWindow {
+		if err := s.ing.aside.keep(s.ing.asideHeader(th.id, sr.labels, w, cause.Error()), chunks); err != nil {
+			return err
+		}
+	}
+	s.aside++
+	s.ing.opts.Logger.Error("series set aside: no pack can hold it; it is served from a file of its own, and its tenant's share of the disk is limited",
+		"tenant", th.id, "series", shortened(sr.labels.String()), "windows", len(byWindow), "reason", shortened(cause.Error()))
+	return nil
+}
+
+func (ing *Ingester) asideHeader(t tenant.ID, ls labels.Labels, w store.Window, reason string) asideHeader {
+	return asideHeader{tenant: t, ingester: ing.opts.ID, window: w, deletion: ing.deletions.number(t), since: ing.opts.Now().UnixMilli(),
+		reason: shortened(reason), labels: ls}
+}
+
+// shortened keeps a huge label out of the log and of the records.
+func shortened(s string) string {
+	const most = 300
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
+}
