@@ -25,13 +25,18 @@ type recorder struct {
 }
 
 // internalHeaders must not leave the gateway, should a backend repeat them.
-var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), tenant.HeaderPolicy, HeaderMaxDecoded}
+var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), tenant.HeaderPolicy, HeaderMaxDecoded, headerCharged}
+
+// headerCharged is what a write costs beside its samples, in samples, as a Pallium
+// backend reports it.
+const headerCharged = "X-Pallium-Samples-Charged"
 
 // writtenHeaders are the counts that make up the sample budget. Exemplars are
 // not samples.
 var writtenHeaders = [...]string{
 	"X-Prometheus-Remote-Write-Samples-Written",
 	"X-Prometheus-Remote-Write-Histograms-Written",
+	headerCharged,
 }
 
 func (w *recorder) WriteHeader(status int) {
@@ -39,10 +44,10 @@ func (w *recorder) WriteHeader(status int) {
 		return // informational answers are not passed on
 	}
 	h := w.Header()
+	w.count(h)
 	for _, name := range internalHeaders {
 		delete(h, name)
 	}
-	w.count(h)
 	h[HeaderRequestID] = []string{w.requestID}
 	if _, failed := w.body.state(); failed != nil && status >= 400 {
 		w.discard = true

@@ -21,6 +21,9 @@ const (
 	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
 	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"
 	headerExemplars  = "X-Prometheus-Remote-Write-Exemplars-Written"
+	// headerCharged is for the gateway alone: what the request costs its tenant
+	// beside the samples, in samples.
+	headerCharged = "X-Pallium-Samples-Charged"
 )
 
 // push takes a remote write request.
@@ -70,6 +73,9 @@ func writeCounts(h http.Header, out series.Outcome) {
 	h.Set(headerSamples, strconv.Itoa(out.Samples+d.Samples))
 	h.Set(headerHistograms, strconv.Itoa(out.Histograms+d.Histograms))
 	h.Set(headerExemplars, strconv.Itoa(out.Exemplars+d.Exemplars))
+	if out.Charged > 0 {
+		h.Set(headerCharged, strconv.Itoa(out.Charged))
+	}
 }
 
 // negotiate finds the protocol version from the headers. Old and small senders

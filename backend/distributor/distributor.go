@@ -70,6 +70,7 @@ type Distributor struct {
 	inflight inflight
 	buffers  sync.Pool
 	pushes   sync.WaitGroup
+	paid     paidDays
 }
 
 // New returns a distributor.
@@ -117,13 +118,15 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	if d.opts.HA != nil {
 		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, &lim, &out))
 	}
-	v := validator{lim: lim, now: d.opts.Now().UnixMilli(), out: &out}
+	now := d.opts.Now()
+	v := validator{lim: lim, now: now.UnixMilli(), out: &out}
 	v.batch(b)
 	more, err := d.send(ctx, b, &lim)
 	if err != nil {
 		return series.Outcome{}, err
 	}
 	out.Add(more)
+	out.Charged = d.paid.charge(b.Tenant, now, &v.windows)
 	d.written.WithLabelValues("float").Add(float64(out.Samples))
 	d.written.WithLabelValues("histogram").Add(float64(out.Histograms))
 	d.written.WithLabelValues("exemplar").Add(float64(out.Exemplars))

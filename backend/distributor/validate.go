@@ -22,6 +22,8 @@ type validator struct {
 	lim limits.Limits
 	now int64 // Unix milliseconds
 	out *series.Outcome
+
+	windows requestWindows
 }
 
 // batch takes out of b what is not valid, and counts it as refused.
@@ -125,7 +127,12 @@ func (v *validator) sample(s *series.Sample) (reason, message string) {
 	case v.lim.Retention > 0 && s.T < v.now-time.Duration(v.lim.Retention).Milliseconds():
 		return "retention", fmt.Sprintf("limit retention of %s exceeded by a sample of %s", v.lim.Retention, timeText(s.T))
 	case s.IsHistogram():
-		return v.histogram(s)
+		if reason, message = v.histogram(s); reason != "" {
+			return reason, message
+		}
+	}
+	if !v.windows.admit(s.T) {
+		return "max_request_windows", fmt.Sprintf("a request has samples of more than %d windows of two hours; send the history of a few days at a time", maxRequestWindows)
 	}
 	return "", ""
 }

@@ -21,6 +21,8 @@ type Outcome struct {
 	// Deduplicated counts what was dropped because another replica of the sender is
 	// heard: no refusal, and nothing to mend.
 	Deduplicated Counts
+	// Charged is what the request costs beside its samples, in samples.
+	Charged int
 	// Entries says which entries of the request the refused samples are of, as far
 	// as an ingester refused them.
 	Entries []EntryRefusal

@@ -1,0 +1,104 @@
+package distributor
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// taker takes everything and remembers how many samples.
+type taker struct{ samples int }
+
+func (k *taker) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
+	var out series.Outcome
+	for i := range b.Entries {
+		out.Samples += len(b.Entries[i].Samples)
+	}
+	k.samples += out.Samples
+	return out, nil
+}
+
+// TestRequestWindows: without any limit, a request has samples of a bounded number
+// of windows, in whatever order they come; the rest is rejected and named.
+func TestRequestWindows(t *testing.T) {
+	now := time.UnixMilli(1_700_000_000_000)
+	at := func(n int) series.Sample { return series.Sample{T: int64(n) * series.WindowMillis, V: 1} }
+	for name, tc := range map[string]struct {
+		windows, rejected int
+		order             func(i int) int
+	}{
+		"at the bound": {maxRequestWindows, 0, func(i int) int { return i }},
+		"one beyond":   {maxRequestWindows + 1, 2, func(i int) int { return i }},
+		"backwards":    {maxRequestWindows + 5, 10, func(i int) int { return maxRequestWindows + 5 - i }},
+		"to and fro":   {maxRequestWindows + 1, 2, func(i int) int { return i * 7919 % (maxRequestWindows + 1) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := &taker{}
+			d := New(Options{Local: k, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }, Now: func() time.Time { return now }})
+			e := series.Entry{Labels: labels.FromStrings("__name__", "m")}
+			for i := range tc.windows {
+				s := at(tc.order(i))
+				e.Samples = append(e.Samples, s, series.Sample{T: s.T + 1, V: 2})
+			}
+			out, err := d.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{e}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rejected := 0
+			for _, r := range out.Refusals {
+				if r.Reason != "max_request_windows" || !strings.Contains(r.Message, "1024") {
+					t.Errorf("%+v", r)
+				}
+				rejected += r.Samples
+			}
+			if rejected != tc.rejected || k.samples != 2*tc.windows-tc.rejected {
+				t.Errorf("%d samples rejected, want %d; %d taken of %d", rejected, tc.rejected, k.samples, 2*tc.windows)
+			}
+		})
+	}
+}
+
+// TestPaidDays: days far from the present cost their tenant once in a while;
+// those around it are free.
+func TestPaidDays(t *testing.T) {
+	now := time.UnixMilli(20_000*series.DayMillis + 5000)
+	d := New(Options{Local: &taker{}, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }, Now: func() time.Time { return now }})
+	push := func(id tenant.ID, days ...int64) int {
+		t.Helper()
+		e := series.Entry{Labels: labels.FromStrings("__name__", "m")}
+		for _, day := range days {
+			e.Samples = append(e.Samples, series.Sample{T: day * series.DayMillis}, series.Sample{T: day*series.DayMillis + series.WindowMillis})
+		}
+		out, err := d.Push(context.Background(), &series.Batch{Tenant: id, Entries: []series.Entry{e}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.Charged
+	}
+	for _, tc := range []struct {
+		what string
+		id   tenant.ID
+		days []int64
+		want int
+	}{
+		{"around now", "a", []int64{19_999, 20_000, 20_001}, 0},
+		{"three old ones and a future one", "a", []int64{1, 2, 19_998, 20_002}, 4 * dayCharge},
+		{"again", "a", []int64{1, 2, 19_998, 3}, dayCharge},
+		{"another tenant", "b", []int64{1}, dayCharge},
+	} {
+		if got := push(tc.id, tc.days...); got != tc.want {
+			t.Errorf("%s: charged %d, want %d", tc.what, got, tc.want)
+		}
+	}
+	now = now.Add(daysKept)
+	if got := push("a", 1); got != dayCharge {
+		t.Errorf("later: charged %d, want %d", got, dayCharge)
+	}
+}
