@@ -54,6 +54,8 @@ func status(err error) (int, string) {
 		return statusClientGone, "request was canceled"
 	case errors.Is(err, ingester.ErrFull):
 		return http.StatusServiceUnavailable, "ingester's memory is full; send the request again"
+	case errors.Is(err, ingester.ErrAside):
+		return http.StatusServiceUnavailable, "too many of the tenant's series cannot be stored; the operator must drop them or give them more room (ingester.aside_bytes), then send the request again"
 	case errors.Is(err, ingester.ErrLog):
 		return http.StatusServiceUnavailable, "the write-ahead log could not be written; send the request again"
 	case errors.Is(err, ingester.ErrStopped):

@@ -37,6 +37,27 @@ func (a *api) prometheus() http.Handler {
 		// CORS is the edge's. Without a pattern of origins, which is what nil
 		// above is, Prometheus' handlers panic at a request that has one.
 		r.Header.Del("Origin")
+		if _, ok := w.(*readWriter); !ok { // remote read does it itself
+			w = &unavailableWriter{ResponseWriter: w}
+		}
 		router.ServeHTTP(w, r)
 	})
 }
+
+// unavailableWriter answers 503 where Prometheus' handlers answer 500: what could
+// not be read is our trouble and may work when it is asked for again.
+type unavailableWriter struct{ http.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *unavailableWriter) WriteHeader(code int) {
+	if code == http.StatusInternalServerError {
+		code = http.StatusServiceUnavailable
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap is for http.ResponseController, Flush for remote read.
+func (w *unavailableWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Flush implements http.Flusher.
+func (w *unavailableWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }

@@ -85,15 +85,17 @@ func noteFault(ctx context.Context, err error) {
 	}
 }
 
-// readWriter turns the 500 of a query beyond a limit into 422.
+// readWriter turns the 500 of a query beyond a limit into 422, others into 503.
 type readWriter struct {
 	http.ResponseWriter
 	fault *readFault
 }
 
 func (w *readWriter) WriteHeader(code int) {
-	if code == http.StatusInternalServerError && w.fault.exceeded != nil {
-		code = http.StatusUnprocessableEntity
+	if code == http.StatusInternalServerError {
+		if code = http.StatusServiceUnavailable; w.fault.exceeded != nil {
+			code = http.StatusUnprocessableEntity
+		}
 	}
 	if code >= http.StatusBadRequest { // set for the answer that did not come about
 		w.Header().Del("Content-Encoding")

@@ -37,6 +37,7 @@ func (a *App) openIngester(o ingester.Options) error {
 	}
 	o.LongTerm, o.Dir, o.Limits = a.longTerm, filepath.Join(a.cfg.DataDir, "ingester"), a.limitsOf
 	o.Now, o.Logger, o.Registerer = a.opts.Now, a.opts.Logger, a.registry
+	o.AsideBytes, o.Deleted = a.cfg.Ingester.AsideBytes, a.tenantDeleted
 	ing, err := ingester.Open(o)
 	if err != nil {
 		return err
@@ -290,6 +291,12 @@ func (a *App) leave(ctx context.Context) error {
 	}
 	if err := a.flushAll(ctx); err != nil {
 		return err
+	}
+	if list := a.ingester.Aside(); len(list) > 0 {
+		if err := a.refuseAside(ctx, a.members.Self().ID); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: %d records were dropped and their files are about to go; repeat the command in a minute", errHasAside, len(list))
 	}
 	if left := a.ingester.Owes(); left > 0 {
 		return fmt.Errorf("%d windows got samples again meanwhile; repeat the command", left)

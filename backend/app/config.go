@@ -78,6 +78,9 @@ type Ingester struct {
 	// MemoryBytes is the head's budget; 0 is half of what the machine or the
 	// container has.
 	MemoryBytes int64 `yaml:"memory_bytes"`
+	// AsideBytes is each tenant's part of the disk for series that no pack can hold;
+	// 0 is 1 GiB.
+	AsideBytes int64 `yaml:"aside_bytes"`
 }
 
 // Querier has the knobs of the querier.
@@ -179,6 +182,8 @@ func (c *Config) Check() error {
 		return errors.New("tls needs both cert_file and key_file")
 	case c.Ingester.MemoryBytes < 0:
 		return fmt.Errorf("ingester.memory_bytes is %d, it must not be negative", c.Ingester.MemoryBytes)
+	case c.Ingester.AsideBytes < 0:
+		return fmt.Errorf("ingester.aside_bytes is %d, it must not be negative", c.Ingester.AsideBytes)
 	case c.Self.Interval < model.Duration(time.Second):
 		return fmt.Errorf("self_monitoring.interval is %s, it must be at least 1s", c.Self.Interval)
 	case c.Compactor.Interval < model.Duration(time.Second):

@@ -111,6 +111,15 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	}
 	fmt.Fprintf(out, "%d tenants, %d days, %d packs with %d bytes, %d series, %d samples, %d cells of the index: %d findings\n",
 		len(tenants), report.Days, report.Packs, report.Bytes, report.Series, report.Samples, report.Cells, report.Findings)
+	asides, err := s.Asides(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range asides {
+		a := &asides[i]
+		fmt.Fprintf(out, "set aside by ingester %s: tenant %s, day %d, window %d: %d series, %d samples, %d bytes: %s\n",
+			a.Ingester, a.Tenant, a.Window.Day, a.Window.Number, a.Series, a.Samples, a.Bytes, a.Reason)
+	}
 	if report.Findings > 0 {
 		return ErrFindings
 	}

@@ -74,6 +74,8 @@ func (a *App) actions(r chi.Router) {
 	r.Post("/compact", a.compact)
 	r.Post("/compact/accept-loss", a.acceptLoss)
 	r.Get("/erasures/{tenant}", a.erasure)
+	r.Get("/aside", a.listAside)
+	r.Post("/aside/drop", a.dropAside)
 	if a.members != nil {
 		r.Get("/ring", a.showRing)
 		r.Post("/ring/forget", a.forget)

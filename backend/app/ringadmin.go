@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httputil"
@@ -99,6 +100,15 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request) {
 		answerError(w, http.StatusConflict, "conflict", fmt.Sprintf("instance %s is alive: its last heartbeat is %s old. Stop it first; to take a running ingester out without loss, POST %s/ring/leave to it", id, in.Silent.Round(time.Second), admin.Root))
 		return
 	}
+	if err := a.refuseAside(r.Context(), id); err != nil {
+		if !errors.Is(err, errHasAside) {
+			a.opts.Logger.Error("forget an instance", "instance", id, "err", err)
+			answerError(w, http.StatusServiceUnavailable, "unavailable", "what the instance set aside could not be read, see the log; it was not forgotten")
+			return
+		}
+		answerError(w, http.StatusConflict, "conflict", fmt.Sprintf("instance %s was not forgotten: %s", id, err))
+		return
+	}
 	owed := 0
 	if in := &all[i]; len(in.Tokens) > 0 {
 		if owed, err = a.longTerm.Lose(r.Context(), in.ID, in.Incarnation, in.Zone, a.lastWindows()); err != nil {
@@ -113,6 +123,9 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request) {
 	if _, err := a.members.Forget(r.Context(), id); err != nil {
 		answerError(w, http.StatusServiceUnavailable, "unavailable", err.Error())
 		return
+	}
+	if err := a.longTerm.ForgetAsides(r.Context(), id); err != nil {
+		a.opts.Logger.Warn("records of dropped series of a forgotten instance are left", "instance", id, "err", err)
 	}
 	if owed > 0 {
 		a.background.Go(func() { a.restore(a.running, id) })
@@ -161,10 +174,10 @@ func (a *App) forwardActions(r chi.Router) {
 			answerError(w, http.StatusServiceUnavailable, "unavailable", "the backend cannot be reached, see the log")
 		},
 	}
-	for _, route := range []string{"/flush", "/compact", "/compact/accept-loss", "/ring/forget"} {
+	for _, route := range []string{"/flush", "/compact", "/compact/accept-loss", "/ring/forget", "/aside/drop"} {
 		r.Method(http.MethodPost, route, proxy)
 	}
-	for _, route := range []string{"/erasures/{tenant}", "/ring"} {
+	for _, route := range []string{"/erasures/{tenant}", "/ring", "/aside"} {
 		r.Method(http.MethodGet, route, proxy)
 	}
 }

@@ -172,7 +172,7 @@ func TestVerify(t *testing.T) {
 	}
 	p.Restart()
 	code, body := harness.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=m_1", token, "", nil)
-	if code != http.StatusInternalServerError {
+	if code != http.StatusServiceUnavailable {
 		t.Errorf("a query of a damaged pack: %d %s", code, body)
 	}
 	harness.Eventually(t, 10*time.Second, func() error { // the log comes through a pipe

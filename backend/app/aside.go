@@ -1,0 +1,101 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/gateway/admin"
+)
+
+// asideView is a record of series that were set aside as the operator sees it.
+type asideView struct {
+	Ingester string     `json:"ingester"`
+	Tenant   tenant.ID  `json:"tenant"`
+	Day      int64      `json:"day"`
+	Window   int        `json:"window"`
+	Zone     string     `json:"zone,omitempty"`
+	Since    time.Time  `json:"since"`
+	Series   int64      `json:"series"`
+	Samples  int64      `json:"samples"`
+	Bytes    int64      `json:"bytes"`
+	Reason   string     `json:"reason"`
+	Dropped  *time.Time `json:"dropped,omitempty"`
+}
+
+func viewAside(a *store.AsideOf) asideView {
+	v := asideView{Ingester: a.Ingester, Tenant: a.Tenant, Day: a.Window.Day, Window: a.Window.Number, Zone: a.Zone, Since: time.UnixMilli(a.Since).UTC(),
+		Series: a.Series, Samples: a.Samples, Bytes: a.Bytes, Reason: a.Reason}
+	if a.Dropped != 0 {
+		at := time.UnixMilli(a.Dropped).UTC()
+		v.Dropped = &at
+	}
+	return v
+}
+
+// listAside lists the series that no pack could hold.
+func (a *App) listAside(w http.ResponseWriter, r *http.Request) {
+	all, err := a.longTerm.Asides(r.Context())
+	if err != nil {
+		a.opts.Logger.Error("records of series that were set aside could not be read", "err", err)
+		answerError(w, http.StatusServiceUnavailable, "unavailable", "the records could not be read, see the log")
+		return
+	}
+	items := []asideView{}
+	for i := range all {
+		items = append(items, viewAside(&all[i]))
+	}
+	answerJSON(w, http.StatusOK, map[string]any{"items": items})
+}
+
+// dropAside gives up series of a tenant and window that an ingester set aside.
+func (a *App) dropAside(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
+	if err != nil || day < 0 {
+		answerError(w, http.StatusBadRequest, "invalid", fmt.Sprintf("day %q is not the number of a UTC day since 1970; GET %s/aside lists what is set aside", q.Get("day"), admin.Root))
+		return
+	}
+	window, err := strconv.Atoi(q.Get("window"))
+	if err != nil || window < 0 || window > 11 {
+		answerError(w, http.StatusBadRequest, "invalid", fmt.Sprintf("window %q is not the number of a window of the day, from 0 to 11", q.Get("window")))
+		return
+	}
+	id, err := tenant.ParseID(q.Get("tenant"))
+	if err != nil {
+		answerError(w, http.StatusBadRequest, "invalid", err.Error())
+		return
+	}
+	got, err := a.longTerm.DropAside(r.Context(), q.Get("ingester"), store.Window{Day: day, Number: window}, id)
+	switch {
+	case errors.Is(err, store.ErrNoAside):
+		answerError(w, http.StatusNotFound, "not_found", fmt.Sprintf("%s; GET %s/aside lists what is set aside", err, admin.Root))
+	case err != nil:
+		a.opts.Logger.Error("series that were set aside could not be dropped", "err", err)
+		answerError(w, http.StatusServiceUnavailable, "unavailable", "nothing was dropped, see the log")
+	default:
+		a.opts.Logger.Warn("an operator dropped series that were set aside", "ingester", got.Ingester, "tenant", id, "day", day, "window", window,
+			"series", got.Series, "samples", got.Samples)
+		answerJSON(w, http.StatusOK, map[string]any{"status": "done", "dropped": viewAside(&got)})
+	}
+}
+
+// errHasAside is why an ingester cannot leave or be forgotten.
+var errHasAside = errors.New("series that no pack can hold are on the ingester's disk alone")
+
+// refuseAside returns an error while an instance has something set aside that
+// nobody gave up.
+func (a *App) refuseAside(ctx context.Context, instance string) error {
+	list, err := a.longTerm.AsidesOf(ctx, instance)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	l := &list[0]
+	return fmt.Errorf("%w: %d records, the first of tenant %s, day %d, window %d; GET %s/aside lists them, POST %s/aside/drop gives them up",
+		errHasAside, len(list), l.Tenant, l.Window.Day, l.Window.Number, admin.Root, admin.Root)
+}
