@@ -54,6 +54,8 @@ func status(err error) (int, string) {
 		return statusClientGone, "request was canceled"
 	case errors.Is(err, ingester.ErrFull):
 		return http.StatusServiceUnavailable, "ingester's memory is full; send the request again"
+	case errors.Is(err, ingester.ErrDiskFull):
+		return http.StatusServiceUnavailable, "ingester's disk is nearly full; send the request again: writes are accepted again without intervention once there is room"
 	case errors.Is(err, ingester.ErrLog):
 		return http.StatusServiceUnavailable, "the write-ahead log could not be written; send the request again"
 	case errors.Is(err, ingester.ErrStopped):

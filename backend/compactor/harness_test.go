@@ -114,7 +114,7 @@ type world struct {
 	now     time.Time
 	keep    time.Duration
 	deleted map[tenant.ID]bool
-	reg     *prometheus.Registry // of the compactor
+	reg     *prometheus.Registry                             // of the compactor
 	want    map[tenant.ID]map[string]map[int64]series.Sample // by labels and time
 }
 

@@ -47,6 +47,9 @@ type Options struct {
 	// MemoryBytes is the head's budget: at 80% of it everything is sealed early,
 	// above it requests are answered with ErrFull. 0 is no budget.
 	MemoryBytes int64
+	// DiskFree tells how many bytes can still be written to the file system of a
+	// directory; nil asks the operating system.
+	DiskFree func(dir string) (int64, error)
 
 	Now        func() time.Time
 	Logger     *slog.Logger
@@ -56,9 +59,10 @@ type Options struct {
 // Errors of Push that are the ingester's trouble, not the sender's: it should
 // send the request again.
 var (
-	ErrFull    = errors.New("ingester's memory is full")
-	ErrStopped = errors.New("ingester is not running")
-	ErrLog     = errors.New("write-ahead log refused the request")
+	ErrFull     = errors.New("ingester's memory is full")
+	ErrDiskFull = errors.New("ingester's disk is nearly full")
+	ErrStopped  = errors.New("ingester is not running")
+	ErrLog      = errors.New("write-ahead log refused the request")
 )
 
 // Ingester is one running ingester. It is safe for concurrent use.
@@ -76,8 +80,12 @@ type Ingester struct {
 
 	// gate is held for reading while a request is logged and applied, and for
 	// writing where no request may be in between.
-	gate    sync.RWMutex
+	gate    pushGate
 	stopped bool // guarded by gate
+
+	disk         *diskGuard
+	early        atomic.Int64 // when an early seal was last thought of, Unix ms
+	largestSlice atomic.Int64 // most series removed under one hold of the gate
 
 	sealMu   sync.Mutex // one seal at a time
 	sealed   atomic.Int64
@@ -105,6 +113,7 @@ func Open(o Options) (*Ingester, error) {
 	o.Replication = max(o.Replication, 1)
 	ing := &Ingester{opts: o, tenants: map[tenant.ID]*tenantHead{}, flushNow: make(chan struct{}, 1), uploadNow: make(chan struct{}, 1)}
 	ing.metrics = newMetrics(o.Registerer, ing)
+	ing.disk = newDiskGuard(ing)
 	packs, err := openPacks(filepath.Join(o.Dir, "l0"), o.Logger)
 	if err != nil {
 		return nil, err
@@ -116,6 +125,7 @@ func Open(o Options) (*Ingester, error) {
 	if err := ing.recover(); err != nil {
 		return nil, errors.Join(err, packs.close())
 	}
+	ing.disk.begin(o.Registerer)
 	ctx, cancel := context.WithCancel(context.Background())
 	ing.stop = cancel
 	ing.done.Go(func() { ing.run(ctx) })
