@@ -70,7 +70,7 @@ func freeBytes(dir string) (int64, error) {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", dir, err)
 	}
-	return int64(s.Bavail) * int64(s.Bsize), nil
+	return int64(s.Bavail) * s.Bsize, nil
 }
 
 // reserve is about how much room a seal of everything takes, with a margin. That
@@ -130,8 +130,8 @@ func (g *diskGuard) admit(b *series.Batch) (int64, error) {
 	size := recordBytes(b) * (1 + logFactor)
 	if left-g.pending.Add(size) < reserve {
 		g.done(size)
-		return 0, fmt.Errorf("%w: %d bytes are free and %d are kept for sealing what is in memory; writes are accepted again without intervention once sealed segments of the log are deleted, local packs are uploaded and compacted, or other files are removed",
-			ErrDiskFull, max(left, 0), reserve)
+		return 0, fmt.Errorf("%w: %d bytes are free and %d are kept for sealing what is in memory; writes are accepted again without intervention "+
+			"once segments of the log are sealed, local packs are compacted, or other files are removed", ErrDiskFull, max(left, 0), reserve)
 	}
 	return size, nil
 }
@@ -209,11 +209,14 @@ func recordBytes(b *series.Batch) int64 {
 
 // histogramBytes is about how much a sample's histogram takes in the log.
 func histogramBytes(s *series.Sample) int64 {
+	const fixed, span, delta, float = 64, 6, 5, 8
 	switch {
 	case s.H != nil:
-		return 64 + 6*int64(len(s.H.PositiveSpans)+len(s.H.NegativeSpans)) + 5*int64(len(s.H.PositiveBuckets)+len(s.H.NegativeBuckets)) + 8*int64(len(s.H.CustomValues))
+		h := s.H
+		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+delta*(len(h.PositiveBuckets)+len(h.NegativeBuckets))+float*len(h.CustomValues))
 	case s.FH != nil:
-		return 64 + 6*int64(len(s.FH.PositiveSpans)+len(s.FH.NegativeSpans)) + 8*int64(len(s.FH.PositiveBuckets)+len(s.FH.NegativeBuckets)+len(s.FH.CustomValues))
+		h := s.FH
+		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+float*(len(h.PositiveBuckets)+len(h.NegativeBuckets)+len(h.CustomValues)))
 	}
 	return 0
 }

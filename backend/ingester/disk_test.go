@@ -46,13 +46,16 @@ func pretendedDisk(t *testing.T, size int64) smallDisk {
 func diskUse(t *testing.T, dir string) int64 {
 	total := int64(0)
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err == nil && !d.IsDir() {
+			var info fs.FileInfo
+			if info, err = d.Info(); err == nil {
+				total += info.Size()
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil // gone meanwhile
 		}
-		if info, err := d.Info(); err == nil {
-			total += info.Size()
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Error(err)
@@ -435,19 +438,19 @@ func TestEarlySeals(t *testing.T) {
 	}
 	start := time.UnixMilli(1_700_006_400_000) // a window's start
 	t.Run("series fill the memory", func(t *testing.T) {
-		b := newBench(t)
+		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
 		b.set(start)
-		pushAll(b, 5000, 1)
+		pushAll(b, 2000, 1)
 		if err := b.ing.sealDue(); err != nil {
 			t.Fatal(err)
 		}
 		b.ing.opts.MemoryBytes = b.ing.bytes.Load() * 100 / 86
-		if n := ticks(b, 60, func(tick int) { pushAll(b, 5000, float64(tick)) }); n > 12 {
+		if n := ticks(b, 60, func(tick int) { pushAll(b, 2000, float64(tick)) }); n > 12 {
 			t.Errorf("%d packs in an hour", n)
 		}
 	})
 	t.Run("samples fill the memory", func(t *testing.T) {
-		b := newBench(t)
+		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
 		b.set(start)
 		pushAll(b, 100, 1)
 		b.ing.opts.MemoryBytes = 2 * b.ing.bytes.Load()
@@ -466,9 +469,9 @@ func TestEarlySeals(t *testing.T) {
 		}
 	})
 	t.Run("series that ended fill the memory", func(t *testing.T) {
-		b := newBench(t)
+		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
 		b.set(start)
-		pushAll(b, 5000, 1)
+		pushAll(b, 2000, 1)
 		b.ing.opts.MemoryBytes = b.ing.bytes.Load()
 		if n := ticks(b, 45, func(int) {}); n != 1 || b.ing.seriesCount() != 0 {
 			t.Errorf("%d packs, %d series are left", n, b.ing.seriesCount())
