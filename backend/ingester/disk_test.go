@@ -315,9 +315,6 @@ func TestReserveIsEnough(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if estimated := recordBytes(&series.Batch{Tenant: "a"}); estimated <= 0 {
-				t.Errorf("an empty record is estimated at %d bytes", estimated)
-			}
 			byLog := b.ing.disk.reserve() - diskReserve
 			b.ing.disk.measure()
 			measured := b.ing.disk.reserve() - diskReserve
@@ -329,10 +326,10 @@ func TestReserveIsEnough(t *testing.T) {
 				wrote += p.Bytes
 			}
 			t.Logf("packs have %d bytes; reserve %d by the log, %d measured, without the fixed part", wrote, byLog, measured)
-			if wrote > byLog+diskReserve/2 || wrote > measured+diskReserve/2 {
+			if wrote > byLog+64<<10 || wrote > measured+64<<10 {
 				t.Errorf("packs have %d bytes; reserve %d by the log, %d measured, without the fixed part", wrote, byLog, measured)
 			}
-			if measured > byLog {
+			if measured > byLog+1000 {
 				t.Errorf("the measured reserve is %d, by the log %d", measured, byLog)
 			}
 		})
@@ -483,7 +480,7 @@ func TestEarlySeals(t *testing.T) {
 		b := newDiskBench(t, smallDisk{dir: t.TempDir(), free: func(string) (int64, error) { return left.Load(), nil }})
 		b.set(start)
 		pushAll(b, 40_000, 1)
-		left.Store(4 << 20) // more than the fixed part, and less than what is near
+		left.Store(3 << 20) // more than the fixed part, and near it
 		if n := ticks(b, 60, func(tick int) { pushAll(b, 100, float64(tick)) }); n != 1 {
 			t.Errorf("%d packs in an hour", n)
 		}
