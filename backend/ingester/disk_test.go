@@ -104,8 +104,13 @@ func realDisk(t *testing.T, size int64) smallDisk {
 		}}
 }
 
-// newDiskBench is a bench on a small disk. Its clock stands unless it is set, so
-// that nothing is sealed but by the test.
+// still ends what the ingester does by itself: only the test seals.
+func (b *bench) still() {
+	b.ing.stop()
+	b.ing.done.Wait()
+}
+
+// newDiskBench is a bench on a small disk, on which only the test seals.
 func newDiskBench(t *testing.T, d smallDisk) *bench {
 	t.Helper()
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
@@ -114,6 +119,7 @@ func newDiskBench(t *testing.T, d smallDisk) *bench {
 	b := &bench{t: t, dir: d.dir, lim: limits.Default(), diskFree: d.free, replicas: 3}
 	b.set(time.UnixMilli(1_700_000_000_000))
 	b.open()
+	b.still()
 	t.Cleanup(func() { _ = b.ing.Close() })
 	return b
 }
@@ -175,6 +181,7 @@ func (n *noise) untilSealed(crash bool) int64 {
 		n.untilFull()
 		if crash {
 			n.b.crash()
+			n.b.still()
 			n.check("replayed on a full disk")
 		}
 		log := n.b.ing.log.Bytes()
@@ -256,6 +263,7 @@ func foreignFile(t *testing.T, d smallDisk, b *bench, n *noise) {
 	}
 	n.check("another file fills the disk")
 	b.crash() // also a start works without a byte free
+	b.still()
 	n.check("replayed on a full disk")
 	if err := n.push(); !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("push after a start on a full disk: %v", err)
