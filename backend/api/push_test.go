@@ -229,6 +229,7 @@ func TestErrors(t *testing.T) {
 		text   string
 	}{
 		{wrap(ingester.ErrFull), 503, "ingester's memory is full; send the request again"},
+		{wrap(ingester.ErrDiskFull), 503, "ingester's disk is nearly full; send the request again: writes are accepted again without intervention once there is room"},
 		{wrap(ingester.ErrLog), 503, "the write-ahead log could not be written; send the request again"},
 		{wrap(ingester.ErrStopped), 503, "ingester is stopping; send the request again"},
 		{wrap(ring.ErrTooFew), 503, "too few ingesters are available; send the request again"},

@@ -211,7 +211,9 @@ th,td{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}td.n{text
 <h2>Sealed windows</h2><table><tr><th>From</th><th>To</th><th>Tenants</th><th>Series</th><th>Samples</th><th>Bytes</th><th>Pack</th></tr>
 {{range .Packs}}<tr><td>{{ms .MinTime}}</td><td>{{ms .MaxTime}}</td><td class="n">{{.Tenants}}</td><td class="n">{{.Series}}</td><td class="n">{{.Samples}}</td><td class="n">{{.Bytes}}</td><td>{{.Name}}</td></tr>{{end}}</table>{{end}}
 {{with .Compactor}}<h2>Compactor</h2><p>{{if ge .Day 0}}Compacting day {{.Day}}{{else}}Idle{{end}}, last run {{.LastRun.UTC.Format "2006-01-02 15:04:05"}} UTC.{{with .LastErr}} Last error: {{.}}{{end}}</p>
-{{with .Waiting}}<table><tr><th>Day</th><th>Waits because</th></tr>{{range .}}<tr><td>{{.Day}}</td><td>{{.Reason}}</td></tr>{{end}}</table>{{end}}{{end}}
+{{with .Waiting}}<table><tr><th>Day</th><th>Waits because</th></tr>{{range .}}<tr><td>{{.Day}}</td><td>{{.Reason}}</td></tr>{{end}}</table>{{end}}
+{{with .Failing}}<table><tr><th>Tenant</th><th>Day</th><th>Cannot be compacted because</th><th>Since</th><th>Attempts</th><th>Next attempt</th></tr>
+{{range .}}<tr><td>{{if .Tenant}}{{.Tenant}}{{else}}all in pack {{.Pack}}{{end}}</td><td>{{.Day}}</td><td>{{.Err}}</td><td>{{.Since.UTC.Format "2006-01-02 15:04:05"}}</td><td class="n">{{.Attempts}}</td><td>{{.Next.UTC.Format "2006-01-02 15:04:05"}}</td></tr>{{end}}</table>{{end}}{{end}}
 {{with .RingError}}<h2>Ring</h2><p>{{.}}</p>{{end}}
 {{with .Ring}}<h2>Ring</h2><table><tr><th>Instance</th><th>Roles</th><th>State</th><th>Zone</th><th>Last heartbeat</th><th>Member since</th><th>Share of the series</th><th>Tokens</th><th>Address</th></tr>
 {{range .}}<tr><td>{{.ID}}</td><td>{{range .Roles}}{{.}} {{end}}</td><td>{{.State}}{{if .Unhealthy}}, unhealthy{{end}}</td><td>{{.Zone}}</td><td class="n">{{.Silent}}</td><td>{{.Registered.Format "2006-01-02 15:04:05"}}</td><td class="n">{{if .Tokens}}{{percent .Share}}{{end}}</td><td class="n">{{if .Tokens}}{{.Tokens}}{{end}}</td><td>{{.Address}}</td></tr>{{end}}</table>{{end}}

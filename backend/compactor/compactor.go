@@ -7,7 +7,6 @@ package compactor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -54,6 +53,7 @@ const (
 type Compactor struct {
 	opts    Options
 	mu      sync.Mutex
+	failing *failures // guarded by mu
 	metrics *metrics
 	status  atomic.Pointer[Status]
 }
@@ -63,6 +63,7 @@ type Status struct {
 	Day     int64 // being compacted; -1 when idle
 	Tenant  tenant.ID
 	Waiting []Waiting // days that may not be published yet
+	Failing []Failing // what cannot be compacted, the longest first; bounded
 	LastRun time.Time
 	LastErr string
 }
@@ -71,6 +72,17 @@ type Status struct {
 type Waiting struct {
 	Day    int64
 	Reason string
+}
+
+// Failing is a tenant's day that cannot be compacted, or an L0 pack that cannot
+// be opened, and when that is tried again.
+type Failing struct {
+	Tenant      tenant.ID // empty for a pack
+	Day         int64
+	Pack        string // object of a pack that cannot be opened
+	Since, Next time.Time
+	Attempts    int
+	Err         string
 }
 
 // New returns a compactor.
@@ -86,6 +98,7 @@ func New(o Options) *Compactor {
 	}
 	c := &Compactor{opts: o}
 	c.metrics = newMetrics(o.Registerer)
+	c.failing = newFailures(o.Interval, c.metrics)
 	c.status.Store(&Status{Day: -1})
 	return c
 }
@@ -129,17 +142,22 @@ type Report struct {
 }
 
 // Compact compacts what there is to compact. What fails does not keep the rest
-// from it; the errors are joined.
+// from it, and is tried again later and later; the errors are joined.
 func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := Status{Day: -1, LastRun: c.opts.Now()}
+	st := Status{Day: -1, LastRun: c.opts.Now(), Failing: c.failing.list()}
 	defer func() { st.Day = -1; s := st; c.status.Store(&s) }()
 	var report Report
 	if which == Due {
 		held, err := c.opts.Store.Lease(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
-		if err != nil || !held {
+		if err != nil {
 			return report, err
+		}
+		if !held {
+			c.failing.clear()
+			st.Failing = nil
+			return report, nil
 		}
 	}
 	if n, err := c.opts.Store.SettleLosses(ctx, c.opts.Now().Add(-lossDelay).UnixMilli()); err != nil {
@@ -153,17 +171,38 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 		st.LastErr = err.Error()
 		return report, err
 	}
-	var errs error
+	err = c.compactDays(ctx, work, which, &st, &report)
+	if ctx.Err() != nil {
+		return report, err
+	}
+	c.metrics.waiting.Set(float64(len(st.Waiting)))
+	for _, w := range st.Waiting {
+		c.opts.Logger.Warn("a day cannot be published yet", "day", w.Day, "reason", w.Reason)
+	}
+	if err != nil {
+		st.LastErr = err.Error()
+		c.metrics.failures.Inc()
+	}
+	return report, err
+}
+
+// compactDays goes through the days that have work.
+func (c *Compactor) compactDays(ctx context.Context, work []store.DayWork, which Which, st *Status, report *Report) error {
+	c.failing.look++
+	var errs problems
+	waiting := map[int64]bool{}
 	for i := range work {
 		d := &work[i]
 		if ctx.Err() != nil {
-			return report, errors.Join(errs, ctx.Err())
+			errs.add(ctx.Err())
+			return errs.join()
 		}
 		if d.Idle() {
 			continue
 		}
 		if which == Due {
 			if reason := c.mustWait(d); reason != "" {
+				waiting[d.Day] = true
 				if c.ended(d.Day) {
 					st.Waiting = append(st.Waiting, Waiting{d.Day, reason})
 				}
@@ -171,21 +210,18 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 			}
 		}
 		st.Day = d.Day
-		now := st
+		now := *st
 		c.status.Store(&now)
-		if err := c.compactDay(ctx, d, which, &report); err != nil {
-			errs = errors.Join(errs, fmt.Errorf("day %d: %w", d.Day, err))
+		if err := c.compactDay(ctx, d, which, report); err != nil {
+			errs.add(fmt.Errorf("day %d: %w", d.Day, err))
 		}
 	}
-	c.metrics.waiting.Set(float64(len(st.Waiting)))
-	for _, w := range st.Waiting {
-		c.opts.Logger.Warn("a day cannot be published yet", "day", w.Day, "reason", w.Reason)
+	if ctx.Err() == nil {
+		c.failing.prune(waiting)
 	}
-	if errs != nil {
-		st.LastErr = errs.Error()
-		c.metrics.failures.Inc()
-	}
-	return report, errs
+	c.failing.publish()
+	st.Failing = c.failing.list()
+	return errs.join()
 }
 
 // Status is what the compactor does now.

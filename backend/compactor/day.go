@@ -22,7 +22,8 @@ import (
 
 // openPacks has the L0 packs of a day open, each once for all tenants in it.
 type openPacks struct {
-	byID map[ulid.ULID]*pack.Reader
+	byID   map[ulid.ULID]*pack.Reader
+	failed map[ulid.ULID]error // packs that cannot be opened
 }
 
 func (o *openPacks) close() error {
@@ -33,17 +34,85 @@ func (o *openPacks) close() error {
 	return errs
 }
 
-// compactDay compacts a day of all tenants that have something uploaded, in the
-// order in which L0 packs have them, and discharges the packs that were used up.
+// withSection lists the packs that have, or may have, a section of a tenant's day.
+func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
+	out := slices.Collect(maps.Keys(o.failed))
+	for id, r := range o.byID {
+		if slices.ContainsFunc(r.Info().Sections, func(s pack.SectionInfo) bool { return s.Tenant == t && s.Day == day }) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// compactDay compacts a day of all tenants that have something uploaded, and
+// discharges the packs that were used up. A tenant or pack that fails does not
+// keep others from it: only the packs that it needs are held.
 func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Which, report *Report) (err error) {
-	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}}
+	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}, failed: map[ulid.ULID]error{}}
 	defer func() { err = errors.Join(err, packs.close()) }()
+	var errs problems
+	tenants, err := c.openDay(ctx, d, which, packs, &errs)
+	if err != nil {
+		return err
+	}
+	report.Days++
+	held := map[ulid.ULID]bool{} // packs that a tenant still needs, or that cannot be read
+	for id := range packs.failed {
+		held[id] = true
+	}
+	for _, t := range slices.Sorted(maps.Keys(tenants)) {
+		left, err := c.tenantDay(ctx, t, d, packs, which, report)
+		if ctx.Err() != nil {
+			errs.add(ctx.Err())
+			return errs.join()
+		}
+		if err != nil {
+			errs.add(fmt.Errorf("tenant %s: %w", t, err))
+		}
+		for _, id := range left {
+			held[id] = true
+		}
+	}
+	for _, r := range d.Receipts {
+		if held[r.ID] {
+			continue
+		}
+		if err := c.opts.Store.Discharge(ctx, d.Day, r); err != nil {
+			errs.add(err)
+			break // the store cannot be written, others would fail too
+		}
+	}
+	return errs.join()
+}
+
+// openDay opens the packs of a day and returns the tenants that have something
+// to compact. Packs that cannot be opened are in packs.failed; an error is the
+// end of ctx.
+func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, packs *openPacks, errs *problems) (map[tenant.ID]struct{}, error) {
 	tenants := map[tenant.ID]struct{}{}
 	for _, r := range d.Receipts {
-		reader, err := c.opts.Store.OpenPack(ctx, r.ID, r.Object, r.Size)
-		if err != nil {
-			return err
+		key := failingKey{day: d.Day, pack: r.ID}
+		if which == Due && c.failing.waits(key, fingerprint{}, c.opts.Now()) {
+			packs.failed[r.ID] = fmt.Errorf("object %s cannot be read: %s", r.Object, c.failing.byKey[key].err)
+			continue
 		}
+		reader, err := c.opts.Store.OpenPack(ctx, r.ID, r.Object, r.Size)
+		if ctx.Err() != nil {
+			if err == nil {
+				packs.byID[r.ID] = reader
+			}
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			packs.failed[r.ID] = err
+			f := c.failing.failed(key, fingerprint{}, r.Object, err, c.opts.Now())
+			c.opts.Logger.Error("L0 pack cannot be opened: its tenants' day is not compacted; restore the object", "day", d.Day, "object", r.Object,
+				"ingester", r.Ingester, "attempts", f.attempts, "next", f.next, "err", err)
+			errs.add(fmt.Errorf("open pack %s of ingester %s: %w", r.ID, r.Ingester, err))
+			continue
+		}
+		c.failing.succeeded(key)
 		packs.byID[r.ID] = reader
 		for _, sec := range reader.Info().Sections {
 			if sec.Day == d.Day {
@@ -54,71 +123,92 @@ func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Whic
 	for _, t := range d.Rewrites {
 		tenants[t] = struct{}{}
 	}
-	report.Days++
-	held := map[ulid.ULID]bool{} // packs that a tenant still needs
-	var errs error
-	for _, t := range slices.Sorted(maps.Keys(tenants)) {
-		if ctx.Err() != nil {
-			return errors.Join(errs, ctx.Err())
-		}
-		left, err := c.compactTenant(ctx, t, d.Day, packs, which, report)
-		if err != nil {
-			errs = errors.Join(errs, fmt.Errorf("tenant %s: %w", t, err))
-		}
-		for _, id := range left {
-			held[id] = true
-		}
-		if err == nil && slices.Contains(d.Rewrites, t) {
-			errs = errors.Join(errs, c.rewritten(ctx, t, d.Day))
-		}
-	}
-	if errs != nil {
-		return errs
-	}
-	for _, r := range d.Receipts {
-		if held[r.ID] {
-			continue
-		}
-		if err := c.opts.Store.Discharge(ctx, d.Day, r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tenants, nil
 }
 
-// compactTenant writes a tenant's day anew and publishes it. It returns the L0
-// packs that the day still needs.
-func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *Report) ([]ulid.ULID, error) {
+// tenantDay compacts a tenant's day, remembers whether that failed, and returns
+// the packs that the tenant still needs. An attempt that is not due yet after a
+// failure is no error.
+func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork, packs *openPacks, which Which, report *Report) ([]ulid.ULID, error) {
+	key := failingKey{day: d.Day, tenant: t}
+	o := outcome{}
+	err := c.compactTenant(ctx, t, d.Day, packs, which, report, &o)
+	if err == nil && !o.waits && slices.Contains(d.Rewrites, t) {
+		err = c.rewritten(ctx, t, d.Day)
+	}
+	switch {
+	case ctx.Err() != nil || o.waits:
+	case err == nil:
+		c.failing.succeeded(key)
+	default:
+		f := c.failing.failed(key, o.inputs, "", err, c.opts.Now())
+		c.opts.Logger.Error("compacting a tenant's day failed, others go on", "tenant", t, "day", d.Day, "attempts", f.attempts, "next", f.next, "err", err)
+	}
+	if !o.known {
+		return packs.withSection(t, d.Day), err
+	}
+	return o.left, err
+}
+
+// outcome is what compactTenant found out beside its error.
+type outcome struct {
+	known  bool        // left is what the day still needs; else that is not known
+	left   []ulid.ULID // L0 packs
+	inputs fingerprint
+	waits  bool // the inputs failed before and are not due yet
+}
+
+func (o *outcome) keep(left []ulid.ULID) { o.left, o.known = left, true }
+
+// compactTenant writes a tenant's day anew and publishes it.
+func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *Report, o *outcome) error {
 	const attempts = 3
+	key := failingKey{day: day, tenant: t}
 	for try := 1; ; try++ {
+		o.known = false
+		if o.waits = which == Due && try == 1 && c.failing.waits(key, fingerprint{}, c.opts.Now()); o.waits {
+			return nil
+		}
 		catalog, deletions, err := c.opts.Store.Day(ctx, t, day)
 		if err != nil {
-			return nil, err
+			return err
+		}
+		o.keep(idsOf(catalog.L0))
+		o.inputs = inputsOf(&catalog, deletions)
+		if o.waits = which == Due && try == 1 && c.failing.waits(key, o.inputs, c.opts.Now()); o.waits {
+			return nil
 		}
 		skip, err := c.skip(ctx, &catalog, deletions, which)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		switch skip {
-		case skipLater:
-			return idsOf(catalog.L0), nil
-		case skipNothing:
-			return nil, nil
+		case skipLater, skipNothing:
+			return nil
 		case skipDrop:
-			return nil, c.opts.Store.DropL0(ctx, &catalog)
+			return c.drop(ctx, &catalog, o)
 		}
 		err = c.rewrite(ctx, catalog, deletions, packs, report)
 		switch {
 		case err == nil:
-			return c.remaining(ctx, t, day)
+			return c.remaining(ctx, t, day, o)
 		case errors.Is(err, store.ErrDeleted):
-			return nil, c.opts.Store.DropL0(ctx, &catalog)
+			return c.drop(ctx, &catalog, o)
 		case errors.Is(err, store.ErrConflict) && try < attempts,
 			errors.Is(err, objects.ErrNotFound) && try < attempts:
 			continue // another compactor was faster; its packs are other ones
 		}
-		return idsOf(catalog.L0), err
+		return err
 	}
+}
+
+// drop takes the L0 packs out of a day that nobody reads any more.
+func (c *Compactor) drop(ctx context.Context, catalog *store.Catalog, o *outcome) error {
+	err := c.opts.Store.DropL0(ctx, catalog)
+	if err == nil {
+		o.keep(nil)
+	}
+	return err
 }
 
 // rewritten takes a tenant's request out of the work when its deletions are
@@ -131,10 +221,15 @@ func (c *Compactor) rewritten(ctx context.Context, t tenant.ID, day int64) error
 	return c.opts.Store.Rewritten(ctx, t, day)
 }
 
-// remaining lists the L0 packs that came while the day was compacted.
-func (c *Compactor) remaining(ctx context.Context, t tenant.ID, day int64) ([]ulid.ULID, error) {
+// remaining notes the L0 packs that came while the day was compacted. What failed
+// is not what was merged, so the failure is not one of these inputs.
+func (c *Compactor) remaining(ctx context.Context, t tenant.ID, day int64, o *outcome) error {
+	o.known, o.inputs = false, fingerprint{}
 	now, err := c.opts.Store.Catalog(ctx, t, day)
-	return idsOf(now.L0), err
+	if err == nil {
+		o.keep(idsOf(now.L0))
+	}
+	return err
 }
 
 func idsOf(list []store.L0) []ulid.ULID {
@@ -236,6 +331,9 @@ func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletion
 	for i := range catalog.L0 {
 		l := &catalog.L0[i]
 		r := packs.byID[l.ID]
+		if err := packs.failed[l.ID]; err != nil {
+			return nil, nil, nil, errors.Join(err, closeAll())
+		}
 		if r == nil { // its receipt came after the work was listed
 			if r, err = c.opts.Store.OpenPack(ctx, l.ID, l.Object, l.ObjectSize); err != nil {
 				return nil, nil, nil, errors.Join(err, closeAll())

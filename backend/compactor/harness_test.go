@@ -19,6 +19,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -113,6 +114,7 @@ type world struct {
 	now     time.Time
 	keep    time.Duration
 	deleted map[tenant.ID]bool
+	reg     *prometheus.Registry                             // of the compactor
 	want    map[tenant.ID]map[string]map[int64]series.Sample // by labels and time
 }
 
@@ -152,7 +154,8 @@ func (x *world) open(packBytes int64) {
 		x.t.Fatal(err)
 	}
 	x.store = s
-	x.comp = New(Options{ID: "c1", Store: s, Retention: keep, Now: func() time.Time { return x.now },
+	x.reg = prometheus.NewRegistry()
+	x.comp = New(Options{ID: "c1", Store: s, Retention: keep, Registerer: x.reg, Now: func() time.Time { return x.now },
 		Tenants: func(context.Context) (active, deleted []tenant.ID, err error) {
 			for t := range x.want {
 				if x.deleted[t] {

@@ -46,7 +46,8 @@ func (c *Compactor) Sweep(ctx context.Context) error {
 
 type metrics struct {
 	samples, failures, expired, swept prometheus.Counter
-	waiting                           prometheus.Gauge
+	waiting, unreadable               prometheus.Gauge
+	failing                           *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -61,5 +62,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		swept:    counter("pallium_compactor_objects_swept_total", "Objects deleted by the sweep."),
 		waiting: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_days_waiting",
 			Help: "Days that ended and may not be published, because ingesters owe samples."}),
+		unreadable: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_unreadable_packs",
+			Help: "L0 packs that cannot be opened; the days of the tenants in them are not compacted."}),
+		failing: auto.NewGaugeVec(prometheus.GaugeOpts{Name: "pallium_compactor_failing_days",
+			Help: "Days of a tenant that cannot be compacted; only while there are any, and 100 tenants at most, others together."}, []string{"tenant"}),
 	}
 }

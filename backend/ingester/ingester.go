@@ -54,6 +54,9 @@ type Options struct {
 	idle       bool      // start no goroutines: whoever opens it calls what they would
 	// Deleted reports whether a tenant was deleted; nil: none ever is.
 	Deleted func(context.Context, tenant.ID) (bool, error)
+	// DiskFree tells how many bytes can still be written to the file system of a
+	// directory; nil asks the operating system.
+	DiskFree func(dir string) (int64, error)
 
 	Now        func() time.Time
 	Logger     *slog.Logger
@@ -63,9 +66,10 @@ type Options struct {
 // Errors of Push that are the ingester's trouble, not the sender's: it should
 // send the request again.
 var (
-	ErrFull    = errors.New("ingester's memory is full")
-	ErrStopped = errors.New("ingester is not running")
-	ErrLog     = errors.New("write-ahead log refused the request")
+	ErrFull     = errors.New("ingester's memory is full")
+	ErrDiskFull = errors.New("ingester's disk is nearly full")
+	ErrStopped  = errors.New("ingester is not running")
+	ErrLog      = errors.New("write-ahead log refused the request")
 )
 
 // Ingester is one running ingester. It is safe for concurrent use.
@@ -84,8 +88,12 @@ type Ingester struct {
 
 	// gate is held for reading while a request is logged and applied, and for
 	// writing where no request may be in between.
-	gate    sync.RWMutex
+	gate    pushGate
 	stopped bool // guarded by gate
+
+	disk         *diskGuard
+	early        atomic.Int64 // when an early seal was last thought of, Unix ms
+	largestSlice atomic.Int64 // most series removed under one hold of the gate
 
 	sealMu   sync.Mutex // one seal at a time
 	sealed   atomic.Int64
@@ -113,6 +121,7 @@ func Open(o Options) (*Ingester, error) {
 	o.Replication = max(o.Replication, 1)
 	ing := &Ingester{opts: o, tenants: map[tenant.ID]*tenantHead{}, flushNow: make(chan struct{}, 1), uploadNow: make(chan struct{}, 1)}
 	ing.metrics = newMetrics(o.Registerer, ing)
+	ing.disk = newDiskGuard(ing)
 	packs, err := openPacks(filepath.Join(o.Dir, "l0"), o.Logger)
 	if err != nil {
 		return nil, err
@@ -127,6 +136,7 @@ func Open(o Options) (*Ingester, error) {
 	if err := ing.recover(); err != nil {
 		return nil, errors.Join(err, packs.close())
 	}
+	ing.disk.begin(o.Registerer)
 	ctx, cancel := context.WithCancel(context.Background())
 	ing.stop = cancel
 	if o.LongTerm != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -34,7 +35,10 @@ type bench struct {
 	now time.Time // changed by set only
 	ing *Ingester
 
-	longTerm LongTerm // nil: none
+	longTerm LongTerm                        // nil: none
+	diskFree func(dir string) (int64, error) // nil: the real one
+	registry prometheus.Registerer           // nil: none
+	replicas int                             // with more than one, a push is not synced
 
 	clock atomic.Int64 // now, in ms, for the ingester's goroutines
 }
@@ -54,7 +58,7 @@ func newBench(t *testing.T) *bench {
 }
 
 func (b *bench) options() Options {
-	return Options{ID: "ingester-1", Dir: b.dir, Limits: func(tenant.ID) limits.Limits { return b.lim }, LongTerm: b.longTerm, Now: func() time.Time { return time.UnixMilli(b.clock.Load()) }}
+	return Options{ID: "ingester-1", Dir: b.dir, Replication: b.replicas, Limits: func(tenant.ID) limits.Limits { return b.lim }, LongTerm: b.longTerm, DiskFree: b.diskFree, Registerer: b.registry, Now: func() time.Time { return time.UnixMilli(b.clock.Load()) }}
 }
 
 func (b *bench) open() {

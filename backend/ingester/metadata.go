@@ -35,6 +35,17 @@ func (th *tenantHead) metadataFor(metric string) (string, metadata.Metadata, boo
 	return "", metadata.Metadata{}, false
 }
 
+// metadataBytes is about how much a tenant's metadata takes in a pack.
+func (th *tenantHead) metadataBytes() int64 {
+	th.mu.RLock()
+	defer th.mu.RUnlock()
+	n := int64(0)
+	for name, m := range th.metadata {
+		n += int64(len(name)+len(m.Unit)+len(m.Help)) + 16
+	}
+	return n
+}
+
 // Metadata returns a tenant's metrics and what was said of them, by metric.
 func (ing *Ingester) Metadata(id tenant.ID) []series.MetricMetadata {
 	th := ing.head(id, false)

@@ -26,7 +26,12 @@ const chunkOverhead = 56
 // returns when what the outcome counts is durable. An error means that the
 // sender should repeat the request; repeated samples are harmless.
 func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
-	ing.gate.RLock()
+	size, err := ing.disk.admit(b)
+	if err != nil {
+		return series.Outcome{}, err
+	}
+	defer ing.disk.done(size)
+	ing.gate.enter(ing.opts.Now)
 	defer ing.gate.RUnlock()
 	var out series.Outcome
 	if ing.stopped {

@@ -51,12 +51,11 @@ func (ing *Ingester) run(ctx context.Context) {
 }
 
 // sealDue seals what is due: a window that ended, late samples that waited long
-// enough, or everything when memory is nearly full.
+// enough, or everything when memory or disk are nearly full.
 func (ing *Ingester) sealDue() error {
 	now := ing.opts.Now()
 	bound := series.WindowStart(now.Add(-sealDelay).UnixMilli())
-	if m := ing.opts.MemoryBytes; m > 0 && ing.bytes.Load() > m/10*8 {
-		ing.opts.Logger.Warn("head is near its memory budget, sealing early", "bytes", ing.bytes.Load(), "budget", m)
+	if ing.sealEarly(now) {
 		return ing.seal(endOfTime)
 	}
 	late := ing.lateFrom.Load()
@@ -100,6 +99,10 @@ func (ing *Ingester) sealLocked(bound int64) error {
 		window = series.WindowStart(start.UnixMilli())
 	}
 	far := farFrom(start)
+	// Most of what Cut syncs is synced before pushes have to wait for it.
+	if err := ing.log.SyncAll(); err != nil {
+		ing.opts.Logger.Warn("write-ahead log could not be synced before a seal", "err", err)
+	}
 	ing.gate.Lock()
 	cut, err := ing.log.Cut()
 	late := ing.lateFrom.Swap(0)
@@ -135,6 +138,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	if err := ing.log.Truncate(needed); err != nil {
 		return err
 	}
+	ing.disk.look()
 	ing.dropIdle(start.Add(-idleSeries).UnixMilli())
 	ing.metrics.seals.Inc()
 	ing.metrics.asides.Add(float64(s.aside))
@@ -142,35 +146,6 @@ func (ing *Ingester) sealLocked(bound int64) error {
 		ing.opts.Logger.Info("sealed", "series", s.series, "samples", s.samples, "packs", s.paths, "took", ing.opts.Now().Sub(start).Round(time.Millisecond))
 	}
 	return nil
-}
-
-// dropIdle takes series that hold nothing any more out of the head, and counts
-// the head's size anew.
-func (ing *Ingester) dropIdle(idleSince int64) {
-	for _, th := range ing.heads() {
-		ing.gate.Lock()
-		ing.metrics.seriesRemoved.Add(float64(th.dropIdle(idleSince)))
-		ing.gate.Unlock()
-	}
-	ing.recount()
-}
-
-// recount sets the head's size to the sum over its series.
-func (ing *Ingester) recount() {
-	total := int64(0)
-	for _, th := range ing.heads() {
-		for _, s := range th.all() {
-			total += s.size()
-		}
-	}
-	ing.bytes.Store(total)
-}
-
-// size is roughly what the series takes in memory.
-func (s *memSeries) size() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return seriesOverhead + int64(s.labels.ByteSize()) + sizeOf(s.in.Done())
 }
 
 // sizeOf is what closed chunks take in memory.

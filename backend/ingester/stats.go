@@ -36,6 +36,9 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 	if reg != nil {
 		reg.MustRegister(asideCollector{ing})
 	}
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_push_wait_seconds_max",
+		Help: "Longest time that a push of the last one to two minutes waited for a seal or for the removal of series."},
+		func() float64 { return ing.gate.waits.value(ing.opts.Now()).Seconds() })
 	return &metrics{
 		seriesCreated:   counter("pallium_ingester_series_created_total", "Series that entered the head."),
 		seriesRemoved:   counter("pallium_ingester_series_removed_total", "Series that left the head."),

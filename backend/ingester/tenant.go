@@ -26,8 +26,12 @@ type tenantHead struct {
 	series   map[uint64]*memSeries // by hash; further ones by next
 	count    int
 	byRef    map[storage.SeriesRef]*memSeries // only with an index
-	postings *index.MemPostings               // nil below indexFrom
+	postings *index.MemPostings               // nil below indexFrom; may have references of series that are gone
+	dead     int                              // how many of those, about
+	added    []*memSeries                     // since reindexing is true: series that new postings do not have
 	metadata map[string]metadata.Metadata     // by metric
+
+	reindexing bool // new postings are being made
 
 	exemplars exemplarRing
 
@@ -74,19 +78,9 @@ func (th *tenantHead) add(s *memSeries) {
 func (th *tenantHead) index(s *memSeries) {
 	th.byRef[storage.SeriesRef(s.ref)] = s
 	th.postings.Add(storage.SeriesRef(s.ref), s.labels)
-}
-
-// all returns every series, in no order.
-func (th *tenantHead) all() []*memSeries {
-	th.mu.RLock()
-	defer th.mu.RUnlock()
-	out := make([]*memSeries, 0, th.count)
-	for _, s := range th.series {
-		for ; s != nil; s = s.next {
-			out = append(out, s)
-		}
+	if th.reindexing {
+		th.added = append(th.added, s)
 	}
-	return out
 }
 
 // match returns the series that all matchers match, in no order.
@@ -152,45 +146,6 @@ func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, ma
 		}
 	}
 	return out, nil
-}
-
-// dropIdle removes series that hold nothing and had no sample since idleSince
-// (Unix milliseconds). It returns how many. No push may be under way: it could
-// be holding a series that is about to go.
-func (th *tenantHead) dropIdle(idleSince int64) int {
-	th.mu.Lock()
-	defer th.mu.Unlock()
-	deleted := map[storage.SeriesRef]struct{}{}
-	affected := map[labels.Label]struct{}{}
-	n := 0
-	for hash, first := range th.series {
-		var kept *memSeries
-		for s := first; s != nil; {
-			next := s.next
-			if s.idle(idleSince) {
-				n++
-				if th.postings != nil {
-					deleted[storage.SeriesRef(s.ref)] = struct{}{}
-					delete(th.byRef, storage.SeriesRef(s.ref))
-					s.labels.Range(func(l labels.Label) { affected[l] = struct{}{} })
-				}
-			} else {
-				s.next = kept
-				kept = s
-			}
-			s = next
-		}
-		if kept == nil {
-			delete(th.series, hash)
-		} else {
-			th.series[hash] = kept
-		}
-	}
-	th.count -= n
-	if len(deleted) > 0 {
-		th.postings.Delete(deleted, affected)
-	}
-	return n
 }
 
 // extend widens the time bounds to take t in.

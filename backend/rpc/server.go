@@ -101,7 +101,7 @@ type ingesterServer struct {
 
 // unavailable are errors after which a call may succeed later, or elsewhere.
 func unavailable(err error) error {
-	return wire.Status(err, ingester.ErrFull, ingester.ErrStopped, ingester.ErrLog, ingester.ErrAside)
+	return wire.Status(err, ingester.ErrFull, ingester.ErrDiskFull, ingester.ErrAside, ingester.ErrStopped, ingester.ErrLog)
 }
 
 func tenantOf(s string) (tenant.ID, error) {

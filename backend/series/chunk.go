@@ -144,6 +144,14 @@ func (b *ChunkBuilder) Open() (min int64, e chunkenc.Encoding, ok bool) {
 	return b.min, b.open.Encoding(), true
 }
 
+// OpenBytes is the size of the open chunk.
+func (b *ChunkBuilder) OpenBytes() int {
+	if b.open == nil {
+		return 0
+	}
+	return len(b.open.Bytes())
+}
+
 // Snapshot returns a copy of the open chunk that later samples do not change.
 func (b *ChunkBuilder) Snapshot() (Chunk, bool) {
 	if b.open == nil || b.open.NumSamples() == 0 {

@@ -257,13 +257,16 @@ func (g *Generation) conflict() error {
 	return fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, ErrConflict)
 }
 
-// Abort gives up what is being written on the local disk. What was stored
-// already is swept later.
+// Abort gives up what is being written on the local disk, also a finished pack
+// that could not be stored. What was stored already is swept later.
 func (g *Generation) Abort() error {
-	if g.w == nil {
-		return nil
+	var err error
+	if g.w != nil {
+		err = g.w.Abort()
+		g.w = nil
 	}
-	err := g.w.Abort()
-	g.w = nil
+	if g.path != "" {
+		err = errors.Join(err, removeFile(g.path))
+	}
 	return err
 }

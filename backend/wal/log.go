@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -42,12 +44,16 @@ type Log struct {
 	synced uint64     // last appended record that is on disk
 
 	mu      sync.Mutex
-	file    *os.File
+	file    *os.File // nil when the disk had no room to begin the segment; failed says so
 	segment int
 	size    int64  // bytes of good records in the segment
 	seq     uint64 // last appended record
 	failed  error  // why the segment takes no more records
+	closed  bool
 	buf     []byte
+
+	appended atomic.Int64 // bytes appended since Open
+	onDisk   atomic.Int64 // bytes of all segments
 }
 
 type logMetrics struct {
@@ -91,10 +97,33 @@ func Open(dir string, o Options) (*Log, error) {
 		syncs:    auto.NewCounter(prometheus.CounterOpts{Name: "pallium_wal_syncs_total", Help: "Times the write-ahead log was synced to disk."}),
 		failures: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_wal_failures_total", Help: "Writes and syncs of the write-ahead log that failed."}),
 	}}
-	if err := l.begin(next); err != nil {
+	if err := l.measure(segments); err != nil {
+		return nil, err
+	}
+	if err := l.begin(next); isFull(err) {
+		// What is in the log is safe, and reading and sealing it does not need a new
+		// segment: one is begun with the first record for which there is room.
+		l.segment, l.failed = next, err
+		l.logger.Error("no room for a new write-ahead log segment: writes are rejected until the disk has room", "dir", dir, "err", err)
+	} else if err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// isFull reports whether an error says that the file system has no room.
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// measure counts the bytes of the segments that are there.
+func (l *Log) measure(segments []int) error {
+	for _, s := range segments {
+		info, err := os.Stat(filepath.Join(l.dir, segmentName(s)))
+		if err != nil {
+			return fmt.Errorf("open write-ahead log: %w", err)
+		}
+		l.onDisk.Add(info.Size())
+	}
+	return nil
 }
 
 // begin creates and opens a segment. The caller holds both locks, or is Open.
@@ -111,6 +140,7 @@ func (l *Log) begin(segment int) error {
 		return errors.Join(fmt.Errorf("begin write-ahead log segment: %w", err), f.Close(), os.Remove(path))
 	}
 	l.file, l.segment, l.size, l.failed = f, segment, int64(len(segmentMagic)), nil
+	l.onDisk.Add(l.size)
 	return nil
 }
 
@@ -129,7 +159,7 @@ type Record interface {
 // and has room again is used again.
 func (l *Log) Append(record Record) (Position, error) {
 	l.mu.Lock()
-	for l.file != nil && (l.failed != nil || l.size >= l.maxSize) {
+	for !l.closed && (l.failed != nil || l.size >= l.maxSize) {
 		l.mu.Unlock()
 		if err := l.rotate(); err != nil {
 			l.metrics.failures.Inc()
@@ -138,7 +168,7 @@ func (l *Log) Append(record Record) (Position, error) {
 		l.mu.Lock()
 	}
 	defer l.mu.Unlock()
-	if l.file == nil {
+	if l.closed {
 		return Position{}, ErrClosed
 	}
 	l.buf = append(l.buf[:0], make([]byte, frameHeaderSize)...)
@@ -157,6 +187,8 @@ func (l *Log) Append(record Record) (Position, error) {
 	record.Appended(l.segment)
 	l.metrics.records.Inc()
 	l.metrics.bytes.Add(float64(len(l.buf)))
+	l.appended.Add(int64(len(l.buf)))
+	l.onDisk.Add(int64(len(l.buf)))
 	if cap(l.buf) > 8<<20 {
 		l.buf = nil // one huge request must not pin its size
 	}
@@ -174,9 +206,9 @@ func (l *Log) Sync(p Position) error {
 		return nil
 	}
 	l.mu.Lock()
-	f, segment, upTo, failed := l.file, l.segment, l.seq, l.failed
+	f, segment, upTo, failed, closed := l.file, l.segment, l.seq, l.failed, l.closed
 	l.mu.Unlock()
-	if f == nil {
+	if closed {
 		return ErrClosed
 	}
 	if failed != nil {
@@ -205,21 +237,25 @@ func (l *Log) rotate() error {
 	defer l.syncMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil || (l.failed == nil && l.size < l.maxSize) {
+	if l.closed || (l.failed == nil && l.size < l.maxSize) {
 		return nil
 	}
 	return l.next()
 }
 
 // Cut closes the present segment and begins a new one, whose number it returns:
-// every record appended before the call is in an earlier segment, on disk.
+// every record appended before the call is in an earlier segment, on disk. A
+// segment without records stays the present one.
 func (l *Log) Cut() (int, error) {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
+	if l.closed {
 		return 0, ErrClosed
+	}
+	if l.file == nil || (l.failed == nil && l.size == int64(len(segmentMagic))) {
+		return l.segment, nil
 	}
 	if err := l.next(); err != nil {
 		return 0, err
@@ -231,6 +267,9 @@ func (l *Log) Cut() (int, error) {
 // nobody was told that its last records are safe. The caller holds both locks.
 func (l *Log) next() error {
 	old := l.file
+	if old == nil {
+		return l.begin(l.segment)
+	}
 	if l.failed == nil {
 		if err := old.Sync(); err != nil {
 			l.failed = fmt.Errorf("sync write-ahead log segment %d: %w", l.segment, err)
@@ -266,12 +305,24 @@ func (l *Log) Truncate(below int) error {
 		if s >= below || s >= current {
 			continue
 		}
-		if err := os.Remove(filepath.Join(l.dir, segmentName(s))); err != nil {
+		path := filepath.Join(l.dir, segmentName(s))
+		info, err := os.Stat(path)
+		if err == nil {
+			err = os.Remove(path)
+		}
+		if err != nil {
 			return fmt.Errorf("truncate write-ahead log: %w", err)
 		}
+		l.onDisk.Add(-info.Size())
 	}
 	return syncDir(l.dir)
 }
+
+// Appended is the number of bytes appended since the log was opened.
+func (l *Log) Appended() int64 { return l.appended.Load() }
+
+// Bytes is about how much all segments take on disk.
+func (l *Log) Bytes() int64 { return l.onDisk.Load() }
 
 // Close syncs and closes the log.
 func (l *Log) Close() error {
@@ -279,11 +330,14 @@ func (l *Log) Close() error {
 	defer l.syncMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
+	if l.closed {
 		return nil
 	}
+	l.closed = true
 	f := l.file
-	l.file = nil
+	if f == nil {
+		return nil
+	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("close write-ahead log: %w", err)
 	}

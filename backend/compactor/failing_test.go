@@ -1,0 +1,467 @@
+package compactor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// oneTenantRows refuses calls of one kind that touch certain keys.
+type oneTenantRows struct {
+	rows.Store
+	f *oneTenantFault
+}
+
+// oneTenantFault says which calls are refused while it is on.
+type oneTenantFault struct {
+	on        bool
+	call, key string
+	after     bool // only once the key was written conditionally
+	written   bool
+	puts      int
+	failPut   string // prefix of the objects that cannot be stored
+}
+
+func (f *oneTenantFault) refuses(call string, hit func(key string) bool) bool {
+	return f.on && f.call == call && hit(f.key) && (!f.after || f.written)
+}
+
+func (o oneTenantRows) ReadRows(ctx context.Context, list []rows.Range, fl rows.Filter, visit func(rows.Row) bool) error {
+	hit := func(key string) bool {
+		return slices.ContainsFunc(list, func(r rows.Range) bool { return r.Start != "" && r.Start <= key && key < r.End })
+	}
+	if o.f.refuses("ReadRows", hit) {
+		return errInjected
+	}
+	return o.Store.ReadRows(ctx, list, fl, visit)
+}
+
+func (o oneTenantRows) Mutate(ctx context.Context, m rows.RowMutation) error {
+	if o.f.refuses("Mutate", func(key string) bool { return m.Key == key }) {
+		return errInjected
+	}
+	return o.Store.Mutate(ctx, m)
+}
+
+func (o oneTenantRows) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	if o.f.refuses("CheckAndMutate", func(k string) bool { return k == key }) {
+		return false, errInjected
+	}
+	if key == o.f.key {
+		o.f.written = true
+	}
+	return o.Store.CheckAndMutate(ctx, key, c, then, otherwise)
+}
+
+func (o oneTenantRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []error {
+	if o.f.refuses("MutateRows", func(key string) bool {
+		return slices.ContainsFunc(ms, func(m rows.RowMutation) bool { return m.Key == key })
+	}) {
+		errs := make([]error, len(ms))
+		for i := range errs {
+			errs[i] = errInjected
+		}
+		return errs
+	}
+	return o.Store.MutateRows(ctx, ms)
+}
+
+// puttingObjects counts what is stored, and refuses some of it.
+type puttingObjects struct {
+	objects.Store
+	f *oneTenantFault
+}
+
+func (c puttingObjects) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
+	c.f.puts++
+	if c.f.on && c.f.failPut != "" && strings.HasPrefix(name, c.f.failPut) {
+		return objects.Object{}, errInjected
+	}
+	return c.Store.Put(ctx, name, path, crc)
+}
+
+// failingWorld has four L0 packs: one of the tenants bad and good, one of good
+// and fine, one of fine and gone, which was deleted, and one of bad only.
+type failingWorld struct {
+	*world
+	f     *oneTenantFault
+	packs map[string]store.Upload
+	log   bytes.Buffer
+}
+
+func newFailingWorld(t *testing.T) *failingWorld {
+	t.Helper()
+	w := &failingWorld{f: &oneTenantFault{}, packs: map[string]store.Upload{}}
+	w.world = newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return oneTenantRows{r, w.f} },
+		objects: func(o objects.Store) objects.Store { return puttingObjects{o, w.f} }})
+	w.comp.opts.Logger = slog.New(slog.NewTextHandler(&w.log, nil))
+	rng := rng()
+	for _, p := range []struct {
+		name    string
+		tenants []tenant.ID
+	}{{"bad+good", []tenant.ID{"bad", "good"}}, {"good+fine", []tenant.ID{"good", "fine"}}, {"fine+gone", []tenant.ID{"fine", "gone"}}, {"bad", []tenant.ID{"bad"}}} {
+		d := map[tenant.ID]data{}
+		for _, id := range p.tenants {
+			d[id] = window(rng, testDay, len(w.packs)+1, 2, 3)
+		}
+		w.expect(d)
+		w.packs[p.name] = w.seal("i1", d, 0)
+		if err := w.store.Upload(ctx, w.packs[p.name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.deleted["gone"] = true
+	w.f.puts = 0
+	return w
+}
+
+// deletes makes a deletion of series of the tenant bad that matches nothing.
+func (w *failingWorld) deletes() {
+	w.t.Helper()
+	d, err := w.store.ReserveDeletion(ctx, "bad", math.MinInt64, math.MaxInt64, [][]*labels.Matcher{{metric("never")}})
+	if err == nil {
+		err = w.store.ActivateDeletion(ctx, "bad", d)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// consumed lists the packs that ingesters may drop.
+func (w *failingWorld) consumed() string {
+	w.t.Helper()
+	var out []string
+	for name, u := range w.packs {
+		done, err := w.store.Consumed(ctx, u.Info)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if done {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+// gauges returns a metric's values by label, or by "" without one.
+func gauges(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
+	t.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range all {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			label := ""
+			if len(m.GetLabel()) > 0 {
+				label = m.GetLabel()[0].GetValue()
+			}
+			out[label] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return out
+}
+
+func (w *failingWorld) scratch() []string {
+	w.t.Helper()
+	list, err := os.ReadDir(filepath.Join(w.dir, "scratch"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []string
+	for _, e := range list {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+// flipSection damages a tenant's section of an uploaded pack and returns how to
+// mend it.
+func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
+	w.t.Helper()
+	u := w.packs[name]
+	m := w.objects.(puttingObjects).Store.(*memObjects)
+	good := m.data[u.Object]
+	broken := bytes.Clone(good)
+	for _, s := range u.Info.Sections {
+		if s.Tenant == id {
+			for i := s.Offset; i < s.Offset+s.Length; i++ {
+				broken[i] ^= 0x55
+			}
+		}
+	}
+	m.data[u.Object] = broken
+	return func() { m.data[u.Object] = good }
+}
+
+// TestOneTenantFails: whatever fails of one tenant's day, the other tenants are
+// published, and packs without a section of it can go; it is tried ever more
+// seldom, leaves nothing on the local disk, and is named. Once mended it is
+// compacted like the others.
+func TestOneTenantFails(t *testing.T) {
+	catalog := schema.CatalogKey("bad", testDay)
+	refuse := func(f oneTenantFault) func(*failingWorld) func() {
+		return func(w *failingWorld) func() {
+			w.f.call, w.f.key, w.f.after, w.f.failPut, w.f.on = f.call, f.key, f.after, f.failPut, true
+			return func() { w.f.on = false }
+		}
+	}
+	const others = "fine+gone good+fine"
+	for _, c := range []struct {
+		name     string
+		damage   func(*failingWorld) (mend func())
+		consumed string
+	}{
+		{"its index rows are refused", refuse(oneTenantFault{call: "MutateRows", key: schema.NamesKey("bad", testDay)}), others},
+		{"its packs cannot be stored", refuse(oneTenantFault{failPut: "l1/bad/"}), others},
+		{"its publication is refused", refuse(oneTenantFault{call: "CheckAndMutate", key: catalog}), others},
+		{"its catalog cannot be read", refuse(oneTenantFault{call: "ReadRows", key: catalog}), others},
+		{"its catalog cannot be read once it is published", refuse(oneTenantFault{call: "ReadRows", key: catalog, after: true}), others},
+		{"its retention is not known", func(w *failingWorld) func() {
+			keep, failing := w.comp.opts.Retention, true
+			w.comp.opts.Retention = func(ctx context.Context, id tenant.ID) (time.Duration, error) {
+				if id == "bad" && failing {
+					return 0, errInjected
+				}
+				return keep(ctx, id)
+			}
+			return func() { failing = false }
+		}, others},
+		{"it was deleted, and its L0 cells cannot be dropped", func(w *failingWorld) func() {
+			w.deleted["bad"] = true
+			return refuse(oneTenantFault{call: "Mutate", key: catalog})(w)
+		}, others},
+		{"its rewrite cannot be taken out of the work", func(w *failingWorld) func() {
+			w.compact(Due)
+			w.deletes()
+			return refuse(oneTenantFault{call: "MutateRows", key: schema.WorkKey(testDay)})(w)
+		}, "bad bad+good fine+gone good+fine"},
+		{"its section is damaged", func(w *failingWorld) func() { return w.flipSection("bad+good", "bad") }, others},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newFailingWorld(t)
+			mend := c.damage(w)
+			w.failsFor(48*time.Hour, c.consumed)
+			mend()
+			w.recovers()
+		})
+	}
+}
+
+// failsFor lets the compactor look every five minutes, and checks who fails.
+func (w *failingWorld) failsFor(long time.Duration, consumed string) {
+	w.t.Helper()
+	failures, named := 0, map[string]float64{"bad": 1}
+	for look := range int(long / w.comp.opts.Interval) {
+		if _, err := w.comp.Compact(ctx, Due); err != nil {
+			failures++
+		}
+		if got := w.consumed(); look == 0 && got != consumed {
+			w.t.Errorf("packs that can go after the first attempt: %q, want %q", got, consumed)
+		}
+		if got := gauges(w.t, w.reg, "pallium_compactor_failing_days"); fmt.Sprint(got) != fmt.Sprint(named) {
+			w.t.Fatalf("failing days %v, want %v", got, named)
+		}
+		w.now = w.now.Add(w.comp.opts.Interval)
+	}
+	if got := w.consumed(); got != consumed {
+		w.t.Errorf("packs that can go: %q, want %q", got, consumed)
+	}
+	for _, id := range []tenant.ID{"good", "fine"} {
+		if w.manifest(id, testDay) == nil {
+			w.t.Errorf("tenant %s is not published", id)
+		}
+	}
+	if consumed != "bad bad+good fine+gone good+fine" && (failures < 5 || failures > 20) {
+		w.t.Errorf("%d attempts failed", failures)
+	}
+	if w.f.puts > 22 {
+		w.t.Errorf("%d objects were stored", w.f.puts)
+	}
+	if left := w.scratch(); len(left) > 0 {
+		w.t.Errorf("scratch has %q", left)
+	}
+	if got := w.log.String(); !strings.Contains(got, "tenant=bad day=20000") || strings.Contains(got, "tenant=fine day=20000 attempts") {
+		w.t.Errorf("the log does not name the tenant, or another one:\n%s", got)
+	}
+	st := w.comp.Status()
+	if len(st.Failing) != 1 || st.Failing[0].Tenant != "bad" || st.Failing[0].Day != testDay || st.Failing[0].Err == "" || st.Failing[0].Attempts < 5 {
+		w.t.Errorf("status %+v", st.Failing)
+	}
+}
+
+// recovers expects that an operator's compaction mends everything.
+func (w *failingWorld) recovers() {
+	w.t.Helper()
+	w.compact(All)
+	if got := w.consumed(); got != "bad bad+good fine+gone good+fine" {
+		w.t.Errorf("packs that can go in the end: %q", got)
+	}
+	if got := gauges(w.t, w.reg, "pallium_compactor_failing_days"); len(got) > 0 {
+		w.t.Errorf("failing days %v", got)
+	}
+	if st := w.comp.Status(); len(st.Failing) > 0 || st.LastErr != "" {
+		w.t.Errorf("status %+v", st)
+	}
+	if err := w.comp.Sweep(ctx); err != nil {
+		w.t.Error(err)
+	}
+	w.check("mended")
+}
+
+// TestUnreadablePack: a pack that is damaged or missing is held, with the packs
+// of the tenants that are known to be in it; other packs and tenants go on.
+func TestUnreadablePack(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		damage func(m *memObjects, object string)
+	}{
+		{"missing", func(m *memObjects, object string) { delete(m.data, object) }},
+		{"empty", func(m *memObjects, object string) { m.data[object] = nil }},
+		{"damaged footer", func(m *memObjects, object string) {
+			b := bytes.Clone(m.data[object])
+			for i := len(b) - 40; i < len(b); i++ {
+				b[i] ^= 0x55
+			}
+			m.data[object] = b
+		}},
+	} {
+		for _, name := range []string{"bad", "bad+good"} {
+			t.Run(c.name+" "+name, func(t *testing.T) {
+				t.Parallel()
+				w := newFailingWorld(t)
+				m := w.objects.(puttingObjects).Store.(*memObjects)
+				object := w.packs[name].Object
+				good := m.data[object]
+				c.damage(m, object)
+				named, consumed := map[string]float64{"bad": 1}, "fine+gone good+fine"
+				if name == "bad+good" {
+					named, consumed = map[string]float64{"bad": 1, "good": 1}, "fine+gone"
+				}
+				for range 48 * 12 {
+					_, _ = w.comp.Compact(ctx, Due)
+					w.now = w.now.Add(w.comp.opts.Interval)
+				}
+				if got := gauges(t, w.reg, "pallium_compactor_failing_days"); fmt.Sprint(got) != fmt.Sprint(named) {
+					t.Errorf("failing days %v, want %v", got, named)
+				}
+				if got := gauges(t, w.reg, "pallium_compactor_unreadable_packs"); got[""] != 1 {
+					t.Errorf("unreadable packs %v", got)
+				}
+				if got := w.consumed(); got != consumed || w.manifest("fine", testDay) == nil {
+					t.Errorf("packs that can go: %q, want %q", got, consumed)
+				}
+				if n := strings.Count(w.log.String(), "L0 pack cannot be opened"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
+					t.Errorf("%d attempts in the log", n)
+				}
+				m.data[object] = good
+				w.recovers()
+				if got := gauges(t, w.reg, "pallium_compactor_unreadable_packs"); got[""] != 0 {
+					t.Errorf("unreadable packs %v in the end", got)
+				}
+			})
+		}
+	}
+}
+
+// TestBackOff: other inputs and an operator's compaction are tried at once, the
+// same inputs are not; another compactor's lease ends what is remembered.
+func TestBackOff(t *testing.T) {
+	w := newFailingWorld(t)
+	w.f.call, w.f.key, w.f.on = "MutateRows", schema.NamesKey("bad", testDay), true
+	attempt := func(which Which) bool {
+		_, err := w.comp.Compact(ctx, which)
+		if err != nil && !errors.Is(err, errInjected) {
+			t.Fatal(err)
+		}
+		return err != nil
+	}
+	for i, tried := range []bool{true, true, false, true, false, false, false, true, false} { // after 0, 5, 15 and 35 minutes
+		if attempt(Due) != tried {
+			t.Fatalf("look %d: tried %v, want %v", i, !tried, tried)
+		}
+		w.now = w.now.Add(w.comp.opts.Interval)
+	}
+	w.push(map[tenant.ID]data{"bad": {"__name__=late": {{T: testDay * series.DayMillis, V: 5}}}}, "i2")
+	if !attempt(Due) {
+		t.Error("another L0 pack was not tried")
+	}
+	if attempt(Due) {
+		t.Error("the same inputs were tried again at once")
+	}
+	w.deletes()
+	if !attempt(Due) {
+		t.Error("another deletion was not tried")
+	}
+	if !attempt(All) {
+		t.Error("an operator's compaction waited")
+	}
+	w.now = w.now.Add(time.Hour)
+	if held, err := w.store.Lease(ctx, "compactor", "c2", time.Hour); err != nil || !held {
+		t.Fatal(held, err)
+	}
+	if attempt(Due) || len(gauges(t, w.reg, "pallium_compactor_failing_days")) > 0 || len(w.comp.Status().Failing) > 0 {
+		t.Error("a compactor without the lease says that a tenant fails")
+	}
+}
+
+// TestFailingBounds: neither the metric, the status nor the memory grow with the
+// number of tenants that fail.
+func TestFailingBounds(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	f := newFailures(5*time.Minute, newMetrics(reg))
+	now := time.Unix(1_700_000_000, 0)
+	for i := range maxFailing + 10 {
+		f.failed(failingKey{day: testDay, tenant: tenant.ID(fmt.Sprintf("t%06d", i))}, fingerprint{}, "", errors.New(strings.Repeat("x", 5000)), now)
+	}
+	f.publish()
+	got := gauges(t, reg, "pallium_compactor_failing_days")
+	if len(f.byKey) != maxFailing || len(got) != maxNamed+1 || got[otherTenants] != maxFailing-maxNamed || len(f.list()) != maxNamed {
+		t.Errorf("%d remembered, %d label values, %d listed", len(f.byKey), len(got), len(f.list()))
+	}
+	if e := f.byKey[failingKey{day: testDay, tenant: "t000001"}]; len(e.err) > maxErrorText+3 {
+		t.Errorf("an error text of %d bytes is kept", len(e.err))
+	}
+	k := failingKey{day: testDay, tenant: "t000001"}
+	for range 40 {
+		f.failed(k, fingerprint{}, "", errInjected, now)
+	}
+	if next := f.byKey[k].next; next.Sub(now) != maxBackOff {
+		t.Errorf("next attempt after %v", next.Sub(now))
+	}
+	f.look++
+	f.prune(map[int64]bool{testDay: true})
+	if len(f.byKey) != maxFailing {
+		t.Error("a day that was not looked at is forgotten")
+	}
+	f.prune(nil)
+	f.publish()
+	if len(f.byKey) != 0 || len(gauges(t, reg, "pallium_compactor_failing_days")) != 0 {
+		t.Error("what is not met any more is still shown")
+	}
+}

@@ -1,0 +1,496 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// smallDisk is a file system of a size for an ingester's directory.
+type smallDisk struct {
+	dir  string
+	free func(string) (int64, error) // nil asks the operating system
+	fill func()                      // somebody else takes all that is left
+	give func()                      // and gives it back
+}
+
+// pretendedDisk reckons what is free by the files below the directory.
+func pretendedDisk(t *testing.T, size int64) smallDisk {
+	t.Helper()
+	var foreign atomic.Int64
+	dir := t.TempDir()
+	return smallDisk{dir: dir,
+		free: func(string) (int64, error) { return max(size-diskUse(t, dir)-foreign.Load(), 0), nil },
+		fill: func() { foreign.Store(size) },
+		give: func() { foreign.Store(0) }}
+}
+
+// diskUse is the bytes of all files below a directory.
+func diskUse(t *testing.T, dir string) int64 {
+	total := int64(0)
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			var info fs.FileInfo
+			if info, err = d.Info(); err == nil {
+				total += info.Size()
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone meanwhile
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return total
+}
+
+// realDisk mounts a file system in memory, or is a pretendedDisk where that is
+// not permitted.
+func realDisk(t *testing.T, size int64) smallDisk {
+	t.Helper()
+	dir := t.TempDir()
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size))
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) {
+		return pretendedDisk(t, size)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ballast := filepath.Join(dir, "ballast")
+	return smallDisk{dir: filepath.Join(dir, "data"),
+		fill: func() {
+			f, err := os.Create(ballast)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			for size := 1 << 20; size > 0; {
+				if _, err = f.Write(make([]byte, size)); err != nil {
+					size /= 2
+				}
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("the disk is not full: %v", err)
+			}
+		},
+		give: func() {
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+		}}
+}
+
+// still ends what the ingester does by itself: only the test seals.
+func (b *bench) still() {
+	b.ing.stop()
+	b.ing.done.Wait()
+}
+
+// newDiskBench is a bench on a small disk, on which only the test seals.
+func newDiskBench(t *testing.T, d smallDisk) *bench {
+	t.Helper()
+	if err := os.MkdirAll(d.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, dir: d.dir, lim: limits.Default(), diskFree: d.free, replicas: 3}
+	b.set(time.UnixMilli(1_700_000_000_000))
+	b.open()
+	b.still()
+	t.Cleanup(func() { _ = b.ing.Close() })
+	return b
+}
+
+// noise makes batches whose samples take the most room in chunks and the least in
+// the log: floats at random.
+type noise struct {
+	rng   *rand.Rand
+	b     *bench
+	round int
+	sent  map[string]int // samples acknowledged by series
+}
+
+func newNoise(b *bench) *noise {
+	return &noise{rng: rand.New(rand.NewPCG(1, 2)), b: b, sent: map[string]int{}}
+}
+
+// push sends one sample of each of 1,000 series.
+func (n *noise) push() error {
+	n.round++
+	batch := &series.Batch{Tenant: "a"}
+	for i := range 1000 {
+		t := n.b.now.UnixMilli() + int64(n.round)*1000 + n.rng.Int64N(900)
+		batch.Entries = append(batch.Entries, entry(metric("noise", "i", fmt.Sprint(i)), f(t, math.Float64frombits(n.rng.Uint64()>>2))))
+	}
+	_, err := n.b.ing.Push(context.Background(), batch)
+	if err == nil {
+		for i := range batch.Entries {
+			n.sent[batch.Entries[i].Labels.String()]++
+		}
+	}
+	return err
+}
+
+// untilFull pushes until the disk's reserve is all that is left.
+func (n *noise) untilFull() {
+	n.b.t.Helper()
+	for range 100_000 {
+		err := n.push()
+		if errors.Is(err, ErrDiskFull) {
+			if text := err.Error(); !strings.Contains(text, "nearly full") || !strings.Contains(text, "without intervention") {
+				n.b.t.Errorf("error %q", text)
+			}
+			return
+		}
+		if err != nil {
+			n.b.t.Fatalf("push: %v", err)
+		}
+	}
+	n.b.t.Fatal("the disk is never full")
+}
+
+// untilSealed pushes until the disk is full, looks as the ingester does every ten
+// seconds, and so on until that seals. Pushes work after each look. It returns how
+// much the log had. With crash the ingester is killed at each full disk.
+func (n *noise) untilSealed(crash bool) int64 {
+	n.b.t.Helper()
+	for range 50 {
+		n.untilFull()
+		if crash {
+			n.b.crash()
+			n.b.still()
+			n.check("replayed on a full disk")
+		}
+		log := n.b.ing.log.Bytes()
+		n.b.set(n.b.now.Add(earlyInterval))
+		if err := n.b.ing.sealDue(); err != nil {
+			n.b.t.Fatalf("seal on a nearly full disk: %v", err)
+		}
+		if err := n.push(); err != nil {
+			n.b.t.Fatalf("push after the ingester looked at its disk: %v", err)
+		}
+		if n.b.ing.packCount() > 0 {
+			return log
+		}
+	}
+	n.b.t.Fatal("the full disk is never sealed")
+	return 0
+}
+
+// check expects every acknowledged sample.
+func (n *noise) check(what string) {
+	n.b.t.Helper()
+	got := n.b.read("a")
+	for s, want := range n.sent {
+		if len(got[s]) != want {
+			n.b.t.Fatalf("%s: series %s has %d samples, want %d", what, s, len(got[s]), want)
+		}
+	}
+}
+
+// TestDiskReserve: pushes are rejected while there is room for a seal, which the
+// ingester then does by itself, and pushes go on. Somebody else's file and a
+// crash in that state change nothing of it.
+func TestDiskReserve(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		disk func(*testing.T, int64) smallDisk
+	}{{"tmpfs", realDisk}, {"pretended", pretendedDisk}} {
+		t.Run(c.name, func(t *testing.T) {
+			d := c.disk(t, 24<<20)
+			b := newDiskBench(t, d)
+			n := newNoise(b)
+			for round := range 3 {
+				log := n.untilSealed(round == 1)
+				if log < 8<<20 {
+					t.Errorf("round %d: sealed with a log of %d bytes", round, log)
+				}
+				if left := b.ing.log.Bytes(); left > 100_000 || b.ing.packCount() != 1 {
+					t.Fatalf("round %d: %d bytes of log and %d packs after the seal", round, left, b.ing.packCount())
+				}
+				n.check("sealed and pushed again")
+				if err := b.ing.Flush(); err != nil { // and then the packs leave, as when they are compacted
+					t.Fatal(err)
+				}
+				if _, err := b.ing.packs.removeIf(func(*localPack) bool { return true }); err != nil {
+					t.Fatal(err)
+				}
+				n.sent = map[string]int{}
+			}
+			foreignFile(t, d, b, n)
+		})
+	}
+}
+
+// foreignFile lets somebody else fill the disk.
+func foreignFile(t *testing.T, d smallDisk, b *bench, n *noise) {
+	t.Helper()
+	if err := n.push(); err != nil {
+		t.Fatal(err)
+	}
+	d.fill()
+	for range 60 {
+		b.set(b.now.Add(tickEvery))
+		if err := n.push(); !errors.Is(err, ErrDiskFull) {
+			t.Fatalf("push while another file fills the disk: %v", err)
+		}
+		if b.ing.sealEarly(b.now) {
+			t.Fatal("sealed early where that frees nothing")
+		}
+	}
+	n.check("another file fills the disk")
+	b.crash() // also a start works without a byte free
+	b.still()
+	n.check("replayed on a full disk")
+	if err := n.push(); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("push after a start on a full disk: %v", err)
+	}
+	d.give()
+	b.set(b.now.Add(diskAge))
+	if err := n.push(); err != nil {
+		t.Fatalf("push with room again: %v", err)
+	}
+	n.check("room again")
+}
+
+// TestReserveIsEnough: for every shape of what is pushed, the reserve is at least
+// what a seal writes, by what the log has and by what was measured in the head.
+func TestReserveIsEnough(t *testing.T) {
+	const base = 1_700_006_400_000 // a window's start
+	hist := tsdbutil.GenerateTestHistograms(50)
+	long := strings.Repeat("x", 300)
+	for _, c := range []struct {
+		name   string
+		series int
+		label  string
+		sample func(i, round int) series.Sample
+		rounds int
+		meta   bool
+	}{
+		{"random floats", 200, "", func(i, r int) series.Sample {
+			return f(base+int64(r)*1000+int64(i*r%900), math.Float64frombits(rand.Uint64()>>2))
+		}, 200, false},
+		{"one sample each", 20000, "", func(i, _ int) series.Sample { return f(base+int64(i), rand.Float64()) }, 1, false},
+		{"long labels", 5000, long, func(i, _ int) series.Sample { return f(base+int64(i), rand.Float64()) }, 1, false},
+		{"counters", 200, "", func(i, r int) series.Sample { return f(base+int64(r)*15000, float64(i*r)) }, 200, false},
+		{"histograms", 100, "", func(i, r int) series.Sample { return series.Sample{T: base + int64(r)*15000, H: hist[r%50].Copy()} }, 100, false},
+		{"kinds in turn", 20, "", func(i, r int) series.Sample {
+			if r%2 == 0 {
+				return f(base+int64(r)*1000, rand.Float64())
+			}
+			return series.Sample{T: base + int64(r)*1000, H: hist[r%50].Copy()}
+		}, 300, false},
+		{"out of order", 50, "", func(i, r int) series.Sample { return f(base+int64(1000-r)*1000, rand.Float64()) }, 500, false},
+		{"every hour for a month", 50, "", func(i, r int) series.Sample { return f(base-int64(r)*3600_000, rand.Float64()) }, 720, false},
+		{"metadata", 50, "", func(i, r int) series.Sample { return f(base+int64(r)*1000, 1) }, 2, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			d := pretendedDisk(t, math.MaxInt64/8)
+			b := newDiskBench(t, d)
+			for r := range c.rounds {
+				batch := &series.Batch{Tenant: "a"}
+				for i := range c.series {
+					batch.Entries = append(batch.Entries, entry(metric(fmt.Sprintf("m%d", i%100), "i", fmt.Sprint(i), "l", c.label+fmt.Sprint(i)), c.sample(i, r)))
+					if c.meta && r == 0 {
+						batch.Metadata = append(batch.Metadata, series.MetricMetadata{Metric: fmt.Sprintf("m%d", i%100), Metadata: metadata.Metadata{Type: "counter", Help: strings.Repeat("h", 4000)}})
+					}
+				}
+				if _, err := b.ing.Push(context.Background(), batch); err != nil {
+					t.Fatal(err)
+				}
+			}
+			byLog := b.ing.disk.reserve() - diskReserve
+			b.ing.disk.measure()
+			measured := b.ing.disk.reserve() - diskReserve
+			if err := b.ing.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			wrote := int64(0)
+			for _, p := range b.ing.Stats().Packs {
+				wrote += p.Bytes
+			}
+			t.Logf("packs have %d bytes; reserve %d by the log, %d measured, without the fixed part", wrote, byLog, measured)
+			if wrote > byLog+64<<10 || wrote > measured+64<<10 {
+				t.Errorf("packs have %d bytes; reserve %d by the log, %d measured, without the fixed part", wrote, byLog, measured)
+			}
+			if measured > byLog+1000 {
+				t.Errorf("the measured reserve is %d, by the log %d", measured, byLog)
+			}
+		})
+	}
+}
+
+// TestRecordBytes: the estimate of a record is not below what is appended.
+func TestRecordBytes(t *testing.T) {
+	b := newBench(t)
+	hist := tsdbutil.GenerateTestHistograms(50)
+	floats := tsdbutil.GenerateTestFloatHistograms(50)
+	for name, sample := range map[string]series.Sample{"float": f(b.now.UnixMilli(), 1.5), "histogram": {T: b.now.UnixMilli(), H: hist[49]}, "float histogram": {T: b.now.UnixMilli(), FH: floats[49]}} {
+		batch := &series.Batch{Tenant: "a", Metadata: []series.MetricMetadata{{Metric: "m" + name, Metadata: metadata.Metadata{Type: "gauge", Help: "some help"}}}}
+		for i := range 100 {
+			batch.Entries = append(batch.Entries, entry(metric("m", "kind", name, "i", fmt.Sprint(i)), sample))
+		}
+		estimated, before := recordBytes(batch), b.ing.log.Appended()
+		if _, err := b.ing.Push(context.Background(), batch); err != nil {
+			t.Fatal(err)
+		}
+		if wrote := b.ing.log.Appended() - before; estimated < wrote || estimated > 4*wrote {
+			t.Errorf("%s: estimated %d bytes, wrote %d", name, estimated, wrote)
+		}
+	}
+	if left := b.ing.disk.pending.Load(); left != 0 {
+		t.Errorf("%d bytes are still expected", left)
+	}
+}
+
+// TestDiskFreeUnknown: when the free space cannot be read, pushes go on and the
+// metric says so.
+func TestDiskFreeUnknown(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	calls, failing := 0, true
+	b := &bench{t: t, dir: t.TempDir(), lim: limits.Default(), registry: reg, diskFree: func(string) (int64, error) {
+		calls++
+		if failing {
+			return 0, errors.New("no such device")
+		}
+		return 1 << 50, nil
+	}}
+	b.set(time.UnixMilli(1_700_000_000_000))
+	b.open()
+	t.Cleanup(func() { _ = b.ing.Close() })
+	now := b.now.UnixMilli()
+	b.push("a", entry(metric("m"), f(now, 1)))
+	if got := gaugeOf(t, reg, "pallium_ingester_disk_free_bytes"); got != -1 {
+		t.Errorf("free bytes %v", got)
+	}
+	failing = false
+	if got := gaugeOf(t, reg, "pallium_ingester_disk_free_bytes"); got != 1<<50 {
+		t.Errorf("free bytes %v", got)
+	}
+	if got := gaugeOf(t, reg, "pallium_ingester_disk_reserve_bytes"); got < diskReserve || got > diskReserve+10_000 {
+		t.Errorf("reserve %v", got)
+	}
+	before := calls
+	for i := range 1000 { // the clock stands, and little is logged
+		b.push("a", entry(metric("m"), f(now+int64(i), 1)))
+	}
+	if calls != before {
+		t.Errorf("the free space was read %d times for a thousand small pushes at one time", calls-before)
+	}
+}
+
+func gaugeOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
+	t.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
+}
+
+// TestEarlySeals: sealing early is no storm of packs, whether series alone fill
+// the memory or something else the disk, and it is done where it frees enough.
+func TestEarlySeals(t *testing.T) {
+	ticks := func(b *bench, minutes int, each func(tick int)) int {
+		b.t.Helper()
+		for tick := range minutes * 6 {
+			b.set(b.now.Add(tickEvery))
+			each(tick)
+			if err := b.ing.sealDue(); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		return b.ing.packCount()
+	}
+	pushAll := func(b *bench, n int, v float64) {
+		batch := &series.Batch{Tenant: "a"}
+		for i := range n {
+			batch.Entries = append(batch.Entries, entry(metric("m", "i", fmt.Sprint(i)), f(b.now.UnixMilli(), v)))
+		}
+		if _, err := b.ing.Push(context.Background(), batch); err != nil && !errors.Is(err, ErrDiskFull) && !errors.Is(err, ErrFull) {
+			b.t.Fatal(err)
+		}
+	}
+	start := time.UnixMilli(1_700_006_400_000) // a window's start
+	t.Run("series fill the memory", func(t *testing.T) {
+		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
+		b.set(start)
+		pushAll(b, 2000, 1)
+		if err := b.ing.sealDue(); err != nil {
+			t.Fatal(err)
+		}
+		b.ing.opts.MemoryBytes = b.ing.bytes.Load() * 100 / 86
+		if n := ticks(b, 60, func(tick int) { pushAll(b, 2000, float64(tick)) }); n > 12 {
+			t.Errorf("%d packs in an hour", n)
+		}
+	})
+	t.Run("samples fill the memory", func(t *testing.T) {
+		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
+		b.set(start)
+		pushAll(b, 100, 1)
+		b.ing.opts.MemoryBytes = 2 * b.ing.bytes.Load()
+		rejected := 0
+		n := ticks(b, 90, func(int) {
+			for range 5 {
+				b.set(b.now.Add(time.Second))
+				pushAll(b, 100, rand.Float64())
+			}
+			if b.ing.bytes.Load() > b.ing.opts.MemoryBytes {
+				rejected++
+			}
+		})
+		if n == 0 || rejected > 20 {
+			t.Errorf("%d packs, over budget at %d ticks", n, rejected)
+		}
+	})
+	t.Run("series that ended fill the memory", func(t *testing.T) {
+		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
+		b.set(start)
+		pushAll(b, 2000, 1)
+		b.ing.opts.MemoryBytes = b.ing.bytes.Load()
+		if n := ticks(b, 45, func(int) {}); n != 1 || b.ing.seriesCount() != 0 {
+			t.Errorf("%d packs, %d series are left", n, b.ing.seriesCount())
+		}
+	})
+	t.Run("others fill the disk", func(t *testing.T) {
+		var left atomic.Int64
+		left.Store(1 << 40)
+		b := newDiskBench(t, smallDisk{dir: t.TempDir(), free: func(string) (int64, error) { return left.Load(), nil }})
+		b.set(start)
+		pushAll(b, 40_000, 1)
+		left.Store(3 << 20) // more than the fixed part, and near it
+		if n := ticks(b, 60, func(tick int) { pushAll(b, 100, float64(tick)) }); n != 1 {
+			t.Errorf("%d packs in an hour", n)
+		}
+	})
+}

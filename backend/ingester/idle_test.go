@@ -1,0 +1,367 @@
+package ingester
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// churn pushes n series of a tenant, the i-th named by first+i.
+func (b *bench) churn(id tenant.ID, first, n int, t int64) {
+	b.t.Helper()
+	var entries []series.Entry
+	for i := first; i < first+n; i++ {
+		entries = append(entries, entry(metric("m", "i", fmt.Sprint(i), "mod", fmt.Sprint(i%7), "job", "x"), f(t, float64(i))))
+	}
+	b.push(id, entries...)
+}
+
+// selected counts the series that a matcher finds with unsealed or sealed data.
+func (b *bench) selected(id tenant.ID, name, value string) int {
+	b.t.Helper()
+	return len(readAll(b.t, b.ing, series.Request{Tenant: id, MinTime: math.MinInt64, MaxTime: math.MaxInt64,
+		Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, name, value)}}))
+}
+
+// consistent checks the tenant's maps and postings against each other.
+func (th *tenantHead) consistent(t *testing.T) {
+	t.Helper()
+	all := th.all()
+	th.mu.RLock()
+	defer th.mu.RUnlock()
+	seen := map[string]bool{}
+	for _, s := range all {
+		if key := s.labels.String(); seen[key] {
+			t.Errorf("series %s is there twice", key)
+		} else {
+			seen[key] = true
+		}
+		if th.postings != nil && th.byRef[seriesRef(s)] != s {
+			t.Errorf("series %s is not found by its reference", s.labels)
+		}
+	}
+	if th.count != len(all) {
+		t.Errorf("count is %d, there are %d series", th.count, len(all))
+	}
+	if th.postings == nil {
+		return
+	}
+	if len(th.byRef) != len(all) {
+		t.Errorf("%d references for %d series", len(th.byRef), len(all))
+	}
+	listed := 0
+	for p := th.postings.All(); p.Next(); {
+		listed++
+	}
+	if listed != th.count+th.dead || th.reindexing || len(th.added) > 0 {
+		t.Errorf("postings have %d references, %d series are there and %d gone; reindexing %v", listed, th.count, th.dead, th.reindexing)
+	}
+}
+
+// TestDropIdleSlices: series leave in slices, those with data or recent samples
+// stay, and the postings are made anew once enough references are gone.
+func TestDropIdleSlices(t *testing.T) {
+	for _, c := range []struct{ idle, live, dead int }{
+		{0, 10, 0}, {10, 0, 0}, // without an index
+		{3*sliceSeries + 1, 0, 0}, {5*sliceSeries + 500, 2500, 0}, {1200, 10_000, 1200}, {900, 200, 900},
+	} {
+		t.Run(fmt.Sprint(c.idle, " of ", c.idle+c.live), func(t *testing.T) {
+			b := newBench(t)
+			b.churn("a", 0, c.idle, b.now.UnixMilli())
+			if err := b.ing.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			b.set(b.now.Add(2 * idleSeries))
+			b.churn("a", c.idle, c.live, b.now.UnixMilli())
+			before := b.ing.bytes.Load()
+			if err := b.ing.Flush(); err != nil { // what was pushed now is recent
+				t.Fatal(err)
+			}
+			th := b.ing.head("a", true)
+			th.consistent(t)
+			if n := th.seriesCount(); n != c.live || th.dead != c.dead {
+				t.Errorf("%d series and %d gone ones, want %d and %d", n, th.dead, c.live, c.dead)
+			}
+			if n := b.ing.largestSlice.Load(); n > sliceSeries || c.idle > 0 && n == 0 {
+				t.Errorf("%d series were removed at once", n)
+			}
+			if c.idle > 0 && b.ing.bytes.Load() >= before {
+				t.Errorf("head has %d bytes, and had %d", b.ing.bytes.Load(), before)
+			}
+			b.set(b.now.Add(time.Minute))
+			b.churn("a", 0, c.idle/2, b.now.UnixMilli()) // some come back
+			th.consistent(t)
+			if n := b.selected("a", "job", "x"); n != c.idle+c.live {
+				t.Errorf("a query finds %d series", n)
+			}
+			if n := b.selected("a", "i", "5"); n != 1 {
+				t.Errorf("a query for one series finds %d", n)
+			}
+		})
+	}
+}
+
+// TestSeriesOfOneHash: removal keeps the other series of a hash, whichever place
+// they have in the chain.
+func TestSeriesOfOneHash(t *testing.T) {
+	for mask := range 8 {
+		th := newTenantHead("a")
+		var list, gone []*memSeries
+		for i := range 3 {
+			s := newMemSeries(labels.FromStrings("i", fmt.Sprint(i)), 7, uint64(i+1))
+			th.add(s)
+			list = append(list, s)
+			if mask>>i&1 == 1 {
+				gone = append(gone, s)
+			}
+		}
+		if n := th.remove(append(gone, gone...), 0); n != len(gone) {
+			t.Errorf("mask %d: %d removed, want %d", mask, n, len(gone))
+		}
+		for i, s := range list {
+			if found := th.find(7, s.labels) == s; found == slices.Contains(gone, s) {
+				t.Errorf("mask %d: series %d found: %v", mask, i, found)
+			}
+		}
+		th.consistent(t)
+	}
+}
+
+// TestDropIdleUnderPushes pushes the very series that are being removed, and new
+// ones, while they go: no sample is lost, no series is there twice, and queries
+// by postings find all.
+func TestDropIdleUnderPushes(t *testing.T) {
+	b := newDiskBench(t, smallDisk{dir: t.TempDir()}) // without an fsync for each push
+	const n, rounds = 6000, 4
+	b.churn("a", 0, n, b.now.UnixMilli())
+	pushed := int64(n)
+	for round := range rounds {
+		if err := b.ing.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		b.set(b.now.Add(2 * idleSeries))
+		now := b.now.UnixMilli()
+		var samples atomic.Int64
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		for g := range 3 {
+			wg.Go(func() {
+				for i := g * 50; ; i = (i + 150) % n {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					var entries []series.Entry
+					for k := i; k < min(i+50, n); k++ {
+						entries = append(entries, entry(metric("m", "i", fmt.Sprint(k), "mod", fmt.Sprint(k%7), "job", "x"), f(now+samples.Add(1), 1)))
+					}
+					if _, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: entries}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			for k := 0; ; k++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				e := entry(metric("new", "i", fmt.Sprint(round, "-", k), "job", "x"), f(now, 1))
+				if _, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{e}}); err != nil {
+					t.Error(err)
+				}
+				samples.Add(1)
+			}
+		})
+		b.ing.sealMu.Lock()
+		b.ing.dropIdle(now - 1)
+		b.ing.head("a", true).reindex(b.ing.nextRef.Load)
+		b.ing.sealMu.Unlock()
+		close(stop)
+		wg.Wait()
+		pushed += samples.Load()
+		b.ing.head("a", true).consistent(t)
+		total := int64(0)
+		for _, list := range b.read("a") {
+			total += int64(len(list))
+		}
+		if total != pushed {
+			t.Fatalf("round %d: %d samples, want %d", round, total, pushed)
+		}
+		if got := b.selected("a", "__name__", "m"); got != n {
+			t.Errorf("round %d: a query by postings finds %d series", round, got)
+		}
+	}
+	if b.ing.largestSlice.Load() > sliceSeries {
+		t.Errorf("%d series were removed at once", b.ing.largestSlice.Load())
+	}
+}
+
+// TestReindexTakesLateSeries: series that come while postings are made anew are
+// in them, in their order, and once.
+func TestReindexTakesLateSeries(t *testing.T) {
+	th := newTenantHead("a")
+	ref := uint64(0)
+	add := func(n int) {
+		for range n {
+			ref++
+			th.add(newMemSeries(labels.FromStrings("i", fmt.Sprint(ref), "job", "x"), ref, ref))
+		}
+	}
+	add(2 * indexFrom)
+	late := 3*sliceSeries + 7
+	th.reindex(func() uint64 {
+		last := ref
+		add(late) // the caller holds th.mu
+		return last
+	})
+	th.consistent(t)
+	var refs []uint64
+	for p := th.postings.Postings(context.Background(), "job", "x"); p.Next(); {
+		refs = append(refs, uint64(p.At()))
+	}
+	if len(refs) != 2*indexFrom+late || !slices.IsSorted(refs) || len(slices.Compact(refs)) != 2*indexFrom+late {
+		t.Errorf("%d references, want %d in order", len(refs), 2*indexFrom+late)
+	}
+}
+
+// TestPushWait: the metric has the longest wait of the last one to two minutes.
+func TestPushWait(t *testing.T) {
+	var r recentMax
+	at := func(s int64) time.Time { return time.Unix(600_000+s, 0) }
+	for _, c := range []struct {
+		at         int64
+		note, want time.Duration
+	}{{0, 3, 3}, {10, 2, 3}, {59, 0, 3}, {60, 1, 3}, {119, 0, 3}, {120, 0, 1}, {179, 0, 1}, {180, 0, 0}, {200, 9, 9}, {500, 0, 0}, {510, 5, 5}, {100, 0, 0}} {
+		if c.note > 0 {
+			r.note(at(c.at), c.note)
+		}
+		if got := r.value(at(c.at)); got != c.want {
+			t.Errorf("after %d s: %d, want %d", c.at, got, c.want)
+		}
+	}
+	b := newBench(t)
+	if b.push("a", entry(metric("m"), f(b.now.UnixMilli(), 1))); b.ing.gate.waits.value(b.now) != 0 {
+		t.Error("a push waited for nobody")
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for b.ing.gate.waits.value(time.UnixMilli(b.clock.Load())) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("no wait was noted")
+		}
+		b.ing.gate.Lock()
+		done := make(chan error, 1)
+		go func() {
+			_, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{entry(metric("m"), f(1, 1))}})
+			done <- err
+		}()
+		for range 100 { // the push is somewhere in here
+			b.clock.Add(1)
+			time.Sleep(100 * time.Microsecond)
+		}
+		b.ing.gate.Unlock()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkDropIdle removes idle series of one tenant while another pushes, and
+// reports the longest time that one of its pushes took.
+func BenchmarkDropIdle(b *testing.B) {
+	for _, n := range []int{200_000, 1_000_000} {
+		for _, share := range []int{100, 50} {
+			b.Run(fmt.Sprintf("series=%d/idle=%d%%", n, share), func(b *testing.B) {
+				for b.Loop() {
+					b.StopTimer()
+					ing, since := headOf(b, n, share)
+					stop, longest := pusher(ing)
+					b.StartTimer()
+					ing.sealMu.Lock()
+					ing.dropIdle(since)
+					ing.sealMu.Unlock()
+					b.StopTimer()
+					b.ReportMetric(stop().Seconds()*1000, "other-push-ms-max")
+					b.ReportMetric(longest().Seconds()*1000, "own-push-ms-max")
+					if err := ing.Close(); err != nil {
+						b.Fatal(err)
+					}
+					b.StartTimer()
+				}
+			})
+		}
+	}
+}
+
+// headOf makes an ingester with n series of tenant a, of which a share in percent
+// is idle since before the returned time.
+func headOf(b *testing.B, n, share int) (*Ingester, int64) {
+	b.Helper()
+	tb := &bench{dir: b.TempDir()}
+	tb.set(time.UnixMilli(1_700_000_000_000))
+	o := tb.options()
+	o.Replication = 3 // no fsync for each push
+	o.Limits = defaultLimits
+	ing, err := Open(o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ing.stop() // nothing else is to happen
+	ing.done.Wait()
+	th := ing.head("a", true)
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	now := tb.now.UnixMilli()
+	for i := range n {
+		ls := labels.FromStrings("__name__", fmt.Sprint("metric_", i%200), "cluster", "c1", "instance", fmt.Sprint("host-", i/200), "job", "node",
+			"namespace", fmt.Sprint("ns-", i%50), "pod", fmt.Sprint("pod-", i), "region", "r1", "shard", fmt.Sprint(i%10), "zone", fmt.Sprint(i%3))
+		s := ing.newSeries(th, ls, ls.Hash(), ing.nextRef.Add(1))
+		if s.lastT = now - 1; i%100 >= share {
+			s.lastT = now + 1
+		}
+	}
+	return ing, now
+}
+
+// pusher pushes new series of the tenants a and b until it is stopped. The
+// returned functions stop it and tell the longest pushes of b and of a.
+func pusher(ing *Ingester) (stop, own func() time.Duration) {
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	var longest [2]time.Duration
+	for i, id := range []tenant.ID{"b", "a"} {
+		wg.Go(func() {
+			for k := 0; ; k++ {
+				select {
+				case <-end:
+					return
+				case <-time.After(time.Millisecond):
+				}
+				e := entry(metric("pushed", "i", fmt.Sprint(k%5000)), f(1_700_000_000_000+int64(k), 1))
+				start := time.Now()
+				_, _ = ing.Push(context.Background(), &series.Batch{Tenant: id, Entries: []series.Entry{e}})
+				longest[i] = max(longest[i], time.Since(start))
+			}
+		})
+	}
+	return func() time.Duration { close(end); wg.Wait(); return longest[0] }, func() time.Duration { return longest[1] }
+}
+
+func defaultLimits(tenant.ID) limits.Limits { return limits.Default() }
+
+func seriesRef(s *memSeries) storage.SeriesRef { return storage.SeriesRef(s.ref) }

@@ -1,0 +1,174 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestCutWithoutRecords: a segment without records is not left, however often
+// the log is cut, or each failed seal would begin one more.
+func TestCutWithoutRecords(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	for range 3 {
+		if cut, err := l.Cut(); err != nil || cut != 1 {
+			t.Fatalf("cut %d, %v", cut, err)
+		}
+	}
+	appendText(t, l, "old")
+	for range 3 {
+		if cut, err := l.Cut(); err != nil || cut != 2 {
+			t.Fatalf("cut %d, %v", cut, err)
+		}
+	}
+	if p := appendText(t, l, "new"); p.Segment != 2 {
+		t.Errorf("record went to segment %d", p.Segment)
+	}
+	if all, err := Segments(dir); err != nil || len(all) != 2 {
+		t.Errorf("segments %v, %v", all, err)
+	}
+}
+
+// TestBytes: Bytes is what the segments take, over restarts, cuts and Truncate.
+func TestBytes(t *testing.T) {
+	dir := t.TempDir()
+	check := func(l *Log) {
+		t.Helper()
+		all, err := Segments(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want int64
+		for _, s := range all {
+			info, err := os.Stat(filepath.Join(dir, segmentName(s)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want += info.Size()
+		}
+		if got := l.Bytes(); got != want {
+			t.Errorf("Bytes is %d, the segments have %d", got, want)
+		}
+	}
+	l := open(t, dir, Options{SegmentBytes: 200})
+	check(l)
+	for i := range 20 {
+		appendText(t, l, fmt.Sprint("a record of some length ", i))
+		check(l)
+	}
+	appended := l.Appended()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, dir, Options{})
+	check(l)
+	appendText(t, l, "more")
+	cut, err := l.Cut()
+	if err == nil {
+		check(l)
+		err = l.Truncate(cut)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(l)
+	if l.Bytes() != int64(len(segmentMagic)) || appended < 20*23 || l.Appended() != frameHeaderSize+4 {
+		t.Errorf("%d bytes are left, %d and %d were appended", l.Bytes(), appended, l.Appended())
+	}
+}
+
+// fullDisk is a directory on a file system without room, and how to make room.
+// Where none can be mounted, what Open finds out is said to a log by hand.
+func fullDisk(t *testing.T) (dir string, room func(), openFull func() *Log) {
+	t.Helper()
+	dir = t.TempDir()
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m")
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) {
+		return dir, func() {}, func() *Log {
+			l := open(t, dir, Options{})
+			next := l.segment
+			if err := errors.Join(l.file.Close(), os.Remove(l.file.Name())); err != nil {
+				t.Fatal(err)
+			}
+			l.file, l.segment, l.size, l.failed = nil, next, 0, syscall.ENOSPC
+			l.onDisk.Add(-int64(len(segmentMagic)))
+			return l
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ballast := filepath.Join(dir, "ballast")
+	return dir, func() {
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+		}, func() *Log {
+			f, err := os.Create(ballast)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			for size := 1 << 20; size > 0; {
+				if _, err = f.Write(make([]byte, size)); err != nil {
+					size /= 2
+				}
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("the disk is not full: %v", err)
+			}
+			return open(t, dir, Options{})
+		}
+}
+
+// TestOpenOnFullDisk: a log opens without a byte of room, can be replayed, cut
+// and truncated, and takes records once there is room.
+func TestOpenOnFullDisk(t *testing.T) {
+	dir, room, openFull := fullDisk(t)
+	l := open(t, dir, Options{})
+	appendText(t, l, "old")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openFull()
+	if l.file != nil || !isFull(l.failed) {
+		t.Fatalf("the disk is not full: %v", l.failed)
+	}
+	if got, _ := replayText(t, dir); strings.Join(got, ",") != "old" {
+		t.Errorf("got %v", got)
+	}
+	if err := l.SyncAll(); err != nil {
+		t.Errorf("sync of nothing: %v", err)
+	}
+	cut, err := l.Cut()
+	if err != nil || cut != 2 {
+		t.Fatalf("cut %d, %v", cut, err)
+	}
+	room()
+	p := appendText(t, l, "new")
+	if p.Segment != 2 {
+		t.Errorf("record went to segment %d", p.Segment)
+	}
+	if err := errors.Join(l.Sync(p), l.Truncate(cut)); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := replayText(t, dir); strings.Join(got, ",") != "new" {
+		t.Errorf("got %v", got)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(text("late")); !errors.Is(err, ErrClosed) {
+		t.Errorf("append after close: %v", err)
+	}
+}
