@@ -42,7 +42,7 @@ func (a *App) openIngester(o ingester.Options) error {
 		return err
 	}
 	a.ingester = ing
-	a.closers = append(a.closers, ing.Close)
+	a.onClose("ingester", ing.Close)
 	return nil
 }
 
@@ -202,7 +202,7 @@ func (a *App) buildDistributor() *distributor.Distributor {
 		Replica: func(in *ring.Instance) (distributor.Replica, error) { return a.pool.Peer(in.Addr) },
 		Limits:  a.limitsOf, Now: a.opts.Now, Registerer: a.registry,
 	})
-	a.closers = append(a.closers, dist.Close)
+	a.onClose("distributor", dist.Close)
 	a.push = dist.Push
 	return dist
 }
@@ -214,7 +214,7 @@ func (a *App) buildHA(store election.Store) *distributor.HA {
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() { ha.Run(ctx) })
-	a.closers = append(a.closers, func() error { cancel(); done.Wait(); return nil })
+	a.closeWorker("elections of replicas", cancel, &done)
 	return ha
 }
 

@@ -140,7 +140,7 @@ func (a *App) openRedis() error {
 	open := func(cfg redisconn.Config) (goredis.UniversalClient, error) {
 		client, err := redisconn.Open(cfg, password)
 		if err == nil {
-			a.closers = append(a.closers, client.Close)
+			a.onClose("connections to Redis", client.Close)
 		}
 		return client, err
 	}
@@ -190,9 +190,9 @@ func (a *App) joinRing() error {
 	if a.members, err = ringredis.Open(o); err != nil {
 		return err
 	}
-	a.closers = append(a.closers, a.members.Close)
+	a.onClose("membership in the ring", a.members.Close)
 	a.pool = rpc.NewPool(a.security)
-	a.closers = append(a.closers, a.pool.Close)
+	a.onClose("connections to other processes", a.pool.Close)
 	return nil
 }
 

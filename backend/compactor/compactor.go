@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,7 +52,7 @@ const (
 // compaction runs at a time.
 type Compactor struct {
 	opts    Options
-	mu      sync.Mutex
+	turn    chan struct{} // held by the compaction that runs
 	metrics *metrics
 	status  atomic.Pointer[Status]
 }
@@ -84,7 +83,7 @@ func New(o Options) *Compactor {
 	if o.Interval <= 0 {
 		o.Interval = 5 * time.Minute
 	}
-	c := &Compactor{opts: o}
+	c := &Compactor{opts: o, turn: make(chan struct{}, 1)}
 	c.metrics = newMetrics(o.Registerer)
 	c.status.Store(&Status{Day: -1})
 	return c
@@ -131,8 +130,12 @@ type Report struct {
 // Compact compacts what there is to compact. What fails does not keep the rest
 // from it; the errors are joined.
 func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return Report{}, fmt.Errorf("wait for the compaction that is under way: %w", ctx.Err())
+	}
+	defer func() { <-c.turn }()
 	st := Status{Day: -1, LastRun: c.opts.Now()}
 	defer func() { st.Day = -1; s := st; c.status.Store(&s) }()
 	var report Report

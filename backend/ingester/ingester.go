@@ -120,7 +120,7 @@ func Open(o Options) (*Ingester, error) {
 	ing.stop = cancel
 	ing.done.Go(func() { ing.run(ctx) })
 	if o.LongTerm != nil {
-		ing.uploads = &uploader{ing: ing, long: o.LongTerm}
+		ing.uploads = newUploader(ing, o.LongTerm)
 		ing.done.Go(func() { ing.uploads.run(ctx) })
 	}
 	if o.Replication > 1 {

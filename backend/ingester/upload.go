@@ -44,7 +44,9 @@ type uploader struct {
 	ing  *Ingester
 	long LongTerm
 
-	mu       sync.Mutex
+	// turn is held by the call that runs: a channel, so that whoever waits for a
+	// call that hangs ends with its context.
+	turn     chan struct{}
 	declared map[store.Window]bool // windows that have an intent of ours; nil before the first look
 	looked   time.Time             // when Consumed was asked last
 }
@@ -72,11 +74,29 @@ func (u *uploader) run(ctx context.Context) {
 	}
 }
 
+func newUploader(ing *Ingester, long LongTerm) *uploader {
+	return &uploader{ing: ing, long: long, turn: make(chan struct{}, 1)}
+}
+
+// take waits for the turn of a call.
+func (u *uploader) take(ctx context.Context) error {
+	select {
+	case u.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the upload that is under way: %w", ctx.Err())
+	}
+}
+
+func (u *uploader) give() { <-u.turn }
+
 // sync declares what is owed, uploads what is sealed and takes back what is not
 // owed any more.
 func (u *uploader) sync(ctx context.Context) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	if err := u.take(ctx); err != nil {
+		return err
+	}
+	defer u.give()
 	if err := u.declare(ctx); err != nil {
 		return err
 	}
@@ -192,8 +212,10 @@ func mark(path string) error {
 // drop stops serving packs that have been compacted for an hour, and deletes
 // them.
 func (u *uploader) drop(ctx context.Context) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	if err := u.take(ctx); err != nil {
+		return err
+	}
+	defer u.give()
 	now := u.ing.opts.Now()
 	var errs error
 	for _, lp := range u.ing.packs.done() {

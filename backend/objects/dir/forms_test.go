@@ -95,7 +95,9 @@ func TestForms(t *testing.T) {
 			if err := other.List(ctx, "", func(o objects.Object) bool { seen = append(seen, o.Name); return true }); err != nil || strings.Join(seen, " ") != "l0/1/00/x l1/y" {
 				t.Errorf("the absolute form has %q, %v", seen, err)
 			}
-			within(t, "delete", func() error { return errors.Join(s.Delete(ctx, "l0/1/00/x"), s.Delete(ctx, "l0/1/00/x"), s.Delete(ctx, "l1/y")) })
+			within(t, "delete", func() error {
+				return errors.Join(s.Delete(ctx, "l0/1/00/x"), s.Delete(ctx, "l0/1/00/x"), s.Delete(ctx, "l1/y"))
+			})
 			if _, err := os.Stat(filepath.Join(abs, "l0")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("an emptied directory is there still: %v", err)
 			}
