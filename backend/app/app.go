@@ -122,6 +122,9 @@ func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 	if o.Role != Gateway && len(cfg.Upstream.URLs) > 0 {
 		return nil, errors.New("upstream.urls is set: only `pallium gateway` forwards to another backend; run that, or take upstream out")
 	}
+	if err := cfg.Store.checkRole(o.Role, cfg.inCluster(o.Env)); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}

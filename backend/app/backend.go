@@ -72,7 +72,8 @@ func (a *App) buildAll(ctx context.Context) error {
 	dist := distributor.New(distributor.Options{Local: a.ingester, HA: ha, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry})
 	a.push = dist.Push
 	o := a.apiOptions(querier.OneIngester(localIngester{a.ingester}))
-	o.Push, o.SeriesCount = dist.Push, a.ingester.SeriesCount
+	o.Push = dist.Push
+	o.SeriesCount = func(_ context.Context, id tenant.ID) (int, error) { return a.ingester.SeriesCount(id), nil }
 	a.knownMetadata = func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 		return a.ingester.Metadata(id), nil
 	}

@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -53,6 +55,7 @@ const (
 type Compactor struct {
 	opts    Options
 	turn    chan struct{} // held by the compaction that runs
+	work    *progress.Worker
 	metrics *metrics
 	status  atomic.Pointer[Status]
 }
@@ -85,12 +88,19 @@ func New(o Options) *Compactor {
 	}
 	c := &Compactor{opts: o, turn: make(chan struct{}, 1)}
 	c.metrics = newMetrics(o.Registerer)
+	c.work = progress.NewWorker(progress.Options{
+		Metric:  "pallium_compactor_stalled_seconds",
+		Help:    "How long the compaction or sweep under way has made no progress; 0 when there is none, or it made some within a minute.",
+		Message: "compaction makes no progress: the object store or the row store does not answer", Now: o.Now, Logger: o.Logger, Registerer: o.Registerer})
 	c.status.Store(&Status{Day: -1})
 	return c
 }
 
 // Run compacts and sweeps until ctx is done.
 func (c *Compactor) Run(ctx context.Context) {
+	var watching sync.WaitGroup
+	watching.Go(func() { c.work.Watch(ctx) })
+	defer watching.Wait()
 	tick := time.NewTicker(c.opts.Interval)
 	defer tick.Stop()
 	var swept time.Time
@@ -136,6 +146,8 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 		return Report{}, fmt.Errorf("wait for the compaction that is under way: %w", ctx.Err())
 	}
 	defer func() { <-c.turn }()
+	ctx, task := c.work.Begin(ctx, "list of what is to be compacted")
+	defer task.End()
 	st := Status{Day: -1, LastRun: c.opts.Now()}
 	defer func() { st.Day = -1; s := st; c.status.Store(&s) }()
 	var report Report

@@ -16,6 +16,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -90,6 +91,7 @@ func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Whic
 // packs that the day still needs.
 func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *Report) ([]ulid.ULID, error) {
 	const attempts = 3
+	progress.At(ctx, fmt.Sprintf("tenant %s day %d", t, day))
 	for try := 1; ; try++ {
 		catalog, deletions, err := c.opts.Store.Day(ctx, t, day)
 		if err != nil {
@@ -194,6 +196,7 @@ func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletion
 	}
 	m := newMerger(ctx, runs)
 	for m.next(ctx) {
+		progress.Step(ctx)
 		if err := g.Add(ctx, m.labels, &m.out); err != nil {
 			return errors.Join(err, g.Abort())
 		}

@@ -122,6 +122,7 @@ func Open(o Options) (*Ingester, error) {
 	if o.LongTerm != nil {
 		ing.uploads = newUploader(ing, o.LongTerm)
 		ing.done.Go(func() { ing.uploads.run(ctx) })
+		ing.done.Go(func() { ing.uploads.progress.Watch(ctx) })
 	}
 	if o.Replication > 1 {
 		ing.done.Go(func() { ing.syncEverySecond(ctx) })

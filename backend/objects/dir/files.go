@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/progress"
 )
 
 // place makes to the same file as from, or a copy of it, exclusively.
@@ -79,6 +80,7 @@ func (r reader) Read(b []byte) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
+	progress.Step(r.ctx)
 	return r.Reader.Read(b)
 }
 
