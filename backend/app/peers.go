@@ -9,6 +9,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -32,28 +33,37 @@ func askIngesters[T any](ctx context.Context, a *App, call func(context.Context,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", querier.ErrSilent, err)
 	}
+	return gather(r.Instances(), func(in *ring.Instance) (T, error) {
+		p, err := a.pool.Peer(in.Addr)
+		if err != nil {
+			var none T
+			return none, err
+		}
+		return call(ctx, p)
+	}), nil
+}
+
+// gather calls all instances side by side and sorts the answers by failure
+// domain. An error is part of its domain's answer.
+func gather[T any](instances []ring.Instance, call func(*ring.Instance) (T, error)) map[string]*domainAnswer[T] {
 	type answer struct {
 		domain string
 		value  T
 		err    error
 	}
-	answers := make(chan answer, len(r.Instances()))
-	for i := range r.Instances() {
-		in := &r.Instances()[i]
+	answers := make(chan answer, len(instances))
+	for i := range instances {
+		in := &instances[i]
 		go func() {
-			got := answer{domain: in.Domain()}
-			p, err := a.pool.Peer(in.Addr)
-			if err == nil {
-				got.value, err = call(ctx, p)
-			}
+			value, err := call(in)
 			if err != nil {
-				got.err = fmt.Errorf("ingester %s: %w", in.ID, err)
+				err = fmt.Errorf("ingester %s: %w", in.ID, err)
 			}
-			answers <- got
+			answers <- answer{in.Domain(), value, err}
 		}()
 	}
 	out := map[string]*domainAnswer[T]{}
-	for range r.Instances() {
+	for range instances {
 		got := <-answers
 		d := out[got.domain]
 		if d == nil {
@@ -66,7 +76,7 @@ func askIngesters[T any](ctx context.Context, a *App, call func(context.Context,
 		}
 		d.values = append(d.values, got.value)
 	}
-	return out, nil
+	return out
 }
 
 // complete counts the domains that answered completely, and joins the errors of

@@ -2,30 +2,35 @@ package app
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
 // fails is an ingester that does not answer.
 const fails = -1
 
-// answers makes the answers of domains from those of their ingesters.
+// answers asks ingesters of domains, of which each answers with its number.
 func answers[T any](domains [][]int, value func(int) T) map[string]*domainAnswer[T] {
-	out := map[string]*domainAnswer[T]{}
+	var instances []ring.Instance
+	numbers := map[string]int{}
 	for i, d := range domains {
-		a := &domainAnswer[T]{}
-		for _, n := range d {
-			if n == fails {
-				a.err = errors.New("no answer")
-				continue
-			}
-			a.values = append(a.values, value(n))
+		for k, n := range d {
+			id := fmt.Sprintf("ingester-%d-%d", i, k)
+			numbers[id] = n
+			instances = append(instances, ring.Instance{ID: id, Zone: fmt.Sprintf("zone-%d", i)})
 		}
-		out[string(rune('a'+i))] = a
 	}
-	return out
+	return gather(instances, func(in *ring.Instance) (T, error) {
+		n := numbers[in.ID]
+		if n == fails {
+			return value(0), errors.New("no answer")
+		}
+		return value(n), nil
+	})
 }
 
 // TestAnswersOfIngesters: a count or list is as large as it must be, or an error.
