@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/app"
@@ -59,7 +60,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "all", "gateway", "backend":
 		return serve(app.Role(command), args, stderr)
 	case "tenant", "token", "policy", "limits":
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		ctx, stop := interruptible()
 		defer stop()
 		return cli.Run(ctx, append([]string{command}, args...), os.Getenv, stdout, stderr)
 	case "migrate", "verify":
@@ -107,43 +108,114 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", role, fs.Arg(0))
 		return 2
 	}
-	cfg, err := app.LoadConfig(*config, os.LookupEnv)
-	if err != nil {
-		fmt.Fprintln(stderr, "pallium:", err)
-		return 2
-	}
-	override(&cfg.DataDir, *dataDir)
-	override(&cfg.Listen, *listen)
-	override(&cfg.AdminListen, *adminListen)
-	override(&cfg.InternalListen, internalListen)
-	override(&cfg.RPCListen, rpcListen)
 	var targets app.Targets
 	if role == app.Backend {
+		var err error
 		if targets, err = app.ParseTargets(target); err != nil {
 			fmt.Fprintln(stderr, "pallium:", err)
 			return 2
 		}
 	}
-	if err := cfg.Check(); err != nil {
-		fmt.Fprintln(stderr, "pallium: configuration:", err)
+	cfg, err := configuration(*config, func(c *app.Config) {
+		override(&c.DataDir, *dataDir)
+		override(&c.Listen, *listen)
+		override(&c.AdminListen, *adminListen)
+		override(&c.InternalListen, internalListen)
+		override(&c.RPCListen, rpcListen)
+	})
+	if err != nil {
+		fmt.Fprintln(stderr, "pallium:", err)
 		return 2
 	}
 	logger := newLogger(cfg.Log, stderr)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, second, stop := stopSignals()
 	defer stop()
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
-	a, err := app.New(ctx, cfg, app.Options{Role: role, Targets: targets, Version: versionText(), Env: os.LookupEnv, Logger: logger})
-	if err != nil {
-		fmt.Fprintln(stderr, "pallium:", err)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- runServer(ctx, cfg, app.Options{Role: role, Targets: targets, Version: versionText(), Env: os.LookupEnv, Logger: logger})
+	}()
+	select {
+	case err = <-ended:
+	case s := <-second:
+		logger.Error("second signal to stop: the process ends at once; nothing acknowledged is lost, the next start replays the write-ahead log", "signal", s.String())
 		return 1
 	}
-	defer reloadOnHangup(a, hangup, logger)()
-	if err := a.Run(ctx, nil); err != nil {
+	switch {
+	case errors.Is(err, app.ErrStopTimeout): // the log has it
+		return 1
+	case err != nil:
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 1
 	}
 	return 0
+}
+
+// runServer builds a server and runs it until ctx is done.
+func runServer(ctx context.Context, cfg app.Config, o app.Options) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
+	a, err := app.New(ctx, cfg, o)
+	if err != nil {
+		return err
+	}
+	defer reloadOnHangup(a, hangup, o.Logger)()
+	return a.Run(ctx, nil)
+}
+
+// sameSignal is how soon after the first a signal to stop is the same one: to a
+// process group that make is in, it comes twice.
+const sameSignal = 500 * time.Millisecond
+
+// stopSignals returns a context that ends with the first SIGTERM or interrupt,
+// and a channel that tells of the second.
+func stopSignals() (ctx context.Context, second <-chan os.Signal, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals, again, done := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		var first time.Time
+		for {
+			select {
+			case s := <-signals:
+				switch {
+				case first.IsZero():
+					first = time.Now()
+					cancel()
+				case time.Since(first) >= sameSignal:
+					again <- s
+					return
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, again, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel()
+	}
+}
+
+// interruptible returns a context that ends with the first SIGTERM or interrupt;
+// the second ends the process.
+func interruptible() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// configuration reads a file, puts the flags over it, and checks the outcome.
+func configuration(path string, flags func(*app.Config)) (app.Config, error) {
+	cfg, err := app.LoadConfig(path, os.LookupEnv)
+	if err != nil {
+		return cfg, err
+	}
+	flags(&cfg)
+	if err := errors.Join(cfg.Check(), cfg.Resolve()); err != nil {
+		return cfg, fmt.Errorf("configuration: %w", err)
+	}
+	return cfg, nil
 }
 
 // maintain runs the commands that open the stores themselves.
@@ -180,16 +252,12 @@ func maintain(command string, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", command, fs.Arg(0))
 		return 2
 	}
-	cfg, err := app.LoadConfig(*config, os.LookupEnv)
-	if err == nil {
-		override(&cfg.DataDir, *dataDir)
-		err = cfg.Check()
-	}
+	cfg, err := configuration(*config, func(c *app.Config) { override(&c.DataDir, *dataDir) })
 	if err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 2
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
 	o := app.Options{Version: versionText(), Logger: newLogger(cfg.Log, stderr)}
 	if command == "migrate" {

@@ -10,6 +10,14 @@ import (
 	"github.com/palliumhq/pallium/backend/app"
 )
 
+// TestMain is pallium itself in a process that a test starts.
+func TestMain(m *testing.M) {
+	if os.Getenv("PALLIUM_TEST_PROCESS") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
 // TestCommandLine has what ends before anything is served.
 func TestCommandLine(t *testing.T) {
 	bad := filepath.Join(t.TempDir(), "pallium.yaml")
@@ -32,6 +40,8 @@ func TestCommandLine(t *testing.T) {
 		{"all extra", 2, "", `argument "extra" is not understood`},
 		{"-config /none", 2, "", "read configuration"},
 		{"-config " + bad, 2, "", "listne"},
+		{"-data-dir /dev/null/data", 1, "", "data_dir: mkdir /dev/null: not a directory"},
+		{"-data-dir /proc/pallium", 1, "", "data_dir: mkdir /proc/pallium: "},
 		{"gateway -data-dir " + t.TempDir(), 1, "", "upstream.urls is empty"},
 		{"tenant", 2, "", ""},
 		{"token -h", 0, "", ""},

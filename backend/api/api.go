@@ -40,7 +40,7 @@ type Options struct {
 	Engine      promql.QueryEngine
 	Parser      parser.Parser
 	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
-	SeriesCount func(tenant.ID) int                                               // active series of a tenant
+	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
 	Delete      func(context.Context, Deletion) error
 	Limits      func(tenant.ID) limits.Limits
 	Lookback    time.Duration

@@ -8,6 +8,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -62,7 +63,7 @@ func status(err error) (int, string) {
 		return http.StatusServiceUnavailable, "the write-ahead log could not be written; send the request again"
 	case errors.Is(err, ingester.ErrStopped):
 		return http.StatusServiceUnavailable, "ingester is stopping; send the request again"
-	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable):
+	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, querier.ErrSilent):
 		return http.StatusServiceUnavailable, "too few ingesters are available; send the request again"
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable, "request took too long; send it again"

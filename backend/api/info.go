@@ -28,7 +28,8 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	known, err := a.Metadata(r.Context(), access(r))
 	if err != nil {
 		a.Logger.Error("metadata could not be read", "tenant", access(r), "err", err)
-		writeError(w, http.StatusInternalServerError, "internal", "internal error: metadata could not be read; try again")
+		w.Header().Set("Retry-After", "5")
+		writeError(w, http.StatusServiceUnavailable, "unavailable", "metadata could not be read; try again")
 		return
 	}
 	for _, m := range known {
@@ -54,7 +55,10 @@ func positive(s string) (int, error) {
 // userStats tells a tenant its own use, in Cortex' words.
 func (a *api) userStats(w http.ResponseWriter, r *http.Request) {
 	id := access(r)
-	writeJSON(w, http.StatusOK, map[string]any{
-		"numSeries": a.SeriesCount(id), "maxActiveSeries": a.Limits(id).MaxActiveSeries,
-	})
+	n, err := a.SeriesCount(r.Context(), id)
+	if err != nil { // never a smaller number
+		a.fail(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"numSeries": n, "maxActiveSeries": a.Limits(id).MaxActiveSeries})
 }

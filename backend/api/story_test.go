@@ -54,7 +54,7 @@ func newBackend(t testing.TB) *backend {
 	b.h = New(Options{
 		Push: dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, lim, clock, nil),
 		Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
-		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: ing.SeriesCount, Limits: lim,
+		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: func(_ context.Context, id tenant.ID) (int, error) { return ing.SeriesCount(id), nil }, Limits: lim,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),
 	})
 	return b

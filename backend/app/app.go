@@ -21,6 +21,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/ring"
 	ringredis "github.com/palliumhq/pallium/backend/ring/redis"
 	"github.com/palliumhq/pallium/backend/rows"
@@ -52,6 +53,10 @@ type Options struct {
 	Env     func(string) (string, bool)
 	Logger  *slog.Logger
 	Now     func() time.Time
+
+	// Tests put ports that hang in front of the stores.
+	wrapRows    func(rows.Store) rows.Store
+	wrapObjects func(objects.Store) objects.Store
 }
 
 // App is one process. New builds it, Run serves until its context ends.
@@ -90,10 +95,14 @@ type App struct {
 
 	serving atomic.Bool // requests can be served
 
-	running    context.Context // ends before the parts are closed
-	background sync.WaitGroup  // what requests started and did not wait for
+	// running ends before the parts are closed, requests when those under way
+	// were drained or cut off.
+	running, requests   context.Context
+	stopRunning, cutOff context.CancelFunc
+	background          sync.WaitGroup // what requests started and did not wait for
 
-	closers []func() error // in the order of building
+	closers []closer // in the order of building
+	ending  *ending
 }
 
 // New builds the process. What it opened is closed again if it fails.
@@ -113,16 +122,28 @@ func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 	if o.Role != Gateway && len(cfg.Upstream.URLs) > 0 {
 		return nil, errors.New("upstream.urls is set: only `pallium gateway` forwards to another backend; run that, or take upstream out")
 	}
+	if err := cfg.Store.checkRole(o.Role, cfg.inCluster(o.Env)); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	a := &App{cfg: cfg, opts: o, registry: prometheus.NewRegistry()}
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	a.running = running
+	a := &App{cfg: cfg, opts: o, registry: prometheus.NewRegistry(), ending: newEnding()}
+	a.running, a.stopRunning = context.WithCancel(context.WithoutCancel(ctx))
+	a.requests, a.cutOff = context.WithCancel(context.WithoutCancel(ctx))
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	a.closers = append(a.closers, func() error { stop(); a.background.Wait(); return nil })
-	if err := a.build(ctx); err != nil {
-		return nil, errors.Join(err, a.close())
+	start := newEnding()
+	start.now("the start: opening the stores and replaying the write-ahead log")
+	err := a.bounded(ctx, start, func() error {
+		err := a.build(ctx)
+		if err != nil {
+			a.cutOff()
+			err = errors.Join(err, a.close())
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return a, nil
 }
@@ -200,7 +221,7 @@ func (a *App) shareBudgets() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() { sharer.Run(ctx) })
-	a.closers = append(a.closers, func() error { cancel(); done.Wait(); return nil })
+	a.closeWorker("exchange of rate budgets", cancel, &done)
 	return nil
 }
 
@@ -229,7 +250,10 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 	if a.store, err = a.openRows(ctx); err != nil {
 		return "", err
 	}
-	a.closers = append(a.closers, a.store.Close)
+	if a.opts.wrapRows != nil {
+		a.store = a.opts.wrapRows(a.store)
+	}
+	a.onClose("row store", a.store.Close)
 	if a.control, err = control.Open(ctx, control.Options{
 		Store: a.store, Pepper: pepper, Keyless: keyless, Defaults: limits.Merge(limits.Default(), a.cfg.Limits),
 		Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
@@ -237,10 +261,10 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 		return "", err
 	}
 	a.control.Start()
-	a.closers = append(a.closers, func() error { a.control.Stop(); return nil })
+	a.onClose("control plane", func() error { a.control.Stop(); return nil })
 	if keyless {
 		a.remembered = newRememberedLimits(a.running, a.control.Limits, a.limitsWithout, a.opts.Now)
-		a.closers = append(a.closers, a.remembered.close)
+		a.onClose("questions about limits", a.remembered.close)
 		return adminToken, nil
 	}
 	a.auth, err = authn.New(authn.Options{Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now})
@@ -263,16 +287,6 @@ func (a *App) ready(ctx context.Context) error {
 }
 
 var errNotServing = errors.New("starting or stopping")
-
-// close closes what was opened, last first.
-func (a *App) close() error {
-	var errs error
-	for i := len(a.closers) - 1; i >= 0; i-- {
-		errs = errors.Join(errs, a.closers[i]())
-	}
-	a.closers = nil
-	return errs
-}
 
 // Reload reads again what may change while running: the key sets of issuers and
 // the edge's certificate. What cannot be read stays as it was.

@@ -43,7 +43,7 @@ func (a *App) openIngester(o ingester.Options) error {
 		return err
 	}
 	a.ingester = ing
-	a.closers = append(a.closers, ing.Close)
+	a.onClose("ingester", ing.Close)
 	return nil
 }
 
@@ -73,7 +73,8 @@ func (a *App) buildAll(ctx context.Context) error {
 	dist := distributor.New(distributor.Options{Local: a.ingester, HA: ha, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry})
 	a.push = dist.Push
 	o := a.apiOptions(querier.OneIngester(localIngester{a.ingester}))
-	o.Push, o.SeriesCount = dist.Push, a.ingester.SeriesCount
+	o.Push = dist.Push
+	o.SeriesCount = func(_ context.Context, id tenant.ID) (int, error) { return a.ingester.SeriesCount(id), nil }
 	a.knownMetadata = func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 		return a.ingester.Metadata(id), nil
 	}
@@ -203,7 +204,7 @@ func (a *App) buildDistributor() *distributor.Distributor {
 		Replica: func(in *ring.Instance) (distributor.Replica, error) { return a.pool.Peer(in.Addr) },
 		Limits:  a.limitsOf, Now: a.opts.Now, Registerer: a.registry,
 	})
-	a.closers = append(a.closers, dist.Close)
+	a.onClose("distributor", dist.Close)
 	a.push = dist.Push
 	return dist
 }
@@ -215,7 +216,7 @@ func (a *App) buildHA(store election.Store) *distributor.HA {
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() { ha.Run(ctx) })
-	a.closers = append(a.closers, func() error { cancel(); done.Wait(); return nil })
+	a.closeWorker("elections of replicas", cancel, &done)
 	return ha
 }
 

@@ -20,7 +20,6 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	ringredis "github.com/palliumhq/pallium/backend/ring/redis"
 	"github.com/palliumhq/pallium/backend/rpc"
-	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -140,7 +139,7 @@ func (a *App) openRedis() error {
 	open := func(cfg redisconn.Config) (goredis.UniversalClient, error) {
 		client, err := redisconn.Open(cfg, password)
 		if err == nil {
-			a.closers = append(a.closers, client.Close)
+			a.onClose("connections to Redis", client.Close)
 		}
 		return client, err
 	}
@@ -190,9 +189,9 @@ func (a *App) joinRing() error {
 	if a.members, err = ringredis.Open(o); err != nil {
 		return err
 	}
-	a.closers = append(a.closers, a.members.Close)
+	a.onClose("membership in the ring", a.members.Close)
 	a.pool = rpc.NewPool(a.security)
-	a.closers = append(a.closers, a.pool.Close)
+	a.onClose("connections to other processes", a.pool.Close)
 	return nil
 }
 
@@ -340,73 +339,4 @@ func (a *App) restore(ctx context.Context, ingester string) {
 		case <-time.After(restoreEvery):
 		}
 	}
-}
-
-// clusterMetadata is what enough ingesters know of a tenant's metrics.
-func (a *App) clusterMetadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
-	r, err := a.members.Ring(ctx)
-	if err != nil {
-		return nil, err
-	}
-	type answer struct {
-		list []series.MetricMetadata
-		err  error
-	}
-	answers := make(chan answer, len(r.Instances()))
-	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
-	defer cancel()
-	for i := range r.Instances() {
-		in := &r.Instances()[i]
-		go func() {
-			p, err := a.pool.Peer(in.Addr)
-			var list []series.MetricMetadata
-			if err == nil {
-				list, err = p.Metadata(ctx, id)
-			}
-			answers <- answer{list, err}
-		}()
-	}
-	var out []series.MetricMetadata
-	failed := 0
-	for range r.Instances() {
-		got := <-answers
-		if got.err != nil {
-			failed++
-			err = errors.Join(err, got.err)
-		}
-		out = append(out, got.list...)
-	}
-	if failed == len(r.Instances()) {
-		return nil, fmt.Errorf("metadata: no ingester answers: %w", err)
-	}
-	return out, nil
-}
-
-const metadataTimeout = 2 * time.Second
-
-// clusterSeries is about how many active series a tenant has: those of all
-// ingesters that answer, by the number of replicas.
-func (a *App) clusterSeries(id tenant.ID) int {
-	ctx, cancel := context.WithTimeout(a.running, metadataTimeout)
-	defer cancel()
-	r, err := a.members.Ring(ctx)
-	if err != nil {
-		return 0
-	}
-	counts := make(chan int, len(r.Instances()))
-	for i := range r.Instances() {
-		in := &r.Instances()[i]
-		go func() {
-			n := 0
-			if p, err := a.pool.Peer(in.Addr); err == nil {
-				n, _ = p.SeriesCount(ctx, id)
-			}
-			counts <- n
-		}()
-	}
-	sum := 0
-	for range r.Instances() {
-		sum += <-counts
-	}
-	return (sum + a.cfg.Cluster.Replication - 1) / a.cfg.Cluster.Replication
 }

@@ -49,7 +49,8 @@ type Config struct {
 	Compactor Compactor `yaml:"compactor"`
 	Self      Self      `yaml:"self_monitoring"`
 
-	// ShutdownTimeout is how long requests under way may take to end.
+	// ShutdownTimeout is how long stopping may take in all; requests under way get
+	// half of it at most.
 	ShutdownTimeout model.Duration `yaml:"shutdown_timeout"`
 }
 
@@ -121,7 +122,7 @@ func DefaultConfig() Config {
 		Log:             Log{Level: "info", Format: "text"},
 		Self:            Self{Interval: model.Duration(5 * time.Second)},
 		Compactor:       Compactor{Interval: model.Duration(5 * time.Minute)},
-		ShutdownTimeout: model.Duration(30 * time.Second),
+		ShutdownTimeout: model.Duration(2 * time.Minute),
 	}
 }
 

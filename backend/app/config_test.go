@@ -103,6 +103,7 @@ func TestConfig(t *testing.T) {
 
 // TestRefusedAtStart has what only New can see. Nothing stays open.
 func TestRefusedAtStart(t *testing.T) {
+	table := Bigtable{Project: "p", Instance: "i"}
 	tests := []struct {
 		name string
 		role Role
@@ -119,6 +120,15 @@ func TestRefusedAtStart(t *testing.T) {
 		{"trusted proxies", All, func(c *Config) { c.Gateway.TrustedProxies = []string{"here"} }, nil, []string{"trusted_proxies", "here"}},
 		{"certificate", All, func(c *Config) { c.TLS = TLS{CertFile: "/none", KeyFile: "/none"} }, nil, []string{"tls", "/none"}},
 		{"data_dir is a file", All, func(c *Config) { c.DataDir = writeFile(t, "") }, nil, []string{"data_dir"}},
+		{"backend without stores", Backend, func(*Config) {}, secrets(), []string{"store.bigtable and store.gcs", "no other process sees", "pallium all"}},
+		{"backend without store.gcs", Backend, func(c *Config) { c.Store.Bigtable = table }, secrets(), []string{"store.bigtable and store.gcs"}},
+		{"backend without store.bigtable", Backend, func(c *Config) { c.Store.GCS.Bucket = "b" }, secrets(), []string{"store.bigtable and store.gcs"}},
+		{"all without store.gcs", All, func(c *Config) { c.Store.Bigtable = table }, nil, []string{"store.bigtable is set and store.gcs is not"}},
+		{"all without store.bigtable", All, func(c *Config) { c.Store.GCS.Bucket = "b" }, nil, []string{"store.gcs is set and store.bigtable is not"}},
+		{"gateway without store.bigtable", Gateway, func(c *Config) { c.Upstream.URLs, c.Store.GCS.Bucket = []string{"http://x"}, "b" }, secrets(), []string{"store.gcs is set and store.bigtable is not"}},
+		{"gateway of a cluster by its secret", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET": long}, []string{"belongs to a cluster", "store.bigtable"}},
+		{"gateway of a cluster by its secret's file", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET_FILE": "/x"}, []string{"belongs to a cluster", "store.bigtable"}},
+		{"gateway of a cluster by certificates", Gateway, func(c *Config) { c.Upstream.URLs, c.Cluster.TLS.CertFile = []string{"http://x"}, "/x" }, secrets(), []string{"belongs to a cluster", "store.bigtable"}},
 		{"bad limits", All, func(c *Config) { c.Listen = "" }, nil, []string{"listen"}},
 	}
 	for _, tt := range tests {
@@ -126,10 +136,17 @@ func TestRefusedAtStart(t *testing.T) {
 			noLeaks(t)
 			cfg := testConfig(t)
 			tt.set(&cfg)
-			a, err := New(context.Background(), cfg, testOptions(tt.role, tt.env, nil))
+			o := testOptions(tt.role, tt.env, nil)
+			o.Targets = Targets{TargetCompactor: true}
+			a, err := New(context.Background(), cfg, o)
 			if err == nil {
 				_ = a.close()
 				t.Fatal("started")
+			}
+			if strings.Contains(err.Error(), "store.") {
+				if _, err := os.Stat(cfg.DataDir); err == nil {
+					t.Error("it made a data directory")
+				}
 			}
 			for _, part := range tt.say {
 				if !strings.Contains(err.Error(), part) {

@@ -80,10 +80,17 @@ type process struct {
 
 func start(t *testing.T, cfg Config, role Role, env map[string]string) *process {
 	t.Helper()
+	return startWith(t, cfg, testOptions(role, env, nil))
+}
+
+// startWith is start with options, whose logger is set.
+func startWith(t *testing.T, cfg Config, o Options) *process {
+	t.Helper()
 	p := &process{t: t, log: &lockedBuffer{}, ended: make(chan error, 1), client: &http.Client{Transport: &http.Transport{}}}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	a, err := New(ctx, cfg, testOptions(role, env, p.log))
+	o.Logger = slog.New(slog.NewTextHandler(p.log, nil))
+	a, err := New(ctx, cfg, o)
 	if err != nil {
 		cancel()
 		t.Fatal(err)
@@ -99,8 +106,7 @@ func start(t *testing.T, cfg Config, role Role, env map[string]string) *process 
 		cancel()
 		t.Fatal(err)
 	}
-	p.token = env["PALLIUM_ADMIN_TOKEN"]
-	if p.token == "" {
+	if p.token, _ = o.Env("PALLIUM_ADMIN_TOKEN"); p.token == "" {
 		data, err := os.ReadFile(filepath.Join(cfg.DataDir, "admin-token"))
 		if err != nil {
 			t.Fatal(err)

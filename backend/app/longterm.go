@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -30,7 +31,10 @@ func (a *App) buildStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.closers = append(a.closers, obj.Close)
+	if a.opts.wrapObjects != nil {
+		obj = a.opts.wrapObjects(obj)
+	}
+	a.onClose("object store", obj.Close)
 	a.longTerm, err = store.Open(store.Options{
 		Rows: a.store, Objects: obj, Scratch: filepath.Join(a.cfg.DataDir, "scratch"),
 		Retention: a.retention, Deleted: a.tenantDeleted,
@@ -41,7 +45,7 @@ func (a *App) buildStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.closers = append(a.closers, a.longTerm.Close)
+	a.onClose("long-term store", a.longTerm.Close)
 	return nil
 }
 
@@ -59,12 +63,9 @@ func (a *App) buildCompactor(id string) {
 		Interval: time.Duration(a.cfg.Compactor.Interval), Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		a.compactor.Run(ctx)
-	}()
-	a.closers = append(a.closers, func() error { cancel(); <-done; return nil })
+	var done sync.WaitGroup
+	done.Go(func() { a.compactor.Run(ctx) })
+	a.closeWorker("compactor", cancel, &done)
 }
 
 // retention is how long a tenant's samples are kept. When that cannot be told,

@@ -65,6 +65,9 @@ var ErrFindings = errors.New("the store is not consistent")
 // Verify checks the configured long-term store, and before that writes its index
 // again if that is wanted.
 func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.Writer) (err error) {
+	if err := cfg.Store.checkRole(All, false); err != nil {
+		return err
+	}
 	e, done, err := migrationEnv(ctx, &cfg, o)
 	if err != nil {
 		return err

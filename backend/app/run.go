@@ -20,10 +20,16 @@ type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
 // Run serves until ctx is done, then drains: listeners close, requests under
 // way end, and what is in memory is safe on disk. started, if not nil, is told
 // the addresses of the edge (of a backend: of internal_listen) and of the admin
-// listener once all listeners are open.
+// listener once all listeners are open. All of stopping has shutdown_timeout:
+// when it takes longer, Run returns ErrStopTimeout.
 func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error {
+	return a.bounded(ctx, a.ending, func() error { return a.run(ctx, started) })
+}
+
+func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error {
 	l, err := a.listen()
 	if err != nil {
+		a.ending.begin()
 		return errors.Join(err, l.close(), a.close())
 	}
 	a.opts.Logger.Info("serving", append(l.log(), "role", string(a.opts.Role), "version", a.opts.Version)...)
@@ -31,6 +37,9 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 		started(l.main.Addr(), l.admin.Addr())
 	}
 	servers := []*http.Server{gateway.Server(a.handler(), a.opts.Logger), gateway.Server(a.admin, a.opts.Logger)}
+	for _, s := range servers {
+		s.BaseContext = func(net.Listener) context.Context { return a.requests }
+	}
 	failed := make(chan error, 3)
 	var serving, background sync.WaitGroup
 	serving.Go(func() { failed <- servers[0].Serve(a.mainListener(l.main)) })
@@ -61,13 +70,7 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 		case err = <-failed:
 		}
 	}
-	a.serving.Store(false)
-	stopBackground()
-	background.Wait()
-	errs := a.shutdown(servers)
-	serving.Wait()
-	a.seal()
-	return errors.Join(ignoreClosed(err), errs, a.close())
+	return errors.Join(ignoreClosed(err), a.stop(servers, stopBackground, &background, &serving))
 }
 
 // activate lets an ingester of a cluster take writes, now that it listens.
@@ -187,24 +190,6 @@ func (a *App) prunePeers(ctx context.Context) {
 		}
 		a.pool.Keep(addrs)
 	}
-}
-
-func (a *App) shutdown(servers []*http.Server) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(a.cfg.ShutdownTimeout))
-	defer cancel()
-	var errs error
-	if a.opts.Role == Backend { // gateways go elsewhere before the listener closes
-		servers[0].SetKeepAlivesEnabled(false)
-	}
-	for _, s := range servers {
-		if err := s.Shutdown(ctx); err != nil {
-			errs = errors.Join(errs, fmt.Errorf("requests were cut off: %w", err), s.Close())
-		}
-	}
-	if a.rpc != nil {
-		a.rpc.Stop(ctx)
-	}
-	return errs
 }
 
 func ignoreClosed(err error) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
+	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/migrations"
 )
 
@@ -58,6 +59,33 @@ func (s *Store) check() error {
 		return errors.New("store.gcs needs bucket")
 	}
 	return nil
+}
+
+// checkRole refuses a process that would keep on its own what it must share:
+// embedded stores look like working ones, and nobody else sees what is in them.
+func (s *Store) checkRole(role Role, inCluster bool) error {
+	const why = "else it would keep a store of its own in the data directory, which no other process sees"
+	bigtable, gcs := s.Bigtable.set(), s.GCS.set()
+	switch {
+	case role == Backend && (!bigtable || !gcs):
+		return fmt.Errorf("pallium backend needs both store.bigtable and store.gcs: set them as in all processes of the cluster, %s, "+
+			"and would ignore limits, deletions and retention that are set at a gateway; for one process without other services run `pallium all`", why)
+	case role == Gateway && inCluster && !bigtable:
+		return fmt.Errorf("this gateway belongs to a cluster (PALLIUM_CLUSTER_SECRET or cluster.tls is set) and needs store.bigtable: set it as in the backends, %s, "+
+			"and its tenants, keys and limits would be unknown to the cluster", why)
+	case gcs && !bigtable:
+		return fmt.Errorf("store.gcs is set and store.bigtable is not: set both or none, rows and packs belong together, %s", why)
+	case bigtable && !gcs && role != Gateway:
+		return fmt.Errorf("store.bigtable is set and store.gcs is not: set both or none, rows and packs belong together, %s", why)
+	}
+	return nil
+}
+
+// inCluster reports whether the process has what proves that it belongs to a
+// cluster.
+func (c *Config) inCluster(env func(string) (string, bool)) bool {
+	_, ok := env("PALLIUM_CLUSTER_SECRET")
+	return ok || hasFile(env, "PALLIUM_CLUSTER_SECRET") || c.Cluster.TLS != rpc.TLSFiles{}
 }
 
 // openObjects opens the object store: a bucket, or the directories l0 and l1 of

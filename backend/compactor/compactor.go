@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -52,8 +53,9 @@ const (
 // compaction runs at a time.
 type Compactor struct {
 	opts    Options
-	mu      sync.Mutex
-	failing *failures // guarded by mu
+	turn    chan struct{} // held by the compaction that runs
+	work    *progress.Worker
+	failing *failures // guarded by turn
 	metrics *metrics
 	status  atomic.Pointer[Status]
 }
@@ -96,15 +98,22 @@ func New(o Options) *Compactor {
 	if o.Interval <= 0 {
 		o.Interval = 5 * time.Minute
 	}
-	c := &Compactor{opts: o}
+	c := &Compactor{opts: o, turn: make(chan struct{}, 1)}
 	c.metrics = newMetrics(o.Registerer)
 	c.failing = newFailures(o.Interval, c.metrics)
+	c.work = progress.NewWorker(progress.Options{
+		Metric:  "pallium_compactor_stalled_seconds",
+		Help:    "How long the compaction or sweep under way has made no progress; 0 when there is none, or it made some within a minute.",
+		Message: "compaction makes no progress: the object store or the row store does not answer", Now: o.Now, Logger: o.Logger, Registerer: o.Registerer})
 	c.status.Store(&Status{Day: -1})
 	return c
 }
 
 // Run compacts and sweeps until ctx is done.
 func (c *Compactor) Run(ctx context.Context) {
+	var watching sync.WaitGroup
+	watching.Go(func() { c.work.Watch(ctx) })
+	defer watching.Wait()
 	tick := time.NewTicker(c.opts.Interval)
 	defer tick.Stop()
 	var swept time.Time
@@ -144,8 +153,14 @@ type Report struct {
 // Compact compacts what there is to compact. What fails does not keep the rest
 // from it, and is tried again later and later; the errors are joined.
 func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return Report{}, fmt.Errorf("wait for the compaction that is under way: %w", ctx.Err())
+	}
+	defer func() { <-c.turn }()
+	ctx, task := c.work.Begin(ctx, "list of what is to be compacted")
+	defer task.End()
 	st := Status{Day: -1, LastRun: c.opts.Now(), Failing: c.failing.list()}
 	defer func() { st.Day = -1; s := st; c.status.Store(&s) }()
 	var report Report

@@ -16,6 +16,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -164,6 +165,7 @@ func (o *outcome) keep(left []ulid.ULID) { o.left, o.known = left, true }
 func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *Report, o *outcome) error {
 	const attempts = 3
 	key := failingKey{day: day, tenant: t}
+	progress.At(ctx, fmt.Sprintf("tenant %s day %d", t, day))
 	for try := 1; ; try++ {
 		o.known = false
 		if o.waits = which == Due && try == 1 && c.failing.waits(key, fingerprint{}, c.opts.Now()); o.waits {
@@ -289,6 +291,7 @@ func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletion
 	}
 	m := newMerger(ctx, runs)
 	for m.next(ctx) {
+		progress.Step(ctx)
 		if err := g.Add(ctx, m.labels, &m.out); err != nil {
 			return errors.Join(err, g.Abort())
 		}

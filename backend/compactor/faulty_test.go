@@ -34,6 +34,9 @@ type injector struct {
 	kind  fault
 	names []string
 	dead  bool
+
+	hook   func(name string) // before each call
+	hangAt string            // every call of this name hangs
 }
 
 // next decides about the call that begins now.
@@ -45,6 +48,12 @@ func (i *injector) next(name string) fault {
 	}
 	i.calls++
 	i.names = append(i.names, name)
+	if i.hook != nil {
+		i.hook(name)
+	}
+	if i.hangAt == name {
+		return hang
+	}
 	if i.calls != i.at {
 		return none
 	}
@@ -63,7 +72,7 @@ func (i *injector) next(name string) fault {
 func (i *injector) heal() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.dead, i.at = false, 0
+	i.dead, i.at, i.hook, i.hangAt = false, 0, nil, ""
 }
 
 // do runs a call under its fault.

@@ -11,6 +11,8 @@ import (
 // Sweep deletes what is beyond retention, what deleted tenants left, and
 // whatever the garbage queue has due.
 func (c *Compactor) Sweep(ctx context.Context) error {
+	ctx, task := c.work.Begin(ctx, "sweep")
+	defer task.End()
 	var errs error
 	active, deleted, err := c.opts.Tenants(ctx)
 	if err != nil {

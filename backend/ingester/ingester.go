@@ -140,7 +140,7 @@ func Open(o Options) (*Ingester, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ing.stop = cancel
 	if o.LongTerm != nil {
-		ing.uploads = &uploader{ing: ing, long: o.LongTerm}
+		ing.uploads = newUploader(ing, o.LongTerm)
 	}
 	if !o.idle {
 		ing.start(ctx)
@@ -153,6 +153,7 @@ func (ing *Ingester) start(ctx context.Context) {
 	ing.done.Go(func() { ing.run(ctx) })
 	if ing.uploads != nil {
 		ing.done.Go(func() { ing.uploads.run(ctx) })
+		ing.done.Go(func() { ing.uploads.progress.Watch(ctx) })
 	}
 	if ing.opts.Replication > 1 {
 		ing.done.Go(func() { ing.syncEverySecond(ctx) })

@@ -50,10 +50,14 @@ type tenantPack struct {
 // written. A pack that cannot be opened is an error: without it queries would
 // give shorter answers than they should.
 func openPacks(dir string, logger *slog.Logger) (*packSet, error) {
-	p := &packSet{dir: dir, logger: logger, pages: pack.NewPageCache(pageCacheBytes), byTenant: map[tenant.ID][]tenantPack{}}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
+	dir, err := filepath.EvalSymlinks(dir) // WalkDir does not follow a link: it would find no packs
+	if err != nil {
+		return nil, fmt.Errorf("open local packs: %w", err)
+	}
+	p := &packSet{dir: dir, logger: logger, pages: pack.NewPageCache(pageCacheBytes), byTenant: map[tenant.ID][]tenantPack{}}
 	removed, err := pack.RemoveTemporary(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
@@ -50,7 +51,10 @@ type uploader struct {
 	ing  *Ingester
 	long LongTerm
 
-	mu       sync.Mutex
+	// turn is held by the call that runs: a channel, so that whoever waits for a
+	// call that hangs ends with its context.
+	turn     chan struct{}
+	progress *progress.Worker
 	declared map[store.Window]bool // windows that have an intent of ours; nil before the first look
 	looked   time.Time             // when Consumed was asked last
 
@@ -81,11 +85,34 @@ func (u *uploader) run(ctx context.Context) {
 	}
 }
 
+func newUploader(ing *Ingester, long LongTerm) *uploader {
+	return &uploader{ing: ing, long: long, turn: make(chan struct{}, 1), progress: progress.NewWorker(progress.Options{
+		Metric:  "pallium_ingester_upload_stalled_seconds",
+		Help:    "How long the upload under way has made no progress; 0 when there is none, or it made some within a minute.",
+		Message: "upload makes no progress: the object store or the row store does not answer", Now: ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
+}
+
+// take waits for the turn of a call.
+func (u *uploader) take(ctx context.Context) error {
+	select {
+	case u.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the upload that is under way: %w", ctx.Err())
+	}
+}
+
+func (u *uploader) give() { <-u.turn }
+
 // sync declares what is owed, uploads what is sealed and takes back what is not
 // owed any more.
 func (u *uploader) sync(ctx context.Context) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	if err := u.take(ctx); err != nil {
+		return err
+	}
+	defer u.give()
+	ctx, task := u.progress.Begin(ctx, "intents of windows")
+	defer task.End()
 	if err := u.declare(ctx); err != nil {
 		return err
 	}
@@ -93,10 +120,12 @@ func (u *uploader) sync(ctx context.Context) error {
 		return err
 	}
 	for _, lp := range u.ing.packs.pending() {
+		progress.At(ctx, lp.path)
 		if err := u.upload(ctx, lp); err != nil {
 			return err
 		}
 	}
+	progress.At(ctx, "settling of windows")
 	var settled []store.Window
 	owed := u.owed(nil)
 	for w := range u.declared {
@@ -207,8 +236,12 @@ func mark(path string) error {
 // drop stops serving packs that have been compacted for an hour, and deletes
 // them.
 func (u *uploader) drop(ctx context.Context) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	if err := u.take(ctx); err != nil {
+		return err
+	}
+	defer u.give()
+	ctx, task := u.progress.Begin(ctx, "look for compacted packs")
+	defer task.End()
 	now := u.ing.opts.Now()
 	errs := u.dropDeleted(ctx)
 	for _, lp := range u.ing.packs.done() {

@@ -1,19 +1,24 @@
 package ingester
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -21,6 +26,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // longTerm is a long-term store that remembers what it was told.
@@ -332,4 +338,111 @@ func serves(t *testing.T, b *bench, id ulid.ULID) bool {
 	}
 	defer sel.Release()
 	return slices.Contains(packs, id)
+}
+
+// hangingLongTerm hangs in one of its calls until the context ends.
+type hangingLongTerm struct {
+	*longTerm
+	at      atomic.Pointer[string]
+	entered chan struct{}
+}
+
+func (h *hangingLongTerm) wait(ctx context.Context, name string) error {
+	if at := h.at.Load(); at == nil || *at != name {
+		return nil
+	}
+	close(h.entered)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (h *hangingLongTerm) Upload(ctx context.Context, u store.Upload) error {
+	return errors.Join(h.wait(ctx, "upload"), h.longTerm.Upload(ctx, u))
+}
+
+func (h *hangingLongTerm) Intend(ctx context.Context, id string, ws map[store.Window]schema.Intent) error {
+	return errors.Join(h.wait(ctx, "intend"), h.longTerm.Intend(ctx, id, ws))
+}
+
+func (h *hangingLongTerm) Consumed(ctx context.Context, info pack.Info) (bool, error) {
+	if err := h.wait(ctx, "consumed"); err != nil {
+		return false, err
+	}
+	return h.longTerm.Consumed(ctx, info)
+}
+
+// TestStalledUpload: a call of the long-term store that hangs makes the upload
+// stall, by the metric and a log line that names what it is at; who waits behind
+// it ends with its own context, and Close ends with the ingester's own.
+func TestStalledUpload(t *testing.T) {
+	for call, at := range map[string]string{"intend": "intents of windows", "upload": "l0", "consumed": "look for compacted packs"} {
+		t.Run(call, func(t *testing.T) {
+			var log bytes.Buffer
+			long := &hangingLongTerm{longTerm: newLongTerm(), entered: make(chan struct{})}
+			b := &bench{t: t, dir: t.TempDir(), lim: limits.Default(), longTerm: long}
+			b.set(time.UnixMilli(1_700_000_000_000))
+			o := b.options()
+			reg := prometheus.NewRegistry()
+			o.Registerer, o.Logger = reg, slog.New(slog.NewTextHandler(&log, nil))
+			ing, err := Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.ing = ing
+			if call == "consumed" { // something must be uploaded to look for
+				b.push("a", entry(labels.FromStrings("__name__", "m"), series.Sample{T: b.now.UnixMilli(), V: 1}))
+				if err := errors.Join(ing.Flush(), ing.Upload(context.Background())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			long.at.Store(&call)
+			ended := make(chan error, 1)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			if call == "consumed" {
+				go func() { ended <- ing.DropCompacted(ctx) }()
+			} else {
+				b.push("a", entry(labels.FromStrings("__name__", "m"), series.Sample{T: b.now.UnixMilli(), V: 1}))
+				if err := ing.Flush(); err != nil { // the ingester uploads by itself
+					t.Fatal(err)
+				}
+				ended <- context.Canceled
+			}
+			<-long.entered
+			b.set(b.now.Add(61 * time.Second))
+			work := ing.uploads.progress
+			if work.Check(); work.Stalled() != 61*time.Second {
+				t.Errorf("stalled for %s", work.Stalled())
+			}
+			waiter, give := context.WithCancel(context.Background())
+			give()
+			for _, err := range []error{ing.Upload(waiter), ing.DropCompacted(waiter)} {
+				if err == nil || !strings.Contains(err.Error(), "upload that is under way") {
+					t.Errorf("who waits: %v", err)
+				}
+			}
+			cancel()
+			if err := ing.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("the call that hung: %v", err)
+			}
+			if work.Stalled() != 0 {
+				t.Error("it stalls when it has ended")
+			}
+			line := regexp.MustCompile("upload makes no progress.* at=.*" + at)
+			if n := len(line.FindAllString(log.String(), -1)); n != 1 {
+				t.Errorf("%d lines of it in the log:\n%s", n, &log)
+			}
+			found := false
+			families, err := reg.Gather()
+			for _, f := range families {
+				found = found || f.GetName() == "pallium_ingester_upload_stalled_seconds"
+			}
+			if err != nil || !found {
+				t.Errorf("the metric is not registered: %v", err)
+			}
+		})
+	}
 }

@@ -93,6 +93,7 @@ func Open(o Options) (*Store, error) {
 			*d.v = d.value
 		}
 	}
+	o.Rows, o.Objects = steppingRows{o.Rows}, steppingObjects{o.Objects}
 	if err := emptyDir(o.Scratch); err != nil {
 		return nil, fmt.Errorf("store: scratch directory: %w", err)
 	}

@@ -116,7 +116,7 @@ func checkForeignTenant(t *testing.T, p *harness.Pallium, tenants []*tenantUnder
 
 // TestTerminate stops the process in the middle of the load.
 func TestTerminate(t *testing.T) {
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 10s\n")
+	p := harness.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 20s\n")
 	tenants := newTenants(p, "alpha", "beta")
 	senders := newSenders(tenants, 4, 200)
 	for range 3 {

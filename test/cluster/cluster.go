@@ -174,7 +174,7 @@ cluster:
   redis: {addresses: ["%s"]}
 ingester: {memory_bytes: 536870912}
 compactor: {interval: 30s}
-shutdown_timeout: 10s
+shutdown_timeout: 25s
 %s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, c.o.Config)
 	c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
 }
@@ -201,7 +201,7 @@ admin_listen: "%s"
 external_url: "http://%s"
 upstream: {urls: ["http://%s", "http://%s"]}
 cluster: {instance: %s, redis: {addresses: ["%s"]}}
-shutdown_timeout: 10s
+shutdown_timeout: 25s
 `, c.path(name), edge, admin, edge, c.address("backend-1", 1), c.address("backend-2", 1), name, c.redis)
 		c.pallium(name, edge, admin, text, "gateway")
 		c.Edges = append(c.Edges, "http://"+edge)

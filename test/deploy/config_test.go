@@ -219,8 +219,8 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *app.Config, one *
 func checkStop(t *testing.T, m *manifest, cfg *app.Config) {
 	p := &m.Spec.Template.Spec
 	need := time.Duration(cfg.ShutdownTimeout) + time.Duration(p.Containers[0].Lifecycle.PreStop.Sleep.Seconds)*time.Second
-	if m.component() == "ingester" {
-		need += 10 * time.Minute // to seal
+	if least := 10 * time.Minute; m.component() == "ingester" && time.Duration(cfg.ShutdownTimeout) < least {
+		t.Errorf("shutdown_timeout is %s, sealing may take %s", cfg.ShutdownTimeout, least)
 	}
 	if have := time.Duration(p.TerminationGracePeriodSeconds) * time.Second; have < need {
 		t.Errorf("terminationGracePeriodSeconds is %s, stopping may take %s", have, need)

@@ -34,9 +34,15 @@ var _ objects.Store = (*Store)(nil)
 
 // Open opens the directory, makes it if it is missing, and removes what a crash
 // left half copied. tops are the first segments that names may have: nothing else
-// below root is looked at or touched.
+// below root is looked at or touched. root may be written in any form; the root
+// and the tops may be symbolic links to directories.
 func Open(root string, tops ...string) (*Store, error) {
-	if err := makeDir(root); err != nil {
+	// Paths are compared with the root, so it needs its one shortest form.
+	root, err := filepath.Abs(root)
+	if err == nil {
+		err = makeDir(root)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open objects: %w", err)
 	}
 	for _, top := range tops {
@@ -47,8 +53,16 @@ func Open(root string, tops ...string) (*Store, error) {
 	return &Store{root: root, tops: tops, link: os.Link}, nil
 }
 
+// sweep removes temporary files below a directory, which may be a symbolic link.
 func sweep(dir string) error {
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	dir, err := filepath.EvalSymlinks(dir) // WalkDir does not follow a link
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, temporary) {
 			return err
 		}
@@ -242,14 +256,14 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 	// A directory's objects sort by its name with the slash.
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
-		name := dir + e.Name()
-		if e.IsDir() {
-			name += "/"
-		}
 		if dir == "" && !slices.Contains(s.tops, e.Name()) {
 			continue
 		}
-		if strings.HasPrefix(name, prefix) || strings.HasPrefix(prefix, name) && e.IsDir() {
+		name, isDir := dir+e.Name(), e.IsDir() || dir == "" && s.isDir(e.Name())
+		if isDir {
+			name += "/"
+		}
+		if strings.HasPrefix(name, prefix) || strings.HasPrefix(prefix, name) && isDir {
 			names = append(names, name)
 		}
 	}
@@ -278,6 +292,12 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 	return true, nil
 }
 
+// isDir reports whether a first segment is a directory or a link to one.
+func (s *Store) isDir(top string) bool {
+	st, err := os.Stat(filepath.Join(s.root, top))
+	return err == nil && st.IsDir()
+}
+
 // Delete implements objects.Store. Directories that it empties go too.
 func (s *Store) Delete(ctx context.Context, name string) error {
 	path, err := s.path(ctx, name)
@@ -295,16 +315,24 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	s.sums.forget(name)
+	dirs, err := s.dirsOf(path)
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
 	// Another Delete may have taken the directory: then its parent has to know.
-	gone := filepath.Dir(path)
-	for err = syncDir(gone); missing(err) && gone != s.root; err = syncDir(gone) {
-		gone = filepath.Dir(gone)
+	for _, dir := range dirs {
+		if err = syncDir(dir); !missing(err) {
+			break
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	for dir := filepath.Dir(path); dir != s.root && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
-		continue
+	for _, dir := range dirs[:len(dirs)-1] { // but for the root
+		// os.Remove would take away a symbolic link to a directory with objects.
+		if syscall.Rmdir(dir) != nil {
+			break
+		}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/progress"
 )
 
 // place makes to the same file as from, or a copy of it, exclusively.
@@ -79,6 +80,7 @@ func (r reader) Read(b []byte) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
+	progress.Step(r.ctx)
 	return r.Reader.Read(b)
 }
 
@@ -139,19 +141,39 @@ func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	if _, err := os.Stat(dir); err != nil { // a symbolic link to nowhere exists as well
+		return err
+	}
 	return syncDir(filepath.Dir(dir))
 }
 
 // syncPath brings a file's name to disk, and the names of all directories up to
 // the root: another call may have made those and not synced them yet.
 func (s *Store) syncPath(path string) error {
-	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+	dirs, err := s.dirsOf(path)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
 		// A directory is gone only if a Delete took the object since.
 		if err := syncDir(dir); err != nil && !missing(err) {
 			return err
 		}
+	}
+	return nil
+}
+
+// dirsOf lists the directories above a path, up to the root and with it. It ends
+// at the file system's root at the latest.
+func (s *Store) dirsOf(path string) ([]string, error) {
+	var dirs []string
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		dirs = append(dirs, dir)
 		if dir == s.root {
-			return nil
+			return dirs, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return nil, fmt.Errorf("%s is not below the objects' directory %s", path, s.root)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/api/option"
 
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/progress"
 )
 
 // Options name a bucket.
@@ -135,6 +136,7 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	w.ChunkSize = int(min(chunkSize, max(st.Size(), 256<<10)))
 	w.CRC32C, w.SendCRC32C = crc, true
 	w.ContentType = "application/octet-stream"
+	w.ProgressFunc = func(int64) { progress.Step(ctx) }
 	if _, err = io.Copy(w, f); err == nil {
 		err = w.Close()
 	}

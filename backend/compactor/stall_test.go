@@ -1,0 +1,127 @@
+package compactor
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/progress"
+	"github.com/palliumhq/pallium/backend/rows"
+)
+
+// stopwatch is a clock that goes on with the calls of the ports.
+type stopwatch struct{ seconds atomic.Int64 }
+
+func (s *stopwatch) now() time.Time { return time.Unix(1_700_000_000+s.seconds.Load(), 0) }
+
+// watched gives a compactor a worker with a clock of the test.
+func watched(x *world, clock *stopwatch, log *bytes.Buffer) *progress.Worker {
+	w := progress.NewWorker(progress.Options{Metric: "stalled_seconds", Help: "h", Message: "no progress", Now: clock.now, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	x.comp.work = w
+	return w
+}
+
+// TestSlowIsNotStalled: when every call of a port takes 50 seconds, uploads,
+// compactions and sweeps go on: each call that returns is a step.
+func TestSlowIsNotStalled(t *testing.T) {
+	clock := &stopwatch{}
+	in := &injector{}
+	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
+	work := watched(x, clock, &bytes.Buffer{})
+	calls := 0
+	in.hook = func(name string) { // before each call
+		calls++
+		clock.seconds.Add(50)
+		if d := work.Stalled(); d != 0 {
+			t.Errorf("in call %d, %s: stalled for %s; the call before it was no step", calls, name, d)
+		}
+	}
+	d := map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}
+	x.expect(d)
+	u := x.seal("i1", d, 0)
+	u.Sealed = int64(u.Info.ID.Time())
+	upload, task := work.Begin(ctx, "upload")
+	if err := x.store.Upload(upload, u); err != nil {
+		t.Fatal(err)
+	}
+	task.End()
+	if _, err := x.comp.Compact(ctx, All); err != nil {
+		t.Fatal(err)
+	}
+	x.deleted["a"] = true
+	if err := x.comp.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	in.hook = nil
+	names := map[string]bool{}
+	for _, n := range in.names {
+		names[n] = true
+	}
+	for _, n := range []string{"ReadRows", "Mutate", "MutateRows", "CheckAndMutate", "DeletePrefix", "Put", "Get", "Stat", "List", "Delete"} {
+		if !names[n] {
+			t.Errorf("%s was not called: the test does not cover it", n)
+		}
+	}
+}
+
+// TestStalled: a call that hangs makes the compaction or sweep stall, which the
+// metric and one log line a minute tell, until its context ends; who waits for
+// the turn ends with its own context.
+func TestStalled(t *testing.T) {
+	for _, call := range []string{"ReadRows", "Get", "Put", "MutateRows"} {
+		t.Run(call, func(t *testing.T) {
+			clock, log := &stopwatch{}, &bytes.Buffer{}
+			in := &injector{}
+			x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
+			work := watched(x, clock, log)
+			x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
+			entered := make(chan struct{})
+			var once sync.Once
+			in.mu.Lock()
+			in.hangAt = call
+			in.hook = func(name string) {
+				if name == call {
+					once.Do(func() { close(entered) })
+				}
+			}
+			in.mu.Unlock()
+			ctx, cancel := context.WithCancel(context.Background())
+			ended := make(chan error, 1)
+			go func() { _, err := x.comp.Compact(ctx, All); ended <- err }()
+			select {
+			case <-entered:
+			case err := <-ended:
+				t.Fatalf("the compaction ended without the call: %v", err)
+			}
+			if work.Check(); work.Stalled() != 0 || log.Len() > 0 {
+				t.Errorf("stalled at once: %s", log)
+			}
+			clock.seconds.Add(61)
+			if work.Check(); work.Stalled() != 61*time.Second || strings.Count(log.String(), "no progress") != 1 {
+				t.Errorf("after a minute: stalled for %s, logged %q", work.Stalled(), log)
+			}
+			waiter, give := context.WithCancel(context.Background())
+			give()
+			if _, err := x.comp.Compact(waiter, All); err == nil || !strings.Contains(err.Error(), "compaction that is under way") {
+				t.Errorf("who waits: %v", err)
+			}
+			cancel()
+			if err := <-ended; err == nil {
+				t.Error("the compaction succeeded")
+			}
+			if work.Stalled() != 0 {
+				t.Error("it stalls when it has ended")
+			}
+			in.heal()
+			x.compact(All)
+			x.check("healed")
+		})
+	}
+}

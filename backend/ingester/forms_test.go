@@ -1,0 +1,66 @@
+package ingester
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// TestFormsOfTheDirectory: whatever the form in which the directory is written,
+// and if it or the packs' directory is a symbolic link, packs are found again at
+// the next start and named below their directory.
+func TestFormsOfTheDirectory(t *testing.T) {
+	for _, form := range []string{"data", "./data", "data/", "data/.", "a/../data", "link", "link/", "packs", "ABS/data", "ABS/data/"} {
+		t.Run(strings.ReplaceAll(form, "/", "_"), func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			here, err := os.Getwd()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, dir := range []string{"a", "linked", "packs", "elsewhere"} {
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for link, to := range map[string]string{"link": "linked", "packs/l0": "../elsewhere"} {
+				if err := os.Symlink(to, link); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b := &bench{t: t, dir: strings.Replace(form, "ABS", here, 1), lim: limits.Default()}
+			b.set(time.UnixMilli(1_700_000_000_000))
+			b.open()
+			for range 2 { // once in this process, once at the next start
+				b.push("a", entry(labels.FromStrings("__name__", "m"), series.Sample{T: b.now.UnixMilli(), V: 1}))
+				if err := b.ing.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				before := b.ing.Stats().Packs
+				if err := b.ing.Close(); err != nil {
+					t.Fatal(err)
+				}
+				b.open()
+				packs := b.ing.Stats().Packs
+				if len(packs) == 0 || len(packs) != len(before) {
+					t.Fatalf("%d packs at the next start, there were %d", len(packs), len(before))
+				}
+				for _, p := range packs {
+					if filepath.IsAbs(p.Name) || strings.HasPrefix(p.Name, ".") || strings.Contains(p.Name, "l0") {
+						t.Errorf("a pack is named %q", p.Name)
+					}
+				}
+				b.set(b.now.Add(time.Second))
+			}
+			if err := b.ing.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
