@@ -39,6 +39,8 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	lim := ing.opts.Limits(b.Tenant)
 	th := ing.head(b.Tenant, true)
 	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), newest: newestSample(b), seals: ing.seals}
+	w.reserve(&out)
+	defer w.release()
 	if changed := ing.changedMetadata(th, b.Metadata, lim.MaxMetadataMetrics); len(changed) != len(b.Metadata) {
 		b.Metadata = changed
 	}

@@ -27,7 +27,10 @@ type writeRecord struct {
 	batch  *series.Batch
 	series []*memSeries // of batch.Entries; nil where the series was refused
 	newest int64        // time of the newest sample
-	seals  *sealLog
+
+	reserved []reservation // of chunks, while the batch is logged and applied
+
+	seals *sealLog
 }
 
 // AppendTo implements wal.Record. It runs under the log's lock.
