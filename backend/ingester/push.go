@@ -220,7 +220,8 @@ func (ing *Ingester) appendAll(s *memSeries, entry int, e *series.Entry, bounds 
 }
 
 // changedMetadata takes over what is new and returns it: only that is logged.
-// Metrics beyond the limit keep no metadata.
+// What is beyond the limit, or beyond what a pack holds, is dropped and counted:
+// metadata never costs a sample.
 func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata, limit int) []series.MetricMetadata {
 	if len(all) == 0 {
 		return nil
@@ -233,14 +234,15 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 		if ok && old == m.Metadata {
 			continue
 		}
-		if !ok && limit > 0 && len(th.metadata) >= limit {
+		if reason := th.refusesMetadata(&m, limit); reason != "" {
+			ing.metrics.droppedMetadata.WithLabelValues(reason).Inc()
 			continue
 		}
 		// What came in points into the request's buffer.
 		m = series.MetricMetadata{Metric: strings.Clone(m.Metric), Metadata: metadata.Metadata{
 			Type: metricType(string(m.Type)), Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help),
 		}}
-		th.metadata[m.Metric] = m.Metadata
+		th.setMetadata(m)
 		changed = append(changed, m)
 	}
 	return changed
@@ -252,7 +254,7 @@ func (th *tenantHead) forget(all []series.MetricMetadata) {
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	for _, m := range all {
-		delete(th.metadata, m.Metric)
+		th.dropMetadata(m.Metric)
 	}
 }
 

@@ -17,6 +17,7 @@ type metrics struct {
 	packsExpired, damage         prometheus.Counter
 	uploads, uploadFailures      prometheus.Counter
 	packsDropped                 prometheus.Counter
+	droppedMetadata              *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
@@ -41,7 +42,9 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		packsDropped:   counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
 		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs that became part of the long-term store."),
 		uploadFailures: counter("pallium_ingester_upload_failures_total", "Uploads that failed and will be tried again."),
-		damage:         counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
+		droppedMetadata: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_ingester_dropped_metadata_total", Help: "Metadata of metrics that was dropped, by reason."}, []string{"reason"}),
+		damage: counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
 	}
 }
 

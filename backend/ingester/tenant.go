@@ -29,6 +29,8 @@ type tenantHead struct {
 	postings *index.MemPostings               // nil below indexFrom
 	metadata map[string]metadata.Metadata     // by metric
 
+	metadataBytes int // of metadata, as pack.MetadataSize counts
+
 	exemplars exemplarRing
 
 	minTime, maxTime atomic.Int64 // bounds of all that was appended
