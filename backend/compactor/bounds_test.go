@@ -29,6 +29,7 @@ import (
 // with every limit at 0.
 type door struct {
 	*world
+	long *store.Store
 	ing  *ingester.Ingester
 	dist *distributor.Distributor
 	sent map[string]int // samples taken by series
@@ -39,6 +40,7 @@ const dayStart = testDay * series.DayMillis
 func newDoor(t *testing.T) *door {
 	t.Helper()
 	d := &door{world: newWorld(t, wrap{}), sent: map[string]int{}}
+	d.long = d.store
 	none := func(tenant.ID) limits.Limits { return limits.Limits{} }
 	now := func() time.Time { return time.UnixMilli(dayStart + 30*3600_000) }
 	var err error
@@ -89,7 +91,7 @@ func (d *door) refuse(reason string, ls labels.Labels, s series.Sample) {
 	}
 }
 
-// store seals, uploads and compacts, checks the store, and reads everything back
+// keep seals, uploads and compacts, checks the store, and reads everything back
 // from it. Every day must be published, with nothing left of level 0.
 func (d *door) keep() {
 	d.t.Helper()
@@ -105,7 +107,7 @@ func (d *door) keep() {
 	}
 	d.want["a"] = nil // for verify
 	d.verify()
-	sel, err := d.world.store.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}, nil)
+	sel, err := d.long.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}, nil)
 	if err != nil {
 		d.t.Fatalf("read: %v", err)
 	}
@@ -141,7 +143,7 @@ func (d *door) parts(day int64) int {
 	if m == nil {
 		d.t.Fatalf("day %d is not published", day)
 	}
-	c, err := d.world.store.Catalog(context.Background(), "a", day)
+	c, err := d.long.Catalog(context.Background(), "a", day)
 	if err != nil || len(c.L0) > 0 {
 		d.t.Errorf("day %d has %d sections of level 0 left, %v", day, len(c.L0), err)
 	}
@@ -254,7 +256,7 @@ func TestBoundMetadata(t *testing.T) {
 	}
 	for _, round := range []string{"first", "second"} {
 		d.keep()
-		md, err := d.world.store.Metadata(context.Background(), "a", testDay, testDay)
+		md, err := d.long.Metadata(context.Background(), "a", testDay, testDay)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +285,7 @@ func TestBoundVariants(t *testing.T) {
 		}
 	}
 	d.keep()
-	md, err := d.world.store.Metadata(context.Background(), "a", testDay, testDay)
+	md, err := d.long.Metadata(context.Background(), "a", testDay, testDay)
 	if err != nil || len(md) == 0 || len(md) > 8 {
 		t.Errorf("%d variants of a metric's metadata are kept, %v", len(md), err)
 	}
@@ -383,11 +385,8 @@ func TestBoundDeletions(t *testing.T) {
 	sets := func(n int) [][]*labels.Matcher {
 		return [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", strings.Repeat("m", n))}}
 	}
-	overhead := 0
-	{
-		ts := schema.NewTombstone(math.MaxUint64, 0, math.MaxInt64, sets(60_000), x.now.UnixMilli())
-		overhead = len(ts.Encode()) - 60_000
-	}
+	ts := schema.NewTombstone(math.MaxUint64, 0, math.MaxInt64, sets(60_000), x.now.UnixMilli())
+	overhead := len(ts.Encode()) - 60_000
 	reserve := func(t tenant.ID, n int) error {
 		d, err := x.store.ReserveDeletion(ctx, t, 0, math.MaxInt64, sets(n))
 		if err != nil {

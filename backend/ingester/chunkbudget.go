@@ -125,7 +125,7 @@ func (w *writeRecord) reserve(out *series.Outcome) {
 			continue
 		}
 		e := &w.batch.Entries[i]
-		if s.budget.Load() == nil && !hasHistogram(e.Samples) {
+		if s.budget.Load() == nil && (!w.histograms || !hasHistogram(e.Samples)) {
 			continue
 		}
 		w.reserveEntry(s, i, e, out)

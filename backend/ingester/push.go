@@ -38,7 +38,8 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	}
 	lim := ing.opts.Limits(b.Tenant)
 	th := ing.head(b.Tenant, true)
-	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), newest: newestSample(b), seals: ing.seals}
+	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), seals: ing.seals}
+	w.survey()
 	w.reserve(&out)
 	defer w.release()
 	if changed := ing.changedMetadata(th, b.Metadata, lim.MaxMetadataMetrics); len(changed) != len(b.Metadata) {
@@ -54,14 +55,16 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	return out, nil
 }
 
-func newestSample(b *series.Batch) int64 {
-	newest := int64(math.MinInt64)
-	for i := range b.Entries {
-		for j := range b.Entries[i].Samples {
-			newest = max(newest, b.Entries[i].Samples[j].T)
+// survey finds the newest sample of the batch, and whether it has histograms.
+func (w *writeRecord) survey() {
+	w.newest = math.MinInt64
+	for i := range w.batch.Entries {
+		samples := w.batch.Entries[i].Samples
+		for j := range samples {
+			w.newest = max(w.newest, samples[j].T)
+			w.histograms = w.histograms || samples[j].IsHistogram()
 		}
 	}
-	return newest
 }
 
 func (ing *Ingester) logWrite(w *writeRecord) error {

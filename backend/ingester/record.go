@@ -28,6 +28,8 @@ type writeRecord struct {
 	series []*memSeries // of batch.Entries; nil where the series was refused
 	newest int64        // time of the newest sample
 
+	histograms bool // whether the batch has any
+
 	reserved []reservation // of chunks, while the batch is logged and applied
 
 	seals *sealLog

@@ -59,6 +59,10 @@ func TestRowsOfLargeMetrics(t *testing.T) {
 	if err := s.mutateRows(context.Background(), b.rows("a", 1, 0)); err != nil {
 		t.Fatal(err)
 	}
+	again := rows.RowMutation{Key: "again", Mutations: []rows.Mutation{rows.Set(rows.Data, "q", 0, []byte{1})}}
+	if err := s.mutateRows(context.Background(), []rows.RowMutation{again, again}); err != nil {
+		t.Errorf("a row twice: %v", err)
+	}
 	whole := 0
 	for _, n := range c.cells {
 		if n == len(block) {
