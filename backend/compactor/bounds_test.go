@@ -203,6 +203,24 @@ func TestBoundLabels(t *testing.T) {
 	}
 }
 
+// TestBoundSummaries has a metric of few long values in many combinations: its
+// names are small, its summaries are not.
+func TestBoundSummaries(t *testing.T) {
+	d := newDoor(t)
+	rng := rand.New(rand.NewPCG(6, 6))
+	values := make([]string, 9)
+	for i := range values {
+		values[i] = noise(rng, 340<<10)
+	}
+	for i := range 27 {
+		d.take(labels.FromStrings("__name__", "m", "a", values[i%3], "b", values[3+i/3%3], "c", values[6+i/9]), sampleAt(dayStart))
+	}
+	d.keep()
+	if n := d.parts(testDay); n < 3 {
+		t.Errorf("%d packs: the test shows nothing of the cells of summaries", n)
+	}
+}
+
 // TestBoundMetricNames has more long metric names than one cell of names holds,
 // with bytes that double in row keys.
 func TestBoundMetricNames(t *testing.T) {
