@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/store"
 )
 
 // Deletion is what a client wants deleted: the samples in [MinTime, MaxTime]
@@ -31,6 +32,11 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := a.Delete(r.Context(), d); err != nil {
+		var invalid store.InvalidDeletion
+		if errors.As(err, &invalid) {
+			writeError(w, http.StatusBadRequest, "bad_data", invalid.Error())
+			return
+		}
 		a.Logger.Error("deletion of series failed", "tenant", d.Tenant, "err", err)
 		writeError(w, http.StatusServiceUnavailable, "unavailable", "the series could not be deleted; repeat the request")
 		return

@@ -45,7 +45,7 @@ func status(err error) (int, string) {
 		return http.StatusRequestEntityTooLarge, large.Error()
 	case errors.As(err, &decoded):
 		return http.StatusRequestEntityTooLarge, decoded.Error()
-	case errors.Is(err, remotewrite.ErrTooMany):
+	case errors.Is(err, remotewrite.ErrTooMany), errors.Is(err, remotewrite.ErrTooLarge):
 		return http.StatusRequestEntityTooLarge, err.Error()
 	case errors.As(err, &bad), errors.Is(err, remotewrite.ErrMalformed):
 		return http.StatusBadRequest, err.Error()

@@ -120,9 +120,11 @@ func (m *merger) take(ctx context.Context, r *input) error {
 }
 
 // add takes a chunk unless it is a copy, byte for byte, of one that a replica
-// had before: nearly all are, and what is not kept need not be sorted.
+// had before: nearly all are, and what is not kept need not be sorted. A series of
+// very many chunks is not searched as a whole for each; join finds other copies.
 func (m *merger) add(c *series.Chunk) {
-	for i := len(m.chunks) - 1; i >= 0; i-- {
+	const searched = 1000
+	for i := len(m.chunks) - 1; i >= max(0, len(m.chunks)-searched); i-- {
 		if o := &m.chunks[i]; o.MinTime == c.MinTime && o.MaxTime == c.MaxTime && o.Column == nil && c.Column == nil && o.Encoding == c.Encoding && bytes.Equal(o.Data, c.Data) {
 			return
 		}

@@ -226,7 +226,7 @@ func TestEncoding(t *testing.T) {
 	seen := make(chan string, 3)
 	ing := pushFunc(func(b *series.Batch) { seen <- describe(b) })
 	d := New(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": ing, "1": ing, "2": ing}), Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
-	e := entryOf(rawLabels("__name__", "up", "long", strings.Repeat("ä", 500)), at(nowMillis), at(5), at(1<<50))
+	e := entryOf(rawLabels("__name__", "up", "long", strings.Repeat("ä", 500)), at(nowMillis), at(5), at(1<<47))
 	e.Samples[1].V = 1e-300
 	e.Exemplars = []exemplar.Exemplar{{Labels: rawLabels("trace", "1"), Value: -1, Ts: nowMillis, HasTs: true}}
 	h := entryOf(rawLabels("__name__", "h"), series.Sample{T: nowMillis, H: tsdbutil.GenerateTestHistogram(3)}, series.Sample{T: nowMillis + 1, FH: tsdbutil.GenerateTestFloatHistogram(5)})

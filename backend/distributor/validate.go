@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -44,9 +46,10 @@ func (v *validator) batch(b *series.Batch) {
 
 // labels checks one series' labels.
 func (v *validator) labels(e *series.Entry) bool {
-	name, n, reason, message, last := "", 0, "", "", ""
+	name, n, size, reason, message, last := "", 0, 0, "", "", ""
 	e.Labels.Range(func(l labels.Label) {
 		n++
+		size += len(l.Name) + len(l.Value)
 		if reason != "" {
 			return
 		}
@@ -65,6 +68,12 @@ func (v *validator) labels(e *series.Entry) bool {
 		reason, message = "missing_metric_name", "a series has no metric name (label __name__)"
 	case v.lim.MaxLabelsPerSeries > 0 && n > v.lim.MaxLabelsPerSeries:
 		reason, message = "max_labels_per_series", fmt.Sprintf("limit max_labels_per_series of %d exceeded by a series with %d labels; drop labels by relabeling", v.lim.MaxLabelsPerSeries, n)
+	case n > pack.MaxSeriesLabels:
+		reason, message = "too_many_labels", fmt.Sprintf("a series has %d labels; at most %d can be stored, whatever the tenant's limits; drop labels by relabeling", n, pack.MaxSeriesLabels)
+	case len(name) > schema.MaxMetricName:
+		reason, message = "metric_name_too_long", fmt.Sprintf("a metric name has %d bytes; at most %d can be stored, whatever the tenant's limits; shorten it by relabeling", len(name), schema.MaxMetricName)
+	case size > pack.MaxSeriesLabelBytes:
+		reason, message = "labels_too_large", fmt.Sprintf("the names and values of a series' labels have %d bytes; at most %d can be stored, whatever the tenant's limits; shorten or drop labels by relabeling", size, pack.MaxSeriesLabelBytes)
 	default:
 		return true
 	}
@@ -120,6 +129,8 @@ func (v *validator) sample(s *series.Sample) (reason, message string) {
 	switch {
 	case s.T < 0:
 		return "before_1970", fmt.Sprintf("a sample has the timestamp %d, before 1970", s.T)
+	case s.T > series.MaxTime:
+		return "after_9999", fmt.Sprintf("a sample has the timestamp %d; the last one that can be stored is %d, the end of the year 9999; timestamps are milliseconds: send it divided by 1,000 or 1,000,000 if it is in microseconds or nanoseconds", s.T, series.MaxTime)
 	case past > 0 && s.T < v.now-past.Milliseconds():
 		return "past_grace", fmt.Sprintf("limit past_grace of %s exceeded by a sample of %s", v.lim.PastGrace, timeText(s.T))
 	case future > 0 && s.T > v.now+future.Milliseconds():
@@ -149,6 +160,10 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 		buckets, err = len(s.FH.PositiveBuckets)+len(s.FH.NegativeBuckets), s.FH.Validate()
 		buckets = max(buckets, len(s.FH.CustomValues))
 	}
+	inSpans, spans, bounds := s.Parts()
+	if most := max(inSpans, spans, bounds); most > series.MaxHistogramParts {
+		return "histogram_too_large", fmt.Sprintf("a native histogram has %d buckets, spans or custom bounds; at most %d of each can be stored, whatever the tenant's limits; use a lower resolution", most, series.MaxHistogramParts)
+	}
 	if err != nil {
 		return "invalid_histogram", fmt.Sprintf("a native histogram is not valid: %v", err)
 	}
@@ -163,7 +178,7 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 func (v *validator) exemplars(e *series.Entry) {
 	kept := e.Exemplars[:0]
 	for _, x := range e.Exemplars {
-		if x.Ts >= 0 && exemplarFits(x) {
+		if x.Ts >= 0 && x.Ts <= series.MaxTime && exemplarFits(x) {
 			kept = append(kept, x)
 		}
 	}
@@ -189,14 +204,21 @@ func (v *validator) metadata(b *series.Batch) {
 		if v.lim.MaxLabelValueLength > 0 && len(m.Metric) > v.lim.MaxLabelValueLength {
 			continue
 		}
-		m.Help, m.Unit = cut(m.Help, v.lim.MaxLabelValueLength), cut(m.Unit, v.lim.MaxLabelValueLength)
+		if len(m.Metric) > schema.MaxMetricName {
+			continue
+		}
+		most := pack.MaxMetadataText
+		if v.lim.MaxLabelValueLength > 0 {
+			most = min(most, v.lim.MaxLabelValueLength)
+		}
+		m.Help, m.Unit = cut(m.Help, most), cut(m.Unit, most)
 		kept = append(kept, m)
 	}
 	b.Metadata = kept
 }
 
 func cut(s string, most int) string {
-	if most > 0 && len(s) > most {
+	if len(s) > most {
 		s = s[:most]
 	}
 	return strings.ToValidUTF8(s, "")

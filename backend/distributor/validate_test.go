@@ -90,7 +90,7 @@ func TestRefusals(t *testing.T) {
 		{"long before 1970", lim, entryOf(up, at(math.MinInt64)), "before_1970", []string{"1970"}, "up"},
 		{"too old", lim, entryOf(up, at(nowMillis-3_600_001)), "past_grace", []string{"limit past_grace of 1h", "2023-11-14T21:13:19Z"}, "up"},
 		{"too new", lim, entryOf(up, at(nowMillis+60_001)), "future_grace", []string{"limit future_grace of 1m", "2023-11-14T22:14:20Z", "clock"}, "up"},
-		{"far too new", lim, entryOf(up, at(math.MaxInt64)), "future_grace", []string{"limit future_grace of 1m"}, "up"},
+		{"far too new", lim, entryOf(up, at(series.MaxTime)), "future_grace", []string{"limit future_grace of 1m"}, "up"},
 		{"beyond retention", longLived, entryOf(up, at(nowMillis-86_400_001)), "retention", []string{"limit retention of 1d"}, "up"},
 		{"histogram that is none", lim, entryOf(up, series.Sample{T: nowMillis, H: broken}), "invalid_histogram", []string{"native histogram"}, "up"},
 		{"wide histogram", lim, entryOf(up, series.Sample{T: nowMillis, H: wide}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "with 8"}, "up"},
@@ -144,8 +144,8 @@ func TestAtTheLimit(t *testing.T) {
 		{"newest", lim, entryOf(rawLabels("__name__", "up"), at(nowMillis+60_000))},
 		{"histogram", lim, entryOf(rawLabels("__name__", "up"), series.Sample{T: nowMillis, H: tsdbutil.GenerateTestHistogram(1)})},
 		{"any age", limits.Limits{}, entryOf(rawLabels("__name__", "up"), at(0))},
-		{"any future", limits.Limits{}, entryOf(rawLabels("__name__", "up"), at(math.MaxInt64))},
-		{"any labels", limits.Limits{}, entryOf(rawLabels("__name__", strings.Repeat("x", 100_000), strings.Repeat("y", 5000), "z"), at(nowMillis))},
+		{"any future", limits.Limits{}, entryOf(rawLabels("__name__", "up"), at(series.MaxTime))},
+		{"any labels", limits.Limits{}, entryOf(rawLabels("__name__", strings.Repeat("x", 4096), strings.Repeat("y", 500_000), "z"), at(nowMillis))},
 		{"UTF-8 names", limits.Limits{}, entryOf(rawLabels("__name__", "température", "größe", "zwölf"), at(nowMillis))},
 	}
 	for _, tt := range tests {

@@ -192,7 +192,7 @@ func (ing *Ingester) recount() {
 	before, total, metadata := ing.bytes.Load(), int64(0), int64(0)
 	for _, th := range ing.heads() {
 		th.each(func(s *memSeries) { total += s.size() })
-		metadata += th.metadataBytes()
+		metadata += th.metadataSize()
 	}
 	ing.bytes.Add(total - before)
 	ing.disk.metadata.Store(metadata)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -36,6 +37,8 @@ type memSeries struct {
 	lastV float64
 	in    series.ChunkBuilder
 	rare  *rareState // nil for nearly every series
+
+	budget atomic.Pointer[chunkBudget] // nil for series of floats
 }
 
 type rareState struct {
@@ -65,9 +68,9 @@ const (
 func (s *memSeries) append(smp *series.Sample) (appendResult, error) {
 	switch {
 	case smp.T > s.lastT:
-		if smp.IsHistogram() {
-			s.lastV = 0
-			if err := s.in.Add(smp); err != nil {
+		if smp.IsHistogram() || s.budget.Load() != nil {
+			s.lastV = smp.V
+			if err := s.appendCounted(smp); err != nil {
 				return appended, err
 			}
 		} else {
@@ -97,6 +100,9 @@ func (s *memSeries) lastIsFloat() bool {
 func (s *memSeries) appendLate(smp *series.Sample) error {
 	if s.rare == nil {
 		s.rare = &rareState{}
+	}
+	if smp.IsHistogram() || s.budget.Load() != nil {
+		s.ownBudget().add(smp.T, smp.IsHistogram(), series.LateChunks)
 	}
 	if smp.IsHistogram() {
 		s.rare.lateHist = append(s.rare.lateHist, *smp)
@@ -259,6 +265,7 @@ func (s *memSeries) sealed() {
 		return
 	}
 	s.rare.sealing = nil
+	s.recount()
 	s.tidy()
 }
 

@@ -35,15 +35,52 @@ func (th *tenantHead) metadataFor(metric string) (string, metadata.Metadata, boo
 	return "", metadata.Metadata{}, false
 }
 
-// metadataBytes is about how much a tenant's metadata takes in a pack.
-func (th *tenantHead) metadataBytes() int64 {
+// metadataSize is how much a tenant's metadata takes in a pack, in bytes.
+func (th *tenantHead) metadataSize() int64 {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
-	n := int64(0)
-	for name, m := range th.metadata {
-		n += int64(len(name)+len(m.Unit)+len(m.Help)) + 16
+	return int64(th.metadataBytes)
+}
+
+// refusesMetadata says why an entry cannot be taken over: the tenant's limit of
+// metrics, or the bytes that a pack has room for; "" when it can. The caller holds
+// th.mu.
+func (th *tenantHead) refusesMetadata(m *series.MetricMetadata, limit int) string {
+	old, ok := th.metadata[m.Metric]
+	if !ok && limit > 0 && len(th.metadata) >= limit {
+		return "max_metadata_metrics"
 	}
-	return n
+	size := pack.MetadataSize(m)
+	if ok {
+		size -= pack.MetadataSize(&series.MetricMetadata{Metric: m.Metric, Metadata: old})
+	}
+	if th.metadataBytes+size > pack.MaxTenantMetadata {
+		return "metadata_too_large"
+	}
+	return ""
+}
+
+// setMetadata takes over an entry. The caller holds th.mu for writing.
+func (th *tenantHead) setMetadata(m series.MetricMetadata) {
+	th.dropMetadata(m.Metric)
+	th.metadata[m.Metric] = m.Metadata
+	th.metadataBytes += pack.MetadataSize(&m)
+}
+
+// keepMetadata takes over an entry of an earlier time, if there is room.
+func (th *tenantHead) keepMetadata(m series.MetricMetadata) {
+	if th.refusesMetadata(&m, 0) == "" {
+		th.setMetadata(m)
+	}
+}
+
+// dropMetadata forgets what is known of a metric. The caller holds th.mu for
+// writing.
+func (th *tenantHead) dropMetadata(metric string) {
+	if old, ok := th.metadata[metric]; ok {
+		th.metadataBytes -= pack.MetadataSize(&series.MetricMetadata{Metric: metric, Metadata: old})
+		delete(th.metadata, metric)
+	}
 }
 
 // Metadata returns a tenant's metrics and what was said of them, by metric.
@@ -77,7 +114,7 @@ func (ing *Ingester) loadMetadata() error {
 			}
 			th := ing.head(id, true)
 			for _, m := range all {
-				th.metadata[m.Metric] = m.Metadata
+				th.keepMetadata(m)
 			}
 		}
 		return nil

@@ -45,7 +45,10 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	}
 	lim := ing.opts.Limits(b.Tenant)
 	th := ing.head(b.Tenant, true)
-	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), times: timesOf(b, farFrom(ing.opts.Now())), seals: ing.seals}
+	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), seals: ing.seals}
+	w.survey(farFrom(ing.opts.Now()))
+	w.reserve(&out)
+	defer w.release()
 	if changed := ing.changedMetadata(th, b.Metadata, lim.MaxMetadataMetrics); len(changed) != len(b.Metadata) {
 		b.Metadata = changed
 	}
@@ -59,14 +62,16 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	return out, nil
 }
 
-func timesOf(b *series.Batch, far int64) span {
-	times := noTimes()
-	for i := range b.Entries {
-		for j := range b.Entries[i].Samples {
-			times.add(b.Entries[i].Samples[j].T, far)
+// survey finds the times of the batch, and whether it has histograms.
+func (w *writeRecord) survey(far int64) {
+	w.times = noTimes()
+	for i := range w.batch.Entries {
+		samples := w.batch.Entries[i].Samples
+		for j := range samples {
+			w.times.add(samples[j].T, far)
+			w.histograms = w.histograms || samples[j].IsHistogram()
 		}
 	}
-	return times
 }
 
 func (ing *Ingester) logWrite(w *writeRecord) error {
@@ -225,7 +230,8 @@ func (ing *Ingester) appendAll(s *memSeries, entry int, e *series.Entry, bounds 
 }
 
 // changedMetadata takes over what is new and returns it: only that is logged.
-// Metrics beyond the limit keep no metadata.
+// What is beyond the limit, or beyond what a pack holds, is dropped and counted:
+// metadata never costs a sample.
 func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata, limit int) []series.MetricMetadata {
 	if len(all) == 0 {
 		return nil
@@ -238,14 +244,15 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 		if ok && old == m.Metadata {
 			continue
 		}
-		if !ok && limit > 0 && len(th.metadata) >= limit {
+		if reason := th.refusesMetadata(&m, limit); reason != "" {
+			ing.metrics.droppedMetadata.WithLabelValues(reason).Inc()
 			continue
 		}
 		// What came in points into the request's buffer.
 		m = series.MetricMetadata{Metric: strings.Clone(m.Metric), Metadata: metadata.Metadata{
 			Type: metricType(string(m.Type)), Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help),
 		}}
-		th.metadata[m.Metric] = m.Metadata
+		th.setMetadata(m)
 		changed = append(changed, m)
 	}
 	return changed
@@ -257,7 +264,7 @@ func (th *tenantHead) forget(all []series.MetricMetadata) {
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	for _, m := range all {
-		delete(th.metadata, m.Metric)
+		th.dropMetadata(m.Metric)
 	}
 }
 

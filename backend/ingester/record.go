@@ -27,7 +27,12 @@ type writeRecord struct {
 	batch  *series.Batch
 	series []*memSeries // of batch.Entries; nil where the series was refused
 	times  span         // of the samples
-	seals  *sealLog
+
+	histograms bool // whether the batch has any
+
+	reserved []reservation // of chunks, while the batch is logged and applied
+
+	seals *sealLog
 }
 
 // AppendTo implements wal.Record. It runs under the log's lock.

@@ -108,7 +108,7 @@ func (r *replay) append(to replayed, smp series.Sample) error {
 }
 
 func (r *replay) metadata(metric string, m metadata.Metadata) error {
-	r.th.metadata[metric] = m
+	r.th.keepMetadata(series.MetricMetadata{Metric: metric, Metadata: m})
 	return nil
 }
 

@@ -277,7 +277,9 @@ func (s *sealer) writeSection(kind int, sec *sealedSection) error {
 		return err
 	}
 	md, dropped := pack.FitMetadata(sec.th.metadataOf(sec.list))
-	s.ing.metrics.droppedMetadata.Add(float64(dropped))
+	if dropped > 0 {
+		s.ing.metrics.droppedMetadata.WithLabelValues("pack_full").Add(float64(dropped))
+	}
 	if err := s.writer.StartSection(sec.th.id, sec.day, md); err != nil {
 		return err
 	}

@@ -17,7 +17,8 @@ type metrics struct {
 	packsExpired, damage         prometheus.Counter
 	uploads, uploadFailures      prometheus.Counter
 	packsDropped                 prometheus.Counter
-	asides, droppedMetadata      prometheus.Counter
+	asides                       prometheus.Counter
+	droppedMetadata              *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
@@ -40,17 +41,18 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		Help: "Longest time that a push of the last one to two minutes waited for a seal or for the removal of series."},
 		func() float64 { return ing.gate.waits.value(ing.opts.Now()).Seconds() })
 	return &metrics{
-		seriesCreated:   counter("pallium_ingester_series_created_total", "Series that entered the head."),
-		seriesRemoved:   counter("pallium_ingester_series_removed_total", "Series that left the head."),
-		seals:           counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
-		sealFailures:    counter("pallium_ingester_seal_failures_total", "Seals that failed and will be tried again."),
-		packsExpired:    counter("pallium_ingester_packs_expired_total", "Local packs deleted by retention."),
-		packsDropped:    counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
-		uploads:         counter("pallium_ingester_uploads_total", "Sealed packs that became part of the long-term store."),
-		uploadFailures:  counter("pallium_ingester_upload_failures_total", "Uploads that failed and will be tried again."),
-		asides:          counter("pallium_ingester_series_set_aside_total", "Series that no pack could hold when their window was sealed."),
-		droppedMetadata: counter("pallium_ingester_dropped_metadata_total", "Metrics whose metadata did not fit into a pack."),
-		damage:          counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
+		seriesCreated:  counter("pallium_ingester_series_created_total", "Series that entered the head."),
+		seriesRemoved:  counter("pallium_ingester_series_removed_total", "Series that left the head."),
+		seals:          counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
+		sealFailures:   counter("pallium_ingester_seal_failures_total", "Seals that failed and will be tried again."),
+		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted by retention."),
+		packsDropped:   counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
+		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs that became part of the long-term store."),
+		uploadFailures: counter("pallium_ingester_upload_failures_total", "Uploads that failed and will be tried again."),
+		asides:         counter("pallium_ingester_series_set_aside_total", "Series that no pack could hold when their window was sealed."),
+		droppedMetadata: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_ingester_dropped_metadata_total", Help: "Metadata of metrics that was dropped, by reason."}, []string{"reason"}),
+		damage: counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
 	}
 }
 

@@ -33,6 +33,8 @@ type tenantHead struct {
 
 	reindexing bool // new postings are being made
 
+	metadataBytes int // of metadata, as pack.MetadataSize counts
+
 	exemplars exemplarRing
 
 	minTime, maxTime atomic.Int64 // bounds of all that was appended

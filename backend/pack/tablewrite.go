@@ -20,6 +20,47 @@ import (
 // decodes a header of all.
 const maxFrameSeries = 1024
 
+// maxGathered closes a frame when pages with so many bytes of labels wait for it:
+// whoever makes the index of them hears of each page in time.
+const maxGathered = 1 << 20
+
+// columnOverhead is more than a label column takes in a page beside its strings.
+const columnOverhead = 16
+
+// A series with more than one of these in a day has several rows, one after the
+// other: a frame holds all of a row, and a frame has a bound.
+const (
+	maxRowFloats     = 1 << 22
+	maxRowHistograms = 32 << 20 // bytes of chunks; the last one may pass it
+	maxRowChunks     = 1 << 16
+)
+
+// takeRow takes what goes into the next row out of a series.
+func takeRow(rest *column.Series) column.Series {
+	floats, chunks, size := min(len(rest.T), maxRowFloats), 0, 0
+	for chunks < min(len(rest.Histograms), maxRowChunks) && size < maxRowHistograms {
+		size += len(rest.Histograms[chunks].Data)
+		chunks++
+	}
+	row := column.Series{T: rest.T[:floats], V: rest.V[:floats], Histograms: rest.Histograms[:chunks]}
+	rest.T, rest.V, rest.Histograms = rest.T[floats:], rest.V[floats:], rest.Histograms[chunks:]
+	return row
+}
+
+// fullRow reports whether the chunks of a row leave no room for more, so that the
+// series may go on in the next row.
+func fullRow(chunks []series.Chunk) bool {
+	floats, histograms, size := 0, 0, 0
+	for i := range chunks {
+		if c := &chunks[i]; c.Column != nil {
+			floats += c.Samples
+		} else {
+			histograms, size = histograms+1, size+len(c.Data)
+		}
+	}
+	return floats >= maxRowFloats || histograms >= maxRowChunks || size >= maxRowHistograms
+}
+
 // TablePage is a finished page of a compacted pack, as the index wants it.
 type TablePage struct {
 	Metric  string
@@ -48,6 +89,7 @@ type TableWriter struct {
 	blocks [][]byte
 	times  map[timesKey]place
 	held   int64 // bytes of blocks
+	gather int   // bytes of labels of ended
 }
 
 // timesKey tells timestamp columns apart by what they hold.
@@ -97,17 +139,30 @@ func (tw *TableWriter) Add(ls labels.Labels, s *column.Series) error {
 }
 
 func (tw *TableWriter) add(ls labels.Labels, s *column.Series) error {
-	w := tw.w
 	metric := ls.Get(model.MetricNameLabel)
 	if err := tw.checkSeries(metric, ls, s); err != nil {
 		return fmt.Errorf("add series %s: %w", ls, err)
 	}
+	for rest := *s; ; {
+		row := takeRow(&rest)
+		if err := tw.addRow(metric, ls, &row); err != nil {
+			return err
+		}
+		if len(rest.T) == 0 && len(rest.Histograms) == 0 {
+			return nil
+		}
+	}
+}
+
+// addRow adds what one row of a page has of a series.
+func (tw *TableWriter) addRow(metric string, ls labels.Labels, s *column.Series) error {
+	w := tw.w
 	if w.page.series > 0 && (metric != tw.metric || !w.page.fits(ls, 1)) {
 		if err := tw.endPage(); err != nil {
 			return err
 		}
 	}
-	if tw.enc.Size() >= frameTarget || tw.enc.Len() >= maxFrameSeries {
+	if tw.enc.Size() >= frameTarget || tw.enc.Len() >= maxFrameSeries || tw.gather >= maxGathered {
 		if err := tw.endFrame(); err != nil {
 			return err
 		}
@@ -238,7 +293,7 @@ func (tw *TableWriter) endFrame() error {
 			return err
 		}
 	}
-	tw.ended = tw.ended[:0]
+	tw.ended, tw.gather = tw.ended[:0], 0
 	return nil
 }
 
@@ -257,6 +312,7 @@ func (tw *TableWriter) endPage() error {
 	p.Metric, p.Series, p.day = w.page.firstMetric, w.page.series, w.section.Day
 	p.Labels = w.page.labelColumns()
 	tw.ended = append(tw.ended, p)
+	tw.gather += w.page.dictionary + columnOverhead*len(w.page.columns)
 	tw.open = tablePage{}
 	w.page.reset(w.section.Day)
 	if tw.enc.Len() == 0 {

@@ -1,11 +1,13 @@
 package pack
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -83,12 +85,13 @@ func (r *Reader) verifyTable(s *section) error {
 	var ts []int64
 	var vs []float64
 	var err error
+	full := false // the row before
 	seriesIn, samples, lo, hi := 0, int64(0), int64(math.MaxInt64), int64(math.MinInt64)
 	for ; sc.Next(context.Background()); seriesIn++ {
-		if seriesIn > 0 && (sc.metric < prevMetric || sc.metric == prevMetric && labels.Compare(prev, sc.labels) >= 0) {
+		if c := cmp.Or(strings.Compare(prevMetric, sc.metric), labels.Compare(prev, sc.labels)); seriesIn > 0 && (c > 0 || c == 0 && !full) {
 			return fmt.Errorf("%w: series %s comes after %s", ErrCorrupt, sc.labels, prev)
 		}
-		prev, prevMetric = sc.labels, sc.metric
+		prev, prevMetric, full = sc.labels, sc.metric, fullRow(sc.chunks)
 		in := 0
 		for _, c := range sc.chunks {
 			first, last := c.MinTime, c.MaxTime

@@ -34,6 +34,7 @@ type Writer struct {
 	section *section // being written, the last of dir.sections; nil before the first
 	page    *pageBuilder
 	frame   []byte // being gathered, with room for the block header in front
+	target  int    // bytes at which the frame is cut
 
 	prev       labels.Labels // last series of the section
 	prevMetric string
@@ -169,6 +170,7 @@ func (w *Writer) add(ls labels.Labels, chunks []series.Chunk) error {
 		}
 	}
 	w.page.addLabels(metric, ls)
+	w.target = frameSize(chunks)
 	for i := range chunks {
 		if err := w.addChunk(&chunks[i]); err != nil {
 			return err
@@ -233,8 +235,19 @@ func checkData(c *series.Chunk) error {
 	return nil
 }
 
+// frameSize is the size at which frames with the chunks of a series are cut: a
+// page points into so many frames only, so those of a huge series are larger.
+func frameSize(chunks []series.Chunk) int {
+	size := 0
+	for i := range chunks {
+		size += len(chunks[i].Data)
+	}
+	// Two frames that follow each other have more than the target together.
+	return max(frameTarget, 2*size/(maxPageFrames/4))
+}
+
 func (w *Writer) addChunk(c *series.Chunk) error {
-	if n := len(w.frame); n > blockHeaderLen && n+len(c.Data) > frameTarget {
+	if n := len(w.frame); n > blockHeaderLen && n+len(c.Data) > w.target {
 		if err := w.endFrame(); err != nil {
 			return err
 		}

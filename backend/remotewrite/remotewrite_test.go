@@ -358,3 +358,37 @@ func checkHuge(t *testing.T, what string, v Version, body []byte, fits bool) {
 		t.Errorf("%s: %v", what, err)
 	}
 }
+
+// TestExpansion: a request is bounded by what its references to symbols stand
+// for, not by its own size alone.
+func TestExpansion(t *testing.T) {
+	request := func(n, size int, help bool) []byte {
+		req := &writev2.Request{Symbols: []string{"", "__name__", "m", "l", strings.Repeat("x", size)}}
+		for range n {
+			ts := writev2.TimeSeries{LabelsRefs: []uint32{1, 2, 3, 4}, Samples: []writev2.Sample{{Value: 1, Timestamp: 1}}}
+			if help {
+				ts = writev2.TimeSeries{LabelsRefs: []uint32{1, uint32(len(req.Symbols))}, Metadata: writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_GAUGE, HelpRef: 4}}
+				req.Symbols = append(req.Symbols, fmt.Sprintf("metric_%d", len(req.Symbols)))
+			}
+			req.Timeseries = append(req.Timeseries, ts)
+		}
+		body, err := req.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snappy.Encode(nil, body)
+	}
+	const size = 1 << 20
+	for _, help := range []bool{false, true} {
+		for n, fits := range map[int]bool{maxExpanded/size - 2: true, maxExpanded / size: false} {
+			var r Request
+			if err := r.Decode(V2, request(n, size, help), 0); fits != (err == nil) || !fits && !errors.Is(err, ErrTooLarge) {
+				t.Errorf("%d series with a symbol of %d bytes (help: %v): %v, fits: %v", n, size, help, err, fits)
+			}
+		}
+	}
+	var r Request
+	if err := r.Decode(V1, snappy.Encode(nil, make([]byte, maxExpanded+1)), 0); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a body beyond the bound without a limit: %v", err)
+	}
+}

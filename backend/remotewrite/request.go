@@ -10,6 +10,7 @@ package remotewrite
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 
 	"github.com/golang/snappy"
@@ -37,11 +38,22 @@ var ErrMalformed = errors.New("remote write body is malformed")
 const (
 	maxSeries = 100_000
 	maxItems  = 1_000_000 // samples, histograms, exemplars and metadata together
+
+	// maxExpanded is how many bytes a request has decompressed, with the labels and
+	// texts of metadata that its references to symbols stand for: one symbol may be
+	// in every series. What is accepted is sent on to ingesters in messages of at
+	// most 128 MiB, in which a sample without a byte here takes up to 22.
+	maxExpanded = 96 << 20
 )
 
 // ErrTooMany is the error of a request with more series or samples than one may
 // carry.
 var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send fewer per request", maxSeries, maxItems)
+
+// ErrTooLarge is the error of a request that is larger than any may be once its
+// references to symbols are resolved.
+var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; at most that many can be handled, "+
+	"whatever the tenant's limits; send fewer series per request", maxExpanded)
 
 // TooLargeError is the error of a body that is larger decompressed than allowed.
 // It is found before anything is allocated.
@@ -62,6 +74,7 @@ type Request struct {
 	builders []labels.ScratchBuilder
 	symbols  []string
 	items    int // samples, histograms, exemplars and metadata so far
+	spare    int // bytes that labels and metadata may still expand to
 }
 
 // Pool has Requests for reuse. The zero value is ready.
@@ -109,25 +122,33 @@ func (r *Request) Decode(v Version, compressed []byte, limit int64) error {
 	if err != nil {
 		return fmt.Errorf("%w: snappy: %w", ErrMalformed, err)
 	}
-	return r.Unmarshal(v, body)
+	return r.unmarshal(v, body, maxExpanded-len(body))
 }
 
 // Unmarshal decodes a decompressed body, which must not change while the batch
 // is in use.
 func (r *Request) Unmarshal(v Version, body []byte) error {
+	return r.unmarshal(v, body, math.MaxInt)
+}
+
+// unmarshal is Unmarshal for a body whose labels and metadata may expand to so
+// many bytes more than it has.
+func (r *Request) unmarshal(v Version, body []byte, spare int) error {
 	r.reset()
-	var err error
-	switch v {
-	case V1:
+	r.spare = spare
+	err := r.expand(0)
+	switch {
+	case err != nil:
+	case v == V1:
 		err = r.unmarshalV1(body)
-	case V2:
+	case v == V2:
 		err = r.unmarshalV2(body)
 	default:
 		err = fmt.Errorf("version %d is not known", v)
 	}
 	if err != nil {
 		r.reset()
-		if errors.Is(err, ErrTooMany) {
+		if errors.Is(err, ErrTooMany) || errors.Is(err, ErrTooLarge) {
 			return err
 		}
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
@@ -141,6 +162,14 @@ func (r *Request) reset() {
 	r.symbols = r.symbols[:0]
 	r.items = 0
 	r.Batch = series.Batch{Metadata: r.Batch.Metadata[:0]}
+}
+
+// expand counts bytes that references stand for.
+func (r *Request) expand(n int) error {
+	if r.spare -= n; r.spare < 0 {
+		return ErrTooLarge
+	}
+	return nil
 }
 
 // room counts one more item of the request.

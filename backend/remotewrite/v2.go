@@ -149,7 +149,8 @@ func (l *labelRefs) add(ref uint64) error {
 	l.sorted = l.sorted && l.name >= l.last
 	l.last = l.name
 	l.b.Add(l.name, s)
-	return nil
+	const overhead = 8 // of a label written out
+	return l.r.expand(len(l.name) + len(s) + overhead)
 }
 
 func (l *labelRefs) addPacked(data []byte) error {
@@ -236,10 +237,11 @@ func (r *Request) metadataV2(e *series.Entry, data []byte) error {
 	if n := len(r.Batch.Metadata); n > 0 && r.Batch.Metadata[n-1].Metric == metric {
 		return nil
 	}
-	if metric != "" {
-		r.Batch.Metadata = append(r.Batch.Metadata, series.MetricMetadata{Metric: metric, Metadata: md})
+	if metric == "" {
+		return nil
 	}
-	return nil
+	r.Batch.Metadata = append(r.Batch.Metadata, series.MetricMetadata{Metric: metric, Metadata: md})
+	return r.expand(len(metric) + len(md.Help) + len(md.Unit))
 }
 
 func typeV2(v uint64) model.MetricType {

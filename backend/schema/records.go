@@ -8,6 +8,11 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
+// MaxMetricName is the length in bytes of a metric name. A manifest has two of
+// every pack, and all of it is one cell: with names of this length it still has
+// room for a thousand packs.
+const MaxMetricName = 4 << 10
+
 // Manifest names everything that is published of a tenant's day.
 type Manifest struct {
 	Version   Version

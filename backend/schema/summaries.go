@@ -70,6 +70,20 @@ func (b *SummariesBuilder) AddPage(n int, mint, maxt int64, columns func(func(na
 	b.n++
 }
 
+// ColumnSize is at least how many bytes a summary has of a label with these
+// values.
+func ColumnSize(name string, values []string) int {
+	const overhead = 24
+	size := len(name) + overhead
+	if !listed(values) {
+		return size + len(values[0]) + len(values[len(values)-1]) + len(values)*bloomBits/8
+	}
+	for _, v := range values {
+		size += len(v) + 4
+	}
+	return size
+}
+
 // Encode makes the value of the summaries' cell.
 func (b *SummariesBuilder) Encode(c *Codec) []byte {
 	return c.seal(valueSummaries, 1, append(binary.AppendUvarint(nil, uint64(b.n)), b.pages...))

@@ -7,6 +7,14 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
+// Bounds of the deletions of series of a tenant. All of them stand in one row,
+// which every query reads.
+const (
+	MaxTombstone       = 64 << 10 // bytes of one, as Encode makes it
+	MaxTombstones      = 1000     // that are not forgotten yet, pending ones too
+	MaxTombstonesBytes = 4 << 20  // of all of them
+)
+
 // State of a deletion.
 type State uint8
 

@@ -8,8 +8,10 @@ import (
 	"sort"
 )
 
-// A bucket is closed at bucketRaw bytes uncompressed, and divided if it has more
-// than maxBucket compressed. One value with all its metrics may have more.
+// A bucket is closed before it passes bucketRaw bytes uncompressed, and made anew
+// with half of that while it has more than maxBucket compressed. One value with
+// all its metrics may have more. So two buckets that follow each other always
+// have more than maxBucket/2 bytes together.
 const (
 	bucketRaw = 256 << 10
 	maxBucket = 128 << 10
@@ -20,6 +22,9 @@ const (
 type ValuesBuilder struct {
 	label   string
 	metrics map[string][]int // ascending ordinals
+	firsts  int              // see FirstsSize
+	longest int              // of the values that share a first value
+	sets    int              // ordinals in all sets
 }
 
 // NewValuesBuilder returns a builder for a label.
@@ -31,13 +36,48 @@ func NewValuesBuilder(label string) *ValuesBuilder {
 // value. Any order will do; ascending ordinals are fastest.
 func (b *ValuesBuilder) Add(value string, metric int) {
 	list := b.metrics[value]
-	if n := len(list); n == 0 || list[n-1] < metric {
+	switch n := len(list); {
+	case n == 0:
+		b.firsts += firstShare(len(value))
+		if len(value) <= longValue {
+			b.longest = max(b.longest, len(value)+4)
+		}
 		b.metrics[value] = append(list, metric)
-		return
-	}
-	if i, found := slices.BinarySearch(list, metric); !found {
+	case list[n-1] < metric:
+		b.metrics[value] = append(list, metric)
+	default:
+		i, found := slices.BinarySearch(list, metric)
+		if found {
+			return
+		}
 		b.metrics[value] = slices.Insert(list, i, metric)
 	}
+	b.sets++
+}
+
+// longValue is the length in bytes above which a value counts as the first of a
+// bucket of its own.
+const longValue = 1 << 10
+
+// firstShare is what a value adds to the first values of buckets. A long one may
+// be the first of its bucket; the shorter ones pay for theirs together, by their
+// share of the least that a bucket has.
+func firstShare(n int) int {
+	if n > longValue {
+		return n + 4
+	}
+	return (n+4)*longValue/(maxBucket/4) + 1
+}
+
+// FirstsSize is at least how many bytes the first values of all buckets have
+// together; they stand in the names.
+func (b *ValuesBuilder) FirstsSize() int { return b.firsts + b.longest }
+
+// Full reports whether more metrics with these values could make more buckets than
+// a label may have in a pack. Values alone reach the bound of FirstsSize before.
+func (b *ValuesBuilder) Full() bool {
+	const ordinal = 5 // bytes at most
+	return b.sets >= MaxIndex/4*(maxBucket/4)/ordinal
 }
 
 // Len is the number of distinct values.
@@ -47,10 +87,12 @@ func (b *ValuesBuilder) Len() int { return len(b.metrics) }
 func (b *ValuesBuilder) Buckets(c *Codec) (buckets [][]byte, firsts []string, err error) {
 	values := slices.Sorted(maps.Keys(b.metrics))
 	for len(values) > 0 {
-		raw, n := b.bucket(values, bucketRaw)
+		limit := bucketRaw
+		raw, n := b.bucket(values, limit)
 		cell := c.seal(valueBucket, 1, raw)
 		for len(cell) > maxBucket && n > 1 {
-			raw, n = b.bucket(values[:(n+1)/2], bucketRaw)
+			limit /= 2
+			raw, n = b.bucket(values, limit)
 			cell = c.seal(valueBucket, 1, raw)
 		}
 		if len(buckets) == MaxIndex {
@@ -62,23 +104,28 @@ func (b *ValuesBuilder) Buckets(c *Codec) (buckets [][]byte, firsts []string, er
 	return buckets, firsts, nil
 }
 
-// bucket encodes the first values, up to a size in bytes, with the sets of
-// metrics that have them, and returns how many they are. Values mostly share
-// their set with others, so sets are listed once.
+// bucket encodes the first value, and those behind it up to a size in bytes, with
+// the sets of metrics that have them, and returns how many they are. Values mostly
+// share their set with others, so sets are listed once.
 func (b *ValuesBuilder) bucket(values []string, limit int) (raw []byte, n int) {
 	places := map[string]int{}
 	var sets, refs, set []byte
-	for size := 0; n < len(values) && (n == 0 || size < limit); n++ {
+	for size := 0; n < len(values); n++ {
 		set = appendSet(set[:0], b.metrics[values[n]])
 		place, ok := places[string(set)]
+		size += len(values[n]) + 4
+		if !ok {
+			size += len(set)
+		}
+		if n > 0 && size > limit {
+			break
+		}
 		if !ok {
 			place = len(places)
 			places[string(set)] = place
 			sets = append(sets, set...)
-			size += len(set)
 		}
 		refs = binary.AppendUvarint(refs, uint64(place))
-		size += len(values[n]) + 4
 	}
 	raw = appendSorted(nil, n, func(i int) string { return values[i] })
 	raw = binary.AppendUvarint(raw, uint64(len(places)))

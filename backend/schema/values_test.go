@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/common/model"
@@ -254,5 +255,41 @@ func TestExpansion(t *testing.T) {
 	}
 	if want := fmt.Sprintf("take more than %d bytes", maxRaw); err == nil || !contains(err, want) {
 		t.Errorf("error %v does not say %q", err, want)
+	}
+}
+
+// TestFirstsSize: the first values of all buckets are never larger than was
+// estimated while values were added, whatever their lengths, and no bucket is
+// beyond what a cell may have.
+func TestFirstsSize(t *testing.T) {
+	c := testCodec(t)
+	rng := rand.New(rand.NewPCG(8, 8))
+	for round := range 24 {
+		b := NewValuesBuilder("l")
+		for i := range rng.IntN(1500) {
+			n := rng.IntN(1 + 40<<(rng.IntN(2)*(round%12)))
+			v := string(randomBytes(rng, min(n, 1<<20)))
+			if round%3 == 0 { // long ones before many short ones
+				v = fmt.Sprintf("%03d", i/100) + v
+				if i%100 > 0 {
+					v += strings.Repeat("z", round)
+				}
+			}
+			b.Add(v, rng.IntN(3))
+		}
+		cells, firsts, err := b.Buckets(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for i, cell := range cells {
+			size += len(firsts[i]) + 4
+			if len(cell) > 2<<20 {
+				t.Errorf("round %d: bucket of %d bytes", round, len(cell))
+			}
+		}
+		if est := b.FirstsSize(); size > est {
+			t.Errorf("round %d: first values of %d values in %d buckets have %d bytes, estimated were %d", round, b.Len(), len(cells), size, est)
+		}
 	}
 }

@@ -31,8 +31,9 @@ type WithChunks struct {
 }
 
 // ChunkBuilder encodes samples, given in ascending order of time, into chunks
-// that are cut at sub-chunk boundaries, at a change of the sample type and at
-// MaxChunkSamples. The zero value is ready.
+// that are cut at sub-chunk boundaries, at a change of the sample type, at
+// MaxChunkSamples and at MaxChunkBytes. All of it depends on the samples alone,
+// so replicas cut at the same places. The zero value is ready.
 type ChunkBuilder struct {
 	open     chunkenc.Chunk
 	app      chunkenc.Appender
@@ -70,6 +71,10 @@ func (b *ChunkBuilder) mustCut(t int64, e chunkenc.Encoding) bool {
 		b.open.Encoding() != e || b.open.NumSamples() >= MaxChunkSamples
 }
 
+// full reports whether the open chunk has MaxChunkBytes. Floats do not ask: they
+// reach MaxChunkSamples first.
+func (b *ChunkBuilder) full() bool { return len(b.open.Bytes()) >= MaxChunkBytes }
+
 func (b *ChunkBuilder) begin(c chunkenc.Chunk, t int64) error {
 	b.Cut()
 	app, err := c.Appender()
@@ -82,7 +87,7 @@ func (b *ChunkBuilder) begin(c chunkenc.Chunk, t int64) error {
 
 func (b *ChunkBuilder) addHistogram(s *Sample) error {
 	prev := b.app
-	if b.mustCut(s.T, chunkenc.EncHistogram) {
+	if b.mustCut(s.T, chunkenc.EncHistogram) || b.full() {
 		if err := b.begin(chunkenc.NewHistogramChunk(), s.T); err != nil {
 			return err
 		}
@@ -95,7 +100,7 @@ func (b *ChunkBuilder) addHistogram(s *Sample) error {
 
 func (b *ChunkBuilder) addFloatHistogram(s *Sample) error {
 	prev := b.app
-	if b.mustCut(s.T, chunkenc.EncFloatHistogram) {
+	if b.mustCut(s.T, chunkenc.EncFloatHistogram) || b.full() {
 		if err := b.begin(chunkenc.NewFloatHistogramChunk(), s.T); err != nil {
 			return err
 		}

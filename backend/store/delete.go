@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -29,10 +30,46 @@ const maxPending = 15 * time.Minute
 // ErrPendingGone is returned when a deletion waited too long to be activated.
 var ErrPendingGone = errors.New("deletion took too long to reach all ingesters; nothing was deleted, repeat it")
 
+// InvalidDeletion is the error of a deletion that the index has no room for: the
+// caller's to mend.
+type InvalidDeletion string
+
+func (e InvalidDeletion) Error() string { return string(e) }
+
+// checkDeletion reports whether there is room for another deletion of the tenant.
+func (s *Store) checkDeletion(ctx context.Context, t tenant.ID, d *schema.Tombstone) error {
+	size := len(d.Encode())
+	if size > schema.MaxTombstone {
+		return InvalidDeletion(fmt.Sprintf("the matchers of the deletion have %d bytes, at most %d are possible; send several deletions with fewer or shorter match[]", size, schema.MaxTombstone))
+	}
+	_, list, err := s.catalogs(ctx, t, 0, 0)
+	if err != nil {
+		return err
+	}
+	if len(list) >= schema.MaxTombstones {
+		return InvalidDeletion(fmt.Sprintf("the tenant has %d deletions of series that are not worked off yet, at most %d are possible; delete more series at once, with wider matchers, or wait until older deletions are forgotten",
+			len(list), schema.MaxTombstones))
+	}
+	all := size
+	for i := range list {
+		all += len(list[i].Encode())
+	}
+	if all > schema.MaxTombstonesBytes {
+		return InvalidDeletion(fmt.Sprintf("the tenant's deletions of series would have %d bytes with this one, at most %d are possible; use shorter matchers or wait until older deletions are forgotten",
+			all, schema.MaxTombstonesBytes))
+	}
+	return nil
+}
+
 // ReserveDeletion numbers a deletion of the series that one of the matcher sets
-// matches, of samples in [mint, maxt].
+// matches, of samples in [mint, maxt]. One that there is no room for is
+// InvalidDeletion, and nothing is reserved.
 func (s *Store) ReserveDeletion(ctx context.Context, t tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) (schema.Tombstone, error) {
 	key := schema.TenantKey(t)
+	next := schema.NewTombstone(math.MaxUint64, mint, maxt, sets, s.nowMillis())
+	if err := s.checkDeletion(ctx, t, &next); err != nil {
+		return schema.Tombstone{}, fmt.Errorf("reserve a deletion: %w", err)
+	}
 	for range 10 {
 		raw, number, err := s.lastNumber(ctx, t)
 		if err != nil {

@@ -33,6 +33,8 @@ type Generation struct {
 	catalog  Catalog
 	manifest schema.Manifest
 	metadata []series.MetricMetadata
+	due      int // entries of metadata up to the last metric
+	dueSize  int // bytes of them
 	stamp    int64
 
 	w     *pack.TableWriter // of the pack being written; nil between packs
@@ -45,7 +47,9 @@ type Generation struct {
 // number that of the last deletion of series that it applies, metadata, sorted
 // by metric, what is known of the day's metrics.
 func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint64, metadata []series.MetricMetadata) (*Generation, error) {
-	g := &Generation{s: s, catalog: catalog, metadata: metadata}
+	kept := fewVariants(metadata)
+	s.metrics.droppedMetadata.Add(float64(len(metadata) - len(kept)))
+	g := &Generation{s: s, catalog: catalog, metadata: kept}
 	stamp, expiry, err := s.stamp(ctx, catalog.Tenant, catalog.Day)
 	if err != nil {
 		return nil, err
@@ -82,10 +86,13 @@ var ErrDeleted = errors.New("tenant was deleted")
 
 // Add writes a series with all its samples of the day; see pack.TableWriter.
 func (g *Generation) Add(ctx context.Context, ls labels.Labels, s *column.Series) error {
-	if g.w != nil && g.w.Size() >= g.s.opts.PackBytes {
-		if err := g.endPack(ctx, ls.Get(model.MetricNameLabel) == g.last, false); err != nil {
+	metric := ls.Get(model.MetricNameLabel)
+	g.passMetadata(metric)
+	if g.w != nil && (g.w.Size() >= g.s.opts.PackBytes || g.index.full(g.dueSize)) {
+		if err := g.endPack(ctx, metric == g.last, false); err != nil {
 			return err
 		}
+		g.passMetadata(metric)
 	}
 	if g.w == nil {
 		if err := g.startPack(ctx); err != nil {
@@ -95,13 +102,33 @@ func (g *Generation) Add(ctx context.Context, ls labels.Labels, s *column.Series
 	if err := g.w.Add(ls, s); err != nil {
 		return err
 	}
-	if m := ls.Get(model.MetricNameLabel); m != g.last {
-		g.last = m
+	if metric != g.last {
+		g.last = metric
+	}
+	return nil
+}
+
+// maxPackEntry is more than the entry of a pack in a manifest takes beside the
+// names of its metrics.
+const maxPackEntry = 512
+
+// checkParts reports a day that has so many packs that the manifest could not be
+// written with another one.
+func (g *Generation) checkParts() error {
+	size := len(g.manifest.Sources) * len(ulid.ULID{})
+	for i := range g.manifest.Packs {
+		size += maxPackEntry + len(g.manifest.Packs[i].FirstMetric) + len(g.manifest.Packs[i].LastMetric)
+	}
+	if size += maxPackEntry + 2*schema.MaxMetricName; size > rows.MaxValueLength || len(g.manifest.Packs) >= schema.MaxIndex {
+		return fmt.Errorf("the day needs more than %d packs, and a manifest has no room for more; raise the size of a pack", len(g.manifest.Packs))
 	}
 	return nil
 }
 
 func (g *Generation) startPack(ctx context.Context) error {
+	if err := g.checkParts(); err != nil {
+		return err
+	}
 	id := ulid.Make()
 	object := fmt.Sprintf("%s/%d/%s%s", objectDir(string(g.catalog.Tenant)), g.catalog.Day, id, pack.Suffix)
 	// The journal first: an object that no row names is deleted by it.
@@ -177,15 +204,54 @@ func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	return nil
 }
 
+// Bounds of the metadata in the index. The ingesters' are higher; what a day's
+// packs have together, each with what was said at its time, could pass any bound.
+const (
+	maxVariants  = 8                            // of one metric; senders that disagree are few
+	maxEntrySize = 64 << 10                     // bytes of one entry
+	maxNames     = rows.MaxValueLength / 10 * 9 // bytes of the names of a pack, with metadata, uncompressed
+)
+
+// fewVariants drops what is beyond the first variants of a metric, and entries
+// larger than any that is accepted today. The list is sorted by metric.
+func fewVariants(list []series.MetricMetadata) []series.MetricMetadata {
+	out := make([]series.MetricMetadata, 0, len(list))
+	for i := range list {
+		n := len(out)
+		if pack.MetadataSize(&list[i]) > maxEntrySize || n >= maxVariants && out[n-maxVariants].Metric == list[i].Metric {
+			continue
+		}
+		out = append(out, list[i])
+	}
+	return out
+}
+
+// passMetadata counts the metadata that belongs to metrics up to the given one.
+func (g *Generation) passMetadata(metric string) {
+	for g.due < len(g.metadata) && g.metadata[g.due].Metric <= metric {
+		g.dueSize += pack.MetadataSize(&g.metadata[g.due])
+		g.due++
+	}
+}
+
 // metadataFor takes the metadata of the metrics up to the last one of the pack
-// from what is left; a family's goes with the first metric behind its name.
+// from what is left; a family's goes with the first metric behind its name. There
+// is room for that of all metrics of the pack (see maxIndexCell). What is dropped
+// stands between two metrics: it is of families whose series are gone.
 func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
 	n := 0
 	for n < len(g.metadata) && (g.metadata[n].Metric < g.index.last || !continues && g.metadata[n].Metric == g.index.last) {
 		n++
 	}
-	out := g.metadata[:n]
+	first, size := n, 0
+	for first > 0 && size+pack.MetadataSize(&g.metadata[first-1]) <= maxNames-g.index.namesSize {
+		first--
+		size += pack.MetadataSize(&g.metadata[first])
+	}
+	out := g.metadata[first:n]
 	g.metadata = g.metadata[n:]
+	g.due, g.dueSize = 0, 0
+	g.s.metrics.droppedMetadata.Add(float64(first))
 	return out
 }
 

@@ -35,6 +35,26 @@ type indexBuilder struct {
 	pages       []indexPage
 	pending     []pack.TablePage // of the last metric, for its summaries
 	cells       []indexCell
+
+	namesSize     int  // at least what the cell of the names has, without metadata, uncompressed
+	summariesSize int  // likewise of the summaries of the last metric
+	crowded       bool // a label has so many sets of metrics that its buckets could run out
+}
+
+// maxIndexCell ends a pack before its names or the summaries of a metric pass it,
+// uncompressed and each string written out. A cell may have rows.MaxValueLength,
+// more than twice as much. The difference is for pages that were not heard of yet
+// (pack.maxGathered and a page) and for metadata that the last metric brings.
+const maxIndexCell = 4 << 20
+
+// full reports whether the pack should end before another series, since a cell of
+// its index nears its bound. metadata is the size of what its names will have.
+func (b *indexBuilder) full(metadata int) bool {
+	if b.namesSize+metadata >= maxIndexCell || b.summariesSize >= maxIndexCell || b.crowded {
+		return true
+	}
+	n := len(b.names)
+	return n > 0 && b.names[n-1].Pages >= schema.MaxIndex/2
 }
 
 type indexPage struct {
@@ -65,6 +85,10 @@ func newIndexBuilder(codec *schema.Codec, v schema.Version, part int, continued 
 	return &indexBuilder{codec: codec, version: v, part: part, continued: continued, values: map[string]*schema.ValuesBuilder{}}
 }
 
+// nameOverhead is more than a name and its counts take in the names beside its
+// bytes.
+const nameOverhead = 24
+
 // addPage takes a finished page; pages come in the order of metrics.
 func (b *indexBuilder) addPage(p pack.TablePage) error {
 	if len(b.names) == 0 {
@@ -73,7 +97,8 @@ func (b *indexBuilder) addPage(p pack.TablePage) error {
 	if len(b.names) == 0 || b.last != p.Metric {
 		b.endMetric(false)
 		b.names = append(b.names, schema.Metric{Name: p.Metric})
-		b.last = p.Metric
+		b.last, b.summariesSize = p.Metric, 0
+		b.namesSize += len(p.Metric) + nameOverhead
 	}
 	m := &b.names[len(b.names)-1]
 	b.pages = append(b.pages, indexPage{metric: p.Metric, number: m.Pages, block: p.Block})
@@ -88,10 +113,15 @@ func (b *indexBuilder) addPage(p pack.TablePage) error {
 		if vb == nil {
 			vb = schema.NewValuesBuilder(l.Name)
 			b.values[l.Name] = vb
+			b.namesSize += len(l.Name) + nameOverhead
 		}
+		b.namesSize -= vb.FirstsSize()
 		for _, v := range l.Values {
 			vb.Add(v, ordinal)
 		}
+		b.namesSize += vb.FirstsSize()
+		b.crowded = b.crowded || vb.Full()
+		b.summariesSize += schema.ColumnSize(l.Name, l.Values)
 	}
 	p.Block = nil
 	b.pending = append(b.pending, p)
@@ -140,18 +170,25 @@ func (b *indexBuilder) finish(metadata []series.MetricMetadata) error {
 	return nil
 }
 
+// maxRowMutation is how many bytes one mutation of a row has before another one of
+// the same row begins: a metric may have hundreds of megabytes of pages in a pack,
+// and one mutation at most rows.MaxMutationBytes.
+const maxRowMutation = 4 << 20
+
 // rows makes the row mutations of the pack's index, the names first: whoever
 // sweeps an attempt finds by them what else it may have written.
 func (b *indexBuilder) rows(t tenant.ID, day, stamp int64) []rows.RowMutation {
 	out := make([]rows.RowMutation, 0, len(b.names)+len(b.cells))
 	byKey := map[string]int{}
+	sizes := map[string]int{}
 	set := func(key, qualifier string, value []byte) {
 		i, ok := byKey[key]
-		if !ok {
-			i = len(out)
+		if !ok || sizes[key] >= maxRowMutation {
+			i, sizes[key] = len(out), 0
 			byKey[key] = i
 			out = append(out, rows.RowMutation{Key: key})
 		}
+		sizes[key] += len(qualifier) + len(value)
 		out[i].Mutations = append(out[i].Mutations, rows.Set(rows.Data, qualifier, stamp, value))
 	}
 	for _, c := range b.cells {

@@ -14,6 +14,7 @@ var ErrIndex = errors.New("index is inconsistent")
 
 type metrics struct {
 	uploads, published, bytesRead, cacheHits prometheus.Counter
+	droppedMetadata                          prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, s *Store) *metrics {
@@ -29,6 +30,8 @@ func newMetrics(reg prometheus.Registerer, s *Store) *metrics {
 		uploads:   counter("pallium_store_uploads_total", "L0 packs that became part of the long-term store."),
 		published: counter("pallium_store_generations_published_total", "Days of tenants published by compaction."),
 		bytesRead: counter("pallium_store_object_bytes_read_total", "Bytes read from objects."),
+		droppedMetadata: counter("pallium_store_dropped_metadata_total",
+			"Entries of metadata that compaction left out: more than eight for one metric, or of series that are gone."),
 		cacheHits: counter("pallium_store_frame_cache_hits_total", "Blocks that queries found in the cache."),
 	}
 }

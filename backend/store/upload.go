@@ -241,11 +241,14 @@ func daysOf(info pack.Info) map[int64]struct{} {
 	return out
 }
 
-// mutateRows applies rows in batches and joins what went wrong.
+// mutateRows applies rows in batches and joins what went wrong. A row may come
+// several times: it is in one batch once.
 func (s *Store) mutateRows(ctx context.Context, ms []rows.RowMutation) error {
 	for len(ms) > 0 {
 		n, bytes, mutations := 0, 0, 0
-		for n < len(ms) && n < 1000 && (n == 0 || bytes < 2<<20 && mutations+len(ms[n].Mutations) < rows.MaxMutations) {
+		keys := map[string]bool{}
+		for n < len(ms) && n < 1000 && !keys[ms[n].Key] && (n == 0 || bytes < 2<<20 && mutations+len(ms[n].Mutations) < rows.MaxMutations) {
+			keys[ms[n].Key] = true
 			for _, m := range ms[n].Mutations {
 				bytes += len(m.Qualifier) + len(m.Value)
 			}

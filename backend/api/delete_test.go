@@ -1,0 +1,40 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// TestDeletionErrors: a deletion that the index has no room for is the caller's
+// mistake and says which bound it passed; any other error says nothing of itself.
+func TestDeletionErrors(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		code int
+		text string
+	}{
+		{nil, http.StatusNoContent, ""},
+		{fmt.Errorf("reserve a deletion: %w", store.InvalidDeletion("the matchers have 70000 bytes, at most 65536 are possible")), http.StatusBadRequest, "at most 65536"},
+		{errors.New("open /srv: secret"), http.StatusServiceUnavailable, "repeat the request"},
+	} {
+		a := &api{Options: Options{Parser: parser.NewParser(parser.Options{}), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}
+		r := httptest.NewRequest(http.MethodPost, "/api/v1/admin/tsdb/delete_series", strings.NewReader(url.Values{"match[]": {"up"}}.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		a.deleteSeries(w, r)
+		if w.Code != c.code || !strings.Contains(w.Body.String(), c.text) || strings.Contains(w.Body.String(), "secret") {
+			t.Errorf("%v: %d %s, want %d with %q", c.err, w.Code, w.Body, c.code, c.text)
+		}
+	}
+}

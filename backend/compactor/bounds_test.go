@@ -1,0 +1,446 @@
+package compactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// door is the whole way of a sample: distributor, ingester, store and compactor,
+// with every limit at 0.
+type door struct {
+	*world
+	long *store.Store
+	ing  *ingester.Ingester
+	dist *distributor.Distributor
+	sent map[string]int // samples taken by series
+}
+
+const dayStart = testDay * series.DayMillis
+
+func newDoor(t *testing.T) *door {
+	t.Helper()
+	d := &door{world: newWorld(t, wrap{}), sent: map[string]int{}}
+	d.long = d.store
+	none := func(tenant.ID) limits.Limits { return limits.Limits{} }
+	now := func() time.Time { return time.UnixMilli(dayStart + 30*3600_000) }
+	var err error
+	if d.ing, err = ingester.Open(ingester.Options{ID: "i1", Dir: t.TempDir(), Limits: none, LongTerm: d.store, Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.ing.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	d.dist = distributor.New(distributor.Options{Local: d.ing, Limits: none, Now: now})
+	return d
+}
+
+// key tells series apart; their text would take long where labels are huge.
+func key(ls labels.Labels) string { return string(ls.Bytes(nil)) }
+
+// send pushes a batch and returns what was made of it.
+func (d *door) send(md []series.MetricMetadata, entries ...series.Entry) series.Outcome {
+	d.t.Helper()
+	for i := range entries {
+		entries[i].Hash = entries[i].Labels.Hash()
+	}
+	out, err := d.dist.Push(context.Background(), &series.Batch{Tenant: "a", Entries: entries, Metadata: md})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return out
+}
+
+// take is send for what must be taken whole, and is looked for at the end.
+func (d *door) take(ls labels.Labels, samples ...series.Sample) {
+	d.t.Helper()
+	n := len(samples)
+	if out := d.send(nil, series.Entry{Labels: ls, Samples: samples}); out.Samples+out.Histograms != n {
+		d.t.Fatalf("%d of %d samples at the bound were taken: %s", out.Samples+out.Histograms, n, out.String())
+	}
+	d.sent[key(ls)] += n
+}
+
+// refuse is send for one sample beyond the bound.
+func (d *door) refuse(reason string, ls labels.Labels, s series.Sample) {
+	d.t.Helper()
+	out := d.send(nil, series.Entry{Labels: ls, Samples: []series.Sample{s}})
+	if len(out.Refusals) != 1 || out.Refusals[0].Reason != reason || out.Samples+out.Histograms != 0 {
+		d.t.Errorf("one beyond the bound: %+v, want it rejected for %s", out, reason)
+	}
+}
+
+// keep seals, uploads and compacts, checks the store, and reads everything back
+// from it. Every day must be published, with nothing left of level 0.
+func (d *door) keep() {
+	d.t.Helper()
+	ctx := context.Background()
+	if err := d.ing.Flush(); err != nil {
+		d.t.Fatalf("seal: %v", err)
+	}
+	if err := d.ing.Upload(ctx); err != nil {
+		d.t.Fatalf("upload: %v", err)
+	}
+	if _, err := d.comp.Compact(ctx, All); err != nil {
+		d.t.Fatalf("compact: %v", err)
+	}
+	d.want["a"] = nil // for verify
+	d.verify()
+	sel, err := d.long.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}, nil)
+	if err != nil {
+		d.t.Fatalf("read: %v", err)
+	}
+	defer sel.Release()
+	got := map[string]int{}
+	for _, s := range sel.Series {
+		it := series.Iterator(s.Chunks, nil)
+		for it.Next() != chunkenc.ValNone {
+			got[key(s.Labels)]++
+		}
+		if it.Err() != nil {
+			d.t.Fatal(it.Err())
+		}
+	}
+	if len(got) != len(d.sent) {
+		d.t.Errorf("%d series came back, want %d", len(got), len(d.sent))
+	}
+	for ls, n := range d.sent {
+		if got[ls] != n {
+			d.t.Errorf("series %.100q: %d samples came back, want %d", ls, got[ls], n)
+		}
+	}
+	if left, err := d.ing.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}); err != nil {
+		d.t.Error(err)
+	} else {
+		left.Release()
+	}
+}
+
+func (d *door) parts(day int64) int {
+	d.t.Helper()
+	m := d.manifest("a", day)
+	if m == nil {
+		d.t.Fatalf("day %d is not published", day)
+	}
+	c, err := d.long.Catalog(context.Background(), "a", day)
+	if err != nil || len(c.L0) > 0 {
+		d.t.Errorf("day %d has %d sections of level 0 left, %v", day, len(c.L0), err)
+	}
+	return len(m.Packs)
+}
+
+func sampleAt(t int64) series.Sample { return series.Sample{T: t, V: 1} }
+
+// noise is text that is hardly compressed: UTF-8 of all bytes below 128.
+func noise(rng *rand.Rand, n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32() % 128)
+	}
+	return string(b)
+}
+
+func TestBoundTimes(t *testing.T) {
+	d := newDoor(t)
+	m := labels.FromStrings("__name__", "m")
+	d.take(m, sampleAt(0), sampleAt(series.MaxTime-1), sampleAt(series.MaxTime))
+	d.refuse("after_9999", m, sampleAt(series.MaxTime+1))
+	d.refuse("before_1970", m, sampleAt(-1))
+	d.keep()
+	d.parts(0)
+	d.parts(series.Day(series.MaxTime))
+}
+
+// TestBoundLabels has series of the largest labels: in one metric, so that their
+// summaries are beyond a cell, and in several; each of one long value, of many
+// labels, and of values that only their ends tell apart.
+func TestBoundLabels(t *testing.T) {
+	d := newDoor(t)
+	rng := rand.New(rand.NewPCG(1, 1))
+	const room = pack.MaxSeriesLabelBytes - len("__name__") - len("m00") - len("l")
+	for i := range 16 {
+		name := "m00"
+		if i >= 13 {
+			name = fmt.Sprintf("m%02d", i)
+		}
+		d.take(labels.FromStrings("__name__", name, "l", noise(rng, room)), sampleAt(dayStart))
+		d.take(labels.FromStrings("__name__", "m99", "l", strings.Repeat("\x00", room-2)+fmt.Sprintf("%02d", i)), sampleAt(dayStart))
+	}
+	d.refuse("labels_too_large", labels.FromStrings("__name__", "m00", "l", noise(rng, room+1)), sampleAt(dayStart))
+	for k := range 3 {
+		b := labels.NewScratchBuilder(pack.MaxSeriesLabels)
+		b.Add("__name__", "many")
+		for i := range pack.MaxSeriesLabels - 1 {
+			b.Add(fmt.Sprintf("l%d%05d", k, i), noise(rng, 3+k))
+		}
+		d.take(b.Labels(), sampleAt(dayStart))
+		d.refuse("too_many_labels", labels.NewBuilder(b.Labels()).Set("z", "z").Labels(), sampleAt(dayStart))
+	}
+	d.keep()
+	if n := d.parts(testDay); n < 3 {
+		t.Errorf("%d packs: the test shows nothing of cells of the index", n)
+	}
+}
+
+// TestBoundSummaries has a metric of few long values in many combinations: its
+// names are small, its summaries are not.
+func TestBoundSummaries(t *testing.T) {
+	d := newDoor(t)
+	rng := rand.New(rand.NewPCG(6, 6))
+	values := make([]string, 9)
+	for i := range values {
+		values[i] = noise(rng, 340<<10)
+	}
+	for i := range 27 {
+		d.take(labels.FromStrings("__name__", "m", "a", values[i%3], "b", values[3+i/3%3], "c", values[6+i/9]), sampleAt(dayStart))
+	}
+	d.keep()
+	if n := d.parts(testDay); n < 3 {
+		t.Errorf("%d packs: the test shows nothing of the cells of summaries", n)
+	}
+}
+
+// TestBoundMetricNames has more long metric names than one cell of names holds,
+// with bytes that double in row keys.
+func TestBoundMetricNames(t *testing.T) {
+	d := newDoor(t)
+	rng := rand.New(rand.NewPCG(2, 2))
+	const room = schema.MaxMetricName
+	var entries []series.Entry
+	for range 3000 {
+		ls := labels.FromStrings("__name__", noise(rng, room))
+		entries = append(entries, series.Entry{Labels: ls, Samples: []series.Sample{sampleAt(dayStart)}})
+		d.sent[key(ls)] = 1
+	}
+	if out := d.send(nil, entries...); out.Samples != 3000 {
+		t.Fatalf("%d of 3000 metrics at the bound were taken: %.1000s", out.Samples, out.String())
+	}
+	nul := strings.Repeat("\x00", room-1)
+	d.take(labels.FromStrings("__name__", nul+"a"), sampleAt(dayStart))
+	d.take(labels.FromStrings("__name__", nul+"b"), sampleAt(dayStart))
+	d.refuse("metric_name_too_long", labels.FromStrings("__name__", nul+"ab"), sampleAt(dayStart))
+	d.keep()
+	if n := d.parts(testDay); n < 2 {
+		t.Errorf("%d packs: the test shows nothing of the cell of names", n)
+	}
+}
+
+// TestBoundMetadata sends more metadata than a tenant may have: what is beyond is
+// dropped, never a sample, and what is kept is in the index, though it is more
+// than a cell of names holds.
+func TestBoundMetadata(t *testing.T) {
+	d := newDoor(t)
+	rng := rand.New(rand.NewPCG(3, 3))
+	const most = pack.MaxMetadataText
+	fit, size := 0, 0
+	var entries []series.Entry
+	var all []series.MetricMetadata
+	for i := range 1100 {
+		md := series.MetricMetadata{Metric: fmt.Sprintf("m%04d", i), Metadata: metadata.Metadata{Type: "counter", Help: noise(rng, most), Unit: noise(rng, most)}}
+		if size += pack.MetadataSize(&md); size <= pack.MaxTenantMetadata {
+			fit++
+		}
+		ls := labels.FromStrings("__name__", md.Metric)
+		entries = append(entries, series.Entry{Labels: ls, Samples: []series.Sample{sampleAt(dayStart)}})
+		all = append(all, md)
+		d.sent[key(ls)] = 1
+	}
+	if out := d.send(all, entries...); out.Samples != len(entries) || len(out.Refusals) > 0 {
+		t.Fatalf("metadata cost a sample: %+v", out)
+	}
+	if fit < 900 || fit > 1090 {
+		t.Fatalf("%d entries fit: the test shows nothing", fit)
+	}
+	for _, round := range []string{"first", "second"} {
+		d.keep()
+		md, err := d.long.Metadata(context.Background(), "a", testDay, testDay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(md) != fit {
+			t.Errorf("%s generation: %d entries of metadata in the store, want the %d that fit", round, len(md), fit)
+		}
+		if n := d.parts(testDay); n < 3 {
+			t.Errorf("%d packs: the test shows nothing of the cell of names", n)
+		}
+		d.take(labels.FromStrings("__name__", "m0000"), sampleAt(dayStart+1))
+	}
+}
+
+// TestBoundVariants: a metric whose help changes with every pack keeps a few, and
+// the day is compacted.
+func TestBoundVariants(t *testing.T) {
+	d := newDoor(t)
+	rng := rand.New(rand.NewPCG(4, 4))
+	m := labels.FromStrings("__name__", "m")
+	for i := range 12 {
+		md := series.MetricMetadata{Metric: "m", Metadata: metadata.Metadata{Type: "gauge", Help: noise(rng, 100)}}
+		d.send([]series.MetricMetadata{md}, series.Entry{Labels: m, Samples: []series.Sample{sampleAt(dayStart + int64(i))}})
+		d.sent[key(m)]++
+		if err := d.ing.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.keep()
+	md, err := d.long.Metadata(context.Background(), "a", testDay, testDay)
+	if err != nil || len(md) == 0 || len(md) > 8 {
+		t.Errorf("%d variants of a metric's metadata are kept, %v", len(md), err)
+	}
+}
+
+// alternating makes samples of a window that begin a chunk each.
+func alternating(window, n int) []series.Sample {
+	start := dayStart + int64(window)*series.WindowMillis
+	out := make([]series.Sample, 0, n)
+	for i := range n {
+		s := sampleAt(start + int64(i)*700)
+		if i%2 == 1 {
+			s = series.Sample{T: s.T, H: &histogram.Histogram{Count: 1, Sum: 1, PositiveSpans: []histogram.Span{{Length: 1}}, PositiveBuckets: []int64{1}}}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// TestBoundChunks fills a day of a series with as many chunks as its windows may
+// have, and again in a later pack with samples between them.
+func TestBoundChunks(t *testing.T) {
+	d := newDoor(t)
+	m := labels.FromStrings("__name__", "m")
+	for w := range 12 {
+		d.take(m, alternating(w, series.MaxWindowChunks)...)
+		s := alternating(w, series.MaxWindowChunks)[1]
+		s.T = dayStart + int64(w+1)*series.WindowMillis - 1
+		d.refuse("too_many_sample_type_changes", m, s)
+	}
+	d.take(labels.FromStrings("__name__", "z"), sampleAt(dayStart))
+	if err := d.ing.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for w := range 12 {
+		late := alternating(w, series.MaxWindowChunks)
+		for i := range late {
+			late[i].T += 350
+		}
+		d.take(m, late[:series.MaxWindowChunks/series.LateChunks]...)
+	}
+	d.keep()
+	d.parts(testDay)
+}
+
+// TestBoundHistograms has histograms of the most buckets, more of one series than
+// a row of a compacted pack holds, and of the most spans and bounds.
+func TestBoundHistograms(t *testing.T) {
+	d := newDoor(t)
+	rng := rand.New(rand.NewPCG(5, 5))
+	const most = series.MaxHistogramParts
+	wide := func(t int64, buckets, spans int) series.Sample {
+		h := &histogram.Histogram{CounterResetHint: histogram.GaugeType, PositiveSpans: []histogram.Span{{Length: uint32(buckets)}}}
+		last := int64(0)
+		for range buckets {
+			n := int64(rng.Uint64() >> 16)
+			h.PositiveBuckets = append(h.PositiveBuckets, n-last)
+			last = n
+			h.Count += uint64(n)
+		}
+		for len(h.PositiveSpans) < spans {
+			h.PositiveSpans = append(h.PositiveSpans, histogram.Span{Offset: 1})
+		}
+		return series.Sample{T: t, H: h}
+	}
+	m := labels.FromStrings("__name__", "m")
+	for i := range 300 {
+		d.take(m, wide(dayStart+int64(i)*60_000, most, 1))
+	}
+	d.refuse("histogram_too_large", m, wide(dayStart+86_000_000, most+1, 1))
+	spans := labels.FromStrings("__name__", "spans")
+	d.take(spans, wide(dayStart, 1, most))
+	d.refuse("histogram_too_large", spans, wide(dayStart+1, 1, most+1))
+	custom := func(n int) series.Sample {
+		h := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, Count: 1, PositiveSpans: []histogram.Span{{Length: 1}}, PositiveBuckets: []int64{1}}
+		for i := range n {
+			h.CustomValues = append(h.CustomValues, float64(i)+rng.Float64()/2)
+		}
+		return series.Sample{T: dayStart, H: h}
+	}
+	bounds := labels.FromStrings("__name__", "bounds")
+	d.take(bounds, custom(most))
+	d.refuse("histogram_too_large", bounds, custom(most+1))
+	d.keep()
+	if got := d.manifest("a", testDay).Series; got < 4 {
+		t.Errorf("%d rows of series: the test shows nothing of a series in several", got)
+	}
+	d.take(m, sampleAt(dayStart+86_000_000)) // a second generation merges the rows
+	d.keep()
+}
+
+// TestBoundDeletions: what a cell cannot hold, or what would be too many, is the
+// caller's mistake, and nothing is reserved.
+func TestBoundDeletions(t *testing.T) {
+	x := newWorld(t, wrap{})
+	ctx := context.Background()
+	sets := func(n int) [][]*labels.Matcher {
+		return [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", strings.Repeat("m", n))}}
+	}
+	ts := schema.NewTombstone(math.MaxUint64, 0, math.MaxInt64, sets(60_000), x.now.UnixMilli())
+	overhead := len(ts.Encode()) - 60_000
+	reserve := func(t tenant.ID, n int) error {
+		d, err := x.store.ReserveDeletion(ctx, t, 0, math.MaxInt64, sets(n))
+		if err != nil {
+			return err
+		}
+		return x.store.ActivateDeletion(ctx, t, d)
+	}
+	var invalid store.InvalidDeletion
+	if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
+		t.Errorf("at the bound: %v", err)
+	}
+	if err := reserve("a", schema.MaxTombstone-overhead+1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstone)) {
+		t.Errorf("one byte beyond: %v", err)
+	}
+	if err := reserve("b", 1); err != nil {
+		t.Fatal(err)
+	}
+	for range schema.MaxTombstones - 1 {
+		if err := reserve("b", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := reserve("b", 1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstones)) {
+		t.Errorf("one deletion too many: %v", err)
+	}
+	for range schema.MaxTombstonesBytes/schema.MaxTombstone - 1 {
+		if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := reserve("a", 1000); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesBytes)) {
+		t.Errorf("too many bytes: %v", err)
+	}
+	numbers := map[tenant.ID]int{}
+	err := x.store.ActiveDeletions(ctx, []tenant.ID{"a", "b"}, func(id tenant.ID, _ schema.Tombstone) error { numbers[id]++; return nil })
+	if err != nil || numbers["b"] != schema.MaxTombstones || numbers["a"] != schema.MaxTombstonesBytes/schema.MaxTombstone {
+		t.Errorf("deletions %v, %v", numbers, err)
+	}
+}

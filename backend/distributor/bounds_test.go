@@ -1,0 +1,120 @@
+package distributor
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// manyLabels makes a series of n labels.
+func manyLabels(n int) labels.Labels {
+	b := labels.NewScratchBuilder(n)
+	b.Add("__name__", "m")
+	for i := range n - 1 {
+		b.Add(fmt.Sprintf("l%05d", i), "v")
+	}
+	return b.Labels()
+}
+
+func gauge(buckets, spans int, custom bool) series.Sample {
+	h := &histogram.Histogram{CounterResetHint: histogram.GaugeType, PositiveSpans: []histogram.Span{{Length: uint32(buckets)}}, PositiveBuckets: make([]int64, buckets)}
+	if custom {
+		h.Schema = histogram.CustomBucketsSchema
+		for i := range buckets - 1 {
+			h.CustomValues = append(h.CustomValues, float64(i))
+		}
+	}
+	for len(h.PositiveSpans) < spans {
+		h.PositiveSpans = append(h.PositiveSpans, histogram.Span{Offset: 1})
+	}
+	return series.Sample{T: nowMillis, H: h}
+}
+
+// TestBounds has every bound that holds whatever the limits: with all of them at
+// 0 a series or sample at the bound is taken, and one beyond is rejected while
+// the rest of the request is kept. The message names the bound and the use.
+func TestBounds(t *testing.T) {
+	name := func(n int) labels.Labels { return rawLabels("__name__", strings.Repeat("n", n)) }
+	value := func(n int) labels.Labels { return rawLabels("__name__", "m", "l", strings.Repeat("\x00", n-10)) }
+	one := rawLabels("__name__", "m")
+	for _, c := range []struct {
+		reason string
+		bound  int64
+		entry  func(beyond int) series.Entry
+	}{
+		{"after_9999", series.MaxTime, func(b int) series.Entry { return entryOf(one, at(series.MaxTime+int64(b))) }},
+		{"too_many_labels", pack.MaxSeriesLabels, func(b int) series.Entry { return entryOf(manyLabels(pack.MaxSeriesLabels+b), at(1)) }},
+		{"metric_name_too_long", schema.MaxMetricName, func(b int) series.Entry { return entryOf(name(schema.MaxMetricName+b), at(1)) }},
+		{"labels_too_large", pack.MaxSeriesLabelBytes, func(b int) series.Entry { return entryOf(value(pack.MaxSeriesLabelBytes+b), at(1)) }},
+		{"histogram_too_large", series.MaxHistogramParts, func(b int) series.Entry { return entryOf(one, gauge(series.MaxHistogramParts+b, 1, false)) }},
+		{"histogram_too_large", series.MaxHistogramParts, func(b int) series.Entry { return entryOf(one, gauge(1, series.MaxHistogramParts+b, false)) }},
+		{"histogram_too_large", series.MaxHistogramParts, func(b int) series.Entry { return entryOf(one, gauge(series.MaxHistogramParts+b, 1, true)) }},
+	} {
+		for beyond := range 2 {
+			got := &fakeIngester{}
+			d := distribute(map[string]Ingester{"a": got}, limits.Limits{})
+			e := c.entry(beyond)
+			out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{entryOf(rawLabels("__name__", "good"), at(1)), e}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := out.Samples+out.Histograms, 2-beyond; got != want {
+				t.Errorf("%s, %d beyond: %d samples kept, want %d: %v", c.reason, beyond, got, want, out.String())
+			}
+			if beyond == 0 {
+				continue
+			}
+			if len(out.Refusals) != 1 || out.Refusals[0].Reason != c.reason || !strings.Contains(out.Refusals[0].Message, fmt.Sprint(c.bound)) ||
+				!strings.Contains(out.Refusals[0].Message, fmt.Sprint(c.bound+1)) {
+				t.Errorf("%s: refusals %+v, want one that names the bound and the use", c.reason, out.Refusals)
+			}
+		}
+	}
+}
+
+// TestLateTimes: microseconds, nanoseconds and the largest number are told apart
+// from a clock that is ahead, whatever the tenant's limits.
+func TestLateTimes(t *testing.T) {
+	for _, lim := range []limits.Limits{{}, limits.Default()} {
+		for _, ts := range []int64{nowMillis * 1000, nowMillis * 1_000_000, 185542587187200000, math.MaxInt64} {
+			d := distribute(map[string]Ingester{"a": &fakeIngester{}}, lim)
+			out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{entryOf(rawLabels("__name__", "m"), at(ts), at(nowMillis))}})
+			if err != nil || out.Samples != 1 || len(out.Refusals) != 1 || out.Refusals[0].Reason != "after_9999" || !strings.Contains(out.Refusals[0].Message, "microseconds or nanoseconds") {
+				t.Errorf("timestamp %d: %+v, %v", ts, out, err)
+			}
+		}
+	}
+}
+
+// TestMetadataBounds: texts are cut, and what no index can hold is dropped; the
+// samples are kept.
+func TestMetadataBounds(t *testing.T) {
+	got := &fakeIngester{}
+	d := distribute(map[string]Ingester{"a": got}, limits.Limits{})
+	long := strings.Repeat("x", pack.MaxMetadataText+1)
+	out, err := d.Push(context.Background(), &series.Batch{Tenant: "t",
+		Entries: []series.Entry{{Labels: rawLabels("__name__", "m"), Samples: []series.Sample{at(1)}, Exemplars: []exemplar.Exemplar{{Ts: math.MaxInt64}}}},
+		Metadata: []series.MetricMetadata{
+			{Metric: "m", Metadata: metadata.Metadata{Help: long, Unit: long}},
+			{Metric: strings.Repeat("n", schema.MaxMetricName+1)},
+		}})
+	if err != nil || out.Samples != 1 || len(out.Refusals) != 0 {
+		t.Fatalf("outcome %+v, %v; metadata must not cost samples", out, err)
+	}
+	md := got.metadata
+	if len(md) != 1 || len(md[0].Help) != pack.MaxMetadataText || len(md[0].Unit) != pack.MaxMetadataText {
+		t.Errorf("%d entries of metadata arrived, want one that was cut", len(md))
+	}
+}
