@@ -161,7 +161,7 @@ type outcome struct {
 
 func (o *outcome) keep(left []ulid.ULID) { o.left, o.known = left, true }
 
-// compactTenant writes a tenant's day anew and publishes it.
+// compactTenant compacts a tenant's day and publishes it.
 func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *Report, o *outcome) error {
 	const attempts = 3
 	key := failingKey{day: day, tenant: t}

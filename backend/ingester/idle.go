@@ -19,7 +19,7 @@ const (
 )
 
 // dropIdle takes series that hold nothing any more out of the head, and counts
-// the head's size anew. Pushes go on meanwhile.
+// the head's size again. Pushes go on meanwhile.
 func (ing *Ingester) dropIdle(idleSince int64) {
 	for _, th := range ing.heads() {
 		if !ing.dropIdleOf(th, idleSince) {
@@ -102,14 +102,14 @@ func (th *tenantHead) unlink(s *memSeries) bool {
 }
 
 // reindexDue reports whether so many references in the postings are of series
-// that are gone that they are worth to be made anew.
+// that are gone that building new ones pays.
 func (th *tenantHead) reindexDue() bool {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
 	return th.dead >= indexFrom && th.dead >= th.count/2
 }
 
-// reindex makes the postings anew from the series that are there, beside those
+// reindex builds new postings from the series that are there, beside those
 // that are in use. MemPostings.Delete would hold their lock for long, and with it
 // pushes of new series: for each label of the removed series it copies the whole
 // list. One call of reindex and remove runs at a time; lastRef returns the

@@ -71,7 +71,7 @@ func (th *tenantHead) consistent(t *testing.T) {
 }
 
 // TestDropIdleSlices: series leave in slices, those with data or recent samples
-// stay, and the postings are made anew once enough references are gone.
+// stay, and the postings are built again once enough references are gone.
 func TestDropIdleSlices(t *testing.T) {
 	for _, c := range []struct{ idle, live, dead int }{
 		{0, 10, 0}, {10, 0, 0}, // without an index
@@ -212,7 +212,7 @@ func TestDropIdleUnderPushes(t *testing.T) {
 	}
 }
 
-// TestReindexTakesLateSeries: series that come while postings are made anew are
+// TestReindexTakesLateSeries: series that come while postings are built again are
 // in them, in their order, and once.
 func TestReindexTakesLateSeries(t *testing.T) {
 	th := newTenantHead("a")

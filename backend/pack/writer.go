@@ -180,61 +180,6 @@ func (w *Writer) add(ls labels.Labels, chunks []series.Chunk) error {
 	return nil
 }
 
-func (w *Writer) checkSeries(metric string, ls labels.Labels) error {
-	if err := ls.Validate(checkLabel); err != nil {
-		return err
-	}
-	if w.page.series == 0 && w.section.Series == 0 {
-		return nil
-	}
-	c := cmp.Or(strings.Compare(w.prevMetric, metric), labels.Compare(w.prev, ls))
-	if c == 0 {
-		return errors.New("it was added before")
-	}
-	if c > 0 {
-		return fmt.Errorf("it comes after %s; series must ascend by metric and labels", w.prev)
-	}
-	return nil
-}
-
-func checkLabel(l labels.Label) error {
-	if l.Name == "" || l.Value == "" {
-		return fmt.Errorf("label %q has the value %q; neither may be empty", l.Name, l.Value)
-	}
-	return nil
-}
-
-func checkChunks(chunks []series.Chunk, day int64) error {
-	if len(chunks) == 0 {
-		return errors.New("it has no chunks")
-	}
-	for i := range chunks {
-		c := &chunks[i]
-		switch _, known := codecOf(c.Encoding); {
-		case !known:
-			return fmt.Errorf("chunk encoding %s cannot be kept in a pack", c.Encoding)
-		case c.MinTime > c.MaxTime || series.Day(c.MinTime) != day || series.Day(c.MaxTime) != day:
-			return fmt.Errorf("chunk from %d to %d is not within the section's day %d", c.MinTime, c.MaxTime, day)
-		case i > 0 && chunks[i-1].MaxTime >= c.MinTime:
-			return fmt.Errorf("chunk from %d to %d does not come after the one from %d to %d", c.MinTime, c.MaxTime, chunks[i-1].MinTime, chunks[i-1].MaxTime)
-		case len(c.Data) > maxFrame:
-			return fmt.Errorf("chunk has %d bytes, at most %d are possible", len(c.Data), maxFrame)
-		}
-		if err := checkData(c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkData compares a chunk's sample count with the one its bytes begin with.
-func checkData(c *series.Chunk) error {
-	if len(c.Data) < 2 || c.Samples < 1 || c.Samples > maxChunkCount || int(binary.BigEndian.Uint16(c.Data)) != c.Samples {
-		return fmt.Errorf("chunk from %d of %d bytes does not hold the %d samples it is said to", c.MinTime, len(c.Data), c.Samples)
-	}
-	return nil
-}
-
 // frameSize is the size at which frames with the chunks of a series are cut: a
 // page points into so many frames only, so those of a huge series are larger.
 func frameSize(chunks []series.Chunk) int {

@@ -25,6 +25,8 @@ type options struct {
 	hours               int
 	dir                 string
 	profile             string
+	against             string
+	rounds              int
 }
 
 func main() {
@@ -36,6 +38,8 @@ func main() {
 	flag.IntVar(&o.version, "version", 1, "remote write `version`, 1 or 2")
 	flag.IntVar(&o.hours, "hours", 24, "hours of samples of the queried metric")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of Pallium to this `directory`")
+	flag.StringVar(&o.against, "against", "", "measure ingestion beside another build of Pallium, this `binary`, and nothing else")
+	flag.IntVar(&o.rounds, "rounds", 200, "rounds of -against, a sample of each series each")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -46,13 +50,16 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	if o.pallium == "" || o.prometheus == "" {
+	if o.pallium == "" || o.prometheus == "" && o.against == "" {
 		return fmt.Errorf("set PALLIUM and PROMETHEUS to the binaries, or run `make load`")
 	}
 	if o.dir, err = os.MkdirTemp("", "pallium-load-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(o.dir)
+	if o.against != "" {
+		return compare(ctx, o)
+	}
 	pal, err := startPallium(o.pallium, filepath.Join(o.dir, "pallium"))
 	if err != nil {
 		return err

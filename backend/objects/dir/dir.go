@@ -328,13 +328,18 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	for _, dir := range dirs[:len(dirs)-1] { // but for the root
-		// os.Remove would take away a symbolic link to a directory with objects.
+	removeEmpty(dirs[:len(dirs)-1]) // but for the root
+	return nil
+}
+
+// removeEmpty removes directories, the deepest first, up to one that is not empty
+// or is a link: os.Remove would take away a link to a directory with objects.
+func removeEmpty(dirs []string) {
+	for _, dir := range dirs {
 		if syscall.Rmdir(dir) != nil {
-			break
+			return
 		}
 	}
-	return nil
 }
 
 // Close implements objects.Store.
