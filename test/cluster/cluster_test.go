@@ -61,6 +61,7 @@ func TestCluster(t *testing.T) {
 	t.Run("tenants", s.tenants)
 	t.Run("deletion", s.deletion)
 	t.Run("scale in", s.scaleIn)
+	t.Run("aside", s.aside)
 	t.Run("forget", s.forget)
 }
 
@@ -399,6 +400,55 @@ func (s *story) scaleIn(t *testing.T) {
 		t.Errorf("%v samples are found, %d were acknowledged", count, 20*pushed.Load())
 	}
 	t.Logf("%d writes, %d failed", pushed.Load(), failed.Load())
+}
+
+// aside: an ingester that has series which no pack can hold on its disk alone
+// neither leaves nor is forgotten until an operator gives them up.
+func (s *story) aside(t *testing.T) {
+	const name, drop = "ingester-3", "/aside/drop?day=20000&window=0&tenant=team-a&ingester="
+	if err := s.c.Stop(s.ctx, name, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	golden := os.DirFS(filepath.Join("..", "..", "backend", "ingester", "testdata", "aside"))
+	if err := os.CopyFS(filepath.Join(s.c.Dir(), name, "ingester", "aside"), golden); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.c.Start(s.ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	listed := func() string {
+		text, err := s.c.AdminGet(s.ctx, "gateway-1", "/aside")
+		if err != nil {
+			return err.Error()
+		}
+		return text
+	}
+	eventually(t, "it is recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
+	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 503 || !strings.Contains(body, "aside/drop") {
+		t.Errorf("leave: %d %s %v", code, body, err)
+	}
+	if err := s.c.Stop(s.ctx, name, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.c.Lose(name); err != nil {
+		t.Fatal(err)
+	}
+	forget := "/ring/forget?instance=" + name
+	eventually(t, "forgetting it is refused for what it has", func() bool {
+		code, body, err := s.c.Admin(s.ctx, "backend-1", forget, nil)
+		return err == nil && code == 409 && strings.Contains(body, "team-a")
+	})
+	if code, body, err := s.c.Admin(s.ctx, "gateway-2", drop+"ingester-1", nil); err != nil || code != 404 {
+		t.Errorf("drop of another one's: %d %s %v", code, body, err)
+	}
+	if code, body, err := s.c.Admin(s.ctx, "gateway-2", drop+name, nil); err != nil || code != 200 {
+		t.Fatalf("drop: %d %s %v", code, body, err)
+	}
+	// It comes back with an empty disk: the record goes with what it had.
+	if err := s.c.Start(s.ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nothing is recorded any more", func() bool { return strings.Contains(listed(), `"items":[]`) })
 }
 
 // forget: an ingester that is gone for good is taken out by an operator, and one
