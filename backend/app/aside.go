@@ -88,6 +88,18 @@ func (a *App) dropAside(w http.ResponseWriter, r *http.Request) {
 // errHasAside is why an ingester cannot leave or be forgotten.
 var errHasAside = errors.New("series that no pack can hold are on the ingester's disk alone")
 
+// mayLeave returns an error while this ingester has files of series set aside.
+func (a *App) mayLeave(ctx context.Context) error {
+	list := a.ingester.Aside()
+	if len(list) == 0 {
+		return nil
+	}
+	if err := a.refuseAside(ctx, a.members.Self().ID); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %d records are not written yet, or were dropped and their files are about to go; repeat the command in a minute", errHasAside, len(list))
+}
+
 // refuseAside returns an error while an instance has something set aside that
 // nobody gave up.
 func (a *App) refuseAside(ctx context.Context, instance string) error {

@@ -282,6 +282,9 @@ const leaveWait = 8 * time.Second
 // leave takes this ingester out of the cluster for good: others take its new
 // series, what it has is uploaded, and only then is it forgotten.
 func (a *App) leave(ctx context.Context) error {
+	if err := a.mayLeave(ctx); err != nil {
+		return err
+	}
 	if err := a.members.SetState(ctx, ring.Leaving); err != nil {
 		return err
 	}
@@ -293,11 +296,8 @@ func (a *App) leave(ctx context.Context) error {
 	if err := a.flushAll(ctx); err != nil {
 		return err
 	}
-	if list := a.ingester.Aside(); len(list) > 0 {
-		if err := a.refuseAside(ctx, a.members.Self().ID); err != nil {
-			return err
-		}
-		return fmt.Errorf("%w: %d records were dropped and their files are about to go; repeat the command in a minute", errHasAside, len(list))
+	if err := a.mayLeave(ctx); err != nil { // something may have been set aside just now
+		return err
 	}
 	if left := a.ingester.Owes(); left > 0 {
 		return fmt.Errorf("%d windows got samples again meanwhile; repeat the command", left)

@@ -146,7 +146,10 @@ func (a *App) leaveRing(w http.ResponseWriter, r *http.Request) {
 		answerJSON(w, http.StatusAccepted, map[string]string{"status": "started"})
 		return
 	}
-	if err := a.leave(r.Context()); err != nil {
+	if err := a.leave(r.Context()); errors.Is(err, errHasAside) {
+		answerError(w, http.StatusConflict, "conflict", "this ingester does not leave: "+err.Error())
+		return
+	} else if err != nil {
 		a.opts.Logger.Error("leaving the ring failed", "err", err)
 		answerError(w, http.StatusServiceUnavailable, "unavailable", "leaving failed, nothing is lost: "+err.Error())
 		return

@@ -64,7 +64,7 @@ type failure struct {
 }
 
 // failures remembers what fails and when it is due again. It is in memory only:
-// after a restart everything is tried once. Compactor.mu guards it.
+// after a restart everything is tried once. Whoever holds Compactor.turn uses it.
 type failures struct {
 	interval time.Duration
 	metrics  *metrics
