@@ -258,7 +258,7 @@ func asideDesc(name, help string) *prometheus.Desc {
 
 func asideDescs() [2]*prometheus.Desc {
 	return [2]*prometheus.Desc{
-		asideDesc("pallium_ingester_aside_bytes", "Bytes on disk of series that no pack can hold, of the tenants with most; the others have no name."),
+		asideDesc("pallium_ingester_aside_bytes", "Bytes that series that no pack can hold take of their tenant's ingester.aside_bytes, at least 64 KiB for a file; of the tenants with most, the others have no name."),
 		asideDesc("pallium_ingester_aside_series", "Series and windows that no pack can hold, of the tenants with most; the others have no name."),
 	}
 }
@@ -284,7 +284,7 @@ func (c asideCollector) Collect(ch chan<- prometheus.Metric) {
 		if byTenant[f.tenant] == nil {
 			byTenant[f.tenant] = &use{tenant: string(f.tenant)}
 		}
-		byTenant[f.tenant].n[0] += float64(f.bytes)
+		byTenant[f.tenant].n[0] += float64(max(f.bytes, asideCharge)) // as check counts
 		byTenant[f.tenant].n[1]++
 	}
 	list := slices.SortedFunc(maps.Values(byTenant), func(a, b *use) int {
