@@ -64,6 +64,8 @@ type asideSet struct {
 	disk   asideDisk
 	logger *slog.Logger
 
+	changing sync.Mutex // one file at a time is written or removed; taken before mu
+
 	mu      sync.RWMutex
 	files   map[tenant.ID]map[string]*asideFile // by path
 	leaving map[*asideFile]bool                 // not read any more: somebody began to remove them
@@ -162,15 +164,16 @@ func (s *asideSet) put(f *asideFile) {
 // reads it, also when the disk fails; removing it again is tried by whoever finds
 // it a reason.
 func (s *asideSet) remove(f *asideFile) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.files[f.tenant][f.path] != f {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if !s.leave(f) {
 		return nil
 	}
-	s.leaving[f] = true
 	if err := s.disk.Remove(f.path); err != nil {
 		return fmt.Errorf("remove a series that was set aside: %w", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.leaving, f)
 	delete(s.files[f.tenant], f.path)
 	s.charge[f.tenant] -= max(f.bytes, asideCharge)
@@ -179,6 +182,18 @@ func (s *asideSet) remove(f *asideFile) error {
 		delete(s.charge, f.tenant)
 	}
 	return nil
+}
+
+// leave ends reads of a file, unless another one took its place. The disk is not
+// touched under mu: every push takes it.
+func (s *asideSet) leave(f *asideFile) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files[f.tenant][f.path] != f {
+		return false
+	}
+	s.leaving[f] = true
+	return true
 }
 
 // check returns ErrAside when the tenant's part of the disk is full.
@@ -232,8 +247,10 @@ func (s *asideSet) current(f *asideFile) bool {
 }
 
 // keep writes the samples of one series and window, joined with what an earlier
-// file has of them, and serves them from now on. Calls do not run side by side.
+// file has of them, and serves them from now on.
 func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
+	s.changing.Lock() // until the new file is served: remove would take it for the old one
+	defer s.changing.Unlock()
 	base := filepath.Join(s.dir, asideName(h.tenant, h.window, h.labels))
 	path := base + asideSuffix
 	for try := 1; ; try++ {
@@ -342,7 +359,10 @@ func (osDisk) Remove(path string) error {
 	if err := removeIfThere(path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	if err := syncDir(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil // somebody removed the directory, too
 }
 
 func removeIfThere(path string) error {

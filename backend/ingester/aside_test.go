@@ -455,6 +455,10 @@ func TestAsideMetrics(t *testing.T) {
 				t.Errorf("%s: %v", mf.GetName(), m)
 			}
 			found++
+			// Whoever watches it must see what writes are refused for.
+			if mf.GetName() == "pallium_ingester_aside_bytes" && int64(m[0].GetGauge().GetValue()) != b.ing.aside.charge["a"] {
+				t.Errorf("%v is not the %d bytes that count", m[0], b.ing.aside.charge["a"])
+			}
 		}
 	}
 	if found != 2 {

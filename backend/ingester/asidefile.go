@@ -52,7 +52,7 @@ type asideHeader struct {
 // asideName is the path of a file below the directory of files set aside.
 func asideName(t tenant.ID, w store.Window, ls labels.Labels) string {
 	sum := sha256.Sum256(ls.Bytes(nil))
-	return filepath.Join(url.PathEscape(string(t)), fmt.Sprintf("%d-%02d-%s", w.Day, w.Number, hex.EncodeToString(sum[:16])))
+	return filepath.Join(t.PathElement(), fmt.Sprintf("%d-%02d-%s", w.Day, w.Number, hex.EncodeToString(sum[:16])))
 }
 
 // parseAsidePath reads tenant and window from the path of a file below the

@@ -85,15 +85,22 @@ func (u *uploader) recordAside(ctx context.Context) error {
 			u.asides[asideKey{a.Window, a.Tenant}] = a
 		}
 	}
-	return u.clearAside(ctx, groups)
+	return nil
 }
 
-// clearAside deletes records without files. Whoever removed the files has the
-// samples in a pack, whose intent is declared by now, or they may go.
-func (u *uploader) clearAside(ctx context.Context, groups map[asideKey][]*asideFile) error {
+// clearAside deletes records without files. Whoever removed the files had the
+// samples in a pack before, or they may go; while a pack of the tenant is not
+// uploaded, its record keeps older deletions of series from being forgotten.
+func (u *uploader) clearAside(ctx context.Context) error {
+	groups, pending := u.ing.aside.groups(), map[tenant.ID]bool{}
+	for _, lp := range u.ing.packs.pending() { // after the files: that is where they move
+		for t := range boundsByTenant(lp.reader.Info()) {
+			pending[t] = true
+		}
+	}
 	var clear []store.AsideOf
 	for k, a := range u.asides {
-		if len(groups[k]) == 0 {
+		if len(groups[k]) == 0 && !pending[k.tenant] {
 			clear = append(clear, a)
 		}
 	}
@@ -177,19 +184,20 @@ func (ing *Ingester) Aside() []store.AsideOf {
 // deleted tenants.
 func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 	var errs error
-	deleted := map[tenant.ID]bool{}
+	ctx, cancel := context.WithTimeout(context.Background(), sweepTimeout)
+	defer cancel()
+	deleted, unknown := map[tenant.ID]bool{}, map[tenant.ID]bool{}
 	for _, f := range ing.aside.all() {
 		gone, known := deleted[f.tenant]
 		if !known && ing.opts.Deleted != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), sweepTimeout)
 			var err error
-			gone, err = ing.opts.Deleted(ctx, f.tenant)
-			cancel()
-			if err != nil {
+			if gone, err = ing.opts.Deleted(ctx, f.tenant); err != nil {
 				errs = errors.Join(errs, fmt.Errorf("tenant %s: %w", f.tenant, err))
-				continue
 			}
-			deleted[f.tenant] = gone
+			deleted[f.tenant], unknown[f.tenant] = gone, err != nil
+		}
+		if unknown[f.tenant] {
+			continue
 		}
 		if gone || expired(f.tenant, f.max) || !ing.aside.current(f) {
 			errs = errors.Join(errs, ing.aside.remove(f))
@@ -198,7 +206,7 @@ func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 	return errs
 }
 
-// sweepTimeout bounds a question about a tenant.
+// sweepTimeout bounds the questions about tenants in a sweep: seals wait for it.
 const sweepTimeout = 10 * time.Second
 
 // dropDeleted removes files of which active deletions of series took everything.
@@ -250,7 +258,7 @@ func asideDesc(name, help string) *prometheus.Desc {
 
 func asideDescs() [2]*prometheus.Desc {
 	return [2]*prometheus.Desc{
-		asideDesc("pallium_ingester_aside_bytes", "Bytes on disk of series that no pack can hold, of the tenants with most; the others have no name."),
+		asideDesc("pallium_ingester_aside_bytes", "Bytes that series that no pack can hold take of their tenant's ingester.aside_bytes, at least 64 KiB for a file; of the tenants with most, the others have no name."),
 		asideDesc("pallium_ingester_aside_series", "Series and windows that no pack can hold, of the tenants with most; the others have no name."),
 	}
 }
@@ -276,7 +284,7 @@ func (c asideCollector) Collect(ch chan<- prometheus.Metric) {
 		if byTenant[f.tenant] == nil {
 			byTenant[f.tenant] = &use{tenant: string(f.tenant)}
 		}
-		byTenant[f.tenant].n[0] += float64(f.bytes)
+		byTenant[f.tenant].n[0] += float64(max(f.bytes, asideCharge)) // as check counts
 		byTenant[f.tenant].n[1]++
 	}
 	list := slices.SortedFunc(maps.Values(byTenant), func(a, b *use) int {

@@ -120,16 +120,35 @@ type reservation struct {
 // window of their series may have, and reserves what the others may begin, until
 // release. Batches of floats for series that never had a histogram pass it by.
 func (w *writeRecord) reserve(out *series.Outcome) {
+	var met map[*memSeries]*admission // a series may be in several entries
 	for i, s := range w.series {
-		if s == nil {
+		if s == nil || !w.histograms && s.budget.Load() == nil {
 			continue
+		}
+		a := met[s]
+		if a == nil {
+			a = s.admission()
+			if met == nil {
+				met = map[*memSeries]*admission{}
+			}
+			met[s] = a
 		}
 		e := &w.batch.Entries[i]
-		if s.budget.Load() == nil && (!w.histograms || !hasHistogram(e.Samples)) {
+		if s.budget.Load() == nil && !hasHistogram(e.Samples) {
+			for j := range e.Samples {
+				a.took(&e.Samples[j])
+			}
 			continue
 		}
-		w.reserveEntry(s, i, e, out)
+		w.reserveEntry(s, i, e, a, out)
 	}
+}
+
+// admission begins to follow the series' samples of a request.
+func (s *memSeries) admission() *admission {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &admission{newest: s.lastT, float: s.lastIsFloat()}
 }
 
 func hasHistogram(samples []series.Sample) bool {
@@ -141,10 +160,10 @@ func hasHistogram(samples []series.Sample) bool {
 	return false
 }
 
-func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, out *series.Outcome) {
+func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *admission, out *series.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := admission{b: s.ownBudget(), newest: s.lastT, float: s.lastIsFloat()}
+	a.b = s.ownBudget()
 	kept := e.Samples[:0]
 	for j := range e.Samples {
 		smp := &e.Samples[j]

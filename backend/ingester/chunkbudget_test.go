@@ -224,3 +224,43 @@ func TestChunksPerWindowAtOnce(t *testing.T) {
 		t.Errorf("%d chunks in the pack", got)
 	}
 }
+
+// TestChunksOfRepeatedSeries: a series that stands in a request several times, as
+// Prometheus sends one sample an entry, is followed through all of them.
+func TestChunksOfRepeatedSeries(t *testing.T) {
+	m := labels.FromStrings("__name__", "m")
+	const base, n = int64(1_699_999_200_000), 20_000
+	var even, odd []series.Sample
+	for i := range int64(n) {
+		even, odd = append(even, counted(base+2*i, i+1)), append(odd, f(base+2*i+1, 1))
+	}
+	for name, entries := range map[string][]series.Entry{
+		"histograms, then floats between them": {entry(m, even...), entry(m, odd...)},
+		"floats, then histograms between them": {entry(m, odd...), entry(m, even...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.push("a", entry(m, f(base-1, 1)))
+			out := b.push("a", entries...)
+			if got := kept(out); got == 2*n || got < n {
+				t.Errorf("%d of %d samples are taken", got, 2*n)
+			}
+			b.flush()
+			if got := chunksOf(b); got > series.MaxWindowChunks+n/100 {
+				t.Errorf("%d chunks were sealed", got)
+			}
+		})
+	}
+	t.Run("one sample an entry, in order", func(t *testing.T) {
+		b := newBench(t)
+		for at := int64(0); at < 7200; at += 400 {
+			var entries []series.Entry
+			for i := at; i < at+400; i++ {
+				entries = append(entries, entry(m, counted(base+i*1000, i+1)))
+			}
+			if out := b.push("a", entries...); kept(out) != len(entries) {
+				t.Fatalf("at %d: %+v", at, out)
+			}
+		}
+	})
+}

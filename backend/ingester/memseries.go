@@ -248,12 +248,29 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	if len(out) == 0 {
 		return nil, nil
 	}
+	if s.lastT >= far { // or everything until then would count as out of order
+		s.lastT = newestBefore(far, out, keep)
+	}
 	s.in.SetDone(keep)
 	if s.rare == nil {
 		s.rare = &rareState{}
 	}
 	s.rare.sealing = append(s.rare.sealing, out...)
 	return slices.Clone(s.rare.sealing), nil
+}
+
+// newestBefore is the newest time in closed chunks, but for those from far on;
+// math.MinInt64 without any.
+func newestBefore(far int64, lists ...[]series.Chunk) int64 {
+	newest := int64(math.MinInt64)
+	for _, list := range lists {
+		for i := range list {
+			if list[i].MaxTime < far {
+				newest = max(newest, list[i].MaxTime)
+			}
+		}
+	}
+	return newest
 }
 
 // sealed drops what take moved out: a pack serves it now. If the pack could not

@@ -120,11 +120,13 @@ func (l *sealLog) settled(segment int, times span) bool {
 		if segment >= s.BeforeSegment || s.FromTime == 0 {
 			continue
 		}
-		// The seal has everything from FromTime on.
+		// The seal has everything from FromTime on, what came as a near one by a clock
+		// that was ahead, too.
+		near := min(times.near, s.FromTime-1)
 		if times.farMin >= s.FromTime {
-			last = min(last, times.near)
+			last = min(last, near)
 		} else {
-			last = min(last, max(times.near, s.FromTime-1))
+			last = min(last, max(near, s.FromTime-1))
 		}
 	}
 	// One seal must have all that is left: two could leave a gap between them.

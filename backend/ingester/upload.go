@@ -125,6 +125,9 @@ func (u *uploader) sync(ctx context.Context) error {
 		}
 	}
 	progress.At(ctx, "settling of windows")
+	if err := u.clearAside(ctx); err != nil {
+		return err
+	}
 	var settled []store.Window
 	owed := u.owed(nil)
 	for w := range u.declared {
@@ -147,16 +150,17 @@ func (u *uploader) sync(ctx context.Context) error {
 // owed is the windows of which samples are in the head, or in packs that are not
 // uploaded, but for one, or set aside without a record of it.
 func (u *uploader) owed(except *localPack) map[store.Window]bool {
-	out := u.ing.unsealed.all() // first: what is sealed meanwhile is in one of the others
+	// In the order in which samples move: what moves meanwhile is in a later one.
+	out := u.ing.unsealed.all()
+	for _, w := range u.unrecorded() {
+		out[w] = true
+	}
 	for _, lp := range u.ing.packs.pending() {
 		if lp != except {
 			for _, w := range lp.windows {
 				out[w] = true
 			}
 		}
-	}
-	for _, w := range u.unrecorded() {
-		out[w] = true
 	}
 	return out
 }

@@ -209,6 +209,10 @@ func (d *directory) decodeIdentity(c *cursor) error {
 	return nil
 }
 
+// maxSectionSeries keeps the bound of a section's samples, one per millisecond of
+// each series, in a number.
+const maxSectionSeries = 1 << 36
+
 // decodeSection decodes a section that begins at or after from, in a file in
 // which the directory begins at limit.
 func (d *directory) decodeSection(c *cursor, from, limit int64) section {
@@ -225,9 +229,11 @@ func (d *directory) decodeSection(c *cursor, from, limit int64) section {
 	s.CRC = c.uint32("section checksum")
 	s.MinTime = s.Day*series.DayMillis + int64(c.upTo(uint64(series.DayMillis-1), "first time"))
 	s.MaxTime = s.MinTime + int64(c.upTo(uint64(series.DayMillis-1), "time span"))
-	s.Series = int(c.upTo(uint64(limit), "series"))
-	s.Chunks = int(c.upTo(uint64(limit), "chunks"))
-	s.Samples = int64(c.upTo(uint64(limit)*maxChunkCount, "samples"))
+	// Compressed, a series may take less than a byte. Pages, which are counted below,
+	// take more; nothing is allocated for the numbers here.
+	s.Series = int(c.upTo(uint64(limit)*maxPageSeries, "series"))
+	s.Chunks = int(c.upTo(uint64(limit)*maxPageChunks, "chunks"))
+	s.Samples = int64(c.upTo(uint64(min(s.Series, maxSectionSeries))*uint64(series.DayMillis), "samples"))
 	if c.err == nil && series.Day(s.MaxTime) != s.Day {
 		c.fail("section has times outside its day")
 	}

@@ -1,0 +1,199 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// TestAsideTenantNames: every ID that a tenant may have is the name of a directory.
+func TestAsideTenantNames(t *testing.T) {
+	for _, id := range []tenant.ID{"a", "..a", ".a", "A", "-", "...", tenant.ID(strings.Repeat("!", tenant.MaxIDLength)), tenant.ID(strings.Repeat("(*')", tenant.MaxIDLength/4)),
+		"." + tenant.ID(strings.Repeat("_", tenant.MaxIDLength-1))} {
+		b := newBench(t)
+		now := b.now.UnixMilli()
+		bad := impossible("bad")
+		b.push(id, entry(bad, f(now, 1)))
+		b.push("other", entry(metric("good"), f(now, 1)))
+		b.flush()
+		b.crash()
+		same(t, string(id), b.read(id), map[string][]series.Sample{bad.String(): {f(now, 1)}})
+		if n := len(asideFiles(t, b.dir)); n != 1 {
+			t.Errorf("tenant %s: %d files", id, n)
+		}
+	}
+}
+
+// TestAsideRemovedByHand: when files, or their directory, are gone, reads fail
+// until an operator gives them up; nobody else notices.
+func TestAsideRemovedByHand(t *testing.T) {
+	for name, what := range map[string]string{"files": "aside/a/*", "directory": "aside/a", "all": "aside"} {
+		t.Run(name, func(t *testing.T) {
+			b, l := withLongTerm(t)
+			b.halt()
+			now := b.now.UnixMilli()
+			b.push("a", entry(impossible("bad"), f(now, 1)))
+			b.flush()
+			upload(t, b)
+			paths, err := filepath.Glob(filepath.Join(b.dir, what))
+			if err != nil || len(paths) == 0 {
+				t.Fatal(paths, err)
+			}
+			for _, p := range paths {
+				if err := os.RemoveAll(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err == nil {
+				t.Error("a read without the file succeeds")
+			}
+			l.drop("a")
+			b.set(b.now.Add(asideLookEvery))
+			b.push("b", entry(metric("good"), f(now, 1)))
+			b.flush()
+			before := len(l.uploads)
+			upload(t, b)
+			if len(l.uploads) != before+1 || len(l.asides) != 0 {
+				t.Errorf("%d uploads, records %v", len(l.uploads)-before, l.asides)
+			}
+			if _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err != nil {
+				t.Errorf("after they were given up: %v", err)
+			}
+		})
+	}
+}
+
+// hookedDisk runs something after a file was written and before it is served.
+type hookedDisk struct {
+	osDisk
+	written func(path string)
+}
+
+func (d hookedDisk) Write(path string, data []byte) error {
+	err := d.osDisk.Write(path, data)
+	d.written(path)
+	return err
+}
+
+// TestAsideRemovedWhileJoined: whoever removes a file that is being joined with
+// more does not remove what was joined.
+func TestAsideRemovedWhileJoined(t *testing.T) {
+	b := newBench(t)
+	b.halt()
+	now := b.now.UnixMilli()
+	bad := impossible("bad")
+	b.push("a", entry(bad, f(now, 1)))
+	b.flush()
+	old := b.ing.aside.all()[0]
+	removed := make(chan error, 1)
+	b.ing.aside.disk = hookedDisk{written: func(string) {
+		started := make(chan struct{})
+		go func() {
+			close(started)
+			removed <- b.ing.aside.remove(old)
+		}()
+		<-started
+		select { // it either gets through now or waits for the one that writes
+		case err := <-removed:
+			removed <- err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}}
+	b.push("a", entry(bad, f(now+1, 2)))
+	b.flush()
+	if err := <-removed; err != nil {
+		t.Fatal(err)
+	}
+	got := b.read("a")[bad.String()]
+	if len(got) == 0 || got[len(got)-1] != f(now+1, 2) {
+		t.Errorf("read %v: the new sample was acknowledged and sealed, and is gone", got)
+	}
+}
+
+// hookedLongTerm runs something in the middle of calls and looks at others.
+type hookedLongTerm struct {
+	*longTerm
+	intend func()
+	clear  func()
+}
+
+func (l hookedLongTerm) Intend(ctx context.Context, ingester string, windows map[store.Window]schema.Intent) error {
+	if l.intend != nil {
+		l.intend()
+	}
+	return l.longTerm.Intend(ctx, ingester, windows)
+}
+
+func (l hookedLongTerm) ClearAside(ctx context.Context, list []store.AsideOf) error {
+	l.clear()
+	return l.longTerm.ClearAside(ctx, list)
+}
+
+// TestAsideRecordOutlivesRetry: what a pack accepts at a start is recorded until
+// the pack is uploaded, whenever the retry comes between the steps of an upload.
+func TestAsideRecordOutlivesRetry(t *testing.T) {
+	b, l := withLongTerm(t)
+	now := b.now.UnixMilli()
+	b.halt()
+	chunks, err := series.Encode([]series.Sample{f(now, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := store.WindowOf(now)
+	if err := b.ing.aside.keep(b.ing.asideHeader("a", metric("late"), w, "as a test"), chunks); err != nil {
+		t.Fatal(err)
+	}
+	upload(t, b)
+	if len(l.asides) != 1 || len(l.owed()) != 0 {
+		t.Fatalf("records %v, intents %v", l.asides, l.owed())
+	}
+	cleared := false
+	h := hookedLongTerm{longTerm: l, clear: func() {
+		cleared = true
+		if len(l.uploads) < 2 {
+			t.Errorf("the record goes before the pack is uploaded: %d uploads, intents %v", len(l.uploads), l.owed())
+		}
+	}}
+	h.intend = func() {
+		if err := b.ing.retryAside(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+	b.ing.uploads.long = h
+	b.push("b", entry(metric("good"), f(now-2*series.WindowMillis, 1))) // another window, which needs an intent
+	b.flush()
+	for range 3 {
+		upload(t, b)
+	}
+	if !cleared || len(l.asides) != 0 {
+		t.Errorf("records are left: %v", l.asides)
+	}
+}
+
+// TestSweepAsksOnce: while nobody can say which tenants were deleted, a sweep,
+// which keeps seals waiting, asks once for each tenant and not for each file.
+func TestSweepAsksOnce(t *testing.T) {
+	b := newBench(t)
+	now := b.now.UnixMilli()
+	for _, name := range []string{"x", "y", "z"} {
+		b.push("a", entry(impossible(name), f(now, 1)))
+	}
+	b.flush()
+	asked := 0
+	b.ing.opts.Deleted = func(context.Context, tenant.ID) (bool, error) { asked++; return false, errors.New("down") }
+	if err := b.ing.Sweep(); err == nil {
+		t.Error("no error")
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+}

@@ -1,0 +1,58 @@
+package pack
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// TestDense: series that never change compress to less than a byte each, and
+// their samples to next to nothing; no count of a pack is bounded by its bytes.
+func TestDense(t *testing.T) {
+	const day = 20_000
+	for name, tc := range map[string]struct{ series, samples int }{
+		"series":  {5 * maxPageSeries, 1},
+		"samples": {maxPageSeries, 86_400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &column.Series{T: make([]int64, tc.samples), V: make([]float64, tc.samples)}
+			for i := range s.T {
+				s.T[i], s.V[i] = day*series.DayMillis+int64(i)*1000, 1
+			}
+			path := filepath.Join(t.TempDir(), "dense"+Suffix)
+			tw, err := CreateTable(path, Options{ID: ulid.ULID{1}, Source: "test"}, "a", day, func(TablePage) error { return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range tc.series {
+				if err := tw.Add(labels.FromStrings("__name__", "m", "i", fmt.Sprintf("%06d", i)), s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := tw.Finish(); err != nil {
+				t.Fatal(err)
+			}
+			info, err := tw.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := openTable(t, path)
+			if err := r.Verify(); err != nil {
+				t.Fatal(err)
+			}
+			sec := r.Info().Sections[0]
+			if sec.Series != tc.series || sec.Samples != int64(tc.series*tc.samples) {
+				t.Errorf("%d series and %d samples read back", sec.Series, sec.Samples)
+			}
+			if info.Size >= sec.Samples || name == "samples" && info.Size*maxChunkCount >= sec.Samples {
+				t.Errorf("%d bytes are not few enough to test anything", info.Size)
+			}
+		})
+	}
+}
