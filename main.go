@@ -155,6 +155,10 @@ func runServer(ctx context.Context, cfg app.Config, o app.Options) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
 	a, err := app.New(ctx, cfg, o)
+	if err != nil && ctx.Err() != nil {
+		o.Logger.Info("stopped while starting", "err", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func status(err error) (int, string) {
 	case errors.Is(err, ingester.ErrFull):
 		return http.StatusServiceUnavailable, "ingester's memory is full; send the request again"
 	case errors.Is(err, ingester.ErrAside):
-		return http.StatusServiceUnavailable, "too many of the tenant's series cannot be stored; the operator must drop them or give them more room (ingester.aside_bytes), then send the request again"
+		return http.StatusServiceUnavailable, "too many of the tenant's series cannot be stored; the operator must drop them (POST /admin/v1/aside/drop) or give them more room (ingester.aside_bytes); send the request again"
 	case errors.Is(err, ingester.ErrDiskFull):
 		return http.StatusServiceUnavailable, "ingester's disk is nearly full; send the request again: writes are accepted again without intervention once there is room"
 	case errors.Is(err, ingester.ErrLog):

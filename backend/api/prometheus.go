@@ -6,6 +6,8 @@ import (
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
+
+	"github.com/palliumhq/pallium/backend/querier"
 )
 
 // Bounds of remote read: they are per process. Only answers of old clients, which
@@ -38,19 +40,24 @@ func (a *api) prometheus() http.Handler {
 		// above is, Prometheus' handlers panic at a request that has one.
 		r.Header.Del("Origin")
 		if _, ok := w.(*readWriter); !ok { // remote read does it itself
-			w = &unavailableWriter{ResponseWriter: w}
+			ctx, unreadable := querier.NoteFaults(r.Context())
+			w, r = &unavailableWriter{w, unreadable}, r.WithContext(ctx)
 		}
 		router.ServeHTTP(w, r)
 	})
 }
 
-// unavailableWriter answers 503 where Prometheus' handlers answer 500: what could
-// not be read is our trouble and may work when it is asked for again.
-type unavailableWriter struct{ http.ResponseWriter }
+// unavailableWriter answers 503 where Prometheus' handlers answer 500, or 422 for
+// what could not be read: that is our trouble and may work when it is asked for
+// again.
+type unavailableWriter struct {
+	http.ResponseWriter
+	unreadable func() bool
+}
 
 // WriteHeader implements http.ResponseWriter.
 func (w *unavailableWriter) WriteHeader(code int) {
-	if code == http.StatusInternalServerError {
+	if code == http.StatusInternalServerError || code == http.StatusUnprocessableEntity && w.unreadable() {
 		code = http.StatusServiceUnavailable
 	}
 	w.ResponseWriter.WriteHeader(code)

@@ -81,7 +81,11 @@ func (a *App) dropAside(w http.ResponseWriter, r *http.Request) {
 	default:
 		a.opts.Logger.Warn("an operator dropped series that were set aside", "ingester", got.Ingester, "tenant", id, "day", day, "window", window,
 			"series", got.Series, "samples", got.Samples)
-		answerJSON(w, http.StatusOK, map[string]any{"status": "done", "dropped": viewAside(&got)})
+		message := "marked: the ingester deletes the files within about a minute; if more is set aside before that, the mark goes and the command must be repeated"
+		if store.IsLost(got.Ingester) {
+			message = "the record of the lost ingester is deleted"
+		}
+		answerJSON(w, http.StatusOK, map[string]any{"status": "done", "message": message, "dropped": viewAside(&got)})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -34,9 +35,11 @@ var ErrAside = errors.New("too much of the tenant is set aside as impossible to 
 // asideDisk writes and removes the files of series set aside. A test puts faults
 // into it.
 type asideDisk interface {
-	// Write makes or replaces a file: when it returns nil, the file and its name
-	// are on disk; after an error the file is as before or as it should be.
+	// Write makes or replaces a file: when it returns nil, the file is on disk, and
+	// its name is after Sync; after an error the file is as before or as it should be.
 	Write(path string, data []byte) error
+	// Sync brings the names in directories to disk.
+	Sync(dirs []string) error
 	// Remove deletes a file; when it returns nil, the file stays away. That there
 	// was none is no error.
 	Remove(path string) error
@@ -64,7 +67,8 @@ type asideSet struct {
 	disk   asideDisk
 	logger *slog.Logger
 
-	changing sync.Mutex // one file at a time is written or removed; taken before mu
+	changing sync.Mutex      // one file at a time is written or removed; taken before mu
+	dirty    map[string]bool // directories with names that may not be on disk; guarded by changing
 
 	mu      sync.RWMutex
 	files   map[tenant.ID]map[string]*asideFile // by path
@@ -81,7 +85,7 @@ func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) 
 	if disk == nil {
 		disk = osDisk{}
 	}
-	s := &asideSet{dir: dir, limit: limit, disk: disk, logger: logger, files: map[tenant.ID]map[string]*asideFile{}, leaving: map[*asideFile]bool{}, charge: map[tenant.ID]int64{}}
+	s := &asideSet{dir: dir, limit: limit, disk: disk, logger: logger, files: map[tenant.ID]map[string]*asideFile{}, leaving: map[*asideFile]bool{}, dirty: map[string]bool{}, charge: map[tenant.ID]int64{}}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && path == dir:
@@ -124,7 +128,7 @@ func (s *asideSet) open(path string) error {
 	}
 	if err != nil {
 		f.damage, f.reason = err, "the file is damaged"
-		s.logger.Error("file of a series that was set aside cannot be read: queries of its tenant and window fail; restore it from a copy, or drop it",
+		s.logger.Error("file of a series that was set aside cannot be read: queries of its tenant and window fail; restore it from a copy and restart, or give it up with POST /admin/v1/aside/drop",
 			"tenant", t, "day", w.Day, "window", w.Number, "err", err)
 	} else {
 		f.fill(&h)
@@ -247,7 +251,7 @@ func (s *asideSet) current(f *asideFile) bool {
 }
 
 // keep writes the samples of one series and window, joined with what an earlier
-// file has of them, and serves them from now on.
+// file has of them, and serves them from now on. They are safe after sync.
 func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
 	s.changing.Lock() // until the new file is served: remove would take it for the old one
 	defer s.changing.Unlock()
@@ -268,12 +272,29 @@ func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
 		path = fmt.Sprintf("%s-%d%s", base, try, asideSuffix)
 	}
 	data := encodeAside(&h, chunks)
+	s.dirty[filepath.Dir(path)] = true
 	if err := s.disk.Write(path, data); err != nil {
 		return fmt.Errorf("set a series aside: %w", err)
 	}
 	f := &asideFile{path: path, tenant: h.tenant, window: h.window, bytes: int64(len(data))}
 	f.fill(&h)
 	s.put(f)
+	return nil
+}
+
+// sync brings the names of all files that were kept to disk.
+func (s *asideSet) sync() error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if len(s.dirty) == 0 {
+		return nil
+	}
+	// The directories above may be new.
+	dirs := append(slices.Sorted(maps.Keys(s.dirty)), s.dir, filepath.Dir(s.dir))
+	if err := s.disk.Sync(dirs); err != nil {
+		return fmt.Errorf("set series aside: %w", err)
+	}
+	clear(s.dirty)
 	return nil
 }
 
@@ -350,8 +371,17 @@ func (osDisk) Write(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, removeIfThere(tmp))
 	}
-	// The directories above may be new.
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)), syncDir(filepath.Dir(filepath.Dir(dir))))
+	return nil
+}
+
+// Sync implements asideDisk. A directory that somebody removed has no names.
+func (osDisk) Sync(dirs []string) error {
+	for _, dir := range dirs {
+		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Remove implements asideDisk.
@@ -359,10 +389,7 @@ func (osDisk) Remove(path string) error {
 	if err := removeIfThere(path); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil // somebody removed the directory, too
+	return osDisk{}.Sync([]string{filepath.Dir(path)})
 }
 
 func removeIfThere(path string) error {

@@ -67,6 +67,10 @@ func (d faultyDisk) Write(path string, data []byte) error {
 	return d.i.do("Write", func() error { return osDisk{}.Write(path, data) })
 }
 
+func (d faultyDisk) Sync(dirs []string) error {
+	return d.i.do("Sync", func() error { return osDisk{}.Sync(dirs) })
+}
+
 func (d faultyDisk) Remove(path string) error {
 	return d.i.do("Remove", func() error { return osDisk{}.Remove(path) })
 }

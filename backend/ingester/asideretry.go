@@ -34,10 +34,10 @@ func (ing *Ingester) retryAside(ctx context.Context) error {
 	for all := ing.aside.all(); len(all) > 0 && ctx.Err() == nil; {
 		n, size := 0, int64(0)
 		for n < len(all) && (n == 0 || size < retryBytes) {
-			size += all[n].bytes
+			size += max(all[n].bytes, asideCharge)
 			n++
 		}
-		if err := ing.retryFiles(encoder, all[:n]); err != nil {
+		if err := ing.retryFiles(ctx, encoder, all[:n]); err != nil {
 			return err
 		}
 		all = all[n:]
@@ -47,7 +47,7 @@ func (ing *Ingester) retryAside(ctx context.Context) error {
 
 // retryFiles tries some files again. A pack has one number of deletions for each
 // tenant, so files of different numbers go into different packs.
-func (ing *Ingester) retryFiles(encoder *pack.Encoder, files []*asideFile) error {
+func (ing *Ingester) retryFiles(ctx context.Context, encoder *pack.Encoder, files []*asideFile) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
 	byNumber := map[uint64][]*asideFile{}
@@ -56,7 +56,7 @@ func (ing *Ingester) retryFiles(encoder *pack.Encoder, files []*asideFile) error
 	}
 	for _, number := range slices.Sorted(maps.Keys(byNumber)) {
 		s := &sealer{ing: ing, encoder: encoder, deletions: func(tenant.ID) uint64 { return number }}
-		if err := s.retry(byNumber[number]); err != nil {
+		if err := s.retry(ctx, byNumber[number]); err != nil {
 			return errors.Join(err, s.giveUp())
 		}
 	}
@@ -64,10 +64,13 @@ func (ing *Ingester) retryFiles(encoder *pack.Encoder, files []*asideFile) error
 }
 
 // retry seals those of the files that a pack accepts.
-func (s *sealer) retry(files []*asideFile) error {
+func (s *sealer) retry(ctx context.Context, files []*asideFile) error {
 	var list []sealedSection
 	var done []*asideFile
 	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if section, ok := s.tryFile(f); ok {
 			list = append(list, section)
 			done = append(done, f)

@@ -84,9 +84,25 @@ func (s *sealer) setAside(th *tenantHead, sr *sealedSeries, cause error) error {
 		}
 	}
 	s.aside++
-	s.ing.opts.Logger.Error("series set aside: no pack can hold it; it is served from a file of its own, and its tenant's share of the disk is limited",
-		"tenant", th.id, "series", shortened(sr.labels.String()), "windows", len(byWindow), "reason", shortened(cause.Error()))
+	if s.asideOf[th.id] == nil {
+		s.asideOf[th.id] = &asideCount{first: shortened(sr.labels.String()), reason: shortened(cause.Error())}
+	}
+	s.asideOf[th.id].series++
 	return nil
+}
+
+// asideCount is what a seal set aside of a tenant.
+type asideCount struct {
+	series        int
+	first, reason string // of the first one
+}
+
+// logAside says what was set aside, a line for each tenant.
+func (s *sealer) logAside() {
+	for id, n := range s.asideOf {
+		s.ing.opts.Logger.Error("series set aside: no pack can hold them; they are served from files of their own, and their tenant's share of the disk is limited",
+			"tenant", id, "series", n.series, "first", n.first, "reason", n.reason)
+	}
 }
 
 func (ing *Ingester) asideHeader(t tenant.ID, ls labels.Labels, w store.Window, reason string) asideHeader {

@@ -139,10 +139,13 @@ func (u *uploader) lookAside(ctx context.Context) error {
 		if want.Series != a.Series || want.Samples != a.Samples || want.Bytes != a.Bytes {
 			continue
 		}
+		var errs error
 		for _, f := range files {
-			if err := u.ing.aside.remove(f); err != nil {
-				return err
-			}
+			errs = errors.Join(errs, u.ing.aside.remove(f))
+		}
+		if errs != nil { // uploads go on
+			u.ing.opts.Logger.Error("files of series that an operator dropped could not be deleted; retrying", "tenant", a.Tenant, "err", errs)
+			continue
 		}
 		u.ing.opts.Logger.Warn("series that were set aside are deleted: an operator dropped them", "tenant", a.Tenant, "day", a.Window.Day,
 			"window", a.Window.Number, "series", a.Series, "samples", a.Samples)
@@ -258,8 +261,8 @@ func asideDesc(name, help string) *prometheus.Desc {
 
 func asideDescs() [2]*prometheus.Desc {
 	return [2]*prometheus.Desc{
-		asideDesc("pallium_ingester_aside_bytes", "Bytes that series that no pack can hold take of their tenant's ingester.aside_bytes, at least 64 KiB for a file; of the tenants with most, the others have no name."),
-		asideDesc("pallium_ingester_aside_series", "Series and windows that no pack can hold, of the tenants with most; the others have no name."),
+		asideDesc("pallium_ingester_aside_bytes", "Bytes that series that no pack can hold take of their tenant's ingester.aside_bytes, at least 64 KiB for a file; all but the 100 largest tenants together have an empty tenant label."),
+		asideDesc("pallium_ingester_aside_series", "Series and windows that no pack can hold; all but the 100 largest tenants together have an empty tenant label."),
 	}
 }
 

@@ -151,6 +151,11 @@ func Open(o Options) (*Ingester, error) {
 // start runs what an ingester does by itself, until ctx is done.
 func (ing *Ingester) start(ctx context.Context) {
 	ing.done.Go(func() { ing.run(ctx) })
+	ing.done.Go(func() {
+		if err := ing.retryAside(ctx); err != nil && ctx.Err() == nil {
+			ing.opts.Logger.Error("series that were set aside could not be sealed; they stay where they are until the next start", "err", err)
+		}
+	})
 	if ing.uploads != nil {
 		ing.done.Go(func() { ing.uploads.run(ctx) })
 		ing.done.Go(func() { ing.uploads.progress.Watch(ctx) })

@@ -24,9 +24,6 @@ func (ing *Ingester) run(ctx context.Context) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	swept := ing.opts.Now()
-	if err := ing.retryAside(ctx); err != nil && ctx.Err() == nil {
-		ing.opts.Logger.Error("series that were set aside could not be sealed; they stay where they are until the next start", "err", err)
-	}
 	for {
 		select {
 		case <-ctx.Done():

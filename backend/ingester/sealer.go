@@ -54,6 +54,8 @@ type sealer struct {
 	later  [kinds][]sealedSection
 
 	series, samples, aside int
+
+	asideOf map[tenant.ID]*asideCount
 }
 
 // sealedSeries is one series on its way into a pack.
@@ -96,10 +98,11 @@ func (ing *Ingester) writePacks(t sealTimes) (*sealer, error) {
 	if encErr != nil {
 		return nil, errors.Join(err, encErr)
 	}
-	s = &sealer{ing: ing, sealTimes: t, careful: true, encoder: encoder, deletions: ing.deletions.number}
+	s = &sealer{ing: ing, sealTimes: t, careful: true, encoder: encoder, deletions: ing.deletions.number, asideOf: map[tenant.ID]*asideCount{}}
 	if err := s.write(); err != nil {
 		return nil, errors.Join(err, s.giveUp())
 	}
+	s.logAside()
 	return s, nil
 }
 
@@ -134,6 +137,9 @@ func (s *sealer) write() error {
 		if err := s.writeLater(s.later[kind]); err != nil {
 			return err
 		}
+	}
+	if err := s.ing.aside.sync(); err != nil {
+		return err
 	}
 	return s.serve()
 }

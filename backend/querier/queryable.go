@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -204,7 +205,21 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 		return promql.ErrStorage{Err: noAccess}
 	}
 	q.logger.Error("series could not be read", "tenant", access.Tenant, "err", err)
+	if noted, ok := ctx.Value(faultKey{}).(*atomic.Bool); ok {
+		noted.Store(true)
+	}
 	return promql.ErrStorage{Err: errUnreadable}
+}
+
+// faultKey is that of a request's note in its context.
+type faultKey struct{}
+
+// NoteFaults returns a context for a request, and a function that tells whether
+// something that the request needed could not be read: Prometheus' handlers answer
+// some of such errors as if the request were wrong.
+func NoteFaults(ctx context.Context) (context.Context, func() bool) {
+	var noted atomic.Bool
+	return context.WithValue(ctx, faultKey{}, &noted), noted.Load
 }
 
 var errUnreadable = errors.New("internal error: series could not be read; try again")

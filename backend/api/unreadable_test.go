@@ -1,0 +1,59 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// broken is a source of which nothing can be read.
+type broken struct{ err error }
+
+func (b broken) Select(context.Context, series.Request) (*series.Selection, error) { return nil, b.err }
+func (b broken) LabelNames(context.Context, series.Request) ([]string, error)      { return nil, b.err }
+func (b broken) LabelValues(context.Context, string, series.Request) ([]string, error) {
+	return nil, b.err
+}
+func (b broken) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return nil, b.err
+}
+
+// TestUnreadable: what cannot be read is 503 on every route, a limit stays 422.
+func TestUnreadable(t *testing.T) {
+	lim := func(tenant.ID) limits.Limits { return limits.Default() }
+	for name, tc := range map[string]struct {
+		err  error
+		code int
+	}{
+		"unreadable": {errors.New("file-7 is damaged"), http.StatusServiceUnavailable},
+		"limit":      {&limits.Exceeded{Name: "max_query_series", Limit: "1"}, http.StatusUnprocessableEntity},
+	} {
+		p := parser.NewParser(parser.Options{})
+		h := New(Options{Queryable: querier.NewQueryable(broken{tc.err}, lim, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
+			Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil)})
+		for _, path := range []string{"query?query=up", "query_range?query=up&start=1&end=2&step=1", "series?match[]=up", "labels", "label/job/values",
+			"query_exemplars?query=up&start=1&end=2"} {
+			r := httptest.NewRequest(http.MethodGet, "/prometheus/api/v1/"+path, nil)
+			r = r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}))
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code != tc.code || strings.Contains(w.Body.String(), "file-7") {
+				t.Errorf("%s: %s: %d %s", name, path, w.Code, w.Body)
+			}
+		}
+	}
+}
