@@ -29,7 +29,7 @@ const (
 type attacker struct {
 	rnd       *rand.Rand
 	unlimited bool // the tenant's limits are all 0
-	long      bool
+	long      bool // now and then, requests may be as large as they can be
 	id        string
 	now       int64
 }

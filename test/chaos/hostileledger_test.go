@@ -61,7 +61,7 @@ func (l *hostileLedger) remove(attack string, mint, maxt int64, done bool) {
 		if attack != "" && attack != name {
 			continue
 		}
-		for _, times := range all {
+		for key, times := range all {
 			for t, marks := range times {
 				switch {
 				case t < mint || t > maxt:
@@ -72,6 +72,9 @@ func (l *hostileLedger) remove(attack string, mint, maxt int64, done bool) {
 						marks[i].acked = false
 					}
 				}
+			}
+			if len(times) == 0 {
+				delete(all, key)
 			}
 		}
 	}

@@ -102,7 +102,7 @@ func (h *hostileTenant) end() {
 
 func (h *hostileTenant) attack(k attack) {
 	h.serial++
-	a := &attacker{rnd: h.rnd, unlimited: h.unlimited, long: h.run.long, id: fmt.Sprint(h.serial), now: nowMillis()}
+	a := &attacker{rnd: h.rnd, unlimited: h.unlimited, long: h.run.long && h.rnd.Intn(4) == 0, id: fmt.Sprint(h.serial), now: nowMillis()}
 	for _, req := range k.make(a) {
 		h.send(k.name, &req)
 	}
