@@ -101,6 +101,25 @@ func (a *attacker) alternating() []hostileRequest {
 	}
 }
 
+// flood alternates between floats and histograms so often that a page would not
+// hold the chunks, in ordinary requests. All but the first is rejected.
+func (a *attacker) flood(part int) hostileRequest {
+	const n = 100_000
+	s := hostileSeries{labels: hostileLabels("alternating", a.id, "kind", "flood")}
+	h := intHistogram(0, 0, 1, 1)
+	for i := part * n; i < (part+1)*n; i++ {
+		p := point{t: a.now - 1_200_000 + int64(i), v: 1}
+		if i%2 == 1 {
+			p = point{t: p.t, h: h}
+		}
+		s.points = append(s.points, p)
+	}
+	return hostileRequest{version: 1, good: []hostileSeries{s}, reason: "too_many_sample_type_changes"}
+}
+
+// floodRequests of flood are more than the 2^20 chunks of a page.
+const floodRequests = 11
+
 func (a *attacker) resets() []hostileRequest {
 	s, f := hostileSeries{labels: hostileLabels("resets", a.id)}, hostileSeries{labels: hostileLabels("resets", a.id, "kind", "float")}
 	for i := range 4000 {

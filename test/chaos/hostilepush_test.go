@@ -3,7 +3,7 @@ package chaos
 import (
 	"encoding/binary"
 	"fmt"
-		"math"
+	"math"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/golang/snappy"
