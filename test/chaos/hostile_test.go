@@ -60,6 +60,7 @@ type hostileRun struct {
 	good    *goodTenant
 	hostile []*hostileTenant
 
+	acting sync.Mutex // held by an action of the operator, and by whoever wants none
 	finish atomic.Bool
 	down   atomic.Bool  // the process does not run, or is about to end
 	starts atomic.Int64 // how often it was started again
@@ -119,10 +120,12 @@ func (r *hostileRun) operate() {
 	for round := 0; ; round++ {
 		for _, i := range r.rnd.Perm(len(actions)) {
 			time.Sleep(time.Duration(200+r.rnd.Intn(1800)) * time.Millisecond)
+			r.acting.Lock()
 			began := time.Now()
 			actions[i].do()
 			r.t.Logf("%s: %s took %s", time.Since(r.begin).Round(time.Millisecond), actions[i].name, time.Since(began).Round(time.Millisecond))
 			r.check()
+			r.acting.Unlock()
 		}
 		through := r.hostile[0].rounds.Load() > 0 && r.hostile[1].rounds.Load() > 0
 		if r.t.Failed() || through && (!r.long || time.Since(r.begin) > 10*time.Minute) {

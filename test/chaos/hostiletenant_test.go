@@ -112,7 +112,10 @@ func (h *hostileTenant) attack(k attack) {
 	h.sent = append(h.sent, k.name)
 }
 
+// flood sends more than a page would hold into one head.
 func (h *hostileTenant) flood() {
+	h.run.acting.Lock()
+	defer h.run.acting.Unlock()
 	h.serial++
 	a := &attacker{rnd: h.rnd, id: fmt.Sprint(h.serial), now: nowMillis()}
 	for part := range floodRequests {
