@@ -73,7 +73,8 @@ e2e: build bin/skewed $(EMULATORS) $(KUBETOOLS) redis $(TOOLS)/prometheus-$(PROM
 deploy-check: $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## the files under deploy and compose.yaml against their schemas
 	$(DEPLOYENV) $(GO) test -vet=off -count=1 ./test/deploy
 
-chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos test of a cluster, about an hour and a half; CHAOS_SEED reproduces one
+chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile tenants, ten minutes, and a cluster, about an hour and a half; CHAOS_SEED reproduces one
+	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestHostileTenants' ./test/chaos
 	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 4h -v ./test/chaos/cluster
 
 bin/skewed: build

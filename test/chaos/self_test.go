@@ -1,11 +1,13 @@
 package chaos
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
 )
 
 // TestLedger sees that the checker finds what it is there to find.
@@ -48,5 +50,54 @@ func TestLedger(t *testing.T) {
 	}
 	if wrong := l.compare([]readSeries{{a, at(1)}, hist}, map[sampleKey]bool{{a.String(), 2}: true}); wrong.n != 0 {
 		t.Errorf("an excused sample: %s", wrong.text)
+	}
+}
+
+// TestHostileLedger does the same for the ledger of hostile tenants.
+func TestHostileLedger(t *testing.T) {
+	ls := hostileLabels("a", "1")
+	stale := math.Float64frombits(value.StaleNaN)
+	h := intHistogram(1, 0, 2, 5)
+	floats := func(v float64, ts ...int64) []point {
+		var out []point
+		for _, at := range ts {
+			out = append(out, point{t: at, v: v})
+		}
+		return out
+	}
+	l := newHostileLedger("alpha")
+	for _, p := range [][]point{floats(7, 1, 3, 4, 5), floats(stale, 2), floats(8, 2), floats(9, 3), {{t: 4, h: h}}} {
+		l.note([]hostileSeries{{labels: ls, points: p}}, true)
+	}
+	l.note([]hostileSeries{{labels: ls, points: floats(7, 6)}}, false)
+	l.note([]hostileSeries{{labels: hostileLabels("b", "1"), points: floats(7, 5)}}, true)
+	l.remove("a", 5, 5, true)
+	l.remove("b", 5, 5, false)
+	all := slices.Concat(floats(7, 1, 3), floats(8, 2), []point{{t: 4, h: h}})
+	tests := []struct {
+		name string
+		got  []point
+		want string
+	}{
+		{"all", all, ""},
+		{"and what was not acknowledged", slices.Concat(all, floats(7, 6)), ""},
+		{"the other of two floats", slices.Concat(floats(7, 1), floats(9, 3), all[2:]), ""},
+		{"a sample missing", all[1:], "acknowledged and is missing"},
+		{"a deleted sample", slices.Concat(all, floats(7, 5)), "is there"},
+		{"a sample twice", slices.Concat(all, floats(7, 1)), "read twice"},
+		{"a wrong value", slices.Concat(all[1:], floats(6, 1)), "a value that was not sent"},
+		{"a staleness marker that wins", slices.Concat(all[:2], floats(stale, 2), all[3:]), "had to give way"},
+		{"a float that wins over a histogram", slices.Concat(all[:3], floats(7, 4)), "had to give way"},
+		{"another histogram", slices.Concat(all[:3], []point{{t: 4, h: intHistogram(1, 0, 2, 6)}}), "a value that was not sent"},
+		{"a float histogram", slices.Concat(all[:3], []point{{t: 4, fh: h.ToFloat(nil)}}), "a value that was not sent"},
+	}
+	for _, tt := range tests {
+		wrong := l.compare("a", []readSeries{{ls, tt.got}})
+		if (wrong.n == 0) != (tt.want == "") || !strings.Contains(wrong.text, tt.want) {
+			t.Errorf("%s: %d faults, want %q: %s", tt.name, wrong.n, tt.want, wrong.text)
+		}
+	}
+	if wrong := l.compare("b", nil); wrong.n != 0 {
+		t.Errorf("a deletion that was not answered: %s", wrong.text)
 	}
 }

@@ -115,10 +115,13 @@ func push(client *http.Client, url, token string, version int, body []byte) answ
 
 // readAll reads everything that a tenant has, by remote read.
 func readAll(p *harness.Pallium, token string) ([]readSeries, error) {
-	q := prompb.ReadRequest{Queries: []*prompb.Query{{
-		StartTimestampMs: 0, EndTimestampMs: time.Now().Add(24 * time.Hour).UnixMilli(),
-		Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_RE, Name: "__name__", Value: "chaos_.+"}},
-	}}}
+	return readMatching(p, token, time.Now().Add(24*time.Hour).UnixMilli(), &prompb.LabelMatcher{Type: prompb.LabelMatcher_RE, Name: "__name__", Value: "chaos_.+"})
+}
+
+// readMatching reads the samples up to maxt of the series that a matcher
+// selects.
+func readMatching(p *harness.Pallium, token string, maxt int64, m *prompb.LabelMatcher) ([]readSeries, error) {
+	q := prompb.ReadRequest{Queries: []*prompb.Query{{StartTimestampMs: 0, EndTimestampMs: maxt, Matchers: []*prompb.LabelMatcher{m}}}}
 	raw, err := q.Marshal()
 	if err != nil {
 		return nil, err

@@ -73,7 +73,14 @@ func (l *logBuffer) String() string {
 // fails.
 func Start(t testing.TB, path string, args ...string) *Process {
 	t.Helper()
+	return startIn(t, "", path, args...)
+}
+
+// startIn is Start in a working directory; empty is the test's.
+func startIn(t testing.TB, dir, path string, args ...string) *Process {
+	t.Helper()
 	p := &Process{t: t, name: filepath.Base(path), cmd: exec.Command(path, args...), log: &logBuffer{}, done: make(chan struct{})}
+	p.cmd.Dir = dir
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", p.name, err)
@@ -174,6 +181,7 @@ type Pallium struct {
 
 	t      testing.TB
 	binary string
+	dir    string // working directory; empty is the test's
 	args   []string
 }
 
@@ -196,7 +204,7 @@ func StartPallium(t testing.TB, config string) *Pallium {
 // Restart starts the process again, after it was stopped or killed.
 func (p *Pallium) Restart() {
 	p.t.Helper()
-	p.Process = Start(p.t, p.binary, p.args...)
+	p.Process = startIn(p.t, p.dir, p.binary, p.args...)
 	p.WaitReady(p.Edge + "/ready")
 }
 

@@ -40,3 +40,19 @@ func RunPallium(t testing.TB, timeout time.Duration, env []string, args ...strin
 	}
 	return cmd.ProcessState.ExitCode(), out.String()
 }
+
+// StartPalliumDefault runs Pallium in a directory of its own with the default,
+// relative data directory.
+func StartPalliumDefault(t testing.TB, config string) *Pallium {
+	t.Helper()
+	dir := t.TempDir()
+	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), dir: dir, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "pallium.yaml")}
+	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	edge, admin := FreeAddr(t), FreeAddr(t)
+	p.Edge, p.Admin = "http://"+edge, "http://"+admin
+	p.args = []string{"all", "-config", "pallium.yaml", "-listen", edge, "-admin-listen", admin}
+	p.Restart()
+	return p
+}

@@ -1,0 +1,234 @@
+package chaos
+
+import (
+	"fmt"
+	"math"
+	"math/rand"
+	"net/http"
+	"net/url"
+	"sort"
+	"strings"
+	"sync/atomic"
+
+	"github.com/prometheus/prometheus/prompb"
+)
+
+// hostileTenant sends one attack after the other, and deletes.
+type hostileTenant struct {
+	run       *hostileRun
+	name      string
+	unlimited bool
+	rnd       *rand.Rand
+	tokens    []string // of the tenants of this kind: each is deleted and the next one used
+	used      int
+	serial    int
+	sent      []string // attacks that the tenant has series of
+	ledger    *hostileLedger
+	rounds    atomic.Int64
+	answers   map[int]int
+	told      map[string]bool // reasons that were given
+}
+
+const lives = 5 // tenants of a kind
+
+func newHostileTenant(r *hostileRun, name string, unlimited bool) *hostileTenant {
+	h := &hostileTenant{run: r, name: name, unlimited: unlimited, rnd: rand.New(rand.NewSource(r.seed + int64(len(name)))), answers: map[int]int{}, told: map[string]bool{}}
+	var limits []string
+	if unlimited {
+		limits = unlimitedLimits()
+	}
+	for i := range lives {
+		h.tokens = append(h.tokens, tenantToken(r.p, fmt.Sprint(name, "-", i), limits...))
+	}
+	h.ledger = newHostileLedger(h.id())
+	return h
+}
+
+func (h *hostileTenant) id() string    { return fmt.Sprint(h.name, "-", h.used) }
+func (h *hostileTenant) token() string { return h.tokens[h.used] }
+
+// work begins with a few attacks of which nothing remains, and goes on with
+// rounds of all attacks.
+func (h *hostileTenant) work() {
+	defer h.rounds.Add(1) // also when it failed
+	for _, i := range h.rnd.Perm(len(attacks))[:5] {
+		h.attack(attacks[i])
+	}
+	h.end()
+	for round := 1; ; round++ {
+		for n, i := range h.rnd.Perm(len(attacks)) {
+			if h.run.t.Failed() || round > 1 && h.run.finish.Load() {
+				return
+			}
+			h.attack(attacks[i])
+			if n%6 == 5 {
+				h.deleteSome()
+			}
+		}
+		if h.unlimited && round%3 == 1 {
+			h.flood()
+		}
+		h.deleteLarge()
+		h.rounds.Add(1)
+		if h.run.finish.Load() || !h.run.long && round == 2 {
+			return
+		}
+		if h.run.long && round%3 == 0 {
+			h.end()
+		}
+	}
+}
+
+// end deletes all that the tenant has, or the tenant.
+func (h *hostileTenant) end() {
+	if !h.unlimited && h.rnd.Intn(3) > 0 || h.used == lives-1 {
+		h.deleteSeries("", `{__name__=~".+"}`, math.MinInt64, math.MaxInt64)
+		h.sent = nil
+		return
+	}
+	a, tries := h.run.steadily(func() answer {
+		return h.run.call(http.MethodDelete, h.run.p.Admin+"/admin/v1/tenants/"+h.id(), h.run.p.AdminToken(), "", "")
+	})
+	if a.code != http.StatusNoContent && (a.code != http.StatusNotFound || tries == 1) {
+		h.run.t.Errorf("delete tenant %s: %d %s", h.id(), a.code, a.text)
+	}
+	body, err := (&hostileRequest{good: []hostileSeries{{labels: hostileLabels("none", "1"), points: []point{{t: nowMillis(), v: 1}}}}}).encode()
+	if err != nil {
+		h.run.t.Error(err)
+	}
+	if a, _ = h.run.steadily(func() answer { return push(h.run.client, h.run.p.Edge, h.token(), 1, body) }); a.code != http.StatusUnauthorized {
+		h.run.t.Errorf("push to the deleted tenant %s: %d %s", h.id(), a.code, a.text)
+	}
+	h.used++
+	h.sent, h.ledger = nil, newHostileLedger(h.id())
+}
+
+func (h *hostileTenant) attack(k attack) {
+	h.serial++
+	a := &attacker{rnd: h.rnd, unlimited: h.unlimited, long: h.run.long && h.rnd.Intn(4) == 0, id: fmt.Sprint(h.serial), now: nowMillis()}
+	for _, req := range k.make(a) {
+		h.send(k.name, &req)
+	}
+	h.sent = append(h.sent, k.name)
+}
+
+// flood sends more than a page would hold into one head.
+func (h *hostileTenant) flood() {
+	h.run.acting.Lock()
+	defer h.run.acting.Unlock()
+	h.serial++
+	a := &attacker{rnd: h.rnd, id: fmt.Sprint(h.serial), now: nowMillis()}
+	for part := range floodRequests {
+		req := a.flood(part)
+		h.send("flood", &req)
+	}
+}
+
+// send sends a request and enters what became of it.
+func (h *hostileTenant) send(name string, req *hostileRequest) {
+	body, err := req.encode()
+	if err != nil {
+		h.run.t.Errorf("encode %s: %v", name, err)
+		return
+	}
+	a, tries := h.run.steadily(func() answer { return push(h.run.client, h.run.p.Edge, h.token(), req.version, body) })
+	h.answers[a.code]++
+	h.ledger.note(req.good, false)
+	all := samplesOf(req.good)
+	switch {
+	case a.code == 0 || a.code >= 500:
+		h.run.t.Errorf("tenant %s, %s: %d %s", h.id(), name, a.code, short(a.text))
+	case req.code != 0 && a.code != req.code && h.unlimited:
+		h.run.t.Errorf("tenant %s, %s: %d, want %d: %s", h.id(), name, a.code, req.code, short(a.text))
+	case a.code/100 == 2 && samplesOf(req.beyond) > 0:
+		h.run.t.Errorf("tenant %s, %s: what is beyond the bound was accepted: %d", h.id(), name, a.code)
+	case a.code/100 == 2 && a.written == all, a.code == http.StatusBadRequest && samplesOf(req.beyond) > 0 && a.written == all && strings.Contains(a.text, req.reason):
+		h.ledger.note(req.good, true)
+		if a.code == http.StatusBadRequest {
+			h.told[req.reason] = true
+		}
+	case a.code/100 == 2:
+		h.run.t.Errorf("tenant %s, %s: %d of %d samples were written, and the answer is %d", h.id(), name, a.written, all, a.code)
+	case samplesOf(req.beyond) == 0 && req.reason != "" && strings.Contains(a.text, req.reason):
+		h.told[req.reason] = true
+	case tries > 1 && strings.Contains(a.text, "too_many_sample_type_changes"): // each copy counts as out of order
+	case h.unlimited && a.code != req.code:
+		h.run.t.Errorf("tenant %s, %s: %d, %d of %d samples were written: %s", h.id(), name, a.code, a.written, all, short(a.text))
+	default:
+		h.run.note("tenant %s, %s: %d, %d of %d samples were written: %s", h.id(), name, a.code, a.written, all, a.text)
+	}
+}
+
+// deleteSome deletes what one of the attacks sent, all or of a range of time.
+func (h *hostileTenant) deleteSome() {
+	name := h.sent[h.rnd.Intn(len(h.sent))]
+	mint, maxt := int64(math.MinInt64), int64(math.MaxInt64)
+	if h.rnd.Intn(3) > 0 {
+		mint = (nowMillis()/1000 - h.rnd.Int63n(60)) * 1000
+		maxt = mint + h.rnd.Int63n(60)*1000
+	}
+	h.deleteSeries(name, fmt.Sprintf("{%s=%q}", attackLabel, name), mint, maxt)
+}
+
+func (h *hostileTenant) deleteSeries(attack, selector string, mint, maxt int64) {
+	params := url.Values{"match[]": {selector}}
+	if mint != math.MinInt64 {
+		params.Set("start", fmt.Sprint(mint/1000))
+		params.Set("end", fmt.Sprint(maxt/1000))
+	}
+	a, _ := h.run.steadily(func() answer {
+		return h.run.call(http.MethodPost, h.run.p.Edge+"/prometheus/api/v1/admin/tsdb/delete_series", h.token(), form, params.Encode())
+	})
+	if a.code != http.StatusNoContent {
+		h.run.t.Errorf("tenant %s: delete %s: %d %s", h.id(), selector, a.code, a.text)
+	}
+	h.ledger.remove(attack, mint, maxt, a.code == http.StatusNoContent)
+}
+
+// deleteLarge has matchers near the bound, which are accepted, and beyond it.
+func (h *hostileTenant) deleteLarge() {
+	for size, want := range map[int]int{60 << 10: http.StatusNoContent, 66 << 10: http.StatusBadRequest} {
+		params := url.Values{"match[]": {`{attack="none",text="` + repeat("x", size) + `"}`}}
+		a, _ := h.run.steadily(func() answer {
+			return h.run.call(http.MethodPost, h.run.p.Edge+"/prometheus/api/v1/admin/tsdb/delete_series", h.token(), form, params.Encode())
+		})
+		if a.code != want {
+			h.run.t.Errorf("tenant %s: a deletion with matchers of %d bytes: %d, want %d: %s", h.id(), size, a.code, want, short(a.text))
+		}
+	}
+}
+
+func (h *hostileTenant) verify(when string) {
+	for _, k := range attacks {
+		got, err := readMatching(h.run.p, h.token(), boundTime, &prompb.LabelMatcher{Type: prompb.LabelMatcher_EQ, Name: attackLabel, Value: k.name})
+		if err != nil {
+			h.run.t.Errorf("%s, tenant %s: read %s: %v", when, h.id(), k.name, err)
+			continue
+		}
+		if wrong := h.ledger.compare(k.name, got); wrong.n > 0 {
+			h.run.t.Errorf("%s, tenant %s, %s: %d faults:\n%s", when, h.id(), k.name, wrong.n, wrong.text)
+		}
+	}
+}
+
+// report logs what the tenant did and fails if an attack did nothing.
+func (h *hostileTenant) report() {
+	var counts, told []string
+	total := 0
+	for _, k := range attacks {
+		total += h.ledger.acked[k.name]
+		counts = append(counts, fmt.Sprintf("%s %d", k.name, h.ledger.acked[k.name]))
+		if h.unlimited && h.ledger.acked[k.name] == 0 {
+			h.run.t.Errorf("tenant %s: nothing of %s was acknowledged", h.id(), k.name)
+		}
+	}
+	for reason := range h.told {
+		told = append(told, reason)
+	}
+	sort.Strings(told)
+	h.run.t.Logf("tenant %s: %d samples acknowledged (%s); answers %v; told %v", h.id(), total, strings.Join(counts, ", "), h.answers, told)
+	if want := "after_9999 before_1970 duplicate_timestamp histogram_too_large invalid_label labels_too_large max_request_windows metric_name_too_long " +
+		"too_many_labels too_many_sample_type_changes"; h.unlimited && strings.Join(told, " ") != want {
+		h.run.t.Errorf("tenant %s was told of %v, want %s", h.id(), told, want)
+	}
+}
