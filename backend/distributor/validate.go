@@ -46,10 +46,9 @@ func (v *validator) batch(b *series.Batch) {
 
 // labels checks one series' labels.
 func (v *validator) labels(e *series.Entry) bool {
-	name, n, size, reason, message, last := "", 0, 0, "", "", ""
+	name, n, reason, message, last := "", 0, "", "", ""
 	e.Labels.Range(func(l labels.Label) {
 		n++
-		size += len(l.Name) + len(l.Value)
 		if reason != "" {
 			return
 		}
@@ -72,13 +71,20 @@ func (v *validator) labels(e *series.Entry) bool {
 		reason, message = "too_many_labels", fmt.Sprintf("a series has %d labels; at most %d can be stored, whatever the tenant's limits; drop labels by relabeling", n, pack.MaxSeriesLabels)
 	case len(name) > schema.MaxMetricName:
 		reason, message = "metric_name_too_long", fmt.Sprintf("a metric name has %d bytes; at most %d can be stored, whatever the tenant's limits; shorten it by relabeling", len(name), schema.MaxMetricName)
-	case size > pack.MaxSeriesLabelBytes:
-		reason, message = "labels_too_large", fmt.Sprintf("the names and values of a series' labels have %d bytes; at most %d can be stored, whatever the tenant's limits; shorten or drop labels by relabeling", size, pack.MaxSeriesLabelBytes)
+	case e.Labels.ByteSize() > pack.MaxSeriesLabelBytes && labelBytes(e.Labels) > pack.MaxSeriesLabelBytes: // the first is quick, and never less
+		reason, message = "labels_too_large", fmt.Sprintf("the names and values of a series' labels have %d bytes; at most %d can be stored, whatever the tenant's limits; shorten or drop labels by relabeling", labelBytes(e.Labels), pack.MaxSeriesLabelBytes)
 	default:
 		return true
 	}
 	v.out.Refuse(reason, message, len(e.Samples), func() string { return shorten(e.Labels.String()) })
 	return false
+}
+
+// labelBytes is how many bytes the names and values of labels have.
+func labelBytes(ls labels.Labels) int {
+	size := 0
+	ls.Range(func(l labels.Label) { size += len(l.Name) + len(l.Value) })
+	return size
 }
 
 func (v *validator) label(l labels.Label) (reason, message string) {

@@ -64,14 +64,20 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 
 // survey finds the times of the batch, and whether it has histograms.
 func (w *writeRecord) survey(far int64) {
-	w.times = noTimes()
+	times, histograms := noTimes(), false
 	for i := range w.batch.Entries {
 		samples := w.batch.Entries[i].Samples
 		for j := range samples {
-			w.times.add(samples[j].T, far)
-			w.histograms = w.histograms || samples[j].IsHistogram()
+			s := &samples[j]
+			if s.T >= far {
+				times.add(s.T, far)
+			} else if s.T > times.near {
+				times.near = s.T
+			}
+			histograms = histograms || s.IsHistogram()
 		}
 	}
+	w.times, w.histograms = times, histograms
 }
 
 func (ing *Ingester) logWrite(w *writeRecord) error {

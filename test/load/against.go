@@ -28,6 +28,7 @@ func compare(ctx context.Context, o options) error {
 		return err
 	}
 	for _, t := range targets {
+		defer t.profile(o.profile, t.name, 20)()
 		t.since = t.cpu()
 	}
 	n := 0
