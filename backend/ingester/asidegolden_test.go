@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden file of a series set a
 // ever added to.
 func TestAsideGolden(t *testing.T) {
 	const day = 20_000
-	start := int64(day * series.DayMillis)
+	start := day * series.DayMillis
 	samples := []series.Sample{{T: start + 5, V: 1.5}, {T: start + 6, H: tsdbutil.GenerateTestHistogram(2)}, {T: start + 7, FH: tsdbutil.GenerateTestFloatHistogram(3)}}
 	kept := make([]series.Sample, len(samples))
 	copy(kept, samples)
