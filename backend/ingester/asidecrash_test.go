@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -320,5 +321,38 @@ func TestAsideWhileUploading(t *testing.T) {
 	upload(t, b)
 	if len(l.asides) != 2 || len(l.owed()) != 0 {
 		t.Errorf("records %v, intents %v", l.asides, l.owed())
+	}
+}
+
+// names remembers which names of files may not be on disk.
+type names struct {
+	osDisk
+	unsynced map[string]bool // directories
+}
+
+func (n names) Write(path string, data []byte) error {
+	n.unsynced[filepath.Dir(path)] = true
+	return n.osDisk.Write(path, data)
+}
+
+func (n names) Sync(dirs []string) error {
+	for _, d := range dirs {
+		delete(n.unsynced, d)
+	}
+	return n.osDisk.Sync(dirs)
+}
+
+// TestAsideNamesAreOnDisk: when a seal returns, and so before the log is cut, the
+// names of all files are on disk, and those of the directories above.
+func TestAsideNamesAreOnDisk(t *testing.T) {
+	b := newBench(t)
+	n := names{unsynced: map[string]bool{b.dir: true, filepath.Join(b.dir, "aside"): true}}
+	b.reopen(nil, n)
+	for _, id := range []tenant.ID{"a", "b"} {
+		b.push(id, entry(impossible("bad"), f(b.now.UnixMilli(), 1)))
+	}
+	b.flush()
+	if len(n.unsynced) != 0 || len(asideFiles(t, b.dir)) != 2 {
+		t.Errorf("names in %v are not on disk", n.unsynced)
 	}
 }
