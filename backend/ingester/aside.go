@@ -79,9 +79,7 @@ type asideSet struct {
 // openAsideSet opens the files below dir and removes those that a crash left
 // half written; what was in those is in the log.
 func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) (*asideSet, error) {
-	if limit <= 0 {
-		limit = DefaultAsideBytes
-	}
+	limit = asideLimit(limit)
 	if disk == nil {
 		disk = osDisk{}
 	}
@@ -103,6 +101,14 @@ func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) 
 		return nil, fmt.Errorf("open series that were set aside: %w", err)
 	}
 	return s, nil
+}
+
+// asideLimit is a tenant's part of the disk for a value of Options.AsideBytes.
+func asideLimit(bytes int64) int64 {
+	if bytes <= 0 {
+		return DefaultAsideBytes
+	}
+	return bytes
 }
 
 // open serves a file from now on. One whose header cannot be read is served as

@@ -37,6 +37,8 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 	if reg != nil {
 		reg.MustRegister(asideCollector{ing})
 	}
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_aside_limit_bytes", Help: "Bytes that series that no pack can hold may take of each tenant (ingester.aside_bytes)."},
+		func() float64 { return float64(asideLimit(ing.opts.AsideBytes)) })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_push_wait_seconds_max",
 		Help: "Longest time that a push of the last one to two minutes waited for a seal or for the removal of series."},
 		func() float64 { return ing.gate.waits.value(ing.opts.Now()).Seconds() })
