@@ -41,7 +41,7 @@ func chunksOf(b *bench) int {
 // TestChunksPerWindow pushes series that begin a chunk with every sample, in
 // order and out of order: no more than MaxWindowChunks of a window are taken, the
 // rest is rejected sample by sample, and the next window is free again. What the
-// seal makes of it never has more chunks than were counted.
+// seal writes of it never has more chunks than were counted.
 func TestChunksPerWindow(t *testing.T) {
 	m := labels.FromStrings("__name__", "m")
 	const base = int64(1_699_999_200_000) // start of a window
@@ -225,7 +225,7 @@ func TestChunksPerWindowAtOnce(t *testing.T) {
 	}
 }
 
-// TestChunksOfRepeatedSeries: a series that stands in a request several times, as
+// TestChunksOfRepeatedSeries: a series that is in a request several times, as
 // Prometheus sends one sample an entry, is followed through all of them.
 func TestChunksOfRepeatedSeries(t *testing.T) {
 	m := labels.FromStrings("__name__", "m")

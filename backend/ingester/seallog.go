@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 )
@@ -122,11 +121,9 @@ func (l *sealLog) settled(segment int, times span) bool {
 		}
 		// The seal has everything from FromTime on, what came as a near one by a clock
 		// that was ahead, too.
-		near := min(times.near, s.FromTime-1)
+		last = min(last, s.FromTime-1)
 		if times.farMin >= s.FromTime {
-			last = min(last, near)
-		} else {
-			last = min(last, max(near, s.FromTime-1))
+			last = min(last, times.near)
 		}
 	}
 	// One seal must have all that is left: two could leave a gap between them.
@@ -161,18 +158,10 @@ func (l *sealLog) add(s seal) (int, error) {
 }
 
 func (l *sealLog) save() error {
-	data, err := json.Marshal(l.seals)
-	if err != nil {
-		return err
-	}
-	tmp := l.path + ".tmp"
-	if err := writeSynced(tmp, data); err != nil {
+	if err := writeJSON(l.path, l.seals); err != nil {
 		return fmt.Errorf("record what was sealed: %w", err)
 	}
-	if err := os.Rename(tmp, l.path); err != nil {
-		return fmt.Errorf("record what was sealed: %w", err)
-	}
-	return syncDir(filepath.Dir(l.path))
+	return nil
 }
 
 func writeSynced(path string, data []byte) error {

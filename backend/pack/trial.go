@@ -69,11 +69,9 @@ func (m memorySource) Close() error                           { return nil }
 // FitMetadata returns as much of a section's metadata, from the front, as it can
 // hold, and how many entries are left out.
 func FitMetadata(md []series.MetricMetadata) (kept []series.MetricMetadata, dropped int) {
-	const lengths = 4 * 5 // of the four texts, at most
-	size := 16
+	size := metadataOverhead // for their number
 	for i := range md {
-		size += len(md[i].Metric) + len(md[i].Type) + len(md[i].Unit) + len(md[i].Help) + lengths
-		if size > maxMetadataRaw {
+		if size += MetadataSize(&md[i]); size > maxMetadataRaw {
 			return md[:i], len(md) - i
 		}
 	}
