@@ -1,0 +1,254 @@
+package atomicfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+var errPower = errors.New("the power is gone")
+
+// inode is a file: what was written, and what of it is on disk.
+type inode struct{ data, synced string }
+
+// powerDisk is a file system of which the power goes at a step, for good or, with
+// once set, only as an error of that step. It knows which names and which bytes
+// are on disk.
+type powerDisk struct {
+	step, failAt int
+	once         bool
+
+	names   map[string]*inode // directories have nil
+	durable map[string]*inode
+}
+
+func newPowerDisk(failAt int, once bool) *powerDisk {
+	d := &powerDisk{failAt: failAt, once: once, names: map[string]*inode{"/d": nil}}
+	d.durable = maps.Clone(d.names)
+	return d
+}
+
+func (d *powerDisk) fails() error {
+	d.step++
+	if d.step == d.failAt || d.step > d.failAt && d.failAt > 0 && !d.once {
+		return errPower
+	}
+	return nil
+}
+
+func (d *powerDisk) stat(path string) error {
+	if _, ok := d.names[path]; !ok && path != "/" {
+		return fs.ErrNotExist
+	}
+	return nil
+}
+
+func (d *powerDisk) mkdir(dir string) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	d.names[dir] = nil
+	return nil
+}
+
+func (d *powerDisk) create(path string) (file, error) {
+	if err := d.fails(); err != nil {
+		return nil, err
+	}
+	d.names[path] = &inode{}
+	return &powerFile{d, d.names[path]}, nil
+}
+
+func (d *powerDisk) rename(from, to string) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	d.names[to] = d.names[from]
+	delete(d.names, from)
+	return nil
+}
+
+func (d *powerDisk) remove(path string) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	delete(d.names, path)
+	return nil
+}
+
+func (d *powerDisk) syncDir(dir string) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	for path := range d.durable {
+		if _, ok := d.names[path]; !ok && filepath.Dir(path) == dir {
+			delete(d.durable, path)
+		}
+	}
+	for path, n := range d.names {
+		if filepath.Dir(path) == dir {
+			d.durable[path] = n
+		}
+	}
+	return nil
+}
+
+// after lists what the file at path may have once the power is back: its name may
+// or may not have reached the disk, and of its bytes only the synced ones are
+// sure. "absent" is no file.
+func (d *powerDisk) after(path string) []string {
+	var out []string
+	for _, names := range []map[string]*inode{d.names, d.durable} {
+		n, ok := names[path]
+		for dir := filepath.Dir(path); ok && dir != "/"; dir = filepath.Dir(dir) {
+			_, ok = names[dir]
+		}
+		if !ok {
+			out = append(out, "absent")
+			continue
+		}
+		out = append(out, n.synced)
+	}
+	return out
+}
+
+type powerFile struct {
+	d *powerDisk
+	n *inode
+}
+
+func (f *powerFile) Write(data []byte) (int, error) {
+	if err := f.d.fails(); err != nil {
+		f.n.data += string(data[:len(data)/2])
+		return len(data) / 2, err
+	}
+	f.n.data += string(data)
+	return len(data), nil
+}
+
+func (f *powerFile) Sync() error {
+	if err := f.d.fails(); err != nil {
+		return err
+	}
+	f.n.synced = f.n.data
+	return nil
+}
+
+func (f *powerFile) Close() error { return f.d.fails() }
+
+// TestPowerLoss: whenever the power goes, a file has its old or its new content,
+// and what Write answered nil for is there.
+func TestPowerLoss(t *testing.T) {
+	for _, path := range []string{"/d/file", "/d/new/below/file"} {
+		for failAt := 1; ; failAt++ {
+			d := newPowerDisk(0, false)
+			old := "absent"
+			if path == "/d/file" {
+				old = "old"
+				if err := write(d, path, []byte(old)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.step, d.failAt = 0, failAt
+			err := write(d, path, []byte("new"))
+			for _, got := range d.after(path) {
+				if got != "new" && (got != old || err == nil) {
+					t.Errorf("%s, power lost at step %d, error %v: the file is %q", path, failAt, err, got)
+				}
+			}
+			if err == nil {
+				break
+			}
+		}
+	}
+}
+
+// TestFailedStep: after a step that failed, an error is returned, the file has its
+// old content or, if only its name could not be synced, the new one; nothing else
+// is left, and the next Write succeeds.
+func TestFailedStep(t *testing.T) {
+	const path = "/d/file"
+	for failAt := 1; ; failAt++ {
+		d := newPowerDisk(0, true)
+		if err := write(d, path, []byte("old")); err != nil {
+			t.Fatal(err)
+		}
+		d.step, d.failAt = 0, failAt
+		err := write(d, path, []byte("new"))
+		if d.step < failAt {
+			break
+		}
+		if !errors.Is(err, errPower) {
+			t.Errorf("step %d failed and the error is %v", failAt, err)
+		}
+		if got := d.names[path].data; got != "old" && got != "new" {
+			t.Errorf("step %d failed: the file is %q", failAt, got)
+		}
+		if _, ok := d.names[path+TemporarySuffix]; ok {
+			t.Errorf("step %d failed: the temporary file is left", failAt)
+		}
+		if err := write(d, path, []byte("next")); err != nil || d.after(path)[1] != "next" {
+			t.Errorf("after a failure of step %d: %v, the file is %q", failAt, err, d.after(path))
+		}
+	}
+}
+
+func TestWrite(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	path := filepath.Join(dir, "file")
+	if err := MakeDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	// As an older version may have left it.
+	if err := os.WriteFile(path+TemporarySuffix, []byte("a longer text of a crash"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, replace := range []func(string, []byte) error{Write, Replace} {
+		for i := range 3 {
+			want := fmt.Sprint("content ", i)
+			if err := replace(path, []byte(want)); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(path); err != nil || string(got) != want {
+				t.Errorf("content %q, %v, want %q", got, err, want)
+			}
+		}
+	}
+	modes := map[string]fs.FileMode{dir: DirMode, filepath.Dir(dir): DirMode, path: FileMode}
+	for _, p := range slices.Sorted(maps.Keys(modes)) {
+		if st, err := os.Stat(p); err != nil || st.Mode().Perm() != modes[p] {
+			t.Errorf("%s: %v, %v, want %v", p, st.Mode(), err, modes[p])
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%d entries, %v, want the file alone", len(entries), err)
+	}
+}
+
+// TestDirectoryIsAFile: what is in the way is an error, and stays.
+func TestDirectoryIsAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := Write(path, []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(filepath.Join(path, "below"), nil); err == nil {
+		t.Error("a file was made below a file")
+	}
+	if err := os.Mkdir(path+TemporarySuffix, DirMode); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(filepath.Join(path+TemporarySuffix, "x", "y"), []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(path, []byte("new")); err == nil {
+		t.Error("no error although the temporary name is a directory with content")
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "old" {
+		t.Errorf("the file is %q, %v", got, err)
+	}
+}

@@ -1,0 +1,284 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+const mb = 1 << 20
+
+// empty fails the test when somebody still holds something.
+func empty(t *testing.T, a *Account) {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.used != 0 || a.internal != 0 || len(a.tenants) != 0 || len(a.holdings) != 0 {
+		t.Errorf("left in the account: %d and %d bytes, %d tenants, %d holdings", a.used, a.internal, len(a.tenants), len(a.holdings))
+	}
+}
+
+// TestShares: one tenant gets half of what tenants may have, two a third each,
+// three a quarter; then there is still something free for the next one.
+func TestShares(t *testing.T) {
+	const limit = 128 * mb // 16 of them are the reserve
+	for n, want := range map[int]int64{1: 56 * mb, 2: 37 * mb, 3: 28 * mb, 7: 14 * mb} {
+		a := NewAccount(limit, nil)
+		var all []*Holding
+		for i := range n {
+			all = append(all, a.Begin(Request{Tenant: tenant.ID(rune('a' + i))}))
+		}
+		for more := true; more; { // in turn
+			more = false
+			for _, h := range all {
+				more = h.Take(mb) == nil || more
+			}
+		}
+		for i, h := range all {
+			if got := h.Used(); got < want-mb || got > want {
+				t.Errorf("tenant %d of %d holds %d, want about %d", i+1, n, got, want)
+			}
+		}
+		if late := a.Begin(Request{Tenant: "late"}); late.Take(5*mb) != nil {
+			t.Errorf("nothing is left beside %d tenants", n)
+		} else {
+			late.Close()
+		}
+		for _, h := range all {
+			h.Close()
+		}
+		empty(t, a)
+	}
+}
+
+// TestErrors: what a request is told depends on whose limit it reached and on
+// whether it will be repeated.
+func TestErrors(t *testing.T) {
+	tests := []struct {
+		name   string
+		limit  int64 // of the account
+		req    Request
+		others int64 // bytes that another request of the tenant holds
+		rivals int64 // that another tenant holds
+		take   int64
+		want   string // full, large, exceeded, or "" for none
+	}{
+		{"within", 100 * mb, Request{}, 0, 0, 40 * mb, ""},
+		{"a read above half", 100 * mb, Request{}, 0, 0, 50 * mb, "exceeded"},
+		{"a write above half", 100 * mb, Request{Write: true}, 0, 0, 50 * mb, "large"},
+		{"a read above the tenant's limit", 100 * mb, Request{Limit: 10 * mb}, 0, 0, 11 * mb, "exceeded"},
+		{"a write above the tenant's limit", 100 * mb, Request{Limit: 10 * mb, Write: true}, 0, 0, 11 * mb, "large"},
+		{"reads together above the tenant's limit", 100 * mb, Request{Limit: 10 * mb}, 6 * mb, 0, 6 * mb, "exceeded"},
+		{"writes together above the tenant's limit", 100 * mb, Request{Limit: 10 * mb, Write: true}, 6 * mb, 0, 6 * mb, "full"},
+		{"reads together above half", 100 * mb, Request{}, 30 * mb, 0, 30 * mb, "full"},
+		{"beside another tenant", 100 * mb, Request{}, 0, 40 * mb, 30 * mb, "full"},
+		{"internal, in the reserve", 100 * mb, Request{Internal: true}, 40 * mb, 20 * mb, 30 * mb, ""},
+		{"internal, above all", 100 * mb, Request{Internal: true}, 0, 40 * mb, 61 * mb, "full"},
+		{"no account", 0, Request{}, 0, 0, 1 << 50, ""},
+		{"no account, the tenant's limit", 0, Request{Limit: 10 * mb}, 6 * mb, 0, 6 * mb, "exceeded"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := NewAccount(tt.limit, nil)
+			tt.req.Tenant = "a"
+			other, rival := a.Begin(Request{Tenant: "a", Limit: tt.req.Limit}), a.Begin(Request{Tenant: "b"})
+			if err := errors.Join(other.Take(tt.others), rival.Take(tt.rivals)); err != nil {
+				t.Fatal(err)
+			}
+			h := a.Begin(tt.req)
+			err := h.Take(tt.take)
+			var large *TooLargeError
+			var exceeded *limits.Exceeded
+			got := ""
+			switch {
+			case errors.As(err, &large):
+				got = "large"
+			case errors.As(err, &exceeded):
+				got = "exceeded"
+				if exceeded.Name != "max_memory_bytes" {
+					t.Errorf("limit %s", exceeded.Name)
+				}
+			case errors.Is(err, ErrFull):
+				got = "full"
+			case err != nil:
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+			if err != nil && h.Used() != 0 {
+				t.Errorf("holds %d after an error", h.Used())
+			}
+			for _, h := range []*Holding{h, other, rival} {
+				h.Close()
+				h.Close()
+			}
+			empty(t, a)
+		})
+	}
+}
+
+// TestHolding: what is given is there to be taken again; after the end nothing is.
+func TestHolding(t *testing.T) {
+	a := NewAccount(100*mb, nil)
+	h := a.Begin(Request{Tenant: "a"})
+	for range 100 {
+		if err := h.Take(10 * mb); err != nil {
+			t.Fatal(err)
+		}
+		h.Give(10*mb - 1)
+	}
+	if h.Used() != 100 {
+		t.Errorf("%d bytes are used", h.Used())
+	}
+	if held := a.Used(); held > 20*step {
+		t.Errorf("%d bytes are held for 100", held)
+	}
+	if err := h.Raise(5 * mb); err != nil || h.Used() != 5*mb {
+		t.Errorf("raised to %d: %v", h.Used(), err)
+	}
+	if err := h.Raise(mb); err != nil || h.Used() != 5*mb {
+		t.Errorf("lowered to %d: %v", h.Used(), err)
+	}
+	h.Close()
+	if err := h.Take(1); err == nil {
+		t.Error("taken after the end")
+	}
+	empty(t, a)
+	var none *Holding
+	if err := errors.Join(none.Take(1<<60), none.Raise(1<<60)); err != nil {
+		t.Error(err)
+	}
+	none.Give(1)
+	none.OnEnd(nil)
+	none.Close()
+}
+
+// TestEndHeaviest: the read that holds most is ended, once, with a cause; writes
+// and small reads never are.
+func TestEndHeaviest(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	a := NewAccount(1000*mb, reg)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	heavy, light, write := a.Begin(Request{Tenant: "a"}), a.Begin(Request{Tenant: "b"}), a.Begin(Request{Tenant: "c", Write: true})
+	heavy.OnEnd(cancel)
+	light.OnEnd(func(error) { t.Error("the wrong one is ended") })
+	if err := errors.Join(heavy.Take(20*mb), light.Take(10*mb), write.Take(30*mb)); err != nil {
+		t.Fatal(err)
+	}
+	if _, held := a.EndHeaviest(25 * mb); held != 0 {
+		t.Errorf("one of %d was ended", held)
+	}
+	for range 2 { // what ended still holds its bytes: no other is ended for them
+		if _, held := a.EndHeaviest(mb); held != 20*mb {
+			t.Errorf("one of %d was ended", held)
+		}
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, ErrEnded) {
+		t.Errorf("cause %v", cause)
+	}
+	if err := heavy.Take(1); !errors.Is(err, ErrEnded) {
+		t.Errorf("taken after the end: %v", err)
+	}
+	heavy.Close()
+	light.Close()
+	write.Close()
+	if _, held := a.EndHeaviest(0); held != 0 {
+		t.Errorf("one of %d was ended when there was none", held)
+	}
+	if n := testutil.ToFloat64(a.ended); n != 1 {
+		t.Errorf("%g ended", n)
+	}
+	empty(t, a)
+}
+
+// TestConcurrent: whatever requests do at once, the account never has more out
+// than its limit, and is empty in the end.
+func TestConcurrent(t *testing.T) {
+	a := NewAccount(50*mb, nil)
+	var all sync.WaitGroup
+	for i := range 50 {
+		all.Go(func() {
+			for range 100 {
+				h := a.Begin(Request{Tenant: tenant.ID(rune('a' + i%5)), Write: i%2 == 0, Internal: i%11 == 0})
+				var two sync.WaitGroup
+				for part := range 2 { // parts of a request
+					two.Go(func() {
+						rnd := rand.New(rand.NewPCG(uint64(part), uint64(i)))
+						for range 10 {
+							if h.Take(int64(rnd.Uint32()%mb)) != nil {
+								return
+							}
+							h.Give(1000)
+						}
+					})
+				}
+				if i == 7 {
+					a.EndHeaviest(mb)
+				}
+				if used := a.Used(); used > 50*mb {
+					t.Errorf("%d bytes are out", used)
+				}
+				two.Wait()
+				h.Close()
+			}
+		})
+	}
+	all.Wait()
+	empty(t, a)
+}
+
+// TestSet: strings are charged for once, and what there is no room for is an error
+// and not a shorter list.
+func TestSet(t *testing.T) {
+	a := NewAccount(mb, nil)
+	h := a.Begin(Request{Tenant: "a"})
+	s := NewSet(h)
+	for range 1000 {
+		s.Add("b")
+		s.Add("a")
+	}
+	if list, err := s.Sorted(); err != nil || len(list) != 2 || list[0] != "a" {
+		t.Errorf("%v %v", list, err)
+	}
+	if h.Used() > 1000 {
+		t.Errorf("%d bytes for two strings", h.Used())
+	}
+	for i := range 100_000 {
+		s.Add(string(rune(i + 1000)))
+	}
+	if list, err := s.Sorted(); err == nil || list != nil || s.Err() == nil {
+		t.Errorf("%d strings without an error", len(list))
+	}
+	h.Close()
+	empty(t, a)
+}
+
+// TestGiveAll: what a request gave back is others' before it ends, but for a little
+// that it keeps for what it takes next.
+func TestGiveAll(t *testing.T) {
+	for _, left := range []int64{0, 1, 1 << 20} {
+		a := NewAccount(64<<20, nil)
+		h := a.Begin(Request{Tenant: "a"})
+		if err := h.Take(8 << 20); err != nil {
+			t.Fatal(err)
+		}
+		if h.Give(8<<20 - left); a.Used() > left+2*step {
+			t.Errorf("%d bytes are left, %d are held", left, a.Used())
+		}
+		if err := h.Take(1 << 20); err != nil {
+			t.Error(err)
+		}
+		if h.Close(); a.Used() != 0 {
+			t.Errorf("%d bytes are held in the end", a.Used())
+		}
+	}
+}

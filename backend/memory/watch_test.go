@@ -1,0 +1,64 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+)
+
+// TestWatch: the heaviest read is ended when the heap is nearly as large as it may
+// be, and not because there is garbage.
+func TestWatch(t *testing.T) {
+	const limit = 1000 * mb
+	tests := []struct {
+		name string
+		use  Usage
+		ends bool
+	}{
+		{"plenty", Usage{Live: 100 * mb, Total: 200 * mb}, false},
+		{"garbage", Usage{Live: 300 * mb, Total: 990 * mb}, false},
+		{"nearly full", Usage{Live: 860 * mb, Total: 990 * mb}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := NewAccount(limit, nil)
+			h := a.Begin(Request{Tenant: "a"})
+			defer h.Close()
+			if err := h.Take(100 * mb); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			ended, looks := make(chan error, 1), atomic.Int32{}
+			h.OnEnd(func(cause error) { ended <- cause })
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				a.Watch(ctx, limit, func() Usage {
+					if looks.Add(1) == 3 && !tt.ends {
+						cancel()
+					}
+					return tt.use
+				}, slog.New(slog.DiscardHandler))
+			}()
+			if tt.ends {
+				if cause := <-ended; !errors.Is(cause, ErrEnded) {
+					t.Errorf("cause %v", cause)
+				}
+				cancel()
+			}
+			<-done
+			if len(ended) > 0 {
+				t.Error("a read was ended")
+			}
+		})
+	}
+}
+
+// TestReadUsage: the runtime tells both numbers.
+func TestReadUsage(t *testing.T) {
+	if u := ReadUsage(); u.Total <= 0 || u.Live < 0 || u.Live > u.Total {
+		t.Errorf("%+v", u)
+	}
+}
