@@ -86,6 +86,7 @@ func versionText() string {
 
 // serve runs a server until SIGTERM or an interrupt.
 func serve(role app.Role, args []string, stderr io.Writer) int {
+	ownerOnly()
 	fs := flag.NewFlagSet("pallium "+string(role), flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	config := fs.String("config", "", "configuration `file` (YAML)")
@@ -150,20 +151,24 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	return 0
 }
 
+// ownerOnly has all that this process makes readable by its owner only, the files of
+// libraries too: the data directory has all tenants' samples and the keys' pepper.
+func ownerOnly() { syscall.Umask(0o077) }
+
 // runServer builds a server and runs it until ctx is done.
 func runServer(ctx context.Context, cfg app.Config, o app.Options) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
 	a, err := app.New(ctx, cfg, o)
-	if err != nil && ctx.Err() != nil {
-		o.Logger.Info("stopped while starting", "err", err)
+	if err == nil {
+		defer reloadOnHangup(a, hangup, o.Logger)()
+		err = a.Run(ctx, nil)
+	}
+	if errors.Is(err, app.ErrNotStarted) {
+		o.Logger.Info("stopped during the start; nothing is lost: the next start replays the write-ahead log from its beginning", "err", err)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer reloadOnHangup(a, hangup, o.Logger)()
-	return a.Run(ctx, nil)
+	return err
 }
 
 // sameSignal is how soon after the first a signal to stop is the same one: to a
@@ -224,6 +229,7 @@ func configuration(path string, flags func(*app.Config)) (app.Config, error) {
 
 // maintain runs the commands that open the stores themselves.
 func maintain(command string, args []string, stdout, stderr io.Writer) int {
+	ownerOnly()
 	action := ""
 	if command == "migrate" {
 		if len(args) == 0 || args[0] != "up" && args[0] != "status" {

@@ -40,7 +40,7 @@ func TestCommandLine(t *testing.T) {
 		{"all extra", 2, "", `argument "extra" is not understood`},
 		{"-config /none", 2, "", "read configuration"},
 		{"-config " + bad, 2, "", "listne"},
-		{"-data-dir /dev/null/data", 1, "", "data_dir: mkdir /dev/null: not a directory"},
+		{"-data-dir /dev/null/data", 1, "", "data_dir: stat /dev/null/data: not a directory"},
 		{"-data-dir /proc/pallium", 1, "", "data_dir: mkdir /proc/pallium: "},
 		{"gateway -data-dir " + t.TempDir(), 1, "", "upstream.urls is empty"},
 		{"tenant", 2, "", ""},

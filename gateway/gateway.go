@@ -42,12 +42,15 @@ type Options struct {
 	Config      Config
 	Auth        Authenticator
 	Tenants     Tenants
-	Backend     http.Handler                // in this process
-	BackendURLs []string                    // over the network, in turn
-	WriteURLs   []string                    // for writes, when they go elsewhere
-	Stamp       func(http.Header)           // adds what proves to backends who asks; may be nil
-	BackendTLS  *tls.Config                 // of connections to backends; may be nil
-	Transport   http.RoundTripper           // with BackendURLs; nil makes a tuned one
+	Backend     http.Handler      // in this process
+	BackendURLs []string          // over the network, in turn
+	WriteURLs   []string          // for writes, when they go elsewhere
+	Stamp       func(http.Header) // adds what proves to backends who asks; may be nil
+	BackendTLS  *tls.Config       // of connections to backends; may be nil
+	Transport   http.RoundTripper // with BackendURLs; nil makes a tuned one
+	// ReplayBytes bounds what is kept of bodies, to send them to another backend when
+	// one fails; 0 is no limit.
+	ReplayBytes int64
 	Ready       func(context.Context) error // nil: always ready
 	Version     string                      // told by status/buildinfo
 	Revision    string

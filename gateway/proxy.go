@@ -47,10 +47,11 @@ func newProxy(o *Options) (http.Handler, error) {
 	if rt == nil {
 		rt = newTransport(o.BackendTLS)
 	}
-	read := newUpstream(reads, rt, o.Now)
+	room := &replayRoom{limit: o.ReplayBytes}
+	read := newUpstream(reads, rt, o.Now, room)
 	write := read
 	if len(writes) > 0 {
-		write = newUpstream(writes, rt, o.Now)
+		write = newUpstream(writes, rt, o.Now, room)
 	}
 	return &httputil.ReverseProxy{
 		// Rewrite and not Director: Director's headers can be deleted by a

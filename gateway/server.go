@@ -12,20 +12,23 @@ const (
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = 60 * time.Second
 	// From the header to the last byte of the answer: longer than any query
-	// may take, and an end to clients that do not read their answer.
+	// may take. Clients that do not read have less time (see pace).
 	writeTimeout   = 10 * time.Minute
 	maxHeaderBytes = 32 << 10
 )
 
 // Server returns the HTTP server for an edge. Bodies have deadlines of their
 // own (see body), so there is no ReadTimeout, which would cut off the clients
-// of slow queries. Serve it on a GuardListener.
-func Server(h http.Handler, log *slog.Logger) *http.Server {
+// of slow queries. Answers have them as well (see pace). Serve it on a
+// GuardListener.
+func Server(h http.Handler, log *slog.Logger) *http.Server { return newServer(h, log, answerPace()) }
+
+func newServer(h http.Handler, log *slog.Logger, p pace) *http.Server {
 	return &http.Server{
-		Handler:           timeBodies(h),
+		Handler:           p.timeAnswers(timeBodies(h)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
-		WriteTimeout:      writeTimeout,
+		WriteTimeout:      p.total,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnContext:       withGuard,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -42,7 +45,11 @@ func timeBodies(h http.Handler) http.Handler {
 		if r.ContentLength != 0 && r.Body != nil {
 			rc := http.NewResponseController(w)
 			_ = rc.SetReadDeadline(time.Now().Add(bodyGrace)) // not every connection has deadlines
-			r.Body = &timedBody{ReadCloser: r.Body, rc: rc}
+			// In a copy: the server looks at the body of its own request to learn whether
+			// all of it was read. If it cannot, it takes the rest for the next request.
+			timed := *r
+			timed.Body = &timedBody{ReadCloser: r.Body, rc: rc}
+			r = &timed
 		}
 		h.ServeHTTP(w, r)
 	})

@@ -30,6 +30,22 @@ type upstream struct {
 	turn     atomic.Uint64
 	now      func() time.Time
 	buffers  sync.Pool
+	room     *replayRoom
+}
+
+// replayRoom bounds what all requests together keep of their bodies. A body that
+// finds no room is passed on all the same, and is not sent again.
+type replayRoom struct {
+	limit int64 // bytes; 0 is no limit
+	used  atomic.Int64
+}
+
+func (r *replayRoom) take(n int64) bool {
+	if used := r.used.Add(n); r.limit > 0 && used > r.limit {
+		r.used.Add(-n)
+		return false
+	}
+	return true
 }
 
 type endpoint struct {
@@ -37,8 +53,8 @@ type endpoint struct {
 	away atomic.Int64 // Unix nanoseconds until which it is passed over
 }
 
-func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time) *upstream {
-	u := &upstream{next: next, now: now}
+func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time, room *replayRoom) *upstream {
+	u := &upstream{next: next, now: now, room: room}
 	for _, b := range urls {
 		u.backends = append(u.backends, &endpoint{url: b})
 	}
@@ -109,7 +125,7 @@ func (u *upstream) keep(body io.ReadCloser) *replayed {
 		buf = &bytes.Buffer{}
 	}
 	buf.Reset()
-	return &replayed{src: body, buf: buf, pool: &u.buffers}
+	return &replayed{src: body, buf: buf, pool: &u.buffers, room: u.room}
 }
 
 // replayed is a body that remembers its beginning. The transport may still read
@@ -120,6 +136,8 @@ type replayed struct {
 	src     io.ReadCloser
 	buf     *bytes.Buffer
 	pool    *sync.Pool
+	room    *replayRoom
+	kept    int64 // taken of the room
 	attempt int
 	past    bool  // more was read than is kept
 	err     error // of the source, io.EOF too
@@ -155,6 +173,8 @@ func (b *replayed) done() {
 		b.over = true
 		b.pool.Put(b.buf)
 	}
+	b.room.used.Add(-b.kept)
+	b.kept = 0
 }
 
 func (b *replayed) reader() io.ReadCloser {
@@ -188,7 +208,8 @@ func (a *attempt) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	n, err := b.src.Read(p)
-	if b.buf.Len()+n <= replayBytes && !b.past {
+	if b.buf.Len()+n <= replayBytes && !b.past && b.room.take(int64(n)) {
+		b.kept += int64(n)
 		b.buf.Write(p[:n])
 		a.at += n
 	} else {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -34,7 +35,8 @@ func (t Tenant) Deleted() bool { return !t.DeletedAt.IsZero() }
 func (t *Tenant) setETag(e string) { t.ETag = e }
 
 // UnmarshalJSON leaves out limits that this version does not know, which a
-// later version may have stored.
+// later version may have stored, and lowers values that only an earlier version
+// allowed.
 func (t *Tenant) UnmarshalJSON(data []byte) error {
 	type plain Tenant
 	return unmarshalWithLimits(data, (*plain)(t), "overrides", &t.Overrides)
@@ -62,9 +64,13 @@ func unmarshalWithLimits(data []byte, into any, field string, l *limits.Partial)
 			return err
 		}
 	}
-	for key := range values {
+	for key, value := range values {
 		if !slices.Contains(limits.Names(), key) {
 			delete(values, key)
+			continue
+		}
+		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil && n > limits.Most(key) {
+			values[key] = strconv.AppendInt(nil, limits.Most(key), 10)
 		}
 	}
 	known, err := json.Marshal(values)

@@ -21,6 +21,8 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -43,6 +45,8 @@ type Options struct {
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
 	Delete      func(context.Context, Deletion) error
 	Limits      func(tenant.ID) limits.Limits
+	Memory      *memory.Account // nil: nobody accounts for what requests hold
+	Gate        *querier.Gate   // nil: a gate of its own
 	Lookback    time.Duration
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
@@ -58,6 +62,9 @@ type api struct {
 func New(o Options) http.Handler {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Gate == nil {
+		o.Gate = querier.NewGate(o.Registerer)
 	}
 	a := &api{Options: o}
 	r := chi.NewRouter()
@@ -77,14 +84,14 @@ func (a *api) readRoutes(r chi.Router) {
 	prom := a.prometheus()
 	query := http.StripPrefix(v1, prom)
 	for _, path := range []string{"query", "query_range", "query_exemplars", "labels", "series", "format_query", "parse_query"} {
-		r.Method(http.MethodGet, v1+"/"+path, query)
-		r.Method(http.MethodPost, v1+"/"+path, query)
+		r.Get(v1+"/"+path, a.admit(query))
+		r.Post(v1+"/"+path, a.admit(query))
 	}
-	r.Method(http.MethodGet, v1+"/label/{name}/values", query)
-	r.Get(v1+"/metadata", a.metadata)
+	r.Get(v1+"/label/{name}/values", a.admit(query))
+	r.Get(v1+"/metadata", a.admit(http.HandlerFunc(a.metadata)))
 	r.Post(v1+"/read", a.remoteRead(query))
-	r.Post(v1+"/admin/tsdb/delete_series", a.deleteSeries)
-	r.Put(v1+"/admin/tsdb/delete_series", a.deleteSeries)
+	r.Post(v1+"/admin/tsdb/delete_series", a.admit(http.HandlerFunc(a.deleteSeries)))
+	r.Put(v1+"/admin/tsdb/delete_series", a.admit(http.HandlerFunc(a.deleteSeries)))
 }
 
 // requireAccess refuses requests without a tenant and a policy: there is no

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"strconv"
@@ -24,7 +25,9 @@ type Deletion struct {
 // maxDeletionSets bounds one request; each is kept for weeks.
 const maxDeletionSets = 16
 
-// deleteSeries is Prometheus' admin API of the same name: 204 when it is done.
+// deleteSeries is Prometheus' admin API of the same name: 204 when it is done. It
+// is let in by admit, since it parses selectors. Of one that was cut off nobody
+// knows how far it came, so that is answered as what is to be repeated.
 func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 	d, err := a.parseDeletion(r)
 	if err != nil {
@@ -37,8 +40,7 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 			writeError(w, http.StatusBadRequest, "bad_data", invalid.Error())
 			return
 		}
-		a.Logger.Error("deletion of series failed", "tenant", d.Tenant, "err", err)
-		writeError(w, http.StatusServiceUnavailable, "unavailable", "the series could not be deleted; repeat the request")
+		a.unavailable(w, r, fmt.Errorf("delete series: %w", err))
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -46,9 +48,6 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 
 func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	d := Deletion{Tenant: access(r), MinTime: math.MinInt64, MaxTime: math.MaxInt64}
-	if err := r.ParseForm(); err != nil {
-		return d, errors.New("the form could not be read")
-	}
 	if n := len(r.Form["match[]"]); n == 0 || n > maxDeletionSets {
 		return d, errors.New("1 to 16 match[] parameters are needed, each a series selector")
 	}

@@ -13,7 +13,10 @@ import (
 
 	"github.com/prometheus/prometheus/promql/parser"
 
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // TestDeletionErrors: a deletion that the index has no room for is the caller's
@@ -26,13 +29,13 @@ func TestDeletionErrors(t *testing.T) {
 	}{
 		{nil, http.StatusNoContent, ""},
 		{fmt.Errorf("reserve a deletion: %w", store.InvalidDeletion("the matchers have 70000 bytes, at most 65536 are possible")), http.StatusBadRequest, "at most 65536"},
-		{errors.New("open /srv: secret"), http.StatusServiceUnavailable, "repeat the request"},
+		{errors.New("open /srv: secret"), http.StatusServiceUnavailable, " again"},
 	} {
-		a := &api{Options: Options{Parser: parser.NewParser(parser.Options{}), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}
+		a := &api{Options: Options{Gate: querier.NewGate(nil), Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Parser: parser.NewParser(parser.Options{}), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}
 		r := httptest.NewRequest(http.MethodPost, "/api/v1/admin/tsdb/delete_series", strings.NewReader(url.Values{"match[]": {"up"}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
-		a.deleteSeries(w, r)
+		a.admit(http.HandlerFunc(a.deleteSeries))(w, r)
 		if w.Code != c.code || !strings.Contains(w.Body.String(), c.text) || strings.Contains(w.Body.String(), "secret") {
 			t.Errorf("%v: %d %s, want %d with %q", c.err, w.Code, w.Body, c.code, c.text)
 		}

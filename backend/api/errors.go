@@ -8,9 +8,11 @@ import (
 
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -37,12 +39,22 @@ func status(err error) (int, string) {
 		large    tooLarge
 		decoded  *remotewrite.TooLargeError
 		exceeded *limits.Exceeded
+		queue    *querier.QueueFullError
+		needs    *memory.TooLargeError
 	)
 	switch {
 	case errors.As(err, &media):
 		return http.StatusUnsupportedMediaType, media.Error()
 	case errors.As(err, &large):
 		return http.StatusRequestEntityTooLarge, large.Error()
+	case errors.As(err, &needs):
+		return http.StatusRequestEntityTooLarge, needs.Error()
+	case errors.As(err, &queue):
+		return http.StatusTooManyRequests, queue.Error()
+	case errors.Is(err, memory.ErrEnded):
+		return http.StatusServiceUnavailable, memory.ErrEnded.Error() + "; try again later"
+	case errors.Is(err, memory.ErrFull):
+		return http.StatusServiceUnavailable, memory.ErrFull.Error() + "; send the request again"
 	case errors.As(err, &decoded):
 		return http.StatusRequestEntityTooLarge, decoded.Error()
 	case errors.Is(err, remotewrite.ErrTooMany), errors.Is(err, remotewrite.ErrTooLarge):
@@ -63,6 +75,8 @@ func status(err error) (int, string) {
 		return http.StatusServiceUnavailable, "the write-ahead log could not be written; send the request again"
 	case errors.Is(err, ingester.ErrStopped):
 		return http.StatusServiceUnavailable, "ingester is stopping; send the request again"
+	case errors.Is(err, series.ErrLost):
+		return http.StatusServiceUnavailable, series.ErrLost.Error()
 	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, querier.ErrSilent):
 		return http.StatusServiceUnavailable, "too few ingesters are available; send the request again"
 	case errors.Is(err, context.DeadlineExceeded):
@@ -75,12 +89,27 @@ func status(err error) (int, string) {
 // fail answers a request that could not be carried out.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := status(err)
-	if code >= http.StatusInternalServerError {
-		w.Header().Set("Retry-After", "5")
-		a.Logger.Error("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
-	}
+	a.note(w, r, code, err)
 	writeText(w, code, text)
 }
+
+// note prepares the answer of a request that could not be carried out: the log has
+// what is ours, and the client is told when to come again.
+func (a *api) note(w http.ResponseWriter, r *http.Request, code int, err error) {
+	if code >= http.StatusInternalServerError || code == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	switch {
+	case code < http.StatusInternalServerError:
+	case errors.Is(err, memory.ErrFull), errors.Is(err, memory.ErrEnded): // counted by the account; there can be very many
+		a.Logger.Debug("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
+	default:
+		a.Logger.Error("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
+	}
+}
+
+// retryAfter is in how many seconds a client should come again.
+const retryAfter = "5"
 
 // writeText answers with plain text, of which Prometheus logs the first line.
 func writeText(w http.ResponseWriter, code int, text string) {

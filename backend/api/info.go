@@ -3,6 +3,8 @@ package api
 import (
 	"net/http"
 	"strconv"
+
+	"github.com/palliumhq/pallium/backend/memory"
 )
 
 type metadataAnswer struct {
@@ -27,9 +29,15 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	data := map[string][]metadataAnswer{}
 	known, err := a.Metadata(r.Context(), access(r))
 	if err != nil {
-		a.Logger.Error("metadata could not be read", "tenant", access(r), "err", err)
-		w.Header().Set("Retry-After", "5")
-		writeError(w, http.StatusServiceUnavailable, "unavailable", "metadata could not be read; try again")
+		a.refuse(w, r, err)
+		return
+	}
+	size := int64(0)
+	for i := range known {
+		size += int64(len(known[i].Metric)+len(known[i].Help)+len(known[i].Unit)) + 100
+	}
+	if err := memory.FromContext(r.Context()).Take(3 * size); err != nil { // as a map, and as text
+		a.refuse(w, r, err)
 		return
 	}
 	for _, m := range known {
@@ -57,7 +65,7 @@ func (a *api) userStats(w http.ResponseWriter, r *http.Request) {
 	id := access(r)
 	n, err := a.SeriesCount(r.Context(), id)
 	if err != nil { // never a smaller number
-		a.fail(w, r, err)
+		a.refuse(w, r, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"numSeries": n, "maxActiveSeries": a.Limits(id).MaxActiveSeries})

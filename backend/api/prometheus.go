@@ -10,11 +10,12 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 )
 
-// Bounds of remote read: they are per process. Only answers of old clients, which
-// do not stream, are held in memory; readSamples is Prometheus' own default.
+// Bounds of remote read. Only answers of old clients, which do not stream, are held
+// in memory; readSamples is Prometheus' own default. How many run at once is the
+// gate's to say, tenant by tenant: Prometheus' own bound would be one for all.
 const (
 	readSamples     = 50_000_000
-	readConcurrency = 10
+	readConcurrency = 1 << 20
 	readFrameBytes  = 1 << 20
 )
 
@@ -40,27 +41,46 @@ func (a *api) prometheus() http.Handler {
 		// above is, Prometheus' handlers panic at a request that has one.
 		r.Header.Del("Origin")
 		if _, ok := w.(*readWriter); !ok { // remote read does it itself
-			ctx, unreadable := querier.NoteFaults(r.Context())
-			w, r = &unavailableWriter{w, unreadable}, r.WithContext(ctx)
+			ctx, fault := querier.NoteFaults(r.Context())
+			w, r = &unavailableWriter{ResponseWriter: w, fault: fault}, r.WithContext(ctx)
 		}
 		router.ServeHTTP(w, r)
 	})
 }
 
-// unavailableWriter answers 503 where Prometheus' handlers answer 500, or 422 for
-// what could not be read: that is our trouble and may work when it is asked for
-// again.
+// unavailableWriter answers 503 with one body where Prometheus' handlers answer
+// 500, or 422 for what could not be read, each with a body of its own: that is our
+// trouble and may work when it is asked for again.
 type unavailableWriter struct {
 	http.ResponseWriter
-	unreadable func() bool
+	fault    func() error
+	replaced bool // the answer was written, and what the handler writes is dropped
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *unavailableWriter) WriteHeader(code int) {
-	if code == http.StatusInternalServerError || code == http.StatusUnprocessableEntity && w.unreadable() {
-		code = http.StatusServiceUnavailable
+	err := w.fault()
+	if code == http.StatusInternalServerError || code == http.StatusUnprocessableEntity && err != nil {
+		_, text := status(err)
+		w.replaced = true
+		w.Header().Set("Retry-After", retryAfter)
+		w.Header().Del("Content-Encoding")
+		w.Header().Del("Content-Length")
+		writeError(w.ResponseWriter, http.StatusServiceUnavailable, "unavailable", text)
+		return
+	}
+	if code == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	w.ResponseWriter.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (w *unavailableWriter) Write(p []byte) (int, error) {
+	if w.replaced {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
 }
 
 // Unwrap is for http.ResponseController, Flush for remote read.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -35,20 +36,22 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 	}
 	id := access(r)
 	lim := a.Limits(id)
+	h := a.Memory.Begin(memory.Request{Tenant: id, Limit: lim.MaxMemoryBytes, Write: true})
+	defer h.Close()
 	buf := a.bodies.get()
 	defer a.bodies.put(buf)
-	if err := readBody(w, r, buf, lim.MaxBodyBytes); err != nil {
+	if err := readBody(w, r, buf, lim.MaxBodyBytes, h); err != nil {
 		a.fail(w, r, err)
 		return
 	}
 	req := a.requests.Get()
 	defer a.requests.Put(req)
-	if err := req.Decode(version, buf.Bytes(), lim.MaxDecodedBytes); err != nil {
+	if err := req.Decode(version, buf.Bytes(), lim.MaxDecodedBytes, h); err != nil {
 		a.fail(w, r, err)
 		return
 	}
 	req.Batch.Tenant = id
-	out, err := a.Push(r.Context(), &req.Batch)
+	out, err := a.Push(memory.NewContext(r.Context(), h), &req.Batch)
 	if err != nil {
 		writeCounts(w.Header(), series.Outcome{})
 		a.fail(w, r, err)
@@ -123,8 +126,12 @@ func (p *bodyPool) put(b *bytes.Buffer) {
 	}
 }
 
-// readBody reads the whole body, which may have limit bytes; 0 is no limit.
-func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit int64) error {
+// firstRead is how much room a body has before any of it has come.
+const firstRead = 64 << 10
+
+// readBody reads the whole body, which may have limit bytes; 0 is no limit. It
+// takes memory as the body comes, not as its header promises.
+func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit int64, h *memory.Holding) error {
 	body := r.Body
 	if limit > 0 {
 		if r.ContentLength > limit {
@@ -132,10 +139,14 @@ func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit i
 		}
 		body = http.MaxBytesReader(w, r.Body, limit)
 	}
-	if r.ContentLength > 0 && r.ContentLength <= 4<<20 {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+	room := firstRead
+	if n := r.ContentLength; n > 0 && n < firstRead {
+		room = int(n) + 1 // the end is seen by one byte of room
 	}
-	if _, err := buf.ReadFrom(body); err != nil {
+	if err := readAll(buf, body, room, h); err != nil {
+		if errors.Is(err, errNoMemory) {
+			return err
+		}
 		var max *http.MaxBytesError
 		if errors.As(err, &max) {
 			return tooLarge(fmt.Sprintf("body is more than %d bytes, which limit max_body_bytes allows; send fewer samples per request", max.Limit))
@@ -146,4 +157,41 @@ func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit i
 		return badRequest{fmt.Errorf("read body: %w", err)}
 	}
 	return nil
+}
+
+// errNoMemory marks an error of the account of memory.
+var errNoMemory = errors.New("read body")
+
+// readAll reads until the end. It has room for so many bytes at first, and for
+// twice as many whenever they are used.
+func readAll(buf *bytes.Buffer, body io.Reader, room int, h *memory.Holding) error {
+	charged := 0
+	if n := buf.Cap(); n > room {
+		// A buffer that was used before is held with all its room, however little of it
+		// comes to be used: otherwise those who stall would hold it unseen.
+		if h.Take(int64(n)) == nil {
+			charged = n
+		} else {
+			*buf = bytes.Buffer{}
+		}
+	}
+	for {
+		if buf.Len() == charged {
+			more := max(room, charged)
+			if err := h.Take(int64(more)); err != nil {
+				return fmt.Errorf("%w: %w", errNoMemory, err)
+			}
+			buf.Grow(more)
+			charged += more
+		}
+		free := buf.AvailableBuffer()[:charged-buf.Len()]
+		n, err := body.Read(free)
+		buf.Write(free[:n])
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

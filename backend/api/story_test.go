@@ -26,6 +26,7 @@ import (
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/election"
 	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -44,15 +45,18 @@ func newBackend(t testing.TB) *backend {
 	b := &backend{t: t, now: time.Now().Truncate(time.Second), lim: limits.Default()}
 	lim := func(tenant.ID) limits.Limits { return b.lim }
 	clock := func() time.Time { return b.now }
-	ing, err := ingester.Open(ingester.Options{ID: "i", Dir: t.TempDir(), Limits: lim, Now: clock})
+	ing, err := ingester.Open(context.Background(), ingester.Options{ID: "i", Dir: t.TempDir(), Limits: lim, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ing.Close() })
 	dist := distributor.New(distributor.Options{Local: ing, Limits: lim, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
 	p := parser.NewParser(parser.Options{})
+	account := memory.NewAccount(1<<30, nil)
+	t.Cleanup(func() { until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
 	b.h = New(Options{
-		Push: dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, lim, clock, nil),
+		Memory: account,
+		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, lim, clock, nil),
 		Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
 		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: func(_ context.Context, id tenant.ID) (int, error) { return ing.SeriesCount(id), nil }, Limits: lim,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),
@@ -63,8 +67,8 @@ func newBackend(t testing.TB) *backend {
 // recentOnly is the ingester as a source of its own.
 type recentOnly struct{ *ingester.Ingester }
 
-func (r recentOnly) Exemplars(_ context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	return r.Ingester.Exemplars(id, mint, maxt, sets), nil
+func (r recentOnly) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return r.Ingester.Exemplars(ctx, id, mint, maxt, sets)
 }
 
 // write pushes n series of a metric with one sample each.
@@ -105,11 +109,11 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 		text   string
 	}{
 		{"range", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up offset 2h"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
-		{"steps", func(l *limits.Limits) { l.MaxQuerySteps = 5 }, "query_range", url.Values{"query": {"up"}, "start": {"0"}, "end": {"60"}, "step": {"10"}}, "limit max_query_steps of 5 steps exceeded: the query has 7"},
+		{"steps", func(l *limits.Limits) { l.MaxQuerySteps = 5 }, "query_range", url.Values{"query": {"up"}, "start": {"0"}, "end": {"60"}, "step": {"10"}}, "limit max_query_steps of 5 steps exceeded: the query has 6"},
 		{"series", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_series of 4 series exceeded"},
 		{"series of the series endpoint", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "series", url.Values{"match[]": {"up"}}, "limit max_query_series of 4 series exceeded"},
 		{"samples", func(l *limits.Limits) { l.MaxQuerySamples = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_samples of 4 samples exceeded"},
-		{"length", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "query", url.Values{"query": {"up + 1"}}, "limit max_query_length of 4 bytes exceeded: the expression has 6"},
+		{"length", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "query", url.Values{"query": {"up + 1"}}, "limit max_query_length of 4 bytes exceeded: expressions and selectors of the request have 6"},
 		{"time", func(l *limits.Limits) { l.QueryTimeout = limits.Duration(1) }, "query", url.Values{"query": {"up"}}, "limit query_timeout of"},
 	}
 	for _, tt := range tests {

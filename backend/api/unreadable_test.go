@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -15,7 +17,9 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -38,9 +42,11 @@ func TestUnreadable(t *testing.T) {
 	for name, tc := range map[string]struct {
 		err  error
 		code int
+		text string // of the answer
 	}{
-		"unreadable": {errors.New("file-7 is damaged"), http.StatusServiceUnavailable},
-		"limit":      {&limits.Exceeded{Name: "max_query_series", Limit: "1"}, http.StatusUnprocessableEntity},
+		"unreadable": {errors.New("file-7 is damaged"), http.StatusServiceUnavailable, ""},
+		"limit":      {&limits.Exceeded{Name: "max_query_series", Limit: "1"}, http.StatusUnprocessableEntity, "max_query_series"},
+		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "accept-loss"},
 	} {
 		p := parser.NewParser(parser.Options{})
 		h := New(Options{Queryable: querier.NewQueryable(broken{tc.err}, lim, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
@@ -51,8 +57,43 @@ func TestUnreadable(t *testing.T) {
 			r = r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}))
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
-			if w.Code != tc.code || strings.Contains(w.Body.String(), "file-7") {
+			if w.Code != tc.code || strings.Contains(w.Body.String(), "file-7") || !strings.Contains(w.Body.String(), tc.text) {
 				t.Errorf("%s: %s: %d %s", name, path, w.Code, w.Body)
+			}
+		}
+	}
+}
+
+// TestOneBody: temporary trouble is 503 with the same text on every route that
+// reads, and never names what is inside.
+func TestOneBody(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		text string
+	}{
+		{errors.New("file-7 is damaged"), "internal error; send the request again"},
+		{fmt.Errorf("%w: zone file-7", querier.ErrSilent), "too few ingesters are available; send the request again"},
+		{fmt.Errorf("read: %w: file-7", ring.ErrTooFew), "too few ingesters are available; send the request again"},
+		{fmt.Errorf("%w: file-7", series.ErrLost), series.ErrLost.Error()},
+		{fmt.Errorf("%w: file-7", memory.ErrFull), memory.ErrFull.Error() + "; send the request again"},
+	} {
+		b := newReading(t, 1<<30)
+		b.source.set(func(context.Context) error { return tt.err })
+		for _, c := range allReadRoutes() {
+			if strings.HasSuffix(c.pattern, "_query") {
+				continue // they read nothing
+			}
+			w := do(b.h, as("acme", c.request(b, "")))
+			text := strings.TrimSuffix(w.Body.String(), "\n")
+			if c.pattern != "read" { // Prometheus' remote read answers with text
+				var body struct{ Status, ErrorType, Error string }
+				if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Status != "error" || body.ErrorType != "unavailable" {
+					t.Errorf("%s: %s", c, w.Body)
+				}
+				text = body.Error
+			}
+			if w.Code != http.StatusServiceUnavailable || text != tt.text || w.Header().Get("Retry-After") == "" {
+				t.Errorf("%v: %s: %d %q, want %q", tt.err, c, w.Code, text, tt.text)
 			}
 		}
 	}

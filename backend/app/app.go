@@ -6,21 +6,21 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/ring"
 	ringredis "github.com/palliumhq/pallium/backend/ring/redis"
@@ -53,6 +53,9 @@ type Options struct {
 	Env     func(string) (string, bool)
 	Logger  *slog.Logger
 	Now     func() time.Time
+	// Running is for how long the process has been running, whatever Now says;
+	// nil: the machine's own clock for that, or where Now is set, that.
+	Running func() time.Duration
 
 	// Tests put ports that hang in front of the stores.
 	wrapRows    func(rows.Store) rows.Store
@@ -64,19 +67,25 @@ type App struct {
 	cfg  Config
 	opts Options
 
-	registry *prometheus.Registry
-	store    rows.Store
-	control  *control.Control
-	auth     *authn.Authenticator // nil in a backend
-	backend  http.Handler         // nil in a gateway
-	push     pushFunc             // nil without a distributor
-	edge     *gateway.Gateway     // nil in a backend
-	cert     *certificate         // of the edge; nil without TLS
-	admin    http.Handler
+	registry             *prometheus.Registry
+	memory               *memory.Account // of requests
+	replayBytes          int64           // of bodies that a gateway may send again
+	rowCache, localPages int64           // bytes of the embedded row store's cache, and of the pages of local packs
+	store                rows.Store
+	control              *control.Control
+	auth                 *authn.Authenticator // nil in a backend
+	backend              http.Handler         // nil in a gateway
+	push                 pushFunc             // nil without a distributor
+	edge                 *gateway.Gateway     // nil in a backend
+	cert                 *certificate         // of the edge; nil without TLS
+	adminHandler         http.Handler         // of the admin API and the operator's pages
+	admin                *adminListener
+	startup              *startup
 
 	ingester  *ingester.Ingester   // nil without the role
 	compactor *compactor.Compactor // nil without the role
 	longTerm  *store.Store         // nil in a gateway
+	clock     *clock.Guard         // nil in a gateway
 	// knownMetadata is what ingesters know of a tenant's metrics, deleteRecent
 	// drops series from what they hold.
 	knownMetadata func(context.Context, tenant.ID) ([]series.MetricMetadata, error)
@@ -89,6 +98,7 @@ type App struct {
 	pool              *rpc.Pool
 	rpc               *rpc.Server
 	remembered        *rememberedLimits
+	leaving           *leaving // of an ingester
 	lossMu            sync.Mutex
 	losses            []store.Lost
 	lossesAt          time.Time
@@ -105,13 +115,18 @@ type App struct {
 	ending  *ending
 }
 
-// New builds the process. What it opened is closed again if it fails.
+// New builds the process. The admin listener is open from its beginning and tells
+// what it is doing. What New opened is closed again if it fails; when ctx ends
+// first, it fails soon, within shutdown_timeout.
 func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+		if o.Running == nil {
+			o.Running = clock.Running()
+		}
 	}
 	if o.Role == Gateway && len(cfg.Upstream.URLs) == 0 {
 		return nil, errors.New("upstream.urls is empty: a gateway on its own needs the URL of a Pallium, Mimir, Cortex or Loki to forward to")
@@ -125,20 +140,21 @@ func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 	if err := cfg.Store.checkRole(o.Role, cfg.inCluster(o.Env)); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
+	if err := closeDataDir(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	a := &App{cfg: cfg, opts: o, registry: prometheus.NewRegistry(), ending: newEnding()}
-	a.running, a.stopRunning = context.WithCancel(context.WithoutCancel(ctx))
-	a.requests, a.cutOff = context.WithCancel(context.WithoutCancel(ctx))
-	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	start := newEnding()
-	start.now("the start: opening the stores and replaying the write-ahead log")
-	err := a.bounded(ctx, start, func() error {
-		err := a.build(ctx)
+	a := newApp(ctx, cfg, o)
+	err := a.bounded(ctx, a.startup.ending, func() error {
+		err := a.openAdmin()
+		if err == nil {
+			err = a.checkAddresses()
+		}
+		if err == nil {
+			err = a.build(ctx)
+		}
 		if err != nil {
 			a.cutOff()
-			err = errors.Join(err, a.close())
+			err = notStarted(ctx, err, a.close())
 		}
 		return err
 	})
@@ -146,6 +162,14 @@ func New(ctx context.Context, cfg Config, o Options) (*App, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// newApp is a process of which nothing is built yet.
+func newApp(ctx context.Context, cfg Config, o Options) *App {
+	a := &App{cfg: cfg, opts: o, registry: prometheus.NewRegistry(), ending: newEnding(), startup: newStartup(&o)}
+	a.running, a.stopRunning = context.WithCancel(context.WithoutCancel(ctx))
+	a.requests, a.cutOff = context.WithCancel(context.WithoutCancel(ctx))
+	return a
 }
 
 func buildInfo(version string) prometheus.Collector {
@@ -156,6 +180,9 @@ func buildInfo(version string) prometheus.Collector {
 }
 
 func (a *App) build(ctx context.Context) error {
+	if err := a.planMemory(); err != nil {
+		return err
+	}
 	if a.opts.Role != All {
 		if err := a.buildSecurity(); err != nil {
 			return err
@@ -168,6 +195,7 @@ func (a *App) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.startup.step("opening the backend")
 	switch a.opts.Role {
 	case All:
 		err = a.buildAll(ctx)
@@ -182,7 +210,7 @@ func (a *App) build(ctx context.Context) error {
 			return err
 		}
 	}
-	a.admin, err = a.buildAdmin(adminToken)
+	a.adminHandler, err = a.buildAdmin(adminToken)
 	return err
 }
 
@@ -195,7 +223,7 @@ func (a *App) buildEdge() (err error) {
 	}
 	o := gateway.Options{
 		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend,
-		BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
+		ReplayBytes: a.replayBytes, BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
 		Ready: a.ready, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
 	}
 	if a.security != nil {
@@ -247,6 +275,7 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	a.startup.step("opening the row store")
 	if a.store, err = a.openRows(ctx); err != nil {
 		return "", err
 	}
@@ -254,6 +283,7 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 		a.store = a.opts.wrapRows(a.store)
 	}
 	a.onClose("row store", a.store.Close)
+	a.startup.step("reading tenants, keys and policies")
 	if a.control, err = control.Open(ctx, control.Options{
 		Store: a.store, Pepper: pepper, Keyless: keyless, Defaults: limits.Merge(limits.Default(), a.cfg.Limits),
 		Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,

@@ -30,15 +30,14 @@ import (
 )
 
 // openIngester opens the ingester over this process's data directory.
-func (a *App) openIngester(o ingester.Options) error {
-	o.MemoryBytes = a.cfg.Ingester.MemoryBytes
-	if o.MemoryBytes == 0 {
-		o.MemoryBytes = memoryBudget()
-	}
+func (a *App) openIngester(ctx context.Context, o ingester.Options) error {
+	o.MemoryBytes, o.PageCacheBytes = a.cfg.Ingester.MemoryBytes, a.localPages
 	o.LongTerm, o.Dir, o.Limits = a.longTerm, filepath.Join(a.cfg.DataDir, "ingester"), a.limitsOf
-	o.Now, o.Logger, o.Registerer = a.opts.Now, a.opts.Logger, a.registry
-	o.AsideBytes, o.Deleted = a.cfg.Ingester.AsideBytes, a.tenantDeleted
-	ing, err := ingester.Open(o)
+	o.Now, o.Clock, o.Logger, o.Registerer = a.opts.Now, a.clock, a.opts.Logger, a.registry
+	o.AsideBytes, o.Deleted, o.Replaying = a.cfg.Ingester.AsideBytes, a.tenantDeleted, a.startup.replay
+	a.registerEarly(a.startup.collectors()...)
+	a.startup.step("opening local packs and the write-ahead log")
+	ing, err := ingester.Open(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -55,6 +54,7 @@ func (a *App) apiOptions(recent querier.Recent) api.Options {
 		Engine:    querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
 		Parser:    querier.NewParser(syntax, querier.MaxPrettyOperators),
 		Delete:    a.deleteSeries, Metadata: a.metadata, Limits: a.limitsOf,
+		Memory: a.memory, Gate: querier.NewGate(a.registry),
 		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
 	}
 }
@@ -65,7 +65,10 @@ func (a *App) buildAll(ctx context.Context) error {
 	if err := a.buildStore(ctx); err != nil {
 		return err
 	}
-	if err := a.openIngester(ingester.Options{ID: id, Replication: 1}); err != nil {
+	if err := a.openIngester(ctx, ingester.Options{ID: id, Replication: 1}); err != nil {
+		return err
+	}
+	if err := a.learnDeletions(ctx); err != nil {
 		return err
 	}
 	a.buildCompactor(id)
@@ -117,40 +120,51 @@ func (a *App) buildTargets(ctx context.Context) error {
 	if a.compactor != nil {
 		comp = a.compactor
 	}
-	a.rpc = rpc.NewServer(a.security, ing, comp)
+	a.rpc = rpc.NewServer(a.security, ing, comp, a.memory)
 	return nil
 }
 
 // startIngester finds the ingester's place in the ring and opens it. It takes
 // writes when the process listens; see Run.
 func (a *App) startIngester(ctx context.Context) error {
+	a.startup.step("waiting for Redis to give this ingester its place in the ring")
 	if err := a.members.Join(ctx, ring.Joining); err != nil {
 		return err
 	}
 	self := a.members.Self()
+	fresh, _ := a.members.Fresh()
 	if err := a.loseForerunner(ctx, self); err != nil {
 		return err
 	}
-	if err := a.openIngester(ingester.Options{ID: self.ID, Zone: self.Zone, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardOf}); err != nil {
+	o := ingester.Options{ID: self.ID, Zone: self.Zone, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardOf, TakenBy: a.takenBy}
+	o.Damaged = func(ctx context.Context, windows []int64) error { return a.logDamaged(ctx, self, windows) }
+	if err := a.openIngester(ctx, o); err != nil {
 		return err
 	}
-	return a.learnDeletions(ctx)
+	a.startup.step("reading deletions of series that were made meanwhile")
+	a.leaving = a.newLeaving()
+	if err := a.learnDeletions(ctx); err != nil {
+		return err
+	}
+	if fresh {
+		a.askForActive(ctx)
+	}
+	return nil
 }
 
-// learnDeletions has the ingester learn of the deletions of series that were
-// made while it was no member: what it has from before must not come back, and
-// what it takes from now on must not be taken for older than they are.
+// learnDeletions has the ingester learn of the deletions of series that it does
+// not know: those that were made while it was no member, or all, if its file of
+// them is damaged. What it has from before must not come back, and what it takes
+// from now on must not be taken for older than they are. Nothing is served before.
 func (a *App) learnDeletions(ctx context.Context) error {
 	active, _, err := a.tenants(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = a.ingester.LearnDeletions(ctx, active)
 	}
-	return a.longTerm.ActiveDeletions(ctx, active, func(t tenant.ID, ts schema.Tombstone) error {
-		if a.ingester.Knows(t, ts.Number) {
-			return nil
-		}
-		return a.ingester.Delete(t, ts)
-	})
+	if err != nil {
+		return fmt.Errorf("learn of deleted series: %w", err)
+	}
+	return nil
 }
 
 // loseForerunner says what an instance of the same name may have had that was
@@ -161,20 +175,37 @@ func (a *App) loseForerunner(ctx context.Context, self ring.Instance) error {
 		return nil
 	}
 	var also []store.Window
+	zone := self.Zone
 	if replaced {
-		also = a.lastWindows()
+		also, zone = a.lastWindows(), a.members.LostZone()
 	}
-	n, err := a.longTerm.Lose(ctx, self.ID, self.Incarnation, self.Zone, also)
+	n, err := a.longTerm.Lose(ctx, self.ID, self.Incarnation, zone, also)
 	if err != nil {
 		return fmt.Errorf("find out what a lost ingester %s had: %w", self.ID, err)
 	}
 	if n > 0 {
 		a.opts.Logger.Warn("this ingester replaces one of the same name that was lost with its disk; until the others have uploaded what it owed, no second zone may be silent", "windows", n)
+		a.startup.step("waiting until all queriers know that a lost ingester had this one's name")
 		if err := a.waitForLosses(ctx); err != nil {
 			return err
 		}
 	}
 	return a.members.Settled()
+}
+
+// logDamaged marks windows of this ingester as lost of which its log is damaged:
+// the other ingesters have the samples, and upload them next (restore).
+func (a *App) logDamaged(ctx context.Context, self ring.Instance, starts []int64) error {
+	var windows []store.Window
+	for _, t := range starts {
+		windows = append(windows, store.WindowOf(t))
+	}
+	if err := a.longTerm.Damaged(ctx, self.ID, self.Incarnation, self.Zone, windows); err != nil {
+		return err
+	}
+	a.opts.Logger.Warn("this ingester's write-ahead log is damaged: until replicas have uploaded the damaged windows, queries of them cannot tolerate a second zone being unavailable",
+		"windows", len(windows))
+	return a.waitForLosses(ctx)
 }
 
 // waitForLosses returns when every querier knows of a loss that is written. Until
@@ -202,7 +233,7 @@ func (a *App) buildDistributor() *distributor.Distributor {
 		HA:   ha,
 		Ring: a.members, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardSize,
 		Replica: func(in *ring.Instance) (distributor.Replica, error) { return a.pool.Peer(in.Addr) },
-		Limits:  a.limitsOf, Now: a.opts.Now, Registerer: a.registry,
+		Limits:  a.limitsOf, Memory: a.memory, Now: a.opts.Now, Registerer: a.registry,
 	})
 	a.onClose("distributor", dist.Close)
 	a.push = dist.Push
@@ -272,35 +303,6 @@ func (l localIngester) Labels(ctx context.Context, name string, req series.Reque
 	return l.ing.LabelValuesServed(ctx, name, req)
 }
 
-func (l localIngester) Exemplars(_ context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	return l.ing.Exemplars(id, mint, maxt, sets), nil
-}
-
-// leaveWait is how long others may need to see that this ingester leaves.
-const leaveWait = 8 * time.Second
-
-// leave takes this ingester out of the cluster for good: others take its new
-// series, what it has is uploaded, and only then is it forgotten.
-func (a *App) leave(ctx context.Context) error {
-	if err := a.mayLeave(ctx); err != nil {
-		return err
-	}
-	if err := a.members.SetState(ctx, ring.Leaving); err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(leaveWait):
-	}
-	if err := a.flushAll(ctx); err != nil {
-		return err
-	}
-	if err := a.mayLeave(ctx); err != nil { // something may have been set aside just now
-		return err
-	}
-	if left := a.ingester.Owes(); left > 0 {
-		return fmt.Errorf("%d windows got samples again meanwhile; repeat the command", left)
-	}
-	return a.members.Leave(ctx)
+func (l localIngester) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return l.ing.Exemplars(ctx, id, mint, maxt, sets)
 }

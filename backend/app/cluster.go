@@ -185,6 +185,9 @@ func (a *App) joinRing() error {
 	o := ringredis.Options{Client: a.redis, Self: self, Logger: a.opts.Logger, Registerer: a.registry}
 	if a.opts.Targets[TargetIngester] {
 		o.File = filepath.Join(a.cfg.DataDir, "ring.json")
+		if o.Holds, err = hasFiles(filepath.Join(a.cfg.DataDir, "ingester")); err != nil {
+			return err
+		}
 	}
 	if a.members, err = ringredis.Open(o); err != nil {
 		return err

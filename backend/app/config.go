@@ -41,6 +41,7 @@ type Config struct {
 	Gateway  gateway.Config `yaml:"gateway"`
 	Upstream Upstream       `yaml:"upstream"` // only for `pallium gateway`
 	Limits   limits.Partial `yaml:"limits"`   // over the built-in defaults, for all tenants
+	Memory   Memory         `yaml:"memory"`
 	Ingester Ingester       `yaml:"ingester"`
 	Querier  Querier        `yaml:"querier"`
 	Store    Store          `yaml:"store"`
@@ -76,8 +77,7 @@ type Upstream struct {
 
 // Ingester has the knobs of the ingester.
 type Ingester struct {
-	// MemoryBytes is the head's budget; 0 is half of what the machine or the
-	// container has.
+	// MemoryBytes is the head's budget; 0 is two fifths of the memory.
 	MemoryBytes int64 `yaml:"memory_bytes"`
 	// AsideBytes is each tenant's part of the disk for series that no pack can hold;
 	// 0 is 1 GiB.
@@ -201,6 +201,9 @@ func (c *Config) Check() error {
 		return fmt.Errorf("log.format is %q; choose text or json", c.Log.Format)
 	}
 	if err := c.Store.check(); err != nil {
+		return err
+	}
+	if err := c.Memory.check(); err != nil {
 		return err
 	}
 	if err := c.Cluster.check(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,14 +28,17 @@ import (
 
 // buildStore opens the long-term store over the row store and the objects.
 func (a *App) buildStore(ctx context.Context) error {
+	a.startup.step("opening the long-term store")
 	obj, err := openObjects(ctx, &a.cfg)
 	if err != nil {
 		return err
 	}
+	timed := obj
 	if a.opts.wrapObjects != nil {
 		obj = a.opts.wrapObjects(obj)
 	}
 	a.onClose("object store", obj.Close)
+	a.guardClock(ctx, timed)
 	a.longTerm, err = store.Open(store.Options{
 		Rows: a.store, Objects: obj, Scratch: filepath.Join(a.cfg.DataDir, "scratch"),
 		Retention: a.retention, Deleted: a.tenantDeleted,
@@ -60,13 +64,18 @@ func (a *App) buildCompactor(id string) {
 			}
 			return 1 << 62 // samples of any age may come: deletions are kept
 		},
-		Interval: time.Duration(a.cfg.Compactor.Interval), Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+		Interval: time.Duration(a.cfg.Compactor.Interval), InputBytes: compactionBytes(debug.SetMemoryLimit(-1)), Now: a.opts.Now, Clock: a.clock, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() { a.compactor.Run(ctx) })
 	a.closeWorker("compactor", cancel, &done)
 }
+
+// compactionBytes is how many bytes tenants that are compacted at once may merge
+// together, with so much memory for Go: what they hold expanded is several times
+// as much.
+func compactionBytes(limit int64) int64 { return min(max(limit/32, 16<<20), 256<<20) }
 
 // retention is how long a tenant's samples are kept. When that cannot be told,
 // nothing may be deleted for it.
@@ -96,12 +105,19 @@ func (a *App) tenants(ctx context.Context) (active, deleted []tenant.ID, err err
 }
 
 // compact compacts everything that is uploaded, open days too. With wait=true it
-// answers when that is done, else at once.
+// answers when that is done, else at once. With expire=all it takes all days that are
+// beyond retention after that.
 func (a *App) compact(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	expire := r.URL.Query().Get("expire")
+	if expire != "" && (expire != "all" || a.compactor == nil) {
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]string{"code": "invalid", "field": "expire", "message": "expire must be \"all\", and the request must go to the admin address of a process with the role compactor"})
+		return
+	}
 	if r.URL.Query().Get("wait") != "true" {
 		a.background.Go(func() {
-			if _, err := a.compactAll(a.running); err != nil {
+			if _, err := a.compactAll(a.running, expire == "all"); err != nil {
 				a.opts.Logger.Error("compaction failed", "err", err)
 			}
 		})
@@ -109,7 +125,7 @@ func (a *App) compact(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]string{"status": "started"})
 		return
 	}
-	report, err := a.compactAll(r.Context())
+	report, err := a.compactAll(r.Context(), expire == "all")
 	if err != nil {
 		a.opts.Logger.Error("compaction failed", "err", err)
 		w.WriteHeader(http.StatusInternalServerError)
@@ -119,10 +135,15 @@ func (a *App) compact(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"status": "done", "days": report.Days, "published": report.Published, "series": report.Series, "samples": report.Samples})
 }
 
-// compactAll compacts what is uploaded, here or, without the role, where it is.
-func (a *App) compactAll(ctx context.Context) (compactor.Report, error) {
+// compactAll compacts what is uploaded, here or, without the role, where it is. Here
+// it can also expire all days beyond retention.
+func (a *App) compactAll(ctx context.Context, expire bool) (compactor.Report, error) {
 	if a.compactor != nil {
-		return a.compactor.Compact(ctx, compactor.All)
+		report, err := a.compactor.Compact(ctx, compactor.All)
+		if err == nil && expire {
+			err = a.compactor.ExpireAll(ctx)
+		}
+		return report, err
 	}
 	r, err := a.members.Ring(ctx)
 	if err != nil {
@@ -156,6 +177,11 @@ func (a *App) acceptLoss(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n, err := a.longTerm.AcceptLoss(r.Context(), day)
+	if err == nil && a.ingester != nil {
+		var lost int
+		lost, err = a.ingester.AcceptLoss(day)
+		n += lost
+	}
 	if err != nil {
 		a.opts.Logger.Error("accept-loss failed", "err", err)
 		w.WriteHeader(http.StatusInternalServerError)

@@ -1,46 +1,140 @@
 package app
 
 import (
-	"bufio"
+	"context"
 	"fmt"
+	"math"
 	"os"
-	"strconv"
-	"strings"
+	"runtime/debug"
+	"sync"
+
+	"github.com/palliumhq/pallium/backend/memory"
 )
 
-// memoryBudget is half of the memory that the machine or its container has: the
-// rest is for queries, for the collector's headroom and for the page cache.
-func memoryBudget() int64 {
-	total := containerMemory()
-	if m := machineMemory(); total == 0 || (m > 0 && m < total) {
-		total = m
-	}
-	return total / 2
+// Memory says how much memory the process may use, and how much of it requests
+// may hold.
+type Memory struct {
+	// LimitBytes is what the whole process may use; 0 is what its container or the
+	// machine has.
+	LimitBytes int64 `yaml:"limit_bytes"`
+	// RequestBytes is what all requests under way may hold together; 0 is a quarter
+	// of the memory, or what is left in a process without an ingester.
+	RequestBytes int64 `yaml:"request_bytes"`
 }
 
-func containerMemory() int64 {
-	data, err := os.ReadFile("/sys/fs/cgroup/memory.max")
-	if err != nil {
-		return 0
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-	if err != nil {
-		return 0 // "max": no limit
-	}
-	return n
-}
+// What the embedded row store has outside of Go's heap: its block cache, and the
+// memtables that it fills before it makes writes wait.
+const (
+	mostRowCache  = 64 << 20
+	leastRowCache = 8 << 20
+	rowMemtables  = 64 << 20
+)
 
-func machineMemory() int64 {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0
+// replayPart is the part of its memory in which a gateway keeps bodies of requests
+// that it may have to send again.
+const replayPart = 4
+
+// planMemory divides the memory of the process between its parts, tells Go's
+// runtime its limit, and opens the account of requests.
+func (a *App) planMemory() error {
+	limit := a.cfg.Memory.LimitBytes
+	if limit == 0 {
+		limit = memory.Limit(os.DirFS("/"))
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		var kb int64
-		if n, _ := fmt.Sscanf(s.Text(), "MemTotal: %d kB", &kb); n == 1 {
-			return kb << 10
+	w := a.want(limit)
+	// Who set GOMEMLIMIT wants Go to keep to it.
+	if given := debug.SetMemoryLimit(-1); given < math.MaxInt64 {
+		if of := given + given/9 + w.Fixed; w.Limit == 0 || of < w.Limit {
+			w.Limit = of
 		}
 	}
-	return 0
+	p, err := memory.Divide(w)
+	if err != nil {
+		return err
+	}
+	if w.Store {
+		shareCaches(a.caches(), p.Caches)
+	}
+	a.cfg.Ingester.MemoryBytes, a.replayBytes = p.Head, p.Go/replayPart
+	a.memory = memory.NewAccount(p.Requests, a.registry)
+	if p.Go > 0 {
+		debug.SetMemoryLimit(p.Go)
+		ctx, cancel := context.WithCancel(context.Background())
+		var done sync.WaitGroup
+		done.Go(func() { a.memory.Watch(ctx, p.Go, memory.ReadUsage, a.opts.Logger) })
+		a.closeWorker("watch of the memory", cancel, &done)
+	}
+	a.opts.Logger.Info("memory divided", "limit", p.Limit, "go", p.Go, "head", p.Head, "caches", p.Caches, "requests", p.Requests)
+	return nil
+}
+
+// want says what the roles of this process need of so much memory.
+func (a *App) want(limit int64) memory.Want {
+	w := memory.Want{Limit: limit, HeadBytes: a.cfg.Ingester.MemoryBytes, CacheBytes: configuredCaches(a.caches()), RequestBytes: a.cfg.Memory.RequestBytes}
+	if !a.cfg.Store.Bigtable.set() {
+		a.rowCache = mostRowCache
+		if limit > 0 {
+			a.rowCache = min(max(limit/32, leastRowCache), mostRowCache)
+		}
+		w.Fixed = a.rowCache + rowMemtables
+	}
+	t, all := a.opts.Targets, a.opts.Role == All
+	w.Head = all || t[TargetIngester]
+	w.Store = a.opts.Role != Gateway
+	// What a compactor works with is not from the account of requests.
+	w.Requests = all || t[TargetIngester] || t[TargetDistributor] || t[TargetQuerier]
+	return w
+}
+
+func (a *App) caches() []*int64 {
+	s := &a.cfg.Store
+	return []*int64{&s.PageCacheBytes, &s.FrameCacheBytes, &s.TableCacheBytes, &a.localPages}
+}
+
+// cacheWeights are the parts of the caches in relation to each other, and their
+// sizes in MiB where some others are configured: pages, frames and tables of the
+// long-term store, pages of local packs.
+var cacheWeights = [4]int64{64, 128, 64, 64}
+
+// configuredCaches is the sum of all caches if any is configured, else 0.
+func configuredCaches(caches []*int64) int64 {
+	sum, any := int64(0), false
+	for i, c := range caches {
+		if *c > 0 {
+			any = true
+			sum += *c
+			continue
+		}
+		sum += cacheWeights[i] << 20
+	}
+	if !any {
+		return 0
+	}
+	return sum
+}
+
+// shareCaches gives every cache that is not configured its part; total is 0 when
+// nothing is known of the memory.
+func shareCaches(caches []*int64, total int64) {
+	any := configuredCaches(caches) > 0
+	all := int64(0)
+	for _, w := range cacheWeights {
+		all += w
+	}
+	for i, c := range caches {
+		switch {
+		case *c > 0:
+		case any || total == 0:
+			*c = cacheWeights[i] << 20
+		default:
+			*c = total / all * cacheWeights[i]
+		}
+	}
+}
+
+func (m *Memory) check() error {
+	if m.LimitBytes < 0 || m.RequestBytes < 0 {
+		return fmt.Errorf("memory: limit_bytes and request_bytes must not be negative")
+	}
+	return nil
 }

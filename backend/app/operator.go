@@ -42,7 +42,7 @@ func (a *App) buildAdmin(token string) (http.Handler, error) {
 	r := chi.NewRouter()
 	r.Handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{Registry: a.registry}))
 	r.Get("/ready", a.serveReady)
-	r.Get("/healthy", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("healthy\n")) })
+	r.Get("/healthy", serveHealthy)
 	r.Group(func(r chi.Router) {
 		r.Use(askBrowser, admin.RequireToken(token))
 		r.Get("/", a.page)
@@ -211,6 +211,7 @@ th,td{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}td.n{text
 <h2>Sealed windows</h2><table><tr><th>From</th><th>To</th><th>Tenants</th><th>Series</th><th>Samples</th><th>Bytes</th><th>Pack</th></tr>
 {{range .Packs}}<tr><td>{{ms .MinTime}}</td><td>{{ms .MaxTime}}</td><td class="n">{{.Tenants}}</td><td class="n">{{.Series}}</td><td class="n">{{.Samples}}</td><td class="n">{{.Bytes}}</td><td>{{.Name}}</td></tr>{{end}}</table>{{end}}
 {{with .Compactor}}<h2>Compactor</h2><p>{{if ge .Day 0}}Compacting day {{.Day}}{{else}}Idle{{end}}, last run {{.LastRun.UTC.Format "2006-01-02 15:04:05"}} UTC.{{with .LastErr}} Last error: {{.}}{{end}}</p>
+{{with .Clock}}<p>Nothing is deleted by its time: {{.}}.</p>{{end}}{{with .Expired}}<p>{{.}} days beyond retention wait: few go in 24 hours. If the clock is right, <code>POST /admin/v1/compact?expire=all</code> takes them now.</p>{{end}}
 {{with .Waiting}}<table><tr><th>Day</th><th>Waits because</th></tr>{{range .}}<tr><td>{{.Day}}</td><td>{{.Reason}}</td></tr>{{end}}</table>{{end}}
 {{with .Failing}}<table><tr><th>Tenant</th><th>Day</th><th>Cannot be compacted because</th><th>Since</th><th>Attempts</th><th>Next attempt</th></tr>
 {{range .}}<tr><td>{{if .Tenant}}{{.Tenant}}{{else}}all in pack {{.Pack}}{{end}}</td><td>{{.Day}}</td><td>{{.Err}}</td><td>{{.Since.UTC.Format "2006-01-02 15:04:05"}}</td><td class="n">{{.Attempts}}</td><td>{{.Next.UTC.Format "2006-01-02 15:04:05"}}</td></tr>{{end}}</table>{{end}}{{end}}

@@ -55,12 +55,6 @@ func TestEdgeURL(t *testing.T) {
 	}
 }
 
-func TestMemoryBudget(t *testing.T) {
-	if n := memoryBudget(); n < 1<<20 {
-		t.Errorf("budget %d bytes", n)
-	}
-}
-
 // TestSelfMonitorFails: a failure is logged, and the next one is tried.
 func TestSelfMonitorFails(t *testing.T) {
 	noLeaks(t)

@@ -139,14 +139,14 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request) {
 func (a *App) leaveRing(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("wait") != "true" {
 		a.background.Go(func() {
-			if err := a.leave(a.running); err != nil {
+			if err := a.leaving.run(a.running); err != nil {
 				a.opts.Logger.Error("leaving the ring failed; repeat the command", "err", err)
 			}
 		})
 		answerJSON(w, http.StatusAccepted, map[string]string{"status": "started"})
 		return
 	}
-	if err := a.leave(r.Context()); errors.Is(err, errHasAside) {
+	if err := a.leaving.run(r.Context()); errors.Is(err, errHasAside) {
 		answerError(w, http.StatusConflict, "conflict", "this ingester does not leave: "+err.Error())
 		return
 	} else if err != nil {

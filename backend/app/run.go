@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -27,25 +26,29 @@ func (a *App) Run(ctx context.Context, started func(edge, admin net.Addr)) error
 }
 
 func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error {
-	l, err := a.listen()
+	var list []net.Listener
+	err := notStarted(ctx)
+	if err == nil {
+		a.startup.step("opening the listeners")
+		list, err = a.open()
+	}
 	if err != nil {
 		a.ending.begin()
-		return errors.Join(err, l.close(), a.close())
+		a.cutOff()
+		return errors.Join(err, a.close())
 	}
-	a.opts.Logger.Info("serving", append(l.log(), "role", string(a.opts.Role), "version", a.opts.Version)...)
+	a.admin.serve(a.adminHandler)
+	a.opts.Logger.Info("serving", append(a.logAddresses(list), "role", string(a.opts.Role), "version", a.opts.Version)...)
 	if started != nil {
-		started(l.main.Addr(), l.admin.Addr())
+		started(list[0].Addr(), a.admin.listener.Addr())
 	}
-	servers := []*http.Server{gateway.Server(a.handler(), a.opts.Logger), gateway.Server(a.admin, a.opts.Logger)}
-	for _, s := range servers {
-		s.BaseContext = func(net.Listener) context.Context { return a.requests }
-	}
-	failed := make(chan error, 3)
+	servers := []*http.Server{gateway.Server(a.handler(), a.opts.Logger), a.admin.server}
+	servers[0].BaseContext = a.requestContext
+	failed := make(chan error, 2)
 	var serving, background sync.WaitGroup
-	serving.Go(func() { failed <- servers[0].Serve(a.mainListener(l.main)) })
-	serving.Go(func() { failed <- servers[1].Serve(l.admin) })
+	serving.Go(func() { failed <- servers[0].Serve(a.mainListener(list[0])) })
 	if a.rpc != nil {
-		serving.Go(func() { failed <- a.rpc.Serve(l.rpc) })
+		serving.Go(func() { failed <- a.rpc.Serve(list[1]) })
 	}
 	bgCtx, stopBackground := context.WithCancel(context.Background())
 	if a.push != nil && !a.cfg.Self.Disabled {
@@ -68,6 +71,7 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 		case <-ctx.Done():
 			a.opts.Logger.Info("stopping")
 		case err = <-failed:
+		case err = <-a.admin.failed:
 		}
 	}
 	return errors.Join(ignoreClosed(err), a.stop(servers, stopBackground, &background, &serving))
@@ -84,45 +88,17 @@ func (a *App) activate(ctx context.Context) error {
 	return nil
 }
 
-// listeners are those of one process.
-type listeners struct{ main, admin, rpc net.Listener }
+// requestContext is the context of all requests: it ends when they are cut off.
+func (a *App) requestContext(net.Listener) context.Context { return a.requests }
 
-func (l listeners) close() error {
-	var errs error
-	for _, one := range []net.Listener{l.main, l.admin, l.rpc} {
-		if one != nil {
-			errs = errors.Join(errs, one.Close())
-		}
-	}
-	return errs
-}
-
-func (l listeners) log() []any {
-	out := []any{"edge", l.main.Addr().String(), "admin", l.admin.Addr().String()}
-	if l.rpc != nil {
+// logAddresses are the attributes of what the process listens on.
+func (a *App) logAddresses(list []net.Listener) []any {
+	out := []any{"edge", list[0].Addr().String(), "admin", a.admin.listener.Addr().String()}
+	if len(list) > 1 {
 		out[0] = "internal"
-		out = append(out, "rpc", l.rpc.Addr().String())
+		out = append(out, "rpc", list[1].Addr().String())
 	}
 	return out
-}
-
-func (a *App) listen() (l listeners, err error) {
-	name, addr := "listen", a.cfg.Listen
-	if a.opts.Role == Backend {
-		name, addr = "internal_listen", a.cfg.InternalListen
-	}
-	if l.main, err = net.Listen("tcp", addr); err != nil {
-		return l, fmt.Errorf("%s: %w", name, err)
-	}
-	if l.admin, err = net.Listen("tcp", a.cfg.AdminListen); err != nil {
-		return l, fmt.Errorf("admin_listen: %w", err)
-	}
-	if a.rpc != nil {
-		if l.rpc, err = net.Listen("tcp", a.cfg.RPCListen); err != nil {
-			return l, fmt.Errorf("rpc_listen: %w", err)
-		}
-	}
-	return l, nil
 }
 
 // handler is what the main listener serves.
@@ -156,10 +132,14 @@ func (a *App) edgeListener(l net.Listener) net.Listener {
 
 // seal writes what is in the head into packs, so that the next start has no log
 // to replay. If it fails nothing is lost: the log has it all.
-func (a *App) seal() {
+// It begins however little time is left before deadline: how long it takes is not
+// known, and one that is cut off costs the next start no more than none at all.
+func (a *App) seal(deadline time.Time) {
 	if a.ingester == nil {
 		return
 	}
+	a.opts.Logger.Info("sealing the head; if that is cut off, nothing is lost: the next start replays the write-ahead log",
+		"head_bytes", a.ingester.Stats().HeadBytes, "time_left", deadline.Sub(a.opts.Now()).Round(time.Millisecond))
 	if err := a.ingester.Flush(); err != nil {
 		a.opts.Logger.Warn("sealing at the end failed; the next start replays the write-ahead log", "err", err)
 	}

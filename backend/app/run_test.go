@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -206,8 +208,8 @@ func TestDrain(t *testing.T) {
 	p.stop()
 }
 
-// TestAddressTaken: a listener that cannot be opened is an error, and everything
-// is closed.
+// TestAddressTaken: an address that is taken is an error at once, before anything
+// is built, and one that is taken during the start is an error after it.
 func TestAddressTaken(t *testing.T) {
 	noLeaks(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -222,20 +224,39 @@ func TestAddressTaken(t *testing.T) {
 		cfg := testConfig(t)
 		set(&cfg)
 		a, err := New(context.Background(), cfg, testOptions(All, nil, nil))
-		if err != nil {
-			t.Fatal(err)
+		if err == nil {
+			_ = a.close()
 		}
-		if err := a.Run(context.Background(), nil); err == nil || !strings.HasPrefix(err.Error(), name+":") {
+		if err == nil || !strings.HasPrefix(err.Error(), name+":") {
 			t.Errorf("%s: %v", name, err)
 		}
-		// The store is free again.
-		b, err := New(context.Background(), cfg, testOptions(All, nil, nil))
-		if err != nil {
-			t.Fatal(err)
+		if _, err := os.Stat(filepath.Join(cfg.DataDir, "rows")); err == nil {
+			t.Errorf("%s: the row store was opened first", name)
 		}
-		if err := b.close(); err != nil {
-			t.Error(err)
-		}
+	}
+	cfg := testConfig(t)
+	cfg.Listen = freeAddr(t)
+	a, err := New(context.Background(), cfg, testOptions(All, nil, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, err := net.Listen("tcp", cfg.Listen) // nobody holds it during the start
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Run(context.Background(), nil); err == nil || !strings.HasPrefix(err.Error(), "listen:") {
+		t.Errorf("taken during the start: %v", err)
+	}
+	if err := late.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The store is free again.
+	b, err := New(context.Background(), cfg, testOptions(All, nil, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/palliumhq/pallium/backend/atomicfile"
 )
 
 // minSecretBytes is the least that an admin token or a pepper may have.
@@ -48,7 +50,9 @@ func (s secret) load(dataDir string, env func(string) (string, bool)) (value, pa
 	raw := make([]byte, 32)
 	_, _ = rand.Read(raw) // never fails
 	value = base64.RawURLEncoding.EncodeToString(raw)
-	if err := writeSecret(path, value); err != nil {
+	// API keys are worth nothing without their pepper: it is on disk before the first
+	// one is made.
+	if err := atomicfile.Write(path, []byte(value+"\n")); err != nil {
 		return "", "", false, err
 	}
 	return value, path, true, nil
@@ -59,26 +63,4 @@ func (s secret) check(v, from string) (value, path string, made bool, err error)
 		return "", "", false, fmt.Errorf("the secret in %s has %d bytes, at least %d are needed; make one with: openssl rand -base64 32", from, len(v), minSecretBytes)
 	}
 	return v, "", false, nil
-}
-
-// writeSecret writes a file that only its owner can read, or none at all. It is
-// on disk when writeSecret returns: API keys are worth nothing without their
-// pepper.
-func writeSecret(path, value string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -15,6 +15,18 @@ import (
 // it was waiting for.
 var ErrStopTimeout = errors.New("stopping exceeded shutdown_timeout")
 
+// ErrNotStarted is in the error of a process that was told to stop before it
+// served. Nothing is lost: the next start replays the write-ahead log again.
+var ErrNotStarted = errors.New("told to stop before it served")
+
+// notStarted is ErrNotStarted, with what the start ended with, when ctx is done.
+func notStarted(ctx context.Context, with ...error) error {
+	if ctx.Err() == nil {
+		return errors.Join(with...)
+	}
+	return fmt.Errorf("%w: %w", ErrNotStarted, errors.Join(append(with, ctx.Err())...))
+}
+
 // closer closes one part of the process.
 type closer struct {
 	name  string // as the log tells it
@@ -87,6 +99,7 @@ func (a *App) bounded(ctx context.Context, e *ending, fn func() error) error {
 // sealed, then the parts are closed. Requests get half of the time at most, so
 // that they cannot take the time that sealing needs.
 func (a *App) stop(servers []*http.Server, stopBackground context.CancelFunc, background, serving *sync.WaitGroup) error {
+	deadline := a.opts.Now().Add(time.Duration(a.cfg.ShutdownTimeout))
 	a.serving.Store(false)
 	a.ending.begin()
 	stopBackground()
@@ -102,7 +115,7 @@ func (a *App) stop(servers []*http.Server, stopBackground context.CancelFunc, ba
 	a.ending.now("commands of the operator under way")
 	a.background.Wait()
 	a.ending.now("sealing of the head")
-	a.seal()
+	a.seal(deadline)
 	return errors.Join(errs, a.close())
 }
 

@@ -110,7 +110,7 @@ func (a *App) openRows(ctx context.Context) (rows.Store, error) {
 		}
 		return s, nil
 	}
-	s, err := pebble.Open(filepath.Join(a.cfg.DataDir, "rows"), pebble.Options{Logger: a.opts.Logger})
+	s, err := pebble.Open(filepath.Join(a.cfg.DataDir, "rows"), pebble.Options{CacheBytes: a.rowCache, Logger: a.opts.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func newDoor(t *testing.T) *door {
 	none := func(tenant.ID) limits.Limits { return limits.Limits{} }
 	now := func() time.Time { return time.UnixMilli(dayStart + 30*3600_000) }
 	var err error
-	if d.ing, err = ingester.Open(ingester.Options{ID: "i1", Dir: t.TempDir(), Limits: none, LongTerm: d.store, Now: now}); err != nil {
+	if d.ing, err = ingester.Open(context.Background(), ingester.Options{ID: "i1", Dir: t.TempDir(), Limits: none, LongTerm: d.store, Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -165,7 +165,7 @@ func TestBoundTimes(t *testing.T) {
 	d := newDoor(t)
 	m := labels.FromStrings("__name__", "m")
 	d.take(m, sampleAt(0), sampleAt(series.MaxTime-1), sampleAt(series.MaxTime))
-	d.refuse("after_9999", m, sampleAt(series.MaxTime+1))
+	d.refuse("after_2261", m, sampleAt(series.MaxTime+1))
 	d.refuse("before_1970", m, sampleAt(-1))
 	d.keep()
 	d.parts(0)
@@ -356,7 +356,7 @@ func TestBoundHistograms(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	const most = series.MaxHistogramParts
 	wide := func(t int64, buckets, spans int) series.Sample {
-		h := &histogram.Histogram{CounterResetHint: histogram.GaugeType, PositiveSpans: []histogram.Span{{Length: uint32(buckets)}}}
+		h := &histogram.Histogram{CounterResetHint: histogram.GaugeType, Schema: histogram.ExponentialSchemaMin, PositiveSpans: []histogram.Span{{Length: uint32(buckets)}}}
 		last := int64(0)
 		for range buckets {
 			n := int64(rng.Uint64() >> 16)
@@ -437,6 +437,25 @@ func TestBoundDeletions(t *testing.T) {
 	}
 	if err := reserve("a", 1000); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesBytes)) {
 		t.Errorf("too many bytes: %v", err)
+	}
+	regex := func(t tenant.ID, n int) error { // of about 1,000 n instructions
+		m := labels.MustNewMatcher(labels.MatchRegexp, "a", fmt.Sprintf("(?:%s){%d}", strings.Repeat("x", 100), 10*n))
+		d, err := x.store.ReserveDeletion(ctx, t, 0, math.MaxInt64, [][]*labels.Matcher{{m}})
+		if err != nil {
+			return err
+		}
+		return x.store.ActivateDeletion(ctx, t, d)
+	}
+	for range 5 {
+		if err := regex("c", 19); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := regex("d", 21); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstoneInstructions)) {
+		t.Errorf("one deletion's regular expressions are too large: %v", err)
+	}
+	if err := regex("c", 19); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesInstructions)) {
+		t.Errorf("all deletions' regular expressions are too large: %v", err)
 	}
 	numbers := map[tenant.ID]int{}
 	err := x.store.ActiveDeletions(ctx, []tenant.ID{"a", "b"}, func(id tenant.ID, _ schema.Tombstone) error { numbers[id]++; return nil })

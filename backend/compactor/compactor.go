@@ -14,8 +14,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
@@ -33,8 +36,15 @@ type Options struct {
 	// a sample of before it can still arrive.
 	KeepDeletions func(tenant.ID) time.Duration
 
-	Interval   time.Duration // between two looks at the work; default 5 min
-	Now        func() time.Time
+	Interval      time.Duration // between two looks at the work; default 5 min
+	TenantsAtOnce int           // compacted at once; default four for each processor, 8 to 64
+	// InputBytes is what the tenants that are compacted at once merge together, as it
+	// is stored, but for one that has more: it is compacted alone. Default 64 MiB.
+	InputBytes int64
+
+	Now func() time.Time
+	// Clock tells whether Now can decide what is deleted; nil: it always can.
+	Clock      *clock.Guard
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -52,12 +62,15 @@ const (
 // Compactor compacts days as they end. It is safe for concurrent use; one
 // compaction runs at a time.
 type Compactor struct {
-	opts    Options
-	turn    chan struct{} // held by the compaction that runs
-	work    *progress.Worker
-	failing *failures // guarded by turn
-	metrics *metrics
-	status  atomic.Pointer[Status]
+	opts     Options
+	turn     chan struct{} // held by the compaction that runs
+	sweeping sync.Mutex    // held by the sweep that runs
+	visits   *visits       // changed under it
+	work     *progress.Worker
+	room     *semaphore.Weighted // bytes of what is merged
+	failing  *failures
+	metrics  *metrics
+	status   atomic.Pointer[Status]
 }
 
 // Status is what the compactor is doing.
@@ -68,6 +81,8 @@ type Status struct {
 	Failing []Failing // what cannot be compacted, the longest first; bounded
 	LastRun time.Time
 	LastErr string
+	Clock   string // why nothing is deleted by its time now; empty when it is
+	Expired int    // days beyond retention that wait for the next day, or for an operator
 }
 
 // Waiting is a day that waits for ingesters to upload what they owe.
@@ -98,8 +113,20 @@ func New(o Options) *Compactor {
 	if o.Interval <= 0 {
 		o.Interval = 5 * time.Minute
 	}
-	c := &Compactor{opts: o, turn: make(chan struct{}, 1)}
+	if o.TenantsAtOnce <= 0 {
+		o.TenantsAtOnce = defaultTenantsAtOnce()
+	}
+	if o.InputBytes <= 0 {
+		o.InputBytes = defaultInputBytes
+	}
+	c := &Compactor{opts: o, turn: make(chan struct{}, 1), room: semaphore.NewWeighted(o.InputBytes)}
+	if c.opts.Clock == nil {
+		c.opts.Clock = clock.New(clock.Options{Now: o.Now})
+	}
+	c.visits = newVisits()
 	c.metrics = newMetrics(o.Registerer)
+	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_compactor_days_expiry_waiting",
+		Help: "Days beyond retention that wait for the next day: few go in 24 hours unless a retention was lowered, since a clock may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
 	c.failing = newFailures(o.Interval, c.metrics)
 	c.work = progress.NewWorker(progress.Options{
 		Metric:  "pallium_compactor_stalled_seconds",
@@ -123,7 +150,7 @@ func (c *Compactor) Run(ctx context.Context) {
 		}
 		if now := c.opts.Now(); now.Sub(swept) >= sweepEvery {
 			swept = now
-			if err := c.Sweep(ctx); err != nil && ctx.Err() == nil {
+			if err := c.sweepDue(ctx); err != nil && ctx.Err() == nil {
 				c.opts.Logger.Error("sweeping failed, it will be tried again", "err", err)
 			}
 		}
@@ -163,32 +190,26 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 	defer task.End()
 	st := Status{Day: -1, LastRun: c.opts.Now(), Failing: c.failing.list()}
 	defer func() { st.Day = -1; s := st; c.status.Store(&s) }()
-	var report Report
+	var report tally
 	if which == Due {
-		held, err := c.opts.Store.Lease(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
+		held, err := c.lease(ctx)
 		if err != nil {
-			return report, err
+			return report.Report, err
 		}
 		if !held {
 			c.failing.clear()
 			st.Failing = nil
-			return report, nil
+			return report.Report, nil
 		}
 	}
-	if n, err := c.opts.Store.SettleLosses(ctx, c.opts.Now().Add(-lossDelay).UnixMilli()); err != nil {
-		st.LastErr = err.Error()
-		return report, err
-	} else if n > 0 {
-		c.opts.Logger.Info("what lost ingesters had is uploaded by others", "windows", n)
-	}
-	work, err := c.opts.Store.Work(ctx)
+	work, err := c.look(ctx)
 	if err != nil {
 		st.LastErr = err.Error()
-		return report, err
+		return report.Report, err
 	}
 	err = c.compactDays(ctx, work, which, &st, &report)
 	if ctx.Err() != nil {
-		return report, err
+		return report.Report, err
 	}
 	c.metrics.waiting.Set(float64(len(st.Waiting)))
 	for _, w := range st.Waiting {
@@ -198,12 +219,50 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 		st.LastErr = err.Error()
 		c.metrics.failures.Inc()
 	}
-	return report, err
+	return report.Report, err
+}
+
+// look settles losses and lists the work.
+func (c *Compactor) look(ctx context.Context) ([]store.DayWork, error) {
+	if now, err := c.opts.Clock.Now(); err == nil {
+		n, err := c.opts.Store.SettleLosses(ctx, now.Add(-lossDelay).UnixMilli())
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			c.opts.Logger.Info("what lost ingesters had is uploaded by others", "windows", n)
+		}
+	}
+	work, err := c.opts.Store.Work(ctx)
+	if err == nil {
+		c.opts.Clock.SawSeals(newestSeal(work))
+	}
+	return work, err
+}
+
+// newestSeal is when the newest of the uploaded packs was sealed; zero when there
+// is none.
+func newestSeal(work []store.DayWork) time.Time {
+	newest := uint64(0)
+	for i := range work {
+		for k := range work[i].Receipts {
+			newest = max(newest, work[i].Receipts[k].ID.Time())
+		}
+	}
+	if newest == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(newest))
+}
+
+// lease reports whether this compactor does the work now, and not another one.
+func (c *Compactor) lease(ctx context.Context) (bool, error) {
+	return c.opts.Store.Lease(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
 }
 
 // compactDays goes through the days that have work.
-func (c *Compactor) compactDays(ctx context.Context, work []store.DayWork, which Which, st *Status, report *Report) error {
-	c.failing.look++
+func (c *Compactor) compactDays(ctx context.Context, work []store.DayWork, which Which, st *Status, report *tally) error {
+	c.failing.nextLook()
 	var errs problems
 	waiting := map[int64]bool{}
 	for i := range work {
@@ -240,7 +299,14 @@ func (c *Compactor) compactDays(ctx context.Context, work []store.DayWork, which
 }
 
 // Status is what the compactor does now.
-func (c *Compactor) Status() Status { return *c.status.Load() }
+func (c *Compactor) Status() Status {
+	s := *c.status.Load()
+	s.Expired = c.visits.waiting()
+	if _, err := c.opts.Clock.Now(); err != nil {
+		s.Clock = err.Error()
+	}
+	return s
+}
 
 // ended reports whether the day's samples should all be uploaded.
 func (c *Compactor) ended(day int64) bool {

@@ -40,7 +40,7 @@ func TestCrashes(t *testing.T) {
 func crashRun(t *testing.T, at int, kind fault) int {
 	t.Helper()
 	in := &injector{at: at, kind: kind}
-	x := newWorld(t, wrap{bytes: 1500, rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
+	x := newWorld(t, wrap{bytes: 1500, atOnce: 1, rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
 	rng := rand.New(rand.NewPCG(1, 1))
 	var pending []store.Upload // what ingesters hold and have not uploaded
 	do := func(fn func(context.Context) error) error {

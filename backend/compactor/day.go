@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -23,8 +24,27 @@ import (
 
 // openPacks has the L0 packs of a day open, each once for all tenants in it.
 type openPacks struct {
+	mu     sync.Mutex // guards byID while tenants are compacted
 	byID   map[ulid.ULID]*pack.Reader
-	failed map[ulid.ULID]error // packs that cannot be opened
+	failed map[ulid.ULID]error // packs that cannot be opened; complete before that
+}
+
+// get returns an L0 pack. One whose receipt came after the work was listed is opened
+// first, while the tenants that need it too wait.
+func (o *openPacks) get(ctx context.Context, s *store.Store, l *store.L0) (*pack.Reader, error) {
+	if err := o.failed[l.ID]; err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if r := o.byID[l.ID]; r != nil {
+		return r, nil
+	}
+	r, err := s.OpenPack(ctx, l.ID, l.Object, l.ObjectSize)
+	if err == nil {
+		o.byID[l.ID] = r
+	}
+	return r, err
 }
 
 func (o *openPacks) close() error {
@@ -38,6 +58,8 @@ func (o *openPacks) close() error {
 // withSection lists the packs that have, or may have, a section of a tenant's day.
 func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
 	out := slices.Collect(maps.Keys(o.failed))
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for id, r := range o.byID {
 		if slices.ContainsFunc(r.Info().Sections, func(s pack.SectionInfo) bool { return s.Tenant == t && s.Day == day }) {
 			out = append(out, id)
@@ -49,7 +71,7 @@ func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
 // compactDay compacts a day of all tenants that have something uploaded, and
 // discharges the packs that were used up. A tenant or pack that fails does not
 // keep others from it: only the packs that it needs are held.
-func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Which, report *Report) (err error) {
+func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Which, report *tally) (err error) {
 	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}, failed: map[ulid.ULID]error{}}
 	defer func() { err = errors.Join(err, packs.close()) }()
 	var errs problems
@@ -57,21 +79,19 @@ func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Whic
 	if err != nil {
 		return err
 	}
-	report.Days++
+	report.add(Report{Days: 1})
 	held := map[ulid.ULID]bool{} // packs that a tenant still needs, or that cannot be read
 	for id := range packs.failed {
 		held[id] = true
 	}
-	for _, t := range slices.Sorted(maps.Keys(tenants)) {
-		left, err := c.tenantDay(ctx, t, d, packs, which, report)
-		if ctx.Err() != nil {
-			errs.add(ctx.Err())
-			return errs.join()
-		}
-		if err != nil {
-			errs.add(fmt.Errorf("tenant %s: %w", t, err))
-		}
-		for _, id := range left {
+	results := c.compactTenants(ctx, d, slices.Sorted(maps.Keys(tenants)), packs, which, report)
+	if ctx.Err() != nil {
+		errs.add(ctx.Err())
+		return errs.join()
+	}
+	for _, r := range results {
+		errs.add(r.err)
+		for _, id := range r.left {
 			held[id] = true
 		}
 	}
@@ -95,7 +115,7 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 	for _, r := range d.Receipts {
 		key := failingKey{day: d.Day, pack: r.ID}
 		if which == Due && c.failing.waits(key, fingerprint{}, c.opts.Now()) {
-			packs.failed[r.ID] = fmt.Errorf("object %s cannot be read: %s", r.Object, c.failing.byKey[key].err)
+			packs.failed[r.ID] = fmt.Errorf("object %s cannot be read: %s", r.Object, c.failing.text(key))
 			continue
 		}
 		reader, err := c.opts.Store.OpenPack(ctx, r.ID, r.Object, r.Size)
@@ -130,7 +150,7 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 // tenantDay compacts a tenant's day, remembers whether that failed, and returns
 // the packs that the tenant still needs. An attempt that is not due yet after a
 // failure is no error.
-func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork, packs *openPacks, which Which, report *Report) ([]ulid.ULID, error) {
+func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork, packs *openPacks, which Which, report *tally) ([]ulid.ULID, error) {
 	key := failingKey{day: d.Day, tenant: t}
 	o := outcome{}
 	err := c.compactTenant(ctx, t, d.Day, packs, which, report, &o)
@@ -162,10 +182,9 @@ type outcome struct {
 func (o *outcome) keep(left []ulid.ULID) { o.left, o.known = left, true }
 
 // compactTenant compacts a tenant's day and publishes it.
-func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *Report, o *outcome) error {
+func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *tally, o *outcome) error {
 	const attempts = 3
 	key := failingKey{day: day, tenant: t}
-	progress.At(ctx, fmt.Sprintf("tenant %s day %d", t, day))
 	for try := 1; ; try++ {
 		o.known = false
 		if o.waits = which == Due && try == 1 && c.failing.waits(key, fingerprint{}, c.opts.Now()); o.waits {
@@ -184,11 +203,8 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 		if err != nil {
 			return err
 		}
-		switch skip {
-		case skipLater, skipNothing:
+		if skip != compactIt {
 			return nil
-		case skipDrop:
-			return c.drop(ctx, &catalog, o)
 		}
 		err = c.rewrite(ctx, catalog, deletions, packs, report)
 		switch {
@@ -204,7 +220,7 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 	}
 }
 
-// drop takes the L0 packs out of a day that nobody reads any more.
+// drop takes the L0 packs of a deleted tenant out of a day.
 func (c *Compactor) drop(ctx context.Context, catalog *store.Catalog, o *outcome) error {
 	err := c.opts.Store.DropL0(ctx, catalog)
 	if err == nil {
@@ -247,8 +263,7 @@ type skipReason int
 const (
 	compactIt   skipReason = iota
 	skipNothing            // all is compacted
-	skipLater              // too soon after the last generation
-	skipDrop               // beyond retention
+	skipLater              // too soon after the last generation, or beyond retention
 )
 
 func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions store.Deletions, which Which) (skipReason, error) {
@@ -262,7 +277,7 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 	}
 	now := c.opts.Now()
 	if keep > 0 && now.Add(-keep).UnixMilli() >= (catalog.Day+1)*series.DayMillis {
-		return skipDrop, nil
+		return skipLater, nil // a sweep takes the day; it says how many may go by their time
 	}
 	if _, settled := deletions.Last(); !settled {
 		return skipLater, c.opts.Store.CancelDeletions(ctx, catalog.Tenant, deletions) // one is under way
@@ -274,7 +289,12 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 }
 
 // rewrite merges all there is of the day into a new generation (C3 to C6).
-func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletions store.Deletions, packs *openPacks, report *Report) (err error) {
+func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletions store.Deletions, packs *openPacks, report *tally) (err error) {
+	release, err := c.admit(ctx, &catalog)
+	if err != nil {
+		return err
+	}
+	defer release()
 	start := c.opts.Now()
 	runs, metadata, closeRuns, err := c.inputs(ctx, &catalog, deletions, packs)
 	if err != nil {
@@ -303,9 +323,7 @@ func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletion
 	if err != nil {
 		return errors.Join(err, g.Abort())
 	}
-	report.Published++
-	report.Series += manifest.Series
-	report.Samples += manifest.Samples
+	report.add(Report{Published: 1, Series: manifest.Series, Samples: manifest.Samples})
 	c.metrics.samples.Add(float64(manifest.Samples))
 	c.opts.Logger.Info("compacted", "tenant", catalog.Tenant, "day", catalog.Day, "generation", manifest.Version.Generation, "series", manifest.Series,
 		"samples", manifest.Samples, "packs", len(manifest.Packs), "sources", len(catalog.L0), "took", c.opts.Now().Sub(start).Round(time.Millisecond))
@@ -333,15 +351,9 @@ func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletion
 	}
 	for i := range catalog.L0 {
 		l := &catalog.L0[i]
-		r := packs.byID[l.ID]
-		if err := packs.failed[l.ID]; err != nil {
+		r, err := packs.get(ctx, c.opts.Store, l)
+		if err != nil {
 			return nil, nil, nil, errors.Join(err, closeAll())
-		}
-		if r == nil { // its receipt came after the work was listed
-			if r, err = c.opts.Store.OpenPack(ctx, l.ID, l.Object, l.ObjectSize); err != nil {
-				return nil, nil, nil, errors.Join(err, closeAll())
-			}
-			packs.byID[l.ID] = r
 		}
 		more, err := r.Metadata(catalog.Tenant)
 		if err == nil {

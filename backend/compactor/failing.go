@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -64,11 +65,12 @@ type failure struct {
 }
 
 // failures remembers what fails and when it is due again. It is in memory only:
-// after a restart everything is tried once. Whoever holds Compactor.turn uses it.
+// after a restart everything is tried once. It is safe for concurrent use.
 type failures struct {
 	interval time.Duration
 	metrics  *metrics
 
+	mu    sync.Mutex
 	look  uint64
 	byKey map[failingKey]*failure
 	shown map[string]bool // label values of the gauge
@@ -78,8 +80,27 @@ func newFailures(interval time.Duration, m *metrics) *failures {
 	return &failures{interval: interval, metrics: m, byKey: map[failingKey]*failure{}, shown: map[string]bool{}}
 }
 
+// nextLook begins another look at the work.
+func (f *failures) nextLook() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.look++
+}
+
+// text is the error of a failure.
+func (f *failures) text(k failingKey) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e := f.byKey[k]; e != nil {
+		return e.err
+	}
+	return ""
+}
+
 // waits reports whether the same inputs failed and are not due yet.
 func (f *failures) waits(k failingKey, in fingerprint, now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	e := f.byKey[k]
 	if e == nil {
 		return false
@@ -89,7 +110,9 @@ func (f *failures) waits(k failingKey, in fingerprint, now time.Time) bool {
 }
 
 // failed notes a failure; the delay doubles as long as the inputs are the same.
-func (f *failures) failed(k failingKey, in fingerprint, object string, err error, now time.Time) *failure {
+func (f *failures) failed(k failingKey, in fingerprint, object string, err error, now time.Time) failure {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	e := f.byKey[k]
 	if e == nil {
 		e = &failure{since: now, object: object, inputs: in}
@@ -107,25 +130,35 @@ func (f *failures) failed(k failingKey, in fingerprint, object string, err error
 	if len(e.err) > maxErrorText {
 		e.err = e.err[:maxErrorText] + "..."
 	}
-	return e
+	return *e
 }
 
-func (f *failures) succeeded(k failingKey) { delete(f.byKey, k) }
+func (f *failures) succeeded(k failingKey) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.byKey, k)
+}
 
 // prune forgets what was not met in this look at the work, except on days that
 // were not looked at.
 func (f *failures) prune(waiting map[int64]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	maps.DeleteFunc(f.byKey, func(k failingKey, e *failure) bool { return e.look != f.look && !waiting[k.day] })
 }
 
 // clear forgets everything: another compactor does the work now.
 func (f *failures) clear() {
+	f.mu.Lock()
 	clear(f.byKey)
+	f.mu.Unlock()
 	f.publish()
 }
 
 // publish sets the metrics. Label values exist only while their tenant fails.
 func (f *failures) publish() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	days := map[tenant.ID]int{}
 	packs := 0
 	for k := range f.byKey {
@@ -160,6 +193,8 @@ func (f *failures) publish() {
 
 // list names what fails, the longest first, up to maxNamed.
 func (f *failures) list() []Failing {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	out := make([]Failing, 0, len(f.byKey))
 	for k, e := range f.byKey {
 		out = append(out, Failing{Tenant: k.tenant, Day: k.day, Pack: e.object, Since: e.since, Next: e.next, Attempts: e.attempts, Err: e.err})

@@ -164,7 +164,7 @@ func (w *failingWorld) consumed() string {
 }
 
 // gauges returns a metric's values by label, or by "" without one.
-func gauges(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
+func gauges(t testing.TB, reg *prometheus.Registry, name string) map[string]float64 {
 	t.Helper()
 	all, err := reg.Gather()
 	if err != nil {

@@ -105,7 +105,7 @@ func (m *memObjects) Close() error { return nil }
 
 // world is a store with everything around it, and what should be in it.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	rows    rows.Store
 	objects objects.Store
@@ -114,6 +114,7 @@ type world struct {
 	now     time.Time
 	keep    time.Duration
 	deleted map[tenant.ID]bool
+	atOnce  int
 	reg     *prometheus.Registry                             // of the compactor
 	want    map[tenant.ID]map[string]map[int64]series.Sample // by labels and time
 }
@@ -123,9 +124,10 @@ type wrap struct {
 	rows    func(rows.Store) rows.Store
 	objects func(objects.Store) objects.Store
 	bytes   int64 // of a pack
+	atOnce  int   // tenants compacted at once; 0 is the default
 }
 
-func newWorld(t *testing.T, w wrap) *world {
+func newWorld(t testing.TB, w wrap) *world {
 	t.Helper()
 	x := &world{t: t, dir: t.TempDir(), now: time.UnixMilli(testDay*series.DayMillis + 30*3600_000), deleted: map[tenant.ID]bool{}, want: map[tenant.ID]map[string]map[int64]series.Sample{}}
 	r, err := pebble.Open("rows", pebble.Options{Logger: slog.New(slog.DiscardHandler), FS: vfs.NewMem(), CacheBytes: 1 << 20})
@@ -140,6 +142,7 @@ func newWorld(t *testing.T, w wrap) *world {
 	if w.objects != nil {
 		x.objects = w.objects(x.objects)
 	}
+	x.atOnce = w.atOnce
 	x.open(w.bytes)
 	return x
 }
@@ -155,7 +158,7 @@ func (x *world) open(packBytes int64) {
 	}
 	x.store = s
 	x.reg = prometheus.NewRegistry()
-	x.comp = New(Options{ID: "c1", Store: s, Retention: keep, Registerer: x.reg, Now: func() time.Time { return x.now },
+	x.comp = New(Options{ID: "c1", Store: s, Retention: keep, Registerer: x.reg, TenantsAtOnce: x.atOnce, Now: func() time.Time { return x.now },
 		Tenants: func(context.Context) (active, deleted []tenant.ID, err error) {
 			for t := range x.want {
 				if x.deleted[t] {
@@ -176,7 +179,7 @@ type data map[string][]series.Sample
 // seal writes samples as an ingester does and returns the upload.
 func (x *world) seal(ingester string, byTenant map[tenant.ID]data, number uint64) store.Upload {
 	x.t.Helper()
-	id := ulid.Make()
+	id := ulid.MustNew(ulid.Timestamp(x.now), ulid.DefaultEntropy())
 	path := filepath.Join(x.dir, "l0", id.String()+pack.Suffix)
 	w, err := pack.Create(path, pack.Options{ID: id, Source: ingester, Deletions: func(tenant.ID) uint64 { return number }})
 	if err != nil {
@@ -243,6 +246,14 @@ func (x *world) push(byTenant map[tenant.ID]data, ingesters ...string) {
 	}
 }
 
+// sweep sweeps as the compactor does every ten minutes.
+func (x *world) sweep() {
+	x.t.Helper()
+	if err := x.comp.Sweep(ctx); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
 // expect notes samples as acknowledged.
 func (x *world) expect(byTenant map[tenant.ID]data) {
 	for t, d := range byTenant {
@@ -287,6 +298,9 @@ func (x *world) read(t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) map[s
 	}
 	defer sel.Release()
 	out := map[string]map[int64]series.Sample{}
+	if !slices.IsSortedFunc(sel.Series, func(a, b series.WithChunks) int { return labels.Compare(a.Labels, b.Labels) }) {
+		x.t.Error("series are not sorted by their labels")
+	}
 	for _, s := range sel.Series {
 		samples := map[int64]series.Sample{}
 		it := series.IteratorBetween(s.Chunks, mint, maxt, nil)

@@ -93,9 +93,13 @@ func TestManifestDecides(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 9 { // newer generations hide the published one in the first cells
-		g := unpublished(now)
+		stale := before // it loses: the version cell is another one by now
+		stale.Manifest = now.Manifest
+		g := unpublished(stale)
 		now.Manifest.Version.Generation++ // the next looks newer still
-		_, _ = g.Publish(ctx)
+		if _, err := g.Publish(ctx); !errors.Is(err, store.ErrConflict) {
+			t.Fatal(err)
+		}
 	}
 	x.check("beside newer generations")
 	for _, m := range []*labels.Matcher{metric("metric_0"), labels.MustNewMatcher(labels.MatchRegexp, "__name__", "metric_.*")} {
@@ -119,30 +123,24 @@ func TestRetention(t *testing.T) {
 	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
 	x.compact(Due)
 	x.keep = 200 * 24 * time.Hour
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	x.now = x.now.Add(100 * 24 * time.Hour) // far beyond 10 days and the 30 that cells outlive them
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	x.check("retention was made longer")
 	x.verify()
 	x.keep = 50 * 24 * time.Hour
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	x.want["a"] = nil
 	x.check("retention was made shorter")
 	x.now = x.now.Add(24 * time.Hour)
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	x.nothingLeft("retention was made shorter")
 	// What comes for a day beyond retention goes with it.
 	x.push(map[tenant.ID]data{"a": {"__name__=old": {{T: testDay * series.DayMillis, V: 1}}}}, "i1")
 	x.compact(Due)
 	x.want["a"] = nil
+	x.now = x.now.Add(24 * time.Hour)
+	x.sweep()
 	x.check("samples beyond retention")
 }
 
@@ -152,9 +150,7 @@ func TestRetentionForever(t *testing.T) {
 	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 1, 1)}, "i1")
 	x.compact(Due)
 	x.now = x.now.Add(3000 * 24 * time.Hour)
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	x.check("eight years later")
 }
 
@@ -258,16 +254,12 @@ func TestStalledCompactor(t *testing.T) {
 	}
 	for range 3 {
 		x.now = x.now.Add(8 * 24 * time.Hour)
-		if err := x.comp.Sweep(ctx); err != nil {
-			t.Fatal(err)
-		}
+		x.sweep()
 		x.check("stalled compactor")
 	}
 	x.compact(Due)
 	x.now = x.now.Add(l0Kept)
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	x.check("compactor works again")
 	x.nothingLeft("compactor works again")
 }
@@ -344,9 +336,7 @@ func TestDeletedSeries(t *testing.T) {
 	}
 	x.check("a part deleted and compacted")
 	x.now = x.now.Add(60 * 24 * time.Hour)
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	_, deletions, err := x.store.Day(ctx, "a", testDay)
 	if last, _ := deletions.Last(); err != nil || last != 0 {
 		t.Errorf("a deletion that all packs have applied is still remembered: %d, %v", last, err)
@@ -403,9 +393,7 @@ func TestDeletedTenant(t *testing.T) {
 	if _, err := g.Publish(ctx); !errors.Is(err, store.ErrDeleted) {
 		t.Fatalf("published for a deleted tenant: %v", err)
 	}
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	if err := x.store.Upload(ctx, onItsWay); err != nil {
 		t.Fatal(err)
 	}
@@ -420,9 +408,7 @@ func TestDeletedTenant(t *testing.T) {
 	}
 	for range 2 {
 		x.now = x.now.Add(l0Kept)
-		if err := x.comp.Sweep(ctx); err != nil {
-			t.Fatal(err)
-		}
+		x.sweep()
 	}
 	x.check("a week later")
 	x.nothingLeft("a week later")
@@ -444,16 +430,12 @@ func TestAdoption(t *testing.T) {
 	}
 	in.heal()
 	x.now = time.UnixMilli(u.Sealed).Add(47 * time.Hour)
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	if got := x.read("a", 0, math.MaxInt64); len(got) > 0 {
 		t.Fatal("adopted too early")
 	}
 	x.now = x.now.Add(2 * time.Hour)
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	x.check("adopted")
 	x.compact(All)
 	x.check("adopted and compacted")
@@ -577,7 +559,6 @@ func TestRebuildIndex(t *testing.T) {
 	if err != nil || len(found) != 2 {
 		t.Fatalf("tenants %v, %v", found, err)
 	}
-	x.now = time.Now() // L0 packs are adopted by their age
 	if report, err = x.store.RebuildIndex(ctx, found); err != nil || report.Recovered != 1 {
 		t.Fatalf("%+v, %v", report, err)
 	}
@@ -655,5 +636,39 @@ func TestLosses(t *testing.T) {
 	x.compact(Due)
 	if x.manifest("a", testDay) == nil || len(losses()) != 0 {
 		t.Errorf("accepted, and %v", losses())
+	}
+}
+
+// TestDamagedLog: windows that an ingester lost samples of with a damaged log are
+// lost in its zone, until the others have uploaded theirs. The ingester lives on:
+// its pending uploads stay its own.
+func TestDamagedLog(t *testing.T) {
+	x := newWorld(t, wrap{})
+	w1, w2 := store.Window{Day: testDay, Number: 1}, store.Window{Day: testDay, Number: 2}
+	for _, i := range []string{"i1", "i2"} {
+		x.must(nil, x.store.Intend(ctx, i, map[store.Window]schema.Intent{w1: {Zone: "z-" + i, Since: x.now.Add(-time.Hour).UnixMilli()}}))
+	}
+	for range 2 { // again is as good as once
+		x.must(nil, x.store.Damaged(ctx, "i1", "inc", "z-i1", []store.Window{w1, w2}))
+	}
+	list, err := x.store.Losses(ctx)
+	x.must(nil, err)
+	if len(list) != 2 || list[0].Zone != "z-i1" || !store.IsLost(list[0].Ingester) || list[0].Tenant != "" {
+		t.Errorf("losses %+v", list)
+	}
+	if own, _ := x.store.Intents(ctx, "i1"); len(own) != 1 {
+		t.Errorf("pending uploads of the ingester: %v", own)
+	}
+	if n, err := x.store.LossesOf(ctx, "i1"); err != nil || n != 2 {
+		t.Errorf("%d losses of the ingester, %v", n, err)
+	}
+	// All have uploaded what they had, says the caller; none of another zone was lost.
+	if left, err := x.store.SettleLoss(ctx, "i1"); err != nil || left != 0 {
+		t.Errorf("%d losses are left, %v", left, err)
+	}
+	x.must(nil, x.store.Damaged(ctx, "i1", "inc", "z-i1", []store.Window{w1}))
+	x.must(nil, x.store.Damaged(ctx, "i2", "inc2", "z-i2", []store.Window{w1}))
+	if left, err := x.store.SettleLoss(ctx, "i1"); err != nil || left != 1 {
+		t.Errorf("with damage in two zones %d losses are left, %v", left, err)
 	}
 }

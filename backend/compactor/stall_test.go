@@ -56,9 +56,7 @@ func TestSlowIsNotStalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.deleted["a"] = true
-	if err := x.comp.Sweep(ctx); err != nil {
-		t.Fatal(err)
-	}
+	x.sweep()
 	in.hook = nil
 	names := map[string]bool{}
 	for _, n := range in.names {

@@ -2,48 +2,75 @@ package compactor
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
+// sweepDue sweeps if this compactor has the lease: a standby that swept too would
+// only repeat the work, and fence off compactions of the one that has it.
+func (c *Compactor) sweepDue(ctx context.Context) error {
+	held, err := c.lease(ctx)
+	if err != nil || !held {
+		return err
+	}
+	return c.Sweep(ctx)
+}
+
 // Sweep deletes what is beyond retention, what deleted tenants left, and
-// whatever the garbage queue has due.
-func (c *Compactor) Sweep(ctx context.Context) error {
+// whatever the garbage queue has due. While the clock cannot be trusted it only
+// erases deleted tenants.
+func (c *Compactor) Sweep(ctx context.Context) error { return c.sweep(ctx, false) }
+
+// ExpireAll is a sweep that takes all days that are beyond retention, however many
+// they are: an operator says that the clock is right.
+func (c *Compactor) ExpireAll(ctx context.Context) error {
+	if _, err := c.opts.Clock.Now(); err != nil {
+		return fmt.Errorf("expire all days beyond retention: %w", err)
+	}
+	return c.sweep(ctx, true)
+}
+
+func (c *Compactor) sweep(ctx context.Context, all bool) error {
+	c.sweeping.Lock()
+	defer c.sweeping.Unlock()
 	ctx, task := c.work.Begin(ctx, "sweep")
 	defer task.End()
-	var errs error
 	active, deleted, err := c.opts.Tenants(ctx)
 	if err != nil {
 		return err
 	}
+	c.visits.forget(active, deleted)
+	var errs problems
 	for _, t := range active {
+		now, err := c.opts.Clock.Now()
+		if err != nil {
+			break // it is logged
+		}
 		if ctx.Err() != nil {
-			return errors.Join(errs, ctx.Err())
+			errs.add(ctx.Err())
+			return errs.join()
 		}
-		days, err := c.opts.Store.Expire(ctx, t)
-		c.metrics.expired.Add(float64(days))
-		errs = errors.Join(errs, err)
-		stamped, err := c.opts.Store.Restamp(ctx, t)
-		if stamped > 0 {
-			c.opts.Logger.Info("cells made to last for a longer retention", "tenant", t, "days", stamped)
-		}
-		errs = errors.Join(errs, err, c.opts.Store.ForgetDeletions(ctx, t, c.opts.Now().Add(-c.opts.KeepDeletions(t)).UnixMilli()))
+		errs.add(c.visit(ctx, t, now, all))
 	}
 	for _, t := range deleted {
-		e, err := c.opts.Store.Erase(ctx, t)
-		if e.Objects > 0 || e.Rows {
-			c.opts.Logger.Info("erased a deleted tenant", "tenant", t, "objects", e.Objects, "bytes", e.Bytes)
+		if ctx.Err() != nil {
+			errs.add(ctx.Err())
+			return errs.join()
 		}
-		errs = errors.Join(errs, err)
+		errs.add(c.erase(ctx, t))
+	}
+	if _, err := c.opts.Clock.Now(); err != nil {
+		return errs.join()
 	}
 	report, err := c.opts.Store.Sweep(ctx)
 	if report.Objects+report.Generations+report.Adopted > 0 {
 		c.opts.Logger.Info("swept", "objects", report.Objects, "generations", report.Generations, "adopted", report.Adopted)
 	}
 	c.metrics.swept.Add(float64(report.Objects))
-	return errors.Join(errs, err)
+	errs.add(err)
+	return errs.join()
 }
 
 type metrics struct {

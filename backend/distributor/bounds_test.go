@@ -29,7 +29,7 @@ func manyLabels(n int) labels.Labels {
 }
 
 func gauge(buckets, spans int, custom bool) series.Sample {
-	h := &histogram.Histogram{CounterResetHint: histogram.GaugeType, PositiveSpans: []histogram.Span{{Length: uint32(buckets)}}, PositiveBuckets: make([]int64, buckets)}
+	h := &histogram.Histogram{CounterResetHint: histogram.GaugeType, Schema: histogram.ExponentialSchemaMin, PositiveSpans: []histogram.Span{{Length: uint32(buckets)}}, PositiveBuckets: make([]int64, buckets)}
 	if custom {
 		h.Schema = histogram.CustomBucketsSchema
 		for i := range buckets - 1 {
@@ -54,7 +54,7 @@ func TestBounds(t *testing.T) {
 		bound  int64
 		entry  func(beyond int) series.Entry
 	}{
-		{"after_9999", series.MaxTime, func(b int) series.Entry { return entryOf(one, at(series.MaxTime+int64(b))) }},
+		{"after_2261", series.MaxTime, func(b int) series.Entry { return entryOf(one, at(series.MaxTime+int64(b))) }},
 		{"too_many_labels", pack.MaxSeriesLabels, func(b int) series.Entry { return entryOf(manyLabels(pack.MaxSeriesLabels+b), at(1)) }},
 		{"metric_name_too_long", schema.MaxMetricName, func(b int) series.Entry { return entryOf(name(schema.MaxMetricName+b), at(1)) }},
 		{"labels_too_large", pack.MaxSeriesLabelBytes, func(b int) series.Entry { return entryOf(value(pack.MaxSeriesLabelBytes+b), at(1)) }},
@@ -91,7 +91,7 @@ func TestLateTimes(t *testing.T) {
 		for _, ts := range []int64{nowMillis * 1000, nowMillis * 1_000_000, 185542587187200000, math.MaxInt64} {
 			d := distribute(map[string]Ingester{"a": &fakeIngester{}}, lim)
 			out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{entryOf(rawLabels("__name__", "m"), at(ts), at(nowMillis))}})
-			if err != nil || out.Samples != 1 || len(out.Refusals) != 1 || out.Refusals[0].Reason != "after_9999" || !strings.Contains(out.Refusals[0].Message, "microseconds or nanoseconds") {
+			if err != nil || out.Samples != 1 || len(out.Refusals) != 1 || out.Refusals[0].Reason != "after_2261" || !strings.Contains(out.Refusals[0].Message, "microseconds or nanoseconds") {
 				t.Errorf("timestamp %d: %+v, %v", ts, out, err)
 			}
 		}

@@ -8,12 +8,14 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
@@ -48,8 +50,8 @@ type Options struct {
 	HA *HA
 	// PushTimeout bounds one ingester's answer; default 10 s.
 	PushTimeout time.Duration
-	// MaxInflightBytes bounds what waits for ingesters; default 256 MiB.
-	MaxInflightBytes int64
+	// Memory is what waits for ingesters taken from; nil has no limit.
+	Memory *memory.Account
 
 	Limits     func(tenant.ID) limits.Limits
 	Now        func() time.Time
@@ -62,15 +64,17 @@ var ErrUnavailable = errors.New("too few ingesters took the request")
 
 // Distributor is safe for concurrent use.
 type Distributor struct {
-	opts     Options
-	written  *prometheus.CounterVec
-	refused  *prometheus.CounterVec
-	failures *prometheus.CounterVec
-	shards   shards
-	inflight inflight
-	buffers  sync.Pool
-	pushes   sync.WaitGroup
-	paid     paidDays
+	opts        Options
+	written     *prometheus.CounterVec
+	refused     *prometheus.CounterVec
+	failures    *prometheus.CounterVec
+	established *prometheus.CounterVec
+	repeated    *prometheus.CounterVec
+	shards      shards
+	inflight    atomic.Int64 // bytes on their way to ingesters
+	buffers     sync.Pool
+	pushes      sync.WaitGroup
+	paid        paidDays
 }
 
 // New returns a distributor.
@@ -81,24 +85,28 @@ func New(o Options) *Distributor {
 	if o.PushTimeout == 0 {
 		o.PushTimeout = 10 * time.Second
 	}
-	if o.MaxInflightBytes == 0 {
-		o.MaxInflightBytes = 256 << 20
-	}
 	o.Replication = max(o.Replication, 1)
 	auto := promauto.With(o.Registerer)
 	d := &Distributor{
-		opts:     o,
-		inflight: inflight{limit: o.MaxInflightBytes},
+		opts: o,
 		written: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_samples_total", Help: "Samples and exemplars accepted, by type."}, []string{"type"}),
 		refused: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_refused_samples_total", Help: "Samples refused, by reason."}, []string{"reason"}),
 		failures: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_push_failures_total", Help: "Failed pushes to an ingester."}, []string{"ingester"}),
+		established: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_distributor_established_pushes_total",
+			Help: "Pushes repeated to an ingester that had no room for series which another replica knows, by result (accepted, rejected, failed).",
+		}, []string{"ingester", "result"}),
+		repeated: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_distributor_duplicate_samples_total",
+			Help: "Samples at whose time their series had one already, as far as ingesters had it in memory; they count as accepted. Of two different values the larger is kept.",
+		}, []string{"different"}),
 	}
 	if o.Local == nil {
 		auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_inflight_bytes", Help: "Bytes on their way to ingesters."},
-			func() float64 { return float64(d.inflight.bytes()) })
+			func() float64 { return float64(d.inflight.Load()) })
 	}
 	return d
 }
@@ -118,6 +126,7 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	if d.opts.HA != nil {
 		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, &lim, &out))
 	}
+	out.Refusals = append(out.Refusals, b.Malformed...)
 	now := d.opts.Now()
 	v := validator{lim: lim, now: now.UnixMilli(), out: &out}
 	v.batch(b)
@@ -126,6 +135,10 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 		return series.Outcome{}, err
 	}
 	out.Add(more)
+	for _, r := range more.Repeats {
+		d.repeated.WithLabelValues("false").Add(float64(r.Same))
+		d.repeated.WithLabelValues("true").Add(float64(r.Different))
+	}
 	out.Charged = d.paid.charge(b.Tenant, now, &v.windows)
 	d.written.WithLabelValues("float").Add(float64(out.Samples))
 	d.written.WithLabelValues("histogram").Add(float64(out.Histograms))
@@ -144,36 +157,6 @@ func (d *Distributor) send(ctx context.Context, b *series.Batch, lim *limits.Lim
 		return d.opts.Local.Push(ctx, b)
 	}
 	return d.replicate(ctx, b, lim)
-}
-
-// inflight bounds bytes on their way.
-type inflight struct {
-	limit int64
-	mu    sync.Mutex
-	used  int64
-}
-
-// take reports whether there is room for n bytes more; one request always fits.
-func (f *inflight) take(n int64) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.used > 0 && f.used+n > f.limit {
-		return false
-	}
-	f.used += n
-	return true
-}
-
-func (f *inflight) give(n int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.used -= n
-}
-
-func (f *inflight) bytes() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.used
 }
 
 // maxShards bounds the tenants whose shards are remembered.

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/ring/local"
@@ -63,7 +64,7 @@ func (f *fakeIngester) Push(_ context.Context, b *series.Batch) (series.Outcome,
 	}
 	if f.refuse > 0 {
 		out.Samples -= f.refuse
-		out.RefuseEntry(0, "max_active_series", "limit max_active_series of 1 reached", f.refuse, 0, nil)
+		out.RefuseEntry(0, "max_active_series", "limit max_active_series of 1 reached", f.refuse, nil)
 	}
 	return out, nil
 }
@@ -93,14 +94,20 @@ type asReplica struct{ ing Ingester }
 func (r asReplica) Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error) {
 	var req remotewrite.Request
 	var resp wire.PushResponse
-	if err := req.Unmarshal(remotewrite.V1, p.Write); err != nil {
+	if err := req.Unmarshal(remotewrite.V1, p.Write, nil); err != nil {
 		return resp, err
 	}
-	req.Batch.Tenant = tenant.ID(p.Tenant)
+	req.Batch.Tenant, req.Batch.Established = tenant.ID(p.Tenant), p.Established
 	out, err := r.ing.Push(ctx, &req.Batch)
 	resp.Exemplars = int64(out.Exemplars)
+	for _, entry := range out.Created {
+		resp.Created = append(resp.Created, uint32(entry))
+	}
+	for _, r := range out.Repeats {
+		resp.Repeats = append(resp.Repeats, wire.Repeats{Entry: int64(r.Entry), Same: int64(r.Same), Different: int64(r.Different)})
+	}
 	for _, e := range out.Entries {
-		resp.Refusals = append(resp.Refusals, wire.Refusal{Entry: int64(e.Entry), Samples: int64(e.Samples), Histograms: int64(e.Histograms), Reason: e.Reason, Message: e.Message})
+		resp.Refusals = append(resp.Refusals, wire.Refusal{Entry: int64(e.Entry), Places: e.Places, Reason: e.Reason, Message: e.Message})
 	}
 	return resp, err
 }
@@ -273,7 +280,7 @@ func TestBuffersAreReused(t *testing.T) {
 	var req remotewrite.Request
 	for round, bad := range []int{3, 0, 2, 1, 5, 0} {
 		n := 50 - 3*round
-		if err := req.Decode(remotewrite.V1, body(t, n, bad), 1<<20); err != nil {
+		if err := req.Decode(remotewrite.V1, body(t, n, bad), 1<<20, (*memory.Holding)(nil)); err != nil {
 			t.Fatal(err)
 		}
 		req.Batch.Tenant = "t"

@@ -176,9 +176,7 @@ func TestHAPatience(t *testing.T) {
 	if n := g.store.count(); n > 1 {
 		t.Errorf("%d calls", n)
 	}
-	h.mu.Lock()
-	h.o.CallTimeout = time.Millisecond
-	h.mu.Unlock()
+	h = NewHA(HAOptions{Store: &g.store, Now: g.clock.now, CallTimeout: time.Millisecond})
 	b := batch()
 	b.Tenant = "other"
 	h.Filter(context.Background(), b, &lim, &series.Outcome{})

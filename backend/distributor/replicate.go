@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
@@ -17,7 +20,20 @@ type part struct {
 	instance *ring.Instance
 	entries  []int32 // positions in the batch; nil is all of them
 	push     *wire.Push
+	load     *load // of the push
+	// established marks what is repeated to an ingester, see wire.PushRequest.
+	established bool
 }
+
+// load is what a push takes until the last part that it is of was answered.
+type load struct {
+	bytes int64
+	parts atomic.Int32
+}
+
+// pushFactor is how many bytes a push takes for each of its body: the body, its
+// message, and that compressed.
+const pushFactor = 3
 
 // answer is what became of a part.
 type answer struct {
@@ -27,8 +43,9 @@ type answer struct {
 }
 
 // replicate writes every series to its replica set and returns as soon as the
-// answers decide about each: a majority took it, or a majority refused it. When
-// they cannot decide, the whole request fails.
+// answers decide about each: a majority applied it, or it is rejected for good.
+// When they cannot decide, the whole request fails. The rules are in
+// docs/cluster.md.
 func (d *Distributor) replicate(ctx context.Context, b *series.Batch, lim *limits.Limits) (series.Outcome, error) {
 	r, err := d.opts.Ring.Ring(ctx)
 	if err != nil {
@@ -41,39 +58,120 @@ func (d *Distributor) replicate(ctx context.Context, b *series.Batch, lim *limit
 	if err != nil {
 		return series.Outcome{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	if err := d.encode(b, parts); err != nil {
+	h := d.hold(b, lim)
+	if err := d.encode(ctx, b, parts, h); err != nil {
+		h.Close()
 		return series.Outcome{}, err
 	}
+	t := newTally(b, parts, d.opts.Replication)
+	if err := d.exchange(ctx, parts, t, h); err != nil {
+		return series.Outcome{}, err
+	}
+	if err := d.repeat(ctx, b, t, lim); err != nil {
+		return series.Outcome{}, err
+	}
+	return t.outcome()
+}
+
+// hold begins the account of what waits for ingesters. It may outlive the request
+// and is none of its own account.
+func (d *Distributor) hold(b *series.Batch, lim *limits.Limits) *memory.Holding {
+	// The tenant's name may lie in the request's buffers.
+	id := tenant.ID(strings.Clone(string(b.Tenant)))
+	return d.opts.Memory.Begin(memory.Request{Tenant: id, Limit: lim.MaxMemoryBytes, Write: true, Internal: id == tenant.Self})
+}
+
+// take takes the memory for pushes to ingesters. A request that could not have it
+// if it were the only one is too large: repeating it would not help.
+func (d *Distributor) take(ctx context.Context, h *memory.Holding, bytes int64) error {
+	err := h.Take(bytes)
+	if err == nil {
+		return nil
+	}
+	need := memory.FromContext(ctx).Used() + h.Used() + bytes
+	if most := h.Most(); errors.Is(err, memory.ErrFull) && most > 0 && need > most {
+		err = &memory.TooLargeError{Need: need, Most: most}
+	}
+	return fmt.Errorf("push to ingesters: %w", err)
+}
+
+// exchange pushes parts and counts their answers until those that still come
+// change nothing. It closes the holding when the last part was answered.
+func (d *Distributor) exchange(ctx context.Context, parts []part, t *tally, h *memory.Holding) error {
 	total := int64(0)
 	for i := range parts {
 		total += int64(len(parts[i].push.Write))
 	}
-	if !d.inflight.take(total) {
-		return series.Outcome{}, fmt.Errorf("%w: more than %d bytes wait for ingesters", ErrUnavailable, d.opts.MaxInflightBytes)
-	}
+	d.inflight.Add(total)
+	left := atomic.Int32{} // parts that were not answered
+	left.Store(int32(len(parts)))
 	answers := make(chan answer, len(parts)) // room for all: nobody may wait for a late one
 	for i := range parts {
 		d.pushes.Go(func() {
 			p := &parts[i]
-			size := int64(len(p.push.Write))
 			out, err := d.push(ctx, p)
-			d.inflight.give(size)
+			d.inflight.Add(-int64(len(p.push.Write)))
+			p.push = nil // other parts may be long under way
+			if p.load.parts.Add(-1) == 0 {
+				h.Give(p.load.bytes)
+			}
+			if left.Add(-1) == 0 {
+				h.Close()
+			}
 			answers <- answer{p, out, err}
 		})
 	}
-	t := newTally(b, parts, d.opts.Replication)
 	for range parts {
 		select {
 		case a := <-answers:
 			t.add(a)
 		case <-ctx.Done():
-			return series.Outcome{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+			return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}
-		if t.decided() {
+		if t.settled() {
 			break
 		}
 	}
-	return t.outcome()
+	return nil
+}
+
+// repeat pushes entries that one replica knows to the replicas that rejected
+// them for want of room. It runs once in a request, before the request has its
+// answer: an answer that comes later repeats nothing.
+func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally, lim *limits.Limits) error {
+	parts := t.repeats()
+	if len(parts) == 0 {
+		return nil
+	}
+	h := d.hold(b, lim)
+	for i := range parts {
+		p := &parts[i]
+		few := series.Batch{Tenant: b.Tenant, Entries: make([]series.Entry, len(p.entries))}
+		for j, entry := range p.entries {
+			few.Entries[j] = b.Entries[entry]
+		}
+		e, err := wire.EncodeEntries(&few, nil)
+		if err == nil {
+			p.load = loadOf(e.Size(nil, false))
+			err = d.take(ctx, h, p.load.bytes)
+		}
+		if err != nil {
+			h.Close()
+			return err
+		}
+		// A push may outlive the request and has nothing of its buffers.
+		p.push = &wire.Push{PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(nil, false), Established: true}}
+		p.established = true
+	}
+	t.await(parts)
+	return d.exchange(ctx, parts, t, h)
+}
+
+// loadOf is what a push of a body of so many bytes takes, for one part.
+func loadOf(body int) *load {
+	l := &load{bytes: pushFactor * int64(body)}
+	l.parts.Store(1)
+	return l
 }
 
 // push sends a part to its ingester. It goes on when the request has its answer:
@@ -84,14 +182,36 @@ func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, err
 		d.failures.WithLabelValues(p.instance.ID).Inc()
 		return wire.PushResponse{}, fmt.Errorf("ingester %s: %w", p.instance.ID, err)
 	}
+	deadline, limited := ctx.Deadline()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.opts.PushTimeout)
 	defer cancel()
+	if limited && p.established {
+		// A repeat has what is left of the request's time: a sender that was told
+		// nothing repeats the request, and that repeats this.
+		var stop context.CancelFunc
+		ctx, stop = context.WithDeadline(ctx, deadline)
+		defer stop()
+	}
 	out, err := rep.Push(ctx, p.push)
+	if p.established {
+		d.established.WithLabelValues(p.instance.ID, result(&out, err)).Inc()
+	}
 	if err != nil {
 		d.failures.WithLabelValues(p.instance.ID).Inc()
 		return out, fmt.Errorf("ingester %s: %w", p.instance.ID, err)
 	}
 	return out, nil
+}
+
+// result names what became of a repeated push, for its metric.
+func result(out *wire.PushResponse, err error) string {
+	switch {
+	case err != nil:
+		return "failed"
+	case len(out.Refusals) > 0:
+		return "rejected"
+	}
+	return "accepted"
 }
 
 // split finds the parts of a batch. Metadata goes to every ingester that takes
@@ -137,136 +257,51 @@ func (d *Distributor) split(r *ring.Ring, b *series.Batch) ([]part, error) {
 	return parts, nil
 }
 
-// encode makes the parts' requests. Every series is encoded once.
-func (d *Distributor) encode(b *series.Batch, parts []part) error {
+// encode makes the parts' requests. Every series is encoded once, and the memory
+// for what is put together of them is taken before.
+func (d *Distributor) encode(ctx context.Context, b *series.Batch, parts []part, h *memory.Holding) error {
 	buf, _ := d.buffers.Get().([]byte)
 	e, err := wire.EncodeEntries(b, buf)
 	if err != nil {
 		return err
 	}
-	var whole *wire.Push // for those that get everything
+	const maxPooled = 4 << 20
+	defer func() {
+		if buf := e.Buffer(); cap(buf) <= maxPooled {
+			d.buffers.Put(buf) //nolint:staticcheck // the header is small beside what it saves
+		}
+	}()
+	if err := d.take(ctx, h, loads(parts, e, len(b.Metadata) > 0)); err != nil {
+		return err
+	}
+	pushes := map[*load]*wire.Push{} // that which is for all who get everything is one
 	for i := range parts {
 		p := &parts[i]
-		if p.entries == nil && whole != nil {
-			p.push = whole
-			continue
+		if p.push = pushes[p.load]; p.push == nil {
+			// Late pushes outlive the batch and its buffers.
+			p.push = &wire.Push{PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(p.entries, len(b.Metadata) > 0)}}
+			pushes[p.load] = p.push
 		}
-		// Late pushes outlive the batch and its buffers.
-		p.push = &wire.Push{PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(p.entries, len(b.Metadata) > 0)}}
-		if p.entries == nil {
-			whole = p.push
-		}
-	}
-	const maxPooled = 4 << 20
-	if buf = e.Buffer(); cap(buf) <= maxPooled {
-		d.buffers.Put(buf) //nolint:staticcheck // the header is small beside what it saves
 	}
 	return nil
 }
 
-// tally counts what the replicas of each entry said.
-type tally struct {
-	batch    *series.Batch
-	parts    int
-	majority uint8
-	replicas int
-
-	applied, refused []uint8
-	open             int                  // entries without a decision
-	least            map[int]wire.Refusal // by entry: the smallest refusal so far
-	exemplars        int64
-	answered, failed int
-	err              error
-}
-
-func newTally(b *series.Batch, parts []part, replication int) *tally {
-	n := len(b.Entries)
-	return &tally{batch: b, parts: len(parts), replicas: replication, majority: uint8(replication/2 + 1),
-		applied: make([]uint8, n), refused: make([]uint8, n), open: n, least: map[int]wire.Refusal{}}
-}
-
-func (t *tally) add(a answer) {
-	if a.err != nil {
-		t.failed++
-		t.err = errors.Join(t.err, a.err)
-		return
-	}
-	t.answered++
-	t.exemplars += a.out.Exemplars
-	refused := map[int64]wire.Refusal{} // by position in the part
-	message := map[string]string{}
-	for _, r := range a.out.Refusals {
-		if r.Message == "" {
-			r.Message = message[r.Reason]
+// loads gives each part the load of its push, and returns the sum of all.
+func loads(parts []part, e *wire.Entries, metadata bool) int64 {
+	var whole *load // of those that get everything
+	sum := int64(0)
+	for i := range parts {
+		p := &parts[i]
+		if p.entries == nil && whole != nil {
+			whole.parts.Add(1)
+			p.load = whole
+			continue
 		}
-		message[r.Reason] = r.Message
-		if old, ok := refused[r.Entry]; ok { // for two reasons
-			r.Samples += old.Samples
-			r.Histograms += old.Histograms
-		}
-		refused[r.Entry] = r
-	}
-	n := len(a.part.entries)
-	if a.part.entries == nil {
-		n = len(t.batch.Entries)
-	}
-	for i := range n {
-		entry := i
-		if a.part.entries != nil {
-			entry = int(a.part.entries[i])
-		}
-		before := t.done(entry)
-		if r, ok := refused[int64(i)]; ok && r.Samples > 0 {
-			t.refused[entry]++
-			if least, ok := t.least[entry]; !ok || r.Samples < least.Samples {
-				t.least[entry] = r
-			}
-		} else {
-			t.applied[entry]++
-		}
-		if !before && t.done(entry) {
-			t.open--
+		p.load = loadOf(e.Size(p.entries, metadata))
+		sum += p.load.bytes
+		if p.entries == nil {
+			whole = p.load
 		}
 	}
-}
-
-func (t *tally) done(entry int) bool {
-	return t.applied[entry] >= t.majority || t.refused[entry] >= t.majority
-}
-
-// decided reports whether later answers change nothing.
-func (t *tally) decided() bool {
-	return t.open == 0 && (len(t.batch.Entries) > 0 || t.answered > t.parts/2)
-}
-
-func (t *tally) outcome() (series.Outcome, error) {
-	if !t.decided() {
-		if t.err == nil {
-			t.err = errors.New("the replicas of a series disagree whether to take it")
-		}
-		return series.Outcome{}, fmt.Errorf("%w: %w", ErrUnavailable, t.err)
-	}
-	var out series.Outcome
-	for i := range t.batch.Entries {
-		e := &t.batch.Entries[i]
-		histograms := 0
-		for j := range e.Samples {
-			if e.Samples[j].IsHistogram() {
-				histograms++
-			}
-		}
-		floats := len(e.Samples) - histograms
-		if t.applied[i] < t.majority {
-			r := t.least[i]
-			histograms -= int(r.Histograms)
-			floats -= int(r.Samples - r.Histograms)
-			out.Refuse(r.Reason, r.Message, int(r.Samples), e.Labels.String)
-		}
-		out.Samples += max(floats, 0)
-		out.Histograms += max(histograms, 0)
-	}
-	// Every replica that takes a series keeps its exemplars; answers that did not
-	// come yet are not waited for.
-	out.Exemplars = int(t.exemplars) * t.parts / (t.answered * t.replicas)
-	return out, nil
+	return sum
 }

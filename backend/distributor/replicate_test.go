@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -62,7 +63,7 @@ func (r *replica) Push(ctx context.Context, b *series.Batch) (series.Outcome, er
 	for i, e := range b.Entries {
 		out.Exemplars += len(e.Exemplars)
 		if r.refuse != "" && e.Labels.Get("refused_by") == r.refuse {
-			out.RefuseEntry(i, "max_active_series", "limit reached", len(e.Samples), 0, nil)
+			out.RefuseEntry(i, "too_many_sample_type_changes", "changes", len(e.Samples), nil)
 			continue
 		}
 		if r.applied == nil {
@@ -73,7 +74,8 @@ func (r *replica) Push(ctx context.Context, b *series.Batch) (series.Outcome, er
 	return out, nil
 }
 
-// TestQuorum: what becomes of one series by what its three replicas say.
+// TestQuorum: what becomes of one series by what its three replicas say of its
+// samples. TestEstablished has the rejections for want of room.
 func TestQuorum(t *testing.T) {
 	down := errors.New("down")
 	ok := func() *replica { return &replica{} }
@@ -199,13 +201,15 @@ func TestShard(t *testing.T) {
 // TestInflight: what waits for hung ingesters is bounded.
 func TestInflight(t *testing.T) {
 	hung := &replica{hangs: true}
+	const limit = 1_000_000
+	account := memory.NewAccount(limit, nil)
 	d := New(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": &replica{}, "1": &replica{}, "2": hung}),
-		MaxInflightBytes: 100_000, PushTimeout: 500e6, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
+		Memory: account, PushTimeout: 500e6, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
 	defer d.Close()
 	full := false
-	for range 100 {
+	for range 1000 {
 		_, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(100)})
-		if full = errors.Is(err, ErrUnavailable); full {
+		if full = errors.Is(err, memory.ErrFull); full {
 			break
 		}
 		if err != nil {
@@ -215,8 +219,11 @@ func TestInflight(t *testing.T) {
 	if !full {
 		t.Error("nothing was refused")
 	}
-	if used := d.inflight.bytes(); used > 100_000 {
+	if used := d.inflight.Load(); used > limit/2 {
 		t.Errorf("%d bytes on their way", used)
+	}
+	if err := d.Close(); err != nil || account.Used() != 0 {
+		t.Errorf("%v: %d bytes are held in the end", err, account.Used())
 	}
 }
 
@@ -226,7 +233,7 @@ func TestEncoding(t *testing.T) {
 	seen := make(chan string, 3)
 	ing := pushFunc(func(b *series.Batch) { seen <- describe(b) })
 	d := New(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": ing, "1": ing, "2": ing}), Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
-	e := entryOf(rawLabels("__name__", "up", "long", strings.Repeat("ä", 500)), at(nowMillis), at(5), at(1<<47))
+	e := entryOf(rawLabels("__name__", "up", "long", strings.Repeat("ä", 500)), at(nowMillis), at(5), at(1<<43))
 	e.Samples[1].V = 1e-300
 	e.Exemplars = []exemplar.Exemplar{{Labels: rawLabels("trace", "1"), Value: -1, Ts: nowMillis, HasTs: true}}
 	h := entryOf(rawLabels("__name__", "h"), series.Sample{T: nowMillis, H: tsdbutil.GenerateTestHistogram(3)}, series.Sample{T: nowMillis + 1, FH: tsdbutil.GenerateTestFloatHistogram(5)})

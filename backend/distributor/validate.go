@@ -2,12 +2,14 @@ package distributor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/backend/pack"
@@ -131,19 +133,10 @@ func (v *validator) samples(e *series.Entry) bool {
 }
 
 func (v *validator) sample(s *series.Sample) (reason, message string) {
-	past, future := time.Duration(v.lim.PastGrace), time.Duration(v.lim.FutureGrace)
-	switch {
-	case s.T < 0:
-		return "before_1970", fmt.Sprintf("a sample has the timestamp %d, before 1970", s.T)
-	case s.T > series.MaxTime:
-		return "after_9999", fmt.Sprintf("a sample has the timestamp %d; the last one that can be stored is %d, the end of the year 9999; timestamps are milliseconds: send it divided by 1,000 or 1,000,000 if it is in microseconds or nanoseconds", s.T, series.MaxTime)
-	case past > 0 && s.T < v.now-past.Milliseconds():
-		return "past_grace", fmt.Sprintf("limit past_grace of %s exceeded by a sample of %s", v.lim.PastGrace, timeText(s.T))
-	case future > 0 && s.T > v.now+future.Milliseconds():
-		return "future_grace", fmt.Sprintf("limit future_grace of %s exceeded by a sample of %s; check the sender's clock", v.lim.FutureGrace, timeText(s.T))
-	case v.lim.Retention > 0 && s.T < v.now-time.Duration(v.lim.Retention).Milliseconds():
-		return "retention", fmt.Sprintf("limit retention of %s exceeded by a sample of %s", v.lim.Retention, timeText(s.T))
-	case s.IsHistogram():
+	if reason, message = v.time(s.T); reason != "" {
+		return reason, message
+	}
+	if s.IsHistogram() {
 		if reason, message = v.histogram(s); reason != "" {
 			return reason, message
 		}
@@ -154,19 +147,37 @@ func (v *validator) sample(s *series.Sample) (reason, message string) {
 	return "", ""
 }
 
+// time says why a sample of a time is rejected; "" when it is not.
+func (v *validator) time(t int64) (reason, message string) {
+	past, future := time.Duration(v.lim.PastGrace), time.Duration(v.lim.FutureGrace)
+	switch {
+	case t < 0:
+		return "before_1970", fmt.Sprintf("a sample has the timestamp %d, before 1970", t)
+	case t > series.MaxTime:
+		return "after_2261", fmt.Sprintf("a sample has the timestamp %d; the last one that can be read back is %d, the end of the year 2261; timestamps are milliseconds: send it divided by 1,000 or 1,000,000 if it is in microseconds or nanoseconds", t, series.MaxTime)
+	case past > 0 && t < v.now-past.Milliseconds():
+		return "past_grace", fmt.Sprintf("limit past_grace of %s exceeded by a sample of %s", v.lim.PastGrace, timeText(t))
+	case future > 0 && t > v.now+future.Milliseconds():
+		return "future_grace", fmt.Sprintf("limit future_grace of %s exceeded by a sample of %s; check the sender's clock", v.lim.FutureGrace, timeText(t))
+	case v.lim.Retention > 0 && t < v.now-time.Duration(v.lim.Retention).Milliseconds():
+		return "retention", fmt.Sprintf("limit retention of %s exceeded by a sample of %s", v.lim.Retention, timeText(t))
+	}
+	return "", ""
+}
+
 func timeText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
 
 func (v *validator) histogram(s *series.Sample) (reason, message string) {
-	var buckets int
-	var err error
-	if s.H != nil {
-		buckets, err = len(s.H.PositiveBuckets)+len(s.H.NegativeBuckets), s.H.Validate()
-		buckets = max(buckets, len(s.H.CustomValues)) // empty ones take room, too
-	} else {
-		buckets, err = len(s.FH.PositiveBuckets)+len(s.FH.NegativeBuckets), s.FH.Validate()
-		buckets = max(buckets, len(s.FH.CustomValues))
+	err := v.reduce(s)
+	switch {
+	case err != nil:
+	case s.H != nil:
+		err = s.H.Validate()
+	default:
+		err = s.FH.Validate()
 	}
 	inSpans, spans, bounds := s.Parts()
+	buckets := max(inSpans, bounds) // empty ones take room, too
 	if most := max(inSpans, spans, bounds); most > series.MaxHistogramParts {
 		return "histogram_too_large", fmt.Sprintf("a native histogram has %d buckets, spans or custom bounds; at most %d of each can be stored, whatever the tenant's limits; use a lower resolution", most, series.MaxHistogramParts)
 	}
@@ -174,30 +185,83 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 		return "invalid_histogram", fmt.Sprintf("a native histogram is not valid: %v", err)
 	}
 	if v.lim.MaxHistogramBuckets > 0 && buckets > v.lim.MaxHistogramBuckets {
-		return "max_histogram_buckets", fmt.Sprintf("limit max_histogram_buckets of %d exceeded by a native histogram with %d", v.lim.MaxHistogramBuckets, buckets)
+		return "max_histogram_buckets", fmt.Sprintf("limit max_histogram_buckets of %d exceeded by a native histogram with %d, whose resolution cannot be reduced; use fewer buckets", v.lim.MaxHistogramBuckets, buckets)
 	}
 	return "", ""
 }
 
-// exemplars drops invalid exemplars. Like Prometheus, it does not refuse the
+// reduce lowers the resolution of a histogram with exponential buckets that is
+// finer than what is stored, or has more buckets than it may have, as Prometheus
+// does when it receives or scrapes one. What is then still too large is rejected.
+func (v *validator) reduce(s *series.Sample) error {
+	schema := func() int32 {
+		if s.H != nil {
+			return s.H.Schema
+		}
+		return s.FH.Schema
+	}
+	to := func(schema int32) error {
+		if s.H != nil {
+			return s.H.ReduceResolution(schema)
+		}
+		return s.FH.ReduceResolution(schema)
+	}
+	if histogram.IsExponentialSchemaReserved(schema()) && schema() > histogram.ExponentialSchemaMax {
+		if err := to(histogram.ExponentialSchemaMax); err != nil {
+			return err
+		}
+	}
+	most := series.MaxHistogramParts
+	if v.lim.MaxHistogramBuckets > 0 {
+		most = min(most, v.lim.MaxHistogramBuckets)
+	}
+	for histogram.IsExponentialSchema(schema()) && schema() > histogram.ExponentialSchemaMin {
+		if buckets, _, _ := s.Parts(); buckets <= most {
+			break
+		}
+		if err := to(schema() - 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exemplars drops invalid exemplars. Like Prometheus, it does not reject the
 // request for them.
 func (v *validator) exemplars(e *series.Entry) {
 	kept := e.Exemplars[:0]
 	for _, x := range e.Exemplars {
-		if x.Ts >= 0 && x.Ts <= series.MaxTime && exemplarFits(x) {
+		x.Labels = x.Labels.WithoutEmpty()
+		if v.inTime(x.Ts) && exemplarFits(x) {
 			kept = append(kept, x)
 		}
 	}
 	e.Exemplars = kept
 }
 
+// inTime reports whether a sample of the time would be accepted.
+func (v *validator) inTime(t int64) bool {
+	reason, _ := v.time(t)
+	return reason == ""
+}
+
+// exemplarFits reports whether the labels of an exemplar are valid: short, each
+// once, in valid UTF-8.
 func exemplarFits(x exemplar.Exemplar) bool {
 	runes, ok := 0, true
 	x.Labels.Range(func(l labels.Label) {
 		runes += utf8.RuneCountInString(l.Name) + utf8.RuneCountInString(l.Value)
 		ok = ok && l.Name != "" && utf8.ValidString(l.Name) && utf8.ValidString(l.Value)
 	})
-	return ok && runes <= maxExemplarRunes
+	if !ok || runes > maxExemplarRunes {
+		return false
+	}
+	var names []string // they need not be sorted, and are few
+	x.Labels.Range(func(l labels.Label) {
+		ok = ok && !slices.Contains(names, l.Name)
+		names = append(names, l.Name)
+	})
+	return ok
 }
 
 // metadata drops entries without a metric and cuts long help texts.

@@ -3,6 +3,7 @@ package distributor
 import (
 	"context"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,7 @@ func TestRefusals(t *testing.T) {
 	longLived.PastGrace = 0
 	wide := tsdbutil.GenerateTestHistogram(1) // 8 buckets
 	wideFloat := tsdbutil.GenerateTestFloatHistogram(1)
+	wide.Schema, wideFloat.Schema = histogram.ExponentialSchemaMin, histogram.ExponentialSchemaMin
 	broken := &histogram.Histogram{Schema: 1, Count: 1, PositiveSpans: []histogram.Span{{Length: 3}}, PositiveBuckets: []int64{1}}
 	manyBounds := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, CustomValues: []float64{1, 2, 3, 4, 5}}
 	up := rawLabels("__name__", "up")
@@ -191,14 +193,20 @@ func TestExemplars(t *testing.T) {
 		x(nowMillis, "trace_id", strings.Repeat("ä", 120)), // 128 runes, 248 bytes
 		x(nowMillis, "", "no name"),
 		x(nowMillis, "trace_id", "\xff"),
+		x(nowMillis, "trace_id", "a", "span_id", "b", "trace_id", "c"),
+		x(nowMillis, "trace_id", "b", "empty", ""),
+		x(nowMillis-3_600_001, "trace_id", "older than a sample may be"),
+		x(nowMillis+60_001, "trace_id", "of the future"),
+		x(nowMillis-3_600_000, "trace_id", "as old as a sample may be"),
 	}
 	ing := &fakeIngester{}
-	out, err := distribute(map[string]Ingester{"a": ing}, limits.Limits{}).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{e}})
+	lim := limits.Limits{PastGrace: limits.Duration(time.Hour), FutureGrace: limits.Duration(time.Minute)}
+	out, err := distribute(map[string]Ingester{"a": ing}, lim).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{e}})
 	if err != nil || len(out.Refusals) != 0 {
 		t.Fatalf("outcome %+v, %v", out, err)
 	}
-	if out.Exemplars != 2 || ing.exemplars != 2 {
-		t.Errorf("%d exemplars kept, want 2", out.Exemplars)
+	if out.Exemplars != 4 || ing.exemplars != 4 {
+		t.Errorf("%d exemplars kept, want 4", out.Exemplars)
 	}
 }
 
@@ -217,5 +225,57 @@ func TestMetadata(t *testing.T) {
 	want := []series.MetricMetadata{md("long", "0123456789"), md("ok", "Help.")}
 	if len(ing.metadata) != 2 || ing.metadata[0] != want[0] || ing.metadata[1] != want[1] {
 		t.Errorf("kept %v, want %v", ing.metadata, want)
+	}
+}
+
+// TestHistogramsAreReduced: a histogram that is finer than what is stored, or has
+// more buckets than it may have, loses resolution and no observation.
+func TestHistogramsAreReduced(t *testing.T) {
+	spread := func(schema int32, buckets int) *histogram.Histogram {
+		h := &histogram.Histogram{Schema: schema, Count: uint64(2 * buckets), Sum: 7, PositiveSpans: []histogram.Span{{Offset: -9, Length: uint32(buckets)}}, PositiveBuckets: make([]int64, buckets)}
+		h.PositiveBuckets[0] = 1
+		h.NegativeSpans, h.NegativeBuckets = h.PositiveSpans, slices.Clone(h.PositiveBuckets)
+		return h
+	}
+	tests := []struct {
+		name   string
+		in     *histogram.Histogram
+		limit  int
+		schema int32 // 100: rejected
+	}{
+		{"at the limit", spread(3, 320), 640, 3},
+		{"one too many", spread(3, 321), 640, 2},
+		{"many", spread(8, 4000), 640, 4},
+		{"more than can be stored", spread(8, 10_000), 0, 7},
+		{"as coarse as it goes", spread(-4, 321), 640, 100},
+		{"too fine", spread(12, 100), 640, 8},
+		{"much too fine", spread(52, 100), 0, 8},
+		{"no such schema", spread(53, 1), 640, 100},
+		{"coarser than what is stored", spread(-5, 1), 640, 100},
+	}
+	for _, tt := range tests {
+		for _, sample := range []series.Sample{{T: nowMillis, H: tt.in.Copy()}, {T: nowMillis, FH: tt.in.ToFloat(nil)}} {
+			var out series.Outcome
+			v := validator{lim: limits.Limits{MaxHistogramBuckets: tt.limit}, now: nowMillis, out: &out}
+			e := entryOf(rawLabels("__name__", "h"), sample)
+			if kept := v.samples(&e); kept != (tt.schema != 100) {
+				t.Errorf("%s: kept %v: %s", tt.name, kept, out.String())
+				continue
+			} else if !kept {
+				continue
+			}
+			fh := e.Samples[0].FH
+			if h := e.Samples[0].H; h != nil {
+				fh = h.ToFloat(nil)
+			}
+			n := 0.0
+			for it := fh.AllBucketIterator(); it.Next(); {
+				n += it.At().Count
+			}
+			buckets, _, _ := e.Samples[0].Parts()
+			if fh.Schema != tt.schema || n != float64(tt.in.Count) || fh.Count != n || fh.Sum != 7 || tt.limit > 0 && buckets > tt.limit {
+				t.Errorf("%s: schema %d with %d buckets and %v of %d observations", tt.name, fh.Schema, buckets, n, tt.in.Count)
+			}
+		}
 	}
 }

@@ -293,33 +293,33 @@ func (s *asideSet) sync() error {
 
 // readAsideLabels calls fn for the labels of series of a request that were set
 // aside.
-func (ing *Ingester) readAsideLabels(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
+func (ing *Ingester) readAsideLabels(ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels)) error {
 	req.LabelsOnly = true
-	return ing.selectAside(ctx, req, func(ls labels.Labels, _ []series.Chunk) error { fn(ls); return nil })
+	return ing.selectAside(ctx, req, deleted, func(ls labels.Labels, _ []series.Chunk) error { fn(ls); return nil })
 }
 
 // selectAside calls fn for the series of a request that were set aside. Without
 // LabelsOnly it gets their chunks, which nobody else holds.
-func (ing *Ingester) selectAside(ctx context.Context, req series.Request, fn func(labels.Labels, []series.Chunk) error) error {
+func (ing *Ingester) selectAside(ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels, []series.Chunk) error) error {
 	for _, f := range ing.aside.overlapping(req.Tenant, req.MinTime, req.MaxTime) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := ing.readAsideFile(f, req, fn); err != nil {
+		if err := ing.readAsideFile(f, req, deleted, fn); err != nil {
 			return fmt.Errorf("series that was set aside: %w", err)
 		}
 	}
 	return nil
 }
 
-func (ing *Ingester) readAsideFile(f *asideFile, req series.Request, fn func(labels.Labels, []series.Chunk) error) error {
+func (ing *Ingester) readAsideFile(f *asideFile, req series.Request, deleted *tenantDeletions, fn func(labels.Labels, []series.Chunk) error) error {
 	if f.damage != nil {
 		return f.damage
 	}
 	var gone []series.Interval
 	wanted := false
 	h, chunks, err := readAside(f.path, func(h *asideHeader) bool {
-		gone = ing.deletions.after(h.tenant, h.deletion, h.labels)
+		gone = deleted.after(h.deletion, h.labels)
 		wanted = matches(h.labels, req.Matchers) && !covers(gone, h.minTime, h.maxTime)
 		return wanted && !req.LabelsOnly
 	})

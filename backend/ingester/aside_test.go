@@ -101,7 +101,7 @@ func TestSetAside(t *testing.T) {
 		check("sealed")
 		b.crash()
 		check("restarted")
-		if n := b.ing.SeriesCount("a") + b.ing.SeriesCount("b"); n != 0 {
+		if n := b.ing.seriesCount(); n != 0 {
 			t.Errorf("round %d: %d series came back into the head", round, n)
 		}
 		// More of the same windows joins the files.
@@ -243,7 +243,7 @@ func TestAsideQuota(t *testing.T) {
 	o := b.options()
 	o.AsideBytes = 2 * asideCharge
 	var err error
-	if b.ing, err = Open(o); err != nil {
+	if b.ing, err = Open(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
 	now := b.now.UnixMilli()
@@ -438,7 +438,7 @@ func TestAsideMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	o.Registerer = reg
 	var err error
-	if b.ing, err = Open(o); err != nil {
+	if b.ing, err = Open(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
 	b.push("a", entry(impossible("bad"), f(b.now.UnixMilli(), 1)))

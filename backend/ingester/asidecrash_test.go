@@ -247,7 +247,7 @@ func (b *bench) reopen(l LongTerm, disk asideDisk) {
 	o.LongTerm, o.asideDisk = l, disk
 	// Its goroutines must not make calls of their own before they are ended.
 	o.idle = true
-	ing, err := Open(o)
+	ing, err := Open(context.Background(), o)
 	if err != nil {
 		b.t.Fatal(err)
 	}

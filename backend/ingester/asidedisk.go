@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/palliumhq/pallium/backend/atomicfile"
 )
 
 // asideDisk writes and removes the files of series set aside. A test puts faults
@@ -24,26 +26,12 @@ type asideDisk interface {
 type osDisk struct{}
 
 // Write implements asideDisk.
-func (osDisk) Write(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
-	tmp := path + ".tmp"
-	err := writeSynced(tmp, data)
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return errors.Join(err, removeIfThere(tmp))
-	}
-	return nil
-}
+func (osDisk) Write(path string, data []byte) error { return atomicfile.Replace(path, data) }
 
 // Sync implements asideDisk. A directory that somebody removed has no names.
 func (osDisk) Sync(dirs []string) error {
 	for _, dir := range dirs {
-		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := atomicfile.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -19,6 +19,8 @@ import (
 // hour and at series.MaxChunkSamples. It is guarded by its series' lock.
 type chunkBudget struct {
 	windows map[int64]*windowChunks // by start; those with native histograms or a reservation
+
+	appender int64 // bytes of the open chunk's appender for the layout of its histograms
 }
 
 type windowChunks struct {
@@ -51,6 +53,7 @@ func (s *memSeries) appendCounted(smp *series.Sample) error {
 	if err := s.in.Add(smp); err != nil {
 		return err
 	}
+	b.appender = appenderSize(smp)
 	if !open || len(s.in.Done()) > closed {
 		b.add(smp.T, histogram, 1)
 	} else {
@@ -89,11 +92,11 @@ func (s *memSeries) recount() {
 	}
 	// Histograms first: floats count only where those are.
 	for _, histogram := range []bool{true, false} {
-		for _, c := range s.in.Done() {
+		s.eachClosed(func(c *series.Chunk) {
 			if (c.Encoding != chunkenc.EncXOR) == histogram {
 				b.add(c.MinTime, histogram, 1)
 			}
-		}
+		})
 		if start, e, ok := s.in.Open(); ok && (e != chunkenc.EncXOR) == histogram {
 			b.add(start, histogram, 1)
 		}
@@ -140,7 +143,7 @@ func (w *writeRecord) reserve(out *series.Outcome) {
 			}
 			continue
 		}
-		w.reserveEntry(s, i, e, a, out)
+		w.reserveEntry(s, i, e, a, &w.find, out)
 	}
 }
 
@@ -160,9 +163,10 @@ func hasHistogram(samples []series.Sample) bool {
 	return false
 }
 
-func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *admission, out *series.Outcome) {
+func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *admission, f *finder, out *series.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f.forget() // others may have changed the series since
 	a.b = s.ownBudget()
 	kept := e.Samples[:0]
 	for j := range e.Samples {
@@ -172,12 +176,12 @@ func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *
 			n, at = a.exact(smp, n, at)
 		}
 		if at != nil && n > 0 && at.begun+at.reserved+n > series.MaxWindowChunks {
-			histograms := 0
-			if smp.IsHistogram() {
-				histograms = 1
+			if !s.adds(smp, f) {
+				n = 0
+			} else {
+				out.RefuseSample(entry, j, "too_many_sample_type_changes", tooManyChunks(at.begun+at.reserved), e.Labels.String)
+				continue
 			}
-			out.RefuseEntry(entry, "too_many_sample_type_changes", tooManyChunks(at.begun+at.reserved), 1, histograms, e.Labels.String)
-			continue
 		}
 		if at != nil && n > 0 {
 			at.reserved += n

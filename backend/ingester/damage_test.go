@@ -1,8 +1,8 @@
 package ingester
 
 import (
+	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,6 +13,48 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
+// logPath is the file of a segment.
+func (b *bench) logPath(segment int) string {
+	return wal.SegmentPath(filepath.Join(b.dir, "wal"), segment)
+}
+
+// checkpoint lets time pass until labels are due to be written a second time, and
+// has that done.
+func (b *bench) checkpoint() {
+	b.t.Helper()
+	b.set(b.now.Add(checkpointAfter))
+	if err := b.ing.labels.checkpoint(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
+	if n := b.ing.labels.waiting(); n != 0 {
+		b.t.Fatalf("the labels of %d series still wait", n)
+	}
+}
+
+// frameMagic begins a record in a segment.
+const frameMagic = "\xd6PW\x01"
+
+// damage flips a bit in a record of a segment.
+func (b *bench) damage(segment, record int) {
+	b.t.Helper()
+	data, err := os.ReadFile(b.logPath(segment))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	at := 0
+	for range record + 1 {
+		next := bytes.Index(data[at:], []byte(frameMagic))
+		if next < 0 {
+			b.t.Fatalf("segment %d has no record %d", segment, record)
+		}
+		at += next + len(frameMagic)
+	}
+	data[at+15] ^= 1
+	if err := os.WriteFile(b.logPath(segment), data, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 // A sender that catches up puts a series into one request many times.
 func TestSeriesTwiceInTheFirstRecord(t *testing.T) {
 	b := newBench(t)
@@ -20,15 +62,9 @@ func TestSeriesTwiceInTheFirstRecord(t *testing.T) {
 	b.push("a", entry(ls, f(now-2, 1)), entry(ls, f(now-1, 2)))
 	b.push("a", entry(ls, f(now, 3)))
 	b.push("a", entry(ls, f(now+1, 4)))
-	path := filepath.Join(b.dir, "wal", fmt.Sprintf("%08d.wal", b.ing.log.Segment()))
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data[8+20] ^= 1 // in the first record
-	if err := os.WriteFile(path, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	first := b.ing.log.Segment()
+	b.checkpoint()
+	b.damage(first, 0)
 	b.crash()
 	same(t, "after damage to the first record", b.read("a"), map[string][]series.Sample{ls.String(): {f(now, 3), f(now+1, 4)}})
 }

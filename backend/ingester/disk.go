@@ -169,19 +169,17 @@ const chunkIndex = 32
 func (s *memSeries) unsealedBytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, chunks := int64(s.in.OpenBytes()), len(s.in.Done())+1
-	for _, c := range s.in.Done() {
+	n, chunks := int64(s.in.OpenBytes()), 1
+	s.eachClosed(func(c *series.Chunk) {
 		n += int64(len(c.Data))
-	}
+		chunks++
+	})
 	if s.rare != nil {
 		n += 16 * int64(len(s.rare.late))
 		for i := range s.rare.lateHist {
 			n += histogramBytes(&s.rare.lateHist[i])
 		}
-		for _, c := range s.rare.sealing {
-			n += int64(len(c.Data))
-		}
-		chunks += len(s.rare.sealing) + len(s.rare.late) + len(s.rare.lateHist)
+		chunks += s.rare.waiting()
 	}
 	if n == 0 {
 		return 0

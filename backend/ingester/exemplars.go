@@ -2,11 +2,16 @@ package ingester
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/tsdb/encoding"
+
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/wal"
 )
 
 // exemplarRing keeps the newest exemplars of a tenant in memory, as Prometheus
@@ -15,7 +20,19 @@ type exemplarRing struct {
 	mu   sync.Mutex
 	ring []storedExemplar
 	next int // where the next one goes once the ring is full
+
+	labelBytes int64                     // of the exemplars' own labels
+	newest     map[uint64]seriesExemplar // by the hash of a series' labels
 }
+
+// seriesExemplar is what the ring has of one series.
+type seriesExemplar struct {
+	last  int32 // where its newest exemplar is
+	count int32
+}
+
+// seriesExemplarBytes is an entry of exemplarRing.newest.
+const seriesExemplarBytes = mapBytes
 
 // resent is how many of the newest exemplars a new one is compared with: a
 // request that is sent again repeats the last ones.
@@ -27,45 +44,191 @@ type storedExemplar struct {
 }
 
 // add keeps e unless it is among the newest already. limit bounds the ring. It
-// reports whether e is there now.
-func (r *exemplarRing) add(ls labels.Labels, e exemplar.Exemplar, limit int) bool {
-	if limit <= 0 {
-		return false
-	}
+// reports whether e is there now, and by how many bytes the ring grew.
+func (r *exemplarRing) add(ls labels.Labels, e exemplar.Exemplar, limit int) (there bool, grown int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.ring) > limit { // the limit was lowered: keep the newest
-		all := append(slices.Clone(r.ring[r.next:]), r.ring[:r.next]...)
-		r.ring, r.next = slices.Clone(all[len(all)-limit:]), 0
+	before := r.size()
+	there = r.keep(ls, e, limit)
+	return there, r.size() - before
+}
+
+// size is what the ring takes in memory. The labels of series are the series'.
+func (r *exemplarRing) size() int64 {
+	return exemplarBytes*int64(cap(r.ring)) + r.labelBytes + seriesExemplarBytes*int64(len(r.newest))
+}
+
+// lower keeps the newest exemplars that a lower limit allows.
+func (r *exemplarRing) lower(limit int) {
+	all := r.ordered()
+	r.ring, r.next, r.labelBytes, r.newest = slices.Clone(all[len(all)-limit:]), 0, 0, nil
+	for i := range r.ring {
+		r.labelBytes += allocated(r.ring[i].Labels.ByteSize())
+		r.took(i)
 	}
+}
+
+// took counts the exemplar at a place of the ring for its series.
+func (r *exemplarRing) took(at int) {
+	if r.newest == nil {
+		r.newest = map[uint64]seriesExemplar{}
+	}
+	hash := r.ring[at].series.Hash()
+	r.newest[hash] = seriesExemplar{last: int32(at), count: r.newest[hash].count + 1}
+}
+
+// drops takes the exemplar at a place of the ring, the oldest, out of the count.
+func (r *exemplarRing) drops(at int) {
+	hash := r.ring[at].series.Hash()
+	known := r.newest[hash]
+	if known.count--; known.count <= 0 {
+		delete(r.newest, hash)
+		return
+	}
+	r.newest[hash] = known
+}
+
+// outOfOrder reports whether a series has a newer exemplar, by Prometheus' rule:
+// at one time they ascend by value and then by the hash of their labels.
+func (r *exemplarRing) outOfOrder(ls labels.Labels, e exemplar.Exemplar) bool {
+	known, ok := r.newest[ls.Hash()]
+	if !ok {
+		return false
+	}
+	n := &r.ring[known.last]
+	if !labels.Equal(n.series, ls) {
+		return false
+	}
+	return compareExemplars(e, n.Exemplar) < 0
+}
+
+func compareExemplars(a, b exemplar.Exemplar) int {
+	if c := cmp.Or(cmp.Compare(a.Ts, b.Ts), cmp.Compare(a.Value, b.Value)); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Labels.Hash(), b.Labels.Hash())
+}
+
+// inOrder returns all exemplars as they came.
+func (r *exemplarRing) inOrder() []storedExemplar {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ordered()
+}
+
+// ordered is inOrder for a caller that holds r.mu.
+func (r *exemplarRing) ordered() []storedExemplar {
+	return append(slices.Clone(r.ring[r.next:]), r.ring[:r.next]...)
+}
+
+// newestExemplars orders exemplars by time, each once, and returns the newest so
+// many of them.
+func newestExemplars(list []storedExemplar, limit int) []storedExemplar {
+	slices.SortStableFunc(list, func(a, b storedExemplar) int {
+		return cmp.Or(compareExemplars(a.Exemplar, b.Exemplar), labels.Compare(a.series, b.series))
+	})
+	list = slices.CompactFunc(list, func(a, b storedExemplar) bool {
+		return a.Equals(b.Exemplar) && labels.Equal(a.series, b.series)
+	})
+	return list[max(0, len(list)-limit):]
+}
+
+// exemplarRecord writes exemplars into the log with the labels of their series,
+// which may have no samples there.
+type exemplarRecord struct {
+	th   *tenantHead
+	list []storedExemplar
+}
+
+// AppendTo implements wal.Record.
+func (r *exemplarRecord) AppendTo(dst []byte, _ wal.Place) []byte {
+	var buf encoding.Encbuf
+	for i := range r.list {
+		putLabelSet(&buf, r.list[i].series)
+		putExemplar(&buf, r.list[i].Exemplar)
+	}
+	return putCompressed(beginRecord(dst, r.th.id), sectionKeptExemplars, buf.B)
+}
+
+// Appended implements wal.Record.
+func (r *exemplarRecord) Appended(wal.Place) {}
+
+// has reports whether an exemplar is among the newest.
+func (r *exemplarRing) has(ls labels.Labels, e exemplar.Exemplar) bool {
 	for back := 1; back <= min(len(r.ring), resent); back++ {
 		p := &r.ring[(r.next+len(r.ring)-back)%len(r.ring)]
 		if p.Ts == e.Ts && p.Value == e.Value && labels.Equal(p.series, ls) && labels.Equal(p.Labels, e.Labels) {
 			return true
 		}
 	}
-	stored := storedExemplar{series: ls, Exemplar: e}
-	stored.Labels = e.Labels.Copy()
-	if len(r.ring) < limit {
-		r.ring = append(r.ring, stored)
+	return false
+}
+
+// acceptable returns those of a series' exemplars that add would not drop: only
+// they go into the log, or a replay would bring the others back.
+func (r *exemplarRing) acceptable(ls labels.Labels, list []exemplar.Exemplar) []exemplar.Exemplar {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(list, func(e exemplar.Exemplar) bool { return !r.has(ls, e) && r.outOfOrder(ls, e) })
+}
+
+// keep is add for a caller that holds r.mu.
+func (r *exemplarRing) keep(ls labels.Labels, e exemplar.Exemplar, limit int) bool {
+	if len(r.ring) > max(0, limit) {
+		r.lower(max(0, limit))
+	}
+	if limit <= 0 {
+		return false
+	}
+	if r.has(ls, e) {
 		return true
 	}
+	if r.outOfOrder(ls, e) {
+		return false
+	}
+	stored := storedExemplar{series: ls, Exemplar: e}
+	stored.Labels = e.Labels.Copy()
+	r.labelBytes += allocated(stored.Labels.ByteSize())
+	if len(r.ring) < limit {
+		r.ring = append(r.ring, stored)
+		r.took(len(r.ring) - 1)
+		return true
+	}
+	r.drops(r.next)
+	r.labelBytes -= allocated(r.ring[r.next].Labels.ByteSize())
 	r.ring[r.next] = stored
+	r.took(r.next)
 	r.next = (r.next + 1) % len(r.ring)
 	return true
 }
 
 // query returns the exemplars in [mint, maxt] of the series that one of the
-// matcher sets matches, by series and ascending in time.
-func (r *exemplarRing) query(mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult {
+// matcher sets matches, by series and ascending in time. The error is ctx's, or of
+// the request's memory.
+func (r *exemplarRing) query(ctx context.Context, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	// Matching may take long: a push, and with it a seal, must not wait for it.
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	err := memory.FromContext(ctx).Take(2 * exemplarBytes * int64(len(r.ring)))
+	var ring []storedExemplar
+	if err == nil {
+		ring = slices.Clone(r.ring)
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	bySeries := map[string]int{}
 	var out []exemplar.QueryResult
 	var key []byte
-	for i := range r.ring {
-		e := &r.ring[i]
-		if e.Ts < mint || e.Ts > maxt || !matchesAny(e.series, sets) {
+	for i := range ring {
+		e := &ring[i]
+		if e.Ts < mint || e.Ts > maxt {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if !matchesAny(e.series, sets) {
 			continue
 		}
 		key = e.series.Bytes(key)
@@ -82,7 +245,7 @@ func (r *exemplarRing) query(mint, maxt int64, sets [][]*labels.Matcher) []exemp
 		out[i].Exemplars = slices.CompactFunc(out[i].Exemplars, func(a, b exemplar.Exemplar) bool { return a.Equals(b) })
 	}
 	slices.SortFunc(out, func(a, b exemplar.QueryResult) int { return labels.Compare(a.SeriesLabels, b.SeriesLabels) })
-	return out
+	return out, nil
 }
 
 func matchesAny(ls labels.Labels, sets [][]*labels.Matcher) bool {

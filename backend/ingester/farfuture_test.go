@@ -11,6 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/wal"
 )
 
 // TestFarFuture: samples of the far future neither keep the log nor their series
@@ -94,8 +95,8 @@ func TestFarFutureReplayed(t *testing.T) {
 }
 
 // TestSealLogKeepsWhatItNeeds compares the seal log with all samples by brute
-// force, with clocks that jump: no segment goes while a sample in it is not
-// covered, and far samples alone keep none for long.
+// force, with clocks that jump: no segment goes while a sample in its epoch is not
+// covered, or while its epoch goes on, and far samples alone keep none for long.
 func TestSealLogKeepsWhatItNeeds(t *testing.T) {
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -104,12 +105,17 @@ func TestSealLogKeepsWhatItNeeds(t *testing.T) {
 			t.Fatal(err)
 		}
 		type sample struct {
-			segment int
-			t       int64
+			at wal.Place
+			t  int64
 		}
 		var all []sample
 		var done []seal
-		now, segment := int64(1000)*series.WindowMillis, 1
+		now, at := int64(1000)*series.WindowMillis, wal.Place{Segment: 1, Epoch: 1}
+		next := func(newEpoch bool) {
+			if at.Segment++; newEpoch {
+				at.Epoch = at.Segment
+			}
+		}
 		for range 60 {
 			now += r.Int64N(series.WindowMillis)
 			if r.IntN(15) == 0 {
@@ -118,46 +124,54 @@ func TestSealLogKeepsWhatItNeeds(t *testing.T) {
 			far := farFrom(time.UnixMilli(now))
 			times := noTimes()
 			for range 1 + r.IntN(3) {
-				at := now - r.Int64N(3*series.WindowMillis)
+				when := now - r.Int64N(3*series.WindowMillis)
 				switch r.IntN(6) {
 				case 0:
-					at = now + r.Int64N(6*series.WindowMillis)
+					when = now + r.Int64N(6*series.WindowMillis)
 				case 1:
-					at = now + r.Int64N(1000*series.WindowMillis)
+					when = now + r.Int64N(1000*series.WindowMillis)
 				}
-				times.add(at, far)
-				all = append(all, sample{segment, at})
+				times.add(when, far)
+				all = append(all, sample{at, when})
 			}
-			l.note(segment, times)
+			l.note(at, times)
 			if r.IntN(3) > 0 {
+				if r.IntN(3) == 0 {
+					next(r.IntN(2) == 0) // a full segment, or the border of a window
+				}
 				continue
 			}
-			segment++
-			s := seal{BeforeSegment: segment, BeforeTime: series.WindowStart(now - sealDelay.Milliseconds()), FromTime: far}
-			if r.IntN(5) == 0 {
+			everything := r.IntN(5) == 0
+			next(everything)
+			s := seal{BeforeSegment: at.Segment, BeforeTime: series.WindowStart(now - sealDelay.Milliseconds()), FromTime: far}
+			if everything {
 				s.BeforeTime = endOfTime
 			}
 			done = append(done, s)
-			needed, err := l.add(s)
+			needed, err := l.add(s, at)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if needed > at.Epoch {
+				t.Fatalf("seed %d: segment %d is needed, of an epoch that began with %d", seed, needed, at.Epoch)
 			}
 			for _, smp := range all {
 				covered := false
 				for _, d := range done {
-					covered = covered || d.covers(smp.segment, smp.t)
+					covered = covered || d.covers(smp.at.Segment, smp.t)
 				}
-				if !covered && smp.segment < needed {
-					t.Fatalf("seed %d: segment %d is given up, its sample at %d is in no pack", seed, smp.segment, smp.t)
+				if !covered && smp.at.Epoch < needed {
+					t.Fatalf("seed %d: the epoch of segment %d is given up, its sample at %d is in no pack", seed, smp.at.Segment, smp.t)
 				}
-				if !covered && l.covers(smp.segment, smp.t) {
+				if c := l.covering(smp.at.Segment); !covered && c.has(smp.t) {
 					t.Fatalf("seed %d: a sample counts as covered that is not", seed)
 				}
 			}
 		}
-		last := seal{BeforeSegment: segment + 1, BeforeTime: endOfTime, FromTime: farFrom(time.UnixMilli(now))}
-		if needed, err := l.add(last); err != nil || needed != segment+1 {
-			t.Fatalf("seed %d: after everything is sealed, segment %d of %d is needed, %v", seed, needed, segment, err)
+		next(true)
+		last := seal{BeforeSegment: at.Segment, BeforeTime: endOfTime, FromTime: farFrom(time.UnixMilli(now))}
+		if needed, err := l.add(last, at); err != nil || needed != at.Segment {
+			t.Fatalf("seed %d: after everything is sealed, segment %d of %d is needed, %v", seed, needed, at.Segment, err)
 		}
 	}
 }

@@ -18,24 +18,36 @@ const (
 	slicePause = time.Millisecond
 )
 
-// dropIdle takes series that hold nothing any more out of the head, and counts
-// the head's size again. Pushes go on meanwhile.
-func (ing *Ingester) dropIdle(idleSince int64) {
+// idleTimes are the times (Unix milliseconds) since when a series must have had a
+// sample to stay.
+type idleTimes struct {
+	since int64 // now, which is later when memory is short
+	usual int64 // whoever leaves before leaves a place behind until then
+}
+
+// dropIdle takes series that hold nothing any more out of the head, and drops
+// what was kept of those that left. Pushes go on meanwhile. The caller holds
+// ing.sealMu.
+func (ing *Ingester) dropIdle(t idleTimes) {
+	metadata := int64(0)
 	for _, th := range ing.heads() {
-		if !ing.dropIdleOf(th, idleSince) {
+		if !ing.dropIdleOf(th, t) {
 			return // stopped
 		}
+		th.sweepPlaces(ing.opts.Now())
+		th.sweepMetadata(ing.opts.Now().Add(-metadataIdle).Unix())
+		metadata += th.metadataSize()
 	}
-	ing.recount()
+	ing.disk.metadata.Store(metadata)
 }
 
 // dropIdleOf removes a tenant's idle series in slices: a push may be holding a
 // series that it found, so each slice is removed while no push is under way, and
 // the series is looked at once more. It returns false when the ingester stops.
-func (ing *Ingester) dropIdleOf(th *tenantHead, idleSince int64) bool {
+func (ing *Ingester) dropIdleOf(th *tenantHead, t idleTimes) bool {
 	var idle []*memSeries
 	th.each(func(s *memSeries) {
-		if s.idle(idleSince) {
+		if s.idle(t.since) {
 			idle = append(idle, s)
 		}
 	})
@@ -43,7 +55,7 @@ func (ing *Ingester) dropIdleOf(th *tenantHead, idleSince int64) bool {
 		ing.gate.Lock()
 		stopped, n := ing.stopped, 0
 		if !stopped {
-			n = th.remove(part, idleSince)
+			n = th.remove(part, t)
 		}
 		ing.gate.Unlock()
 		if stopped {
@@ -61,22 +73,36 @@ func (ing *Ingester) dropIdleOf(th *tenantHead, idleSince int64) bool {
 
 // remove takes those of the series out of the maps that are still idle, and
 // returns how many. Their references stay in the postings, where byRef tells
-// that they are gone, until reindex. No push may be under way.
-func (th *tenantHead) remove(list []*memSeries, idleSince int64) int {
+// that they are gone, until reindex. No push and no seal may be under way.
+func (th *tenantHead) remove(list []*memSeries, t idleTimes) int {
 	th.mu.Lock()
 	defer th.mu.Unlock()
-	n := 0
+	n, freed := 0, int64(0)
 	for _, s := range list {
-		if !s.idle(idleSince) || !th.unlink(s) {
+		s.mu.Lock()
+		gone, stays, last, size := s.isIdle(t.since), !s.isIdle(t.usual), s.lastT, s.counted
+		s.mu.Unlock()
+		if !gone || !th.unlink(s) {
 			continue
 		}
 		n++
+		freed += size
+		if s.established {
+			th.established--
+			th.account.established.Add(-size)
+		}
+		if stays {
+			th.leavePlace(s.hash, placeUntil(last+idleSeries.Milliseconds(), time.UnixMilli(t.usual).Add(idleSeries)))
+		}
 		if th.postings != nil {
 			delete(th.byRef, storage.SeriesRef(s.ref))
 			th.dead++
 		}
 	}
-	th.count -= n
+	th.shrink(freed)
+	if th.count -= n; n > 0 && th.count == 0 {
+		th.account.tenants.Add(-1)
+	}
 	return n
 }
 
@@ -109,11 +135,12 @@ func (th *tenantHead) reindexDue() bool {
 	return th.dead >= indexFrom && th.dead >= th.count/2
 }
 
-// reindex builds new postings from the series that are there, beside those
-// that are in use. MemPostings.Delete would hold their lock for long, and with it
-// pushes of new series: for each label of the removed series it copies the whole
-// list. One call of reindex and remove runs at a time; lastRef returns the
-// highest reference that was given out.
+// reindex builds new postings and maps from the series that are there, beside
+// those that are in use: maps do not become smaller by themselves, and
+// MemPostings.Delete would hold their lock for long, and with it pushes of new
+// series, since for each label of the removed series it copies the whole list.
+// One call of reindex and remove runs at a time; lastRef returns the highest
+// reference that was given out.
 func (th *tenantHead) reindex(lastRef func() uint64) {
 	th.mu.Lock()
 	th.reindexing = true
@@ -126,36 +153,67 @@ func (th *tenantHead) reindex(lastRef func() uint64) {
 		}
 	})
 	slices.SortFunc(list, func(a, b *memSeries) int { return cmp.Compare(a.ref, b.ref) })
-	p := index.NewMemPostings()
+	next := newSeriesIndex(len(list))
 	for part := range slices.Chunk(list, sliceSeries) {
-		addAll(p, part)
+		next.add(part)
+		th.mu.RLock()
+		next.chains(th, part)
+		th.mu.RUnlock()
 		time.Sleep(slicePause)
 	}
-	for !th.swapPostings(p) {
+	for !th.swapIndex(next) {
 		th.mu.Lock()
 		added := th.added
 		th.added = nil
+		next.chains(th, added)
 		th.mu.Unlock()
-		addAll(p, added)
+		next.add(added)
 	}
 }
 
-// swapPostings puts new postings into use, unless too many series were added
-// since they were begun.
-func (th *tenantHead) swapPostings(p *index.MemPostings) bool {
+// swapIndex puts a new index into use, unless too many series were added since it
+// was begun.
+func (th *tenantHead) swapIndex(next *seriesIndex) bool {
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	if len(th.added) > sliceSeries {
 		return false
 	}
-	addAll(p, th.added)
-	th.postings, th.added, th.reindexing, th.dead = p, nil, false, 0
+	next.add(th.added)
+	next.chains(th, th.added)
+	th.postings, th.byRef, th.series = next.postings, next.byRef, next.series
+	th.added, th.reindexing, th.dead = nil, false, 0
+	th.shrink(th.indexBytes - next.bytes)
+	th.indexBytes = next.bytes
 	return true
 }
 
-func addAll(p *index.MemPostings, list []*memSeries) {
+// seriesIndex is by what a tenant's series are found.
+type seriesIndex struct {
+	postings *index.MemPostings
+	byRef    map[storage.SeriesRef]*memSeries
+	series   map[uint64]*memSeries
+	bytes    int64
+}
+
+func newSeriesIndex(n int) *seriesIndex {
+	return &seriesIndex{postings: index.NewMemPostings(), byRef: make(map[storage.SeriesRef]*memSeries, n), series: make(map[uint64]*memSeries, n), bytes: postingsBytes}
+}
+
+// add takes in series.
+func (x *seriesIndex) add(list []*memSeries) {
 	for _, s := range list {
-		p.Add(storage.SeriesRef(s.ref), s.labels)
+		x.bytes += postingsSize(x.postings, s.labels)
+		x.postings.Add(storage.SeriesRef(s.ref), s.labels)
+		x.byRef[storage.SeriesRef(s.ref)] = s
+	}
+}
+
+// chains takes in the chains of the hashes of series as the tenant has them now.
+// The caller holds th.mu.
+func (x *seriesIndex) chains(th *tenantHead, list []*memSeries) {
+	for _, s := range list {
+		x.series[s.hash] = th.series[s.hash]
 	}
 }
 
@@ -186,21 +244,13 @@ func (th *tenantHead) all() []*memSeries {
 	return out
 }
 
-// recount sets the head's size to the sum over its series. What is pushed
-// meanwhile may be counted twice until the next one, but not be left out.
+// recount counts every series again, after replay, which does not count as it
+// goes.
 func (ing *Ingester) recount() {
-	before, total, metadata := ing.bytes.Load(), int64(0), int64(0)
+	metadata := int64(0)
 	for _, th := range ing.heads() {
-		th.each(func(s *memSeries) { total += s.size() })
+		th.each(th.recountSeries)
 		metadata += th.metadataSize()
 	}
-	ing.bytes.Add(total - before)
 	ing.disk.metadata.Store(metadata)
-}
-
-// size is roughly what the series takes in memory.
-func (s *memSeries) size() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return seriesOverhead + int64(s.labels.ByteSize()) + sizeOf(s.in.Done())
 }

@@ -85,7 +85,7 @@ func TestDropIdleSlices(t *testing.T) {
 			}
 			b.set(b.now.Add(2 * idleSeries))
 			b.churn("a", c.idle, c.live, b.now.UnixMilli())
-			before := b.ing.bytes.Load()
+			before := b.ing.account.bytes.Load()
 			if err := b.ing.Flush(); err != nil { // what was pushed now is recent
 				t.Fatal(err)
 			}
@@ -97,8 +97,8 @@ func TestDropIdleSlices(t *testing.T) {
 			if n := b.ing.largestSlice.Load(); n > sliceSeries || c.idle > 0 && n == 0 {
 				t.Errorf("%d series were removed at once", n)
 			}
-			if c.idle > 0 && b.ing.bytes.Load() >= before {
-				t.Errorf("head has %d bytes, and had %d", b.ing.bytes.Load(), before)
+			if c.idle > 0 && b.ing.account.bytes.Load() >= before {
+				t.Errorf("head has %d bytes, and had %d", b.ing.account.bytes.Load(), before)
 			}
 			b.set(b.now.Add(time.Minute))
 			b.churn("a", 0, c.idle/2, b.now.UnixMilli()) // some come back
@@ -117,7 +117,7 @@ func TestDropIdleSlices(t *testing.T) {
 // they have in the chain.
 func TestSeriesOfOneHash(t *testing.T) {
 	for mask := range 8 {
-		th := newTenantHead("a")
+		th := newTenantHead("a", &account{})
 		var list, gone []*memSeries
 		for i := range 3 {
 			s := newMemSeries(labels.FromStrings("i", fmt.Sprint(i)), 7, uint64(i+1))
@@ -127,7 +127,7 @@ func TestSeriesOfOneHash(t *testing.T) {
 				gone = append(gone, s)
 			}
 		}
-		if n := th.remove(append(gone, gone...), 0); n != len(gone) {
+		if n := th.remove(append(gone, gone...), idleTimes{}); n != len(gone) {
 			t.Errorf("mask %d: %d removed, want %d", mask, n, len(gone))
 		}
 		for i, s := range list {
@@ -189,7 +189,7 @@ func TestDropIdleUnderPushes(t *testing.T) {
 			}
 		})
 		b.ing.sealMu.Lock()
-		b.ing.dropIdle(now - 1)
+		b.ing.dropIdle(idleTimes{now - 1, now - 1})
 		b.ing.head("a", true).reindex(b.ing.nextRef.Load)
 		b.ing.sealMu.Unlock()
 		close(stop)
@@ -215,7 +215,7 @@ func TestDropIdleUnderPushes(t *testing.T) {
 // TestReindexTakesLateSeries: series that come while postings are built again are
 // in them, in their order, and once.
 func TestReindexTakesLateSeries(t *testing.T) {
-	th := newTenantHead("a")
+	th := newTenantHead("a", &account{})
 	ref := uint64(0)
 	add := func(n int) {
 		for range n {
@@ -293,7 +293,7 @@ func BenchmarkDropIdle(b *testing.B) {
 					stop, longest := pusher(ing)
 					b.StartTimer()
 					ing.sealMu.Lock()
-					ing.dropIdle(since)
+					ing.dropIdle(idleTimes{since, since})
 					ing.sealMu.Unlock()
 					b.StopTimer()
 					b.ReportMetric(stop().Seconds()*1000, "other-push-ms-max")
@@ -317,7 +317,7 @@ func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	o := tb.options()
 	o.Replication = 3 // no fsync for each push
 	o.Limits = defaultLimits
-	ing, err := Open(o)
+	ing, err := Open(context.Background(), o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -330,7 +330,7 @@ func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	for i := range n {
 		ls := labels.FromStrings("__name__", fmt.Sprint("metric_", i%200), "cluster", "c1", "instance", fmt.Sprint("host-", i/200), "job", "node",
 			"namespace", fmt.Sprint("ns-", i%50), "pod", fmt.Sprint("pod-", i), "region", "r1", "shard", fmt.Sprint(i%10), "zone", fmt.Sprint(i%3))
-		s := ing.newSeries(th, ls, ls.Hash(), ing.nextRef.Add(1))
+		s := ing.newSeries(th, newSeries{labels: ls, hash: ls.Hash(), ref: ing.nextRef.Add(1)})
 		if s.lastT = now - 1; i%100 >= share {
 			s.lastT = now + 1
 		}

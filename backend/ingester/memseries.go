@@ -1,22 +1,16 @@
 package ingester
 
 import (
-	"cmp"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
 	"github.com/palliumhq/pallium/backend/series"
 )
-
-// maxLate is how many out-of-order samples of a series wait in the clear
-// before they are encoded into chunks of their own.
-const maxLate = 128
 
 // memSeries is one series in the head: its open chunk, its closed chunks that
 // are not yet sealed, and, seldom, out-of-order samples and chunks that are
@@ -27,10 +21,9 @@ type memSeries struct {
 	ref    uint64     // names the series in the write-ahead log
 	next   *memSeries // another series of the same hash
 
-	// In which segment of the log the labels stand, and how often: two copies
-	// let replay survive damage to one. Guarded by the log's lock.
-	loggedIn    int32
-	loggedTimes int32
+	loggedIn int32 // the last epoch of the log that has the labels; guarded by the log's lock
+
+	established bool // accepted beyond the share of a full head; never changes
 
 	mu    sync.Mutex
 	lastT int64 // newest in-order sample; math.MinInt64 before the first
@@ -39,17 +32,11 @@ type memSeries struct {
 	rare  *rareState // nil for nearly every series
 
 	budget atomic.Pointer[chunkBudget] // nil for series of floats
-}
 
-type rareState struct {
-	late     []floatSample   // out-of-order floats, as they came
-	lateHist []series.Sample // out-of-order histograms
-	sealing  []series.Chunk  // being written to a pack, still served from here
-}
-
-type floatSample struct {
-	t int64
-	v float64
+	// What the account has of the series, and of which open chunk and how many
+	// closed ones. Guarded by mu.
+	counted                  int64
+	countedOpen, countedDone int32
 }
 
 func newMemSeries(ls labels.Labels, hash, ref uint64) *memSeries {
@@ -60,36 +47,32 @@ type appendResult int
 
 const (
 	appended  appendResult = iota
-	duplicate              // the very sample is there already
-	conflict               // another value stands at its time
+	duplicate              // an equal sample is there already
+	replaced               // another value was at its time, which loses
+	loses                  // another value is at its time, which wins
 )
 
 // append takes a sample of any age. The caller holds s.mu.
-func (s *memSeries) append(smp *series.Sample) (appendResult, error) {
+func (s *memSeries) append(smp *series.Sample, f *finder) (appendResult, error) {
 	switch {
 	case smp.T > s.lastT:
+		s.lastV = smp.V
 		if smp.IsHistogram() || s.budget.Load() != nil {
-			s.lastV = smp.V
 			if err := s.appendCounted(smp); err != nil {
 				return appended, err
 			}
-		} else {
-			s.lastV = smp.V
-			if err := s.in.AddFloat(smp.T, smp.V); err != nil {
-				return appended, err
-			}
+		} else if err := s.in.AddFloat(smp.T, smp.V); err != nil {
+			return appended, err
 		}
 		s.lastT = smp.T
 		return appended, nil
-	case smp.T == s.lastT && !smp.IsHistogram() && s.lastIsFloat():
-		if math.Float64bits(smp.V) == math.Float64bits(s.lastV) {
-			return duplicate, nil
-		}
-		if !value.IsStaleNaN(smp.V) && !value.IsStaleNaN(s.lastV) {
-			return conflict, nil
+	case smp.T == s.lastT && s.rare == nil && !smp.IsHistogram() && s.lastIsFloat():
+		// Nothing needs to be searched for: a sender repeats its last samples.
+		if r := against(smp, &series.Sample{V: s.lastV}); r != replaced {
+			return r, nil
 		}
 	}
-	return appended, s.appendLate(smp)
+	return s.appendLate(smp, f)
 }
 
 func (s *memSeries) lastIsFloat() bool {
@@ -97,85 +80,24 @@ func (s *memSeries) lastIsFloat() bool {
 	return ok && e == chunkenc.EncXOR
 }
 
-func (s *memSeries) appendLate(smp *series.Sample) error {
-	if s.rare == nil {
-		s.rare = &rareState{}
-	}
-	if smp.IsHistogram() || s.budget.Load() != nil {
-		s.ownBudget().add(smp.T, smp.IsHistogram(), series.LateChunks)
-	}
-	if smp.IsHistogram() {
-		s.rare.lateHist = append(s.rare.lateHist, *smp)
-	} else {
-		s.rare.late = append(s.rare.late, floatSample{smp.T, smp.V})
-	}
-	if len(s.rare.late)+len(s.rare.lateHist) < maxLate {
-		return nil
-	}
-	chunks, err := encodeLate(s.rare.late, s.rare.lateHist)
-	if err != nil {
-		return err
-	}
-	s.in.SetDone(append(s.in.Done(), chunks...))
-	s.rare.late, s.rare.lateHist = nil, nil
-	return nil
-}
-
-// encodeLate sorts out-of-order samples, keeps one for each time, and encodes
-// them. It leaves its arguments as they are.
-func encodeLate(floats []floatSample, hists []series.Sample) ([]series.Chunk, error) {
-	samples := make([]series.Sample, 0, len(floats)+len(hists))
-	for _, f := range floats {
-		samples = append(samples, series.Sample{T: f.t, V: f.v})
-	}
-	for _, h := range hists { // the encoder may change a histogram
-		if h.H != nil {
-			h.H = h.H.Copy()
-		} else {
-			h.FH = h.FH.Copy()
-		}
-		samples = append(samples, h)
-	}
-	slices.SortStableFunc(samples, func(a, b series.Sample) int { return cmp.Compare(a.T, b.T) })
-	kept := samples[:0]
-	for _, smp := range samples {
-		if n := len(kept); n > 0 && kept[n-1].T == smp.T {
-			if series.Wins(&smp, &kept[n-1]) {
-				kept[n-1] = smp
-			}
-			continue
-		}
-		kept = append(kept, smp)
-	}
-	return series.Encode(kept)
-}
-
 // chunks appends copies or references of what the series has in [mint, maxt].
 func (s *memSeries) chunks(mint, maxt int64, dst []series.Chunk) ([]series.Chunk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.in.Done() {
+	s.eachClosed(func(c *series.Chunk) {
 		if c.Overlaps(mint, maxt) {
-			dst = append(dst, c)
+			dst = append(dst, *c)
 		}
-	}
+	})
 	if start, _, ok := s.in.Open(); ok && start <= maxt && s.lastT >= mint {
 		if c, ok := s.in.Snapshot(); ok {
 			dst = append(dst, c)
 		}
 	}
-	if s.rare == nil {
+	if s.rare == nil || s.rare.waiting() == 0 {
 		return dst, nil
 	}
-	for _, c := range s.rare.sealing {
-		if c.Overlaps(mint, maxt) {
-			dst = append(dst, c)
-		}
-	}
-	if len(s.rare.late)+len(s.rare.lateHist) == 0 {
-		return dst, nil
-	}
-	late, err := encodeLate(s.rare.late, s.rare.lateHist)
+	late, err := s.rare.encoded()
 	if err != nil {
 		return dst, err
 	}
@@ -195,18 +117,10 @@ func (s *memSeries) hasData(mint, maxt int64) bool {
 	if start, _, ok := s.in.Open(); ok && start <= maxt && s.lastT >= mint {
 		return true
 	}
-	for _, c := range s.in.Done() {
-		if c.Overlaps(mint, maxt) {
-			return true
-		}
-	}
-	if s.rare == nil {
-		return false
-	}
-	for _, c := range s.rare.sealing {
-		if c.Overlaps(mint, maxt) {
-			return true
-		}
+	found := false
+	s.eachClosed(func(c *series.Chunk) { found = found || c.Overlaps(mint, maxt) })
+	if found || s.rare == nil {
+		return found
 	}
 	for _, f := range s.rare.late {
 		if f.t >= mint && f.t <= maxt {
@@ -229,17 +143,18 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	if start, _, ok := s.in.Open(); ok && (start < bound || start >= far) {
 		s.in.Cut()
 	}
-	if s.rare != nil && len(s.rare.late)+len(s.rare.lateHist) > 0 {
-		late, err := encodeLate(s.rare.late, s.rare.lateHist)
-		if err != nil {
-			return nil, err
-		}
-		s.in.SetDone(append(s.in.Done(), late...))
-		s.rare.late, s.rare.lateHist = nil, nil
-	}
+	wanted := func(c *series.Chunk) bool { return c.MinTime < bound || c.MinTime >= far } // no chunk lies across a window's end
 	var out, keep []series.Chunk
+	if s.rare != nil {
+		if s.rare.waiting() > 0 {
+			if err := s.rare.encode(); err != nil {
+				return nil, err
+			}
+		}
+		out = s.rare.chunks.take(wanted)
+	}
 	for _, c := range s.in.Done() {
-		if c.MinTime < bound || c.MinTime >= far { // no chunk lies across a window's end
+		if wanted(&c) {
 			out = append(out, c)
 		} else {
 			keep = append(keep, c)
@@ -249,7 +164,11 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 		return nil, nil
 	}
 	if s.lastT >= far { // or everything until then would count as out of order
-		s.lastT = newestBefore(far, out, keep)
+		lists := [][]series.Chunk{out, keep}
+		if s.rare != nil {
+			lists = append(lists, s.rare.chunks.list)
+		}
+		s.lastT = newestBefore(far, lists...)
 	}
 	s.in.SetDone(keep)
 	if s.rare == nil {
@@ -298,7 +217,7 @@ func (s *memSeries) failed() {
 }
 
 func (s *memSeries) tidy() {
-	if len(s.rare.late)+len(s.rare.lateHist)+len(s.rare.sealing) == 0 {
+	if s.rare.waiting()+len(s.rare.chunks.list)+len(s.rare.sealing) == 0 {
 		s.rare = nil
 	}
 }
@@ -309,6 +228,11 @@ func (s *memSeries) tidy() {
 func (s *memSeries) idle(since int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.isIdle(since)
+}
+
+// isIdle is idle for a caller that holds s.mu.
+func (s *memSeries) isIdle(since int64) bool {
 	_, _, open := s.in.Open()
 	return !open && len(s.in.Done()) == 0 && s.rare == nil && (s.lastT < since || s.lastT >= since+idleSeries.Milliseconds()+farWindows*series.WindowMillis)
 }

@@ -1,6 +1,7 @@
 package ingester
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,11 +15,13 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/atomicfile"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-const pageCacheBytes = 64 << 20
+// defaultPageCache is how many bytes of decoded pages are kept when nothing says so.
+const defaultPageCache = 64 << 20
 
 // packSet has the local packs that the ingester serves.
 type packSet struct {
@@ -49,15 +52,15 @@ type tenantPack struct {
 // openPacks opens all packs below dir and removes what a crash left half
 // written. A pack that cannot be opened is an error: without it queries would
 // give shorter answers than they should.
-func openPacks(dir string, logger *slog.Logger) (*packSet, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func openPacks(dir string, pageCache int64, logger *slog.Logger) (*packSet, error) {
+	if err := atomicfile.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
 	dir, err := filepath.EvalSymlinks(dir) // WalkDir does not follow a link: it would find no packs
 	if err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
-	p := &packSet{dir: dir, logger: logger, pages: pack.NewPageCache(pageCacheBytes), byTenant: map[tenant.ID][]tenantPack{}}
+	p := &packSet{dir: dir, logger: logger, pages: pack.NewPageCache(cmp.Or(pageCache, defaultPageCache)), byTenant: map[tenant.ID][]tenantPack{}}
 	removed, err := pack.RemoveTemporary(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)

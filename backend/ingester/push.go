@@ -7,20 +7,11 @@ import (
 	"strings"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 
-	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
-
-// seriesOverhead is what a series costs in the head beside its labels and
-// chunks: the struct, its place in the maps, its first chunk.
-const seriesOverhead = 600
-
-// chunkOverhead is what a closed chunk costs beside its bytes: a series.Chunk.
-const chunkOverhead = 56
 
 // Push logs and applies the samples of a batch whose labels are valid. It
 // returns when what the outcome counts is durable. An error means that the
@@ -34,25 +25,25 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	ing.gate.enter(ing.opts.Now)
 	defer ing.gate.RUnlock()
 	var out series.Outcome
-	if ing.stopped {
+	if ing.stopped || ing.leaving {
 		return out, ErrStopped
 	}
-	if m := ing.opts.MemoryBytes; m > 0 && ing.bytes.Load() > m {
-		return out, fmt.Errorf("%w: over its budget of %d bytes while sealing catches up", ErrFull, m)
+	if err := ing.checkMemory(b.Tenant); err != nil {
+		return out, err
 	}
 	if err := ing.aside.check(b.Tenant); err != nil {
 		return out, err
 	}
 	lim := ing.opts.Limits(b.Tenant)
 	th := ing.head(b.Tenant, true)
-	w := writeRecord{batch: b, series: ing.resolve(th, b, lim, &out), seals: ing.seals}
+	w := writeRecord{batch: b, th: th, series: ing.resolve(th, b, lim, &out), labels: ing.labels, seals: ing.seals, find: newFinder()}
 	w.survey(farFrom(ing.opts.Now()))
 	w.reserve(&out)
 	defer w.release()
 	if changed := ing.changedMetadata(th, b.Metadata, lim.MaxMetadataMetrics); len(changed) != len(b.Metadata) {
 		b.Metadata = changed
 	}
-	if err := ing.logWrite(&w); err != nil {
+	if err := ing.logWrite(&w, lim.MaxExemplars > 0); err != nil {
 		th.forget(b.Metadata)
 		return series.Outcome{}, err
 	}
@@ -62,10 +53,11 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	return out, nil
 }
 
-// survey finds the times of the batch, and whether it has histograms.
+// survey finds the times of the batch, and whether it has histograms and exemplars.
 func (w *writeRecord) survey(far int64) {
 	times, histograms := noTimes(), false
 	for i := range w.batch.Entries {
+		w.exemplars = w.exemplars || len(w.batch.Entries[i].Exemplars) > 0
 		samples := w.batch.Entries[i].Samples
 		for j := range samples {
 			s := &samples[j]
@@ -80,17 +72,27 @@ func (w *writeRecord) survey(far int64) {
 	w.times, w.histograms = times, histograms
 }
 
-func (ing *Ingester) logWrite(w *writeRecord) error {
-	empty := len(w.batch.Metadata) == 0
-	for i, s := range w.series {
-		if s != nil && len(w.batch.Entries[i].Samples) > 0 {
-			empty = false
-			break
-		}
+// logWrite brings what is accepted of a request into the log and, without
+// replication, to disk.
+func (ing *Ingester) logWrite(w *writeRecord, keepExemplars bool) error {
+	buf, ok := ing.bodies.Get().(*[]byte)
+	if !ok {
+		buf = new([]byte)
 	}
-	if empty {
+	w.body = *buf
+	if w.exemplars = w.exemplars && keepExemplars; w.exemplars {
+		w.dropOldExemplars()
+	}
+	w.encode()
+	defer func() {
+		if *buf = w.body; cap(w.body) <= maxPooledBody {
+			ing.bodies.Put(buf)
+		}
+	}()
+	if len(w.body) == 0 {
 		return nil
 	}
+	ing.cutAtBorder(w.times.near)
 	p, err := ing.log.Append(w)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrLog, err)
@@ -104,96 +106,36 @@ func (ing *Ingester) logWrite(w *writeRecord) error {
 	return nil
 }
 
-// resolve finds or makes the series of every entry. Entries beyond the series
-// limit are refused and stay nil; series that are there always pass.
-func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits, out *series.Outcome) []*memSeries {
-	found := make([]*memSeries, len(b.Entries))
-	missing := 0
-	th.mu.RLock()
-	for i := range b.Entries {
-		if found[i] = th.find(b.Entries[i].Hash, b.Entries[i].Labels); found[i] == nil {
-			missing++
+// dropOldExemplars leaves out exemplars that the ring would not keep.
+func (w *writeRecord) dropOldExemplars() {
+	for i, s := range w.series {
+		if e := &w.batch.Entries[i]; s != nil && len(e.Exemplars) > 0 {
+			e.Exemplars = w.th.exemplars.acceptable(s.labels, e.Exemplars)
 		}
 	}
-	th.mu.RUnlock()
-	if missing == 0 {
-		return found
-	}
-	th.mu.Lock()
-	defer th.mu.Unlock()
-	limit := ing.localSeriesLimit(b.Tenant, &lim)
-	for i := range b.Entries {
-		e := &b.Entries[i]
-		if found[i] != nil {
-			continue
-		}
-		if found[i] = th.find(e.Hash, e.Labels); found[i] != nil {
-			continue
-		}
-		if limit > 0 && th.count >= limit {
-			out.RefuseEntry(i, "max_active_series",
-				fmt.Sprintf("limit max_active_series of %d reached: %d series are active%s; drop labels that vary too much or ask for a higher limit", lim.MaxActiveSeries, th.count, ing.where()),
-				len(e.Samples), histogramsOf(e), e.Labels.String)
-			continue
-		}
-		found[i] = ing.newSeries(th, e.Labels.Copy(), e.Hash, ing.nextRef.Add(1))
-	}
-	return found
 }
 
-// histogramsOf counts the native histograms among an entry's samples.
-func histogramsOf(e *series.Entry) int {
-	n := 0
-	for i := range e.Samples {
-		if e.Samples[i].IsHistogram() {
-			n++
-		}
-	}
-	return n
-}
-
-// localSeriesLimit is this ingester's part of a tenant's series limit.
-func (ing *Ingester) localSeriesLimit(id tenant.ID, lim *limits.Limits) int {
-	if lim.MaxActiveSeries <= 0 {
-		return 0
-	}
-	shard := ing.opts.Replication
-	if ing.opts.ShardSize != nil {
-		shard = ing.opts.ShardSize(id, lim)
-	}
-	return max(1, lim.MaxActiveSeries*ing.opts.Replication/max(shard, ing.opts.Replication))
-}
-
-// where says whose count an answer has, when it is not the whole tenant's.
-func (ing *Ingester) where() string {
-	if ing.opts.Replication == 1 {
-		return ""
-	}
-	return " on " + ing.opts.ID + ", which takes its part of them"
-}
-
-// newSeries adds a series. The caller holds th.mu for writing.
-func (ing *Ingester) newSeries(th *tenantHead, ls labels.Labels, hash, ref uint64) *memSeries {
-	s := newMemSeries(ls, hash, ref)
-	th.add(s)
-	ing.bytes.Add(seriesOverhead + int64(ls.ByteSize()))
-	ing.metrics.seriesCreated.Inc()
-	return s
-}
+// maxPooledBody is up to which size the buffer of a record is used again.
+const maxPooledBody = 1 << 20
 
 // apply appends the logged samples to the head.
 func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim limits.Limits, out *series.Outcome) error {
 	var bounds timeBounds
+	var grown int64
+	defer func() { th.grow(grown) }()
 	for i, s := range w.series {
 		if s == nil {
 			continue
 		}
 		e := &w.batch.Entries[i]
-		if err := ing.appendAll(s, i, e, &bounds, out); err != nil {
+		n, err := th.appendAll(s, i, e, &w.find, &bounds, out)
+		grown += n
+		if err != nil {
 			return fmt.Errorf("series %s: %w", e.Labels, err)
 		}
 		for _, ex := range e.Exemplars {
-			if th.exemplars.add(s.labels, ex, lim.MaxExemplars) {
+			there, n := th.exemplars.add(s.labels, ex, lim.MaxExemplars)
+			if grown += n; there {
 				out.Exemplars++
 			}
 		}
@@ -202,25 +144,26 @@ func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim limits.Limits, ou
 	return nil
 }
 
-func (ing *Ingester) appendAll(s *memSeries, entry int, e *series.Entry, bounds *timeBounds, out *series.Outcome) error {
+// appendAll appends an entry's samples, and returns by how much the series grew.
+func (th *tenantHead) appendAll(s *memSeries, entry int, e *series.Entry, f *finder, bounds *timeBounds, out *series.Outcome) (grown int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	closed := len(s.in.Done())
+	f.forget() // others may have changed the series since
+	same, different := 0, 0
 	for j := range e.Samples {
 		smp := &e.Samples[j]
 		t := smp.T
 		isHistogram := smp.IsHistogram()
-		res, err := s.append(smp)
+		res, err := s.append(smp, f)
 		if err != nil {
-			return err
+			return th.settle(s), err
 		}
-		if res == conflict {
-			histograms := 0
-			if isHistogram {
-				histograms = 1
-			}
-			out.RefuseEntry(entry, "duplicate_timestamp", "another value stands at the timestamp of a sample; send one value for a series and time", 1, histograms, e.Labels.String)
-			continue
+		switch res {
+		case appended:
+		case duplicate:
+			same++
+		case replaced, loses:
+			different++
 		}
 		bounds.add(t)
 		if isHistogram {
@@ -229,10 +172,8 @@ func (ing *Ingester) appendAll(s *memSeries, entry int, e *series.Entry, bounds 
 			out.Samples++
 		}
 	}
-	if done := s.in.Done(); closed < len(done) {
-		ing.bytes.Add(sizeOf(done[closed:]))
-	}
-	return nil
+	out.Repeat(entry, same, different)
+	return th.settle(s), nil
 }
 
 // changedMetadata takes over what is new and returns it: only that is logged.
@@ -244,10 +185,13 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 	}
 	th.mu.Lock()
 	defer th.mu.Unlock()
+	now := ing.opts.Now().Unix()
 	var changed []series.MetricMetadata
 	for _, m := range all {
+		m.Type = metricType(string(m.Type)) // as it is kept, or an unknown one would be new each time
 		old, ok := th.metadata[m.Metric]
-		if ok && old == m.Metadata {
+		if ok && old.Metadata == m.Metadata {
+			old.seen = now
 			continue
 		}
 		if reason := th.refusesMetadata(&m, limit); reason != "" {
@@ -256,9 +200,9 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 		}
 		// What came in points into the request's buffer.
 		m = series.MetricMetadata{Metric: strings.Clone(m.Metric), Metadata: metadata.Metadata{
-			Type: metricType(string(m.Type)), Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help),
+			Type: m.Type, Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help),
 		}}
-		th.setMetadata(m)
+		th.setMetadata(m, now)
 		changed = append(changed, m)
 	}
 	return changed

@@ -1,21 +1,46 @@
 package ingester
 
 import (
-	"errors"
-	"fmt"
+	"encoding/binary"
 	"math"
+	"math/bits"
+	"slices"
 
+	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/tsdb/encoding"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// recordWrite is the one kind of record: what a write request added. The bytes
-// are described in docs/format/wal.md.
-const recordWrite = 1
+// Kinds of records. The bytes are described in docs/format/wal.md.
+const (
+	recordOldWrite = 1 // of segments of the format PLWAL001
+	recordSections = 2
+)
+
+// Sections of a record. A reader rejects a tag that it does not know.
+const (
+	sectionSeries        = 1 // labels of series
+	sectionFloats        = 2
+	sectionHistograms    = 3
+	sectionMetadata      = 4
+	sectionExemplars     = 5 // of series by reference
+	sectionKeptExemplars = 6 // with the labels of their series: they outlive the series' samples in the log
+)
+
+// sectionHeader is a tag and a length of four bytes.
+const sectionHeader = 5
+
+// Bits of the byte that begins a float; the lower four are how many bytes of the
+// value follow.
+const (
+	floatValueBytes = 0x0f
+	floatTime       = 0x10 // the time follows, or else it is the one before
+	floatRef        = 0x80 // the reference follows, or else it is the one before plus 1
+)
 
 const (
 	histogramInt   = 1
@@ -25,24 +50,193 @@ const (
 // writeRecord is a write request on its way into the log.
 type writeRecord struct {
 	batch  *series.Batch
-	series []*memSeries // of batch.Entries; nil where the series was refused
+	th     *tenantHead
+	series []*memSeries // of batch.Entries; nil where the series was rejected
 	times  span         // of the samples
 
-	histograms bool // whether the batch has any
+	histograms, exemplars bool // whether the batch has any to be logged
+
+	body  []byte       // the sections that do not depend on the place of the record
+	first []*memSeries // whose labels the record has; set by AppendTo
 
 	reserved []reservation // of chunks, while the batch is logged and applied
+	find     finder
 
-	seals *sealLog
+	labels *labelLog
+	seals  *sealLog
+}
+
+// encode builds what is the same wherever the record goes: not under the log's
+// lock.
+func (w *writeRecord) encode() {
+	w.body = w.putFloats(w.body[:0])
+	if w.histograms {
+		w.body = w.putHistograms(w.body)
+	}
+	if len(w.batch.Metadata) > 0 {
+		w.body = w.putMetadata(w.body)
+	}
+	if w.exemplars {
+		w.body = w.putExemplars(w.body)
+	}
 }
 
 // AppendTo implements wal.Record. It runs under the log's lock.
-func (w *writeRecord) AppendTo(dst []byte, segment int) []byte {
+func (w *writeRecord) AppendTo(dst []byte, at wal.Place) []byte {
+	w.first = w.first[:0]
+	for _, s := range w.series {
+		if s != nil && s.loggedIn != int32(at.Epoch) {
+			w.first = append(w.first, s)
+		}
+	}
+	dst = beginRecord(dst, w.batch.Tenant)
+	if len(w.first) > 0 {
+		dst = w.labels.put(dst, w.first)
+	}
+	return append(dst, w.body...)
+}
+
+// Appended implements wal.Record.
+func (w *writeRecord) Appended(at wal.Place) {
+	w.seals.note(at, w.times)
+	if len(w.first) == 0 {
+		return
+	}
+	kept := w.first[:0]
+	for _, s := range w.first {
+		if s.loggedIn != int32(at.Epoch) { // not twice in the request
+			s.loggedIn = int32(at.Epoch)
+			kept = append(kept, s)
+		}
+	}
+	w.labels.used(w.th, kept, at.Segment)
+}
+
+func beginRecord(dst []byte, id tenant.ID) []byte {
+	buf := encoding.Encbuf{B: append(dst, recordSections)}
+	buf.PutUvarintStr(string(id))
+	return buf.B
+}
+
+// beginSection puts the header of a section, to be completed by endSection.
+func beginSection(dst []byte, tag byte) (out []byte, at int) {
+	return append(dst, tag, 0, 0, 0, 0), len(dst) + sectionHeader
+}
+
+func endSection(dst []byte, at int) []byte {
+	binary.BigEndian.PutUint32(dst[at-4:], uint32(len(dst)-at))
+	return dst
+}
+
+// putCompressed puts a section whose content is compressed.
+func putCompressed(dst []byte, tag byte, content []byte) []byte {
+	dst, at := beginSection(dst, tag)
+	dst = slices.Grow(dst, snappy.MaxEncodedLen(len(content)))
+	n := len(snappy.Encode(dst[at:cap(dst)], content))
+	return endSection(dst[:at+n], at)
+}
+
+// putLabels puts the content of a section with the labels of series.
+func putLabels(dst []byte, list []*memSeries) []byte {
 	buf := encoding.Encbuf{B: dst}
-	buf.PutByte(recordWrite)
-	buf.PutUvarintStr(string(w.batch.Tenant))
-	w.putSeries(&buf, segment)
-	w.putFloats(&buf)
-	w.putHistograms(&buf)
+	buf.PutUvarint(len(list))
+	ref := uint64(0)
+	for _, s := range list {
+		buf.PutVarint64(int64(s.ref - ref))
+		ref = s.ref
+		putLabelSet(&buf, s.labels)
+	}
+	return buf.B
+}
+
+func putLabelSet(buf *encoding.Encbuf, ls labels.Labels) {
+	buf.PutUvarint(ls.Len())
+	ls.Range(func(l labels.Label) {
+		buf.PutUvarintStr(l.Name)
+		buf.PutUvarintStr(l.Value)
+	})
+}
+
+func (w *writeRecord) putFloats(dst []byte) []byte {
+	out, at := beginSection(dst, sectionFloats)
+	ref, t := uint64(0), int64(0)
+	for i, s := range w.series {
+		if s == nil {
+			continue
+		}
+		samples := w.batch.Entries[i].Samples
+		for j := range samples {
+			smp := &samples[j]
+			if smp.IsHistogram() {
+				continue
+			}
+			out = putFloat(out, s.ref-ref, smp.T-t, smp.V)
+			ref, t = s.ref, smp.T
+		}
+	}
+	if len(out) == at {
+		return dst
+	}
+	return endSection(out, at)
+}
+
+// putFloat puts one float, whose reference and time differ so much from those of
+// the one before. Values of few digits have zeros at the end of their bits.
+func putFloat(dst []byte, ref uint64, t int64, v float64) []byte {
+	value := math.Float64bits(v)
+	n := (71 - bits.TrailingZeros64(value)) / 8 // bytes up to the last that is not zero
+	head := len(dst)
+	dst = append(dst, byte(n))
+	if ref != 1 {
+		dst[head] |= floatRef
+		dst = binary.AppendVarint(dst, int64(ref))
+	}
+	if t != 0 {
+		dst[head] |= floatTime
+		dst = binary.AppendVarint(dst, t)
+	}
+	for i := range n {
+		dst = append(dst, byte(value>>(56-8*i)))
+	}
+	return dst
+}
+
+func (w *writeRecord) putHistograms(dst []byte) []byte {
+	out, at := beginSection(dst, sectionHistograms)
+	var one encoding.Encbuf
+	ref, t := uint64(0), int64(0)
+	for i, s := range w.series {
+		if s == nil {
+			continue
+		}
+		samples := w.batch.Entries[i].Samples
+		for j := range samples {
+			smp := &samples[j]
+			if !smp.IsHistogram() {
+				continue
+			}
+			one.Reset()
+			if smp.H != nil {
+				putHistogram(&one, smp.H)
+			} else {
+				putFloatHistogram(&one, smp.FH)
+			}
+			out = binary.AppendVarint(out, int64(s.ref-ref))
+			out = binary.AppendVarint(out, smp.T-t)
+			out = binary.AppendUvarint(out, uint64(one.Len()))
+			out = append(out, one.B...)
+			ref, t = s.ref, smp.T
+		}
+	}
+	if len(out) == at {
+		return dst
+	}
+	return endSection(out, at)
+}
+
+func (w *writeRecord) putMetadata(dst []byte) []byte {
+	out, at := beginSection(dst, sectionMetadata)
+	buf := encoding.Encbuf{B: out}
 	buf.PutUvarint(len(w.batch.Metadata))
 	for _, m := range w.batch.Metadata {
 		buf.PutUvarintStr(m.Metric)
@@ -50,258 +244,25 @@ func (w *writeRecord) AppendTo(dst []byte, segment int) []byte {
 		buf.PutUvarintStr(m.Unit)
 		buf.PutUvarintStr(m.Help)
 	}
-	return buf.B
+	return endSection(buf.B, at)
 }
 
-// mustLog reports whether the labels of s belong into the next record.
-func (s *memSeries) mustLog(segment int) bool {
-	return s.loggedIn != int32(segment) || s.loggedTimes < 2
-}
-
-// Appended implements wal.Record.
-func (w *writeRecord) Appended(segment int) {
-	w.seals.note(segment, w.times)
-	const counted = 1 << 30 // twice in one record, labels count once: they are lost together
-	for _, s := range w.series {
-		if s == nil || s.loggedTimes&counted != 0 {
-			continue
-		}
-		if s.loggedIn != int32(segment) {
-			s.loggedIn, s.loggedTimes = int32(segment), 0
-		}
-		s.loggedTimes = min(s.loggedTimes+1, 2) | counted
-	}
-	for _, s := range w.series {
-		if s != nil {
-			s.loggedTimes &^= counted
-		}
-	}
-}
-
-func (w *writeRecord) putSeries(buf *encoding.Encbuf, segment int) {
-	n := 0
-	for _, s := range w.series {
-		if s != nil && s.mustLog(segment) {
-			n++
-		}
-	}
-	buf.PutUvarint(n)
-	if n == 0 {
-		return
-	}
-	for _, s := range w.series {
-		if s == nil || !s.mustLog(segment) {
-			continue
-		}
-		buf.PutUvarint64(s.ref)
-		buf.PutUvarint(s.labels.Len())
-		s.labels.Range(func(l labels.Label) {
-			buf.PutUvarintStr(l.Name)
-			buf.PutUvarintStr(l.Value)
-		})
-	}
-}
-
-func (w *writeRecord) putFloats(buf *encoding.Encbuf) {
-	n := 0
+func (w *writeRecord) putExemplars(dst []byte) []byte {
+	out, at := beginSection(dst, sectionExemplars)
+	buf := encoding.Encbuf{B: out}
+	ref := uint64(0)
 	for i, s := range w.series {
 		if s == nil {
 			continue
 		}
-		for j := range w.batch.Entries[i].Samples {
-			if !w.batch.Entries[i].Samples[j].IsHistogram() {
-				n++
-			}
-		}
-	}
-	buf.PutUvarint(n)
-	ref, t := uint64(0), int64(0)
-	for i, s := range w.series {
-		if s == nil {
-			continue
-		}
-		for j := range w.batch.Entries[i].Samples {
-			smp := &w.batch.Entries[i].Samples[j]
-			if smp.IsHistogram() {
-				continue
-			}
+		for _, e := range w.batch.Entries[i].Exemplars {
 			buf.PutVarint64(int64(s.ref - ref))
-			buf.PutVarint64(smp.T - t)
-			buf.PutBE64(math.Float64bits(smp.V))
-			ref, t = s.ref, smp.T
+			putExemplar(&buf, e)
+			ref = s.ref
 		}
 	}
-}
-
-func (w *writeRecord) putHistograms(buf *encoding.Encbuf) {
-	n := 0
-	for i, s := range w.series {
-		if s == nil {
-			continue
-		}
-		for j := range w.batch.Entries[i].Samples {
-			if w.batch.Entries[i].Samples[j].IsHistogram() {
-				n++
-			}
-		}
+	if buf.Len() == at {
+		return dst
 	}
-	buf.PutUvarint(n)
-	if n == 0 {
-		return
-	}
-	for i, s := range w.series {
-		if s == nil {
-			continue
-		}
-		for j := range w.batch.Entries[i].Samples {
-			smp := &w.batch.Entries[i].Samples[j]
-			switch {
-			case smp.H != nil:
-				buf.PutUvarint64(s.ref)
-				buf.PutVarint64(smp.T)
-				putHistogram(buf, smp.H)
-			case smp.FH != nil:
-				buf.PutUvarint64(s.ref)
-				buf.PutVarint64(smp.T)
-				putFloatHistogram(buf, smp.FH)
-			}
-		}
-	}
-}
-
-// recordHandler takes a record apart as replay meets its parts.
-type recordHandler interface {
-	tenant(id tenant.ID) error
-	series(ref uint64, ls labels.Labels) error
-	sample(ref uint64, s series.Sample) error
-	metadata(metric string, m metadata.Metadata) error
-}
-
-var errRecord = errors.New("record of the write-ahead log cannot be decoded")
-
-// decodeRecord is the reverse of writeRecord.AppendTo.
-func decodeRecord(rec []byte, h recordHandler) error {
-	d := encoding.Decbuf{B: rec}
-	if kind := d.Byte(); d.Err() != nil || kind != recordWrite {
-		return fmt.Errorf("%w: kind %d is not known", errRecord, kind)
-	}
-	id, err := tenant.ParseID(text(&d))
-	if d.Err() != nil || err != nil {
-		return fmt.Errorf("%w: tenant: %w", errRecord, errors.Join(d.Err(), err))
-	}
-	if err := h.tenant(id); err != nil {
-		return err
-	}
-	for _, part := range []func(*encoding.Decbuf, recordHandler) error{decodeSeries, decodeFloats, decodeHistograms, decodeMetadata} {
-		if err := part(&d, h); err != nil {
-			return err
-		}
-		if d.Err() != nil {
-			return fmt.Errorf("%w: %w", errRecord, d.Err())
-		}
-	}
-	if d.Len() != 0 {
-		return fmt.Errorf("%w: %d bytes left over", errRecord, d.Len())
-	}
-	return nil
-}
-
-// count reads a number of items that take at least size bytes each.
-func count(d *encoding.Decbuf, size int) int {
-	n := d.Uvarint64()
-	if d.Err() == nil && n > uint64(d.Len()/size) {
-		d.E = fmt.Errorf("%d items do not fit into %d bytes", n, d.Len())
-	}
-	if d.Err() != nil {
-		return 0
-	}
-	return int(n)
-}
-
-// text reads a string. Decbuf's own way panics at a length beyond an int64.
-func text(d *encoding.Decbuf) string {
-	n := count(d, 1)
-	s := string(d.B[:n])
-	d.B = d.B[n:]
-	return s
-}
-
-// maxLabelBytes is what Prometheus' labels have room for; they panic above.
-const maxLabelBytes = 1<<24 - 1
-
-func decodeSeries(d *encoding.Decbuf, h recordHandler) error {
-	b := labels.NewScratchBuilder(16)
-	for n := count(d, 2); n > 0; n-- {
-		ref := d.Uvarint64()
-		b.Reset()
-		for m := count(d, 2); m > 0; m-- {
-			name, value := text(d), text(d)
-			if n := max(len(name), len(value)); n > maxLabelBytes {
-				return fmt.Errorf("%w: a label has %d bytes", errRecord, n)
-			}
-			b.Add(name, value)
-		}
-		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
-		}
-		if err := h.series(ref, b.Labels()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func decodeFloats(d *encoding.Decbuf, h recordHandler) error {
-	ref, t := uint64(0), int64(0)
-	for n := count(d, 10); n > 0; n-- {
-		ref += uint64(d.Varint64())
-		t += d.Varint64()
-		v := math.Float64frombits(d.Be64())
-		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
-		}
-		if err := h.sample(ref, series.Sample{T: t, V: v}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func decodeHistograms(d *encoding.Decbuf, h recordHandler) error {
-	for n := count(d, 20); n > 0; n-- {
-		ref, t := d.Uvarint64(), d.Varint64()
-		s := series.Sample{T: t}
-		switch kind := d.Byte(); kind {
-		case histogramInt:
-			s.H = getHistogram(d)
-		case histogramFloat:
-			s.FH = getFloatHistogram(d)
-		default:
-			return fmt.Errorf("%w: histogram kind %d is not known", errRecord, kind)
-		}
-		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
-		}
-		if err := h.sample(ref, s); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func decodeMetadata(d *encoding.Decbuf, h recordHandler) error {
-	for n := count(d, 4); n > 0; n-- {
-		metric := text(d)
-		m := metadata.Metadata{}
-		m.Type = metricType(text(d))
-		m.Unit = text(d)
-		m.Help = text(d)
-		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
-		}
-		if err := h.metadata(metric, m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return endSection(buf.B, at)
 }

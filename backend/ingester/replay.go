@@ -1,76 +1,157 @@
 package ingester
 
 import (
+	"context"
 	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"time"
 
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// maxOrphans bounds how many samples may wait for the labels of their series
-// to turn up later in the log.
-const maxOrphans = 10_000_000
+// progressEvery is how often Options.Replaying is called, at least.
+const progressEvery = time.Second
 
-// replay puts the records of the log into the head.
+// replay puts the records of the log into the head. One goroutine reads and
+// decodes, several append: all samples of a series go through the same one, in
+// the order of the log.
 type replay struct {
-	ing     *Ingester
-	segment int
-	th      *tenantHead
-	byRef   map[uint64]replayed
-	waiting map[uint64][]orphan // samples whose series was not yet met
+	ing *Ingester
+	dir string
 
-	samples, skipped, orphans int
-	windows                   timeBounds // of what went into the head
-	far                       int64      // where the far future begins
-	times                     span       // of the segment
+	place     wal.Place
+	th        *tenantHead
+	refs      refTable
+	covered   covering // by seals, in the present segment
+	far       int64    // where the far future begins
+	times     span     // of the record
+	bounds    timeBounds
+	oldFormat bool // of the record
+
+	appliers *appliers
+	scan     func() error // takes in all labels from the present segment on
+	scanned  bool         // all labels of the log are known
+
+	samples, skipped int
+	orphans          map[tenant.ID]map[int64]*orphans // by UTC day
+	inSegment        *segmentBounds
+	perSegment       map[int]*segmentBounds
+	epochs           map[int]int // of segments
+	exemplars        map[*tenantHead][]storedExemplar
+	told             time.Time
 }
 
-type replayed struct {
-	th *tenantHead
-	s  *memSeries
+func newReplay(ing *Ingester, dir string) *replay {
+	return &replay{ing: ing, dir: dir, far: farFrom(ing.opts.Now()), appliers: newAppliers(runtime.GOMAXPROCS(0)),
+		orphans: map[tenant.ID]map[int64]*orphans{}, perSegment: map[int]*segmentBounds{}, epochs: map[int]int{}, exemplars: map[*tenantHead][]storedExemplar{}}
 }
 
-type orphan struct {
-	segment int
-	sample  series.Sample
-}
-
-func newReplay(ing *Ingester) *replay {
-	return &replay{ing: ing, byRef: map[uint64]replayed{}, waiting: map[uint64][]orphan{}, far: farFrom(ing.opts.Now())}
-}
-
-func (r *replay) record(segment int, rec []byte) error {
-	r.segment, r.times = segment, noTimes()
-	err := decodeRecord(rec, r)
-	if r.times != noTimes() {
-		r.ing.seals.note(segment, r.times)
+// run reads the whole log.
+func (r *replay) run(ctx context.Context) (wal.Report, error) {
+	r.scan = func() error { return r.scanLabels(ctx, r.place.Segment) }
+	report, err := wal.Replay(ctx, r.dir, 0, wal.Reader{Segment: r.segment, Record: r.record, Progress: r.progress})
+	if waitErr := r.appliers.wait(); err == nil {
+		err = waitErr
 	}
-	return err
+	if err != nil {
+		return report, err
+	}
+	r.finish()
+	return report, nil
 }
 
+func (r *replay) progress(done, total int64) {
+	if r.ing.opts.Replaying == nil {
+		return
+	}
+	if now := time.Now(); done == total || now.Sub(r.told) >= progressEvery {
+		r.told = now
+		r.ing.opts.Replaying(done, total)
+	}
+}
+
+func (r *replay) segment(at wal.Place) error {
+	r.place = at
+	r.covered = r.ing.seals.covering(at.Segment)
+	r.ing.seals.note(at, noTimes())
+	r.inSegment = &segmentBounds{min: math.MaxInt64, max: math.MinInt64}
+	r.perSegment[at.Segment], r.epochs[at.Segment] = r.inSegment, at.Epoch
+	return nil
+}
+
+func (r *replay) record(at wal.Place, rec []byte) error {
+	if err := r.appliers.failure(); err != nil {
+		return err
+	}
+	r.times, r.bounds, r.oldFormat = noTimes(), timeBounds{}, len(rec) > 0 && rec[0] == recordOldWrite
+	if err := decodeRecord(rec, r); err != nil {
+		return err
+	}
+	r.ing.noteTimes(r.th, r.bounds)
+	if r.times != noTimes() {
+		r.ing.seals.note(at, r.times)
+	}
+	return nil
+}
+
+// tenant implements recordHandler.
 func (r *replay) tenant(id tenant.ID) error {
 	r.th = r.ing.head(id, true)
 	return nil
 }
 
-func (r *replay) series(ref uint64, ls labels.Labels) error {
-	r.seenRef(ref)
-	if known, ok := r.byRef[ref]; ok {
-		if !labels.Equal(known.s.labels, ls) {
-			return fmt.Errorf("reference %d names both %s and %s", ref, known.s.labels, ls)
-		}
-		return nil
+// known implements recordHandler.
+func (r *replay) known(number uint64) bool {
+	ref := r.refs.get(number)
+	if ref == nil {
+		return false
 	}
-	hash := ls.Hash()
-	s := r.th.find(hash, ls)
-	if s == nil {
-		s = r.ing.newSeries(r.th, ls, hash, ref)
+	r.noteLabels(ref)
+	return true
+}
+
+// series implements recordHandler.
+func (r *replay) series(number uint64, ls labels.Labels) error {
+	ref, err := r.define(number, ls)
+	if err != nil {
+		return err
 	}
-	r.byRef[ref] = replayed{r.th, s}
+	r.noteLabels(ref)
 	return nil
+}
+
+// define has a reference name the tenant's series with the labels.
+func (r *replay) define(number uint64, ls labels.Labels) (*reference, error) {
+	r.seenRef(number)
+	known := r.refs.get(number)
+	if known == nil {
+		return r.refs.set(number, r.th, ls), nil
+	}
+	if !labels.Equal(known.all, ls) {
+		return nil, fmt.Errorf("reference %d names both %s and %s", number, known.all, ls)
+	}
+	return known, nil
+}
+
+// seriesOf finds or makes the series that a reference names.
+func (r *replay) seriesOf(number uint64, ref *reference) *memSeries {
+	if ref.s != nil {
+		return ref.s
+	}
+	hash := ref.all.Hash()
+	ref.s = ref.th.find(hash, ref.all)
+	if ref.s == nil {
+		ref.s = r.ing.newSeries(ref.th, newSeries{labels: ref.all, hash: hash, ref: number})
+	}
+	return ref.s
 }
 
 func (r *replay) seenRef(ref uint64) {
@@ -79,54 +160,85 @@ func (r *replay) seenRef(ref uint64) {
 	}
 }
 
-func (r *replay) sample(ref uint64, smp series.Sample) error {
-	r.seenRef(ref)
-	r.times.add(smp.T, r.far)
-	if r.ing.seals.covers(r.segment, smp.T) {
+// wanted returns the series that a sample goes to; nil when it is covered by a
+// seal, or an orphan.
+func (r *replay) wanted(ref uint64, t int64) (*memSeries, error) {
+	r.times.add(t, r.far)
+	r.nearBounds(t)
+	if r.covered.has(t) {
 		r.skipped++
-		return nil
+		return nil, nil
 	}
-	known, ok := r.byRef[ref]
-	if !ok {
-		if r.orphans++; r.orphans <= maxOrphans {
-			r.waiting[ref] = append(r.waiting[ref], orphan{r.segment, smp})
+	known := r.refs.get(ref)
+	if known == nil && !r.scanned { // damage has cost the first record with the labels
+		if err := r.scan(); err != nil {
+			return nil, err
 		}
-		return nil
+		known = r.refs.get(ref)
 	}
-	return r.append(known, smp)
-}
-
-func (r *replay) append(to replayed, smp series.Sample) error {
-	t := smp.T
-	if _, err := to.s.append(&smp); err != nil {
-		return err
+	if known == nil || known.th != r.th {
+		r.seenRef(ref)
+		r.orphan(t)
+		return nil, nil
 	}
 	r.samples++
-	to.th.extend(t, t)
-	r.windows.add(t)
-	return nil
+	r.bounds.add(t)
+	return r.seriesOf(ref, known), nil
 }
 
+// float implements recordHandler.
+func (r *replay) float(ref uint64, t int64, v float64) error {
+	s, err := r.wanted(ref, t)
+	if s != nil {
+		r.appliers.float(s, t, v)
+	}
+	return err
+}
+
+// histogram implements recordHandler.
+func (r *replay) histogram(ref uint64, t int64, encoded []byte) error {
+	s, err := r.wanted(ref, t)
+	if s != nil {
+		r.appliers.histogram(s, t, slices.Clone(encoded))
+	}
+	return err
+}
+
+// metadata implements recordHandler.
 func (r *replay) metadata(metric string, m metadata.Metadata) error {
-	r.th.keepMetadata(series.MetricMetadata{Metric: metric, Metadata: m})
+	r.th.keepMetadata(series.MetricMetadata{Metric: metric, Metadata: m}, r.ing.opts.Now().Unix())
 	return nil
 }
 
-// finish gives samples to series whose labels stood only further on in the log,
-// because the record with their first copy was damaged.
+// exemplar implements recordHandler. One whose series' labels are lost is gone
+// with them: exemplars are kept as long as there is room, and no longer.
+func (r *replay) exemplar(ref uint64, e exemplar.Exemplar) error {
+	if known := r.refs.get(ref); known != nil && known.th == r.th {
+		return r.keptExemplar(known.all, e)
+	}
+	return nil
+}
+
+// keptExemplar implements recordHandler.
+func (r *replay) keptExemplar(ls labels.Labels, e exemplar.Exemplar) error {
+	limit := max(0, r.ing.opts.Limits(r.th.id).MaxExemplars)
+	list := append(r.exemplars[r.th], storedExemplar{series: ls, Exemplar: e})
+	if len(list) >= 2*limit+resent {
+		list = newestExemplars(list, limit)
+	}
+	r.exemplars[r.th] = list
+	return nil
+}
+
+// finish completes the head once every record was read.
 func (r *replay) finish() {
-	for ref, samples := range r.waiting {
-		known, ok := r.byRef[ref]
-		if !ok {
-			continue
-		}
-		for _, o := range samples {
-			if r.append(known, o.sample) == nil {
-				r.orphans--
-			}
+	for th, list := range r.exemplars {
+		limit := r.ing.opts.Limits(th.id).MaxExemplars
+		for _, e := range newestExemplars(list, max(0, limit)) {
+			_, grown := th.exemplars.add(e.series, e.Exemplar, limit)
+			th.grow(grown)
 		}
 	}
-	r.waiting = nil
-	r.ing.unsealed.add(r.windows.windows)
+	r.finishLabels()
 	r.ing.recount()
 }

@@ -38,6 +38,7 @@ func (ing *Ingester) run(ctx context.Context) {
 		if err := ing.sealDue(); err != nil {
 			ing.opts.Logger.Error("sealing failed, it will be tried again", "err", err)
 		}
+		ing.saveActiveDue()
 		if now := ing.opts.Now(); now.Sub(swept) >= sweepEvery {
 			swept = now
 			if err := ing.Sweep(); err != nil {
@@ -52,10 +53,13 @@ func (ing *Ingester) run(ctx context.Context) {
 func (ing *Ingester) sealDue() error {
 	now := ing.opts.Now()
 	bound := series.WindowStart(now.Add(-sealDelay).UnixMilli())
-	if ing.sealEarly(now) {
-		return ing.seal(endOfTime)
+	ing.dropPressed(now) // it may save an early seal
+	if done, err := ing.sealEarly(now); done {
+		return err
 	}
 	late := ing.lateFrom.Load()
+	ing.mendBorder(now.UnixMilli())
+	ing.cutAtBorder(now.UnixMilli())
 	if bound > ing.sealed.Load() || (late > 0 && now.UnixMilli()-late >= lateDelay.Milliseconds()) {
 		return ing.seal(bound)
 	}
@@ -90,18 +94,22 @@ func (ing *Ingester) seal(bound int64) error {
 }
 
 func (ing *Ingester) sealLocked(bound int64) error {
+	if err := ing.deletions.ready(); err != nil {
+		return err
+	}
 	start := ing.opts.Now()
 	window := bound - series.WindowMillis
 	if bound == endOfTime {
+		defer ing.labels.pause()()
 		window = series.WindowStart(start.UnixMilli())
 	}
-	far := farFrom(start)
+	far, idle := farFrom(start), idleTimesAt(start, ing.idleAfter()) // before what is sealed makes room
 	// Most of what Cut syncs is synced before pushes have to wait for it.
 	if err := ing.log.SyncAll(); err != nil {
 		ing.opts.Logger.Warn("write-ahead log could not be synced before a seal", "err", err)
 	}
 	ing.gate.Lock()
-	cut, err := ing.log.Cut()
+	cut, err := ing.cutFor(bound)
 	late := ing.lateFrom.Swap(0)
 	ing.unsealed.begin(bound, far)
 	ing.gate.Unlock()
@@ -117,9 +125,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 		ing.metrics.sealFailures.Inc()
 		return fmt.Errorf("seal: %w", err)
 	}
-	for _, m := range s.taken {
-		m.sealed()
-	}
+	s.release()
 	ing.unsealed.end(true)
 	select {
 	case ing.uploadNow <- struct{}{}:
@@ -128,30 +134,22 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	if bound != endOfTime {
 		ing.sealed.Store(max(bound, ing.sealed.Load()))
 	}
-	needed, err := ing.seals.add(seal{BeforeSegment: cut, BeforeTime: bound, FromTime: far})
+	ing.saveActive() // before replay passes over what was sealed: no moment is without both
+	needed, err := ing.seals.add(seal{BeforeSegment: cut.Segment, BeforeTime: bound, FromTime: far}, cut)
 	if err != nil {
 		return err
 	}
-	if err := ing.log.Truncate(needed); err != nil {
+	if err := ing.truncateLog(needed); err != nil {
 		return err
 	}
 	ing.disk.look()
-	ing.dropIdle(start.Add(-idleSeries).UnixMilli())
+	ing.dropIdle(idle)
 	ing.metrics.seals.Inc()
 	ing.metrics.asides.Add(float64(s.aside))
 	if s.series > 0 {
 		ing.opts.Logger.Info("sealed", "series", s.series, "samples", s.samples, "packs", s.paths, "took", ing.opts.Now().Sub(start).Round(time.Millisecond))
 	}
 	return nil
-}
-
-// sizeOf is what closed chunks take in memory.
-func sizeOf(chunks []series.Chunk) int64 {
-	n := int64(0)
-	for _, c := range chunks {
-		n += int64(len(c.Data)) + chunkOverhead
-	}
-	return n
 }
 
 // metadataOf returns what is known of the metrics in the list, which is sorted

@@ -47,7 +47,7 @@ type sealer struct {
 	encoder   *pack.Encoder // of all packs and trials; nil: each has its own
 	deletions func(tenant.ID) uint64
 
-	taken  []*memSeries
+	taken  []takenSeries
 	writer *pack.Writer // being written; nil between packs
 	paths  []string
 	served int // of paths
@@ -56,6 +56,20 @@ type sealer struct {
 	series, samples, aside int
 
 	asideOf map[tenant.ID]*asideCount
+}
+
+// takenSeries is a series of which chunks are being sealed.
+type takenSeries struct {
+	th *tenantHead
+	s  *memSeries
+}
+
+// release drops the chunks that were sealed: packs serve them now.
+func (s *sealer) release() {
+	for _, t := range s.taken {
+		t.s.sealed()
+		t.th.recountSeries(t.s)
+	}
 }
 
 // sealedSeries is one series on its way into a pack.
@@ -109,8 +123,9 @@ func (ing *Ingester) writePacks(t sealTimes) (*sealer, error) {
 // giveUp puts everything back into the head and removes what was written and is
 // not served.
 func (s *sealer) giveUp() error {
-	for _, m := range s.taken {
-		m.failed()
+	for _, t := range s.taken {
+		t.s.failed()
+		t.th.recountSeries(t.s)
 	}
 	var err error
 	if s.writer != nil {
@@ -166,13 +181,14 @@ func (s *sealer) writeTenant(th *tenantHead) error {
 	}
 	for _, m := range th.all() {
 		chunks, err := m.take(s.bound, s.far)
+		th.recountSeries(m) // late samples were encoded, even where nothing was taken
 		if err != nil {
 			return err
 		}
 		if len(chunks) == 0 {
 			continue
 		}
-		s.taken = append(s.taken, m)
+		s.taken = append(s.taken, takenSeries{th, m})
 		normal, err := series.Normalize(chunks)
 		if err != nil {
 			if err = s.unreadable(th, m, chunks, err); err != nil {

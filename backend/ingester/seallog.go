@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/wal"
 )
 
 // sealLog remembers what was sealed, so that replay leaves it out and segments
@@ -15,11 +19,18 @@ import (
 // than BeforeTime, or not older than FromTime, is in a pack or set aside. Losing
 // the file loses nothing; replay then brings back samples that are in packs too.
 type sealLog struct {
-	path string
+	path   string
+	damage error // why the file could not be decoded, and counts as absent
 
-	mu    sync.Mutex
-	seals []seal
-	times map[int]span // by segment of the log
+	mu       sync.Mutex
+	seals    []seal
+	segments map[int]segmentTimes // by number
+}
+
+// segmentTimes is what is known of a segment of the log.
+type segmentTimes struct {
+	epoch int // its first segment
+	span
 }
 
 // span is what is known of the times of samples. Near ones are before the far
@@ -56,7 +67,7 @@ func (s *seal) covers(segment int, t int64) bool {
 }
 
 func openSealLog(path string) (*sealLog, error) {
-	l := &sealLog{path: path, times: map[int]span{}}
+	l := &sealLog{path: path, segments: map[int]segmentTimes{}}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, nil
@@ -65,7 +76,12 @@ func openSealLog(path string) (*sealLog, error) {
 		return nil, fmt.Errorf("read what was sealed: %w", err)
 	}
 	if err := json.Unmarshal(data, &l.seals); err != nil {
-		return nil, fmt.Errorf("read what was sealed: %s: %w; the file may be removed, replay then takes longer", path, err)
+		l.seals, l.damage = nil, err
+		// It goes, or a later start could find it mended, with numbers of segments that
+		// a log that was taken away as well has given to new ones by then.
+		if err := errors.Join(os.Remove(path), atomicfile.SyncDir(filepath.Dir(path))); err != nil {
+			return nil, fmt.Errorf("remove a damaged record of what was sealed: %w", err)
+		}
 	}
 	return l, nil
 }
@@ -82,32 +98,42 @@ func (l *sealLog) firstSegment() int {
 	return first
 }
 
-// covers reports whether a sample at t in the segment is in a pack.
-func (l *sealLog) covers(segment int, t int64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.coversLocked(segment, t)
+// covering is what the seals of a log have of one segment.
+type covering struct {
+	before  int64 // all samples before
+	from    int64 // and from this time on, if hasFrom is set
+	hasFrom bool
 }
 
-func (l *sealLog) coversLocked(segment int, t int64) bool {
-	for i := range l.seals {
-		if l.seals[i].covers(segment, t) {
-			return true
+func (c *covering) has(t int64) bool { return t < c.before || c.hasFrom && t >= c.from }
+
+// covering returns which samples of the segment are in packs.
+func (l *sealLog) covering(segment int) covering {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := covering{before: math.MinInt64}
+	for _, s := range l.seals {
+		if segment >= s.BeforeSegment {
+			continue
+		}
+		c.before = max(c.before, s.BeforeTime)
+		if s.FromTime > 0 && (!c.hasFrom || s.FromTime < c.from) {
+			c.from, c.hasFrom = s.FromTime, true
 		}
 	}
-	return false
+	return c
 }
 
-// note remembers the times of samples in the segment.
-func (l *sealLog) note(segment int, times span) {
+// note remembers the times of samples in a segment.
+func (l *sealLog) note(at wal.Place, times span) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known, ok := l.times[segment]
+	known, ok := l.segments[at.Segment]
 	if !ok {
-		known = noTimes()
+		known = segmentTimes{epoch: at.Epoch, span: noTimes()}
 	}
 	known.join(times)
-	l.times[segment] = known
+	l.segments[at.Segment] = known
 }
 
 // settled reports whether all samples of the segment are in packs. It may say no
@@ -130,16 +156,18 @@ func (l *sealLog) settled(segment int, times span) bool {
 	return slices.ContainsFunc(l.seals, func(s seal) bool { return segment < s.BeforeSegment && last < s.BeforeTime })
 }
 
-// add records a seal and returns the first segment that is still needed. What
-// stands before it may be deleted once add has returned without an error.
-func (l *sealLog) add(s seal) (int, error) {
+// add records a seal, before which the log was cut at a place, and returns the
+// first segment that is still needed. What is before it may be deleted once add
+// has returned without an error. Epochs are deleted whole: the labels of a series
+// are in the first segments of one, and needed for the samples in its last.
+func (l *sealLog) add(s seal, cut wal.Place) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seals = append(l.seals, s)
-	needed := s.BeforeSegment
-	for segment, times := range l.times {
-		if segment < needed && !l.settled(segment, times) {
-			needed = segment
+	needed := cut.Epoch
+	for segment, known := range l.segments {
+		if segment < s.BeforeSegment && !l.settled(segment, known.span) {
+			needed = min(needed, known.epoch)
 		}
 	}
 	kept := l.seals[:0]
@@ -149,9 +177,9 @@ func (l *sealLog) add(s seal) (int, error) {
 		}
 	}
 	l.seals = kept
-	for segment := range l.times {
+	for segment := range l.segments {
 		if segment < needed {
-			delete(l.times, segment)
+			delete(l.segments, segment)
 		}
 	}
 	return needed, l.save()
@@ -162,23 +190,6 @@ func (l *sealLog) save() error {
 		return fmt.Errorf("record what was sealed: %w", err)
 	}
 	return nil
-}
-
-func writeSynced(path string, data []byte) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // endOfTime is a bound that every sample is below.

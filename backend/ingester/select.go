@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -26,14 +26,21 @@ func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Se
 // SelectServed is Select that also tells which local packs were read: all that
 // have samples of the tenant in the range.
 func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
+	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
+		return nil, nil, err
+	}
+	deleted, err := ing.deletions.of(req.Tenant)
+	if err != nil {
+		return nil, nil, err
+	}
 	sel := &series.Selection{}
-	j := joiner{max: req.MaxSeries}
+	j := joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}
 	// In the order in which samples move from one to the next: what moves in
 	// between is then seen twice, which is harmless, and never not at all.
 	if err := ing.selectHead(ctx, req, &j); err != nil {
 		return nil, nil, err
 	}
-	err := ing.selectAside(ctx, req, func(ls labels.Labels, chunks []series.Chunk) error { return j.add(ls, ls.Hash(), chunks) })
+	err = ing.selectAside(ctx, req, deleted, func(ls labels.Labels, chunks []series.Chunk) error { return j.add(ls, ls.Hash(), chunks) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,11 +51,12 @@ func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*ser
 		served = append(served, r.Info().ID)
 	}
 	for _, r := range readers {
-		if err := ing.selectPack(ctx, r, req, &j); err != nil {
+		if err := selectPack(ctx, r, req, deleted, &j); err != nil {
 			sel.Release()
 			return nil, nil, err
 		}
 	}
+	series.Sort(j.out)
 	sel.Series = j.out
 	return sel, served, nil
 }
@@ -81,13 +89,13 @@ func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *join
 	return nil
 }
 
-func (ing *Ingester) selectPack(ctx context.Context, r *pack.Reader, req series.Request, j *joiner) error {
+func selectPack(ctx context.Context, r *pack.Reader, req series.Request, deleted *tenantDeletions, j *joiner) error {
 	found, err := r.Select(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", r.Info().ID, err)
 	}
 	number := numberOf(r.Info(), req.Tenant)
-	deletions := ing.deletions.any(req.Tenant, number)
+	deletions := deleted.any(number)
 	for i := range found {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -95,7 +103,7 @@ func (ing *Ingester) selectPack(ctx context.Context, r *pack.Reader, req series.
 		s := &found[i]
 		var gone []series.Interval
 		if deletions {
-			if gone = ing.deletions.after(req.Tenant, number, s.Labels); !spanLeft(s.Chunks, gone) {
+			if gone = deleted.after(number, s.Labels); !spanLeft(s.Chunks, gone) {
 				continue
 			}
 		}
@@ -131,9 +139,13 @@ type joiner struct {
 	max    int
 	out    []series.WithChunks
 	byHash map[uint64][]int32
+	memory *memory.Holding
 }
 
 func (j *joiner) add(ls labels.Labels, hash uint64, chunks []series.Chunk) error {
+	if err := j.memory.Take(series.SelectedBytes(ls, len(chunks))); err != nil {
+		return err
+	}
 	if j.byHash == nil {
 		j.byHash = map[uint64][]int32{}
 	}
@@ -162,30 +174,37 @@ func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]stri
 
 // LabelNamesServed is LabelNames that also tells which local packs were read.
 func (ing *Ingester) LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
-	names := map[string]struct{}{}
-	err := ing.eachUnpacked(ctx, req, func(ls labels.Labels) {
-		ls.Range(func(l labels.Label) {
-			if _, ok := names[l.Name]; !ok {
-				names[l.Name] = struct{}{}
-			}
-		})
+	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
+		return nil, nil, err
+	}
+	deleted, err := ing.deletions.of(req.Tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	names := memory.NewSet(memory.FromContext(ctx))
+	err = ing.eachUnpacked(ctx, req, deleted, func(ls labels.Labels) {
+		ls.Range(func(l labels.Label) { names.Add(l.Name) })
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	served, err := ing.eachPack(req, func(r *pack.Reader) error {
-		if ing.deletions.any(req.Tenant, numberOf(r.Info(), req.Tenant)) {
-			return ing.packLabels(ctx, r, req, func(ls labels.Labels) {
-				ls.Range(func(l labels.Label) { names[l.Name] = struct{}{} })
+		if deleted.any(numberOf(r.Info(), req.Tenant)) {
+			return packLabels(ctx, r, req, deleted, func(ls labels.Labels) {
+				ls.Range(func(l labels.Label) { names.Add(l.Name) })
 			})
 		}
 		more, err := r.LabelNames(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
 		for _, n := range more {
-			names[n] = struct{}{}
+			names.Add(n)
 		}
-		return err
+		return errors.Join(err, names.Err())
 	})
-	return sorted(names), served, err
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := names.Sorted()
+	return out, served, err
 }
 
 // LabelValues returns the sorted values of a label of matching series with
@@ -197,39 +216,50 @@ func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Re
 
 // LabelValuesServed is LabelValues that also tells which local packs were read.
 func (ing *Ingester) LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
-	values := map[string]struct{}{}
-	err := ing.eachUnpacked(ctx, req, func(ls labels.Labels) {
+	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
+		return nil, nil, err
+	}
+	deleted, err := ing.deletions.of(req.Tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	values := memory.NewSet(memory.FromContext(ctx))
+	err = ing.eachUnpacked(ctx, req, deleted, func(ls labels.Labels) {
 		if v := ls.Get(name); v != "" {
-			values[v] = struct{}{}
+			values.Add(v)
 		}
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	served, err := ing.eachPack(req, func(r *pack.Reader) error {
-		if ing.deletions.any(req.Tenant, numberOf(r.Info(), req.Tenant)) {
-			return ing.packLabels(ctx, r, req, func(ls labels.Labels) {
+		if deleted.any(numberOf(r.Info(), req.Tenant)) {
+			return packLabels(ctx, r, req, deleted, func(ls labels.Labels) {
 				if v := ls.Get(name); v != "" {
-					values[v] = struct{}{}
+					values.Add(v)
 				}
 			})
 		}
 		more, err := r.LabelValues(ctx, req.Tenant, name, req.MinTime, req.MaxTime, req.Matchers...)
 		for _, v := range more {
-			values[v] = struct{}{}
+			values.Add(v)
 		}
-		return err
+		return errors.Join(err, values.Err())
 	})
-	return sorted(values), served, err
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := values.Sorted()
+	return out, served, err
 }
 
 // eachUnpacked calls fn for the labels of matching series in the head, and then
 // of those that were set aside.
-func (ing *Ingester) eachUnpacked(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
+func (ing *Ingester) eachUnpacked(ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels)) error {
 	if err := ing.eachHeadSeries(ctx, req, fn); err != nil {
 		return err
 	}
-	return ing.readAsideLabels(ctx, req, fn)
+	return ing.readAsideLabels(ctx, req, deleted, fn)
 }
 
 func (ing *Ingester) eachHeadSeries(ctx context.Context, req series.Request, fn func(labels.Labels)) error {
@@ -267,34 +297,12 @@ func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) (
 	return served, err
 }
 
-func sorted(set map[string]struct{}) []string {
-	out := make([]string, 0, len(set))
-	for s := range set {
-		out = append(out, s)
-	}
-	slices.Sort(out)
-	return out
-}
-
 // Exemplars returns the exemplars in [mint, maxt] of the series that one of the
 // matcher sets matches.
-func (ing *Ingester) Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult {
+func (ing *Ingester) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	th := ing.head(id, false)
 	if th == nil {
-		return nil
+		return nil, nil
 	}
-	return th.exemplars.query(mint, maxt, sets)
-}
-
-// Sweep deletes what is beyond its tenant's retention: local packs of which all
-// samples are, and files of series that were set aside.
-func (ing *Ingester) Sweep() error {
-	now := ing.opts.Now()
-	expired := func(id tenant.ID, maxt int64) bool {
-		r := ing.opts.Limits(id).Retention
-		return r > 0 && maxt < now.UnixMilli()-int64(r)/1e6
-	}
-	n, err := ing.packs.remove(expired)
-	ing.metrics.packsExpired.Add(float64(n))
-	return errors.Join(err, ing.sweepAside(expired))
+	return th.exemplars.query(ctx, mint, maxt, sets)
 }

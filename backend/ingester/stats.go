@@ -19,6 +19,11 @@ type metrics struct {
 	packsDropped                 prometheus.Counter
 	asides                       prometheus.Counter
 	droppedMetadata              *prometheus.CounterVec
+	pressureRejected             prometheus.Counter
+	fullRequests, established    prometheus.Counter
+	earlySeals                   *prometheus.CounterVec
+	activeFailures               prometheus.Counter
+	handedOver                   *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
@@ -28,8 +33,18 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_memory_series", Help: "Series in the head, of all tenants."},
 		func() float64 { return float64(ing.seriesCount()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_head_bytes", Help: "Rough size of the head."},
-		func() float64 { return float64(ing.bytes.Load()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_head_bytes", Help: "Memory of the head as it is counted: series, samples, metadata and exemplars of all tenants."},
+		func() float64 { return float64(ing.account.bytes.Load()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_head_limit_bytes", Help: "Budget of the head (ingester.memory_bytes); 0 is none."},
+		func() float64 { return float64(ing.opts.MemoryBytes) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_established_bytes", Help: "Memory of series that were accepted beyond their share, because another replica has them."},
+		func() float64 { return float64(ing.account.established.Load()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_series_places", Help: "Series that are not in the head and whose places are kept: they left early, or were active before a restart or on another ingester."},
+		func() float64 { return float64(ing.account.places.Load()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_wal_labels_once", Help: "Series whose labels are in one segment of the write-ahead log only, until the next checkpoint."},
+		func() float64 { return float64(ing.labels.waiting()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_held_bytes", Help: "Memory that new series must leave to series with a place; not part of the head's bytes."},
+		func() float64 { return float64(ing.account.held.Load()) })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_tenants", Help: "Tenants with a head."},
 		func() float64 { return float64(len(ing.heads())) })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_local_packs", Help: "Local packs being served."},
@@ -43,6 +58,9 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		Help: "Longest time that a push of the last one to two minutes waited for a seal or for the removal of series."},
 		func() float64 { return ing.gate.waits.value(ing.opts.Now()).Seconds() })
 	return &metrics{
+		handedOver: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ingester_handed_over_series_total",
+			Help: "Active series that another ingester handed over, by result: kept, above_share (kept beyond the tenant's limit here), dropped (no memory)."}, []string{"result"}),
+		activeFailures: counter("pallium_ingester_active_series_save_failures_total", "Times the list of active series could not be saved."),
 		seriesCreated:  counter("pallium_ingester_series_created_total", "Series that entered the head."),
 		seriesRemoved:  counter("pallium_ingester_series_removed_total", "Series that left the head."),
 		seals:          counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
@@ -52,6 +70,13 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs that became part of the long-term store."),
 		uploadFailures: counter("pallium_ingester_upload_failures_total", "Uploads that failed and will be tried again."),
 		asides:         counter("pallium_ingester_series_set_aside_total", "Series that no pack could hold when their window was sealed."),
+		pressureRejected: counter("pallium_ingester_memory_pressure_rejected_series_total",
+			"Times a new series was rejected because the head is nearly full (instance_memory)."),
+		fullRequests: counter("pallium_ingester_memory_full_requests_total", "Write requests answered 503 because the head is full."),
+		established: counter("pallium_ingester_established_series_total",
+			"Series accepted beyond the share of their tenant or of new series, because another replica has them."),
+		earlySeals: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_ingester_early_seals_total", Help: "Seals before the end of a window, by what was nearly full."}, []string{"cause"}),
 		droppedMetadata: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_ingester_dropped_metadata_total", Help: "Metadata of metrics that was dropped, by reason."}, []string{"reason"}),
 		damage: counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
@@ -84,7 +109,8 @@ func (ing *Ingester) packCount() int {
 // TenantStats is a tenant's use of the head.
 type TenantStats struct {
 	Tenant  tenant.ID
-	Series  int
+	Series  int   // that count for max_active_series
+	Bytes   int64 // of Stats.HeadBytes
 	MinTime int64 // Unix milliseconds; above MaxTime when the head has nothing
 	MaxTime int64
 }
@@ -106,20 +132,21 @@ type Stats struct {
 	Segment   int           // of the write-ahead log
 }
 
-// SeriesCount is the number of a tenant's series in the head.
+// SeriesCount is the number of a tenant's series that count for its limit: those
+// in the head, and those whose places are kept.
 func (ing *Ingester) SeriesCount(id tenant.ID) int {
 	th := ing.head(id, false)
 	if th == nil {
 		return 0
 	}
-	return th.seriesCount()
+	return th.active()
 }
 
 // Stats describes the ingester now.
 func (ing *Ingester) Stats() Stats {
-	s := Stats{ID: ing.opts.ID, HeadBytes: ing.bytes.Load(), Segment: ing.log.Segment()}
+	s := Stats{ID: ing.opts.ID, HeadBytes: ing.account.bytes.Load(), Segment: ing.log.Segment()}
 	for _, th := range ing.heads() {
-		s.Tenants = append(s.Tenants, TenantStats{Tenant: th.id, Series: th.seriesCount(), MinTime: th.minTime.Load(), MaxTime: th.maxTime.Load()})
+		s.Tenants = append(s.Tenants, TenantStats{Tenant: th.id, Series: th.active(), Bytes: th.bytes.Load(), MinTime: th.minTime.Load(), MaxTime: th.maxTime.Load()})
 	}
 	slices.SortFunc(s.Tenants, func(a, b TenantStats) int {
 		if c := cmp.Compare(b.Series, a.Series); c != 0 {

@@ -6,12 +6,13 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/index"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 )
 
 // indexFrom is how many series a tenant has before it gets an inverted index;
@@ -29,19 +30,29 @@ type tenantHead struct {
 	postings *index.MemPostings               // nil below indexFrom; may have references of series that are gone
 	dead     int                              // how many of those, about
 	added    []*memSeries                     // since reindexing is true: series that new postings do not have
-	metadata map[string]metadata.Metadata     // by metric
+	metadata map[string]*keptMetadata         // by metric
+	places   map[uint64]place                 // by hash; see places.go
+	placed   int                              // series that have one
 
 	reindexing bool // new postings are being made
 
-	metadataBytes int // of metadata, as pack.MetadataSize counts
+	packedMetadata int             // bytes of metadata, as pack.MetadataSize counts
+	touched        map[string]bool // metrics of series added since metadata is being swept; nil when it is not
 
 	exemplars exemplarRing
+
+	account     *account
+	bytes       atomic.Int64 // the tenant's part of account.bytes
+	held        atomic.Int64 // and of account.held
+	indexBytes  int64        // part of bytes: postings and byRef
+	established int          // series that were accepted beyond their share
 
 	minTime, maxTime atomic.Int64 // bounds of all that was appended
 }
 
-func newTenantHead(id tenant.ID) *tenantHead {
-	th := &tenantHead{id: id, series: map[uint64]*memSeries{}, metadata: map[string]metadata.Metadata{}}
+func newTenantHead(id tenant.ID, a *account) *tenantHead {
+	th := &tenantHead{id: id, series: map[uint64]*memSeries{}, metadata: map[string]*keptMetadata{}, account: a}
+	th.grow(tenantBytes)
 	th.minTime.Store(math.MaxInt64)
 	th.maxTime.Store(math.MinInt64)
 	return th
@@ -61,13 +72,21 @@ func (th *tenantHead) find(hash uint64, ls labels.Labels) *memSeries {
 func (th *tenantHead) add(s *memSeries) {
 	s.next = th.series[s.hash]
 	th.series[s.hash] = s
-	th.count++
+	if th.count++; th.count == 1 {
+		th.account.tenants.Add(1)
+	}
+	th.grow(th.settleWhole(s))
+	if th.touched != nil {
+		th.touched[s.labels.Get(model.MetricNameLabel)] = true
+	}
 	if th.postings != nil {
 		th.index(s)
 		return
 	}
 	if th.count >= indexFrom {
 		th.postings = index.NewMemPostings()
+		th.indexBytes = postingsBytes
+		th.grow(postingsBytes)
 		th.byRef = make(map[storage.SeriesRef]*memSeries, 2*th.count)
 		for _, s := range th.series {
 			for ; s != nil; s = s.next {
@@ -79,7 +98,10 @@ func (th *tenantHead) add(s *memSeries) {
 
 func (th *tenantHead) index(s *memSeries) {
 	th.byRef[storage.SeriesRef(s.ref)] = s
+	size := postingsSize(th.postings, s.labels)
 	th.postings.Add(storage.SeriesRef(s.ref), s.labels)
+	th.indexBytes += size
+	th.grow(size)
 	if th.reindexing {
 		th.added = append(th.added, s)
 	}
@@ -96,6 +118,9 @@ func (th *tenantHead) match(ctx context.Context, matchers []*labels.Matcher) ([]
 	all := th.all()
 	out := all[:0]
 	for _, s := range all {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if matches(s.labels, matchers) {
 			out = append(out, s)
 		}
@@ -126,7 +151,8 @@ func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, ma
 		case m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0:
 			its = append(its, p.Postings(ctx, m.Name, m.SetMatches()...))
 		default:
-			its = append(its, p.PostingsForLabelMatching(ctx, m.Name, m.Matches))
+			// A regular expression may take seconds for one long value.
+			its = append(its, p.PostingsForLabelMatching(ctx, m.Name, func(v string) bool { return ctx.Err() == nil && m.Matches(v) }))
 		}
 	}
 	if len(its) == 0 {
@@ -139,16 +165,36 @@ func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, ma
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := memory.FromContext(ctx).Take(int64(len(refs)) * 2 * refSize); err != nil {
+		return nil, err
+	}
 	out := make([]*memSeries, 0, len(refs))
 	th.mu.RLock()
-	defer th.mu.RUnlock()
 	for _, ref := range refs {
-		if s := th.byRef[ref]; s != nil && matches(s.labels, rest) {
+		if s := th.byRef[ref]; s != nil {
 			out = append(out, s)
 		}
 	}
-	return out, nil
+	th.mu.RUnlock()
+	if len(rest) == 0 {
+		return out, nil
+	}
+	// Not under the lock: a push that waits for it holds up a seal, and that all
+	// other pushes.
+	kept := out[:0]
+	for _, s := range out {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if matches(s.labels, rest) {
+			kept = append(kept, s)
+		}
+	}
+	return kept, nil
 }
+
+// refSize is what a reference and a pointer to its series take.
+const refSize = 16
 
 // extend widens the time bounds to take t in.
 func (th *tenantHead) extend(mint, maxt int64) {

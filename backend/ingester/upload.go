@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/atomicfile"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -229,11 +230,10 @@ func (u *uploader) upload(ctx context.Context, lp *localPack) error {
 // mark writes the marker of an uploaded pack. Losing it means one more upload,
 // which finds everything there.
 func mark(path string) error {
-	f, err := os.OpenFile(path+uploadedSuffix, os.O_CREATE|os.O_WRONLY, 0o640)
-	if err != nil {
+	if err := atomicfile.Write(path+uploadedSuffix, nil); err != nil {
 		return fmt.Errorf("mark an uploaded pack: %w", err)
 	}
-	return f.Close()
+	return nil
 }
 
 // drop stops serving packs that have been compacted for an hour, and deletes
@@ -296,9 +296,12 @@ func (ing *Ingester) DropCompacted(ctx context.Context) error {
 }
 
 // removeMarkers deletes markers whose packs are gone, as a crash in the middle
-// of a deletion leaves them.
+// of a deletion leaves them, and those that a crash left half written.
 func removeMarkers(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, uploadedSuffix+atomicfile.TemporarySuffix) {
+			return os.Remove(path)
+		}
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, uploadedSuffix) {
 			return err
 		}

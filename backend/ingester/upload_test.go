@@ -144,9 +144,8 @@ func (l *longTerm) owed() map[store.Window]schema.Intent {
 func withLongTerm(t *testing.T) (*bench, *longTerm) {
 	t.Helper()
 	b, l := newBench(t), newLongTerm()
-	b.crash()
 	b.longTerm = l
-	b.open()
+	b.crash()
 	return b, l
 }
 
@@ -384,7 +383,7 @@ func TestStalledUpload(t *testing.T) {
 			o := b.options()
 			reg := prometheus.NewRegistry()
 			o.Registerer, o.Logger = reg, slog.New(slog.NewTextHandler(&log, nil))
-			ing, err := Open(o)
+			ing, err := Open(context.Background(), o)
 			if err != nil {
 				t.Fatal(err)
 			}

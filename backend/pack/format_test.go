@@ -71,7 +71,10 @@ func goldenBytes(t testing.TB) []byte {
 }
 
 // useAll calls everything a reader has, and returns the first error.
-func useAll(r *Reader) error {
+func useAll(r *Reader) error { return errors.Join(readAll(r), r.Verify()) }
+
+// readAll reads a pack as queries do.
+func readAll(r *Reader) error {
 	var errs []error
 	for _, s := range r.Info().Sections {
 		_, err := r.Metadata(s.Tenant)
@@ -89,7 +92,7 @@ func useAll(r *Reader) error {
 		_, err = r.LabelValues(context.Background(), s.Tenant, "job", s.MinTime, s.MaxTime)
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, r.Verify())...)
+	return errors.Join(errs...)
 }
 
 func openAndUse(b []byte) error {
@@ -119,6 +122,37 @@ func TestDamage(t *testing.T) {
 	}
 	if err := openAndUse(append(bytes.Clone(whole), whole...)); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("two packs in one file: %v", err)
+	}
+}
+
+// TestDamageOfBlocks changes every byte of what a query reads, which does not verify
+// the file before: each must be an error that says so.
+func TestDamageOfBlocks(t *testing.T) {
+	whole := goldenBytes(t)
+	end := int(binary.BigEndian.Uint64(whole[len(whole)-trailerLen:])) // of the blocks
+	for i := headerLen; i < end; i++ {
+		b := bytes.Clone(whole)
+		b[i] ^= 1 << (i % 8)
+		r, err := Open(memorySource{b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(readAll(r), r.Release()); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("byte %d of %d is wrong: %v", i, len(whole), err)
+		}
+	}
+	for _, payload := range [][]byte{nil, []byte("samples")} {
+		block := appendBlock(nil, kindFrame, payload, nil)
+		if err := CheckBlock(block); err != nil {
+			t.Fatal(err)
+		}
+		for i := range block {
+			b := bytes.Clone(block)
+			b[i] ^= 1 << (i % 8)
+			if err := CheckBlock(b); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("byte %d of a block of %d is wrong: %v", i, len(block), err)
+			}
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package pack
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"hash/crc32"
 	"sync/atomic"
@@ -75,7 +76,11 @@ func FuzzPage(f *testing.F) {
 		b := labels.NewScratchBuilder(8)
 		q := query{mint: 0, maxt: series.DayMillis, matchers: []*labels.Matcher{
 			labels.MustNewMatcher(labels.MatchNotEqual, "job", "api"), labels.MustNewMatcher(labels.MatchRegexp, "instance", ".*")}}
-		for _, row := range q.rows(p, nil) {
+		rows, err := q.rows(context.Background(), p, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range rows {
 			if ls := p.labels(int(row), &b); ls.Len() > len(p.columns) {
 				t.Fatalf("series %d has labels %s", row, ls)
 			}

@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"context"
 	"slices"
 	"sort"
 
@@ -59,48 +60,53 @@ func (q *query) wants(p *pageInfo) bool {
 }
 
 // rows returns the series of the page that match and have a chunk in the time,
-// appended to buf.
-func (q *query) rows(p *page, buf []uint16) []uint16 {
+// appended to buf. The error is ctx's.
+func (q *query) rows(ctx context.Context, p *page, buf []uint16) ([]uint16, error) {
 	rows := buf[:0]
 	for i := range p.series {
 		rows = append(rows, uint16(i))
 	}
 	for _, m := range q.matchers {
-		if rows = filter(p, m, rows); len(rows) == 0 {
-			return rows
+		var err error
+		if rows, err = filter(ctx, p, m, rows); err != nil || len(rows) == 0 {
+			return rows, err
 		}
 	}
-	return slices.DeleteFunc(rows, func(i uint16) bool { return !p.overlaps(int(i), q.mint, q.maxt) })
+	return slices.DeleteFunc(rows, func(i uint16) bool { return !p.overlaps(int(i), q.mint, q.maxt) }), nil
 }
 
 // filter keeps the rows whose value of the matcher's label matches; a label
-// that is not there is empty. Each distinct value is tried once.
-func filter(p *page, m *labels.Matcher, rows []uint16) []uint16 {
+// that is not there is empty. Each distinct value is tried once. A regular
+// expression may take seconds for one long value, so ctx is asked between them.
+func filter(ctx context.Context, p *page, m *labels.Matcher, rows []uint16) ([]uint16, error) {
 	c := p.column(m.Name)
 	switch {
 	case c == nil:
 		if m.Matches("") {
-			return rows
+			return rows, nil
 		}
-		return rows[:0]
+		return rows[:0], nil
 	case c.ids == nil:
 		if m.Matches(c.value(c.constant)) {
-			return rows
+			return rows, nil
 		}
-		return rows[:0]
+		return rows[:0], nil
 	case m.Type == labels.MatchEqual:
 		id, ok := c.idOf(m.Value)
 		if !ok {
-			return rows[:0]
+			return rows[:0], nil
 		}
-		return slices.DeleteFunc(rows, func(i uint16) bool { return c.ids[i] != id })
+		return slices.DeleteFunc(rows, func(i uint16) bool { return c.ids[i] != id }), nil
 	}
 	matches := make([]bool, len(c.values)+1)
 	matches[0] = m.Matches("")
 	for i, v := range c.values {
+		if err := ctx.Err(); err != nil {
+			return rows[:0], err
+		}
 		matches[i+1] = m.Matches(v)
 	}
-	return slices.DeleteFunc(rows, func(i uint16) bool { return !matches[c.ids[i]] })
+	return slices.DeleteFunc(rows, func(i uint16) bool { return !matches[c.ids[i]] }), nil
 }
 
 // value is the value of an id; 0 is empty.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/palliumhq/pallium/backend/atomicfile"
 )
 
 // output is the file that a writer appends to, under its temporary name.
@@ -27,10 +29,11 @@ func createOutput(path string) (*output, error) {
 		}
 		return nil, err
 	}
-	if err := makeDir(filepath.Dir(path)); err != nil {
+	// A pack whose directory a power cut took would be lost.
+	if err := atomicfile.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path+TemporarySuffix, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640)
+	f, err := os.OpenFile(path+TemporarySuffix, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +69,7 @@ func (o *output) publish(path string, check func(Source) error) error {
 	if err := os.Rename(o.name, path); err != nil {
 		return errors.Join(err, os.Remove(o.name))
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
@@ -91,30 +94,6 @@ func (o *output) remove() error {
 		return fmt.Errorf("remove unfinished pack: %w", err)
 	}
 	return nil
-}
-
-// makeDir makes dir and the directories above it that are missing, and brings
-// their names to disk: a pack whose directory a power cut took would be lost.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	above := filepath.Dir(dir)
-	if err := makeDir(above); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(above)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // RemoveTemporary removes the packs below dir that a crash left unfinished, and

@@ -83,7 +83,10 @@ func (r *Reader) eachPage(ctx context.Context, s *section, mint, maxt int64, ms 
 		if err != nil {
 			return fmt.Errorf("tenant %s, day %d: %w", s.Tenant, s.Day, err)
 		}
-		if rows = q.rows(p, rows); len(rows) > 0 {
+		if rows, err = q.rows(ctx, p, rows); err != nil {
+			return err
+		}
+		if len(rows) > 0 {
 			fn(&q, p, rows)
 		}
 	}

@@ -217,7 +217,7 @@ func readByPages(t *testing.T, path string, list []tableSeries, pages []TablePag
 		if err != nil {
 			t.Fatal(err)
 		}
-		rows := p.Rows(math.MinInt64, math.MaxInt64, nil, nil)
+		rows, _ := p.Rows(context.Background(), math.MinInt64, math.MaxInt64, nil, nil)
 		if len(rows) != tp.Series {
 			t.Fatalf("page of %s: %d rows of %d", tp.Metric, len(rows), tp.Series)
 		}
@@ -344,7 +344,7 @@ func FuzzTablePage(f *testing.F) {
 			return
 		}
 		page := &Page{p}
-		rows := page.Rows(math.MinInt64, math.MaxInt64, nil, nil)
+		rows, _ := page.Rows(context.Background(), math.MinInt64, math.MaxInt64, nil, nil)
 		if len(rows) != page.Series() {
 			t.Fatalf("%d of %d series are in all of time", len(rows), page.Series())
 		}

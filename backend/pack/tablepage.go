@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -244,13 +245,13 @@ func (p *Page) Bytes() int64 { return p.p.size + 256 }
 
 // Rows appends to buf the series that match all matchers and may have a sample
 // in [mint, maxt] (Unix milliseconds, inclusive).
-func (p *Page) Rows(mint, maxt int64, ms []*labels.Matcher, buf []uint16) []uint16 {
+func (p *Page) Rows(ctx context.Context, mint, maxt int64, ms []*labels.Matcher, buf []uint16) ([]uint16, error) {
 	start := p.p.day * series.DayMillis
 	q := query{mint: max(mint, start) - start, maxt: min(maxt, start+series.DayMillis-1) - start, matchers: ms}
 	if q.mint > q.maxt {
-		return buf[:0]
+		return buf[:0], nil
 	}
-	return q.rows(p.p, buf)
+	return q.rows(ctx, p.p, buf)
 }
 
 // Labels builds the labels of a series.

@@ -42,6 +42,8 @@ type Worker struct {
 // Task is one piece of work under way.
 type Task struct {
 	worker *Worker
+	parent *Task        // of which this one is a part; nil: of none
+	parts  atomic.Int32 // under way
 	at     atomic.Pointer[string]
 	last   atomic.Int64 // time of the last step, Unix nanoseconds
 	warned time.Time    // when the log said last that it stalls; the worker's mu
@@ -63,9 +65,15 @@ func NewWorker(o Options) *Worker {
 // key is that of the task in a context.
 type key struct{}
 
-// Begin begins a task. Steps are told by the returned context; End ends it.
+// Begin begins a task. Steps are told by the returned context; End ends it. When
+// ctx is of a task already, the new one is a part of it: a task with parts stalls
+// only if they do.
 func (w *Worker) Begin(ctx context.Context, what string) (context.Context, *Task) {
 	t := &Task{worker: w}
+	if p, ok := ctx.Value(key{}).(*Task); ok {
+		t.parent = p
+		p.parts.Add(1)
+	}
 	t.at.Store(&what)
 	t.step()
 	w.mu.Lock()
@@ -76,6 +84,10 @@ func (w *Worker) Begin(ctx context.Context, what string) (context.Context, *Task
 
 // End ends the task.
 func (t *Task) End() {
+	if p := t.parent; p != nil {
+		p.step()
+		p.parts.Add(-1)
+	}
 	t.worker.mu.Lock()
 	defer t.worker.mu.Unlock()
 	delete(t.worker.tasks, t)
@@ -98,8 +110,12 @@ func At(ctx context.Context, what string) {
 	}
 }
 
-// stalled is how long the task has had no step, or 0 if that is not long.
+// stalled is how long the task has had no step, or 0 if that is not long or if it
+// waits for its parts.
 func (t *Task) stalled(now time.Time) time.Duration {
+	if t.parts.Load() > 0 {
+		return 0
+	}
 	if d := time.Duration(now.UnixNano() - t.last.Load()); d >= StallAfter {
 		return d
 	}

@@ -18,8 +18,8 @@ func TestWorker(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	w := NewWorker(Options{Metric: "test_stalled_seconds", Help: "h", Message: "no progress", Now: func() time.Time { return now },
 		Logger: slog.New(slog.NewTextHandler(&log, nil)), Registerer: reg})
-	var one, two context.Context
-	var first, second *Task
+	var one, two, part context.Context
+	var first, second, third *Task
 	steps := []struct {
 		what string
 		wait time.Duration
@@ -42,6 +42,11 @@ func TestWorker(t *testing.T) {
 		{"the first ends", 0, func() { first.End() }, 0, ""},
 		{"steps of an ended task", 0, func() { Step(one); At(one, "x") }, 0, ""},
 		{"the second stalls", 2 * time.Minute, func() {}, 120, "at=second"},
+		{"a part of the second", 0, func() { part, third = w.Begin(two, "part") }, 0, ""},
+		{"the whole waits for its part", 59 * time.Second, func() { Step(part) }, 0, ""},
+		{"the part stalls, and not the whole", 61 * time.Second, func() {}, 61, "at=part"},
+		{"the part ends, which is a step of the whole", 0, func() { third.End() }, 0, ""},
+		{"the second stalls again", 2 * time.Minute, func() {}, 120, "at=second"},
 		{"the second ends", 0, func() { second.End() }, 0, ""},
 		{"idle again", time.Hour, func() { Step(context.Background()); At(context.Background(), "x") }, 0, ""},
 	}

@@ -96,25 +96,27 @@ func (b *both) Select(ctx context.Context, req series.Request) (*series.Selectio
 	return recent, nil
 }
 
-// union brings the chunks of series that both lists have together.
+// union brings the chunks of series that both lists have together. The lists are
+// sorted by labels, and so is the result.
 func union(a, b []series.WithChunks, most int) ([]series.WithChunks, error) {
 	if len(a) == 0 {
-		return b, nil
+		a, b = b, a
 	}
-	byHash := make(map[uint64][]int, len(a))
-	for i := range a {
-		h := a[i].Labels.Hash()
-		byHash[h] = append(byHash[h], i)
-	}
-next:
-	for i := range b {
-		for _, k := range byHash[b[i].Labels.Hash()] {
-			if labels.Equal(a[k].Labels, b[i].Labels) {
-				a[k].Chunks = append(a[k].Chunks, b[i].Chunks...)
-				continue next
+	if len(b) > 0 {
+		out := make([]series.WithChunks, 0, max(len(a), len(b)))
+		for len(a) > 0 && len(b) > 0 {
+			switch c := labels.Compare(a[0].Labels, b[0].Labels); {
+			case c < 0:
+				out, a = append(out, a[0]), a[1:]
+			case c > 0:
+				out, b = append(out, b[0]), b[1:]
+			default:
+				s := a[0]
+				s.Chunks = append(s.Chunks, b[0].Chunks...)
+				out, a, b = append(out, s), a[1:], b[1:]
 			}
 		}
-		a = append(a, b[i])
+		a = append(append(out, a...), b...)
 	}
 	if most > 0 && len(a) > most {
 		return nil, &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", most),

@@ -3,7 +3,10 @@ package querier
 import (
 	"context"
 	"errors"
+	"maps"
+	"math/rand"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/oklog/ulid/v2"
@@ -169,5 +172,38 @@ func TestBothLimit(t *testing.T) {
 	}
 	if recent.released != 1 || long.released != 1 {
 		t.Errorf("released %d and %d times", recent.released, long.released)
+	}
+}
+
+// TestUnionIsSorted: each series once, with the chunks of all lists, in the order
+// of labels.
+func TestUnionIsSorted(t *testing.T) {
+	rnd := rand.New(rand.NewSource(1))
+	for range 200 {
+		want := map[string]int{}
+		var all []series.WithChunks
+		for range 1 + rnd.Intn(3) {
+			var list []series.WithChunks
+			for i := range 30 {
+				if rnd.Intn(3) > 0 {
+					continue
+				}
+				ls := labels.FromStrings("__name__", "m", "i", strconv.Itoa(i))
+				list = append(list, series.WithChunks{Labels: ls, Chunks: []series.Chunk{{}}})
+				want[ls.String()]++
+			}
+			series.Sort(list)
+			var err error
+			if all, err = union(all, list, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[string]int{}
+		for _, s := range all {
+			got[s.Labels.String()] = len(s.Chunks)
+		}
+		if !slices.IsSortedFunc(all, func(a, b series.WithChunks) int { return labels.Compare(a.Labels, b.Labels) }) || !maps.Equal(got, want) || len(all) != len(want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
 	}
 }

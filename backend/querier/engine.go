@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -32,7 +33,6 @@ type Engine struct {
 
 	mu      sync.Mutex
 	engines map[engineKey]*promql.Engine // one for each set of limits the engine itself checks
-	running map[tenant.ID]int
 
 	queries  prometheus.Counter
 	exceeded *prometheus.CounterVec
@@ -50,7 +50,7 @@ func NewEngine(lim func(tenant.ID) limits.Limits, p parser.Parser, logger *slog.
 	auto := promauto.With(reg)
 	return &Engine{
 		limits: lim, logger: logger, parser: p,
-		engines: map[engineKey]*promql.Engine{}, running: map[tenant.ID]int{},
+		engines:  map[engineKey]*promql.Engine{},
 		queries:  auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries begun."}),
 		exceeded: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that went beyond a limit, by limit."}, []string{"limit"}),
 	}
@@ -125,26 +125,6 @@ func (e *Engine) tenantLimits(ctx context.Context) (limits.Limits, tenant.ID, er
 	return e.limits(access.Tenant), access.Tenant, nil
 }
 
-// enter counts a running query of the tenant; leave ends it.
-func (e *Engine) enter(id tenant.ID, most int) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if n := e.running[id]; most > 0 && n >= most {
-		return &limits.Exceeded{Name: "max_concurrent_queries", Limit: fmt.Sprintf("%d queries", most), Use: fmt.Sprintf("%d are running", n), Hint: "try again when they are done"}
-	}
-	e.running[id]++
-	e.queries.Inc()
-	return nil
-}
-
-func (e *Engine) leave(id tenant.ID) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.running[id]--; e.running[id] <= 0 {
-		delete(e.running, id)
-	}
-}
-
 // query checks the limits as it runs rather than as it is made: an error then
 // reads as "cannot be executed" (422) and not as "is not a query" (400).
 type query struct {
@@ -161,13 +141,20 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	if err := q.check(); err != nil {
 		return q.engine.failed(err)
 	}
-	if err := q.engine.enter(q.id, q.lim.MaxConcurrentQueries); err != nil {
-		return q.engine.failed(err)
+	q.engine.queries.Inc()
+	e, err := newEvaluation(ctx, q)
+	if err != nil {
+		return q.engine.failed(explain(ctx, err))
 	}
-	defer q.engine.leave(q.id)
-	res := q.Query.Exec(ctx)
+	res := q.Query.Exec(context.WithValue(ctx, evaluationKey{}, e))
 	if res.Err == nil {
+		if err := answered(e.memory, res.Value); err != nil {
+			return q.engine.failed(explain(ctx, err))
+		}
 		return res
+	}
+	if err := explain(ctx, res.Err); err != nil {
+		return q.engine.failed(err)
 	}
 	var timeout promql.ErrQueryTimeout
 	var tooMany promql.ErrTooManySamples
@@ -177,14 +164,33 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		return q.engine.failed(&limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", q.lim.MaxQuerySamples),
 			Use: "the query loads more at once", Hint: "select fewer series, a shorter range or a longer step"})
 	case errors.As(res.Err, &timeout) && ctx.Err() == nil:
-		return q.engine.failed(&limits.Exceeded{Name: "query_timeout", Limit: q.lim.QueryTimeout.String(),
-			Use: "the query took longer", Hint: "select fewer series, a shorter range or a longer step"})
-	}
-	var exceeded *limits.Exceeded
-	if errors.As(res.Err, &exceeded) {
-		return q.engine.failed(exceeded)
+		return q.engine.failed(TimedOut(&q.lim))
 	}
 	return res
+}
+
+// explain returns the error that a caller is told where a limit or the memory of
+// the process ended what it asked for; nil for any other error.
+func explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	var exceeded *limits.Exceeded
+	switch {
+	case errors.Is(err, memory.ErrEnded):
+		return promql.ErrStorage{Err: fmt.Errorf("%w; select fewer series, a shorter range or a longer step, or try again later", memory.ErrEnded)}
+	case errors.As(err, &exceeded):
+		return exceeded
+	case errors.Is(err, memory.ErrFull):
+		return promql.ErrStorage{Err: fmt.Errorf("%w; try again later", memory.ErrFull)}
+	}
+	return nil
+}
+
+// TimedOut is the error of what took longer than the tenant's query_timeout.
+func TimedOut(lim *limits.Limits) *limits.Exceeded {
+	return &limits.Exceeded{Name: "query_timeout", Limit: lim.QueryTimeout.String(),
+		Use: "the query took longer", Hint: "select fewer series, a shorter range or a longer step"}
 }
 
 func (e *Engine) failed(err error) *promql.Result {
@@ -198,7 +204,7 @@ func (e *Engine) failed(err error) *promql.Result {
 // check compares what the query asks for with the limits, before it runs.
 func (q *query) check() error {
 	if q.step > 0 && q.lim.MaxQuerySteps > 0 {
-		if steps := q.end.Sub(q.start)/q.step + 1; int64(steps) > int64(q.lim.MaxQuerySteps) {
+		if steps := q.end.Sub(q.start) / q.step; int64(steps) > int64(q.lim.MaxQuerySteps) {
 			return &limits.Exceeded{Name: "max_query_steps", Limit: fmt.Sprintf("%d steps", q.lim.MaxQuerySteps),
 				Use: fmt.Sprintf("the query has %d", steps), Hint: "ask for a longer step or a shorter range"}
 		}

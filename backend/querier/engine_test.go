@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,8 +48,8 @@ func TestQueryLimits(t *testing.T) {
 		{"subquery at a time", week, `max_over_time(up[1h:1m] @ 1)`, 0, 0, "max_query_range", "1w", "y"},
 		{"at the end of a range", week, `rate(up[2d] @ end())`, 6 * day, time.Hour, "", "", ""},
 		{"at the start of a range", week, `rate(up[2d] @ start())`, 6 * day, time.Hour, "max_query_range", "1w", "8d"},
-		{"steps", limits.Limits{MaxQuerySteps: 10}, `up`, time.Hour, 6 * time.Minute, "max_query_steps", "10 steps", "has 11"},
-		{"at the steps", limits.Limits{MaxQuerySteps: 11}, `up`, time.Hour, 6 * time.Minute, "", "", ""},
+		{"steps", limits.Limits{MaxQuerySteps: 9}, `up`, time.Hour, 6 * time.Minute, "max_query_steps", "9 steps", "has 10"},
+		{"at the steps", limits.Limits{MaxQuerySteps: 10}, `up`, time.Hour, 6 * time.Minute, "", "", ""},
 		{"series", limits.Limits{MaxQuerySeries: 2}, `up`, 0, 0, "max_query_series", "2 series", "more"},
 		{"at the series", limits.Limits{MaxQuerySeries: 3}, `up`, 0, 0, "", "", ""},
 		{"samples", limits.Limits{MaxQuerySamples: 100}, `rate(up[1h])`, 0, 0, "max_query_samples", "100 samples", "more"},
@@ -123,46 +122,6 @@ func TestTimeout(t *testing.T) {
 	var timeout promql.ErrQueryTimeout
 	if !errors.As(res.Err, &timeout) {
 		t.Errorf("error %v of a query with a timeout of its own", res.Err)
-	}
-}
-
-// TestConcurrency: a tenant's queries count together, other tenants' do not,
-// and a query that ended makes room.
-func TestConcurrency(t *testing.T) {
-	b := newBed(t)
-	b.lim.MaxConcurrentQueries = 2
-	entered, leave := make(chan struct{}), make(chan struct{})
-	b.source.wait = func(context.Context) {
-		entered <- struct{}{}
-		<-leave
-	}
-	var running sync.WaitGroup
-	for range 2 {
-		running.Go(func() {
-			if res := b.instant(as("a"), t, "up"); res.Err != nil {
-				t.Errorf("query within the limit: %v", res.Err)
-			}
-		})
-		<-entered
-	}
-	var exceeded *limits.Exceeded
-	if res := b.instant(as("a"), t, "up"); !errors.As(res.Err, &exceeded) || exceeded.Name != "max_concurrent_queries" || exceeded.Limit != "2 queries" {
-		t.Errorf("third query: %v", res.Err)
-	}
-	running.Go(func() {
-		if res := b.instant(as("b"), t, "up"); res.Err != nil {
-			t.Errorf("query of another tenant: %v", res.Err)
-		}
-	})
-	<-entered
-	close(leave)
-	running.Wait()
-	b.source.wait = nil
-	if res := b.instant(as("a"), t, "up"); res.Err != nil {
-		t.Errorf("query after the others ended: %v", res.Err)
-	}
-	if len(b.engine.running) != 0 {
-		t.Errorf("still counted as running: %v", b.engine.running)
 	}
 }
 

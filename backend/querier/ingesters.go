@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -223,7 +224,13 @@ func ask[T any](ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int
 			go discard(replies, started, drop)
 		}
 	}()
+	// A failed question ends when the work for it has: its place and its memory are
+	// given back then, and an ingester of this process may be in the middle of a
+	// regular expression.
 	fail := func(err error) ([]T, Served, error) {
+		cancel()
+		discard(replies, started, drop)
+		started = 0
 		for _, v := range got {
 			drop(v)
 		}
@@ -253,8 +260,7 @@ func ask[T any](ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int
 				p.waiting[peer.Domain]--
 				continue
 			}
-			var exceeded *limits.Exceeded
-			if errors.As(r.err, &exceeded) || ctx.Err() != nil {
+			if own(r.err) || ctx.Err() != nil {
 				return fail(r.err)
 			}
 			p.failed[peer.Domain] = true
@@ -267,6 +273,14 @@ func ask[T any](ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int
 		}
 	}
 	return got, func(id ulid.ULID) bool { return served[id] }, nil
+}
+
+// own reports whether the question failed for a reason of its own, which asking
+// others does not cure: a limit, or no memory here for the answers. What an ingester
+// has no memory for comes as another error.
+func own(err error) bool {
+	var exceeded *limits.Exceeded
+	return errors.As(err, &exceeded) || errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded)
 }
 
 // discard takes the answers that nobody waits for.

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -77,6 +78,7 @@ func TestIngesters(t *testing.T) {
 		lost  []string
 		want  error // nil: all series
 		asked int   // of 6 peers; 0: not looked at
+		stop  bool  // nothing ends the question but its deadline
 	}{
 		{name: "all answer", asked: 4},
 		{name: "one fails", set: func(p map[string]*peer) { p["a1"].err = down }},
@@ -90,9 +92,20 @@ func TestIngesters(t *testing.T) {
 				x.err = exceeded
 			}
 		}, want: exceeded},
+		{name: "no memory here", set: func(p map[string]*peer) {
+			for _, x := range p {
+				x.err = fmt.Errorf("series: %w", memory.ErrFull)
+			}
+		}, want: memory.ErrFull, asked: 4},
+		{name: "ended here", set: func(p map[string]*peer) {
+			for _, x := range p {
+				x.err = fmt.Errorf("series: %w", memory.ErrEnded)
+			}
+		}, want: memory.ErrEnded, asked: 4},
 		{name: "lost, all answer", lost: []string{"zone a"}},
 		{name: "lost, and one of its zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["a2"].err = down }},
 		{name: "lost, and one of another zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: ErrSilent},
+		{name: "lost, and one of another zone hangs", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].hangs = true }, want: context.DeadlineExceeded, stop: true},
 		{name: "lost in a zone that is gone", lost: []string{"zone d"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: ErrSilent},
 		{name: "lost in two zones", lost: []string{"zone a", "zone b"}, want: ErrSilent},
 	}
@@ -126,11 +139,22 @@ func TestIngesters(t *testing.T) {
 				in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }, Tolerate: 1, HedgeAfter: 20 * time.Millisecond,
 					Lost: func(context.Context, tenant.ID, int64, int64) ([]string, error) { return tt.lost, nil }})
 				req := series.Request{Tenant: tenantID}
-				sel, served, err := in.Select(context.Background(), req)
-				names, _, labelErr := in.LabelValues(context.Background(), "x", req)
+				ctx, labelCtx := context.Background(), context.Background()
+				if tt.stop { // the others answer long before
+					var cancel, labelCancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
+					defer cancel()
+					labelCtx, labelCancel = context.WithTimeout(labelCtx, 600*time.Millisecond)
+					defer labelCancel()
+				}
+				sel, served, err := in.Select(ctx, req)
+				names, _, labelErr := in.LabelValues(labelCtx, "x", req)
 				if tt.want != nil {
 					if !errors.Is(err, tt.want) || !errors.Is(labelErr, tt.want) {
 						t.Fatalf("%v and %v, want %v", err, labelErr, tt.want)
+					}
+					if errors.Is(err, ErrSilent) != errors.Is(tt.want, ErrSilent) {
+						t.Errorf("%v says that ingesters are silent", err)
 					}
 					continue
 				}

@@ -24,8 +24,8 @@ import (
 
 // Source has the series of all tenants.
 type Source interface {
-	// Select returns matching series with the chunks that hold their samples in
-	// the range. A part that cannot be read is an error, never a shorter answer.
+	// Select returns matching series, sorted by labels, with the chunks that hold
+	// their samples in the range. A part that cannot be read is an error, never a shorter answer.
 	Select(ctx context.Context, req series.Request) (*series.Selection, error)
 	// LabelNames and LabelValues return sorted names, or values of one name.
 	LabelNames(ctx context.Context, req series.Request) ([]string, error)
@@ -97,7 +97,7 @@ func (q *Queryable) kept(mint int64, lim limits.Limits) int64 {
 	return max(mint, q.now().Add(-time.Duration(lim.Retention)).UnixMilli())
 }
 
-func (r *reader) selectSeries(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers []*labels.Matcher) ([]series.WithChunks, series.Request, error) {
+func (r *reader) selectSeries(ctx context.Context, hints *storage.SelectHints, matchers []*labels.Matcher) ([]series.WithChunks, series.Request, error) {
 	mint, maxt := r.mint, r.maxt
 	if hints != nil {
 		mint, maxt = max(mint, hints.Start), min(maxt, hints.End)
@@ -114,8 +114,8 @@ func (r *reader) selectSeries(ctx context.Context, sortSeries bool, hints *stora
 		return nil, req, err
 	}
 	r.selections = append(r.selections, sel)
-	if sortSeries {
-		slices.SortFunc(sel.Series, func(a, b series.WithChunks) int { return labels.Compare(a.Labels, b.Labels) })
+	if err := selected(ctx, sel.Series, req.LabelsOnly); err != nil {
+		return nil, req, err
 	}
 	return sel.Series, req, nil
 }
@@ -127,7 +127,7 @@ func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.La
 		return nil, nil, err
 	}
 	values, err := r.q.source.LabelValues(ctx, name, req)
-	return cut(values, hints), nil, r.q.clarify(ctx, err)
+	return r.told(ctx, values, hints, err)
 }
 
 // LabelNames implements storage.LabelQuerier.
@@ -137,7 +137,16 @@ func (r *reader) LabelNames(ctx context.Context, hints *storage.LabelHints, matc
 		return nil, nil, err
 	}
 	names, err := r.q.source.LabelNames(ctx, req)
-	return cut(names, hints), nil, r.q.clarify(ctx, err)
+	return r.told(ctx, names, hints, err)
+}
+
+// told is the answer of a list of strings.
+func (r *reader) told(ctx context.Context, list []string, hints *storage.LabelHints, err error) ([]string, annotations.Annotations, error) {
+	list = cut(list, hints)
+	if err == nil {
+		err = texts(ctx, list)
+	}
+	return list, nil, r.q.clarify(ctx, err)
 }
 
 func cut(list []string, hints *storage.LabelHints) []string {
@@ -174,6 +183,9 @@ type exemplarQuerier struct {
 // Select implements storage.ExemplarQuerier.
 func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	found, err := e.q.source.Exemplars(e.ctx, e.id, e.q.kept(start, e.q.limits(e.id)), end, matchers)
+	if err == nil {
+		err = chargeExemplars(e.ctx, found)
+	}
 	if err != nil {
 		return nil, e.q.clarify(e.ctx, err)
 	}
@@ -190,9 +202,12 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	var exceeded *limits.Exceeded
-	if errors.As(err, &exceeded) {
-		return exceeded
+	if ctx.Err() != nil {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	if told := explain(ctx, err); told != nil {
+		noteFault(ctx, told, err)
+		return told
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -205,21 +220,38 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 		return promql.ErrStorage{Err: noAccess}
 	}
 	q.logger.Error("series could not be read", "tenant", access.Tenant, "err", err)
-	if noted, ok := ctx.Value(faultKey{}).(*atomic.Bool); ok {
-		noted.Store(true)
+	told := errUnreadable
+	if errors.Is(err, series.ErrLost) {
+		told = series.ErrLost
 	}
-	return promql.ErrStorage{Err: errUnreadable}
+	answer := promql.ErrStorage{Err: told}
+	noteFault(ctx, answer, err)
+	return answer
+}
+
+// noteFault notes what is not the request's fault in its context: the first error
+// that was told as one of the storage.
+func noteFault(ctx context.Context, told, err error) {
+	var ours promql.ErrStorage
+	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok && errors.As(told, &ours) {
+		noted.CompareAndSwap(nil, &err)
+	}
 }
 
 // faultKey is that of a request's note in its context.
 type faultKey struct{}
 
-// NoteFaults returns a context for a request, and a function that tells whether
-// something that the request needed could not be read: Prometheus' handlers answer
-// some of such errors as if the request were wrong.
-func NoteFaults(ctx context.Context) (context.Context, func() bool) {
-	var noted atomic.Bool
-	return context.WithValue(ctx, faultKey{}, &noted), noted.Load
+// NoteFaults returns a context for a request, and a function that tells why
+// something that the request needed could not be read; nil: everything could. Of
+// such errors Prometheus' handlers answer some as if the request were wrong.
+func NoteFaults(ctx context.Context) (context.Context, func() error) {
+	var noted atomic.Pointer[error]
+	return context.WithValue(ctx, faultKey{}, &noted), func() error {
+		if err := noted.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}
 }
 
 var errUnreadable = errors.New("internal error: series could not be read; try again")

@@ -15,12 +15,12 @@ import (
 type querier struct{ reader }
 
 // Select implements storage.Querier.
-func (q *querier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
-	found, req, err := q.selectSeries(ctx, sortSeries, hints, matchers)
+func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+	found, req, err := q.selectSeries(ctx, hints, matchers)
 	if err != nil {
 		return storage.ErrSeriesSet(q.q.clarify(ctx, err))
 	}
-	return &seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1}
+	return &seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1, reading: newReading(ctx, hints, found, req.MinTime, req.MaxTime)}
 }
 
 // seriesSet hands out the series of a selection.
@@ -28,32 +28,40 @@ type seriesSet struct {
 	series     []series.WithChunks
 	mint, maxt int64
 	i          int
+	reading    *reading // nil: nobody accounts for what is read
 }
 
 func (s *seriesSet) Next() bool                        { s.i++; return s.i < len(s.series) }
 func (s *seriesSet) Err() error                        { return nil }
 func (s *seriesSet) Warnings() annotations.Annotations { return nil }
 func (s *seriesSet) At() storage.Series {
-	return &oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt}
+	return &oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt, reading: s.reading}
 }
 
 type oneSeries struct {
 	*series.WithChunks
 	mint, maxt int64
+	reading    *reading
 }
 
 func (s *oneSeries) Labels() labels.Labels { return s.WithChunks.Labels }
 
 // Iterator implements storage.Series.
 func (s *oneSeries) Iterator(reuse chunkenc.Iterator) chunkenc.Iterator {
-	return series.IteratorBetween(s.Chunks, s.mint, s.maxt, reuse)
+	if s.reading == nil {
+		return series.IteratorBetween(s.Chunks, s.mint, s.maxt, reuse)
+	}
+	if err := s.reading.next(s.Chunks); err != nil {
+		return failedIterator(err)
+	}
+	return s.reading.iterator(series.IteratorBetween(s.Chunks, s.mint, s.maxt, plain(reuse)), s.Chunks)
 }
 
 type chunkQuerier struct{ reader }
 
 // Select implements storage.ChunkQuerier.
-func (q *chunkQuerier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.ChunkSeriesSet {
-	found, req, err := q.selectSeries(ctx, sortSeries, hints, matchers)
+func (q *chunkQuerier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.ChunkSeriesSet {
+	found, req, err := q.selectSeries(ctx, hints, matchers)
 	if err != nil {
 		return storage.ErrChunkSeriesSet(q.q.clarify(ctx, err))
 	}
@@ -63,7 +71,7 @@ func (q *chunkQuerier) Select(ctx context.Context, sortSeries bool, hints *stora
 type chunkSeriesSet struct{ seriesSet }
 
 func (s *chunkSeriesSet) At() storage.ChunkSeries {
-	return &oneChunkSeries{oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt}}
+	return &oneChunkSeries{oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt}} // streamed: chunks are sent as they are read
 }
 
 type oneChunkSeries struct{ oneSeries }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
@@ -117,11 +118,11 @@ func TestBothVersions(t *testing.T) {
 	}
 	var r Request
 	for range 3 { // a reused request gives the same
-		if err := r.Decode(V1, snappy.Encode(nil, v1), 1<<20); err != nil {
+		if err := r.Decode(V1, snappy.Encode(nil, v1), 1<<20, free{}); err != nil {
 			t.Fatal(err)
 		}
 		checkBatch(t, &r.Batch)
-		if err := r.Decode(V2, snappy.Encode(nil, marshalV2(t)), 1<<20); err != nil {
+		if err := r.Decode(V2, snappy.Encode(nil, marshalV2(t)), 1<<20, free{}); err != nil {
 			t.Fatal(err)
 		}
 		checkBatch(t, &r.Batch)
@@ -133,7 +134,7 @@ func TestTooMany(t *testing.T) {
 	samples := appendField(nil, 1, bytes.Repeat([]byte{0x12, 0x00}, maxItems+1))
 	for name, body := range map[string][]byte{"series": series, "samples": samples} {
 		var r Request
-		if err := r.Unmarshal(V1, body); !errors.Is(err, ErrTooMany) {
+		if err := r.Unmarshal(V1, body, nil); !errors.Is(err, ErrTooMany) {
 			t.Errorf("%s: err = %v", name, err)
 		}
 		if len(r.Batch.Entries) != 0 {
@@ -142,7 +143,7 @@ func TestTooMany(t *testing.T) {
 	}
 	samples = append([]byte{0x22, 0}, appendField(nil, 5, bytes.Repeat([]byte{0x12, 0x00}, maxItems+1))...)
 	var r Request
-	if err := r.Unmarshal(V2, samples); !errors.Is(err, ErrTooMany) {
+	if err := r.Unmarshal(V2, samples, nil); !errors.Is(err, ErrTooMany) {
 		t.Errorf("2.0: err = %v", err)
 	}
 }
@@ -183,8 +184,6 @@ func TestMalformed(t *testing.T) {
 		{"a bomb", V1, bomb, true},
 		{"truncated protobuf", V1, snappy.Encode(nil, good[:len(good)-7]), false},
 		{"version 2 without the empty symbol", V2, snappy.Encode(nil, []byte{0x22, 1, 'a'}), false},
-		{"version 2 with a symbol that is not there", V2, snappy.Encode(nil, []byte{0x22, 0, 0x2a, 4, 0x0a, 2, 0, 9}), false},
-		{"version 2 with half a label", V2, snappy.Encode(nil, []byte{0x22, 0, 0x2a, 3, 0x0a, 1, 0}), false},
 		{"an unknown version", 3, snappy.Encode(nil, good), false},
 		{"a body of version 1 said to be of version 2", V2, snappy.Encode(nil, good), false},
 		{"wrong wire type", V1, snappy.Encode(nil, []byte{0x08, 1}), false},
@@ -192,7 +191,7 @@ func TestMalformed(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var r Request
-			err := r.Decode(tt.version, tt.body, 1<<20)
+			err := r.Decode(tt.version, tt.body, 1<<20, free{})
 			var large *TooLargeError
 			if errors.As(err, &large) != tt.tooLarge || (!tt.tooLarge && !errors.Is(err, ErrMalformed)) {
 				t.Errorf("err = %v", err)
@@ -201,6 +200,81 @@ func TestMalformed(t *testing.T) {
 				t.Error("a failed decode left series behind")
 			}
 		})
+	}
+}
+
+// TestGoodSeriesSurvive: what is wrong with a series costs that series, what is
+// wrong with an exemplar or metadata only that, and the counts are true.
+func TestGoodSeriesSurvive(t *testing.T) {
+	symbols := []string{"", "__name__", "good", "a", "b", "help"}
+	good := writev2.TimeSeries{LabelsRefs: []uint32{1, 2}, Samples: []writev2.Sample{{Timestamp: 1}, {Timestamp: 2}}}
+	changed := func(change func(*writev2.TimeSeries)) writev2.TimeSeries {
+		ts := writev2.TimeSeries{LabelsRefs: []uint32{1, 2, 3, 4}, Samples: []writev2.Sample{{Timestamp: 1}, {Timestamp: 2}, {Timestamp: 3}}}
+		change(&ts)
+		return ts
+	}
+	tests := []struct {
+		name           string
+		bad            writev2.TimeSeries
+		kept, rejected int // samples beside the good ones
+		exemplars      int
+		says           string
+	}{
+		{"a name that is not there", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs[0] = 6 }), 0, 3, 0, "series 2 of the request: it refers to symbol 6, the request has 6"},
+		{"a value that is not there", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs[3] = 1 << 31 }), 0, 3, 0, "symbol 2147483648"},
+		{"half a label", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs = ts.LabelsRefs[:3] }), 0, 3, 0, "a label name without a value"},
+		{"a help that is not there", changed(func(ts *writev2.TimeSeries) { ts.Metadata = writev2.Metadata{Type: 1, HelpRef: 99} }), 3, 0, 0, "symbol 99"},
+		{"a unit that is not there", changed(func(ts *writev2.TimeSeries) { ts.Metadata = writev2.Metadata{Type: 1, HelpRef: 5, UnitRef: 98} }), 3, 0, 0, "symbol 98"},
+		{"an exemplar's label that is not there", changed(func(ts *writev2.TimeSeries) {
+			ts.Exemplars = []writev2.Exemplar{{LabelsRefs: []uint32{3, 97}, Timestamp: 1}, {LabelsRefs: []uint32{3, 4}, Timestamp: 1}}
+		}), 3, 0, 1, "symbol 97"},
+		{"half a label of an exemplar", changed(func(ts *writev2.TimeSeries) {
+			ts.Exemplars = []writev2.Exemplar{{LabelsRefs: []uint32{3}, Timestamp: 1}}
+		}), 3, 0, 0, "an exemplar has a label name without a value"},
+	}
+	for _, tt := range tests {
+		body, err := (&writev2.Request{Symbols: symbols, Timeseries: []writev2.TimeSeries{good, tt.bad, good}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r Request
+		if err := r.Decode(V2, snappy.Encode(nil, body), 1<<20, free{}); err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		kept, exemplars := 0, 0
+		for _, e := range r.Batch.Entries {
+			kept += len(e.Samples)
+			exemplars += len(e.Exemplars)
+		}
+		out := series.Outcome{Refusals: r.Batch.Malformed}
+		if kept != 4+tt.kept || exemplars != tt.exemplars || len(out.Refusals) != 1 || out.Refusals[0].Samples != tt.rejected || !strings.Contains(out.String(), tt.says) {
+			t.Errorf("%s: %d samples, %d exemplars: %s", tt.name, kept, exemplars, out.String())
+		}
+		if first, last := r.Batch.Entries[0].Labels.String(), r.Batch.Entries[len(r.Batch.Entries)-1].Labels.String(); first != `{__name__="good"}` || last != first {
+			t.Errorf("%s: %s and %s", tt.name, first, last)
+		}
+		if err := r.Unmarshal(V2, nil, nil); err != nil || len(r.Batch.Malformed) != 0 {
+			t.Errorf("%s: the next request has %+v, %v", tt.name, r.Batch.Malformed, err)
+		}
+	}
+}
+
+// TestUnknownMetadataType: it costs the type.
+func TestUnknownMetadataType(t *testing.T) {
+	for _, kind := range []prompb.MetricMetadata_MetricType{8, 42, -1} {
+		req := requestV1()
+		req.Metadata = []prompb.MetricMetadata{{Type: kind, MetricFamilyName: "m", Help: "h"}}
+		body, err := req.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r Request
+		if err := r.Unmarshal(V1, body, nil); err != nil || len(r.Batch.Entries) != len(req.Timeseries) || len(r.Batch.Malformed) != 0 {
+			t.Fatalf("type %d: %d series, %v", kind, len(r.Batch.Entries), err)
+		}
+		if m := r.Batch.Metadata; len(m) != 1 || m[0].Type != model.MetricTypeUnknown || m[0].Help != "h" {
+			t.Errorf("type %d: %+v", kind, m)
+		}
 	}
 }
 
@@ -215,7 +289,7 @@ func FuzzV1(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var r Request
-		if r.Unmarshal(V1, data) != nil {
+		if r.Unmarshal(V1, data, nil) != nil {
 			return
 		}
 		var want prompb.WriteRequest
@@ -246,12 +320,30 @@ func FuzzV2(f *testing.F) {
 	f.Add([]byte{0x22, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var r Request
-		if r.Unmarshal(V2, data) != nil {
+		if r.Unmarshal(V2, data, nil) != nil {
 			return
 		}
 		var want writev2.Request
 		if want.Unmarshal(data) != nil {
 			return
+		}
+		all, samples := want.Timeseries, 0
+		want.Timeseries = nil
+		b := labels.NewScratchBuilder(0)
+		for _, ts := range all {
+			samples += len(ts.Samples) + len(ts.Histograms)
+			if _, err := ts.ToLabels(&b, want.Symbols); err == nil {
+				want.Timeseries = append(want.Timeseries, ts)
+			}
+		}
+		for _, r := range r.Batch.Malformed {
+			samples -= r.Samples
+		}
+		for i := range r.Batch.Entries {
+			samples -= len(r.Batch.Entries[i].Samples)
+		}
+		if samples != 0 {
+			t.Fatalf("%d samples are neither kept nor rejected", samples)
 		}
 		if len(want.Timeseries) != len(r.Batch.Entries) {
 			t.Fatalf("%d series, want %d", len(r.Batch.Entries), len(want.Timeseries))
@@ -272,8 +364,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(snappy.Encode(nil, body))
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		var r Request
-		_ = r.Decode(V1, data, 1<<20)
-		_ = r.Decode(V2, data, 1<<20)
+		_ = r.Decode(V1, data, 1<<20, free{})
+		_ = r.Decode(V2, data, 1<<20, free{})
 	})
 }
 
@@ -310,7 +402,7 @@ func BenchmarkDecode(b *testing.B) {
 			var r Request
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := r.Decode(v, body, 0); err != nil {
+				if err := r.Decode(v, body, 0, free{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -353,9 +445,9 @@ func TestHugeLabels(t *testing.T) {
 func checkHuge(t *testing.T, what string, v Version, body []byte, fits bool) {
 	t.Helper()
 	var r Request
-	err := r.Unmarshal(v, body)
-	if fits != (err == nil) || (!fits && !errors.Is(err, ErrMalformed)) {
-		t.Errorf("%s: %v", what, err)
+	err := r.Unmarshal(v, body, nil)
+	if err != nil || fits != (len(r.Batch.Malformed) == 0) {
+		t.Errorf("%s: %+v, %v", what, r.Batch.Malformed, err)
 	}
 }
 
@@ -382,13 +474,54 @@ func TestExpansion(t *testing.T) {
 	for _, help := range []bool{false, true} {
 		for n, fits := range map[int]bool{maxExpanded/size - 2: true, maxExpanded / size: false} {
 			var r Request
-			if err := r.Decode(V2, request(n, size, help), 0); fits != (err == nil) || !fits && !errors.Is(err, ErrTooLarge) {
+			if err := r.Decode(V2, request(n, size, help), 0, free{}); fits != (err == nil) || !fits && !errors.Is(err, ErrTooLarge) {
 				t.Errorf("%d series with a symbol of %d bytes (help: %v): %v, fits: %v", n, size, help, err, fits)
 			}
 		}
 	}
 	var r Request
-	if err := r.Decode(V1, snappy.Encode(nil, make([]byte, maxExpanded+1)), 0); !errors.Is(err, ErrTooLarge) {
+	if err := r.Decode(V1, snappy.Encode(nil, make([]byte, maxExpanded+1)), 0, free{}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("a body beyond the bound without a limit: %v", err)
+	}
+}
+
+// free is memory without an end.
+type free struct{}
+
+func (free) Take(int64) error { return nil }
+
+// TestDroppedSeriesAreCheap: a series that is left out costs the next one nothing,
+// however many samples it had, and counts as a series of the request.
+func TestDroppedSeriesAreCheap(t *testing.T) {
+	r := &Request{}
+	r.reset()
+	e, _ := r.entry()
+	e.Samples = make([]series.Sample, 10)
+	r.dropEntry(e, malformed{"test"})
+	e, _ = r.entry() // clears what was used
+	e.Samples[:10][9].T = 7
+	r.dropEntry(e, malformed{"test"})
+	for range 3 {
+		if e, _ = r.entry(); len(e.Samples) != 0 {
+			t.Fatalf("%d samples of the series before", len(e.Samples))
+		}
+		e.Samples = append(e.Samples, series.Sample{T: 1})
+		r.dropEntry(e, malformed{"test"})
+	}
+	e, _ = r.entry()
+	if all := e.Samples[:10]; all[0].T != 0 || all[9].T != 7 {
+		t.Errorf("more than what was used was cleared: %v", all)
+	}
+	bad := writev2.TimeSeries{LabelsRefs: []uint32{9, 9}}
+	req := writev2.Request{Symbols: []string{""}}
+	for range maxSeries + 1 {
+		req.Timeseries = append(req.Timeseries, bad)
+	}
+	body, err := req.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Unmarshal(V2, body, nil); !errors.Is(err, ErrTooMany) {
+		t.Errorf("more malformed series than a request may have: %v", err)
 	}
 }

@@ -65,6 +65,29 @@ func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("body is %d bytes decompressed, limit max_decoded_bytes allows %d; send fewer samples per request", e.Size, e.Limit)
 }
 
+// Memory is what a request takes bytes from before it uses them. Its errors end
+// the decoding and are returned as they are.
+type Memory interface {
+	Take(bytes int64) error
+}
+
+// What decoded parts of a request take, in bytes, with room for slices that grow.
+const (
+	entryBytes = 256 // series.Entry and the builder of its labels
+	itemBytes  = 64  // series.Sample
+	labelBytes = 64  // labels.Label in a builder
+	// messageFactor is how many bytes a byte of a histogram, an exemplar or metadata
+	// takes, of which the smallest fields become structs and slices.
+	messageFactor = 16
+	// takeStep is how many bytes are used before they are taken.
+	takeStep = 32 << 10
+)
+
+// memoryError is an error of a Memory on its way through the decoder.
+type memoryError struct{ error }
+
+func (e memoryError) Unwrap() error { return e.error }
+
 // Request decodes one body at a time. It is not safe for concurrent use.
 type Request struct {
 	Batch series.Batch
@@ -73,8 +96,12 @@ type Request struct {
 	entries  []series.Entry
 	builders []labels.ScratchBuilder
 	symbols  []string
-	items    int // samples, histograms, exemplars and metadata so far
-	spare    int // bytes that labels and metadata may still expand to
+	memory   Memory
+	owed     int64 // bytes of memory that are used and not taken yet
+	items    int   // samples, histograms, exemplars and metadata so far
+	position int   // of the series being decoded, in the body, from 1
+	cleared  int   // entries whose memory was cleared for this request
+	spare    int   // bytes that labels and metadata may still expand to
 }
 
 // Pool has Requests for reuse. The zero value is ready.
@@ -100,9 +127,13 @@ func (p *Pool) Put(r *Request) {
 }
 
 // Decode decompresses and decodes a body. limit bounds its decompressed size in
-// bytes; 0 is no bound. Errors are ErrMalformed or *TooLargeError.
-func (r *Request) Decode(v Version, compressed []byte, limit int64) error {
+// bytes; 0 is no bound. What it takes comes from mem, with what the way to the log
+// takes: the body once more. Errors are ErrMalformed, *TooLargeError, ErrTooMany,
+// ErrTooLarge or those of mem.
+func (r *Request) Decode(v Version, compressed []byte, limit int64, mem Memory) error {
 	r.reset()
+	r.memory = mem
+	defer func() { r.memory = nil }()
 	n, err := snappy.DecodedLen(compressed)
 	if err != nil {
 		return fmt.Errorf("%w: snappy: %w", ErrMalformed, err)
@@ -115,6 +146,9 @@ func (r *Request) Decode(v Version, compressed []byte, limit int64) error {
 	if int64(n) > 64*int64(len(compressed))+64 {
 		return fmt.Errorf("%w: snappy: %d bytes cannot decompress to %d", ErrMalformed, len(compressed), n)
 	}
+	if err := mem.Take(2 * int64(n)); err != nil {
+		return err
+	}
 	if cap(r.decoded) < n {
 		r.decoded = make([]byte, n)
 	}
@@ -126,8 +160,10 @@ func (r *Request) Decode(v Version, compressed []byte, limit int64) error {
 }
 
 // Unmarshal decodes a decompressed body, which must not change while the batch
-// is in use.
-func (r *Request) Unmarshal(v Version, body []byte) error {
+// is in use. What that takes beside the body comes from mem, which may be nil.
+func (r *Request) Unmarshal(v Version, body []byte, mem Memory) error {
+	r.memory = mem
+	defer func() { r.memory = nil }()
 	return r.unmarshal(v, body, math.MaxInt)
 }
 
@@ -146,8 +182,15 @@ func (r *Request) unmarshal(v Version, body []byte, spare int) error {
 	default:
 		err = fmt.Errorf("version %d is not known", v)
 	}
+	if err == nil {
+		err = r.settle()
+	}
 	if err != nil {
 		r.reset()
+		var mem memoryError
+		if errors.As(err, &mem) {
+			return mem.error
+		}
 		if errors.Is(err, ErrTooMany) || errors.Is(err, ErrTooLarge) {
 			return err
 		}
@@ -160,8 +203,9 @@ func (r *Request) unmarshal(v Version, body []byte, spare int) error {
 func (r *Request) reset() {
 	r.entries = r.entries[:0]
 	r.symbols = r.symbols[:0]
-	r.items = 0
+	r.items, r.owed = 0, 0
 	r.Batch = series.Batch{Metadata: r.Batch.Metadata[:0]}
+	r.position, r.cleared = 0, 0
 }
 
 // expand counts bytes that references stand for.
@@ -169,12 +213,36 @@ func (r *Request) expand(n int) error {
 	if r.spare -= n; r.spare < 0 {
 		return ErrTooLarge
 	}
+	return r.use(2 * n) // in the batch, and on the way to the log
+}
+
+// use counts n bytes of memory, which are taken in steps.
+func (r *Request) use(n int) error {
+	if r.owed += int64(n); r.owed < takeStep {
+		return nil
+	}
+	return r.settle()
+}
+
+// settle takes what was used.
+func (r *Request) settle() error {
+	n := r.owed
+	r.owed = 0
+	if r.memory == nil || n == 0 {
+		return nil
+	}
+	if err := r.memory.Take(n); err != nil {
+		return memoryError{err}
+	}
 	return nil
 }
 
 // room counts one more item of the request.
 func (r *Request) room() error {
-	if r.items++; r.items > maxItems || len(r.entries) > maxSeries {
+	if err := r.use(itemBytes); err != nil {
+		return err
+	}
+	if r.items++; r.items > maxItems || r.position > maxSeries {
 		return ErrTooMany
 	}
 	return nil
@@ -183,6 +251,7 @@ func (r *Request) room() error {
 // entry begins a new series. Its slices and the builder of its labels have the
 // memory of an earlier request.
 func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
+	r.position++
 	i := len(r.entries)
 	if i < cap(r.entries) {
 		r.entries = r.entries[:i+1]
@@ -193,11 +262,48 @@ func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
 		r.builders = append(r.builders, labels.ScratchBuilder{})
 	}
 	e := &r.entries[i]
-	clear(e.Samples[:cap(e.Samples)]) // lets go of histograms
+	// Lets go of histograms: once for what earlier requests left there, and then of
+	// what was used. A slot is used again for each series that is left out.
+	if i >= r.cleared {
+		clear(e.Samples[:cap(e.Samples)])
+		r.cleared = i + 1
+	} else {
+		clear(e.Samples)
+	}
 	e.Samples, e.Exemplars = e.Samples[:0], e.Exemplars[:0]
 	b := &r.builders[i]
 	b.Reset()
 	return e, b
+}
+
+// malformed is the error of a series, an exemplar or metadata that is not what it
+// should be while the rest of the request is: only that is left out.
+type malformed struct{ text string }
+
+func (m malformed) Error() string { return m.text }
+
+// leaveOut counts what was left out of a series, with so many samples.
+func (r *Request) leaveOut(what error, samples int) {
+	position := r.position
+	r.Batch.Malformed = series.Refuse(r.Batch.Malformed, "malformed_series", "parts of the request are malformed", samples,
+		func() string { return fmt.Sprintf("series %d of the request: %v", position, what) })
+}
+
+// dropEntry takes back the last entry and counts its samples.
+func (r *Request) dropEntry(e *series.Entry, why error) {
+	r.leaveOut(why, len(e.Samples))
+	r.entries = r.entries[:len(r.entries)-1]
+}
+
+// optional takes the error of a part of a series without which the series can be
+// taken: an exemplar, or metadata.
+func (r *Request) optional(err error) error {
+	var bad malformed
+	if !errors.As(err, &bad) {
+		return err
+	}
+	r.leaveOut(err, 0)
+	return nil
 }
 
 // finish sets the labels of an entry from what its builder has.
@@ -215,7 +321,7 @@ const maxLabelBytes = 1<<24 - 1
 
 func checkLabel(name, value string) error {
 	if n := max(len(name), len(value)); n > maxLabelBytes {
-		return fmt.Errorf("a label name or value has %d bytes, at most %d are possible", n, maxLabelBytes)
+		return malformed{fmt.Sprintf("a label name or value has %d bytes, at most %d are possible", n, maxLabelBytes)}
 	}
 	return nil
 }

@@ -48,8 +48,12 @@ func (r *Request) seriesV1(data []byte) error {
 	if err := r.room(); err != nil {
 		return err
 	}
+	if err := r.use(entryBytes + len(data)); err != nil {
+		return err
+	}
 	m := reader{data: data}
 	sorted, last := true, ""
+	var bad malformed // why the series cannot be taken
 	for m.more() {
 		num, wire := m.field()
 		if num > 4 || num == 0 {
@@ -66,8 +70,16 @@ func (r *Request) seriesV1(data []byte) error {
 				return err
 			}
 		}
+		if num > 2 {
+			if err := r.use(messageFactor * len(field)); err != nil {
+				return err
+			}
+		}
 		switch num {
 		case 1:
+			if err := r.use(labelBytes); err != nil {
+				return err
+			}
 			var name, value string
 			name, value, err = labelV1(field)
 			if value == "" {
@@ -79,16 +91,20 @@ func (r *Request) seriesV1(data []byte) error {
 		case 2:
 			err = addSample(e, field)
 		case 3:
-			err = addExemplarV1(e, field)
+			err = r.optional(addExemplarV1(e, field))
 		case 4:
 			err = addHistogramV1(e, field)
 		}
-		if err != nil {
+		if err != nil && !errors.As(err, &bad) {
 			return err
 		}
 	}
 	if m.err != nil {
 		return m.err
+	}
+	if bad.text != "" {
+		r.dropEntry(e, bad)
+		return nil
 	}
 	finish(e, b, sorted)
 	return nil
@@ -176,13 +192,16 @@ func (r *Request) metadataV1(data []byte) error {
 	if err := r.room(); err != nil {
 		return err
 	}
+	if err := r.use(messageFactor * len(data)); err != nil {
+		return err
+	}
 	var p prompb.MetricMetadata
 	if err := p.Unmarshal(data); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
 	name, ok := prompb.MetricMetadata_MetricType_name[int32(p.Type)]
-	if !ok {
-		return fmt.Errorf("metadata of %q: type %d is not known", p.MetricFamilyName, p.Type)
+	if !ok { // the type is lost, and nothing else
+		name = string(model.MetricTypeUnknown)
 	}
 	r.Batch.Metadata = append(r.Batch.Metadata, series.MetricMetadata{
 		Metric:   p.MetricFamilyName,

@@ -29,6 +29,9 @@ func (r *Request) unmarshalV2(body []byte) error {
 		}
 		if m.expect(wire, wireBytes, "symbols") {
 			r.symbols = append(r.symbols, text(m.bytes()))
+			if err := r.use(symbolBytes); err != nil {
+				return err
+			}
 		}
 	}
 	if m.err != nil {
@@ -56,19 +59,27 @@ func (r *Request) unmarshalV2(body []byte) error {
 
 func (r *Request) symbol(ref uint64) (string, error) {
 	if ref >= uint64(len(r.symbols)) {
-		return "", fmt.Errorf("symbol %d is referred to, the request has %d", ref, len(r.symbols))
+		return "", malformed{fmt.Sprintf("it refers to symbol %d, the request has %d", ref, len(r.symbols))}
 	}
 	return r.symbols[ref], nil
 }
+
+// symbolBytes is what a symbol takes beside its text, with room for a slice that
+// grows.
+const symbolBytes = 32
 
 func (r *Request) seriesV2(data []byte) error {
 	e, b := r.entry()
 	if err := r.room(); err != nil {
 		return err
 	}
+	if err := r.use(entryBytes); err != nil {
+		return err
+	}
 	l := labelRefs{r: r, b: b, sorted: true}
 	m := reader{data: data}
 	var meta []byte
+	var bad malformed // why the series cannot be taken
 	for m.more() {
 		num, wire := m.field()
 		if num > 5 || num == 0 {
@@ -76,7 +87,7 @@ func (r *Request) seriesV2(data []byte) error {
 			continue
 		}
 		if num == 1 && wire == wireVarint { // not packed; allowed by protobuf
-			if err := l.add(m.uvarint()); err != nil {
+			if err := l.add(m.uvarint()); err != nil && !errors.As(err, &bad) {
 				return err
 			}
 			continue
@@ -91,6 +102,11 @@ func (r *Request) seriesV2(data []byte) error {
 				return err
 			}
 		}
+		if num > 2 {
+			if err := r.use(messageFactor * len(field)); err != nil {
+				return err
+			}
+		}
 		switch num {
 		case 1:
 			err = l.addPacked(field)
@@ -99,25 +115,29 @@ func (r *Request) seriesV2(data []byte) error {
 		case 3:
 			err = addHistogramV2(e, field)
 		case 4:
-			err = r.addExemplarV2(e, field)
+			err = r.optional(r.addExemplarV2(e, field))
 		case 5:
 			meta = field
 		}
-		if err != nil {
+		if err != nil && !errors.As(err, &bad) {
 			return err
 		}
 	}
 	if m.err != nil {
 		return m.err
 	}
-	if l.half {
-		return errors.New("a series has a label name without a value")
+	if bad.text == "" && l.half {
+		bad = malformed{"it has a label name without a value"}
+	}
+	if bad.text != "" {
+		r.dropEntry(e, bad)
+		return nil
 	}
 	finish(e, b, l.sorted)
-	if len(meta) > 0 {
-		return r.metadataV2(e, meta)
+	if len(meta) == 0 {
+		return nil
 	}
-	return nil
+	return r.optional(r.metadataV2(e, meta))
 }
 
 // labelRefs turns references to symbols, name and value in turn, into labels.
@@ -149,6 +169,9 @@ func (l *labelRefs) add(ref uint64) error {
 	l.sorted = l.sorted && l.name >= l.last
 	l.last = l.name
 	l.b.Add(l.name, s)
+	if err := l.r.use(labelBytes); err != nil {
+		return err
+	}
 	const overhead = 8 // of a label written out
 	return l.r.expand(len(l.name) + len(s) + overhead)
 }
@@ -195,7 +218,7 @@ func (r *Request) addExemplarV2(e *series.Entry, data []byte) error {
 		}
 	}
 	if l.half {
-		return errors.New("an exemplar has a label name without a value")
+		return malformed{"an exemplar has a label name without a value"}
 	}
 	b.Sort()
 	e.Exemplars = append(e.Exemplars, exemplar.Exemplar{Labels: b.Labels(), Value: p.Value, Ts: p.Timestamp, HasTs: p.Timestamp != 0})

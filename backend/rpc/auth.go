@@ -111,13 +111,12 @@ func (s *Security) proves(token string) bool {
 	return s.token == "" || subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) == 1
 }
 
+// provesIn reports whether the header of a call has the proof.
+func (s *Security) provesIn(md metadata.MD) bool { return s.proves(one(md, metadataKey)) }
+
 func (s *Security) check(ctx context.Context) error {
 	md, _ := metadata.FromIncomingContext(ctx)
-	token := ""
-	if v := md.Get(metadataKey); len(v) == 1 {
-		token = v[0]
-	}
-	if !s.proves(token) {
+	if !s.provesIn(md) {
 		return status.Error(codes.Unauthenticated, "the caller does not have this cluster's secret")
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
@@ -151,8 +152,8 @@ func (p *Peer) Push(ctx context.Context, push *wire.Push) (wire.PushResponse, er
 	if err := p.healthy(); err != nil {
 		return resp, err
 	}
-	err := p.conn.Invoke(ctx, pushMethod, push, &resp)
-	return resp, p.note(ctx, err)
+	err := p.conn.Invoke(announce(ctx, push), pushMethod, push, &resp)
+	return resp, p.note(ctx, pushError(err))
 }
 
 // pushMethod is called by its name: the generated client takes a PushRequest.
@@ -165,7 +166,8 @@ func selectRequest(req series.Request) wire.SelectRequest {
 
 var errCut = fmt.Errorf("%w: its answer was cut off", wire.ErrUnavailable)
 
-// Select implements querier.Ingester.
+// Select implements querier.Ingester. What an answer holds is given back when it is
+// released, and at once when there is none: others are asked in its place.
 func (p *Peer) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -174,32 +176,65 @@ func (p *Peer) Select(ctx context.Context, req series.Request) (*series.Selectio
 	if err != nil {
 		return nil, nil, p.note(ctx, err)
 	}
-	sel := &series.Selection{}
+	sel, err := p.receive(ctx, stream, req.MaxSeries)
+	if err != nil {
+		sel.Release()
+		return nil, nil, err
+	}
+	return sel.Selection, sel.packs, nil
+}
+
+// received is a selection as far as it has come.
+type received struct {
+	*series.Selection
+	packs []ulid.ULID
+}
+
+// receive reads the parts of a selection of at most so many series; 0 is any
+// number. What has come is to be released when it fails, too.
+func (p *Peer) receive(ctx context.Context, stream wire.Ingester_SelectClient, most int) (received, error) {
+	h, taken := memory.FromContext(ctx), int64(0)
+	sel := received{Selection: &series.Selection{}}
+	sel.Hold(func() { h.Give(taken) })
 	b := labels.NewScratchBuilder(16)
 	for {
 		part, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return nil, nil, errCut
+			return sel, errCut
 		}
 		if err != nil {
-			return nil, nil, p.note(ctx, err)
+			return sel, p.note(ctx, err)
 		}
 		for i := range part.Series {
 			w, err := decodeSeries(&part.Series[i], &b)
 			if err != nil {
-				return nil, nil, err
+				return sel, err
 			}
+			n := selectedBytes(&w)
+			if err := h.Take(n); err != nil {
+				return sel, err
+			}
+			taken += n
 			sel.Series = append(sel.Series, w)
 		}
-		if req.MaxSeries > 0 && len(sel.Series) > req.MaxSeries {
-			return nil, nil, &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", req.MaxSeries), Use: "the query selects more series"}
+		if most > 0 && len(sel.Series) > most {
+			return sel, &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", most), Use: "the query selects more series"}
 		}
 		if !part.End {
 			continue
 		}
-		packs, err := decodePacks(part.Packs)
-		return sel, packs, errors.Join(err, p.note(ctx, nil))
+		sel.packs, err = decodePacks(part.Packs)
+		return sel, errors.Join(err, p.note(ctx, nil))
 	}
+}
+
+// selectedBytes is what a series of an answer takes, with its samples.
+func selectedBytes(w *series.WithChunks) int64 {
+	n := series.SelectedBytes(w.Labels, len(w.Chunks))
+	for i := range w.Chunks {
+		n += int64(len(w.Chunks[i].Data))
+	}
+	return n
 }
 
 func decodeSeries(s *wire.Series, b *labels.ScratchBuilder) (series.WithChunks, error) {
@@ -239,6 +274,9 @@ func (p *Peer) Labels(ctx context.Context, name string, req series.Request) ([]s
 	if err = p.note(ctx, err); err != nil {
 		return nil, nil, err
 	}
+	if err := memory.FromContext(ctx).Take(answerBytes(resp.Values)); err != nil {
+		return nil, nil, err
+	}
 	packs, err := decodePacks(resp.Packs)
 	return resp.Values, packs, err
 }
@@ -267,6 +305,9 @@ func (p *Peer) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, se
 			}
 			r.Exemplars = append(r.Exemplars, exemplar.Exemplar{Labels: ls, Value: e.Value, Ts: e.Time, HasTs: e.HasTime})
 		}
+		if err := memory.FromContext(ctx).Take(exemplarBytes(&r)); err != nil {
+			return nil, err
+		}
 		out = append(out, r)
 	}
 	return out, nil
@@ -280,7 +321,11 @@ func (p *Peer) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetad
 	}
 	var out []series.MetricMetadata
 	for _, m := range resp.Metadata {
-		out = append(out, series.MetricMetadata{Metric: m.Metric, Metadata: metadata.Metadata{Type: model.MetricType(m.Type), Unit: m.Unit, Help: m.Help}})
+		mm := series.MetricMetadata{Metric: m.Metric, Metadata: metadata.Metadata{Type: model.MetricType(m.Type), Unit: m.Unit, Help: m.Help}}
+		if err := memory.FromContext(ctx).Take(metadataBytes(&mm)); err != nil {
+			return nil, err
+		}
+		out = append(out, mm)
 	}
 	return out, nil
 }

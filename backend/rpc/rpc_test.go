@@ -52,11 +52,18 @@ func serve(t *testing.T, server, client *Security) (*ingester.Ingester, *Peer) {
 	t.Helper()
 	lim := limits.Default()
 	lim.MaxActiveSeries = 5000
-	ing, err := ingester.Open(ingester.Options{ID: "i", Dir: t.TempDir(), Replication: 3, Limits: func(tenant.ID) limits.Limits { return lim }})
+	ing, err := ingester.Open(context.Background(), ingester.Options{ID: "i", Dir: t.TempDir(), Replication: 3, Limits: func(tenant.ID) limits.Limits { return lim }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(server, ing, fakeCompactor{})
+	t.Cleanup(func() { _ = ing.Close() }) // after the server's end
+	return ing, serveIngester(t, ing, server, client)
+}
+
+// serveIngester runs a server over an ingester and returns a peer of it.
+func serveIngester(t *testing.T, ing Ingester, server, client *Security) *Peer {
+	t.Helper()
+	s := NewServer(server, ing, fakeCompactor{}, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -72,9 +79,56 @@ func serve(t *testing.T, server, client *Security) (*ingester.Ingester, *Peer) {
 		_ = pool.Close()
 		s.Stop(ctx)
 		<-done
-		_ = ing.Close()
 	})
-	return ing, p
+	return p
+}
+
+// newcomer is an ingester to which every other series is new, and all of them
+// are in a push marked established.
+type newcomer struct {
+	Ingester
+	established []bool
+}
+
+func (n *newcomer) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
+	n.established = append(n.established, b.Established)
+	var out series.Outcome
+	for i := range b.Entries {
+		if b.Established || i%2 == 1 {
+			out.Created = append(out.Created, i)
+		}
+	}
+	return out, nil
+}
+
+// TestCreated: what an ingester says of new series, and what it is told of known
+// ones, arrive as they were said, and only with the push that they were said of.
+func TestCreated(t *testing.T) {
+	sec := security(t, secret, TLSFiles{})
+	ing := &newcomer{}
+	p := serveIngester(t, ing, sec, sec)
+	want := []bool{true, false, true, false}
+	for _, established := range want {
+		resp, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: body(t, 300), Established: established}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		every := 1
+		if !established {
+			every = 2
+		}
+		if len(resp.Created) != 300/every {
+			t.Fatalf("established %v: %d created", established, len(resp.Created))
+		}
+		for i, entry := range resp.Created {
+			if int(entry) != i*every+every-1 {
+				t.Fatalf("established %v: created %v", established, resp.Created)
+			}
+		}
+	}
+	if fmt.Sprint(ing.established) != fmt.Sprint(want) {
+		t.Errorf("the ingester was told %v, want %v", ing.established, want)
+	}
 }
 
 type fakeCompactor struct{}
@@ -113,8 +167,8 @@ func TestCalls(t *testing.T) {
 	}
 	refused := int64(0)
 	for _, r := range resp.Refusals {
-		refused += r.Samples
-		if r.Reason != "max_active_series" || r.Entry < 5000 {
+		refused += 2 // samples of a series
+		if len(r.Places) > 0 || r.Reason != "max_active_series" || r.Entry < 5000 {
 			t.Fatalf("refusal %+v", r)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -34,11 +35,13 @@ type Ingester interface {
 	SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error)
 	LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error)
 	LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error)
-	Exemplars(id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) []exemplar.QueryResult
+	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 	Metadata(id tenant.ID) []series.MetricMetadata
 	SeriesCount(id tenant.ID) int
 	Delete(id tenant.ID, ts schema.Tombstone) error
 	Flush() error
+	KeepPlaces(ctx context.Context, a *ingester.ActiveSeries) error
+	ActiveSeries(ctx context.Context, instance string, send func(*ingester.ActiveSeries) error) error
 	Upload(ctx context.Context) error
 }
 
@@ -57,10 +60,16 @@ const (
 )
 
 // Server serves the roles of one process.
-type Server struct{ grpc *grpc.Server }
+type Server struct {
+	grpc   *grpc.Server
+	sec    *Security
+	memory *memory.Account
+}
 
-// NewServer returns a server of the roles that are not nil.
-func NewServer(sec *Security, ing Ingester, comp Compactor) *Server {
+// NewServer returns a server of the roles that are not nil. What calls hold comes
+// from the account.
+func NewServer(sec *Security, ing Ingester, comp Compactor, mem *memory.Account) *Server {
+	s := &Server{sec: sec, memory: mem}
 	opts := append(sec.serverOptions(),
 		grpc.ForceServerCodec(wire.Codec{}),
 		grpc.MaxRecvMsgSize(wire.MaxMessage), grpc.MaxSendMsgSize(wire.MaxMessage),
@@ -69,9 +78,9 @@ func NewServer(sec *Security, ing Ingester, comp Compactor) *Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
-	s := &Server{grpc: grpc.NewServer(opts...)}
+	s.grpc = grpc.NewServer(append(opts, grpc.InTapHandle(s.admission))...)
 	if ing != nil {
-		wire.RegisterIngesterServer(s.grpc, &ingesterServer{ing: ing})
+		wire.RegisterIngesterServer(s.grpc, &ingesterServer{ing: ing, memory: mem})
 	}
 	if comp != nil {
 		wire.RegisterCompactorServer(s.grpc, compactorServer{comp})
@@ -96,12 +105,17 @@ func (s *Server) Stop(ctx context.Context) {
 
 type ingesterServer struct {
 	ing      Ingester
+	memory   *memory.Account
 	requests remotewrite.Pool
 }
 
 // unavailable are errors after which a call may succeed later, or elsewhere.
 func unavailable(err error) error {
-	return wire.Status(err, ingester.ErrFull, ingester.ErrDiskFull, ingester.ErrAside, ingester.ErrStopped, ingester.ErrLog)
+	var large *memory.TooLargeError
+	if errors.As(err, &large) {
+		return tooLarge(large)
+	}
+	return wire.Status(err, ingester.ErrFull, ingester.ErrDiskFull, ingester.ErrAside, ingester.ErrStopped, ingester.ErrLog, memory.ErrFull, memory.ErrEnded)
 }
 
 func tenantOf(s string) (tenant.ID, error) {
@@ -117,20 +131,40 @@ func (s *ingesterServer) Push(ctx context.Context, in *wire.PushRequest) (*wire.
 	if err != nil {
 		return nil, err
 	}
+	h, err := s.holdPush(ctx, id, int64(len(in.Write)))
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
 	req := s.requests.Get()
 	defer s.requests.Put(req)
-	if err := req.Unmarshal(remotewrite.V1, in.Write); err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+	if err := req.Unmarshal(remotewrite.V1, in.Write, h); err != nil {
+		if errors.Is(err, remotewrite.ErrMalformed) {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		return nil, unavailable(err)
 	}
-	req.Batch.Tenant = id
+	if m := req.Batch.Malformed; len(m) > 0 { // the positions in the answer would be others
+		return nil, status.Error(codes.InvalidArgument, m[0].Message)
+	}
+	req.Batch.Tenant, req.Batch.Established = id, in.Established
 	out, err := s.ing.Push(ctx, &req.Batch)
 	if err != nil {
 		return nil, unavailable(err)
 	}
 	resp := &wire.PushResponse{Exemplars: int64(out.Exemplars)}
+	if len(out.Created) > 0 {
+		resp.Created = make([]uint32, len(out.Created))
+		for i, entry := range out.Created {
+			resp.Created[i] = uint32(entry)
+		}
+	}
+	for _, r := range out.Repeats {
+		resp.Repeats = append(resp.Repeats, wire.Repeats{Entry: int64(r.Entry), Same: int64(r.Same), Different: int64(r.Different)})
+	}
 	seen := map[string]string{}
 	for _, e := range out.Entries {
-		r := wire.Refusal{Entry: int64(e.Entry), Samples: int64(e.Samples), Histograms: int64(e.Histograms), Reason: e.Reason}
+		r := wire.Refusal{Entry: int64(e.Entry), Reason: e.Reason, Places: e.Places}
 		if seen[e.Reason] != e.Message {
 			seen[e.Reason], r.Message = e.Message, e.Message
 		}
@@ -139,16 +173,24 @@ func (s *ingesterServer) Push(ctx context.Context, in *wire.PushRequest) (*wire.
 	return resp, nil
 }
 
-func request(in *wire.SelectRequest) (series.Request, error) {
+// request decodes what is asked for, in a context that accounts for the call until
+// the holding is closed.
+func (s *ingesterServer) request(ctx context.Context, in *wire.SelectRequest) (context.Context, *memory.Holding, series.Request, error) {
 	id, err := tenantOf(in.Tenant)
 	if err != nil {
-		return series.Request{}, err
+		return ctx, nil, series.Request{}, err
+	}
+	ctx, h := s.hold(ctx, memory.Request{Tenant: id})
+	if err := takeMatchers(h, in.Matchers); err != nil {
+		h.Close()
+		return ctx, nil, series.Request{}, unavailable(err)
 	}
 	matchers, err := wire.Matchers(in.Matchers)
 	if err != nil {
-		return series.Request{}, status.Error(codes.InvalidArgument, err.Error())
+		h.Close()
+		return ctx, nil, series.Request{}, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return series.Request{Tenant: id, MinTime: in.MinTime, MaxTime: in.MaxTime, Matchers: matchers,
+	return ctx, h, series.Request{Tenant: id, MinTime: in.MinTime, MaxTime: in.MaxTime, Matchers: matchers,
 		MaxSeries: int(in.MaxSeries), LabelsOnly: in.LabelsOnly}, nil
 }
 
@@ -161,17 +203,27 @@ func packIDs(ids []ulid.ULID) []byte {
 }
 
 func (s *ingesterServer) Select(in *wire.SelectRequest, out wire.Ingester_SelectServer) error {
-	req, err := request(in)
+	ctx, h, req, err := s.request(out.Context(), in)
 	if err != nil {
 		return err
 	}
-	sel, packs, err := s.ing.SelectServed(out.Context(), req)
+	defer h.Close()
+	sel, packs, err := s.ing.SelectServed(ctx, req)
 	if err != nil {
 		return unavailable(err)
 	}
 	defer sel.Release()
-	part, size := &wire.SelectResponse{}, 0
+	part, size, taken := &wire.SelectResponse{}, 0, int64(0)
 	var arena []byte // of labels
+	send := func() error {
+		if more := answerCopies*int64(size) - taken; more > 0 { // parts are sent one after the other
+			if err := h.Take(more); err != nil {
+				return unavailable(err)
+			}
+			taken += more
+		}
+		return out.Send(part)
+	}
 	for i := range sel.Series {
 		w := &sel.Series[i]
 		from := len(arena)
@@ -190,21 +242,22 @@ func (s *ingesterServer) Select(in *wire.SelectRequest, out wire.Ingester_Select
 		}
 		part.Series = append(part.Series, ser)
 		if size >= partBytes {
-			if err := out.Send(part); err != nil {
+			if err := send(); err != nil {
 				return err
 			}
 			part, size, arena = &wire.SelectResponse{}, 0, nil
 		}
 	}
 	part.Packs, part.End = packIDs(packs), true
-	return out.Send(part)
+	return send()
 }
 
 func (s *ingesterServer) Labels(ctx context.Context, in *wire.LabelsRequest) (*wire.LabelsResponse, error) {
-	req, err := request(&in.Select)
+	ctx, h, req, err := s.request(ctx, &in.Select)
 	if err != nil {
 		return nil, err
 	}
+	defer h.Close()
 	var values []string
 	var packs []ulid.ULID
 	if in.Name == "" {
@@ -212,27 +265,42 @@ func (s *ingesterServer) Labels(ctx context.Context, in *wire.LabelsRequest) (*w
 	} else {
 		values, packs, err = s.ing.LabelValuesServed(ctx, in.Name, req)
 	}
+	if err == nil {
+		err = h.Take(answerBytes(values))
+	}
 	if err != nil {
 		return nil, unavailable(err)
 	}
 	return &wire.LabelsResponse{Values: values, Packs: packIDs(packs)}, nil
 }
 
-func (s *ingesterServer) Exemplars(_ context.Context, in *wire.ExemplarsRequest) (*wire.ExemplarsResponse, error) {
+func (s *ingesterServer) Exemplars(ctx context.Context, in *wire.ExemplarsRequest) (*wire.ExemplarsResponse, error) {
 	id, err := tenantOf(in.Tenant)
 	if err != nil {
 		return nil, err
 	}
+	ctx, h := s.hold(ctx, memory.Request{Tenant: id})
+	defer h.Close()
 	var sets [][]*labels.Matcher
 	for _, set := range in.Sets {
+		if err := takeMatchers(h, set.Matchers); err != nil {
+			return nil, unavailable(err)
+		}
 		ms, err := wire.Matchers(set.Matchers)
 		if err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 		sets = append(sets, ms)
 	}
+	found, err := s.ing.Exemplars(ctx, id, in.MinTime, in.MaxTime, sets)
+	if err != nil {
+		return nil, unavailable(err)
+	}
 	out := &wire.ExemplarsResponse{}
-	for _, r := range s.ing.Exemplars(id, in.MinTime, in.MaxTime, sets) {
+	for _, r := range found {
+		if err := h.Take(exemplarBytes(&r)); err != nil {
+			return nil, unavailable(err)
+		}
 		es := wire.ExemplarSeries{Labels: wire.AppendLabels(nil, r.SeriesLabels)}
 		for _, e := range r.Exemplars {
 			es.Exemplars = append(es.Exemplars, wire.Exemplar{Labels: wire.AppendLabels(nil, e.Labels), Value: e.Value, Time: e.Ts, HasTime: e.HasTs})
@@ -242,13 +310,18 @@ func (s *ingesterServer) Exemplars(_ context.Context, in *wire.ExemplarsRequest)
 	return out, nil
 }
 
-func (s *ingesterServer) Metadata(_ context.Context, in *wire.TenantRequest) (*wire.MetadataResponse, error) {
+func (s *ingesterServer) Metadata(ctx context.Context, in *wire.TenantRequest) (*wire.MetadataResponse, error) {
 	id, err := tenantOf(in.Tenant)
 	if err != nil {
 		return nil, err
 	}
+	_, h := s.hold(ctx, memory.Request{Tenant: id})
+	defer h.Close()
 	out := &wire.MetadataResponse{}
 	for _, m := range s.ing.Metadata(id) {
+		if err := h.Take(metadataBytes(&m)); err != nil {
+			return nil, unavailable(err)
+		}
 		out.Metadata = append(out.Metadata, wire.Metadata{Metric: m.Metric, Type: string(m.Type), Unit: m.Unit, Help: m.Help})
 	}
 	return out, nil

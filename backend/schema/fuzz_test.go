@@ -17,7 +17,7 @@ func FuzzRecords(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which byte, payload []byte) {
 		r := list[int(which)%len(list)]
-		v, err := r.decode(seal(r.bytes[0], 1, payload))
+		v, err := r.decode(seal(r.bytes[0], r.bytes[1], payload))
 		if err != nil {
 			return
 		}

@@ -85,7 +85,7 @@ func ParseQualifier(q string) (v Version, kind byte, part, index int, ok bool) {
 // Qualifiers of other cells.
 const (
 	ManifestQualifier      = "m"   // catalog row
-	VersionQualifier       = "g"   // catalog row: Version.Prefix of the manifest
+	VersionQualifier       = "g"   // catalog row: VersionCell
 	L0Prefix               = "l0/" // catalog row
 	IntentPrefix           = "i/"  // work row
 	ReceiptPrefix          = "r/"  // work row

@@ -215,7 +215,13 @@ type Receipt struct {
 	Windows  []int // of the day, 0 to 11
 	Tenants  int
 	Sealed   int64 // Unix milliseconds
+	// Attempt is a random number, another one each time that the pack is uploaded;
+	// 0 in what older versions wrote.
+	Attempt uint64
 }
+
+// receiptVersion is that of receipts as they are written; 1 has no Attempt.
+const receiptVersion = 2
 
 // Encode makes the value of the receipt's cell.
 func (c *Receipt) Encode() []byte {
@@ -230,12 +236,16 @@ func (c *Receipt) Encode() []byte {
 	b = binary.AppendUvarint(b, windows)
 	b = binary.AppendUvarint(b, uint64(c.Tenants))
 	b = appendVarint(b, c.Sealed)
-	return seal(valueReceipt, 1, b)
+	return seal(valueReceipt, receiptVersion, binary.BigEndian.AppendUint64(b, c.Attempt))
 }
 
 // DecodeReceipt reads the value of a receipt's cell.
 func DecodeReceipt(value []byte) (Receipt, error) {
-	b, err := open(valueReceipt, 1, "receipt", value)
+	version := byte(receiptVersion)
+	if len(value) > 1 && value[1] == 1 {
+		version = 1
+	}
+	b, err := open(valueReceipt, version, "receipt", value)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -249,6 +259,9 @@ func DecodeReceipt(value []byte) (Receipt, error) {
 	}
 	c.Tenants = int(r.upTo(1<<31-1, "tenants"))
 	c.Sealed = r.varint("time of sealing")
+	if version > 1 {
+		c.Attempt = r.uint64("attempt")
+	}
 	return c, r.end("receipt")
 }
 

@@ -48,7 +48,7 @@ func records() []record {
 	m, d := someManifest(), someTombstone()
 	l := L0Entry{Object: "l0/20000/3/i-x.pk", ObjectSize: 1 << 40, Ingester: "ing-1", Offset: 32, Length: 1 << 30, CRC: 7, MinTime: -1, MaxTime: 5, Series: 9, Samples: 10, Tombstone: 1<<64 - 1, Sealed: 6}
 	in := Intent{Since: 1_790_000_000_000, Late: true, Zone: "z1"}
-	rc := Receipt{Object: "l0/o", Size: 5, CRC: 0xffffffff, Ingester: "ing-1", Zone: "z1", Windows: []int{0, 3, 11}, Tenants: 100_000, Sealed: 7}
+	rc := Receipt{Object: "l0/o", Size: 5, CRC: 0xffffffff, Ingester: "ing-1", Zone: "z1", Windows: []int{0, 3, 11}, Tenants: 100_000, Sealed: 7, Attempt: 1<<63 + 1}
 	g := Garbage{Kind: "pack", Name: "l1/o", Tenant: "a", Day: 20000, Version: Version{1, 2}}
 	le := Lease{Holder: "compactor-1", Until: 1_790_000_000_000}
 	as := Aside{Since: 1_790_000_000_000, Zone: "z1", Series: 2, Samples: 3_000_000, Bytes: 1 << 30, Reason: "too many chunks", Dropped: 1_790_000_000_001}
@@ -128,6 +128,28 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestOldReceipt reads a receipt of the version without a number of the upload.
+func TestOldReceipt(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("testdata", "receipt-1.hex"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Receipt{Object: "l0/o", Size: 5, CRC: 0xffffffff, Ingester: "ing-1", Zone: "z1", Windows: []int{0, 3, 11}, Tenants: 100_000, Sealed: 7}
+	if got, err := DecodeReceipt(b); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("it reads as %+v, %v, want %+v", got, err, want)
+	}
+	body := b[2 : len(b)-4]
+	for _, payload := range [][]byte{append(bytes.Clone(body), 0), append(bytes.Clone(body), 0, 0, 0, 0, 0, 0, 0, 1), body[:len(body)-1]} {
+		if _, err := DecodeReceipt(seal(valueReceipt, 1, payload)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("payload %x: %v", payload, err)
+		}
+	}
+}
+
 // TestDamage changes every byte of every value, cuts it and adds to it: always an
 // error, and never that a newer version wrote it.
 func TestDamage(t *testing.T) {
@@ -149,8 +171,9 @@ func TestDamage(t *testing.T) {
 			kind, version byte
 			payload       []byte
 			want          error
-		}{{r.bytes[0], 2, body, ErrNewer}, {r.bytes[0], 255, nil, ErrNewer}, {lastValue + 1, 1, body, ErrNewer}, {r.bytes[0], 0, body, ErrCorrupt},
-			{r.bytes[0]%lastValue + 1, 1, body, ErrCorrupt}, {0, 1, body, ErrCorrupt}, {r.bytes[0], 1, append(bytes.Clone(body), 0), ErrCorrupt}, {r.bytes[0], 1, body[:len(body)-1], ErrCorrupt}} {
+		}{{r.bytes[0], r.bytes[1] + 1, body, ErrNewer}, {r.bytes[0], 255, nil, ErrNewer}, {lastValue + 1, 1, body, ErrNewer}, {r.bytes[0], 0, body, ErrCorrupt},
+			{r.bytes[0]%lastValue + 1, 1, body, ErrCorrupt}, {0, 1, body, ErrCorrupt}, {r.bytes[0], r.bytes[1], append(bytes.Clone(body), 0), ErrCorrupt},
+			{r.bytes[0], r.bytes[1], body[:len(body)-1], ErrCorrupt}} {
 			if _, err := r.decode(seal(k.kind, k.version, k.payload)); !errors.Is(err, k.want) {
 				t.Errorf("%s: kind %d, version %d: %v, want %v", r.name, k.kind, k.version, err, k.want)
 			}

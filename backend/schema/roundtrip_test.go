@@ -57,7 +57,7 @@ func anyManifest(rng *rand.Rand) Manifest {
 
 func anyReceipt(rng *rand.Rand) Receipt {
 	r := Receipt{Object: anyText(rng), Size: any63(rng), CRC: rng.Uint32(), Ingester: anyText(rng), Zone: anyText(rng),
-		Tenants: rng.IntN(1 << 20), Sealed: anyTime(rng)}
+		Tenants: rng.IntN(1 << 20), Sealed: anyTime(rng), Attempt: any64(rng)}
 	for w := range 12 {
 		if rng.IntN(2) == 0 {
 			r.Windows = append(r.Windows, w)

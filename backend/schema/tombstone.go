@@ -13,6 +13,10 @@ const (
 	MaxTombstone       = 64 << 10 // bytes of one, as Encode makes it
 	MaxTombstones      = 1000     // that are not forgotten yet, pending ones too
 	MaxTombstonesBytes = 4 << 20  // of all of them
+	// Instructions of the regular expressions of one and of all of them: ingesters
+	// keep them compiled until they are forgotten.
+	MaxTombstoneInstructions  = 20_000
+	MaxTombstonesInstructions = 100_000
 )
 
 // State of a deletion.

@@ -9,9 +9,9 @@ import (
 // within them can be kept by every format and given back by every reader.
 // docs/format/bounds.md lists all bounds and says what each is derived from.
 const (
-	// MaxTime is the last timestamp, the end of the year 9999: RFC 3339 cannot
-	// write a later one, and the store stamps what is kept for ever with it.
-	MaxTime = int64(253_402_300_799_999)
+	// MaxTime is the last timestamp, the end of the year 2261: PromQL's engine
+	// computes in nanoseconds, for which an int64 has room until April 2262.
+	MaxTime = int64(9_214_646_399_999)
 
 	// MaxHistogramParts bounds the buckets, the spans and the custom bounds of one
 	// native histogram, each. A histogram then takes less than half of a chunk.

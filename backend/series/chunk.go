@@ -157,14 +157,31 @@ func (b *ChunkBuilder) OpenBytes() int {
 	return len(b.open.Bytes())
 }
 
-// Snapshot returns a copy of the open chunk that later samples do not change.
-func (b *ChunkBuilder) Snapshot() (Chunk, bool) {
+// OpenCap is the capacity of the open chunk's buffer; 0 without an open chunk. It
+// is asked once for every series of a push.
+func (b *ChunkBuilder) OpenCap() int {
+	switch c := b.open.(type) {
+	case nil:
+		return 0
+	case *chunkenc.XORChunk: // nearly all are, and the call is inlined
+		return cap(c.Bytes())
+	}
+	return cap(b.open.Bytes())
+}
+
+// View returns the open chunk, valid until the next sample is added.
+func (b *ChunkBuilder) View() (Chunk, bool) {
 	if b.open == nil || b.open.NumSamples() == 0 {
 		return Chunk{}, false
 	}
-	data := b.open.Bytes()
-	return Chunk{MinTime: b.min, MaxTime: b.max, Samples: b.open.NumSamples(), Encoding: b.open.Encoding(),
-		Data: append(make([]byte, 0, len(data)), data...)}, true
+	return Chunk{MinTime: b.min, MaxTime: b.max, Samples: b.open.NumSamples(), Encoding: b.open.Encoding(), Data: b.open.Bytes()}, true
+}
+
+// Snapshot returns a copy of the open chunk that later samples do not change.
+func (b *ChunkBuilder) Snapshot() (Chunk, bool) {
+	c, ok := b.View()
+	c.Data = append(make([]byte, 0, len(c.Data)), c.Data...)
+	return c, ok
 }
 
 // Done returns the closed chunks.

@@ -40,6 +40,16 @@ func IteratorBetween(chunks []Chunk, mint, maxt int64, reuse chunkenc.Iterator) 
 	return m
 }
 
+// SeekTo returns the sample of an iterator at t, which it has not passed.
+func SeekTo(it chunkenc.Iterator, t int64) (Sample, bool, error) {
+	var s Sample
+	vt := it.Seek(t)
+	if vt == chunkenc.ValNone || it.AtT() != t {
+		return s, false, it.Err()
+	}
+	return *sampleAt(it, vt, &s), true, nil
+}
+
 // DropCopies sorts chunks by time, in place, and leaves one of those that are the same
 // byte for byte, as replicas and a chunk that is just being sealed are.
 func DropCopies(chunks []Chunk) []Chunk {

@@ -1,6 +1,9 @@
 package series
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // maxOffenders is how many refused series an answer names.
 const maxOffenders = 5
@@ -26,6 +29,12 @@ type Outcome struct {
 	// Entries says which entries of the request the refused samples are of, as far
 	// as an ingester refused them.
 	Entries []EntryRefusal
+	// Repeats says of which entries samples were there already, as far as an ingester
+	// knows. Such samples count as kept.
+	Repeats []EntryRepeats
+	// Created are the positions, ascending, of the request's entries that an
+	// ingester accepted as series it did not know.
+	Created []int
 }
 
 // Counts are samples by type.
@@ -33,46 +42,65 @@ type Counts struct{ Samples, Histograms, Exemplars int }
 
 // EntryRefusal is what was refused of one entry of a request for one reason.
 type EntryRefusal struct {
-	Entry      int // its position in the request
-	Reason     string
-	Message    string
-	Samples    int // histograms among them
-	Histograms int
+	Entry   int // its position in the request
+	Reason  string
+	Message string
+	Places  []uint32 // positions of the refused samples in the entry, ascending; nil: all
 }
 
-// RefuseEntry is Refuse for samples of the request's entry at a position, of
-// which histograms are native histograms.
-func (o *Outcome) RefuseEntry(entry int, reason, message string, samples, histograms int, offender func() string) {
+// EntryRepeats counts the samples of an entry at whose time the series had one.
+type EntryRepeats struct {
+	Entry           int // its position in the request
+	Same, Different int // values
+}
+
+// RefuseEntry is Refuse for all samples of the request's entry at a position.
+func (o *Outcome) RefuseEntry(entry int, reason, message string, samples int, offender func() string) {
 	o.Refuse(reason, message, samples, offender)
-	if n := len(o.Entries); n > 0 && o.Entries[n-1].Entry == entry && o.Entries[n-1].Reason == reason {
-		o.Entries[n-1].Samples += samples
-		o.Entries[n-1].Histograms += histograms
-		return
+	o.Entries = append(o.Entries, EntryRefusal{Entry: entry, Reason: reason, Message: message})
+}
+
+// RefuseSample is Refuse for one sample of the request's entry at a position.
+func (o *Outcome) RefuseSample(entry, place int, reason, message string, offender func() string) {
+	o.Refuse(reason, message, 1, offender)
+	if n := len(o.Entries); n == 0 || o.Entries[n-1].Entry != entry || o.Entries[n-1].Reason != reason {
+		o.Entries = append(o.Entries, EntryRefusal{Entry: entry, Reason: reason, Message: message})
 	}
-	o.Entries = append(o.Entries, EntryRefusal{Entry: entry, Reason: reason, Message: message, Samples: samples, Histograms: histograms})
+	e := &o.Entries[len(o.Entries)-1]
+	e.Places = append(e.Places, uint32(place))
+}
+
+// Repeat counts samples of an entry that were there already.
+func (o *Outcome) Repeat(entry, same, different int) {
+	if same+different > 0 {
+		o.Repeats = append(o.Repeats, EntryRepeats{Entry: entry, Same: same, Different: different})
+	}
 }
 
 // Refuse counts samples refused for a reason. offender is asked for the text of
 // the series only while the answer still has room for it.
 func (o *Outcome) Refuse(reason, message string, samples int, offender func() string) {
-	r := o.refusal(reason)
-	if r == nil {
-		o.Refusals = append(o.Refusals, Refusal{Reason: reason, Message: message})
-		r = &o.Refusals[len(o.Refusals)-1]
+	o.Refusals = Refuse(o.Refusals, reason, message, samples, offender)
+}
+
+// Refuse is Outcome.Refuse for a list of refusals, which it returns.
+func Refuse(list []Refusal, reason, message string, samples int, offender func() string) []Refusal {
+	i := refusalFor(list, reason)
+	if i < 0 {
+		i = len(list)
+		list = append(list, Refusal{Reason: reason, Message: message})
 	}
+	r := &list[i]
 	r.Samples += samples
 	if len(r.Offenders) < maxOffenders && offender != nil {
 		r.Offenders = append(r.Offenders, offender())
 	}
+	return list
 }
 
-func (o *Outcome) refusal(reason string) *Refusal {
-	for i := range o.Refusals {
-		if o.Refusals[i].Reason == reason {
-			return &o.Refusals[i]
-		}
-	}
-	return nil
+// refusalFor is the position of the refusals for a reason; -1 when there are none.
+func refusalFor(list []Refusal, reason string) int {
+	return slices.IndexFunc(list, func(r Refusal) bool { return r.Reason == reason })
 }
 
 // Add joins the outcome of another part of the same request.
@@ -81,11 +109,12 @@ func (o *Outcome) Add(p Outcome) {
 	o.Histograms += p.Histograms
 	o.Exemplars += p.Exemplars
 	for _, q := range p.Refusals {
-		r := o.refusal(q.Reason)
-		if r == nil {
+		i := refusalFor(o.Refusals, q.Reason)
+		if i < 0 {
 			o.Refusals = append(o.Refusals, q)
 			continue
 		}
+		r := &o.Refusals[i]
 		r.Samples += q.Samples
 		room := min(maxOffenders-len(r.Offenders), len(q.Offenders))
 		r.Offenders = append(r.Offenders, q.Offenders[:room]...)

@@ -1,6 +1,7 @@
 package series
 
 import (
+	"cmp"
 	"math"
 
 	"github.com/prometheus/prometheus/model/histogram"
@@ -8,25 +9,42 @@ import (
 )
 
 // Wins reports whether a is kept when a and b stand at the same timestamp of
-// the same series. The order is total and depends on the values alone, so head,
-// query and compaction all keep the same one whatever order they see them in:
-// a real value beats a staleness marker, a histogram beats a float, an integer
-// histogram beats a float histogram, and then the larger one wins (floats by
-// their bits, histograms by count, sum and buckets). Equal values: false.
-func Wins(a, b *Sample) bool {
-	if sa, sb := a.isStale(), b.isStale(); sa != sb {
-		return sb
+// the same series.
+func Wins(a, b *Sample) bool { return Compare(a, b) > 0 }
+
+// Equal reports whether two samples have the same value: neither wins. The
+// timestamp is not compared.
+func Equal(a, b *Sample) bool { return Compare(a, b) == 0 }
+
+// Compare orders the values of two samples at the same timestamp of the same
+// series; the larger one is kept. The order depends on the values alone and not
+// on the order in which they arrive, so all replicas and all levels of storage
+// keep the same one. Its keys, in this order:
+//
+//   - a value beats a staleness marker; staleness markers are equal
+//   - an integer histogram beats a float histogram, which beats a float
+//   - a number beats NaN, of two NaNs the larger bits win
+//   - floats: the larger number, +0 over -0
+//   - histograms: gauge over counter, then the larger count, sum, schema, zero
+//     threshold, zero count, the buckets as (index, count) without empty ones, and
+//     the custom bounds
+//
+// Two histograms that differ only in their layout of spans, in empty buckets or
+// in what they say of a counter reset are equal: a chunk's encoder changes these.
+func Compare(a, b *Sample) int {
+	if sa, sb := a.isStale(), b.isStale(); sa || sb {
+		return compareBools(!sa, !sb)
 	}
-	if ra, rb := a.kind(), b.kind(); ra != rb {
-		return ra > rb
+	if c := cmp.Compare(a.kind(), b.kind()); c != 0 {
+		return c
 	}
 	switch a.kind() {
 	case kindHistogram:
-		return compareHistograms(a.H.ToFloat(nil), b.H.ToFloat(nil)) > 0
+		return compareHistograms(a.H, b.H)
 	case kindFloatHistogram:
-		return compareHistograms(a.FH, b.FH) > 0
+		return compareFloatHistograms(a.FH, b.FH)
 	}
-	return math.Float64bits(a.V) > math.Float64bits(b.V)
+	return compareNumbers(a.V, b.V)
 }
 
 const (
@@ -55,89 +73,126 @@ func (s *Sample) isStale() bool {
 	return value.IsStaleNaN(s.V)
 }
 
-// Equal reports whether two samples have the same value to the bit; the
-// timestamp is not compared.
-func Equal(a, b *Sample) bool {
-	if a.kind() != b.kind() {
-		return false
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
 	}
-	switch a.kind() {
-	case kindHistogram:
-		return a.H.Equals(b.H)
-	case kindFloatHistogram:
-		return a.FH.Equals(b.FH)
-	}
-	return math.Float64bits(a.V) == math.Float64bits(b.V)
+	return -1
 }
 
-func compareHistograms(a, b *histogram.FloatHistogram) int {
-	if c := compareBits(a.Count, b.Count); c != 0 {
+// compareNumbers orders NaNs by their bits, then numbers, with -0 below +0.
+func compareNumbers(a, b float64) int {
+	if a == b && a != 0 {
+		return 0
+	}
+	if c := compareBools(a == a, b == b); c != 0 { //nolint:gocritic // only a NaN differs from itself
 		return c
 	}
-	if c := compareBits(a.Sum, b.Sum); c != 0 {
-		return c
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	case a == 0:
+		return compareBools(!math.Signbit(a), !math.Signbit(b))
 	}
-	if a.Schema != b.Schema {
-		return int(a.Schema) - int(b.Schema)
-	}
-	if c := compareBits(a.ZeroThreshold, b.ZeroThreshold); c != 0 {
-		return c
-	}
-	if c := compareBits(a.ZeroCount, b.ZeroCount); c != 0 {
-		return c
-	}
-	if c := compareSpans(a.PositiveSpans, b.PositiveSpans); c != 0 {
-		return c
-	}
-	if c := compareSpans(a.NegativeSpans, b.NegativeSpans); c != 0 {
-		return c
-	}
-	if c := compareSlices(a.PositiveBuckets, b.PositiveBuckets); c != 0 {
-		return c
-	}
-	if c := compareSlices(a.NegativeBuckets, b.NegativeBuckets); c != 0 {
-		return c
-	}
-	if c := compareSlices(a.CustomValues, b.CustomValues); c != 0 {
-		return c
-	}
-	return int(a.CounterResetHint) - int(b.CounterResetHint)
+	return cmp.Compare(math.Float64bits(a), math.Float64bits(b))
 }
 
-func compareSpans(a, b []histogram.Span) int {
-	if len(a) != len(b) {
-		return len(a) - len(b)
+// head is what histograms of both kinds have beside their counts.
+type head struct {
+	sum           float64
+	schema        int32
+	zeroThreshold float64
+}
+
+// compareHeads compares the sums and what the buckets mean.
+func compareHeads(a, b head) int {
+	return cmp.Or(compareNumbers(a.sum, b.sum), cmp.Compare(a.schema, b.schema), cmp.Compare(a.zeroThreshold, b.zeroThreshold))
+}
+
+func compareHistograms(a, b *histogram.Histogram) int {
+	if c := cmp.Or(compareBools(a.CounterResetHint == histogram.GaugeType, b.CounterResetHint == histogram.GaugeType), cmp.Compare(a.Count, b.Count),
+		compareHeads(head{sum: a.Sum, schema: a.Schema, zeroThreshold: a.ZeroThreshold}, head{sum: b.Sum, schema: b.Schema, zeroThreshold: b.ZeroThreshold}),
+		cmp.Compare(a.ZeroCount, b.ZeroCount)); c != 0 {
+		return c
 	}
-	for i := range a {
-		if a[i].Offset != b[i].Offset {
-			return int(a[i].Offset) - int(b[i].Offset)
+	if c := compareBuckets(integerBuckets(a.PositiveSpans, a.PositiveBuckets), integerBuckets(b.PositiveSpans, b.PositiveBuckets), cmp.Compare[int64]); c != 0 {
+		return c
+	}
+	if c := compareBuckets(integerBuckets(a.NegativeSpans, a.NegativeBuckets), integerBuckets(b.NegativeSpans, b.NegativeBuckets), cmp.Compare[int64]); c != 0 {
+		return c
+	}
+	return compareBounds(a.CustomValues, b.CustomValues)
+}
+
+func compareFloatHistograms(a, b *histogram.FloatHistogram) int {
+	if c := cmp.Or(compareBools(a.CounterResetHint == histogram.GaugeType, b.CounterResetHint == histogram.GaugeType), compareNumbers(a.Count, b.Count),
+		compareHeads(head{sum: a.Sum, schema: a.Schema, zeroThreshold: a.ZeroThreshold}, head{sum: b.Sum, schema: b.Schema, zeroThreshold: b.ZeroThreshold}),
+		compareNumbers(a.ZeroCount, b.ZeroCount)); c != 0 {
+		return c
+	}
+	if c := compareBuckets(floatBuckets(a.PositiveSpans, a.PositiveBuckets), floatBuckets(b.PositiveSpans, b.PositiveBuckets), compareNumbers); c != 0 {
+		return c
+	}
+	if c := compareBuckets(floatBuckets(a.NegativeSpans, a.NegativeBuckets), floatBuckets(b.NegativeSpans, b.NegativeBuckets), compareNumbers); c != 0 {
+		return c
+	}
+	return compareBounds(a.CustomValues, b.CustomValues)
+}
+
+// compareBuckets compares lists of filled buckets: at the first difference the
+// larger index wins, then the larger count; a list that goes on wins.
+func compareBuckets[N int64 | float64](a, b func() (int64, N, bool), compare func(N, N) int) int {
+	for {
+		ai, an, aok := a()
+		bi, bn, bok := b()
+		if !aok || !bok {
+			return compareBools(aok, bok)
 		}
-		if a[i].Length != b[i].Length {
-			return int(int64(a[i].Length) - int64(b[i].Length))
-		}
-	}
-	return 0
-}
-
-func compareSlices(a, b []float64) int {
-	if len(a) != len(b) {
-		return len(a) - len(b)
-	}
-	for i := range a {
-		if c := compareBits(a[i], b[i]); c != 0 {
+		if c := cmp.Or(cmp.Compare(ai, bi), compare(an, bn)); c != 0 {
 			return c
 		}
 	}
-	return 0
 }
 
-func compareBits(a, b float64) int {
-	x, y := math.Float64bits(a), math.Float64bits(b)
-	switch {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
+// integerBuckets steps through the filled buckets of spans; deltas are the
+// differences of their counts.
+func integerBuckets(spans []histogram.Span, deltas []int64) func() (index, count int64, ok bool) {
+	at, count := buckets{spans: spans}, int64(0)
+	return func() (int64, int64, bool) {
+		for at.next() && at.at < len(deltas) {
+			if count += deltas[at.at]; count != 0 {
+				return at.index, count, true
+			}
+		}
+		return 0, 0, false
 	}
-	return 0
+}
+
+// floatBuckets is integerBuckets for counts.
+func floatBuckets(spans []histogram.Span, counts []float64) func() (index int64, count float64, ok bool) {
+	at := buckets{spans: spans}
+	return func() (int64, float64, bool) {
+		for at.next() && at.at < len(counts) {
+			if counts[at.at] != 0 {
+				return at.index, counts[at.at], true
+			}
+		}
+		return 0, 0, false
+	}
+}
+
+// compareBounds compares custom bounds one by one; a list that goes on wins. Of
+// them, as of zero thresholds, a chunk's encoder does not tell -0 from +0.
+func compareBounds(a, b []float64) int {
+	for i := range min(len(a), len(b)) {
+		if c := cmp.Compare(a[i], b[i]); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(len(a), len(b))
 }

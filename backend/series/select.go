@@ -1,6 +1,8 @@
 package series
 
 import (
+	"slices"
+
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -18,8 +20,14 @@ type Request struct {
 
 // Selection is the answer to a Request. Its chunks are valid until Release.
 type Selection struct {
-	Series []WithChunks // in no order, each series once
+	Series []WithChunks // sorted by labels, each series once
 	hold   []func()
+}
+
+// Sort sorts series by their labels: what an answer depends on beside the samples
+// (ties, sums of floats, limits) is then the same whoever is asked.
+func Sort(list []WithChunks) {
+	slices.SortFunc(list, func(a, b WithChunks) int { return labels.Compare(a.Labels, b.Labels) })
 }
 
 // Hold adds something to be let go of when the selection is released.
@@ -31,4 +39,17 @@ func (s *Selection) Release() {
 		f()
 	}
 	s.hold = nil
+}
+
+// What a series of a selection takes beside its labels, and each of its chunks,
+// in bytes: the structs and the places in the maps that join them.
+const (
+	selectedOverhead = 200
+	chunkOverhead    = 88
+)
+
+// SelectedBytes is about what a series takes in a selection, without the data of
+// its chunks.
+func SelectedBytes(ls labels.Labels, chunks int) int64 {
+	return selectedOverhead + int64(ls.ByteSize()) + int64(chunks)*chunkOverhead
 }

@@ -46,6 +46,11 @@ type Batch struct {
 	Tenant   tenant.ID
 	Entries  []Entry
 	Metadata []MetricMetadata
+	// Malformed is what its decoder took out of the request.
+	Malformed []Refusal
+	// Established says that another replica has all these series already: an
+	// ingester accepts them beyond what it would accept of new ones.
+	Established bool
 }
 
 // Token is the place of a series on the ring. It depends on the tenant, so that

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +23,13 @@ type Catalog struct {
 	Day      int64
 	Manifest *schema.Manifest // nil: nothing is published
 	L0       []L0             // sections of L0 packs that are not compacted yet
+
+	cell     []byte // of the version, as it was read; nil: there is none
+	cellTime int64  // its timestamp
 }
+
+// empty reports whether the day holds nothing that can be read.
+func (c *Catalog) empty() bool { return c.Manifest == nil && len(c.L0) == 0 }
 
 // L0 is a tenant's section of an L0 pack.
 type L0 struct {
@@ -45,16 +53,37 @@ type deletion struct {
 
 // Catalog reads what there is of a tenant's day.
 func (s *Store) Catalog(ctx context.Context, t tenant.ID, day int64) (Catalog, error) {
-	list, _, err := s.catalogs(ctx, t, day, day)
+	list, _, err := s.catalogRows(ctx, t, day, day, always)
 	if err != nil || len(list) == 0 {
 		return Catalog{Tenant: t, Day: day}, err
 	}
 	return list[0], nil
 }
 
-// catalogs reads the catalogs of a tenant's days, ascending, and the tenant's
-// deletions, in one call.
+// catalogs reads the catalogs of a tenant's days that hold something, ascending,
+// and the tenant's deletions, in one call. Cells whose time has passed are as if
+// they were not there: a cluster's store collects them when it likes.
 func (s *Store) catalogs(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, []deletion, error) {
+	return s.catalogsSince(ctx, t, first, last, s.oldest())
+}
+
+// held is catalogs with the cells whose time has passed, as far as they are there:
+// whoever decides what is deleted must not take a day for empty by its clock.
+func (s *Store) held(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, []deletion, error) {
+	return s.catalogsSince(ctx, t, first, last, always)
+}
+
+// always is the time of the oldest cells where none is too old.
+const always = math.MinInt64
+
+func (s *Store) catalogsSince(ctx context.Context, t tenant.ID, first, last, oldest int64) ([]Catalog, []deletion, error) {
+	list, deletions, err := s.catalogRows(ctx, t, first, last, oldest)
+	return slices.DeleteFunc(list, func(c Catalog) bool { return c.empty() }), deletions, err
+}
+
+// catalogRows reads the catalogs of a tenant's days, also of those that have a fence
+// number alone, from cells that are not older than oldest.
+func (s *Store) catalogRows(ctx context.Context, t tenant.ID, first, last, oldest int64) ([]Catalog, []deletion, error) {
 	start, end := schema.CatalogRange(t, first, last)
 	ranges := []rows.Range{{Start: start, End: end}, rows.Single(schema.TenantKey(t))}
 	var list []Catalog
@@ -65,8 +94,8 @@ func (s *Store) catalogs(ctx context.Context, t tenant.ID, first, last int64) ([
 			deletions, broken = s.decodeDeletions(r)
 			return broken == nil
 		}
-		c, err := s.decodeCatalog(r)
-		if broken = err; err == nil && (c.Manifest != nil || len(c.L0) > 0) {
+		c, err := decodeCatalog(r, oldest)
+		if broken = err; err == nil {
 			list = append(list, c)
 		}
 		return broken == nil
@@ -80,16 +109,17 @@ func (s *Store) catalogs(ctx context.Context, t tenant.ID, first, last int64) ([
 	return list, deletions, nil
 }
 
-// decodeCatalog reads a catalog row. Cells whose time has passed are as if they
-// were not there: a cluster's store collects them when it likes.
-func (s *Store) decodeCatalog(r rows.Row) (Catalog, error) {
+// decodeCatalog reads a catalog row, from cells that are not older than oldest.
+func decodeCatalog(r rows.Row, oldest int64) (Catalog, error) {
 	t, day, ok := schema.ParseCatalogKey(r.Key)
 	if !ok {
 		return Catalog{}, fmt.Errorf("row %q is not a catalog row", r.Key)
 	}
 	c := Catalog{Tenant: t, Day: day}
-	oldest := s.oldest()
 	for _, cell := range r.Cells {
+		if cell.Family == rows.Data && cell.Qualifier == schema.VersionQualifier {
+			c.cell, c.cellTime = cell.Value, cell.Time // also an old one: conditions are about what is there
+		}
 		if cell.Family != rows.Data || cell.Time < oldest {
 			continue
 		}
@@ -192,7 +222,7 @@ type Deletions struct{ list []deletion }
 
 // Day reads a tenant's day and its deletions, for compaction.
 func (s *Store) Day(ctx context.Context, t tenant.ID, day int64) (Catalog, Deletions, error) {
-	list, deletions, err := s.catalogs(ctx, t, day, day)
+	list, deletions, err := s.catalogRows(ctx, t, day, day, always)
 	if err != nil || len(list) == 0 {
 		return Catalog{Tenant: t, Day: day}, Deletions{deletions}, err
 	}

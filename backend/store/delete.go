@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/regexsize"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -50,15 +51,43 @@ func (s *Store) checkDeletion(ctx context.Context, t tenant.ID, d *schema.Tombst
 		return InvalidDeletion(fmt.Sprintf("the tenant has %d deletions of series that are not worked off yet, at most %d are possible; delete more series at once, with wider matchers, or wait until older deletions are forgotten",
 			len(list), schema.MaxTombstones))
 	}
+	program, err := instructionsOf(d, schema.MaxTombstoneInstructions)
+	if err != nil {
+		return InvalidDeletion(fmt.Sprintf("the regular expressions of the deletion have more than %d instructions once they are compiled; use several deletions, or fewer alternatives and repetitions", schema.MaxTombstoneInstructions))
+	}
 	all := size
 	for i := range list {
 		all += len(list[i].Encode())
+		n, err := instructionsOf(&list[i].Tombstone, schema.MaxTombstonesInstructions-program)
+		if err != nil {
+			return InvalidDeletion(fmt.Sprintf("the regular expressions of the tenant's deletions of series would have more than %d instructions with those of this one; use shorter ones or wait until older deletions are forgotten", schema.MaxTombstonesInstructions))
+		}
+		program += n
 	}
 	if all > schema.MaxTombstonesBytes {
 		return InvalidDeletion(fmt.Sprintf("the tenant's deletions of series would have %d bytes with this one, at most %d are possible; use shorter matchers or wait until older deletions are forgotten",
 			all, schema.MaxTombstonesBytes))
 	}
 	return nil
+}
+
+// instructionsOf counts the instructions of a deletion's regular expressions. The
+// error is that they are more than most.
+func instructionsOf(d *schema.Tombstone, most int) (int, error) {
+	sum := 0
+	for _, set := range d.Sets {
+		for _, m := range set {
+			if m.Type != labels.MatchRegexp && m.Type != labels.MatchNotRegexp {
+				continue
+			}
+			n, err := regexsize.Pattern(m.Value, most-sum)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
 }
 
 // ReserveDeletion numbers a deletion of the series that one of the matcher sets
@@ -168,7 +197,7 @@ func (s *Store) CancelDeletions(ctx context.Context, t tenant.ID, d Deletions) e
 // ForgetDeletions drops the deletions that were created before a time and that
 // no compacted pack of theirs lacks. Those that some lack are asked for again.
 func (s *Store) ForgetDeletions(ctx context.Context, t tenant.ID, before int64) error {
-	_, deletions, err := s.catalogs(ctx, t, 0, 0)
+	_, deletions, err := s.held(ctx, t, 0, 0)
 	if err != nil {
 		return err
 	}
@@ -181,7 +210,7 @@ func (s *Store) ForgetDeletions(ctx context.Context, t tenant.ID, before int64) 
 		if !ok {
 			continue
 		}
-		list, _, err := s.catalogs(ctx, t, first, last)
+		list, _, err := s.held(ctx, t, first, last)
 		if err != nil {
 			return err
 		}
@@ -224,22 +253,19 @@ func (s *Store) Metadata(ctx context.Context, t tenant.ID, first, last int64) ([
 	if err != nil {
 		return nil, err
 	}
-	q := query{catalogs: list}
-	byDay := q.published()
-	if len(byDay) == 0 {
+	if len(published(list)) == 0 {
 		return nil, nil
 	}
 	parts, err := s.names(ctx, t, first, last)
+	if err == nil {
+		parts, err = s.publishedNames(ctx, list, parts)
+	}
 	if err != nil {
 		return nil, err
 	}
 	var out []series.MetricMetadata
 	for i := len(parts) - 1; i >= 0; i-- {
-		p := &parts[i]
-		if c := byDay[p.day]; c == nil || c.Manifest.Version != p.version {
-			continue
-		}
-		out = append(out, p.names.Metadata...)
+		out = append(out, parts[i].names.Metadata...)
 	}
 	sortMetadata(out)
 	return out, nil

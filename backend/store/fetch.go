@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -44,6 +45,8 @@ type fetcher struct {
 	mu     sync.Mutex
 	blocks map[blockKey][]byte
 	bytes  int64 // fetched or taken from the cache
+
+	charged int64 // of bytes, to the request's memory
 }
 
 func (s *Store) newFetcher() *fetcher { return &fetcher{s: s, blocks: map[blockKey][]byte{}} }
@@ -60,7 +63,10 @@ func (f *fetcher) fetch(ctx context.Context, wants []want) error {
 		return &limits.Exceeded{Name: "store.max_query_bytes", Limit: fmt.Sprintf("%d bytes", most),
 			Use: fmt.Sprintf("the query reads at least %d bytes of the long-term store", total), Hint: "select fewer series or a shorter range"}
 	}
-	f.bytes = total
+	if err := memory.FromContext(ctx).Take(total - f.charged); err != nil {
+		return err
+	}
+	f.bytes, f.charged = total, total
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxGets)
 	for _, run := range coalesce(missing) {

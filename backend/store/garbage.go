@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -24,29 +26,52 @@ import (
 const (
 	garbagePack  = "pack"  // a compacted pack, unless the day's manifest names it
 	garbageIndex = "index" // a generation's rows, unless it is the day's manifest's
-	garbageL0    = "l0"    // an L0 pack that was consumed, unless a receipt is left
+	garbageL0    = "l0"    // an L0 pack that was consumed, unless a receipt or a catalog cell is left
 	garbageAdopt = "adopt" // an L0 pack whose upload did not end: it is entered into the index
 )
 
 func (s *Store) due(ctx context.Context, at int64, e schema.Garbage) error {
-	err := s.opts.Rows.Mutate(ctx, rows.RowMutation{Key: schema.GarbageKey(at, e.Name),
-		Mutations: []rows.Mutation{rows.Set(rows.System, schema.GarbageQualifier, 0, e.Encode())}})
-	if err != nil {
+	if err := s.opts.Rows.Mutate(ctx, dueMutation(at, e)); err != nil {
 		return fmt.Errorf("enter %s into the garbage queue: %w", e.Name, err)
 	}
 	return nil
+}
+
+func dueMutation(at int64, e schema.Garbage) rows.RowMutation {
+	return rows.RowMutation{Key: schema.GarbageKey(at, e.Name), Mutations: []rows.Mutation{rows.Set(rows.System, schema.GarbageQualifier, 0, e.Encode())}}
 }
 
 func (s *Store) dueObject(ctx context.Context, object, kind string, at int64) error {
 	return s.due(ctx, at, schema.Garbage{Kind: kind, Name: object})
 }
 
-func (s *Store) duePack(ctx context.Context, object string, t tenant.ID, day, at int64) error {
-	return s.due(ctx, at, schema.Garbage{Kind: garbagePack, Name: object, Tenant: t, Day: day})
+func (s *Store) duePack(ctx context.Context, object string, t tenant.ID, day int64, v schema.Version, at int64) error {
+	return s.due(ctx, at, packGarbage(object, t, day, v))
 }
 
 func (s *Store) dueIndex(ctx context.Context, t tenant.ID, day int64, v schema.Version, at int64) error {
-	return s.due(ctx, at, schema.Garbage{Kind: garbageIndex, Name: fmt.Sprintf("index/%s/%d/%s", t, day, v), Tenant: t, Day: day, Version: v})
+	return s.due(ctx, at, indexGarbage(t, day, v))
+}
+
+func packGarbage(object string, t tenant.ID, day int64, v schema.Version) schema.Garbage {
+	return schema.Garbage{Kind: garbagePack, Name: object, Tenant: t, Day: day, Version: v}
+}
+
+func indexGarbage(t tenant.ID, day int64, v schema.Version) schema.Garbage {
+	return schema.Garbage{Kind: garbageIndex, Name: fmt.Sprintf("index/%s/%d/%s", t, day, v), Tenant: t, Day: day, Version: v}
+}
+
+// dueGeneration enters the packs and the rows of a generation.
+func (s *Store) dueGeneration(ctx context.Context, t tenant.ID, m *schema.Manifest, delay time.Duration) error {
+	at := s.nowMillis() + delay.Milliseconds()
+	ms := []rows.RowMutation{dueMutation(at, indexGarbage(t, m.Day, m.Version))}
+	for i := range m.Packs {
+		ms = append(ms, dueMutation(at, packGarbage(m.Packs[i].Object, t, m.Day, m.Version)))
+	}
+	if err := s.mutateRows(ctx, ms); err != nil {
+		return fmt.Errorf("enter generation %s into the garbage queue: %w", m.Version, err)
+	}
+	return nil
 }
 
 // dueReplaced enters what a catalog names, which is about to be replaced.
@@ -54,13 +79,7 @@ func (s *Store) dueReplaced(ctx context.Context, c *Catalog) error {
 	if c.Manifest == nil {
 		return nil
 	}
-	at := s.nowMillis() + garbageDelay.Milliseconds()
-	for _, p := range c.Manifest.Packs {
-		if err := s.duePack(ctx, p.Object, c.Tenant, c.Day, at); err != nil {
-			return err
-		}
-	}
-	return s.dueIndex(ctx, c.Tenant, c.Day, c.Manifest.Version, at)
+	return s.dueGeneration(ctx, c.Tenant, c.Manifest, garbageDelay)
 }
 
 // journalL0 enters an L0 pack that is about to be uploaded.
@@ -92,6 +111,21 @@ type dueEntry struct {
 	entry schema.Garbage
 }
 
+// tenantDay names a catalog row.
+type tenantDay struct {
+	tenant tenant.ID
+	day    int64
+}
+
+// sweeper works off one list of due entries.
+type sweeper struct {
+	s      *Store
+	report *SweepReport
+	// fenced are the days whose fence was raised since the list was read: none of
+	// the attempts that had an entry then can publish any more.
+	fenced map[tenantDay]struct{}
+}
+
 // Sweep works off the garbage queue as far as it is due. What fails stays in the
 // queue; the errors are joined.
 func (s *Store) Sweep(ctx context.Context) (SweepReport, error) {
@@ -103,8 +137,9 @@ func (s *Store) Sweep(ctx context.Context) (SweepReport, error) {
 			return report, errors.Join(errs, err)
 		}
 		progress := false
+		sw := sweeper{s: s, report: &report, fenced: map[tenantDay]struct{}{}}
 		for _, d := range list {
-			err := s.collect(ctx, d.entry, &report)
+			err := sw.collect(ctx, d.entry)
 			if err == nil {
 				err = s.drop(ctx, d.key)
 			}
@@ -147,48 +182,76 @@ func (s *Store) dueNow(ctx context.Context, most int) ([]dueEntry, error) {
 }
 
 // collect deletes what an entry names unless something refers to it.
-func (s *Store) collect(ctx context.Context, e schema.Garbage, report *SweepReport) error {
+func (sw *sweeper) collect(ctx context.Context, e schema.Garbage) error {
 	switch e.Kind {
 	case garbagePack:
-		return s.collectPack(ctx, e, report)
+		return sw.collectPack(ctx, e)
 	case garbageIndex:
-		return s.collectIndex(ctx, e, report)
+		return sw.collectIndex(ctx, e)
 	case garbageL0:
-		return s.collectL0(ctx, e, report)
+		return sw.s.collectL0(ctx, e, sw.report)
 	case garbageAdopt:
-		return s.adopt(ctx, e, report)
+		return sw.s.adopt(ctx, e, sw.report)
 	}
 	return fmt.Errorf("garbage of the kind %q is not known to this version; a newer one wrote it", e.Kind)
 }
 
-func (s *Store) collectPack(ctx context.Context, e schema.Garbage, report *SweepReport) error {
-	c, err := s.Catalog(ctx, e.Tenant, e.Day)
-	if err != nil {
+func (sw *sweeper) collectPack(ctx context.Context, e schema.Garbage) error {
+	used, err := sw.inUse(ctx, e, func(m *schema.Manifest) bool {
+		return slices.ContainsFunc(m.Packs, func(p schema.PackEntry) bool { return p.Object == e.Name })
+	})
+	if err != nil || used {
 		return err
 	}
-	if c.Manifest != nil {
-		for _, p := range c.Manifest.Packs {
-			if p.Object == e.Name {
-				report.Kept++
-				return nil
-			}
-		}
-	}
-	report.Objects++
-	return s.opts.Objects.Delete(ctx, e.Name)
+	sw.report.Objects++
+	return sw.s.opts.Objects.Delete(ctx, e.Name)
 }
 
-func (s *Store) collectIndex(ctx context.Context, e schema.Garbage, report *SweepReport) error {
-	c, err := s.Catalog(ctx, e.Tenant, e.Day)
-	if err != nil {
+func (sw *sweeper) collectIndex(ctx context.Context, e schema.Garbage) error {
+	used, err := sw.inUse(ctx, e, func(m *schema.Manifest) bool { return m.Version == e.Version })
+	if err != nil || used {
 		return err
 	}
-	if c.version() == e.Version {
-		report.Kept++
-		return nil
+	sw.report.Generations++
+	return sw.s.deleteIndex(ctx, e.Tenant, e.Day, e.Version)
+}
+
+// maxFenceTries is how often a sweep tries to raise the fence of a day that others
+// publish at the same time; then the entry waits for the next sweep.
+const maxFenceTries = 3
+
+// inUse reports whether the manifest of the entry's day names what the entry does.
+// When it does not, it never will: an attempt that could still publish it is
+// fenced off. The time of an entry says only that the attempt should have ended,
+// by the clock of whoever sweeps.
+func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*schema.Manifest) bool) (bool, error) {
+	day := tenantDay{e.Tenant, e.Day}
+	for range maxFenceTries {
+		c, err := sw.s.Catalog(ctx, e.Tenant, e.Day)
+		if err != nil {
+			return false, err
+		}
+		if c.Manifest != nil && names(c.Manifest) {
+			sw.report.Kept++
+			return true, nil
+		}
+		if _, done := sw.fenced[day]; done || !mayPublish(&c, e.Version) {
+			return false, nil
+		}
+		// The rows of a deleted tenant go again and again, and what publishes with them.
+		if gone, err := sw.s.opts.Deleted(ctx, e.Tenant); err != nil || gone {
+			return false, err
+		}
+		held, err := sw.s.raiseFence(ctx, &c)
+		if err != nil {
+			return false, err
+		}
+		if held {
+			sw.fenced[day] = struct{}{}
+			return false, nil
+		}
 	}
-	report.Generations++
-	return s.deleteIndex(ctx, e.Tenant, e.Day, e.Version)
+	return false, fmt.Errorf("day %d of tenant %s is being published by others; its leftovers wait for the next sweep", e.Day, e.Tenant)
 }
 
 // deleteIndex deletes the rows of one generation of a day: what its names list,
@@ -237,27 +300,6 @@ func (s *Store) deleteCells(ctx context.Context, keys []rows.Range, v schema.Ver
 	return s.mutateRows(ctx, ms)
 }
 
-// collectL0 deletes a consumed L0 pack, unless it was entered again since.
-func (s *Store) collectL0(ctx context.Context, e schema.Garbage, report *SweepReport) error {
-	info, err := s.l0Info(ctx, e.Name)
-	if errors.Is(err, objects.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	done, err := s.Consumed(ctx, info)
-	if err != nil {
-		return err
-	}
-	if !done {
-		report.Kept++
-		return nil
-	}
-	report.Objects++
-	return s.opts.Objects.Delete(ctx, e.Name)
-}
-
 // maxAdoptAge is how old an L0 pack may be that is adopted. An older one might
 // bring back series whose deletion is forgotten already.
 const maxAdoptAge = 14 * 24 * 60 * 60 * 1000 // milliseconds
@@ -265,27 +307,27 @@ const maxAdoptAge = 14 * 24 * 60 * 60 * 1000 // milliseconds
 // adopt enters an L0 pack into the index whose upload did not end because its
 // ingester was lost: the pack says itself what it holds.
 func (s *Store) adopt(ctx context.Context, e schema.Garbage, report *SweepReport) error {
-	obj, err := s.opts.Objects.Stat(ctx, e.Name)
+	obj, info, err := s.l0Info(ctx, e.Name)
 	if errors.Is(err, objects.ErrNotFound) {
 		return nil // its ingester has it still, or it was lost before it was stored
 	}
 	if err != nil {
 		return err
 	}
-	info, err := s.l0Info(ctx, e.Name)
-	if err != nil {
-		return err
-	}
 	if age := s.nowMillis() - int64(info.ID.Time()); age > maxAdoptAge {
 		return fmt.Errorf("the pack is %d days old and was never entered into the index; it is too old to be entered safely now: delete it, or restore its ingester", age/86_400_000)
 	}
-	u := Upload{Object: e.Name, CRC: obj.CRC, Info: info, Ingester: info.Source, Sealed: int64(info.ID.Time()), Windows: WindowsOf(info)}
-	if err := s.enter(ctx, u, obj); err != nil {
+	if err := s.enter(ctx, uploadOf(obj, info), obj); err != nil {
 		return err
 	}
 	report.Adopted++
 	s.opts.Logger.Warn("entered an L0 pack into the index whose ingester did not finish the upload", "object", e.Name, "ingester", info.Source)
 	return nil
+}
+
+// uploadOf is what is known of an upload from the object alone.
+func uploadOf(obj objects.Object, info pack.Info) Upload {
+	return Upload{Object: obj.Name, CRC: obj.CRC, Info: info, Ingester: info.Source, Sealed: int64(info.ID.Time()), Windows: WindowsOf(info)}
 }
 
 // WindowsOf is the windows that a pack's sections may have samples of; from the
@@ -309,15 +351,15 @@ func WindowsOf(info pack.Info) []Window {
 }
 
 // l0Info opens an L0 pack to read what it says of itself.
-func (s *Store) l0Info(ctx context.Context, object string) (pack.Info, error) {
+func (s *Store) l0Info(ctx context.Context, object string) (objects.Object, pack.Info, error) {
 	obj, err := s.opts.Objects.Stat(ctx, object)
 	if err != nil {
-		return pack.Info{}, err
+		return obj, pack.Info{}, err
 	}
 	r, err := s.OpenPack(ctx, ulid.ULID{}, object, obj.Size)
 	if err != nil {
-		return pack.Info{}, err
+		return obj, pack.Info{}, err
 	}
 	info := r.Info()
-	return info, r.Release()
+	return obj, info, r.Release()
 }

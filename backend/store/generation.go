@@ -21,8 +21,15 @@ import (
 )
 
 // ErrConflict is Publish's answer when another generation was published since
-// the catalog was read. Nothing of this one became visible.
-var ErrConflict = errors.New("another compaction published the day first")
+// the catalog was read, when a sweep deleted what it took for the leftovers of an
+// attempt on the day, or when the attempt took too long. Nothing of this one became
+// visible, and the compaction begins again with the catalog.
+var ErrConflict = errors.New("the compaction of the day has to begin again")
+
+var (
+	errPublished = fmt.Errorf("%w: the day was published, expired or swept since it was read", ErrConflict)
+	errTooOld    = fmt.Errorf("%w: it began more than %s ago", ErrConflict, maxAttemptAge)
+)
 
 // Generation is one attempt to write all of a tenant's day anew: packs, then
 // the rows of the index, then one conditional write that makes both visible and
@@ -36,6 +43,8 @@ type Generation struct {
 	due      int // entries of metadata up to the last metric
 	dueSize  int // bytes of them
 	stamp    int64
+	fence    uint64    // number of the catalog
+	begun    time.Time // with the monotonic clock
 
 	w     *pack.TableWriter // of the pack being written; nil between packs
 	path  string
@@ -49,12 +58,15 @@ type Generation struct {
 func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint64, metadata []series.MetricMetadata) (*Generation, error) {
 	kept := fewVariants(metadata)
 	s.metrics.droppedMetadata.Add(float64(len(metadata) - len(kept)))
-	g := &Generation{s: s, catalog: catalog, metadata: kept}
+	g := &Generation{s: s, catalog: catalog, metadata: kept, begun: s.opts.Now()}
 	stamp, expiry, err := s.stamp(ctx, catalog.Tenant, catalog.Day)
 	if err != nil {
 		return nil, err
 	}
 	g.stamp = stamp
+	if g.fence, err = catalog.fence(); err != nil {
+		return nil, err
+	}
 	g.manifest = schema.Manifest{Version: schema.Version{Generation: catalog.version().Generation + 1, Attempt: rand.Uint64()},
 		Day: catalog.Day, Expiry: expiry, Tombstone: number}
 	for _, l := range catalog.L0 {
@@ -132,7 +144,7 @@ func (g *Generation) startPack(ctx context.Context) error {
 	id := ulid.Make()
 	object := fmt.Sprintf("%s/%d/%s%s", objectDir(string(g.catalog.Tenant)), g.catalog.Day, id, pack.Suffix)
 	// The journal first: an object that no row names is deleted by it.
-	if err := g.s.duePack(ctx, object, g.catalog.Tenant, g.catalog.Day, g.s.nowMillis()+attemptDelay.Milliseconds()); err != nil {
+	if err := g.s.duePack(ctx, object, g.catalog.Tenant, g.catalog.Day, g.manifest.Version, g.s.nowMillis()+attemptDelay.Milliseconds()); err != nil {
 		return err
 	}
 	g.path = filepath.Join(g.s.opts.Scratch, id.String()+pack.Suffix)
@@ -255,8 +267,8 @@ func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
 	return out
 }
 
-// Publish makes the generation the day's (C6). It returns ErrConflict when
-// another one was published meanwhile.
+// Publish makes the generation the day's (C6). It returns ErrConflict when the
+// attempt has to begin again.
 func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	if g.w != nil {
 		if err := g.endPack(ctx, false, true); err != nil {
@@ -270,17 +282,15 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 		return g.manifest, err
 	}
 	g.manifest.Written = g.s.nowMillis()
-	key := schema.CatalogKey(g.catalog.Tenant, g.catalog.Day)
-	condition := rows.Absent(rows.Data, schema.VersionQualifier)
-	if g.catalog.Manifest != nil {
-		condition = rows.ValueIs(rows.Data, schema.VersionQualifier, []byte(g.catalog.Manifest.Version.Prefix()))
+	if g.s.opts.Now().Sub(g.begun) > maxAttemptAge {
+		return g.manifest, g.lost(ctx, errTooOld)
 	}
-	held, err := g.s.opts.Rows.CheckAndMutate(ctx, key, condition, g.publication(), nil)
+	held, err := g.s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(g.catalog.Tenant, g.catalog.Day), g.catalog.unchanged(), g.publication(), nil)
 	if err != nil {
 		return g.manifest, g.afterDoubt(ctx, err)
 	}
 	if !held {
-		return g.manifest, g.conflict()
+		return g.manifest, g.lost(ctx, errPublished)
 	}
 	g.s.metrics.published.Inc()
 	return g.manifest, nil
@@ -289,12 +299,7 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 // publication is the mutation that is the commit: the new manifest in place of
 // the old one, and the L0 cells that it consumed gone.
 func (g *Generation) publication() []rows.Mutation {
-	ms := []rows.Mutation{
-		rows.DeleteColumn(rows.Data, schema.ManifestQualifier),
-		rows.Set(rows.Data, schema.ManifestQualifier, g.stamp, g.manifest.Encode()),
-		rows.DeleteColumn(rows.Data, schema.VersionQualifier),
-		rows.Set(rows.Data, schema.VersionQualifier, g.stamp, []byte(g.manifest.Version.Prefix())),
-	}
+	ms := setManifest(&g.manifest, g.fence, g.stamp)
 	for _, l := range g.catalog.L0 {
 		ms = append(ms, rows.DeleteColumn(rows.Data, schema.L0Qualifier(l.ID)))
 	}
@@ -319,8 +324,11 @@ func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
 	return fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, cause)
 }
 
-func (g *Generation) conflict() error {
-	return fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, ErrConflict)
+// lost ends an attempt that may not publish. A sweep may have worked off its
+// garbage entries while it went on writing, so they are made again.
+func (g *Generation) lost(ctx context.Context, reason error) error {
+	err := g.s.dueGeneration(ctx, g.catalog.Tenant, &g.manifest, attemptDelay)
+	return errors.Join(fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, reason), err)
 }
 
 // Abort gives up what is being written on the local disk, also a finished pack

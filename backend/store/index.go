@@ -5,36 +5,51 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
-	"github.com/palliumhq/pallium/backend/series"
 )
 
 // firstCells is how many cells of a metric's row the first read takes: the
 // summaries of a large metric and its first pages.
 const firstCells = 8
 
-// pageKey names a page for ever.
-type pageKey struct {
-	row, qualifier string
+// publishMargin is how much older than a read a manifest must be for the rows
+// that were read beside it to be all of its generation. The rows are written
+// before the manifest, so any positive age would do if all clocks were one: two
+// processes may each differ by ten minutes from the reference before their guards
+// raise an alert, and the rest is to spare.
+const publishMargin = 30 * time.Minute
+
+// wantedRow is a row of pages that a query needs: of one metric and published day.
+type wantedRow struct {
+	catalog *Catalog
+	metric  string
+	key     string
+	// sure says that the manifest or the names list the metric. Without it the
+	// metric may also be absent from the day.
+	sure bool
 }
 
 // readIndex reads catalogs and pages. For a named metric both come in the same
 // round trip; else the metric names come with the catalogs, and the pages in the
-// next one.
+// next one. What was read beside the catalogs may be older than they are, so
+// nothing is concluded to be absent from it alone: see takeRows and
+// publishedNames.
 func (q *query) readIndex(ctx context.Context) error {
 	first, last, ok := dayRange(q.req.MinTime, q.req.MaxTime)
 	if !ok {
 		return nil
 	}
 	t := q.req.Tenant
-	names, named := metricNames(q.req.Matchers)
-	var metricRows []rows.Row
+	metrics, named := metricNames(q.req.Matchers)
+	metrics = slices.Compact(slices.Sorted(slices.Values(metrics)))
+	metrics = slices.DeleteFunc(metrics, func(n string) bool { return !matchesName(q.req.Matchers, n) })
+	var list []rows.Row
 	var parts []namesPart
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
@@ -47,340 +62,145 @@ func (q *query) readIndex(ctx context.Context) error {
 			return err
 		}
 		var ranges []rows.Range
-		for _, n := range names {
-			if matchesName(q.req.Matchers, n) {
-				start, end := schema.PagesRange(t, n, first, last)
-				ranges = append(ranges, rows.Range{Start: start, End: end})
-			}
+		for _, n := range metrics {
+			start, end := schema.PagesRange(t, n, first, last)
+			ranges = append(ranges, rows.Range{Start: start, End: end})
 		}
-		metricRows, err = q.s.metricRows(gctx, ranges)
+		list, err = q.s.metricRows(gctx, ranges)
 		return err
 	})
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	byDay := q.published()
-	if !named {
-		var err error
-		if metricRows, err = q.rowsByNames(ctx, byDay, parts); err != nil {
-			return err
-		}
-		return q.takeRows(ctx, byDay, metricRows, "")
+	if named {
+		return q.takeRows(ctx, q.rowsOfMetrics(metrics), list)
 	}
-	for _, n := range names {
-		if err := q.takeRows(ctx, byDay, metricRows, n); err != nil {
-			return err
-		}
+	parts, err := q.s.publishedNames(ctx, q.catalogs, parts)
+	if err != nil {
+		return err
 	}
-	return nil
+	wanted, err := q.rowsOfNames(ctx, parts)
+	if err != nil {
+		return err
+	}
+	var ranges []rows.Range
+	for i := range wanted {
+		ranges = append(ranges, rows.Single(wanted[i].key))
+	}
+	if list, err = q.s.metricRows(ctx, ranges); err != nil {
+		return err
+	}
+	return q.takeRows(ctx, wanted, list)
 }
 
 // published is the catalogs with a manifest by day.
-func (q *query) published() map[int64]*Catalog {
+func published(list []Catalog) map[int64]*Catalog {
 	out := map[int64]*Catalog{}
-	for i := range q.catalogs {
-		if q.catalogs[i].Manifest != nil {
-			out[q.catalogs[i].Day] = &q.catalogs[i]
+	for i := range list {
+		if list[i].Manifest != nil {
+			out[list[i].Day] = &list[i]
 		}
 	}
 	return out
 }
 
+// metricRows reads the first cells of rows of pages.
 func (s *Store) metricRows(ctx context.Context, ranges []rows.Range) ([]rows.Row, error) {
 	var out []rows.Row
-	err := s.opts.Rows.ReadRows(ctx, ranges, rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true, CellsPerRow: firstCells},
-		func(r rows.Row) bool { out = append(out, r); return true })
-	if err != nil {
-		return nil, fmt.Errorf("read pages: %w", err)
+	f := rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true, CellsPerRow: firstCells}
+	for some := range slices.Chunk(ranges, rows.MaxRanges) {
+		err := s.opts.Rows.ReadRows(ctx, some, f, func(r rows.Row) bool { out = append(out, r); return true })
+		if err != nil {
+			return nil, fmt.Errorf("read pages: %w", err)
+		}
 	}
 	return out, nil
 }
 
-// rowsByNames reads the rows of the metrics that the names list and the matchers
-// accept. Each (metric, day) is in one of them at most.
-func (q *query) rowsByNames(ctx context.Context, byDay map[int64]*Catalog, parts []namesPart) ([]rows.Row, error) {
-	var ranges []rows.Range
-	accepted := map[string]bool{}
-	for _, p := range parts {
-		c := byDay[p.day]
-		if c == nil || c.Manifest.Version != p.version {
+// rowsOfMetrics lists the rows that named metrics have, or may have, by the
+// packs that the manifests name.
+func (q *query) rowsOfMetrics(metrics []string) []wantedRow {
+	var out []wantedRow
+	for i := range q.catalogs {
+		c := &q.catalogs[i]
+		if c.Manifest == nil {
 			continue
 		}
+		for _, metric := range metrics {
+			from, to := c.Manifest.PartsOf(metric)
+			if from == to {
+				continue
+			}
+			p := &c.Manifest.Packs[from]
+			out = append(out, wantedRow{catalog: c, metric: metric, key: schema.PagesKey(q.req.Tenant, metric, c.Day),
+				sure: to-from > 1 || p.FirstMetric == metric || p.LastMetric == metric})
+		}
+	}
+	return out
+}
+
+// rowsOfNames lists the rows of the metrics that the names list and the matchers
+// accept.
+func (q *query) rowsOfNames(ctx context.Context, parts []namesPart) ([]wantedRow, error) {
+	var out []wantedRow
+	byDay := published(q.catalogs)
+	accepted := map[string]bool{}
+	for _, p := range parts {
 		for i := range p.names.Metrics {
 			m := &p.names.Metrics[i]
 			ok, known := accepted[m.Name]
 			if !known {
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
 				ok = matchesName(q.req.Matchers, m.Name)
 				accepted[m.Name] = ok
 			}
 			if ok {
-				ranges = append(ranges, rows.Single(schema.PagesKey(q.req.Tenant, m.Name, p.day)))
+				key := schema.PagesKey(q.req.Tenant, m.Name, p.day)
+				out = append(out, wantedRow{catalog: byDay[p.day], metric: m.Name, key: key, sure: true})
 			}
 		}
 	}
-	slices.SortFunc(ranges, func(a, b rows.Range) int { return strings.Compare(a.Start, b.Start) })
-	ranges = slices.Compact(ranges)
-	var out []rows.Row
-	for len(ranges) > 0 {
-		n := min(len(ranges), rows.MaxRanges)
-		more, err := q.s.metricRows(ctx, ranges[:n])
-		if err != nil {
-			return nil, err
-		}
-		out, ranges = append(out, more...), ranges[n:]
-	}
-	return out, nil
+	slices.SortFunc(out, func(a, b wantedRow) int { return strings.Compare(a.key, b.key) })
+	return slices.CompactFunc(out, func(a, b wantedRow) bool { return a.key == b.key }), nil // a metric may be in two packs
 }
 
-// incomplete is a row whose first cells were not all that the manifest's
-// generation has there.
-type incomplete struct {
+// exactRow is a row to be read by the cells of its catalog's published generation.
+type exactRow struct {
 	catalog *Catalog
-	row     rows.Row
+	key     string
 }
 
-// takeRows takes the pages of the published generations out of rows. Rows that
-// show other generations only, or more pages than their first cells have, are
-// read again by exact qualifiers.
-func (q *query) takeRows(ctx context.Context, byDay map[int64]*Catalog, list []rows.Row, metric string) error {
-	var again []incomplete
-	for _, r := range list {
-		_, name, day, ok := schema.ParsePagesKey(r.Key)
-		if !ok {
-			return fmt.Errorf("row %q is not a row of pages", r.Key)
-		}
-		if metric != "" && r.Key != schema.PagesKey(q.req.Tenant, metric, day) {
-			continue
-		}
-		c := byDay[day]
-		if c == nil {
-			continue // not published: whoever writes it is not done
-		}
-		dp := dayPages{catalog: c, metric: name}
-		whole, err := q.takeCells(&dp, r.Key, r.Cells, len(r.Cells) < firstCells)
-		if err != nil {
-			return err
-		}
-		if !whole {
-			again = append(again, incomplete{c, r})
-			continue
-		}
-		q.pages = append(q.pages, dp)
+// exactRows reads the cells of the published generations of rows, the first
+// perRow of each (0: all), with one call for the rows of a day. It is called after
+// the catalogs were read: what it does not find is not there.
+func (s *Store) exactRows(ctx context.Context, list []exactRow, perRow int) (map[string]rows.Row, error) {
+	byDay := map[*Catalog][]rows.Range{}
+	for _, e := range list {
+		byDay[e.catalog] = append(byDay[e.catalog], rows.Single(e.key))
 	}
-	return q.readAgain(ctx, again)
-}
-
-// takeCells takes the pages of the manifest's generation out of the cells of a
-// row, which are in order; all says that the row has no other cells. It reports
-// false when the generation may have more there.
-func (q *query) takeCells(dp *dayPages, key string, cells []rows.Cell, all bool) (bool, error) {
-	v := dp.catalog.Manifest.Version
-	summaries, pages, declared := 0, 0, 0
-	ended := all
-	for _, cell := range cells {
-		cv, kind, part, _, ok := schema.ParseQualifier(cell.Qualifier)
-		if !ok {
-			return false, fmt.Errorf("row %q has the cell %q, which is not of a page", key, cell.Qualifier)
-		}
-		if cv != v {
-			ended = ended || pages+summaries > 0
-			continue
-		}
-		if kind == schema.KindSummaries {
-			sm, err := q.s.codec.DecodeSummaries(cell.Value)
-			if err != nil {
-				return false, fmt.Errorf("summaries in row %q: %w", key, err)
-			}
-			summaries++
-			declared += sm.Len()
-			continue
-		}
-		if err := q.takePage(dp, key, cell, part); err != nil {
-			return false, err
-		}
-		pages++
-	}
-	if pages+summaries == 0 {
-		return all, nil // only other generations, or nothing that is known of
-	}
-	if !ended {
-		return false, nil
-	}
-	if summaries > 0 && pages != declared || summaries == 0 && pages != 1 {
-		return false, fmt.Errorf("row %q has %d pages of generation %s, its summaries say %d: %w", key, pages, v, declared, ErrIndex)
-	}
-	return true, nil
-}
-
-func (q *query) takePage(dp *dayPages, key string, cell rows.Cell, part int) error {
-	packs := dp.catalog.Manifest.Packs
-	if part >= len(packs) {
-		return fmt.Errorf("row %q has a page of pack %d, the manifest has %d packs: %w", key, part, len(packs), ErrIndex)
-	}
-	p, err := q.s.page(key, cell)
-	if err != nil {
-		return fmt.Errorf("page in row %q: %w", key, err)
-	}
-	if p.Day() != dp.catalog.Day {
-		return fmt.Errorf("row %q has a page of day %d: %w", key, p.Day(), ErrIndex)
-	}
-	dp.pages = append(dp.pages, partPage{object: packs[part].Object, page: p})
-	return nil
-}
-
-func (s *Store) page(key string, cell rows.Cell) (*pack.Page, error) {
-	k := pageKey{key, cell.Qualifier}
-	if p, ok := s.pages.get(k); ok {
-		return p, nil
-	}
-	p, err := s.decoder.Page(cell.Value)
-	if err != nil {
-		return nil, err
-	}
-	s.pages.put(k, p)
-	return p, nil
-}
-
-// readAgain reads what the first cells of rows left open, in one round trip: the
-// pages that the summaries do not rule out, when the first cells had all
-// summaries; else all cells of the manifests' generations.
-func (q *query) readAgain(ctx context.Context, again []incomplete) error {
-	g, gctx := errgroup.WithContext(ctx)
+	var mu sync.Mutex
+	out := map[string]rows.Row{}
+	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxGets)
-	results := make([][]rows.Row, len(again))
-	pruned := make([][]string, len(again))
-	for i, a := range again {
-		qualifiers, known, err := q.prune(a)
-		if err != nil {
-			return err
+	for c, ranges := range byDay {
+		f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: c.Manifest.Version.Prefix(),
+			MinTime: s.oldest(), Latest: true, CellsPerRow: perRow}
+		for some := range slices.Chunk(ranges, rows.MaxRanges) {
+			g.Go(func() error {
+				return s.opts.Rows.ReadRows(ctx, some, f, func(r rows.Row) bool {
+					mu.Lock()
+					defer mu.Unlock()
+					out[r.Key] = r
+					return true
+				})
+			})
 		}
-		f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: a.catalog.Manifest.Version.Prefix(), MinTime: q.s.oldest(), Latest: true}
-		if known {
-			if len(qualifiers) == 0 {
-				continue
-			}
-			pruned[i] = qualifiers
-			f.QualifierPrefix, f.Qualifiers = "", qualifiers
-		}
-		g.Go(func() error {
-			return q.s.opts.Rows.ReadRows(gctx, []rows.Range{rows.Single(a.row.Key)}, f, func(r rows.Row) bool { results[i] = append(results[i], r); return true })
-		})
 	}
+	s.metrics.rereads.Add(float64(len(list)))
 	if err := g.Wait(); err != nil {
-		return fmt.Errorf("read pages again: %w", err)
-	}
-	for i, a := range again {
-		_, name, _, _ := schema.ParsePagesKey(a.row.Key)
-		dp := dayPages{catalog: a.catalog, metric: name}
-		if pruned[i] != nil {
-			if err := q.takePruned(&dp, a.row.Key, results[i], pruned[i]); err != nil {
-				return err
-			}
-			q.pages = append(q.pages, dp)
-			continue
-		}
-		for _, r := range results[i] {
-			if whole, err := q.takeCells(&dp, r.Key, r.Cells, true); err != nil {
-				return err
-			} else if whole {
-				q.pages = append(q.pages, dp)
-			}
-		}
-	}
-	return nil
-}
-
-// prune lists the pages of a row that may hold something for the query, by the
-// summaries among its first cells. known is false when those are not all there.
-func (q *query) prune(a incomplete) (qualifiers []string, known bool, err error) {
-	m := a.catalog.Manifest
-	_, metric, day, _ := schema.ParsePagesKey(a.row.Key)
-	from, to := m.PartsOf(metric)
-	if metric == "" || from == to {
-		return nil, false, nil
-	}
-	start := day * series.DayMillis
-	mint, maxt := max(q.req.MinTime, start)-start, min(q.req.MaxTime, start+series.DayMillis-1)-start
-	seen := 0
-	for _, cell := range a.row.Cells {
-		v, kind, part, _, ok := schema.ParseQualifier(cell.Qualifier)
-		if !ok || v != m.Version || kind != schema.KindSummaries {
-			continue
-		}
-		sm, err := q.s.codec.DecodeSummaries(cell.Value)
-		if err != nil {
-			return nil, false, fmt.Errorf("summaries in row %q: %w", a.row.Key, err)
-		}
-		seen++
-		for page := range sm.Len() {
-			if sm.MayMatch(page, mint, maxt, q.req.Matchers) {
-				qualifiers = append(qualifiers, schema.PageQualifier(v, part, page))
-			}
-		}
-	}
-	return qualifiers, seen == to-from, nil
-}
-
-// takePruned takes exactly the pages that were asked for.
-func (q *query) takePruned(dp *dayPages, key string, list []rows.Row, qualifiers []string) error {
-	n := 0
-	for _, r := range list {
-		for _, cell := range r.Cells {
-			_, _, part, _, ok := schema.ParseQualifier(cell.Qualifier)
-			if !ok {
-				return fmt.Errorf("row %q has the cell %q, which is not of a page", key, cell.Qualifier)
-			}
-			if err := q.takePage(dp, key, cell, part); err != nil {
-				return err
-			}
-			n++
-		}
-	}
-	if n != len(qualifiers) {
-		return fmt.Errorf("row %q has %d of the %d pages that its summaries name: %w", key, n, len(qualifiers), ErrIndex)
-	}
-	return nil
-}
-
-// namesPart is the metric names of one pack of a day.
-type namesPart struct {
-	day     int64
-	version schema.Version
-	part    int
-	names   schema.Names
-}
-
-// names reads the metric names of a tenant's days, of all generations.
-func (s *Store) names(ctx context.Context, t tenant.ID, first, last int64) ([]namesPart, error) {
-	start, end := schema.NamesRange(t, first, last)
-	var out []namesPart
-	var broken error
-	err := s.opts.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true}, func(r rows.Row) bool {
-		_, day, ok := schema.ParseNamesKey(r.Key)
-		if !ok {
-			broken = fmt.Errorf("row %q is not a row of names", r.Key)
-			return false
-		}
-		for _, cell := range r.Cells {
-			v, _, part, _, ok := schema.ParseQualifier(cell.Qualifier)
-			if !ok {
-				broken = fmt.Errorf("row %q has the cell %q", r.Key, cell.Qualifier)
-				return false
-			}
-			n, err := s.codec.DecodeNames(cell.Value)
-			if err != nil {
-				broken = fmt.Errorf("names of day %d: %w", day, err)
-				return false
-			}
-			out = append(out, namesPart{day: day, version: v, part: part, names: n})
-		}
-		return true
-	})
-	if err == nil {
-		err = broken
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read metric names: %w", err)
+		return nil, fmt.Errorf("read rows of the published generation: %w", err)
 	}
 	return out, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -102,6 +103,9 @@ func (o *objectSource) Range(off int64, n int) ([]byte, error) {
 	if o.exact {
 		want = int64(n)
 	}
+	if err := memory.FromContext(o.ctx).Take(want); err != nil {
+		return nil, err
+	}
 	b, err := o.s.opts.Objects.Get(o.ctx, o.object, off, int(want))
 	if err != nil {
 		return nil, objectError(o.object, err)
@@ -135,7 +139,7 @@ func (q *query) selectL0(ctx context.Context) error {
 			return err
 		}
 		for i := range list {
-			if err := q.join.admit(list[i].Labels); err != nil {
+			if err := q.join.admit(list[i].Labels, len(list[i].Chunks)); err != nil {
 				return err
 			}
 			chunks := make([]series.Chunk, 0, len(list[i].Chunks))

@@ -3,12 +3,14 @@ package store
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -18,41 +20,44 @@ import (
 // LabelNames returns the sorted names of the labels of the series that Select
 // would find. Without matchers it goes by whole days.
 func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Covered) ([]string, error) {
-	set := map[string]struct{}{}
+	set := memory.NewSet(memory.FromContext(ctx))
 	err := s.labels(ctx, req, covered, labelSink{
 		series: func(ls labels.Labels) {
-			ls.Range(func(l labels.Label) { set[l.Name] = struct{}{} })
+			ls.Range(func(l labels.Label) { set.Add(l.Name) })
 		},
 		page: func(p *pack.Page, rows []uint16) {
-			p.EachValue(rows, func(name string, _ []string) { set[name] = struct{}{} })
+			p.EachValue(rows, func(name string, _ []string) { set.Add(name) })
 		},
 		names: func(n *schema.Names) {
 			for i := range n.Labels {
-				set[n.Labels[i].Name] = struct{}{}
+				set.Add(n.Labels[i].Name)
 			}
 			if len(n.Metrics) > 0 {
-				set[model.MetricNameLabel] = struct{}{}
+				set.Add(model.MetricNameLabel)
 			}
 		},
 		l0: func(r *pack.Reader, mint, maxt int64) error {
 			list, err := r.LabelNames(ctx, req.Tenant, mint, maxt, req.Matchers...)
 			for _, n := range list {
-				set[n] = struct{}{}
+				set.Add(n)
 			}
 			return err
 		},
 	})
-	return sortedKeys(set), err
+	if err != nil {
+		return nil, err
+	}
+	return set.Sorted()
 }
 
 // LabelValues returns the sorted values of a label of the series that Select
 // would find. Without matchers it goes by whole days.
 func (s *Store) LabelValues(ctx context.Context, name string, req series.Request, covered Covered) ([]string, error) {
-	set := map[string]struct{}{}
+	set := memory.NewSet(memory.FromContext(ctx))
 	sink := labelSink{
 		series: func(ls labels.Labels) {
 			if v := ls.Get(name); v != "" {
-				set[v] = struct{}{}
+				set.Add(v)
 			}
 		},
 		page: func(p *pack.Page, rows []uint16) {
@@ -61,14 +66,14 @@ func (s *Store) LabelValues(ctx context.Context, name string, req series.Request
 					return
 				}
 				for _, v := range values {
-					set[v] = struct{}{}
+					set.Add(v)
 				}
 			})
 		},
 		l0: func(r *pack.Reader, mint, maxt int64) error {
 			list, err := r.LabelValues(ctx, req.Tenant, name, mint, maxt, req.Matchers...)
 			for _, v := range list {
-				set[v] = struct{}{}
+				set.Add(v)
 			}
 			return err
 		},
@@ -77,16 +82,19 @@ func (s *Store) LabelValues(ctx context.Context, name string, req series.Request
 		sink.names = func(n *schema.Names) {
 			for i := range n.Metrics {
 				if n.Metrics[i].Name != "" {
-					set[n.Metrics[i].Name] = struct{}{}
+					set.Add(n.Metrics[i].Name)
 				}
 			}
 		}
 	} else {
 		sink.values = name
-		sink.value = func(v string) { set[v] = struct{}{} }
+		sink.value = func(v string) { set.Add(v) }
 	}
 	err := s.labels(ctx, req, covered, sink)
-	return sortedKeys(set), err
+	if err != nil {
+		return nil, err
+	}
+	return set.Sorted()
 }
 
 // labelSink takes what a read of labels comes by: whole series, pages, metric
@@ -101,7 +109,7 @@ type labelSink struct {
 }
 
 func (s *Store) labels(ctx context.Context, req series.Request, covered Covered, sink labelSink) error {
-	q := s.newQuery(req, covered)
+	q := s.newQuery(ctx, req, covered)
 	first, last, ok := dayRange(req.MinTime, req.MaxTime)
 	if !ok {
 		return nil
@@ -125,7 +133,10 @@ func (s *Store) labels(ctx context.Context, req series.Request, covered Covered,
 		var rowBuf []uint16
 		for i := range q.pages {
 			for _, pp := range q.pages[i].pages {
-				if rowBuf = q.rowsOf(pp.page, rowBuf); len(rowBuf) > 0 {
+				if rowBuf, err = q.rowsOf(ctx, pp.page, rowBuf); err != nil {
+					return err
+				}
+				if len(rowBuf) > 0 {
 					sink.page(pp.page, rowBuf)
 				}
 			}
@@ -176,28 +187,59 @@ func (s *Store) labelsOfSeries(ctx context.Context, req series.Request, covered 
 	return nil
 }
 
-// wholeDays reads the names, or the values of one label, of published days.
+// wholeDays reads the names, or the values of one label, of published days. The
+// catalogs were read before, so what is not there then is missing.
 func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink) error {
-	byDay := q.published()
+	byDay := published(q.catalogs)
 	if len(byDay) == 0 {
 		return nil
 	}
-	if sink.names != nil {
-		parts, err := q.s.names(ctx, q.req.Tenant, first, last)
-		if err != nil {
-			return err
+	var parts []namesPart
+	seen := map[valuesPart]int{}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		if parts, err = q.s.names(gctx, q.req.Tenant, first, last); err == nil {
+			parts, err = q.s.publishedNames(gctx, q.catalogs, parts)
 		}
-		for i := range parts {
-			if c := byDay[parts[i].day]; c != nil && c.Manifest.Version == parts[i].version {
-				sink.names(&parts[i].names)
-			}
-		}
-		return nil
+		return err
+	})
+	if sink.names == nil {
+		g.Go(func() error { return q.values(gctx, first, last, byDay, seen, sink) })
 	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i := range parts {
+		p := &parts[i]
+		if sink.names != nil {
+			sink.names(&p.names)
+			continue
+		}
+		want := 0
+		if k, ok := slices.BinarySearchFunc(p.names.Labels, sink.values, func(l schema.Label, name string) int { return strings.Compare(l.Name, name) }); ok {
+			want = len(p.names.Labels[k].Buckets)
+		}
+		if got := seen[valuesPart{p.day, p.part}]; got != want {
+			return fmt.Errorf("row %q has %d of the %d buckets that the names of pack %d list of the published generation %s: %w",
+				schema.ValuesKey(q.req.Tenant, sink.values, p.day), got, want, p.part, p.version, ErrIndex)
+		}
+	}
+	return nil
+}
+
+// valuesPart is the values that one pack of a day has of a label.
+type valuesPart struct {
+	day  int64
+	part int
+}
+
+// values reads the values of one label of published days, and counts in seen the
+// buckets of each pack.
+func (q *query) values(ctx context.Context, first, last int64, byDay map[int64]*Catalog, seen map[valuesPart]int, sink labelSink) error {
 	start, end := schema.ValuesRange(q.req.Tenant, sink.values, first, last)
 	var broken error
 	err := q.s.opts.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{Families: []rows.Family{rows.Data}, MinTime: q.s.oldest(), Latest: true}, func(r rows.Row) bool {
-		broken = q.s.takeValues(r, byDay, sink.value)
+		broken = q.s.takeValues(r, byDay, seen, sink.value)
 		return broken == nil
 	})
 	if err == nil {
@@ -209,7 +251,7 @@ func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink
 	return nil
 }
 
-func (s *Store) takeValues(r rows.Row, byDay map[int64]*Catalog, value func(string)) error {
+func (s *Store) takeValues(r rows.Row, byDay map[int64]*Catalog, seen map[valuesPart]int, value func(string)) error {
 	_, _, day, ok := schema.ParseValuesKey(r.Key)
 	if !ok {
 		return fmt.Errorf("row %q is not a row of label values", r.Key)
@@ -219,13 +261,14 @@ func (s *Store) takeValues(r rows.Row, byDay map[int64]*Catalog, value func(stri
 		return nil
 	}
 	for _, cell := range r.Cells {
-		v, _, _, _, ok := schema.ParseQualifier(cell.Qualifier)
+		v, _, part, _, ok := schema.ParseQualifier(cell.Qualifier)
 		if !ok {
 			return fmt.Errorf("row %q has the cell %q", r.Key, cell.Qualifier)
 		}
 		if v != c.Manifest.Version {
 			continue
 		}
+		seen[valuesPart{day, part}]++
 		b, err := s.codec.DecodeBucket(cell.Value)
 		if err != nil {
 			return fmt.Errorf("row %q: %w", r.Key, err)
@@ -236,5 +279,3 @@ func (s *Store) takeValues(r rows.Row, byDay map[int64]*Catalog, value func(stri
 	}
 	return nil
 }
-
-func sortedKeys(set map[string]struct{}) []string { return slices.Sorted(maps.Keys(set)) }

@@ -85,6 +85,22 @@ func (s *Store) Lose(ctx context.Context, ingester, incarnation, zone string, al
 	return n, nil
 }
 
+// Damaged says that an ingester that lives on lost samples of windows that others
+// have, with a damaged log: it is marked as lost for them, by its incarnation,
+// until they have uploaded theirs. Repeating it is harmless.
+func (s *Store) Damaged(ctx context.Context, ingester, incarnation, zone string, windows []Window) error {
+	name := ingester + lostMark + incarnation
+	for _, w := range windows { // one row at a time
+		in := schema.Intent{Since: s.nowMillis(), Zone: zone}
+		err := s.opts.Rows.Mutate(ctx, rows.RowMutation{Key: schema.WorkKey(w.Day),
+			Mutations: []rows.Mutation{rows.Set(rows.System, schema.IntentQualifier(w.Number, name), 0, in.Encode())}})
+		if err != nil {
+			return fmt.Errorf("mark windows as lost with a damaged log: %w", err)
+		}
+	}
+	return nil
+}
+
 // Lost is what a lost ingester may have had alone.
 type Lost struct {
 	Ingester string // with the mark

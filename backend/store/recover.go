@@ -106,7 +106,7 @@ func (s *Store) recoverManifests(ctx context.Context, t tenant.ID) (int, error) 
 		if !ok {
 			return n, fmt.Errorf("day %d has packs of which no generation is complete", day)
 		}
-		if err := s.writeRecovered(ctx, t, m); err != nil {
+		if err := s.writeRecovered(ctx, &c, m); err != nil {
 			return n, err
 		}
 		n++
@@ -186,17 +186,20 @@ next:
 	return schema.Manifest{}, false
 }
 
-// writeRecovered publishes a recovered manifest, unless there is one by now.
-func (s *Store) writeRecovered(ctx context.Context, t tenant.ID, m schema.Manifest) error {
-	stamp, expiry, err := s.stamp(ctx, t, m.Day)
+// writeRecovered publishes a recovered manifest, unless there is one by now. It
+// raises the fence number: the version may be one that an attempt under way read
+// before it was replaced and lost.
+func (s *Store) writeRecovered(ctx context.Context, c *Catalog, m schema.Manifest) error {
+	stamp, expiry, err := s.stamp(ctx, c.Tenant, m.Day)
+	if err != nil {
+		return err
+	}
+	number, err := c.fence()
 	if err != nil {
 		return err
 	}
 	m.Expiry, m.Written = expiry, s.nowMillis()
-	held, err := s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(t, m.Day), rows.Absent(rows.Data, schema.VersionQualifier), []rows.Mutation{
-		rows.Set(rows.Data, schema.ManifestQualifier, stamp, m.Encode()),
-		rows.Set(rows.Data, schema.VersionQualifier, stamp, []byte(m.Version.Prefix())),
-	}, nil)
+	held, err := s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, m.Day), c.unchanged(), setManifest(&m, number+1, stamp), nil)
 	if err == nil && !held {
 		err = ErrConflict
 	}

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -18,33 +20,108 @@ import (
 // lastDay is the last day there can be.
 const lastDay = 1<<31 - 1
 
+// Expiry says what Expire may take.
+type Expiry struct {
+	Now time.Time
+	// Spent is how many days of the tenant the last 24 hours of running took by their
+	// time alone; an expiry of All has no bound.
+	Spent int
+	All   bool
+}
+
+// Expired is what Expire did.
+type Expired struct {
+	Days      int  // that went
+	ByTime    int  // of them those that only the time made due
+	Waiting   int  // days that are due and wait for the next day, or for an operator
+	Deletions bool // whether the tenant has deletions of series, as far as is known
+}
+
 // Expire takes the days of a tenant out of the index that are wholly beyond its
-// retention, and enters their packs and rows into the garbage queue. It returns
-// how many days went.
-func (s *Store) Expire(ctx context.Context, t tenant.ID) (int, error) {
+// retention, and enters their packs and rows into the garbage queue. Days that a
+// lowered retention made due go all at once; of others, which only the time made
+// due, few go in 24 hours, since the clock may be wrong.
+func (s *Store) Expire(ctx context.Context, t tenant.ID, e Expiry) (Expired, error) {
+	out := Expired{Deletions: true}
 	keep, err := s.opts.Retention(ctx, t)
 	if err != nil {
-		return 0, fmt.Errorf("retention of tenant %s: %w", t, err)
+		return out, fmt.Errorf("retention of tenant %s: %w", t, err)
 	}
-	if keep == 0 {
-		return 0, nil
-	}
-	// One day more than the retention: a read that clipped its range a moment ago
-	// finds everything.
-	before := series.Day(s.opts.Now().Add(-keep).UnixMilli()) - 1
+	before := ExpiredBefore(e.Now, keep)
 	if before <= 0 {
-		return 0, nil
+		return out, nil
 	}
-	list, _, err := s.catalogs(ctx, t, 0, before-1)
+	list, deletions, err := s.catalogRows(ctx, t, 0, before-1, always)
 	if err != nil {
-		return 0, err
+		return out, err
+	}
+	out.Deletions = len(deletions) > 0
+	may, err := s.mayExpire(ctx, t, list, e)
+	if err != nil {
+		return out, err
 	}
 	for i := range list {
-		if err := s.expireDay(ctx, &list[i]); err != nil {
-			return i, fmt.Errorf("expire day %d of tenant %s: %w", list[i].Day, t, err)
+		c := &list[i]
+		lowered := !c.empty() && may.lowered(c)
+		switch {
+		case c.empty():
+			err = s.forgetFence(ctx, c)
+		case !lowered && out.ByTime >= may.byTime:
+			out.Waiting++
+		default:
+			if err = s.expireDay(ctx, c); err == nil {
+				out.Days++
+			}
+			if err == nil && !lowered {
+				out.ByTime++
+			}
+		}
+		if err != nil {
+			return out, fmt.Errorf("expire day %d of tenant %s: %w", c.Day, t, err)
 		}
 	}
-	return len(list), nil
+	return out, nil
+}
+
+// ExpiredBefore is the first day that a retention keeps: one more than it says, so
+// that a read that clipped its range a moment ago finds everything.
+func ExpiredBefore(now time.Time, keep time.Duration) int64 {
+	if keep == 0 {
+		return 0
+	}
+	return series.Day(now.Add(-keep).UnixMilli()) - 1
+}
+
+// allowance is which of a tenant's days may go.
+type allowance struct {
+	byTime  int
+	lowered func(*Catalog) bool
+}
+
+// mayExpire finds out which days a lowered retention made due: those that would not
+// be due by the retention for which the tenant's cells were stamped last, or where
+// that is not known, by the one that the day was written under.
+func (s *Store) mayExpire(ctx context.Context, t tenant.ID, due []Catalog, e Expiry) (allowance, error) {
+	all := allowance{byTime: len(due), lowered: func(*Catalog) bool { return false }}
+	if e.All || !slices.ContainsFunc(due, func(c Catalog) bool { return !c.empty() }) {
+		return all, nil
+	}
+	kept, known, err := s.kept(ctx, t)
+	if err != nil {
+		return all, err
+	}
+	days, _, err := s.held(ctx, t, 0, lastDay)
+	if err != nil {
+		return all, err
+	}
+	all.byTime = max(clock.Days(len(days)+e.Spent)-e.Spent, 0)
+	all.lowered = func(c *Catalog) bool {
+		if known {
+			return c.Day >= ExpiredBefore(e.Now, kept)
+		}
+		return c.Manifest != nil && (c.Manifest.Expiry == 0 || c.Manifest.Expiry > e.Now.UnixMilli())
+	}
+	return all, nil
 }
 
 // expireDay deletes the catalog cells of a day, and so hides it; what they named
@@ -56,9 +133,14 @@ func (s *Store) expireDay(ctx context.Context, c *Catalog) error {
 	if err := s.dueReplaced(ctx, c); err != nil {
 		return err
 	}
-	_, err := s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day),
-		rows.ValueIs(rows.Data, schema.VersionQualifier, []byte(c.Manifest.Version.Prefix())),
-		[]rows.Mutation{rows.DeleteColumn(rows.Data, schema.ManifestQualifier), rows.DeleteColumn(rows.Data, schema.VersionQualifier)}, nil)
+	number, err := c.fence()
+	if err != nil {
+		return err
+	}
+	// The number is raised: without a version, the cell could else be what an attempt
+	// read before the first publication.
+	_, err = s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day), c.unchanged(), append(
+		[]rows.Mutation{rows.DeleteColumn(rows.Data, schema.ManifestQualifier)}, setVersion(schema.VersionCell{Fence: number + 1}, s.nowMillis())...), nil)
 	return err
 }
 
@@ -152,6 +234,9 @@ func (s *Store) restampDays(ctx context.Context, t tenant.ID, keep time.Duration
 // anew once more.
 func (s *Store) restampDay(ctx context.Context, c *Catalog, stamp, expiry int64) error {
 	parts, err := s.names(ctx, c.Tenant, c.Day, c.Day)
+	if err == nil {
+		parts, err = s.publishedNames(ctx, []Catalog{*c}, parts)
+	}
 	if err != nil {
 		return err
 	}
@@ -181,11 +266,11 @@ func (s *Store) restampDay(ctx context.Context, c *Catalog, stamp, expiry int64)
 	}
 	m := *c.Manifest
 	m.Expiry = expiry
-	held, err := s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day), rows.ValueIs(rows.Data, schema.VersionQualifier, []byte(m.Version.Prefix())),
-		[]rows.Mutation{
-			rows.DeleteColumn(rows.Data, schema.ManifestQualifier), rows.Set(rows.Data, schema.ManifestQualifier, stamp, m.Encode()),
-			rows.DeleteColumn(rows.Data, schema.VersionQualifier), rows.Set(rows.Data, schema.VersionQualifier, stamp, []byte(m.Version.Prefix())),
-		}, nil)
+	number, err := c.fence()
+	if err != nil {
+		return err
+	}
+	held, err := s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day), c.unchanged(), setManifest(&m, number, stamp), nil)
 	if err == nil && !held {
 		err = ErrConflict
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -26,7 +27,7 @@ type Covered func(ulid.ULID) bool
 // more for a metric of more pages than the first cells of its row, or without a
 // name, and for L0 packs.
 func (s *Store) Select(ctx context.Context, req series.Request, covered Covered) (*series.Selection, error) {
-	q := s.newQuery(req, covered)
+	q := s.newQuery(ctx, req, covered)
 	if err := q.readIndex(ctx); err != nil {
 		return nil, err
 	}
@@ -35,9 +36,14 @@ func (s *Store) Select(ctx context.Context, req series.Request, covered Covered)
 		return nil, err
 	}
 	if err := q.selectL0(ctx); err != nil {
-
 		return nil, err
 	}
+	if req.LabelsOnly {
+		for i := range q.join.out {
+			q.join.out[i].Chunks = nil // they only said where samples are
+		}
+	}
+	series.Sort(q.join.out)
 	sel.Series = q.join.out
 	return sel, nil
 }
@@ -47,6 +53,7 @@ type query struct {
 	s       *Store
 	req     series.Request
 	covered Covered
+	began   int64 // Unix milliseconds
 
 	catalogs  []Catalog // that overlap the range, ascending
 	deletions []deletion
@@ -68,11 +75,11 @@ type partPage struct {
 	page   *pack.Page
 }
 
-func (s *Store) newQuery(req series.Request, covered Covered) *query {
+func (s *Store) newQuery(ctx context.Context, req series.Request, covered Covered) *query {
 	if covered == nil {
 		covered = func(ulid.ULID) bool { return false }
 	}
-	return &query{s: s, req: req, covered: covered, fetch: s.newFetcher(), join: joiner{max: req.MaxSeries}}
+	return &query{s: s, req: req, covered: covered, began: s.nowMillis(), fetch: s.newFetcher(), join: joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}}
 }
 
 // nameSets returns the metric names that the matchers leave, when they name
@@ -102,8 +109,8 @@ func metricNames(ms []*labels.Matcher) ([]string, bool) {
 }
 
 // rowsOf is the rows of a page that the query selects.
-func (q *query) rowsOf(p *pack.Page, buf []uint16) []uint16 {
-	return p.Rows(q.req.MinTime, q.req.MaxTime, q.req.Matchers, buf)
+func (q *query) rowsOf(ctx context.Context, p *pack.Page, buf []uint16) ([]uint16, error) {
+	return p.Rows(ctx, q.req.MinTime, q.req.MaxTime, q.req.Matchers, buf)
 }
 
 // found is a series of a page and where its samples are.
@@ -124,11 +131,14 @@ func (q *query) selectPages(ctx context.Context) error {
 	for i := range q.pages {
 		dp := &q.pages[i]
 		for _, pp := range dp.pages {
-			rows = q.rowsOf(pp.page, rows)
+			var err error
+			if rows, err = q.rowsOf(ctx, pp.page, rows); err != nil {
+				return err
+			}
 			refs = pp.page.Refs(rows, refs[:0])
 			for k, row := range rows {
 				f := found{labels: pp.page.Labels(row, &b), ref: refs[k], object: pp.object, catalog: dp.catalog}
-				if err := q.join.admit(f.labels); err != nil {
+				if err := q.join.admit(f.labels, 1); err != nil {
 					return err
 				}
 				all = append(all, f)
@@ -203,10 +213,15 @@ type joiner struct {
 	out    []series.WithChunks
 	byHash map[uint64][]int32
 	names  map[uint64]struct{} // series admitted, by hash, for the limit
+	memory *memory.Holding
 }
 
-// admit counts a series toward the limit.
-func (j *joiner) admit(ls labels.Labels) error {
+// admit counts a series toward the limit, and what it takes toward the memory of
+// the request.
+func (j *joiner) admit(ls labels.Labels, chunks int) error {
+	if err := j.memory.Take(series.SelectedBytes(ls, chunks)); err != nil {
+		return err
+	}
 	if j.max <= 0 {
 		return nil
 	}

@@ -55,9 +55,12 @@ type Options struct {
 const (
 	garbageDelay = 6 * time.Hour       // from publication to the deletion of what it replaced; above any query's time
 	attemptDelay = 48 * time.Hour      // after which an attempt that was not published is rubbish
+	fenceLife    = 7 * 24 * time.Hour  // how long the fence number of an expired day is kept; above any attempt's time
 	l0Delay      = 7 * 24 * time.Hour  // how long consumed L0 packs are kept, so that a bad compaction can be repaired
 	expiryDelay  = 30 * 24 * time.Hour // by which cells outlive the retention they were written under
 	cellLife     = 400 * 24 * time.Hour
+
+	maxAttemptAge = 24 * time.Hour // of an attempt that may be published
 )
 
 var errNoOption = errors.New("store: Rows, Objects, Scratch, Retention and Deleted must be set")
@@ -122,7 +125,7 @@ func (s *Store) Close() error { return nil }
 
 // emptyDir makes a directory and removes what an earlier process left in it.
 func emptyDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	left, err := os.ReadDir(dir)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/oklog/ulid/v2"
@@ -82,7 +83,9 @@ func (s *Store) Upload(ctx context.Context, u Upload) error {
 	return fmt.Errorf("upload %s: it is deleted as soon as it is stored", u.Object)
 }
 
-// enter writes what the index says of an uploaded pack.
+// enter writes what the index says of an uploaded pack: cells first, since a
+// receipt says that compaction sees them. It fails if the object is on its way
+// out.
 func (s *Store) enter(ctx context.Context, u Upload, obj objects.Object) error {
 	cells, err := s.l0Cells(ctx, u, obj)
 	if err != nil {
@@ -94,7 +97,7 @@ func (s *Store) enter(ctx context.Context, u Upload, obj objects.Object) error {
 	if err := s.mutateRows(ctx, s.receipts(u, obj)); err != nil {
 		return fmt.Errorf("write receipts: %w", err)
 	}
-	return nil
+	return s.unmarked(ctx, u.Object)
 }
 
 // l0Cells makes the catalog cells of a pack. Tenants that were deleted get none.
@@ -140,7 +143,8 @@ func (s *Store) deletedOf(ctx context.Context, info pack.Info) ([]bool, error) {
 }
 
 // receipts makes the receipts of a pack: one in the work row of every day it has
-// samples of, in one mutation with the end of the intents that it settles.
+// samples of, in one mutation with the end of the intents that it settles. Each
+// call makes other ones: Discharge must not take those that it has not seen.
 func (s *Store) receipts(u Upload, obj objects.Object) []rows.RowMutation {
 	tenants := map[int64]map[tenant.ID]struct{}{}
 	for i := range u.Info.Sections {
@@ -150,9 +154,11 @@ func (s *Store) receipts(u Upload, obj objects.Object) []rows.RowMutation {
 		}
 		tenants[day][u.Info.Sections[i].Tenant] = struct{}{}
 	}
+	attempt := rand.Uint64()
 	var out []rows.RowMutation
 	for _, day := range slices.Sorted(maps.Keys(tenants)) {
-		r := schema.Receipt{Object: u.Object, Size: obj.Size, CRC: u.CRC, Ingester: u.Ingester, Zone: u.Zone, Tenants: len(tenants[day]), Sealed: u.Sealed}
+		r := schema.Receipt{Object: u.Object, Size: obj.Size, CRC: u.CRC, Ingester: u.Ingester, Zone: u.Zone,
+			Tenants: len(tenants[day]), Sealed: u.Sealed, Attempt: attempt}
 		for _, w := range u.Windows {
 			if w.Day == day {
 				r.Windows = append(r.Windows, w.Number)

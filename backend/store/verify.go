@@ -80,6 +80,9 @@ func (v *verifier) day(ctx context.Context, c *Catalog) {
 	if m == nil {
 		return
 	}
+	if cell, err := schema.DecodeVersionCell(c.cell); err != nil || cell.Version != m.Version {
+		v.finding(where, errors.Join(err, fmt.Errorf("%w: the manifest is of generation %s, its version cell of %s", ErrIndex, m.Version, cell.Version)))
+	}
 	series, samples := int64(0), int64(0)
 	expected := map[string]map[string][]byte{} // row key → qualifier → value
 	for part := range m.Packs {

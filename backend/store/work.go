@@ -36,6 +36,7 @@ type IntentOf struct {
 type ReceiptOf struct {
 	ID ulid.ULID
 	schema.Receipt
+	value []byte // of its cell
 }
 
 // Work lists the days that have something to compact or to wait for, ascending.
@@ -95,7 +96,7 @@ func decodeWork(r rows.Row) (DayWork, error) {
 			if err != nil {
 				return d, fmt.Errorf("receipt %s of day %d: %w", id, day, err)
 			}
-			d.Receipts = append(d.Receipts, ReceiptOf{ID: id, Receipt: rc})
+			d.Receipts = append(d.Receipts, ReceiptOf{ID: id, Receipt: rc, value: c.Value})
 		case strings.HasPrefix(c.Qualifier, schema.RewritePrefix):
 			d.Rewrites = append(d.Rewrites, tenant.ID(c.Qualifier[len(schema.RewritePrefix):]))
 		case strings.HasPrefix(c.Qualifier, schema.AsidePrefix):
@@ -115,12 +116,14 @@ func decodeWork(r rows.Row) (DayWork, error) {
 
 // Discharge takes the receipt of a pack out of a day's work once no catalog of
 // the day names the pack any more. When it was the pack's last day, the object
-// is due to be deleted later.
+// is due to be deleted later. A receipt that was rewritten since it was read
+// stays: the upload was repeated, and catalogs may name the pack again.
 func (s *Store) Discharge(ctx context.Context, day int64, r ReceiptOf) error {
 	if err := s.dueObject(ctx, r.Object, garbageL0, s.nowMillis()+l0Delay.Milliseconds()); err != nil {
 		return err
 	}
-	err := s.opts.Rows.Mutate(ctx, rows.RowMutation{Key: schema.WorkKey(day), Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.ReceiptQualifier(r.ID))}})
+	q := schema.ReceiptQualifier(r.ID)
+	_, err := s.opts.Rows.CheckAndMutate(ctx, schema.WorkKey(day), rows.ValueIs(rows.System, q, r.value), []rows.Mutation{rows.DeleteColumn(rows.System, q)}, nil)
 	if err != nil {
 		return fmt.Errorf("take receipt %s out of day %d: %w", r.ID, day, err)
 	}

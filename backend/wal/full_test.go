@@ -16,13 +16,13 @@ func TestCutWithoutRecords(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
 	for range 3 {
-		if cut, err := l.Cut(); err != nil || cut != 1 {
+		if cut, err := l.Cut(); err != nil || cut.Segment != 1 {
 			t.Fatalf("cut %d, %v", cut, err)
 		}
 	}
 	appendText(t, l, "old")
 	for range 3 {
-		if cut, err := l.Cut(); err != nil || cut != 2 {
+		if cut, err := l.Cut(); err != nil || cut.Segment != 2 {
 			t.Fatalf("cut %d, %v", cut, err)
 		}
 	}
@@ -71,13 +71,13 @@ func TestBytes(t *testing.T) {
 	cut, err := l.Cut()
 	if err == nil {
 		check(l)
-		err = l.Truncate(cut)
+		err = l.Truncate(cut.Segment)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	check(l)
-	if l.Bytes() != int64(len(segmentMagic)) || appended < 20*23 || l.Appended() != frameHeaderSize+4 {
+	if l.Bytes() != int64(headerSize) || appended < 20*23 || l.Appended() != frameHeaderSize+4 {
 		t.Errorf("%d bytes are left, %d and %d were appended", l.Bytes(), appended, l.Appended())
 	}
 }
@@ -92,11 +92,11 @@ func fullDisk(t *testing.T) (dir string, room func(), openFull func() *Log) {
 		return dir, func() {}, func() *Log {
 			l := open(t, dir, Options{})
 			next := l.segment
-			if err := errors.Join(l.file.Close(), os.Remove(l.file.Name())); err != nil {
+			if err := errors.Join(l.file.Close(), os.Remove(filepath.Join(dir, segmentName(next)))); err != nil {
 				t.Fatal(err)
 			}
 			l.file, l.segment, l.size, l.failed = nil, next, 0, syscall.ENOSPC
-			l.onDisk.Add(-int64(len(segmentMagic)))
+			l.onDisk.Add(-int64(headerSize))
 			return l
 		}
 	}
@@ -151,7 +151,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 		t.Errorf("sync of nothing: %v", err)
 	}
 	cut, err := l.Cut()
-	if err != nil || cut != 2 {
+	if err != nil || cut.Segment != 2 {
 		t.Fatalf("cut %d, %v", cut, err)
 	}
 	room()
@@ -159,7 +159,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	if p.Segment != 2 {
 		t.Errorf("record went to segment %d", p.Segment)
 	}
-	if err := errors.Join(l.Sync(p), l.Truncate(cut)); err != nil {
+	if err := errors.Join(l.Sync(p), l.Truncate(cut.Segment)); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := replayText(t, dir); strings.Join(got, ",") != "new" {

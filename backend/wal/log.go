@@ -1,6 +1,8 @@
 // Package wal is the ingester's write-ahead log: opaque records in numbered
 // segment files, each record framed so that damage to one is found, reported
-// and stepped over without the loss of any other.
+// and stepped over without the loss of any other. Segments belong to epochs: the
+// user of the log begins a new one with Cut, and the log itself after a segment
+// that failed, whose records may be missing.
 //
 // One log serves all tenants of an ingester. Append hands records to the
 // operating system; Sync returns when they are on disk, one fsync serving every
@@ -11,15 +13,16 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/palliumhq/pallium/backend/atomicfile"
 )
 
 // DefaultSegmentBytes is the size at which a segment is closed.
@@ -29,6 +32,7 @@ const DefaultSegmentBytes = 64 << 20
 type Options struct {
 	SegmentBytes int64 // DefaultSegmentBytes
 	FirstSegment int   // the new segment has at least this number; 1
+	Disk         Disk  // OS()
 	Logger       *slog.Logger
 	Registerer   prometheus.Registerer
 }
@@ -36,16 +40,21 @@ type Options struct {
 // Log is an open write-ahead log. It is safe for concurrent use.
 type Log struct {
 	dir     string
+	disk    Disk
 	maxSize int64
 	logger  *slog.Logger
 	metrics logMetrics
 
-	syncMu sync.Mutex // taken before mu; held during fsync and Cut
-	synced uint64     // last appended record that is on disk
+	syncMu  sync.Mutex  // taken before mu; held during a sync and Cut
+	decided uint64      // last appended record of which it is known whether it is on disk
+	lost    lostRecords // of those, the ones that may not be
+	durable int64       // bytes of the segment that are known to be on disk
 
 	mu      sync.Mutex
-	file    *os.File // nil when the disk had no room to begin the segment; failed says so
+	file    File // nil when the disk had no room to begin the segment; failed says so
 	segment int
+	epoch   int    // first segment of the present epoch
+	oldest  int    // first segment that is there
 	size    int64  // bytes of good records in the segment
 	seq     uint64 // last appended record
 	failed  error  // why the segment takes no more records
@@ -54,16 +63,6 @@ type Log struct {
 
 	appended atomic.Int64 // bytes appended since Open
 	onDisk   atomic.Int64 // bytes of all segments
-}
-
-type logMetrics struct {
-	records, bytes, syncs, failures prometheus.Counter
-}
-
-// Position is the place of an appended record, to be given to Sync.
-type Position struct {
-	Segment int
-	seq     uint64
 }
 
 // ErrClosed is returned by every call after Close.
@@ -79,7 +78,10 @@ func Open(dir string, o Options) (*Log, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if o.Disk == nil {
+		o.Disk = OS()
+	}
+	if err := atomicfile.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("create write-ahead log: %w", err)
 	}
 	segments, err := Segments(dir)
@@ -87,23 +89,18 @@ func Open(dir string, o Options) (*Log, error) {
 		return nil, err
 	}
 	next := max(o.FirstSegment, 1)
+	oldest := next
 	if n := len(segments); n > 0 {
-		next = max(next, segments[n-1]+1)
+		next, oldest = max(next, segments[n-1]+1), segments[0]
 	}
-	auto := promauto.With(o.Registerer)
-	l := &Log{dir: dir, maxSize: o.SegmentBytes, logger: o.Logger, metrics: logMetrics{
-		records:  auto.NewCounter(prometheus.CounterOpts{Name: "pallium_wal_records_total", Help: "Records appended to the write-ahead log."}),
-		bytes:    auto.NewCounter(prometheus.CounterOpts{Name: "pallium_wal_bytes_total", Help: "Bytes appended to the write-ahead log."}),
-		syncs:    auto.NewCounter(prometheus.CounterOpts{Name: "pallium_wal_syncs_total", Help: "Times the write-ahead log was synced to disk."}),
-		failures: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_wal_failures_total", Help: "Writes and syncs of the write-ahead log that failed."}),
-	}}
+	l := &Log{dir: dir, disk: o.Disk, oldest: oldest, maxSize: o.SegmentBytes, logger: o.Logger, metrics: newMetrics(o.Registerer)}
 	if err := l.measure(segments); err != nil {
 		return nil, err
 	}
-	if err := l.begin(next); isFull(err) {
+	if err := l.begin(header{segment: next, epoch: next}); isFull(err) {
 		// What is in the log is safe, and reading and sealing it does not need a new
 		// segment: one is begun with the first record for which there is room.
-		l.segment, l.failed = next, err
+		l.segment, l.epoch, l.failed = next, next, err
 		l.logger.Error("no room for a new write-ahead log segment: writes are rejected until the disk has room", "dir", dir, "err", err)
 	} else if err != nil {
 		return nil, err
@@ -117,7 +114,7 @@ func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 // measure counts the bytes of the segments that are there.
 func (l *Log) measure(segments []int) error {
 	for _, s := range segments {
-		info, err := os.Stat(filepath.Join(l.dir, segmentName(s)))
+		info, err := os.Stat(SegmentPath(l.dir, s))
 		if err != nil {
 			return fmt.Errorf("open write-ahead log: %w", err)
 		}
@@ -126,31 +123,35 @@ func (l *Log) measure(segments []int) error {
 	return nil
 }
 
+// maxSkipped is how many files in the place of a segment are passed over.
+const maxSkipped = 1000
+
 // begin creates and opens a segment. The caller holds both locks, or is Open.
-func (l *Log) begin(segment int) error {
-	path := filepath.Join(l.dir, segmentName(segment))
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+func (l *Log) begin(h header) error {
+	path := SegmentPath(l.dir, h.segment)
+	f, err := l.disk.Create(path)
+	for skipped := 0; errors.Is(err, fs.ErrExist) && skipped < maxSkipped; skipped++ {
+		// It could neither be begun nor removed before. What is in it is of no use.
+		if h.epoch == h.segment {
+			h.epoch++
+		}
+		h.segment, h.previous = h.segment+1, 0
+		path = SegmentPath(l.dir, h.segment)
+		f, err = l.disk.Create(path)
+	}
 	if err != nil {
 		return fmt.Errorf("begin write-ahead log segment: %w", err)
 	}
-	if _, err := f.WriteAt([]byte(segmentMagic), 0); err != nil {
-		return errors.Join(fmt.Errorf("begin write-ahead log segment: %w", err), f.Close(), os.Remove(path))
+	_, err = f.WriteAt(h.encode(), 0)
+	if err == nil {
+		err = l.disk.SyncDir(l.dir)
 	}
-	if err := syncDir(l.dir); err != nil {
-		return errors.Join(fmt.Errorf("begin write-ahead log segment: %w", err), f.Close(), os.Remove(path))
+	if err != nil {
+		return errors.Join(fmt.Errorf("begin write-ahead log segment: %w", err), f.Close(), l.disk.Remove(path))
 	}
-	l.file, l.segment, l.size, l.failed = f, segment, int64(len(segmentMagic)), nil
-	l.onDisk.Add(l.size)
+	l.file, l.segment, l.epoch, l.size, l.durable, l.failed = f, h.segment, h.epoch, int64(headerSize), 0, nil
+	l.onDisk.Add(int64(headerSize))
 	return nil
-}
-
-// Record is what Append writes: the caller builds it in place.
-type Record interface {
-	// AppendTo appends the record to dst. The record goes to the given segment.
-	AppendTo(dst []byte, segment int) []byte
-	// Appended is called once the record is in the segment, and not at all if
-	// it could not be written.
-	Appended(segment int)
 }
 
 // Append writes one record. It calls the record's methods under the log's lock,
@@ -172,7 +173,8 @@ func (l *Log) Append(record Record) (Position, error) {
 		return Position{}, ErrClosed
 	}
 	l.buf = append(l.buf[:0], make([]byte, frameHeaderSize)...)
-	l.buf = record.AppendTo(l.buf, l.segment)
+	at := Place{Segment: l.segment, Epoch: l.epoch}
+	l.buf = record.AppendTo(l.buf, at)
 	l.buf = sealFrame(l.buf)
 	if _, err := l.file.WriteAt(l.buf, l.size); err != nil {
 		l.metrics.failures.Inc()
@@ -184,7 +186,7 @@ func (l *Log) Append(record Record) (Position, error) {
 	}
 	l.size += int64(len(l.buf))
 	l.seq++
-	record.Appended(l.segment)
+	record.Appended(at)
 	l.metrics.records.Inc()
 	l.metrics.bytes.Add(float64(len(l.buf)))
 	l.appended.Add(int64(len(l.buf)))
@@ -195,18 +197,18 @@ func (l *Log) Append(record Record) (Position, error) {
 	return Position{Segment: l.segment, seq: l.seq}, nil
 }
 
-// Sync returns when the record at p and all before it are on disk. Callers that
-// arrive while an fsync runs share the next one. After an error the records of
-// the segment that were not yet on disk may be lost, and the log goes on in a
-// new segment.
+// Sync returns when the record at p and all before it are on disk, or with an
+// error when that record may not be. Callers that arrive while a sync runs share
+// the next one. After an error the records of the segment that were not yet on
+// disk may be lost, and the log goes on in a new segment and a new epoch.
 func (l *Log) Sync(p Position) error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
-	if l.synced >= p.seq {
-		return nil
+	if p.seq <= l.decided {
+		return l.lost.cause(p.seq)
 	}
 	l.mu.Lock()
-	f, segment, upTo, failed, closed := l.file, l.segment, l.seq, l.failed, l.closed
+	f, segment, upTo, size, failed, closed := l.file, l.segment, l.seq, l.size, l.failed, l.closed
 	l.mu.Unlock()
 	if closed {
 		return ErrClosed
@@ -214,11 +216,8 @@ func (l *Log) Sync(p Position) error {
 	if failed != nil {
 		return failed
 	}
-	if p.Segment != segment {
-		return fmt.Errorf("write-ahead log segment %d was closed before its records were on disk", p.Segment)
-	}
 	l.metrics.syncs.Inc()
-	if err := datasync(f); err != nil {
+	if err := f.Datasync(); err != nil {
 		l.metrics.failures.Inc()
 		err = fmt.Errorf("sync write-ahead log segment %d: %w", segment, err)
 		l.mu.Lock()
@@ -226,7 +225,7 @@ func (l *Log) Sync(p Position) error {
 		l.mu.Unlock()
 		return err
 	}
-	l.synced = upTo
+	l.decided, l.durable = upTo, size
 	return nil
 }
 
@@ -240,48 +239,71 @@ func (l *Log) rotate() error {
 	if l.closed || (l.failed == nil && l.size < l.maxSize) {
 		return nil
 	}
-	return l.next()
+	return l.next(false)
 }
 
-// Cut closes the present segment and begins a new one, whose number it returns:
-// every record appended before the call is in an earlier segment, on disk. A
-// segment without records stays the present one.
-func (l *Log) Cut() (int, error) {
+// Split is Cut without a new epoch.
+func (l *Log) Split() (Place, error) { return l.leave(false) }
+
+// Cut closes the present segment and its epoch and begins new ones at the place
+// that it returns: every record appended before the call is in an earlier
+// segment, on disk unless Sync says otherwise. A segment without records that is
+// the first of its epoch stays the present one.
+func (l *Log) Cut() (Place, error) { return l.leave(true) }
+
+func (l *Log) leave(newEpoch bool) (Place, error) {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return 0, ErrClosed
+		return Place{}, ErrClosed
 	}
-	if l.file == nil || (l.failed == nil && l.size == int64(len(segmentMagic))) {
-		return l.segment, nil
+	if l.file == nil || l.failed == nil && l.size == int64(headerSize) && (!newEpoch || l.epoch == l.segment) {
+		return Place{Segment: l.segment, Epoch: l.epoch}, nil
 	}
-	if err := l.next(); err != nil {
-		return 0, err
+	if err := l.next(newEpoch); err != nil {
+		return Place{}, err
 	}
-	return l.segment, nil
+	return Place{Segment: l.segment, Epoch: l.epoch}, nil
 }
 
 // next syncs and leaves the present segment. A failed segment is left as it is:
-// nobody was told that its last records are safe. The caller holds both locks.
-func (l *Log) next() error {
+// nobody was told that its last records are safe, and since they may have had the
+// only labels of a series, a new epoch begins. The caller holds both locks.
+func (l *Log) next(newEpoch bool) error {
 	old := l.file
 	if old == nil {
-		return l.begin(l.segment)
+		return l.begin(header{segment: l.segment, epoch: l.segment})
 	}
 	if l.failed == nil {
-		if err := old.Sync(); err != nil {
+		l.metrics.syncs.Inc()
+		if err := old.Datasync(); err != nil {
 			l.failed = fmt.Errorf("sync write-ahead log segment %d: %w", l.segment, err)
-			return l.failed
+		} else {
+			l.decided, l.durable = l.seq, l.size
 		}
-		l.synced = l.seq
 	}
-	if err := l.begin(l.segment + 1); err != nil {
+	h := header{segment: l.segment + 1, epoch: l.epoch, previous: l.durable}
+	if l.failed != nil {
+		if l.seq > l.decided {
+			l.lost.add(lostRange{from: l.decided + 1, to: l.seq, cause: l.failed})
+			l.decided = l.seq
+		}
+		newEpoch = true
+	}
+	if newEpoch {
+		h.epoch = h.segment
+	}
+	failed := l.failed
+	if err := l.begin(h); err != nil {
 		return err
 	}
 	if err := old.Close(); err != nil {
 		l.logger.Warn("closing a write-ahead log segment", "err", err)
+	}
+	if failed != nil {
+		l.logger.Error("write-ahead log segment failed; the log goes on in a new one", "failed", h.segment-1, "segment", h.segment, "err", failed)
 	}
 	return nil
 }
@@ -291,6 +313,13 @@ func (l *Log) Segment() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.segment
+}
+
+// Oldest is the number of the first segment that is there.
+func (l *Log) Oldest() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.oldest
 }
 
 // Truncate deletes all segments below the given one. It is called when what
@@ -305,17 +334,20 @@ func (l *Log) Truncate(below int) error {
 		if s >= below || s >= current {
 			continue
 		}
-		path := filepath.Join(l.dir, segmentName(s))
+		path := SegmentPath(l.dir, s)
 		info, err := os.Stat(path)
 		if err == nil {
-			err = os.Remove(path)
+			err = l.disk.Remove(path)
 		}
 		if err != nil {
 			return fmt.Errorf("truncate write-ahead log: %w", err)
 		}
 		l.onDisk.Add(-info.Size())
 	}
-	return syncDir(l.dir)
+	l.mu.Lock()
+	l.oldest = max(l.oldest, min(below, current))
+	l.mu.Unlock()
+	return l.disk.SyncDir(l.dir)
 }
 
 // Appended is the number of bytes appended since the log was opened.
@@ -338,16 +370,23 @@ func (l *Log) Close() error {
 	if f == nil {
 		return nil
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.Datasync(), f.Close()); err != nil {
 		return fmt.Errorf("close write-ahead log: %w", err)
 	}
 	return nil
 }
 
-// SyncAll is Sync for everything appended so far.
+// SyncAll is Sync for everything appended so far. Of records that were lost before
+// it says nothing.
 func (l *Log) SyncAll() error {
 	l.mu.Lock()
 	p := Position{Segment: l.segment, seq: l.seq}
 	l.mu.Unlock()
+	l.syncMu.Lock()
+	decided := p.seq <= l.decided
+	l.syncMu.Unlock()
+	if decided {
+		return nil
+	}
 	return l.Sync(p)
 }

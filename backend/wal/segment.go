@@ -11,10 +11,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
-// A segment is the magic followed by frames:
+// A segment is a header followed by frames. The header:
+//
+//	8 bytes  segment magic
+//	8 bytes  number of the first segment of the epoch, big-endian
+//	8 bytes  bytes of the segment before this one that were on disk when it was
+//	         left, big-endian; 0: not known
+//	4 bytes  CRC-32C of all of it
+//
+// A frame:
 //
 //	4 bytes  frame magic
 //	4 bytes  length n of the content, big-endian
@@ -28,7 +35,9 @@ import (
 // bytes of a frame into a label cannot have them read as one where replay looks
 // for the next frame behind damage.
 const (
-	segmentMagic    = "PLWAL001"
+	segmentMagic    = "PLWAL002"
+	oldSegmentMagic = "PLWAL001" // of segments with nothing in their header but the magic
+	headerSize      = 28
 	frameMark       = "\xd6PW"
 	frameMagic      = frameMark + "\x01"
 	stuffedMark     = frameMark + "\x00"
@@ -36,6 +45,30 @@ const (
 	tweakAt         = 12
 	segmentSuffix   = ".wal"
 )
+
+// header is what a segment begins with, and its number.
+type header struct {
+	segment, epoch int
+	previous       int64
+}
+
+func (h header) encode() []byte {
+	b := append(make([]byte, 0, headerSize), segmentMagic...)
+	b = binary.BigEndian.AppendUint64(b, uint64(h.epoch))
+	b = binary.BigEndian.AppendUint64(b, uint64(h.previous))
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
+}
+
+// decodeHeader reads the header of a segment of the present format; ok is false
+// when it is damaged.
+func decodeHeader(segment int, data []byte) (h header, ok bool) {
+	const crcAt = headerSize - 4
+	if len(data) < headerSize || binary.BigEndian.Uint32(data[crcAt:]) != crc32.Checksum(data[:crcAt], castagnoli()) {
+		return header{}, false
+	}
+	h = header{segment: segment, epoch: int(binary.BigEndian.Uint64(data[8:])), previous: int64(binary.BigEndian.Uint64(data[16:]))}
+	return h, h.epoch > 0 && h.epoch <= segment && h.previous >= 0
+}
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
@@ -109,90 +142,6 @@ func torn(end []byte) bool {
 	return len(end) < frameHeaderSize || int64(binary.BigEndian.Uint32(end[4:])) > int64(len(end)-frameHeaderSize)
 }
 
-// Damage is a stretch of a segment that holds no readable record.
-type Damage struct {
-	Segment int
-	Offset  int64
-	Bytes   int64
-	// Torn is true at the end of a segment, where a crash in the middle of a
-	// write leaves part of a record that nobody was told is safe.
-	Torn bool
-}
-
-func (d Damage) String() string {
-	what := "damaged record"
-	if d.Torn {
-		what = "torn end"
-	}
-	return fmt.Sprintf("segment %d: %s, %d bytes at offset %d", d.Segment, what, d.Bytes, d.Offset)
-}
-
-// Report says what a replay met.
-type Report struct {
-	Segments, Records int
-	Damage            []Damage
-}
-
-// Replay reads every record of the log in order and calls fn with it; the
-// record is valid during the call. Damage is stepped over and reported, not an
-// error. An error is a segment of another format, a file that cannot be read,
-// or what fn returns.
-func Replay(dir string, fn func(segment int, record []byte) error) (Report, error) {
-	var report Report
-	segments, err := Segments(dir)
-	if err != nil {
-		return report, err
-	}
-	for _, s := range segments {
-		data, err := os.ReadFile(filepath.Join(dir, segmentName(s)))
-		if err != nil {
-			return report, fmt.Errorf("replay write-ahead log: %w", err)
-		}
-		report.Segments++
-		if err := replaySegment(s, data, &report, fn); err != nil {
-			return report, err
-		}
-	}
-	return report, nil
-}
-
-func replaySegment(segment int, data []byte, report *Report, fn func(int, []byte) error) error {
-	at := 0
-	switch {
-	case len(data) < len(segmentMagic):
-		if len(data) > 0 {
-			report.Damage = append(report.Damage, Damage{Segment: segment, Bytes: int64(len(data)), Torn: true})
-		}
-		return nil
-	case string(data[:len(segmentMagic)]) == segmentMagic:
-		at = len(segmentMagic)
-	case string(data[:5]) == segmentMagic[:5]:
-		return fmt.Errorf("write-ahead log segment %d has format %q, this version reads %q: start the version that wrote it", segment, data[:8], segmentMagic)
-	}
-	for at < len(data) {
-		record, size, ok := readFrame(data[at:])
-		if ok {
-			report.Records++
-			if err := fn(segment, record); err != nil {
-				return fmt.Errorf("replay write-ahead log segment %d at offset %d: %w", segment, at, err)
-			}
-			at += size
-			continue
-		}
-		d := Damage{Segment: segment, Offset: int64(at)}
-		skip, found := nextFrame(data[at+1:])
-		if !found {
-			d.Bytes, d.Torn = int64(len(data)-at), torn(data[at:])
-			report.Damage = append(report.Damage, d)
-			return nil
-		}
-		d.Bytes = int64(skip + 1)
-		report.Damage = append(report.Damage, d)
-		at += skip + 1
-	}
-	return nil
-}
-
 // Segments lists the numbers of the segments in dir, ascending.
 func Segments(dir string) ([]int, error) {
 	entries, err := os.ReadDir(dir)
@@ -218,23 +167,7 @@ func Segments(dir string) ([]int, error) {
 	return out, nil
 }
 
+// SegmentPath is the file of a segment of the log in dir.
+func SegmentPath(dir string, segment int) string { return filepath.Join(dir, segmentName(segment)) }
+
 func segmentName(n int) string { return fmt.Sprintf("%08d%s", n, segmentSuffix) }
-
-// datasync is fdatasync: the file's length is written with its data, its times
-// are not, which saves a journal commit on most file systems.
-func datasync(f *os.File) error {
-	for {
-		err := syscall.Fdatasync(int(f.Fd()))
-		if err != syscall.EINTR {
-			return err
-		}
-	}
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

@@ -13,8 +13,8 @@ import (
 
 type text string
 
-func (s text) AppendTo(dst []byte, _ int) []byte { return append(dst, s...) }
-func (text) Appended(int)                        {}
+func (s text) AppendTo(dst []byte, _ Place) []byte { return append(dst, s...) }
+func (text) Appended(Place)                        {}
 
 func appendText(t *testing.T, l *Log, s string) Position {
 	t.Helper()
@@ -28,10 +28,10 @@ func appendText(t *testing.T, l *Log, s string) Position {
 func replayText(t *testing.T, dir string) ([]string, Report) {
 	t.Helper()
 	var got []string
-	report, err := Replay(dir, func(_ int, rec []byte) error {
+	report, err := Replay(t.Context(), dir, 0, Reader{Record: func(_ Place, rec []byte) error {
 		got = append(got, string(rec))
 		return nil
-	})
+	}})
 	if err != nil {
 		t.Fatalf("replay: %v", err)
 	}
@@ -91,7 +91,7 @@ func TestReopenNeverWritesToAnOldSegment(t *testing.T) {
 func TestDamage(t *testing.T) {
 	records := []string{"first", strings.Repeat("second ", 100), "third", "fourth"}
 	frame := func(i int) int { // offset of record i's frame
-		at := len(segmentMagic)
+		at := headerSize
 		for _, r := range records[:i] {
 			at += frameHeaderSize + len(r)
 		}
@@ -111,7 +111,9 @@ func TestDamage(t *testing.T) {
 		{"a hole of zeros over two records", func(d []byte) []byte { clear(d[frame(1)+5 : frame(2)+14]); return d }, []int{0, 3}, false, false},
 		{"a torn end", func(d []byte) []byte { return d[:len(d)-3] }, []int{0, 1, 2}, true, false},
 		{"a torn frame header", func(d []byte) []byte { return d[:frame(3)+7] }, []int{0, 1, 2}, true, false},
-		{"only the segment magic", func(d []byte) []byte { return d[:len(segmentMagic)] }, nil, false, true},
+		{"only the segment header", func(d []byte) []byte { return d[:headerSize] }, nil, false, true},
+		{"a torn segment header", func(d []byte) []byte { return d[:headerSize-1] }, nil, true, false},
+		{"a flipped bit in the segment header", func(d []byte) []byte { d[12] ^= 1; return d }, []int{0, 1, 2, 3}, false, false},
 		{"a flipped bit in the last record", func(d []byte) []byte { d[len(d)-1] ^= 1; return d }, []int{0, 1, 2}, false, false},
 		{"a torn segment magic", func(d []byte) []byte { return d[:3] }, nil, true, false},
 		{"a broken segment magic", func(d []byte) []byte { d[0] = 0; return d }, []int{0, 1, 2, 3}, false, false},
@@ -156,11 +158,11 @@ func TestDamage(t *testing.T) {
 
 func TestSegmentOfTheFutureIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, segmentName(1)), []byte("PLWAL002xxxx"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, segmentName(1)), []byte("PLWAL003xxxx"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Replay(dir, func(int, []byte) error { return nil })
-	if err == nil || !strings.Contains(err.Error(), "PLWAL002") {
+	_, err := Replay(t.Context(), dir, 0, Reader{Record: func(Place, []byte) error { return nil }})
+	if err == nil || !strings.Contains(err.Error(), "PLWAL003") {
 		t.Errorf("err = %v", err)
 	}
 }
@@ -174,10 +176,10 @@ func TestCutAndTruncate(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := appendText(t, l, "new")
-	if p.Segment != cut {
-		t.Errorf("record went to segment %d, cut was %d", p.Segment, cut)
+	if p.Segment != cut.Segment {
+		t.Errorf("record went to segment %d, cut was %d", p.Segment, cut.Segment)
 	}
-	if err := l.Truncate(cut); err != nil {
+	if err := l.Truncate(cut.Segment); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := replayText(t, dir); strings.Join(got, "") != "new" {
@@ -196,7 +198,7 @@ func TestWriteFailureLeavesNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := l.file
-	l.file = ro
+	l.file = osFile{ro}
 	if _, err := l.Append(text("lost")); err == nil {
 		t.Fatal("write to a read-only file succeeded")
 	}
@@ -283,13 +285,14 @@ func TestAFrameInARecordIsNoFrame(t *testing.T) {
 	for at := range whole {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= 0x55
-		var report Report
-		err := replaySegment(1, damaged, &report, func(_ int, rec []byte) error {
+		r := replay{ctx: t.Context().Err, to: Reader{Record: func(_ Place, rec []byte) error {
 			if !slices.Contains(records, string(rec)) {
 				t.Errorf("damage at %d brought up %q", at, rec)
 			}
 			return nil
-		})
+		}}}
+		err := r.segment(1, damaged)
+		report := r.report
 		if err != nil && at >= len(segmentMagic) {
 			t.Errorf("damage at %d: %v", at, err)
 		}
@@ -317,22 +320,23 @@ func TestHeadersHoldNoMagic(t *testing.T) {
 
 func FuzzReplaySegment(f *testing.F) {
 	frame := sealFrame(append(make([]byte, frameHeaderSize), "hello"...))
-	f.Add(append([]byte(segmentMagic), frame...))
+	f.Add(append(header{segment: 1, epoch: 1}.encode(), frame...))
+	f.Add(append([]byte(oldSegmentMagic), frame...))
 	f.Add([]byte(segmentMagic))
 	f.Add(append([]byte("garbage!"), frame...))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var report Report
 		read := 0
-		err := replaySegment(1, data, &report, func(_ int, rec []byte) error {
+		r := replay{ctx: t.Context().Err, to: Reader{Record: func(_ Place, rec []byte) error {
 			read += len(rec) + frameHeaderSize
 			if !bytes.Contains(rec, []byte(frameMark)) && !bytes.Contains(data, rec) {
 				t.Error("a record that is not in the segment")
 			}
 			return nil
-		})
-		if err != nil {
+		}}}
+		if err := r.segment(1, data); err != nil {
 			return
 		}
+		report := r.report
 		lost := int64(0)
 		for _, d := range report.Damage {
 			lost += d.Bytes

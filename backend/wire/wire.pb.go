@@ -70,8 +70,9 @@ var xxx_messageInfo_Empty proto.InternalMessageInfo
 // PushRequest carries samples of one tenant as a remote write 1.0 body
 // (prometheus.WriteRequest), not compressed.
 type PushRequest struct {
-	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Write  []byte `protobuf:"bytes,2,opt,name=write,proto3" json:"write,omitempty"`
+	Tenant      string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Write       []byte `protobuf:"bytes,2,opt,name=write,proto3" json:"write,omitempty"`
+	Established bool   `protobuf:"varint,3,opt,name=established,proto3" json:"established,omitempty"`
 }
 
 func (m *PushRequest) Reset()         { *m = PushRequest{} }
@@ -107,9 +108,15 @@ func (m *PushRequest) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_PushRequest proto.InternalMessageInfo
 
+// PushResponse says what was not applied, and what was new to the ingester; see
+// docs/cluster.md.
 type PushResponse struct {
 	Exemplars int64     `protobuf:"varint,1,opt,name=exemplars,proto3" json:"exemplars,omitempty"`
 	Refusals  []Refusal `protobuf:"bytes,2,rep,name=refusals,proto3" json:"refusals"`
+	// Positions, ascending, of the entries accepted as series that the ingester did
+	// not know.
+	Created []uint32  `protobuf:"varint,3,rep,packed,name=created,proto3" json:"created,omitempty"`
+	Repeats []Repeats `protobuf:"bytes,4,rep,name=repeats,proto3" json:"repeats"`
 }
 
 func (m *PushResponse) Reset()         { *m = PushResponse{} }
@@ -145,21 +152,60 @@ func (m *PushResponse) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_PushResponse proto.InternalMessageInfo
 
-// Refusal says how many samples of one entry of the request were refused, and
-// why.
+// Repeats counts the samples of one entry of the request at whose time the
+// ingester had one.
+type Repeats struct {
+	Entry     int64 `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	Same      int64 `protobuf:"varint,2,opt,name=same,proto3" json:"same,omitempty"`
+	Different int64 `protobuf:"varint,3,opt,name=different,proto3" json:"different,omitempty"`
+}
+
+func (m *Repeats) Reset()         { *m = Repeats{} }
+func (m *Repeats) String() string { return proto.CompactTextString(m) }
+func (*Repeats) ProtoMessage()    {}
+func (*Repeats) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{3}
+}
+func (m *Repeats) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *Repeats) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_Repeats.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *Repeats) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_Repeats.Merge(m, src)
+}
+func (m *Repeats) XXX_Size() int {
+	return m.Size()
+}
+func (m *Repeats) XXX_DiscardUnknown() {
+	xxx_messageInfo_Repeats.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_Repeats proto.InternalMessageInfo
+
+// Refusal says which samples of one entry of the request were refused, and why.
 type Refusal struct {
-	Entry      int64  `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
-	Samples    int64  `protobuf:"varint,2,opt,name=samples,proto3" json:"samples,omitempty"`
-	Histograms int64  `protobuf:"varint,3,opt,name=histograms,proto3" json:"histograms,omitempty"`
-	Reason     string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message    string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	Entry   int64    `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	Reason  string   `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string   `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	Places  []uint32 `protobuf:"varint,6,rep,packed,name=places,proto3" json:"places,omitempty"`
 }
 
 func (m *Refusal) Reset()         { *m = Refusal{} }
 func (m *Refusal) String() string { return proto.CompactTextString(m) }
 func (*Refusal) ProtoMessage()    {}
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{3}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{4}
 }
 func (m *Refusal) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -201,7 +247,7 @@ func (m *SelectRequest) Reset()         { *m = SelectRequest{} }
 func (m *SelectRequest) String() string { return proto.CompactTextString(m) }
 func (*SelectRequest) ProtoMessage()    {}
 func (*SelectRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{4}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{5}
 }
 func (m *SelectRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -240,7 +286,7 @@ func (m *Matcher) Reset()         { *m = Matcher{} }
 func (m *Matcher) String() string { return proto.CompactTextString(m) }
 func (*Matcher) ProtoMessage()    {}
 func (*Matcher) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{5}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{6}
 }
 func (m *Matcher) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -281,7 +327,7 @@ func (m *SelectResponse) Reset()         { *m = SelectResponse{} }
 func (m *SelectResponse) String() string { return proto.CompactTextString(m) }
 func (*SelectResponse) ProtoMessage()    {}
 func (*SelectResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{6}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{7}
 }
 func (m *SelectResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -319,7 +365,7 @@ func (m *Series) Reset()         { *m = Series{} }
 func (m *Series) String() string { return proto.CompactTextString(m) }
 func (*Series) ProtoMessage()    {}
 func (*Series) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{7}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{8}
 }
 func (m *Series) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -360,7 +406,7 @@ func (m *Chunk) Reset()         { *m = Chunk{} }
 func (m *Chunk) String() string { return proto.CompactTextString(m) }
 func (*Chunk) ProtoMessage()    {}
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{8}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{9}
 }
 func (m *Chunk) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -399,7 +445,7 @@ func (m *LabelsRequest) Reset()         { *m = LabelsRequest{} }
 func (m *LabelsRequest) String() string { return proto.CompactTextString(m) }
 func (*LabelsRequest) ProtoMessage()    {}
 func (*LabelsRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{9}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{10}
 }
 func (m *LabelsRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -437,7 +483,7 @@ func (m *LabelsResponse) Reset()         { *m = LabelsResponse{} }
 func (m *LabelsResponse) String() string { return proto.CompactTextString(m) }
 func (*LabelsResponse) ProtoMessage()    {}
 func (*LabelsResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{10}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{11}
 }
 func (m *LabelsResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -477,7 +523,7 @@ func (m *ExemplarsRequest) Reset()         { *m = ExemplarsRequest{} }
 func (m *ExemplarsRequest) String() string { return proto.CompactTextString(m) }
 func (*ExemplarsRequest) ProtoMessage()    {}
 func (*ExemplarsRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{11}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{12}
 }
 func (m *ExemplarsRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -514,7 +560,7 @@ func (m *MatcherSet) Reset()         { *m = MatcherSet{} }
 func (m *MatcherSet) String() string { return proto.CompactTextString(m) }
 func (*MatcherSet) ProtoMessage()    {}
 func (*MatcherSet) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{12}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{13}
 }
 func (m *MatcherSet) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -551,7 +597,7 @@ func (m *ExemplarsResponse) Reset()         { *m = ExemplarsResponse{} }
 func (m *ExemplarsResponse) String() string { return proto.CompactTextString(m) }
 func (*ExemplarsResponse) ProtoMessage()    {}
 func (*ExemplarsResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{13}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{14}
 }
 func (m *ExemplarsResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -589,7 +635,7 @@ func (m *ExemplarSeries) Reset()         { *m = ExemplarSeries{} }
 func (m *ExemplarSeries) String() string { return proto.CompactTextString(m) }
 func (*ExemplarSeries) ProtoMessage()    {}
 func (*ExemplarSeries) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{14}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{15}
 }
 func (m *ExemplarSeries) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -629,7 +675,7 @@ func (m *Exemplar) Reset()         { *m = Exemplar{} }
 func (m *Exemplar) String() string { return proto.CompactTextString(m) }
 func (*Exemplar) ProtoMessage()    {}
 func (*Exemplar) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{15}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{16}
 }
 func (m *Exemplar) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -666,7 +712,7 @@ func (m *TenantRequest) Reset()         { *m = TenantRequest{} }
 func (m *TenantRequest) String() string { return proto.CompactTextString(m) }
 func (*TenantRequest) ProtoMessage()    {}
 func (*TenantRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{16}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{17}
 }
 func (m *TenantRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -703,7 +749,7 @@ func (m *MetadataResponse) Reset()         { *m = MetadataResponse{} }
 func (m *MetadataResponse) String() string { return proto.CompactTextString(m) }
 func (*MetadataResponse) ProtoMessage()    {}
 func (*MetadataResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{17}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{18}
 }
 func (m *MetadataResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -743,7 +789,7 @@ func (m *Metadata) Reset()         { *m = Metadata{} }
 func (m *Metadata) String() string { return proto.CompactTextString(m) }
 func (*Metadata) ProtoMessage()    {}
 func (*Metadata) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{18}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{19}
 }
 func (m *Metadata) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -772,6 +818,85 @@ func (m *Metadata) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Metadata proto.InternalMessageInfo
 
+type ActiveSeriesRequest struct {
+	Instance string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+}
+
+func (m *ActiveSeriesRequest) Reset()         { *m = ActiveSeriesRequest{} }
+func (m *ActiveSeriesRequest) String() string { return proto.CompactTextString(m) }
+func (*ActiveSeriesRequest) ProtoMessage()    {}
+func (*ActiveSeriesRequest) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{20}
+}
+func (m *ActiveSeriesRequest) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *ActiveSeriesRequest) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_ActiveSeriesRequest.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *ActiveSeriesRequest) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_ActiveSeriesRequest.Merge(m, src)
+}
+func (m *ActiveSeriesRequest) XXX_Size() int {
+	return m.Size()
+}
+func (m *ActiveSeriesRequest) XXX_DiscardUnknown() {
+	xxx_messageInfo_ActiveSeriesRequest.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_ActiveSeriesRequest proto.InternalMessageInfo
+
+// ActiveSeries is a part of a tenant's active series, 100,000 at most; see
+// docs/cluster.md.
+type ActiveSeries struct {
+	Tenant  string   `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Bytes   int64    `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Hashes  []uint64 `protobuf:"fixed64,3,rep,packed,name=hashes,proto3" json:"hashes,omitempty"`
+	Seconds []uint32 `protobuf:"varint,4,rep,packed,name=seconds,proto3" json:"seconds,omitempty"`
+}
+
+func (m *ActiveSeries) Reset()         { *m = ActiveSeries{} }
+func (m *ActiveSeries) String() string { return proto.CompactTextString(m) }
+func (*ActiveSeries) ProtoMessage()    {}
+func (*ActiveSeries) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{21}
+}
+func (m *ActiveSeries) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *ActiveSeries) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_ActiveSeries.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *ActiveSeries) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_ActiveSeries.Merge(m, src)
+}
+func (m *ActiveSeries) XXX_Size() int {
+	return m.Size()
+}
+func (m *ActiveSeries) XXX_DiscardUnknown() {
+	xxx_messageInfo_ActiveSeries.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_ActiveSeries proto.InternalMessageInfo
+
 type CountResponse struct {
 	Series int64 `protobuf:"varint,1,opt,name=series,proto3" json:"series,omitempty"`
 }
@@ -780,7 +905,7 @@ func (m *CountResponse) Reset()         { *m = CountResponse{} }
 func (m *CountResponse) String() string { return proto.CompactTextString(m) }
 func (*CountResponse) ProtoMessage()    {}
 func (*CountResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{19}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{22}
 }
 func (m *CountResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -819,7 +944,7 @@ func (m *DeleteRequest) Reset()         { *m = DeleteRequest{} }
 func (m *DeleteRequest) String() string { return proto.CompactTextString(m) }
 func (*DeleteRequest) ProtoMessage()    {}
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{20}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{23}
 }
 func (m *DeleteRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -859,7 +984,7 @@ func (m *CompactResponse) Reset()         { *m = CompactResponse{} }
 func (m *CompactResponse) String() string { return proto.CompactTextString(m) }
 func (*CompactResponse) ProtoMessage()    {}
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_f2dcdddcdf68d8e0, []int{21}
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{24}
 }
 func (m *CompactResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -892,6 +1017,7 @@ func init() {
 	proto.RegisterType((*Empty)(nil), "pallium.wire.v1.Empty")
 	proto.RegisterType((*PushRequest)(nil), "pallium.wire.v1.PushRequest")
 	proto.RegisterType((*PushResponse)(nil), "pallium.wire.v1.PushResponse")
+	proto.RegisterType((*Repeats)(nil), "pallium.wire.v1.Repeats")
 	proto.RegisterType((*Refusal)(nil), "pallium.wire.v1.Refusal")
 	proto.RegisterType((*SelectRequest)(nil), "pallium.wire.v1.SelectRequest")
 	proto.RegisterType((*Matcher)(nil), "pallium.wire.v1.Matcher")
@@ -908,6 +1034,8 @@ func init() {
 	proto.RegisterType((*TenantRequest)(nil), "pallium.wire.v1.TenantRequest")
 	proto.RegisterType((*MetadataResponse)(nil), "pallium.wire.v1.MetadataResponse")
 	proto.RegisterType((*Metadata)(nil), "pallium.wire.v1.Metadata")
+	proto.RegisterType((*ActiveSeriesRequest)(nil), "pallium.wire.v1.ActiveSeriesRequest")
+	proto.RegisterType((*ActiveSeries)(nil), "pallium.wire.v1.ActiveSeries")
 	proto.RegisterType((*CountResponse)(nil), "pallium.wire.v1.CountResponse")
 	proto.RegisterType((*DeleteRequest)(nil), "pallium.wire.v1.DeleteRequest")
 	proto.RegisterType((*CompactResponse)(nil), "pallium.wire.v1.CompactResponse")
@@ -916,73 +1044,84 @@ func init() {
 func init() { proto.RegisterFile("wire.proto", fileDescriptor_f2dcdddcdf68d8e0) }
 
 var fileDescriptor_f2dcdddcdf68d8e0 = []byte{
-	// 1055 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x56, 0x4f, 0x73, 0xdb, 0x44,
-	0x14, 0x8f, 0x22, 0x47, 0xb6, 0x9f, 0x93, 0x34, 0x68, 0x3a, 0x41, 0x35, 0xa9, 0xe3, 0xee, 0x85,
-	0x70, 0x71, 0x20, 0xd0, 0x61, 0xa6, 0xa5, 0x0c, 0xd3, 0x10, 0x4a, 0x07, 0x32, 0xed, 0x6c, 0x3a,
-	0x1c, 0x38, 0xd0, 0x59, 0xdb, 0x8b, 0xa5, 0x89, 0xb4, 0x52, 0xb5, 0xab, 0x36, 0xfe, 0x04, 0x1c,
-	0xb8, 0x70, 0xe3, 0x2b, 0xe5, 0xd8, 0x03, 0x07, 0xb8, 0x30, 0x90, 0x7c, 0x11, 0x66, 0xff, 0xd9,
-	0x52, 0x6c, 0xe1, 0xe1, 0xc0, 0x6d, 0xdf, 0x7b, 0xab, 0xf7, 0xef, 0xf7, 0x7b, 0x6f, 0x05, 0xf0,
-	0x26, 0xca, 0xe9, 0x20, 0xcb, 0x53, 0x91, 0xfa, 0xb7, 0x32, 0x12, 0xc7, 0x51, 0x91, 0x0c, 0x94,
-	0xee, 0xf5, 0x47, 0xdd, 0xdb, 0x93, 0x74, 0x92, 0x2a, 0xdb, 0xa1, 0x3c, 0xe9, 0x6b, 0xa8, 0x09,
-	0x1b, 0x27, 0x49, 0x26, 0xa6, 0xe8, 0x21, 0x74, 0x9e, 0x17, 0x3c, 0xc4, 0xf4, 0x55, 0x41, 0xb9,
-	0xf0, 0x77, 0xc1, 0x13, 0x94, 0x11, 0x26, 0x02, 0xa7, 0xef, 0x1c, 0xb4, 0xb1, 0x91, 0xfc, 0xdb,
-	0xb0, 0xf1, 0x26, 0x8f, 0x04, 0x0d, 0xd6, 0xfb, 0xce, 0xc1, 0x26, 0xd6, 0x02, 0x0a, 0x61, 0x53,
-	0x7f, 0xcc, 0xb3, 0x94, 0x71, 0xea, 0xef, 0x41, 0x9b, 0x5e, 0xd0, 0x24, 0x8b, 0x49, 0xce, 0x95,
-	0x03, 0x17, 0xcf, 0x15, 0xfe, 0x03, 0x68, 0xe5, 0xf4, 0xc7, 0x82, 0x93, 0x98, 0x07, 0xeb, 0x7d,
-	0xf7, 0xa0, 0x73, 0x14, 0x0c, 0x6e, 0x64, 0x3b, 0xc0, 0xfa, 0xc2, 0xe3, 0xc6, 0xe5, 0x9f, 0xfb,
-	0x6b, 0x78, 0x76, 0x1f, 0xfd, 0xec, 0x40, 0xd3, 0xd8, 0x64, 0x2e, 0x94, 0x89, 0x7c, 0x6a, 0x22,
-	0x68, 0xc1, 0x0f, 0xa0, 0xc9, 0x49, 0x92, 0xc5, 0x94, 0xab, 0x1c, 0x5d, 0x6c, 0x45, 0xbf, 0x07,
-	0x10, 0x46, 0x5c, 0xa4, 0x93, 0x9c, 0x24, 0x3c, 0x70, 0x95, 0xb1, 0xa4, 0x91, 0x35, 0xe7, 0x94,
-	0xf0, 0x94, 0x05, 0x0d, 0x5d, 0xb3, 0x96, 0xa4, 0xc7, 0x84, 0x72, 0x4e, 0x26, 0x34, 0xd8, 0x50,
-	0x06, 0x2b, 0xa2, 0x3f, 0x1c, 0xd8, 0x3a, 0xa3, 0x31, 0x1d, 0x89, 0x55, 0x7d, 0xbb, 0x03, 0xad,
-	0x24, 0x62, 0x2f, 0x45, 0x94, 0xe8, 0xd6, 0xf9, 0xb8, 0x99, 0x44, 0xec, 0x45, 0x94, 0x50, 0x65,
-	0x22, 0x17, 0xda, 0xe4, 0x1a, 0x13, 0xb9, 0x50, 0xa6, 0x07, 0xd2, 0x24, 0x46, 0x21, 0xcd, 0x79,
-	0xd0, 0xa8, 0xe9, 0xd4, 0xa9, 0xbe, 0x60, 0x3b, 0x65, 0xef, 0xfb, 0x77, 0x01, 0xa4, 0x5b, 0x4e,
-	0xf3, 0x88, 0x72, 0x95, 0xb8, 0x8b, 0xdb, 0x09, 0xb9, 0x38, 0x53, 0x0a, 0x7f, 0x1f, 0x3a, 0x31,
-	0x19, 0xd2, 0x98, 0xbf, 0x4c, 0x59, 0x3c, 0x0d, 0xbc, 0xbe, 0x73, 0xd0, 0xc2, 0xa0, 0x55, 0xcf,
-	0x58, 0x3c, 0x45, 0x4f, 0xa0, 0x69, 0x5c, 0xfb, 0x3e, 0x34, 0xc4, 0x34, 0xa3, 0xa6, 0xcf, 0xea,
-	0x2c, 0x75, 0x8c, 0x98, 0x62, 0xda, 0x58, 0x9d, 0x25, 0x20, 0xaf, 0x49, 0x5c, 0xe8, 0x32, 0xda,
-	0x58, 0x0b, 0x28, 0x85, 0x6d, 0xdb, 0x23, 0x43, 0x8f, 0xfb, 0xe0, 0x99, 0xb4, 0x1c, 0x55, 0xd4,
-	0xbb, 0x0b, 0x45, 0xe9, 0x24, 0x4d, 0x4d, 0xe6, 0xb2, 0x74, 0x9f, 0x91, 0xd1, 0x39, 0xb7, 0xdc,
-	0x53, 0x82, 0xbf, 0x03, 0x2e, 0x65, 0x63, 0x15, 0xb2, 0x85, 0xe5, 0x11, 0x7d, 0x07, 0x9e, 0x29,
-	0x72, 0x17, 0x3c, 0x5d, 0x91, 0x4a, 0x7d, 0x13, 0x1b, 0xc9, 0xff, 0x04, 0xbc, 0x51, 0x58, 0xb0,
-	0x73, 0xcb, 0xbf, 0xdd, 0x85, 0x04, 0x8e, 0xa5, 0xd9, 0xc6, 0xd7, 0x77, 0xd1, 0x4f, 0x0e, 0x6c,
-	0x28, 0x7d, 0x05, 0x4d, 0xa7, 0x1e, 0xcd, 0xf5, 0x2a, 0x9a, 0x25, 0x66, 0xba, 0x55, 0x66, 0x76,
-	0xa1, 0x45, 0xd9, 0x28, 0x1d, 0x47, 0x6c, 0xa2, 0xb8, 0xe7, 0xe2, 0x99, 0x2c, 0x1b, 0x3d, 0x26,
-	0x82, 0x28, 0x04, 0x37, 0xb1, 0x3a, 0x23, 0x02, 0x5b, 0xdf, 0xaa, 0x4a, 0x2c, 0xed, 0x3e, 0x93,
-	0x1d, 0x95, 0x3d, 0x56, 0xe9, 0x74, 0x8e, 0x7a, 0x4b, 0x3a, 0x5a, 0xa2, 0xe9, 0xbc, 0xb1, 0x52,
-	0xb9, 0x0c, 0x4b, 0xf4, 0x39, 0x6c, 0xdb, 0x10, 0x06, 0xb5, 0x5d, 0xf0, 0x14, 0xa0, 0x1a, 0xb5,
-	0x36, 0x36, 0xd2, 0x72, 0x58, 0xd0, 0xaf, 0x0e, 0xec, 0x9c, 0xd8, 0x91, 0xff, 0x7f, 0xa6, 0xe3,
-	0x3e, 0x34, 0x38, 0x15, 0x76, 0x32, 0xde, 0xab, 0x9b, 0x8c, 0x33, 0x6a, 0xeb, 0x55, 0xd7, 0xd1,
-	0xd7, 0x00, 0x73, 0x4b, 0x65, 0xc4, 0x9c, 0xff, 0x36, 0x62, 0x08, 0xc3, 0x3b, 0xa5, 0x12, 0x4d,
-	0x9b, 0x1e, 0xdd, 0x20, 0xf7, 0xfe, 0x82, 0x3b, 0xfb, 0xcd, 0x32, 0x92, 0xa3, 0x09, 0x6c, 0x57,
-	0xed, 0xb5, 0x24, 0x7e, 0x54, 0x5e, 0xb2, 0x9a, 0xc7, 0x77, 0x6a, 0x63, 0x99, 0x28, 0xf3, 0x2f,
-	0xd0, 0x04, 0x5a, 0xd6, 0x58, 0x1b, 0x62, 0x36, 0xd0, 0x12, 0x14, 0xc7, 0x0c, 0xb4, 0x5a, 0x07,
-	0x73, 0x38, 0xd4, 0x59, 0xc2, 0x14, 0x12, 0xae, 0x61, 0x6a, 0xa8, 0x51, 0x6c, 0x86, 0x84, 0x4b,
-	0x98, 0xd0, 0xfb, 0xb0, 0xf5, 0x42, 0xc1, 0xbc, 0x82, 0x05, 0xe8, 0x19, 0xec, 0x9c, 0x52, 0x41,
-	0x24, 0xc3, 0x67, 0xdd, 0x7c, 0x08, 0xad, 0xc4, 0xe8, 0x4c, 0x3f, 0x17, 0x6b, 0xb4, 0x1f, 0xcd,
-	0xf0, 0x31, 0x32, 0xfa, 0x01, 0x5a, 0xd6, 0x26, 0x83, 0x26, 0x54, 0xe4, 0xd1, 0xc8, 0x06, 0xd5,
-	0xd2, 0x6c, 0xb7, 0x19, 0xee, 0xdb, 0xdd, 0x56, 0xb0, 0x48, 0x98, 0x35, 0xa6, 0xce, 0x52, 0x17,
-	0xd2, 0x38, 0x33, 0x4f, 0x83, 0x3a, 0xcb, 0xca, 0x8e, 0xd3, 0x82, 0x89, 0xf2, 0x88, 0xcc, 0xb0,
-	0x97, 0x53, 0x6c, 0x41, 0x3d, 0x81, 0xad, 0x2f, 0x69, 0x4c, 0x05, 0x5d, 0x35, 0x08, 0x7b, 0xd0,
-	0x16, 0x69, 0x32, 0xe4, 0x22, 0x65, 0xf6, 0x89, 0x9d, 0x2b, 0x50, 0x01, 0xb7, 0x8e, 0xd3, 0x24,
-	0x23, 0xa5, 0x55, 0xaa, 0xb6, 0xc3, 0xd4, 0xc6, 0x53, 0x67, 0xe9, 0x24, 0x2b, 0x86, 0x71, 0xc4,
-	0x43, 0x3a, 0x36, 0x6f, 0xe0, 0x5c, 0x51, 0xca, 0xd1, 0x2d, 0xe7, 0x58, 0xde, 0x4e, 0x8d, 0xca,
-	0x76, 0x3a, 0xfa, 0xad, 0x01, 0xad, 0xa7, 0x6c, 0x42, 0xb9, 0xa0, 0xb9, 0x7f, 0x0c, 0x0d, 0xf9,
-	0xd4, 0xfb, 0x7b, 0x0b, 0x30, 0x94, 0x7e, 0x1f, 0xba, 0x77, 0x6b, 0xac, 0x26, 0xeb, 0x6f, 0xe4,
-	0x86, 0x56, 0xab, 0x67, 0xc5, 0xa2, 0xea, 0xee, 0xd7, 0xda, 0xb5, 0xab, 0x0f, 0x1d, 0xff, 0x29,
-	0x78, 0x7a, 0x53, 0x2d, 0x71, 0x56, 0xd9, 0x92, 0x4b, 0x9c, 0xdd, 0x58, 0x71, 0x18, 0xda, 0xb3,
-	0x81, 0xf6, 0xef, 0xd5, 0x0e, 0xd3, 0xcc, 0x21, 0xfa, 0xb7, 0x2b, 0xc6, 0xe7, 0x69, 0x89, 0x84,
-	0x8b, 0x09, 0x56, 0x26, 0xa3, 0x7b, 0xaf, 0x96, 0xdb, 0x25, 0x77, 0x1d, 0xbd, 0x17, 0x14, 0xf3,
-	0x56, 0x7a, 0x5c, 0xb4, 0x57, 0x19, 0xfb, 0x05, 0x78, 0x9a, 0x99, 0x4b, 0x3c, 0x55, 0x28, 0xdb,
-	0x5d, 0x7c, 0x23, 0xd5, 0x8f, 0xa3, 0xff, 0x29, 0x6c, 0x7c, 0x15, 0x4b, 0x46, 0xd4, 0x5c, 0xa8,
-	0xfb, 0xf0, 0xe8, 0x39, 0xb4, 0x0d, 0x9b, 0x53, 0x49, 0xab, 0xa6, 0x11, 0x6a, 0xfd, 0xf4, 0x97,
-	0x94, 0x52, 0x19, 0x86, 0xc7, 0x4f, 0x2e, 0xff, 0xee, 0xad, 0x5d, 0x5e, 0xf5, 0x9c, 0xb7, 0x57,
-	0x3d, 0xe7, 0xaf, 0xab, 0x9e, 0xf3, 0xcb, 0x75, 0x6f, 0xed, 0xed, 0x75, 0x6f, 0xed, 0xf7, 0xeb,
-	0xde, 0xda, 0xf7, 0x1f, 0x4c, 0x22, 0x11, 0x16, 0xc3, 0xc1, 0x28, 0x4d, 0x0e, 0x8d, 0xa7, 0xf0,
-	0x95, 0x3d, 0x1d, 0x0e, 0xc9, 0xe8, 0x9c, 0xb2, 0xf1, 0xa1, 0xf4, 0x3d, 0xf4, 0xd4, 0xcf, 0xf1,
-	0xc7, 0xff, 0x04, 0x00, 0x00, 0xff, 0xff, 0x7c, 0x87, 0xb5, 0xe5, 0x51, 0x0b, 0x00, 0x00,
+	// 1220 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x57, 0x4f, 0x93, 0x13, 0x45,
+	0x14, 0xdf, 0xd9, 0xc9, 0x4e, 0x92, 0x97, 0x0d, 0xac, 0x23, 0xb5, 0x0e, 0x11, 0xb2, 0xa1, 0xcb,
+	0x2a, 0xe3, 0x65, 0x17, 0x56, 0x29, 0x2d, 0x14, 0x4b, 0x59, 0x11, 0x01, 0x29, 0x70, 0xa0, 0x3c,
+	0x58, 0xa5, 0x54, 0x67, 0xf2, 0x48, 0xa6, 0x98, 0xe9, 0x19, 0xa6, 0x7b, 0x60, 0xf3, 0x09, 0xbc,
+	0x7a, 0xf3, 0xcb, 0xf8, 0x01, 0x38, 0x72, 0xd4, 0x8b, 0xa5, 0x70, 0xf3, 0x53, 0x58, 0xfd, 0x2f,
+	0x99, 0x90, 0x0c, 0x5b, 0x1e, 0xbc, 0xf5, 0xfb, 0x33, 0xbf, 0x7e, 0x7f, 0x7e, 0xef, 0xa5, 0x03,
+	0xf0, 0x2c, 0x2e, 0x70, 0x3f, 0x2f, 0x32, 0x91, 0xf9, 0xa7, 0x73, 0x9a, 0x24, 0x71, 0x99, 0xee,
+	0x2b, 0xdd, 0xd3, 0x4b, 0xbd, 0x33, 0x93, 0x6c, 0x92, 0x29, 0xdb, 0x81, 0x3c, 0x69, 0x37, 0xd2,
+	0x84, 0xad, 0xeb, 0x69, 0x2e, 0x66, 0xe4, 0x47, 0xe8, 0xdc, 0x2b, 0xf9, 0x34, 0xc4, 0x27, 0x25,
+	0x72, 0xe1, 0xef, 0x82, 0x27, 0x90, 0x51, 0x26, 0x02, 0x67, 0xe0, 0x0c, 0xdb, 0xa1, 0x91, 0xfc,
+	0x33, 0xb0, 0xf5, 0xac, 0x88, 0x05, 0x06, 0x9b, 0x03, 0x67, 0xb8, 0x1d, 0x6a, 0xc1, 0x1f, 0x40,
+	0x07, 0xb9, 0xa0, 0xa3, 0x24, 0xe6, 0x53, 0x1c, 0x07, 0xee, 0xc0, 0x19, 0xb6, 0xc2, 0xaa, 0x8a,
+	0xfc, 0xe6, 0xc0, 0xb6, 0xc6, 0xe7, 0x79, 0xc6, 0x38, 0xfa, 0xe7, 0xa0, 0x8d, 0xc7, 0x98, 0xe6,
+	0x09, 0x2d, 0xb8, 0xba, 0xc3, 0x0d, 0x17, 0x0a, 0xff, 0x0a, 0xb4, 0x0a, 0x7c, 0x54, 0x72, 0x9a,
+	0xf0, 0x60, 0x73, 0xe0, 0x0e, 0x3b, 0x87, 0xc1, 0xfe, 0x6b, 0x09, 0xed, 0x87, 0xda, 0xe1, 0x5a,
+	0xe3, 0xf9, 0x9f, 0x7b, 0x1b, 0xe1, 0xdc, 0xdf, 0x0f, 0xa0, 0x19, 0x15, 0x48, 0x85, 0x0a, 0xc4,
+	0x1d, 0x76, 0x43, 0x2b, 0xfa, 0x9f, 0x40, 0xb3, 0xc0, 0x1c, 0xa9, 0xe0, 0x41, 0xa3, 0x16, 0x54,
+	0xd9, 0x0d, 0xa8, 0x75, 0x27, 0xdf, 0x41, 0xd3, 0x58, 0x64, 0x05, 0x90, 0x89, 0x62, 0x66, 0x82,
+	0xd6, 0x82, 0xef, 0x43, 0x83, 0xd3, 0x54, 0x97, 0xc5, 0x0d, 0xd5, 0x59, 0xa6, 0x38, 0x8e, 0x1f,
+	0x3d, 0xc2, 0x02, 0x99, 0x50, 0x35, 0x71, 0xc3, 0x85, 0x82, 0x94, 0x12, 0x52, 0x85, 0x5c, 0x03,
+	0xb9, 0x0b, 0x5e, 0x81, 0x94, 0x67, 0x2c, 0x68, 0xe8, 0x16, 0x68, 0x49, 0xe6, 0x97, 0x22, 0xe7,
+	0x74, 0x82, 0xc1, 0x96, 0x32, 0x58, 0x51, 0x7e, 0x91, 0x27, 0x34, 0x42, 0x1e, 0x78, 0x2a, 0x71,
+	0x23, 0xdd, 0x6a, 0xb4, 0x36, 0x77, 0xdc, 0x5b, 0x8d, 0x96, 0xbb, 0xd3, 0x20, 0x7f, 0x38, 0xd0,
+	0xbd, 0x8f, 0x09, 0x46, 0xe2, 0xa4, 0x56, 0x9f, 0x85, 0x56, 0x1a, 0xb3, 0x87, 0x22, 0x36, 0x69,
+	0xf9, 0x61, 0x33, 0x8d, 0xd9, 0x83, 0x38, 0x45, 0x65, 0xa2, 0xc7, 0xda, 0xe4, 0x1a, 0x13, 0x3d,
+	0x56, 0xa6, 0x2b, 0xd2, 0x24, 0xa2, 0x29, 0x16, 0xf5, 0x45, 0xbe, 0xa3, 0x1d, 0x6c, 0xe7, 0xac,
+	0xbf, 0x7f, 0x1e, 0x40, 0xc2, 0x72, 0x2c, 0x62, 0xe4, 0x2a, 0x39, 0x37, 0x6c, 0xa7, 0xf4, 0xf8,
+	0xbe, 0x52, 0xf8, 0x7b, 0xd0, 0x49, 0xe8, 0x08, 0x13, 0xfe, 0x30, 0x63, 0xc9, 0x2c, 0xf0, 0x14,
+	0xcb, 0x40, 0xab, 0xee, 0xb2, 0x64, 0x46, 0x6e, 0x40, 0xd3, 0x40, 0xcb, 0x7e, 0x88, 0x59, 0x8e,
+	0xa6, 0xa2, 0xea, 0x2c, 0x75, 0xcc, 0xf6, 0xa8, 0x1d, 0xaa, 0xb3, 0x2c, 0xfd, 0x53, 0x9a, 0x94,
+	0x3a, 0x8d, 0x76, 0xa8, 0x05, 0x92, 0xc1, 0x29, 0x5b, 0x23, 0x43, 0xd7, 0xcb, 0xe0, 0x99, 0xb0,
+	0x1c, 0x95, 0xd4, 0x3b, 0x2b, 0x49, 0xe9, 0x20, 0x4d, 0x4e, 0xc6, 0x59, 0xc2, 0xe7, 0x34, 0x7a,
+	0xcc, 0xed, 0xb8, 0x28, 0xc1, 0xdf, 0x01, 0x17, 0x99, 0x1d, 0x13, 0x79, 0x24, 0xdf, 0x83, 0x67,
+	0x92, 0xdc, 0x05, 0x4f, 0x67, 0xa4, 0x42, 0xdf, 0x0e, 0x8d, 0xe4, 0x7f, 0x04, 0x5e, 0x34, 0x2d,
+	0xd9, 0x63, 0x3b, 0x0f, 0xbb, 0x2b, 0x01, 0x1c, 0x49, 0xb3, 0xbd, 0x5f, 0xfb, 0x92, 0x9f, 0x1d,
+	0xd8, 0x52, 0xfa, 0xa5, 0x6e, 0x3a, 0xf5, 0xdd, 0xdc, 0x5c, 0xee, 0x66, 0x00, 0x4d, 0x4e, 0xd3,
+	0x3c, 0x41, 0x6e, 0x08, 0x6c, 0x45, 0xbf, 0x07, 0x2d, 0x64, 0x51, 0x36, 0x8e, 0xd9, 0x44, 0xf1,
+	0xd3, 0x0d, 0xe7, 0xb2, 0x2c, 0xf4, 0x98, 0x0a, 0xaa, 0x3a, 0xb8, 0x1d, 0xaa, 0x33, 0xa1, 0xd0,
+	0xfd, 0x56, 0x65, 0x62, 0x69, 0xf7, 0x99, 0xac, 0xa8, 0xac, 0xb1, 0x0a, 0xa7, 0x73, 0xd8, 0x5f,
+	0x53, 0xd1, 0x0a, 0x4d, 0x17, 0x85, 0x95, 0xca, 0x75, 0xbd, 0x24, 0x9f, 0xc3, 0x29, 0x7b, 0x85,
+	0xe9, 0xda, 0x2e, 0x78, 0xaa, 0xa1, 0xba, 0x6b, 0xed, 0xd0, 0x48, 0xeb, 0xdb, 0x42, 0x7e, 0x75,
+	0x60, 0xe7, 0xba, 0x5d, 0x41, 0xff, 0xcf, 0x74, 0x5c, 0x86, 0x06, 0xc7, 0xf9, 0xfa, 0x79, 0xb7,
+	0x6e, 0x32, 0xee, 0xa3, 0xcd, 0x57, 0xb9, 0x93, 0x6f, 0x00, 0x16, 0x96, 0xa5, 0x11, 0x73, 0xfe,
+	0xdb, 0x88, 0x91, 0x10, 0xde, 0xaa, 0xa4, 0x68, 0xca, 0x74, 0xf5, 0x35, 0x72, 0xef, 0xad, 0xc0,
+	0xd9, 0x6f, 0xd6, 0x91, 0x9c, 0x4c, 0xe0, 0xd4, 0xb2, 0xbd, 0x96, 0xc4, 0x57, 0xab, 0x4b, 0x5f,
+	0xf3, 0xf8, 0x6c, 0xed, 0x5d, 0xe6, 0x96, 0xc5, 0x17, 0x64, 0x02, 0x2d, 0x6b, 0xac, 0xbd, 0x62,
+	0x3e, 0xd0, 0xb2, 0x29, 0x8e, 0x19, 0x68, 0xb5, 0x0e, 0x16, 0xed, 0x50, 0x67, 0xd9, 0xa6, 0x29,
+	0xe5, 0xba, 0x4d, 0x0d, 0x35, 0x8a, 0xcd, 0x29, 0xe5, 0xb2, 0x4d, 0xe4, 0x7d, 0xe8, 0x3e, 0x50,
+	0x6d, 0x3e, 0x81, 0x05, 0xe4, 0x2e, 0xec, 0xdc, 0x41, 0x41, 0x25, 0xc3, 0xe7, 0xd5, 0xfc, 0x14,
+	0x5a, 0xa9, 0xd1, 0x99, 0x7a, 0xae, 0xe6, 0x68, 0x3f, 0x9a, 0xf7, 0xc7, 0xc8, 0xe4, 0x27, 0x68,
+	0x59, 0x9b, 0xbc, 0x34, 0x45, 0x51, 0xc4, 0x91, 0xbd, 0x54, 0x4b, 0xf3, 0xdd, 0x66, 0xb8, 0x6f,
+	0x77, 0x5b, 0xc9, 0x62, 0x61, 0xd6, 0x98, 0x3a, 0x4b, 0xdd, 0x14, 0x93, 0xdc, 0xfc, 0x7c, 0xa8,
+	0x33, 0xb9, 0x04, 0x6f, 0x7f, 0x19, 0x89, 0xf8, 0x29, 0xea, 0x4e, 0xd9, 0xfc, 0x7a, 0xd0, 0x8a,
+	0x19, 0x17, 0x94, 0x45, 0x68, 0x2e, 0x9b, 0xcb, 0x84, 0xc1, 0x76, 0xf5, 0x93, 0x37, 0x3d, 0x0d,
+	0x46, 0x33, 0x81, 0xdc, 0xfc, 0x06, 0x6a, 0x41, 0x7a, 0x4f, 0x29, 0x9f, 0xaa, 0x05, 0xe2, 0x0e,
+	0xbd, 0xd0, 0x48, 0x6a, 0xb3, 0x60, 0x94, 0xb1, 0xb1, 0x1e, 0x86, 0x6e, 0x68, 0x45, 0x59, 0xfc,
+	0xa3, 0xac, 0x64, 0xa2, 0x3a, 0xc5, 0x73, 0x7a, 0x4a, 0x64, 0xcb, 0xbb, 0xeb, 0xd0, 0xfd, 0x0a,
+	0x13, 0x14, 0x78, 0xd2, 0xac, 0x9e, 0x83, 0xb6, 0xc8, 0xd2, 0x11, 0x17, 0x19, 0xb3, 0x0f, 0x97,
+	0x85, 0x82, 0x94, 0x70, 0xfa, 0x28, 0x4b, 0x73, 0x5a, 0xd9, 0xf6, 0x6a, 0x81, 0xcd, 0xec, 0x7d,
+	0xea, 0x2c, 0x41, 0xf2, 0xd2, 0xbe, 0x70, 0x74, 0x8a, 0x0b, 0x45, 0x25, 0x46, 0xb7, 0x1a, 0x63,
+	0x75, 0x81, 0x36, 0x96, 0x16, 0xe8, 0xe1, 0x3f, 0x5b, 0xd0, 0xba, 0xc9, 0x26, 0xc8, 0x05, 0x16,
+	0xfe, 0x11, 0x34, 0xe4, 0xeb, 0xc8, 0x3f, 0xb7, 0xc2, 0x94, 0xca, 0xa3, 0xac, 0x77, 0xbe, 0xc6,
+	0x6a, 0xa2, 0xbe, 0x2d, 0x7f, 0x44, 0xd4, 0x76, 0x3c, 0x61, 0x97, 0xf6, 0xf6, 0x6a, 0xed, 0x1a,
+	0xea, 0xa2, 0xe3, 0xdf, 0x04, 0x4f, 0x2f, 0xd3, 0x35, 0x60, 0x4b, 0x8b, 0x7c, 0x0d, 0xd8, 0x6b,
+	0x5b, 0x38, 0x84, 0xf6, 0x7c, 0xe7, 0xf8, 0x17, 0x6a, 0xe7, 0x7d, 0x0e, 0x48, 0xde, 0xe4, 0x62,
+	0x30, 0xef, 0x54, 0xe6, 0x64, 0x35, 0xc0, 0xa5, 0xe1, 0xed, 0x5d, 0xa8, 0x1d, 0xbf, 0x0a, 0x5c,
+	0x47, 0xb3, 0x5b, 0x31, 0xef, 0x44, 0xc4, 0x55, 0xfb, 0x32, 0x63, 0xbf, 0x00, 0x4f, 0x33, 0x73,
+	0x0d, 0xd2, 0x12, 0x65, 0x7b, 0xab, 0x3f, 0xe3, 0xea, 0x39, 0xee, 0x7f, 0x0c, 0x5b, 0x5f, 0x27,
+	0x92, 0x11, 0x35, 0x0e, 0xb5, 0x1f, 0x1e, 0x01, 0xdc, 0x46, 0xcc, 0xef, 0xa9, 0x97, 0x9f, 0xbf,
+	0xca, 0x98, 0xea, 0x28, 0xd7, 0x82, 0xdc, 0x05, 0x4f, 0xfb, 0xf9, 0xef, 0xbd, 0x11, 0xa0, 0x9e,
+	0x98, 0x55, 0xaf, 0x8b, 0xce, 0xe1, 0x3d, 0x68, 0x9b, 0x19, 0xcb, 0x24, 0xd9, 0x9b, 0x46, 0xa8,
+	0xcd, 0x6e, 0xb0, 0xa6, 0xc0, 0x4b, 0x23, 0x7a, 0xed, 0xc6, 0xf3, 0xbf, 0xfb, 0x1b, 0xcf, 0x5f,
+	0xf6, 0x9d, 0x17, 0x2f, 0xfb, 0xce, 0x5f, 0x2f, 0xfb, 0xce, 0x2f, 0xaf, 0xfa, 0x1b, 0x2f, 0x5e,
+	0xf5, 0x37, 0x7e, 0x7f, 0xd5, 0xdf, 0xf8, 0xe1, 0x83, 0x49, 0x2c, 0xa6, 0xe5, 0x68, 0x3f, 0xca,
+	0xd2, 0x03, 0x83, 0x34, 0x7d, 0x62, 0x4f, 0x07, 0x23, 0x1a, 0x3d, 0x46, 0x36, 0x3e, 0x90, 0xd8,
+	0x23, 0x4f, 0xfd, 0x11, 0xfa, 0xf0, 0xdf, 0x00, 0x00, 0x00, 0xff, 0xff, 0x39, 0xf6, 0xeb, 0x82,
+	0x3d, 0x0d, 0x00, 0x00,
 }
 
 // Reference imports to suppress errors if they are not otherwise used.
@@ -1005,6 +1144,12 @@ type IngesterClient interface {
 	SeriesCount(ctx context.Context, in *TenantRequest, opts ...grpc.CallOption) (*CountResponse, error)
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*Empty, error)
 	Flush(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
+	// KeepPlaces is how an ingester that leaves hands over the active series that
+	// the called one takes from it.
+	KeepPlaces(ctx context.Context, in *ActiveSeries, opts ...grpc.CallOption) (*Empty, error)
+	// Active is how an ingester that joins with an empty disk asks for the
+	// active series that it will take.
+	Active(ctx context.Context, in *ActiveSeriesRequest, opts ...grpc.CallOption) (Ingester_ActiveClient, error)
 }
 
 type ingesterClient struct {
@@ -1110,6 +1255,47 @@ func (c *ingesterClient) Flush(ctx context.Context, in *Empty, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *ingesterClient) KeepPlaces(ctx context.Context, in *ActiveSeries, opts ...grpc.CallOption) (*Empty, error) {
+	out := new(Empty)
+	err := c.cc.Invoke(ctx, "/pallium.wire.v1.Ingester/KeepPlaces", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ingesterClient) Active(ctx context.Context, in *ActiveSeriesRequest, opts ...grpc.CallOption) (Ingester_ActiveClient, error) {
+	stream, err := c.cc.NewStream(ctx, &_Ingester_serviceDesc.Streams[1], "/pallium.wire.v1.Ingester/Active", opts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &ingesterActiveClient{stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+type Ingester_ActiveClient interface {
+	Recv() (*ActiveSeries, error)
+	grpc.ClientStream
+}
+
+type ingesterActiveClient struct {
+	grpc.ClientStream
+}
+
+func (x *ingesterActiveClient) Recv() (*ActiveSeries, error) {
+	m := new(ActiveSeries)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
 // IngesterServer is the server API for Ingester service.
 type IngesterServer interface {
 	Push(context.Context, *PushRequest) (*PushResponse, error)
@@ -1120,6 +1306,12 @@ type IngesterServer interface {
 	SeriesCount(context.Context, *TenantRequest) (*CountResponse, error)
 	Delete(context.Context, *DeleteRequest) (*Empty, error)
 	Flush(context.Context, *Empty) (*Empty, error)
+	// KeepPlaces is how an ingester that leaves hands over the active series that
+	// the called one takes from it.
+	KeepPlaces(context.Context, *ActiveSeries) (*Empty, error)
+	// Active is how an ingester that joins with an empty disk asks for the
+	// active series that it will take.
+	Active(*ActiveSeriesRequest, Ingester_ActiveServer) error
 }
 
 // UnimplementedIngesterServer can be embedded to have forward compatible implementations.
@@ -1149,6 +1341,12 @@ func (*UnimplementedIngesterServer) Delete(ctx context.Context, req *DeleteReque
 }
 func (*UnimplementedIngesterServer) Flush(ctx context.Context, req *Empty) (*Empty, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Flush not implemented")
+}
+func (*UnimplementedIngesterServer) KeepPlaces(ctx context.Context, req *ActiveSeries) (*Empty, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method KeepPlaces not implemented")
+}
+func (*UnimplementedIngesterServer) Active(req *ActiveSeriesRequest, srv Ingester_ActiveServer) error {
+	return status.Errorf(codes.Unimplemented, "method Active not implemented")
 }
 
 func RegisterIngesterServer(s *grpc.Server, srv IngesterServer) {
@@ -1302,6 +1500,45 @@ func _Ingester_Flush_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Ingester_KeepPlaces_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ActiveSeries)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IngesterServer).KeepPlaces(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/pallium.wire.v1.Ingester/KeepPlaces",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IngesterServer).KeepPlaces(ctx, req.(*ActiveSeries))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ingester_Active_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ActiveSeriesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(IngesterServer).Active(m, &ingesterActiveServer{stream})
+}
+
+type Ingester_ActiveServer interface {
+	Send(*ActiveSeries) error
+	grpc.ServerStream
+}
+
+type ingesterActiveServer struct {
+	grpc.ServerStream
+}
+
+func (x *ingesterActiveServer) Send(m *ActiveSeries) error {
+	return x.ServerStream.SendMsg(m)
+}
+
 var _Ingester_serviceDesc = grpc.ServiceDesc{
 	ServiceName: "pallium.wire.v1.Ingester",
 	HandlerType: (*IngesterServer)(nil),
@@ -1334,11 +1571,20 @@ var _Ingester_serviceDesc = grpc.ServiceDesc{
 			MethodName: "Flush",
 			Handler:    _Ingester_Flush_Handler,
 		},
+		{
+			MethodName: "KeepPlaces",
+			Handler:    _Ingester_KeepPlaces_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Select",
 			Handler:       _Ingester_Select_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Active",
+			Handler:       _Ingester_Active_Handler,
 			ServerStreams: true,
 		},
 	},
@@ -1460,6 +1706,16 @@ func (m *PushRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.Established {
+		i--
+		if m.Established {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x18
+	}
 	if len(m.Write) > 0 {
 		i -= len(m.Write)
 		copy(dAtA[i:], m.Write)
@@ -1497,6 +1753,38 @@ func (m *PushResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if len(m.Repeats) > 0 {
+		for iNdEx := len(m.Repeats) - 1; iNdEx >= 0; iNdEx-- {
+			{
+				size, err := m.Repeats[iNdEx].MarshalToSizedBuffer(dAtA[:i])
+				if err != nil {
+					return 0, err
+				}
+				i -= size
+				i = encodeVarintWire(dAtA, i, uint64(size))
+			}
+			i--
+			dAtA[i] = 0x22
+		}
+	}
+	if len(m.Created) > 0 {
+		dAtA2 := make([]byte, len(m.Created)*10)
+		var j1 int
+		for _, num := range m.Created {
+			for num >= 1<<7 {
+				dAtA2[j1] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j1++
+			}
+			dAtA2[j1] = uint8(num)
+			j1++
+		}
+		i -= j1
+		copy(dAtA[i:], dAtA2[:j1])
+		i = encodeVarintWire(dAtA, i, uint64(j1))
+		i--
+		dAtA[i] = 0x1a
+	}
 	if len(m.Refusals) > 0 {
 		for iNdEx := len(m.Refusals) - 1; iNdEx >= 0; iNdEx-- {
 			{
@@ -1513,6 +1801,44 @@ func (m *PushResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	}
 	if m.Exemplars != 0 {
 		i = encodeVarintWire(dAtA, i, uint64(m.Exemplars))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *Repeats) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *Repeats) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *Repeats) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Different != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Different))
+		i--
+		dAtA[i] = 0x18
+	}
+	if m.Same != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Same))
+		i--
+		dAtA[i] = 0x10
+	}
+	if m.Entry != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Entry))
 		i--
 		dAtA[i] = 0x8
 	}
@@ -1539,6 +1865,24 @@ func (m *Refusal) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if len(m.Places) > 0 {
+		dAtA4 := make([]byte, len(m.Places)*10)
+		var j3 int
+		for _, num := range m.Places {
+			for num >= 1<<7 {
+				dAtA4[j3] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j3++
+			}
+			dAtA4[j3] = uint8(num)
+			j3++
+		}
+		i -= j3
+		copy(dAtA[i:], dAtA4[:j3])
+		i = encodeVarintWire(dAtA, i, uint64(j3))
+		i--
+		dAtA[i] = 0x32
+	}
 	if len(m.Message) > 0 {
 		i -= len(m.Message)
 		copy(dAtA[i:], m.Message)
@@ -1552,16 +1896,6 @@ func (m *Refusal) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		i = encodeVarintWire(dAtA, i, uint64(len(m.Reason)))
 		i--
 		dAtA[i] = 0x22
-	}
-	if m.Histograms != 0 {
-		i = encodeVarintWire(dAtA, i, uint64(m.Histograms))
-		i--
-		dAtA[i] = 0x18
-	}
-	if m.Samples != 0 {
-		i = encodeVarintWire(dAtA, i, uint64(m.Samples))
-		i--
-		dAtA[i] = 0x10
 	}
 	if m.Entry != 0 {
 		i = encodeVarintWire(dAtA, i, uint64(m.Entry))
@@ -2250,6 +2584,98 @@ func (m *Metadata) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *ActiveSeriesRequest) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *ActiveSeriesRequest) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *ActiveSeriesRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Instance) > 0 {
+		i -= len(m.Instance)
+		copy(dAtA[i:], m.Instance)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Instance)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *ActiveSeries) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *ActiveSeries) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *ActiveSeries) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Seconds) > 0 {
+		dAtA7 := make([]byte, len(m.Seconds)*10)
+		var j6 int
+		for _, num := range m.Seconds {
+			for num >= 1<<7 {
+				dAtA7[j6] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j6++
+			}
+			dAtA7[j6] = uint8(num)
+			j6++
+		}
+		i -= j6
+		copy(dAtA[i:], dAtA7[:j6])
+		i = encodeVarintWire(dAtA, i, uint64(j6))
+		i--
+		dAtA[i] = 0x22
+	}
+	if len(m.Hashes) > 0 {
+		for iNdEx := len(m.Hashes) - 1; iNdEx >= 0; iNdEx-- {
+			i -= 8
+			encoding_binary.LittleEndian.PutUint64(dAtA[i:], uint64(m.Hashes[iNdEx]))
+		}
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Hashes)*8))
+		i--
+		dAtA[i] = 0x1a
+	}
+	if m.Bytes != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Bytes))
+		i--
+		dAtA[i] = 0x10
+	}
+	if len(m.Tenant) > 0 {
+		i -= len(m.Tenant)
+		copy(dAtA[i:], m.Tenant)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Tenant)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
 func (m *CountResponse) Marshal() (dAtA []byte, err error) {
 	size := m.Size()
 	dAtA = make([]byte, size)
@@ -2392,6 +2818,9 @@ func (m *PushRequest) Size() (n int) {
 	if l > 0 {
 		n += 1 + l + sovWire(uint64(l))
 	}
+	if m.Established {
+		n += 2
+	}
 	return n
 }
 
@@ -2410,6 +2839,37 @@ func (m *PushResponse) Size() (n int) {
 			n += 1 + l + sovWire(uint64(l))
 		}
 	}
+	if len(m.Created) > 0 {
+		l = 0
+		for _, e := range m.Created {
+			l += sovWire(uint64(e))
+		}
+		n += 1 + sovWire(uint64(l)) + l
+	}
+	if len(m.Repeats) > 0 {
+		for _, e := range m.Repeats {
+			l = e.Size()
+			n += 1 + l + sovWire(uint64(l))
+		}
+	}
+	return n
+}
+
+func (m *Repeats) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Entry != 0 {
+		n += 1 + sovWire(uint64(m.Entry))
+	}
+	if m.Same != 0 {
+		n += 1 + sovWire(uint64(m.Same))
+	}
+	if m.Different != 0 {
+		n += 1 + sovWire(uint64(m.Different))
+	}
 	return n
 }
 
@@ -2422,12 +2882,6 @@ func (m *Refusal) Size() (n int) {
 	if m.Entry != 0 {
 		n += 1 + sovWire(uint64(m.Entry))
 	}
-	if m.Samples != 0 {
-		n += 1 + sovWire(uint64(m.Samples))
-	}
-	if m.Histograms != 0 {
-		n += 1 + sovWire(uint64(m.Histograms))
-	}
 	l = len(m.Reason)
 	if l > 0 {
 		n += 1 + l + sovWire(uint64(l))
@@ -2435,6 +2889,13 @@ func (m *Refusal) Size() (n int) {
 	l = len(m.Message)
 	if l > 0 {
 		n += 1 + l + sovWire(uint64(l))
+	}
+	if len(m.Places) > 0 {
+		l = 0
+		for _, e := range m.Places {
+			l += sovWire(uint64(e))
+		}
+		n += 1 + sovWire(uint64(l)) + l
 	}
 	return n
 }
@@ -2739,6 +3200,45 @@ func (m *Metadata) Size() (n int) {
 	return n
 }
 
+func (m *ActiveSeriesRequest) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Instance)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	return n
+}
+
+func (m *ActiveSeries) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Tenant)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Bytes != 0 {
+		n += 1 + sovWire(uint64(m.Bytes))
+	}
+	if len(m.Hashes) > 0 {
+		n += 1 + sovWire(uint64(len(m.Hashes)*8)) + len(m.Hashes)*8
+	}
+	if len(m.Seconds) > 0 {
+		l = 0
+		for _, e := range m.Seconds {
+			l += sovWire(uint64(e))
+		}
+		n += 1 + sovWire(uint64(l)) + l
+	}
+	return n
+}
+
 func (m *CountResponse) Size() (n int) {
 	if m == nil {
 		return 0
@@ -2940,6 +3440,26 @@ func (m *PushRequest) Unmarshal(dAtA []byte) error {
 				m.Write = []byte{}
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Established", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Established = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipWire(dAtA[iNdEx:])
@@ -3043,6 +3563,223 @@ func (m *PushResponse) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 3:
+			if wireType == 0 {
+				var v uint32
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowWire
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					v |= uint32(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				m.Created = append(m.Created, v)
+			} else if wireType == 2 {
+				var packedLen int
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowWire
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					packedLen |= int(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				if packedLen < 0 {
+					return ErrInvalidLengthWire
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return ErrInvalidLengthWire
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				var count int
+				for _, integer := range dAtA[iNdEx:postIndex] {
+					if integer < 128 {
+						count++
+					}
+				}
+				elementCount = count
+				if elementCount != 0 && len(m.Created) == 0 {
+					m.Created = make([]uint32, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint32
+					for shift := uint(0); ; shift += 7 {
+						if shift >= 64 {
+							return ErrIntOverflowWire
+						}
+						if iNdEx >= l {
+							return io.ErrUnexpectedEOF
+						}
+						b := dAtA[iNdEx]
+						iNdEx++
+						v |= uint32(b&0x7F) << shift
+						if b < 0x80 {
+							break
+						}
+					}
+					m.Created = append(m.Created, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Created", wireType)
+			}
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Repeats", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Repeats = append(m.Repeats, Repeats{})
+			if err := m.Repeats[len(m.Repeats)-1].Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *Repeats) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: Repeats: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: Repeats: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Entry", wireType)
+			}
+			m.Entry = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Entry |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Same", wireType)
+			}
+			m.Same = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Same |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Different", wireType)
+			}
+			m.Different = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Different |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipWire(dAtA[iNdEx:])
@@ -3112,44 +3849,6 @@ func (m *Refusal) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
-		case 2:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Samples", wireType)
-			}
-			m.Samples = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowWire
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Samples |= int64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Histograms", wireType)
-			}
-			m.Histograms = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowWire
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Histograms |= int64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
 		case 4:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Reason", wireType)
@@ -3214,6 +3913,82 @@ func (m *Refusal) Unmarshal(dAtA []byte) error {
 			}
 			m.Message = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		case 6:
+			if wireType == 0 {
+				var v uint32
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowWire
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					v |= uint32(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				m.Places = append(m.Places, v)
+			} else if wireType == 2 {
+				var packedLen int
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowWire
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					packedLen |= int(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				if packedLen < 0 {
+					return ErrInvalidLengthWire
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return ErrInvalidLengthWire
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				var count int
+				for _, integer := range dAtA[iNdEx:postIndex] {
+					if integer < 128 {
+						count++
+					}
+				}
+				elementCount = count
+				if elementCount != 0 && len(m.Places) == 0 {
+					m.Places = make([]uint32, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint32
+					for shift := uint(0); ; shift += 7 {
+						if shift >= 64 {
+							return ErrIntOverflowWire
+						}
+						if iNdEx >= l {
+							return io.ErrUnexpectedEOF
+						}
+						b := dAtA[iNdEx]
+						iNdEx++
+						v |= uint32(b&0x7F) << shift
+						if b < 0x80 {
+							break
+						}
+					}
+					m.Places = append(m.Places, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Places", wireType)
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipWire(dAtA[iNdEx:])
@@ -5119,6 +5894,317 @@ func (m *Metadata) Unmarshal(dAtA []byte) error {
 			}
 			m.Help = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *ActiveSeriesRequest) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: ActiveSeriesRequest: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: ActiveSeriesRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Instance", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Instance = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *ActiveSeries) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: ActiveSeries: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: ActiveSeries: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Tenant", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Tenant = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Bytes", wireType)
+			}
+			m.Bytes = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Bytes |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType == 1 {
+				var v uint64
+				if (iNdEx + 8) > l {
+					return io.ErrUnexpectedEOF
+				}
+				v = uint64(encoding_binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+				iNdEx += 8
+				m.Hashes = append(m.Hashes, v)
+			} else if wireType == 2 {
+				var packedLen int
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowWire
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					packedLen |= int(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				if packedLen < 0 {
+					return ErrInvalidLengthWire
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return ErrInvalidLengthWire
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				elementCount = packedLen / 8
+				if elementCount != 0 && len(m.Hashes) == 0 {
+					m.Hashes = make([]uint64, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint64
+					if (iNdEx + 8) > l {
+						return io.ErrUnexpectedEOF
+					}
+					v = uint64(encoding_binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+					iNdEx += 8
+					m.Hashes = append(m.Hashes, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Hashes", wireType)
+			}
+		case 4:
+			if wireType == 0 {
+				var v uint32
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowWire
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					v |= uint32(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				m.Seconds = append(m.Seconds, v)
+			} else if wireType == 2 {
+				var packedLen int
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowWire
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					packedLen |= int(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				if packedLen < 0 {
+					return ErrInvalidLengthWire
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return ErrInvalidLengthWire
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				var count int
+				for _, integer := range dAtA[iNdEx:postIndex] {
+					if integer < 128 {
+						count++
+					}
+				}
+				elementCount = count
+				if elementCount != 0 && len(m.Seconds) == 0 {
+					m.Seconds = make([]uint32, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint32
+					for shift := uint(0); ; shift += 7 {
+						if shift >= 64 {
+							return ErrIntOverflowWire
+						}
+						if iNdEx >= l {
+							return io.ErrUnexpectedEOF
+						}
+						b := dAtA[iNdEx]
+						iNdEx++
+						v |= uint32(b&0x7F) << shift
+						if b < 0x80 {
+							break
+						}
+					}
+					m.Seconds = append(m.Seconds, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Seconds", wireType)
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipWire(dAtA[iNdEx:])

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -49,6 +50,50 @@ func TestCodec(t *testing.T) {
 	}
 }
 
+// TestOtherVersions: what one version of the push messages says and another does
+// not know is left out, and nothing else. The bytes are the format.
+func TestOtherVersions(t *testing.T) {
+	refusal := Refusal{Entry: 3, Reason: "r", Message: "m"}
+	old, oldResponse := PushRequest{Tenant: "t", Write: []byte("w")}, PushResponse{Exemplars: 7, Refusals: []Refusal{refusal}}
+	marked, told := old, oldResponse
+	marked.Established, told.Created = true, []uint32{0, 3, 300}
+	future := "\xfa\x3f\x02hi" // field 1023
+	for _, tt := range []struct {
+		name  string
+		bytes string
+		want  message
+	}{
+		{"request of an older version", "\x0a\x01t\x12\x01w", &old},
+		{"request", "\x0a\x01t\x12\x01w\x18\x01", &marked},
+		{"request of a newer version", "\x0a\x01t\x12\x01w\x18\x01" + future, &marked},
+		{"response of an older version", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m", &oldResponse},
+		{"response with counts that older versions had", "\x08\x07\x12\x0a\x08\x03\x10\x02\x22\x01r\x2a\x01m", &oldResponse},
+		{"response", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x1a\x04\x00\x03\xac\x02", &told},
+		{"response of a newer version", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x1a\x04\x00\x03\xac\x02" + future, &told},
+		{"response, not packed", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x18\x00\x18\x03\x18\xac\x02", &told},
+	} {
+		got := message(&PushRequest{})
+		if _, ok := tt.want.(*PushResponse); ok {
+			got = &PushResponse{}
+		}
+		if err := (Codec{}).Unmarshal([]byte("\x00"+tt.bytes), got); err != nil || !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: %+v, %v", tt.name, got, err)
+		}
+		if strings.Contains(tt.name, "newer") || strings.Contains(tt.name, "counts") || strings.Contains(tt.name, "packed") {
+			continue
+		}
+		if data, err := (Codec{}).Marshal(tt.want); err != nil || string(data) != "\x00"+tt.bytes {
+			t.Errorf("%s is encoded as %x, %v", tt.name, data, err)
+		}
+	}
+	for _, bad := range []string{"\x1a\x04\x00\x03", "\x1a\x01\xff", "\x1a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x18", "\x19\x00"} {
+		var got PushResponse
+		if err := (Codec{}).Unmarshal([]byte("\x00"+bad), &got); err == nil {
+			t.Errorf("%x is %+v", bad, got)
+		}
+	}
+}
+
 func TestLabels(t *testing.T) {
 	var b labels.ScratchBuilder
 	for _, ls := range []labels.Labels{{}, labels.FromStrings("a", "b"), labels.FromStrings("__name__", "up", "z", strings.Repeat("ü", 1000))} {
@@ -78,7 +123,7 @@ func TestBody(t *testing.T) {
 	}
 	for _, positions := range [][]int32{nil, {}, {0}, {9}, {3, 4, 8}} {
 		var req remotewrite.Request
-		if err := req.Unmarshal(remotewrite.V1, e.Body(positions, false)); err != nil {
+		if err := req.Unmarshal(remotewrite.V1, e.Body(positions, false), nil); err != nil {
 			t.Fatal(err)
 		}
 		want := positions
@@ -141,6 +186,10 @@ func FuzzLabels(f *testing.F) {
 
 func FuzzCodec(f *testing.F) {
 	b, _ := Codec{}.Marshal(&SelectResponse{Series: []Series{{Labels: []byte("x"), Chunks: []Chunk{{Samples: 1, Data: make([]byte, 2000)}}}}})
+	f.Add(b)
+	b, _ = Codec{}.Marshal(&PushResponse{Created: []uint32{0, 1, 1 << 31}, Refusals: []Refusal{{Entry: 2, Places: []uint32{1, 300}, Reason: "r"}}, Repeats: []Repeats{{Entry: 1, Same: 2, Different: 3}}})
+	f.Add(b)
+	b, _ = Codec{}.Marshal(&PushRequest{Tenant: "t", Write: []byte("w"), Established: true})
 	f.Add(b)
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		for _, m := range []any{&PushRequest{}, &PushResponse{}, &SelectRequest{}, &SelectResponse{}, &LabelsResponse{}, &ExemplarsResponse{}, &DeleteRequest{}} {

@@ -60,24 +60,28 @@ func EncodeEntries(b *series.Batch, buf []byte) (*Entries, error) {
 // Buffer gives the memory back that the entries lie in. Bodies are copies.
 func (e *Entries) Buffer() []byte { return e.data }
 
-// Body returns a body with the entries of these positions, all when nil, and
-// with the metadata.
-func (e *Entries) Body(positions []int32, metadata bool) []byte {
+// Size is how many bytes Body returns.
+func (e *Entries) Size(positions []int32, metadata bool) int {
 	size := 0
 	if metadata {
 		size = len(e.meta)
 	}
 	if positions == nil {
-		out := append(make([]byte, 0, size+len(e.data)), e.data...)
-		if metadata {
-			out = append(out, e.meta...)
-		}
-		return out
+		return size + len(e.data)
 	}
 	for _, p := range positions {
 		size += e.ends[p] - e.start(p)
 	}
-	out := make([]byte, 0, size)
+	return size
+}
+
+// Body returns a body with the entries of these positions, all when nil, and
+// with the metadata.
+func (e *Entries) Body(positions []int32, metadata bool) []byte {
+	out := make([]byte, 0, e.Size(positions, metadata))
+	if positions == nil {
+		out = append(out, e.data...)
+	}
 	for _, p := range positions {
 		out = append(out, e.data[e.start(p):e.ends[p]]...)
 	}

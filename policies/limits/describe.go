@@ -51,7 +51,7 @@ func Describe() []Description {
 		{"max_label_value_length", Bytes, unlimited, "length of a label value"},
 		{"max_exemplars", Count, "none are kept", "exemplars kept in memory"},
 		{"max_metadata_metrics", Count, unlimited, "metrics that have a type, help or unit kept"},
-		{"max_histogram_buckets", Count, unlimited, "buckets of one native histogram sample"},
+		{"max_histogram_buckets", Count, unlimited, "buckets of one native histogram sample; one with more is reduced in resolution as far as that goes"},
 		{"accept_ha_samples", Switch, "all samples are kept", "whether one of several replicas of a sender is elected, and only its samples are kept"},
 		{"ha_cluster_label", LabelName, "not allowed", "label that names what the replicas are replicas of"},
 		{"ha_replica_label", LabelName, "not allowed", "label that names the replica; it is taken off the samples that are kept"},
@@ -60,12 +60,15 @@ func Describe() []Description {
 		{"future_grace", Time, "any time", "how far ahead of now a sample may be"},
 		{"retention", Time, "for ever", "how long samples are kept"},
 		{"max_query_range", Time, unlimited, "time that one query may span, with what its selectors look back"},
-		{"max_query_steps", Count, unlimited, "points per series of a range query"},
+		{"max_query_steps", Count, "11000", "steps of a range query; it has a point more for each series. No more than 11000 are possible, as in Prometheus"},
 		{"max_query_series", Count, unlimited, "series that one query may select"},
 		{"max_query_samples", Count, unlimited, "samples that one query may hold in memory"},
 		{"query_timeout", Time, unlimited, "how long one query may run"},
 		{"max_concurrent_queries", Count, unlimited, "queries under way at once"},
-		{"max_query_length", Bytes, unlimited, "length of a query expression"},
+		{"max_query_length", Bytes, unlimited, "length of a query's expression, or of all its selectors together"},
+		{"max_queued_queries", Count, "none wait", "queries that wait for others of the tenant to end"},
+		{"max_regex_instructions", Count, unlimited, "size of the regular expressions of one query, compiled"},
+		{"max_memory_bytes", Bytes, "what a process allows", "memory that requests under way hold in one process"},
 	}
 }
 
@@ -85,7 +88,18 @@ const (
 	maxDuration = 100 * 365 * 24 * time.Hour
 
 	maxLabelName = 1024 // bytes
+
+	// maxSteps is what Prometheus' handler of range queries lets through.
+	maxSteps = 11_000
 )
+
+// Most is the largest value that a limit of a number may have.
+func Most(name string) int64 {
+	if name == "max_query_steps" {
+		return maxSteps
+	}
+	return maxNumber
+}
 
 // Check reports the first value that is out of range.
 func (l Limits) Check() error {
@@ -120,7 +134,7 @@ func (d Description) allowed() string {
 	case LabelName:
 		return fmt.Sprintf("the name of a label other than __name__, of 1 to %d bytes", maxLabelName)
 	default:
-		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, int64(maxNumber))
+		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, Most(d.Name))
 	}
 }
 
@@ -135,9 +149,9 @@ func (d Description) check(value any) error {
 	case float64:
 		ok = v >= 0 && v <= maxNumber && !math.IsNaN(v)
 	case int:
-		ok = v >= 0 && v <= maxNumber
+		ok = v >= 0 && int64(v) <= Most(d.Name)
 	case int64:
-		ok = v >= 0 && v <= maxNumber
+		ok = v >= 0 && v <= Most(d.Name)
 	case Duration:
 		ok = v >= 0 && time.Duration(v) <= maxDuration
 	case bool:

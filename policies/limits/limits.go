@@ -51,12 +51,15 @@ type Limits struct {
 
 	// Queries.
 	MaxQueryRange        Duration `yaml:"max_query_range" json:"max_query_range"` // end - start, plus what selectors look back
-	MaxQuerySteps        int      `yaml:"max_query_steps" json:"max_query_steps"` // points per series of a range query
+	MaxQuerySteps        int      `yaml:"max_query_steps" json:"max_query_steps"` // of a range query; 0 means 11,000
 	MaxQuerySeries       int      `yaml:"max_query_series" json:"max_query_series"`
 	MaxQuerySamples      int      `yaml:"max_query_samples" json:"max_query_samples"`
 	QueryTimeout         Duration `yaml:"query_timeout" json:"query_timeout"`
 	MaxConcurrentQueries int      `yaml:"max_concurrent_queries" json:"max_concurrent_queries"`
-	MaxQueryLength       int      `yaml:"max_query_length" json:"max_query_length"` // bytes of the expression
+	MaxQueryLength       int      `yaml:"max_query_length" json:"max_query_length"`             // bytes of expressions and selectors
+	MaxQueuedQueries     int      `yaml:"max_queued_queries" json:"max_queued_queries"`         // that wait; 0 = none may
+	MaxRegexInstructions int      `yaml:"max_regex_instructions" json:"max_regex_instructions"` // of all regular expressions of a query
+	MaxMemoryBytes       int64    `yaml:"max_memory_bytes" json:"max_memory_bytes"`             // that all requests hold; 0 = half of the process's
 }
 
 // Default are the limits of a tenant without plan and overrides. They let one
@@ -66,7 +69,7 @@ func Default() Limits {
 		RequestsPerSecond: 1000, RequestBurst: 2000,
 		SamplesPerSecond: 500_000, SampleBurst: 2_000_000,
 		BytesPerSecond: 100 << 20, ByteBurst: 400 << 20,
-		MaxBodyBytes: 16 << 20, MaxDecodedBytes: 64 << 20, MaxConcurrentRequests: 100,
+		MaxBodyBytes: 16 << 20, MaxDecodedBytes: 32 << 20, MaxConcurrentRequests: 100,
 		MaxActiveSeries: 2_000_000, MaxLabelsPerSeries: 64,
 		MaxLabelNameLength: 1024, MaxLabelValueLength: 4096,
 		MaxExemplars: 10_000, MaxMetadataMetrics: 100_000, MaxHistogramBuckets: 640,
@@ -74,5 +77,6 @@ func Default() Limits {
 		PastGrace: Duration(14 * 24 * time.Hour), FutureGrace: Duration(10 * time.Minute),
 		MaxQuerySteps: 11_000, MaxQuerySeries: 500_000, MaxQuerySamples: 50_000_000,
 		QueryTimeout: Duration(2 * time.Minute), MaxConcurrentQueries: 20, MaxQueryLength: 64 << 10,
+		MaxQueuedQueries: 100, MaxRegexInstructions: 100_000,
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/atomicfile"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/progress"
 )
@@ -130,23 +131,6 @@ func (c *checksums) forget(name string) {
 	delete(c.known, name)
 }
 
-// makeDir makes a directory and those above it that are missing, on disk.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := makeDir(filepath.Dir(dir)); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if _, err := os.Stat(dir); err != nil { // a symbolic link to nowhere exists as well
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
-}
-
 // syncPath brings a file's name to disk, and the names of all directories up to
 // the root: another call may have made those and not synced them yet.
 func (s *Store) syncPath(path string) error {
@@ -156,7 +140,7 @@ func (s *Store) syncPath(path string) error {
 	}
 	for _, dir := range dirs {
 		// A directory is gone only if a Delete took the object since.
-		if err := syncDir(dir); err != nil && !missing(err) {
+		if err := atomicfile.SyncDir(dir); err != nil && !missing(err) {
 			return err
 		}
 	}
@@ -176,12 +160,4 @@ func (s *Store) dirsOf(path string) ([]string, error) {
 			return nil, fmt.Errorf("%s is not below the objects' directory %s", path, s.root)
 		}
 	}
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

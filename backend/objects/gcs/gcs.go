@@ -3,6 +3,7 @@
 package gcs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,10 +44,14 @@ type Store struct {
 	client *storage.Client
 	bucket *storage.BucketHandle
 	prefix string
+	url    string // of the service, or of an emulator
 	closed atomic.Bool
 }
 
 var _ objects.Store = (*Store)(nil)
+
+// service answers for every bucket.
+const service = "https://storage.googleapis.com"
 
 // Open connects to a bucket that exists.
 func Open(ctx context.Context, o Options) (*Store, error) {
@@ -69,7 +74,26 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	// All our calls are idempotent: writes and deletes carry a precondition.
 	c.SetRetry(storage.WithMaxRetryDuration(retryFor))
-	return &Store{client: c, bucket: c.Bucket(o.Bucket), prefix: o.Prefix}, nil
+	return &Store{client: c, bucket: c.Bucket(o.Bucket), prefix: o.Prefix, url: cmp.Or(o.Endpoint, service)}, nil
+}
+
+// Now is the time by the service's clock: the Date of an answer, whatever it says.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, s.url, http.NoBody)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cloud storage: ask for the time: %w", err)
+	}
+	req.Close = true
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cloud storage: ask for the time: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }() // the answer to HEAD has no body
+	at, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cloud storage: Date of an answer: %w", err)
+	}
+	return at, nil
 }
 
 // Bounds of a call whose caller has set no deadline.

@@ -3,7 +3,10 @@ package gcs
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
+	"time"
 
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/option"
@@ -49,5 +52,26 @@ func TestOptions(t *testing.T) {
 		if _, err := Open(context.Background(), o); err == nil {
 			t.Errorf("%+v was accepted", o)
 		}
+	}
+}
+
+// TestNow: the time is the Date of an answer, also of one that refuses the request.
+func TestNow(t *testing.T) {
+	date := time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", date.Format(http.TimeFormat))
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	s, err := Open(context.Background(), Options{Bucket: "b", Endpoint: srv.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if got, err := s.Now(context.Background()); err != nil || !got.Equal(date) {
+		t.Errorf("%s, %v", got, err)
+	}
+	srv.Close()
+	if got, err := s.Now(context.Background()); err == nil {
+		t.Errorf("%s of a service that does not answer", got)
 	}
 }

@@ -32,6 +32,9 @@ type Options struct {
 	// File keeps an ingester's tokens over restarts. With it set, Self is an
 	// ingester.
 	File string
+	// Holds says that the instance's data directory has samples: its zone must stay
+	// what it was.
+	Holds bool
 
 	Heartbeat time.Duration // between two heartbeats and looks at the ring; default 3 s
 	Timeout   time.Duration // silent for longer is unhealthy; default 30 s
@@ -39,6 +42,11 @@ type Options struct {
 	// Registerer gets the metrics.
 	Registerer prometheus.Registerer
 }
+
+// ErrZoneChanged is returned for an ingester with samples that it took as a
+// replica of another zone: with two zones to hold a sample, the samples that it and
+// an ingester of its new zone have would be in one.
+var ErrZoneChanged = errors.New("zone of an ingester with data was changed")
 
 // ErrUnknown is returned while no ring was ever seen.
 var ErrUnknown = errors.New("the ring is not known yet: Redis has not answered since this process started, or was emptied a moment ago")
@@ -59,6 +67,8 @@ type Membership struct {
 	joined    bool
 	fresh     bool // the directory is new, see Fresh
 	replaced  bool
+	lostZone  string // of the instance that was replaced
+	zoneKnown bool   // the file says for which zone the directory's samples were taken
 	epoch     string
 	version   string
 	members   map[string]entry // last seen, by ID
@@ -145,6 +155,13 @@ func (m *Membership) Fresh() (fresh, replaced bool) {
 	return m.fresh, m.replaced
 }
 
+// LostZone is the zone of the instance that this one replaced, see Fresh.
+func (m *Membership) LostZone() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lostZone
+}
+
 // Settled says that the loss is known where it has to be.
 func (m *Membership) Settled() error {
 	m.mu.Lock()
@@ -166,10 +183,16 @@ func (m *Membership) Join(ctx context.Context, state ring.State) error {
 	waits := m.o.File != "" && len(m.self.Tokens) == 0
 	err := m.sync(ctx)
 	m.mu.Unlock()
-	if !waits {
-		return nil
-	}
 	for err != nil {
+		if errors.Is(err, ErrZoneChanged) {
+			m.mu.Lock()
+			m.joined = false
+			m.mu.Unlock()
+			return err
+		}
+		if !waits {
+			return nil
+		}
 		m.o.Logger.Warn("the ring's Redis cannot be reached, and this ingester has no place in the ring yet; trying on", "err", err)
 		select {
 		case <-ctx.Done():

@@ -8,17 +8,20 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/atomicfile"
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
 // beat says that this process is alive, and registers it when Redis does not
 // have it as it is. m.mu is held.
 func (m *Membership) beat(ctx context.Context) error {
+	if err := m.checkZone(ctx); err != nil {
+		return err
+	}
 	for range 20 {
 		if m.self.Registered.IsZero() || (m.o.File != "" && len(m.self.Tokens) == 0) {
 			again, err := m.first(ctx)
@@ -49,6 +52,27 @@ func (m *Membership) beat(ctx context.Context) error {
 	return errors.New("register in the ring: it changes all the time")
 }
 
+// checkZone compares the zone with that in Redis, once, if an older version wrote
+// the file, which did not keep it.
+func (m *Membership) checkZone(ctx context.Context) error {
+	if m.zoneKnown || m.o.File == "" || m.fresh {
+		return nil
+	}
+	if err := m.look(ctx); err != nil {
+		return err
+	}
+	if old, ok := m.members[m.self.ID]; ok && old.Zone != m.self.Zone && m.o.Holds {
+		return zoneChanged(old.Zone, m.self.Zone)
+	}
+	m.zoneKnown = true
+	return m.saveFile()
+}
+
+func zoneChanged(from, to string) error {
+	return fmt.Errorf("%w: cluster.zone is %q, and what is in the data directory was taken as a replica of zone %q; set cluster.zone back, or, to move the ingester, "+
+		"start it with its old zone, take it out of the ring by POST /admin/v1/ring/leave?wait=true, and start it in the new zone with an empty data directory", ErrZoneChanged, to, from)
+}
+
 // first registers an instance that was never a member as far as it knows: it
 // takes over an earlier entry of its ID, or finds its place among the others.
 // again is true when the ring changed meanwhile.
@@ -60,11 +84,14 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 	if old, ok := m.members[self.ID]; ok {
 		in := old.instance()
 		self.Registered = in.Registered
-		if len(self.Tokens) == 0 && len(in.Tokens) > 0 {
+		if in.Zone != self.Zone && m.o.File != "" && m.o.Holds {
+			return false, zoneChanged(in.Zone, self.Zone)
+		}
+		if len(self.Tokens) == 0 && len(in.Tokens) > 0 && in.Zone == self.Zone { // places are those of a zone
 			self.Tokens, self.State = in.Tokens, ring.Active
 		}
 		if self.Incarnation != in.Incarnation && m.o.File != "" {
-			m.replaced = true
+			m.replaced, m.lostZone = true, in.Zone
 			m.o.Logger.Warn("an instance of this ID is or was a member with another data directory; its place is taken over", "id", self.ID, "address", in.Addr)
 		}
 	}
@@ -232,39 +259,81 @@ type saved struct {
 	Incarnation string `json:"incarnation"`
 	Registered  int64  `json:"registered"`
 	Tokens      string `json:"tokens"`
+	// Zone is that for which the samples of the directory were taken; nil in files of
+	// older versions.
+	Zone *string `json:"zone,omitempty"`
 	// Fresh is set until what an instance of the same name may have lost with
 	// another disk is dealt with; Replaced, when there was one in the ring.
 	Fresh    bool `json:"fresh,omitempty"`
 	Replaced bool `json:"replaced,omitempty"`
+	// LostZone is the zone of the one that was replaced.
+	LostZone string `json:"lost_zone,omitempty"`
 }
 
 // loadFile reads the tokens of an earlier run. An ingester without the file is a
-// new incarnation.
+// new incarnation, and one with a damaged file as well, since the file may have said
+// that a loss is not dealt with: it counts as lost with what it had, until the
+// others have uploaded that, and nothing is lost if it was not.
 func (m *Membership) loadFile() error {
 	if m.o.File == "" {
 		return nil
 	}
 	data, err := os.ReadFile(m.o.File)
 	if errors.Is(err, fs.ErrNotExist) {
-		m.self.Incarnation, m.fresh = newEpoch(), true
+		m.begin()
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("place in the ring: %w", err)
 	}
-	var s saved
-	if err = json.Unmarshal(data, &s); err == nil {
-		m.self.Tokens, err = decodeTokens(s.Tokens)
-	}
+	s, tokens, err := decodeFile(data)
 	if err != nil {
-		return fmt.Errorf("place in the ring: %s is damaged: %w; delete it, and the ingester finds its place by Redis", m.o.File, err)
+		m.o.Logger.Warn("file of the place in the ring is damaged: the ingester takes its place from Redis, as one that comes back without its disk", "file", m.o.File, "err", err)
+		m.begin()
+		return nil
 	}
 	if s.ID != m.self.ID {
 		return fmt.Errorf("the data directory belongs to instance %q, this process is configured as %q: give each ingester a directory of its own, or set cluster.instance back", s.ID, m.self.ID)
 	}
+	if s.Zone != nil && *s.Zone != m.self.Zone {
+		if m.o.Holds {
+			return zoneChanged(*s.Zone, m.self.Zone)
+		}
+		m.begin()
+		return nil
+	}
+	m.self.Tokens, m.zoneKnown = tokens, s.Zone != nil
 	m.self.Incarnation, m.self.Registered = s.Incarnation, time.UnixMilli(s.Registered)
-	m.fresh, m.replaced = s.Fresh, s.Replaced
+	m.fresh, m.replaced, m.lostZone = s.Fresh, s.Replaced, s.LostZone
+	if s.Replaced && s.Zone == nil {
+		m.lostZone = m.self.Zone // an older version had no other
+	}
 	return nil
+}
+
+// begin makes this a new incarnation.
+func (m *Membership) begin() {
+	m.self.Incarnation, m.fresh, m.zoneKnown = newEpoch(), true, true
+}
+
+// decodeFile reads the content of the file.
+func decodeFile(data []byte) (s saved, tokens []uint32, err error) {
+	if err := json.Unmarshal(data, &s); err != nil {
+		return s, nil, err
+	}
+	if s.ID == "" || s.Incarnation == "" {
+		return s, nil, errors.New("it names no instance")
+	}
+	tokens, err = decodeTokens(s.Tokens)
+	return s, tokens, err
+}
+
+// zone is what the file says of it.
+func (m *Membership) zone() *string {
+	if !m.zoneKnown {
+		return nil
+	}
+	return &m.self.Zone
 }
 
 // saveFile writes the tokens before they are used for long: losing the file in a
@@ -274,15 +343,9 @@ func (m *Membership) saveFile() error {
 		return nil
 	}
 	data, err := json.Marshal(saved{ID: m.self.ID, Incarnation: m.self.Incarnation, Registered: m.self.Registered.UnixMilli(),
-		Tokens: encodeTokens(m.self.Tokens), Fresh: m.fresh, Replaced: m.replaced})
+		Tokens: encodeTokens(m.self.Tokens), Fresh: m.fresh, Replaced: m.replaced, LostZone: m.lostZone, Zone: m.zone()})
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(m.o.File), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(m.o.File+".tmp", data, 0o640)
-	}
-	if err == nil {
-		err = os.Rename(m.o.File+".tmp", m.o.File)
+		err = atomicfile.Write(m.o.File, data)
 	}
 	if err != nil {
 		return fmt.Errorf("keep the place in the ring: %w", err)

@@ -59,6 +59,8 @@ type Store struct {
 	client *bigtable.Client
 	table  *bigtable.Table
 
+	silence time.Duration // see silenceTime
+
 	mu     sync.RWMutex // held for reading by every call, for writing by Close
 	closed bool
 }
@@ -76,12 +78,18 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to bigtable: %w", err)
 	}
-	return &Store{client: c, table: c.Open(o.Table)}, nil
+	return &Store{client: c, table: c.Open(o.Table), silence: silenceTime}, nil
 }
 
 // callTime bounds a call whose caller has set no deadline: the client would try
 // for ever to reach a service that does not answer.
 const callTime = 2 * time.Minute
+
+// silenceTime is how long a read may be without a row before it fails: a request
+// that waits for it is better told so than left to wait for its own deadline.
+const silenceTime = 20 * time.Second
+
+var errSilent = fmt.Errorf("no answer for %s", silenceTime)
 
 // enter begins a call; the returned function ends it.
 func (s *Store) enter(ctx context.Context) (context.Context, func(), error) {
@@ -111,6 +119,9 @@ func (s *Store) Close() error {
 // failed tells what was being done. A call whose context ended fails with the
 // context's error, which the client words its own way.
 func failed(ctx context.Context, what string, err error) error {
+	if errors.Is(context.Cause(ctx), errSilent) {
+		return fmt.Errorf("bigtable: %s: %w", what, errSilent)
+	}
 	if cause := ctx.Err(); cause != nil {
 		return fmt.Errorf("bigtable: %s: %w", what, cause)
 	}

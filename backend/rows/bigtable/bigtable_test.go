@@ -2,10 +2,14 @@ package bigtable
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"cloud.google.com/go/bigtable"
 	"cloud.google.com/go/bigtable/apiv2/bigtablepb"
@@ -183,5 +187,42 @@ func TestAdmin(t *testing.T) {
 			t.Fatal(err)
 		}
 		ready(true)
+	}
+}
+
+// TestSilence: a read of a service that cannot be reached fails by itself, long
+// before the caller gives up, and is not a caller's that went away.
+func TestSilence(t *testing.T) {
+	addr := emulator.Bigtable(t)
+	var dialed []net.Conn
+	var mu sync.Mutex
+	gone := false
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if gone {
+			return nil, errors.New("nobody is there")
+		}
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		dialed = append(dialed, c)
+		return c, err
+	}
+	s, err := Open(t.Context(), Options{Project: "p", Instance: "i", Table: "t", Emulator: addr, dial: []grpc.DialOption{grpc.WithContextDialer(dial)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	mu.Lock()
+	gone = true
+	for _, c := range dialed {
+		_ = c.Close()
+	}
+	mu.Unlock()
+	s.silence = 50 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err = s.ReadRows(ctx, []rows.Range{rows.Single("k")}, rows.Filter{}, func(rows.Row) bool { return true })
+	if !errors.Is(err, errSilent) || errors.Is(err, context.Canceled) || ctx.Err() != nil {
+		t.Errorf("%v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"cloud.google.com/go/bigtable"
 
@@ -24,6 +25,11 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 		return err
 	}
 	defer leave()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The client tries again until its context ends, however long nothing answers.
+	silent := time.AfterFunc(s.silence, func() { cancel(errSilent) })
+	defer silent.Stop()
 	if err := rows.CheckRead(ranges, f); err != nil {
 		return err
 	}
@@ -39,6 +45,8 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 			opts = append(opts, bigtable.LimitRows(int64(left)))
 		}
 		err := s.table.ReadRows(ctx, set, func(r bigtable.Row) bool {
+			silent.Stop() // what is done with a row is not the service's time
+			defer silent.Reset(s.silence)
 			row := row(r)
 			if sent.wanted != nil {
 				if row.Cells = sent.rest(row.Cells, f.CellsPerRow); len(row.Cells) == 0 {

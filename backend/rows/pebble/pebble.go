@@ -41,6 +41,7 @@ type Store struct {
 	prefix  sync.RWMutex
 	stripes stripes
 	unlock  func() error // releases the directory
+	reserve *reserve
 }
 
 var _ rows.Store = (*Store)(nil)
@@ -52,13 +53,18 @@ func Open(dir string, o Options) (*Store, error) {
 	if fs == nil {
 		fs = vfs.Default
 	}
-	if err := fs.MkdirAll(dir, 0o750); err != nil {
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create directory of row store: %w", err)
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
 		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process; stop it, or give this one another -data-dir: %w", dir, err)
 	}
+	r := &reserve{fs: fs, dir: dir, path: fs.PathJoin(dir, reserveName)}
+	if err := r.release(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	defer r.hold()
 	po := options(o, fs)
 	po.Lock = lock
 	db, err := pebble.Open(dir, po)
@@ -66,7 +72,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open row store %s: %w", dir, err), lock.Close())
 	}
-	s := &Store{db: db, dir: dir, fs: fs}
+	s := &Store{db: db, dir: dir, fs: fs, reserve: r}
 	if err := s.checkLayout(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open row store %s: %w", dir, err), db.Close(), lock.Close())
 	}

@@ -16,6 +16,7 @@ func (s *Store) commit(b *pebble.Batch) error {
 	if err := s.space(); err != nil {
 		return err
 	}
+	s.reserve.hold() // the disk may have been too full for it before
 	return b.Commit(pebble.Sync)
 }
 

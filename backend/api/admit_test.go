@@ -1,0 +1,336 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/golang/snappy"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// fakeSource answers every tenant with the same series. before, when it is set, is
+// called first for everything that is asked of it.
+type fakeSource struct {
+	list []series.WithChunks
+	text []string // label names, label values, and what exemplars and metadata are of
+
+	mu     sync.Mutex
+	before func(context.Context) error
+	held   int // selections that were not released
+}
+
+func (f *fakeSource) asked(ctx context.Context) error {
+	f.mu.Lock()
+	before := f.before
+	f.mu.Unlock()
+	if before == nil {
+		return nil
+	}
+	return before(ctx)
+}
+
+func (f *fakeSource) set(before func(context.Context) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before = before
+}
+
+func (f *fakeSource) holding() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held
+}
+
+func (f *fakeSource) Select(ctx context.Context, _ series.Request) (*series.Selection, error) {
+	if err := f.asked(ctx); err != nil {
+		return nil, fmt.Errorf("select: %w", err)
+	}
+	sel := &series.Selection{Series: slices.Clone(f.list)}
+	f.mu.Lock()
+	f.held++
+	f.mu.Unlock()
+	sel.Hold(func() {
+		f.mu.Lock()
+		f.held--
+		f.mu.Unlock()
+	})
+	return sel, nil
+}
+
+func (f *fakeSource) LabelNames(ctx context.Context, _ series.Request) ([]string, error) {
+	return f.text, f.asked(ctx)
+}
+
+func (f *fakeSource) LabelValues(ctx context.Context, _ string, _ series.Request) ([]string, error) {
+	return f.text, f.asked(ctx)
+}
+
+func (f *fakeSource) Exemplars(ctx context.Context, _ tenant.ID, _, _ int64, _ [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	var out []exemplar.QueryResult
+	for _, s := range f.text {
+		out = append(out, exemplar.QueryResult{SeriesLabels: labels.FromStrings("a", s)})
+	}
+	return out, f.asked(ctx)
+}
+
+func (f *fakeSource) metadata(ctx context.Context, _ tenant.ID) ([]series.MetricMetadata, error) {
+	var out []series.MetricMetadata
+	for _, s := range f.text {
+		out = append(out, series.MetricMetadata{Metric: s})
+	}
+	return out, f.asked(ctx)
+}
+
+// reading is an API over a fakeSource, with an account and a gate that are looked
+// at. Making one takes a while: its limits can be changed.
+type reading struct {
+	t       testing.TB
+	h       http.Handler
+	source  *fakeSource
+	lim     limits.Limits
+	now     time.Time
+	account *memory.Account
+	gate    *querier.Gate
+	reg     *prometheus.Registry
+}
+
+func newReading(t testing.TB, account int64) *reading {
+	t.Helper()
+	b := &reading{t: t, source: &fakeSource{}, lim: limits.Default(), now: time.Now().Truncate(time.Minute), reg: prometheus.NewRegistry()}
+	lim := func(tenant.ID) limits.Limits { return b.lim }
+	b.account, b.gate = memory.NewAccount(account, nil), querier.NewGate(b.reg)
+	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
+	b.h = New(Options{
+		Queryable: querier.NewQueryable(b.source, lim, func() time.Time { return b.now }, nil),
+		Engine:    querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
+		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
+		Limits: lim, Memory: b.account, Gate: b.gate, Lookback: querier.LookbackDelta,
+	})
+	for i := range 500 {
+		b.source.text = append(b.source.text, fmt.Sprintf("a_text_of_some_length_%03d", i))
+	}
+	b.fill(500, 60, 15*time.Second)
+	return b
+}
+
+// fill makes n series of so many samples up to now.
+func (b *reading) fill(n, samples int, every time.Duration) {
+	b.t.Helper()
+	list := make([]series.Sample, 0, samples)
+	for i := range samples {
+		list = append(list, series.Sample{T: b.now.Add(-time.Duration(samples-1-i) * every).UnixMilli(), V: float64(i) * 1.25})
+	}
+	chunks, err := series.Encode(list)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.source.list = nil
+	for i := range n {
+		ls := labels.FromStrings("__name__", "m", "job", fmt.Sprintf("job-%d", i%5), "instance", fmt.Sprintf("host-%04d", i))
+		b.source.list = append(b.source.list, series.WithChunks{Labels: ls, Chunks: chunks})
+	}
+}
+
+// clean fails the test unless everything that a request held is given back.
+func (b *reading) clean(what string) {
+	b.t.Helper()
+	if n := b.source.holding(); n != 0 {
+		b.t.Errorf("%s: %d selections are held", what, n)
+	}
+	if n := b.account.Used(); n != 0 {
+		b.t.Errorf("%s: %d bytes are held", what, n)
+	}
+	one := limits.Limits{MaxConcurrentQueries: 1}
+	leave, err := b.gate.Enter(context.Background(), "a", &one)
+	if err != nil {
+		b.t.Errorf("%s: a place is held: %v", what, err)
+		return
+	}
+	leave()
+}
+
+// waiting is how many reads wait for a place.
+func (b *reading) waiting() float64 {
+	b.t.Helper()
+	families, err := b.reg.Gather()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "pallium_querier_waiting_queries" {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	b.t.Fatal("no metric of what waits")
+	return 0
+}
+
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out waiting until %s", what)
+		}
+	}
+}
+
+// readRoute is a route that reads or parses.
+type readRoute struct {
+	method, pattern string
+	streamed        bool // remote read
+	noText          bool // it has no expression or selector
+	onlyParses      bool // it selects nothing that has a size
+}
+
+const promAPI = "/prometheus/api/v1/"
+
+// allReadRoutes has every route of readRoutes; TestReadRoutes checks that.
+func allReadRoutes() []readRoute {
+	list := []readRoute{
+		{method: "GET", pattern: "label/{name}/values"},
+		{method: "GET", pattern: "metadata", noText: true},
+		{method: "POST", pattern: "read"},
+		{method: "POST", pattern: "read", streamed: true},
+		{method: "POST", pattern: "admin/tsdb/delete_series", onlyParses: true},
+		{method: "PUT", pattern: "admin/tsdb/delete_series", onlyParses: true},
+	}
+	for _, method := range []string{"GET", "POST"} {
+		for _, pattern := range []string{"query", "query_range", "query_exemplars", "labels", "series"} {
+			list = append(list, readRoute{method: method, pattern: pattern})
+		}
+		for _, pattern := range []string{"format_query", "parse_query"} {
+			list = append(list, readRoute{method: method, pattern: pattern, onlyParses: true})
+		}
+	}
+	return list
+}
+
+func (c readRoute) String() string {
+	if c.streamed {
+		return c.method + " " + c.pattern + ", streamed"
+	}
+	return c.method + " " + c.pattern
+}
+
+// deletes reports whether it is a deletion, of which nobody knows how far it came
+// when it was cut off.
+func (c readRoute) deletes() bool { return strings.HasSuffix(c.pattern, "delete_series") }
+
+// request asks the route for what the label a matches as a pattern or, when it is
+// not one, for all series.
+func (c readRoute) request(b *reading, pattern string) *http.Request {
+	b.t.Helper()
+	if c.pattern == "read" {
+		return c.readRequest(b, pattern)
+	}
+	text := "m"
+	if pattern != "" {
+		text = fmt.Sprintf("m{a=~%q}", pattern)
+	}
+	start, end := fmt.Sprint(b.now.Add(-time.Hour).Unix()), fmt.Sprint(b.now.Unix())
+	params := url.Values{"start": {start}, "end": {end}, "step": {"15"}, "time": {end}}
+	switch {
+	case c.noText:
+	case strings.Contains(c.pattern, "query"):
+		params.Set("query", text)
+	default:
+		params.Set("match[]", text)
+	}
+	path := promAPI + strings.ReplaceAll(c.pattern, "{name}", "job")
+	if c.method == "GET" {
+		return httptest.NewRequest(c.method, path+"?"+params.Encode(), nil)
+	}
+	r := httptest.NewRequest(c.method, path, strings.NewReader(params.Encode()))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return r
+}
+
+func (c readRoute) readRequest(b *reading, pattern string) *http.Request {
+	b.t.Helper()
+	q := &prompb.Query{StartTimestampMs: b.now.Add(-time.Hour).UnixMilli(), EndTimestampMs: b.now.UnixMilli(),
+		Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_EQ, Name: "__name__", Value: "m"}}}
+	if pattern != "" {
+		q.Matchers = append(q.Matchers, &prompb.LabelMatcher{Type: prompb.LabelMatcher_RE, Name: "a", Value: pattern})
+	}
+	req := &prompb.ReadRequest{Queries: []*prompb.Query{q}}
+	if c.streamed {
+		req.AcceptedResponseTypes = []prompb.ReadRequest_ResponseType{prompb.ReadRequest_STREAMED_XOR_CHUNKS}
+	}
+	data, err := req.Marshal()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return httptest.NewRequest(c.method, promAPI+"read", bytes.NewReader(snappy.Encode(nil, data)))
+}
+
+// TestReadRoutes: the table of routes has all there are, and each answers.
+func TestReadRoutes(t *testing.T) {
+	b := newReading(t, 64<<20)
+	var want []string
+	err := chi.Walk(b.h.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		if route != "/api/v1/user_stats" { // it reads two numbers, and parses nothing
+			want = append(want, method+" "+route)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range allReadRoutes() {
+		got = append(got, c.method+" "+promAPI+c.pattern)
+		for _, pattern := range []string{"", "x|y"} {
+			if w := do(b.h, as("a", c.request(b, pattern))); w.Code/100 != 2 {
+				t.Errorf("%s: %d %s", c, w.Code, w.Body)
+			}
+		}
+		b.clean(c.String())
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if got = slices.Compact(got); !slices.Equal(got, want) {
+		t.Errorf("the table has %v, served are %v", got, want)
+	}
+}
+
+// refusal is an answer that a test wants.
+type refusal struct {
+	code int
+	text string
+}
+
+// check looks at an answer and at what is left behind.
+func (b *reading) check(what string, w *httptest.ResponseRecorder, want refusal) {
+	b.t.Helper()
+	if w.Code != want.code || !strings.Contains(w.Body.String(), want.text) {
+		b.t.Errorf("%s: %d %.300s, want %d with %q", what, w.Code, w.Body, want.code, want.text)
+	}
+	again := want.code == http.StatusServiceUnavailable || want.code == http.StatusTooManyRequests
+	if got := w.Header().Get("Retry-After") != ""; got != again {
+		b.t.Errorf("%s: %d with Retry-After: %v", what, w.Code, got)
+	}
+	if strings.Contains(w.Body.String(), "acme") {
+		b.t.Errorf("%s: a tenant is named: %s", what, w.Body)
+	}
+}

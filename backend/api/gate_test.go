@@ -1,0 +1,297 @@
+package api
+
+import (
+	"context"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// allocated is how many bytes were ever allocated.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
+
+// untilEnd blocks a source until the request ends.
+func untilEnd(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// occupy takes the only place of a tenant.
+func (b *reading) occupy(id tenant.ID) (leave func()) {
+	b.t.Helper()
+	leave, err := b.gate.Enter(context.Background(), id, &limits.Limits{MaxConcurrentQueries: 1})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return leave
+}
+
+// manyInstructions is a regular expression that takes 1 MB once it is compiled.
+const manyInstructions = "(?:abcd){1000}"
+
+// TestTenantsMemory: a read that needs more than its tenant may have is 422 and
+// tells the limit, its value and the use.
+func TestTenantsMemory(t *testing.T) {
+	b := newReading(t, 1<<30)
+	b.lim.MaxMemoryBytes = 32 << 10
+	for _, c := range allReadRoutes() {
+		if !c.noText {
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), refusal{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
+		}
+		if !c.onlyParses {
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
+		}
+		b.clean(c.String())
+	}
+	// All requests of the tenant together.
+	b.lim.MaxMemoryBytes = 4 << 20
+	other := b.account.Begin(memory.Request{Tenant: "acme", Limit: b.lim.MaxMemoryBytes})
+	if err := other.Take(4<<20 - 8<<10); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range allReadRoutes() {
+		if !c.onlyParses {
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{422, "limit max_memory_bytes of 4194304 bytes exceeded: the tenant's requests under way need "})
+		}
+	}
+	other.Close()
+	b.clean("afterwards")
+}
+
+// exhaust has other tenants hold nearly all of an account.
+func exhaust(a *memory.Account) (release func()) {
+	var list []*memory.Holding
+	for i := range 200 {
+		h := a.Begin(memory.Request{Tenant: tenant.ID("other-" + strings.Repeat("x", i))})
+		for n := int64(1 << 30); n > 16; n /= 2 {
+			for h.Take(n) == nil {
+			}
+		}
+		list = append(list, h)
+	}
+	return func() {
+		for _, h := range list {
+			h.Close()
+		}
+	}
+}
+
+// TestNoMemoryFree: where the process has nothing free, a read is 503, is to be
+// repeated, and names nobody.
+func TestNoMemoryFree(t *testing.T) {
+	b := newReading(t, 16<<20)
+	release := exhaust(b.account)
+	for _, c := range allReadRoutes() {
+		if !c.noText {
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), refusal{503, "memory for requests is in use"})
+		}
+		if !c.onlyParses {
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{503, "memory for requests is in use"})
+		}
+	}
+	release()
+	b.clean("afterwards")
+	for _, c := range allReadRoutes() {
+		if w := do(b.h, as("acme", c.request(b, ""))); w.Code/100 != 2 {
+			t.Errorf("%s with memory free again: %d %.300s", c, w.Code, w.Body)
+		}
+	}
+}
+
+// TestEnded: a read that is ended as a last resort is 503, not what its source
+// makes of the end.
+func TestEnded(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.source.set(func(ctx context.Context) error {
+		if err := memory.FromContext(ctx).Take(1 << 20); err != nil {
+			return err
+		}
+		b.account.EndHeaviest(1)
+		return untilEnd(ctx)
+	})
+	for _, c := range allReadRoutes() {
+		if c.onlyParses && !c.deletes() {
+			continue
+		}
+		want := refusal{503, "nearly out of memory"}
+		if c.deletes() {
+			want.text = " again"
+		}
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), want)
+		b.clean(c.String())
+	}
+}
+
+// TestQueryTimeout: query_timeout ends what reads and what waits for a place.
+func TestQueryTimeout(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.source.set(untilEnd)
+	b.lim.QueryTimeout, b.lim.MaxConcurrentQueries = limits.Duration(20*time.Millisecond), 1
+	want := refusal{422, "limit query_timeout of 20ms exceeded"}
+	for _, c := range allReadRoutes() {
+		switch {
+		case c.deletes():
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{503, " again"})
+		case !c.onlyParses:
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), want)
+		}
+		leave := b.occupy("acme")
+		b.check(c.String()+" that waits", do(b.h, as("acme", c.request(b, ""))), want)
+		leave()
+		b.clean(c.String())
+	}
+}
+
+// TestHangUp: what a read holds is given back when its client is gone, while it
+// reads or waits.
+func TestHangUp(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.lim.MaxConcurrentQueries = 1
+	for _, c := range allReadRoutes() {
+		for _, waits := range []bool{false, true} {
+			leave := func() {}
+			ctx, cancel := context.WithCancel(context.Background())
+			b.source.set(func(ctx context.Context) error {
+				cancel()
+				return untilEnd(ctx)
+			})
+			if waits {
+				leave = b.occupy("acme")
+				go func() {
+					until(t, "it waits", func() bool { return b.waiting() > 0 })
+					cancel()
+				}()
+			} else if c.onlyParses && !c.deletes() {
+				cancel()
+				continue
+			}
+			w := do(b.h, as("acme", c.request(b, "").WithContext(ctx)))
+			if w.Code < 400 {
+				t.Errorf("%s, waits %v: %d", c, waits, w.Code)
+			}
+			leave()
+			b.clean(c.String())
+		}
+	}
+}
+
+// TestPanic: a panic below a read costs that request, and no bytes or places.
+func TestPanic(t *testing.T) {
+	b := newReading(t, 64<<20)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { b.h.ServeHTTP(w, as("acme", r)) }))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.Start()
+	defer srv.Close()
+	panics := 0
+	b.source.set(func(ctx context.Context) error {
+		if err := memory.FromContext(ctx).Take(1 << 20); err != nil {
+			return err
+		}
+		panics++
+		panic("the source is broken")
+	})
+	want := 0
+	for _, c := range allReadRoutes() {
+		if c.onlyParses && !c.deletes() {
+			continue
+		}
+		want++
+		r := c.request(b, "")
+		out, err := http.NewRequest(r.Method, srv.URL+r.URL.RequestURI(), r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Header = r.Header
+		out.GetBody = nil // it is not sent again
+		if res, err := srv.Client().Do(out); err == nil {
+			if res.StatusCode < 500 {
+				t.Errorf("%s: %d", c, res.StatusCode)
+			}
+			_ = res.Body.Close()
+		}
+		until(t, c.String()+" has given its bytes back", func() bool { return b.account.Used() == 0 })
+		b.clean(c.String())
+	}
+	if panics < want {
+		t.Errorf("%d panics of %d requests", panics, want)
+	}
+}
+
+// TestPlaces: beyond max_concurrent_queries a read waits with its text only, then
+// is answered; beyond max_queued_queries it is 429; other tenants do not notice.
+func TestPlaces(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries = 1, 1
+	for _, c := range allReadRoutes() {
+		leave := b.occupy("acme")
+		var w *httptest.ResponseRecorder
+		var all sync.WaitGroup
+		asked := 0
+		b.source.set(func(context.Context) error { asked++; return nil })
+		all.Go(func() { w = do(b.h, as("acme", c.request(b, ""))) })
+		until(t, c.String()+" waits", func() bool { return b.waiting() == 1 })
+		if n := b.account.Used(); n > 128<<10 {
+			t.Errorf("%s holds %d bytes while it waits", c, n)
+		}
+		if asked != 0 {
+			t.Errorf("%s reads before it has a place", c)
+		}
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{429, "1 queries of the tenant are running and 1 are waiting"})
+		if w := do(b.h, as("b", c.request(b, ""))); w.Code/100 != 2 {
+			t.Errorf("%s of another tenant: %d %s", c, w.Code, w.Body)
+		}
+		leave()
+		all.Wait()
+		if w.Code/100 != 2 {
+			t.Errorf("%s after it waited: %d %s", c, w.Code, w.Body)
+		}
+		b.clean(c.String())
+	}
+	b.lim.MaxQueuedQueries = 0
+	leave := b.occupy("acme")
+	for _, c := range allReadRoutes() {
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{429, "max_queued_queries"})
+	}
+	leave()
+	b.clean("afterwards")
+}
+
+// TestPlacesOfSlowReads: it is the reads themselves that hold the places, of every
+// kind.
+func TestPlacesOfSlowReads(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries = 1, 0
+	for _, c := range allReadRoutes() {
+		if c.onlyParses && !c.deletes() {
+			continue
+		}
+		inside, goOn := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		b.source.set(func(context.Context) error {
+			once.Do(func() { close(inside) })
+			<-goOn
+			return nil
+		})
+		var all sync.WaitGroup
+		all.Go(func() { do(b.h, as("acme", c.request(b, ""))) })
+		<-inside
+		b.check(c.String(), do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"format_query?query=m", nil))), refusal{429, "max_queued_queries"})
+		close(goOn)
+		all.Wait()
+		b.clean(c.String())
+	}
+}

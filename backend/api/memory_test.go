@@ -1,0 +1,218 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// ranged asks for a range query of the last hour.
+func (b *reading) ranged(text string, step int) *httptest.ResponseRecorder {
+	b.t.Helper()
+	params := url.Values{"query": {text}, "start": {fmt.Sprint(b.now.Add(-time.Hour).Unix())}, "end": {fmt.Sprint(b.now.Unix())}, "step": {fmt.Sprint(step)}}
+	return do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"query_range?"+params.Encode(), nil)))
+}
+
+// peakWriter notes what is held of an account while an answer is written, which is
+// the most that a read holds.
+type peakWriter struct {
+	*httptest.ResponseRecorder
+	account *memory.Account
+	peak    int64
+}
+
+func (w *peakWriter) Write(p []byte) (int, error) {
+	w.peak = max(w.peak, w.account.Used())
+	return w.ResponseRecorder.Write(p)
+}
+
+// peak is the most that a request holds, and its answer.
+func (b *reading) peak(r *http.Request) (int64, *httptest.ResponseRecorder) {
+	w := &peakWriter{ResponseRecorder: httptest.NewRecorder(), account: b.account}
+	b.h.ServeHTTP(w, as("acme", r))
+	return w.peak, w.ResponseRecorder
+}
+
+// TestQueryBombs: what a short query makes of a few series is known before it is
+// made, and is 422.
+func TestQueryBombs(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.lim.MaxQueryRange, b.lim.MaxQuerySamples = 0, 50_000_000
+	b.fill(200, 240, 15*time.Second)
+	join := "m"
+	for range 6 {
+		join = `label_join(` + join + `, "x", ",", "x", "x", "x", "x", "x", "x", "x", "x", "instance")`
+	}
+	replace := "m"
+	for range 20 {
+		replace = `label_replace(` + replace + `, "job", "$1$1$1", "job", "(.*)")`
+	}
+	deep := "time()"
+	for range 100 {
+		deep = "(time() + " + deep + ")"
+	}
+	for _, tt := range []struct{ name, text string }{
+		{"label_join", join},
+		{"label_replace", replace},
+		{"count_values", `count_values("v", m * on () group_left () m{instance="none"})`},
+		{"count_values of what is computed", `count_values("v", m * time())`},
+		{"group_left", `label_join(m, "x", ",", "instance", "instance", "instance") * on (job) group_left (x) ` + join},
+		{"steps of a subquery", `max_over_time(m[1h:1s])`},
+		{"steps of a subquery of a constant", `max_over_time(vector(1)[50d:1s])`},
+		{"steps of a subquery of the time", `max_over_time(vector(time())[50d:1s])`},
+		{"steps of a subquery at a time", `max_over_time(vector(1)[50d:1s] @ start())`},
+		{"steps of a subquery of a subquery", `max_over_time(max_over_time(vector(1)[1m:1s])[50d:1s])`},
+		{"depth", "max_over_time(vector(" + deep + ")[3h:1s])"},
+		{"a matrix", `m[1h] @ end()`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b.t = t
+			if tt.name == "a matrix" { // only of an instant
+				b.lim.MaxMemoryBytes = 400_000
+				defer func() { b.lim.MaxMemoryBytes = 0 }()
+				w := do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"query?"+url.Values{"query": {tt.text}, "time": {fmt.Sprint(b.now.Unix())}}.Encode(), nil)))
+				b.check(tt.name, w, refusal{422, "limit max_memory_bytes of"})
+				return
+			}
+			before := allocated()
+			b.check(tt.name, b.ranged(tt.text, 1), refusal{422, "limit max_memory_bytes of 29360128 bytes (as much as this process allows) exceeded"})
+			if n := allocated() - before; n > 128<<20 {
+				t.Errorf("%d bytes were allocated", n)
+			}
+			b.clean(tt.name)
+		})
+	}
+}
+
+// histograms makes n series of so many samples, each a native histogram of so
+// many buckets, and says how many bytes one has in memory.
+func (b *reading) histograms(n, samples, buckets int) (each int64) {
+	b.t.Helper()
+	h := &histogram.Histogram{Schema: 3, ZeroThreshold: 0.001, Count: uint64(buckets), Sum: 1,
+		PositiveSpans: []histogram.Span{{Length: uint32(buckets)}}, PositiveBuckets: make([]int64, buckets)}
+	h.PositiveBuckets[0] = 1 // deltas: each bucket has one
+	var list []series.Sample
+	for i := range samples {
+		list = append(list, series.Sample{T: b.now.Add(-time.Duration(samples-1-i) * 15 * time.Second).UnixMilli(), H: h})
+	}
+	chunks, err := series.Encode(list)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.source.list = nil
+	for i := range n {
+		b.source.list = append(b.source.list, series.WithChunks{Labels: labels.FromStrings("__name__", "m", "i", fmt.Sprint(i)), Chunks: chunks})
+	}
+	return int64(buckets) * 8
+}
+
+// TestOrdinaryQueries: what ordinary queries are charged is an upper bound of what
+// they hold, and no more than a few times that.
+func TestOrdinaryQueries(t *testing.T) {
+	b := newReading(t, 4<<30)
+	b.lim.MaxQueryRange = 0
+	const n, steps = 500, 241
+	b.fill(n, 300, 15*time.Second)
+	matrix := int64(n * steps * 16)
+	for _, tt := range []struct {
+		text string
+		held int64 // by the engine, without labels and answer
+	}{
+		{"m", matrix},
+		{"rate(m[5m])", matrix},
+		{"m + 0", 2 * matrix},
+		{"abs(m)", 2 * matrix},
+		{"m > 10", 2 * matrix},
+		{"-m", matrix},
+		{"sum(m)", matrix},
+		{"sum by (job) (rate(m[1m]))", matrix},
+		{"avg without (instance) (m)", matrix},
+		{"topk(5, m)", matrix},
+		{"m * on (instance) group_left () m", 3 * matrix},
+		{"m / ignoring (x) m", 3 * matrix},
+		{"max_over_time(rate(m[1m])[5m:15s])", 2 * matrix},
+		{"quantile(0.9, m)", matrix},
+		{"m offset 1m", matrix},
+		{"label_replace(m, \"x\", \"$1\", \"instance\", \"(.*)\")", 2 * matrix},
+	} {
+		start, end := fmt.Sprint(b.now.Add(-time.Hour).Unix()), fmt.Sprint(b.now.Unix())
+		params := url.Values{"query": {tt.text}, "start": {start}, "end": {end}, "step": {"15"}}
+		peak, w := b.peak(httptest.NewRequest("GET", promAPI+"query_range?"+params.Encode(), nil))
+		// The text is there while it grows and as it is handed over.
+		real := tt.held + n*200 + 2*int64(w.Body.Len())
+		if w.Code != 200 || peak < real || peak > 4*real {
+			t.Errorf("%s: %d: %d bytes were charged, it holds %d (%.1f times)", tt.text, w.Code, peak, real, float64(peak)/float64(real))
+		}
+		b.clean(tt.text)
+	}
+}
+
+// TestHistogramMemory: native histograms are charged by their size, as ranges, as
+// results and in a remote read.
+func TestHistogramMemory(t *testing.T) {
+	b := newReading(t, 4<<30)
+	const n, samples = 20, 100
+	size := b.histograms(n, samples, 600) * n * samples
+	read := readRoute{method: "POST", pattern: "read"}
+	ranged := readRoute{method: "GET", pattern: "query_range"}
+	for _, c := range []readRoute{read, ranged} {
+		peak, w := b.peak(c.request(b, ""))
+		real := size + 2*int64(w.Body.Len())
+		if c == read { // structs, the message, and what it compresses to
+			real = 2 * size
+		}
+		if w.Code != 200 || peak < real || peak > 5*real {
+			t.Errorf("%s: %d: %d bytes were charged, it holds about %d (%.1f times)", c, w.Code, peak, real, float64(peak)/float64(real))
+		}
+		b.clean(c.String())
+		b.lim.MaxMemoryBytes = size / 2
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{422, "limit max_memory_bytes of"})
+		b.clean(c.String())
+		b.lim.MaxMemoryBytes = 0
+	}
+}
+
+// TestNearTheLimit: with every limit between nothing and enough, an answer is whole
+// or an error.
+func TestNearTheLimit(t *testing.T) {
+	b := newReading(t, 1<<30)
+	for _, tt := range []struct {
+		name string
+		fill func()
+	}{
+		{"floats", func() { b.fill(40, 240, 15*time.Second) }},
+		{"histograms", func() { b.histograms(4, 240, 100) }},
+	} {
+		tt.fill()
+		for _, c := range []readRoute{
+			{method: "GET", pattern: "query_range"}, {method: "POST", pattern: "read"}, {method: "POST", pattern: "read", streamed: true},
+			{method: "GET", pattern: "query"}, {method: "GET", pattern: "series"}, {method: "GET", pattern: "labels"},
+		} {
+			b.lim.MaxMemoryBytes = 0
+			enough, whole := b.peak(c.request(b, ""))
+			answered := 0
+			for i := range int64(64) {
+				b.lim.MaxMemoryBytes = 1000 + i*(enough+4000)/62
+				switch w := do(b.h, as("acme", c.request(b, ""))); {
+				case w.Code == http.StatusOK && w.Body.String() == whole.Body.String():
+					answered++
+				case w.Code != 422:
+					t.Fatalf("%s, %s with %d bytes: %d, %d bytes of %d", tt.name, c, b.lim.MaxMemoryBytes, w.Code, w.Body.Len(), whole.Body.Len())
+				}
+			}
+			if answered == 0 || answered == 64 {
+				t.Errorf("%s, %s: %d of 64 were answered", tt.name, c, answered)
+			}
+			b.clean(c.String())
+		}
+	}
+}

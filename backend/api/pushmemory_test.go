@@ -1,0 +1,235 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// accounted is an API for pushes with an account. Its push counts what it is asked.
+type accounted struct {
+	*pushing
+	account *memory.Account
+	pushed  int
+}
+
+func newAccounted(account int64, lim limits.Limits) *accounted {
+	a := &accounted{account: memory.NewAccount(account, nil)}
+	a.pushing = &pushing{lim: lim, push: func(context.Context, *series.Batch) (series.Outcome, error) {
+		a.pushed++
+		return series.Outcome{}, nil
+	}}
+	a.Handler = New(Options{
+		Push:   func(ctx context.Context, b *series.Batch) (series.Outcome, error) { return a.push(ctx, b) },
+		Limits: func(tenant.ID) limits.Limits { return a.lim }, Memory: a.account,
+	})
+	return a
+}
+
+// bodies are bodies of so many series in both versions, by their content type.
+func bodies(t testing.TB, n int) map[string][]byte {
+	t.Helper()
+	v1, v2, st := &prompb.WriteRequest{}, &writev2.Request{}, writev2.NewSymbolTable()
+	for i := range n {
+		name := fmt.Sprintf("instance-%06d", i)
+		v1.Timeseries = append(v1.Timeseries, prompb.TimeSeries{Labels: []prompb.Label{{Name: "__name__", Value: "up"}, {Name: "instance", Value: name}},
+			Samples: []prompb.Sample{{Timestamp: 1, Value: 1}}})
+		v2.Timeseries = append(v2.Timeseries, writev2.TimeSeries{LabelsRefs: []uint32{st.Symbolize("__name__"), st.Symbolize("up"), st.Symbolize("instance"), st.Symbolize(name)},
+			Samples: []writev2.Sample{{Timestamp: 1, Value: 1}}})
+	}
+	v2.Symbols = st.Symbols()
+	one, err := v1.Marshal()
+	two, err2 := v2.Marshal()
+	if err = errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	return map[string][]byte{typeV1: snappy.Encode(nil, one), typeV2: snappy.Encode(nil, two)}
+}
+
+// TestPushMemory: a push that does not find its memory is answered so that its
+// sender does the right thing, and nothing of it is written.
+func TestPushMemory(t *testing.T) {
+	for kind, body := range bodies(t, 20_000) {
+		for _, tt := range []struct {
+			name    string
+			account int64
+			own     int64 // max_memory_bytes
+			others  bool  // hold all of the account
+			held    int64 // by another request of the tenant
+			want    refusal
+		}{
+			{"room enough", 256 << 20, 0, false, 0, refusal{204, ""}},
+			{"alone too large for the account", 4 << 20, 0, false, 0, refusal{413, "at most 1835008 can be had; send fewer samples per request"}},
+			{"alone too large for the tenant", 256 << 20, 1 << 20, false, 0, refusal{413, "at most 1048576 can be had"}},
+			{"body alone too large for the tenant", 256 << 20, 32 << 10, false, 0, refusal{413, "at most 32768 can be had"}},
+			{"others hold all", 64 << 20, 0, true, 0, refusal{503, "memory for requests is in use"}},
+			{"the tenant's others hold too much", 256 << 20, 64 << 20, false, 64<<20 - 1000, refusal{503, "memory for requests is in use"}},
+		} {
+			a := newAccounted(tt.account, limits.Limits{MaxMemoryBytes: tt.own})
+			release := func() {}
+			if tt.others {
+				release = exhaust(a.account)
+			}
+			other := a.account.Begin(memory.Request{Tenant: "a", Limit: tt.own})
+			if err := other.Take(tt.held); err != nil {
+				t.Fatal(err)
+			}
+			w := do(a, pushRequest("/api/v1/push", body, map[string]string{"Content-Type": kind}))
+			(&reading{t: t}).check(tt.name+", "+kind, w, tt.want)
+			if wrote := a.pushed > 0; wrote != (tt.want.code == 204) {
+				t.Errorf("%s, %s: pushed: %v", tt.name, kind, wrote)
+			}
+			release()
+			other.Close()
+			if n := a.account.Used(); n != 0 {
+				t.Errorf("%s, %s: %d bytes are held", tt.name, kind, n)
+			}
+		}
+	}
+}
+
+// TestPushGivesBack: whatever becomes of a push, all that it held is given back.
+func TestPushGivesBack(t *testing.T) {
+	panics := errors.New("panic")
+	for kind, body := range bodies(t, 1000) {
+		for _, tt := range []struct {
+			name string
+			body []byte
+			err  error // of the push
+			code int
+		}{
+			{"malformed", snappy.Encode(nil, bytes.Repeat([]byte("\x0a\xff"), 1000)), nil, 400},
+			{"cut off", body[:len(body)/2], nil, 400},
+			{"too large", append(binary.AppendUvarint(nil, 1<<30), body...), nil, 413},
+			{"canceled", body, context.Canceled, 499},
+			{"full", body, ingester.ErrFull, 503},
+			{"unknown", body, errors.New("broken"), 503},
+			{"panic", body, panics, 200},
+		} {
+			a := newAccounted(256<<20, limits.Limits{MaxDecodedBytes: 8 << 20})
+			during := int64(0)
+			a.push = func(context.Context, *series.Batch) (series.Outcome, error) {
+				if during = a.account.Used(); errors.Is(tt.err, panics) {
+					panic(panics)
+				}
+				return series.Outcome{}, tt.err
+			}
+			w := httptest.NewRecorder()
+			func() {
+				defer func() { _ = recover() }()
+				a.ServeHTTP(w, pushRequest("/api/v1/push", tt.body, map[string]string{"Content-Type": kind}))
+			}()
+			if w.Code != tt.code {
+				t.Errorf("%s, %s: %d %s", tt.name, kind, w.Code, w.Body)
+			}
+			if tt.err != nil && during < 3*int64(len(body)) {
+				t.Errorf("%s, %s: %d bytes were held for a body of %d", tt.name, kind, during, len(body))
+			}
+			if n := a.account.Used(); n != 0 {
+				t.Errorf("%s, %s: %d bytes are held", tt.name, kind, n)
+			}
+		}
+	}
+}
+
+// stalledBody has some bytes, then none until it is let go.
+type stalledBody struct {
+	data  io.Reader
+	came  chan struct{} // closed when all is read
+	goOn  chan struct{}
+	once  sync.Once
+	cause error
+}
+
+func (s *stalledBody) Read(p []byte) (int, error) {
+	if n, err := s.data.Read(p); err == nil {
+		return n, nil
+	}
+	s.once.Do(func() { close(s.came) })
+	<-s.goOn
+	return 0, s.cause
+}
+
+func (s *stalledBody) Close() error { return nil }
+
+// TestStalledBody: a body is held as it comes, not as its header promises; what a
+// buffer of an earlier request brings along is held, too.
+func TestStalledBody(t *testing.T) {
+	a := newAccounted(1<<30, limits.Default())
+	for _, tt := range []struct {
+		came, least, most int64
+	}{
+		{10, 10, 128 << 10},
+		{100 << 10, 100 << 10, 256 << 10},
+		{1 << 20, 1 << 20, 3 << 20},
+	} {
+		for _, path := range []string{"/api/v1/push", promAPI + "read", promAPI + "query"} {
+			h := a.Handler
+			account := a.account
+			if path != "/api/v1/push" {
+				b := newReading(t, 1<<30)
+				h, account = b.h, b.account
+			}
+			s := &stalledBody{data: strings.NewReader(strings.Repeat("x", int(tt.came))), came: make(chan struct{}), goOn: make(chan struct{}), cause: io.ErrUnexpectedEOF}
+			r := pushRequest(path, nil, nil)
+			r.Body, r.ContentLength = s, 16<<20
+			var all sync.WaitGroup
+			all.Go(func() {
+				if w := do(h, r); w.Code != 400 {
+					t.Errorf("%s: %d %s", path, w.Code, w.Body)
+				}
+			})
+			<-s.came
+			if n := account.Used(); n < tt.least || n > tt.most {
+				t.Errorf("%s: %d bytes are held when %d came, want %d to %d", path, n, tt.came, tt.least, tt.most)
+			}
+			close(s.goOn)
+			all.Wait()
+			if n := account.Used(); n != 0 {
+				t.Errorf("%s: %d bytes are held", path, n)
+			}
+		}
+	}
+}
+
+// TestUsedBuffer: the room of a buffer that was used before is held, and is given
+// up where there is no memory for it.
+func TestUsedBuffer(t *testing.T) {
+	account := memory.NewAccount(64<<20, nil)
+	for _, tt := range []struct {
+		own   int64
+		room  int // of the buffer afterwards, at most
+		least int64
+	}{
+		{0, 4 << 20, 4 << 20},
+		{1 << 20, 1 << 20, 1000},
+	} {
+		h := account.Begin(memory.Request{Tenant: "a", Limit: tt.own, Write: true})
+		buf := bytes.NewBuffer(make([]byte, 0, 4<<20))
+		data := strings.Repeat("y", 1000)
+		if err := readAll(buf, strings.NewReader(data), 2000, h); err != nil || buf.String() != data {
+			t.Errorf("limit %d: %d bytes, %v", tt.own, buf.Len(), err)
+		}
+		if n := h.Used(); buf.Cap() > tt.room || n < tt.least || n < int64(buf.Cap())/2 {
+			t.Errorf("limit %d: %d bytes are held for a buffer of %d", tt.own, n, buf.Cap())
+		}
+		h.Close()
+	}
+}

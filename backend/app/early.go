@@ -1,0 +1,131 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/gateway/admin"
+)
+
+// adminListener is open from the beginning of the start to the end of the
+// process, so that probes, Prometheus and an operator can tell a long replay from
+// a process that hangs.
+type adminListener struct {
+	listener net.Listener
+	server   *http.Server
+	handler  atomic.Pointer[http.Handler]
+	failed   chan error // what Serve returned
+	// early has the metrics that are complete while the rest is built: collectors
+	// of a.registry may read parts of the process that do not exist yet.
+	early *prometheus.Registry
+}
+
+// openAdmin opens admin_listen, which tells of the start until serve is called.
+func (a *App) openAdmin() error {
+	l, err := net.Listen("tcp", a.cfg.AdminListen)
+	if err != nil {
+		return fmt.Errorf("admin_listen: %w", err)
+	}
+	ad := &adminListener{listener: l, failed: make(chan error, 1), early: prometheus.NewRegistry()}
+	a.admin = ad
+	a.registerEarly(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(a.opts.Version))
+	ad.serve(a.starting())
+	ad.server = gateway.Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*ad.handler.Load()).ServeHTTP(w, r)
+	}), a.opts.Logger)
+	ad.server.BaseContext = a.requestContext
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ad.failed <- ad.server.Serve(l)
+	}()
+	a.onClose("admin listener", func() error {
+		err := errors.Join(ad.server.Close(), ignoreNetClosed(l.Close())) // Serve may not have begun
+		<-ended
+		return err
+	})
+	return nil
+}
+
+// ignoreNetClosed is for listeners that their server may have closed.
+func ignoreNetClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// serve has h answer from now on.
+func (ad *adminListener) serve(h http.Handler) { ad.handler.Store(&h) }
+
+// registerEarly adds metrics that can be read during the start, too.
+func (a *App) registerEarly(cs ...prometheus.Collector) {
+	a.registry.MustRegister(cs...)
+	a.admin.early.MustRegister(cs...)
+}
+
+// starting is the admin listener's handler during the start.
+func (a *App) starting() http.Handler {
+	r := chi.NewRouter()
+	r.Handle("/metrics", promhttp.HandlerFor(a.admin.early, promhttp.HandlerOpts{}))
+	r.Get("/healthy", serveHealthy)
+	r.Get("/ready", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, a.startup.String(), http.StatusServiceUnavailable)
+	})
+	other := admin.Starting(a.startup.String, a.opts.Logger)
+	r.NotFound(other.ServeHTTP)
+	r.MethodNotAllowed(other.ServeHTTP)
+	return r
+}
+
+func serveHealthy(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("healthy\n")) }
+
+// address is one on which the process listens, and the setting that has it.
+type address struct{ setting, addr string }
+
+// addresses are those that open when the process can serve: the main one first.
+func (a *App) addresses() []address {
+	if a.opts.Role != Backend {
+		return []address{{"listen", a.cfg.Listen}}
+	}
+	return []address{{"internal_listen", a.cfg.InternalListen}, {"rpc_listen", a.cfg.RPCListen}}
+}
+
+// open listens on all addresses, or on none.
+func (a *App) open() ([]net.Listener, error) {
+	var out []net.Listener
+	for _, one := range a.addresses() {
+		l, err := net.Listen("tcp", one.addr)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", one.setting, err), closeAll(out))
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+func closeAll(list []net.Listener) error {
+	var errs error
+	for _, l := range list {
+		errs = errors.Join(errs, l.Close())
+	}
+	return errs
+}
+
+// checkAddresses reports at once, and not after a long replay, that an address is
+// taken. The listeners do not stay open: the system would accept connections that
+// nobody answers, and clients would wait where a refused connection has them try
+// again, or elsewhere.
+func (a *App) checkAddresses() error {
+	list, err := a.open()
+	return errors.Join(err, closeAll(list))
+}

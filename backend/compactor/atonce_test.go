@@ -1,0 +1,167 @@
+package compactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// gate is an object store that tells a test of each Put, and waits for it.
+type gate struct {
+	objects.Store
+	mu           sync.Mutex
+	waiting, top int
+	open         chan struct{} // closed: nobody waits any more
+	want         int           // so many at once open the gate
+	fail         string        // part of the names that cannot be stored
+	during       func()        // called by each Put
+}
+
+func (g *gate) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
+	if !strings.HasPrefix(name, "l1/") {
+		return g.Store.Put(ctx, name, path, crc)
+	}
+	if g.during != nil {
+		g.during()
+	}
+	g.mu.Lock()
+	g.waiting++
+	if g.top = max(g.top, g.waiting); g.top == g.want {
+		close(g.open)
+		g.want = 0
+	}
+	g.mu.Unlock()
+	select {
+	case <-g.open:
+	case <-ctx.Done():
+		return objects.Object{}, ctx.Err()
+	}
+	g.mu.Lock()
+	g.waiting--
+	g.mu.Unlock()
+	if g.fail != "" && strings.Contains(name, g.fail) {
+		return objects.Object{}, errInjected
+	}
+	return g.Store.Put(ctx, name, path, crc)
+}
+
+func manyTenants(n int) map[tenant.ID]data {
+	all := map[tenant.ID]data{}
+	for i := range n {
+		all[tenant.ID(fmt.Sprintf("t%04d", i))] = data{"__name__=m": {{T: testDay*series.DayMillis + int64(i), V: float64(i)}}}
+	}
+	return all
+}
+
+// TestTenantsAtOnce: as many tenants of a day are compacted at once as are allowed;
+// the report counts all of them, and one that fails is named alone.
+func TestTenantsAtOnce(t *testing.T) {
+	g := &gate{open: make(chan struct{}), want: 6, fail: "t0007"}
+	x := newWorld(t, wrap{atOnce: 6, objects: func(o objects.Store) objects.Store { g.Store = o; return g }})
+	all := manyTenants(40)
+	x.push(all, "i1", "i2")
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	r, err := x.comp.Compact(ctx, Due)
+	if !errors.Is(err, errInjected) || !strings.Contains(err.Error(), "t0007") {
+		t.Fatalf("error of the tenant that fails: %v", err)
+	}
+	if r.Days != 1 || r.Published != 39 || r.Series != 39 || r.Samples != 39 {
+		t.Errorf("report %+v", r)
+	}
+	if g.top != 6 {
+		t.Errorf("%d tenants at once, want 6", g.top)
+	}
+	if f := x.comp.Status().Failing; len(f) != 1 || f[0].Tenant != "t0007" || f[0].Attempts != 1 {
+		t.Errorf("failing: %+v", f)
+	}
+	x.check("one tenant fails")
+	if w, err := x.store.Work(ctx); err != nil || len(w) != 1 || len(w[0].Receipts) != 2 {
+		t.Errorf("the packs that the failing tenant needs have no receipts: %+v, %v", w, err)
+	}
+	g.fail = ""
+	x.now = x.now.Add(time.Hour)
+	x.compact(Due)
+	x.check("all compacted")
+	if f := x.comp.Status().Failing; len(f) != 0 {
+		t.Errorf("failing: %+v", f)
+	}
+}
+
+// TestInputBytes: tenants that together merge more than the bound are compacted one
+// after the other, and one that alone has more is compacted too.
+func TestInputBytes(t *testing.T) {
+	g := &gate{open: make(chan struct{})}
+	close(g.open)
+	x := newWorld(t, wrap{objects: func(o objects.Store) objects.Store { g.Store = o; return g }})
+	x.comp = New(Options{ID: "c1", Store: x.store, Retention: x.comp.opts.Retention, TenantsAtOnce: 16, InputBytes: 1, Now: x.comp.opts.Now})
+	g.during = func() {
+		if x.comp.room.TryAcquire(1) {
+			x.comp.room.Release(1)
+			t.Error("a tenant's pack is written, and there is room for another tenant")
+		}
+	}
+	x.push(manyTenants(40), "i1")
+	if r := x.compact(Due); r.Published != 40 || g.top != 1 {
+		t.Errorf("%d published, up to %d at once", r.Published, g.top)
+	}
+	x.check("one after the other")
+}
+
+// slowRows is a row store with a round trip.
+type slowRows struct {
+	rows.Store
+	trip time.Duration
+}
+
+func (s slowRows) ReadRows(ctx context.Context, r []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
+	time.Sleep(s.trip)
+	return s.Store.ReadRows(ctx, r, f, visit)
+}
+
+func (s slowRows) Mutate(ctx context.Context, m rows.RowMutation) error {
+	time.Sleep(s.trip)
+	return s.Store.Mutate(ctx, m)
+}
+
+func (s slowRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []error {
+	time.Sleep(s.trip)
+	return s.Store.MutateRows(ctx, ms)
+}
+
+func (s slowRows) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	time.Sleep(s.trip)
+	return s.Store.CheckAndMutate(ctx, key, c, then, otherwise)
+}
+
+// BenchmarkManyTenants compacts and sweeps a day of 1,000 tenants over a row store
+// with round trips of 2 ms, one tenant after the other and several at once.
+func BenchmarkManyTenants(b *testing.B) {
+	for _, atOnce := range []int{1, 0} {
+		b.Run(fmt.Sprintf("atonce=%d", atOnce), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				slow := &slowRows{}
+				x := newWorld(b, wrap{atOnce: atOnce, rows: func(r rows.Store) rows.Store { slow.Store = r; return slow }})
+				x.push(manyTenants(1000), "i1", "i2", "i3")
+				slow.trip = 2 * time.Millisecond
+				b.StartTimer()
+				r, err := x.comp.Compact(ctx, Due)
+				b.StopTimer()
+				if err != nil || r.Published != 1000 {
+					b.Fatalf("%d tenants published, %v", r.Published, err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}

@@ -1,0 +1,233 @@
+package compactor
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// repetition is an upload that is done once more while a compactor compacts and
+// sweeps.
+type repetition struct {
+	at   int  // the call of the compactor before which the upload is repeated
+	kill int  // the call of the upload at which its process dies; 0: none
+	lost bool // it never comes back
+}
+
+func (r repetition) String() string {
+	return fmt.Sprintf("repeated at call %d, killed at %d, lost %t", r.at, r.kill, r.lost)
+}
+
+// TestUploadRepeatedMeanwhile repeats an upload at every call of a compaction and
+// of the sweep of a week later, whole or killed at each of its steps, by an
+// ingester that comes back or never does. Nothing is lost or named that is not
+// there, and in the end nothing is left over.
+func TestUploadRepeatedMeanwhile(t *testing.T) {
+	calls, steps := repeatRun(t, repetition{at: 1})
+	if calls < 20 || steps < 7 {
+		t.Fatalf("%d calls of the compactor, %d of the upload: too few to be all", calls, steps)
+	}
+	t.Logf("%d calls of the compactor, %d of the upload", calls, steps)
+	for kill := range steps + 1 {
+		t.Run(fmt.Sprint("killed at ", kill), func(t *testing.T) {
+			t.Parallel()
+			for at := 1; at <= calls+1; at++ {
+				repeatRun(t, repetition{at: at, kill: kill})
+				if kill > 0 {
+					repeatRun(t, repetition{at: at, kill: kill, lost: true})
+				}
+			}
+		})
+	}
+}
+
+// TestUploadSplitOverCompaction does the first calls of a repeated upload at one
+// call of the compactor and the others at a later one.
+func TestUploadSplitOverCompaction(t *testing.T) {
+	calls, steps := repeatRun(t, repetition{at: 1})
+	for pause := 1; pause <= steps; pause++ {
+		t.Run(fmt.Sprint("pauses before its call ", pause), func(t *testing.T) {
+			t.Parallel()
+			for at := 1; at <= calls; at += 2 {
+				for _, behind := range []int{3, calls} {
+					splitRun(t, at, at+behind, pause)
+				}
+			}
+		})
+	}
+}
+
+// repeated is a world with a pack that was uploaded, and the process that uploads
+// it once more, which sees the same stores.
+type repeated struct {
+	*world
+	comp, again *injector // calls of the compactor, and of the repetition
+	uploader    *store.Store
+	up          store.Upload
+	done        bool // the repetition ended well
+}
+
+func newRepeated(t *testing.T) *repeated {
+	t.Helper()
+	r := &repeated{comp: &injector{}, again: &injector{}}
+	var bareRows rows.Store
+	var bareObjects objects.Store
+	r.world = newWorld(t, wrap{bytes: 3000,
+		rows:    func(s rows.Store) rows.Store { bareRows = s; return faultyRows{s, r.comp} },
+		objects: func(o objects.Store) objects.Store { bareObjects = o; return faultyObjects{o, r.comp} }})
+	s, err := store.Open(store.Options{Rows: faultyRows{bareRows, r.again}, Objects: faultyObjects{bareObjects, r.again}, Scratch: filepath.Join(r.dir, "scratch2"),
+		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
+		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil }, Now: func() time.Time { return r.now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.uploader = s
+	// Two days and two tenants, each day with the samples of another one.
+	d := map[tenant.ID]data{"a": window(rng(), testDay, 3, 1, 2), "b": window(rng(), testDay-1, 5, 1, 1)}
+	r.expect(d)
+	r.up = r.seal("i1", d, 0)
+	if err := r.store.Upload(ctx, r.up); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *repeated) repeat() error {
+	err := r.uploader.Upload(context.Background(), r.up)
+	r.done = err == nil
+	return err
+}
+
+// story is a compaction and a sweep that comes a week later. It returns how many
+// calls there were.
+func (r *repeated) story(where string, hook func(call int)) int {
+	r.t.Helper()
+	call := 0
+	r.comp.hook = func(string) { call++; hook(call) }
+	if _, err := r.world.comp.Compact(ctx, All); err != nil {
+		r.t.Fatalf("%s: compact: %v", where, err)
+	}
+	r.now = r.now.Add(8 * 24 * time.Hour)
+	if err := r.world.comp.Sweep(ctx); err != nil {
+		r.t.Fatalf("%s: sweep: %v", where, err)
+	}
+	r.comp.heal()
+	return call
+}
+
+// settle lets everybody go on as they do, and checks at each step what is read and
+// that the store is consistent, and in the end that nothing is left.
+func (r *repeated) settle(where string) {
+	r.t.Helper()
+	r.again.heal()
+	r.check(where)
+	r.verify()
+	// A sweep comes every ten minutes: what was journaled at the end of the last one
+	// is worked off before its pack is too old to be adopted.
+	for _, later := range []time.Duration{10 * time.Minute, 8 * 24 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour} {
+		r.compact(All)
+		r.check(where)
+		r.now = r.now.Add(later)
+		if err := r.world.comp.Sweep(ctx); err != nil {
+			r.t.Fatalf("%s: sweep: %v", where, err)
+		}
+		r.check(where)
+		r.verify()
+	}
+	for _, t := range slices.Sorted(maps.Keys(r.want)) {
+		for day := int64(testDay - 1); day <= testDay; day++ {
+			c, err := r.store.Catalog(ctx, t, day)
+			if err != nil || len(c.L0) > 0 {
+				r.t.Fatalf("%s: tenant %s, day %d: cells of L0 packs are left: %v, %v", where, t, day, c.L0, err)
+			}
+		}
+	}
+	start, end := schema.GarbageRange(r.now.Add(365 * 24 * time.Hour).UnixMilli())
+	if err := r.rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{}, func(row rows.Row) bool {
+		r.t.Errorf("%s: the garbage queue has %q", where, row.Key)
+		return true
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.nothingLeft(where)
+	if r.t.Failed() {
+		r.t.Fatalf("%s: see above", where)
+	}
+}
+
+// repeatRun is the story with one repetition. It returns how many calls of the
+// ports the compactor and the repetition made.
+func repeatRun(t *testing.T, p repetition) (calls, steps int) {
+	t.Helper()
+	r := newRepeated(t)
+	r.again.at, r.again.kind = p.kill, killed
+	calls = r.story(p.String(), func(call int) {
+		if call == p.at {
+			_ = r.repeat()
+		}
+	})
+	steps = r.again.calls
+	r.again.heal()
+	if !p.lost && !r.done {
+		// The ingester has the pack still and answers for it until then.
+		if err := r.repeat(); err != nil {
+			t.Fatalf("%s: the upload is repeated and fails: %v", p, err)
+		}
+	}
+	r.settle(p.String())
+	return calls, steps
+}
+
+// splitRun is the story with a repetition that begins before one call of the
+// compactor and goes on, from a call of its own, before another one.
+func splitRun(t *testing.T, from, to, pause int) {
+	t.Helper()
+	where := fmt.Sprintf("repeated at call %d, from its call %d on at call %d", from, pause, to)
+	r := newRepeated(t)
+	paused, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	calls := 0
+	r.again.hook = func(string) {
+		if calls++; calls == pause {
+			close(paused)
+			<-goOn
+		}
+	}
+	finish := func() {
+		close(goOn)
+		<-ended
+	}
+	finished := false
+	r.story(where, func(call int) {
+		switch call {
+		case from:
+			go func() { defer close(ended); _ = r.repeat() }()
+			select {
+			case <-paused:
+			case <-ended: // it saw the mark
+			}
+		case to:
+			finished = true
+			finish()
+		}
+	})
+	if !finished {
+		finish()
+	}
+	r.again.heal()
+	if !r.done {
+		if err := r.repeat(); err != nil {
+			t.Fatalf("%s: the upload is repeated and fails: %v", where, err)
+		}
+	}
+	r.settle(where)
+}

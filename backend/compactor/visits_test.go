@@ -1,0 +1,218 @@
+package compactor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/clock"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// guarded gives the compactor a clock that a test lets run, by what it returns, and
+// that tells when x.now moved otherwise. It is a new process.
+func (x *world) guarded() (pass func(time.Duration)) {
+	var running time.Duration
+	x.open(0)
+	x.comp.opts.Clock = clock.New(clock.Options{Now: x.comp.opts.Now, Running: func() time.Duration { return running }})
+	return func(d time.Duration) { x.now, running = x.now.Add(d), running+d }
+}
+
+// days counts the days of which the row store has a manifest, whatever their time.
+func (x *world) days() int {
+	x.t.Helper()
+	n := 0
+	err := x.rows.ReadRows(ctx, []rows.Range{{}}, rows.Filter{Qualifiers: []string{"m"}}, func(rows.Row) bool { n++; return true })
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return n
+}
+
+// TestClockAhead: nothing is deleted while the clock of the process is 400 days
+// ahead, by a sweep, by a compaction, or for an operator, and all goes on when it is
+// right again.
+func TestClockAhead(t *testing.T) {
+	x := newWorld(t, wrap{})
+	x.keep = 30 * 24 * time.Hour
+	pass := x.guarded()
+	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
+	x.compact(Due)
+	x.sweep()
+	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 5, 2, 2)}, "i1") // not compacted
+	right := x.now
+	for _, days := range []int{400, 45} { // beyond the life of cells, and within it
+		x.now = right.AddDate(0, 0, days)
+		x.sweep()
+		x.compact(All)
+		x.compact(Due)
+		if err := x.comp.ExpireAll(ctx); err == nil {
+			t.Error("an operator's sweep went by a wrong clock")
+		}
+		if c := x.comp.Status().Clock; !strings.Contains(c, "ahead") {
+			t.Errorf("the status says %q of the clock", c)
+		}
+		x.now = right
+		x.check(fmt.Sprintf("the clock was %d days ahead", days))
+		x.verify()
+	}
+	if c := x.comp.Status().Clock; c != "" {
+		t.Errorf("the status says %q of a clock that is right", c)
+	}
+	pass(40 * 24 * time.Hour)
+	x.sweep()
+	x.compact(Due)
+	pass(9 * 24 * time.Hour)
+	x.sweep()
+	x.nothingLeft("40 days later")
+}
+
+// TestSealOfTheFuture: a compactor that sees a pack which was sealed in its future
+// deletes nothing by its time until the pack is compacted.
+func TestSealOfTheFuture(t *testing.T) {
+	x := newWorld(t, wrap{})
+	x.keep = 10 * 24 * time.Hour
+	pass := x.guarded()
+	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
+	x.compact(Due)
+	pass(20 * 24 * time.Hour)
+	right := x.now
+	x.now = right.Add(12 * time.Minute) // of an ingester
+	x.push(map[tenant.ID]data{"a": window(rng(), testDay+20, 1, 2, 2)}, "i2")
+	x.now = right
+	x.compact(Due)
+	x.sweep()
+	x.check("an ingester's clock is ahead")
+	x.compact(All) // then nothing is to do for the pack
+	x.compact(Due)
+	x.sweep()
+	if m := x.manifest("a", testDay); m != nil {
+		t.Errorf("the day beyond retention is there still: %+v", m)
+	}
+}
+
+// TestExpiryIsBounded: after a long time off, or with a clock that is wrong from the
+// start, a tenth of the days go in 24 hours of running, and the rest on later days or
+// when an operator says so.
+func TestExpiryIsBounded(t *testing.T) {
+	const all = 40
+	x := newWorld(t, wrap{})
+	x.now = time.UnixMilli((testDay + all) * series.DayMillis)
+	x.keep = 60 * 24 * time.Hour
+	x.want["a"] = nil
+	for day := range int64(all) {
+		publishSmall(t, x.store, "a", testDay+day)
+	}
+	x.guarded()
+	x.sweep()
+	x.now = x.now.AddDate(0, 0, 80)
+	pass := x.guarded()
+	left := func(what string, want int) {
+		t.Helper()
+		x.sweep()
+		x.sweep()
+		if n := x.days(); n != want {
+			t.Errorf("%s: %d days are left, want %d", what, n, want)
+		}
+	}
+	left("at the start", 36)
+	pass(23 * time.Hour)
+	left("23 hours later", 36)
+	if got := testutil.ToFloat64(x.comp.metrics.expired); got != 4 {
+		t.Errorf("%v days expired", got)
+	}
+	if s := x.comp.Status(); s.Expired != 36 {
+		t.Errorf("%d days wait", s.Expired)
+	}
+	pass(time.Hour)
+	left("a day later", 33)
+	if err := x.comp.ExpireAll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := x.days(); n != 0 || x.comp.Status().Expired != 0 {
+		t.Errorf("after an operator's sweep %d days are left, %d wait", n, x.comp.Status().Expired)
+	}
+}
+
+// TestLoweredRetention: days that a lowered retention made due go at once, and those
+// of the same sweep that the time made due do not.
+func TestLoweredRetention(t *testing.T) {
+	const all = 40
+	for _, known := range []bool{true, false} { // whether a sweep wrote the retention of before
+		x := newWorld(t, wrap{})
+		x.now = time.UnixMilli((testDay + all) * series.DayMillis)
+		x.keep = 200 * 24 * time.Hour
+		x.want["a"] = nil
+		for day := range int64(all) {
+			publishSmall(t, x.store, "a", testDay+day)
+		}
+		x.guarded()
+		if known {
+			x.sweep()
+		}
+		x.keep = 10 * 24 * time.Hour
+		x.sweep()
+		if n := x.days(); n != 11 || x.comp.Status().Expired != 0 {
+			t.Fatalf("%d days are left, %d wait, want 11 and none", n, x.comp.Status().Expired)
+		}
+		// The lowering explains nothing that comes later.
+		x.now = x.now.AddDate(0, 0, 400)
+		x.guarded()
+		x.sweep()
+		if n := x.days(); n != 9 {
+			t.Errorf("400 days later %d days are left, want 9", n)
+		}
+	}
+}
+
+// TestSweepVisits: a sweep makes calls of the row store only for tenants of which
+// something can be due.
+func TestSweepVisits(t *testing.T) {
+	const tenants = 1000
+	var calls, cells atomic.Int64
+	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} }})
+	x.keep = 30 * 24 * time.Hour
+	for i := range tenants {
+		id := tenant.ID(fmt.Sprintf("t%04d", i))
+		x.want[id] = nil
+		x.deleted[id] = i%10 == 0
+	}
+	keep := map[tenant.ID]time.Duration{}
+	x.comp.opts.Retention = func(_ context.Context, id tenant.ID) (time.Duration, error) { return x.keep + keep[id], nil }
+	sweep := func(what string, least, most int64) {
+		t.Helper()
+		calls.Store(0)
+		x.sweep()
+		if n := calls.Load(); n < least || n > most {
+			t.Errorf("%s: %d reads of rows, want %d to %d", what, n, least, most)
+		}
+	}
+	sweep("at the start", tenants, 4*tenants)
+	sweep("at once again", 0, 5)
+	keep["t0001"] = time.Hour
+	sweep("another retention", 1, 10)
+	x.now = x.now.Add(10 * time.Minute)
+	sweep("ten minutes later: deleted tenants", tenants/10, tenants/10+5)
+	x.now = x.now.Add(10 * time.Minute)
+	sweep("20 minutes later", 0, 5)
+	x.now = x.now.Add(24 * time.Hour)
+	sweep("a day later", tenants, 4*tenants)
+	x.now = x.now.Add(time.Minute)
+	sweep("and a minute", 0, 5)
+	delete(x.want, "t0001")
+	x.sweep()
+	if n := len(x.comp.visits.active) + len(x.comp.visits.deleted); n != tenants-1 {
+		t.Errorf("%d tenants are remembered", n)
+	}
+	if r, err := x.store.Expire(ctx, "t0002", store.Expiry{Now: x.now}); err != nil || r.Deletions {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

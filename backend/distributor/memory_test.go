@@ -1,0 +1,183 @@
+package distributor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wire"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// replicaFunc is a replica that does what a test says.
+type replicaFunc func(context.Context, *wire.Push) (wire.PushResponse, error)
+
+func (f replicaFunc) Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error) {
+	return f(ctx, p)
+}
+
+func accounted(account *memory.Account, n int, replica func(*ring.Instance) Replica) *Distributor {
+	return New(Options{Ring: newZones(n), Replication: 3, Memory: account, PushTimeout: 5 * time.Second,
+		Replica: func(in *ring.Instance) (Replica, error) { return replica(in), nil },
+		Limits:  func(tenant.ID) limits.Limits { return limits.Limits{} }})
+}
+
+// eventuallyHeld waits until an account holds so much.
+func eventuallyHeld(t *testing.T, account *memory.Account, ok func(held int64) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(account.Used()); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are held", account.Used())
+		}
+	}
+}
+
+// TestHeldForIngesters: what pushes take is held until the last ingester that gets
+// them has answered, once for those that get the same, however the request ends.
+func TestHeldForIngesters(t *testing.T) {
+	const limit = 64 << 20
+	for _, n := range []int{1, 3} { // of each zone: with one, all get the same
+		for name, end := range map[string]error{"answered": nil, "failed": errors.New("down"), "too large": &memory.TooLargeError{Need: 2, Most: 1}} {
+			t.Run(fmt.Sprintf("%d ingesters, %s", 3*n, name), func(t *testing.T) {
+				account := memory.NewAccount(limit, nil)
+				var bodies, calls atomic.Int64
+				release := make(chan struct{})
+				d := accounted(account, n, func(in *ring.Instance) Replica {
+					return replicaFunc(func(_ context.Context, p *wire.Push) (wire.PushResponse, error) {
+						if held := account.Used(); held < pushFactor*int64(len(p.Write)) {
+							t.Errorf("%d bytes are held while %d are pushed", held, len(p.Write))
+						}
+						bodies.Add(int64(len(p.Write)))
+						calls.Add(1)
+						if in.Zone == "c" {
+							<-release
+						}
+						return wire.PushResponse{}, end
+					})
+				})
+				wait := 10 * time.Second
+				if end != nil { // the third zone could still decide
+					wait = 200 * time.Millisecond
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), wait)
+				_, err := d.Push(ctx, &series.Batch{Tenant: "t", Entries: manySeries(10_000)})
+				if cancel(); (err == nil) != (end == nil) {
+					t.Error(err)
+				}
+				eventuallyHeld(t, account, func(int64) bool { return calls.Load() == int64(3*n) }) // the last ones may begin late
+				want := pushFactor * bodies.Load() / 3                                             // of the zone that did not answer, which has every series
+				eventuallyHeld(t, account, func(held int64) bool { return held > 0 && held <= want+want/2 })
+				if held := account.Used(); held < want-want/10 {
+					t.Errorf("%d bytes are held for a zone that gets %d", held, want/pushFactor)
+				}
+				close(release)
+				if err := d.Close(); err != nil || account.Used() != 0 || d.inflight.Load() != 0 {
+					t.Errorf("%v: %d bytes are held in the end, %d are under way", err, account.Used(), d.inflight.Load())
+				}
+			})
+		}
+	}
+}
+
+// TestTooLargePush: a request that could never be sent, or that so many replicas can
+// never take that it cannot be on a majority, is too large; what fewer say, or what
+// may change, makes it one to repeat. Nothing is held in the end.
+func TestTooLargePush(t *testing.T) {
+	large, down := &memory.TooLargeError{Need: 2, Most: 1}, errors.New("down")
+	tests := []struct {
+		name    string
+		answers [3]error
+		large   bool
+		ok      bool
+	}{
+		{"all can never", [3]error{large, large, large}, true, false},
+		{"two can never", [3]error{large, nil, large}, true, false},
+		{"two can never, one is away", [3]error{down, large, large}, true, false},
+		{"one can never", [3]error{large, nil, nil}, false, true},
+		{"one can never, one is away", [3]error{large, down, nil}, false, false},
+		{"two are full", [3]error{wire.ErrUnavailable, nil, wire.ErrUnavailable}, false, false},
+	}
+	batches := map[string]func() *series.Batch{
+		"series": func() *series.Batch { return &series.Batch{Tenant: "t", Entries: manySeries(100)} },
+		"metadata": func() *series.Batch {
+			return &series.Batch{Tenant: "t", Metadata: []series.MetricMetadata{{Metric: "up"}}}
+		},
+	}
+	for _, tt := range tests {
+		for what, batch := range batches {
+			account := memory.NewAccount(64<<20, nil)
+			d := accounted(account, 1, func(in *ring.Instance) Replica {
+				return replicaFunc(func(context.Context, *wire.Push) (wire.PushResponse, error) {
+					return wire.PushResponse{}, tt.answers[in.ID[0]-'0']
+				})
+			})
+			_, err := d.Push(context.Background(), batch())
+			var tooLarge *memory.TooLargeError
+			if errors.As(err, &tooLarge) != tt.large || (err == nil) != tt.ok || !tt.ok && !tt.large && !errors.Is(err, ErrUnavailable) {
+				t.Errorf("%s of %s: %v", tt.name, what, err)
+			}
+			if err := d.Close(); err != nil || account.Used() != 0 {
+				t.Errorf("%s of %s: %d bytes are held in the end", tt.name, what, account.Used())
+			}
+		}
+	}
+}
+
+// TestNoMemoryForPushes: what there is no memory for is not put together. It is too
+// large if there never is, with what the request itself holds.
+func TestNoMemoryForPushes(t *testing.T) {
+	const limit = 16 << 20
+	account := memory.NewAccount(limit, nil)
+	d := accounted(account, 1, func(*ring.Instance) Replica {
+		return replicaFunc(func(context.Context, *wire.Push) (wire.PushResponse, error) { return wire.PushResponse{}, nil })
+	})
+	batch := func() *series.Batch {
+		b := &series.Batch{Tenant: "t"}
+		for i := range 1500 {
+			b.Entries = append(b.Entries, entryOf(rawLabels("__name__", "up", "i", fmt.Sprint(i), "long", strings.Repeat("x", 1000)), at(nowMillis)))
+		}
+		return b
+	}
+	for _, tt := range []struct {
+		name                string
+		request, by, others int64
+		want                string // error
+	}{
+		{"alone", 0, 0, 0, ""},
+		{"with its request", 5 << 20, 0, 0, "too large"},
+		{"with the tenant's others", 0, 5 << 20, 0, "full"},
+		{"with other tenants", 0, 0, 7 << 20, "full"},
+		{"alone again", 1 << 20, 0, 0, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			hold := func(id tenant.ID, n int64) *memory.Holding {
+				h := account.Begin(memory.Request{Tenant: id, Write: true})
+				if err := h.Take(n); err != nil {
+					t.Fatal(err)
+				}
+				return h
+			}
+			request, by, others := hold("t", tt.request), hold("t", tt.by), hold("u", tt.others)
+			_, err := d.Push(memory.NewContext(context.Background(), request), batch())
+			var large *memory.TooLargeError
+			if errors.As(err, &large) != (tt.want == "too large") || errors.Is(err, memory.ErrFull) != (tt.want == "full") || (err == nil) != (tt.want == "") {
+				t.Errorf("%v", err)
+			}
+			d.pushes.Wait()
+			for _, h := range []*memory.Holding{request, by, others} {
+				h.Close()
+			}
+			if account.Used() != 0 {
+				t.Errorf("%d bytes are held in the end", account.Used())
+			}
+		})
+	}
+}

@@ -1,0 +1,312 @@
+package ingester
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// newStillBench is an ingester that does nothing by itself and does not sync its log.
+func newStillBench(t *testing.T) *bench {
+	t.Helper()
+	return newDiskBench(t, smallDisk{dir: t.TempDir()})
+}
+
+// counted checks what is counted against what is there, tenant by tenant. Nothing
+// may be under way.
+func (ing *Ingester) counted(t *testing.T) {
+	t.Helper()
+	var total, established, places, held, tenants int64
+	for _, th := range ing.heads() {
+		want, beyond := tenantBytes, 0
+		for _, s := range th.all() {
+			size := s.size()
+			want += size
+			if s.established {
+				established += size
+				beyond++
+			}
+		}
+		if index := th.indexSize(); index > th.indexBytes || th.dead == 0 && index != th.indexBytes {
+			t.Errorf("tenant %s: index of %d bytes is counted as %d", th.id, index, th.indexBytes)
+		}
+		want += th.indexBytes
+		for name, m := range th.metadata {
+			want += metadataSize(&series.MetricMetadata{Metric: name, Metadata: m.Metadata})
+		}
+		want += exemplarBytes*int64(cap(th.exemplars.ring)) + seriesExemplarBytes*int64(len(th.exemplars.newest))
+		for _, e := range th.exemplars.ring {
+			want += allocated(e.Labels.ByteSize())
+		}
+		want += placeBytes * int64(len(th.places))
+		places += checkPlaces(t, th)
+		held += th.held.Load()
+		if got := th.bytes.Load(); got != want {
+			t.Errorf("tenant %s has %d bytes and is counted with %d", th.id, want, got)
+		}
+		if beyond != th.established {
+			t.Errorf("tenant %s has %d established series and is counted with %d", th.id, beyond, th.established)
+		}
+		total += want
+		if th.count > 0 {
+			tenants++
+		}
+	}
+	a := &ing.account
+	if a.bytes.Load() != total || a.established.Load() != established || a.places.Load() != places || a.held.Load() != held || a.tenants.Load() != tenants {
+		t.Errorf("counted are %d bytes, %d established, %d places, %d held, %d tenants; there are %d, %d, %d, %d, %d",
+			a.bytes.Load(), a.established.Load(), a.places.Load(), a.held.Load(), a.tenants.Load(), total, established, places, held, tenants)
+	}
+}
+
+// checkPlaces checks a tenant's places against how they are counted, and returns
+// how many series they are of.
+func checkPlaces(t *testing.T, th *tenantHead) int64 {
+	t.Helper()
+	series, held := 0, int64(0)
+	for hash, p := range th.places {
+		if p.series == 0 {
+			t.Errorf("a place of hash %d is of no series", hash)
+		}
+		series += int(p.series)
+		held += p.bytes()
+	}
+	if th.placed != series || th.held.Load() != held {
+		t.Errorf("tenant %s has places of %d series and %d bytes, and is counted with %d and %d", th.id, series, held, th.placed, th.held.Load())
+	}
+	return int64(series)
+}
+
+// indexSize is what an index made now would be counted with.
+func (th *tenantHead) indexSize() int64 {
+	if th.postings == nil {
+		return 0
+	}
+	all := th.all()
+	slices.SortFunc(all, func(a, b *memSeries) int { return cmp.Compare(a.ref, b.ref) })
+	x := newSeriesIndex(len(all))
+	x.add(all)
+	return x.bytes
+}
+
+// wideHistogram has n buckets without gaps. Its count is a counter's at t.
+func wideHistogram(n int, t int64) *histogram.Histogram {
+	h := &histogram.Histogram{Schema: 3, ZeroThreshold: 1e-9, Sum: float64(t), PositiveSpans: []histogram.Span{{Length: uint32(n)}}, PositiveBuckets: make([]int64, n)}
+	h.PositiveBuckets[0] = t/1000%1_000_000 + 1
+	h.Count = uint64(h.PositiveBuckets[0]) * uint64(n)
+	return h
+}
+
+// randomSample is of any kind, most often a float in order.
+func randomSample(rng *rand.Rand, now int64, kind int) series.Sample {
+	t := now + rng.Int64N(1000)
+	if rng.IntN(8) == 0 {
+		t -= rng.Int64N(3 * series.WindowMillis)
+	}
+	switch h := wideHistogram(1+rng.IntN(40), t); {
+	case kind == 1 || kind == 3 && rng.IntN(2) == 0:
+		return series.Sample{T: t, H: h}
+	case kind == 2:
+		return series.Sample{T: t, FH: h.ToFloat(nil)}
+	}
+	return series.Sample{T: t, V: rng.Float64()}
+}
+
+// randomPush pushes some series of a tenant, with metadata and exemplars.
+func (b *bench) randomPush(rng *rand.Rand, id tenant.ID, names int) {
+	b.t.Helper()
+	now, batch := b.clock.Load(), &series.Batch{Tenant: id, Established: rng.IntN(4) == 0}
+	for range 1 + rng.IntN(30) {
+		i := rng.IntN(names)
+		e := entry(metric(fmt.Sprint("m", i%7), "i", fmt.Sprint(i), "long", strings.Repeat("x", i%50)))
+		for range rng.IntN(4) {
+			e.Samples = append(e.Samples, randomSample(rng, now, i%13))
+		}
+		if rng.IntN(10) == 0 {
+			e.Exemplars = append(e.Exemplars, exemplar.Exemplar{Labels: labels.FromStrings("trace", strings.Repeat("t", rng.IntN(60))), Ts: now, HasTs: true, Value: rng.Float64()})
+		}
+		batch.Entries = append(batch.Entries, e)
+	}
+	for range rng.IntN(3) {
+		batch.Metadata = append(batch.Metadata, series.MetricMetadata{Metric: fmt.Sprint("m", rng.IntN(50)),
+			Metadata: metadata.Metadata{Type: "counter", Help: strings.Repeat("h", rng.IntN(100))}})
+	}
+	if _, err := b.ing.Push(context.Background(), batch); err != nil {
+		b.t.Error(err)
+	}
+}
+
+// TestCounted: after pushes of every kind, seals, removals, replays and rejected
+// series, exactly what is there is counted, without a recount.
+func TestCounted(t *testing.T) {
+	b := newStillBench(t)
+	b.lim.MaxExemplars = 40
+	rng := rand.New(rand.NewPCG(3, 4))
+	indexed := 0
+	steps := []func(){
+		func() {}, func() {}, func() {},
+		func() {
+			if !b.ing.filled(sharePercent) {
+				b.churn("a", rng.IntN(3)*1000, 1500, b.now.UnixMilli())
+			}
+		},
+		func() {
+			if err := b.ing.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		func() {
+			if err := b.ing.sealDue(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		func() { b.set(b.now.Add(pressedIdle + time.Minute)) },
+		func() { b.set(b.now.Add(time.Hour)) },
+		func() { b.ing.opts.MemoryBytes = b.ing.account.bytes.Load() * 100 / 84 },
+		func() { b.ing.opts.MemoryBytes = b.ing.account.bytes.Load() * 100 / 70 },
+		func() { b.ing.opts.MemoryBytes = 0 },
+		func() { b.lim.MaxActiveSeries = rng.IntN(3) * 300 },
+		func() { b.lim.MaxExemplars = rng.IntN(60) },
+		func() {
+			if rng.IntN(3) > 0 { // or places leave little room for new series
+				_ = os.Remove(filepath.Join(b.dir, activeFile))
+			}
+			b.crash()
+			b.still()
+		},
+	}
+	for range 300 {
+		for _, id := range []tenant.ID{"a", "b", "c"} {
+			for range rng.IntN(5) {
+				if !b.ing.filled(sharePercent) {
+					b.randomPush(rng, id, map[tenant.ID]int{"a": 3000, "b": 300, "c": 10}[id])
+				}
+			}
+		}
+		b.ing.counted(t)
+		steps[rng.IntN(len(steps))]()
+		b.ing.counted(t)
+		if t.Failed() {
+			return
+		}
+		if th := b.ing.head("a", false); th != nil && th.postings != nil {
+			indexed++
+		}
+		before := b.ing.account.bytes.Load()
+		b.ing.sealMu.Lock()
+		b.ing.recount()
+		b.ing.sealMu.Unlock()
+		if after := b.ing.account.bytes.Load(); after != before {
+			t.Fatalf("counted %d bytes, and again %d", before, after)
+		}
+	}
+	if indexed < 25 {
+		t.Errorf("only %d of 300 rounds had an index", indexed)
+	}
+}
+
+// TestCountedAfterFailedSeal: what could not be sealed is counted as before.
+func TestCountedAfterFailedSeal(t *testing.T) {
+	b := newStillBench(t)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 40 {
+		b.randomPush(rng, "a", 500)
+	}
+	s, err := func() (*sealer, error) {
+		s := &sealer{ing: b.ing, sealTimes: sealTimes{bound: endOfTime, far: endOfTime}, deletions: b.ing.deletions.number}
+		return s, s.writeTenant(b.ing.head("a", true))
+	}()
+	if err != nil || len(s.taken) == 0 {
+		t.Fatalf("%d series taken, %v", len(s.taken), err)
+	}
+	b.ing.counted(t)
+	if err := s.giveUp(); err != nil {
+		t.Fatal(err)
+	}
+	b.ing.counted(t)
+}
+
+// TestCountedUnderRaces pushes, seals and drops at once, under pressure and not,
+// and counts once all is done.
+func TestCountedUnderRaces(t *testing.T) {
+	b := newStillBench(t)
+	b.lim.MaxExemplars, b.lim.MaxActiveSeries = 50, 1500
+	for round := range 8 {
+		var pushers sync.WaitGroup
+		for g := range 4 {
+			pushers.Go(func() {
+				rng := rand.New(rand.NewPCG(uint64(g), uint64(round)))
+				for range 60 {
+					b.randomPush(rng, []tenant.ID{"a", "a", "b", "c"}[g], 4000)
+				}
+			})
+		}
+		b.set(b.now.Add([]time.Duration{pressedIdle + time.Minute, time.Hour}[round%2]))
+		if err := b.ing.seal(endOfTime); err != nil {
+			t.Error(err)
+		}
+		now := b.now.UnixMilli()
+		b.ing.sealMu.Lock()
+		b.ing.dropIdle(idleTimes{now + 1, now - 1000*int64(round%3)})
+		th := b.ing.head("a", true)
+		th.mu.RLock()
+		indexed := th.postings != nil // only then is there something to index again
+		th.mu.RUnlock()
+		if indexed {
+			th.reindex(b.ing.nextRef.Load)
+		}
+		b.ing.recount()
+		b.ing.sealMu.Unlock()
+		pushers.Wait()
+		b.ing.counted(t)
+		for _, th := range b.ing.heads() {
+			th.consistent(t)
+		}
+	}
+}
+
+// TestMapsBecomeSmaller: after a burst, maps and postings are made again, and
+// series of one hash stay together.
+func TestMapsBecomeSmaller(t *testing.T) {
+	th := newTenantHead("a", &account{})
+	for i := range uint64(4 * indexFrom) {
+		th.add(newMemSeries(labels.FromStrings("i", fmt.Sprint(i)), i/2, i^1+1)) // the head of a chain is not its newest
+	}
+	var gone []*memSeries
+	for _, s := range th.all() {
+		if s.ref > indexFrom {
+			gone = append(gone, s)
+		}
+	}
+	before, old := th.bytes.Load(), th.series
+	th.remove(gone, idleTimes{})
+	th.reindex(func() uint64 { return 4 * indexFrom })
+	th.consistent(t)
+	for i := range uint64(indexFrom) {
+		if s := th.find(i/2, labels.FromStrings("i", fmt.Sprint(i))); s == nil || s.ref != i^1+1 {
+			t.Fatalf("series %d is %v", i, s)
+		}
+	}
+	if after := th.bytes.Load(); after > before/2 || len(old) != len(th.series) || th.indexBytes != th.indexSize() {
+		t.Errorf("%d bytes, before %d", after, before)
+	}
+	if freed := th.account.freed.Load(); freed != before-th.bytes.Load() {
+		t.Errorf("freed %d bytes of %d", freed, before-th.bytes.Load())
+	}
+}

@@ -1,0 +1,223 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// A seal cuts the log, so after a restart the head has only what was pushed since:
+// after a graceful one, nothing. The active series are therefore saved in a file,
+// and at start those that replay did not bring back get a place until idleSeries
+// after the first start that found them. Otherwise new series would take the room
+// of those that are still being sent, and senders drop what is rejected.
+
+// saveActiveEvery is the time between two saved lists of active series, beside
+// those at seals.
+const saveActiveEvery = 5 * time.Minute
+
+// activeSize is about what the series takes in memory without samples, but for
+// its part of the index. The caller holds s.mu.
+func (s *memSeries) activeSize() int64 { return s.bareSize() + openBytes + freshBytes }
+
+// activeAge is how long ago the series had its last sample, in seconds; false if
+// that is so long ago, or so far in the future, that it does not count as active
+// once it is sealed (memSeries.isIdle). The caller holds s.mu.
+func (s *memSeries) activeAge(now int64) (uint32, bool) {
+	if s.lastT >= now+farWindows*series.WindowMillis {
+		return 0, false
+	}
+	age := max(0, now-s.lastT)
+	if s.lastT < now-idleSeries.Milliseconds() {
+		return 0, false
+	}
+	return uint32(age / 1000), true
+}
+
+// activeNow lists the tenant's active series. Pushes wait for a slice of them at
+// most.
+func (th *tenantHead) activeNow(now time.Time) activeList {
+	l := activeList{tenant: th.id}
+	ms, size := now.UnixMilli(), int64(0)
+	th.each(func(s *memSeries) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if age, ok := s.activeAge(ms); ok {
+			l.series = append(l.series, activeEntry{hash: s.hash, seconds: age})
+			size += s.activeSize()
+		}
+	})
+	l.places = th.placesNow(now)
+	th.mu.RLock()
+	if th.count > 0 {
+		size += th.indexBytes * int64(len(l.series)) / int64(th.count)
+	}
+	size += th.held.Load()
+	th.mu.RUnlock()
+	if n := int64(len(l.series) + len(l.places)); n > 0 {
+		l.bytes = max(0, size/n)
+	}
+	return l
+}
+
+// placesNow lists the tenant's places that are not over.
+func (th *tenantHead) placesNow(now time.Time) []activeEntry {
+	var out []activeEntry
+	th.mu.RLock()
+	defer th.mu.RUnlock()
+	n := 0
+	for hash, p := range th.places {
+		if left := int64(p.until) - now.Unix(); left > 0 {
+			e := activeEntry{hash: hash, seconds: uint32(min(left, activeMaxAge)), holds: p.held > 0}
+			for range p.series {
+				out = append(out, e)
+			}
+		}
+		if n++; n%sliceSeries == 0 {
+			th.mu.RUnlock()
+			th.mu.RLock()
+		}
+	}
+	return out
+}
+
+// saveActive replaces the file of active series. A failure is logged and not
+// returned: the file that is there goes on to be used.
+func (ing *Ingester) saveActive() {
+	ing.activeMu.Lock()
+	defer ing.activeMu.Unlock()
+	now := ing.opts.Now()
+	ing.activeSaved = now
+	var lists []activeList
+	for _, th := range ing.heads() {
+		if l := th.activeNow(now); len(l.series)+len(l.places) > 0 {
+			l.sort()
+			lists = append(lists, l)
+		}
+	}
+	if err := atomicfile.Write(filepath.Join(ing.opts.Dir, activeFile), encodeActive(now.UnixMilli(), lists)); err != nil {
+		ing.metrics.activeFailures.Inc()
+		ing.opts.Logger.Warn("list of active series could not be saved, it will be tried again; after a restart the list saved before is used", "err", err)
+	}
+}
+
+// saveActiveDue saves the list when the last one is saveActiveEvery old.
+func (ing *Ingester) saveActiveDue() {
+	ing.activeMu.Lock()
+	due := since(ing.opts.Now(), ing.activeSaved) >= saveActiveEvery
+	ing.activeMu.Unlock()
+	if due {
+		ing.saveActive()
+	}
+}
+
+// loadActive gives places to the series of the file that are not in the head, and
+// saves the list again, which now says until when: a further start does not
+// extend them. A file that cannot be read is logged and ignored. It is called
+// after replay and before any push.
+func (ing *Ingester) loadActive(ctx context.Context) error {
+	path := filepath.Join(ing.opts.Dir, activeFile)
+	data, err := readBounded(path, activeMaxBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var saved int64
+	var lists []activeList
+	if err == nil {
+		saved, lists, err = decodeActive(data)
+	}
+	if err != nil {
+		ing.opts.Logger.Warn("list of active series cannot be read; series that are not in the write-ahead log count as new", "file", path, "err", err)
+		return nil
+	}
+	now, kept := ing.opts.Now(), 0
+	for i := range lists {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if ing.tenantGone(ctx, lists[i].tenant) {
+			continue
+		}
+		kept += ing.head(lists[i].tenant, true).restore(&lists[i], saved, now)
+	}
+	if kept > 0 {
+		ing.opts.Logger.Info("places kept for series that were active before the restart", "series", kept)
+		ing.saveActive()
+	}
+	return nil
+}
+
+// tenantGone reports whether a tenant is known to be deleted.
+func (ing *Ingester) tenantGone(ctx context.Context, id tenant.ID) bool {
+	if ing.opts.Deleted == nil {
+		return false
+	}
+	gone, err := ing.opts.Deleted(ctx, id)
+	if err != nil {
+		ing.opts.Logger.Warn("could not find out whether a tenant was deleted; the places of its series are kept", "tenant", id, "err", err)
+	}
+	return err == nil && gone
+}
+
+// restore gives places to the series of a list that was saved at a time in Unix
+// milliseconds, and returns to how many.
+func (th *tenantHead) restore(l *activeList, saved int64, now time.Time) int {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	if th.places == nil {
+		th.places = make(map[uint64]place, max(0, len(l.series)+len(l.places)-th.count))
+	}
+	before, held := th.placed, heldUnits(l.bytes)
+	until := placeUntil(now.Add(idleSeries).UnixMilli(), now)
+	eachHash(l.series, func(e activeEntry, n uint16) {
+		th.keepPlace(e.hash, place{until: until, held: held, series: n})
+	})
+	eachHash(l.places, func(e activeEntry, n uint16) {
+		p := place{until: placeUntil(saved+int64(e.seconds)*1000, now), series: n}
+		if e.holds {
+			p.held = held
+		}
+		if !p.over(now) {
+			th.keepPlace(e.hash, p)
+		}
+	})
+	if len(th.places) == 0 {
+		th.places = nil
+	}
+	return th.placed - before
+}
+
+// eachHash calls fn for each hash of a sorted list, with how many entries have it.
+func eachHash(list []activeEntry, fn func(e activeEntry, n uint16)) {
+	for i := 0; i < len(list); {
+		n := 1
+		for i+n < len(list) && list[i+n].hash == list[i].hash {
+			n++
+		}
+		fn(list[i], uint16(min(n, 1<<16-1)))
+		i += n
+	}
+}
+
+// readBounded reads a file of at most so many bytes.
+func readBounded(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("it has more than %d bytes", most)
+	}
+	return data, err
+}

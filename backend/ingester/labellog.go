@@ -1,0 +1,232 @@
+package ingester
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/wal"
+)
+
+const (
+	// checkpointAfter is how long the labels of a series may be in one segment of
+	// the log only: about one scrape.
+	checkpointAfter = 15 * time.Second
+	// sliceBytes bounds the labels of one slice of a checkpoint, about.
+	sliceBytes = 256 << 10
+)
+
+// labelLog writes the labels of series into the log: in the record with which an
+// epoch first has the series, and once more in a later segment, beside the
+// pushes, so that damage to one of them costs no sample of other records.
+type labelLog struct {
+	log *wal.Log
+	now func() time.Time
+
+	raw []byte // labels on their way into a record; guarded by the log's lock
+
+	one     sync.Mutex // one checkpoint at a time; taken before all others
+	mu      sync.Mutex // may be taken under the log's lock
+	present firstUses  // in the segment that is being written, or a later one follows
+	earlier []firstUses
+	wake    chan struct{} // has a token when earlier may have something
+}
+
+// firstUses are series whose labels are in one segment only.
+type firstUses struct {
+	segment int
+	since   time.Time // of the first, while it is the present segment's
+	series  map[*tenantHead][]*memSeries
+}
+
+func newLabelLog(now func() time.Time) *labelLog {
+	return &labelLog{now: now, wake: make(chan struct{}, 1)}
+}
+
+// put appends a section with the labels of series to a record. The caller holds
+// the log's lock.
+func (l *labelLog) put(dst []byte, list []*memSeries) []byte {
+	l.raw = putLabels(l.raw[:0], list)
+	dst = putCompressed(dst, sectionSeries, l.raw)
+	if cap(l.raw) > 4*sliceBytes {
+		l.raw = nil // one huge request must not pin its size
+	}
+	return dst
+}
+
+// used takes note of series whose labels are in the segment now. The caller holds
+// the log's lock.
+func (l *labelLog) used(th *tenantHead, list []*memSeries, segment int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turn(segment)
+	if l.present.series == nil {
+		l.present = firstUses{segment: segment, since: l.now(), series: map[*tenantHead][]*memSeries{}}
+	}
+	l.present.series[th] = append(l.present.series[th], list...)
+}
+
+// turn moves what was used first in segments before the given one to where slices
+// are taken from. The caller holds l.mu.
+func (l *labelLog) turn(segment int) {
+	if l.present.series == nil || l.present.segment >= segment {
+		return
+	}
+	l.earlier = append(l.earlier, l.present)
+	l.present = firstUses{}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget drops what waits for segments that are deleted: those below the given one.
+func (l *labelLog) forget(below int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.earlier) > 0 && l.earlier[0].segment < below {
+		l.earlier = l.earlier[1:]
+	}
+	if l.present.segment < below {
+		l.present = firstUses{}
+	}
+}
+
+// waiting reports how many series have their labels in one segment only.
+func (l *labelLog) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, uses := range append([]firstUses{l.present}, l.earlier...) {
+		for _, list := range uses.series {
+			n += len(list)
+		}
+	}
+	return n
+}
+
+// overdue reports whether series have waited so long that a new segment should
+// be begun for their second labels.
+func (l *labelLog) overdue(segment int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turn(segment)
+	return l.present.series != nil && since(l.now(), l.present.since) >= checkpointAfter
+}
+
+// run writes checkpoints until ctx is done.
+func (l *labelLog) run(ctx context.Context, failed func(error)) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-l.wake:
+		}
+		if err := l.checkpoint(ctx); err != nil && ctx.Err() == nil {
+			failed(err)
+		}
+	}
+}
+
+// pause holds checkpoints until the returned function is called: what a seal of
+// everything is about to delete needs no labels any more.
+func (l *labelLog) pause() (resume func()) {
+	l.one.Lock()
+	return l.one.Unlock
+}
+
+// checkpoint writes the second labels of the series whose first are in a segment
+// before the present one. When some wait too long for the next segment, it
+// begins one.
+func (l *labelLog) checkpoint(ctx context.Context) error {
+	l.one.Lock()
+	defer l.one.Unlock()
+	if l.overdue(l.log.Segment()) {
+		at, err := l.log.Split()
+		if err != nil {
+			return fmt.Errorf("checkpoint of labels: %w", err)
+		}
+		l.mu.Lock()
+		l.turn(at.Segment)
+		l.mu.Unlock()
+	}
+	written, err := l.writeSlices(ctx)
+	if err == nil && len(written) > 0 {
+		// In a segment whose sync fails they may be missing.
+		err = l.log.SyncAll()
+	}
+	if err != nil {
+		l.putBack(written)
+		return fmt.Errorf("checkpoint of labels: %w", err)
+	}
+	return nil
+}
+
+// writeSlices appends all slices that are due, and returns them.
+func (l *labelLog) writeSlices(ctx context.Context) (written []*labelSlice, err error) {
+	for ctx.Err() == nil {
+		s := l.slice()
+		if s == nil {
+			return written, nil
+		}
+		written = append(written, s)
+		if _, err := l.log.Append(s); err != nil {
+			return written, err
+		}
+		time.Sleep(slicePause)
+	}
+	return written, nil
+}
+
+// slice takes the next series out of those that wait; nil when none does.
+func (l *labelLog) slice() *labelSlice {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.earlier) > 0 {
+		uses := l.earlier[0]
+		for th, list := range uses.series {
+			n, size := 0, 0
+			for n < len(list) && size < sliceBytes {
+				size += int(list[n].labels.ByteSize())
+				n++
+			}
+			if uses.series[th] = list[n:]; n == len(list) {
+				delete(uses.series, th)
+			}
+			return &labelSlice{labels: l, th: th, series: list[:n], segment: uses.segment}
+		}
+		l.earlier = l.earlier[1:]
+	}
+	return nil
+}
+
+// putBack has slices written again that may not be in the log.
+func (l *labelLog) putBack(list []*labelSlice) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var back []firstUses
+	for _, s := range list {
+		back = append(back, firstUses{segment: s.segment, series: map[*tenantHead][]*memSeries{s.th: s.series}})
+	}
+	l.earlier = append(back, l.earlier...)
+}
+
+// labelSlice is a part of a checkpoint: a record with labels and nothing else.
+type labelSlice struct {
+	labels  *labelLog
+	th      *tenantHead
+	series  []*memSeries
+	segment int // of the first labels
+}
+
+// AppendTo implements wal.Record.
+func (s *labelSlice) AppendTo(dst []byte, _ wal.Place) []byte {
+	return s.labels.put(beginRecord(dst, s.th.id), s.series)
+}
+
+// Appended implements wal.Record.
+func (s *labelSlice) Appended(wal.Place) {}

@@ -1,0 +1,356 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wal"
+)
+
+// loggedSeries is what one segment of a log has.
+type loggedSeries struct {
+	labelsOnly
+	labels map[uint64]string
+	used   map[uint64][]int64 // times of samples by reference
+}
+
+func (l *loggedSeries) tenant(tenant.ID) error { return nil }
+func (l *loggedSeries) known(uint64) bool      { return false }
+func (l *loggedSeries) series(ref uint64, ls labels.Labels) error {
+	l.labels[ref] = ls.String()
+	return nil
+}
+
+func (l *loggedSeries) float(ref uint64, t int64, _ float64) error {
+	l.used[ref] = append(l.used[ref], t)
+	return nil
+}
+
+// logOf reads what the segments of the log have, and their epochs.
+func (b *bench) logOf() (segments map[int]*loggedSeries, epochs map[int]int) {
+	b.t.Helper()
+	segments, epochs = map[int]*loggedSeries{}, map[int]int{}
+	_, err := wal.Replay(b.t.Context(), b.dir+"/wal", 0, wal.Reader{
+		Segment: func(at wal.Place) error {
+			segments[at.Segment] = &loggedSeries{labels: map[uint64]string{}, used: map[uint64][]int64{}}
+			epochs[at.Segment] = at.Epoch
+			return nil
+		},
+		Record: func(at wal.Place, rec []byte) error { return decodeRecord(rec, segments[at.Segment]) },
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return segments, epochs
+}
+
+// checkLabels looks at every sample of the log that no seal covers: its labels are
+// in its epoch, at or before its segment, and after a checkpoint in two segments.
+func (b *bench) checkLabels(when string, twice bool) {
+	b.t.Helper()
+	segments, epochs := b.logOf()
+	for number, seg := range segments {
+		covered := b.ing.seals.covering(number)
+		for ref, times := range seg.used {
+			if !slices.ContainsFunc(times, func(t int64) bool { return !covered.has(t) }) {
+				continue
+			}
+			first, copies := false, 0
+			for other, o := range segments {
+				if _, ok := o.labels[ref]; !ok {
+					continue
+				}
+				if epochs[other] == epochs[number] && other <= number {
+					first = true
+				}
+				if other >= epochs[number] { // an older epoch may be deleted
+					copies++
+				}
+			}
+			if !first {
+				b.t.Fatalf("%s: segment %d of epoch %d has a sample of series %d, and the epoch no labels of it up to there", when, number, epochs[number], ref)
+			}
+			if twice && copies < 2 {
+				b.t.Fatalf("%s: the labels of series %d, with samples in segment %d of epoch %d, are in %d segments", when, ref, number, epochs[number], copies)
+			}
+		}
+	}
+}
+
+// TestLabelsOfEveryEpoch: pushes, late samples, seals of windows and of
+// everything, seals that fail, borders of windows, full segments, syncs that fail
+// and crashes, in any order, with all covered segments deleted: no segment needs
+// labels of an older epoch, and after a checkpoint all labels are there twice.
+func TestLabelsOfEveryEpoch(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			b := newBench(t)
+			b.lim.MaxActiveSeries = 0
+			rng := rand.New(rand.NewPCG(seed, 7))
+			want := map[string]map[int64]float64{}
+			push := func() {
+				for range 1 + rng.IntN(20) {
+					ls := metric("m", "i", fmt.Sprint(rng.IntN(40)))
+					at := b.now.UnixMilli() - int64(rng.IntN(3))*rng.Int64N(2*series.WindowMillis) + int64(rng.IntN(60_000))
+					if want[ls.String()] == nil {
+						want[ls.String()] = map[int64]float64{}
+					}
+					if _, ok := want[ls.String()][at]; ok {
+						continue
+					}
+					v := rng.Float64()
+					b.push("a", entry(ls, f(at, v)))
+					want[ls.String()][at] = v
+				}
+			}
+			steps := map[string]func(){
+				"push": push, "push more": push,
+				"a minute":   func() { b.set(b.now.Add(time.Minute)) },
+				"an hour":    func() { b.set(b.now.Add(time.Hour)) },
+				"tick":       func() { b.must(b.ing.sealDue()) },
+				"flush":      func() { b.must(b.ing.Flush()) },
+				"full":       func() { _, err := b.ing.log.Split(); b.must(err) },
+				"checkpoint": func() { b.checkpoint(); b.checkLabels("after a checkpoint", true) },
+				"crash":      b.crash,
+				"failed seal": func() {
+					push()
+					b.failingSeal(func() {
+						if err := b.ing.Flush(); err == nil {
+							t.Fatal("the seal did not fail")
+						}
+					})
+				},
+			}
+			names := slices.Sorted(maps.Keys(steps))
+			for range 60 {
+				name := names[rng.IntN(len(names))]
+				steps[name]()
+				b.checkLabels(name, false)
+			}
+			b.crash()
+			b.checkSamples(want)
+		})
+	}
+}
+
+func (b *bench) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// failingSeal runs fn while no pack can be written.
+func (b *bench) failingSeal(fn func()) {
+	b.t.Helper()
+	dir := b.dir + "/l0"
+	if err := os.Rename(dir, dir+".away"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		b.t.Fatal(err)
+	}
+	b.must(os.WriteFile(dir, nil, 0o600))
+	fn()
+	b.must(os.Remove(dir))
+	b.must(os.Rename(dir+".away", dir))
+}
+
+// checkSamples compares what tenant a reads with samples by series and time.
+func (b *bench) checkSamples(want map[string]map[int64]float64) {
+	b.t.Helper()
+	got := b.read("a")
+	for name, samples := range want {
+		list := got[name]
+		if len(list) != len(samples) {
+			b.t.Fatalf("%s has %d samples, want %d", name, len(list), len(samples))
+		}
+		for _, s := range list {
+			if v, ok := samples[s.T]; !ok || v != s.V {
+				b.t.Fatalf("%s at %d is %v, want %v", name, s.T, s.V, v)
+			}
+		}
+	}
+	if len(got) != len(want) {
+		b.t.Fatalf("%d series, want %d", len(got), len(want))
+	}
+}
+
+// TestDamageToAnyRecord: with the labels written twice, damage to one record costs
+// the samples of that record and nothing else, whichever it is.
+func TestDamageToAnyRecord(t *testing.T) {
+	write := func(b *bench) (want []string) {
+		for i := range 4 {
+			b.set(b.now.Add(time.Second))
+			for _, name := range []string{"a", "b"} {
+				ls := metric(name)
+				b.push("t", entry(ls, f(b.now.UnixMilli(), float64(i))))
+				want = append(want, fmt.Sprint(ls, " ", b.now.UnixMilli()))
+			}
+		}
+		first := b.ing.log.Segment()
+		b.checkpoint()
+		if b.ing.log.Segment() == first {
+			t.Fatal("the checkpoint is in the same segment")
+		}
+		b.push("t", entry(metric("a"), f(b.now.UnixMilli(), 9)))
+		return append(want, fmt.Sprint(metric("a"), " ", b.now.UnixMilli()))
+	}
+	for record := range 10 { // eight pushes, the checkpoint, a push
+		b := newBench(t)
+		want := write(b)
+		segment := b.ing.log.Segment()
+		if record < 8 {
+			b.damage(segment-1, record)
+			want = slices.Delete(want, record, record+1)
+		} else {
+			b.damage(segment, record-8)
+			if record == 9 {
+				want = want[:8]
+			}
+		}
+		b.crash()
+		var got []string
+		for name, list := range b.read("t") {
+			for _, s := range list {
+				got = append(got, fmt.Sprint(name, " ", s.T))
+			}
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("damage to record %d: read %v, want %v", record, got, want)
+		}
+	}
+}
+
+// TestSamplesWithoutLabels: where damage has cost all labels of samples, reads of
+// their tenant and time fail until an operator accepts the loss, also after the
+// log is gone, and nothing else fails.
+func TestSamplesWithoutLabels(t *testing.T) {
+	b := newBench(t)
+	day := series.Day(b.now.UnixMilli())
+	b.push("hurt", entry(metric("m"), f(b.now.UnixMilli(), 1)))
+	b.push("other", entry(metric("m"), f(b.now.UnixMilli(), 1)))
+	lost := f(b.now.UnixMilli()+5, 2)
+	b.push("hurt", entry(metric("m"), lost)) // its labels were only in the first record
+	b.damage(b.ing.log.Segment(), 0)
+	b.crash()
+	check := func(when string, wantLost bool) {
+		t.Helper()
+		read := func(id tenant.ID, mint, maxt int64) error {
+			req := series.Request{Tenant: id, MinTime: mint, MaxTime: maxt, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}
+			_, _, err := b.ing.SelectServed(context.Background(), req)
+			_, _, err2 := b.ing.LabelNamesServed(context.Background(), req)
+			_, _, err3 := b.ing.LabelValuesServed(context.Background(), "__name__", req)
+			if errors.Is(err, series.ErrLost) != errors.Is(err2, series.ErrLost) || errors.Is(err, series.ErrLost) != errors.Is(err3, series.ErrLost) {
+				t.Errorf("%s: %v, labels %v, %v", when, err, err2, err3)
+			}
+			return err
+		}
+		if err := read("hurt", lost.T-1, lost.T); errors.Is(err, series.ErrLost) != wantLost {
+			t.Errorf("%s: a read of the lost time: %v", when, err)
+		}
+		if err := read("hurt", lost.T+1, lost.T+1000); err != nil {
+			t.Errorf("%s: a read of another time: %v", when, err)
+		}
+		if err := read("other", 0, series.MaxTime); err != nil {
+			t.Errorf("%s: a read of another tenant: %v", when, err)
+		}
+	}
+	check("after the crash", true)
+	b.must(b.ing.Flush())
+	b.crash()
+	check("after the log is gone", true)
+	if n, err := b.ing.AcceptLoss(day + 1); n != 0 || err != nil {
+		t.Errorf("another day: %d, %v", n, err)
+	}
+	check("another day was accepted", true)
+	if n, err := b.ing.AcceptLoss(day); n != 1 || err != nil {
+		t.Errorf("accepted %d, %v", n, err)
+	}
+	check("it was accepted", false)
+	b.crash()
+	check("after another start", false)
+}
+
+// TestDamageWithReplicas: an ingester of several says which windows are damaged.
+func TestDamageWithReplicas(t *testing.T) {
+	b := &bench{t: t, dir: t.TempDir(), replicas: 3}
+	var told []int64
+	failing := false
+	b.damaged = func(_ context.Context, windows []int64) error {
+		if failing {
+			return errors.New("the long-term store is not there")
+		}
+		told = windows
+		return nil
+	}
+	b.set(time.UnixMilli(1_700_000_000_000))
+	b.open()
+	t.Cleanup(func() { _ = b.ing.Close() })
+	now := b.now.UnixMilli()
+	b.push("a", entry(metric("m"), f(now, 1)))
+	b.push("a", entry(metric("m"), f(now-series.WindowMillis, 2)))
+	b.damage(b.ing.log.Segment(), 0)
+	failing = true
+	if _, err := Open(context.Background(), b.options()); err == nil {
+		t.Error("the start went on although the loss could not be recorded")
+	}
+	failing = false
+	b.crash()
+	// The damaged record is beside the one that is left, which has no labels now. The
+	// windows in which the file was written are told, too.
+	if want := series.WindowStart(now - series.WindowMillis); !slices.Contains(told, want) {
+		t.Errorf("told %v, want %d", told, want)
+	}
+	if got := b.read("a"); len(got) != 0 {
+		t.Errorf("read %v", got)
+	}
+}
+
+// TestOldLog: the log of a version before the format PLWAL002 is replayed, with
+// damage as without, and what is written after it is, too.
+func TestOldLog(t *testing.T) {
+	b := newBench(t)
+	b.must(b.ing.Close())
+	data, err := os.ReadFile("testdata/old.wal")
+	b.must(err)
+	b.must(os.RemoveAll(b.dir + "/wal"))
+	b.must(os.MkdirAll(b.dir+"/wal", 0o700))
+	b.must(os.WriteFile(b.logPath(1), data, 0o600))
+	b.open()
+	start := int64(1_700_000_000_000) // as the old version's test had it
+	want := map[string]map[int64]float64{}
+	for i := range 50 {
+		name := metric("m", "i", fmt.Sprint(i%7)).String()
+		if want[name] == nil {
+			want[name] = map[int64]float64{}
+		}
+		want[name][start+int64(i)] = float64(i) * 1.1
+	}
+	b.checkSamples(want)
+	ls := metric("m", "i", "3")
+	b.push("a", entry(ls, f(start+1000, 5)))
+	want[ls.String()][start+1000] = 5
+	b.crash()
+	b.checkSamples(want)
+	b.damage(1, 3) // the first sample of the series, with the first labels
+	delete(want[ls.String()], start+3)
+	b.crash()
+	b.checkSamples(want)
+	b.must(b.ing.Flush())
+	b.crash()
+	b.checkSamples(want)
+	if _, err := os.Stat(b.logPath(1)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old segment is there after a seal: %v", err)
+	}
+}

@@ -1,0 +1,274 @@
+package ingester
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+const (
+	// maxLate is how many out-of-order samples of a series wait in the clear
+	// before they are encoded into chunks of their own.
+	maxLate = 128
+	// maxLateChunks is at how many chunks of out-of-order samples those of a
+	// sub-chunk's time are joined.
+	maxLateChunks = 64
+)
+
+// rareState is what few series have: samples that came out of order or replace
+// another one of their time, and chunks that are being sealed.
+type rareState struct {
+	late     []floatSample   // floats, as they came; each time once in late and lateHist together
+	lateHist []series.Sample // native histograms
+	chunks   lateChunks      // of those that came before
+	sealing  []series.Chunk  // being written to a pack, still served from here
+
+	lateBytes int64 // of the histograms of lateHist
+}
+
+type floatSample struct {
+	t int64
+	v float64
+}
+
+// waiting is how many out-of-order samples wait to be encoded.
+func (r *rareState) waiting() int { return len(r.late) + len(r.lateHist) }
+
+// at returns the waiting sample at t.
+func (r *rareState) at(t int64) (series.Sample, bool) {
+	for i := range r.late {
+		if r.late[i].t == t {
+			return series.Sample{T: t, V: r.late[i].v}, true
+		}
+	}
+	for i := range r.lateHist {
+		if r.lateHist[i].T == t {
+			return r.lateHist[i], true
+		}
+	}
+	return series.Sample{}, false
+}
+
+// drop removes the waiting sample at t.
+func (r *rareState) drop(t int64) {
+	r.late = slices.DeleteFunc(r.late, func(f floatSample) bool { return f.t == t })
+	r.lateHist = slices.DeleteFunc(r.lateHist, func(h series.Sample) bool {
+		if h.T != t {
+			return false
+		}
+		r.lateBytes -= sampleSize(&h)
+		return true
+	})
+}
+
+// keep adds a waiting sample. The slices of a histogram are its request's, which
+// may have room for many more.
+func (r *rareState) keep(smp *series.Sample) {
+	if !smp.IsHistogram() {
+		r.late = append(r.late, floatSample{smp.T, smp.V})
+		return
+	}
+	kept := *smp
+	if kept.H != nil {
+		kept.H = kept.H.Copy()
+	} else {
+		kept.FH = kept.FH.Copy()
+	}
+	r.lateHist = append(r.lateHist, kept)
+	r.lateBytes += sampleSize(&kept)
+}
+
+// encode moves the waiting samples into chunks.
+func (r *rareState) encode() error {
+	chunks, err := r.encoded()
+	if err != nil {
+		return err
+	}
+	r.late, r.lateHist, r.lateBytes = nil, nil, 0
+	return r.chunks.add(chunks)
+}
+
+// encoded sorts and encodes the waiting samples, and leaves them as they are.
+func (r *rareState) encoded() ([]series.Chunk, error) {
+	samples := make([]series.Sample, 0, r.waiting())
+	for _, f := range r.late {
+		samples = append(samples, series.Sample{T: f.t, V: f.v})
+	}
+	for _, h := range r.lateHist { // the encoder may change a histogram
+		if h.H != nil {
+			h.H = h.H.Copy()
+		} else {
+			h.FH = h.FH.Copy()
+		}
+		samples = append(samples, h)
+	}
+	slices.SortFunc(samples, func(a, b series.Sample) int { return cmp.Compare(a.T, b.T) })
+	return series.Encode(samples)
+}
+
+// lateChunks are chunks of out-of-order samples, in no order. Those of one
+// sub-chunk's time are joined when they become many, so that what conflicts at
+// one time, or comes again and again, does not add up.
+type lateChunks struct {
+	list  []series.Chunk
+	parts map[int64]latePart // by start of the sub-chunk
+}
+
+// latePart counts the chunks of a sub-chunk's time.
+type latePart struct{ chunks, joinAt int }
+
+// latePartBytes is what an entry of lateChunks.parts takes.
+const latePartBytes = 60
+
+func (l *lateChunks) add(chunks []series.Chunk) error {
+	if len(chunks) > 0 && l.parts == nil {
+		l.parts = map[int64]latePart{}
+	}
+	l.list = append(l.list, chunks...) // all of them, before anything can fail
+	for _, c := range chunks {
+		start := series.SubChunkStart(c.MinTime)
+		p := l.parts[start]
+		p.chunks++
+		p.joinAt = max(p.joinAt, maxLateChunks)
+		l.parts[start] = p
+		if p.chunks < p.joinAt {
+			continue
+		}
+		if err := l.join(start); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// join makes one run of the chunks of a sub-chunk's time.
+func (l *lateChunks) join(start int64) error {
+	of := func(c series.Chunk) bool { return series.SubChunkStart(c.MinTime) == start }
+	var part []series.Chunk
+	for _, c := range l.list {
+		if of(c) {
+			part = append(part, c)
+		}
+	}
+	joined, err := series.Normalize(part)
+	if err != nil {
+		return err
+	}
+	l.list = append(slices.DeleteFunc(l.list, of), joined...)
+	// Samples that change their type all the time stay many chunks.
+	l.parts[start] = latePart{chunks: len(joined), joinAt: max(maxLateChunks, 2*len(joined))}
+	return nil
+}
+
+// take moves out the chunks that are wanted.
+func (l *lateChunks) take(wanted func(*series.Chunk) bool) []series.Chunk {
+	var out, kept []series.Chunk
+	for i := range l.list {
+		if wanted(&l.list[i]) {
+			out = append(out, l.list[i])
+		} else {
+			kept = append(kept, l.list[i])
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	l.list = kept
+	for _, c := range out {
+		start := series.SubChunkStart(c.MinTime)
+		if p := l.parts[start]; p.chunks > 1 {
+			p.chunks--
+			l.parts[start] = p
+		} else {
+			delete(l.parts, start)
+		}
+	}
+	return out
+}
+
+// eachChunk calls f with every chunk of the series, the open one included. f does
+// not keep it.
+func (s *memSeries) eachChunk(f func(*series.Chunk)) {
+	if c, ok := s.in.View(); ok {
+		f(&c)
+	}
+	s.eachClosed(f)
+}
+
+// eachClosed calls f with every chunk but the open one. f does not change them.
+func (s *memSeries) eachClosed(f func(*series.Chunk)) {
+	done := s.in.Done()
+	for i := range done {
+		f(&done[i])
+	}
+	if s.rare == nil {
+		return
+	}
+	for i := range s.rare.chunks.list {
+		f(&s.rare.chunks.list[i])
+	}
+	for i := range s.rare.sealing {
+		f(&s.rare.sealing[i])
+	}
+}
+
+// standing says what append would do with a sample that is not newer than all
+// others.
+func (s *memSeries) standing(smp *series.Sample, f *finder) (appendResult, error) {
+	if s.rare != nil {
+		if old, ok := s.rare.at(smp.T); ok {
+			return against(smp, &old), nil
+		}
+	}
+	old, ok, err := f.find(s, smp.T)
+	if err != nil || !ok {
+		return appended, err
+	}
+	return against(smp, &old), nil
+}
+
+// adds reports whether a sample changes anything. One that cannot be told does.
+func (s *memSeries) adds(smp *series.Sample, f *finder) bool {
+	if smp.T > s.lastT {
+		return true
+	}
+	result, err := s.standing(smp, f)
+	return err != nil || result == appended || result == replaced
+}
+
+// appendLate takes a sample that is not newer than all others. Where the head has
+// one at its time, the one that wins is kept.
+func (s *memSeries) appendLate(smp *series.Sample, f *finder) (appendResult, error) {
+	result, err := s.standing(smp, f)
+	if err != nil || result == duplicate || result == loses {
+		return result, err
+	}
+	if s.rare == nil {
+		s.rare = &rareState{}
+	}
+	waiting := s.rare.waiting()
+	if result == replaced {
+		s.rare.drop(smp.T) // if it is there, and not in a chunk
+	}
+	s.rare.keep(smp)
+	if smp.IsHistogram() || s.budget.Load() != nil {
+		s.ownBudget().add(smp.T, smp.IsHistogram(), series.LateChunks*(s.rare.waiting()-waiting))
+	}
+	if s.rare.waiting() < maxLate {
+		return result, nil
+	}
+	f.forget()
+	return result, s.rare.encode()
+}
+
+// against compares a sample with the one at its time.
+func against(smp, old *series.Sample) appendResult {
+	switch c := series.Compare(smp, old); {
+	case c > 0:
+		return replaced
+	case c < 0:
+		return loses
+	}
+	return duplicate
+}

@@ -1,0 +1,101 @@
+package ingester
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// TestMetadataLeaves: metadata that nobody sends any more leaves an hour after
+// the last series of its metric, and never before a series that needs it.
+func TestMetadataLeaves(t *testing.T) {
+	b := atWindowStart(t)
+	for _, name := range []string{"gone", "sent", "family", "plain", "late"} {
+		b.describe(name)
+	}
+	b.push("a", entry(metric("family_bucket", "le", "1"), f(b.now.UnixMilli(), 1)), entry(metric("plain"), f(b.now.UnixMilli(), 1)))
+	for range 7 {
+		b.set(b.now.Add(10 * time.Minute))
+		b.describe("sent")
+		b.push("a", entry(metric("family_bucket", "le", "1"), f(b.now.UnixMilli(), 1)))
+	}
+	b.push("a", entry(metric("late_total"), f(b.now.UnixMilli(), 1)))
+	b.sweep()
+	if got := b.described(); !slices.Equal(got, []string{"family", "late", "plain", "sent"}) {
+		t.Fatalf("after 70 minutes: %v", got)
+	}
+	if err := b.ing.Flush(); err != nil { // what is left is sealed with its series
+		t.Fatal(err)
+	}
+	b.sweep()
+	if got := b.described(); !slices.Equal(got, []string{"family", "late", "sent"}) { // plain had no sample for half an hour
+		t.Fatalf("after a seal: %v", got)
+	}
+	b.ing.counted(t)
+	b.crash() // from the packs
+	b.still()
+	if got := b.described(); !slices.Contains(got, "late") || !slices.Contains(got, "family") || !slices.Contains(got, "plain") {
+		t.Errorf("sealed with their series: %v", got)
+	}
+	b.set(b.now.Add(30 * time.Minute)) // from the start on
+	b.sweep()
+	if got := b.described(); !slices.Contains(got, "plain") {
+		t.Errorf("half an hour after a start: %v", got)
+	}
+	b.set(b.now.Add(2 * time.Hour))
+	b.sweep()
+	if got := b.described(); len(got) != 0 {
+		t.Errorf("hours later: %v", got)
+	}
+	b.ing.counted(t)
+}
+
+// TestMetadataOfSeriesThatCome: a series that is added while metadata is swept
+// keeps that of its metric and of its family.
+func TestMetadataOfSeriesThatCome(t *testing.T) {
+	b := atWindowStart(t)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		b.describe(name)
+	}
+	th, since := b.ing.head("a", true), b.now.Add(time.Hour).Unix()
+	gone := th.staleMetadata(since)
+	if len(gone) != 4 {
+		t.Fatalf("stale: %v", gone)
+	}
+	b.push("a", entry(metric("a"), f(b.now.UnixMilli(), 1)), entry(metric("b_sum"), f(b.now.UnixMilli(), 1)))
+	b.set(b.now.Add(2 * time.Hour))
+	b.describe("c")
+	th.dropStale(gone, since)
+	if got := b.described(); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("left: %v", got)
+	}
+}
+
+// describe sends metadata of a metric of tenant a.
+func (b *bench) describe(name string) {
+	b.t.Helper()
+	md := series.MetricMetadata{Metric: name}
+	md.Help = "Help of " + name
+	if _, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Metadata: []series.MetricMetadata{md}}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// described are the metrics of tenant a with metadata.
+func (b *bench) described() []string {
+	var out []string
+	for _, m := range b.ing.Metadata("a") {
+		out = append(out, m.Metric)
+	}
+	return out
+}
+
+// sweep drops what is idle.
+func (b *bench) sweep() {
+	b.ing.sealMu.Lock()
+	defer b.ing.sealMu.Unlock()
+	b.ing.dropIdle(idleTimesAt(b.now, idleSeries))
+}

@@ -1,0 +1,154 @@
+package ingester
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// instanceMemory is the reason of new series that the memory has no room for.
+const instanceMemory = "instance_memory"
+
+// resolve finds or makes the series of every entry. New ones that the tenant's
+// limit or the memory has no room for are rejected and stay nil; series that are
+// there always pass.
+func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits, out *series.Outcome) []*memSeries {
+	found := make([]*memSeries, len(b.Entries))
+	missing := 0
+	th.mu.RLock()
+	for i := range b.Entries {
+		if found[i] = th.find(b.Entries[i].Hash, b.Entries[i].Labels); found[i] == nil {
+			missing++
+		}
+	}
+	th.mu.RUnlock()
+	if missing == 0 {
+		return found
+	}
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	c := creation{ing: ing, th: th, lim: &lim, limit: ing.localSeriesLimit(b.Tenant, &lim), established: b.Established,
+		now: ing.opts.Now(), before: ing.nextRef.Load()}
+	for i := range b.Entries {
+		if found[i] == nil {
+			found[i] = c.series(i, &b.Entries[i], out)
+		}
+	}
+	return found
+}
+
+// creation makes a request's new series. Its functions are called with th.mu
+// held for writing.
+type creation struct {
+	ing         *Ingester
+	th          *tenantHead
+	lim         *limits.Limits
+	limit       int // of series here
+	established bool
+	now         time.Time
+	before      uint64              // references up to this one are of earlier requests
+	known       map[*memSeries]bool // made by this request, by a place
+}
+
+// series finds or makes the series of an entry; nil when it is rejected.
+func (c *creation) series(i int, e *series.Entry, out *series.Outcome) *memSeries {
+	if s := c.th.find(e.Hash, e.Labels); s != nil {
+		if s.ref > c.before && !c.known[s] { // new, and twice in the request
+			out.Created = append(out.Created, i)
+		}
+		return s
+	}
+	if c.th.takePlace(e.Hash, c.now) {
+		s := c.make(e, false)
+		if c.known == nil {
+			c.known = map[*memSeries]bool{}
+		}
+		c.known[s] = true
+		return s
+	}
+	beyond := false
+	if reason, message := c.rejection(); reason != "" {
+		beyond = c.established && c.ing.takesEstablished(c.th, structBytes+mapBytes+openBytes+freshBytes+allocated(e.Labels.ByteSize()), c.limit)
+		if !beyond {
+			if reason == instanceMemory {
+				c.ing.metrics.pressureRejected.Inc()
+			}
+			out.RefuseEntry(i, reason, message, len(e.Samples), e.Labels.String)
+			return nil
+		}
+	}
+	out.Created = append(out.Created, i)
+	return c.make(e, beyond)
+}
+
+func (c *creation) make(e *series.Entry, established bool) *memSeries {
+	return c.ing.newSeries(c.th, newSeries{labels: e.Labels.Copy(), hash: e.Hash, ref: c.ing.nextRef.Add(1), established: established})
+}
+
+// rejection says why a new series is rejected; "" when it is not.
+func (c *creation) rejection() (reason, message string) {
+	active := c.th.count + c.th.placed
+	switch {
+	case c.limit > 0 && active >= c.limit:
+		return "max_active_series", fmt.Sprintf("limit max_active_series of %d reached: %d series are active%s; drop labels that vary too much or ask for a higher limit",
+			c.lim.MaxActiveSeries, active, c.ing.where())
+	case c.ing.rejectsNew(c.th):
+		return instanceMemory, fmt.Sprintf("memory for recent samples%s is nearly full, so it accepts no new series now; series that it knows go on. "+
+			"Drop labels that vary too much; there is room again when series have ended, or when the operator gives ingesters more memory or adds ingesters", c.ing.on())
+	}
+	return "", ""
+}
+
+// on names the ingester, when there are several.
+func (ing *Ingester) on() string {
+	if ing.opts.Replication == 1 {
+		return ""
+	}
+	return " on " + ing.opts.ID
+}
+
+// where says whose count an answer has, when it is not the whole tenant's.
+func (ing *Ingester) where() string {
+	if ing.opts.Replication == 1 {
+		return ""
+	}
+	return ing.on() + ", which takes its part of them"
+}
+
+// localSeriesLimit is this ingester's part of a tenant's series limit.
+func (ing *Ingester) localSeriesLimit(id tenant.ID, lim *limits.Limits) int {
+	if lim.MaxActiveSeries <= 0 {
+		return 0
+	}
+	shard := ing.opts.Replication
+	if ing.opts.ShardSize != nil {
+		shard = ing.opts.ShardSize(id, lim)
+	}
+	return max(1, lim.MaxActiveSeries*ing.opts.Replication/max(shard, ing.opts.Replication))
+}
+
+// newSeries is a series that is to be added.
+type newSeries struct {
+	labels      labels.Labels
+	hash, ref   uint64
+	established bool
+}
+
+// newSeries adds a series. The caller holds th.mu for writing.
+func (ing *Ingester) newSeries(th *tenantHead, n newSeries) *memSeries {
+	s := newMemSeries(n.labels, n.hash, n.ref)
+	if n.established {
+		s.established = true
+		th.established++
+		ing.metrics.established.Inc()
+	}
+	th.add(s)
+	th.expectChunk(s)
+	ing.metrics.seriesCreated.Inc()
+	return s
+}

@@ -1,0 +1,201 @@
+package querier
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// until waits for a condition.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out waiting until %s", what)
+		}
+	}
+}
+
+func (g *Gate) state(id tenant.ID) (running, waiting int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p := g.tenants[id]; p != nil {
+		return p.running, len(p.waiting)
+	}
+	return 0, 0
+}
+
+func enter(t *testing.T, g *Gate, id tenant.ID, lim limits.Limits) func() {
+	t.Helper()
+	leave, err := g.Enter(context.Background(), id, &lim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leave
+}
+
+// TestGateWaits: reads beyond the limit wait in the order in which they came, and
+// those beyond the queue are rejected.
+func TestGateWaits(t *testing.T) {
+	g := NewGate(nil)
+	lim := limits.Limits{MaxConcurrentQueries: 2, MaxQueuedQueries: 3}
+	leave := []func(){enter(t, g, "a", lim), enter(t, g, "a", lim)}
+	var mu sync.Mutex
+	var order []int
+	var all sync.WaitGroup
+	for i := range 3 {
+		all.Go(func() {
+			l, err := g.Enter(context.Background(), "a", &lim)
+			if err != nil {
+				t.Errorf("read %d: %v", i, err)
+				return
+			}
+			mu.Lock()
+			order = append(order, i)
+			mu.Unlock()
+			l()
+		})
+		until(t, "it waits", func() bool { _, n := g.state("a"); return n == i+1 })
+	}
+	var full *QueueFullError
+	if _, err := g.Enter(context.Background(), "a", &lim); !errors.As(err, &full) || full.Running != 2 || full.Waiting != 3 {
+		t.Errorf("a read beyond the queue: %v", err)
+	}
+	enter(t, g, "b", lim)() // another tenant does not wait
+	leave[0]()
+	all.Wait()
+	leave[1]()
+	if len(order) != 3 || order[0] != 0 || order[1] != 1 || order[2] != 2 {
+		t.Errorf("places were given in the order %v", order)
+	}
+	if len(g.tenants) != 0 {
+		t.Errorf("tenants are left: %v", g.tenants)
+	}
+}
+
+// TestGateGivesUp: a read whose context ends leaves the queue with the cause of
+// that, and its place in the queue is free.
+func TestGateGivesUp(t *testing.T) {
+	g := NewGate(nil)
+	lim := limits.Limits{MaxConcurrentQueries: 1, MaxQueuedQueries: 1}
+	leave := enter(t, g, "a", lim)
+	cause := errors.New("the time is over")
+	for range 3 {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		failed := make(chan error)
+		go func() {
+			_, err := g.Enter(ctx, "a", &lim)
+			failed <- err
+		}()
+		until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
+		cancel(cause)
+		if err := <-failed; !errors.Is(err, cause) {
+			t.Fatalf("error %v", err)
+		}
+	}
+	leave()
+	if len(g.tenants) != 0 {
+		t.Errorf("tenants are left: %v", g.tenants)
+	}
+}
+
+// TestGateNoLimit: without a limit nobody waits, and nothing is left behind.
+func TestGateNoLimit(t *testing.T) {
+	g := NewGate(nil)
+	var leave []func()
+	for range 100 {
+		leave = append(leave, enter(t, g, "a", limits.Limits{}))
+	}
+	for _, l := range leave {
+		l()
+	}
+	if len(g.tenants) != 0 {
+		t.Errorf("tenants are left: %v", g.tenants)
+	}
+}
+
+// TestGateOtherLimit: a limit that is changed while reads wait holds from the next
+// read on, under a queue that is never empty, too.
+func TestGateOtherLimit(t *testing.T) {
+	g := NewGate(nil)
+	var all sync.WaitGroup
+	goOn := make(chan struct{})
+	inside := func() int { n, _ := g.state("a"); return n }
+	waiting := func() int { _, n := g.state("a"); return n }
+	read := func(lim limits.Limits) {
+		all.Go(func() {
+			leave, err := g.Enter(context.Background(), "a", &lim)
+			if err != nil {
+				t.Errorf("a read: %v", err)
+				return
+			}
+			<-goOn
+			leave()
+		})
+	}
+	lim := limits.Limits{MaxConcurrentQueries: 2, MaxQueuedQueries: 20}
+	for i := range 8 {
+		read(lim)
+		until(t, "it waits", func() bool { return inside()+waiting() == i+1 })
+	}
+	lim.MaxConcurrentQueries = 5 // raised
+	read(lim)
+	until(t, "more run", func() bool { return inside() == 5 && waiting() == 4 })
+	lim.MaxConcurrentQueries = 1 // lowered
+	read(lim)
+	until(t, "it waits", func() bool { return waiting() == 5 })
+	for left := 4; left >= 1; left-- {
+		goOn <- struct{}{}
+		until(t, "one has left", func() bool { return inside() == left })
+	}
+	if n := waiting(); n != 5 {
+		t.Errorf("%d are waiting after the limit was lowered, want 5", n)
+	}
+	lim.MaxConcurrentQueries = 0 // none
+	read(lim)
+	until(t, "all run", func() bool { return waiting() == 0 && inside() == 7 })
+	close(goOn)
+	all.Wait()
+	if len(g.tenants) != 0 {
+		t.Errorf("tenants are left: %v", g.tenants)
+	}
+}
+
+// TestGateRace: places are neither lost nor given twice when reads give up at the
+// moment when their turn comes.
+func TestGateRace(t *testing.T) {
+	g := NewGate(nil)
+	lim := limits.Limits{MaxConcurrentQueries: 3, MaxQueuedQueries: 1000}
+	var mu sync.Mutex
+	inside := 0
+	var all sync.WaitGroup
+	for i := range 300 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i%7)*100*time.Microsecond)
+			defer cancel()
+			leave, err := g.Enter(ctx, "a", &lim)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			if inside++; inside > 3 {
+				t.Errorf("%d are inside", inside)
+			}
+			mu.Unlock()
+			time.Sleep(50 * time.Microsecond)
+			mu.Lock()
+			inside--
+			mu.Unlock()
+			leave()
+		})
+	}
+	all.Wait()
+	if len(g.tenants) != 0 {
+		t.Errorf("tenants are left: %v", g.tenants)
+	}
+}

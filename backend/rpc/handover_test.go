@@ -1,0 +1,82 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/wire"
+)
+
+// keeper notes what is handed over to it, and sends what it has.
+type keeper struct {
+	Ingester
+	got  []*ingester.ActiveSeries
+	has  []*ingester.ActiveSeries
+	from string
+}
+
+func (k *keeper) KeepPlaces(_ context.Context, a *ingester.ActiveSeries) error {
+	k.got = append(k.got, a)
+	return nil
+}
+
+func (k *keeper) ActiveSeries(_ context.Context, instance string, send func(*ingester.ActiveSeries) error) error {
+	k.from = instance
+	for _, a := range k.has {
+		if err := send(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestHandOver: active series arrive as they were sent, in both directions.
+func TestHandOver(t *testing.T) {
+	sec := security(t, secret, TLSFiles{})
+	want := []*ingester.ActiveSeries{
+		{Tenant: "a", Bytes: 700, Hashes: []uint64{0, 1 << 63, 5}, Seconds: []uint32{1800, 0, 7}},
+		{Tenant: "b", Bytes: 1, Hashes: make([]uint64, ingester.HandOverSlice), Seconds: make([]uint32, ingester.HandOverSlice)},
+	}
+	k := &keeper{has: want}
+	p := serveIngester(t, k, sec, sec)
+	for _, a := range want {
+		if err := p.KeepPlaces(ctx, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !reflect.DeepEqual(k.got, want) {
+		t.Error("what arrived is not what was handed over")
+	}
+	var got []*ingester.ActiveSeries
+	if err := p.ActiveSeries(ctx, "x", func(a *ingester.ActiveSeries) error { got = append(got, a); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) || k.from != "x" {
+		t.Errorf("what arrived is not what %s was sent", k.from)
+	}
+	if err := p.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "../no", Hashes: []uint64{1}, Seconds: []uint32{1}}); !errors.Is(err, wire.ErrRefused) {
+		t.Errorf("a tenant that is none: %v", err)
+	}
+	_, whole := serve(t, sec, sec)
+	if err := whole.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: []uint64{1}}); !errors.Is(err, wire.ErrRefused) {
+		t.Errorf("a list that is not valid: %v", err)
+	}
+	if err := whole.ActiveSeries(ctx, "x", nil); !errors.Is(err, wire.ErrRefused) {
+		t.Errorf("outside a cluster: %v", err)
+	}
+}
+
+// TestHandOverOlder: a peer of a version without hand-over refuses, and is not
+// taken for unavailable.
+func TestHandOverOlder(t *testing.T) {
+	err := wire.Error(status.Error(codes.Unimplemented, "unknown method KeepPlaces"))
+	if !errors.Is(err, wire.ErrRefused) || errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
+}

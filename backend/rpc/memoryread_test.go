@@ -1,0 +1,127 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/wire"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// TestReads: what calls read is taken from the server's account and from the
+// caller's, given back by the server with its answer and by the caller in the end.
+// Without memory on either side the call fails, and nothing is held.
+func TestReads(t *testing.T) {
+	sec := security(t, secret, TLSFiles{})
+	a := newAccounted(t, openIngester(t), sec, sec)
+	if _, err := a.Push(ctx, push("a", body(t, 3000))); err != nil {
+		t.Fatal(err)
+	}
+	a.eventually("pushed", none)
+	matchers := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "up")}}
+	long := []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "i", strings.Repeat("x", 1000))}
+	request := series.Request{Tenant: "a", MaxTime: math.MaxInt64, Matchers: matchers[0]}
+	regex := request
+	regex.Matchers = long
+	calls := map[string]struct {
+		do      func(ctx context.Context) error
+		nothing bool // comes
+	}{
+		"select": {do: func(ctx context.Context) error { _, _, err := a.Select(ctx, request); return err }},
+		"names":  {do: func(ctx context.Context) error { _, _, err := a.Labels(ctx, "", request); return err }},
+		"values": {do: func(ctx context.Context) error { _, _, err := a.Labels(ctx, "i", request); return err }},
+		"exemplars": {do: func(ctx context.Context) error {
+			_, err := a.Exemplars(ctx, "a", 0, math.MaxInt64, matchers)
+			return err
+		}},
+		"metadata":        {do: func(ctx context.Context) error { _, err := a.Metadata(ctx, "a"); return err }},
+		"regex":           {do: func(ctx context.Context) error { _, _, err := a.Select(ctx, regex); return err }, nothing: true},
+		"regex of values": {do: func(ctx context.Context) error { _, _, err := a.Labels(ctx, "i", regex); return err }, nothing: true},
+		"regex of examples": {do: func(ctx context.Context) error {
+			_, err := a.Exemplars(ctx, "a", 0, math.MaxInt64, [][]*labels.Matcher{long})
+			return err
+		}, nothing: true},
+	}
+	for name, c := range calls {
+		t.Run(name, func(t *testing.T) {
+			mine := memory.NewAccount(accountBytes, nil)
+			h := mine.Begin(memory.Request{Tenant: "a"})
+			defer h.Close()
+			held := memory.NewContext(ctx, h)
+			if err := c.do(held); err != nil {
+				t.Fatal(err)
+			}
+			if (h.Used() > 0) == c.nothing {
+				t.Errorf("the caller holds %d bytes", h.Used())
+			}
+			a.eventually("answered", none)
+			empty := fill(t, a.account, 20)
+			if err := c.do(held); !errors.Is(err, wire.ErrUnavailable) || !strings.Contains(err.Error(), memory.ErrFull.Error()) {
+				t.Errorf("the server has no memory: %v", err)
+			}
+			empty()
+			h.Close()
+			if c.nothing {
+				return
+			}
+			h = mine.Begin(memory.Request{Tenant: "a"})
+			empty = fill(t, mine, 20)
+			if err := c.do(memory.NewContext(ctx, h)); !errors.Is(err, memory.ErrFull) {
+				t.Errorf("the caller has no memory: %v", err)
+			}
+			if h.Used() != 0 {
+				t.Errorf("%d bytes are held for an answer that there is not", h.Used())
+			}
+			empty()
+			h.Close()
+			if mine.Used() != 0 {
+				t.Errorf("the caller holds %d bytes in the end", mine.Used())
+			}
+			a.eventually("in the end", none)
+		})
+	}
+}
+
+// TestSelectGivesBack: what a selection holds is given back when it is released, or
+// when it breaks off; what is taken after the request's end is nobody's.
+func TestSelectGivesBack(t *testing.T) {
+	sec := security(t, secret, TLSFiles{})
+	a := newAccounted(t, openIngester(t), sec, sec)
+	if _, err := a.Push(ctx, push("a", incompressible(t, 4<<20))); err != nil {
+		t.Fatal(err)
+	}
+	mine := memory.NewAccount(accountBytes, nil)
+	h := mine.Begin(memory.Request{Tenant: "a"})
+	held := memory.NewContext(ctx, h)
+	req := all("a")
+	sel, _, err := a.Select(held, req)
+	if err != nil || h.Used() < 4<<20 {
+		t.Fatalf("%d bytes are held: %v", h.Used(), err)
+	}
+	sel.Release()
+	if h.Used() != 0 {
+		t.Errorf("released: %d bytes are held", h.Used())
+	}
+	req.MaxSeries = 1000
+	var exceeded *limits.Exceeded
+	if _, _, err := a.Select(held, req); !errors.As(err, &exceeded) || h.Used() != 0 {
+		t.Errorf("too many series: %d bytes are held: %v", h.Used(), err)
+	}
+	req.MaxSeries = 0
+	empty := fill(t, mine, 3<<20)
+	if _, _, err := a.Select(held, req); !errors.Is(err, memory.ErrFull) || h.Used() != 0 {
+		t.Errorf("no memory for the last part: %d bytes are held: %v", h.Used(), err)
+	}
+	empty()
+	h.Close()
+	if _, _, err := a.Select(held, req); err == nil || mine.Used() != 0 {
+		t.Errorf("after the request's end: %d bytes are held: %v", mine.Used(), err)
+	}
+}

@@ -1,0 +1,330 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// pageKey names a page for ever.
+type pageKey struct {
+	row, qualifier string
+}
+
+// incomplete is a row whose first cells were not all that the manifest's
+// generation has there.
+type incomplete struct {
+	wantedRow
+	row rows.Row
+}
+
+// shown is how much a read of a row shows of the published generation.
+type shown int
+
+const (
+	showsNothing shown = iota // no cell, and the row has no others
+	showsOthers               // no cell among the first ones, there are more
+	showsPart                 // some cells, others of it are not there
+	showsFirst                // some cells, there may be more behind them
+	showsAll
+)
+
+// takeRows takes the pages of the published generations out of rows that were
+// read by their first cells, perhaps before the catalogs were. A wanted row that
+// does not show all of its generation is read again by exactly that generation;
+// that read began after the catalogs were there, so what it does not find is
+// absent. Only a generation that was published long before the query may be
+// absent by the first read.
+func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []rows.Row) error {
+	byKey := make(map[string]rows.Row, len(list))
+	for _, r := range list {
+		byKey[r.Key] = r
+	}
+	var large []incomplete
+	var again []wantedRow
+	for _, w := range wanted {
+		r := byKey[w.key]
+		delete(byKey, w.key)
+		state, err := q.shows(&w, r.Cells, len(r.Cells) < firstCells)
+		if err != nil {
+			return err
+		}
+		settled := q.began-w.catalog.Manifest.Written > publishMargin.Milliseconds()
+		switch {
+		case state == showsAll:
+			err = q.takePages(&w, r.Cells)
+		case state == showsFirst:
+			large = append(large, incomplete{w, r})
+		case state == showsNothing && !w.sure && settled: // the metric is not in the day
+		default:
+			again = append(again, w)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := q.checkUnwanted(byKey); err != nil {
+		return err
+	}
+	exact, err := q.takeExact(ctx, again)
+	if err != nil {
+		return err
+	}
+	return q.readLarge(ctx, append(large, exact...))
+}
+
+// takeExact reads rows by the published generation and takes their pages. It
+// returns the rows that have more than the first cells.
+func (q *query) takeExact(ctx context.Context, wanted []wantedRow) ([]incomplete, error) {
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	list := make([]exactRow, 0, len(wanted))
+	for i := range wanted {
+		list = append(list, exactRow{wanted[i].catalog, wanted[i].key})
+	}
+	byKey, err := q.s.exactRows(ctx, list, firstCells)
+	if err != nil {
+		return nil, err
+	}
+	var large []incomplete
+	for _, w := range wanted {
+		r := byKey[w.key]
+		state, err := q.shows(&w, r.Cells, len(r.Cells) < firstCells)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case state == showsAll:
+			err = q.takePages(&w, r.Cells)
+		case state == showsFirst:
+			large = append(large, incomplete{w, r})
+		case state == showsNothing && !w.sure: // the metric is not in the day
+		default:
+			err = lacks(&w)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return large, nil
+}
+
+// lacks is the error of a row that does not have all that is published of it.
+func lacks(w *wantedRow) error {
+	return fmt.Errorf("row %q lacks pages of the published generation %s: %w", w.key, w.catalog.Manifest.Version, ErrIndex)
+}
+
+// checkUnwanted reports a row with pages of a published generation whose manifest
+// says that the metric is not in the day: an answer would miss them.
+func (q *query) checkUnwanted(list map[string]rows.Row) error {
+	if len(list) == 0 {
+		return nil
+	}
+	byDay := published(q.catalogs)
+	for key, r := range list {
+		_, _, day, ok := schema.ParsePagesKey(key)
+		if !ok {
+			return fmt.Errorf("row %q is not a row of pages", key)
+		}
+		c := byDay[day]
+		if c == nil {
+			continue // not published: whoever writes it is not done
+		}
+		for _, cell := range r.Cells {
+			if strings.HasPrefix(cell.Qualifier, c.Manifest.Version.Prefix()) {
+				return fmt.Errorf("row %q has pages of the published generation %s, whose packs do not have the metric: %w", key, c.Manifest.Version, ErrIndex)
+			}
+		}
+	}
+	return nil
+}
+
+// shows tells how much of the published generation is among the cells of a row,
+// which are in order; all says that the row has no other cells.
+func (q *query) shows(w *wantedRow, cells []rows.Cell, all bool) (shown, error) {
+	m := w.catalog.Manifest
+	summaries, pages, declared := 0, 0, 0
+	ended := all
+	for _, cell := range cells {
+		v, kind, _, _, ok := schema.ParseQualifier(cell.Qualifier)
+		if !ok {
+			return 0, fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
+		}
+		switch {
+		case v != m.Version:
+			ended = ended || pages+summaries > 0
+		case kind == schema.KindSummaries:
+			sm, err := q.s.codec.DecodeSummaries(cell.Value)
+			if err != nil {
+				return 0, fmt.Errorf("summaries in row %q: %w", w.key, err)
+			}
+			summaries++
+			declared += sm.Len()
+		default:
+			pages++
+		}
+	}
+	from, to := m.PartsOf(w.metric)
+	if summaries == 0 && to-from == 1 {
+		declared = 1 // a metric with one page has no summaries
+	}
+	switch {
+	case pages+summaries == 0 && all:
+		return showsNothing, nil
+	case pages+summaries == 0:
+		return showsOthers, nil
+	case !ended:
+		return showsFirst, nil
+	case pages > declared && (summaries == to-from || to-from == 1):
+		return 0, fmt.Errorf("row %q has %d pages of generation %s, its summaries say %d: %w", w.key, pages, m.Version, declared, ErrIndex)
+	case pages != declared || summaries != to-from && (summaries > 0 || to-from != 1):
+		return showsPart, nil
+	}
+	return showsAll, nil
+}
+
+// takePages takes the pages of the published generation out of the cells of a row.
+func (q *query) takePages(w *wantedRow, cells []rows.Cell) error {
+	dp := dayPages{catalog: w.catalog, metric: w.metric}
+	for _, cell := range cells {
+		v, kind, part, _, ok := schema.ParseQualifier(cell.Qualifier)
+		if !ok {
+			return fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
+		}
+		if v != w.catalog.Manifest.Version || kind == schema.KindSummaries {
+			continue
+		}
+		if err := q.takePage(&dp, w.key, cell, part); err != nil {
+			return err
+		}
+	}
+	q.pages = append(q.pages, dp)
+	return nil
+}
+
+func (q *query) takePage(dp *dayPages, key string, cell rows.Cell, part int) error {
+	packs := dp.catalog.Manifest.Packs
+	if part >= len(packs) {
+		return fmt.Errorf("row %q has a page of pack %d, the manifest has %d packs: %w", key, part, len(packs), ErrIndex)
+	}
+	p, err := q.s.page(key, cell)
+	if err != nil {
+		return fmt.Errorf("page in row %q: %w", key, err)
+	}
+	if p.Day() != dp.catalog.Day {
+		return fmt.Errorf("row %q has a page of day %d: %w", key, p.Day(), ErrIndex)
+	}
+	dp.pages = append(dp.pages, partPage{object: packs[part].Object, page: p})
+	return q.join.memory.Take(p.Bytes()) // the cache may let go of it, the query does not
+}
+
+func (s *Store) page(key string, cell rows.Cell) (*pack.Page, error) {
+	k := pageKey{key, cell.Qualifier}
+	if p, ok := s.pages.get(k); ok {
+		return p, nil
+	}
+	p, err := s.decoder.Page(cell.Value)
+	if err != nil {
+		return nil, err
+	}
+	s.pages.put(k, p)
+	return p, nil
+}
+
+// readLarge reads what the first cells of rows left open, in one round trip: the
+// pages that the summaries do not rule out, when the first cells had all
+// summaries; else all cells of the manifests' generations.
+func (q *query) readLarge(ctx context.Context, large []incomplete) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxGets)
+	results := make([]rows.Row, len(large))
+	pruned := make([][]string, len(large))
+	skip := make([]bool, len(large))
+	for i, a := range large {
+		qualifiers, known, err := q.prune(ctx, a)
+		if err != nil {
+			return err
+		}
+		f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: a.catalog.Manifest.Version.Prefix(),
+			MinTime: q.s.oldest(), Latest: true}
+		if known {
+			if skip[i] = len(qualifiers) == 0; skip[i] {
+				continue
+			}
+			pruned[i] = qualifiers
+			f.QualifierPrefix, f.Qualifiers = "", qualifiers
+		}
+		g.Go(func() error {
+			return q.s.opts.Rows.ReadRows(gctx, []rows.Range{rows.Single(a.key)}, f, func(r rows.Row) bool { results[i] = r; return true })
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("read pages again: %w", err)
+	}
+	for i := range large {
+		if skip[i] {
+			continue
+		}
+		if err := q.takeLarge(&large[i], results[i], pruned[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeLarge takes what was read of a row behind its first cells. All of it was
+// read after the catalogs: what is missing is missing.
+func (q *query) takeLarge(a *incomplete, r rows.Row, pruned []string) error {
+	if pruned != nil {
+		if len(r.Cells) != len(pruned) {
+			return fmt.Errorf("row %q has %d of the %d pages that its summaries name: %w", a.key, len(r.Cells), len(pruned), ErrIndex)
+		}
+		return q.takePages(&a.wantedRow, r.Cells)
+	}
+	state, err := q.shows(&a.wantedRow, r.Cells, true)
+	if err != nil {
+		return err
+	}
+	if state != showsAll {
+		return lacks(&a.wantedRow)
+	}
+	return q.takePages(&a.wantedRow, r.Cells)
+}
+
+// prune lists the pages of a row that may hold something for the query, by the
+// summaries among its first cells. known is false when those are not all there.
+func (q *query) prune(ctx context.Context, a incomplete) (qualifiers []string, known bool, err error) {
+	m := a.catalog.Manifest
+	from, to := m.PartsOf(a.metric)
+	start := a.catalog.Day * series.DayMillis
+	mint, maxt := max(q.req.MinTime, start)-start, min(q.req.MaxTime, start+series.DayMillis-1)-start
+	seen := 0
+	for _, cell := range a.row.Cells {
+		v, kind, part, _, ok := schema.ParseQualifier(cell.Qualifier)
+		if !ok || v != m.Version || kind != schema.KindSummaries {
+			continue
+		}
+		sm, err := q.s.codec.DecodeSummaries(cell.Value)
+		if err != nil {
+			return nil, false, fmt.Errorf("summaries in row %q: %w", a.key, err)
+		}
+		seen++
+		for page := range sm.Len() {
+			if err := ctx.Err(); err != nil { // a regular expression may take long for a page
+				return nil, false, err
+			}
+			if sm.MayMatch(page, mint, maxt, q.req.Matchers) {
+				qualifiers = append(qualifiers, schema.PageQualifier(v, part, page))
+			}
+		}
+	}
+	return qualifiers, seen == to-from, nil
+}

@@ -1,0 +1,30 @@
+package store
+
+import (
+	"testing"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// TestLabelsOnly: a selection of labels alone has the series with samples in the
+// range, and no chunks: a reader that goes through them finds none.
+func TestLabelsOnly(t *testing.T) {
+	s := openStore(t, memRows(t), dirObjects(t), testNow)
+	publish(t, s, 10)
+	for _, ms := range [][]string{{"__name__=m1"}, {"pod=pod-00001"}} {
+		req := series.Request{Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1, Matchers: matchers(ms...), LabelsOnly: true}
+		sel, err := s.Select(t.Context(), req, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(sel.Series) == 0 {
+			t.Errorf("%v: no series", ms)
+		}
+		for _, ser := range sel.Series {
+			if len(ser.Chunks) != 0 {
+				t.Errorf("%v: series %s has %d chunks", ms, ser.Labels, len(ser.Chunks))
+			}
+		}
+		sel.Release()
+	}
+}

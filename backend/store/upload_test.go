@@ -1,0 +1,276 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"path/filepath"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// sealed makes a pack of an ingester with a sample of tenants a and b on testDay
+// and on the day before.
+func sealed(t *testing.T) Upload {
+	t.Helper()
+	id := ulid.Make()
+	path := filepath.Join(t.TempDir(), id.String()+pack.Suffix)
+	w, err := pack.Create(path, pack.Options{ID: id, Source: "i1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, owner := range []tenant.ID{"a", "b"} {
+		for day := int64(testDay - 1); day <= testDay; day++ {
+			chunks, err := series.Encode([]series.Sample{{T: day * series.DayMillis, V: 1}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.StartSection(owner, day, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Add(labels.FromStrings("__name__", "m"), chunks); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	info, err := w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	crc, err := pack.FileCRC(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	windows := WindowsOf(info)
+	return Upload{Path: path, Object: L0Object(windows, "i1", id), CRC: crc, Info: info, Ingester: "i1", Sealed: testNow().UnixMilli(), Windows: windows, Settled: windows}
+}
+
+// TestCellsBeforeReceipts looks at every moment of an upload: a receipt says that
+// the catalogs of its day have their cells. Otherwise a compaction that saw it
+// would take it for used up.
+func TestCellsBeforeReceipts(t *testing.T) {
+	live, u := memRows(t), sealed(t)
+	plain := openStore(t, live, dirObjects(t), testNow)
+	moments, receipts := 0, 0
+	s := openStore(t, &stepRows{Store: live, wrote: func() {
+		moments++
+		work, err := plain.Work(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range work {
+			for range d.Receipts {
+				receipts++
+				for _, owner := range []tenant.ID{"a", "b"} {
+					c, err := plain.Catalog(t.Context(), owner, d.Day)
+					if err != nil || len(c.L0) != 1 || c.L0[0].ID != u.Info.ID {
+						t.Errorf("after row %d: day %d has a receipt, and the catalog of tenant %s has %v, %v", moments, d.Day, owner, c.L0, err)
+					}
+				}
+			}
+		}
+	}}, dirObjects(t), testNow)
+	if err := s.Upload(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	if moments != 6 || receipts != 3 {
+		t.Errorf("%d rows were written and receipts seen %d times, want 6 and 3", moments, receipts)
+	}
+}
+
+// vanishing deletes an object behind each of the next Puts, as a sweep does that
+// had looked before.
+type vanishing struct {
+	objects.Store
+	left int
+}
+
+func (v *vanishing) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
+	o, err := v.Store.Put(ctx, name, path, crc)
+	if err == nil && v.left > 0 {
+		v.left--
+		err = v.Delete(ctx, name)
+	}
+	return o, err
+}
+
+// TestObjectDeletedDuringUpload: an upload that ends well has left its object,
+// though one that was there before was deleted meanwhile.
+func TestObjectDeletedDuringUpload(t *testing.T) {
+	for deleted := range 4 {
+		o := &vanishing{Store: dirObjects(t), left: deleted}
+		s, u := openStore(t, memRows(t), o, testNow), sealed(t)
+		err := s.Upload(t.Context(), u)
+		if (err == nil) != (deleted < 3) {
+			t.Errorf("deleted %d times: %v", deleted, err)
+		}
+		if _, statErr := o.Stat(t.Context(), u.Object); (statErr == nil) != (err == nil) {
+			t.Errorf("deleted %d times: the upload ended with %v, the object is there: %v", deleted, err, statErr)
+		}
+	}
+}
+
+// TestUploadSeesMark: an upload does not end while a sweep is about to delete its
+// object; the sweep finishes what another one began.
+func TestUploadSeesMark(t *testing.T) {
+	r, o := memRows(t), dirObjects(t)
+	s, u := openStore(t, r, o, testNow), sealed(t)
+	if err := s.dueObject(t.Context(), u.Object, garbageL0, markDue); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Upload(t.Context(), u); !errors.Is(err, errBeingDeleted) {
+		t.Errorf("the upload ends with %v", err)
+	}
+	if report, err := s.Sweep(t.Context()); err != nil || report.Kept != 1 || report.Objects != 0 {
+		t.Errorf("sweep: %+v, %v; want one kept", report, err)
+	}
+	if err := s.Upload(t.Context(), u); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDischarge: a receipt goes if it is the one that was read, of old versions
+// too, and stays when the upload was repeated since.
+func TestDischarge(t *testing.T) {
+	r := memRows(t)
+	s, u := openStore(t, r, dirObjects(t), testNow), sealed(t)
+	if err := s.Upload(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Work(t.Context())
+	if err != nil || len(before) != 2 {
+		t.Fatalf("%v, %v; want the work of two days", before, err)
+	}
+	if err := s.Upload(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	discharge := func(list []DayWork) (left int) {
+		t.Helper()
+		for _, d := range list {
+			if err := s.Discharge(t.Context(), d.Day, d.Receipts[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		work, err := s.Work(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(work)
+	}
+	if left := discharge(before); left != 2 {
+		t.Fatalf("%d days have receipts, want 2: the upload was repeated", left)
+	}
+	// One of the receipts as an older version wrote it.
+	old := append([]byte{4, 1}, before[0].Receipts[0].value[2:len(before[0].Receipts[0].value)-12]...)
+	old = appendCRC(old)
+	if err := r.Mutate(t.Context(), rows.RowMutation{Key: schema.WorkKey(before[0].Day),
+		Mutations: []rows.Mutation{rows.Set(rows.System, schema.ReceiptQualifier(u.Info.ID), 0, old)}}); err != nil {
+		t.Fatal(err)
+	}
+	now, err := s.Work(t.Context())
+	if err != nil || now[0].Receipts[0].Attempt != 0 || now[1].Receipts[0].Attempt == 0 {
+		t.Fatalf("%+v, %v", now, err)
+	}
+	if left := discharge(now); left != 0 {
+		t.Errorf("%d days have receipts, want none", left)
+	}
+}
+
+// damaging changes one byte of each read of an object.
+type damaging struct {
+	objects.Store
+	at   int // of the bytes that are read; -1: none
+	read int // bytes of the last read
+}
+
+func (d *damaging) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
+	b, err := d.Store.Get(ctx, name, off, n)
+	d.read = len(b)
+	if err == nil && d.at >= 0 && d.at < len(b) {
+		b[d.at] ^= 1 << (d.at % 8)
+	}
+	return b, err
+}
+
+// TestDamagedBlock changes every byte of what a query fetches: always an error, no
+// wrong sample, and nothing of it stays in a cache.
+func TestDamagedBlock(t *testing.T) {
+	live, o := memRows(t), &damaging{Store: dirObjects(t), at: -1}
+	publish(t, openStore(t, live, o, testNow), 50)
+	ask := func(s *Store) (string, error) {
+		sel, err := s.Select(t.Context(), series.Request{Tenant: "a", MaxTime: testNow().UnixMilli(), Matchers: matchers("__name__=a2")}, nil)
+		if err != nil {
+			return "", err
+		}
+		defer sel.Release()
+		out := ""
+		for i := range sel.Series {
+			it := series.IteratorBetween(sel.Series[i].Chunks, 0, testNow().UnixMilli(), nil)
+			for it.Next() != 0 {
+				at, v := it.At()
+				out += fmt.Sprint(sel.Series[i].Labels, at, v, "\n")
+			}
+			if it.Err() != nil {
+				return "", it.Err()
+			}
+		}
+		return out, nil
+	}
+	want, err := ask(openStore(t, live, o, testNow))
+	if err != nil || len(want) == 0 {
+		t.Fatal(want, err)
+	}
+	bytes := o.read
+	for at := range bytes {
+		s := openStore(t, live, o, testNow)
+		o.at = at
+		if got, err := ask(s); !errors.Is(err, pack.ErrCorrupt) {
+			t.Errorf("byte %d of %d is wrong: %v; the answer is right: %t", at, bytes, err, got == want)
+		}
+		o.at = -1
+		if got, err := ask(s); err != nil || got != want {
+			t.Errorf("byte %d of %d was wrong once, and the next answer is right: %t, %v", at, bytes, got == want, err)
+		}
+	}
+}
+
+func appendCRC(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// TestCellWithoutReceipt: a sweep keeps an L0 pack that a catalog names and no
+// work row, and puts it into the work rows again: compaction would not find it.
+func TestCellWithoutReceipt(t *testing.T) {
+	r := memRows(t)
+	s, u := openStore(t, r, dirObjects(t), testNow), sealed(t)
+	if err := s.Upload(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	work, err := s.Work(t.Context())
+	if err != nil || len(work) == 0 {
+		t.Fatalf("%v, %v", work, err)
+	}
+	for _, d := range work { // as if the upload had ended between cells and receipts
+		if err := s.Discharge(t.Context(), d.Day, d.Receipts[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var report SweepReport
+	if err := s.collectL0(t.Context(), schema.Garbage{Kind: garbageL0, Name: u.Object}, &report); err != nil || report.Kept != 1 || report.Objects != 0 {
+		t.Errorf("collected: %+v, %v; want it kept", report, err)
+	}
+	if again, err := s.Work(t.Context()); err != nil || len(again) != len(work) || len(again[0].Receipts) != 1 {
+		t.Errorf("%d days have work, want %d, %v", len(again), len(work), err)
+	}
+}

@@ -1,0 +1,24 @@
+package wal
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// logMetrics are the metrics of a Log.
+type logMetrics struct {
+	records, bytes, syncs, failures prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) logMetrics {
+	auto := promauto.With(reg)
+	counter := func(name, help string) prometheus.Counter {
+		return auto.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	return logMetrics{
+		records:  counter("pallium_wal_records_total", "Records appended to the write-ahead log."),
+		bytes:    counter("pallium_wal_bytes_total", "Bytes appended to the write-ahead log."),
+		syncs:    counter("pallium_wal_syncs_total", "Times the write-ahead log was synced to disk."),
+		failures: counter("pallium_wal_failures_total", "Writes and syncs of the write-ahead log that failed."),
+	}
+}

@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"time"
+)
+
+// pace is how fast a client must read. As with bodies (see body), an answer may
+// keep the server waiting for grace, and for a second for every rate bytes that
+// were sent so far.
+type pace struct {
+	grace time.Duration
+	rate  int64         // bytes for which a second is allowed
+	slice int           // bytes of a large write that are passed on at once
+	total time.Duration // from the request to the end of the answer, whatever the rate
+	now   func() time.Time
+}
+
+func answerPace() pace {
+	return pace{grace: bodyGrace, rate: bodyMinRate, slice: 64 << 10, total: writeTimeout, now: time.Now}
+}
+
+// timeAnswers gives every answer a deadline that moves as the client reads it.
+// Without one, ten clients that do not read hold the places of a tenant until
+// the server's WriteTimeout.
+func (p pace) timeAnswers(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := &timedAnswer{ResponseWriter: w, rc: http.NewResponseController(w), pace: p, end: p.now().Add(p.total), stream: r.ProtoMajor > 1}
+		h.ServeHTTP(a, r)
+		a.finish()
+	})
+}
+
+// timedAnswer counts only the time in which the server waits for the client:
+// one that waits for a slow handler did nothing wrong. It has no ReadFrom, in
+// which the two could not be told apart; a ReverseProxy does not use it.
+type timedAnswer struct {
+	http.ResponseWriter
+	rc *http.ResponseController
+	pace
+
+	end      time.Time
+	stream   bool // of HTTP/2, which ends when its deadline passes, even if nothing is written
+	sent     int64
+	waited   time.Duration
+	armed    time.Time // when the deadline was set
+	armedAt  int64     // sent by then
+	hijacked bool
+}
+
+// arm sets the deadline of what is written next. Setting it costs about as much
+// as a small write, so it is not done for each of many.
+func (a *timedAnswer) arm(now time.Time) {
+	if !a.armed.IsZero() && now.Sub(a.armed) < a.grace/16 && a.sent-a.armedAt < int64(a.slice) {
+		return
+	}
+	a.armed, a.armedAt = now, a.sent
+	allowed := a.grace + time.Duration(a.sent/a.rate)*time.Second
+	deadline := now.Add(allowed - a.waited)
+	if a.end.Before(deadline) {
+		deadline = a.end // it replaces that of http.Server
+	}
+	_ = a.rc.SetWriteDeadline(deadline) // not every connection has deadlines; those of the edge do
+}
+
+// begin and done surround what may wait for the client.
+func (a *timedAnswer) begin() time.Time {
+	now := a.now()
+	a.arm(now)
+	return now
+}
+
+func (a *timedAnswer) done(begun time.Time) {
+	a.waited += a.now().Sub(begun)
+	if a.stream {
+		_ = a.rc.SetWriteDeadline(a.end)
+		a.armed = time.Time{}
+	}
+}
+
+func (a *timedAnswer) WriteHeader(status int) {
+	defer a.done(a.begin())
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *timedAnswer) Write(p []byte) (int, error) {
+	written := 0
+	for {
+		n, err := a.writePart(p[written:min(len(p), written+a.slice)])
+		written += n
+		if err != nil || written >= len(p) {
+			return written, err
+		}
+	}
+}
+
+func (a *timedAnswer) writePart(p []byte) (int, error) {
+	defer a.done(a.begin())
+	n, err := a.ResponseWriter.Write(p)
+	a.sent += int64(n)
+	return n, err
+}
+
+// FlushError implements what http.ResponseController looks for first.
+func (a *timedAnswer) FlushError() error {
+	defer a.done(a.begin())
+	return a.rc.Flush()
+}
+
+// Flush implements http.Flusher.
+func (a *timedAnswer) Flush() { _ = a.FlushError() }
+
+// Hijack implements http.Hijacker. The connection is the handler's from then on.
+func (a *timedAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := a.rc.Hijack()
+	a.hijacked = a.hijacked || err == nil
+	return conn, rw, err
+}
+
+// Unwrap leaves the rest to http.ResponseController.
+func (a *timedAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// finish sets the deadline for what the server still has in its buffer, which
+// is all of a small answer: those of pipelined requests that nobody reads, too.
+func (a *timedAnswer) finish() {
+	if a.hijacked {
+		return
+	}
+	a.armed = time.Time{}
+	a.arm(a.now())
+}
