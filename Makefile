@@ -22,7 +22,7 @@ CLUSTERENV := PALLIUM=$(CURDIR)/bin/pallium REDIS_SERVER=$(REDIS_SERVER) \
 	BIGTABLE_EMULATOR_BIN=$(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) \
 	FAKE_GCS_SERVER_BIN=$(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION)
 
-.PHONY: run build test unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto deploy-check bench load load-cluster tools clean
+.PHONY: run build test unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto deploy-check model bench load load-cluster tools clean
 
 run: build                      ## build and serve on :9009, data in ./data
 	./bin/pallium all $(ARGS)
@@ -73,9 +73,15 @@ e2e: build bin/skewed $(EMULATORS) $(KUBETOOLS) redis $(TOOLS)/prometheus-$(PROM
 deploy-check: $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## the files under deploy and compose.yaml against their schemas
 	$(DEPLOYENV) $(GO) test -vet=off -count=1 ./test/deploy
 
-chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile tenants, ten minutes, and a cluster, about an hour and a half; CHAOS_SEED reproduces one
-	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestHostileTenants' ./test/chaos
+chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile tenants, many series killed, and tenants at their limit, ten minutes each, and a cluster, about an hour and a half, and the model-based test, two hours; CHAOS_SEED and MODEL_SEED reproduce one
+	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestHostileTenants|TestKillManySeries' ./test/chaos
+	CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestAtItsLimit' ./test/cluster
 	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 4h -v ./test/chaos/cluster
+	MODEL=$${MODEL:-1h} $(MAKE) model
+	STORM_PUBLICATIONS=1000 $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestPublicationStorm' ./backend/store
+
+model: build bin/skewed $(EMULATORS) redis  ## random operations against one process and a cluster, compared with a model; MODEL=1h takes that long for each, MODEL_SEED repeats one
+	$(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 0 -v ./test/model
 
 bin/skewed: build
 	$(GO) build -o $@ ./test/cluster/skewed

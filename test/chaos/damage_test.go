@@ -10,11 +10,30 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/palliumhq/pallium/test/harness"
 )
 
-const frameHeader = 13 // bytes; see docs/format/wal.md
+// Bytes of headers; see docs/format/wal.md.
+const (
+	segmentHeader = 28
+	frameHeader   = 13
+)
+
+// settleLog waits until the log has all labels twice: before, damage may cost more
+// than the record.
+func settleLog(t *testing.T, p *harness.Pallium) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if p.Metric("pallium_ingester_wal_labels_once") == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("labels are still in the log once")
+		}
+	}
+}
 
 // damage changes the files of a write-ahead log. says is what the server's log
 // must tell about it, "" for nothing.
@@ -38,9 +57,11 @@ func TestLogDamage(t *testing.T) {
 		sealed[tn.id] = tn.ledger.ackedKeys()
 	}
 	startLoad(t, p.Edge, senders, 12).wait(false)
+	settleLog(t, p)
 	p.Kill()
 	p.Restart()
 	startLoad(t, p.Edge, senders, 12).wait(false)
+	settleLog(t, p)
 	p.Kill()
 	before, report := readLog(t, dir)
 	if len(before) < 30 || report.Segments < 2 {
@@ -107,18 +128,18 @@ func damages(t *testing.T, dir string) []damage {
 		{"magic of the segment", lost, edit(first, func(b []byte) []byte { b[1] ^= 1; return b })},
 		{"first page zeroed", lost, edit(first, zero(0, 4096))},
 		{"page in the middle zeroed", lost, edit(first, zero(8192, 4096))},
-		{"first segment emptied", "", edit(first, func([]byte) []byte { return nil })},
+		{"first segment emptied", lost, edit(first, func([]byte) []byte { return nil })},
 	}
 	for i := range 4 {
 		at := rnd.Int63()
-		out = append(out, damage{fmt.Sprint("random byte ", i), "", edit(first, func(b []byte) []byte { b[8+at%int64(len(b)-8)] ^= 0x10; return b })})
+		out = append(out, damage{fmt.Sprint("random byte ", i), "", edit(first, func(b []byte) []byte { b[segmentHeader+at%int64(len(b)-segmentHeader)] ^= 0x10; return b })})
 	}
 	data := readFile(t, filepath.Join(dir, "ingester", "wal", last))
 	frames := frameStarts(data)
 	end := frames[len(frames)-1]
-	for _, n := range []int{0, 1, 7, 8, 9, 8 + frameHeader - 1, 8 + frameHeader, end, end + 1, end + 4, end + 8, end + frameHeader, end + frameHeader + 1, len(data) - 1} {
+	for _, n := range []int{0, 1, 7, 8, segmentHeader, segmentHeader + 1, segmentHeader + frameHeader - 1, segmentHeader + frameHeader, end, end + 1, end + 4, end + 8, end + frameHeader, end + frameHeader + 1, len(data) - 1} {
 		says := torn
-		if n == 0 || n == 8 || n == end {
+		if n == 0 || n == segmentHeader || n == end {
 			says = "" // nothing shows that there was more
 		}
 		out = append(out, damage{fmt.Sprint("cut to ", n, " bytes"), says, edit(last, func(b []byte) []byte { return b[:n] })})
@@ -133,7 +154,7 @@ func segmentFiles(t *testing.T, dir string) (first, last string) {
 		t.Fatal(err)
 	}
 	slices.Sort(names)
-	names = slices.DeleteFunc(names, func(name string) bool { return len(readFile(t, name)) <= 8 })
+	names = slices.DeleteFunc(names, func(name string) bool { return len(readFile(t, name)) <= segmentHeader })
 	return filepath.Base(names[0]), filepath.Base(names[len(names)-1])
 }
 
@@ -168,7 +189,7 @@ func zero(from, n int) func([]byte) []byte {
 // frameStarts are the offsets of the frames in a whole segment.
 func frameStarts(b []byte) []int {
 	var out []int
-	for at := 8; at+frameHeader <= len(b) && bytes.HasPrefix(b[at:], []byte("\xd6PW\x01")); {
+	for at := segmentHeader; at+frameHeader <= len(b) && bytes.HasPrefix(b[at:], []byte("\xd6PW\x01")); {
 		out = append(out, at)
 		at += frameHeader + int(binary.BigEndian.Uint32(b[at+4:]))
 	}

@@ -14,7 +14,7 @@ import (
 
 // The bounds of docs/format/bounds.md, as a client knows them.
 const (
-	boundTime       = int64(253_402_300_799_999)
+	boundTime       = int64(9_214_646_399_999)
 	boundLabels     = 16_384
 	boundLabelBytes = 1 << 20
 	boundMetricName = 4 << 10
@@ -156,8 +156,12 @@ func (a *attacker) buckets() []hostileRequest {
 		}
 		return h
 	}
+	coarse := func(h *histogram.Histogram) *histogram.Histogram { // its resolution cannot be reduced
+		h.Schema = -4
+		return h
+	}
 	good := a.series("buckets", point{t: a.now - 4, h: intHistogram(8, 0, n, 1)}, point{t: a.now - 3, fh: intHistogram(8, 1, n, 2).ToFloat(nil)}, point{t: a.now - 2, h: spread(n)})
-	beyond := hostileSeries{labels: hostileLabels("buckets", a.id, "beyond", "1"), points: []point{{t: a.now, h: intHistogram(8, 0, n+1, 1)}, {t: a.now + 1, fh: spread(n + 1).ToFloat(nil)}}}
+	beyond := hostileSeries{labels: hostileLabels("buckets", a.id, "beyond", "1"), points: []point{{t: a.now, h: intHistogram(-4, 0, n+1, 1)}, {t: a.now + 1, fh: coarse(spread(n + 1)).ToFloat(nil)}}}
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{good}, beyond: []hostileSeries{beyond}, reason: reason}}
 }
 
@@ -259,8 +263,8 @@ func (a *attacker) conflicts() []hostileRequest {
 		r := hostileRequest{version: a.version(), good: []hostileSeries{s}}
 		all = append(all, r, r)
 	}
-	newest = a.series("conflicts", point{t: a.now, v: 2}) // at the newest time the second value may be rejected
-	return append(all, hostileRequest{version: 2, good: []hostileSeries{newest}, reason: "duplicate_timestamp"})
+	newest = a.series("conflicts", point{t: a.now, v: 2})
+	return append(all, hostileRequest{version: 2, good: []hostileSeries{newest}})
 }
 
 func (a *attacker) times() []hostileRequest {
@@ -273,7 +277,7 @@ func (a *attacker) times() []hostileRequest {
 	}
 	before := hostileSeries{labels: hostileLabels("times", a.id, "before", "1"), points: []point{{t: -1, v: 1}, {t: math.MinInt64, v: 1}, {t: -a.now, h: intHistogram(0, 0, 1, 1)}}}
 	return []hostileRequest{
-		{version: 1, good: []hostileSeries{good}, beyond: []hostileSeries{beyond}, reason: "after_9999"},
+		{version: 1, good: []hostileSeries{good}, beyond: []hostileSeries{beyond}, reason: "after_2261"},
 		{version: 2, good: []hostileSeries{good}, beyond: []hostileSeries{before}, reason: "before_1970"},
 	}
 }

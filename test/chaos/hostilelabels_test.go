@@ -102,10 +102,12 @@ func (a *attacker) metadataOnly() []hostileRequest {
 		r2.good = append(r2.good, a.one(hostileLabels("metadata", a.id, "i", fmt.Sprint(i))))
 		r2.metadata = append(r2.metadata, metadataSent{help: "help " + a.id, unit: repeat("u", boundHelp+1), kind: int32(i)})
 	}
-	for _, kind := range []int32{8, 99, -1, math.MaxInt32} { // 1.0: the request is malformed, 2.0: of unknown type
+	for _, kind := range []int32{8, 99, -1, math.MaxInt32} { // they count as unknown
 		metadata := []metadataSent{{metric: "hostile_unknown", kind: kind}}
-		good := []hostileSeries{a.one(hostileLabels("metadata", a.id, "kind", fmt.Sprint(kind)))}
-		all = append(all, hostileRequest{version: 1, code: 400, metadata: metadata}, hostileRequest{version: 2, good: good, metadata: metadata})
+		for version := 1; version <= 2; version++ {
+			good := []hostileSeries{a.one(hostileLabels("metadata", a.id, "kind", fmt.Sprint(kind), "version", fmt.Sprint(version)))}
+			all = append(all, hostileRequest{version: version, good: good, metadata: metadata})
+		}
 	}
 	return append(all, r2)
 }

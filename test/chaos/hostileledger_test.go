@@ -134,7 +134,7 @@ func required(marks []mark) bool {
 func allowed(marks []mark, got mark) bool {
 	found := false
 	for _, m := range marks {
-		if m.acked && m.rank > got.rank {
+		if m.acked && m.beats(got) {
 			return false
 		}
 		found = found || m.print == got.print && m.rank == got.rank

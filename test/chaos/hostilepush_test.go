@@ -135,29 +135,37 @@ func appendNegativeZero(to []byte, t int64) []byte {
 
 // mark is what the ledger of a hostile tenant keeps of a value.
 type mark struct {
-	print uint64 // of the value as any storage may give it back
-	rank  rank
-	acked bool
+	print  uint64 // of the value as any storage may give it back
+	rank   rank
+	number float64 // of a float
+	acked  bool
 }
 
-// rank orders the values that were sent for one time, as far as the order is
-// sure: a value beats a staleness marker, a histogram beats a float.
+// rank orders the values that were sent for one time: a value beats a staleness
+// marker, a histogram beats a float, a number beats NaN.
 type rank uint8
 
 const (
-	rankStaleFloat rank = iota
-	rankStaleHistogram
+	rankStale rank = iota
+	rankNaN
 	rankFloat
+	rankFloatHistogram
 	rankHistogram
 )
+
+// beats reports whether a value is kept and another one of its time is not, as far
+// as a mark tells: histograms of one kind are not compared.
+func (m mark) beats(o mark) bool {
+	return m.rank > o.rank || m.rank == rankFloat && o.rank == rankFloat && m.number > o.number
+}
 
 func markOf(p *point) mark {
 	h := xxhash.New()
 	switch {
 	case p.h != nil && value.IsStaleNaN(p.h.Sum):
-		return mark{print: 1, rank: rankStaleHistogram}
+		return mark{print: 1, rank: rankStale}
 	case p.fh != nil && value.IsStaleNaN(p.fh.Sum):
-		return mark{print: 2, rank: rankStaleHistogram}
+		return mark{print: 2, rank: rankStale}
 	case p.h != nil:
 		c := p.h.Copy().Compact(0)
 		hashNumbers(h.Write, 3, c.Count, c.ZeroCount, c.PositiveBuckets, c.NegativeBuckets)
@@ -167,12 +175,15 @@ func markOf(p *point) mark {
 		c := p.fh.Copy().Compact(0)
 		hashNumbers(h.Write, 4, c.Count, c.ZeroCount, c.PositiveBuckets, c.NegativeBuckets)
 		hashNumbers(h.Write, c.Schema, c.ZeroThreshold, c.Sum, spans(c.PositiveSpans), spans(c.NegativeSpans), c.CustomValues)
-		return mark{print: h.Sum64(), rank: rankHistogram}
+		return mark{print: h.Sum64(), rank: rankFloatHistogram}
 	case value.IsStaleNaN(p.v):
-		return mark{print: 0, rank: rankStaleFloat}
+		return mark{print: 0, rank: rankStale}
 	}
 	hashNumbers(h.Write, 5, p.v+0) // an answer of remote read does not tell -0 from 0
-	return mark{print: h.Sum64(), rank: rankFloat}
+	if math.IsNaN(p.v) {
+		return mark{print: h.Sum64(), rank: rankNaN}
+	}
+	return mark{print: h.Sum64(), rank: rankFloat, number: p.v}
 }
 
 func spans(in []histogram.Span) []int64 {

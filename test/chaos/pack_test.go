@@ -3,6 +3,7 @@ package chaos
 import (
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,13 +13,14 @@ import (
 	"github.com/palliumhq/pallium/test/harness"
 )
 
-// TestFirstLabels damages, one after the other, the first records of a log that
-// has one segment only: it costs no more than the samples of the record.
+// TestFirstLabels damages, one after the other, the first records of a log: it
+// costs no more than the samples of the record.
 func TestFirstLabels(t *testing.T) {
 	dir := t.TempDir()
 	p := harness.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "alpha")
 	startLoad(t, p.Edge, newSenders(tenants, 1, 600), 20).wait(false)
+	settleLog(t, p)
 	p.Kill()
 	before, _ := readLog(t, dir)
 	first, _ := segmentFiles(t, filepath.Join(dir, "ingester", "wal"))
@@ -58,12 +60,11 @@ func TestSealFiles(t *testing.T) {
 		t.Run(fmt.Sprintf("sealed.json is %q", garbage), func(t *testing.T) {
 			copied := copyData(t, dir)
 			writeFile(t, filepath.Join(copied, sealed), []byte(garbage))
-			refused(t, copied, "sealed.json")
-			if err := os.Remove(filepath.Join(copied, sealed)); err != nil { // as the message says
-				t.Fatal(err)
-			}
 			p := harness.StartPalliumIn(t, copied, unlimited)
-			verifyAll(t, "after sealed.json was removed", p, tenants)
+			verifyAll(t, "with a damaged sealed.json", p, tenants)
+			if !strings.Contains(p.Log(), "record of what was sealed is damaged") {
+				t.Errorf("the log does not say so:\n%s", p.Log())
+			}
 		})
 	}
 	t.Run("a half-written pack and its like", func(t *testing.T) {
@@ -197,5 +198,58 @@ func refused(t *testing.T, dir string, words ...string) {
 		if !strings.Contains(out, word) {
 			t.Errorf("it does not say %q:\n%s", word, out)
 		}
+	}
+}
+
+// TestLostLabels damages the first record of a log before its labels are there
+// twice: queries of that tenant and time say that samples were lost, also after a
+// seal and a restart, until the operator accepts it; other tenants' go on.
+func TestLostLabels(t *testing.T) {
+	dir := t.TempDir()
+	p := harness.StartPalliumIn(t, dir, unlimited)
+	tenants := newTenants(p, "hurt", "other")
+	startLoad(t, p.Edge, newSenders(tenants[:1], 1, 600), 5).wait(false)
+	p.Kill()
+	records, _ := readLog(t, dir)
+	first, _ := segmentFiles(t, filepath.Join(dir, "ingester", "wal"))
+	damaged := false
+	for i, r := range records {
+		if r.tenant == "hurt" && len(r.labels) > 0 {
+			edit(first, flip(i, frameHeader+len(r.raw)/2))(t, filepath.Join(dir, "ingester", "wal"))
+			damaged = true
+			break
+		}
+	}
+	if !damaged {
+		t.Fatal("the log has no labels of the tenant")
+	}
+	p.Restart()
+	startLoad(t, p.Edge, newSenders(tenants[1:], 1, 20), 2).wait(false)
+	query := func(tn *tenantUnderTest) (int, string) {
+		return harness.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=count(count_over_time(%7B__name__%3D~%22chaos.*%22%7D%5B2h%5D))", tn.token, "", nil)
+	}
+	check := func(when string) {
+		t.Helper()
+		if code, body := query(tenants[0]); code != http.StatusServiceUnavailable || !strings.Contains(body, "accept-loss") {
+			t.Errorf("%s: %d %s", when, code, body)
+		}
+		if code, body := query(tenants[1]); code != http.StatusOK {
+			t.Errorf("%s: another tenant: %d %s", when, code, body)
+		}
+	}
+	check("after the damage")
+	p.Flush()
+	check("after a flush")
+	p.Kill()
+	p.Restart()
+	check("after a restart")
+	day := time.Now().Unix() / 86400
+	for _, d := range []int64{day - 1, day} { // samples may be of the day before
+		if code, body := harness.Do(t, http.MethodPost, fmt.Sprintf("%s/admin/v1/compact/accept-loss?day=%d", p.Admin, d), p.AdminToken(), "", nil); code != http.StatusOK {
+			t.Fatalf("accept the loss: %d %s", code, body)
+		}
+	}
+	if code, body := query(tenants[0]); code != http.StatusOK {
+		t.Errorf("after the loss was accepted: %d %s", code, body)
 	}
 }

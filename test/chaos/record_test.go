@@ -1,11 +1,12 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
-	"math"
 	"path/filepath"
 	"testing"
 
+	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/encoding"
 
@@ -31,12 +32,12 @@ type logSample struct {
 func readLog(t *testing.T, dataDir string) ([]logRecord, wal.Report) {
 	t.Helper()
 	var out []logRecord
-	report, err := wal.Replay(filepath.Join(dataDir, "ingester", "wal"), func(segment int, rec []byte) error {
+	report, err := wal.Replay(t.Context(), filepath.Join(dataDir, "ingester", "wal"), 0, wal.Reader{Record: func(at wal.Place, rec []byte) error {
 		r, err := parseRecord(rec)
-		r.segment = segment
+		r.segment = at.Segment
 		out = append(out, r)
 		return err
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,70 +47,73 @@ func readLog(t *testing.T, dataDir string) ([]logRecord, wal.Report) {
 func parseRecord(rec []byte) (logRecord, error) {
 	d := encoding.Decbuf{B: rec}
 	r := logRecord{raw: string(rec), labels: map[uint64]labels.Labels{}}
-	if k := d.Byte(); k != 1 {
+	if k := d.Byte(); k != 2 {
 		return r, fmt.Errorf("kind %d", k)
 	}
 	r.tenant = string(d.UvarintBytes())
+	for d.Len() > 0 && d.Err() == nil {
+		tag, n := d.Byte(), d.Be32int()
+		section := encoding.Decbuf{B: d.B[:n]}
+		d.B = d.B[n:]
+		var err error
+		switch tag {
+		case 1:
+			err = r.parseSeries(section.B)
+		case 2:
+			r.parseFloats(&section)
+		case 3:
+			r.parseHistograms(&section)
+		case 4, 5, 6: // metadata and exemplars
+		default:
+			err = fmt.Errorf("section %d", tag)
+		}
+		if err = errors.Join(err, section.Err()); err != nil {
+			return r, fmt.Errorf("record does not read as documented: section %d: %w", tag, err)
+		}
+	}
+	return r, d.Err()
+}
+
+func (r *logRecord) parseSeries(compressed []byte) error {
+	content, err := snappy.Decode(nil, compressed)
+	if err != nil {
+		return err
+	}
+	d, ref := encoding.Decbuf{B: content}, uint64(0)
 	for range d.Uvarint() {
-		ref, m := d.Uvarint64(), map[string]string{}
+		ref += uint64(d.Varint64())
+		m := map[string]string{}
 		for range d.Uvarint() {
 			name := string(d.UvarintBytes())
 			m[name] = string(d.UvarintBytes())
 		}
 		r.labels[ref] = labels.FromMap(m)
 	}
-	var at logSample
-	for range d.Uvarint() {
-		at.ref += uint64(d.Varint64())
-		at.t += d.Varint64()
-		_ = math.Float64frombits(d.Be64())
-		r.samples = append(r.samples, at)
-	}
-	for range d.Uvarint() {
-		r.samples = append(r.samples, logSample{d.Uvarint64(), d.Varint64()})
-		skipHistogram(&d)
-	}
-	for range d.Uvarint() {
-		for range 4 {
-			d.UvarintBytes()
-		}
-	}
-	if d.Err() != nil || d.Len() != 0 {
-		return r, fmt.Errorf("record does not read as documented: %w, %d bytes left", d.Err(), d.Len())
-	}
-	return r, nil
+	return d.Err()
 }
 
-func skipHistogram(d *encoding.Decbuf) {
-	isInt := d.Byte() == 1
-	d.Byte()      // counter reset hint
-	d.Varint64()  // schema
-	d.Be64()      // zero threshold
-	d.Be64()      // sum
-	for range 2 { // count, zero count
-		if isInt {
-			d.Uvarint64()
-		} else {
-			d.Be64()
+func (r *logRecord) parseFloats(d *encoding.Decbuf) {
+	var at logSample
+	for d.Len() > 0 && d.Err() == nil {
+		head := d.Byte()
+		if at.ref++; head&0x80 != 0 {
+			at.ref += uint64(d.Varint64()) - 1
 		}
-	}
-	for range 2 { // spans
-		for range d.Uvarint() {
-			d.Varint64()
-			d.Uvarint()
+		if head&0x10 != 0 {
+			at.t += d.Varint64()
 		}
+		d.B = d.B[head&0xf:] // the value
+		r.samples = append(r.samples, at)
 	}
-	for range 2 { // buckets
-		for range d.Uvarint() {
-			if isInt {
-				d.Varint64()
-			} else {
-				d.Be64()
-			}
-		}
-	}
-	for range d.Uvarint() {
-		d.Be64()
+}
+
+func (r *logRecord) parseHistograms(d *encoding.Decbuf) {
+	var at logSample
+	for d.Len() > 0 && d.Err() == nil {
+		at.ref += uint64(d.Varint64())
+		at.t += d.Varint64()
+		d.B = d.B[d.Uvarint():] // the histogram
+		r.samples = append(r.samples, at)
 	}
 }
 

@@ -47,6 +47,9 @@ type Options struct {
 	// Config is more YAML for every backend process, Env more environment.
 	Config string
 	Env    []string
+	// Memory is how much memory a process of ours is told to use, in bytes; nil or 0:
+	// what the machine has.
+	Memory func(name string) int64
 	// Namespace runs one ingester in a network namespace of its own; nil: none does.
 	Namespace *Namespace
 	// TwoCompactors adds compactor-2.
@@ -213,6 +216,9 @@ shutdown_timeout: 25s
 // pallium adds a process of ours and its configuration file.
 func (c *Cluster) pallium(name, addr, admin, config string, args ...string) {
 	file := c.path(name + ".yaml")
+	if c.o.Memory != nil {
+		config += fmt.Sprintf("memory: {limit_bytes: %d}\n", c.o.Memory(name))
+	}
 	p := Process{Name: name, Addr: addr, Admin: "http://" + admin, args: append([]string{c.o.Binaries.Pallium}, args...)}
 	p.args = append(p.args, "-config", file)
 	p.env = []string{"PALLIUM_ADMIN_TOKEN_FILE=" + c.o.AdminTokenFile, "PALLIUM_KEY_PEPPER_FILE=" + c.path("key-pepper"), "PALLIUM_CLUSTER_SECRET_FILE=" + c.path("cluster-secret")}
@@ -551,7 +557,16 @@ func (c *Cluster) Admin(ctx context.Context, name, path string, body []byte) (in
 
 // AdminGet gets from a process's admin listener.
 func (c *Cluster) AdminGet(ctx context.Context, name, path string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Process(name).Admin+"/admin/v1"+path, nil)
+	return c.adminGet(ctx, name, "/admin/v1"+path)
+}
+
+// Page gets the operator's page of a process.
+func (c *Cluster) Page(ctx context.Context, name string) (string, error) {
+	return c.adminGet(ctx, name, "/")
+}
+
+func (c *Cluster) adminGet(ctx context.Context, name, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Process(name).Admin+path, nil)
 	if err != nil {
 		return "", err
 	}

@@ -30,29 +30,8 @@ import (
 // agree on who may do what and how much, ingesters come and go.
 func TestCluster(t *testing.T) {
 	ctx := context.Background()
-	redis := os.Getenv("REDIS_SERVER")
-	if redis == "" {
-		redis = "redis-server"
-	}
-	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Binaries: cluster.Binaries{
-		Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
-		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Down(ctx); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			for _, p := range c.Processes {
-				t.Logf("== %s\n%s", p.Name, c.Log(p.Name))
-			}
-		}
-	})
-	if err := c.Up(ctx); err != nil {
-		t.Fatal(err)
-	}
+	c := startCluster(ctx, t, nil)
+	logAllIfFailed(t, c)
 	s := &story{t: t, ctx: ctx, c: c}
 	t.Run("prometheus", s.prometheus)
 	t.Run("revocation", s.revocation)

@@ -95,6 +95,16 @@ func checkContainer(t *testing.T, c *container, job bool) {
 		if port != "" && c.port(port) == 0 {
 			t.Errorf("the %s probe asks port %q, which there is not", name, port)
 		}
+		// Of a process that starts, only the admin listener is open, and /ready is 503
+		// for as long as the log takes to replay: who asks it whether to end the
+		// process would end every replay that takes longer.
+		want := "/healthy"
+		if name == "readiness" {
+			want = "/ready"
+		}
+		if h := p.HTTPGet; h != nil && c.port("admin") != 0 && (h.Port != "admin" || h.Path != want) {
+			t.Errorf("the %s probe asks %s of port %s, not %s of admin", name, h.Path, h.Port, want)
+		}
 	}
 }
 

@@ -38,14 +38,20 @@ func (s *system) remoteRead(t *testing.T, w window) {
 		{labels.MustNewMatcher(labels.MatchEqual, model.MetricNameLabel, "nothing")},
 	}
 	for _, kind := range []prompb.ReadRequest_ResponseType{prompb.ReadRequest_SAMPLES, prompb.ReadRequest_STREAMED_XOR_CHUNKS} {
-		for _, m := range matchers {
-			want := s.local.readRemotely(t, kind, w, m)
-			if len(want) == 0 && m[0].Value != "nothing" {
-				t.Errorf("Prometheus has nothing of %v", m)
+		for i, m := range matchers {
+			all := hints(w)
+			if i != 0 {
+				all = all[:1]
 			}
-			for _, tenant := range s.tenants {
-				if d := firstDifference(tenant.readRemotely(t, kind, w, m), want); d != "" {
-					t.Errorf("%s: remote read, %s, %v: %s", tenant.name, kind, m, d)
+			for _, h := range all {
+				want := s.local.readRemotely(t, kind, w, m, h)
+				if len(want) == 0 && m[0].Value != "nothing" {
+					t.Errorf("Prometheus has nothing of %v with the hints %+v", m, h)
+				}
+				for _, tenant := range s.tenants {
+					if d := firstDifference(tenant.readRemotely(t, kind, w, m, h), want); d != "" {
+						t.Errorf("%s: remote read, %s, %v, hints %+v: %s", tenant.name, kind, m, h, d)
+					}
 				}
 			}
 		}
@@ -68,8 +74,22 @@ func (s *system) remoteRead(t *testing.T, w window) {
 	}
 }
 
+// hints are those that clients send: none; those of a function and of an
+// aggregation; a part of the query's time; and those of a list of series.
+func hints(w window) []*storage.SelectHints {
+	start, end := w.start.UnixMilli(), w.end.UnixMilli()
+	part := (end - start) / 4
+	return []*storage.SelectHints{
+		nil,
+		{Start: start, End: end, Step: 15_000, Func: "rate", Range: 300_000},
+		{Start: start, End: end, Func: "sum", Grouping: []string{"job"}, By: true},
+		{Start: start + part, End: end - part, Step: 1000},
+		{Start: start, End: end, Func: "series"},
+	}
+}
+
 // readRemotely reads all series that match, as text.
-func (c client) readRemotely(t *testing.T, kind prompb.ReadRequest_ResponseType, w window, matchers []*labels.Matcher) []string {
+func (c client) readRemotely(t *testing.T, kind prompb.ReadRequest_ResponseType, w window, matchers []*labels.Matcher, hints *storage.SelectHints) []string {
 	t.Helper()
 	target, err := url.Parse(c.base + "/api/v1/read")
 	if err != nil {
@@ -84,7 +104,7 @@ func (c client) readRemotely(t *testing.T, kind prompb.ReadRequest_ResponseType,
 	if err != nil {
 		t.Fatal(err)
 	}
-	query, err := remote.ToQuery(w.start.UnixMilli(), w.end.UnixMilli(), matchers, nil)
+	query, err := remote.ToQuery(w.start.UnixMilli(), w.end.UnixMilli(), matchers, hints)
 	if err != nil {
 		t.Fatal(err)
 	}

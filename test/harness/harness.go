@@ -201,10 +201,16 @@ func StartPallium(t testing.TB, config string) *Pallium {
 	return p
 }
 
+// Begin starts the process again and does not wait until it serves.
+func (p *Pallium) Begin() {
+	p.t.Helper()
+	p.Process = startIn(p.t, p.dir, p.binary, p.args...)
+}
+
 // Restart starts the process again, after it was stopped or killed.
 func (p *Pallium) Restart() {
 	p.t.Helper()
-	p.Process = startIn(p.t, p.dir, p.binary, p.args...)
+	p.Begin()
 	p.WaitReady(p.Edge + "/ready")
 }
 
@@ -360,4 +366,33 @@ func Eventually(t testing.TB, timeout time.Duration, check func() error) {
 		}
 	}
 	t.Fatalf("after %s: %v", timeout, err)
+}
+
+// Metric is a series of the process's metrics by its name and labels as the text
+// has them; 0 when it is not there.
+func (p *Pallium) Metric(name string) float64 {
+	p.t.Helper()
+	code, body := Do(p.t, http.MethodGet, p.Admin+"/metrics", "", "", nil)
+	if code != http.StatusOK {
+		p.t.Fatalf("metrics: %d", code)
+	}
+	v, _ := MetricIn(p.t, body, name)
+	return v
+}
+
+// MetricIn finds a series by its name and labels in the text of metrics.
+func MetricIn(t testing.TB, text, name string) (v float64, ok bool) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		rest, found := strings.CutPrefix(line, name+" ")
+		if !found {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v, true
+	}
+	return 0, false
 }

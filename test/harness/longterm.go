@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"testing"
 )
 
 // Compact compacts everything that is uploaded.
@@ -23,8 +24,15 @@ func (p *Pallium) Compact() {
 // many there were. The process must not run.
 func (p *Pallium) DropUploaded() int {
 	p.t.Helper()
+	return DropUploaded(p.t, p.DataDir)
+}
+
+// DropUploaded is what the method of Pallium does, for any ingester's data
+// directory.
+func DropUploaded(t testing.TB, dataDir string) int {
+	t.Helper()
 	n := 0
-	err := filepath.WalkDir(filepath.Join(p.DataDir, "ingester", "l0"), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(dataDir, "ingester", "l0"), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".uploaded") {
 			return err
 		}
@@ -32,7 +40,7 @@ func (p *Pallium) DropUploaded() int {
 		return os.Remove(strings.TrimSuffix(path, ".uploaded"))
 	})
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return n
 }

@@ -49,7 +49,7 @@ func pushRows(b *bench) []row {
 		{name: "JSON in snappy", body: snappy.Encode(nil, []byte(`{"a":1}`)), code: 400, says: "malformed"},
 		{name: "cut off", body: ok[:len(ok)-3], code: 400, says: "snappy"},
 		{name: "a length without data", body: bomb, code: 413, says: "max_decoded_bytes"},
-		{name: "a length that cannot be true", body: append(binary.AppendUvarint(nil, 60<<20), 0, 0), code: 400, says: "cannot decompress"},
+		{name: "a length that cannot be true", body: append(binary.AppendUvarint(nil, 30<<20), 0, 0), code: 400, says: "cannot decompress"},
 		{name: "a bomb", key: b.tight, body: zeros, code: 413, says: "1048576|max_decoded_bytes|200000"},
 		{name: "large as sent", key: b.tight, body: make([]byte, 60000), code: 413, says: "50000"},
 		{name: "protobuf cut off", body: snappy.Encode(nil, []byte{0x0a, 0x20, 0x0a}), code: 400, says: "malformed"},
@@ -76,9 +76,9 @@ func pushRows(b *bench) []row {
 		{name: "before 1970", body: body1(float("m", -1, 1)), code: 400, says: "1970"},
 		{name: "too old", body: body1(float("m", now-15*24*hour, 1)), code: 400, says: "past_grace|2w"},
 		{name: "from the future", body: body1(float("m", now+hour, 1)), code: 400, says: "future_grace|10m|clock"},
-		{name: "the end of time", body: body1(float("m", 1<<63-1, 1)), code: 400, says: "after_9999|9999"},
+		{name: "the end of time", body: body1(float("m", 1<<63-1, 1)), code: 400, says: "after_2261|2261"},
 		{name: "the beginning of time", body: body1(float("m", -1<<63, 1)), code: 400, says: "1970"},
-		{name: "another value at the time", body: body1(float("kept", now, 1)), code: 400, says: "timestamp|kept"},
+		{name: "a smaller value at the time", body: body1(float("kept", now, -1)), code: 204},
 
 		{name: "histogram with a wrong count", body: hist(now, func(h *prompb.Histogram) { h.Count = &prompb.Histogram_CountInt{CountInt: 99} }), code: 400, says: "histogram|count"},
 		{name: "histogram with negative buckets", body: hist(now, func(h *prompb.Histogram) { h.PositiveDeltas = []int64{-5, 1} }), code: 400, says: "histogram"},
@@ -87,6 +87,7 @@ func pushRows(b *bench) []row {
 		{name: "histogram with an unknown schema", body: hist(now, func(h *prompb.Histogram) { h.Schema = 77 }), code: 400, says: "schema"},
 		{name: "histogram before 1970", body: hist(-5, func(*prompb.Histogram) {}), code: 400, says: "1970"},
 		{name: "too many buckets", key: b.tight, body: hist(now, func(h *prompb.Histogram) {
+			h.Schema = -4 // its resolution cannot be reduced
 			h.PositiveSpans[0].Length, h.PositiveDeltas = 5, []int64{1, 0, 0, 0, 0}
 			h.Count = &prompb.Histogram_CountInt{CountInt: 6}
 		}), code: 400, says: "max_histogram_buckets|4|5"},

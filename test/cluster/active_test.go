@@ -1,0 +1,165 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"syscall"
+	"testing"
+)
+
+// activeLimit is how many series the tenant of TestActiveSeries may have, and has.
+const activeLimit = 30
+
+// TestActiveSeries: a tenant at its limit keeps the series that it has, and gets
+// no others, over rolling restarts, over the loss of a disk, and when an ingester
+// joins and another leaves. Nothing is pushed meanwhile.
+func TestActiveSeries(t *testing.T) {
+	ctx := context.Background()
+	c := startCluster(ctx, t, nil)
+	logAllIfFailed(t, c)
+	l := &atLimit{story: story{t: t, ctx: ctx, c: c}}
+	token, err := c.NewToken(ctx, "limited", "metrics:read", "metrics:write")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.Pallium(ctx, "limits", "set", "limited", fmt.Sprintf("max_active_series=%d", activeLimit)); err != nil {
+		t.Fatal(err, out)
+	}
+	a := &activeSeries{atLimit: l, token: token}
+	if code, _, body := l.send(token, 0, "", 0, activeLimit); code/100 != 2 {
+		t.Fatalf("%d %s", code, body)
+	}
+	a.limitHolds()
+	a.check("before any restart")
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
+			a.restart(name, sig)
+		}
+		a.check(fmt.Sprintf("after a rolling restart by %v", sig))
+	}
+	a.loseDisk()
+	a.joinAndLeave()
+}
+
+type activeSeries struct {
+	*atLimit
+	token string
+	fresh int
+}
+
+// limitHolds waits until both edges reject a new series.
+func (a *activeSeries) limitHolds() {
+	for edge := range 2 {
+		limited := 0
+		eventually(a.t, "the limit holds", func() bool {
+			a.fresh++
+			code, _, _ := a.send(a.token, edge, fmt.Sprintf("fresh_%d", a.fresh), 1, 0)
+			if limited++; code != http.StatusBadRequest {
+				limited = 0
+			}
+			return limited >= 15
+		})
+	}
+}
+
+// check pushes new series, which must be rejected, and then the known ones, which
+// must be accepted.
+func (a *activeSeries) check(when string) {
+	a.t.Helper()
+	a.fresh++
+	if code, written, body := a.decided(fmt.Sprintf("fresh_%d", a.fresh), activeLimit, 0); code != http.StatusBadRequest || written != "0" {
+		a.t.Errorf("%s: new series: %d, %s written, %s", when, code, written, body)
+	}
+	if code, written, body := a.decided("", 0, activeLimit); code/100 != 2 || written != strconv.Itoa(activeLimit) {
+		a.t.Errorf("%s: known series: %d, %s written, %s", when, code, written, body)
+	}
+	if a.t.Failed() {
+		a.t.FailNow()
+	}
+}
+
+// decided pushes series until they are decided. A gateway's connections to
+// ingesters that were just restarted may be down for a moment: then it answers 503
+// and the sender repeats.
+func (a *activeSeries) decided(name string, fresh, known int) (code int, written, body string) {
+	a.t.Helper()
+	eventually(a.t, "a push is decided", func() bool {
+		code, written, body = a.send(a.token, a.fresh, name, fresh, known)
+		return code != http.StatusServiceUnavailable
+	})
+	return code, written, body
+}
+
+func (a *activeSeries) restart(name string, sig syscall.Signal) {
+	a.t.Helper()
+	if err := a.c.Stop(a.ctx, name, sig); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := a.c.Start(a.ctx, name); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// counted is how many active series of the tenant an ingester counts.
+func (a *activeSeries) counted(name string) int {
+	a.t.Helper()
+	page, err := a.c.Page(a.ctx, name)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	found := countedRow().FindStringSubmatch(page)
+	if found == nil {
+		return 0
+	}
+	n, err := strconv.Atoi(found[1])
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return n
+}
+
+func countedRow() *regexp.Regexp {
+	return regexp.MustCompile(`<td>limited</td><td class="n">([0-9]+)</td>`)
+}
+
+// loseDisk: the successor of a lost ingester learns of the series from the others.
+func (a *activeSeries) loseDisk() {
+	if err := a.c.Stop(a.ctx, "ingester-2", syscall.SIGKILL); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := a.c.Lose("ingester-2"); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := a.c.Start(a.ctx, "ingester-2"); err != nil {
+		a.t.Fatal(err)
+	}
+	if n, from := a.counted("ingester-2"), a.counted("ingester-1"); n != from || n < activeLimit {
+		a.t.Errorf("the successor of a lost ingester counts %d series, another %d", n, from)
+	}
+	a.check("after the loss of a disk")
+}
+
+// joinAndLeave: an ingester joins, and another of its zone leaves, which hands
+// over what the new one did not take when it joined.
+func (a *activeSeries) joinAndLeave() {
+	if err := a.c.AddIngester(a.ctx, "ingester-4", "zone-a"); err != nil {
+		a.t.Fatal(err)
+	}
+	all, joined := a.counted("ingester-1"), a.counted("ingester-4")
+	code, body, err := a.c.Admin(a.ctx, "ingester-1", "/ring/leave?wait=true", nil)
+	if err != nil || code != http.StatusOK {
+		a.t.Fatalf("%d %s %v", code, body, err)
+	}
+	if err := a.c.Stop(a.ctx, "ingester-1", syscall.SIGTERM); err != nil {
+		a.t.Fatal(err)
+	}
+	// A tenant's shard has one ingester of the zone: the new one is told all when it
+	// joins or, as happens here, all when the other leaves.
+	if left := a.counted("ingester-4"); left != all {
+		a.t.Errorf("of %d series, %d were known to the new one when it joined, and %d when the other had left", all, joined, left)
+	}
+	a.check("after one joined and one left")
+}

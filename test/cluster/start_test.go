@@ -1,0 +1,54 @@
+package cluster_test
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// startCluster brings a cluster up that ends with the test. memory is what each
+// process may use; nil leaves it open.
+func startCluster(ctx context.Context, t *testing.T, memory func(process string) int64) *cluster.Cluster {
+	t.Helper()
+	redis := os.Getenv("REDIS_SERVER")
+	if redis == "" {
+		redis = "redis-server"
+	}
+	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Memory: memory, Binaries: cluster.Binaries{
+		Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
+		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Down(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.Up(ctx); err != nil {
+		logAll(t, c)
+		t.Fatal(err)
+	}
+	return c
+}
+
+// logAll prints what the processes of a cluster printed.
+func logAll(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	for _, p := range c.Processes {
+		t.Logf("== %s\n%s", p.Name, c.Log(p.Name))
+	}
+}
+
+// logAllIfFailed has a test that fails print what the processes printed.
+func logAllIfFailed(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			logAll(t, c)
+		}
+	})
+}

@@ -1,0 +1,320 @@
+package model
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	chaos "github.com/palliumhq/pallium/test/chaos/cluster"
+	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+// many is a cluster, with proxies before what may fail.
+type many struct {
+	t     *testing.T
+	ctx   context.Context
+	c     *cluster.Cluster
+	proxy map[string]*chaos.Proxy
+}
+
+func newMany(t *testing.T) *many {
+	t.Helper()
+	redis := os.Getenv("REDIS_SERVER")
+	if redis == "" {
+		redis = "redis-server"
+	}
+	m := &many{t: t, ctx: context.Background(), proxy: map[string]*chaos.Proxy{}}
+	if at, ok := lastMoment(t); ok {
+		var cancel context.CancelFunc
+		m.ctx, cancel = context.WithDeadline(m.ctx, at)
+		t.Cleanup(cancel)
+	}
+	dir := t.TempDir()
+	guard(t, dir)
+	var err error
+	m.c, err = cluster.New(cluster.Options{Dir: dir, Free: true, TwoCompactors: true,
+		Binaries: cluster.Binaries{Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
+			Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")},
+		Through: func(name, address string) string {
+			if m.proxy[name] == nil {
+				m.proxy[name] = chaos.NewProxy(t, "127.0.0.1", address, 1)
+			}
+			return m.proxy[name].Addr
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.c.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			for _, p := range m.c.Processes {
+				t.Logf("== %s\n%s", p.Name, m.c.Log(p.Name))
+			}
+		}
+	})
+	if err := m.c.Up(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m *many) edges() []string { return m.c.Edges }
+
+func (m *many) command(args ...string) (string, error) { return m.c.Pallium(m.ctx, args...) }
+
+func (m *many) flush(ctx context.Context) error { return m.admin(ctx, "backend-1", "/flush?wait=true") }
+
+func (m *many) compact(ctx context.Context) error {
+	return m.admin(ctx, "backend-2", "/compact?wait=true")
+}
+
+func (m *many) admin(ctx context.Context, name, path string) error {
+	code, body, err := m.c.Admin(ctx, name, path, nil)
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("%s of %s: %d %s", path, name, code, body)
+	}
+	return err
+}
+
+// TestCluster compares a cluster of which parts fail with the model, for less than
+// a minute or as long as MODEL says.
+func TestCluster(t *testing.T) {
+	m := newMany(t)
+	r := newRun(t, m, slacks{clock: 6 * time.Minute, settle: 5 * time.Second}, true)
+	r.play(duration(t, 40*time.Second), append(common(), m.faults()...))
+}
+
+// fault makes an operation of something that breaks and is mended: while it is
+// broken, samples are pushed, series deleted, and queries asked.
+func (m *many) fault(name string, weight int, breaks, mends func(*run)) operation {
+	return operation{name, weight, func(r *run) {
+		r.faulty.Store(true)
+		breaks(r)
+		for n, most := 10+r.gen.rnd.Intn(20), time.Now().Add(8*time.Second); n > 0 && time.Now().Before(most); n-- {
+			t := r.tenant()
+			switch n := r.gen.rnd.Intn(40); {
+			case n < 18:
+				r.push(m.ctx, t)
+			case n < 37:
+				r.ask(t, 1)
+			case n < 38 && !r.gen.without["delete"]:
+				r.deleteSeries()
+			case n < 39:
+				r.maintain(m.flush)
+			default:
+				r.maintain(m.compact)
+			}
+		}
+		mends(r)
+		m.whole(r)
+		r.faulty.Store(false)
+		for _, t := range r.tenants {
+			r.ask(t, 5)
+		}
+	}}
+}
+
+func (m *many) must(err error) {
+	m.t.Helper()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *many) ingester(r *run) string { return fmt.Sprintf("ingester-%d", 1+r.gen.rnd.Intn(3)) }
+
+// whole waits until every process serves, and pushes and queries of every tenant
+// work at every edge.
+func (m *many) whole(r *run) {
+	for _, p := range m.c.Processes {
+		m.must(m.c.WaitReady(m.ctx, p.Name))
+	}
+	good := 0 // in a row; a gateway asks backends in turn
+	for deadline := time.Now().Add(3 * time.Minute); good < 4; {
+		if time.Now().After(deadline) {
+			m.t.Fatalf("seed %d, step %d: the cluster does not recover: %v", r.seed, r.step, m.works(r))
+		}
+		if m.works(r) == nil {
+			good++
+			continue
+		}
+		good = 0
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func (m *many) works(r *run) error {
+	for _, edge := range m.c.Edges {
+		for _, t := range r.tenants {
+			a := r.client.do(m.ctx, http.MethodGet, edge+"/prometheus/api/v1/query?query=count(count_over_time(%7B__name__!%3D%22%22%7D%5B15d%5D))", t.token, nil)
+			if a.code != http.StatusOK {
+				return fmt.Errorf("%s: %s", edge, a)
+			}
+			t.mu.Lock()
+			samples := r.gen.samples(t, time.Now())
+			t.mu.Unlock()
+			if !r.repeatDeletion(t) {
+				return fmt.Errorf("deletion of %s fails", t.name)
+			}
+			// A deletion needs every ingester; pushes and queries do not.
+			a = r.client.do(m.ctx, http.MethodPost, edge+"/prometheus/api/v1/admin/tsdb/delete_series?match[]=model_none", t.token, nil)
+			if a.code != http.StatusNoContent {
+				return fmt.Errorf("%s: delete_series: %s", edge, a)
+			}
+			failed := r.counted("push failed")
+			r.send(m.ctx, t, samples, edge, 1)
+			if r.counted("push failed") > failed {
+				return fmt.Errorf("a push to %s fails", edge)
+			}
+		}
+	}
+	return nil
+}
+
+// settle waits until what a lost ingester had is uploaded by the others: from then
+// on another one may be lost.
+func (m *many) settle() {
+	for deadline := time.Now().Add(4 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		var ring struct{ Losses []any }
+		text, err := m.c.AdminGet(m.ctx, "backend-1", "/ring")
+		if err == nil && json.Unmarshal([]byte(text), &ring) == nil && len(ring.Losses) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatalf("losses are never settled: %s %v", text, err)
+		}
+	}
+}
+
+// disturbed is a fault of the way to a process.
+func (m *many) disturbed(name, process string, weight int, mode chaos.Mode) operation {
+	return m.fault(name, weight, func(*run) { m.proxy[process].Set(mode) }, func(*run) { m.proxy[process].Set(chaos.Pass) })
+}
+
+// skewed is a fault of a clock: the process runs with another one.
+func (m *many) skewed(name string, weight int, pick func(*run) string, offsets ...string) operation {
+	process := ""
+	restart := func(wrap string) {
+		m.must(m.c.Stop(m.ctx, process, syscall.SIGTERM))
+		m.must(m.c.StartWith(m.ctx, process, wrap))
+	}
+	return m.fault(name, weight, func(r *run) {
+		process = pick(r)
+		restart(skewedBinary(m.t) + " " + offsets[r.gen.rnd.Intn(len(offsets))])
+		r.maintain(m.flush)
+		r.maintain(m.compact)
+	}, func(*run) { restart("") })
+}
+
+func (m *many) faults() []operation {
+	var name string
+	kill := func(r *run) {
+		name = m.ingester(r)
+		m.must(m.c.Stop(m.ctx, name, syscall.SIGKILL))
+	}
+	start := func(*run) { m.must(m.c.Start(m.ctx, name)) }
+	compactor := func(*run) string { return "compactor-1" }
+	list := []operation{
+		m.fault("ingester killed", 8, kill, start),
+		m.fault("ingester restarted", 4, func(r *run) {
+			name = m.ingester(r)
+			m.must(m.c.Stop(m.ctx, name, syscall.SIGTERM))
+		}, start),
+		m.fault("disk lost", 4, func(r *run) { kill(r); m.must(m.c.Lose(name)) }, func(r *run) { start(r); m.settle() }),
+		m.fault("ingester hangs", 2, func(r *run) {
+			name = m.ingester(r)
+			m.must(m.c.Signal(name, syscall.SIGSTOP))
+		}, func(*run) { m.must(m.c.Signal(name, syscall.SIGCONT)) }),
+		m.fault("redis emptied", 3, func(*run) { m.must(m.c.Stop(m.ctx, "redis", syscall.SIGKILL)) }, func(*run) { m.must(m.c.Start(m.ctx, "redis")) }),
+		m.fault("backend killed", 3, func(r *run) {
+			name = fmt.Sprintf("backend-%d", 1+r.gen.rnd.Intn(2))
+			m.must(m.c.Stop(m.ctx, name, syscall.SIGKILL))
+		}, start),
+		m.disturbed("ingester cut off", "ingester-2", 3, chaos.Refuse),
+		m.disturbed("ingester breaks", "ingester-3", 3, chaos.Partial),
+		m.disturbed("bigtable refuses", "bigtable", 3, chaos.Refuse),
+		m.disturbed("bigtable breaks", "bigtable", 2, chaos.Partial),
+		m.disturbed("gcs refuses", "gcs", 3, chaos.Refuse),
+		m.disturbed("gcs breaks", "gcs", 2, chaos.Partial),
+		m.skewed("ingester's clock", 2, m.ingester, "5m", "-5m"),
+		m.skewed("compactor's clock", 3, compactor, "49h", "-49h", "200h"),
+		{"from the store", 3, func(r *run) { r.fromStore(func() { m.drop(r) }) }},
+		{"compactors race", 4, m.race},
+		{"compactor killed", 4, m.killCompactor},
+	}
+	return list
+}
+
+// drop deletes the local packs of every ingester that are part of the long-term
+// store, one ingester after the other.
+func (m *many) drop(r *run) {
+	r.faulty.Store(true)
+	for i := range 3 {
+		name := fmt.Sprintf("ingester-%d", 1+i)
+		m.must(m.c.Stop(m.ctx, name, syscall.SIGTERM))
+		harness.DropUploaded(m.t, filepath.Join(m.c.Dir(), name))
+		m.must(m.c.Start(m.ctx, name))
+	}
+	m.whole(r)
+	r.faulty.Store(false)
+}
+
+// race has two compactors at once, while queries run.
+func (m *many) race(r *run) {
+	t := r.tenant()
+	r.push(m.ctx, t)
+	r.maintain(m.flush)
+	var both sync.WaitGroup
+	stop := make(chan struct{})
+	for _, name := range []string{"compactor-1", "compactor-2"} {
+		both.Go(func() {
+			_ = m.admin(m.ctx, name, "/compact?wait=true") // one of them may lose a race
+		})
+	}
+	var closing sync.WaitGroup
+	closing.Go(func() {
+		both.Wait()
+		close(stop)
+	})
+	defer closing.Wait()
+	r.askUntil(t, stop, r.seeds())
+}
+
+// killCompactor kills a compaction at a time that is left to chance.
+func (m *many) killCompactor(r *run) {
+	r.maintain(m.flush)
+	var compaction sync.WaitGroup
+	compaction.Go(func() {
+		_ = m.admin(m.ctx, "compactor-1", "/compact?wait=true") // it is killed
+	})
+	time.Sleep(time.Duration(r.gen.rnd.Intn(150)) * time.Millisecond)
+	m.must(m.c.Stop(m.ctx, "compactor-1", syscall.SIGKILL))
+	r.ask(r.tenant(), 5)
+	m.must(m.c.Start(m.ctx, "compactor-1"))
+	compaction.Wait()
+}
+
+// skewedBinary is the server whose clock is off.
+func skewedBinary(t *testing.T) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	path := os.Getenv("PALLIUM_SKEWED")
+	if path == "" {
+		path = filepath.Join(filepath.Dir(file), "..", "..", "bin", "skewed")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is missing: run `make e2e`", path)
+	}
+	return path
+}

@@ -1,0 +1,320 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// slacks is how exactly the model knows the clocks of what it tests: by how much
+// they may be off, and how long a change of limits takes to be known.
+type slacks struct{ clock, settle time.Duration }
+
+// Difference is an answer that is not what the model says.
+type Difference struct {
+	Series, Expected, Got string
+	Log                   []string // the last operations on the series
+}
+
+func (d *Difference) String() string {
+	return fmt.Sprintf("series:   %s\nexpected: %s\ngot:      %s\nlast operations on the series:\n  %s", d.Series, d.Expected, d.Got, strings.Join(d.Log, "\n  "))
+}
+
+// options are the values that an answer may have at one time; "" is none.
+type options []string
+
+func (o options) has(s string) bool { return slices.Contains(o, s) }
+
+func (o options) String() string {
+	var out []string
+	for _, s := range o {
+		if s == "" {
+			s = "nothing"
+		}
+		out = append(out, s)
+	}
+	return strings.Join(out, " or ")
+}
+
+// expectation says what an answer may have.
+type expectation struct {
+	v            *View
+	nothing, all int64 // where retention cuts
+}
+
+// expect is called when the answer is there. What is sent from now on cannot be in
+// it.
+func (v *View) expect(s slacks) expectation {
+	v.t.mu.Lock()
+	defer v.t.mu.Unlock()
+	delete(v.t.views, v)
+	nothing, all := v.kept(s.clock, s.settle)
+	return expectation{v, nothing, all}
+}
+
+// possible is what a time of a series may have.
+func (e expectation) possible(s *Series, t int64) ([]*Value, bool) {
+	if t < e.nothing {
+		return nil, true
+	}
+	values, absent := s.cells[t].possible()
+	return values, absent || t < e.all
+}
+
+// times are the times of a series in a range, the last first.
+func (s *Series) times(mint, maxt int64) []int64 {
+	var out []int64
+	for t := range s.cells {
+		if mint <= t && t <= maxt {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b int64) int { return int(b - a) })
+	return out
+}
+
+// selected are the series that matchers select.
+func (v *View) selected(matchers []*labels.Matcher) []*Series {
+	var out []*Series
+	for _, s := range v.series {
+		if matches(matchers, s.labels) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// byLabels brings the series of an answer into a map. drop is a label that the
+// query takes off.
+func byLabels(got []result) (map[string]*result, *Difference) {
+	out := map[string]*result{}
+	for i := range got {
+		key := got[i].labels.String()
+		if out[key] != nil {
+			return nil, &Difference{Series: key, Expected: "a series once", Got: "it is in the answer twice"}
+		}
+		out[key] = &got[i]
+	}
+	return out, nil
+}
+
+// raw compares the samples of an answer with all that the model has in the range.
+// render is how the answer shows a value; "" when it does not.
+func (e expectation) raw(got []result, matchers []*labels.Matcher, mint, maxt int64, render func(*Value) string) *Difference {
+	series, d := byLabels(got)
+	if d != nil {
+		return d
+	}
+	for _, s := range e.v.selected(matchers) {
+		key := s.labels.String()
+		r := series[key]
+		delete(series, key)
+		if r == nil {
+			r = &result{}
+		}
+		if d := e.rawSeries(s, r, mint, maxt, render); d != nil {
+			return d
+		}
+	}
+	return unexpected(series)
+}
+
+// unexpected is the difference of series that the model does not have.
+func unexpected(series map[string]*result) *Difference {
+	for key := range series {
+		return &Difference{Series: key, Expected: "no such series", Got: fmt.Sprint(series[key].points)}
+	}
+	return nil
+}
+
+func (e expectation) rawSeries(s *Series, r *result, mint, maxt int64, render func(*Value) string) *Difference {
+	got := map[int64]string{}
+	for _, p := range r.points {
+		if other, twice := got[p.t]; twice {
+			return s.differs(p.t, at(p.t)+" once", fmt.Sprintf("%s has %s and %s", at(p.t), other, p.value))
+		}
+		got[p.t] = p.value
+		if p.t < mint || p.t > maxt || s.cells[p.t] == nil {
+			return s.differs(p.t, at(p.t)+": nothing", p.value)
+		}
+	}
+	for _, t := range s.times(mint, maxt) {
+		values, absent := e.possible(s, t)
+		o := texts(values, render)
+		if absent {
+			o = append(o, "")
+		}
+		if !o.has(got[t]) {
+			return s.differs(t, at(t)+": "+o.String(), orNothing(got[t])+fmt.Sprintf(" (the answer has %d of %d samples of the series)", len(got), len(s.times(mint, maxt))))
+		}
+	}
+	return nil
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}
+
+func texts(values []*Value, render func(*Value) string) options {
+	var o options
+	for _, v := range values {
+		if text := render(v); !o.has(text) {
+			o = append(o, text)
+		}
+	}
+	return o
+}
+
+func (s *Series) differs(t int64, expected, got string) *Difference {
+	return &Difference{Series: s.labels.String(), Expected: expected, Got: got, Log: s.about(t)}
+}
+
+// jsonText shows a value as range vectors do, which leave staleness markers out.
+func jsonText(v *Value) string {
+	if v.stale() {
+		return ""
+	}
+	return v.json()
+}
+
+// last is what the last sample in (from, to] may be. overStale looks behind
+// staleness markers.
+func (e expectation) last(s *Series, from, to int64, overStale bool) options {
+	var o options
+	for _, t := range s.times(from+1, to) {
+		values, absent := e.possible(s, t)
+		for _, v := range values {
+			text := jsonText(v)
+			if text == "" && overStale {
+				absent = true
+			} else if !o.has(text) {
+				o = append(o, text)
+			}
+		}
+		if !absent {
+			return o
+		}
+	}
+	return append(o, "")
+}
+
+// steps compares an instant query, or each step of a range query.
+func (e expectation) steps(got []result, matchers []*labels.Matcher, steps []int64, lookback int64, overStale bool) *Difference {
+	series, d := byLabels(got)
+	if d != nil {
+		return d
+	}
+	for _, s := range e.v.selected(matchers) {
+		key := s.labels.String()
+		values := map[int64]string{}
+		if r := series[key]; r != nil {
+			for _, p := range r.points {
+				values[p.t] = p.value
+			}
+		}
+		delete(series, key)
+		for _, t := range steps {
+			o := e.last(s, t-lookback, t, overStale)
+			if !o.has(values[t]) {
+				return s.differs(always, fmt.Sprintf("at %s: %s", at(t), o), orNothing(values[t]))
+			}
+			delete(values, t)
+		}
+		if len(values) > 0 {
+			return s.differs(always, fmt.Sprintf("%d steps", len(steps)), fmt.Sprintf("more points: %v", values))
+		}
+	}
+	return unexpected(series)
+}
+
+// count is how many samples that are not stale a series may have in (from, to].
+func (e expectation) count(s *Series, from, to int64) (least, most int) {
+	for _, t := range s.times(from+1, to) {
+		values, absent := e.possible(s, t)
+		some, all := false, !absent
+		for _, v := range values {
+			some = some || !v.stale()
+			all = all && !v.stale()
+		}
+		if some {
+			most++
+		}
+		if some && all {
+			least++
+		}
+	}
+	return least, most
+}
+
+// listed are the series that a list of a range must have, and those that it may
+// have besides.
+func (e expectation) listed(matchers []*labels.Matcher, mint, maxt int64) (must, may []*Series) {
+	for _, s := range e.v.selected(matchers) {
+		certain := false
+		for _, t := range s.times(mint, maxt) {
+			if _, absent := e.possible(s, t); !absent {
+				certain = true
+				break
+			}
+		}
+		if certain {
+			must = append(must, s)
+			continue
+		}
+		for day := range s.days {
+			if day >= floorDay(max(mint, e.nothing, 0)) && day <= floorDay(maxt) {
+				may = append(may, s)
+				break
+			}
+		}
+	}
+	return must, may
+}
+
+// list compares a list of names, values or series. of has what a series adds.
+func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt int64, of func(labels.Labels) []string) *Difference {
+	must, may := e.listed(matchers, mint, maxt)
+	allowed := map[string]bool{}
+	for _, s := range append(slices.Clone(must), may...) {
+		for _, text := range of(s.labels) {
+			allowed[text] = true
+		}
+	}
+	for _, s := range must {
+		for _, text := range of(s.labels) {
+			if !slices.Contains(got, text) {
+				return s.differs(always, text, "it is missing in "+strings.Join(got, " "))
+			}
+		}
+	}
+	seen := map[string]bool{}
+	for _, text := range got {
+		if !allowed[text] || seen[text] {
+			var names []string
+			for name := range allowed {
+				names = append(names, name)
+			}
+			sort.Strings(names)
+			return &Difference{Series: text, Expected: "at most, each once: " + strings.Join(names, " "), Got: strings.Join(got, " "), Log: e.v.logs(text, of)}
+		}
+		seen[text] = true
+	}
+	return nil
+}
+
+// logs are the last operations on the series that would add a text to a list.
+func (v *View) logs(text string, of func(labels.Labels) []string) []string {
+	for _, s := range v.series {
+		if slices.Contains(of(s.labels), text) {
+			return s.about(always)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package model
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// guard starts a shell that outlives the test when it is killed, or panics after
+// -timeout, both of which run no cleanups: it then kills the processes whose
+// numbers are in files *.pid of the directory. It ends with the test otherwise.
+func guard(t *testing.T, dir string) {
+	t.Helper()
+	const script = `read -r _ && exit; for f in "$1"/*.pid; do [ -s "$f" ] && kill -9 "$(cat "$f")"; done`
+	cmd := exec.Command("sh", "-c", script, "sh", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt of the test is not its own
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, _ = in.Write([]byte("done\n")) // it may have been killed
+		_ = cmd.Wait()
+	})
+}
+
+// noteProcess writes the number of a process where its guard looks.
+func noteProcess(t *testing.T, dir string, pid int) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "pallium.pid"), []byte(strconv.Itoa(pid)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestGuard: what the test started is gone when the test was killed.
+func TestGuard(t *testing.T) {
+	if dir := os.Getenv("MODEL_GUARDED"); dir != "" { // the test that is killed
+		guard(t, dir)
+		sleep := exec.Command("sleep", "600")
+		if err := sleep.Start(); err != nil {
+			t.Fatal(err)
+		}
+		noteProcess(t, dir, sleep.Process.Pid)
+		_ = sleep.Wait() // it is killed
+		return
+	}
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestGuard$")
+	cmd.Env = append(os.Environ(), "MODEL_GUARDED="+dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := 0
+	poll(t, func() bool {
+		data, _ := os.ReadFile(filepath.Join(dir, "pallium.pid")) // not there yet
+		pid, _ = strconv.Atoi(string(data))
+		return pid > 0
+	})
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	poll(t, func() bool { return ended(pid) })
+}
+
+// ended reports whether a process is gone. One for which nobody waited is.
+func ended(pid int) bool {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	return err != nil || len(data) > 0 && stateOf(string(data)) == 'Z'
+}
+
+// stateOf is the state in a line of /proc/PID/stat.
+func stateOf(line string) byte {
+	for i := len(line) - 1; i > 1; i-- {
+		if line[i-1] == ')' && i+1 < len(line) {
+			return line[i+1]
+		}
+	}
+	return 0
+}
+
+func poll(t *testing.T, check func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !check(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not happen within 30 seconds")
+		}
+	}
+}

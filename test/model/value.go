@@ -1,0 +1,139 @@
+// Package model is a model-based test of the whole system: random operations run
+// against the real binary, one process or a cluster, and a small model that knows
+// the rules says what each answer must be. docs/testing.md describes it.
+package model
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/value"
+)
+
+// Value is the value of a sample: a float, an integer histogram or a float
+// histogram. A Value is never changed after it was made; the model tells copies of
+// one write from other writes by its address.
+type Value struct {
+	V  float64
+	H  *histogram.Histogram
+	FH *histogram.FloatHistogram
+}
+
+// The kinds of a value, in the order in which they win over each other.
+const (
+	kindFloat = iota
+	kindFloatHistogram
+	kindHistogram
+)
+
+func (v *Value) kind() int {
+	switch {
+	case v.H != nil:
+		return kindHistogram
+	case v.FH != nil:
+		return kindFloatHistogram
+	}
+	return kindFloat
+}
+
+// stale reports whether the value is a staleness marker.
+func (v *Value) stale() bool {
+	switch {
+	case v.H != nil:
+		return value.IsStaleNaN(v.H.Sum)
+	case v.FH != nil:
+		return value.IsStaleNaN(v.FH.Sum)
+	}
+	return value.IsStaleNaN(v.V)
+}
+
+// float is the histogram with counts that are floats; nil for a float.
+func (v *Value) float() *histogram.FloatHistogram {
+	if v.H != nil {
+		return v.H.ToFloat(nil)
+	}
+	return v.FH
+}
+
+// bucket is a bucket of a native histogram that is not empty.
+type bucket struct {
+	index int32
+	count float64
+}
+
+// meaning is what a native histogram says, however its spans are laid out.
+type meaning struct {
+	gauge                    bool
+	count, sum               float64
+	schema                   int32
+	zeroThreshold, zeroCount float64
+	positive, negative       []bucket
+	custom                   []float64
+}
+
+func meaningOf(h *histogram.FloatHistogram) meaning {
+	return meaning{gauge: h.CounterResetHint == histogram.GaugeType, count: h.Count, sum: h.Sum, schema: h.Schema,
+		zeroThreshold: h.ZeroThreshold, zeroCount: h.ZeroCount,
+		positive: bucketsOf(h.PositiveSpans, h.PositiveBuckets), negative: bucketsOf(h.NegativeSpans, h.NegativeBuckets), custom: h.CustomValues}
+}
+
+func bucketsOf(spans []histogram.Span, counts []float64) []bucket {
+	var out []bucket
+	index, at := int32(0), 0
+	for _, s := range spans {
+		index += s.Offset
+		for range s.Length {
+			if counts[at] != 0 {
+				out = append(out, bucket{index, counts[at]})
+			}
+			at++
+			index++
+		}
+	}
+	return out
+}
+
+// staleText is the text of a staleness marker of any kind: they are equal.
+const staleText = "stale"
+
+// text is the value to the bit, for answers that have all of it.
+func (v *Value) text() string {
+	if v.stale() {
+		return staleText
+	}
+	if v.kind() == kindFloat {
+		return fmt.Sprintf("%s(%016x)", formatFloat(v.V), math.Float64bits(v.V))
+	}
+	m := meaningOf(v.float())
+	name := "float histogram"
+	if v.H != nil {
+		name = "histogram"
+	}
+	return fmt.Sprintf("%s{gauge:%t count:%s sum:%s(%x) schema:%d zero:%s<=%s +%v -%v custom:%v}", name, m.gauge, formatFloat(m.count),
+		formatFloat(m.sum), math.Float64bits(m.sum), m.schema, formatFloat(m.zeroCount), formatFloat(m.zeroThreshold), m.positive, m.negative, m.custom)
+}
+
+// json is the value as far as the JSON of a query has it, which knows one NaN, and
+// one kind of histogram by its buckets' bounds.
+func (v *Value) json() string {
+	if v.stale() {
+		return staleText
+	}
+	if v.kind() == kindFloat {
+		return formatFloat(v.V)
+	}
+	h := v.float()
+	var b strings.Builder
+	fmt.Fprintf(&b, "count:%s sum:%s", formatFloat(h.Count), formatFloat(h.Sum))
+	for it := h.AllBucketIterator(); it.Next(); {
+		if k := it.At(); k.Count != 0 {
+			fmt.Fprintf(&b, " %s..%s:%s", formatFloat(k.Lower), formatFloat(k.Upper), formatFloat(k.Count))
+		}
+	}
+	return b.String()
+}
+
+func formatFloat(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
