@@ -149,7 +149,7 @@ func (w *world) whole() {
 	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
 		w.must(w.c.WaitReady(w.ctx, name))
 	}
-	time.Sleep(500 * time.Millisecond) // connections are tried again within that
+	time.Sleep(time.Second) // connections are tried again twice within that, on a slow machine once
 }
 
 // all reads everything since the start back.
