@@ -1,0 +1,251 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// handshakeTimeout bounds TLS' handshake and the proofs of one connection.
+const handshakeTimeout = 5 * time.Second
+
+const (
+	proofBytes = 32
+	// exporter labels the keying material that a proof is made of (RFC 8446, 7.5).
+	exporter = "EXPORTER-pallium-cluster-1"
+
+	accepted, refused = 1, 0
+)
+
+// ErrStranger is returned when the other end does not prove that it belongs to
+// this cluster.
+var ErrStranger = errors.New("the other process does not prove that it belongs to this cluster: its secret or authority is another one, or it is of an older version")
+
+// Client makes a connection that was dialed to host one between two members: it
+// encrypts, and returns only after both sides have proved to belong to the
+// cluster. On an error the connection is closed.
+func (m *Member) Client(ctx context.Context, raw net.Conn, host string, protocols ...string) (net.Conn, error) {
+	return m.handshake(ctx, raw, func(ctx context.Context) (net.Conn, error) {
+		config := m.config(protocols)
+		config.ServerName = host
+		conn, binding, err := m.encrypt(ctx, raw, func() *tls.Conn { return tls.Client(raw, config) })
+		if err == nil && m.plain {
+			binding, err = exchange(conn, true)
+		}
+		if err != nil || m.secrets == nil {
+			return conn, err
+		}
+		return conn, m.proveFirst(conn, binding)
+	})
+}
+
+// Dial makes the connections of dial those between members, for an HTTP
+// transport.
+func (m *Member) Dial(dial func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return m.Client(ctx, raw, host, "http/1.1")
+	}
+}
+
+// Server is Client for the side that accepted.
+func (m *Member) Server(ctx context.Context, raw net.Conn, protocols ...string) (net.Conn, error) {
+	return m.handshake(ctx, raw, func(ctx context.Context) (net.Conn, error) {
+		conn, binding, err := m.encrypt(ctx, raw, func() *tls.Conn { return tls.Server(raw, m.config(protocols)) })
+		if err == nil && m.plain {
+			binding, err = exchange(conn, false)
+		}
+		if err != nil || m.secrets == nil {
+			return conn, err
+		}
+		return conn, m.proveSecond(conn, binding)
+	})
+}
+
+// handshake bounds fn, which reads and writes without deadlines of its own: those
+// of the connection are for who uses it.
+func (m *Member) handshake(ctx context.Context, raw net.Conn, fn func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	release := context.AfterFunc(ctx, func() { _ = raw.Close() }) // wakes who waits
+	conn, err := fn(ctx)
+	if !release() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("connection between processes with %s: %w", raw.RemoteAddr(), errors.Join(err, ctx.Err()))
+	}
+	return conn, nil
+}
+
+// encrypt returns the connection to be used and what the proofs are bound to.
+func (m *Member) encrypt(ctx context.Context, raw net.Conn, make func() *tls.Conn) (net.Conn, string, error) {
+	if m.plain {
+		return raw, "", nil
+	}
+	conn := make()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, "", err
+	}
+	state := conn.ConnectionState()
+	binding, err := state.ExportKeyingMaterial(exporter, nil, proofBytes)
+	if err != nil {
+		return nil, "", err
+	}
+	return conn, string(binding), nil
+}
+
+// exchange is what proofs are bound to in plain text: a number that each side
+// draws, the client's first.
+func exchange(conn net.Conn, client bool) (string, error) {
+	var mine, other [proofBytes]byte
+	_, _ = rand.Read(mine[:]) // never fails
+	if _, err := conn.Write(mine[:]); err != nil {
+		return "", err
+	}
+	if _, err := io.ReadFull(conn, other[:]); err != nil {
+		return "", err
+	}
+	if client {
+		return string(mine[:]) + string(other[:]), nil
+	}
+	return string(other[:]) + string(mine[:]), nil
+}
+
+// The purposes of proofs: each side's own, so that none can be sent back.
+const (
+	ofClient = "connection, client"
+	ofServer = "connection, server"
+)
+
+func (m *Member) proveFirst(conn net.Conn, binding string) error {
+	if _, err := conn.Write(m.secrets.MAC(ofClient, binding)); err != nil {
+		return err
+	}
+	var answer [1 + proofBytes]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return errors.Join(ErrStranger, err)
+	}
+	if answer[0] != accepted || m.secrets.Verify(answer[1:], ofServer, binding) < 0 {
+		return ErrStranger
+	}
+	return nil
+}
+
+func (m *Member) proveSecond(conn net.Conn, binding string) error {
+	var proof [proofBytes]byte
+	if _, err := io.ReadFull(conn, proof[:]); err != nil {
+		return errors.Join(ErrStranger, err)
+	}
+	which := m.secrets.Verify(proof[:], ofClient, binding)
+	if which < 0 {
+		_, _ = conn.Write(make([]byte, 1+proofBytes)) // refused; it is closed anyway
+		return ErrStranger
+	}
+	// With the secret that the client has shown to have: it may not have our first.
+	answer := append([]byte{accepted}, mac(m.secrets.list[which], ofServer, []string{binding})...)
+	_, err := conn.Write(answer)
+	return err
+}
+
+// maxUnproven is how many connections of a listener may be at their handshake.
+// Beyond, new ones are closed at once.
+const maxUnproven = 512
+
+// Listen makes the connections of a listener those between members. The handshake
+// is done by who first reads from or writes to a connection, so that a peer that
+// does not answer holds up nobody else. failed is told why one failed.
+func (m *Member) Listen(l net.Listener, failed func(error)) net.Listener {
+	return &listener{Listener: l, member: m, failed: failed}
+}
+
+type listener struct {
+	net.Listener
+	member   *Member
+	failed   func(error)
+	unproven atomic.Int64
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		raw, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.unproven.Add(1) > maxUnproven {
+			l.unproven.Add(-1)
+			_ = raw.Close() // it may come again
+			continue
+		}
+		return &lazy{Conn: raw, of: l}, nil
+	}
+}
+
+// lazy is a connection whose handshake is yet to come.
+type lazy struct {
+	net.Conn // as it was accepted
+	of       *listener
+	once     sync.Once
+	leave    sync.Once
+	proven   atomic.Pointer[net.Conn]
+	err      error
+}
+
+func (c *lazy) conn() (net.Conn, error) {
+	c.once.Do(func() {
+		defer c.left()
+		conn, err := c.of.member.Server(context.Background(), c.Conn, "http/1.1")
+		if err != nil {
+			c.err = err
+			c.of.failed(err)
+			return
+		}
+		c.proven.Store(&conn)
+	})
+	if conn := c.proven.Load(); conn != nil {
+		return *conn, nil
+	}
+	return nil, c.err
+}
+
+func (c *lazy) left() { c.leave.Do(func() { c.of.unproven.Add(-1) }) }
+
+func (c *lazy) Read(p []byte) (int, error) {
+	conn, err := c.conn()
+	if err != nil {
+		return 0, err
+	}
+	return conn.Read(p)
+}
+
+func (c *lazy) Write(p []byte) (int, error) {
+	conn, err := c.conn()
+	if err != nil {
+		return 0, err
+	}
+	return conn.Write(p)
+}
+
+// Close ends a handshake that is under way, too.
+func (c *lazy) Close() error {
+	c.left()
+	if conn := c.proven.Load(); conn != nil {
+		return (*conn).Close()
+	}
+	return c.Conn.Close()
+}
