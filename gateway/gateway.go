@@ -8,10 +8,10 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"time"
@@ -42,12 +42,12 @@ type Options struct {
 	Config      Config
 	Auth        Authenticator
 	Tenants     Tenants
-	Backend     http.Handler      // in this process
-	BackendURLs []string          // over the network, in turn
-	WriteURLs   []string          // for writes, when they go elsewhere
-	Stamp       func(http.Header) // adds what proves to backends who asks; may be nil
-	BackendTLS  *tls.Config       // of connections to backends; may be nil
-	Transport   http.RoundTripper // with BackendURLs; nil makes a tuned one
+	Backend     http.Handler // in this process
+	BackendURLs []string     // over the network, in turn
+	WriteURLs   []string     // for writes, when they go elsewhere
+	// Dial connects to backends; nil is a plain TCP connection.
+	Dial      func(ctx context.Context, network, addr string) (net.Conn, error)
+	Transport http.RoundTripper // with BackendURLs; nil makes a tuned one
 	// ReplayBytes bounds what is kept of bodies, to send them to another backend when
 	// one fails; 0 is no limit.
 	ReplayBytes int64

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,9 +15,8 @@ import (
 
 // newTransport is tuned for few backends with many requests each. It never
 // goes through a proxy of the environment: what it carries is trusted.
-func newTransport(config *tls.Config) *http.Transport {
-	return &http.Transport{
-		TLSClientConfig:       config,
+func newTransport(dial dialer) *http.Transport {
+	t := &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   5 * time.Second,
 		MaxIdleConns:          1024,
@@ -30,7 +28,13 @@ func newTransport(config *tls.Config) *http.Transport {
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        32 << 10,
 	}
+	if dial != nil {
+		t.DialContext, t.DialTLSContext = dial, dial // it encrypts by itself, whatever the URL says
+	}
+	return t
 }
+
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // newProxy sends requests made by outgoing to the backends, writes to others
 // when there are others for them.
@@ -45,7 +49,7 @@ func newProxy(o *Options) (http.Handler, error) {
 	}
 	rt := o.Transport
 	if rt == nil {
-		rt = newTransport(o.BackendTLS)
+		rt = newTransport(o.Dial)
 	}
 	room := &replayRoom{limit: o.ReplayBytes}
 	read := newUpstream(reads, rt, o.Now, room)
@@ -59,9 +63,6 @@ func newProxy(o *Options) (http.Handler, error) {
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			if g, ok := grantOf(pr.In.Context()); ok {
 				g.stamp(pr.Out.Header)
-			}
-			if o.Stamp != nil {
-				o.Stamp(pr.Out.Header)
 			}
 		},
 		Transport: roundTrip(func(r *http.Request) (*http.Response, error) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/clock"
@@ -92,7 +93,7 @@ type App struct {
 	deleteRecent  func(context.Context, tenant.ID, schema.Tombstone) error
 
 	// Of a process of a cluster.
-	security          *rpc.Security
+	security          *cluster.Member
 	redis, cacheRedis goredis.UniversalClient
 	members           *ringredis.Membership
 	pool              *rpc.Pool
@@ -227,7 +228,7 @@ func (a *App) buildEdge() (err error) {
 		Ready: a.ready, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
 	}
 	if a.security != nil {
-		o.Stamp, o.BackendTLS = a.security.Stamp, a.security.TLS()
+		o.Dial = a.dialBackend()
 	}
 	if a.edge, err = gateway.New(o); err != nil || a.cacheRedis == nil {
 		return err

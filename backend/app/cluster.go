@@ -14,6 +14,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/redisconn"
@@ -36,7 +37,9 @@ type Cluster struct {
 	// rate budgets; default: the same server.
 	Redis      redisconn.Config `yaml:"redis"`
 	CacheRedis redisconn.Config `yaml:"cache_redis"`
-	TLS        rpc.TLSFiles     `yaml:"tls"` // certificates between processes
+	TLS        cluster.TLSFiles `yaml:"tls"` // certificates between processes
+	// PlainText leaves out encryption between processes.
+	PlainText bool `yaml:"insecure_plain_text"`
 }
 
 var instanceName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,126}[a-zA-Z0-9])?$`)
@@ -105,19 +108,27 @@ func (t Targets) names() []string {
 // buildSecurity makes what proves that this process belongs to the cluster. A
 // gateway may be before a backend that knows no such thing.
 func (a *App) buildSecurity() error {
-	value := ""
+	o := cluster.Options{TLS: a.cfg.Cluster.TLS, PlainText: a.cfg.Cluster.PlainText}
 	if _, ok := a.opts.Env("PALLIUM_CLUSTER_SECRET"); ok || hasFile(a.opts.Env, "PALLIUM_CLUSTER_SECRET") {
-		var err error
-		if value, _, _, err = (secret{name: "PALLIUM_CLUSTER_SECRET", file: "cluster-secret"}).load(a.cfg.DataDir, a.opts.Env); err != nil {
+		value, _, _, err := (secret{name: "PALLIUM_CLUSTER_SECRET", file: "cluster-secret"}).load(a.cfg.DataDir, a.opts.Env)
+		if err != nil {
 			return fmt.Errorf("cluster secret: %w", err)
 		}
+		if o.Secrets, err = cluster.ParseSecrets(value); err != nil {
+			return fmt.Errorf("PALLIUM_CLUSTER_SECRET: %w", err)
+		}
 	}
-	if value == "" && a.cfg.Cluster.TLS == (rpc.TLSFiles{}) && a.opts.Role == Gateway {
+	if o.Secrets == nil && o.TLS == (cluster.TLSFiles{}) && a.opts.Role == Gateway {
 		return nil
 	}
 	var err error
-	a.security, err = rpc.NewSecurity(value, a.cfg.Cluster.TLS)
+	a.security, err = cluster.New(o)
 	return err
+}
+
+// dialBackend connects to the internal_listen of a backend of this cluster.
+func (a *App) dialBackend() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return a.security.Dial((&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
 }
 
 func hasFile(env func(string) (string, bool), name string) bool {

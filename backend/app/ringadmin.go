@@ -164,12 +164,13 @@ func (a *App) forwardActions(r chi.Router) {
 		return
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.Proxy, transport.TLSClientConfig = nil, a.security.TLS()
+	transport.Proxy = nil
+	transport.DialContext = a.dialBackend()
+	transport.DialTLSContext = transport.DialContext
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(target)
 			pr.Out.Header = http.Header{}
-			a.security.Stamp(pr.Out.Header)
 		},
 		Transport: transport,
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {

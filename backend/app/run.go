@@ -114,11 +114,7 @@ func (a *App) mainListener(l net.Listener) net.Listener {
 	if a.opts.Role != Backend {
 		return a.edgeListener(l)
 	}
-	if config := a.security.TLS(); config != nil {
-		config.NextProtos = []string{"http/1.1"}
-		l = tls.NewListener(l, config)
-	}
-	return l
+	return a.security.Listen(l, func(err error) { a.opts.Logger.Warn("a connection to internal_listen was refused", "err", err) })
 }
 
 // edgeListener wraps the edge's listener in TLS, if it is configured, and in

@@ -8,13 +8,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/objects/dir"
 	"github.com/palliumhq/pallium/backend/objects/gcs"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
-	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/migrations"
 )
 
@@ -85,7 +85,7 @@ func (s *Store) checkRole(role Role, inCluster bool) error {
 // cluster.
 func (c *Config) inCluster(env func(string) (string, bool)) bool {
 	_, ok := env("PALLIUM_CLUSTER_SECRET")
-	return ok || hasFile(env, "PALLIUM_CLUSTER_SECRET") || c.Cluster.TLS != rpc.TLSFiles{}
+	return ok || hasFile(env, "PALLIUM_CLUSTER_SECRET") || c.Cluster.TLS != cluster.TLSFiles{}
 }
 
 // openObjects opens the object store: a bucket, or the directories l0 and l1 of

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -28,7 +29,7 @@ import (
 
 // Pool has the connections of a process to its peers, one for each address.
 type Pool struct {
-	sec *Security
+	member *cluster.Member
 
 	mu     sync.Mutex
 	peers  map[string]*Peer
@@ -36,7 +37,7 @@ type Pool struct {
 }
 
 // NewPool returns a pool without connections.
-func NewPool(sec *Security) *Pool { return &Pool{sec: sec, peers: map[string]*Peer{}} }
+func NewPool(m *cluster.Member) *Pool { return &Pool{member: m, peers: map[string]*Peer{}} }
 
 const (
 	// A peer that stops to answer is found out by pings within the sum of the two,
@@ -67,13 +68,14 @@ func (p *Pool) Peer(addr string) (*Peer, error) {
 	if addr == "" {
 		return nil, errors.New("instance has no address")
 	}
-	conn, err := grpc.NewClient("passthrough:///"+addr, append(p.sec.dialOptions(),
+	conn, err := grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(proof{p.member}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(wire.Codec{}), grpc.MaxCallRecvMsgSize(wire.MaxMessage), grpc.MaxCallSendMsgSize(wire.MaxMessage)),
 		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(8<<20),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: clientPing, Timeout: clientPong, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout,
 			Backoff: backoff.Config{BaseDelay: firstRedial, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedialGap}}),
-		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithIdleTimeout(0))...)
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithIdleTimeout(0))
 	if err != nil {
 		return nil, fmt.Errorf("peer %s: %w", addr, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/wire"
 )
@@ -38,7 +39,7 @@ func (k *keeper) ActiveSeries(_ context.Context, instance string, send func(*ing
 
 // TestHandOver: active series arrive as they were sent, in both directions.
 func TestHandOver(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
+	sec := member(t, secret, cluster.TLSFiles{})
 	want := []*ingester.ActiveSeries{
 		{Tenant: "a", Bytes: 700, Hashes: []uint64{0, 1 << 63, 5}, Seconds: []uint32{1800, 0, 7}},
 		{Tenant: "b", Bytes: 1, Hashes: make([]uint64, ingester.HandOverSlice), Seconds: make([]uint32, ingester.HandOverSlice)},

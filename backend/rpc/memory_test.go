@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/tap"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -39,7 +40,7 @@ type accounted struct {
 
 const accountBytes = 64 << 20
 
-func newAccounted(t *testing.T, ing Ingester, server, client *Security) *accounted {
+func newAccounted(t *testing.T, ing Ingester, server, client *cluster.Member) *accounted {
 	t.Helper()
 	a := &accounted{t: t, account: memory.NewAccount(accountBytes, nil), pool: NewPool(client)}
 	a.server = NewServer(server, ing, fakeCompactor{}, a.account)
@@ -179,7 +180,7 @@ func incompressible(t *testing.T, n int) []byte {
 // before its message is there: as unavailable when that can change, as too large
 // when it cannot. Another tenant's goes on.
 func TestPushBeyondTheAccount(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
+	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, openIngester(t), sec, sec)
 	half := accountBytes * 7 / 16
 	large := push("a", incompressible(t, half/pushFactor+1<<20))
@@ -229,19 +230,18 @@ func (m *measuring) Push(context.Context, *series.Batch) (series.Outcome, error)
 // TestDecodedPush: what a push decodes to is taken, and its message though nobody
 // announced it, or another size.
 func TestDecodedPush(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
 	ing := &measuring{account: memory.NewAccount(accountBytes, nil)}
 	s := &ingesterServer{ing: ing, memory: ing.account}
-	server := &Server{sec: sec, memory: s.memory}
+	server := &Server{memory: s.memory}
 	in := &wire.PushRequest{Tenant: "a", Write: body(t, 3000)}
 	message, decoded := int64(len(in.Write)), counting(0)
 	if err := new(remotewrite.Request).Unmarshal(remotewrite.V1, in.Write, &decoded); err != nil || decoded == 0 {
 		t.Fatal(decoded, err)
 	}
 	header := func(size string) metadata.MD {
-		return metadata.Pairs(metadataKey, sec.token, tenantKey, "a", bytesKey, size)
+		return metadata.Pairs(tenantKey, "a", bytesKey, size)
 	}
-	for name, md := range map[string]metadata.MD{"announced": header(fmt.Sprint(len(in.Write))), "as less": header("0"), "not announced": metadata.Pairs(metadataKey, sec.token)} {
+	for name, md := range map[string]metadata.MD{"announced": header(fmt.Sprint(len(in.Write))), "as less": header("0"), "not announced": metadata.Pairs()} {
 		for left, want := range map[int64]bool{2 * message: false, pushFactor*message + 100<<10: false, 6 * pushFactor * message: true} {
 			empty := fill(t, s.memory, left)
 			call, cancel := context.WithCancel(ctx)
@@ -267,7 +267,7 @@ func TestDecodedPush(t *testing.T) {
 
 // TestPushEnds: however a push ends, what it held is given back, and not before.
 func TestPushEnds(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
+	sec := member(t, secret, cluster.TLSFiles{})
 	header := []string{tenantKey, "a", bytesKey, "1000000"}
 	t.Run("answered and refused", func(t *testing.T) {
 		a := newAccounted(t, openIngester(t), sec, sec)
@@ -299,7 +299,7 @@ func TestPushEnds(t *testing.T) {
 		a := newAccounted(t, &newcomer{}, sec, sec)
 		call, cancel := context.WithCancel(ctx)
 		cancel()
-		md := metadata.Pairs(append(header, metadataKey, sec.token)...)
+		md := metadata.Pairs(header...)
 		admitted, err := a.server.admission(call, &tap.Info{FullMethodName: pushMethod, Header: md})
 		if err != nil {
 			t.Fatal(err)
@@ -356,39 +356,34 @@ func TestPushEnds(t *testing.T) {
 	})
 }
 
-// TestAnnouncements: what a header promises is checked, and who does not belong to
-// the cluster can hold nothing by it.
+// TestAnnouncements: what a header promises is checked.
 func TestAnnouncements(t *testing.T) {
-	ours, other := security(t, secret, TLSFiles{}), security(t, "x"+secret, TLSFiles{})
+	ours := member(t, secret, cluster.TLSFiles{})
 	good := []string{tenantKey, "a", bytesKey, "1000000"}
 	tests := []struct {
 		name   string
-		client *Security
 		header []string
 		holds  bool
 	}{
-		{"as it should be", ours, good, true},
-		{"another secret", other, good, false},
-		{"no secret", &Security{}, good, false},
-		{"proof twice", ours, append([]string{metadataKey, "x"}, good...), false},
-		{"nothing", ours, nil, false},
-		{"no tenant", ours, []string{bytesKey, "1000000"}, false},
-		{"no size", ours, []string{tenantKey, "a"}, false},
-		{"tenant that is none", ours, []string{tenantKey, "../a", bytesKey, "1000000"}, false},
-		{"long tenant", ours, []string{tenantKey, strings.Repeat("a", 5000), bytesKey, "1000000"}, false},
-		{"two tenants", ours, append([]string{tenantKey, "b"}, good...), false},
-		{"two sizes", ours, append([]string{bytesKey, "5"}, good...), false},
-		{"negative", ours, []string{tenantKey, "a", bytesKey, "-1000000"}, false},
-		{"nearly overflowing", ours, []string{tenantKey, "a", bytesKey, fmt.Sprint(int64(math.MaxInt64))}, false},
-		{"overflowing", ours, []string{tenantKey, "a", bytesKey, "99999999999999999999"}, false},
-		{"larger than a message", ours, []string{tenantKey, "a", bytesKey, fmt.Sprint(wire.MaxMessage + 1)}, false},
-		{"a fraction", ours, []string{tenantKey, "a", bytesKey, "1e6"}, false},
-		{"no number", ours, []string{tenantKey, "a", bytesKey, "x"}, false},
-		{"empty", ours, []string{tenantKey, "", bytesKey, ""}, false},
+		{"as it should be", good, true},
+		{"nothing", nil, false},
+		{"no tenant", []string{bytesKey, "1000000"}, false},
+		{"no size", []string{tenantKey, "a"}, false},
+		{"tenant that is none", []string{tenantKey, "../a", bytesKey, "1000000"}, false},
+		{"long tenant", []string{tenantKey, strings.Repeat("a", 5000), bytesKey, "1000000"}, false},
+		{"two tenants", append([]string{tenantKey, "b"}, good...), false},
+		{"two sizes", append([]string{bytesKey, "5"}, good...), false},
+		{"negative", []string{tenantKey, "a", bytesKey, "-1000000"}, false},
+		{"nearly overflowing", []string{tenantKey, "a", bytesKey, fmt.Sprint(int64(math.MaxInt64))}, false},
+		{"overflowing", []string{tenantKey, "a", bytesKey, "99999999999999999999"}, false},
+		{"larger than a message", []string{tenantKey, "a", bytesKey, fmt.Sprint(wire.MaxMessage + 1)}, false},
+		{"a fraction", []string{tenantKey, "a", bytesKey, "1e6"}, false},
+		{"no number", []string{tenantKey, "a", bytesKey, "x"}, false},
+		{"empty", []string{tenantKey, "", bytesKey, ""}, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			a := newAccounted(t, &stuck{}, ours, tt.client)
+			a := newAccounted(t, &stuck{}, ours, ours)
 			call, cancel := context.WithCancel(ctx)
 			defer cancel()
 			a.open(call, tt.header...)
@@ -398,14 +393,14 @@ func TestAnnouncements(t *testing.T) {
 			}
 			cancel()
 			a.eventually("reset", none)
-			if _, size, ok := announced(metadata.Pairs(tt.header...)); tt.client == ours && tt.header != nil && ok != tt.holds && tt.name != "proof twice" {
+			if _, size, ok := announced(metadata.Pairs(tt.header...)); tt.header != nil && ok != tt.holds {
 				t.Errorf("%d bytes are announced: %v", size, ok)
 			}
 		})
 	}
 	s := &ingesterServer{ing: &newcomer{}, memory: memory.NewAccount(accountBytes, nil)}
-	server := &Server{sec: ours, memory: s.memory}
-	admitted, err := server.admission(ctx, &tap.Info{FullMethodName: pushMethod, Header: metadata.Pairs(append(good, metadataKey, ours.token)...)})
+	server := &Server{memory: s.memory}
+	admitted, err := server.admission(ctx, &tap.Info{FullMethodName: pushMethod, Header: metadata.Pairs(good...)})
 	if err != nil {
 		t.Fatal(err)
 	}

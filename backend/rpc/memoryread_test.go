@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
@@ -19,7 +20,7 @@ import (
 // caller's, given back by the server with its answer and by the caller in the end.
 // Without memory on either side the call fails, and nothing is held.
 func TestReads(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
+	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, openIngester(t), sec, sec)
 	if _, err := a.Push(ctx, push("a", body(t, 3000))); err != nil {
 		t.Fatal(err)
@@ -92,7 +93,7 @@ func TestReads(t *testing.T) {
 // TestSelectGivesBack: what a selection holds is given back when it is released, or
 // when it breaks off; what is taken after the request's end is nobody's.
 func TestSelectGivesBack(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
+	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, openIngester(t), sec, sec)
 	if _, err := a.Push(ctx, push("a", incompressible(t, 4<<20))); err != nil {
 		t.Fatal(err)

@@ -13,8 +13,6 @@ import (
 	"math"
 	"math/big"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +23,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
@@ -38,17 +37,24 @@ var ctx = context.Background()
 
 const secret = "0123456789abcdef0123456789abcdef"
 
-func security(t *testing.T, secret string, files TLSFiles) *Security {
+func member(t *testing.T, secret string, files cluster.TLSFiles) *cluster.Member {
 	t.Helper()
-	s, err := NewSecurity(secret, files)
+	o := cluster.Options{TLS: files}
+	if secret != "" {
+		var err error
+		if o.Secrets, err = cluster.ParseSecrets(secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := cluster.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return m
 }
 
 // serve runs a server over a new ingester and returns both and a peer of it.
-func serve(t *testing.T, server, client *Security) (*ingester.Ingester, *Peer) {
+func serve(t *testing.T, server, client *cluster.Member) (*ingester.Ingester, *Peer) {
 	t.Helper()
 	lim := limits.Default()
 	lim.MaxActiveSeries = 5000
@@ -61,7 +67,7 @@ func serve(t *testing.T, server, client *Security) (*ingester.Ingester, *Peer) {
 }
 
 // serveIngester runs a server over an ingester and returns a peer of it.
-func serveIngester(t *testing.T, ing Ingester, server, client *Security) *Peer {
+func serveIngester(t *testing.T, ing Ingester, server, client *cluster.Member) *Peer {
 	t.Helper()
 	s := NewServer(server, ing, fakeCompactor{}, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -104,7 +110,7 @@ func (n *newcomer) Push(_ context.Context, b *series.Batch) (series.Outcome, err
 // TestCreated: what an ingester says of new series, and what it is told of known
 // ones, arrive as they were said, and only with the push that they were said of.
 func TestCreated(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
+	sec := member(t, secret, cluster.TLSFiles{})
 	ing := &newcomer{}
 	p := serveIngester(t, ing, sec, sec)
 	want := []bool{true, false, true, false}
@@ -159,7 +165,7 @@ func all(id tenant.ID) series.Request {
 
 // TestCalls: every call gives over the network what the ingester gives itself.
 func TestCalls(t *testing.T) {
-	sec := security(t, secret, TLSFiles{})
+	sec := member(t, secret, cluster.TLSFiles{})
 	ing, p := serve(t, sec, sec)
 	resp, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: body(t, 6000)}})
 	if err != nil {
@@ -250,23 +256,23 @@ func describe(s *series.Selection) string {
 	return fmt.Sprint(m)
 }
 
-// TestSecurity: who does not prove to belong to the cluster is refused.
-func TestSecurity(t *testing.T) {
+// TestStrangers: who does not prove to belong to the cluster is refused, and
+// members talk whatever their proof is.
+func TestStrangers(t *testing.T) {
 	dir := t.TempDir()
-	ours, other := authority(t, dir, "ours"), authority(t, dir, "other")
+	ours, other, none := authority(t, dir, "ours"), authority(t, dir, "other"), cluster.TLSFiles{}
 	tests := []struct {
 		name           string
-		server, client *Security
+		server, client *cluster.Member
 		ok             bool
 	}{
-		{"same secret", security(t, secret, TLSFiles{}), security(t, secret, TLSFiles{}), true},
-		{"another secret", security(t, secret, TLSFiles{}), security(t, secret+"x", TLSFiles{}), false},
-		{"no secret", security(t, secret, TLSFiles{}), &Security{}, false},
-		{"certificates", security(t, "", ours), security(t, "", ours), true},
-		{"both", security(t, secret, ours), security(t, secret, ours), true},
-		{"certificate without the secret", security(t, secret, ours), security(t, "", ours), false},
-		{"another authority", security(t, "", ours), security(t, "", other), false},
-		{"no certificate", security(t, "", ours), security(t, secret, TLSFiles{}), false},
+		{"same secret", member(t, secret, none), member(t, secret, none), true},
+		{"another secret", member(t, secret, none), member(t, secret+"x", none), false},
+		{"certificates", member(t, "", ours), member(t, "", ours), true},
+		{"both", member(t, secret, ours), member(t, secret, ours), true},
+		{"certificate without the secret", member(t, secret, ours), member(t, "", ours), false},
+		{"another authority", member(t, "", ours), member(t, "", other), false},
+		{"no certificate", member(t, "", ours), member(t, secret, none), false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -282,27 +288,21 @@ func TestSecurity(t *testing.T) {
 			}
 		})
 	}
-	if _, err := NewSecurity("", TLSFiles{}); !errors.Is(err, ErrNoSecurity) {
-		t.Errorf("without any: %v", err)
-	}
-	if _, err := NewSecurity("", TLSFiles{CertFile: ours.CertFile}); err == nil {
-		t.Error("half of the files are enough")
-	}
 }
 
-func TestRequire(t *testing.T) {
-	ours, other := security(t, secret, TLSFiles{}), security(t, "x"+secret, TLSFiles{})
-	h := ours.Require(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
-	for name, tt := range map[string]struct {
-		stamp func(http.Header)
-		want  int
-	}{"ours": {ours.Stamp, 204}, "another": {other.Stamp, 401}, "none": {func(http.Header) {}, 401}, "the secret itself": {func(h http.Header) { h.Set(Header, secret) }, 401}} {
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		tt.stamp(r.Header)
-		w := httptest.NewRecorder()
-		if h.ServeHTTP(w, r); w.Code != tt.want {
-			t.Errorf("%s: %d", name, w.Code)
-		}
+// TestPlainText: the setting leaves out encryption and not the proof.
+func TestPlainText(t *testing.T) {
+	secrets, err := cluster.ParseSecrets(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: secrets, PlainText: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, p := serve(t, m, m)
+	if _, err := p.SeriesCount(ctx, "a"); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -337,7 +337,7 @@ func TestSick(t *testing.T) {
 }
 
 // authority makes the files of an authority and a certificate of it.
-func authority(t *testing.T, dir, name string) TLSFiles {
+func authority(t *testing.T, dir, name string) cluster.TLSFiles {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -354,7 +354,7 @@ func authority(t *testing.T, dir, name string) TLSFiles {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := TLSFiles{CertFile: filepath.Join(dir, name+".crt"), KeyFile: filepath.Join(dir, name+".key"), CAFile: filepath.Join(dir, name+".crt")}
+	f := cluster.TLSFiles{CertFile: filepath.Join(dir, name+".crt"), KeyFile: filepath.Join(dir, name+".key"), CAFile: filepath.Join(dir, name+".crt")}
 	for path, block := range map[string]*pem.Block{f.CertFile: {Type: "CERTIFICATE", Bytes: der}, f.KeyFile: {Type: "PRIVATE KEY", Bytes: raw}} {
 		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
@@ -62,15 +63,14 @@ const (
 // Server serves the roles of one process.
 type Server struct {
 	grpc   *grpc.Server
-	sec    *Security
 	memory *memory.Account
 }
 
-// NewServer returns a server of the roles that are not nil. What calls hold comes
-// from the account.
-func NewServer(sec *Security, ing Ingester, comp Compactor, mem *memory.Account) *Server {
-	s := &Server{sec: sec, memory: mem}
-	opts := append(sec.serverOptions(),
+// NewServer returns a server of the roles that are not nil, for members of the
+// cluster. What calls hold comes from the account.
+func NewServer(m *cluster.Member, ing Ingester, comp Compactor, mem *memory.Account) *Server {
+	s := &Server{memory: mem}
+	s.grpc = grpc.NewServer(grpc.Creds(proof{m}), grpc.InTapHandle(s.admission),
 		grpc.ForceServerCodec(wire.Codec{}),
 		grpc.MaxRecvMsgSize(wire.MaxMessage), grpc.MaxSendMsgSize(wire.MaxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -78,7 +78,6 @@ func NewServer(sec *Security, ing Ingester, comp Compactor, mem *memory.Account)
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
-	s.grpc = grpc.NewServer(append(opts, grpc.InTapHandle(s.admission))...)
 	if ing != nil {
 		wire.RegisterIngesterServer(s.grpc, &ingesterServer{ing: ing, memory: mem})
 	}
