@@ -193,7 +193,7 @@ func (a *App) joinRing() error {
 	if !instanceName.MatchString(self.ID) {
 		return fmt.Errorf("the host's name %q cannot name an instance; set cluster.instance", self.ID)
 	}
-	o := ringredis.Options{Client: a.redis, Self: self, Logger: a.opts.Logger, Registerer: a.registry}
+	o := ringredis.Options{Client: a.redis, Signer: a.security, Self: self, Logger: a.opts.Logger, Registerer: a.registry}
 	if a.opts.Targets[TargetIngester] {
 		o.File = filepath.Join(a.cfg.DataDir, "ring.json")
 		if o.Holds, err = hasFiles(filepath.Join(a.cfg.DataDir, "ingester")); err != nil {

@@ -149,7 +149,9 @@ func sortedKeys(m map[string]bool) []string {
 	return out
 }
 
-// enough is how many domains must answer completely, lost ones not counted.
+// enough is how many domains must answer completely, lost ones not counted. It is
+// never so few that all replicas of a sample could be in others: a ring that is not
+// known as a whole yet may lack some.
 func (p *poll) enough() int {
 	all := len(p.order)
 	for d := range p.lost { // a zone without any ingester left
@@ -157,7 +159,7 @@ func (p *poll) enough() int {
 			all++
 		}
 	}
-	return max(all-p.tolerate, 1)
+	return max(all-p.tolerate, p.tolerate+1)
 }
 
 func (p *poll) complete() int {
@@ -172,18 +174,13 @@ func (p *poll) complete() int {
 
 // possible reports whether enough domains can still answer.
 func (p *poll) possible() bool {
-	bad := 0
+	good := 0
 	for _, d := range p.order {
-		if p.lost[d] || p.failed[d] {
-			bad++
+		if !p.lost[d] && !p.failed[d] {
+			good++
 		}
 	}
-	for d := range p.lost { // a zone without any ingester left
-		if !slices.Contains(p.order, d) {
-			bad++
-		}
-	}
-	return bad <= p.tolerate
+	return good >= p.enough()
 }
 
 // reply is one ingester's answer.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"time"
 
@@ -55,7 +56,8 @@ const (
 	sickFor   = 2 * time.Second
 )
 
-// Peer returns the peer at an address. It does not wait for a connection.
+// Peer returns the peer at an address. It does not wait for a connection. The peer
+// without an address never answers.
 func (p *Pool) Peer(addr string) (*Peer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,17 +67,18 @@ func (p *Pool) Peer(addr string) (*Peer, error) {
 	if peer := p.peers[addr]; peer != nil {
 		return peer, nil
 	}
+	dial := []grpc.DialOption{}
 	if addr == "" {
-		return nil, errors.New("instance has no address")
+		dial = append(dial, grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return nil, errNowhere }))
 	}
-	conn, err := grpc.NewClient("passthrough:///"+addr,
+	conn, err := grpc.NewClient("passthrough:///"+addr, append(dial,
 		grpc.WithTransportCredentials(proof{p.member}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(wire.Codec{}), grpc.MaxCallRecvMsgSize(wire.MaxMessage), grpc.MaxCallSendMsgSize(wire.MaxMessage)),
 		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(8<<20),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: clientPing, Timeout: clientPong, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout,
 			Backoff: backoff.Config{BaseDelay: firstRedial, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedialGap}}),
-		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithIdleTimeout(0))
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithIdleTimeout(0))...)
 	if err != nil {
 		return nil, fmt.Errorf("peer %s: %w", addr, err)
 	}
@@ -119,6 +122,10 @@ type Peer struct {
 	timeouts int // in a row
 	sick     time.Time
 }
+
+// errNowhere is for a member of the ring that nobody may connect to: it has no
+// address.
+var errNowhere = errors.New("its entry in the ring has no heartbeat of its own")
 
 var errSick = fmt.Errorf("%w: its last calls timed out", wire.ErrUnavailable)
 

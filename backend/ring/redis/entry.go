@@ -1,6 +1,8 @@
 package redis
 
 import (
+	"crypto/ed25519"
+	"crypto/sha1" //nolint:gosec // only tells a script whether a value is the same
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -8,12 +10,27 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"time"
 
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// entry is a member as it stands in Redis.
+// Signer signs what this process writes to Redis, and verifies what others wrote:
+// see package authn/cluster. host is that of the address that is signed, or empty.
+type Signer interface {
+	Sign(purpose string, parts ...string) (string, error)
+	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)
+}
+
+// The purposes of signatures.
+const (
+	ofEntry   = "ring entry"
+	ofRemoval = "ring removal"
+)
+
+// entry is a member as it stands in Redis; docs/cluster-trust.md has the format.
 type entry struct {
 	ID          string   `json:"id"`
 	Addr        string   `json:"addr,omitempty"`
@@ -23,44 +40,83 @@ type entry struct {
 	Incarnation string   `json:"incarnation,omitempty"`
 	Registered  int64    `json:"registered"` // Unix ms
 	Tokens      string   `json:"tokens,omitempty"`
+	Version     int64    `json:"version"`
+	Key         string   `json:"key"` // Ed25519, base64; signs heartbeats
 
-	value string // as it stands there
+	text  string // the JSON
+	value string // as it stands in Redis: signature, line feed, JSON
+	hash  string // of the JSON
+	key   ed25519.PublicKey
+	aged  bool // the signature is by a secret that is not the first any more
 }
 
-const digestBytes = 16
-
-// encode writes the value of a field: a digest, by which a heartbeat finds out
-// whether Redis still has what the instance registered, and the description.
-func (e *entry) encode() string {
+// seal makes the entry's text, signature and value.
+func (e *entry) seal(s Signer) error {
 	data, err := json.Marshal(e)
-	if err != nil { // of strings and numbers
-		panic(err)
+	if err != nil {
+		return fmt.Errorf("entry of %q: %w", e.ID, err)
 	}
-	sum := sha256.Sum256(data)
-	e.value = hex.EncodeToString(sum[:digestBytes/2]) + string(data)
-	return e.value
+	e.text = string(data)
+	e.hash = hashOf(e.text)
+	return e.sign(s)
 }
 
-func (e *entry) digest() string { return e.value[:digestBytes] }
-
-func decodeEntry(id, value string) (entry, error) {
-	e := entry{value: value}
-	if len(value) < digestBytes {
-		return e, fmt.Errorf("entry of %q is cut off", id)
+func (e *entry) sign(s Signer) error {
+	sig, err := s.Sign(ofEntry, e.text)
+	if err != nil {
+		return fmt.Errorf("entry of %q: %w", e.ID, err)
 	}
-	if err := json.Unmarshal([]byte(value[digestBytes:]), &e); err != nil {
-		return e, fmt.Errorf("entry of %q: %w", id, err)
+	e.value, e.aged = sig+"\n"+e.text, false
+	return nil
+}
+
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// digest is by what the beat script tells that Redis still has a value.
+func digest(value string) string {
+	sum := sha1.Sum([]byte(value)) //nolint:gosec // see the import
+	return hex.EncodeToString(sum[:])
+}
+
+var (
+	errDecode  = errors.New("it cannot be decoded")
+	errForeign = errors.New("it is another instance's")
+)
+
+// decodeEntry reads and verifies the value of an instance's field.
+func decodeEntry(s Signer, id, value string) (entry, error) {
+	e := entry{value: value}
+	sig, text, ok := strings.Cut(value, "\n")
+	if !ok {
+		return e, errDecode
+	}
+	if err := json.Unmarshal([]byte(text), &e); err != nil {
+		return e, fmt.Errorf("%w: %w", errDecode, err)
 	}
 	if e.ID != id {
-		return e, fmt.Errorf("entry of %q is that of %q", id, e.ID)
+		return e, errForeign
 	}
+	host, _, err := net.SplitHostPort(e.Addr)
+	if err != nil {
+		host = e.Addr
+	}
+	if e.aged, err = s.Verify(sig, host, ofEntry, text); err != nil {
+		return e, err
+	}
+	e.text, e.hash = text, hashOf(text)
 	switch ring.State(e.State) {
 	case ring.Joining, ring.Active, ring.Leaving:
 	default:
-		return e, fmt.Errorf("entry of %q: state %q is not known", id, e.State)
+		return e, fmt.Errorf("%w: state %q is not known", errDecode, e.State)
 	}
 	if _, err := decodeTokens(e.Tokens); err != nil {
-		return e, fmt.Errorf("entry of %q: %w", id, err)
+		return e, fmt.Errorf("%w: %w", errDecode, err)
+	}
+	if e.key, err = base64.RawStdEncoding.DecodeString(e.Key); err != nil || len(e.key) != ed25519.PublicKeySize {
+		return e, fmt.Errorf("%w: its key is no Ed25519 key", errDecode)
 	}
 	return e, nil
 }
@@ -74,6 +130,45 @@ func (e *entry) instance() ring.Instance {
 	tokens, _ := decodeTokens(e.Tokens) // checked by decodeEntry
 	return ring.Instance{ID: e.ID, Addr: e.Addr, Zone: e.Zone, Roles: e.Roles, State: ring.State(e.State),
 		Incarnation: e.Incarnation, Registered: time.UnixMilli(e.Registered), Tokens: tokens}
+}
+
+// removal says that an instance left or was forgotten, with all its entries up to
+// a version.
+type removal struct {
+	ID      string `json:"id"`
+	Version int64  `json:"version"`
+	At      int64  `json:"at"` // ms of Redis
+
+	value string
+}
+
+func (r *removal) seal(s Signer) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("removal of %q: %w", r.ID, err)
+	}
+	sig, err := s.Sign(ofRemoval, string(text))
+	if err != nil {
+		return fmt.Errorf("removal of %q: %w", r.ID, err)
+	}
+	r.value = sig + "\n" + string(text)
+	return nil
+}
+
+func decodeRemoval(s Signer, id, value string) (removal, error) {
+	r := removal{value: value}
+	sig, text, ok := strings.Cut(value, "\n")
+	if !ok {
+		return r, errDecode
+	}
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return r, fmt.Errorf("%w: %w", errDecode, err)
+	}
+	if r.ID != id {
+		return r, errForeign
+	}
+	_, err := s.Verify(sig, "", ofRemoval, text)
+	return r, err
 }
 
 // encodeTokens packs ascending tokens into a quarter of their decimal text.

@@ -26,7 +26,7 @@ func place(t *testing.T, addr, zone, dir string, holds bool) (*Membership, error
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	m, err := Open(Options{Client: client, Self: ring.Instance{ID: "ingester-1", Zone: zone, Addr: "ingester-1:1"},
+	m, err := Open(Options{Client: client, Signer: signer(t, secret), Self: ring.Instance{ID: "ingester-1", Zone: zone, Addr: "ingester-1:1"},
 		File: filepath.Join(dir, "ring.json"), Holds: holds, Heartbeat: beatEvery, Timeout: time.Second})
 	if err != nil {
 		return nil, err

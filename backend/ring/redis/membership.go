@@ -8,6 +8,7 @@ package redis
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -26,6 +27,7 @@ import (
 // Options of a Membership. Durations of 0 are the defaults.
 type Options struct {
 	Client goredis.UniversalClient // stays the caller's
+	Signer Signer                  // of this process, as a member of the cluster
 	Prefix string                  // of the keys; default "pallium:ring"
 	// Self is this process; without an ID it only watches.
 	Self ring.Instance
@@ -71,11 +73,22 @@ type Membership struct {
 	zoneKnown bool   // the file says for which zone the directory's samples were taken
 	epoch     string
 	version   string
-	members   map[string]entry // last seen, by ID
-	beats     map[string]int64 // ms of Redis
-	seenAt    int64            // ms of Redis
-	published string           // what the current ring was made of
+	seenAt    int64     // ms of Redis, of the last look
+	looked    time.Time // when that was here
+	published string    // what the current ring was made of
 	failing   bool
+
+	key    ed25519.PrivateKey // signs this process's heartbeats
+	mine   entry              // as it was registered last
+	newest int64              // the largest version of this instance's entries
+
+	members    map[string]known
+	candidates map[string]entry   // newer entries of members, until they are alive
+	ended      map[string]removal // the last one of each instance
+	untrusted  map[string]string  // values of Redis that are ignored, by ID
+	noted      map[string]string  // what was counted and logged
+	beats      map[string]string  // as they stand in Redis
+	changes    int                // of members
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -95,7 +108,15 @@ func Open(o Options) (*Membership, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Membership{o: o, self: o.Self, scripts: newScripts(), members: map[string]entry{}, beats: map[string]int64{}}
+	if o.Signer == nil {
+		return nil, errors.New("ring in Redis: nothing to sign entries with")
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("key for heartbeats: %w", err)
+	}
+	m := &Membership{o: o, self: o.Self, scripts: newScripts(), key: key,
+		members: map[string]known{}, ended: map[string]removal{}, noted: map[string]string{}}
 	for _, k := range []string{"members", "beats", "meta", "gone"} {
 		m.keys = append(m.keys, "{"+o.Prefix+"}:"+k)
 	}
@@ -220,32 +241,55 @@ func (m *Membership) Leave(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.joined = false
-	_, err := m.remove(ctx, m.self.ID)
-	return err
+	return m.remove(ctx, m.self.ID)
 }
 
-// Forget takes another instance out of the ring that will not come back. It
-// returns what the instance was.
+// Forget takes another instance out of the ring that will not come back, or an
+// entry that nobody trusts. It returns what the instance was.
 func (m *Membership) Forget(ctx context.Context, id string) (ring.Instance, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e, ok := m.members[id]
-	if !ok {
+	k, ok := m.members[id]
+	if _, bad := m.untrusted[id]; !ok && !bad {
 		return ring.Instance{}, fmt.Errorf("instance %q is not in the ring", id)
 	}
-	if _, err := m.remove(ctx, id); err != nil {
+	if err := m.remove(ctx, id); err != nil {
 		return ring.Instance{}, err
 	}
-	return e.instance(), m.look(ctx)
+	return k.instance(), m.look(ctx)
 }
 
-func (m *Membership) remove(ctx context.Context, id string) (int, error) {
-	n, err := m.scripts.remove.Run(ctx, m.o.Client, m.keys, newEpoch(), m.channel, id).Int()
-	if err != nil {
-		return 0, fmt.Errorf("take %s out of the ring: %w", id, err)
+// keepRemovals is how long a removal stays in Redis: longer than any process is
+// cut off and comes back.
+const keepRemovals = 7 * 24 * time.Hour
+
+func (m *Membership) remove(ctx context.Context, id string) error {
+	if m.seenAt == 0 {
+		if err := m.look(ctx); err != nil {
+			return err
+		}
 	}
+	r := removal{ID: id, Version: max(m.members[id].Version, m.candidates[id].Version), At: m.redisNow()}
+	if id == m.self.ID {
+		r.Version = max(r.Version, m.newest)
+	}
+	if err := r.seal(m.o.Signer); err != nil {
+		return err
+	}
+	args := []any{newEpoch(), m.channel, id, r.value}
+	for other, old := range m.ended {
+		if other != id && r.At-old.At > keepRemovals.Milliseconds() {
+			args = append(args, other, old.value)
+		}
+	}
+	if err := m.scripts.remove.Run(ctx, m.o.Client, m.keys, args...).Err(); err != nil {
+		return fmt.Errorf("take %s out of the ring: %w", id, err)
+	}
+	m.ended[id] = r
 	delete(m.members, id)
-	return n, nil
+	delete(m.candidates, id)
+	m.changes++
+	return nil
 }
 
 // watch looks at the ring and beats, on time and when somebody says that it
@@ -300,6 +344,11 @@ func (m *Membership) report(ctx context.Context, err error) {
 
 // sync registers this process if it has to, beats, and looks at the ring.
 func (m *Membership) sync(ctx context.Context) error {
+	if m.seenAt == 0 { // a heartbeat needs Redis' time
+		if err := m.look(ctx); err != nil {
+			return err
+		}
+	}
 	if m.joined {
 		if err := m.beat(ctx); err != nil {
 			return err
@@ -315,12 +364,18 @@ func newEpoch() string {
 }
 
 type metrics struct {
-	failures prometheus.Counter
+	failures  prometheus.Counter
+	untrusted *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
 	out := &metrics{failures: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "pallium_ring_redis_failures_total", Help: "Looks at the ring in Redis that failed."})}
+		Name: "pallium_ring_redis_failures_total", Help: "Looks at the ring in Redis that failed."}),
+		untrusted: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ring_untrusted_entries_total",
+			Help: "Values of the ring in Redis that were ignored since they cannot be trusted, by reason: each value once."}, []string{"reason"})}
+	for _, reason := range []string{badSignature, badDecode, badVersion, badHeartbeat, badRemoval} {
+		out.untrusted.WithLabelValues(reason)
+	}
 	members := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ring_ingesters", Help: "Ingesters in the ring as this process sees it."}, func() float64 {
 		if r := m.current.Load(); r != nil {
 			return float64(len(r.Instances()))
@@ -339,7 +394,7 @@ func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
 		return float64(n)
 	})
 	if reg != nil {
-		reg.MustRegister(out.failures, members, sick)
+		reg.MustRegister(out.failures, out.untrusted, members, sick)
 	}
 	return out
 }

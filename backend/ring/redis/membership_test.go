@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/test/emulator"
@@ -17,14 +18,35 @@ import (
 
 const beatEvery = 50 * time.Millisecond
 
+var secret = strings.Repeat("1", cluster.MinSecretBytes)
+
+// signer is a member of the cluster by its secrets.
+func signer(t testing.TB, secrets string) *cluster.Member {
+	t.Helper()
+	list, err := cluster.ParseSecrets(secrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 // open opens a member of a test's ring; with an empty dir it only watches.
 func open(t *testing.T, addr, id, zone, dir string) *Membership {
+	t.Helper()
+	return openSigned(t, signer(t, secret), addr, ring.Instance{ID: id, Zone: zone, Addr: id + ":1"}, dir)
+}
+
+func openSigned(t *testing.T, s Signer, addr string, self ring.Instance, dir string) *Membership {
 	t.Helper()
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{addr}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Client: client, Self: ring.Instance{ID: id, Zone: zone, Addr: id + ":1"}, Heartbeat: beatEvery, Timeout: time.Second}
+	o := Options{Client: client, Signer: s, Self: self, Heartbeat: beatEvery, Timeout: time.Second}
 	if dir != "" {
 		o.File = filepath.Join(dir, "ring.json")
 	}
@@ -69,7 +91,7 @@ func view(m *Membership) string {
 	}
 	var b strings.Builder
 	for _, in := range r.Instances() {
-		fmt.Fprintf(&b, "%s %s %s %s %d; ", in.ID, in.Addr, in.Zone, in.State, len(in.Tokens))
+		fmt.Fprintf(&b, "%s %s %s %d; ", in.ID, in.Zone, in.State, len(in.Tokens))
 	}
 	rnd := rand.New(rand.NewSource(1))
 	for range 200 {
@@ -272,7 +294,7 @@ func TestLeaveAndForget(t *testing.T) {
 	if err := ms[0].SetState(ctx, ring.Leaving); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the others see it leave", func() bool { return strings.Contains(view(ms[3]), "ingester-1 ingester-1:1 a LEAVING") })
+	until(t, "the others see it leave", func() bool { return strings.Contains(view(ms[3]), "ingester-1 a LEAVING") })
 	if err := ms[0].Leave(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +341,7 @@ func TestLostDisk(t *testing.T) {
 		t.Errorf("incarnation %s was %s", got.Incarnation, old.Incarnation)
 	}
 	until(t, "the others see it", func() bool { return view(ms[2]) == before && view(again) == before })
-	if _, err := Open(Options{Client: ms[1].o.Client, Self: ring.Instance{ID: "other"}, File: filepath.Join(dirs[1], "ring.json")}); err == nil || !strings.Contains(err.Error(), "belongs to instance") {
+	if _, err := Open(Options{Client: ms[1].o.Client, Signer: ms[1].o.Signer, Self: ring.Instance{ID: "other"}, File: filepath.Join(dirs[1], "ring.json")}); err == nil || !strings.Contains(err.Error(), "belongs to instance") {
 		t.Errorf("a directory of another instance: %v", err)
 	}
 }
@@ -327,13 +349,13 @@ func TestLostDisk(t *testing.T) {
 // TestACL: the keys and commands that the package names are enough.
 func TestACL(t *testing.T) {
 	srv := emulator.Redis(t, "--user", "default", "off", "--user", "pallium", "on", ">secret", "~{pallium:ring}:*", "&{pallium:ring}:changes", "-@all",
-		"+evalsha", "+eval", "+time", "+hget", "+hmget", "+hgetall", "+hset", "+hsetnx", "+hdel", "+hlen", "+hincrby", "+publish", "+subscribe", "+ping", "+hello", "+client", "+auth")
+		"+evalsha", "+eval", "+time", "+hget", "+hmget", "+hgetall", "+hset", "+hdel", "+hincrby", "+publish", "+subscribe", "+ping", "+hello", "+client", "+auth")
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: "pallium"}, "secret")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	m, err := Open(Options{Client: client, Self: ring.Instance{ID: "i"}, File: filepath.Join(t.TempDir(), "ring.json"), Heartbeat: beatEvery})
+	m, err := Open(Options{Client: client, Signer: signer(t, secret), Self: ring.Instance{ID: "i"}, File: filepath.Join(t.TempDir(), "ring.json"), Heartbeat: beatEvery})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,15 +389,34 @@ func TestTokens(t *testing.T) {
 }
 
 func FuzzEntry(f *testing.F) {
+	by := signer(f, secret)
 	e := entryOf(ring.Instance{ID: "a", State: ring.Active, Tokens: []uint32{1, 5}})
-	f.Add("a", e.encode())
+	e.Key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	if err := e.seal(by); err != nil {
+		f.Fatal(err)
+	}
+	f.Add("a", e.value)
+	f.Add("a", "m\n{}")
 	f.Fuzz(func(t *testing.T, id, value string) {
-		e, err := decodeEntry(id, value)
+		if _, err := decodeEntry(by, id, value); err == nil && value != e.value {
+			t.Errorf("%q is taken for an entry of %q", value, id)
+		}
+		// As if it were signed.
+		got, err := decodeEntry(believer{}, id, value)
 		if err != nil {
 			return
 		}
-		if in := e.instance(); in.ID != id || !slices.IsSorted(in.Tokens) {
+		if in := got.instance(); in.ID != id || !slices.IsSorted(in.Tokens) {
 			t.Errorf("%+v", in)
+		}
+		if _, ok := got.beatAt(value, 0); ok {
+			t.Errorf("%q is taken for a heartbeat", value)
 		}
 	})
 }
+
+// believer takes everything for signed.
+type believer struct{}
+
+func (believer) Sign(string, ...string) (string, error)                 { return "", nil }
+func (believer) Verify(string, string, string, ...string) (bool, error) { return false, nil }

@@ -4,14 +4,14 @@ import goredis "github.com/redis/go-redis/v9"
 
 // A ring is four hashes, which lie in one slot of a Redis Cluster:
 //
-//	{P}:members  instance → digest and description; changes rarely
-//	{P}:beats    instance → Redis' time of its last heartbeat, ms
+//	{P}:members  instance → signature and entry; changes rarely
+//	{P}:beats    instance → its last heartbeat
 //	{P}:meta     epoch, began (ms), version
-//	{P}:gone     instance → when it left or was forgotten, ms
+//	{P}:gone     instance → signature and removal, when it left or was forgotten
 //
-// and a channel {P}:changes that hurries watchers. Every time is Redis' own. The
-// scripts need the commands EVALSHA, EVAL, TIME, HGET, HMGET, HGETALL, HSET,
-// HSETNX, HDEL, HLEN, HINCRBY, PUBLISH and SUBSCRIBE.
+// and a channel {P}:changes that hurries watchers. docs/cluster-trust.md has the
+// values. Every time is Redis' own. The scripts need the commands EVALSHA, EVAL,
+// TIME, HGET, HMGET, HGETALL, HSET, HDEL, HINCRBY, PUBLISH and SUBSCRIBE.
 
 const now = `local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 `
@@ -32,11 +32,11 @@ type scripts struct {
 
 func newScripts() scripts {
 	return scripts{
-		// beat: ARGV instance, digest. Answers 1, or 0 when the instance has to
-		// register (again).
-		beat: goredis.NewScript(now + `local m = redis.call('HGET', KEYS[1], ARGV[1])
-if not m or string.sub(m, 1, 16) ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[2], ARGV[1], now)
+		// beat: ARGV instance, SHA-1 of its value, heartbeat. Answers 1, or 0 when the
+		// instance has to register (again).
+		beat: goredis.NewScript(`local m = redis.call('HGET', KEYS[1], ARGV[1])
+if not m or redis.sha1hex(m) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 return 1`),
 
 		// look: ARGV epoch and version known. Answers now, epoch, began, version,
@@ -49,20 +49,22 @@ if (meta[1] or '') ~= ARGV[1] or (meta[3] or '0') ~= ARGV[2] then
 end
 return out`),
 
-		// register: ARGV new epoch, channel, instance, value, version that the
-		// value was made for (empty: any). Answers 0 when the ring has another.
-		register: goredis.NewScript(now + begin + `if ARGV[5] ~= '' and redis.call('HGET', KEYS[3], 'version') ~= ARGV[5] then return 0 end
+		// register: ARGV new epoch, channel, instance, value, heartbeat, version that
+		// the value was made for (empty: any). Answers 0 when the ring has another.
+		register: goredis.NewScript(now + begin + `if ARGV[6] ~= '' and redis.call('HGET', KEYS[3], 'version') ~= ARGV[6] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
-redis.call('HSET', KEYS[2], ARGV[3], now)
-redis.call('HDEL', KEYS[4], ARGV[3])
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[5])
 ` + changed + `return 1`),
 
-		// restore: ARGV new epoch, channel, then instance and value of each that
-		// somebody knows and this Redis may have lost. They get time to beat again.
+		// restore: ARGV new epoch, channel, then for each member that somebody knows
+		// and this Redis does not have as it is: instance, what Redis had of it and of
+		// its removal when that was seen, and the value.
 		restore: goredis.NewScript(now + begin + `local n = 0
-for i = 3, #ARGV, 2 do
-  if not redis.call('HGET', KEYS[4], ARGV[i]) and redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) == 1 then
-    redis.call('HSET', KEYS[2], ARGV[i], now)
+for i = 3, #ARGV, 4 do
+  local has = redis.call('HGET', KEYS[1], ARGV[i]) or ''
+  local gone = redis.call('HGET', KEYS[4], ARGV[i]) or ''
+  if has == ARGV[i + 1] and gone == ARGV[i + 2] then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 3])
     n = n + 1
   end
 end
@@ -70,15 +72,13 @@ if n > 0 then
 ` + changed + `end
 return n`),
 
-		// remove: ARGV new epoch, channel, instance. What left long ago is
-		// forgotten, too.
+		// remove: ARGV new epoch, channel, instance, removal, then instance and value
+		// of each removal that is forgotten now.
 		remove: goredis.NewScript(now + begin + `redis.call('HDEL', KEYS[2], ARGV[3])
 local n = redis.call('HDEL', KEYS[1], ARGV[3])
-if n == 0 then return 0 end
-redis.call('HSET', KEYS[4], ARGV[3], now)
-local gone = redis.call('HGETALL', KEYS[4])
-for i = 1, #gone, 2 do
-  if now - tonumber(gone[i + 1]) > 7 * 86400 * 1000 then redis.call('HDEL', KEYS[4], gone[i]) end
+redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
+for i = 5, #ARGV, 2 do
+  if redis.call('HGET', KEYS[4], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[4], ARGV[i]) end
 end
 ` + changed + `return n`),
 	}

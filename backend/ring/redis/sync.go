@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,25 +34,59 @@ func (m *Membership) beat(ctx context.Context) error {
 				continue
 			}
 		}
-		e := entryOf(m.self)
-		value := e.encode()
-		ok, err := m.scripts.beat.Run(ctx, m.o.Client, m.keys, m.self.ID, e.digest()).Int()
-		if err != nil {
-			return fmt.Errorf("heartbeat: %w", err)
+		if m.registered() {
+			ok, err := m.scripts.beat.Run(ctx, m.o.Client, m.keys, m.self.ID, digest(m.mine.value),
+				newHeartbeat(m.key, m.self.ID, m.redisNow(), m.mine.hash)).Int()
+			if err != nil {
+				return fmt.Errorf("heartbeat: %w", err)
+			}
+			if ok == 1 {
+				return nil
+			}
+			if err := m.look(ctx); err != nil { // a Redis that lost us may have lost others
+				return err
+			}
 		}
-		if ok == 1 {
-			return nil
-		}
-		if err := m.restore(ctx); err != nil { // a Redis that lost us may have lost others
-			return err
-		}
-		if err := m.scripts.register.Run(ctx, m.o.Client, m.keys, newEpoch(), m.channel, m.self.ID, value, "").Err(); err != nil {
-			return fmt.Errorf("register in the ring: %w", err)
-		}
-		return nil
+		_, err := m.register(ctx, m.self, "")
+		return err
 	}
 	return errors.New("register in the ring: it changes all the time")
 }
+
+// registered reports whether what was registered last is what this process is now.
+func (m *Membership) registered() bool {
+	now := entryOf(m.self)
+	return m.mine.value != "" && m.mine.Addr == now.Addr && m.mine.Zone == now.Zone && slices.Equal(m.mine.Roles, now.Roles) && m.mine.State == now.State &&
+		m.mine.Incarnation == now.Incarnation && m.mine.Registered == now.Registered && m.mine.Tokens == now.Tokens
+}
+
+// register writes this process's entry, with a version that is larger than all
+// before. It reports false if the ring has another version than of, unless that is
+// empty.
+func (m *Membership) register(ctx context.Context, self ring.Instance, of string) (bool, error) {
+	e := entryOf(self)
+	e.Version = max(m.newest, m.ended[self.ID].Version, m.redisNow()) + 1
+	public, _ := m.key.Public().(ed25519.PublicKey)
+	e.Key, e.key = base64.RawStdEncoding.EncodeToString(public), public
+	if err := e.seal(m.o.Signer); err != nil {
+		return false, err
+	}
+	ok, err := m.scripts.register.Run(ctx, m.o.Client, m.keys, newEpoch(), m.channel, self.ID, e.value,
+		newHeartbeat(m.key, self.ID, m.redisNow(), e.hash), of).Int()
+	if err != nil {
+		return false, fmt.Errorf("register in the ring: %w", err)
+	}
+	if ok == 0 {
+		return false, nil
+	}
+	m.newest, m.mine = e.Version, e
+	m.members[self.ID] = known{entry: e, used: true, beat: m.redisNow()}
+	m.changes++
+	return true, nil
+}
+
+// redisNow is Redis' time in ms as far as it is known here.
+func (m *Membership) redisNow() int64 { return m.seenAt + time.Since(m.looked).Milliseconds() }
 
 // checkZone compares the zone with that in Redis, once, if an older version wrote
 // the file, which did not keep it.
@@ -113,35 +149,29 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 	if version == "0" {
 		version = "1" // registering begins the epoch
 	}
-	e := entryOf(self)
-	ok, err := m.scripts.register.Run(ctx, m.o.Client, m.keys, newEpoch(), m.channel, self.ID, e.encode(), version).Int()
-	if err != nil {
-		return false, fmt.Errorf("register in the ring: %w", err)
-	}
-	if ok == 0 {
-		return true, nil
+	ok, err := m.register(ctx, self, version)
+	if err != nil || !ok {
+		return err == nil, err
 	}
 	m.self = self
 	return false, m.saveFile()
 }
 
-// restore writes back the members that are known here and may be lost there.
-func (m *Membership) restore(ctx context.Context) error {
-	args := []any{newEpoch(), m.channel}
-	for _, id := range slices.Sorted(maps.Keys(m.members)) {
-		if id != m.self.ID {
-			args = append(args, id, m.members[id].value)
-		}
-	}
-	if len(args) == 2 {
+// restore writes back members that are known here and that Redis does not have.
+func (m *Membership) restore(ctx context.Context, list []lost) error {
+	if len(list) == 0 {
 		return nil
+	}
+	args := []any{newEpoch(), m.channel}
+	for _, l := range list {
+		args = append(args, l.id, l.has, l.gone, l.value)
 	}
 	n, err := m.scripts.restore.Run(ctx, m.o.Client, m.keys, args...).Int()
 	if err != nil {
 		return fmt.Errorf("restore the ring: %w", err)
 	}
 	if n > 0 {
-		m.o.Logger.Warn("Redis had lost members of the ring; they were written back", "members", n)
+		m.o.Logger.Warn("Redis had lost members of the ring, or others in their place; they were written back", "members", n)
 	}
 	return nil
 }
@@ -159,16 +189,15 @@ func (m *Membership) look(ctx context.Context) error {
 	epoch, _ := answer[1].(string)
 	began, _ := strconv.ParseInt(fmt.Sprint(answer[2]), 10, 64)
 	version := fmt.Sprint(answer[3])
-	m.seenAt = now
-	m.beats = map[string]int64{}
-	for id, text := range pairs(answer[4]) {
-		m.beats[id], _ = strconv.ParseInt(text, 10, 64)
-	}
+	m.seenAt, m.looked = now, time.Now()
+	m.beats = pairs(answer[4])
 	if len(answer) >= 7 {
 		if err := m.adopt(ctx, pairs(answer[5]), pairs(answer[6])); err != nil {
 			return err
 		}
 		m.epoch, m.version = epoch, version
+	} else {
+		m.choose()
 	}
 	// A ring that has only begun may be that of a Redis that was emptied: who knew
 	// the old one writes it back within a heartbeat. Who never saw one waits.
@@ -179,45 +208,19 @@ func (m *Membership) look(ctx context.Context) error {
 	return nil
 }
 
-// adopt takes over the members that Redis has. Those that are missing although
-// nobody removed them stay, and are written back.
-func (m *Membership) adopt(ctx context.Context, members, gone map[string]string) error {
-	next := map[string]entry{}
-	for id, value := range members {
-		if old, ok := m.members[id]; ok && old.value == value {
-			next[id] = old
-			continue
-		}
-		e, err := decodeEntry(id, value)
-		if err != nil {
-			return fmt.Errorf("look at the ring: %w", err)
-		}
-		next[id] = e
-	}
-	lost := 0
-	for id, e := range m.members {
-		if _, removed := gone[id]; !removed && next[id].value == "" {
-			next[id] = e
-			lost++
-		}
-	}
-	m.members = next
-	if lost > 0 {
-		return m.restore(ctx)
-	}
-	return nil
-}
-
 // publish makes the ring that others of this process use. While no member
 // changed, only what is known of their health does.
 func (m *Membership) publish() {
 	r := m.current.Load()
-	if of := m.epoch + " " + m.version + " " + string(m.self.State) + " " + strconv.Itoa(len(m.members)); r == nil || of != m.published {
+	if of := string(m.self.State) + " " + strconv.Itoa(m.changes); r == nil || of != m.published {
 		instances := make([]ring.Instance, 0, len(m.members))
-		for id, e := range m.members {
-			in := e.instance()
+		for id, k := range m.members {
+			in := k.instance()
 			if id == m.self.ID {
 				in.State = m.self.State
+			}
+			if !k.used {
+				in.Addr = "" // nobody connects to it
 			}
 			instances = append(instances, in)
 		}
@@ -225,7 +228,7 @@ func (m *Membership) publish() {
 	}
 	silent, active := 0, 0
 	for _, in := range r.Instances() {
-		if in.State == ring.Active {
+		if in.State == ring.Active && m.members[in.ID].used {
 			active++
 			if m.silence(in.ID) > m.o.Timeout {
 				silent++
@@ -235,12 +238,15 @@ func (m *Membership) publish() {
 	frozen := 2*silent > active // not they are sick but the heartbeats
 	m.current.Store(r.Refresh(func(in *ring.Instance) {
 		in.Silent = m.silence(in.ID)
-		in.Unhealthy = in.Silent > m.o.Timeout && !frozen
+		in.Unhealthy = !m.members[in.ID].used || in.Silent > m.o.Timeout && !frozen
 	}))
 }
 
 func (m *Membership) silence(id string) time.Duration {
-	return time.Duration(m.seenAt-m.beats[id]) * time.Millisecond
+	if id == m.self.ID && m.joined {
+		return 0
+	}
+	return time.Duration(max(m.seenAt-m.members[id].beat, 0)) * time.Millisecond
 }
 
 func pairs(v any) map[string]string {
