@@ -35,9 +35,15 @@ func (a *App) limitsWithout(err error) limits.Limits {
 
 const (
 	// limitsAge is how old remembered limits may be before they are asked for
-	// again, beside the work: no write waits for the row store.
+	// again, beside the work: what goes on all the time does not wait for the row
+	// store.
 	limitsAge = time.Second
-	// firstWait is how long the first question about a tenant may take.
+	// idleAge is how old they may be to be used before there is an answer. A tenant
+	// that was idle must not begin with limits of an hour ago: a query would show
+	// what a shorter retention has deleted.
+	idleAge = 5 * time.Second
+	// firstWait is how long that answer, or the first about a tenant, may take.
+	// Without it the last ones known hold.
 	firstWait      = 2 * time.Second
 	maxRemembered  = 200_000
 	maxAskedAtOnce = 16
@@ -60,7 +66,7 @@ type rememberedLimits struct {
 type knownLimits struct {
 	limits limits.Limits
 	at     time.Time
-	asked  bool // an answer is on its way
+	asked  chan struct{} // closed when the answer that is on its way is there; nil without
 }
 
 func newRememberedLimits(ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time) *rememberedLimits {
@@ -69,44 +75,63 @@ func newRememberedLimits(ctx context.Context, ask func(context.Context, tenant.I
 }
 
 func (r *rememberedLimits) get(id tenant.ID) limits.Limits {
-	now := r.now()
 	r.mu.Lock()
 	k := r.byID[id]
-	if k != nil {
-		lim := k.limits
-		if now.Sub(k.at) > limitsAge && !k.asked {
-			k.asked = r.refresh(id)
-		}
+	if k == nil {
 		r.mu.Unlock()
-		return lim
+		return r.askNow(id)
 	}
+	lim, age := k.limits, r.now().Sub(k.at)
+	if age > limitsAge && k.asked == nil {
+		r.refresh(id, k)
+	}
+	asked := k.asked
 	r.mu.Unlock()
+	switch {
+	case age <= idleAge:
+		return lim
+	case asked == nil:
+		return r.askNow(id)
+	}
+	wait := time.NewTimer(firstWait)
+	defer wait.Stop()
+	select {
+	case <-asked:
+	case <-wait.C:
+	case <-r.running.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return k.limits
+}
+
+// askNow asks while the caller waits.
+func (r *rememberedLimits) askNow(id tenant.ID) limits.Limits {
 	ctx, cancel := context.WithTimeout(r.running, firstWait)
 	defer cancel()
 	lim, err := r.ask(ctx, id)
-	if err != nil {
-		lim = r.without(err)
-	}
-	r.put(id, lim, err)
-	return lim
+	return r.put(id, lim, err)
 }
 
 // refresh asks beside the caller's work, unless too many questions are under way.
-func (r *rememberedLimits) refresh(id tenant.ID) bool {
+// The caller holds the lock.
+func (r *rememberedLimits) refresh(id tenant.ID, k *knownLimits) {
 	select {
 	case r.slots <- struct{}{}:
 	default:
-		return false
+		return
 	}
+	k.asked = make(chan struct{})
 	r.asking.Go(func() {
 		defer func() { <-r.slots }()
 		lim, err := r.ask(r.running, id)
 		r.put(id, lim, err)
 	})
-	return true
 }
 
-func (r *rememberedLimits) put(id tenant.ID, lim limits.Limits, err error) {
+// put remembers an answer, and returns what holds now: without an answer the last
+// limits known, or those of without.
+func (r *rememberedLimits) put(id tenant.ID, lim limits.Limits, err error) limits.Limits {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.byID[id]
@@ -118,15 +143,23 @@ func (r *rememberedLimits) put(id tenant.ID, lim limits.Limits, err error) {
 			delete(r.byID, other)
 		}
 		k = &knownLimits{limits: lim}
+		if err != nil {
+			k.limits = r.without(err)
+		}
 		r.byID[id] = k
 	}
-	k.asked, k.at = false, r.now()
+	k.at = r.now()
+	if k.asked != nil {
+		defer close(k.asked)
+		k.asked = nil
+	}
 	switch {
 	case err == nil:
 		k.limits = lim
 	case errors.Is(err, tenant.ErrUnknown):
 		k.limits = r.without(err)
 	}
+	return k.limits
 }
 
 // close waits for questions under way; r.running has ended.
