@@ -45,13 +45,11 @@ func (i *intruder) get(key int, id string) string {
 func (i *intruder) set(key int, id, value string) {
 	i.t.Helper()
 	ctx := context.Background()
-	err := i.client.HSet(ctx, i.m.keys[key], id, value).Err()
-	if err == nil {
-		err = i.client.HIncrBy(ctx, i.m.keys[2], "version", 1).Err()
-	}
-	if err == nil {
-		err = i.client.Publish(ctx, i.m.channel, "x").Err()
-	}
+	_, err := i.client.TxPipelined(ctx, func(p goredis.Pipeliner) error {
+		p.HSet(ctx, i.m.keys[key], id, value)
+		p.HIncrBy(ctx, i.m.keys[2], "version", 1)
+		return p.Publish(ctx, i.m.channel, "x").Err()
+	})
 	if err != nil {
 		i.t.Fatal(err)
 	}
