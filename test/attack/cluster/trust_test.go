@@ -1,0 +1,338 @@
+// Package cluster_test attacks a running cluster as somebody who can write to its
+// Redis, or who took an address of one of its processes over, and looks at what
+// that somebody gets: no sample, no secret, no tenant.
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+const (
+	membersKey, beatsKey, goneKey, metaKey = "{pallium:ring}:members", "{pallium:ring}:beats", "{pallium:ring}:gone", "{pallium:ring}:meta"
+
+	// marker is in every sample's labels: whoever reads it has samples.
+	marker = "secret_metric_of_demo"
+)
+
+// listener is a stranger's: it takes every connection, speaks TLS with who begins
+// so, and keeps all that it is sent.
+type listener struct {
+	net.Listener
+	cert tls.Certificate
+
+	mu        sync.Mutex
+	conns     int
+	encrypted bytes.Buffer // as it came
+	plain     bytes.Buffer // what was inside of TLS
+}
+
+func listen(t *testing.T, addr string) *listener {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &listener{cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if l.Listener, err = net.Listen("tcp", addr); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			l.mu.Lock()
+			l.conns++
+			l.mu.Unlock()
+			go l.serve(conn)
+		}
+	}()
+	return l
+}
+
+// tapped keeps what is read from a connection.
+type tapped struct {
+	net.Conn
+	l *listener
+}
+
+func (t tapped) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	t.l.mu.Lock()
+	t.l.encrypted.Write(p[:n])
+	t.l.mu.Unlock()
+	return n, err
+}
+
+func (l *listener) serve(raw net.Conn) {
+	defer raw.Close()
+	_ = raw.SetDeadline(time.Now().Add(30 * time.Second))
+	conn := tls.Server(tapped{raw, l}, &tls.Config{Certificates: []tls.Certificate{l.cert}, NextProtos: []string{"h2", "http/1.1"}})
+	defer conn.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := conn.Read(buf)
+		l.mu.Lock()
+		l.plain.Write(buf[:n])
+		l.mu.Unlock()
+		if err != nil {
+			return
+		}
+		// Whatever the first bytes are: an answer that a careless client would take for one.
+		_, _ = conn.Write(append([]byte{1}, buf[:min(n, 32)]...))
+	}
+}
+
+// got describes what the stranger got, and reports what it must not have.
+func (l *listener) got(t *testing.T, what string, c *cluster.Cluster, perConn int) int {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.Logf("%s: %d connections, %d bytes in TLS, %d bytes of plain text", what, l.conns, l.encrypted.Len(), l.plain.Len())
+	secret, err := os.ReadFile(filepath.Join(c.Dir(), "cluster-secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"on the wire": l.encrypted.Bytes(), "inside of TLS": l.plain.Bytes()} {
+		for _, bad := range []string{marker, strings.TrimSpace(string(secret)), c.Token, "PRI * HTTP/2", "POST ", "X-Scope-OrgID", "pallium-tenant"} {
+			if bytes.Contains(b, []byte(bad)) {
+				t.Errorf("%s: %q was sent to the stranger %s", what, bad[:min(len(bad), 12)], name)
+			}
+		}
+	}
+	if l.plain.Len() > perConn*l.conns {
+		t.Errorf("%s: the stranger was sent %d bytes in %d connections, a proof has %d", what, l.plain.Len(), l.conns, perConn)
+	}
+	return l.conns
+}
+
+type attack struct {
+	t     *testing.T
+	c     *cluster.Cluster
+	redis *goredis.Client
+	n     int
+}
+
+func newAttack(t *testing.T) *attack {
+	t.Helper()
+	redis := os.Getenv("REDIS_SERVER")
+	if redis == "" {
+		redis = "redis-server"
+	}
+	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Binaries: cluster.Binaries{Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
+		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			for _, p := range c.Processes {
+				t.Logf("== %s\n%s", p.Name, c.Log(p.Name))
+			}
+		}
+	})
+	if err := c.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	client := goredis.NewClient(&goredis.Options{Addr: c.Process("redis").Addr})
+	t.Cleanup(func() { _ = client.Close() })
+	return &attack{t: t, c: c, redis: client}
+}
+
+// write sets fields of the ring's hashes and tells everybody.
+func (a *attack) write(fields map[string][2]string) {
+	a.t.Helper()
+	ctx := a.t.Context()
+	_, err := a.redis.TxPipelined(ctx, func(p goredis.Pipeliner) error {
+		for key, f := range fields {
+			p.HSet(ctx, key, f[0], f[1])
+		}
+		p.HIncrBy(ctx, metaKey, "version", 1)
+		return p.Publish(ctx, "{pallium:ring}:changes", "x").Err()
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+func (a *attack) field(key, id string) string {
+	a.t.Helper()
+	v, err := a.redis.HGet(a.t.Context(), key, id).Result()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return v
+}
+
+// use pushes and queries through both gateways, with samples that tell on whoever
+// reads them.
+func (a *attack) use(rounds int) {
+	a.t.Helper()
+	for range rounds {
+		a.n++
+		now := time.Now().UnixMilli()
+		req := prompb.WriteRequest{}
+		for i := range 20 {
+			req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Labels: []prompb.Label{{Name: "__name__", Value: marker}, {Name: "i", Value: fmt.Sprint(i)}},
+				Samples: []prompb.Sample{{Timestamp: now, Value: float64(a.n)}}})
+		}
+		data, err := req.Marshal()
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		for i, edge := range a.c.Edges {
+			if code, body := a.do(http.MethodPost, edge+"/api/v1/push", snappy.Encode(nil, data)); code/100 != 2 {
+				a.t.Errorf("push through gateway %d: %d %s", i+1, code, body)
+			}
+			if code, body := a.do(http.MethodGet, edge+"/prometheus/api/v1/query?query=count("+marker+")", nil); code != 200 || !strings.Contains(body, `"20"`) {
+				a.t.Errorf("query through gateway %d: %d %s", i+1, code, body)
+			}
+		}
+		time.Sleep(100 * time.Millisecond) // so that heartbeats and looks at the ring come between
+	}
+}
+
+func (a *attack) do(method, url string, body []byte) (int, string) {
+	a.t.Helper()
+	req, err := http.NewRequestWithContext(a.t.Context(), method, url, bytes.NewReader(body))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+a.c.Token)
+	if method == http.MethodPost {
+		req.Header.Set("Content-Encoding", "snappy")
+		req.Header.Set("Content-Type", "application/x-protobuf")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return resp.StatusCode, string(out)
+}
+
+func (a *attack) must(err error) {
+	a.t.Helper()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// beatsCount is for how long a heartbeat counts.
+const beatsCount = 30 * time.Second
+
+// proofBytes is what a process sends before the other has proved anything.
+const proofBytes = 32
+
+// TestTrust: what a false member of the ring, an entry that is written back, and
+// somebody at the address of a dead ingester get.
+func TestTrust(t *testing.T) {
+	a := newAttack(t)
+	ctx := t.Context()
+	a.use(3)
+
+	// A false member: entries with the stranger's address, for ingesters that live.
+	stranger := listen(t, "127.0.0.1:0")
+	evil := stranger.Addr().String()
+	for round := range 10 {
+		fields := map[string][2]string{}
+		for i := range 3 {
+			id := fmt.Sprintf("ingester-%d", i+1)
+			forged := strings.ReplaceAll(a.field(membersKey, id), a.c.Process(id).Addr, evil)
+			if i == round%3 {
+				fields[membersKey] = [2]string{id, forged}
+			}
+		}
+		fields[beatsKey] = [2]string{"stranger", fmt.Sprint(time.Now().UnixMilli())}
+		a.write(fields)
+		a.use(1)
+	}
+	if n := stranger.got(t, "a false member", a.c, 0); n > 0 {
+		t.Errorf("%d connections to a false member", n)
+	}
+
+	// The address of a member that is dead: it is called, and proves nothing.
+	a.must(a.c.Stop(ctx, "ingester-3", syscall.SIGKILL))
+	taken := listen(t, a.c.Process("ingester-3").Addr)
+	a.use(10)
+	if n := taken.got(t, "the address of a dead ingester", a.c, proofBytes); n == 0 {
+		t.Error("nobody called the address: this shows nothing")
+	}
+	a.must(taken.Close())
+	a.must(a.c.Start(ctx, "ingester-3"))
+
+	// An entry that was true once: of an ingester that left, at whose address
+	// the stranger listens now.
+	a.must(a.c.AddIngester(ctx, "ingester-4", "zone-a"))
+	a.use(3)
+	entry, beat := a.field(membersKey, "ingester-4"), a.field(beatsKey, "ingester-4")
+	if code, body, err := a.c.Admin(ctx, "ingester-4", "/ring/leave?wait=true", nil); err != nil || code/100 != 2 {
+		t.Fatalf("leave: %d %s %v", code, body, err)
+	}
+	left := time.Now()
+	a.must(a.c.Stop(ctx, "ingester-4", syscall.SIGTERM))
+	replayed := listen(t, a.c.Process("ingester-4").Addr)
+	a.use(3)
+	earlier := replayed.got(t, "before the entry is written back", a.c, proofBytes)
+	for range 10 {
+		a.write(map[string][2]string{membersKey: {"ingester-4", entry}, beatsKey: {"ingester-4", beat}})
+		a.use(1)
+	}
+	// For a process that starts, and does not know that it was removed, once the
+	// heartbeat does not count any more.
+	for time.Since(left) < beatsCount+time.Second {
+		a.use(1)
+	}
+	a.must(a.redis.HDel(ctx, goneKey, "ingester-4").Err())
+	a.write(map[string][2]string{membersKey: {"ingester-4", entry}, beatsKey: {"ingester-4", beat}})
+	a.must(a.c.Stop(ctx, "backend-1", syscall.SIGTERM))
+	a.must(a.c.Start(ctx, "backend-1"))
+	a.use(5)
+	if n := replayed.got(t, "an entry that was written back", a.c, proofBytes); n > earlier {
+		t.Errorf("%d connections to the address of an entry that was written back", n-earlier)
+	}
+}
