@@ -185,6 +185,28 @@ func (w *world) command(name, path string) {
 func (w *world) flush()   { w.command("backend-1", "/flush?wait=true") }
 func (w *world) compact() { w.command("backend-2", "/compact?wait=true") }
 
+// exchangeSecret puts another secret in the place of the cluster's, as
+// docs/cluster-trust.md says: second everywhere, swapped everywhere, and then alone.
+func (w *world) exchangeSecret() {
+	w.t.Helper()
+	path := filepath.Join(w.c.Dir(), "cluster-secret")
+	data, err := os.ReadFile(path)
+	w.must(err)
+	before, after := strings.TrimSpace(string(data)), fmt.Sprintf("%064x", w.rnd.Int63())
+	for _, list := range []string{before + "\n" + after, after + "\n" + before, after} {
+		w.must(os.WriteFile(path, []byte(list+"\n"), 0o600))
+		for _, p := range w.c.Processes {
+			switch p.Name {
+			case "redis", "bigtable", "gcs":
+				continue
+			}
+			w.must(w.c.Stop(w.ctx, p.Name, syscall.SIGTERM))
+			w.must(w.c.Start(w.ctx, p.Name))
+			w.whole()
+		}
+	}
+}
+
 func (w *world) disturb(name string, m Mode, d time.Duration) {
 	w.t.Logf("   %s %s for %v", name, m, d)
 	for _, n := range []string{name, "inside-" + name} {
@@ -221,6 +243,7 @@ func faults() []fault {
 				w.whole()
 			}
 		}},
+		{name: "the cluster's secret is exchanged", do: func(w *world) { w.exchangeSecret() }}, // gateways restart, too
 		{name: "Redis stopped, emptied and back", free: true, do: func(w *world) {
 			w.must(w.c.Stop(w.ctx, "redis", syscall.SIGKILL))
 			w.pause(8*time.Second, 2*time.Minute)
