@@ -250,6 +250,7 @@ func (m *many) faults() []operation {
 		m.skewed("ingester's clock", 2, m.ingester, "5m", "-5m"),
 		m.skewed("compactor's clock", 3, compactor, "49h", "-49h", "200h"),
 		{"from the store", 3, func(r *run) { r.fromStore(func() { m.drop(r) }) }},
+		{"from a slow store", 3, m.fromSlowStore},
 		{"compactors race", 4, m.race},
 		{"compactor killed", 4, m.killCompactor},
 	}
@@ -268,6 +269,16 @@ func (m *many) drop(r *run) {
 	}
 	m.whole(r)
 	r.faulty.Store(false)
+}
+
+// fromSlowStore is fromStore while the index answers slowly, and its answers come in
+// another order than they were asked for.
+func (m *many) fromSlowStore(r *run) {
+	r.fromStore(func() {
+		m.drop(r)
+		m.proxy["bigtable"].Set(chaos.Slow)
+	})
+	m.proxy["bigtable"].Set(chaos.Pass)
 }
 
 // race has two compactors at once, while queries run.

@@ -23,11 +23,15 @@ const (
 	Hang         // takes connections and bytes, and passes nothing on
 	OneWay       // passes on what callers send, and nothing back
 	Partial      // cuts connections off in the middle, by chance
+	Slow         // passes everything, each part up to slowest later
 )
 
 func (m Mode) String() string {
-	return [...]string{"passes", "refuses", "hangs", "is cut off one way", "fails partially"}[m]
+	return [...]string{"passes", "refuses", "hangs", "is cut off one way", "fails partially", "is slow"}[m]
 }
+
+// slowest is by how much a slow proxy holds a part up, at most.
+const slowest = 20 * time.Millisecond
 
 // Proxy stands before an address and can fail.
 type Proxy struct {
@@ -66,7 +70,7 @@ func (p *Proxy) Set(m Mode) {
 	defer p.mu.Unlock()
 	before := p.mode
 	p.mode = m
-	if m == Refuse || m == Pass && before != Pass { // what was swallowed is missing
+	if m == Refuse || m == Pass && before != Pass && before != Slow { // what was swallowed is missing
 		for c := range p.conns {
 			_ = c.Close()
 		}
@@ -83,6 +87,12 @@ func (p *Proxy) chance(n int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.rnd.Intn(n) == 0
+}
+
+func (p *Proxy) delay() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Duration(p.rnd.Int63n(int64(slowest)))
 }
 
 func (p *Proxy) keep(c net.Conn, open bool) {
@@ -138,6 +148,8 @@ func (p *Proxy) copy(dst io.Writer, src io.Reader, back bool) {
 		case m == Partial && p.chance(20):
 			_, _ = dst.Write(buf[:n/2])
 			return
+		case m == Slow:
+			time.Sleep(p.delay())
 		}
 		if _, err := dst.Write(buf[:n]); err != nil {
 			return
