@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -39,6 +40,7 @@ type Options struct {
 	Pepper apikey.Pepper // that the keys were hashed with; the zero Pepper accepts none
 	Now    func() time.Time
 
+	Logger     *slog.Logger          // nil: none
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
@@ -60,6 +62,7 @@ type Authenticator struct {
 	keys     Keys
 	pepper   apikey.Pepper
 	now      func() time.Time
+	log      *slog.Logger
 	attempts *attempts
 	issuers  atomic.Pointer[issuers] // replaced as a whole, with its cache
 
@@ -79,8 +82,11 @@ func New(o Options) (*Authenticator, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	a := &Authenticator{
-		cfg: o.Config, keys: o.Keys, pepper: o.Pepper, now: o.Now,
+		cfg: o.Config, keys: o.Keys, pepper: o.Pepper, now: o.Now, log: o.Logger,
 		attempts:   newAttempts(o.Config.Attempts, o.Now),
 		lookups:    newGate(lookupsAtOnce),
 		signatures: newGate(max(1, runtime.GOMAXPROCS(0)/2)),
@@ -98,6 +104,12 @@ func (a *Authenticator) Reload() error {
 	set, err := loadIssuers(a.cfg.Issuers)
 	if err != nil {
 		return fmt.Errorf("load the keys of JWT issuers: %w", err)
+	}
+	for _, i := range set.byIss {
+		if n := len(i.keys.leftOut); n > 0 {
+			a.log.Info("JWKS has keys that cannot check signatures: left out", "issuer", i.iss,
+				"used", len(i.keys.keys), "left_out", n, "why", strings.Join(i.keys.leftOut, "; "))
+		}
 	}
 	a.issuers.Store(set)
 	return nil

@@ -298,7 +298,7 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 		return adminToken, nil
 	}
 	a.auth, err = authn.New(authn.Options{
-		Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now, Registerer: a.registry,
+		Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	return adminToken, err
 }
