@@ -198,13 +198,14 @@ func (x *exchange) serve() *refusal {
 	}
 	state := x.g.states.get(access.Tenant, x.start)
 	shared := x.g.states.sharing.Load()
-	if f := state.admit(x.start, &lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
+	reserved, f := state.admit(x.start, &lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength)
+	if f != nil {
 		return f
 	}
 	x.rec.body = x.limitedBody(&lim)
 	defer func() {
 		n, _ := x.rec.body.state()
-		state.done(x.g.now(), x.r.ContentLength, n, x.rec.written)
+		state.done(x.g.now(), x.r.ContentLength, n, reserved, x.rec.samples())
 	}()
 	if x.route.kind == kindLocal {
 		return x.serveLocal(&lim)

@@ -376,10 +376,10 @@ func TestTenantStatesAreBounded(t *testing.T) {
 	// What is idle goes, and what is in debt stays.
 	lim := limits.Limits{SamplesPerSecond: 1e-9}
 	debtor := s.get("debtor", now)
-	if f := debtor.admit(now, &lim, budget.Whole(), 1, true, 0); f != nil {
+	if _, f := debtor.admit(now, &lim, budget.Whole(), 1, true, 0); f != nil {
 		t.Fatal(f.text)
 	}
-	debtor.done(now, 0, 0, 1000)
+	debtor.done(now, 0, 0, 0, 1000)
 	late := now.Add(tenantIdle + 2*sweepPeriod)
 	for i := range tenantShards {
 		s.shards[i].mu.Lock()

@@ -20,6 +20,7 @@ type recorder struct {
 
 	status  int
 	written int64 // samples, as the backend reports them
+	counted bool  // it reports them
 	refused *refusal
 	discard bool // the backend's body is not wanted
 }
@@ -69,10 +70,19 @@ func (w *recorder) count(h http.Header) {
 		if len(v) != 1 {
 			continue
 		}
-		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n > 0 && n < 1<<40 {
+		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n >= 0 && n < 1<<40 {
 			w.written += n
+			w.counted = true
 		}
 	}
+}
+
+// samples is what a write came to, untold if the backend took it without a count.
+func (w *recorder) samples() int64 {
+	if w.kind == kindWrite && !w.counted && w.status/100 == 2 {
+		return untold
+	}
+	return w.written
 }
 
 func (w *recorder) Write(p []byte) (int, error) {

@@ -61,8 +61,8 @@ func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int
 	g, now := c.gateways[i], c.clock.now()
 	for ; samples > 0; samples -= size {
 		st, s := g.states.get(id, now), g.states.sharing.Load()
-		if st.admit(now, l, s.of(id), s.gateways, true, 0) == nil {
-			st.done(now, 0, 0, int64(size))
+		if _, f := st.admit(now, l, s.of(id), s.gateways, true, 0); f == nil {
+			st.done(now, 0, 0, 0, int64(size))
 			taken += size
 		}
 	}
@@ -169,8 +169,8 @@ func TestQueriesLeaveSamples(t *testing.T) {
 		for range 5 {
 			s := c.gateways[1].states.sharing.Load()
 			st := c.gateways[1].states.get("a", now)
-			if st.admit(now, l, s.of("a"), s.gateways, false, 0) == nil {
-				st.done(now, 0, 0, 0)
+			if _, f := st.admit(now, l, s.of("a"), s.gateways, false, 0); f == nil {
+				st.done(now, 0, 0, 0, 0)
 			}
 		}
 		for _, s := range c.sharers {

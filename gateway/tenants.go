@@ -67,6 +67,9 @@ type tenantState struct {
 	lookedAt time.Time
 	demand   budget.Use // a second's worth, smoothed
 	perWrite float64    // samples of a write, smoothed
+	perByte  float64    // samples for each byte of a write's body, smoothed; 0: not known
+	reserved float64    // samples of writes that are under way, estimated
+	untold   bool       // the backend does not say how many samples it took
 }
 
 // tenantUse is counted since the entry was made.
@@ -174,8 +177,10 @@ func (st *tenantState) idle(now time.Time) bool {
 
 // admit lets a request in, and charges what is known of its cost, or says which
 // limit refuses it. length is the body's, -1 if not known. Whoever is let in
-// must be given back with done.
-func (st *tenantState) admit(now time.Time, l *limits.Limits, share budget.Share, gateways int, write bool, length int64) *refusal {
+// must be given back with done, with the samples that were reserved.
+func (st *tenantState) admit(
+	now time.Time, l *limits.Limits, share budget.Share, gateways int, write bool, length int64,
+) (reserved float64, _ *refusal) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.limits, st.share, st.gateways = *l, share, gateways
@@ -188,14 +193,17 @@ func (st *tenantState) admit(now time.Time, l *limits.Limits, share budget.Share
 		if write { // what it would have cost nobody knows
 			st.asked[budget.Samples] += st.perWrite
 		}
-		return ref
+		return 0, ref
 	}
 	if length > 0 {
 		r := st.scaled(l)
 		st.bytes.take(now, r.bytes, r.byteBurst, float64(length))
 	}
+	if write {
+		reserved = st.reserve(now, l, length)
+	}
 	st.inflight++
-	return nil
+	return reserved, nil
 }
 
 func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
@@ -215,7 +223,7 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 	if write {
 		if wait, ok := st.samples.open(now, r.samples, r.sampleBurst, 0); !ok {
 			return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst),
-				fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens))
+				st.samplesBeyond())
 		}
 	}
 	if length != 0 {
@@ -227,9 +235,19 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 	return nil
 }
 
+// samplesBeyond says what stands against the budget of samples.
+func (st *tenantState) samplesBeyond() string {
+	text := fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens)
+	if st.reserved >= 0.5 {
+		text += fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved)
+	}
+	return text
+}
+
 // done gives back an admitted request and charges what is known only now:
-// samples written, and the bytes of a body that did not tell its length.
-func (st *tenantState) done(now time.Time, length, read, samples int64) {
+// samples written, and the bytes of a body that did not tell its length. samples
+// may be untold.
+func (st *tenantState) done(now time.Time, length, read int64, reserved float64, samples int64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
@@ -238,11 +256,11 @@ func (st *tenantState) done(now time.Time, length, read, samples int64) {
 		st.bytes.take(now, r.bytes, r.byteBurst, float64(read))
 		st.asked[budget.Bytes] += float64(max(read, 0))
 	}
+	st.settle(now, &r, reserved, samples)
 	if samples > 0 {
-		st.samples.take(now, r.samples, r.sampleBurst, float64(samples))
 		st.use.samples += uint64(samples)
 		st.asked[budget.Samples] += float64(samples)
-		st.perWrite += (float64(samples) - st.perWrite) / 8
+		st.learn(read, float64(samples))
 	}
 	st.use.bytes += uint64(max(read, 0))
 }
