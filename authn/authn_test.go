@@ -144,6 +144,33 @@ func TestAPIKey(t *testing.T) {
 	}
 }
 
+// TestEveryKeyIsCompared: also an unknown one, with a hash that nothing has, before
+// it is refused: else the time of the answer would tell which key IDs exist.
+func TestEveryKeyIsCompared(t *testing.T) {
+	w := newKeyWorld(t, nil)
+	var compared [][32]byte
+	verify := w.a.compare
+	w.a.compare = func(hash [32]byte, secret string) bool {
+		compared = append(compared, hash)
+		return verify(hash, secret)
+	}
+	pepper := must(apikey.NewPepper([]byte(hmacSecret)))
+	for _, tt := range []struct {
+		key  string
+		hash [32]byte
+	}{{w.key.Text(), pepper.HashKey(w.key)}, {w.forged(), pepper.HashKey(w.key)}, {must(apikey.Generate()).Text(), [32]byte{}}} {
+		compared = nil
+		_, _ = w.auth(tt.key, "")
+		if len(compared) != 1 || compared[0] != tt.hash {
+			t.Errorf("%d comparisons, with %x, want one with %x", len(compared), compared, tt.hash)
+		}
+	}
+	// Should a comparison ever succeed against what nobody has, the key is unknown still.
+	w.a.compare = func([32]byte, string) bool { return true }
+	_, err := w.auth(must(apikey.Generate()).Text(), "")
+	checkError(t, err, Invalid, "key_unknown")
+}
+
 func TestNoKeyStore(t *testing.T) {
 	a := must(New(Options{}))
 	_, err := a.Authenticate(t.Context(), Attempt{Authorization: []string{"Bearer " + must(apikey.Generate()).Text()}})
