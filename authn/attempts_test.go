@@ -246,6 +246,37 @@ func TestKnownGood(t *testing.T) {
 	}
 }
 
+// TestDelayTellsNothing: from an address that failed often, every wrong credential
+// is answered after the same time, whether it names a key, a subject or an issuer
+// that is known, lately valid even, or not.
+func TestDelayTellsNothing(t *testing.T) {
+	const here = "192.0.2.1"
+	for name, wrong := range map[string]func(l *login) string{
+		"key that does not exist":  func(l *login) string { return wrongKey(l, 0) },
+		"key valid lately":         func(l *login) string { return wrongSecret(l, 0) },
+		"key not used so far":      func(l *login) string { return wrongSecret(l, 1) },
+		"subject valid lately":     func(l *login) string { return l.jwt("s", "another secret of 32 bytes, or so", 7) },
+		"subject not used so far":  func(l *login) string { return l.jwt("t", "another secret of 32 bytes, or so", 7) },
+		"issuer that is not known": func(*login) string { return sign(`{"alg":"HS256"}`, claims(nil), []byte(hmacSecret)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLogin(t, 2)
+				l.waited(l.keys[0], here)
+				l.waited(l.jwt("s", hmacSecret, 1), here)
+				l.fail(here, 1000)
+				begun := time.Now()
+				if err := l.auth(wrong(l), here); err == nil {
+					t.Error("taken")
+				}
+				if d := time.Since(begun); d != maxDelay {
+					t.Errorf("answered after %s, want %s", d, maxDelay)
+				}
+			})
+		})
+	}
+}
+
 // TestDelayedAreFew: beyond the places of an address attempts go on at once.
 func TestDelayedAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

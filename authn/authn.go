@@ -148,7 +148,8 @@ func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) 
 	if err != nil {
 		return tenant.Identity{}, invalid("key_malformed") // costs nothing: not counted
 	}
-	cred, err := a.lookUp(ctx, keyID, src)
+	exempt := a.attempts.knownKey(keyID)
+	cred, err := a.lookUp(ctx, keyID, src, exempt)
 	if err != nil && !errors.Is(err, apikey.ErrNotFound) {
 		return tenant.Identity{}, err
 	}
@@ -171,8 +172,7 @@ func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) 
 		err = &Error{Kind: Expired, Reason: "key_expired"}
 	}
 	if err != nil {
-		a.attempts.failed(src)
-		return tenant.Identity{}, err
+		return tenant.Identity{}, a.failed(ctx, src, exempt, err)
 	}
 	a.attempts.validKey(keyID)
 	a.keys.Touch(keyID)
@@ -181,8 +181,8 @@ func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) 
 
 // lookUp asks the store for a key; one that was not valid lately waits for its
 // turn. The error is apikey.ErrNotFound or an *Error.
-func (a *Authenticator) lookUp(ctx context.Context, keyID string, src netip.Addr) (apikey.Credential, error) {
-	if !a.attempts.knownKey(keyID) {
+func (a *Authenticator) lookUp(ctx context.Context, keyID string, src netip.Addr, exempt bool) (apikey.Credential, error) {
+	if !exempt {
 		if err := a.attempts.pause(ctx, src); err != nil {
 			return apikey.Credential{}, turnedAway(err)
 		}
@@ -219,19 +219,26 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 	}
 	t, err := set.parse(raw)
 	if err != nil {
-		a.attempts.failed(src)
-		return tenant.Identity{}, err
+		return tenant.Identity{}, a.failed(ctx, src, true, err)
 	}
 	who := subject{source: source(src), iss: t.issuer.iss, sub: t.subject()}
-	if err := a.beforeSignature(ctx, src, a.attempts.knownSubject(who)); err != nil {
+	exempt := a.attempts.knownSubject(who)
+	if !exempt {
+		if err := a.attempts.pause(ctx, src); err != nil {
+			return tenant.Identity{}, turnedAway(err)
+		}
+	}
+	// What the token claims is not proven, so that it has no gate of its own.
+	if err := a.signatures.enter(ctx, src, exempt, a.attempts.faults(src)); err != nil {
 		return tenant.Identity{}, turnedAway(err)
 	}
-	defer a.signatures.leave()
 	now := a.now()
-	id, exp, err := t.verify(now)
+	id, exp, err := func() (tenant.Identity, time.Time, error) {
+		defer a.signatures.leave()
+		return t.verify(now)
+	}()
 	if err != nil {
-		a.attempts.failed(src)
-		return tenant.Identity{}, err
+		return tenant.Identity{}, a.failed(ctx, src, exempt, err)
 	}
 	a.attempts.validSubject(who)
 	if until := earlier(exp, now.Add(verifiedFor)); until.After(now) {
@@ -240,15 +247,14 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 	return id, nil
 }
 
-// beforeSignature waits until a signature may be checked. A subject that was valid
-// lately is not delayed, but has no gate of its own: what it claims is not proven.
-func (a *Authenticator) beforeSignature(ctx context.Context, src netip.Addr, known bool) error {
-	if !known {
-		if err := a.attempts.pause(ctx, src); err != nil {
-			return err
-		}
+// failed counts a failure and returns it. One that was not delayed before its check
+// is delayed now: else the time of the answer would tell what is known here.
+func (a *Authenticator) failed(ctx context.Context, src netip.Addr, notDelayed bool, err error) error {
+	if notDelayed {
+		_ = a.attempts.pause(ctx, src) // a client that is gone is told nothing either way
 	}
-	return a.signatures.enter(ctx, src, known, a.attempts.faults(src))
+	a.attempts.failed(src)
+	return err
 }
 
 // turnedAway is the error of a request whose credential was not checked.
