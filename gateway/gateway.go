@@ -204,8 +204,7 @@ func (x *exchange) serve() *refusal {
 	}
 	x.rec.body = x.limitedBody(&lim)
 	defer func() {
-		n, _ := x.rec.body.state()
-		state.done(x.g.now(), x.r.ContentLength, n, reserved, x.rec.samples())
+		state.done(x.g.now(), x.r.ContentLength, reserved, x.rec.outcome())
 	}()
 	if x.route.kind == kindLocal {
 		return x.serveLocal(&lim)

@@ -99,19 +99,20 @@ func TestSampleBudget(t *testing.T) {
 		e.tenants.set("a", limits.Limits{SamplesPerSecond: 100, SampleBurst: 200})
 		e.backend.answer = func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
-			w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "700")
+			w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "500")
+			w.Header().Set(headerCharged, "200")
 			w.Header().Set("X-Prometheus-Remote-Write-Histograms-Written", "50")
 			w.Header().Set("X-Prometheus-Remote-Write-Exemplars-Written", "1000000")
 			w.WriteHeader(http.StatusNoContent)
 		}
 		a := e.do(push, bearer("$A"), "x")
-		if a.status != 204 || a.header.Get("X-Prometheus-Remote-Write-Samples-Written") != "700" {
+		if a.status != 204 || a.header.Get("X-Prometheus-Remote-Write-Samples-Written") != "500" {
 			t.Fatalf("first: %d %v", a.status, a.header)
 		}
 		e.waitIdle("a") // the charge may follow the answer
 		e.backend.take()
 		a = e.do(push, bearer("$A"), "x")
-		refusedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "samples were written beyond the budget")
+		refusedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "550 samples were written beyond the budget")
 		if n, _ := strconv.Atoi(a.header.Get("Retry-After")); n < 5 {
 			t.Errorf("Retry-After is %d, before the debt of 5.5 s is paid", n)
 		}
@@ -379,7 +380,7 @@ func TestTenantStatesAreBounded(t *testing.T) {
 	if _, f := debtor.admit(now, &lim, budget.Whole(), 1, true, 0); f != nil {
 		t.Fatal(f.text)
 	}
-	debtor.done(now, 0, 0, 0, 1000)
+	debtor.done(now, 0, 0, outcome{samples: 1000})
 	late := now.Add(tenantIdle + 2*sweepPeriod)
 	for i := range tenantShards {
 		s.shards[i].mu.Lock()

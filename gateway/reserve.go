@@ -50,13 +50,14 @@ func (st *tenantState) ratio() float64 {
 	return st.perByte
 }
 
-// learn notes what a write of so many bytes came to.
-func (st *tenantState) learn(bytes int64, samples float64) {
-	st.perWrite += (samples - st.perWrite) / 8
-	if bytes <= 0 {
+// learn notes what a write came to. What it cost beside its samples, such as a day
+// that is compacted again, says nothing about the length of bodies.
+func (st *tenantState) learn(o outcome) {
+	st.perWrite += (float64(max(o.samples, 0)+o.beside) - st.perWrite) / 8
+	if o.read <= 0 || o.samples <= 0 {
 		return
 	}
-	ratio := math.Min(math.Max(samples/float64(bytes), leastPerByte), mostPerByte)
+	ratio := math.Min(math.Max(float64(o.samples)/float64(o.read), leastPerByte), mostPerByte)
 	if st.perByte == 0 {
 		st.perByte = ratio
 		return
@@ -69,14 +70,15 @@ func (st *tenantState) learn(bytes int64, samples float64) {
 const untold = -1
 
 // settle charges what a write came to in place of what was reserved for it.
-func (st *tenantState) settle(now time.Time, r *rates, reserved float64, samples int64) {
-	if samples == untold {
-		st.untold, samples = true, 0
-	} else if samples > 0 {
+func (st *tenantState) settle(now time.Time, r *rates, reserved float64, o outcome) {
+	switch {
+	case o.samples == untold:
+		st.untold = true
+	case o.samples > 0:
 		st.untold = false
 	}
 	st.reserved -= reserved
-	if cost := float64(samples) - reserved; cost != 0 {
+	if cost := float64(max(o.samples, 0)+o.beside) - reserved; cost != 0 {
 		st.samples.take(now, r.samples, r.sampleBurst, cost)
 	}
 }

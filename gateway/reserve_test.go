@@ -68,26 +68,27 @@ func TestReservationIsSettled(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1000, SampleBurst: 10_000}
 	for _, tt := range []struct {
-		name            string
-		length, samples int64
-		reserved, left  float64
+		name                    string
+		length, samples, beside int64
+		reserved, left          float64
 	}{
-		{"as expected", 32_000, 1000, 1000, 9000},
-		{"fewer", 32_000, 10, 1000, 9990},
-		{"more", 32_000, 9000, 1000, 1000},
-		{"beyond the burst", 32_000, 15_000, 1000, -5000},
-		{"expected beyond the burst", 640_000, 1000, 20_000, 9000},
-		{"failed", 32_000, 0, 1000, 10_000},
-		{"not told", 32_000, untold, 1000, 10_000},
-		{"unknown length", -1, 1000, 1000, 9000},
-		{"no body", 0, 0, 0, 10_000},
+		{"as expected", 32_000, 1000, 0, 1000, 9000},
+		{"fewer", 32_000, 10, 0, 1000, 9990},
+		{"more", 32_000, 9000, 0, 1000, 1000},
+		{"beyond the burst", 32_000, 15_000, 0, 1000, -5000},
+		{"expected beyond the burst", 640_000, 1000, 0, 20_000, 9000},
+		{"failed", 32_000, 0, 0, 1000, 10_000},
+		{"not told", 32_000, untold, 0, 1000, 10_000},
+		{"unknown length", -1, 1000, 0, 1000, 9000},
+		{"a day far away", 32_000, 1000, 5000, 1000, 4000},
+		{"no body", 0, 0, 0, 0, 10_000},
 	} {
 		st := &tenantState{}
 		reserved, f := st.admit(now, &lim, budget.Whole(), 1, true, tt.length)
 		if f != nil || reserved != tt.reserved || st.reserved != reserved {
 			t.Errorf("%s: reserved %v, in all %v, %v", tt.name, reserved, st.reserved, f)
 		}
-		st.done(now, tt.length, max(tt.length, 0), reserved, tt.samples)
+		st.done(now, tt.length, reserved, outcome{read: max(tt.length, 0), samples: tt.samples, beside: tt.beside})
 		if st.samples.tokens != tt.left || st.reserved != 0 {
 			t.Errorf("%s: %v samples are left, want %v; %v reserved", tt.name, st.samples.tokens, tt.left, st.reserved)
 		}
@@ -109,12 +110,12 @@ func TestReservationLearns(t *testing.T) {
 		st := &tenantState{}
 		for range 100 {
 			reserved, _ := st.admit(now, &lim, budget.Whole(), 1, true, 10_000)
-			st.done(now, 10_000, 10_000, reserved, tt.samples)
+			st.done(now, 10_000, reserved, outcome{read: 10_000, samples: tt.samples, beside: 50_000})
 		}
 		// A write that failed, or had metadata only, says nothing about others.
 		for range 100 {
 			reserved, _ := st.admit(now, &lim, budget.Whole(), 1, true, 10_000)
-			st.done(now, 10_000, 10_000, reserved, 0)
+			st.done(now, 10_000, reserved, outcome{read: 10_000})
 		}
 		if reserved, _ := st.admit(now, &lim, budget.Whole(), 1, true, 10_000); reserved < tt.reserved*0.999 || reserved > tt.reserved*1.001 {
 			t.Errorf("%s: %v are reserved, want %v", name, reserved, tt.reserved)
@@ -135,12 +136,12 @@ func TestUntoldSamples(t *testing.T) {
 		}
 		return reserved
 	}
-	st.done(now, 100_000, 100_000, reserve(), untold)
+	st.done(now, 100_000, reserve(), outcome{read: 100_000, samples: untold})
 	if got := reserve() + reserve(); got != 0 {
 		t.Errorf("%v are reserved", got)
 	}
-	st.done(now, 100_000, 100_000, 0, untold)
-	st.done(now, 100_000, 100_000, 0, 1)
+	st.done(now, 100_000, 0, outcome{read: 100_000, samples: untold})
+	st.done(now, 100_000, 0, outcome{read: 100_000, samples: 1})
 	now = now.Add(time.Hour)
 	if reserve() == 0 {
 		t.Error("nothing is reserved for a backend that counts again")

@@ -244,25 +244,32 @@ func (st *tenantState) samplesBeyond() string {
 	return text
 }
 
-// done gives back an admitted request and charges what is known only now:
-// samples written, and the bytes of a body that did not tell its length. samples
-// may be untold.
-func (st *tenantState) done(now time.Time, length, read int64, reserved float64, samples int64) {
+// outcome is what a request turned out to cost.
+type outcome struct {
+	read    int64 // bytes of the body
+	samples int64 // that a write had; may be untold
+	beside  int64 // what it costs beside them, in samples
+}
+
+// done gives back an admitted request and charges what is known only now: samples
+// written in place of those reserved, and the bytes of a body that did not tell its
+// length.
+func (st *tenantState) done(now time.Time, length int64, reserved float64, o outcome) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
 	st.inflight--
 	if length < 0 {
-		st.bytes.take(now, r.bytes, r.byteBurst, float64(read))
-		st.asked[budget.Bytes] += float64(max(read, 0))
+		st.bytes.take(now, r.bytes, r.byteBurst, float64(o.read))
+		st.asked[budget.Bytes] += float64(max(o.read, 0))
 	}
-	st.settle(now, &r, reserved, samples)
-	if samples > 0 {
-		st.use.samples += uint64(samples)
-		st.asked[budget.Samples] += float64(samples)
-		st.learn(read, float64(samples))
+	st.settle(now, &r, reserved, o)
+	if n := max(o.samples, 0) + o.beside; n > 0 {
+		st.use.samples += uint64(n)
+		st.asked[budget.Samples] += float64(n)
+		st.learn(o)
 	}
-	st.use.bytes += uint64(max(read, 0))
+	st.use.bytes += uint64(max(o.read, 0))
 }
 
 func rate(v float64, unit string, burst int) string {
