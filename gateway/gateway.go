@@ -198,14 +198,17 @@ func (x *exchange) serve() *refusal {
 	}
 	state := x.g.states.get(access.Tenant, x.start)
 	shared := x.g.states.sharing.Load()
-	reserved, f := state.admit(x.start, &lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength)
-	if f != nil {
+	if f := state.admit(x.start, &lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
 		return f
 	}
 	x.rec.body = x.limitedBody(&lim)
-	defer func() {
-		state.done(x.g.now(), x.r.ContentLength, reserved, x.rec.outcome())
-	}()
+	var reserved float64
+	defer func() { state.done(x.g.now(), x.r.ContentLength, reserved, x.rec.outcome()) }()
+	if x.route.kind == kindWrite {
+		if reserved, f = state.reserve(x.g.now(), &lim, x.r.ContentLength); f != nil {
+			return f
+		}
+	}
 	if x.route.kind == kindLocal {
 		return x.serveLocal(&lim)
 	}

@@ -377,7 +377,7 @@ func TestTenantStatesAreBounded(t *testing.T) {
 	// What is idle goes, and what is in debt stays.
 	lim := limits.Limits{SamplesPerSecond: 1e-9}
 	debtor := s.get("debtor", now)
-	if _, f := debtor.admit(now, &lim, budget.Whole(), 1, true, 0); f != nil {
+	if f := debtor.admit(now, &lim, budget.Whole(), 1, true, 0); f != nil {
 		t.Fatal(f.text)
 	}
 	debtor.done(now, 0, 0, outcome{samples: 1000})

@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -23,16 +24,22 @@ const (
 	leastUnknown, firstUnknown = 100, 1000
 )
 
-// reserve estimates what a write costs and takes it from the budget.
-func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) float64 {
+// reserve estimates what an admitted write costs and takes it from the budget, unless
+// others have put that in debt meanwhile. What it returns must be given to done.
+func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) (float64, *refusal) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	r := st.scaled(l)
-	if r.samples <= 0 || st.untold {
-		return 0
+	if f := st.checkSamples(now, l, &r); f != nil {
+		st.use.refused++
+		st.asked[budget.Samples] += st.perWrite
+		return 0, f
+	}
+	if r.samples <= 0 || st.untold || length == 0 {
+		return 0, nil
 	}
 	n := float64(length) * st.ratio()
 	switch {
-	case length == 0:
-		return 0
 	case length < 0 && st.perWrite == 0:
 		n = firstUnknown
 	case length < 0:
@@ -40,7 +47,7 @@ func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) fl
 	}
 	st.samples.take(now, r.samples, r.sampleBurst, n)
 	st.reserved += n
-	return n
+	return n, nil
 }
 
 func (st *tenantState) ratio() float64 {

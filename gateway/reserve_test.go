@@ -62,6 +62,14 @@ func TestSamplesInFlight(t *testing.T) {
 	}
 }
 
+// admitWrite admits a write and reserves its samples.
+func admitWrite(st *tenantState, now time.Time, l *limits.Limits, length int64) (float64, *refusal) {
+	if f := st.admit(now, l, budget.Whole(), 1, true, length); f != nil {
+		return 0, f
+	}
+	return st.reserve(now, l, length)
+}
+
 // TestReservationIsSettled: what stays charged is what the answer says, whatever
 // was expected.
 func TestReservationIsSettled(t *testing.T) {
@@ -84,7 +92,7 @@ func TestReservationIsSettled(t *testing.T) {
 		{"no body", 0, 0, 0, 0, 10_000},
 	} {
 		st := &tenantState{}
-		reserved, f := st.admit(now, &lim, budget.Whole(), 1, true, tt.length)
+		reserved, f := admitWrite(st, now, &lim, tt.length)
 		if f != nil || reserved != tt.reserved || st.reserved != reserved {
 			t.Errorf("%s: reserved %v, in all %v, %v", tt.name, reserved, st.reserved, f)
 		}
@@ -109,15 +117,15 @@ func TestReservationLearns(t *testing.T) {
 	} {
 		st := &tenantState{}
 		for range 100 {
-			reserved, _ := st.admit(now, &lim, budget.Whole(), 1, true, 10_000)
+			reserved, _ := admitWrite(st, now, &lim, 10_000)
 			st.done(now, 10_000, reserved, outcome{read: 10_000, samples: tt.samples, beside: 50_000})
 		}
 		// A write that failed, or had metadata only, says nothing about others.
 		for range 100 {
-			reserved, _ := st.admit(now, &lim, budget.Whole(), 1, true, 10_000)
+			reserved, _ := admitWrite(st, now, &lim, 10_000)
 			st.done(now, 10_000, reserved, outcome{read: 10_000})
 		}
-		if reserved, _ := st.admit(now, &lim, budget.Whole(), 1, true, 10_000); reserved < tt.reserved*0.999 || reserved > tt.reserved*1.001 {
+		if reserved, _ := admitWrite(st, now, &lim, 10_000); reserved < tt.reserved*0.999 || reserved > tt.reserved*1.001 {
 			t.Errorf("%s: %v are reserved, want %v", name, reserved, tt.reserved)
 		}
 	}
@@ -130,7 +138,7 @@ func TestUntoldSamples(t *testing.T) {
 	lim := limits.Limits{SamplesPerSecond: 1}
 	st := &tenantState{}
 	reserve := func() float64 {
-		reserved, f := st.admit(now, &lim, budget.Whole(), 1, true, 100_000)
+		reserved, f := admitWrite(st, now, &lim, 100_000)
 		if f != nil {
 			t.Fatal(f.text)
 		}
@@ -145,5 +153,29 @@ func TestUntoldSamples(t *testing.T) {
 	now = now.Add(time.Hour)
 	if reserve() == 0 {
 		t.Error("nothing is reserved for a backend that counts again")
+	}
+}
+
+// TestReservationChecks: writes that were admitted together, whose bodies take their
+// time, find one budget all the same.
+func TestReservationChecks(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	lim := limits.Limits{SamplesPerSecond: 100}
+	st := &tenantState{}
+	for range 3 {
+		if f := st.admit(now, &lim, budget.Whole(), 1, true, 30_000); f != nil {
+			t.Fatal(f.text)
+		}
+	}
+	if _, f := st.reserve(now, &lim, 30_000); f != nil {
+		t.Errorf("the first: %s", f.text)
+	}
+	for range 2 {
+		if _, f := st.reserve(now, &lim, 30_000); f == nil || f.status != http.StatusTooManyRequests {
+			t.Errorf("one more: %+v", f)
+		}
+	}
+	if st.use.refused != 2 {
+		t.Errorf("%d refused", st.use.refused)
 	}
 }

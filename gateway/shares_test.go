@@ -61,7 +61,7 @@ func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int
 	g, now := c.gateways[i], c.clock.now()
 	for ; samples > 0; samples -= size {
 		st, s := g.states.get(id, now), g.states.sharing.Load()
-		if _, f := st.admit(now, l, s.of(id), s.gateways, true, 0); f == nil {
+		if st.admit(now, l, s.of(id), s.gateways, true, 0) == nil {
 			st.done(now, 0, 0, outcome{samples: int64(size)})
 			taken += size
 		}
@@ -169,7 +169,7 @@ func TestQueriesLeaveSamples(t *testing.T) {
 		for range 5 {
 			s := c.gateways[1].states.sharing.Load()
 			st := c.gateways[1].states.get("a", now)
-			if _, f := st.admit(now, l, s.of("a"), s.gateways, false, 0); f == nil {
+			if st.admit(now, l, s.of("a"), s.gateways, false, 0) == nil {
 				st.done(now, 0, 0, outcome{})
 			}
 		}

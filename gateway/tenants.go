@@ -177,10 +177,8 @@ func (st *tenantState) idle(now time.Time) bool {
 
 // admit lets a request in, and charges what is known of its cost, or says which
 // limit refuses it. length is the body's, -1 if not known. Whoever is let in
-// must be given back with done, with the samples that were reserved.
-func (st *tenantState) admit(
-	now time.Time, l *limits.Limits, share budget.Share, gateways int, write bool, length int64,
-) (reserved float64, _ *refusal) {
+// must be given back with done.
+func (st *tenantState) admit(now time.Time, l *limits.Limits, share budget.Share, gateways int, write bool, length int64) *refusal {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.limits, st.share, st.gateways = *l, share, gateways
@@ -193,17 +191,14 @@ func (st *tenantState) admit(
 		if write { // what it would have cost nobody knows
 			st.asked[budget.Samples] += st.perWrite
 		}
-		return 0, ref
+		return ref
 	}
 	if length > 0 {
 		r := st.scaled(l)
 		st.bytes.take(now, r.bytes, r.byteBurst, float64(length))
 	}
-	if write {
-		reserved = st.reserve(now, l, length)
-	}
 	st.inflight++
-	return reserved, nil
+	return nil
 }
 
 func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
@@ -221,9 +216,8 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 			fmt.Sprintf("%d requests are under way", st.inflight))
 	}
 	if write {
-		if wait, ok := st.samples.open(now, r.samples, r.sampleBurst, 0); !ok {
-			return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst),
-				st.samplesBeyond())
+		if f := st.checkSamples(now, l, &r); f != nil {
+			return f
 		}
 	}
 	if length != 0 {
@@ -233,6 +227,15 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 		}
 	}
 	return nil
+}
+
+// checkSamples refuses a write while the budget of samples is in debt.
+func (st *tenantState) checkSamples(now time.Time, l *limits.Limits, r *rates) *refusal {
+	wait, ok := st.samples.open(now, r.samples, r.sampleBurst, 0)
+	if ok {
+		return nil
+	}
+	return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst), st.samplesBeyond())
 }
 
 // samplesBeyond says what stands against the budget of samples.

@@ -34,8 +34,8 @@ func RequireHost(names []string, next http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", ContentSecurityPolicy)
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if !hostAllowed(r.Host, names) {
-			http.Error(w, fmt.Sprintf("host %.100q is not a name of this listener: use an IP address or localhost, or add the name to admin_hosts", r.Host),
-				http.StatusMisdirectedRequest)
+			http.Error(w, fmt.Sprintf("host %.100q is not a name of this listener: use an IP address or localhost, "+
+				"or add the name to admin_hosts", r.Host), http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)
