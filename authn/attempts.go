@@ -1,41 +1,63 @@
 package authn
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"time"
 )
 
-// AttemptsConfig bounds failed attempts, so that guessing and broken senders
-// cost neither signature checks nor store reads. 0 means the default.
+// AttemptsConfig says from how many failures on further attempts are delayed. 0
+// means the default.
 type AttemptsConfig struct {
-	PerSource      float64 `yaml:"per_source"`       // failures per second of a network (/24, IPv6 /56); default 50
-	PerSourceBurst float64 `yaml:"per_source_burst"` // default 200
-	PerKey         float64 `yaml:"per_key"`          // failures per second of one key ID from one network; default 1
-	PerKeyBurst    float64 `yaml:"per_key_burst"`    // default 20
-	Entries        int     `yaml:"entries"`          // networks and keys remembered; default 50000
+	PerSource       float64 `yaml:"per_source"`        // failures per second of one address (IPv6: of a /64); default 50
+	PerSourceBurst  float64 `yaml:"per_source_burst"`  // default 200
+	PerNetwork      float64 `yaml:"per_network"`       // failures per second of a network (/24, IPv6 /56); default 200
+	PerNetworkBurst float64 `yaml:"per_network_burst"` // default 1000
+	Entries         int     `yaml:"entries"`           // addresses, networks, keys and subjects remembered, of each; default 50000
 }
 
-// knownGoodFor is how long a key that was valid is exempt from the failures of
-// its neighbours. Behind a load balancer all senders share one source; one with
-// a stale key must not lock the others out.
-const knownGoodFor = 10 * time.Minute
+const (
+	// knownGoodFor is how long a key, or a JWT subject at an address, that was
+	// valid is neither delayed nor made to wait behind strangers.
+	knownGoodFor = 10 * time.Minute
 
-type attemptKey struct {
-	source netip.Prefix
-	keyID  string // "" for the whole source
+	// maxDelay is the longest delay. Clients wait for longer than that, so none of
+	// them takes a delay for a failure.
+	maxDelay = time.Second
+
+	// Requests that are delayed at once. Beyond these an attempt is not delayed:
+	// what it then costs is bounded by the gates before the checks.
+	maxDelayed           = 1000
+	maxDelayedPerNetwork = 500
+	maxDelayedPerSource  = 250
+)
+
+// subject is a JWT subject at an address. Its issuer and name are not proven when
+// it is asked for, which is why the address is part of it: claiming to be somebody
+// else gains nothing to those who do not share that address.
+type subject struct {
+	source   netip.Prefix
+	iss, sub string
 }
 
-// attempts counts failures in token buckets. A key ID has its own bucket per
-// network, and is asked first: whoever knows a key ID can only lock out itself,
-// and a single sender with a wrong secret does not use up its neighbours' budget.
+// attempts counts failures and delays the attempts of addresses and networks that
+// have too many. It never refuses: before the check nobody can tell a valid
+// credential from a wrong one, and guessing 256 bits is hopeless at any rate. What
+// the delay is for is the cost of checks: a client that waits for its answer
+// before it tries again makes few of them.
 type attempts struct {
-	cfg     AttemptsConfig
-	now     func() time.Time
-	buckets *recent[attemptKey, *bucket]
-	good    *recent[string, time.Time]
+	cfg      AttemptsConfig
+	now      func() time.Time
+	sources  *recent[netip.Prefix, *bucket]
+	networks *recent[netip.Prefix, *bucket]
+	keys     *recent[string, time.Time] // by key ID: when it was valid
+	subjects *recent[subject, time.Time]
+	room     room
 }
 
+// bucket has the failures that are left before attempts are delayed; below zero
+// it says for how long.
 type bucket struct {
 	mu     sync.Mutex
 	tokens float64
@@ -50,75 +72,70 @@ func newAttempts(cfg AttemptsConfig, now func() time.Time) *attempts {
 	}
 	def(&cfg.PerSource, 50)
 	def(&cfg.PerSourceBurst, 200)
-	def(&cfg.PerKey, 1)
-	def(&cfg.PerKeyBurst, 20)
+	def(&cfg.PerNetwork, 200)
+	def(&cfg.PerNetworkBurst, 1000)
 	if cfg.Entries <= 0 {
 		cfg.Entries = 50_000
 	}
 	return &attempts{
 		cfg: cfg, now: now,
-		buckets: newRecent[attemptKey, *bucket](cfg.Entries),
-		good:    newRecent[string, time.Time](cfg.Entries),
+		sources:  newRecent[netip.Prefix, *bucket](cfg.Entries),
+		networks: newRecent[netip.Prefix, *bucket](cfg.Entries),
+		keys:     newRecent[string, time.Time](cfg.Entries),
+		subjects: newRecent[subject, time.Time](cfg.Entries),
+		room:     room{sources: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}},
 	}
 }
 
-// allow reports, before any crypto, whether another attempt may be made. It
-// costs no budget; failed does.
-func (a *attempts) allow(src netip.Addr, keyID string) error {
-	net := network(src)
-	if keyID != "" {
-		if wait := a.wait(attemptKey{net, keyID}, a.cfg.PerKey, a.cfg.PerKeyBurst); wait > 0 {
-			return &Error{Kind: Throttled, Reason: "failures_per_key", RetryAfter: wait}
-		}
-		if t, ok := a.good.get(keyID); ok && a.now().Sub(t) < knownGoodFor {
-			return nil
-		}
+// pause waits as long as the failures of the address, or else of its network, ask
+// for: not at all as a rule, and never for longer than maxDelay. The error is the
+// context's.
+func (a *attempts) pause(ctx context.Context, src netip.Addr) error {
+	d := max(a.delay(a.sources, source(src), a.cfg.PerSource), a.delay(a.networks, network(src), a.cfg.PerNetwork))
+	if d <= 0 || !a.room.enter(src) {
+		return nil
 	}
-	if wait := a.wait(attemptKey{source: net}, a.cfg.PerSource, a.cfg.PerSourceBurst); wait > 0 {
-		return &Error{Kind: Throttled, Reason: "failures_per_source", RetryAfter: wait}
-	}
-	return nil
-}
-
-func (a *attempts) failed(src netip.Addr, keyID string) {
-	net := network(src)
-	a.take(attemptKey{source: net}, a.cfg.PerSource, a.cfg.PerSourceBurst)
-	if keyID != "" {
-		a.take(attemptKey{net, keyID}, a.cfg.PerKey, a.cfg.PerKeyBurst)
+	defer a.room.leave(src)
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
-func (a *attempts) succeeded(keyID string) {
-	now := a.now()
-	if t, ok := a.good.get(keyID); ok && now.Sub(t) < knownGoodFor/2 {
-		return
+// failed counts a failure against the address, and against its network as long as
+// the address alone does not account for it: one bad neighbour delays itself.
+func (a *attempts) failed(src netip.Addr) {
+	if a.take(a.sources, source(src), a.cfg.PerSource, a.cfg.PerSourceBurst) {
+		a.take(a.networks, network(src), a.cfg.PerNetwork, a.cfg.PerNetworkBurst)
 	}
-	a.good.put(keyID, now)
 }
 
-// wait is how long until the bucket has a token; 0 if it has one, or nobody
-// failed there lately.
-func (a *attempts) wait(k attemptKey, rate, burst float64) time.Duration {
-	b, ok := a.buckets.get(k)
+// delay is how long until the bucket has something left.
+func (a *attempts) delay(in *recent[netip.Prefix, *bucket], k netip.Prefix, rate float64) time.Duration {
+	b, ok := in.get(k)
 	if !ok {
 		return 0
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.refill(a.now(), rate, burst)
-	if b.tokens >= 1 {
-		return 0
-	}
-	return time.Duration((1 - b.tokens) / rate * float64(time.Second))
+	tokens := b.tokens + max(0, a.now().Sub(b.last).Seconds())*rate
+	return time.Duration(-tokens / rate * float64(time.Second))
 }
 
-func (a *attempts) take(k attemptKey, rate, burst float64) {
+// take takes a token and reports whether there was one.
+func (a *attempts) take(from *recent[netip.Prefix, *bucket], k netip.Prefix, rate, burst float64) bool {
 	now := a.now()
-	b := a.buckets.getOrPut(k, &bucket{tokens: burst, last: now})
+	b := from.getOrPut(k, &bucket{tokens: burst, last: now})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.refill(now, rate, burst)
-	b.tokens = max(b.tokens-1, 0)
+	had := b.tokens >= 1
+	b.tokens = max(b.tokens-1, -rate*maxDelay.Seconds())
+	return had
 }
 
 func (b *bucket) refill(now time.Time, rate, burst float64) {
@@ -128,12 +145,90 @@ func (b *bucket) refill(now time.Time, rate, burst float64) {
 	}
 }
 
+// faults is how many failures the address has to its name.
+func (a *attempts) faults(src netip.Addr) float64 {
+	b, ok := a.sources.get(source(src))
+	if !ok {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refill(a.now(), a.cfg.PerSource, a.cfg.PerSourceBurst)
+	return a.cfg.PerSourceBurst - b.tokens
+}
+
+func (a *attempts) knownKey(keyID string) bool { return isRecent(a.keys, keyID, a.now()) }
+
+func (a *attempts) knownSubject(s subject) bool { return isRecent(a.subjects, s, a.now()) }
+
+func isRecent[K comparable](in *recent[K, time.Time], k K, now time.Time) bool {
+	t, ok := in.get(k)
+	return ok && now.Sub(t) < knownGoodFor
+}
+
+func (a *attempts) validKey(keyID string) { noteValid(a.keys, keyID, a.now()) }
+
+func (a *attempts) validSubject(s subject) { noteValid(a.subjects, s, a.now()) }
+
+// noteValid writes seldom, since it is called for every valid request.
+func noteValid[K comparable](in *recent[K, time.Time], k K, now time.Time) {
+	if t, ok := in.get(k); ok && now.Sub(t) < knownGoodFor/2 {
+		return
+	}
+	in.put(k, now)
+}
+
+// room counts the requests that are delayed now.
+type room struct {
+	mu                sync.Mutex
+	all               int
+	sources, networks map[netip.Prefix]int
+}
+
+// enter reports whether there is a place.
+func (r *room) enter(src netip.Addr) bool {
+	s, n := source(src), network(src)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all >= maxDelayed || r.networks[n] >= maxDelayedPerNetwork || r.sources[s] >= maxDelayedPerSource {
+		return false
+	}
+	r.all++
+	r.networks[n]++
+	r.sources[s]++
+	return true
+}
+
+func (r *room) leave(src netip.Addr) {
+	s, n := source(src), network(src)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all--
+	if r.networks[n]--; r.networks[n] == 0 {
+		delete(r.networks, n)
+	}
+	if r.sources[s]--; r.sources[s] == 0 {
+		delete(r.sources, s)
+	}
+}
+
+func (r *room) load() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all
+}
+
+// source is what counts as one address: an IPv6 host has a /64 to choose from.
+func source(a netip.Addr) netip.Prefix { return prefix(a, 32, 64) }
+
 // network is the part of an address that one party is likely to hold.
-func network(a netip.Addr) netip.Prefix {
+func network(a netip.Addr) netip.Prefix { return prefix(a, 24, 56) }
+
+func prefix(a netip.Addr, bits4, bits6 int) netip.Prefix {
 	a = a.Unmap()
-	bits := 24
+	bits := bits4
 	if a.Is6() {
-		bits = 56
+		bits = bits6
 	}
 	p, err := a.WithZone("").Prefix(bits)
 	if err != nil {

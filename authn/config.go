@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"regexp"
@@ -41,7 +42,7 @@ type IssuerConfig struct {
 type KeysConfig struct {
 	PEM        []PEMKey `yaml:"pem"`
 	JWKSFile   string   `yaml:"jwks_file"`
-	SecretFile string   `yaml:"secret_file"` // HMAC; at least 32 bytes; a line break at the end is not part of it
+	SecretFile string   `yaml:"secret_file"` // HMAC; at least 32 bytes, 48 for HS384, 64 for HS512; a line break at the end is not part of it
 	SecretEnv  string   `yaml:"secret_env"`  // the name of an environment variable
 }
 
@@ -77,9 +78,19 @@ func knownAlgorithm(alg string) (jwt.SigningMethod, bool) {
 	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
 		"ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512":
 		m := jwt.GetSigningMethod(alg)
+		if pss, ok := m.(*jwt.SigningMethodRSAPSS); ok {
+			m = strictPSS(pss)
+		}
 		return m, m != nil
 	}
 	return nil, false
+}
+
+// strictPSS takes only salts as long as the hash (RFC 7518 3.5); golang-jwt's own
+// methods take any.
+func strictPSS(m *jwt.SigningMethodRSAPSS) *jwt.SigningMethodRSAPSS {
+	exact := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
+	return &jwt.SigningMethodRSAPSS{SigningMethodRSA: m.SigningMethodRSA, Options: exact, VerifyOptions: exact}
 }
 
 func newIssuer(c IssuerConfig) (*issuer, error) {
@@ -123,6 +134,9 @@ func newIssuer(c IssuerConfig) (*issuer, error) {
 	for alg := range i.methods {
 		if strings.HasPrefix(alg, "HS") != keys.symmetric {
 			return nil, fmt.Errorf("algorithms has %s, which does not go with the kind of keys: HS* needs a secret, all others need public keys", alg)
+		}
+		if keys.symmetric && !keys.keys[""].allows(alg) {
+			return nil, fmt.Errorf("algorithms has %s, which needs a longer secret: 48 bytes for HS384, 64 for HS512", alg)
 		}
 	}
 	i.keys = keys

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -41,6 +42,21 @@ func TestIssuerConfig(t *testing.T) {
 		}, "RS256"},
 		{"no keys", func(c *IssuerConfig) { c.Keys = KeysConfig{} }, "exactly one"},
 		{"two sources", func(c *IssuerConfig) { c.Keys.SecretEnv = "PALLIUM_TEST_SECRET" }, "exactly one"},
+		{"HS512 with a secret for HS256", func(c *IssuerConfig) {
+			c.Algorithms, c.Keys = []string{"HS256", "HS512"}, KeysConfig{SecretEnv: "PALLIUM_TEST_SECRET"}
+		}, "64 for HS512"},
+		{"HS384 with 47 bytes", func(c *IssuerConfig) {
+			c.Algorithms, c.Keys = []string{"HS384"}, KeysConfig{SecretFile: file(t, bytes.Repeat([]byte("x"), 47))}
+		}, "48 bytes"},
+		{"HS384 with 48 bytes", func(c *IssuerConfig) {
+			c.Algorithms, c.Keys = []string{"HS384"}, KeysConfig{SecretFile: file(t, bytes.Repeat([]byte("x"), 48))}
+		}, ""},
+		{"HS512 with 63 bytes", func(c *IssuerConfig) {
+			c.Algorithms, c.Keys = []string{"HS512"}, KeysConfig{SecretFile: file(t, bytes.Repeat([]byte("x"), 63))}
+		}, "64 for HS512"},
+		{"HS512 with 64 bytes", func(c *IssuerConfig) {
+			c.Algorithms, c.Keys = []string{"HS512"}, KeysConfig{SecretFile: file(t, bytes.Repeat([]byte("x"), 64))}
+		}, ""},
 		{"short secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_SHORT"} }, "at least 32"},
 		{"unset secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_UNSET"} }, "at least 32"},
 		{"empty secret file", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretFile: file(t, []byte("\n"))} }, "at least 32"},
@@ -87,18 +103,28 @@ func TestKeySets(t *testing.T) {
 		{"one without kid", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, ""), "no kid"},
 		{"two without kid", rsaJWK(r, "") + "," + ecJWK(e, ""), "two keys"},
 		{"kid a number", rsaJWK(r, `,"kid":1`), "not a string"},
-		{"kid a path", rsaJWK(r, `,"kid":"a b"`), "kid"},
-		{"for encryption", rsaJWK(r, `,"use":"enc"`), "use"},
+		{"kid with anything in it", rsaJWK(r, `,"kid":"a b/../:@ü'"`), ""},
+		{"kid of 128 bytes", rsaJWK(r, `,"kid":"`+strings.Repeat("k", 128)+`"`), ""},
+		{"kid of 129 bytes", rsaJWK(r, `,"kid":"`+strings.Repeat("k", 129)+`"`), "at most 128"},
+		{"kid empty", rsaJWK(r, `,"kid":""`), "is empty"},
+		{"same kid, one not for signatures", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, `,"kid":"a","use":"enc"`), ""},
+		{"without kid, one not for signatures", rsaJWK(r, "") + "," + ecJWK(e, `,"use":"enc"`), ""},
+		{"one damaged key for signatures", rsaJWK(r, `,"kid":"a"`) + `,{"kty":"RSA","kid":"b","e":"AQAB"}`, "n or e"},
+		{"verify and more", rsaJWK(r, `,"key_ops":["verify","sign"]`), ""},
+		{"for key agreement, no use", ecJWK(e, `,"alg":"ECDH-ES"`), "no key of the set"},
+		{"unknown alg", rsaJWK(r, `,"alg":"RS1"`), "no key of the set"},
+		{"for encryption", rsaJWK(r, `,"use":"enc"`), "no key of the set can check signatures: kid \"<nil>\": its use is \"enc\""},
 		{"for signing", rsaJWK(r, `,"key_ops":["sign"]`), "key_ops"},
+		{"key_ops not a list", rsaJWK(r, `,"key_ops":"verify"`), "key_ops"},
 		{"private", rsaJWK(r, `,"d":"AAAA"`), "private"},
-		{"symmetric", `{"kty":"oct","k":"AAAA"}`, "kty"},
+		{"symmetric", `{"kty":"oct","k":"AAAA"}`, "secret key"},
 		{"RSA as ES256", rsaJWK(r, `,"alg":"ES256"`), "does not fit"},
 		{"EC as ES384", ecJWK(e, `,"alg":"ES384"`), "does not fit"},
-		{"alg none", rsaJWK(r, `,"alg":"none"`), "does not fit"},
+		{"alg none", rsaJWK(r, `,"alg":"none"`), "no key of the set"},
 		{"EC off the curve", offCurve, "EC key"},
 		{"EC at zero", `{"kty":"EC","crv":"P-256","x":"` + b64(make([]byte, 32)) + `","y":"` + b64(make([]byte, 32)) + `"}`, "not a point"},
-		{"EC on P-224", `{"kty":"EC","crv":"P-224","x":"AA","y":"AA"}`, "crv"},
-		{"X25519", `{"kty":"OKP","crv":"X25519","x":"` + b64(make([]byte, 32)) + `"}`, "OKP"},
+		{"EC on P-224", `{"kty":"EC","crv":"P-224","x":"AA","y":"AA"}`, "curve"},
+		{"X25519", `{"kty":"OKP","crv":"X25519","x":"` + b64(make([]byte, 32)) + `"}`, "curve"},
 		{"RSA, e of 1", `{"kty":"RSA","e":"AQ","n":"` + b64(r.N.Bytes()) + `"}`, "exponent"},
 		{"RSA without n", `{"kty":"RSA","e":"AQAB"}`, "n or e"},
 		{"kty twice", `{"kty":"RSA","KTY":"oct"}`, "stands twice"},

@@ -11,7 +11,7 @@ const (
 	Invalid                     // 401: malformed, unknown, or not signed by who it names
 	Expired                     // 401
 	Revoked                     // 401
-	Throttled                   // 429: too many failed attempts from there
+	Throttled                   // 503: too many wait to be checked, and most from there; it was not checked
 	Unavailable                 // 503: a store could not answer; never to be shown as 401
 )
 
@@ -40,7 +40,7 @@ type Error struct {
 	Kind       Kind
 	Reason     string        // a code out of a fixed set, for logs and metrics
 	RetryAfter time.Duration // with Throttled
-	Err        error         // with Unavailable: what failed
+	Err        error         // with Throttled and Unavailable: what failed
 }
 
 func (e *Error) Error() string {

@@ -64,7 +64,9 @@ func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
 }
 
 // tenants maps the claim to tenant IDs. One that is not a valid ID voids the
-// claim: a token that is wrong in one place is not trusted in the next.
+// claim: a token that is wrong in one place is not trusted in the next. So does the
+// tenant of Pallium's own metrics, which name all others, unless a mapping names it:
+// at some providers users choose the names of their groups.
 func (i *issuer) tenants(claim any) []tenant.ID {
 	values, ok := stringList(claim)
 	if !ok || len(values) > maxTenants {
@@ -72,14 +74,17 @@ func (i *issuer) tenants(claim any) []tenant.ID {
 	}
 	var ids []tenant.ID
 	for _, v := range values {
+		selfNamed := false
 		if len(i.tenantMap) > 0 {
-			var matched bool
-			if v, matched = i.mapTenant(v); !matched {
+			rule := i.findRule(v)
+			if rule == nil {
 				continue
 			}
+			selfNamed = rule.tenant == string(tenant.Self)
+			v = rule.match.ReplaceAllString(v, rule.tenant)
 		}
 		id, err := tenant.ParseID(v)
-		if err != nil {
+		if err != nil || id == tenant.Self && !selfNamed {
 			return nil
 		}
 		ids = append(ids, id)
@@ -88,13 +93,14 @@ func (i *issuer) tenants(claim any) []tenant.ID {
 	return slices.Compact(ids)
 }
 
-func (i *issuer) mapTenant(v string) (string, bool) {
-	for _, r := range i.tenantMap {
-		if m := r.match.FindStringSubmatchIndex(v); m != nil {
-			return string(r.match.ExpandString(nil, r.tenant, v, m)), true
+// findRule returns the first rule that matches, nil if none does.
+func (i *issuer) findRule(v string) *tenantRule {
+	for n := range i.tenantMap {
+		if i.tenantMap[n].match.MatchString(v) {
+			return &i.tenantMap[n]
 		}
 	}
-	return "", false
+	return nil
 }
 
 // scopes reads a list, or one string of words as OAuth 2.0 writes it. Words that

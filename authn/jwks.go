@@ -8,10 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
+	"strings"
 )
 
-// parseJWKS reads a JSON Web Key Set (RFC 7517) of public signature keys. One key
-// that is not as it should be refuses the set: half a set is a guess.
+// parseJWKS reads a JSON Web Key Set (RFC 7517) of public keys. Keys that are not
+// for checking signatures, and kinds that are not known, are left out, as section 5
+// of the RFC asks: providers publish keys for encryption in the same set. A key that
+// is for signatures and not as it should be refuses the set: half a set is a guess.
 func parseJWKS(data []byte) (keySet, error) {
 	doc, err := parseObject(data)
 	if err != nil {
@@ -30,35 +34,68 @@ func parseJWKS(data []byte) (keySet, error) {
 		if !ok {
 			return keySet{}, fmt.Errorf("key %d is not an object", n)
 		}
-		kid := ""
-		if v, present := jwk["kid"]; present {
-			if kid, ok = v.(string); !ok || kid == "" {
-				return keySet{}, fmt.Errorf("key %d: kid is not a string", n)
-			}
+		if err := set.addJWK(jwk); err != nil {
+			return keySet{}, fmt.Errorf("key %d (kid %.140q): %w", n, fmt.Sprint(jwk["kid"]), err)
 		}
-		key, err := parseJWK(jwk)
-		if err != nil {
-			return keySet{}, fmt.Errorf("key %d (kid %q): %w", n, kid, err)
-		}
-		if err := set.add(kid, key); err != nil {
-			return keySet{}, err
-		}
+	}
+	if len(set.keys) == 0 {
+		return keySet{}, fmt.Errorf("no key of the set can check signatures: %s", strings.Join(set.leftOut, "; "))
 	}
 	return set, nil
 }
 
-func parseJWK(jwk map[string]any) (verifyKey, error) {
-	if _, private := jwk["d"]; private {
-		return verifyKey{}, errors.New("this is a private key; only public keys belong here")
-	}
-	if use, present := jwk["use"]; present && use != "sig" {
-		return verifyKey{}, errors.New(`use is not "sig"`)
-	}
-	if ops, present := jwk["key_ops"]; present {
-		if l, ok := ops.([]any); !ok || len(l) != 1 || l[0] != "verify" {
-			return verifyKey{}, errors.New(`key_ops is not ["verify"]`)
+func (s *keySet) addJWK(jwk map[string]any) error {
+	for _, secret := range []string{"d", "k"} {
+		if _, there := jwk[secret]; there {
+			return errors.New("this is a private or secret key; only public keys belong here")
 		}
 	}
+	if why := unusable(jwk); why != "" {
+		s.leftOut = append(s.leftOut, fmt.Sprintf("kid %.140q: %s", fmt.Sprint(jwk["kid"]), why))
+		return nil
+	}
+	kid := ""
+	if v, present := jwk["kid"]; present {
+		var ok bool
+		if kid, ok = v.(string); !ok || kid == "" {
+			return errors.New("kid is not a string, or is empty")
+		}
+	}
+	key, err := parseJWK(jwk)
+	if err != nil {
+		return err
+	}
+	return s.add(kid, key)
+}
+
+// unusable says why a key is not one that can check signatures, or "".
+func unusable(jwk map[string]any) string {
+	if use, present := jwk["use"]; present && use != "sig" {
+		return fmt.Sprintf("its use is %.20q", fmt.Sprint(use))
+	}
+	if v, present := jwk["key_ops"]; present {
+		if ops, ok := v.([]any); !ok || !slices.Contains(ops, any("verify")) {
+			return "its key_ops do not have verify"
+		}
+	}
+	if v, present := jwk["alg"]; present {
+		alg, _ := v.(string)
+		if _, ok := knownAlgorithm(alg); !ok {
+			return fmt.Sprintf("its alg %.20q is not known as one of signatures", fmt.Sprint(v))
+		}
+	}
+	curves := map[any][]any{"EC": {"P-256", "P-384", "P-521"}, "OKP": {"Ed25519"}}
+	if curve, ok := curves[jwk["kty"]]; ok {
+		if crv, _ := jwk["crv"].(string); !slices.Contains(curve, any(crv)) {
+			return fmt.Sprintf("its curve %.20q is not known", crv)
+		}
+	} else if jwk["kty"] != "RSA" {
+		return fmt.Sprintf("its kind %.20q is not known", fmt.Sprint(jwk["kty"]))
+	}
+	return ""
+}
+
+func parseJWK(jwk map[string]any) (verifyKey, error) {
 	raw, err := jwkPublicKey(jwk)
 	if err != nil {
 		return verifyKey{}, err

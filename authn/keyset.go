@@ -27,6 +27,7 @@ const (
 type keySet struct {
 	keys      map[string]verifyKey // by kid; "" if the only key has none
 	symmetric bool
+	leftOut   []string // keys of a JWKS that are not used, and why
 }
 
 type verifyKey struct {
@@ -59,7 +60,7 @@ func (s keySet) find(kid string) (verifyKey, bool) {
 
 func (s *keySet) add(kid string, k verifyKey) error {
 	if kid != "" && !validKid(kid) {
-		return fmt.Errorf("kid %q is longer than %d bytes or has characters other than letters, digits and ._~+/=-", kid, maxKid)
+		return fmt.Errorf("kid has %d bytes, at most %d are allowed", len(kid), maxKid)
 	}
 	if _, dup := s.keys[kid]; dup {
 		return fmt.Errorf("kid %q stands for two keys", kid)
@@ -105,13 +106,22 @@ func loadKeys(c KeysConfig) (keySet, error) {
 	return secretKey("secret_env", []byte(os.Getenv(c.SecretEnv)))
 }
 
+// secretKey is a secret for the algorithms for which it is long enough: RFC 7518
+// 3.2 wants as many bytes as the hash has.
 func secretKey(field string, secret []byte) (keySet, error) {
-	if len(secret) < minSecret {
+	var algs []string
+	for _, a := range []struct {
+		alg   string
+		bytes int
+	}{{"HS256", minSecret}, {"HS384", 48}, {"HS512", 64}} {
+		if len(secret) >= a.bytes {
+			algs = append(algs, a.alg)
+		}
+	}
+	if len(algs) == 0 {
 		return keySet{}, fmt.Errorf("%s holds %d bytes, at least %d are needed", field, len(secret), minSecret)
 	}
-	return keySet{symmetric: true, keys: map[string]verifyKey{
-		"": {key: secret, algs: []string{"HS256", "HS384", "HS512"}},
-	}}, nil
+	return keySet{symmetric: true, keys: map[string]verifyKey{"": {key: secret, algs: algs}}}, nil
 }
 
 func loadPEM(files []PEMKey) (keySet, error) {

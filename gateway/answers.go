@@ -26,8 +26,13 @@ func (x *exchange) authRefusal(err error) *refusal {
 		return &refusal{status: http.StatusUnauthorized, reason: "auth_" + e.Kind.String(), detail: err,
 			text: "a valid credential is needed: send an API key or JWT as Bearer, or as the password of Basic with the tenant as user"}
 	case authn.Throttled:
-		return &refusal{status: http.StatusTooManyRequests, reason: "auth_throttled", detail: err,
-			text: "too many failed attempts to authenticate", retry: max(e.RetryAfter, time.Second)}
+		// Not 429: Prometheus drops what is answered with that, and this
+		// credential may be a good one.
+		return &refusal{status: http.StatusServiceUnavailable, reason: "auth_throttled", detail: err,
+			text: "too many credentials wait to be checked, most of them from your network; try again", retry: max(e.RetryAfter, time.Second)}
+	}
+	if x.r.Context().Err() != nil {
+		return clientGone()
 	}
 	return unavailable("auth_unavailable", err)
 }

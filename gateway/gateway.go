@@ -202,10 +202,13 @@ func (x *exchange) serve() *refusal {
 		return f
 	}
 	x.rec.body = x.limitedBody(&lim)
-	defer func() {
-		n, _ := x.rec.body.state()
-		state.done(x.g.now(), x.r.ContentLength, n, x.rec.written)
-	}()
+	var reserved float64
+	defer func() { state.done(x.g.now(), x.r.ContentLength, reserved, x.rec.outcome()) }()
+	if x.route.kind == kindWrite {
+		if reserved, f = state.reserve(x.g.now(), &lim, x.r.ContentLength); f != nil {
+			return f
+		}
+	}
 	if x.route.kind == kindLocal {
 		return x.serveLocal(&lim)
 	}

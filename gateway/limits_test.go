@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -97,19 +99,20 @@ func TestSampleBudget(t *testing.T) {
 		e.tenants.set("a", limits.Limits{SamplesPerSecond: 100, SampleBurst: 200})
 		e.backend.answer = func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
-			w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "700")
+			w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "500")
+			w.Header().Set(headerCharged, "200")
 			w.Header().Set("X-Prometheus-Remote-Write-Histograms-Written", "50")
 			w.Header().Set("X-Prometheus-Remote-Write-Exemplars-Written", "1000000")
 			w.WriteHeader(http.StatusNoContent)
 		}
 		a := e.do(push, bearer("$A"), "x")
-		if a.status != 204 || a.header.Get("X-Prometheus-Remote-Write-Samples-Written") != "700" {
+		if a.status != 204 || a.header.Get("X-Prometheus-Remote-Write-Samples-Written") != "500" {
 			t.Fatalf("first: %d %v", a.status, a.header)
 		}
 		e.waitIdle("a") // the charge may follow the answer
 		e.backend.take()
 		a = e.do(push, bearer("$A"), "x")
-		refusedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "samples were written beyond the budget")
+		refusedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "550 samples were written beyond the budget")
 		if n, _ := strconv.Atoi(a.header.Get("Retry-After")); n < 5 {
 			t.Errorf("Retry-After is %d, before the debt of 5.5 s is paid", n)
 		}
@@ -237,22 +240,35 @@ func TestBackendFailures(t *testing.T) {
 	})
 }
 
-func TestAttemptsAreThrottled(t *testing.T) {
+// TestFailuresDelayOnly: an address that failed often is answered 401 later, and
+// never told to come back: Prometheus would drop the data.
+func TestFailuresDelayOnly(t *testing.T) {
 	eachMode(t, func(t *testing.T, e *edge) {
-		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
-			t.Fatalf("status %d", a.status)
+		for range 210 {
+			if a := e.do(query, bearer("$UNKNOWN"), ""); a.status != 401 {
+				t.Fatalf("status %d", a.status)
+			}
 		}
-		var last answer
-		for range 30 {
-			last = e.do(query, bearer("$UNKNOWN"), "")
-		}
-		if last.status != 429 || last.header.Get("Retry-After") == "" {
-			t.Errorf("status %d, header %v", last.status, last.header)
-		}
-		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
-			t.Errorf("a neighbour with a good key: %d", a.status)
+		for _, name := range []string{"$A", "$JA", "$B"} {
+			if a := e.do(query, bearer(name), ""); a.status != 200 {
+				t.Errorf("%s from the same address: %d", name, a.status)
+			}
 		}
 	})
+}
+
+// busyAuth is an Authenticator that cannot check anything now.
+type busyAuth struct{}
+
+func (busyAuth) Authenticate(context.Context, authn.Attempt) (authn.Proof, error) {
+	return authn.Proof{}, &authn.Error{Kind: authn.Throttled, Reason: "checks_busy", RetryAfter: time.Second}
+}
+
+func TestUncheckedCredentialIsUnavailable(t *testing.T) {
+	e := newEdge(t, "direct", func(o *Options) { o.Auth = busyAuth{} })
+	if a := e.do(push, bearer("$A"), ""); a.status != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("status %d, header %v: a credential that was not checked may be a good one", a.status, a.header)
+	}
 }
 
 func TestQueryIsReencoded(t *testing.T) {
@@ -364,7 +380,7 @@ func TestTenantStatesAreBounded(t *testing.T) {
 	if f := debtor.admit(now, &lim, budget.Whole(), 1, true, 0); f != nil {
 		t.Fatal(f.text)
 	}
-	debtor.done(now, 0, 0, 1000)
+	debtor.done(now, 0, 0, outcome{samples: 1000})
 	late := now.Add(tenantIdle + 2*sweepPeriod)
 	for i := range tenantShards {
 		s.shards[i].mu.Lock()

@@ -20,6 +20,8 @@ type recorder struct {
 
 	status  int
 	written int64 // samples, as the backend reports them
+	beside  int64 // what a write costs beside them
+	counted bool  // it reports them
 	refused *refusal
 	discard bool // the backend's body is not wanted
 }
@@ -69,10 +71,26 @@ func (w *recorder) count(h http.Header) {
 		if len(v) != 1 {
 			continue
 		}
-		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n > 0 && n < 1<<40 {
+		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n >= 0 && n < 1<<40 {
+			w.counted = true
+			if name == headerCharged {
+				w.beside += n
+				continue
+			}
 			w.written += n
 		}
 	}
+}
+
+// outcome is what the request cost: untold if the backend took a write without a
+// count.
+func (w *recorder) outcome() outcome {
+	n, _ := w.body.state()
+	o := outcome{read: n, samples: w.written, beside: w.beside}
+	if w.kind == kindWrite && !w.counted && w.status/100 == 2 {
+		o.samples = untold
+	}
+	return o
 }
 
 func (w *recorder) Write(p []byte) (int, error) {

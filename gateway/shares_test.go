@@ -62,7 +62,7 @@ func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int
 	for ; samples > 0; samples -= size {
 		st, s := g.states.get(id, now), g.states.sharing.Load()
 		if st.admit(now, l, s.of(id), s.gateways, true, 0) == nil {
-			st.done(now, 0, 0, int64(size))
+			st.done(now, 0, 0, outcome{samples: int64(size)})
 			taken += size
 		}
 	}
@@ -170,7 +170,7 @@ func TestQueriesLeaveSamples(t *testing.T) {
 			s := c.gateways[1].states.sharing.Load()
 			st := c.gateways[1].states.get("a", now)
 			if st.admit(now, l, s.of("a"), s.gateways, false, 0) == nil {
-				st.done(now, 0, 0, 0)
+				st.done(now, 0, 0, outcome{})
 			}
 		}
 		for _, s := range c.sharers {

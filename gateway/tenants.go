@@ -67,6 +67,9 @@ type tenantState struct {
 	lookedAt time.Time
 	demand   budget.Use // a second's worth, smoothed
 	perWrite float64    // samples of a write, smoothed
+	perByte  float64    // samples for each byte of a write's body, smoothed; 0: not known
+	reserved float64    // samples of writes that are under way, estimated
+	untold   bool       // the backend does not say how many samples it took
 }
 
 // tenantUse is counted since the entry was made.
@@ -213,9 +216,8 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 			fmt.Sprintf("%d requests are under way", st.inflight))
 	}
 	if write {
-		if wait, ok := st.samples.open(now, r.samples, r.sampleBurst, 0); !ok {
-			return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst),
-				fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens))
+		if f := st.checkSamples(now, l, &r); f != nil {
+			return f
 		}
 	}
 	if length != 0 {
@@ -227,24 +229,50 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 	return nil
 }
 
-// done gives back an admitted request and charges what is known only now:
-// samples written, and the bytes of a body that did not tell its length.
-func (st *tenantState) done(now time.Time, length, read, samples int64) {
+// checkSamples refuses a write while the budget of samples is in debt.
+func (st *tenantState) checkSamples(now time.Time, l *limits.Limits, r *rates) *refusal {
+	wait, ok := st.samples.open(now, r.samples, r.sampleBurst, 0)
+	if ok {
+		return nil
+	}
+	return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst), st.samplesBeyond())
+}
+
+// samplesBeyond says what stands against the budget of samples.
+func (st *tenantState) samplesBeyond() string {
+	text := fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens)
+	if st.reserved >= 0.5 {
+		text += fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved)
+	}
+	return text
+}
+
+// outcome is what a request turned out to cost.
+type outcome struct {
+	read    int64 // bytes of the body
+	samples int64 // that a write had; may be untold
+	beside  int64 // what it costs beside them, in samples
+}
+
+// done gives back an admitted request and charges what is known only now: samples
+// written in place of those reserved, and the bytes of a body that did not tell its
+// length.
+func (st *tenantState) done(now time.Time, length int64, reserved float64, o outcome) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
 	st.inflight--
 	if length < 0 {
-		st.bytes.take(now, r.bytes, r.byteBurst, float64(read))
-		st.asked[budget.Bytes] += float64(max(read, 0))
+		st.bytes.take(now, r.bytes, r.byteBurst, float64(o.read))
+		st.asked[budget.Bytes] += float64(max(o.read, 0))
 	}
-	if samples > 0 {
-		st.samples.take(now, r.samples, r.sampleBurst, float64(samples))
-		st.use.samples += uint64(samples)
-		st.asked[budget.Samples] += float64(samples)
-		st.perWrite += (float64(samples) - st.perWrite) / 8
+	st.settle(now, &r, reserved, o)
+	if n := max(o.samples, 0) + o.beside; n > 0 {
+		st.use.samples += uint64(n)
+		st.asked[budget.Samples] += float64(n)
+		st.learn(o)
 	}
-	st.use.bytes += uint64(max(read, 0))
+	st.use.bytes += uint64(max(o.read, 0))
 }
 
 func rate(v float64, unit string, burst int) string {

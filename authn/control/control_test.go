@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -248,5 +249,46 @@ func TestPepperAndFormat(t *testing.T) {
 	}
 	if _, err := Open(ctx, Options{Store: w.store, Pepper: pepper(t, 'p')}); err == nil || !strings.Contains(err.Error(), `"9"`) {
 		t.Errorf("format of the future: %v", err)
+	}
+}
+
+// TestPepperVersion: a hash that was made by another rule is not compared with one
+// of this rule: its key does not exist, whether it is current or rotated out.
+func TestPepperVersion(t *testing.T) {
+	w := newWorld(t)
+	c := w.open()
+	tk, old := issue(t, c, "team-a")
+	_, current, err := c.RotateToken(ctx, tk.ID, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name                 string
+		current, old         int // version of the rule
+		wantCurrent, wantOld bool
+	}{
+		{"as issued", c.pepper.Version(), c.pepper.Version(), true, true},
+		{"a later rule", c.pepper.Version() + 1, c.pepper.Version(), false, true},
+		{"an earlier rule of the old one", c.pepper.Version(), 0, true, false},
+	} {
+		var stored token
+		if err := c.load(ctx, prefToken+tk.ID, &stored); err != nil {
+			t.Fatal(err)
+		}
+		stored.Key.Pepper, stored.Previous.Pepper = tt.current, tt.old
+		data, err := json.Marshal(stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Mutate(ctx, rows.RowMutation{Key: prefToken + tk.ID, Mutations: []rows.Mutation{set(cellData, data)}}); err != nil {
+			t.Fatal(err)
+		}
+		fresh := w.open() // nothing cached
+		if got := usable(t, fresh, current.ID()); got != tt.wantCurrent {
+			t.Errorf("%s: the current key is usable: %v", tt.name, got)
+		}
+		if got := usable(t, fresh, old.ID()); got != tt.wantOld {
+			t.Errorf("%s: the old key is usable: %v", tt.name, got)
+		}
 	}
 }

@@ -298,7 +298,9 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 		a.onClose("questions about limits", a.remembered.close)
 		return adminToken, nil
 	}
-	a.auth, err = authn.New(authn.Options{Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now})
+	a.auth, err = authn.New(authn.Options{
+		Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+	})
 	return adminToken, err
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/gateway/admin"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -27,6 +28,9 @@ type Config struct {
 	DataDir     string `yaml:"data_dir"`     // -data-dir
 	Listen      string `yaml:"listen"`       // -listen, the edge
 	AdminListen string `yaml:"admin_listen"` // -admin-listen
+	// AdminHosts are the host names in URLs of the admin listener, beside IP
+	// addresses, localhost and the host of AdminListen.
+	AdminHosts []string `yaml:"admin_hosts"`
 	// InternalListen is where backend roles serve gateways (HTTP), RPCListen where
 	// they serve each other (gRPC). Only `pallium backend` has them.
 	InternalListen string `yaml:"internal_listen"` // -internal-listen
@@ -199,6 +203,9 @@ func (c *Config) Check() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		return fmt.Errorf("log.format is %q; choose text or json", c.Log.Format)
+	}
+	if err := admin.CheckHosts(c.AdminHosts); err != nil {
+		return err
 	}
 	if err := c.Store.check(); err != nil {
 		return err

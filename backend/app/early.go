@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 
 	"github.com/go-chi/chi/v5"
@@ -39,9 +40,9 @@ func (a *App) openAdmin() error {
 	a.admin = ad
 	a.registerEarly(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(a.opts.Version))
 	ad.serve(a.starting())
-	ad.server = gateway.Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	ad.server = gateway.Server(admin.RequireHost(a.adminNames(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		(*ad.handler.Load()).ServeHTTP(w, r)
-	}), a.opts.Logger)
+	})), a.opts.Logger)
 	ad.server.BaseContext = a.requestContext
 	ended := make(chan struct{})
 	go func() {
@@ -54,6 +55,16 @@ func (a *App) openAdmin() error {
 		return err
 	})
 	return nil
+}
+
+// adminNames are the host names under which the admin listener may be asked, beside
+// localhost: those of the configuration, and the one that it listens on.
+func (a *App) adminNames() []string {
+	names := slices.Clone(a.cfg.AdminHosts)
+	if host, _, err := net.SplitHostPort(a.cfg.AdminListen); err == nil && host != "" {
+		names = append(names, host)
+	}
+	return names
 }
 
 // ignoreNetClosed is for listeners that their server may have closed.

@@ -44,7 +44,7 @@ func (a *App) buildAdmin(token string) (http.Handler, error) {
 	r.Get("/ready", a.serveReady)
 	r.Get("/healthy", serveHealthy)
 	r.Group(func(r chi.Router) {
-		r.Use(askBrowser, admin.RequireToken(token))
+		r.Use(admin.RefuseCrossSite, askBrowser, admin.RequireToken(token))
 		r.Get("/", a.page)
 		r.HandleFunc("/debug/pprof/*", pprof.Index)
 		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -182,7 +182,7 @@ func (a *App) page(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	w.Header().Set("Content-Security-Policy", admin.ContentSecurityPolicy+"; style-src 'unsafe-inline'")
 	if err := operatorPage().Execute(w, d); err != nil {
 		a.opts.Logger.Error("operator page", "err", err)
 	}

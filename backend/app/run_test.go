@@ -72,7 +72,7 @@ func TestSelfMonitoring(t *testing.T) {
 func TestOperator(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
-	cfg.Self.Disabled = true
+	cfg.Self.Disabled, cfg.AdminHosts = true, []string{"operator.example"}
 	p := start(t, cfg, All, nil)
 	p.write(p.tenant("acme"))
 	for _, path := range []string{"/metrics", "/ready", "/healthy"} {
@@ -91,22 +91,47 @@ func TestOperator(t *testing.T) {
 			t.Errorf("%s with the token: %d %s", path, code, text)
 		}
 	}
-	req, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, p.admin+"/", nil)
-	req.SetBasicAuth("anyone", p.token)
-	resp, err := p.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
+	if header := p.browse("/", http.StatusOK); !strings.Contains(header.Get("Content-Security-Policy"), "frame-ancestors 'none'") ||
+		header.Get("X-Content-Type-Options") != "nosniff" || header.Get("Cache-Control") != "no-store" {
+		t.Errorf("the page for a browser: %v", header)
 	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != 200 || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "default-src 'none'") {
-		t.Errorf("the page for a browser: %d %v", resp.StatusCode, resp.Header)
+	for _, path := range []string{"/", "/debug/pprof/", "/debug/pprof/profile?seconds=1"} {
+		p.browse(path, http.StatusForbidden, "Sec-Fetch-Site: cross-site")
+		p.browse(path, http.StatusForbidden, "Origin: https://evil.example")
 	}
+	for _, path := range []string{"/", "/metrics", "/ready", "/admin/v1/tenants"} {
+		p.browse(path, http.StatusMisdirectedRequest, "Host: evil.example")
+	}
+	p.browse("/metrics", http.StatusOK, "Host: operator.example:9010")
 	for _, path := range []string{"/", "/debug/pprof/", "/admin/v1/tenants", "/metrics"} { // nothing of it at the edge
 		if code, _ := p.do(http.MethodGet, p.edge+path, p.token, nil); code != 404 {
 			t.Errorf("%s at the edge: %d", path, code)
 		}
 	}
 	p.stop()
+}
+
+// browse asks the admin listener as a browser does that knows the password, and
+// returns the header of the answer, which must have the status.
+func (p *process) browse(path string, status int, headers ...string) http.Header {
+	p.t.Helper()
+	req, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, p.admin+path, nil)
+	req.SetBasicAuth("anyone", p.token)
+	for _, h := range headers {
+		name, v, _ := strings.Cut(h, ": ")
+		if req.Header.Set(name, v); name == "Host" {
+			req.Host = v
+		}
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != status {
+		p.t.Errorf("%s with %q: %d, want %d", path, headers, resp.StatusCode, status)
+	}
+	return resp.Header
 }
 
 // TestGatewayRole: a gateway before another backend stamps the tenant itself and

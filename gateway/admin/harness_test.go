@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
 )
 
@@ -26,6 +28,27 @@ type server struct {
 	control *control.Control
 	now     time.Time
 	extra   int // calls of the extra route
+	store   *auditedStore
+}
+
+// auditedStore counts the changes, and can refuse those of the audit trail.
+type auditedStore struct {
+	rows.Store
+	down    bool
+	changes int
+}
+
+func (s *auditedStore) Mutate(ctx context.Context, m rows.RowMutation) error {
+	if strings.HasPrefix(m.Key, "\x02v") && s.down { // audit events, see authn/control
+		return errors.New("no space left for audit events")
+	}
+	s.changes++
+	return s.Store.Mutate(ctx, m)
+}
+
+func (s *auditedStore) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	s.changes++
+	return s.Store.CheckAndMutate(ctx, key, c, then, otherwise)
 }
 
 func newServer(t *testing.T) *server {
@@ -39,9 +62,9 @@ func newServer(t *testing.T) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s := &server{t: t, store: &auditedStore{Store: store}, now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
 	clock := func() time.Time { s.now = s.now.Add(time.Nanosecond); return s.now }
-	s.control, err = control.Open(context.Background(), control.Options{Store: store, Pepper: pepper, Now: clock})
+	s.control, err = control.Open(context.Background(), control.Options{Store: s.store, Pepper: pepper, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,91 @@
+package gateway
+
+import (
+	"math"
+	"time"
+
+	"github.com/palliumhq/pallium/policies/budget"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// What a write costs in samples is known only from its answer. Until then it is
+// estimated from the body's length and reserved: else any number of writes at the
+// same time would find the same budget.
+const (
+	// firstPerByte is samples per byte of a tenant's first writes: compressed, a
+	// sample takes about 30 bytes with its labels. It is rather too low, so that
+	// a new sender is not turned away for what it does not send.
+	firstPerByte = 1. / 32
+	// What is learned is kept within these, since a sender can shape its bodies.
+	leastPerByte, mostPerByte = 1. / 256, 1.
+
+	// A body of unknown length counts as what the tenant's writes have on average,
+	// but not as less than leastUnknown; before any as firstUnknown.
+	leastUnknown, firstUnknown = 100, 1000
+)
+
+// reserve estimates what an admitted write costs and takes it from the budget, unless
+// others have put that in debt meanwhile. What it returns must be given to done.
+func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) (float64, *refusal) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	r := st.scaled(l)
+	if f := st.checkSamples(now, l, &r); f != nil {
+		st.use.refused++
+		st.asked[budget.Samples] += st.perWrite
+		return 0, f
+	}
+	if r.samples <= 0 || st.untold || length == 0 {
+		return 0, nil
+	}
+	n := float64(length) * st.ratio()
+	switch {
+	case length < 0 && st.perWrite == 0:
+		n = firstUnknown
+	case length < 0:
+		n = math.Max(st.perWrite, leastUnknown)
+	}
+	st.samples.take(now, r.samples, r.sampleBurst, n)
+	st.reserved += n
+	return n, nil
+}
+
+func (st *tenantState) ratio() float64 {
+	if st.perByte == 0 {
+		return firstPerByte
+	}
+	return st.perByte
+}
+
+// learn notes what a write came to. What it cost beside its samples, such as a day
+// that is compacted again, says nothing about the length of bodies.
+func (st *tenantState) learn(o outcome) {
+	st.perWrite += (float64(max(o.samples, 0)+o.beside) - st.perWrite) / 8
+	if o.read <= 0 || o.samples <= 0 {
+		return
+	}
+	ratio := math.Min(math.Max(float64(o.samples)/float64(o.read), leastPerByte), mostPerByte)
+	if st.perByte == 0 {
+		st.perByte = ratio
+		return
+	}
+	st.perByte += (ratio - st.perByte) / 8
+}
+
+// untold is the number of samples of a write that a backend took without saying how
+// many there were. Its writes are held to bytes only.
+const untold = -1
+
+// settle charges what a write came to in place of what was reserved for it.
+func (st *tenantState) settle(now time.Time, r *rates, reserved float64, o outcome) {
+	switch {
+	case o.samples == untold:
+		st.untold = true
+	case o.samples > 0:
+		st.untold = false
+	}
+	st.reserved -= reserved
+	if cost := float64(max(o.samples, 0)+o.beside) - reserved; cost != 0 {
+		st.samples.take(now, r.samples, r.sampleBurst, cost)
+	}
+}
