@@ -9,16 +9,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
-const (
-	// A body must arrive within bodyGrace, plus a second for every
-	// bodyMinRate bytes that came so far.
-	bodyGrace   = 15 * time.Second
-	bodyMinRate = 16 << 10
-
-	deadlineStep = 256 << 10 // bytes between two settings of the deadline
-)
+const deadlineStep = 256 << 10 // bytes between two settings of the deadline
 
 // body is a client's request body on its way to the backend: passed through
 // unbuffered, but bounded in size and in time, and counted. The first failure
@@ -59,7 +54,7 @@ func (b *body) Read(p []byte) (int, error) {
 	sofar := b.n.Load()
 	if sofar >= b.nextAt {
 		// Not every connection has deadlines; those of the edge do.
-		_ = b.rc.SetReadDeadline(b.start.Add(bodyGrace + time.Duration(sofar/bodyMinRate)*time.Second))
+		_ = b.rc.SetReadDeadline(b.start.Add(conn.BodyGrace + time.Duration(sofar/conn.BodyRate)*time.Second))
 		b.nextAt = sofar + deadlineStep
 	}
 	n, err := b.src.Read(p)
@@ -104,7 +99,7 @@ func (b *body) Close() error {
 	b.closed = true
 	if !b.ended {
 		// The server reads on a little, to keep the connection; not for long.
-		_ = b.rc.SetReadDeadline(time.Now().Add(bodyGrace))
+		_ = b.rc.SetReadDeadline(time.Now().Add(conn.BodyGrace))
 	}
 	return b.src.Close()
 }

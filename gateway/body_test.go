@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
 // deadlines is a ResponseWriter that notes the read deadlines it is given.
@@ -43,7 +45,7 @@ func TestBodyDeadlines(t *testing.T) {
 	const size = 2 * deadlineStep
 	b := newBody(d, &http.Request{Body: io.NopCloser(strings.NewReader(strings.Repeat("x", size)))}, size)
 	buf := make([]byte, deadlineStep)
-	for _, want := range []time.Duration{bodyGrace, bodyGrace + deadlineStep/bodyMinRate*time.Second} {
+	for _, want := range []time.Duration{conn.BodyGrace, conn.BodyGrace + deadlineStep/conn.BodyRate*time.Second} {
 		if _, err := io.ReadFull(b, buf); err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +132,7 @@ func TestEveryBodyHasADeadline(t *testing.T) {
 		d := &deadlines{ResponseWriter: httptest.NewRecorder()}
 		d.set = append(d.set, time.Time{})
 		r := httptest.NewRequest("POST", "/", tt.body)
-		Server(tt.handler, slog.New(slog.DiscardHandler)).Handler.ServeHTTP(d, r)
+		conn.Server(conn.Options{Handler: tt.handler, Logger: slog.New(slog.DiscardHandler)}).Handler.ServeHTTP(d, r)
 		if got := !d.last().IsZero(); got != tt.want {
 			t.Errorf("%s: deadline %v", name, d.last())
 		}

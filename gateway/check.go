@@ -71,9 +71,6 @@ func checkRequest(r *http.Request) *refusal {
 	if len(r.Header["Upgrade"]) > 0 {
 		return badRequest("upgrade", "protocol upgrades are not supported")
 	}
-	if bothLengths(r) {
-		return badRequest("framing", "Transfer-Encoding and Content-Length must not both be sent")
-	}
 	if len(r.TransferEncoding) > 1 || (len(r.TransferEncoding) == 1 && r.TransferEncoding[0] != "chunked") {
 		return badRequest("framing", "the transfer encoding is not supported")
 	}

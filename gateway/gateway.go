@@ -20,6 +20,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/conn"
 	"github.com/palliumhq/pallium/policies"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -137,12 +138,17 @@ type exchange struct {
 	credential string
 }
 
-// ServeHTTP answers one request.
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{g: g, r: r, start: g.now(), from: source(r, g.trusted), rec: &recorder{
+func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{g: g, r: r, route: g.unrouted, start: g.now(), from: source(r, g.trusted), rec: &recorder{
 		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
 	}}
 	x.rec.Header().Set("X-Content-Type-Options", "nosniff")
+	return x
+}
+
+// ServeHTTP answers one request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := g.exchange(w, r)
 	defer x.finish()
 	if f := x.find(); f != nil {
 		x.rec.kind = x.route.kind
@@ -155,9 +161,19 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Reject implements conn.Rejecter.
+func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejection) {
+	x := g.exchange(w, r)
+	defer x.finish()
+	if rt, _, _ := g.router.find(r.Method, r.URL.Path); rt != nil {
+		x.route = rt
+	}
+	x.rec.kind = x.route.kind
+	x.rec.refuse(&refusal{status: why.Status, reason: why.Reason, text: why.Text})
+}
+
 // find checks that the request means one thing only, and finds its route.
 func (x *exchange) find() *refusal {
-	x.route = x.g.unrouted
 	if f := checkPath(x.r); f != nil {
 		return f
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
 // recorder is the ResponseWriter that a backend gets. It notes status and
@@ -113,7 +114,7 @@ func (w *recorder) answer(f *refusal) {
 	if w.hasBody {
 		// The server reads the rest of a refused body, to keep the
 		// connection, and would wait for it for ever.
-		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
+		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(conn.BodyGrace))
 	}
 	f.write(w.ResponseWriter, w.kind)
 }

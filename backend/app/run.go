@@ -11,7 +11,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
 type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
@@ -42,7 +42,7 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 	if started != nil {
 		started(list[0].Addr(), a.admin.listener.Addr())
 	}
-	servers := []*http.Server{gateway.Server(a.handler(), a.opts.Logger), a.admin.server}
+	servers := []*http.Server{a.mainServer(), a.admin.server}
 	servers[0].BaseContext = a.requestContext
 	failed := make(chan error, 2)
 	var serving, background sync.WaitGroup
@@ -109,6 +109,10 @@ func (a *App) handler() http.Handler {
 	return a.edge
 }
 
+func (a *App) mainServer() *http.Server {
+	return conn.Server(conn.Options{Handler: a.handler(), Logger: a.opts.Logger})
+}
+
 // mainListener is the edge's, or that of a backend for gateways.
 func (a *App) mainListener(l net.Listener) net.Listener {
 	if a.opts.Role != Backend {
@@ -127,7 +131,7 @@ func (a *App) edgeListener(l net.Listener) net.Listener {
 	if a.cert != nil {
 		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: a.cert.get})
 	}
-	return gateway.GuardListener(l)
+	return conn.Guard(l, conn.HeaderBytes)
 }
 
 // seal writes what is in the head into packs, so that the next start has no log

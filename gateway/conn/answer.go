@@ -1,4 +1,4 @@
-package gateway
+package conn
 
 import (
 	"bufio"
@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// pace is how fast a client must read. As with bodies (see body), an answer may
+// pace is how fast a client must read. As with bodies (see BodyGrace), an answer may
 // keep the server waiting for grace, and for a second for every rate bytes that
 // were sent so far.
 type pace struct {
@@ -19,7 +19,7 @@ type pace struct {
 }
 
 func answerPace() pace {
-	return pace{grace: bodyGrace, rate: bodyMinRate, slice: 64 << 10, total: writeTimeout, now: time.Now}
+	return pace{grace: BodyGrace, rate: BodyRate, slice: 64 << 10, total: answerTimeout, now: time.Now}
 }
 
 // timeAnswers gives every answer a deadline that moves as the client reads it.

@@ -1,4 +1,4 @@
-package gateway
+package conn
 
 import (
 	"bufio"
@@ -139,7 +139,7 @@ func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.Respo
 	pl := &place{results: make(chan error, 100)}
 	free := make(chan struct{}, 1)
 	pl.Server = httptest.NewUnstartedServer(nil)
-	pl.Config = newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	pl.Config = Server(Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case free <- struct{}{}:
 			defer func() { <-free }()
@@ -155,7 +155,7 @@ func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.Respo
 		case pl.results <- err:
 		default: // nobody needs those of so many
 		}
-	}), slog.New(slog.DiscardHandler), p)
+	}), Logger: slog.New(slog.DiscardHandler), pace: p})
 	inner := pl.Config.Handler
 	pl.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pl.done.Add(1)
@@ -458,7 +458,7 @@ func TestHijack(t *testing.T) {
 }
 
 func TestServerTotal(t *testing.T) {
-	if s := Server(http.NotFoundHandler(), slog.New(slog.DiscardHandler)); s.WriteTimeout != 10*time.Minute {
+	if s := Server(Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler)}); s.WriteTimeout != 10*time.Minute {
 		t.Errorf("the server's own deadline is %s", s.WriteTimeout)
 	}
 }
