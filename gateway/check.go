@@ -60,7 +60,7 @@ var singleHeaders = [...]string{"Authorization", "X-Scope-Orgid", "Content-Type"
 
 // checkRequest refuses requests that others on the way could read differently.
 func checkRequest(r *http.Request) *refusal {
-	if !r.ProtoAtLeast(1, 1) {
+	if !r.ProtoAtLeast(1, 0) {
 		return &refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version", text: "HTTP/1.1 or later is needed"}
 	}
 	for _, name := range singleHeaders {

@@ -52,6 +52,7 @@ type Options struct {
 	// ReplayBytes bounds what is kept of bodies, to send them to another backend when
 	// one fails; 0 is no limit.
 	ReplayBytes int64
+	Memory      Memory                      // of bodies and answers that are kept; nil: not accounted for
 	Ready       func(context.Context) error // nil: always ready
 	Version     string                      // told by status/buildinfo
 	Revision    string
@@ -70,6 +71,9 @@ type Gateway struct {
 	ready   func(context.Context) error
 	version versionInfo
 	now     func() time.Time
+
+	memory    Memory
+	wholeMost int64 // bytes of an answer to HTTP/1.0
 
 	router   *router
 	unrouted *Route // of requests that have none
@@ -94,6 +98,9 @@ func New(o Options) (*Gateway, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Memory == nil {
+		o.Memory = unlimited{}
+	}
 	if err := o.Config.setDefaults(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -114,7 +121,8 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
 		version: versionInfo{version: o.Version, revision: o.Revision},
-		router:  router, unrouted: &Route{Name: "none", kind: kindRead}, trusted: trusted,
+		memory:  o.Memory, wholeMost: maxWhole,
+		router: router, unrouted: &Route{Name: "none", kind: kindRead}, trusted: trusted,
 		states: newTenantStates(o.Config.MaxTenants),
 		gate:   newFairGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
 		log:    newRequestLog(o.Logger, o.Now),
@@ -122,6 +130,9 @@ func New(o Options) (*Gateway, error) {
 	g.metrics = newMetrics(o.Registerer, g)
 	return g, nil
 }
+
+// maxWhole bounds an answer to HTTP/1.0, which is kept until it is complete.
+const maxWhole = 64 << 20
 
 // exchange is one request on its way through the gateway.
 type exchange struct {
@@ -133,6 +144,7 @@ type exchange struct {
 	query string
 	start time.Time
 	from  netip.Addr
+	held  Held // what the request holds of the memory; nil: nothing yet
 
 	tenant     tenant.ID
 	credential string
@@ -142,6 +154,10 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{g: g, r: r, route: g.unrouted, start: g.now(), from: source(r, g.trusted), rec: &recorder{
 		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
 	}}
+	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
+		x.rec.whole = conn.NewWhole(w, g.wholeMost)
+		x.rec.ResponseWriter = x.rec.whole
+	}
 	x.rec.Header().Set("X-Content-Type-Options", "nosniff")
 	return x
 }
@@ -216,6 +232,10 @@ func (x *exchange) serve() *refusal {
 	shared := x.g.states.sharing.Load()
 	if f := state.admit(x.start, &lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
 		return f
+	}
+	x.held = x.g.memory.Hold(access.Tenant, lim.MaxMemoryBytes, x.route.kind == kindWrite)
+	if x.rec.whole != nil {
+		x.rec.whole.Charge(x.held.Take)
 	}
 	x.rec.body = x.limitedBody(&lim)
 	defer func() {

@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -16,8 +19,9 @@ type recorder struct {
 	http.ResponseWriter
 	kind      kind
 	requestID string
-	hasBody   bool  // the client sends one
-	body      *body // as the backend gets it; nil if not so far
+	hasBody   bool        // the client sends one
+	body      *body       // as the backend gets it; nil if not so far
+	whole     *conn.Whole // of HTTP/1.0; else nil
 
 	status  int
 	written int64 // samples, as the backend reports them
@@ -55,6 +59,11 @@ func (w *recorder) WriteHeader(status int) {
 		w.answer(failed)
 		return
 	}
+	if w.whole != nil && strings.HasPrefix(h.Get("Content-Type"), "application/x-streamed-protobuf") {
+		w.replace(&refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version",
+			text: "a streamed answer needs HTTP/1.1: use it, or ask for one that is not streamed"})
+		return
+	}
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -81,9 +90,41 @@ func (w *recorder) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.discard {
+		if w.whole != nil {
+			return 0, errReplaced
+		}
 		return len(p), nil
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	if err != nil && w.whole != nil {
+		f := noMemory(err)
+		if errors.Is(err, conn.ErrTooLong) {
+			f = &refusal{status: http.StatusInternalServerError, reason: "http_version",
+				text: fmt.Sprintf("the answer has more than %d bytes: use HTTP/1.1, or ask for less", maxWhole)}
+		}
+		w.replace(f)
+	}
+	return n, err
+}
+
+// errReplaced ends a backend whose answer is not wanted any more.
+var errReplaced = errors.New("another answer took the place of this one")
+
+// replace answers with the gateway's own instead of what the backend began. Only
+// what is kept whole can be replaced.
+func (w *recorder) replace(f *refusal) {
+	w.discard = true
+	w.whole.Reset()
+	w.answer(f)
+}
+
+// complete sends what was kept. An answer that broke off is not sent.
+func (w *recorder) complete(broken bool) {
+	if broken && !w.discard {
+		w.replace(&refusal{status: http.StatusServiceUnavailable, reason: "backend_broken", retry: 2 * time.Second,
+			text: "the backend's answer broke off, try again"})
+	}
+	w.whole.Send()
 }
 
 // Flush and Unwrap keep streaming answers streaming.

@@ -37,6 +37,8 @@ func errorType(status int) string {
 		return "timeout"
 	case http.StatusServiceUnavailable, http.StatusBadGateway:
 		return "unavailable"
+	case http.StatusUnprocessableEntity:
+		return "execution"
 	case http.StatusInternalServerError:
 		return "internal"
 	}

@@ -222,7 +222,7 @@ func (a *App) buildEdge() (err error) {
 		}
 	}
 	o := gateway.Options{
-		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend,
+		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend, Memory: edgeMemory{a.memory},
 		ReplayBytes: a.replayBytes, BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
 		Ready: a.ready, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
 	}

@@ -60,7 +60,7 @@ type framing struct {
 	value   []byte  // of Content-Length, as far as it came
 	which   header  // that is read
 
-	host, length, chunked, expect bool // were seen in this header
+	host, length, chunked bool // were seen in this header
 
 	ext bool // an extension of a chunk began
 
@@ -226,9 +226,14 @@ func (f *framing) nameByte(c byte, out []byte) ([]byte, bool, *Rejection) {
 		}
 		f.length = true
 	case transferEncoding:
+		if f.old() {
+			return out, false, framingError("HTTP/1.0 has no Transfer-Encoding: send Content-Length")
+		}
 		f.chunked = true
 	case expectHeader:
-		f.expect = true
+		if f.old() {
+			return out, false, framingError("HTTP/1.0 has no Expect")
+		}
 	}
 	if f.which != contentLength { // which passes when it is known to be a number
 		out = append(append(out, f.held...), ':')
@@ -277,16 +282,14 @@ func (f *framing) endLine(out []byte) ([]byte, bool, *Rejection) {
 	return append(out, '\r', '\n'), false, nil
 }
 
+// old reports whether the request is of HTTP/1.0.
+func (f *framing) old() bool { return string(f.version[:]) == "HTTP/1.0" }
+
 func (f *framing) endHeader(out []byte) ([]byte, bool, *Rejection) {
-	old := string(f.version[:]) == "HTTP/1.0"
 	switch {
 	case f.chunked && f.length:
 		return out, false, framingError("Transfer-Encoding and Content-Length must not both be sent")
-	case old && f.chunked:
-		return out, false, framingError("HTTP/1.0 has no Transfer-Encoding: send Content-Length")
-	case old && f.expect:
-		return out, false, framingError("HTTP/1.0 has no Expect")
-	case old && f.first == 'P' && !f.length: // POST, PUT, PATCH
+	case f.old() && f.first == 'P' && !f.length: // POST, PUT, PATCH
 		return out, false, framingError("a body in HTTP/1.0 needs Content-Length")
 	}
 	next := between

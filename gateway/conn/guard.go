@@ -116,6 +116,26 @@ func (c *guardConn) follow(p []byte, n int) int {
 	return passed
 }
 
+// Write resets the connection when it fails: what was not sent is dropped at once,
+// and the client cannot take a part of an answer for all of it.
+func (c *guardConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		resetOnClose(c.Conn)
+	}
+	return n, err
+}
+
+// resetOnClose has a connection reset when it is closed, below TLS too.
+func resetOnClose(c net.Conn) {
+	if over, ok := c.(interface{ NetConn() net.Conn }); ok { // of TLS
+		c = over.NetConn()
+	}
+	if tcp, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		_ = tcp.SetLinger(0)
+	}
+}
+
 // CloseWrite ends the server's half of the connection. net/http looks for it, to
 // let a client read the answer to what it is still sending.
 func (c *guardConn) CloseWrite() error {
