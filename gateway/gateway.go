@@ -104,7 +104,7 @@ func New(o Options) (*Gateway, error) {
 	if err := o.Config.setDefaults(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	trusted, err := o.Config.trusted()
+	trusted, err := o.Config.Trusted()
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -275,6 +275,7 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
 	if x.rec.body != nil {
 		defer func() { _ = x.rec.body.Close() }()
 	}
+	conn.Patient(x.rec)
 	defer x.g.gate.leave() // before the wait for a client that sends what nobody reads
 	x.g.next.ServeHTTP(x.rec, outgoing(x.r, &grant{
 		access: access, limits: lim, requestID: x.rec.requestID,

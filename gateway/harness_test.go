@@ -233,7 +233,7 @@ func newEdge(t *testing.T, mode string, change func(*Options)) *edge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := conn.Server(conn.Options{Handler: g, Logger: o.Logger})
+	srv := conn.Server(conn.Options{Handler: g, Logger: o.Logger, Hasty: true})
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(conn.Guard(l, conn.HeaderBytes)) }()
 	t.Cleanup(func() { _ = srv.Close(); <-done })

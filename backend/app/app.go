@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/gateway/conn"
 	"github.com/palliumhq/pallium/policies/budget"
 	budgetredis "github.com/palliumhq/pallium/policies/budget/redis"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -78,6 +80,8 @@ type App struct {
 	push                 pushFunc             // nil without a distributor
 	edge                 *gateway.Gateway     // nil in a backend
 	cert                 *certificate         // of the edge; nil without TLS
+	connections          conn.Limits          // of the edge
+	trusted              []netip.Prefix       // proxies before the edge
 	adminHandler         http.Handler         // of the admin API and the operator's pages
 	admin                *adminListener
 	startup              *startup
@@ -220,6 +224,12 @@ func (a *App) buildEdge() (err error) {
 		if err := a.cert.load(); err != nil {
 			return err
 		}
+	}
+	if a.trusted, err = a.cfg.Gateway.Trusted(); err == nil {
+		a.connections, err = a.cfg.Gateway.Connections.Resolve(conn.OpenFiles())
+	}
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
 	}
 	o := gateway.Options{
 		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend, Memory: edgeMemory{a.memory},

@@ -110,7 +110,11 @@ func (a *App) handler() http.Handler {
 }
 
 func (a *App) mainServer() *http.Server {
-	return conn.Server(conn.Options{Handler: a.handler(), Logger: a.opts.Logger})
+	header := a.cfg.Gateway.HeaderBytes()
+	if a.opts.Role == Backend { // a gateway writes a query string anew, up to three times as long
+		header *= 4
+	}
+	return conn.Server(conn.Options{Handler: a.handler(), Logger: a.opts.Logger, HeaderBytes: header, Hasty: a.opts.Role != Backend})
 }
 
 // mainListener is the edge's, or that of a backend for gateways.
@@ -128,10 +132,11 @@ func (a *App) mainListener(l net.Listener) net.Listener {
 // edgeListener wraps the edge's listener in TLS, if it is configured, and in
 // the guard, which must see plain HTTP/1.1.
 func (a *App) edgeListener(l net.Listener) net.Listener {
+	l = conn.Limit(l, a.connections, a.trusted, a.registry)
 	if a.cert != nil {
 		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: a.cert.get})
 	}
-	return conn.Guard(l, conn.HeaderBytes)
+	return conn.Guard(l, a.cfg.Gateway.HeaderBytes())
 }
 
 // seal writes what is in the head into packs, so that the next start has no log

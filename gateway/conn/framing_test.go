@@ -109,7 +109,7 @@ func requests(r io.Reader, agree func(in *bufio.Reader)) (out []request, err err
 }
 
 func guarded(data string, step int) *guardConn {
-	return &guardConn{Conn: &parts{data: []byte(data), step: step}, framing: framing{limit: 1500}, scratch: &sync.Pool{}}
+	return &guardConn{Conn: &parts{data: []byte(data), step: step}, framing: framing{limit: 1500}, scratch: &sync.Pool{}, room: &room{limit: headerRoom}}
 }
 
 func TestFraming(t *testing.T) {
@@ -201,6 +201,44 @@ func TestRejectionsOnTheWire(t *testing.T) {
 		})
 	}
 }
+
+// TestRoomOfHeaders: long headers take room while they are read and served, and one
+// that finds none is rejected.
+func TestRoomOfHeaders(t *testing.T) {
+	r := &room{limit: 3 * roomStep}
+	request := func(size int) string { return "GET /" + strings.Repeat("a", size) + " HTTP/1.1\r\nHost: x\r\n\r\n" }
+	open := func(stream string) *guardConn {
+		return &guardConn{Conn: &halfOpen{parts{data: []byte(stream), step: 1000}}, framing: framing{limit: HeaderBytes}, scratch: &sync.Pool{}, room: r}
+	}
+	read := func(g *guardConn) {
+		_, _ = io.Copy(io.Discard, g)
+	}
+	short, long, second := open(request(10_000)), open(request(40_000)), open(request(40_000)+request(10))
+	read(short)
+	read(long)
+	if used := r.used.Load(); used != 2*roomStep || short.rejected.Load() != nil || long.rejected.Load() != nil {
+		t.Errorf("%d bytes of room are used", used)
+	}
+	read(second)
+	if got := second.rejected.Load(); got == nil || got.Status != 503 {
+		t.Errorf("without room: %+v", got)
+	}
+	_ = long.Close()
+	_ = second.Close()
+	if used := r.used.Load(); used != 0 {
+		t.Errorf("%d bytes of room are used in the end", used)
+	}
+	third := open(request(40_000) + request(10))
+	read(third)
+	if used := r.used.Load(); used != 0 || third.rejected.Load() != nil {
+		t.Errorf("%d bytes of room are used behind the next header", used)
+	}
+}
+
+// halfOpen is a connection that can be closed.
+type halfOpen struct{ parts }
+
+func (*halfOpen) Close() error { return nil }
 
 func readAnswer(t *testing.T, in *bufio.Reader) (int, string) {
 	t.Helper()

@@ -16,13 +16,16 @@ import (
 // some of them pass, and a proxy in front may have split them otherwise.
 // headerBytes bounds a header. Serve it with Server.
 func Guard(l net.Listener, headerBytes int) net.Listener {
-	return &guardListener{Listener: l, headerBytes: headerBytes}
+	out := &guardListener{Listener: l, headerBytes: headerBytes}
+	out.room.limit = headerRoom
+	return out
 }
 
 type guardListener struct {
 	net.Listener
 	headerBytes int
 	scratch     sync.Pool // of *[]byte, for what passes through a Read
+	room        room      // of long headers
 }
 
 // Accept implements net.Listener.
@@ -31,7 +34,7 @@ func (l *guardListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guardConn{Conn: c, framing: framing{limit: l.headerBytes}, scratch: &l.scratch}, nil
+	return &guardConn{Conn: c, framing: framing{limit: l.headerBytes}, scratch: &l.scratch, room: &l.room}, nil
 }
 
 // guardConn follows the framing of what is read through it. Read is for one
@@ -44,6 +47,10 @@ type guardConn struct {
 	out      []byte // is to be passed on
 	err      error  // after that
 	rejected atomic.Pointer[Rejection]
+
+	room     *room
+	reserved atomic.Int64 // of the room
+	closed   atomic.Bool
 }
 
 // Read passes on what is read as far as its framing is right. Behind a rejection
@@ -96,7 +103,13 @@ func (c *guardConn) follow(p []byte, n int) int {
 	if buf == nil {
 		buf = new([]byte)
 	}
+	if c.framing.state == between {
+		c.release()
+	}
 	taken, out, rejection, err := c.framing.step(p[:n], (*buf)[:0])
+	if rejection == nil && c.framing.state < inBody && !c.reserve(int64(c.framing.size)) {
+		rejection, out = noRoom(), c.framing.close(out)
+	}
 	if taken < n {
 		c.in = append(append([]byte(nil), p[taken:n]...), c.in...)
 	}
@@ -114,6 +127,13 @@ func (c *guardConn) follow(p []byte, n int) int {
 		c.scratch.Put(buf)
 	}
 	return passed
+}
+
+// Close implements net.Conn.
+func (c *guardConn) Close() error {
+	c.closed.Store(true)
+	c.release()
+	return c.Conn.Close()
 }
 
 // Write resets the connection when it fails: what was not sent is dropped at once,

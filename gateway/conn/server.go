@@ -16,6 +16,9 @@ const (
 	// From the header to the last byte of the answer: longer than any query
 	// may take. Clients that do not read have less time (see pace).
 	answerTimeout = 10 * time.Minute
+	// What the edge answers itself is small: a client that does not take it is not
+	// waited for.
+	hastyGrace = 5 * time.Second
 
 	// BodyGrace is within which a body must arrive, with a second more for every
 	// BodyRate bytes that came so far.
@@ -35,6 +38,9 @@ type Options struct {
 	// HeaderBytes bounds a header; 0 is the default. That of a Guard is the same.
 	HeaderBytes int
 
+	// Hasty gives clients a few seconds for an answer, until the handler calls Patient.
+	Hasty bool
+
 	pace              pace          // of answers; zero: answerPace
 	readHeaderTimeout time.Duration // 0: the default
 }
@@ -49,6 +55,9 @@ func Server(o Options) *http.Server {
 	if o.pace.now == nil {
 		o.pace = answerPace()
 	}
+	if !o.Hasty {
+		o.pace.hasty = 0
+	}
 	if o.readHeaderTimeout == 0 {
 		o.readHeaderTimeout = readHeaderTimeout
 	}
@@ -56,7 +65,7 @@ func Server(o Options) *http.Server {
 		Handler:           o.pace.timeAnswers(rejectRequests(timeBodies(o.Handler), o.Handler)),
 		ReadHeaderTimeout: o.readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
-		WriteTimeout:      o.pace.total,
+		WriteTimeout:      o.pace.grace,         // of what net/http answers itself; answers of handlers have deadlines of their own
 		MaxHeaderBytes:    o.HeaderBytes + 4096, // the guard is first
 		ConnContext:       withGuard,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
