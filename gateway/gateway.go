@@ -43,15 +43,12 @@ type Options struct {
 	Config      Config
 	Auth        Authenticator
 	Tenants     Tenants
-	Backend     http.Handler      // in this process
-	BackendURLs []string          // over the network, in turn
-	WriteURLs   []string          // for writes, when they go elsewhere
-	Stamp       func(http.Header) // adds what proves to backends who asks; may be nil
-	BackendTLS  *tls.Config       // of connections to backends; may be nil
-	Transport   http.RoundTripper // with BackendURLs; nil makes a tuned one
-	// ReplayBytes bounds what is kept of bodies, to send them to another backend when
-	// one fails; 0 is no limit.
-	ReplayBytes int64
+	Backend     http.Handler                // in this process
+	BackendURLs []string                    // over the network, in turn
+	WriteURLs   []string                    // for writes, when they go elsewhere
+	Stamp       func(http.Header)           // adds what proves to backends who asks; may be nil
+	BackendTLS  *tls.Config                 // of connections to backends; may be nil
+	Transport   http.RoundTripper           // with BackendURLs; nil makes a tuned one
 	Memory      Memory                      // of bodies and answers that are kept; nil: not accounted for
 	Ready       func(context.Context) error // nil: always ready
 	Version     string                      // told by status/buildinfo
@@ -237,15 +234,22 @@ func (x *exchange) serve() *refusal {
 	if x.rec.whole != nil {
 		x.rec.whole.Charge(x.held.Take)
 	}
-	x.rec.body = x.limitedBody(&lim)
-	defer func() {
-		n, _ := x.rec.body.state()
-		state.done(x.g.now(), x.r.ContentLength, n, x.rec.written)
-	}()
+	b := x.limitedBody(&lim)
+	defer func() { state.done(x.g.now(), x.r.ContentLength, b.received(), x.rec.written) }()
 	if x.route.kind == kindLocal {
 		return x.serveLocal(&lim)
 	}
-	return x.forward(access, &lim)
+	if x.r.ContentLength > x.g.cfg.MaxBodyBytes {
+		return tooLarge(x.g.cfg.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", x.r.ContentLength))
+	}
+	if f := b.receive(); f != nil {
+		return f
+	}
+	if f := state.enter(&lim); f != nil {
+		return f
+	}
+	defer state.leave()
+	return x.forward(access, &lim, b)
 }
 
 // limitedBody bounds the request's body; nil if it has none.
@@ -257,14 +261,11 @@ func (x *exchange) limitedBody(lim *limits.Limits) *body {
 	if lim.MaxBodyBytes > 0 {
 		most = min(most, lim.MaxBodyBytes)
 	}
-	return newBody(x.rec.ResponseWriter, x.r, most)
+	return newBody(x.rec.ResponseWriter, x.r, most, x.held.Take)
 }
 
 // forward waits for a place and hands the request to the backend.
-func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
-	if x.r.ContentLength > x.g.cfg.MaxBodyBytes {
-		return tooLarge(x.g.cfg.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", x.r.ContentLength))
-	}
+func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *refusal {
 	if err := x.g.gate.enter(x.r.Context(), access.Tenant); err != nil {
 		if errors.Is(err, errBusy) {
 			return &refusal{status: http.StatusServiceUnavailable, reason: "busy", retry: time.Second,
@@ -272,15 +273,12 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
 		}
 		return clientGone()
 	}
-	if x.rec.body != nil {
-		defer func() { _ = x.rec.body.Close() }()
-	}
+	defer x.g.gate.leave()
 	conn.Patient(x.rec)
-	defer x.g.gate.leave() // before the wait for a client that sends what nobody reads
 	x.g.next.ServeHTTP(x.rec, outgoing(x.r, &grant{
 		access: access, limits: lim, requestID: x.rec.requestID,
 		path: x.path, query: x.query, write: x.route.kind == kindWrite,
-	}, x.rec.body))
+	}, b))
 	if x.rec.status == 0 {
 		x.rec.WriteHeader(http.StatusOK)
 	}

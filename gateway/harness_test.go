@@ -324,7 +324,7 @@ func (e *edge) waitIdle(id tenant.ID) {
 	for {
 		st := e.gateway.states.get(id, e.clock.now())
 		st.mu.Lock()
-		n := st.inflight
+		n := st.admitted
 		st.mu.Unlock()
 		if n == 0 {
 			return

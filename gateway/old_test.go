@@ -69,7 +69,7 @@ func TestOldAnswers(t *testing.T) {
 		{"in one", write(1, false), 200, 1000, ""},
 		{"flushed", write(100, true), 200, 100_000, ""},
 		{"nothing", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, 204, 0, ""},
-		{"an error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad", 422) }, 422, 4, ""},
+		{"an error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad", http.StatusConflict) }, 409, 4, ""},
 		{"too long", write(300, true), 500, 0, "HTTP/1.1"},
 		{"streamed", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse")

@@ -13,14 +13,12 @@ import (
 )
 
 // recorder is the ResponseWriter that a backend gets. It notes status and
-// written samples, keeps internal headers in, and lets the gateway's own answer
-// take the place of a backend's report about a body that the gateway cut off.
+// written samples, and keeps internal headers in.
 type recorder struct {
 	http.ResponseWriter
 	kind      kind
 	requestID string
 	hasBody   bool        // the client sends one
-	body      *body       // as the backend gets it; nil if not so far
 	whole     *conn.Whole // of HTTP/1.0; else nil
 
 	status  int
@@ -54,11 +52,6 @@ func (w *recorder) WriteHeader(status int) {
 		delete(h, name)
 	}
 	h[HeaderRequestID] = []string{w.requestID}
-	if _, failed := w.body.state(); failed != nil && status >= 400 {
-		w.discard = true
-		w.answer(failed)
-		return
-	}
 	if w.whole != nil && strings.HasPrefix(h.Get("Content-Type"), "application/x-streamed-protobuf") {
 		w.replace(&refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version",
 			text: "a streamed answer needs HTTP/1.1: use it, or ask for one that is not streamed"})
@@ -90,10 +83,7 @@ func (w *recorder) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.discard {
-		if w.whole != nil {
-			return 0, errReplaced
-		}
-		return len(p), nil
+		return 0, errReplaced
 	}
 	n, err := w.ResponseWriter.Write(p)
 	if err != nil && w.whole != nil {
@@ -137,16 +127,11 @@ func (w *recorder) Flush() {
 
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// refuse answers with the gateway's own refusal, unless an answer has begun. A
-// failure of the client's body is the better explanation.
+// refuse answers with the gateway's own refusal, unless an answer has begun.
 func (w *recorder) refuse(f *refusal) {
-	if w.status != 0 {
-		return
+	if w.status == 0 {
+		w.answer(f)
 	}
-	if _, failed := w.body.state(); failed != nil {
-		f = failed
-	}
-	w.answer(f)
 }
 
 func (w *recorder) answer(f *refusal) {

@@ -228,6 +228,7 @@ var framingRows = []row{
 	{"folded length", query, bearer("$A", "Content-Length:\r\n 3"), "abc", 400, "", ""},
 	{"folded line", query, bearer("$A", "X-A: b\r\n\tc"), "", 400, "", "folded"},
 	{"both lengths, folded", push, bearer("$A", "Transfer-Encoding: chunked", "X-A: b\r\n c", "Content-Length: 4"), "1\r\nx\r\n0\r\n\r\n", 400, "", "folded"},
+	{"bare line feed in a chunk", push, bearer("$A", "Transfer-Encoding: chunked"), "1\nx\r\n0\r\n\r\n", 400, "", ""},
 	{"bare line feed", query, bearer("$A", "X-A: b\nX-B: c"), "", 400, "", "CRLF"},
 	{"unknown encoding", push, bearer("$A", "Transfer-Encoding: gzip"), "x", 501, "", ""},
 	{"two encodings", push, bearer("$A", "Transfer-Encoding: chunked", "Transfer-Encoding: identity"), "0\r\n\r\n", 501, "", ""},

@@ -71,7 +71,6 @@ type App struct {
 
 	registry             *prometheus.Registry
 	memory               *memory.Account // of requests
-	replayBytes          int64           // of bodies that a gateway may send again
 	rowCache, localPages int64           // bytes of the embedded row store's cache, and of the pages of local packs
 	store                rows.Store
 	control              *control.Control
@@ -233,7 +232,7 @@ func (a *App) buildEdge() (err error) {
 	}
 	o := gateway.Options{
 		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend, Memory: edgeMemory{a.memory},
-		ReplayBytes: a.replayBytes, BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
+		BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
 		Ready: a.ready, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
 	}
 	if a.security != nil {
