@@ -46,7 +46,7 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 	servers[0].BaseContext = a.requestContext
 	failed := make(chan error, 2)
 	var serving, background sync.WaitGroup
-	serving.Go(func() { failed <- servers[0].Serve(a.mainListener(list[0])) })
+	serving.Go(func() { failed <- a.serveMain(servers[0], list[0]) })
 	if a.rpc != nil {
 		serving.Go(func() { failed <- a.rpc.Serve(list[1]) })
 	}
@@ -117,26 +117,20 @@ func (a *App) mainServer() *http.Server {
 	return conn.Server(conn.Options{Handler: a.handler(), Logger: a.opts.Logger, HeaderBytes: header, Hasty: a.opts.Role != Backend})
 }
 
-// mainListener is the edge's, or that of a backend for gateways.
-func (a *App) mainListener(l net.Listener) net.Listener {
-	if a.opts.Role != Backend {
-		return a.edgeListener(l)
+// serveMain serves the edge, or a backend for gateways.
+func (a *App) serveMain(srv *http.Server, l net.Listener) error {
+	if a.opts.Role == Backend {
+		if config := a.security.TLS(); config != nil {
+			config.NextProtos = []string{"http/1.1"}
+			l = tls.NewListener(l, config)
+		}
+		return srv.Serve(l)
 	}
-	if config := a.security.TLS(); config != nil {
-		config.NextProtos = []string{"http/1.1"}
-		l = tls.NewListener(l, config)
-	}
-	return l
-}
-
-// edgeListener wraps the edge's listener in TLS, if it is configured, and in
-// the guard, which must see plain HTTP/1.1.
-func (a *App) edgeListener(l net.Listener) net.Listener {
-	l = conn.Limit(l, a.connections, a.trusted, a.registry)
+	var config *tls.Config
 	if a.cert != nil {
-		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: a.cert.get})
+		config = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.cert.get}
 	}
-	return conn.Guard(l, a.cfg.Gateway.HeaderBytes())
+	return conn.Serve(srv, conn.Limit(l, a.connections, a.trusted, a.registry), config, a.cfg.Gateway.HeaderBytes())
 }
 
 // seal writes what is in the head into packs, so that the next start has no log

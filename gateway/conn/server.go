@@ -43,11 +43,12 @@ type Options struct {
 
 	pace              pace          // of answers; zero: answerPace
 	readHeaderTimeout time.Duration // 0: the default
+	bodyGrace         time.Duration // 0: BodyGrace
 }
 
 // Server returns the HTTP server of an edge. Bodies have deadlines of their
 // own (see BodyGrace), so there is no ReadTimeout, which would cut off the clients
-// of slow queries. Answers have them as well (see pace). Serve it on a Guard.
+// of slow queries. Answers have them as well (see pace). Serve it with Serve, or on a Guard.
 func Server(o Options) *http.Server {
 	if o.HeaderBytes == 0 {
 		o.HeaderBytes = HeaderBytes
@@ -61,13 +62,17 @@ func Server(o Options) *http.Server {
 	if o.readHeaderTimeout == 0 {
 		o.readHeaderTimeout = readHeaderTimeout
 	}
+	if o.bodyGrace == 0 {
+		o.bodyGrace = BodyGrace
+	}
 	return &http.Server{
-		Handler:           o.pace.timeAnswers(rejectRequests(timeBodies(o.Handler), o.Handler)),
+		Handler:           o.pace.timeAnswers(rejectRequests(timeBodies(o.Handler, o.bodyGrace), o.Handler)),
 		ReadHeaderTimeout: o.readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		WriteTimeout:      o.pace.grace,         // of what net/http answers itself; answers of handlers have deadlines of their own
 		MaxHeaderBytes:    o.HeaderBytes + 4096, // the guard is first
 		ConnContext:       withGuard,
+		HTTP2:             limitsOfHTTP2(),
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 		// net/http would answer "OPTIONS *" itself, past the route table.
 		DisableGeneralOptionsHandler: true,
@@ -77,11 +82,11 @@ func Server(o Options) *http.Server {
 // timeBodies gives every request body a deadline, also one that no handler
 // reads: net/http reads the rest itself, to keep the connection, and would wait
 // for it for ever. The gateway moves the deadline as data comes.
-func timeBodies(h http.Handler) http.Handler {
+func timeBodies(h http.Handler, grace time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 && r.Body != nil {
 			rc := http.NewResponseController(w)
-			_ = rc.SetReadDeadline(time.Now().Add(BodyGrace)) // not every connection has deadlines
+			_ = rc.SetReadDeadline(time.Now().Add(grace)) // not every connection has deadlines
 			// In a copy: the server looks at the body of its own request to learn whether
 			// all of it was read. If it cannot, it takes the rest for the next request.
 			timed := *r
