@@ -59,7 +59,7 @@ func (s *splitter) run(one, two *half) error {
 	defer shaking.Wait()
 	defer cancel()
 	for delay := time.Duration(0); ; {
-		c, err := s.Listener.Accept()
+		c, err := s.Accept()
 		if err == nil {
 			delay = 0
 			shaking.Go(func() { s.shake(ctx, c, one, two) })
