@@ -6,113 +6,93 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
-const (
-	// A body must arrive within bodyGrace, plus a second for every
-	// bodyMinRate bytes that came so far.
-	bodyGrace   = 15 * time.Second
-	bodyMinRate = 16 << 10
+const deadlineStep = 256 << 10 // bytes between two settings of the deadline
 
-	deadlineStep = 256 << 10 // bytes between two settings of the deadline
-)
-
-// body is a client's request body on its way to the backend: passed through
-// unbuffered, but bounded in size and in time, and counted. The first failure
-// is kept, since a backend may report it in words of its own.
+// body is a client's request body. All of it arrives before the request takes a
+// place among its tenant's or a connection to a backend, so that who sends slowly
+// holds neither. What has arrived is held in memory and taken from its account.
 type body struct {
-	limit int64
-	rc    *http.ResponseController
-
-	reading atomic.Bool
-	n       atomic.Int64
-	failed  atomic.Pointer[refusal]
-
-	mu     sync.Mutex    // held during Read
-	src    io.ReadCloser // over http.MaxBytesReader
+	limit  int64
+	rc     *http.ResponseController
+	src    io.Reader // http.MaxBytesReader
 	start  time.Time
 	nextAt int64 // bytes at which the deadline is moved
-	closed bool
-	ended  bool // the source said EOF
+	buffer conn.Buffer
+	n      int64
 }
 
-func newBody(w http.ResponseWriter, r *http.Request, limit int64) *body {
+func newBody(w http.ResponseWriter, r *http.Request, limit int64, take func(int64) error) *body {
 	return &body{
-		limit: limit,
-		rc:    http.NewResponseController(w),
-		src:   http.MaxBytesReader(w, r.Body, limit),
-		start: time.Now(),
+		limit:  limit,
+		rc:     http.NewResponseController(w),
+		src:    http.MaxBytesReader(w, r.Body, limit),
+		start:  time.Now(),
+		buffer: conn.Buffer{Take: take},
 	}
 }
 
-func (b *body) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return 0, http.ErrBodyReadAfterClose
+// receive reads the body to its end.
+func (b *body) receive() *refusal {
+	if b == nil {
+		return nil
 	}
-	b.reading.Store(true)
-	defer b.reading.Store(false)
-	sofar := b.n.Load()
-	if sofar >= b.nextAt {
-		// Not every connection has deadlines; those of the edge do.
-		_ = b.rc.SetReadDeadline(b.start.Add(bodyGrace + time.Duration(sofar/bodyMinRate)*time.Second))
-		b.nextAt = sofar + deadlineStep
-	}
-	n, err := b.src.Read(p)
-	b.n.Add(int64(n))
+	_, err := b.buffer.ReadFrom(readFunc(b.read))
+	var large *http.MaxBytesError
+	var broken *readError
 	switch {
-	case err == io.EOF:
-		b.ended = true
+	case err == nil:
 		// The connection is now watched for the client's going away, which
 		// an expired deadline would be mistaken for while the backend works.
 		_ = b.rc.SetReadDeadline(time.Time{})
-	case err != nil:
-		// The deadline stays: whoever reads the rest must not wait for ever.
-		b.fail(err)
+		return nil
+	case errors.As(err, &large):
+		return tooLarge(b.limit, fmt.Sprintf("the request body has more than %d bytes", b.limit))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &refusal{status: http.StatusRequestTimeout, reason: "body_slow", text: "the request body arrived too slowly"}
+	case errors.As(err, &broken):
+		return badRequest("body_broken", "the request body could not be read to its end")
+	}
+	return noMemory(err)
+}
+
+// read moves the deadline as data comes.
+func (b *body) read(p []byte) (int, error) {
+	if b.n >= b.nextAt {
+		// Not every connection has deadlines; those of the edge do.
+		_ = b.rc.SetReadDeadline(b.start.Add(conn.BodyGrace + time.Duration(b.n/conn.BodyRate)*time.Second))
+		b.nextAt = b.n + deadlineStep
+	}
+	n, err := b.src.Read(p)
+	b.n += int64(n)
+	if err != nil && err != io.EOF {
+		err = &readError{err}
 	}
 	return n, err
 }
 
-func (b *body) fail(err error) {
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		b.failed.CompareAndSwap(nil, tooLarge(b.limit, fmt.Sprintf("the request body has more than %d bytes", b.limit)))
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		b.failed.CompareAndSwap(nil, &refusal{status: http.StatusRequestTimeout, reason: "body_slow",
-			text: "the request body arrived too slowly"})
-	default:
-		b.failed.CompareAndSwap(nil, badRequest("body_broken", "the request body could not be read to its end"))
-	}
-}
-
-// Close ends reading, also a Read that waits for the client. After it nothing
-// touches the connection, which may serve another request by then.
-func (b *body) Close() error {
-	if b.reading.Load() {
-		_ = b.rc.SetReadDeadline(time.Unix(1, 0))
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return nil
-	}
-	b.closed = true
-	if !b.ended {
-		// The server reads on a little, to keep the connection; not for long.
-		_ = b.rc.SetReadDeadline(time.Now().Add(bodyGrace))
-	}
-	return b.src.Close()
-}
-
-// state is how many bytes were read, and what went wrong, if anything.
-func (b *body) state() (int64, *refusal) {
+// received is how many bytes of the client's were read.
+func (b *body) received() int64 {
 	if b == nil {
-		return 0, nil
+		return 0
 	}
-	return b.n.Load(), b.failed.Load()
+	return b.n
 }
+
+// readError is of the client's connection, and not of the memory's account.
+type readError struct{ err error }
+
+// Error implements error.
+func (e *readError) Error() string { return "read request body: " + e.err.Error() }
+
+// Unwrap returns what went wrong.
+func (e *readError) Unwrap() error { return e.err }
+
+type readFunc func([]byte) (int, error)
+
+// Read implements io.Reader.
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }

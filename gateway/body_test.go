@@ -11,6 +11,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/gateway/conn"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // deadlines is a ResponseWriter that notes the read deadlines it is given.
@@ -18,17 +21,12 @@ type deadlines struct {
 	http.ResponseWriter
 	mu  sync.Mutex
 	set []time.Time
-	cut chan struct{} // closed by a deadline in the past
 }
 
 func (d *deadlines) SetReadDeadline(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.set = append(d.set, t)
-	if d.cut != nil && !t.IsZero() && t.Before(time.Unix(2, 0)) {
-		close(d.cut)
-		d.cut = nil
-	}
 	return nil
 }
 
@@ -41,26 +39,22 @@ func (d *deadlines) last() time.Time {
 func TestBodyDeadlines(t *testing.T) {
 	d := &deadlines{}
 	const size = 2 * deadlineStep
-	b := newBody(d, &http.Request{Body: io.NopCloser(strings.NewReader(strings.Repeat("x", size)))}, size)
-	buf := make([]byte, deadlineStep)
-	for _, want := range []time.Duration{bodyGrace, bodyGrace + deadlineStep/bodyMinRate*time.Second} {
-		if _, err := io.ReadFull(b, buf); err != nil {
-			t.Fatal(err)
-		}
-		if got := d.last().Sub(b.start); got != want {
-			t.Errorf("deadline after %s, want %s", got, want)
-		}
+	b := newBody(d, &http.Request{Body: io.NopCloser(strings.NewReader(strings.Repeat("x", size)))}, size, nil)
+	if f := b.receive(); f != nil {
+		t.Fatal(f.text)
 	}
-	if _, err := b.Read(buf); !errors.Is(err, io.EOF) {
-		t.Fatal(err)
+	var got []time.Duration
+	for _, at := range d.set[:len(d.set)-1] {
+		got = append(got, at.Sub(b.start).Round(time.Second))
+	}
+	if len(got) != 3 || got[0] != conn.BodyGrace || got[1] < conn.BodyGrace+deadlineStep/conn.BodyRate*time.Second || got[2] < got[1]+deadlineStep/conn.BodyRate*time.Second {
+		t.Errorf("deadlines after %v", got)
 	}
 	if !d.last().IsZero() {
 		t.Error("the deadline outlives the body: it would cancel the request")
 	}
-	n := len(d.set)
-	_ = b.Close()
-	if _, err := b.Read(buf); !errors.Is(err, http.ErrBodyReadAfterClose) || len(d.set) != n {
-		t.Errorf("after Close: %v, %d deadlines more", err, len(d.set)-n)
+	if all, err := io.ReadAll(b.buffer.Reader()); err != nil || len(all) != size || b.received() != size {
+		t.Errorf("%d bytes of %d: %v", len(all), size, err)
 	}
 }
 
@@ -68,47 +62,28 @@ func TestBodyDeadlines(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
-func (f failing) Close() error             { return nil }
 
 func TestBodyFailures(t *testing.T) {
-	for err, status := range map[error]int{
-		os.ErrDeadlineExceeded: 408, io.ErrUnexpectedEOF: 400, errors.New("connection reset"): 400,
+	take := func(int64) error { return nil }
+	for _, tt := range []struct {
+		name   string
+		src    io.Reader
+		take   func(int64) error
+		status int
+	}{
+		{"slow", failing{os.ErrDeadlineExceeded}, take, 408},
+		{"cut off", failing{io.ErrUnexpectedEOF}, take, 400},
+		{"reset", failing{errors.New("connection reset")}, take, 400},
+		{"large", strings.NewReader("12345678901"), take, 413},
+		{"no memory", strings.NewReader("1"), func(int64) error { return ErrNoMemory }, 503},
+		{"never fits", strings.NewReader("1"), func(int64) error { return ErrNeverFits }, 413},
+		{"tenant's own limit", strings.NewReader("1"), func(int64) error { return &limits.Exceeded{Name: "max_memory_bytes"} }, 422},
+		{"good", strings.NewReader("1234567890"), take, 0},
 	} {
-		b := newBody(&deadlines{}, &http.Request{Body: failing{err}}, 10)
-		if _, got := b.Read(make([]byte, 1)); !errors.Is(got, err) {
-			t.Errorf("Read: %v, want %v", got, err)
+		f := newBody(&deadlines{}, &http.Request{Body: io.NopCloser(tt.src)}, 10, tt.take).receive()
+		if got := f; got == nil && tt.status != 0 || got != nil && got.status != tt.status {
+			t.Errorf("%s: %+v, want status %d", tt.name, got, tt.status)
 		}
-		if _, f := b.state(); f == nil || f.status != status {
-			t.Errorf("%v became %+v, want status %d", err, f, status)
-		}
-	}
-}
-
-// stuck is a body of a client that sends nothing, until its deadline passes.
-type stuck struct {
-	reading chan struct{}
-	cut     chan struct{}
-}
-
-func (s stuck) Read([]byte) (int, error) {
-	close(s.reading)
-	<-s.cut
-	return 0, os.ErrDeadlineExceeded
-}
-func (s stuck) Close() error { return nil }
-
-func TestCloseEndsAReadThatWaits(t *testing.T) {
-	s := stuck{make(chan struct{}), make(chan struct{})}
-	b := newBody(&deadlines{cut: s.cut}, &http.Request{Body: s}, 10)
-	done := make(chan error)
-	go func() {
-		_, err := b.Read(make([]byte, 1))
-		done <- err
-	}()
-	<-s.reading
-	_ = b.Close()
-	if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Error(err)
 	}
 }
 
@@ -124,13 +99,13 @@ func TestEveryBodyHasADeadline(t *testing.T) {
 		"failed":     {failing{errors.New("reset")}, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, true},
 		"read":       {strings.NewReader("x"), func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, false},
 		"none":       {http.NoBody, func(http.ResponseWriter, *http.Request) {}, false},
-		"cut by us":  {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(newBody(w, r, 1)) }, true},
-		"read by us": {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(newBody(w, r, 9)) }, false},
+		"cut by us":  {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { newBody(w, r, 1, nil).receive() }, true},
+		"read by us": {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { newBody(w, r, 9, nil).receive() }, false},
 	} {
 		d := &deadlines{ResponseWriter: httptest.NewRecorder()}
 		d.set = append(d.set, time.Time{})
 		r := httptest.NewRequest("POST", "/", tt.body)
-		Server(tt.handler, slog.New(slog.DiscardHandler)).Handler.ServeHTTP(d, r)
+		conn.Server(conn.Options{Handler: tt.handler, Logger: slog.New(slog.DiscardHandler)}).Handler.ServeHTTP(d, r)
 		if got := !d.last().IsZero(); got != tt.want {
 			t.Errorf("%s: deadline %v", name, d.last())
 		}

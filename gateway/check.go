@@ -60,7 +60,7 @@ var singleHeaders = [...]string{"Authorization", "X-Scope-Orgid", "Content-Type"
 
 // checkRequest refuses requests that others on the way could read differently.
 func checkRequest(r *http.Request) *refusal {
-	if !r.ProtoAtLeast(1, 1) {
+	if !r.ProtoAtLeast(1, 0) {
 		return &refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version", text: "HTTP/1.1 or later is needed"}
 	}
 	for _, name := range singleHeaders {
@@ -70,9 +70,6 @@ func checkRequest(r *http.Request) *refusal {
 	}
 	if len(r.Header["Upgrade"]) > 0 {
 		return badRequest("upgrade", "protocol upgrades are not supported")
-	}
-	if bothLengths(r) {
-		return badRequest("framing", "Transfer-Encoding and Content-Length must not both be sent")
 	}
 	if len(r.TransferEncoding) > 1 || (len(r.TransferEncoding) == 1 && r.TransferEncoding[0] != "chunked") {
 		return badRequest("framing", "the transfer encoding is not supported")

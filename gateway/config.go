@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
 // Config of the gateway, as it stands in the configuration file. 0 means the
@@ -27,11 +29,40 @@ type Config struct {
 	Gateways int `yaml:"gateways"`
 	// TrustedProxies are networks whose X-Forwarded-For is believed; default none.
 	TrustedProxies []string `yaml:"trusted_proxies"`
+	// Connections bound those of clients; the defaults follow from how many files the
+	// process may open.
+	Connections conn.Limits `yaml:"connections"`
+	// MaxHeaderBytes bounds a header, with the request line; default 256 KiB.
+	MaxHeaderBytes int `yaml:"max_header_bytes"`
+	// MaxBufferedBytes bounds what `pallium gateway` keeps of bodies, and of answers to
+	// HTTP/1.0; default a quarter of its memory. `pallium all` has memory.request_bytes.
+	MaxBufferedBytes int64 `yaml:"max_buffered_bytes"`
+}
+
+// The bounds of max_header_bytes. Headers are read before anybody has proven
+// anything.
+const (
+	leastHeaderBytes = 4 << 10
+	mostHeaderBytes  = 1 << 20
+)
+
+// HeaderBytes is max_header_bytes or its default.
+func (c *Config) HeaderBytes() int {
+	if c.MaxHeaderBytes == 0 {
+		return conn.HeaderBytes
+	}
+	return c.MaxHeaderBytes
 }
 
 func (c *Config) setDefaults() error {
 	if c.MaxInFlight < 0 || c.MaxQueued < 0 || c.QueueTimeout < 0 || c.MaxBodyBytes < 0 || c.MaxTenants < 0 || c.Gateways < 0 {
 		return fmt.Errorf("max_in_flight, max_queued, queue_timeout, max_body_bytes, max_tenants and gateways must not be negative")
+	}
+	if n := c.HeaderBytes(); n < leastHeaderBytes || n > mostHeaderBytes {
+		return fmt.Errorf("max_header_bytes is %d, it must be from %d to %d", n, leastHeaderBytes, mostHeaderBytes)
+	}
+	if c.MaxBufferedBytes < 0 {
+		return fmt.Errorf("max_buffered_bytes must not be negative")
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 2000
@@ -51,7 +82,8 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
-func (c *Config) trusted() ([]netip.Prefix, error) {
+// Trusted are trusted_proxies.
+func (c *Config) Trusted() ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, s := range c.TrustedProxies {
 		p, err := netip.ParsePrefix(s)

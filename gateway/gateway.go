@@ -20,6 +20,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/conn"
 	"github.com/palliumhq/pallium/policies"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -46,17 +47,15 @@ type Options struct {
 	BackendURLs []string     // over the network, in turn
 	WriteURLs   []string     // for writes, when they go elsewhere
 	// Dial connects to backends; nil is a plain TCP connection.
-	Dial      func(ctx context.Context, network, addr string) (net.Conn, error)
-	Transport http.RoundTripper // with BackendURLs; nil makes a tuned one
-	// ReplayBytes bounds what is kept of bodies, to send them to another backend when
-	// one fails; 0 is no limit.
-	ReplayBytes int64
-	Ready       func(context.Context) error // nil: always ready
-	Version     string                      // told by status/buildinfo
-	Revision    string
-	Logger      *slog.Logger
-	Registerer  prometheus.Registerer
-	Now         func() time.Time
+	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
+	Transport  http.RoundTripper           // with BackendURLs; nil makes a tuned one
+	Memory     Memory                      // of bodies and answers that are kept; nil: not accounted for
+	Ready      func(context.Context) error // nil: always ready
+	Version    string                      // told by status/buildinfo
+	Revision   string
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time
 }
 
 // Gateway is the edge as an http.Handler, safe for concurrent use. It owns no
@@ -69,6 +68,9 @@ type Gateway struct {
 	ready   func(context.Context) error
 	version versionInfo
 	now     func() time.Time
+
+	memory    Memory
+	wholeMost int64 // bytes of an answer to HTTP/1.0
 
 	router   *router
 	unrouted *Route // of requests that have none
@@ -93,10 +95,13 @@ func New(o Options) (*Gateway, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Memory == nil {
+		o.Memory = unlimited{}
+	}
 	if err := o.Config.setDefaults(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	trusted, err := o.Config.trusted()
+	trusted, err := o.Config.Trusted()
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -113,7 +118,8 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
 		version: versionInfo{version: o.Version, revision: o.Revision},
-		router:  router, unrouted: &Route{Name: "none", kind: kindRead}, trusted: trusted,
+		memory:  o.Memory, wholeMost: maxWhole,
+		router: router, unrouted: &Route{Name: "none", kind: kindRead}, trusted: trusted,
 		states: newTenantStates(o.Config.MaxTenants),
 		gate:   newFairGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
 		log:    newRequestLog(o.Logger, o.Now),
@@ -121,6 +127,9 @@ func New(o Options) (*Gateway, error) {
 	g.metrics = newMetrics(o.Registerer, g)
 	return g, nil
 }
+
+// maxWhole bounds an answer to HTTP/1.0, which is kept until it is complete.
+const maxWhole = 64 << 20
 
 // exchange is one request on its way through the gateway.
 type exchange struct {
@@ -132,17 +141,27 @@ type exchange struct {
 	query string
 	start time.Time
 	from  netip.Addr
+	held  Held // what the request holds of the memory; nil: nothing yet
 
 	tenant     tenant.ID
 	credential string
 }
 
-// ServeHTTP answers one request.
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{g: g, r: r, start: g.now(), from: source(r, g.trusted), rec: &recorder{
+func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{g: g, r: r, route: g.unrouted, start: g.now(), from: source(r, g.trusted), rec: &recorder{
 		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
 	}}
+	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
+		x.rec.whole = conn.NewWhole(w, g.wholeMost)
+		x.rec.ResponseWriter = x.rec.whole
+	}
 	x.rec.Header().Set("X-Content-Type-Options", "nosniff")
+	return x
+}
+
+// ServeHTTP answers one request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := g.exchange(w, r)
 	defer x.finish()
 	if f := x.find(); f != nil {
 		x.rec.kind = x.route.kind
@@ -155,9 +174,19 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Reject implements conn.Rejecter.
+func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejection) {
+	x := g.exchange(w, r)
+	defer x.finish()
+	if rt, _, _ := g.router.find(r.Method, r.URL.Path); rt != nil {
+		x.route = rt
+	}
+	x.rec.kind = x.route.kind
+	x.rec.refuse(&refusal{status: why.Status, reason: why.Reason, text: why.Text})
+}
+
 // find checks that the request means one thing only, and finds its route.
 func (x *exchange) find() *refusal {
-	x.route = x.g.unrouted
 	if f := checkPath(x.r); f != nil {
 		return f
 	}
@@ -196,23 +225,44 @@ func (x *exchange) serve() *refusal {
 	if err != nil {
 		return unavailable("limits_unavailable", err)
 	}
+	return x.admitted(access, &lim)
+}
+
+// admitted serves a request whose tenant and limits are known.
+func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *refusal {
 	state := x.g.states.get(access.Tenant, x.start)
 	shared := x.g.states.sharing.Load()
-	if f := state.admit(x.start, &lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
+	if f := state.admit(x.start, lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
 		return f
 	}
-	x.rec.body = x.limitedBody(&lim)
+	x.held = x.g.memory.Hold(access.Tenant, lim.MaxMemoryBytes, x.route.kind == kindWrite)
+	if x.rec.whole != nil {
+		x.rec.whole.Charge(x.held.Take)
+	}
+	b := x.limitedBody(lim)
 	var reserved float64
-	defer func() { state.done(x.g.now(), x.r.ContentLength, reserved, x.rec.outcome()) }()
+	defer func() { state.done(x.g.now(), x.r.ContentLength, reserved, x.rec.outcome(b.received())) }()
+	if x.route.kind == kindLocal {
+		return x.serveLocal(lim)
+	}
+	if x.r.ContentLength > x.g.cfg.MaxBodyBytes {
+		return tooLarge(x.g.cfg.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", x.r.ContentLength))
+	}
+	if f := b.receive(); f != nil {
+		return f
+	}
+	// Now that all of the body is there: one that arrives slowly holds no budget.
 	if x.route.kind == kindWrite {
-		if reserved, f = state.reserve(x.g.now(), &lim, x.r.ContentLength); f != nil {
+		var f *refusal
+		if reserved, f = state.reserve(x.g.now(), lim, b.received()); f != nil {
 			return f
 		}
 	}
-	if x.route.kind == kindLocal {
-		return x.serveLocal(&lim)
+	if f := state.enter(lim); f != nil {
+		return f
 	}
-	return x.forward(access, &lim)
+	defer state.leave()
+	return x.forward(access, lim, b)
 }
 
 // limitedBody bounds the request's body; nil if it has none.
@@ -224,14 +274,11 @@ func (x *exchange) limitedBody(lim *limits.Limits) *body {
 	if lim.MaxBodyBytes > 0 {
 		most = min(most, lim.MaxBodyBytes)
 	}
-	return newBody(x.rec.ResponseWriter, x.r, most)
+	return newBody(x.rec.ResponseWriter, x.r, most, x.held.Take)
 }
 
 // forward waits for a place and hands the request to the backend.
-func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
-	if x.r.ContentLength > x.g.cfg.MaxBodyBytes {
-		return tooLarge(x.g.cfg.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", x.r.ContentLength))
-	}
+func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *refusal {
 	if err := x.g.gate.enter(x.r.Context(), access.Tenant); err != nil {
 		if errors.Is(err, errBusy) {
 			return &refusal{status: http.StatusServiceUnavailable, reason: "busy", retry: time.Second,
@@ -239,14 +286,12 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits) *refusal {
 		}
 		return clientGone()
 	}
-	if x.rec.body != nil {
-		defer func() { _ = x.rec.body.Close() }()
-	}
-	defer x.g.gate.leave() // before the wait for a client that sends what nobody reads
+	defer x.g.gate.leave()
+	conn.Patient(x.rec)
 	x.g.next.ServeHTTP(x.rec, outgoing(x.r, &grant{
 		access: access, limits: lim, requestID: x.rec.requestID,
 		path: x.path, query: x.query, write: x.route.kind == kindWrite,
-	}, x.rec.body))
+	}, b))
 	if x.rec.status == 0 {
 		x.rec.WriteHeader(http.StatusOK)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/conn"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -232,9 +233,9 @@ func newEdge(t *testing.T, mode string, change func(*Options)) *edge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := Server(g, o.Logger)
+	srv := conn.Server(conn.Options{Handler: g, Logger: o.Logger, Hasty: true})
 	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.Serve(GuardListener(l)) }()
+	go func() { defer close(done); _ = srv.Serve(conn.Guard(l, conn.HeaderBytes)) }()
 	t.Cleanup(func() { _ = srv.Close(); <-done })
 	e.addr = l.Addr().String()
 	return e
@@ -323,7 +324,7 @@ func (e *edge) waitIdle(id tenant.ID) {
 	for {
 		st := e.gateway.states.get(id, e.clock.now())
 		st.mu.Lock()
-		n := st.inflight
+		n := st.admitted
 		st.mu.Unlock()
 		if n == 0 {
 			return

@@ -329,6 +329,8 @@ func TestOptions(t *testing.T) {
 		{"URL without scheme", func(o *Options) { o.BackendURLs = []string{"b:80"} }, "http(s)://"},
 		{"URL with credentials", func(o *Options) { o.BackendURLs = []string{"http://u:p@b"} }, "http(s)://"},
 		{"negative", func(o *Options) { o.Config.MaxInFlight = -1 }, "negative"},
+		{"header of 1 KiB", func(o *Options) { o.Config.MaxHeaderBytes = 1 << 10 }, "max_header_bytes"},
+		{"header of 2 MiB", func(o *Options) { o.Config.MaxHeaderBytes = 2 << 20 }, "max_header_bytes"},
 		{"proxies", func(o *Options) { o.Config.TrustedProxies = []string{"10.0.0.1"} }, "trusted_proxies"},
 	}
 	for _, tt := range tests {

@@ -26,11 +26,18 @@ func newRequestID() string {
 // finish runs after every request, also one that panicked.
 func (x *exchange) finish() {
 	p := recover()
+	if x.held != nil {
+		defer x.held.Close()
+	}
 	err, _ := p.(error)
 	aborted := errors.Is(err, http.ErrAbortHandler)
 	if p != nil && !aborted {
 		x.g.log.panicked(x, p, debug.Stack())
 		x.rec.refuse(&refusal{status: http.StatusInternalServerError, reason: "panic", text: "internal error"})
+	}
+	if x.rec.whole != nil {
+		x.rec.complete(aborted || p != nil && x.rec.refused == nil)
+		aborted, p = false, nil
 	}
 	x.g.metrics.observe(x)
 	x.g.log.request(x)

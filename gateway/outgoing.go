@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -45,13 +46,14 @@ func outgoing(r *http.Request, g *grant, b *body) *http.Request {
 	out := &http.Request{
 		Method: r.Method, URL: u, Host: "pallium",
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header:        make(http.Header, len(forwarded)+4),
-		Body:          http.NoBody,
-		ContentLength: r.ContentLength,
-		RequestURI:    u.RequestURI(),
+		Header:     make(http.Header, len(forwarded)+4),
+		Body:       http.NoBody,
+		RequestURI: u.RequestURI(),
 	}
-	if b != nil {
-		out.Body = b
+	if b != nil && b.buffer.Len() > 0 {
+		out.ContentLength = b.buffer.Len()
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(b.buffer.Reader()), nil }
+		out.Body, _ = out.GetBody() // cannot fail
 	}
 	for _, name := range forwarded {
 		if v := r.Header[name]; len(v) > 0 {

@@ -39,7 +39,7 @@ func TestBothModesSendTheSame(t *testing.T) {
 
 func TestSource(t *testing.T) {
 	c := Config{TrustedProxies: []string{"10.0.0.0/8", "fd00::/8"}}
-	nets, err := c.trusted()
+	nets, err := c.Trusted()
 	if err != nil {
 		t.Fatal(err)
 	}

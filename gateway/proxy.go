@@ -51,11 +51,10 @@ func newProxy(o *Options) (http.Handler, error) {
 	if rt == nil {
 		rt = newTransport(o.Dial)
 	}
-	room := &replayRoom{limit: o.ReplayBytes}
-	read := newUpstream(reads, rt, o.Now, room)
+	read := newUpstream(reads, rt, o.Now)
 	write := read
 	if len(writes) > 0 {
-		write = newUpstream(writes, rt, o.Now, room)
+		write = newUpstream(writes, rt, o.Now)
 	}
 	return &httputil.ReverseProxy{
 		// Rewrite and not Director: Director's headers can be deleted by a
@@ -96,8 +95,7 @@ func parseURLs(backends []string) ([]*url.URL, error) {
 	return urls, nil
 }
 
-// proxyError answers for a backend that did not. A recorder puts a failure of
-// the client's body in its place, if there was one.
+// proxyError answers for a backend that did not.
 func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 	rec, ok := w.(*recorder)
 	if !ok {

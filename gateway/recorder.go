@@ -1,22 +1,25 @@
 package gateway
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
 // recorder is the ResponseWriter that a backend gets. It notes status and
-// written samples, keeps internal headers in, and lets the gateway's own answer
-// take the place of a backend's report about a body that the gateway cut off.
+// written samples, and keeps internal headers in.
 type recorder struct {
 	http.ResponseWriter
 	kind      kind
 	requestID string
-	hasBody   bool  // the client sends one
-	body      *body // as the backend gets it; nil if not so far
+	hasBody   bool        // the client sends one
+	whole     *conn.Whole // of HTTP/1.0; else nil
 
 	status  int
 	written int64 // samples, as the backend reports them
@@ -51,9 +54,9 @@ func (w *recorder) WriteHeader(status int) {
 		delete(h, name)
 	}
 	h[HeaderRequestID] = []string{w.requestID}
-	if _, failed := w.body.state(); failed != nil && status >= 400 {
-		w.discard = true
-		w.answer(failed)
+	if w.whole != nil && strings.HasPrefix(h.Get("Content-Type"), "application/x-streamed-protobuf") {
+		w.replace(&refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version",
+			text: "a streamed answer needs HTTP/1.1: use it, or ask for one that is not streamed"})
 		return
 	}
 	w.status = status
@@ -84,9 +87,8 @@ func (w *recorder) count(h http.Header) {
 
 // outcome is what the request cost: untold if the backend took a write without a
 // count.
-func (w *recorder) outcome() outcome {
-	n, _ := w.body.state()
-	o := outcome{read: n, samples: w.written, beside: w.beside}
+func (w *recorder) outcome(read int64) outcome {
+	o := outcome{read: read, samples: w.written, beside: w.beside}
 	if w.kind == kindWrite && !w.counted && w.status/100 == 2 {
 		o.samples = untold
 	}
@@ -98,9 +100,38 @@ func (w *recorder) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.discard {
-		return len(p), nil
+		return 0, errReplaced
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	if err != nil && w.whole != nil {
+		f := noMemory(err)
+		if errors.Is(err, conn.ErrTooLong) {
+			f = &refusal{status: http.StatusInternalServerError, reason: "http_version",
+				text: fmt.Sprintf("the answer has more than %d bytes: use HTTP/1.1, or ask for less", maxWhole)}
+		}
+		w.replace(f)
+	}
+	return n, err
+}
+
+// errReplaced ends a backend whose answer is not wanted any more.
+var errReplaced = errors.New("another answer took the place of this one")
+
+// replace answers with the gateway's own instead of what the backend began. Only
+// what is kept whole can be replaced.
+func (w *recorder) replace(f *refusal) {
+	w.discard = true
+	w.whole.Reset()
+	w.answer(f)
+}
+
+// complete sends what was kept. An answer that broke off is not sent.
+func (w *recorder) complete(broken bool) {
+	if broken && !w.discard {
+		w.replace(&refusal{status: http.StatusServiceUnavailable, reason: "backend_broken", retry: 2 * time.Second,
+			text: "the backend's answer broke off, try again"})
+	}
+	w.whole.Send()
 }
 
 // Flush and Unwrap keep streaming answers streaming.
@@ -113,16 +144,11 @@ func (w *recorder) Flush() {
 
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// refuse answers with the gateway's own refusal, unless an answer has begun. A
-// failure of the client's body is the better explanation.
+// refuse answers with the gateway's own refusal, unless an answer has begun.
 func (w *recorder) refuse(f *refusal) {
-	if w.status != 0 {
-		return
+	if w.status == 0 {
+		w.answer(f)
 	}
-	if _, failed := w.body.state(); failed != nil {
-		f = failed
-	}
-	w.answer(f)
 }
 
 func (w *recorder) answer(f *refusal) {
@@ -131,7 +157,7 @@ func (w *recorder) answer(f *refusal) {
 	if w.hasBody {
 		// The server reads the rest of a refused body, to keep the
 		// connection, and would wait for it for ever.
-		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(bodyGrace))
+		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(conn.BodyGrace))
 	}
 	f.write(w.ResponseWriter, w.kind)
 }

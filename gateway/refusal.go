@@ -29,14 +29,16 @@ func errorType(status int) string {
 		return "forbidden"
 	case http.StatusNotFound:
 		return "not_found"
-	case http.StatusRequestEntityTooLarge:
-		return "too_large_entry"
 	case http.StatusTooManyRequests:
 		return "too_many_requests"
+	case http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
+		return "too_large_entry"
 	case http.StatusRequestTimeout:
 		return "timeout"
 	case http.StatusServiceUnavailable, http.StatusBadGateway:
 		return "unavailable"
+	case http.StatusUnprocessableEntity:
+		return "execution"
 	case http.StatusInternalServerError:
 		return "internal"
 	}
@@ -63,15 +65,19 @@ func (f *refusal) write(w http.ResponseWriter, k kind) {
 	}
 	if k == kindWrite {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
-		w.WriteHeader(f.status)
-		_, _ = w.Write([]byte(f.text + "\n"))
+		f.send(w, f.text)
 		return
 	}
 	h.Set("Content-Type", "application/json")
+	text, _ := json.Marshal(map[string]string{"status": "error", "errorType": errorType(f.status), "error": f.text}) // cannot fail
+	f.send(w, string(text))
+}
+
+// send tells the length, so that the answer is whole before the connection is closed.
+func (f *refusal) send(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)+1))
 	w.WriteHeader(f.status)
-	_ = json.NewEncoder(w).Encode(map[string]string{
-		"status": "error", "errorType": errorType(f.status), "error": f.text,
-	})
+	_, _ = w.Write([]byte(text + "\n"))
 }
 
 // retryAfter is whole seconds, up to a quarter or one second later than needed,

@@ -18,14 +18,10 @@ const (
 	firstPerByte = 1. / 32
 	// What is learned is kept within these, since a sender can shape its bodies.
 	leastPerByte, mostPerByte = 1. / 256, 1.
-
-	// A body of unknown length counts as what the tenant's writes have on average,
-	// but not as less than leastUnknown; before any as firstUnknown.
-	leastUnknown, firstUnknown = 100, 1000
 )
 
-// reserve estimates what an admitted write costs and takes it from the budget, unless
-// others have put that in debt meanwhile. What it returns must be given to done.
+// reserve estimates what an admitted write with a body of so many bytes costs and
+// takes it from the budget, unless others have put that in debt meanwhile. What it returns must be given to done.
 func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) (float64, *refusal) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -39,12 +35,6 @@ func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) (f
 		return 0, nil
 	}
 	n := float64(length) * st.ratio()
-	switch {
-	case length < 0 && st.perWrite == 0:
-		n = firstUnknown
-	case length < 0:
-		n = math.Max(st.perWrite, leastUnknown)
-	}
 	st.samples.take(now, r.samples, r.sampleBurst, n)
 	st.reserved += n
 	return n, nil

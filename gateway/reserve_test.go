@@ -87,7 +87,6 @@ func TestReservationIsSettled(t *testing.T) {
 		{"expected beyond the burst", 640_000, 1000, 0, 20_000, 9000},
 		{"failed", 32_000, 0, 0, 1000, 10_000},
 		{"not told", 32_000, untold, 0, 1000, 10_000},
-		{"unknown length", -1, 1000, 0, 1000, 9000},
 		{"a day far away", 32_000, 1000, 5000, 1000, 4000},
 		{"no body", 0, 0, 0, 0, 10_000},
 	} {

@@ -58,7 +58,8 @@ type tenantState struct {
 	requests bucket
 	samples  bucket
 	bytes    bucket
-	inflight int
+	admitted int // requests between admit and done
+	inflight int // of these, those between enter and leave
 	use      tenantUse
 	share    budget.Share
 	gateways int
@@ -169,7 +170,7 @@ func (st *tenantState) idle(now time.Time) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
-	return st.inflight == 0 &&
+	return st.admitted == 0 &&
 		st.requests.full(now, r.requests, r.requestBurst) &&
 		st.samples.full(now, r.samples, r.sampleBurst) &&
 		st.bytes.full(now, r.bytes, r.byteBurst)
@@ -197,8 +198,28 @@ func (st *tenantState) admit(now time.Time, l *limits.Limits, share budget.Share
 		r := st.scaled(l)
 		st.bytes.take(now, r.bytes, r.byteBurst, float64(length))
 	}
+	st.admitted++
+	return nil
+}
+
+// enter takes one of the tenant's places for requests under way, which leave gives
+// back. The request's body has arrived by then.
+func (st *tenantState) enter(l *limits.Limits) *refusal {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if n := st.scaled(l).n; n > 0 && st.inflight >= n {
+		st.use.refused++
+		return st.tooMany("max_concurrent_requests", time.Second, fmt.Sprintf("%d requests", l.MaxConcurrentRequests),
+			fmt.Sprintf("%d requests are under way", st.inflight))
+	}
 	st.inflight++
 	return nil
+}
+
+func (st *tenantState) leave() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.inflight--
 }
 
 func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
@@ -210,10 +231,6 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 	st.requests.take(now, r.requests, r.requestBurst, 1)
 	if l.MaxBodyBytes > 0 && length > l.MaxBodyBytes {
 		return tooLarge(l.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", length))
-	}
-	if r.n > 0 && st.inflight >= r.n {
-		return st.tooMany("max_concurrent_requests", time.Second, fmt.Sprintf("%d requests", l.MaxConcurrentRequests),
-			fmt.Sprintf("%d requests are under way", st.inflight))
 	}
 	if write {
 		if f := st.checkSamples(now, l, &r); f != nil {
@@ -261,7 +278,7 @@ func (st *tenantState) done(now time.Time, length int64, reserved float64, o out
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
-	st.inflight--
+	st.admitted--
 	if length < 0 {
 		st.bytes.take(now, r.bytes, r.byteBurst, float64(o.read))
 		st.asked[budget.Bytes] += float64(max(o.read, 0))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/gateway/conn"
 	"github.com/palliumhq/pallium/policies/budget"
 	budgetredis "github.com/palliumhq/pallium/policies/budget/redis"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -70,7 +72,6 @@ type App struct {
 
 	registry             *prometheus.Registry
 	memory               *memory.Account // of requests
-	replayBytes          int64           // of bodies that a gateway may send again
 	rowCache, localPages int64           // bytes of the embedded row store's cache, and of the pages of local packs
 	store                rows.Store
 	control              *control.Control
@@ -79,6 +80,8 @@ type App struct {
 	push                 pushFunc             // nil without a distributor
 	edge                 *gateway.Gateway     // nil in a backend
 	cert                 *certificate         // of the edge; nil without TLS
+	connections          conn.Limits          // of the edge
+	trusted              []netip.Prefix       // proxies before the edge
 	adminHandler         http.Handler         // of the admin API and the operator's pages
 	admin                *adminListener
 	startup              *startup
@@ -222,9 +225,15 @@ func (a *App) buildEdge() (err error) {
 			return err
 		}
 	}
+	if a.trusted, err = a.cfg.Gateway.Trusted(); err == nil {
+		a.connections, err = a.cfg.Gateway.Connections.Resolve(conn.OpenFiles())
+	}
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
 	o := gateway.Options{
-		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend,
-		ReplayBytes: a.replayBytes, BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
+		Config: a.cfg.Gateway, Auth: a.auth, Tenants: a.control, Backend: a.backend, Memory: edgeMemory{a.memory},
+		BackendURLs: a.cfg.Upstream.URLs, WriteURLs: a.cfg.Upstream.WriteURLs,
 		Ready: a.ready, Version: a.opts.Version, Logger: a.opts.Logger, Registerer: a.registry, Now: a.opts.Now,
 	}
 	if a.security != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/palliumhq/pallium/gateway"
 	"github.com/palliumhq/pallium/gateway/admin"
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
 // adminListener is open from the beginning of the start to the end of the
@@ -40,9 +40,9 @@ func (a *App) openAdmin() error {
 	a.admin = ad
 	a.registerEarly(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(a.opts.Version))
 	ad.serve(a.starting())
-	ad.server = gateway.Server(admin.RequireHost(a.adminNames(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	ad.server = conn.Server(conn.Options{Handler: admin.RequireHost(a.adminNames(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		(*ad.handler.Load()).ServeHTTP(w, r)
-	})), a.opts.Logger)
+	})), Logger: a.opts.Logger})
 	ad.server.BaseContext = a.requestContext
 	ended := make(chan struct{})
 	go func() {

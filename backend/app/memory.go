@@ -30,9 +30,9 @@ const (
 	rowMemtables  = 64 << 20
 )
 
-// replayPart is the part of its memory in which a gateway keeps bodies of requests
-// that it may have to send again.
-const replayPart = 4
+// bufferPart is the part of its memory in which a gateway keeps bodies of requests,
+// and answers to HTTP/1.0.
+const bufferPart = 4
 
 // planMemory divides the memory of the process between its parts, tells Go's
 // runtime its limit, and opens the account of requests.
@@ -55,7 +55,12 @@ func (a *App) planMemory() error {
 	if w.Store {
 		shareCaches(a.caches(), p.Caches)
 	}
-	a.cfg.Ingester.MemoryBytes, a.replayBytes = p.Head, p.Go/replayPart
+	a.cfg.Ingester.MemoryBytes = p.Head
+	if a.opts.Role == Gateway {
+		if p.Requests = a.cfg.Gateway.MaxBufferedBytes; p.Requests == 0 {
+			p.Requests = p.Go / bufferPart
+		}
+	}
 	a.memory = memory.NewAccount(p.Requests, a.registry)
 	if p.Go > 0 {
 		debug.SetMemoryLimit(p.Go)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/gateway"
+	"github.com/palliumhq/pallium/gateway/conn"
 )
 
 type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
@@ -42,11 +42,11 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 	if started != nil {
 		started(list[0].Addr(), a.admin.listener.Addr())
 	}
-	servers := []*http.Server{gateway.Server(a.handler(), a.opts.Logger), a.admin.server}
+	servers := []*http.Server{a.mainServer(), a.admin.server}
 	servers[0].BaseContext = a.requestContext
 	failed := make(chan error, 2)
 	var serving, background sync.WaitGroup
-	serving.Go(func() { failed <- servers[0].Serve(a.mainListener(list[0])) })
+	serving.Go(func() { failed <- a.serveMain(servers[0], list[0]) })
 	if a.rpc != nil {
 		serving.Go(func() { failed <- a.rpc.Serve(list[1]) })
 	}
@@ -109,21 +109,24 @@ func (a *App) handler() http.Handler {
 	return a.edge
 }
 
-// mainListener is the edge's, or that of a backend for gateways.
-func (a *App) mainListener(l net.Listener) net.Listener {
-	if a.opts.Role != Backend {
-		return a.edgeListener(l)
+func (a *App) mainServer() *http.Server {
+	header := a.cfg.Gateway.HeaderBytes()
+	if a.opts.Role == Backend { // a gateway writes a query string anew, up to three times as long
+		header *= 4
 	}
-	return a.security.Listen(l, func(err error) { a.opts.Logger.Warn("a connection to internal_listen was refused", "err", err) })
+	return conn.Server(conn.Options{Handler: a.handler(), Logger: a.opts.Logger, HeaderBytes: header, Hasty: a.opts.Role != Backend})
 }
 
-// edgeListener wraps the edge's listener in TLS, if it is configured, and in
-// the guard, which must see plain HTTP/1.1.
-func (a *App) edgeListener(l net.Listener) net.Listener {
-	if a.cert != nil {
-		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: a.cert.get})
+// serveMain serves the edge, or a backend for gateways.
+func (a *App) serveMain(srv *http.Server, l net.Listener) error {
+	if a.opts.Role == Backend {
+		return srv.Serve(a.security.Listen(l, func(err error) { a.opts.Logger.Warn("a connection to internal_listen was refused", "err", err) }))
 	}
-	return gateway.GuardListener(l)
+	var config *tls.Config
+	if a.cert != nil {
+		config = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.cert.get}
+	}
+	return conn.Serve(srv, conn.Limit(l, a.connections, a.trusted, a.registry), config, a.cfg.Gateway.HeaderBytes())
 }
 
 // seal writes what is in the head into packs, so that the next start has no log

@@ -1,4 +1,4 @@
-package gateway
+package conn
 
 import (
 	"bufio"
@@ -7,11 +7,14 @@ import (
 	"time"
 )
 
-// pace is how fast a client must read. As with bodies (see body), an answer may
+// pace is how fast a client must read. As with bodies (see BodyGrace), an answer may
 // keep the server waiting for grace, and for a second for every rate bytes that
 // were sent so far.
 type pace struct {
 	grace time.Duration
+	// hasty is the grace of what the edge answers itself, which is little, and of all
+	// answers to clients that have proven nothing: see Patient. 0: all have grace.
+	hasty time.Duration
 	rate  int64         // bytes for which a second is allowed
 	slice int           // bytes of a large write that are passed on at once
 	total time.Duration // from the request to the end of the answer, whatever the rate
@@ -19,7 +22,7 @@ type pace struct {
 }
 
 func answerPace() pace {
-	return pace{grace: bodyGrace, rate: bodyMinRate, slice: 64 << 10, total: writeTimeout, now: time.Now}
+	return pace{grace: BodyGrace, hasty: hastyGrace, rate: BodyRate, slice: 64 << 10, total: answerTimeout, now: time.Now}
 }
 
 // timeAnswers gives every answer a deadline that moves as the client reads it.
@@ -27,7 +30,13 @@ func answerPace() pace {
 // the server's WriteTimeout.
 func (p pace) timeAnswers(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := &timedAnswer{ResponseWriter: w, rc: http.NewResponseController(w), pace: p, end: p.now().Add(p.total), stream: r.ProtoMajor > 1}
+		a := &timedAnswer{ResponseWriter: w, rc: http.NewResponseController(w), pace: p, slow: p, end: p.now().Add(p.total), stream: r.ProtoMajor > 1}
+		if p.hasty > 0 {
+			a.grace, a.rate = p.hasty, 0
+		}
+		if a.stream { // which ends with the server's own deadline
+			_ = a.rc.SetWriteDeadline(a.end)
+		}
 		h.ServeHTTP(a, r)
 		a.finish()
 	})
@@ -41,6 +50,7 @@ type timedAnswer struct {
 	rc *http.ResponseController
 	pace
 
+	slow     pace // see Patient
 	end      time.Time
 	stream   bool // of HTTP/2, which ends when its deadline passes, even if nothing is written
 	sent     int64
@@ -50,6 +60,23 @@ type timedAnswer struct {
 	hijacked bool
 }
 
+// Patient gives the client of an answer that a backend makes all the time that
+// answers have: BodyGrace, and a second for every BodyRate bytes. Until it is called
+// a client may keep the server waiting for a few seconds only.
+func Patient(w http.ResponseWriter) {
+	for w != nil {
+		if a, ok := w.(*timedAnswer); ok {
+			a.grace, a.rate, a.armed = a.slow.grace, a.slow.rate, time.Time{}
+			return
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return
+		}
+		w = u.Unwrap()
+	}
+}
+
 // arm sets the deadline of what is written next. Setting it costs about as much
 // as a small write, so it is not done for each of many.
 func (a *timedAnswer) arm(now time.Time) {
@@ -57,7 +84,10 @@ func (a *timedAnswer) arm(now time.Time) {
 		return
 	}
 	a.armed, a.armedAt = now, a.sent
-	allowed := a.grace + time.Duration(a.sent/a.rate)*time.Second
+	allowed := a.grace
+	if a.rate > 0 {
+		allowed += time.Duration(a.sent/a.rate) * time.Second
+	}
 	deadline := now.Add(allowed - a.waited)
 	if a.end.Before(deadline) {
 		deadline = a.end // it replaces that of http.Server

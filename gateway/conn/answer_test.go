@@ -1,4 +1,4 @@
-package gateway
+package conn
 
 import (
 	"bufio"
@@ -60,6 +60,7 @@ func TestAnswerDeadlines(t *testing.T) {
 		}
 	}
 	p.timeAnswers(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		Patient(rw)
 		w.clock = w.clock.Add(time.Minute) // nobody waits for the client
 		rw.WriteHeader(200)
 		is("the first write", w.clock.Add(15*time.Second))
@@ -105,11 +106,13 @@ func TestAnswerDeadlines(t *testing.T) {
 	w = &slowWriter{header: http.Header{}, clock: begun}
 	p.timeAnswers(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { w.clock = w.clock.Add(time.Minute) })).
 		ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	is("nothing written", w.clock.Add(15*time.Second))
+	is("nothing written", w.clock.Add(5*time.Second))
 
 	// A stream of HTTP/2 must not end while the handler works.
 	w = &slowWriter{header: http.Header{}, clock: begun}
 	p.timeAnswers(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		is("the beginning of a stream", begun.Add(10*time.Minute))
+		Patient(rw)
 		for _, write := range []func(){func() { rw.WriteHeader(200) }, func() { fmt.Fprint(rw, "x") }, func() { rw.(http.Flusher).Flush() }} {
 			write()
 			is("a stream", begun.Add(10*time.Minute))
@@ -123,7 +126,7 @@ func TestAnswerDeadlines(t *testing.T) {
 
 func impatient() pace {
 	p := answerPace()
-	p.grace, p.rate = 250*time.Millisecond, 64<<20
+	p.grace, p.hasty, p.rate = 250*time.Millisecond, 250*time.Millisecond, 64<<20
 	return p
 }
 
@@ -139,7 +142,7 @@ func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.Respo
 	pl := &place{results: make(chan error, 100)}
 	free := make(chan struct{}, 1)
 	pl.Server = httptest.NewUnstartedServer(nil)
-	pl.Config = newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	pl.Config = Server(Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case free <- struct{}{}:
 			defer func() { <-free }()
@@ -150,12 +153,13 @@ func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.Respo
 			fmt.Fprint(w, "small")
 			return
 		}
+		Patient(w)
 		err := h(w, r)
 		select {
 		case pl.results <- err:
 		default: // nobody needs those of so many
 		}
-	}), slog.New(slog.DiscardHandler), p)
+	}), Logger: slog.New(slog.DiscardHandler), pace: p, Hasty: true})
 	inner := pl.Config.Handler
 	pl.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pl.done.Add(1)
@@ -457,8 +461,21 @@ func TestHijack(t *testing.T) {
 	}
 }
 
-func TestServerTotal(t *testing.T) {
-	if s := Server(http.NotFoundHandler(), slog.New(slog.DiscardHandler)); s.WriteTimeout != 10*time.Minute {
-		t.Errorf("the server's own deadline is %s", s.WriteTimeout)
-	}
+// TestHasty: until a handler says that the client may take its time, it has a few
+// seconds, however much was sent.
+func TestHasty(t *testing.T) {
+	w := &slowWriter{header: http.Header{}, clock: time.Unix(1_000_000, 0)}
+	p := answerPace()
+	p.now = func() time.Time { return w.clock }
+	p.timeAnswers(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = rw.Write(make([]byte, 1<<20))
+		if got := w.last(); !got.Equal(w.clock.Add(5 * time.Second)) {
+			t.Errorf("the deadline is in %s", got.Sub(w.clock))
+		}
+		Patient(rw)
+		fmt.Fprint(rw, "x")
+		if got := w.last(); !got.Equal(w.clock.Add((15 + 64) * time.Second)) {
+			t.Errorf("the deadline of a patient answer is in %s", got.Sub(w.clock))
+		}
+	})).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 }

@@ -1,0 +1,112 @@
+package conn
+
+import (
+	"errors"
+	"io"
+)
+
+const (
+	leastPiece = 4 << 10
+	mostPiece  = 1 << 20
+)
+
+// Buffer keeps bytes as they come, and takes the memory for them before it has
+// them: a sender that announces much and sends little holds little.
+type Buffer struct {
+	// Take takes bytes from an account; nil takes nothing. After its error nothing
+	// more is kept.
+	Take func(n int64) error
+
+	pieces [][]byte
+	size   int64
+}
+
+// Len is how many bytes are kept.
+func (b *Buffer) Len() int64 { return b.size }
+
+// grow returns the last piece, with room for at least a byte.
+func (b *Buffer) grow() (*[]byte, error) {
+	if n := len(b.pieces); n > 0 && len(b.pieces[n-1]) < cap(b.pieces[n-1]) {
+		return &b.pieces[n-1], nil
+	}
+	next := int(min(max(b.size, leastPiece), mostPiece)) // as much again as there is
+	if b.Take != nil {
+		if err := b.Take(int64(next)); err != nil {
+			return nil, err
+		}
+	}
+	b.pieces = append(b.pieces, make([]byte, 0, next))
+	return &b.pieces[len(b.pieces)-1], nil
+}
+
+// Write keeps p. Its error is that of Take.
+func (b *Buffer) Write(p []byte) (int, error) {
+	written := 0
+	for written < len(p) {
+		piece, err := b.grow()
+		if err != nil {
+			return written, err
+		}
+		n := min(cap(*piece)-len(*piece), len(p)-written)
+		*piece = append(*piece, p[written:written+n]...)
+		written += n
+		b.size += int64(n)
+	}
+	return written, nil
+}
+
+// ReadFrom keeps what r gives until its end. Its error is that of Take or of r.
+func (b *Buffer) ReadFrom(r io.Reader) (int64, error) {
+	before := b.size
+	for {
+		piece, err := b.grow()
+		if err != nil {
+			return b.size - before, err
+		}
+		have := len(*piece)
+		n, err := r.Read((*piece)[have:cap(*piece)])
+		*piece = (*piece)[:have+n]
+		b.size += int64(n)
+		if errors.Is(err, io.EOF) {
+			return b.size - before, nil
+		}
+		if err != nil {
+			return b.size - before, err
+		}
+	}
+}
+
+// Reader reads what is kept from its beginning. It may be used after the buffer
+// was thrown away, and beside other readers.
+func (b *Buffer) Reader() io.Reader { return &bufferReader{pieces: b.pieces} }
+
+type bufferReader struct {
+	pieces [][]byte
+	at     int // in the first piece
+}
+
+// Read implements io.Reader.
+func (r *bufferReader) Read(p []byte) (int, error) {
+	for len(r.pieces) > 0 && r.at == len(r.pieces[0]) {
+		r.pieces, r.at = r.pieces[1:], 0
+	}
+	if len(r.pieces) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.pieces[0][r.at:])
+	r.at += n
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo.
+func (r *bufferReader) WriteTo(w io.Writer) (int64, error) {
+	total := int64(0)
+	for ; len(r.pieces) > 0; r.pieces, r.at = r.pieces[1:], 0 {
+		n, err := w.Write(r.pieces[0][r.at:])
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}

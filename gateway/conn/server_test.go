@@ -1,0 +1,56 @@
+package conn
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// startServer serves on a guarded listener of the loopback interface until the
+// test ends.
+func startServer(t *testing.T, o Options) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.HeaderBytes == 0 {
+		o.HeaderBytes = HeaderBytes
+	}
+	srv := Server(o)
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(Guard(l, o.HeaderBytes)) }()
+	t.Cleanup(func() { _ = srv.Close(); <-done })
+	return l.Addr().String()
+}
+
+// TestReadHeaderTimeout: whoever sends no header, a part of one or one byte after
+// the other is closed.
+func TestReadHeaderTimeout(t *testing.T) {
+	addr := startServer(t, Options{readHeaderTimeout: 300 * time.Millisecond, Handler: http.NotFoundHandler()})
+	const whole = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	for name, send := range map[string]string{
+		"nothing": "", "a byte": "G", "half": "GET / HTTP/1.1\r\nHost: x\r\nA: b", "a second half": whole + "GET / HTTP/1.1\r\nHo",
+	} {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // before which an idle connection stays open
+		if _, err := io.WriteString(c, send); err != nil {
+			t.Fatal(err)
+		}
+		var timeout net.Error
+		if _, err := io.Copy(io.Discard, c); errors.As(err, &timeout) && timeout.Timeout() {
+			t.Errorf("%s: the connection stays open", name)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package conn
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+// TestBrokenAnswerIsReset: a client of HTTP/1.0 that does not read sees no orderly
+// end behind a part of its answer.
+func TestBrokenAnswerIsReset(t *testing.T) {
+	gaveUp := make(chan struct{})
+	addr := startServer(t, Options{pace: impatient(), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		whole := NewWhole(w, 64<<20)
+		_, _ = whole.Write(make([]byte, 32<<20))
+		whole.Send()
+		close(gaveUp)
+	})})
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.(*net.TCPConn).SetReadBuffer(4096)
+	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-gaveUp
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	var timeout net.Error
+	if _, err := io.Copy(io.Discard, c); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		t.Errorf("the answer ended like a whole one: %v", err)
+	}
+}
+
+func TestBuffer(t *testing.T) {
+	data := []byte(strings.Repeat("0123456789", 300_000))
+	taken := int64(0)
+	b := &Buffer{Take: func(n int64) error { taken += n; return nil }}
+	if n, err := b.Write(data[:1000]); n != 1000 || err != nil {
+		t.Fatal(n, err)
+	}
+	if n, err := b.ReadFrom(iotest.HalfReader(bytes.NewReader(data[1000:]))); n != int64(len(data)-1000) || err != nil {
+		t.Fatal(n, err)
+	}
+	for _, read := range []func(io.Reader) ([]byte, error){io.ReadAll, func(r io.Reader) ([]byte, error) {
+		var out bytes.Buffer
+		_, err := io.Copy(&out, r)
+		return out.Bytes(), err
+	}} {
+		if got, err := read(b.Reader()); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("read %d bytes of %d: %v", len(got), len(data), err)
+		}
+	}
+	if b.Len() != int64(len(data)) || taken < b.Len() || taken > 2*b.Len() {
+		t.Errorf("%d bytes, %d of memory for %d", b.Len(), taken, len(data))
+	}
+	if err := iotest.TestReader(b.Reader(), data); err != nil {
+		t.Error(err)
+	}
+	full := errors.New("full")
+	b = &Buffer{Take: func(n int64) error { return full }}
+	if n, err := b.Write(data[:10]); n != 0 || !errors.Is(err, full) {
+		t.Error(n, err)
+	}
+	if _, err := b.ReadFrom(bytes.NewReader(data)); !errors.Is(err, full) {
+		t.Error(err)
+	}
+}

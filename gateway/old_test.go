@@ -1,0 +1,171 @@
+package gateway
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// old sends a request of HTTP/1.0 and reads until the server closes the connection.
+func (e *edge) old(t *testing.T, request string) (answer, error) {
+	t.Helper()
+	c, err := net.Dial("tcp", e.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return answer{}, err
+	}
+	if resp.ContentLength < 0 {
+		t.Error("an answer without a length")
+	}
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return answer{}, err
+	}
+	if rest, err := io.ReadAll(in); err != nil || len(rest) > 0 {
+		t.Errorf("behind the answer: %q, %v", rest, err)
+	}
+	return answer{resp.StatusCode, resp.Header, string(data)}, nil
+}
+
+// TestOldAnswers: whatever a backend does, an answer in HTTP/1.0 has a length, is
+// whole or an error, and is the last on its connection.
+func TestOldAnswers(t *testing.T) {
+	write := func(parts int, flush bool) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for range parts {
+				if _, err := io.WriteString(w, strings.Repeat("x", 1000)); err != nil {
+					return
+				}
+				if flush {
+					_ = http.NewResponseController(w).Flush()
+				}
+			}
+		}
+	}
+	tests := []struct {
+		name   string
+		answer func(http.ResponseWriter, *http.Request)
+		status int
+		size   int // of an answer that is not an error
+		says   string
+	}{
+		{"in one", write(1, false), 200, 1000, ""},
+		{"flushed", write(100, true), 200, 100_000, ""},
+		{"nothing", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, 204, 0, ""},
+		{"an error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad", http.StatusConflict) }, 409, 4, ""},
+		{"too long", write(300, true), 500, 0, "HTTP/1.1"},
+		{"streamed", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse")
+			write(10, true)(w, r)
+		}, 505, 0, "HTTP/1.1"},
+		{"broken", func(w http.ResponseWriter, r *http.Request) {
+			write(10, true)(w, r)
+			panic(http.ErrAbortHandler)
+		}, 503, 0, "broke off"},
+	}
+	for _, mode := range modes {
+		for _, tt := range tests {
+			t.Run(mode+"/"+tt.name, func(t *testing.T) {
+				e := newEdge(t, mode, nil)
+				e.gateway.wholeMost = 200_000
+				e.backend.answer = tt.answer
+				a, err := e.old(t, "GET /prometheus/api/v1/query?query=up HTTP/1.0\r\nConnection: keep-alive\r\n"+e.fill("Authorization: Bearer $A")+"\r\n\r\n")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if a.status != tt.status || !strings.Contains(a.body, tt.says) || a.header.Get("X-Request-Id") == "" {
+					t.Errorf("answered %d %.100q, want %d %q", a.status, a.body, tt.status, tt.says)
+				}
+				if tt.says == "" && len(a.body) != tt.size {
+					t.Errorf("%d bytes, want %d", len(a.body), tt.size)
+				}
+			})
+		}
+	}
+}
+
+// account is a Memory of a few bytes.
+type account struct {
+	mu       sync.Mutex
+	free     int64
+	err      error // of what finds no room
+	holdings int
+}
+
+type holding struct {
+	*account
+	taken int64
+}
+
+func (a *account) Hold(tenant.ID, int64, bool) Held {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holdings++
+	return &holding{account: a}
+}
+
+func (h *holding) Take(n int64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n > h.free {
+		return fmt.Errorf("take %d bytes: %w", n, h.err)
+	}
+	h.free, h.taken = h.free-n, h.taken+n
+	return nil
+}
+
+func (h *holding) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.holdings--
+	h.free, h.taken = h.free+h.taken, 0
+}
+
+// is waits until so many bytes are free and nothing is held.
+func (a *account) is(t *testing.T, free int64) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		a.mu.Lock()
+		ok := a.free == free && a.holdings == 0
+		a.mu.Unlock()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are free of %d, %d holdings", a.free, free, a.holdings)
+		}
+	}
+}
+
+// TestOldAnswersTakeMemory: what is kept of an answer is taken from the account, and
+// given back.
+func TestOldAnswersTakeMemory(t *testing.T) {
+	const free = 64 << 10
+	m := &account{free: free, err: ErrNoMemory}
+	e := newEdge(t, "direct", func(o *Options) { o.Memory = m })
+	for _, tt := range []struct{ size, status int }{{10_000, 200}, {100_000, 503}, {60_000, 200}} {
+		e.backend.answer = func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, tt.size)) }
+		a, err := e.old(t, "GET /prometheus/api/v1/query?query=up HTTP/1.0\r\n"+e.fill("Authorization: Bearer $A")+"\r\n\r\n")
+		if err != nil || a.status != tt.status || a.status == 503 && a.header.Get("Retry-After") == "" {
+			t.Errorf("%d bytes: %d %.100q (%v)", tt.size, a.status, a.body, err)
+		}
+		m.is(t, free)
+	}
+}

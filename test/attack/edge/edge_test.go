@@ -1,0 +1,251 @@
+// Package edge attacks the connections of a real process's edge over the loopback
+// interface, prints what each kind of connection costs, and holds that to bounds.
+package edge
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/harness"
+)
+
+const (
+	many       = 200 // connections of a kind
+	perAddress = 300 // that the process allows
+)
+
+type world struct {
+	t     *testing.T
+	p     *harness.Pallium
+	addr  string
+	port  string // in hexadecimal, as the kernel lists it
+	token string
+	open  []net.Conn
+}
+
+func newWorld(t *testing.T) *world {
+	p := harness.StartPallium(t, fmt.Sprintf("gateway: {connections: {max: 2000, per_network: 2000, per_address: %d}}\n", perAddress))
+	w := &world{t: t, p: p, addr: strings.TrimPrefix(p.Edge, "http://"), token: p.Tenant("team", "max_concurrent_requests=100")}
+	_, port, err := net.SplitHostPort(w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.port = fmt.Sprintf("%04X", n)
+	return w
+}
+
+// dial connects from an address of the loopback network.
+func (w *world) dial(from string) net.Conn {
+	w.t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: time.Minute}
+	c, err := d.Dial("tcp", w.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_ = c.(*net.TCPConn).SetReadBuffer(4096)
+	w.open = append(w.open, c)
+	return c
+}
+
+// hangUp ends the attack and waits until the process has closed its connections.
+func (w *world) hangUp() {
+	for _, c := range w.open {
+		_ = c.(*net.TCPConn).SetLinger(0)
+		_ = c.Close()
+	}
+	w.open = nil
+	harness.Eventually(w.t, time.Minute, func() error {
+		if n := w.p.Metric("pallium_gateway_connections"); n > 10 {
+			return fmt.Errorf("%g connections are open", n)
+		}
+		return nil
+	})
+}
+
+// resident is the process's resident memory.
+func (w *world) resident() int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.p.Pid()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return n << 10
+		}
+	}
+	w.t.Fatal("no VmRSS")
+	return 0
+}
+
+// queued is what the kernel keeps for the edge's connections, of requests that were
+// not read and of answers that were not taken: in sum, and the largest of each.
+func (w *world) queued() (sum, mostSent, mostReceived int64) {
+	data, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) < 5 || !strings.HasSuffix(f[1], ":"+w.port) || f[3] == "0A" { // 0A is a listener
+			continue
+		}
+		sent, received, _ := strings.Cut(f[4], ":")
+		tx, errTx := strconv.ParseInt(sent, 16, 64)
+		rx, errRx := strconv.ParseInt(received, 16, 64)
+		if err := errors.Join(errTx, errRx); err != nil {
+			w.t.Fatal(err)
+		}
+		sum += tx + rx
+		mostSent, mostReceived = max(mostSent, tx), max(mostReceived, rx)
+	}
+	return sum, mostSent, mostReceived
+}
+
+// kernel is the memory of all TCP sockets of the machine, in which others are too.
+func kernel(t *testing.T) int64 {
+	data, err := os.ReadFile("/proc/net/sockstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		for i := range f {
+			if f[0] == "TCP:" && f[i] == "mem" && i+1 < len(f) {
+				pages, err := strconv.ParseInt(f[i+1], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return pages * int64(os.Getpagesize())
+			}
+		}
+	}
+	return 0
+}
+
+func (w *world) query() (int, string) {
+	return harness.Do(w.t, http.MethodGet, w.p.Edge+"/prometheus/api/v1/query?query=up", w.token, "", nil)
+}
+
+// attack is a kind of connection: what it sends, and what one may cost.
+type attack struct {
+	name     string
+	send     func(w *world, c net.Conn)
+	memory   int64 // of the process
+	sent     int64 // of answers, in the kernel
+	received int64 // of requests, in the kernel
+}
+
+func text(format func(w *world) string) func(*world, net.Conn) {
+	return func(w *world, c net.Conn) {
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.WriteString(c, format(w)); err != nil {
+			w.t.Error(err)
+		}
+	}
+}
+
+// fill sends pipelined requests until the server takes no more.
+func fill(w *world, c net.Conn) {
+	requests := strings.Repeat("GET /ready HTTP/1.1\r\nHost: x\r\n\r\n", 1000)
+	for range 1000 {
+		_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := io.WriteString(c, requests); err != nil {
+			return
+		}
+	}
+	w.t.Error("32 MB of requests were taken of a client that does not read")
+}
+
+// TestEdge: the order is that of the growing cost.
+func TestEdge(t *testing.T) {
+	w := newWorld(t)
+	for _, a := range []attack{
+		{"idle after a request", func(w *world, c net.Conn) {
+			text(func(*world) string { return "GET /ready HTTP/1.1\r\nHost: x\r\n\r\n" })(w, c)
+			if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != http.StatusOK {
+				w.t.Errorf("not answered: %v", err)
+			}
+		}, 64 << 10, 0, 0},
+		{"half a header", text(func(*world) string { return "GET /ready HTTP/1.1\r\nHost: x\r\nA: " }), 64 << 10, 0, 64},
+		{"slow body", text(func(w *world) string {
+			return "POST /api/v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + w.token + "\r\nContent-Length: 900000\r\n\r\nabc"
+		}), 128 << 10, 0, 64},
+		{"half a long header", text(func(*world) string {
+			return "GET /ready HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 200<<10)
+		}), 1 << 20, 1 << 10, 1 << 20},
+		{"not reading", fill, 256 << 10, 512 << 10, 1 << 20},
+	} {
+		t.Run(a.name, func(t *testing.T) {
+			before, kernelBefore := w.resident(), kernel(t)
+			n := many
+			if a.name == "not reading" {
+				n = 20 // each takes a moment to fill
+			}
+			for range n {
+				a.send(w, w.dial("127.0.0.1"))
+			}
+			code, body := w.query()
+			if code != http.StatusOK {
+				t.Errorf("a query meanwhile: %d %s", code, body)
+			}
+			memory := (w.resident() - before) / int64(n)
+			sum, sent, received := w.queued()
+			t.Logf("each of %d connections: process %d KiB, queued in the kernel %d KiB (at most %d of answers, %d of requests); the machine's TCP memory grew by %d KiB",
+				n, memory>>10, sum>>10/int64(n), sent>>10, received>>10, (kernel(t)-kernelBefore)>>10)
+			if memory > a.memory || sent > a.sent || received > a.received {
+				t.Errorf("more than %d bytes of memory, %d of answers or %d of requests: %d, %d, %d", a.memory, a.sent, a.received, memory, sent, received)
+			}
+			w.hangUp()
+		})
+	}
+}
+
+// TestUnreadIsClosed: the server closes a connection whose client does not read.
+func TestUnreadIsClosed(t *testing.T) {
+	w := newWorld(t)
+	fill(w, w.dial("127.0.0.1"))
+	harness.Eventually(t, time.Minute, func() error {
+		if sum, _, _ := w.queued(); sum > 0 {
+			return fmt.Errorf("%d bytes are queued", sum)
+		}
+		return nil
+	})
+}
+
+// TestCaps: one address cannot take the connections of others.
+func TestCaps(t *testing.T) {
+	w := newWorld(t)
+	const more = 100
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.3")}, Timeout: time.Minute}
+	for range perAddress + more {
+		if c, err := d.Dial("tcp", w.addr); err == nil { // or it was reset at once
+			w.open = append(w.open, c)
+		}
+	}
+	harness.Eventually(t, time.Minute, func() error {
+		if n := w.p.Metric(`pallium_gateway_connections_rejected_total{reason="per_address"}`); n != more {
+			return fmt.Errorf("%g connections were rejected, want %d", n, more)
+		}
+		return nil
+	})
+	if code, body := w.query(); code != http.StatusOK {
+		t.Errorf("from another address: %d %s", code, body)
+	}
+}
