@@ -26,6 +26,22 @@ end
 const changed = `redis.call('PUBLISH', ARGV[2], redis.call('HINCRBY', KEYS[3], 'version', 1))
 `
 
+// bounded reads a hash without fields that are larger than any of a member, so that
+// what somebody writes there is not sent to all processes all the time.
+const bounded = `local function bounded(key, most)
+  local all, out, bytes = redis.call('HGETALL', key), {}, 0
+  for i = 1, #all, 2 do
+    local n = #all[i] + #all[i + 1]
+    if n <= most and bytes + n <= 33554432 then
+      bytes = bytes + n
+      out[#out + 1] = all[i]
+      out[#out + 1] = all[i + 1]
+    end
+  end
+  return out
+end
+`
+
 type scripts struct {
 	look, beat, register, restore, remove *goredis.Script
 }
@@ -41,11 +57,11 @@ return 1`),
 
 		// look: ARGV epoch and version known. Answers now, epoch, began, version,
 		// beats, and when epoch or version are others than known, members and gone.
-		look: goredis.NewScript(now + `local meta = redis.call('HMGET', KEYS[3], 'epoch', 'began', 'version')
-local out = {now, meta[1] or '', meta[2] or '0', meta[3] or '0', redis.call('HGETALL', KEYS[2])}
+		look: goredis.NewScript(now + bounded + `local meta = redis.call('HMGET', KEYS[3], 'epoch', 'began', 'version')
+local out = {now, meta[1] or '', meta[2] or '0', meta[3] or '0', bounded(KEYS[2], 512)}
 if (meta[1] or '') ~= ARGV[1] or (meta[3] or '0') ~= ARGV[2] then
-  out[6] = redis.call('HGETALL', KEYS[1])
-  out[7] = redis.call('HGETALL', KEYS[4])
+  out[6] = bounded(KEYS[1], 65536)
+  out[7] = bounded(KEYS[4], 65536)
 end
 return out`),
 

@@ -291,6 +291,33 @@ func TestForgedRemoval(t *testing.T) {
 	until(t, "an earlier removal does not end it", func() bool { return sees(fresh, 4) })
 }
 
+// TestJunk: large and many fields keep nobody from seeing the ring.
+func TestJunk(t *testing.T) {
+	srv := emulator.Redis(t)
+	ms, _ := members(t, srv.Addr, 3)
+	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	in := newIntruder(t, srv, ms[2])
+	for key := range 4 {
+		if key == 2 {
+			continue
+		}
+		for i := range 50 { // of 1000 bytes to a megabyte
+			if err := in.client.HSet(context.Background(), in.m.keys[key], fmt.Sprintf("a-junk-%d", i), strings.Repeat("x", 1000<<(i%11))).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	in.set(0, "junk", "junk")
+	until(t, "it is counted", func() bool { return ignoredFor(ms[2], badDecode) > 0 })
+	// Heartbeats that were not read for as long as they count would make all silent.
+	time.Sleep(ms[2].o.Timeout)
+	for _, id := range []string{"ingester-1", "ingester-2", "ingester-3"} {
+		if got, ok := seen(ms[2], id); !ok || got.Addr == "" {
+			t.Errorf("%s is %+v, %v", id, got, ok)
+		}
+	}
+}
+
 // TestVersionAhead: a version of the future is not used, and does not keep later
 // ones out.
 func TestVersionAhead(t *testing.T) {
