@@ -67,7 +67,7 @@ func serve(t *testing.T, server, client *cluster.Member) (*ingester.Ingester, *P
 }
 
 // serveIngester runs a server over an ingester and returns a peer of it.
-func serveIngester(t *testing.T, ing Ingester, server, client *cluster.Member) *Peer {
+func serveIngester(t testing.TB, ing Ingester, server, client *cluster.Member) *Peer {
 	t.Helper()
 	s := NewServer(server, ing, fakeCompactor{}, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -143,7 +143,7 @@ func (fakeCompactor) Compact(context.Context, compactor.Which) (compactor.Report
 	return compactor.Report{Days: 1, Published: 2, Series: 3, Samples: 4}, nil
 }
 
-func body(t *testing.T, n int) []byte {
+func body(t testing.TB, n int) []byte {
 	t.Helper()
 	b := &series.Batch{Metadata: []series.MetricMetadata{{Metric: "up", Metadata: metadata.Metadata{Type: "gauge", Help: "Help."}}}}
 	now := time.Now().UnixMilli()
