@@ -93,6 +93,7 @@ type App struct {
 
 	// Of a process of a cluster.
 	security          *rpc.Security
+	signer            signer // nil without a use for it
 	redis, cacheRedis goredis.UniversalClient
 	members           *ringredis.Membership
 	pool              *rpc.Pool
@@ -190,6 +191,12 @@ func (a *App) build(ctx context.Context) error {
 		if err := a.openRedis(); err != nil {
 			return err
 		}
+		if a.security != nil {
+			var err error
+			if a.signer, err = a.clusterSigner(); err != nil {
+				return err
+			}
+		}
 	}
 	adminToken, err := a.buildControl(ctx)
 	if err != nil {
@@ -243,8 +250,9 @@ func (a *App) shareBudgets() error {
 		id = holder()
 	}
 	sharer := budget.New(budget.Options{
-		ID: id, Exchange: budgetredis.New(a.cacheRedis, "pallium:budget"), Tenants: a.edge, Gateways: a.cfg.Gateway.Gateways,
-		Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+		ID: id, Tenants: a.edge, Gateways: a.cfg.Gateway.Gateways, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+		Exchange: budgetredis.New(a.cacheRedis, "pallium:budget", a.signer,
+			budgetredis.Options{Logger: a.opts.Logger, Registerer: a.registry}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -296,6 +304,11 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 		a.remembered = newRememberedLimits(a.running, a.control.Limits, a.limitsWithout, a.opts.Now)
 		a.onClose("questions about limits", a.remembered.close)
 		return adminToken, nil
+	}
+	if a.signer == nil && a.cacheRedis != nil {
+		if a.signer, err = pepperSigner(pepper); err != nil {
+			return "", err
+		}
 	}
 	a.auth, err = authn.New(authn.Options{Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now})
 	return adminToken, err

@@ -228,7 +228,7 @@ func (a *App) lastWindows() []store.Window {
 }
 
 func (a *App) buildDistributor() *distributor.Distributor {
-	ha := a.buildHA(electionredis.New(a.redis, "pallium:ha"))
+	ha := a.buildHA(electionredis.New(a.redis, a.signer, electionredis.Options{Logger: a.opts.Logger, Registerer: a.registry}))
 	dist := distributor.New(distributor.Options{
 		HA:   ha,
 		Ring: a.members, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardSize,
