@@ -79,6 +79,7 @@ type App struct {
 	edge                 *gateway.Gateway     // nil in a backend
 	cert                 *certificate         // of the edge; nil without TLS
 	adminHandler         http.Handler         // of the admin API and the operator's pages
+	toBackend            *forwarder           // of a gateway of a cluster; else nil
 	admin                *adminListener
 	startup              *startup
 
@@ -216,6 +217,11 @@ func (a *App) build(ctx context.Context) error {
 		if err := a.buildEdge(); err != nil {
 			return err
 		}
+		if a.opts.Role == Gateway && a.security != nil {
+			if a.toBackend, err = a.newForwarder(a.toCluster()); err != nil {
+				return err
+			}
+		}
 	}
 	a.adminHandler, err = a.buildAdmin(adminToken)
 	return err
@@ -262,19 +268,16 @@ func (a *App) shareBudgets() error {
 }
 
 // buildControl opens the row store and the control plane over it, and the
-// authenticator. It returns the admin token.
-func (a *App) buildControl(ctx context.Context) (string, error) {
+// authenticator. It returns the admin token; a backend has none, and no pepper:
+// only edges check keys and carry out what operators ask.
+func (a *App) buildControl(ctx context.Context) (adminToken string, err error) {
 	dir, env, mayMake := a.cfg.DataDir, a.opts.Env, a.opts.Role == All
-	adminToken, path, made, err := secret{name: "PALLIUM_ADMIN_TOKEN", file: "admin-token", make: mayMake}.load(dir, env)
-	if err != nil {
-		return "", fmt.Errorf("admin token: %w", err)
-	}
-	if made {
-		a.opts.Logger.Info("admin token made; the pallium command reads it from there", "file", path)
-	}
-	keyless := a.opts.Role == Backend // only edges check keys
+	keyless := a.opts.Role == Backend
 	var pepper apikey.Pepper
 	if !keyless {
+		if adminToken, err = a.loadAdminToken(); err != nil {
+			return "", err
+		}
 		text, _, _, err := secret{name: "PALLIUM_KEY_PEPPER", file: "key-pepper", make: mayMake}.load(dir, env)
 		if err != nil {
 			return "", fmt.Errorf("key pepper: %w", err)
@@ -314,6 +317,17 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 	return adminToken, err
 }
 
+func (a *App) loadAdminToken() (string, error) {
+	token, path, made, err := secret{name: "PALLIUM_ADMIN_TOKEN", file: "admin-token", make: a.opts.Role == All}.load(a.cfg.DataDir, a.opts.Env)
+	if err != nil {
+		return "", fmt.Errorf("admin token: %w", err)
+	}
+	if made {
+		a.opts.Logger.Info("admin token made; the pallium command reads it from there", "file", path)
+	}
+	return token, nil
+}
+
 // ready reports whether requests can be served.
 func (a *App) ready(ctx context.Context) error {
 	if !a.serving.Load() {
@@ -325,8 +339,13 @@ func (a *App) ready(ctx context.Context) error {
 	if self := a.members.Self(); self.State == ring.Leaving {
 		return errors.New("this ingester leaves the cluster")
 	}
-	_, err := a.members.Ring(ctx)
-	return err
+	if _, err := a.members.Ring(ctx); err != nil {
+		return err
+	}
+	if a.opts.Targets[TargetQuerier] {
+		return nil // what reads can be read all the same
+	}
+	return a.zonesMissing(ctx)
 }
 
 var errNotServing = errors.New("starting or stopping")

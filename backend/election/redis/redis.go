@@ -148,9 +148,6 @@ func (s *Store) decide(key string, a answer, seen []election.Sighting, r electio
 		s.ignored.WithLabelValues(reason).Inc()
 		s.log(key, reason)
 	}
-	if current != nil && current.Age > r.Idle {
-		current = nil
-	}
 	decided := election.Decide(current, seen, r.Failover)
 	if decided.Replica == "" || current != nil && decided == *current {
 		return decided, a.record, nil

@@ -263,6 +263,9 @@ func TestJunk(t *testing.T) {
 		if all, err := e.Exchange(ctx, "a", budget.Demands{"t": {1, 1, 1}}); err != nil || len(all) != 1 {
 			t.Fatalf("%d gateways, %v", len(all), err)
 		}
+		if n, err := client.HExists(ctx, field, "large").Result(); err != nil || n {
+			t.Errorf("what is large is answered to everybody: %v, %v", n, err)
+		}
 	}
 	if n, err := client.HLen(ctx, field).Result(); err != nil || n != 1 {
 		t.Errorf("%d fields are left, %v", n, err)

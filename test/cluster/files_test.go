@@ -1,0 +1,57 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/palliumhq/pallium/test/cluster"
+)
+
+// TestOpenFiles: a process of a cluster has none of the files that were open where
+// it was started, as a shell's and make's are.
+func TestOpenFiles(t *testing.T) {
+	redis := os.Getenv("REDIS_SERVER")
+	if redis == "" {
+		redis = "redis-server"
+	}
+	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Binaries: cluster.Binaries{Redis: redis}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "of the shell"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for range 12 { // below and above ten, with which not every shell can deal
+		fd, err := syscall.Dup(int(file.Fd())) // is passed on
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(fd)
+	}
+	ctx := context.Background()
+	defer func() { _ = c.Down(ctx) }()
+	if err := c.Start(ctx, "redis"); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := os.ReadFile(filepath.Join(c.Dir(), "redis.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := fmt.Sprintf("/proc/%s/fd", strings.TrimSpace(string(pid)))
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Skip("this system does not tell")
+	}
+	for _, e := range list {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && strings.Contains(target, "of the shell") {
+			t.Errorf("file %s is %s", e.Name(), target)
+		}
+	}
+}
