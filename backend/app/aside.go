@@ -57,7 +57,8 @@ func (a *App) listAside(w http.ResponseWriter, r *http.Request, _ url.Values) er
 func (a *App) dropAside(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
 	if err != nil || day < 0 {
-		return admin.Fail(http.StatusBadRequest, "day", "day %q is not the number of a UTC day since 1970; GET %s/aside lists what is set aside", q.Get("day"), admin.Root)
+		return admin.Fail(http.StatusBadRequest, "day",
+			"day %q is not the number of a UTC day since 1970; GET %s/aside lists what is set aside", q.Get("day"), admin.Root)
 	}
 	window, err := strconv.Atoi(q.Get("window"))
 	if err != nil || window < 0 || window > 11 {

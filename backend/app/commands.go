@@ -92,7 +92,8 @@ var errNobody = errors.New("no process can carry it out")
 
 // begin carries out what may take long: with wait=true it answers what do returns,
 // else at once.
-func (a *App) begin(w http.ResponseWriter, r *http.Request, q url.Values, what string, do func(context.Context) (map[string]any, error)) error {
+func (a *App) begin(w http.ResponseWriter, r *http.Request, q url.Values, what string,
+	do func(context.Context) (map[string]any, error)) error {
 	switch q.Get("wait") {
 	case "", "false":
 		path := r.URL.Path

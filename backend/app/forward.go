@@ -51,7 +51,8 @@ func (a *App) newForwarder(transport http.RoundTripper) (*forwarder, error) {
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			admin.Serve(func(http.ResponseWriter, *http.Request) error {
-				a.opts.Logger.Error("passing a command on to the backend failed", "path", r.URL.Path, "request", admin.RequestID(r), "err", err)
+				a.opts.Logger.Error("passing a command on to the backend failed",
+					"path", r.URL.Path, "request", admin.RequestID(r), "err", err)
 				return admin.Fail(http.StatusServiceUnavailable, "", "no backend answers, or it was cut off; see the log for request %s", admin.RequestID(r))
 			}, a.opts.Logger)(w, r)
 		},

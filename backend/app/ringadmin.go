@@ -76,7 +76,8 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 	}
 	const alive = 15 * time.Second
 	if in.Silent < alive && q.Get("force") != "true" {
-		return admin.Fail(http.StatusConflict, "instance", "instance %s is alive: its last heartbeat is %s old. Stop it first; to take a running ingester out without loss, POST %s/ring/leave?instance=%s",
+		return admin.Fail(http.StatusConflict, "instance", "instance %s is alive: its last heartbeat is %s old. Stop it first; "+
+			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s",
 			in.ID, in.Silent.Round(time.Second), admin.Root, in.ID)
 	}
 	if err := a.refuseAside(r.Context(), in.ID); errors.Is(err, errHasAside) {
@@ -112,7 +113,8 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 func (a *App) leaveRing(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	id, wait := q.Get("instance"), q.Get("wait") == "true"
 	if id == "" {
-		return admin.Fail(http.StatusBadRequest, "instance", "instance is missing: which ingester is to leave? GET %s/ring lists them", admin.Root)
+		return admin.Fail(http.StatusBadRequest, "instance",
+			"instance is missing: which ingester is to leave? GET %s/ring lists them", admin.Root)
 	}
 	p, err := a.instance(r.Context(), id, TargetIngester)
 	if err != nil {

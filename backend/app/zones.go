@@ -24,7 +24,8 @@ func enoughZones(r *ring.Ring, replication int) error {
 	if n >= replication {
 		return nil
 	}
-	return fmt.Errorf("%w: those that are ACTIVE are in %d zones (without zones: are %d), %d are needed (cluster.replication)", errZones, n, n, replication)
+	return fmt.Errorf("%w: those that are ACTIVE are in %d zones (without zones: are %d), %d are needed (cluster.replication)",
+		errZones, n, n, replication)
 }
 
 // zonesMissing is why this process, as a distributor, can write nothing; nil for
@@ -46,15 +47,16 @@ func (a *App) zoneMetrics() {
 		return
 	}
 	auto := promauto.With(a.registry)
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_zones", Help: "Zones with an ACTIVE ingester (without zones: ACTIVE ingesters)."}, func() float64 {
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_zones",
+		Help: "Zones with an ACTIVE ingester (without zones: ACTIVE ingesters)."}, func() float64 {
 		r, err := a.members.Ring(a.running)
 		if err != nil {
 			return 0
 		}
 		return float64(r.Domains())
 	})
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_zones_needed", Help: "Zones with an ACTIVE ingester that writes need (cluster.replication)."},
-		func() float64 { return float64(a.cfg.Cluster.Replication) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_zones_needed",
+		Help: "Zones with an ACTIVE ingester that writes need (cluster.replication)."}, func() float64 { return float64(a.cfg.Cluster.Replication) })
 }
 
 // watchZones tells the log when writes cannot find their replicas, and when they

@@ -372,7 +372,7 @@ func (s *story) zones(t *testing.T) {
 			return false
 		}
 		_ = resp.Body.Close()
-		code := 0
+		var code int
 		code, ready = s.do(t, http.MethodGet, "http://"+addr[2]+"/ready", "", nil)
 		return code == 503 && strings.Contains(ready, "in 3 zones") && strings.Contains(ready, "5 are needed")
 	})

@@ -85,8 +85,10 @@ func New(client goredis.UniversalClient, signer Signer, o Options) *Store {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{client: client, signer: signer, o: o, script: goredis.NewScript(script)}
-	s.ignored = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pallium_distributor_ha_ignored_records_total",
-		Help: "Records of elections in Redis that no distributor of this cluster wrote as they are, by reason (damaged, forged, future)."}, []string{"reason"})
+	s.ignored = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pallium_distributor_ha_ignored_records_total",
+		Help: "Records of elections in Redis that no distributor of this cluster wrote as they are, by reason (damaged, forged, future).",
+	}, []string{"reason"})
 	for _, reason := range []string{damaged, forged, future} {
 		s.ignored.WithLabelValues(reason)
 	}
@@ -173,7 +175,7 @@ func (s *Store) run(ctx context.Context, key, was, becomes string, expires time.
 	}
 	now, err := strconv.ParseInt(list[0], 10, 64)
 	if err != nil {
-		return answer{}, fmt.Errorf("Redis' time: %w", err)
+		return answer{}, fmt.Errorf("time of Redis: %w", err)
 	}
 	return answer{now: now, record: list[1], replaced: list[2] == "1"}, nil
 }

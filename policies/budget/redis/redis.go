@@ -172,7 +172,7 @@ func (e *Exchange) run(ctx context.Context, id, value string) ([]string, error) 
 	}
 	now, err := strconv.ParseInt(list[0], 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("Redis' time: %w", err)
+		return nil, fmt.Errorf("time of Redis: %w", err)
 	}
 	large, err := strconv.Atoi(list[1])
 	if err != nil {
