@@ -35,6 +35,9 @@ const (
 	// maxAhead is how far a record may be ahead of Redis' time. It is ahead only
 	// when that was set back.
 	maxAhead = 10 * time.Second
+	// news is into how many parts the failover time is divided: that an elected
+	// replica was received less than one of them later is not written.
+	news = 30
 	// attempts bounds how often a claim begins again because another distributor
 	// wrote first.
 	attempts = 5
@@ -141,8 +144,8 @@ func aged(seen []election.Sighting, later time.Duration) []election.Sighting {
 	return out
 }
 
-// decide returns the outcome of an election and the record that says so. Without
-// an election and with nothing seen the record is the one that there is.
+// decide returns the outcome of an election and the record that says so, which is
+// the one that there is while that need not change.
 func (s *Store) decide(key string, a answer, seen []election.Sighting, r election.Rules) (election.Sighting, string, error) {
 	current, err := s.verify(key, a)
 	if err != nil { // it is as if there were none
@@ -151,8 +154,13 @@ func (s *Store) decide(key string, a answer, seen []election.Sighting, r electio
 		s.log(key, reason)
 	}
 	decided := election.Decide(current, seen, r.Failover)
-	if decided.Replica == "" || current != nil && decided == *current {
+	if decided.Replica == "" {
 		return decided, a.record, nil
+	}
+	// To tell what is hardly news would only keep others from telling theirs.
+	if current != nil && decided.Replica == current.Replica && (decided.Age == current.Age ||
+		current.Age <= r.Failover/2 && current.Age-decided.Age <= r.Failover/news) {
+		return *current, a.record, nil
 	}
 	text, err := s.sign(key, decided, a.now)
 	return decided, text, err

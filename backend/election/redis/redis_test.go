@@ -177,9 +177,9 @@ func TestPoisoned(t *testing.T) {
 func TestAtOnce(t *testing.T) {
 	srv := emulator.Redis(t)
 	s := open(t, srv.Addr)
-	for i := range 50 {
+	for i := range 10 {
 		c := election.Cluster{Tenant: "team", Name: fmt.Sprint(i)}
-		elected := make(chan string, 4)
+		elected := make(chan string, 30)
 		for n := range cap(elected) {
 			go func() {
 				got, err := s.Claim(context.Background(), c, []election.Sighting{{Replica: fmt.Sprint(n)}}, rules)
@@ -191,6 +191,27 @@ func TestAtOnce(t *testing.T) {
 			if other := <-elected; other != first {
 				t.Fatalf("elected are %s and %s", first, other)
 			}
+		}
+	}
+}
+
+// TestManyTell: distributors that all know a little more of the elected replica than
+// what is written do not keep each other from an answer.
+func TestManyTell(t *testing.T) {
+	srv := emulator.Redis(t)
+	s := open(t, srv.Addr)
+	c := election.Cluster{Tenant: "team", Name: "x"}
+	errs := make(chan error, 100)
+	for n := range cap(errs) {
+		go func() {
+			age := time.Duration(cap(errs)-n) * 10 * time.Millisecond
+			_, err := s.Claim(context.Background(), c, []election.Sighting{{Replica: "a", Age: age}}, rules)
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
 		}
 	}
 }
