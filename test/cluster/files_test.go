@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -40,6 +41,24 @@ func TestOpenFiles(t *testing.T) {
 	if err := c.Start(ctx, "redis"); err != nil {
 		t.Fatal(err)
 	}
+	closed(t, c, "started by Go")
+	if err := c.Stop(ctx, "redis", syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", filepath.Join(c.Dir(), "redis.sh"))
+	cmd.ExtraFiles = []*os.File{file, file}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := c.WaitReady(ctx, "redis"); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, c, "started by a shell")
+}
+
+// closed checks that Redis has not the file open.
+func closed(t *testing.T, c *cluster.Cluster, how string) {
+	t.Helper()
 	pid, err := os.ReadFile(filepath.Join(c.Dir(), "redis.pid"))
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +70,7 @@ func TestOpenFiles(t *testing.T) {
 	}
 	for _, e := range list {
 		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && strings.Contains(target, "of the shell") {
-			t.Errorf("file %s is %s", e.Name(), target)
+			t.Errorf("%s: file %s is %s", how, e.Name(), target)
 		}
 	}
 }
