@@ -255,3 +255,32 @@ func TestRedisLost(t *testing.T) {
 		t.Errorf("an empty Redis elected %q, %v", got, err)
 	}
 }
+
+// FuzzVerify: no text is taken for a record of ours but one that is.
+func FuzzVerify(f *testing.F) {
+	secrets, err := cluster.ParseSecrets(strings.Repeat("a", cluster.MinSecretBytes))
+	if err != nil {
+		f.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: secrets})
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := New(nil, m, Options{})
+	right, err := s.sign(key, election.Sighting{Replica: "a b", Age: time.Second}, 1_800_000_000_000)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(right)
+	f.Add("1 1799999999000 m a b")
+	f.Add("of another type")
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := s.verify(key, answer{now: 1_800_000_000_000, record: text})
+		if err != nil || got == nil {
+			return
+		}
+		if text != right || got.Replica != "a b" || got.Age != time.Second {
+			t.Errorf("%q is taken for %+v", text, got)
+		}
+	})
+}
