@@ -83,6 +83,7 @@ type App struct {
 	connections          conn.Limits          // of the edge
 	trusted              []netip.Prefix       // proxies before the edge
 	adminHandler         http.Handler         // of the admin API and the operator's pages
+	toBackend            *forwarder           // of a gateway of a cluster; else nil
 	admin                *adminListener
 	startup              *startup
 
@@ -97,6 +98,7 @@ type App struct {
 
 	// Of a process of a cluster.
 	security          *cluster.Member
+	signer            signer // nil without a use for it
 	redis, cacheRedis goredis.UniversalClient
 	members           *ringredis.Membership
 	pool              *rpc.Pool
@@ -194,6 +196,9 @@ func (a *App) build(ctx context.Context) error {
 		if err := a.openRedis(); err != nil {
 			return err
 		}
+		if a.security != nil {
+			a.signer = a.security
+		}
 	}
 	adminToken, err := a.buildControl(ctx)
 	if err != nil {
@@ -212,6 +217,11 @@ func (a *App) build(ctx context.Context) error {
 	if a.opts.Role != Backend {
 		if err := a.buildEdge(); err != nil {
 			return err
+		}
+		if a.opts.Role == Gateway && a.security != nil {
+			if a.toBackend, err = a.newForwarder(a.toCluster()); err != nil {
+				return err
+			}
 		}
 	}
 	a.adminHandler, err = a.buildAdmin(adminToken)
@@ -253,8 +263,9 @@ func (a *App) shareBudgets() error {
 		id = holder()
 	}
 	sharer := budget.New(budget.Options{
-		ID: id, Exchange: budgetredis.New(a.cacheRedis, "pallium:budget"), Tenants: a.edge, Gateways: a.cfg.Gateway.Gateways,
-		Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+		ID: id, Tenants: a.edge, Gateways: a.cfg.Gateway.Gateways, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+		Exchange: budgetredis.New(a.cacheRedis, "pallium:budget", a.signer,
+			budgetredis.Options{Logger: a.opts.Logger, Registerer: a.registry}),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -264,19 +275,16 @@ func (a *App) shareBudgets() error {
 }
 
 // buildControl opens the row store and the control plane over it, and the
-// authenticator. It returns the admin token.
-func (a *App) buildControl(ctx context.Context) (string, error) {
+// authenticator. It returns the admin token; a backend has none, and no pepper:
+// only edges check keys and carry out what operators ask.
+func (a *App) buildControl(ctx context.Context) (adminToken string, err error) {
 	dir, env, mayMake := a.cfg.DataDir, a.opts.Env, a.opts.Role == All
-	adminToken, path, made, err := secret{name: "PALLIUM_ADMIN_TOKEN", file: "admin-token", make: mayMake}.load(dir, env)
-	if err != nil {
-		return "", fmt.Errorf("admin token: %w", err)
-	}
-	if made {
-		a.opts.Logger.Info("admin token made; the pallium command reads it from there", "file", path)
-	}
-	keyless := a.opts.Role == Backend // only edges check keys
+	keyless := a.opts.Role == Backend
 	var pepper apikey.Pepper
 	if !keyless {
+		if adminToken, err = a.loadAdminToken(); err != nil {
+			return "", err
+		}
 		text, _, _, err := secret{name: "PALLIUM_KEY_PEPPER", file: "key-pepper", make: mayMake}.load(dir, env)
 		if err != nil {
 			return "", fmt.Errorf("key pepper: %w", err)
@@ -307,10 +315,26 @@ func (a *App) buildControl(ctx context.Context) (string, error) {
 		a.onClose("questions about limits", a.remembered.close)
 		return adminToken, nil
 	}
+	if a.signer == nil && a.cacheRedis != nil {
+		if a.signer, err = pepperSigner(pepper); err != nil {
+			return "", err
+		}
+	}
 	a.auth, err = authn.New(authn.Options{
 		Config: a.cfg.Auth, Keys: a.control, Pepper: pepper, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
 	})
 	return adminToken, err
+}
+
+func (a *App) loadAdminToken() (string, error) {
+	token, path, made, err := secret{name: "PALLIUM_ADMIN_TOKEN", file: "admin-token", make: a.opts.Role == All}.load(a.cfg.DataDir, a.opts.Env)
+	if err != nil {
+		return "", fmt.Errorf("admin token: %w", err)
+	}
+	if made {
+		a.opts.Logger.Info("admin token made; the pallium command reads it from there", "file", path)
+	}
+	return token, nil
 }
 
 // ready reports whether requests can be served.
@@ -324,8 +348,13 @@ func (a *App) ready(ctx context.Context) error {
 	if self := a.members.Self(); self.State == ring.Leaving {
 		return errors.New("this ingester leaves the cluster")
 	}
-	_, err := a.members.Ring(ctx)
-	return err
+	if _, err := a.members.Ring(ctx); err != nil {
+		return err
+	}
+	if a.opts.Targets[TargetQuerier] {
+		return nil // what reads can be read all the same
+	}
+	return a.zonesMissing(ctx)
 }
 
 var errNotServing = errors.New("starting or stopping")

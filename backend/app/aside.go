@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -39,54 +40,49 @@ func viewAside(a *store.AsideOf) asideView {
 }
 
 // listAside lists the series that no pack could hold.
-func (a *App) listAside(w http.ResponseWriter, r *http.Request) {
+func (a *App) listAside(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	all, err := a.longTerm.Asides(r.Context())
 	if err != nil {
-		a.opts.Logger.Error("records of series that were set aside could not be read", "err", err)
-		answerError(w, http.StatusServiceUnavailable, "unavailable", "the records could not be read, see the log")
-		return
+		return a.failed(r, err, "the records of series that were set aside could not be read")
 	}
 	items := []asideView{}
 	for i := range all {
 		items = append(items, viewAside(&all[i]))
 	}
-	answerJSON(w, http.StatusOK, map[string]any{"items": items})
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"items": items})
+	return nil
 }
 
 // dropAside gives up series of a tenant and window that an ingester set aside.
-func (a *App) dropAside(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
+func (a *App) dropAside(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
 	if err != nil || day < 0 {
-		answerError(w, http.StatusBadRequest, "invalid", fmt.Sprintf("day %q is not the number of a UTC day since 1970; GET %s/aside lists what is set aside", q.Get("day"), admin.Root))
-		return
+		return admin.Fail(http.StatusBadRequest, "day",
+			"day %q is not the number of a UTC day since 1970; GET %s/aside lists what is set aside", q.Get("day"), admin.Root)
 	}
 	window, err := strconv.Atoi(q.Get("window"))
 	if err != nil || window < 0 || window > 11 {
-		answerError(w, http.StatusBadRequest, "invalid", fmt.Sprintf("window %q is not the number of a window of the day, from 0 to 11", q.Get("window")))
-		return
+		return admin.Fail(http.StatusBadRequest, "window", "window %q is not the number of a window of the day, from 0 to 11", q.Get("window"))
 	}
 	id, err := tenant.ParseID(q.Get("tenant"))
 	if err != nil {
-		answerError(w, http.StatusBadRequest, "invalid", err.Error())
-		return
+		return admin.Fail(http.StatusBadRequest, "tenant", "%s", err)
 	}
 	got, err := a.longTerm.DropAside(r.Context(), q.Get("ingester"), store.Window{Day: day, Number: window}, id)
-	switch {
-	case errors.Is(err, store.ErrNoAside):
-		answerError(w, http.StatusNotFound, "not_found", fmt.Sprintf("%s; GET %s/aside lists what is set aside", err, admin.Root))
-	case err != nil:
-		a.opts.Logger.Error("series that were set aside could not be dropped", "err", err)
-		answerError(w, http.StatusServiceUnavailable, "unavailable", "nothing was dropped, see the log")
-	default:
-		a.opts.Logger.Warn("an operator dropped series that were set aside", "ingester", got.Ingester, "tenant", id, "day", day, "window", window,
-			"series", got.Series, "samples", got.Samples)
-		message := "marked: the ingester deletes the files within about a minute; if more is set aside before that, the mark goes and the command must be repeated"
-		if store.IsLost(got.Ingester) {
-			message = "the record of the lost ingester is deleted"
-		}
-		answerJSON(w, http.StatusOK, map[string]any{"status": "done", "message": message, "dropped": viewAside(&got)})
+	if errors.Is(err, store.ErrNoAside) {
+		return admin.Fail(http.StatusNotFound, "", "%s; GET %s/aside lists what is set aside", err, admin.Root)
 	}
+	if err != nil {
+		return a.failed(r, err, "nothing was dropped")
+	}
+	a.opts.Logger.Warn("an operator dropped series that were set aside", "ingester", got.Ingester, "tenant", id, "day", day, "window", window,
+		"series", got.Series, "samples", got.Samples)
+	message := "marked: the ingester deletes the files within about a minute; if more is set aside before that, the mark goes and the command must be repeated"
+	if store.IsLost(got.Ingester) {
+		message = "the record of the lost ingester is deleted"
+	}
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "message": message, "dropped": viewAside(&got)})
+	return nil
 }
 
 // errHasAside is why an ingester cannot leave or be forgotten.

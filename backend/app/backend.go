@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
@@ -59,9 +59,12 @@ func (a *App) apiOptions(recent querier.Recent) api.Options {
 	}
 }
 
+// soleIngester is the name of the ingester of a process that is the only one.
+const soleIngester = "ingester-1"
+
 // buildAll builds every backend role of one process, wired by plain calls.
 func (a *App) buildAll(ctx context.Context) error {
-	const id = "ingester-1"
+	const id = soleIngester
 	if err := a.buildStore(ctx); err != nil {
 		return err
 	}
@@ -104,6 +107,7 @@ func (a *App) buildTargets(ctx context.Context) error {
 		a.buildCompactor(a.members.Self().ID)
 	}
 	dist := a.buildDistributor() // for this process's own metrics, at least
+	a.zoneMetrics()
 	if t[TargetDistributor] || t[TargetQuerier] {
 		a.buildAPI(dist)
 	}
@@ -121,6 +125,7 @@ func (a *App) buildTargets(ctx context.Context) error {
 		comp = a.compactor
 	}
 	a.rpc = rpc.NewServer(a.security, ing, comp, a.memory)
+	a.rpc.ServeOperator(operator{a})
 	return nil
 }
 
@@ -228,7 +233,7 @@ func (a *App) lastWindows() []store.Window {
 }
 
 func (a *App) buildDistributor() *distributor.Distributor {
-	ha := a.buildHA(electionredis.New(a.redis, "pallium:ha"))
+	ha := a.buildHA(electionredis.New(a.redis, a.signer, electionredis.Options{Logger: a.opts.Logger, Registerer: a.registry}))
 	dist := distributor.New(distributor.Options{
 		HA:   ha,
 		Ring: a.members, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardSize,
@@ -272,20 +277,24 @@ func (a *App) buildAPI(dist *distributor.Distributor) {
 
 // internal is the handler of internal_listen, for gateways that prove to belong
 // to the cluster: the API, where they say whom they let in, and the operator's
-// commands that they checked.
+// commands, whose credential they checked and which they audit.
 func (a *App) internal() http.Handler {
-	r := chi.NewRouter()
-	r.Route(admin.Root, a.actions)
-	if a.backend != nil {
-		r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+	commands := admin.Passed(operatorRoot, a.commandRoutes, a.opts.Logger)
+	r := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, operatorRoot+"/"):
+			commands.ServeHTTP(w, r)
+		case a.backend == nil:
+			http.NotFound(w, r)
+		default:
 			access, err := tenant.AccessFromHeaders(r.Header)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusUnauthorized)
 				return
 			}
 			a.backend.ServeHTTP(w, r.WithContext(tenant.NewContext(r.Context(), access)))
-		})
-	}
+		}
+	})
 	return r
 }
 

@@ -139,34 +139,49 @@ func hasFile(env func(string) (string, bool), name string) bool {
 // openRedis opens the servers that are configured.
 func (a *App) openRedis() error {
 	c := &a.cfg.Cluster
-	password, _ := a.opts.Env("PALLIUM_REDIS_PASSWORD")
-	if path, ok := a.opts.Env("PALLIUM_REDIS_PASSWORD_FILE"); ok {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("PALLIUM_REDIS_PASSWORD_FILE: %w", err)
-		}
-		password = strings.TrimSpace(string(data))
+	password, _, err := optionalSecret(a.opts.Env, "PALLIUM_REDIS_PASSWORD")
+	if err != nil {
+		return err
 	}
-	open := func(cfg redisconn.Config) (goredis.UniversalClient, error) {
+	cachePassword, own, err := optionalSecret(a.opts.Env, "PALLIUM_CACHE_REDIS_PASSWORD")
+	if err != nil {
+		return err
+	}
+	if !own {
+		cachePassword = password
+	}
+	open := func(cfg redisconn.Config, password string) (goredis.UniversalClient, error) {
 		client, err := redisconn.Open(cfg, password)
 		if err == nil {
 			a.onClose("connections to Redis", client.Close)
 		}
 		return client, err
 	}
-	var err error
 	if c.Redis.Set() {
-		if a.redis, err = open(c.Redis); err != nil {
+		if a.redis, err = open(c.Redis, password); err != nil {
 			return fmt.Errorf("cluster.redis: %w", err)
 		}
 	}
 	a.cacheRedis = a.redis
 	if c.CacheRedis.Set() {
-		if a.cacheRedis, err = open(c.CacheRedis); err != nil {
+		if a.cacheRedis, err = open(c.CacheRedis, cachePassword); err != nil {
 			return fmt.Errorf("cluster.cache_redis: %w", err)
 		}
 	}
 	return nil
+}
+
+// optionalSecret reads an environment variable, or the file that name_FILE names.
+func optionalSecret(env func(string) (string, bool), name string) (value string, set bool, err error) {
+	if path, ok := env(name + "_FILE"); ok {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return "", true, fmt.Errorf("%s_FILE: %w", name, err)
+		}
+		return strings.TrimSpace(string(data)), true, nil
+	}
+	value, set = env(name)
+	return value, set, nil
 }
 
 // joinRing makes this process a member of the ring, an ingester with a place.

@@ -89,7 +89,7 @@ func (a *App) newLeaving() *leaving {
 				return nil
 			}
 		},
-		flush: a.flushAll, stopPushes: a.ingester.StopPushes, resume: a.ingester.ResumePushes,
+		flush: a.flushOwn, stopPushes: a.ingester.StopPushes, resume: a.ingester.ResumePushes,
 		pending: a.ingester.Owes, remove: a.members.Leave,
 	}
 }

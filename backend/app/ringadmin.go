@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
@@ -51,137 +49,133 @@ func (a *App) memberList(ctx context.Context) ([]member, error) {
 	return out, nil
 }
 
-func answerJSON(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v)
-}
-
-func answerError(w http.ResponseWriter, code int, name, message string) {
-	answerJSON(w, code, map[string]string{"code": name, "message": message})
-}
-
-func (a *App) showRing(w http.ResponseWriter, r *http.Request) {
+// showRing lists the members of the ring and what lost ones had not uploaded.
+func (a *App) showRing(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	list, err := a.memberList(r.Context())
 	if err != nil {
-		answerError(w, http.StatusServiceUnavailable, "unavailable", err.Error())
-		return
+		return admin.Fail(http.StatusServiceUnavailable, "", "the ring is not known: %s", err)
 	}
 	losses, err := a.longTerm.Losses(r.Context())
 	if err != nil {
-		a.opts.Logger.Error("losses of ingesters could not be read", "err", err)
-		answerError(w, http.StatusServiceUnavailable, "unavailable", "what lost ingesters owed could not be read, see the log")
-		return
+		return a.failed(r, err, "the losses of ingesters could not be read")
 	}
 	lost := []map[string]any{}
 	for _, l := range losses {
 		lost = append(lost, map[string]any{"ingester": l.Ingester, "zone": l.Zone, "day": l.Window.Day, "window": l.Window.Number})
 	}
-	answerJSON(w, http.StatusOK, map[string]any{"members": list, "losses": lost})
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"members": list, "losses": lost})
+	return nil
 }
 
-// forget takes an instance out of the ring that will not come back. What it had
-// not uploaded stays known as lost.
-func (a *App) forget(w http.ResponseWriter, r *http.Request) {
-	id := r.URL.Query().Get("instance")
-	now, err := a.members.Ring(r.Context())
-	if err != nil {
-		answerError(w, http.StatusServiceUnavailable, "unavailable", err.Error())
-		return
+// forget takes an instance out of the ring that will not come back, and that need
+// not answer. What it had not uploaded stays known as lost.
+func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error {
+	id := q.Get("instance")
+	if a.members.Distrusts(id) {
+		if _, err := a.members.Forget(r.Context(), id); err != nil {
+			return admin.Fail(http.StatusServiceUnavailable, "", "the entry could not be removed from the ring: %s", err)
+		}
+		a.opts.Logger.Warn("an operator had an entry forgotten that nobody trusts", "instance", id)
+		admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": 0})
+		return nil
 	}
-	all := slices.Concat(now.Instances(), now.Others())
-	i := slices.IndexFunc(all, func(in ring.Instance) bool { return in.ID == id })
-	if i < 0 {
-		answerError(w, http.StatusNotFound, "not_found", fmt.Sprintf("instance %q is not in the ring; GET %s/ring lists its members", id, admin.Root))
-		return
+	in, err := a.member(r.Context(), id)
+	if err != nil {
+		return err
 	}
 	const alive = 15 * time.Second
-	if in := &all[i]; in.Silent < alive && r.URL.Query().Get("force") != "true" {
-		answerError(w, http.StatusConflict, "conflict", fmt.Sprintf("instance %s is alive: its last heartbeat is %s old. Stop it first; to take a running ingester out without loss, POST %s/ring/leave to it", id, in.Silent.Round(time.Second), admin.Root))
-		return
+	if in.Silent < alive && q.Get("force") != "true" {
+		return admin.Fail(http.StatusConflict, "instance", "instance %s is alive: its last heartbeat is %s old. Stop it first; "+
+			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s",
+			in.ID, in.Silent.Round(time.Second), admin.Root, in.ID)
 	}
-	if err := a.refuseAside(r.Context(), id); err != nil {
-		if !errors.Is(err, errHasAside) {
-			a.opts.Logger.Error("forget an instance", "instance", id, "err", err)
-			answerError(w, http.StatusServiceUnavailable, "unavailable", "what the instance set aside could not be read, see the log; it was not forgotten")
-			return
-		}
-		answerError(w, http.StatusConflict, "conflict", fmt.Sprintf("instance %s was not forgotten: %s", id, err))
-		return
+	if err := a.refuseAside(r.Context(), in.ID); errors.Is(err, errHasAside) {
+		return admin.Fail(http.StatusConflict, "instance", "instance %s was not forgotten: %s", in.ID, err)
+	} else if err != nil {
+		return a.failed(r, err, "what the instance set aside could not be read; it was not forgotten")
 	}
 	owed := 0
-	if in := &all[i]; len(in.Tokens) > 0 {
+	if len(in.Tokens) > 0 {
 		if owed, err = a.longTerm.Lose(r.Context(), in.ID, in.Incarnation, in.Zone, a.lastWindows()); err != nil {
-			a.opts.Logger.Error("forget an instance", "instance", id, "err", err)
-			answerError(w, http.StatusServiceUnavailable, "unavailable", "what the instance owed could not be marked as lost, see the log; it was not forgotten")
-			return
+			return a.failed(r, err, "the instance's pending uploads could not be marked as lost; it was not forgotten")
 		}
 		if err := a.waitForLosses(r.Context()); err != nil {
-			return
+			return a.failed(r, err, "the command was cut off; the instance was not forgotten")
 		}
 	}
-	if _, err := a.members.Forget(r.Context(), id); err != nil {
-		answerError(w, http.StatusServiceUnavailable, "unavailable", err.Error())
-		return
+	if _, err := a.members.Forget(r.Context(), in.ID); err != nil {
+		return admin.Fail(http.StatusServiceUnavailable, "", "the instance could not be removed from the ring: %s", err)
 	}
-	if err := a.longTerm.ForgetAsides(r.Context(), id); err != nil {
-		a.opts.Logger.Warn("records of dropped series of a forgotten instance are left", "instance", id, "err", err)
+	if err := a.longTerm.ForgetAsides(r.Context(), in.ID); err != nil {
+		a.opts.Logger.Warn("records of dropped series of a forgotten instance are left", "instance", in.ID, "err", err)
 	}
 	if owed > 0 {
-		a.background.Go(func() { a.restore(a.running, id) })
+		a.background.Go(func() { a.restore(a.running, in.ID) })
 	}
-	a.opts.Logger.Warn("an operator had an instance forgotten", "instance", id, "windows_owed", owed)
-	answerJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": owed})
+	a.opts.Logger.Warn("an operator had an instance forgotten", "instance", in.ID, "windows_owed", owed)
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": owed})
+	return nil
 }
 
-// leaveRing takes this ingester out of the cluster. With wait=true it answers
-// when the process may be stopped and its disk deleted.
-func (a *App) leaveRing(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Query().Get("wait") != "true" {
-		a.background.Go(func() {
-			if err := a.leaving.run(a.running); err != nil {
-				a.opts.Logger.Error("leaving the ring failed; repeat the command", "err", err)
+// leaveRing takes an ingester out of the cluster. With wait=true it answers when
+// that process may be stopped and its disk deleted.
+func (a *App) leaveRing(w http.ResponseWriter, r *http.Request, q url.Values) error {
+	id, wait := q.Get("instance"), q.Get("wait") == "true"
+	if id == "" {
+		return admin.Fail(http.StatusBadRequest, "instance",
+			"instance is missing: which ingester is to leave? GET %s/ring lists them", admin.Root)
+	}
+	p, err := a.instance(r.Context(), id, TargetIngester)
+	if err != nil {
+		return err
+	}
+	err = p.Leave(r.Context(), wait)
+	switch {
+	case errors.Is(err, rpc.ErrConflict):
+		return admin.Fail(http.StatusConflict, "instance", "ingester %s does not leave: %s", id, err)
+	case err != nil:
+		a.opts.Logger.Error("leaving the ring failed", "instance", id, "request", admin.RequestID(r), "err", err)
+		return admin.Fail(http.StatusServiceUnavailable, "", "leaving failed, nothing is lost; repeat the command: %s", err)
+	case !wait:
+		admin.WriteJSON(w, http.StatusAccepted, map[string]string{"status": "started"})
+	default:
+		admin.WriteJSON(w, http.StatusOK, map[string]string{"status": "done",
+			"message": "everything is uploaded and the ring knows; stop the process, its disk is not needed any more"})
+	}
+	return nil
+}
+
+// operator is this process for the operator's commands of others; it implements
+// rpc.Operator.
+type operator struct{ a *App }
+
+// Leave implements rpc.Operator.
+func (o operator) Leave(ctx context.Context, wait bool) error {
+	switch {
+	case o.a.leaving == nil:
+		return fmt.Errorf("%w: it is no ingester", rpc.ErrConflict)
+	case !wait:
+		o.a.background.Go(func() {
+			if err := o.a.leaving.run(o.a.running); err != nil {
+				o.a.opts.Logger.Error("leaving the ring failed; repeat the command", "err", err)
 			}
 		})
-		answerJSON(w, http.StatusAccepted, map[string]string{"status": "started"})
-		return
+		return nil
 	}
-	if err := a.leaving.run(r.Context()); errors.Is(err, errHasAside) {
-		answerError(w, http.StatusConflict, "conflict", "this ingester does not leave: "+err.Error())
-		return
-	} else if err != nil {
-		a.opts.Logger.Error("leaving the ring failed", "err", err)
-		answerError(w, http.StatusServiceUnavailable, "unavailable", "leaving failed, nothing is lost: "+err.Error())
-		return
+	err := o.a.leaving.run(ctx)
+	if errors.Is(err, errHasAside) || errors.Is(err, errLeaving) {
+		return fmt.Errorf("%w: %w", rpc.ErrConflict, err)
 	}
-	answerJSON(w, http.StatusOK, map[string]string{"status": "done", "message": "everything is uploaded and the ring knows; stop the process, its disk is not needed any more"})
+	return err
 }
 
-// forwardActions passes the operator's commands on to the backend.
-func (a *App) forwardActions(r chi.Router) {
-	target, err := url.Parse(a.cfg.Upstream.URLs[0])
-	if err != nil { // checked by the gateway, too
-		return
+// AcceptLoss implements rpc.Operator.
+func (o operator) AcceptLoss(day int64) (int, error) {
+	if o.a.ingester == nil {
+		return 0, nil
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.Proxy = nil
-	transport.DialContext = a.dialBackend()
-	transport.DialTLSContext = transport.DialContext
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.SetURL(target)
-			pr.Out.Header = http.Header{}
-		},
-		Transport: transport,
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			a.opts.Logger.Error("passing a command on to the backend failed", "err", err)
-			answerError(w, http.StatusServiceUnavailable, "unavailable", "the backend cannot be reached, see the log")
-		},
-	}
-	for _, route := range []string{"/flush", "/compact", "/compact/accept-loss", "/ring/forget", "/aside/drop"} {
-		r.Method(http.MethodPost, route, proxy)
-	}
-	for _, route := range []string{"/erasures/{tenant}", "/ring", "/aside"} {
-		r.Method(http.MethodGet, route, proxy)
-	}
+	return o.a.ingester.AcceptLoss(day)
 }
+
+// Status implements rpc.Operator.
+func (o operator) Status(context.Context) ([]byte, error) { return json.Marshal(o.a.ownStatus()) }

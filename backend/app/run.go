@@ -62,6 +62,7 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 	if a.pool != nil {
 		background.Go(func() { a.prunePeers(bgCtx) })
 	}
+	background.Go(func() { a.watchZones(bgCtx) })
 	if err = a.activate(ctx); err == nil {
 		a.serving.Store(true)
 		if a.members != nil && a.ingester != nil {

@@ -75,31 +75,32 @@ type Compactor struct {
 
 // Status is what the compactor is doing.
 type Status struct {
-	Day     int64 // being compacted; -1 when idle
-	Tenant  tenant.ID
-	Waiting []Waiting // days that may not be published yet
-	Failing []Failing // what cannot be compacted, the longest first; bounded
-	LastRun time.Time
-	LastErr string
-	Clock   string // why nothing is deleted by its time now; empty when it is
-	Expired int    // days beyond retention that wait for the next day, or for an operator
+	Day     int64     `json:"day"` // being compacted; -1 when idle
+	Tenant  tenant.ID `json:"tenant,omitempty"`
+	Waiting []Waiting `json:"waiting,omitempty"` // days that may not be published yet
+	Failing []Failing `json:"failing,omitempty"` // what cannot be compacted, the longest first; bounded
+	LastRun time.Time `json:"lastRun"`
+	LastErr string    `json:"lastError,omitempty"`
+	Clock   string    `json:"clock,omitempty"` // why nothing is deleted by its time now; empty when it is
+	Expired int       `json:"expired"`         // days beyond retention that wait for the next day, or for an operator
 }
 
 // Waiting is a day that waits for ingesters to upload what they owe.
 type Waiting struct {
-	Day    int64
-	Reason string
+	Day    int64  `json:"day"`
+	Reason string `json:"reason"`
 }
 
 // Failing is a tenant's day that cannot be compacted, or an L0 pack that cannot
 // be opened, and when that is tried again.
 type Failing struct {
-	Tenant      tenant.ID // empty for a pack
-	Day         int64
-	Pack        string // object of a pack that cannot be opened
-	Since, Next time.Time
-	Attempts    int
-	Err         string
+	Tenant   tenant.ID `json:"tenant,omitempty"` // empty for a pack
+	Day      int64     `json:"day"`
+	Pack     string    `json:"pack,omitempty"` // object of a pack that cannot be opened
+	Since    time.Time `json:"since"`
+	Next     time.Time `json:"next"`
+	Attempts int       `json:"attempts"`
+	Err      string    `json:"error"`
 }
 
 // New returns a compactor.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,12 +13,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/election"
 	"github.com/palliumhq/pallium/backend/election/redis"
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/test/emulator"
 )
+
+// electionSigner signs elections.
+func electionSigner(t *testing.T) *cluster.Member {
+	t.Helper()
+	secrets, err := cluster.ParseSecrets(strings.Repeat("a", cluster.MinSecretBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: secrets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
 
 // TestHAFailover is the story of two replicas and two distributors, each of
 // which gets the samples of one.
@@ -288,7 +304,7 @@ func TestHARedis(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer client.Close()
-		h := NewHA(HAOptions{Store: redis.New(client, ""), Failover: failover, Update: failover / 3, CallTimeout: 30 * time.Second})
+		h := NewHA(HAOptions{Store: redis.New(client, electionSigner(t), redis.Options{}), Failover: failover, Update: failover / 3, CallTimeout: 30 * time.Second})
 		has = append(has, h)
 		running.Go(func() { h.Run(ctx) })
 	}

@@ -108,28 +108,31 @@ func (ing *Ingester) packCount() int {
 
 // TenantStats is a tenant's use of the head.
 type TenantStats struct {
-	Tenant  tenant.ID
-	Series  int   // that count for max_active_series
-	Bytes   int64 // of Stats.HeadBytes
-	MinTime int64 // Unix milliseconds; above MaxTime when the head has nothing
-	MaxTime int64
+	Tenant  tenant.ID `json:"tenant"`
+	Series  int       `json:"series"`  // that count for max_active_series
+	Bytes   int64     `json:"bytes"`   // of Stats.HeadBytes
+	MinTime int64     `json:"minTime"` // Unix milliseconds; above MaxTime when the head has nothing
+	MaxTime int64     `json:"maxTime"`
 }
 
 // PackStats is one local pack.
 type PackStats struct {
-	Name             string // path below the packs' directory
-	MinTime, MaxTime int64  // Unix milliseconds
-	Tenants, Series  int
-	Samples, Bytes   int64
+	Name    string `json:"name"`    // path below the packs' directory
+	MinTime int64  `json:"minTime"` // Unix milliseconds
+	MaxTime int64  `json:"maxTime"`
+	Tenants int    `json:"tenants"`
+	Series  int    `json:"series"`
+	Samples int64  `json:"samples"`
+	Bytes   int64  `json:"bytes"`
 }
 
 // Stats is what the operator page shows of an ingester.
 type Stats struct {
-	ID        string
-	HeadBytes int64
-	Tenants   []TenantStats // by series, most first
-	Packs     []PackStats   // by time, newest first
-	Segment   int           // of the write-ahead log
+	ID        string        `json:"id"`
+	HeadBytes int64         `json:"headBytes"`
+	Tenants   []TenantStats `json:"tenants"` // by series, most first
+	Packs     []PackStats   `json:"packs"`   // by time, newest first
+	Segment   int           `json:"segment"` // of the write-ahead log
 }
 
 // SeriesCount is the number of a tenant's series that count for its limit: those

@@ -160,6 +160,18 @@ func (r *Ring) Instances() []Instance { return r.instances }
 // Others returns the members without tokens by ID.
 func (r *Ring) Others() []Instance { return r.others }
 
+// Domains counts the failure domains with an Active ingester: as many replicas of a
+// series Replicas finds, and no more.
+func (r *Ring) Domains() int {
+	seen := map[string]bool{}
+	for i := range r.instances {
+		if in := &r.instances[i]; in.State == Active {
+			seen[in.Domain()] = true
+		}
+	}
+	return len(seen)
+}
+
 // Replicas appends to dst[:0] the n instances that hold the series with the
 // token: those met first when walking the ring upwards from it, each once, no
 // two of one zone where zones are set. Instances that are not Active are passed

@@ -11,7 +11,9 @@ import (
 // sink takes every push.
 type sink struct{ Ingester }
 
-func (sink) Push(context.Context, *series.Batch) (series.Outcome, error) { return series.Outcome{}, nil }
+func (sink) Push(context.Context, *series.Batch) (series.Outcome, error) {
+	return series.Outcome{}, nil
+}
 
 // BenchmarkPush is what encryption between processes costs: a push of 2000 series
 // from a distributor to an ingester.

@@ -362,12 +362,3 @@ func (p *Peer) Flush(ctx context.Context) error {
 	_, err := p.ingester.Flush(ctx, &wire.Empty{})
 	return p.note(ctx, err)
 }
-
-// Compact makes a compactor compact everything that is uploaded.
-func (p *Peer) Compact(ctx context.Context) (wire.CompactResponse, error) {
-	resp, err := p.compactor.Compact(ctx, &wire.Empty{})
-	if err = p.note(ctx, err); err != nil {
-		return wire.CompactResponse{}, err
-	}
-	return *resp, nil
-}

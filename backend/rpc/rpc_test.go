@@ -143,6 +143,8 @@ func (fakeCompactor) Compact(context.Context, compactor.Which) (compactor.Report
 	return compactor.Report{Days: 1, Published: 2, Series: 3, Samples: 4}, nil
 }
 
+func (fakeCompactor) ExpireAll(context.Context) error { return errors.New("its clock is wrong") }
+
 func body(t testing.TB, n int) []byte {
 	t.Helper()
 	b := &series.Batch{Metadata: []series.MetricMetadata{{Metric: "up", Metadata: metadata.Metadata{Type: "gauge", Help: "Help."}}}}
@@ -233,8 +235,11 @@ func TestCalls(t *testing.T) {
 	if got, _, _ := p.Select(ctx, all("a")); len(got.Series) != 4999 {
 		t.Errorf("after a deletion %d series", len(got.Series))
 	}
-	if r, err := p.Compact(ctx); err != nil || r.Samples != 4 {
+	if r, err := p.Compact(ctx, false); err != nil || r != (compactor.Report{Days: 1, Published: 2, Series: 3, Samples: 4}) {
 		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := p.Compact(ctx, true); err == nil || !strings.Contains(err.Error(), "clock is wrong") {
+		t.Errorf("all days are expired: %v", err)
 	}
 	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: []byte("no body")}}); !errors.Is(err, wire.ErrRefused) {
 		t.Errorf("a damaged body: %v", err)

@@ -20,7 +20,6 @@ import (
 
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/remotewrite"
@@ -44,11 +43,6 @@ type Ingester interface {
 	KeepPlaces(ctx context.Context, a *ingester.ActiveSeries) error
 	ActiveSeries(ctx context.Context, instance string, send func(*ingester.ActiveSeries) error) error
 	Upload(ctx context.Context) error
-}
-
-// Compactor is what the server needs of a compactor.
-type Compactor interface {
-	Compact(ctx context.Context, which compactor.Which) (compactor.Report, error)
 }
 
 // Bounds of a server: calls beyond them wait in the clients' flow control.
@@ -358,14 +352,4 @@ func (s *ingesterServer) Flush(ctx context.Context, _ *wire.Empty) (*wire.Empty,
 		return nil, unavailable(fmt.Errorf("flush: %w", err))
 	}
 	return &wire.Empty{}, nil
-}
-
-type compactorServer struct{ c Compactor }
-
-func (s compactorServer) Compact(ctx context.Context, _ *wire.Empty) (*wire.CompactResponse, error) {
-	r, err := s.c.Compact(ctx, compactor.All)
-	if err != nil {
-		return nil, wire.Status(errors.Join(errors.New("compaction failed"), err))
-	}
-	return &wire.CompactResponse{Days: int64(r.Days), Published: int64(r.Published), Series: r.Series, Samples: r.Samples}, nil
 }

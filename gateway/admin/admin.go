@@ -26,8 +26,8 @@ type Options struct {
 	Token   string // the admin credential; see CheckToken
 	EdgeURL string // where clients reach the edge, such as https://metrics.example.com; for the snippets that come with a new key
 
-	// Extra adds routes under Root, behind the admin credential and the audit
-	// trail, such as POST /flush. They end when their client hangs up.
+	// Extra adds routes under Root, behind the admin credential, the audit trail and
+	// the Idempotency-Key, such as POST /flush. They end when their client hangs up.
 	Extra func(chi.Router)
 
 	Logger     *slog.Logger
@@ -71,7 +71,10 @@ func New(o Options) (http.Handler, error) {
 			a.routes(r)
 		})
 		if o.Extra != nil {
-			o.Extra(r)
+			r.Group(func(r chi.Router) {
+				r.Use(a.replay)
+				o.Extra(r)
+			})
 		}
 	})
 	return r, nil

@@ -37,9 +37,16 @@ func (a *api) identify(next http.Handler) http.Handler {
 			a.logger.Error("request ID", "err", err)
 		}
 		w.Header().Set(headerRequestID, id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestKey{}, id)))
+		next.ServeHTTP(w, r.WithContext(withRequestID(r.Context(), id)))
 	})
 }
+
+func withRequestID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestKey{}, id)
+}
+
+// RequestID is the ID of a request that the API, or a route of Extra, serves.
+func RequestID(r *http.Request) string { return requestID(r) }
 
 func requestID(r *http.Request) string {
 	id, _ := r.Context().Value(requestKey{}).(string)
@@ -210,6 +217,8 @@ func (a *api) serveOnce(w http.ResponseWriter, r *http.Request, key string, next
 // endRequest keeps the answer of a request that succeeded. One that was refused
 // or failed may be sent again.
 func (a *api) endRequest(r *http.Request, req control.Request, rec *recorder, done bool) {
+	ctx, cancel := detached(r) // the client may be gone
+	defer cancel()
 	var err error
 	if done && rec.status < 300 {
 		answer := control.Answer{Status: rec.status, Headers: map[string]string{}, Body: rec.body.Bytes()}
@@ -218,9 +227,9 @@ func (a *api) endRequest(r *http.Request, req control.Request, rec *recorder, do
 				answer.Headers[name] = v
 			}
 		}
-		err = a.control.EndRequest(r.Context(), req, answer)
+		err = a.control.EndRequest(ctx, req, answer)
 	} else {
-		err = a.control.AbandonRequest(r.Context(), req)
+		err = a.control.AbandonRequest(ctx, req)
 	}
 	if err != nil {
 		a.logger.Error("answer for an Idempotency-Key was not kept", "request", requestID(r), "err", err)

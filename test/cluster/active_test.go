@@ -2,9 +2,9 @@ package cluster_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strconv"
 	"syscall"
 	"testing"
@@ -106,23 +106,52 @@ func (a *activeSeries) restart(name string, sig syscall.Signal) {
 // counted is how many active series of the tenant an ingester counts.
 func (a *activeSeries) counted(name string) int {
 	a.t.Helper()
-	page, err := a.c.Page(a.ctx, name)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	found := countedRow().FindStringSubmatch(page)
-	if found == nil {
-		return 0
-	}
-	n, err := strconv.Atoi(found[1])
-	if err != nil {
-		a.t.Fatal(err)
-	}
+	n := 0
+	// A backend may need a moment to reach one that has just started.
+	eventually(a.t, name+" tells its status", func() bool {
+		text, err := a.c.AdminGet(a.ctx, "gateway-1", "/status")
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		var told bool
+		if n, told = countedIn(a.t, text, name); !told {
+			a.t.Logf("%s has not told its status yet", name)
+		}
+		return told
+	})
 	return n
 }
 
-func countedRow() *regexp.Regexp {
-	return regexp.MustCompile(`<td>limited</td><td class="n">([0-9]+)</td>`)
+// countedIn is how many series of the tenant an ingester counts by a status, and
+// whether it tells.
+func countedIn(t *testing.T, text, name string) (n int, told bool) {
+	t.Helper()
+	var status struct {
+		Processes []struct {
+			Instance string
+			Ingester *struct {
+				Tenants []struct {
+					Tenant string
+					Series int
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &status); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range status.Processes {
+		if p.Instance != name || p.Ingester == nil {
+			continue
+		}
+		told = true
+		for _, of := range p.Ingester.Tenants {
+			if of.Tenant == "limited" {
+				n = of.Series
+			}
+		}
+	}
+	return n, told
 }
 
 // loseDisk: the successor of a lost ingester learns of the series from the others.

@@ -221,7 +221,10 @@ func (c *Cluster) pallium(name, addr, admin, config string, args ...string) {
 	}
 	p := Process{Name: name, Addr: addr, Admin: "http://" + admin, args: append([]string{c.o.Binaries.Pallium}, args...)}
 	p.args = append(p.args, "-config", file)
-	p.env = []string{"PALLIUM_ADMIN_TOKEN_FILE=" + c.o.AdminTokenFile, "PALLIUM_KEY_PEPPER_FILE=" + c.path("key-pepper"), "PALLIUM_CLUSTER_SECRET_FILE=" + c.path("cluster-secret")}
+	p.env = []string{"PALLIUM_CLUSTER_SECRET_FILE=" + c.path("cluster-secret")}
+	if args[0] == "gateway" {
+		p.env = append(p.env, "PALLIUM_ADMIN_TOKEN_FILE="+c.o.AdminTokenFile, "PALLIUM_KEY_PEPPER_FILE="+c.path("key-pepper"))
+	}
 	c.add(p)
 	_ = os.WriteFile(file, []byte(config), 0o644) // a failure is that of the start
 }
@@ -262,6 +265,7 @@ func (c *Cluster) writeFiles() error {
 			fmt.Fprintf(&b, "export %s=%s\n", name, quote(value))
 		}
 		b.WriteString("unset BIGTABLE_EMULATOR_HOST STORAGE_EMULATOR_HOST\n")
+		b.WriteString("exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-\n") // of the shell that this is called from
 		args := make([]string, len(p.args))
 		for i, a := range p.args {
 			args[i] = quote(a)
@@ -356,6 +360,7 @@ func (c *Cluster) StartWith(ctx context.Context, name, wrap string) error {
 }
 
 func (c *Cluster) launch(name string, env ...string) error {
+	closeOnExec()
 	cmd := exec.Command("sh", c.path(name+".sh"))
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
@@ -363,6 +368,21 @@ func (c *Cluster) launch(name string, env ...string) error {
 		return fmt.Errorf("start %s: %w\n%s", name, err, out)
 	}
 	return nil
+}
+
+// closeOnExec keeps the files that this process was started with, by make or by a
+// shell, from processes that it starts: they would be open for as long as those
+// run. Files that Go opens are never passed on.
+func closeOnExec() {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // not on this system
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 }
 
 // AddIngester starts one more ingester.
@@ -549,20 +569,53 @@ func (c *Cluster) post(ctx context.Context, url string, body []byte, token strin
 	return response{resp.StatusCode, out}, err
 }
 
-// Admin posts to a process's admin listener.
+// Admin has an operator's command carried out: by a gateway of that name, or by
+// the first gateway that runs, which has an ingester or a compactor of that name do
+// it; other backends are as good as any.
 func (c *Cluster) Admin(ctx context.Context, name, path string, body []byte) (int, string, error) {
-	resp, err := c.post(ctx, c.Process(name).Admin+"/admin/v1"+path, body, c.admin)
+	gateways, path := c.operator(name, path)
+	var resp response
+	var err error
+	for _, g := range gateways {
+		if resp, err = c.post(ctx, c.Process(g).Admin+"/admin/v1"+path, body, c.admin); err == nil {
+			break
+		}
+	}
 	return resp.code, string(resp.body), err
 }
 
-// AdminGet gets from a process's admin listener.
-func (c *Cluster) AdminGet(ctx context.Context, name, path string) (string, error) {
-	return c.adminGet(ctx, name, "/admin/v1"+path)
+// operator returns the gateways that may carry a command out, and its path.
+func (c *Cluster) operator(name, path string) ([]string, string) {
+	kind, _, _ := strings.Cut(name, "-")
+	switch kind {
+	case "gateway":
+		return []string{name}, path
+	case "ingester", "compactor":
+		sep := "?"
+		if strings.Contains(path, "?") {
+			sep = "&"
+		}
+		path += sep + "instance=" + name
+	}
+	return []string{"gateway-1", "gateway-2"}, path
 }
 
-// Page gets the operator's page of a process.
-func (c *Cluster) Page(ctx context.Context, name string) (string, error) {
-	return c.adminGet(ctx, name, "/")
+// AdminGet gets from the admin API, as Admin does.
+func (c *Cluster) AdminGet(ctx context.Context, name, path string) (string, error) {
+	gateways, path := c.operator(name, path)
+	var text string
+	var err error
+	for _, g := range gateways {
+		if text, err = c.adminGet(ctx, g, "/admin/v1"+path); err == nil {
+			break
+		}
+	}
+	return text, err
+}
+
+// Page gets the operator's page of a gateway.
+func (c *Cluster) Page(ctx context.Context, gateway string) (string, error) {
+	return c.adminGet(ctx, gateway, "/")
 }
 
 func (c *Cluster) adminGet(ctx context.Context, name, path string) (string, error) {

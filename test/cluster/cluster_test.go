@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/palliumhq/pallium/test/cluster"
 	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/ports"
 )
 
 // TestCluster tells what a cluster promises beside not losing anything, which is
@@ -37,6 +40,8 @@ func TestCluster(t *testing.T) {
 	t.Run("revocation", s.revocation)
 	t.Run("limits", s.limits)
 	t.Run("strangers", s.strangers)
+	t.Run("operator", s.operator)
+	t.Run("zones", s.zones)
 	t.Run("tenants", s.tenants)
 	t.Run("deletion", s.deletion)
 	t.Run("scale in", s.scaleIn)
@@ -270,7 +275,7 @@ func (s *story) strangers(t *testing.T) {
 	}
 	_, rest, _ := strings.Cut(string(file), `urls: ["`)
 	internal, _, _ := strings.Cut(rest, `"`)
-	for _, path := range []string{"/prometheus/api/v1/labels", "/api/v1/push", "/admin/v1/flush", "/admin/v1/ring"} {
+	for _, path := range []string{"/prometheus/api/v1/labels", "/api/v1/push", "/internal/operator/flush", "/internal/operator/ring", "/admin/v1/ring"} {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			req, err := http.NewRequestWithContext(t.Context(), method, internal+path, nil)
 			if err != nil {
@@ -285,6 +290,113 @@ func (s *story) strangers(t *testing.T) {
 			}
 		}
 	}
+}
+
+// operator: an operator's commands go to any gateway, which shows all processes,
+// and to nobody else; backends have neither the admin token nor the pepper.
+func (s *story) operator(t *testing.T) {
+	for _, g := range []string{"gateway-1", "gateway-2"} {
+		page, err := s.c.Page(s.ctx, g)
+		for _, want := range []string{"Ingester ingester-1", "Ingester ingester-3", "compactor-1", "zone-b", "ACTIVE", "<td>demo</td>"} {
+			if err != nil || !strings.Contains(page, want) {
+				t.Errorf("%s does not show %q: %v", g, want, err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name, path string
+		code       int
+		says       string
+	}{
+		{"gateway-2", "/flush?wait=true&instance=ingester-2", 200, `"done"`},
+		{"gateway-2", "/flush?wait=true", 200, `"done"`},
+		{"gateway-1", "/flush", 202, "started"},
+		{"gateway-1", "/compact?wait=true&instance=compactor-1", 200, "published"},
+		{"gateway-1", "/compact?wait=true&expire=all", 200, "published"},
+		{"gateway-1", "/compact/accept-loss?day=1", 200, `"intents":0`},
+		{"gateway-1", "/flush?instance=compactor-1", 400, "role ingester"},
+		{"gateway-1", "/flush?instance=nobody", 404, "not in the ring"},
+		{"gateway-1", "/flush?everything=true", 400, `"invalid_request"`},
+		{"gateway-1", "/ring/leave?instance=backend-1", 400, "role ingester"},
+		{"gateway-1", "/ring/leave", 400, "instance is missing"},
+		{"gateway-1", "/ring/forget?instance=nobody", 404, "not in the ring"},
+		{"gateway-1", "/erasures/nobody", 405, "GET"},
+	} {
+		code, body, err := s.c.Admin(s.ctx, c.name, c.path, nil)
+		if err != nil || code != c.code || !strings.Contains(body, c.says) || code >= 400 && !strings.Contains(body, `"requestId"`) {
+			t.Errorf("%s of %s: %d %s %v", c.path, c.name, code, body, err)
+		}
+	}
+	if events, err := s.c.AdminGet(s.ctx, "gateway-1", "/audit-events"); err != nil || !strings.Contains(events, "POST /admin/v1/compact/accept-loss") {
+		t.Errorf("not audited: %v", err)
+	}
+	for _, name := range []string{"ingester-1", "backend-1", "compactor-1"} {
+		for path, want := range map[string]int{"/ready": 200, "/healthy": 200, "/metrics": 200, "/": 404, "/admin/v1/ring": 404, "/admin/v1/flush": 404, "/debug/pprof/": 404} {
+			if code, body := s.do(t, http.MethodGet, s.c.Process(name).Admin+path, "", nil); code != want {
+				t.Errorf("%s of %s: %d %s", path, name, code, body)
+			}
+		}
+		script, err := os.ReadFile(filepath.Join(s.c.Dir(), name+".sh"))
+		if err != nil || strings.Contains(string(script), "ADMIN_TOKEN") || strings.Contains(string(script), "PEPPER") {
+			t.Errorf("%s is given secrets that it does not need: %v", name, err)
+		}
+	}
+}
+
+// zones: a distributor whose writes need more zones than have ingesters says so.
+func (s *story) zones(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(s.c.Dir(), "backend-1.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, dir := string(data), t.TempDir()
+	var addr [3]string
+	for i, setting := range []string{"rpc_listen", "internal_listen", "admin_listen"} {
+		port, err := ports.Free()
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr[i] = "127.0.0.1:" + port
+		text = regexp.MustCompile(setting+": .*").ReplaceAllString(text, fmt.Sprintf("%s: %q", setting, addr[i]))
+	}
+	text = regexp.MustCompile("data_dir: .*").ReplaceAllString(text, "data_dir: "+dir)
+	text = regexp.MustCompile("advertise: .*").ReplaceAllString(text, fmt.Sprintf("advertise: %q", addr[0]))
+	text = strings.Replace(text, "instance: backend-1", "instance: short\n  replication: 5", 1)
+	file := filepath.Join(dir, "short.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.CommandContext(s.ctx, os.Getenv("PALLIUM"), "backend", "-target=distributor", "-config", file)
+	cmd.Env = append(os.Environ(), "PALLIUM_CLUSTER_SECRET_FILE="+filepath.Join(s.c.Dir(), "cluster-secret"))
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var ready, metrics string
+	eventually(t, "it tells how many zones there are", func() bool {
+		resp, err := http.Get("http://" + addr[2] + "/ready")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		var code int
+		code, ready = s.do(t, http.MethodGet, "http://"+addr[2]+"/ready", "", nil)
+		return code == 503 && strings.Contains(ready, "in 3 zones") && strings.Contains(ready, "5 are needed")
+	})
+	eventually(t, "its metrics say so", func() bool {
+		_, metrics = s.do(t, http.MethodGet, "http://"+addr[2]+"/metrics", "", nil)
+		return strings.Contains(metrics, "pallium_distributor_zones 3") && strings.Contains(metrics, "pallium_distributor_zones_needed 5")
+	})
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	_ = cmd.Wait()
+	if !strings.Contains(log.String(), "too few zones") {
+		t.Errorf("the log does not say so:\n%s", log.String())
+	}
+	eventually(t, "it is forgotten", func() bool {
+		code, _, err := s.c.Admin(s.ctx, "gateway-1", "/ring/forget?force=true&instance=short", nil)
+		return err == nil && (code == 200 || code == 404)
+	})
 }
 
 // tenants: one does not see the other, through either gateway.

@@ -117,6 +117,13 @@ func TestCompose(t *testing.T) {
 					t.Errorf("%s has no target %s", b.Dockerfile, b.Target)
 				}
 			}
+			if len(s.Command) > 0 && s.Command[0] == "backend" {
+				for _, secret := range s.Secrets {
+					if secret != "cluster-secret" && secret != "redis-password" {
+						t.Errorf("a backend does not need %s", secret)
+					}
+				}
+			}
 			if value := s.Environment["PALLIUM_ADMIN_TOKEN_FILE"]; value != "" && value != "/run/secrets/admin-token" {
 				t.Errorf("admin token in %s", value)
 			}

@@ -144,6 +144,9 @@ func (c *cluster) checkGateway(t *testing.T, cfg *app.Config, one *container) {
 	if len(cfg.Upstream.URLs) == 0 {
 		t.Error("no upstream")
 	}
+	if cfg.Cluster.Redis.Set() || !cfg.Cluster.CacheRedis.Set() {
+		t.Error("it needs the Redis for shares of rate limits, and no other")
+	}
 	for target, urls := range map[string][]string{"querier": cfg.Upstream.URLs, "distributor": cfg.Upstream.WriteURLs} {
 		for _, u := range urls {
 			if err := c.serves(t, u, app.Target(target)); err != nil {
@@ -226,9 +229,9 @@ func checkStop(t *testing.T, m *manifest, cfg *app.Config) {
 
 // checkSecrets: every secret's file is mounted, and nobody has more than it needs.
 func (c *cluster) checkSecrets(t *testing.T, m *manifest) {
-	want := []string{"PALLIUM_ADMIN_TOKEN_FILE", "PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE"}
+	want := []string{"PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE"}
 	if m.component() == "gateway" {
-		want = append(want, "PALLIUM_KEY_PEPPER_FILE")
+		want = []string{"PALLIUM_ADMIN_TOKEN_FILE", "PALLIUM_KEY_PEPPER_FILE", "PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_CACHE_REDIS_PASSWORD_FILE"}
 	}
 	env, items := c.environment(t, m), 0
 	for _, name := range want {

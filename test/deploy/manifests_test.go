@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
@@ -52,17 +53,28 @@ type spec struct {
 	MaxUnavailable int                         `yaml:"maxUnavailable"`
 	ScaleTargetRef struct{ Kind, Name string } `yaml:"scaleTargetRef"`
 	PodSelector    selector                    `yaml:"podSelector"`
+	PolicyTypes    []string                    `yaml:"policyTypes"`
 	Ingress        []rule
+	Egress         []egressRule
 	Endpoints      []struct{ Port string }
 
 	VolumeClaimTemplates []struct{ Metadata struct{ Name string } } `yaml:"volumeClaimTemplates"`
 }
 
 type selector struct {
-	MatchLabels map[string]string `yaml:"matchLabels"`
+	MatchLabels      map[string]string `yaml:"matchLabels"`
+	MatchExpressions []struct {
+		Key, Operator string
+		Values        []string
+	} `yaml:"matchExpressions"`
 }
 
 func (s selector) matches(labels map[string]string) bool {
+	for _, e := range s.MatchExpressions {
+		if e.Operator != "In" || !slices.Contains(e.Values, labels[e.Key]) {
+			return false
+		}
+	}
 	for k, v := range s.MatchLabels {
 		if labels[k] != v {
 			return false
@@ -82,6 +94,19 @@ type rule struct {
 	From []struct {
 		PodSelector       *selector `yaml:"podSelector"`
 		NamespaceSelector *selector `yaml:"namespaceSelector"`
+	}
+	Ports []struct{ Port int }
+}
+
+// egressRule of a network policy.
+type egressRule struct {
+	To []struct {
+		PodSelector       *selector `yaml:"podSelector"`
+		NamespaceSelector *selector `yaml:"namespaceSelector"`
+		IPBlock           *struct {
+			CIDR   string
+			Except []string
+		} `yaml:"ipBlock"`
 	}
 	Ports []struct{ Port int }
 }

@@ -1,6 +1,8 @@
 package deploy
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -40,6 +42,84 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
+// TestEgress: processes reach what they need, by the same policies, and no more.
+func TestEgress(t *testing.T) {
+	for _, b := range complete {
+		c := build(t, b)
+		redis := b == "overlays/small"
+		for _, from := range c.servers() {
+			of := from.component()
+			for _, one := range []struct {
+				name    string
+				pod     map[string]string // nil: an address
+				address string
+				port    int
+				allowed bool
+			}{
+				{"backend's API", c.labels(t, "compactor"), "", 9011, of == "gateway"},
+				{"backend's calls", c.labels(t, "compactor"), "", 9012, from.ours() && of != "gateway"},
+				{"a gateway", c.labels(t, "gateway"), "", 9009, false},
+				{"a gateway's admin listener", c.labels(t, "gateway"), "", 9010, false},
+				{"Google's APIs", nil, "142.250.1.1", 443, from.ours()},
+				{"metadata server", nil, "169.254.169.254", 80, from.ours()},
+				{"Memorystore", nil, "10.0.0.3", 6378, from.ours() && !redis},
+				{"another host of the network", nil, "10.9.9.9", 443, false},
+				{"the internet", nil, "142.250.1.1", 80, false},
+				{"another pod", map[string]string{"app": "other"}, "", 443, false},
+			} {
+				if got := c.reaches(from.podLabels(), one.pod, one.address, one.port); got != one.allowed {
+					t.Errorf("%s: %s to %s, port %d: %v", b, from.Metadata.Name, one.name, one.port, got)
+				}
+			}
+			if redis && !c.reaches(from.podLabels(), map[string]string{"app.kubernetes.io/name": "redis"}, "", 6379) && from.ours() {
+				t.Errorf("%s: %s does not reach Redis", b, from.Metadata.Name)
+			}
+		}
+		if !c.reaches(map[string]string{"app.kubernetes.io/name": "pallium-migrate"}, nil, "142.250.1.1", 443) {
+			t.Errorf("%s: the job that migrates does not reach Bigtable", b)
+		}
+	}
+}
+
+// reaches decides about a connection to a pod of the same namespace, or to an
+// address.
+func (c *cluster) reaches(from, to map[string]string, address string, port int) bool {
+	for i := range c.manifests {
+		p := &c.manifests[i]
+		if p.Kind != "NetworkPolicy" || !p.Spec.PodSelector.matches(from) {
+			continue
+		}
+		for _, r := range p.Spec.Egress {
+			if r.passes(to, address, port) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r *egressRule) passes(to map[string]string, address string, port int) bool {
+	if !slices.ContainsFunc(r.Ports, func(p struct{ Port int }) bool { return p.Port == port }) {
+		return false
+	}
+	for _, t := range r.To {
+		switch {
+		case t.IPBlock != nil && to == nil && within(t.IPBlock.CIDR, address):
+			if !slices.ContainsFunc(t.IPBlock.Except, func(x string) bool { return within(x, address) }) {
+				return true
+			}
+		case t.PodSelector != nil && t.NamespaceSelector == nil && to != nil && t.PodSelector.matches(to):
+			return true
+		}
+	}
+	return false
+}
+
+func within(cidr, address string) bool {
+	p, err := netip.ParsePrefix(cidr)
+	return err == nil && p.Contains(netip.MustParseAddr(address))
+}
+
 func (c *cluster) labels(t *testing.T, component string) map[string]string {
 	t.Helper()
 	for _, m := range c.servers() {
@@ -57,7 +137,7 @@ func (c *cluster) allows(namespace string, from, to map[string]string, port int)
 	guarded := false
 	for i := range c.manifests {
 		p := &c.manifests[i]
-		if p.Kind != "NetworkPolicy" || !p.Spec.PodSelector.matches(to) {
+		if p.Kind != "NetworkPolicy" || !p.Spec.PodSelector.matches(to) || !slices.Contains(p.Spec.PolicyTypes, "Ingress") {
 			continue
 		}
 		guarded = true

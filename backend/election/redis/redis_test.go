@@ -1,12 +1,20 @@
 package redis
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/election"
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/test/emulator"
@@ -23,7 +31,21 @@ func open(t *testing.T, addr string) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	return New(client, "")
+	return New(client, signer(t, "a"), Options{})
+}
+
+// signer signs as a member of a cluster with a secret of that letter does.
+func signer(t *testing.T, letter string) Signer {
+	t.Helper()
+	secrets, err := cluster.ParseSecrets(strings.Repeat(letter, cluster.MinSecretBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: secrets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 func minutes(s election.Sighting) string {
@@ -69,33 +91,145 @@ func TestTenantsApart(t *testing.T) {
 	}
 }
 
-// TestForgotten: idle elections leave Redis by themselves, and a clock that was
-// set back does not keep a silent replica elected.
+const key = "pallium:ha:team:x"
+
+// TestForgotten: idle elections leave Redis by themselves.
 func TestForgotten(t *testing.T) {
 	srv := emulator.Redis(t)
 	s := open(t, srv.Addr)
 	ctx := context.Background()
-	c := election.Cluster{Tenant: "team", Name: "x"}
-	claim := func(seen ...election.Sighting) string {
+	if _, err := s.Claim(ctx, election.Cluster{Tenant: "team", Name: "x"}, []election.Sighting{{Replica: "a"}}, rules); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := s.client.PTTL(ctx, key).Result(); err != nil || d <= 0 || d > rules.Idle {
+		t.Errorf("the election lives for %v, %v", d, err)
+	}
+}
+
+// TestPoisoned: what no distributor of the cluster wrote elects nobody, keeps
+// nobody from being elected, and is replaced. A record of ours that is written
+// again later counts no longer than it would have.
+func TestPoisoned(t *testing.T) {
+	srv := emulator.Redis(t)
+	ctx := context.Background()
+	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	record := func(letter, key, replica string, ahead time.Duration) string {
 		t.Helper()
-		got, err := s.Claim(ctx, c, seen, rules)
+		text, err := New(client, signer(t, letter), Options{}).sign(key, election.Sighting{Replica: replica}, time.Now().Add(ahead).UnixMilli())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return minutes(got)
+		return text
 	}
-	claim(election.Sighting{Replica: "a"})
-	if d, err := s.client.PTTL(ctx, "pallium:ha:team:x").Result(); err != nil || d <= 0 || d > rules.Idle {
-		t.Errorf("the election lives for %v, %v", d, err)
+	const minute = time.Minute
+	for name, c := range map[string]struct {
+		set           func() error
+		want, ignored string
+	}{
+		"right":                     {nil, "a 1", ""},
+		"a clock that was set back": {func() error { return client.Set(ctx, key, record("a", key, "a", 5*time.Second), 0).Err() }, "a 0", ""},
+		"silent, written again":     {func() error { return client.Set(ctx, key, record("a", key, "a", -3*minute), 0).Err() }, "b 0", ""},
+		"idle":                      {func() error { return client.Set(ctx, key, record("a", key, "a", -11*time.Hour), 0).Err() }, "b 0", ""},
+		"future":                    {func() error { return client.Set(ctx, key, record("a", key, "a", minute), 0).Err() }, "b 0", future},
+		"forged":                    {func() error { return client.Set(ctx, key, record("b", key, "nobody", 0), 0).Err() }, "b 0", forged},
+		"of another cluster":        {func() error { return client.Set(ctx, key, record("a", key+"y", "a", 0), 0).Err() }, "b 0", forged},
+		"another replica":           {func() error { return client.Set(ctx, key, record("a", key, "a", 0)+"b", 0).Err() }, "b 0", forged},
+		"damaged":                   {func() error { return client.Set(ctx, key, "1 x y a", 0).Err() }, "b 0", damaged},
+		"no record":                 {func() error { return client.Set(ctx, key, "junk", 0).Err() }, "b 0", damaged},
+		"huge":                      {func() error { return client.Set(ctx, key, strings.Repeat("x", 1<<20), 0).Err() }, "b 0", damaged},
+		"of another type": {func() error {
+			return client.HSet(ctx, key, "replica", "nobody", "received", time.Now().Add(time.Hour).UnixMilli()).Err()
+		}, "b 0", damaged},
+	} {
+		reg := prometheus.NewRegistry()
+		var log bytes.Buffer
+		s := New(client, signer(t, "a"), Options{Registerer: reg, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		err := client.Set(ctx, key, record("a", key, "a", -minute), 0).Err()
+		if err == nil && c.set != nil {
+			err = errors.Join(client.Del(ctx, key).Err(), c.set())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			got, err := s.Claim(ctx, election.Cluster{Tenant: "team", Name: "x"}, []election.Sighting{{Replica: "b"}}, rules)
+			if err != nil || minutes(got) != c.want {
+				t.Errorf("%s: elected is %s, want %s, %v", name, minutes(got), c.want, err)
+			}
+		}
+		counted := ""
+		for _, reason := range []string{damaged, forged, future} {
+			if testutil.ToFloat64(s.ignored.WithLabelValues(reason)) > 0 {
+				counted += reason
+			}
+		}
+		if counted != c.ignored || strings.Count(log.String(), "ignoring") != min(len(c.ignored), 1) {
+			t.Errorf("%s: ignored %q, want %q; %s", name, counted, c.ignored, log.String())
+		}
 	}
-	if err := s.client.HSet(ctx, "pallium:ha:team:x", "received", time.Now().Add(time.Hour).UnixMilli()).Err(); err != nil {
+}
+
+// TestAtOnce: distributors that claim at the same time elect one replica.
+func TestAtOnce(t *testing.T) {
+	srv := emulator.Redis(t)
+	s := open(t, srv.Addr)
+	for i := range 10 {
+		c := election.Cluster{Tenant: "team", Name: fmt.Sprint(i)}
+		elected := make(chan string, 30)
+		for n := range cap(elected) {
+			go func() {
+				got, err := s.Claim(context.Background(), c, []election.Sighting{{Replica: fmt.Sprint(n)}}, rules)
+				elected <- fmt.Sprint(got.Replica, err)
+			}()
+		}
+		first := <-elected
+		for range cap(elected) - 1 {
+			if other := <-elected; other != first {
+				t.Fatalf("elected are %s and %s", first, other)
+			}
+		}
+	}
+}
+
+// TestManyTell: distributors that all know a little more of the elected replica than
+// what is written do not keep each other from an answer.
+func TestManyTell(t *testing.T) {
+	srv := emulator.Redis(t)
+	s := open(t, srv.Addr)
+	c := election.Cluster{Tenant: "team", Name: "x"}
+	errs := make(chan error, 100)
+	for n := range cap(errs) {
+		go func() {
+			age := time.Duration(cap(errs)-n) * 10 * time.Millisecond
+			_, err := s.Claim(context.Background(), c, []election.Sighting{{Replica: "a", Age: age}}, rules)
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestRights: the commands and keys that docs/cluster.md names are enough.
+func TestRights(t *testing.T) {
+	rights := strings.Fields("ha on >secret ~pallium:ha:* -@all +eval +evalsha +time +get +set +hello +client +ping")
+	srv := emulator.Redis(t, append([]string{"--user"}, rights...)...)
+	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: "ha"}, "secret")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if got := claim(election.Sighting{Replica: "b"}); got != "a 0" {
-		t.Errorf("elected is %s", got)
-	}
-	if v, err := s.client.HGet(ctx, "pallium:ha:team:x", "received").Int64(); err != nil || v > time.Now().Add(30*time.Minute).UnixMilli() {
-		t.Errorf("received is still in the future: %d, %v", v, err)
+	defer client.Close()
+	for _, replica := range []string{"a", "b"} {
+		got, err := New(client, signer(t, "a"), Options{}).Claim(context.Background(), election.Cluster{Tenant: "team", Name: "x"}, []election.Sighting{{Replica: replica}}, rules)
+		if err != nil || got.Replica != "a" {
+			t.Errorf("%v, %v", got, err)
+		}
 	}
 }
 
@@ -120,4 +254,33 @@ func TestRedisLost(t *testing.T) {
 	if got, err := claim("b"); got != "b" || err != nil {
 		t.Errorf("an empty Redis elected %q, %v", got, err)
 	}
+}
+
+// FuzzVerify: no text is taken for a record of ours but one that is.
+func FuzzVerify(f *testing.F) {
+	secrets, err := cluster.ParseSecrets(strings.Repeat("a", cluster.MinSecretBytes))
+	if err != nil {
+		f.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: secrets})
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := New(nil, m, Options{})
+	right, err := s.sign(key, election.Sighting{Replica: "a b", Age: time.Second}, 1_800_000_000_000)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(right)
+	f.Add("1 1799999999000 m a b")
+	f.Add("of another type")
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := s.verify(key, answer{now: 1_800_000_000_000, record: text})
+		if err != nil || got == nil {
+			return
+		}
+		if text != right || got.Replica != "a b" || got.Age != time.Second {
+			t.Errorf("%q is taken for %+v", text, got)
+		}
+	})
 }

@@ -259,6 +259,16 @@ func (m *Membership) Forget(ctx context.Context, id string) (ring.Instance, erro
 	return k.instance(), m.look(ctx)
 }
 
+// Distrusts reports whether Redis has an entry of an instance that is no member and
+// that nobody trusts.
+func (m *Membership) Distrusts(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, member := m.members[id]
+	_, bad := m.untrusted[id]
+	return bad && !member
+}
+
 // keepRemovals is how long a removal stays in Redis: longer than any process is
 // cut off and comes back.
 const keepRemovals = 7 * 24 * time.Hour

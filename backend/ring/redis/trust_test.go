@@ -153,6 +153,9 @@ func TestForgedEntry(t *testing.T) {
 	if _, ok := seen(ms[2], "ingester-9"); ok {
 		t.Error("an instance that there is not is a member")
 	}
+	if !ms[2].Distrusts("ingester-9") || ms[2].Distrusts("ingester-1") || ms[2].Distrusts("nobody") {
+		t.Error("an operator is not told which entries nobody trusts")
+	}
 	if _, err := ms[2].Forget(context.Background(), "ingester-9"); err != nil {
 		t.Errorf("an operator cannot take it away: %v", err)
 	}

@@ -1,25 +1,64 @@
 package redis
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/test/emulator"
 )
 
+// signer signs as a member of a cluster with the secret does.
+func signer(t *testing.T, secret string) Signer {
+	t.Helper()
+	secrets, err := cluster.ParseSecrets(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: secrets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+const (
+	secret  = "a"
+	another = "b"
+)
+
+func secretOf(letter string) string { return strings.Repeat(letter, cluster.MinSecretBytes) }
+
+// open returns an exchange, its metrics and a client for the test's own.
+func open(t *testing.T, addr string, s Signer) (*Exchange, *prometheus.Registry, *goredis.Client) {
+	t.Helper()
+	client := goredis.NewClient(&goredis.Options{Addr: addr})
+	t.Cleanup(func() { _ = client.Close() })
+	reg := prometheus.NewRegistry()
+	return New(client, key, s, Options{Registerer: reg}), reg, client
+}
+
+const (
+	key   = "pallium:budget"
+	field = "{pallium:budget}"
+)
+
 func TestExchange(t *testing.T) {
 	srv := emulator.Redis(t)
-	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
-	defer client.Close()
-	e := New(client, "pallium:budget")
+	e, _, _ := open(t, srv.Addr, signer(t, secretOf(secret)))
+	f, _, _ := open(t, srv.Addr, signer(t, secretOf(secret)))
 	ctx := context.Background()
 	one := budget.Demands{"t": {1, 0.5, 0}, "u": {0, 0, 1 << 20}}
 	if all, err := e.Exchange(ctx, "a", one); err != nil || len(all) != 1 || !maps.Equal(all["a"], one) {
@@ -29,7 +68,7 @@ func TestExchange(t *testing.T) {
 	for i := range budget.MaxTenants {
 		many[tenant.ID(fmt.Sprint("tenant-", i))] = budget.Use{float64(i)}
 	}
-	all, err := e.Exchange(ctx, "b", many)
+	all, err := f.Exchange(ctx, "b", many)
 	if err != nil || len(all) != 2 || !maps.Equal(all["a"], one) || !maps.Equal(all["b"], many) {
 		t.Fatalf("%d gateways, %v", len(all), err)
 	}
@@ -49,19 +88,30 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestRights: the commands and the key that docs/limits.md names are enough.
+// TestRights: the commands and the key that docs/cluster.md names are enough.
 func TestRights(t *testing.T) {
-	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hgetall +hdel +pexpire")
+	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hget +hgetall +hdel +del +pexpire")
 	srv := emulator.Redis(t, append([]string{"--user"}, rights...)...)
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr, Username: "budget", Password: "secret"})
 	defer client.Close()
-	ctx := context.Background()
-	for range 2 {
-		if all, err := New(client, "pallium:budget").Exchange(ctx, "a", nil); err != nil || len(all) != 1 {
-			t.Errorf("%v, %v", all, err)
+	admin := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
+	defer admin.Close()
+	ctx, s := context.Background(), signer(t, secretOf(secret))
+	e := New(client, key, s, Options{})
+	for step, change := range []func() error{
+		func() error { return nil },
+		func() error { return admin.HSet(ctx, field, "b", "junk").Err() },
+		func() error { return nil }, // deletes it
+		func() error { return admin.Set(ctx, field, "no hash", 0).Err() },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := e.Exchange(ctx, "a", nil); err != nil || len(all) != 1 {
+			t.Errorf("step %d: %v, %v", step, all, err)
 		}
 	}
-	if _, err := New(client, "another").Exchange(ctx, "a", nil); err == nil {
+	if _, err := New(client, "another", s, Options{}).Exchange(ctx, "a", nil); err == nil {
 		t.Error("the user is not bound to the key: this test shows nothing")
 	}
 }
@@ -69,15 +119,261 @@ func TestRights(t *testing.T) {
 // TestExpires: nothing is left for ever in Redis.
 func TestExpires(t *testing.T) {
 	srv := emulator.Redis(t)
-	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
-	defer client.Close()
+	e, _, client := open(t, srv.Addr, signer(t, secretOf(secret)))
 	ctx := context.Background()
-	if _, err := New(client, "x").Exchange(ctx, "a", nil); err != nil {
+	if _, err := e.Exchange(ctx, "a", nil); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := client.PTTL(ctx, "{x}").Result(); err != nil || d <= 2*time.Second || d > time.Minute {
+	if d, err := client.PTTL(ctx, field).Result(); err != nil || d <= 2*time.Second || d > time.Minute {
 		t.Errorf("the key lives for %v more, %v", d, err)
 	}
+}
+
+// ignored is the metric.
+func ignored(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, m := range families[0].Metric {
+		if v := m.GetCounter().GetValue(); v > 0 {
+			out[m.Label[0].GetValue()] = v
+		}
+	}
+	return out
+}
+
+// TestPoisoned: what no gateway of the cluster wrote does not count, is deleted,
+// and stops nothing.
+func TestPoisoned(t *testing.T) {
+	ctx := context.Background()
+	right, wrong := signer(t, secretOf(secret)), signer(t, secretOf(another))
+	// signedAt is a value of gateway b at a time relative to Redis'.
+	signedAt := func(s Signer, id string, ahead time.Duration) string {
+		e := New(nil, key, s, Options{})
+		e.redis, e.at = time.Now().Add(ahead).UnixMilli(), time.Now()
+		v, err := e.sign(id, budget.Demands{"t": {1, 1, 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	for _, c := range []struct {
+		name, value, reason string
+		counts, gone        bool
+	}{
+		{"right", signedAt(right, "b", 0), "", true, false},
+		{"a clock that is a little ahead", signedAt(right, "b", 5*time.Second), "", true, false},
+		{"no longer alive", signedAt(right, "b", -5*time.Second), "", false, false},
+		{"old", signedAt(right, "b", -15*time.Second), "", false, true},
+		{"future", signedAt(right, "b", time.Minute), future, false, true},
+		{"forged", signedAt(wrong, "b", 0), forged, false, true},
+		{"another gateway's", signedAt(right, "c", 0), forged, false, true},
+		{"another time", strings.Replace(signedAt(right, "b", 0), " 1", " 2", 1), forged, false, true},
+		{"other demands", signedAt(right, "b", 0) + "x", forged, false, true},
+		{"of an older version", fmt.Sprintf("%016d", time.Now().UnixMilli()) + encode(budget.Demands{"t": {1, 1, 1}}), damaged, false, true},
+		{"dated far ahead by hand", "9999999999999999", damaged, false, true},
+		{"no number", "2 x y z", damaged, false, true},
+		{"empty", "", damaged, false, true},
+		{"cut off", signedAt(right, "b", 0)[:40], damaged, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			srv := emulator.Redis(t)
+			e, reg, client := open(t, srv.Addr, right)
+			if err := client.HSet(ctx, field, "b", c.value).Err(); err != nil {
+				t.Fatal(err)
+			}
+			all, err := e.Exchange(ctx, "a", budget.Demands{"t": {1, 1, 1}})
+			if _, counts := all["b"]; err != nil || counts != c.counts || len(all["a"]) != 1 {
+				t.Errorf("%v, %v", all, err)
+			}
+			if got := ignored(t, reg); c.reason == "" && len(got) > 0 || c.reason != "" && got[c.reason] != 1 {
+				t.Errorf("ignored: %v", got)
+			}
+			if _, err := e.Exchange(ctx, "a", nil); err != nil {
+				t.Fatal(err)
+			}
+			if there, err := client.HExists(ctx, field, "b").Result(); err != nil || there == c.gone {
+				t.Errorf("it is there: %v, %v", there, err)
+			}
+		})
+	}
+}
+
+// TestRepeated: an older value of a gateway in place of its last one changes
+// nothing, and neither does its deletion.
+func TestRepeated(t *testing.T) {
+	srv := emulator.Redis(t)
+	s := signer(t, secretOf(secret))
+	e, _, client := open(t, srv.Addr, s)
+	f, _, _ := open(t, srv.Addr, s)
+	ctx := context.Background()
+	first, second := budget.Demands{"t": {1, 1, 1}}, budget.Demands{"t": {2, 2, 2}}
+	if _, err := f.Exchange(ctx, "b", first); err != nil {
+		t.Fatal(err)
+	}
+	old, err := client.HGet(ctx, field, "b").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for now := old; now == old; { // at least a millisecond later
+		if _, err := f.Exchange(ctx, "b", second); err != nil {
+			t.Fatal(err)
+		}
+		if now, err = client.HGet(ctx, field, "b").Result(); err != nil {
+			t.Fatal(err)
+		}
+		if at := func(v string) string { return strings.Fields(v)[1] }; at(now) == at(old) {
+			now = old
+		}
+	}
+	for _, change := range []func() error{
+		func() error { return nil },
+		func() error { return client.HSet(ctx, field, "b", old).Err() },
+		func() error { return client.HDel(ctx, field, "b").Err() },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := e.Exchange(ctx, "a", nil); err != nil || !maps.Equal(all["b"], second) {
+			t.Errorf("%v, %v", all, err)
+		}
+	}
+}
+
+// TestJunk: thousands of fields do not count as gateways, and go.
+func TestJunk(t *testing.T) {
+	srv := emulator.Redis(t)
+	s := signer(t, secretOf(secret))
+	var log bytes.Buffer
+	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
+	defer client.Close()
+	e := New(client, key, s, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	ctx := context.Background()
+	values := []any{"large", strings.Repeat("x", 3<<20), strings.Repeat("y", 300), "x"}
+	for i := range 2000 {
+		values = append(values, fmt.Sprint("junk-", i), "9999999999999999")
+	}
+	if err := client.HSet(ctx, field, values...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if all, err := e.Exchange(ctx, "a", budget.Demands{"t": {1, 1, 1}}); err != nil || len(all) != 1 {
+			t.Fatalf("%d gateways, %v", len(all), err)
+		}
+		if n, err := client.HExists(ctx, field, "large").Result(); err != nil || n {
+			t.Errorf("what is large is answered to everybody: %v, %v", n, err)
+		}
+	}
+	if n, err := client.HLen(ctx, field).Result(); err != nil || n != 1 {
+		t.Errorf("%d fields are left, %v", n, err)
+	}
+	if n := strings.Count(log.String(), "ignoring"); n != 1 {
+		t.Errorf("logged %d times: %s", n, log.String())
+	}
+}
+
+// TestJunkChanges: a field that a gateway wrote over junk is not deleted for it.
+func TestJunkChanges(t *testing.T) {
+	srv := emulator.Redis(t)
+	s := signer(t, secretOf(secret))
+	e, _, client := open(t, srv.Addr, s)
+	f, _, _ := open(t, srv.Addr, s)
+	ctx := context.Background()
+	if err := client.HSet(ctx, field, "b", "junk", "c", "junk").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Exchange(ctx, "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Exchange(ctx, "b", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.HSet(ctx, field, "c", "other junk").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := e.Exchange(ctx, "a", nil); err != nil || len(all) != 2 {
+		t.Errorf("%v, %v", all, err)
+	}
+	fields, err := client.HKeys(ctx, field).Result()
+	slices.Sort(fields)
+	if err != nil || !slices.Equal(fields, []string{"a", "b", "c"}) {
+		t.Errorf("%v, %v", fields, err)
+	}
+	if _, err := e.Exchange(ctx, "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := client.HExists(ctx, field, "c").Result(); err != nil || there {
+		t.Errorf("changed junk is there: %v, %v", there, err)
+	}
+}
+
+// TestClock: what counts is Redis' time, not that of gateways.
+func TestClock(t *testing.T) {
+	srv := emulator.Redis(t)
+	s := signer(t, secretOf(secret))
+	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
+	defer client.Close()
+	for n, id := range []string{"a", "b"} {
+		ahead := time.Duration(n) * time.Hour
+		e := New(client, key, s, Options{Now: func() time.Time { return time.Now().Add(ahead) }})
+		if all, err := e.Exchange(context.Background(), id, nil); err != nil || len(all) != n+1 {
+			t.Errorf("%s: %v, %v", id, all, err)
+		}
+	}
+}
+
+// idle is a tenant's bucket of a gateway.
+type idle struct{ share budget.Share }
+
+func (*idle) Demands(func(tenant.ID, budget.Use))                                {}
+func (i *idle) SetShares(_ map[tenant.ID]budget.Share, rest budget.Share, _ int) { i.share = rest }
+
+// TestIdle: junk takes nothing from the share of a tenant that asks for little.
+func TestIdle(t *testing.T) {
+	srv := emulator.Redis(t)
+	e, _, client := open(t, srv.Addr, signer(t, secretOf(secret)))
+	var values []any
+	for i := range 2000 {
+		values = append(values, fmt.Sprint("junk-", i), "9999999999999999")
+	}
+	ctx := context.Background()
+	if err := client.HSet(ctx, field, values...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	of := &idle{}
+	sharer := budget.New(budget.Options{ID: "a", Exchange: e, Tenants: of, Gateways: 4})
+	sharer.Step(ctx)
+	if of.share != budget.Whole() {
+		t.Errorf("it has %v", of.share)
+	}
+}
+
+// FuzzVerify: no text is taken for a gateway's.
+func FuzzVerify(f *testing.F) {
+	secrets, err := cluster.ParseSecrets(secretOf(secret))
+	if err != nil {
+		f.Fatal(err)
+	}
+	m, err := cluster.New(cluster.Options{Secrets: secrets})
+	if err != nil {
+		f.Fatal(err)
+	}
+	e := New(nil, key, m, Options{})
+	right, err := e.sign("a", budget.Demands{"t": {1, 2, 3}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("a", right)
+	f.Add("b", right)
+	f.Add("a", "2 1 m z")
+	f.Fuzz(func(t *testing.T, field, value string) {
+		if _, err := e.verify(field, value); err == nil && (field != "a" || !strings.HasPrefix(value, "2 ")) {
+			t.Errorf("%q of %q is taken", value, field)
+		}
+	})
 }
 
 func FuzzDecode(f *testing.F) {

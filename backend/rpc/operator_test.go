@@ -1,0 +1,73 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/palliumhq/pallium/authn/cluster"
+	"github.com/palliumhq/pallium/backend/wire"
+)
+
+// fakeOperator leaves once, and not while it has reasons to stay.
+type fakeOperator struct{ left, stays bool }
+
+func (f *fakeOperator) Leave(_ context.Context, wait bool) error {
+	if f.stays {
+		return fmt.Errorf("%w: it has something set aside", ErrConflict)
+	}
+	if !wait {
+		return errors.New("the disk is broken")
+	}
+	f.left = true
+	return nil
+}
+
+func (f *fakeOperator) AcceptLoss(day int64) (int, error) { return int(day), nil }
+
+func (f *fakeOperator) Status(context.Context) ([]byte, error) {
+	return []byte(`{"instance":"x"}`), nil
+}
+
+// TestOperator: an operator's commands over the network, and what a process that
+// does not know them answers.
+func TestOperator(t *testing.T) {
+	sec := member(t, secret, cluster.TLSFiles{})
+	o := &fakeOperator{stays: true}
+	s := NewServer(sec, nil, nil, nil)
+	s.ServeOperator(o)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	pool := NewPool(sec)
+	defer func() { _ = pool.Close(); s.Stop(ctx); <-done }()
+	p, err := pool.Peer(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Leave(ctx, true); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "set aside") {
+		t.Errorf("it may not leave: %v", err)
+	}
+	o.stays = false
+	if err := p.Leave(ctx, false); err == nil || errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "disk is broken") {
+		t.Errorf("it could not leave: %v", err)
+	}
+	if err := p.Leave(ctx, true); err != nil || !o.left {
+		t.Errorf("%v, left %v", err, o.left)
+	}
+	if n, err := p.AcceptLoss(ctx, 7); err != nil || n != 7 {
+		t.Errorf("%d losses, %v", n, err)
+	}
+	if text, err := p.Status(ctx); err != nil || string(text) != `{"instance":"x"}` {
+		t.Errorf("%s, %v", text, err)
+	}
+	if _, err := p.Compact(ctx, false); !errors.Is(err, wire.ErrRefused) {
+		t.Errorf("one that is no compactor: %v", err)
+	}
+}
