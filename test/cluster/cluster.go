@@ -203,7 +203,7 @@ listen: "%s"
 admin_listen: "%s"
 external_url: "http://%s"
 upstream: {urls: ["http://%s", "http://%s"]}
-cluster: {instance: %s, redis: {addresses: ["%s"]}}
+cluster: {instance: %s, cache_redis: {addresses: ["%s"]}}
 shutdown_timeout: 25s
 `, c.path(name), edge, admin, edge, c.address("backend-1", 1), c.address("backend-2", 1), name, c.redis)
 		c.pallium(name, edge, admin, text, "gateway")

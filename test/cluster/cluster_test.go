@@ -295,6 +295,9 @@ func (s *story) strangers(t *testing.T) {
 // operator: an operator's commands go to any gateway, which shows all processes,
 // and to nobody else; backends have neither the admin token nor the pepper.
 func (s *story) operator(t *testing.T) {
+	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "shown", 1, time.Now()); code/100 != 2 {
+		t.Fatalf("%d %s", code, body)
+	}
 	for _, g := range []string{"gateway-1", "gateway-2"} {
 		page, err := s.c.Page(s.ctx, g)
 		for _, want := range []string{"Ingester ingester-1", "Ingester ingester-3", "compactor-1", "zone-b", "ACTIVE", "<td>demo</td>"} {
