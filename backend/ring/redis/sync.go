@@ -106,7 +106,7 @@ func (m *Membership) checkZone(ctx context.Context) error {
 
 func zoneChanged(from, to string) error {
 	return fmt.Errorf("%w: cluster.zone is %q, and what is in the data directory was taken as a replica of zone %q; set cluster.zone back, or, to move the ingester, "+
-		"start it with its old zone, take it out of the ring by POST /admin/v1/ring/leave?wait=true, and start it in the new zone with an empty data directory", ErrZoneChanged, to, from)
+		"start it with its old zone, take it out of the ring by POST /admin/v1/ring/leave?instance=NAME&wait=true, and start it in the new zone with an empty data directory", ErrZoneChanged, to, from)
 }
 
 // first registers an instance that was never a member as far as it knows: it
