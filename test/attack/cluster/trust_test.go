@@ -176,7 +176,16 @@ func newAttack(t *testing.T) *attack {
 	}
 	client := goredis.NewClient(&goredis.Options{Addr: c.Process("redis").Addr})
 	t.Cleanup(func() { _ = client.Close() })
-	return &attack{t: t, c: c, redis: client}
+	a := &attack{t: t, c: c, redis: client}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		code, body := a.do(http.MethodPost, c.Edges[0]+"/api/v1/push", a.body())
+		if code/100 == 2 {
+			return a
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the cluster takes no samples: %d %s", code, body)
+		}
+	}
 }
 
 // write sets fields of the ring's hashes and tells everybody.
@@ -209,19 +218,9 @@ func (a *attack) field(key, id string) string {
 func (a *attack) use(rounds int) {
 	a.t.Helper()
 	for range rounds {
-		a.n++
-		now := time.Now().UnixMilli()
-		req := prompb.WriteRequest{}
-		for i := range 20 {
-			req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Labels: []prompb.Label{{Name: "__name__", Value: marker}, {Name: "i", Value: fmt.Sprint(i)}},
-				Samples: []prompb.Sample{{Timestamp: now, Value: float64(a.n)}}})
-		}
-		data, err := req.Marshal()
-		if err != nil {
-			a.t.Fatal(err)
-		}
+		data := a.body()
 		for i, edge := range a.c.Edges {
-			if code, body := a.do(http.MethodPost, edge+"/api/v1/push", snappy.Encode(nil, data)); code/100 != 2 {
+			if code, body := a.do(http.MethodPost, edge+"/api/v1/push", data); code/100 != 2 {
 				a.t.Errorf("push through gateway %d: %d %s", i+1, code, body)
 			}
 			if code, body := a.do(http.MethodGet, edge+"/prometheus/api/v1/query?query=count("+marker+")", nil); code != 200 || !strings.Contains(body, `"20"`) {
@@ -230,6 +229,23 @@ func (a *attack) use(rounds int) {
 		}
 		time.Sleep(100 * time.Millisecond) // so that heartbeats and looks at the ring come between
 	}
+}
+
+// body is a push of 20 series.
+func (a *attack) body() []byte {
+	a.t.Helper()
+	a.n++
+	now := time.Now().UnixMilli()
+	req := prompb.WriteRequest{}
+	for i := range 20 {
+		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Labels: []prompb.Label{{Name: "__name__", Value: marker}, {Name: "i", Value: fmt.Sprint(i)}},
+			Samples: []prompb.Sample{{Timestamp: now, Value: float64(a.n)}}})
+	}
+	data, err := req.Marshal()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return snappy.Encode(nil, data)
 }
 
 func (a *attack) do(method, url string, body []byte) (int, string) {
