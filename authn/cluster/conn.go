@@ -26,7 +26,7 @@ const (
 
 // ErrStranger is returned when the other end does not prove that it belongs to
 // this cluster.
-var ErrStranger = errors.New("the other process does not prove that it belongs to this cluster: its secret or authority is another one, or it is of an older version")
+var ErrStranger = errors.New("peer does not prove its membership of this cluster: its PALLIUM_CLUSTER_SECRET or cluster.tls authority differs, or it runs an older version")
 
 // Client makes a connection that was dialed to host one between two members: it
 // encrypts, and returns only after both sides have proved to belong to the

@@ -75,7 +75,7 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 		if _, err := a.members.Forget(r.Context(), id); err != nil {
 			return admin.Fail(http.StatusServiceUnavailable, "", "the entry could not be removed from the ring: %s", err)
 		}
-		a.opts.Logger.Warn("an operator had an entry forgotten that nobody trusts", "instance", id)
+		a.opts.Logger.Warn("untrusted ring entry removed by an operator", "instance", id)
 		admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": 0})
 		return nil
 	}

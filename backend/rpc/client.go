@@ -125,7 +125,7 @@ type Peer struct {
 
 // errNowhere is for a member of the ring that nobody may connect to: it has no
 // address.
-var errNowhere = errors.New("its entry in the ring has no heartbeat of its own")
+var errNowhere = errors.New("no address: the member's ring entry has no recent heartbeat of its own")
 
 var errSick = fmt.Errorf("%w: its last calls timed out", wire.ErrUnavailable)
 

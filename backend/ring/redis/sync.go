@@ -171,7 +171,7 @@ func (m *Membership) restore(ctx context.Context, list []lost) error {
 		return fmt.Errorf("restore the ring: %w", err)
 	}
 	if n > 0 {
-		m.o.Logger.Warn("Redis had lost members of the ring, or others in their place; they were written back", "members", n)
+		m.o.Logger.Warn("ring members missing or overwritten in Redis: restored", "members", n)
 	}
 	return nil
 }

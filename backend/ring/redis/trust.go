@@ -79,8 +79,10 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 }
 
 var (
-	errOlder = errors.New("its version is older than one that this process knows")
+	errOlder = errors.New("its version is not newer than the known one")
 	errAhead = errors.New("its version is more than ten minutes ahead of Redis' time")
+
+	errHeartbeat = errors.New("the heartbeat does not belong to the instance's entry, or is ahead of Redis' time")
 )
 
 // consider makes a value of Redis a candidate for the member's entry.
@@ -149,7 +151,7 @@ func (m *Membership) choose() {
 		at, ok := k.beatAt(text, m.seenAt)
 		if !ok {
 			if _, waits := m.candidates[id]; !waits {
-				m.ignore(id, badHeartbeat, text, errors.New("it is not of the instance's entry, or ahead of Redis' time"))
+				m.ignore(id, badHeartbeat, text, errHeartbeat)
 			}
 			m.members[id] = k
 			continue
@@ -179,7 +181,7 @@ func (m *Membership) ignore(id, reason, value string, err error) {
 	}
 	m.noted[at] = value
 	m.metrics.untrusted.WithLabelValues(reason).Inc()
-	m.o.Logger.Warn("what Redis says of a member of the ring is not trusted and ignored", "instance", id, "what", reason, "err", err)
+	m.o.Logger.Warn("untrusted value of the ring in Redis ignored", "instance", id, "reason", reason, "err", err)
 }
 
 // lost is a member whose entry Redis has lost, or another value in its place.

@@ -1,0 +1,39 @@
+package redis
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	failures  prometheus.Counter
+	untrusted *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
+	out := &metrics{failures: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pallium_ring_redis_failures_total", Help: "Looks at the ring in Redis that failed."}),
+		untrusted: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ring_untrusted_entries_total",
+			Help: "Values of the ring in Redis that were ignored since they cannot be trusted, by reason: each value once."}, []string{"reason"})}
+	for _, reason := range []string{badSignature, badDecode, badVersion, badHeartbeat, badRemoval} {
+		out.untrusted.WithLabelValues(reason)
+	}
+	members := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ring_ingesters", Help: "Ingesters in the ring as this process sees it."}, func() float64 {
+		if r := m.current.Load(); r != nil {
+			return float64(len(r.Instances()))
+		}
+		return 0
+	})
+	sick := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ring_unhealthy_ingesters", Help: "Ingesters in the ring without a recent heartbeat."}, func() float64 {
+		n := 0
+		if r := m.current.Load(); r != nil {
+			for _, in := range r.Instances() {
+				if in.Unhealthy {
+					n++
+				}
+			}
+		}
+		return float64(n)
+	})
+	if reg != nil {
+		reg.MustRegister(out.failures, out.untrusted, members, sick)
+	}
+	return out
+}
