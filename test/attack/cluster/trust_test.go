@@ -352,3 +352,63 @@ func TestTrust(t *testing.T) {
 		t.Errorf("%d connections to the address of an entry that was written back", n-earlier)
 	}
 }
+
+// TestFalseBudget: fields that no gateway wrote take nothing of a tenant's rate
+// limits, which gateways share through Redis.
+func TestFalseBudget(t *testing.T) {
+	const budgetKey = "{pallium:budget}"
+	a := newAttack(t)
+	ctx := t.Context()
+	if out, err := a.c.Pallium(ctx, "limits", "set", cluster.Tenant, "requests_per_second=100", "request_burst=100"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	own := a.redis.HGetAll(ctx, budgetKey).Val()
+	if len(own) == 0 {
+		t.Fatal("gateways share nothing: this shows nothing")
+	}
+	far := fmt.Sprint(time.Now().Add(24 * time.Hour).UnixMilli())
+	for round := range 5 {
+		var fields []any
+		for i := range 2000 {
+			id := fmt.Sprintf("gateway-%d-%d", round, i)
+			switch i % 4 {
+			case 0: // as older versions wrote them
+				fields = append(fields, id, far+"x")
+			case 1: // of the future
+				fields = append(fields, id, "2 "+far+" mAAAA ")
+			case 2: // a gateway's own, under another name
+				for _, v := range own {
+					fields = append(fields, id, v)
+					break
+				}
+			default:
+				fields = append(fields, id, "junk")
+			}
+		}
+		a.must(a.redis.HSet(ctx, budgetKey, fields...).Err())
+		time.Sleep(time.Second) // five exchanges
+		refused := 0
+		for i := range 40 {
+			edge := a.c.Edges[i%len(a.c.Edges)]
+			code, body := a.do(http.MethodGet, edge+"/prometheus/api/v1/query?query=vector(1)", nil)
+			if code == http.StatusTooManyRequests {
+				refused++
+			} else if code != http.StatusOK {
+				t.Errorf("query: %d %s", code, body)
+			}
+		}
+		if refused > 0 {
+			t.Errorf("round %d: %d of 40 requests of a tenant that is allowed 100 a second are refused", round, refused)
+		}
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		left := a.redis.HLen(ctx, budgetKey).Val()
+		if left <= int64(len(a.c.Edges)) {
+			t.Logf("10000 false fields: no request refused, %d fields left", left)
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d fields are left", left)
+		}
+	}
+}
