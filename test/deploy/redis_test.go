@@ -60,7 +60,7 @@ func TestRedisUsers(t *testing.T) {
 	if _, err := electionredis.New(forRing, signer, electionredis.Options{}).Claim(ctx, c, seen, rules); err != nil {
 		t.Errorf("elections: %v", err)
 	}
-	m, err := ringredis.Open(ringredis.Options{Client: forRing, Self: ring.Instance{ID: "i", Addr: "127.0.0.1:1"}, File: filepath.Join(dir, "ring.json")})
+	m, err := ringredis.Open(ringredis.Options{Client: forRing, Signer: signer, Self: ring.Instance{ID: "i", Addr: "127.0.0.1:1"}, File: filepath.Join(dir, "ring.json")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -361,7 +361,7 @@ func (r *run) prove(t *Tenant, q *query) {
 // patience is how long a request waits. While a store is broken it would wait for
 // long, or for ever, if nobody gave up.
 const (
-	patience       = 2 * time.Minute
+	patience       = 5 * time.Minute // compactions of many packs on a busy machine among them
 	brokenPatience = 3 * time.Second
 )
 
