@@ -333,7 +333,7 @@ func (m *littleMemory) report() {
 		if m.most[name] == 0 || m.most[name] > memoryOf(name) || anonymous(pid) == 0 {
 			m.t.Errorf("%s: %d bytes were resident, it has %d", name, m.most[name], memoryOf(name))
 		}
-		if limit := m.metric(name, "pallium_memory_requests_limit_bytes"); (limit > 0) != (!strings.HasPrefix(name, "gateway") && !strings.HasPrefix(name, "compactor")) {
+		if limit := m.metric(name, "pallium_memory_requests_limit_bytes"); (limit > 0) != !strings.HasPrefix(name, "compactor") {
 			m.t.Errorf("%s has an account of %g bytes", name, limit)
 		}
 		eventually(m.t, name+" holds nothing", func() bool { return m.metric(name, "pallium_memory_requests_bytes") == 0 })
