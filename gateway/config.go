@@ -37,7 +37,14 @@ type Config struct {
 	// MaxBufferedBytes bounds what `pallium gateway` keeps of bodies, and of answers to
 	// HTTP/1.0; default a quarter of its memory. `pallium all` has memory.request_bytes.
 	MaxBufferedBytes int64 `yaml:"max_buffered_bytes"`
+	// IdleTimeout is how long a connection without a request stays open; default 60s.
+	// A balancer that keeps its connections for longer than that answers 502 now and
+	// then.
+	IdleTimeout model.Duration `yaml:"idle_timeout"`
 }
+
+// mostIdle is longer than balancers keep connections.
+const mostIdle = 15 * time.Minute
 
 // The bounds of max_header_bytes. Headers are read before anybody has proven
 // anything.
@@ -60,6 +67,9 @@ func (c *Config) setDefaults() error {
 	}
 	if n := c.HeaderBytes(); n < leastHeaderBytes || n > mostHeaderBytes {
 		return fmt.Errorf("max_header_bytes is %d, it must be from %d to %d", n, leastHeaderBytes, mostHeaderBytes)
+	}
+	if d := time.Duration(c.IdleTimeout); d < 0 || d > mostIdle {
+		return fmt.Errorf("idle_timeout is %s, it must be from 0s (the default, 60s) to %s", d, mostIdle)
 	}
 	if c.MaxBufferedBytes < 0 {
 		return fmt.Errorf("max_buffered_bytes must not be negative")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/model"
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/policies/budget"
@@ -331,6 +332,7 @@ func TestOptions(t *testing.T) {
 		{"negative", func(o *Options) { o.Config.MaxInFlight = -1 }, "negative"},
 		{"header of 1 KiB", func(o *Options) { o.Config.MaxHeaderBytes = 1 << 10 }, "max_header_bytes"},
 		{"header of 2 MiB", func(o *Options) { o.Config.MaxHeaderBytes = 2 << 20 }, "max_header_bytes"},
+		{"idle for an hour", func(o *Options) { o.Config.IdleTimeout = model.Duration(time.Hour) }, "idle_timeout"},
 		{"proxies", func(o *Options) { o.Config.TrustedProxies = []string{"10.0.0.1"} }, "trusted_proxies"},
 	}
 	for _, tt := range tests {

@@ -115,7 +115,11 @@ func (a *App) mainServer() *http.Server {
 	if a.opts.Role == Backend { // a gateway writes a query string anew, up to three times as long
 		header *= 4
 	}
-	return conn.Server(conn.Options{Handler: a.handler(), Logger: a.opts.Logger, HeaderBytes: header, Hasty: a.opts.Role != Backend})
+	o := conn.Options{Handler: a.handler(), Logger: a.opts.Logger, HeaderBytes: header, Hasty: a.opts.Role != Backend}
+	if a.opts.Role != Backend {
+		o.IdleTimeout = time.Duration(a.cfg.Gateway.IdleTimeout)
+	}
+	return conn.Server(o)
 }
 
 // serveMain serves the edge, or a backend for gateways.

@@ -38,6 +38,10 @@ type Options struct {
 	// HeaderBytes bounds a header; 0 is the default. That of a Guard is the same.
 	HeaderBytes int
 
+	// IdleTimeout is how long a connection without a request stays open; 0 is the
+	// default.
+	IdleTimeout time.Duration
+
 	// Hasty gives clients a few seconds for an answer, until the handler calls Patient.
 	Hasty bool
 
@@ -62,13 +66,16 @@ func Server(o Options) *http.Server {
 	if o.readHeaderTimeout == 0 {
 		o.readHeaderTimeout = readHeaderTimeout
 	}
+	if o.IdleTimeout == 0 {
+		o.IdleTimeout = idleTimeout
+	}
 	if o.bodyGrace == 0 {
 		o.bodyGrace = BodyGrace
 	}
 	return &http.Server{
 		Handler:           o.pace.timeAnswers(rejectRequests(timeBodies(o.Handler, o.bodyGrace), o.Handler)),
 		ReadHeaderTimeout: o.readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
+		IdleTimeout:       o.IdleTimeout,
 		WriteTimeout:      o.pace.grace,         // of what net/http answers itself; answers of handlers have deadlines of their own
 		MaxHeaderBytes:    o.HeaderBytes + 4096, // the guard is first
 		ConnContext:       withGuard,

@@ -54,3 +54,14 @@ func TestReadHeaderTimeout(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleTimeout: an idle connection is closed after the time that is set.
+func TestIdleTimeout(t *testing.T) {
+	for _, c := range []struct {
+		set, want time.Duration
+	}{{0, idleTimeout}, {620 * time.Second, 620 * time.Second}} {
+		if srv := Server(Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler), IdleTimeout: c.set}); srv.IdleTimeout != c.want {
+			t.Errorf("%v: %v", c.set, srv.IdleTimeout)
+		}
+	}
+}
