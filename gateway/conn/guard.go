@@ -201,21 +201,28 @@ func rejectRequests(h, own http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
+		// Nothing of the next header has been read by then but its first byte.
+		defer g.release()
 		rejection := g.rejected.Load()
 		if rejection == nil {
 			h.ServeHTTP(w, r)
 			return
 		}
 		w.Header().Set("Connection", "close") // where the next request begins is not certain
-		if own, ok := own.(Rejecter); ok {
-			own.Reject(w, r, rejection)
-		} else {
-			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			w.Header().Set("Content-Length", strconv.Itoa(len(rejection.Text)+1))
-			w.WriteHeader(rejection.Status)
-			_, _ = io.WriteString(w, rejection.Text+"\n")
-		}
+		reject(w, r, own, rejection)
 		_ = http.NewResponseController(w).Flush()
 		g.linger()
 	})
+}
+
+// reject answers a request that is not served.
+func reject(w http.ResponseWriter, r *http.Request, own http.Handler, why *Rejection) {
+	if own, ok := own.(Rejecter); ok {
+		own.Reject(w, r, why)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(why.Text)+1))
+	w.WriteHeader(why.Status)
+	_, _ = io.WriteString(w, why.Text+"\n")
 }

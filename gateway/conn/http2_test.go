@@ -294,6 +294,34 @@ func TestEndlessHeader(t *testing.T) {
 	}
 }
 
+// TestManyHeaderLines: HTTP/2 has as many lines in a header as HTTP/1, and what is
+// rejected is given up.
+func TestManyHeaderLines(t *testing.T) {
+	served := make(chan *http.Request, 2)
+	addr := startTLS(t, Options{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { served <- r })})
+	for lines, want := range map[int]string{maxHeaderLines - 10: "200", maxHeaderLines + 10: "431"} {
+		c := dial2(t, addr)
+		c.headers("GET")
+		for range lines {
+			_ = c.hpack.WriteField(hpack.HeaderField{Name: "a", Value: "b"})
+		}
+		if err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.header.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case status := <-c.status:
+			if status != want {
+				t.Errorf("%d lines: %s, want %s", lines, status, want)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%d lines: no answer", lines)
+		}
+	}
+	if len(served) != 1 {
+		t.Errorf("%d requests were served", len(served))
+	}
+}
+
 // TestClosedWindows: a client that opens no window for an answer does not keep the
 // handler, and one that does not send its body does not either.
 func TestClosedWindows(t *testing.T) {

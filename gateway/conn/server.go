@@ -66,7 +66,7 @@ func Server(o Options) *http.Server {
 		o.bodyGrace = BodyGrace
 	}
 	return &http.Server{
-		Handler:           o.pace.timeAnswers(rejectRequests(timeBodies(o.Handler, o.bodyGrace), o.Handler)),
+		Handler:           o.pace.timeAnswers(boundHeaders(rejectRequests(timeBodies(o.Handler, o.bodyGrace), o.Handler), o.Handler)),
 		ReadHeaderTimeout: o.readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		WriteTimeout:      o.pace.grace,         // of what net/http answers itself; answers of handlers have deadlines of their own
