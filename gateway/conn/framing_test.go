@@ -238,6 +238,21 @@ func TestRoomOfHeaders(t *testing.T) {
 	}
 }
 
+// TestRejectionIsOfItsRequest: while a request is served net/http reads a byte of what
+// is behind it. If that is rejected, the request that is served is not.
+func TestRejectionIsOfItsRequest(t *testing.T) {
+	g := guarded(plain+"\n", 1000)
+	if n, err := io.ReadFull(g, make([]byte, len(plain))); err != nil {
+		t.Fatal(n, err)
+	}
+	if n, err := g.Read(make([]byte, 1)); n != 1 || err != nil || g.rejected.Load() != nil {
+		t.Errorf("read %d bytes (%v), rejected %+v", n, err, g.rejected.Load())
+	}
+	if _, err := io.Copy(io.Discard, g); err != nil || g.rejected.Load() == nil {
+		t.Errorf("the second is not rejected (%v)", err)
+	}
+}
+
 // TestRoomIsGivenBack: the room of a header is free when its request was answered,
 // though the connection stays open.
 func TestRoomIsGivenBack(t *testing.T) {
