@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -70,6 +71,13 @@ func checkRequest(r *http.Request) *refusal {
 	}
 	if len(r.Header["Upgrade"]) > 0 {
 		return badRequest("upgrade", "protocol upgrades are not supported")
+	}
+	if v := r.Header["Content-Length"]; len(v) == 1 {
+		// In HTTP/2 net/http takes one that is no number, or on a header that ends the
+		// stream, for a request without a body.
+		if n, err := strconv.ParseUint(v[0], 10, 63); err != nil || int64(n) != r.ContentLength {
+			return badRequest("framing", "Content-Length is not the length of the body")
+		}
 	}
 	if len(r.TransferEncoding) > 1 || (len(r.TransferEncoding) == 1 && r.TransferEncoding[0] != "chunked") {
 		return badRequest("framing", "the transfer encoding is not supported")

@@ -1,6 +1,27 @@
 package gateway
 
-import "testing"
+import (
+	"net/http"
+	"testing"
+)
+
+// TestLengthOfHTTP2: net/http takes a Content-Length that it cannot read for 0 and drops
+// the body.
+func TestLengthOfHTTP2(t *testing.T) {
+	for _, tt := range []struct {
+		header  string
+		length  int64 // as net/http has it
+		refused bool
+	}{
+		{"7", 7, false}, {"007", 7, false}, {"0", 0, false},
+		{"abc", 0, true}, {"+7", 0, true}, {"", 0, true}, {"7", 0, true}, {"7", -1, true},
+	} {
+		r := &http.Request{Method: "POST", Proto: "HTTP/2.0", ProtoMajor: 2, ContentLength: tt.length, Header: http.Header{"Content-Length": {tt.header}}}
+		if f := checkRequest(r); (f != nil) != tt.refused {
+			t.Errorf("Content-Length %q, taken for %d: %+v", tt.header, tt.length, f)
+		}
+	}
+}
 
 func FuzzCanonicalQuery(f *testing.F) {
 	f.Add("query=up&match[]=x")

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -92,6 +93,31 @@ func TestByteRate(t *testing.T) {
 		}
 		e.waitIdle("a")
 		refusedBy(t, e.do(push, bearer("$A"), "x"), 429, "bytes_per_second", "100 bytes were sent beyond the budget")
+	})
+}
+
+// TestUnsentBytes: a body that was announced and not sent costs what came of it.
+func TestUnsentBytes(t *testing.T) {
+	eachMode(t, func(t *testing.T, e *edge) {
+		e.tenants.set("a", limits.Limits{BytesPerSecond: 100})
+		c, err := net.Dial("tcp", e.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, query+" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"+e.fill("Authorization: Bearer $READ")+"\r\n\r\nabc"); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(e.logs.String(), "body_broken"); time.Sleep(time.Millisecond) {
+			_ = c.(*net.TCPConn).CloseWrite()
+			if time.Now().After(deadline) {
+				t.Fatal("the request was not ended")
+			}
+		}
+		_ = c.Close()
+		e.waitIdle("a")
+		if a := e.do(push, bearer("$A"), "x"); a.status != 200 {
+			t.Errorf("a write after it: %d %s", a.status, a.body)
+		}
 	})
 }
 

@@ -169,3 +169,14 @@ func TestOldAnswersTakeMemory(t *testing.T) {
 		m.is(t, free)
 	}
 }
+
+// TestOldRefusalHasItsText: when the account has nothing left, the answer that says
+// so is sent all the same.
+func TestOldRefusalHasItsText(t *testing.T) {
+	m := &account{free: 8 << 10, err: ErrNoMemory}
+	e := newEdge(t, "direct", func(o *Options) { o.Memory = m })
+	a := e.do(push+" HTTP/1.0", bearer("$A"), strings.Repeat("x", 100_000))
+	if a.status != 503 || !strings.Contains(a.body, "memory") {
+		t.Errorf("answered %d %q", a.status, a.body)
+	}
+}

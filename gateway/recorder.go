@@ -121,7 +121,6 @@ var errReplaced = errors.New("another answer took the place of this one")
 // what is kept whole can be replaced.
 func (w *recorder) replace(f *refusal) {
 	w.discard = true
-	w.whole.Reset()
 	w.answer(f)
 }
 
@@ -153,6 +152,9 @@ func (w *recorder) refuse(f *refusal) {
 
 func (w *recorder) answer(f *refusal) {
 	w.status, w.refused = f.status, f
+	if w.whole != nil {
+		w.whole.Reset() // and with it the account, which may be what has nothing left
+	}
 	w.Header()[HeaderRequestID] = []string{w.requestID}
 	if w.hasBody {
 		// The server reads the rest of a refused body, to keep the

@@ -272,16 +272,18 @@ type outcome struct {
 }
 
 // done gives back an admitted request and charges what is known only now: samples
-// written in place of those reserved, and the bytes of a body that did not tell its
-// length.
+// written in place of those reserved, and the bytes of the body that came in place of
+// those announced.
 func (st *tenantState) done(now time.Time, length int64, reserved float64, o outcome) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
 	st.admitted--
-	if length < 0 {
-		st.bytes.take(now, r.bytes, r.byteBurst, float64(o.read))
-		st.asked[budget.Bytes] += float64(max(o.read, 0))
+	// What was charged is the length that was announced: nothing if none was. What did
+	// not come is given back, so that announcing alone puts no tenant in debt.
+	if more := float64(o.read - max(length, 0)); more != 0 {
+		st.bytes.take(now, r.bytes, r.byteBurst, more)
+		st.asked[budget.Bytes] += more
 	}
 	st.settle(now, &r, reserved, o)
 	if n := max(o.samples, 0) + o.beside; n > 0 {

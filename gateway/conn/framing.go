@@ -29,7 +29,7 @@ const (
 	// maxName is how much of a line is held back until its name is known. The names
 	// that matter are shorter.
 	maxName = 24
-	// maxValue is how much is kept of a Content-Length.
+	// maxValue bounds a Content-Length with the blanks around it.
 	maxValue = 64
 	// maxChunkLine bounds the line before a chunk, with its extensions.
 	maxChunkLine = 256
@@ -200,9 +200,10 @@ func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Reject
 		}
 	case inValue:
 		if f.which == contentLength {
-			if len(f.value) < maxValue {
-				f.value = append(f.value, c)
+			if len(f.value) == maxValue {
+				return out, false, framingError("Content-Length is not a number")
 			}
+			f.value = append(f.value, c)
 			return out, false, nil
 		}
 	}

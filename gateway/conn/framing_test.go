@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -43,6 +45,7 @@ var framingRows = []struct {
 	{"two equal lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\nx", 0, 400},
 	{"a list of lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\nx", 0, 400},
 	{"a length of many blanks", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length:" + strings.Repeat(" ", 100) + "1\r\n\r\nx", 0, 400},
+	{"a length with something behind many blanks", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1" + strings.Repeat(" ", 100) + "1\r\n\r\nx", 0, 400},
 	{"a length with a sign", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\nx", 0, 400},
 	{"bare line feeds", "GET / HTTP/1.1\nHost: x\n\n", 0, 400},
 	{"a bare line feed in a header", "GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", 0, 400},
@@ -232,6 +235,55 @@ func TestRoomOfHeaders(t *testing.T) {
 	read(third)
 	if used := r.used.Load(); used != 0 || third.rejected.Load() != nil {
 		t.Errorf("%d bytes of room are used behind the next header", used)
+	}
+}
+
+// TestRejectionIsOfItsRequest: while a request is served net/http reads a byte of what
+// is behind it. If that is rejected, the request that is served is not.
+func TestRejectionIsOfItsRequest(t *testing.T) {
+	g := guarded(plain+"\n", 1000)
+	if n, err := io.ReadFull(g, make([]byte, len(plain))); err != nil {
+		t.Fatal(n, err)
+	}
+	if n, err := g.Read(make([]byte, 1)); n != 1 || err != nil || g.rejected.Load() != nil {
+		t.Errorf("read %d bytes (%v), rejected %+v", n, err, g.rejected.Load())
+	}
+	if _, err := io.Copy(io.Discard, g); err != nil || g.rejected.Load() == nil {
+		t.Errorf("the second is not rejected (%v)", err)
+	}
+}
+
+// TestRoomIsGivenBack: the room of a header is free when its request was answered,
+// though the connection stays open.
+func TestRoomIsGivenBack(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := Guard(l, HeaderBytes).(*guardListener)
+	var held atomic.Int64
+	srv := Server(Options{Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		held.Store(guard.room.used.Load())
+	})})
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(guard) }()
+	t.Cleanup(func() { _ = srv.Close(); <-done })
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.WriteString(c, "GET /"+strings.Repeat("a", 100_000)+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := readAnswer(t, bufio.NewReader(c)); status != 200 || held.Load() == 0 {
+		t.Errorf("answered %d, %d bytes of room were used meanwhile", status, held.Load())
+	}
+	for deadline := time.Now().Add(10 * time.Second); guard.room.used.Load() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes of room are used behind the answer", guard.room.used.Load())
+		}
 	}
 }
 

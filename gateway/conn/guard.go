@@ -43,10 +43,11 @@ type guardConn struct {
 	net.Conn
 	framing  framing
 	scratch  *sync.Pool
-	in       []byte // was read and not looked at
-	out      []byte // is to be passed on
-	err      error  // after that
-	rejected atomic.Pointer[Rejection]
+	in       []byte                    // was read and not looked at
+	out      []byte                    // is to be passed on
+	err      error                     // after that
+	pending  *Rejection                // of the request whose header is being passed on
+	rejected atomic.Pointer[Rejection] // that one, when all of its header was
 
 	room     *room
 	reserved atomic.Int64 // of the room
@@ -59,7 +60,9 @@ func (c *guardConn) Read(p []byte) (int, error) {
 	for len(p) > 0 {
 		if len(c.out) > 0 {
 			n := copy(p, c.out)
-			c.out = c.out[n:]
+			if c.out = c.out[n:]; len(c.out) == 0 {
+				c.tell()
+			}
 			return n, nil
 		}
 		c.out = nil
@@ -115,18 +118,28 @@ func (c *guardConn) follow(p []byte, n int) int {
 	}
 	c.err = err
 	if rejection != nil {
-		c.rejected.Store(rejection)
+		c.pending = rejection
 		c.in, c.err = nil, io.EOF
 	}
 	passed := copy(p, out)
 	if passed < len(out) {
 		c.out = append([]byte(nil), out[passed:]...)
+	} else {
+		c.tell()
 	}
 	if cap(out) <= 64<<10 {
 		*buf = out
 		c.scratch.Put(buf)
 	}
 	return passed
+}
+
+// tell has the next request answered with its rejection. Not before its whole header is
+// passed on: net/http reads the first byte of it while the request before is served.
+func (c *guardConn) tell() {
+	if c.pending != nil {
+		c.rejected.Store(c.pending)
+	}
 }
 
 // Close implements net.Conn.
@@ -201,21 +214,28 @@ func rejectRequests(h, own http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
+		// Nothing of the next header has been read by then but its first byte.
+		defer g.release()
 		rejection := g.rejected.Load()
 		if rejection == nil {
 			h.ServeHTTP(w, r)
 			return
 		}
 		w.Header().Set("Connection", "close") // where the next request begins is not certain
-		if own, ok := own.(Rejecter); ok {
-			own.Reject(w, r, rejection)
-		} else {
-			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			w.Header().Set("Content-Length", strconv.Itoa(len(rejection.Text)+1))
-			w.WriteHeader(rejection.Status)
-			_, _ = io.WriteString(w, rejection.Text+"\n")
-		}
+		reject(w, r, own, rejection)
 		_ = http.NewResponseController(w).Flush()
 		g.linger()
 	})
+}
+
+// reject answers a request that is not served.
+func reject(w http.ResponseWriter, r *http.Request, own http.Handler, why *Rejection) {
+	if own, ok := own.(Rejecter); ok {
+		own.Reject(w, r, why)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(why.Text)+1))
+	w.WriteHeader(why.Status)
+	_, _ = io.WriteString(w, why.Text+"\n")
 }

@@ -294,6 +294,66 @@ func TestEndlessHeader(t *testing.T) {
 	}
 }
 
+// TestManyHeaderLines: HTTP/2 has as many lines in a header as HTTP/1, and what is
+// rejected is given up.
+func TestManyHeaderLines(t *testing.T) {
+	served := make(chan *http.Request, 2)
+	addr := startTLS(t, Options{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { served <- r })})
+	for lines, want := range map[int]string{maxHeaderLines - 10: "200", maxHeaderLines + 10: "431"} {
+		c := dial2(t, addr)
+		c.headers("GET")
+		for range lines {
+			_ = c.hpack.WriteField(hpack.HeaderField{Name: "a", Value: "b"})
+		}
+		if err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.header.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case status := <-c.status:
+			if status != want {
+				t.Errorf("%d lines: %s, want %s", lines, status, want)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%d lines: no answer", lines)
+		}
+	}
+	if len(served) != 1 {
+		t.Errorf("%d requests were served", len(served))
+	}
+}
+
+// TestUnfinishedHeader: a header of HTTP/2 that is not finished, though frames of it
+// come, keeps no connection, and a client that only waits keeps its own.
+func TestUnfinishedHeader(t *testing.T) {
+	release := make(chan struct{})
+	addr := startTLS(t, Options{readHeaderTimeout: 500 * time.Millisecond, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release })})
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // a test's own server
+	defer client.CloseIdleConnections()
+	waited := make(chan error, 1)
+	go func() {
+		resp, err := client.Get("https://" + addr)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		waited <- err
+	}()
+	c := dial2(t, addr)
+	if err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.headers("GET")}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); c.WriteContinuation(1, false, nil) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) { // before which nothing else ends it
+			t.Error("the connection stays open")
+			break
+		}
+	}
+	close(release)
+	if err := <-waited; err != nil {
+		t.Errorf("the client that waited: %v", err)
+	}
+}
+
 // TestClosedWindows: a client that opens no window for an answer does not keep the
 // handler, and one that does not send its body does not either.
 func TestClosedWindows(t *testing.T) {

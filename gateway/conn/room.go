@@ -43,8 +43,8 @@ func (c *guardConn) reserve(size int64) bool {
 	return true
 }
 
-// release gives the room of a header back: the next one begins, or the connection
-// is closed. Until then the request has it.
+// release gives the room of a header back: its request was answered, the next one
+// begins, or the connection is closed.
 func (c *guardConn) release() {
 	if n := c.reserved.Swap(0); n > 0 {
 		c.room.used.Add(-n)

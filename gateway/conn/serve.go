@@ -115,8 +115,10 @@ func (h *half) Accept() (net.Conn, error) {
 	}
 }
 
-// limitsOfHTTP2 are those of one connection.
-func limitsOfHTTP2() *http.HTTP2Config {
+// limitsOfHTTP2 are those of one connection. net/http has no deadline for a header in
+// HTTP/2. It notices no frame while one is read, however: the pings to clients from
+// which no frame came end what is unfinished, after three times headerTimeout.
+func limitsOfHTTP2(headerTimeout time.Duration) *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams:          64,
 		MaxDecoderHeaderTableSize:     4 << 10,
@@ -124,8 +126,8 @@ func limitsOfHTTP2() *http.HTTP2Config {
 		MaxReadFrameSize:              16 << 10,
 		MaxReceiveBufferPerConnection: 1 << 20,
 		MaxReceiveBufferPerStream:     256 << 10,
-		SendPingTimeout:               30 * time.Second,
-		PingTimeout:                   15 * time.Second,
+		SendPingTimeout:               headerTimeout,
+		PingTimeout:                   2 * headerTimeout,
 		WriteByteTimeout:              BodyGrace,
 	}
 }

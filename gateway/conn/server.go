@@ -73,13 +73,13 @@ func Server(o Options) *http.Server {
 		o.bodyGrace = BodyGrace
 	}
 	return &http.Server{
-		Handler:           o.pace.timeAnswers(rejectRequests(timeBodies(o.Handler, o.bodyGrace), o.Handler)),
+		Handler:           o.pace.timeAnswers(boundHeaders(rejectRequests(timeBodies(o.Handler, o.bodyGrace), o.Handler), o.Handler)),
 		ReadHeaderTimeout: o.readHeaderTimeout,
 		IdleTimeout:       o.IdleTimeout,
 		WriteTimeout:      o.pace.grace,         // of what net/http answers itself; answers of handlers have deadlines of their own
 		MaxHeaderBytes:    o.HeaderBytes + 4096, // the guard is first
 		ConnContext:       withGuard,
-		HTTP2:             limitsOfHTTP2(),
+		HTTP2:             limitsOfHTTP2(o.readHeaderTimeout),
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 		// net/http would answer "OPTIONS *" itself, past the route table.
 		DisableGeneralOptionsHandler: true,

@@ -1,0 +1,51 @@
+package conn
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// boundHeaders holds the headers of HTTP/2 to the lines and the room that those of
+// HTTP/1 have. net/http has decoded them by then, to many times what the client
+// sent, and keeps them until the answer was taken: they are dropped before that.
+func boundHeaders(h, own http.Handler) http.Handler {
+	long := &room{limit: headerRoom}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor < 2 {
+			h.ServeHTTP(w, r)
+			return
+		}
+		lines, size := headerSize(r)
+		switch {
+		case lines > maxHeaderLines:
+			r.Header = http.Header{}
+			reject(w, r, own, tooManyLines())
+		case size <= freeHeader:
+			h.ServeHTTP(w, r)
+		case !long.take(size):
+			r.Header = http.Header{}
+			reject(w, r, own, noRoom())
+		default:
+			defer long.used.Add(-size)
+			h.ServeHTTP(w, r)
+		}
+		r.Header = http.Header{}
+	})
+}
+
+// headerSize is what a header takes. RFC 9113 6.5.2 adds 32 bytes for a line.
+func headerSize(r *http.Request) (lines int, size int64) {
+	size = int64(len(r.RequestURI))
+	for name, values := range r.Header {
+		lines += len(values)
+		for _, v := range values {
+			size += int64(len(name) + len(v) + 32)
+		}
+	}
+	return lines, size
+}
+
+func tooManyLines() *Rejection {
+	return &Rejection{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "header_too_large",
+		Text: "the header is longer than " + strconv.Itoa(maxHeaderLines) + " lines"}
+}
