@@ -42,11 +42,11 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 	if started != nil {
 		started(list[0].Addr(), a.admin.listener.Addr())
 	}
-	servers := []*http.Server{a.mainServer(), a.admin.server}
-	servers[0].BaseContext = a.requestContext
+	main, two := a.mainServers()
+	servers := []*http.Server{main, two, a.admin.server}
 	failed := make(chan error, 2)
 	var serving, background sync.WaitGroup
-	serving.Go(func() { failed <- a.serveMain(servers[0], list[0]) })
+	serving.Go(func() { failed <- a.serveMain(main, two, list[0]) })
 	if a.rpc != nil {
 		serving.Go(func() { failed <- a.rpc.Serve(list[1]) })
 	}
@@ -110,7 +110,8 @@ func (a *App) handler() http.Handler {
 	return a.edge
 }
 
-func (a *App) mainServer() *http.Server {
+// mainServers are those of the main listener, the second one for HTTP/2.
+func (a *App) mainServers() (one, two *http.Server) {
 	header := a.cfg.Gateway.HeaderBytes()
 	if a.opts.Role == Backend { // a gateway writes a query string anew, up to three times as long
 		header *= 4
@@ -119,11 +120,13 @@ func (a *App) mainServer() *http.Server {
 	if a.opts.Role != Backend {
 		o.IdleTimeout = time.Duration(a.cfg.Gateway.IdleTimeout)
 	}
-	return conn.Server(o)
+	one, two = conn.Server(o), conn.ServerOfHTTP2(o)
+	one.BaseContext, two.BaseContext = a.requestContext, a.requestContext
+	return one, two
 }
 
 // serveMain serves the edge, or a backend for gateways.
-func (a *App) serveMain(srv *http.Server, l net.Listener) error {
+func (a *App) serveMain(srv, two *http.Server, l net.Listener) error {
 	if a.opts.Role == Backend {
 		return srv.Serve(a.security.Listen(l, func(err error) { a.opts.Logger.Warn("connection to internal_listen rejected", "err", err) }))
 	}
@@ -131,7 +134,7 @@ func (a *App) serveMain(srv *http.Server, l net.Listener) error {
 	if a.cert != nil {
 		config = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.cert.get}
 	}
-	return conn.Serve(srv, conn.Limit(l, a.connections, a.trusted, a.registry), config, a.cfg.Gateway.HeaderBytes())
+	return conn.Serve(srv, two, conn.Limit(l, a.connections, a.trusted, a.registry), config, a.cfg.Gateway.HeaderBytes())
 }
 
 // seal writes what is in the head into packs, so that the next start has no log

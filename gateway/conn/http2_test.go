@@ -29,12 +29,13 @@ func startTLS(t *testing.T, o Options) (addr string) {
 		t.Fatal(err)
 	}
 	o.Logger, o.HeaderBytes = slog.New(slog.DiscardHandler), 32<<10
-	srv := Server(o)
+	srv, two := Server(o), ServerOfHTTP2(o)
 	done := make(chan error)
 	config := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: borrowed.TLS.Certificates}
-	go func() { done <- Serve(srv, Limit(l, Limits{100, 100, 100}, nil, nil), config, o.HeaderBytes) }()
+	go func() { done <- Serve(srv, two, Limit(l, Limits{100, 100, 100}, nil, nil), config, o.HeaderBytes) }()
 	t.Cleanup(func() {
 		_ = srv.Close()
+		_ = two.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 			t.Errorf("Serve: %v", err)
 		}

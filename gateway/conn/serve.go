@@ -12,20 +12,21 @@ import (
 
 // Serve serves a listener until the server is shut down, and returns as
 // http.Server.Serve does. With a TLS configuration, whose NextProtos it sets, it
-// serves HTTP/2 and HTTP/1; without one HTTP/1. HTTP/1 is guarded, as by Guard.
-func Serve(srv *http.Server, l net.Listener, config *tls.Config, headerBytes int) error {
+// serves HTTP/1, and HTTP/2 by the second server, which is to be shut down, too;
+// without one HTTP/1. HTTP/1 is guarded, as by Guard.
+func Serve(srv, two *http.Server, l net.Listener, config *tls.Config, headerBytes int) error {
 	if config == nil {
 		return srv.Serve(Guard(l, headerBytes))
 	}
 	config = config.Clone()
 	config.NextProtos = []string{"h2", "http/1.1"}
 	s := &splitter{Listener: l, config: config, done: make(chan struct{})}
-	one, two := &half{s, make(chan net.Conn)}, &half{s, make(chan net.Conn)}
+	toOne, toTwo := &half{s, make(chan net.Conn)}, &half{s, make(chan net.Conn)}
 	failed := make(chan error, 3)
 	var running sync.WaitGroup
-	running.Go(func() { failed <- srv.Serve(Guard(one, headerBytes)) })
-	running.Go(func() { failed <- srv.Serve(two) })
-	running.Go(func() { failed <- s.run(one, two) })
+	running.Go(func() { failed <- srv.Serve(Guard(toOne, headerBytes)) })
+	running.Go(func() { failed <- two.Serve(toTwo) })
+	running.Go(func() { failed <- s.run(toOne, toTwo) })
 	err := <-failed
 	_ = s.Close()
 	running.Wait()

@@ -86,6 +86,18 @@ func Server(o Options) *http.Server {
 	}
 }
 
+// http2HeaderBytes bounds a header of HTTP/2, which net/http decodes to many times
+// what was sent before anybody can look at it, and keeps although it is never ended.
+const http2HeaderBytes = 64 << 10
+
+// ServerOfHTTP2 is Server for HTTP/2, with shorter headers.
+func ServerOfHTTP2(o Options) *http.Server {
+	if o.HeaderBytes == 0 || o.HeaderBytes > http2HeaderBytes {
+		o.HeaderBytes = http2HeaderBytes
+	}
+	return Server(o)
+}
+
 // timeBodies gives every request body a deadline, also one that no handler
 // reads: net/http reads the rest itself, to keep the connection, and would wait
 // for it for ever. The gateway moves the deadline as data comes.

@@ -55,6 +55,16 @@ func TestReadHeaderTimeout(t *testing.T) {
 	}
 }
 
+// TestHeadersOfHTTP2: they are shorter, unless those of HTTP/1 are shorter still.
+func TestHeadersOfHTTP2(t *testing.T) {
+	for set, want := range map[int]int{0: http2HeaderBytes, HeaderBytes: http2HeaderBytes, 8 << 10: 8 << 10} {
+		o := Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler), HeaderBytes: set}
+		if got := ServerOfHTTP2(o).MaxHeaderBytes; got != want+4096 {
+			t.Errorf("%d: %d, want %d", set, got, want)
+		}
+	}
+}
+
 // TestIdleTimeout: an idle connection is closed after the time that is set.
 func TestIdleTimeout(t *testing.T) {
 	for _, c := range []struct {
