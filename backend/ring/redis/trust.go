@@ -13,8 +13,18 @@ import (
 // maxAhead is how far the version of an entry may be ahead of Redis' time.
 const maxAhead = 10 * time.Minute
 
-// maxRemembered bounds what is remembered of instances that are no members.
-const maxRemembered = 10_000
+const (
+	// maxRemembered bounds what is remembered of instances that are no members.
+	maxRemembered = 10_000
+	// maxLogged bounds the log's lines about what is ignored, each minute.
+	maxLogged = 20
+	// maxNamed bounds the bytes of a name in such a line.
+	maxNamed = 128
+	// signAgainAfter is how many heartbeats are between two signatures of the same
+	// silent member's entry: while secrets are swapped, processes differ in which
+	// secret is the first.
+	signAgainAfter = 20
+)
 
 // known is what this process knows of a member.
 type known struct {
@@ -73,6 +83,7 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 	for id, k := range m.members {
 		if r, ok := m.ended[id]; ok && k.Version <= r.Version && id != m.self.ID {
 			delete(m.members, id)
+			delete(m.wrote, id)
 			m.changes++
 		}
 	}
@@ -168,18 +179,25 @@ func (m *Membership) counts(at int64) bool {
 	return m.seenAt-at <= m.o.Timeout.Milliseconds()
 }
 
-// ignore counts and logs, once for each value, that something is not trusted.
+// ignore counts and logs, once for each value, that something is not trusted. What
+// somebody writes to Redis must fill neither memory nor the log.
 func (m *Membership) ignore(id, reason, value string, err error) {
-	at := reason + " " + id
-	if old, ok := m.noted[at]; ok && old == value {
+	at, hash := hashOf(reason+" "+id), hashOf(value)
+	if m.noted[at] == hash {
 		return
 	}
 	if len(m.noted) >= maxRemembered {
 		m.noted = map[string]string{}
 	}
-	m.noted[at] = value
+	m.noted[at] = hash
 	m.metrics.untrusted.WithLabelValues(reason).Inc()
-	m.o.Logger.Warn("what Redis says of a member of the ring is not trusted and ignored", "instance", id, "what", reason, "err", err)
+	if time.Since(m.logSince) >= time.Minute {
+		m.logSince, m.logLines = time.Now(), 0
+	}
+	if m.logLines++; m.logLines > maxLogged {
+		return
+	}
+	m.o.Logger.Warn("what Redis says of a member of the ring is not trusted and ignored", "instance", id[:min(len(id), maxNamed)], "what", reason, "err", err)
 }
 
 // lost is a member whose entry Redis has lost, or another value in its place.
@@ -199,7 +217,14 @@ func (m *Membership) writeBack(ctx context.Context, values, gone map[string]stri
 		}
 		switch {
 		case !there || has != k.value && m.untrusted[id] == has:
+			if m.wroteWithin(id, m.o.Heartbeat) { // somebody writes over it again and again: not at their pace
+				m.readAll = true
+				continue
+			}
 		case k.aged && !m.counts(k.beat):
+			if m.wroteWithin(id, signAgainAfter*m.o.Heartbeat) {
+				continue
+			}
 			if err := k.sign(m.o.Signer); err != nil {
 				return err
 			}
@@ -207,7 +232,15 @@ func (m *Membership) writeBack(ctx context.Context, values, gone map[string]stri
 		default:
 			continue
 		}
+		m.wrote[id] = time.Now()
 		list = append(list, lost{id, has, gone[id], k.value})
 	}
 	return m.restore(ctx, list)
+}
+
+// wroteWithin reports whether this process wrote a member's entry so short a time
+// ago.
+func (m *Membership) wroteWithin(id string, d time.Duration) bool {
+	at, ok := m.wrote[id]
+	return ok && time.Since(at) < d
 }
