@@ -111,6 +111,12 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 		return "", nil // it is about to go
 	}
 	switch {
+	case e.expired:
+		if !has { // it may be somebody with data
+			m.members[id] = known{entry: e, beat: e.Registered}
+			m.changes++
+		}
+		return badSignature, cluster.ErrExpired
 	case has && e.text == k.text: // signed anew
 		k.value, k.aged = e.value, e.aged
 		m.members[id] = k
@@ -166,7 +172,7 @@ func (m *Membership) choose() {
 			continue
 		}
 		k.beat = max(k.beat, at)
-		if !k.used && m.counts(k.beat) && k.Version <= m.seenAt+maxAhead.Milliseconds() {
+		if !k.used && !k.expired && m.counts(k.beat) && k.Version <= m.seenAt+maxAhead.Milliseconds() {
 			k.used = true
 			m.changes++
 		}
