@@ -121,7 +121,8 @@ func (a *App) mainServer() *http.Server {
 // serveMain serves the edge, or a backend for gateways.
 func (a *App) serveMain(srv *http.Server, l net.Listener) error {
 	if a.opts.Role == Backend {
-		return srv.Serve(a.security.Listen(l, func(err error) { a.opts.Logger.Warn("a connection to internal_listen was refused", "err", err) }))
+		refused := &refusals{log: a.opts.Logger}
+		return srv.Serve(a.security.Listen(l, func(err error) { refused.add(err, time.Now()) }))
 	}
 	var config *tls.Config
 	if a.cert != nil {
