@@ -91,7 +91,7 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 
 var (
 	errOlder = errors.New("its version is older than one that this process knows")
-	errAhead = errors.New("its version is more than ten minutes ahead of Redis' time")
+	errAhead = errors.New("its version is more than ten minutes ahead of Redis' time and of the last one that was used")
 )
 
 // consider makes a value of Redis a candidate for the member's entry.
@@ -123,7 +123,7 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 		return "", nil
 	case has && e.Version <= k.Version:
 		return badVersion, errOlder
-	case e.Version > m.seenAt+maxAhead.Milliseconds():
+	case e.Version > max(m.seenAt, k.Version)+maxAhead.Milliseconds(): // the known one is ahead, too, where Redis' time was set back
 		if !has { // it may be somebody with data
 			m.members[id] = known{entry: e, beat: e.Registered}
 			m.changes++
@@ -158,6 +158,10 @@ func (m *Membership) choose() {
 		// Otherwise what is known stays until the new one is alive.
 	}
 	for id, k := range m.members {
+		if k.beat > m.seenAt { // Redis' time was set back, which must not make the heartbeat count for longer
+			k.beat = m.seenAt
+			m.members[id] = k
+		}
 		text, ok := m.beats[id]
 		if !ok || text == k.said || id == m.self.ID {
 			continue

@@ -445,3 +445,43 @@ func TestExpiredCertificate(t *testing.T) {
 	}
 	until(t, "others use it", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "ingester-1b:1" })
 }
+
+// TestRedisTimeSetBack: after Redis' time was an hour ahead and is right again, a
+// member that registers is used where its last entry is, which is ahead, too; and one
+// that falls silent is not taken for alive for an hour.
+func TestRedisTimeSetBack(t *testing.T) {
+	m := still(t, emulator.Redis(t).Addr, secret, "")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	right := time.Now().UnixMilli()
+	ahead := right + time.Hour.Milliseconds()
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// register has the member's new entry, and a heartbeat of it, in Redis at a time.
+	register := func(addr string, version, at int64) {
+		e := entry{ID: "x", Addr: addr, State: string(ring.Active), Version: version, Key: base64.RawStdEncoding.EncodeToString(public)}
+		if err := e.seal(signer(t, secret)); err != nil {
+			t.Fatal(err)
+		}
+		m.seenAt = at
+		m.beats = map[string]string{"x": newHeartbeat(key, "x", at, e.hash)}
+		if err := m.adopt(t.Context(), map[string]string{"x": e.value}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register("x:1", ahead, ahead)
+	register("x:2", ahead+1, right)
+	if k := m.members["x"]; !k.used || k.Addr != "x:2" {
+		t.Errorf("used %v, at %s", k.used, k.Addr)
+	}
+	register("x:2", ahead+1, ahead)
+	m.seenAt = right
+	m.choose()
+	m.seenAt += 2 * m.o.Timeout.Milliseconds()
+	m.choose()
+	if m.counts(m.members["x"].beat) {
+		t.Error("its heartbeat counts, though it is silent")
+	}
+}
