@@ -201,3 +201,26 @@ func TestIgnoredIsBounded(t *testing.T) {
 		t.Errorf("%d bytes of memory, %d lines and %d bytes of the log", held, strings.Count(log.String(), "\n"), log.Len())
 	}
 }
+
+// TestVersionDamaged: a ring whose version is no number, or the largest one, is
+// written to all the same.
+func TestVersionDamaged(t *testing.T) {
+	srv := emulator.Redis(t)
+	ms, _ := members(t, srv.Addr, 3)
+	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	in := newIntruder(t, srv, ms[2])
+	ctx := context.Background()
+	for _, version := range []string{"abc", "", "9223372036854775807"} {
+		if err := in.client.HSet(ctx, ms[2].keys[2], "version", version).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := ms[0].SetState(ctx, ring.Leaving); err != nil {
+			t.Errorf("version %q: %v", version, err)
+		}
+		until(t, "others see the change", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.State == ring.Leaving })
+		if err := ms[0].SetState(ctx, ring.Active); err != nil {
+			t.Errorf("version %q: %v", version, err)
+		}
+		until(t, "others see the change", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.State == ring.Active })
+	}
+}
