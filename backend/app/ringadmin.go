@@ -71,6 +71,14 @@ func (a *App) showRing(w http.ResponseWriter, r *http.Request, _ url.Values) err
 // not answer. What it had not uploaded stays known as lost.
 func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	id := q.Get("instance")
+	force, err := flag(q, "force")
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		return admin.Fail(http.StatusBadRequest, "instance",
+			"instance is missing: which one is to be forgotten? GET %s/ring lists them", admin.Root)
+	}
 	if a.members.Distrusts(id) {
 		if _, err := a.members.Forget(r.Context(), id); err != nil {
 			return admin.Fail(http.StatusServiceUnavailable, "", "the entry could not be removed from the ring: %s", err)
@@ -84,7 +92,7 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 		return err
 	}
 	const alive = 15 * time.Second
-	if in.Silent < alive && q.Get("force") != "true" {
+	if in.Silent < alive && !force {
 		return admin.Fail(http.StatusConflict, "instance", "instance %s is alive: its last heartbeat is %s old. Stop it first; "+
 			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s",
 			in.ID, in.Silent.Round(time.Second), admin.Root, in.ID)
@@ -120,7 +128,11 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 // leaveRing takes an ingester out of the cluster. With wait=true it answers when
 // that process may be stopped and its disk deleted.
 func (a *App) leaveRing(w http.ResponseWriter, r *http.Request, q url.Values) error {
-	id, wait := q.Get("instance"), q.Get("wait") == "true"
+	id := q.Get("instance")
+	wait, err := flag(q, "wait")
+	if err != nil {
+		return err
+	}
 	if id == "" {
 		return admin.Fail(http.StatusBadRequest, "instance",
 			"instance is missing: which ingester is to leave? GET %s/ring lists them", admin.Root)

@@ -308,9 +308,9 @@ func (m *Membership) remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// pauses is into how many parts a heartbeat's time is divided: one of them is
-// between the news that the ring changed and a look at it.
-const pauses = 30
+// pauses is into how many parts a heartbeat's time is divided: one of them is at
+// least between two looks, however often somebody says that the ring changed.
+const pauses = 300
 
 // watch looks at the ring and beats, on time and when somebody says that it
 // changed, until ctx is done.
@@ -321,6 +321,7 @@ func (m *Membership) watch(ctx context.Context) {
 	tick := time.NewTicker(m.o.Heartbeat)
 	defer tick.Stop()
 	for {
+		began := time.Now()
 		m.mu.Lock()
 		m.report(ctx, m.sync(ctx))
 		m.mu.Unlock()
@@ -329,11 +330,11 @@ func (m *Membership) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		case <-changes:
-			// Who can publish must not set the pace.
+			// At once, but who can publish must not set the pace.
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(m.o.Heartbeat / pauses):
+			case <-time.After(m.o.Heartbeat/pauses - time.Since(began)):
 			}
 			drain(changes)
 		}
