@@ -64,6 +64,9 @@ func (m *Member) Dial(dial func(ctx context.Context, network, addr string) (net.
 
 // Server is Client for the side that accepted.
 func (m *Member) Server(ctx context.Context, raw net.Conn, protocols ...string) (net.Conn, error) {
+	if c, ok := raw.(*counted); ok {
+		defer c.left()
+	}
 	return m.handshake(ctx, raw, func(ctx context.Context) (net.Conn, error) {
 		conn, binding, err := m.encrypt(ctx, raw, func() *tls.Conn { return tls.Server(raw, m.config(protocols)) })
 		if err == nil && m.plain {
@@ -167,21 +170,17 @@ func (m *Member) proveSecond(conn net.Conn, binding string) error {
 // Beyond, new ones are closed at once.
 const maxUnproven = 512
 
-// Listen makes the connections of a listener those between members. The handshake
-// is done by who first reads from or writes to a connection, so that a peer that
-// does not answer holds up nobody else. failed is told why one failed.
-func (m *Member) Listen(l net.Listener, failed func(error)) net.Listener {
-	return &listener{Listener: l, member: m, failed: failed}
-}
+// Bound bounds the connections of a listener that have proved nothing: those whose
+// handshake Server has not ended yet.
+func Bound(l net.Listener) net.Listener { return &bounded{Listener: l} }
 
-type listener struct {
+type bounded struct {
 	net.Listener
-	member   *Member
-	failed   func(error)
 	unproven atomic.Int64
 }
 
-func (l *listener) Accept() (net.Conn, error) {
+// Accept implements net.Listener.
+func (l *bounded) Accept() (net.Conn, error) {
 	for {
 		raw, err := l.Listener.Accept()
 		if err != nil {
@@ -192,8 +191,44 @@ func (l *listener) Accept() (net.Conn, error) {
 			_ = raw.Close() // it may come again
 			continue
 		}
-		return &lazy{Conn: raw, of: l}, nil
+		return &counted{Conn: raw, of: l}, nil
 	}
+}
+
+// counted is a connection that counts as unproven until left.
+type counted struct {
+	net.Conn
+	of    *bounded
+	leave sync.Once
+}
+
+func (c *counted) left() { c.leave.Do(func() { c.of.unproven.Add(-1) }) }
+
+// Close implements net.Conn.
+func (c *counted) Close() error {
+	c.left()
+	return c.Conn.Close()
+}
+
+// Listen makes the connections of a listener those between members. The handshake
+// is done by who first reads from or writes to a connection, so that a peer that
+// does not answer holds up nobody else. failed is told why one failed.
+func (m *Member) Listen(l net.Listener, failed func(error)) net.Listener {
+	return &listener{bounded: &bounded{Listener: l}, member: m, failed: failed}
+}
+
+type listener struct {
+	*bounded
+	member *Member
+	failed func(error)
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	raw, err := l.bounded.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &lazy{Conn: raw, of: l}, nil
 }
 
 // lazy is a connection whose handshake is yet to come.
@@ -201,14 +236,12 @@ type lazy struct {
 	net.Conn // as it was accepted
 	of       *listener
 	once     sync.Once
-	leave    sync.Once
 	proven   atomic.Pointer[net.Conn]
 	err      error
 }
 
 func (c *lazy) conn() (net.Conn, error) {
 	c.once.Do(func() {
-		defer c.left()
 		conn, err := c.of.member.Server(context.Background(), c.Conn, "http/1.1")
 		if err != nil {
 			c.err = err
@@ -222,8 +255,6 @@ func (c *lazy) conn() (net.Conn, error) {
 	}
 	return nil, c.err
 }
-
-func (c *lazy) left() { c.leave.Do(func() { c.of.unproven.Add(-1) }) }
 
 func (c *lazy) Read(p []byte) (int, error) {
 	conn, err := c.conn()
@@ -243,7 +274,6 @@ func (c *lazy) Write(p []byte) (int, error) {
 
 // Close ends a handshake that is under way, too.
 func (c *lazy) Close() error {
-	c.left()
 	if conn := c.proven.Load(); conn != nil {
 		return (*conn).Close()
 	}

@@ -248,3 +248,39 @@ func TestUnproven(t *testing.T) {
 		t.Errorf("%d count", n)
 	}
 }
+
+// TestProvenDoesNotCount: who proved to be a member leaves room for others.
+func TestProvenDoesNotCount(t *testing.T) {
+	m := member(t, one, TLSFiles{}, false)
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := Bound(raw).(*bounded)
+	defer l.Close()
+	proven := make(chan error, 1)
+	go func() {
+		c, err := net.Dial("tcp", raw.Addr().String())
+		if err == nil {
+			_, err = m.Client(t.Context(), c, "127.0.0.1")
+		}
+		proven <- err
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n := l.unproven.Load(); n != 1 {
+		t.Errorf("%d count before the handshake", n)
+	}
+	if _, err := m.Server(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-proven; err != nil {
+		t.Fatal(err)
+	}
+	if n := l.unproven.Load(); n != 0 {
+		t.Errorf("%d count after it", n)
+	}
+}

@@ -22,7 +22,11 @@ const (
 )
 
 // ErrNotSigned is returned for what no member of this cluster has signed.
-var ErrNotSigned = errors.New("it is not signed by a member of this cluster")
+var ErrNotSigned = errors.New("not signed by a member of this cluster: PALLIUM_CLUSTER_SECRET or cluster.tls differs there, or somebody else wrote it")
+
+// ErrExpired is an ErrNotSigned: a member has signed it, with a certificate that was
+// good then and has expired since.
+var ErrExpired = fmt.Errorf("%w now: the certificate that signed it has expired; restart that process with a new one", ErrNotSigned)
 
 // maxChain bounds the certificates of a signature.
 const maxChain = 8
@@ -62,7 +66,7 @@ func (m *Member) Sign(purpose string, parts ...string) (string, error) {
 
 // Verify returns nil for what a member of this cluster has signed. With
 // certificates only, and if host is not empty, that member's one must be good for
-// host. aged tells that a secret has signed that is not the first any more.
+// host; one that has expired is ErrExpired. aged tells that a secret has signed that is not the first any more.
 func (m *Member) Verify(signature, host, purpose string, parts ...string) (aged bool, err error) {
 	if signature == "" {
 		return false, ErrNotSigned
@@ -101,7 +105,12 @@ func (m *Member) verifyCertificate(sig []byte, chain [][]byte, host string, mess
 			between.AddCert(c)
 		}
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{DNSName: host, Roots: m.authority, Intermediates: between, CurrentTime: m.now(),
+	at := m.now()
+	expired := at.After(leaf.NotAfter)
+	if expired {
+		at = leaf.NotAfter
+	}
+	_, err = leaf.Verify(x509.VerifyOptions{DNSName: host, Roots: m.authority, Intermediates: between, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSigned, err)
@@ -118,6 +127,9 @@ func (m *Member) verifyCertificate(sig []byte, chain [][]byte, host string, mess
 	}
 	if err := leaf.CheckSignature(algorithm, message, sig); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSigned, err)
+	}
+	if expired {
+		return ErrExpired
 	}
 	return nil
 }

@@ -95,8 +95,13 @@ func TestCertificateOfMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.now = func() time.Time { return time.Now().Add(48 * time.Hour) }
-	if _, err := m.Verify(sig, "a.example", "x", "y"); !errors.Is(err, ErrNotSigned) {
+	if _, err := m.Verify(sig, "a.example", "x", "y"); !errors.Is(err, ErrNotSigned) || !errors.Is(err, ErrExpired) {
 		t.Errorf("two days later: %v", err)
+	}
+	for what, parts := range map[string][2]string{"another host": {"b.example", "y"}, "other parts": {"a.example", "z"}} {
+		if _, err := m.Verify(sig, parts[0], "x", parts[1]); !errors.Is(err, ErrNotSigned) || errors.Is(err, ErrExpired) {
+			t.Errorf("two days later, %s: %v", what, err)
+		}
 	}
 	if _, err := member(t, one, files, false).Verify(sig, "a.example", "x", "y"); !errors.Is(err, ErrNotSigned) {
 		t.Errorf("with a secret: %v", err)

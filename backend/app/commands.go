@@ -94,8 +94,11 @@ var errNobody = errors.New("no process can carry it out")
 // else at once.
 func (a *App) begin(w http.ResponseWriter, r *http.Request, q url.Values, what string,
 	do func(context.Context) (map[string]any, error)) error {
-	switch q.Get("wait") {
-	case "", "false":
+	wait, err := flag(q, "wait")
+	if err != nil {
+		return err
+	}
+	if !wait {
 		path := r.URL.Path
 		a.background.Go(func() {
 			if _, err := do(a.running); err != nil {
@@ -104,9 +107,6 @@ func (a *App) begin(w http.ResponseWriter, r *http.Request, q url.Values, what s
 		})
 		admin.WriteJSON(w, http.StatusAccepted, map[string]string{"status": "started"})
 		return nil
-	case "true":
-	default:
-		return admin.Fail(http.StatusBadRequest, "wait", "wait must be true or false")
 	}
 	out, err := do(r.Context())
 	if err != nil {
@@ -118,6 +118,17 @@ func (a *App) begin(w http.ResponseWriter, r *http.Request, q url.Values, what s
 	out["status"] = "done"
 	admin.WriteJSON(w, http.StatusOK, out)
 	return nil
+}
+
+// flag reads a parameter that is true or false, which it is when it is left out.
+func flag(q url.Values, name string) (bool, error) {
+	switch q.Get(name) {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, admin.Fail(http.StatusBadRequest, name, "%s must be true or false", name)
 }
 
 // instance finds the one that a command names, which must have a role. Without

@@ -12,6 +12,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/rpc"
+	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
@@ -71,20 +72,23 @@ func (a *App) showRing(w http.ResponseWriter, r *http.Request, _ url.Values) err
 // not answer. What it had not uploaded stays known as lost.
 func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	id := q.Get("instance")
-	if a.members.Distrusts(id) {
-		if _, err := a.members.Forget(r.Context(), id); err != nil {
-			return admin.Fail(http.StatusServiceUnavailable, "", "the entry could not be removed from the ring: %s", err)
-		}
-		a.opts.Logger.Warn("untrusted ring entry removed by an operator", "instance", id)
-		admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": 0})
-		return nil
-	}
-	in, err := a.member(r.Context(), id)
+	force, err := flag(q, "force")
 	if err != nil {
 		return err
 	}
+	if id == "" {
+		return admin.Fail(http.StatusBadRequest, "instance",
+			"instance is missing: which one is to be forgotten? GET %s/ring lists them", admin.Root)
+	}
+	in := &ring.Instance{ID: id}
+	untrusted := a.members.Distrusts(id) // then nothing is known of it but its name
+	if !untrusted {
+		if in, err = a.member(r.Context(), id); err != nil {
+			return err
+		}
+	}
 	const alive = 15 * time.Second
-	if in.Silent < alive && q.Get("force") != "true" {
+	if in.Silent < alive && !force && !untrusted {
 		return admin.Fail(http.StatusConflict, "instance", "instance %s is alive: its last heartbeat is %s old. Stop it first; "+
 			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s",
 			in.ID, in.Silent.Round(time.Second), admin.Root, in.ID)
@@ -94,14 +98,9 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 	} else if err != nil {
 		return a.failed(r, err, "what the instance set aside could not be read; it was not forgotten")
 	}
-	owed := 0
-	if len(in.Tokens) > 0 {
-		if owed, err = a.longTerm.Lose(r.Context(), in.ID, in.Incarnation, in.Zone, a.lastWindows()); err != nil {
-			return a.failed(r, err, "the instance's pending uploads could not be marked as lost; it was not forgotten")
-		}
-		if err := a.waitForLosses(r.Context()); err != nil {
-			return a.failed(r, err, "the command was cut off; the instance was not forgotten")
-		}
+	owed, err := a.loseForgotten(r.Context(), in, untrusted)
+	if err != nil {
+		return a.failed(r, err, "the instance's pending uploads could not be marked as lost; it was not forgotten")
 	}
 	if _, err := a.members.Forget(r.Context(), in.ID); err != nil {
 		return admin.Fail(http.StatusServiceUnavailable, "", "the instance could not be removed from the ring: %s", err)
@@ -117,10 +116,36 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 	return nil
 }
 
+// loseForgotten marks what an instance had not uploaded as lost, and waits until
+// every querier knows. It returns how many windows that are.
+func (a *App) loseForgotten(ctx context.Context, in *ring.Instance, untrusted bool) (owed int, err error) {
+	var also []store.Window
+	switch {
+	case len(in.Tokens) > 0:
+		also = a.lastWindows()
+	case !untrusted:
+		return 0, nil // it is no ingester
+	}
+	owed, err = a.longTerm.Lose(ctx, in.ID, in.Incarnation, in.Zone, also)
+	if err == nil && untrusted && owed > 0 { // it was an ingester
+		var more int
+		more, err = a.longTerm.Lose(ctx, in.ID, in.Incarnation, in.Zone, a.lastWindows())
+		owed += more
+	}
+	if err != nil || owed == 0 && untrusted {
+		return owed, err
+	}
+	return owed, a.waitForLosses(ctx)
+}
+
 // leaveRing takes an ingester out of the cluster. With wait=true it answers when
 // that process may be stopped and its disk deleted.
 func (a *App) leaveRing(w http.ResponseWriter, r *http.Request, q url.Values) error {
-	id, wait := q.Get("instance"), q.Get("wait") == "true"
+	id := q.Get("instance")
+	wait, err := flag(q, "wait")
+	if err != nil {
+		return err
+	}
 	if id == "" {
 		return admin.Fail(http.StatusBadRequest, "instance",
 			"instance is missing: which ingester is to leave? GET %s/ring lists them", admin.Root)

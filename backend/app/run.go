@@ -128,7 +128,8 @@ func (a *App) mainServers() (one, two *http.Server) {
 // serveMain serves the edge, or a backend for gateways.
 func (a *App) serveMain(srv, two *http.Server, l net.Listener) error {
 	if a.opts.Role == Backend {
-		return srv.Serve(a.security.Listen(l, func(err error) { a.opts.Logger.Warn("connection to internal_listen rejected", "err", err) }))
+		rejected := &rejections{log: a.opts.Logger}
+		return srv.Serve(a.security.Listen(l, func(err error) { rejected.add(err, time.Now()) }))
 	}
 	var config *tls.Config
 	if a.cert != nil {

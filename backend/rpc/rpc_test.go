@@ -367,3 +367,34 @@ func authority(t *testing.T, dir, name string) cluster.TLSFiles {
 	}
 	return f
 }
+
+// TestUnproven: strangers hold a bounded number of connections, and make room when
+// they go.
+func TestUnproven(t *testing.T) {
+	const bound = 512 // docs/cluster-trust.md
+	m := member(t, secret, cluster.TLSFiles{})
+	_, p := serve(t, m, m)
+	addr := p.conn.Target()[len("passthrough:///"):]
+	var strangers []net.Conn
+	for range bound + 1 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		strangers = append(strangers, c)
+	}
+	_, _ = strangers[bound].Read(make([]byte, 1)) // until it is closed
+	if err := strangers[0].SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := strangers[0].Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the last one was not closed before the first one: %v", err)
+	}
+	for _, c := range strangers {
+		_ = c.Close()
+	}
+	if _, err := p.SeriesCount(ctx, "a"); err != nil {
+		t.Errorf("a member, after they went: %v", err)
+	}
+}

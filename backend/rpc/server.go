@@ -82,7 +82,7 @@ func NewServer(m *cluster.Member, ing Ingester, comp Compactor, mem *memory.Acco
 }
 
 // Serve serves until Stop.
-func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(cluster.Bound(l)) }
 
 // Stop lets calls under way end, at most for the time that ctx leaves. Then
 // their contexts end, and Stop does not wait for what goes on without them.

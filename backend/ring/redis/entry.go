@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
@@ -48,6 +49,8 @@ type entry struct {
 	hash  string // of the JSON
 	key   ed25519.PublicKey
 	aged  bool // the signature is by a secret that is not the first any more
+
+	expired bool // the certificate that signed it was good then, and is not any more
 }
 
 // seal makes the entry's text, signature and value.
@@ -86,7 +89,8 @@ var (
 	errForeign = errors.New("it is another instance's")
 )
 
-// decodeEntry reads and verifies the value of an instance's field.
+// decodeEntry reads and verifies the value of an instance's field. Without an error
+// it may be expired.
 func decodeEntry(s Signer, id, value string) (entry, error) {
 	e := entry{value: value}
 	sig, text, ok := strings.Cut(value, "\n")
@@ -103,7 +107,8 @@ func decodeEntry(s Signer, id, value string) (entry, error) {
 	if err != nil {
 		host = e.Addr
 	}
-	if e.aged, err = s.Verify(sig, host, ofEntry, text); err != nil {
+	e.aged, err = s.Verify(sig, host, ofEntry, text)
+	if e.expired = errors.Is(err, cluster.ErrExpired); err != nil && !e.expired {
 		return e, err
 	}
 	e.text, e.hash = text, hashOf(text)

@@ -75,6 +75,8 @@ type Membership struct {
 	version   string
 	seenAt    int64     // ms of Redis, of the last look
 	looked    time.Time // when that was here
+	readAll   bool      // the next look is at everything
+	sawAll    time.Time // when the last such look was
 	published string    // what the current ring was made of
 	failing   bool
 
@@ -86,9 +88,12 @@ type Membership struct {
 	candidates map[string]entry   // newer entries of members, until they are alive
 	ended      map[string]removal // the last one of each instance
 	untrusted  map[string]string  // values of Redis that are ignored, by ID
-	noted      map[string]string  // what was counted and logged
-	beats      map[string]string  // as they stand in Redis
-	changes    int                // of members
+	noted      map[string]string  // hashes of what was counted
+	logSince   time.Time          // of logLines
+	logLines   int
+	wrote      map[string]time.Time // when this process last wrote a member's entry
+	beats      map[string]string    // as they stand in Redis
+	changes    int                  // of members
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -116,7 +121,7 @@ func Open(o Options) (*Membership, error) {
 		return nil, fmt.Errorf("key for heartbeats: %w", err)
 	}
 	m := &Membership{o: o, self: o.Self, scripts: newScripts(), key: key,
-		members: map[string]known{}, ended: map[string]removal{}, noted: map[string]string{}}
+		members: map[string]known{}, ended: map[string]removal{}, noted: map[string]string{}, wrote: map[string]time.Time{}}
 	for _, k := range []string{"members", "beats", "meta", "gone"} {
 		m.keys = append(m.keys, "{"+o.Prefix+"}:"+k)
 	}
@@ -279,7 +284,7 @@ func (m *Membership) remove(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	r := removal{ID: id, Version: max(m.members[id].Version, m.candidates[id].Version), At: m.redisNow()}
+	r := removal{ID: id, Version: max(m.members[id].Version, m.candidates[id].Version, m.ended[id].Version), At: m.redisNow()}
 	if id == m.self.ID {
 		r.Version = max(r.Version, m.newest)
 	}
@@ -298,9 +303,14 @@ func (m *Membership) remove(ctx context.Context, id string) error {
 	m.ended[id] = r
 	delete(m.members, id)
 	delete(m.candidates, id)
+	delete(m.wrote, id)
 	m.changes++
 	return nil
 }
+
+// pauses is into how many parts a heartbeat's time is divided: one of them is at
+// least between two looks, however often somebody says that the ring changed.
+const pauses = 300
 
 // watch looks at the ring and beats, on time and when somebody says that it
 // changed, until ctx is done.
@@ -311,6 +321,7 @@ func (m *Membership) watch(ctx context.Context) {
 	tick := time.NewTicker(m.o.Heartbeat)
 	defer tick.Stop()
 	for {
+		began := time.Now()
 		m.mu.Lock()
 		m.report(ctx, m.sync(ctx))
 		m.mu.Unlock()
@@ -319,6 +330,12 @@ func (m *Membership) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		case <-changes:
+			// At once, but who can publish must not set the pace.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(m.o.Heartbeat/pauses - time.Since(began)):
+			}
 			drain(changes)
 		}
 	}

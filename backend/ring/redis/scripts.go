@@ -22,8 +22,14 @@ const begin = `if not redis.call('HGET', KEYS[3], 'epoch') then
 end
 `
 
-// changed tells watchers.
-const changed = `redis.call('PUBLISH', ARGV[2], redis.call('HINCRBY', KEYS[3], 'version', 1))
+// changed tells watchers. A version that somebody made no number, or too large a one,
+// begins again at Redis' time.
+const changed = `local version = redis.pcall('HINCRBY', KEYS[3], 'version', 1)
+if type(version) == 'table' then
+  version = string.format('%.0f', now)
+  redis.call('HSET', KEYS[3], 'version', version)
+end
+redis.call('PUBLISH', ARGV[2], version)
 `
 
 // bounded reads a hash without fields that are larger than any of a member, so that

@@ -176,9 +176,18 @@ func (m *Membership) restore(ctx context.Context, list []lost) error {
 	return nil
 }
 
+// lookAtAll is how many heartbeats are between two looks at everything. Who changes
+// the ring increases its version, but who damages it need not: the entry of a member
+// that is down has no owner that would notice.
+const lookAtAll = 10
+
 // look reads what changed. m.mu is held.
 func (m *Membership) look(ctx context.Context) error {
-	answer, err := m.scripts.look.Run(ctx, m.o.Client, m.keys, m.epoch, m.version).Slice()
+	version := m.version
+	if m.readAll || time.Since(m.sawAll) >= lookAtAll*m.o.Heartbeat {
+		version = "all of it" // no version of a ring
+	}
+	answer, err := m.scripts.look.Run(ctx, m.o.Client, m.keys, m.epoch, version).Slice()
 	if err != nil {
 		return fmt.Errorf("look at the ring: %w", err)
 	}
@@ -188,10 +197,11 @@ func (m *Membership) look(ctx context.Context) error {
 	now, _ := answer[0].(int64)
 	epoch, _ := answer[1].(string)
 	began, _ := strconv.ParseInt(fmt.Sprint(answer[2]), 10, 64)
-	version := fmt.Sprint(answer[3])
+	version = fmt.Sprint(answer[3])
 	m.seenAt, m.looked = now, time.Now()
 	m.beats = pairs(answer[4])
 	if len(answer) >= 7 {
+		m.readAll, m.sawAll = false, m.looked
 		if err := m.adopt(ctx, pairs(answer[5]), pairs(answer[6])); err != nil {
 			return err
 		}

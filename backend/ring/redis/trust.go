@@ -13,8 +13,18 @@ import (
 // maxAhead is how far the version of an entry may be ahead of Redis' time.
 const maxAhead = 10 * time.Minute
 
-// maxRemembered bounds what is remembered of instances that are no members.
-const maxRemembered = 10_000
+const (
+	// maxRemembered bounds what is remembered of instances that are no members.
+	maxRemembered = 10_000
+	// maxLogged bounds the log's lines about what is ignored, each minute.
+	maxLogged = 20
+	// maxNamed bounds the bytes of a name in such a line.
+	maxNamed = 128
+	// signAgainAfter is how many heartbeats are between two signatures of the same
+	// silent member's entry: while secrets are swapped, processes differ in which
+	// secret is the first.
+	signAgainAfter = 20
+)
 
 // known is what this process knows of a member.
 type known struct {
@@ -55,8 +65,14 @@ func (m *Membership) adopt(ctx context.Context, values, gone map[string]string) 
 	return m.writeBack(ctx, values, gone)
 }
 
-// noteRemovals remembers how far each instance's entries have ended.
+// noteRemovals remembers how far each instance's entries have ended, for as long as
+// Redis keeps it.
 func (m *Membership) noteRemovals(gone map[string]string) {
+	for id, r := range m.ended {
+		if _, there := gone[id]; !there && m.seenAt-r.At > keepRemovals.Milliseconds() {
+			delete(m.ended, id)
+		}
+	}
 	for id, value := range gone {
 		if m.ended[id].value == value {
 			continue
@@ -73,6 +89,7 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 	for id, k := range m.members {
 		if r, ok := m.ended[id]; ok && k.Version <= r.Version && id != m.self.ID {
 			delete(m.members, id)
+			delete(m.wrote, id)
 			m.changes++
 		}
 	}
@@ -80,7 +97,7 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 
 var (
 	errOlder = errors.New("its version is not newer than the known one")
-	errAhead = errors.New("its version is more than ten minutes ahead of Redis' time")
+	errAhead = errors.New("its version is more than ten minutes ahead of Redis' time and of the last one that was used")
 
 	errHeartbeat = errors.New("the heartbeat does not belong to the instance's entry, or is ahead of Redis' time")
 )
@@ -102,13 +119,19 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 		return "", nil // it is about to go
 	}
 	switch {
+	case e.expired:
+		if !has { // it may be somebody with data
+			m.members[id] = known{entry: e, beat: e.Registered}
+			m.changes++
+		}
+		return badSignature, cluster.ErrExpired
 	case has && e.text == k.text: // signed anew
 		k.value, k.aged = e.value, e.aged
 		m.members[id] = k
 		return "", nil
 	case has && e.Version <= k.Version:
 		return badVersion, errOlder
-	case e.Version > m.seenAt+maxAhead.Milliseconds():
+	case e.Version > max(m.seenAt, k.Version)+maxAhead.Milliseconds(): // the known one is ahead, too, where Redis' time was set back
 		if !has { // it may be somebody with data
 			m.members[id] = known{entry: e, beat: e.Registered}
 			m.changes++
@@ -143,6 +166,10 @@ func (m *Membership) choose() {
 		// Otherwise what is known stays until the new one is alive.
 	}
 	for id, k := range m.members {
+		if k.beat > m.seenAt { // Redis' time was set back, which must not make the heartbeat count for longer
+			k.beat = m.seenAt
+			m.members[id] = k
+		}
 		text, ok := m.beats[id]
 		if !ok || text == k.said || id == m.self.ID {
 			continue
@@ -157,7 +184,7 @@ func (m *Membership) choose() {
 			continue
 		}
 		k.beat = max(k.beat, at)
-		if !k.used && m.counts(k.beat) && k.Version <= m.seenAt+maxAhead.Milliseconds() {
+		if !k.used && !k.expired && m.counts(k.beat) && k.Version <= m.seenAt+maxAhead.Milliseconds() {
 			k.used = true
 			m.changes++
 		}
@@ -170,18 +197,25 @@ func (m *Membership) counts(at int64) bool {
 	return m.seenAt-at <= m.o.Timeout.Milliseconds()
 }
 
-// ignore counts and logs, once for each value, that something is not trusted.
+// ignore counts and logs, once for each value, that something is not trusted. What
+// somebody writes to Redis must fill neither memory nor the log.
 func (m *Membership) ignore(id, reason, value string, err error) {
-	at := reason + " " + id
-	if old, ok := m.noted[at]; ok && old == value {
+	at, hash := hashOf(reason+" "+id), hashOf(value)
+	if m.noted[at] == hash {
 		return
 	}
 	if len(m.noted) >= maxRemembered {
 		m.noted = map[string]string{}
 	}
-	m.noted[at] = value
+	m.noted[at] = hash
 	m.metrics.untrusted.WithLabelValues(reason).Inc()
-	m.o.Logger.Warn("untrusted value of the ring in Redis ignored", "instance", id, "reason", reason, "err", err)
+	if time.Since(m.logSince) >= time.Minute {
+		m.logSince, m.logLines = time.Now(), 0
+	}
+	if m.logLines++; m.logLines > maxLogged {
+		return
+	}
+	m.o.Logger.Warn("untrusted value of the ring in Redis ignored", "instance", id[:min(len(id), maxNamed)], "reason", reason, "err", err)
 }
 
 // lost is a member whose entry Redis has lost, or another value in its place.
@@ -201,7 +235,14 @@ func (m *Membership) writeBack(ctx context.Context, values, gone map[string]stri
 		}
 		switch {
 		case !there || has != k.value && m.untrusted[id] == has:
+			if m.wroteWithin(id, m.o.Heartbeat) { // somebody writes over it again and again: not at their pace
+				m.readAll = true
+				continue
+			}
 		case k.aged && !m.counts(k.beat):
+			if m.wroteWithin(id, signAgainAfter*m.o.Heartbeat) {
+				continue
+			}
 			if err := k.sign(m.o.Signer); err != nil {
 				return err
 			}
@@ -209,7 +250,15 @@ func (m *Membership) writeBack(ctx context.Context, values, gone map[string]stri
 		default:
 			continue
 		}
+		m.wrote[id] = time.Now()
 		list = append(list, lost{id, has, gone[id], k.value})
 	}
 	return m.restore(ctx, list)
+}
+
+// wroteWithin reports whether this process wrote a member's entry so short a time
+// ago.
+func (m *Membership) wroteWithin(id string, d time.Duration) bool {
+	at, ok := m.wrote[id]
+	return ok && time.Since(at) < d
 }

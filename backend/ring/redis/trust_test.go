@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/test/emulator"
 )
@@ -394,5 +395,93 @@ func TestRotation(t *testing.T) {
 				t.Errorf("%v values are ignored for their %s", n, reason)
 			}
 		}
+	}
+}
+
+// expiring is a signer for which the certificates of some hosts have expired.
+type expiring struct {
+	Signer
+	host string
+}
+
+func (e expiring) Verify(signature, host, purpose string, parts ...string) (bool, error) {
+	if aged, err := e.Signer.Verify(signature, host, purpose, parts...); err != nil || host != e.host {
+		return aged, err
+	}
+	return false, cluster.ErrExpired
+}
+
+// TestExpiredCertificate: who starts does not overlook a member whose certificate has
+// expired, and does not connect to it; and its successor without a disk finds out that
+// there was one.
+func TestExpiredCertificate(t *testing.T) {
+	srv := emulator.Redis(t)
+	ms, _ := members(t, srv.Addr, 3)
+	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	for _, alive := range []bool{true, false} {
+		if !alive {
+			_ = ms[0].Close()
+		}
+		starts := openSigned(t, expiring{signer(t, secret), "ingester-1"}, srv.Addr, ring.Instance{}, "")
+		until(t, "all are seen, and heartbeats", func() bool {
+			starts.mu.Lock()
+			defer starts.mu.Unlock()
+			return starts.current.Load() != nil && (!alive || starts.members["ingester-1"].beat > ms[0].mine.Version)
+		})
+		got, ok := seen(starts, "ingester-1")
+		if !ok || got.Addr != "" || !got.Unhealthy {
+			t.Errorf("alive %v: %v, at %q, unhealthy %v", alive, ok, got.Addr, got.Unhealthy)
+		}
+		if ignoredFor(starts, badSignature) != 1 {
+			t.Error("it is not counted")
+		}
+	}
+	successor := openSigned(t, expiring{signer(t, secret), "ingester-1"}, srv.Addr, ring.Instance{ID: "ingester-1", Addr: "ingester-1b:1", Zone: "a"}, t.TempDir())
+	if err := successor.Join(context.Background(), ring.Joining); err != nil {
+		t.Fatal(err)
+	}
+	if fresh, replaced := successor.Fresh(); !fresh || !replaced || successor.LostZone() != "a" {
+		t.Errorf("fresh %v, replaced %v, zone %q", fresh, replaced, successor.LostZone())
+	}
+	until(t, "others use it", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "ingester-1b:1" })
+}
+
+// TestRedisTimeSetBack: after Redis' time was an hour ahead and is right again, a
+// member that registers is used where its last entry is, which is ahead, too; and one
+// that falls silent is not taken for alive for an hour.
+func TestRedisTimeSetBack(t *testing.T) {
+	m := still(t, emulator.Redis(t).Addr, secret, "")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	right := time.Now().UnixMilli()
+	ahead := right + time.Hour.Milliseconds()
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// register has the member's new entry, and a heartbeat of it, in Redis at a time.
+	register := func(addr string, version, at int64) {
+		e := entry{ID: "x", Addr: addr, State: string(ring.Active), Version: version, Key: base64.RawStdEncoding.EncodeToString(public)}
+		if err := e.seal(signer(t, secret)); err != nil {
+			t.Fatal(err)
+		}
+		m.seenAt = at
+		m.beats = map[string]string{"x": newHeartbeat(key, "x", at, e.hash)}
+		if err := m.adopt(t.Context(), map[string]string{"x": e.value}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register("x:1", ahead, ahead)
+	register("x:2", ahead+1, right)
+	if k := m.members["x"]; !k.used || k.Addr != "x:2" {
+		t.Errorf("used %v, at %s", k.used, k.Addr)
+	}
+	register("x:2", ahead+1, ahead)
+	m.seenAt = right
+	m.choose()
+	m.seenAt += 2 * m.o.Timeout.Milliseconds()
+	m.choose()
+	if m.counts(m.members["x"].beat) {
+		t.Error("its heartbeat counts, though it is silent")
 	}
 }
