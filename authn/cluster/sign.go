@@ -66,7 +66,8 @@ func (m *Member) Sign(purpose string, parts ...string) (string, error) {
 
 // Verify returns nil for what a member of this cluster has signed. With
 // certificates only, and if host is not empty, that member's one must be good for
-// host; one that has expired is ErrExpired. aged tells that a secret has signed that is not the first any more.
+// host; one that has expired is ErrExpired. aged tells that a secret has signed that
+// is not the first any more.
 func (m *Member) Verify(signature, host, purpose string, parts ...string) (aged bool, err error) {
 	if signature == "" {
 		return false, ErrNotSigned

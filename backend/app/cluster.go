@@ -354,7 +354,7 @@ func (a *App) restore(ctx context.Context, ingester string) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			a.opts.Logger.Warn("what a lost ingester had is not yet known to be uploaded by the others; trying on", "ingester", ingester, "err", err)
+			a.opts.Logger.Warn("lost ingester's data not fully recovered yet: waiting for replicas to upload; retrying", "ingester", ingester, "err", err)
 		case left > 0:
 			a.opts.Logger.Error("ingesters of two zones were lost before what they had was uploaded: acknowledged samples may be lost; queries of that time fail until an operator accepts it by POST /admin/v1/compact/accept-loss?day=DAY", "ingester", ingester, "windows", left)
 			return

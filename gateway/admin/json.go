@@ -217,7 +217,7 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 			return nil, badField(shorten(name), "there is no query parameter %q here; there are: %s", shorten(name), strings.Join(known, ", "))
 		}
 		if len(values) > 1 {
-			return nil, badField(name, "query parameter %s stands twice", name)
+			return nil, badField(name, "query parameter %s appears twice", name)
 		}
 	}
 	return q, nil

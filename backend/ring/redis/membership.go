@@ -219,7 +219,7 @@ func (m *Membership) Join(ctx context.Context, state ring.State) error {
 		if !waits {
 			return nil
 		}
-		m.o.Logger.Warn("the ring's Redis cannot be reached, and this ingester has no place in the ring yet; trying on", "err", err)
+		m.o.Logger.Warn("the ring's Redis cannot be reached, and this ingester has no place in the ring yet; retrying", "err", err)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("join the ring: %w", errors.Join(ctx.Err(), err))

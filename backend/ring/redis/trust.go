@@ -125,7 +125,7 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 			m.changes++
 		}
 		return badSignature, cluster.ErrExpired
-	case has && e.text == k.text: // signed anew
+	case has && e.text == k.text: // signed again
 		k.value, k.aged = e.value, e.aged
 		m.members[id] = k
 		return "", nil
@@ -223,7 +223,7 @@ type lost struct{ id, has, gone, value string }
 
 // writeBack writes back members that are known here and that Redis does not have
 // as they are. Entries of silent instances that an old secret has signed are signed
-// anew, so that it can be removed.
+// again, so that it can be removed.
 func (m *Membership) writeBack(ctx context.Context, values, gone map[string]string) error {
 	var list []lost
 	for _, id := range slices.Sorted(maps.Keys(m.members)) {
