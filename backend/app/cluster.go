@@ -121,6 +121,9 @@ func (a *App) buildSecurity() error {
 	if o.Secrets == nil && o.TLS == (cluster.TLSFiles{}) && a.opts.Role == Gateway {
 		return nil
 	}
+	if o.PlainText {
+		a.opts.Logger.Warn("connections between processes are not encrypted: cluster.insecure_plain_text is set")
+	}
 	var err error
 	a.security, err = cluster.New(o)
 	return err
