@@ -111,3 +111,16 @@ func access(r *http.Request) tenant.ID {
 	a, _ := tenant.FromContext(r.Context())
 	return a.Tenant
 }
+
+// ForGateways has the handler serve requests of gateways that have proved to belong to
+// the cluster: their headers say whom they let in.
+func ForGateways(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		access, err := tenant.AccessFromHeaders(r.Header)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, r.WithContext(tenant.NewContext(r.Context(), access)))
+	})
+}
