@@ -263,7 +263,7 @@ func (a *App) shareBudgets() error {
 		id = holder()
 	}
 	sharer := budget.New(budget.Options{
-		ID: id, Tenants: a.edge, Gateways: a.cfg.Gateway.Gateways, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
+		ID: id, Tenants: a.edge.Budgets(), Gateways: a.cfg.Gateway.Gateways, Now: a.opts.Now, Logger: a.opts.Logger, Registerer: a.registry,
 		Exchange: budgetredis.New(a.cacheRedis, "pallium:budget", a.signer,
 			budgetredis.Options{Logger: a.opts.Logger, Registerer: a.registry}),
 	})
