@@ -85,8 +85,9 @@ func (a *App) buildAll(ctx context.Context) error {
 		return a.ingester.Metadata(id), nil
 	}
 	a.deleteRecent = func(_ context.Context, id tenant.ID, ts schema.Tombstone) error { return a.ingester.Delete(id, ts) }
-	a.backend = api.New(o)
-	return nil
+	var err error
+	a.backend, err = api.New(o)
+	return err
 }
 
 // buildTargets builds the roles of one process of a cluster.
@@ -109,7 +110,9 @@ func (a *App) buildTargets(ctx context.Context) error {
 	dist := a.buildDistributor() // for this process's own metrics, at least
 	a.zoneMetrics()
 	if t[TargetDistributor] || t[TargetQuerier] {
-		a.buildAPI(dist)
+		if err := a.buildAPI(dist); err != nil {
+			return err
+		}
 	}
 	if !t[TargetIngester] {
 		if err := a.members.Join(ctx, ring.Active); err != nil {
@@ -257,7 +260,7 @@ func (a *App) buildHA(store election.Store) *distributor.HA {
 }
 
 // buildAPI builds the querier and what gateways ask.
-func (a *App) buildAPI(dist *distributor.Distributor) {
+func (a *App) buildAPI(dist *distributor.Distributor) (err error) {
 	majority := a.cfg.Cluster.Replication/2 + 1
 	recent := querier.NewIngesters(querier.IngestersOptions{Peers: a.peers, Tolerate: majority - 1, Lost: a.lostDomains})
 	o := a.apiOptions(recent)
@@ -272,7 +275,8 @@ func (a *App) buildAPI(dist *distributor.Distributor) {
 	a.deleteRecent = func(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
 		return a.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error { return p.Delete(ctx, id, ts) })
 	}
-	a.backend = api.New(o)
+	a.backend, err = api.New(o)
+	return err
 }
 
 // internal is the handler of internal_listen, for gateways that prove to belong
