@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,8 +94,14 @@ func TestCosts(t *testing.T) {
 	})
 	eachMode(t, func(t *testing.T, e *edge) {
 		e.tenants.set("a", limits.Limits{MaxConcurrentRequests: 1})
-		arrived, release, done := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
-		e.backend.answer = func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release }
+		arrived, release, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		var calls atomic.Int32
+		e.backend.answer = func(http.ResponseWriter, *http.Request) {
+			if calls.Add(1) == 1 {
+				close(arrived)
+				<-release
+			}
+		}
 		go func() { defer close(done); e.do(query, bearer("$A"), "") }()
 		<-arrived
 		each(t, e, "places used up", "max_concurrent_requests", func(c routes.Cost) bool { return c >= routes.Place })
