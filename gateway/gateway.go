@@ -100,9 +100,10 @@ func New(o Options) (*Gateway, error) {
 	if o.Memory == nil {
 		o.Memory = unlimited{}
 	}
-	if err := o.Config.setDefaults(); err != nil {
+	if err := o.Config.check(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	o.Config.setDefaults()
 	trusted, err := o.Config.Trusted()
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
