@@ -291,15 +291,18 @@ func (c readRoute) readRequest(b *reading, pattern string) *http.Request {
 func TestReadRoutes(t *testing.T) {
 	b := newReading(t, 64<<20)
 	var want, queries []string
+	others := map[string]bool{} // they parse nothing
 	for _, rt := range routes.Table() {
 		for _, method := range rt.Methods {
 			if rt.Cost == routes.Query {
 				queries = append(queries, method+" "+rt.Upstream())
+				continue
 			}
+			others[method+" "+rt.Upstream()] = true
 		}
 	}
 	err := chi.Walk(b.h.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		if route != "/api/v1/user_stats" { // it reads two numbers, and parses nothing
+		if !others[method+" "+route] {
 			want = append(want, method+" "+route)
 		}
 		return nil
