@@ -15,8 +15,9 @@ import (
 func tenantName(i int) tenant.ID { return tenant.ID(fmt.Sprintf("t%d", i)) }
 
 // waitQueued returns when n requests wait.
-func waitQueued(g *Gate, n int) {
-	for {
+func waitQueued(t *testing.T, g *Gate, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); runtime.Gosched() {
 		g.mu.Lock()
 		have := 0
 		for _, q := range g.queues {
@@ -26,8 +27,8 @@ func waitQueued(g *Gate, n int) {
 		if have == n {
 			return
 		}
-		runtime.Gosched()
 	}
+	t.Fatalf("not %d requests wait", n)
 }
 
 func TestFairGateServesInTurn(t *testing.T) {
@@ -46,7 +47,7 @@ func TestFairGateServesInTurn(t *testing.T) {
 			served <- id
 		}()
 		queued++
-		waitQueued(g, queued)
+		waitQueued(t, g, queued)
 	}
 	for range 10 {
 		wait("loud")
@@ -76,7 +77,7 @@ func TestFairGateRefuses(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error)
 	go func() { result <- g.Enter(ctx, "a") }()
-	waitQueued(g, 1)
+	waitQueued(t, g, 1)
 	if err := g.Enter(context.Background(), "a"); !errors.Is(err, ErrBusy) {
 		t.Errorf("queue full: %v", err)
 	}
