@@ -79,7 +79,10 @@ func (p *process) buildBackend(ctx context.Context) error {
 		}
 	}
 	if b.api.Push != nil || b.api.Queryable != nil {
-		b.handler = api.New(b.api)
+		var err error
+		if b.handler, err = api.New(b.api); err != nil {
+			return err
+		}
 	}
 	b.commands = b.newCommands()
 	return nil

@@ -1,4 +1,4 @@
-package gateway
+package quota
 
 import (
 	"math"
@@ -15,22 +15,43 @@ const (
 	demandIdle = 5 * time.Second
 )
 
-var _ budget.Tenants = (*Gateway)(nil)
+var _ budget.Tenants = (*Tenants)(nil)
+
+// sharing is which part of the limits this gateway may use.
+type sharing struct {
+	byID     map[tenant.ID]budget.Share // not to be changed
+	rest     budget.Share
+	gateways int
+}
+
+func (s *sharing) of(id tenant.ID) budget.Share {
+	if share, ok := s.byID[id]; ok {
+		return share
+	}
+	return s.rest
+}
+
+// Share returns which part of a tenant's limits this gateway may use, and how many
+// gateways share them.
+func (t *Tenants) Share(id tenant.ID) (share budget.Share, gateways int) {
+	s := t.sharing.Load()
+	return s.of(id), s.gateways
+}
 
 // Demands implements budget.Tenants.
-func (g *Gateway) Demands(visit func(id tenant.ID, u budget.Use)) {
-	now, held := g.now(), g.states.sharing.Load()
-	for i := range g.states.shards {
-		g.states.shards[i].demands(now, held, visit)
+func (t *Tenants) Demands(visit func(id tenant.ID, u budget.Use)) {
+	now, held := t.now(), t.sharing.Load()
+	for i := range t.shards {
+		t.shards[i].demands(now, held, visit)
 	}
 }
 
 // SetShares implements budget.Tenants.
-func (g *Gateway) SetShares(shares map[tenant.ID]budget.Share, rest budget.Share, gateways int) {
-	g.states.sharing.Store(&sharing{byID: shares, rest: rest, gateways: gateways})
+func (t *Tenants) SetShares(shares map[tenant.ID]budget.Share, rest budget.Share, gateways int) {
+	t.sharing.Store(&sharing{byID: shares, rest: rest, gateways: gateways})
 }
 
-func (s *tenantShard) demands(now time.Time, held *sharing, visit func(tenant.ID, budget.Use)) {
+func (s *shard) demands(now time.Time, held *sharing, visit func(tenant.ID, budget.Use)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, st := range s.byID {
@@ -45,7 +66,7 @@ func (s *tenantShard) demands(now time.Time, held *sharing, visit func(tenant.ID
 // lookAtDemand brings the smoothed demand up to date and returns it as a part of
 // the limits. It fills the buckets by the share that was held until now, since
 // the next one must not count for the time before it.
-func (st *tenantState) lookAtDemand(now time.Time, held budget.Share, gateways int) budget.Use {
+func (st *state) lookAtDemand(now time.Time, held budget.Share, gateways int) budget.Use {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.share, st.gateways = held, gateways

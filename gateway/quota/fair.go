@@ -1,4 +1,4 @@
-package gateway
+package quota
 
 import (
 	"context"
@@ -10,12 +10,13 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-var errBusy = errors.New("too many requests are waiting")
+// ErrBusy is of a request that found no place at the gate.
+var ErrBusy = errors.New("too many requests are waiting")
 
-// fairGate bounds the requests under way in the whole gateway. When it is full,
+// Gate bounds the requests under way in the whole gateway. When it is full,
 // requests wait in one queue per tenant, and the queues are served in turn: a
 // tenant that sends ten times as much waits for itself.
-type fairGate struct {
+type Gate struct {
 	max       int           // requests under way
 	maxQueued int           // requests waiting, of one tenant
 	timeout   time.Duration // longest wait
@@ -31,14 +32,16 @@ type gateQueue struct {
 	waiting []chan struct{}
 }
 
-func newFairGate(max, maxQueued int, timeout time.Duration) *fairGate {
-	return &fairGate{max: max, maxQueued: maxQueued, timeout: timeout, queues: make(map[tenant.ID]*gateQueue)}
+// NewGate returns a gate for max requests under way. Beyond them maxQueued requests of
+// each tenant may wait, for timeout at most.
+func NewGate(max, maxQueued int, timeout time.Duration) *Gate {
+	return &Gate{max: max, maxQueued: maxQueued, timeout: timeout, queues: make(map[tenant.ID]*gateQueue)}
 }
 
-// enter returns when the request may go on; then leave must be called. It
-// returns errBusy if the tenant's queue is full or the wait took too long, and
+// Enter returns when the request may go on; then Leave must be called. It
+// returns ErrBusy if the tenant's queue is full or the wait took too long, and
 // the context's error if that ends first.
-func (g *fairGate) enter(ctx context.Context, id tenant.ID) error {
+func (g *Gate) Enter(ctx context.Context, id tenant.ID) error {
 	g.mu.Lock()
 	if g.inflight < g.max {
 		g.inflight++
@@ -53,7 +56,7 @@ func (g *fairGate) enter(ctx context.Context, id tenant.ID) error {
 	}
 	if len(q.waiting) >= g.maxQueued {
 		g.mu.Unlock()
-		return errBusy
+		return ErrBusy
 	}
 	turn := make(chan struct{})
 	q.waiting = append(q.waiting, turn)
@@ -68,16 +71,16 @@ func (g *fairGate) enter(ctx context.Context, id tenant.ID) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timer.C:
-		err = errBusy
+		err = ErrBusy
 	}
 	if !g.giveUp(q, turn) {
-		g.leave() // the turn came at the last moment
+		g.Leave() // the turn came at the last moment
 	}
 	return err
 }
 
 // giveUp takes a waiter out of its queue, and reports whether it was still there.
-func (g *fairGate) giveUp(q *gateQueue, turn chan struct{}) bool {
+func (g *Gate) giveUp(q *gateQueue, turn chan struct{}) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	i := slices.Index(q.waiting, turn)
@@ -92,8 +95,8 @@ func (g *fairGate) giveUp(q *gateQueue, turn chan struct{}) bool {
 	return true
 }
 
-// leave gives the place to the first request of the tenant whose turn it is.
-func (g *fairGate) leave() {
+// Leave gives the place to the first request of the tenant whose turn it is.
+func (g *Gate) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.turns) == 0 {
@@ -111,8 +114,8 @@ func (g *fairGate) leave() {
 	delete(g.queues, q.id)
 }
 
-// load is how many requests are under way.
-func (g *fairGate) load() int {
+// Load is how many requests are under way.
+func (g *Gate) Load() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.inflight

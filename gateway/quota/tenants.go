@@ -1,8 +1,7 @@
-package gateway
+package quota
 
 import (
 	"fmt"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,45 +11,33 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
 )
 
 const (
-	tenantShards = 64
+	shardCount = 64
 	// An idle tenant with full buckets is as one never seen; it is dropped.
 	tenantIdle  = 5 * time.Minute
 	sweepPeriod = time.Minute
 )
 
-// tenantStates holds the budgets of the tenants that were active lately, in at
-// most max entries.
-type tenantStates struct {
+// Tenants holds the budgets of the tenants that were active lately. It is safe for
+// concurrent use and owns no goroutines.
+type Tenants struct {
+	now      func() time.Time
 	perShard int
-	shards   [tenantShards]tenantShard
+	shards   [shardCount]shard
 	sharing  atomic.Pointer[sharing]
 }
 
-// sharing is which part of the limits this gateway may use.
-type sharing struct {
-	byID     map[tenant.ID]budget.Share // not to be changed
-	rest     budget.Share
-	gateways int
-}
-
-func (s *sharing) of(id tenant.ID) budget.Share {
-	if share, ok := s.byID[id]; ok {
-		return share
-	}
-	return s.rest
-}
-
-type tenantShard struct {
+type shard struct {
 	mu    sync.Mutex
-	byID  map[tenant.ID]*tenantState
+	byID  map[tenant.ID]*state
 	swept time.Time
 }
 
-// tenantState are the budgets of one tenant, and what it used of them.
-type tenantState struct {
+// state are the budgets of one tenant, and what it used of them.
+type state struct {
 	seen time.Time // guarded by the shard
 
 	mu       sync.Mutex
@@ -60,7 +47,7 @@ type tenantState struct {
 	bytes    bucket
 	admitted int // requests between admit and done
 	inflight int // of these, those between enter and leave
-	use      tenantUse
+	use      usage
 	share    budget.Share
 	gateways int
 
@@ -73,24 +60,26 @@ type tenantState struct {
 	untold   bool       // the backend does not say how many samples it took
 }
 
-// tenantUse is counted since the entry was made.
-type tenantUse struct {
+// usage is counted since the entry was made.
+type usage struct {
 	requests, refused uint64
 	samples, bytes    uint64
 }
 
-func newTenantStates(max int) *tenantStates {
-	t := &tenantStates{perShard: max/tenantShards + 1}
+// NewTenants returns budgets of about max tenants. Those of more are forgotten, the ones
+// that were used longest ago first.
+func NewTenants(max int, now func() time.Time) *Tenants {
+	t := &Tenants{now: now, perShard: max/shardCount + 1}
 	for i := range t.shards {
-		t.shards[i].byID = make(map[tenant.ID]*tenantState)
+		t.shards[i].byID = make(map[tenant.ID]*state)
 	}
 	t.sharing.Store(&sharing{rest: budget.Whole(), gateways: 1})
 	return t
 }
 
 // get returns the state of a tenant, made if need be.
-func (t *tenantStates) get(id tenant.ID, now time.Time) *tenantState {
-	s := &t.shards[xxhash.Sum64String(string(id))%tenantShards]
+func (t *Tenants) get(id tenant.ID, now time.Time) *state {
+	s := &t.shards[xxhash.Sum64String(string(id))%shardCount]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now.Sub(s.swept) > sweepPeriod {
@@ -102,14 +91,14 @@ func (t *tenantStates) get(id tenant.ID, now time.Time) *tenantState {
 		if len(s.byID) >= t.perShard {
 			s.evict()
 		}
-		st = &tenantState{}
+		st = &state{}
 		s.byID[id] = st
 	}
 	st.seen = now
 	return st
 }
 
-func (s *tenantShard) sweep(now time.Time) {
+func (s *shard) sweep(now time.Time) {
 	for id, st := range s.byID {
 		if now.Sub(st.seen) > tenantIdle && st.idle(now) {
 			delete(s.byID, id)
@@ -119,7 +108,7 @@ func (s *tenantShard) sweep(now time.Time) {
 
 // evict drops the entry that was not seen for longest, its debt with it: memory
 // is bounded first.
-func (s *tenantShard) evict() {
+func (s *shard) evict() {
 	var oldest tenant.ID
 	var at time.Time
 	for id, st := range s.byID {
@@ -139,12 +128,15 @@ type rates struct {
 // scaled takes this gateway's share of the limits. Bursts are shared too, so that
 // all gateways together let one burst through; requests at a time are shared
 // equally.
-func (st *tenantState) scaled(l *limits.Limits) rates {
+func (st *state) scaled(l *limits.Limits) rates {
 	s := &st.share
 	r := rates{
-		requests: l.RequestsPerSecond * s.Rate[budget.Requests], requestBurst: part(l.RequestsPerSecond, l.RequestBurst, s.Burst[budget.Requests]),
-		samples: l.SamplesPerSecond * s.Rate[budget.Samples], sampleBurst: part(l.SamplesPerSecond, l.SampleBurst, s.Burst[budget.Samples]),
-		bytes: l.BytesPerSecond * s.Rate[budget.Bytes], byteBurst: part(l.BytesPerSecond, l.ByteBurst, s.Burst[budget.Bytes]),
+		requests:     l.RequestsPerSecond * s.Rate[budget.Requests],
+		requestBurst: part(l.RequestsPerSecond, l.RequestBurst, s.Burst[budget.Requests]),
+		samples:      l.SamplesPerSecond * s.Rate[budget.Samples],
+		sampleBurst:  part(l.SamplesPerSecond, l.SampleBurst, s.Burst[budget.Samples]),
+		bytes:        l.BytesPerSecond * s.Rate[budget.Bytes],
+		byteBurst:    part(l.BytesPerSecond, l.ByteBurst, s.Burst[budget.Bytes]),
 	}
 	if l.MaxConcurrentRequests > 0 {
 		n := max(st.gateways, 1)
@@ -166,7 +158,7 @@ func part(rate float64, burst int, share float64) int {
 	return max(1, int(min(whole*share, 1<<53)))
 }
 
-func (st *tenantState) idle(now time.Time) bool {
+func (st *state) idle(now time.Time) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
@@ -177,26 +169,24 @@ func (st *tenantState) idle(now time.Time) bool {
 }
 
 // admit lets a request in, and charges what is known of its cost, or says which
-// limit refuses it. length is the body's, -1 if not known. Whoever is let in
-// must be given back with done.
-func (st *tenantState) admit(now time.Time, l *limits.Limits, share budget.Share, gateways int, write bool, length int64) *refusal {
+// limit rejects it. Whoever is let in must be given back with done.
+func (st *state) admit(now time.Time, r *Request, share budget.Share, gateways int) *Rejection {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.limits, st.share, st.gateways = *l, share, gateways
+	st.limits, st.share, st.gateways = *r.Limits, share, gateways
 	st.use.requests++
 	st.asked[budget.Requests]++
-	st.asked[budget.Bytes] += float64(max(length, 0))
-	ref := st.check(now, l, write, length)
-	if ref != nil {
+	st.asked[budget.Bytes] += float64(max(r.Length, 0))
+	if rej := st.check(now, r); rej != nil {
 		st.use.refused++
-		if write { // what it would have cost nobody knows
+		if r.Cost == routes.Samples { // what it would have cost nobody knows
 			st.asked[budget.Samples] += st.perWrite
 		}
-		return ref
+		return rej
 	}
-	if length > 0 {
-		r := st.scaled(l)
-		st.bytes.take(now, r.bytes, r.byteBurst, float64(length))
+	if r.Length > 0 {
+		own := st.scaled(r.Limits)
+		st.bytes.take(now, own.bytes, own.byteBurst, float64(r.Length))
 	}
 	st.admitted++
 	return nil
@@ -204,7 +194,7 @@ func (st *tenantState) admit(now time.Time, l *limits.Limits, share budget.Share
 
 // enter takes one of the tenant's places for requests under way, which leave gives
 // back. The request's body has arrived by then.
-func (st *tenantState) enter(l *limits.Limits) *refusal {
+func (st *state) enter(l *limits.Limits) *Rejection {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if n := st.scaled(l).n; n > 0 && st.inflight >= n {
@@ -216,29 +206,29 @@ func (st *tenantState) enter(l *limits.Limits) *refusal {
 	return nil
 }
 
-func (st *tenantState) leave() {
+func (st *state) leave() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.inflight--
 }
 
-func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
-	r := st.scaled(l)
-	if wait, ok := st.requests.open(now, r.requests, r.requestBurst, 1); !ok {
+func (st *state) check(now time.Time, r *Request) *Rejection {
+	l, own := r.Limits, st.scaled(r.Limits)
+	if wait, ok := st.requests.open(now, own.requests, own.requestBurst, 1); !ok {
 		return st.tooMany("requests_per_second", wait, rate(l.RequestsPerSecond, "requests/s", l.RequestBurst),
 			fmt.Sprintf("%d requests are under way and the budget is used up", st.inflight))
 	}
-	st.requests.take(now, r.requests, r.requestBurst, 1)
-	if l.MaxBodyBytes > 0 && length > l.MaxBodyBytes {
-		return tooLarge(l.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", length))
+	st.requests.take(now, own.requests, own.requestBurst, 1)
+	if l.MaxBodyBytes > 0 && r.Length > l.MaxBodyBytes {
+		return BodyTooLarge(l.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", r.Length))
 	}
-	if write {
-		if f := st.checkSamples(now, l, &r); f != nil {
-			return f
+	if r.Cost == routes.Samples {
+		if rej := st.checkSamples(now, l, &own); rej != nil {
+			return rej
 		}
 	}
-	if length != 0 {
-		if wait, ok := st.bytes.open(now, r.bytes, r.byteBurst, 0); !ok {
+	if r.Length != 0 {
+		if wait, ok := st.bytes.open(now, own.bytes, own.byteBurst, 0); !ok {
 			return st.tooMany("bytes_per_second", wait, rate(l.BytesPerSecond, "bytes/s", l.ByteBurst),
 				fmt.Sprintf("%.0f bytes were sent beyond the budget", -st.bytes.tokens))
 		}
@@ -246,8 +236,8 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 	return nil
 }
 
-// checkSamples refuses a write while the budget of samples is in debt.
-func (st *tenantState) checkSamples(now time.Time, l *limits.Limits, r *rates) *refusal {
+// checkSamples rejects a write while the budget of samples is in debt.
+func (st *state) checkSamples(now time.Time, l *limits.Limits, r *rates) *Rejection {
 	wait, ok := st.samples.open(now, r.samples, r.sampleBurst, 0)
 	if ok {
 		return nil
@@ -255,8 +245,8 @@ func (st *tenantState) checkSamples(now time.Time, l *limits.Limits, r *rates) *
 	return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst), st.samplesBeyond())
 }
 
-// samplesBeyond says what stands against the budget of samples.
-func (st *tenantState) samplesBeyond() string {
+// samplesBeyond says what was charged beyond the budget of samples.
+func (st *state) samplesBeyond() string {
 	text := fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens)
 	if st.reserved >= 0.5 {
 		text += fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved)
@@ -264,34 +254,27 @@ func (st *tenantState) samplesBeyond() string {
 	return text
 }
 
-// outcome is what a request turned out to cost.
-type outcome struct {
-	read    int64 // bytes of the body
-	samples int64 // that a write had; may be untold
-	beside  int64 // what it costs beside them, in samples
-}
-
 // done gives back an admitted request and charges what is known only now: samples
 // written in place of those reserved, and the bytes of the body that came in place of
 // those announced.
-func (st *tenantState) done(now time.Time, length int64, reserved float64, o outcome) {
+func (st *state) done(now time.Time, length int64, reserved float64, o Outcome) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
 	st.admitted--
 	// What was charged is the length that was announced: nothing if none was. What did
 	// not come is given back, so that announcing alone puts no tenant in debt.
-	if more := float64(o.read - max(length, 0)); more != 0 {
+	if more := float64(o.Read - max(length, 0)); more != 0 {
 		st.bytes.take(now, r.bytes, r.byteBurst, more)
 		st.asked[budget.Bytes] += more
 	}
 	st.settle(now, &r, reserved, o)
-	if n := max(o.samples, 0) + o.beside; n > 0 {
+	if n := max(o.Samples, 0) + o.Beside; n > 0 {
 		st.use.samples += uint64(n)
 		st.asked[budget.Samples] += float64(n)
 		st.learn(o)
 	}
-	st.use.bytes += uint64(max(o.read, 0))
+	st.use.bytes += uint64(max(o.Read, 0))
 }
 
 func rate(v float64, unit string, burst int) string {
@@ -301,16 +284,18 @@ func rate(v float64, unit string, burst int) string {
 	return fmt.Sprintf("%g %s", v, unit)
 }
 
-// tooMany is a 429. The message says what, how much, and what was used.
-func (st *tenantState) tooMany(name string, wait time.Duration, limit, use string) *refusal {
+// tooMany rejects what may come again later. The text says what, how much, and what was
+// used.
+func (st *state) tooMany(name string, wait time.Duration, limit, use string) *Rejection {
 	e := limits.Exceeded{Name: name, Limit: limit, Use: use, Hint: "send less, or ask for a higher limit"}
 	if st.gateways > 1 {
 		e.Use += fmt.Sprintf(" at this one of %d gateways, which share the limit", st.gateways)
 	}
-	return &refusal{status: http.StatusTooManyRequests, reason: name, text: e.Error(), retry: max(wait, time.Millisecond)}
+	return &Rejection{Limit: name, Text: e.Error(), Retry: max(wait, time.Millisecond)}
 }
 
-func tooLarge(limit int64, use string) *refusal {
+// BodyTooLarge rejects a request whose body is larger than limit bytes.
+func BodyTooLarge(limit int64, use string) *Rejection {
 	e := limits.Exceeded{Name: "max_body_bytes", Limit: fmt.Sprintf("%d bytes", limit), Use: use, Hint: "send smaller requests"}
-	return &refusal{status: http.StatusRequestEntityTooLarge, reason: "max_body_bytes", text: e.Error()}
+	return &Rejection{Limit: "max_body_bytes", Text: e.Error()}
 }

@@ -1,70 +1,17 @@
-package gateway
+package quota
 
 import (
-	"io"
-	"net/http"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// TestSamplesInFlight: many large writes at the same time find one budget, and not
-// each its own.
-func TestSamplesInFlight(t *testing.T) {
-	for _, length := range []string{"known", "chunked"} {
-		eachMode(t, func(t *testing.T, e *edge) {
-			e.tenants.set("a", limits.Limits{SamplesPerSecond: 100, SampleBurst: 100})
-			const pushes, samples = 60, 5000
-			decided, entered := make(chan struct{}), make(chan struct{}, pushes)
-			e.backend.answer = func(w http.ResponseWriter, r *http.Request) {
-				_, _ = io.Copy(io.Discard, r.Body)
-				entered <- struct{}{}
-				<-decided
-				w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "5000")
-				w.WriteHeader(http.StatusNoContent)
-			}
-			body, headers := strings.Repeat("x", 30_000), bearer("$A")
-			if length == "chunked" {
-				body, headers = "7530\r\n"+body+"\r\n0\r\n\r\n", bearer("$A", "Transfer-Encoding: chunked")
-			}
-			answers := make(chan answer, pushes)
-			var wg sync.WaitGroup
-			for range pushes {
-				wg.Go(func() { answers <- e.do(push, headers, body) })
-			}
-			// Each is at the backend or was refused before the first is answered.
-			taken, refused := 0, 0
-			for taken+refused < pushes {
-				select {
-				case <-entered:
-					taken++
-				case a := <-answers:
-					refusedBy(t, a, 429, "samples_per_second", "requests under way")
-					refused++
-				}
-			}
-			close(decided)
-			wg.Wait()
-			// One write that is larger than the burst passes when there is no debt.
-			if taken != 1 {
-				t.Errorf("%s: %d writes of %d samples passed at once, of a burst of 100", length, taken, samples)
-			}
-			e.waitIdle("a")
-			e.clock.advance(50 * time.Second)
-			if a := e.do(push, headers, body); a.status != 204 {
-				t.Errorf("%s: after the debt is paid: %d %s", length, a.status, a.body)
-			}
-		})
-	}
-}
-
 // admitWrite admits a write and reserves its samples.
-func admitWrite(st *tenantState, now time.Time, l *limits.Limits, length int64) (float64, *refusal) {
-	if f := st.admit(now, l, budget.Whole(), 1, true, length); f != nil {
+func admitWrite(st *state, now time.Time, l *limits.Limits, length int64) (float64, *Rejection) {
+	if f := st.admit(now, &Request{Limits: l, Cost: routes.Samples, Length: length}, budget.Whole(), 1); f != nil {
 		return 0, f
 	}
 	return st.reserve(now, l, length)
@@ -86,16 +33,16 @@ func TestReservationIsSettled(t *testing.T) {
 		{"beyond the burst", 32_000, 15_000, 0, 1000, -5000},
 		{"expected beyond the burst", 640_000, 1000, 0, 20_000, 9000},
 		{"failed", 32_000, 0, 0, 1000, 10_000},
-		{"not told", 32_000, untold, 0, 1000, 10_000},
+		{"not told", 32_000, Untold, 0, 1000, 10_000},
 		{"a day far away", 32_000, 1000, 5000, 1000, 4000},
 		{"no body", 0, 0, 0, 0, 10_000},
 	} {
-		st := &tenantState{}
+		st := &state{}
 		reserved, f := admitWrite(st, now, &lim, tt.length)
 		if f != nil || reserved != tt.reserved || st.reserved != reserved {
 			t.Errorf("%s: reserved %v, in all %v, %v", tt.name, reserved, st.reserved, f)
 		}
-		st.done(now, tt.length, reserved, outcome{read: max(tt.length, 0), samples: tt.samples, beside: tt.beside})
+		st.done(now, tt.length, reserved, Outcome{Read: max(tt.length, 0), Samples: tt.samples, Beside: tt.beside})
 		if st.samples.tokens != tt.left || st.reserved != 0 {
 			t.Errorf("%s: %v samples are left, want %v; %v reserved", tt.name, st.samples.tokens, tt.left, st.reserved)
 		}
@@ -114,15 +61,15 @@ func TestReservationLearns(t *testing.T) {
 		"usual": {500, 500}, "small": {5000, 5000}, "histograms": {100, 100},
 		"one in each body": {1, 10_000 * leastPerByte}, "more than bytes": {50_000, 10_000 * mostPerByte},
 	} {
-		st := &tenantState{}
+		st := &state{}
 		for range 100 {
 			reserved, _ := admitWrite(st, now, &lim, 10_000)
-			st.done(now, 10_000, reserved, outcome{read: 10_000, samples: tt.samples, beside: 50_000})
+			st.done(now, 10_000, reserved, Outcome{Read: 10_000, Samples: tt.samples, Beside: 50_000})
 		}
 		// A write that failed, or had metadata only, says nothing about others.
 		for range 100 {
 			reserved, _ := admitWrite(st, now, &lim, 10_000)
-			st.done(now, 10_000, reserved, outcome{read: 10_000})
+			st.done(now, 10_000, reserved, Outcome{Read: 10_000})
 		}
 		if reserved, _ := admitWrite(st, now, &lim, 10_000); reserved < tt.reserved*0.999 || reserved > tt.reserved*1.001 {
 			t.Errorf("%s: %v are reserved, want %v", name, reserved, tt.reserved)
@@ -135,20 +82,20 @@ func TestReservationLearns(t *testing.T) {
 func TestUntoldSamples(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1}
-	st := &tenantState{}
+	st := &state{}
 	reserve := func() float64 {
 		reserved, f := admitWrite(st, now, &lim, 100_000)
 		if f != nil {
-			t.Fatal(f.text)
+			t.Fatal(f.Text)
 		}
 		return reserved
 	}
-	st.done(now, 100_000, reserve(), outcome{read: 100_000, samples: untold})
+	st.done(now, 100_000, reserve(), Outcome{Read: 100_000, Samples: Untold})
 	if got := reserve() + reserve(); got != 0 {
 		t.Errorf("%v are reserved", got)
 	}
-	st.done(now, 100_000, 0, outcome{read: 100_000, samples: untold})
-	st.done(now, 100_000, 0, outcome{read: 100_000, samples: 1})
+	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: Untold})
+	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: 1})
 	now = now.Add(time.Hour)
 	if reserve() == 0 {
 		t.Error("nothing is reserved for a backend that counts again")
@@ -160,17 +107,17 @@ func TestUntoldSamples(t *testing.T) {
 func TestReservationChecks(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 100}
-	st := &tenantState{}
+	st := &state{}
 	for range 3 {
-		if f := st.admit(now, &lim, budget.Whole(), 1, true, 30_000); f != nil {
-			t.Fatal(f.text)
+		if f := st.admit(now, &Request{Limits: &lim, Cost: routes.Samples, Length: 30_000}, budget.Whole(), 1); f != nil {
+			t.Fatal(f.Text)
 		}
 	}
 	if _, f := st.reserve(now, &lim, 30_000); f != nil {
-		t.Errorf("the first: %s", f.text)
+		t.Errorf("the first: %s", f.Text)
 	}
 	for range 2 {
-		if _, f := st.reserve(now, &lim, 30_000); f == nil || f.status != http.StatusTooManyRequests {
+		if _, f := st.reserve(now, &lim, 30_000); f == nil || f.Retry <= 0 {
 			t.Errorf("one more: %+v", f)
 		}
 	}

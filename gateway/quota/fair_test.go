@@ -1,4 +1,4 @@
-package gateway
+package quota
 
 import (
 	"context"
@@ -15,8 +15,9 @@ import (
 func tenantName(i int) tenant.ID { return tenant.ID(fmt.Sprintf("t%d", i)) }
 
 // waitQueued returns when n requests wait.
-func waitQueued(g *fairGate, n int) {
-	for {
+func waitQueued(t *testing.T, g *Gate, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); runtime.Gosched() {
 		g.mu.Lock()
 		have := 0
 		for _, q := range g.queues {
@@ -26,27 +27,27 @@ func waitQueued(g *fairGate, n int) {
 		if have == n {
 			return
 		}
-		runtime.Gosched()
 	}
+	t.Fatalf("not %d requests wait", n)
 }
 
 func TestFairGateServesInTurn(t *testing.T) {
-	g := newFairGate(1, 100, time.Minute)
+	g := NewGate(1, 100, time.Minute)
 	ctx := context.Background()
-	if err := g.enter(ctx, "first"); err != nil {
+	if err := g.Enter(ctx, "first"); err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan tenant.ID)
 	queued := 0
 	wait := func(id tenant.ID) {
 		go func() {
-			if err := g.enter(ctx, id); err != nil {
+			if err := g.Enter(ctx, id); err != nil {
 				t.Error(err)
 			}
 			served <- id
 		}()
 		queued++
-		waitQueued(g, queued)
+		waitQueued(t, g, queued)
 	}
 	for range 10 {
 		wait("loud")
@@ -55,37 +56,37 @@ func TestFairGateServesInTurn(t *testing.T) {
 	wait("calm")
 	var order []string
 	for range queued {
-		g.leave()
+		g.Leave()
 		order = append(order, string(<-served))
 	}
-	g.leave()
+	g.Leave()
 	got := strings.Join(order[:4], " ")
 	if got != "loud quiet calm loud" {
 		t.Errorf("served %s first", got)
 	}
-	if g.load() != 0 || len(g.queues) != 0 || len(g.turns) != 0 {
-		t.Errorf("left over: %d under way, %d queues, %d turns", g.load(), len(g.queues), len(g.turns))
+	if g.Load() != 0 || len(g.queues) != 0 || len(g.turns) != 0 {
+		t.Errorf("left over: %d under way, %d queues, %d turns", g.Load(), len(g.queues), len(g.turns))
 	}
 }
 
 func TestFairGateRefuses(t *testing.T) {
-	g := newFairGate(1, 1, time.Minute)
-	if err := g.enter(context.Background(), "a"); err != nil {
+	g := NewGate(1, 1, time.Minute)
+	if err := g.Enter(context.Background(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error)
-	go func() { result <- g.enter(ctx, "a") }()
-	waitQueued(g, 1)
-	if err := g.enter(context.Background(), "a"); !errors.Is(err, errBusy) {
+	go func() { result <- g.Enter(ctx, "a") }()
+	waitQueued(t, g, 1)
+	if err := g.Enter(context.Background(), "a"); !errors.Is(err, ErrBusy) {
 		t.Errorf("queue full: %v", err)
 	}
 	cancel()
 	if err := <-result; !errors.Is(err, context.Canceled) {
 		t.Errorf("gave up: %v", err)
 	}
-	g.leave()
-	if g.load() != 0 || len(g.queues) != 0 {
+	g.Leave()
+	if g.Load() != 0 || len(g.queues) != 0 {
 		t.Error("left over")
 	}
 }

@@ -1,4 +1,4 @@
-package gateway
+package quota
 
 import (
 	"math"
@@ -21,8 +21,9 @@ const (
 )
 
 // reserve estimates what an admitted write with a body of so many bytes costs and
-// takes it from the budget, unless others have put that in debt meanwhile. What it returns must be given to done.
-func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) (float64, *refusal) {
+// takes it from the budget, unless others have put that in debt meanwhile. What it
+// returns must be given to done.
+func (st *state) reserve(now time.Time, l *limits.Limits, length int64) (float64, *Rejection) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(l)
@@ -40,7 +41,7 @@ func (st *tenantState) reserve(now time.Time, l *limits.Limits, length int64) (f
 	return n, nil
 }
 
-func (st *tenantState) ratio() float64 {
+func (st *state) ratio() float64 {
 	if st.perByte == 0 {
 		return firstPerByte
 	}
@@ -49,12 +50,12 @@ func (st *tenantState) ratio() float64 {
 
 // learn notes what a write came to. What it cost beside its samples, such as a day
 // that is compacted again, says nothing about the length of bodies.
-func (st *tenantState) learn(o outcome) {
-	st.perWrite += (float64(max(o.samples, 0)+o.beside) - st.perWrite) / 8
-	if o.read <= 0 || o.samples <= 0 {
+func (st *state) learn(o Outcome) {
+	st.perWrite += (float64(max(o.Samples, 0)+o.Beside) - st.perWrite) / 8
+	if o.Read <= 0 || o.Samples <= 0 {
 		return
 	}
-	ratio := math.Min(math.Max(float64(o.samples)/float64(o.read), leastPerByte), mostPerByte)
+	ratio := math.Min(math.Max(float64(o.Samples)/float64(o.Read), leastPerByte), mostPerByte)
 	if st.perByte == 0 {
 		st.perByte = ratio
 		return
@@ -62,20 +63,20 @@ func (st *tenantState) learn(o outcome) {
 	st.perByte += (ratio - st.perByte) / 8
 }
 
-// untold is the number of samples of a write that a backend took without saying how
+// Untold is the number of samples of a write that a backend took without saying how
 // many there were. Its writes are held to bytes only.
-const untold = -1
+const Untold = -1
 
 // settle charges what a write came to in place of what was reserved for it.
-func (st *tenantState) settle(now time.Time, r *rates, reserved float64, o outcome) {
+func (st *state) settle(now time.Time, r *rates, reserved float64, o Outcome) {
 	switch {
-	case o.samples == untold:
+	case o.Samples == Untold:
 		st.untold = true
-	case o.samples > 0:
+	case o.Samples > 0:
 		st.untold = false
 	}
 	st.reserved -= reserved
-	if cost := float64(max(o.samples, 0)+o.beside) - reserved; cost != 0 {
+	if cost := float64(max(o.Samples, 0)+o.Beside) - reserved; cost != 0 {
 		st.samples.take(now, r.samples, r.sampleBurst, cost)
 	}
 }

@@ -1,18 +1,37 @@
-package gateway
+package quota
 
 import (
 	"context"
 	"fmt"
 	"math"
 	"math/rand"
-	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
 )
+
+// clock is set by tests.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
 
 // hub is an exchange between gateways in memory.
 type hub struct {
@@ -40,7 +59,7 @@ func (h *hub) Exchange(_ context.Context, id string, mine budget.Demands) (map[s
 // cluster is some gateways that share budgets.
 type cluster struct {
 	clock    *clock
-	gateways []*Gateway
+	gateways []*Tenants
 	sharers  []*budget.Sharer
 }
 
@@ -48,7 +67,7 @@ func newCluster(n int) *cluster {
 	c := &cluster{clock: &clock{t: time.Unix(1000, 0)}}
 	h := newHub(c.clock)
 	for i := range n {
-		g := &Gateway{now: c.clock.now, states: newTenantStates(1000)}
+		g := NewTenants(1000, c.clock.now)
 		c.gateways = append(c.gateways, g)
 		c.sharers = append(c.sharers, budget.New(budget.Options{ID: fmt.Sprint(i), Exchange: h, Tenants: g, Gateways: n, Now: c.clock.now}))
 	}
@@ -58,11 +77,9 @@ func newCluster(n int) *cluster {
 // write asks a gateway to take samples, in writes of size each, and returns how
 // many it took.
 func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int) (taken int) {
-	g, now := c.gateways[i], c.clock.now()
 	for ; samples > 0; samples -= size {
-		st, s := g.states.get(id, now), g.states.sharing.Load()
-		if st.admit(now, l, s.of(id), s.gateways, true, 0) == nil {
-			st.done(now, 0, 0, outcome{samples: int64(size)})
+		if a, rej := c.gateways[i].Admit(Request{Tenant: id, Limits: l, Cost: routes.Samples}); rej == nil {
+			a.Done(Outcome{Samples: int64(size)})
 			taken += size
 		}
 	}
@@ -164,22 +181,18 @@ func TestQueriesLeaveSamples(t *testing.T) {
 	l := &limits.Limits{SamplesPerSecond: 1000, RequestsPerSecond: 100}
 	for range 100 {
 		c.clock.advance(100 * time.Millisecond)
-		now := c.clock.now()
 		c.write(0, "a", l, 200, 100)
 		for range 5 {
-			s := c.gateways[1].states.sharing.Load()
-			st := c.gateways[1].states.get("a", now)
-			if st.admit(now, l, s.of("a"), s.gateways, false, 0) == nil {
-				st.done(now, 0, 0, outcome{})
+			if a, rej := c.gateways[1].Admit(Request{Tenant: "a", Limits: l, Cost: routes.Query}); rej == nil {
+				a.Done(Outcome{})
 			}
 		}
 		for _, s := range c.sharers {
 			s.Step(context.Background())
 		}
 	}
-	s := c.gateways[0].states.sharing.Load()
-	st := c.gateways[0].states.get("a", c.clock.now())
-	st.share = s.of("a")
+	st := c.gateways[0].get("a", c.clock.now())
+	st.share, _ = c.gateways[0].Share("a")
 	if r := st.scaled(l); r.samples < 900 {
 		t.Errorf("%.0f of 1000 samples/s may be written where all are", r.samples)
 	}
@@ -207,61 +220,6 @@ func TestShareCountsFromItsExchange(t *testing.T) {
 	}
 }
 
-// TestSharedRefusal: two gateways over real connections refuse by the tenant's
-// limit, and say that it is shared.
-func TestSharedRefusal(t *testing.T) {
-	lim := limits.Limits{RequestsPerSecond: 2, RequestBurst: 4, MaxConcurrentRequests: 3}
-	var edges []*edge
-	var sharers []*budget.Sharer
-	var h *hub
-	for i := range 2 {
-		e := newEdge(t, modes[i], nil)
-		e.tenants.set("a", lim)
-		if h == nil {
-			h = newHub(e.clock)
-		}
-		edges = append(edges, e)
-		sharers = append(sharers, budget.New(budget.Options{ID: e.mode, Exchange: h, Tenants: e.gateway, Gateways: 2, Now: e.clock.now}))
-	}
-	taken := 0
-	for range 4 {
-		for _, e := range edges {
-			a := e.do(query, bearer("$A"), "")
-			if a.status == 200 {
-				taken++
-				continue
-			}
-			refusedBy(t, a, 429, "requests_per_second", "2 requests/s (burst 4)", "2 gateways")
-		}
-	}
-	if taken != 4 {
-		t.Errorf("%d requests were let in, of a burst of 4", taken)
-	}
-	for range 2 {
-		for i, s := range sharers {
-			edges[i].clock.advance(100 * time.Millisecond)
-			s.Step(context.Background())
-		}
-	}
-	if g := edges[0].gateway.states.sharing.Load(); g.gateways != 2 || g.byID["a"] == (budget.Share{}) {
-		t.Errorf("after an exchange: %+v", g)
-	}
-	// One alone has the whole and does not speak of others.
-	edges[0].clock.advance(5 * time.Second)
-	sharers[0].Step(context.Background())
-	edges[0].clock.advance(5 * time.Second)
-	var last answer
-	for taken = 0; taken < 10; taken++ {
-		if last = edges[0].do(query, bearer("$A"), ""); last.status != 200 {
-			break
-		}
-	}
-	refusedBy(t, last, 429, "2 requests/s (burst 4)")
-	if taken != 4 || strings.Contains(last.body, "gateways") {
-		t.Errorf("alone: %d let in, then %s", taken, last.body)
-	}
-}
-
 // BenchmarkShare reads a share; it must not allocate.
 func BenchmarkShare(b *testing.B) {
 	c := newCluster(3)
@@ -273,6 +231,6 @@ func BenchmarkShare(b *testing.B) {
 	g.SetShares(shares, budget.Whole(), 3)
 	b.ReportAllocs()
 	for b.Loop() {
-		_ = g.states.sharing.Load().of("tenant-17")
+		_, _ = g.Share("tenant-17")
 	}
 }
