@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,7 +58,7 @@ type Control struct {
 	store    rows.Store
 	pepper   apikey.Pepper
 	keyless  bool
-	defaults atomic.Pointer[limits.Limits]
+	defaults limits.Limits
 	logger   *slog.Logger
 	now      func() time.Time
 	metrics  *metrics
@@ -93,13 +92,12 @@ func Open(ctx context.Context, o Options) (*Control, error) {
 		return nil, fmt.Errorf("default limits: %w", err)
 	}
 	c := &Control{
-		store: o.Store, pepper: o.Pepper, keyless: o.Keyless, logger: o.Logger, now: o.Now,
+		store: o.Store, pepper: o.Pepper, keyless: o.Keyless, defaults: o.Defaults, logger: o.Logger, now: o.Now,
 		metrics:     newMetrics(o.Registerer),
 		credentials: newLookups[credential](o.CacheSize, o.Now),
 		limits:      newLookups[tenantLimits](o.CacheSize, o.Now),
 		uses:        newUses(),
 	}
-	c.defaults.Store(&o.Defaults)
 	check := c.checkFormat
 	if o.Keyless {
 		check = c.checkReadable
@@ -168,17 +166,6 @@ func (c *Control) ensureSelf(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-// SetDefaults replaces the default limits, as a reload of the configuration
-// does.
-func (c *Control) SetDefaults(l limits.Limits) error {
-	if err := l.Check(); err != nil {
-		return fmt.Errorf("default limits: %w", err)
-	}
-	c.defaults.Store(&l)
-	c.limits.clear()
-	return nil
 }
 
 // Start begins to follow the change log and to write last uses, until Stop.

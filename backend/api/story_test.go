@@ -67,6 +67,21 @@ func newBackend(t testing.TB) *backend {
 // recentOnly is the ingester as a source of its own.
 type recentOnly struct{ *ingester.Ingester }
 
+func (r recentOnly) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
+	sel, _, err := r.Ingester.Select(ctx, req)
+	return sel, err
+}
+
+func (r recentOnly) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
+	names, _, err := r.Ingester.LabelNames(ctx, req)
+	return names, err
+}
+
+func (r recentOnly) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
+	values, _, err := r.Ingester.LabelValues(ctx, name, req)
+	return values, err
+}
+
 func (r recentOnly) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	return r.Ingester.Exemplars(ctx, id, mint, maxt, sets)
 }

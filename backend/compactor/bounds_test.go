@@ -130,7 +130,7 @@ func (d *door) keep() {
 			d.t.Errorf("series %.100q: %d samples came back, want %d", ls, got[ls], n)
 		}
 	}
-	if left, err := d.ing.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}); err != nil {
+	if left, _, err := d.ing.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}); err != nil {
 		d.t.Error(err)
 	} else {
 		left.Release()

@@ -106,10 +106,10 @@ func send(t testing.TB, h *HA, id tenant.ID, cluster, replica string) bool {
 	lim := haLimits()
 	var out series.Outcome
 	d := h.Filter(context.Background(), b, &lim, &out)
-	if len(out.Refusals) > 0 || d.Any() == (len(b.Entries) == 1) {
+	if len(out.Refusals) > 0 || (d != Dropped{}) == (len(b.Entries) == 1) {
 		t.Fatalf("dropped %v, kept %d, refused %s", d, len(b.Entries), out.String())
 	}
-	return !d.Any()
+	return d == Dropped{}
 }
 
 func TestHAFilter(t *testing.T) {

@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -49,7 +48,7 @@ func distribute(ings map[string]Ingester, lim limits.Limits) *Distributor {
 			Now: func() time.Time { return time.UnixMilli(nowMillis) }})
 	}
 	return New(Options{
-		Ring: local.New(ids...), Replication: 1, Replica: lookup(ings),
+		Ring: newFixedRing(ids...), Replication: 1, Replica: lookup(ings),
 		Limits: func(tenant.ID) limits.Limits { return lim },
 		Now:    func() time.Time { return time.UnixMilli(nowMillis) },
 	})

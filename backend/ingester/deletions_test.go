@@ -33,7 +33,7 @@ func (b *bench) names(what string, want ...string) {
 	if got := slices.Sorted(maps.Keys(b.read("a"))); !slices.Equal(got, want) {
 		b.t.Errorf("%s: series %q, want %q", what, got, want)
 	}
-	values, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MaxTime: b.now.UnixMilli() + 1000})
+	values, _, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MaxTime: b.now.UnixMilli() + 1000})
 	if err != nil || len(values) != len(want) {
 		b.t.Errorf("%s: metrics %q, %v", what, values, err)
 	}
@@ -91,9 +91,9 @@ func TestDamagedDeletions(t *testing.T) {
 			}
 			b.crash()
 			req := series.Request{Tenant: "a", MaxTime: now + 1000}
-			_, err := b.ing.Select(context.Background(), req)
-			_, namesErr := b.ing.LabelNames(context.Background(), req)
-			_, valuesErr := b.ing.LabelValues(context.Background(), "__name__", req)
+			_, _, err := b.ing.Select(context.Background(), req)
+			_, _, namesErr := b.ing.LabelNames(context.Background(), req)
+			_, _, valuesErr := b.ing.LabelValues(context.Background(), "__name__", req)
 			for what, err := range map[string]error{"select": err, "names": namesErr, "values": valuesErr, "flush": b.ing.Flush()} {
 				if !errors.Is(err, ErrDeletionsUnknown) {
 					t.Errorf("%s before the deletions are known: %v", what, err)
@@ -103,7 +103,7 @@ func TestDamagedDeletions(t *testing.T) {
 			if err := b.ing.LearnDeletions(context.Background(), []tenant.ID{"a"}); !errors.Is(err, l.fail) {
 				t.Errorf("learning: %v", err)
 			}
-			if _, err := b.ing.Select(context.Background(), req); !errors.Is(err, ErrDeletionsUnknown) {
+			if _, _, err := b.ing.Select(context.Background(), req); !errors.Is(err, ErrDeletionsUnknown) {
 				t.Errorf("select after learning failed: %v", err)
 			}
 			l.fail = nil

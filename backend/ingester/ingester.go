@@ -318,7 +318,7 @@ func (ing *Ingester) syncEverySecond(ctx context.Context) {
 		if err != nil && !failing {
 			// What was answered and is not on disk now never will be by way of the log.
 			ing.opts.Logger.Error("write-ahead log could not be synced: sealing what is in memory", "err", err)
-			ing.FlushSoon()
+			ing.flushSoon()
 		}
 		failing = err != nil
 	}

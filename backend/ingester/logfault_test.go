@@ -71,7 +71,7 @@ func newFailingBench(t *testing.T) (*bench, *failingDisk) {
 
 func (b *bench) readError(id tenant.ID) error {
 	b.t.Helper()
-	sel, err := b.ing.Select(context.Background(), series.Request{Tenant: id, MinTime: math.MinInt64, MaxTime: math.MaxInt64})
+	sel, _, err := b.ing.Select(context.Background(), series.Request{Tenant: id, MinTime: math.MinInt64, MaxTime: math.MaxInt64})
 	if err == nil {
 		sel.Release()
 	}

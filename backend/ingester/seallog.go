@@ -61,11 +61,6 @@ type seal struct {
 	FromTime      int64 `json:"from_time_ms,omitempty"` // 0: none
 }
 
-// covers reports whether the seal has the samples at t of a segment.
-func (s *seal) covers(segment int, t int64) bool {
-	return segment < s.BeforeSegment && (t < s.BeforeTime || s.FromTime > 0 && t >= s.FromTime)
-}
-
 func openSealLog(path string) (*sealLog, error) {
 	l := &sealLog{path: path, segments: map[int]segmentTimes{}}
 	data, err := os.ReadFile(path)

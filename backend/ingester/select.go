@@ -17,15 +17,9 @@ import (
 )
 
 // Select returns the series that have samples in the range and match, with the
-// chunks that may hold those samples, from the head and the local packs.
-func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
-	sel, _, err := ing.SelectServed(ctx, req)
-	return sel, err
-}
-
-// SelectServed is Select that also tells which local packs were read: all that
-// have samples of the tenant in the range.
-func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
+// chunks that may hold those samples, from the head and the local packs, and
+// which local packs were read: all that have samples of the tenant in the range.
+func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
 	}
@@ -166,14 +160,8 @@ func (j *joiner) add(ls labels.Labels, hash uint64, chunks []series.Chunk) error
 }
 
 // LabelNames returns the sorted names of the labels of matching series with
-// samples in the range.
-func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
-	names, _, err := ing.LabelNamesServed(ctx, req)
-	return names, err
-}
-
-// LabelNamesServed is LabelNames that also tells which local packs were read.
-func (ing *Ingester) LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
+// samples in the range, and which local packs were read.
+func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
 	}
@@ -208,14 +196,8 @@ func (ing *Ingester) LabelNamesServed(ctx context.Context, req series.Request) (
 }
 
 // LabelValues returns the sorted values of a label of matching series with
-// samples in the range.
-func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
-	values, _, err := ing.LabelValuesServed(ctx, name, req)
-	return values, err
-}
-
-// LabelValuesServed is LabelValues that also tells which local packs were read.
-func (ing *Ingester) LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
+// samples in the range, and which local packs were read.
+func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
 	}

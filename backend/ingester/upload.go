@@ -286,15 +286,6 @@ func (ing *Ingester) Owes() int {
 	return len(ing.uploads.owed(nil))
 }
 
-// DropCompacted looks which local packs are compacted, and stops serving those
-// that have been for an hour.
-func (ing *Ingester) DropCompacted(ctx context.Context) error {
-	if ing.uploads == nil {
-		return nil
-	}
-	return ing.uploads.drop(ctx)
-}
-
 // removeMarkers deletes markers whose packs are gone, as a crash in the middle
 // of a deletion leaves them, and those that a crash left half written.
 func removeMarkers(dir string) error {

@@ -18,9 +18,9 @@ import (
 
 // Recent is the ingesters. Their answers tell which L0 packs' samples they have.
 type Recent interface {
-	Select(ctx context.Context, req series.Request) (*series.Selection, Served, error)
-	LabelNames(ctx context.Context, req series.Request) ([]string, Served, error)
-	LabelValues(ctx context.Context, name string, req series.Request) ([]string, Served, error)
+	Select(ctx context.Context, req series.Request) (*series.Selection, store.Covered, error)
+	LabelNames(ctx context.Context, req series.Request) ([]string, store.Covered, error)
+	LabelValues(ctx context.Context, name string, req series.Request) ([]string, store.Covered, error)
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 }
 
@@ -43,10 +43,10 @@ type both struct {
 }
 
 // together runs the two reads. covered waits for the first to end.
-func (b *both) together(ctx context.Context, recent func(context.Context) (Served, error), long func(context.Context, store.Covered) error) error {
+func (b *both) together(ctx context.Context, recent func(context.Context) (store.Covered, error), long func(context.Context, store.Covered) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	answered := make(chan struct{})
-	var served Served
+	var served store.Covered
 	g.Go(func() error {
 		defer close(answered)
 		got, err := recent(ctx)
@@ -68,7 +68,7 @@ func (b *both) together(ctx context.Context, recent func(context.Context) (Serve
 func (b *both) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
 	var recent, long *series.Selection
 	err := b.together(ctx,
-		func(ctx context.Context) (served Served, err error) {
+		func(ctx context.Context) (served store.Covered, err error) {
 			recent, served, err = b.recent.Select(ctx, req)
 			return served, err
 		},
@@ -129,7 +129,7 @@ func union(a, b []series.WithChunks, most int) ([]series.WithChunks, error) {
 func (b *both) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
 	var recent, long []string
 	err := b.together(ctx,
-		func(ctx context.Context) (served Served, err error) {
+		func(ctx context.Context) (served store.Covered, err error) {
 			recent, served, err = b.recent.LabelNames(ctx, req)
 			return served, err
 		},
@@ -144,7 +144,7 @@ func (b *both) LabelNames(ctx context.Context, req series.Request) ([]string, er
 func (b *both) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
 	var recent, long []string
 	err := b.together(ctx,
-		func(ctx context.Context) (served Served, err error) {
+		func(ctx context.Context) (served store.Covered, err error) {
 			recent, served, err = b.recent.LabelValues(ctx, name, req)
 			return served, err
 		},

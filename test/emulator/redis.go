@@ -80,13 +80,6 @@ func answers(ctx context.Context, addr string) bool {
 // Kill ends the server at once; what it had is lost.
 func (s *RedisServer) Kill() { s.signal(syscall.SIGKILL) }
 
-// Freeze stops the server from answering without closing connections, and Thaw
-// lets it go on.
-func (s *RedisServer) Freeze() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
-
-// Thaw is the end of Freeze.
-func (s *RedisServer) Thaw() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
-
 func (s *RedisServer) signal(sig syscall.Signal) {
 	if s.cmd == nil {
 		return

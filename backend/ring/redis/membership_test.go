@@ -369,7 +369,7 @@ func TestACL(t *testing.T) {
 	}
 	wrong, _ := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: "pallium"}, "wrong")
 	defer wrong.Close()
-	if err := redisconn.Ping(context.Background(), wrong); err == nil {
+	if err := wrong.Ping(context.Background()).Err(); err == nil {
 		t.Error("a wrong password is accepted")
 	}
 }
