@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 var ctx = context.Background()
@@ -76,7 +76,7 @@ func eachStore(t *testing.T, test func(t *testing.T, env func(holder string) Env
 		})
 	})
 	t.Run("bigtable", func(t *testing.T) {
-		o := bigtable.Options{Project: "p", Instance: "i", Table: "ix1", Emulator: emulator.Bigtable(t)}
+		o := bigtable.Options{Project: "p", Instance: "i", Table: "ix1", Emulator: programs.Bigtable(t)}
 		test(t, func(holder string) Env {
 			admin, err := bigtable.OpenAdmin(ctx, o)
 			if err != nil {

@@ -121,7 +121,7 @@ func TestLimits(t *testing.T) {
 	}
 	d := limits.Default()
 	d.MaxActiveSeries = 3
-	if c := must(Open(ctx, Options{Store: w.store, Pepper: pepper(t, 'p'), Now: w.clock.now, Defaults: d}))(t); series(c) != 3 {
+	if c := must(Open(ctx, Options{Store: w.store, Pepper: pepper(t, 'p'), Now: w.clock.Now, Defaults: d}))(t); series(c) != 3 {
 		t.Errorf("defaults of the configuration: %d", series(c))
 	}
 	_, err = a.UpdateTenant(ctx, tn)

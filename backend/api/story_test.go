@@ -30,6 +30,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // backend is the whole backend of one process behind its API.
@@ -53,7 +54,7 @@ func newBackend(t testing.TB) *backend {
 	dist := distributor.New(distributor.Options{Local: ing, Limits: lim, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
-	t.Cleanup(func() { until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
+	t.Cleanup(func() { kit.Until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
 	b.h = newAPI(Options{
 		Memory: account,
 		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, lim, clock, nil),

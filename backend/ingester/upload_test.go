@@ -27,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // longTerm is a long-term store that remembers what it was told.
@@ -407,7 +408,7 @@ func TestStalledUpload(t *testing.T) {
 				}
 				ended <- context.Canceled
 			}
-			<-long.entered
+			kit.Receive(t, "the call is under way", long.entered)
 			b.set(b.now.Add(61 * time.Second))
 			work := ing.uploads.progress
 			if work.Check(); work.Stalled() != 61*time.Second {

@@ -1,4 +1,4 @@
-package emulator
+package programs
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // RedisServer is a redis-server process of a test.
@@ -25,8 +27,7 @@ type RedisServer struct {
 // it. It is stopped when the test ends.
 func Redis(t testing.TB, args ...string) *RedisServer {
 	t.Helper()
-	addr := "127.0.0.1:" + freePort(t)
-	s := &RedisServer{Addr: addr, t: t, args: args}
+	s := &RedisServer{Addr: kit.FreeAddr(t), t: t, args: args}
 	s.Start()
 	t.Cleanup(s.Kill)
 	return s
