@@ -310,7 +310,7 @@ func (b *backend) tenants(ctx context.Context) (active, deleted []tenant.ID, err
 // commands, whose credential they checked and which they audit.
 func (b *backend) internal() http.Handler {
 	commands := admin.Passed(operator.Root, b.commands.Routes, b.opts.Logger)
-	var answers http.Handler = http.NotFoundHandler()
+	answers := http.NotFoundHandler()
 	if b.handler != nil {
 		answers = api.ForGateways(b.handler)
 	}

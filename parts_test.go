@@ -2,16 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
-	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"github.com/palliumhq/pallium/policies/limits"
-	"github.com/palliumhq/pallium/test/kit"
 )
 
 // TestLimitsOf: a store that does not answer must not make a tenant's data look
@@ -55,22 +49,3 @@ func TestEdgeURL(t *testing.T) {
 		}
 	}
 }
-
-// TestSelfMonitorFails: a failure is logged, and the next one is tried.
-func TestSelfMonitorFails(t *testing.T) {
-	noLeaks(t)
-	log := &kit.Buffer{}
-	m := &selfMonitor{gatherer: failingGatherer{}, every: time.Millisecond, now: time.Now, logger: slog.New(slog.NewTextHandler(log, nil))}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); m.run(ctx) }()
-	kit.Until(t, "two failures are logged", func() bool { return strings.Count(log.String(), "gathering is out") >= 2 })
-	cancel()
-	kit.Receive(t, "the monitor ends", done)
-}
-
-var errGather = errors.New("gathering is out")
-
-type failingGatherer struct{}
-
-func (failingGatherer) Gather() ([]*dto.MetricFamily, error) { return nil, errGather }
