@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/progress"
 )
@@ -140,7 +140,7 @@ func (s *Store) syncPath(path string) error {
 	}
 	for _, dir := range dirs {
 		// A directory is gone only if a Delete took the object since.
-		if err := atomicfile.SyncDir(dir); err != nil && !missing(err) {
+		if err := disk.SyncDir(dir); err != nil && !missing(err) {
 			return err
 		}
 	}
