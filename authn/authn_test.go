@@ -163,23 +163,6 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-func TestRecentIsBounded(t *testing.T) {
-	r := newRecent[int, int](10)
-	for i := range 1000 {
-		r.put(i, i)
-		r.get(0) // in use: stays
-	}
-	if n := len(r.young) + len(r.old); n > 20 {
-		t.Errorf("%d entries", n)
-	}
-	if _, ok := r.get(0); !ok {
-		t.Error("what was in use is gone")
-	}
-	if _, ok := r.get(1); ok {
-		t.Error("what was not in use is there")
-	}
-}
-
 func TestAuthorization(t *testing.T) {
 	basic := func(s string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(s)) }
 	tests := []struct {

@@ -143,7 +143,7 @@ func TestNegativeEntries(t *testing.T) {
 	for i := range 50_000 {
 		c.credentials.put(fmt.Sprint(i), c.credentials.generation(), credential{}, false)
 	}
-	if n := len(c.credentials.missing.items); n > 20_000 {
+	if n := c.credentials.missing.items.Len(); n > 20_000 {
 		t.Errorf("%d negative entries", n)
 	}
 }
@@ -241,7 +241,7 @@ func TestLogIsBounded(t *testing.T) {
 	if err := b.Poll(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(b.credentials.found.items); n != 0 {
+	if n := b.credentials.found.items.Len(); n != 0 {
 		t.Errorf("%d entries kept", n)
 	}
 }
