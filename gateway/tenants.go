@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -209,8 +210,7 @@ func (st *tenantState) enter(l *limits.Limits) *refusal {
 	defer st.mu.Unlock()
 	if n := st.scaled(l).n; n > 0 && st.inflight >= n {
 		st.use.refused++
-		return st.tooMany("max_concurrent_requests", time.Second, fmt.Sprintf("%d requests", l.MaxConcurrentRequests),
-			fmt.Sprintf("%d requests are under way", st.inflight))
+		return st.tooMany(limits.MaxConcurrentRequests.Exceeded(l, int64(st.inflight)), time.Second)
 	}
 	st.inflight++
 	return nil
@@ -225,12 +225,11 @@ func (st *tenantState) leave() {
 func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length int64) *refusal {
 	r := st.scaled(l)
 	if wait, ok := st.requests.open(now, r.requests, r.requestBurst, 1); !ok {
-		return st.tooMany("requests_per_second", wait, rate(l.RequestsPerSecond, "requests/s", l.RequestBurst),
-			fmt.Sprintf("%d requests are under way and the budget is used up", st.inflight))
+		return st.tooMany(limits.RequestsPerSecond.Exceeded(l, int64(st.inflight)), wait)
 	}
 	st.requests.take(now, r.requests, r.requestBurst, 1)
 	if l.MaxBodyBytes > 0 && length > l.MaxBodyBytes {
-		return tooLarge(l.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", length))
+		return tooLarge(l.MaxBodyBytes, length)
 	}
 	if write {
 		if f := st.checkSamples(now, l, &r); f != nil {
@@ -239,8 +238,7 @@ func (st *tenantState) check(now time.Time, l *limits.Limits, write bool, length
 	}
 	if length != 0 {
 		if wait, ok := st.bytes.open(now, r.bytes, r.byteBurst, 0); !ok {
-			return st.tooMany("bytes_per_second", wait, rate(l.BytesPerSecond, "bytes/s", l.ByteBurst),
-				fmt.Sprintf("%.0f bytes were sent beyond the budget", -st.bytes.tokens))
+			return st.tooMany(limits.BytesPerSecond.Exceeded(l, whole(-st.bytes.tokens)), wait)
 		}
 	}
 	return nil
@@ -252,17 +250,15 @@ func (st *tenantState) checkSamples(now time.Time, l *limits.Limits, r *rates) *
 	if ok {
 		return nil
 	}
-	return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst), st.samplesBeyond())
+	e := limits.SamplesPerSecond.Exceeded(l, whole(-st.samples.tokens))
+	if st.reserved >= 0.5 {
+		e = e.With(fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved))
+	}
+	return st.tooMany(e, wait)
 }
 
-// samplesBeyond says what stands against the budget of samples.
-func (st *tenantState) samplesBeyond() string {
-	text := fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens)
-	if st.reserved >= 0.5 {
-		text += fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved)
-	}
-	return text
-}
+// whole is a number of samples or bytes without its fraction.
+func whole(v float64) int64 { return int64(math.RoundToEven(v)) }
 
 // outcome is what a request turned out to cost.
 type outcome struct {
@@ -294,23 +290,16 @@ func (st *tenantState) done(now time.Time, length int64, reserved float64, o out
 	st.use.bytes += uint64(max(o.read, 0))
 }
 
-func rate(v float64, unit string, burst int) string {
-	if burst > 0 {
-		return fmt.Sprintf("%g %s (burst %d)", v, unit, burst)
-	}
-	return fmt.Sprintf("%g %s", v, unit)
-}
-
 // tooMany is a 429. The message says what, how much, and what was used.
-func (st *tenantState) tooMany(name string, wait time.Duration, limit, use string) *refusal {
-	e := limits.Exceeded{Name: name, Limit: limit, Use: use, Hint: "send less, or ask for a higher limit"}
+func (st *tenantState) tooMany(e *limits.Exceeded, wait time.Duration) *refusal {
 	if st.gateways > 1 {
-		e.Use += fmt.Sprintf(" at this one of %d gateways, which share the limit", st.gateways)
+		e = e.With(fmt.Sprintf(" at this one of %d gateways, which share the limit", st.gateways))
 	}
-	return &refusal{status: http.StatusTooManyRequests, reason: name, text: e.Error(), retry: max(wait, time.Millisecond)}
+	return &refusal{status: http.StatusTooManyRequests, reason: e.Name(), text: e.Error(), retry: max(wait, time.Millisecond)}
 }
 
-func tooLarge(limit int64, use string) *refusal {
-	e := limits.Exceeded{Name: "max_body_bytes", Limit: fmt.Sprintf("%d bytes", limit), Use: use, Hint: "send smaller requests"}
-	return &refusal{status: http.StatusRequestEntityTooLarge, reason: "max_body_bytes", text: e.Error()}
+// tooLarge is a 413 for a body of so many bytes, or limits.More.
+func tooLarge(limit, bytes int64) *refusal {
+	e := limits.MaxBodyBytes.ExceededAt(limit, bytes)
+	return &refusal{status: http.StatusRequestEntityTooLarge, reason: e.Name(), text: e.Error()}
 }

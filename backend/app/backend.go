@@ -50,8 +50,8 @@ func (a *App) openIngester(ctx context.Context, o ingester.Options) error {
 func (a *App) apiOptions(recent querier.Recent) api.Options {
 	syntax := parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions}
 	return api.Options{
-		Queryable: querier.NewQueryable(querier.Both(recent, a.longTerm), a.limitsOf, a.opts.Now, a.opts.Logger),
-		Engine:    querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
+		Queryable: querier.NewQueryable(querier.Both(recent, a.longTerm), a.opts.Now, a.opts.Logger),
+		Engine:    querier.NewEngine(querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
 		Parser:    querier.NewParser(syntax, querier.MaxPrettyOperators),
 		Delete:    a.deleteSeries, Metadata: a.metadata, Limits: a.limitsOf,
 		Memory: a.memory, Gate: querier.NewGate(a.registry),
@@ -76,7 +76,7 @@ func (a *App) buildAll(ctx context.Context) error {
 	}
 	a.buildCompactor(id)
 	ha := a.buildHA(election.NewMemory(a.opts.Now))
-	dist := distributor.New(distributor.Options{Local: a.ingester, HA: ha, Limits: a.limitsOf, Now: a.opts.Now, Registerer: a.registry})
+	dist := distributor.New(distributor.Options{Local: a.ingester, HA: ha, Now: a.opts.Now, Registerer: a.registry})
 	a.push = dist.Push
 	o := a.apiOptions(querier.OneIngester(localIngester{a.ingester}))
 	o.Push = dist.Push
@@ -238,7 +238,7 @@ func (a *App) buildDistributor() *distributor.Distributor {
 		HA:   ha,
 		Ring: a.members, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardSize,
 		Replica: func(in *ring.Instance) (distributor.Replica, error) { return a.pool.Peer(in.Addr) },
-		Limits:  a.limitsOf, Memory: a.memory, Now: a.opts.Now, Registerer: a.registry,
+		Memory:  a.memory, Now: a.opts.Now, Registerer: a.registry,
 	})
 	a.onClose("distributor", dist.Close)
 	a.push = dist.Push

@@ -15,6 +15,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // selfMonitor writes the process's own metrics to the built-in tenant, so that
@@ -22,6 +23,7 @@ import (
 type selfMonitor struct {
 	gatherer prometheus.Gatherer
 	push     func(context.Context, *series.Batch) (series.Outcome, error)
+	limits   func(tenant.ID) limits.Limits
 	every    time.Duration
 	now      func() time.Time
 	logger   *slog.Logger
@@ -56,7 +58,8 @@ func (m *selfMonitor) write(ctx context.Context, host string, now time.Time) err
 	if err != nil {
 		return err
 	}
-	b := &series.Batch{Tenant: tenant.Self}
+	lim := m.limits(tenant.Self)
+	b := &series.Batch{Tenant: tenant.Self, Limits: &lim}
 	vector, err := expfmt.ExtractSamples(&expfmt.DecodeOptions{Timestamp: model.TimeFromUnixNano(now.UnixNano())}, families...)
 	if err != nil {
 		return err
