@@ -52,7 +52,8 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 	}
 	bgCtx, stopBackground := context.WithCancel(context.Background())
 	if a.push != nil && !a.cfg.Self.Disabled {
-		m := &selfMonitor{gatherer: a.registry, push: a.push, limits: a.limitsOf, every: time.Duration(a.cfg.Self.Interval), now: a.opts.Now, logger: a.opts.Logger, host: a.cfg.Cluster.Instance}
+		m := &selfMonitor{gatherer: a.registry, push: a.push, limits: a.limitsOf, every: time.Duration(a.cfg.Self.Interval),
+			now: a.opts.Now, logger: a.opts.Logger, host: a.cfg.Cluster.Instance}
 		background.Go(func() {
 			if a.members == nil || a.members.Wait(bgCtx) == nil {
 				m.run(bgCtx)
