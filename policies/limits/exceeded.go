@@ -3,6 +3,8 @@ package limits
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,8 +25,8 @@ const More = -1
 // Exceeded is the error of a request that exceeds the limit, which is one of lim.
 // used is in the limit's unit (milliseconds for a duration), or More.
 func (l Limit) Exceeded(lim *Limits, used int64) *Exceeded {
-	d := table[l]
-	value := d.value(lim.field(l).Interface())
+	d := &table[l]
+	value := d.value(lim.field(l))
 	if d.Burst != "" {
 		if burst, err := find(d.Burst); err == nil && lim.field(burst).Int() > 0 {
 			value += fmt.Sprintf(" (burst %d)", lim.field(burst).Int())
@@ -37,7 +39,7 @@ func (l Limit) Exceeded(lim *Limits, used int64) *Exceeded {
 // part of the request carries it, or something other than the tenant's limits makes
 // it lower.
 func (l Limit) ExceededAt(value, used int64) *Exceeded {
-	d := table[l]
+	d := &table[l]
 	return d.exceeded(d.amount(value), used)
 }
 
@@ -64,11 +66,11 @@ func (e *Exceeded) With(detail string) *Exceeded {
 func (e *Exceeded) Reason() (name, text string) { return e.name, e.Error() }
 
 func (e *Exceeded) Error() string {
-	s := fmt.Sprintf("limit %s of %s exceeded: %s", e.name, e.Limit, e.Use)
-	if e.Hint != "" {
-		s += "; " + e.Hint
+	hint := e.Hint
+	if hint != "" {
+		hint = "; " + hint
 	}
-	return s
+	return "limit " + e.name + " of " + e.Limit + " exceeded: " + e.Use + hint
 }
 
 // message is what processes tell each other of an Exceeded. Its fields are a format:
@@ -91,39 +93,40 @@ func (e *Exceeded) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// exceeded makes the error. It is made for each sample that is rejected, so it is quick.
 func (d *Description) exceeded(value string, used int64) *Exceeded {
 	use := d.Use
-	if strings.Contains(use, "%s") {
+	if before, after, ok := strings.Cut(use, "%s"); ok {
 		amount := "more"
 		if used != More {
 			amount = d.amount(used)
 		}
-		use = strings.Replace(use, "%s", amount, 1)
+		use = before + amount + after
 	}
 	return &Exceeded{name: d.Name, Limit: value, Use: use, Hint: d.Hint}
 }
 
-// value is the value of a limit as errors have it.
-func (d *Description) value(v any) string {
-	switch v := v.(type) {
-	case float64:
-		return fmt.Sprintf("%g %s/s", v, d.Counts)
-	case int:
-		return d.amount(int64(v))
-	case int64:
-		return d.amount(v)
+// value is the value of the limit's field as errors have it.
+func (d *Description) value(field reflect.Value) string {
+	switch d.Unit {
+	case PerSecond:
+		return fmt.Sprintf("%g %s/s", field.Float(), d.Counts)
+	case Time:
+		return Duration(field.Int()).String()
+	case Switch, LabelName:
+		return fmt.Sprint(field)
 	}
-	return fmt.Sprint(v)
+	return d.amount(field.Int())
 }
 
 // amount is so much of what the limit counts. A duration is in milliseconds.
 func (d *Description) amount(n int64) string {
 	switch d.Unit {
 	case Bytes:
-		return fmt.Sprintf("%d bytes", n)
+		return strconv.FormatInt(n, 10) + " bytes"
 	case Time:
 		const longest = 290 * 365 * 24 * int64(time.Hour/time.Second) // a time.Duration ends at 292 years
 		return Duration(time.Duration(min(n/1000, longest)) * time.Second).String()
 	}
-	return fmt.Sprintf("%d %s", n, d.Counts)
+	return strconv.FormatInt(n, 10) + " " + d.Counts
 }
