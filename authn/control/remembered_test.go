@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // limitsStore answers questions about limits as a test wants it.
@@ -34,23 +35,18 @@ func (s *limitsStore) ask(ctx context.Context, _ tenant.ID) (limits.Limits, erro
 	return limits.Limits{Retention: limits.Duration(time.Duration(s.retention.Load()) * time.Hour)}, nil
 }
 
-type limitsClock struct{ ms atomic.Int64 }
-
-func (c *limitsClock) now() time.Time       { return time.UnixMilli(c.ms.Load()) }
-func (c *limitsClock) pass(d time.Duration) { c.ms.Add(d.Milliseconds()) }
-func hours(l limits.Limits) int             { return int(time.Duration(l.Retention) / time.Hour) }
+func hours(l limits.Limits) int { return int(time.Duration(l.Retention) / time.Hour) }
 func withoutStore(error) limits.Limits {
 	return limits.Limits{Retention: limits.Duration(99 * time.Hour)}
 }
 func (s *limitsStore) set(h int) *limitsStore { s.retention.Store(int64(h)); return s }
 
-func remember(t *testing.T, s *limitsStore) (*rememberedLimits, *limitsClock) {
+func remember(t *testing.T, s *limitsStore) (*Remembered, *kit.Clock) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	clock := &limitsClock{}
-	clock.pass(time.Hour)
-	r := newRememberedLimits(ctx, s.ask, withoutStore, clock.now)
-	t.Cleanup(func() { cancel(); _ = r.close() })
+	clock := kit.NewClock(time.UnixMilli(0).Add(time.Hour))
+	r := NewRemembered(ctx, s.ask, withoutStore, clock.Now)
+	t.Cleanup(func() { cancel(); _ = r.Close() })
 	return r, clock
 }
 
@@ -59,33 +55,29 @@ func remember(t *testing.T, s *limitsStore) (*rememberedLimits, *limitsClock) {
 func TestIdleTenant(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
-	if h := hours(r.get("a")); h != 24 {
+	if h := hours(r.Limits("a")); h != 24 {
 		t.Fatalf("first: %d", h)
 	}
 	s.set(4)
-	if h := hours(r.get("a")); h != 24 || s.asked.Load() != 1 {
+	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != 1 {
 		t.Errorf("at once: %d after %d questions", h, s.asked.Load())
 	}
-	clock.pass(limitsAge + time.Millisecond)
-	if h := hours(r.get("a")); h != 24 && h != 4 {
+	clock.Advance(limitsAge + time.Millisecond)
+	if h := hours(r.Limits("a")); h != 24 && h != 4 {
 		t.Errorf("in use: %d", h)
 	}
 	r.asking.Wait()
-	if h := hours(r.get("a")); h != 4 || s.asked.Load() != 2 {
+	if h := hours(r.Limits("a")); h != 4 || s.asked.Load() != 2 {
 		t.Errorf("after the answer: %d after %d questions", h, s.asked.Load())
 	}
 	s.set(2)
 	s.hold = make(chan struct{})
-	clock.pass(idleAge + time.Millisecond)
+	clock.Advance(idleAge + time.Millisecond)
 	got := make(chan int, 8)
 	for range cap(got) {
-		go func() { got <- hours(r.get("a")) }()
+		go func() { got <- hours(r.Limits("a")) }()
 	}
-	for deadline := time.Now().Add(30 * time.Second); s.asked.Load() < 3; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("nobody asks")
-		}
-	}
+	kit.Until(t, "three ask", func() bool { return s.asked.Load() >= 3 })
 	close(s.hold)
 	for range cap(got) {
 		if h := <-got; h != 2 {
@@ -105,13 +97,13 @@ func TestIdleTenants(t *testing.T) {
 	const n = 4 * maxAskedAtOnce
 	id := func(i int) tenant.ID { return tenant.ID("t" + string(rune('a'+i/26)) + string(rune('a'+i%26))) }
 	for i := range n {
-		r.get(id(i))
+		r.Limits(id(i))
 	}
 	s.set(4)
-	clock.pass(time.Hour)
+	clock.Advance(time.Hour)
 	got := make(chan int, n)
 	for i := range n {
-		go func() { got <- hours(r.get(id(i))) }()
+		go func() { got <- hours(r.Limits(id(i))) }()
 	}
 	for range n {
 		if h := <-got; h != 4 {
@@ -125,17 +117,17 @@ func TestIdleTenants(t *testing.T) {
 func TestLimitsWithoutStore(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
-	r.get("a")
+	r.Limits("a")
 	s.fails.Store(true)
-	clock.pass(time.Hour)
-	if h := hours(r.get("a")); h != 24 {
+	clock.Advance(time.Hour)
+	if h := hours(r.Limits("a")); h != 24 {
 		t.Errorf("the store fails: %d", h)
 	}
 	before := s.asked.Load()
-	if h := hours(r.get("a")); h != 24 || s.asked.Load() != before {
+	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != before {
 		t.Errorf("again: %d, %d questions", h, s.asked.Load()-before)
 	}
-	if h := hours(r.get("b")); h != 99 {
+	if h := hours(r.Limits("b")); h != 99 {
 		t.Errorf("a tenant that is not known: %d", h)
 	}
 }
