@@ -211,7 +211,7 @@ func compactionBytes(limit int64) int64 { return min(max(limit/32, 16<<20), 256<
 func (b *backend) buildDistributor(context.Context) error {
 	b.api.Push = b.newDistributor()
 	if b.cluster != nil {
-		distributor.ZoneMetrics(b.running, b.cluster.members, b.cfg.Cluster.Replication, b.registry)
+		distributor.ZoneMetrics(b.background.Context(), b.cluster.members, b.cfg.Cluster.Replication, b.registry)
 	}
 	return nil
 }

@@ -132,7 +132,7 @@ func TestStopIsBounded(t *testing.T) {
 		wait string // what is waited for if the call ignores its context, a regular expression
 	}{
 		{"a part that closes", "", func(r run) {
-			r.p.app.onClose("stubborn part", func() error { _ = r.h.wait(r.p.app.running); return nil })
+			r.p.app.onClose("stubborn part", func() error { _ = r.h.wait(r.p.app.background.Context()); return nil })
 			r.h.once.Do(func() { close(r.h.entered) })
 		}, "stubborn part"},
 		{"upload of the ingester, rows", "rows", seal, "ingester"},

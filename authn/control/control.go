@@ -16,13 +16,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -68,8 +68,7 @@ type Control struct {
 	log         changelog
 	uses        uses
 
-	stop context.CancelFunc
-	done sync.WaitGroup
+	background *background.Group // nil: not started
 }
 
 // Open checks that the stored data has a known format and belongs to this
@@ -170,22 +169,20 @@ func (c *Control) ensureSelf(ctx context.Context) error {
 
 // Start begins to follow the change log and to write last uses, until Stop.
 func (c *Control) Start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	c.stop = cancel
-	c.done.Go(func() { c.follow(ctx) })
+	c.background = background.New()
+	c.background.Go(c.follow)
 	if !c.keyless {
-		c.done.Go(func() { c.maintain(ctx) })
+		c.background.Go(c.maintain)
 	}
 }
 
 // Stop ends what Start began and writes the last uses not yet written.
 func (c *Control) Stop() {
-	if c.stop == nil {
+	if c.background == nil {
 		return
 	}
-	c.stop()
-	c.done.Wait()
-	c.stop = nil
+	c.background.Stop()
+	c.background = nil
 	if !c.keyless {
 		c.flushUses(context.Background())
 	}

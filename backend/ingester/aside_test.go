@@ -42,8 +42,7 @@ func (b *bench) flush() {
 
 // halt ends the goroutines of the ingester; its methods go on working.
 func (b *bench) halt() {
-	b.ing.stop()
-	b.ing.done.Wait()
+	b.ing.background.Stop()
 }
 
 func asideFiles(t *testing.T, dir string) []string {

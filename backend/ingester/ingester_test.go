@@ -79,8 +79,7 @@ func (b *bench) open() {
 func (b *bench) crash() {
 	b.t.Helper()
 	old := b.ing
-	old.stop()
-	old.done.Wait()
+	old.background.Stop()
 	b.open()
 	_ = old.packs.close()
 }

@@ -162,8 +162,7 @@ func TestCheckpointInAFailedSegment(t *testing.T) {
 	b.push("a", entry(metric("more"), f(now+2, 3))) // in the next segment
 	b.checkpoint()
 	old := b.ing
-	old.stop()
-	old.done.Wait()
+	old.background.Stop()
 	b.must(disk.CutPower())
 	b.damage(first, 0)
 	b.open()
