@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -291,15 +292,15 @@ func TestReadDuringPrune(t *testing.T) {
 		t.Fatalf("%d deletions are known, want 0", n)
 	}
 	req := series.Request{Tenant: "a", MaxTime: now + 1000}
-	var j joiner
+	j := series.NewJoiner(0, memory.FromContext(context.Background()))
 	for _, r := range readers {
-		if err := selectPack(context.Background(), r, req, deleted, &j); err != nil {
+		if err := selectPack(context.Background(), r, req, deleted, j); err != nil {
 			t.Fatal(err)
 		}
 		_ = r.Release()
 	}
-	if len(j.out) != 1 || j.out[0].Labels.Get("__name__") != "kept" {
-		t.Errorf("series %v, want the one that was not deleted", j.out)
+	if out := j.Series(); len(out) != 1 || out[0].Labels.Get("__name__") != "kept" {
+		t.Errorf("series %v, want the one that was not deleted", out)
 	}
 }
 

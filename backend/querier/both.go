@@ -12,7 +12,6 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Recent is the ingesters. Their answers tell which L0 packs' samples they have.
@@ -88,39 +87,11 @@ func (b *both) Select(ctx context.Context, req series.Request) (*series.Selectio
 		return recent, nil
 	}
 	recent.Hold(long.Release)
-	if recent.Series, err = union(recent.Series, long.Series, req.MaxSeries); err != nil {
+	if recent.Series, err = series.Merge(recent.Series, long.Series, req.MaxSeries); err != nil {
 		recent.Release()
 		return nil, err
 	}
 	return recent, nil
-}
-
-// union brings the chunks of series that both lists have together. The lists are
-// sorted by labels, and so is the result.
-func union(a, b []series.WithChunks, most int) ([]series.WithChunks, error) {
-	if len(a) == 0 {
-		a, b = b, a
-	}
-	if len(b) > 0 {
-		out := make([]series.WithChunks, 0, max(len(a), len(b)))
-		for len(a) > 0 && len(b) > 0 {
-			switch c := labels.Compare(a[0].Labels, b[0].Labels); {
-			case c < 0:
-				out, a = append(out, a[0]), a[1:]
-			case c > 0:
-				out, b = append(out, b[0]), b[1:]
-			default:
-				s := a[0]
-				s.Chunks = append(s.Chunks, b[0].Chunks...)
-				out, a, b = append(out, s), a[1:], b[1:]
-			}
-		}
-		a = append(append(out, a...), b...)
-	}
-	if most > 0 && len(a) > most {
-		return nil, limits.MaxQuerySeries.ExceededAt(int64(most), limits.More)
-	}
-	return a, nil
 }
 
 // LabelNames implements Source.

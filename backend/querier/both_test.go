@@ -194,7 +194,7 @@ func TestUnionIsSorted(t *testing.T) {
 			}
 			series.Sort(list)
 			var err error
-			if all, err = union(all, list, 0); err != nil {
+			if all, err = series.Merge(all, list, 0); err != nil {
 				t.Fatal(err)
 			}
 		}

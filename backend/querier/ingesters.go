@@ -147,7 +147,7 @@ func (in *Ingesters) Select(ctx context.Context, req series.Request) (*series.Se
 	out := answers[0]
 	for i, a := range answers[1:] {
 		out.Hold(a.Release)
-		if out.Series, err = union(out.Series, a.Series, req.MaxSeries); err != nil {
+		if out.Series, err = series.Merge(out.Series, a.Series, req.MaxSeries); err != nil {
 			for _, left := range answers[i+2:] {
 				left.Release()
 			}
