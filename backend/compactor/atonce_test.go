@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/series"
@@ -49,7 +50,7 @@ func (g *gate) Put(ctx context.Context, name, path string, crc uint32) (objects.
 	g.waiting--
 	g.mu.Unlock()
 	if g.fail != "" && strings.Contains(name, g.fail) {
-		return objects.Object{}, errInjected
+		return objects.Object{}, faults.ErrInjected
 	}
 	return g.Store.Put(ctx, name, path, crc)
 }
@@ -72,7 +73,7 @@ func TestTenantsAtOnce(t *testing.T) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	r, err := x.comp.Compact(ctx, Due)
-	if !errors.Is(err, errInjected) || !strings.Contains(err.Error(), "t0007") {
+	if !errors.Is(err, faults.ErrInjected) || !strings.Contains(err.Error(), "t0007") {
 		t.Fatalf("error of the tenant that fails: %v", err)
 	}
 	if r.Days != 1 || r.Published != 39 || r.Series != 39 || r.Samples != 39 {

@@ -3,7 +3,6 @@ package compactor
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -23,10 +23,10 @@ import (
 // once everybody has done again what had failed, nothing is lost, nothing is
 // there twice, the store is consistent and nothing is left over.
 func TestCrashes(t *testing.T) {
-	total := crashRun(t, 0, none)
-	t.Logf("%d calls of the ports, %d kinds of fault", total, len(faults))
-	for _, kind := range slices.Sorted(maps.Keys(faults)) {
-		t.Run(faults[kind], func(t *testing.T) {
+	total := crashRun(t, 0, faults.None)
+	t.Logf("%d calls of the ports, %d kinds of fault", total, len(faults.Kinds()))
+	for _, kind := range faults.Kinds() {
+		t.Run(kind.String(), func(t *testing.T) {
 			t.Parallel()
 			for at := 1; at <= total; at++ {
 				crashRun(t, at, kind)
@@ -37,15 +37,18 @@ func TestCrashes(t *testing.T) {
 
 // crashRun is the story of TestCrashes with a fault at one call. It returns how
 // many calls there were.
-func crashRun(t *testing.T, at int, kind fault) int {
+func crashRun(t *testing.T, at int, kind faults.Kind) int {
 	t.Helper()
-	in := &injector{at: at, kind: kind}
-	x := newWorld(t, wrap{bytes: 1500, atOnce: 1, rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
+	in := &faults.Plan{}
+	in.Fail(at, kind)
+	w := faulty(in)
+	w.bytes, w.atOnce = 1500, 1
+	x := newWorld(t, w)
 	rng := rand.New(rand.NewPCG(1, 1))
 	var pending []store.Upload // what ingesters hold and have not uploaded
 	do := func(fn func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		if kind == hang {
+		if kind == faults.Hang {
 			cancel()
 			ctx, cancel = context.WithTimeout(context.Background(), 20*time.Millisecond)
 		}
@@ -73,11 +76,11 @@ func crashRun(t *testing.T, at int, kind fault) int {
 	step(true)
 	x.now = x.now.Add(8 * 24 * time.Hour)
 	_ = do(x.comp.Sweep)
-	calls, where := in.calls, fmt.Sprintf("%s at call %d", faults[kind], at)
-	if at > 0 && at <= len(in.names) {
-		where += " (" + in.names[at-1] + ")"
+	names, where := in.Calls(), fmt.Sprintf("%s at call %d", kind, at)
+	if at > 0 && at <= len(names) {
+		where += " (" + names[at-1] + ")"
 	}
-	in.heal()
+	in.Heal()
 	x.notWrong(where, pending)
 	x.open(1500)
 	for range 3 { // ingesters, compactor and sweep go on as they do
@@ -93,7 +96,7 @@ func crashRun(t *testing.T, at int, kind fault) int {
 	}
 	x.check(where)
 	x.nothingLeft(where)
-	return calls
+	return len(names)
 }
 
 // notWrong checks that what is read is part of what was pushed, and has all of

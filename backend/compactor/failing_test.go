@@ -18,7 +18,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -50,21 +52,21 @@ func (o oneTenantRows) ReadRows(ctx context.Context, list []rows.Range, fl rows.
 		return slices.ContainsFunc(list, func(r rows.Range) bool { return r.Start != "" && r.Start <= key && key < r.End })
 	}
 	if o.f.refuses("ReadRows", hit) {
-		return errInjected
+		return faults.ErrInjected
 	}
 	return o.Store.ReadRows(ctx, list, fl, visit)
 }
 
 func (o oneTenantRows) Mutate(ctx context.Context, m rows.RowMutation) error {
 	if o.f.refuses("Mutate", func(key string) bool { return m.Key == key }) {
-		return errInjected
+		return faults.ErrInjected
 	}
 	return o.Store.Mutate(ctx, m)
 }
 
 func (o oneTenantRows) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
 	if o.f.refuses("CheckAndMutate", func(k string) bool { return k == key }) {
-		return false, errInjected
+		return false, faults.ErrInjected
 	}
 	if key == o.f.key {
 		o.f.written = true
@@ -78,7 +80,7 @@ func (o oneTenantRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []
 	}) {
 		errs := make([]error, len(ms))
 		for i := range errs {
-			errs[i] = errInjected
+			errs[i] = faults.ErrInjected
 		}
 		return errs
 	}
@@ -94,7 +96,7 @@ type puttingObjects struct {
 func (c puttingObjects) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
 	c.f.puts++
 	if c.f.on && c.f.failPut != "" && strings.HasPrefix(name, c.f.failPut) {
-		return objects.Object{}, errInjected
+		return objects.Object{}, faults.ErrInjected
 	}
 	return c.Store.Put(ctx, name, path, crc)
 }
@@ -204,8 +206,8 @@ func (w *failingWorld) scratch() []string {
 func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
 	w.t.Helper()
 	u := w.packs[name]
-	m := w.objects.(puttingObjects).Store.(*memObjects)
-	good := m.data[u.Object]
+	m := w.objects.(puttingObjects).Store.(*memory.Store)
+	good := m.Bytes(u.Object)
 	broken := bytes.Clone(good)
 	for _, s := range u.Info.Sections {
 		if s.Tenant == id {
@@ -214,8 +216,8 @@ func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
 			}
 		}
 	}
-	m.data[u.Object] = broken
-	return func() { m.data[u.Object] = good }
+	m.Replace(u.Object, broken)
+	return func() { m.Replace(u.Object, good) }
 }
 
 // TestOneTenantFails: whatever fails of one tenant's day, the other tenants are
@@ -245,7 +247,7 @@ func TestOneTenantFails(t *testing.T) {
 			keep, failing := w.comp.opts.Retention, true
 			w.comp.opts.Retention = func(ctx context.Context, id tenant.ID) (time.Duration, error) {
 				if id == "bad" && failing {
-					return 0, errInjected
+					return 0, faults.ErrInjected
 				}
 				return keep(ctx, id)
 			}
@@ -339,25 +341,25 @@ func (w *failingWorld) recovers() {
 func TestUnreadablePack(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		damage func(m *memObjects, object string)
+		damage func(m *memory.Store, object string)
 	}{
-		{"missing", func(m *memObjects, object string) { delete(m.data, object) }},
-		{"empty", func(m *memObjects, object string) { m.data[object] = nil }},
-		{"damaged footer", func(m *memObjects, object string) {
-			b := bytes.Clone(m.data[object])
+		{"missing", func(m *memory.Store, object string) { _ = m.Delete(ctx, object) }},
+		{"empty", func(m *memory.Store, object string) { m.Replace(object, nil) }},
+		{"damaged footer", func(m *memory.Store, object string) {
+			b := bytes.Clone(m.Bytes(object))
 			for i := len(b) - 40; i < len(b); i++ {
 				b[i] ^= 0x55
 			}
-			m.data[object] = b
+			m.Replace(object, b)
 		}},
 	} {
 		for _, name := range []string{"bad", "bad+good"} {
 			t.Run(c.name+" "+name, func(t *testing.T) {
 				t.Parallel()
 				w := newFailingWorld(t)
-				m := w.objects.(puttingObjects).Store.(*memObjects)
+				m := w.objects.(puttingObjects).Store.(*memory.Store)
 				object := w.packs[name].Object
-				good := m.data[object]
+				good := m.Bytes(object)
 				c.damage(m, object)
 				named, consumed := map[string]float64{"bad": 1}, "fine+gone good+fine"
 				if name == "bad+good" {
@@ -379,7 +381,7 @@ func TestUnreadablePack(t *testing.T) {
 				if n := strings.Count(w.log.String(), "L0 pack cannot be opened"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
 					t.Errorf("%d attempts in the log", n)
 				}
-				m.data[object] = good
+				m.Replace(object, good)
 				w.recovers()
 				if got := gauges(t, w.reg, "pallium_compactor_unreadable_packs"); got[""] != 0 {
 					t.Errorf("unreadable packs %v in the end", got)
@@ -396,7 +398,7 @@ func TestBackOff(t *testing.T) {
 	w.f.call, w.f.key, w.f.on = "MutateRows", schema.NamesKey("bad", testDay), true
 	attempt := func(which Which) bool {
 		_, err := w.comp.Compact(ctx, which)
-		if err != nil && !errors.Is(err, errInjected) {
+		if err != nil && !errors.Is(err, faults.ErrInjected) {
 			t.Fatal(err)
 		}
 		return err != nil
@@ -449,7 +451,7 @@ func TestFailingBounds(t *testing.T) {
 	}
 	k := failingKey{day: testDay, tenant: "t000001"}
 	for range 40 {
-		f.failed(k, fingerprint{}, "", errInjected, now)
+		f.failed(k, fingerprint{}, "", faults.ErrInjected, now)
 	}
 	if next := f.byKey[k].next; next.Sub(now) != maxBackOff {
 		t.Errorf("next attempt after %v", next.Sub(now))

@@ -16,8 +16,11 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
+	objectsfaulty "github.com/palliumhq/pallium/backend/objects/faulty"
 	"github.com/palliumhq/pallium/backend/rows"
+	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
@@ -62,12 +65,12 @@ func TestSweepOfRunningAttempt(t *testing.T) {
 // many calls there were.
 func sweptAttempt(t *testing.T, at int, late, always bool) int {
 	t.Helper()
-	in := &injector{}
+	in := &faults.Plan{}
 	var rawRows rows.Store
 	var rawObjects objects.Store
 	x := newWorld(t, wrap{bytes: 1500,
-		rows:    func(r rows.Store) rows.Store { rawRows = r; return faultyRows{r, in} },
-		objects: func(o objects.Store) objects.Store { rawObjects = o; return faultyObjects{o, in} }})
+		rows:    func(r rows.Store) rows.Store { rawRows = r; return rowsfaulty.Store{Store: r, Plan: in} },
+		objects: func(o objects.Store) objects.Store { rawObjects = o; return objectsfaulty.Store{Store: o, Plan: in} }})
 	sweeper := x.otherStore(rawRows, rawObjects, "sweeper", 49*time.Hour)
 	rng := rand.New(rand.NewPCG(1, 1))
 	x.push(map[tenant.ID]data{"a": window(rng, testDay, 3, 3, 2)}, "i1", "i2")
@@ -75,17 +78,18 @@ func sweptAttempt(t *testing.T, at int, late, always bool) int {
 		x.compact(All)
 		x.push(map[tenant.ID]data{"a": window(rng, testDay, 4, 2, 3)}, "i1", "i2")
 	}
-	first := in.calls
-	in.hook = func(string) {
-		if call := in.calls - first; at > 0 && (call == at || always && call > at) {
+	first := len(in.Calls())
+	in.Before(func(nth int, name string) {
+		if call := nth - first; at > 0 && (call == at || always && call > at) {
 			if _, err := sweeper.Sweep(ctx); err != nil {
-				t.Errorf("sweep before call %d (%s): %v", call, in.names[in.calls-1], err)
+				t.Errorf("sweep before call %d (%s): %v", call, name, err)
 			}
 		}
-	}
+	})
 	_, err := x.comp.Compact(ctx, All)
-	calls, where := in.calls-first, fmt.Sprintf("sweep before call %d (%s)", at, in.names[min(max(first+at-1, 0), len(in.names)-1)])
-	in.heal()
+	names := in.Calls()
+	calls, where := len(names)-first, fmt.Sprintf("sweep before call %d (%s)", at, names[min(max(first+at-1, 0), len(names)-1)])
+	in.Heal()
 	if err != nil && (!always || !errors.Is(err, store.ErrConflict)) {
 		t.Fatalf("%s: %v", where, err)
 	}
@@ -208,19 +212,19 @@ func TestFenceIsKept(t *testing.T) {
 // TestOldAttempt: an attempt of more than a day is not published, whatever became of
 // its rows, and begins again.
 func TestOldAttempt(t *testing.T) {
-	in := &injector{}
-	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
+	in := &faults.Plan{}
+	x := newWorld(t, faulty(in))
 	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
 	puts := 0
-	in.hook = func(name string) {
+	in.Before(func(_ int, name string) {
 		if name == "Put" {
 			if puts++; puts == 1 {
 				x.now = x.now.Add(25 * time.Hour)
 			}
 		}
-	}
+	})
 	x.compact(All)
-	in.heal()
+	in.Heal()
 	if x.manifest("a", testDay) == nil || puts != 2 {
 		t.Errorf("manifest %v after %d packs, want one after 2", x.manifest("a", testDay), puts)
 	}

@@ -1,23 +1,17 @@
 package compactor
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
-	"hash/crc32"
-	"log/slog"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/histogram"
@@ -25,83 +19,18 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
+	objectsfaulty "github.com/palliumhq/pallium/backend/objects/faulty"
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
+	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
-
-// memObjects is an object store in memory.
-type memObjects struct {
-	mu   sync.Mutex
-	data map[string][]byte
-	gets int
-}
-
-func (m *memObjects) Put(_ context.Context, name, path string, crc uint32) (objects.Object, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return objects.Object{}, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if old, ok := m.data[name]; ok && !bytes.Equal(old, b) {
-		return objects.Object{}, objects.ErrExists
-	}
-	if crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) != crc {
-		return objects.Object{}, objects.ErrInvalid
-	}
-	m.data[name] = b
-	return objects.Object{Name: name, Size: int64(len(b)), CRC: crc}, nil
-}
-
-func (m *memObjects) Get(_ context.Context, name string, off int64, n int) ([]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.gets++
-	b, ok := m.data[name]
-	if !ok {
-		return nil, objects.ErrNotFound
-	}
-	if off+int64(n) > int64(len(b)) {
-		return nil, objects.ErrInvalid
-	}
-	return bytes.Clone(b[off : off+int64(n)]), nil
-}
-
-func (m *memObjects) Stat(_ context.Context, name string) (objects.Object, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	b, ok := m.data[name]
-	if !ok {
-		return objects.Object{}, objects.ErrNotFound
-	}
-	return objects.Object{Name: name, Size: int64(len(b)), CRC: crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))}, nil
-}
-
-func (m *memObjects) List(_ context.Context, prefix string, visit func(objects.Object) bool) error {
-	m.mu.Lock()
-	names := slices.Sorted(maps.Keys(m.data))
-	m.mu.Unlock()
-	for _, n := range names {
-		if o, err := m.Stat(context.Background(), n); err == nil && strings.HasPrefix(n, prefix) && !visit(o) {
-			return nil
-		}
-	}
-	return nil
-}
-
-func (m *memObjects) Delete(_ context.Context, name string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.data, name)
-	return nil
-}
-
-func (m *memObjects) Close() error { return nil }
 
 // world is a store with everything around it, and what should be in it.
 type world struct {
@@ -127,15 +56,21 @@ type wrap struct {
 	atOnce  int   // tenants compacted at once; 0 is the default
 }
 
+// faulty puts the faults of a plan before both ports.
+func faulty(p *faults.Plan) wrap {
+	return wrap{rows: func(r rows.Store) rows.Store { return rowsfaulty.Store{Store: r, Plan: p} },
+		objects: func(o objects.Store) objects.Store { return objectsfaulty.Store{Store: o, Plan: p} }}
+}
+
 func newWorld(t testing.TB, w wrap) *world {
 	t.Helper()
 	x := &world{t: t, dir: t.TempDir(), now: time.UnixMilli(testDay*series.DayMillis + 30*3600_000), deleted: map[tenant.ID]bool{}, want: map[tenant.ID]map[string]map[int64]series.Sample{}}
-	r, err := pebble.Open("rows", pebble.Options{Logger: slog.New(slog.DiscardHandler), FS: vfs.NewMem(), CacheBytes: 1 << 20})
+	r, err := pebble.OpenMemory()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	x.rows, x.objects = r, &memObjects{data: map[string][]byte{}}
+	x.rows, x.objects = r, memory.New()
 	if w.rows != nil {
 		x.rows = w.rows(x.rows)
 	}

@@ -4,14 +4,11 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/objects"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -20,9 +17,10 @@ import (
 // it by the summaries, in three round trips.
 func TestLargeMetric(t *testing.T) {
 	for _, packBytes := range []int64{0, 1_000_000} {
-		var calls, cells, gets, bytes atomic.Int64
-		x := newWorld(t, wrap{bytes: packBytes, rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} },
-			objects: func(o objects.Store) objects.Store { return countedObjects{o, &gets, &bytes} }})
+		var n counting
+		w := n.wrap()
+		w.bytes = packBytes
+		x := newWorld(t, w)
 		d := data{}
 		random := rng()
 		long := func() string {
@@ -40,19 +38,19 @@ func TestLargeMetric(t *testing.T) {
 		d["__name__=z"] = d["__name__=a"]
 		x.push(map[tenant.ID]data{"a": d}, "i1")
 		x.compact(Due)
-		if n := len(x.manifest("a", testDay).Packs); (n > 1) != (packBytes > 0) {
-			t.Fatalf("%d packs", n)
+		if packs := len(x.manifest("a", testDay).Packs); (packs > 1) != (packBytes > 0) {
+			t.Fatalf("%d packs", packs)
 		}
 		x.check("large metric")
 		x.open(packBytes)
-		zero(&calls, &cells, &gets, &bytes)
+		n.zero()
 		got := x.read("a", 0, math.MaxInt64, metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "00777"))
 		if len(got) != 1 {
 			t.Fatalf("%d series", len(got))
 		}
-		t.Logf("packs of %d bytes: %d reads of rows with %d cells, %d of objects", packBytes, calls.Load(), cells.Load(), gets.Load())
-		if packBytes == 0 && cells.Load() > 20 {
-			t.Errorf("a query of one series reads %d cells of rows", cells.Load())
+		t.Logf("packs of %d bytes: %d reads of rows with %d cells, %d of objects", packBytes, n.rows.Reads.Load(), n.rows.Cells.Load(), n.objects.Gets.Load())
+		if packBytes == 0 && n.rows.Cells.Load() > 20 {
+			t.Errorf("a query of one series reads %d cells of rows", n.rows.Cells.Load())
 		}
 		if got := x.read("a", 0, math.MaxInt64, metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "none")); len(got) != 0 {
 			t.Fatalf("%d series of an id that is not there", len(got))

@@ -10,8 +10,11 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
+	objectsfaulty "github.com/palliumhq/pallium/backend/objects/faulty"
 	"github.com/palliumhq/pallium/backend/rows"
+	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -71,7 +74,7 @@ func TestUploadSplitOverCompaction(t *testing.T) {
 // it once more, which sees the same stores.
 type repeated struct {
 	*world
-	comp, again *injector // calls of the compactor, and of the repetition
+	comp, again *faults.Plan // calls of the compactor, and of the repetition
 	uploader    *store.Store
 	up          store.Upload
 	done        bool // the repetition ended well
@@ -79,13 +82,16 @@ type repeated struct {
 
 func newRepeated(t *testing.T) *repeated {
 	t.Helper()
-	r := &repeated{comp: &injector{}, again: &injector{}}
+	r := &repeated{comp: &faults.Plan{}, again: &faults.Plan{}}
 	var bareRows rows.Store
 	var bareObjects objects.Store
 	r.world = newWorld(t, wrap{bytes: 3000,
-		rows:    func(s rows.Store) rows.Store { bareRows = s; return faultyRows{s, r.comp} },
-		objects: func(o objects.Store) objects.Store { bareObjects = o; return faultyObjects{o, r.comp} }})
-	s, err := store.Open(store.Options{Rows: faultyRows{bareRows, r.again}, Objects: faultyObjects{bareObjects, r.again}, Scratch: filepath.Join(r.dir, "scratch2"),
+		rows: func(s rows.Store) rows.Store { bareRows = s; return rowsfaulty.Store{Store: s, Plan: r.comp} },
+		objects: func(o objects.Store) objects.Store {
+			bareObjects = o
+			return objectsfaulty.Store{Store: o, Plan: r.comp}
+		}})
+	s, err := store.Open(store.Options{Rows: rowsfaulty.Store{Store: bareRows, Plan: r.again}, Objects: objectsfaulty.Store{Store: bareObjects, Plan: r.again}, Scratch: filepath.Join(r.dir, "scratch2"),
 		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
 		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil }, Now: func() time.Time { return r.now }})
 	if err != nil {
@@ -113,7 +119,7 @@ func (r *repeated) repeat() error {
 func (r *repeated) story(where string, hook func(call int)) int {
 	r.t.Helper()
 	call := 0
-	r.comp.hook = func(string) { call++; hook(call) }
+	r.comp.Before(func(int, string) { call++; hook(call) })
 	if _, err := r.world.comp.Compact(ctx, All); err != nil {
 		r.t.Fatalf("%s: compact: %v", where, err)
 	}
@@ -121,7 +127,7 @@ func (r *repeated) story(where string, hook func(call int)) int {
 	if err := r.world.comp.Sweep(ctx); err != nil {
 		r.t.Fatalf("%s: sweep: %v", where, err)
 	}
-	r.comp.heal()
+	r.comp.Heal()
 	return call
 }
 
@@ -129,7 +135,7 @@ func (r *repeated) story(where string, hook func(call int)) int {
 // that the store is consistent, and in the end that nothing is left.
 func (r *repeated) settle(where string) {
 	r.t.Helper()
-	r.again.heal()
+	r.again.Heal()
 	r.check(where)
 	r.verify()
 	// A sweep comes every ten minutes: what was journaled at the end of the last one
@@ -170,14 +176,14 @@ func (r *repeated) settle(where string) {
 func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 	t.Helper()
 	r := newRepeated(t)
-	r.again.at, r.again.kind = p.kill, killed
+	r.again.Fail(p.kill, faults.Killed)
 	calls = r.story(p.String(), func(call int) {
 		if call == p.at {
 			_ = r.repeat()
 		}
 	})
-	steps = r.again.calls
-	r.again.heal()
+	steps = len(r.again.Calls())
+	r.again.Heal()
 	if !p.lost && !r.done {
 		// The ingester has the pack still and answers for it until then.
 		if err := r.repeat(); err != nil {
@@ -196,12 +202,12 @@ func splitRun(t *testing.T, from, to, pause int) {
 	r := newRepeated(t)
 	paused, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	calls := 0
-	r.again.hook = func(string) {
+	r.again.Before(func(int, string) {
 		if calls++; calls == pause {
 			close(paused)
 			<-goOn
 		}
-	}
+	})
 	finish := func() {
 		close(goOn)
 		<-ended
@@ -223,7 +229,7 @@ func splitRun(t *testing.T, from, to, pause int) {
 	if !finished {
 		finish()
 	}
-	r.again.heal()
+	r.again.Heal()
 	if !r.done {
 		if err := r.repeat(); err != nil {
 			t.Fatalf("%s: the upload is repeated and fails: %v", where, err)

@@ -15,8 +15,13 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/objects/counted"
+	objectsfaulty "github.com/palliumhq/pallium/backend/objects/faulty"
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/pack"
+	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
@@ -418,8 +423,9 @@ func TestDeletedTenant(t *testing.T) {
 // into the index; one that is too old is not.
 func TestAdoption(t *testing.T) {
 	x := newWorld(t, wrap{})
-	in := &injector{at: 3, kind: killed} // the journal, the object, and no further
-	x.rows, x.objects = faultyRows{x.rows, in}, faultyObjects{x.objects, in}
+	in := &faults.Plan{}
+	in.Fail(3, faults.Killed) // the journal, the object, and no further
+	x.rows, x.objects = rowsfaulty.Store{Store: x.rows, Plan: in}, objectsfaulty.Store{Store: x.objects, Plan: in}
 	x.open(0)
 	d := map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}
 	x.expect(d)
@@ -428,7 +434,7 @@ func TestAdoption(t *testing.T) {
 	if err := x.store.Upload(ctx, u); err == nil {
 		t.Fatal("the upload should have failed")
 	}
-	in.heal()
+	in.Heal()
 	x.now = time.UnixMilli(u.Sealed).Add(47 * time.Hour)
 	x.sweep()
 	if got := x.read("a", 0, math.MaxInt64); len(got) > 0 {
@@ -443,12 +449,13 @@ func TestAdoption(t *testing.T) {
 	x = newWorld(t, wrap{})
 	u = x.seal("i1", d, 0)
 	u.Sealed = int64(u.Info.ID.Time())
-	in = &injector{at: 3, kind: killed}
-	x.rows, x.objects = faultyRows{x.rows, in}, faultyObjects{x.objects, in}
+	in = &faults.Plan{}
+	in.Fail(3, faults.Killed)
+	x.rows, x.objects = rowsfaulty.Store{Store: x.rows, Plan: in}, objectsfaulty.Store{Store: x.objects, Plan: in}
 	x.want["a"] = nil
 	x.open(0)
 	_ = x.store.Upload(ctx, u)
-	in.heal()
+	in.Heal()
 	x.now = time.UnixMilli(u.Sealed).Add(20 * 24 * time.Hour)
 	if err := x.comp.Sweep(ctx); err == nil || !strings.Contains(err.Error(), "too old") {
 		t.Fatalf("a pack of three weeks: %v", err)
@@ -458,19 +465,19 @@ func TestAdoption(t *testing.T) {
 
 // TestSmallTenants: a pack with many small tenants is read once for all of them.
 func TestSmallTenants(t *testing.T) {
-	x := newWorld(t, wrap{})
+	var counting *counted.Store
+	x := newWorld(t, wrap{objects: func(o objects.Store) objects.Store { counting = counted.New(o); return counting }})
 	all := map[tenant.ID]data{}
 	for i := range 300 {
 		all[tenant.ID(fmt.Sprintf("tenant-%03d", i))] = window(rng(), testDay, 1, 2, 1)
 	}
 	x.push(all, "i1", "i2")
-	mem := x.objects.(*memObjects)
-	mem.gets = 0
+	counting.Gets.Store(0)
 	if _, err := x.comp.Compact(ctx, Due); err != nil {
 		t.Fatal(err)
 	}
-	if mem.gets > 20 {
-		t.Errorf("%d reads of two packs for 300 tenants", mem.gets)
+	if n := counting.Gets.Load(); n > 20 {
+		t.Errorf("%d reads of two packs for 300 tenants", n)
 	}
 	x.check("small tenants")
 }
@@ -481,9 +488,9 @@ func TestDamage(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 3, 5)}, "i1")
 	x.compact(Due)
-	mem := x.objects.(*memObjects)
+	mem := x.objects.(*memory.Store)
 	name := x.manifest("a", testDay).Packs[0].Object
-	whole := mem.data[name]
+	whole := mem.Bytes(name)
 	read := func() error {
 		x.open(0) // without caches
 		sel, err := x.store.Select(ctx, series.Request{Tenant: "a", MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "__name__", "metric_.*")}}, nil)
@@ -502,16 +509,16 @@ func TestDamage(t *testing.T) {
 	for i := int64(40); i < r.IndexPlace(0).Offset; i += 13 {
 		b := append([]byte(nil), whole...)
 		b[i] ^= 4
-		mem.data[name] = b
+		mem.Replace(name, b)
 		if err := read(); !errors.Is(err, pack.ErrCorrupt) || !strings.Contains(err.Error(), name) {
 			t.Fatalf("byte %d was changed: %v", i, err)
 		}
 	}
-	mem.data[name] = whole[:len(whole)/3]
+	mem.Replace(name, whole[:len(whole)/3])
 	if err := read(); err == nil || !strings.Contains(err.Error(), name) {
 		t.Errorf("object cut short: %v", err)
 	}
-	delete(mem.data, name)
+	x.must(nil, mem.Delete(ctx, name))
 	if err := read(); !errors.Is(err, store.ErrMissing) || !strings.Contains(err.Error(), name) {
 		t.Errorf("object missing: %v", err)
 	}

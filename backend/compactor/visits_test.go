@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,8 +176,8 @@ func TestLoweredRetention(t *testing.T) {
 // something can be due.
 func TestSweepVisits(t *testing.T) {
 	const tenants = 1000
-	var calls, cells atomic.Int64
-	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} }})
+	var count counting
+	x := newWorld(t, count.wrap())
 	x.keep = 30 * 24 * time.Hour
 	for i := range tenants {
 		id := tenant.ID(fmt.Sprintf("t%04d", i))
@@ -189,9 +188,9 @@ func TestSweepVisits(t *testing.T) {
 	x.comp.opts.Retention = func(_ context.Context, id tenant.ID) (time.Duration, error) { return x.keep + keep[id], nil }
 	sweep := func(what string, least, most int64) {
 		t.Helper()
-		calls.Store(0)
+		count.rows.Reads.Store(0)
 		x.sweep()
-		if n := calls.Load(); n < least || n > most {
+		if n := count.rows.Reads.Load(); n < least || n > most {
 			t.Errorf("%s: %d reads of rows, want %d to %d", what, n, least, most)
 		}
 	}
