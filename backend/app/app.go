@@ -31,6 +31,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 	"github.com/palliumhq/pallium/gateway"
 	"github.com/palliumhq/pallium/gateway/conn"
 	"github.com/palliumhq/pallium/policies/budget"
@@ -90,6 +91,7 @@ type App struct {
 	ingester  *ingester.Ingester   // nil without the role
 	compactor *compactor.Compactor // nil without the role
 	longTerm  *store.Store         // nil in a gateway
+	lifecycle *lifecycle.Keeper    // of longTerm
 	clock     *clock.Guard         // nil in a gateway
 	// knownMetadata is what ingesters know of a tenant's metrics, deleteRecent
 	// drops series from what they hold.

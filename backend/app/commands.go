@@ -15,9 +15,9 @@ import (
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/rpc"
-	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/backend/wire"
 	"github.com/palliumhq/pallium/gateway/admin"
 )
@@ -303,8 +303,8 @@ func (a *App) erasure(w http.ResponseWriter, r *http.Request, _ url.Values) erro
 	if deleted == nil {
 		return admin.Fail(http.StatusNotFound, "tenant", "tenant %q is not a deleted tenant", id)
 	}
-	var e store.Erased
-	if e, err = a.longTerm.Erasure(r.Context(), id); err != nil {
+	var e index.Erased
+	if e, err = a.lifecycle.Erasure(r.Context(), id); err != nil {
 		return a.failed(r, err, "the report could not be read")
 	}
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"tenant": id, "deletedAt": deleted.DeletedAt.UTC(), "erasedObjects": e.Objects,

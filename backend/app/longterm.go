@@ -14,8 +14,10 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
 // buildStore opens the long-term store over the row store and the objects.
@@ -31,8 +33,12 @@ func (a *App) buildStore(ctx context.Context) error {
 	}
 	a.onClose("object store", obj.Close)
 	a.guardClock(ctx, timed)
+	ix, err := index.New(index.Options{Rows: a.store, Now: a.opts.Now, Registerer: a.registry})
+	if err != nil {
+		return err
+	}
 	a.longTerm, err = store.Open(store.Options{
-		Rows: a.store, Objects: obj, Scratch: filepath.Join(a.cfg.DataDir, "scratch"),
+		Index: ix, Objects: obj, Scratch: filepath.Join(a.cfg.DataDir, "scratch"),
 		Retention: a.retention, Deleted: a.tenantDeleted,
 		PageCacheBytes: a.cfg.Store.PageCacheBytes, FrameCacheBytes: a.cfg.Store.FrameCacheBytes,
 		TableCacheBytes: a.cfg.Store.TableCacheBytes, MaxQueryBytes: a.cfg.Store.MaxQueryBytes,
@@ -41,6 +47,7 @@ func (a *App) buildStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.lifecycle = lifecycle.New(a.longTerm)
 	a.onClose("long-term store", a.longTerm.Close)
 	return nil
 }
@@ -48,7 +55,7 @@ func (a *App) buildStore(ctx context.Context) error {
 // buildCompactor builds the compactor and runs it until the process ends.
 func (a *App) buildCompactor(id string) {
 	a.compactor = compactor.New(compactor.Options{
-		ID: id, Store: a.longTerm, Retention: a.retention, Tenants: a.tenants,
+		ID: id, Store: a.longTerm, Lifecycle: a.lifecycle, Retention: a.retention, Tenants: a.tenants,
 		KeepDeletions: func(t tenant.ID) time.Duration {
 			const spare = 14 * 24 * time.Hour
 			if grace := time.Duration(a.limitsOf(t).PastGrace); grace > 0 {
@@ -121,12 +128,12 @@ func (a *App) metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetada
 // deleteSeries deletes a tenant's series everywhere: numbered, then sealed and
 // learned by the ingester, then active for all packs.
 func (a *App) deleteSeries(ctx context.Context, d api.Deletion) error {
-	reserved, err := a.longTerm.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
+	reserved, err := a.lifecycle.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
 	if err != nil {
 		return err
 	}
 	if err := a.deleteRecent(ctx, d.Tenant, reserved); err != nil {
 		return err
 	}
-	return a.longTerm.ActivateDeletion(ctx, d.Tenant, reserved)
+	return a.lifecycle.ActivateDeletion(ctx, d.Tenant, reserved)
 }

@@ -22,12 +22,14 @@ import (
 	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
 // Options of a Compactor.
 type Options struct {
-	ID    string // names it in the lease
-	Store *store.Store
+	ID        string // names it in the lease
+	Store     *store.Store
+	Lifecycle *lifecycle.Keeper // of the store
 	// Retention is how long a tenant's samples are kept, now; 0 is for ever.
 	Retention func(context.Context, tenant.ID) (time.Duration, error)
 	// Tenants lists those whose data is kept, and those that were deleted.
@@ -234,7 +236,7 @@ func (c *Compactor) look(ctx context.Context) ([]store.DayWork, error) {
 			c.opts.Logger.Info("what lost ingesters had is uploaded by others", "windows", n)
 		}
 	}
-	work, err := c.opts.Store.Work(ctx)
+	work, err := c.opts.Store.Days(ctx)
 	if err == nil {
 		c.opts.Clock.SawSeals(newestSeal(work))
 	}
@@ -258,7 +260,7 @@ func newestSeal(work []store.DayWork) time.Time {
 
 // lease reports whether this compactor does the work now, and not another one.
 func (c *Compactor) lease(ctx context.Context) (bool, error) {
-	return c.opts.Store.Lease(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
+	return c.opts.Store.Options().Index.Leases.Take(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
 }
 
 // compactDays goes through the days that have work.

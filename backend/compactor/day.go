@@ -222,7 +222,7 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 
 // drop takes the L0 packs of a deleted tenant out of a day.
 func (c *Compactor) drop(ctx context.Context, catalog *store.Catalog, o *outcome) error {
-	err := c.opts.Store.DropL0(ctx, catalog)
+	err := c.opts.Lifecycle.DropL0(ctx, catalog)
 	if err == nil {
 		o.keep(nil)
 	}
@@ -280,7 +280,7 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 		return skipLater, nil // a sweep takes the day; it says how many may go by their time
 	}
 	if _, settled := deletions.Last(); !settled {
-		return skipLater, c.opts.Store.CancelDeletions(ctx, catalog.Tenant, deletions) // one is under way
+		return skipLater, c.opts.Lifecycle.CancelDeletions(ctx, catalog.Tenant, deletions) // one is under way
 	}
 	if which == Due && !pending && catalog.Manifest != nil && now.Sub(time.UnixMilli(catalog.Manifest.Written)) < lateSpacing {
 		return skipLater, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/progress"
+	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
 // stopwatch is a clock that goes on with the calls of the ports.
@@ -42,19 +43,19 @@ func TestSlowIsNotStalled(t *testing.T) {
 			t.Errorf("in call %d, %s: stalled for %s; the call before it was no step", calls, name, d)
 		}
 	})
-	d := map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}
-	x.expect(d)
-	u := x.seal("i1", d, 0)
+	d := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}
+	x.Expect(d)
+	u := x.Seal("i1", d, 0)
 	u.Sealed = int64(u.Info.ID.Time())
 	upload, task := work.Begin(ctx, "upload")
-	if err := x.store.Upload(upload, u); err != nil {
+	if err := x.Store.Upload(upload, u); err != nil {
 		t.Fatal(err)
 	}
 	task.End()
 	if _, err := x.comp.Compact(ctx, All); err != nil {
 		t.Fatal(err)
 	}
-	x.deleted["a"] = true
+	x.Deleted["a"] = true
 	x.sweep()
 	in.Before(nil)
 	names := map[string]bool{}
@@ -78,7 +79,7 @@ func TestStalled(t *testing.T) {
 			in := &faults.Plan{}
 			x := newWorld(t, faulty(in))
 			work := watched(x, clock, log)
-			x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
+			x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}, "i1")
 			entered := make(chan struct{})
 			var once sync.Once
 			in.HangAt(call)
@@ -116,7 +117,7 @@ func TestStalled(t *testing.T) {
 			}
 			in.Heal()
 			x.compact(All)
-			x.check("healed")
+			x.Check("healed")
 		})
 	}
 }

@@ -64,7 +64,7 @@ func (c *Compactor) sweep(ctx context.Context, all bool) error {
 	if _, err := c.opts.Clock.Now(); err != nil {
 		return errs.join()
 	}
-	report, err := c.opts.Store.Sweep(ctx)
+	report, err := c.opts.Lifecycle.Sweep(ctx)
 	if report.Objects+report.Generations+report.Adopted > 0 {
 		c.opts.Logger.Info("swept", "objects", report.Objects, "generations", report.Generations, "adopted", report.Adopted)
 	}

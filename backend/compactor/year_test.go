@@ -50,14 +50,14 @@ func TestYear(t *testing.T) {
 	}
 	var count counting
 	x := newWorld(t, count.wrap())
-	x.now = time.UnixMilli((testDay + 400) * series.DayMillis)
+	x.Now = time.UnixMilli((testDay + 400) * series.DayMillis)
 	type cost struct{ open, rows, cells, gets, bytes, sweep int64 }
 	var first cost
 	published := 0
 	for _, days := range []int{10, 100, 365} {
 		for ; published < days; published++ {
 			for k := range tenants {
-				publishSmall(t, x.store, tenant.ID(fmt.Sprintf("tenant-%04d", k)), testDay+int64(published))
+				publishSmall(t, x.Store, tenant.ID(fmt.Sprintf("tenant-%04d", k)), testDay+int64(published))
 			}
 		}
 		count.zero()
@@ -66,7 +66,7 @@ func TestYear(t *testing.T) {
 		count.rows.Reads.Store(0)
 		start := time.Now()
 		at := (testDay + 5) * series.DayMillis
-		sel, err := x.store.Select(ctx, series.Request{Tenant: "tenant-0007", MinTime: at, MaxTime: at + series.DayMillis - 1, Matchers: []*labels.Matcher{metric("small_total")}}, nil)
+		sel, err := x.Store.Select(ctx, series.Request{Tenant: "tenant-0007", MinTime: at, MaxTime: at + series.DayMillis - 1, Matchers: []*labels.Matcher{metric("small_total")}}, nil)
 		if err != nil || len(sel.Series) != 3 {
 			t.Fatalf("%d days: %d series, %v", days, len(sel.Series), err)
 		}

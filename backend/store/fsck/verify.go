@@ -1,20 +1,23 @@
-package store
+package fsck
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/store"
 )
 
-// VerifyOptions says how deep Verify looks.
-type VerifyOptions struct {
+// Options says how deep Verify looks.
+type Options struct {
 	// Data reads every byte of every pack and decodes all samples; without it,
 	// the packs' ends are read, and of the objects name, size and checksum.
 	Data bool
@@ -22,8 +25,8 @@ type VerifyOptions struct {
 	Finding func(where string, err error)
 }
 
-// VerifyReport counts what Verify saw.
-type VerifyReport struct {
+// Report counts what Verify saw.
+type Report struct {
 	Days, Packs, Cells int
 	Series, Samples    int64
 	Bytes              int64 // of packs
@@ -36,10 +39,10 @@ type VerifyReport struct {
 // rows of the index are byte for byte what the packs keep of them, and that L0
 // packs that catalogs name are there. What is wrong goes to o.Finding; an error
 // means that checking itself failed.
-func (s *Store) Verify(ctx context.Context, tenants []tenant.ID, o VerifyOptions) (VerifyReport, error) {
-	v := &verifier{s: s, o: o}
+func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (Report, error) {
+	v := &verifier{k: k, o: o}
 	for _, t := range tenants {
-		list, _, err := s.catalogs(ctx, t, 0, lastDay)
+		list, _, err := k.index.Catalogs.Readable(ctx, t, 0, schema.MaxDay)
 		if err != nil {
 			return v.report, err
 		}
@@ -55,9 +58,9 @@ func (s *Store) Verify(ctx context.Context, tenants []tenant.ID, o VerifyOptions
 }
 
 type verifier struct {
-	s      *Store
-	o      VerifyOptions
-	report VerifyReport
+	k      *Checker
+	o      Options
+	report Report
 }
 
 func (v *verifier) finding(where string, err error) {
@@ -67,7 +70,7 @@ func (v *verifier) finding(where string, err error) {
 	}
 }
 
-func (v *verifier) day(ctx context.Context, c *Catalog) {
+func (v *verifier) day(ctx context.Context, c *index.Catalog) {
 	v.report.Days++
 	where := fmt.Sprintf("tenant %s, day %d", c.Tenant, c.Day)
 	for i := range c.L0 {
@@ -80,8 +83,8 @@ func (v *verifier) day(ctx context.Context, c *Catalog) {
 	if m == nil {
 		return
 	}
-	if cell, err := schema.DecodeVersionCell(c.cell); err != nil || cell.Version != m.Version {
-		v.finding(where, errors.Join(err, fmt.Errorf("%w: the manifest is of generation %s, its version cell of %s", ErrIndex, m.Version, cell.Version)))
+	if cell, err := c.VersionCell(); err != nil || cell.Version != m.Version {
+		v.finding(where, errors.Join(err, fmt.Errorf("%w: the manifest is of generation %s, its version cell of %s", index.ErrInconsistent, m.Version, cell.Version)))
 	}
 	series, samples := int64(0), int64(0)
 	expected := map[string]map[string][]byte{} // row key → qualifier → value
@@ -93,22 +96,22 @@ func (v *verifier) day(ctx context.Context, c *Catalog) {
 		}
 	}
 	if series != m.Series || samples != m.Samples {
-		v.finding(where, fmt.Errorf("%w: its packs have %d series and %d samples, the manifest says %d and %d", ErrIndex, series, samples, m.Series, m.Samples))
+		v.finding(where, fmt.Errorf("%w: its packs have %d series and %d samples, the manifest says %d and %d", index.ErrInconsistent, series, samples, m.Series, m.Samples))
 	}
 	v.report.Series += series
 	v.report.Samples += samples
 	v.rows(ctx, where, m.Version, expected)
 }
 
-func (v *verifier) l0(ctx context.Context, c *Catalog, l *L0) error {
-	obj, err := v.s.opts.Objects.Stat(ctx, l.Object)
+func (v *verifier) l0(ctx context.Context, c *index.Catalog, l *index.L0) error {
+	obj, err := v.k.opts.Objects.Stat(ctx, l.Object)
 	if err != nil {
-		return objectError(l.Object, err)
+		return store.ObjectError(l.Object, err)
 	}
 	if obj.Size != l.ObjectSize {
 		return fmt.Errorf("%w: it has %d bytes, the index says %d", pack.ErrCorrupt, obj.Size, l.ObjectSize)
 	}
-	r, err := v.s.OpenPack(ctx, l.ID, l.Object, obj.Size)
+	r, err := v.k.store.OpenPack(ctx, l.ID, l.Object, obj.Size)
 	if err != nil {
 		return err
 	}
@@ -118,27 +121,27 @@ func (v *verifier) l0(ctx context.Context, c *Catalog, l *L0) error {
 			continue
 		}
 		if sec.Offset != l.Offset || sec.Length != l.Length || sec.CRC != l.CRC || sec.Samples != l.Samples {
-			return fmt.Errorf("%w: its section is not the one that the catalog names", ErrIndex)
+			return fmt.Errorf("%w: its section is not the one that the catalog names", index.ErrInconsistent)
 		}
 		if v.o.Data {
 			return r.Verify()
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: it has no section of the day", ErrIndex)
+	return fmt.Errorf("%w: it has no section of the day", index.ErrInconsistent)
 }
 
 // pack checks a compacted pack and notes which rows it should have in the index.
-func (v *verifier) pack(ctx context.Context, c *Catalog, part int, expected map[string]map[string][]byte) error {
+func (v *verifier) pack(ctx context.Context, c *index.Catalog, part int, expected map[string]map[string][]byte) error {
 	e := &c.Manifest.Packs[part]
-	obj, err := v.s.opts.Objects.Stat(ctx, e.Object)
+	obj, err := v.k.opts.Objects.Stat(ctx, e.Object)
 	if err != nil {
-		return objectError(e.Object, err)
+		return store.ObjectError(e.Object, err)
 	}
 	if obj.Size != e.Size || obj.CRC != e.CRC {
 		return fmt.Errorf("%w: it has %d bytes with checksum %08x, the manifest says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, e.Size, e.CRC)
 	}
-	r, read, err := v.s.openTail(ctx, e)
+	r, read, err := v.k.store.OpenTail(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -147,9 +150,9 @@ func (v *verifier) pack(ctx context.Context, c *Catalog, part int, expected map[
 	v.report.Bytes += e.Size
 	info := r.Info()
 	if len(info.Sections) != 1 || info.Sections[0].Tenant != c.Tenant || info.Sections[0].Day != c.Day || info.Sections[0].Samples != e.Samples || int64(info.Sections[0].Series) != e.Series {
-		return fmt.Errorf("%w: it does not hold what the manifest says", ErrIndex)
+		return fmt.Errorf("%w: it does not hold what the manifest says", index.ErrInconsistent)
 	}
-	err = v.s.indexOf(r, c.Tenant, c.Day, c.Manifest.Version, part, func(key, qualifier string, value []byte) {
+	err = index.CellsOf(r, c.Tenant, c.Day, c.Manifest.Version, part, func(key, qualifier string, value []byte) {
 		if expected[key] == nil {
 			expected[key] = map[string][]byte{}
 		}
@@ -165,51 +168,41 @@ func (v *verifier) pack(ctx context.Context, c *Catalog, part int, expected map[
 // rows compares the rows of the index with what the packs keep of them, and
 // looks for cells of the generation that no pack has.
 func (v *verifier) rows(ctx context.Context, where string, version schema.Version, expected map[string]map[string][]byte) {
-	var keys []rows.Range
-	for key := range expected {
-		keys = append(keys, rows.Single(key))
-	}
-	for len(keys) > 0 {
-		n := min(len(keys), 512)
-		err := v.s.opts.Rows.ReadRows(ctx, keys[:n], rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: version.Prefix(), MinTime: v.s.oldest(), Latest: true}, func(r rows.Row) bool {
-			for _, cell := range r.Cells {
-				value, ok := expected[r.Key][cell.Qualifier]
-				switch {
-				case !ok:
-					v.finding(where, fmt.Errorf("%w: row %q has the cell %q, which no pack has", ErrIndex, r.Key, cell.Qualifier))
-				case !bytes.Equal(value, cell.Value):
-					v.finding(where, fmt.Errorf("%w: cell %q of row %q is not what its pack has", ErrIndex, cell.Qualifier, r.Key))
-				}
-				v.report.Cells++
-				delete(expected[r.Key], cell.Qualifier)
-			}
-			return true
-		})
-		if err != nil {
-			v.finding(where, err)
-			return
+	keys := slices.Collect(maps.Keys(expected))
+	err := v.k.index.Generations.EachCell(ctx, keys, version, func(key, qualifier string, cell []byte) {
+		value, ok := expected[key][qualifier]
+		switch {
+		case !ok:
+			v.finding(where, fmt.Errorf("%w: row %q has the cell %q, which no pack has", index.ErrInconsistent, key, qualifier))
+		case !bytes.Equal(value, cell):
+			v.finding(where, fmt.Errorf("%w: cell %q of row %q is not what its pack has", index.ErrInconsistent, qualifier, key))
 		}
-		keys = keys[n:]
+		v.report.Cells++
+		delete(expected[key], qualifier)
+	})
+	if err != nil {
+		v.finding(where, err)
+		return
 	}
 	for key, cells := range expected {
 		for q := range cells {
-			v.finding(where, fmt.Errorf("%w: row %q lacks the cell %q", ErrIndex, key, q))
+			v.finding(where, fmt.Errorf("%w: row %q lacks the cell %q", index.ErrInconsistent, key, q))
 		}
 	}
 }
 
 // work checks that the packs of receipts are there.
 func (v *verifier) work(ctx context.Context) {
-	list, err := v.s.Work(ctx)
+	list, err := v.k.index.Work.Days(ctx)
 	if err != nil {
 		v.finding("work rows", err)
 		return
 	}
 	for _, d := range list {
 		for _, r := range d.Receipts {
-			obj, err := v.s.opts.Objects.Stat(ctx, r.Object)
+			obj, err := v.k.opts.Objects.Stat(ctx, r.Object)
 			if errors.Is(err, objects.ErrNotFound) {
-				err = objectError(r.Object, err)
+				err = store.ObjectError(r.Object, err)
 			} else if err == nil && (obj.Size != r.Size || obj.CRC != r.CRC) {
 				err = fmt.Errorf("%w: it has %d bytes with checksum %08x, its receipt says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, r.Size, r.CRC)
 			}

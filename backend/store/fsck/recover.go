@@ -1,9 +1,8 @@
-package store
+package fsck
 
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,68 +10,28 @@ import (
 	"strings"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/store"
 )
-
-// generationID says in a compacted pack which part of which generation it is.
-type generationID struct {
-	Version schema.Version
-	Part    int
-	Last    bool // no part follows
-}
-
-func (g generationID) encode() ([]byte, error) { return json.Marshal(g) }
 
 // foundPack is a compacted pack that was found by listing objects.
 type foundPack struct {
 	entry    schema.PackEntry
-	id       generationID
+	id       index.Identity
 	day      int64
 	deletion uint64
-}
-
-// Tenants lists the tenants that the index or the object store has anything of,
-// ascending.
-func (s *Store) Tenants(ctx context.Context) ([]tenant.ID, error) {
-	set := map[tenant.ID]struct{}{}
-	for start := schema.FirstTenant; ; {
-		key := ""
-		err := s.opts.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: schema.EndOfTenants}}, rows.Filter{Rows: 1}, func(r rows.Row) bool { key = r.Key; return false })
-		if err != nil {
-			return nil, fmt.Errorf("list tenants: %w", err)
-		}
-		if key == "" {
-			break
-		}
-		t, ok := schema.TenantOf(key)
-		if !ok {
-			return nil, fmt.Errorf("list tenants: row %q is of no tenant", key)
-		}
-		set[t] = struct{}{}
-		start = rows.PrefixEnd(schema.TenantPrefix(t))
-	}
-	err := s.opts.Objects.List(ctx, "l1/", func(o objects.Object) bool {
-		if parts := strings.Split(o.Name, "/"); len(parts) == 4 {
-			set[tenant.ID(parts[1])] = struct{}{}
-		}
-		return true
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list tenants: %w", err)
-	}
-	return slices.Sorted(maps.Keys(set)), nil
 }
 
 // recoverManifests makes manifests for the days of a tenant that have compacted
 // packs and none: of the newest generation that is complete. It may be one that
 // was never published; it then holds what was to be published.
-func (s *Store) recoverManifests(ctx context.Context, t tenant.ID) (int, error) {
+func (k *Checker) recoverManifests(ctx context.Context, t tenant.ID) (int, error) {
 	byDay := map[int64][]objects.Object{}
 	var broken error
-	err := s.opts.Objects.List(ctx, objectDir(string(t))+"/", func(o objects.Object) bool {
+	err := k.opts.Objects.List(ctx, store.ObjectDir(t)+"/", func(o objects.Object) bool {
 		var day int64
 		parts := strings.Split(o.Name, "/")
 		if len(parts) == 4 {
@@ -87,7 +46,7 @@ func (s *Store) recoverManifests(ctx context.Context, t tenant.ID) (int, error) 
 	}
 	n := 0
 	for _, day := range slices.Sorted(maps.Keys(byDay)) {
-		c, err := s.Catalog(ctx, t, day)
+		c, err := k.index.Catalogs.Read(ctx, t, day)
 		if err != nil {
 			return n, err
 		}
@@ -96,7 +55,7 @@ func (s *Store) recoverManifests(ctx context.Context, t tenant.ID) (int, error) 
 		}
 		var found []foundPack
 		for _, o := range byDay[day] {
-			f, err := s.identify(ctx, o.Name)
+			f, err := k.identify(ctx, o.Name)
 			if err != nil {
 				return n, fmt.Errorf("object %s: %w", o.Name, err)
 			}
@@ -106,7 +65,7 @@ func (s *Store) recoverManifests(ctx context.Context, t tenant.ID) (int, error) 
 		if !ok {
 			return n, fmt.Errorf("day %d has packs of which no generation is complete", day)
 		}
-		if err := s.writeRecovered(ctx, &c, m); err != nil {
+		if err := k.writeRecovered(ctx, &c, m); err != nil {
 			return n, err
 		}
 		n++
@@ -115,14 +74,14 @@ func (s *Store) recoverManifests(ctx context.Context, t tenant.ID) (int, error) 
 }
 
 // identify reads what a compacted pack says of itself.
-func (s *Store) identify(ctx context.Context, name string) (foundPack, error) {
+func (k *Checker) identify(ctx context.Context, name string) (foundPack, error) {
 	var f foundPack
-	o, err := s.opts.Objects.Stat(ctx, name)
+	o, err := k.opts.Objects.Stat(ctx, name)
 	if err != nil {
 		return f, err
 	}
 	f.entry = schema.PackEntry{Object: name, Size: o.Size, CRC: o.CRC}
-	r, _, err := s.openTail(ctx, &f.entry)
+	r, _, err := k.store.OpenTail(ctx, &f.entry)
 	if err != nil {
 		return f, err
 	}
@@ -150,12 +109,8 @@ func (s *Store) identify(ctx context.Context, name string) (foundPack, error) {
 	if err != nil {
 		return f, err
 	}
-	for _, c := range cells {
-		if c.Name == string(rune(cellGeneration)) {
-			return f, json.Unmarshal(c.Value, &f.id)
-		}
-	}
-	return f, fmt.Errorf("%w: it does not say which generation it is of", pack.ErrCorrupt)
+	f.id, err = index.IdentityOf(cells)
+	return f, err
 }
 
 // newestComplete makes the manifest of the newest generation of which all parts
@@ -189,19 +144,19 @@ next:
 // writeRecovered publishes a recovered manifest, unless there is one by now. It
 // raises the fence number: the version may be one that an attempt under way read
 // before it was replaced and lost.
-func (s *Store) writeRecovered(ctx context.Context, c *Catalog, m schema.Manifest) error {
-	stamp, expiry, err := s.stamp(ctx, c.Tenant, m.Day)
+func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema.Manifest) error {
+	stamp, expiry, err := k.store.Stamp(ctx, c.Tenant, m.Day)
 	if err != nil {
 		return err
 	}
-	number, err := c.fence()
+	number, err := c.Fence()
 	if err != nil {
 		return err
 	}
-	m.Expiry, m.Written = expiry, s.nowMillis()
-	held, err := s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, m.Day), c.unchanged(), setManifest(&m, number+1, stamp), nil)
+	m.Expiry, m.Written = expiry, k.opts.Now().UnixMilli()
+	held, err := k.index.Catalogs.Replace(ctx, c, &m, number+1, stamp)
 	if err == nil && !held {
-		err = ErrConflict
+		err = store.ErrConflict
 	}
 	return err
 }
@@ -209,9 +164,9 @@ func (s *Store) writeRecovered(ctx context.Context, c *Catalog, m schema.Manifes
 // recoverL0 enters L0 packs into the index that no receipt and no garbage entry
 // names. One that was compacted before is compacted again, which changes
 // nothing.
-func (s *Store) recoverL0(ctx context.Context) error {
+func (k *Checker) recoverL0(ctx context.Context) error {
 	known := map[string]bool{}
-	err := s.eachWork(ctx, func(d *DayWork) error {
+	err := k.index.Work.Each(ctx, func(d *index.DayWork) error {
 		for _, r := range d.Receipts {
 			known[r.Object] = true
 		}
@@ -220,22 +175,16 @@ func (s *Store) recoverL0(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	start, end := schema.GarbageRange(forever)
-	var bad error
-	err = s.opts.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{Families: []rows.Family{rows.System}, Latest: true}, func(r rows.Row) bool {
-		if c, ok := r.Cell(rows.System, schema.GarbageQualifier); ok {
-			var e schema.Garbage
-			if e, bad = schema.DecodeGarbage(c.Value); bad == nil && e.Kind == garbageL0 {
-				known[e.Name] = true
-			}
+	err = k.index.Garbage.Each(ctx, func(e schema.Garbage) {
+		if e.Kind == index.GarbageL0 {
+			known[e.Name] = true
 		}
-		return bad == nil
 	})
-	if err = errors.Join(err, bad); err != nil {
-		return fmt.Errorf("read garbage queue: %w", err)
+	if err != nil {
+		return err
 	}
 	var lost []string
-	if err := s.opts.Objects.List(ctx, "l0/", func(o objects.Object) bool {
+	if err := k.opts.Objects.List(ctx, "l0/", func(o objects.Object) bool {
 		if !known[o.Name] {
 			lost = append(lost, o.Name)
 		}
@@ -244,8 +193,7 @@ func (s *Store) recoverL0(ctx context.Context) error {
 		return err
 	}
 	for _, name := range lost {
-		var report SweepReport
-		if err := s.adopt(ctx, schema.Garbage{Name: name}, &report); err != nil {
+		if _, err := k.store.Adopt(ctx, name); err != nil {
 			return fmt.Errorf("object %s: %w", name, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package store
+package index
 
 import (
 	"context"
@@ -9,15 +9,18 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Lease takes or renews a lease, for efficiency only: two holders at once do
+// Leases is the rows of leases.
+type Leases struct{ table }
+
+// Take takes or renews a lease, for efficiency only: two holders at once do
 // nothing wrong, they do the work twice. It reports whether the holder has it.
-func (s *Store) Lease(ctx context.Context, name, holder string, life time.Duration) (bool, error) {
+func (s *Leases) Take(ctx context.Context, name, holder string, life time.Duration) (bool, error) {
 	key := schema.LeaseKey(name)
 	now := s.nowMillis()
 	var current *schema.Lease
 	var raw []byte
 	var broken error
-	err := s.opts.Rows.ReadRows(ctx, []rows.Range{rows.Single(key)}, rows.Filter{Families: []rows.Family{rows.System}, Latest: true}, func(r rows.Row) bool {
+	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(key)}, system(), func(r rows.Row) bool {
 		if c, ok := r.Cell(rows.System, schema.LeaseQualifier); ok {
 			l, err := schema.DecodeLease(c.Value)
 			if broken = err; err == nil {
@@ -40,7 +43,7 @@ func (s *Store) Lease(ctx context.Context, name, holder string, life time.Durati
 		condition = rows.ValueIs(rows.System, schema.LeaseQualifier, raw)
 	}
 	next := schema.Lease{Holder: holder, Until: now + life.Milliseconds()}
-	held, err := s.opts.Rows.CheckAndMutate(ctx, key, condition, []rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, next.Encode())}, nil)
+	held, err := s.rows.CheckAndMutate(ctx, key, condition, []rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, next.Encode())}, nil)
 	if err != nil {
 		return false, fmt.Errorf("take lease %s: %w", name, err)
 	}

@@ -1,9 +1,8 @@
-package store
+package index
 
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -16,6 +15,12 @@ import (
 // intents that it left. The names of instances cannot have it.
 const lostMark = "~lost-"
 
+// LostName is the name of an incarnation of an ingester that was lost.
+func LostName(ingester, incarnation string) string { return ingester + lostMark + incarnation }
+
+// IsLostOf reports whether a name is that of an ingester's lost incarnation.
+func IsLostOf(name, ingester string) bool { return strings.HasPrefix(name, ingester+lostMark) }
+
 // IsLost reports whether an intent's ingester was lost: nobody will settle what
 // it owed.
 func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) }
@@ -24,12 +29,12 @@ func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) 
 // stay under a name that tells so, marked by the incarnation that was lost (or
 // that took its place). also are windows of which it may have had samples before
 // it could say so. Repeating it is harmless. It returns how many windows it owed.
-func (s *Store) Lose(ctx context.Context, ingester, incarnation, zone string, also []Window) (int, error) {
-	name := ingester + lostMark + incarnation
+func (s *Work) Lose(ctx context.Context, ingester, incarnation, zone string, also []Window) (int, error) {
+	name := LostName(ingester, incarnation)
 	var ms []rows.RowMutation
 	n := 0
 	seen := map[Window]bool{}
-	err := s.eachWork(ctx, func(d *DayWork) error {
+	err := s.Each(ctx, func(d *DayWork) error {
 		m := rows.RowMutation{Key: schema.WorkKey(d.Day)}
 		for _, in := range d.Intents {
 			if in.Ingester != ingester {
@@ -78,7 +83,7 @@ func (s *Store) Lose(ctx context.Context, ingester, incarnation, zone string, al
 		n++
 	}
 	for _, m := range ms { // one row at a time: what was and what is now change together
-		if err := s.opts.Rows.Mutate(ctx, m); err != nil {
+		if err := s.rows.Mutate(ctx, m); err != nil {
 			return 0, fmt.Errorf("mark what %s owed as lost: %w", ingester, err)
 		}
 	}
@@ -88,11 +93,11 @@ func (s *Store) Lose(ctx context.Context, ingester, incarnation, zone string, al
 // Damaged says that an ingester that lives on lost samples of windows that others
 // have, with a damaged log: it is marked as lost for them, by its incarnation,
 // until they have uploaded theirs. Repeating it is harmless.
-func (s *Store) Damaged(ctx context.Context, ingester, incarnation, zone string, windows []Window) error {
-	name := ingester + lostMark + incarnation
+func (s *Work) Damaged(ctx context.Context, ingester, incarnation, zone string, windows []Window) error {
+	name := LostName(ingester, incarnation)
 	for _, w := range windows { // one row at a time
 		in := schema.Intent{Since: s.nowMillis(), Zone: zone}
-		err := s.opts.Rows.Mutate(ctx, rows.RowMutation{Key: schema.WorkKey(w.Day),
+		err := s.rows.Mutate(ctx, rows.RowMutation{Key: schema.WorkKey(w.Day),
 			Mutations: []rows.Mutation{rows.Set(rows.System, schema.IntentQualifier(w.Number, name), 0, in.Encode())}})
 		if err != nil {
 			return fmt.Errorf("mark windows as lost with a damaged log: %w", err)
@@ -118,9 +123,9 @@ func (l *Lost) Overlaps(mint, maxt int64) bool {
 
 // Losses lists what lost ingesters may have had alone and is not known to be in
 // the long-term store.
-func (s *Store) Losses(ctx context.Context) ([]Lost, error) {
+func (s *Work) Losses(ctx context.Context) ([]Lost, error) {
 	var out []Lost
-	err := s.eachWork(ctx, func(d *DayWork) error {
+	err := s.Each(ctx, func(d *DayWork) error {
 		for _, in := range d.Intents {
 			if IsLost(in.Ingester) {
 				out = append(out, Lost{Ingester: in.Ingester, Zone: in.Zone, Window: Window{d.Day, in.Window}, Since: in.Since})
@@ -136,77 +141,15 @@ func (s *Store) Losses(ctx context.Context) ([]Lost, error) {
 	return out, err
 }
 
-// SettleLosses takes back intents of lost ingesters for windows that no other
-// ingester owes samples of any more and that none of another zone was lost with:
-// every acknowledged sample of them was on another ingester too, and is uploaded.
-// Intents younger than before (Unix milliseconds) stay. It returns how many were
-// taken back.
-func (s *Store) SettleLosses(ctx context.Context, before int64) (int, error) {
-	return s.settleLosses(ctx, func(d *DayWork, in IntentOf) bool { return in.Since <= before && settled(d, in, false) })
-}
-
-// SettleLoss takes back what one ingester owed that was lost, after all others
-// have sealed and uploaded what they had. What an ingester of another zone was
-// lost with, too, stays. It returns how many windows stay.
-func (s *Store) SettleLoss(ctx context.Context, ingester string) (int, error) {
-	left := 0
-	_, err := s.settleLosses(ctx, func(d *DayWork, in IntentOf) bool {
-		if !strings.HasPrefix(in.Ingester, ingester+lostMark) {
-			return false
-		}
-		if !settled(d, in, true) {
-			left++
-			return false
-		}
-		return true
-	})
-	return left, err
-}
-
 // LossesOf counts the windows that an ingester of the name was lost with.
-func (s *Store) LossesOf(ctx context.Context, ingester string) (int, error) {
+func (s *Work) LossesOf(ctx context.Context, ingester string) (int, error) {
 	list, err := s.Losses(ctx)
 	n := 0
 	for i := range list {
 		// What others can upload; what was set aside waits for an operator.
-		if strings.HasPrefix(list[i].Ingester, ingester+lostMark) && list[i].Tenant == "" {
+		if IsLostOf(list[i].Ingester, ingester) && list[i].Tenant == "" {
 			n++
 		}
 	}
 	return n, err
-}
-
-func (s *Store) settleLosses(ctx context.Context, which func(*DayWork, IntentOf) bool) (int, error) {
-	byName := map[string][]Window{}
-	err := s.eachWork(ctx, func(d *DayWork) error {
-		for _, in := range d.Intents {
-			if IsLost(in.Ingester) && which(d, in) {
-				byName[in.Ingester] = append(byName[in.Ingester], Window{d.Day, in.Window})
-			}
-		}
-		return nil
-	})
-	n := 0
-	for name, windows := range byName {
-		if err == nil {
-			err = s.Settle(ctx, name, windows)
-			n += len(windows)
-		}
-	}
-	return n, err
-}
-
-// settled reports whether a lost ingester's window is with all others in the
-// long-term store. With uploaded, those that live are known to have uploaded
-// what they had.
-func settled(d *DayWork, lost IntentOf, uploaded bool) bool {
-	return !slices.ContainsFunc(d.Intents, func(o IntentOf) bool {
-		if o.Window != lost.Window || o.Ingester == lost.Ingester {
-			return false
-		}
-		if !IsLost(o.Ingester) {
-			return !uploaded
-		}
-		return o.Zone != lost.Zone || o.Zone == ""
-	})
 }

@@ -1,4 +1,4 @@
-package store
+package index
 
 import (
 	"context"
@@ -29,16 +29,16 @@ func (a *AsideOf) qualifier() string {
 }
 
 // Asides lists everything that is recorded as set aside.
-func (s *Store) Asides(ctx context.Context) ([]AsideOf, error) {
+func (s *Work) Asides(ctx context.Context) ([]AsideOf, error) {
 	var out []AsideOf
-	err := s.eachWork(ctx, func(d *DayWork) error { out = append(out, d.Asides...); return nil })
+	err := s.Each(ctx, func(d *DayWork) error { out = append(out, d.Asides...); return nil })
 	return out, err
 }
 
 // SetAside records what an ingester set aside, in place of what was recorded for
 // the same window and tenant. A mark of Drop on it goes: there is more now than
 // the operator gave up.
-func (s *Store) SetAside(ctx context.Context, list []AsideOf) error {
+func (s *Work) SetAside(ctx context.Context, list []AsideOf) error {
 	byDay := map[int64][]rows.Mutation{}
 	for i := range list {
 		a := &list[i]
@@ -48,7 +48,7 @@ func (s *Store) SetAside(ctx context.Context, list []AsideOf) error {
 }
 
 // ClearAside deletes records of what is not set aside any more.
-func (s *Store) ClearAside(ctx context.Context, list []AsideOf) error {
+func (s *Work) ClearAside(ctx context.Context, list []AsideOf) error {
 	byDay := map[int64][]rows.Mutation{}
 	for i := range list {
 		a := &list[i]
@@ -61,7 +61,7 @@ func (s *Store) ClearAside(ctx context.Context, list []AsideOf) error {
 // record of an ingester that was lost goes at once; any other is marked, and the
 // ingester deletes its files and then the record. It returns what was given up,
 // or ErrNoAside.
-func (s *Store) DropAside(ctx context.Context, ingester string, w Window, t tenant.ID) (AsideOf, error) {
+func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenant.ID) (AsideOf, error) {
 	const attempts = 5
 	for range attempts {
 		all, err := s.Asides(ctx)
@@ -80,7 +80,7 @@ func (s *Store) DropAside(ctx context.Context, ingester string, w Window, t tena
 			mutation = rows.Set(rows.System, a.qualifier(), 0, marked.Encode())
 		}
 		// Only what the operator saw is given up.
-		held, err := s.opts.Rows.CheckAndMutate(ctx, schema.WorkKey(w.Day), rows.ValueIs(rows.System, a.qualifier(), a.Encode()), []rows.Mutation{mutation}, nil)
+		held, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(w.Day), rows.ValueIs(rows.System, a.qualifier(), a.Encode()), []rows.Mutation{mutation}, nil)
 		if err != nil {
 			return a, fmt.Errorf("drop series that were set aside: %w", err)
 		}
@@ -93,14 +93,14 @@ func (s *Store) DropAside(ctx context.Context, ingester string, w Window, t tena
 
 // AsidesOf lists what an instance has set aside, under its own name or as one
 // that was lost, and that no operator gave up.
-func (s *Store) AsidesOf(ctx context.Context, instance string) ([]AsideOf, error) {
+func (s *Work) AsidesOf(ctx context.Context, instance string) ([]AsideOf, error) {
 	all, err := s.Asides(ctx)
 	return slices.DeleteFunc(all, func(a AsideOf) bool { return a.Dropped != 0 || !ofInstance(a.Ingester, instance) }), err
 }
 
 // ForgetAsides deletes the records of an instance that an operator gave up: the
 // instance will not come back to do it.
-func (s *Store) ForgetAsides(ctx context.Context, instance string) error {
+func (s *Work) ForgetAsides(ctx context.Context, instance string) error {
 	all, err := s.Asides(ctx)
 	if err != nil {
 		return err
@@ -112,35 +112,8 @@ func ofInstance(ingester, instance string) bool {
 	return ingester == instance || strings.HasPrefix(ingester, instance+lostMark)
 }
 
-// hasAside reports whether a tenant has something set aside that nobody gave up.
-func (s *Store) hasAside(ctx context.Context, t tenant.ID) (bool, error) {
+// HasAside reports whether a tenant has something set aside that nobody gave up.
+func (s *Work) HasAside(ctx context.Context, t tenant.ID) (bool, error) {
 	all, err := s.Asides(ctx)
 	return slices.ContainsFunc(all, func(a AsideOf) bool { return a.Tenant == t && a.Dropped == 0 }), err
-}
-
-// settleAsides deletes the records of lost ingesters that can be of no more use:
-// their tenant was deleted, or its retention has passed.
-func (s *Store) settleAsides(ctx context.Context) error {
-	all, err := s.Asides(ctx)
-	if err != nil {
-		return err
-	}
-	var over []AsideOf
-	for i := range all {
-		if !IsLost(all[i].Ingester) {
-			continue
-		}
-		gone, err := s.opts.Deleted(ctx, all[i].Tenant)
-		if err != nil {
-			return fmt.Errorf("tenant %s: %w", all[i].Tenant, err)
-		}
-		_, expiry, err := s.stamp(ctx, all[i].Tenant, all[i].Window.Day)
-		if err != nil {
-			return err
-		}
-		if gone || expiry > 0 && expiry < s.nowMillis() {
-			over = append(over, all[i])
-		}
-	}
-	return s.ClearAside(ctx, over)
 }
