@@ -9,6 +9,7 @@ import (
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/ring"
@@ -77,7 +78,7 @@ func status(err error) (int, string) {
 		return http.StatusServiceUnavailable, "ingester is stopping; send the request again"
 	case errors.Is(err, series.ErrLost):
 		return http.StatusServiceUnavailable, series.ErrLost.Error()
-	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, querier.ErrSilent):
+	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, peers.ErrTooFew):
 		return http.StatusServiceUnavailable, "too few ingesters are available; send the request again"
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable, "request took too long; send it again"

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -18,7 +19,7 @@ import (
 // TestPartsThatDoNotAnswer: what cannot be told whole is 503 and not a smaller
 // answer, and no inner error reaches the tenant.
 func TestPartsThatDoNotAnswer(t *testing.T) {
-	for _, err := range []error{fmt.Errorf("ingester-7: %w", querier.ErrSilent), errors.New("ingester-7: broken")} {
+	for _, err := range []error{fmt.Errorf("ingester-7: %w", peers.ErrTooFew), errors.New("ingester-7: broken")} {
 		b := newBackend(t)
 		h := New(Options{
 			Queryable: querier.NewQueryable(nil, nil, nil, nil), Engine: nil, Parser: nil,

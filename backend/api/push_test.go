@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/ingester"
-	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
@@ -235,7 +235,7 @@ func TestErrors(t *testing.T) {
 		{wrap(ingester.ErrLog), 503, "the write-ahead log could not be written; send the request again"},
 		{wrap(ingester.ErrStopped), 503, "ingester is stopping; send the request again"},
 		{wrap(ring.ErrTooFew), 503, "too few ingesters are available; send the request again"},
-		{wrap(querier.ErrSilent), 503, "too few ingesters are available; send the request again"},
+		{wrap(peers.ErrTooFew), 503, "too few ingesters are available; send the request again"},
 		{wrap(distributor.ErrUnavailable), 503, "too few ingesters are available; send the request again"},
 		{wrap(context.DeadlineExceeded), 503, "request took too long; send it again"},
 		{wrap(context.Canceled), 499, "request was canceled"},

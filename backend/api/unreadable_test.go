@@ -18,6 +18,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
@@ -72,7 +73,7 @@ func TestOneBody(t *testing.T) {
 		text string
 	}{
 		{errors.New("file-7 is damaged"), "internal error; send the request again"},
-		{fmt.Errorf("%w: zone file-7", querier.ErrSilent), "too few ingesters are available; send the request again"},
+		{fmt.Errorf("%w: zone file-7", peers.ErrTooFew), "too few ingesters are available; send the request again"},
 		{fmt.Errorf("read: %w: file-7", ring.ErrTooFew), "too few ingesters are available; send the request again"},
 		{fmt.Errorf("%w: file-7", series.ErrLost), series.ErrLost.Error()},
 		{fmt.Errorf("%w: file-7", memory.ErrFull), memory.ErrFull.Error() + "; send the request again"},

@@ -24,12 +24,12 @@ import (
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/recovery"
 	"github.com/palliumhq/pallium/backend/ring"
 	ringredis "github.com/palliumhq/pallium/backend/ring/redis"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/backend/schema"
-	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 	"github.com/palliumhq/pallium/gateway"
@@ -93,10 +93,8 @@ type App struct {
 	longTerm  *store.Store         // nil in a gateway
 	lifecycle *lifecycle.Keeper    // of longTerm
 	clock     *clock.Guard         // nil in a gateway
-	// knownMetadata is what ingesters know of a tenant's metrics, deleteRecent
-	// drops series from what they hold.
-	knownMetadata func(context.Context, tenant.ID) ([]series.MetricMetadata, error)
-	deleteRecent  func(context.Context, tenant.ID, schema.Tombstone) error
+	// deleteRecent drops series from what ingesters hold.
+	deleteRecent func(context.Context, tenant.ID, schema.Tombstone) error
 
 	// Of a process of a cluster.
 	security          *cluster.Member
@@ -106,10 +104,8 @@ type App struct {
 	pool              *rpc.Pool
 	rpc               *rpc.Server
 	remembered        *rememberedLimits
-	leaving           *leaving // of an ingester
-	lossMu            sync.Mutex
-	losses            []store.Lost
-	lossesAt          time.Time
+	recovery          *recovery.Recovery
+	leaver            *recovery.Leaver // of an ingester
 
 	serving atomic.Bool // requests can be served
 

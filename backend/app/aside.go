@@ -1,9 +1,7 @@
 package app
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -83,31 +81,4 @@ func (a *App) dropAside(w http.ResponseWriter, r *http.Request, q url.Values) er
 	}
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "message": message, "dropped": viewAside(&got)})
 	return nil
-}
-
-// errHasAside is why an ingester cannot leave or be forgotten.
-var errHasAside = errors.New("series that no pack can hold are on the ingester's disk alone")
-
-// mayLeave returns an error while this ingester has files of series set aside.
-func (a *App) mayLeave(ctx context.Context) error {
-	list := a.ingester.Aside()
-	if len(list) == 0 {
-		return nil
-	}
-	if err := a.refuseAside(ctx, a.members.Self().ID); err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: %d records are not written yet, or were dropped and their files are about to go; repeat the command in a minute", errHasAside, len(list))
-}
-
-// refuseAside returns an error while an instance has something set aside that
-// nobody gave up.
-func (a *App) refuseAside(ctx context.Context, instance string) error {
-	list, err := a.longTerm.AsidesOf(ctx, instance)
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	l := &list[0]
-	return fmt.Errorf("%w: %d records, the first of tenant %s, day %d, window %d; GET %s/aside lists them, POST %s/aside/drop gives them up",
-		errHasAside, len(list), l.Tenant, l.Window.Day, l.Window.Number, admin.Root, admin.Root)
 }

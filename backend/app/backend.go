@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -25,7 +24,6 @@ import (
 	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
@@ -47,13 +45,16 @@ func (a *App) openIngester(ctx context.Context, o ingester.Options) error {
 }
 
 // apiOptions are those of the API that one process and a cluster share.
-func (a *App) apiOptions(recent querier.Recent) api.Options {
+func (a *App) apiOptions(recent *querier.Ingesters) api.Options {
 	syntax := parser.Options{EnableExperimentalFunctions: a.cfg.Querier.ExperimentalFunctions}
 	return api.Options{
 		Queryable: querier.NewQueryable(querier.Both(recent, a.longTerm), a.limitsOf, a.opts.Now, a.opts.Logger),
 		Engine:    querier.NewEngine(a.limitsOf, querier.NewParser(syntax, querier.MaxOperators), a.opts.Logger, a.registry),
 		Parser:    querier.NewParser(syntax, querier.MaxPrettyOperators),
-		Delete:    a.deleteSeries, Metadata: a.metadata, Limits: a.limitsOf,
+		Delete:    a.deleteSeries, SeriesCount: recent.SeriesCount, Limits: a.limitsOf,
+		Metadata: func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+			return querier.Metadata(ctx, recent, a.longTerm, id, a.opts.Now())
+		},
 		Memory: a.memory, Gate: querier.NewGate(a.registry),
 		Lookback: querier.LookbackDelta, Logger: a.opts.Logger, Registerer: a.registry,
 	}
@@ -80,10 +81,6 @@ func (a *App) buildAll(ctx context.Context) error {
 	a.push = dist.Push
 	o := a.apiOptions(querier.OneIngester(localIngester{a.ingester}))
 	o.Push = dist.Push
-	o.SeriesCount = func(_ context.Context, id tenant.ID) (int, error) { return a.ingester.SeriesCount(id), nil }
-	a.knownMetadata = func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
-		return a.ingester.Metadata(id), nil
-	}
 	a.deleteRecent = func(_ context.Context, id tenant.ID, ts schema.Tombstone) error { return a.ingester.Delete(id, ts) }
 	a.backend = api.New(o)
 	return nil
@@ -97,6 +94,7 @@ func (a *App) buildTargets(ctx context.Context) error {
 	if err := a.joinRing(); err != nil {
 		return err
 	}
+	a.recovery = a.newRecovery()
 	t := a.opts.Targets
 	if t[TargetIngester] {
 		if err := a.startIngester(ctx); err != nil {
@@ -136,23 +134,24 @@ func (a *App) startIngester(ctx context.Context) error {
 	if err := a.members.Join(ctx, ring.Joining); err != nil {
 		return err
 	}
-	self := a.members.Self()
-	fresh, _ := a.members.Fresh()
-	if err := a.loseForerunner(ctx, self); err != nil {
+	a.startup.step("finding out whether an ingester of this name was lost with its disk; if so, waiting until all queriers know")
+	fresh, err := a.recovery.MarkForerunner(ctx)
+	if err != nil {
 		return err
 	}
-	o := ingester.Options{ID: self.ID, Zone: self.Zone, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardOf, TakenBy: a.takenBy}
-	o.Damaged = func(ctx context.Context, windows []int64) error { return a.logDamaged(ctx, self, windows) }
+	self := a.members.Self()
+	o := ingester.Options{ID: self.ID, Zone: self.Zone, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardOf,
+		TakenBy: a.recovery.TakenBy, Damaged: a.recovery.MarkDamaged}
 	if err := a.openIngester(ctx, o); err != nil {
 		return err
 	}
 	a.startup.step("reading deletions of series that were made meanwhile")
-	a.leaving = a.newLeaving()
+	a.leaver = a.recovery.Leaver(a.ingester)
 	if err := a.learnDeletions(ctx); err != nil {
 		return err
 	}
 	if fresh {
-		a.askForActive(ctx)
+		a.recovery.AskForActive(ctx, a.ingester)
 	}
 	return nil
 }
@@ -170,66 +169,6 @@ func (a *App) learnDeletions(ctx context.Context) error {
 		return fmt.Errorf("learn of deleted series: %w", err)
 	}
 	return nil
-}
-
-// loseForerunner says what an instance of the same name may have had that was
-// lost with its disk.
-func (a *App) loseForerunner(ctx context.Context, self ring.Instance) error {
-	fresh, replaced := a.members.Fresh()
-	if !fresh {
-		return nil
-	}
-	var also []store.Window
-	zone := self.Zone
-	if replaced {
-		also, zone = a.lastWindows(), a.members.LostZone()
-	}
-	n, err := a.longTerm.Lose(ctx, self.ID, self.Incarnation, zone, also)
-	if err != nil {
-		return fmt.Errorf("find out what a lost ingester %s had: %w", self.ID, err)
-	}
-	if n > 0 {
-		a.opts.Logger.Warn("this ingester replaces one of the same name that was lost with its disk; until the others have uploaded what it owed, no second zone may be silent", "windows", n)
-		a.startup.step("waiting until all queriers know that a lost ingester had this one's name")
-		if err := a.waitForLosses(ctx); err != nil {
-			return err
-		}
-	}
-	return a.members.Settled()
-}
-
-// logDamaged marks windows of this ingester as lost of which its log is damaged:
-// the other ingesters have the samples, and upload them next (restore).
-func (a *App) logDamaged(ctx context.Context, self ring.Instance, starts []int64) error {
-	var windows []store.Window
-	for _, t := range starts {
-		windows = append(windows, store.WindowOf(t))
-	}
-	if err := a.longTerm.Damaged(ctx, self.ID, self.Incarnation, self.Zone, windows); err != nil {
-		return err
-	}
-	a.opts.Logger.Warn("this ingester's write-ahead log is damaged: until replicas have uploaded the damaged windows, queries of them cannot tolerate a second zone being unavailable",
-		"windows", len(windows))
-	return a.waitForLosses(ctx)
-}
-
-// waitForLosses returns when every querier knows of a loss that is written. Until
-// then the empty successor of a lost ingester must not answer, nor may the lost
-// one leave the ring.
-func (a *App) waitForLosses(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(lossesFor + time.Second):
-		return nil
-	}
-}
-
-// lastWindows are those of which an ingester may have samples that it has not
-// said it owes.
-func (a *App) lastWindows() []store.Window {
-	now := a.opts.Now().UnixMilli()
-	return []store.Window{store.WindowOf(now), store.WindowOf(now - series.WindowMillis)}
 }
 
 func (a *App) buildDistributor() *distributor.Distributor {
@@ -259,7 +198,7 @@ func (a *App) buildHA(store election.Store) *distributor.HA {
 // buildAPI builds the querier and what gateways ask.
 func (a *App) buildAPI(dist *distributor.Distributor) {
 	majority := a.cfg.Cluster.Replication/2 + 1
-	recent := querier.NewIngesters(querier.IngestersOptions{Peers: a.peers, Tolerate: majority - 1, Lost: a.lostDomains})
+	recent := querier.NewIngesters(querier.IngestersOptions{Peers: a.toQuery, Tolerate: majority - 1, Lost: a.recovery.LostDomains})
 	o := a.apiOptions(recent)
 	if a.opts.Targets[TargetDistributor] {
 		o.Push = dist.Push
@@ -267,8 +206,6 @@ func (a *App) buildAPI(dist *distributor.Distributor) {
 	if !a.opts.Targets[TargetQuerier] {
 		o.Queryable = nil
 	}
-	o.SeriesCount = a.clusterSeries
-	a.knownMetadata = a.clusterMetadata
 	a.deleteRecent = func(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
 		return a.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error { return p.Delete(ctx, id, ts) })
 	}
@@ -310,6 +247,14 @@ func (l localIngester) Labels(ctx context.Context, name string, req series.Reque
 		return l.ing.LabelNamesServed(ctx, req)
 	}
 	return l.ing.LabelValuesServed(ctx, name, req)
+}
+
+func (l localIngester) Metadata(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+	return l.ing.Metadata(id), nil
+}
+
+func (l localIngester) SeriesCount(_ context.Context, id tenant.ID) (int, error) {
+	return l.ing.SeriesCount(id), nil
 }
 
 func (l localIngester) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {

@@ -16,7 +16,9 @@ import (
 
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/recovery"
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/backend/ring"
 	ringredis "github.com/palliumhq/pallium/backend/ring/redis"
@@ -251,124 +253,52 @@ func (a *App) shardOf(_ tenant.ID, lim *limits.Limits) int {
 	return n
 }
 
-// peers lists the ring's ingesters for queries.
-func (a *App) peers(ctx context.Context) ([]querier.Peer, error) {
+// ingesters lists the ring's ingesters as they are called.
+func (a *App) ingesters(ctx context.Context) ([]peers.Peer[*rpc.Peer], error) {
 	r, err := a.members.Ring(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var out []querier.Peer
+	var out []peers.Peer[*rpc.Peer]
 	for i := range r.Instances() {
 		in := &r.Instances()[i]
 		p, err := a.pool.Peer(in.Addr)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, querier.Peer{ID: in.ID, Domain: in.Domain(), Unhealthy: in.Unhealthy, Ingester: p})
+		out = append(out, peers.Peer[*rpc.Peer]{ID: in.ID, Domain: in.Domain(), Unhealthy: in.Unhealthy, Client: p})
 	}
 	return out, nil
 }
 
-// lossesFor is how long an answer about losses is used.
-const lossesFor = 5 * time.Second
-
-// lostDomains lists the zones in which an ingester was lost with samples of the
-// tenant and range that are not known to be uploaded by others.
-func (a *App) lostDomains(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error) {
-	a.lossMu.Lock()
-	defer a.lossMu.Unlock()
-	// The time of asking counts, and no injected clock.
-	if now := time.Now(); a.lossesAt.IsZero() || now.Sub(a.lossesAt) > lossesFor {
-		list, err := a.longTerm.Losses(ctx)
-		if err != nil {
-			return nil, err
-		}
-		a.losses, a.lossesAt = list, now
+// toQuery is ingesters for the querier.
+func (a *App) toQuery(ctx context.Context) ([]querier.Peer, error) {
+	list, err := a.ingesters(ctx)
+	var out []querier.Peer
+	for _, p := range list {
+		out = append(out, querier.Peer{ID: p.ID, Domain: p.Domain, Unhealthy: p.Unhealthy, Client: p.Client})
 	}
-	var out []string
-	for i := range a.losses {
-		l := &a.losses[i]
-		domain := ring.Instance{ID: l.Ingester, Zone: l.Zone}
-		if l.Overlaps(mint, maxt) && (l.Tenant == "" || l.Tenant == id) && !slices.Contains(out, domain.Domain()) {
-			out = append(out, domain.Domain())
-		}
-	}
-	return out, nil
+	return out, err
 }
 
-// eachIngester calls fn for every ingester of the ring, side by side. All must
-// succeed.
+// eachIngester calls fn for every ingester of the ring. All must succeed.
 func (a *App) eachIngester(ctx context.Context, fn func(context.Context, *rpc.Peer) error) error {
-	r, err := a.members.Ring(ctx)
+	list, err := a.ingesters(ctx)
+	if err == nil && len(list) == 0 {
+		err = errors.New("there are no ingesters in the ring")
+	}
 	if err != nil {
 		return err
 	}
-	if len(r.Instances()) == 0 {
-		return errors.New("there are no ingesters in the ring")
-	}
-	const atOnce = 16
-	slots := make(chan struct{}, atOnce)
-	errs := make(chan error, len(r.Instances()))
-	for i := range r.Instances() {
-		in := &r.Instances()[i]
-		go func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			p, err := a.pool.Peer(in.Addr)
-			if err == nil {
-				err = fn(ctx, p)
-			}
-			if err != nil {
-				err = fmt.Errorf("ingester %s: %w", in.ID, err)
-			}
-			errs <- err
-		}()
-	}
-	var all error
-	for range r.Instances() {
-		all = errors.Join(all, <-errs)
-	}
-	return all
+	_, err = peers.All(ctx, list, func(ctx context.Context, p *rpc.Peer) (struct{}, error) { return struct{}{}, fn(ctx, p) })
+	return err
 }
 
-const (
-	restoreEvery = 10 * time.Second
-	flushTimeout = 10 * time.Minute
-)
-
-// restore makes sure that what an ingester was lost with is elsewhere: all others
-// upload what they have now, upon which any one of them may be lost again. It
-// tries until that is so or ctx is done.
-func (a *App) restore(ctx context.Context, ingester string) {
-	for {
-		left, err := a.longTerm.LossesOf(ctx, ingester)
-		if err == nil && left == 0 {
-			return
-		}
-		if err == nil {
-			flush, cancel := context.WithTimeout(ctx, flushTimeout)
-			err = a.eachIngester(flush, func(ctx context.Context, p *rpc.Peer) error { return p.Flush(ctx) })
-			cancel()
-		}
-		if err == nil {
-			left, err = a.longTerm.SettleLoss(ctx, ingester)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			a.opts.Logger.Warn("lost ingester's data not fully recovered yet: waiting for replicas to upload; retrying", "ingester", ingester, "err", err)
-		case left > 0:
-			a.opts.Logger.Error("ingesters of two zones were lost before what they had was uploaded: acknowledged samples may be lost; queries of that time fail until an operator accepts it by POST /admin/v1/compact/accept-loss?day=DAY", "ingester", ingester, "windows", left)
-			return
-		default:
-			a.opts.Logger.Info("what a lost ingester had is uploaded by the others", "ingester", ingester)
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(restoreEvery):
-		}
-	}
+// newRecovery returns what sees to ingesters that join, leave or are lost.
+func (a *App) newRecovery() *recovery.Recovery {
+	return recovery.New(recovery.Options{
+		Members: a.members, Store: a.longTerm, Replication: a.cfg.Cluster.Replication, ShardSize: a.shardSize, Limits: a.limitsOf,
+		Peer:   func(in *ring.Instance) (recovery.Peer, error) { return a.pool.Peer(in.Addr) },
+		Logger: a.opts.Logger, Now: a.opts.Now,
+	})
 }

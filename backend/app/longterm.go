@@ -5,8 +5,6 @@ import (
 	"errors"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/index"
-	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
@@ -106,24 +103,6 @@ func (a *App) tenants(ctx context.Context) (active, deleted []tenant.ID, err err
 // l0Gone is how long after a tenant's deletion packs that hold many tenants may
 // still have samples of it: until they are compacted, and a week.
 const l0Gone = 9 * 24 * time.Hour
-
-// metadata is what is known of a tenant's metrics: by the ingester, and of those
-// that it does not know any more, by the days that were published last.
-func (a *App) metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
-	const days = 2
-	today := series.Day(a.opts.Now().UnixMilli())
-	long, err := a.longTerm.Metadata(ctx, id, max(today-days, 0), today)
-	if err != nil {
-		return nil, err
-	}
-	known, err := a.knownMetadata(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	out := append(known, long...)
-	slices.SortStableFunc(out, func(a, b series.MetricMetadata) int { return strings.Compare(a.Metric, b.Metric) })
-	return slices.CompactFunc(out, func(a, b series.MetricMetadata) bool { return a.Metric == b.Metric }), nil
-}
 
 // deleteSeries deletes a tenant's series everywhere: numbered, then sealed and
 // learned by the ingester, then active for all packs.

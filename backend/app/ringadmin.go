@@ -10,9 +10,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/recovery"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/rpc"
-	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/wire"
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
@@ -80,62 +81,26 @@ func (a *App) forget(w http.ResponseWriter, r *http.Request, q url.Values) error
 		return admin.Fail(http.StatusBadRequest, "instance",
 			"instance is missing: which one is to be forgotten? GET %s/ring lists them", admin.Root)
 	}
-	in := &ring.Instance{ID: id}
-	untrusted := a.members.Distrusts(id) // then nothing is known of it but its name
-	if !untrusted {
-		if in, err = a.member(r.Context(), id); err != nil {
-			return err
-		}
-	}
-	const alive = 15 * time.Second
-	if in.Silent < alive && !force && !untrusted {
-		return admin.Fail(http.StatusConflict, "instance", "instance %s is alive: its last heartbeat is %s old. Stop it first; "+
-			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s",
-			in.ID, in.Silent.Round(time.Second), admin.Root, in.ID)
-	}
-	if err := a.refuseAside(r.Context(), in.ID); errors.Is(err, errHasAside) {
-		return admin.Fail(http.StatusConflict, "instance", "instance %s was not forgotten: %s", in.ID, err)
-	} else if err != nil {
-		return a.failed(r, err, "what the instance set aside could not be read; it was not forgotten")
-	}
-	owed, err := a.loseForgotten(r.Context(), in, untrusted)
-	if err != nil {
-		return a.failed(r, err, "the instance's pending uploads could not be marked as lost; it was not forgotten")
-	}
-	if _, err := a.members.Forget(r.Context(), in.ID); err != nil {
-		return admin.Fail(http.StatusServiceUnavailable, "", "the instance could not be removed from the ring: %s", err)
-	}
-	if err := a.longTerm.ForgetAsides(r.Context(), in.ID); err != nil {
-		a.opts.Logger.Warn("records of dropped series of a forgotten instance are left", "instance", in.ID, "err", err)
-	}
-	if owed > 0 {
-		a.background.Go(func() { a.restore(a.running, in.ID) })
-	}
-	a.opts.Logger.Warn("an operator had an instance forgotten", "instance", in.ID, "windows_owed", owed)
-	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": owed})
-	return nil
-}
-
-// loseForgotten marks what an instance had not uploaded as lost, and waits until
-// every querier knows. It returns how many windows that are.
-func (a *App) loseForgotten(ctx context.Context, in *ring.Instance, untrusted bool) (owed int, err error) {
-	var also []store.Window
+	windows, err := a.recovery.Forget(r.Context(), id, force)
 	switch {
-	case len(in.Tokens) > 0:
-		also = a.lastWindows()
-	case !untrusted:
-		return 0, nil // it is no ingester
+	case errors.Is(err, recovery.ErrNotMember):
+		return admin.Fail(http.StatusNotFound, "instance", "%s; GET %s/ring lists its members", err, admin.Root)
+	case errors.Is(err, recovery.ErrAlive):
+		return admin.Fail(http.StatusConflict, "instance", "instance %s was not forgotten: %s. Stop it first; "+
+			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s", id, err, admin.Root, id)
+	case errors.Is(err, recovery.ErrHasAside):
+		return admin.Fail(http.StatusConflict, "instance", "instance %s was not forgotten: %s", id, err)
+	case errors.Is(err, wire.ErrUnavailable):
+		return admin.Fail(http.StatusServiceUnavailable, "", "instance %s was not forgotten: %s", id, err)
+	case err != nil:
+		return a.failed(r, err, "the instance was not forgotten")
 	}
-	owed, err = a.longTerm.Lose(ctx, in.ID, in.Incarnation, in.Zone, also)
-	if err == nil && untrusted && owed > 0 { // it was an ingester
-		var more int
-		more, err = a.longTerm.Lose(ctx, in.ID, in.Incarnation, in.Zone, a.lastWindows())
-		owed += more
+	if windows > 0 {
+		a.background.Go(func() { a.recovery.Restore(a.running, id) })
 	}
-	if err != nil || owed == 0 && untrusted {
-		return owed, err
-	}
-	return owed, a.waitForLosses(ctx)
+	a.opts.Logger.Warn("an operator had an instance forgotten", "instance", id, "windows_owed", windows)
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": windows})
+	return nil
 }
 
 // leaveRing takes an ingester out of the cluster. With wait=true it answers when
@@ -177,18 +142,18 @@ type operator struct{ a *App }
 // Leave implements rpc.Operator.
 func (o operator) Leave(ctx context.Context, wait bool) error {
 	switch {
-	case o.a.leaving == nil:
+	case o.a.leaver == nil:
 		return fmt.Errorf("%w: it is no ingester", rpc.ErrConflict)
 	case !wait:
 		o.a.background.Go(func() {
-			if err := o.a.leaving.run(o.a.running); err != nil {
+			if err := o.a.leaver.Leave(o.a.running); err != nil {
 				o.a.opts.Logger.Error("leaving the ring failed; repeat the command", "err", err)
 			}
 		})
 		return nil
 	}
-	err := o.a.leaving.run(ctx)
-	if errors.Is(err, errHasAside) || errors.Is(err, errLeaving) {
+	err := o.a.leaver.Leave(ctx)
+	if errors.Is(err, recovery.ErrHasAside) || errors.Is(err, recovery.ErrLeaving) {
 		return fmt.Errorf("%w: %w", rpc.ErrConflict, err)
 	}
 	return err

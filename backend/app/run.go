@@ -66,7 +66,7 @@ func (a *App) run(ctx context.Context, started func(edge, admin net.Addr)) error
 	if err = a.activate(ctx); err == nil {
 		a.serving.Store(true)
 		if a.members != nil && a.ingester != nil {
-			background.Go(func() { a.restore(bgCtx, a.members.Self().ID) })
+			background.Go(func() { a.recovery.Restore(bgCtx, a.members.Self().ID) })
 		}
 		select {
 		case <-ctx.Done():

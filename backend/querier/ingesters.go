@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -27,38 +26,35 @@ type Ingester interface {
 	// Labels returns the sorted names of labels, or the values of one.
 	Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error)
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
+	// Metadata returns the type, help and unit of the tenant's metrics.
+	Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error)
+	// SeriesCount returns how many active series it has of the tenant.
+	SeriesCount(ctx context.Context, id tenant.ID) (int, error)
 }
 
-// Peer is an ingester and what it would fail together with: its zone, or itself.
-type Peer struct {
-	ID, Domain string
-	Unhealthy  bool
-	Ingester   Ingester
-}
+// Peer is an ingester and its failure domain.
+type Peer = peers.Peer[Ingester]
 
 // IngestersOptions are the options of Ingesters.
 type IngestersOptions struct {
 	// Peers lists all ingesters that may have samples, those that leave included.
 	Peers func(context.Context) ([]Peer, error)
-	// Tolerate is how many domains may be silent: a series is on a majority of
+	// Tolerate is how many domains may be unavailable: a series is on a majority of
 	// Replication ingesters in distinct domains, so one less than a majority.
 	Tolerate int
 	// Lost lists domains in which an ingester was lost with samples of the tenant and
-	// range that are not in the long-term store. They count as silent, even when all
-	// their ingesters answer. nil: none ever is.
+	// range that are not in the long-term store. They count as unavailable, even when
+	// all their ingesters answer. nil: none ever is.
 	Lost func(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error)
 	// HedgeAfter is how long the domains asked first have before the others are
 	// asked, too; default 300 ms.
 	HedgeAfter time.Duration
 }
 
-// ErrSilent is returned when so many ingesters do not answer that samples could
-// be missing. Asking again later may help.
-var ErrSilent = errors.New("too many ingesters do not answer: samples could be missing from an answer")
-
 // Ingesters answers for all ingesters together. It asks as many domains as are
 // enough for every acknowledged sample, and the rest when one of those fails or
-// is slow; the answer is the union. Fewer are an error, never a shorter answer.
+// is slow; the answer is the union. Fewer are peers.ErrTooFew, never a shorter
+// answer.
 type Ingesters struct{ o IngestersOptions }
 
 var _ Recent = (*Ingesters)(nil)
@@ -74,199 +70,57 @@ func NewIngesters(o IngestersOptions) *Ingesters {
 // OneIngester is Ingesters of a process that has the only one.
 func OneIngester(ing Ingester) *Ingesters {
 	return NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) {
-		return []Peer{{ID: "local", Domain: "local", Ingester: ing}}, nil
+		return []Peer{{ID: "local", Domain: "local", Client: ing}}, nil
 	}})
 }
 
-// poll is the state of one question to the ingesters.
-type poll struct {
-	peers    []Peer
-	order    []string        // domains, in the order of asking
-	lost     map[string]bool // domains that count as silent
-	waiting  map[string]int  // answers a domain still owes
-	failed   map[string]bool
-	tolerate int
-	errs     []error
-}
-
-func (in *Ingesters) newPoll(ctx context.Context, id tenant.ID, mint, maxt int64) (*poll, error) {
-	peers, err := in.o.Peers(ctx)
+// all lists the ingesters; none are an error.
+func (in *Ingesters) all(ctx context.Context) ([]Peer, error) {
+	list, err := in.o.Peers(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSilent, err)
+		return nil, fmt.Errorf("%w: %w", peers.ErrTooFew, err)
 	}
-	if len(peers) == 0 {
-		return nil, fmt.Errorf("%w: there are none in the ring", ErrSilent)
+	if len(list) == 0 {
+		return nil, fmt.Errorf("%w: no ingester is in the ring", peers.ErrTooFew)
 	}
-	p := &poll{peers: peers, tolerate: in.o.Tolerate, lost: map[string]bool{}, waiting: map[string]int{}, failed: map[string]bool{}}
-	sick := map[string]bool{}
-	for _, peer := range peers {
-		if p.waiting[peer.Domain] == 0 {
-			p.order = append(p.order, peer.Domain)
-		}
-		p.waiting[peer.Domain]++
-		sick[peer.Domain] = sick[peer.Domain] || peer.Unhealthy
-	}
-	if in.o.Lost != nil {
-		list, err := in.o.Lost(ctx, id, mint, maxt)
-		if err != nil {
-			return nil, fmt.Errorf("lost ingesters: %w", err)
-		}
-		for _, d := range list {
-			p.lost[d] = true
-		}
-	}
-	if len(p.lost) > p.tolerate {
-		return nil, fmt.Errorf("%w: ingesters of %d zones were lost with samples of this time that may be nowhere else (%s); an operator can accept that", ErrSilent, len(p.lost), strings.Join(sortedKeys(p.lost), ", "))
-	}
-	// Tenants begin at different domains, so that all have the same to do. Those
-	// that cannot be relied on come last.
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id))
-	slices.Sort(p.order)
-	k := int(h.Sum32() % uint32(len(p.order)))
-	p.order = append(slices.Clone(p.order[k:]), p.order[:k]...)
-	slices.SortStableFunc(p.order, func(a, b string) int {
-		rank := func(d string) int {
-			switch {
-			case p.lost[d]:
-				return 2
-			case sick[d]:
-				return 1
-			}
-			return 0
-		}
-		return rank(a) - rank(b)
-	})
-	return p, nil
+	return list, nil
 }
 
-func sortedKeys(m map[string]bool) []string {
-	var out []string
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
-}
-
-// enough is how many domains must answer completely, lost ones not counted. It is
-// never so few that all replicas of a sample could be in others: a ring that is not
-// known as a whole yet may lack some.
-func (p *poll) enough() int {
-	all := len(p.order)
-	for d := range p.lost { // a zone without any ingester left
-		if !slices.Contains(p.order, d) {
-			all++
-		}
-	}
-	return max(all-p.tolerate, p.tolerate+1)
-}
-
-func (p *poll) complete() int {
-	n := 0
-	for _, d := range p.order {
-		if !p.lost[d] && !p.failed[d] && p.waiting[d] == 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// possible reports whether enough domains can still answer.
-func (p *poll) possible() bool {
-	good := 0
-	for _, d := range p.order {
-		if !p.lost[d] && !p.failed[d] {
-			good++
-		}
-	}
-	return good >= p.enough()
-}
-
-// reply is one ingester's answer.
-type reply[T any] struct {
-	peer  int
+// from is an answer and the L0 packs that it was read from.
+type from[T any] struct {
 	value T
 	packs []ulid.ULID
-	err   error
 }
 
 // ask puts a question to the ingesters and returns the answers that are enough,
 // with the packs that they were read from. drop lets go of an answer that is not
-// returned.
+// returned. A failed question ends when the work for it has: its place and its
+// memory are given back then, and an ingester of this process may be in the middle
+// of a regular expression.
 func ask[T any](ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error), drop func(T)) ([]T, Served, error) {
-	p, err := in.newPoll(ctx, id, mint, maxt)
+	list, err := in.all(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	replies := make(chan reply[T], len(p.peers))
-	started := 0
-	begin := func(domains []string) {
-		for i, peer := range p.peers {
-			if slices.Contains(domains, peer.Domain) {
-				started++
-				go func() {
-					v, packs, err := call(ctx, peer.Ingester)
-					replies <- reply[T]{i, v, packs, err}
-				}()
-			}
+	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: own}
+	if in.o.Lost != nil {
+		if q.Lost, err = in.o.Lost(ctx, id, mint, maxt); err != nil {
+			return nil, nil, fmt.Errorf("lost ingesters: %w", err)
 		}
 	}
-	var got []T
-	// Everything that was begun is waited for: its answer may hold resources.
-	defer func() {
-		if started > 0 {
-			go discard(replies, started, drop)
-		}
-	}()
-	// A failed question ends when the work for it has: its place and its memory are
-	// given back then, and an ingester of this process may be in the middle of a
-	// regular expression.
-	fail := func(err error) ([]T, Served, error) {
-		cancel()
-		discard(replies, started, drop)
-		started = 0
-		for _, v := range got {
-			drop(v)
-		}
+	answers, err := peers.Enough(ctx, list, q, func(ctx context.Context, ing Ingester) (from[T], error) {
+		v, packs, err := call(ctx, ing)
+		return from[T]{v, packs}, err
+	}, func(f from[T]) { drop(f.value) })
+	if err != nil {
 		return nil, nil, err
 	}
-	first := min(p.enough(), len(p.order))
-	begin(p.order[:first])
-	rest := p.order[first:]
-	hedge := time.NewTimer(in.o.HedgeAfter)
-	defer hedge.Stop()
+	var got []T
 	served := map[ulid.ULID]bool{}
-	for p.complete() < p.enough() {
-		select {
-		case <-ctx.Done():
-			return fail(ctx.Err())
-		case <-hedge.C:
-			begin(rest)
-			rest = nil
-		case r := <-replies:
-			started--
-			peer := &p.peers[r.peer]
-			if r.err == nil {
-				got = append(got, r.value)
-				for _, pack := range r.packs {
-					served[pack] = true
-				}
-				p.waiting[peer.Domain]--
-				continue
-			}
-			if own(r.err) || ctx.Err() != nil {
-				return fail(r.err)
-			}
-			p.failed[peer.Domain] = true
-			p.errs = append(p.errs, fmt.Errorf("%s: %w", peer.ID, r.err))
-			if !p.possible() {
-				return fail(fmt.Errorf("%w: %w", ErrSilent, errors.Join(p.errs...)))
-			}
-			begin(rest)
-			rest = nil
+	for _, a := range answers {
+		got = append(got, a.value)
+		for _, pack := range a.packs {
+			served[pack] = true
 		}
 	}
 	return got, func(id ulid.ULID) bool { return served[id] }, nil
@@ -278,15 +132,6 @@ func ask[T any](ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int
 func own(err error) bool {
 	var exceeded *limits.Exceeded
 	return errors.As(err, &exceeded) || errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded)
-}
-
-// discard takes the answers that nobody waits for.
-func discard[T any](replies <-chan reply[T], n int, drop func(T)) {
-	for range n {
-		if r := <-replies; r.err == nil {
-			drop(r.value)
-		}
-	}
 }
 
 // Select implements Recent.

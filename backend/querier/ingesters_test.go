@@ -16,6 +16,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -65,6 +66,12 @@ func (p *peer) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.M
 	return out, p.err
 }
 
+func (p *peer) Metadata(context.Context, tenant.ID) ([]series.MetricMetadata, error) {
+	return make([]series.MetricMetadata, len(p.names)), p.err
+}
+
+func (p *peer) SeriesCount(context.Context, tenant.ID) (int, error) { return len(p.names), p.err }
+
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 
 // TestIngesters: which answers are enough. Every acknowledged series is on two
@@ -85,8 +92,8 @@ func TestIngesters(t *testing.T) {
 		{name: "a zone fails", set: func(p map[string]*peer) { p["b1"].err, p["b2"].err = down, down }},
 		{name: "one hangs", set: func(p map[string]*peer) { p["c2"].hangs = true }},
 		{name: "a zone hangs", set: func(p map[string]*peer) { p["a1"].hangs, p["a2"].hangs = true, true }},
-		{name: "one of two zones", set: func(p map[string]*peer) { p["a1"].err, p["b1"].err = down, down }, want: ErrSilent, asked: 6},
-		{name: "two zones", set: func(p map[string]*peer) { p["a1"].err, p["a2"].err, p["c1"].err, p["c2"].err = down, down, down, down }, want: ErrSilent},
+		{name: "one of two zones", set: func(p map[string]*peer) { p["a1"].err, p["b1"].err = down, down }, want: peers.ErrTooFew, asked: 6},
+		{name: "two zones", set: func(p map[string]*peer) { p["a1"].err, p["a2"].err, p["c1"].err, p["c2"].err = down, down, down, down }, want: peers.ErrTooFew},
 		{name: "a limit", set: func(p map[string]*peer) {
 			for _, x := range p {
 				x.err = exceeded
@@ -104,36 +111,36 @@ func TestIngesters(t *testing.T) {
 		}, want: memory.ErrEnded, asked: 4},
 		{name: "lost, all answer", lost: []string{"zone a"}},
 		{name: "lost, and one of its zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["a2"].err = down }},
-		{name: "lost, and one of another zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: ErrSilent},
+		{name: "lost, and one of another zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: peers.ErrTooFew},
 		{name: "lost, and one of another zone hangs", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].hangs = true }, want: context.DeadlineExceeded, stop: true},
-		{name: "lost in a zone that is gone", lost: []string{"zone d"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: ErrSilent},
-		{name: "lost in two zones", lost: []string{"zone a", "zone b"}, want: ErrSilent},
+		{name: "lost in a zone that is gone", lost: []string{"zone d"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: peers.ErrTooFew},
+		{name: "lost in two zones", lost: []string{"zone a", "zone b"}, want: peers.ErrTooFew},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			// Of 30 series each is on one ingester of two zones.
-			peers := map[string]*peer{}
+			byName := map[string]*peer{}
 			var list []Peer
 			for i, name := range []string{"a1", "a2", "b1", "b2", "c1", "c2"} {
-				peers[name] = &peer{pack: id(byte(i + 1))}
-				list = append(list, Peer{ID: name, Domain: "zone " + name[:1], Ingester: peers[name]})
+				byName[name] = &peer{pack: id(byte(i + 1))}
+				list = append(list, Peer{ID: name, Domain: "zone " + name[:1], Client: byName[name]})
 			}
 			var all []string
 			for i := range 30 {
 				s := fmt.Sprintf("s%02d", i)
 				all = append(all, s)
 				for k := range 2 { // two zones of three, the replica in each by turns
-					p := peers[fmt.Sprintf("%c%d", 'a'+(i+k)%3, 1+(i/3+k)%2)]
+					p := byName[fmt.Sprintf("%c%d", 'a'+(i+k)%3, 1+(i/3+k)%2)]
 					p.names = append(p.names, s)
 				}
 			}
 			for _, l := range tt.lost { // what was lost is not there any more
-				if p := peers[l[5:]+"1"]; p != nil {
+				if p := byName[l[5:]+"1"]; p != nil {
 					p.names = nil
 				}
 			}
 			if tt.set != nil {
-				tt.set(peers)
+				tt.set(byName)
 			}
 			for _, tenantID := range []tenant.ID{"t", "u", "v", "w"} {
 				in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }, Tolerate: 1, HedgeAfter: 20 * time.Millisecond,
@@ -153,7 +160,7 @@ func TestIngesters(t *testing.T) {
 					if !errors.Is(err, tt.want) || !errors.Is(labelErr, tt.want) {
 						t.Fatalf("%v and %v, want %v", err, labelErr, tt.want)
 					}
-					if errors.Is(err, ErrSilent) != errors.Is(tt.want, ErrSilent) {
+					if errors.Is(err, peers.ErrTooFew) != errors.Is(tt.want, peers.ErrTooFew) {
 						t.Errorf("%v says that ingesters are silent", err)
 					}
 					continue
@@ -170,7 +177,7 @@ func TestIngesters(t *testing.T) {
 					t.Errorf("tenant %s: series %v, values %v", tenantID, got, names)
 				}
 				for _, p := range list {
-					x := peers[p.ID]
+					x := byName[p.ID]
 					if served(x.pack) && x.asked.Load() == 0 {
 						t.Errorf("the pack of %s is said to be served", p.ID)
 					}
@@ -179,14 +186,14 @@ func TestIngesters(t *testing.T) {
 			}
 			if tt.asked > 0 {
 				in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }, Tolerate: 1, HedgeAfter: time.Minute})
-				for _, x := range peers {
+				for _, x := range byName {
 					x.asked.Store(0)
 				}
 				if sel, _, err := in.Select(context.Background(), series.Request{Tenant: "t"}); err == nil {
 					sel.Release()
 				}
 				n := 0
-				for _, x := range peers {
+				for _, x := range byName {
 					n += int(x.asked.Load())
 				}
 				if n > tt.asked {
@@ -195,7 +202,7 @@ func TestIngesters(t *testing.T) {
 			}
 			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 				held := int32(0)
-				for _, x := range peers {
+				for _, x := range byName {
 					held += x.held.Load()
 				}
 				if held == 0 {
@@ -216,17 +223,17 @@ func TestOneIngester(t *testing.T) {
 		t.Fatalf("%+v, %v", sel, err)
 	}
 	p.err = errors.New("down")
-	if _, _, err := OneIngester(p).Select(context.Background(), series.Request{Tenant: "t"}); !errors.Is(err, ErrSilent) || !strings.Contains(err.Error(), "down") {
+	if _, _, err := OneIngester(p).Select(context.Background(), series.Request{Tenant: "t"}); !errors.Is(err, peers.ErrTooFew) || !strings.Contains(err.Error(), "down") {
 		t.Errorf("%v", err)
 	}
 	none := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return nil, nil }})
-	if _, _, err := none.Select(context.Background(), series.Request{Tenant: "t"}); !errors.Is(err, ErrSilent) {
+	if _, _, err := none.Select(context.Background(), series.Request{Tenant: "t"}); !errors.Is(err, peers.ErrTooFew) {
 		t.Errorf("without ingesters: %v", err)
 	}
 }
 
 func TestExemplarsOfReplicas(t *testing.T) {
-	list := []Peer{{ID: "1", Domain: "1", Ingester: &peer{names: []string{"a", "b"}}}, {ID: "2", Domain: "2", Ingester: &peer{names: []string{"b", "c"}}}}
+	list := []Peer{{ID: "1", Domain: "1", Client: &peer{names: []string{"a", "b"}}}, {ID: "2", Domain: "2", Client: &peer{names: []string{"b", "c"}}}}
 	in := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return list, nil }})
 	got, err := in.Exemplars(context.Background(), "t", 0, 1, nil)
 	if err != nil || len(got) != 3 || len(got[1].Exemplars) != 2 {

@@ -53,8 +53,11 @@ func (in *Instance) Domain() string {
 	return in.ID
 }
 
+// ErrUnknown is returned while no ring was ever seen.
+var ErrUnknown = errors.New("the ring is not known yet: Redis has not answered since this process started, or was emptied a moment ago")
+
 // Membership tells who is in the ring now. Implementations keep the last known
-// ring when their source is lost; an error means that none was ever known.
+// ring when their source is lost; ErrUnknown means that none was ever known.
 type Membership interface {
 	Ring(ctx context.Context) (*Ring, error)
 }

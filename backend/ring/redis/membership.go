@@ -50,8 +50,6 @@ type Options struct {
 // an ingester of its new zone have would be in one.
 var ErrZoneChanged = errors.New("zone of an ingester with data was changed")
 
-// ErrUnknown is returned while no ring was ever seen.
-var ErrUnknown = errors.New("the ring is not known yet: Redis has not answered since this process started, or was emptied a moment ago")
 
 // Membership is a process's view of the ring and its place in it. It is safe for
 // concurrent use.
@@ -148,7 +146,7 @@ func (m *Membership) Ring(context.Context) (*ring.Ring, error) {
 	if r := m.current.Load(); r != nil {
 		return r, nil
 	}
-	return nil, ErrUnknown
+	return nil, ring.ErrUnknown
 }
 
 // Wait returns when a ring is known.
@@ -158,7 +156,7 @@ func (m *Membership) Wait(ctx context.Context) error {
 	for m.current.Load() == nil {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+			return fmt.Errorf("%w: %w", ring.ErrUnknown, ctx.Err())
 		case <-tick.C:
 		}
 	}

@@ -1,4 +1,4 @@
-package app
+package recovery
 
 import (
 	"context"
@@ -46,7 +46,7 @@ func TestLeaving(t *testing.T) {
 					return nil
 				}
 			}
-			l := &leaving{
+			l := &Leaver{
 				mayLeave: step("may"), announce: step("announce"), wait: step("wait"), flush: step("flush"), remove: step("remove"),
 				stopPushes: func() { steps = append(steps, "stop") },
 				resume:     func() { steps = append(steps, "resume") },
@@ -57,12 +57,12 @@ func TestLeaving(t *testing.T) {
 					return 0
 				},
 			}
-			err := l.run(context.Background())
+			err := l.Leave(context.Background())
 			if failed := test.fail != ""; (err != nil) != failed || !slices.Equal(steps, test.want) {
 				t.Errorf("error %v, steps %q, want %q", err, steps, test.want)
 			}
 			steps = nil
-			if err := l.run(context.Background()); err != nil {
+			if err := l.Leave(context.Background()); err != nil {
 				t.Errorf("the second command: %v", err)
 			}
 			if test.fail == "" && len(steps) != 0 {
@@ -77,13 +77,13 @@ func TestLeaving(t *testing.T) {
 func TestLeavingTwice(t *testing.T) {
 	inside, goOn := make(chan struct{}), make(chan struct{})
 	nothing := func(context.Context) error { return nil }
-	l := &leaving{mayLeave: nothing, announce: nothing, wait: nothing, flush: nothing, stopPushes: func() {},
+	l := &Leaver{mayLeave: nothing, announce: nothing, wait: nothing, flush: nothing, stopPushes: func() {},
 		resume: func() { t.Error("pushes were accepted again") }, pending: func() int { return 0 },
 		remove: func(context.Context) error { close(inside); <-goOn; return nil }}
 	done := make(chan error)
-	go func() { done <- l.run(context.Background()) }()
+	go func() { done <- l.Leave(context.Background()) }()
 	<-inside
-	if err := l.run(context.Background()); !errors.Is(err, errLeaving) {
+	if err := l.Leave(context.Background()); !errors.Is(err, ErrLeaving) {
 		t.Errorf("the second command: %v", err)
 	}
 	close(goOn)
@@ -109,7 +109,7 @@ func TestPushToOneThatLeft(t *testing.T) {
 	}
 	var errRing error
 	flushes := 0
-	l := &leaving{
+	l := &Leaver{
 		mayLeave: func(context.Context) error { return nil }, announce: func(context.Context) error { return nil },
 		wait: func(context.Context) error { return push() },
 		flush: func(context.Context) error {
@@ -128,14 +128,14 @@ func TestPushToOneThatLeft(t *testing.T) {
 		remove: func(context.Context) error { return errRing },
 	}
 	errRing = errors.New("Redis is away")
-	if got := l.run(t.Context()); !errors.Is(got, errRing) || err != nil {
+	if got := l.Leave(t.Context()); !errors.Is(got, errRing) || err != nil {
 		t.Fatalf("leaving: %v, push while leaving: %v", got, err)
 	}
 	if err := push(); err != nil {
 		t.Errorf("push after leaving failed: %v", err)
 	}
 	errRing, flushes = nil, 0
-	if got := l.run(t.Context()); got != nil || err != nil {
+	if got := l.Leave(t.Context()); got != nil || err != nil {
 		t.Fatalf("leaving: %v, push while leaving: %v", got, err)
 	}
 	if err := push(); !errors.Is(err, ingester.ErrStopped) {

@@ -1,0 +1,131 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var errDown = errors.New("down")
+
+func list(ids ...string) []Peer[string] {
+	var out []Peer[string]
+	for _, id := range ids {
+		out = append(out, Peer[string]{ID: id, Domain: id[:1], Client: id})
+	}
+	return out
+}
+
+// TestEach: every peer is asked, so many at once, and each answer is at its place.
+func TestEach(t *testing.T) {
+	var ids []string
+	for i := range 3 * atOnce {
+		ids = append(ids, fmt.Sprintf("a%d", i))
+	}
+	var busy, most atomic.Int32
+	got := Each(t.Context(), list(ids...), func(_ context.Context, id string) (string, error) {
+		n := busy.Add(1)
+		defer busy.Add(-1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		if id == "a7" {
+			return "", errDown
+		}
+		return "of " + id, nil
+	})
+	for i, r := range got {
+		if ok := r.Value == "of "+ids[i] && r.Err == nil; ok == (r.ID == "a7") || r.ID != ids[i] {
+			t.Errorf("answer %d is %+v", i, r)
+		}
+	}
+	if n := most.Load(); n > atOnce {
+		t.Errorf("%d were asked at once", n)
+	}
+	if err := got[7].Err; !errors.Is(err, errDown) || !strings.Contains(err.Error(), "instance a7") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAll(t *testing.T) {
+	call := func(_ context.Context, id string) (int, error) {
+		if strings.HasPrefix(id, "b") {
+			return 0, errDown
+		}
+		return len(id), nil
+	}
+	if got, err := All(t.Context(), list("a1", "a22"), call); err != nil || len(got) != 2 || got[0] != 2 || got[1] != 3 {
+		t.Errorf("%v, %v", got, err)
+	}
+	got, err := All(t.Context(), list("a1", "b2", "b3"), call)
+	if got != nil || !errors.Is(err, errDown) || !strings.Contains(err.Error(), "b2") || !strings.Contains(err.Error(), "b3") {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// TestEnough: the answers of all domains but one are enough; what is not returned is
+// dropped, and after an error nothing runs any more.
+func TestEnough(t *testing.T) {
+	errLimit := errors.New("limit")
+	for _, tt := range []struct {
+		name   string
+		peers  []Peer[string]
+		quorum Quorum
+		fail   string // peers that fail
+		with   error
+		hang   string // peers that answer when the question has ended
+		want   error
+		asked  int // at most; 0: not looked at
+		got    int // at least
+	}{
+		{name: "all answer", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, asked: 2, got: 2},
+		{name: "one fails", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, fail: "a1", with: errDown, got: 2},
+		{name: "one hangs", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, hang: "b1", got: 2},
+		{name: "two of a domain fail", peers: list("a1", "a2", "b1", "c1"), quorum: Quorum{Tolerate: 1}, fail: "a1 a2", with: errDown, got: 2},
+		{name: "two fail", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, fail: "a1 b1", with: errDown, want: ErrTooFew},
+		{name: "a final error", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Final: func(err error) bool { return errors.Is(err, errLimit) }},
+			fail: "a1 b1 c1", with: errLimit, want: errLimit, asked: 2},
+		{name: "only two are known", peers: list("a1", "b1"), quorum: Quorum{Tolerate: 1}, fail: "b1", with: errDown, want: ErrTooFew},
+		{name: "one is lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a"}}, got: 2},
+		{name: "one is lost, another fails", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a"}}, fail: "b1", with: errDown, want: ErrTooFew},
+		{name: "two are lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a", "b"}}, want: ErrTooFew, asked: -1},
+		{name: "nobody", quorum: Quorum{}, want: ErrTooFew},
+	} {
+		for _, key := range []string{"x", "y", "z", "k"} {
+			tt.quorum.Key, tt.quorum.HedgeAfter = key, time.Hour
+			if tt.hang != "" {
+				tt.quorum.HedgeAfter = time.Millisecond
+			}
+			var asked, dropped, ended atomic.Int32
+			got, err := Enough(t.Context(), tt.peers, tt.quorum, func(ctx context.Context, id string) (string, error) {
+				asked.Add(1)
+				defer ended.Add(1)
+				switch {
+				case strings.Contains(tt.hang, id) && tt.hang != "":
+					<-ctx.Done()
+				case strings.Contains(tt.fail, id) && tt.fail != "":
+					return "", tt.with
+				}
+				return id, nil
+			}, func(string) { dropped.Add(1) })
+			if !errors.Is(err, tt.want) || err == nil && len(got) < tt.got {
+				t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
+			}
+			if n := int(asked.Load()); tt.asked != 0 && n > max(tt.asked, 0) {
+				t.Errorf("%s: %d were asked, want %d", tt.name, n, tt.asked)
+			}
+			if err != nil && ended.Load() != asked.Load() {
+				t.Errorf("%s: a failed question has ended before its calls", tt.name)
+			}
+			answers := func() int { return len(got) + int(dropped.Load()) }
+			for end := time.Now().Add(10 * time.Second); tt.fail == "" && answers() < int(asked.Load()); time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%s: %d of %d answers are used or dropped", tt.name, answers(), asked.Load())
+				}
+			}
+		}
+	}
+}

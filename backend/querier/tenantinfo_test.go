@@ -1,0 +1,117 @@
+package querier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/peers"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// fails is an ingester that does not answer.
+const fails = -1
+
+// answers are ingesters of domains, each with so many series.
+func answers(domains [][]int, replication int) *Ingesters {
+	var list []Peer
+	for i, d := range domains {
+		for k, n := range d {
+			p := &peer{}
+			if n == fails {
+				p.err = errors.New("no answer")
+			}
+			p.names = make([]string, max(n, 0))
+			list = append(list, Peer{ID: fmt.Sprintf("ingester-%d-%d", i, k), Domain: fmt.Sprintf("zone-%d", i), Client: p})
+		}
+	}
+	return NewIngesters(IngestersOptions{Tolerate: (replication - 1) / 2, Peers: func(context.Context) ([]Peer, error) { return list, nil }})
+}
+
+// TestAnswersOfIngesters: a count or list is as large as it must be, or an error.
+func TestAnswersOfIngesters(t *testing.T) {
+	tests := []struct {
+		name        string
+		replication int
+		domains     [][]int // series of each ingester of each domain
+		count       int     // -1: an error
+		metadata    bool    // is an answer
+	}{
+		{"three", 3, [][]int{{10}, {10}, {10}}, 10, true},
+		{"three, one behind", 3, [][]int{{10}, {9}, {10}}, 10, true},
+		{"three, one unavailable", 3, [][]int{{10}, {fails}, {10}}, 10, true},
+		{"three, two unavailable", 3, [][]int{{10}, {fails}, {fails}}, -1, false},
+		{"all unavailable", 3, [][]int{{fails}, {fails}, {fails}}, -1, false},
+		{"none", 3, nil, -1, false},
+		{"one zone is not in the ring", 3, [][]int{{10}, {10}}, 10, true},
+		{"one zone is not in the ring, one unavailable", 3, [][]int{{10}, {fails}}, -1, false},
+		{"zones of two", 3, [][]int{{4, 6}, {5, 5}, {3, 7}}, 10, true},
+		{"zones of two, one unavailable", 3, [][]int{{4, 6}, {5, fails}, {3, 7}}, 10, true},
+		{"zones of two, unavailable in two", 3, [][]int{{4, 6}, {5, fails}, {fails, 7}}, -1, false},
+		{"six without zones", 3, [][]int{{5}, {5}, {5}, {5}, {5}, {5}}, 10, true},
+		{"six without zones, one unavailable", 3, [][]int{{5}, {5}, {5}, {5}, {5}, {fails}}, -1, true},
+		{"six without zones, two unavailable", 3, [][]int{{5}, {5}, {5}, {5}, {fails}, {fails}}, -1, false},
+		{"one replica", 1, [][]int{{10}}, 10, true},
+		{"one replica, one of two unavailable", 1, [][]int{{10}, {fails}}, -1, false},
+	}
+	for _, tt := range tests {
+		in := answers(tt.domains, tt.replication)
+		n, err := in.SeriesCount(t.Context(), "t")
+		if (err != nil) != (tt.count < 0) || err == nil && n != tt.count || err != nil && !errors.Is(err, peers.ErrTooFew) {
+			t.Errorf("%s: %d series, %v; want %d", tt.name, n, err, tt.count)
+		}
+		list, err := in.Metadata(t.Context(), "t")
+		if (err == nil) != tt.metadata || err == nil && len(list) == 0 || err != nil && !errors.Is(err, peers.ErrTooFew) {
+			t.Errorf("%s: metadata %d, %v", tt.name, len(list), err)
+		}
+	}
+}
+
+// published are the metrics of days of the long-term store.
+type published map[int64][]series.MetricMetadata
+
+func (p published) Metadata(_ context.Context, _ tenant.ID, from, to int64) ([]series.MetricMetadata, error) {
+	var out []series.MetricMetadata
+	for day := to; day >= from; day-- {
+		out = append(out, p[day]...)
+	}
+	return out, nil
+}
+
+// known is an ingester that knows metrics.
+type known struct {
+	peer
+	list []series.MetricMetadata
+}
+
+func (k *known) Metadata(context.Context, tenant.ID) ([]series.MetricMetadata, error) {
+	return k.list, k.err
+}
+
+// TestMetadata: what an ingester says of a metric is used, of the others what was
+// published in the last days; without ingesters there is no answer.
+func TestMetadata(t *testing.T) {
+	of := func(metric, help string) series.MetricMetadata {
+		m := series.MetricMetadata{Metric: metric}
+		m.Help = help
+		return m
+	}
+	now := time.UnixMilli(100*series.DayMillis + 5)
+	long := published{100: {of("a", "published")}, 98: {of("c", "published")}, 97: {of("d", "too old")}}
+	ing := &known{list: []series.MetricMetadata{of("b", "recent"), of("a", "recent")}}
+	got, err := Metadata(t.Context(), OneIngester(ing), long, "t", now)
+	text := ""
+	for _, m := range got {
+		text += m.Metric + " " + m.Help + ";"
+	}
+	if want := "a recent;b recent;c published;"; err != nil || text != want {
+		t.Errorf("%s, %v; want %s", text, err, want)
+	}
+	ing.err = errors.New("down")
+	if got, err := Metadata(t.Context(), OneIngester(ing), long, "t", now); err == nil {
+		t.Errorf("without the ingester: %v", got)
+	}
+}

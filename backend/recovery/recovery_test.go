@@ -1,0 +1,235 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+var errDown = errors.New("down")
+
+// TestMarkForerunner: whoever starts with an empty disk marks what one of its name
+// had, and serves when every querier knows.
+func TestMarkForerunner(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		fresh, replaced bool
+		pending         int
+		err             error
+		want            []string
+	}{
+		{name: "the disk is its own"},
+		{name: "new in the cluster", fresh: true, want: []string{`lost a~1 in "za": 0 windows, 0 of them the last`, "settled"}},
+		{name: "pending windows, but no member of the name", fresh: true, pending: 2,
+			want: []string{`lost a~1 in "za": 2 windows, 0 of them the last`, "waited 6s", "settled"}},
+		{name: "a member of the name", fresh: true, replaced: true,
+			want: []string{`lost a~1 in "of old": 2 windows, 2 of them the last`, "waited 6s", "settled"}},
+		{name: "the store fails", fresh: true, replaced: true, err: errDown},
+	} {
+		s := newScene(t)
+		s.members.fresh, s.members.replaced, s.members.lostZone = tt.fresh, tt.replaced, "of old"
+		s.store.pending["a"], s.store.err = tt.pending, tt.err
+		fresh, err := s.MarkForerunner(t.Context())
+		if !errors.Is(err, tt.err) || fresh != tt.fresh {
+			t.Errorf("%s: %v, %v", tt.name, fresh, err)
+		}
+		s.want(t, tt.name, tt.want...)
+	}
+}
+
+func TestMarkDamaged(t *testing.T) {
+	s := newScene(t)
+	if err := s.MarkDamaged(t.Context(), []int64{0, 7_200_000}); err != nil {
+		t.Error(err)
+	}
+	s.want(t, "two windows", "damaged a~1: 2 windows", "waited 6s")
+	s.store.err = errDown
+	if err := s.MarkDamaged(t.Context(), []int64{0}); !errors.Is(err, errDown) {
+		t.Errorf("the store fails: %v", err)
+	}
+}
+
+// TestLostDomains: a loss counts for the tenants and the time that it concerns, and
+// an answer of the store is used for a while.
+func TestLostDomains(t *testing.T) {
+	s := newScene(t)
+	s.store.losses = []store.Lost{
+		{Ingester: "b~lost-1", Zone: "zb", Window: store.Window{Day: 1, Number: 0}},
+		{Ingester: "b~lost-1", Zone: "zb", Window: store.Window{Day: 1, Number: 1}},
+		{Ingester: "c~lost-1", Zone: "zc", Window: store.Window{Day: 1, Number: 0}, Tenant: "acme"},
+	}
+	const day, hour = 86_400_000, 3_600_000
+	for _, tt := range []struct {
+		name       string
+		tenant     string
+		mint, maxt int64
+		want       []string
+	}{
+		{"both windows", "other", day, 2 * day, []string{"zone zb"}},
+		{"the tenant's own too", "acme", day, day, []string{"zone zb", "zone zc"}},
+		{"the second window", "acme", day + 2*hour, day + 3*hour, []string{"zone zb"}},
+		{"before", "acme", 0, day - 1, nil},
+		{"after", "acme", day + 4*hour, 2 * day, nil},
+	} {
+		got, err := s.LostDomains(t.Context(), "acme", tt.mint, tt.maxt)
+		if tt.tenant != "acme" {
+			got, err = s.LostDomains(t.Context(), "other", tt.mint, tt.maxt)
+		}
+		if err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
+		}
+	}
+	if s.store.asked != 1 {
+		t.Errorf("the store was asked %d times within seconds", s.store.asked)
+	}
+	s.asked, s.store.err = time.Now().Add(-2*lossesFor), errDown
+	if _, err := s.LostDomains(t.Context(), "acme", 0, day); !errors.Is(err, errDown) {
+		t.Errorf("an old answer is used although the store fails: %v", err)
+	}
+}
+
+// TestRestore: it repeats until all others have uploaded, and ends when only an
+// operator can settle what is left.
+func TestRestore(t *testing.T) {
+	loss := []store.Lost{{Ingester: "a~lost-1"}}
+	for _, tt := range []struct {
+		name string
+		set  func(*scene)
+		want []string
+		says string
+	}{
+		{"nothing is lost", func(*scene) {}, nil, ""},
+		{"all upload", func(s *scene) { s.store.losses = loss }, []string{"settle a"}, "uploaded by its replicas"},
+		{"one fails twice", func(s *scene) { s.store.losses, s.peers["b"].flushes = loss, []error{errDown, errDown} },
+			[]string{"waited 10s", "waited 10s", "settle a"}, "instance b: down"},
+		{"two zones were lost", func(s *scene) { s.store.losses, s.store.stay = loss, 3 }, []string{"settle a"}, "accept-loss"},
+		{"nobody is in the ring", func(s *scene) {
+			s.store.losses, s.members.all = loss, nil
+			s.o.Wait = func(context.Context, time.Duration) error { return context.Canceled }
+		}, nil, "there are no ingesters"},
+	} {
+		s := newScene(t)
+		tt.set(s)
+		s.Restore(t.Context(), "a")
+		s.want(t, tt.name, tt.want...)
+		if !strings.Contains(s.log.String(), tt.says) {
+			t.Errorf("%s: the log says %s", tt.name, s.log.String())
+		}
+	}
+}
+
+// TestForget: what a forgotten ingester had not uploaded is marked as lost before it
+// leaves the ring.
+func TestForget(t *testing.T) {
+	aside := []store.AsideOf{{Ingester: "b", Tenant: "acme"}}
+	for _, tt := range []struct {
+		name    string
+		set     func(*scene)
+		id      string
+		force   bool
+		windows int
+		err     error
+		want    []string
+	}{
+		{name: "an ingester", id: "b", set: func(s *scene) { s.store.pending["b"] = 1 }, windows: 3,
+			want: []string{`lost b~1 in "zb": 3 windows, 2 of them the last`, "waited 6s", "forgotten b", "asides of b deleted"}},
+		{name: "another role", id: "d", set: func(s *scene) {
+			s.members.all = append(s.members.all, ring.Instance{ID: "d", State: ring.Active, Silent: time.Minute, Roles: []string{"querier"}})
+		}, want: []string{"forgotten d", "asides of d deleted"}},
+		{name: "alive", id: "b", set: func(s *scene) { s.members.all[1].Silent = time.Second }, err: ErrAlive},
+		{name: "alive, by force", id: "b", force: true, set: func(s *scene) { s.members.all[1].Silent = time.Second }, windows: 2,
+			want: []string{`lost b~1 in "zb": 2 windows, 2 of them the last`, "waited 6s", "forgotten b", "asides of b deleted"}},
+		{name: "no member", id: "e", err: ErrNotMember},
+		{name: "series are set aside", id: "b", set: func(s *scene) { s.store.asides = aside }, err: ErrHasAside},
+		{name: "the ring is not known", id: "b", set: func(s *scene) { s.members.err = ring.ErrUnknown }, err: ring.ErrUnknown},
+		{name: "the store fails", id: "b", set: func(s *scene) { s.store.err = errDown }, err: errDown},
+		{name: "an entry that nobody signed, of an ingester", id: "x", set: func(s *scene) { s.members.distrusted, s.store.pending["x"] = "x", 1 }, windows: 4,
+			want: []string{`lost x~ in "": 1 windows, 0 of them the last`, `lost x~ in "": 3 windows, 2 of them the last`, "waited 6s", "forgotten x", "asides of x deleted"}},
+		{name: "an entry that nobody signed, of no ingester", id: "x", set: func(s *scene) { s.members.distrusted = "x" },
+			want: []string{`lost x~ in "": 0 windows, 0 of them the last`, "forgotten x", "asides of x deleted"}},
+	} {
+		s := newScene(t)
+		if tt.set != nil {
+			tt.set(s)
+		}
+		n, err := s.Forget(t.Context(), tt.id, tt.force)
+		if n != tt.windows || !errors.Is(err, tt.err) {
+			t.Errorf("%s: %d windows, %v", tt.name, n, err)
+		}
+		s.want(t, tt.name, tt.want...)
+	}
+}
+
+// TestHandOver: the active series of an ingester that leaves go to those that take
+// them and had them not; one that fails gets no more.
+func TestHandOver(t *testing.T) {
+	s := newScene(t)
+	d := ring.Instance{ID: "d", Addr: "d", Zone: "zd", State: ring.Active, Tokens: []uint32{3 << 30}, Roles: []string{"ingester"}}
+	s.members.all = append(s.members.all, d)
+	s.peers["d"] = &fakePeer{id: "d", kept: map[uint64]bool{}}
+	var hashes []uint64
+	for i := range uint64(1000) {
+		hashes = append(hashes, i*0x9e3779b97f4a7c15)
+	}
+	ing := &fakePeer{active: []ingester.ActiveSeries{{Tenant: "acme", Hashes: hashes, Seconds: make([]uint32, len(hashes))}}}
+	takes, err := s.TakenBy(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.handOver(t.Context(), leaver{ing})
+	for _, h := range hashes {
+		// Four zones, three replicas: a series of a is new to the one that had it not.
+		n := 0
+		for _, id := range []string{"b", "c", "d"} {
+			if s.peers[id].kept[h] {
+				n++
+			}
+		}
+		if want := map[bool]int{true: 1}[takes("acme", h)]; n != want {
+			t.Fatalf("series %d was handed to %d, want %d", h, n, want)
+		}
+	}
+	s.peers["d"].err = errDown
+	s.handOver(t.Context(), leaver{ing})
+	if !strings.Contains(s.log.String(), "ingester d: down") {
+		t.Errorf("the log says %s", s.log.String())
+	}
+}
+
+// leaver is a fakePeer as this process's ingester.
+type leaver struct{ *fakePeer }
+
+func (l leaver) EachActive(ctx context.Context, fn func(*ingester.ActiveSeries) error) error {
+	return l.ActiveSeries(ctx, "", fn)
+}
+
+// TestAskForActive: a new ingester asks all that are usable and are not itself.
+func TestAskForActive(t *testing.T) {
+	s := newScene(t)
+	s.members.all[2].Unhealthy = true
+	for i, id := range []string{"a", "b", "c"} {
+		s.peers[id].active = []ingester.ActiveSeries{{Tenant: "acme", Hashes: []uint64{uint64(i)}}}
+	}
+	ing := &fakePeer{kept: map[uint64]bool{}}
+	s.AskForActive(t.Context(), leaver{ing})
+	if len(ing.kept) != 1 || !ing.kept[1] {
+		t.Errorf("kept %v", ing.kept)
+	}
+	s.peers["b"].err = errDown
+	s.AskForActive(t.Context(), leaver{ing})
+	if !strings.Contains(s.log.String(), "instance b: down") {
+		t.Errorf("the log says %s", s.log.String())
+	}
+	s.members.err = ring.ErrUnknown
+	s.AskForActive(t.Context(), leaver{ing})
+	if !strings.Contains(s.log.String(), "ring not known yet") {
+		t.Errorf("the log says %s", s.log.String())
+	}
+}
