@@ -199,12 +199,8 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 		if o.waits = which == Due && try == 1 && c.failing.waits(key, o.inputs, c.opts.Now()); o.waits {
 			return nil
 		}
-		skip, err := c.skip(ctx, &catalog, deletions, which)
-		if err != nil {
+		if skip, err := c.skip(ctx, &catalog, deletions, which); err != nil || skip != compactIt {
 			return err
-		}
-		if skip != compactIt {
-			return nil
 		}
 		err = c.rewrite(ctx, catalog, deletions, packs, report)
 		switch {
@@ -212,12 +208,16 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 			return c.remaining(ctx, t, day, o)
 		case errors.Is(err, store.ErrDeleted):
 			return c.drop(ctx, &catalog, o)
-		case errors.Is(err, store.ErrConflict) && try < attempts,
-			errors.Is(err, objects.ErrNotFound) && try < attempts:
-			continue // another compactor was faster; its packs are other ones
+		case try == attempts || !overtaken(err):
+			return err
 		}
-		return err
 	}
+}
+
+// overtaken reports whether a compaction failed since another compactor was faster:
+// the day has other packs by now.
+func overtaken(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, objects.ErrNotFound)
 }
 
 // drop takes the L0 packs of a deleted tenant out of a day.

@@ -40,6 +40,12 @@ type visit struct {
 	waiting int          // days that had to wait
 }
 
+// settled reports whether the last look at the tenant was of the same retention and
+// days.
+func (v *visit) settled(keep time.Duration, before, today int64) bool {
+	return v.done && v.keep == keep && v.before == before && v.today == today
+}
+
 // erasure is the last look at a deleted tenant.
 type erasure struct {
 	next, distance time.Duration // of running
@@ -107,7 +113,7 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 	v, running := c.visits.of(t), c.opts.Clock.Running()
 	spent := v.budget.Spent(running)
 	before, today := lifecycle.ExpiredBefore(now, keep), series.Day(now.UnixMilli())
-	if v.done && v.keep == keep && v.before == before && v.today == today && (v.waiting == 0 || spent > 0 && !all) {
+	if v.settled(keep, before, today) && (v.waiting == 0 || spent > 0 && !all) {
 		return nil
 	}
 	v.done = false

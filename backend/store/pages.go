@@ -147,45 +147,65 @@ func (q *query) checkUnwanted(list map[string]index.Row) error {
 	return nil
 }
 
-// shows tells how much of the published generation is among the cells of a row,
-// which are in order; all says that the row has no other cells.
-func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error) {
-	m := w.catalog.Manifest
-	summaries, pages, declared := 0, 0, 0
-	ended := all
+// counted is what a row has of the published generation.
+type counted struct {
+	summaries, pages int
+	declared         int  // pages that the summaries say there are
+	ended            bool // there are no more behind those that were read
+}
+
+// count counts the cells of the published generation among those of a row, which are
+// in order; all says that the row has no other cells.
+func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, error) {
+	n := counted{ended: all}
 	for _, cell := range cells {
 		v, kind, _, _, ok := schema.ParseQualifier(cell.Qualifier)
 		if !ok {
-			return 0, fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
+			return n, fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
 		}
 		switch {
-		case v != m.Version:
-			ended = ended || pages+summaries > 0
+		case v != w.catalog.Manifest.Version:
+			n.ended = n.ended || n.pages+n.summaries > 0
 		case kind == schema.KindSummaries:
 			sm, err := q.s.index.Codec().DecodeSummaries(cell.Value)
 			if err != nil {
-				return 0, fmt.Errorf("summaries in row %q: %w", w.key, err)
+				return n, fmt.Errorf("summaries in row %q: %w", w.key, err)
 			}
-			summaries++
-			declared += sm.Len()
+			n.summaries++
+			n.declared += sm.Len()
 		default:
-			pages++
+			n.pages++
 		}
 	}
-	from, to := m.PartsOf(w.metric)
-	if summaries == 0 && to-from == 1 {
-		declared = 1 // a metric with one page has no summaries
+	return n, nil
+}
+
+// shows tells how much of the published generation is among the cells of a row,
+// which are in order; all says that the row has no other cells.
+func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error) {
+	n, err := q.count(w, cells, all)
+	if err != nil {
+		return 0, err
 	}
+	m := w.catalog.Manifest
+	from, to := m.PartsOf(w.metric)
+	// A metric with one page has no summaries.
+	single := n.summaries == 0 && to-from == 1
+	if single {
+		n.declared = 1
+	}
+	everySummary := single || n.summaries == to-from
 	switch {
-	case pages+summaries == 0 && all:
+	case n.pages+n.summaries == 0 && all:
 		return showsNothing, nil
-	case pages+summaries == 0:
+	case n.pages+n.summaries == 0:
 		return showsOthers, nil
-	case !ended:
+	case !n.ended:
 		return showsFirst, nil
-	case pages > declared && (summaries == to-from || to-from == 1):
-		return 0, fmt.Errorf("row %q has %d pages of generation %s, its summaries say %d: %w", w.key, pages, m.Version, declared, index.ErrInconsistent)
-	case pages != declared || summaries != to-from && (summaries > 0 || to-from != 1):
+	case n.pages > n.declared && (n.summaries == to-from || to-from == 1):
+		return 0, fmt.Errorf("row %q has %d pages of generation %s, its summaries say %d: %w",
+			w.key, n.pages, m.Version, n.declared, index.ErrInconsistent)
+	case n.pages != n.declared || !everySummary:
 		return showsPart, nil
 	}
 	return showsAll, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -37,29 +38,7 @@ func (x *World) NothingLeft(where string) {
 	if err != nil {
 		x.T.Fatal(err)
 	}
-	err = x.Rows.ReadRows(ctx, []rows.Range{{}}, rows.Filter{}, func(r rows.Row) bool {
-		for _, c := range r.Cells {
-			v, _, _, _, ok := schema.ParseQualifier(c.Qualifier)
-			if !ok {
-				continue
-			}
-			t, day, known := schema.ParseNamesKey(r.Key)
-			if !known {
-				if t, _, day, known = schema.ParsePagesKey(r.Key); !known {
-					if t, _, day, known = schema.ParseValuesKey(r.Key); !known {
-						continue
-					}
-				}
-			}
-			if versions[fmt.Sprint(t, day)] != v {
-				x.T.Errorf("%s: row %q has a cell of generation %s, which is not published", where, r.Key, v)
-			}
-		}
-		return true
-	})
-	if err != nil {
-		x.T.Fatal(err)
-	}
+	x.onlyPublished(where, versions)
 	work, err := x.Store.Days(ctx)
 	if err != nil {
 		x.T.Fatal(err)
@@ -69,4 +48,34 @@ func (x *World) NothingLeft(where string) {
 			x.T.Errorf("%s: day %d has %d receipts left", where, d.Day, len(d.Receipts))
 		}
 	}
+}
+
+// onlyPublished checks that the index has cells of no other versions of a day.
+func (x *World) onlyPublished(where string, versions map[string]schema.Version) {
+	x.T.Helper()
+	err := x.Rows.ReadRows(context.Background(), []rows.Range{{}}, rows.Filter{}, func(r rows.Row) bool {
+		t, day, ok := dayOf(r.Key)
+		for _, c := range r.Cells {
+			v, _, _, _, versioned := schema.ParseQualifier(c.Qualifier)
+			if ok && versioned && versions[fmt.Sprint(t, day)] != v {
+				x.T.Errorf("%s: row %q has a cell of generation %s, which is not published", where, r.Key, v)
+			}
+		}
+		return true
+	})
+	if err != nil {
+		x.T.Fatal(err)
+	}
+}
+
+// dayOf is the tenant's day of a row of names, pages or values.
+func dayOf(key string) (t tenant.ID, day int64, ok bool) {
+	if t, day, ok = schema.ParseNamesKey(key); ok {
+		return t, day, ok
+	}
+	if t, _, day, ok = schema.ParsePagesKey(key); ok {
+		return t, day, ok
+	}
+	t, _, day, ok = schema.ParseValuesKey(key)
+	return t, day, ok
 }
