@@ -129,12 +129,14 @@ func New(o Options) *Compactor {
 	c.visits = newVisits()
 	c.metrics = newMetrics(o.Registerer)
 	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_compactor_days_expiry_waiting",
-		Help: "Days beyond retention that wait for the next day: few go in 24 hours unless a retention was lowered, since a clock may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
+		Help: "Days beyond retention that wait for the next day: few go in 24 hours unless a retention was lowered, since a clock " +
+			"may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
 	c.failing = newFailures(o.Interval, c.metrics)
 	c.work = progress.NewWorker(progress.Options{
 		Metric:  "pallium_compactor_stalled_seconds",
 		Help:    "How long the compaction or sweep under way has made no progress; 0 when there is none, or it made some within a minute.",
-		Message: "compaction makes no progress: the object store or the row store does not answer", Now: o.Now, Logger: o.Logger, Registerer: o.Registerer})
+		Message: "compaction makes no progress: the object store or the row store does not answer",
+		Now:     o.Now, Logger: o.Logger, Registerer: o.Registerer})
 	c.status.Store(&Status{Day: -1})
 	return c
 }
@@ -344,7 +346,8 @@ func (c *Compactor) mustWait(d *store.DayWork) string {
 		zones[zone] = true
 	}
 	if len(zones) > 1 {
-		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded; acknowledged samples may be lost: accept it by POST /admin/v1/compact/accept-loss?day=%d", len(lost), d.Day)
+		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded; acknowledged samples may be lost: "+
+			"accept it by POST /admin/v1/compact/accept-loss?day=%d", len(lost), d.Day)
 	}
 	return ""
 }

@@ -94,6 +94,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		unreadable: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_unreadable_packs",
 			Help: "L0 packs that cannot be opened; the days of the tenants in them are not compacted."}),
 		failing: auto.NewGaugeVec(prometheus.GaugeOpts{Name: "pallium_compactor_failing_days",
-			Help: "Days of a tenant that cannot be compacted; only while there are any, and 100 tenants at most, others together."}, []string{"tenant"}),
+			Help: "Days of a tenant that cannot be compacted; only while there are any, and 100 tenants at most, others together."},
+			[]string{"tenant"}),
 	}
 }

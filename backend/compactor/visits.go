@@ -126,7 +126,8 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 		return err // and the cell with the retention of before stays
 	}
 	if out.Waiting > 0 && (out.Days > 0 || v.waiting == 0) {
-		c.opts.Logger.Warn("days beyond retention wait: only two, or a tenth of a tenant's days, go in 24 hours unless its retention was lowered; if the clock is right, POST /admin/v1/compact?expire=all takes them now",
+		c.opts.Logger.Warn("days beyond retention wait: only two, or a tenth of a tenant's days, go in 24 hours unless its "+
+			"retention was lowered; if the clock is right, POST /admin/v1/compact?expire=all takes them now",
 			"tenant", t, "waiting", out.Waiting, "expired", out.Days)
 	}
 	c.visits.setWaiting(v, out.Waiting)

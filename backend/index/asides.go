@@ -80,7 +80,8 @@ func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenan
 			mutation = rows.Set(rows.System, a.qualifier(), 0, marked.Encode())
 		}
 		// Only what the operator saw is given up.
-		held, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(w.Day), rows.ValueIs(rows.System, a.qualifier(), a.Encode()), []rows.Mutation{mutation}, nil)
+		held, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(w.Day), rows.ValueIs(rows.System, a.qualifier(), a.Encode()),
+			[]rows.Mutation{mutation}, nil)
 		if err != nil {
 			return a, fmt.Errorf("drop series that were set aside: %w", err)
 		}

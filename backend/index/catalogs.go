@@ -190,7 +190,8 @@ func (s *Catalogs) WithL0(ctx context.Context, id ulid.ULID, days []TenantDay) (
 	for _, d := range days {
 		keys = append(keys, rows.Single(schema.CatalogKey(d.Tenant, d.Day)))
 	}
-	filter := rows.Filter{Families: []rows.Family{rows.Data}, Qualifiers: []string{schema.L0Qualifier(id)}, MinTime: max(s.oldest(), 0), Latest: true}
+	filter := rows.Filter{Families: []rows.Family{rows.Data}, Qualifiers: []string{schema.L0Qualifier(id)}, MinTime: max(s.oldest(), 0),
+		Latest: true}
 	var out []TenantDay
 	for batch := range slices.Chunk(keys, rows.MaxRanges) {
 		err := s.rows.ReadRows(ctx, batch, filter, func(r rows.Row) bool {
@@ -210,10 +211,12 @@ func (s *Catalogs) WithL0(ctx context.Context, id ulid.ULID, days []TenantDay) (
 func (ix *Index) TakeOutL0(ctx context.Context, id ulid.ULID, catalogs []TenantDay, days []int64) error {
 	var ms []rows.RowMutation
 	for _, d := range catalogs {
-		ms = append(ms, rows.RowMutation{Key: schema.CatalogKey(d.Tenant, d.Day), Mutations: []rows.Mutation{rows.DeleteColumn(rows.Data, schema.L0Qualifier(id))}})
+		ms = append(ms, rows.RowMutation{Key: schema.CatalogKey(d.Tenant, d.Day),
+			Mutations: []rows.Mutation{rows.DeleteColumn(rows.Data, schema.L0Qualifier(id))}})
 	}
 	for _, day := range days {
-		ms = append(ms, rows.RowMutation{Key: schema.WorkKey(day), Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.ReceiptQualifier(id))}})
+		ms = append(ms, rows.RowMutation{Key: schema.WorkKey(day),
+			Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.ReceiptQualifier(id))}})
 	}
 	if err := ix.mutateRows(ctx, ms); err != nil {
 		return fmt.Errorf("take the L0 pack %s out of the index: %w", id, err)

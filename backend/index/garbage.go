@@ -30,7 +30,8 @@ func PackGarbage(object string, d TenantDay, v schema.Version) schema.Garbage {
 
 // IndexGarbage is the entry of the rows of a generation.
 func IndexGarbage(d TenantDay, v schema.Version) schema.Garbage {
-	return schema.Garbage{Kind: GarbageIndex, Name: fmt.Sprintf("index/%s/%d/%s", d.Tenant, d.Day, v), Tenant: d.Tenant, Day: d.Day, Version: v}
+	return schema.Garbage{Kind: GarbageIndex, Name: fmt.Sprintf("index/%s/%d/%s", d.Tenant, d.Day, v), Tenant: d.Tenant, Day: d.Day,
+		Version: v}
 }
 
 // Enter enters something with the time at which it is due, in Unix milliseconds.
@@ -42,7 +43,8 @@ func (s *Garbage) Enter(ctx context.Context, at int64, e schema.Garbage) error {
 }
 
 func dueMutation(at int64, e schema.Garbage) rows.RowMutation {
-	return rows.RowMutation{Key: schema.GarbageKey(at, e.Name), Mutations: []rows.Mutation{rows.Set(rows.System, schema.GarbageQualifier, 0, e.Encode())}}
+	return rows.RowMutation{Key: schema.GarbageKey(at, e.Name),
+		Mutations: []rows.Mutation{rows.Set(rows.System, schema.GarbageQualifier, 0, e.Encode())}}
 }
 
 // EnterGeneration enters the rows and the packs of a tenant's generation.
@@ -133,7 +135,8 @@ func (s *Garbage) Unmark(ctx context.Context, object string) error {
 // Marked reports whether the deletion of an object is under way.
 func (s *Garbage) Marked(ctx context.Context, object string) (bool, error) {
 	marked := false
-	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.GarbageKey(markDue, object))}, system(), func(rows.Row) bool { marked = true; return false })
+	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.GarbageKey(markDue, object))}, system(),
+		func(rows.Row) bool { marked = true; return false })
 	if err != nil {
 		return false, fmt.Errorf("look for the mark of a deletion: %w", err)
 	}

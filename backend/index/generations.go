@@ -145,18 +145,20 @@ func (s *Generations) Exact(ctx context.Context, list []ExactRow, perRow int) (m
 
 // EachValues calls visit for the rows with the values of a label of days, until it
 // returns an error.
-func (s *Generations) EachValues(ctx context.Context, t tenant.ID, label string, first, last int64, visit func(day int64, r Row) error) error {
+func (s *Generations) EachValues(ctx context.Context, t tenant.ID, label string, first, last int64,
+	visit func(day int64, r Row) error) error {
 	start, end := schema.ValuesRange(t, label, first, last)
 	var broken error
-	err := s.rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true}, func(r rows.Row) bool {
-		_, _, day, ok := schema.ParseValuesKey(r.Key)
-		if !ok {
-			broken = fmt.Errorf("row %q is not a row of label values", r.Key)
-			return false
-		}
-		broken = visit(day, r)
-		return broken == nil
-	})
+	err := s.rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}},
+		rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true}, func(r rows.Row) bool {
+			_, _, day, ok := schema.ParseValuesKey(r.Key)
+			if !ok {
+				broken = fmt.Errorf("row %q is not a row of label values", r.Key)
+				return false
+			}
+			broken = visit(day, r)
+			return broken == nil
+		})
 	if err == nil {
 		err = broken
 	}
@@ -232,7 +234,8 @@ func (s *Generations) Restamp(ctx context.Context, c *Catalog, stamp int64) erro
 	if err != nil {
 		return err
 	}
-	keys := append([]rows.Range{rows.Single(schema.NamesKey(c.Tenant, c.Day))}, keysOf(TenantDay{c.Tenant, c.Day}, c.Manifest.Version, parts)...)
+	keys := append([]rows.Range{rows.Single(schema.NamesKey(c.Tenant, c.Day))},
+		keysOf(TenantDay{c.Tenant, c.Day}, c.Manifest.Version, parts)...)
 	f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: c.Manifest.Version.Prefix(), Latest: true}
 	for some := range slices.Chunk(keys, restampedRows) {
 		var ms []rows.RowMutation
@@ -240,7 +243,8 @@ func (s *Generations) Restamp(ctx context.Context, c *Catalog, stamp int64) erro
 			m := rows.RowMutation{Key: r.Key}
 			for _, cell := range r.Cells {
 				if cell.Time != stamp {
-					m.Mutations = append(m.Mutations, rows.Set(rows.Data, cell.Qualifier, stamp, cell.Value), rows.DeleteCell(rows.Data, cell.Qualifier, cell.Time))
+					m.Mutations = append(m.Mutations, rows.Set(rows.Data, cell.Qualifier, stamp, cell.Value),
+						rows.DeleteCell(rows.Data, cell.Qualifier, cell.Time))
 				}
 			}
 			if len(m.Mutations) > 0 {
@@ -259,7 +263,8 @@ func (s *Generations) Restamp(ctx context.Context, c *Catalog, stamp int64) erro
 }
 
 // EachCell calls visit for the cells of a generation in rows.
-func (s *Generations) EachCell(ctx context.Context, keys []string, v schema.Version, visit func(key, qualifier string, value []byte)) error {
+func (s *Generations) EachCell(ctx context.Context, keys []string, v schema.Version,
+	visit func(key, qualifier string, value []byte)) error {
 	f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: v.Prefix(), MinTime: s.oldest(), Latest: true}
 	for some := range slices.Chunk(singles(keys), rowsPerCall) {
 		err := s.rows.ReadRows(ctx, some, f, func(r rows.Row) bool {

@@ -65,7 +65,8 @@ func New(o Options) (*Index, error) {
 	}
 	t := table{rows: steppingRows{o.Rows}, now: o.Now}
 	rereads := promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{Name: "pallium_store_index_rereads_total",
-		Help: "Rows of the index that were read again by their published generation, because the first read did not show all of it: a day was published meanwhile."})
+		Help: "Rows of the index that were read again by their published generation, because the first read did not show all of it: " +
+			"a day was published meanwhile."})
 	return &Index{Catalogs: &Catalogs{t}, Generations: &Generations{table: t, codec: codec, rereads: rereads}, Work: &Work{t},
 		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, codec: codec, table: t}, nil
 }

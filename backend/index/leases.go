@@ -43,7 +43,8 @@ func (s *Leases) Take(ctx context.Context, name, holder string, life time.Durati
 		condition = rows.ValueIs(rows.System, schema.LeaseQualifier, raw)
 	}
 	next := schema.Lease{Holder: holder, Until: now + life.Milliseconds()}
-	held, err := s.rows.CheckAndMutate(ctx, key, condition, []rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, next.Encode())}, nil)
+	held, err := s.rows.CheckAndMutate(ctx, key, condition,
+		[]rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, next.Encode())}, nil)
 	if err != nil {
 		return false, fmt.Errorf("take lease %s: %w", name, err)
 	}

@@ -40,7 +40,8 @@ func (c *Catalog) VersionTime() (ms int64, ok bool) { return c.cellTime, c.cell 
 
 // setVersion replaces the version cell.
 func setVersion(cell schema.VersionCell, stamp int64) []rows.Mutation {
-	return []rows.Mutation{rows.DeleteColumn(rows.Data, schema.VersionQualifier), rows.Set(rows.Data, schema.VersionQualifier, stamp, cell.Encode())}
+	return []rows.Mutation{rows.DeleteColumn(rows.Data, schema.VersionQualifier),
+		rows.Set(rows.Data, schema.VersionQualifier, stamp, cell.Encode())}
 }
 
 // setManifest replaces the manifest and the version cell with it.
@@ -97,13 +98,15 @@ func (s *Catalogs) Hide(ctx context.Context, c *Catalog) error {
 	// The number is raised: without a version, the cell could else be what an attempt
 	// read before the first publication.
 	_, err = s.rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day), c.unchanged(), append(
-		[]rows.Mutation{rows.DeleteColumn(rows.Data, schema.ManifestQualifier)}, setVersion(schema.VersionCell{Fence: number + 1}, s.nowMillis())...), nil)
+		[]rows.Mutation{rows.DeleteColumn(rows.Data, schema.ManifestQualifier)},
+		setVersion(schema.VersionCell{Fence: number + 1}, s.nowMillis())...), nil)
 	return err
 }
 
 // ForgetFence deletes the version cell of a day that holds nothing, unless it is not
 // as it was read.
 func (s *Catalogs) ForgetFence(ctx context.Context, c *Catalog) error {
-	_, err := s.rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day), c.unchanged(), []rows.Mutation{rows.DeleteColumn(rows.Data, schema.VersionQualifier)}, nil)
+	_, err := s.rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day), c.unchanged(),
+		[]rows.Mutation{rows.DeleteColumn(rows.Data, schema.VersionQualifier)}, nil)
 	return err
 }

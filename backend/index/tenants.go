@@ -22,7 +22,8 @@ func (s *Tenants) List(ctx context.Context) ([]tenant.ID, error) {
 	var out []tenant.ID
 	for start := schema.FirstTenant; ; {
 		key := ""
-		err := s.rows.ReadRows(ctx, []rows.Range{{Start: start, End: schema.EndOfTenants}}, rows.Filter{Rows: 1}, func(r rows.Row) bool { key = r.Key; return false })
+		err := s.rows.ReadRows(ctx, []rows.Range{{Start: start, End: schema.EndOfTenants}}, rows.Filter{Rows: 1},
+			func(r rows.Row) bool { key = r.Key; return false })
 		if err != nil {
 			return nil, fmt.Errorf("list tenants: %w", err)
 		}
@@ -112,7 +113,8 @@ func (s *Tenants) Erasure(ctx context.Context, t tenant.ID) (Erased, error) {
 func (s *Tenants) SetErasure(ctx context.Context, t tenant.ID, e Erased) error {
 	value, err := json.Marshal(e)
 	if err == nil {
-		err = s.rows.Mutate(ctx, rows.RowMutation{Key: schema.ErasureKey(t), Mutations: []rows.Mutation{rows.Set(rows.System, erasureQualifier, 0, value)}})
+		err = s.rows.Mutate(ctx, rows.RowMutation{Key: schema.ErasureKey(t),
+			Mutations: []rows.Mutation{rows.Set(rows.System, erasureQualifier, 0, value)}})
 	}
 	if err != nil {
 		return fmt.Errorf("write what was erased of tenant %s: %w", t, err)

@@ -28,7 +28,8 @@ type Deletions []Deletion
 func decodeDeletions(r rows.Row) (Deletions, error) {
 	var out Deletions
 	for _, cell := range r.Cells {
-		if cell.Family != rows.System || !strings.HasPrefix(cell.Qualifier, schema.TombstonePrefix) && !strings.HasPrefix(cell.Qualifier, schema.PendingPrefix) {
+		if cell.Family != rows.System || !strings.HasPrefix(cell.Qualifier, schema.TombstonePrefix) &&
+			!strings.HasPrefix(cell.Qualifier, schema.PendingPrefix) {
 			continue
 		}
 		t, err := schema.DecodeTombstone(cell.Value)
@@ -152,7 +153,8 @@ func (s *Tombstones) Cancel(ctx context.Context, t tenant.ID, numbers []uint64) 
 
 // Forget deletes an active deletion.
 func (s *Tombstones) Forget(ctx context.Context, t tenant.ID, number uint64) error {
-	err := s.rows.Mutate(ctx, rows.RowMutation{Key: schema.TenantKey(t), Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.TombstoneQualifier(number))}})
+	err := s.rows.Mutate(ctx, rows.RowMutation{Key: schema.TenantKey(t),
+		Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.TombstoneQualifier(number))}})
 	if err != nil {
 		return fmt.Errorf("forget deletion %d of tenant %s: %w", number, t, err)
 	}

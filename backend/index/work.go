@@ -124,7 +124,8 @@ func decodeWork(r rows.Row) (DayWork, error) {
 // was read.
 func (s *Work) TakeReceipt(ctx context.Context, day int64, r ReceiptOf) error {
 	q := schema.ReceiptQualifier(r.ID)
-	_, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(day), rows.ValueIs(rows.System, q, r.value), []rows.Mutation{rows.DeleteColumn(rows.System, q)}, nil)
+	_, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(day), rows.ValueIs(rows.System, q, r.value),
+		[]rows.Mutation{rows.DeleteColumn(rows.System, q)}, nil)
 	if err != nil {
 		return fmt.Errorf("take receipt %s out of day %d: %w", r.ID, day, err)
 	}
@@ -261,5 +262,6 @@ func (s *Work) AskRewrites(ctx context.Context, t tenant.ID, days []int64) error
 
 // Rewritten takes a tenant's request for a rewrite out of a day's work.
 func (s *Work) Rewritten(ctx context.Context, t tenant.ID, day int64) error {
-	return s.mutateWork(ctx, map[int64][]rows.Mutation{day: {rows.DeleteColumn(rows.System, schema.RewriteQualifier(t))}}, "take a rewrite out of the work")
+	return s.mutateWork(ctx, map[int64][]rows.Mutation{day: {rows.DeleteColumn(rows.System, schema.RewriteQualifier(t))}},
+		"take a rewrite out of the work")
 }

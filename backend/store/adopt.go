@@ -27,7 +27,8 @@ func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err err
 		return false, err
 	}
 	if age := s.nowMillis() - int64(info.ID.Time()); age > maxAdoptAge {
-		return false, fmt.Errorf("the pack is %d days old and was never entered into the index; it is too old to be entered safely now: delete it, or restore its ingester", age/86_400_000)
+		return false, fmt.Errorf("the pack is %d days old and was never entered into the index; it is too old to be entered safely "+
+			"now: delete it, or restore its ingester", age/86_400_000)
 	}
 	if err := s.enter(ctx, uploadOf(obj, info), obj); err != nil {
 		return false, err

@@ -140,7 +140,8 @@ func (g *Generation) checkParts() error {
 		size += maxPackEntry + len(g.manifest.Packs[i].FirstMetric) + len(g.manifest.Packs[i].LastMetric)
 	}
 	if size += maxPackEntry + 2*schema.MaxMetricName; size > index.MaxCell || len(g.manifest.Packs) >= schema.MaxIndex {
-		return fmt.Errorf("the day needs more than %d packs, and a manifest has no room for more; raise the size of a pack", len(g.manifest.Packs))
+		return fmt.Errorf("the day needs more than %d packs, and a manifest has no room for more; raise the size of a pack",
+			len(g.manifest.Packs))
 	}
 	return nil
 }
@@ -152,14 +153,17 @@ func (g *Generation) startPack(ctx context.Context) error {
 	id := ulid.Make()
 	object := fmt.Sprintf("%s/%d/%s%s", ObjectDir(g.catalog.Tenant), g.catalog.Day, id, pack.Suffix)
 	// The journal first: an object that no row names is deleted by it.
-	if err := g.s.index.Garbage.Enter(ctx, g.s.nowMillis()+attemptDelay.Milliseconds(), index.PackGarbage(object, g.day(), g.manifest.Version)); err != nil {
+	if err := g.s.index.Garbage.Enter(ctx, g.s.nowMillis()+attemptDelay.Milliseconds(),
+		index.PackGarbage(object, g.day(), g.manifest.Version)); err != nil {
 		return err
 	}
 	g.path = filepath.Join(g.s.opts.Scratch, id.String()+pack.Suffix)
-	continued := len(g.manifest.Packs) > 0 && g.manifest.Packs[len(g.manifest.Packs)-1].LastMetric == g.last && g.index != nil && g.index.Continues()
+	continued := len(g.manifest.Packs) > 0 && g.manifest.Packs[len(g.manifest.Packs)-1].LastMetric == g.last && g.index != nil &&
+		g.index.Continues()
 	g.index = index.NewBuilder(g.s.index.Codec(), g.manifest.Version, len(g.manifest.Packs), continued)
 	g.manifest.Packs = append(g.manifest.Packs, schema.PackEntry{ID: id, Object: object})
-	w, err := pack.CreateTable(g.path, pack.Options{ID: id, Source: "compactor", Encoder: g.s.encoder, Deletions: func(tenant.ID) uint64 { return g.manifest.Tombstone }},
+	w, err := pack.CreateTable(g.path, pack.Options{ID: id, Source: "compactor", Encoder: g.s.encoder,
+		Deletions: func(tenant.ID) uint64 { return g.manifest.Tombstone }},
 		g.catalog.Tenant, g.catalog.Day, g.index.AddPage)
 	if err != nil {
 		return err
@@ -312,7 +316,8 @@ func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
 	defer cancel()
 	now, err := g.s.Catalog(ctx, g.catalog.Tenant, g.catalog.Day)
 	if err != nil {
-		return fmt.Errorf("publish day %d of tenant %s: %w; whether it was published could not be read: %w", g.catalog.Day, g.catalog.Tenant, cause, err)
+		return fmt.Errorf("publish day %d of tenant %s: %w; whether it was published could not be read: %w", g.catalog.Day, g.catalog.Tenant,
+			cause, err)
 	}
 	if now.Version() == g.manifest.Version {
 		return nil

@@ -154,7 +154,8 @@ func (s *Store) OpenTail(ctx context.Context, e *schema.PackEntry) (r *pack.Read
 // covered by an ingester.
 func (q *query) selectL0(ctx context.Context) error {
 	return q.eachL0(ctx, func(r *pack.Reader, c *Catalog, l *L0) error {
-		list, err := r.Select(ctx, q.req.Tenant, max(q.req.MinTime, c.Day*series.DayMillis), min(q.req.MaxTime, (c.Day+1)*series.DayMillis-1), q.req.Matchers...)
+		list, err := r.Select(ctx, q.req.Tenant, max(q.req.MinTime, c.Day*series.DayMillis), min(q.req.MaxTime, (c.Day+1)*series.DayMillis-1),
+			q.req.Matchers...)
 		if err != nil {
 			return err
 		}

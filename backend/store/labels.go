@@ -216,7 +216,8 @@ func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink
 			continue
 		}
 		want := 0
-		if k, ok := slices.BinarySearchFunc(p.Names.Labels, sink.values, func(l schema.Label, name string) int { return strings.Compare(l.Name, name) }); ok {
+		if k, ok := slices.BinarySearchFunc(p.Names.Labels, sink.values,
+			func(l schema.Label, name string) int { return strings.Compare(l.Name, name) }); ok {
 			want = len(p.Names.Labels[k].Buckets)
 		}
 		if got := seen[valuesPart{p.Day, p.Part}]; got != want {

@@ -140,7 +140,8 @@ func (q *query) checkUnwanted(list map[string]index.Row) error {
 		}
 		for _, cell := range r.Cells {
 			if strings.HasPrefix(cell.Qualifier, c.Manifest.Version.Prefix()) {
-				return fmt.Errorf("row %q has pages of the published generation %s, whose packs do not have the metric: %w", key, c.Manifest.Version, index.ErrInconsistent)
+				return fmt.Errorf("row %q has pages of the published generation %s, whose packs do not have the metric: %w", key, c.Manifest.Version,
+					index.ErrInconsistent)
 			}
 		}
 	}

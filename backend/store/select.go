@@ -80,7 +80,8 @@ func (s *Store) newQuery(ctx context.Context, req series.Request, covered Covere
 	if covered == nil {
 		covered = func(ulid.ULID) bool { return false }
 	}
-	return &query{s: s, req: req, covered: covered, began: s.nowMillis(), fetch: s.newFetcher(), join: joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}}
+	return &query{s: s, req: req, covered: covered, began: s.nowMillis(), fetch: s.newFetcher(),
+		join: joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}}
 }
 
 // nameSets returns the metric names that the matchers leave, when they name

@@ -97,7 +97,10 @@ func Open(o Options) (*Store, error) {
 	for _, d := range []struct {
 		v     *int64
 		value int64
-	}{{&o.PageCacheBytes, 64 << 20}, {&o.FrameCacheBytes, 128 << 20}, {&o.TableCacheBytes, 64 << 20}, {&o.MaxQueryBytes, 1 << 30}, {&o.PackBytes, 512 << 20}} {
+	}{
+		{&o.PageCacheBytes, 64 << 20}, {&o.FrameCacheBytes, 128 << 20}, {&o.TableCacheBytes, 64 << 20},
+		{&o.MaxQueryBytes, 1 << 30}, {&o.PackBytes, 512 << 20},
+	} {
 		if *d.v == 0 {
 			*d.v = d.value
 		}

@@ -201,7 +201,8 @@ func DaysOf(info pack.Info) []int64 {
 // is due to be deleted later. A receipt that was rewritten since it was read
 // stays: the upload was repeated, and catalogs may name the pack again.
 func (s *Store) Discharge(ctx context.Context, day int64, r ReceiptOf) error {
-	if err := s.index.Garbage.Enter(ctx, s.nowMillis()+L0Delay.Milliseconds(), schema.Garbage{Kind: index.GarbageL0, Name: r.Object}); err != nil {
+	if err := s.index.Garbage.Enter(ctx, s.nowMillis()+L0Delay.Milliseconds(),
+		schema.Garbage{Kind: index.GarbageL0, Name: r.Object}); err != nil {
 		return err
 	}
 	return s.index.Work.TakeReceipt(ctx, day, r)

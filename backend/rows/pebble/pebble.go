@@ -58,7 +58,8 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
-		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process; stop it, or give this one another -data-dir: %w", dir, err)
+		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process; stop it, or give this one another -data-dir: %w",
+			dir, err)
 	}
 	r := &reserve{fs: fs, dir: dir, path: fs.PathJoin(dir, reserveName)}
 	if err := r.release(); err != nil {

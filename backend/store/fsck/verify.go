@@ -84,7 +84,8 @@ func (v *verifier) day(ctx context.Context, c *index.Catalog) {
 		return
 	}
 	if cell, err := c.VersionCell(); err != nil || cell.Version != m.Version {
-		v.finding(where, errors.Join(err, fmt.Errorf("%w: the manifest is of generation %s, its version cell of %s", index.ErrInconsistent, m.Version, cell.Version)))
+		v.finding(where, errors.Join(err, fmt.Errorf("%w: the manifest is of generation %s, its version cell of %s", index.ErrInconsistent,
+			m.Version, cell.Version)))
 	}
 	series, samples := int64(0), int64(0)
 	expected := map[string]map[string][]byte{} // row key → qualifier → value
@@ -96,7 +97,8 @@ func (v *verifier) day(ctx context.Context, c *index.Catalog) {
 		}
 	}
 	if series != m.Series || samples != m.Samples {
-		v.finding(where, fmt.Errorf("%w: its packs have %d series and %d samples, the manifest says %d and %d", index.ErrInconsistent, series, samples, m.Series, m.Samples))
+		v.finding(where, fmt.Errorf("%w: its packs have %d series and %d samples, the manifest says %d and %d", index.ErrInconsistent, series,
+			samples, m.Series, m.Samples))
 	}
 	v.report.Series += series
 	v.report.Samples += samples
@@ -139,7 +141,8 @@ func (v *verifier) pack(ctx context.Context, c *index.Catalog, part int, expecte
 		return store.ObjectError(e.Object, err)
 	}
 	if obj.Size != e.Size || obj.CRC != e.CRC {
-		return fmt.Errorf("%w: it has %d bytes with checksum %08x, the manifest says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, e.Size, e.CRC)
+		return fmt.Errorf("%w: it has %d bytes with checksum %08x, the manifest says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, e.Size,
+			e.CRC)
 	}
 	r, read, err := v.k.store.OpenTail(ctx, e)
 	if err != nil {
@@ -149,7 +152,8 @@ func (v *verifier) pack(ctx context.Context, c *index.Catalog, part int, expecte
 	v.report.Packs++
 	v.report.Bytes += e.Size
 	info := r.Info()
-	if len(info.Sections) != 1 || info.Sections[0].Tenant != c.Tenant || info.Sections[0].Day != c.Day || info.Sections[0].Samples != e.Samples || int64(info.Sections[0].Series) != e.Series {
+	if len(info.Sections) != 1 || info.Sections[0].Tenant != c.Tenant || info.Sections[0].Day != c.Day ||
+		info.Sections[0].Samples != e.Samples || int64(info.Sections[0].Series) != e.Series {
 		return fmt.Errorf("%w: it does not hold what the manifest says", index.ErrInconsistent)
 	}
 	err = index.CellsOf(r, c.Tenant, c.Day, c.Manifest.Version, part, func(key, qualifier string, value []byte) {
@@ -204,7 +208,8 @@ func (v *verifier) work(ctx context.Context) {
 			if errors.Is(err, objects.ErrNotFound) {
 				err = store.ObjectError(r.Object, err)
 			} else if err == nil && (obj.Size != r.Size || obj.CRC != r.CRC) {
-				err = fmt.Errorf("%w: it has %d bytes with checksum %08x, its receipt says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, r.Size, r.CRC)
+				err = fmt.Errorf("%w: it has %d bytes with checksum %08x, its receipt says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, r.Size,
+					r.CRC)
 			}
 			if err != nil {
 				v.finding(fmt.Sprintf("receipt of day %d, object %s", d.Day, r.Object), err)

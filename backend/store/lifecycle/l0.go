@@ -56,7 +56,8 @@ func (k *Keeper) takeBack(ctx context.Context, object string, info pack.Info) er
 	if err != nil || consumed && len(days) == 0 {
 		return err
 	}
-	if err := k.index.Garbage.Enter(ctx, k.nowMillis()+store.L0Delay.Milliseconds(), schema.Garbage{Kind: index.GarbageL0, Name: object}); err != nil {
+	if err := k.index.Garbage.Enter(ctx, k.nowMillis()+store.L0Delay.Milliseconds(),
+		schema.Garbage{Kind: index.GarbageL0, Name: object}); err != nil {
 		return err
 	}
 	return k.index.TakeOutL0(ctx, info.ID, days, store.DaysOf(info))

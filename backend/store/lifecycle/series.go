@@ -39,31 +39,36 @@ func (e InvalidDeletion) Error() string { return string(e) }
 func (k *Keeper) checkDeletion(ctx context.Context, t tenant.ID, d *schema.Tombstone) error {
 	size := len(d.Encode())
 	if size > schema.MaxTombstone {
-		return InvalidDeletion(fmt.Sprintf("the matchers of the deletion have %d bytes, at most %d are possible; send several deletions with fewer or shorter match[]", size, schema.MaxTombstone))
+		return InvalidDeletion(fmt.Sprintf("the matchers of the deletion have %d bytes, at most %d are possible; send several "+
+			"deletions with fewer or shorter match[]", size, schema.MaxTombstone))
 	}
 	_, list, err := k.index.Catalogs.Readable(ctx, t, 0, 0)
 	if err != nil {
 		return err
 	}
 	if len(list) >= schema.MaxTombstones {
-		return InvalidDeletion(fmt.Sprintf("the tenant has %d deletions of series that are not worked off yet, at most %d are possible; delete more series at once, with wider matchers, or wait until older deletions are forgotten",
+		return InvalidDeletion(fmt.Sprintf("the tenant has %d deletions of series that are not worked off yet, at most %d are "+
+			"possible; delete more series at once, with wider matchers, or wait until older deletions are forgotten",
 			len(list), schema.MaxTombstones))
 	}
 	program, err := instructionsOf(d, schema.MaxTombstoneInstructions)
 	if err != nil {
-		return InvalidDeletion(fmt.Sprintf("the regular expressions of the deletion have more than %d instructions once they are compiled; use several deletions, or fewer alternatives and repetitions", schema.MaxTombstoneInstructions))
+		return InvalidDeletion(fmt.Sprintf("the regular expressions of the deletion have more than %d instructions once they are "+
+			"compiled; use several deletions, or fewer alternatives and repetitions", schema.MaxTombstoneInstructions))
 	}
 	all := size
 	for i := range list {
 		all += len(list[i].Encode())
 		n, err := instructionsOf(&list[i].Tombstone, schema.MaxTombstonesInstructions-program)
 		if err != nil {
-			return InvalidDeletion(fmt.Sprintf("the regular expressions of the tenant's deletions of series would have more than %d instructions with those of this one; use shorter ones or wait until older deletions are forgotten", schema.MaxTombstonesInstructions))
+			return InvalidDeletion(fmt.Sprintf("the regular expressions of the tenant's deletions of series would have more than %d "+
+				"instructions with those of this one; use shorter ones or wait until older deletions are forgotten", schema.MaxTombstonesInstructions))
 		}
 		program += n
 	}
 	if all > schema.MaxTombstonesBytes {
-		return InvalidDeletion(fmt.Sprintf("the tenant's deletions of series would have %d bytes with this one, at most %d are possible; use shorter matchers or wait until older deletions are forgotten",
+		return InvalidDeletion(fmt.Sprintf("the tenant's deletions of series would have %d bytes with this one, at most %d are "+
+			"possible; use shorter matchers or wait until older deletions are forgotten",
 			all, schema.MaxTombstonesBytes))
 	}
 	return nil

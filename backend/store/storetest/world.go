@@ -71,7 +71,8 @@ func Faulty(p *faults.Plan) Ports {
 // New makes a world without samples, in memory.
 func New(t testing.TB, p Ports) *World {
 	t.Helper()
-	x := &World{T: t, Dir: t.TempDir(), Now: time.UnixMilli(Day*series.DayMillis + 30*3600_000), Deleted: map[tenant.ID]bool{}, Want: map[tenant.ID]map[string]map[int64]series.Sample{}}
+	x := &World{T: t, Dir: t.TempDir(), Now: time.UnixMilli(Day*series.DayMillis + 30*3600_000), Deleted: map[tenant.ID]bool{},
+		Want: map[tenant.ID]map[string]map[int64]series.Sample{}}
 	r, err := pebble.OpenMemory()
 	if err != nil {
 		t.Fatal(err)
@@ -109,8 +110,9 @@ func (x *World) open(r rows.Store, o objects.Store, scratch string, packBytes in
 	if err != nil {
 		x.T.Fatal(err)
 	}
-	s, err := store.Open(store.Options{Index: ix, Objects: o, Scratch: filepath.Join(x.Dir, scratch), Retention: x.Retention, PackBytes: packBytes,
-		Deleted: func(_ context.Context, t tenant.ID) (bool, error) { return x.Deleted[t], nil }, Now: now})
+	s, err := store.Open(store.Options{Index: ix, Objects: o, Scratch: filepath.Join(x.Dir, scratch), PackBytes: packBytes,
+		Retention: x.Retention,
+		Deleted:   func(_ context.Context, t tenant.ID) (bool, error) { return x.Deleted[t], nil }, Now: now})
 	if err != nil {
 		x.T.Fatal(err)
 	}
@@ -179,7 +181,8 @@ func (x *World) Seal(ingester string, byTenant map[tenant.ID]Data, number uint64
 		x.T.Fatal(err)
 	}
 	windows := store.WindowsOf(info)
-	return store.Upload{Path: path, Object: store.L0Object(windows, ingester, id), CRC: crc, Info: info, Ingester: ingester, Sealed: x.Now.UnixMilli(), Windows: windows, Settled: windows}
+	return store.Upload{Path: path, Object: store.L0Object(windows, ingester, id), CRC: crc, Info: info, Ingester: ingester,
+		Sealed: x.Now.UnixMilli(), Windows: windows, Settled: windows}
 }
 
 // Push seals and uploads samples on the given ingesters, and expects them.
@@ -329,9 +332,10 @@ func Differ(got, want map[string]map[int64]series.Sample) error {
 // Verify checks that the store is consistent.
 func (x *World) Verify() {
 	x.T.Helper()
-	_, err := x.Fsck.Verify(context.Background(), slices.Collect(maps.Keys(x.Want)), fsck.Options{Data: true, Finding: func(where string, err error) {
-		x.T.Errorf("verify: %s: %v", where, err)
-	}})
+	_, err := x.Fsck.Verify(context.Background(), slices.Collect(maps.Keys(x.Want)),
+		fsck.Options{Data: true, Finding: func(where string, err error) {
+			x.T.Errorf("verify: %s: %v", where, err)
+		}})
 	if err != nil {
 		x.T.Fatal(err)
 	}
