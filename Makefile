@@ -70,8 +70,8 @@ e2e: build bin/skewed $(EMULATORS) $(KUBETOOLS) redis $(TOOLS)/prometheus-$(PROM
 	NODE_EXPORTER=$(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) \
 	$(CLUSTERENV) $(DEPLOYENV) $(GO) test -vet=off -count=1 -timeout 20m ./test/...
 
-deploy-check: $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## the files under deploy and compose.yaml against their schemas
-	$(DEPLOYENV) $(GO) test -vet=off -count=1 ./test/deploy
+deploy-check: build $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## the files under deploy and compose.yaml against their schemas
+	PALLIUM=$(CURDIR)/bin/pallium $(DEPLOYENV) $(GO) test -vet=off -count=1 ./test/deploy
 
 chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile tenants, many series killed, and tenants at their limit, ten minutes each, and a cluster, about an hour and a half, and the model-based test, two hours; CHAOS_SEED and MODEL_SEED reproduce one
 	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestHostileTenants|TestKillManySeries' ./test/chaos
@@ -83,8 +83,8 @@ chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile ten
 model: build bin/skewed $(EMULATORS) redis  ## random operations against one process and a cluster, compared with a model; MODEL=1h takes that long for each, MODEL_SEED repeats one
 	$(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 0 -v ./test/model
 
-bin/skewed: build
-	$(GO) build -o $@ ./test/cluster/skewed
+bin/skewed: build                 ## pallium with a clock that tests set
+	$(GO) build -tags skewed -o $@ .
 
 bench: $(EMULATORS) redis              ## micro-benchmarks
 	$(GO) test -vet=off -run '^$$' -bench . -benchmem $(UNIT)

@@ -1,6 +1,9 @@
 // Command pallium is Pallium: the gateway, every backend role and the admin
 // commands in one binary. This file only translates arguments, environment and
-// signals; package app does the work.
+// signals; the rest of package main is the composition root: it reads the
+// configuration, builds every part from the bottom up with plain constructors, and
+// starts and stops them in order. It is the only package that knows all others, and
+// the only one that chooses adapters.
 package main
 
 import (
@@ -18,21 +21,23 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/app"
 	"github.com/palliumhq/pallium/gateway/cli"
 )
 
 // version is set by the linker in releases.
 var version = "dev"
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(runCommand(os.Args[1:], os.Stdout, os.Stderr)) }
 
-const usage = `Usage: pallium [COMMAND] [FLAGS]
+// usage is the text of `pallium help`.
+func usage() string { return usageHead + roleUsage() + usageFoot }
+
+const usageHead = `Usage: pallium [COMMAND] [FLAGS]
 
 Servers:
   all        gateway and backend in one process, embedded storage (default)
   gateway    the authenticating gateway alone, in front of another backend
-  backend    roles of a cluster's backend: -target=distributor,ingester,...
+  backend    roles of a cluster's backend: -target=ROLE,... or all
 
 Administration (talks to a running Pallium's admin API):
   tenant     create, list, show and delete tenants
@@ -44,35 +49,42 @@ Stores (opens the stores themselves; embedded ones must not be in use):
   migrate    up, status: bring tables and layout to this version
   verify     check the long-term store; -rebuild-index makes its index again
 
+  config     check FILE: is it a configuration? show: the one in effect, with defaults
   version    print the version
   help       print this
 
+Roles of a backend (-target):
+`
+
+const usageFoot = `
 Run 'pallium COMMAND -h' for the flags of a command.
 `
 
-// run is main with everything passed in; it returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
+// runCommand is main with everything passed in; it returns the exit code.
+func runCommand(args []string, stdout, stderr io.Writer) int {
 	command := "all"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		command, args = args[0], args[1:]
 	}
 	switch command {
 	case "all", "gateway", "backend":
-		return serve(app.Role(command), args, stderr)
+		return serve(Role(command), args, stderr)
 	case "tenant", "token", "policy", "limits":
 		ctx, stop := interruptible()
 		defer stop()
 		return cli.Run(ctx, append([]string{command}, args...), os.Getenv, stdout, stderr)
 	case "migrate", "verify":
 		return maintain(command, args, stdout, stderr)
+	case "config":
+		return configCommand(args, stdout, stderr)
 	case "version":
 		fmt.Fprintln(stdout, "pallium", versionText())
 		return 0
 	case "help":
-		fmt.Fprint(stdout, usage)
+		fmt.Fprint(stdout, usage())
 		return 0
 	}
-	fmt.Fprintf(stderr, "pallium: there is no command %q\n\n%s", command, usage)
+	fmt.Fprintf(stderr, "pallium: there is no command %q\n\n%s", command, usage())
 	return 2
 }
 
@@ -85,7 +97,7 @@ func versionText() string {
 }
 
 // serve runs a server until SIGTERM or an interrupt.
-func serve(role app.Role, args []string, stderr io.Writer) int {
+func serve(role Role, args []string, stderr io.Writer) int {
 	ownerOnly()
 	fs := flag.NewFlagSet("pallium "+string(role), flag.ContinueOnError)
 	fs.SetOutput(stderr)
@@ -94,8 +106,8 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	listen := fs.String("listen", "", "`address` of the edge (default :9009)")
 	adminListen := fs.String("admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
 	var target, internalListen, rpcListen string
-	if role == app.Backend {
-		fs.StringVar(&target, "target", "all", "`roles`, separated by commas: distributor, ingester, compactor, querier, or all")
+	if role == Backend {
+		fs.StringVar(&target, "target", "all", "`roles`, separated by commas: "+roleNames()+", or all")
 		fs.StringVar(&internalListen, "internal-listen", "", "`address` for gateways (default :9011)")
 		fs.StringVar(&rpcListen, "rpc-listen", "", "`address` for other backend processes (default :9012)")
 	}
@@ -109,15 +121,15 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", role, fs.Arg(0))
 		return 2
 	}
-	var targets app.Targets
-	if role == app.Backend {
+	var targets Targets
+	if role == Backend {
 		var err error
-		if targets, err = app.ParseTargets(target); err != nil {
+		if targets, err = ParseTargets(target); err != nil {
 			fmt.Fprintln(stderr, "pallium:", err)
 			return 2
 		}
 	}
-	cfg, err := configuration(*config, func(c *app.Config) {
+	cfg, err := configuration(*config, func(c *Config) {
 		override(&c.DataDir, *dataDir)
 		override(&c.Listen, *listen)
 		override(&c.AdminListen, *adminListen)
@@ -133,7 +145,7 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- runServer(ctx, cfg, app.Options{Role: role, Targets: targets, Version: versionText(), Env: os.LookupEnv, Logger: logger})
+		ended <- runServer(ctx, cfg, Options{Role: role, Targets: targets, Version: versionText(), Env: os.LookupEnv, Logger: logger, Now: now()})
 	}()
 	select {
 	case err = <-ended:
@@ -142,7 +154,7 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 		return 1
 	}
 	switch {
-	case errors.Is(err, app.ErrStopTimeout): // the log has it
+	case errors.Is(err, ErrStopTimeout): // the log has it
 		return 1
 	case err != nil:
 		fmt.Fprintln(stderr, "pallium:", err)
@@ -156,15 +168,15 @@ func serve(role app.Role, args []string, stderr io.Writer) int {
 func ownerOnly() { syscall.Umask(0o077) }
 
 // runServer builds a server and runs it until ctx is done.
-func runServer(ctx context.Context, cfg app.Config, o app.Options) error {
+func runServer(ctx context.Context, cfg Config, o Options) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
-	a, err := app.New(ctx, cfg, o)
+	p, err := open(ctx, cfg, o)
 	if err == nil {
-		defer reloadOnHangup(a, hangup, o.Logger)()
-		err = a.Run(ctx, nil)
+		defer reloadOnHangup(p.reload, hangup, o.Logger)()
+		err = p.run(ctx, nil)
 	}
-	if errors.Is(err, app.ErrNotStarted) {
+	if errors.Is(err, ErrNotStarted) {
 		o.Logger.Info("stopped during the start; nothing is lost: the next start replays the write-ahead log from its beginning", "err", err)
 		return nil
 	}
@@ -215,8 +227,8 @@ func interruptible() (context.Context, context.CancelFunc) {
 }
 
 // configuration reads a file, puts the flags over it, and checks the outcome.
-func configuration(path string, flags func(*app.Config)) (app.Config, error) {
-	cfg, err := app.LoadConfig(path, os.LookupEnv)
+func configuration(path string, flags func(*Config)) (Config, error) {
+	cfg, err := LoadConfig(path, os.LookupEnv)
 	if err != nil {
 		return cfg, err
 	}
@@ -242,7 +254,7 @@ func maintain(command string, args []string, stdout, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	config := fs.String("config", "", "configuration `file` (YAML)")
 	dataDir := fs.String("data-dir", "", "`directory` for data (default ./data)")
-	var v app.VerifyOptions
+	var v VerifyOptions
 	if command == "verify" {
 		fs.BoolVar(&v.Data, "data", false, "read and decode every pack, not only their ends")
 		fs.BoolVar(&v.Rebuild, "rebuild-index", false, "first write the index again from the packs")
@@ -262,18 +274,18 @@ func maintain(command string, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", command, fs.Arg(0))
 		return 2
 	}
-	cfg, err := configuration(*config, func(c *app.Config) { override(&c.DataDir, *dataDir) })
+	cfg, err := configuration(*config, func(c *Config) { override(&c.DataDir, *dataDir) })
 	if err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 2
 	}
 	ctx, stop := interruptible()
 	defer stop()
-	o := app.Options{Version: versionText(), Logger: newLogger(cfg.Log, stderr)}
+	o := Options{Version: versionText(), Logger: newLogger(cfg.Log, stderr)}
 	if command == "migrate" {
-		err = app.Migrate(ctx, cfg, o, action == "status", stdout)
+		err = Migrate(ctx, cfg, o, action == "status", stdout)
 	} else {
-		err = app.Verify(ctx, cfg, o, v, stdout)
+		err = Verify(ctx, cfg, o, v, stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
@@ -289,12 +301,12 @@ func override(value *string, flag string) {
 }
 
 // reloadOnHangup reloads on each signal until the returned function is called.
-func reloadOnHangup(a *app.App, hangup chan os.Signal, logger *slog.Logger) func() {
+func reloadOnHangup(reload func() error, hangup chan os.Signal, logger *slog.Logger) func() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for range hangup {
-			if err := a.Reload(); err != nil {
+			if err := reload(); err != nil {
 				logger.Error("reload failed, what was loaded before stays in use", "err", err)
 				continue
 			}
@@ -308,7 +320,7 @@ func reloadOnHangup(a *app.App, hangup chan os.Signal, logger *slog.Logger) func
 	}
 }
 
-func newLogger(c app.Log, w io.Writer) *slog.Logger {
+func newLogger(c Log, w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.Level)) // checked with the configuration
 	o := &slog.HandlerOptions{Level: level}

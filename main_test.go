@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/palliumhq/pallium/backend/app"
 )
 
 // TestMain is pallium itself in a process that a test starts.
@@ -22,6 +20,10 @@ func TestMain(m *testing.M) {
 func TestCommandLine(t *testing.T) {
 	bad := filepath.Join(t.TempDir(), "pallium.yaml")
 	if err := os.WriteFile(bad, []byte("listne: :1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := filepath.Join(t.TempDir(), "good.yaml")
+	if err := os.WriteFile(good, []byte("limits: {retention: 7d}\nupstream: {urls: ['http://mimir:password@backend']}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	tests := []struct {
@@ -43,13 +45,26 @@ func TestCommandLine(t *testing.T) {
 		{"-data-dir /dev/null/data", 1, "", "data_dir: stat /dev/null/data: not a directory"},
 		{"-data-dir /proc/pallium", 1, "", "data_dir: mkdir /proc/pallium: "},
 		{"gateway -data-dir " + t.TempDir(), 1, "", "upstream.urls is empty"},
+		{"config", 2, "", "Usage: pallium config check FILE"},
+		{"config check", 2, "", "Usage: pallium config check FILE"},
+		{"config check " + bad, 1, "", "listne"},
+		{"config check " + good, 0, "can be used", ""},
+		{"config check -config " + good, 0, "can be used", ""},
+		{"config check " + good + " extra", 2, "", "Usage: pallium config check FILE"},
+		{"config show extra", 2, "", "Usage: pallium config check FILE"},
+		{"config show", 0, "admin_listen: 127.0.0.1:9010", ""},
+		{"config show -config " + good, 0, "- http://mimir:xxxxx@backend", ""},
+		{"config show -config " + good, 0, "retention: 1w", ""},
+		{"config show -config /none", 1, "", "read configuration"},
+		{"help", 0, "  ingester     keeps recent samples", ""},
+		{"backend -target=none", 2, "", "choose of compactor, distributor, ingester, querier, or all"},
 		{"tenant", 2, "", ""},
 		{"token -h", 0, "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			code := run(strings.Fields(tt.args), &stdout, &stderr)
+			code := runCommand(strings.Fields(tt.args), &stdout, &stderr)
 			if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
 				t.Errorf("%d\nstdout: %s\nstderr: %s\nwant %d, %q, %q", code, &stdout, &stderr, tt.code, tt.stdout, tt.stderr)
 			}
@@ -59,12 +74,12 @@ func TestCommandLine(t *testing.T) {
 
 func TestLogger(t *testing.T) {
 	for _, tt := range []struct {
-		log  app.Log
+		log  Log
 		want string // of a debug line
 	}{
-		{app.Log{Level: "debug", Format: "text"}, "level=DEBUG msg=hello"},
-		{app.Log{Level: "debug", Format: "json"}, `"msg":"hello"`},
-		{app.Log{Level: "info", Format: "text"}, ""},
+		{Log{Level: "debug", Format: "text"}, "level=DEBUG msg=hello"},
+		{Log{Level: "debug", Format: "json"}, `"msg":"hello"`},
+		{Log{Level: "info", Format: "text"}, ""},
 	} {
 		var buf bytes.Buffer
 		newLogger(tt.log, &buf).Debug("hello")

@@ -47,7 +47,8 @@ func denied(reason policies.Reason, scope tenant.Scope) *refusal {
 	case policies.SelectorInvalid:
 		return badRequest(string(reason), "the header "+tenant.HeaderOrgID+" is not a tenant ID")
 	case policies.SelectorFederation:
-		return badRequest(string(reason), "the header "+tenant.HeaderOrgID+" names several tenants; requests over several tenants are not supported")
+		return badRequest(string(reason),
+			"the header "+tenant.HeaderOrgID+" names several tenants; requests over several tenants are not supported")
 	case policies.BasicUserDisagrees:
 		return &refusal{status: http.StatusForbidden, reason: string(reason),
 			text: "the user of the Basic credential and the header " + tenant.HeaderOrgID + " name different tenants"}
@@ -73,33 +74,51 @@ const prometheusVersion = "3.16.0"
 
 type versionInfo struct{ version, revision string }
 
-// serveOpen answers what needs no credential.
-func (x *exchange) serveOpen() *refusal {
-	h := x.rec.Header()
-	switch x.route.Name {
-	case "buildinfo":
-		// Grafana takes empty features for Prometheus, any for Mimir.
-		return x.json(map[string]any{"status": "success", "data": map[string]any{
-			"application": "Pallium", "version": prometheusVersion, "palliumVersion": x.g.version.version, "revision": x.g.version.revision,
-			"branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
-			"features": map[string]string{},
-		}})
-	case "ready":
-		if x.g.ready != nil {
-			if err := x.g.ready(x.r.Context()); err != nil {
-				return &refusal{status: http.StatusServiceUnavailable, reason: "not_ready", text: "not ready", detail: err}
-			}
-		}
+// answers are the handlers of the routes that the gateway answers itself.
+func answers() ownHandlers {
+	return ownHandlers{
+		open: map[string]openHandler{
+			"buildinfo": (*exchange).serveBuildInfo,
+			"ready":     (*exchange).serveReady,
+			"healthy":   (*exchange).serveHealthy,
+		},
+		local: map[string]localHandler{
+			"user_limits": (*exchange).serveUserLimits,
+		},
 	}
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	x.rec.WriteHeader(http.StatusOK)
-	_, _ = x.rec.Write([]byte(x.route.Name + "\n"))
-	return nil
 }
 
-// serveLocal answers what the gateway itself knows about a tenant.
-func (x *exchange) serveLocal(lim *limits.Limits) *refusal {
-	return x.json(lim)
+// serveBuildInfo answers as Prometheus does. Grafana takes empty features for
+// Prometheus, any for Mimir.
+func (x *exchange) serveBuildInfo() *refusal {
+	return x.json(map[string]any{"status": "success", "data": map[string]any{
+		"application": "Pallium", "version": prometheusVersion, "palliumVersion": x.g.version.version, "revision": x.g.version.revision,
+		"branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
+		"features": map[string]string{},
+	}})
+}
+
+// serveReady tells whether the process serves requests.
+func (x *exchange) serveReady() *refusal {
+	if x.g.ready != nil {
+		if err := x.g.ready(x.r.Context()); err != nil {
+			return &refusal{status: http.StatusServiceUnavailable, reason: "not_ready", text: "not ready", detail: err}
+		}
+	}
+	return x.text("ready")
+}
+
+// serveHealthy tells that the process runs.
+func (x *exchange) serveHealthy() *refusal { return x.text("healthy") }
+
+// serveUserLimits tells a tenant its limits.
+func (x *exchange) serveUserLimits(lim *limits.Limits) *refusal { return x.json(lim) }
+
+func (x *exchange) text(line string) *refusal {
+	x.rec.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	x.rec.WriteHeader(http.StatusOK)
+	_, _ = x.rec.Write([]byte(line + "\n"))
+	return nil
 }
 
 func (x *exchange) json(v any) *refusal {

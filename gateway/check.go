@@ -85,8 +85,8 @@ func checkRequest(r *http.Request) *refusal {
 	return nil
 }
 
-// credentialParams are names under which others accept credentials in a query
-// string, from where they leak into logs and Referer headers.
+// credentialParam reports whether a parameter has one of the names under which others
+// accept credentials in a query string, from where they leak into logs and Referer headers.
 func credentialParam(name string) bool {
 	switch strings.ToLower(name) {
 	case "access_token", "token", "api_key", "apikey", "authorization", "jwt", "password", "x-scope-orgid":

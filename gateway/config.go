@@ -61,7 +61,8 @@ func (c *Config) HeaderBytes() int {
 	return c.MaxHeaderBytes
 }
 
-func (c *Config) setDefaults() error {
+// check returns what is wrong with what is set.
+func (c *Config) check() error {
 	if c.MaxInFlight < 0 || c.MaxQueued < 0 || c.QueueTimeout < 0 || c.MaxBodyBytes < 0 || c.MaxTenants < 0 || c.Gateways < 0 {
 		return fmt.Errorf("max_in_flight, max_queued, queue_timeout, max_body_bytes, max_tenants and gateways must not be negative")
 	}
@@ -74,6 +75,11 @@ func (c *Config) setDefaults() error {
 	if c.MaxBufferedBytes < 0 {
 		return fmt.Errorf("max_buffered_bytes must not be negative")
 	}
+	return nil
+}
+
+// setDefaults fills in what is not set.
+func (c *Config) setDefaults() {
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 2000
 	}
@@ -89,7 +95,6 @@ func (c *Config) setDefaults() error {
 	if c.MaxTenants == 0 {
 		c.MaxTenants = 200_000
 	}
-	return nil
 }
 
 // Trusted are trusted_proxies.

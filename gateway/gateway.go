@@ -21,8 +21,10 @@ import (
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/conn"
+	"github.com/palliumhq/pallium/gateway/quota"
 	"github.com/palliumhq/pallium/policies"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
 )
 
 // Authenticator proves who sends a request. Its error is an *authn.Error;
@@ -73,15 +75,15 @@ type Gateway struct {
 	wholeMost int64 // bytes of an answer to HTTP/1.0
 
 	router   *router
-	unrouted *Route // of requests that have none
+	unrouted *boundRoute // of requests that have none
 	trusted  []netip.Prefix
-	states   *tenantStates
-	gate     *fairGate
+	quota    *quota.Tenants
+	gate     *quota.Gate
 	metrics  *metrics
 	log      *requestLog
 }
 
-// New checks the options and the route table.
+// New checks the options and the route table, and binds the gateway's own handlers to it.
 func New(o Options) (*Gateway, error) {
 	if o.Auth == nil || o.Tenants == nil {
 		return nil, errors.New("gateway: Auth and Tenants must be set")
@@ -98,14 +100,15 @@ func New(o Options) (*Gateway, error) {
 	if o.Memory == nil {
 		o.Memory = unlimited{}
 	}
-	if err := o.Config.setDefaults(); err != nil {
+	if err := o.Config.check(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	o.Config.setDefaults()
 	trusted, err := o.Config.Trusted()
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	router, err := newRouter(Routes())
+	router, err := newRouter(routes.Table(), answers())
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -119,14 +122,17 @@ func New(o Options) (*Gateway, error) {
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
 		version: versionInfo{version: o.Version, revision: o.Revision},
 		memory:  o.Memory, wholeMost: maxWhole,
-		router: router, unrouted: &Route{Name: "none", kind: kindRead}, trusted: trusted,
-		states: newTenantStates(o.Config.MaxTenants),
-		gate:   newFairGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
-		log:    newRequestLog(o.Logger, o.Now),
+		router: router, unrouted: &boundRoute{Route: routes.Route{Name: "none", Kind: routes.Read}}, trusted: trusted,
+		quota: quota.NewTenants(o.Config.MaxTenants, o.Now),
+		gate:  quota.NewGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
+		log:   newRequestLog(o.Logger, o.Now),
 	}
 	g.metrics = newMetrics(o.Registerer, g)
 	return g, nil
 }
+
+// Budgets are the tenants' budgets at this gateway, for sharing them with others.
+func (g *Gateway) Budgets() *quota.Tenants { return g.quota }
 
 // maxWhole bounds an answer to HTTP/1.0, which is kept until it is complete.
 const maxWhole = 64 << 20
@@ -136,7 +142,7 @@ type exchange struct {
 	g     *Gateway
 	rec   *recorder
 	r     *http.Request
-	route *Route
+	route *boundRoute
 	path  string // to ask the backend for
 	query string
 	start time.Time
@@ -164,11 +170,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := g.exchange(w, r)
 	defer x.finish()
 	if f := x.find(); f != nil {
-		x.rec.kind = x.route.kind
+		x.rec.kind = x.route.Kind
 		x.rec.refuse(f)
 		return
 	}
-	x.rec.kind = x.route.kind
+	x.rec.kind = x.route.Kind
 	if f := x.serve(); f != nil {
 		x.rec.refuse(f)
 	}
@@ -181,7 +187,7 @@ func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejec
 	if rt, _, _ := g.router.find(r.Method, r.URL.Path); rt != nil {
 		x.route = rt
 	}
-	x.rec.kind = x.route.kind
+	x.rec.kind = x.route.Kind
 	x.rec.refuse(&refusal{status: why.Status, reason: why.Reason, text: why.Text})
 }
 
@@ -211,8 +217,8 @@ func (x *exchange) find() *refusal {
 // serve answers open routes, and takes every other request through credential,
 // policy and limits to the backend.
 func (x *exchange) serve() *refusal {
-	if x.route.kind == kindOpen {
-		return x.serveOpen()
+	if x.route.open != nil {
+		return x.route.open(x)
 	}
 	access, f := x.authorize()
 	if f != nil {
@@ -230,20 +236,20 @@ func (x *exchange) serve() *refusal {
 
 // admitted serves a request whose tenant and limits are known.
 func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *refusal {
-	state := x.g.states.get(access.Tenant, x.start)
-	shared := x.g.states.sharing.Load()
-	if f := state.admit(x.start, lim, shared.of(access.Tenant), shared.gateways, x.route.kind == kindWrite, x.r.ContentLength); f != nil {
-		return f
+	admission, rej := x.g.quota.Admit(quota.Request{
+		Tenant: access.Tenant, Limits: lim, Cost: x.route.Cost, Length: x.r.ContentLength,
+	})
+	if rej != nil {
+		return overLimit(rej)
 	}
-	x.held = x.g.memory.Hold(access.Tenant, lim.MaxMemoryBytes, x.route.kind == kindWrite)
+	x.held = x.g.memory.Hold(access.Tenant, lim.MaxMemoryBytes, x.route.Kind == routes.Write)
 	if x.rec.whole != nil {
 		x.rec.whole.Charge(x.held.Take)
 	}
 	b := x.limitedBody(lim)
-	var reserved float64
-	defer func() { state.done(x.g.now(), x.r.ContentLength, reserved, x.rec.outcome(b.received())) }()
-	if x.route.kind == kindLocal {
-		return x.serveLocal(lim)
+	defer func() { admission.Done(x.rec.outcome(b.received())) }()
+	if x.route.local != nil {
+		return x.route.local(x, lim)
 	}
 	if x.r.ContentLength > x.g.cfg.MaxBodyBytes {
 		return tooLarge(x.g.cfg.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", x.r.ContentLength))
@@ -252,16 +258,9 @@ func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *refusal {
 		return f
 	}
 	// Now that all of the body is there: one that arrives slowly holds no budget.
-	if x.route.kind == kindWrite {
-		var f *refusal
-		if reserved, f = state.reserve(x.g.now(), lim, b.received()); f != nil {
-			return f
-		}
+	if rej := admission.Enter(b.received()); rej != nil {
+		return overLimit(rej)
 	}
-	if f := state.enter(lim); f != nil {
-		return f
-	}
-	defer state.leave()
 	return x.forward(access, lim, b)
 }
 
@@ -279,18 +278,18 @@ func (x *exchange) limitedBody(lim *limits.Limits) *body {
 
 // forward waits for a place and hands the request to the backend.
 func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *refusal {
-	if err := x.g.gate.enter(x.r.Context(), access.Tenant); err != nil {
-		if errors.Is(err, errBusy) {
+	if err := x.g.gate.Enter(x.r.Context(), access.Tenant); err != nil {
+		if errors.Is(err, quota.ErrBusy) {
 			return &refusal{status: http.StatusServiceUnavailable, reason: "busy", retry: time.Second,
 				text: "the gateway is busy: too many requests are under way"}
 		}
 		return clientGone()
 	}
-	defer x.g.gate.leave()
+	defer x.g.gate.Leave()
 	conn.Patient(x.rec)
 	x.g.next.ServeHTTP(x.rec, outgoing(x.r, &grant{
 		access: access, limits: lim, requestID: x.rec.requestID,
-		path: x.path, query: x.query, write: x.route.kind == kindWrite,
+		path: x.path, query: x.query, write: x.route.Kind == routes.Write,
 	}, b))
 	if x.rec.status == 0 {
 		x.rec.WriteHeader(http.StatusOK)

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,6 +175,7 @@ type edge struct {
 	t       *testing.T
 	mode    string
 	gateway *Gateway
+	served  *counted
 	addr    string
 	backend *backend
 	keys    *keyStore
@@ -228,12 +230,12 @@ func newEdge(t *testing.T, mode string, change func(*Options)) *edge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.gateway = g
+	e.gateway, e.served = g, &counted{Gateway: g}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := conn.Server(conn.Options{Handler: g, Logger: o.Logger, Hasty: true})
+	srv := conn.Server(conn.Options{Handler: e.served, Logger: o.Logger, Hasty: true})
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(conn.Guard(l, conn.HeaderBytes)) }()
 	t.Cleanup(func() { _ = srv.Close(); <-done })
@@ -319,17 +321,26 @@ func (e *edge) fill(s string) string {
 	return s
 }
 
-// waitIdle returns when no request of the tenant is under way.
-func (e *edge) waitIdle(id tenant.ID) {
-	for {
-		st := e.gateway.states.get(id, e.clock.now())
-		st.mu.Lock()
-		n := st.admitted
-		st.mu.Unlock()
-		if n == 0 {
-			return
+// counted is a gateway that knows how many requests are not done.
+type counted struct {
+	*Gateway
+	under atomic.Int64
+}
+
+func (c *counted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.under.Add(1)
+	defer c.under.Add(-1)
+	c.Gateway.ServeHTTP(w, r)
+}
+
+// waitIdle returns when all requests that were answered are done, and what they cost is
+// charged.
+func (e *edge) waitIdle() {
+	e.t.Helper()
+	for deadline := time.Now().Add(time.Minute); e.served.under.Load() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			e.t.Fatalf("%d requests are not done", e.served.under.Load())
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 

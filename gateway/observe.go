@@ -58,7 +58,8 @@ type requestLog struct {
 	now func() time.Time
 
 	mu         sync.Mutex
-	budget     bucket
+	second     time.Time // the start of the second that logged counts in
+	logged     int
 	suppressed int
 }
 
@@ -87,12 +88,14 @@ func (l *requestLog) request(x *exchange) {
 func (l *requestLog) sample() (skipped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.now()
-	if _, ok := l.budget.open(now, refusalsPerSecond, 0, 1); !ok {
+	if now := l.now(); now.Sub(l.second) >= time.Second {
+		l.second, l.logged = now, 0
+	}
+	if l.logged >= refusalsPerSecond {
 		l.suppressed++
 		return 0, false
 	}
-	l.budget.take(now, refusalsPerSecond, 0, 1)
+	l.logged++
 	skipped, l.suppressed = l.suppressed, 0
 	return skipped, true
 }

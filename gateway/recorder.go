@@ -10,13 +10,15 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/conn"
+	"github.com/palliumhq/pallium/gateway/quota"
+	"github.com/palliumhq/pallium/policies/routes"
 )
 
 // recorder is the ResponseWriter that a backend gets. It notes status and
 // written samples, and keeps internal headers in.
 type recorder struct {
 	http.ResponseWriter
-	kind      kind
+	kind      routes.Kind
 	requestID string
 	hasBody   bool        // the client sends one
 	whole     *conn.Whole // of HTTP/1.0; else nil
@@ -66,7 +68,7 @@ func (w *recorder) WriteHeader(status int) {
 // count notes what a write came to. An answer without counts leaves the budget
 // of samples alone; that of bytes was charged.
 func (w *recorder) count(h http.Header) {
-	if w.kind != kindWrite {
+	if w.kind != routes.Write {
 		return
 	}
 	for _, name := range writtenHeaders {
@@ -87,10 +89,10 @@ func (w *recorder) count(h http.Header) {
 
 // outcome is what the request cost: untold if the backend took a write without a
 // count.
-func (w *recorder) outcome(read int64) outcome {
-	o := outcome{read: read, samples: w.written, beside: w.beside}
-	if w.kind == kindWrite && !w.counted && w.status/100 == 2 {
-		o.samples = untold
+func (w *recorder) outcome(read int64) quota.Outcome {
+	o := quota.Outcome{Read: read, Samples: w.written, Beside: w.beside}
+	if w.kind == routes.Write && !w.counted && w.status/100 == 2 {
+		o.Samples = quota.Untold
 	}
 	return o
 }

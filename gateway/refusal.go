@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/palliumhq/pallium/gateway/quota"
+	"github.com/palliumhq/pallium/policies/routes"
 )
 
 // refusal is an answer of the gateway's own instead of the backend's. The text
@@ -19,7 +22,7 @@ type refusal struct {
 	detail error         // for the log only
 }
 
-// errorTypes are Prometheus' names for statuses, and Mimir's where Prometheus
+// errorType returns Prometheus' name for a status, and Mimir's where Prometheus
 // has none.
 func errorType(status int) string {
 	switch status {
@@ -45,9 +48,21 @@ func errorType(status int) string {
 	return "bad_data"
 }
 
+// overLimit is the answer to a request that a limit of its tenant keeps out.
+func overLimit(r *quota.Rejection) *refusal {
+	status := http.StatusTooManyRequests
+	if r.Retry == 0 {
+		status = http.StatusRequestEntityTooLarge
+	}
+	return &refusal{status: status, reason: r.Limit, text: r.Text, retry: r.Retry}
+}
+
+// tooLarge is the answer to a body of more than limit bytes.
+func tooLarge(limit int64, use string) *refusal { return overLimit(quota.BodyTooLarge(limit, use)) }
+
 // write answers with the refusal: one line of text on the write path, where
 // Prometheus logs the first line, Prometheus' JSON everywhere else.
-func (f *refusal) write(w http.ResponseWriter, k kind) {
+func (f *refusal) write(w http.ResponseWriter, k routes.Kind) {
 	h := w.Header()
 	for _, name := range []string{"Content-Encoding", "Content-Length", "Etag", "Last-Modified"} {
 		h.Del(name) // of an answer that this one replaces
@@ -63,7 +78,7 @@ func (f *refusal) write(w http.ResponseWriter, k kind) {
 	if f.retry > 0 {
 		h.Set("Retry-After", retryAfter(f.retry))
 	}
-	if k == kindWrite {
+	if k == routes.Write {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		f.send(w, f.text)
 		return

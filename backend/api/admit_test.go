@@ -27,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
 )
 
 // fakeSource answers every tenant with the same series. before, when it is set, is
@@ -121,7 +122,7 @@ func newReading(t testing.TB, account int64) *reading {
 	lim := func(tenant.ID) limits.Limits { return b.lim }
 	b.account, b.gate = memory.NewAccount(account, nil), querier.NewGate(b.reg)
 	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
-	b.h = New(Options{
+	b.h = newAPI(Options{
 		Queryable: querier.NewQueryable(b.source, lim, func() time.Time { return b.now }, nil),
 		Engine:    querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
@@ -205,7 +206,8 @@ type readRoute struct {
 
 const promAPI = "/prometheus/api/v1/"
 
-// allReadRoutes has every route of readRoutes; TestReadRoutes checks that.
+// allReadRoutes has every route of the table that uses a place for queries;
+// TestReadRoutes checks that.
 func allReadRoutes() []readRoute {
 	list := []readRoute{
 		{method: "GET", pattern: "label/{name}/values"},
@@ -284,12 +286,23 @@ func (c readRoute) readRequest(b *reading, pattern string) *http.Request {
 	return httptest.NewRequest(c.method, promAPI+"read", bytes.NewReader(snappy.Encode(nil, data)))
 }
 
-// TestReadRoutes: the table of routes has all there are, and each answers.
+// TestReadRoutes: the tests' list of routes has all there are and all that the route table
+// has as queries, and each answers.
 func TestReadRoutes(t *testing.T) {
 	b := newReading(t, 64<<20)
-	var want []string
+	var want, queries []string
+	others := map[string]bool{} // they parse nothing
+	for _, rt := range routes.Table() {
+		for _, method := range rt.Methods {
+			if rt.Cost == routes.Query {
+				queries = append(queries, method+" "+rt.Upstream())
+				continue
+			}
+			others[method+" "+rt.Upstream()] = true
+		}
+	}
 	err := chi.Walk(b.h.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		if route != "/api/v1/user_stats" { // it reads two numbers, and parses nothing
+		if !others[method+" "+route] {
 			want = append(want, method+" "+route)
 		}
 		return nil
@@ -311,6 +324,9 @@ func TestReadRoutes(t *testing.T) {
 	slices.Sort(got)
 	if got = slices.Compact(got); !slices.Equal(got, want) {
 		t.Errorf("the table has %v, served are %v", got, want)
+	}
+	if slices.Sort(queries); !slices.Equal(got, queries) {
+		t.Errorf("tested as queries are %v, the route table has %v", got, queries)
 	}
 }
 

@@ -10,6 +10,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
 )
 
 // Queryable is what the query endpoints read.
@@ -58,8 +60,9 @@ type api struct {
 	bodies   bodyPool
 }
 
-// New returns the backend's handler.
-func New(o Options) http.Handler {
+// New returns the backend's handler. It binds the handlers to the route table, and returns
+// an error if a route or a handler is left over.
+func New(o Options) (http.Handler, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -69,29 +72,10 @@ func New(o Options) http.Handler {
 	a := &api{Options: o}
 	r := chi.NewRouter()
 	r.Use(requireAccess)
-	if o.Queryable != nil {
-		a.readRoutes(r)
+	if err := a.bind(r, routes.Table()); err != nil {
+		return nil, fmt.Errorf("bind the API's handlers: %w", err)
 	}
-	if o.Push != nil {
-		r.Post("/api/v1/push", a.push)
-	}
-	r.Get("/api/v1/user_stats", a.userStats)
-	return r
-}
-
-func (a *api) readRoutes(r chi.Router) {
-	const v1 = "/prometheus/api/v1"
-	prom := a.prometheus()
-	query := http.StripPrefix(v1, prom)
-	for _, path := range []string{"query", "query_range", "query_exemplars", "labels", "series", "format_query", "parse_query"} {
-		r.Get(v1+"/"+path, a.admit(query))
-		r.Post(v1+"/"+path, a.admit(query))
-	}
-	r.Get(v1+"/label/{name}/values", a.admit(query))
-	r.Get(v1+"/metadata", a.admit(http.HandlerFunc(a.metadata)))
-	r.Post(v1+"/read", a.remoteRead(query))
-	r.Post(v1+"/admin/tsdb/delete_series", a.admit(http.HandlerFunc(a.deleteSeries)))
-	r.Put(v1+"/admin/tsdb/delete_series", a.admit(http.HandlerFunc(a.deleteSeries)))
+	return r, nil
 }
 
 // requireAccess refuses requests without a tenant and a policy: there is no
@@ -110,4 +94,17 @@ func requireAccess(next http.Handler) http.Handler {
 func access(r *http.Request) tenant.ID {
 	a, _ := tenant.FromContext(r.Context())
 	return a.Tenant
+}
+
+// ForGateways has the handler serve requests of gateways that have proved to belong to
+// the cluster: their headers say whom they let in.
+func ForGateways(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		access, err := tenant.AccessFromHeaders(r.Header)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, r.WithContext(tenant.NewContext(r.Context(), access)))
+	})
 }

@@ -65,6 +65,15 @@ type pushing struct {
 	push func(context.Context, *series.Batch) (series.Outcome, error)
 }
 
+// newAPI is New for options that are right.
+func newAPI(o Options) http.Handler {
+	h, err := New(o)
+	if err != nil {
+		panic(err)
+	}
+	return h
+}
+
 // pushAPI is an API of which only pushing works. It counts samples as written.
 func pushAPI(lim limits.Limits, push func(context.Context, *series.Batch) (series.Outcome, error)) *pushing {
 	if push == nil {
@@ -77,7 +86,7 @@ func pushAPI(lim limits.Limits, push func(context.Context, *series.Batch) (serie
 		}
 	}
 	p := &pushing{lim: lim, push: push}
-	p.Handler = New(Options{
+	p.Handler = newAPI(Options{
 		Push:   func(ctx context.Context, b *series.Batch) (series.Outcome, error) { return p.push(ctx, b) },
 		Limits: func(tenant.ID) limits.Limits { return p.lim },
 	})

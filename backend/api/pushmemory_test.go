@@ -36,7 +36,7 @@ func newAccounted(account int64, lim limits.Limits) *accounted {
 		a.pushed++
 		return series.Outcome{}, nil
 	}}
-	a.Handler = New(Options{
+	a.Handler = newAPI(Options{
 		Push:   func(ctx context.Context, b *series.Batch) (series.Outcome, error) { return a.push(ctx, b) },
 		Limits: func(tenant.ID) limits.Limits { return a.lim }, Memory: a.account,
 	})

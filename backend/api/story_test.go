@@ -54,7 +54,7 @@ func newBackend(t testing.TB) *backend {
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
 	t.Cleanup(func() { until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
-	b.h = New(Options{
+	b.h = newAPI(Options{
 		Memory: account,
 		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, lim, clock, nil),
 		Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,

@@ -50,7 +50,7 @@ func TestUnreadable(t *testing.T) {
 		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "accept-loss"},
 	} {
 		p := parser.NewParser(parser.Options{})
-		h := New(Options{Queryable: querier.NewQueryable(broken{tc.err}, lim, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
+		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, lim, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
 			Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil)})
 		for _, path := range []string{"query?query=up", "query_range?query=up&start=1&end=2&step=1", "series?match[]=up", "labels", "label/job/values",
 			"query_exemplars?query=up&start=1&end=2"} {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -19,6 +20,33 @@ type Handler func(w http.ResponseWriter, r *http.Request) error
 // field is what is at fault in the request; it may be empty.
 func Fail(status int, field, format string, args ...any) error {
 	return &problem{status: status, field: field, message: fmt.Sprintf(format, args...)}
+}
+
+// Unavailable is the error for what may succeed when it is repeated, answered as it
+// is.
+func Unavailable(format string, args ...any) error {
+	return Fail(http.StatusServiceUnavailable, "", format, args...)
+}
+
+// NotFound is the error for a parameter that names nothing.
+func NotFound(field, format string, args ...any) error {
+	return Fail(http.StatusNotFound, field, format, args...)
+}
+
+// Invalid is the error for a parameter that is wrong.
+func Invalid(field, format string, args ...any) error {
+	return Fail(http.StatusBadRequest, field, format, args...)
+}
+
+// Conflict is the error for what cannot be done as things are.
+func Conflict(field, format string, args ...any) error {
+	return Fail(http.StatusConflict, field, format, args...)
+}
+
+// IsProblem reports whether an error is answered as it is.
+func IsProblem(err error) bool {
+	var p *problem
+	return errors.As(err, &p)
 }
 
 // Query reads the query string of a request; parameters other than the known ones

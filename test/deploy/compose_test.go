@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
-
-	"github.com/palliumhq/pallium/backend/app"
 )
 
 // composition is compose.yaml as far as the tests look at it.
@@ -160,7 +158,7 @@ func TestComposeConfigurations(t *testing.T) {
 			if cfg.Cluster.Instance != name {
 				t.Errorf("cluster.instance is %s", cfg.Cluster.Instance)
 			}
-			if s.Command[0] == "backend" && targets(t, &container{Args: s.Command})[app.TargetIngester] {
+			if s.Command[0] == "backend" && targets(t, &container{Args: s.Command})["ingester"] {
 				zones[cfg.Cluster.Zone] = true
 			}
 		})

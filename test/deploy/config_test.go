@@ -1,10 +1,12 @@
 package deploy
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -13,7 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/backend/app"
+	"github.com/prometheus/common/model"
+	"go.yaml.in/yaml/v3"
 )
 
 // environment is what a workload's container sees, as Kubernetes makes it: the
@@ -62,7 +65,7 @@ func (m *manifest) mounted(file string) (v volume, rest string) {
 }
 
 // config has Pallium read the configuration that a workload gets.
-func (c *cluster) config(t *testing.T, m *manifest) app.Config {
+func (c *cluster) config(t *testing.T, m *manifest) config {
 	t.Helper()
 	args := m.Spec.Template.Spec.Containers[0].Args
 	i := slices.Index(args, "-config")
@@ -80,19 +83,68 @@ func (c *cluster) config(t *testing.T, m *manifest) app.Config {
 	return load(t, maps.Data[name], c.environment(t, m))
 }
 
-// load reads a configuration as the program does.
-func load(t *testing.T, text string, env map[string]string) app.Config {
+// config is the part of Pallium's configuration that the manifests must fit to.
+type config struct {
+	DataDir         string         `yaml:"data_dir"`
+	Listen          string         `yaml:"listen"`
+	AdminListen     string         `yaml:"admin_listen"`
+	InternalListen  string         `yaml:"internal_listen"`
+	RPCListen       string         `yaml:"rpc_listen"`
+	ShutdownTimeout model.Duration `yaml:"shutdown_timeout"`
+	Upstream        struct {
+		URLs      []string `yaml:"urls"`
+		WriteURLs []string `yaml:"write_urls"`
+	} `yaml:"upstream"`
+	Cluster struct {
+		Instance    string `yaml:"instance"`
+		Advertise   string `yaml:"advertise"`
+		Zone        string `yaml:"zone"`
+		Replication int    `yaml:"replication"`
+		Redis       redis  `yaml:"redis"`
+		CacheRedis  redis  `yaml:"cache_redis"`
+	} `yaml:"cluster"`
+	Store struct {
+		Bigtable struct {
+			Project string `yaml:"project"`
+		} `yaml:"bigtable"`
+		GCS struct {
+			Bucket string `yaml:"bucket"`
+		} `yaml:"gcs"`
+	} `yaml:"store"`
+}
+
+type redis struct {
+	Addresses []string `yaml:"addresses"`
+}
+
+// Set reports whether there is such a server.
+func (r *redis) Set() bool { return len(r.Addresses) > 0 }
+
+// load has the program read a configuration and tell what it comes to.
+func load(t *testing.T, text string, env map[string]string) config {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := app.LoadConfig(file, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
+	binary := os.Getenv("PALLIUM")
+	if binary == "" {
+		t.Fatal("PALLIUM is not set: run `make deploy-check`")
+	}
+	cmd := exec.CommandContext(t.Context(), binary, "config", "show", "-config", file)
+	cmd.Env = []string{}
+	for k, v := range env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var cfg config
 	if err == nil {
-		err = cfg.Check()
+		err = yaml.Unmarshal(out, &cfg)
 	}
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, &stderr)
 	}
 	return cfg
 }
@@ -137,7 +189,7 @@ func TestConfigurations(t *testing.T) {
 	}
 }
 
-func (c *cluster) checkGateway(t *testing.T, cfg *app.Config, one *container) {
+func (c *cluster) checkGateway(t *testing.T, cfg *config, one *container) {
 	if one.port("edge") != port(cfg.Listen) {
 		t.Errorf("listen is %s, the port %d", cfg.Listen, one.port("edge"))
 	}
@@ -149,7 +201,7 @@ func (c *cluster) checkGateway(t *testing.T, cfg *app.Config, one *container) {
 	}
 	for target, urls := range map[string][]string{"querier": cfg.Upstream.URLs, "distributor": cfg.Upstream.WriteURLs} {
 		for _, u := range urls {
-			if err := c.serves(t, u, app.Target(target)); err != nil {
+			if err := c.serves(t, u, target); err != nil {
 				t.Errorf("upstream %s: %v", u, err)
 			}
 		}
@@ -157,7 +209,7 @@ func (c *cluster) checkGateway(t *testing.T, cfg *app.Config, one *container) {
 }
 
 // serves checks that a URL leads to a service whose pods have a role.
-func (c *cluster) serves(t *testing.T, address string, role app.Target) error {
+func (c *cluster) serves(t *testing.T, address string, role string) error {
 	u, err := url.Parse(address)
 	if err != nil {
 		return err
@@ -177,13 +229,16 @@ func (c *cluster) serves(t *testing.T, address string, role app.Target) error {
 	return nil
 }
 
-func targets(t *testing.T, one *container) app.Targets {
+func targets(t *testing.T, one *container) map[string]bool {
 	t.Helper()
 	for _, a := range one.Args {
 		if list, ok := strings.CutPrefix(a, "-target="); ok {
-			out, err := app.ParseTargets(list)
-			if err != nil {
-				t.Fatal(err)
+			out := map[string]bool{}
+			for _, name := range strings.Split(list, ",") {
+				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier"}, name) {
+					t.Fatalf("there is no role %q", name)
+				}
+				out[name] = true
 			}
 			return out
 		}
@@ -192,14 +247,14 @@ func targets(t *testing.T, one *container) app.Targets {
 	return nil
 }
 
-func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *app.Config, one *container) {
+func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *config, one *container) {
 	if one.port("internal") != port(cfg.InternalListen) || one.port("rpc") != port(cfg.RPCListen) || port(cfg.Cluster.Advertise) != port(cfg.RPCListen) {
 		t.Errorf("internal_listen %s, rpc_listen %s, advertise %s; ports %+v", cfg.InternalListen, cfg.RPCListen, cfg.Cluster.Advertise, one.Ports)
 	}
 	if cfg.Cluster.Instance != m.Metadata.Name+"-0" || cfg.Cluster.Replication != 3 || !cfg.Cluster.Redis.Set() || cfg.Store.GCS.Bucket == "" || cfg.Store.Bigtable.Project == "" {
 		t.Errorf("cluster %+v, store %+v", cfg.Cluster, cfg.Store)
 	}
-	if !targets(t, one)[app.TargetIngester] {
+	if !targets(t, one)["ingester"] {
 		return
 	}
 	if m.Kind != "StatefulSet" {
@@ -216,7 +271,7 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *app.Config, one *
 }
 
 // checkStop: a pod must not be killed while it drains and seals.
-func checkStop(t *testing.T, m *manifest, cfg *app.Config) {
+func checkStop(t *testing.T, m *manifest, cfg *config) {
 	p := &m.Spec.Template.Spec
 	need := time.Duration(cfg.ShutdownTimeout) + time.Duration(p.Containers[0].Lifecycle.PreStop.Sleep.Seconds)*time.Second
 	if least := 10 * time.Minute; m.component() == "ingester" && time.Duration(cfg.ShutdownTimeout) < least {

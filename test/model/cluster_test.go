@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -211,7 +210,9 @@ func (m *many) skewed(name string, weight int, pick func(*run) string, offsets .
 	}
 	return m.fault(name, weight, func(r *run) {
 		process = pick(r)
-		restart(skewedBinary(m.t) + " " + offsets[r.gen.rnd.Intn(len(offsets))])
+		wrap, err := cluster.Skewed(offsets[r.gen.rnd.Intn(len(offsets))])
+		m.must(err)
+		restart(wrap)
 		r.maintain(m.flush)
 		r.maintain(m.compact)
 	}, func(*run) { restart("") })
@@ -314,18 +315,4 @@ func (m *many) killCompactor(r *run) {
 	r.ask(r.tenant(), 5)
 	m.must(m.c.Start(m.ctx, "compactor-1"))
 	compaction.Wait()
-}
-
-// skewedBinary is the server whose clock is off.
-func skewedBinary(t *testing.T) string {
-	t.Helper()
-	_, file, _, _ := runtime.Caller(0)
-	path := os.Getenv("PALLIUM_SKEWED")
-	if path == "" {
-		path = filepath.Join(filepath.Dir(file), "..", "..", "bin", "skewed")
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing: run `make e2e`", path)
-	}
-	return path
 }

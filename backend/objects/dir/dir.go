@@ -1,6 +1,6 @@
 // Package dir keeps objects as files below a directory, for Pallium on one
 // machine. An object's name is its path. It implements objects.Store; only
-// backend/app imports it.
+// package main imports it.
 package dir
 
 import (

@@ -1,5 +1,5 @@
 // Package gcs keeps objects in a bucket of Google Cloud Storage. It implements
-// objects.Store over the official client; only backend/app imports it.
+// objects.Store over the official client; only package main imports it.
 package gcs
 
 import (

@@ -1,5 +1,5 @@
 // Package bigtable keeps rows in Google Bigtable. It implements rows.Store over
-// the official client; only backend/app and migrations import it.
+// the official client; only package main and migrations import it.
 package bigtable
 
 import (

@@ -1,5 +1,5 @@
 // Package pebble keeps rows in an embedded Pebble database: the row store of
-// one machine. It is an adapter; only backend/app and tests import it.
+// one machine. It is an adapter; only package main and tests import it.
 package pebble
 
 import (

@@ -7,7 +7,6 @@ import (
 	"math/rand"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -298,7 +297,9 @@ func faults() []fault {
 			name := w.ingester()
 			offset := []string{"5m", "-5m"}[w.rnd.Intn(2)]
 			w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
-			w.must(w.c.StartWith(w.ctx, name, skewed(w.t)+" "+offset))
+			wrap, err := cluster.Skewed(offset)
+			w.must(err)
+			w.must(w.c.StartWith(w.ctx, name, wrap))
 			w.whole()
 			w.flush()
 			w.pause(4*time.Second, 30*time.Second)
@@ -411,20 +412,6 @@ func minutes() int {
 		return n
 	}
 	return 10
-}
-
-// skewed builds the server whose clock is off.
-func skewed(t *testing.T) string {
-	t.Helper()
-	_, file, _, _ := runtime.Caller(0)
-	path := os.Getenv("PALLIUM_SKEWED")
-	if path == "" {
-		path = filepath.Join(filepath.Dir(file), "..", "..", "..", "bin", "skewed")
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing: run `make e2e`", path)
-	}
-	return path
 }
 
 // TestChaos: whatever happens to one part of a cluster, no acknowledged sample

@@ -1,0 +1,358 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/api"
+	"github.com/palliumhq/pallium/backend/clock"
+	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/election"
+	electionredis "github.com/palliumhq/pallium/backend/election/redis"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
+	"github.com/palliumhq/pallium/gateway/admin"
+	"github.com/palliumhq/pallium/gateway/admin/operator"
+)
+
+// backend is the part of a process that has backend roles: what they share, and those
+// that it has.
+type backend struct {
+	*process
+	roles    []role
+	clock    *clock.Guard
+	longTerm *store.Store
+	keeper   *lifecycle.Keeper // of longTerm
+	cluster  *membership // nil in a process that is all there is
+	push     pushFunc
+	recent   *querier.Ingesters
+	api      api.Options  // filled by the roles
+	handler  http.Handler // of what gateways ask; nil when no role answers
+	commands *operator.Commands
+
+	ingester  *ingester.Ingester   // nil without the role
+	compactor *compactor.Compactor // nil without the role
+}
+
+// buildBackend builds the backend roles of this process.
+func (p *process) buildBackend(ctx context.Context) error {
+	p.startup.step("opening the backend")
+	b := &backend{process: p, roles: p.targets.roles()}
+	p.backend = b
+	if err := b.openStore(ctx); err != nil {
+		return err
+	}
+	if p.opts.Role == Backend {
+		var err error
+		if b.cluster, err = p.joinRing(b); err != nil {
+			return err
+		}
+	}
+	b.buildAPIOptions()
+	for _, r := range b.roles {
+		if err := r.build(b, ctx); err != nil {
+			return err
+		}
+	}
+	if b.push == nil { // for this process's own metrics
+		b.newDistributor()
+	}
+	if b.cluster != nil {
+		if err := b.serveCluster(ctx); err != nil {
+			return err
+		}
+	}
+	if b.api.Push != nil || b.api.Queryable != nil {
+		var err error
+		if b.handler, err = api.New(b.api); err != nil {
+			return err
+		}
+	}
+	b.commands = b.newCommands()
+	return nil
+}
+
+// has reports whether the process has a role.
+func (b *backend) has(t Target) bool { return b.targets[t] }
+
+// id names this process among the instances.
+func (b *backend) id() string {
+	if b.cluster == nil {
+		return soleIngester
+	}
+	return b.cluster.members.Self().ID
+}
+
+// soleIngester is the name of the ingester of a process that is the only one.
+const soleIngester = "ingester-1"
+
+// openStore opens the long-term store over the row store and the objects.
+func (b *backend) openStore(ctx context.Context) error {
+	b.startup.step("opening the long-term store")
+	obj, err := openObjects(ctx, &b.cfg)
+	if err != nil {
+		return err
+	}
+	timed := obj
+	if b.opts.wrapObjects != nil {
+		obj = b.opts.wrapObjects(obj)
+	}
+	b.onClose("object store", obj.Close)
+	b.clock = b.guardClock(ctx, timed)
+	ix, err := index.New(index.Options{Rows: b.rows, Now: b.opts.Now, Registerer: b.registry})
+	if err != nil {
+		return err
+	}
+	b.longTerm, err = store.Open(store.Options{
+		Index: ix, Objects: obj, Scratch: filepath.Join(b.cfg.DataDir, "scratch"),
+		Retention: b.retention, Deleted: b.control.TenantDeleted,
+		PageCacheBytes: b.cfg.Store.PageCacheBytes, FrameCacheBytes: b.cfg.Store.FrameCacheBytes,
+		TableCacheBytes: b.cfg.Store.TableCacheBytes, MaxQueryBytes: b.cfg.Store.MaxQueryBytes,
+		Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+	})
+	if err != nil {
+		return err
+	}
+	b.keeper = lifecycle.New(b.longTerm)
+	b.onClose("long-term store", b.longTerm.Close)
+	return nil
+}
+
+// buildIngester builds the role: the only ingester, or one of a cluster.
+func (b *backend) buildIngester(ctx context.Context) error {
+	if b.cluster != nil {
+		return b.cluster.startIngester(ctx, b)
+	}
+	if err := b.openIngester(ctx, ingester.Options{ID: b.id(), Replication: 1}); err != nil {
+		return err
+	}
+	return b.learnDeletions(ctx)
+}
+
+// openIngester opens the ingester over this process's data directory.
+func (b *backend) openIngester(ctx context.Context, o ingester.Options) error {
+	o.MemoryBytes, o.PageCacheBytes = b.cfg.Ingester.MemoryBytes, b.localPages
+	o.LongTerm, o.Dir, o.Limits = b.longTerm, filepath.Join(b.cfg.DataDir, "ingester"), b.limitsOf
+	o.Now, o.Clock, o.Logger, o.Registerer = b.opts.Now, b.clock, b.opts.Logger, b.registry
+	o.AsideBytes, o.Deleted, o.Replaying = b.cfg.Ingester.AsideBytes, b.control.TenantDeleted, b.startup.replay
+	b.registerEarly(b.startup.collectors()...)
+	b.startup.step("opening local packs and the write-ahead log")
+	ing, err := ingester.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	b.ingester = ing
+	b.onClose("ingester", ing.Close)
+	return nil
+}
+
+// learnDeletions has the ingester learn of the deletions of series that it does
+// not know: those that were made while it was no member, or all, if its file of
+// them is damaged. What it has from before must not come back, and what it takes
+// from now on must not be taken for older than they are. Nothing is served before.
+func (b *backend) learnDeletions(ctx context.Context) error {
+	active, _, err := b.tenants(ctx)
+	if err == nil {
+		err = b.ingester.LearnDeletions(ctx, active)
+	}
+	if err != nil {
+		return fmt.Errorf("learn of deleted series: %w", err)
+	}
+	return nil
+}
+
+// sealHead writes what is in the head into packs, so that the next start has no log
+// to replay. If it fails nothing is lost: the log has it all.
+// It begins however little time is left before deadline: how long it takes is not
+// known, and one that is cut off costs the next start no more than none at all.
+func (b *backend) sealHead(deadline time.Time) {
+	b.opts.Logger.Info("sealing the head; if that is cut off, nothing is lost: the next start replays the write-ahead log",
+		"head_bytes", b.ingester.Stats().HeadBytes, "time_left", deadline.Sub(b.opts.Now()).Round(time.Millisecond))
+	if err := b.ingester.Flush(); err != nil {
+		b.opts.Logger.Warn("sealing at the end failed; the next start replays the write-ahead log", "err", err)
+	}
+}
+
+// buildCompactor builds the compactor and runs it until the process ends.
+func (b *backend) buildCompactor(context.Context) error {
+	b.compactor = compactor.New(compactor.Options{
+		ID: b.id(), Store: b.longTerm, Lifecycle: b.keeper, Retention: b.retention, Tenants: b.tenants,
+		KeepDeletions: func(t tenant.ID) time.Duration {
+			const spare = 14 * 24 * time.Hour
+			if grace := time.Duration(b.limitsOf(t).PastGrace); grace > 0 {
+				return grace + spare
+			}
+			return 1 << 62 // samples of any age may come: deletions are kept
+		},
+		Interval: time.Duration(b.cfg.Compactor.Interval), InputBytes: compactionBytes(debug.SetMemoryLimit(-1)),
+		Now: b.opts.Now, Clock: b.clock, Logger: b.opts.Logger, Registerer: b.registry,
+	})
+	b.start("compactor", b.compactor.Run)
+	return nil
+}
+
+// compactionBytes is how many bytes tenants that are compacted at once may merge
+// together, with so much memory for Go: what they hold expanded is several times
+// as much.
+func compactionBytes(limit int64) int64 { return min(max(limit/32, 16<<20), 256<<20) }
+
+// buildDistributor builds the role.
+func (b *backend) buildDistributor(context.Context) error {
+	b.api.Push = b.newDistributor()
+	if b.cluster != nil {
+		distributor.ZoneMetrics(b.running, b.cluster.members, b.cfg.Cluster.Replication, b.registry)
+	}
+	return nil
+}
+
+// newDistributor builds what this process writes by.
+func (b *backend) newDistributor() pushFunc {
+	o := distributor.Options{Limits: b.limitsOf, Now: b.opts.Now, Registerer: b.registry}
+	var elections election.Store
+	if b.cluster == nil {
+		o.Local = b.ingester
+		elections = election.NewMemory(b.opts.Now)
+	} else {
+		b.cluster.distribute(b, &o)
+		elections = electionredis.New(b.redis, b.signer, electionredis.Options{Logger: b.opts.Logger, Registerer: b.registry})
+	}
+	o.HA = distributor.NewHA(distributor.HAOptions{Store: elections, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry})
+	b.start("elections of replicas", o.HA.Run)
+	dist := distributor.New(o)
+	b.onClose("distributor", dist.Close)
+	b.push = dist.Push
+	return dist.Push
+}
+
+// buildAPIOptions has what all roles behind the API share.
+func (b *backend) buildAPIOptions() {
+	if b.cluster == nil {
+		b.recent = querier.OneIngester(localIngester{b})
+	} else {
+		b.recent = b.cluster.recent(b)
+	}
+	b.api = api.Options{
+		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
+		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
+	}
+}
+
+// buildQuerier builds the role.
+func (b *backend) buildQuerier(context.Context) error {
+	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
+	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.limitsOf, b.opts.Now, b.opts.Logger)
+	b.api.Engine = querier.NewEngine(b.limitsOf, querier.NewParser(syntax, querier.MaxOperators), b.opts.Logger, b.registry)
+	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
+	b.api.Delete = b.deleteSeries
+	b.api.Metadata = func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+		return querier.Metadata(ctx, b.recent, b.longTerm, id, b.opts.Now())
+	}
+	return nil
+}
+
+// deleteSeries deletes a tenant's series everywhere: numbered, then sealed and
+// learned by the ingesters, then active for all packs.
+func (b *backend) deleteSeries(ctx context.Context, d api.Deletion) error {
+	reserved, err := b.keeper.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
+	if err != nil {
+		return err
+	}
+	if err := b.deleteRecent(ctx, d.Tenant, reserved); err != nil {
+		return err
+	}
+	return b.keeper.ActivateDeletion(ctx, d.Tenant, reserved)
+}
+
+// deleteRecent drops series from what ingesters hold.
+func (b *backend) deleteRecent(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
+	if b.cluster == nil {
+		return b.ingester.Delete(id, ts)
+	}
+	return b.cluster.deleteRecent(ctx, id, ts)
+}
+
+// retention is how long a tenant's samples are kept. When that cannot be told,
+// nothing may be deleted for it.
+func (b *backend) retention(ctx context.Context, t tenant.ID) (time.Duration, error) {
+	lim, err := b.control.Limits(ctx, t)
+	if errors.Is(err, tenant.ErrUnknown) {
+		return 0, nil // deleted: what is left of it goes another way
+	}
+	return time.Duration(lim.Retention), err
+}
+
+// tenants lists those whose data is kept and those that were deleted.
+func (b *backend) tenants(ctx context.Context) (active, deleted []tenant.ID, err error) {
+	err = b.control.AllTenants(ctx, func(t control.Tenant) bool {
+		if t.Deleted() {
+			deleted = append(deleted, t.ID)
+		} else {
+			active = append(active, t.ID)
+		}
+		return true
+	})
+	return active, deleted, err
+}
+
+// internal is the handler of internal_listen, for gateways that prove to belong
+// to the cluster: the API, where they say whom they let in, and the operator's
+// commands, whose credential they checked and which they audit.
+func (b *backend) internal() http.Handler {
+	commands := admin.Passed(operator.Root, b.commands.Routes, b.opts.Logger)
+	var answers http.Handler = http.NotFoundHandler()
+	if b.handler != nil {
+		answers = api.ForGateways(b.handler)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, operator.Root+"/") {
+			commands.ServeHTTP(w, r)
+			return
+		}
+		answers.ServeHTTP(w, r)
+	})
+}
+
+// localIngester is this process's ingester as the querier wants it.
+type localIngester struct{ b *backend }
+
+func (l localIngester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
+	return l.b.ingester.SelectServed(ctx, req)
+}
+
+func (l localIngester) Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
+	if name == "" {
+		return l.b.ingester.LabelNamesServed(ctx, req)
+	}
+	return l.b.ingester.LabelValuesServed(ctx, name, req)
+}
+
+func (l localIngester) Metadata(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+	return l.b.ingester.Metadata(id), nil
+}
+
+func (l localIngester) SeriesCount(_ context.Context, id tenant.ID) (int, error) {
+	return l.b.ingester.SeriesCount(id), nil
+}
+
+func (l localIngester) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+	return l.b.ingester.Exemplars(ctx, id, mint, maxt, sets)
+}

@@ -1,0 +1,70 @@
+package api
+
+import (
+	"maps"
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// handlers returns the API's own handlers, by the names of their routes. prom is
+// Prometheus' API, which answers its routes that are not here.
+func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"push":          a.push,
+		"read":          a.remoteRead(prom),
+		"metadata":      a.admit(http.HandlerFunc(a.metadata)),
+		"delete_series": a.admit(http.HandlerFunc(a.deleteSeries)),
+		"user_stats":    a.userStats,
+	}
+}
+
+// bind gives every route of the table that the backend answers its handler, and adds
+// those of this process's roles to the router.
+func (a *api) bind(r chi.Router, table []routes.Route) error {
+	var prom http.Handler
+	if a.Queryable != nil {
+		own, err := a.prometheus(table)
+		if err != nil {
+			return err
+		}
+		prom = http.StripPrefix(routes.PrometheusAPI, own)
+	}
+	handlers := a.handlers(prom)
+	var forwarded []routes.Route
+	for i := range table {
+		rt := &table[i]
+		if rt.By == routes.Gateway {
+			continue
+		}
+		forwarded = append(forwarded, *rt)
+		if handlers[rt.Name] == nil && rt.By == routes.Prometheus {
+			handlers[rt.Name] = a.admit(prom)
+		}
+	}
+	if err := routes.CheckHandlers(forwarded, maps.Keys(handlers)); err != nil {
+		return err
+	}
+	for i := range forwarded {
+		rt := &forwarded[i]
+		for _, method := range rt.Methods {
+			if a.serves(rt) {
+				r.Method(method, rt.Upstream(), handlers[rt.Name])
+			}
+		}
+	}
+	return nil
+}
+
+// serves reports whether this process has the role that a route needs.
+func (a *api) serves(rt *routes.Route) bool {
+	switch rt.Cost {
+	case routes.Samples:
+		return a.Push != nil
+	case routes.Query:
+		return a.Queryable != nil
+	}
+	return true
+}

@@ -1,0 +1,94 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// forRoles are options of a process that has the given roles.
+func forRoles(push, read bool) Options {
+	o := Options{
+		Logger: slog.New(slog.DiscardHandler), Gate: querier.NewGate(nil), Limits: func(tenant.ID) limits.Limits { return limits.Default() },
+		SeriesCount: func(context.Context, tenant.ID) (int, error) { return 0, nil },
+	}
+	if push {
+		o.Push = func(context.Context, *series.Batch) (series.Outcome, error) { return series.Outcome{}, nil }
+	}
+	if read {
+		o.Queryable = querier.NewQueryable(nil, nil, nil, nil)
+	}
+	return o
+}
+
+// TestBind: a route without a handler, a handler without a route, and a route of
+// Prometheus' that its API does not have fail the start.
+func TestBind(t *testing.T) {
+	change := func(name string, change func(*routes.Route)) []routes.Route {
+		table := routes.Table()
+		change(&table[slices.IndexFunc(table, func(r routes.Route) bool { return r.Name == name })])
+		return table
+	}
+	more := func(rt routes.Route) []routes.Route { return append(routes.Table(), rt) }
+	get := []string{http.MethodGet}
+	for _, tt := range []struct {
+		name  string
+		table []routes.Route
+		err   string // "" if the table fits
+	}{
+		{"the table", routes.Table(), ""},
+		{"a route of the gateway's", more(routes.Route{Name: "x", By: routes.Gateway, Methods: get, Paths: []string{"/x"}}), ""},
+		{"no handler", more(routes.Route{Name: "x", By: routes.Backend, Methods: get, Paths: []string{"/x"}}), "route x has no handler"},
+		{"no route", change("metadata", func(r *routes.Route) { r.Name = "meta" }), "handler metadata has no route"},
+		{"no route any more", change("read", func(r *routes.Route) { r.By = routes.Gateway }), "handler read has no route"},
+		{"renamed where Prometheus answers", change("read", func(r *routes.Route) { r.Name = "remote_read" }), "handler read has no route"},
+		{"not in Prometheus", more(routes.Route{Name: "x", By: routes.Prometheus, Methods: get, Paths: []string{routes.PrometheusAPI + "/nothing"}}), "does not have GET /nothing"},
+		{"a method too many", change("label_values", func(r *routes.Route) { r.Methods = []string{"GET", "POST"} }), "does not have POST /label/x/values"},
+		{"a path too deep", change("query", func(r *routes.Route) { r.Paths = []string{routes.PrometheusAPI + "/query/"} }), "does not have GET /query/"},
+	} {
+		a := &api{Options: forRoles(true, true)}
+		err := a.bind(chi.NewRouter(), tt.table)
+		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.err)
+		}
+	}
+}
+
+// TestRolesHaveTheirRoutes: a process answers what its roles can, and nothing else.
+func TestRolesHaveTheirRoutes(t *testing.T) {
+	for _, tt := range []struct{ push, read bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
+		h := newAPI(forRoles(tt.push, tt.read))
+		for _, rt := range routes.Table() {
+			want := rt.By != routes.Gateway
+			switch rt.Cost {
+			case routes.Samples:
+				want = tt.push
+			case routes.Query:
+				want = tt.read
+			}
+			for _, path := range rt.Paths {
+				got := h.(chi.Routes).Match(chi.NewRouteContext(), rt.Methods[0], strings.Replace(path, "{name}", "x", 1))
+				if got != (want && path == rt.Upstream()) {
+					t.Errorf("push %v, read %v: %s %s is served: %v", tt.push, tt.read, rt.Methods[0], path, got)
+				}
+			}
+		}
+	}
+	w := httptest.NewRecorder()
+	newAPI(forRoles(false, false)).ServeHTTP(w, as("a", httptest.NewRequest(http.MethodGet, "/api/v1/user_stats", nil)))
+	if w.Code != http.StatusOK {
+		t.Errorf("user_stats: %d %s", w.Code, w.Body)
+	}
+}

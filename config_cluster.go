@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/palliumhq/pallium/authn/cluster"
+	"github.com/palliumhq/pallium/backend/redisconn"
+)
+
+// Cluster has what a process needs to be one of many.
+type Cluster struct {
+	// Instance names this process in the ring; default: the host's name.
+	Instance string `yaml:"instance"`
+	// Advertise is the host:port at which others reach rpc_listen; default: the
+	// host's name and its port.
+	Advertise   string `yaml:"advertise"`
+	Zone        string `yaml:"zone"`
+	Replication int    `yaml:"replication"` // ingesters that hold each series
+	// Redis has the ring. CacheRedis has what may be evicted, such as shares of
+	// rate budgets; default: the same server.
+	Redis      redisconn.Config `yaml:"redis"`
+	CacheRedis redisconn.Config `yaml:"cache_redis"`
+	TLS        cluster.TLSFiles `yaml:"tls"` // certificates between processes
+	// PlainText leaves out encryption between processes.
+	PlainText bool `yaml:"insecure_plain_text"`
+}
+
+var instanceName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,126}[a-zA-Z0-9])?$`)
+
+func (c *Cluster) check() error {
+	switch {
+	case c.Instance != "" && !instanceName.MatchString(c.Instance):
+		return fmt.Errorf("instance %q must be 1 to 128 letters, digits, '.', '_' and '-'", c.Instance)
+	case c.Zone != "" && !instanceName.MatchString(c.Zone):
+		return fmt.Errorf("zone %q must be 1 to 128 letters, digits, '.', '_' and '-'", c.Zone)
+	case c.Replication < 1 || c.Replication > 7 || c.Replication%2 == 0:
+		return fmt.Errorf("replication is %d; choose 1, 3, 5 or 7", c.Replication)
+	}
+	if err := c.Redis.Check(); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	if err := c.CacheRedis.Check(); err != nil {
+		return fmt.Errorf("cache_redis: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// configCommand is `pallium config check FILE` and `pallium config show [-config
+// FILE]`: it tells whether a configuration can be used, or what it comes to with the
+// defaults. It opens nothing else.
+func configCommand(args []string, stdout, stderr io.Writer) int {
+	const usage = "Usage: pallium config check FILE\n       pallium config show [-config FILE]\n"
+	if len(args) == 0 || args[0] != "check" && args[0] != "show" {
+		fmt.Fprint(stderr, usage)
+		return 2
+	}
+	fs := flag.NewFlagSet("pallium config "+args[0], flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	file := fs.String("config", "", "configuration `file` (YAML)")
+	if err := fs.Parse(args[1:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	check := args[0] == "check"
+	if check && fs.NArg() == 1 && *file == "" {
+		*file = fs.Arg(0)
+	} else if fs.NArg() > 0 || check && *file == "" {
+		fmt.Fprint(stderr, usage)
+		return 2
+	}
+	cfg, err := LoadConfig(*file, os.LookupEnv)
+	if err == nil {
+		if err = cfg.Check(); err != nil {
+			err = fmt.Errorf("configuration: %w", err)
+		}
+	}
+	if err == nil && !check {
+		err = show(&cfg, stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "pallium:", err)
+		return 1
+	}
+	if check {
+		fmt.Fprintf(stdout, "%s can be used\n", *file)
+	}
+	return 0
+}
+
+// show writes a configuration as YAML. Secrets are in environment variables and files,
+// of which it has the names, but for what somebody put into a URL.
+func show(cfg *Config, w io.Writer) error {
+	for _, list := range [][]string{cfg.Upstream.URLs, cfg.Upstream.WriteURLs} {
+		for i := range list {
+			if u, err := url.Parse(list[i]); err == nil {
+				list[i] = u.Redacted()
+			}
+		}
+	}
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	if err := enc.Encode(cfg); err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
+	}
+	return enc.Close()
+}

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+func environment(vars map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		v, ok := vars[name]
+		return v, ok
+	}
+}
+
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pallium.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestMalformedConfig has mistakes in the file and what is said of each. It must
+// name the key, and what to write instead.
+func TestMalformedConfig(t *testing.T) {
+	tests := []struct {
+		name, text string
+		say        []string
+	}{
+		{"unknown key", "listne: :1", []string{"line 1", "listne"}},
+		{"unknown key below", "log:\n  lvl: info", []string{"line 2", "lvl"}},
+		{"unknown limit", "limits:\n  max_series: 5", []string{"max_series", "did you mean"}},
+		{"limit out of range", "limits:\n  max_active_series: -1", []string{"max_active_series", "-1"}},
+		{"not a number", "ingester:\n  memory_bytes: lots", []string{"line 2", "lots"}},
+		{"not a duration", "shutdown_timeout: soon", []string{"soon"}},
+		{"not YAML", "a: [", []string{"line 1"}},
+		{"not a mapping", "- a", []string{"line 1"}},
+		{"twice", "listen: :1\nlisten: :2", []string{"line 2", "listen"}},
+		{"second document", "listen: :1\n---\nlog: {}", []string{"one", "---"}},
+		{"variable", "listen: ${NOT_SET}\ndata_dir: ${NOR_THIS}", []string{"NOT_SET is not set", "NOR_THIS is not set"}},
+		{"no data_dir", "data_dir: ''", []string{"data_dir is empty"}},
+		{"no listen", "listen: ''", []string{"listen is empty", ":9009"}},
+		{"no admin_listen", "admin_listen: ''", []string{"admin_listen is empty", "127.0.0.1:9010"}},
+		{"half of TLS", "tls:\n  cert_file: x", []string{"cert_file and key_file"}},
+		{"memory", "ingester:\n  memory_bytes: -1", []string{"ingester.memory_bytes is -1"}},
+		{"interval", "self_monitoring:\n  interval: 10ms", []string{"self_monitoring.interval is 10ms", "at least 1s"}},
+		{"shutdown", "shutdown_timeout: 0s", []string{"shutdown_timeout must be above zero"}},
+		{"log level", "log:\n  level: loud", []string{`log.level is "loud"`, "debug, info, warn or error"}},
+		{"log format", "log:\n  format: xml", []string{`log.format is "xml"`, "text or json"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := writeFile(t, tt.text)
+			c, err := LoadConfig(path, environment(nil))
+			if err == nil {
+				err = c.Check()
+			} else if !strings.Contains(err.Error(), path) {
+				t.Errorf("%q does not name the file", err)
+			}
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, part := range tt.say {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q lacks %q", err, part)
+				}
+			}
+		})
+	}
+	if _, err := LoadConfig(filepath.Join(t.TempDir(), "none"), environment(nil)); err == nil {
+		t.Error("a file that does not exist is accepted")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for name, text := range map[string]string{"empty": "", "comment": "# nothing", "no file": "-"} {
+		path := ""
+		if text != "-" {
+			path = writeFile(t, text)
+		}
+		c, err := LoadConfig(path, environment(nil))
+		if err != nil || c.Check() != nil || c.Listen != ":9009" || c.AdminListen != "127.0.0.1:9010" || c.DataDir != "./data" {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
+	}
+	path := writeFile(t, "listen: ${HOST}:${PORT}\nlog: {level: debug}\nlimits: {max_active_series: 7, retention: 30d}\nself_monitoring: {interval: 1m}\n")
+	c, err := LoadConfig(path, environment(map[string]string{"HOST": "localhost", "PORT": "80"}))
+	if err != nil || c.Check() != nil {
+		t.Fatal(err, c.Check())
+	}
+	if c.Listen != "localhost:80" || c.Log.Level != "debug" || c.Log.Format != "text" || c.Self.Interval != model.Duration(time.Minute) {
+		t.Errorf("read %+v", c)
+	}
+}
+
+// TestRefusedAtStart has what only New can see. Nothing stays open.
+func TestRefusedAtStart(t *testing.T) {
+	table := Bigtable{Project: "p", Instance: "i"}
+	tests := []struct {
+		name string
+		role Role
+		set  func(*Config)
+		env  map[string]string
+		say  []string
+	}{
+		{"gateway without upstream", Gateway, func(*Config) {}, nil, []string{"upstream.urls is empty"}},
+		{"upstream of all", All, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, nil, []string{"upstream.urls is set", "pallium gateway"}},
+		{"upstream that is none", Gateway, func(c *Config) { c.Upstream.URLs = []string{"x:y:z"} }, secrets(), []string{"backend URL"}},
+		{"gateway without admin token", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, nil, []string{"admin token", "PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE"}},
+		{"gateway without pepper", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_ADMIN_TOKEN": long}, []string{"key pepper", "PALLIUM_KEY_PEPPER"}},
+		{"token with a blank", All, func(*Config) {}, map[string]string{"PALLIUM_ADMIN_TOKEN": long + " x"}, []string{"admin token", "blank"}},
+		{"trusted proxies", All, func(c *Config) { c.Gateway.TrustedProxies = []string{"here"} }, nil, []string{"trusted_proxies", "here"}},
+		{"certificate", All, func(c *Config) { c.TLS = TLS{CertFile: "/none", KeyFile: "/none"} }, nil, []string{"tls", "/none"}},
+		{"data_dir is a file", All, func(c *Config) { c.DataDir = writeFile(t, "") }, nil, []string{"data_dir"}},
+		{"backend without stores", Backend, func(*Config) {}, secrets(), []string{"store.bigtable and store.gcs", "no other process sees", "pallium all"}},
+		{"backend without store.gcs", Backend, func(c *Config) { c.Store.Bigtable = table }, secrets(), []string{"store.bigtable and store.gcs"}},
+		{"backend without store.bigtable", Backend, func(c *Config) { c.Store.GCS.Bucket = "b" }, secrets(), []string{"store.bigtable and store.gcs"}},
+		{"all without store.gcs", All, func(c *Config) { c.Store.Bigtable = table }, nil, []string{"store.bigtable is set and store.gcs is not"}},
+		{"all without store.bigtable", All, func(c *Config) { c.Store.GCS.Bucket = "b" }, nil, []string{"store.gcs is set and store.bigtable is not"}},
+		{"gateway without store.bigtable", Gateway, func(c *Config) { c.Upstream.URLs, c.Store.GCS.Bucket = []string{"http://x"}, "b" }, secrets(), []string{"store.gcs is set and store.bigtable is not"}},
+		{"gateway of a cluster by its secret", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET": long}, []string{"belongs to a cluster", "store.bigtable"}},
+		{"gateway of a cluster by its secret's file", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET_FILE": "/x"}, []string{"belongs to a cluster", "store.bigtable"}},
+		{"gateway of a cluster by certificates", Gateway, func(c *Config) { c.Upstream.URLs, c.Cluster.TLS.CertFile = []string{"http://x"}, "/x" }, secrets(), []string{"belongs to a cluster", "store.bigtable"}},
+		{"bad limits", All, func(c *Config) { c.Listen = "" }, nil, []string{"listen"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			noLeaks(t)
+			cfg := testConfig(t)
+			tt.set(&cfg)
+			o := testOptions(tt.role, tt.env, nil)
+			o.Targets = Targets{TargetCompactor: true}
+			a, err := open(context.Background(), cfg, o)
+			if err == nil {
+				_ = a.close()
+				t.Fatal("started")
+			}
+			if strings.Contains(err.Error(), "store.") {
+				if _, err := os.Stat(cfg.DataDir); err == nil {
+					t.Error("it made a data directory")
+				}
+			}
+			for _, part := range tt.say {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q lacks %q", err, part)
+				}
+			}
+		})
+	}
+}
+
+const long = "0123456789abcdef0123456789abcdef"
+
+func TestSecrets(t *testing.T) {
+	s := secret{name: "X", file: "x", make: true}
+	file := func(text string) string { return writeFile(t, text) }
+	tests := []struct {
+		name  string
+		there string // in the data directory's file, "" = none
+		env   map[string]string
+		make  bool
+		value string
+		say   []string // of the error
+	}{
+		{"environment", "", map[string]string{"X": long}, true, long, nil},
+		{"environment before file", long + "file", map[string]string{"X": long}, true, long, nil},
+		{"environment, short", "", map[string]string{"X": "brief"}, true, "", []string{"in X has 5 bytes", "at least 32", "openssl"}},
+		{"environment, empty", "", map[string]string{"X": ""}, true, "", []string{"in X has 0 bytes"}},
+		{"_FILE", "", map[string]string{"X_FILE": file(long + "\n")}, true, long, nil},
+		{"_FILE, short", "", map[string]string{"X_FILE": file("brief\n")}, true, "", []string{"has 5 bytes"}},
+		{"_FILE, missing", "", map[string]string{"X_FILE": "/none"}, true, "", []string{"X_FILE", "/none"}},
+		{"environment before _FILE", "", map[string]string{"X": long, "X_FILE": "/none"}, true, long, nil},
+		{"data directory", long + "\n", nil, false, long, nil},
+		{"data directory, short", "brief", nil, true, "", []string{"has 5 bytes"}},
+		{"none, and not to be made", "", nil, false, "", []string{"set X or X_FILE"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if tt.there != "" {
+				if err := os.WriteFile(filepath.Join(dir, "x"), []byte(tt.there), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.make = tt.make
+			value, _, made, err := s.load(dir, environment(tt.env))
+			if made || value != tt.value || (err == nil) != (len(tt.say) == 0) {
+				t.Fatalf("%q, made %v, %v", value, made, err)
+			}
+			for _, part := range tt.say {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q lacks %q", err, part)
+				}
+			}
+			if err != nil && strings.Contains(err.Error(), "brief") {
+				t.Errorf("%q tells the secret", err)
+			}
+		})
+	}
+}
+
+// TestSecretIsMade: once, only for its owner, and whatever lies there.
+func TestSecretIsMade(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "x.tmp"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	s := secret{name: "X", file: "x", make: true}
+	value, path, made, err := s.load(dir, environment(nil))
+	if err != nil || !made || len(value) < minSecretBytes || path != filepath.Join(dir, "x") {
+		t.Fatalf("path %q, made %v, %v", path, made, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	again, _, made, err := s.load(dir, environment(nil))
+	if err != nil || made || again != value {
+		t.Errorf("second time: made %v, %v", made, err)
+	}
+	other, _, _, err := s.load(t.TempDir(), environment(nil))
+	if err != nil || other == value {
+		t.Errorf("two secrets are the same, or %v", err)
+	}
+	_ = fs.WalkDir(os.DirFS(dir), ".", func(p string, d fs.DirEntry, _ error) error {
+		if !d.IsDir() && p != "x" {
+			t.Errorf("left behind: %s", p)
+		}
+		return nil
+	})
+}
+
+// secrets is an environment with both secrets.
+func secrets() map[string]string {
+	return map[string]string{"PALLIUM_ADMIN_TOKEN": long + "token", "PALLIUM_KEY_PEPPER": long + "pepper"}
+}

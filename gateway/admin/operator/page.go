@@ -1,0 +1,137 @@
+package operator
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/palliumhq/pallium/gateway/admin"
+)
+
+//go:embed page.html
+var pageText string
+
+// statusTimeout bounds how long the page waits for what it shows.
+const statusTimeout = 10 * time.Second
+
+// Page is the operator's overview.
+type Page struct {
+	version, role string
+	now           func() time.Time
+	status        func(context.Context) ([]byte, error) // JSON; nil: there is none to show
+	template      *template.Template
+	logger        *slog.Logger
+}
+
+// PageOptions of NewPage. Commands or Forwarder have the status; both are nil in a
+// gateway before another backend.
+type PageOptions struct {
+	Version, Role string
+	Commands      *Commands
+	Forwarder     *Forwarder
+	Now           func() time.Time
+	Logger        *slog.Logger
+}
+
+// NewPage returns the page.
+func NewPage(o PageOptions) (*Page, error) {
+	t, err := template.New("page").Funcs(template.FuncMap{
+		"ms": func(ms int64) string {
+			if ms > 1<<61 || ms < -(1<<61) {
+				return "-"
+			}
+			return time.UnixMilli(ms).UTC().Format(timeFormat)
+		},
+		"time":    func(t time.Time) string { return t.UTC().Format(timeFormat) },
+		"percent": func(f float64) string { return fmt.Sprintf("%.1f%%", f*100) },
+		"bytes":   func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
+	}).Parse(pageText)
+	if err != nil {
+		return nil, fmt.Errorf("operator page: %w", err)
+	}
+	p := &Page{version: o.Version, role: o.Role, now: o.Now, template: t, logger: o.Logger}
+	switch {
+	case o.Commands != nil:
+		p.status = o.Commands.status
+	case o.Forwarder != nil:
+		p.status = o.Forwarder.status
+	}
+	return p, nil
+}
+
+const timeFormat = "2006-01-02 15:04:05"
+
+// view is what the template shows; the fields of the status are those of GET /status
+// that it needs.
+type view struct {
+	Version, Role string
+	Now           time.Time
+	Error         string // why there is no status
+
+	Processes []struct {
+		Instance string
+		Error    string // why it could not be asked
+		Ingester *struct {
+			ID        string
+			HeadBytes int64
+			Segment   int
+			Tenants   []struct {
+				Tenant           string
+				Series           int
+				MinTime, MaxTime int64
+			}
+			Packs []struct {
+				Name             string
+				MinTime, MaxTime int64
+				Tenants, Series  int
+				Samples, Bytes   int64
+			}
+		}
+		Compactor *struct {
+			Day     int64
+			LastRun time.Time
+			LastErr string `json:"lastError"`
+			Clock   string
+			Expired int
+			Waiting []struct {
+				Day    int64
+				Reason string
+			}
+			Failing []struct {
+				Tenant, Pack string
+				Day          int64
+				Err          string `json:"error"`
+				Since, Next  time.Time
+				Attempts     int
+			}
+		}
+	}
+	Members   []Member
+	RingError string
+}
+
+// ServeHTTP serves the page.
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := view{Version: p.version, Role: p.role, Now: p.now()}
+	if p.status != nil {
+		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+		defer cancel()
+		text, err := p.status(ctx)
+		if err == nil {
+			err = json.Unmarshal(text, &v)
+		}
+		if err != nil {
+			v.Error = err.Error()
+		}
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", admin.ContentSecurityPolicy+"; style-src 'unsafe-inline'")
+	if err := p.template.Execute(w, v); err != nil {
+		p.logger.Error("operator page", "err", err)
+	}
+}

@@ -1,0 +1,127 @@
+package quota
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// admission is a step of a request.
+type admission struct {
+	t *testing.T
+	c *clock
+	q *Tenants
+	l limits.Limits
+}
+
+func newAdmission(t *testing.T, l limits.Limits) *admission {
+	c := &clock{t: time.Unix(1e9, 0)}
+	return &admission{t: t, c: c, q: NewTenants(1000, c.now), l: l}
+}
+
+func (a *admission) admit(id tenant.ID, cost routes.Cost, length int64) Admission {
+	a.t.Helper()
+	got, rej := a.q.Admit(Request{Tenant: id, Limits: &a.l, Cost: cost, Length: length})
+	if rej != nil {
+		a.t.Fatalf("rejected: %s", rej.Text)
+	}
+	return got
+}
+
+// rejects checks that the next request is kept out by a limit.
+func (a *admission) rejects(id tenant.ID, cost routes.Cost, length int64, limit string, retry bool) {
+	a.t.Helper()
+	_, rej := a.q.Admit(Request{Tenant: id, Limits: &a.l, Cost: cost, Length: length})
+	if rej == nil || rej.Limit != limit || !strings.Contains(rej.Text, limit) || (rej.Retry > 0) != retry {
+		a.t.Errorf("got %+v, want limit %s", rej, limit)
+	}
+}
+
+// TestPlaces: a place is taken at Enter and not before, and given back by Done.
+func TestPlaces(t *testing.T) {
+	a := newAdmission(t, limits.Limits{MaxConcurrentRequests: 1})
+	first, second, other := a.admit("a", routes.Query, 0), a.admit("a", routes.Query, 0), a.admit("b", routes.Query, 0)
+	for _, in := range []*Admission{&first, &other} {
+		if rej := in.Enter(0); rej != nil {
+			t.Fatal(rej.Text)
+		}
+	}
+	if rej := second.Enter(0); rej == nil || rej.Limit != "max_concurrent_requests" || rej.Retry <= 0 {
+		t.Errorf("a second one: %+v", rej)
+	}
+	second.Done(Outcome{}) // gives back no place, since it had none
+	third := a.admit("a", routes.Query, 0)
+	if rej := third.Enter(0); rej == nil {
+		t.Error("a third one has the place of the first")
+	}
+	third.Done(Outcome{})
+	first.Done(Outcome{})
+	fourth := a.admit("a", routes.Query, 0)
+	if rej := fourth.Enter(0); rej != nil {
+		t.Errorf("after the first is done: %s", rej.Text)
+	}
+	for _, in := range []*Admission{&fourth, &other} {
+		in.Done(Outcome{})
+	}
+	for _, id := range []tenant.ID{"a", "b"} {
+		if st := a.q.get(id, a.c.now()); st.admitted != 0 || st.inflight != 0 {
+			t.Errorf("%s: %d are admitted and %d under way", id, st.admitted, st.inflight)
+		}
+	}
+}
+
+// TestWriteIsReserved: samples of a write are expected from Enter to Done, of reads none.
+func TestWriteIsReserved(t *testing.T) {
+	a := newAdmission(t, limits.Limits{SamplesPerSecond: 100})
+	read := a.admit("a", routes.Query, 1<<20)
+	if rej := read.Enter(1 << 20); rej != nil {
+		t.Fatal(rej.Text)
+	}
+	write := a.admit("a", routes.Samples, 1<<20)
+	if rej := write.Enter(1 << 20); rej != nil {
+		t.Fatal(rej.Text)
+	}
+	a.rejects("a", routes.Samples, 1, "samples_per_second", true)
+	write.Done(Outcome{Read: 1 << 20, Samples: 10})
+	read.Done(Outcome{Read: 1 << 20})
+	if st := a.q.get("a", a.c.now()); st.samples.tokens != 90 || st.reserved != 0 {
+		t.Errorf("%v samples are left, %v reserved", st.samples.tokens, st.reserved)
+	}
+}
+
+// TestBytesAreCorrected: a body costs what came of it.
+func TestBytesAreCorrected(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		announced, came int64
+		left            float64
+	}{
+		{"as announced", 50, 50, 50}, {"less", 100, 10, 90}, {"nothing", 100, 0, 100}, {"not announced", -1, 70, 30}, {"beyond the budget", 150, 150, -50},
+	} {
+		a := newAdmission(t, limits.Limits{BytesPerSecond: 100})
+		in := a.admit("a", routes.Samples, tt.announced)
+		in.Done(Outcome{Read: tt.came})
+		if st := a.q.get("a", a.c.now()); st.bytes.tokens != tt.left {
+			t.Errorf("%s: %v bytes are left, want %v", tt.name, st.bytes.tokens, tt.left)
+		}
+	}
+}
+
+// TestRejections: each limit that the header of a request can exceed, and whether it makes
+// sense to come again.
+func TestRejections(t *testing.T) {
+	a := newAdmission(t, limits.Limits{MaxBodyBytes: 10})
+	a.rejects("a", routes.Samples, 11, "max_body_bytes", false)
+	a = newAdmission(t, limits.Limits{RequestsPerSecond: 1})
+	a.admit("a", routes.Request, 0)
+	a.rejects("a", routes.Request, 0, "requests_per_second", true)
+	a.admit("b", routes.Request, 0)
+	a = newAdmission(t, limits.Limits{BytesPerSecond: 1})
+	a.admit("a", routes.Query, 2)
+	a.rejects("a", routes.Query, 1, "bytes_per_second", true)
+	a.admit("a", routes.Query, 0)
+}

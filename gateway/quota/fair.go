@@ -1,0 +1,122 @@
+package quota
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// ErrBusy is of a request that found no place at the gate.
+var ErrBusy = errors.New("too many requests are waiting")
+
+// Gate bounds the requests under way in the whole gateway. When it is full,
+// requests wait in one queue per tenant, and the queues are served in turn: a
+// tenant that sends ten times as much waits for itself.
+type Gate struct {
+	max       int           // requests under way
+	maxQueued int           // requests waiting, of one tenant
+	timeout   time.Duration // longest wait
+
+	mu       sync.Mutex
+	inflight int
+	queues   map[tenant.ID]*gateQueue
+	turns    []*gateQueue // queues that are not empty, next first
+}
+
+type gateQueue struct {
+	id      tenant.ID
+	waiting []chan struct{}
+}
+
+// NewGate returns a gate for max requests under way. Beyond them maxQueued requests of
+// each tenant may wait, for timeout at most.
+func NewGate(max, maxQueued int, timeout time.Duration) *Gate {
+	return &Gate{max: max, maxQueued: maxQueued, timeout: timeout, queues: make(map[tenant.ID]*gateQueue)}
+}
+
+// Enter returns when the request may go on; then Leave must be called. It
+// returns ErrBusy if the tenant's queue is full or the wait took too long, and
+// the context's error if that ends first.
+func (g *Gate) Enter(ctx context.Context, id tenant.ID) error {
+	g.mu.Lock()
+	if g.inflight < g.max {
+		g.inflight++
+		g.mu.Unlock()
+		return nil
+	}
+	q := g.queues[id]
+	if q == nil {
+		q = &gateQueue{id: id}
+		g.queues[id] = q
+		g.turns = append(g.turns, q)
+	}
+	if len(q.waiting) >= g.maxQueued {
+		g.mu.Unlock()
+		return ErrBusy
+	}
+	turn := make(chan struct{})
+	q.waiting = append(q.waiting, turn)
+	g.mu.Unlock()
+
+	timer := time.NewTimer(g.timeout)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-turn:
+		return nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timer.C:
+		err = ErrBusy
+	}
+	if !g.giveUp(q, turn) {
+		g.Leave() // the turn came at the last moment
+	}
+	return err
+}
+
+// giveUp takes a waiter out of its queue, and reports whether it was still there.
+func (g *Gate) giveUp(q *gateQueue, turn chan struct{}) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := slices.Index(q.waiting, turn)
+	if i < 0 {
+		return false
+	}
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	if len(q.waiting) == 0 {
+		g.turns = slices.DeleteFunc(g.turns, func(o *gateQueue) bool { return o == q })
+		delete(g.queues, q.id)
+	}
+	return true
+}
+
+// Leave gives the place to the first request of the tenant whose turn it is.
+func (g *Gate) Leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.turns) == 0 {
+		g.inflight--
+		return
+	}
+	q := g.turns[0]
+	g.turns = slices.Delete(g.turns, 0, 1)
+	close(q.waiting[0])
+	q.waiting = slices.Delete(q.waiting, 0, 1)
+	if len(q.waiting) > 0 {
+		g.turns = append(g.turns, q)
+		return
+	}
+	delete(g.queues, q.id)
+}
+
+// Load is how many requests are under way.
+func (g *Gate) Load() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inflight
+}

@@ -1,0 +1,92 @@
+package quota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+func tenantName(i int) tenant.ID { return tenant.ID(fmt.Sprintf("t%d", i)) }
+
+// waitQueued returns when n requests wait.
+func waitQueued(t *testing.T, g *Gate, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); runtime.Gosched() {
+		g.mu.Lock()
+		have := 0
+		for _, q := range g.queues {
+			have += len(q.waiting)
+		}
+		g.mu.Unlock()
+		if have == n {
+			return
+		}
+	}
+	t.Fatalf("not %d requests wait", n)
+}
+
+func TestFairGateServesInTurn(t *testing.T) {
+	g := NewGate(1, 100, time.Minute)
+	ctx := context.Background()
+	if err := g.Enter(ctx, "first"); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan tenant.ID)
+	queued := 0
+	wait := func(id tenant.ID) {
+		go func() {
+			if err := g.Enter(ctx, id); err != nil {
+				t.Error(err)
+			}
+			served <- id
+		}()
+		queued++
+		waitQueued(t, g, queued)
+	}
+	for range 10 {
+		wait("loud")
+	}
+	wait("quiet")
+	wait("calm")
+	var order []string
+	for range queued {
+		g.Leave()
+		order = append(order, string(<-served))
+	}
+	g.Leave()
+	got := strings.Join(order[:4], " ")
+	if got != "loud quiet calm loud" {
+		t.Errorf("served %s first", got)
+	}
+	if g.Load() != 0 || len(g.queues) != 0 || len(g.turns) != 0 {
+		t.Errorf("left over: %d under way, %d queues, %d turns", g.Load(), len(g.queues), len(g.turns))
+	}
+}
+
+func TestFairGateRefuses(t *testing.T) {
+	g := NewGate(1, 1, time.Minute)
+	if err := g.Enter(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error)
+	go func() { result <- g.Enter(ctx, "a") }()
+	waitQueued(t, g, 1)
+	if err := g.Enter(context.Background(), "a"); !errors.Is(err, ErrBusy) {
+		t.Errorf("queue full: %v", err)
+	}
+	cancel()
+	if err := <-result; !errors.Is(err, context.Canceled) {
+		t.Errorf("gave up: %v", err)
+	}
+	g.Leave()
+	if g.Load() != 0 || len(g.queues) != 0 {
+		t.Error("left over")
+	}
+}

@@ -1,0 +1,127 @@
+package quota
+
+import (
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/policies/budget"
+	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// admitWrite admits a write and reserves its samples.
+func admitWrite(st *state, now time.Time, l *limits.Limits, length int64) (float64, *Rejection) {
+	if f := st.admit(now, &Request{Limits: l, Cost: routes.Samples, Length: length}, budget.Whole(), 1); f != nil {
+		return 0, f
+	}
+	return st.reserve(now, l, length)
+}
+
+// TestReservationIsSettled: what stays charged is what the answer says, whatever
+// was expected.
+func TestReservationIsSettled(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	lim := limits.Limits{SamplesPerSecond: 1000, SampleBurst: 10_000}
+	for _, tt := range []struct {
+		name                    string
+		length, samples, beside int64
+		reserved, left          float64
+	}{
+		{"as expected", 32_000, 1000, 0, 1000, 9000},
+		{"fewer", 32_000, 10, 0, 1000, 9990},
+		{"more", 32_000, 9000, 0, 1000, 1000},
+		{"beyond the burst", 32_000, 15_000, 0, 1000, -5000},
+		{"expected beyond the burst", 640_000, 1000, 0, 20_000, 9000},
+		{"failed", 32_000, 0, 0, 1000, 10_000},
+		{"not told", 32_000, Untold, 0, 1000, 10_000},
+		{"a day far away", 32_000, 1000, 5000, 1000, 4000},
+		{"no body", 0, 0, 0, 0, 10_000},
+	} {
+		st := &state{}
+		reserved, f := admitWrite(st, now, &lim, tt.length)
+		if f != nil || reserved != tt.reserved || st.reserved != reserved {
+			t.Errorf("%s: reserved %v, in all %v, %v", tt.name, reserved, st.reserved, f)
+		}
+		st.done(now, tt.length, reserved, Outcome{Read: max(tt.length, 0), Samples: tt.samples, Beside: tt.beside})
+		if st.samples.tokens != tt.left || st.reserved != 0 {
+			t.Errorf("%s: %v samples are left, want %v; %v reserved", tt.name, st.samples.tokens, tt.left, st.reserved)
+		}
+	}
+}
+
+// TestReservationLearns: a sender whose samples are small, or large, is held to
+// what its own writes had, within bounds.
+func TestReservationLearns(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	lim := limits.Limits{SamplesPerSecond: 1e9}
+	for name, tt := range map[string]struct {
+		samples  int64 // of 10,000 bytes
+		reserved float64
+	}{
+		"usual": {500, 500}, "small": {5000, 5000}, "histograms": {100, 100},
+		"one in each body": {1, 10_000 * leastPerByte}, "more than bytes": {50_000, 10_000 * mostPerByte},
+	} {
+		st := &state{}
+		for range 100 {
+			reserved, _ := admitWrite(st, now, &lim, 10_000)
+			st.done(now, 10_000, reserved, Outcome{Read: 10_000, Samples: tt.samples, Beside: 50_000})
+		}
+		// A write that failed, or had metadata only, says nothing about others.
+		for range 100 {
+			reserved, _ := admitWrite(st, now, &lim, 10_000)
+			st.done(now, 10_000, reserved, Outcome{Read: 10_000})
+		}
+		if reserved, _ := admitWrite(st, now, &lim, 10_000); reserved < tt.reserved*0.999 || reserved > tt.reserved*1.001 {
+			t.Errorf("%s: %v are reserved, want %v", name, reserved, tt.reserved)
+		}
+	}
+}
+
+// TestUntoldSamples: a backend that does not count is held to bytes only, also
+// while writes are under way; one that counts again is not.
+func TestUntoldSamples(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	lim := limits.Limits{SamplesPerSecond: 1}
+	st := &state{}
+	reserve := func() float64 {
+		reserved, f := admitWrite(st, now, &lim, 100_000)
+		if f != nil {
+			t.Fatal(f.Text)
+		}
+		return reserved
+	}
+	st.done(now, 100_000, reserve(), Outcome{Read: 100_000, Samples: Untold})
+	if got := reserve() + reserve(); got != 0 {
+		t.Errorf("%v are reserved", got)
+	}
+	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: Untold})
+	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: 1})
+	now = now.Add(time.Hour)
+	if reserve() == 0 {
+		t.Error("nothing is reserved for a backend that counts again")
+	}
+}
+
+// TestReservationChecks: writes that were admitted together, whose bodies take their
+// time, find one budget all the same.
+func TestReservationChecks(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	lim := limits.Limits{SamplesPerSecond: 100}
+	st := &state{}
+	for range 3 {
+		if f := st.admit(now, &Request{Limits: &lim, Cost: routes.Samples, Length: 30_000}, budget.Whole(), 1); f != nil {
+			t.Fatal(f.Text)
+		}
+	}
+	if _, f := st.reserve(now, &lim, 30_000); f != nil {
+		t.Errorf("the first: %s", f.Text)
+	}
+	for range 2 {
+		if _, f := st.reserve(now, &lim, 30_000); f == nil || f.Retry <= 0 {
+			t.Errorf("one more: %+v", f)
+		}
+	}
+	if st.use.refused != 2 {
+		t.Errorf("%d refused", st.use.refused)
+	}
+}

@@ -1,0 +1,96 @@
+package quota
+
+import (
+	"math"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/budget"
+)
+
+// demandTime is over how long demand is smoothed, and demandIdle how long a
+// tenant is looked at after its last request.
+const (
+	demandTime = time.Second
+	demandIdle = 5 * time.Second
+)
+
+var _ budget.Tenants = (*Tenants)(nil)
+
+// sharing is which part of the limits this gateway may use.
+type sharing struct {
+	byID     map[tenant.ID]budget.Share // not to be changed
+	rest     budget.Share
+	gateways int
+}
+
+func (s *sharing) of(id tenant.ID) budget.Share {
+	if share, ok := s.byID[id]; ok {
+		return share
+	}
+	return s.rest
+}
+
+// Share returns which part of a tenant's limits this gateway may use, and how many
+// gateways share them.
+func (t *Tenants) Share(id tenant.ID) (share budget.Share, gateways int) {
+	s := t.sharing.Load()
+	return s.of(id), s.gateways
+}
+
+// Demands implements budget.Tenants.
+func (t *Tenants) Demands(visit func(id tenant.ID, u budget.Use)) {
+	now, held := t.now(), t.sharing.Load()
+	for i := range t.shards {
+		t.shards[i].demands(now, held, visit)
+	}
+}
+
+// SetShares implements budget.Tenants.
+func (t *Tenants) SetShares(shares map[tenant.ID]budget.Share, rest budget.Share, gateways int) {
+	t.sharing.Store(&sharing{byID: shares, rest: rest, gateways: gateways})
+}
+
+func (s *shard) demands(now time.Time, held *sharing, visit func(tenant.ID, budget.Use)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, st := range s.byID {
+		if now.Sub(st.seen) <= demandIdle {
+			if u := st.lookAtDemand(now, held.of(id), held.gateways); u != (budget.Use{}) {
+				visit(id, u)
+			}
+		}
+	}
+}
+
+// lookAtDemand brings the smoothed demand up to date and returns it as a part of
+// the limits. It fills the buckets by the share that was held until now, since
+// the next one must not count for the time before it.
+func (st *state) lookAtDemand(now time.Time, held budget.Share, gateways int) budget.Use {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.share, st.gateways = held, gateways
+	r := st.scaled(&st.limits)
+	st.requests.credit(now, r.requests, r.requestBurst)
+	st.samples.credit(now, r.samples, r.sampleBurst)
+	st.bytes.credit(now, r.bytes, r.byteBurst)
+	d := now.Sub(st.lookedAt)
+	if d <= 0 {
+		return budget.Use{}
+	}
+	if st.lookedAt.IsZero() || d > demandIdle {
+		d = demandTime
+	}
+	st.lookedAt = now
+	keep := math.Exp(-d.Seconds() / demandTime.Seconds())
+	limit := [...]float64{st.limits.RequestsPerSecond, st.limits.SamplesPerSecond, st.limits.BytesPerSecond}
+	var out budget.Use
+	for k := range st.demand {
+		st.demand[k] = keep*st.demand[k] + (1-keep)*st.asked[k]/d.Seconds()
+		st.asked[k] = 0
+		if limit[k] > 0 {
+			out[k] = st.demand[k] / limit[k]
+		}
+	}
+	return out
+}

@@ -1,0 +1,236 @@
+package quota
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/budget"
+	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// clock is set by tests.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+// hub is an exchange between gateways in memory.
+type hub struct {
+	clock *clock
+	all   map[string]budget.Demands
+	at    map[string]time.Time
+}
+
+func newHub(c *clock) *hub {
+	return &hub{clock: c, all: map[string]budget.Demands{}, at: map[string]time.Time{}}
+}
+
+func (h *hub) Exchange(_ context.Context, id string, mine budget.Demands) (map[string]budget.Demands, error) {
+	now := h.clock.now()
+	h.all[id], h.at[id] = mine, now
+	out := map[string]budget.Demands{}
+	for g, d := range h.all {
+		if now.Sub(h.at[g]) <= 2*time.Second {
+			out[g] = d
+		}
+	}
+	return out, nil
+}
+
+// cluster is some gateways that share budgets.
+type cluster struct {
+	clock    *clock
+	gateways []*Tenants
+	sharers  []*budget.Sharer
+}
+
+func newCluster(n int) *cluster {
+	c := &cluster{clock: &clock{t: time.Unix(1000, 0)}}
+	h := newHub(c.clock)
+	for i := range n {
+		g := NewTenants(1000, c.clock.now)
+		c.gateways = append(c.gateways, g)
+		c.sharers = append(c.sharers, budget.New(budget.Options{ID: fmt.Sprint(i), Exchange: h, Tenants: g, Gateways: n, Now: c.clock.now}))
+	}
+	return c
+}
+
+// write asks a gateway to take samples, in writes of size each, and returns how
+// many it took.
+func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int) (taken int) {
+	for ; samples > 0; samples -= size {
+		if a, rej := c.gateways[i].Admit(Request{Tenant: id, Limits: l, Cost: routes.Samples}); rej == nil {
+			a.Done(Outcome{Samples: int64(size)})
+			taken += size
+		}
+	}
+	return taken
+}
+
+// TestSharedBudgets: whatever way demand moves between three gateways, they take
+// no more together than the limit, one burst, an interval's worth for each move,
+// and one write beyond the budget each; and nearly the limit if that much comes.
+func TestSharedBudgets(t *testing.T) {
+	const n, step, second, size = 3, 50 * time.Millisecond, 20, 500
+	const limit = 100_000
+	tests := []struct {
+		name   string
+		burst  int
+		most   bool // whether nearly the limit is asked for at all times
+		demand func(rnd *rand.Rand, k int) (parts [n]float64, moved bool)
+	}{
+		{"moves at random", limit, true, func() func(*rand.Rand, int) ([n]float64, bool) {
+			var w [n]float64
+			return func(rnd *rand.Rand, k int) ([n]float64, bool) {
+				if k%(10*second) != 0 {
+					return w, false
+				}
+				sum := 0.0
+				for i := range w {
+					w[i] = math.Pow(rnd.Float64(), 3)
+					sum += w[i]
+				}
+				for i := range w {
+					w[i] *= 2 / sum
+				}
+				return w, true
+			}
+		}()},
+		{"all at one, the others idle", limit, true, func(_ *rand.Rand, k int) ([n]float64, bool) {
+			return [n]float64{2, 0, 0}, k == 0
+		}},
+		{"bursts at one that was idle", 60 * limit, true, func(_ *rand.Rand, k int) ([n]float64, bool) {
+			switch k % (60 * second) {
+			case 0:
+				return [n]float64{2, 400, 400}, true
+			case 1:
+				return [n]float64{2, 0, 0}, true
+			}
+			return [n]float64{2, 0, 0}, false
+		}},
+		{"in turn, each for seconds", limit, false, func(_ *rand.Rand, k int) (p [n]float64, moved bool) {
+			p[k/(3*second)%n] = 5
+			return p, k%(3*second) == 0
+		}},
+		{"short bursts in turn", 10 * limit, false, func(_ *rand.Rand, k int) (p [n]float64, moved bool) {
+			if k%(4*second) == 0 {
+				p[k/(4*second)%n] = 200
+				moved = true
+			}
+			return p, moved
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rnd := rand.New(rand.NewSource(1))
+			c := newCluster(n)
+			l := &limits.Limits{SamplesPerSecond: limit, SampleBurst: tt.burst}
+			const steps = 300 * second
+			taken, moves := 0, 0
+			for k := range steps {
+				c.clock.advance(step)
+				parts, moved := tt.demand(rnd, k)
+				if moved {
+					moves++
+				}
+				for _, i := range rnd.Perm(n) {
+					taken += c.write(i, "a", l, int(parts[i]*limit*step.Seconds()), size)
+				}
+				for i, s := range c.sharers { // each at a time of its own within 200 ms
+					if k%4 == i {
+						s.Step(context.Background())
+					}
+				}
+			}
+			seconds := steps * step.Seconds()
+			most := limit*(seconds+0.2*float64(moves)) + float64(tt.burst) + n*size
+			t.Logf("took %.1f seconds' worth in %.0f, at most %.1f; %d moves", float64(taken)/limit, seconds, most/limit, moves)
+			if float64(taken) > most {
+				t.Errorf("took %d samples, at most %.0f may be", taken, most)
+			}
+			if tt.most && float64(taken) < 0.9*limit*seconds {
+				t.Errorf("took %d samples of %.0f", taken, limit*seconds)
+			}
+		})
+	}
+}
+
+// TestQueriesLeaveSamples: that a tenant queries at one gateway takes nothing from
+// what it may write at another.
+func TestQueriesLeaveSamples(t *testing.T) {
+	c := newCluster(2)
+	l := &limits.Limits{SamplesPerSecond: 1000, RequestsPerSecond: 100}
+	for range 100 {
+		c.clock.advance(100 * time.Millisecond)
+		c.write(0, "a", l, 200, 100)
+		for range 5 {
+			if a, rej := c.gateways[1].Admit(Request{Tenant: "a", Limits: l, Cost: routes.Query}); rej == nil {
+				a.Done(Outcome{})
+			}
+		}
+		for _, s := range c.sharers {
+			s.Step(context.Background())
+		}
+	}
+	st := c.gateways[0].get("a", c.clock.now())
+	st.share, _ = c.gateways[0].Share("a")
+	if r := st.scaled(l); r.samples < 900 {
+		t.Errorf("%.0f of 1000 samples/s may be written where all are", r.samples)
+	}
+}
+
+// TestShareCountsFromItsExchange: a share that grows does not fill buckets for the
+// time before it grew.
+func TestShareCountsFromItsExchange(t *testing.T) {
+	c := newCluster(1)
+	g, l := c.gateways[0], &limits.Limits{SamplesPerSecond: 1000, SampleBurst: 10_000}
+	g.SetShares(nil, budget.Rest(2, 0), 2) // 2500 of the burst, 25 samples/s
+	if n := c.write(0, "a", l, 5000, 100); n != 2500 {
+		t.Fatalf("took %d of the burst", n)
+	}
+	c.clock.advance(4 * time.Second)
+	g.Demands(func(tenant.ID, budget.Use) {})
+	g.SetShares(nil, budget.Whole(), 1)
+	if n := c.write(0, "a", l, 5000, 100); n != 100 {
+		t.Errorf("took %d for 4 s at 25 samples/s", n)
+	}
+	c.clock.advance(time.Second)
+	g.Demands(func(tenant.ID, budget.Use) {})
+	if n := c.write(0, "a", l, 5000, 100); n != 1000 {
+		t.Errorf("took %d for 1 s at 1000 samples/s", n)
+	}
+}
+
+// BenchmarkShare reads a share; it must not allocate.
+func BenchmarkShare(b *testing.B) {
+	c := newCluster(3)
+	shares := map[tenant.ID]budget.Share{}
+	for i := range budget.MaxTenants {
+		shares[tenantName(i)] = budget.Whole()
+	}
+	g := c.gateways[0]
+	g.SetShares(shares, budget.Whole(), 3)
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _ = g.Share("tenant-17")
+	}
+}

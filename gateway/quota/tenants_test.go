@@ -1,0 +1,36 @@
+package quota
+
+import (
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/policies/budget"
+	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+func TestTenantStatesAreBounded(t *testing.T) {
+	s, now := NewTenants(shardCount*2, time.Now), time.Unix(1000, 0)
+	for i := range 10_000 {
+		s.get(tenantName(i), now)
+	}
+	if n := len(s.top(1 << 20)); n > shardCount*3 {
+		t.Errorf("%d entries", n)
+	}
+	// What is idle goes, and what is in debt stays.
+	lim := limits.Limits{SamplesPerSecond: 1e-9}
+	debtor := s.get("debtor", now)
+	if f := debtor.admit(now, &Request{Limits: &lim, Cost: routes.Samples}, budget.Whole(), 1); f != nil {
+		t.Fatal(f.Text)
+	}
+	debtor.done(now, 0, 0, Outcome{Samples: 1000})
+	late := now.Add(tenantIdle + 2*sweepPeriod)
+	for i := range shardCount {
+		s.shards[i].mu.Lock()
+		s.shards[i].sweep(late)
+		s.shards[i].mu.Unlock()
+	}
+	if left := s.top(1 << 20); len(left) != 1 || left[0].id != "debtor" {
+		t.Errorf("left are %v", left)
+	}
+}

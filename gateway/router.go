@@ -1,0 +1,111 @@
+package gateway
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// Handlers of what the gateway answers itself: of open routes, and of those for which
+// the request's tenant and its limits are known.
+type (
+	openHandler  func(*exchange) *refusal
+	localHandler func(*exchange, *limits.Limits) *refusal
+)
+
+// ownHandlers are the gateway's own handlers by the name of their route.
+type ownHandlers struct {
+	open  map[string]openHandler
+	local map[string]localHandler
+}
+
+// boundRoute is a route with what answers it. A request of a route without a handler
+// here goes to the backend.
+type boundRoute struct {
+	routes.Route
+	open  openHandler
+	local localHandler
+}
+
+// router finds the route of a request. chi only matches: it sets nothing in the
+// request, where a backend that uses chi too would find it.
+type router struct {
+	mux    *chi.Mux
+	routes map[string]*boundRoute // by method and pattern
+	allow  map[string]string      // pattern → the Allow header
+	all    []string               // every method in the table
+}
+
+// newRouter checks the table and binds the handlers to it.
+func newRouter(table []routes.Route, own ownHandlers) (*router, error) {
+	if err := routes.Check(table); err != nil {
+		return nil, err
+	}
+	if err := own.check(table); err != nil {
+		return nil, fmt.Errorf("bind the gateway's handlers: %w", err)
+	}
+	r := &router{mux: chi.NewMux(), routes: map[string]*boundRoute{}, allow: map[string]string{}}
+	seen := map[string]bool{}
+	for i := range table {
+		rt := &boundRoute{Route: table[i], open: own.open[table[i].Name], local: own.local[table[i].Name]}
+		for _, m := range rt.Methods {
+			for _, path := range rt.Paths {
+				r.mux.MethodFunc(m, path, func(http.ResponseWriter, *http.Request) {})
+				r.routes[m+" "+path] = rt
+				r.allow[path] = strings.Join(rt.Methods, ", ")
+			}
+			if !seen[m] {
+				seen[m] = true
+				r.all = append(r.all, m)
+			}
+		}
+	}
+	return r, nil
+}
+
+// check finds routes that nothing would answer, and handlers that nothing would call.
+func (h *ownHandlers) check(table []routes.Route) error {
+	var open, local []routes.Route
+	for i := range table {
+		switch table[i].Kind {
+		case routes.Open:
+			open = append(open, table[i])
+		case routes.Local:
+			local = append(local, table[i])
+		}
+	}
+	if err := routes.CheckHandlers(open, maps.Keys(h.open)); err != nil {
+		return err
+	}
+	return routes.CheckHandlers(local, maps.Keys(h.local))
+}
+
+// find returns the route, and the path to ask the backend for. Without a route,
+// allow names the methods that the path has, "" if it has none.
+func (r *router) find(method, path string) (rt *boundRoute, upstream, allow string) {
+	rctx := chi.NewRouteContext()
+	if pattern := r.mux.Find(rctx, method, path); pattern != "" {
+		rt = r.routes[method+" "+pattern]
+	}
+	if rt != nil {
+		if name := rctx.URLParam("name"); name != "" {
+			return rt, strings.Replace(rt.Upstream(), "{name}", name, 1), ""
+		}
+		return rt, rt.Upstream(), ""
+	}
+	for _, m := range r.all {
+		if m == method {
+			continue
+		}
+		if pattern := r.mux.Find(chi.NewRouteContext(), m, path); pattern != "" {
+			return nil, "", r.allow[pattern]
+		}
+	}
+	return nil, "", ""
+}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/policies/budget"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// hub is an exchange between gateways in memory.
+type hub struct {
+	clock *clock
+	all   map[string]budget.Demands
+	at    map[string]time.Time
+}
+
+func newHub(c *clock) *hub {
+	return &hub{clock: c, all: map[string]budget.Demands{}, at: map[string]time.Time{}}
+}
+
+func (h *hub) Exchange(_ context.Context, id string, mine budget.Demands) (map[string]budget.Demands, error) {
+	now := h.clock.now()
+	h.all[id], h.at[id] = mine, now
+	out := map[string]budget.Demands{}
+	for g, d := range h.all {
+		if now.Sub(h.at[g]) <= 2*time.Second {
+			out[g] = d
+		}
+	}
+	return out, nil
+}
+
+// TestSharedRefusal: two gateways over real connections refuse by the tenant's
+// limit, and say that it is shared.
+func TestSharedRefusal(t *testing.T) {
+	lim := limits.Limits{RequestsPerSecond: 2, RequestBurst: 4, MaxConcurrentRequests: 3}
+	var edges []*edge
+	var sharers []*budget.Sharer
+	var h *hub
+	for i := range 2 {
+		e := newEdge(t, modes[i], nil)
+		e.tenants.set("a", lim)
+		if h == nil {
+			h = newHub(e.clock)
+		}
+		edges = append(edges, e)
+		sharers = append(sharers, budget.New(budget.Options{ID: e.mode, Exchange: h, Tenants: e.gateway.Budgets(), Gateways: 2, Now: e.clock.now}))
+	}
+	taken := 0
+	for range 4 {
+		for _, e := range edges {
+			a := e.do(query, bearer("$A"), "")
+			if a.status == 200 {
+				taken++
+				continue
+			}
+			refusedBy(t, a, 429, "requests_per_second", "2 requests/s (burst 4)", "2 gateways")
+		}
+	}
+	if taken != 4 {
+		t.Errorf("%d requests were let in, of a burst of 4", taken)
+	}
+	for range 2 {
+		for i, s := range sharers {
+			edges[i].clock.advance(100 * time.Millisecond)
+			s.Step(context.Background())
+		}
+	}
+	share, gateways := edges[0].gateway.Budgets().Share("a")
+	if rest, _ := edges[0].gateway.Budgets().Share("unknown"); gateways != 2 || share == rest || share == (budget.Share{}) {
+		t.Errorf("after an exchange: %+v of %d gateways, of others %+v", share, gateways, rest)
+	}
+	// One alone has the whole and does not speak of others.
+	edges[0].clock.advance(5 * time.Second)
+	sharers[0].Step(context.Background())
+	edges[0].clock.advance(5 * time.Second)
+	var last answer
+	for taken = 0; taken < 10; taken++ {
+		if last = edges[0].do(query, bearer("$A"), ""); last.status != 200 {
+			break
+		}
+	}
+	refusedBy(t, last, 429, "2 requests/s (burst 4)")
+	if taken != 4 || strings.Contains(last.body, "gateways") {
+		t.Errorf("alone: %d let in, then %s", taken, last.body)
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/prompb"
+	"go.uber.org/goleak"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// noLeaks fails the test if it leaves goroutines behind. Prometheus' and glog's
+// own that live as long as the process are there before.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+}
+
+func testConfig(t *testing.T) Config {
+	t.Helper()
+	c := DefaultConfig()
+	c.DataDir, c.Listen, c.AdminListen = filepath.Join(t.TempDir(), "data"), "127.0.0.1:0", "127.0.0.1:0"
+	c.Self.Interval = model.Duration(time.Second)
+	return c
+}
+
+// lockedBuffer is a log that a test reads while it is written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func testOptions(role Role, env map[string]string, log io.Writer) Options {
+	if log == nil {
+		log = io.Discard
+	}
+	return Options{Role: role, Version: "1.2.3", Env: environment(env), Logger: slog.New(slog.NewTextHandler(log, nil))}
+}
+
+// running is a process that runs until stop.
+type running struct {
+	t           *testing.T
+	app         *process
+	edge, admin string
+	token       string
+	log         *lockedBuffer
+	client      *http.Client
+	cancel      context.CancelFunc
+	ended       chan error
+}
+
+func start(t *testing.T, cfg Config, role Role, env map[string]string) *running {
+	t.Helper()
+	return startWith(t, cfg, testOptions(role, env, nil))
+}
+
+// startWith is start with options, whose logger is set.
+func startWith(t *testing.T, cfg Config, o Options) *running {
+	t.Helper()
+	p := &running{t: t, log: &lockedBuffer{}, ended: make(chan error, 1), client: &http.Client{Transport: &http.Transport{}}}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	o.Logger = slog.New(slog.NewTextHandler(p.log, nil))
+	a, err := open(ctx, cfg, o)
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	p.app = a
+	type addrs struct{ edge, admin net.Addr }
+	open := make(chan addrs, 1)
+	go func() { p.ended <- a.run(ctx, func(edge, admin net.Addr) { open <- addrs{edge, admin} }) }()
+	select {
+	case got := <-open:
+		p.edge, p.admin = "http://"+got.edge.String(), "http://"+got.admin.String()
+	case err := <-p.ended:
+		cancel()
+		t.Fatal(err)
+	}
+	if p.token, _ = o.Env("PALLIUM_ADMIN_TOKEN"); p.token == "" {
+		data, err := os.ReadFile(filepath.Join(cfg.DataDir, "admin-token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.token = strings.TrimSpace(string(data))
+	}
+	t.Cleanup(p.stop)
+	return p
+}
+
+func (p *running) stop() {
+	p.t.Helper()
+	if p.cancel == nil {
+		return
+	}
+	p.cancel()
+	p.cancel = nil
+	p.client.CloseIdleConnections()
+	if err := <-p.ended; err != nil {
+		p.t.Errorf("ended with %v", err)
+	}
+	if log := p.log.String(); p.token != "" && strings.Contains(log, p.token) {
+		p.t.Error("the admin token is in the log")
+	}
+}
+
+func (p *running) do(method, target, bearer string, body io.Reader, header ...string) (int, string) {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, target, body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return resp.StatusCode, string(data)
+}
+
+// tenant makes a tenant unless it exists, and a key for it.
+func (p *running) tenant(id string) string {
+	p.t.Helper()
+	asJSON := []string{"Content-Type", "application/json"}
+	if id != string(tenant.Self) {
+		if code, text := p.do(http.MethodPost, p.admin+"/admin/v1/tenants", p.token, strings.NewReader(fmt.Sprintf(`{"name":%q}`, id)), asJSON...); code/100 != 2 {
+			p.t.Fatalf("tenant: %d %s", code, text)
+		}
+	}
+	code, text := p.do(http.MethodPost, p.admin+"/admin/v1/tokens", p.token,
+		strings.NewReader(fmt.Sprintf(`{"name":"test","tenant":%q,"scopes":["metrics:read","metrics:write"]}`, id)), asJSON...)
+	var key struct{ Token string }
+	if err := json.Unmarshal([]byte(text), &key); err != nil || code/100 != 2 {
+		p.t.Fatalf("token: %d %s", code, text)
+	}
+	return key.Token
+}
+
+func (p *running) query(key, expr string) (int, string) {
+	p.t.Helper()
+	return p.do(http.MethodGet, p.edge+"/prometheus/api/v1/query?query="+url.QueryEscape(expr), key, nil)
+}
+
+func (p *running) write(key string) {
+	p.t.Helper()
+	data, err := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
+		Labels:  []prompb.Label{{Name: "__name__", Value: "up"}},
+		Samples: []prompb.Sample{{Timestamp: time.Now().UnixMilli(), Value: 42}},
+	}}}).Marshal()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if code, text := p.do(http.MethodPost, p.edge+"/api/v1/push", key, bytes.NewReader(snappy.Encode(nil, data))); code != 204 {
+		p.t.Fatalf("push: %d %s", code, text)
+	}
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/fsck"
+	"github.com/palliumhq/pallium/migrations"
+)
+
+// Migrate brings the configured row store to this binary's version, or, with
+// look, only says where it stands.
+func Migrate(ctx context.Context, cfg Config, o Options, look bool, out io.Writer) error {
+	e, done, err := migrationEnv(ctx, &cfg, o)
+	if err != nil {
+		return err
+	}
+	if !look {
+		err = migrations.Up(ctx, e)
+	}
+	if err != nil {
+		return errors.Join(err, done())
+	}
+	st, err := migrations.Look(ctx, e)
+	if err = errors.Join(err, done()); err != nil {
+		return err
+	}
+	tables := "as they should be"
+	if !st.Tables {
+		tables = "missing or incomplete"
+	}
+	fmt.Fprintf(out, "tables: %s\nversion: %d of %d", tables, st.Version, st.Latest)
+	if st.Binary != "" {
+		fmt.Fprintf(out, " (by Pallium %s)", st.Binary)
+	}
+	fmt.Fprintln(out)
+	for _, s := range st.Steps {
+		mark := "to do"
+		if s.Done {
+			mark = "done"
+		}
+		fmt.Fprintf(out, "step %d  %-5s  %s\n", s.Number, mark, s.Name)
+	}
+	if look && st.Version > st.Latest {
+		return fmt.Errorf("%w: run Pallium %s or newer", migrations.ErrNewer, st.Binary)
+	}
+	return nil
+}
+
+// VerifyOptions of the verify command.
+type VerifyOptions struct {
+	Tenants []tenant.ID // none = all that the store has anything of
+	Data    bool        // read and decode everything
+	Rebuild bool        // write the index again first
+}
+
+// ErrFindings is returned by Verify when something is wrong with the store.
+var ErrFindings = errors.New("the store is not consistent")
+
+// Verify checks the configured long-term store, and before that writes its index
+// again if that is wanted.
+func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.Writer) (err error) {
+	if err := cfg.Store.checkRole(All, false); err != nil {
+		return err
+	}
+	e, done, err := migrationEnv(ctx, &cfg, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	r, err := e.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if err := migrations.Check(ctx, r); err != nil {
+		return err
+	}
+	obj, err := openObjects(ctx, &cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, obj.Close()) }()
+	ix, err := index.New(index.Options{Rows: r})
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(store.Options{Index: ix, Objects: obj, Scratch: filepath.Join(cfg.DataDir, "scratch-verify"), Logger: o.Logger,
+		// What is written again is stamped to stay; the sweep knows the tenant's
+		// retention.
+		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
+		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil }})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	check := fsck.New(s)
+	tenants := v.Tenants
+	if len(tenants) == 0 {
+		if tenants, err = check.Tenants(ctx); err != nil {
+			return err
+		}
+	}
+	if v.Rebuild {
+		report, err := check.RebuildIndex(ctx, tenants)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n", report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
+	}
+	report, err := check.Verify(ctx, tenants, fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%d tenants, %d days, %d packs with %d bytes, %d series, %d samples, %d cells of the index: %d findings\n",
+		len(tenants), report.Days, report.Packs, report.Bytes, report.Series, report.Samples, report.Cells, report.Findings)
+	asides, err := s.Asides(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range asides {
+		a := &asides[i]
+		fmt.Fprintf(out, "set aside by ingester %s: tenant %s, day %d, window %d: %d series, %d samples, %d bytes: %s\n",
+			a.Ingester, a.Tenant, a.Window.Day, a.Window.Number, a.Series, a.Samples, a.Bytes, a.Reason)
+	}
+	if report.Findings > 0 {
+		return ErrFindings
+	}
+	return nil
+}

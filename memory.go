@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"runtime/debug"
+
+	"github.com/palliumhq/pallium/backend/memory"
+)
+
+// Memory says how much memory the process may use, and how much of it requests
+// may hold.
+type Memory struct {
+	// LimitBytes is what the whole process may use; 0 is what its container or the
+	// machine has.
+	LimitBytes int64 `yaml:"limit_bytes"`
+	// RequestBytes is what all requests under way may hold together; 0 is a quarter
+	// of the memory, or what is left in a process without an ingester.
+	RequestBytes int64 `yaml:"request_bytes"`
+}
+
+// What the embedded row store has outside of Go's heap: its block cache, and the
+// memtables that it fills before it makes writes wait.
+const (
+	mostRowCache  = 64 << 20
+	leastRowCache = 8 << 20
+	rowMemtables  = 64 << 20
+)
+
+// bufferPart is the part of its memory in which a gateway keeps bodies of requests,
+// and answers to HTTP/1.0.
+const bufferPart = 4
+
+// planMemory divides the memory of the process between its parts, tells Go's
+// runtime its limit, and opens the account of requests.
+func (p *process) planMemory() error {
+	limit := p.cfg.Memory.LimitBytes
+	if limit == 0 {
+		limit = memory.Limit(os.DirFS("/"))
+	}
+	w := p.want(limit)
+	// Who set GOMEMLIMIT wants Go to keep to it.
+	if given := debug.SetMemoryLimit(-1); given < math.MaxInt64 {
+		if of := given + given/9 + w.Fixed; w.Limit == 0 || of < w.Limit {
+			w.Limit = of
+		}
+	}
+	parts, err := memory.Divide(w)
+	if err != nil {
+		return err
+	}
+	if w.Store {
+		shareCaches(p.caches(), parts.Caches)
+	}
+	p.cfg.Ingester.MemoryBytes = parts.Head
+	if p.opts.Role == Gateway {
+		if parts.Requests = p.cfg.Gateway.MaxBufferedBytes; parts.Requests == 0 {
+			parts.Requests = parts.Go / bufferPart
+		}
+	}
+	p.memory = memory.NewAccount(parts.Requests, p.registry)
+	if parts.Go > 0 {
+		debug.SetMemoryLimit(parts.Go)
+		p.start("watch of the memory", func(ctx context.Context) { p.memory.Watch(ctx, parts.Go, memory.ReadUsage, p.opts.Logger) })
+	}
+	p.opts.Logger.Info("memory divided", "limit", parts.Limit, "go", parts.Go, "head", parts.Head, "caches", parts.Caches, "requests", parts.Requests)
+	return nil
+}
+
+// want says what the roles of this process need of so much memory.
+func (p *process) want(limit int64) memory.Want {
+	w := memory.Want{Limit: limit, HeadBytes: p.cfg.Ingester.MemoryBytes, CacheBytes: configuredCaches(p.caches()), RequestBytes: p.cfg.Memory.RequestBytes}
+	if !p.cfg.Store.Bigtable.set() {
+		p.rowCache = mostRowCache
+		if limit > 0 {
+			p.rowCache = min(max(limit/32, leastRowCache), mostRowCache)
+		}
+		w.Fixed = p.rowCache + rowMemtables
+	}
+	w.Store = p.opts.Role != Gateway
+	for _, r := range p.targets.roles() {
+		w.Head = w.Head || r.head
+		w.Requests = w.Requests || r.requests
+	}
+	return w
+}
+
+func (p *process) caches() []*int64 {
+	s := &p.cfg.Store
+	return []*int64{&s.PageCacheBytes, &s.FrameCacheBytes, &s.TableCacheBytes, &p.localPages}
+}
+
+// cacheWeights are the parts of the caches in relation to each other, and their
+// sizes in MiB where some others are configured: pages, frames and tables of the
+// long-term store, pages of local packs.
+var cacheWeights = [4]int64{64, 128, 64, 64}
+
+// configuredCaches is the sum of all caches if any is configured, else 0.
+func configuredCaches(caches []*int64) int64 {
+	sum, any := int64(0), false
+	for i, c := range caches {
+		if *c > 0 {
+			any = true
+			sum += *c
+			continue
+		}
+		sum += cacheWeights[i] << 20
+	}
+	if !any {
+		return 0
+	}
+	return sum
+}
+
+// shareCaches gives every cache that is not configured its part; total is 0 when
+// nothing is known of the memory.
+func shareCaches(caches []*int64, total int64) {
+	any := configuredCaches(caches) > 0
+	all := int64(0)
+	for _, w := range cacheWeights {
+		all += w
+	}
+	for i, c := range caches {
+		switch {
+		case *c > 0:
+		case any || total == 0:
+			*c = cacheWeights[i] << 20
+		default:
+			*c = total / all * cacheWeights[i]
+		}
+	}
+}
+
+func (m *Memory) check() error {
+	if m.LimitBytes < 0 || m.RequestBytes < 0 {
+		return fmt.Errorf("memory: limit_bytes and request_bytes must not be negative")
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+const mib = 1 << 20
+
+// TestMemoryOfRoles: every role starts in the memory that deploy gives it, gives
+// each of its parts what it needs, and gives nothing to parts that it does not have.
+// What all roles are configured with does not take from those that do not use it.
+func TestMemoryOfRoles(t *testing.T) {
+	distributor, querier := Targets{TargetDistributor: true}, Targets{TargetQuerier: true}
+	both, ingester, compactor := Targets{TargetDistributor: true, TargetQuerier: true}, Targets{TargetIngester: true}, Targets{TargetCompactor: true}
+	every := Targets{TargetDistributor: true, TargetQuerier: true, TargetIngester: true, TargetCompactor: true}
+	tests := []struct {
+		name    string
+		role    Role
+		targets Targets
+		mib     int64
+		head    int64 // configured
+		// The least that the parts must have; 0: the part is not there.
+		wantHead, wantRequests int64
+		// whole is set where requests of all default limits must fit.
+		whole bool
+	}{
+		{"kubernetes gateway", Gateway, nil, 1024, 0, 0, 0, false},
+		{"kubernetes distributor", Backend, distributor, 2048, 0, 0, 1200, true},
+		{"kubernetes querier", Backend, querier, 8192, 0, 0, 5500, true},
+		{"kubernetes small backend", Backend, both, 4096, 0, 0, 2500, true},
+		{"kubernetes ingester", Backend, ingester, 4096, 0, 1400, 900, true},
+		{"kubernetes production ingester", Backend, ingester, 16384, 0, 5800, 3600, true},
+		{"kubernetes compactor", Backend, compactor, 4096, 0, 0, 0, false},
+		{"compose gateway", Gateway, nil, 512, 0, 0, 0, false},
+		{"compose backend", Backend, both, 1024, 0, 0, 600, false},
+		{"compose ingester", Backend, ingester, 1024, 0, 360, 220, false},
+		{"compose compactor", Backend, compactor, 1024, 0, 0, 0, false},
+		{"test ingester", Backend, ingester, 1024, 512, 512, 170, false},
+		{"test backend", Backend, both, 512, 512, 0, 300, false},
+		{"test compactor", Backend, compactor, 512, 512, 0, 0, false},
+		{"test gateway", Gateway, nil, 512, 512, 0, 0, false},
+		{"everything of a cluster in one", Backend, every, 2048, 0, 700, 450, true},
+		{"one process", All, nil, 2048, 0, 650, 400, true},
+		{"the least", All, nil, 256, 0, 60, 16, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := newProcess(t.Context(), Config{}, Options{Role: tt.role, Targets: tt.targets, Now: time.Now})
+			a.cfg.Ingester.MemoryBytes = tt.head * mib
+			if tt.role != All {
+				a.cfg.Store.Bigtable.Project, a.cfg.Store.Bigtable.Instance = "p", "i"
+			}
+			w := a.want(tt.mib * mib)
+			p, err := memory.Divide(w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("go %d, head %d, caches %d, requests %d MiB", p.Go/mib, p.Head/mib, p.Caches/mib, p.Requests/mib)
+			for name, part := range map[string]struct{ got, want int64 }{"head": {p.Head, tt.wantHead * mib}, "requests": {p.Requests, tt.wantRequests * mib}} {
+				if part.got < part.want || (part.got == 0) != (part.want == 0) {
+					t.Errorf("%s has %d bytes, want %d", name, part.got, part.want)
+				}
+			}
+			if (p.Caches > 0) != (tt.role != Gateway) {
+				t.Errorf("caches have %d bytes", p.Caches)
+			}
+			if p.Go+w.Fixed > w.Limit || p.Head+p.Caches+p.Requests > p.Go*85/100 {
+				t.Errorf("%+v is more than there is", p)
+			}
+			// A push: what came, decompressed and its way on, three times, and what it decodes to.
+			d := limits.Default()
+			if most := memory.NewAccount(p.Requests, nil).Most(); tt.whole && most < d.MaxBodyBytes+5*d.MaxDecodedBytes {
+				t.Errorf("a request may hold %d bytes, which no push of the default limits fits into", most)
+			}
+		})
+	}
+}

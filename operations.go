@@ -1,0 +1,419 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/peers"
+	"github.com/palliumhq/pallium/backend/recovery"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/rpc"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/wire"
+	"github.com/palliumhq/pallium/gateway/admin"
+	"github.com/palliumhq/pallium/gateway/admin/operator"
+)
+
+// operations carries the operator's commands out; it implements operator.Backend.
+type operations struct{ b *backend }
+
+// clusterOperations are those of the ring; it implements operator.Ring.
+type clusterOperations struct {
+	b *backend
+	m *membership
+}
+
+// newCommands returns the operator's commands of this process.
+func (b *backend) newCommands() *operator.Commands {
+	o := operator.Options{Backend: operations{b}, Logger: b.opts.Logger,
+		Background: func(do func(context.Context)) { b.background.Go(func() { do(b.running) }) }}
+	if b.cluster != nil {
+		o.Ring = clusterOperations{b, b.cluster}
+	}
+	return operator.New(o)
+}
+
+// unavailable marks errors that may not come again.
+func unavailable(err error) error {
+	for _, temporary := range []error{wire.ErrUnavailable, wire.ErrRefused} {
+		if errors.Is(err, temporary) {
+			return fmt.Errorf("%w: %w", operator.ErrUnavailable, err)
+		}
+	}
+	return err
+}
+
+// instance finds the one that a command names, which must have a role; nil without
+// other processes.
+func (o operations) instance(ctx context.Context, id string, role Target) (*rpc.Peer, error) {
+	if o.b.cluster == nil {
+		if id == soleIngester {
+			return nil, nil
+		}
+		return nil, admin.NotFound("instance", "there is one process, instance %s", soleIngester)
+	}
+	return o.b.cluster.instance(ctx, id, role)
+}
+
+func (m *membership) instance(ctx context.Context, id string, role Target) (*rpc.Peer, error) {
+	r, err := m.members.Ring(ctx)
+	if err != nil {
+		return nil, admin.Unavailable("the ring is not known: %s", err)
+	}
+	in, err := recovery.Member(r, id)
+	if err != nil {
+		return nil, admin.NotFound("instance", "instance %q is not in the ring; GET %s/ring lists its members", id, admin.Root)
+	}
+	if !slices.Contains(in.Roles, string(role)) {
+		return nil, admin.Invalid("instance", "instance %s has not the role %s", id, role)
+	}
+	return m.pool.Peer(in.Addr)
+}
+
+// Flush implements operator.Backend.
+func (o operations) Flush(ctx context.Context, instance string) (operator.Task, error) {
+	do := o.flushAll
+	if instance != "" {
+		p, err := o.instance(ctx, instance, TargetIngester)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			do = p.Flush
+		}
+	}
+	return func(ctx context.Context) (map[string]any, error) { return nil, unavailable(do(ctx)) }, nil
+}
+
+// flushAll seals the head and uploads what is sealed, of all ingesters.
+func (o operations) flushAll(ctx context.Context) error {
+	if m := o.b.cluster; m != nil {
+		return m.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error { return p.Flush(ctx) })
+	}
+	if err := o.b.ingester.Flush(); err != nil {
+		return err
+	}
+	return o.b.ingester.Upload(ctx)
+}
+
+// Compact implements operator.Backend.
+func (o operations) Compact(ctx context.Context, instance string, expireAll bool) (operator.Task, error) {
+	do := o.compactAll
+	if instance != "" {
+		p, err := o.instance(ctx, instance, TargetCompactor)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			do = p.Compact
+		}
+	}
+	return func(ctx context.Context) (map[string]any, error) {
+		report, err := do(ctx, expireAll)
+		return map[string]any{"days": report.Days, "published": report.Published, "series": report.Series, "samples": report.Samples}, unavailable(err)
+	}, nil
+}
+
+// compactAll compacts what is uploaded, here or where a live compactor is.
+func (o operations) compactAll(ctx context.Context, expire bool) (compactor.Report, error) {
+	if o.b.compactor == nil {
+		return o.b.cluster.compactAnywhere(ctx, expire)
+	}
+	report, err := o.b.compactor.Compact(ctx, compactor.All)
+	if err == nil && expire {
+		err = o.b.compactor.ExpireAll(ctx)
+	}
+	return report, err
+}
+
+// compactAnywhere has the first compactor that answers compact.
+func (m *membership) compactAnywhere(ctx context.Context, expire bool) (compactor.Report, error) {
+	r, err := m.members.Ring(ctx)
+	if err != nil {
+		return compactor.Report{}, err
+	}
+	errs := fmt.Errorf("%w: no compactor is in the ring, or none answers", operator.ErrUnavailable)
+	for _, in := range slices.Concat(r.Others(), r.Instances()) {
+		if !slices.Contains(in.Roles, string(TargetCompactor)) || in.Unhealthy {
+			continue
+		}
+		p, err := m.pool.Peer(in.Addr)
+		if err == nil {
+			var report compactor.Report
+			if report, err = p.Compact(ctx, expire); err == nil {
+				return report, nil
+			}
+		}
+		if err = fmt.Errorf("compactor %s: %w", in.ID, err); !errors.Is(err, wire.ErrUnavailable) {
+			return compactor.Report{}, err // another one would fail as well
+		}
+		errs = errors.Join(errs, err)
+	}
+	return compactor.Report{}, errs
+}
+
+// AcceptLoss implements operator.Backend. The lost ingesters need not answer. Without
+// replicas an ingester itself remembers what its log lost, and is told.
+func (o operations) AcceptLoss(ctx context.Context, day int64) (int, error) {
+	n, err := o.b.longTerm.AcceptLoss(ctx, day)
+	if err != nil {
+		return n, err
+	}
+	lost, err := o.acceptLogLoss(ctx, day)
+	return n + lost, unavailable(err)
+}
+
+func (o operations) acceptLogLoss(ctx context.Context, day int64) (int, error) {
+	m := o.b.cluster
+	if m == nil {
+		return o.b.ingester.AcceptLoss(day)
+	}
+	if m.replication > 1 {
+		return 0, nil // replicas make good what a log lost
+	}
+	var accepted atomic.Int64
+	err := m.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error {
+		n, err := p.AcceptLoss(ctx, day)
+		accepted.Add(int64(n))
+		return err
+	})
+	return int(accepted.Load()), err
+}
+
+// l0Gone is how long after a tenant's deletion packs that hold many tenants may
+// still have samples of it: until they are compacted, and a week.
+const l0Gone = 9 * 24 * time.Hour
+
+// Erasure implements operator.Backend.
+func (o operations) Erasure(ctx context.Context, id tenant.ID) (*operator.Erasure, error) {
+	var found *control.Tenant
+	err := o.b.control.AllTenants(ctx, func(t control.Tenant) bool {
+		if t.ID == id && t.Deleted() {
+			found = &t
+		}
+		return t.ID != id
+	})
+	if err != nil || found == nil {
+		return nil, err
+	}
+	e, err := o.b.keeper.Erasure(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &operator.Erasure{Tenant: id, DeletedAt: found.DeletedAt.UTC(), Objects: e.Objects, Bytes: e.Bytes, Rows: e.Rows,
+		SharedBy: found.DeletedAt.Add(l0Gone).UTC()}, nil
+}
+
+func asideOf(a *store.AsideOf) operator.Aside {
+	v := operator.Aside{AsideKey: operator.AsideKey{Ingester: a.Ingester, Tenant: a.Tenant, Day: a.Window.Day, Window: a.Window.Number},
+		Zone: a.Zone, Since: time.UnixMilli(a.Since).UTC(), Series: a.Series, Samples: a.Samples, Bytes: a.Bytes, Reason: a.Reason}
+	if a.Dropped != 0 {
+		at := time.UnixMilli(a.Dropped).UTC()
+		v.Dropped = &at
+	}
+	return v
+}
+
+// Asides implements operator.Backend.
+func (o operations) Asides(ctx context.Context) ([]operator.Aside, error) {
+	all, err := o.b.longTerm.Asides(ctx)
+	var out []operator.Aside
+	for i := range all {
+		out = append(out, asideOf(&all[i]))
+	}
+	return out, err
+}
+
+// DropAside implements operator.Backend.
+func (o operations) DropAside(ctx context.Context, key operator.AsideKey) (dropped operator.Aside, lost bool, err error) {
+	got, err := o.b.longTerm.DropAside(ctx, key.Ingester, store.Window{Day: key.Day, Number: key.Window}, key.Tenant)
+	if errors.Is(err, store.ErrNoAside) {
+		return operator.Aside{}, false, operator.ErrNoAside
+	}
+	return asideOf(&got), store.IsLost(got.Ingester), err
+}
+
+// processStatus is what one process tells of itself.
+type processStatus struct {
+	Instance  string            `json:"instance"`
+	Error     string            `json:"error,omitempty"` // why it could not be asked
+	Ingester  *ingester.Stats   `json:"ingester,omitempty"`
+	Compactor *compactor.Status `json:"compactor,omitempty"`
+}
+
+func (s processStatus) encode() ([]byte, error) { return json.Marshal(s) }
+
+func (b *backend) ingesterStatus(s *processStatus) {
+	of := b.ingester.Stats()
+	s.Ingester = &of
+}
+
+func (b *backend) compactorStatus(s *processStatus) {
+	of := b.compactor.Status()
+	s.Compactor = &of
+}
+
+func (b *backend) ownStatus() processStatus {
+	s := processStatus{Instance: b.id()}
+	for _, r := range b.roles {
+		if r.status != nil {
+			r.status(b, &s)
+		}
+	}
+	return s
+}
+
+// clusterStatus is what the operator's page shows.
+type clusterStatus struct {
+	Processes []processStatus   `json:"processes"` // with a role that has something to tell
+	Members   []operator.Member `json:"members,omitempty"`
+	RingError string            `json:"ringError,omitempty"`
+}
+
+// statusTimeout bounds how long a process may take to tell its status.
+const statusTimeout = 5 * time.Second
+
+// Status implements operator.Backend: it asks all processes that have something to
+// tell.
+func (o operations) Status(ctx context.Context) (json.RawMessage, error) {
+	if o.b.cluster == nil {
+		return json.Marshal(clusterStatus{Processes: []processStatus{o.b.ownStatus()}})
+	}
+	return json.Marshal(o.b.cluster.status(ctx))
+}
+
+func (m *membership) status(ctx context.Context) clusterStatus {
+	out := clusterStatus{Processes: []processStatus{}}
+	var list []peers.Peer[*rpc.Peer]
+	r, err := m.members.Ring(ctx)
+	if err == nil {
+		out.Members = m.list(r)
+		list, err = m.telling(r)
+	}
+	if err != nil {
+		out.RingError = err.Error()
+		return out
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	for _, reply := range peers.Each(ctx, list, func(ctx context.Context, p *rpc.Peer) (s processStatus, err error) {
+		text, err := p.Status(ctx)
+		if err != nil {
+			return s, err
+		}
+		if err := json.Unmarshal(text, &s); err != nil {
+			return s, fmt.Errorf("its status cannot be decoded: %w", err)
+		}
+		return s, nil
+	}) {
+		s := reply.Value
+		s.Instance = reply.ID
+		if reply.Err != nil {
+			s.Error = reply.Err.Error()
+		}
+		out.Processes = append(out.Processes, s)
+	}
+	return out
+}
+
+// telling are the members with a role that has a status.
+func (m *membership) telling(r *ring.Ring) ([]peers.Peer[*rpc.Peer], error) {
+	has := map[string]bool{}
+	for _, r := range roles() {
+		has[string(r.name)] = r.status != nil
+	}
+	var out []peers.Peer[*rpc.Peer]
+	for _, in := range slices.Concat(r.Instances(), r.Others()) {
+		if !slices.ContainsFunc(in.Roles, func(role string) bool { return has[role] }) {
+			continue
+		}
+		p, err := m.pool.Peer(in.Addr)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, peers.Peer[*rpc.Peer]{ID: in.ID, Client: p})
+	}
+	return out, nil
+}
+
+// list shows everything in the ring, ingesters first.
+func (m *membership) list(r *ring.Ring) []operator.Member {
+	shares := r.Shares(m.replication)
+	out := []operator.Member{}
+	for i, in := range slices.Concat(r.Instances(), r.Others()) {
+		one := operator.Member{ID: in.ID, Address: in.Addr, Zone: in.Zone, Roles: in.Roles, State: string(in.State), Unhealthy: in.Unhealthy,
+			Silent: in.Silent.Round(time.Second / 10).String(), Registered: in.Registered.UTC(), Tokens: len(in.Tokens), Incarnation: in.Incarnation}
+		if i < len(shares) {
+			one.Share = shares[i]
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// Members implements operator.Ring.
+func (o clusterOperations) Members(ctx context.Context) ([]operator.Member, error) {
+	r, err := o.m.members.Ring(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.m.list(r), nil
+}
+
+// Losses implements operator.Ring.
+func (o clusterOperations) Losses(ctx context.Context) ([]operator.Loss, error) {
+	losses, err := o.b.longTerm.Losses(ctx)
+	var out []operator.Loss
+	for _, l := range losses {
+		out = append(out, operator.Loss{Ingester: l.Ingester, Zone: l.Zone, Day: l.Window.Day, Window: l.Window.Number})
+	}
+	return out, err
+}
+
+// Forget implements operator.Ring.
+func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (int, error) {
+	windows, err := o.m.recovery.Forget(ctx, id, force)
+	switch {
+	case errors.Is(err, recovery.ErrNotMember):
+		return 0, admin.NotFound("instance", "instance %q is not in the ring; GET %s/ring lists its members", id, admin.Root)
+	case errors.Is(err, recovery.ErrAlive):
+		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s. Stop it first; "+
+			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s", id, err, admin.Root, id)
+	case errors.Is(err, recovery.ErrHasAside):
+		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s", id, err)
+	case errors.Is(err, wire.ErrUnavailable):
+		return 0, admin.Unavailable("instance %s was not forgotten: %s", id, err)
+	case err != nil:
+		return 0, err
+	}
+	if windows > 0 {
+		o.b.background.Go(func() { o.m.recovery.Restore(o.b.running, id) })
+	}
+	return windows, nil
+}
+
+// Leave implements operator.Ring.
+func (o clusterOperations) Leave(ctx context.Context, id string, wait bool) error {
+	p, err := o.m.instance(ctx, id, TargetIngester)
+	if err != nil {
+		return err
+	}
+	err = p.Leave(ctx, wait)
+	switch {
+	case errors.Is(err, rpc.ErrConflict):
+		return admin.Conflict("instance", "ingester %s does not leave: %s", id, err)
+	case err != nil:
+		o.b.opts.Logger.Error("leaving the ring failed", "instance", id, "err", err)
+		return admin.Unavailable("leaving failed, nothing is lost; repeat the command: %s", err)
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/authn/apikey"
+)
+
+// TestCommands: the operator's commands answer as the rest of the admin API does:
+// one form of errors, unknown parameters refused, Idempotency-Key, audit.
+func TestCommands(t *testing.T) {
+	noLeaks(t)
+	cfg := testConfig(t)
+	cfg.Self.Disabled = true
+	p := start(t, cfg, All, nil)
+	p.write(p.tenant("acme"))
+	for _, c := range []struct {
+		method, path string
+		code         int
+		says         string
+	}{
+		{"POST", "/flush?wait=maybe", 400, `"wait must be true or false"`},
+		{"POST", "/flush?what=x", 400, `there is no query parameter`},
+		{"POST", "/flush?instance=ingester-2", 404, "ingester-1"},
+		{"POST", "/flush?wait=true&instance=ingester-1", 200, `"status":"done"`},
+		{"POST", "/compact?expire=some", 400, `expire must be`},
+		{"POST", "/compact/accept-loss?day=x", 400, "day must be"},
+		{"GET", "/erasures/none", 404, "not a deleted tenant"},
+		{"POST", "/aside/drop?day=x", 400, "is not the number of a UTC day"},
+		{"GET", "/status", 200, `"tenant":"acme","series":1`},
+		{"GET", "/ring", 404, "nothing at this path"},
+		{"POST", "/ring/leave", 404, "nothing at this path"},
+	} {
+		code, text := p.do(c.method, p.admin+"/admin/v1"+c.path, p.token, nil)
+		if code != c.code || !strings.Contains(text, c.says) {
+			t.Errorf("%s: %d %s", c.path, code, text)
+		}
+		var body struct{ Code, Message, RequestID string }
+		if err := json.Unmarshal([]byte(text), &body); err != nil || code >= 400 && (body.Code == "" || body.Message == "" || body.RequestID == "") {
+			t.Errorf("%s: an error of another form: %s", c.path, text)
+		}
+	}
+	packs := func() int { return len(p.app.backend.ingester.Stats().Packs) }
+	key := p.tenant("other")
+	before := packs()
+	for range 2 {
+		p.write(key)
+		if code, text := p.do("POST", p.admin+"/admin/v1/flush?wait=true", p.token, nil, "Idempotency-Key", "once"); code != 200 || !strings.Contains(text, "done") {
+			t.Errorf("%d %s", code, text)
+		}
+	}
+	if n := packs() - before; n != 1 {
+		t.Errorf("a command that was repeated with its Idempotency-Key made %d packs", n)
+	}
+	if code, text := p.do("GET", p.admin+"/", p.token, nil); code != 200 || !strings.Contains(text, "<td>acme</td>") || !strings.Contains(text, "<h2>Compactor</h2>") {
+		t.Errorf("page: %d %s", code, text)
+	}
+}
+
+// TestBackendListener: the admin listener of a backend has metrics and health, and
+// profiles with their own token only.
+func TestBackendListener(t *testing.T) {
+	const profiles = "profiles-profiles-profiles-profiles"
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		want map[string]int // without a credential
+		with int            // profiles with the token
+	}{
+		{"without a token", nil, map[string]int{"/healthy": 200, "/metrics": 200, "/": 404, "/admin/v1/flush": 404, "/admin/v1/tenants": 404, "/debug/pprof/": 404}, 404},
+		{"with one", map[string]string{"PALLIUM_PPROF_TOKEN": profiles, "PALLIUM_ADMIN_TOKEN": long},
+			map[string]int{"/healthy": 200, "/metrics": 200, "/": 404, "/admin/v1/flush": 404, "/debug/pprof/": 401}, 200},
+		{"with one in a file", map[string]string{"PALLIUM_PPROF_TOKEN_FILE": writeFile(t, profiles+"\n")}, nil, 200},
+	} {
+		a := &process{opts: testOptions(Backend, c.env, nil), registry: prometheus.NewRegistry(), admin: &adminListener{}}
+		if err := a.buildAdmin(""); err != nil {
+			t.Fatal(err)
+		}
+		h := a.admin.all
+		get := func(path string, auth func(*http.Request)) int {
+			r := httptest.NewRequest(http.MethodGet, path, nil)
+			auth(r)
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			return w.Code
+		}
+		for path, want := range c.want {
+			if got := get(path, func(*http.Request) {}); got != want {
+				t.Errorf("%s: %s: %d, want %d", c.name, path, got, want)
+			}
+		}
+		for how, auth := range map[string]func(*http.Request){
+			"Bearer": func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+profiles) },
+			"Basic":  func(r *http.Request) { r.SetBasicAuth("anyone", profiles) },
+		} {
+			if got := get("/debug/pprof/cmdline", auth); got != c.with {
+				t.Errorf("%s: profiles by %s: %d, want %d", c.name, how, got, c.with)
+			}
+		}
+		if got := get("/debug/pprof/", func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+long) }); got == 200 {
+			t.Errorf("%s: profiles with the admin token", c.name)
+		}
+	}
+	a := &process{opts: testOptions(Backend, map[string]string{"PALLIUM_PPROF_TOKEN": "short"}, nil), registry: prometheus.NewRegistry(), admin: &adminListener{}}
+	if err := a.buildAdmin(""); err == nil || !strings.Contains(err.Error(), "PALLIUM_PPROF_TOKEN") {
+		t.Errorf("a short token: %v", err)
+	}
+}
+
+// TestPepperSigner: gateways with one pepper believe each other, others nobody.
+func TestPepperSigner(t *testing.T) {
+	of := func(letter string) signer {
+		p, err := apikey.NewPepper([]byte(strings.Repeat(letter, 32)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := pepperSigner(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	sig, err := of("a").Sign("x", "y")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := of("a").Verify(sig, "", "x", "y"); err != nil {
+		t.Error(err)
+	}
+	if _, err := of("b").Verify(sig, "", "x", "y"); err == nil {
+		t.Error("one with another pepper believes it")
+	}
+}

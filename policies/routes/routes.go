@@ -1,0 +1,117 @@
+// Package routes is the table of what clients may ask for. The gateway and the
+// backend's API bind their handlers to it by name, and do not start when a handler
+// is missing. What is not in the table does not exist.
+package routes
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// Kind is what a route does, which decides how its errors read and whether it needs a
+// credential.
+type Kind int
+
+// The kinds of routes.
+const (
+	Read  Kind = iota + 1 // goes to the backend; errors are Prometheus' JSON
+	Write                 // goes to the backend; errors are plain text, since Prometheus logs the first line
+	Open                  // answered by the gateway, without a credential
+	Local                 // answered by the gateway, with a credential
+)
+
+// Cost is which of its tenant's budgets a request uses.
+type Cost int
+
+// The classes of cost. Each one includes those above it, but for Samples, which
+// does not include Query.
+const (
+	Free    Cost = iota + 1 // none: it is not known whose request it is
+	Request                 // requests_per_second, and bytes_per_second for its body
+	Place                   // one of max_concurrent_requests, and a place in the gateway's fair gate
+	Query                   // one of the backend's max_concurrent_queries
+	Samples                 // samples_per_second
+)
+
+// String returns the name that docs/gateway.md has for the class.
+func (c Cost) String() string {
+	switch c {
+	case Free:
+		return "none"
+	case Request:
+		return "request"
+	case Place:
+		return "place"
+	case Query:
+		return "query"
+	case Samples:
+		return "samples"
+	}
+	return "unknown"
+}
+
+// Answerer is what answers a route.
+type Answerer int
+
+// Those who answer.
+const (
+	Gateway    Answerer = iota + 1 // a handler of the gateway
+	Backend                        // a handler of the backend's API
+	Prometheus                     // Prometheus' own API, in the backend, under PrometheusAPI
+)
+
+// PrometheusAPI is where the backend has Prometheus' own API.
+const PrometheusAPI = "/prometheus/api/v1"
+
+// Route is one line of the table.
+type Route struct {
+	Name    string       // unique; binds the handler, and is a label in metrics and logs
+	Methods []string     //
+	Paths   []string     // exact, but for {name}, which is one segment; the first is the backend's
+	Scope   tenant.Scope // that the credential needs; "" for open routes
+	Kind    Kind
+	Cost    Cost
+	By      Answerer
+}
+
+// Upstream returns the path that the backend is asked for, by whichever path the client
+// asked. It has {name} where the client's path has it.
+func (r *Route) Upstream() string { return r.Paths[0] }
+
+// Table returns all routes, in the order of the documentation.
+func Table() []Route {
+	get, post := []string{http.MethodGet}, []string{http.MethodPost}
+	getPost, getHead := []string{http.MethodGet, http.MethodPost}, []string{http.MethodGet, http.MethodHead}
+	postPut := []string{http.MethodPost, http.MethodPut}
+	return []Route{
+		{"push", post, []string{"/api/v1/push", "/api/v1/write", "/api/prom/push"}, tenant.MetricsWrite, Write, Samples, Backend},
+
+		{"query", getPost, query("query"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"query_range", getPost, query("query_range"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"query_exemplars", getPost, query("query_exemplars"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"labels", getPost, query("labels"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"series", getPost, query("series"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"format_query", getPost, query("format_query"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"parse_query", getPost, query("parse_query"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"metadata", get, query("metadata"), tenant.MetricsRead, Read, Query, Backend},
+		{"read", post, query("read"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"label_values", get, query("label/{name}/values"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"delete_series", postPut, query("admin/tsdb/delete_series"), tenant.MetricsDelete, Read, Query, Backend},
+		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
+
+		{"user_limits", get, []string{"/api/v1/user_limits"}, tenant.MetricsRead, Local, Request, Gateway},
+		{"user_stats", get, []string{"/api/v1/user_stats"}, tenant.MetricsRead, Read, Place, Backend},
+		{"ready", getHead, []string{"/ready", "/-/ready"}, "", Open, Free, Gateway},
+		{"healthy", getHead, []string{"/-/healthy"}, "", Open, Free, Gateway},
+	}
+}
+
+// query returns the paths of a route of the query API: Mimir's, and Cortex' old one.
+func query(path string) []string {
+	return []string{PrometheusAPI + "/" + path, "/api/prom/api/v1/" + path}
+}
+
+// segments splits a path at its slashes.
+func segments(path string) []string { return strings.Split(path, "/") }

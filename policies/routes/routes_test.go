@@ -1,0 +1,125 @@
+package routes
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// TestRouteTable: a table whose columns contradict each other, or whose paths overlap, is
+// not served.
+func TestRouteTable(t *testing.T) {
+	if err := Check(Table()); err != nil {
+		t.Fatal(err)
+	}
+	base := Route{Name: "x", Methods: []string{"GET"}, Paths: []string{"/a"}, Scope: tenant.MetricsRead, Kind: Read, Cost: Place, By: Backend}
+	one := func(change func(*Route)) []Route {
+		r := base
+		change(&r)
+		return []Route{r}
+	}
+	paths := func(list ...string) (out []Route) {
+		for i, p := range list {
+			r := base
+			r.Name, r.Paths = string(rune('a'+i)), []string{p}
+			out = append(out, r)
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name  string
+		table []Route
+		err   string // "" if the table is right
+	}{
+		{"right", one(func(*Route) {}), ""},
+		{"same", paths("/a", "/a"), "overlap"},
+		{"same in one route", one(func(r *Route) { r.Paths = []string{"/a", "/b", "/a"} }), "overlap"},
+		{"parameter", paths("/a/{name}", "/a/b"), "overlap"},
+		{"parameters", paths("/{name}/b", "/a/{name}"), "overlap"},
+		{"parameters apart", paths("/{name}/b", "/a/{name}/c"), ""},
+		{"wildcard", paths("/a/*"), "exact"},
+		{"relative", paths("a"), "exact"},
+		{"another parameter", paths("/a/{group}"), "another parameter"},
+		{"half a parameter", paths("/a/x{name}"), "another parameter"},
+		{"two parameters", paths("/{name}/{name}"), "once"},
+		{"a parameter that the backend lacks", one(func(r *Route) { r.Paths = []string{"/a", "/b/{name}"} }), "once"},
+		{"a parameter that the client lacks", one(func(r *Route) { r.Paths = []string{"/b/{name}", "/a"} }), "once"},
+		{"no scope", one(func(r *Route) { r.Scope = "" }), "scope"},
+		{"no such", one(func(r *Route) { r.Scope = "x" }), "not a scope"},
+		{"open scoped", one(func(r *Route) { r.Kind, r.Cost, r.By = Open, Free, Gateway }), "scope"},
+		{"no name", one(func(r *Route) { r.Name = "" }), "no name"},
+		{"no method", one(func(r *Route) { r.Methods = nil }), "no name"},
+		{"no path", one(func(r *Route) { r.Paths = nil }), "no path"},
+		{"same name", append(paths("/b"), one(func(r *Route) { r.Name = "a" })...), "twice"},
+		{"no kind", one(func(r *Route) { r.Kind = 0 }), "fit"},
+		{"no cost", one(func(r *Route) { r.Cost = 0 }), "fit"},
+		{"nobody answers", one(func(r *Route) { r.By = 0 }), "fit"},
+		{"an open route at the backend", one(func(r *Route) { r.Kind, r.Scope, r.Cost = Open, "", Free }), "fit"},
+		{"an open route with a cost", one(func(r *Route) { r.Kind, r.Scope, r.By = Open, "", Gateway }), "fit"},
+		{"a local route with a place", one(func(r *Route) { r.Kind, r.By = Local, Gateway }), "fit"},
+		{"a local route at the backend", one(func(r *Route) { r.Kind, r.Cost = Local, Request }), "fit"},
+		{"a write without samples", one(func(r *Route) { r.Kind = Write }), "fit"},
+		{"a read with samples", one(func(r *Route) { r.Cost = Samples }), "fit"},
+		{"a free read", one(func(r *Route) { r.Cost = Free }), "fit"},
+		{"a read at the gateway", one(func(r *Route) { r.By = Gateway }), "fit"},
+		{"Prometheus elsewhere", one(func(r *Route) { r.By = Prometheus }), PrometheusAPI},
+	} {
+		err := Check(tt.table)
+		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.err)
+		}
+	}
+}
+
+// TestUpstreamPaths: clients' names for a route reach the backend as one.
+func TestUpstreamPaths(t *testing.T) {
+	want := map[string]string{
+		"/api/v1/push": "/api/v1/push", "/api/v1/write": "/api/v1/push", "/api/prom/push": "/api/v1/push",
+		"/api/v1/user_stats":       "/api/v1/user_stats",
+		"/prometheus/api/v1/query": "/prometheus/api/v1/query", "/api/prom/api/v1/query": "/prometheus/api/v1/query",
+		"/api/prom/api/v1/label/{name}/values": "/prometheus/api/v1/label/{name}/values",
+	}
+	for _, r := range Table() {
+		for _, p := range r.Paths {
+			if up, ok := want[p]; ok && up != r.Upstream() {
+				t.Errorf("%s is asked for by %s, want %s", p, r.Upstream(), up)
+			}
+			delete(want, p)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not in the table: %v", slices.Sorted(maps.Keys(want)))
+	}
+}
+
+// TestTableIsACopy: nobody can change the table for others.
+func TestTableIsACopy(t *testing.T) {
+	first := Table()
+	first[0].Name, first[0].Methods[0], first[0].Paths[0] = "x", "x", "x"
+	if second := Table(); second[0].Name == "x" || second[0].Methods[0] == "x" || second[0].Paths[0] == "x" {
+		t.Errorf("the table is now %+v", second[0])
+	}
+}
+
+// TestCheckHandlers: all that is missing is named at once.
+func TestCheckHandlers(t *testing.T) {
+	table := []Route{{Name: "a"}, {Name: "b"}, {Name: "c"}}
+	for _, tt := range []struct{ handlers, err string }{
+		{"a b c", ""},
+		{"b", "route a has no handler\nroute c has no handler"},
+		{"a b c e d", "handler d has no route\nhandler e has no route"},
+		{"a c d", "route b has no handler\nhandler d has no route"},
+	} {
+		err := CheckHandlers(table, slices.Values(strings.Fields(tt.handlers)))
+		if err == nil {
+			err = errors.New("")
+		}
+		if err.Error() != tt.err {
+			t.Errorf("%s: %q, want %q", tt.handlers, err, tt.err)
+		}
+	}
+}

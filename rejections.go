@@ -1,0 +1,32 @@
+package main
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// rejectedEvery is how often the log says that connections are rejected.
+const rejectedEvery = 10 * time.Second
+
+// rejections logs connections that were rejected, so that strangers do not fill the
+// log.
+type rejections struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	logged time.Time
+	since  int // rejected since then and not logged
+}
+
+// add is told why a connection was rejected.
+func (r *rejections) add(err error, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.logged.IsZero() && now.Sub(r.logged) < rejectedEvery {
+		r.since++
+		return
+	}
+	r.log.Warn("connection to internal_listen rejected", "err", err, "suppressed", r.since)
+	r.logged, r.since = now, 0
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRejections: strangers do not fill the log, which says how many there were.
+func TestRejections(t *testing.T) {
+	var log bytes.Buffer
+	r := rejections{log: slog.New(slog.NewTextHandler(&log, nil))}
+	start := time.Unix(1_000_000, 0)
+	for i := range 1000 {
+		r.add(errors.New("no"), start.Add(time.Duration(i)*time.Millisecond))
+	}
+	r.add(errors.New("no"), start.Add(rejectedEvery))
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "suppressed=999") {
+		t.Errorf("%d lines: %.300s", n, log.String())
+	}
+}

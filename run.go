@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/rpc"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/gateway/conn"
+)
+
+type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
+
+// run serves until ctx is done, then drains: listeners close, requests under
+// way end, and what is in memory is safe on disk. started, if not nil, is told
+// the addresses of the edge (of a backend: of internal_listen) and of the admin
+// listener once all listeners are open. All of stopping has shutdown_timeout:
+// when it takes longer, run returns ErrStopTimeout.
+func (p *process) run(ctx context.Context, started func(edge, admin net.Addr)) error {
+	return p.bounded(ctx, p.ending, func() error { return p.serve(ctx, started) })
+}
+
+func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr)) error {
+	var list []net.Listener
+	err := notStarted(ctx)
+	if err == nil {
+		p.startup.step("opening the listeners")
+		list, err = p.open()
+	}
+	if err != nil {
+		p.ending.begin()
+		p.cutOff()
+		return errors.Join(err, p.close())
+	}
+	p.admin.serveAll()
+	p.opts.Logger.Info("serving", append(p.logAddresses(list), "role", string(p.opts.Role), "version", p.opts.Version)...)
+	if started != nil {
+		started(list[0].Addr(), p.admin.listener.Addr())
+	}
+	main, two := p.mainServers()
+	servers := []*http.Server{main, two, p.admin.server}
+	failed := make(chan error, 2)
+	var serving, background sync.WaitGroup
+	serving.Go(func() { failed <- p.serveMain(main, two, list[0]) })
+	if server := p.rpc(); server != nil {
+		serving.Go(func() { failed <- server.Serve(list[1]) })
+	}
+	bgCtx, stopBackground := context.WithCancel(context.Background())
+	p.beside(bgCtx, &background)
+	for _, r := range p.backendRoles() {
+		if r.activate != nil {
+			r.activate(p.backend, ctx)
+		}
+	}
+	p.serving.Store(true)
+	for _, r := range p.backendRoles() {
+		if r.beside != nil {
+			background.Go(func() { r.beside(p.backend, bgCtx) })
+		}
+	}
+	select {
+	case <-ctx.Done():
+		p.opts.Logger.Info("stopping")
+	case err = <-failed:
+	case err = <-p.admin.failed:
+	}
+	return errors.Join(ignoreClosed(err), p.stop(servers, stopBackground, &background, &serving))
+}
+
+// beside starts what goes on while a backend serves, whatever its roles are.
+func (p *process) beside(ctx context.Context, background *sync.WaitGroup) {
+	b := p.backend
+	if b == nil {
+		return
+	}
+	if b.cluster != nil {
+		background.Go(func() { b.cluster.prune(ctx) })
+	}
+	if p.cfg.Self.Disabled {
+		return
+	}
+	m := &selfMonitor{gatherer: p.registry, push: b.push, every: time.Duration(p.cfg.Self.Interval), now: p.opts.Now, logger: p.opts.Logger, host: p.cfg.Cluster.Instance}
+	background.Go(func() {
+		if b.cluster == nil || b.cluster.members.Wait(ctx) == nil {
+			m.run(ctx)
+		}
+	})
+}
+
+// requestContext is the context of all requests: it ends when they are cut off.
+func (p *process) requestContext(net.Listener) context.Context { return p.requests }
+
+// logAddresses are the attributes of what the process listens on.
+func (p *process) logAddresses(list []net.Listener) []any {
+	out := []any{"edge", list[0].Addr().String(), "admin", p.admin.listener.Addr().String()}
+	if len(list) > 1 {
+		out[0] = "internal"
+		out = append(out, "rpc", list[1].Addr().String())
+	}
+	return out
+}
+
+// handler is what the main listener serves.
+func (p *process) handler() http.Handler {
+	if p.edge == nil {
+		return p.backend.internal()
+	}
+	return p.edge.gateway
+}
+
+// mainServers are those of the main listener, the second one for HTTP/2.
+func (p *process) mainServers() (one, two *http.Server) {
+	header := p.cfg.Gateway.HeaderBytes()
+	if p.edge == nil { // a gateway writes a query string anew, up to three times as long
+		header *= 4
+	}
+	o := conn.Options{Handler: p.handler(), Logger: p.opts.Logger, HeaderBytes: header, Hasty: p.edge != nil}
+	if p.edge != nil {
+		o.IdleTimeout = time.Duration(p.cfg.Gateway.IdleTimeout)
+	}
+	one, two = conn.Server(o), conn.ServerOfHTTP2(o)
+	one.BaseContext, two.BaseContext = p.requestContext, p.requestContext
+	return one, two
+}
+
+// serveMain serves the edge, or a backend for gateways.
+func (p *process) serveMain(srv, two *http.Server, l net.Listener) error {
+	if p.edge == nil {
+		rejected := &rejections{log: p.opts.Logger}
+		return srv.Serve(p.security.Listen(l, func(err error) { rejected.add(err, time.Now()) }))
+	}
+	var config *tls.Config
+	if p.edge.cert != nil {
+		config = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.edge.cert.get}
+	}
+	return conn.Serve(srv, two, conn.Limit(l, p.edge.connections, p.edge.trusted, p.registry), config, p.cfg.Gateway.HeaderBytes())
+}
+
+// seal has roles write what they hold, so that the next start is short.
+func (p *process) seal(deadline time.Time) {
+	for _, r := range p.backendRoles() {
+		if r.seal != nil {
+			r.seal(p.backend, deadline)
+		}
+	}
+}
+
+// backendRoles are the roles that this process has.
+func (p *process) backendRoles() []role {
+	if p.backend == nil {
+		return nil
+	}
+	return p.backend.roles
+}
+
+// rpc is what other processes call; nil but in a backend of a cluster.
+func (p *process) rpc() *rpc.Server {
+	if p.backend == nil || p.backend.cluster == nil {
+		return nil
+	}
+	return p.backend.cluster.server
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

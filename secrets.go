@@ -1,0 +1,66 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/palliumhq/pallium/backend/atomicfile"
+)
+
+// minSecretBytes is the least that an admin token or a pepper may have.
+const minSecretBytes = 32
+
+// secret is one of the process's secrets and where it comes from.
+type secret struct {
+	name string // of the environment variable; name_FILE may hold a path instead
+	file string // in the data directory
+	make bool   // make the file when it is missing
+}
+
+// load returns the secret and the path of its file, empty when it came from the
+// environment. Its value is never logged.
+func (s secret) load(dataDir string, env func(string) (string, bool)) (value, path string, made bool, err error) {
+	if v, ok := env(s.name); ok {
+		return s.check(v, s.name)
+	}
+	if p, ok := env(s.name + "_FILE"); ok {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return "", "", false, fmt.Errorf("%s_FILE: %w", s.name, err)
+		}
+		return s.check(strings.TrimSpace(string(data)), p)
+	}
+	path = filepath.Join(dataDir, s.file)
+	data, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		value, _, _, err = s.check(strings.TrimSpace(string(data)), path)
+		return value, path, false, err
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", "", false, err
+	case !s.make:
+		return "", "", false, fmt.Errorf("set %s or %s_FILE: only `pallium all` makes one itself", s.name, s.name)
+	}
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw) // never fails
+	value = base64.RawURLEncoding.EncodeToString(raw)
+	// API keys are worth nothing without their pepper: it is on disk before the first
+	// one is made.
+	if err := atomicfile.Write(path, []byte(value+"\n")); err != nil {
+		return "", "", false, err
+	}
+	return value, path, true, nil
+}
+
+func (s secret) check(v, from string) (value, path string, made bool, err error) {
+	if len(v) < minSecretBytes {
+		return "", "", false, fmt.Errorf("the secret in %s has %d bytes, at least %d are needed; make one with: openssl rand -base64 32", from, len(v), minSecretBytes)
+	}
+	return v, "", false, nil
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// selfMonitor writes the process's own metrics to the built-in tenant, so that
+// there is something to see from the first minute.
+type selfMonitor struct {
+	gatherer prometheus.Gatherer
+	push     func(context.Context, *series.Batch) (series.Outcome, error)
+	every    time.Duration
+	now      func() time.Time
+	logger   *slog.Logger
+	host     string // names this process; empty: the host's name
+}
+
+// run writes until ctx is done.
+func (m *selfMonitor) run(ctx context.Context) {
+	tick := time.NewTicker(m.every)
+	defer tick.Stop()
+	host := m.host
+	if host == "" {
+		var err error
+		if host, err = os.Hostname(); err != nil {
+			host = "localhost"
+		}
+	}
+	for {
+		if err := m.write(ctx, host, m.now()); err != nil && ctx.Err() == nil {
+			m.logger.Warn("writing our own metrics failed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (m *selfMonitor) write(ctx context.Context, host string, now time.Time) error {
+	families, err := m.gatherer.Gather()
+	if err != nil {
+		return err
+	}
+	b := &series.Batch{Tenant: tenant.Self}
+	vector, err := expfmt.ExtractSamples(&expfmt.DecodeOptions{Timestamp: model.TimeFromUnixNano(now.UnixNano())}, families...)
+	if err != nil {
+		return err
+	}
+	lb := labels.NewBuilder(labels.EmptyLabels())
+	for _, s := range vector {
+		lb.Reset(labels.EmptyLabels())
+		for n, v := range s.Metric {
+			lb.Set(string(n), string(v))
+		}
+		lb.Set("job", "pallium")
+		lb.Set("instance", host)
+		ls := lb.Labels()
+		b.Entries = append(b.Entries, series.Entry{Labels: ls, Hash: ls.Hash(), Samples: []series.Sample{{T: int64(s.Timestamp), V: float64(s.Value)}}})
+	}
+	for _, f := range families {
+		b.Metadata = append(b.Metadata, series.MetricMetadata{Metric: f.GetName(), Metadata: metadata.Metadata{Type: metricType(f.GetType()), Help: f.GetHelp(), Unit: f.GetUnit()}})
+	}
+	_, err = m.push(ctx, b)
+	return err
+}
+
+func metricType(t dto.MetricType) model.MetricType {
+	switch t {
+	case dto.MetricType_COUNTER:
+		return model.MetricTypeCounter
+	case dto.MetricType_GAUGE:
+		return model.MetricTypeGauge
+	case dto.MetricType_SUMMARY:
+		return model.MetricTypeSummary
+	case dto.MetricType_HISTOGRAM:
+		return model.MetricTypeHistogram
+	case dto.MetricType_GAUGE_HISTOGRAM:
+		return model.MetricTypeGaugeHistogram
+	}
+	return model.MetricTypeUnknown
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// replayLogEvery is how often the log tells how far the replay is.
+const replayLogEvery = 10 * time.Second
+
+// startup is what a process does until it serves. It is told on /ready, in the
+// log and in metrics, and in the error of a start that did not end in time. It is
+// safe for concurrent use.
+type startup struct {
+	now    func() time.Time
+	logger *slog.Logger
+	ending *ending // of the start
+
+	mu          sync.Mutex
+	doing       string
+	since       time.Time // when it began to do so
+	replaying   bool
+	done, total int64     // bytes of the write-ahead log
+	logged      time.Time // when the log last told of the replay
+}
+
+func newStartup(o *Options) *startup {
+	s := &startup{now: o.Now, logger: o.Logger, ending: newEnding()}
+	s.step("reading the configuration")
+	return s
+}
+
+// step says what the process does from now on, as part of a sentence.
+func (s *startup) step(doing string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begin(doing)
+	s.replaying = false
+}
+
+// begin is step for callers that hold s.mu.
+func (s *startup) begin(doing string) {
+	s.doing, s.since = doing, s.now()
+	s.ending.now("the start: " + doing)
+}
+
+// replay is told how many bytes of the write-ahead log were replayed, of how many.
+func (s *startup) replay(done, total int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.replaying {
+		s.begin("replaying the write-ahead log")
+		s.replaying, s.logged = true, s.since
+	}
+	s.done, s.total = done, total
+	if now := s.now(); now.Sub(s.logged) >= replayLogEvery {
+		s.logged = now
+		s.logger.Info("replaying the write-ahead log", "done", done, "total", total, "percent", percent(done, total))
+	}
+}
+
+// String is the text of /ready.
+func (s *startup) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	doing := s.doing
+	if s.replaying {
+		doing += fmt.Sprintf(": %d%% (%s)", percent(s.done, s.total), ofBytes(s.done, s.total))
+	}
+	return fmt.Sprintf("starting: %s, %s so far", doing, s.now().Sub(s.since).Truncate(time.Second))
+}
+
+// collectors are the metrics of a replay.
+func (s *startup) collectors() []prometheus.Collector {
+	gauge := func(name, help string, value *int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return float64(*value)
+		})
+	}
+	return []prometheus.Collector{
+		gauge("pallium_ingester_replay_bytes", "Bytes of the write-ahead log that this start replayed so far.", &s.done),
+		gauge("pallium_ingester_replay_total_bytes", "Bytes of the write-ahead log that this start replays in all.", &s.total),
+	}
+}
+
+// percent is 100 for a log without bytes, and not before all of it is replayed.
+func percent(done, total int64) int64 {
+	if done >= total {
+		return 100
+	}
+	return int64(float64(max(done, 0)) / float64(total) * 100)
+}
+
+// ofBytes is "2.1 of 4.9 GB", in the unit of the total.
+func ofBytes(done, total int64) string {
+	unit, name := int64(1), "bytes"
+	for _, larger := range []string{"kB", "MB", "GB", "TB"} {
+		if total < 1000*unit {
+			break
+		}
+		unit, name = 1000*unit, larger
+	}
+	if unit == 1 {
+		return fmt.Sprintf("%d of %d bytes", done, total)
+	}
+	return fmt.Sprintf("%.1f of %.1f %s", float64(done)/float64(unit), float64(total)/float64(unit), name)
+}

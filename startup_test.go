@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/model"
+
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/test/ports"
+)
+
+// freeAddr is an address on which nobody listens.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	port, err := ports.Free()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", port)
+}
+
+// TestStartupText: what /ready and the log tell of a start.
+func TestStartupText(t *testing.T) {
+	log := &lockedBuffer{}
+	now := time.Unix(1000, 0)
+	s := newStartup(&Options{Now: func() time.Time { return now }, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	check := func(want string) {
+		t.Helper()
+		if got := s.String(); got != want {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+	}
+	s.step("opening the row store")
+	now = now.Add(61*time.Second + time.Millisecond)
+	check("starting: opening the row store, 1m1s so far")
+	const total = 4_900_000_000
+	s.replay(0, total)
+	check("starting: replaying the write-ahead log: 0% (0.0 of 4.9 GB), 0s so far")
+	for i := range 80 {
+		now = now.Add(time.Second)
+		s.replay(2_107_000_000/80*int64(i+1), total)
+	}
+	check("starting: replaying the write-ahead log: 43% (2.1 of 4.9 GB), 1m20s so far")
+	if got := s.ending.waitsFor(); got != "the start: replaying the write-ahead log" {
+		t.Errorf("a stop waits for %q", got)
+	}
+	if n := strings.Count(log.String(), `level=INFO msg="replaying the write-ahead log"`); n != 8 || !strings.Contains(log.String(), "done=2107000000 total=4900000000 percent=43") {
+		t.Errorf("%d lines in 80 seconds:\n%s", n, log)
+	}
+	s.replay(total, total)
+	check("starting: replaying the write-ahead log: 100% (4.9 of 4.9 GB), 1m20s so far")
+	s.step("opening the listeners")
+	check("starting: opening the listeners, 0s so far")
+	for _, tt := range []struct {
+		done, total int64
+		percent     int64
+		text        string
+	}{
+		{0, 0, 100, "0 of 0 bytes"},
+		{8, 999, 0, "8 of 999 bytes"},
+		{999, 1000, 99, "1.0 of 1.0 kB"},
+		{1_500_000, 3_000_000, 50, "1.5 of 3.0 MB"},
+		{-1, 7_000_000_000_000, 0, "-0.0 of 7.0 TB"},
+		{9, 8, 100, "9 of 8 bytes"},
+	} {
+		if p, text := percent(tt.done, tt.total), ofBytes(tt.done, tt.total); p != tt.percent || text != tt.text {
+			t.Errorf("%d of %d: %d%%, %s", tt.done, tt.total, p, text)
+		}
+	}
+}
+
+// gatedRows let the start's reads through when gate is closed.
+type gatedRows struct {
+	rows.Store
+	entered, gate chan struct{}
+}
+
+func (g gatedRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
+	select {
+	case g.entered <- struct{}{}:
+	default:
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-g.gate:
+	}
+	return g.Store.ReadRows(ctx, ranges, f, visit)
+}
+
+// ask is what the admin listener of a start answers.
+func ask(t *testing.T, client *http.Client, method, url string) (int, string, http.Header) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(data), resp.Header
+}
+
+// checkStarting asks what an operator, a probe and Prometheus ask of a process
+// that starts.
+func checkStarting(t *testing.T, client *http.Client, base, doing string, metrics ...string) {
+	t.Helper()
+	if code, text, _ := ask(t, client, http.MethodGet, base+"/healthy"); code != 200 || text != "healthy\n" {
+		t.Errorf("healthy: %d %s", code, text)
+	}
+	if code, text, _ := ask(t, client, http.MethodGet, base+"/ready"); code != 503 || !strings.HasPrefix(text, "starting: "+doing) || !strings.HasSuffix(text, "s so far\n") {
+		t.Errorf("ready: %d %s", code, text)
+	}
+	_, text, _ := ask(t, client, http.MethodGet, base+"/metrics")
+	for _, want := range append(metrics, `pallium_build_info{version="1.2.3"} 1`, "process_cpu_seconds_total", "go_goroutines") {
+		if !strings.Contains(text, want+"\n") && !strings.Contains(text, want+" ") {
+			t.Errorf("metrics have no %s:\n%s", want, text)
+		}
+	}
+	for _, path := range []string{"GET /admin/v1/tenants", "POST /admin/v1/flush", "GET /", "GET /debug/pprof/", "POST /ready", "GET /nothing"} {
+		method, path, _ := strings.Cut(path, " ")
+		code, text, header := ask(t, client, method, base+path)
+		var body struct {
+			Code, Message, RequestID string
+			Details                  []any
+		}
+		err := json.Unmarshal([]byte(text), &body)
+		if code != 503 || err != nil || body.Code != "unavailable" || !strings.Contains(body.Message, "starting: "+doing) || body.Details == nil ||
+			body.RequestID == "" || body.RequestID != header.Get("X-Request-Id") || header.Get("Retry-After") == "" || header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s %s: %d %s %v", method, path, code, text, header)
+		}
+	}
+}
+
+// TestAdminWhileStarting: the admin listener answers from the beginning, the edge
+// refuses connections, and both serve when the start is done.
+func TestAdminWhileStarting(t *testing.T) {
+	noLeaks(t)
+	cfg := testConfig(t)
+	cfg.Self.Disabled, cfg.Listen, cfg.AdminListen = true, freeAddr(t), freeAddr(t)
+	o := testOptions(All, nil, nil)
+	g := gatedRows{entered: make(chan struct{}, 1), gate: make(chan struct{})}
+	o.wrapRows = func(s rows.Store) rows.Store { g.Store = s; return g }
+	started := make(chan *running, 1)
+	go func() { started <- startWith(t, cfg, o) }()
+	within(t, "the start", g.entered)
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	base := "http://" + cfg.AdminListen
+	checkStarting(t, client, base, "reading tenants, keys and policies, ")
+	if c, err := net.Dial("tcp", cfg.Listen); err == nil {
+		_ = c.Close()
+		t.Error("the edge takes connections")
+	}
+	close(g.gate)
+	p := <-started
+	for path, want := range map[string]string{"/ready": "ready", "/healthy": "healthy", "/metrics": "pallium_ingester_head_bytes"} {
+		if code, text := p.do(http.MethodGet, base+path, "", nil); code != 200 || !strings.Contains(text, want) {
+			t.Errorf("%s when it serves: %d %s", path, code, text)
+		}
+	}
+	if code, text := p.do(http.MethodGet, base+"/admin/v1/tenants", p.token, nil); code != 200 {
+		t.Errorf("admin API when it serves: %d %s", code, text)
+	}
+	p.write(p.tenant("acme"))
+	p.stop()
+	if _, err := client.Get(base + "/healthy"); err == nil {
+		t.Error("the admin listener is open after the end")
+	}
+}
+
+// TestAdminWhileReplaying: how far a replay is, in text and metrics.
+func TestAdminWhileReplaying(t *testing.T) {
+	noLeaks(t)
+	o := testOptions(All, nil, nil)
+	o.Now = time.Now
+	a := newProcess(context.Background(), testConfig(t), o)
+	if err := a.openAdmin(); err != nil {
+		t.Fatal(err)
+	}
+	a.registerEarly(a.startup.collectors()...)
+	a.startup.replay(430_000, 1_000_000)
+	client := &http.Client{Transport: &http.Transport{}}
+	checkStarting(t, client, "http://"+a.admin.listener.Addr().String(), "replaying the write-ahead log: 43% (0.4 of 1.0 MB), ",
+		"pallium_ingester_replay_bytes 430000", "pallium_ingester_replay_total_bytes 1e+06")
+	client.CloseIdleConnections()
+	if err := a.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStopWhileStarting: a start that is told to stop ends at once, when what it
+// waits for keeps to its context, and a start that fails closes what it opened.
+func TestStopWhileStarting(t *testing.T) {
+	for name, stop := range map[string]bool{"told to stop": true, "fails": false} {
+		t.Run(name, func(t *testing.T) {
+			noLeaks(t)
+			cfg := testConfig(t)
+			cfg.ShutdownTimeout, cfg.AdminListen = model.Duration(time.Hour), freeAddr(t)
+			o := testOptions(All, nil, nil)
+			h := newHang(true)
+			h.armed.Store(true)
+			o.wrapRows = func(s rows.Store) rows.Store { return hangingRows{s, h, true} }
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { _, err := open(ctx, cfg, o); ended <- err }()
+			within(t, "the start", h.entered)
+			if stop {
+				cancel()
+			} else {
+				close(h.release)
+			}
+			if err := <-ended; err == nil || errors.Is(err, ErrNotStarted) != stop {
+				t.Errorf("ended with %v", err)
+			}
+			if l, err := net.Listen("tcp", cfg.AdminListen); err != nil {
+				t.Errorf("the admin listener is open still: %v", err)
+			} else if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+			b, err := open(context.Background(), cfg, testOptions(All, nil, nil)) // the stores are free, too
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestStopBeforeServing: a process that is told to stop between its start and
+// the first request serves nothing and seals nothing.
+func TestStopBeforeServing(t *testing.T) {
+	noLeaks(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	log := &lockedBuffer{}
+	a, err := open(ctx, testConfig(t), testOptions(All, nil, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	err = a.run(ctx, func(_, _ net.Addr) { t.Error("it serves") })
+	if !errors.Is(err, ErrNotStarted) || strings.Contains(log.String(), "sealing") {
+		t.Errorf("ended with %v\n%s", err, log)
+	}
+}
+
+// TestStopWhileWaitingForRedis: an ingester without a place in the ring waits for
+// Redis, says so, and ends when it is told to stop, whether Redis refuses
+// connections or takes them and never answers.
+func TestStopWhileWaitingForRedis(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for name, addr := range map[string]string{"refuses": freeAddr(t), "is silent": silent.Addr().String()} {
+		t.Run(name, func(t *testing.T) {
+			noLeaks(t)
+			cfg := testConfig(t)
+			cfg.Cluster.Instance, cfg.Cluster.Advertise, cfg.Cluster.Redis.Addresses = "ingester-0", "127.0.0.1:1", []string{addr}
+			env := secrets()
+			env["PALLIUM_CLUSTER_SECRET"] = long + "cluster"
+			o := testOptions(Backend, env, nil)
+			o.Now, o.Targets = time.Now, Targets{TargetIngester: true}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			a := newProcess(ctx, cfg, o)
+			b := &backend{process: a}
+			join := func() (err error) { b.cluster, err = a.joinRing(b); return err }
+			for _, step := range []func() error{a.openAdmin, a.buildSecurity, a.openRedis, join} {
+				if err := step(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- b.buildIngester(ctx) }()
+			client := &http.Client{Transport: &http.Transport{}}
+			defer client.CloseIdleConnections()
+			const doing = "waiting for Redis to give this ingester its place in the ring, "
+			for deadline := time.Now().Add(time.Minute); !strings.Contains(a.startup.String(), doing); time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("it says %q", a.startup)
+				}
+			}
+			checkStarting(t, client, "http://"+a.admin.listener.Addr().String(), doing)
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("ended with %v", err)
+			}
+			client.CloseIdleConnections()
+			if err := a.close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
