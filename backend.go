@@ -42,7 +42,7 @@ type backend struct {
 	clock    *clock.Guard
 	longTerm *store.Store
 	keeper   *lifecycle.Keeper // of longTerm
-	cluster  *membership // nil in a process that is all there is
+	cluster  *membership       // nil in a process that is all there is
 	push     pushFunc
 	recent   *querier.Ingesters
 	api      api.Options  // filled by the roles
