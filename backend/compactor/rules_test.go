@@ -22,8 +22,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// The rules that docs/format/store.md names, each with a test that fails when
-// it is broken.
+// The rules that docs/format/store.md names and that take a compaction, each with a
+// test that fails when it is broken. Those of one room are tested beside it: in
+// backend/store, backend/store/lifecycle, backend/store/fsck and backend/index.
 
 // TestPublishedIsNotComplete: samples that come late for a published day are in
 // answers before they are compacted, unless an ingester covers their pack.

@@ -46,7 +46,7 @@ type Options struct {
 	MaxQueryBytes   int64 // that one read may fetch from objects; default 1 GiB
 	PackBytes       int64 // at which a compacted pack is closed; default 512 MiB
 
-	Now        func() time.Time
+	Now        func() time.Time // the index's clock too; default time.Now
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
