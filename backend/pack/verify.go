@@ -242,7 +242,8 @@ func (p *page) verifyFrames() error {
 	}
 	for i, f := range p.frames {
 		if sizes[i] != uint64(f.length-blockOverhead) {
-			return fmt.Errorf("%w: its chunks in the frame at %d have %d bytes, the frame has %d", ErrCorrupt, f.off, sizes[i], f.length-blockOverhead)
+			return fmt.Errorf("%w: its chunks in the frame at %d have %d bytes, the frame has %d", ErrCorrupt, f.off, sizes[i],
+				f.length-blockOverhead)
 		}
 	}
 	return nil
