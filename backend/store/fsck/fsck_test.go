@@ -5,11 +5,13 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/backend/store/fsck"
 	"github.com/palliumhq/pallium/backend/store/storetest"
@@ -97,4 +99,48 @@ func TestRecoveryFences(t *testing.T) {
 	}
 	x.Check("recovered")
 	x.Verify()
+}
+
+// TestFindings: each kind of damage is one finding that says what is wrong.
+func TestFindings(t *testing.T) {
+	v := schema.Version{Generation: 1}
+	for want, damage := range map[string]func(x *storetest.World, m *schema.Manifest) []rows.RowMutation{
+		"lacks the cell": func(_ *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
+				Mutations: []rows.Mutation{rows.DeleteColumn(rows.Data, schema.PageQualifier(m.Version, 0, 0))}}}
+		},
+		"which no pack has": func(x *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
+				Mutations: []rows.Mutation{rows.Set(rows.Data, schema.PageQualifier(m.Version, 0, 7), x.Now.UnixMilli(), []byte("x"))}}}
+		},
+		"is not what its pack has": func(_ *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
+				Mutations: []rows.Mutation{rows.Set(rows.Data, schema.PageQualifier(m.Version, 0, 0), 253402300799000, []byte("x"))}}}
+		},
+		"its version cell of": func(x *storetest.World, _ *schema.Manifest) []rows.RowMutation {
+			cell := schema.VersionCell{Version: v}
+			return []rows.RowMutation{{Key: schema.CatalogKey("a", storetest.Day),
+				Mutations: []rows.Mutation{rows.DeleteColumn(rows.Data, schema.VersionQualifier),
+					rows.Set(rows.Data, schema.VersionQualifier, x.Now.UnixMilli(), cell.Encode())}}}
+		},
+		"object of the index is missing": func(x *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			x.Must(nil, x.Objects.Delete(t.Context(), m.Packs[0].Object))
+			return nil
+		},
+	} {
+		x := storetest.New(t, storetest.Ports{})
+		x.Push(map[tenant.ID]storetest.Data{"a": {"__name__=m": {{T: storetest.Day * series.DayMillis, V: 1}}}}, "i1")
+		x.Merge(storetest.Day)
+		for _, m := range damage(x, x.Manifest("a", storetest.Day)) {
+			x.Must(nil, x.Rows.Mutate(t.Context(), m))
+		}
+		var found []string
+		report, err := x.Fsck.Verify(t.Context(), []tenant.ID{"a"}, fsck.Options{Finding: func(where string, err error) {
+			found = append(found, where+": "+err.Error())
+		}})
+		all := strings.Join(found, "\n")
+		if err != nil || report.Findings != len(found) || len(found) == 0 || !strings.Contains(all, want) || !strings.Contains(all, "tenant a, day 20000") {
+			t.Errorf("%s: %d findings, %v:\n%s", want, report.Findings, err, all)
+		}
+	}
 }

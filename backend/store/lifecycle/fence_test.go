@@ -10,6 +10,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
@@ -38,6 +39,8 @@ func TestFenceOutlivesExpiry(t *testing.T) {
 	if n, err := ahead.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now.Add(20 * 24 * time.Hour)}); n.Days != 1 || err != nil {
 		t.Fatalf("%+v expired, %v", n, err)
 	}
+	// The next look at the tenant keeps the number: the attempt may still be under way.
+	x.Must(ahead.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now.Add(20 * 24 * time.Hour)}))
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
 		t.Fatalf("an attempt of before was published: %v", err)
 	}
@@ -160,5 +163,33 @@ func TestPackEntriesWithoutVersion(t *testing.T) {
 		t.Fatalf("published after its pack was swept: %v", err)
 	}
 	x.Check("swept by an old entry")
+	x.Verify()
+}
+
+// TestFenceRace: an attempt that publishes between a sweep's look at the day and its
+// fence keeps what it wrote: the sweep looks again.
+func TestFenceRace(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	x.Push(map[tenant.ID]storetest.Data{"a": {"__name__=m": {{T: storetest.Day * series.DayMillis, V: 1}}}}, "i1")
+	c, err := x.Store.Catalog(t.Context(), "a", storetest.Day)
+	x.Must(nil, err)
+	g, err := x.Store.NewGeneration(t.Context(), c, 0, nil)
+	x.Must(nil, err)
+	one := &column.Series{T: []int64{storetest.Day * series.DayMillis}, V: []float64{1}}
+	x.Must(nil, g.Add(t.Context(), labels.FromStrings("__name__", "m"), one))
+	plan, published := &faults.Plan{}, false
+	ports := storetest.Faulty(plan)
+	sweeper := lifecycle.New(x.Other(ports.Rows(x.Rows), x.Objects, "ahead", 49*time.Hour))
+	plan.Before(func(_ int, name string) {
+		if name == "CheckAndMutate" && !published {
+			published = true
+			x.Must(g.Publish(t.Context()))
+		}
+	})
+	report, err := sweeper.Sweep(t.Context())
+	if err != nil || !published || report.Kept != 2 || report.Objects != 0 || report.Generations != 0 {
+		t.Errorf("%+v, published %t, %v; want the rows and the pack kept", report, published, err)
+	}
+	x.Check("published before the fence")
 	x.Verify()
 }
