@@ -23,7 +23,7 @@ import (
 type edge struct {
 	auth        *authn.Authenticator
 	gateway     *gateway.Gateway
-	cert        *certificate // nil without TLS
+	cert        *conn.Certificate // nil without TLS
 	connections conn.Limits
 	trusted     []netip.Prefix      // proxies before the edge
 	toBackend   *operator.Forwarder // of the operator's commands; nil but in a gateway of a cluster
@@ -68,8 +68,8 @@ func (p *process) buildEdge(keys edgeSecrets) (err error) {
 		return err
 	}
 	if p.cfg.TLS.CertFile != "" {
-		e.cert = &certificate{files: p.cfg.TLS}
-		if err := e.cert.load(); err != nil {
+		e.cert = &conn.Certificate{CertFile: p.cfg.TLS.CertFile, KeyFile: p.cfg.TLS.KeyFile}
+		if err := e.cert.Load(); err != nil {
 			return err
 		}
 	}
@@ -130,7 +130,7 @@ func (p *process) shareBudgets() {
 func (e *edge) reload() error {
 	err := e.auth.Reload()
 	if e.cert != nil {
-		err = errors.Join(err, e.cert.load())
+		err = errors.Join(err, e.cert.Load())
 	}
 	return err
 }

@@ -78,11 +78,11 @@ func TestBackendListener(t *testing.T) {
 			map[string]int{"/healthy": 200, "/metrics": 200, "/": 404, "/admin/v1/flush": 404, "/debug/pprof/": 401}, 200},
 		{"with one in a file", map[string]string{"PALLIUM_PPROF_TOKEN_FILE": writeFile(t, profiles+"\n")}, nil, 200},
 	} {
-		a := &process{opts: testOptions(Backend, c.env, nil), registry: prometheus.NewRegistry(), admin: &adminListener{}}
-		if err := a.buildAdmin(""); err != nil {
+		a := &process{opts: testOptions(Backend, c.env, nil), registry: prometheus.NewRegistry()}
+		if err := a.buildSurface(""); err != nil {
 			t.Fatal(err)
 		}
-		h := a.admin.all
+		h := a.surface.Handler()
 		get := func(path string, auth func(*http.Request)) int {
 			r := httptest.NewRequest(http.MethodGet, path, nil)
 			auth(r)
@@ -107,8 +107,8 @@ func TestBackendListener(t *testing.T) {
 			t.Errorf("%s: profiles with the admin token", c.name)
 		}
 	}
-	a := &process{opts: testOptions(Backend, map[string]string{"PALLIUM_PPROF_TOKEN": "short"}, nil), registry: prometheus.NewRegistry(), admin: &adminListener{}}
-	if err := a.buildAdmin(""); err == nil || !strings.Contains(err.Error(), "PALLIUM_PPROF_TOKEN") {
+	a := &process{opts: testOptions(Backend, map[string]string{"PALLIUM_PPROF_TOKEN": "short"}, nil), registry: prometheus.NewRegistry()}
+	if err := a.buildSurface(""); err == nil || !strings.Contains(err.Error(), "PALLIUM_PPROF_TOKEN") {
 		t.Errorf("a short token: %v", err)
 	}
 }

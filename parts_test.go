@@ -2,13 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
-	"log/slog"
-	"strings"
 	"testing"
 	"time"
-
-	dto "github.com/prometheus/client_model/go"
 
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -54,24 +49,3 @@ func TestEdgeURL(t *testing.T) {
 		}
 	}
 }
-
-// TestSelfMonitorFails: a failure is logged, and the next one is tried.
-func TestSelfMonitorFails(t *testing.T) {
-	noLeaks(t)
-	log := &lockedBuffer{}
-	m := &selfMonitor{gatherer: failingGatherer{}, every: time.Millisecond, now: time.Now, logger: slog.New(slog.NewTextHandler(log, nil))}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); m.run(ctx) }()
-	for strings.Count(log.String(), "gathering is out") < 2 {
-		time.Sleep(time.Millisecond)
-	}
-	cancel()
-	<-done
-}
-
-var errGather = errors.New("gathering is out")
-
-type failingGatherer struct{}
-
-func (failingGatherer) Gather() ([]*dto.MetricFamily, error) { return nil, errGather }

@@ -21,6 +21,7 @@ import (
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/gateway/admin"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -54,7 +55,8 @@ type process struct {
 	rows                 rows.Store
 	control              *control.Control
 	limitsOf             func(tenant.ID) limits.Limits
-	admin                *adminListener
+	admin                *admin.Listener
+	surface              admin.Surface // of the admin listener
 	startup              *startup
 
 	edge    *edge    // nil in a backend
@@ -176,7 +178,7 @@ func (p *process) build(ctx context.Context) error {
 			return err
 		}
 	}
-	return p.buildAdmin(keys.adminToken)
+	return p.buildSurface(keys.adminToken)
 }
 
 // openControl opens the row store and the control plane over it. Without a pepper,

@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/rpc"
+	"github.com/palliumhq/pallium/backend/selfmonitor"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/gateway/conn"
 )
@@ -37,13 +39,13 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 		p.cutOff()
 		return errors.Join(err, p.close())
 	}
-	p.admin.serveAll()
+	p.admin.Serve(p.surface)
 	p.opts.Logger.Info("serving", append(p.logAddresses(list), "role", string(p.opts.Role), "version", p.opts.Version)...)
 	if started != nil {
-		started(list[0].Addr(), p.admin.listener.Addr())
+		started(list[0].Addr(), p.admin.Addr())
 	}
 	main, two := p.mainServers()
-	servers := []*http.Server{main, two, p.admin.server}
+	servers := []*http.Server{main, two, p.admin.Server()}
 	failed := make(chan error, 2)
 	var serving, background sync.WaitGroup
 	serving.Go(func() { failed <- p.serveMain(main, two, list[0]) })
@@ -67,7 +69,7 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	case <-ctx.Done():
 		p.opts.Logger.Info("stopping")
 	case err = <-failed:
-	case err = <-p.admin.failed:
+	case err = <-p.admin.Failed():
 	}
 	return errors.Join(ignoreClosed(err), p.stop(servers, stopBackground, &background, &serving))
 }
@@ -84,10 +86,11 @@ func (p *process) beside(ctx context.Context, background *sync.WaitGroup) {
 	if p.cfg.Self.Disabled {
 		return
 	}
-	m := &selfMonitor{gatherer: p.registry, push: b.push, every: time.Duration(p.cfg.Self.Interval), now: p.opts.Now, logger: p.opts.Logger, host: p.cfg.Cluster.Instance}
+	o := selfmonitor.Options{Gatherer: p.registry, Push: b.push, Interval: time.Duration(p.cfg.Self.Interval), Now: p.opts.Now, Logger: p.opts.Logger,
+		Instance: p.cfg.Cluster.Instance}
 	background.Go(func() {
 		if b.cluster == nil || b.cluster.members.Wait(ctx) == nil {
-			m.run(ctx)
+			selfmonitor.Run(ctx, o)
 		}
 	})
 }
@@ -97,7 +100,7 @@ func (p *process) requestContext(net.Listener) context.Context { return p.reques
 
 // logAddresses are the attributes of what the process listens on.
 func (p *process) logAddresses(list []net.Listener) []any {
-	out := []any{"edge", list[0].Addr().String(), "admin", p.admin.listener.Addr().String()}
+	out := []any{"edge", list[0].Addr().String(), "admin", p.admin.Addr().String()}
 	if len(list) > 1 {
 		out[0] = "internal"
 		out = append(out, "rpc", list[1].Addr().String())
@@ -131,12 +134,12 @@ func (p *process) mainServers() (one, two *http.Server) {
 // serveMain serves the edge, or a backend for gateways.
 func (p *process) serveMain(srv, two *http.Server, l net.Listener) error {
 	if p.edge == nil {
-		rejected := &rejections{log: p.opts.Logger}
-		return srv.Serve(p.security.Listen(l, func(err error) { rejected.add(err, time.Now()) }))
+		rejected := cluster.NewRejections(p.opts.Logger)
+		return srv.Serve(p.security.Listen(l, func(err error) { rejected.Add(err, time.Now()) }))
 	}
 	var config *tls.Config
 	if p.edge.cert != nil {
-		config = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.edge.cert.get}
+		config = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.edge.cert.Get}
 	}
 	return conn.Serve(srv, two, conn.Limit(l, p.edge.connections, p.edge.trusted, p.registry), config, p.cfg.Gateway.HeaderBytes())
 }

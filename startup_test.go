@@ -196,7 +196,7 @@ func TestAdminWhileReplaying(t *testing.T) {
 	a.registerEarly(a.startup.collectors()...)
 	a.startup.replay(430_000, 1_000_000)
 	client := &http.Client{Transport: &http.Transport{}}
-	checkStarting(t, client, "http://"+a.admin.listener.Addr().String(), "replaying the write-ahead log: 43% (0.4 of 1.0 MB), ",
+	checkStarting(t, client, "http://"+a.admin.Addr().String(), "replaying the write-ahead log: 43% (0.4 of 1.0 MB), ",
 		"pallium_ingester_replay_bytes 430000", "pallium_ingester_replay_total_bytes 1e+06")
 	client.CloseIdleConnections()
 	if err := a.close(); err != nil {
@@ -300,7 +300,7 @@ func TestStopWhileWaitingForRedis(t *testing.T) {
 					t.Fatalf("it says %q", a.startup)
 				}
 			}
-			checkStarting(t, client, "http://"+a.admin.listener.Addr().String(), doing)
+			checkStarting(t, client, "http://"+a.admin.Addr().String(), doing)
 			cancel()
 			if err := <-ended; !errors.Is(err, context.Canceled) {
 				t.Errorf("ended with %v", err)

@@ -1,4 +1,6 @@
-package main
+// Package selfmonitor writes a process's own metrics to the built-in tenant, so that
+// there is something to see from the first minute.
+package selfmonitor
 
 import (
 	"context"
@@ -17,22 +19,22 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// selfMonitor writes the process's own metrics to the built-in tenant, so that
-// there is something to see from the first minute.
-type selfMonitor struct {
-	gatherer prometheus.Gatherer
-	push     func(context.Context, *series.Batch) (series.Outcome, error)
-	every    time.Duration
-	now      func() time.Time
-	logger   *slog.Logger
-	host     string // names this process; empty: the host's name
+// Options of Run. All but Instance are needed.
+type Options struct {
+	Gatherer prometheus.Gatherer
+	Push     func(context.Context, *series.Batch) (series.Outcome, error)
+	Interval time.Duration
+	Now      func() time.Time
+	Logger   *slog.Logger
+	Instance string // names this process; empty: the host's name
 }
 
-// run writes until ctx is done.
-func (m *selfMonitor) run(ctx context.Context) {
-	tick := time.NewTicker(m.every)
+// Run writes at each interval until ctx is done. A failure is logged, and the next
+// interval is another try.
+func Run(ctx context.Context, o Options) {
+	tick := time.NewTicker(o.Interval)
 	defer tick.Stop()
-	host := m.host
+	host := o.Instance
 	if host == "" {
 		var err error
 		if host, err = os.Hostname(); err != nil {
@@ -40,8 +42,8 @@ func (m *selfMonitor) run(ctx context.Context) {
 		}
 	}
 	for {
-		if err := m.write(ctx, host, m.now()); err != nil && ctx.Err() == nil {
-			m.logger.Warn("writing our own metrics failed", "err", err)
+		if err := write(ctx, &o, host); err != nil && ctx.Err() == nil {
+			o.Logger.Warn("writing our own metrics failed", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -51,13 +53,13 @@ func (m *selfMonitor) run(ctx context.Context) {
 	}
 }
 
-func (m *selfMonitor) write(ctx context.Context, host string, now time.Time) error {
-	families, err := m.gatherer.Gather()
+func write(ctx context.Context, o *Options, host string) error {
+	families, err := o.Gatherer.Gather()
 	if err != nil {
 		return err
 	}
 	b := &series.Batch{Tenant: tenant.Self}
-	vector, err := expfmt.ExtractSamples(&expfmt.DecodeOptions{Timestamp: model.TimeFromUnixNano(now.UnixNano())}, families...)
+	vector, err := expfmt.ExtractSamples(&expfmt.DecodeOptions{Timestamp: model.TimeFromUnixNano(o.Now().UnixNano())}, families...)
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func (m *selfMonitor) write(ctx context.Context, host string, now time.Time) err
 	for _, f := range families {
 		b.Metadata = append(b.Metadata, series.MetricMetadata{Metric: f.GetName(), Metadata: metadata.Metadata{Type: metricType(f.GetType()), Help: f.GetHelp(), Unit: f.GetUnit()}})
 	}
-	_, err = m.push(ctx, b)
+	_, err = o.Push(ctx, b)
 	return err
 }
 

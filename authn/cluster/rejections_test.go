@@ -1,4 +1,4 @@
-package main
+package cluster
 
 import (
 	"bytes"
@@ -12,12 +12,12 @@ import (
 // TestRejections: strangers do not fill the log, which says how many there were.
 func TestRejections(t *testing.T) {
 	var log bytes.Buffer
-	r := rejections{log: slog.New(slog.NewTextHandler(&log, nil))}
+	r := Rejections{log: slog.New(slog.NewTextHandler(&log, nil))}
 	start := time.Unix(1_000_000, 0)
 	for i := range 1000 {
-		r.add(errors.New("no"), start.Add(time.Duration(i)*time.Millisecond))
+		r.Add(errors.New("no"), start.Add(time.Duration(i)*time.Millisecond))
 	}
-	r.add(errors.New("no"), start.Add(rejectedEvery))
+	r.Add(errors.New("no"), start.Add(rejectedEvery))
 	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "suppressed=999") {
 		t.Errorf("%d lines: %.300s", n, log.String())
 	}

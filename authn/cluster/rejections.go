@@ -1,4 +1,4 @@
-package main
+package cluster
 
 import (
 	"log/slog"
@@ -9,9 +9,9 @@ import (
 // rejectedEvery is how often the log says that connections are rejected.
 const rejectedEvery = 10 * time.Second
 
-// rejections logs connections that were rejected, so that strangers do not fill the
-// log.
-type rejections struct {
+// Rejections logs connections that were rejected, so that strangers do not fill the
+// log. It is safe for concurrent use.
+type Rejections struct {
 	log *slog.Logger
 
 	mu     sync.Mutex
@@ -19,8 +19,11 @@ type rejections struct {
 	since  int // rejected since then and not logged
 }
 
-// add is told why a connection was rejected.
-func (r *rejections) add(err error, now time.Time) {
+// NewRejections returns one that logs to a logger.
+func NewRejections(logger *slog.Logger) *Rejections { return &Rejections{log: logger} }
+
+// Add is told why a connection was rejected.
+func (r *Rejections) Add(err error, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.logged.IsZero() && now.Sub(r.logged) < rejectedEvery {
