@@ -22,7 +22,7 @@ CLUSTERENV := PALLIUM=$(CURDIR)/bin/pallium REDIS_SERVER=$(REDIS_SERVER) \
 	BIGTABLE_EMULATOR_BIN=$(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) \
 	FAKE_GCS_SERVER_BIN=$(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION)
 
-.PHONY: run build test unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto deploy-check model bench load load-cluster tools clean
+.PHONY: run build test check cover generate unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto deploy-check model bench load load-cluster tools clean
 
 run: build                      ## build and serve on :9009, data in ./data
 	./bin/pallium all $(ARGS)
@@ -47,6 +47,17 @@ redis:                           ## installs redis-server where it is missing an
 proto:                           ## messages between roles; needs protoc
 	GOBIN=$(TOOLS) $(GO) install github.com/gogo/protobuf/protoc-gen-gogofaster
 	cd backend/wire && PATH="$(TOOLS):$$PATH" protoc -I. -I"$$($(GO) list -m -f '{{.Dir}}' github.com/gogo/protobuf)" --gogofaster_out=plugins=grpc,paths=source_relative:. wire.proto
+
+check: $(TOOLS)/golangci-lint-$(LINT_VERSION)  ## format, lint and tests of what differs from BASE (default HEAD); about a minute
+	@GO="$(GO)" LINT=$< BASE="$(BASE)" ./test/check.sh
+
+cover: $(EMULATORS) redis              ## how much of the code its own tests reach, package by package, worst last
+	$(GO) test -vet=off -coverprofile=cover.out $(UNIT) | grep -o 'pallium.*coverage: [0-9.]*%' | sort -t: -k2 -rn
+	$(GO) tool cover -func=cover.out | tail -1
+
+generate:                       ## what is generated from the code: the tables of docs/limits.md and the imports in docs/architecture.md
+	$(GO) generate ./policies/...
+	UPDATE=1 $(GO) test -vet=off -count=1 -run TestImports ./test/house
 
 unit: $(EMULATORS) redis
 	$(GO) test -vet=off $(UNIT)

@@ -226,7 +226,7 @@ func (b *backend) buildDistributor(context.Context) error {
 
 // newDistributor builds what this process writes by.
 func (b *backend) newDistributor() pushFunc {
-	o := distributor.Options{Limits: b.limitsOf, Now: b.opts.Now, Registerer: b.registry}
+	o := distributor.Options{Now: b.opts.Now, Registerer: b.registry}
 	var elections election.Store
 	if b.cluster == nil {
 		o.Local = b.ingester
@@ -259,8 +259,8 @@ func (b *backend) buildAPIOptions() {
 // buildQuerier builds the role.
 func (b *backend) buildQuerier(context.Context) error {
 	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
-	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.limitsOf, b.opts.Now, b.opts.Logger)
-	b.api.Engine = querier.NewEngine(b.limitsOf, querier.NewParser(syntax, querier.MaxOperators), b.opts.Logger, b.registry)
+	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
+	b.api.Engine = querier.NewEngine(querier.NewParser(syntax, querier.MaxOperators), b.opts.Logger, b.registry)
 	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
 	b.api.Delete = b.deleteSeries
 	b.api.Metadata = func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
@@ -318,7 +318,7 @@ func (b *backend) tenants(ctx context.Context) (active, deleted []tenant.ID, err
 // commands, whose credential they checked and which they audit.
 func (b *backend) internal() http.Handler {
 	commands := admin.Passed(operator.Root, b.commands.Routes, b.opts.Logger)
-	var answers http.Handler = http.NotFoundHandler()
+	answers := http.NotFoundHandler()
 	if b.handler != nil {
 		answers = api.ForGateways(b.handler)
 	}

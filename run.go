@@ -86,8 +86,8 @@ func (p *process) beside(ctx context.Context, background *sync.WaitGroup) {
 	if p.cfg.Self.Disabled {
 		return
 	}
-	o := selfmonitor.Options{Gatherer: p.registry, Push: b.push, Interval: time.Duration(p.cfg.Self.Interval), Now: p.opts.Now, Logger: p.opts.Logger,
-		Instance: p.cfg.Cluster.Instance}
+	o := selfmonitor.Options{Gatherer: p.registry, Push: b.push, Limits: b.limitsOf, Interval: time.Duration(p.cfg.Self.Interval),
+		Now: p.opts.Now, Logger: p.opts.Logger, Instance: p.cfg.Cluster.Instance}
 	background.Go(func() {
 		if b.cluster == nil || b.cluster.members.Wait(ctx) == nil {
 			selfmonitor.Run(ctx, o)

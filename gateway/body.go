@@ -2,13 +2,13 @@ package gateway
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"time"
 
 	"github.com/palliumhq/pallium/gateway/conn"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 const deadlineStep = 256 << 10 // bytes between two settings of the deadline
@@ -51,7 +51,7 @@ func (b *body) receive() *refusal {
 		_ = b.rc.SetReadDeadline(time.Time{})
 		return nil
 	case errors.As(err, &large):
-		return tooLarge(b.limit, fmt.Sprintf("the request body has more than %d bytes", b.limit))
+		return tooLarge(b.limit, limits.More)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &refusal{status: http.StatusRequestTimeout, reason: "body_slow", text: "the request body arrived too slowly"}
 	case errors.As(err, &broken):

@@ -77,7 +77,7 @@ func TestBodyFailures(t *testing.T) {
 		{"large", strings.NewReader("12345678901"), take, 413},
 		{"no memory", strings.NewReader("1"), func(int64) error { return ErrNoMemory }, 503},
 		{"never fits", strings.NewReader("1"), func(int64) error { return ErrNeverFits }, 413},
-		{"tenant's own limit", strings.NewReader("1"), func(int64) error { return &limits.Exceeded{Name: "max_memory_bytes"} }, 422},
+		{"tenant's own limit", strings.NewReader("1"), func(int64) error { return limits.MaxMemoryBytes.ExceededAt(1, 2) }, 422},
 		{"good", strings.NewReader("1234567890"), take, 0},
 	} {
 		f := newBody(&deadlines{}, &http.Request{Body: io.NopCloser(tt.src)}, 10, tt.take).receive()

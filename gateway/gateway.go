@@ -252,7 +252,7 @@ func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *refusal {
 		return x.route.local(x, lim)
 	}
 	if x.r.ContentLength > x.g.cfg.MaxBodyBytes {
-		return tooLarge(x.g.cfg.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", x.r.ContentLength))
+		return tooLarge(x.g.cfg.MaxBodyBytes, x.r.ContentLength)
 	}
 	if f := b.receive(); f != nil {
 		return f

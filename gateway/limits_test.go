@@ -171,7 +171,7 @@ func TestBodySize(t *testing.T) {
 			t.Error("a body of known size reached the backend")
 		}
 		refusedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "3e9\r\n"+body+"\r\n0\r\n\r\n"), 413,
-			"max_body_bytes", "1000 bytes", "more than 1000 bytes")
+			"max_body_bytes", "of 1000 bytes exceeded: the request body has more;")
 		a := e.do("POST /prometheus/api/v1/query", bearer("$A"), body)
 		refusedBy(t, a, 413, `"errorType":"too_large_entry"`)
 	})

@@ -45,7 +45,7 @@ func noMemory(err error) *refusal {
 	var exceeded *limits.Exceeded
 	switch {
 	case errors.As(err, &exceeded):
-		return &refusal{status: http.StatusUnprocessableEntity, reason: exceeded.Name, text: exceeded.Error()}
+		return &refusal{status: http.StatusUnprocessableEntity, reason: exceeded.Name(), text: exceeded.Error()}
 	case errors.Is(err, ErrNeverFits):
 		return &refusal{status: http.StatusRequestEntityTooLarge, reason: "memory", detail: err,
 			text: "the request needs more memory than one can have here: send smaller requests"}

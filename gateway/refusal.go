@@ -58,7 +58,7 @@ func overLimit(r *quota.Rejection) *refusal {
 }
 
 // tooLarge is the answer to a body of more than limit bytes.
-func tooLarge(limit int64, use string) *refusal { return overLimit(quota.BodyTooLarge(limit, use)) }
+func tooLarge(limit, bytes int64) *refusal { return overLimit(quota.BodyTooLarge(limit, bytes)) }
 
 // write answers with the refusal: one line of text on the write path, where
 // Prometheus logs the first line, Prometheus' JSON everywhere else.

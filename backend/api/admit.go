@@ -38,12 +38,13 @@ func (a *api) admit(next http.Handler) http.HandlerFunc {
 	}
 }
 
-// account begins the account of a read's memory and time. end ends both.
+// account begins the account of a read's memory and time, by the tenant's limits as
+// they are now, which all of the read goes by. end ends both.
 func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end func()) {
 	id := access(r)
 	l := a.Limits(id)
 	h := a.Memory.Begin(memory.Request{Tenant: id, Limit: l.MaxMemoryBytes})
-	ctx, cancel := context.WithCancelCause(memory.NewContext(r.Context(), h))
+	ctx, cancel := context.WithCancelCause(querier.WithLimits(memory.NewContext(r.Context(), h), &l))
 	h.OnEnd(cancel)
 	stop := func() {}
 	if t := time.Duration(l.QueryTimeout); t > 0 {
@@ -88,7 +89,7 @@ func (c *textCheck) text(s string) {
 func (c *textCheck) length(n int) {
 	c.bytes += n
 	if most := c.lim.MaxQueryLength; c.err == nil && most > 0 && c.bytes > most {
-		c.err = &limits.Exceeded{Name: "max_query_length", Limit: fmt.Sprintf("%d bytes", most), Use: fmt.Sprintf("expressions and selectors of the request have %d", c.bytes)}
+		c.err = limits.MaxQueryLength.Exceeded(c.lim, int64(c.bytes))
 	}
 }
 
@@ -104,8 +105,7 @@ func (c *textCheck) left() int {
 
 func (c *textCheck) count(n int, err error) {
 	if err != nil {
-		c.err = &limits.Exceeded{Name: "max_regex_instructions", Limit: fmt.Sprintf("%d instructions", c.lim.MaxRegexInstructions),
-			Use: "the regular expressions of the request are larger once they are compiled", Hint: "use fewer repetitions (x{1000}), classes and alternatives"}
+		c.err = limits.MaxRegexInstructions.Exceeded(c.lim, limits.More)
 		return
 	}
 	c.instructions += n

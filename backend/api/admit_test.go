@@ -114,17 +114,24 @@ type reading struct {
 	account *memory.Account
 	gate    *querier.Gate
 	reg     *prometheus.Registry
+
+	looked func(tenant.ID) // not nil: called when limits are looked up
 }
 
 func newReading(t testing.TB, account int64) *reading {
 	t.Helper()
 	b := &reading{t: t, source: &fakeSource{}, lim: limits.Default(), now: time.Now().Truncate(time.Minute), reg: prometheus.NewRegistry()}
-	lim := func(tenant.ID) limits.Limits { return b.lim }
+	lim := func(id tenant.ID) limits.Limits {
+		if b.looked != nil {
+			b.looked(id)
+		}
+		return b.lim
+	}
 	b.account, b.gate = memory.NewAccount(account, nil), querier.NewGate(b.reg)
 	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
 	b.h = newAPI(Options{
-		Queryable: querier.NewQueryable(b.source, lim, func() time.Time { return b.now }, nil),
-		Engine:    querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
+		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, nil),
+		Engine:    querier.NewEngine(p, slog.New(slog.DiscardHandler), nil), Parser: p,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Limits: lim, Memory: b.account, Gate: b.gate, Lookback: querier.LookbackDelta,
 	})

@@ -28,7 +28,7 @@ func forRoles(push, read bool) Options {
 		o.Push = func(context.Context, *series.Batch) (series.Outcome, error) { return series.Outcome{}, nil }
 	}
 	if read {
-		o.Queryable = querier.NewQueryable(nil, nil, nil, nil)
+		o.Queryable = querier.NewQueryable(nil, nil, nil)
 	}
 	return o
 }

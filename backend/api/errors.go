@@ -21,12 +21,10 @@ import (
 type (
 	badRequest  struct{ error } // 400
 	unsupported string          // 415
-	tooLarge    string          // 413
 )
 
 func (e badRequest) Unwrap() error  { return e.error }
 func (e unsupported) Error() string { return string(e) }
-func (e tooLarge) Error() string    { return string(e) }
 
 // statusClientGone is what nginx logs for a client that hung up.
 const statusClientGone = 499
@@ -37,8 +35,6 @@ func status(err error) (int, string) {
 	var (
 		bad      badRequest
 		media    unsupported
-		large    tooLarge
-		decoded  *remotewrite.TooLargeError
 		exceeded *limits.Exceeded
 		queue    *querier.QueueFullError
 		needs    *memory.TooLargeError
@@ -46,8 +42,6 @@ func status(err error) (int, string) {
 	switch {
 	case errors.As(err, &media):
 		return http.StatusUnsupportedMediaType, media.Error()
-	case errors.As(err, &large):
-		return http.StatusRequestEntityTooLarge, large.Error()
 	case errors.As(err, &needs):
 		return http.StatusRequestEntityTooLarge, needs.Error()
 	case errors.As(err, &queue):
@@ -56,13 +50,14 @@ func status(err error) (int, string) {
 		return http.StatusServiceUnavailable, memory.ErrEnded.Error() + "; try again later"
 	case errors.Is(err, memory.ErrFull):
 		return http.StatusServiceUnavailable, memory.ErrFull.Error() + "; send the request again"
-	case errors.As(err, &decoded):
-		return http.StatusRequestEntityTooLarge, decoded.Error()
 	case errors.Is(err, remotewrite.ErrTooMany), errors.Is(err, remotewrite.ErrTooLarge):
 		return http.StatusRequestEntityTooLarge, err.Error()
 	case errors.As(err, &bad), errors.Is(err, remotewrite.ErrMalformed):
 		return http.StatusBadRequest, err.Error()
 	case errors.As(err, &exceeded):
+		if exceeded.Of(limits.MaxBodyBytes) || exceeded.Of(limits.MaxDecodedBytes) {
+			return http.StatusRequestEntityTooLarge, exceeded.Error()
+		}
 		return http.StatusUnprocessableEntity, exceeded.Error()
 	case errors.Is(err, context.Canceled):
 		return statusClientGone, "request was canceled"

@@ -65,7 +65,9 @@ func TestTenantsMemory(t *testing.T) {
 	}
 	for _, c := range allReadRoutes() {
 		if !c.onlyParses {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{422, "limit max_memory_bytes of 4194304 bytes exceeded: the tenant's requests under way need "})
+			w := do(b.h, as("acme", c.request(b, "")))
+			b.check(c.String(), w, refusal{422, "limit max_memory_bytes of 4194304 bytes exceeded: the request needs "})
+			b.check(c.String(), w, refusal{422, " bytes of memory or more, with the tenant's other requests under way; "})
 		}
 	}
 	other.Close()
@@ -250,7 +252,7 @@ func TestPlaces(t *testing.T) {
 		if asked != 0 {
 			t.Errorf("%s reads before it has a place", c)
 		}
-		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{429, "1 queries of the tenant are running and 1 are waiting"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{429, "limit max_queued_queries of 1 queries exceeded: 1 queries are waiting for the 1 that are running (limit max_concurrent_queries)"})
 		if w := do(b.h, as("b", c.request(b, ""))); w.Code/100 != 2 {
 			t.Errorf("%s of another tenant: %d %s", c, w.Code, w.Body)
 		}

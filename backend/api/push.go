@@ -14,6 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // The headers in which a receiver says how much it wrote (remote write 2.0; we
@@ -50,7 +51,7 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	req.Batch.Tenant = id
+	req.Batch.Tenant, req.Batch.Limits = id, &lim
 	out, err := a.Push(memory.NewContext(r.Context(), h), &req.Batch)
 	if err != nil {
 		writeCounts(w.Header(), series.Outcome{})
@@ -135,7 +136,7 @@ func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit i
 	body := r.Body
 	if limit > 0 {
 		if r.ContentLength > limit {
-			return tooLarge(fmt.Sprintf("body is %d bytes, limit max_body_bytes allows %d; send fewer samples per request", r.ContentLength, limit))
+			return limits.MaxBodyBytes.ExceededAt(limit, r.ContentLength)
 		}
 		body = http.MaxBytesReader(w, r.Body, limit)
 	}
@@ -149,7 +150,7 @@ func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit i
 		}
 		var max *http.MaxBytesError
 		if errors.As(err, &max) {
-			return tooLarge(fmt.Sprintf("body is more than %d bytes, which limit max_body_bytes allows; send fewer samples per request", max.Limit))
+			return limits.MaxBodyBytes.ExceededAt(max.Limit, limits.More)
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return badRequest{errors.New("body ends before its announced length")}

@@ -138,11 +138,11 @@ func TestPush(t *testing.T) {
 		{"not protobuf", map[string]string{"Content-Type": typeV1}, snappy.Encode(nil, []byte("\x0a\xff")), limits.Limits{}, 400, "malformed"},
 		{"no series", map[string]string{"Content-Type": typeV1}, snappy.Encode(nil, nil), limits.Limits{}, 204, ""},
 		{"body at the limit", nil, v1, limits.Limits{MaxBodyBytes: int64(len(v1))}, 204, ""},
-		{"body too large", nil, v1, limits.Limits{MaxBodyBytes: int64(len(v1)) - 1}, 413, fmt.Sprintf("body is %d bytes, limit max_body_bytes allows %d", len(v1), len(v1)-1)},
-		{"decoded too large", nil, v1, limits.Limits{MaxDecodedBytes: 10}, 413, "limit max_decoded_bytes allows 10"},
-		{"decoded too large for 2.0", map[string]string{"Content-Type": typeV2}, v2, limits.Limits{MaxDecodedBytes: 10}, 413, "limit max_decoded_bytes allows 10"},
+		{"body too large", nil, v1, limits.Limits{MaxBodyBytes: int64(len(v1)) - 1}, 413, fmt.Sprintf("limit max_body_bytes of %d bytes exceeded: the request body has %d bytes", len(v1)-1, len(v1))},
+		{"decoded too large", nil, v1, limits.Limits{MaxDecodedBytes: 10}, 413, "limit max_decoded_bytes of 10 bytes"},
+		{"decoded too large for 2.0", map[string]string{"Content-Type": typeV2}, v2, limits.Limits{MaxDecodedBytes: 10}, 413, "limit max_decoded_bytes of 10 bytes"},
 		{"claims too much", nil, long, limits.Limits{}, 400, "cannot decompress"},
-		{"claims more than is allowed", nil, long, limits.Limits{MaxDecodedBytes: 1 << 20}, 413, "limit max_decoded_bytes allows 1048576"},
+		{"claims more than is allowed", nil, long, limits.Limits{MaxDecodedBytes: 1 << 20}, 413, "limit max_decoded_bytes of 1048576 bytes"},
 	}
 	h := pushAPI(limits.Limits{}, nil)
 	for _, tt := range tests {
@@ -165,7 +165,7 @@ func TestChunkedBody(t *testing.T) {
 	r.Body, r.ContentLength = http.NoBody, -1
 	r.Body = readCloser{bytes.NewReader(make([]byte, 1<<20))}
 	w := do(pushAPI(limits.Limits{MaxBodyBytes: 1000}, nil), r)
-	if w.Code != 413 || !strings.Contains(w.Body.String(), "more than 1000 bytes, which limit max_body_bytes allows") {
+	if w.Code != 413 || !strings.Contains(w.Body.String(), "limit max_body_bytes of 1000 bytes exceeded: the request body has more") {
 		t.Errorf("%d %q", w.Code, w.Body)
 	}
 }
@@ -249,12 +249,12 @@ func TestErrors(t *testing.T) {
 		{wrap(context.DeadlineExceeded), 503, "request took too long; send it again"},
 		{wrap(context.Canceled), 499, "request was canceled"},
 		{secret, 503, "internal error; send the request again"},
-		{wrap(&limits.Exceeded{Name: "max_x", Limit: "3", Use: "4"}), 422, "limit max_x of 3 exceeded: 4"},
-		{wrap(&remotewrite.TooLargeError{Size: 5, Limit: 4}), 413, "body is 5 bytes decompressed, limit max_decoded_bytes allows 4; send fewer samples per request"},
+		{wrap(limits.MaxQuerySeries.ExceededAt(3, 4)), 422, "limit max_query_series of 3 series exceeded: the query selects 4 series; select fewer with more exact matchers or a shorter range"},
+		{wrap(limits.MaxDecodedBytes.ExceededAt(4, 5)), 413, "limit max_decoded_bytes of 4 bytes exceeded: the request body has 5 bytes after decompression; send smaller requests"},
 		{fmt.Errorf("%w: bad", remotewrite.ErrMalformed), 400, "remote write body is malformed: bad"},
 		{badRequest{errors.New("no")}, 400, "no"},
 		{unsupported("no"), 415, "no"},
-		{tooLarge("no"), 413, "no"},
+		{limits.MaxBodyBytes.ExceededAt(4, limits.More), 413, "limit max_body_bytes of 4 bytes exceeded: the request body has more; send smaller requests"},
 	}
 	h := pushAPI(limits.Limits{}, nil)
 	for _, tt := range tests {

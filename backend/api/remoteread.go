@@ -60,7 +60,7 @@ func (a *api) admitRead(w http.ResponseWriter, r *http.Request, lim *limits.Limi
 	case err != nil:
 		return nil, badRequest{fmt.Errorf("remote read body: snappy: %w", err)}
 	case lim.MaxDecodedBytes > 0 && int64(n) > lim.MaxDecodedBytes:
-		return nil, tooLarge(fmt.Sprintf("body is %d bytes decompressed, limit max_decoded_bytes allows %d", n, lim.MaxDecodedBytes))
+		return nil, limits.MaxDecodedBytes.Exceeded(lim, int64(n))
 	case int64(n) > 64*int64(buf.Len())+64:
 		return nil, badRequest{errors.New("remote read body: snappy: the length it claims cannot be true")}
 	}

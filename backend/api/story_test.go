@@ -38,26 +38,33 @@ type backend struct {
 	now time.Time
 	h   http.Handler
 	lim limits.Limits
+
+	looked func(tenant.ID) // not nil: called when limits are looked up
 }
 
 func newBackend(t testing.TB) *backend {
 	t.Helper()
 	b := &backend{t: t, now: time.Now().Truncate(time.Second), lim: limits.Default()}
-	lim := func(tenant.ID) limits.Limits { return b.lim }
+	lim := func(id tenant.ID) limits.Limits {
+		if b.looked != nil {
+			b.looked(id)
+		}
+		return b.lim
+	}
 	clock := func() time.Time { return b.now }
 	ing, err := ingester.Open(context.Background(), ingester.Options{ID: "i", Dir: t.TempDir(), Limits: lim, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ing.Close() })
-	dist := distributor.New(distributor.Options{Local: ing, Limits: lim, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
+	dist := distributor.New(distributor.Options{Local: ing, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
 	t.Cleanup(func() { until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
 	b.h = newAPI(Options{
 		Memory: account,
-		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, lim, clock, nil),
-		Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil), Parser: p,
+		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, clock, nil),
+		Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil), Parser: p,
 		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: func(_ context.Context, id tenant.ID) (int, error) { return ing.SeriesCount(id), nil }, Limits: lim,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),
 	})
@@ -270,8 +277,8 @@ func TestRemoteRead(t *testing.T) {
 		{"streamed", func(*limits.Limits) {}, stream, 200, ""},
 		{"series, samples", func(l *limits.Limits) { l.MaxQuerySeries = 2 }, samples, 422, "limit max_query_series of 2 series exceeded"},
 		{"series, streamed", func(l *limits.Limits) { l.MaxQuerySeries = 2 }, stream, 422, "limit max_query_series of 2 series exceeded"},
-		{"body too large", func(l *limits.Limits) { l.MaxBodyBytes = 5 }, samples, 413, "limit max_body_bytes allows 5"},
-		{"decoded too large", func(l *limits.Limits) { l.MaxDecodedBytes = 5 }, samples, 413, "limit max_decoded_bytes allows 5"},
+		{"body too large", func(l *limits.Limits) { l.MaxBodyBytes = 5 }, samples, 413, "limit max_body_bytes of 5 bytes"},
+		{"decoded too large", func(l *limits.Limits) { l.MaxDecodedBytes = 5 }, samples, 413, "limit max_decoded_bytes of 5 bytes"},
 		{"claims too much", func(l *limits.Limits) { l.MaxDecodedBytes = 0 }, append(binary.AppendUvarint(nil, 1<<31), 0, 0, 0), 400, "cannot be true"},
 		{"not snappy", func(*limits.Limits) {}, []byte("\xff\xff\xff\xff\xff\xff"), 400, "snappy"},
 		{"not protobuf", func(*limits.Limits) {}, snappy.Encode(nil, []byte("\x0a\xff")), 400, ""},

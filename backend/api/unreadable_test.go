@@ -46,12 +46,12 @@ func TestUnreadable(t *testing.T) {
 		text string // of the answer
 	}{
 		"unreadable": {errors.New("file-7 is damaged"), http.StatusServiceUnavailable, ""},
-		"limit":      {&limits.Exceeded{Name: "max_query_series", Limit: "1"}, http.StatusUnprocessableEntity, "max_query_series"},
+		"limit":      {limits.MaxQuerySeries.ExceededAt(1, 2), http.StatusUnprocessableEntity, "max_query_series"},
 		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "accept-loss"},
 	} {
 		p := parser.NewParser(parser.Options{})
-		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, lim, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
-			Engine: querier.NewEngine(lim, p, slog.New(slog.DiscardHandler), nil)})
+		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
+			Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)})
 		for _, path := range []string{"query?query=up", "query_range?query=up&start=1&end=2&step=1", "series?match[]=up", "labels", "label/job/values",
 			"query_exemplars?query=up&start=1&end=2"} {
 			r := httptest.NewRequest(http.MethodGet, "/prometheus/api/v1/"+path, nil)

@@ -51,7 +51,7 @@ func newDoor(t *testing.T) *door {
 			t.Error(err)
 		}
 	})
-	d.dist = distributor.New(distributor.Options{Local: d.ing, Limits: none, Now: now})
+	d.dist = distributor.New(distributor.Options{Local: d.ing, Now: now})
 	return d
 }
 
@@ -64,7 +64,7 @@ func (d *door) send(md []series.MetricMetadata, entries ...series.Entry) series.
 	for i := range entries {
 		entries[i].Hash = entries[i].Labels.Hash()
 	}
-	out, err := d.dist.Push(context.Background(), &series.Batch{Tenant: "a", Entries: entries, Metadata: md})
+	out, err := d.dist.Push(context.Background(), &series.Batch{Tenant: "a", Limits: &limits.Limits{}, Entries: entries, Metadata: md})
 	if err != nil {
 		d.T.Fatal(err)
 	}

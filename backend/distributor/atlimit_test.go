@@ -22,7 +22,7 @@ type crowd struct {
 	t     *testing.T
 	lim   limits.Limits
 	ings  map[string]Ingester
-	d     *Distributor
+	d     limited
 	now   int64
 	fresh int // new series so far
 }
@@ -32,11 +32,10 @@ const crowdSeries = 200
 func newCrowd(t *testing.T) *crowd {
 	c := &crowd{t: t, lim: limits.Default(), ings: map[string]Ingester{}, now: time.Now().UnixMilli() - 60_000}
 	c.lim.MaxActiveSeries = crowdSeries
-	lim := func(tenant.ID) limits.Limits { return c.lim }
 	for _, id := range []string{"0", "1", "2"} {
 		c.join(id, 1<<30)
 	}
-	c.d = New(Options{Ring: newZones(1), Replication: 3, Replica: lookup(c.ings), Limits: lim})
+	c.d = unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(c.ings)})
 	t.Cleanup(func() { _ = c.d.Close() })
 	if out, err := c.push(0); err != nil || out.Samples != crowdSeries {
 		t.Fatalf("%+v, %v", out, err)
@@ -47,7 +46,7 @@ func newCrowd(t *testing.T) *crowd {
 // join puts a new, empty ingester in the place of another.
 func (c *crowd) join(id string, memory int64) *ingester.Ingester {
 	c.t.Helper()
-	if c.d != nil {
+	if c.d.Distributor != nil {
 		_ = c.d.Close() // nothing is on its way to the old one
 	}
 	ing, err := ingester.Open(context.Background(), ingester.Options{ID: id, Dir: c.t.TempDir(), Replication: 3, MemoryBytes: memory,
@@ -77,6 +76,7 @@ func (c *crowd) push(fresh int) (series.Outcome, error) {
 	for i := range crowdSeries {
 		b.Entries = append(b.Entries, entryOf(rawLabels("__name__", "known", "i", fmt.Sprint(i)), at(c.now)))
 	}
+	c.d.limits = c.lim
 	return c.d.Push(context.Background(), b)
 }
 

@@ -53,7 +53,6 @@ type Options struct {
 	// Memory is what waits for ingesters taken from; nil has no limit.
 	Memory *memory.Account
 
-	Limits     func(tenant.ID) limits.Limits
 	Now        func() time.Time
 	Registerer prometheus.Registerer
 }
@@ -61,6 +60,10 @@ type Options struct {
 // ErrUnavailable is returned when too few ingesters took a series for it to be
 // safe, or too much waits for them. The sender should repeat the request.
 var ErrUnavailable = errors.New("too few ingesters took the request")
+
+// errNoLimits is the error of a batch without limits, against which nothing can be
+// checked.
+var errNoLimits = errors.New("the batch of a write request carries no limits")
 
 // Distributor is safe for concurrent use.
 type Distributor struct {
@@ -119,18 +122,20 @@ func (d *Distributor) Close() error {
 
 // Push writes the batch. The outcome says what was kept and what was refused;
 // an error means that nothing is certain and the sender should try again. The
-// batch is changed: refused parts are taken out of it.
+// batch carries its tenant's limits. It is changed: refused parts are taken out of it.
 func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
-	lim := d.opts.Limits(b.Tenant)
+	if b.Limits == nil {
+		return out, errNoLimits
+	}
 	if d.opts.HA != nil {
-		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, &lim, &out))
+		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, b.Limits, &out))
 	}
 	out.Refusals = append(out.Refusals, b.Malformed...)
 	now := d.opts.Now()
-	v := validator{lim: lim, now: now.UnixMilli(), out: &out}
+	v := validator{lim: b.Limits, now: now.UnixMilli(), out: &out}
 	v.batch(b)
-	more, err := d.send(ctx, b, &lim)
+	more, err := d.send(ctx, b)
 	if err != nil {
 		return series.Outcome{}, err
 	}
@@ -149,14 +154,14 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	return out, nil
 }
 
-func (d *Distributor) send(ctx context.Context, b *series.Batch, lim *limits.Limits) (series.Outcome, error) {
+func (d *Distributor) send(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	if len(b.Entries) == 0 && len(b.Metadata) == 0 {
 		return series.Outcome{}, nil
 	}
 	if d.opts.Local != nil {
 		return d.opts.Local.Push(ctx, b)
 	}
-	return d.replicate(ctx, b, lim)
+	return d.replicate(ctx, b)
 }
 
 // maxShards bounds the tenants whose shards are remembered.

@@ -179,7 +179,6 @@ func TestMetadataOfAllIngesters(t *testing.T) {
 // TestFailures: whatever makes the outcome uncertain is an error without counts.
 func TestFailures(t *testing.T) {
 	down := errors.New("down")
-	lim := func(tenant.ID) limits.Limits { return limits.Limits{} }
 	one := func(ing Ingester) func(*ring.Instance) (Replica, error) {
 		return lookup(map[string]Ingester{"a": ing})
 	}
@@ -198,8 +197,7 @@ func TestFailures(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.opts.Limits = lim
-			out, err := New(tt.opts).Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(50)})
+			out, err := unlimited(tt.opts).Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(50)})
 			if err == nil || (tt.want != nil && !errors.Is(err, tt.want)) {
 				t.Errorf("error %v, want %v", err, tt.want)
 			}
@@ -218,11 +216,10 @@ func (n noRing) Ring(context.Context) (*ring.Ring, error) { return nil, n.err }
 // in the answer and in the metrics.
 func TestOutcome(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	d := New(Options{
-		Local:  &fakeIngester{refuse: 2},
-		Limits: func(tenant.ID) limits.Limits { return limits.Limits{FutureGrace: limits.Duration(time.Minute)} },
-		Now:    func() time.Time { return time.UnixMilli(nowMillis) }, Registerer: reg,
-	})
+	d := limited{New(Options{
+		Local: &fakeIngester{refuse: 2},
+		Now:   func() time.Time { return time.UnixMilli(nowMillis) }, Registerer: reg,
+	}), limits.Limits{FutureGrace: limits.Duration(time.Minute)}}
 	e := entryOf(rawLabels("__name__", "up"), at(nowMillis), at(nowMillis+1), at(nowMillis+2), at(nowMillis+1e6), at(nowMillis+2e6))
 	out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{e, entryOf(rawLabels("a", "b"), at(1), at(2))}})
 	if err != nil {

@@ -13,10 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/exemplar"
 
-	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // kind is how a replica answers for a series of interest.
@@ -102,7 +100,7 @@ func names(b *series.Batch) string {
 }
 
 // trio is a distributor over three replicas.
-func trio(o Options, ms ...*member) *Distributor {
+func trio(o Options, ms ...*member) limited {
 	ings := map[string]Ingester{}
 	for i, m := range ms {
 		if m.reason == "" {
@@ -111,8 +109,7 @@ func trio(o Options, ms ...*member) *Distributor {
 		ings[fmt.Sprint(i)] = m
 	}
 	o.Ring, o.Replication, o.Replica = newZones(1), 3, lookup(ings)
-	o.Limits = func(tenant.ID) limits.Limits { return limits.Limits{} }
-	return New(o)
+	return unlimited(o)
 }
 
 func interestingSeries(i int) series.Entry {

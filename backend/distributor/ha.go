@@ -203,12 +203,16 @@ func (f *haFilter) decide(cluster, replica string) haVerdict {
 	elected, room := f.h.elected(f.ctx, election.Cluster{Tenant: f.id, Name: cluster}, replica, most, &f.patience)
 	switch {
 	case !room:
-		return haVerdict{haRefused, "ha_max_clusters", fmt.Sprintf("limit ha_max_clusters of %d exceeded by one more value of label %s; let fewer groups of replicas send, or none that names itself anew",
-			most, f.lim.HAClusterLabel)}
+		return exceededVerdict(limits.HAMaxClusters.ExceededAt(int64(most), limits.More).With(" (label " + f.lim.HAClusterLabel + ")"))
 	case elected:
 		return haVerdict{is: haElected}
 	}
 	return haVerdict{is: haOther}
+}
+
+func exceededVerdict(e *limits.Exceeded) haVerdict {
+	reason, message := e.Reason()
+	return haVerdict{haRefused, reason, message}
 }
 
 // unlabel takes the replica label off a series. One that has it twice stays as

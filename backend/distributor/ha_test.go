@@ -145,7 +145,7 @@ func TestHAFilter(t *testing.T) {
 		"too many clusters": {limits: func(l *limits.Limits) { l.HAMaxClusters = 1 }, give: []series.Entry{
 			entry(n, "1", "cluster", "c", "__replica__", "a"), entry(n, "2", "cluster", "new", "__replica__", "a"), entry(n, "3"),
 		}, want: `{__name__="1", cluster="c"} {__name__="3"}`,
-			refused: `limit ha_max_clusters of 1 exceeded by one more value of label cluster; let fewer groups of replicas send, or none that names itself anew (ha_max_clusters): 2 samples refused, first: {__name__="2", __replica__="a", cluster="new"}`},
+			refused: `limit ha_max_clusters of 1 clusters exceeded: the cluster label names more (label cluster); let fewer groups of replicas send, or none that gives itself a new name (ha_max_clusters): 2 samples refused, first: {__name__="2", __replica__="a", cluster="new"}`},
 		"long names": {give: []series.Entry{entry(n, "1", "cluster", long, "__replica__", "a"), entry(n, "2", "cluster", "c", "__replica__", long)},
 			refused: `labels cluster and __replica__ may have up to 1024 bytes to name a replica, one has 1025`},
 	} {
@@ -195,7 +195,7 @@ func TestHADuplicateLabel(t *testing.T) {
 	lim := haLimits()
 	var out series.Outcome
 	newHAGroup(1).has[0].Filter(context.Background(), batch, &lim, &out)
-	v := validator{lim: lim, out: &out}
+	v := validator{lim: &lim, out: &out}
 	v.batch(batch)
 	if len(batch.Entries) != 0 || !strings.Contains(out.String(), "duplicate_label") {
 		t.Errorf("kept %v, refused %q", batch.Entries, out.String())

@@ -14,7 +14,6 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // replicaFunc is a replica that does what a test says.
@@ -24,10 +23,9 @@ func (f replicaFunc) Push(ctx context.Context, p *wire.Push) (wire.PushResponse,
 	return f(ctx, p)
 }
 
-func accounted(account *memory.Account, n int, replica func(*ring.Instance) Replica) *Distributor {
-	return New(Options{Ring: newZones(n), Replication: 3, Memory: account, PushTimeout: 5 * time.Second,
-		Replica: func(in *ring.Instance) (Replica, error) { return replica(in), nil },
-		Limits:  func(tenant.ID) limits.Limits { return limits.Limits{} }})
+func accounted(account *memory.Account, n int, replica func(*ring.Instance) Replica) limited {
+	return unlimited(Options{Ring: newZones(n), Replication: 3, Memory: account, PushTimeout: 5 * time.Second,
+		Replica: func(in *ring.Instance) (Replica, error) { return replica(in), nil }})
 }
 
 // eventuallyHeld waits until an account holds so much.

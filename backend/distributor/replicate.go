@@ -12,7 +12,6 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // part is what one ingester gets of a batch.
@@ -46,19 +45,19 @@ type answer struct {
 // answers decide about each: a majority applied it, or it is rejected for good.
 // When they cannot decide, the whole request fails. The rules are in
 // docs/cluster.md.
-func (d *Distributor) replicate(ctx context.Context, b *series.Batch, lim *limits.Limits) (series.Outcome, error) {
+func (d *Distributor) replicate(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	r, err := d.opts.Ring.Ring(ctx)
 	if err != nil {
 		return series.Outcome{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	if d.opts.ShardSize != nil {
-		r = d.shards.get(r, b.Tenant, d.opts.ShardSize(lim))
+		r = d.shards.get(r, b.Tenant, d.opts.ShardSize(b.Limits))
 	}
 	parts, err := d.split(r, b)
 	if err != nil {
 		return series.Outcome{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	h := d.hold(b, lim)
+	h := d.hold(b)
 	if err := d.encode(ctx, b, parts, h); err != nil {
 		h.Close()
 		return series.Outcome{}, err
@@ -67,7 +66,7 @@ func (d *Distributor) replicate(ctx context.Context, b *series.Batch, lim *limit
 	if err := d.exchange(ctx, parts, t, h); err != nil {
 		return series.Outcome{}, err
 	}
-	if err := d.repeat(ctx, b, t, lim); err != nil {
+	if err := d.repeat(ctx, b, t); err != nil {
 		return series.Outcome{}, err
 	}
 	return t.outcome()
@@ -75,10 +74,10 @@ func (d *Distributor) replicate(ctx context.Context, b *series.Batch, lim *limit
 
 // hold begins the account of what waits for ingesters. It may outlive the request
 // and is none of its own account.
-func (d *Distributor) hold(b *series.Batch, lim *limits.Limits) *memory.Holding {
+func (d *Distributor) hold(b *series.Batch) *memory.Holding {
 	// The tenant's name may lie in the request's buffers.
 	id := tenant.ID(strings.Clone(string(b.Tenant)))
-	return d.opts.Memory.Begin(memory.Request{Tenant: id, Limit: lim.MaxMemoryBytes, Write: true, Internal: id == tenant.Self})
+	return d.opts.Memory.Begin(memory.Request{Tenant: id, Limit: b.Limits.MaxMemoryBytes, Write: true, Internal: id == tenant.Self})
 }
 
 // take takes the memory for pushes to ingesters. A request that could not have it
@@ -138,12 +137,12 @@ func (d *Distributor) exchange(ctx context.Context, parts []part, t *tally, h *m
 // repeat pushes entries that one replica knows to the replicas that rejected
 // them for want of room. It runs once in a request, before the request has its
 // answer: an answer that comes later repeats nothing.
-func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally, lim *limits.Limits) error {
+func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) error {
 	parts := t.repeats()
 	if len(parts) == 0 {
 		return nil
 	}
-	h := d.hold(b, lim)
+	h := d.hold(b)
 	for i := range parts {
 		p := &parts[i]
 		few := series.Batch{Tenant: b.Tenant, Entries: make([]series.Entry, len(p.entries))}

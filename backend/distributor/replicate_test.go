@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
-	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
@@ -104,8 +103,7 @@ func TestQuorum(t *testing.T) {
 			for i, r := range tt.replicas {
 				ings[fmt.Sprint(i)] = r
 			}
-			d := New(Options{Ring: newZones(1), Replication: 3, Replica: lookup(ings), PushTimeout: 200e6,
-				Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
+			d := unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(ings), PushTimeout: 200e6})
 			defer d.Close()
 			e := entryOf(rawLabels("__name__", "up", "refused_by", "x"), at(nowMillis), at(nowMillis+1))
 			other := entryOf(rawLabels("__name__", "other"), at(nowMillis))
@@ -141,7 +139,7 @@ func TestReplicas(t *testing.T) {
 			}
 			ings[fmt.Sprint(i)] = r
 		}
-		d := New(Options{Ring: z, Replication: 3, Replica: lookup(ings), Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
+		d := unlimited(Options{Ring: z, Replication: 3, Replica: lookup(ings)})
 		out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(1000)})
 		if err != nil || out.Samples != 1000 {
 			t.Fatalf("%+v, %v", out, err)
@@ -180,8 +178,7 @@ func TestShard(t *testing.T) {
 	for i := range 30 {
 		ings[fmt.Sprint(i)] = &replica{}
 	}
-	d := New(Options{Ring: newZones(10), Replication: 3, Replica: lookup(ings), ShardSize: func(*limits.Limits) int { return 6 },
-		Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
+	d := unlimited(Options{Ring: newZones(10), Replication: 3, Replica: lookup(ings), ShardSize: func(*limits.Limits) int { return 6 }})
 	_, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(2000), Metadata: []series.MetricMetadata{{Metric: "up"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -203,8 +200,8 @@ func TestInflight(t *testing.T) {
 	hung := &replica{hangs: true}
 	const limit = 1_000_000
 	account := memory.NewAccount(limit, nil)
-	d := New(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": &replica{}, "1": &replica{}, "2": hung}),
-		Memory: account, PushTimeout: 500e6, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
+	d := unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": &replica{}, "1": &replica{}, "2": hung}),
+		Memory: account, PushTimeout: 500e6})
 	defer d.Close()
 	full := false
 	for range 1000 {
@@ -232,7 +229,7 @@ func TestInflight(t *testing.T) {
 func TestEncoding(t *testing.T) {
 	seen := make(chan string, 3)
 	ing := pushFunc(func(b *series.Batch) { seen <- describe(b) })
-	d := New(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": ing, "1": ing, "2": ing}), Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }})
+	d := unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": ing, "1": ing, "2": ing})})
 	e := entryOf(rawLabels("__name__", "up", "long", strings.Repeat("ä", 500)), at(nowMillis), at(5), at(1<<43))
 	e.Samples[1].V = 1e-300
 	e.Exemplars = []exemplar.Exemplar{{Labels: rawLabels("trace", "1"), Value: -1, Ts: nowMillis, HasTs: true}}

@@ -9,6 +9,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // tally counts what the replicas of each entry said, and decides by it. The
@@ -59,7 +60,7 @@ type repeats struct{ same, different int }
 // soft reports whether a reason depends on the room that an ingester has, and
 // not on the samples: another replica that knows the series accepts it.
 func soft(reason string) bool {
-	return reason == "max_active_series" || reason == "instance_memory"
+	return reason == limits.MaxActiveSeries.Name() || reason == "instance_memory"
 }
 
 func newTally(b *series.Batch, parts []part, replication int) *tally {

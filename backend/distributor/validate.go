@@ -23,7 +23,7 @@ const maxExemplarRunes = 128
 
 // validator checks the parts of a batch against a tenant's limits.
 type validator struct {
-	lim limits.Limits
+	lim *limits.Limits
 	now int64 // Unix milliseconds
 	out *series.Outcome
 
@@ -68,7 +68,7 @@ func (v *validator) labels(e *series.Entry) bool {
 	case name == "":
 		reason, message = "missing_metric_name", "a series has no metric name (label __name__)"
 	case v.lim.MaxLabelsPerSeries > 0 && n > v.lim.MaxLabelsPerSeries:
-		reason, message = "max_labels_per_series", fmt.Sprintf("limit max_labels_per_series of %d exceeded by a series with %d labels; drop labels by relabeling", v.lim.MaxLabelsPerSeries, n)
+		reason, message = limits.MaxLabelsPerSeries.Exceeded(v.lim, int64(n)).Reason()
 	case n > pack.MaxSeriesLabels:
 		reason, message = "too_many_labels", fmt.Sprintf("a series has %d labels; at most %d can be stored, whatever the tenant's limits; drop labels by relabeling", n, pack.MaxSeriesLabels)
 	case len(name) > schema.MaxMetricName:
@@ -94,9 +94,9 @@ func (v *validator) label(l labels.Label) (reason, message string) {
 	case l.Name == "":
 		return "invalid_label_name", "a label has an empty name"
 	case v.lim.MaxLabelNameLength > 0 && len(l.Name) > v.lim.MaxLabelNameLength:
-		return "max_label_name_length", fmt.Sprintf("limit max_label_name_length of %d bytes exceeded by a label name of %d", v.lim.MaxLabelNameLength, len(l.Name))
+		return limits.MaxLabelNameLength.Exceeded(v.lim, int64(len(l.Name))).Reason()
 	case v.lim.MaxLabelValueLength > 0 && len(l.Value) > v.lim.MaxLabelValueLength:
-		return "max_label_value_length", fmt.Sprintf("limit max_label_value_length of %d bytes exceeded by the value of label %q with %d; shorten it by relabeling", v.lim.MaxLabelValueLength, shorten(l.Name), len(l.Value))
+		return limits.MaxLabelValueLength.Exceeded(v.lim, int64(len(l.Value))).With(fmt.Sprintf(" (label %q)", shorten(l.Name))).Reason()
 	case !utf8.ValidString(l.Name):
 		return "invalid_label_name", fmt.Sprintf("label name %q is not valid UTF-8", shorten(l.Name))
 	case !utf8.ValidString(l.Value):
@@ -156,16 +156,19 @@ func (v *validator) time(t int64) (reason, message string) {
 	case t > series.MaxTime:
 		return "after_2261", fmt.Sprintf("a sample has the timestamp %d; the last one that can be read back is %d, the end of the year 2261; timestamps are milliseconds: send it divided by 1,000 or 1,000,000 if it is in microseconds or nanoseconds", t, series.MaxTime)
 	case past > 0 && t < v.now-past.Milliseconds():
-		return "past_grace", fmt.Sprintf("limit past_grace of %s exceeded by a sample of %s", v.lim.PastGrace, timeText(t))
+		return limits.PastGrace.Exceeded(v.lim, limits.More).With(timeText(t)).Reason()
 	case future > 0 && t > v.now+future.Milliseconds():
-		return "future_grace", fmt.Sprintf("limit future_grace of %s exceeded by a sample of %s; check the sender's clock", v.lim.FutureGrace, timeText(t))
+		return limits.FutureGrace.Exceeded(v.lim, limits.More).With(timeText(t)).Reason()
 	case v.lim.Retention > 0 && t < v.now-time.Duration(v.lim.Retention).Milliseconds():
-		return "retention", fmt.Sprintf("limit retention of %s exceeded by a sample of %s", v.lim.Retention, timeText(t))
+		return limits.Retention.Exceeded(v.lim, limits.More).With(timeText(t)).Reason()
 	}
 	return "", ""
 }
 
-func timeText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
+// timeText says of which time, in Unix milliseconds, a sample is.
+func timeText(ms int64) string {
+	return ": its time is " + time.UnixMilli(ms).UTC().Format(time.RFC3339)
+}
 
 func (v *validator) histogram(s *series.Sample) (reason, message string) {
 	err := v.reduce(s)
@@ -185,7 +188,7 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 		return "invalid_histogram", fmt.Sprintf("a native histogram is not valid: %v", err)
 	}
 	if v.lim.MaxHistogramBuckets > 0 && buckets > v.lim.MaxHistogramBuckets {
-		return "max_histogram_buckets", fmt.Sprintf("limit max_histogram_buckets of %d exceeded by a native histogram with %d, whose resolution cannot be reduced; use fewer buckets", v.lim.MaxHistogramBuckets, buckets)
+		return limits.MaxHistogramBuckets.Exceeded(v.lim, int64(buckets)).Reason()
 	}
 	return "", ""
 }

@@ -2,6 +2,7 @@ package distributor
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -14,7 +15,6 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
-	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -37,22 +37,46 @@ func entryOf(ls labels.Labels, samples ...series.Sample) series.Entry {
 
 func at(t int64) series.Sample { return series.Sample{T: t, V: 1} }
 
+// limited pushes to a distributor as the edge of a process does: with limits.
+type limited struct {
+	*Distributor
+	limits limits.Limits
+}
+
+// Push pushes a batch that has no limits yet.
+func (l limited) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
+	lim := l.limits
+	b.Limits = &lim
+	return l.Distributor.Push(ctx, b)
+}
+
+// unlimited is a distributor for a tenant without limits.
+func unlimited(o Options) limited { return limited{Distributor: New(o)} }
+
 // distribute pushes through a distributor over the ingesters, with its clock at
 // nowMillis.
-func distribute(ings map[string]Ingester, lim limits.Limits) *Distributor {
+func distribute(ings map[string]Ingester, lim limits.Limits) limited {
 	var ids []string
 	for id := range ings {
 		ids = append(ids, id)
 	}
 	if len(ids) == 1 {
-		return New(Options{Local: ings[ids[0]], Limits: func(tenant.ID) limits.Limits { return lim },
-			Now: func() time.Time { return time.UnixMilli(nowMillis) }})
+		return limited{New(Options{Local: ings[ids[0]], Now: func() time.Time { return time.UnixMilli(nowMillis) }}), lim}
 	}
-	return New(Options{
+	return limited{New(Options{
 		Ring: local.New(ids...), Replication: 1, Replica: lookup(ings),
-		Limits: func(tenant.ID) limits.Limits { return lim },
-		Now:    func() time.Time { return time.UnixMilli(nowMillis) },
-	})
+		Now: func() time.Time { return time.UnixMilli(nowMillis) },
+	}), lim}
+}
+
+// TestNoLimits: a batch that carries no limits is not taken as one without limits.
+func TestNoLimits(t *testing.T) {
+	ing := &fakeIngester{}
+	d := New(Options{Local: ing})
+	out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(3)})
+	if !errors.Is(err, errNoLimits) || out.Samples != 0 || len(ing.series) != 0 {
+		t.Errorf("%+v, %v; the ingester got %v", out, err, ing.series)
+	}
 }
 
 // TestRefusals has every reason for which a series or a sample is refused. The
@@ -81,8 +105,8 @@ func TestRefusals(t *testing.T) {
 		{"no name", lim, entryOf(rawLabels("job", "a"), at(nowMillis)), "missing_metric_name", []string{"__name__"}, `{job="a"}`},
 		{"no labels", lim, entryOf(rawLabels(), at(nowMillis)), "missing_metric_name", []string{"__name__"}, "{}"},
 		{"too many labels", lim, entryOf(rawLabels("__name__", "up", "a", "1", "b", "2", "c", "3"), at(nowMillis)), "max_labels_per_series", []string{"limit max_labels_per_series of 3", "4 labels"}, `a="1"`},
-		{"long name", lim, entryOf(rawLabels("__name__", "up", "elevenbytes", "1"), at(nowMillis)), "max_label_name_length", []string{"limit max_label_name_length of 10 bytes", "of 11"}, "elevenbytes"},
-		{"long value", lim, entryOf(rawLabels("__name__", "up", "a", strings.Repeat("x", 21)), at(nowMillis)), "max_label_value_length", []string{"limit max_label_value_length of 20 bytes", `"a"`, "with 21"}, "xxxx"},
+		{"long name", lim, entryOf(rawLabels("__name__", "up", "elevenbytes", "1"), at(nowMillis)), "max_label_name_length", []string{"limit max_label_name_length of 10 bytes", "has 11"}, "elevenbytes"},
+		{"long value", lim, entryOf(rawLabels("__name__", "up", "a", strings.Repeat("x", 21)), at(nowMillis)), "max_label_value_length", []string{"limit max_label_value_length of 20 bytes", `"a"`, "has 21"}, "xxxx"},
 		{"empty label name", lim, entryOf(rawLabels("", "x", "__name__", "up"), at(nowMillis)), "invalid_label_name", []string{"empty name"}, "up"},
 		{"label name not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a\xff", "x"), at(nowMillis)), "invalid_label_name", []string{`"a\xff"`, "UTF-8"}, "up"},
 		{"label value not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a", "\xff"), at(nowMillis)), "invalid_label_value", []string{`"a"`, "UTF-8"}, "up"},
@@ -95,9 +119,9 @@ func TestRefusals(t *testing.T) {
 		{"far too new", lim, entryOf(up, at(series.MaxTime)), "future_grace", []string{"limit future_grace of 1m"}, "up"},
 		{"beyond retention", longLived, entryOf(up, at(nowMillis-86_400_001)), "retention", []string{"limit retention of 1d"}, "up"},
 		{"histogram that is none", lim, entryOf(up, series.Sample{T: nowMillis, H: broken}), "invalid_histogram", []string{"native histogram"}, "up"},
-		{"wide histogram", lim, entryOf(up, series.Sample{T: nowMillis, H: wide}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "with 8"}, "up"},
-		{"wide float histogram", lim, entryOf(up, series.Sample{T: nowMillis, FH: wideFloat}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "with 8"}, "up"},
-		{"histogram with many empty custom buckets", lim, entryOf(up, series.Sample{T: nowMillis, H: manyBounds}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "with 5"}, "up"},
+		{"wide histogram", lim, entryOf(up, series.Sample{T: nowMillis, H: wide}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "has 8"}, "up"},
+		{"wide float histogram", lim, entryOf(up, series.Sample{T: nowMillis, FH: wideFloat}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "has 8"}, "up"},
+		{"histogram with many empty custom buckets", lim, entryOf(up, series.Sample{T: nowMillis, H: manyBounds}), "max_histogram_buckets", []string{"limit max_histogram_buckets of 4", "has 5"}, "up"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -256,7 +280,7 @@ func TestHistogramsAreReduced(t *testing.T) {
 	for _, tt := range tests {
 		for _, sample := range []series.Sample{{T: nowMillis, H: tt.in.Copy()}, {T: nowMillis, FH: tt.in.ToFloat(nil)}} {
 			var out series.Outcome
-			v := validator{lim: limits.Limits{MaxHistogramBuckets: tt.limit}, now: nowMillis, out: &out}
+			v := validator{lim: &limits.Limits{MaxHistogramBuckets: tt.limit}, now: nowMillis, out: &out}
 			e := entryOf(rawLabels("__name__", "h"), sample)
 			if kept := v.samples(&e); kept != (tt.schema != 100) {
 				t.Errorf("%s: kept %v: %s", tt.name, kept, out.String())

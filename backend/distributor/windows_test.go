@@ -10,7 +10,6 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // taker takes everything and remembers how many samples.
@@ -41,7 +40,7 @@ func TestRequestWindows(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := &taker{}
-			d := New(Options{Local: k, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }, Now: func() time.Time { return now }})
+			d := unlimited(Options{Local: k, Now: func() time.Time { return now }})
 			e := series.Entry{Labels: labels.FromStrings("__name__", "m")}
 			for i := range tc.windows {
 				s := at(tc.order(i))
@@ -69,7 +68,7 @@ func TestRequestWindows(t *testing.T) {
 // those around it are free.
 func TestPaidDays(t *testing.T) {
 	now := time.UnixMilli(20_000*series.DayMillis + 5000)
-	d := New(Options{Local: &taker{}, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }, Now: func() time.Time { return now }})
+	d := unlimited(Options{Local: &taker{}, Now: func() time.Time { return now }})
 	push := func(id tenant.ID, days ...int64) int {
 		t.Helper()
 		e := series.Entry{Labels: labels.FromStrings("__name__", "m")}

@@ -12,6 +12,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // metadataAge is how far back in the packs metadata is looked for at start.
@@ -63,7 +64,7 @@ func (th *tenantHead) metadataSize() int64 {
 func (th *tenantHead) refusesMetadata(m *series.MetricMetadata, limit int) string {
 	old, ok := th.metadata[m.Metric]
 	if !ok && limit > 0 && len(th.metadata) >= limit {
-		return "max_metadata_metrics"
+		return limits.MaxMetadataMetrics.Name()
 	}
 	size := pack.MetadataSize(m)
 	if ok {

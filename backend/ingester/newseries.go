@@ -17,7 +17,7 @@ const instanceMemory = "instance_memory"
 // resolve finds or makes the series of every entry. New ones that the tenant's
 // limit or the memory has no room for are rejected and stay nil; series that are
 // there always pass.
-func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits, out *series.Outcome) []*memSeries {
+func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim *limits.Limits, out *series.Outcome) []*memSeries {
 	found := make([]*memSeries, len(b.Entries))
 	missing := 0
 	th.mu.RLock()
@@ -32,7 +32,7 @@ func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim limits.Limits,
 	}
 	th.mu.Lock()
 	defer th.mu.Unlock()
-	c := creation{ing: ing, th: th, lim: &lim, limit: ing.localSeriesLimit(b.Tenant, &lim), established: b.Established,
+	c := creation{ing: ing, th: th, lim: lim, limit: ing.localSeriesLimit(b.Tenant, lim), established: b.Established,
 		now: ing.opts.Now(), before: ing.nextRef.Load()}
 	for i := range b.Entries {
 		if found[i] == nil {
@@ -95,8 +95,7 @@ func (c *creation) rejection() (reason, message string) {
 	active := c.th.count + c.th.placed
 	switch {
 	case c.limit > 0 && active >= c.limit:
-		return "max_active_series", fmt.Sprintf("limit max_active_series of %d reached: %d series are active%s; drop labels that vary too much or ask for a higher limit",
-			c.lim.MaxActiveSeries, active, c.ing.where())
+		return limits.MaxActiveSeries.Exceeded(c.lim, int64(active)).With(c.ing.where()).Reason()
 	case c.ing.rejectsNew(c.th):
 		return instanceMemory, fmt.Sprintf("memory for recent samples%s is nearly full, so it accepts no new series now; series that it knows go on. "+
 			"Drop labels that vary too much; there is room again when series have ended, or when the operator gives ingesters more memory or adds ingesters", c.ing.on())

@@ -34,7 +34,7 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	if err := ing.aside.check(b.Tenant); err != nil {
 		return out, err
 	}
-	lim := ing.opts.Limits(b.Tenant)
+	lim := ing.limitsOf(b)
 	th := ing.head(b.Tenant, true)
 	w := writeRecord{batch: b, th: th, series: ing.resolve(th, b, lim, &out), labels: ing.labels, seals: ing.seals, find: newFinder()}
 	w.survey(farFrom(ing.opts.Now()))
@@ -51,6 +51,16 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 		return series.Outcome{}, err
 	}
 	return out, nil
+}
+
+// limitsOf are the limits for a batch: those it carries, or, when it came from another
+// process, the tenant's as they are now.
+func (ing *Ingester) limitsOf(b *series.Batch) *limits.Limits {
+	if b.Limits != nil {
+		return b.Limits
+	}
+	lim := ing.opts.Limits(b.Tenant)
+	return &lim
 }
 
 // survey finds the times of the batch, and whether it has histograms and exemplars.
@@ -119,7 +129,7 @@ func (w *writeRecord) dropOldExemplars() {
 const maxPooledBody = 1 << 20
 
 // apply appends the logged samples to the head.
-func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim limits.Limits, out *series.Outcome) error {
+func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim *limits.Limits, out *series.Outcome) error {
 	var bounds timeBounds
 	var grown int64
 	defer func() { th.grow(grown) }()

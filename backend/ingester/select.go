@@ -157,8 +157,7 @@ func (j *joiner) add(ls labels.Labels, hash uint64, chunks []series.Chunk) error
 		}
 	}
 	if j.max > 0 && len(j.out) >= j.max {
-		return &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", j.max),
-			Use: "the query selects more series", Hint: "select fewer with more exact matchers or a shorter range"}
+		return limits.MaxQuerySeries.ExceededAt(int64(j.max), limits.More)
 	}
 	j.byHash[hash] = append(places, int32(len(j.out)))
 	j.out = append(j.out, series.WithChunks{Labels: ls, Chunks: chunks})

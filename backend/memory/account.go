@@ -176,13 +176,13 @@ func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 		if h.req.Write {
 			return &TooLargeError{Need: held + n, Most: most}
 		}
-		return exceeded(h.req.Limit, most, held+n, "the request needs")
+		return exceeded(h.req.Limit, most, held+n)
 	case h.req.Limit > 0 && s.held+n > h.req.Limit:
 		a.rejected.WithLabelValues("tenant").Inc()
 		if h.req.Write {
 			return fmt.Errorf("%w by other requests of the tenant", ErrFull)
 		}
-		return exceeded(h.req.Limit, h.req.Limit, s.held+n, "the tenant's requests under way need")
+		return exceeded(h.req.Limit, h.req.Limit, s.held+n).With(", with the tenant's other requests under way")
 	case a.limit <= 0:
 		return nil
 	}
@@ -196,14 +196,14 @@ func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 	return nil
 }
 
-func exceeded(own, most, use int64, who string) *limits.Exceeded {
-	limit := fmt.Sprintf("%d bytes", most)
+// exceeded is the error of a request at most bytes, which is the tenant's own limit
+// unless the process allows less.
+func exceeded(own, most, use int64) *limits.Exceeded {
+	e := limits.MaxMemoryBytes.ExceededAt(most, use)
 	if own != most {
-		limit += " (as much as this process allows)"
+		e.Limit += " (as much as this process allows)"
 	}
-	return &limits.Exceeded{Name: "max_memory_bytes", Limit: limit,
-		Use:  fmt.Sprintf("%s %d bytes of memory or more", who, use),
-		Hint: "select fewer series, a shorter range or a longer step"}
+	return e
 }
 
 // give takes n bytes back; left is what the holding still has.

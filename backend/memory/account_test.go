@@ -103,8 +103,8 @@ func TestErrors(t *testing.T) {
 				got = "large"
 			case errors.As(err, &exceeded):
 				got = "exceeded"
-				if exceeded.Name != "max_memory_bytes" {
-					t.Errorf("limit %s", exceeded.Name)
+				if exceeded.Name() != "max_memory_bytes" {
+					t.Errorf("limit %s", exceeded.Name())
 				}
 			case errors.Is(err, ErrFull):
 				got = "full"

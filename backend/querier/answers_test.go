@@ -20,7 +20,7 @@ func TestSeriesByRemoteRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer q.Close()
-	q.Select(as("a"), true, &storage.SelectHints{Start: start, End: start + 60_000, Func: "series"}, everything)
+	q.Select(b.as("a"), true, &storage.SelectHints{Start: start, End: start + 60_000, Func: "series"}, everything)
 	if b.source.last().LabelsOnly {
 		t.Error("chunks are read, but only labels were asked for")
 	}
@@ -36,7 +36,7 @@ func (noExemplars) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labe
 // TestNoExemplars: the answer is an empty list, as Prometheus has it, not null.
 func TestNoExemplars(t *testing.T) {
 	b := newBed(t)
-	q, err := NewQueryable(noExemplars{b.source}, b.q.limits, b.q.now, b.q.logger).ExemplarQuerier(as("a"))
+	q, err := NewQueryable(noExemplars{b.source}, b.q.now, b.q.logger).ExemplarQuerier(b.as("a"))
 	if err != nil {
 		t.Fatal(err)
 	}

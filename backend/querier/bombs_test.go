@@ -39,7 +39,7 @@ func TestSubqueryBombs(t *testing.T) {
 		if tt.span > 0 {
 			res = b.ranged(t, tt.text, tt.span, tt.span)
 		} else {
-			res = b.instant(as("a"), t, tt.text)
+			res = b.instant(b.as("a"), t, tt.text)
 		}
 		refused := res.Err != nil && strings.Contains(res.Err.Error(), "a subquery has")
 		if refused != tt.refused || res.Err != nil && !refused {

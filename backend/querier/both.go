@@ -2,7 +2,6 @@ package querier
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/oklog/ulid/v2"
@@ -119,8 +118,7 @@ func union(a, b []series.WithChunks, most int) ([]series.WithChunks, error) {
 		a = append(append(out, a...), b...)
 	}
 	if most > 0 && len(a) > most {
-		return nil, &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", most),
-			Use: "the query selects more series", Hint: "select fewer with more exact matchers or a shorter range"}
+		return nil, limits.MaxQuerySeries.ExceededAt(int64(most), limits.More)
 	}
 	return a, nil
 }

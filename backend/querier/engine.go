@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
@@ -24,10 +23,9 @@ import (
 // LookbackDelta is how old a sample may be to count as a series' present value.
 const LookbackDelta = 5 * time.Minute
 
-// Engine is Prometheus' engine held to the limits of the tenant in each
-// query's context.
+// Engine is Prometheus' engine held to the tenant's limits that each query's context
+// has (see WithLimits).
 type Engine struct {
-	limits func(tenant.ID) limits.Limits
 	logger *slog.Logger
 	parser parser.Parser
 
@@ -46,10 +44,10 @@ type engineKey struct {
 var _ promql.QueryEngine = (*Engine)(nil)
 
 // NewEngine returns an engine.
-func NewEngine(lim func(tenant.ID) limits.Limits, p parser.Parser, logger *slog.Logger, reg prometheus.Registerer) *Engine {
+func NewEngine(p parser.Parser, logger *slog.Logger, reg prometheus.Registerer) *Engine {
 	auto := promauto.With(reg)
 	return &Engine{
-		limits: lim, logger: logger, parser: p,
+		logger: logger, parser: p,
 		engines:  map[engineKey]*promql.Engine{},
 		queries:  auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries begun."}),
 		exceeded: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that went beyond a limit, by limit."}, []string{"limit"}),
@@ -60,7 +58,7 @@ func NewEngine(lim func(tenant.ID) limits.Limits, p parser.Parser, logger *slog.
 // than this make the engines be built anew, which is cheap.
 const maxEngines = 64
 
-func (e *Engine) engine(lim limits.Limits) *promql.Engine {
+func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
 	key := engineKey{maxSamples: lim.MaxQuerySamples, timeout: time.Duration(lim.QueryTimeout)}
 	if key.maxSamples <= 0 {
 		key.maxSamples = math.MaxInt
@@ -87,7 +85,7 @@ func (e *Engine) engine(lim limits.Limits) *promql.Engine {
 
 // NewInstantQuery implements promql.QueryEngine.
 func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
-	lim, id, err := e.tenantLimits(ctx)
+	lim, id, err := tenantLimits(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +101,7 @@ func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts 
 
 // NewRangeQuery implements promql.QueryEngine.
 func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, step time.Duration) (promql.Query, error) {
-	lim, id, err := e.tenantLimits(ctx)
+	lim, id, err := tenantLimits(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -117,21 +115,13 @@ func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts pr
 	return &query{Query: inner, engine: e, id: id, lim: lim, start: start, end: end, step: step}, nil
 }
 
-func (e *Engine) tenantLimits(ctx context.Context) (limits.Limits, tenant.ID, error) {
-	access, err := tenant.FromContext(ctx)
-	if err != nil {
-		return limits.Limits{}, "", err
-	}
-	return e.limits(access.Tenant), access.Tenant, nil
-}
-
 // query checks the limits as it runs rather than as it is made: an error then
 // reads as "cannot be executed" (422) and not as "is not a query" (400).
 type query struct {
 	promql.Query
 	engine     *Engine
 	id         tenant.ID
-	lim        limits.Limits
+	lim        *limits.Limits
 	start, end time.Time
 	step       time.Duration // 0 for an instant query
 }
@@ -161,10 +151,9 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	var tooManyRead promql.ErrTooManySamplesRead
 	switch {
 	case errors.As(res.Err, &tooMany), errors.As(res.Err, &tooManyRead):
-		return q.engine.failed(&limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", q.lim.MaxQuerySamples),
-			Use: "the query loads more at once", Hint: "select fewer series, a shorter range or a longer step"})
+		return q.engine.failed(limits.MaxQuerySamples.Exceeded(q.lim, limits.More))
 	case errors.As(res.Err, &timeout) && ctx.Err() == nil:
-		return q.engine.failed(TimedOut(&q.lim))
+		return q.engine.failed(TimedOut(q.lim))
 	}
 	return res
 }
@@ -189,14 +178,13 @@ func explain(ctx context.Context, err error) error {
 
 // TimedOut is the error of what took longer than the tenant's query_timeout.
 func TimedOut(lim *limits.Limits) *limits.Exceeded {
-	return &limits.Exceeded{Name: "query_timeout", Limit: lim.QueryTimeout.String(),
-		Use: "the query took longer", Hint: "select fewer series, a shorter range or a longer step"}
+	return limits.QueryTimeout.Exceeded(lim, limits.More)
 }
 
 func (e *Engine) failed(err error) *promql.Result {
 	var exceeded *limits.Exceeded
 	if errors.As(err, &exceeded) {
-		e.exceeded.WithLabelValues(exceeded.Name).Inc()
+		e.exceeded.WithLabelValues(exceeded.Name()).Inc()
 	}
 	return &promql.Result{Err: err}
 }
@@ -205,8 +193,7 @@ func (e *Engine) failed(err error) *promql.Result {
 func (q *query) check() error {
 	if q.step > 0 && q.lim.MaxQuerySteps > 0 {
 		if steps := q.end.Sub(q.start) / q.step; int64(steps) > int64(q.lim.MaxQuerySteps) {
-			return &limits.Exceeded{Name: "max_query_steps", Limit: fmt.Sprintf("%d steps", q.lim.MaxQuerySteps),
-				Use: fmt.Sprintf("the query has %d", steps), Hint: "ask for a longer step or a shorter range"}
+			return limits.MaxQuerySteps.Exceeded(q.lim, int64(steps))
 		}
 	}
 	if err := q.checkSubqueries(); err != nil {
@@ -214,19 +201,10 @@ func (q *query) check() error {
 	}
 	if most := time.Duration(q.lim.MaxQueryRange); most > 0 {
 		if r := q.end.Sub(q.start).Milliseconds() + q.reach(); r > most.Milliseconds() {
-			return &limits.Exceeded{Name: "max_query_range", Limit: q.lim.MaxQueryRange.String(),
-				Use: "the query spans " + spanText(r), Hint: "ask for a shorter range"}
+			return limits.MaxQueryRange.Exceeded(q.lim, r)
 		}
 	}
 	return nil
-}
-
-// spanText writes milliseconds as a Prometheus duration; a time.Duration ends
-// at 292 years.
-func spanText(ms int64) string {
-	const most = 290 * 365 * 24 * int64(time.Hour/time.Second)
-	s := min(ms/1000, most)
-	return model.Duration(time.Duration(s) * time.Second).String()
 }
 
 // reach is how far, in milliseconds, the expression's selectors look back from

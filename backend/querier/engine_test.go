@@ -68,7 +68,7 @@ func TestQueryLimits(t *testing.T) {
 			if tt.step > 0 {
 				res = b.ranged(t, tt.text, tt.span, tt.step)
 			} else {
-				res = b.instant(as("a"), t, tt.text)
+				res = b.instant(b.as("a"), t, tt.text)
 			}
 			var exceeded *limits.Exceeded
 			if tt.limit == "" {
@@ -80,7 +80,7 @@ func TestQueryLimits(t *testing.T) {
 			if !errors.As(res.Err, &exceeded) {
 				t.Fatalf("error %v, want that of %s", res.Err, tt.limit)
 			}
-			if exceeded.Name != tt.limit || exceeded.Limit != tt.value || !strings.Contains(exceeded.Use, tt.use) {
+			if exceeded.Name() != tt.limit || exceeded.Limit != tt.value || !strings.Contains(exceeded.Use, tt.use) {
 				t.Errorf("error %q, want %s of %s and a use of %s", exceeded, tt.limit, tt.value, tt.use)
 			}
 			want := fmt.Sprintf("# HELP pallium_querier_limited_queries_total PromQL queries that went beyond a limit, by limit.\n# TYPE pallium_querier_limited_queries_total counter\npallium_querier_limited_queries_total{limit=%q} 1\n", tt.limit)
@@ -100,14 +100,14 @@ func TestTimeout(t *testing.T) {
 	b := newBed(t)
 	b.lim.QueryTimeout = limits.Duration(time.Millisecond)
 	b.source.wait = func(ctx context.Context) { <-ctx.Done() }
-	res := b.instant(as("a"), t, "up")
+	res := b.instant(b.as("a"), t, "up")
 	var exceeded *limits.Exceeded
-	if !errors.As(res.Err, &exceeded) || exceeded.Name != "query_timeout" || exceeded.Limit != "1ms" {
+	if !errors.As(res.Err, &exceeded) || exceeded.Name() != "query_timeout" || exceeded.Limit != "1ms" {
 		t.Errorf("error %v", res.Err)
 	}
 
 	b.lim.QueryTimeout = 0
-	ctx, cancel := context.WithCancel(as("a"))
+	ctx, cancel := context.WithCancel(b.as("a"))
 	b.source.wait = func(context.Context) { cancel() }
 	res = b.instant(ctx, t, "up")
 	var canceled promql.ErrQueryCanceled
@@ -115,7 +115,7 @@ func TestTimeout(t *testing.T) {
 		t.Errorf("error %v of a canceled query", res.Err)
 	}
 
-	ctx, cancel = context.WithTimeout(as("a"), time.Millisecond) // the API's timeout parameter
+	ctx, cancel = context.WithTimeout(b.as("a"), time.Millisecond) // the API's timeout parameter
 	defer cancel()
 	b.source.wait = func(ctx context.Context) { <-ctx.Done() }
 	res = b.instant(ctx, t, "up")
@@ -131,7 +131,7 @@ func TestEnginesAreBounded(t *testing.T) {
 	b := newBed(t)
 	for i := range 3 * maxEngines {
 		b.lim.MaxQuerySamples = 1_000_000 + i
-		if res := b.instant(as("a"), t, "up"); res.Err != nil {
+		if res := b.instant(b.as("a"), t, "up"); res.Err != nil {
 			t.Fatal(res.Err)
 		}
 	}
@@ -145,7 +145,7 @@ func TestEnginesAreBounded(t *testing.T) {
 func TestSourceFails(t *testing.T) {
 	b := newBed(t)
 	b.source.err = errors.New("open /srv/data: no such file")
-	res := b.instant(as("a"), t, "up")
+	res := b.instant(b.as("a"), t, "up")
 	var es promql.ErrStorage
 	if !errors.As(res.Err, &es) || strings.Contains(res.Err.Error(), "/srv") {
 		t.Errorf("error %v", res.Err)
@@ -157,18 +157,19 @@ func TestSourceFails(t *testing.T) {
 
 func TestNoTenantNoQuery(t *testing.T) {
 	b := newBed(t)
-	if _, err := b.engine.NewInstantQuery(context.Background(), b.q, nil, "up", b.now); err == nil {
+	limited := WithLimits(context.Background(), &limits.Limits{})
+	if _, err := b.engine.NewInstantQuery(limited, b.q, nil, "up", b.now); err == nil {
 		t.Error("an instant query without a tenant was made")
 	}
-	if _, err := b.engine.NewRangeQuery(context.Background(), b.q, nil, "up", b.now, b.now, time.Second); err == nil {
+	if _, err := b.engine.NewRangeQuery(limited, b.q, nil, "up", b.now, b.now, time.Second); err == nil {
 		t.Error("a range query without a tenant was made")
 	}
 	// Made with a tenant, run without: the storage has its own check.
-	q, err := b.engine.NewInstantQuery(as("a"), b.q, nil, "up", b.now)
+	q, err := b.engine.NewInstantQuery(b.as("a"), b.q, nil, "up", b.now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res := q.Exec(context.Background()); res.Err == nil {
+	if res := q.Exec(limited); res.Err == nil {
 		t.Error("a query ran without a tenant")
 	}
 }

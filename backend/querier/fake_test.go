@@ -89,7 +89,7 @@ func (f *fakeSource) Select(ctx context.Context, req series.Request) (*series.Se
 	}
 	sel := &series.Selection{Series: f.matching(req)}
 	if req.MaxSeries > 0 && len(sel.Series) > req.MaxSeries {
-		return nil, fmt.Errorf("ingester: %w", &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", req.MaxSeries), Use: "the query selects more series"})
+		return nil, fmt.Errorf("ingester: %w", limits.MaxQuerySeries.ExceededAt(int64(req.MaxSeries), limits.More))
 	}
 	f.mu.Lock()
 	f.held++
@@ -166,14 +166,15 @@ type bed struct {
 func newBed(t testing.TB) *bed {
 	b := &bed{now: time.UnixMilli(start + series.DayMillis), reg: prometheus.NewRegistry()}
 	b.source = &fakeSource{data: map[tenant.ID][]series.WithChunks{"a": oneADay(t, "up", 3), "b": oneADay(t, "secret", 1)}}
-	lim := func(tenant.ID) limits.Limits { return b.lim }
-	b.engine = NewEngine(lim, parser.NewParser(parser.Options{}), nil, b.reg)
-	b.q = NewQueryable(b.source, lim, func() time.Time { return b.now }, slog.New(slog.NewTextHandler(&b.log, nil)))
+	b.engine = NewEngine(parser.NewParser(parser.Options{}), nil, b.reg)
+	b.q = NewQueryable(b.source, func() time.Time { return b.now }, slog.New(slog.NewTextHandler(&b.log, nil)))
 	return b
 }
 
-func as(id tenant.ID) context.Context {
-	return tenant.NewContext(context.Background(), tenant.Access{Tenant: id, Policy: tenant.Unrestricted()})
+// as returns the context of a request of the tenant, with the limits as they are now.
+func (b *bed) as(id tenant.ID) context.Context {
+	lim := b.lim
+	return WithLimits(tenant.NewContext(context.Background(), tenant.Access{Tenant: id, Policy: tenant.Unrestricted()}), &lim)
 }
 
 func (b *bed) instant(ctx context.Context, t testing.TB, text string) *promql.Result {
@@ -188,10 +189,10 @@ func (b *bed) instant(ctx context.Context, t testing.TB, text string) *promql.Re
 
 func (b *bed) ranged(t testing.TB, text string, span, step time.Duration) *promql.Result {
 	t.Helper()
-	q, err := b.engine.NewRangeQuery(as("a"), b.q, nil, text, b.now.Add(-span), b.now, step)
+	q, err := b.engine.NewRangeQuery(b.as("a"), b.q, nil, text, b.now.Add(-span), b.now, step)
 	if err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
 	defer q.Close()
-	return q.Exec(as("a"))
+	return q.Exec(b.as("a"))
 }

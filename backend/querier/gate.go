@@ -17,11 +17,10 @@ import (
 // be let in later.
 type QueueFullError struct {
 	Running, Waiting int
+	exceeded         *limits.Exceeded
 }
 
-func (e *QueueFullError) Error() string {
-	return fmt.Sprintf("%d queries of the tenant are running and %d are waiting, more may not wait (limits max_concurrent_queries and max_queued_queries); try again when some of them are done", e.Running, e.Waiting)
-}
+func (e *QueueFullError) Error() string { return e.exceeded.Error() }
 
 // Gate bounds the reads of each tenant that run at once. Those beyond wait, in the
 // order in which they came. Tenants do not wait for each other. It is safe for
@@ -82,7 +81,8 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (lea
 		return leave, nil
 	}
 	if n := len(p.waiting); n >= lim.MaxQueuedQueries {
-		err := &QueueFullError{Running: p.running, Waiting: n}
+		err := &QueueFullError{Running: p.running, Waiting: n, exceeded: limits.MaxQueuedQueries.Exceeded(lim, int64(n)).
+			With(fmt.Sprintf(" for the %d that are running (limit %s)", p.running, limits.MaxConcurrentQueries.Name()))}
 		g.mu.Unlock()
 		g.rejected.Inc()
 		return nil, err

@@ -78,7 +78,7 @@ func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 // of three zones at least; whatever is answered must have all of them.
 func TestIngesters(t *testing.T) {
 	down := errors.New("down")
-	exceeded := &limits.Exceeded{Name: "max_query_series"}
+	exceeded := limits.MaxQuerySeries.ExceededAt(1, limits.More)
 	tests := []struct {
 		name  string
 		set   func(p map[string]*peer)

@@ -12,9 +12,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 
-	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 var withExperimental = parser.Options{EnableExperimentalFunctions: true, EnableBinopFillModifiers: true}
@@ -24,7 +22,7 @@ var withExperimental = parser.Options{EnableExperimentalFunctions: true, EnableB
 func labelBed(t testing.TB) (*bed, int64) {
 	t.Helper()
 	b := newBed(t)
-	b.engine = NewEngine(func(tenant.ID) limits.Limits { return b.lim }, NewParser(withExperimental, MaxOperators), nil, prometheus.NewRegistry())
+	b.engine = NewEngine(NewParser(withExperimental, MaxOperators), nil, prometheus.NewRegistry())
 	var largest int64
 	var all []series.WithChunks
 	add := func(v float64, ls ...string) {
@@ -140,7 +138,7 @@ func TestLabelBound(t *testing.T) {
 		{nestedJoins(4), 2},
 	} {
 		b, largest := labelBed(t)
-		res := b.instant(as("a"), t, tt.text)
+		res := b.instant(b.as("a"), t, tt.text)
 		if res.Err != nil {
 			t.Errorf("%s: %v", tt.text, res.Err)
 			continue
@@ -292,7 +290,7 @@ func TestGeneratedLabels(t *testing.T) {
 	made := 0
 	for range 3000 {
 		text := g.expr(5)
-		res := b.instant(as("a"), t, text)
+		res := b.instant(b.as("a"), t, text)
 		if res.Err != nil {
 			continue // labels that are equal, or match more than once
 		}

@@ -34,11 +34,10 @@ type Source interface {
 }
 
 // Queryable is a storage.SampleAndChunkQueryable and ExemplarQueryable over a
-// source. The tenant comes with the context of each call; without one nothing
-// is answered.
+// source. The tenant and its limits come with the context of each call (see
+// WithLimits); without them nothing is answered.
 type Queryable struct {
 	source Source
-	limits func(tenant.ID) limits.Limits
 	now    func() time.Time
 	logger *slog.Logger
 }
@@ -50,11 +49,11 @@ var (
 
 // NewQueryable returns a Queryable over the source. What goes wrong in the
 // source is logged, not told to tenants.
-func NewQueryable(source Source, lim func(tenant.ID) limits.Limits, now func() time.Time, logger *slog.Logger) *Queryable {
+func NewQueryable(source Source, now func() time.Time, logger *slog.Logger) *Queryable {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Queryable{source: source, limits: lim, now: now, logger: logger}
+	return &Queryable{source: source, now: now, logger: logger}
 }
 
 // Querier implements storage.Queryable.
@@ -79,18 +78,17 @@ type reader struct {
 // request makes the request of a call, with the range cut to what the tenant's
 // retention leaves. ok is false when nothing is left.
 func (r *reader) request(ctx context.Context, mint, maxt int64, matchers []*labels.Matcher) (req series.Request, ok bool, err error) {
-	access, err := tenant.FromContext(ctx)
+	lim, id, err := tenantLimits(ctx)
 	if err != nil {
 		return req, false, err
 	}
-	lim := r.q.limits(access.Tenant)
 	mint = r.q.kept(mint, lim)
-	return series.Request{Tenant: access.Tenant, MinTime: mint, MaxTime: maxt,
+	return series.Request{Tenant: id, MinTime: mint, MaxTime: maxt,
 		Matchers: slices.Clone(matchers), MaxSeries: lim.MaxQuerySeries}, mint <= maxt, nil
 }
 
 // kept is mint, or what the tenant's retention leaves of the time after it.
-func (q *Queryable) kept(mint int64, lim limits.Limits) int64 {
+func (q *Queryable) kept(mint int64, lim *limits.Limits) int64 {
 	if lim.Retention <= 0 {
 		return mint
 	}
@@ -167,22 +165,23 @@ func (r *reader) Close() error {
 
 // ExemplarQuerier implements storage.ExemplarQueryable.
 func (q *Queryable) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error) {
-	access, err := tenant.FromContext(ctx)
+	lim, id, err := tenantLimits(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return exemplarQuerier{ctx: ctx, q: q, id: access.Tenant}, nil
+	return exemplarQuerier{ctx: ctx, q: q, id: id, lim: lim}, nil
 }
 
 type exemplarQuerier struct {
 	ctx context.Context // Select has none of its own
 	q   *Queryable
 	id  tenant.ID
+	lim *limits.Limits
 }
 
 // Select implements storage.ExemplarQuerier.
 func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	found, err := e.q.source.Exemplars(e.ctx, e.id, e.q.kept(start, e.q.limits(e.id)), end, matchers)
+	found, err := e.q.source.Exemplars(e.ctx, e.id, e.q.kept(start, e.lim), end, matchers)
 	if err == nil {
 		err = chargeExemplars(e.ctx, found)
 	}

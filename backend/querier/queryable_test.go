@@ -22,11 +22,13 @@ var everything = labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+")
 
 func TestNoTenantNoAnswer(t *testing.T) {
 	b := newBed(t)
+	limited := WithLimits(context.Background(), &limits.Limits{})
 	contexts := map[string]context.Context{
-		"none":      context.Background(),
-		"no policy": tenant.NewContext(context.Background(), tenant.Access{Tenant: "a"}),
-		"no name":   tenant.NewContext(context.Background(), tenant.Access{Policy: tenant.Unrestricted()}),
-		"bad name":  as(".."),
+		"none":      limited,
+		"no policy": tenant.NewContext(limited, tenant.Access{Tenant: "a"}),
+		"no name":   tenant.NewContext(limited, tenant.Access{Policy: tenant.Unrestricted()}),
+		"bad name":  b.as(".."),
+		"no limits": tenant.NewContext(context.Background(), tenant.Access{Tenant: "a", Policy: tenant.Unrestricted()}),
 	}
 	for name, ctx := range contexts {
 		t.Run(name, func(t *testing.T) {
@@ -63,11 +65,11 @@ func TestTenantsApart(t *testing.T) {
 	q, _ := b.q.Querier(start, start+series.DayMillis)
 	defer q.Close()
 	for id, want := range map[tenant.ID][]string{"a": {"up"}, "b": {"secret"}, "c": nil} {
-		got, _, err := q.LabelValues(as(id), "__name__", nil)
+		got, _, err := q.LabelValues(b.as(id), "__name__", nil)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("tenant %s: metrics %v, %v; want %v", id, got, err, want)
 		}
-		set := q.Select(as(id), true, nil, everything)
+		set := q.Select(b.as(id), true, nil, everything)
 		for set.Next() {
 			if name := set.At().Labels().Get("__name__"); !slices.Contains(want, name) {
 				t.Errorf("tenant %s sees %s", id, name)
@@ -77,7 +79,7 @@ func TestTenantsApart(t *testing.T) {
 			t.Error(set.Err())
 		}
 	}
-	eq, err := b.q.ExemplarQuerier(as("b"))
+	eq, err := b.q.ExemplarQuerier(b.as("b"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,14 +96,14 @@ func TestRetention(t *testing.T) {
 	q, _ := b.q.Querier(start, now)
 	cq, _ := b.q.ChunkQuerier(start, now)
 	ways := map[string]func(){
-		"select": func() { q.Select(as("a"), false, nil, everything) },
-		"hints":  func() { q.Select(as("a"), false, &storage.SelectHints{Start: start, End: now}, everything) },
+		"select": func() { q.Select(b.as("a"), false, nil, everything) },
+		"hints":  func() { q.Select(b.as("a"), false, &storage.SelectHints{Start: start, End: now}, everything) },
 		"series": func() {
-			q.Select(as("a"), false, &storage.SelectHints{Start: start, End: now, Func: "series"}, everything)
+			q.Select(b.as("a"), false, &storage.SelectHints{Start: start, End: now, Func: "series"}, everything)
 		},
-		"chunks":       func() { cq.Select(as("a"), false, nil, everything) },
-		"label names":  func() { _, _, _ = q.LabelNames(as("a"), nil) },
-		"label values": func() { _, _, _ = q.LabelValues(as("a"), "i", nil) },
+		"chunks":       func() { cq.Select(b.as("a"), false, nil, everything) },
+		"label names":  func() { _, _, _ = q.LabelNames(b.as("a"), nil) },
+		"label values": func() { _, _, _ = q.LabelValues(b.as("a"), "i", nil) },
 	}
 	for name, ask := range ways {
 		ask()
@@ -109,7 +111,7 @@ func TestRetention(t *testing.T) {
 			t.Errorf("%s: asked for [%d, %d] of %s, want [%d, %d]", name, req.MinTime, req.MaxTime, req.Tenant, from, now)
 		}
 	}
-	eq, err := b.q.ExemplarQuerier(as("a"))
+	eq, err := b.q.ExemplarQuerier(b.as("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,7 @@ func TestRetention(t *testing.T) {
 		t.Errorf("exemplars from %d, want %d", b.source.exStart, from)
 	}
 	// The samples of a chunk that begins before it are left out, too.
-	set := q.Select(as("a"), false, nil, everything)
+	set := q.Select(b.as("a"), false, nil, everything)
 	for set.Next() {
 		if it := set.At().Iterator(nil); it.Next() == chunkenc.ValNone || it.AtT() != from {
 			t.Errorf("first sample at %d, want %d", it.AtT(), from)
@@ -127,10 +129,10 @@ func TestRetention(t *testing.T) {
 	// A range that ended before is empty, without the source's help.
 	asked := len(b.source.requests)
 	old, _ := b.q.Querier(start, start+1000)
-	if set := old.Select(as("a"), false, nil, everything); set.Next() || set.Err() != nil {
+	if set := old.Select(b.as("a"), false, nil, everything); set.Next() || set.Err() != nil {
 		t.Errorf("samples beyond retention: %v", set.Err())
 	}
-	if names, _, err := old.LabelNames(as("a"), nil); len(names) > 0 || err != nil {
+	if names, _, err := old.LabelNames(b.as("a"), nil); len(names) > 0 || err != nil {
 		t.Errorf("names beyond retention: %v, %v", names, err)
 	}
 	if len(b.source.requests) != asked {
@@ -156,7 +158,7 @@ func TestTrimming(t *testing.T) {
 			}
 		}
 		q, _ := b.q.Querier(r[0], r[1])
-		set := q.Select(as("a"), false, nil, everything)
+		set := q.Select(b.as("a"), false, nil, everything)
 		for set.Next() {
 			s := set.At()
 			for range 2 { // a series may be read again
@@ -194,7 +196,7 @@ func TestCopiesReadTwice(t *testing.T) {
 	b.source.data["a"] = []series.WithChunks{one}
 	q, _ := b.q.Querier(start, start+series.DayMillis)
 	cq, _ := b.q.ChunkQuerier(start, start+series.DayMillis)
-	set, cset := q.Select(as("a"), false, nil, everything), cq.Select(as("a"), false, nil, everything)
+	set, cset := q.Select(b.as("a"), false, nil, everything), cq.Select(b.as("a"), false, nil, everything)
 	set.Next()
 	cset.Next()
 	s, cs := set.At(), cset.At()
@@ -215,7 +217,7 @@ func TestCopiesReadTwice(t *testing.T) {
 func chunksOf(t *testing.T, b *bed, mint, maxt int64) []chunks.Meta {
 	t.Helper()
 	q, _ := b.q.ChunkQuerier(mint, maxt)
-	set := q.Select(as("a"), true, nil, labels.MustNewMatcher(labels.MatchEqual, "i", "0"))
+	set := q.Select(b.as("a"), true, nil, labels.MustNewMatcher(labels.MatchEqual, "i", "0"))
 	if !set.Next() {
 		t.Fatalf("no series: %v", set.Err())
 	}
@@ -288,7 +290,7 @@ func TestDamagedChunk(t *testing.T) {
 	bad[0].Encoding = 99
 	b.source.data["a"][0].Chunks = bad
 	q, _ := b.q.Querier(start, start+series.DayMillis)
-	set := q.Select(as("a"), false, nil, labels.MustNewMatcher(labels.MatchEqual, "i", "0"))
+	set := q.Select(b.as("a"), false, nil, labels.MustNewMatcher(labels.MatchEqual, "i", "0"))
 	set.Next()
 	it := set.At().Iterator(nil)
 	for it.Next() != chunkenc.ValNone {
@@ -298,7 +300,7 @@ func TestDamagedChunk(t *testing.T) {
 		t.Error("no error")
 	}
 	cq, _ := b.q.ChunkQuerier(start, start+series.DayMillis)
-	cset := cq.Select(as("a"), false, nil, labels.MustNewMatcher(labels.MatchEqual, "i", "0"))
+	cset := cq.Select(b.as("a"), false, nil, labels.MustNewMatcher(labels.MatchEqual, "i", "0"))
 	cset.Next()
 	if _, err := storage.ExpandChunks(cset.At().Iterator(nil)); err == nil {
 		t.Error("no error of the chunks")
@@ -311,8 +313,8 @@ func TestRelease(t *testing.T) {
 	q, _ := b.q.Querier(start, start+series.DayMillis)
 	cq, _ := b.q.ChunkQuerier(start, start+series.DayMillis)
 	for range 3 {
-		q.Select(as("a"), false, nil, everything)
-		cq.Select(as("a"), false, nil, everything)
+		q.Select(b.as("a"), false, nil, everything)
+		cq.Select(b.as("a"), false, nil, everything)
 	}
 	if n := b.source.holding(); n != 6 {
 		t.Fatalf("%d selections are held, want 6", n)
@@ -323,7 +325,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%d selections are held after Close", n)
 		}
 	}
-	if res := b.instant(as("a"), t, "sum(rate(up[5m])) / count(up)"); res.Err != nil {
+	if res := b.instant(b.as("a"), t, "sum(rate(up[5m])) / count(up)"); res.Err != nil {
 		t.Error(res.Err)
 	}
 	if n := b.source.holding(); n != 0 {
@@ -334,12 +336,12 @@ func TestRelease(t *testing.T) {
 func TestSelectHints(t *testing.T) {
 	b := newBed(t)
 	q, _ := b.q.Querier(start, start+10_000)
-	q.Select(as("a"), false, &storage.SelectHints{Start: start - 5000, End: start + 5000, Func: "series"}, everything)
+	q.Select(b.as("a"), false, &storage.SelectHints{Start: start - 5000, End: start + 5000, Func: "series"}, everything)
 	req := b.source.last()
 	if !req.LabelsOnly || req.MinTime != start || req.MaxTime != start+5000 {
 		t.Errorf("request %+v", req)
 	}
-	set := q.Select(as("a"), true, nil, everything)
+	set := q.Select(b.as("a"), true, nil, everything)
 	var last labels.Labels
 	for set.Next() {
 		if labels.Compare(set.At().Labels(), last) <= 0 {
@@ -347,11 +349,11 @@ func TestSelectHints(t *testing.T) {
 		}
 		last = set.At().Labels()
 	}
-	if got, _, err := q.LabelValues(as("a"), "i", &storage.LabelHints{Limit: 2}); err != nil || len(got) != 2 {
+	if got, _, err := q.LabelValues(b.as("a"), "i", &storage.LabelHints{Limit: 2}); err != nil || len(got) != 2 {
 		t.Errorf("values %v, %v", got, err)
 	}
 	b.source.err = errors.New("disk")
-	if _, _, err := q.LabelNames(as("a"), nil); err == nil {
+	if _, _, err := q.LabelNames(b.as("a"), nil); err == nil {
 		t.Error("an error of the source is lost")
 	}
 }

@@ -34,8 +34,7 @@ func (q *query) checkSubqueries() error {
 			return nil //nolint:nilerr // the first one is told, below
 		}
 		if steps := q.subquerySteps(sq, path); steps > most {
-			exceeded = &limits.Exceeded{Name: "max_query_samples", Limit: fmt.Sprintf("%d samples", most),
-				Use: fmt.Sprintf("a subquery has %d steps", steps), Hint: "ask for a longer step or a shorter range of the subquery"}
+			exceeded = limits.MaxQuerySamples.ExceededAt(most, limits.More).With(fmt.Sprintf(": a subquery has %d steps", steps))
 		}
 		return nil
 	})

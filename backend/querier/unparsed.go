@@ -2,7 +2,6 @@ package querier
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -13,9 +12,9 @@ import (
 
 // checkLength comes before the parser, which makes of a long expression a far
 // larger tree.
-func checkLength(lim limits.Limits, text string) *limits.Exceeded {
+func checkLength(lim *limits.Limits, text string) *limits.Exceeded {
 	if most := lim.MaxQueryLength; most > 0 && len(text) > most {
-		return &limits.Exceeded{Name: "max_query_length", Limit: fmt.Sprintf("%d bytes", most), Use: fmt.Sprintf("the expression has %d", len(text))}
+		return limits.MaxQueryLength.Exceeded(lim, int64(len(text)))
 	}
 	return nil
 }

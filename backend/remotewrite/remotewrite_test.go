@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 func requestV1() *prompb.WriteRequest {
@@ -192,8 +193,8 @@ func TestMalformed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var r Request
 			err := r.Decode(tt.version, tt.body, 1<<20, free{})
-			var large *TooLargeError
-			if errors.As(err, &large) != tt.tooLarge || (!tt.tooLarge && !errors.Is(err, ErrMalformed)) {
+			var large *limits.Exceeded
+			if (errors.As(err, &large) && large.Of(limits.MaxDecodedBytes)) != tt.tooLarge || (!tt.tooLarge && !errors.Is(err, ErrMalformed)) {
 				t.Errorf("err = %v", err)
 			}
 			if len(r.Batch.Entries) != 0 {

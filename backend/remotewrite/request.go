@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Version is a version of the protocol.
@@ -54,16 +55,6 @@ var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send
 // references to symbols are resolved.
 var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; at most that many can be handled, "+
 	"whatever the tenant's limits; send fewer series per request", maxExpanded)
-
-// TooLargeError is the error of a body that is larger decompressed than allowed.
-// It is found before anything is allocated.
-type TooLargeError struct {
-	Size, Limit int64 // bytes
-}
-
-func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("body is %d bytes decompressed, limit max_decoded_bytes allows %d; send fewer samples per request", e.Size, e.Limit)
-}
 
 // Memory is what a request takes bytes from before it uses them. Its errors end
 // the decoding and are returned as they are.
@@ -128,7 +119,7 @@ func (p *Pool) Put(r *Request) {
 
 // Decode decompresses and decodes a body. limit bounds its decompressed size in
 // bytes; 0 is no bound. What it takes comes from mem, with what the way to the log
-// takes: the body once more. Errors are ErrMalformed, *TooLargeError, ErrTooMany,
+// takes: the body once more. Errors are ErrMalformed, *limits.Exceeded, ErrTooMany,
 // ErrTooLarge or those of mem.
 func (r *Request) Decode(v Version, compressed []byte, limit int64, mem Memory) error {
 	r.reset()
@@ -139,7 +130,7 @@ func (r *Request) Decode(v Version, compressed []byte, limit int64, mem Memory) 
 		return fmt.Errorf("%w: snappy: %w", ErrMalformed, err)
 	}
 	if limit > 0 && int64(n) > limit {
-		return &TooLargeError{Size: int64(n), Limit: limit}
+		return limits.MaxDecodedBytes.ExceededAt(limit, int64(n))
 	}
 	// Snappy's densest block makes about 22 bytes of one; a length that no body
 	// of this size can have is a lie told to make us allocate.

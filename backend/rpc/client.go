@@ -230,7 +230,7 @@ func (p *Peer) receive(ctx context.Context, stream wire.Ingester_SelectClient, m
 			sel.Series = append(sel.Series, w)
 		}
 		if most > 0 && len(sel.Series) > most {
-			return sel, &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", most), Use: "the query selects more series"}
+			return sel, limits.MaxQuerySeries.ExceededAt(int64(most), limits.More)
 		}
 		if !part.End {
 			continue

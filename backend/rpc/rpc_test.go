@@ -206,7 +206,7 @@ func TestCalls(t *testing.T) {
 	limited := all("a")
 	limited.MaxSeries = 10
 	var exceeded *limits.Exceeded
-	if _, _, err := p.Select(ctx, limited); !errors.As(err, &exceeded) || exceeded.Name != "max_query_series" {
+	if _, _, err := p.Select(ctx, limited); !errors.As(err, &exceeded) || exceeded.Name() != "max_query_series" {
 		t.Errorf("over the limit: %v", err)
 	}
 	if got, _, err := p.Select(ctx, all("b")); err != nil || len(got.Series) != 0 {

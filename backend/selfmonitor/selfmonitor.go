@@ -17,12 +17,14 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Options of Run. All but Instance are needed.
 type Options struct {
 	Gatherer prometheus.Gatherer
 	Push     func(context.Context, *series.Batch) (series.Outcome, error)
+	Limits   func(tenant.ID) limits.Limits
 	Interval time.Duration
 	Now      func() time.Time
 	Logger   *slog.Logger
@@ -58,7 +60,8 @@ func write(ctx context.Context, o *Options, host string) error {
 	if err != nil {
 		return err
 	}
-	b := &series.Batch{Tenant: tenant.Self}
+	lim := o.Limits(tenant.Self)
+	b := &series.Batch{Tenant: tenant.Self, Limits: &lim}
 	vector, err := expfmt.ExtractSamples(&expfmt.DecodeOptions{Timestamp: model.TimeFromUnixNano(o.Now().UnixNano())}, families...)
 	if err != nil {
 		return err

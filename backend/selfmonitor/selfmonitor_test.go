@@ -13,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // TestSelfMonitorFails: a failure is logged, and the next one is tried.
@@ -21,7 +22,7 @@ func TestSelfMonitorFails(t *testing.T) {
 	g := &gatherer{fails: 2, enough: cancel}
 	var log strings.Builder
 	var got []series.Batch
-	Run(ctx, Options{Gatherer: g, Interval: time.Millisecond, Now: func() time.Time { return time.UnixMilli(7_000) }, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	Run(ctx, Options{Gatherer: g, Interval: time.Millisecond, Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Now: func() time.Time { return time.UnixMilli(7_000) }, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		Instance: "me", Push: func(_ context.Context, b *series.Batch) (series.Outcome, error) {
 			got = append(got, *b)
 			return series.Outcome{}, nil
@@ -29,7 +30,7 @@ func TestSelfMonitorFails(t *testing.T) {
 	if n := strings.Count(log.String(), "gathering is out"); n != 2 {
 		t.Errorf("%d failures are logged", n)
 	}
-	if len(got) != 1 || got[0].Tenant != tenant.Self || len(got[0].Entries) != 1 || len(got[0].Metadata) != 1 {
+	if len(got) != 1 || got[0].Tenant != tenant.Self || got[0].Limits == nil || len(got[0].Entries) != 1 || len(got[0].Metadata) != 1 {
 		t.Fatalf("written: %+v", got)
 	}
 	e := &got[0].Entries[0]

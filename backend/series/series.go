@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Sample is one float or native histogram at a time in Unix milliseconds.
@@ -43,7 +44,11 @@ type MetricMetadata struct {
 // samples may point into buffers of its owner: whoever keeps a part of it
 // beyond the call it was given to copies that part.
 type Batch struct {
-	Tenant   tenant.ID
+	Tenant tenant.ID
+	// Limits are the tenant's, as they were when the request reached the process: all
+	// of the process goes by the same. Nil in a batch from another process, whose
+	// receiver looks them up. They are not changed.
+	Limits   *limits.Limits
 	Entries  []Entry
 	Metadata []MetricMetadata
 	// Malformed is what its decoder took out of the request.

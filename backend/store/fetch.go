@@ -60,8 +60,8 @@ func (f *fetcher) fetch(ctx context.Context, wants []want) error {
 		total += int64(w.place.Length)
 	}
 	if most := f.s.opts.MaxQueryBytes; total > most {
-		return &limits.Exceeded{Name: "store.max_query_bytes", Limit: fmt.Sprintf("%d bytes", most),
-			Use: fmt.Sprintf("the query reads at least %d bytes of the long-term store", total), Hint: "select fewer series or a shorter range"}
+		return limits.ExceededSetting("store.max_query_bytes", fmt.Sprintf("%d bytes", most),
+			fmt.Sprintf("the query reads at least %d bytes of the long-term store", total), "select fewer series or a shorter range")
 	}
 	if err := memory.FromContext(ctx).Take(total - f.charged); err != nil {
 		return err

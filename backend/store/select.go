@@ -246,8 +246,7 @@ func (j *joiner) admit(ls labels.Labels, chunks int) error {
 	}
 	j.names[ls.Hash()] = struct{}{}
 	if len(j.names) > j.max {
-		return &limits.Exceeded{Name: "max_query_series", Limit: fmt.Sprintf("%d series", j.max),
-			Use: "the query selects more series", Hint: "select fewer with more exact matchers or a shorter range"}
+		return limits.MaxQuerySeries.ExceededAt(int64(j.max), limits.More)
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func TestBody(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	mine := errors.New("full")
-	exceeded := &limits.Exceeded{Name: "n", Limit: "1", Use: "2"}
+	exceeded := limits.MaxQuerySeries.ExceededAt(1, 2).With(" here")
 	for _, tt := range []struct {
 		in   error
 		want error

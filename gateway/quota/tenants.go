@@ -2,6 +2,7 @@ package quota
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -199,8 +200,7 @@ func (st *state) enter(l *limits.Limits) *Rejection {
 	defer st.mu.Unlock()
 	if n := st.scaled(l).n; n > 0 && st.inflight >= n {
 		st.use.refused++
-		return st.tooMany("max_concurrent_requests", time.Second, fmt.Sprintf("%d requests", l.MaxConcurrentRequests),
-			fmt.Sprintf("%d requests are under way", st.inflight))
+		return st.tooMany(limits.MaxConcurrentRequests.Exceeded(l, int64(st.inflight)), time.Second)
 	}
 	st.inflight++
 	return nil
@@ -215,12 +215,11 @@ func (st *state) leave() {
 func (st *state) check(now time.Time, r *Request) *Rejection {
 	l, own := r.Limits, st.scaled(r.Limits)
 	if wait, ok := st.requests.open(now, own.requests, own.requestBurst, 1); !ok {
-		return st.tooMany("requests_per_second", wait, rate(l.RequestsPerSecond, "requests/s", l.RequestBurst),
-			fmt.Sprintf("%d requests are under way and the budget is used up", st.inflight))
+		return st.tooMany(limits.RequestsPerSecond.Exceeded(l, int64(st.inflight)), wait)
 	}
 	st.requests.take(now, own.requests, own.requestBurst, 1)
 	if l.MaxBodyBytes > 0 && r.Length > l.MaxBodyBytes {
-		return BodyTooLarge(l.MaxBodyBytes, fmt.Sprintf("the request body has %d bytes", r.Length))
+		return BodyTooLarge(l.MaxBodyBytes, r.Length)
 	}
 	if r.Cost == routes.Samples {
 		if rej := st.checkSamples(now, l, &own); rej != nil {
@@ -229,8 +228,7 @@ func (st *state) check(now time.Time, r *Request) *Rejection {
 	}
 	if r.Length != 0 {
 		if wait, ok := st.bytes.open(now, own.bytes, own.byteBurst, 0); !ok {
-			return st.tooMany("bytes_per_second", wait, rate(l.BytesPerSecond, "bytes/s", l.ByteBurst),
-				fmt.Sprintf("%.0f bytes were sent beyond the budget", -st.bytes.tokens))
+			return st.tooMany(limits.BytesPerSecond.Exceeded(l, whole(-st.bytes.tokens)), wait)
 		}
 	}
 	return nil
@@ -242,17 +240,15 @@ func (st *state) checkSamples(now time.Time, l *limits.Limits, r *rates) *Reject
 	if ok {
 		return nil
 	}
-	return st.tooMany("samples_per_second", wait, rate(l.SamplesPerSecond, "samples/s", l.SampleBurst), st.samplesBeyond())
+	e := limits.SamplesPerSecond.Exceeded(l, whole(-st.samples.tokens))
+	if st.reserved >= 0.5 {
+		e = e.With(fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved))
+	}
+	return st.tooMany(e, wait)
 }
 
-// samplesBeyond says what was charged beyond the budget of samples.
-func (st *state) samplesBeyond() string {
-	text := fmt.Sprintf("%.0f samples were written beyond the budget", -st.samples.tokens)
-	if st.reserved >= 0.5 {
-		text += fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved)
-	}
-	return text
-}
+// whole is a number of samples or bytes without its fraction.
+func whole(v float64) int64 { return int64(math.RoundToEven(v)) }
 
 // done gives back an admitted request and charges what is known only now: samples
 // written in place of those reserved, and the bytes of the body that came in place of
@@ -277,25 +273,18 @@ func (st *state) done(now time.Time, length int64, reserved float64, o Outcome) 
 	st.use.bytes += uint64(max(o.Read, 0))
 }
 
-func rate(v float64, unit string, burst int) string {
-	if burst > 0 {
-		return fmt.Sprintf("%g %s (burst %d)", v, unit, burst)
-	}
-	return fmt.Sprintf("%g %s", v, unit)
-}
-
 // tooMany rejects what may come again later. The text says what, how much, and what was
 // used.
-func (st *state) tooMany(name string, wait time.Duration, limit, use string) *Rejection {
-	e := limits.Exceeded{Name: name, Limit: limit, Use: use, Hint: "send less, or ask for a higher limit"}
+func (st *state) tooMany(e *limits.Exceeded, wait time.Duration) *Rejection {
 	if st.gateways > 1 {
-		e.Use += fmt.Sprintf(" at this one of %d gateways, which share the limit", st.gateways)
+		e = e.With(fmt.Sprintf(" at this one of %d gateways, which share the limit", st.gateways))
 	}
-	return &Rejection{Limit: name, Text: e.Error(), Retry: max(wait, time.Millisecond)}
+	return &Rejection{Limit: e.Name(), Text: e.Error(), Retry: max(wait, time.Millisecond)}
 }
 
-// BodyTooLarge rejects a request whose body is larger than limit bytes.
-func BodyTooLarge(limit int64, use string) *Rejection {
-	e := limits.Exceeded{Name: "max_body_bytes", Limit: fmt.Sprintf("%d bytes", limit), Use: use, Hint: "send smaller requests"}
-	return &Rejection{Limit: "max_body_bytes", Text: e.Error()}
+// BodyTooLarge rejects a request whose body has more bytes than the limit; bytes may be
+// limits.More.
+func BodyTooLarge(limit, bytes int64) *Rejection {
+	e := limits.MaxBodyBytes.ExceededAt(limit, bytes)
+	return &Rejection{Limit: e.Name(), Text: e.Error()}
 }

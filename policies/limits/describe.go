@@ -3,7 +3,7 @@ package limits
 import (
 	"fmt"
 	"math"
-	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,53 +24,23 @@ const (
 	LabelName Unit = "label name" // the name of a label, not empty
 )
 
-// Description is one limit as documentation and the CLI show it.
+// Description is the declaration of one limit.
 type Description struct {
 	Name    string // the key in plans and overrides
 	Unit    Unit
 	Zero    string // what 0 means, or false, or an empty name
 	Meaning string
+
+	Default any    `json:"-"` // of the type of the limit's field
+	Max     int64  `json:"-"` // the largest value of a number; 0: maxNumber
+	Counts  string `json:"-"` // what a number that is not of bytes counts, in the plural
+	Burst   string `json:"-"` // of a rate: the limit that is its burst
+	Use     string `json:"-"` // what the error says about the use; %s is the amount
+	Hint    string `json:"-"` // what the error says about how to stay below
 }
 
 // Describe lists every limit in the order of the Limits struct.
-func Describe() []Description {
-	const unlimited, second = "unlimited", "one second's worth"
-	return []Description{
-		{"requests_per_second", PerSecond, unlimited, "requests of the tenant at the edge"},
-		{"request_burst", Count, second, "requests that may come at once"},
-		{"samples_per_second", PerSecond, unlimited, "samples written"},
-		{"sample_burst", Count, second, "samples that may be written at once"},
-		{"bytes_per_second", PerSecond, unlimited, "bytes of request bodies as sent"},
-		{"byte_burst", Bytes, second, "bytes of request bodies that may come at once"},
-		{"max_body_bytes", Bytes, unlimited, "size of one request body as sent"},
-		{"max_decoded_bytes", Bytes, unlimited, "size of one request body after decompression"},
-		{"max_concurrent_requests", Count, unlimited, "requests under way at once"},
-		{"max_active_series", Count, unlimited, "series that got samples lately"},
-		{"max_labels_per_series", Count, unlimited, "labels of one series"},
-		{"max_label_name_length", Bytes, unlimited, "length of a label name"},
-		{"max_label_value_length", Bytes, unlimited, "length of a label value"},
-		{"max_exemplars", Count, "none are kept", "exemplars kept in memory"},
-		{"max_metadata_metrics", Count, unlimited, "metrics that have a type, help or unit kept"},
-		{"max_histogram_buckets", Count, unlimited, "buckets of one native histogram sample; one with more is reduced in resolution as far as that goes"},
-		{"accept_ha_samples", Switch, "all samples are kept", "whether one of several replicas of a sender is elected, and only its samples are kept"},
-		{"ha_cluster_label", LabelName, "not allowed", "label that names what the replicas are replicas of"},
-		{"ha_replica_label", LabelName, "not allowed", "label that names the replica; it is taken off the samples that are kept"},
-		{"ha_max_clusters", Count, "10000", "values of the cluster label seen within an hour"},
-		{"past_grace", Time, "any age", "how old a sample may be"},
-		{"future_grace", Time, "any time", "how far ahead of now a sample may be"},
-		{"retention", Time, "for ever", "how long samples are kept"},
-		{"max_query_range", Time, unlimited, "time that one query may span, with what its selectors look back"},
-		{"max_query_steps", Count, "11000", "steps of a range query; it has a point more for each series. No more than 11000 are possible, as in Prometheus"},
-		{"max_query_series", Count, unlimited, "series that one query may select"},
-		{"max_query_samples", Count, unlimited, "samples that one query may hold in memory"},
-		{"query_timeout", Time, unlimited, "how long one query may run"},
-		{"max_concurrent_queries", Count, unlimited, "queries under way at once"},
-		{"max_query_length", Bytes, unlimited, "length of a query's expression, or of all its selectors together"},
-		{"max_queued_queries", Count, "none wait", "queries that wait for others of the tenant to end"},
-		{"max_regex_instructions", Count, unlimited, "size of the regular expressions of one query, compiled"},
-		{"max_memory_bytes", Bytes, "what a process allows", "memory that requests under way hold in one process"},
-	}
-}
+func Describe() []Description { return slices.Clone(table) }
 
 // Names are the keys of all limits.
 func Names() []string {
@@ -95,31 +65,28 @@ const (
 
 // Most is the largest value that a limit of a number may have.
 func Most(name string) int64 {
-	if name == "max_query_steps" {
-		return maxSteps
+	l, err := find(name)
+	if err != nil {
+		return maxNumber
+	}
+	return table[l].most()
+}
+
+func (d Description) most() int64 {
+	if d.Max > 0 {
+		return d.Max
 	}
 	return maxNumber
 }
 
 // Check reports the first value that is out of range.
 func (l Limits) Check() error {
-	for _, d := range Describe() {
-		if err := d.check(l.field(d.Name).Interface()); err != nil {
+	for i, d := range table {
+		if err := d.check(l.field(Limit(i)).Interface()); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// field is the struct field with that yaml name; it is settable if l is.
-func (l *Limits) field(name string) reflect.Value {
-	v := reflect.ValueOf(l).Elem()
-	for i := range v.NumField() {
-		if v.Type().Field(i).Tag.Get("yaml") == name {
-			return v.Field(i)
-		}
-	}
-	return reflect.Value{}
 }
 
 // allowed is the range of a limit's values in words.
@@ -134,7 +101,7 @@ func (d Description) allowed() string {
 	case LabelName:
 		return fmt.Sprintf("the name of a label other than __name__, of 1 to %d bytes", maxLabelName)
 	default:
-		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, Most(d.Name))
+		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, d.most())
 	}
 }
 
@@ -149,9 +116,9 @@ func (d Description) check(value any) error {
 	case float64:
 		ok = v >= 0 && v <= maxNumber && !math.IsNaN(v)
 	case int:
-		ok = v >= 0 && int64(v) <= Most(d.Name)
+		ok = v >= 0 && int64(v) <= d.most()
 	case int64:
-		ok = v >= 0 && v <= Most(d.Name)
+		ok = v >= 0 && v <= d.most()
 	case Duration:
 		ok = v >= 0 && time.Duration(v) <= maxDuration
 	case bool:
@@ -173,17 +140,27 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-func describe(key string) (Description, error) {
-	for _, d := range Describe() {
+// find returns the limit of a name.
+func find(key string) (Limit, error) {
+	for i, d := range table {
 		if d.Name == key {
-			return d, nil
+			return Limit(i), nil
 		}
 	}
 	msg := fmt.Sprintf("there is no limit %q", key)
 	if near := Nearest(key, Names()); near != "" {
 		msg += fmt.Sprintf("; did you mean %q?", near)
 	}
-	return Description{}, &Error{Key: key, Message: msg}
+	return 0, &Error{Key: key, Message: msg}
+}
+
+// describe returns the declaration of a limit's name.
+func describe(key string) (Description, error) {
+	l, err := find(key)
+	if err != nil {
+		return Description{}, err
+	}
+	return table[l], nil
 }
 
 // Nearest is the known word most like the given one, as a hint for a mistyped

@@ -33,7 +33,11 @@ type Plan struct {
 func Merge(defaults Limits, layers ...Partial) Limits {
 	for _, layer := range layers {
 		for name, value := range layer.values {
-			f := defaults.field(name)
+			l, err := find(name)
+			if err != nil {
+				continue // decoding lets no other name in
+			}
+			f := defaults.field(l)
 			switch v := value.(type) {
 			case float64:
 				f.SetFloat(v)

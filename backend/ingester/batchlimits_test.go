@@ -1,0 +1,37 @@
+package ingester
+
+import (
+	"context"
+	"testing"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// TestBatchLimits: a batch that carries limits is held to those, without a look-up; one
+// from another process to the limits that are looked up for it, once.
+func TestBatchLimits(t *testing.T) {
+	b := newBench(t)
+	looked, own := 0, limits.Limits{MaxActiveSeries: 1}
+	b.ing.opts.Limits = func(tenant.ID) limits.Limits {
+		looked++
+		return own
+	}
+	for _, tt := range []struct {
+		id       tenant.ID
+		carried  *limits.Limits
+		rejected int
+		looked   int
+	}{
+		{"carried", &limits.Limits{MaxActiveSeries: 3}, 2, 0},
+		{"carried, none", &limits.Limits{}, 0, 0},
+		{"own", nil, 4, 1},
+	} {
+		looked = 0
+		out, err := b.ing.Push(context.Background(), &series.Batch{Tenant: tt.id, Limits: tt.carried, Entries: b.some("m", 5)})
+		if err != nil || reasons(out)[limits.MaxActiveSeries.Name()] != tt.rejected || looked != tt.looked {
+			t.Errorf("%s: %+v, %v after %d look-ups; want %d series rejected after %d", tt.id, out, err, looked, tt.rejected, tt.looked)
+		}
+	}
+}
