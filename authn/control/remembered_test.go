@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -44,13 +44,13 @@ func withoutStore(error) limits.Limits {
 }
 func (s *limitsStore) set(h int) *limitsStore { s.retention.Store(int64(h)); return s }
 
-func remember(t *testing.T, s *limitsStore) (*rememberedLimits, *limitsClock) {
+func remember(t *testing.T, s *limitsStore) (*Remembered, *limitsClock) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	clock := &limitsClock{}
 	clock.pass(time.Hour)
-	r := newRememberedLimits(ctx, s.ask, withoutStore, clock.now)
-	t.Cleanup(func() { cancel(); _ = r.close() })
+	r := NewRemembered(ctx, s.ask, withoutStore, clock.now)
+	t.Cleanup(func() { cancel(); _ = r.Close() })
 	return r, clock
 }
 
@@ -59,19 +59,19 @@ func remember(t *testing.T, s *limitsStore) (*rememberedLimits, *limitsClock) {
 func TestIdleTenant(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
-	if h := hours(r.get("a")); h != 24 {
+	if h := hours(r.Limits("a")); h != 24 {
 		t.Fatalf("first: %d", h)
 	}
 	s.set(4)
-	if h := hours(r.get("a")); h != 24 || s.asked.Load() != 1 {
+	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != 1 {
 		t.Errorf("at once: %d after %d questions", h, s.asked.Load())
 	}
 	clock.pass(limitsAge + time.Millisecond)
-	if h := hours(r.get("a")); h != 24 && h != 4 {
+	if h := hours(r.Limits("a")); h != 24 && h != 4 {
 		t.Errorf("in use: %d", h)
 	}
 	r.asking.Wait()
-	if h := hours(r.get("a")); h != 4 || s.asked.Load() != 2 {
+	if h := hours(r.Limits("a")); h != 4 || s.asked.Load() != 2 {
 		t.Errorf("after the answer: %d after %d questions", h, s.asked.Load())
 	}
 	s.set(2)
@@ -79,7 +79,7 @@ func TestIdleTenant(t *testing.T) {
 	clock.pass(idleAge + time.Millisecond)
 	got := make(chan int, 8)
 	for range cap(got) {
-		go func() { got <- hours(r.get("a")) }()
+		go func() { got <- hours(r.Limits("a")) }()
 	}
 	for deadline := time.Now().Add(30 * time.Second); s.asked.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -105,13 +105,13 @@ func TestIdleTenants(t *testing.T) {
 	const n = 4 * maxAskedAtOnce
 	id := func(i int) tenant.ID { return tenant.ID("t" + string(rune('a'+i/26)) + string(rune('a'+i%26))) }
 	for i := range n {
-		r.get(id(i))
+		r.Limits(id(i))
 	}
 	s.set(4)
 	clock.pass(time.Hour)
 	got := make(chan int, n)
 	for i := range n {
-		go func() { got <- hours(r.get(id(i))) }()
+		go func() { got <- hours(r.Limits(id(i))) }()
 	}
 	for range n {
 		if h := <-got; h != 4 {
@@ -125,17 +125,17 @@ func TestIdleTenants(t *testing.T) {
 func TestLimitsWithoutStore(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
-	r.get("a")
+	r.Limits("a")
 	s.fails.Store(true)
 	clock.pass(time.Hour)
-	if h := hours(r.get("a")); h != 24 {
+	if h := hours(r.Limits("a")); h != 24 {
 		t.Errorf("the store fails: %d", h)
 	}
 	before := s.asked.Load()
-	if h := hours(r.get("a")); h != 24 || s.asked.Load() != before {
+	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != before {
 		t.Errorf("again: %d, %d questions", h, s.asked.Load()-before)
 	}
-	if h := hours(r.get("b")); h != 99 {
+	if h := hours(r.Limits("b")); h != 99 {
 		t.Errorf("a tenant that is not known: %d", h)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"context"
@@ -9,26 +9,6 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/limits"
 )
-
-// askLimits returns a tenant's limits for the backend. The edge has let the
-// tenant in, so when the store cannot tell, the last ones known hold, or the
-// defaults; but for retention, since a tenant that has a longer one would lose
-// data by it.
-func (p *process) askLimits(id tenant.ID) limits.Limits {
-	lim, err := p.control.Limits(context.Background(), id)
-	if err != nil {
-		return p.limitsWithout(err)
-	}
-	return lim
-}
-
-func (p *process) limitsWithout(err error) limits.Limits {
-	lim := limits.Merge(limits.Default(), p.cfg.Limits)
-	if !errors.Is(err, tenant.ErrUnknown) {
-		lim.Retention = 0
-	}
-	return lim
-}
 
 const (
 	// limitsAge is how old remembered limits may be before they are asked for
@@ -46,9 +26,9 @@ const (
 	maxAskedAtOnce = 16
 )
 
-// rememberedLimits keeps the last known limits of tenants. A process of a
+// Remembered keeps the last known limits of tenants. A process of a
 // cluster goes on with them while the row store does not answer.
-type rememberedLimits struct {
+type Remembered struct {
 	ask     func(context.Context, tenant.ID) (limits.Limits, error)
 	without func(error) limits.Limits
 	now     func() time.Time
@@ -66,12 +46,15 @@ type knownLimits struct {
 	asked  chan struct{} // closed when the answer that is on its way is there; nil without
 }
 
-func newRememberedLimits(ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time) *rememberedLimits {
-	return &rememberedLimits{ask: ask, without: without, now: now, running: ctx,
+// NewRemembered returns one whose questions end with ctx. without has the limits of a
+// tenant of which nothing is known, by the error of asking.
+func NewRemembered(ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time) *Remembered {
+	return &Remembered{ask: ask, without: without, now: now, running: ctx,
 		slots: make(chan struct{}, maxAskedAtOnce), byID: map[tenant.ID]*knownLimits{}}
 }
 
-func (r *rememberedLimits) get(id tenant.ID) limits.Limits {
+// Limits returns the tenant's limits.
+func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	r.mu.Lock()
 	k := r.byID[id]
 	if k == nil {
@@ -103,7 +86,7 @@ func (r *rememberedLimits) get(id tenant.ID) limits.Limits {
 }
 
 // askNow asks while the caller waits.
-func (r *rememberedLimits) askNow(id tenant.ID) limits.Limits {
+func (r *Remembered) askNow(id tenant.ID) limits.Limits {
 	ctx, cancel := context.WithTimeout(r.running, firstWait)
 	defer cancel()
 	lim, err := r.ask(ctx, id)
@@ -112,7 +95,7 @@ func (r *rememberedLimits) askNow(id tenant.ID) limits.Limits {
 
 // refresh asks beside the caller's work, unless too many questions are under way.
 // The caller holds the lock.
-func (r *rememberedLimits) refresh(id tenant.ID, k *knownLimits) {
+func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	select {
 	case r.slots <- struct{}{}:
 	default:
@@ -128,7 +111,7 @@ func (r *rememberedLimits) refresh(id tenant.ID, k *knownLimits) {
 
 // put remembers an answer, and returns what holds now: without an answer the last
 // limits known, or those of without.
-func (r *rememberedLimits) put(id tenant.ID, lim limits.Limits, err error) limits.Limits {
+func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limits {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.byID[id]
@@ -159,8 +142,8 @@ func (r *rememberedLimits) put(id tenant.ID, lim limits.Limits, err error) limit
 	return k.limits
 }
 
-// close waits for questions under way; r.running has ended.
-func (r *rememberedLimits) close() error {
+// Close waits for questions under way; r.running has ended.
+func (r *Remembered) Close() error {
 	r.asking.Wait()
 	return nil
 }
