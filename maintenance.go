@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/fsck"
 	"github.com/palliumhq/pallium/migrations"
 )
 
@@ -86,7 +88,11 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		return err
 	}
 	defer func() { err = errors.Join(err, obj.Close()) }()
-	s, err := store.Open(store.Options{Rows: r, Objects: obj, Scratch: filepath.Join(cfg.DataDir, "scratch-verify"), Logger: o.Logger,
+	ix, err := index.New(index.Options{Rows: r})
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(store.Options{Index: ix, Objects: obj, Scratch: filepath.Join(cfg.DataDir, "scratch-verify"), Logger: o.Logger,
 		// What is written again is stamped to stay; the sweep knows the tenant's
 		// retention.
 		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
@@ -95,20 +101,21 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	check := fsck.New(s)
 	tenants := v.Tenants
 	if len(tenants) == 0 {
-		if tenants, err = s.Tenants(ctx); err != nil {
+		if tenants, err = check.Tenants(ctx); err != nil {
 			return err
 		}
 	}
 	if v.Rebuild {
-		report, err := s.RebuildIndex(ctx, tenants)
+		report, err := check.RebuildIndex(ctx, tenants)
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n", report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
 	}
-	report, err := s.Verify(ctx, tenants, store.VerifyOptions{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
+	report, err := check.Verify(ctx, tenants, fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
 	if err != nil {
 		return err
 	}
