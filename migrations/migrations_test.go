@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
@@ -27,7 +27,7 @@ func (kept) Close() error { return nil }
 // eachStore runs a test over an empty Pebble and an empty Bigtable.
 func eachStore(t *testing.T, test func(t *testing.T, env func(holder string) Env)) {
 	t.Run("pebble", func(t *testing.T) {
-		s, err := pebble.OpenMemory()
+		s, err := rowsmemory.Open()
 		if err != nil {
 			t.Fatal(err)
 		}
