@@ -262,24 +262,13 @@ func (b *backend) buildQuerier(context.Context) error {
 	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
 	b.api.Engine = querier.NewEngine(querier.NewParser(syntax, querier.MaxOperators), b.opts.Logger, b.registry)
 	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
-	b.api.Delete = b.deleteSeries
+	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
+		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
+	}
 	b.api.Metadata = func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 		return querier.Metadata(ctx, b.recent, b.longTerm, id, b.opts.Now())
 	}
 	return nil
-}
-
-// deleteSeries deletes a tenant's series everywhere: numbered, then sealed and
-// learned by the ingesters, then active for all packs.
-func (b *backend) deleteSeries(ctx context.Context, d api.Deletion) error {
-	reserved, err := b.keeper.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
-	if err != nil {
-		return err
-	}
-	if err := b.deleteRecent(ctx, d.Tenant, reserved); err != nil {
-		return err
-	}
-	return b.keeper.ActivateDeletion(ctx, d.Tenant, reserved)
 }
 
 // deleteRecent drops series from what ingesters hold.

@@ -93,6 +93,29 @@ func instructionsOf(d *schema.Tombstone, most int) (int, error) {
 	return sum, nil
 }
 
+// Deletion is a request to delete series: those that one of the matcher sets matches,
+// their samples in [MinTime, MaxTime] (Unix milliseconds).
+type Deletion struct {
+	Tenant           tenant.ID
+	MinTime, MaxTime int64
+	Sets             [][]*labels.Matcher
+}
+
+// DeleteSeries deletes a tenant's series everywhere. The order matters: the deletion
+// is numbered; recent has all ingesters learn of it and seal what they have, so that
+// whatever comes later is newer; then it holds for all packs. A step that fails leaves
+// a reserved number, which deletes nothing; the caller repeats the request.
+func (k *Keeper) DeleteSeries(ctx context.Context, d Deletion, recent func(context.Context, tenant.ID, schema.Tombstone) error) error {
+	reserved, err := k.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
+	if err != nil {
+		return err
+	}
+	if err := recent(ctx, d.Tenant, reserved); err != nil {
+		return err
+	}
+	return k.ActivateDeletion(ctx, d.Tenant, reserved)
+}
+
 // ReserveDeletion numbers a deletion of the series that one of the matcher sets
 // matches, of samples in [mint, maxt]. One that there is no room for is
 // InvalidDeletion, and nothing is reserved.
