@@ -145,7 +145,8 @@ func (c *Cluster) NewToken(ctx context.Context, tenant string, scopes ...string)
 			return "", err
 		}
 	}
-	return c.Pallium(ctx, "token", "issue", "-tenant", tenant, "-scopes", strings.Join(scopes, ","), "-name", "cluster-"+strconv.FormatInt(time.Now().UnixNano(), 36), "-q")
+	return c.Pallium(ctx, "token", "issue", "-tenant", tenant, "-scopes", strings.Join(scopes, ","),
+		"-name", "cluster-"+strconv.FormatInt(time.Now().UnixNano(), 36), "-q")
 }
 
 // provision makes the tenant and its token.

@@ -131,7 +131,8 @@ func New(o Options) (*Cluster, error) {
 	_, bigtablePort, _ := net.SplitHostPort(bigtable)
 	_, gcsPort, _ := net.SplitHostPort(gcs)
 	gcsURL := "http://" + o.Through("gcs", gcs)
-	c.add(Process{Name: "redis", Addr: redis, args: []string{o.Binaries.Redis, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", o.Dir}})
+	c.add(Process{Name: "redis", Addr: redis, args: []string{o.Binaries.Redis, "--port", redisPort,
+		"--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", o.Dir}})
 	c.add(Process{Name: "bigtable", Addr: bigtable, args: []string{o.Binaries.Bigtable, "-host", "127.0.0.1", "-port", bigtablePort}})
 	c.add(Process{Name: "gcs", Addr: gcs, args: []string{o.Binaries.GCS, "-scheme", "http", "-host", "127.0.0.1", "-port", gcsPort,
 		"-backend", "memory", "-external-url", gcsURL, "-public-host", strings.TrimPrefix(gcsURL, "http://"), "-log-level", "error"}})

@@ -267,7 +267,8 @@ func (p *Pallium) Tenant(id string, limits ...string) string {
 func (p *Pallium) Token(id, scopes string) string {
 	p.t.Helper()
 	var key struct{ Token string }
-	if err := p.AdminAPI(http.MethodPost, "/tokens", map[string]any{"name": "test", "tenant": id, "scopes": strings.Split(scopes, ",")}, &key); err != nil {
+	if err := p.AdminAPI(http.MethodPost, "/tokens",
+		map[string]any{"name": "test", "tenant": id, "scopes": strings.Split(scopes, ",")}, &key); err != nil {
 		p.t.Fatal(err)
 	}
 	return key.Token
@@ -335,7 +336,8 @@ func Send(t testing.TB, req *http.Request) Answer {
 // the data of its answer.
 func Query(t testing.TB, base, token, endpoint string, params url.Values) json.RawMessage {
 	t.Helper()
-	code, body := Do(t, http.MethodPost, base+"/api/v1/"+endpoint, token, "application/x-www-form-urlencoded", strings.NewReader(params.Encode()))
+	code, body := Do(t, http.MethodPost, base+"/api/v1/"+endpoint, token, "application/x-www-form-urlencoded",
+		strings.NewReader(params.Encode()))
 	var answer struct {
 		Status, Error string
 		Data          json.RawMessage

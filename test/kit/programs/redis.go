@@ -41,7 +41,8 @@ func (s *RedisServer) Start() {
 		path = "redis-server"
 	}
 	_, port, _ := net.SplitHostPort(s.Addr)
-	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--loglevel", "warning"}, s.args...)
+	args := append([]string{"--port", port, "--bind", "127.0.0.1",
+		"--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--loglevel", "warning"}, s.args...)
 	s.cmd = exec.Command(path, args...)
 	if err := s.cmd.Start(); errors.Is(err, exec.ErrNotFound) {
 		s.t.Fatal("redis-server is not installed: install it (Debian: apt-get install redis-server) or name it in REDIS_SERVER")

@@ -48,7 +48,8 @@ func RunPallium(t testing.TB, timeout time.Duration, env []string, args ...strin
 func StartPalliumDefault(t testing.TB, config string) *Pallium {
 	t.Helper()
 	dir := t.TempDir()
-	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), dir: dir, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "pallium.yaml")}
+	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), dir: dir, DataDir: filepath.Join(dir, "data"),
+		Config: filepath.Join(dir, "pallium.yaml")}
 	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
