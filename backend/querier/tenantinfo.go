@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -24,7 +25,8 @@ type domainAnswer[T any] struct {
 }
 
 // byDomain puts a question to every ingester and sorts the answers by failure
-// domain. An error is part of its domain's answer.
+// domain. An error is part of its domain's answer. Each domain has its own bound of
+// questions under way: one whose ingesters hang must not keep others from being asked.
 func byDomain[T any](ctx context.Context, in *Ingesters, call func(context.Context, Ingester) (T, error)) (map[string]*domainAnswer[T], error) {
 	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 	defer cancel()
@@ -32,19 +34,26 @@ func byDomain[T any](ctx context.Context, in *Ingesters, call func(context.Conte
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]*domainAnswer[T]{}
-	for _, r := range peers.Each(ctx, list, call) {
-		d := out[r.Domain]
-		if d == nil {
-			d = &domainAnswer[T]{}
-			out[r.Domain] = d
-		}
-		if r.Err != nil {
-			d.err = errors.Join(d.err, r.Err)
-			continue
-		}
-		d.values = append(d.values, r.Value)
+	members := map[string][]Peer{}
+	for i := range list {
+		members[list[i].Domain] = append(members[list[i].Domain], list[i])
 	}
+	out := map[string]*domainAnswer[T]{}
+	var asking sync.WaitGroup
+	for domain, of := range members {
+		d := &domainAnswer[T]{}
+		out[domain] = d
+		asking.Go(func() {
+			for _, r := range peers.Each(ctx, of, call) {
+				if r.Err != nil {
+					d.err = errors.Join(d.err, r.Err)
+					continue
+				}
+				d.values = append(d.values, r.Value)
+			}
+		})
+	}
+	asking.Wait()
 	return out, nil
 }
 

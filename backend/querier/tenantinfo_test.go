@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -68,6 +69,54 @@ func TestAnswersOfIngesters(t *testing.T) {
 			t.Errorf("%s: metadata %d, %v", tt.name, len(list), err)
 		}
 	}
+}
+
+// remote is an ingester as rpc calls it: not when its caller has given up.
+type remote struct {
+	peer
+	hangs bool
+}
+
+func (r *remote) answer(ctx context.Context) error {
+	if r.hangs {
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
+func (r *remote) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+	if err := r.answer(ctx); err != nil {
+		return nil, err
+	}
+	return r.peer.Metadata(ctx, id)
+}
+
+func (r *remote) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
+	if err := r.answer(ctx); err != nil {
+		return 0, err
+	}
+	return r.peer.SeriesCount(ctx, id)
+}
+
+// TestLargeZoneHangs: the ingesters of a zone that hangs, however many, do not keep
+// those of the others from being asked.
+func TestLargeZoneHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var list []Peer
+		for zone := range 3 {
+			for i := range 20 {
+				list = append(list, Peer{ID: fmt.Sprintf("ingester-%d-%d", zone, i), Domain: fmt.Sprintf("zone-%d", zone),
+					Client: &remote{peer: peer{names: make([]string, 5)}, hangs: zone == 0}})
+			}
+		}
+		in := NewIngesters(IngestersOptions{Tolerate: 1, Peers: func(context.Context) ([]Peer, error) { return list, nil }})
+		if n, err := in.SeriesCount(t.Context(), "t"); err != nil || n != 100 {
+			t.Errorf("%d series, %v; want 100", n, err)
+		}
+		if list, err := in.Metadata(t.Context(), "t"); err != nil || len(list) != 200 {
+			t.Errorf("%d metrics, %v; want those of two zones", len(list), err)
+		}
+	})
 }
 
 // published are the metrics of days of the long-term store.
