@@ -21,8 +21,9 @@ const (
 	module = "github.com/palliumhq/pallium"
 	root   = "../.."
 
-	maxImports = 20  // of the project's packages; only package main has more
-	maxLines   = 400 // of a file that is written by hand and is no test
+	maxImports = 20      // of the project's packages; only package main has more
+	maxLines   = 400     // of a file that is written by hand and is no test
+	maxBytes   = 1 << 20 // of a file in the repository
 )
 
 type listed struct {
@@ -154,6 +155,31 @@ func TestFileLength(t *testing.T) {
 			if n := bytes.Count(text, []byte("\n")); n > maxLines && !generated(text) && !strings.HasSuffix(f, "_test.go") {
 				t.Errorf("%s/%s has %d lines, at most %d are allowed", p.name(), f, n, maxLines)
 			}
+		}
+	}
+}
+
+// TestNoBinaries: what is built is not in the repository, where it would stay for ever.
+func TestNoBinaries(t *testing.T) {
+	if _, err := os.Stat(filepath.Join(root, ".git")); err != nil {
+		t.Skip("this is no checkout")
+	}
+	cmd := exec.CommandContext(t.Context(), "git", "ls-files", "-z")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		st, err := os.Stat(filepath.Join(root, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted, and not committed yet
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Size() > maxBytes {
+			t.Errorf("%s has %d bytes, at most %d are allowed: is it in .gitignore?", name, st.Size(), maxBytes)
 		}
 	}
 }
