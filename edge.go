@@ -53,8 +53,9 @@ func (p *process) loadEdgeSecrets() (edgeSecrets, error) {
 	return edgeSecrets{token, &pepper}, err
 }
 
-// buildEdge builds the gateway before this process's backend, or before another.
-func (p *process) buildEdge(keys edgeSecrets) (err error) {
+// openEdge reads what the edge needs of files and settings. It comes before the
+// backend: a mistake in them is reported at once, and not after a long replay.
+func (p *process) openEdge(keys edgeSecrets) (err error) {
 	e := &edge{}
 	p.edge = e
 	if p.signer == nil && p.cacheRedis != nil {
@@ -79,6 +80,12 @@ func (p *process) buildEdge(keys edgeSecrets) (err error) {
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
+	return nil
+}
+
+// buildEdge builds the gateway before this process's backend, or before another.
+func (p *process) buildEdge() (err error) {
+	e := p.edge
 	o := gateway.Options{
 		Config: p.cfg.Gateway, Auth: e.auth, Tenants: p.control, Memory: edgeMemory{p.memory},
 		BackendURLs: p.cfg.Upstream.URLs, WriteURLs: p.cfg.Upstream.WriteURLs,

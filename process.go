@@ -168,13 +168,18 @@ func (p *process) build(ctx context.Context) error {
 	if err := p.openControl(ctx, keys.pepper); err != nil {
 		return err
 	}
+	if p.opts.Role != Backend {
+		if err := p.openEdge(keys); err != nil {
+			return err
+		}
+	}
 	if p.opts.Role != Gateway {
 		if err := p.buildBackend(ctx); err != nil {
 			return err
 		}
 	}
 	if p.opts.Role != Backend {
-		if err := p.buildEdge(keys); err != nil {
+		if err := p.buildEdge(); err != nil {
 			return err
 		}
 	}

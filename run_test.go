@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/test/kit"
 )
@@ -301,5 +302,30 @@ func TestWrongPepper(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), "pepper") || strings.Contains(err.Error(), "another") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestEdgeFilesFirst: files of the edge that cannot be read are an error before the
+// backend is opened, which may take long.
+func TestEdgeFilesFirst(t *testing.T) {
+	noLeaks(t)
+	for name, set := range map[string]func(*Config){
+		"keys.json": func(c *Config) {
+			c.Auth.Issuers = []authn.IssuerConfig{{Issuer: "https://issuer", Audiences: []string{"pallium"}, Keys: authn.KeysConfig{JWKSFile: "keys.json"}}}
+		},
+		"cert.pem": func(c *Config) { c.TLS = TLS{CertFile: "cert.pem", KeyFile: "key.pem"} },
+	} {
+		cfg := testConfig(t)
+		set(&cfg)
+		p, err := open(context.Background(), cfg, testOptions(All, secrets(), nil))
+		if err == nil {
+			_ = p.close()
+		}
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(cfg.DataDir, "ingester")); err == nil {
+			t.Errorf("%s: the ingester was opened first", name)
+		}
 	}
 }
