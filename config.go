@@ -1,7 +1,3 @@
-// Package app wires Pallium: it reads the configuration, builds every part from
-// the bottom up with plain constructors, and starts and stops them in order. It
-// is the only package that knows all others, and the only one that chooses
-// adapters.
 package main
 
 import (
