@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -60,9 +61,7 @@ func configCommand(args []string, stdout, stderr io.Writer) int {
 func show(cfg *Config, w io.Writer) error {
 	for _, list := range [][]string{cfg.Upstream.URLs, cfg.Upstream.WriteURLs} {
 		for i := range list {
-			if u, err := url.Parse(list[i]); err == nil {
-				list[i] = u.Redacted()
-			}
+			list[i] = redacted(list[i])
 		}
 	}
 	enc := yaml.NewEncoder(w)
@@ -71,4 +70,16 @@ func show(cfg *Config, w io.Writer) error {
 		return fmt.Errorf("write the configuration: %w", err)
 	}
 	return enc.Close()
+}
+
+// redacted is a URL without its password. Of what is no URL, as one with a password
+// that is not escaped, nothing before the @ is shown.
+func redacted(text string) string {
+	if u, err := url.Parse(text); err == nil && u.Host != "" {
+		return u.Redacted()
+	}
+	if at := strings.LastIndex(text, "@"); at >= 0 {
+		return "xxxxx" + text[at:]
+	}
+	return text
 }

@@ -88,3 +88,22 @@ func TestLogger(t *testing.T) {
 		}
 	}
 }
+
+// TestRedacted: no password is shown, of whatever somebody put into a list of URLs.
+func TestRedacted(t *testing.T) {
+	for text, want := range map[string]string{
+		"http://mimir:8080":               "http://mimir:8080",
+		"http://user:secret@mimir:8080/a": "http://user:xxxxx@mimir:8080/a",
+		"http://user:sec%ret@mimir:8080":  "xxxxx@mimir:8080",
+		"http://user:sec@ret%@mimir":      "xxxxx@mimir",
+		"user:secret@mimir":               "xxxxx@mimir",
+		"mimir:8080":                      "mimir:8080",
+	} {
+		cfg := DefaultConfig()
+		cfg.Upstream.URLs = []string{text}
+		var out bytes.Buffer
+		if err := show(&cfg, &out); err != nil || !strings.Contains(out.String(), "- "+want+"\n") {
+			t.Errorf("%s: %v, want %s in\n%s", text, err, want, &out)
+		}
+	}
+}
