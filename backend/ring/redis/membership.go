@@ -50,7 +50,6 @@ type Options struct {
 // an ingester of its new zone have would be in one.
 var ErrZoneChanged = errors.New("zone of an ingester with data was changed")
 
-
 // Membership is a process's view of the ring and its place in it. It is safe for
 // concurrent use.
 type Membership struct {
