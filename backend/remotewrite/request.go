@@ -53,8 +53,8 @@ var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send
 
 // ErrTooLarge is the error of a request that is larger than any may be once its
 // references to symbols are resolved.
-var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; at most that many can be handled, "+
-	"whatever the tenant's limits; send fewer series per request", maxExpanded)
+var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; "+
+	"at most that many can be handled, whatever the tenant's limits; send fewer series per request", maxExpanded)
 
 // Memory is what a request takes bytes from before it uses them. Its errors end
 // the decoding and are returned as they are.
@@ -237,6 +237,28 @@ func (r *Request) room() error {
 		return ErrTooMany
 	}
 	return nil
+}
+
+// begin begins a new series, which uses size bytes beside its fields.
+func (r *Request) begin(size int) (*series.Entry, *labels.ScratchBuilder, error) {
+	e, b := r.entry()
+	if err := r.room(); err != nil {
+		return nil, nil, err
+	}
+	return e, b, r.use(size)
+}
+
+// reserve counts a field of a series before it is decoded. In both versions the first
+// field is that of the labels and the second that of a sample; the others are
+// messages that take several times their size.
+func (r *Request) reserve(num uint64, size int) error {
+	if num == 1 {
+		return nil
+	}
+	if err := r.room(); err != nil || num == 2 {
+		return err
+	}
+	return r.use(messageFactor * size)
 }
 
 // entry begins a new series. Its slices and the builder of its labels have the
