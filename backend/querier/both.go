@@ -42,7 +42,9 @@ type both struct {
 }
 
 // together runs the two reads. covered waits for the first to end.
-func (b *both) together(ctx context.Context, recent func(context.Context) (Served, error), long func(context.Context, store.Covered) error) error {
+func (b *both) together(
+	ctx context.Context, recent func(context.Context) (Served, error), long func(context.Context, store.Covered) error,
+) error {
 	g, ctx := errgroup.WithContext(ctx)
 	answered := make(chan struct{})
 	var served Served
