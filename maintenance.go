@@ -102,13 +102,12 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		}
 	}
 	if v.Rebuild {
-		report, err := s.RebuildIndex(ctx, tenants)
-		if err != nil {
+		if err := rebuildIndex(ctx, s, tenants, out); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n", report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
 	}
-	report, err := s.Verify(ctx, tenants, store.VerifyOptions{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
+	report, err := s.Verify(ctx, tenants,
+		store.VerifyOptions{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
 	if err != nil {
 		return err
 	}
@@ -126,5 +125,16 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	if report.Findings > 0 {
 		return ErrFindings
 	}
+	return nil
+}
+
+// rebuildIndex writes the index again and reports it.
+func rebuildIndex(ctx context.Context, s *store.Store, tenants []tenant.ID, out io.Writer) error {
+	report, err := s.RebuildIndex(ctx, tenants)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n",
+		report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
 	return nil
 }

@@ -66,7 +66,9 @@ type knownLimits struct {
 	asked  chan struct{} // closed when the answer that is on its way is there; nil without
 }
 
-func newRememberedLimits(ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time) *rememberedLimits {
+func newRememberedLimits(
+	ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time,
+) *rememberedLimits {
 	return &rememberedLimits{ask: ask, without: without, now: now, running: ctx,
 		slots: make(chan struct{}, maxAskedAtOnce), byID: map[tenant.ID]*knownLimits{}}
 }
