@@ -239,28 +239,6 @@ func (r *Request) room() error {
 	return nil
 }
 
-// begin begins a new series, which uses size bytes beside its fields.
-func (r *Request) begin(size int) (*series.Entry, *labels.ScratchBuilder, error) {
-	e, b := r.entry()
-	if err := r.room(); err != nil {
-		return nil, nil, err
-	}
-	return e, b, r.use(size)
-}
-
-// reserve counts a field of a series before it is decoded. In both versions the first
-// field is that of the labels and the second that of a sample; the others are
-// messages that take several times their size.
-func (r *Request) reserve(num uint64, size int) error {
-	if num == 1 {
-		return nil
-	}
-	if err := r.room(); err != nil || num == 2 {
-		return err
-	}
-	return r.use(messageFactor * size)
-}
-
 // entry begins a new series. Its slices and the builder of its labels have the
 // memory of an earlier request.
 func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
