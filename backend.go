@@ -23,11 +23,13 @@ import (
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/election"
 	electionredis "github.com/palliumhq/pallium/backend/election/redis"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 	"github.com/palliumhq/pallium/gateway/admin"
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
@@ -39,7 +41,8 @@ type backend struct {
 	roles    []role
 	clock    *clock.Guard
 	longTerm *store.Store
-	cluster  *membership // nil in a process that is all there is
+	keeper   *lifecycle.Keeper // of longTerm
+	cluster  *membership       // nil in a process that is all there is
 	push     pushFunc
 	recent   *querier.Ingesters
 	api      api.Options  // filled by the roles
@@ -115,8 +118,12 @@ func (b *backend) openStore(ctx context.Context) error {
 	}
 	b.onClose("object store", obj.Close)
 	b.clock = b.guardClock(ctx, timed)
+	ix, err := index.New(index.Options{Rows: b.rows, Now: b.opts.Now, Registerer: b.registry})
+	if err != nil {
+		return err
+	}
 	b.longTerm, err = store.Open(store.Options{
-		Rows: b.rows, Objects: obj, Scratch: filepath.Join(b.cfg.DataDir, "scratch"),
+		Index: ix, Objects: obj, Scratch: filepath.Join(b.cfg.DataDir, "scratch"),
 		Retention: b.retention, Deleted: b.control.TenantDeleted,
 		PageCacheBytes: b.cfg.Store.PageCacheBytes, FrameCacheBytes: b.cfg.Store.FrameCacheBytes,
 		TableCacheBytes: b.cfg.Store.TableCacheBytes, MaxQueryBytes: b.cfg.Store.MaxQueryBytes,
@@ -125,6 +132,7 @@ func (b *backend) openStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.keeper = lifecycle.New(b.longTerm)
 	b.onClose("long-term store", b.longTerm.Close)
 	return nil
 }
@@ -187,7 +195,7 @@ func (b *backend) sealHead(deadline time.Time) {
 // buildCompactor builds the compactor and runs it until the process ends.
 func (b *backend) buildCompactor(context.Context) error {
 	b.compactor = compactor.New(compactor.Options{
-		ID: b.id(), Store: b.longTerm, Retention: b.retention, Tenants: b.tenants,
+		ID: b.id(), Store: b.longTerm, Lifecycle: b.keeper, Retention: b.retention, Tenants: b.tenants,
 		KeepDeletions: func(t tenant.ID) time.Duration {
 			const spare = 14 * 24 * time.Hour
 			if grace := time.Duration(b.limitsOf(t).PastGrace); grace > 0 {
@@ -254,24 +262,13 @@ func (b *backend) buildQuerier(context.Context) error {
 	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
 	b.api.Engine = querier.NewEngine(querier.NewParser(syntax, querier.MaxOperators), b.opts.Logger, b.registry)
 	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
-	b.api.Delete = b.deleteSeries
+	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
+		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
+	}
 	b.api.Metadata = func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 		return querier.Metadata(ctx, b.recent, b.longTerm, id, b.opts.Now())
 	}
 	return nil
-}
-
-// deleteSeries deletes a tenant's series everywhere: numbered, then sealed and
-// learned by the ingesters, then active for all packs.
-func (b *backend) deleteSeries(ctx context.Context, d api.Deletion) error {
-	reserved, err := b.longTerm.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
-	if err != nil {
-		return err
-	}
-	if err := b.deleteRecent(ctx, d.Tenant, reserved); err != nil {
-		return err
-	}
-	return b.longTerm.ActivateDeletion(ctx, d.Tenant, reserved)
 }
 
 // deleteRecent drops series from what ingesters hold.

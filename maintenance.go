@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/fsck"
 	"github.com/palliumhq/pallium/migrations"
 )
 
@@ -86,7 +88,11 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		return err
 	}
 	defer func() { err = errors.Join(err, obj.Close()) }()
-	s, err := store.Open(store.Options{Rows: r, Objects: obj, Scratch: filepath.Join(cfg.DataDir, "scratch-verify"), Logger: o.Logger,
+	ix, err := index.New(index.Options{Rows: r})
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(store.Options{Index: ix, Objects: obj, Scratch: filepath.Join(cfg.DataDir, "scratch-verify"), Logger: o.Logger,
 		// What is written again is stamped to stay; the sweep knows the tenant's
 		// retention.
 		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
@@ -95,24 +101,47 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	check := fsck.New(s)
 	tenants := v.Tenants
 	if len(tenants) == 0 {
-		if tenants, err = s.Tenants(ctx); err != nil {
+		if tenants, err = check.Tenants(ctx); err != nil {
 			return err
 		}
 	}
 	if v.Rebuild {
-		if err := rebuildIndex(ctx, s, tenants, out); err != nil {
+		if err := rebuildIndex(ctx, check, tenants, out); err != nil {
 			return err
 		}
 	}
-	report, err := s.Verify(ctx, tenants,
-		store.VerifyOptions{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
+	report, err := check.Verify(ctx, tenants,
+		fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "%d tenants, %d days, %d packs with %d bytes, %d series, %d samples, %d cells of the index: %d findings\n",
 		len(tenants), report.Days, report.Packs, report.Bytes, report.Series, report.Samples, report.Cells, report.Findings)
+	if err := listAsides(ctx, s, out); err != nil {
+		return err
+	}
+	if report.Findings > 0 {
+		return ErrFindings
+	}
+	return nil
+}
+
+// rebuildIndex writes the index again and reports it.
+func rebuildIndex(ctx context.Context, check *fsck.Checker, tenants []tenant.ID, out io.Writer) error {
+	report, err := check.RebuildIndex(ctx, tenants)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n",
+		report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
+	return nil
+}
+
+// listAsides reports the series that no pack can hold.
+func listAsides(ctx context.Context, s *store.Store, out io.Writer) error {
 	asides, err := s.Asides(ctx)
 	if err != nil {
 		return err
@@ -122,19 +151,5 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		fmt.Fprintf(out, "set aside by ingester %s: tenant %s, day %d, window %d: %d series, %d samples, %d bytes: %s\n",
 			a.Ingester, a.Tenant, a.Window.Day, a.Window.Number, a.Series, a.Samples, a.Bytes, a.Reason)
 	}
-	if report.Findings > 0 {
-		return ErrFindings
-	}
-	return nil
-}
-
-// rebuildIndex writes the index again and reports it.
-func rebuildIndex(ctx context.Context, s *store.Store, tenants []tenant.ID, out io.Writer) error {
-	report, err := s.RebuildIndex(ctx, tenants)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n",
-		report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
 	return nil
 }

@@ -207,7 +207,7 @@ func (o operations) Erasure(ctx context.Context, id tenant.ID) (*operator.Erasur
 	if err != nil || found == nil {
 		return nil, err
 	}
-	e, err := o.b.longTerm.Erasure(ctx, id)
+	e, err := o.b.keeper.Erasure(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,11 @@ func (c *Config) Resolve() error {
 		"cluster.tls.key_file":            &c.Cluster.TLS.KeyFile,
 		"cluster.tls.ca_file":             &c.Cluster.TLS.CAFile,
 		"store.bigtable.credentials_file": &c.Store.Bigtable.CredentialsFile,
-		"store.gcs.credentials_file":      &c.Store.GCS.CredentialsFile,
+	}
+	for store, b := range c.Store.buckets() {
+		for key, path := range b.files() {
+			paths["store."+store+"."+key] = path
+		}
 	}
 	for name, r := range map[string]*redisconn.TLS{"cluster.redis": &c.Cluster.Redis.TLS, "cluster.cache_redis": &c.Cluster.CacheRedis.TLS} {
 		paths[name+".tls.ca_file"] = &r.CAFile

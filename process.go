@@ -207,11 +207,31 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	p.onClose("control plane", func() error { p.control.Stop(); return nil })
 	p.limitsOf = p.askLimits
 	if p.opts.Role == Backend {
-		remembered := newRememberedLimits(p.running, p.control.Limits, p.limitsWithout, p.opts.Now)
-		p.onClose("questions about limits", remembered.close)
-		p.limitsOf = remembered.get
+		remembered := control.NewRemembered(p.running, p.control.Limits, p.limitsWithout, p.opts.Now)
+		p.onClose("questions about limits", remembered.Close)
+		p.limitsOf = remembered.Limits
 	}
 	return nil
+}
+
+// askLimits returns a tenant's limits for the backend. The edge has let the
+// tenant in, so when the store cannot tell, the last ones known hold, or the
+// defaults; but for retention, since a tenant that has a longer one would lose
+// data by it.
+func (p *process) askLimits(id tenant.ID) limits.Limits {
+	lim, err := p.control.Limits(context.Background(), id)
+	if err != nil {
+		return p.limitsWithout(err)
+	}
+	return lim
+}
+
+func (p *process) limitsWithout(err error) limits.Limits {
+	lim := limits.Merge(limits.Default(), p.cfg.Limits)
+	if !errors.Is(err, tenant.ErrUnknown) {
+		lim.Retention = 0
+	}
+	return lim
 }
 
 // ready reports whether requests can be served.

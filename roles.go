@@ -148,10 +148,10 @@ func (t Targets) check(cfg *Config) error {
 	for _, r := range t.roles() {
 		s := &cfg.Store
 		switch {
-		case r.needs.stores && (!s.Bigtable.set() || !s.GCS.set()):
-			return fmt.Errorf("the %s needs both store.bigtable and store.gcs: set them as in all processes of the cluster, %s, "+
+		case r.needs.stores && (!s.Bigtable.set() || s.shared() == ""):
+			return fmt.Errorf("the %s needs both store.bigtable and %s: set them as in all processes of the cluster, %s, "+
 				"and would ignore limits, deletions and retention that are set at a gateway; "+
-				"for one process without other services run `pallium all`", r.name, ownStore)
+				"for one process without other services run `pallium all`", r.name, s.bucketKeys(), ownStore)
 		case r.needs.ring && !cfg.Cluster.Redis.Set():
 			return fmt.Errorf("the %s needs cluster.redis.addresses: processes of a cluster find each other by a Redis server", r.name)
 		case r.needs.disk && cfg.DataDir == "":

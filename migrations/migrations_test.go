@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
+	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
 	"github.com/palliumhq/pallium/test/emulator"
 )
@@ -25,48 +24,10 @@ type kept struct{ rows.Store }
 
 func (kept) Close() error { return nil }
 
-// faulty fails from the nth call on.
-type faulty struct {
-	rows.Store
-	left int
-}
-
-var errKilled = errors.New("killed")
-
-func (f *faulty) next() error {
-	if f.left--; f.left < 0 {
-		return errKilled
-	}
-	return nil
-}
-
-func (f *faulty) ReadRows(ctx context.Context, r []rows.Range, fl rows.Filter, visit func(rows.Row) bool) error {
-	if err := f.next(); err != nil {
-		return err
-	}
-	return f.Store.ReadRows(ctx, r, fl, visit)
-}
-
-func (f *faulty) Mutate(ctx context.Context, m rows.RowMutation) error {
-	if err := f.next(); err != nil {
-		return err
-	}
-	return f.Store.Mutate(ctx, m)
-}
-
-func (f *faulty) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
-	if err := f.next(); err != nil {
-		return false, err
-	}
-	return f.Store.CheckAndMutate(ctx, key, c, then, otherwise)
-}
-
-func (f *faulty) Close() error { return nil }
-
 // eachStore runs a test over an empty Pebble and an empty Bigtable.
 func eachStore(t *testing.T, test func(t *testing.T, env func(holder string) Env)) {
 	t.Run("pebble", func(t *testing.T) {
-		s, err := pebble.Open("rows", pebble.Options{Logger: slog.New(slog.DiscardHandler), FS: vfs.NewMem()})
+		s, err := pebble.OpenMemory()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +155,11 @@ func TestInterrupted(t *testing.T) {
 			if err := s.DeletePrefix(ctx, stateKey); err != nil {
 				t.Fatal(err)
 			}
-			killed := Env{Holder: "killed", Binary: "v1", Now: time.Now, Open: func(context.Context) (rows.Store, error) { return &faulty{s, calls}, nil }}
+			plan := &faults.Plan{}
+			plan.Fail(calls+1, faults.Killed)
+			killed := Env{Holder: "killed", Binary: "v1", Now: time.Now, Open: func(context.Context) (rows.Store, error) {
+				return rowsfaulty.Store{Store: kept{s}, Plan: plan}, nil
+			}}
 			err := Up(ctx, killed)
 			if err == nil {
 				if calls < 10 {
@@ -202,7 +167,7 @@ func TestInterrupted(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, errKilled) {
+			if !errors.Is(err, faults.ErrInjected) {
 				t.Fatalf("after %d calls: %v", calls, err)
 			}
 			next := Env{Holder: "next", Binary: "v1", Now: func() time.Time { return time.Now().Add(lockLife + time.Second) }, Open: func(context.Context) (rows.Store, error) { return kept{s}, nil }}

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
 
 	"github.com/palliumhq/pallium/authn/apikey"
@@ -89,7 +88,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	s, err := pebble.Open("db", pebble.Options{FS: vfs.NewMem()})
+	s, err := pebble.OpenMemory()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
 // Deletion is what a client wants deleted: the samples in [MinTime, MaxTime]
@@ -35,7 +35,7 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := a.Delete(r.Context(), d); err != nil {
-		var invalid store.InvalidDeletion
+		var invalid lifecycle.InvalidDeletion
 		if errors.As(err, &invalid) {
 			writeError(w, http.StatusBadRequest, "bad_data", invalid.Error())
 			return

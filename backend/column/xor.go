@@ -123,22 +123,19 @@ func takeChange(b []byte, r xorBits) (xorBits, int64, bool) {
 // when they are equal; 10 and the bits of the same window as last time; or 11,
 // the zeros before a new window (5 bits), its width (6 bits) and its bits.
 func decodeXOR(b []byte, ts []int64, vs []float64) bool {
-	t, k := binary.Varint(b)
-	if k <= 0 || len(b) < k+8 {
+	t, v, b, ok := firstXOR(b)
+	if !ok {
 		return false
 	}
-	v := binary.BigEndian.Uint64(b[k:])
 	ts[0], vs[0] = t, math.Float64frombits(v)
 	if len(ts) == 1 {
 		return true
 	}
-	b = b[k+8:]
 	first, k := binary.Uvarint(b)
 	if k <= 0 {
 		return false
 	}
 	step := int64(first)
-	var ok bool
 	r := load(b, xorBits{pos: k})
 	width, shift := uint(64), uint(0) // of the window
 	vs = vs[:len(ts)]
@@ -149,8 +146,7 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 			return false
 		}
 		if r.w>>63 == 0 {
-			r.w <<= 1
-			r.n--
+			r = r.drop(1)
 		} else {
 			var x uint64
 			if r, x, width, shift, ok = takeValue(b, r, width, shift); !ok {
@@ -170,25 +166,17 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 			// Samples with the same step and value are two 0 bits each.
 			same := min(bits.LeadingZeros64(r.w), int(r.n)) / 2
 			same = min(same, len(ts)-i)
-			for range same {
-				t += step
-				ts[i], vs[i] = t, math.Float64frombits(v)
-				i++
-			}
+			t = repeat(ts[i:i+same], vs[i:i+same], t, step, math.Float64frombits(v))
+			i += same
 			if i == len(ts) {
 				return true
 			}
-			r.w <<= uint(2 * same)
-			r.n -= uint(2 * same)
-			if r.n < 32 {
-				if r = load(b, r); r.n == 0 {
-					return false
-				}
+			if r = refill(b, r.drop(uint(2*same)), 32); r.n == 0 {
+				return false
 			}
 		}
 		if r.w>>63 == 0 {
-			r.w <<= 1
-			r.n--
+			r = r.drop(1)
 			continue
 		}
 		var change int64
@@ -196,10 +184,41 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 			return false
 		}
 		step += change
-		if r.n < 13 {
-			r = load(b, r)
-		}
+		r = refill(b, r, 13)
 	}
+}
+
+// firstXOR reads the first sample, and returns what comes after it.
+func firstXOR(b []byte) (t int64, v uint64, rest []byte, ok bool) {
+	t, k := binary.Varint(b)
+	if k <= 0 || len(b) < k+8 {
+		return 0, 0, nil, false
+	}
+	return t, binary.BigEndian.Uint64(b[k:]), b[k+8:], true
+}
+
+// drop takes n bits away.
+func (r xorBits) drop(n uint) xorBits {
+	r.w <<= n
+	r.n -= n
+	return r
+}
+
+// repeat writes samples of one value and step, and returns the time of the last.
+func repeat(ts []int64, vs []float64, t, step int64, v float64) int64 {
+	for i := range ts {
+		t += step
+		ts[i], vs[i] = t, v
+	}
+	return t
+}
+
+// refill loads bits when there are fewer than n.
+func refill(b []byte, r xorBits, n uint) xorBits {
+	if r.n < n {
+		return load(b, r)
+	}
+	return r
 }
 
 // takeValue returns what a value is XORed with, and the window it was in. r has

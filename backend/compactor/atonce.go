@@ -53,7 +53,8 @@ type tenantResult struct {
 
 // compactTenants compacts a day of the tenants, several at once, and returns what
 // became of each, in their order. When ctx ends, the rest is not begun.
-func (c *Compactor) compactTenants(ctx context.Context, d *store.DayWork, tenants []tenant.ID, packs *openPacks, which Which, report *tally) []tenantResult {
+func (c *Compactor) compactTenants(ctx context.Context, d *store.DayWork, tenants []tenant.ID, packs *openPacks, which Which,
+	report *tally) []tenantResult {
 	out := make([]tenantResult, len(tenants))
 	var next atomic.Int64
 	var workers sync.WaitGroup
@@ -72,7 +73,8 @@ func (c *Compactor) compactTenants(ctx context.Context, d *store.DayWork, tenant
 	return out
 }
 
-func (c *Compactor) oneTenant(ctx context.Context, d *store.DayWork, t tenant.ID, packs *openPacks, which Which, report *tally) tenantResult {
+func (c *Compactor) oneTenant(ctx context.Context, d *store.DayWork, t tenant.ID, packs *openPacks, which Which,
+	report *tally) tenantResult {
 	ctx, task := c.work.Begin(ctx, fmt.Sprintf("tenant %s day %d", t, d.Day))
 	defer task.End()
 	left, err := c.tenantDay(ctx, t, d, packs, which, report)

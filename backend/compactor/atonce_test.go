@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/series"
@@ -49,7 +50,7 @@ func (g *gate) Put(ctx context.Context, name, path string, crc uint32) (objects.
 	g.waiting--
 	g.mu.Unlock()
 	if g.fail != "" && strings.Contains(name, g.fail) {
-		return objects.Object{}, errInjected
+		return objects.Object{}, faults.ErrInjected
 	}
 	return g.Store.Put(ctx, name, path, crc)
 }
@@ -68,11 +69,11 @@ func TestTenantsAtOnce(t *testing.T) {
 	g := &gate{open: make(chan struct{}), want: 6, fail: "t0007"}
 	x := newWorld(t, wrap{atOnce: 6, objects: func(o objects.Store) objects.Store { g.Store = o; return g }})
 	all := manyTenants(40)
-	x.push(all, "i1", "i2")
+	x.Push(all, "i1", "i2")
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	r, err := x.comp.Compact(ctx, Due)
-	if !errors.Is(err, errInjected) || !strings.Contains(err.Error(), "t0007") {
+	if !errors.Is(err, faults.ErrInjected) || !strings.Contains(err.Error(), "t0007") {
 		t.Fatalf("error of the tenant that fails: %v", err)
 	}
 	if r.Days != 1 || r.Published != 39 || r.Series != 39 || r.Samples != 39 {
@@ -84,14 +85,14 @@ func TestTenantsAtOnce(t *testing.T) {
 	if f := x.comp.Status().Failing; len(f) != 1 || f[0].Tenant != "t0007" || f[0].Attempts != 1 {
 		t.Errorf("failing: %+v", f)
 	}
-	x.check("one tenant fails")
-	if w, err := x.store.Work(ctx); err != nil || len(w) != 1 || len(w[0].Receipts) != 2 {
+	x.Check("one tenant fails")
+	if w, err := x.Store.Days(ctx); err != nil || len(w) != 1 || len(w[0].Receipts) != 2 {
 		t.Errorf("the packs that the failing tenant needs have no receipts: %+v, %v", w, err)
 	}
 	g.fail = ""
-	x.now = x.now.Add(time.Hour)
+	x.Now = x.Now.Add(time.Hour)
 	x.compact(Due)
-	x.check("all compacted")
+	x.Check("all compacted")
 	if f := x.comp.Status().Failing; len(f) != 0 {
 		t.Errorf("failing: %+v", f)
 	}
@@ -103,18 +104,18 @@ func TestInputBytes(t *testing.T) {
 	g := &gate{open: make(chan struct{})}
 	close(g.open)
 	x := newWorld(t, wrap{objects: func(o objects.Store) objects.Store { g.Store = o; return g }})
-	x.comp = New(Options{ID: "c1", Store: x.store, Retention: x.comp.opts.Retention, TenantsAtOnce: 16, InputBytes: 1, Now: x.comp.opts.Now})
+	x.comp = New(Options{ID: "c1", Store: x.Store, Lifecycle: x.Lifecycle, Retention: x.comp.opts.Retention, TenantsAtOnce: 16, InputBytes: 1, Now: x.comp.opts.Now})
 	g.during = func() {
 		if x.comp.room.TryAcquire(1) {
 			x.comp.room.Release(1)
 			t.Error("a tenant's pack is written, and there is room for another tenant")
 		}
 	}
-	x.push(manyTenants(40), "i1")
+	x.Push(manyTenants(40), "i1")
 	if r := x.compact(Due); r.Published != 40 || g.top != 1 {
 		t.Errorf("%d published, up to %d at once", r.Published, g.top)
 	}
-	x.check("one after the other")
+	x.Check("one after the other")
 }
 
 // slowRows is a row store with a round trip.
@@ -152,7 +153,7 @@ func BenchmarkManyTenants(b *testing.B) {
 				b.StopTimer()
 				slow := &slowRows{}
 				x := newWorld(b, wrap{atOnce: atOnce, rows: func(r rows.Store) rows.Store { slow.Store = r; return slow }})
-				x.push(manyTenants(1000), "i1", "i2", "i3")
+				x.Push(manyTenants(1000), "i1", "i2", "i3")
 				slow.trip = 2 * time.Millisecond
 				b.StartTimer()
 				r, err := x.comp.Compact(ctx, Due)

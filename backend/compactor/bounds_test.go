@@ -2,7 +2,6 @@ package compactor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -40,11 +39,11 @@ const dayStart = testDay * series.DayMillis
 func newDoor(t *testing.T) *door {
 	t.Helper()
 	d := &door{world: newWorld(t, wrap{}), sent: map[string]int{}}
-	d.long = d.store
+	d.long = d.Store
 	none := func(tenant.ID) limits.Limits { return limits.Limits{} }
 	now := func() time.Time { return time.UnixMilli(dayStart + 30*3600_000) }
 	var err error
-	if d.ing, err = ingester.Open(context.Background(), ingester.Options{ID: "i1", Dir: t.TempDir(), Limits: none, LongTerm: d.store, Now: now}); err != nil {
+	if d.ing, err = ingester.Open(context.Background(), ingester.Options{ID: "i1", Dir: t.TempDir(), Limits: none, LongTerm: d.Store, Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -61,55 +60,55 @@ func key(ls labels.Labels) string { return string(ls.Bytes(nil)) }
 
 // send pushes a batch and returns what was made of it.
 func (d *door) send(md []series.MetricMetadata, entries ...series.Entry) series.Outcome {
-	d.t.Helper()
+	d.T.Helper()
 	for i := range entries {
 		entries[i].Hash = entries[i].Labels.Hash()
 	}
 	out, err := d.dist.Push(context.Background(), &series.Batch{Tenant: "a", Limits: &limits.Limits{}, Entries: entries, Metadata: md})
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	return out
 }
 
 // take is send for what must be taken whole, and is looked for at the end.
 func (d *door) take(ls labels.Labels, samples ...series.Sample) {
-	d.t.Helper()
+	d.T.Helper()
 	n := len(samples)
 	if out := d.send(nil, series.Entry{Labels: ls, Samples: samples}); out.Samples+out.Histograms != n {
-		d.t.Fatalf("%d of %d samples at the bound were taken: %s", out.Samples+out.Histograms, n, out.String())
+		d.T.Fatalf("%d of %d samples at the bound were taken: %s", out.Samples+out.Histograms, n, out.String())
 	}
 	d.sent[key(ls)] += n
 }
 
 // refuse is send for one sample beyond the bound.
 func (d *door) refuse(reason string, ls labels.Labels, s series.Sample) {
-	d.t.Helper()
+	d.T.Helper()
 	out := d.send(nil, series.Entry{Labels: ls, Samples: []series.Sample{s}})
 	if len(out.Refusals) != 1 || out.Refusals[0].Reason != reason || out.Samples+out.Histograms != 0 {
-		d.t.Errorf("one beyond the bound: %+v, want it rejected for %s", out, reason)
+		d.T.Errorf("one beyond the bound: %+v, want it rejected for %s", out, reason)
 	}
 }
 
 // keep seals, uploads and compacts, checks the store, and reads everything back
 // from it. Every day must be published, with nothing left of level 0.
 func (d *door) keep() {
-	d.t.Helper()
+	d.T.Helper()
 	ctx := context.Background()
 	if err := d.ing.Flush(); err != nil {
-		d.t.Fatalf("seal: %v", err)
+		d.T.Fatalf("seal: %v", err)
 	}
 	if err := d.ing.Upload(ctx); err != nil {
-		d.t.Fatalf("upload: %v", err)
+		d.T.Fatalf("upload: %v", err)
 	}
 	if _, err := d.comp.Compact(ctx, All); err != nil {
-		d.t.Fatalf("compact: %v", err)
+		d.T.Fatalf("compact: %v", err)
 	}
-	d.want["a"] = nil // for verify
-	d.verify()
+	d.Want["a"] = nil // for verify
+	d.Verify()
 	sel, err := d.long.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}, nil)
 	if err != nil {
-		d.t.Fatalf("read: %v", err)
+		d.T.Fatalf("read: %v", err)
 	}
 	defer sel.Release()
 	got := map[string]int{}
@@ -119,33 +118,33 @@ func (d *door) keep() {
 			got[key(s.Labels)]++
 		}
 		if it.Err() != nil {
-			d.t.Fatal(it.Err())
+			d.T.Fatal(it.Err())
 		}
 	}
 	if len(got) != len(d.sent) {
-		d.t.Errorf("%d series came back, want %d", len(got), len(d.sent))
+		d.T.Errorf("%d series came back, want %d", len(got), len(d.sent))
 	}
 	for ls, n := range d.sent {
 		if got[ls] != n {
-			d.t.Errorf("series %.100q: %d samples came back, want %d", ls, got[ls], n)
+			d.T.Errorf("series %.100q: %d samples came back, want %d", ls, got[ls], n)
 		}
 	}
 	if left, err := d.ing.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}); err != nil {
-		d.t.Error(err)
+		d.T.Error(err)
 	} else {
 		left.Release()
 	}
 }
 
 func (d *door) parts(day int64) int {
-	d.t.Helper()
-	m := d.manifest("a", day)
+	d.T.Helper()
+	m := d.Manifest("a", day)
 	if m == nil {
-		d.t.Fatalf("day %d is not published", day)
+		d.T.Fatalf("day %d is not published", day)
 	}
 	c, err := d.long.Catalog(context.Background(), "a", day)
 	if err != nil || len(c.L0) > 0 {
-		d.t.Errorf("day %d has %d sections of level 0 left, %v", day, len(c.L0), err)
+		d.T.Errorf("day %d has %d sections of level 0 left, %v", day, len(c.L0), err)
 	}
 	return len(m.Packs)
 }
@@ -388,78 +387,9 @@ func TestBoundHistograms(t *testing.T) {
 	d.take(bounds, custom(most))
 	d.refuse("histogram_too_large", bounds, custom(most+1))
 	d.keep()
-	if got := d.manifest("a", testDay).Series; got < 4 {
+	if got := d.Manifest("a", testDay).Series; got < 4 {
 		t.Errorf("%d rows of series: the test shows nothing of a series in several", got)
 	}
 	d.take(m, sampleAt(dayStart+86_000_000)) // a second generation merges the rows
 	d.keep()
-}
-
-// TestBoundDeletions: what a cell cannot hold, or what would be too many, is the
-// caller's mistake, and nothing is reserved.
-func TestBoundDeletions(t *testing.T) {
-	x := newWorld(t, wrap{})
-	ctx := context.Background()
-	sets := func(n int) [][]*labels.Matcher {
-		return [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", strings.Repeat("m", n))}}
-	}
-	ts := schema.NewTombstone(math.MaxUint64, 0, math.MaxInt64, sets(60_000), x.now.UnixMilli())
-	overhead := len(ts.Encode()) - 60_000
-	reserve := func(t tenant.ID, n int) error {
-		d, err := x.store.ReserveDeletion(ctx, t, 0, math.MaxInt64, sets(n))
-		if err != nil {
-			return err
-		}
-		return x.store.ActivateDeletion(ctx, t, d)
-	}
-	var invalid store.InvalidDeletion
-	if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
-		t.Errorf("at the bound: %v", err)
-	}
-	if err := reserve("a", schema.MaxTombstone-overhead+1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstone)) {
-		t.Errorf("one byte beyond: %v", err)
-	}
-	if err := reserve("b", 1); err != nil {
-		t.Fatal(err)
-	}
-	for range schema.MaxTombstones - 1 {
-		if err := reserve("b", 1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := reserve("b", 1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstones)) {
-		t.Errorf("one deletion too many: %v", err)
-	}
-	for range schema.MaxTombstonesBytes/schema.MaxTombstone - 1 {
-		if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := reserve("a", 1000); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesBytes)) {
-		t.Errorf("too many bytes: %v", err)
-	}
-	regex := func(t tenant.ID, n int) error { // of about 1,000 n instructions
-		m := labels.MustNewMatcher(labels.MatchRegexp, "a", fmt.Sprintf("(?:%s){%d}", strings.Repeat("x", 100), 10*n))
-		d, err := x.store.ReserveDeletion(ctx, t, 0, math.MaxInt64, [][]*labels.Matcher{{m}})
-		if err != nil {
-			return err
-		}
-		return x.store.ActivateDeletion(ctx, t, d)
-	}
-	for range 5 {
-		if err := regex("c", 19); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := regex("d", 21); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstoneInstructions)) {
-		t.Errorf("one deletion's regular expressions are too large: %v", err)
-	}
-	if err := regex("c", 19); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesInstructions)) {
-		t.Errorf("all deletions' regular expressions are too large: %v", err)
-	}
-	numbers := map[tenant.ID]int{}
-	err := x.store.ActiveDeletions(ctx, []tenant.ID{"a", "b"}, func(id tenant.ID, _ schema.Tombstone) error { numbers[id]++; return nil })
-	if err != nil || numbers["b"] != schema.MaxTombstones || numbers["a"] != schema.MaxTombstonesBytes/schema.MaxTombstone {
-		t.Errorf("deletions %v, %v", numbers, err)
-	}
 }

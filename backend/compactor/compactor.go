@@ -22,12 +22,14 @@ import (
 	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
 // Options of a Compactor.
 type Options struct {
-	ID    string // names it in the lease
-	Store *store.Store
+	ID        string // names it in the lease
+	Store     *store.Store
+	Lifecycle *lifecycle.Keeper // of the store
 	// Retention is how long a tenant's samples are kept, now; 0 is for ever.
 	Retention func(context.Context, tenant.ID) (time.Duration, error)
 	// Tenants lists those whose data is kept, and those that were deleted.
@@ -127,12 +129,14 @@ func New(o Options) *Compactor {
 	c.visits = newVisits()
 	c.metrics = newMetrics(o.Registerer)
 	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_compactor_days_expiry_waiting",
-		Help: "Days beyond retention that wait for the next day: few go in 24 hours unless a retention was lowered, since a clock may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
+		Help: "Days beyond retention that wait for the next day: few go in 24 hours unless a retention was lowered, since a clock " +
+			"may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
 	c.failing = newFailures(o.Interval, c.metrics)
 	c.work = progress.NewWorker(progress.Options{
 		Metric:  "pallium_compactor_stalled_seconds",
 		Help:    "How long the compaction or sweep under way has made no progress; 0 when there is none, or it made some within a minute.",
-		Message: "compaction makes no progress: the object store or the row store does not answer", Now: o.Now, Logger: o.Logger, Registerer: o.Registerer})
+		Message: "compaction makes no progress: the object store or the row store does not answer",
+		Now:     o.Now, Logger: o.Logger, Registerer: o.Registerer})
 	c.status.Store(&Status{Day: -1})
 	return c
 }
@@ -234,7 +238,7 @@ func (c *Compactor) look(ctx context.Context) ([]store.DayWork, error) {
 			c.opts.Logger.Info("what lost ingesters had is uploaded by others", "windows", n)
 		}
 	}
-	work, err := c.opts.Store.Work(ctx)
+	work, err := c.opts.Store.Days(ctx)
 	if err == nil {
 		c.opts.Clock.SawSeals(newestSeal(work))
 	}
@@ -258,7 +262,7 @@ func newestSeal(work []store.DayWork) time.Time {
 
 // lease reports whether this compactor does the work now, and not another one.
 func (c *Compactor) lease(ctx context.Context) (bool, error) {
-	return c.opts.Store.Lease(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
+	return c.opts.Store.Options().Index.Leases.Take(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
 }
 
 // compactDays goes through the days that have work.
@@ -342,7 +346,8 @@ func (c *Compactor) mustWait(d *store.DayWork) string {
 		zones[zone] = true
 	}
 	if len(zones) > 1 {
-		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded; acknowledged samples may be lost: accept it by POST /admin/v1/compact/accept-loss?day=%d", len(lost), d.Day)
+		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded; acknowledged samples may be lost: "+
+			"accept it by POST /admin/v1/compact/accept-loss?day=%d", len(lost), d.Day)
 	}
 	return ""
 }

@@ -110,7 +110,8 @@ func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Whic
 // openDay opens the packs of a day and returns the tenants that have something
 // to compact. Packs that cannot be opened are in packs.failed; an error is the
 // end of ctx.
-func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, packs *openPacks, errs *problems) (map[tenant.ID]struct{}, error) {
+func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, packs *openPacks,
+	errs *problems) (map[tenant.ID]struct{}, error) {
 	tenants := map[tenant.ID]struct{}{}
 	for _, r := range d.Receipts {
 		key := failingKey{day: d.Day, pack: r.ID}
@@ -129,7 +130,8 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 			packs.failed[r.ID] = err
 			f := c.failing.failed(key, fingerprint{}, r.Object, err, c.opts.Now())
 			c.opts.Logger.Error("L0 pack cannot be opened: its tenants' day is not compacted; restore the object", "day", d.Day, "object", r.Object,
-				"ingester", r.Ingester, "attempts", f.attempts, "next", f.next, "err", err)
+				"ingester", r.Ingester, "attempts", f.attempts,
+				"next", f.next, "err", err)
 			errs.add(fmt.Errorf("open pack %s of ingester %s: %w", r.ID, r.Ingester, err))
 			continue
 		}
@@ -150,7 +152,8 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 // tenantDay compacts a tenant's day, remembers whether that failed, and returns
 // the packs that the tenant still needs. An attempt that is not due yet after a
 // failure is no error.
-func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork, packs *openPacks, which Which, report *tally) ([]ulid.ULID, error) {
+func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork, packs *openPacks, which Which,
+	report *tally) ([]ulid.ULID, error) {
 	key := failingKey{day: d.Day, tenant: t}
 	o := outcome{}
 	err := c.compactTenant(ctx, t, d.Day, packs, which, report, &o)
@@ -163,7 +166,8 @@ func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork
 		c.failing.succeeded(key)
 	default:
 		f := c.failing.failed(key, o.inputs, "", err, c.opts.Now())
-		c.opts.Logger.Error("compacting a tenant's day failed, others go on", "tenant", t, "day", d.Day, "attempts", f.attempts, "next", f.next, "err", err)
+		c.opts.Logger.Error("compacting a tenant's day failed, others go on", "tenant", t, "day", d.Day, "attempts", f.attempts,
+			"next", f.next, "err", err)
 	}
 	if !o.known {
 		return packs.withSection(t, d.Day), err
@@ -182,7 +186,8 @@ type outcome struct {
 func (o *outcome) keep(left []ulid.ULID) { o.left, o.known = left, true }
 
 // compactTenant compacts a tenant's day and publishes it.
-func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *tally, o *outcome) error {
+func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, packs *openPacks, which Which, report *tally,
+	o *outcome) error {
 	const attempts = 3
 	key := failingKey{day: day, tenant: t}
 	for try := 1; ; try++ {
@@ -199,12 +204,8 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 		if o.waits = which == Due && try == 1 && c.failing.waits(key, o.inputs, c.opts.Now()); o.waits {
 			return nil
 		}
-		skip, err := c.skip(ctx, &catalog, deletions, which)
-		if err != nil {
+		if skip, err := c.skip(ctx, &catalog, deletions, which); err != nil || skip != compactIt {
 			return err
-		}
-		if skip != compactIt {
-			return nil
 		}
 		err = c.rewrite(ctx, catalog, deletions, packs, report)
 		switch {
@@ -212,17 +213,21 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 			return c.remaining(ctx, t, day, o)
 		case errors.Is(err, store.ErrDeleted):
 			return c.drop(ctx, &catalog, o)
-		case errors.Is(err, store.ErrConflict) && try < attempts,
-			errors.Is(err, objects.ErrNotFound) && try < attempts:
-			continue // another compactor was faster; its packs are other ones
+		case try == attempts || !overtaken(err):
+			return err
 		}
-		return err
 	}
+}
+
+// overtaken reports whether a compaction failed since another compactor was faster:
+// the day has other packs by now.
+func overtaken(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, objects.ErrNotFound)
 }
 
 // drop takes the L0 packs of a deleted tenant out of a day.
 func (c *Compactor) drop(ctx context.Context, catalog *store.Catalog, o *outcome) error {
-	err := c.opts.Store.DropL0(ctx, catalog)
+	err := c.opts.Lifecycle.DropL0(ctx, catalog)
 	if err == nil {
 		o.keep(nil)
 	}
@@ -280,7 +285,7 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 		return skipLater, nil // a sweep takes the day; it says how many may go by their time
 	}
 	if _, settled := deletions.Last(); !settled {
-		return skipLater, c.opts.Store.CancelDeletions(ctx, catalog.Tenant, deletions) // one is under way
+		return skipLater, c.opts.Lifecycle.CancelDeletions(ctx, catalog.Tenant, deletions) // one is under way
 	}
 	if which == Due && !pending && catalog.Manifest != nil && now.Sub(time.UnixMilli(catalog.Manifest.Written)) < lateSpacing {
 		return skipLater, nil
@@ -289,7 +294,8 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 }
 
 // rewrite merges all there is of the day into a new generation (C3 to C6).
-func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletions store.Deletions, packs *openPacks, report *tally) (err error) {
+func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletions store.Deletions, packs *openPacks,
+	report *tally) (err error) {
 	release, err := c.admit(ctx, &catalog)
 	if err != nil {
 		return err
@@ -325,14 +331,16 @@ func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletion
 	}
 	report.add(Report{Published: 1, Series: manifest.Series, Samples: manifest.Samples})
 	c.metrics.samples.Add(float64(manifest.Samples))
-	c.opts.Logger.Info("compacted", "tenant", catalog.Tenant, "day", catalog.Day, "generation", manifest.Version.Generation, "series", manifest.Series,
-		"samples", manifest.Samples, "packs", len(manifest.Packs), "sources", len(catalog.L0), "took", c.opts.Now().Sub(start).Round(time.Millisecond))
+	c.opts.Logger.Info("compacted", "tenant", catalog.Tenant, "day", catalog.Day, "generation", manifest.Version.Generation,
+		"series", manifest.Series, "samples", manifest.Samples, "packs", len(manifest.Packs), "sources", len(catalog.L0),
+		"took", c.opts.Now().Sub(start).Round(time.Millisecond))
 	return nil
 }
 
 // inputs opens the runs to merge: the tenant's sections of L0 packs, and the
 // packs of the generation before.
-func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletions store.Deletions, packs *openPacks) (runs []*input, md []series.MetricMetadata, closeAll func() error, err error) {
+func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletions store.Deletions,
+	packs *openPacks) (runs []*input, md []series.MetricMetadata, closeAll func() error, err error) {
 	var own []*pack.Reader
 	closeAll = func() error {
 		var errs error
@@ -346,7 +354,8 @@ func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletion
 		if i < 0 {
 			return fmt.Errorf("object %s: %w: it has no section of the tenant's day %d, which the index names", name, pack.ErrCorrupt, catalog.Day)
 		}
-		runs = append(runs, &input{name: name, scan: r.Scan(i), gone: func(ls labels.Labels) []series.Interval { return deletions.After(number, ls) }})
+		gone := func(ls labels.Labels) []series.Interval { return deletions.After(number, ls) }
+		runs = append(runs, &input{name: name, scan: r.Scan(i), gone: gone})
 		return nil
 	}
 	for i := range catalog.L0 {
@@ -383,7 +392,8 @@ func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletion
 		}
 	}
 	slices.SortStableFunc(md, func(a, b series.MetricMetadata) int {
-		return cmp.Or(strings.Compare(a.Metric, b.Metric), strings.Compare(string(a.Type), string(b.Type)), strings.Compare(a.Unit, b.Unit), strings.Compare(a.Help, b.Help))
+		return cmp.Or(strings.Compare(a.Metric, b.Metric), strings.Compare(string(a.Type), string(b.Type)), strings.Compare(a.Unit, b.Unit),
+			strings.Compare(a.Help, b.Help))
 	})
 	return runs, slices.Compact(md), closeAll, nil
 }

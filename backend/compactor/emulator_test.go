@@ -14,6 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/objects/gcs"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
+	"github.com/palliumhq/pallium/backend/store/storetest"
 	"github.com/palliumhq/pallium/test/emulator"
 )
 
@@ -57,21 +58,21 @@ func TestEmulators(t *testing.T) {
 		}})
 	rng := rand.New(rand.NewPCG(4, 4))
 	for w := range 2 {
-		x.push(map[tenant.ID]data{"a": window(rng, testDay, w, 5, 30), "b": window(rng, testDay, w, 2, 2)}, "i1", "i2")
+		x.Push(map[tenant.ID]data{"a": storetest.Window(rng, testDay, w, 5, 30), "b": storetest.Window(rng, testDay, w, 2, 2)}, "i1", "i2")
 	}
-	x.check("L0")
+	x.Check("L0")
 	x.compact(Due)
-	x.check("L1")
-	x.push(map[tenant.ID]data{"a": window(rng, testDay, 1, 5, 31)}, "i1")
+	x.Check("L1")
+	x.Push(map[tenant.ID]data{"a": storetest.Window(rng, testDay, 1, 5, 31)}, "i1")
 	x.compact(All)
-	x.check("second generation")
-	x.deleted["b"] = true
+	x.Check("second generation")
+	x.Deleted["b"] = true
 	for range 2 {
-		x.now = x.now.Add(8 * 24 * time.Hour)
+		x.Now = x.Now.Add(8 * 24 * time.Hour)
 		if err := x.comp.Sweep(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	x.check("swept")
-	x.nothingLeft("swept")
+	x.Check("swept")
+	x.NothingLeft("swept")
 }

@@ -18,11 +18,14 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
 // oneTenantRows refuses calls of one kind that touch certain keys.
@@ -50,21 +53,21 @@ func (o oneTenantRows) ReadRows(ctx context.Context, list []rows.Range, fl rows.
 		return slices.ContainsFunc(list, func(r rows.Range) bool { return r.Start != "" && r.Start <= key && key < r.End })
 	}
 	if o.f.refuses("ReadRows", hit) {
-		return errInjected
+		return faults.ErrInjected
 	}
 	return o.Store.ReadRows(ctx, list, fl, visit)
 }
 
 func (o oneTenantRows) Mutate(ctx context.Context, m rows.RowMutation) error {
 	if o.f.refuses("Mutate", func(key string) bool { return m.Key == key }) {
-		return errInjected
+		return faults.ErrInjected
 	}
 	return o.Store.Mutate(ctx, m)
 }
 
 func (o oneTenantRows) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
 	if o.f.refuses("CheckAndMutate", func(k string) bool { return k == key }) {
-		return false, errInjected
+		return false, faults.ErrInjected
 	}
 	if key == o.f.key {
 		o.f.written = true
@@ -78,7 +81,7 @@ func (o oneTenantRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []
 	}) {
 		errs := make([]error, len(ms))
 		for i := range errs {
-			errs[i] = errInjected
+			errs[i] = faults.ErrInjected
 		}
 		return errs
 	}
@@ -94,7 +97,7 @@ type puttingObjects struct {
 func (c puttingObjects) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
 	c.f.puts++
 	if c.f.on && c.f.failPut != "" && strings.HasPrefix(name, c.f.failPut) {
-		return objects.Object{}, errInjected
+		return objects.Object{}, faults.ErrInjected
 	}
 	return c.Store.Put(ctx, name, path, crc)
 }
@@ -121,39 +124,39 @@ func newFailingWorld(t *testing.T) *failingWorld {
 	}{{"bad+good", []tenant.ID{"bad", "good"}}, {"good+fine", []tenant.ID{"good", "fine"}}, {"fine+gone", []tenant.ID{"fine", "gone"}}, {"bad", []tenant.ID{"bad"}}} {
 		d := map[tenant.ID]data{}
 		for _, id := range p.tenants {
-			d[id] = window(rng, testDay, len(w.packs)+1, 2, 3)
+			d[id] = storetest.Window(rng, testDay, len(w.packs)+1, 2, 3)
 		}
-		w.expect(d)
-		w.packs[p.name] = w.seal("i1", d, 0)
-		if err := w.store.Upload(ctx, w.packs[p.name]); err != nil {
+		w.Expect(d)
+		w.packs[p.name] = w.Seal("i1", d, 0)
+		if err := w.Store.Upload(ctx, w.packs[p.name]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.deleted["gone"] = true
+	w.Deleted["gone"] = true
 	w.f.puts = 0
 	return w
 }
 
 // deletes makes a deletion of series of the tenant bad that matches nothing.
 func (w *failingWorld) deletes() {
-	w.t.Helper()
-	d, err := w.store.ReserveDeletion(ctx, "bad", math.MinInt64, math.MaxInt64, [][]*labels.Matcher{{metric("never")}})
+	w.T.Helper()
+	d, err := w.Lifecycle.ReserveDeletion(ctx, "bad", math.MinInt64, math.MaxInt64, [][]*labels.Matcher{{metric("never")}})
 	if err == nil {
-		err = w.store.ActivateDeletion(ctx, "bad", d)
+		err = w.Lifecycle.ActivateDeletion(ctx, "bad", d)
 	}
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 }
 
 // consumed lists the packs that ingesters may drop.
 func (w *failingWorld) consumed() string {
-	w.t.Helper()
+	w.T.Helper()
 	var out []string
 	for name, u := range w.packs {
-		done, err := w.store.Consumed(ctx, u.Info)
+		done, err := w.Store.Consumed(ctx, u.Info)
 		if err != nil {
-			w.t.Fatal(err)
+			w.T.Fatal(err)
 		}
 		if done {
 			out = append(out, name)
@@ -187,10 +190,10 @@ func gauges(t testing.TB, reg *prometheus.Registry, name string) map[string]floa
 }
 
 func (w *failingWorld) scratch() []string {
-	w.t.Helper()
-	list, err := os.ReadDir(filepath.Join(w.dir, "scratch"))
+	w.T.Helper()
+	list, err := os.ReadDir(filepath.Join(w.Dir, "scratch"))
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	var out []string
 	for _, e := range list {
@@ -202,10 +205,10 @@ func (w *failingWorld) scratch() []string {
 // flipSection damages a tenant's section of an uploaded pack and returns how to
 // mend it.
 func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
-	w.t.Helper()
+	w.T.Helper()
 	u := w.packs[name]
-	m := w.objects.(puttingObjects).Store.(*memObjects)
-	good := m.data[u.Object]
+	m := w.Objects.(puttingObjects).Store.(*memory.Store)
+	good := m.Bytes(u.Object)
 	broken := bytes.Clone(good)
 	for _, s := range u.Info.Sections {
 		if s.Tenant == id {
@@ -214,8 +217,8 @@ func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
 			}
 		}
 	}
-	m.data[u.Object] = broken
-	return func() { m.data[u.Object] = good }
+	m.Replace(u.Object, broken)
+	return func() { m.Replace(u.Object, good) }
 }
 
 // TestOneTenantFails: whatever fails of one tenant's day, the other tenants are
@@ -245,14 +248,14 @@ func TestOneTenantFails(t *testing.T) {
 			keep, failing := w.comp.opts.Retention, true
 			w.comp.opts.Retention = func(ctx context.Context, id tenant.ID) (time.Duration, error) {
 				if id == "bad" && failing {
-					return 0, errInjected
+					return 0, faults.ErrInjected
 				}
 				return keep(ctx, id)
 			}
 			return func() { failing = false }
 		}, others},
 		{"it was deleted, and its L0 cells cannot be dropped", func(w *failingWorld) func() {
-			w.deleted["bad"] = true
+			w.Deleted["bad"] = true
 			return refuse(oneTenantFault{call: "Mutate", key: catalog})(w)
 		}, others},
 		{"its rewrite cannot be taken out of the work", func(w *failingWorld) func() {
@@ -275,63 +278,63 @@ func TestOneTenantFails(t *testing.T) {
 
 // failsFor lets the compactor look every five minutes, and checks who fails.
 func (w *failingWorld) failsFor(long time.Duration, consumed string) {
-	w.t.Helper()
+	w.T.Helper()
 	failures, named := 0, map[string]float64{"bad": 1}
 	for look := range int(long / w.comp.opts.Interval) {
 		if _, err := w.comp.Compact(ctx, Due); err != nil {
 			failures++
 		}
 		if got := w.consumed(); look == 0 && got != consumed {
-			w.t.Errorf("packs that can go after the first attempt: %q, want %q", got, consumed)
+			w.T.Errorf("packs that can go after the first attempt: %q, want %q", got, consumed)
 		}
-		if got := gauges(w.t, w.reg, "pallium_compactor_failing_days"); fmt.Sprint(got) != fmt.Sprint(named) {
-			w.t.Fatalf("failing days %v, want %v", got, named)
+		if got := gauges(w.T, w.reg, "pallium_compactor_failing_days"); fmt.Sprint(got) != fmt.Sprint(named) {
+			w.T.Fatalf("failing days %v, want %v", got, named)
 		}
-		w.now = w.now.Add(w.comp.opts.Interval)
+		w.Now = w.Now.Add(w.comp.opts.Interval)
 	}
 	if got := w.consumed(); got != consumed {
-		w.t.Errorf("packs that can go: %q, want %q", got, consumed)
+		w.T.Errorf("packs that can go: %q, want %q", got, consumed)
 	}
 	for _, id := range []tenant.ID{"good", "fine"} {
-		if w.manifest(id, testDay) == nil {
-			w.t.Errorf("tenant %s is not published", id)
+		if w.Manifest(id, testDay) == nil {
+			w.T.Errorf("tenant %s is not published", id)
 		}
 	}
 	if consumed != "bad bad+good fine+gone good+fine" && (failures < 5 || failures > 20) {
-		w.t.Errorf("%d attempts failed", failures)
+		w.T.Errorf("%d attempts failed", failures)
 	}
 	if w.f.puts > 22 {
-		w.t.Errorf("%d objects were stored", w.f.puts)
+		w.T.Errorf("%d objects were stored", w.f.puts)
 	}
 	if left := w.scratch(); len(left) > 0 {
-		w.t.Errorf("scratch has %q", left)
+		w.T.Errorf("scratch has %q", left)
 	}
 	if got := w.log.String(); !strings.Contains(got, "tenant=bad day=20000") || strings.Contains(got, "tenant=fine day=20000 attempts") {
-		w.t.Errorf("the log does not name the tenant, or another one:\n%s", got)
+		w.T.Errorf("the log does not name the tenant, or another one:\n%s", got)
 	}
 	st := w.comp.Status()
 	if len(st.Failing) != 1 || st.Failing[0].Tenant != "bad" || st.Failing[0].Day != testDay || st.Failing[0].Err == "" || st.Failing[0].Attempts < 5 {
-		w.t.Errorf("status %+v", st.Failing)
+		w.T.Errorf("status %+v", st.Failing)
 	}
 }
 
 // recovers expects that an operator's compaction mends everything.
 func (w *failingWorld) recovers() {
-	w.t.Helper()
+	w.T.Helper()
 	w.compact(All)
 	if got := w.consumed(); got != "bad bad+good fine+gone good+fine" {
-		w.t.Errorf("packs that can go in the end: %q", got)
+		w.T.Errorf("packs that can go in the end: %q", got)
 	}
-	if got := gauges(w.t, w.reg, "pallium_compactor_failing_days"); len(got) > 0 {
-		w.t.Errorf("failing days %v", got)
+	if got := gauges(w.T, w.reg, "pallium_compactor_failing_days"); len(got) > 0 {
+		w.T.Errorf("failing days %v", got)
 	}
 	if st := w.comp.Status(); len(st.Failing) > 0 || st.LastErr != "" {
-		w.t.Errorf("status %+v", st)
+		w.T.Errorf("status %+v", st)
 	}
 	if err := w.comp.Sweep(ctx); err != nil {
-		w.t.Error(err)
+		w.T.Error(err)
 	}
-	w.check("mended")
+	w.Check("mended")
 }
 
 // TestUnreadablePack: a pack that is damaged or missing is held, with the packs
@@ -339,25 +342,25 @@ func (w *failingWorld) recovers() {
 func TestUnreadablePack(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		damage func(m *memObjects, object string)
+		damage func(m *memory.Store, object string)
 	}{
-		{"missing", func(m *memObjects, object string) { delete(m.data, object) }},
-		{"empty", func(m *memObjects, object string) { m.data[object] = nil }},
-		{"damaged footer", func(m *memObjects, object string) {
-			b := bytes.Clone(m.data[object])
+		{"missing", func(m *memory.Store, object string) { _ = m.Delete(ctx, object) }},
+		{"empty", func(m *memory.Store, object string) { m.Replace(object, nil) }},
+		{"damaged footer", func(m *memory.Store, object string) {
+			b := bytes.Clone(m.Bytes(object))
 			for i := len(b) - 40; i < len(b); i++ {
 				b[i] ^= 0x55
 			}
-			m.data[object] = b
+			m.Replace(object, b)
 		}},
 	} {
 		for _, name := range []string{"bad", "bad+good"} {
 			t.Run(c.name+" "+name, func(t *testing.T) {
 				t.Parallel()
 				w := newFailingWorld(t)
-				m := w.objects.(puttingObjects).Store.(*memObjects)
+				m := w.Objects.(puttingObjects).Store.(*memory.Store)
 				object := w.packs[name].Object
-				good := m.data[object]
+				good := m.Bytes(object)
 				c.damage(m, object)
 				named, consumed := map[string]float64{"bad": 1}, "fine+gone good+fine"
 				if name == "bad+good" {
@@ -365,7 +368,7 @@ func TestUnreadablePack(t *testing.T) {
 				}
 				for range 48 * 12 {
 					_, _ = w.comp.Compact(ctx, Due)
-					w.now = w.now.Add(w.comp.opts.Interval)
+					w.Now = w.Now.Add(w.comp.opts.Interval)
 				}
 				if got := gauges(t, w.reg, "pallium_compactor_failing_days"); fmt.Sprint(got) != fmt.Sprint(named) {
 					t.Errorf("failing days %v, want %v", got, named)
@@ -373,13 +376,13 @@ func TestUnreadablePack(t *testing.T) {
 				if got := gauges(t, w.reg, "pallium_compactor_unreadable_packs"); got[""] != 1 {
 					t.Errorf("unreadable packs %v", got)
 				}
-				if got := w.consumed(); got != consumed || w.manifest("fine", testDay) == nil {
+				if got := w.consumed(); got != consumed || w.Manifest("fine", testDay) == nil {
 					t.Errorf("packs that can go: %q, want %q", got, consumed)
 				}
 				if n := strings.Count(w.log.String(), "L0 pack cannot be opened"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
 					t.Errorf("%d attempts in the log", n)
 				}
-				m.data[object] = good
+				m.Replace(object, good)
 				w.recovers()
 				if got := gauges(t, w.reg, "pallium_compactor_unreadable_packs"); got[""] != 0 {
 					t.Errorf("unreadable packs %v in the end", got)
@@ -396,7 +399,7 @@ func TestBackOff(t *testing.T) {
 	w.f.call, w.f.key, w.f.on = "MutateRows", schema.NamesKey("bad", testDay), true
 	attempt := func(which Which) bool {
 		_, err := w.comp.Compact(ctx, which)
-		if err != nil && !errors.Is(err, errInjected) {
+		if err != nil && !errors.Is(err, faults.ErrInjected) {
 			t.Fatal(err)
 		}
 		return err != nil
@@ -405,9 +408,9 @@ func TestBackOff(t *testing.T) {
 		if attempt(Due) != tried {
 			t.Fatalf("look %d: tried %v, want %v", i, !tried, tried)
 		}
-		w.now = w.now.Add(w.comp.opts.Interval)
+		w.Now = w.Now.Add(w.comp.opts.Interval)
 	}
-	w.push(map[tenant.ID]data{"bad": {"__name__=late": {{T: testDay * series.DayMillis, V: 5}}}}, "i2")
+	w.Push(map[tenant.ID]data{"bad": {"__name__=late": {{T: testDay * series.DayMillis, V: 5}}}}, "i2")
 	if !attempt(Due) {
 		t.Error("another L0 pack was not tried")
 	}
@@ -421,8 +424,8 @@ func TestBackOff(t *testing.T) {
 	if !attempt(All) {
 		t.Error("an operator's compaction waited")
 	}
-	w.now = w.now.Add(time.Hour)
-	if held, err := w.store.Lease(ctx, "compactor", "c2", time.Hour); err != nil || !held {
+	w.Now = w.Now.Add(time.Hour)
+	if held, err := w.Store.Options().Index.Leases.Take(ctx, "compactor", "c2", time.Hour); err != nil || !held {
 		t.Fatal(held, err)
 	}
 	if attempt(Due) || len(gauges(t, w.reg, "pallium_compactor_failing_days")) > 0 || len(w.comp.Status().Failing) > 0 {
@@ -449,7 +452,7 @@ func TestFailingBounds(t *testing.T) {
 	}
 	k := failingKey{day: testDay, tenant: "t000001"}
 	for range 40 {
-		f.failed(k, fingerprint{}, "", errInjected, now)
+		f.failed(k, fingerprint{}, "", faults.ErrInjected, now)
 	}
 	if next := f.byKey[k].next; next.Sub(now) != maxBackOff {
 		t.Errorf("next attempt after %v", next.Sub(now))

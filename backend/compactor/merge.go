@@ -125,7 +125,8 @@ func (m *merger) take(ctx context.Context, r *input) error {
 func (m *merger) add(c *series.Chunk) {
 	const searched = 1000
 	for i := len(m.chunks) - 1; i >= max(0, len(m.chunks)-searched); i-- {
-		if o := &m.chunks[i]; o.MinTime == c.MinTime && o.MaxTime == c.MaxTime && o.Column == nil && c.Column == nil && o.Encoding == c.Encoding && bytes.Equal(o.Data, c.Data) {
+		if o := &m.chunks[i]; o.MinTime == c.MinTime && o.MaxTime == c.MaxTime && o.Column == nil && c.Column == nil &&
+			o.Encoding == c.Encoding && bytes.Equal(o.Data, c.Data) {
 			return
 		}
 	}
@@ -252,7 +253,8 @@ func decode(c *series.Chunk, ts []int64, vs []float64) ([]int64, []float64, erro
 	}
 	got := ts[before:]
 	if len(got) != c.Samples || len(got) == 0 || got[0] < c.MinTime || got[len(got)-1] > c.MaxTime || !slices.IsSorted(got) {
-		return nil, nil, fmt.Errorf("%w: chunk from %d to %d does not hold the %d samples it is said to", pack.ErrCorrupt, c.MinTime, c.MaxTime, c.Samples)
+		return nil, nil, fmt.Errorf("%w: chunk from %d to %d does not hold the %d samples it is said to", pack.ErrCorrupt, c.MinTime, c.MaxTime,
+			c.Samples)
 	}
 	return ts, vs, nil
 }

@@ -4,16 +4,19 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
+	objectsfaulty "github.com/palliumhq/pallium/backend/objects/faulty"
 	"github.com/palliumhq/pallium/backend/rows"
+	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
 // repetition is an upload that is done once more while a compactor compacts and
@@ -71,7 +74,7 @@ func TestUploadSplitOverCompaction(t *testing.T) {
 // it once more, which sees the same stores.
 type repeated struct {
 	*world
-	comp, again *injector // calls of the compactor, and of the repetition
+	comp, again *faults.Plan // calls of the compactor, and of the repetition
 	uploader    *store.Store
 	up          store.Upload
 	done        bool // the repetition ended well
@@ -79,24 +82,21 @@ type repeated struct {
 
 func newRepeated(t *testing.T) *repeated {
 	t.Helper()
-	r := &repeated{comp: &injector{}, again: &injector{}}
+	r := &repeated{comp: &faults.Plan{}, again: &faults.Plan{}}
 	var bareRows rows.Store
 	var bareObjects objects.Store
 	r.world = newWorld(t, wrap{bytes: 3000,
-		rows:    func(s rows.Store) rows.Store { bareRows = s; return faultyRows{s, r.comp} },
-		objects: func(o objects.Store) objects.Store { bareObjects = o; return faultyObjects{o, r.comp} }})
-	s, err := store.Open(store.Options{Rows: faultyRows{bareRows, r.again}, Objects: faultyObjects{bareObjects, r.again}, Scratch: filepath.Join(r.dir, "scratch2"),
-		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
-		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil }, Now: func() time.Time { return r.now }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.uploader = s
+		rows: func(s rows.Store) rows.Store { bareRows = s; return rowsfaulty.Store{Store: s, Plan: r.comp} },
+		objects: func(o objects.Store) objects.Store {
+			bareObjects = o
+			return objectsfaulty.Store{Store: o, Plan: r.comp}
+		}})
+	r.uploader = r.Other(rowsfaulty.Store{Store: bareRows, Plan: r.again}, objectsfaulty.Store{Store: bareObjects, Plan: r.again}, "again", 0)
 	// Two days and two tenants, each day with the samples of another one.
-	d := map[tenant.ID]data{"a": window(rng(), testDay, 3, 1, 2), "b": window(rng(), testDay-1, 5, 1, 1)}
-	r.expect(d)
-	r.up = r.seal("i1", d, 0)
-	if err := r.store.Upload(ctx, r.up); err != nil {
+	d := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 3, 1, 2), "b": storetest.Window(rng(), testDay-1, 5, 1, 1)}
+	r.Expect(d)
+	r.up = r.Seal("i1", d, 0)
+	if err := r.Store.Upload(ctx, r.up); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -111,57 +111,57 @@ func (r *repeated) repeat() error {
 // story is a compaction and a sweep that comes a week later. It returns how many
 // calls there were.
 func (r *repeated) story(where string, hook func(call int)) int {
-	r.t.Helper()
+	r.T.Helper()
 	call := 0
-	r.comp.hook = func(string) { call++; hook(call) }
+	r.comp.Before(func(int, string) { call++; hook(call) })
 	if _, err := r.world.comp.Compact(ctx, All); err != nil {
-		r.t.Fatalf("%s: compact: %v", where, err)
+		r.T.Fatalf("%s: compact: %v", where, err)
 	}
-	r.now = r.now.Add(8 * 24 * time.Hour)
+	r.Now = r.Now.Add(8 * 24 * time.Hour)
 	if err := r.world.comp.Sweep(ctx); err != nil {
-		r.t.Fatalf("%s: sweep: %v", where, err)
+		r.T.Fatalf("%s: sweep: %v", where, err)
 	}
-	r.comp.heal()
+	r.comp.Heal()
 	return call
 }
 
 // settle lets everybody go on as they do, and checks at each step what is read and
 // that the store is consistent, and in the end that nothing is left.
 func (r *repeated) settle(where string) {
-	r.t.Helper()
-	r.again.heal()
-	r.check(where)
-	r.verify()
+	r.T.Helper()
+	r.again.Heal()
+	r.Check(where)
+	r.Verify()
 	// A sweep comes every ten minutes: what was journaled at the end of the last one
 	// is worked off before its pack is too old to be adopted.
 	for _, later := range []time.Duration{10 * time.Minute, 8 * 24 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour} {
 		r.compact(All)
-		r.check(where)
-		r.now = r.now.Add(later)
+		r.Check(where)
+		r.Now = r.Now.Add(later)
 		if err := r.world.comp.Sweep(ctx); err != nil {
-			r.t.Fatalf("%s: sweep: %v", where, err)
+			r.T.Fatalf("%s: sweep: %v", where, err)
 		}
-		r.check(where)
-		r.verify()
+		r.Check(where)
+		r.Verify()
 	}
-	for _, t := range slices.Sorted(maps.Keys(r.want)) {
+	for _, t := range slices.Sorted(maps.Keys(r.Want)) {
 		for day := int64(testDay - 1); day <= testDay; day++ {
-			c, err := r.store.Catalog(ctx, t, day)
+			c, err := r.Store.Catalog(ctx, t, day)
 			if err != nil || len(c.L0) > 0 {
-				r.t.Fatalf("%s: tenant %s, day %d: cells of L0 packs are left: %v, %v", where, t, day, c.L0, err)
+				r.T.Fatalf("%s: tenant %s, day %d: cells of L0 packs are left: %v, %v", where, t, day, c.L0, err)
 			}
 		}
 	}
-	start, end := schema.GarbageRange(r.now.Add(365 * 24 * time.Hour).UnixMilli())
-	if err := r.rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{}, func(row rows.Row) bool {
-		r.t.Errorf("%s: the garbage queue has %q", where, row.Key)
+	start, end := schema.GarbageRange(r.Now.Add(365 * 24 * time.Hour).UnixMilli())
+	if err := r.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{}, func(row rows.Row) bool {
+		r.T.Errorf("%s: the garbage queue has %q", where, row.Key)
 		return true
 	}); err != nil {
-		r.t.Fatal(err)
+		r.T.Fatal(err)
 	}
-	r.nothingLeft(where)
-	if r.t.Failed() {
-		r.t.Fatalf("%s: see above", where)
+	r.NothingLeft(where)
+	if r.T.Failed() {
+		r.T.Fatalf("%s: see above", where)
 	}
 }
 
@@ -170,14 +170,14 @@ func (r *repeated) settle(where string) {
 func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 	t.Helper()
 	r := newRepeated(t)
-	r.again.at, r.again.kind = p.kill, killed
+	r.again.Fail(p.kill, faults.Killed)
 	calls = r.story(p.String(), func(call int) {
 		if call == p.at {
 			_ = r.repeat()
 		}
 	})
-	steps = r.again.calls
-	r.again.heal()
+	steps = len(r.again.Calls())
+	r.again.Heal()
 	if !p.lost && !r.done {
 		// The ingester has the pack still and answers for it until then.
 		if err := r.repeat(); err != nil {
@@ -196,12 +196,12 @@ func splitRun(t *testing.T, from, to, pause int) {
 	r := newRepeated(t)
 	paused, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	calls := 0
-	r.again.hook = func(string) {
+	r.again.Before(func(int, string) {
 		if calls++; calls == pause {
 			close(paused)
 			<-goOn
 		}
-	}
+	})
 	finish := func() {
 		close(goOn)
 		<-ended
@@ -223,7 +223,7 @@ func splitRun(t *testing.T, from, to, pause int) {
 	if !finished {
 		finish()
 	}
-	r.again.heal()
+	r.again.Heal()
 	if !r.done {
 		if err := r.repeat(); err != nil {
 			t.Fatalf("%s: the upload is repeated and fails: %v", where, err)

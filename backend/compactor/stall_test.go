@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/progress"
-	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
 // stopwatch is a clock that goes on with the calls of the ports.
@@ -32,34 +32,34 @@ func watched(x *world, clock *stopwatch, log *bytes.Buffer) *progress.Worker {
 // compactions and sweeps go on: each call that returns is a step.
 func TestSlowIsNotStalled(t *testing.T) {
 	clock := &stopwatch{}
-	in := &injector{}
-	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
+	in := &faults.Plan{}
+	x := newWorld(t, faulty(in))
 	work := watched(x, clock, &bytes.Buffer{})
 	calls := 0
-	in.hook = func(name string) { // before each call
+	in.Before(func(_ int, name string) {
 		calls++
 		clock.seconds.Add(50)
 		if d := work.Stalled(); d != 0 {
 			t.Errorf("in call %d, %s: stalled for %s; the call before it was no step", calls, name, d)
 		}
-	}
-	d := map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}
-	x.expect(d)
-	u := x.seal("i1", d, 0)
+	})
+	d := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}
+	x.Expect(d)
+	u := x.Seal("i1", d, 0)
 	u.Sealed = int64(u.Info.ID.Time())
 	upload, task := work.Begin(ctx, "upload")
-	if err := x.store.Upload(upload, u); err != nil {
+	if err := x.Store.Upload(upload, u); err != nil {
 		t.Fatal(err)
 	}
 	task.End()
 	if _, err := x.comp.Compact(ctx, All); err != nil {
 		t.Fatal(err)
 	}
-	x.deleted["a"] = true
+	x.Deleted["a"] = true
 	x.sweep()
-	in.hook = nil
+	in.Before(nil)
 	names := map[string]bool{}
-	for _, n := range in.names {
+	for _, n := range in.Calls() {
 		names[n] = true
 	}
 	for _, n := range []string{"ReadRows", "Mutate", "MutateRows", "CheckAndMutate", "DeletePrefix", "Put", "Get", "Stat", "List", "Delete"} {
@@ -76,20 +76,18 @@ func TestStalled(t *testing.T) {
 	for _, call := range []string{"ReadRows", "Get", "Put", "MutateRows"} {
 		t.Run(call, func(t *testing.T) {
 			clock, log := &stopwatch{}, &bytes.Buffer{}
-			in := &injector{}
-			x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return faultyRows{r, in} }, objects: func(o objects.Store) objects.Store { return faultyObjects{o, in} }})
+			in := &faults.Plan{}
+			x := newWorld(t, faulty(in))
 			work := watched(x, clock, log)
-			x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
+			x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}, "i1")
 			entered := make(chan struct{})
 			var once sync.Once
-			in.mu.Lock()
-			in.hangAt = call
-			in.hook = func(name string) {
+			in.HangAt(call)
+			in.Before(func(_ int, name string) {
 				if name == call {
 					once.Do(func() { close(entered) })
 				}
-			}
-			in.mu.Unlock()
+			})
 			ctx, cancel := context.WithCancel(context.Background())
 			ended := make(chan error, 1)
 			go func() { _, err := x.comp.Compact(ctx, All); ended <- err }()
@@ -117,9 +115,9 @@ func TestStalled(t *testing.T) {
 			if work.Stalled() != 0 {
 				t.Error("it stalls when it has ended")
 			}
-			in.heal()
+			in.Heal()
 			x.compact(All)
-			x.check("healed")
+			x.Check("healed")
 		})
 	}
 }

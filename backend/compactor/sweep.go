@@ -64,7 +64,7 @@ func (c *Compactor) sweep(ctx context.Context, all bool) error {
 	if _, err := c.opts.Clock.Now(); err != nil {
 		return errs.join()
 	}
-	report, err := c.opts.Store.Sweep(ctx)
+	report, err := c.opts.Lifecycle.Sweep(ctx)
 	if report.Objects+report.Generations+report.Adopted > 0 {
 		c.opts.Logger.Info("swept", "objects", report.Objects, "generations", report.Generations, "adopted", report.Adopted)
 	}
@@ -94,6 +94,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		unreadable: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_unreadable_packs",
 			Help: "L0 packs that cannot be opened; the days of the tenants in them are not compacted."}),
 		failing: auto.NewGaugeVec(prometheus.GaugeOpts{Name: "pallium_compactor_failing_days",
-			Help: "Days of a tenant that cannot be compacted; only while there are any, and 100 tenants at most, others together."}, []string{"tenant"}),
+			Help: "Days of a tenant that cannot be compacted; only while there are any, and 100 tenants at most, others together."},
+			[]string{"tenant"}),
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
 // A sweep makes calls of the row store only for tenants of which something can be
@@ -38,6 +38,12 @@ type visit struct {
 	today   int64
 	budget  clock.Budget // of days that went by their time alone
 	waiting int          // days that had to wait
+}
+
+// settled reports whether the last look at the tenant was of the same retention and
+// days.
+func (v *visit) settled(keep time.Duration, before, today int64) bool {
+	return v.done && v.keep == keep && v.before == before && v.today == today
 }
 
 // erasure is the last look at a deleted tenant.
@@ -106,12 +112,12 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 	}
 	v, running := c.visits.of(t), c.opts.Clock.Running()
 	spent := v.budget.Spent(running)
-	before, today := store.ExpiredBefore(now, keep), series.Day(now.UnixMilli())
-	if v.done && v.keep == keep && v.before == before && v.today == today && (v.waiting == 0 || spent > 0 && !all) {
+	before, today := lifecycle.ExpiredBefore(now, keep), series.Day(now.UnixMilli())
+	if v.settled(keep, before, today) && (v.waiting == 0 || spent > 0 && !all) {
 		return nil
 	}
 	v.done = false
-	out, err := c.opts.Store.Expire(ctx, t, store.Expiry{Now: now, Spent: spent, All: all})
+	out, err := c.opts.Lifecycle.Expire(ctx, t, lifecycle.Expiry{Now: now, Spent: spent, All: all})
 	c.metrics.expired.Add(float64(out.Days))
 	if !all {
 		v.budget.Spend(running, out.ByTime)
@@ -120,16 +126,17 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 		return err // and the cell with the retention of before stays
 	}
 	if out.Waiting > 0 && (out.Days > 0 || v.waiting == 0) {
-		c.opts.Logger.Warn("days beyond retention wait: only two, or a tenth of a tenant's days, go in 24 hours unless its retention was lowered; if the clock is right, POST /admin/v1/compact?expire=all takes them now",
+		c.opts.Logger.Warn("days beyond retention wait: only two, or a tenth of a tenant's days, go in 24 hours unless its "+
+			"retention was lowered; if the clock is right, POST /admin/v1/compact?expire=all takes them now",
 			"tenant", t, "waiting", out.Waiting, "expired", out.Days)
 	}
 	c.visits.setWaiting(v, out.Waiting)
-	stamped, err := c.opts.Store.Restamp(ctx, t)
+	stamped, err := c.opts.Lifecycle.Restamp(ctx, t)
 	if stamped > 0 {
 		c.opts.Logger.Info("cells made to last for a longer retention", "tenant", t, "days", stamped)
 	}
 	if err == nil && out.Deletions {
-		err = c.opts.Store.ForgetDeletions(ctx, t, now.Add(-c.opts.KeepDeletions(t)).UnixMilli())
+		err = c.opts.Lifecycle.ForgetDeletions(ctx, t, now.Add(-c.opts.KeepDeletions(t)).UnixMilli())
 	}
 	v.done, v.keep, v.before, v.today = err == nil, keep, before, today
 	return err
@@ -146,7 +153,7 @@ func (c *Compactor) erase(ctx context.Context, t tenant.ID) error {
 	if running < e.next {
 		return nil
 	}
-	erased, err := c.opts.Store.Erase(ctx, t)
+	erased, err := c.opts.Lifecycle.Erase(ctx, t)
 	found := erased.Objects > 0 || erased.Rows
 	if found {
 		c.opts.Logger.Info("erased a deleted tenant", "tenant", t, "objects", erased.Objects, "bytes", erased.Bytes)

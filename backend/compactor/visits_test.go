@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,25 +13,26 @@ import (
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
+	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
 // guarded gives the compactor a clock that a test lets run, by what it returns, and
-// that tells when x.now moved otherwise. It is a new process.
+// that tells when x.Now moved otherwise. It is a new process.
 func (x *world) guarded() (pass func(time.Duration)) {
 	var running time.Duration
 	x.open(0)
 	x.comp.opts.Clock = clock.New(clock.Options{Now: x.comp.opts.Now, Running: func() time.Duration { return running }})
-	return func(d time.Duration) { x.now, running = x.now.Add(d), running+d }
+	return func(d time.Duration) { x.Now, running = x.Now.Add(d), running+d }
 }
 
 // days counts the days of which the row store has a manifest, whatever their time.
 func (x *world) days() int {
-	x.t.Helper()
+	x.T.Helper()
 	n := 0
-	err := x.rows.ReadRows(ctx, []rows.Range{{}}, rows.Filter{Qualifiers: []string{"m"}}, func(rows.Row) bool { n++; return true })
+	err := x.Rows.ReadRows(ctx, []rows.Range{{}}, rows.Filter{Qualifiers: []string{"m"}}, func(rows.Row) bool { n++; return true })
 	if err != nil {
-		x.t.Fatal(err)
+		x.T.Fatal(err)
 	}
 	return n
 }
@@ -42,15 +42,15 @@ func (x *world) days() int {
 // right again.
 func TestClockAhead(t *testing.T) {
 	x := newWorld(t, wrap{})
-	x.keep = 30 * 24 * time.Hour
+	x.Keep = 30 * 24 * time.Hour
 	pass := x.guarded()
-	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
+	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}, "i1")
 	x.compact(Due)
 	x.sweep()
-	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 5, 2, 2)}, "i1") // not compacted
-	right := x.now
+	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 5, 2, 2)}, "i1") // not compacted
+	right := x.Now
 	for _, days := range []int{400, 45} { // beyond the life of cells, and within it
-		x.now = right.AddDate(0, 0, days)
+		x.Now = right.AddDate(0, 0, days)
 		x.sweep()
 		x.compact(All)
 		x.compact(Due)
@@ -60,9 +60,9 @@ func TestClockAhead(t *testing.T) {
 		if c := x.comp.Status().Clock; !strings.Contains(c, "ahead") {
 			t.Errorf("the status says %q of the clock", c)
 		}
-		x.now = right
-		x.check(fmt.Sprintf("the clock was %d days ahead", days))
-		x.verify()
+		x.Now = right
+		x.Check(fmt.Sprintf("the clock was %d days ahead", days))
+		x.Verify()
 	}
 	if c := x.comp.Status().Clock; c != "" {
 		t.Errorf("the status says %q of a clock that is right", c)
@@ -72,29 +72,29 @@ func TestClockAhead(t *testing.T) {
 	x.compact(Due)
 	pass(9 * 24 * time.Hour)
 	x.sweep()
-	x.nothingLeft("40 days later")
+	x.NothingLeft("40 days later")
 }
 
 // TestSealOfTheFuture: a compactor that sees a pack which was sealed in its future
 // deletes nothing by its time until the pack is compacted.
 func TestSealOfTheFuture(t *testing.T) {
 	x := newWorld(t, wrap{})
-	x.keep = 10 * 24 * time.Hour
+	x.Keep = 10 * 24 * time.Hour
 	pass := x.guarded()
-	x.push(map[tenant.ID]data{"a": window(rng(), testDay, 1, 2, 2)}, "i1")
+	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}, "i1")
 	x.compact(Due)
 	pass(20 * 24 * time.Hour)
-	right := x.now
-	x.now = right.Add(12 * time.Minute) // of an ingester
-	x.push(map[tenant.ID]data{"a": window(rng(), testDay+20, 1, 2, 2)}, "i2")
-	x.now = right
+	right := x.Now
+	x.Now = right.Add(12 * time.Minute) // of an ingester
+	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay+20, 1, 2, 2)}, "i2")
+	x.Now = right
 	x.compact(Due)
 	x.sweep()
-	x.check("an ingester's clock is ahead")
+	x.Check("an ingester's clock is ahead")
 	x.compact(All) // then nothing is to do for the pack
 	x.compact(Due)
 	x.sweep()
-	if m := x.manifest("a", testDay); m != nil {
+	if m := x.Manifest("a", testDay); m != nil {
 		t.Errorf("the day beyond retention is there still: %+v", m)
 	}
 }
@@ -105,15 +105,15 @@ func TestSealOfTheFuture(t *testing.T) {
 func TestExpiryIsBounded(t *testing.T) {
 	const all = 40
 	x := newWorld(t, wrap{})
-	x.now = time.UnixMilli((testDay + all) * series.DayMillis)
-	x.keep = 60 * 24 * time.Hour
-	x.want["a"] = nil
+	x.Now = time.UnixMilli((testDay + all) * series.DayMillis)
+	x.Keep = 60 * 24 * time.Hour
+	x.Want["a"] = nil
 	for day := range int64(all) {
-		publishSmall(t, x.store, "a", testDay+day)
+		publishSmall(t, x.Store, "a", testDay+day)
 	}
 	x.guarded()
 	x.sweep()
-	x.now = x.now.AddDate(0, 0, 80)
+	x.Now = x.Now.AddDate(0, 0, 80)
 	pass := x.guarded()
 	left := func(what string, want int) {
 		t.Helper()
@@ -148,23 +148,23 @@ func TestLoweredRetention(t *testing.T) {
 	const all = 40
 	for _, known := range []bool{true, false} { // whether a sweep wrote the retention of before
 		x := newWorld(t, wrap{})
-		x.now = time.UnixMilli((testDay + all) * series.DayMillis)
-		x.keep = 200 * 24 * time.Hour
-		x.want["a"] = nil
+		x.Now = time.UnixMilli((testDay + all) * series.DayMillis)
+		x.Keep = 200 * 24 * time.Hour
+		x.Want["a"] = nil
 		for day := range int64(all) {
-			publishSmall(t, x.store, "a", testDay+day)
+			publishSmall(t, x.Store, "a", testDay+day)
 		}
 		x.guarded()
 		if known {
 			x.sweep()
 		}
-		x.keep = 10 * 24 * time.Hour
+		x.Keep = 10 * 24 * time.Hour
 		x.sweep()
 		if n := x.days(); n != 11 || x.comp.Status().Expired != 0 {
 			t.Fatalf("%d days are left, %d wait, want 11 and none", n, x.comp.Status().Expired)
 		}
 		// The lowering explains nothing that comes later.
-		x.now = x.now.AddDate(0, 0, 400)
+		x.Now = x.Now.AddDate(0, 0, 400)
 		x.guarded()
 		x.sweep()
 		if n := x.days(); n != 9 {
@@ -177,21 +177,21 @@ func TestLoweredRetention(t *testing.T) {
 // something can be due.
 func TestSweepVisits(t *testing.T) {
 	const tenants = 1000
-	var calls, cells atomic.Int64
-	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} }})
-	x.keep = 30 * 24 * time.Hour
+	var count counting
+	x := newWorld(t, count.wrap())
+	x.Keep = 30 * 24 * time.Hour
 	for i := range tenants {
 		id := tenant.ID(fmt.Sprintf("t%04d", i))
-		x.want[id] = nil
-		x.deleted[id] = i%10 == 0
+		x.Want[id] = nil
+		x.Deleted[id] = i%10 == 0
 	}
 	keep := map[tenant.ID]time.Duration{}
-	x.comp.opts.Retention = func(_ context.Context, id tenant.ID) (time.Duration, error) { return x.keep + keep[id], nil }
+	x.comp.opts.Retention = func(_ context.Context, id tenant.ID) (time.Duration, error) { return x.Keep + keep[id], nil }
 	sweep := func(what string, least, most int64) {
 		t.Helper()
-		calls.Store(0)
+		count.rows.Reads.Store(0)
 		x.sweep()
-		if n := calls.Load(); n < least || n > most {
+		if n := count.rows.Reads.Load(); n < least || n > most {
 			t.Errorf("%s: %d reads of rows, want %d to %d", what, n, least, most)
 		}
 	}
@@ -199,20 +199,20 @@ func TestSweepVisits(t *testing.T) {
 	sweep("at once again", 0, 5)
 	keep["t0001"] = time.Hour
 	sweep("another retention", 1, 10)
-	x.now = x.now.Add(10 * time.Minute)
+	x.Now = x.Now.Add(10 * time.Minute)
 	sweep("ten minutes later: deleted tenants", tenants/10, tenants/10+5)
-	x.now = x.now.Add(10 * time.Minute)
+	x.Now = x.Now.Add(10 * time.Minute)
 	sweep("20 minutes later", 0, 5)
-	x.now = x.now.Add(24 * time.Hour)
+	x.Now = x.Now.Add(24 * time.Hour)
 	sweep("a day later", tenants, 4*tenants)
-	x.now = x.now.Add(time.Minute)
+	x.Now = x.Now.Add(time.Minute)
 	sweep("and a minute", 0, 5)
-	delete(x.want, "t0001")
+	delete(x.Want, "t0001")
 	x.sweep()
 	if n := len(x.comp.visits.active) + len(x.comp.visits.deleted); n != tenants-1 {
 		t.Errorf("%d tenants are remembered", n)
 	}
-	if r, err := x.store.Expire(ctx, "t0002", store.Expiry{Now: x.now}); err != nil || r.Deletions {
+	if r, err := x.Lifecycle.Expire(ctx, "t0002", lifecycle.Expiry{Now: x.Now}); err != nil || r.Deletions {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

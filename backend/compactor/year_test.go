@@ -1,7 +1,6 @@
 package compactor
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -13,32 +12,30 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/column"
 	"github.com/palliumhq/pallium/backend/objects"
+	objectscounted "github.com/palliumhq/pallium/backend/objects/counted"
 	"github.com/palliumhq/pallium/backend/rows"
+	rowscounted "github.com/palliumhq/pallium/backend/rows/counted"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// countedRows and countedObjects count the calls and bytes of a query, which do
-// not depend on how busy the machine is.
-type countedRows struct {
-	rows.Store
-	calls, cells *atomic.Int64
+// counting counts what is read of both ports.
+type counting struct {
+	rows    *rowscounted.Store
+	objects *objectscounted.Store
 }
 
-func (c countedRows) ReadRows(ctx context.Context, r []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
-	c.calls.Add(1)
-	return c.Store.ReadRows(ctx, r, f, func(r rows.Row) bool { c.cells.Add(int64(len(r.Cells))); return visit(r) })
+// wrap puts the counters before the ports.
+func (c *counting) wrap() wrap {
+	return wrap{rows: func(r rows.Store) rows.Store { c.rows = rowscounted.New(r); return c.rows },
+		objects: func(o objects.Store) objects.Store { c.objects = objectscounted.New(o); return c.objects }}
 }
 
-type countedObjects struct {
-	objects.Store
-	calls, bytes *atomic.Int64
-}
-
-func (c countedObjects) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
-	c.calls.Add(1)
-	c.bytes.Add(int64(n))
-	return c.Store.Get(ctx, name, off, n)
+// zero counts from nothing.
+func (c *counting) zero() {
+	for _, n := range []*atomic.Int64{&c.rows.Reads, &c.rows.Cells, &c.objects.Gets, &c.objects.Bytes} {
+		n.Store(0)
+	}
 }
 
 // TestYear publishes days for many small tenants and shows that neither opening
@@ -51,26 +48,25 @@ func TestYear(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var calls, cells, gets, bytes atomic.Int64
-	x := newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return countedRows{r, &calls, &cells} },
-		objects: func(o objects.Store) objects.Store { return countedObjects{o, &gets, &bytes} }})
-	x.now = time.UnixMilli((testDay + 400) * series.DayMillis)
+	var count counting
+	x := newWorld(t, count.wrap())
+	x.Now = time.UnixMilli((testDay + 400) * series.DayMillis)
 	type cost struct{ open, rows, cells, gets, bytes, sweep int64 }
 	var first cost
 	published := 0
 	for _, days := range []int{10, 100, 365} {
 		for ; published < days; published++ {
 			for k := range tenants {
-				publishSmall(t, x.store, tenant.ID(fmt.Sprintf("tenant-%04d", k)), testDay+int64(published))
+				publishSmall(t, x.Store, tenant.ID(fmt.Sprintf("tenant-%04d", k)), testDay+int64(published))
 			}
 		}
-		zero(&calls, &cells, &gets, &bytes)
+		count.zero()
 		x.open(0)
-		c := cost{open: calls.Load() + gets.Load()}
-		zero(&calls)
+		c := cost{open: count.rows.Reads.Load() + count.objects.Gets.Load()}
+		count.rows.Reads.Store(0)
 		start := time.Now()
 		at := (testDay + 5) * series.DayMillis
-		sel, err := x.store.Select(ctx, series.Request{Tenant: "tenant-0007", MinTime: at, MaxTime: at + series.DayMillis - 1, Matchers: []*labels.Matcher{metric("small_total")}}, nil)
+		sel, err := x.Store.Select(ctx, series.Request{Tenant: "tenant-0007", MinTime: at, MaxTime: at + series.DayMillis - 1, Matchers: []*labels.Matcher{metric("small_total")}}, nil)
 		if err != nil || len(sel.Series) != 3 {
 			t.Fatalf("%d days: %d series, %v", days, len(sel.Series), err)
 		}
@@ -84,12 +80,12 @@ func TestYear(t *testing.T) {
 		}
 		sel.Release()
 		t.Logf("%d days of %d tenants: query took %s", days, tenants, time.Since(start))
-		c.rows, c.cells, c.gets, c.bytes = calls.Load(), cells.Load(), gets.Load(), bytes.Load()
-		zero(&calls)
+		c.rows, c.cells, c.gets, c.bytes = count.rows.Reads.Load(), count.rows.Cells.Load(), count.objects.Gets.Load(), count.objects.Bytes.Load()
+		count.rows.Reads.Store(0)
 		if _, err := x.comp.Compact(ctx, Due); err != nil {
 			t.Fatal(err)
 		}
-		c.sweep = calls.Load()
+		c.sweep = count.rows.Reads.Load()
 		if first == (cost{}) {
 			first = c
 			t.Logf("%+v", c)
@@ -97,12 +93,6 @@ func TestYear(t *testing.T) {
 		if c != first {
 			t.Errorf("with %d days %+v, with 10 days %+v", days, c, first)
 		}
-	}
-}
-
-func zero(counters ...*atomic.Int64) {
-	for _, c := range counters {
-		c.Store(0)
 	}
 }
 

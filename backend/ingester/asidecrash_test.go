@@ -2,9 +2,7 @@ package ingester
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,111 +11,69 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-var errInjected = errors.New("injected fault")
-
-// fault is what happens at one call of a port.
-type fault int
-
-const (
-	none    fault = iota
-	refused       // the call does nothing and fails
-	lost          // the call does its work and its answer is lost
-	killed        // refused, and so is every call after it
-	killedAfter
-)
-
-var faults = map[fault]string{refused: "refused", lost: "answer lost", killed: "killed before", killedAfter: "killed after"}
-
-// injector counts the calls of the ports and has a fault at one of them.
-type injector struct {
-	mu    sync.Mutex
-	calls int
-	at    int
-	kind  fault
-	dead  bool
-	names []string
-}
-
-func (i *injector) do(name string, call func() error) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.dead {
-		return errInjected
-	}
-	i.calls++
-	i.names = append(i.names, name)
-	if i.calls != i.at {
-		return call()
-	}
-	i.dead = i.kind == killed || i.kind == killedAfter
-	if i.kind == lost || i.kind == killedAfter {
-		return errors.Join(call(), errInjected)
-	}
-	return errInjected
-}
-
-type faultyDisk struct{ i *injector }
+type faultyDisk struct{ plan *faults.Plan }
 
 func (d faultyDisk) Write(path string, data []byte) error {
-	return d.i.do("Write", func() error { return osDisk{}.Write(path, data) })
+	return d.plan.Do(context.Background(), "Write", func() error { return osDisk{}.Write(path, data) })
 }
 
 func (d faultyDisk) Sync(dirs []string) error {
-	return d.i.do("Sync", func() error { return osDisk{}.Sync(dirs) })
+	return d.plan.Do(context.Background(), "Sync", func() error { return osDisk{}.Sync(dirs) })
 }
 
 func (d faultyDisk) Remove(path string) error {
-	return d.i.do("Remove", func() error { return osDisk{}.Remove(path) })
+	return d.plan.Do(context.Background(), "Remove", func() error { return osDisk{}.Remove(path) })
 }
 
 type faultyLongTerm struct {
 	LongTerm
-	i *injector
+	plan *faults.Plan
 }
 
 func (l faultyLongTerm) Upload(ctx context.Context, u store.Upload) error {
-	return l.i.do("Upload", func() error { return l.LongTerm.Upload(ctx, u) })
+	return l.plan.Do(ctx, "Upload", func() error { return l.LongTerm.Upload(ctx, u) })
 }
 
 func (l faultyLongTerm) Intend(ctx context.Context, ingester string, windows map[store.Window]schema.Intent) error {
-	return l.i.do("Intend", func() error { return l.LongTerm.Intend(ctx, ingester, windows) })
+	return l.plan.Do(ctx, "Intend", func() error { return l.LongTerm.Intend(ctx, ingester, windows) })
 }
 
 func (l faultyLongTerm) Settle(ctx context.Context, ingester string, windows []store.Window) error {
-	return l.i.do("Settle", func() error { return l.LongTerm.Settle(ctx, ingester, windows) })
+	return l.plan.Do(ctx, "Settle", func() error { return l.LongTerm.Settle(ctx, ingester, windows) })
 }
 
 func (l faultyLongTerm) Intents(ctx context.Context, ingester string) (out []store.Window, err error) {
-	err = l.i.do("Intents", func() (err error) { out, err = l.LongTerm.Intents(ctx, ingester); return err })
+	err = l.plan.Do(ctx, "Intents", func() (err error) { out, err = l.LongTerm.Intents(ctx, ingester); return err })
 	return out, err
 }
 
 func (l faultyLongTerm) Consumed(ctx context.Context, info pack.Info) (ok bool, err error) {
-	err = l.i.do("Consumed", func() (err error) { ok, err = l.LongTerm.Consumed(ctx, info); return err })
+	err = l.plan.Do(ctx, "Consumed", func() (err error) { ok, err = l.LongTerm.Consumed(ctx, info); return err })
 	return ok, err
 }
 
 func (l faultyLongTerm) SetAside(ctx context.Context, list []store.AsideOf) error {
-	return l.i.do("SetAside", func() error { return l.LongTerm.SetAside(ctx, list) })
+	return l.plan.Do(ctx, "SetAside", func() error { return l.LongTerm.SetAside(ctx, list) })
 }
 
 func (l faultyLongTerm) ClearAside(ctx context.Context, list []store.AsideOf) error {
-	return l.i.do("ClearAside", func() error { return l.LongTerm.ClearAside(ctx, list) })
+	return l.plan.Do(ctx, "ClearAside", func() error { return l.LongTerm.ClearAside(ctx, list) })
 }
 
 func (l faultyLongTerm) Asides(ctx context.Context) (out []store.AsideOf, err error) {
-	err = l.i.do("Asides", func() (err error) { out, err = l.LongTerm.Asides(ctx); return err })
+	err = l.plan.Do(ctx, "Asides", func() (err error) { out, err = l.LongTerm.Asides(ctx); return err })
 	return out, err
 }
 
 func (l faultyLongTerm) ActiveDeletions(ctx context.Context, tenants []tenant.ID, visit func(tenant.ID, schema.Tombstone) error) error {
-	return l.i.do("ActiveDeletions", func() error { return l.LongTerm.ActiveDeletions(ctx, tenants, visit) })
+	return l.plan.Do(ctx, "ActiveDeletions", func() error { return l.LongTerm.ActiveDeletions(ctx, tenants, visit) })
 }
 
 // TestAsideCrashes puts every kind of fault at every call that setting aside
@@ -127,13 +83,14 @@ func (l faultyLongTerm) ActiveDeletions(ctx context.Context, tenants []tenant.ID
 // window is without an intent, a receipt or a record, and once everything was
 // done again the records say what the files are.
 func TestAsideCrashes(t *testing.T) {
-	total := asideCrash(t, 0, none)
-	t.Logf("%d calls, %d kinds of fault", total, len(faults))
+	total := asideCrash(t, 0, faults.None)
+	kinds := []faults.Kind{faults.Rejected, faults.Lost, faults.Killed, faults.KilledAfter}
+	t.Logf("%d calls, %d kinds of fault", total, len(kinds))
 	if total < 12 {
 		t.Fatalf("only %d calls: the story lacks something", total)
 	}
-	for _, kind := range slices.Sorted(maps.Keys(faults)) {
-		t.Run(faults[kind], func(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind.String(), func(t *testing.T) {
 			t.Parallel()
 			for at := 1; at <= total; at++ {
 				asideCrash(t, at, kind)
@@ -144,15 +101,16 @@ func TestAsideCrashes(t *testing.T) {
 
 // asideCrash is the story of TestAsideCrashes with a fault at one call. It
 // returns how many calls there were.
-func asideCrash(t *testing.T, at int, kind fault) int {
+func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	t.Helper()
-	in := &injector{at: at, kind: kind}
+	in := &faults.Plan{}
+	in.Fail(at, kind)
 	where := func() string {
-		name := ""
-		if at > 0 && at <= len(in.names) {
-			name = in.names[at-1]
+		name, names := "", in.Calls()
+		if at > 0 && at <= len(names) {
+			name = names[at-1]
 		}
-		return fmt.Sprintf("%s at call %d (%s)", faults[kind], at, name)
+		return fmt.Sprintf("%s at call %d (%s)", kind, at, name)
 	}
 	b, l := withLongTerm(t)
 	b.reopen(faultyLongTerm{l, in}, faultyDisk{in})
@@ -200,7 +158,7 @@ func asideCrash(t *testing.T, at int, kind fault) int {
 	b.reopen(faultyLongTerm{l, in}, faultyDisk{in})
 	_ = b.ing.retryAside(ctx)
 	step()
-	calls := in.calls
+	calls := len(in.Calls())
 
 	b.reopen(l, osDisk{}) // the fault is gone
 	b.safe(where()+", restarted", l, want)

@@ -78,16 +78,7 @@ func (c *cursor) ids(n int, top uint16, what string) (ids []uint16, constant uin
 	ids = make([]uint16, n)
 	switch mode {
 	case idsRuns:
-		for i := 0; i < n && c.err == nil; {
-			run := c.upTo(uint64(n-i), what)
-			id := uint16(c.upTo(uint64(top), what))
-			if run == 0 {
-				c.fail("%s has an empty run", what)
-			}
-			for end := i + int(run); i < end; i++ {
-				ids[i] = id
-			}
-		}
+		c.runs(ids, top, what)
 	case idsDelta:
 		prev := int64(0)
 		for i := 0; i < n && c.err == nil; i++ {
@@ -108,6 +99,19 @@ func (c *cursor) ids(n int, top uint16, what string) (ids []uint16, constant uin
 		return nil, 0
 	}
 	return ids, 0
+}
+
+func (c *cursor) runs(ids []uint16, top uint16, what string) {
+	for i := 0; i < len(ids) && c.err == nil; {
+		run := c.upTo(uint64(len(ids)-i), what)
+		id := uint16(c.upTo(uint64(top), what))
+		if run == 0 {
+			c.fail("%s has an empty run", what)
+		}
+		for end := i + int(run); i < end; i++ {
+			ids[i] = id
+		}
+	}
 }
 
 func (c *cursor) bitpacked(ids []uint16, top uint16, what string) {

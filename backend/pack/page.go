@@ -239,18 +239,22 @@ func (p *page) place(c *cursor) {
 		c.fail("chunks do not fit the frames")
 	}
 	for s := 0; s < p.series && c.err == nil; s++ {
-		chunks := p.chunks[p.first[s]:p.first[s+1]]
-		for k := range chunks {
-			codec, ok := codecOf(chunkenc.Encoding(chunks[k].encoding))
-			if !ok {
-				c.newer("chunk encoding %d", chunks[k].encoding)
-			}
-			if codec != chunks[k].codec {
-				c.fail("chunk has codec %d with encoding %d", chunks[k].codec, chunks[k].encoding)
-			}
-			if chunks[k].max >= uint32(series.DayMillis) || k > 0 && chunks[k-1].max >= chunks[k].min {
-				c.fail("chunk times of a series are not ascending within the day")
-			}
+		checkEntries(c, p.chunks[p.first[s]:p.first[s+1]])
+	}
+}
+
+// checkEntries checks what must hold of the chunks of one series.
+func checkEntries(c *cursor, chunks []chunkEntry) {
+	for k := range chunks {
+		codec, ok := codecOf(chunkenc.Encoding(chunks[k].encoding))
+		if !ok {
+			c.newer("chunk encoding %d", chunks[k].encoding)
+		}
+		if codec != chunks[k].codec {
+			c.fail("chunk has codec %d with encoding %d", chunks[k].codec, chunks[k].encoding)
+		}
+		if chunks[k].max >= uint32(series.DayMillis) || k > 0 && chunks[k-1].max >= chunks[k].min {
+			c.fail("chunk times of a series are not ascending within the day")
 		}
 	}
 }

@@ -274,12 +274,14 @@ func (d *directory) resolve(s *section, p *page) error {
 func (d *directory) resolveTable(s *section, t *tableRefs) error {
 	for _, f := range t.frames {
 		at := place{off: f.off, length: f.length}
-		if k, ok := slices.BinarySearchFunc(d.framesOf(s), f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) }); !ok || d.framesOf(s)[k].place != at {
+		if k, ok := slices.BinarySearchFunc(d.framesOf(s), f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) }); !ok ||
+			d.framesOf(s)[k].place != at {
 			return fmt.Errorf("%w: it points to a frame at %d that the directory does not have", ErrCorrupt, f.off)
 		}
 	}
 	for _, at := range t.times {
-		if k, ok := slices.BinarySearchFunc(d.timesOf(s), at.off, func(e place, off int64) int { return cmp.Compare(e.off, off) }); !ok || d.timesOf(s)[k] != at {
+		if k, ok := slices.BinarySearchFunc(d.timesOf(s), at.off, func(e place, off int64) int { return cmp.Compare(e.off, off) }); !ok ||
+			d.timesOf(s)[k] != at {
 			return fmt.Errorf("%w: it points to a timestamp column at %d that the directory does not have", ErrCorrupt, at.off)
 		}
 	}

@@ -194,7 +194,8 @@ func (r *Reader) LabelValues(ctx context.Context, t tenant.ID, name string, mint
 
 // eachColumn calls fn for the columns of all pages that hold something for the
 // query, with the rows it selects; all says that those are all of the page.
-func (r *Reader) eachColumn(ctx context.Context, t tenant.ID, mint, maxt int64, ms []*labels.Matcher, fn func(c *pageColumn, rows []uint16, all bool)) error {
+func (r *Reader) eachColumn(ctx context.Context, t tenant.ID, mint, maxt int64, ms []*labels.Matcher,
+	fn func(c *pageColumn, rows []uint16, all bool)) error {
 	sections := r.sectionsOf(t)
 	for i := range sections {
 		err := r.eachPage(ctx, &sections[i], mint, maxt, ms, func(_ *query, p *page, rows []uint16) {

@@ -130,7 +130,8 @@ func (p *page) decodeTable(c *cursor) {
 	n := int(c.upTo(uint64(p.series), "timestamp columns"))
 	end := int64(0)
 	for i := 0; i < n && c.err == nil; i++ {
-		at := place{off: end + int64(c.upTo(1<<60, "offset of a timestamp column")), length: uint32(c.upTo(maxFrame+blockOverhead, "length of a timestamp column"))}
+		at := place{off: end + int64(c.upTo(1<<60, "offset of a timestamp column")),
+			length: uint32(c.upTo(maxFrame+blockOverhead, "length of a timestamp column"))}
 		if end = at.end(); end > 1<<60 || at.length < blockOverhead {
 			c.fail("timestamp column has an impossible place")
 		}
@@ -268,7 +269,8 @@ func (p *Page) Refs(rows []uint16, refs []TableRef) []TableRef {
 			first += t.frames[frame].chunks
 			frame++
 		}
-		ref := TableRef{Frame: Place{Offset: t.frames[frame].off, Length: int(t.frames[frame].length)}, Series: int(row) - first, Samples: int(t.samples[row])}
+		ref := TableRef{Frame: Place{Offset: t.frames[frame].off, Length: int(t.frames[frame].length)}, Series: int(row) - first,
+			Samples: int(t.samples[row])}
 		first, last := t.minutes[row].bounds()
 		ref.MinTime, ref.MaxTime = start+first, start+last
 		if frame == 0 {
@@ -329,7 +331,8 @@ func (p *pageBuilder) labelColumns() []LabelColumn {
 // encodeHead appends the part of a page before its references.
 func (p *pageBuilder) encodeHead(b []byte, refs byte) ([]byte, error) {
 	if cells := p.series * len(p.columns); cells > maxPageCells || p.dictionary > maxDictionary {
-		return nil, fmt.Errorf("page has %d label cells and %d bytes of labels, at most %d and %d are possible: a series has too many or too long labels",
+		return nil, fmt.Errorf("page has %d label cells and %d bytes of labels, at most %d and %d are possible: a series has too "+
+			"many or too long labels",
 			cells, p.dictionary, maxPageCells, maxDictionary)
 	}
 	b = append(b, pageVersion, refs)

@@ -82,9 +82,7 @@ func (r *Reader) verifyTable(s *section) error {
 	sc := r.Scan(slices.IndexFunc(r.dir.sections, func(o section) bool { return o.Tenant == s.Tenant && o.Day == s.Day }))
 	var prev labels.Labels
 	var prevMetric string
-	var ts []int64
-	var vs []float64
-	var err error
+	var floats floatBuffers
 	full := false // the row before
 	seriesIn, samples, lo, hi := 0, int64(0), int64(math.MaxInt64), int64(math.MinInt64)
 	for ; sc.Next(context.Background()); seriesIn++ {
@@ -93,18 +91,12 @@ func (r *Reader) verifyTable(s *section) error {
 		}
 		prev, prevMetric, full = sc.labels, sc.metric, fullRow(sc.chunks)
 		in := 0
-		for _, c := range sc.chunks {
-			first, last := c.MinTime, c.MaxTime
-			if c.Column != nil {
-				if ts, vs, err = c.Column.AppendTo(ts[:0], vs[:0]); err != nil {
-					return fmt.Errorf("series %s: %w", sc.labels, err)
-				}
-				if len(ts) != c.Samples || ts[0] < c.MinTime || ts[len(ts)-1] > c.MaxTime {
-					return fmt.Errorf("%w: series %s has %d floats from %d to %d, its page says otherwise", ErrCorrupt, sc.labels, len(ts), ts[0], ts[len(ts)-1])
-				}
-				first, last = ts[0], ts[len(ts)-1]
+		for i := range sc.chunks {
+			first, last, err := floats.bounds(&sc.chunks[i])
+			if err != nil {
+				return fmt.Errorf("series %s: %w", sc.labels, err)
 			}
-			in, lo, hi = in+c.Samples, min(lo, first), max(hi, last)
+			in, lo, hi = in+sc.chunks[i].Samples, min(lo, first), max(hi, last)
 		}
 		if want := int(sc.p.table.samples[sc.row]); in != want {
 			return fmt.Errorf("%w: series %s has %d samples, its page says %d", ErrCorrupt, sc.labels, in, want)
@@ -119,6 +111,28 @@ func (r *Reader) verifyTable(s *section) error {
 			ErrCorrupt, seriesIn, samples, lo, hi, s.Series, s.Samples, s.MinTime, s.MaxTime)
 	}
 	return nil
+}
+
+// floatBuffers are used for one chunk after the other.
+type floatBuffers struct {
+	ts []int64
+	vs []float64
+}
+
+// bounds returns the times of the first and last sample of a chunk; those of floats
+// are read, and compared with what the chunk's page says.
+func (f *floatBuffers) bounds(c *series.Chunk) (first, last int64, err error) {
+	if c.Column == nil {
+		return c.MinTime, c.MaxTime, nil
+	}
+	if f.ts, f.vs, err = c.Column.AppendTo(f.ts[:0], f.vs[:0]); err != nil {
+		return 0, 0, err
+	}
+	n := len(f.ts)
+	if n != c.Samples || n == 0 || f.ts[0] < c.MinTime || f.ts[n-1] > c.MaxTime {
+		return 0, 0, fmt.Errorf("%w: its %d floats are not those from %d to %d that its page says", ErrCorrupt, n, c.MinTime, c.MaxTime)
+	}
+	return f.ts[0], f.ts[n-1], nil
 }
 
 // verifyBlocks walks the blocks of a section by their own lengths and compares
@@ -228,7 +242,8 @@ func (p *page) verifyFrames() error {
 	}
 	for i, f := range p.frames {
 		if sizes[i] != uint64(f.length-blockOverhead) {
-			return fmt.Errorf("%w: its chunks in the frame at %d have %d bytes, the frame has %d", ErrCorrupt, f.off, sizes[i], f.length-blockOverhead)
+			return fmt.Errorf("%w: its chunks in the frame at %d have %d bytes, the frame has %d", ErrCorrupt, f.off, sizes[i],
+				f.length-blockOverhead)
 		}
 	}
 	return nil

@@ -48,7 +48,8 @@ func checkChunks(chunks []series.Chunk, day int64) error {
 		case c.MinTime > c.MaxTime || series.Day(c.MinTime) != day || series.Day(c.MaxTime) != day:
 			return fmt.Errorf("chunk from %d to %d is not within the section's day %d", c.MinTime, c.MaxTime, day)
 		case i > 0 && chunks[i-1].MaxTime >= c.MinTime:
-			return fmt.Errorf("chunk from %d to %d does not come after the one from %d to %d", c.MinTime, c.MaxTime, chunks[i-1].MinTime, chunks[i-1].MaxTime)
+			return fmt.Errorf("chunk from %d to %d does not come after the one from %d to %d", c.MinTime, c.MaxTime, chunks[i-1].MinTime,
+				chunks[i-1].MaxTime)
 		case len(c.Data) > maxFrame:
 			return fmt.Errorf("chunk has %d bytes, at most %d are possible", len(c.Data), maxFrame)
 		}

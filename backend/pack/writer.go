@@ -98,7 +98,8 @@ func (w *Writer) startSection(t tenant.ID, day int64, md []series.MetricMetadata
 	}
 	if n := len(w.dir.sections); n > 0 {
 		if s := &w.dir.sections[n-1]; !sectionsAscend(s.Tenant, s.Day, t, day) {
-			return rejected(fmt.Errorf("section of tenant %s, day %d comes after that of tenant %s, day %d; they must ascend", t, day, s.Tenant, s.Day))
+			return rejected(fmt.Errorf("section of tenant %s, day %d comes after that of tenant %s, day %d; they must ascend", t, day, s.Tenant,
+				s.Day))
 		}
 	}
 	w.dir.sections = append(w.dir.sections, section{

@@ -82,7 +82,8 @@ func (c *Codec) DecodeNames(value []byte) (Names, error) {
 		n.Labels[i] = Label{Name: name, Values: int(r.upTo(1<<40, "values of a label")), Buckets: r.sorted("first values of buckets")}
 	}
 	for k := r.count("metadata"); k > 0 && r.err == nil; k-- {
-		m := series.MetricMetadata{Metric: r.text("metric"), Metadata: metadata.Metadata{Type: model.MetricType(r.text("type")), Unit: r.text("unit"), Help: r.text("help")}}
+		m := series.MetricMetadata{Metric: r.text("metric"), Metadata: metadata.Metadata{Type: model.MetricType(r.text("type")),
+			Unit: r.text("unit"), Help: r.text("help")}}
 		n.Metadata = append(n.Metadata, m)
 	}
 	return n, r.end("names")

@@ -171,8 +171,10 @@ func DecodeL0Entry(value []byte) (L0Entry, error) {
 		return L0Entry{}, err
 	}
 	r := &reader{b: b}
-	e := L0Entry{Object: r.text("object"), ObjectSize: r.int63("size"), Ingester: r.text("ingester"), Offset: r.int63("offset"), Length: r.int63("length"),
-		CRC: r.uint32("checksum"), MinTime: r.varint("first time"), MaxTime: r.varint("last time"), Series: r.int63("series"), Samples: r.int63("samples"),
+	e := L0Entry{Object: r.text("object"), ObjectSize: r.int63("size"), Ingester: r.text("ingester"), Offset: r.int63("offset"),
+		Length: r.int63("length"),
+		CRC:    r.uint32("checksum"), MinTime: r.varint("first time"),
+		MaxTime: r.varint("last time"), Series: r.int63("series"), Samples: r.int63("samples"),
 		Tombstone: r.uvarint("number of a deletion"), Sealed: r.varint("time of sealing")}
 	return e, r.end("L0 entry")
 }
@@ -250,7 +252,8 @@ func DecodeReceipt(value []byte) (Receipt, error) {
 		return Receipt{}, err
 	}
 	r := &reader{b: b}
-	c := Receipt{Object: r.text("object"), Size: r.int63("size"), CRC: r.uint32("checksum"), Ingester: r.text("ingester"), Zone: r.text("zone")}
+	c := Receipt{Object: r.text("object"), Size: r.int63("size"), CRC: r.uint32("checksum"), Ingester: r.text("ingester"),
+		Zone: r.text("zone")}
 	windows := r.upTo(1<<12-1, "windows")
 	for w := range 12 {
 		if windows&(1<<w) != 0 {

@@ -1,78 +1,16 @@
 package store
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/metadata"
 
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
-
-// checkedRows is a row store that checks what it is given, as every adapter does.
-type checkedRows struct {
-	rows.Store
-	cells map[string]int
-}
-
-func (c *checkedRows) MutateRows(_ context.Context, ms []rows.RowMutation) []error {
-	err := rows.CheckRows(ms)
-	for i := range ms {
-		if err == nil {
-			err = rows.CheckRow(ms[i])
-		}
-		for _, m := range ms[i].Mutations {
-			c.cells[ms[i].Key+m.Qualifier] += len(m.Value)
-		}
-	}
-	if err != nil {
-		return []error{err}
-	}
-	return nil
-}
-
-// TestRowsOfLargeMetrics: pages of one metric that are more than a mutation of a
-// row may have are written by several, each in a batch of its own.
-func TestRowsOfLargeMetrics(t *testing.T) {
-	codec, err := schema.NewCodec()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := newIndexBuilder(codec, schema.Version{Generation: 1}, 0, false)
-	block := make([]byte, 1<<20)
-	const pages = rows.MaxMutationBytes>>20 + 10
-	for i := range pages {
-		p := pack.TablePage{Metric: "m", Series: 1, Samples: 1, Labels: []pack.LabelColumn{{Name: "l", Values: []string{fmt.Sprintf("%04d", i)}}}, Block: block}
-		if err := b.addPage(p); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := b.finish(nil); err != nil {
-		t.Fatal(err)
-	}
-	c := &checkedRows{cells: map[string]int{}}
-	s := &Store{opts: Options{Rows: c}}
-	if err := s.mutateRows(context.Background(), b.rows("a", 1, 0)); err != nil {
-		t.Fatal(err)
-	}
-	again := rows.RowMutation{Key: "again", Mutations: []rows.Mutation{rows.Set(rows.Data, "q", 0, []byte{1})}}
-	if err := s.mutateRows(context.Background(), []rows.RowMutation{again, again}); err != nil {
-		t.Errorf("a row twice: %v", err)
-	}
-	whole := 0
-	for _, n := range c.cells {
-		if n == len(block) {
-			whole++
-		}
-	}
-	if whole != pages {
-		t.Errorf("%d of %d pages were written once and whole", whole, pages)
-	}
-}
 
 // TestMetadataOfPack: of the metadata up to a pack's last metric, what stands
 // next to it is kept, and never more than the cell of its names has room for.
@@ -85,13 +23,26 @@ func TestMetadataOfPack(t *testing.T) {
 	list = append(list, series.MetricMetadata{Metric: "m", Metadata: metadata.Metadata{Help: "own"}}, series.MetricMetadata{Metric: "n"})
 	s := &Store{}
 	s.metrics = newMetrics(nil, &Store{pages: newCache[pageKey](1, (*pack.Page).Bytes), frames: newCache[blockKey](1, func([]byte) int64 { return 0 }), tables: newCache[blockKey](1, func(tableEntry) int64 { return 0 })})
-	g := &Generation{s: s, metadata: list, index: &indexBuilder{last: "m", namesSize: 1 << 20}}
+	codec, err := schema.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := index.NewBuilder(codec, schema.Version{Generation: 1}, 0, false)
+	for i := 0; names.NamesSize() < 1<<20; i++ {
+		if err := names.AddPage(pack.TablePage{Metric: fmt.Sprintf("a%04d%1000s", i, "")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := names.AddPage(pack.TablePage{Metric: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	g := &Generation{s: s, metadata: list, index: names}
 	got := g.metadataFor(false)
-	size := g.index.namesSize
+	size := g.index.NamesSize()
 	for i := range got {
 		size += pack.MetadataSize(&got[i])
 	}
-	if n := len(got); n == 0 || got[n-1].Metric != "m" || size > rows.MaxValueLength || size < rows.MaxValueLength/2 {
+	if n := len(got); n == 0 || got[n-1].Metric != "m" || size > index.MaxCell || size < index.MaxCell/2 {
 		t.Errorf("%d entries and %d bytes of names, want those next to the last metric and nearly as many as fit", n, size)
 	}
 	if len(g.metadata) != 1 || g.metadata[0].Metric != "n" {
@@ -124,7 +75,7 @@ func TestParts(t *testing.T) {
 	if n < 1000 {
 		t.Errorf("only %d packs of a day are possible", n)
 	}
-	if size := len(g.manifest.Encode()); size > rows.MaxValueLength {
+	if size := len(g.manifest.Encode()); size > index.MaxCell {
 		t.Errorf("the manifest of %d packs has %d bytes", n, size)
 	}
 	g = &Generation{}

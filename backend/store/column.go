@@ -52,19 +52,22 @@ func (c *frameColumn) AppendTo(ts []int64, vs []float64) ([]int64, []float64, er
 	}
 	for i := range chunks {
 		if chunks[i].Column == nil {
-			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has a histogram that its page does not know", c.frame.key.object, c.frame.key.offset, pack.ErrCorrupt, c.i)
+			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has a histogram that its page does not know",
+				c.frame.key.object, c.frame.key.offset, pack.ErrCorrupt, c.i)
 		}
 		// What the frame claims is not believed before the page does: a few bytes can
 		// stand for a day of samples.
 		if got := chunks[i].Samples; got > c.n {
-			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, its page says %d", c.frame.key.object, c.frame.key.offset, pack.ErrCorrupt, c.i, got, c.n)
+			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, its page says %d", c.frame.key.object,
+				c.frame.key.offset, pack.ErrCorrupt, c.i, got, c.n)
 		}
 		if ts, vs, err = chunks[i].Column.AppendTo(ts, vs); err != nil {
 			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w", c.frame.key.object, c.frame.key.offset, err)
 		}
 	}
 	if got := len(ts) - before; got != c.n {
-		return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, its page says %d", c.frame.key.object, c.frame.key.offset, pack.ErrCorrupt, c.i, got, c.n)
+		return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, its page says %d", c.frame.key.object,
+			c.frame.key.offset, pack.ErrCorrupt, c.i, got, c.n)
 	}
 	return ts, vs, nil
 }

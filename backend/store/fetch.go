@@ -118,7 +118,7 @@ func (f *fetcher) get(ctx context.Context, run []want) error {
 	object, from := run[0].object, run[0].place.Offset
 	b, err := f.s.opts.Objects.Get(ctx, object, from, int(run[len(run)-1].place.End()-from))
 	if err != nil {
-		return objectError(object, err)
+		return ObjectError(object, err)
 	}
 	f.s.metrics.bytesRead.Add(float64(len(b)))
 	for _, w := range run {
@@ -139,9 +139,9 @@ func (f *fetcher) get(ctx context.Context, run []want) error {
 	return nil
 }
 
-// objectError is what a failed read of an object means: what the index names
+// ObjectError is what a failed read of an object means: what the index names
 // must be there.
-func objectError(object string, err error) error {
+func ObjectError(object string, err error) error {
 	switch {
 	case errors.Is(err, objects.ErrNotFound), errors.Is(err, objects.ErrInvalid):
 		return fmt.Errorf("object %s: %w: %w", object, ErrMissing, err)

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -14,8 +17,8 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -48,7 +51,7 @@ type Generation struct {
 
 	w     *pack.TableWriter // of the pack being written; nil between packs
 	path  string
-	index *indexBuilder
+	index *index.Builder
 	last  string // metric of the last series
 }
 
@@ -59,15 +62,15 @@ func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint6
 	kept := fewVariants(metadata)
 	s.metrics.droppedMetadata.Add(float64(len(metadata) - len(kept)))
 	g := &Generation{s: s, catalog: catalog, metadata: kept, begun: s.opts.Now()}
-	stamp, expiry, err := s.stamp(ctx, catalog.Tenant, catalog.Day)
+	stamp, expiry, err := s.Stamp(ctx, catalog.Tenant, catalog.Day)
 	if err != nil {
 		return nil, err
 	}
 	g.stamp = stamp
-	if g.fence, err = catalog.fence(); err != nil {
+	if g.fence, err = catalog.Fence(); err != nil {
 		return nil, err
 	}
-	g.manifest = schema.Manifest{Version: schema.Version{Generation: catalog.version().Generation + 1, Attempt: rand.Uint64()},
+	g.manifest = schema.Manifest{Version: schema.Version{Generation: catalog.Version().Generation + 1, Attempt: rand.Uint64()},
 		Day: catalog.Day, Expiry: expiry, Tombstone: number}
 	for _, l := range catalog.L0 {
 		g.manifest.Sources = append(g.manifest.Sources, l.ID)
@@ -76,7 +79,7 @@ func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint6
 		return nil, err
 	}
 	due := s.nowMillis() + attemptDelay.Milliseconds()
-	if err := s.dueIndex(ctx, catalog.Tenant, catalog.Day, g.manifest.Version, due); err != nil {
+	if err := s.index.Garbage.Enter(ctx, due, index.IndexGarbage(g.day(), g.manifest.Version)); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -96,11 +99,16 @@ func (s *Store) refuseDeleted(ctx context.Context, t tenant.ID) error {
 // ErrDeleted is in the error of a write for a tenant that was deleted.
 var ErrDeleted = errors.New("tenant was deleted")
 
+// day is what the generation is of.
+func (g *Generation) day() index.TenantDay {
+	return index.TenantDay{Tenant: g.catalog.Tenant, Day: g.catalog.Day}
+}
+
 // Add writes a series with all its samples of the day; see pack.TableWriter.
 func (g *Generation) Add(ctx context.Context, ls labels.Labels, s *column.Series) error {
 	metric := ls.Get(model.MetricNameLabel)
 	g.passMetadata(metric)
-	if g.w != nil && (g.w.Size() >= g.s.opts.PackBytes || g.index.full(g.dueSize)) {
+	if g.w != nil && (g.w.Size() >= g.s.opts.PackBytes || g.index.Full(g.dueSize)) {
 		if err := g.endPack(ctx, metric == g.last, false); err != nil {
 			return err
 		}
@@ -131,8 +139,9 @@ func (g *Generation) checkParts() error {
 	for i := range g.manifest.Packs {
 		size += maxPackEntry + len(g.manifest.Packs[i].FirstMetric) + len(g.manifest.Packs[i].LastMetric)
 	}
-	if size += maxPackEntry + 2*schema.MaxMetricName; size > rows.MaxValueLength || len(g.manifest.Packs) >= schema.MaxIndex {
-		return fmt.Errorf("the day needs more than %d packs, and a manifest has no room for more; raise the size of a pack", len(g.manifest.Packs))
+	if size += maxPackEntry + 2*schema.MaxMetricName; size > index.MaxCell || len(g.manifest.Packs) >= schema.MaxIndex {
+		return fmt.Errorf("the day needs more than %d packs, and a manifest has no room for more; raise the size of a pack",
+			len(g.manifest.Packs))
 	}
 	return nil
 }
@@ -142,17 +151,20 @@ func (g *Generation) startPack(ctx context.Context) error {
 		return err
 	}
 	id := ulid.Make()
-	object := fmt.Sprintf("%s/%d/%s%s", objectDir(string(g.catalog.Tenant)), g.catalog.Day, id, pack.Suffix)
+	object := fmt.Sprintf("%s/%d/%s%s", ObjectDir(g.catalog.Tenant), g.catalog.Day, id, pack.Suffix)
 	// The journal first: an object that no row names is deleted by it.
-	if err := g.s.duePack(ctx, object, g.catalog.Tenant, g.catalog.Day, g.manifest.Version, g.s.nowMillis()+attemptDelay.Milliseconds()); err != nil {
+	if err := g.s.index.Garbage.Enter(ctx, g.s.nowMillis()+attemptDelay.Milliseconds(),
+		index.PackGarbage(object, g.day(), g.manifest.Version)); err != nil {
 		return err
 	}
 	g.path = filepath.Join(g.s.opts.Scratch, id.String()+pack.Suffix)
-	continued := len(g.manifest.Packs) > 0 && g.manifest.Packs[len(g.manifest.Packs)-1].LastMetric == g.last && g.index != nil && g.index.continues
-	g.index = newIndexBuilder(g.s.codec, g.manifest.Version, len(g.manifest.Packs), continued)
+	continued := len(g.manifest.Packs) > 0 && g.manifest.Packs[len(g.manifest.Packs)-1].LastMetric == g.last && g.index != nil &&
+		g.index.Continues()
+	g.index = index.NewBuilder(g.s.index.Codec(), g.manifest.Version, len(g.manifest.Packs), continued)
 	g.manifest.Packs = append(g.manifest.Packs, schema.PackEntry{ID: id, Object: object})
-	w, err := pack.CreateTable(g.path, pack.Options{ID: id, Source: "compactor", Encoder: g.s.encoder, Deletions: func(tenant.ID) uint64 { return g.manifest.Tombstone }},
-		g.catalog.Tenant, g.catalog.Day, g.index.addPage)
+	w, err := pack.CreateTable(g.path, pack.Options{ID: id, Source: "compactor", Encoder: g.s.encoder,
+		Deletions: func(tenant.ID) uint64 { return g.manifest.Tombstone }},
+		g.catalog.Tenant, g.catalog.Day, g.index.AddPage)
 	if err != nil {
 		return err
 	}
@@ -168,23 +180,17 @@ func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	if err := w.Finish(); err != nil {
 		return err
 	}
-	g.index.continues = continues
-	metadata := g.metadataFor(continues)
-	if err := g.index.finish(metadata); err != nil {
+	if err := g.index.Finish(g.metadataFor(continues), continues); err != nil {
 		return err
 	}
-	for _, c := range g.index.cells {
-		if err := w.Attach(c.name, c.value); err != nil {
-			return err
-		}
-	}
-	id := generationID{Version: g.manifest.Version, Part: len(g.manifest.Packs) - 1, Last: last}
-	value, err := id.encode()
-	if err == nil {
-		err = w.Attach(string(rune(cellGeneration)), value)
-	}
+	id, err := index.Identity{Version: g.manifest.Version, Part: len(g.manifest.Packs) - 1, Last: last}.Cell()
 	if err != nil {
 		return err
+	}
+	for _, c := range append(slices.Clone(g.index.Cells()), id) {
+		if err := w.Attach(c.Name, c.Value); err != nil {
+			return err
+		}
 	}
 	info, err := w.Close()
 	if err != nil {
@@ -199,7 +205,7 @@ func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	sec := &info.Sections[0]
 	e.Size, e.CRC, e.MinTime, e.MaxTime = info.Size, crc, sec.MinTime, sec.MaxTime
 	e.Series, e.Samples = int64(sec.Series), sec.Samples
-	e.FirstMetric, e.LastMetric = g.index.first, g.index.last
+	e.FirstMetric, e.LastMetric = g.index.First(), g.index.Last()
 	g.manifest.Series += int64(sec.Series)
 	g.manifest.Samples += sec.Samples
 	if _, err := g.s.opts.Objects.Put(ctx, e.Object, g.path, crc); err != nil {
@@ -208,20 +214,15 @@ func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	if err := removeFile(g.path); err != nil {
 		return err
 	}
-	ms := g.index.rows(g.catalog.Tenant, g.catalog.Day, g.stamp)
-	g.index.cells, g.index.pages = nil, nil
-	if err := g.s.mutateRows(ctx, ms); err != nil {
-		return fmt.Errorf("write index rows: %w", err)
-	}
-	return nil
+	return g.s.index.Generations.Write(ctx, g.day(), g.stamp, g.index)
 }
 
 // Bounds of the metadata in the index. The ingesters' are higher; what a day's
 // packs have together, each with what was said at its time, could pass any bound.
 const (
-	maxVariants  = 8                            // of one metric; senders that disagree are few
-	maxEntrySize = 64 << 10                     // bytes of one entry
-	maxNames     = rows.MaxValueLength / 10 * 9 // bytes of the names of a pack, with metadata, uncompressed
+	maxVariants  = 8                      // of one metric; senders that disagree are few
+	maxEntrySize = 64 << 10               // bytes of one entry
+	maxNames     = index.MaxCell / 10 * 9 // bytes of the names of a pack, with metadata, uncompressed
 )
 
 // fewVariants drops what is beyond the first variants of a metric, and entries
@@ -252,11 +253,11 @@ func (g *Generation) passMetadata(metric string) {
 // stands between two metrics: it is of families whose series are gone.
 func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
 	n := 0
-	for n < len(g.metadata) && (g.metadata[n].Metric < g.index.last || !continues && g.metadata[n].Metric == g.index.last) {
+	for n < len(g.metadata) && (g.metadata[n].Metric < g.index.Last() || !continues && g.metadata[n].Metric == g.index.Last()) {
 		n++
 	}
 	first, size := n, 0
-	for first > 0 && size+pack.MetadataSize(&g.metadata[first-1]) <= maxNames-g.index.namesSize {
+	for first > 0 && size+pack.MetadataSize(&g.metadata[first-1]) <= maxNames-g.index.NamesSize() {
 		first--
 		size += pack.MetadataSize(&g.metadata[first])
 	}
@@ -278,14 +279,14 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	if err := g.s.refuseDeleted(ctx, g.catalog.Tenant); err != nil {
 		return g.manifest, err
 	}
-	if err := g.s.dueReplaced(ctx, &g.catalog); err != nil {
+	if err := g.s.EnterReplaced(ctx, &g.catalog); err != nil {
 		return g.manifest, err
 	}
 	g.manifest.Written = g.s.nowMillis()
 	if g.s.opts.Now().Sub(g.begun) > maxAttemptAge {
 		return g.manifest, g.lost(ctx, errTooOld)
 	}
-	held, err := g.s.opts.Rows.CheckAndMutate(ctx, schema.CatalogKey(g.catalog.Tenant, g.catalog.Day), g.catalog.unchanged(), g.publication(), nil)
+	held, err := g.s.index.Catalogs.Publish(ctx, &g.catalog, &g.manifest, g.fence, g.stamp)
 	if err != nil {
 		return g.manifest, g.afterDoubt(ctx, err)
 	}
@@ -296,14 +297,13 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	return g.manifest, nil
 }
 
-// publication is the mutation that is the commit: the new manifest in place of
-// the old one, and the L0 cells that it consumed gone.
-func (g *Generation) publication() []rows.Mutation {
-	ms := setManifest(&g.manifest, g.fence, g.stamp)
-	for _, l := range g.catalog.L0 {
-		ms = append(ms, rows.DeleteColumn(rows.Data, schema.L0Qualifier(l.ID)))
+// EnterReplaced enters what a catalog names, which is about to be replaced, into the
+// garbage queue.
+func (s *Store) EnterReplaced(ctx context.Context, c *Catalog) error {
+	if c.Manifest == nil {
+		return nil
 	}
-	return ms
+	return s.index.Garbage.EnterGeneration(ctx, s.nowMillis()+garbageDelay.Milliseconds(), c.Tenant, c.Manifest)
 }
 
 // doubtTime bounds how long it is tried to find out what became of a
@@ -316,9 +316,10 @@ func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
 	defer cancel()
 	now, err := g.s.Catalog(ctx, g.catalog.Tenant, g.catalog.Day)
 	if err != nil {
-		return fmt.Errorf("publish day %d of tenant %s: %w; whether it was published could not be read: %w", g.catalog.Day, g.catalog.Tenant, cause, err)
+		return fmt.Errorf("publish day %d of tenant %s: %w; whether it was published could not be read: %w", g.catalog.Day, g.catalog.Tenant,
+			cause, err)
 	}
-	if now.version() == g.manifest.Version {
+	if now.Version() == g.manifest.Version {
 		return nil
 	}
 	return fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, cause)
@@ -327,7 +328,7 @@ func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
 // lost ends an attempt that may not publish. A sweep may have worked off its
 // garbage entries while it went on writing, so they are made again.
 func (g *Generation) lost(ctx context.Context, reason error) error {
-	err := g.s.dueGeneration(ctx, g.catalog.Tenant, &g.manifest, attemptDelay)
+	err := g.s.index.Garbage.EnterGeneration(ctx, g.s.nowMillis()+attemptDelay.Milliseconds(), g.catalog.Tenant, &g.manifest)
 	return errors.Join(fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, reason), err)
 }
 
@@ -343,4 +344,11 @@ func (g *Generation) Abort() error {
 		err = errors.Join(err, removeFile(g.path))
 	}
 	return err
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

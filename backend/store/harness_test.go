@@ -1,25 +1,24 @@
-package store
+package store_test
 
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/objects"
-	"github.com/palliumhq/pallium/backend/objects/dir"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
 )
 
 const testDay = 20_000
@@ -30,7 +29,7 @@ func testNow() time.Time { return time.UnixMilli(testDay*series.DayMillis + 36*3
 // memRows makes an empty row store.
 func memRows(t *testing.T) rows.Store {
 	t.Helper()
-	r, err := pebble.Open("rows", pebble.Options{Logger: slog.New(slog.DiscardHandler), FS: vfs.NewMem(), CacheBytes: 1 << 20})
+	r, err := pebble.OpenMemory()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,20 +61,14 @@ func copyRows(t *testing.T, from rows.Store) rows.Store {
 	return to
 }
 
-func dirObjects(t *testing.T) objects.Store {
+// openStore opens a store whose clock is now.
+func openStore(t *testing.T, r rows.Store, o objects.Store, now func() time.Time) *store.Store {
 	t.Helper()
-	o, err := dir.Open(t.TempDir(), "l0", "l1")
+	ix, err := index.New(index.Options{Rows: r, Now: now, Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = o.Close() })
-	return o
-}
-
-// openStore opens a store whose clock is now.
-func openStore(t *testing.T, r rows.Store, o objects.Store, now func() time.Time) *Store {
-	t.Helper()
-	s, err := Open(Options{Rows: r, Objects: o, Scratch: t.TempDir(), PackBytes: 6000, Now: now, Registerer: prometheus.NewRegistry(),
+	s, err := store.Open(store.Options{Index: ix, Objects: o, Scratch: t.TempDir(), PackBytes: 6000, Now: now, Registerer: prometheus.NewRegistry(),
 		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
 		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil }})
 	if err != nil {
@@ -108,13 +101,13 @@ func daySeries(large, samples int) (list []labels.Labels, data *column.Series) {
 }
 
 // publish writes a generation of testDay and publishes it.
-func publish(t *testing.T, s *Store, samples int) {
+func publish(t *testing.T, s *store.Store, samples int) {
 	t.Helper()
 	publishSized(t, s, 2500, samples)
 }
 
 // publishSized does it with a number of series of the large metric.
-func publishSized(t *testing.T, s *Store, large, samples int) {
+func publishSized(t *testing.T, s *store.Store, large, samples int) {
 	t.Helper()
 	c, err := s.Catalog(t.Context(), "a", testDay)
 	if err != nil {
@@ -143,7 +136,7 @@ func publishSized(t *testing.T, s *Store, large, samples int) {
 type question struct {
 	name     string
 	parallel bool // catalogs and other rows are read at the same time
-	ask      func(*testing.T, *Store) (string, error)
+	ask      func(*testing.T, *store.Store) (string, error)
 }
 
 func matchers(pairs ...string) (out []*labels.Matcher) {
@@ -164,8 +157,8 @@ func questions() []question {
 	request := func(ms ...string) series.Request {
 		return series.Request{Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1, Matchers: matchers(ms...)}
 	}
-	sel := func(ms ...string) func(*testing.T, *Store) (string, error) {
-		return func(t *testing.T, s *Store) (string, error) {
+	sel := func(ms ...string) func(*testing.T, *store.Store) (string, error) {
+		return func(t *testing.T, s *store.Store) (string, error) {
 			got, err := s.Select(t.Context(), request(ms...), nil)
 			if err != nil {
 				return "", err
@@ -183,13 +176,13 @@ func questions() []question {
 	list := func(got []string, err error) (string, error) {
 		return fmt.Sprintf("%d: %.200s", len(got), strings.Join(got, " ")), err
 	}
-	names := func(ms ...string) func(*testing.T, *Store) (string, error) {
-		return func(t *testing.T, s *Store) (string, error) {
+	names := func(ms ...string) func(*testing.T, *store.Store) (string, error) {
+		return func(t *testing.T, s *store.Store) (string, error) {
 			return list(s.LabelNames(t.Context(), request(ms...), nil))
 		}
 	}
-	values := func(label string, ms ...string) func(*testing.T, *Store) (string, error) {
-		return func(t *testing.T, s *Store) (string, error) {
+	values := func(label string, ms ...string) func(*testing.T, *store.Store) (string, error) {
+		return func(t *testing.T, s *store.Store) (string, error) {
 			return list(s.LabelValues(t.Context(), label, request(ms...), nil))
 		}
 	}
@@ -208,7 +201,7 @@ func questions() []question {
 		{"metric names", false, values("__name__")},
 		{"label values of series", true, values("pod", "__name__=a2")},
 		{"label values without a name", true, values("of_m2", "pod=pod-00001")},
-		{"metadata", false, func(t *testing.T, s *Store) (string, error) {
+		{"metadata", false, func(t *testing.T, s *store.Store) (string, error) {
 			md, err := s.Metadata(t.Context(), "a", testDay, testDay)
 			return fmt.Sprint(md), err
 		}},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -108,7 +109,7 @@ func (o *objectSource) Range(off int64, n int) ([]byte, error) {
 	}
 	b, err := o.s.opts.Objects.Get(o.ctx, o.object, off, int(want))
 	if err != nil {
-		return nil, objectError(o.object, err)
+		return nil, ObjectError(o.object, err)
 	}
 	o.s.metrics.bytesRead.Add(float64(len(b)))
 	o.fetched += int64(len(b))
@@ -130,11 +131,31 @@ func (o *objectSource) Close() error {
 	return nil
 }
 
+// OpenTail opens a compacted pack and fetches its index in one read. read tells
+// how many bytes were fetched so far.
+func (s *Store) OpenTail(ctx context.Context, e *schema.PackEntry) (r *pack.Reader, read func() int64, err error) {
+	src := &objectSource{ctx: ctx, s: s, object: e.Object, size: e.Size, exact: true}
+	read = func() int64 { src.mu.Lock(); defer src.mu.Unlock(); return src.fetched }
+	if r, err = s.openSource(src, e.ID); err != nil {
+		return nil, read, err
+	}
+	for i := range r.Info().Sections {
+		if p := r.IndexPlace(i); p.Length > 0 {
+			if _, err := src.Range(p.Offset, p.Length); err != nil {
+				_ = r.Release()
+				return nil, read, err
+			}
+		}
+	}
+	return r, read, nil
+}
+
 // selectL0 reads the L0 packs of the catalogs that are neither compacted nor
 // covered by an ingester.
 func (q *query) selectL0(ctx context.Context) error {
 	return q.eachL0(ctx, func(r *pack.Reader, c *Catalog, l *L0) error {
-		list, err := r.Select(ctx, q.req.Tenant, max(q.req.MinTime, c.Day*series.DayMillis), min(q.req.MaxTime, (c.Day+1)*series.DayMillis-1), q.req.Matchers...)
+		list, err := r.Select(ctx, q.req.Tenant, max(q.req.MinTime, c.Day*series.DayMillis), min(q.req.MaxTime, (c.Day+1)*series.DayMillis-1),
+			q.req.Matchers...)
 		if err != nil {
 			return err
 		}
@@ -152,7 +173,7 @@ func (q *query) selectL0(ctx context.Context) error {
 				}
 				chunks = append(chunks, ch)
 			}
-			if gone := q.deletionsAfter(l.Tombstone, list[i].Labels); len(gone) > 0 {
+			if gone := q.deletions.After(l.Tombstone, list[i].Labels); len(gone) > 0 {
 				if chunks, err = cutDeleted(chunks, gone, q.req.LabelsOnly); err != nil {
 					return err
 				}

@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -110,14 +110,14 @@ type labelSink struct {
 
 func (s *Store) labels(ctx context.Context, req series.Request, covered Covered, sink labelSink) error {
 	q := s.newQuery(ctx, req, covered)
-	first, last, ok := dayRange(req.MinTime, req.MaxTime)
+	first, last, ok := DayRange(req.MinTime, req.MaxTime)
 	if !ok {
 		return nil
 	}
 	whole := len(req.Matchers) == 0
 	var err error
 	if whole {
-		q.catalogs, q.deletions, err = s.catalogs(ctx, req.Tenant, first, last)
+		q.catalogs, q.deletions, err = s.index.Catalogs.Readable(ctx, req.Tenant, first, last)
 	} else {
 		err = q.readIndex(ctx)
 	}
@@ -190,16 +190,16 @@ func (s *Store) labelsOfSeries(ctx context.Context, req series.Request, covered 
 // wholeDays reads the names, or the values of one label, of published days. The
 // catalogs were read before, so what is not there then is missing.
 func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink) error {
-	byDay := published(q.catalogs)
+	byDay := index.Published(q.catalogs)
 	if len(byDay) == 0 {
 		return nil
 	}
-	var parts []namesPart
+	var parts []index.NamesPart
 	seen := map[valuesPart]int{}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		if parts, err = q.s.names(gctx, q.req.Tenant, first, last); err == nil {
-			parts, err = q.s.publishedNames(gctx, q.catalogs, parts)
+		if parts, err = q.s.index.Generations.Names(gctx, q.req.Tenant, first, last); err == nil {
+			parts, err = q.s.index.Generations.PublishedNames(gctx, q.catalogs, parts)
 		}
 		return err
 	})
@@ -212,16 +212,17 @@ func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink
 	for i := range parts {
 		p := &parts[i]
 		if sink.names != nil {
-			sink.names(&p.names)
+			sink.names(&p.Names)
 			continue
 		}
 		want := 0
-		if k, ok := slices.BinarySearchFunc(p.names.Labels, sink.values, func(l schema.Label, name string) int { return strings.Compare(l.Name, name) }); ok {
-			want = len(p.names.Labels[k].Buckets)
+		if k, ok := slices.BinarySearchFunc(p.Names.Labels, sink.values,
+			func(l schema.Label, name string) int { return strings.Compare(l.Name, name) }); ok {
+			want = len(p.Names.Labels[k].Buckets)
 		}
-		if got := seen[valuesPart{p.day, p.part}]; got != want {
+		if got := seen[valuesPart{p.Day, p.Part}]; got != want {
 			return fmt.Errorf("row %q has %d of the %d buckets that the names of pack %d list of the published generation %s: %w",
-				schema.ValuesKey(q.req.Tenant, sink.values, p.day), got, want, p.part, p.version, ErrIndex)
+				schema.ValuesKey(q.req.Tenant, sink.values, p.Day), got, want, p.Part, p.Version, index.ErrInconsistent)
 		}
 	}
 	return nil
@@ -236,26 +237,12 @@ type valuesPart struct {
 // values reads the values of one label of published days, and counts in seen the
 // buckets of each pack.
 func (q *query) values(ctx context.Context, first, last int64, byDay map[int64]*Catalog, seen map[valuesPart]int, sink labelSink) error {
-	start, end := schema.ValuesRange(q.req.Tenant, sink.values, first, last)
-	var broken error
-	err := q.s.opts.Rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, rows.Filter{Families: []rows.Family{rows.Data}, MinTime: q.s.oldest(), Latest: true}, func(r rows.Row) bool {
-		broken = q.s.takeValues(r, byDay, seen, sink.value)
-		return broken == nil
+	return q.s.index.Generations.EachValues(ctx, q.req.Tenant, sink.values, first, last, func(day int64, r index.Row) error {
+		return q.s.takeValues(day, r, byDay, seen, sink.value)
 	})
-	if err == nil {
-		err = broken
-	}
-	if err != nil {
-		return fmt.Errorf("read values of label %s: %w", sink.values, err)
-	}
-	return nil
 }
 
-func (s *Store) takeValues(r rows.Row, byDay map[int64]*Catalog, seen map[valuesPart]int, value func(string)) error {
-	_, _, day, ok := schema.ParseValuesKey(r.Key)
-	if !ok {
-		return fmt.Errorf("row %q is not a row of label values", r.Key)
-	}
+func (s *Store) takeValues(day int64, r index.Row, byDay map[int64]*Catalog, seen map[valuesPart]int, value func(string)) error {
 	c := byDay[day]
 	if c == nil {
 		return nil
@@ -269,7 +256,7 @@ func (s *Store) takeValues(r rows.Row, byDay map[int64]*Catalog, seen map[values
 			continue
 		}
 		seen[valuesPart{day, part}]++
-		b, err := s.codec.DecodeBucket(cell.Value)
+		b, err := s.index.Codec().DecodeBucket(cell.Value)
 		if err != nil {
 			return fmt.Errorf("row %q: %w", r.Key, err)
 		}

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -22,7 +22,7 @@ type pageKey struct {
 // generation has there.
 type incomplete struct {
 	wantedRow
-	row rows.Row
+	row index.Row
 }
 
 // shown is how much a read of a row shows of the published generation.
@@ -42,8 +42,8 @@ const (
 // that read began after the catalogs were there, so what it does not find is
 // absent. Only a generation that was published long before the query may be
 // absent by the first read.
-func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []rows.Row) error {
-	byKey := make(map[string]rows.Row, len(list))
+func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []index.Row) error {
+	byKey := make(map[string]index.Row, len(list))
 	for _, r := range list {
 		byKey[r.Key] = r
 	}
@@ -86,11 +86,11 @@ func (q *query) takeExact(ctx context.Context, wanted []wantedRow) ([]incomplete
 	if len(wanted) == 0 {
 		return nil, nil
 	}
-	list := make([]exactRow, 0, len(wanted))
+	list := make([]index.ExactRow, 0, len(wanted))
 	for i := range wanted {
-		list = append(list, exactRow{wanted[i].catalog, wanted[i].key})
+		list = append(list, index.ExactRow{Catalog: wanted[i].catalog, Key: wanted[i].key})
 	}
-	byKey, err := q.s.exactRows(ctx, list, firstCells)
+	byKey, err := q.s.index.Generations.Exact(ctx, list, firstCells)
 	if err != nil {
 		return nil, err
 	}
@@ -119,16 +119,16 @@ func (q *query) takeExact(ctx context.Context, wanted []wantedRow) ([]incomplete
 
 // lacks is the error of a row that does not have all that is published of it.
 func lacks(w *wantedRow) error {
-	return fmt.Errorf("row %q lacks pages of the published generation %s: %w", w.key, w.catalog.Manifest.Version, ErrIndex)
+	return fmt.Errorf("row %q lacks pages of the published generation %s: %w", w.key, w.catalog.Manifest.Version, index.ErrInconsistent)
 }
 
 // checkUnwanted reports a row with pages of a published generation whose manifest
 // says that the metric is not in the day: an answer would miss them.
-func (q *query) checkUnwanted(list map[string]rows.Row) error {
+func (q *query) checkUnwanted(list map[string]index.Row) error {
 	if len(list) == 0 {
 		return nil
 	}
-	byDay := published(q.catalogs)
+	byDay := index.Published(q.catalogs)
 	for key, r := range list {
 		_, _, day, ok := schema.ParsePagesKey(key)
 		if !ok {
@@ -140,59 +140,80 @@ func (q *query) checkUnwanted(list map[string]rows.Row) error {
 		}
 		for _, cell := range r.Cells {
 			if strings.HasPrefix(cell.Qualifier, c.Manifest.Version.Prefix()) {
-				return fmt.Errorf("row %q has pages of the published generation %s, whose packs do not have the metric: %w", key, c.Manifest.Version, ErrIndex)
+				return fmt.Errorf("row %q has pages of the published generation %s, whose packs do not have the metric: %w", key, c.Manifest.Version,
+					index.ErrInconsistent)
 			}
 		}
 	}
 	return nil
 }
 
-// shows tells how much of the published generation is among the cells of a row,
-// which are in order; all says that the row has no other cells.
-func (q *query) shows(w *wantedRow, cells []rows.Cell, all bool) (shown, error) {
-	m := w.catalog.Manifest
-	summaries, pages, declared := 0, 0, 0
-	ended := all
+// counted is what a row has of the published generation.
+type counted struct {
+	summaries, pages int
+	declared         int  // pages that the summaries say there are
+	ended            bool // there are no more behind those that were read
+}
+
+// count counts the cells of the published generation among those of a row, which are
+// in order; all says that the row has no other cells.
+func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, error) {
+	n := counted{ended: all}
 	for _, cell := range cells {
 		v, kind, _, _, ok := schema.ParseQualifier(cell.Qualifier)
 		if !ok {
-			return 0, fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
+			return n, fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
 		}
 		switch {
-		case v != m.Version:
-			ended = ended || pages+summaries > 0
+		case v != w.catalog.Manifest.Version:
+			n.ended = n.ended || n.pages+n.summaries > 0
 		case kind == schema.KindSummaries:
-			sm, err := q.s.codec.DecodeSummaries(cell.Value)
+			sm, err := q.s.index.Codec().DecodeSummaries(cell.Value)
 			if err != nil {
-				return 0, fmt.Errorf("summaries in row %q: %w", w.key, err)
+				return n, fmt.Errorf("summaries in row %q: %w", w.key, err)
 			}
-			summaries++
-			declared += sm.Len()
+			n.summaries++
+			n.declared += sm.Len()
 		default:
-			pages++
+			n.pages++
 		}
 	}
-	from, to := m.PartsOf(w.metric)
-	if summaries == 0 && to-from == 1 {
-		declared = 1 // a metric with one page has no summaries
+	return n, nil
+}
+
+// shows tells how much of the published generation is among the cells of a row,
+// which are in order; all says that the row has no other cells.
+func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error) {
+	n, err := q.count(w, cells, all)
+	if err != nil {
+		return 0, err
 	}
+	m := w.catalog.Manifest
+	from, to := m.PartsOf(w.metric)
+	// A metric with one page has no summaries.
+	single := n.summaries == 0 && to-from == 1
+	if single {
+		n.declared = 1
+	}
+	everySummary := single || n.summaries == to-from
 	switch {
-	case pages+summaries == 0 && all:
+	case n.pages+n.summaries == 0 && all:
 		return showsNothing, nil
-	case pages+summaries == 0:
+	case n.pages+n.summaries == 0:
 		return showsOthers, nil
-	case !ended:
+	case !n.ended:
 		return showsFirst, nil
-	case pages > declared && (summaries == to-from || to-from == 1):
-		return 0, fmt.Errorf("row %q has %d pages of generation %s, its summaries say %d: %w", w.key, pages, m.Version, declared, ErrIndex)
-	case pages != declared || summaries != to-from && (summaries > 0 || to-from != 1):
+	case n.pages > n.declared && (n.summaries == to-from || to-from == 1):
+		return 0, fmt.Errorf("row %q has %d pages of generation %s, its summaries say %d: %w",
+			w.key, n.pages, m.Version, n.declared, index.ErrInconsistent)
+	case n.pages != n.declared || !everySummary:
 		return showsPart, nil
 	}
 	return showsAll, nil
 }
 
 // takePages takes the pages of the published generation out of the cells of a row.
-func (q *query) takePages(w *wantedRow, cells []rows.Cell) error {
+func (q *query) takePages(w *wantedRow, cells []index.Cell) error {
 	dp := dayPages{catalog: w.catalog, metric: w.metric}
 	for _, cell := range cells {
 		v, kind, part, _, ok := schema.ParseQualifier(cell.Qualifier)
@@ -210,23 +231,23 @@ func (q *query) takePages(w *wantedRow, cells []rows.Cell) error {
 	return nil
 }
 
-func (q *query) takePage(dp *dayPages, key string, cell rows.Cell, part int) error {
+func (q *query) takePage(dp *dayPages, key string, cell index.Cell, part int) error {
 	packs := dp.catalog.Manifest.Packs
 	if part >= len(packs) {
-		return fmt.Errorf("row %q has a page of pack %d, the manifest has %d packs: %w", key, part, len(packs), ErrIndex)
+		return fmt.Errorf("row %q has a page of pack %d, the manifest has %d packs: %w", key, part, len(packs), index.ErrInconsistent)
 	}
 	p, err := q.s.page(key, cell)
 	if err != nil {
 		return fmt.Errorf("page in row %q: %w", key, err)
 	}
 	if p.Day() != dp.catalog.Day {
-		return fmt.Errorf("row %q has a page of day %d: %w", key, p.Day(), ErrIndex)
+		return fmt.Errorf("row %q has a page of day %d: %w", key, p.Day(), index.ErrInconsistent)
 	}
 	dp.pages = append(dp.pages, partPage{object: packs[part].Object, page: p})
 	return q.join.memory.Take(p.Bytes()) // the cache may let go of it, the query does not
 }
 
-func (s *Store) page(key string, cell rows.Cell) (*pack.Page, error) {
+func (s *Store) page(key string, cell index.Cell) (*pack.Page, error) {
 	k := pageKey{key, cell.Qualifier}
 	if p, ok := s.pages.get(k); ok {
 		return p, nil
@@ -245,7 +266,7 @@ func (s *Store) page(key string, cell rows.Cell) (*pack.Page, error) {
 func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxGets)
-	results := make([]rows.Row, len(large))
+	results := make([]index.Row, len(large))
 	pruned := make([][]string, len(large))
 	skip := make([]bool, len(large))
 	for i, a := range large {
@@ -253,17 +274,15 @@ func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 		if err != nil {
 			return err
 		}
-		f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: a.catalog.Manifest.Version.Prefix(),
-			MinTime: q.s.oldest(), Latest: true}
 		if known {
 			if skip[i] = len(qualifiers) == 0; skip[i] {
 				continue
 			}
 			pruned[i] = qualifiers
-			f.QualifierPrefix, f.Qualifiers = "", qualifiers
 		}
-		g.Go(func() error {
-			return q.s.opts.Rows.ReadRows(gctx, []rows.Range{rows.Single(a.key)}, f, func(r rows.Row) bool { results[i] = r; return true })
+		g.Go(func() (err error) {
+			results[i], err = q.s.index.Generations.Row(gctx, a.key, a.catalog.Manifest.Version, pruned[i])
+			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -282,10 +301,10 @@ func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 
 // takeLarge takes what was read of a row behind its first cells. All of it was
 // read after the catalogs: what is missing is missing.
-func (q *query) takeLarge(a *incomplete, r rows.Row, pruned []string) error {
+func (q *query) takeLarge(a *incomplete, r index.Row, pruned []string) error {
 	if pruned != nil {
 		if len(r.Cells) != len(pruned) {
-			return fmt.Errorf("row %q has %d of the %d pages that its summaries name: %w", a.key, len(r.Cells), len(pruned), ErrIndex)
+			return fmt.Errorf("row %q has %d of the %d pages that its summaries name: %w", a.key, len(r.Cells), len(pruned), index.ErrInconsistent)
 		}
 		return q.takePages(&a.wantedRow, r.Cells)
 	}
@@ -312,7 +331,7 @@ func (q *query) prune(ctx context.Context, a incomplete) (qualifiers []string, k
 		if !ok || v != m.Version || kind != schema.KindSummaries {
 			continue
 		}
-		sm, err := q.s.codec.DecodeSummaries(cell.Value)
+		sm, err := q.s.index.Codec().DecodeSummaries(cell.Value)
 		if err != nil {
 			return nil, false, fmt.Errorf("summaries in row %q: %w", a.key, err)
 		}

@@ -1,4 +1,4 @@
-package store
+package store_test
 
 import (
 	"context"
@@ -10,11 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
 )
 
 // stepRows writes the rows of a batch one by one, as a store may, and tells after
@@ -81,7 +84,7 @@ func (r *racingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.F
 // publication, the catalog as it is behind it. Nothing may be short, and what is
 // read before the publication is what was there before.
 func TestReadDuringPublication(t *testing.T) {
-	live, objects := memRows(t), dirObjects(t)
+	live, objects := memRows(t), memory.New()
 	last := map[string]string{}
 	for generation := 1; generation <= 2; generation++ {
 		copies := []rows.Store{copyRows(t, live)}
@@ -124,9 +127,26 @@ func TestReadDuringPublication(t *testing.T) {
 // TestRereads: a metric that is not in the day is looked for twice only while the
 // manifest is young, and not at all again when no pack can have it.
 func TestRereads(t *testing.T) {
-	live, objects := memRows(t), dirObjects(t)
+	live, objects := memRows(t), memory.New()
 	now := testNow()
-	s := openStore(t, live, objects, func() time.Time { return now })
+	clock, reg := func() time.Time { return now }, prometheus.NewRegistry()
+	ix, err := index.New(index.Options{Rows: live, Now: clock, Registerer: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := openStore(t, live, objects, clock).Options()
+	o.Index, o.Registerer = ix, nil
+	s, err := store.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rereads := func() float64 {
+		all, err := reg.Gather()
+		if err != nil || len(all) != 1 || all[0].GetName() != "pallium_store_index_rereads_total" {
+			t.Fatalf("%v, %v", all, err)
+		}
+		return all[0].GetMetric()[0].GetCounter().GetValue()
+	}
 	publish(t, s, 1)
 	for _, c := range []struct {
 		metric string
@@ -135,19 +155,19 @@ func TestRereads(t *testing.T) {
 	}{
 		{"a2", 0, 0}, // is there
 		{"a2x", 0, 1},
-		{"a2x", publishMargin, 1},
-		{"a2x", publishMargin + time.Millisecond, 0},
+		{"a2x", store.PublishMargin, 1},
+		{"a2x", store.PublishMargin + time.Millisecond, 0},
 		{"zzz", 0, 0},
 		{"0", 0, 0},
 	} {
 		now = testNow().Add(c.age)
-		before := testutil.ToFloat64(s.metrics.rereads)
+		before := rereads()
 		sel, err := s.Select(t.Context(), series.Request{Tenant: "a", MaxTime: now.UnixMilli(), Matchers: matchers("__name__=" + c.metric)}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sel.Release()
-		if got := testutil.ToFloat64(s.metrics.rereads) - before; got != c.want {
+		if got := rereads() - before; got != c.want {
 			t.Errorf("metric %s, manifest %s old: %g rows were read again, want %g", c.metric, c.age, got, c.want)
 		}
 	}
@@ -156,7 +176,7 @@ func TestRereads(t *testing.T) {
 // TestMissingRows: what the manifest or the names list and the index lacks is an
 // error that names the row, on every path and however old the manifest is.
 func TestMissingRows(t *testing.T) {
-	live, objects := memRows(t), dirObjects(t)
+	live, objects := memRows(t), memory.New()
 	s := openStore(t, live, objects, testNow)
 	publish(t, s, 1)
 	c, err := s.Catalog(t.Context(), "a", testDay)
@@ -199,7 +219,7 @@ func TestMissingRows(t *testing.T) {
 						continue
 					}
 					s := openStore(t, damaged, objects, func() time.Time { return testNow().Add(age) })
-					if got, err := q.ask(t, s); !errors.Is(err, ErrIndex) || !strings.Contains(err.Error(), fmt.Sprintf("%q", d.key)) {
+					if got, err := q.ask(t, s); !errors.Is(err, index.ErrInconsistent) || !strings.Contains(err.Error(), fmt.Sprintf("%q", d.key)) {
 						t.Errorf("without %s, %s: %s, %v; want an error that names the row", d.what, q.name, got, err)
 					}
 				}

@@ -3,14 +3,15 @@ package store
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -56,7 +57,7 @@ type query struct {
 	began   int64 // Unix milliseconds
 
 	catalogs  []Catalog // that overlap the range, ascending
-	deletions []deletion
+	deletions Deletions
 	pages     []dayPages
 	fetch     *fetcher
 	join      joiner
@@ -79,7 +80,8 @@ func (s *Store) newQuery(ctx context.Context, req series.Request, covered Covere
 	if covered == nil {
 		covered = func(ulid.ULID) bool { return false }
 	}
-	return &query{s: s, req: req, covered: covered, began: s.nowMillis(), fetch: s.newFetcher(), join: joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}}
+	return &query{s: s, req: req, covered: covered, began: s.nowMillis(), fetch: s.newFetcher(),
+		join: joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}}
 }
 
 // nameSets returns the metric names that the matchers leave, when they name
@@ -165,7 +167,7 @@ func (q *query) addFound(all []found) error {
 	frames := map[blockKey]*frame{}
 	for i := range all {
 		f := &all[i]
-		deleted := q.deletionsAfter(f.catalog.Manifest.Tombstone, f.labels)
+		deleted := q.deletions.After(f.catalog.Manifest.Tombstone, f.labels)
 		chunks, err := q.chunksOf(f, frames, len(deleted) > 0)
 		if err != nil {
 			return err
@@ -205,6 +207,20 @@ func (q *query) chunksOf(f *found, frames map[blockKey]*frame, now bool) ([]seri
 		return []series.Chunk{whole}, nil
 	}
 	return fr.chunks(f.ref.Series, times, f.ref.MinTime, f.ref.MaxTime)
+}
+
+// cutDeleted takes deleted intervals out of chunks. Chunks without data stand
+// for a series' span only; they go when all of it is deleted.
+func cutDeleted(chunks []series.Chunk, gone []series.Interval, labelsOnly bool) ([]series.Chunk, error) {
+	if !labelsOnly {
+		return series.Without(chunks, gone)
+	}
+	for _, g := range gone {
+		if g.Min <= chunks[0].MinTime && g.Max >= chunks[0].MaxTime {
+			return nil, nil
+		}
+	}
+	return chunks, nil
 }
 
 // joiner brings the chunks of a series together over packs and days.
@@ -260,19 +276,14 @@ func matchesName(ms []*labels.Matcher, name string) bool {
 	return true
 }
 
-// dayOf returns the first and last UTC day of a range, within what days can be.
-func dayRange(mint, maxt int64) (first, last int64, ok bool) {
-	const lastDay = 1<<31 - 1
+// DayRange returns the first and last UTC day of a range of times in Unix
+// milliseconds, within what days can be.
+func DayRange(mint, maxt int64) (first, last int64, ok bool) {
 	if maxt < 0 || mint > maxt {
 		return 0, 0, false
 	}
-	return series.Day(max(mint, 0)), min(series.Day(maxt), lastDay), true
+	return series.Day(max(mint, 0)), min(series.Day(maxt), schema.MaxDay), true
 }
 
-// objectDir is where a tenant's compacted packs are.
-func objectDir(t string) string {
-	var b strings.Builder
-	b.WriteString("l1/")
-	b.WriteString(t)
-	return b.String()
-}
+// ObjectDir is where a tenant's compacted packs are.
+func ObjectDir(t tenant.ID) string { return "l1/" + string(t) }

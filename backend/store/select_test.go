@@ -1,15 +1,16 @@
-package store
+package store_test
 
 import (
 	"testing"
 
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
 // TestLabelsOnly: a selection of labels alone has the series with samples in the
 // range, and no chunks: a reader that goes through them finds none.
 func TestLabelsOnly(t *testing.T) {
-	s := openStore(t, memRows(t), dirObjects(t), testNow)
+	s := openStore(t, memRows(t), memory.New(), testNow)
 	publish(t, s, 10)
 	for _, ms := range [][]string{{"__name__=m1"}, {"pod=pod-00001"}} {
 		req := series.Request{Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1, Matchers: matchers(ms...), LabelsOnly: true}

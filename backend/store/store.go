@@ -1,6 +1,6 @@
 // Package store is the long-term store: packs in the object store and the index
-// that finds their series in the row store, as one thing that can be written,
-// published, read, swept and checked.
+// that finds their series, as one thing that can be written, published and read.
+// Package lifecycle deletes from it, package fsck checks and mends it.
 //
 // Ingesters upload what they sealed (level 0, Upload); the compactor makes one
 // sorted copy of a tenant's day of it (level 1, Generation) and publishes that
@@ -21,15 +21,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
 // Options of a Store.
 type Options struct {
-	Rows    rows.Store
+	Index   *index.Index
 	Objects objects.Store
 	Scratch string // directory for packs that are being written; emptied by Open
 
@@ -46,7 +46,7 @@ type Options struct {
 	MaxQueryBytes   int64 // that one read may fetch from objects; default 1 GiB
 	PackBytes       int64 // at which a compacted pack is closed; default 512 MiB
 
-	Now        func() time.Time
+	Now        func() time.Time // the index's clock too; default time.Now
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -55,22 +55,28 @@ type Options struct {
 const (
 	garbageDelay = 6 * time.Hour       // from publication to the deletion of what it replaced; above any query's time
 	attemptDelay = 48 * time.Hour      // after which an attempt that was not published is rubbish
-	fenceLife    = 7 * 24 * time.Hour  // how long the fence number of an expired day is kept; above any attempt's time
-	l0Delay      = 7 * 24 * time.Hour  // how long consumed L0 packs are kept, so that a bad compaction can be repaired
 	expiryDelay  = 30 * 24 * time.Hour // by which cells outlive the retention they were written under
-	cellLife     = 400 * 24 * time.Hour
 
 	maxAttemptAge = 24 * time.Hour // of an attempt that may be published
+
+	// L0Delay is how long consumed L0 packs are kept, so that a bad compaction can be
+	// repaired.
+	L0Delay = 7 * 24 * time.Hour
 )
 
-var errNoOption = errors.New("store: Rows, Objects, Scratch, Retention and Deleted must be set")
+var errNoOption = errors.New("store: Index, Objects, Scratch, Retention and Deleted must be set")
+
+// work is what the index has of work: those who write and recover use it as part of
+// the store.
+type work = index.Work
 
 // Store is the long-term store. It is safe for concurrent use.
 type Store struct {
+	*work
 	opts    Options
+	index   *index.Index
 	decoder *pack.Decoder
 	encoder *pack.Encoder
-	codec   *schema.Codec
 	pages   *cache[pageKey, *pack.Page]
 	frames  *cache[blockKey, []byte]
 	tables  *cache[blockKey, tableEntry]
@@ -79,7 +85,7 @@ type Store struct {
 
 // Open returns a store over its two ports, which stay the caller's to close.
 func Open(o Options) (*Store, error) {
-	if o.Rows == nil || o.Objects == nil || o.Scratch == "" || o.Retention == nil || o.Deleted == nil {
+	if o.Index == nil || o.Objects == nil || o.Scratch == "" || o.Retention == nil || o.Deleted == nil {
 		return nil, errNoOption
 	}
 	if o.Now == nil {
@@ -91,12 +97,15 @@ func Open(o Options) (*Store, error) {
 	for _, d := range []struct {
 		v     *int64
 		value int64
-	}{{&o.PageCacheBytes, 64 << 20}, {&o.FrameCacheBytes, 128 << 20}, {&o.TableCacheBytes, 64 << 20}, {&o.MaxQueryBytes, 1 << 30}, {&o.PackBytes, 512 << 20}} {
+	}{
+		{&o.PageCacheBytes, 64 << 20}, {&o.FrameCacheBytes, 128 << 20}, {&o.TableCacheBytes, 64 << 20},
+		{&o.MaxQueryBytes, 1 << 30}, {&o.PackBytes, 512 << 20},
+	} {
 		if *d.v == 0 {
 			*d.v = d.value
 		}
 	}
-	o.Rows, o.Objects = steppingRows{o.Rows}, steppingObjects{o.Objects}
+	o.Objects = steppingObjects{o.Objects}
 	if err := emptyDir(o.Scratch); err != nil {
 		return nil, fmt.Errorf("store: scratch directory: %w", err)
 	}
@@ -108,17 +117,18 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	codec, err := schema.NewCodec()
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{opts: o, decoder: dec, encoder: enc, codec: codec}
+	s := &Store{work: o.Index.Work, opts: o, index: o.Index, decoder: dec, encoder: enc}
 	s.pages = newCache[pageKey, *pack.Page](o.PageCacheBytes, (*pack.Page).Bytes)
 	s.frames = newCache[blockKey](o.FrameCacheBytes, func(b []byte) int64 { return int64(len(b)) })
 	s.tables = newCache[blockKey](o.TableCacheBytes, func(t tableEntry) int64 { return t.bytes })
 	s.metrics = newMetrics(o.Registerer, s)
 	return s, nil
 }
+
+// Options returns what the store was opened with, with the defaults: rooms that work
+// on the same data take it from here. Calls of its Objects tell the task of their
+// context that they returned.
+func (s *Store) Options() Options { return s.opts }
 
 // Close releases what the store keeps open of its own.
 func (s *Store) Close() error { return nil }
@@ -142,5 +152,18 @@ func emptyDir(dir string) error {
 
 func (s *Store) nowMillis() int64 { return s.opts.Now().UnixMilli() }
 
-// oldest is the timestamp below which cells are as good as collected.
-func (s *Store) oldest() int64 { return s.nowMillis() - cellLife.Milliseconds() }
+// Catalog reads what there is of a tenant's day.
+func (s *Store) Catalog(ctx context.Context, t tenant.ID, day int64) (Catalog, error) {
+	return s.index.Catalogs.Read(ctx, t, day)
+}
+
+// Day reads a tenant's day and its deletions, for compaction.
+func (s *Store) Day(ctx context.Context, t tenant.ID, day int64) (Catalog, Deletions, error) {
+	return s.index.Catalogs.Day(ctx, t, day)
+}
+
+// ActiveDeletions calls visit for every active deletion of the tenants, in order
+// of tenant and number.
+func (s *Store) ActiveDeletions(ctx context.Context, tenants []tenant.ID, visit func(tenant.ID, schema.Tombstone) error) error {
+	return s.index.Tombstones.Active(ctx, tenants, visit)
+}

@@ -1,4 +1,4 @@
-package store
+package store_test
 
 import (
 	"context"
@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
 // jitterRows lets reads begin a little later, each by another time, as those of a
@@ -48,18 +51,19 @@ func TestPublicationStorm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	live, objects := memRows(t), dirObjects(t)
+	live, objects := memRows(t), memory.New()
 	st := &storm{first: map[string]string{}}
 	st.now.Store(testNow().UnixMilli())
 	clock := func() time.Time { return time.UnixMilli(st.now.Load()) }
 	writer := openStore(t, live, objects, clock)
+	keeper := lifecycle.New(writer)
 	next := func() {
 		g := st.started.Add(1)
 		publishSized(t, writer, 60, int(samplesOf(g)))
 		st.published.Store(g)
 		st.now.Add(time.Minute.Milliseconds()) // a generation is swept 360 generations later
 		if g%50 == 0 {
-			if _, err := writer.Sweep(t.Context()); err != nil {
+			if _, err := keeper.Sweep(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -98,7 +102,7 @@ func TestPublicationStorm(t *testing.T) {
 }
 
 // ask asks one question and checks its answer.
-func (st *storm) ask(t *testing.T, s *Store, q question) {
+func (st *storm) ask(t *testing.T, s *store.Store, q question) {
 	from := st.published.Load()
 	got, err := q.ask(t, s)
 	to := st.started.Load()

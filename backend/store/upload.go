@@ -12,11 +12,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
-	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
-	"github.com/palliumhq/pallium/backend/series"
 )
 
 // Upload is a sealed pack of an ingester that is to become part of the store.
@@ -31,17 +30,6 @@ type Upload struct {
 	// Windows are the windows of which the pack has samples. Settled are those
 	// of them of which the ingester owes nothing more: their intents go.
 	Windows, Settled []Window
-}
-
-// Window is one aligned window of a UTC day.
-type Window struct {
-	Day    int64
-	Number int // 0 to 11
-}
-
-// WindowOf is the window that holds t.
-func WindowOf(t int64) Window {
-	return Window{Day: series.Day(t), Number: int(t-series.Day(t)*series.DayMillis) / int(series.WindowMillis)}
 }
 
 // L0Object is the name of an ingester's pack that holds samples of one window,
@@ -83,6 +71,20 @@ func (s *Store) Upload(ctx context.Context, u Upload) error {
 	return fmt.Errorf("upload %s: it is deleted as soon as it is stored", u.Object)
 }
 
+// journalL0 enters an L0 pack that is about to be uploaded.
+func (s *Store) journalL0(ctx context.Context, u Upload) error {
+	return s.index.Garbage.Enter(ctx, u.Sealed+attemptDelay.Milliseconds(), schema.Garbage{Kind: index.GarbageAdopt, Name: u.Object})
+}
+
+// uploaded takes the journal's entry of an upload that ended.
+func (s *Store) uploaded(ctx context.Context, u Upload) error {
+	return s.index.Garbage.Drop(ctx, u.Sealed+attemptDelay.Milliseconds(), u.Object)
+}
+
+// ErrBeingDeleted is in the error of an upload whose object may be deleted at any
+// moment.
+var ErrBeingDeleted = errors.New("the sweep is about to delete the object, which was compacted before; the upload is repeated after that")
+
 // enter writes what the index says of an uploaded pack: cells first, since a
 // receipt says that compaction sees them. It fails if the object is on its way
 // out.
@@ -91,36 +93,39 @@ func (s *Store) enter(ctx context.Context, u Upload, obj objects.Object) error {
 	if err != nil {
 		return err
 	}
-	if err := s.mutateRows(ctx, cells); err != nil {
-		return fmt.Errorf("write catalog cells: %w", err)
+	if err := s.index.Catalogs.AddL0(ctx, u.Info.ID, cells); err != nil {
+		return err
 	}
-	if err := s.mutateRows(ctx, s.receipts(u, obj)); err != nil {
-		return fmt.Errorf("write receipts: %w", err)
+	if err := s.index.Work.AddReceipts(ctx, u.Info.ID, receipts(u, obj)); err != nil {
+		return err
 	}
-	return s.unmarked(ctx, u.Object)
+	marked, err := s.index.Garbage.Marked(ctx, u.Object)
+	if err == nil && marked {
+		err = ErrBeingDeleted
+	}
+	return err
 }
 
 // l0Cells makes the catalog cells of a pack. Tenants that were deleted get none.
-func (s *Store) l0Cells(ctx context.Context, u Upload, obj objects.Object) ([]rows.RowMutation, error) {
+func (s *Store) l0Cells(ctx context.Context, u Upload, obj objects.Object) ([]index.L0Cell, error) {
 	gone, err := s.deletedOf(ctx, u.Info)
 	if err != nil {
 		return nil, err
 	}
-	var out []rows.RowMutation
+	var out []index.L0Cell
 	for i := range u.Info.Sections {
 		sec := &u.Info.Sections[i]
 		if gone[i] {
 			continue
 		}
-		stamp, _, err := s.stamp(ctx, sec.Tenant, sec.Day)
+		stamp, _, err := s.Stamp(ctx, sec.Tenant, sec.Day)
 		if err != nil {
 			return nil, err
 		}
 		e := schema.L0Entry{Object: u.Object, ObjectSize: obj.Size, Ingester: u.Ingester,
 			Offset: sec.Offset, Length: sec.Length, CRC: sec.CRC, MinTime: sec.MinTime, MaxTime: sec.MaxTime,
 			Series: int64(sec.Series), Samples: sec.Samples, Tombstone: sec.Deletion, Sealed: u.Sealed}
-		out = append(out, rows.RowMutation{Key: schema.CatalogKey(sec.Tenant, sec.Day),
-			Mutations: []rows.Mutation{rows.Set(rows.Data, schema.L0Qualifier(u.Info.ID), stamp, e.Encode())}})
+		out = append(out, index.L0Cell{TenantDay: index.TenantDay{Tenant: sec.Tenant, Day: sec.Day}, Stamp: stamp, Entry: e})
 	}
 	return out, nil
 }
@@ -145,7 +150,7 @@ func (s *Store) deletedOf(ctx context.Context, info pack.Info) ([]bool, error) {
 // receipts makes the receipts of a pack: one in the work row of every day it has
 // samples of, in one mutation with the end of the intents that it settles. Each
 // call makes other ones: Discharge must not take those that it has not seen.
-func (s *Store) receipts(u Upload, obj objects.Object) []rows.RowMutation {
+func receipts(u Upload, obj objects.Object) []index.DayReceipt {
 	tenants := map[int64]map[tenant.ID]struct{}{}
 	for i := range u.Info.Sections {
 		day := u.Info.Sections[i].Day
@@ -155,7 +160,7 @@ func (s *Store) receipts(u Upload, obj objects.Object) []rows.RowMutation {
 		tenants[day][u.Info.Sections[i].Tenant] = struct{}{}
 	}
 	attempt := rand.Uint64()
-	var out []rows.RowMutation
+	var out []index.DayReceipt
 	for _, day := range slices.Sorted(maps.Keys(tenants)) {
 		r := schema.Receipt{Object: u.Object, Size: obj.Size, CRC: u.CRC, Ingester: u.Ingester, Zone: u.Zone,
 			Tenants: len(tenants[day]), Sealed: u.Sealed, Attempt: attempt}
@@ -164,107 +169,41 @@ func (s *Store) receipts(u Upload, obj objects.Object) []rows.RowMutation {
 				r.Windows = append(r.Windows, w.Number)
 			}
 		}
-		ms := []rows.Mutation{rows.Set(rows.System, schema.ReceiptQualifier(u.Info.ID), 0, r.Encode())}
+		of := index.DayReceipt{Day: day, Receipt: r}
 		for _, w := range u.Settled {
 			if w.Day == day {
-				ms = append(ms, rows.DeleteColumn(rows.System, schema.IntentQualifier(w.Number, u.Ingester)))
+				of.Settled = append(of.Settled, w.Number)
 			}
 		}
-		out = append(out, rows.RowMutation{Key: schema.WorkKey(day), Mutations: ms})
+		out = append(out, of)
 	}
 	return out
-}
-
-// Intend says in the work rows that an ingester has samples of the windows that
-// no receipt stands for yet.
-func (s *Store) Intend(ctx context.Context, ingester string, windows map[Window]schema.Intent) error {
-	byDay := map[int64][]rows.Mutation{}
-	for w, in := range windows {
-		byDay[w.Day] = append(byDay[w.Day], rows.Set(rows.System, schema.IntentQualifier(w.Number, ingester), 0, in.Encode()))
-	}
-	return s.mutateWork(ctx, byDay, "write intents")
-}
-
-// Settle takes intents back of which nothing is owed any more.
-func (s *Store) Settle(ctx context.Context, ingester string, windows []Window) error {
-	byDay := map[int64][]rows.Mutation{}
-	for _, w := range windows {
-		byDay[w.Day] = append(byDay[w.Day], rows.DeleteColumn(rows.System, schema.IntentQualifier(w.Number, ingester)))
-	}
-	return s.mutateWork(ctx, byDay, "take intents back")
-}
-
-func (s *Store) mutateWork(ctx context.Context, byDay map[int64][]rows.Mutation, what string) error {
-	var ms []rows.RowMutation
-	for day, m := range byDay {
-		ms = append(ms, rows.RowMutation{Key: schema.WorkKey(day), Mutations: m})
-	}
-	if err := s.mutateRows(ctx, ms); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
-}
-
-// Intents lists the windows of which an ingester has said that it owes samples.
-func (s *Store) Intents(ctx context.Context, ingester string) ([]Window, error) {
-	var out []Window
-	err := s.eachWork(ctx, func(d *DayWork) error {
-		for _, in := range d.Intents {
-			if in.Ingester == ingester {
-				out = append(out, Window{Day: d.Day, Number: in.Window})
-			}
-		}
-		return nil
-	})
-	return out, err
 }
 
 // Consumed reports whether all of an uploaded pack is in published compacted
 // packs: no work row has a receipt of it any more.
 func (s *Store) Consumed(ctx context.Context, info pack.Info) (bool, error) {
-	var keys []rows.Range
-	for day := range daysOf(info) {
-		keys = append(keys, rows.Single(schema.WorkKey(day)))
-	}
-	left := 0
-	for len(keys) > 0 && left == 0 {
-		n := min(len(keys), rows.MaxRanges)
-		err := s.opts.Rows.ReadRows(ctx, keys[:n], rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: []string{schema.ReceiptQualifier(info.ID)}, Latest: true},
-			func(rows.Row) bool { left++; return true })
-		if err != nil {
-			return false, fmt.Errorf("read receipts: %w", err)
-		}
-		keys = keys[n:]
-	}
-	return left == 0, nil
+	left, err := s.index.Work.HasReceipt(ctx, info.ID, DaysOf(info))
+	return !left, err
 }
 
-func daysOf(info pack.Info) map[int64]struct{} {
-	out := map[int64]struct{}{}
+// DaysOf lists the days that a pack has samples of.
+func DaysOf(info pack.Info) []int64 {
+	days := map[int64]struct{}{}
 	for i := range info.Sections {
-		out[info.Sections[i].Day] = struct{}{}
+		days[info.Sections[i].Day] = struct{}{}
 	}
-	return out
+	return slices.Sorted(maps.Keys(days))
 }
 
-// mutateRows applies rows in batches and joins what went wrong. A row may come
-// several times: it is in one batch once.
-func (s *Store) mutateRows(ctx context.Context, ms []rows.RowMutation) error {
-	for len(ms) > 0 {
-		n, bytes, mutations := 0, 0, 0
-		keys := map[string]bool{}
-		for n < len(ms) && n < 1000 && !keys[ms[n].Key] && (n == 0 || bytes < 2<<20 && mutations+len(ms[n].Mutations) < rows.MaxMutations) {
-			keys[ms[n].Key] = true
-			for _, m := range ms[n].Mutations {
-				bytes += len(m.Qualifier) + len(m.Value)
-			}
-			mutations += len(ms[n].Mutations)
-			n++
-		}
-		if err := errors.Join(s.opts.Rows.MutateRows(ctx, ms[:n])...); err != nil {
-			return err
-		}
-		ms = ms[n:]
+// Discharge takes the receipt of a pack out of a day's work once no catalog of
+// the day names the pack any more. When it was the pack's last day, the object
+// is due to be deleted later. A receipt that was rewritten since it was read
+// stays: the upload was repeated, and catalogs may name the pack again.
+func (s *Store) Discharge(ctx context.Context, day int64, r ReceiptOf) error {
+	if err := s.index.Garbage.Enter(ctx, s.nowMillis()+L0Delay.Milliseconds(),
+		schema.Garbage{Kind: index.GarbageL0, Name: r.Object}); err != nil {
+		return err
 	}
-	return nil
+	return s.index.Work.TakeReceipt(ctx, day, r)
 }

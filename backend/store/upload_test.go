@@ -1,4 +1,4 @@
-package store
+package store_test
 
 import (
 	"context"
@@ -14,15 +14,17 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
 )
 
 // sealed makes a pack of an ingester with a sample of tenants a and b on testDay
 // and on the day before.
-func sealed(t *testing.T) Upload {
+func sealed(t *testing.T) store.Upload {
 	t.Helper()
 	id := ulid.Make()
 	path := filepath.Join(t.TempDir(), id.String()+pack.Suffix)
@@ -52,8 +54,8 @@ func sealed(t *testing.T) Upload {
 	if err != nil {
 		t.Fatal(err)
 	}
-	windows := WindowsOf(info)
-	return Upload{Path: path, Object: L0Object(windows, "i1", id), CRC: crc, Info: info, Ingester: "i1", Sealed: testNow().UnixMilli(), Windows: windows, Settled: windows}
+	windows := store.WindowsOf(info)
+	return store.Upload{Path: path, Object: store.L0Object(windows, "i1", id), CRC: crc, Info: info, Ingester: "i1", Sealed: testNow().UnixMilli(), Windows: windows, Settled: windows}
 }
 
 // TestCellsBeforeReceipts looks at every moment of an upload: a receipt says that
@@ -61,11 +63,11 @@ func sealed(t *testing.T) Upload {
 // would take it for used up.
 func TestCellsBeforeReceipts(t *testing.T) {
 	live, u := memRows(t), sealed(t)
-	plain := openStore(t, live, dirObjects(t), testNow)
+	plain := openStore(t, live, memory.New(), testNow)
 	moments, receipts := 0, 0
 	s := openStore(t, &stepRows{Store: live, wrote: func() {
 		moments++
-		work, err := plain.Work(t.Context())
+		work, err := plain.Days(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +82,7 @@ func TestCellsBeforeReceipts(t *testing.T) {
 				}
 			}
 		}
-	}}, dirObjects(t), testNow)
+	}}, memory.New(), testNow)
 	if err := s.Upload(t.Context(), u); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +111,7 @@ func (v *vanishing) Put(ctx context.Context, name, path string, crc uint32) (obj
 // though one that was there before was deleted meanwhile.
 func TestObjectDeletedDuringUpload(t *testing.T) {
 	for deleted := range 4 {
-		o := &vanishing{Store: dirObjects(t), left: deleted}
+		o := &vanishing{Store: memory.New(), left: deleted}
 		s, u := openStore(t, memRows(t), o, testNow), sealed(t)
 		err := s.Upload(t.Context(), u)
 		if (err == nil) != (deleted < 3) {
@@ -121,48 +123,29 @@ func TestObjectDeletedDuringUpload(t *testing.T) {
 	}
 }
 
-// TestUploadSeesMark: an upload does not end while a sweep is about to delete its
-// object; the sweep finishes what another one began.
-func TestUploadSeesMark(t *testing.T) {
-	r, o := memRows(t), dirObjects(t)
-	s, u := openStore(t, r, o, testNow), sealed(t)
-	if err := s.dueObject(t.Context(), u.Object, garbageL0, markDue); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Upload(t.Context(), u); !errors.Is(err, errBeingDeleted) {
-		t.Errorf("the upload ends with %v", err)
-	}
-	if report, err := s.Sweep(t.Context()); err != nil || report.Kept != 1 || report.Objects != 0 {
-		t.Errorf("sweep: %+v, %v; want one kept", report, err)
-	}
-	if err := s.Upload(t.Context(), u); err != nil {
-		t.Error(err)
-	}
-}
-
 // TestDischarge: a receipt goes if it is the one that was read, of old versions
 // too, and stays when the upload was repeated since.
 func TestDischarge(t *testing.T) {
 	r := memRows(t)
-	s, u := openStore(t, r, dirObjects(t), testNow), sealed(t)
+	s, u := openStore(t, r, memory.New(), testNow), sealed(t)
 	if err := s.Upload(t.Context(), u); err != nil {
 		t.Fatal(err)
 	}
-	before, err := s.Work(t.Context())
+	before, err := s.Days(t.Context())
 	if err != nil || len(before) != 2 {
 		t.Fatalf("%v, %v; want the work of two days", before, err)
 	}
 	if err := s.Upload(t.Context(), u); err != nil {
 		t.Fatal(err)
 	}
-	discharge := func(list []DayWork) (left int) {
+	discharge := func(list []store.DayWork) (left int) {
 		t.Helper()
 		for _, d := range list {
 			if err := s.Discharge(t.Context(), d.Day, d.Receipts[0]); err != nil {
 				t.Fatal(err)
 			}
 		}
-		work, err := s.Work(t.Context())
+		work, err := s.Days(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,13 +155,14 @@ func TestDischarge(t *testing.T) {
 		t.Fatalf("%d days have receipts, want 2: the upload was repeated", left)
 	}
 	// One of the receipts as an older version wrote it.
-	old := append([]byte{4, 1}, before[0].Receipts[0].value[2:len(before[0].Receipts[0].value)-12]...)
+	value := before[0].Receipts[0].Encode()
+	old := append([]byte{4, 1}, value[2:len(value)-12]...)
 	old = appendCRC(old)
 	if err := r.Mutate(t.Context(), rows.RowMutation{Key: schema.WorkKey(before[0].Day),
 		Mutations: []rows.Mutation{rows.Set(rows.System, schema.ReceiptQualifier(u.Info.ID), 0, old)}}); err != nil {
 		t.Fatal(err)
 	}
-	now, err := s.Work(t.Context())
+	now, err := s.Days(t.Context())
 	if err != nil || now[0].Receipts[0].Attempt != 0 || now[1].Receipts[0].Attempt == 0 {
 		t.Fatalf("%+v, %v", now, err)
 	}
@@ -206,9 +190,9 @@ func (d *damaging) Get(ctx context.Context, name string, off int64, n int) ([]by
 // TestDamagedBlock changes every byte of what a query fetches: always an error, no
 // wrong sample, and nothing of it stays in a cache.
 func TestDamagedBlock(t *testing.T) {
-	live, o := memRows(t), &damaging{Store: dirObjects(t), at: -1}
+	live, o := memRows(t), &damaging{Store: memory.New(), at: -1}
 	publish(t, openStore(t, live, o, testNow), 50)
-	ask := func(s *Store) (string, error) {
+	ask := func(s *store.Store) (string, error) {
 		sel, err := s.Select(t.Context(), series.Request{Tenant: "a", MaxTime: testNow().UnixMilli(), Matchers: matchers("__name__=a2")}, nil)
 		if err != nil {
 			return "", err
@@ -247,30 +231,4 @@ func TestDamagedBlock(t *testing.T) {
 
 func appendCRC(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
-}
-
-// TestCellWithoutReceipt: a sweep keeps an L0 pack that a catalog names and no
-// work row, and puts it into the work rows again: compaction would not find it.
-func TestCellWithoutReceipt(t *testing.T) {
-	r := memRows(t)
-	s, u := openStore(t, r, dirObjects(t), testNow), sealed(t)
-	if err := s.Upload(t.Context(), u); err != nil {
-		t.Fatal(err)
-	}
-	work, err := s.Work(t.Context())
-	if err != nil || len(work) == 0 {
-		t.Fatalf("%v, %v", work, err)
-	}
-	for _, d := range work { // as if the upload had ended between cells and receipts
-		if err := s.Discharge(t.Context(), d.Day, d.Receipts[0]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var report SweepReport
-	if err := s.collectL0(t.Context(), schema.Garbage{Kind: garbageL0, Name: u.Object}, &report); err != nil || report.Kept != 1 || report.Objects != 0 {
-		t.Errorf("collected: %+v, %v; want it kept", report, err)
-	}
-	if again, err := s.Work(t.Context()); err != nil || len(again) != len(work) || len(again[0].Receipts) != 1 {
-		t.Errorf("%d days have work, want %d, %v", len(again), len(work), err)
-	}
 }

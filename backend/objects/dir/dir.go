@@ -247,28 +247,10 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(dir)))
-	if missing(err) {
-		return true, nil
-	}
+	names, err := s.names(dir, prefix)
 	if err != nil {
-		return false, fmt.Errorf("list objects: %w", err)
+		return false, err
 	}
-	// A directory's objects sort by its name with the slash.
-	names := make([]string, 0, len(entries))
-	for _, e := range entries {
-		if dir == "" && !slices.Contains(s.tops, e.Name()) {
-			continue
-		}
-		name, isDir := dir+e.Name(), e.IsDir() || dir == "" && s.isDir(e.Name())
-		if isDir {
-			name += "/"
-		}
-		if strings.HasPrefix(name, prefix) || strings.HasPrefix(prefix, name) && isDir {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
 	for _, name := range names {
 		if strings.HasSuffix(name, "/") {
 			if on, err := s.list(ctx, name, prefix, visit); !on || err != nil {
@@ -291,6 +273,34 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 		}
 	}
 	return true, nil
+}
+
+// names lists the entries of a directory below which there may be names with the
+// prefix, sorted; directories end in a slash, since their objects sort by their name
+// with it.
+func (s *Store) names(dir, prefix string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(dir)))
+	if missing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list objects: %w", err)
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		if dir == "" && !slices.Contains(s.tops, e.Name()) {
+			continue
+		}
+		name, isDir := dir+e.Name(), e.IsDir() || dir == "" && s.isDir(e.Name())
+		if isDir {
+			name += "/"
+		}
+		if strings.HasPrefix(name, prefix) || strings.HasPrefix(prefix, name) && isDir {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // isDir reports whether a first segment is a directory or a link to one.

@@ -64,7 +64,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	var opts []option.ClientOption
 	switch {
 	case o.Endpoint != "":
-		opts = append(opts, option.WithEndpoint(strings.TrimSuffix(strings.TrimRight(o.Endpoint, "/"), "/storage/v1")+"/storage/v1/"), option.WithoutAuthentication(), storage.WithJSONReads())
+		opts = append(opts, option.WithEndpoint(strings.TrimSuffix(strings.TrimRight(o.Endpoint, "/"), "/storage/v1")+"/storage/v1/"),
+			option.WithoutAuthentication(), storage.WithJSONReads())
 	case o.CredentialsFile != "":
 		opts = append(opts, option.WithAuthCredentialsFile(option.ServiceAccount, o.CredentialsFile))
 	}
@@ -277,7 +278,8 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		err = h.If(storage.Conditions{GenerationMatch: a.Generation}).Delete(ctx)
 	}
 	var api *googleapi.Error
-	if errors.Is(err, storage.ErrObjectNotExist) || errors.As(err, &api) && (api.Code == http.StatusPreconditionFailed || api.Code == http.StatusNotFound) {
+	if errors.Is(err, storage.ErrObjectNotExist) || errors.As(err, &api) &&
+		(api.Code == http.StatusPreconditionFailed || api.Code == http.StatusNotFound) {
 		return nil
 	}
 	if err != nil {

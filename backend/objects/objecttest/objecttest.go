@@ -89,7 +89,8 @@ func pattern(n int) []byte {
 
 func testNames(t *testing.T, s objects.Store) {
 	path, crc := file(t, []byte("x"))
-	for _, name := range []string{"", "/l1/a", "l1/a/", "l1//a", "l1/../a", "l1/./a", "l1/a b", "l1/a\x00", "l1/ä", "l1/a.tmp", "l1/" + strings.Repeat("n", objects.MaxNameLength)} {
+	for _, name := range []string{"", "/l1/a", "l1/a/", "l1//a", "l1/../a", "l1/./a", "l1/a b", "l1/a\x00", "l1/ä", "l1/a.tmp", "l1/" +
+		strings.Repeat("n", objects.MaxNameLength)} {
 		if _, err := s.Put(ctx, name, path, crc); !errors.Is(err, objects.ErrInvalid) {
 			t.Errorf("put %q: %v", name, err)
 		}
@@ -110,7 +111,8 @@ func testPutGet(t *testing.T, s objects.Store) {
 	before := time.Now().Add(-time.Hour)
 	o := put(t, s, "l1/a/b", content)
 	got, err := s.Stat(ctx, "l1/a/b")
-	if err != nil || got.Name != "l1/a/b" || got.Size != int64(len(content)) || got.CRC != crc32.Checksum(content, crc32.MakeTable(crc32.Castagnoli)) || got.Created.Before(before) {
+	if err != nil || got.Name != "l1/a/b" || got.Size != int64(len(content)) ||
+		got.CRC != crc32.Checksum(content, crc32.MakeTable(crc32.Castagnoli)) || got.Created.Before(before) {
 		t.Errorf("stat: %+v, %v", got, err)
 	}
 	if o.Name != got.Name || o.Size != got.Size || o.CRC != got.CRC {

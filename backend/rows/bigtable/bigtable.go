@@ -74,7 +74,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	// The client's own metrics would go to Cloud Monitoring and be billed.
-	c, err := bigtable.NewClientWithConfig(ctx, o.Project, o.Instance, bigtable.ClientConfig{AppProfile: o.AppProfile, MetricsProvider: bigtable.NoopMetricsProvider{}}, opts...)
+	c, err := bigtable.NewClientWithConfig(ctx, o.Project, o.Instance,
+		bigtable.ClientConfig{AppProfile: o.AppProfile, MetricsProvider: bigtable.NoopMetricsProvider{}}, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to bigtable: %w", err)
 	}

@@ -189,7 +189,8 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string) error {
 			set = bigtable.InfiniteRange(start)
 		}
 		filter := bigtable.ChainFilters(bigtable.CellsPerRowLimitFilter(1), bigtable.StripValueFilter())
-		err := s.table.ReadRows(ctx, set, func(r bigtable.Row) bool { keys = append(keys, r.Key()); return true }, bigtable.RowFilter(filter), bigtable.LimitRows(most))
+		err := s.table.ReadRows(ctx, set, func(r bigtable.Row) bool { keys = append(keys, r.Key()); return true }, bigtable.RowFilter(filter),
+			bigtable.LimitRows(most))
 		if err != nil {
 			return failed(ctx, "delete prefix", err)
 		}

@@ -58,7 +58,8 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
-		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process; stop it, or give this one another -data-dir: %w", dir, err)
+		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process; stop it, or give this one another -data-dir: %w",
+			dir, err)
 	}
 	r := &reserve{fs: fs, dir: dir, path: fs.PathJoin(dir, reserveName)}
 	if err := r.release(); err != nil {
@@ -78,6 +79,12 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s.unlock = lock.Close
 	return s, nil
+}
+
+// OpenMemory opens an empty store in the memory of the process, for tests and
+// measurements.
+func OpenMemory() (*Store, error) {
+	return Open("rows", Options{FS: vfs.NewMem(), CacheBytes: 1 << 20})
 }
 
 // options are for a small embedded store: bounded memory, few files, fast start.

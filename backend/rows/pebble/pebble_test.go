@@ -17,7 +17,7 @@ import (
 
 func TestContract(t *testing.T) {
 	rowtest.Run(t, func(t *testing.T) rows.Store {
-		s, err := Open("db", Options{FS: vfs.NewMem()})
+		s, err := OpenMemory()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,7 +79,8 @@ func testLongList(t *testing.T, s rows.Store, name string, list []string) {
 		}
 	}
 	var all []rows.Row
-	err := s.ReadRows(context.Background(), []rows.Range{rows.Prefix(name)}, rows.Filter{}, func(r rows.Row) bool { all = append(all, r); return true })
+	err := s.ReadRows(context.Background(), []rows.Range{rows.Prefix(name)}, rows.Filter{},
+		func(r rows.Row) bool { all = append(all, r); return true })
 	if err != nil || len(all) != 4 {
 		t.Fatal(len(all), err)
 	}
@@ -98,7 +99,8 @@ func testLongList(t *testing.T, s rows.Store, name string, list []string) {
 		compare(t, s, name, what+", prefix", f, all)
 	}
 	n := 0
-	err = s.ReadRows(context.Background(), []rows.Range{rows.Prefix(name)}, rows.Filter{Qualifiers: list}, func(rows.Row) bool { n++; return n < 2 })
+	err = s.ReadRows(context.Background(), []rows.Range{rows.Prefix(name)}, rows.Filter{Qualifiers: list},
+		func(rows.Row) bool { n++; return n < 2 })
 	if err != nil || n != 2 {
 		t.Errorf("visited %d rows, %v; want 2", n, err)
 	}
@@ -113,7 +115,8 @@ func compare(t *testing.T, s rows.Store, name, what string, f rows.Filter, all [
 		}
 	}
 	var got []string
-	err := s.ReadRows(context.Background(), []rows.Range{rows.Prefix(name)}, f, func(r rows.Row) bool { got = append(got, text(r)); return true })
+	err := s.ReadRows(context.Background(), []rows.Range{rows.Prefix(name)}, f,
+		func(r rows.Row) bool { got = append(got, text(r)); return true })
 	if err != nil {
 		t.Errorf("%s: %v", what, err)
 		return

@@ -183,17 +183,20 @@ func testFilters(t *testing.T, s rows.Store) {
 		{"prefix in family", rows.Filter{Families: []rows.Family{data}, QualifierPrefix: "p/2"}, []string{"a{x:p/2@20=3}"}},
 		{"time", rows.Filter{MinTime: 20}, []string{"a{x:p/2@20=3}", "b{x:p/1@30=6 x:q@30=7}"}},
 		{"latest", rows.Filter{Families: []rows.Family{data}, QualifierPrefix: "p/1", Latest: true}, []string{"a{x:p/1@10=2}", "b{x:p/1@30=6}"}},
-		{"cells per row", rows.Filter{Families: []rows.Family{data}, CellsPerRow: 2}, []string{"a{x:h@10=1 x:p/1@10=2}", "b{x:p/1@30=6 x:p/1@10=5}"}},
+		{"cells per row", rows.Filter{Families: []rows.Family{data}, CellsPerRow: 2},
+			[]string{"a{x:h@10=1 x:p/1@10=2}", "b{x:p/1@30=6 x:p/1@10=5}"}},
 		{"latest before cells per row", rows.Filter{Families: []rows.Family{data}, Latest: true, CellsPerRow: 2},
 			[]string{"a{x:h@10=1 x:p/1@10=2}", "b{x:p/1@30=6 x:q@30=7}"}},
-		{"time before cells per row", rows.Filter{Families: []rows.Family{data}, MinTime: 15, CellsPerRow: 1}, []string{"a{x:p/2@20=3}", "b{x:p/1@30=6}"}},
+		{"time before cells per row", rows.Filter{Families: []rows.Family{data}, MinTime: 15, CellsPerRow: 1},
+			[]string{"a{x:p/2@20=3}", "b{x:p/1@30=6}"}},
 		{"rows", rows.Filter{Qualifiers: []string{"h"}, Rows: 1}, []string{"a{x:h@10=1}"}},
 		{"rows counts what is left", rows.Filter{Qualifiers: []string{"q"}, Rows: 1}, []string{"b{x:q@30=7}"}},
 		{"nothing left", rows.Filter{MinTime: 31}, nil},
 	} {
 		want(t, c.name, read(t, s, c.f, all), c.want...)
 	}
-	want(t, "rows over ranges", read(t, s, rows.Filter{Rows: 2, Qualifiers: []string{"h"}}, rows.Single("c"), rows.Single("a")), "a{x:h@10=1}", "c{s:h@10=8}")
+	want(t, "rows over ranges", read(t, s, rows.Filter{Rows: 2, Qualifiers: []string{"h"}}, rows.Single("c"), rows.Single("a")),
+		"a{x:h@10=1}", "c{s:h@10=8}")
 }
 
 func testVisitStops(t *testing.T, s rows.Store) {
@@ -201,10 +204,11 @@ func testVisitStops(t *testing.T, s rows.Store) {
 		put(t, s, fmt.Sprint(i), set(sys, "q", 1, "v"))
 	}
 	n := 0
-	err := s.ReadRows(context.Background(), []rows.Range{rows.Prefix("2"), rows.Prefix("4"), rows.Prefix("6")}, rows.Filter{}, func(rows.Row) bool {
-		n++
-		return n < 2
-	})
+	err := s.ReadRows(context.Background(), []rows.Range{rows.Prefix("2"), rows.Prefix("4"), rows.Prefix("6")}, rows.Filter{},
+		func(rows.Row) bool {
+			n++
+			return n < 2
+		})
 	if err != nil || n != 2 {
 		t.Errorf("visited %d rows, %v; want 2", n, err)
 	}

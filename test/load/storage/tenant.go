@@ -10,6 +10,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/store/fsck"
 )
 
 func splitList(s string) []string {
@@ -118,7 +119,7 @@ func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error 
 		return err
 	}
 	start := time.Now()
-	report, err := w.store.RebuildIndex(ctx, w.tenants)
+	report, err := fsck.New(w.store).RebuildIndex(ctx, w.tenants)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/compactor"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/objects/dir"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
@@ -57,8 +58,12 @@ func (w *world) reopen() (err error) {
 			return err
 		}
 	}
+	ix, err := index.New(index.Options{Rows: countedRows{w.rows, w.count}, Now: func() time.Time { return w.now }})
+	if err != nil {
+		return err
+	}
 	w.store, err = store.Open(store.Options{
-		Rows: countedRows{w.rows, w.count}, Objects: countedObjects{w.objects, w.count}, Scratch: filepath.Join(w.dir, "scratch"),
+		Index: ix, Objects: countedObjects{w.objects, w.count}, Scratch: filepath.Join(w.dir, "scratch"),
 		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
 		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil },
 		Now:       func() time.Time { return w.now },

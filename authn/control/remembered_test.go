@@ -1,0 +1,141 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// limitsStore answers questions about limits as a test wants it.
+type limitsStore struct {
+	retention atomic.Int64 // hours
+	fails     atomic.Bool
+	hold      chan struct{} // if not nil, questions wait for it or the end of their context
+	asked     atomic.Int64
+}
+
+func (s *limitsStore) ask(ctx context.Context, _ tenant.ID) (limits.Limits, error) {
+	s.asked.Add(1)
+	if s.hold != nil {
+		select {
+		case <-s.hold:
+		case <-ctx.Done():
+			return limits.Limits{}, ctx.Err()
+		}
+	}
+	if s.fails.Load() {
+		return limits.Limits{}, errors.New("the store is away")
+	}
+	return limits.Limits{Retention: limits.Duration(time.Duration(s.retention.Load()) * time.Hour)}, nil
+}
+
+type limitsClock struct{ ms atomic.Int64 }
+
+func (c *limitsClock) now() time.Time       { return time.UnixMilli(c.ms.Load()) }
+func (c *limitsClock) pass(d time.Duration) { c.ms.Add(d.Milliseconds()) }
+func hours(l limits.Limits) int             { return int(time.Duration(l.Retention) / time.Hour) }
+func withoutStore(error) limits.Limits {
+	return limits.Limits{Retention: limits.Duration(99 * time.Hour)}
+}
+func (s *limitsStore) set(h int) *limitsStore { s.retention.Store(int64(h)); return s }
+
+func remember(t *testing.T, s *limitsStore) (*Remembered, *limitsClock) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	clock := &limitsClock{}
+	clock.pass(time.Hour)
+	r := NewRemembered(ctx, s.ask, withoutStore, clock.now)
+	t.Cleanup(func() { cancel(); _ = r.Close() })
+	return r, clock
+}
+
+// TestIdleTenant: a tenant that was idle begins with its limits of now, however
+// many come at once; one that is not goes on with those of a moment ago.
+func TestIdleTenant(t *testing.T) {
+	s := (&limitsStore{}).set(24)
+	r, clock := remember(t, s)
+	if h := hours(r.Limits("a")); h != 24 {
+		t.Fatalf("first: %d", h)
+	}
+	s.set(4)
+	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != 1 {
+		t.Errorf("at once: %d after %d questions", h, s.asked.Load())
+	}
+	clock.pass(limitsAge + time.Millisecond)
+	if h := hours(r.Limits("a")); h != 24 && h != 4 {
+		t.Errorf("in use: %d", h)
+	}
+	r.asking.Wait()
+	if h := hours(r.Limits("a")); h != 4 || s.asked.Load() != 2 {
+		t.Errorf("after the answer: %d after %d questions", h, s.asked.Load())
+	}
+	s.set(2)
+	s.hold = make(chan struct{})
+	clock.pass(idleAge + time.Millisecond)
+	got := make(chan int, 8)
+	for range cap(got) {
+		go func() { got <- hours(r.Limits("a")) }()
+	}
+	for deadline := time.Now().Add(30 * time.Second); s.asked.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody asks")
+		}
+	}
+	close(s.hold)
+	for range cap(got) {
+		if h := <-got; h != 2 {
+			t.Errorf("idle: %d", h)
+		}
+	}
+	if n := s.asked.Load(); n != 3 {
+		t.Errorf("%d questions", n)
+	}
+}
+
+// TestIdleTenants: more idle tenants than may be asked about at once begin with
+// their limits of now, too.
+func TestIdleTenants(t *testing.T) {
+	s := (&limitsStore{}).set(24)
+	r, clock := remember(t, s)
+	const n = 4 * maxAskedAtOnce
+	id := func(i int) tenant.ID { return tenant.ID("t" + string(rune('a'+i/26)) + string(rune('a'+i%26))) }
+	for i := range n {
+		r.Limits(id(i))
+	}
+	s.set(4)
+	clock.pass(time.Hour)
+	got := make(chan int, n)
+	for i := range n {
+		go func() { got <- hours(r.Limits(id(i))) }()
+	}
+	for range n {
+		if h := <-got; h != 4 {
+			t.Errorf("idle: %d", h)
+		}
+	}
+}
+
+// TestLimitsWithoutStore: without an answer the last limits hold, and those who use
+// them wait once, not each time.
+func TestLimitsWithoutStore(t *testing.T) {
+	s := (&limitsStore{}).set(24)
+	r, clock := remember(t, s)
+	r.Limits("a")
+	s.fails.Store(true)
+	clock.pass(time.Hour)
+	if h := hours(r.Limits("a")); h != 24 {
+		t.Errorf("the store fails: %d", h)
+	}
+	before := s.asked.Load()
+	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != before {
+		t.Errorf("again: %d, %d questions", h, s.asked.Load()-before)
+	}
+	if h := hours(r.Limits("b")); h != 99 {
+		t.Errorf("a tenant that is not known: %d", h)
+	}
+}

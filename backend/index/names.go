@@ -1,0 +1,111 @@
+package index
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// NamesPart is the metric and label names of one pack of a day.
+type NamesPart struct {
+	Day     int64
+	Version schema.Version
+	Part    int
+	Names   schema.Names
+}
+
+// Names reads the metric names of a tenant's days, of all generations.
+func (s *Generations) Names(ctx context.Context, t tenant.ID, first, last int64) ([]NamesPart, error) {
+	start, end := schema.NamesRange(t, first, last)
+	var out []NamesPart
+	var broken error
+	f := rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true}
+	err := s.rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, f, func(r rows.Row) bool {
+		var parts []NamesPart
+		parts, broken = s.decodeNames(r)
+		out = append(out, parts...)
+		return broken == nil
+	})
+	if err == nil {
+		err = broken
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read metric names: %w", err)
+	}
+	return out, nil
+}
+
+// decodeNames reads a row of names.
+func (s *Generations) decodeNames(r rows.Row) ([]NamesPart, error) {
+	_, day, ok := schema.ParseNamesKey(r.Key)
+	if !ok {
+		return nil, fmt.Errorf("row %q is not a row of names", r.Key)
+	}
+	var out []NamesPart
+	for _, cell := range r.Cells {
+		v, _, part, _, ok := schema.ParseQualifier(cell.Qualifier)
+		if !ok {
+			return nil, fmt.Errorf("row %q has the cell %q", r.Key, cell.Qualifier)
+		}
+		n, err := s.codec.DecodeNames(cell.Value)
+		if err != nil {
+			return nil, fmt.Errorf("names of day %d: %w", day, err)
+		}
+		out = append(out, NamesPart{Day: day, Version: v, Part: part, Names: n})
+	}
+	return out, nil
+}
+
+// PublishedNames keeps the names of the published generations, by day and part.
+// A day of which parts does not have all of them is read again by its exact
+// generation: parts may have been read before the catalogs were. A manifest has
+// names of each of its packs, so what is missing then is an error.
+func (s *Generations) PublishedNames(ctx context.Context, catalogs []Catalog, parts []NamesPart) ([]NamesPart, error) {
+	byDay := Published(catalogs)
+	have := map[int64][]NamesPart{}
+	for _, p := range parts {
+		if c := byDay[p.Day]; c != nil && c.Manifest.Version == p.Version {
+			have[p.Day] = append(have[p.Day], p)
+		}
+	}
+	var again []ExactRow
+	for i := range catalogs {
+		if c := &catalogs[i]; c.Manifest != nil && len(have[c.Day]) != len(c.Manifest.Packs) {
+			again = append(again, ExactRow{c, schema.NamesKey(c.Tenant, c.Day)})
+		}
+	}
+	if len(again) > 0 {
+		byKey, err := s.Exact(ctx, again, 0)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range again {
+			list, err := s.namesOf(e, byKey[e.Key])
+			if err != nil {
+				return nil, fmt.Errorf("read metric names: %w", err)
+			}
+			have[e.Catalog.Day] = list
+		}
+	}
+	var out []NamesPart
+	for i := range catalogs {
+		out = append(out, have[catalogs[i].Day]...)
+	}
+	return out, nil
+}
+
+// namesOf reads the names of a day out of the row of exactly its generation.
+func (s *Generations) namesOf(e ExactRow, r rows.Row) ([]NamesPart, error) {
+	packs := len(e.Catalog.Manifest.Packs)
+	if len(r.Cells) != packs {
+		return nil, fmt.Errorf("row %q has names of %d of the %d packs of the published generation %s: %w",
+			e.Key, len(r.Cells), packs, e.Catalog.Manifest.Version, ErrInconsistent)
+	}
+	if packs == 0 {
+		return nil, nil
+	}
+	return s.decodeNames(r)
+}

@@ -1,0 +1,125 @@
+package index
+
+import (
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// workOf returns the work of a day, which must be the only one.
+func workOf(t *testing.T, ix *Index) DayWork {
+	t.Helper()
+	list, err := ix.Work.Days(t.Context())
+	must(t, nil, err)
+	if len(list) != 1 {
+		t.Fatalf("%d days have work, want one", len(list))
+	}
+	return list[0]
+}
+
+// TestReceipts: a receipt goes with the intents that it settles, and is taken out
+// only as it was read.
+func TestReceipts(t *testing.T) {
+	ix, id := open(t), ulid.ULID{1}
+	must(t, nil, ix.Work.Intend(t.Context(), "i1", map[Window]schema.Intent{{testDay, 1}: {}, {testDay, 2}: {}}))
+	receipt := func(attempt uint64) {
+		t.Helper()
+		must(t, nil, ix.Work.AddReceipts(t.Context(), id, []DayReceipt{{Day: testDay, Settled: []int{1},
+			Receipt: schema.Receipt{Object: "l0/x", Ingester: "i1", Attempt: attempt}}}))
+	}
+	receipt(1)
+	before := workOf(t, ix)
+	if len(before.Receipts) != 1 || len(before.Intents) != 1 || before.Intents[0].Window != 2 || before.Idle() {
+		t.Fatalf("%+v", before)
+	}
+	has := func() bool {
+		t.Helper()
+		ok, err := ix.Work.HasReceipt(t.Context(), id, []int64{testDay - 1, testDay})
+		must(t, nil, err)
+		return ok
+	}
+	receipt(2) // the upload is repeated
+	must(t, nil, ix.Work.TakeReceipt(t.Context(), testDay, before.Receipts[0]))
+	if !has() {
+		t.Error("a receipt was taken out that was written after it was read")
+	}
+	must(t, nil, ix.Work.TakeReceipt(t.Context(), testDay, workOf(t, ix).Receipts[0]))
+	if has() {
+		t.Error("the receipt is there still")
+	}
+	if left, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(left) != 1 {
+		t.Errorf("intents %v, %v", left, err)
+	}
+	must(t, nil, ix.Work.Settle(t.Context(), "i1", []Window{{testDay, 2}}))
+	if list, err := ix.Work.Days(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("work %v, %v", list, err)
+	}
+}
+
+// TestRewrites: a request for a rewrite is work until it is taken out.
+func TestRewrites(t *testing.T) {
+	ix := open(t)
+	must(t, nil, ix.Work.AskRewrites(t.Context(), "a", []int64{testDay}))
+	if d := workOf(t, ix); len(d.Rewrites) != 1 || d.Rewrites[0] != "a" || d.Idle() {
+		t.Errorf("%+v", d)
+	}
+	must(t, nil, ix.Work.Rewritten(t.Context(), "a", testDay))
+	if list, err := ix.Work.Days(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("work %v, %v", list, err)
+	}
+}
+
+// TestLosses: what a lost ingester had is under a name of its own, once however often
+// it is marked, and its successor has none of it.
+func TestLosses(t *testing.T) {
+	ix := open(t)
+	w1, w2 := Window{testDay, 1}, Window{testDay, 2}
+	must(t, nil, ix.Work.Intend(t.Context(), "i1", map[Window]schema.Intent{w1: {Zone: "a"}}))
+	must(t, nil, ix.Work.Intend(t.Context(), "i10", map[Window]schema.Intent{w1: {Zone: "b"}}))
+	setAside(t, ix, asideOf("i1", "x", testDay, 3))
+	for range 2 {
+		must(t, nil, func() error { _, err := ix.Work.Lose(t.Context(), "i1", "inc", "a", []Window{w2}); return err }())
+	}
+	must(t, nil, ix.Work.Damaged(t.Context(), "i10", "inc", "b", []Window{w2}))
+	list, err := ix.Work.Losses(t.Context())
+	must(t, nil, err)
+	if len(list) != 4 {
+		t.Fatalf("losses %+v", list)
+	}
+	for _, l := range list {
+		if !IsLost(l.Ingester) || l.Zone == "" || IsLostOf(l.Ingester, "i1") == IsLostOf(l.Ingester, "i10") {
+			t.Errorf("loss %+v", l)
+		}
+	}
+	for ingester, want := range map[string]int{"i1": 2, "i10": 1, "i": 0} {
+		if n, err := ix.Work.LossesOf(t.Context(), ingester); err != nil || n != want {
+			t.Errorf("%d windows were lost with %s, want %d, %v", n, ingester, want, err)
+		}
+	}
+	if own, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(own) != 0 {
+		t.Errorf("intents of the successor %v, %v", own, err)
+	}
+	if n, err := ix.Work.AcceptLoss(t.Context(), testDay); err != nil || n != 5 {
+		t.Errorf("%d accepted, %v", n, err)
+	}
+}
+
+// TestForeignWork: what this version cannot read of a work row is an error, but for
+// the row of a day that no key can name.
+func TestForeignWork(t *testing.T) {
+	for _, q := range []string{schema.IntentPrefix, schema.ReceiptPrefix + "short", schema.IntentQualifier(1, "i1"), schema.ReceiptQualifier(ulid.ULID{1}), schema.AsidePrefix} {
+		ix := open(t)
+		m := []rows.Mutation{rows.Set(rows.System, q, 0, []byte("x"))}
+		must(t, nil, ix.rows.Mutate(t.Context(), rows.RowMutation{Key: schema.WorkKey(-1), Mutations: m}))
+		if _, err := ix.Work.Days(t.Context()); err != nil {
+			t.Errorf("cell %q of no day: %v", q, err)
+		}
+		must(t, nil, ix.rows.Mutate(t.Context(), rows.RowMutation{Key: schema.WorkKey(testDay), Mutations: m}))
+		if list, err := ix.Work.Days(t.Context()); err == nil {
+			t.Errorf("cell %q: %+v without an error", q, list)
+		}
+	}
+}

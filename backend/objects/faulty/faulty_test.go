@@ -1,0 +1,38 @@
+package faulty
+
+import (
+	"errors"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/palliumhq/pallium/backend/faults"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/objects/memory"
+	"github.com/palliumhq/pallium/backend/objects/objecttest"
+)
+
+// TestContract: without a fault it is an object store.
+func TestContract(t *testing.T) {
+	objecttest.Run(t, func(*testing.T) objects.Store { return Store{memory.New(), &faults.Plan{}} })
+}
+
+// TestFaults: a fault is before or after the call took effect.
+func TestFaults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	crc := crc32.Checksum([]byte("x"), crc32.MakeTable(crc32.Castagnoli))
+	for kind, stored := range map[faults.Kind]bool{faults.Rejected: false, faults.Lost: true, faults.Killed: false, faults.KilledAfter: true} {
+		inner, plan := memory.New(), &faults.Plan{}
+		plan.Fail(1, kind)
+		if _, err := (Store{inner, plan}).Put(t.Context(), "l0/a", path, crc); !errors.Is(err, faults.ErrInjected) {
+			t.Errorf("%s: %v", kind, err)
+		}
+		if _, err := inner.Stat(t.Context(), "l0/a"); (err == nil) != stored {
+			t.Errorf("%s: stat %v", kind, err)
+		}
+	}
+}

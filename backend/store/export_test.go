@@ -1,0 +1,4 @@
+package store
+
+// PublishMargin is for the tests of reads during a publication.
+const PublishMargin = publishMargin

@@ -1,0 +1,146 @@
+package fsck_test
+
+import (
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/fsck"
+	"github.com/palliumhq/pallium/backend/store/storetest"
+)
+
+// TestRebuildIndex: the rows of the index, deleted, come back from the packs as
+// they were.
+func TestRebuildIndex(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{Bytes: 5000})
+	for w := range 4 {
+		x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, w, 5, 40), "b": storetest.Window(storetest.Rand(), storetest.Day, w, 2, 2)}, "i1")
+	}
+	x.Merge(storetest.Day)
+	for _, tn := range []tenant.ID{"a", "b"} {
+		for _, kind := range []string{"D", "M", "V"} {
+			if err := x.Rows.DeletePrefix(t.Context(), schema.TenantPrefix(tn)+kind); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	findings := 0
+	if _, err := x.Fsck.Verify(t.Context(), []tenant.ID{"a", "b"}, fsck.Options{Finding: func(string, error) { findings++ }}); err != nil || findings == 0 {
+		t.Fatalf("%d findings without an index, %v", findings, err)
+	}
+	report, err := x.Fsck.RebuildIndex(t.Context(), []tenant.ID{"a", "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v", report)
+	x.Verify()
+	x.Check("rebuilt")
+	// The catalogs too, with L0 packs that were not compacted.
+	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 7, 2, 2)}, "i1")
+	if err := x.Rows.DeletePrefix(t.Context(), schema.TenantPrefix("a")); err != nil {
+		t.Fatal(err)
+	}
+	start, end := schema.WorkRange()
+	if err := x.Rows.DeletePrefix(t.Context(), start); err != nil || end <= start {
+		t.Fatal(err)
+	}
+	if got := x.Read("a", 0, math.MaxInt64); len(got) > 0 {
+		t.Fatal("the index is there still")
+	}
+	found, err := x.Fsck.Tenants(t.Context())
+	if err != nil || len(found) != 2 {
+		t.Fatalf("tenants %v, %v", found, err)
+	}
+	if report, err = x.Fsck.RebuildIndex(t.Context(), found); err != nil || report.Recovered != 1 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	x.Check("recovered")
+	x.Verify()
+	x.Merge(storetest.Day)
+	x.Check("recovered and compacted")
+}
+
+// TestRecoveryFences: an attempt of before a manifest was recovered does not publish,
+// though the version is the same again.
+func TestRecoveryFences(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
+	x.Merge(storetest.Day)
+	c, err := x.Store.Catalog(t.Context(), "a", storetest.Day)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := x.Store.NewGeneration(t.Context(), c, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The catalog row is lost and made again, with the same version.
+	lost := []rows.Mutation{rows.DeleteColumn(rows.Data, "m"), rows.DeleteColumn(rows.Data, "g")}
+	key := ""
+	if err := x.Rows.ReadRows(t.Context(), []rows.Range{{}}, rows.Filter{Qualifiers: []string{"m"}}, func(r rows.Row) bool { key = r.Key; return true }); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Rows.Mutate(t.Context(), rows.RowMutation{Key: key, Mutations: lost}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := x.Fsck.RebuildIndex(t.Context(), slices.Collect(maps.Keys(x.Want))); err != nil || r.Recovered != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
+		t.Fatalf("an attempt of before the recovery was published: %v", err)
+	}
+	x.Check("recovered")
+	x.Verify()
+}
+
+// TestFindings: each kind of damage is one finding that says what is wrong.
+func TestFindings(t *testing.T) {
+	v := schema.Version{Generation: 1}
+	for want, damage := range map[string]func(x *storetest.World, m *schema.Manifest) []rows.RowMutation{
+		"lacks the cell": func(_ *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
+				Mutations: []rows.Mutation{rows.DeleteColumn(rows.Data, schema.PageQualifier(m.Version, 0, 0))}}}
+		},
+		"which no pack has": func(x *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
+				Mutations: []rows.Mutation{rows.Set(rows.Data, schema.PageQualifier(m.Version, 0, 7), x.Now.UnixMilli(), []byte("x"))}}}
+		},
+		"is not what its pack has": func(_ *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
+				Mutations: []rows.Mutation{rows.Set(rows.Data, schema.PageQualifier(m.Version, 0, 0), 253402300799000, []byte("x"))}}}
+		},
+		"its version cell of": func(x *storetest.World, _ *schema.Manifest) []rows.RowMutation {
+			cell := schema.VersionCell{Version: v}
+			return []rows.RowMutation{{Key: schema.CatalogKey("a", storetest.Day),
+				Mutations: []rows.Mutation{rows.DeleteColumn(rows.Data, schema.VersionQualifier),
+					rows.Set(rows.Data, schema.VersionQualifier, x.Now.UnixMilli(), cell.Encode())}}}
+		},
+		"object of the index is missing": func(x *storetest.World, m *schema.Manifest) []rows.RowMutation {
+			x.Must(nil, x.Objects.Delete(t.Context(), m.Packs[0].Object))
+			return nil
+		},
+	} {
+		x := storetest.New(t, storetest.Ports{})
+		x.Push(map[tenant.ID]storetest.Data{"a": {"__name__=m": {{T: storetest.Day * series.DayMillis, V: 1}}}}, "i1")
+		x.Merge(storetest.Day)
+		for _, m := range damage(x, x.Manifest("a", storetest.Day)) {
+			x.Must(nil, x.Rows.Mutate(t.Context(), m))
+		}
+		var found []string
+		report, err := x.Fsck.Verify(t.Context(), []tenant.ID{"a"}, fsck.Options{Finding: func(where string, err error) {
+			found = append(found, where+": "+err.Error())
+		}})
+		all := strings.Join(found, "\n")
+		if err != nil || report.Findings != len(found) || len(found) == 0 || !strings.Contains(all, want) || !strings.Contains(all, "tenant a, day 20000") {
+			t.Errorf("%s: %d findings, %v:\n%s", want, report.Findings, err, all)
+		}
+	}
+}

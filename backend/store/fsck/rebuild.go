@@ -1,0 +1,81 @@
+package fsck
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// RebuildReport counts what RebuildIndex did.
+type RebuildReport struct {
+	Recovered          int // manifests that were lost and made again
+	Days, Packs, Cells int
+	Bytes, Read        int64 // size of the packs, and bytes read of them
+}
+
+// RebuildIndex writes the rows of the index of published days again, from what
+// the packs keep of them. It reads only the ends of packs. Days that have packs
+// and no manifest get one again first; L0 packs that no catalog names are entered
+// into it.
+func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID) (RebuildReport, error) {
+	var report RebuildReport
+	if err := k.recoverL0(ctx); err != nil {
+		return report, err
+	}
+	for _, t := range tenants {
+		n, err := k.recoverManifests(ctx, t)
+		report.Recovered += n
+		if err != nil {
+			return report, fmt.Errorf("recover manifests of tenant %s: %w", t, err)
+		}
+		list, _, err := k.index.Catalogs.Readable(ctx, t, 0, schema.MaxDay)
+		if err != nil {
+			return report, err
+		}
+		for i := range list {
+			if list[i].Manifest == nil {
+				continue
+			}
+			if err := k.rebuildDay(ctx, &list[i], &report); err != nil {
+				return report, fmt.Errorf("rebuild day %d of tenant %s: %w", list[i].Day, t, err)
+			}
+			report.Days++
+		}
+	}
+	return report, nil
+}
+
+func (k *Checker) rebuildDay(ctx context.Context, c *index.Catalog, report *RebuildReport) error {
+	stamp, _, err := k.store.Stamp(ctx, c.Tenant, c.Day)
+	if err != nil {
+		return err
+	}
+	for part := range c.Manifest.Packs {
+		e := &c.Manifest.Packs[part]
+		r, read, err := k.store.OpenTail(ctx, e)
+		if err != nil {
+			return err
+		}
+		cells := index.NewCells(stamp)
+		err = index.CellsOf(r, c.Tenant, c.Day, c.Manifest.Version, part, func(key, qualifier string, value []byte) {
+			cells.Set(key, qualifier, value)
+			report.Cells++
+		})
+		report.Read += read()
+		report.Bytes += e.Size
+		report.Packs++
+		if rerr := r.Release(); err == nil {
+			err = rerr
+		}
+		if err == nil {
+			err = k.index.Generations.Rewrite(ctx, cells)
+		}
+		if err != nil {
+			return fmt.Errorf("object %s: %w", e.Object, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package fsck
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// foundPack is a compacted pack that was found by listing objects.
+type foundPack struct {
+	entry    schema.PackEntry
+	id       index.Identity
+	day      int64
+	deletion uint64
+}
+
+// recoverManifests makes manifests for the days of a tenant that have compacted
+// packs and none: of the newest generation that is complete. It may be one that
+// was never published; it then holds what was to be published.
+func (k *Checker) recoverManifests(ctx context.Context, t tenant.ID) (int, error) {
+	byDay := map[int64][]objects.Object{}
+	var broken error
+	err := k.opts.Objects.List(ctx, store.ObjectDir(t)+"/", func(o objects.Object) bool {
+		var day int64
+		parts := strings.Split(o.Name, "/")
+		if len(parts) == 4 {
+			if _, broken = fmt.Sscan(parts[2], &day); broken == nil {
+				byDay[day] = append(byDay[day], o)
+			}
+		}
+		return broken == nil
+	})
+	if err = errors.Join(err, broken); err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, day := range slices.Sorted(maps.Keys(byDay)) {
+		c, err := k.index.Catalogs.Read(ctx, t, day)
+		if err != nil {
+			return n, err
+		}
+		if c.Manifest != nil {
+			continue
+		}
+		var found []foundPack
+		for _, o := range byDay[day] {
+			f, err := k.identify(ctx, o.Name)
+			if err != nil {
+				return n, fmt.Errorf("object %s: %w", o.Name, err)
+			}
+			found = append(found, f)
+		}
+		m, ok := newestComplete(found)
+		if !ok {
+			return n, fmt.Errorf("day %d has packs of which no generation is complete", day)
+		}
+		if err := k.writeRecovered(ctx, &c, m); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// identify reads what a compacted pack says of itself.
+func (k *Checker) identify(ctx context.Context, name string) (foundPack, error) {
+	var f foundPack
+	o, err := k.opts.Objects.Stat(ctx, name)
+	if err != nil {
+		return f, err
+	}
+	f.entry = schema.PackEntry{Object: name, Size: o.Size, CRC: o.CRC}
+	r, _, err := k.store.OpenTail(ctx, &f.entry)
+	if err != nil {
+		return f, err
+	}
+	defer func() { _ = r.Release() }() // a source that fetches has nothing to close
+	info := r.Info()
+	if len(info.Sections) != 1 {
+		return f, fmt.Errorf("%w: it has %d sections", pack.ErrCorrupt, len(info.Sections))
+	}
+	sec := &info.Sections[0]
+	f.entry.ID, f.entry.MinTime, f.entry.MaxTime = info.ID, sec.MinTime, sec.MaxTime
+	f.entry.Series, f.entry.Samples = int64(sec.Series), sec.Samples
+	f.day, f.deletion = sec.Day, sec.Deletion
+	first := true
+	err = r.EachIndexPage(0, func(metric string, _ []byte) error {
+		if first {
+			f.entry.FirstMetric, first = metric, false
+		}
+		f.entry.LastMetric = metric
+		return nil
+	})
+	if err != nil {
+		return f, err
+	}
+	cells, err := r.IndexCells(0)
+	if err != nil {
+		return f, err
+	}
+	f.id, err = index.IdentityOf(cells)
+	return f, err
+}
+
+// newestComplete makes the manifest of the newest generation of which all parts
+// are there.
+func newestComplete(found []foundPack) (schema.Manifest, bool) {
+	byVersion := map[schema.Version][]foundPack{}
+	for _, f := range found {
+		byVersion[f.id.Version] = append(byVersion[f.id.Version], f)
+	}
+	versions := slices.SortedFunc(maps.Keys(byVersion), func(a, b schema.Version) int {
+		return cmp.Or(cmp.Compare(b.Generation, a.Generation), cmp.Compare(b.Attempt, a.Attempt))
+	})
+next:
+	for _, v := range versions {
+		parts := byVersion[v]
+		slices.SortFunc(parts, func(a, b foundPack) int { return cmp.Compare(a.id.Part, b.id.Part) })
+		m := schema.Manifest{Version: v, Day: parts[0].day, Tombstone: parts[0].deletion}
+		for i, p := range parts {
+			if p.id.Part != i || p.id.Last != (i == len(parts)-1) {
+				continue next
+			}
+			m.Packs = append(m.Packs, p.entry)
+			m.Series += p.entry.Series
+			m.Samples += p.entry.Samples
+		}
+		return m, true
+	}
+	return schema.Manifest{}, false
+}
+
+// writeRecovered publishes a recovered manifest, unless there is one by now. It
+// raises the fence number: the version may be one that an attempt under way read
+// before it was replaced and lost.
+func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema.Manifest) error {
+	stamp, expiry, err := k.store.Stamp(ctx, c.Tenant, m.Day)
+	if err != nil {
+		return err
+	}
+	number, err := c.Fence()
+	if err != nil {
+		return err
+	}
+	m.Expiry, m.Written = expiry, k.opts.Now().UnixMilli()
+	held, err := k.index.Catalogs.Replace(ctx, c, &m, number+1, stamp)
+	if err == nil && !held {
+		err = store.ErrConflict
+	}
+	return err
+}
+
+// recoverL0 enters L0 packs into the index that no receipt and no garbage entry
+// names. One that was compacted before is compacted again, which changes
+// nothing.
+func (k *Checker) recoverL0(ctx context.Context) error {
+	known := map[string]bool{}
+	err := k.index.Work.Each(ctx, func(d *index.DayWork) error {
+		for _, r := range d.Receipts {
+			known[r.Object] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = k.index.Garbage.Each(ctx, func(e schema.Garbage) {
+		if e.Kind == index.GarbageL0 {
+			known[e.Name] = true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	var lost []string
+	if err := k.opts.Objects.List(ctx, "l0/", func(o objects.Object) bool {
+		if !known[o.Name] {
+			lost = append(lost, o.Name)
+		}
+		return true
+	}); err != nil {
+		return err
+	}
+	for _, name := range lost {
+		if _, err := k.store.Adopt(ctx, name); err != nil {
+			return fmt.Errorf("object %s: %w", name, err)
+		}
+	}
+	return nil
+}

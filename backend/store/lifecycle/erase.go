@@ -1,0 +1,61 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/store"
+)
+
+// Erase deletes all compacted packs and all rows of a tenant that was deleted.
+// It may be repeated, and is, for what was being written meanwhile. L0 packs
+// hold many tenants; they go within a week of their upload.
+func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
+	var e index.Erased
+	gone, err := k.opts.Deleted(ctx, t)
+	if err != nil {
+		return e, err
+	}
+	if !gone {
+		return e, fmt.Errorf("erase tenant %s: it is not deleted", t)
+	}
+	if e.Rows, err = k.index.Tenants.Erase(ctx, t); err != nil {
+		return e, err
+	}
+	var broken error
+	err = k.opts.Objects.List(ctx, store.ObjectDir(t)+"/", func(o objects.Object) bool {
+		if broken = k.opts.Objects.Delete(ctx, o.Name); broken != nil {
+			return false
+		}
+		e.Objects++
+		e.Bytes += o.Size
+		return true
+	})
+	if err = errors.Join(err, broken); err != nil {
+		return e, fmt.Errorf("erase objects of tenant %s: %w", t, err)
+	}
+	if !e.Rows && e.Objects == 0 {
+		return e, nil
+	}
+	return e, k.report(ctx, t, e)
+}
+
+// report adds to what is known to be erased of a tenant.
+func (k *Keeper) report(ctx context.Context, t tenant.ID, e index.Erased) error {
+	all, err := k.index.Tenants.Erasure(ctx, t)
+	if err != nil {
+		return err
+	}
+	all.Objects, all.Bytes, all.Rows, all.Last = all.Objects+e.Objects, all.Bytes+e.Bytes, all.Rows || e.Rows, k.nowMillis()
+	return k.index.Tenants.SetErasure(ctx, t, all)
+}
+
+// Erasure is all that was erased of a deleted tenant so far; zero when nothing
+// was.
+func (k *Keeper) Erasure(ctx context.Context, t tenant.ID) (index.Erased, error) {
+	return k.index.Tenants.Erasure(ctx, t)
+}

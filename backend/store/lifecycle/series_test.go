@@ -1,0 +1,86 @@
+package lifecycle_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
+	"github.com/palliumhq/pallium/backend/store/storetest"
+)
+
+// TestBoundDeletions: what a cell cannot hold, or what would be too many, is the
+// caller's mistake, and nothing is reserved.
+func TestBoundDeletions(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	ctx := context.Background()
+	sets := func(n int) [][]*labels.Matcher {
+		return [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", strings.Repeat("m", n))}}
+	}
+	ts := schema.NewTombstone(math.MaxUint64, 0, math.MaxInt64, sets(60_000), x.Now.UnixMilli())
+	overhead := len(ts.Encode()) - 60_000
+	reserve := func(t tenant.ID, n int) error {
+		d, err := x.Lifecycle.ReserveDeletion(ctx, t, 0, math.MaxInt64, sets(n))
+		if err != nil {
+			return err
+		}
+		return x.Lifecycle.ActivateDeletion(ctx, t, d)
+	}
+	var invalid lifecycle.InvalidDeletion
+	if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
+		t.Errorf("at the bound: %v", err)
+	}
+	if err := reserve("a", schema.MaxTombstone-overhead+1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstone)) {
+		t.Errorf("one byte beyond: %v", err)
+	}
+	if err := reserve("b", 1); err != nil {
+		t.Fatal(err)
+	}
+	for range schema.MaxTombstones - 1 {
+		if err := reserve("b", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := reserve("b", 1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstones)) {
+		t.Errorf("one deletion too many: %v", err)
+	}
+	for range schema.MaxTombstonesBytes/schema.MaxTombstone - 1 {
+		if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := reserve("a", 1000); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesBytes)) {
+		t.Errorf("too many bytes: %v", err)
+	}
+	regex := func(t tenant.ID, n int) error { // of about 1,000 n instructions
+		m := labels.MustNewMatcher(labels.MatchRegexp, "a", fmt.Sprintf("(?:%s){%d}", strings.Repeat("x", 100), 10*n))
+		d, err := x.Lifecycle.ReserveDeletion(ctx, t, 0, math.MaxInt64, [][]*labels.Matcher{{m}})
+		if err != nil {
+			return err
+		}
+		return x.Lifecycle.ActivateDeletion(ctx, t, d)
+	}
+	for range 5 {
+		if err := regex("c", 19); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := regex("d", 21); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstoneInstructions)) {
+		t.Errorf("one deletion's regular expressions are too large: %v", err)
+	}
+	if err := regex("c", 19); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesInstructions)) {
+		t.Errorf("all deletions' regular expressions are too large: %v", err)
+	}
+	numbers := map[tenant.ID]int{}
+	err := x.Store.ActiveDeletions(ctx, []tenant.ID{"a", "b"}, func(id tenant.ID, _ schema.Tombstone) error { numbers[id]++; return nil })
+	if err != nil || numbers["b"] != schema.MaxTombstones || numbers["a"] != schema.MaxTombstonesBytes/schema.MaxTombstone {
+		t.Errorf("deletions %v, %v", numbers, err)
+	}
+}

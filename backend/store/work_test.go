@@ -1,0 +1,95 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/storetest"
+)
+
+// TestIntentsEnd: an upload settles the intents it is told to and no others, and
+// does so only together with its receipt.
+func TestIntentsEnd(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	w := store.Window{Day: storetest.Day, Number: 1}
+	for _, i := range []string{"i1", "i2"} {
+		if err := x.Store.Intend(t.Context(), i, map[store.Window]schema.Intent{w: {}, {Day: storetest.Day, Number: 2}: {}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := x.Seal("i1", map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 1, 1)}, 0)
+	if err := x.Store.Upload(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := x.Store.Intents(t.Context(), "i1"); err != nil || len(left) != 1 || left[0].Number != 2 {
+		t.Errorf("i1 owes %v, %v", left, err)
+	}
+	if left, err := x.Store.Intents(t.Context(), "i2"); err != nil || len(left) != 2 {
+		t.Errorf("i2 owes %v, %v", left, err)
+	}
+}
+
+// TestDamagedLog: windows that an ingester lost samples of with a damaged log are
+// lost in its zone, until the others have uploaded theirs. The ingester lives on:
+// its pending uploads stay its own.
+func TestDamagedLog(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	w1, w2 := store.Window{Day: storetest.Day, Number: 1}, store.Window{Day: storetest.Day, Number: 2}
+	for _, i := range []string{"i1", "i2"} {
+		x.Must(nil, x.Store.Intend(t.Context(), i, map[store.Window]schema.Intent{w1: {Zone: "z-" + i, Since: x.Now.Add(-time.Hour).UnixMilli()}}))
+	}
+	for range 2 { // again is as good as once
+		x.Must(nil, x.Store.Damaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1, w2}))
+	}
+	list, err := x.Store.Losses(t.Context())
+	x.Must(nil, err)
+	if len(list) != 2 || list[0].Zone != "z-i1" || !store.IsLost(list[0].Ingester) || list[0].Tenant != "" {
+		t.Errorf("losses %+v", list)
+	}
+	if own, _ := x.Store.Intents(t.Context(), "i1"); len(own) != 1 {
+		t.Errorf("pending uploads of the ingester: %v", own)
+	}
+	if n, err := x.Store.LossesOf(t.Context(), "i1"); err != nil || n != 2 {
+		t.Errorf("%d losses of the ingester, %v", n, err)
+	}
+	// All have uploaded what they had, says the caller; none of another zone was lost.
+	if left, err := x.Store.SettleLoss(t.Context(), "i1"); err != nil || left != 0 {
+		t.Errorf("%d losses are left, %v", left, err)
+	}
+	x.Must(nil, x.Store.Damaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1}))
+	x.Must(nil, x.Store.Damaged(t.Context(), "i2", "inc2", "z-i2", []store.Window{w1}))
+	if left, err := x.Store.SettleLoss(t.Context(), "i1"); err != nil || left != 1 {
+		t.Errorf("with damage in two zones %d losses are left, %v", left, err)
+	}
+}
+
+// TestConsumedOfManyDays: a pack of more days than the row store takes ranges at
+// once, as earlier versions sealed it, can be dropped in the end.
+func TestConsumedOfManyDays(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	info := pack.Info{ID: ulid.Make()}
+	for day := range int64(2*rows.MaxRanges + 1) {
+		info.Sections = append(info.Sections, pack.SectionInfo{Tenant: "a", Day: day})
+	}
+	if ok, err := x.Store.Consumed(context.Background(), info); err != nil || !ok {
+		t.Fatalf("nothing uploaded: %v, %v", ok, err)
+	}
+	u := x.Seal("i1", map[tenant.ID]storetest.Data{"a": {"__name__=m": {{T: storetest.Day * series.DayMillis}}}}, 0)
+	if err := x.Store.Upload(context.Background(), u); err != nil {
+		t.Fatal(err)
+	}
+	info.ID = u.Info.ID
+	info.Sections = append(info.Sections, u.Info.Sections...)
+	if ok, err := x.Store.Consumed(context.Background(), info); err != nil || ok {
+		t.Fatalf("not compacted: %v, %v", ok, err)
+	}
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/palliumhq/pallium/backend/objects"
+	"github.com/palliumhq/pallium/backend/objects/gcs"
+	"github.com/palliumhq/pallium/backend/rows/bigtable"
+)
+
+// Bigtable names the table that holds rows, instead of the data directory.
+type Bigtable struct {
+	Project         string `yaml:"project"`
+	Instance        string `yaml:"instance"`
+	Table           string `yaml:"table"`
+	AppProfile      string `yaml:"app_profile"`
+	CredentialsFile string `yaml:"credentials_file"`
+	Emulator        string `yaml:"emulator"` // address of an emulator
+}
+
+func (b *Bigtable) set() bool { return *b != Bigtable{} }
+
+func (b *Bigtable) options() bigtable.Options {
+	o := bigtable.Options{
+		Project:         b.Project,
+		Instance:        b.Instance,
+		Table:           b.Table,
+		AppProfile:      b.AppProfile,
+		CredentialsFile: b.CredentialsFile,
+		Emulator:        b.Emulator,
+	}
+	if o.Table == "" {
+		o.Table = "ix1"
+	}
+	return o
+}
+
+// GCS names the bucket that holds packs, instead of the data directory.
+type GCS struct {
+	Bucket          string `yaml:"bucket"`
+	Prefix          string `yaml:"prefix"`
+	CredentialsFile string `yaml:"credentials_file"`
+	Endpoint        string `yaml:"endpoint"` // URL of an emulator
+}
+
+func (g *GCS) set() bool { return *g != GCS{} }
+
+func (g *GCS) check() error {
+	if g.Bucket == "" {
+		return errors.New("store.gcs needs bucket")
+	}
+	return nil
+}
+
+func (g *GCS) files() map[string]*string {
+	return map[string]*string{"credentials_file": &g.CredentialsFile}
+}
+
+func (g *GCS) open(ctx context.Context) (objects.Store, error) {
+	return gcs.Open(ctx, gcs.Options{Bucket: g.Bucket, Prefix: g.Prefix, CredentialsFile: g.CredentialsFile, Endpoint: g.Endpoint})
+}
+
+// bucket is the configuration of one kind of shared object store.
+type bucket interface {
+	set() bool                 // it is configured
+	check() error              // of one that is
+	files() map[string]*string // paths of files, by their keys
+	open(context.Context) (objects.Store, error)
+}
+
+// buckets are the kinds of shared object stores, by their keys below store. A new one
+// is an adapter, a field of Store, and a row.
+func (s *Store) buckets() map[string]bucket {
+	return map[string]bucket{"gcs": &s.GCS}
+}
+
+// shared is the key of the shared object store that is configured, "" without one.
+func (s *Store) shared() string {
+	for name, b := range s.buckets() {
+		if b.set() {
+			return name
+		}
+	}
+	return ""
+}
+
+// bucketKeys names the settings that would configure a shared object store.
+func (s *Store) bucketKeys() string {
+	var out []string
+	for name := range s.buckets() {
+		out = append(out, "store."+name)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " or ")
+}
+
+func (s *Store) check() error {
+	if s.PageCacheBytes < 0 || s.FrameCacheBytes < 0 || s.TableCacheBytes < 0 || s.MaxQueryBytes < 0 {
+		return errors.New("store: sizes must not be negative")
+	}
+	if b := &s.Bigtable; b.set() && (b.Project == "" || b.Instance == "") {
+		return errors.New("store.bigtable needs both project and instance")
+	}
+	n := 0
+	for _, b := range s.buckets() {
+		if !b.set() {
+			continue
+		}
+		n++
+		if err := b.check(); err != nil {
+			return err
+		}
+	}
+	if n > 1 {
+		return fmt.Errorf("store has %d buckets: choose one of %s", n, s.bucketKeys())
+	}
+	return nil
+}
+
+// ownStore is why a process must not fall back to a store of its own.
+const ownStore = "else it would keep a store of its own in the data directory, which no other process sees"
+
+// checkRole returns an error for a process that would keep on its own what it must
+// share: embedded stores look like working ones, and nobody else sees what is in them.
+// The roles of a backend have their needs in the table of roles.
+func (s *Store) checkRole(role Role, inCluster bool) error {
+	bigtable, shared := s.Bigtable.set(), s.shared()
+	switch {
+	case role == Gateway && inCluster && !bigtable:
+		return fmt.Errorf("this gateway belongs to a cluster (PALLIUM_CLUSTER_SECRET or cluster.tls is set) and needs store.bigtable: "+
+			"set it as in the backends, %s, "+
+			"and its tenants, keys and limits would be unknown to the cluster", ownStore)
+	case shared != "" && !bigtable:
+		return fmt.Errorf("store.%s is set and store.bigtable is not: set both or none, rows and packs belong together, %s", shared, ownStore)
+	case bigtable && shared == "" && role != Gateway:
+		return fmt.Errorf("store.bigtable is set and %s is not: set both or none, rows and packs belong together, %s", s.bucketKeys(), ownStore)
+	}
+	return nil
+}
