@@ -219,7 +219,7 @@ func compactionBytes(limit int64) int64 { return min(max(limit/32, 16<<20), 256<
 func (b *backend) buildDistributor(context.Context) error {
 	b.api.Push = b.newDistributor()
 	if b.cluster != nil {
-		distributor.ZoneMetrics(b.running, b.cluster.members, b.cfg.Cluster.Replication, b.registry)
+		distributor.ZoneMetrics(b.background.Context(), b.cluster.members, b.cfg.Cluster.Replication, b.registry)
 	}
 	return nil
 }
@@ -324,14 +324,14 @@ func (b *backend) internal() http.Handler {
 type localIngester struct{ b *backend }
 
 func (l localIngester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
-	return l.b.ingester.SelectServed(ctx, req)
+	return l.b.ingester.Select(ctx, req)
 }
 
 func (l localIngester) Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	if name == "" {
-		return l.b.ingester.LabelNamesServed(ctx, req)
+		return l.b.ingester.LabelNames(ctx, req)
 	}
-	return l.b.ingester.LabelValuesServed(ctx, name, req)
+	return l.b.ingester.LabelValues(ctx, name, req)
 }
 
 func (l localIngester) Metadata(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {

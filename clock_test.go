@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	goredis "github.com/redis/go-redis/v9"
 
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestClockJumps: one process whose clock moves 400 days ahead keeps what is in its
@@ -73,7 +73,7 @@ func TestClockJumps(t *testing.T) {
 
 // TestClockOfRedis: a process of a cluster goes by the clock of Redis.
 func TestClockOfRedis(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
 	defer client.Close()
 	for ahead, want := range map[time.Duration]string{0: "", 9 * time.Minute: "", 11 * time.Minute: "ahead of the clock of redis", -time.Hour: "behind the clock of redis"} {

@@ -98,7 +98,7 @@ func (m *membership) startIngester(ctx context.Context, b *backend) error {
 	}
 	self := m.members.Self()
 	if err := b.openIngester(ctx, ingester.Options{ID: self.ID, Zone: self.Zone, Replication: m.replication,
-		ShardSize: func(_ tenant.ID, lim *limits.Limits) int { return m.shardOf(b.running, lim) },
+		ShardSize: func(_ tenant.ID, lim *limits.Limits) int { return m.shardOf(b.background.Context(), lim) },
 		TakenBy:   m.recovery.TakenBy, Damaged: m.recovery.MarkDamaged}); err != nil {
 		return err
 	}
@@ -261,8 +261,8 @@ func (c called) Leave(ctx context.Context, wait bool) error {
 	case leaver == nil:
 		return fmt.Errorf("%w: it is no ingester", rpc.ErrConflict)
 	case !wait:
-		c.b.background.Go(func() {
-			if err := leaver.Leave(c.b.running); err != nil {
+		c.b.background.Go(func(ctx context.Context) {
+			if err := leaver.Leave(ctx); err != nil {
 				c.b.opts.Logger.Error("leaving the ring failed; repeat the command", "err", err)
 			}
 		})

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // closeDataDir makes the data directory if need be, and what an older version made
@@ -17,7 +17,7 @@ import (
 // such as the root of a volume whose group may write to it, and one with files of
 // others, which may be meant for all. What is below is closed by its own mode.
 func closeDataDir(dir string) error {
-	if err := atomicfile.MakeDir(dir); err != nil {
+	if err := disk.MakeDir(dir); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(dir)
@@ -26,7 +26,7 @@ func closeDataDir(dir string) error {
 	}
 	foreign := false
 	for _, e := range entries {
-		name := strings.TrimSuffix(e.Name(), atomicfile.TemporarySuffix)
+		name := strings.TrimSuffix(e.Name(), disk.TemporarySuffix)
 		switch {
 		case slices.Contains(ownDirs(), name) && e.IsDir():
 			if err := closeDir(filepath.Join(dir, name)); err != nil {
@@ -57,10 +57,10 @@ func closeDir(dir string) error {
 		return err
 	}
 	owner, ok := st.Sys().(*syscall.Stat_t)
-	if !st.IsDir() || st.Mode().Perm()&^atomicfile.DirMode == 0 || !ok || int(owner.Uid) != os.Geteuid() {
+	if !st.IsDir() || st.Mode().Perm()&^disk.DirMode == 0 || !ok || int(owner.Uid) != os.Geteuid() {
 		return nil
 	}
-	return os.Chmod(dir, atomicfile.DirMode)
+	return os.Chmod(dir, disk.DirMode)
 }
 
 // hasFiles reports whether there is a file below dir.

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // noLeaks fails the test if it leaves goroutines behind. Prometheus' and glog's
@@ -41,24 +41,6 @@ func testConfig(t *testing.T) Config {
 	return c
 }
 
-// lockedBuffer is a log that a test reads while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 func testOptions(role Role, env map[string]string, log io.Writer) Options {
 	if log == nil {
 		log = io.Discard
@@ -72,7 +54,7 @@ type running struct {
 	app         *process
 	edge, admin string
 	token       string
-	log         *lockedBuffer
+	log         *kit.Buffer
 	client      *http.Client
 	cancel      context.CancelFunc
 	ended       chan error
@@ -86,7 +68,7 @@ func start(t *testing.T, cfg Config, role Role, env map[string]string) *running 
 // startWith is start with options, whose logger is set.
 func startWith(t *testing.T, cfg Config, o Options) *running {
 	t.Helper()
-	p := &running{t: t, log: &lockedBuffer{}, ended: make(chan error, 1), client: &http.Client{Transport: &http.Transport{}}}
+	p := &running{t: t, log: &kit.Buffer{}, ended: make(chan error, 1), client: &http.Client{Transport: &http.Transport{}}}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	o.Logger = slog.New(slog.NewTextHandler(p.log, nil))

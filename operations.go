@@ -32,7 +32,7 @@ type clusterOperations struct {
 // newCommands returns the operator's commands of this process.
 func (b *backend) newCommands() *operator.Commands {
 	o := operator.Options{Backend: operations{b}, Logger: b.opts.Logger,
-		Background: func(do func(context.Context)) { b.background.Go(func() { do(b.running) }) }}
+		Background: b.background.Go}
 	if b.cluster != nil {
 		o.Ring = clusterOperations{b, b.cluster}
 	}
@@ -295,7 +295,7 @@ func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (i
 		return 0, err
 	}
 	if windows > 0 {
-		o.b.background.Go(func() { o.m.recovery.Restore(o.b.running, id) })
+		o.b.background.Go(func(ctx context.Context) { o.m.recovery.Restore(ctx, id) })
 	}
 	return windows, nil
 }

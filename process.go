@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/objects"
@@ -69,11 +69,11 @@ type process struct {
 
 	serving atomic.Bool // requests can be served
 
-	// running ends before the parts are closed, requests when those under way
-	// were drained or cut off.
-	running, requests   context.Context
-	stopRunning, cutOff context.CancelFunc
-	background          sync.WaitGroup // what requests started and did not wait for
+	// background has what requests started and did not wait for; it ends before the
+	// parts are closed, requests when those under way were drained or cut off.
+	background *background.Group
+	requests   context.Context
+	cutOff     context.CancelFunc
 
 	closers []closer // in the order of building
 	ending  *ending
@@ -134,14 +134,14 @@ func (o *Options) check(cfg *Config) error {
 
 // newProcess is a process of which nothing is built yet.
 func newProcess(ctx context.Context, cfg Config, o Options) *process {
-	p := &process{cfg: cfg, opts: o, targets: o.Targets, registry: prometheus.NewRegistry(), ending: newEnding(), startup: newStartup(&o)}
+	p := &process{cfg: cfg, opts: o, targets: o.Targets, registry: prometheus.NewRegistry(), ending: newEnding(), startup: newStartup(&o),
+		background: background.New()}
 	switch o.Role {
 	case All:
 		p.targets = allTargets()
 	case Gateway:
 		p.targets = nil
 	}
-	p.running, p.stopRunning = context.WithCancel(context.WithoutCancel(ctx))
 	p.requests, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
 	return p
 }
@@ -207,7 +207,7 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	p.onClose("control plane", func() error { p.control.Stop(); return nil })
 	p.limitsOf = p.askLimits
 	if p.opts.Role == Backend {
-		remembered := control.NewRemembered(p.running, p.control.Limits, p.limitsWithout, p.opts.Now)
+		remembered := control.NewRemembered(p.background.Context(), p.control.Limits, p.limitsWithout, p.opts.Now)
 		p.onClose("questions about limits", remembered.Close)
 		p.limitsOf = remembered.Limits
 	}

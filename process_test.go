@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // patience is how long a process may take for anything: machines are busy.
@@ -265,14 +267,13 @@ func TestSignals(t *testing.T) {
 // untilRefused waits until a listener is closed.
 func untilRefused(t *testing.T, url string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	kit.UntilSlow(t, patience, "the listener is closed", func() bool {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
-		if err != nil {
-			return
+		if err == nil {
+			_ = conn.Close()
 		}
-		_ = conn.Close()
-	}
-	t.Fatal("the listener stays open")
+		return err != nil
+	})
 }
 
 // issue makes a tenant and returns a key of it, by the command line.

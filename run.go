@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/cluster"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/backend/selfmonitor"
 	"github.com/palliumhq/pallium/backend/series"
@@ -47,13 +48,13 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	main, two := p.mainServers()
 	servers := []*http.Server{main, two, p.admin.Server()}
 	failed := make(chan error, 2)
-	var serving, background sync.WaitGroup
+	var serving sync.WaitGroup
 	serving.Go(func() { failed <- p.serveMain(main, two, list[0]) })
 	if server := p.rpc(); server != nil {
 		serving.Go(func() { failed <- server.Serve(list[1]) })
 	}
-	bgCtx, stopBackground := context.WithCancel(context.Background())
-	p.beside(bgCtx, &background)
+	beside := background.New()
+	p.beside(beside)
 	for _, r := range p.backendRoles() {
 		if r.activate != nil {
 			r.activate(p.backend, ctx)
@@ -62,7 +63,7 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	p.serving.Store(true)
 	for _, r := range p.backendRoles() {
 		if r.beside != nil {
-			background.Go(func() { r.beside(p.backend, bgCtx) })
+			beside.Go(func(ctx context.Context) { r.beside(p.backend, ctx) })
 		}
 	}
 	select {
@@ -71,24 +72,24 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	case err = <-failed:
 	case err = <-p.admin.Failed():
 	}
-	return errors.Join(ignoreClosed(err), p.stop(servers, stopBackground, &background, &serving))
+	return errors.Join(ignoreClosed(err), p.stop(servers, beside, &serving))
 }
 
 // beside starts what goes on while a backend serves, whatever its roles are.
-func (p *process) beside(ctx context.Context, background *sync.WaitGroup) {
+func (p *process) beside(g *background.Group) {
 	b := p.backend
 	if b == nil {
 		return
 	}
 	if b.cluster != nil {
-		background.Go(func() { b.cluster.prune(ctx) })
+		g.Go(b.cluster.prune)
 	}
 	if p.cfg.Self.Disabled {
 		return
 	}
 	o := selfmonitor.Options{Gatherer: p.registry, Push: b.push, Limits: b.limitsOf, Interval: time.Duration(p.cfg.Self.Interval),
 		Now: p.opts.Now, Logger: p.opts.Logger, Instance: p.cfg.Cluster.Instance}
-	background.Go(func() {
+	g.Go(func(ctx context.Context) {
 		if b.cluster == nil || b.cluster.members.Wait(ctx) == nil {
 			selfmonitor.Run(ctx, o)
 		}

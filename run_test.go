@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // TestAll: one process from nothing: write, read, flush, stop, start, read.
@@ -218,17 +219,11 @@ func TestDrain(t *testing.T) {
 			t.Errorf("the request under way: %d %s", code, text)
 		}
 	}()
-	<-entered
+	kit.Receive(t, "a request is under way", entered)
 	p.cancel()
-	for { // until nobody is let in any more
-		c, err := net.Dial("tcp", strings.TrimPrefix(p.edge, "http://"))
-		if err != nil {
-			break
-		}
-		_ = c.Close()
-	}
+	untilRefused(t, p.edge)
 	close(leave)
-	<-answered
+	kit.Receive(t, "the request under way is answered", answered)
 	upstream.CloseClientConnections()
 	p.stop()
 }

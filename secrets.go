@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // minSecretBytes is the least that an admin token or a pepper may have.
@@ -52,7 +52,7 @@ func (s secret) load(dataDir string, env func(string) (string, bool)) (value, pa
 	value = base64.RawURLEncoding.EncodeToString(raw)
 	// API keys are worth nothing without their pepper: it is on disk before the first
 	// one is made.
-	if err := atomicfile.Write(path, []byte(value+"\n")); err != nil {
+	if err := disk.ReplaceFile(path, []byte(value+"\n")); err != nil {
 		return "", "", false, err
 	}
 	return value, path, true, nil

@@ -15,13 +15,13 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/test/ports"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // freeAddr is an address on which nobody listens.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	port, err := ports.Free()
+	port, err := kit.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func freeAddr(t *testing.T) string {
 
 // TestStartupText: what /ready and the log tell of a start.
 func TestStartupText(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &kit.Buffer{}
 	now := time.Unix(1000, 0)
 	s := newStartup(&Options{Now: func() time.Time { return now }, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	check := func(want string) {
@@ -158,7 +158,7 @@ func TestAdminWhileStarting(t *testing.T) {
 	o.wrapRows = func(s rows.Store) rows.Store { g.Store = s; return g }
 	started := make(chan *running, 1)
 	go func() { started <- startWith(t, cfg, o) }()
-	within(t, "the start", g.entered)
+	kit.Receive(t, "the start", g.entered)
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	base := "http://" + cfg.AdminListen
@@ -220,7 +220,7 @@ func TestStopWhileStarting(t *testing.T) {
 			defer cancel()
 			ended := make(chan error, 1)
 			go func() { _, err := open(ctx, cfg, o); ended <- err }()
-			within(t, "the start", h.entered)
+			kit.Receive(t, "the start", h.entered)
 			if stop {
 				cancel()
 			} else {
@@ -250,7 +250,7 @@ func TestStopWhileStarting(t *testing.T) {
 func TestStopBeforeServing(t *testing.T) {
 	noLeaks(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	log := &lockedBuffer{}
+	log := &kit.Buffer{}
 	a, err := open(ctx, testConfig(t), testOptions(All, nil, log))
 	if err != nil {
 		t.Fatal(err)

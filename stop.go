@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/palliumhq/pallium/backend/background"
 )
 
 // ErrStopTimeout is returned when stopping took longer than shutdown_timeout.
@@ -41,10 +43,9 @@ func (p *process) onClose(name string, fn func() error) {
 
 // start runs a part beside the others until it is closed with the process.
 func (p *process) start(name string, run func(context.Context)) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
-	done.Go(func() { run(ctx) })
-	p.onClose(name, func() error { cancel(); done.Wait(); return nil })
+	part := background.New()
+	part.Go(run)
+	p.onClose(name, func() error { part.Stop(); return nil })
 }
 
 // ending is the end of a process: when it began, and what it waits for now.
@@ -101,11 +102,11 @@ func (p *process) bounded(ctx context.Context, e *ending, fn func() error) error
 // stop ends everything: first what takes requests, then what is in memory is
 // sealed, then the parts are closed. Requests get half of the time at most, so
 // that they cannot take the time that sealing needs.
-func (p *process) stop(servers []*http.Server, stopBackground context.CancelFunc, background, serving *sync.WaitGroup) error {
+func (p *process) stop(servers []*http.Server, beside *background.Group, serving *sync.WaitGroup) error {
 	deadline := p.opts.Now().Add(time.Duration(p.cfg.ShutdownTimeout))
 	p.serving.Store(false)
 	p.ending.begin()
-	stopBackground()
+	beside.Cancel()
 	requests, cancel := context.WithTimeout(context.Background(), time.Duration(p.cfg.ShutdownTimeout)/2)
 	defer cancel()
 	p.ending.now("requests under way")
@@ -113,8 +114,8 @@ func (p *process) stop(servers []*http.Server, stopBackground context.CancelFunc
 	p.ending.now("listeners")
 	serving.Wait()
 	p.ending.now("background work")
-	background.Wait()
-	p.stopRunning()
+	beside.Wait()
+	p.background.Cancel()
 	p.ending.now("commands of the operator under way")
 	p.background.Wait()
 	p.ending.now("sealing of the head")
@@ -146,7 +147,7 @@ func (p *process) drain(ctx context.Context, servers []*http.Server) error {
 
 // close closes what was opened, last first.
 func (p *process) close() error {
-	p.stopRunning()
+	p.background.Cancel()
 	p.ending.now("commands of the operator under way")
 	p.background.Wait()
 	var errs error

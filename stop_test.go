@@ -16,6 +16,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // hang is a place at which calls hang once it is armed: until their context ends
@@ -131,7 +132,7 @@ func TestStopIsBounded(t *testing.T) {
 		wait string // what is waited for if the call ignores its context, a regular expression
 	}{
 		{"a part that closes", "", func(r run) {
-			r.p.app.onClose("stubborn part", func() error { _ = r.h.wait(r.p.app.running); return nil })
+			r.p.app.onClose("stubborn part", func() error { _ = r.h.wait(r.p.app.background.Context()); return nil })
 			r.h.once.Do(func() { close(r.h.entered) })
 		}, "stubborn part"},
 		{"upload of the ingester, rows", "rows", seal, "ingester"},
@@ -162,12 +163,12 @@ func TestStopIsBounded(t *testing.T) {
 				}
 				h.armed.Store(true)
 				tt.act(run{p, h})
-				within(t, "the call", h.entered)
+				kit.Receive(t, "the call", h.entered)
 				p.cancel()
 				p.cancel = nil
 				err := <-p.ended
 				close(h.release)
-				within(t, "the rest", p.app.ending.done)
+				kit.Receive(t, "the rest", p.app.ending.done)
 				p.client.CloseIdleConnections()
 				const line = "shutdown timeout exceeded"
 				if polite {
@@ -185,16 +186,6 @@ func TestStopIsBounded(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-// within fails the test if done is not closed after a minute.
-func within(t *testing.T, what string, done <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-done:
-	case <-time.After(time.Minute):
-		t.Fatalf("%s: not after a minute", what)
 	}
 }
 
@@ -225,14 +216,14 @@ func TestEndlessRequest(t *testing.T) {
 		}
 		answered <- err
 	}()
-	<-entered
+	kit.Receive(t, "a request is under way", entered)
 	p.cancel()
 	p.cancel = nil
 	err := <-p.ended
 	if err == nil || errors.Is(err, ErrStopTimeout) || !strings.Contains(err.Error(), "requests were cut off") {
 		t.Errorf("ended with %v\n%s", err, p.log)
 	}
-	within(t, "the upstream's request", left)
+	kit.Receive(t, "the upstream's request", left)
 	if err := <-answered; err == nil {
 		t.Error("the client got an answer")
 	}
@@ -263,14 +254,14 @@ func TestEndlessRequestIsSealed(t *testing.T) {
 			_ = resp.Body.Close()
 		}
 	}()
-	within(t, "the upload", h.entered)
+	kit.Receive(t, "the upload", h.entered)
 	p.write(key)
 	p.cancel()
 	p.cancel = nil
 	if err := <-p.ended; err == nil || errors.Is(err, ErrStopTimeout) {
 		t.Errorf("ended with %v\n%s", err, p.log)
 	}
-	within(t, "the request", answered)
+	kit.Receive(t, "the request", answered)
 	p.client.CloseIdleConnections()
 	h.armed.Store(false)
 	again := start(t, cfg, All, nil)
@@ -285,7 +276,7 @@ func TestStartIsBounded(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
 	cfg.ShutdownTimeout = model.Duration(time.Second)
-	log := &lockedBuffer{}
+	log := &kit.Buffer{}
 	o := testOptions(All, nil, log)
 	h := newHang(false)
 	h.armed.Store(true)
@@ -293,7 +284,7 @@ func TestStartIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { _, err := open(ctx, cfg, o); ended <- err }()
-	within(t, "the start", h.entered)
+	kit.Receive(t, "the start", h.entered)
 	cancel()
 	if err := <-ended; !errors.Is(err, ErrStopTimeout) || !strings.Contains(log.String(), "waiting_for=\"the start") {
 		t.Errorf("%v\n%s", err, log)

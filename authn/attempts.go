@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/palliumhq/pallium/backend/lru"
 )
 
 // AttemptsConfig says from how many failures on further attempts are delayed. 0
@@ -49,10 +51,10 @@ type subject struct {
 type attempts struct {
 	cfg      AttemptsConfig
 	now      func() time.Time
-	sources  *recent[netip.Prefix, *bucket]
-	networks *recent[netip.Prefix, *bucket]
-	keys     *recent[string, time.Time] // by key ID: when it was valid
-	subjects *recent[subject, time.Time]
+	sources  *lru.Cache[netip.Prefix, *bucket]
+	networks *lru.Cache[netip.Prefix, *bucket]
+	keys     *lru.Cache[string, time.Time] // by key ID: when it was valid
+	subjects *lru.Cache[subject, time.Time]
 	room     room
 }
 
@@ -79,10 +81,10 @@ func newAttempts(cfg AttemptsConfig, now func() time.Time) *attempts {
 	}
 	return &attempts{
 		cfg: cfg, now: now,
-		sources:  newRecent[netip.Prefix, *bucket](cfg.Entries),
-		networks: newRecent[netip.Prefix, *bucket](cfg.Entries),
-		keys:     newRecent[string, time.Time](cfg.Entries),
-		subjects: newRecent[subject, time.Time](cfg.Entries),
+		sources:  lru.New[netip.Prefix, *bucket](int64(cfg.Entries), nil),
+		networks: lru.New[netip.Prefix, *bucket](int64(cfg.Entries), nil),
+		keys:     lru.New[string, time.Time](int64(cfg.Entries), nil),
+		subjects: lru.New[subject, time.Time](int64(cfg.Entries), nil),
 		room:     room{sources: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}},
 	}
 }
@@ -115,8 +117,8 @@ func (a *attempts) failed(src netip.Addr) {
 }
 
 // delay is how long until the bucket has something left.
-func (a *attempts) delay(in *recent[netip.Prefix, *bucket], k netip.Prefix, rate float64) time.Duration {
-	b, ok := in.get(k)
+func (a *attempts) delay(in *lru.Cache[netip.Prefix, *bucket], k netip.Prefix, rate float64) time.Duration {
+	b, ok := in.Get(k)
 	if !ok {
 		return 0
 	}
@@ -127,9 +129,9 @@ func (a *attempts) delay(in *recent[netip.Prefix, *bucket], k netip.Prefix, rate
 }
 
 // take takes a token and reports whether there was one.
-func (a *attempts) take(from *recent[netip.Prefix, *bucket], k netip.Prefix, rate, burst float64) bool {
+func (a *attempts) take(from *lru.Cache[netip.Prefix, *bucket], k netip.Prefix, rate, burst float64) bool {
 	now := a.now()
-	b := from.getOrPut(k, &bucket{tokens: burst, last: now})
+	b := from.GetOrPut(k, &bucket{tokens: burst, last: now})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.refill(now, rate, burst)
@@ -147,7 +149,7 @@ func (b *bucket) refill(now time.Time, rate, burst float64) {
 
 // faults is how many failures the address has to its name.
 func (a *attempts) faults(src netip.Addr) float64 {
-	b, ok := a.sources.get(source(src))
+	b, ok := a.sources.Get(source(src))
 	if !ok {
 		return 0
 	}
@@ -161,8 +163,8 @@ func (a *attempts) knownKey(keyID string) bool { return isRecent(a.keys, keyID, 
 
 func (a *attempts) knownSubject(s subject) bool { return isRecent(a.subjects, s, a.now()) }
 
-func isRecent[K comparable](in *recent[K, time.Time], k K, now time.Time) bool {
-	t, ok := in.get(k)
+func isRecent[K comparable](in *lru.Cache[K, time.Time], k K, now time.Time) bool {
+	t, ok := in.Get(k)
 	return ok && now.Sub(t) < knownGoodFor
 }
 
@@ -171,11 +173,11 @@ func (a *attempts) validKey(keyID string) { noteValid(a.keys, keyID, a.now()) }
 func (a *attempts) validSubject(s subject) { noteValid(a.subjects, s, a.now()) }
 
 // noteValid writes seldom, since it is called for every valid request.
-func noteValid[K comparable](in *recent[K, time.Time], k K, now time.Time) {
-	if t, ok := in.get(k); ok && now.Sub(t) < knownGoodFor/2 {
+func noteValid[K comparable](in *lru.Cache[K, time.Time], k K, now time.Time) {
+	if t, ok := in.Get(k); ok && now.Sub(t) < knownGoodFor/2 {
 		return
 	}
-	in.put(k, now)
+	in.Put(k, now)
 }
 
 // room counts the requests that are delayed now.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
 // login is an Authenticator with many keys and an issuer, in a bubble of synctest:
@@ -20,18 +21,18 @@ import (
 type login struct {
 	t     *testing.T
 	a     *Authenticator
-	store *keyStore
+	store *fake.Keys
 	keys  []string
 }
 
 func newLogin(t *testing.T, keys int) *login {
 	t.Helper()
-	l := &login{t: t, store: &keyStore{keys: map[string]apikey.Credential{}}}
+	l := &login{t: t, store: fake.NewKeys()}
 	pepper := must(apikey.NewPepper([]byte(hmacSecret)))
 	for range keys {
 		k := must(apikey.Generate())
 		l.keys = append(l.keys, k.Text())
-		l.store.keys[k.ID()] = apikey.Credential{KeyID: k.ID(), Hash: pepper.HashKey(k), ExpiresAt: time.Now().Add(24 * time.Hour),
+		l.store.ByID[k.ID()] = apikey.Credential{KeyID: k.ID(), Hash: pepper.HashKey(k), ExpiresAt: time.Now().Add(24 * time.Hour),
 			Identity: tenant.Identity{Credential: "tk_1", Tenants: []tenant.ID{"a"}}}
 	}
 	l.a = must(New(Options{Keys: l.store, Pepper: pepper, Config: Config{Issuers: []IssuerConfig{
@@ -95,7 +96,7 @@ func TestValidIsNeverRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLogin(t, 30)
-				l.store.takes = tt.takes
+				l.store.Takes = tt.takes
 				var wg sync.WaitGroup
 				for n := range 3 * tt.perSec {
 					wg.Go(func() {
@@ -152,7 +153,7 @@ func TestDelay(t *testing.T) {
 			t.Errorf("within the burst: %s", d)
 		}
 		l.fail(here, 1000)
-		reads := l.store.reads
+		reads := l.store.Reads()
 		done := make(chan error, 2)
 		go func() { done <- l.auth(wrongKey(l, 0), here) }()
 		go func() { done <- l.auth(forgedToken(l, 0), here) }()
@@ -162,8 +163,8 @@ func TestDelay(t *testing.T) {
 			t.Errorf("not delayed: %v", err)
 		default:
 		}
-		if l.store.reads != reads || l.a.attempts.room.load() != 2 {
-			t.Errorf("%d reads of the store before the delay is over, %d delayed", l.store.reads-reads, l.a.attempts.room.load())
+		if l.store.Reads() != reads || l.a.attempts.room.load() != 2 {
+			t.Errorf("%d reads of the store before the delay is over, %d delayed", l.store.Reads()-reads, l.a.attempts.room.load())
 		}
 		for range 2 {
 			if err := <-done; err == nil {
@@ -282,7 +283,7 @@ func TestDelayedAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLogin(t, 0)
 		l.fail("192.0.2.1", 3000)
-		reads := l.store.reads
+		reads := l.store.Reads()
 		for i := range 2000 {
 			go l.fail(fmt.Sprintf("192.0.2.%d", i/500), 1)
 		}
@@ -293,8 +294,8 @@ func TestDelayedAreFew(t *testing.T) {
 		synctest.Wait()
 		r := &l.a.attempts.room
 		most := func(counts map[netip.Prefix]int) int { return slices.Max(slices.Collect(maps.Values(counts))) }
-		if r.all > maxDelayed || most(r.sources) != maxDelayedPerSource || most(r.networks) > maxDelayedPerNetwork || l.store.reads == reads {
-			t.Errorf("%d are delayed, %v; %d reads", r.all, r.sources, l.store.reads-reads)
+		if r.all > maxDelayed || most(r.sources) != maxDelayedPerSource || most(r.networks) > maxDelayedPerNetwork || l.store.Reads() == reads {
+			t.Errorf("%d are delayed, %v; %d reads", r.all, r.sources, l.store.Reads()-reads)
 		}
 		time.Sleep(2 * maxDelay)
 		synctest.Wait()

@@ -214,7 +214,7 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 		return tenant.Identity{}, err
 	}
 	sum := sha256.Sum256([]byte(raw))
-	if v, ok := set.verified.get(sum); ok && a.now().Before(v.until) {
+	if v, ok := set.verified.Get(sum); ok && a.now().Before(v.until) {
 		return v.identity, nil
 	}
 	t, err := set.parse(raw)
@@ -242,7 +242,7 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 	}
 	a.attempts.validSubject(who)
 	if until := earlier(exp, now.Add(verifiedFor)); until.After(now) {
-		set.verified.put(sum, verified{identity: id, until: until})
+		set.verified.Put(sum, verified{identity: id, until: until})
 	}
 	return id, nil
 }

@@ -7,66 +7,33 @@ import (
 	"hash/crc32"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
 type scope = tenant.Scope
 
-// keyStore is a key store in memory that counts its reads.
-type keyStore struct {
-	mu      sync.Mutex
-	keys    map[string]apikey.Credential
-	err     error
-	takes   time.Duration // a read
-	reads   int
-	touched []string
-}
-
-func (s *keyStore) Credential(_ context.Context, id string) (apikey.Credential, error) {
-	if s.takes > 0 {
-		time.Sleep(s.takes) // tests that set it have a clock of their own
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reads++
-	c, ok := s.keys[id]
-	switch {
-	case s.err != nil:
-		return apikey.Credential{}, s.err
-	case !ok:
-		return apikey.Credential{}, apikey.ErrNotFound
-	}
-	return c, nil
-}
-
-func (s *keyStore) Touch(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.touched = append(s.touched, id)
-}
-
 type keyWorld struct {
 	a     *Authenticator
-	store *keyStore
+	store *fake.Keys
 	now   time.Time
 	key   apikey.Key
 }
 
 func newKeyWorld(t *testing.T, change func(*apikey.Credential)) *keyWorld {
 	t.Helper()
-	w := &keyWorld{store: &keyStore{keys: map[string]apikey.Credential{}}, now: start, key: must(apikey.Generate())}
+	w := &keyWorld{store: fake.NewKeys(), now: start, key: must(apikey.Generate())}
 	pepper := must(apikey.NewPepper([]byte(hmacSecret)))
 	c := apikey.Credential{KeyID: w.key.ID(), Hash: pepper.HashKey(w.key), ExpiresAt: start.Add(time.Hour),
 		Identity: tenant.Identity{Credential: "tk_1", Tenants: []tenant.ID{"a"}}}
 	if change != nil {
 		change(&c)
 	}
-	w.store.keys[w.key.ID()] = c
+	w.store.ByID[w.key.ID()] = c
 	var err error
 	w.a, err = New(Options{Keys: w.store, Pepper: pepper, Now: func() time.Time { return w.now }})
 	if err != nil {
@@ -118,18 +85,18 @@ func TestAPIKey(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newKeyWorld(t, tt.change)
-			w.store.err = tt.store
+			w.store.Fail(tt.store)
 			key := w.key.Text()
 			if tt.key != nil {
 				key = tt.key(w)
 			}
 			p, err := w.auth(key, "")
-			if w.store.reads != tt.reads {
-				t.Errorf("%d reads of the store, want %d", w.store.reads, tt.reads)
+			if w.store.Reads() != tt.reads {
+				t.Errorf("%d reads of the store, want %d", w.store.Reads(), tt.reads)
 			}
 			if tt.kind != 0 {
 				checkError(t, err, tt.kind, tt.reason)
-				if len(w.store.touched) != 0 {
+				if len(w.store.Touched()) != 0 {
 					t.Error("the key was noted as used")
 				}
 				if strings.Contains(err.Error(), key) {
@@ -137,8 +104,8 @@ func TestAPIKey(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || p.Identity.Credential != "tk_1" || len(w.store.touched) != 1 {
-				t.Fatalf("%+v, %v, touched %v", p, err, w.store.touched)
+			if err != nil || p.Identity.Credential != "tk_1" || len(w.store.Touched()) != 1 {
+				t.Fatalf("%+v, %v, touched %v", p, err, w.store.Touched())
 			}
 		})
 	}
@@ -193,23 +160,6 @@ func TestNetwork(t *testing.T) {
 	}
 	if network(netip.Addr{}) != (netip.Prefix{}) || source(netip.Addr{}) != (netip.Prefix{}) {
 		t.Error("the zero address has a network")
-	}
-}
-
-func TestRecentIsBounded(t *testing.T) {
-	r := newRecent[int, int](10)
-	for i := range 1000 {
-		r.put(i, i)
-		r.get(0) // in use: stays
-	}
-	if n := len(r.young) + len(r.old); n > 20 {
-		t.Errorf("%d entries", n)
-	}
-	if _, ok := r.get(0); !ok {
-		t.Error("what was in use is gone")
-	}
-	if _, ok := r.get(1); ok {
-		t.Error("what was not in use is there")
 	}
 }
 

@@ -10,13 +10,14 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/lru"
 )
 
 // issuers is every issuer with its keys, and the tokens verified with them. A
 // reload makes a new one, so that a cached token never outlives its key set.
 type issuers struct {
 	byIss    map[string]*issuer
-	verified *recent[[32]byte, verified]
+	verified *lru.Cache[[32]byte, verified]
 }
 
 type issuer struct {
@@ -133,7 +134,7 @@ func (i *issuer) scopes(claim any) []tenant.Scope {
 
 // loadIssuers checks the configuration and reads every key set.
 func loadIssuers(cfgs []IssuerConfig) (*issuers, error) {
-	set := &issuers{byIss: make(map[string]*issuer), verified: newRecent[[32]byte, verified](maxVerified)}
+	set := &issuers{byIss: make(map[string]*issuer), verified: lru.New[[32]byte, verified](int64(maxVerified), nil)}
 	for _, c := range cfgs {
 		i, err := newIssuer(c)
 		if err != nil {

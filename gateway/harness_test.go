@@ -27,57 +27,13 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/conn"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
 // modes are the two ways to a backend, which must not differ in what they let
 // through.
 var modes = []string{"direct", "proxy"}
-
-// clock is set by tests; connections have real deadlines all the same.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
-
-// keyStore is a key store in memory that can be broken.
-type keyStore struct {
-	mu     sync.Mutex
-	keys   map[string]apikey.Credential
-	broken error
-}
-
-func (s *keyStore) Credential(_ context.Context, id string) (apikey.Credential, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.broken != nil {
-		return apikey.Credential{}, s.broken
-	}
-	c, ok := s.keys[id]
-	if !ok {
-		return apikey.Credential{}, apikey.ErrNotFound
-	}
-	return c, nil
-}
-
-func (s *keyStore) Touch(string) {}
-
-func (s *keyStore) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.broken = err
-}
 
 // tenants is a limits store in memory.
 type tenants struct {
@@ -178,42 +134,25 @@ type edge struct {
 	served  *counted
 	addr    string
 	backend *backend
-	keys    *keyStore
+	keys    *fake.Keys
 	tenants *tenants
-	clock   *clock
-	logs    *syncBuffer
+	clock   *kit.Clock
+	logs    *kit.Buffer
 	cred    map[string]string // $A, $B, $AB, ... in requests
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func newEdge(t *testing.T, mode string, change func(*Options)) *edge {
 	t.Helper()
 	e := &edge{
-		t: t, mode: mode, logs: &syncBuffer{},
-		clock:   &clock{t: time.Now()},
+		t: t, mode: mode, logs: &kit.Buffer{},
+		clock:   kit.NewClock(time.Now()),
 		backend: &backend{t: t, direct: mode == "direct"},
-		keys:    &keyStore{keys: map[string]apikey.Credential{}},
+		keys:    fake.NewKeys(),
 		tenants: &tenants{limits: map[tenant.ID]limits.Limits{"a": limits.Default(), "b": limits.Default()}},
 		cred:    map[string]string{},
 	}
 	o := Options{
-		Auth: e.authenticator(), Tenants: e.tenants, Now: e.clock.now,
+		Auth: e.authenticator(), Tenants: e.tenants, Now: e.clock.Now,
 		Logger: slog.New(slog.NewTextHandler(e.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if mode == "direct" {
@@ -254,12 +193,12 @@ func (e *edge) authenticator() *authn.Authenticator {
 		if err != nil {
 			e.t.Fatal(err)
 		}
-		c := apikey.Credential{KeyID: k.ID(), Hash: pepper.HashKey(k), ExpiresAt: e.clock.now().Add(time.Hour),
+		c := apikey.Credential{KeyID: k.ID(), Hash: pepper.HashKey(k), ExpiresAt: e.clock.Now().Add(time.Hour),
 			Identity: tenant.Identity{Credential: "tk_" + name, Tenants: ids, Scopes: scopes}}
 		if change != nil {
 			change(&c)
 		}
-		e.keys.keys[k.ID()] = c
+		e.keys.ByID[k.ID()] = c
 		e.cred["$"+name] = k.Text()
 	}
 	all := tenant.Scopes()
@@ -270,10 +209,10 @@ func (e *edge) authenticator() *authn.Authenticator {
 	add("NOBODY", nil, all)
 	add("GONE", nil, all, "gone")
 	add("REVOKED", func(c *apikey.Credential) { c.Revoked = true }, all, "a")
-	add("EXPIRED", func(c *apikey.Credential) { c.ExpiresAt = e.clock.now() }, all, "a")
+	add("EXPIRED", func(c *apikey.Credential) { c.ExpiresAt = e.clock.Now() }, all, "a")
 	unknown, _ := apikey.Generate()
 	e.cred["$UNKNOWN"] = unknown.Text()
-	now := e.clock.now().Unix()
+	now := e.clock.Now().Unix()
 	e.cred["$JA"] = signJWT(map[string]any{"iss": testIssuer, "aud": "pallium", "exp": now + 600, "tenant": "a", "scope": "metrics:read metrics:write"})
 	e.cred["$JX"] = signJWT(map[string]any{"iss": testIssuer, "aud": "pallium", "exp": now - 600, "tenant": "a", "scope": "metrics:read"})
 	e.cred["$JNONE"] = signJWT(map[string]any{"iss": testIssuer, "aud": "pallium", "exp": now + 600, "scope": "metrics:read"})
@@ -283,7 +222,7 @@ func (e *edge) authenticator() *authn.Authenticator {
 		e.t.Fatal(err)
 	}
 	a, err := authn.New(authn.Options{
-		Keys: e.keys, Pepper: pepper, Now: e.clock.now,
+		Keys: e.keys, Pepper: pepper, Now: e.clock.Now,
 		Config: authn.Config{Issuers: []authn.IssuerConfig{{
 			Issuer: testIssuer, Audiences: []string{"pallium"}, Keys: authn.KeysConfig{SecretFile: secret},
 		}}},
@@ -337,11 +276,7 @@ func (c *counted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // charged.
 func (e *edge) waitIdle() {
 	e.t.Helper()
-	for deadline := time.Now().Add(time.Minute); e.served.under.Load() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			e.t.Fatalf("%d requests are not done", e.served.under.Load())
-		}
-	}
+	kit.Until(e.t, "all requests are done", func() bool { return e.served.under.Load() == 0 })
 }
 
 type answer struct {

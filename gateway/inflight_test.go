@@ -53,7 +53,7 @@ func TestSamplesInFlight(t *testing.T) {
 				t.Errorf("%s: %d writes of %d samples passed at once, of a burst of 100", length, taken, samples)
 			}
 			e.waitIdle()
-			e.clock.advance(50 * time.Second)
+			e.clock.Advance(50 * time.Second)
 			if a := e.do(push, headers, body); a.status != 204 {
 				t.Errorf("%s: after the debt is paid: %d %s", length, a.status, a.body)
 			}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // refusedBy checks that an answer names the limit, its value and the use, and
@@ -58,7 +59,7 @@ func TestRequestRate(t *testing.T) {
 		if a := e.do(query, bearer("$B"), ""); a.status != 200 {
 			t.Fatalf("the other tenant: %d", a.status)
 		}
-		e.clock.advance(time.Second)
+		e.clock.Advance(time.Second)
 		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
 			t.Fatalf("a second later: %d", a.status)
 		}
@@ -86,7 +87,7 @@ func TestByteRate(t *testing.T) {
 		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
 			t.Errorf("a request without a body needs no bytes: %d", a.status)
 		}
-		e.clock.advance(2 * time.Second)
+		e.clock.Advance(2 * time.Second)
 		if a := e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "96\r\n"+big[:150]+"\r\n0\r\n\r\n"); a.status != 200 {
 			t.Fatalf("chunked: %d %s", a.status, a.body)
 		}
@@ -148,7 +149,7 @@ func TestSampleBudget(t *testing.T) {
 		if a := e.do(query, bearer("$A"), ""); a.status != 204 {
 			t.Errorf("queries are not held to samples: %d", a.status)
 		}
-		e.clock.advance(10 * time.Second)
+		e.clock.Advance(10 * time.Second)
 		if a := e.do(push, bearer("$A"), "x"); a.status != 204 {
 			t.Fatalf("after the debt: %d %s", a.status, a.body)
 		}
@@ -195,8 +196,8 @@ func TestConcurrency(t *testing.T) {
 		for range 2 {
 			go func() { results <- e.do(query, bearer("$A"), "").status }()
 		}
-		<-arrived
-		<-arrived
+		kit.Receive(t, "one is under way", arrived)
+		kit.Receive(t, "two are under way", arrived)
 		a := e.do(query, bearer("$A"), "")
 		refusedBy(t, a, 429, "max_concurrent_requests", "2 requests", "2 requests are under way")
 		close(release)
@@ -218,7 +219,7 @@ func TestBusy(t *testing.T) {
 			e.backend.answer = func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release }
 			result := make(chan int)
 			go func() { result <- e.do(query, bearer("$A"), "").status }()
-			<-arrived
+			kit.Receive(t, "one is under way", arrived)
 			a := e.do(push, bearer("$B"), "x")
 			if a.status != 503 || a.header.Get("Retry-After") == "" {
 				t.Errorf("status %d, header %v", a.status, a.header)

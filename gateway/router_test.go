@@ -10,6 +10,7 @@ import (
 
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // TestHandlersAreBound: a route that the gateway is to answer and cannot, and a handler
@@ -103,10 +104,10 @@ func TestCosts(t *testing.T) {
 			}
 		}
 		go func() { defer close(done); e.do(query, bearer("$A"), "") }()
-		<-arrived
+		kit.Receive(t, "a request is under way", arrived)
 		each(t, e, "places used up", "max_concurrent_requests", func(c routes.Cost) bool { return c >= routes.Place })
 		close(release)
-		<-done
+		kit.Receive(t, "the request ends", done)
 	})
 }
 
@@ -130,8 +131,8 @@ func TestPrometheusVersion(t *testing.T) {
 // TestSampledRefusals: a second has a bounded number of lines about refusals, and the
 // next says how many were left out.
 func TestSampledRefusals(t *testing.T) {
-	c := &clock{t: time.Unix(1000, 0)}
-	l := newRequestLog(nil, c.now)
+	c := kit.NewClock(time.Unix(1000, 0))
+	l := newRequestLog(nil, c.Now)
 	for second := range 3 {
 		for i := range refusalsPerSecond + 5 {
 			skipped, ok := l.sample()
@@ -142,6 +143,6 @@ func TestSampledRefusals(t *testing.T) {
 				t.Errorf("second %d: line %d says that %d were left out, want %d", second, i, skipped, want)
 			}
 		}
-		c.advance(time.Second)
+		c.Advance(time.Second)
 	}
 }

@@ -8,30 +8,8 @@ import (
 
 	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit/fake"
 )
-
-// hub is an exchange between gateways in memory.
-type hub struct {
-	clock *clock
-	all   map[string]budget.Demands
-	at    map[string]time.Time
-}
-
-func newHub(c *clock) *hub {
-	return &hub{clock: c, all: map[string]budget.Demands{}, at: map[string]time.Time{}}
-}
-
-func (h *hub) Exchange(_ context.Context, id string, mine budget.Demands) (map[string]budget.Demands, error) {
-	now := h.clock.now()
-	h.all[id], h.at[id] = mine, now
-	out := map[string]budget.Demands{}
-	for g, d := range h.all {
-		if now.Sub(h.at[g]) <= 2*time.Second {
-			out[g] = d
-		}
-	}
-	return out, nil
-}
 
 // TestSharedRefusal: two gateways over real connections refuse by the tenant's
 // limit, and say that it is shared.
@@ -39,15 +17,15 @@ func TestSharedRefusal(t *testing.T) {
 	lim := limits.Limits{RequestsPerSecond: 2, RequestBurst: 4, MaxConcurrentRequests: 3}
 	var edges []*edge
 	var sharers []*budget.Sharer
-	var h *hub
+	var h *fake.Hub
 	for i := range 2 {
 		e := newEdge(t, modes[i], nil)
 		e.tenants.set("a", lim)
 		if h == nil {
-			h = newHub(e.clock)
+			h = fake.NewHub(e.clock.Now)
 		}
 		edges = append(edges, e)
-		sharers = append(sharers, budget.New(budget.Options{ID: e.mode, Exchange: h, Tenants: e.gateway.Budgets(), Gateways: 2, Now: e.clock.now}))
+		sharers = append(sharers, budget.New(budget.Options{ID: e.mode, Exchange: h, Tenants: e.gateway.Budgets(), Gateways: 2, Now: e.clock.Now}))
 	}
 	taken := 0
 	for range 4 {
@@ -65,7 +43,7 @@ func TestSharedRefusal(t *testing.T) {
 	}
 	for range 2 {
 		for i, s := range sharers {
-			edges[i].clock.advance(100 * time.Millisecond)
+			edges[i].clock.Advance(100 * time.Millisecond)
 			s.Step(context.Background())
 		}
 	}
@@ -74,9 +52,9 @@ func TestSharedRefusal(t *testing.T) {
 		t.Errorf("after an exchange: %+v of %d gateways, of others %+v", share, gateways, rest)
 	}
 	// One alone has the whole and does not speak of others.
-	edges[0].clock.advance(5 * time.Second)
+	edges[0].clock.Advance(5 * time.Second)
 	sharers[0].Step(context.Background())
-	edges[0].clock.advance(5 * time.Second)
+	edges[0].clock.Advance(5 * time.Second)
 	var last answer
 	for taken = 0; taken < 10; taken++ {
 		if last = edges[0].do(query, bearer("$A"), ""); last.status != 200 {

@@ -258,7 +258,7 @@ func TestStoreFailuresAre503(t *testing.T) {
 				{"both back", nil, nil, 200},
 			}
 			for _, r := range rows {
-				e.keys.fail(r.keys)
+				e.keys.Fail(r.keys)
 				e.tenants.mu.Lock()
 				e.tenants.broken = r.lims
 				e.tenants.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
-	"github.com/palliumhq/pallium/test/emulator"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 var ctx = context.Background()
@@ -27,7 +27,7 @@ func (kept) Close() error { return nil }
 // eachStore runs a test over an empty Pebble and an empty Bigtable.
 func eachStore(t *testing.T, test func(t *testing.T, env func(holder string) Env)) {
 	t.Run("pebble", func(t *testing.T) {
-		s, err := pebble.OpenMemory()
+		s, err := rowsmemory.Open()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -37,7 +37,7 @@ func eachStore(t *testing.T, test func(t *testing.T, env func(holder string) Env
 		})
 	})
 	t.Run("bigtable", func(t *testing.T) {
-		o := bigtable.Options{Project: "p", Instance: "i", Table: "ix1", Emulator: emulator.Bigtable(t)}
+		o := bigtable.Options{Project: "p", Instance: "i", Table: "ix1", Emulator: programs.Bigtable(t)}
 		test(t, func(holder string) Env {
 			admin, err := bigtable.OpenAdmin(ctx, o)
 			if err != nil {

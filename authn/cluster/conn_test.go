@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // TestConnections: two ends talk when both belong to the cluster, at each step of
@@ -242,7 +244,7 @@ func TestUnproven(t *testing.T) {
 	dial()
 	dial()
 	for range 2 {
-		<-accepted
+		kit.Receive(t, "a connection is accepted", accepted)
 	}
 	if n := l.unproven.Load(); n != maxUnproven {
 		t.Errorf("%d count", n)

@@ -1,10 +1,10 @@
 package control
 
 import (
-	"container/list"
-	"slices"
 	"sync"
 	"time"
+
+	"github.com/palliumhq/pallium/backend/lru"
 )
 
 // lookups caches answers, found and not found apart, so that a flood of unknown
@@ -50,38 +50,27 @@ func (l lookups[V]) clear() {
 
 // cache keeps the entries used last, each for entryLife at most.
 type cache[V any] struct {
-	size int
-	now  func() time.Time
+	now   func() time.Time
+	items *lru.Cache[string, entry[V]]
 
-	mu    sync.Mutex
-	gen   uint64 // counts drops
-	items map[string]*list.Element
-	order *list.List // of entry[V], the last used in front
+	mu  sync.Mutex // from the look at gen to the change of items
+	gen uint64     // counts drops
 }
 
 type entry[V any] struct {
-	key   string
 	value V
 	until time.Time
 }
 
 func newCache[V any](size int, now func() time.Time) *cache[V] {
-	return &cache[V]{size: size, now: now, items: map[string]*list.Element{}, order: list.New()}
+	return &cache[V]{now: now, items: lru.New[string, entry[V]](int64(size), nil)}
 }
 
 func (c *cache[V]) get(key string) (v V, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	el := c.items[key]
-	if el == nil {
+	e, ok := c.items.Get(key)
+	if !ok || !c.now().Before(e.until) { // what is too old goes when it is put again, or unused
 		return v, false
 	}
-	e := el.Value.(entry[V])
-	if !c.now().Before(e.until) {
-		c.removeElement(el)
-		return v, false
-	}
-	c.order.MoveToFront(el)
 	return e.value, true
 }
 
@@ -96,15 +85,8 @@ func (c *cache[V]) generation() uint64 {
 func (c *cache[V]) put(key string, gen uint64, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if gen != c.gen {
-		return
-	}
-	if el := c.items[key]; el != nil {
-		c.removeElement(el)
-	}
-	c.items[key] = c.order.PushFront(entry[V]{key: key, value: v, until: c.now().Add(entryLife)})
-	if len(c.items) > c.size {
-		c.removeElement(c.order.Back())
+	if gen == c.gen {
+		c.items.Put(key, entry[V]{value: v, until: c.now().Add(entryLife)})
 	}
 }
 
@@ -112,31 +94,14 @@ func (c *cache[V]) drop(keys ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.gen++
-	for _, k := range keys {
-		if el := c.items[k]; el != nil {
-			c.removeElement(el)
-		}
-	}
+	c.items.Remove(keys...)
 }
 
 func (c *cache[V]) dropIf(gone func(V) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.gen++
-	var out []*list.Element
-	for _, el := range c.items {
-		if gone(el.Value.(entry[V]).value) {
-			out = append(out, el)
-		}
-	}
-	for el := range slices.Values(out) {
-		c.removeElement(el)
-	}
+	c.items.RemoveIf(func(e entry[V]) bool { return gone(e.value) })
 }
 
 func (c *cache[V]) clear() { c.dropIf(func(V) bool { return true }) }
-
-func (c *cache[V]) removeElement(el *list.Element) {
-	delete(c.items, el.Value.(entry[V]).key)
-	c.order.Remove(el)
-}

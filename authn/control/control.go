@@ -16,14 +16,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -60,7 +59,7 @@ type Control struct {
 	store    rows.Store
 	pepper   apikey.Pepper
 	keyless  bool
-	defaults atomic.Pointer[limits.Limits]
+	defaults limits.Limits
 	logger   *slog.Logger
 	now      func() time.Time
 	metrics  *metrics
@@ -70,8 +69,7 @@ type Control struct {
 	log         changelog
 	uses        uses
 
-	stop context.CancelFunc
-	done sync.WaitGroup
+	background *background.Group // nil: not started
 }
 
 // Open checks that the stored data has a known format and belongs to this
@@ -94,13 +92,12 @@ func Open(ctx context.Context, o Options) (*Control, error) {
 		return nil, fmt.Errorf("default limits: %w", err)
 	}
 	c := &Control{
-		store: o.Store, pepper: o.Pepper, keyless: o.Keyless, logger: o.Logger, now: o.Now,
+		store: o.Store, pepper: o.Pepper, keyless: o.Keyless, defaults: o.Defaults, logger: o.Logger, now: o.Now,
 		metrics:     newMetrics(o.Registerer),
 		credentials: newLookups[credential](o.CacheSize, o.Now),
 		limits:      newLookups[tenantLimits](o.CacheSize, o.Now),
 		uses:        newUses(),
 	}
-	c.defaults.Store(&o.Defaults)
 	check := c.checkFormat
 	if o.Keyless {
 		check = c.checkReadable
@@ -171,35 +168,22 @@ func (c *Control) ensureSelf(ctx context.Context) error {
 	return err
 }
 
-// SetDefaults replaces the default limits, as a reload of the configuration
-// does.
-func (c *Control) SetDefaults(l limits.Limits) error {
-	if err := l.Check(); err != nil {
-		return fmt.Errorf("default limits: %w", err)
-	}
-	c.defaults.Store(&l)
-	c.limits.clear()
-	return nil
-}
-
 // Start begins to follow the change log and to write last uses, until Stop.
 func (c *Control) Start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	c.stop = cancel
-	c.done.Go(func() { c.follow(ctx) })
+	c.background = background.New()
+	c.background.Go(c.follow)
 	if !c.keyless {
-		c.done.Go(func() { c.maintain(ctx) })
+		c.background.Go(c.maintain)
 	}
 }
 
 // Stop ends what Start began and writes the last uses not yet written.
 func (c *Control) Stop() {
-	if c.stop == nil {
+	if c.background == nil {
 		return
 	}
-	c.stop()
-	c.done.Wait()
-	c.stop = nil
+	c.background.Stop()
+	c.background = nil
 	if !c.keyless {
 		c.flushUses(context.Background())
 	}

@@ -27,7 +27,7 @@ func TestIssue(t *testing.T) {
 	if err != nil || !pepper(t, 'p').Verify(cred.Hash, secret) {
 		t.Errorf("the key does not verify: %v", err)
 	}
-	if !cred.ExpiresAt.Equal(w.clock.now().Add(DefaultExpiry)) {
+	if !cred.ExpiresAt.Equal(w.clock.Now().Add(DefaultExpiry)) {
 		t.Errorf("expires at %s", cred.ExpiresAt)
 	}
 	// The secret is nowhere in the store.
@@ -89,8 +89,8 @@ func TestRevoke(t *testing.T) {
 		t.Fatal("a fresh key is not usable")
 	}
 	out := must(a.RevokeToken(ctx, tk.ID))(t)
-	if out.Status(w.clock.now()) != "revoked" {
-		t.Errorf("status %s", out.Status(w.clock.now()))
+	if out.Status(w.clock.Now()) != "revoked" {
+		t.Errorf("status %s", out.Status(w.clock.Now()))
 	}
 	if usable(t, a, key.ID()) {
 		t.Error("a revoked key is usable in the process that revoked it")
@@ -123,7 +123,7 @@ func TestRotate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rotated.ID != tk.ID || rotated.KeyID != second.ID() || rotated.PreviousKeyID != first.ID() || !rotated.PreviousValidUntil.Equal(w.clock.now().Add(time.Hour)) {
+	if rotated.ID != tk.ID || rotated.KeyID != second.ID() || rotated.PreviousKeyID != first.ID() || !rotated.PreviousValidUntil.Equal(w.clock.Now().Add(time.Hour)) {
 		t.Errorf("rotated: %+v", rotated)
 	}
 	if err := b.Poll(ctx); err != nil {
@@ -134,7 +134,7 @@ func TestRotate(t *testing.T) {
 			t.Error("within the grace not both keys are usable")
 		}
 	}
-	w.clock.add(time.Hour)
+	w.clock.Advance(time.Hour)
 	for _, c := range []*Control{a, b} {
 		if usable(t, c, first.ID()) || !usable(t, c, second.ID()) {
 			t.Error("after the grace not just the new key is usable")
@@ -159,7 +159,7 @@ func TestExpiry(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
 	issue(t, c, "team-a")
-	tk, key, err := c.IssueToken(ctx, TokenRequest{Name: "n", Tenant: "team-a", Scopes: []tenant.Scope{tenant.MetricsRead}, ExpiresAt: w.clock.now().Add(time.Minute)})
+	tk, key, err := c.IssueToken(ctx, TokenRequest{Name: "n", Tenant: "team-a", Scopes: []tenant.Scope{tenant.MetricsRead}, ExpiresAt: w.clock.Now().Add(time.Minute)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,11 +170,11 @@ func TestExpiry(t *testing.T) {
 	if !usable(t, c, key.ID()) {
 		t.Error("not usable before expiry")
 	}
-	w.clock.add(time.Minute)
+	w.clock.Advance(time.Minute)
 	if usable(t, c, key.ID()) {
 		t.Error("usable at its expiry")
 	}
-	if s := must(c.Token(ctx, tk.ID))(t).Status(w.clock.now()); s != "expired" {
+	if s := must(c.Token(ctx, tk.ID))(t).Status(w.clock.Now()); s != "expired" {
 		t.Errorf("status %s", s)
 	}
 	_, _, err = c.RotateToken(ctx, tk.ID, 0)

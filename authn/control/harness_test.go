@@ -13,30 +13,13 @@ import (
 	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var ctx = context.Background()
-
-// clock is a time that tests move.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
 
 // flaky is a store that fails where a test wants it to.
 type flaky struct {
@@ -83,17 +66,17 @@ func down(string, string) error { return errDown }
 type world struct {
 	t     *testing.T
 	store *flaky
-	clock *clock
+	clock *kit.Clock
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	s, err := pebble.OpenMemory()
+	s, err := rowsmemory.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	return &world{t: t, store: &flaky{Store: s}, clock: &clock{t: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	return &world{t: t, store: &flaky{Store: s}, clock: kit.NewClock(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))}
 }
 
 func pepper(t *testing.T, b byte) apikey.Pepper {
@@ -108,7 +91,7 @@ func pepper(t *testing.T, b byte) apikey.Pepper {
 // open is one process on the world's store.
 func (w *world) open() *Control {
 	w.t.Helper()
-	c, err := Open(ctx, Options{Store: w.store, Pepper: pepper(w.t, 'p'), Now: w.clock.now})
+	c, err := Open(ctx, Options{Store: w.store, Pepper: pepper(w.t, 'p'), Now: w.clock.Now})
 	if err != nil {
 		w.t.Fatal(err)
 	}

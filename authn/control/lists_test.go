@@ -19,24 +19,24 @@ func TestTouch(t *testing.T) {
 	if !used().IsZero() {
 		t.Errorf("used at %s", used())
 	}
-	first := w.clock.now()
+	first := w.clock.Now()
 	c.Touch(key.ID())
 	c.flushUses(ctx)
 	if !used().Equal(first) {
 		t.Errorf("used at %s, want %s", used(), first)
 	}
-	w.clock.add(59 * time.Second)
+	w.clock.Advance(59 * time.Second)
 	c.Touch(key.ID())
 	c.flushUses(ctx)
 	if !used().Equal(first) {
 		t.Errorf("written again within a minute: %s", used())
 	}
-	w.clock.add(time.Second)
+	w.clock.Advance(time.Second)
 	c.Touch(key.ID())
 	c.Start()
 	c.Stop() // writes what is left
-	if !used().Equal(w.clock.now()) {
-		t.Errorf("used at %s, want %s", used(), w.clock.now())
+	if !used().Equal(w.clock.Now()) {
+		t.Errorf("used at %s, want %s", used(), w.clock.Now())
 	}
 	if !usable(t, c, key.ID()) {
 		t.Error("not usable after being used")
@@ -138,7 +138,7 @@ func TestAudit(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w.clock.add(time.Nanosecond)
+		w.clock.Advance(time.Nanosecond)
 	}
 	events, next, err := c.Events(ctx, Page{Size: 2})
 	if err != nil || len(events) != 2 || next == "" || events[0].Action != "do 2" || events[0].Status != 201 || events[1].Status != 0 {
@@ -175,7 +175,7 @@ func TestIdempotency(t *testing.T) {
 	if err != nil || strings.Contains(fmt.Sprint(r), "plm_secret") || strings.Contains(r.Key, "key") {
 		t.Errorf("the answer is readable in the store: %v, %v", r, err)
 	}
-	w.clock.add(keepRequests)
+	w.clock.Advance(keepRequests)
 	req, earlier, err = c.BeginRequest(ctx, "key", "POST b")
 	if err != nil || earlier != nil {
 		t.Errorf("after a day: %v, %v", earlier, err)
@@ -186,7 +186,7 @@ func TestIdempotency(t *testing.T) {
 	if _, earlier, err = c.BeginRequest(ctx, "key", "POST c"); err != nil || earlier != nil {
 		t.Errorf("after giving up: %v, %v", earlier, err)
 	}
-	w.clock.add(keepRequests)
+	w.clock.Advance(keepRequests)
 	if err := c.sweepIdempotency(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -136,7 +136,7 @@ func (c *Control) Effective(ctx context.Context, t Tenant) (limits.Limits, error
 			c.logger.Warn("tenant is on a plan that does not exist; the defaults hold", "tenant", t.ID, "plan", t.Plan)
 		}
 	}
-	return limits.Merge(*c.defaults.Load(), plan.Limits, t.Overrides), nil
+	return limits.Merge(c.defaults, plan.Limits, t.Overrides), nil
 }
 
 // TenantDeleted reports whether a tenant was deleted. It reads the store: a

@@ -121,8 +121,8 @@ func TestLimits(t *testing.T) {
 	}
 	d := limits.Default()
 	d.MaxActiveSeries = 3
-	if err := a.SetDefaults(d); err != nil || series(a) != 3 {
-		t.Errorf("new defaults: %d, %v", series(a), err)
+	if c := must(Open(ctx, Options{Store: w.store, Pepper: pepper(t, 'p'), Now: w.clock.Now, Defaults: d}))(t); series(c) != 3 {
+		t.Errorf("defaults of the configuration: %d", series(c))
 	}
 	_, err = a.UpdateTenant(ctx, tn)
 	wantKind(t, "stale ETag", err, Stale)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // limitsStore answers questions about limits as a test wants it.
@@ -34,22 +35,17 @@ func (s *limitsStore) ask(ctx context.Context, _ tenant.ID) (limits.Limits, erro
 	return limits.Limits{Retention: limits.Duration(time.Duration(s.retention.Load()) * time.Hour)}, nil
 }
 
-type limitsClock struct{ ms atomic.Int64 }
-
-func (c *limitsClock) now() time.Time       { return time.UnixMilli(c.ms.Load()) }
-func (c *limitsClock) pass(d time.Duration) { c.ms.Add(d.Milliseconds()) }
-func hours(l limits.Limits) int             { return int(time.Duration(l.Retention) / time.Hour) }
+func hours(l limits.Limits) int { return int(time.Duration(l.Retention) / time.Hour) }
 func withoutStore(error) limits.Limits {
 	return limits.Limits{Retention: limits.Duration(99 * time.Hour)}
 }
 func (s *limitsStore) set(h int) *limitsStore { s.retention.Store(int64(h)); return s }
 
-func remember(t *testing.T, s *limitsStore) (*Remembered, *limitsClock) {
+func remember(t *testing.T, s *limitsStore) (*Remembered, *kit.Clock) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	clock := &limitsClock{}
-	clock.pass(time.Hour)
-	r := NewRemembered(ctx, s.ask, withoutStore, clock.now)
+	clock := kit.NewClock(time.UnixMilli(0).Add(time.Hour))
+	r := NewRemembered(ctx, s.ask, withoutStore, clock.Now)
 	t.Cleanup(func() { cancel(); _ = r.Close() })
 	return r, clock
 }
@@ -66,7 +62,7 @@ func TestIdleTenant(t *testing.T) {
 	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != 1 {
 		t.Errorf("at once: %d after %d questions", h, s.asked.Load())
 	}
-	clock.pass(limitsAge + time.Millisecond)
+	clock.Advance(limitsAge + time.Millisecond)
 	if h := hours(r.Limits("a")); h != 24 && h != 4 {
 		t.Errorf("in use: %d", h)
 	}
@@ -76,16 +72,12 @@ func TestIdleTenant(t *testing.T) {
 	}
 	s.set(2)
 	s.hold = make(chan struct{})
-	clock.pass(idleAge + time.Millisecond)
+	clock.Advance(idleAge + time.Millisecond)
 	got := make(chan int, 8)
 	for range cap(got) {
 		go func() { got <- hours(r.Limits("a")) }()
 	}
-	for deadline := time.Now().Add(30 * time.Second); s.asked.Load() < 3; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("nobody asks")
-		}
-	}
+	kit.Until(t, "three ask", func() bool { return s.asked.Load() >= 3 })
 	close(s.hold)
 	for range cap(got) {
 		if h := <-got; h != 2 {
@@ -108,7 +100,7 @@ func TestIdleTenants(t *testing.T) {
 		r.Limits(id(i))
 	}
 	s.set(4)
-	clock.pass(time.Hour)
+	clock.Advance(time.Hour)
 	got := make(chan int, n)
 	for i := range n {
 		go func() { got <- hours(r.Limits(id(i))) }()
@@ -127,7 +119,7 @@ func TestLimitsWithoutStore(t *testing.T) {
 	r, clock := remember(t, s)
 	r.Limits("a")
 	s.fails.Store(true)
-	clock.pass(time.Hour)
+	clock.Advance(time.Hour)
 	if h := hours(r.Limits("a")); h != 24 {
 		t.Errorf("the store fails: %d", h)
 	}

@@ -194,15 +194,6 @@ func (b *reading) waiting() float64 {
 	return 0
 }
 
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting until %s", what)
-		}
-	}
-}
-
 // readRoute is a route that reads or parses.
 type readRoute struct {
 	method, pattern string

@@ -15,6 +15,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // allocated is how many bytes were ever allocated.
@@ -174,7 +175,7 @@ func TestHangUp(t *testing.T) {
 			if waits {
 				leave = b.occupy("acme")
 				go func() {
-					until(t, "it waits", func() bool { return b.waiting() > 0 })
+					kit.Until(t, "it waits", func() bool { return b.waiting() > 0 })
 					cancel()
 				}()
 			} else if c.onlyParses && !c.deletes() {
@@ -225,7 +226,7 @@ func TestPanic(t *testing.T) {
 			}
 			_ = res.Body.Close()
 		}
-		until(t, c.String()+" has given its bytes back", func() bool { return b.account.Used() == 0 })
+		kit.Until(t, c.String()+" has given its bytes back", func() bool { return b.account.Used() == 0 })
 		b.clean(c.String())
 	}
 	if panics < want {
@@ -245,7 +246,7 @@ func TestPlaces(t *testing.T) {
 		asked := 0
 		b.source.set(func(context.Context) error { asked++; return nil })
 		all.Go(func() { w = do(b.h, as("acme", c.request(b, ""))) })
-		until(t, c.String()+" waits", func() bool { return b.waiting() == 1 })
+		kit.Until(t, c.String()+" waits", func() bool { return b.waiting() == 1 })
 		if n := b.account.Used(); n > 128<<10 {
 			t.Errorf("%s holds %d bytes while it waits", c, n)
 		}
@@ -290,7 +291,7 @@ func TestPlacesOfSlowReads(t *testing.T) {
 		})
 		var all sync.WaitGroup
 		all.Go(func() { do(b.h, as("acme", c.request(b, ""))) })
-		<-inside
+		kit.Receive(t, "a query runs", inside)
 		b.check(c.String(), do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"format_query?query=m", nil))), refusal{429, "max_queued_queries"})
 		close(goOn)
 		all.Wait()

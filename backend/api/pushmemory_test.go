@@ -21,6 +21,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // accounted is an API for pushes with an account. Its push counts what it is asked.
@@ -196,7 +197,7 @@ func TestStalledBody(t *testing.T) {
 					t.Errorf("%s: %d %s", path, w.Code, w.Body)
 				}
 			})
-			<-s.came
+			kit.Receive(t, "a part of the body came", s.came)
 			if n := account.Used(); n < tt.least || n > tt.most {
 				t.Errorf("%s: %d bytes are held when %d came, want %d to %d", path, n, tt.came, tt.least, tt.most)
 			}

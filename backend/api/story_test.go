@@ -30,6 +30,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // backend is the whole backend of one process behind its API.
@@ -60,7 +61,7 @@ func newBackend(t testing.TB) *backend {
 	dist := distributor.New(distributor.Options{Local: ing, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
-	t.Cleanup(func() { until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
+	t.Cleanup(func() { kit.Until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
 	b.h = newAPI(Options{
 		Memory: account,
 		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, clock, nil),
@@ -73,6 +74,21 @@ func newBackend(t testing.TB) *backend {
 
 // recentOnly is the ingester as a source of its own.
 type recentOnly struct{ *ingester.Ingester }
+
+func (r recentOnly) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
+	sel, _, err := r.Ingester.Select(ctx, req)
+	return sel, err
+}
+
+func (r recentOnly) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
+	names, _, err := r.Ingester.LabelNames(ctx, req)
+	return names, err
+}
+
+func (r recentOnly) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
+	values, _, err := r.Ingester.LabelValues(ctx, name, req)
+	return values, err
+}
 
 func (r recentOnly) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	return r.Ingester.Exemplars(ctx, id, mint, maxt, sets)

@@ -48,8 +48,8 @@ func sameSeries(t testing.TB, table *Table, k int, times []byte, want *Series) {
 		}
 	}
 	if times != nil {
-		if n, err := CheckTimes(times); err != nil || n != len(want.T) {
-			t.Fatalf("CheckTimes: %d, %v", n, err)
+		if n, err := checkTimes(times); err != nil || n != len(want.T) {
+			t.Fatalf("checkTimes: %d, %v", n, err)
 		}
 	}
 	hs, err := table.Histograms(k)

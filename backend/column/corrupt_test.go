@@ -170,7 +170,7 @@ func TestHandmade(t *testing.T) {
 func TestPadding(t *testing.T) {
 	frame := handmadeFrame(deltas(4, codecDelta))
 	column := append(evenTimes(3), make([]byte, padding)...)
-	if n, err := CheckTimes(column); n != 3 || err != nil {
+	if n, err := checkTimes(column); n != 3 || err != nil {
 		t.Fatal(n, err)
 	}
 	for i := range padding {
@@ -181,7 +181,7 @@ func TestPadding(t *testing.T) {
 		}
 		c := slices.Clone(column)
 		c[len(c)-1-i] = 1
-		if _, err := CheckTimes(c); !errors.Is(err, ErrCorrupt) {
+		if _, err := checkTimes(c); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("column, byte %d: %v", i, err)
 		}
 	}

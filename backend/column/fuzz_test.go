@@ -23,7 +23,7 @@ func FuzzOpen(f *testing.F) {
 		decodeAny(t, payload, all)
 		var r timesReader
 		if r.openColumn(times) == nil && r.n < 1<<20 {
-			if n, err := CheckTimes(times); err == nil && n != r.n {
+			if n, err := checkTimes(times); err == nil && n != r.n {
 				t.Fatalf("%d times, its head says %d", n, r.n)
 			}
 		}

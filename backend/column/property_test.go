@@ -381,10 +381,10 @@ func TestDamage(t *testing.T) {
 		for i := range times {
 			b := slices.Clone(times)
 			b[i] ^= byte(1 << rng.IntN(8))
-			if n, err := CheckTimes(b); err == nil && n > int(series.DayMillis) {
+			if n, err := checkTimes(b); err == nil && n > int(series.DayMillis) {
 				t.Fatal(n)
 			}
-			if _, err := CheckTimes(times[:i]); err == nil {
+			if _, err := checkTimes(times[:i]); err == nil {
 				t.Fatalf("times of series %d: %d of %d bytes were a column", k, i, len(times))
 			}
 		}

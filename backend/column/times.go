@@ -186,16 +186,6 @@ func (r *timesReader) close() error {
 	return r.stream.close()
 }
 
-// CheckTimes decodes a timestamp column for nothing but its errors and returns
-// how many times it has.
-func CheckTimes(column []byte) (n int, err error) {
-	var r timesReader
-	if err := r.openColumn(column); err != nil {
-		return 0, err
-	}
-	return r.n, r.drain()
-}
-
 // drain decodes all times for nothing but their errors.
 func (r *timesReader) drain() error {
 	var buf [1 + batchSize]int64

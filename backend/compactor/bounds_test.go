@@ -129,7 +129,7 @@ func (d *door) keep() {
 			d.T.Errorf("series %.100q: %d samples came back, want %d", ls, got[ls], n)
 		}
 	}
-	if left, err := d.ing.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}); err != nil {
+	if left, _, err := d.ing.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}); err != nil {
 		d.T.Error(err)
 	} else {
 		left.Release()

@@ -15,13 +15,13 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 	"github.com/palliumhq/pallium/backend/store/storetest"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestEmulators takes samples through L0, two generations, a deletion and the
 // sweep over the adapters of the cluster.
 func TestEmulators(t *testing.T) {
-	url := emulator.GCS(t)
+	url := programs.GCS(t)
 	client, err := storage.NewClient(ctx, option.WithEndpoint(url+"/storage/v1/"), option.WithoutAuthentication())
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +30,7 @@ func TestEmulators(t *testing.T) {
 	if err := client.Bucket("packs").Create(ctx, "p", nil); err != nil {
 		t.Fatal(err)
 	}
-	o := bigtable.Options{Project: "p", Instance: "i", Table: "ix1", Emulator: emulator.Bigtable(t)}
+	o := bigtable.Options{Project: "p", Instance: "i", Table: "ix1", Emulator: programs.Bigtable(t)}
 	admin, err := bigtable.OpenAdmin(ctx, o)
 	if err != nil {
 		t.Fatal(err)

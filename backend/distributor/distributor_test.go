@@ -19,7 +19,6 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/ring"
-	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -187,12 +186,12 @@ func TestFailures(t *testing.T) {
 		opts Options
 		want error
 	}{
-		{"ingester", Options{Ring: local.New("a"), Replica: one(&fakeIngester{err: down})}, down},
-		{"no such ingester", Options{Ring: local.New("b"), Replica: one(&fakeIngester{})}, nil},
-		{"empty ring", Options{Ring: local.New(), Replica: one(&fakeIngester{})}, ring.ErrTooFew},
+		{"ingester", Options{Ring: newFixedRing("a"), Replica: one(&fakeIngester{err: down})}, down},
+		{"no such ingester", Options{Ring: newFixedRing("b"), Replica: one(&fakeIngester{})}, nil},
+		{"empty ring", Options{Ring: newFixedRing(), Replica: one(&fakeIngester{})}, ring.ErrTooFew},
 		{"alone", Options{Local: &fakeIngester{err: down}}, down},
-		{"replication", Options{Ring: local.New("a"), Replica: one(&fakeIngester{}), Replication: 3}, ring.ErrTooFew},
-		{"one of two", Options{Ring: local.New("a", "b"), Replica: lookup(map[string]Ingester{"a": &fakeIngester{}, "b": &fakeIngester{err: down}})}, down},
+		{"replication", Options{Ring: newFixedRing("a"), Replica: one(&fakeIngester{}), Replication: 3}, ring.ErrTooFew},
+		{"one of two", Options{Ring: newFixedRing("a", "b"), Replica: lookup(map[string]Ingester{"a": &fakeIngester{}, "b": &fakeIngester{err: down}})}, down},
 		{"no ring", Options{Ring: noRing{down}, Replica: one(&fakeIngester{})}, down},
 	}
 	for _, tt := range tests {

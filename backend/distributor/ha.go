@@ -98,9 +98,6 @@ func NewHA(o HAOptions) *HA {
 // elected. It is no refusal: the sender is told that all is well.
 type Dropped struct{ Samples, Histograms, Exemplars int }
 
-// Any reports whether anything was dropped.
-func (d Dropped) Any() bool { return d != Dropped{} }
-
 // Filter takes out of the batch the series of replicas that are not elected, and
 // takes the replica label off those of replicas that are. Series that do not
 // carry both labels stay as they are, as do all of a tenant that does not accept

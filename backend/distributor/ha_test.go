@@ -17,6 +17,7 @@ import (
 	"github.com/palliumhq/pallium/backend/election"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // fakeStore is a Store that counts calls and can be lost.
@@ -56,24 +57,6 @@ func (s *fakeStore) Claim(ctx context.Context, c election.Cluster, seen []electi
 	return s.Store.Claim(ctx, c, seen, r)
 }
 
-// clock is a clock that tests set.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
-
 func haLimits() limits.Limits {
 	l := limits.Default()
 	l.AcceptHASamples = true
@@ -82,18 +65,17 @@ func haLimits() limits.Limits {
 
 // haGroup is distributors that share a store and a clock.
 type haGroup struct {
-	clock clock
+	clock *kit.Clock
 	store fakeStore
 	has   []*HA
 }
 
 func newHAGroup(n int) *haGroup {
-	g := &haGroup{}
-	g.clock.t = time.Unix(1_700_000_000, 0)
-	g.store.Store = election.NewMemory(g.clock.now)
+	g := &haGroup{clock: kit.NewClock(time.Unix(1_700_000_000, 0))}
+	g.store.Store = election.NewMemory(g.clock.Now)
 	for range n {
 		// No test with a clock of its own waits for a call: the store answers or hangs.
-		g.has = append(g.has, NewHA(HAOptions{Store: &g.store, Now: g.clock.now, CallTimeout: time.Minute}))
+		g.has = append(g.has, NewHA(HAOptions{Store: &g.store, Now: g.clock.Now, CallTimeout: time.Minute}))
 	}
 	return g
 }
@@ -106,10 +88,10 @@ func send(t testing.TB, h *HA, id tenant.ID, cluster, replica string) bool {
 	lim := haLimits()
 	var out series.Outcome
 	d := h.Filter(context.Background(), b, &lim, &out)
-	if len(out.Refusals) > 0 || d.Any() == (len(b.Entries) == 1) {
+	if len(out.Refusals) > 0 || (d != Dropped{}) == (len(b.Entries) == 1) {
 		t.Fatalf("dropped %v, kept %d, refused %s", d, len(b.Entries), out.String())
 	}
-	return !d.Any()
+	return d == Dropped{}
 }
 
 func TestHAFilter(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/election/redis"
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // electionSigner signs elections.
@@ -57,7 +57,7 @@ func TestHAFailover(t *testing.T) {
 	}
 	for i, s := range steps {
 		for range int(s.wait / time.Second) {
-			g.clock.add(time.Second)
+			g.clock.Advance(time.Second)
 			x.renew()
 			y.renew()
 		}
@@ -88,7 +88,7 @@ func TestHACalls(t *testing.T) {
 			send(t, h, "team", "slow", "a")
 		}
 		h.renew()
-		g.clock.add(time.Second)
+		g.clock.Advance(time.Second)
 	}
 	if n, most := g.store.count(), 2*(minutes*4+1); n > most {
 		t.Errorf("%d calls, want at most %d", n, most)
@@ -126,12 +126,12 @@ func TestHAStoreLost(t *testing.T) {
 			g.store.set(true, hangs)
 			want("new cluster, first seen", x, "new", "a", true)
 			want("new cluster", x, "new", "b", false)
-			g.clock.add(20 * time.Second)
+			g.clock.Advance(20 * time.Second)
 			want("held", x, "c", "a", true)
-			g.clock.add(20 * time.Second)
+			g.clock.Advance(20 * time.Second)
 			want("held", x, "c", "a", true)
 			want("held", x, "c", "b", false)
-			g.clock.add(31 * time.Second)
+			g.clock.Advance(31 * time.Second)
 			want("failed over", x, "c", "b", true)
 			want("failed over", x, "c", "a", false)
 			if !x.down {
@@ -145,15 +145,15 @@ func TestHAStoreLost(t *testing.T) {
 				t.Errorf("%d calls of a store that is known to be lost", got-n)
 			}
 
-			g.store.Store = election.NewMemory(g.clock.now) // emptied
+			g.store.Store = election.NewMemory(g.clock.Now) // emptied
 			g.store.set(false, false)
 			eventually("its own election is written", x, "c", "b", true)
-			g.clock.add(31 * time.Second)
+			g.clock.Advance(31 * time.Second)
 			x.renew()
 			want("the other distributor takes it over", y, "c", "b", true)
 
 			g.store.set(true, hangs)
-			g.clock.add(31 * time.Second)
+			g.clock.Advance(31 * time.Second)
 			want("both fail over", x, "c", "a", true)
 			want("both fail over", y, "c", "d", true)
 			g.store.set(false, false)
@@ -161,7 +161,7 @@ func TestHAStoreLost(t *testing.T) {
 			for range 100 {
 				x.renew()
 				y.renew()
-				g.clock.add(time.Second)
+				g.clock.Advance(time.Second)
 				send(t, x, "team", "c", "a")
 				send(t, y, "team", "c", "d")
 			}
@@ -192,7 +192,7 @@ func TestHAPatience(t *testing.T) {
 	if n := g.store.count(); n > 1 {
 		t.Errorf("%d calls", n)
 	}
-	h = NewHA(HAOptions{Store: &g.store, Now: g.clock.now, CallTimeout: time.Millisecond})
+	h = NewHA(HAOptions{Store: &g.store, Now: g.clock.Now, CallTimeout: time.Millisecond})
 	b := batch()
 	b.Tenant = "other"
 	h.Filter(context.Background(), b, &lim, &series.Outcome{})
@@ -205,13 +205,13 @@ func TestHAPatience(t *testing.T) {
 func TestHAIdle(t *testing.T) {
 	g := newHAGroup(0)
 	reg := prometheus.NewRegistry()
-	h := NewHA(HAOptions{Store: &g.store, Now: g.clock.now, Registerer: reg})
+	h := NewHA(HAOptions{Store: &g.store, Now: g.clock.Now, Registerer: reg})
 	for i := range 100 {
 		send(t, h, "team", fmt.Sprint(i), "a")
 	}
-	g.clock.add(59 * time.Minute)
+	g.clock.Advance(59 * time.Minute)
 	send(t, h, "team", "0", "a")
-	g.clock.add(2 * time.Minute)
+	g.clock.Advance(2 * time.Minute)
 	h.renew()
 	if n := h.count(); n != 1 {
 		t.Errorf("%v clusters are known", n)
@@ -260,11 +260,11 @@ func TestHAInterleavings(t *testing.T) {
 		rnd := rand.New(rand.NewSource(seed))
 		g := newHAGroup(3)
 		var kept []accepted
-		heard := g.clock.now()
+		heard := g.clock.Now()
 		for range 2000 {
-			g.clock.add(time.Duration(rnd.Int63n(int64(6 * time.Second))))
+			g.clock.Advance(time.Duration(rnd.Int63n(int64(6 * time.Second))))
 			if rnd.Intn(40) == 0 {
-				g.clock.add(time.Duration(rnd.Int63n(int64(time.Minute))))
+				g.clock.Advance(time.Duration(rnd.Int63n(int64(time.Minute))))
 			}
 			h := g.has[rnd.Intn(len(g.has))]
 			if rnd.Intn(3) == 0 {
@@ -272,7 +272,7 @@ func TestHAInterleavings(t *testing.T) {
 				continue
 			}
 			replica := string(rune('a' + rnd.Intn(1+rnd.Intn(4))))
-			now := g.clock.now()
+			now := g.clock.Now()
 			if send(t, h, "team", "c", replica) {
 				kept = append(kept, accepted{replica, now, now})
 				heard = now
@@ -291,7 +291,7 @@ func TestHAInterleavings(t *testing.T) {
 // TestHARedis: two distributors over one Redis, in real time and with short
 // intervals; Redis is killed and comes back.
 func TestHARedis(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	const failover = 150 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

@@ -14,6 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // replicaFunc is a replica that does what a test says.
@@ -31,11 +32,7 @@ func accounted(account *memory.Account, n int, replica func(*ring.Instance) Repl
 // eventuallyHeld waits until an account holds so much.
 func eventuallyHeld(t *testing.T, account *memory.Account, ok func(held int64) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(account.Used()); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d bytes are held", account.Used())
-		}
-	}
+	kit.Until(t, "an account holds what it should", func() bool { return ok(account.Used()) })
 }
 
 // TestHeldForIngesters: what pushes take is held until the last ingester that gets

@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
-	"github.com/palliumhq/pallium/backend/ring/local"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -64,7 +63,7 @@ func distribute(ings map[string]Ingester, lim limits.Limits) limited {
 		return limited{New(Options{Local: ings[ids[0]], Now: func() time.Time { return time.UnixMilli(nowMillis) }}), lim}
 	}
 	return limited{New(Options{
-		Ring: local.New(ids...), Replication: 1, Replica: lookup(ings),
+		Ring: newFixedRing(ids...), Replication: 1, Replica: lookup(ings),
 		Now: func() time.Time { return time.UnixMilli(nowMillis) },
 	}), lim}
 }

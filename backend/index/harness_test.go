@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -24,7 +24,7 @@ var testNow = time.UnixMilli(testDay*series.DayMillis + 36*3600_000)
 // open makes an index without rows.
 func open(t *testing.T) *Index {
 	t.Helper()
-	r, err := pebble.OpenMemory()
+	r, err := rowsmemory.Open()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -104,7 +104,7 @@ func (ing *Ingester) saveActive() {
 			lists = append(lists, l)
 		}
 	}
-	if err := atomicfile.Write(filepath.Join(ing.opts.Dir, activeFile), encodeActive(now.UnixMilli(), lists)); err != nil {
+	if err := disk.ReplaceFile(filepath.Join(ing.opts.Dir, activeFile), encodeActive(now.UnixMilli(), lists)); err != nil {
 		ing.metrics.activeFailures.Inc()
 		ing.opts.Logger.Warn("list of active series could not be saved, it will be tried again; after a restart the list saved before is used",
 			"err", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/encoding"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // The file of active series; docs/format/active.md has the bytes.
@@ -67,7 +68,7 @@ func encodeActive(saved int64, lists []activeList) []byte {
 			return uint64(e.seconds) << 1
 		})
 	}
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, activeTable()))
+	return binary.BigEndian.AppendUint32(b, disk.Checksum(b))
 }
 
 func appendEntries(b []byte, list []activeEntry, value func(*activeEntry) uint64) []byte {
@@ -81,8 +82,6 @@ func appendEntries(b []byte, list []activeEntry, value func(*activeEntry) uint64
 	return b
 }
 
-func activeTable() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
-
 var errActive = errors.New("file of active series is damaged")
 
 // decodeActive reads a file. What it takes in memory is in proportion to the file.
@@ -94,7 +93,7 @@ func decodeActive(data []byte) (saved int64, lists []activeList, err error) {
 		return 0, nil, fmt.Errorf("%w: it is cut off", errActive)
 	}
 	body, sum := data[:len(data)-crc32.Size], binary.BigEndian.Uint32(data[len(data)-crc32.Size:])
-	if crc32.Checksum(body, activeTable()) != sum {
+	if disk.Checksum(body) != sum {
 		return 0, nil, fmt.Errorf("%w: its checksum is wrong", errActive)
 	}
 	d := encoding.Decbuf{B: body[len(activeMagic):]}

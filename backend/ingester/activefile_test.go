@@ -4,12 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // TestActiveDamaged: no file, whatever is in it, stops the start.
@@ -62,7 +63,7 @@ func TestActiveDamaged(t *testing.T) {
 // sealedActive puts the magic before the body of a file, and its checksum behind.
 func sealedActive(body []byte) []byte {
 	b := append([]byte(activeMagic), body...)
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, activeTable()))
+	return binary.BigEndian.AppendUint32(b, disk.Checksum(b))
 }
 
 func someLists() []activeList {

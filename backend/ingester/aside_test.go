@@ -42,8 +42,7 @@ func (b *bench) flush() {
 
 // halt ends the goroutines of the ingester; its methods go on working.
 func (b *bench) halt() {
-	b.ing.stop()
-	b.ing.done.Wait()
+	b.ing.background.Stop()
 }
 
 func asideFiles(t *testing.T, dir string) []string {
@@ -76,11 +75,11 @@ func TestSetAside(t *testing.T) {
 		same(t, when, b.read("a"), want)
 		same(t, when, b.read("b"), wantB)
 		req := series.Request{Tenant: "a", MinTime: now, MaxTime: now}
-		names, err := b.ing.LabelNames(context.Background(), req)
+		names, _, err := b.ing.LabelNames(context.Background(), req)
 		if err != nil || !slices.Equal(names, []string{"__name__", "empty"}) {
 			t.Errorf("%s: label names %v, %v", when, names, err)
 		}
-		values, err := b.ing.LabelValues(context.Background(), "__name__", req)
+		values, _, err := b.ing.LabelValues(context.Background(), "__name__", req)
 		if err != nil || !slices.Equal(values, []string{"bad", "good"}) {
 			t.Errorf("%s: label values %v, %v", when, values, err)
 		}
@@ -213,11 +212,11 @@ func TestAsideDamage(t *testing.T) {
 					b.crash()
 				}
 				req := series.Request{Tenant: "a", MinTime: now, MaxTime: now}
-				if _, err := b.ing.Select(context.Background(), req); !errors.Is(err, errAside) {
+				if _, _, err := b.ing.Select(context.Background(), req); !errors.Is(err, errAside) {
 					t.Errorf("%s: select: %v", when, err)
 				}
 				if name == "header" {
-					if _, err := b.ing.LabelNames(context.Background(), req); !errors.Is(err, errAside) {
+					if _, _, err := b.ing.LabelNames(context.Background(), req); !errors.Is(err, errAside) {
 						t.Errorf("%s: label names: %v", when, err)
 					}
 				}
@@ -337,7 +336,7 @@ func TestAsideGoes(t *testing.T) {
 			}
 			tc.do(b, l)
 			b.set(b.now.Add(asideLookEvery))
-			if err := b.ing.DropCompacted(context.Background()); err != nil {
+			if err := b.ing.dropCompacted(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 			upload(t, b)

@@ -128,7 +128,7 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	step := func() { // a fault may fail it; the next one goes on
 		_ = b.ing.Flush()
 		_ = b.ing.Upload(ctx)
-		_ = b.ing.DropCompacted(ctx)
+		_ = b.ing.dropCompacted(ctx)
 		b.safe(where(), l, want)
 	}
 	push(one, "a", f(now, 1))

@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // asideDisk writes and removes the files of series set aside. A test puts faults
@@ -26,12 +26,12 @@ type asideDisk interface {
 type osDisk struct{}
 
 // Write implements asideDisk.
-func (osDisk) Write(path string, data []byte) error { return atomicfile.Replace(path, data) }
+func (osDisk) Write(path string, data []byte) error { return disk.ReplaceFileUnsynced(path, data) }
 
 // Sync implements asideDisk. A directory that somebody removed has no names.
 func (osDisk) Sync(dirs []string) error {
 	for _, dir := range dirs {
-		if err := atomicfile.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := disk.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 	"net/url"
@@ -20,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/encoding"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -127,12 +127,10 @@ func encodeAside(h *asideHeader, chunks []series.Chunk) []byte {
 	return b
 }
 
-func asideTable() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
-
 func appendAsideFrame(b, payload []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
 	b = append(b, payload...)
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(payload, asideTable()))
+	return binary.BigEndian.AppendUint32(b, disk.Checksum(payload))
 }
 
 // asideReader reads a file front to back.
@@ -159,7 +157,7 @@ func (a *asideReader) frame() ([]byte, error) {
 		return nil, err
 	}
 	payload := b[:n:n]
-	if got, want := crc32.Checksum(payload, asideTable()), binary.BigEndian.Uint32(b[n:]); got != want {
+	if got, want := disk.Checksum(payload), binary.BigEndian.Uint32(b[n:]); got != want {
 		return nil, fmt.Errorf("%w: a frame has checksum %08x, should be %08x", errAside, got, want)
 	}
 	return payload, nil

@@ -53,7 +53,7 @@ func TestAsideRemovedByHand(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err == nil {
+			if _, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err == nil {
 				t.Error("a read without the file succeeds")
 			}
 			l.drop("a")
@@ -65,7 +65,7 @@ func TestAsideRemovedByHand(t *testing.T) {
 			if len(l.uploads) != before+1 || len(l.asides) != 0 {
 				t.Errorf("%d uploads, records %v", len(l.uploads)-before, l.asides)
 			}
-			if _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err != nil {
+			if _, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err != nil {
 				t.Errorf("after they were given up: %v", err)
 			}
 		})

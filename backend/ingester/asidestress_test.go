@@ -58,7 +58,7 @@ func TestAsideWhileEverythingRuns(t *testing.T) {
 	loop(func(int64) error { return b.ing.Flush() })
 	loop(func(int64) error { return b.ing.Upload(context.Background()) })
 	loop(func(int64) error { return b.ing.Sweep() })
-	loop(func(int64) error { return b.ing.DropCompacted(context.Background()) })
+	loop(func(int64) error { return b.ing.dropCompacted(context.Background()) })
 	loop(func(int64) error { return b.ing.retryAside(context.Background()) })
 	for range 2 {
 		loop(func(int64) error {
@@ -71,7 +71,7 @@ func TestAsideWhileEverythingRuns(t *testing.T) {
 					return fmt.Errorf("%s: %d samples are read, %d were acknowledged", ls, len(got[ls]), want)
 				}
 			}
-			names, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MinTime: math.MinInt64, MaxTime: math.MaxInt64})
+			names, _, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MinTime: math.MinInt64, MaxTime: math.MaxInt64})
 			if err == nil && want > 0 && len(names) != 3 {
 				err = fmt.Errorf("names: %v", names)
 			}

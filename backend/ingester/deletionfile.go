@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
@@ -126,5 +126,5 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(path, data)
+	return disk.ReplaceFile(path, data)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -33,7 +34,7 @@ func (b *bench) names(what string, want ...string) {
 	if got := slices.Sorted(maps.Keys(b.read("a"))); !slices.Equal(got, want) {
 		b.t.Errorf("%s: series %q, want %q", what, got, want)
 	}
-	values, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MaxTime: b.now.UnixMilli() + 1000})
+	values, _, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MaxTime: b.now.UnixMilli() + 1000})
 	if err != nil || len(values) != len(want) {
 		b.t.Errorf("%s: metrics %q, %v", what, values, err)
 	}
@@ -91,9 +92,9 @@ func TestDamagedDeletions(t *testing.T) {
 			}
 			b.crash()
 			req := series.Request{Tenant: "a", MaxTime: now + 1000}
-			_, err := b.ing.Select(context.Background(), req)
-			_, namesErr := b.ing.LabelNames(context.Background(), req)
-			_, valuesErr := b.ing.LabelValues(context.Background(), "__name__", req)
+			_, _, err := b.ing.Select(context.Background(), req)
+			_, _, namesErr := b.ing.LabelNames(context.Background(), req)
+			_, _, valuesErr := b.ing.LabelValues(context.Background(), "__name__", req)
 			for what, err := range map[string]error{"select": err, "names": namesErr, "values": valuesErr, "flush": b.ing.Flush()} {
 				if !errors.Is(err, ErrDeletionsUnknown) {
 					t.Errorf("%s before the deletions are known: %v", what, err)
@@ -103,7 +104,7 @@ func TestDamagedDeletions(t *testing.T) {
 			if err := b.ing.LearnDeletions(context.Background(), []tenant.ID{"a"}); !errors.Is(err, l.fail) {
 				t.Errorf("learning: %v", err)
 			}
-			if _, err := b.ing.Select(context.Background(), req); !errors.Is(err, ErrDeletionsUnknown) {
+			if _, _, err := b.ing.Select(context.Background(), req); !errors.Is(err, ErrDeletionsUnknown) {
 				t.Errorf("select after learning failed: %v", err)
 			}
 			l.fail = nil
@@ -291,15 +292,15 @@ func TestReadDuringPrune(t *testing.T) {
 		t.Fatalf("%d deletions are known, want 0", n)
 	}
 	req := series.Request{Tenant: "a", MaxTime: now + 1000}
-	var j joiner
+	j := series.NewJoiner(0, memory.FromContext(context.Background()))
 	for _, r := range readers {
-		if err := selectPack(context.Background(), r, req, deleted, &j); err != nil {
+		if err := selectPack(context.Background(), r, req, deleted, j); err != nil {
 			t.Fatal(err)
 		}
 		_ = r.Release()
 	}
-	if len(j.out) != 1 || j.out[0].Labels.Get("__name__") != "kept" {
-		t.Errorf("series %v, want the one that was not deleted", j.out)
+	if out := j.Series(); len(out) != 1 || out[0].Labels.Get("__name__") != "kept" {
+		t.Errorf("series %v, want the one that was not deleted", out)
 	}
 }
 

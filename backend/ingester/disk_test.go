@@ -106,8 +106,7 @@ func realDisk(t *testing.T, size int64) smallDisk {
 
 // still ends what the ingester does by itself: only the test seals.
 func (b *bench) still() {
-	b.ing.stop()
-	b.ing.done.Wait()
+	b.ing.background.Stop()
 }
 
 // newDiskBench is a bench on a small disk, on which only the test seals.

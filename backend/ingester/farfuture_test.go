@@ -237,3 +237,8 @@ func TestDaysNobodyCanName(t *testing.T) {
 		t.Errorf("records %v, intents %v", l.asides, l.owed())
 	}
 }
+
+// covers reports whether the seal has the samples at t of a segment.
+func (s *seal) covers(segment int, t int64) bool {
+	return segment < s.BeforeSegment && (t < s.BeforeTime || s.FromTime > 0 && t >= s.FromTime)
+}

@@ -321,8 +321,7 @@ func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ing.stop() // nothing else is to happen
-	ing.done.Wait()
+	ing.background.Stop() // nothing else is to happen
 	th := ing.head("a", true)
 	th.mu.Lock()
 	defer th.mu.Unlock()

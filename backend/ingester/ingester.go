@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wal"
@@ -132,13 +133,12 @@ type Ingester struct {
 	activeMu    sync.Mutex // one writer of the file of active series at a time
 	activeSaved time.Time  // when it was written last; guarded by activeMu
 
-	deletions *deletionSet
-	unsealed  windowSet
-	uploads   *uploader     // nil without a long-term store
-	uploadNow chan struct{} // asks the uploader to look
-	flushNow  chan struct{} // asks run to seal everything
-	stop      context.CancelFunc
-	done      sync.WaitGroup
+	deletions  *deletionSet
+	unsealed   windowSet
+	uploads    *uploader     // nil without a long-term store
+	uploadNow  chan struct{} // asks the uploader to look
+	flushNow   chan struct{} // asks run to seal everything
+	background *background.Group
 }
 
 // Open replays what the directory holds and returns an ingester that is ready.
@@ -185,36 +185,35 @@ func Open(ctx context.Context, o Options) (*Ingester, error) {
 			"file", ing.seals.path, "err", ing.seals.damage)
 	}
 	ing.disk.begin(o.Registerer)
-	running, cancel := context.WithCancel(context.Background())
-	ing.stop = cancel
+	ing.background = background.New()
 	if o.LongTerm != nil {
 		ing.uploads = newUploader(ing, o.LongTerm)
 	}
 	if !o.idle {
-		ing.start(running)
+		ing.start()
 	}
 	return ing, nil
 }
 
-// start runs what an ingester does by itself, until ctx is done.
-func (ing *Ingester) start(ctx context.Context) {
-	ing.done.Go(func() { ing.run(ctx) })
-	ing.done.Go(func() {
+// start runs what an ingester does by itself, until it is closed.
+func (ing *Ingester) start() {
+	ing.background.Go(ing.run)
+	ing.background.Go(func(ctx context.Context) {
 		ing.labels.run(ctx, func(err error) {
 			ing.opts.Logger.Error("labels could not be written to the write-ahead log a second time; retrying", "err", err)
 		})
 	})
-	ing.done.Go(func() {
+	ing.background.Go(func(ctx context.Context) {
 		if err := ing.retryAside(ctx); err != nil && ctx.Err() == nil {
 			ing.opts.Logger.Error("series that were set aside could not be sealed; they stay where they are until the next start", "err", err)
 		}
 	})
 	if ing.uploads != nil {
-		ing.done.Go(func() { ing.uploads.run(ctx) })
-		ing.done.Go(func() { ing.uploads.progress.Watch(ctx) })
+		ing.background.Go(ing.uploads.run)
+		ing.background.Go(ing.uploads.progress.Watch)
 	}
 	if ing.opts.Replication > 1 {
-		ing.done.Go(func() { ing.syncEverySecond(ctx) })
+		ing.background.Go(ing.syncEverySecond)
 	}
 }
 
@@ -287,8 +286,7 @@ func (ing *Ingester) Close() error {
 	if already {
 		return nil
 	}
-	ing.stop()
-	ing.done.Wait()
+	ing.background.Stop()
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
 	return errors.Join(ing.log.Close(), ing.packs.close())
@@ -321,7 +319,7 @@ func (ing *Ingester) syncEverySecond(ctx context.Context) {
 		if err != nil && !failing {
 			// What was answered and is not on disk now never will be by way of the log.
 			ing.opts.Logger.Error("write-ahead log could not be synced: sealing what is in memory", "err", err)
-			ing.FlushSoon()
+			ing.flushSoon()
 		}
 		failing = err != nil
 	}

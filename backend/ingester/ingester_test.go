@@ -79,8 +79,7 @@ func (b *bench) open() {
 func (b *bench) crash() {
 	b.t.Helper()
 	old := b.ing
-	old.stop()
-	old.done.Wait()
+	old.background.Stop()
 	b.open()
 	_ = old.packs.close()
 }
@@ -108,7 +107,7 @@ func (b *bench) read(id tenant.ID) map[string][]series.Sample {
 
 func readAll(t *testing.T, ing *Ingester, req series.Request) map[string][]series.Sample {
 	t.Helper()
-	sel, err := ing.Select(context.Background(), req)
+	sel, _, err := ing.Select(context.Background(), req)
 	if err != nil {
 		t.Fatalf("select: %v", err)
 	}
@@ -169,7 +168,7 @@ func equalValue(a, b *series.Sample) bool {
 		x.CounterResetHint, y.CounterResetHint = histogram.UnknownCounterReset, histogram.UnknownCounterReset
 		return x.Compact(0).Equals(y.Compact(0))
 	}
-	return series.Equal(a, b)
+	return series.Compare(a, b) == 0
 }
 
 func metric(name string, more ...string) labels.Labels {
@@ -442,7 +441,7 @@ func checkMatchers(t *testing.T, b *bench, n int) {
 		if got := len(readAll(t, b.ing, req)); got != want {
 			t.Errorf("%v: %d series, want %d", tt.matchers, got, want)
 		}
-		values, err := b.ing.LabelValues(context.Background(), "i", req)
+		values, _, err := b.ing.LabelValues(context.Background(), "i", req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -450,15 +449,15 @@ func checkMatchers(t *testing.T, b *bench, n int) {
 			t.Errorf("%v: %d label values, want %d", tt.matchers, len(values), want)
 		}
 		req.MaxSeries = 10
-		if _, err := b.ing.Select(context.Background(), req); (err != nil) != (want > 10) {
+		if _, _, err := b.ing.Select(context.Background(), req); (err != nil) != (want > 10) {
 			t.Errorf("%v: limit of 10 series: err = %v", tt.matchers, err)
 		}
 	}
-	names, err := b.ing.LabelNames(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64})
+	names, _, err := b.ing.LabelNames(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64})
 	if err != nil || strings.Join(names, ",") != "__name__,even,i" {
 		t.Errorf("label names %v, %v", names, err)
 	}
-	if names, _ := b.ing.LabelNames(context.Background(), series.Request{Tenant: "a", MinTime: 0, MaxTime: 1000}); len(names) != 0 {
+	if names, _, _ := b.ing.LabelNames(context.Background(), series.Request{Tenant: "a", MinTime: 0, MaxTime: 1000}); len(names) != 0 {
 		t.Errorf("label names outside the data's time: %v", names)
 	}
 }
@@ -538,7 +537,7 @@ func TestRetentionDeletesPacks(t *testing.T) {
 	if err := b.ing.Sweep(); err != nil || b.ing.packCount() != 1 {
 		t.Fatalf("swept too early: %d packs, %v", b.ing.packCount(), err)
 	}
-	sel, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64})
+	sel, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -248,9 +248,9 @@ func TestSamplesWithoutLabels(t *testing.T) {
 		t.Helper()
 		read := func(id tenant.ID, mint, maxt int64) error {
 			req := series.Request{Tenant: id, MinTime: mint, MaxTime: maxt, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}
-			_, _, err := b.ing.SelectServed(context.Background(), req)
-			_, _, err2 := b.ing.LabelNamesServed(context.Background(), req)
-			_, _, err3 := b.ing.LabelValuesServed(context.Background(), "__name__", req)
+			_, _, err := b.ing.Select(context.Background(), req)
+			_, _, err2 := b.ing.LabelNames(context.Background(), req)
+			_, _, err3 := b.ing.LabelValues(context.Background(), "__name__", req)
 			if errors.Is(err, series.ErrLost) != errors.Is(err2, series.ErrLost) || errors.Is(err, series.ErrLost) != errors.Is(err3, series.ErrLost) {
 				t.Errorf("%s: %v, labels %v, %v", when, err, err2, err3)
 			}

@@ -68,7 +68,7 @@ func report(b *testing.B, dir string, now time.Time, samples, written int64) {
 	took, opened := cpuTime()-cpu, time.Since(begun)
 	req := series.Request{Tenant: "load", MinTime: now.Add(-time.Hour).UnixMilli(), MaxTime: now.UnixMilli(),
 		Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "pod", "pod-7")}}
-	sel, _, err := ing.SelectServed(context.Background(), req)
+	sel, _, err := ing.Select(context.Background(), req)
 	if err != nil || len(sel.Series) == 0 {
 		b.Fatalf("%d series, %v", len(sel.Series), err)
 	}

@@ -71,7 +71,7 @@ func newFailingBench(t *testing.T) (*bench, *failingDisk) {
 
 func (b *bench) readError(id tenant.ID) error {
 	b.t.Helper()
-	sel, err := b.ing.Select(context.Background(), series.Request{Tenant: id, MinTime: math.MinInt64, MaxTime: math.MaxInt64})
+	sel, _, err := b.ing.Select(context.Background(), series.Request{Tenant: id, MinTime: math.MinInt64, MaxTime: math.MaxInt64})
 	if err == nil {
 		sel.Release()
 	}
@@ -162,8 +162,7 @@ func TestCheckpointInAFailedSegment(t *testing.T) {
 	b.push("a", entry(metric("more"), f(now+2, 3))) // in the next segment
 	b.checkpoint()
 	old := b.ing
-	old.stop()
-	old.done.Wait()
+	old.background.Stop()
 	b.must(disk.CutPower())
 	b.damage(first, 0)
 	b.open()

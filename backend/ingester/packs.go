@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -53,7 +53,7 @@ type tenantPack struct {
 // written. A pack that cannot be opened is an error: without it queries would
 // give shorter answers than they should.
 func openPacks(dir string, pageCache int64, logger *slog.Logger) (*packSet, error) {
-	if err := atomicfile.MakeDir(dir); err != nil {
+	if err := disk.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
 	dir, err := filepath.EvalSymlinks(dir) // WalkDir does not follow a link: it would find no packs

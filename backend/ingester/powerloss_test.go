@@ -30,8 +30,7 @@ func newFaultyBench(t *testing.T, replicas int) (*bench, *waltest.Disk) {
 func (b *bench) cutPower(disk *waltest.Disk) {
 	b.t.Helper()
 	old := b.ing
-	old.stop()
-	old.done.Wait()
+	old.background.Stop()
 	b.must(disk.CutPower())
 	b.open()
 	_ = old.packs.close()

@@ -69,8 +69,8 @@ func (ing *Ingester) sealDue() error {
 // Flush seals everything that is in the head now, open windows too.
 func (ing *Ingester) Flush() error { return ing.seal(endOfTime) }
 
-// FlushSoon asks for a Flush and does not wait for it.
-func (ing *Ingester) FlushSoon() {
+// flushSoon asks for a Flush and does not wait for it.
+func (ing *Ingester) flushSoon() {
 	select {
 	case ing.flushNow <- struct{}{}:
 	default: // one is asked for already

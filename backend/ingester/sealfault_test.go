@@ -151,7 +151,7 @@ func TestSealAtEachStepOfARead(t *testing.T) {
 	matcher := labels.MustNewMatcher(labels.MatchRegexp, "__name__", "in_.*")
 	reads := map[string]func(*bench, context.Context, series.Request) ([]string, error){
 		"select": func(b *bench, ctx context.Context, req series.Request) ([]string, error) {
-			sel, err := b.ing.Select(ctx, req)
+			sel, _, err := b.ing.Select(ctx, req)
 			if err != nil {
 				return nil, err
 			}
@@ -167,10 +167,11 @@ func TestSealAtEachStepOfARead(t *testing.T) {
 			return out, nil
 		},
 		"label values": func(b *bench, ctx context.Context, req series.Request) ([]string, error) {
-			return b.ing.LabelValues(ctx, "__name__", req)
+			values, _, err := b.ing.LabelValues(ctx, "__name__", req)
+			return values, err
 		},
 		"label names": func(b *bench, ctx context.Context, req series.Request) ([]string, error) {
-			names, err := b.ing.LabelNames(ctx, req)
+			names, _, err := b.ing.LabelNames(ctx, req)
 			return slices.DeleteFunc(names, func(n string) bool { return n == "__name__" }), err
 		},
 	}

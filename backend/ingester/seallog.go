@@ -10,7 +10,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
@@ -61,11 +61,6 @@ type seal struct {
 	FromTime      int64 `json:"from_time_ms,omitempty"` // 0: none
 }
 
-// covers reports whether the seal has the samples at t of a segment.
-func (s *seal) covers(segment int, t int64) bool {
-	return segment < s.BeforeSegment && (t < s.BeforeTime || s.FromTime > 0 && t >= s.FromTime)
-}
-
 func openSealLog(path string) (*sealLog, error) {
 	l := &sealLog{path: path, segments: map[int]segmentTimes{}}
 	data, err := os.ReadFile(path)
@@ -79,7 +74,7 @@ func openSealLog(path string) (*sealLog, error) {
 		l.seals, l.damage = nil, err
 		// It goes, or a later start could find it mended, with numbers of segments that
 		// a log that was taken away as well has given to new ones by then.
-		if err := errors.Join(os.Remove(path), atomicfile.SyncDir(filepath.Dir(path))); err != nil {
+		if err := errors.Join(os.Remove(path), disk.SyncDir(filepath.Dir(path))); err != nil {
 			return nil, fmt.Errorf("remove a damaged record of what was sealed: %w", err)
 		}
 	}

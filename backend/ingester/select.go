@@ -13,19 +13,12 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Select returns the series that have samples in the range and match, with the
-// chunks that may hold those samples, from the head and the local packs.
-func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
-	sel, _, err := ing.SelectServed(ctx, req)
-	return sel, err
-}
-
-// SelectServed is Select that also tells which local packs were read: all that
-// have samples of the tenant in the range.
-func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
+// chunks that may hold those samples, from the head and the local packs, and
+// which local packs were read: all that have samples of the tenant in the range.
+func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
 	}
@@ -34,13 +27,13 @@ func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*ser
 		return nil, nil, err
 	}
 	sel := &series.Selection{}
-	j := joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}
+	j := series.NewJoiner(req.MaxSeries, memory.FromContext(ctx))
 	// In the order in which samples move from one to the next: what moves in
 	// between is then seen twice, which is harmless, and never not at all.
-	if err := ing.selectHead(ctx, req, &j); err != nil {
+	if err := ing.selectHead(ctx, req, j); err != nil {
 		return nil, nil, err
 	}
-	err = ing.selectAside(ctx, req, deleted, func(ls labels.Labels, chunks []series.Chunk) error { return j.add(ls, ls.Hash(), chunks) })
+	err = ing.selectAside(ctx, req, deleted, func(ls labels.Labels, chunks []series.Chunk) error { return j.Add(ls, ls.Hash(), chunks) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -51,17 +44,16 @@ func (ing *Ingester) SelectServed(ctx context.Context, req series.Request) (*ser
 		served = append(served, r.Info().ID)
 	}
 	for _, r := range readers {
-		if err := selectPack(ctx, r, req, deleted, &j); err != nil {
+		if err := selectPack(ctx, r, req, deleted, j); err != nil {
 			sel.Release()
 			return nil, nil, err
 		}
 	}
-	series.Sort(j.out)
-	sel.Series = j.out
+	sel.Series = j.Series()
 	return sel, served, nil
 }
 
-func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *joiner) error {
+func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *series.Joiner) error {
 	th := ing.head(req.Tenant, false)
 	if th == nil || th.minTime.Load() > req.MaxTime || th.maxTime.Load() < req.MinTime {
 		return nil
@@ -73,13 +65,13 @@ func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *join
 	for _, s := range found {
 		if req.LabelsOnly {
 			if s.hasData(req.MinTime, req.MaxTime) {
-				err = j.add(s.labels, s.hash, nil)
+				err = j.Add(s.labels, s.hash, nil)
 			}
 		} else {
 			var chunks []series.Chunk
 			chunks, err = s.chunks(req.MinTime, req.MaxTime, nil)
 			if err == nil && len(chunks) > 0 {
-				err = j.add(s.labels, s.hash, chunks)
+				err = j.Add(s.labels, s.hash, chunks)
 			}
 		}
 		if err != nil {
@@ -89,7 +81,7 @@ func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *join
 	return nil
 }
 
-func selectPack(ctx context.Context, r *pack.Reader, req series.Request, deleted *tenantDeletions, j *joiner) error {
+func selectPack(ctx context.Context, r *pack.Reader, req series.Request, deleted *tenantDeletions, j *series.Joiner) error {
 	found, err := r.Select(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", r.Info().ID, err)
@@ -108,7 +100,7 @@ func selectPack(ctx context.Context, r *pack.Reader, req series.Request, deleted
 			}
 		}
 		if req.LabelsOnly {
-			if err := j.add(s.Labels, s.Labels.Hash(), nil); err != nil {
+			if err := j.Add(s.Labels, s.Labels.Hash(), nil); err != nil {
 				return err
 			}
 			continue
@@ -127,52 +119,16 @@ func selectPack(ctx context.Context, r *pack.Reader, req series.Request, deleted
 		if len(chunks) == 0 {
 			continue
 		}
-		if err := j.add(s.Labels, s.Labels.Hash(), chunks); err != nil {
+		if err := j.Add(s.Labels, s.Labels.Hash(), chunks); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// joiner brings the chunks of a series together, wherever they come from.
-type joiner struct {
-	max    int
-	out    []series.WithChunks
-	byHash map[uint64][]int32
-	memory *memory.Holding
-}
-
-func (j *joiner) add(ls labels.Labels, hash uint64, chunks []series.Chunk) error {
-	if err := j.memory.Take(series.SelectedBytes(ls, len(chunks))); err != nil {
-		return err
-	}
-	if j.byHash == nil {
-		j.byHash = map[uint64][]int32{}
-	}
-	places := j.byHash[hash]
-	for _, i := range places {
-		if labels.Equal(j.out[i].Labels, ls) {
-			j.out[i].Chunks = append(j.out[i].Chunks, chunks...)
-			return nil
-		}
-	}
-	if j.max > 0 && len(j.out) >= j.max {
-		return limits.MaxQuerySeries.ExceededAt(int64(j.max), limits.More)
-	}
-	j.byHash[hash] = append(places, int32(len(j.out)))
-	j.out = append(j.out, series.WithChunks{Labels: ls, Chunks: chunks})
-	return nil
-}
-
 // LabelNames returns the sorted names of the labels of matching series with
-// samples in the range.
-func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
-	names, _, err := ing.LabelNamesServed(ctx, req)
-	return names, err
-}
-
-// LabelNamesServed is LabelNames that also tells which local packs were read.
-func (ing *Ingester) LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
+// samples in the range, and which local packs were read.
+func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
 	}
@@ -207,14 +163,8 @@ func (ing *Ingester) LabelNamesServed(ctx context.Context, req series.Request) (
 }
 
 // LabelValues returns the sorted values of a label of matching series with
-// samples in the range.
-func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
-	values, _, err := ing.LabelValuesServed(ctx, name, req)
-	return values, err
-}
-
-// LabelValuesServed is LabelValues that also tells which local packs were read.
-func (ing *Ingester) LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
+// samples in the range, and which local packs were read.
+func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
 	}

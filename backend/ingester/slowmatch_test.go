@@ -46,9 +46,9 @@ func slowReads(b *bench) map[string]func(context.Context) error {
 	reads := map[string]func(context.Context) error{}
 	for name, m := range map[string]*labels.Matcher{"matches": slowMatcher(labels.MatchRegexp), "does not match": slowMatcher(labels.MatchNotRegexp)} {
 		req := series.Request{Tenant: "a", MinTime: math.MinInt64, MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{m}}
-		reads["select, "+name] = func(ctx context.Context) error { _, err := b.ing.Select(ctx, req); return err }
-		reads["names, "+name] = func(ctx context.Context) error { _, err := b.ing.LabelNames(ctx, req); return err }
-		reads["values, "+name] = func(ctx context.Context) error { _, err := b.ing.LabelValues(ctx, "slow", req); return err }
+		reads["select, "+name] = func(ctx context.Context) error { _, _, err := b.ing.Select(ctx, req); return err }
+		reads["names, "+name] = func(ctx context.Context) error { _, _, err := b.ing.LabelNames(ctx, req); return err }
+		reads["values, "+name] = func(ctx context.Context) error { _, _, err := b.ing.LabelValues(ctx, "slow", req); return err }
 		reads["exemplars, "+name] = func(ctx context.Context) error {
 			_, err := b.ing.Exemplars(ctx, "a", math.MinInt64, math.MaxInt64, [][]*labels.Matcher{{m}})
 			return err

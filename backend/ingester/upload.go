@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -231,7 +231,7 @@ func (u *uploader) upload(ctx context.Context, lp *localPack) error {
 // mark writes the marker of an uploaded pack. Losing it means one more upload,
 // which finds everything there.
 func mark(path string) error {
-	if err := atomicfile.Write(path+uploadedSuffix, nil); err != nil {
+	if err := disk.ReplaceFile(path+uploadedSuffix, nil); err != nil {
 		return fmt.Errorf("mark an uploaded pack: %w", err)
 	}
 	return nil
@@ -287,20 +287,11 @@ func (ing *Ingester) Owes() int {
 	return len(ing.uploads.owed(nil))
 }
 
-// DropCompacted looks which local packs are compacted, and stops serving those
-// that have been for an hour.
-func (ing *Ingester) DropCompacted(ctx context.Context) error {
-	if ing.uploads == nil {
-		return nil
-	}
-	return ing.uploads.drop(ctx)
-}
-
 // removeMarkers deletes markers whose packs are gone, as a crash in the middle
 // of a deletion leaves them, and those that a crash left half written.
 func removeMarkers(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && strings.HasSuffix(path, uploadedSuffix+atomicfile.TemporarySuffix) {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, uploadedSuffix+disk.TemporarySuffix) {
 			return os.Remove(path)
 		}
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, uploadedSuffix) {

@@ -27,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // longTerm is a long-term store that remembers what it was told.
@@ -234,7 +235,7 @@ func TestLocalPacksGo(t *testing.T) {
 	}
 	drop := func(want int) {
 		t.Helper()
-		if err := b.ing.DropCompacted(context.Background()); err != nil {
+		if err := b.ing.dropCompacted(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		if n := b.ing.packCount(); n != want {
@@ -291,7 +292,7 @@ func TestDelete(t *testing.T) {
 			t.Errorf("%s: series %q, want %q", what, got, want)
 		}
 		req := series.Request{Tenant: "a", MinTime: 0, MaxTime: now + 1000}
-		values, err := b.ing.LabelValues(context.Background(), "__name__", req)
+		values, _, err := b.ing.LabelValues(context.Background(), "__name__", req)
 		if err != nil || len(values) != len(want) {
 			t.Errorf("%s: metrics %q, %v", what, values, err)
 		}
@@ -331,7 +332,7 @@ func TestDelete(t *testing.T) {
 // serves reports whether an answer over all times was read from the pack.
 func serves(t *testing.T, b *bench, id ulid.ULID) bool {
 	t.Helper()
-	sel, packs, err := b.ing.SelectServed(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".*")}})
+	sel, packs, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".*")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +400,7 @@ func TestStalledUpload(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			if call == "consumed" {
-				go func() { ended <- ing.DropCompacted(ctx) }()
+				go func() { ended <- ing.dropCompacted(ctx) }()
 			} else {
 				b.push("a", entry(labels.FromStrings("__name__", "m"), series.Sample{T: b.now.UnixMilli(), V: 1}))
 				if err := ing.Flush(); err != nil { // the ingester uploads by itself
@@ -407,7 +408,7 @@ func TestStalledUpload(t *testing.T) {
 				}
 				ended <- context.Canceled
 			}
-			<-long.entered
+			kit.Receive(t, "the call is under way", long.entered)
 			b.set(b.now.Add(61 * time.Second))
 			work := ing.uploads.progress
 			if work.Check(); work.Stalled() != 61*time.Second {
@@ -415,7 +416,7 @@ func TestStalledUpload(t *testing.T) {
 			}
 			waiter, give := context.WithCancel(context.Background())
 			give()
-			for _, err := range []error{ing.Upload(waiter), ing.DropCompacted(waiter)} {
+			for _, err := range []error{ing.Upload(waiter), ing.dropCompacted(waiter)} {
 				if err == nil || !strings.Contains(err.Error(), "upload that is under way") {
 					t.Errorf("who waits: %v", err)
 				}
@@ -444,4 +445,13 @@ func TestStalledUpload(t *testing.T) {
 			}
 		})
 	}
+}
+
+// dropCompacted looks which local packs are compacted, and stops serving those
+// that have been for an hour.
+func (ing *Ingester) dropCompacted(ctx context.Context) error {
+	if ing.uploads == nil {
+		return nil
+	}
+	return ing.uploads.drop(ctx)
 }

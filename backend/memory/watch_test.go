@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"testing"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // TestWatch: the heaviest read is ended when the heap is nearly as large as it may
@@ -48,7 +50,7 @@ func TestWatch(t *testing.T) {
 				}
 				cancel()
 			}
-			<-done
+			kit.Receive(t, "the watch ends", done)
 			if len(ended) > 0 {
 				t.Error("a read was ended")
 			}

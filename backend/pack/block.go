@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // Everything between header and directory is a block: frames of chunks, pages
@@ -72,7 +74,7 @@ func appendBlock(b []byte, kind blockKind, raw []byte, enc *zstd.Encoder) []byte
 		compression = compressionNone
 	}
 	putBlockHeader(b[start:], kind, compression, len(raw), len(b)-start-blockHeaderLen)
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+	return binary.BigEndian.AppendUint32(b, disk.Checksum(b[start:]))
 }
 
 // block is a checked block; its payload may still be compressed.
@@ -88,7 +90,7 @@ func parseBlock(b []byte, kind blockKind) (block, error) {
 		return block{}, fmt.Errorf("%w: %s has %d bytes, fewer than an empty one", ErrCorrupt, kind, len(b))
 	}
 	body := len(b) - crc32.Size
-	if got, want := crc32.Checksum(b[:body], castagnoli), binary.BigEndian.Uint32(b[body:]); got != want {
+	if got, want := disk.Checksum(b[:body]), binary.BigEndian.Uint32(b[body:]); got != want {
 		return block{}, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, kind, got, want)
 	}
 	k := blockKind(b[8])

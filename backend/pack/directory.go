@@ -3,11 +3,11 @@ package pack
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -76,7 +76,7 @@ func (d *directory) appendHeader(b []byte) []byte {
 	start := len(b)
 	b = append(b, magic...)
 	b = d.appendIdentity(b)
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+	return binary.BigEndian.AppendUint32(b, disk.Checksum(b[start:]))
 }
 
 // appendIdentity appends what stands in the header and again in the directory:
@@ -144,7 +144,7 @@ func appendPlace(b []byte, from int64, p place) []byte {
 func appendTrailer(b []byte, off int64, dir []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(off))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(dir)))
-	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(dir, castagnoli))
+	b = binary.BigEndian.AppendUint32(b, disk.Checksum(dir))
 	b = binary.BigEndian.AppendUint64(b, uint64(off)+uint64(len(dir))+trailerLen)
 	return append(b, trailerMagic...)
 }

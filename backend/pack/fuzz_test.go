@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -108,7 +109,7 @@ func FuzzBlock(f *testing.F) {
 	const limit = 1 << 20
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if n := len(b) - crc32.Size; n >= 0 {
-			binary.BigEndian.PutUint32(b[n:], checksum(b[:n]))
+			binary.BigEndian.PutUint32(b[n:], disk.Checksum(b[:n]))
 		}
 		blk, err := parseBlock(b, kindPage)
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // output is the file that a writer appends to, under its temporary name.
@@ -30,7 +30,7 @@ func createOutput(path string) (*output, error) {
 		return nil, err
 	}
 	// A pack whose directory a power cut took would be lost.
-	if err := atomicfile.MakeDir(filepath.Dir(path)); err != nil {
+	if err := disk.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path+TemporarySuffix, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -41,13 +41,11 @@ func createOutput(path string) (*output, error) {
 }
 
 func (o *output) write(b []byte) error {
-	o.crc = crc32.Update(o.crc, castagnoli, b)
+	o.crc = crc32.Update(o.crc, disk.Castagnoli(), b)
 	o.off += int64(len(b))
 	_, err := o.buf.Write(b)
 	return err
 }
-
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
 // publish brings the file to disk, has it checked and gives it its name. The
 // name is on disk before publish returns.
@@ -69,7 +67,7 @@ func (o *output) publish(path string, check func(Source) error) error {
 	if err := os.Rename(o.name, path); err != nil {
 		return errors.Join(err, os.Remove(o.name))
 	}
-	if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
+	if err := disk.SyncDir(filepath.Dir(path)); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil

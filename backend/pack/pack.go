@@ -9,7 +9,6 @@ package pack
 
 import (
 	"errors"
-	"hash/crc32"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
@@ -53,8 +52,6 @@ const (
 	codecXOR       = 0 // Prometheus' XOR bytes verbatim
 	codecHistogram = 6 // Prometheus' native histogram bytes verbatim
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrCorrupt is in every error that says that a file's bytes are damaged, cut
 // short or not a pack at all.

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -61,7 +62,7 @@ func Open(src Source, opts ...Option) (*Reader, error) {
 	} else if b, err = src.Range(at.off, int(at.length)); err != nil {
 		return nil, fmt.Errorf("open pack: read its directory: %w", err)
 	}
-	if got := checksum(b); got != crc {
+	if got := disk.Checksum(b); got != crc {
 		return nil, fmt.Errorf("open pack: %w: directory has checksum %08x, should be %08x", ErrCorrupt, got, crc)
 	}
 	dir, err := decodeDirectory(b, at.off)

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/tsdb/fileutil"
+
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // Source is where a reader gets a pack's bytes from. It is used concurrently.
@@ -75,7 +77,7 @@ func FileCRC(path string) (uint32, error) {
 		return 0, err
 	}
 	defer f.Close()
-	h := crc32.New(castagnoli)
+	h := crc32.New(disk.Castagnoli())
 	if _, err := io.Copy(h, f); err != nil {
 		return 0, fmt.Errorf("checksum of %s: %w", path, err)
 	}

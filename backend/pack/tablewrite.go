@@ -13,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/column"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -224,7 +225,7 @@ func (tw *TableWriter) writeTimes(column []byte) (place, error) {
 	if column == nil {
 		return place{}, nil
 	}
-	key := timesKey{hash: xxhash.Sum64(column), crc: checksum(column), length: len(column)}
+	key := timesKey{hash: xxhash.Sum64(column), crc: disk.Checksum(column), length: len(column)}
 	if at, ok := tw.times[key]; ok {
 		return at, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -46,7 +47,7 @@ func (r *Reader) verifySection(s *section) error {
 	if err != nil {
 		return err
 	}
-	if got := checksum(b); got != s.CRC {
+	if got := disk.Checksum(b); got != s.CRC {
 		return fmt.Errorf("%w: it has checksum %08x, should be %08x", ErrCorrupt, got, s.CRC)
 	}
 	if _, err := r.metadata(s); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -299,7 +300,7 @@ func (w *Writer) writeFramed(b []byte) (place, error) {
 	if err := w.out.write(b); err != nil {
 		return p, err
 	}
-	w.scratch = binary.BigEndian.AppendUint32(w.scratch[:0], checksum(b))
+	w.scratch = binary.BigEndian.AppendUint32(w.scratch[:0], disk.Checksum(b))
 	return p, w.out.write(w.scratch)
 }
 

@@ -12,14 +12,13 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Recent is the ingesters. Their answers tell which L0 packs' samples they have.
 type Recent interface {
-	Select(ctx context.Context, req series.Request) (*series.Selection, Served, error)
-	LabelNames(ctx context.Context, req series.Request) ([]string, Served, error)
-	LabelValues(ctx context.Context, name string, req series.Request) ([]string, Served, error)
+	Select(ctx context.Context, req series.Request) (*series.Selection, store.Covered, error)
+	LabelNames(ctx context.Context, req series.Request) ([]string, store.Covered, error)
+	LabelValues(ctx context.Context, name string, req series.Request) ([]string, store.Covered, error)
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 }
 
@@ -43,11 +42,11 @@ type both struct {
 
 // together runs the two reads. covered waits for the first to end.
 func (b *both) together(
-	ctx context.Context, recent func(context.Context) (Served, error), long func(context.Context, store.Covered) error,
+	ctx context.Context, recent func(context.Context) (store.Covered, error), long func(context.Context, store.Covered) error,
 ) error {
 	g, ctx := errgroup.WithContext(ctx)
 	answered := make(chan struct{})
-	var served Served
+	var served store.Covered
 	g.Go(func() error {
 		defer close(answered)
 		got, err := recent(ctx)
@@ -69,7 +68,7 @@ func (b *both) together(
 func (b *both) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
 	var recent, long *series.Selection
 	err := b.together(ctx,
-		func(ctx context.Context) (served Served, err error) {
+		func(ctx context.Context) (served store.Covered, err error) {
 			recent, served, err = b.recent.Select(ctx, req)
 			return served, err
 		},
@@ -90,46 +89,18 @@ func (b *both) Select(ctx context.Context, req series.Request) (*series.Selectio
 		return recent, nil
 	}
 	recent.Hold(long.Release)
-	if recent.Series, err = union(recent.Series, long.Series, req.MaxSeries); err != nil {
+	if recent.Series, err = series.Merge(recent.Series, long.Series, req.MaxSeries); err != nil {
 		recent.Release()
 		return nil, err
 	}
 	return recent, nil
 }
 
-// union brings the chunks of series that both lists have together. The lists are
-// sorted by labels, and so is the result.
-func union(a, b []series.WithChunks, most int) ([]series.WithChunks, error) {
-	if len(a) == 0 {
-		a, b = b, a
-	}
-	if len(b) > 0 {
-		out := make([]series.WithChunks, 0, max(len(a), len(b)))
-		for len(a) > 0 && len(b) > 0 {
-			switch c := labels.Compare(a[0].Labels, b[0].Labels); {
-			case c < 0:
-				out, a = append(out, a[0]), a[1:]
-			case c > 0:
-				out, b = append(out, b[0]), b[1:]
-			default:
-				s := a[0]
-				s.Chunks = append(s.Chunks, b[0].Chunks...)
-				out, a, b = append(out, s), a[1:], b[1:]
-			}
-		}
-		a = append(append(out, a...), b...)
-	}
-	if most > 0 && len(a) > most {
-		return nil, limits.MaxQuerySeries.ExceededAt(int64(most), limits.More)
-	}
-	return a, nil
-}
-
 // LabelNames implements Source.
 func (b *both) LabelNames(ctx context.Context, req series.Request) ([]string, error) {
 	var recent, long []string
 	err := b.together(ctx,
-		func(ctx context.Context) (served Served, err error) {
+		func(ctx context.Context) (served store.Covered, err error) {
 			recent, served, err = b.recent.LabelNames(ctx, req)
 			return served, err
 		},
@@ -144,7 +115,7 @@ func (b *both) LabelNames(ctx context.Context, req series.Request) ([]string, er
 func (b *both) LabelValues(ctx context.Context, name string, req series.Request) ([]string, error) {
 	var recent, long []string
 	err := b.together(ctx,
-		func(ctx context.Context) (served Served, err error) {
+		func(ctx context.Context) (served store.Covered, err error) {
 			recent, served, err = b.recent.LabelValues(ctx, name, req)
 			return served, err
 		},

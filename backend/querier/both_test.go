@@ -54,15 +54,15 @@ func (p *part) selection() (*series.Selection, error) {
 
 type recentPart struct{ *part }
 
-func (p recentPart) Select(context.Context, series.Request) (*series.Selection, Served, error) {
+func (p recentPart) Select(context.Context, series.Request) (*series.Selection, store.Covered, error) {
 	sel, err := p.selection()
 	return sel, p.serves, err
 }
-func (p recentPart) LabelNames(context.Context, series.Request) ([]string, Served, error) {
+func (p recentPart) LabelNames(context.Context, series.Request) ([]string, store.Covered, error) {
 	names, err := p.answer()
 	return names, p.serves, err
 }
-func (p recentPart) LabelValues(context.Context, string, series.Request) ([]string, Served, error) {
+func (p recentPart) LabelValues(context.Context, string, series.Request) ([]string, store.Covered, error) {
 	names, err := p.answer()
 	return names, p.serves, err
 }
@@ -194,7 +194,7 @@ func TestUnionIsSorted(t *testing.T) {
 			}
 			series.Sort(list)
 			var err error
-			if all, err = union(all, list, 0); err != nil {
+			if all, err = series.Merge(all, list, 0); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -9,17 +9,8 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
-
-// until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting until %s", what)
-		}
-	}
-}
 
 func (g *Gate) state(id tenant.ID) (running, waiting int) {
 	g.mu.Lock()
@@ -60,7 +51,7 @@ func TestGateWaits(t *testing.T) {
 			mu.Unlock()
 			l()
 		})
-		until(t, "it waits", func() bool { _, n := g.state("a"); return n == i+1 })
+		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == i+1 })
 	}
 	var full *QueueFullError
 	if _, err := g.Enter(context.Background(), "a", &lim); !errors.As(err, &full) || full.Running != 2 || full.Waiting != 3 {
@@ -92,7 +83,7 @@ func TestGateGivesUp(t *testing.T) {
 			_, err := g.Enter(ctx, "a", &lim)
 			failed <- err
 		}()
-		until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
+		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
 		cancel(cause)
 		if err := <-failed; !errors.Is(err, cause) {
 			t.Fatalf("error %v", err)
@@ -141,24 +132,24 @@ func TestGateOtherLimit(t *testing.T) {
 	lim := limits.Limits{MaxConcurrentQueries: 2, MaxQueuedQueries: 20}
 	for i := range 8 {
 		read(lim)
-		until(t, "it waits", func() bool { return inside()+waiting() == i+1 })
+		kit.Until(t, "it waits", func() bool { return inside()+waiting() == i+1 })
 	}
 	lim.MaxConcurrentQueries = 5 // raised
 	read(lim)
-	until(t, "more run", func() bool { return inside() == 5 && waiting() == 4 })
+	kit.Until(t, "more run", func() bool { return inside() == 5 && waiting() == 4 })
 	lim.MaxConcurrentQueries = 1 // lowered
 	read(lim)
-	until(t, "it waits", func() bool { return waiting() == 5 })
+	kit.Until(t, "it waits", func() bool { return waiting() == 5 })
 	for left := 4; left >= 1; left-- {
 		goOn <- struct{}{}
-		until(t, "one has left", func() bool { return inside() == left })
+		kit.Until(t, "one has left", func() bool { return inside() == left })
 	}
 	if n := waiting(); n != 5 {
 		t.Errorf("%d are waiting after the limit was lowered, want 5", n)
 	}
 	lim.MaxConcurrentQueries = 0 // none
 	read(lim)
-	until(t, "all run", func() bool { return waiting() == 0 && inside() == 7 })
+	kit.Until(t, "all run", func() bool { return waiting() == 0 && inside() == 7 })
 	close(goOn)
 	all.Wait()
 	if len(g.tenants) != 0 {

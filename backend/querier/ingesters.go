@@ -100,7 +100,7 @@ type from[T any] struct {
 func ask[T any](
 	ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error),
 	drop func(T),
-) ([]T, Served, error) {
+) ([]T, store.Covered, error) {
 	list, err := in.all(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -138,7 +138,7 @@ func own(err error) bool {
 }
 
 // Select implements Recent.
-func (in *Ingesters) Select(ctx context.Context, req series.Request) (*series.Selection, Served, error) {
+func (in *Ingesters) Select(ctx context.Context, req series.Request) (*series.Selection, store.Covered, error) {
 	answers, served, err := ask(ctx, in, req.Tenant, req.MinTime, req.MaxTime,
 		func(ctx context.Context, ing Ingester) (*series.Selection, []ulid.ULID, error) {
 			return ing.Select(ctx, req)
@@ -150,7 +150,7 @@ func (in *Ingesters) Select(ctx context.Context, req series.Request) (*series.Se
 	out := answers[0]
 	for i, a := range answers[1:] {
 		out.Hold(a.Release)
-		if out.Series, err = union(out.Series, a.Series, req.MaxSeries); err != nil {
+		if out.Series, err = series.Merge(out.Series, a.Series, req.MaxSeries); err != nil {
 			for _, left := range answers[i+2:] {
 				left.Release()
 			}
@@ -162,16 +162,16 @@ func (in *Ingesters) Select(ctx context.Context, req series.Request) (*series.Se
 }
 
 // LabelNames implements Recent.
-func (in *Ingesters) LabelNames(ctx context.Context, req series.Request) ([]string, Served, error) {
+func (in *Ingesters) LabelNames(ctx context.Context, req series.Request) ([]string, store.Covered, error) {
 	return in.labels(ctx, "", req)
 }
 
 // LabelValues implements Recent.
-func (in *Ingesters) LabelValues(ctx context.Context, name string, req series.Request) ([]string, Served, error) {
+func (in *Ingesters) LabelValues(ctx context.Context, name string, req series.Request) ([]string, store.Covered, error) {
 	return in.labels(ctx, name, req)
 }
 
-func (in *Ingesters) labels(ctx context.Context, name string, req series.Request) ([]string, Served, error) {
+func (in *Ingesters) labels(ctx context.Context, name string, req series.Request) ([]string, store.Covered, error) {
 	answers, served, err := ask(ctx, in, req.Tenant, req.MinTime, req.MaxTime,
 		func(ctx context.Context, ing Ingester) ([]string, []ulid.ULID, error) {
 			return ing.Labels(ctx, name, req)
@@ -224,6 +224,3 @@ func joinExemplars(a, b []exemplar.QueryResult) []exemplar.QueryResult {
 	slices.SortFunc(a, func(x, y exemplar.QueryResult) int { return labels.Compare(x.SeriesLabels, y.SeriesLabels) })
 	return a
 }
-
-// Served tells whether a pack's samples are in an answer.
-type Served = store.Covered

@@ -14,6 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // TestLeaving: after the last look at what is not uploaded nothing is accepted any
@@ -82,7 +83,7 @@ func TestLeavingTwice(t *testing.T) {
 		remove: func(context.Context) error { close(inside); <-goOn; return nil }}
 	done := make(chan error)
 	go func() { done <- l.Leave(context.Background()) }()
-	<-inside
+	kit.Receive(t, "the first command is under way", inside)
 	if err := l.Leave(context.Background()); !errors.Is(err, ErrLeaving) {
 		t.Errorf("the second command: %v", err)
 	}

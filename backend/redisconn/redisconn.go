@@ -110,14 +110,6 @@ func Open(c Config, password string) (goredis.UniversalClient, error) {
 	return goredis.NewUniversalClient(o), nil
 }
 
-// Ping reports whether the server answers.
-func Ping(ctx context.Context, c goredis.UniversalClient) error {
-	if err := c.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
-	}
-	return nil
-}
-
 func (t *TLS) config() (*tls.Config, error) {
 	out := &tls.Config{MinVersion: tls.VersionTLS12}
 	if t.CAFile != "" {

@@ -109,8 +109,6 @@ func checkMutation(m Mutation) error {
 	switch m.Op {
 	case OpDeleteRow:
 		return nil
-	case OpDeleteFamily:
-		return checkFamily(m.Family)
 	case OpDeleteColumn:
 		return checkCell(m.Family, m.Qualifier)
 	case OpSet, OpDeleteCell:

@@ -136,7 +136,6 @@ const (
 	OpSet Op = iota + 1
 	OpDeleteCell
 	OpDeleteColumn
-	OpDeleteFamily
 	OpDeleteRow
 )
 
@@ -164,9 +163,6 @@ func DeleteCell(f Family, qualifier string, ms int64) Mutation {
 func DeleteColumn(f Family, qualifier string) Mutation {
 	return Mutation{Op: OpDeleteColumn, Family: f, Qualifier: qualifier}
 }
-
-// DeleteFamily deletes all cells of a family in the row.
-func DeleteFamily(f Family) Mutation { return Mutation{Op: OpDeleteFamily, Family: f} }
 
 // DeleteRow deletes all cells of the row.
 func DeleteRow() Mutation { return Mutation{Op: OpDeleteRow} }

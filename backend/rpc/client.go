@@ -25,7 +25,6 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Pool has the connections of a process to its peers, one for each address.
@@ -230,8 +229,8 @@ func (p *Peer) receive(ctx context.Context, stream wire.Ingester_SelectClient, m
 			taken += n
 			sel.Series = append(sel.Series, w)
 		}
-		if most > 0 && len(sel.Series) > most {
-			return sel, limits.MaxQuerySeries.ExceededAt(int64(most), limits.More)
+		if err := series.CheckCount(len(sel.Series), most); err != nil {
+			return sel, err
 		}
 		if !part.End {
 			continue

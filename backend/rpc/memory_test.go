@@ -26,6 +26,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/wire"
 	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // accounted is a server with an account, and a peer of it.
@@ -69,11 +70,7 @@ func newAccounted(t *testing.T, ing Ingester, server, client *cluster.Member) *a
 // eventually waits until the server's account is as it should be.
 func (a *accounted) eventually(what string, ok func(held int64) bool) {
 	a.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(a.account.Used()); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			a.t.Fatalf("%s: %d bytes are held", what, a.account.Used())
-		}
-	}
+	kit.Until(a.t, what+": the account holds what it should", func() bool { return ok(a.account.Used()) })
 }
 
 func none(held int64) bool { return held == 0 }
@@ -339,7 +336,7 @@ func TestPushEnds(t *testing.T) {
 			_, err := a.Push(call, push("a", body(t, 100)))
 			done <- err
 		}()
-		<-ing.entered
+		kit.Receive(t, "the push is under way", ing.entered)
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("canceled: %v", err)

@@ -190,7 +190,7 @@ func TestCalls(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, _, _ := ing.SelectServed(ctx, req)
+		want, _, _ := ing.Select(ctx, req)
 		if describe(got) != describe(want) || len(got.Series) != 5000 {
 			t.Errorf("labels only %v: %d series came", labelsOnly, len(got.Series))
 		}
@@ -199,7 +199,7 @@ func TestCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, packs, err := p.Select(ctx, all("a"))
-	_, want, _ := ing.SelectServed(ctx, all("a"))
+	_, want, _ := ing.Select(ctx, all("a"))
 	if err != nil || len(packs) != 1 || len(want) != 1 || packs[0] != want[0] || len(got.Series) != 5000 {
 		t.Errorf("after a flush: packs %v, %v", packs, err)
 	}

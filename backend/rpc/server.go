@@ -31,10 +31,10 @@ import (
 // Ingester is what the server needs of an ingester.
 type Ingester interface {
 	Push(ctx context.Context, b *series.Batch) (series.Outcome, error)
-	// SelectServed is Select that also tells which local packs were read.
-	SelectServed(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error)
-	LabelNamesServed(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error)
-	LabelValuesServed(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error)
+	// Select and the two below also tell which local packs were read.
+	Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error)
+	LabelNames(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error)
+	LabelValues(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error)
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 	Metadata(id tenant.ID) []series.MetricMetadata
 	SeriesCount(id tenant.ID) int
@@ -202,7 +202,7 @@ func (s *ingesterServer) Select(in *wire.SelectRequest, out wire.Ingester_Select
 		return err
 	}
 	defer h.Close()
-	sel, packs, err := s.ing.SelectServed(ctx, req)
+	sel, packs, err := s.ing.Select(ctx, req)
 	if err != nil {
 		return unavailable(err)
 	}
@@ -255,9 +255,9 @@ func (s *ingesterServer) Labels(ctx context.Context, in *wire.LabelsRequest) (*w
 	var values []string
 	var packs []ulid.ULID
 	if in.Name == "" {
-		values, packs, err = s.ing.LabelNamesServed(ctx, req)
+		values, packs, err = s.ing.LabelNames(ctx, req)
 	} else {
-		values, packs, err = s.ing.LabelValuesServed(ctx, in.Name, req)
+		values, packs, err = s.ing.LabelValues(ctx, in.Name, req)
 	}
 	if err == nil {
 		err = h.Take(answerBytes(values))

@@ -93,8 +93,8 @@ func TestParseKey(t *testing.T) {
 	if _, _, _, ok := ParsePagesKey(ValuesKey("a", "x", 5)); ok {
 		t.Error("ParsePagesKey takes a row of values")
 	}
-	if due, name, ok := ParseGarbageKey(GarbageKey(9, "o")); due != 9 || name != "o" || !ok {
-		t.Errorf("ParseGarbageKey = %d, %q, %v", due, name, ok)
+	if k, ok := ParseKey(GarbageKey(9, "o")); k.Row != RowGarbage || k.Due != 9 || k.Name != "o" || !ok {
+		t.Errorf("ParseKey = %+v, %v", k, ok)
 	}
 }
 

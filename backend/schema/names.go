@@ -2,8 +2,6 @@ package schema
 
 import (
 	"encoding/binary"
-	"slices"
-	"strings"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/metadata"
@@ -29,11 +27,6 @@ type Label struct {
 	Name    string
 	Values  int      // distinct
 	Buckets []string // first value of each bucket
-}
-
-// Ordinal finds a metric.
-func (n *Names) Ordinal(metric string) (int, bool) {
-	return slices.BinarySearchFunc(n.Metrics, metric, func(m Metric, name string) int { return strings.Compare(m.Name, name) })
 }
 
 // Encode makes the value of the names' cell.

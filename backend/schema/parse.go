@@ -130,9 +130,3 @@ func ParseWorkKey(key string) (day int64, ok bool) {
 	k, ok := ParseKey(key)
 	return k.Day, ok && k.Row == RowWork
 }
-
-// ParseGarbageKey reads a key of GarbageKey.
-func ParseGarbageKey(key string) (due int64, name string, ok bool) {
-	k, ok := ParseKey(key)
-	return k.Due, k.Name, ok && k.Row == RowGarbage
-}

@@ -4,7 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
+
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // Errors of every decoder. Their wrappings say more.
@@ -32,13 +33,11 @@ const (
 	lastValue = valueAside
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // seal puts a payload into the envelope of every value: kind, version, payload,
 // checksum of all before.
 func seal(kind, version byte, payload []byte) []byte {
 	b := append([]byte{kind, version}, payload...)
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.BigEndian.AppendUint32(b, disk.Checksum(b))
 }
 
 // open takes a payload out of its envelope.
@@ -47,7 +46,7 @@ func open(kind, version byte, what string, b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s has %d bytes, fewer than an empty one", ErrCorrupt, what, len(b))
 	}
 	body := b[:len(b)-4]
-	if got, want := crc32.Checksum(body, castagnoli), binary.BigEndian.Uint32(b[len(b)-4:]); got != want {
+	if got, want := disk.Checksum(body), binary.BigEndian.Uint32(b[len(b)-4:]); got != want {
 		return nil, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, what, got, want)
 	}
 	if body[0] > lastValue {

@@ -39,15 +39,6 @@ func TestNames(t *testing.T) {
 			t.Errorf("names came back as %+v, want %+v", got, want)
 		}
 	}
-	n := someNames()
-	for i, m := range n.Metrics {
-		if at, ok := n.Ordinal(m.Name); at != i || !ok {
-			t.Errorf("ordinal of %q is %d, %v", m.Name, at, ok)
-		}
-	}
-	if _, ok := n.Ordinal("uq"); ok {
-		t.Error("a metric that is not there has an ordinal")
-	}
 }
 
 // TestBuckets adds values in any order and repeatedly, and expects sorted values

@@ -12,10 +12,6 @@ import (
 // the same series.
 func Wins(a, b *Sample) bool { return Compare(a, b) > 0 }
 
-// Equal reports whether two samples have the same value: neither wins. The
-// timestamp is not compared.
-func Equal(a, b *Sample) bool { return Compare(a, b) == 0 }
-
 // Compare orders the values of two samples at the same timestamp of the same
 // series; the larger one is kept. The order depends on the values alone and not
 // on the order in which they arrive, so all replicas and all levels of storage

@@ -91,7 +91,7 @@ func collect(t *testing.T, it chunkenc.Iterator) []Sample {
 }
 
 func equalSamples(a, b []Sample) bool {
-	return slices.EqualFunc(a, b, func(x, y Sample) bool { return x.T == y.T && Equal(&x, &y) })
+	return slices.EqualFunc(a, b, func(x, y Sample) bool { return x.T == y.T && Compare(&x, &y) == 0 })
 }
 
 func randomSamples(r *rand.Rand, n int) []Sample {
@@ -229,7 +229,7 @@ func checkBetween(t *testing.T, r *rand.Rand, chunks []Chunk, want []Sample) {
 			if vt == chunkenc.ValNone {
 				break
 			}
-			if got := sampleAt(reuse, vt, &smp); got.T != in[i].T || !Equal(got, &in[i]) {
+			if got := sampleAt(reuse, vt, &smp); got.T != in[i].T || Compare(got, &in[i]) != 0 {
 				t.Fatalf("[%d, %d]: %v, want %v", mint, maxt, *got, in[i])
 			}
 			i++

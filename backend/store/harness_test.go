@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
@@ -29,7 +29,7 @@ func testNow() time.Time { return time.UnixMilli(testDay*series.DayMillis + 36*3
 // memRows makes an empty row store.
 func memRows(t *testing.T) rows.Store {
 	t.Helper()
-	r, err := pebble.OpenMemory()
+	r, err := rowsmemory.Open()
 	if err != nil {
 		t.Fatal(err)
 	}

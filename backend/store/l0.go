@@ -160,7 +160,7 @@ func (q *query) selectL0(ctx context.Context) error {
 			return err
 		}
 		for i := range list {
-			if err := q.join.admit(list[i].Labels, len(list[i].Chunks)); err != nil {
+			if err := q.join.Admit(list[i].Labels, len(list[i].Chunks)); err != nil {
 				return err
 			}
 			chunks := make([]series.Chunk, 0, len(list[i].Chunks))
@@ -179,7 +179,7 @@ func (q *query) selectL0(ctx context.Context) error {
 				}
 			}
 			if len(chunks) > 0 {
-				q.join.add(list[i].Labels, chunks)
+				q.join.Join(list[i].Labels, chunks)
 			}
 		}
 		return nil

@@ -244,7 +244,7 @@ func (q *query) takePage(dp *dayPages, key string, cell index.Cell, part int) er
 		return fmt.Errorf("row %q has a page of day %d: %w", key, p.Day(), index.ErrInconsistent)
 	}
 	dp.pages = append(dp.pages, partPage{object: packs[part].Object, page: p})
-	return q.join.memory.Take(p.Bytes()) // the cache may let go of it, the query does not
+	return q.memory.Take(p.Bytes()) // the cache may let go of it, the query does not
 }
 
 func (s *Store) page(key string, cell index.Cell) (*pack.Page, error) {

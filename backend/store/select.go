@@ -13,7 +13,6 @@ import (
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
-	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // Covered reports whether an ingester that answers the same read serves an L0
@@ -39,13 +38,12 @@ func (s *Store) Select(ctx context.Context, req series.Request, covered Covered)
 	if err := q.selectL0(ctx); err != nil {
 		return nil, err
 	}
+	sel.Series = q.join.Series()
 	if req.LabelsOnly {
-		for i := range q.join.out {
-			q.join.out[i].Chunks = nil // they only said where samples are
+		for i := range sel.Series {
+			sel.Series[i].Chunks = nil // they only said where samples are
 		}
 	}
-	series.Sort(q.join.out)
-	sel.Series = q.join.out
 	return sel, nil
 }
 
@@ -60,7 +58,8 @@ type query struct {
 	deletions Deletions
 	pages     []dayPages
 	fetch     *fetcher
-	join      joiner
+	memory    *memory.Holding // of the request
+	join      *series.Joiner
 }
 
 // dayPages is the pages of one metric and day that may hold something.
@@ -80,8 +79,9 @@ func (s *Store) newQuery(ctx context.Context, req series.Request, covered Covere
 	if covered == nil {
 		covered = func(ulid.ULID) bool { return false }
 	}
+	held := memory.FromContext(ctx)
 	return &query{s: s, req: req, covered: covered, began: s.nowMillis(), fetch: s.newFetcher(),
-		join: joiner{max: req.MaxSeries, memory: memory.FromContext(ctx)}}
+		memory: held, join: series.NewJoiner(req.MaxSeries, held)}
 }
 
 // nameSets returns the metric names that the matchers leave, when they name
@@ -140,7 +140,7 @@ func (q *query) selectPages(ctx context.Context) error {
 			refs = pp.page.Refs(rows, refs[:0])
 			for k, row := range rows {
 				f := found{labels: pp.page.Labels(row, &b), ref: refs[k], object: pp.object, catalog: dp.catalog}
-				if err := q.join.admit(f.labels, 1); err != nil {
+				if err := q.join.Admit(f.labels, 1); err != nil {
 					return err
 				}
 				all = append(all, f)
@@ -180,7 +180,7 @@ func (q *query) addFound(all []found) error {
 				continue
 			}
 		}
-		q.join.add(f.labels, chunks)
+		q.join.Join(f.labels, chunks)
 	}
 	return nil
 }
@@ -221,49 +221,6 @@ func cutDeleted(chunks []series.Chunk, gone []series.Interval, labelsOnly bool) 
 		}
 	}
 	return chunks, nil
-}
-
-// joiner brings the chunks of a series together over packs and days.
-type joiner struct {
-	max    int
-	out    []series.WithChunks
-	byHash map[uint64][]int32
-	names  map[uint64]struct{} // series admitted, by hash, for the limit
-	memory *memory.Holding
-}
-
-// admit counts a series toward the limit, and what it takes toward the memory of
-// the request.
-func (j *joiner) admit(ls labels.Labels, chunks int) error {
-	if err := j.memory.Take(series.SelectedBytes(ls, chunks)); err != nil {
-		return err
-	}
-	if j.max <= 0 {
-		return nil
-	}
-	if j.names == nil {
-		j.names = map[uint64]struct{}{}
-	}
-	j.names[ls.Hash()] = struct{}{}
-	if len(j.names) > j.max {
-		return limits.MaxQuerySeries.ExceededAt(int64(j.max), limits.More)
-	}
-	return nil
-}
-
-func (j *joiner) add(ls labels.Labels, chunks []series.Chunk) {
-	if j.byHash == nil {
-		j.byHash = map[uint64][]int32{}
-	}
-	hash := ls.Hash()
-	for _, i := range j.byHash[hash] {
-		if labels.Equal(j.out[i].Labels, ls) {
-			j.out[i].Chunks = append(j.out[i].Chunks, chunks...)
-			return
-		}
-	}
-	j.byHash[hash] = append(j.byHash[hash], int32(len(j.out)))
-	j.out = append(j.out, series.WithChunks{Labels: ls, Chunks: chunks})
 }
 
 // matchesName reports whether the matchers of the metric name accept it.

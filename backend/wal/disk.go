@@ -4,7 +4,7 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // Disk is the part of a file system that the log writes through. Replay reads
@@ -47,7 +47,7 @@ func (osDisk) Create(path string) (File, error) {
 func (osDisk) Remove(path string) error { return os.Remove(path) }
 
 // SyncDir implements Disk.
-func (osDisk) SyncDir(dir string) error { return atomicfile.SyncDir(dir) }
+func (osDisk) SyncDir(dir string) error { return disk.SyncDir(dir) }
 
 type osFile struct{ *os.File }
 

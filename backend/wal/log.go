@@ -22,7 +22,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // DefaultSegmentBytes is the size at which a segment is closed.
@@ -81,7 +81,7 @@ func Open(dir string, o Options) (*Log, error) {
 	if o.Disk == nil {
 		o.Disk = OS()
 	}
-	if err := atomicfile.MakeDir(dir); err != nil {
+	if err := disk.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("create write-ahead log: %w", err)
 	}
 	segments, err := Segments(dir)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/palliumhq/pallium/backend/disk"
 )
 
 // A segment is a header followed by frames. The header:
@@ -56,21 +58,19 @@ func (h header) encode() []byte {
 	b := append(make([]byte, 0, headerSize), segmentMagic...)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.epoch))
 	b = binary.BigEndian.AppendUint64(b, uint64(h.previous))
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
+	return binary.BigEndian.AppendUint32(b, disk.Checksum(b))
 }
 
 // decodeHeader reads the header of a segment of the present format; ok is false
 // when it is damaged.
 func decodeHeader(segment int, data []byte) (h header, ok bool) {
 	const crcAt = headerSize - 4
-	if len(data) < headerSize || binary.BigEndian.Uint32(data[crcAt:]) != crc32.Checksum(data[:crcAt], castagnoli()) {
+	if len(data) < headerSize || binary.BigEndian.Uint32(data[crcAt:]) != disk.Checksum(data[:crcAt]) {
 		return header{}, false
 	}
 	h = header{segment: segment, epoch: int(binary.BigEndian.Uint64(data[8:])), previous: int64(binary.BigEndian.Uint64(data[16:]))}
 	return h, h.epoch > 0 && h.epoch <= segment && h.previous >= 0
 }
-
-func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // sealFrame makes a frame of a record that stands behind room for the header.
 func sealFrame(frame []byte) []byte {
@@ -90,8 +90,8 @@ func sealFrame(frame []byte) []byte {
 }
 
 func frameCRC(frame []byte) uint32 {
-	crc := crc32.Update(0, castagnoli(), frame[4:8])
-	return crc32.Update(crc, castagnoli(), frame[tweakAt:])
+	crc := crc32.Update(0, disk.Castagnoli(), frame[4:8])
+	return crc32.Update(crc, disk.Castagnoli(), frame[tweakAt:])
 }
 
 // readFrame returns the record at the start of data and the length of its frame.

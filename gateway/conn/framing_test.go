@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 const (
@@ -280,11 +282,7 @@ func TestRoomIsGivenBack(t *testing.T) {
 	if status, _ := readAnswer(t, bufio.NewReader(c)); status != 200 || held.Load() == 0 {
 		t.Errorf("answered %d, %d bytes of room were used meanwhile", status, held.Load())
 	}
-	for deadline := time.Now().Add(10 * time.Second); guard.room.used.Load() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d bytes of room are used behind the answer", guard.room.used.Load())
-		}
-	}
+	kit.Until(t, "no room is used behind the answer", func() bool { return guard.room.used.Load() == 0 })
 }
 
 // halfOpen is a connection that can be closed.

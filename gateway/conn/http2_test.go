@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // startTLS is startServer with TLS.
@@ -231,18 +233,14 @@ func TestManyStreams(t *testing.T) {
 	addr := startTLS(t, Options{Handler: s})
 	t.Cleanup(func() { close(s.release) })
 	c := dial2(t, addr)
-	<-c.limits
+	kit.Receive(t, "the server's settings come", c.limits)
 	_ = c.WriteSettingsAck()
 	for id := uint32(1); id < 2*100; id += 2 {
 		if c.open(id, "GET") != nil {
 			break
 		}
 	}
-	for deadline := time.Now().Add(time.Minute); c.reset.Load() < 36 && c.away.Load() == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d of 100 streams were refused", c.reset.Load())
-		}
-	}
+	kit.Until(t, "36 of 100 streams are refused", func() bool { return c.reset.Load() >= 36 || c.away.Load() != 0 })
 	if s.most.Load() > 64 {
 		t.Errorf("%d handlers at a time", s.most.Load())
 	}

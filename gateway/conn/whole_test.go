@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // TestBrokenAnswerIsReset: a client of HTTP/1.0 that does not read sees no orderly
@@ -31,7 +33,7 @@ func TestBrokenAnswerIsReset(t *testing.T) {
 	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	<-gaveUp
+	kit.Receive(t, "the handler gives up", gaveUp)
 	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	var timeout net.Error
 	if _, err := io.Copy(io.Discard, c); err == nil || errors.As(err, &timeout) && timeout.Timeout() {

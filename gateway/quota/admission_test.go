@@ -8,19 +8,20 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // admission is a step of a request.
 type admission struct {
 	t *testing.T
-	c *clock
+	c *kit.Clock
 	q *Tenants
 	l limits.Limits
 }
 
 func newAdmission(t *testing.T, l limits.Limits) *admission {
-	c := &clock{t: time.Unix(1e9, 0)}
-	return &admission{t: t, c: c, q: NewTenants(1000, c.now), l: l}
+	c := kit.NewClock(time.Unix(1e9, 0))
+	return &admission{t: t, c: c, q: NewTenants(1000, c.Now), l: l}
 }
 
 func (a *admission) admit(id tenant.ID, cost routes.Cost, length int64) Admission {
@@ -68,7 +69,7 @@ func TestPlaces(t *testing.T) {
 		in.Done(Outcome{})
 	}
 	for _, id := range []tenant.ID{"a", "b"} {
-		if st := a.q.get(id, a.c.now()); st.admitted != 0 || st.inflight != 0 {
+		if st := a.q.get(id, a.c.Now()); st.admitted != 0 || st.inflight != 0 {
 			t.Errorf("%s: %d are admitted and %d under way", id, st.admitted, st.inflight)
 		}
 	}
@@ -88,7 +89,7 @@ func TestWriteIsReserved(t *testing.T) {
 	a.rejects("a", routes.Samples, 1, "samples_per_second", true)
 	write.Done(Outcome{Read: 1 << 20, Samples: 10})
 	read.Done(Outcome{Read: 1 << 20})
-	if st := a.q.get("a", a.c.now()); st.samples.tokens != 90 || st.reserved != 0 {
+	if st := a.q.get("a", a.c.Now()); st.samples.tokens != 90 || st.reserved != 0 {
 		t.Errorf("%v samples are left, %v reserved", st.samples.tokens, st.reserved)
 	}
 }
@@ -105,7 +106,7 @@ func TestBytesAreCorrected(t *testing.T) {
 		a := newAdmission(t, limits.Limits{BytesPerSecond: 100})
 		in := a.admit("a", routes.Samples, tt.announced)
 		in.Done(Outcome{Read: tt.came})
-		if st := a.q.get("a", a.c.now()); st.bytes.tokens != tt.left {
+		if st := a.q.get("a", a.c.Now()); st.bytes.tokens != tt.left {
 			t.Errorf("%s: %v bytes are left, want %v", tt.name, st.bytes.tokens, tt.left)
 		}
 	}

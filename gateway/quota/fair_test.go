@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 func tenantName(i int) tenant.ID { return tenant.ID(fmt.Sprintf("t%d", i)) }
@@ -17,18 +17,15 @@ func tenantName(i int) tenant.ID { return tenant.ID(fmt.Sprintf("t%d", i)) }
 // waitQueued returns when n requests wait.
 func waitQueued(t *testing.T, g *Gate, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); runtime.Gosched() {
+	kit.Until(t, fmt.Sprintf("%d requests wait", n), func() bool {
 		g.mu.Lock()
+		defer g.mu.Unlock()
 		have := 0
 		for _, q := range g.queues {
 			have += len(q.waiting)
 		}
-		g.mu.Unlock()
-		if have == n {
-			return
-		}
-	}
-	t.Fatalf("not %d requests wait", n)
+		return have == n
+	})
 }
 
 func TestFairGateServesInTurn(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,63 +12,24 @@ import (
 	"github.com/palliumhq/pallium/policies/budget"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/fake"
 )
-
-// clock is set by tests.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
-
-// hub is an exchange between gateways in memory.
-type hub struct {
-	clock *clock
-	all   map[string]budget.Demands
-	at    map[string]time.Time
-}
-
-func newHub(c *clock) *hub {
-	return &hub{clock: c, all: map[string]budget.Demands{}, at: map[string]time.Time{}}
-}
-
-func (h *hub) Exchange(_ context.Context, id string, mine budget.Demands) (map[string]budget.Demands, error) {
-	now := h.clock.now()
-	h.all[id], h.at[id] = mine, now
-	out := map[string]budget.Demands{}
-	for g, d := range h.all {
-		if now.Sub(h.at[g]) <= 2*time.Second {
-			out[g] = d
-		}
-	}
-	return out, nil
-}
 
 // cluster is some gateways that share budgets.
 type cluster struct {
-	clock    *clock
+	clock    *kit.Clock
 	gateways []*Tenants
 	sharers  []*budget.Sharer
 }
 
 func newCluster(n int) *cluster {
-	c := &cluster{clock: &clock{t: time.Unix(1000, 0)}}
-	h := newHub(c.clock)
+	c := &cluster{clock: kit.NewClock(time.Unix(1000, 0))}
+	h := fake.NewHub(c.clock.Now)
 	for i := range n {
-		g := NewTenants(1000, c.clock.now)
+		g := NewTenants(1000, c.clock.Now)
 		c.gateways = append(c.gateways, g)
-		c.sharers = append(c.sharers, budget.New(budget.Options{ID: fmt.Sprint(i), Exchange: h, Tenants: g, Gateways: n, Now: c.clock.now}))
+		c.sharers = append(c.sharers, budget.New(budget.Options{ID: fmt.Sprint(i), Exchange: h, Tenants: g, Gateways: n, Now: c.clock.Now}))
 	}
 	return c
 }
@@ -147,7 +107,7 @@ func TestSharedBudgets(t *testing.T) {
 			const steps = 300 * second
 			taken, moves := 0, 0
 			for k := range steps {
-				c.clock.advance(step)
+				c.clock.Advance(step)
 				parts, moved := tt.demand(rnd, k)
 				if moved {
 					moves++
@@ -180,7 +140,7 @@ func TestQueriesLeaveSamples(t *testing.T) {
 	c := newCluster(2)
 	l := &limits.Limits{SamplesPerSecond: 1000, RequestsPerSecond: 100}
 	for range 100 {
-		c.clock.advance(100 * time.Millisecond)
+		c.clock.Advance(100 * time.Millisecond)
 		c.write(0, "a", l, 200, 100)
 		for range 5 {
 			if a, rej := c.gateways[1].Admit(Request{Tenant: "a", Limits: l, Cost: routes.Query}); rej == nil {
@@ -191,7 +151,7 @@ func TestQueriesLeaveSamples(t *testing.T) {
 			s.Step(context.Background())
 		}
 	}
-	st := c.gateways[0].get("a", c.clock.now())
+	st := c.gateways[0].get("a", c.clock.Now())
 	st.share, _ = c.gateways[0].Share("a")
 	if r := st.scaled(l); r.samples < 900 {
 		t.Errorf("%.0f of 1000 samples/s may be written where all are", r.samples)
@@ -207,13 +167,13 @@ func TestShareCountsFromItsExchange(t *testing.T) {
 	if n := c.write(0, "a", l, 5000, 100); n != 2500 {
 		t.Fatalf("took %d of the burst", n)
 	}
-	c.clock.advance(4 * time.Second)
+	c.clock.Advance(4 * time.Second)
 	g.Demands(func(tenant.ID, budget.Use) {})
 	g.SetShares(nil, budget.Whole(), 1)
 	if n := c.write(0, "a", l, 5000, 100); n != 100 {
 		t.Errorf("took %d for 4 s at 25 samples/s", n)
 	}
-	c.clock.advance(time.Second)
+	c.clock.Advance(time.Second)
 	g.Demands(func(tenant.ID, budget.Use) {})
 	if n := c.write(0, "a", l, 5000, 100); n != 1000 {
 		t.Errorf("took %d for 1 s at 1000 samples/s", n)

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // Bytes of headers; see docs/format/wal.md.
@@ -23,7 +23,7 @@ const (
 
 // settleLog waits until the log has all labels twice: before, damage may cost more
 // than the record.
-func settleLog(t *testing.T, p *harness.Pallium) {
+func settleLog(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		if p.Metric("pallium_ingester_wal_labels_once") == 0 {
@@ -47,7 +47,7 @@ type damage struct {
 // stands in other records, and in packs, is all there.
 func TestLogDamage(t *testing.T) {
 	dir := t.TempDir()
-	p := harness.StartPalliumIn(t, dir, unlimited)
+	p := programs.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "alpha", "beta")
 	senders := newSenders(tenants, 2, 500)
 	startLoad(t, p.Edge, senders, 10).wait(false)
@@ -73,7 +73,7 @@ func TestLogDamage(t *testing.T) {
 			d.do(t, filepath.Join(copied, "ingester", "wal"))
 			after, _ := readLog(t, copied)
 			lost := lostSamples(before, after)
-			p := harness.StartPalliumIn(t, copied, unlimited)
+			p := programs.StartPalliumIn(t, copied, unlimited)
 			for range 2 { // the second time with what the first wrote behind it
 				for _, tn := range tenants {
 					excused := map[sampleKey]bool{}

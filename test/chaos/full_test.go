@@ -12,15 +12,16 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // disk is a place for data that can be full.
 type disk struct {
 	dir  string
 	rows bool // the row store refuses writes too
-	fill func(p *harness.Pallium)
-	free func(p *harness.Pallium)
+	fill func(p *programs.Pallium)
+	free func(p *programs.Pallium)
 }
 
 // boundedFiles makes files that cannot grow stand for a full disk: the
@@ -28,8 +29,8 @@ type disk struct {
 func boundedFiles(t *testing.T) disk {
 	t.Helper()
 	return disk{dir: t.TempDir(),
-		fill: func(p *harness.Pallium) { limitFiles(t, p.Pid(), 64<<10) },
-		free: func(p *harness.Pallium) { limitFiles(t, p.Pid(), ^uint64(0)) }}
+		fill: func(p *programs.Pallium) { limitFiles(t, p.Pid(), 64<<10) },
+		free: func(p *programs.Pallium) { limitFiles(t, p.Pid(), ^uint64(0)) }}
 }
 
 // smallDisk mounts a file system in memory, or is boundedFiles where that is not
@@ -51,8 +52,8 @@ func smallDisk(t *testing.T) disk {
 	})
 	ballast := filepath.Join(dir, "ballast")
 	return disk{dir: filepath.Join(dir, "data"), rows: true,
-		fill: func(*harness.Pallium) { fillUp(t, ballast) },
-		free: func(*harness.Pallium) {
+		fill: func(*programs.Pallium) { fillUp(t, ballast) },
+		free: func(*programs.Pallium) {
 			if err := os.Remove(ballast); err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +95,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 func fullDisk(t *testing.T, d disk) {
-	p := harness.StartPalliumIn(t, d.dir, unlimited)
+	p := programs.StartPalliumIn(t, d.dir, unlimited)
 	tenants := newTenants(p, "alpha", "beta")
 	senders := newSenders(tenants, 4, 900)
 	startLoad(t, p.Edge, senders, 30).wait(false)
@@ -137,7 +138,7 @@ func fullDisk(t *testing.T, d disk) {
 // waitRefused waits until writes are refused.
 func waitRefused(t *testing.T, l *load) {
 	t.Helper()
-	harness.Eventually(t, time.Minute, func() error {
+	kit.Eventually(t, time.Minute, func() error {
 		if _, ok := l.answers.Load(http.StatusServiceUnavailable); !ok {
 			return errors.New("no write was answered 503")
 		}
@@ -159,38 +160,38 @@ func waitRefused(t *testing.T, l *load) {
 
 // flushFails sees that a flush says that it failed: because of its pack, or of
 // the audit trail, without which nothing is done.
-func flushFails(t *testing.T, p *harness.Pallium) {
+func flushFails(t *testing.T, p *programs.Pallium) {
 	t.Helper()
-	code, text := harness.Do(t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)
+	code, text := programs.Do(t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)
 	if code/100 != 5 || !strings.Contains(text, "nothing is lost") && !strings.Contains(text, "store could not answer") {
 		t.Errorf("flush on a full disk: %d %s", code, text)
 	}
 }
 
 // adminSurvives sees that the process outlives a change that cannot be stored.
-func adminSurvives(t *testing.T, p *harness.Pallium, refused bool, name string) {
+func adminSurvives(t *testing.T, p *programs.Pallium, refused bool, name string) {
 	t.Helper()
 	err := p.AdminAPI(http.MethodPost, "/tenants", map[string]any{"name": name}, nil)
 	if refused && (err == nil || !strings.Contains(err.Error(), "503")) {
 		t.Errorf("a tenant made on a full disk: %v", err)
 	}
 	if refused { // what the process prints arrives a little later
-		harness.Eventually(t, time.Minute, func() error {
+		kit.Eventually(t, time.Minute, func() error {
 			if !strings.Contains(p.Log(), "disk is full") {
 				return errors.New("the log does not say that the disk is full")
 			}
 			return nil
 		})
 	}
-	if code, text := harness.Do(t, http.MethodGet, p.Edge+"/-/healthy", "", "", nil); code != http.StatusOK {
+	if code, text := programs.Do(t, http.MethodGet, p.Edge+"/-/healthy", "", "", nil); code != http.StatusOK {
 		t.Errorf("healthy: %d %s", code, text)
 	}
 }
 
 // works waits until a write is taken again.
-func works(t *testing.T, p *harness.Pallium, s *sender) {
+func works(t *testing.T, p *programs.Pallium, s *sender) {
 	t.Helper()
-	harness.Eventually(t, time.Minute, func() error {
+	kit.Eventually(t, time.Minute, func() error {
 		a, err := s.send(p.Edge)
 		if err == nil && (a.code == 0 || a.code >= 500) {
 			err = fmt.Errorf("%d %s", a.code, a.text)
@@ -199,7 +200,7 @@ func works(t *testing.T, p *harness.Pallium, s *sender) {
 	})
 }
 
-func noPanic(t *testing.T, p *harness.Pallium) {
+func noPanic(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	for _, word := range []string{"panic", "goroutine 1 ["} {
 		if strings.Contains(p.Log(), word) {

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestHostileTenants lets two tenants send whatever is hostile and accepted, one
@@ -31,7 +31,7 @@ func TestHostileTenants(t *testing.T) {
 	t.Logf("CHAOS_SEED=%d", seed)
 	r := &hostileRun{t: t, seed: seed, rnd: rand.New(rand.NewSource(seed)), long: os.Getenv("CHAOS") == "long", begin: time.Now(),
 		client: &http.Client{Timeout: 3 * time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 2}}}
-	r.p = harness.StartPalliumDefault(t, "compactor: {interval: 5s}\nself_monitoring: {interval: 1s}\n")
+	r.p = programs.StartPalliumDefault(t, "compactor: {interval: 5s}\nself_monitoring: {interval: 1s}\n")
 	r.good = newGoodTenant(r)
 	r.hostile = []*hostileTenant{newHostileTenant(r, "bad-default", false), newHostileTenant(r, "bad-zero", true)}
 	var actors sync.WaitGroup
@@ -51,7 +51,7 @@ func TestHostileTenants(t *testing.T) {
 // hostileRun is one run of the test.
 type hostileRun struct {
 	t       *testing.T
-	p       *harness.Pallium
+	p       *programs.Pallium
 	seed    int64
 	rnd     *rand.Rand // of the operator
 	long    bool
@@ -264,7 +264,7 @@ func unlimitedLimits() []string {
 }
 
 // tenantToken makes a tenant with a key that may also delete.
-func tenantToken(p *harness.Pallium, id string, limits ...string) string {
+func tenantToken(p *programs.Pallium, id string, limits ...string) string {
 	p.Tenant(id, limits...)
 	return p.Token(id, "metrics:read,metrics:write,metrics:delete")
 }

@@ -12,7 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestKill kills the process again and again at full rate, in half of the
@@ -21,7 +22,7 @@ import (
 func TestKill(t *testing.T) {
 	const rounds, requests = 20, 200 // requests of one sender in a round, at most
 	rnd := rand.New(rand.NewSource(1))
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha", "beta", "gamma")
 	senders := newSenders(tenants, 6, 100)
 	for round := range rounds {
@@ -67,7 +68,7 @@ func TestKill(t *testing.T) {
 
 // actSoon has an operator's actions follow one another and does not care for the
 // answers: the process may be gone before.
-func actSoon(p *harness.Pallium, actions ...string) *sync.WaitGroup {
+func actSoon(p *programs.Pallium, actions ...string) *sync.WaitGroup {
 	var wg sync.WaitGroup
 	token := p.AdminToken()
 	wg.Go(func() {
@@ -89,14 +90,14 @@ func actSoon(p *harness.Pallium, actions ...string) *sync.WaitGroup {
 
 // offlineVerify stops the process, checks all of the long-term store and starts
 // it again.
-func offlineVerify(p *harness.Pallium) (string, error) {
+func offlineVerify(p *programs.Pallium) (string, error) {
 	p.Kill()
 	defer p.Restart()
 	return p.Offline("verify", "-data")
 }
 
 // checkForeignTenant asks for another tenant's data with a tenant's key.
-func checkForeignTenant(t *testing.T, p *harness.Pallium, tenants []*tenantUnderTest) {
+func checkForeignTenant(t *testing.T, p *programs.Pallium, tenants []*tenantUnderTest) {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=chaos_float", nil)
 	if err != nil {
@@ -116,7 +117,7 @@ func checkForeignTenant(t *testing.T, p *harness.Pallium, tenants []*tenantUnder
 
 // TestTerminate stops the process in the middle of the load.
 func TestTerminate(t *testing.T) {
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 20s\n")
+	p := programs.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 20s\n")
 	tenants := newTenants(p, "alpha", "beta")
 	senders := newSenders(tenants, 4, 200)
 	for range 3 {
@@ -137,11 +138,11 @@ func TestTerminate(t *testing.T) {
 
 // TestSecondProcess starts a second process on the same data directory.
 func TestSecondProcess(t *testing.T) {
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha")
 	senders := newSenders(tenants, 2, 300)
 	startLoad(t, p.Edge, senders, 20).wait(false)
-	code, out := harness.RunPallium(t, 30*time.Second, nil, "all", "-data-dir", p.DataDir, "-listen", harness.FreeAddr(t), "-admin-listen", harness.FreeAddr(t))
+	code, out := programs.RunPallium(t, 30*time.Second, nil, "all", "-data-dir", p.DataDir, "-listen", kit.FreeAddr(t), "-admin-listen", kit.FreeAddr(t))
 	if code != 1 || !strings.Contains(out, "in use") || !strings.Contains(out, p.DataDir) {
 		t.Errorf("the second process ended with %d and printed:\n%s", code, out)
 	}
@@ -154,16 +155,16 @@ func TestSecondProcess(t *testing.T) {
 // TestWrongPepper starts with another pepper than the one that the keys were
 // made with.
 func TestWrongPepper(t *testing.T) {
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha")
 	startLoad(t, p.Edge, newSenders(tenants, 1, 400), 20).wait(false)
 	p.Stop()
-	args := []string{"all", "-data-dir", p.DataDir, "-listen", harness.FreeAddr(t), "-admin-listen", harness.FreeAddr(t)}
+	args := []string{"all", "-data-dir", p.DataDir, "-listen", kit.FreeAddr(t), "-admin-listen", kit.FreeAddr(t)}
 	for pepper, want := range map[string]string{
 		strings.Repeat("x", 32): "pepper",
 		"short":                 "PALLIUM_KEY_PEPPER",
 	} {
-		code, out := harness.RunPallium(t, 30*time.Second, []string{"PALLIUM_KEY_PEPPER=" + pepper}, args...)
+		code, out := programs.RunPallium(t, 30*time.Second, []string{"PALLIUM_KEY_PEPPER=" + pepper}, args...)
 		if code != 1 || !strings.Contains(out, want) || strings.Contains(out, pepper) && pepper != "short" {
 			t.Errorf("a wrong pepper: ended with %d and printed:\n%s", code, out)
 		}

@@ -19,7 +19,7 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestKillManySeries kills the process again and again while senders push many
@@ -31,7 +31,7 @@ func TestKillManySeries(t *testing.T) {
 	if os.Getenv("CHAOS") == "long" {
 		series, kills, most = 300_000, 20, 25*time.Second // labels are due again after 15 s
 	}
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	s := &manySeries{t: t, p: p, token: p.Tenant("many", "max_active_series=0", "max_query_samples=0", "max_query_series=0"),
 		batches: series / batchSeries, now: time.Now().Add(-time.Hour).UnixMilli()}
 	rnd := rand.New(rand.NewSource(time.Now().UnixNano()))
@@ -58,7 +58,7 @@ const batchSeries = 2000
 // series with a sample each.
 type manySeries struct {
 	t       *testing.T
-	p       *harness.Pallium
+	p       *programs.Pallium
 	token   string
 	batches int
 	now     int64
@@ -149,7 +149,7 @@ func (s *manySeries) check() {
 	for batch := range s.batches {
 		q := url.Values{"time": {strconv.FormatFloat(float64(s.now+int64(s.round)*1000)/1000, 'f', 3, 64)}}
 		q.Set("query", fmt.Sprintf(`count(count_over_time(many{batch="%d"}[%ds]) == %d)`, batch, s.round+1, s.round))
-		code, body := harness.Do(s.t, http.MethodGet, s.p.Edge+"/prometheus/api/v1/query?"+q.Encode(), s.token, "", nil)
+		code, body := programs.Do(s.t, http.MethodGet, s.p.Edge+"/prometheus/api/v1/query?"+q.Encode(), s.token, "", nil)
 		var answer struct {
 			Data struct {
 				Result []struct {

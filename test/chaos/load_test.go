@@ -11,7 +11,8 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const (
@@ -31,7 +32,7 @@ type tenantUnderTest struct {
 	ledger    *ledger
 }
 
-func newTenants(p *harness.Pallium, ids ...string) []*tenantUnderTest {
+func newTenants(p *programs.Pallium, ids ...string) []*tenantUnderTest {
 	var out []*tenantUnderTest
 	for _, id := range ids {
 		out = append(out, &tenantUnderTest{id: id, token: p.Tenant(id), ledger: newLedger(id)})
@@ -40,7 +41,7 @@ func newTenants(p *harness.Pallium, ids ...string) []*tenantUnderTest {
 }
 
 // verifyAll reads all tenants and compares.
-func verifyAll(t testing.TB, when string, p *harness.Pallium, tenants []*tenantUnderTest) {
+func verifyAll(t testing.TB, when string, p *programs.Pallium, tenants []*tenantUnderTest) {
 	t.Helper()
 	for _, tn := range tenants {
 		tn.ledger.verify(t, when, mustReadAll(t, p, tn.token), nil)
@@ -190,7 +191,7 @@ func (l *load) wait(stop bool) {
 // waitRequests waits until so many requests were acknowledged.
 func (l *load) waitRequests(t testing.TB, n int64) {
 	t.Helper()
-	harness.Eventually(t, time.Minute, func() error {
+	kit.Eventually(t, time.Minute, func() error {
 		if have := l.requests.Load(); have < n {
 			return fmt.Errorf("%d of %d requests were answered", have, n)
 		}

@@ -10,14 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestFirstLabels damages, one after the other, the first records of a log: it
 // costs no more than the samples of the record.
 func TestFirstLabels(t *testing.T) {
 	dir := t.TempDir()
-	p := harness.StartPalliumIn(t, dir, unlimited)
+	p := programs.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "alpha")
 	startLoad(t, p.Edge, newSenders(tenants, 1, 600), 20).wait(false)
 	settleLog(t, p)
@@ -38,7 +39,7 @@ func TestFirstLabels(t *testing.T) {
 		if len(after) != len(before)-1 {
 			t.Fatalf("damage to record %d leaves %d of %d", i, len(after), len(before))
 		}
-		p := harness.StartPalliumIn(t, copied, unlimited)
+		p := programs.StartPalliumIn(t, copied, unlimited)
 		tenants[0].ledger.verify(t, fmt.Sprint("damage to record ", n), mustReadAll(t, p, tenants[0].token), lostSamples(before, after))
 		p.Kill()
 	}
@@ -53,14 +54,14 @@ func TestSealFiles(t *testing.T) {
 		if err := os.Remove(filepath.Join(copied, sealed)); err != nil {
 			t.Fatal(err)
 		}
-		p := harness.StartPalliumIn(t, copied, unlimited)
+		p := programs.StartPalliumIn(t, copied, unlimited)
 		verifyAll(t, "without sealed.json", p, tenants)
 	})
 	for _, garbage := range []string{"", "{", `{"a":1}`, "\x00\x00\x00\x00"} {
 		t.Run(fmt.Sprintf("sealed.json is %q", garbage), func(t *testing.T) {
 			copied := copyData(t, dir)
 			writeFile(t, filepath.Join(copied, sealed), []byte(garbage))
-			p := harness.StartPalliumIn(t, copied, unlimited)
+			p := programs.StartPalliumIn(t, copied, unlimited)
 			verifyAll(t, "with a damaged sealed.json", p, tenants)
 			if !strings.Contains(p.Log(), "record of what was sealed is damaged") {
 				t.Errorf("the log does not say so:\n%s", p.Log())
@@ -73,7 +74,7 @@ func TestSealFiles(t *testing.T) {
 		half := filepath.Join(filepath.Dir(pk), "ingester-1-01ARZ3NDEKTSV4RRFFQ69G5FAV.pk.tmp")
 		writeFile(t, half, readFile(t, pk)[:1000])
 		writeFile(t, filepath.Join(copied, sealed+".tmp"), []byte("["))
-		p := harness.StartPalliumIn(t, copied, unlimited)
+		p := programs.StartPalliumIn(t, copied, unlimited)
 		verifyAll(t, "with a half-written pack", p, tenants)
 		if _, err := os.Stat(half); err == nil {
 			t.Errorf("%s was not removed", half)
@@ -118,8 +119,8 @@ func TestPackDamage(t *testing.T) {
 // the damaged file, or fail reads, or answer all.
 func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 	t.Helper()
-	edge := harness.FreeAddr(t)
-	p := harness.Start(t, harness.Binary(t, "PALLIUM"), "all", "-data-dir", dir, "-listen", edge, "-admin-listen", harness.FreeAddr(t))
+	edge := kit.FreeAddr(t)
+	p := programs.Start(t, programs.Binary(t, "PALLIUM"), "all", "-data-dir", dir, "-listen", edge, "-admin-listen", kit.FreeAddr(t))
 	ended := make(chan error, 1)
 	go func() { ended <- p.Wait(5 * time.Minute) }()
 	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(p.Log(), "msg=serving"); time.Sleep(20 * time.Millisecond) {
@@ -136,7 +137,7 @@ func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 			t.Fatalf("neither serving nor ended:\n%s", p.Log())
 		}
 	}
-	running := &harness.Pallium{Edge: "http://" + edge}
+	running := &programs.Pallium{Edge: "http://" + edge}
 	for _, tn := range tenants {
 		got, err := readAll(running, tn.token)
 		if err != nil {
@@ -151,7 +152,7 @@ func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 func sealedData(t *testing.T, seed int64) (string, []*tenantUnderTest) {
 	t.Helper()
 	dir := t.TempDir()
-	p := harness.StartPalliumIn(t, dir, unlimited)
+	p := programs.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "alpha", "beta")
 	senders := newSenders(tenants, 2, seed)
 	startLoad(t, p.Edge, senders, 15).wait(false)
@@ -190,7 +191,7 @@ func packs(t *testing.T, dir string) []string {
 // refused starts a server that must refuse, and say why with these words.
 func refused(t *testing.T, dir string, words ...string) {
 	t.Helper()
-	code, out := harness.RunPallium(t, time.Minute, nil, "all", "-data-dir", dir, "-listen", harness.FreeAddr(t), "-admin-listen", harness.FreeAddr(t))
+	code, out := programs.RunPallium(t, time.Minute, nil, "all", "-data-dir", dir, "-listen", kit.FreeAddr(t), "-admin-listen", kit.FreeAddr(t))
 	if code != 1 {
 		t.Errorf("ended with %d, want 1", code)
 	}
@@ -206,7 +207,7 @@ func refused(t *testing.T, dir string, words ...string) {
 // seal and a restart, until the operator accepts it; other tenants' go on.
 func TestLostLabels(t *testing.T) {
 	dir := t.TempDir()
-	p := harness.StartPalliumIn(t, dir, unlimited)
+	p := programs.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "hurt", "other")
 	startLoad(t, p.Edge, newSenders(tenants[:1], 1, 600), 5).wait(false)
 	p.Kill()
@@ -226,7 +227,7 @@ func TestLostLabels(t *testing.T) {
 	p.Restart()
 	startLoad(t, p.Edge, newSenders(tenants[1:], 1, 20), 2).wait(false)
 	query := func(tn *tenantUnderTest) (int, string) {
-		return harness.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=count(count_over_time(%7B__name__%3D~%22chaos.*%22%7D%5B2h%5D))", tn.token, "", nil)
+		return programs.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=count(count_over_time(%7B__name__%3D~%22chaos.*%22%7D%5B2h%5D))", tn.token, "", nil)
 	}
 	check := func(when string) {
 		t.Helper()
@@ -245,7 +246,7 @@ func TestLostLabels(t *testing.T) {
 	check("after a restart")
 	day := time.Now().Unix() / 86400
 	for _, d := range []int64{day - 1, day} { // samples may be of the day before
-		if code, body := harness.Do(t, http.MethodPost, fmt.Sprintf("%s/admin/v1/compact/accept-loss?day=%d", p.Admin, d), p.AdminToken(), "", nil); code != http.StatusOK {
+		if code, body := programs.Do(t, http.MethodPost, fmt.Sprintf("%s/admin/v1/compact/accept-loss?day=%d", p.Admin, d), p.AdminToken(), "", nil); code != http.StatusOK {
 			t.Fatalf("accept the loss: %d %s", code, body)
 		}
 	}

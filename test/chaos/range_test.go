@@ -12,12 +12,12 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // checkRangeVectors reads the floats of a tenant by PromQL's range selector and
 // compares them with what remote read answers: two ways to the same samples.
-func checkRangeVectors(t *testing.T, p *harness.Pallium, tn *tenantUnderTest) {
+func checkRangeVectors(t *testing.T, p *programs.Pallium, tn *tenantUnderTest) {
 	t.Helper()
 	want := map[sampleKey]bool{}
 	for _, s := range mustReadAll(t, p, tn.token) {
@@ -27,7 +27,7 @@ func checkRangeVectors(t *testing.T, p *harness.Pallium, tn *tenantUnderTest) {
 			}
 		}
 	}
-	data := harness.Query(t, p.Edge+"/prometheus", tn.token, "query", url.Values{
+	data := programs.Query(t, p.Edge+"/prometheus", tn.token, "query", url.Values{
 		"query": {"chaos_float[5d]"}, "time": {strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10)},
 	})
 	var answer struct {

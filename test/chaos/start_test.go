@@ -24,12 +24,13 @@ import (
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // writeLog adds samples of the last half hour to the write-ahead log of a process
 // that does not run, in whole requests as it would have logged them.
-func writeLog(t *testing.T, p *harness.Pallium, id string, seriesCount, samples int) {
+func writeLog(t *testing.T, p *programs.Pallium, id string, seriesCount, samples int) {
 	t.Helper()
 	lim := limits.Default()
 	lim.MaxActiveSeries = 0
@@ -71,9 +72,9 @@ func writeLog(t *testing.T, p *harness.Pallium, id string, seriesCount, samples 
 }
 
 // countLogged fails the test unless all samples of writeLog are there.
-func countLogged(t *testing.T, when string, p *harness.Pallium, token string, seriesCount, samples int) {
+func countLogged(t *testing.T, when string, p *programs.Pallium, token string, seriesCount, samples int) {
 	t.Helper()
-	data := harness.Query(t, p.Edge+"/prometheus", token, "query", url.Values{"query": {"sum(count_over_time(logged[2h])) * 1000000 + count(count_over_time(logged[2h]))"}})
+	data := programs.Query(t, p.Edge+"/prometheus", token, "query", url.Values{"query": {"sum(count_over_time(logged[2h])) * 1000000 + count(count_over_time(logged[2h]))"}})
 	var answer struct{ Result []struct{ Value [2]any } }
 	if err := json.Unmarshal(data, &answer); err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func countLogged(t *testing.T, when string, p *harness.Pallium, token string, se
 }
 
 // segments are names and sizes of the segments of the log.
-func segments(t *testing.T, p *harness.Pallium) string {
+func segments(t *testing.T, p *programs.Pallium) string {
 	t.Helper()
 	var out strings.Builder
 	err := filepath.WalkDir(filepath.Join(p.DataDir, "ingester", "wal"), func(_ string, d fs.DirEntry, err error) error {
@@ -106,7 +107,7 @@ func segments(t *testing.T, p *harness.Pallium) string {
 
 // waitReadySays waits until the admin listener says that the process is not
 // ready because of something.
-func waitReadySays(t *testing.T, p *harness.Pallium, want string) {
+func waitReadySays(t *testing.T, p *programs.Pallium, want string) {
 	t.Helper()
 	text := ""
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -129,7 +130,7 @@ func waitReadySays(t *testing.T, p *harness.Pallium, want string) {
 }
 
 // exitCode waits for the process to end.
-func exitCode(t *testing.T, p *harness.Pallium) int {
+func exitCode(t *testing.T, p *programs.Pallium) int {
 	t.Helper()
 	err := p.Wait(time.Minute)
 	var exit *exec.ExitError
@@ -147,7 +148,7 @@ func exitCode(t *testing.T, p *harness.Pallium) int {
 // start has everything.
 func TestTerminateWhileReplaying(t *testing.T) {
 	const seriesCount, samples = 400, 10_000
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 1m\n")
+	p := programs.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 1m\n")
 	token := p.Tenant("alpha")
 	p.Stop()
 	writeLog(t, p, "alpha", seriesCount, samples)
@@ -160,7 +161,7 @@ func TestTerminateWhileReplaying(t *testing.T) {
 			t.Error("the edge takes connections during the replay")
 		}
 		for path, want := range map[string]string{"/healthy": "200", "/metrics": "200", "/admin/v1/tenants": `503 {"code":"unavailable"`} {
-			if code, text := harness.Do(t, http.MethodGet, p.Admin+path, "", "", nil); !strings.HasPrefix(fmt.Sprint(code, " ", text), want) {
+			if code, text := programs.Do(t, http.MethodGet, p.Admin+path, "", "", nil); !strings.HasPrefix(fmt.Sprint(code, " ", text), want) {
 				t.Errorf("%s during the replay: %d %s", path, code, text)
 			}
 		}
@@ -182,7 +183,7 @@ func TestTerminateWhileReplaying(t *testing.T) {
 // when there is time.
 func TestEndWhileSealing(t *testing.T) {
 	const seriesCount, samples = 60_000, 25
-	p := harness.StartPalliumIn(t, t.TempDir(), unlimited)
+	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	token := p.Tenant("alpha", "max_active_series=0")
 	p.Stop()
 	writeLog(t, p, "alpha", seriesCount, samples)
@@ -208,7 +209,7 @@ func TestEndWhileSealing(t *testing.T) {
 	p.Restart()
 	countLogged(t, "after a seal that was cut off", p, token, seriesCount, samples)
 	p.Signal(syscall.SIGTERM)
-	harness.Eventually(t, time.Minute, func() error {
+	kit.Eventually(t, time.Minute, func() error {
 		if !strings.Contains(p.Log(), "sealing the head") {
 			return errors.New("it does not seal")
 		}
@@ -239,7 +240,7 @@ func TestRestartOnFullDisk(t *testing.T) {
 }
 
 func restartOnFullDisk(t *testing.T, d disk) {
-	p := harness.StartPalliumIn(t, d.dir, unlimited)
+	p := programs.StartPalliumIn(t, d.dir, unlimited)
 	tenants := newTenants(p, "alpha", "beta")
 	senders := newSenders(tenants, 4, 2900)
 	startLoad(t, p.Edge, senders, 30).wait(false)

@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // entry is the samples of one series in a request.
@@ -114,13 +114,13 @@ func push(client *http.Client, url, token string, version int, body []byte) answ
 }
 
 // readAll reads everything that a tenant has, by remote read.
-func readAll(p *harness.Pallium, token string) ([]readSeries, error) {
+func readAll(p *programs.Pallium, token string) ([]readSeries, error) {
 	return readMatching(p, token, time.Now().Add(24*time.Hour).UnixMilli(), &prompb.LabelMatcher{Type: prompb.LabelMatcher_RE, Name: "__name__", Value: "chaos_.+"})
 }
 
 // readMatching reads the samples up to maxt of the series that a matcher
 // selects.
-func readMatching(p *harness.Pallium, token string, maxt int64, m *prompb.LabelMatcher) ([]readSeries, error) {
+func readMatching(p *programs.Pallium, token string, maxt int64, m *prompb.LabelMatcher) ([]readSeries, error) {
 	q := prompb.ReadRequest{Queries: []*prompb.Query{{StartTimestampMs: 0, EndTimestampMs: maxt, Matchers: []*prompb.LabelMatcher{m}}}}
 	raw, err := q.Marshal()
 	if err != nil {
@@ -177,7 +177,7 @@ func convert(r *prompb.QueryResult) []readSeries {
 }
 
 // mustReadAll is readAll for a server that is well.
-func mustReadAll(t testing.TB, p *harness.Pallium, token string) []readSeries {
+func mustReadAll(t testing.TB, p *programs.Pallium, token string) []readSeries {
 	t.Helper()
 	got, err := readAll(p, token)
 	if err != nil {

@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // activeLimit is how many series the tenant of TestActiveSeries may have, and has.
@@ -54,7 +57,7 @@ type activeSeries struct {
 func (a *activeSeries) limitHolds() {
 	for edge := range 2 {
 		limited := 0
-		eventually(a.t, "the limit holds", func() bool {
+		kit.UntilSlow(a.t, 2*time.Minute, "the limit holds", func() bool {
 			a.fresh++
 			code, _, _ := a.send(a.token, edge, fmt.Sprintf("fresh_%d", a.fresh), 1, 0)
 			if limited++; code != http.StatusBadRequest {
@@ -86,7 +89,7 @@ func (a *activeSeries) check(when string) {
 // and the sender repeats.
 func (a *activeSeries) decided(name string, fresh, known int) (code int, written, body string) {
 	a.t.Helper()
-	eventually(a.t, "a push is decided", func() bool {
+	kit.UntilSlow(a.t, 2*time.Minute, "a push is decided", func() bool {
 		code, written, body = a.send(a.token, a.fresh, name, fresh, known)
 		return code != http.StatusServiceUnavailable
 	})
@@ -108,7 +111,7 @@ func (a *activeSeries) counted(name string) int {
 	a.t.Helper()
 	n := 0
 	// A backend may need a moment to reach one that has just started.
-	eventually(a.t, name+" tells its status", func() bool {
+	kit.UntilSlow(a.t, 2*time.Minute, name+" tells its status", func() bool {
 		text, err := a.c.AdminGet(a.ctx, "gateway-1", "/status")
 		if err != nil {
 			a.t.Fatal(err)

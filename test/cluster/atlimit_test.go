@@ -19,7 +19,8 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestAtItsLimit: tenants at their limit keep the series that they have while one
@@ -206,7 +207,7 @@ func (l *atLimit) repeats(ingester string) float64 {
 func (l *atLimit) metric(process, name string) float64 {
 	l.t.Helper()
 	_, body := l.do(l.t, http.MethodGet, l.c.Process(process).Admin+"/metrics", "", nil)
-	v, _ := harness.MetricIn(l.t, body, name)
+	v, _ := programs.MetricIn(l.t, body, name)
 	return v
 }
 
@@ -229,7 +230,7 @@ func (l *atLimit) crowd(name string) {
 	// A process to which the row store answers late begins with the default limits
 	// and asks again after a second: one rejection does not tell that all know this
 	// one. Both edges have to reject for longer than that.
-	eventually(l.t, "the limit holds", func() bool {
+	kit.UntilSlow(l.t, 2*time.Minute, "the limit holds", func() bool {
 		fresh++
 		code, _, _ := l.send(token, fresh, fmt.Sprintf("fresh_%d", fresh), 1, 0)
 		if limited++; code != http.StatusBadRequest {

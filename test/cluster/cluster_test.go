@@ -23,9 +23,9 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/cluster"
-	"github.com/palliumhq/pallium/test/harness"
-	"github.com/palliumhq/pallium/test/ports"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/cluster"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestCluster tells what a cluster promises beside not losing anything, which is
@@ -115,16 +115,6 @@ func (s *story) value(t *testing.T, edge, token, expr string) float64 {
 	return v
 }
 
-// eventually waits for what takes a moment.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // prometheus has a real one scrape the cluster and write into one gateway; the
 // other answers.
 func (s *story) prometheus(t *testing.T) {
@@ -143,13 +133,13 @@ remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	addr := harness.FreeAddr(t)
-	harness.Start(t, harness.Binary(t, "PROMETHEUS"), "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
-	eventually(t, "every process is up in the cluster", func() bool {
+	addr := kit.FreeAddr(t)
+	programs.Start(t, programs.Binary(t, "PROMETHEUS"), "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
+	kit.UntilSlow(t, 2*time.Minute, "every process is up in the cluster", func() bool {
 		return s.value(t, s.c.Edges[1], s.c.Token, `sum(up{job="pallium"})`) == float64(len(targets))
 	})
 	at := time.Now().Add(-3 * time.Second).Unix()
-	eventually(t, "the cluster has what Prometheus has", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the cluster has what Prometheus has", func() bool {
 		for _, q := range []string{"count({__name__=~\".+\"})", "sum by (job) (rate(process_cpu_seconds_total[10s]))", "sort(go_goroutines)"} {
 			path := fmt.Sprintf("/api/v1/query?query=%s&time=%d", url.QueryEscape(q), at)
 			code1, mine := s.do(t, http.MethodGet, s.c.Edges[1]+"/prometheus"+path, s.c.Token, nil)
@@ -197,7 +187,7 @@ func (s *story) revocation(t *testing.T) {
 		}
 		since := time.Now()
 		for _, e := range s.c.Edges {
-			eventually(t, "the key is refused", func() bool {
+			kit.UntilSlow(t, 2*time.Minute, "the key is refused", func() bool {
 				code, _ := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil)
 				return code == 401
 			})
@@ -217,7 +207,7 @@ func (s *story) limits(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	for _, e := range s.c.Edges { // it is known within a second
-		eventually(t, "the limit holds", func() bool {
+		kit.UntilSlow(t, 2*time.Minute, "the limit holds", func() bool {
 			_, body := s.do(t, http.MethodGet, e+"/api/v1/user_limits", key, nil)
 			if strings.Contains(body, fmt.Sprint(rate)) {
 				return true
@@ -358,7 +348,7 @@ func (s *story) zones(t *testing.T) {
 	text, dir := string(data), t.TempDir()
 	var addr [3]string
 	for i, setting := range []string{"rpc_listen", "internal_listen", "admin_listen"} {
-		port, err := ports.Free()
+		port, err := kit.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -380,7 +370,7 @@ func (s *story) zones(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ready, metrics string
-	eventually(t, "it tells how many zones there are", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "it tells how many zones there are", func() bool {
 		resp, err := http.Get("http://" + addr[2] + "/ready")
 		if err != nil {
 			return false
@@ -390,7 +380,7 @@ func (s *story) zones(t *testing.T) {
 		code, ready = s.do(t, http.MethodGet, "http://"+addr[2]+"/ready", "", nil)
 		return code == 503 && strings.Contains(ready, "in 3 zones") && strings.Contains(ready, "5 are needed")
 	})
-	eventually(t, "its metrics say so", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "its metrics say so", func() bool {
 		_, metrics = s.do(t, http.MethodGet, "http://"+addr[2]+"/metrics", "", nil)
 		return strings.Contains(metrics, "pallium_distributor_zones 3") && strings.Contains(metrics, "pallium_distributor_zones_needed 5")
 	})
@@ -399,7 +389,7 @@ func (s *story) zones(t *testing.T) {
 	if !strings.Contains(log.String(), "too few zones") {
 		t.Errorf("the log does not say so:\n%s", log.String())
 	}
-	eventually(t, "it is forgotten", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "it is forgotten", func() bool {
 		code, _, err := s.c.Admin(s.ctx, "gateway-1", "/ring/forget?force=true&instance=short", nil)
 		return err == nil && (code == 200 || code == 404)
 	})
@@ -485,7 +475,7 @@ func (s *story) scaleIn(t *testing.T) {
 			t.Errorf("%v series are there that were written again after they were deleted", v)
 		}
 	}()
-	eventually(t, "it has a share", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "it has a share", func() bool {
 		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
 		return err == nil && strings.Count(text, `"state":"ACTIVE"`) >= 4+3 && strings.Contains(text, `"share":0.5`)
 	})
@@ -528,7 +518,7 @@ func (s *story) aside(t *testing.T) {
 		}
 		return text
 	}
-	eventually(t, "it is recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
+	kit.UntilSlow(t, 2*time.Minute, "it is recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
 	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 409 || !strings.Contains(body, "aside/drop") {
 		t.Errorf("leave: %d %s %v", code, body, err)
 	}
@@ -539,7 +529,7 @@ func (s *story) aside(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget := "/ring/forget?instance=" + name
-	eventually(t, "forgetting it is refused for what it has", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "forgetting it is refused for what it has", func() bool {
 		code, body, err := s.c.Admin(s.ctx, "backend-1", forget, nil)
 		return err == nil && code == 409 && strings.Contains(body, "team-a")
 	})
@@ -553,7 +543,7 @@ func (s *story) aside(t *testing.T) {
 	if err := s.c.Start(s.ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nothing is recorded any more", func() bool { return strings.Contains(listed(), `"items":[]`) })
+	kit.UntilSlow(t, 2*time.Minute, "nothing is recorded any more", func() bool { return strings.Contains(listed(), `"items":[]`) })
 }
 
 // forget: an ingester that is gone for good is taken out by an operator, and one
@@ -575,11 +565,11 @@ func (s *story) forget(t *testing.T) {
 	if err := s.c.Lose("ingester-3"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is forgotten", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "it is forgotten", func() bool {
 		code, body, err = s.c.Admin(s.ctx, "backend-2", "/ring/forget?instance=ingester-3", nil)
 		return err == nil && code == 200
 	})
-	eventually(t, "what it had is known to be elsewhere", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "what it had is known to be elsewhere", func() bool {
 		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
 		return err == nil && strings.Contains(text, `"losses":[]`) && !strings.Contains(text, `"id":"ingester-3"`)
 	})

@@ -18,7 +18,8 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
 // TestLittleMemory: a cluster whose processes have 512 MiB, its ingesters 1 GiB, is
@@ -336,6 +337,6 @@ func (m *littleMemory) report() {
 		if limit := m.metric(name, "pallium_memory_requests_limit_bytes"); (limit > 0) != !strings.HasPrefix(name, "compactor") {
 			m.t.Errorf("%s has an account of %g bytes", name, limit)
 		}
-		eventually(m.t, name+" holds nothing", func() bool { return m.metric(name, "pallium_memory_requests_bytes") == 0 })
+		kit.UntilSlow(m.t, 2*time.Minute, name+" holds nothing", func() bool { return m.metric(name, "pallium_memory_requests_bytes") == 0 })
 	}
 }

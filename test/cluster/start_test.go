@@ -5,8 +5,8 @@ import (
 	"os"
 	"testing"
 
-	"github.com/palliumhq/pallium/test/cluster"
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/cluster"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // startCluster brings a cluster up that ends with the test. memory is what each
@@ -18,8 +18,8 @@ func startCluster(ctx context.Context, t *testing.T, memory func(process string)
 		redis = "redis-server"
 	}
 	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Memory: memory, Binaries: cluster.Binaries{
-		Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
-		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}})
+		Pallium: programs.Binary(t, "PALLIUM"), Redis: redis,
+		Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")}})
 	if err != nil {
 		t.Fatal(err)
 	}

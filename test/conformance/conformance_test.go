@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/prometheus/promql/promqltest"
 	"github.com/prometheus/prometheus/storage"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const config = `
@@ -35,7 +35,7 @@ func TestPromQL(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no test scripts in %s: %v", dir, err)
 	}
-	p := harness.StartPallium(t, config)
+	p := programs.StartPallium(t, config)
 	for _, version := range []protocol{v1, v2} {
 		t.Run("remote write "+string(version), func(t *testing.T) {
 			t.Parallel()
@@ -57,7 +57,7 @@ type counts struct{ passed, excepted int }
 
 // script is the state of a script as it runs.
 type script struct {
-	pallium  *harness.Pallium
+	pallium  *programs.Pallium
 	protocol protocol
 	name     string
 	tenants  int
@@ -67,7 +67,7 @@ type script struct {
 	exceptions []exception
 }
 
-func runScript(t *testing.T, p *harness.Pallium, version protocol, file string) counts {
+func runScript(t *testing.T, p *programs.Pallium, version protocol, file string) counts {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/stats"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // engines run queries in this process, on the data that was also written to
@@ -104,7 +104,7 @@ func (q *query) ask() answer {
 	} else {
 		params.Set("time", seconds(q.start))
 	}
-	_, body := harness.Do(q.t, "POST", q.to.url+"/prometheus/api/v1/"+endpoint, q.to.token,
+	_, body := programs.Do(q.t, "POST", q.to.url+"/prometheus/api/v1/"+endpoint, q.to.token,
 		"application/x-www-form-urlencoded", strings.NewReader(params.Encode()))
 	a, err := parseAnswer(body)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	ringredis "github.com/palliumhq/pallium/backend/ring/redis"
 	budgetredis "github.com/palliumhq/pallium/policies/budget/redis"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestRedisUsers starts a Redis with the users that redis.sh makes: each may do
@@ -34,7 +34,7 @@ func TestRedisUsers(t *testing.T) {
 	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	srv := emulator.Redis(t, "--include", conf)
+	srv := programs.Redis(t, "--include", conf)
 	open := func(user, password string) goredis.UniversalClient {
 		t.Helper()
 		client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: user}, password)

@@ -12,7 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const palliumConfig = `
@@ -58,25 +59,25 @@ type client struct {
 
 // system is a Prometheus that scrapes and writes to two tenants of a Pallium.
 type system struct {
-	pallium *harness.Pallium
-	prom    *harness.Prometheus
+	pallium *programs.Pallium
+	prom    *programs.Prometheus
 	local   client   // that Prometheus
 	tenants []client // what it writes by remote write 1.0 and 2.0
 }
 
 func startSystem(t *testing.T) *system {
 	t.Helper()
-	s := &system{pallium: harness.StartPallium(t, palliumConfig)}
+	s := &system{pallium: programs.StartPallium(t, palliumConfig)}
 	for _, id := range []string{"one", "two"} {
 		key := s.pallium.Tenant(id)
 		s.tenants = append(s.tenants, client{name: "tenant " + id, base: s.pallium.Edge + "/prometheus", user: id, key: key,
 			auth: func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+key) }})
 	}
-	node := harness.FreeAddr(t)
-	harness.Start(t, harness.Binary(t, "NODE_EXPORTER"), "--web.listen-address="+node, "--log.level=error").
+	node := kit.FreeAddr(t)
+	programs.Start(t, programs.Binary(t, "NODE_EXPORTER"), "--web.listen-address="+node, "--log.level=error").
 		WaitReady("http://" + node + "/")
-	addr := harness.FreeAddr(t)
-	s.prom = harness.StartPrometheus(t, addr, fmt.Sprintf(prometheusConfig, addr, node, startApp(t), s.pallium.Edge, s.tenants[0].key, s.tenants[1].key),
+	addr := kit.FreeAddr(t)
+	s.prom = programs.StartPrometheus(t, addr, fmt.Sprintf(prometheusConfig, addr, node, startApp(t), s.pallium.Edge, s.tenants[0].key, s.tenants[1].key),
 		"--enable-feature=exemplar-storage,metadata-wal-records")
 	s.local = client{name: "prometheus", base: s.prom.URL, auth: func(*http.Request) {}}
 	return s
@@ -90,7 +91,7 @@ func (c client) basic() client {
 }
 
 // call sends a request. form goes into the body of a POST and the URL of a GET.
-func (c client) call(t testing.TB, method, path string, form url.Values, header http.Header) harness.Answer {
+func (c client) call(t testing.TB, method, path string, form url.Values, header http.Header) programs.Answer {
 	t.Helper()
 	target, body := c.base+path, ""
 	if method == http.MethodPost {
@@ -109,7 +110,7 @@ func (c client) call(t testing.TB, method, path string, form url.Values, header 
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	c.auth(req)
-	return harness.Send(t, req)
+	return programs.Send(t, req)
 }
 
 // data asks for the data of an answer; an answer that is none is an error.

@@ -14,11 +14,12 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // pushSeries writes a sample of each metric now.
-func pushSeries(t *testing.T, p *harness.Pallium, token string, value float64, metrics ...string) {
+func pushSeries(t *testing.T, p *programs.Pallium, token string, value float64, metrics ...string) {
 	t.Helper()
 	req := &prompb.WriteRequest{}
 	for _, m := range metrics {
@@ -28,17 +29,17 @@ func pushSeries(t *testing.T, p *harness.Pallium, token string, value float64, m
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, body := harness.Do(t, http.MethodPost, p.Edge+"/api/v1/push", token, "application/x-protobuf", strings.NewReader(string(snappy.Encode(nil, b))))
+	code, body := programs.Do(t, http.MethodPost, p.Edge+"/api/v1/push", token, "application/x-protobuf", strings.NewReader(string(snappy.Encode(nil, b))))
 	if code/100 != 2 {
 		t.Fatalf("push: %d %s", code, body)
 	}
 }
 
 // metricsOf lists a tenant's metrics by a query, so by samples.
-func metricsOf(t *testing.T, p *harness.Pallium, token string) string {
+func metricsOf(t *testing.T, p *programs.Pallium, token string) string {
 	t.Helper()
 	form := url.Values{"query": {`last_over_time({__name__=~"m_.*"}[1h])`}}
-	code, body := harness.Do(t, http.MethodPost, p.Edge+"/prometheus/api/v1/query", token, "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
+	code, body := programs.Do(t, http.MethodPost, p.Edge+"/prometheus/api/v1/query", token, "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
 	if code != http.StatusOK {
 		t.Fatalf("query: %d %s", code, body)
 	}
@@ -66,7 +67,7 @@ func metricsOf(t *testing.T, p *harness.Pallium, token string) string {
 // TestDeletion deletes series of one tenant, and then a tenant, over the edge
 // and the admin API: nobody else loses anything, nothing comes back.
 func TestDeletion(t *testing.T) {
-	p := harness.StartPallium(t, "")
+	p := programs.StartPallium(t, "")
 	p.Tenant("team-a")
 	p.Tenant("team-b")
 	a, b := p.Token("team-a", "metrics:read,metrics:write,metrics:delete"), p.Token("team-b", "metrics:read,metrics:write")
@@ -78,7 +79,7 @@ func TestDeletion(t *testing.T) {
 	pushSeries(t, p, a, 2, "m_1", "m_3")
 	del := func(token, match string) int {
 		t.Helper()
-		code, _ := harness.Do(t, http.MethodPost, p.Edge+"/prometheus/api/v1/admin/tsdb/delete_series?"+url.Values{"match[]": {match}}.Encode(), token, "", nil)
+		code, _ := programs.Do(t, http.MethodPost, p.Edge+"/prometheus/api/v1/admin/tsdb/delete_series?"+url.Values{"match[]": {match}}.Encode(), token, "", nil)
 		return code
 	}
 	if code := del(b, "m_1"); code != http.StatusForbidden {
@@ -119,8 +120,8 @@ func TestDeletion(t *testing.T) {
 	}
 	p.Kill() // the sweep runs at the start
 	p.Restart()
-	harness.Eventually(t, time.Minute, func() error {
-		code, body := harness.Do(t, http.MethodGet, p.Admin+"/admin/v1/erasures/team-a", p.AdminToken(), "", nil)
+	kit.Eventually(t, time.Minute, func() error {
+		code, body := programs.Do(t, http.MethodGet, p.Admin+"/admin/v1/erasures/team-a", p.AdminToken(), "", nil)
 		if code != http.StatusOK || strings.Contains(body, `"erasedObjects":0`) {
 			return fmt.Errorf("%d %s", code, body)
 		}
@@ -137,7 +138,7 @@ func TestDeletion(t *testing.T) {
 // TestVerify finds damage of a compacted pack, names it, fails the query that
 // needs it, and makes a deleted index again.
 func TestVerify(t *testing.T) {
-	p := harness.StartPallium(t, "self_monitoring: {disabled: true}\n")
+	p := programs.StartPallium(t, "self_monitoring: {disabled: true}\n")
 	p.Tenant("team-a")
 	token := p.Token("team-a", "metrics:read,metrics:write")
 	pushSeries(t, p, token, 1, "m_1", "m_2", "m_3")
@@ -171,11 +172,11 @@ func TestVerify(t *testing.T) {
 		t.Errorf("a damaged pack: %v\n%s", err, out)
 	}
 	p.Restart()
-	code, body := harness.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=m_1", token, "", nil)
+	code, body := programs.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=m_1", token, "", nil)
 	if code != http.StatusServiceUnavailable {
 		t.Errorf("a query of a damaged pack: %d %s", code, body)
 	}
-	harness.Eventually(t, 10*time.Second, func() error { // the log comes through a pipe
+	kit.Eventually(t, 10*time.Second, func() error { // the log comes through a pipe
 		if !strings.Contains(p.Log(), name) {
 			return fmt.Errorf("the log does not name the damaged pack %s", name)
 		}

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // history is how much must be scraped before anything is compared.
@@ -99,7 +99,7 @@ func (w window) all() string {
 // scraped waits until Prometheus has a sample of each target at or after the time.
 func (s *system) scraped(t *testing.T, at time.Time) {
 	t.Helper()
-	harness.Eventually(t, catchUp, func() error {
+	kit.Eventually(t, catchUp, func() error {
 		data, err := s.local.data(t, "query", url.Values{"query": {fmt.Sprintf("count(timestamp(up) >= %s)", seconds(at))}})
 		if err != nil {
 			return err
@@ -153,7 +153,7 @@ func computed() []string {
 func (s *system) agree(t *testing.T, w window) {
 	for _, tenant := range s.tenants {
 		// Remote write is behind at first; from here on all is there.
-		harness.Eventually(t, catchUp, func() error {
+		kit.Eventually(t, catchUp, func() error {
 			return sameQuery(t, tenant, s.local, "query", w.instant(`{__name__!=""}`+w.all()), true)
 		})
 		s.agreeLists(t, tenant, w)
@@ -229,7 +229,7 @@ func (s *system) agreeMetadata(t *testing.T) {
 		return m, json.Unmarshal(data, &m)
 	}
 	for _, tenant := range s.tenants {
-		harness.Eventually(t, catchUp, func() error {
+		kit.Eventually(t, catchUp, func() error {
 			want, err := all(s.local)
 			if err != nil {
 				return err
@@ -261,7 +261,7 @@ func (s *system) agreeExemplars(t *testing.T, w window) {
 		for _, query := range []string{`app_requests_total`, `rate(app_latency_seconds_bucket[1m]) + on (instance) app_requests_total`, `app_latency_seconds`} {
 			form := w.between()
 			form.Set("query", query)
-			harness.Eventually(t, catchUp, func() error {
+			kit.Eventually(t, catchUp, func() error {
 				return sameList(t, tenant, s.local, "query_exemplars", form)
 			})
 		}

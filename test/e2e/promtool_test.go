@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // promtool runs the tool against Prometheus and Pallium, and compares what it
@@ -23,7 +23,7 @@ func (s *system) promtool(t *testing.T, w window) {
 			t.Fatal(err)
 		}
 		run := func(args ...string) (string, error) {
-			out, err := exec.Command(harness.Binary(t, "PROMTOOL"), args...).CombinedOutput()
+			out, err := exec.Command(programs.Binary(t, "PROMTOOL"), args...).CombinedOutput()
 			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 			slices.Sort(lines)
 			return strings.Join(lines, "\n"), err

@@ -18,7 +18,8 @@ import (
 	"github.com/prometheus/prometheus/storage/remote"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const readerConfig = `
@@ -57,8 +58,8 @@ func (s *system) remoteRead(t *testing.T, w window) {
 		}
 	}
 	for _, tenant := range s.tenants {
-		addr := harness.FreeAddr(t)
-		reader := harness.StartPrometheus(t, addr, fmt.Sprintf(readerConfig, tenant.base, tenant.key))
+		addr := kit.FreeAddr(t)
+		reader := programs.StartPrometheus(t, addr, fmt.Sprintf(readerConfig, tenant.base, tenant.key))
 		through := client{name: "a reader of " + tenant.name, base: reader.URL, auth: s.local.auth}
 		if err := sameQuery(t, through, s.local, "query", w.instant(`{job="app"}`+w.all()), true); err != nil {
 			t.Error(err)

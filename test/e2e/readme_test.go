@@ -21,7 +21,7 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // readme is what a reader of README.md has: a fresh copy of the repository and
@@ -158,7 +158,7 @@ func (r *readme) serve() *server {
 			r.t.Logf("%s printed:\n%s", line, s.log.String())
 		}
 	})
-	harness.Eventually(r.t, 5*time.Minute, func() error { // it builds first
+	kit.Eventually(r.t, 5*time.Minute, func() error { // it builds first
 		select {
 		case <-s.done:
 			r.t.Fatalf("%s ended:\n%s", line, s.log.String())
@@ -279,7 +279,7 @@ func TestREADME(t *testing.T) {
 	// "Or ask with curl": own metrics come within seconds. curl fails on no status.
 	path := regexp.MustCompile(`(?m)^export PATH=.*$`).FindString(second)
 	curl := path + "\n" + r.block("curl -H")
-	harness.Eventually(t, time.Minute, func() error {
+	kit.Eventually(t, time.Minute, func() error {
 		out, err := r.shell(curl)
 		if err != nil || !strings.Contains(out, `"status":"success"`) || !strings.Contains(out, `"__name__":"pallium_ingester_memory_series"`) {
 			return fmt.Errorf("%w\n%s", err, out)

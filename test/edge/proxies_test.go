@@ -19,7 +19,8 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // program finds a proxy. Debian has them in /usr/sbin, which is not in every PATH.
@@ -38,7 +39,7 @@ func program(t *testing.T, name, debian string) string {
 // nginx starts nginx before the edge, as its documentation has proxy_pass: it then
 // speaks HTTP/1.0 to it. more goes into the location.
 func nginx(t *testing.T, edge, more string) (base string) {
-	dir, addr := t.TempDir(), harness.FreeAddr(t)
+	dir, addr := t.TempDir(), kit.FreeAddr(t)
 	user := ""
 	if os.Getuid() == 0 {
 		user = "user root;"
@@ -53,7 +54,7 @@ http {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := harness.Start(t, program(t, "nginx", "nginx-light"), "-p", dir, "-c", file)
+	p := programs.Start(t, program(t, "nginx", "nginx-light"), "-p", dir, "-c", file)
 	p.WaitReady("http://" + addr + "/ready")
 	return "http://" + addr
 }
@@ -61,7 +62,7 @@ http {
 // haproxy starts HAProxy before the edge, which it checks with HTTP/1.0, and
 // returns when the check succeeded.
 func haproxy(t *testing.T, edge string) (base string) {
-	dir, addr := t.TempDir(), harness.FreeAddr(t)
+	dir, addr := t.TempDir(), kit.FreeAddr(t)
 	socket := filepath.Join(dir, "stats")
 	config := fmt.Sprintf(`global
   stats socket %s
@@ -81,8 +82,8 @@ backend pallium
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := harness.Start(t, program(t, "haproxy", "haproxy"), "-db", "-f", file)
-	harness.Eventually(t, time.Minute, func() error {
+	p := programs.Start(t, program(t, "haproxy", "haproxy"), "-db", "-f", file)
+	kit.Eventually(t, time.Minute, func() error {
 		c, err := net.Dial("unix", socket)
 		if err != nil {
 			return fmt.Errorf("%w; it printed %s", err, p.Log())
@@ -125,13 +126,13 @@ func push(t *testing.T, base, token string, name string, at time.Time) int {
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Content-Type", "application/x-protobuf")
 	req.Header.Set("Content-Encoding", "snappy")
-	return harness.Send(t, req).Code
+	return programs.Send(t, req).Code
 }
 
 // TestBehindProxies: writes and reads go through proxies in their default forms,
 // and all of a large answer arrives.
 func TestBehindProxies(t *testing.T) {
-	p := harness.StartPallium(t, "")
+	p := programs.StartPallium(t, "")
 	token := p.Tenant("team")
 	for name, start := range map[string]func() string{
 		"nginx":          func() string { return nginx(t, p.Edge, "") },
@@ -140,7 +141,7 @@ func TestBehindProxies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := start()
-			if code, body := harness.Do(t, http.MethodGet, base+"/ready", "", "", nil); code != http.StatusOK {
+			if code, body := programs.Do(t, http.MethodGet, base+"/ready", "", "", nil); code != http.StatusOK {
 				t.Fatalf("/ready: %d %s", code, body)
 			}
 			now := time.Now()
@@ -148,11 +149,11 @@ func TestBehindProxies(t *testing.T) {
 				t.Fatalf("push: %d", code)
 			}
 			var got struct{ Result []json.RawMessage }
-			data := harness.Query(t, base+"/prometheus", token, "query", url.Values{"query": {name}, "time": {fmt.Sprint(now.Unix() + 1)}})
+			data := programs.Query(t, base+"/prometheus", token, "query", url.Values{"query": {name}, "time": {fmt.Sprint(now.Unix() + 1)}})
 			if err := json.Unmarshal(data, &got); err != nil || len(got.Result) != pushed {
 				t.Errorf("%d series of %d: %v", len(got.Result), pushed, err)
 			}
-			if code, _ := harness.Do(t, http.MethodGet, base+"/prometheus/api/v1/query?query=up", "", "", nil); code != http.StatusUnauthorized {
+			if code, _ := programs.Do(t, http.MethodGet, base+"/prometheus/api/v1/query?query=up", "", "", nil); code != http.StatusUnauthorized {
 				t.Errorf("without a credential: %d", code)
 			}
 		})

@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // tight are limits that a request of a test can go beyond.
@@ -28,13 +28,13 @@ var tight = []string{
 
 // bench is the one server that all rows are sent to.
 type bench struct {
-	p                     *harness.Pallium
+	p                     *programs.Pallium
 	team, tight, readOnly string // keys
 	start                 time.Time
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{p: harness.StartPallium(t, ""), start: time.Now()}
+	b := &bench{p: programs.StartPallium(t, ""), start: time.Now()}
 	b.team = b.p.Tenant("team")
 	b.tight = b.p.Tenant("tight", tight...)
 	b.readOnly = b.p.Token("team", "metrics:read")
@@ -53,7 +53,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) push(t *testing.T, key string, body []byte) {
 	t.Helper()
-	code, text := harness.Do(t, http.MethodPost, b.p.Edge+"/api/v1/push", key, "application/x-protobuf", bytes.NewReader(body))
+	code, text := programs.Do(t, http.MethodPost, b.p.Edge+"/api/v1/push", key, "application/x-protobuf", bytes.NewReader(body))
 	if code != http.StatusNoContent {
 		t.Fatalf("push: %d %s", code, text)
 	}
@@ -62,10 +62,10 @@ func (b *bench) push(t *testing.T, key string, body []byte) {
 // unharmed sees that the same process still serves what it served before.
 func (b *bench) unharmed(t *testing.T) {
 	t.Helper()
-	if code, text := harness.Do(t, http.MethodGet, b.p.Edge+"/-/healthy", "", "", nil); code != http.StatusOK {
+	if code, text := programs.Do(t, http.MethodGet, b.p.Edge+"/-/healthy", "", "", nil); code != http.StatusOK {
 		t.Errorf("healthy: %d %s", code, text)
 	}
-	data := harness.Query(t, b.p.Edge+"/prometheus", b.team, "query", url.Values{"query": {"kept"}, "time": {fmt.Sprint(b.start.Unix() + 1)}})
+	data := programs.Query(t, b.p.Edge+"/prometheus", b.team, "query", url.Values{"query": {"kept"}, "time": {fmt.Sprint(b.start.Unix() + 1)}})
 	if !strings.Contains(string(data), `"42"`) {
 		t.Errorf("the sample from before: %s", data)
 	}

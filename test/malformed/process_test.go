@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // check compares the end of a process with what it must be.
@@ -78,7 +78,7 @@ func TestConfiguration(t *testing.T) {
 					args = append(args, "-"+strings.ReplaceAll(flag, "_", "-"), value)
 				}
 			}
-			code, out := harness.RunPallium(t, 30*time.Second, nil, args...)
+			code, out := programs.RunPallium(t, 30*time.Second, nil, args...)
 			check(t, code, r.code, out, r.says)
 		})
 	}
@@ -114,7 +114,7 @@ func TestStart(t *testing.T) {
 			if r.env != "" {
 				env = []string{r.env}
 			}
-			code, out := harness.RunPallium(t, 30*time.Second, env, args...)
+			code, out := programs.RunPallium(t, 30*time.Second, env, args...)
 			check(t, code, r.code, out, r.says)
 		})
 	}
@@ -169,7 +169,7 @@ func commands(t *testing.T, b *bench) {
 			if r.env != "" {
 				env = append(env, r.env)
 			}
-			code, out := harness.RunPallium(t, 30*time.Second, env, args...)
+			code, out := programs.RunPallium(t, 30*time.Second, env, args...)
 			check(t, code, r.code, out, r.says)
 		})
 	}

@@ -21,13 +21,14 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // run is one process under attack.
 type run struct {
 	t        testing.TB
-	p        *harness.Pallium
+	p        *programs.Pallium
 	edge     string
 	attacker string // a key
 	good     string
@@ -52,7 +53,7 @@ func TestMemoryAttacks(t *testing.T) {
 	if group != "" {
 		config = "" // it is to find out by itself
 	}
-	p := harness.StartPallium(t, config)
+	p := programs.StartPallium(t, config)
 	r := newRun(t, p, limit)
 	if !strings.Contains(p.Log(), fmt.Sprintf("limit=%d", limit)) {
 		t.Errorf("the process does not know its limit of %d bytes: %s", limit, p.Log())
@@ -72,7 +73,7 @@ func TestMemoryAttacks(t *testing.T) {
 	<-done
 	r.report()
 	// The last regular expressions may be in the middle of a value.
-	harness.Eventually(t, 2*time.Minute, func() error {
+	kit.Eventually(t, 2*time.Minute, func() error {
 		if held := r.metric("pallium_memory_requests_bytes"); held != 0 {
 			return fmt.Errorf("%g bytes are still held", held)
 		}
@@ -97,7 +98,7 @@ func limitOf(t testing.TB) int64 {
 }
 
 // newRun makes the two tenants.
-func newRun(t testing.TB, p *harness.Pallium, limit int64) *run {
+func newRun(t testing.TB, p *programs.Pallium, limit int64) *run {
 	r := &run{t: t, p: p, edge: p.Edge, limit: limit, last: time.Now().Truncate(time.Second), bombBody: bombBody(),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 200}, Timeout: 5 * time.Minute}}
 	p.Tenant("attacker")
@@ -136,16 +137,13 @@ func (r *run) pushAll(req *prompb.WriteRequest) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for {
-		code, text := harness.Do(r.t, http.MethodPost, r.edge+"/api/v1/push", r.attacker, "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, data)))
-		if code == http.StatusNoContent {
-			return
-		}
-		if code != http.StatusTooManyRequests && code != http.StatusServiceUnavailable {
+	kit.UntilSlow(r.t, 5*time.Minute, "a push is accepted", func() bool {
+		code, text := programs.Do(r.t, http.MethodPost, r.edge+"/api/v1/push", r.attacker, "application/x-protobuf", bytes.NewReader(snappy.Encode(nil, data)))
+		if code != http.StatusNoContent && code != http.StatusTooManyRequests && code != http.StatusServiceUnavailable {
 			r.t.Fatalf("push: %d %s", code, text)
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		return code == http.StatusNoContent
+	})
 }
 
 // attack sends n of an attack at once and checks every reply.
@@ -286,7 +284,7 @@ func (r *run) metric(name string) float64 {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	v, ok := harness.MetricIn(r.t, string(text), name)
+	v, ok := programs.MetricIn(r.t, string(text), name)
 	if !ok {
 		r.t.Fatalf("there is no metric %s", name)
 	}
@@ -322,7 +320,7 @@ func cgroup(t testing.TB, limit int64) string {
 		return ""
 	}
 	script := filepath.Join(t.TempDir(), "pallium")
-	text := fmt.Sprintf("#!/bin/sh\necho $$ >%s/cgroup.procs || exit 1\nexec %s \"$@\"\n", dir, harness.Binary(t, "PALLIUM"))
+	text := fmt.Sprintf("#!/bin/sh\necho $$ >%s/cgroup.procs || exit 1\nexec %s \"$@\"\n", dir, programs.Binary(t, "PALLIUM"))
 	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const (
@@ -23,7 +23,7 @@ const (
 func BenchmarkNeighbour(b *testing.B) {
 	for b.Loop() {
 		limit := limitOf(b)
-		p := harness.StartPallium(b, fmt.Sprintf("memory: {limit_bytes: %d}\n", limit))
+		p := programs.StartPallium(b, fmt.Sprintf("memory: {limit_bytes: %d}\n", limit))
 		r := newRun(b, p, limit)
 		r.fill()
 		calm := r.waits(func(int) { _ = r.ranged(`sum by (k) (rate(m{k="1"}[1m]))`, 200) })

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	chaos "github.com/palliumhq/pallium/test/chaos/cluster"
-	"github.com/palliumhq/pallium/test/cluster"
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/cluster"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // many is a cluster, with proxies before what may fail.
@@ -41,8 +41,8 @@ func newMany(t *testing.T) *many {
 	guard(t, dir)
 	var err error
 	m.c, err = cluster.New(cluster.Options{Dir: dir, Free: true, TwoCompactors: true,
-		Binaries: cluster.Binaries{Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
-			Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")},
+		Binaries: cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: redis,
+			Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")},
 		Through: func(name, address string) string {
 			if m.proxy[name] == nil {
 				m.proxy[name] = chaos.NewProxy(t, "127.0.0.1", address, 1)
@@ -265,7 +265,7 @@ func (m *many) drop(r *run) {
 	for i := range 3 {
 		name := fmt.Sprintf("ingester-%d", 1+i)
 		m.must(m.c.Stop(m.ctx, name, syscall.SIGTERM))
-		harness.DropUploaded(m.t, filepath.Join(m.c.Dir(), name))
+		programs.DropUploaded(m.t, filepath.Join(m.c.Dir(), name))
 		m.must(m.c.Start(m.ctx, name))
 	}
 	m.whole(r)

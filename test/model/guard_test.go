@@ -7,7 +7,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // guard starts a shell that outlives the test when it is killed, or panics after
@@ -58,7 +59,7 @@ func TestGuard(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := 0
-	poll(t, func() bool {
+	kit.Until(t, "the process is started", func() bool {
 		data, _ := os.ReadFile(filepath.Join(dir, "pallium.pid")) // not there yet
 		pid, _ = strconv.Atoi(string(data))
 		return pid > 0
@@ -67,7 +68,7 @@ func TestGuard(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed
-	poll(t, func() bool { return ended(pid) })
+	kit.Until(t, "the process is gone", func() bool { return ended(pid) })
 }
 
 // ended reports whether a process is gone. One for which nobody waited is.
@@ -84,13 +85,4 @@ func stateOf(line string) byte {
 		}
 	}
 	return 0
-}
-
-func poll(t *testing.T, check func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !check(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not happen within 30 seconds")
-		}
-	}
 }

@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // single is one process.
 type single struct {
-	p   *harness.Pallium
+	p   *programs.Pallium
 	t   *testing.T
 	dir string // where its guard looks for its number
 }
@@ -25,7 +25,7 @@ func newSingle(t *testing.T) *single {
 	t.Helper()
 	s := &single{t: t, dir: t.TempDir()}
 	guard(t, s.dir)
-	s.p = harness.StartPallium(t, "self_monitoring: {interval: 1s}\n")
+	s.p = programs.StartPallium(t, "self_monitoring: {interval: 1s}\n")
 	noteProcess(t, s.dir, s.p.Pid())
 	return s
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/election"
 	"github.com/palliumhq/pallium/backend/redisconn"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // Ages are minutes and the failover time lies between two of them, so that what
@@ -55,7 +55,7 @@ func minutes(s election.Sighting) string {
 // TestSameAsDecide: the script and election.Decide come to the same, whatever is
 // seen in whatever order.
 func TestSameAsDecide(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	stores := []*Store{open(t, srv.Addr), open(t, srv.Addr)}
 	rnd := rand.New(rand.NewSource(1))
 	want := map[election.Cluster]*election.Sighting{}
@@ -80,7 +80,7 @@ func TestSameAsDecide(t *testing.T) {
 }
 
 func TestTenantsApart(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	for _, c := range []election.Cluster{{Tenant: "a", Name: "b:c"}, {Tenant: "a", Name: "b"}, {Tenant: "b", Name: "b"}, {Tenant: "a", Name: "b:"}} {
 		replica := fmt.Sprintf("%s/%s", c.Tenant, c.Name)
@@ -95,7 +95,7 @@ const key = "pallium:ha:team:x"
 
 // TestForgotten: idle elections leave Redis by themselves.
 func TestForgotten(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	ctx := context.Background()
 	if _, err := s.Claim(ctx, election.Cluster{Tenant: "team", Name: "x"}, []election.Sighting{{Replica: "a"}}, rules); err != nil {
@@ -110,7 +110,7 @@ func TestForgotten(t *testing.T) {
 // nobody from being elected, and is replaced. A record of ours that is written
 // again later counts no longer than it would have.
 func TestPoisoned(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ctx := context.Background()
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}}, "")
 	if err != nil {
@@ -175,7 +175,7 @@ func TestPoisoned(t *testing.T) {
 
 // TestAtOnce: distributors that claim at the same time elect one replica.
 func TestAtOnce(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	for i := range 10 {
 		c := election.Cluster{Tenant: "team", Name: fmt.Sprint(i)}
@@ -198,7 +198,7 @@ func TestAtOnce(t *testing.T) {
 // TestManyTell: distributors that all know a little more of the elected replica than
 // what is written do not keep each other from an answer.
 func TestManyTell(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	c := election.Cluster{Tenant: "team", Name: "x"}
 	errs := make(chan error, 100)
@@ -219,7 +219,7 @@ func TestManyTell(t *testing.T) {
 // TestRights: the commands and keys that docs/cluster.md names are enough.
 func TestRights(t *testing.T) {
 	rights := strings.Fields("ha on >secret ~pallium:ha:* -@all +eval +evalsha +time +get +set +hello +client +ping")
-	srv := emulator.Redis(t, append([]string{"--user"}, rights...)...)
+	srv := programs.Redis(t, append([]string{"--user"}, rights...)...)
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: "ha"}, "secret")
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +234,7 @@ func TestRights(t *testing.T) {
 }
 
 func TestRedisLost(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	c := election.Cluster{Tenant: "team", Name: "x"}
 	claim := func(replica string) (string, error) {

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
@@ -41,7 +41,7 @@ func Open(root string, tops ...string) (*Store, error) {
 	// Paths are compared with the root, so it needs its one shortest form.
 	root, err := filepath.Abs(root)
 	if err == nil {
-		err = atomicfile.MakeDir(root)
+		err = disk.MakeDir(root)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open objects: %w", err)
@@ -111,7 +111,7 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	}
 	const attempts = 100 // racing Deletes may take the directories away
 	for range attempts {
-		if err = atomicfile.MakeDir(filepath.Dir(to)); err == nil {
+		if err = disk.MakeDir(filepath.Dir(to)); err == nil {
 			err = s.place(ctx, path, to, crc)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -332,7 +332,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	}
 	// Another Delete may have taken the directory: then its parent has to know.
 	for _, dir := range dirs {
-		if err = atomicfile.SyncDir(dir); !missing(err) {
+		if err = disk.SyncDir(dir); !missing(err) {
 			break
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/progress"
 )
@@ -45,7 +45,7 @@ func copyTo(ctx context.Context, from, to string, crc uint32) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	h := crc32.New(disk.Castagnoli())
 	_, err = io.Copy(io.MultiWriter(out, h), reader{ctx, in})
 	if err == nil && h.Sum32() != crc {
 		err = fmt.Errorf("%w: the file changed while it was copied", objects.ErrInvalid)
@@ -66,7 +66,7 @@ func checksum(ctx context.Context, path string) (uint32, error) {
 		return 0, err
 	}
 	defer f.Close()
-	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	h := crc32.New(disk.Castagnoli())
 	_, err = io.Copy(h, reader{ctx, f})
 	return h.Sum32(), err
 }
@@ -140,7 +140,7 @@ func (s *Store) syncPath(path string) error {
 	}
 	for _, dir := range dirs {
 		// A directory is gone only if a Delete took the object since.
-		if err := atomicfile.SyncDir(dir); err != nil && !missing(err) {
+		if err := disk.SyncDir(dir); err != nil && !missing(err) {
 			return err
 		}
 	}

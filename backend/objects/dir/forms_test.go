@@ -3,7 +3,6 @@ package dir
 import (
 	"context"
 	"errors"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/objects/objecttest"
 )
@@ -59,7 +59,7 @@ func source(t *testing.T, content string) (string, uint32) {
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return path, crc32.Checksum([]byte(content), crc32.MakeTable(crc32.Castagnoli))
+	return path, disk.Checksum([]byte(content))
 }
 
 // TestForms: whatever the form in which the directory is written, every call

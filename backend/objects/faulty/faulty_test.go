@@ -2,11 +2,11 @@ package faulty
 
 import (
 	"errors"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/objects/memory"
@@ -24,7 +24,7 @@ func TestFaults(t *testing.T) {
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	crc := crc32.Checksum([]byte("x"), crc32.MakeTable(crc32.Castagnoli))
+	crc := disk.Checksum([]byte("x"))
 	for kind, stored := range map[faults.Kind]bool{faults.Rejected: false, faults.Lost: true, faults.Killed: false, faults.KilledAfter: true} {
 		inner, plan := memory.New(), &faults.Plan{}
 		plan.Fail(1, kind)

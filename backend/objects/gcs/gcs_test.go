@@ -13,13 +13,13 @@ import (
 
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/objects/objecttest"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestContract runs the contract of objects.Store against fake-gcs-server, with
 // and without a prefix in the bucket.
 func TestContract(t *testing.T) {
-	url := emulator.GCS(t)
+	url := programs.GCS(t)
 	n := 0
 	for _, prefix := range []string{"", "some/where/"} {
 		objecttest.Run(t, func(t *testing.T) objects.Store {

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"os"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
@@ -77,7 +77,7 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	if err != nil {
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
 	}
-	if got := crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)); got != crc {
+	if got := disk.Checksum(data); got != crc {
 		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, %08x was announced", name, objects.ErrInvalid, got, crc)
 	}
 	if err := s.enter(ctx); err != nil {
@@ -167,7 +167,7 @@ func (s *Store) Replace(name string, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.byName[name]
-	o.Name, o.Size, o.CRC, o.data = name, int64(len(data)), crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)), data
+	o.Name, o.Size, o.CRC, o.data = name, int64(len(data)), disk.Checksum(data), data
 	s.byName[name] = o
 }
 

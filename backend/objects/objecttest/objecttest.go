@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
@@ -66,7 +66,7 @@ func file(t *testing.T, content []byte) (string, uint32) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return f.Name(), crc32.Checksum(content, crc32.MakeTable(crc32.Castagnoli))
+	return f.Name(), disk.Checksum(content)
 }
 
 func put(t *testing.T, s objects.Store, name string, content []byte) objects.Object {
@@ -112,7 +112,7 @@ func testPutGet(t *testing.T, s objects.Store) {
 	o := put(t, s, "l1/a/b", content)
 	got, err := s.Stat(ctx, "l1/a/b")
 	if err != nil || got.Name != "l1/a/b" || got.Size != int64(len(content)) ||
-		got.CRC != crc32.Checksum(content, crc32.MakeTable(crc32.Castagnoli)) || got.Created.Before(before) {
+		got.CRC != disk.Checksum(content) || got.Created.Before(before) {
 		t.Errorf("stat: %+v, %v", got, err)
 	}
 	if o.Name != got.Name || o.Size != got.Size || o.CRC != got.CRC {

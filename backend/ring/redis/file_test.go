@@ -14,7 +14,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/backend/ring"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // place opens ingester-1 in a zone and directory, with samples if holds is set,
@@ -102,7 +102,7 @@ func TestZoneChanged(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			srv := emulator.Redis(t)
+			srv := programs.Redis(t)
 			dir := t.TempDir()
 			old := placedOnce(t, srv.Addr, dir)
 			if test.prepare != nil {
@@ -146,7 +146,7 @@ func TestZoneChanged(t *testing.T) {
 // disk, since the file may have said that a loss is not dealt with.
 func TestDamagedFile(t *testing.T) {
 	for _, content := range []string{"", "{", "{}", "null", "\x00\x00", `{"id":"ingester-1","incarnation":"1","tokens":"!"}`} {
-		srv := emulator.Redis(t)
+		srv := programs.Redis(t)
 		dir := t.TempDir()
 		old := placedOnce(t, srv.Addr, dir)
 		if err := os.WriteFile(filepath.Join(dir, "ring.json"), []byte(content), 0o600); err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
@@ -92,8 +93,7 @@ type Membership struct {
 	beats      map[string]string    // as they stand in Redis
 	changes    int                  // of members
 
-	stop context.CancelFunc
-	done sync.WaitGroup
+	background *background.Group
 }
 
 // Open begins to watch the ring. It does not wait for Redis; Wait does.
@@ -127,16 +127,14 @@ func Open(o Options) (*Membership, error) {
 	if err := m.loadFile(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	m.stop = cancel
-	m.done.Go(func() { m.watch(ctx) })
+	m.background = background.New()
+	m.background.Go(m.watch)
 	return m, nil
 }
 
 // Close stops watching and beating. The instance stays a member.
 func (m *Membership) Close() error {
-	m.stop()
-	m.done.Wait()
+	m.background.Stop()
 	return nil
 }
 

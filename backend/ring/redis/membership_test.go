@@ -13,7 +13,8 @@ import (
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/backend/ring"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const beatEvery = 50 * time.Millisecond
@@ -73,16 +74,6 @@ func members(t *testing.T, addr string, n int) ([]*Membership, []string) {
 	return out, dirs
 }
 
-// until waits for a condition; the test's own timeout is its bound.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // view describes a ring for comparison: IDs, states and where series lie.
 func view(m *Membership) string {
 	r, err := m.Ring(context.Background())
@@ -108,7 +99,7 @@ func view(m *Membership) string {
 
 func agree(t *testing.T, what string, ms ...*Membership) string {
 	t.Helper()
-	until(t, what, func() bool {
+	kit.Until(t, what, func() bool {
 		for _, m := range ms[1:] {
 			if view(m) != view(ms[0]) {
 				return false
@@ -125,13 +116,13 @@ func sees(m *Membership, n int) bool {
 }
 
 func TestJoin(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 6)
 	watcher := open(t, srv.Addr, "", "", "")
 	if err := watcher.Wait(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "all are members", func() bool { return sees(watcher, 6) })
+	kit.Until(t, "all are members", func() bool { return sees(watcher, 6) })
 	agree(t, "all see the same ring", append(ms, watcher)...)
 	r, _ := watcher.Ring(context.Background())
 	for i, share := range r.Shares(3) {
@@ -143,7 +134,7 @@ func TestJoin(t *testing.T) {
 	if err := querier.Join(context.Background(), ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "a member without tokens is listed", func() bool {
+	kit.Until(t, "a member without tokens is listed", func() bool {
 		r, _ := watcher.Ring(context.Background())
 		return len(r.Others()) == 1 && r.Others()[0].ID == "querier-1"
 	})
@@ -151,7 +142,7 @@ func TestJoin(t *testing.T) {
 
 // TestManyJoinAtOnce: nobody places tokens by an outdated ring.
 func TestManyJoinAtOnce(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	const n = 12
 	errs := make(chan error, n)
 	var ms []*Membership
@@ -166,7 +157,7 @@ func TestManyJoinAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "all are members", func() bool { return sees(ms[0], n) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[0], n) })
 	r, _ := ms[0].Ring(context.Background())
 	for i, share := range r.Shares(3) {
 		if share < 0.23 || share > 0.27 {
@@ -178,10 +169,10 @@ func TestManyJoinAtOnce(t *testing.T) {
 // TestRedisLost: while Redis is gone, and when it is back and empty, nothing
 // moves.
 func TestRedisLost(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, dirs := members(t, srv.Addr, 6)
 	watcher := open(t, srv.Addr, "", "", "")
-	until(t, "all are members", func() bool { return sees(watcher, 6) })
+	kit.Until(t, "all are members", func() bool { return sees(watcher, 6) })
 	all := append(slices.Clone(ms), watcher)
 	before := agree(t, "all see the same ring", all...)
 	steady := func(what string, from []*Membership) {
@@ -211,7 +202,7 @@ func TestRedisLost(t *testing.T) {
 
 	srv.Start()
 	steady("with Redis back and empty", others)
-	until(t, "all are in Redis again, the dead one too", func() bool { return sees(ms[0], 6) })
+	kit.Until(t, "all are in Redis again, the dead one too", func() bool { return sees(ms[0], 6) })
 	fresh := open(t, srv.Addr, "", "", "")
 	if err := fresh.Wait(context.Background()); err != nil {
 		t.Fatal(err)
@@ -219,7 +210,7 @@ func TestRedisLost(t *testing.T) {
 	if got := view(fresh); got != before {
 		t.Errorf("a new process sees\n%s, it was\n%s", got, before)
 	}
-	until(t, "the dead one is unhealthy", func() bool {
+	kit.Until(t, "the dead one is unhealthy", func() bool {
 		r, _ := fresh.Ring(context.Background())
 		n := 0
 		for _, in := range r.Instances() {
@@ -234,9 +225,9 @@ func TestRedisLost(t *testing.T) {
 // TestFailover: Redis comes back with an older state, as an asynchronous replica
 // has it: members that it does not have are written back.
 func TestFailover(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[0], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[0], 3) })
 	before := agree(t, "all see the same ring", ms...)
 	client, _ := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}}, "")
 	defer client.Close()
@@ -248,7 +239,7 @@ func TestFailover(t *testing.T) {
 	}
 	client.HDel(ctx, ms[0].keys[1], "ingester-3")
 	client.HIncrBy(ctx, ms[0].keys[2], "version", -1)
-	until(t, "it is back", func() bool { return client.HExists(ctx, ms[0].keys[0], "ingester-3").Val() })
+	kit.Until(t, "it is back", func() bool { return client.HExists(ctx, ms[0].keys[0], "ingester-3").Val() })
 	if got := view(ms[0]); got != before {
 		t.Errorf("the ring changed to %s", got)
 	}
@@ -256,10 +247,10 @@ func TestFailover(t *testing.T) {
 
 // TestFreeze: when most heartbeats stop, nobody is called unhealthy.
 func TestFreeze(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 6)
 	watcher := open(t, srv.Addr, "", "", "")
-	until(t, "all are members", func() bool { return sees(watcher, 6) })
+	kit.Until(t, "all are members", func() bool { return sees(watcher, 6) })
 	unhealthy := func() int {
 		r, _ := watcher.Ring(context.Background())
 		n := 0
@@ -271,11 +262,11 @@ func TestFreeze(t *testing.T) {
 		return n
 	}
 	_ = ms[0].Close()
-	until(t, "one is unhealthy", func() bool { return unhealthy() == 1 })
+	kit.Until(t, "one is unhealthy", func() bool { return unhealthy() == 1 })
 	for _, m := range ms[1:] {
 		_ = m.Close()
 	}
-	until(t, "all are silent and none is called so", func() bool {
+	kit.Until(t, "all are silent and none is called so", func() bool {
 		r, _ := watcher.Ring(context.Background())
 		for _, in := range r.Instances() {
 			if in.Silent < time.Second {
@@ -287,18 +278,18 @@ func TestFreeze(t *testing.T) {
 }
 
 func TestLeaveAndForget(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, dirs := members(t, srv.Addr, 4)
 	ctx := context.Background()
-	until(t, "all are members", func() bool { return sees(ms[3], 4) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[3], 4) })
 	if err := ms[0].SetState(ctx, ring.Leaving); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the others see it leave", func() bool { return strings.Contains(view(ms[3]), "ingester-1 a LEAVING") })
+	kit.Until(t, "the others see it leave", func() bool { return strings.Contains(view(ms[3]), "ingester-1 a LEAVING") })
 	if err := ms[0].Leave(ctx); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is gone", func() bool { return sees(ms[3], 3) })
+	kit.Until(t, "it is gone", func() bool { return sees(ms[3], 3) })
 	if _, err := ms[3].Forget(ctx, "ingester-1"); err == nil {
 		t.Error("an instance that is not a member can be forgotten")
 	}
@@ -307,7 +298,7 @@ func TestLeaveAndForget(t *testing.T) {
 	if err != nil || in.Zone != "b" {
 		t.Errorf("forget: %+v, %v", in, err)
 	}
-	until(t, "it is gone", func() bool { return sees(ms[2], 2) })
+	kit.Until(t, "it is gone", func() bool { return sees(ms[2], 2) })
 	time.Sleep(4 * beatEvery) // nobody writes it back
 	if !sees(ms[2], 2) {
 		t.Errorf("a forgotten instance is back: %s", view(ms[2]))
@@ -318,7 +309,7 @@ func TestLeaveAndForget(t *testing.T) {
 	if err := again.Join(ctx, ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is back", func() bool { return sees(ms[3], 3) })
+	kit.Until(t, "it is back", func() bool { return sees(ms[3], 3) })
 	if len(before.Instances()) != 2 || !slices.Equal(again.Self().Tokens, ms[1].Self().Tokens) {
 		t.Error("it has other tokens")
 	}
@@ -327,9 +318,9 @@ func TestLeaveAndForget(t *testing.T) {
 // TestLostDisk: an instance that comes back without its directory takes its old
 // place, and is another incarnation.
 func TestLostDisk(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, dirs := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	before := agree(t, "all see the same ring", ms...)
 	old := ms[0].Self()
 	_ = ms[0].Close()
@@ -340,7 +331,7 @@ func TestLostDisk(t *testing.T) {
 	if got := again.Self(); got.Incarnation == old.Incarnation || !slices.Equal(got.Tokens, old.Tokens) {
 		t.Errorf("incarnation %s was %s", got.Incarnation, old.Incarnation)
 	}
-	until(t, "the others see it", func() bool { return view(ms[2]) == before && view(again) == before })
+	kit.Until(t, "the others see it", func() bool { return view(ms[2]) == before && view(again) == before })
 	if _, err := Open(Options{Client: ms[1].o.Client, Signer: ms[1].o.Signer, Self: ring.Instance{ID: "other"}, File: filepath.Join(dirs[1], "ring.json")}); err == nil || !strings.Contains(err.Error(), "belongs to instance") {
 		t.Errorf("a directory of another instance: %v", err)
 	}
@@ -348,7 +339,7 @@ func TestLostDisk(t *testing.T) {
 
 // TestACL: the keys and commands that the package names are enough.
 func TestACL(t *testing.T) {
-	srv := emulator.Redis(t, "--user", "default", "off", "--user", "pallium", "on", ">secret", "~{pallium:ring}:*", "&{pallium:ring}:changes", "-@all",
+	srv := programs.Redis(t, "--user", "default", "off", "--user", "pallium", "on", ">secret", "~{pallium:ring}:*", "&{pallium:ring}:changes", "-@all",
 		"+evalsha", "+eval", "+time", "+hget", "+hmget", "+hgetall", "+hset", "+hdel", "+hincrby", "+publish", "+subscribe", "+ping", "+hello", "+client", "+auth")
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: "pallium"}, "secret")
 	if err != nil {
@@ -363,13 +354,13 @@ func TestACL(t *testing.T) {
 	if err := m.Join(context.Background(), ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is a member", func() bool { return sees(m, 1) })
+	kit.Until(t, "it is a member", func() bool { return sees(m, 1) })
 	if err := m.Leave(context.Background()); err != nil {
 		t.Error(err)
 	}
 	wrong, _ := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: "pallium"}, "wrong")
 	defer wrong.Close()
-	if err := redisconn.Ping(context.Background(), wrong); err == nil {
+	if err := wrong.Ping(context.Background()).Err(); err == nil {
 		t.Error("a wrong password is accepted")
 	}
 }

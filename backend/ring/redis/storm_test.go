@@ -13,7 +13,8 @@ import (
 
 	"github.com/palliumhq/pallium/backend/redisconn"
 	"github.com/palliumhq/pallium/backend/ring"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // still opens a membership that looks at the ring once and then when it is told to.
@@ -56,7 +57,7 @@ func TestNoStorm(t *testing.T) {
 	const rounds, most = 20, 6
 	one, two := secret, strings.Repeat("2", 40)
 	t.Run("secrets are swapped while a member is down", func(t *testing.T) {
-		srv := emulator.Redis(t)
+		srv := programs.Redis(t)
 		down := openSigned(t, signer(t, one), srv.Addr, ring.Instance{ID: "down", Zone: "a", Addr: "down:1"}, t.TempDir())
 		if err := down.Join(context.Background(), ring.Active); err != nil {
 			t.Fatal(err)
@@ -65,7 +66,7 @@ func TestNoStorm(t *testing.T) {
 		before, after := still(t, srv.Addr, one+" "+two, ""), still(t, srv.Addr, two+" "+one, "")
 		in := newIntruder(t, srv, before)
 		for _, m := range []*Membership{before, after} {
-			until(t, "it is silent", func() bool {
+			kit.Until(t, "it is silent", func() bool {
 				do(t, m, m.look)
 				m.mu.Lock()
 				defer m.mu.Unlock()
@@ -84,7 +85,7 @@ func TestNoStorm(t *testing.T) {
 		}
 	})
 	t.Run("a secret is exchanged in one step", func(t *testing.T) {
-		srv := emulator.Redis(t)
+		srv := programs.Redis(t)
 		old := still(t, srv.Addr, one, "")
 		first := still(t, srv.Addr, one, "x")
 		if err := first.Join(context.Background(), ring.Active); err != nil {
@@ -110,7 +111,7 @@ func TestNoStorm(t *testing.T) {
 
 // TestPublishedInVain: whoever can publish does not set the pace of all processes.
 func TestPublishedInVain(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	m := still(t, srv.Addr, secret, "")
 	in := newIntruder(t, srv, m)
 	ctx := context.Background()
@@ -125,7 +126,7 @@ func TestPublishedInVain(t *testing.T) {
 		}
 		return n
 	}
-	until(t, "it looked and listens", func() bool {
+	kit.Until(t, "it looked and listens", func() bool {
 		n, err := in.client.PubSubNumSub(ctx, m.channel).Result()
 		return err == nil && n[m.channel] == 1 && calls() > 0
 	})
@@ -143,15 +144,15 @@ func TestPublishedInVain(t *testing.T) {
 // TestDeletedWhileDown: an entry that somebody deletes without a word is written back
 // although its owner is down.
 func TestDeletedWhileDown(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) && sees(ms[1], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) && sees(ms[1], 3) })
 	in := newIntruder(t, srv, ms[2])
 	_ = ms[0].Close()
 	if err := in.client.HDel(context.Background(), ms[2].keys[0], "ingester-1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is written back", func() bool {
+	kit.Until(t, "it is written back", func() bool {
 		return in.client.HExists(context.Background(), ms[2].keys[0], "ingester-1").Val()
 	})
 }
@@ -159,17 +160,17 @@ func TestDeletedWhileDown(t *testing.T) {
 // TestForgottenTwice: forgetting what somebody wrote in the place of an instance that
 // left does not bring the instance's old entries back.
 func TestForgottenTwice(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	in := newIntruder(t, srv, ms[2])
 	version := ms[0].mine.Version
 	if err := ms[0].Leave(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it left", func() bool { return sees(ms[2], 2) })
+	kit.Until(t, "it left", func() bool { return sees(ms[2], 2) })
 	in.set(0, "ingester-1", "junk")
-	until(t, "nobody trusts it", func() bool { return ms[2].Distrusts("ingester-1") })
+	kit.Until(t, "nobody trusts it", func() bool { return ms[2].Distrusts("ingester-1") })
 	if _, err := ms[2].Forget(context.Background(), "ingester-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +182,7 @@ func TestForgottenTwice(t *testing.T) {
 
 // TestIgnoredIsBounded: what somebody writes fills neither memory nor the log.
 func TestIgnoredIsBounded(t *testing.T) {
-	m := still(t, emulator.Redis(t).Addr, secret, "")
+	m := still(t, programs.Redis(t).Addr, secret, "")
 	var log bytes.Buffer
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -205,9 +206,9 @@ func TestIgnoredIsBounded(t *testing.T) {
 // TestVersionDamaged: a ring whose version is no number, or the largest one, is
 // written to all the same.
 func TestVersionDamaged(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	in := newIntruder(t, srv, ms[2])
 	ctx := context.Background()
 	for _, version := range []string{"abc", "", "9223372036854775807"} {
@@ -217,10 +218,10 @@ func TestVersionDamaged(t *testing.T) {
 		if err := ms[0].SetState(ctx, ring.Leaving); err != nil {
 			t.Errorf("version %q: %v", version, err)
 		}
-		until(t, "others see the change", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.State == ring.Leaving })
+		kit.Until(t, "others see the change", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.State == ring.Leaving })
 		if err := ms[0].SetState(ctx, ring.Active); err != nil {
 			t.Errorf("version %q: %v", version, err)
 		}
-		until(t, "others see the change", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.State == ring.Active })
+		kit.Until(t, "others see the change", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.State == ring.Active })
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/palliumhq/pallium/backend/atomicfile"
+	"github.com/palliumhq/pallium/backend/disk"
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
@@ -379,7 +379,7 @@ func (m *Membership) saveFile() error {
 	data, err := json.Marshal(saved{ID: m.self.ID, Incarnation: m.self.Incarnation, Registered: m.self.Registered.UnixMilli(),
 		Tokens: encodeTokens(m.self.Tokens), Fresh: m.fresh, Replaced: m.replaced, LostZone: m.lostZone, Zone: m.zone()})
 	if err == nil {
-		err = atomicfile.Write(m.o.File, data)
+		err = disk.ReplaceFile(m.o.File, data)
 	}
 	if err != nil {
 		return fmt.Errorf("keep the place in the ring: %w", err)

@@ -16,7 +16,8 @@ import (
 
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/ring"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // intruder writes to the ring's Redis.
@@ -26,7 +27,7 @@ type intruder struct {
 	m      *Membership // whose keys it knows
 }
 
-func newIntruder(t *testing.T, srv *emulator.RedisServer, m *Membership) *intruder {
+func newIntruder(t *testing.T, srv *programs.RedisServer, m *Membership) *intruder {
 	t.Helper()
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
 	t.Cleanup(func() { _ = client.Close() })
@@ -110,9 +111,9 @@ func forgeries(t *testing.T, good string) map[string]string {
 // address, whether its owner is alive or dead, for those who know the ring and for
 // those who start.
 func TestForgedEntry(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	in := newIntruder(t, srv, ms[2])
 	good := in.get(0, "ingester-1")
 	for _, alive := range []bool{true, false} {
@@ -128,7 +129,7 @@ func TestForgedEntry(t *testing.T) {
 			}
 			before := ignoredByAll(ms)
 			in.set(0, "ingester-1", forged)
-			until(t, name+" is written over", func() bool { return in.get(0, "ingester-1") != forged })
+			kit.Until(t, name+" is written over", func() bool { return in.get(0, "ingester-1") != forged })
 			fresh := open(t, srv.Addr, "", "", "")
 			if err := fresh.Wait(context.Background()); err != nil {
 				t.Fatal(err)
@@ -150,7 +151,7 @@ func TestForgedEntry(t *testing.T) {
 	}
 	before := ignoredFor(ms[2], badSignature)
 	in.set(0, "ingester-9", strings.ReplaceAll(good, "ingester-1", "ingester-9"))
-	until(t, "an instance that there is not is counted", func() bool { return ignoredFor(ms[2], badSignature) > before })
+	kit.Until(t, "an instance that there is not is counted", func() bool { return ignoredFor(ms[2], badSignature) > before })
 	if _, ok := seen(ms[2], "ingester-9"); ok {
 		t.Error("an instance that there is not is a member")
 	}
@@ -165,9 +166,9 @@ func TestForgedEntry(t *testing.T) {
 // TestReplayedEntry: an entry that an instance once had leads nobody to its
 // address of that time.
 func TestReplayedEntry(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, dirs := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	in := newIntruder(t, srv, ms[2])
 	old, oldBeat := in.get(0, "ingester-1"), in.get(1, "ingester-1")
 	_ = ms[0].Close()
@@ -175,10 +176,10 @@ func TestReplayedEntry(t *testing.T) {
 	if err := moved.Join(context.Background(), ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "others see that it moved", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "moved:1" })
+	kit.Until(t, "others see that it moved", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "moved:1" })
 	in.set(0, "ingester-1", old)
 	in.set(1, "ingester-1", oldBeat)
-	until(t, "it is written over", func() bool { return in.get(0, "ingester-1") != old })
+	kit.Until(t, "it is written over", func() bool { return in.get(0, "ingester-1") != old })
 	if got, _ := seen(ms[2], "ingester-1"); got.Addr != "moved:1" {
 		t.Errorf("the others see it at %s", got.Addr)
 	}
@@ -210,9 +211,9 @@ func TestReplayedEntry(t *testing.T) {
 
 // TestForgedHeartbeat: only the process that registered an entry makes it alive.
 func TestForgedHeartbeat(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	in := newIntruder(t, srv, ms[2])
 	_ = ms[0].Close()
 	_, other, err := ed25519.GenerateKey(nil)
@@ -220,7 +221,7 @@ func TestForgedHeartbeat(t *testing.T) {
 		t.Fatal(err)
 	}
 	dead := ms[0].mine
-	until(t, "it is unhealthy", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Unhealthy })
+	kit.Until(t, "it is unhealthy", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Unhealthy })
 	now := time.Now().UnixMilli()
 	for name, text := range map[string]string{
 		"another key":          newHeartbeat(other, "ingester-1", now, dead.hash),
@@ -236,22 +237,22 @@ func TestForgedHeartbeat(t *testing.T) {
 	} {
 		before := ignoredFor(ms[2], badHeartbeat)
 		in.set(1, "ingester-1", text)
-		until(t, name+" is counted", func() bool { return ignoredFor(ms[2], badHeartbeat) > before })
+		kit.Until(t, name+" is counted", func() bool { return ignoredFor(ms[2], badHeartbeat) > before })
 		if got, _ := seen(ms[2], "ingester-1"); !got.Unhealthy {
 			t.Errorf("%s makes it healthy", name)
 		}
 	}
 	in.set(1, "ingester-1", newHeartbeat(ms[0].key, "ingester-1", time.Now().UnixMilli(), dead.hash))
-	until(t, "its own makes it healthy: the test shows something", func() bool { got, _ := seen(ms[2], "ingester-1"); return !got.Unhealthy })
+	kit.Until(t, "its own makes it healthy: the test shows something", func() bool { got, _ := seen(ms[2], "ingester-1"); return !got.Unhealthy })
 }
 
 // TestForgedRemoval: only a member takes another out of the ring, and only for the
 // entries up to then.
 func TestForgedRemoval(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ctx := context.Background()
 	ms, dirs := members(t, srv.Addr, 4)
-	until(t, "all are members", func() bool { return sees(ms[3], 4) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[3], 4) })
 	in := newIntruder(t, srv, ms[3])
 	_ = ms[0].Close() // nobody registers it again
 	forge := func(by Signer, id string, version int64) string {
@@ -275,7 +276,7 @@ func TestForgedRemoval(t *testing.T) {
 			t.Fatal(err)
 		}
 		in.set(1, "nobody", "")
-		until(t, name+": it is written back", func() bool { return in.client.HExists(ctx, in.m.keys[0], "ingester-1").Val() })
+		kit.Until(t, name+": it is written back", func() bool { return in.client.HExists(ctx, in.m.keys[0], "ingester-1").Val() })
 		if !sees(ms[3], 4) {
 			t.Errorf("%s removes a member", name)
 		}
@@ -284,22 +285,22 @@ func TestForgedRemoval(t *testing.T) {
 		t.Fatal(err)
 	}
 	removed := in.get(3, "ingester-1")
-	until(t, "it is gone", func() bool { return sees(ms[1], 3) && sees(ms[2], 3) })
+	kit.Until(t, "it is gone", func() bool { return sees(ms[1], 3) && sees(ms[2], 3) })
 	again := open(t, srv.Addr, "ingester-1", "a", dirs[0])
 	if err := again.Join(ctx, ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is back", func() bool { return sees(ms[3], 4) && sees(ms[2], 4) })
+	kit.Until(t, "it is back", func() bool { return sees(ms[3], 4) && sees(ms[2], 4) })
 	in.set(3, "ingester-1", removed)
 	fresh := open(t, srv.Addr, "", "", "")
-	until(t, "an earlier removal does not end it", func() bool { return sees(fresh, 4) })
+	kit.Until(t, "an earlier removal does not end it", func() bool { return sees(fresh, 4) })
 }
 
 // TestJunk: large and many fields keep nobody from seeing the ring.
 func TestJunk(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	in := newIntruder(t, srv, ms[2])
 	for key := range 4 {
 		if key == 2 {
@@ -312,7 +313,7 @@ func TestJunk(t *testing.T) {
 		}
 	}
 	in.set(0, "junk", "junk")
-	until(t, "it is counted", func() bool { return ignoredFor(ms[2], badDecode) > 0 })
+	kit.Until(t, "it is counted", func() bool { return ignoredFor(ms[2], badDecode) > 0 })
 	// Heartbeats that were not read for as long as they count would make all silent.
 	time.Sleep(ms[2].o.Timeout)
 	for _, id := range []string{"ingester-1", "ingester-2", "ingester-3"} {
@@ -325,9 +326,9 @@ func TestJunk(t *testing.T) {
 // TestVersionAhead: a version of the future is not used, and does not keep later
 // ones out.
 func TestVersionAhead(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	in := newIntruder(t, srv, ms[2])
 	e := ms[0].mine
 	e.Addr, e.Version = evil, time.Now().Add(maxAhead+time.Minute).UnixMilli()
@@ -337,7 +338,7 @@ func TestVersionAhead(t *testing.T) {
 	_ = ms[0].Close()
 	in.set(0, "ingester-1", e.value)
 	in.set(1, "ingester-1", newHeartbeat(ms[0].key, "ingester-1", time.Now().UnixMilli(), e.hash))
-	until(t, "it is counted and written over", func() bool {
+	kit.Until(t, "it is counted and written over", func() bool {
 		return ignoredFor(ms[1], badVersion)+ignoredFor(ms[2], badVersion) > 0 && in.get(0, "ingester-1") != e.value
 	})
 	if got, _ := seen(ms[2], "ingester-1"); got.Addr != "ingester-1:1" {
@@ -348,7 +349,7 @@ func TestVersionAhead(t *testing.T) {
 // TestRotation: the ring stays whole at each step of an exchange of secrets, with a
 // member that is down meanwhile.
 func TestRotation(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	one, two := secret, strings.Repeat("2", 40)
 	var ms []*Membership
 	var dirs []string
@@ -363,14 +364,14 @@ func TestRotation(t *testing.T) {
 		dirs = append(dirs, t.TempDir())
 		ms = append(ms, join(i, one))
 	}
-	until(t, "all are members", func() bool { return sees(ms[0], 4) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[0], 4) })
 	_ = ms[3].Close() // down from here on
 	for _, secrets := range []string{one + " " + two, two + " " + one, two} {
 		for i := range 3 {
 			_ = ms[i].Close()
 			ms[i] = join(i, secrets)
 			for j := range 3 {
-				until(t, fmt.Sprintf("step %q, %d restarted: %d sees all", secrets, i, j), func() bool {
+				kit.Until(t, fmt.Sprintf("step %q, %d restarted: %d sees all", secrets, i, j), func() bool {
 					down, _ := seen(ms[j], "ingester-4")
 					for k := range 3 {
 						if got, ok := seen(ms[j], fmt.Sprintf("ingester-%d", k+1)); !ok || got.Addr == "" || got.Unhealthy {
@@ -383,7 +384,7 @@ func TestRotation(t *testing.T) {
 		}
 		if strings.HasPrefix(secrets, two) {
 			in := newIntruder(t, srv, ms[0])
-			until(t, "the entry of the one that is down is signed anew", func() bool {
+			kit.Until(t, "the entry of the one that is down is signed anew", func() bool {
 				e, err := decodeEntry(signer(t, two), "ingester-4", in.get(0, "ingester-4"))
 				return err == nil && !e.aged
 			})
@@ -415,15 +416,15 @@ func (e expiring) Verify(signature, host, purpose string, parts ...string) (bool
 // expired, and does not connect to it; and its successor without a disk finds out that
 // there was one.
 func TestExpiredCertificate(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
-	until(t, "all are members", func() bool { return sees(ms[2], 3) })
+	kit.Until(t, "all are members", func() bool { return sees(ms[2], 3) })
 	for _, alive := range []bool{true, false} {
 		if !alive {
 			_ = ms[0].Close()
 		}
 		starts := openSigned(t, expiring{signer(t, secret), "ingester-1"}, srv.Addr, ring.Instance{}, "")
-		until(t, "all are seen, and heartbeats", func() bool {
+		kit.Until(t, "all are seen, and heartbeats", func() bool {
 			starts.mu.Lock()
 			defer starts.mu.Unlock()
 			return starts.current.Load() != nil && (!alive || starts.members["ingester-1"].beat > ms[0].mine.Version)
@@ -443,14 +444,14 @@ func TestExpiredCertificate(t *testing.T) {
 	if fresh, replaced := successor.Fresh(); !fresh || !replaced || successor.LostZone() != "a" {
 		t.Errorf("fresh %v, replaced %v, zone %q", fresh, replaced, successor.LostZone())
 	}
-	until(t, "others use it", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "ingester-1b:1" })
+	kit.Until(t, "others use it", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "ingester-1b:1" })
 }
 
 // TestRedisTimeSetBack: after Redis' time was an hour ahead and is right again, a
 // member that registers is used where its last entry is, which is ahead, too; and one
 // that falls silent is not taken for alive for an hour.
 func TestRedisTimeSetBack(t *testing.T) {
-	m := still(t, emulator.Redis(t).Addr, secret, "")
+	m := still(t, programs.Redis(t).Addr, secret, "")
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	right := time.Now().UnixMilli()

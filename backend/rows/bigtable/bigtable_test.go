@@ -20,12 +20,12 @@ import (
 
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/rowtest"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestContract runs the contract of rows.Store against Google's emulator.
 func TestContract(t *testing.T) {
-	address := emulator.Bigtable(t)
+	address := programs.Bigtable(t)
 	n := 0
 	rowtest.Run(t, func(t *testing.T) rows.Store {
 		n++
@@ -104,7 +104,7 @@ func checkRequest(m any) error {
 // TestChecked: the check of what the service refuses is at work.
 func TestChecked(t *testing.T) {
 	ctx := context.Background()
-	s := open(t, emulator.Bigtable(t), "checked")
+	s := open(t, programs.Bigtable(t), "checked")
 	defer s.Close()
 	visit := func(bigtable.Row) bool { return true }
 	long := strings.Repeat("q", 20<<10)
@@ -161,7 +161,7 @@ func TestColumnPattern(t *testing.T) {
 // TestAdmin makes a table from nothing, from a part of it, and twice.
 func TestAdmin(t *testing.T) {
 	ctx := context.Background()
-	o := Options{Project: "p", Instance: "i", Table: "ix1", Emulator: emulator.Bigtable(t)}
+	o := Options{Project: "p", Instance: "i", Table: "ix1", Emulator: programs.Bigtable(t)}
 	a, err := OpenAdmin(ctx, o)
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestAdmin(t *testing.T) {
 // TestSilence: a read of a service that cannot be reached fails by itself, long
 // before the caller gives up, and is not a caller's that went away.
 func TestSilence(t *testing.T) {
-	addr := emulator.Bigtable(t)
+	addr := programs.Bigtable(t)
 	var dialed []net.Conn
 	var mu sync.Mutex
 	gone := false

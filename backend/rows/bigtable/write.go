@@ -28,8 +28,6 @@ func mutation(ms []rows.Mutation) *bigtable.Mutation {
 			out.DeleteTimestampRange(f, q, at, at+1000)
 		case rows.OpDeleteColumn:
 			out.DeleteCellsInColumn(f, q)
-		case rows.OpDeleteFamily:
-			out.DeleteCellsInFamily(f)
 		case rows.OpDeleteRow:
 			out.DeleteRow()
 		}

@@ -4,13 +4,13 @@ import (
 	"testing"
 
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
 	"github.com/palliumhq/pallium/backend/rows/rowtest"
 )
 
 func open(t *testing.T) *Store {
 	t.Helper()
-	s, err := pebble.OpenMemory()
+	s, err := rowsmemory.Open()
 	if err != nil {
 		t.Fatal(err)
 	}

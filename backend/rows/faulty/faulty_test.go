@@ -5,7 +5,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/faults"
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
 	"github.com/palliumhq/pallium/backend/rows/rowtest"
 )
 
@@ -16,7 +16,7 @@ func TestContract(t *testing.T) {
 
 func memory(t *testing.T) rows.Store {
 	t.Helper()
-	s, err := pebble.OpenMemory()
+	s, err := rowsmemory.Open()
 	if err != nil {
 		t.Fatal(err)
 	}

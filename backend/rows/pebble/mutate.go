@@ -25,8 +25,6 @@ func addRow(b *pebble.Batch, m rows.RowMutation) error {
 			err = b.Delete(cellKey(row, mut.Family, mut.Qualifier, mut.Time), nil)
 		case rows.OpDeleteColumn:
 			err = deleteUnder(b, columnPrefix(row, mut.Family, mut.Qualifier))
-		case rows.OpDeleteFamily:
-			err = deleteUnder(b, familyPrefix(row, mut.Family))
 		case rows.OpDeleteRow:
 			err = deleteUnder(b, row)
 		default:

@@ -81,12 +81,6 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// OpenMemory opens an empty store in the memory of the process, for tests and
-// measurements.
-func OpenMemory() (*Store, error) {
-	return Open("rows", Options{FS: vfs.NewMem(), CacheBytes: 1 << 20})
-}
-
 // options are for a small embedded store: bounded memory, few files, fast start.
 func options(o Options, fs vfs.FS) *pebble.Options {
 	size := o.CacheBytes

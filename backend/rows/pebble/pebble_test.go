@@ -17,7 +17,7 @@ import (
 
 func TestContract(t *testing.T) {
 	rowtest.Run(t, func(t *testing.T) rows.Store {
-		s, err := OpenMemory()
+		s, err := Open("rows", Options{FS: vfs.NewMem(), CacheBytes: 1 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/palliumhq/pallium/backend/rows"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	"github.com/palliumhq/pallium/backend/rows/memory"
 )
 
 const fault = "PALLIUM_TEST_ROWS_FAULT"
@@ -45,7 +45,7 @@ func (b broken) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 // TestSuite runs the suite over an adapter, which has a fault when TestFaults says so.
 func TestSuite(t *testing.T) {
 	Run(t, func(t *testing.T) rows.Store {
-		s, err := pebble.OpenMemory()
+		s, err := memory.Open()
 		if err != nil {
 			t.Fatal(err)
 		}

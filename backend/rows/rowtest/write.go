@@ -29,7 +29,6 @@ func testDeletes(t *testing.T, s rows.Store) {
 		{"absent cell", rows.DeleteCell(sys, "a", 3), []string{"r{s:a@2=2 s:a@1=1 s:a\x00@1=3 x:a@1=4}", other}},
 		{"column", rows.DeleteColumn(sys, "a"), []string{"r{s:a\x00@1=3 x:a@1=4}", other}},
 		{"absent column", rows.DeleteColumn(sys, ""), []string{"r{s:a@2=2 s:a@1=1 s:a\x00@1=3 x:a@1=4}", other}},
-		{"family", rows.DeleteFamily(sys), []string{"r{x:a@1=4}", other}},
 		{"row", rows.DeleteRow(), []string{other}},
 	} {
 		fill()
@@ -108,7 +107,7 @@ func testInvalid(t *testing.T, s rows.Store) {
 		"negative time":           mutate("r", set(sys, "q", -1, "v")),
 		"large time":              mutate("r", set(sys, "q", rows.MaxTime+1, "v")),
 		"unknown operation":       mutate("r", rows.Mutation{}),
-		"delete unknown family":   mutate("r", rows.DeleteFamily("y")),
+		"delete unknown family":   mutate("r", rows.DeleteColumn("y", "q")),
 		"check: no test":          check("r", rows.Condition{Family: sys}, ok, nil),
 		"check: empty key":        check("", rows.Absent(sys, "q"), ok, nil),
 		"check: family":           check("r", rows.Absent("y", "q"), ok, nil),

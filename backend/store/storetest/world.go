@@ -28,7 +28,7 @@ import (
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/rows"
 	rowsfaulty "github.com/palliumhq/pallium/backend/rows/faulty"
-	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
@@ -73,7 +73,7 @@ func New(t testing.TB, p Ports) *World {
 	t.Helper()
 	x := &World{T: t, Dir: t.TempDir(), Now: time.UnixMilli(Day*series.DayMillis + 30*3600_000), Deleted: map[tenant.ID]bool{},
 		Want: map[tenant.ID]map[string]map[int64]series.Sample{}}
-	r, err := pebble.OpenMemory()
+	r, err := rowsmemory.Open()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/policies/budget"
-	"github.com/palliumhq/pallium/test/emulator"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // signer signs as a member of a cluster with the secret does.
@@ -56,7 +56,7 @@ const (
 )
 
 func TestExchange(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	e, _, _ := open(t, srv.Addr, signer(t, secretOf(secret)))
 	f, _, _ := open(t, srv.Addr, signer(t, secretOf(secret)))
 	ctx := context.Background()
@@ -91,7 +91,7 @@ func TestExchange(t *testing.T) {
 // TestRights: the commands and the key that docs/cluster.md names are enough.
 func TestRights(t *testing.T) {
 	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hget +hgetall +hdel +del +pexpire")
-	srv := emulator.Redis(t, append([]string{"--user"}, rights...)...)
+	srv := programs.Redis(t, append([]string{"--user"}, rights...)...)
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr, Username: "budget", Password: "secret"})
 	defer client.Close()
 	admin := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
@@ -118,7 +118,7 @@ func TestRights(t *testing.T) {
 
 // TestExpires: nothing is left for ever in Redis.
 func TestExpires(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	e, _, client := open(t, srv.Addr, signer(t, secretOf(secret)))
 	ctx := context.Background()
 	if _, err := e.Exchange(ctx, "a", nil); err != nil {
@@ -180,7 +180,7 @@ func TestPoisoned(t *testing.T) {
 		{"cut off", signedAt(right, "b", 0)[:40], damaged, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			srv := emulator.Redis(t)
+			srv := programs.Redis(t)
 			e, reg, client := open(t, srv.Addr, right)
 			if err := client.HSet(ctx, field, "b", c.value).Err(); err != nil {
 				t.Fatal(err)
@@ -205,7 +205,7 @@ func TestPoisoned(t *testing.T) {
 // TestRepeated: an older value of a gateway in place of its last one changes
 // nothing, and neither does its deletion.
 func TestRepeated(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	e, _, client := open(t, srv.Addr, s)
 	f, _, _ := open(t, srv.Addr, s)
@@ -245,7 +245,7 @@ func TestRepeated(t *testing.T) {
 
 // TestJunk: thousands of fields do not count as gateways, and go.
 func TestJunk(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	var log bytes.Buffer
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
@@ -277,7 +277,7 @@ func TestJunk(t *testing.T) {
 
 // TestJunkChanges: a field that a gateway wrote over junk is not deleted for it.
 func TestJunkChanges(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	e, _, client := open(t, srv.Addr, s)
 	f, _, _ := open(t, srv.Addr, s)
@@ -312,7 +312,7 @@ func TestJunkChanges(t *testing.T) {
 
 // TestClock: what counts is Redis' time, not that of gateways.
 func TestClock(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
 	defer client.Close()
@@ -333,7 +333,7 @@ func (i *idle) SetShares(_ map[tenant.ID]budget.Share, rest budget.Share, _ int)
 
 // TestIdle: junk takes nothing from the share of a tenant that asks for little.
 func TestIdle(t *testing.T) {
-	srv := emulator.Redis(t)
+	srv := programs.Redis(t)
 	e, _, client := open(t, srv.Addr, signer(t, secretOf(secret)))
 	var values []any
 	for i := range 2000 {

@@ -28,8 +28,8 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 	goredis "github.com/redis/go-redis/v9"
 
-	"github.com/palliumhq/pallium/test/cluster"
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/cluster"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const (
@@ -156,8 +156,8 @@ func newAttack(t *testing.T) *attack {
 	if redis == "" {
 		redis = "redis-server"
 	}
-	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Binaries: cluster.Binaries{Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
-		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}})
+	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Binaries: cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: redis,
+		Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")}})
 	if err != nil {
 		t.Fatal(err)
 	}

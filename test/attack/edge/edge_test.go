@@ -15,7 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 
 type world struct {
 	t     *testing.T
-	p     *harness.Pallium
+	p     *programs.Pallium
 	addr  string
 	port  string // in hexadecimal, as the kernel lists it
 	token string
@@ -33,7 +34,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	p := harness.StartPallium(t, fmt.Sprintf("gateway: {connections: {max: 2000, per_network: 2000, per_address: %d}}\n", perAddress))
+	p := programs.StartPallium(t, fmt.Sprintf("gateway: {connections: {max: 2000, per_network: 2000, per_address: %d}}\n", perAddress))
 	w := &world{t: t, p: p, addr: strings.TrimPrefix(p.Edge, "http://"), token: p.Tenant("team", "max_concurrent_requests=100")}
 	_, port, err := net.SplitHostPort(w.addr)
 	if err != nil {
@@ -67,7 +68,7 @@ func (w *world) hangUp() {
 		_ = c.Close()
 	}
 	w.open = nil
-	harness.Eventually(w.t, time.Minute, func() error {
+	kit.Eventually(w.t, time.Minute, func() error {
 		if n := w.p.Metric("pallium_gateway_connections"); n > 10 {
 			return fmt.Errorf("%g connections are open", n)
 		}
@@ -140,7 +141,7 @@ func kernel(t *testing.T) int64 {
 }
 
 func (w *world) query() (int, string) {
-	return harness.Do(w.t, http.MethodGet, w.p.Edge+"/prometheus/api/v1/query?query=up", w.token, "", nil)
+	return programs.Do(w.t, http.MethodGet, w.p.Edge+"/prometheus/api/v1/query?query=up", w.token, "", nil)
 }
 
 // attack is a kind of connection: what it sends, and what one may cost.
@@ -206,7 +207,7 @@ func TestEdge(t *testing.T) {
 				t.Errorf("a query meanwhile: %d %s", code, body)
 			}
 			var sum, sent, received, memory int64
-			harness.Eventually(t, time.Minute, func() error { // the process reads what came a moment ago
+			kit.Eventually(t, time.Minute, func() error { // the process reads what came a moment ago
 				sum, sent, received = w.queued()
 				memory = (w.resident() - before) / int64(n)
 				if memory > a.memory || sent > a.sent || received > a.received {
@@ -225,7 +226,7 @@ func TestEdge(t *testing.T) {
 func TestUnreadIsClosed(t *testing.T) {
 	w := newWorld(t)
 	fill(w, w.dial("127.0.0.1"))
-	harness.Eventually(t, time.Minute, func() error {
+	kit.Eventually(t, time.Minute, func() error {
 		if sum, _, _ := w.queued(); sum > 0 {
 			return fmt.Errorf("%d bytes are queued", sum)
 		}
@@ -243,7 +244,7 @@ func TestCaps(t *testing.T) {
 			w.open = append(w.open, c)
 		}
 	}
-	harness.Eventually(t, time.Minute, func() error {
+	kit.Eventually(t, time.Minute, func() error {
 		if n := w.p.Metric(`pallium_gateway_connections_rejected_total{reason="per_address"}`); n != more {
 			return fmt.Errorf("%g connections were rejected, want %d", n, more)
 		}

@@ -17,7 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 const (
@@ -55,7 +56,7 @@ func attacks() []attack {
 // TestLogins restarts the process for each attack, so that it remembers nobody.
 func TestLogins(t *testing.T) {
 	iss := newIssuer(t)
-	p := harness.StartPallium(t, iss.config()+fmt.Sprintf("gateway: {trusted_proxies: [\"%s/32\"]}\n", proxy))
+	p := programs.StartPallium(t, iss.config()+fmt.Sprintf("gateway: {trusted_proxies: [\"%s/32\"]}\n", proxy))
 	keys := []string{p.Tenant("good")}
 	for len(keys) < senders {
 		keys = append(keys, p.Token("good", "metrics:read"))
@@ -72,7 +73,7 @@ func TestLogins(t *testing.T) {
 
 type run struct {
 	t      *testing.T
-	p      *harness.Pallium
+	p      *programs.Pallium
 	attack attack
 	keys   []string
 	issuer *issuer
@@ -108,7 +109,7 @@ func (r *run) do() {
 
 // atLeast waits until so many bad logins were sent.
 func (r *run) atLeast(n int64) {
-	harness.Eventually(r.t, 2*time.Minute, func() error {
+	kit.Eventually(r.t, 2*time.Minute, func() error {
 		w := r.p.Metric(`pallium_gateway_auth_waiting_requests{for="delay"}`)
 		r.mu.Lock()
 		r.waiting = max(r.waiting, w)

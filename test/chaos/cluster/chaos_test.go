@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/cluster"
-	"github.com/palliumhq/pallium/test/harness"
+	"github.com/palliumhq/pallium/test/kit/cluster"
+	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // world is a cluster under load.
@@ -100,8 +100,8 @@ func binaries(t *testing.T) cluster.Binaries {
 	if redis == "" {
 		redis = "redis-server"
 	}
-	return cluster.Binaries{Pallium: harness.Binary(t, "PALLIUM"), Redis: redis,
-		Bigtable: harness.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: harness.Binary(t, "FAKE_GCS_SERVER_BIN")}
+	return cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: redis,
+		Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")}
 }
 
 // keepChecking reads the last half minute back, again and again.

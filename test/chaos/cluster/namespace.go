@@ -4,7 +4,7 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
 // Addresses of this machine and of an ingester in a network namespace, and this

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
 func main() {

@@ -27,8 +27,8 @@ import (
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
 
-	"github.com/palliumhq/pallium/test/cluster"
-	"github.com/palliumhq/pallium/test/ports"
+	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
 var (
@@ -295,7 +295,7 @@ func (o *one) stop() {
 }
 
 func freeAddr() string {
-	port, err := ports.Free()
+	port, err := kit.FreePort()
 	if err != nil {
 		port = "0"
 	}

@@ -1,4 +1,4 @@
-package local
+package distributor
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-func TestMembers(t *testing.T) {
+func TestFixedRingMembers(t *testing.T) {
 	tests := []struct {
 		name string
 		ids  []string
@@ -21,7 +21,7 @@ func TestMembers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r, err := New(tt.ids...).Ring(context.Background())
+			r, err := newFixedRing(tt.ids...).Ring(context.Background())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,10 +47,10 @@ func TestMembers(t *testing.T) {
 	}
 }
 
-// TestSamePlaces: a process that starts again puts series where they were.
-func TestSamePlaces(t *testing.T) {
-	one, _ := New("a", "b").Ring(context.Background())
-	two, _ := New("b", "a").Ring(context.Background())
+// TestFixedRingSamePlaces: a process that starts again puts series where they were.
+func TestFixedRingSamePlaces(t *testing.T) {
+	one, _ := newFixedRing("a", "b").Ring(context.Background())
+	two, _ := newFixedRing("b", "a").Ring(context.Background())
 	for token := uint32(0); token < 1<<31; token += 1 << 22 {
 		x, err1 := one.Replicas(token, 1, nil)
 		y, err2 := two.Replicas(token, 1, nil)

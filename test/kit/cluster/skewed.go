@@ -14,7 +14,7 @@ func Skewed(offset string) (string, error) {
 	dir := filepath.Dir(file)
 	path := os.Getenv("PALLIUM_SKEWED")
 	if path == "" {
-		path = filepath.Join(dir, "..", "..", "bin", "skewed")
+		path = filepath.Join(dir, "..", "..", "..", "bin", "skewed")
 	}
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("run `make bin/skewed`: %w", err)

@@ -1,4 +1,4 @@
-package atomicfile
+package disk
 
 import (
 	"errors"
@@ -150,12 +150,12 @@ func TestPowerLoss(t *testing.T) {
 			old := "absent"
 			if path == "/d/file" {
 				old = "old"
-				if err := write(d, path, []byte(old)); err != nil {
+				if err := replaceFile(d, path, []byte(old)); err != nil {
 					t.Fatal(err)
 				}
 			}
 			d.step, d.failAt = 0, failAt
-			err := write(d, path, []byte("new"))
+			err := replaceFile(d, path, []byte("new"))
 			for _, got := range d.after(path) {
 				if got != "new" && (got != old || err == nil) {
 					t.Errorf("%s, power lost at step %d, error %v: the file is %q", path, failAt, err, got)
@@ -175,11 +175,11 @@ func TestFailedStep(t *testing.T) {
 	const path = "/d/file"
 	for failAt := 1; ; failAt++ {
 		d := newPowerDisk(0, true)
-		if err := write(d, path, []byte("old")); err != nil {
+		if err := replaceFile(d, path, []byte("old")); err != nil {
 			t.Fatal(err)
 		}
 		d.step, d.failAt = 0, failAt
-		err := write(d, path, []byte("new"))
+		err := replaceFile(d, path, []byte("new"))
 		if d.step < failAt {
 			break
 		}
@@ -192,13 +192,13 @@ func TestFailedStep(t *testing.T) {
 		if _, ok := d.names[path+TemporarySuffix]; ok {
 			t.Errorf("step %d failed: the temporary file is left", failAt)
 		}
-		if err := write(d, path, []byte("next")); err != nil || d.after(path)[1] != "next" {
+		if err := replaceFile(d, path, []byte("next")); err != nil || d.after(path)[1] != "next" {
 			t.Errorf("after a failure of step %d: %v, the file is %q", failAt, err, d.after(path))
 		}
 	}
 }
 
-func TestWrite(t *testing.T) {
+func TestReplaceFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	path := filepath.Join(dir, "file")
 	if err := MakeDir(dir); err != nil {
@@ -208,7 +208,7 @@ func TestWrite(t *testing.T) {
 	if err := os.WriteFile(path+TemporarySuffix, []byte("a longer text of a crash"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, replace := range []func(string, []byte) error{Write, Replace} {
+	for _, replace := range []func(string, []byte) error{ReplaceFile, ReplaceFileUnsynced} {
 		for i := range 3 {
 			want := fmt.Sprint("content ", i)
 			if err := replace(path, []byte(want)); err != nil {
@@ -233,19 +233,19 @@ func TestWrite(t *testing.T) {
 // TestDirectoryIsAFile: what is in the way is an error, and stays.
 func TestDirectoryIsAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	if err := Write(path, []byte("old")); err != nil {
+	if err := ReplaceFile(path, []byte("old")); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(filepath.Join(path, "below"), nil); err == nil {
+	if err := ReplaceFile(filepath.Join(path, "below"), nil); err == nil {
 		t.Error("a file was made below a file")
 	}
 	if err := os.Mkdir(path+TemporarySuffix, DirMode); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(filepath.Join(path+TemporarySuffix, "x", "y"), []byte("1")); err != nil {
+	if err := ReplaceFile(filepath.Join(path+TemporarySuffix, "x", "y"), []byte("1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(path, []byte("new")); err == nil {
+	if err := ReplaceFile(path, []byte("new")); err == nil {
 		t.Error("no error although the temporary name is a directory with content")
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != "old" {

@@ -1,7 +1,13 @@
-// Package atomicfile replaces small files so that a crash or a power loss at any
-// moment leaves either the old or the new content, never an empty or a partial
-// file: the data is synced before the rename, and the directory after it.
-package atomicfile
+// Package disk has what all files of ours share: small files are replaced so that
+// a crash or a power loss at any moment leaves either the old or the new content,
+// never an empty or a partial file (the data is synced before the rename, and the
+// directory after it); names in directories are brought to disk; and checksums
+// are CRC-32C.
+//
+// Files that are written bit by bit (packs, objects, the write-ahead log) have an
+// order of syncs of their own, which is documented there, and use SyncDir, MakeDir
+// and the checksums.
+package disk
 
 import (
 	"errors"
@@ -11,7 +17,7 @@ import (
 )
 
 // TemporarySuffix ends the name of a file that is being written. A crash may
-// leave one; the next Write of the same path replaces it.
+// leave one; the next ReplaceFile of the same path replaces it.
 const TemporarySuffix = ".tmp"
 
 // Modes of what is made: readable by the owner only.
@@ -20,16 +26,18 @@ const (
 	DirMode  fs.FileMode = 0o700
 )
 
-// Write replaces the content of the file at path, and makes its directory if
+// ReplaceFile replaces the content of the file at path, and makes its directory if
 // need be. When it returns nil, content and name are on disk. After an error the
 // file has its old content, or the new one if only the sync of the directory
 // failed. Calls for one path must not overlap.
-func Write(path string, data []byte) error { return write(system{}, path, data) }
+func ReplaceFile(path string, data []byte) error { return replaceFile(system{}, path, data) }
 
-// Replace is Write without the last step: after it a power loss may bring the old
-// content back until SyncDir was called for the directory. It is for whoever
-// writes many files of one directory.
-func Replace(path string, data []byte) error { return replace(system{}, path, data) }
+// ReplaceFileUnsynced is ReplaceFile without the last step: after it a power loss
+// may bring the old content back until SyncDir was called for the directory. It is
+// for whoever writes many files of one directory.
+func ReplaceFileUnsynced(path string, data []byte) error {
+	return replaceUnsynced(system{}, path, data)
+}
 
 // MakeDir makes a directory and those above it that are missing, readable by the
 // owner only, and brings their names to disk.
@@ -38,14 +46,14 @@ func MakeDir(dir string) error { return makeDir(system{}, dir) }
 // SyncDir brings the names in a directory to disk.
 func SyncDir(dir string) error { return system{}.syncDir(dir) }
 
-func write(l layer, path string, data []byte) error {
-	if err := replace(l, path, data); err != nil {
+func replaceFile(l layer, path string, data []byte) error {
+	if err := replaceUnsynced(l, path, data); err != nil {
 		return err
 	}
 	return l.syncDir(filepath.Dir(path))
 }
 
-func replace(l layer, path string, data []byte) error {
+func replaceUnsynced(l layer, path string, data []byte) error {
 	if err := makeDir(l, filepath.Dir(path)); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package emulator
+package programs
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // RedisServer is a redis-server process of a test.
@@ -25,8 +27,7 @@ type RedisServer struct {
 // it. It is stopped when the test ends.
 func Redis(t testing.TB, args ...string) *RedisServer {
 	t.Helper()
-	addr := "127.0.0.1:" + freePort(t)
-	s := &RedisServer{Addr: addr, t: t, args: args}
+	s := &RedisServer{Addr: kit.FreeAddr(t), t: t, args: args}
 	s.Start()
 	t.Cleanup(s.Kill)
 	return s
@@ -40,7 +41,8 @@ func (s *RedisServer) Start() {
 		path = "redis-server"
 	}
 	_, port, _ := net.SplitHostPort(s.Addr)
-	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--loglevel", "warning"}, s.args...)
+	args := append([]string{"--port", port, "--bind", "127.0.0.1",
+		"--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--loglevel", "warning"}, s.args...)
 	s.cmd = exec.Command(path, args...)
 	if err := s.cmd.Start(); errors.Is(err, exec.ErrNotFound) {
 		s.t.Fatal("redis-server is not installed: install it (Debian: apt-get install redis-server) or name it in REDIS_SERVER")
@@ -79,13 +81,6 @@ func answers(ctx context.Context, addr string) bool {
 
 // Kill ends the server at once; what it had is lost.
 func (s *RedisServer) Kill() { s.signal(syscall.SIGKILL) }
-
-// Freeze stops the server from answering without closing connections, and Thaw
-// lets it go on.
-func (s *RedisServer) Freeze() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
-
-// Thaw is the end of Freeze.
-func (s *RedisServer) Thaw() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
 
 func (s *RedisServer) signal(sig syscall.Signal) {
 	if s.cmd == nil {

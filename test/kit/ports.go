@@ -1,7 +1,4 @@
-// Package ports finds ports for the processes of tests: below those that the
-// system gives to outgoing connections, which could take a port while the process
-// that is to listen on it is being started again.
-package ports
+package kit
 
 import (
 	"errors"
@@ -14,13 +11,15 @@ import (
 	"syscall"
 )
 
+// Ports are below those that the system gives to outgoing connections, which could
+// take a port while the process that is to listen on it is being started again.
 const lowest, highest = 10_000, 30_000
 
-// Free returns a port of the loopback interface on which nobody listens and that
+// FreePort returns a port of the loopback interface on which nobody listens and that
 // no other call has returned, in this process or in another that is still running:
 // a test asks for all ports of a cluster before it starts the first process, and
 // tests of several packages run at once.
-func Free() (string, error) {
+func FreePort() (string, error) {
 	return between(lowest, highest)
 }
 

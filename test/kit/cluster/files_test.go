@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/palliumhq/pallium/test/cluster"
+	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
 // TestOpenFiles: a process of a cluster has none of the files that were open where

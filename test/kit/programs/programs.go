@@ -1,7 +1,8 @@
-// Package harness runs the real binaries for the tests of the whole system:
-// Pallium, Prometheus and node_exporter as processes of their own, with ports
-// and directories of their own, ended with the test.
-package harness
+// Package programs runs the real binaries for tests: Pallium, Prometheus, Redis and
+// the emulators of Google's stores as processes of their own, with ports and
+// directories of their own, ended with the test. It imports nothing of the
+// project but kit.
+package programs
 
 import (
 	"bytes"
@@ -21,7 +22,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/palliumhq/pallium/test/ports"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // startTimeout bounds how long a process may take to get ready. It is generous:
@@ -162,16 +163,6 @@ func (p *Process) WaitReady(url string) {
 	}
 }
 
-// FreeAddr returns an address on the loopback interface that nobody listens on.
-func FreeAddr(t testing.TB) string {
-	t.Helper()
-	port, err := ports.Free()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return "127.0.0.1:" + port
-}
-
 // Pallium is a running `pallium all`.
 type Pallium struct {
 	*Process
@@ -194,7 +185,7 @@ func StartPallium(t testing.TB, config string) *Pallium {
 	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	edge, admin := FreeAddr(t), FreeAddr(t)
+	edge, admin := kit.FreeAddr(t), kit.FreeAddr(t)
 	p.Edge, p.Admin = "http://"+edge, "http://"+admin
 	p.args = []string{"all", "-config", p.Config, "-data-dir", p.DataDir, "-listen", edge, "-admin-listen", admin}
 	p.Restart()
@@ -276,7 +267,8 @@ func (p *Pallium) Tenant(id string, limits ...string) string {
 func (p *Pallium) Token(id, scopes string) string {
 	p.t.Helper()
 	var key struct{ Token string }
-	if err := p.AdminAPI(http.MethodPost, "/tokens", map[string]any{"name": "test", "tenant": id, "scopes": strings.Split(scopes, ",")}, &key); err != nil {
+	if err := p.AdminAPI(http.MethodPost, "/tokens",
+		map[string]any{"name": "test", "tenant": id, "scopes": strings.Split(scopes, ",")}, &key); err != nil {
 		p.t.Fatal(err)
 	}
 	return key.Token
@@ -344,7 +336,8 @@ func Send(t testing.TB, req *http.Request) Answer {
 // the data of its answer.
 func Query(t testing.TB, base, token, endpoint string, params url.Values) json.RawMessage {
 	t.Helper()
-	code, body := Do(t, http.MethodPost, base+"/api/v1/"+endpoint, token, "application/x-www-form-urlencoded", strings.NewReader(params.Encode()))
+	code, body := Do(t, http.MethodPost, base+"/api/v1/"+endpoint, token, "application/x-www-form-urlencoded",
+		strings.NewReader(params.Encode()))
 	var answer struct {
 		Status, Error string
 		Data          json.RawMessage
@@ -353,19 +346,6 @@ func Query(t testing.TB, base, token, endpoint string, params url.Values) json.R
 		t.Fatalf("%s %v: %d %s", endpoint, params, code, tail(body, 2000))
 	}
 	return answer.Data
-}
-
-// Eventually repeats check until it returns nil; it fails the test with the
-// last error after the timeout.
-func Eventually(t testing.TB, timeout time.Duration, check func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("after %s: %v", timeout, err)
 }
 
 // Metric is a series of the process's metrics by its name and labels as the text

@@ -1,4 +1,4 @@
-package harness
+package programs
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // StartPalliumIn is StartPallium on a data directory that the caller has made.
@@ -17,7 +19,7 @@ func StartPalliumIn(t testing.TB, dataDir, config string) *Pallium {
 	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	edge, admin := FreeAddr(t), FreeAddr(t)
+	edge, admin := kit.FreeAddr(t), kit.FreeAddr(t)
 	p.Edge, p.Admin = "http://"+edge, "http://"+admin
 	p.args = []string{"all", "-config", p.Config, "-data-dir", p.DataDir, "-listen", edge, "-admin-listen", admin}
 	p.Restart()
@@ -46,11 +48,12 @@ func RunPallium(t testing.TB, timeout time.Duration, env []string, args ...strin
 func StartPalliumDefault(t testing.TB, config string) *Pallium {
 	t.Helper()
 	dir := t.TempDir()
-	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), dir: dir, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "pallium.yaml")}
+	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), dir: dir, DataDir: filepath.Join(dir, "data"),
+		Config: filepath.Join(dir, "pallium.yaml")}
 	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	edge, admin := FreeAddr(t), FreeAddr(t)
+	edge, admin := kit.FreeAddr(t), kit.FreeAddr(t)
 	p.Edge, p.Admin = "http://"+edge, "http://"+admin
 	p.args = []string{"all", "-config", "pallium.yaml", "-listen", edge, "-admin-listen", admin}
 	p.Restart()
