@@ -342,6 +342,8 @@ func (l localIngester) SeriesCount(_ context.Context, id tenant.ID) (int, error)
 	return l.b.ingester.SeriesCount(id), nil
 }
 
-func (l localIngester) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+func (l localIngester) Exemplars(
+	ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher,
+) ([]exemplar.QueryResult, error) {
 	return l.b.ingester.Exemplars(ctx, id, mint, maxt, sets)
 }

@@ -19,7 +19,8 @@ type timedObjects interface {
 func (p *process) guardClock(ctx context.Context, obj objects.Store) *clock.Guard {
 	o := clock.Options{Now: p.opts.Now, Running: p.opts.Running, Logger: p.opts.Logger, Registerer: p.registry}
 	if p.redis != nil {
-		o.Sources = append(o.Sources, clock.Source{Name: "redis", Now: func(ctx context.Context) (time.Time, error) { return p.redis.Time(ctx).Result() }})
+		o.Sources = append(o.Sources,
+			clock.Source{Name: "redis", Now: func(ctx context.Context) (time.Time, error) { return p.redis.Time(ctx).Result() }})
 	}
 	if timed, ok := obj.(timedObjects); ok {
 		o.Sources = append(o.Sources, clock.Source{Name: "bucket", Now: timed.Now})

@@ -168,19 +168,10 @@ func expand(data []byte, env func(string) (string, bool)) ([]byte, error) {
 
 // Check reports what is wrong with the values.
 func (c *Config) Check() error {
+	if err := c.checkPlaces(); err != nil {
+		return err
+	}
 	switch {
-	case c.DataDir == "":
-		return errors.New("data_dir is empty: name a directory to keep data in")
-	case c.Listen == "":
-		return errors.New("listen is empty: name an address such as :9009")
-	case c.AdminListen == "":
-		return errors.New("admin_listen is empty: name an address such as 127.0.0.1:9010")
-	case c.InternalListen == "":
-		return errors.New("internal_listen is empty: name an address such as :9011")
-	case c.RPCListen == "":
-		return errors.New("rpc_listen is empty: name an address such as :9012")
-	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
-		return errors.New("tls needs both cert_file and key_file")
 	case c.Ingester.MemoryBytes < 0:
 		return fmt.Errorf("ingester.memory_bytes is %d, it must not be negative", c.Ingester.MemoryBytes)
 	case c.Ingester.AsideBytes < 0:
@@ -192,13 +183,8 @@ func (c *Config) Check() error {
 	case c.ShutdownTimeout <= 0:
 		return errors.New("shutdown_timeout must be above zero")
 	}
-	switch c.Log.Level {
-	case "debug", "info", "warn", "error":
-	default:
-		return fmt.Errorf("log.level is %q; choose debug, info, warn or error", c.Log.Level)
-	}
-	if c.Log.Format != "text" && c.Log.Format != "json" {
-		return fmt.Errorf("log.format is %q; choose text or json", c.Log.Format)
+	if err := c.Log.check(); err != nil {
+		return err
 	}
 	if err := admin.CheckHosts(c.AdminHosts); err != nil {
 		return err
@@ -215,6 +201,38 @@ func (c *Config) Check() error {
 	lim := limits.Merge(limits.Default(), c.Limits)
 	if err := lim.Check(); err != nil {
 		return fmt.Errorf("limits: %w", err)
+	}
+	return nil
+}
+
+// checkPlaces reports what is wrong with the directory, the addresses and their
+// certificate.
+func (c *Config) checkPlaces() error {
+	switch {
+	case c.DataDir == "":
+		return errors.New("data_dir is empty: name a directory to keep data in")
+	case c.Listen == "":
+		return errors.New("listen is empty: name an address such as :9009")
+	case c.AdminListen == "":
+		return errors.New("admin_listen is empty: name an address such as 127.0.0.1:9010")
+	case c.InternalListen == "":
+		return errors.New("internal_listen is empty: name an address such as :9011")
+	case c.RPCListen == "":
+		return errors.New("rpc_listen is empty: name an address such as :9012")
+	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
+		return errors.New("tls needs both cert_file and key_file")
+	}
+	return nil
+}
+
+func (l *Log) check() error {
+	switch l.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("log.level is %q; choose debug, info, warn or error", l.Level)
+	}
+	if l.Format != "text" && l.Format != "json" {
+		return fmt.Errorf("log.format is %q; choose text or json", l.Format)
 	}
 	return nil
 }

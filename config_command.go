@@ -37,23 +37,28 @@ func configCommand(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return 2
 	}
-	cfg, err := LoadConfig(*file, os.LookupEnv)
-	if err == nil {
-		if err = cfg.Check(); err != nil {
-			err = fmt.Errorf("configuration: %w", err)
-		}
-	}
-	if err == nil && !check {
-		err = show(&cfg, stdout)
-	}
-	if err != nil {
+	if err := useConfig(*file, check, stdout); err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
 		return 1
 	}
-	if check {
-		fmt.Fprintf(stdout, "%s can be used\n", *file)
-	}
 	return 0
+}
+
+// useConfig reads and checks a configuration, and writes what `pallium config` tells
+// of it.
+func useConfig(file string, check bool, stdout io.Writer) error {
+	cfg, err := LoadConfig(file, os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	if err := cfg.Check(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if check {
+		fmt.Fprintf(stdout, "%s can be used\n", file)
+		return nil
+	}
+	return show(&cfg, stdout)
 }
 
 // show writes a configuration as YAML. Secrets are in environment variables and files,

@@ -25,7 +25,14 @@ type Bigtable struct {
 func (b *Bigtable) set() bool { return *b != Bigtable{} }
 
 func (b *Bigtable) options() bigtable.Options {
-	o := bigtable.Options{Project: b.Project, Instance: b.Instance, Table: b.Table, AppProfile: b.AppProfile, CredentialsFile: b.CredentialsFile, Emulator: b.Emulator}
+	o := bigtable.Options{
+		Project:         b.Project,
+		Instance:        b.Instance,
+		Table:           b.Table,
+		AppProfile:      b.AppProfile,
+		CredentialsFile: b.CredentialsFile,
+		Emulator:        b.Emulator,
+	}
 	if o.Table == "" {
 		o.Table = "ix1"
 	}
@@ -124,7 +131,8 @@ func (s *Store) checkRole(role Role, inCluster bool) error {
 	bigtable, shared := s.Bigtable.set(), s.shared()
 	switch {
 	case role == Gateway && inCluster && !bigtable:
-		return fmt.Errorf("this gateway belongs to a cluster (PALLIUM_CLUSTER_SECRET or cluster.tls is set) and needs store.bigtable: set it as in the backends, %s, "+
+		return fmt.Errorf("this gateway belongs to a cluster (PALLIUM_CLUSTER_SECRET or cluster.tls is set) and needs store.bigtable: "+
+			"set it as in the backends, %s, "+
 			"and its tenants, keys and limits would be unknown to the cluster", ownStore)
 	case shared != "" && !bigtable:
 		return fmt.Errorf("store.%s is set and store.bigtable is not: set both or none, rows and packs belong together, %s", shared, ownStore)

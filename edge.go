@@ -126,7 +126,8 @@ func (p *process) shareBudgets() {
 		id = holder()
 	}
 	sharer := budget.New(budget.Options{
-		ID: id, Tenants: p.edge.gateway.Budgets(), Gateways: p.cfg.Gateway.Gateways, Now: p.opts.Now, Logger: p.opts.Logger, Registerer: p.registry,
+		ID: id, Tenants: p.edge.gateway.Budgets(), Gateways: p.cfg.Gateway.Gateways,
+		Now: p.opts.Now, Logger: p.opts.Logger, Registerer: p.registry,
 		Exchange: budgetredis.New(p.cacheRedis, "pallium:budget", p.signer,
 			budgetredis.Options{Logger: p.opts.Logger, Registerer: p.registry}),
 	})

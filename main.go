@@ -96,45 +96,64 @@ func versionText() string {
 	return version
 }
 
-// serve runs a server until SIGTERM or an interrupt.
-func serve(role Role, args []string, stderr io.Writer) int {
-	ownerOnly()
+// serverFlags is the command line of a server.
+type serverFlags struct {
+	config, dataDir, listen, adminListen string
+	target, internalListen, rpcListen    string // of a backend
+}
+
+// errUsage says that a command line is wrong; what is wrong was printed.
+var errUsage = errors.New("wrong usage")
+
+// parseServerFlags reads the arguments of a server. It prints what is wrong with them.
+func parseServerFlags(role Role, args []string, stderr io.Writer) (f serverFlags, _ error) {
 	fs := flag.NewFlagSet("pallium "+string(role), flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	config := fs.String("config", "", "configuration `file` (YAML)")
-	dataDir := fs.String("data-dir", "", "`directory` for data (default ./data)")
-	listen := fs.String("listen", "", "`address` of the edge (default :9009)")
-	adminListen := fs.String("admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
-	var target, internalListen, rpcListen string
+	fs.StringVar(&f.config, "config", "", "configuration `file` (YAML)")
+	fs.StringVar(&f.dataDir, "data-dir", "", "`directory` for data (default ./data)")
+	fs.StringVar(&f.listen, "listen", "", "`address` of the edge (default :9009)")
+	fs.StringVar(&f.adminListen, "admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
 	if role == Backend {
-		fs.StringVar(&target, "target", "all", "`roles`, separated by commas: "+roleNames()+", or all")
-		fs.StringVar(&internalListen, "internal-listen", "", "`address` for gateways (default :9011)")
-		fs.StringVar(&rpcListen, "rpc-listen", "", "`address` for other backend processes (default :9012)")
+		fs.StringVar(&f.target, "target", "all", "`roles`, separated by commas: "+roleNames()+", or all")
+		fs.StringVar(&f.internalListen, "internal-listen", "", "`address` for gateways (default :9011)")
+		fs.StringVar(&f.rpcListen, "rpc-listen", "", "`address` for other backend processes (default :9012)")
 	}
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
-			return 0
+			return f, err
 		}
-		return 2
+		return f, errUsage
 	}
 	if fs.NArg() > 0 {
 		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", role, fs.Arg(0))
+		return f, errUsage
+	}
+	return f, nil
+}
+
+// serve runs a server until SIGTERM or an interrupt.
+func serve(role Role, args []string, stderr io.Writer) int {
+	ownerOnly()
+	flags, err := parseServerFlags(role, args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
 		return 2
 	}
 	var targets Targets
 	if role == Backend {
-		var err error
-		if targets, err = ParseTargets(target); err != nil {
+		if targets, err = ParseTargets(flags.target); err != nil {
 			fmt.Fprintln(stderr, "pallium:", err)
 			return 2
 		}
 	}
-	cfg, err := configuration(*config, func(c *Config) {
-		override(&c.DataDir, *dataDir)
-		override(&c.Listen, *listen)
-		override(&c.AdminListen, *adminListen)
-		override(&c.InternalListen, internalListen)
-		override(&c.RPCListen, rpcListen)
+	cfg, err := configuration(flags.config, func(c *Config) {
+		override(&c.DataDir, flags.dataDir)
+		override(&c.Listen, flags.listen)
+		override(&c.AdminListen, flags.adminListen)
+		override(&c.InternalListen, flags.internalListen)
+		override(&c.RPCListen, flags.rpcListen)
 	})
 	if err != nil {
 		fmt.Fprintln(stderr, "pallium:", err)
@@ -150,7 +169,8 @@ func serve(role Role, args []string, stderr io.Writer) int {
 	select {
 	case err = <-ended:
 	case s := <-second:
-		logger.Error("second signal to stop: the process ends at once; nothing acknowledged is lost, the next start replays the write-ahead log", "signal", s.String())
+		logger.Error("second signal to stop: the process ends at once; nothing acknowledged is lost, the next start replays the write-ahead log",
+			"signal", s.String())
 		return 1
 	}
 	switch {

@@ -109,18 +109,39 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		}
 	}
 	if v.Rebuild {
-		report, err := check.RebuildIndex(ctx, tenants)
-		if err != nil {
+		if err := rebuildIndex(ctx, check, tenants, out); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n", report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
 	}
-	report, err := check.Verify(ctx, tenants, fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
+	report, err := check.Verify(ctx, tenants,
+		fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "%d tenants, %d days, %d packs with %d bytes, %d series, %d samples, %d cells of the index: %d findings\n",
 		len(tenants), report.Days, report.Packs, report.Bytes, report.Series, report.Samples, report.Cells, report.Findings)
+	if err := listAsides(ctx, s, out); err != nil {
+		return err
+	}
+	if report.Findings > 0 {
+		return ErrFindings
+	}
+	return nil
+}
+
+// rebuildIndex writes the index again and reports it.
+func rebuildIndex(ctx context.Context, check *fsck.Checker, tenants []tenant.ID, out io.Writer) error {
+	report, err := check.RebuildIndex(ctx, tenants)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n",
+		report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
+	return nil
+}
+
+// listAsides reports the series that no pack can hold.
+func listAsides(ctx context.Context, s *store.Store, out io.Writer) error {
 	asides, err := s.Asides(ctx)
 	if err != nil {
 		return err
@@ -129,9 +150,6 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		a := &asides[i]
 		fmt.Fprintf(out, "set aside by ingester %s: tenant %s, day %d, window %d: %d series, %d samples, %d bytes: %s\n",
 			a.Ingester, a.Tenant, a.Window.Day, a.Window.Number, a.Series, a.Samples, a.Bytes, a.Reason)
-	}
-	if report.Findings > 0 {
-		return ErrFindings
 	}
 	return nil
 }

@@ -65,13 +65,19 @@ func (p *process) planMemory() error {
 		debug.SetMemoryLimit(parts.Go)
 		p.start("watch of the memory", func(ctx context.Context) { p.memory.Watch(ctx, parts.Go, memory.ReadUsage, p.opts.Logger) })
 	}
-	p.opts.Logger.Info("memory divided", "limit", parts.Limit, "go", parts.Go, "head", parts.Head, "caches", parts.Caches, "requests", parts.Requests)
+	p.opts.Logger.Info("memory divided", "limit", parts.Limit, "go", parts.Go, "head", parts.Head, "caches", parts.Caches,
+		"requests", parts.Requests)
 	return nil
 }
 
 // want says what the roles of this process need of so much memory.
 func (p *process) want(limit int64) memory.Want {
-	w := memory.Want{Limit: limit, HeadBytes: p.cfg.Ingester.MemoryBytes, CacheBytes: configuredCaches(p.caches()), RequestBytes: p.cfg.Memory.RequestBytes}
+	w := memory.Want{
+		Limit:        limit,
+		HeadBytes:    p.cfg.Ingester.MemoryBytes,
+		CacheBytes:   configuredCaches(p.caches()),
+		RequestBytes: p.cfg.Memory.RequestBytes,
+	}
 	if !p.cfg.Store.Bigtable.set() {
 		p.rowCache = mostRowCache
 		if limit > 0 {

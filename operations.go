@@ -116,7 +116,12 @@ func (o operations) Compact(ctx context.Context, instance string, expireAll bool
 	}
 	return func(ctx context.Context) (map[string]any, error) {
 		report, err := do(ctx, expireAll)
-		return map[string]any{"days": report.Days, "published": report.Published, "series": report.Series, "samples": report.Samples}, unavailable(err)
+		return map[string]any{
+			"days":      report.Days,
+			"published": report.Published,
+			"series":    report.Series,
+			"samples":   report.Samples,
+		}, unavailable(err)
 	}, nil
 }
 

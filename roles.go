@@ -63,9 +63,18 @@ type role struct {
 func roles() []role {
 	everything := needs{stores: true, ring: true}
 	return []role{
-		{name: TargetIngester, doc: "keeps recent samples, in memory and in a write-ahead log", needs: needs{stores: true, ring: true, disk: true},
-			build: (*backend).buildIngester, head: true, requests: true,
-			activate: (*backend).activateIngester, beside: (*backend).restoreOwn, seal: (*backend).sealHead, status: (*backend).ingesterStatus},
+		{
+			name:     TargetIngester,
+			doc:      "keeps recent samples, in memory and in a write-ahead log",
+			needs:    needs{stores: true, ring: true, disk: true},
+			build:    (*backend).buildIngester,
+			head:     true,
+			requests: true,
+			activate: (*backend).activateIngester,
+			beside:   (*backend).restoreOwn,
+			seal:     (*backend).sealHead,
+			status:   (*backend).ingesterStatus,
+		},
 		{name: TargetCompactor, doc: "publishes days in the long-term store, and deletes what has expired", needs: everything,
 			build: (*backend).buildCompactor, status: (*backend).compactorStatus},
 		{name: TargetDistributor, doc: "takes writes, and sends each series to its ingesters", needs: everything,
@@ -141,8 +150,8 @@ func (t Targets) check(cfg *Config) error {
 		switch {
 		case r.needs.stores && (!s.Bigtable.set() || s.shared() == ""):
 			return fmt.Errorf("the %s needs both store.bigtable and %s: set them as in all processes of the cluster, %s, "+
-				"and would ignore limits, deletions and retention that are set at a gateway; for one process without other services run `pallium all`",
-				r.name, s.bucketKeys(), ownStore)
+				"and would ignore limits, deletions and retention that are set at a gateway; "+
+				"for one process without other services run `pallium all`", r.name, s.bucketKeys(), ownStore)
 		case r.needs.ring && !cfg.Cluster.Redis.Set():
 			return fmt.Errorf("the %s needs cluster.redis.addresses: processes of a cluster find each other by a Redis server", r.name)
 		case r.needs.disk && cfg.DataDir == "":

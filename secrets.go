@@ -60,7 +60,8 @@ func (s secret) load(dataDir string, env func(string) (string, bool)) (value, pa
 
 func (s secret) check(v, from string) (value, path string, made bool, err error) {
 	if len(v) < minSecretBytes {
-		return "", "", false, fmt.Errorf("the secret in %s has %d bytes, at least %d are needed; make one with: openssl rand -base64 32", from, len(v), minSecretBytes)
+		return "", "", false, fmt.Errorf("the secret in %s has %d bytes, at least %d are needed; make one with: openssl rand -base64 32",
+			from, len(v), minSecretBytes)
 	}
 	return v, "", false, nil
 }

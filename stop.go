@@ -94,8 +94,8 @@ func (p *process) bounded(ctx context.Context, e *ending, fn func() error) error
 		return err
 	case <-timer.C:
 	}
-	p.opts.Logger.Error("shutdown timeout exceeded: the process ends without waiting any longer; nothing acknowledged is lost, the next start replays the write-ahead log",
-		"waiting_for", e.waitsFor(), "shutdown_timeout", limit)
+	p.opts.Logger.Error("shutdown timeout exceeded: the process ends without waiting any longer; nothing acknowledged is lost, "+
+		"the next start replays the write-ahead log", "waiting_for", e.waitsFor(), "shutdown_timeout", limit)
 	return ErrStopTimeout
 }
 

@@ -131,16 +131,25 @@ func newIssuer(c IssuerConfig) (*issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	for alg := range i.methods {
-		if strings.HasPrefix(alg, "HS") != keys.symmetric {
-			return nil, fmt.Errorf("algorithms has %s, which does not go with the kind of keys: HS* needs a secret, all others need public keys", alg)
-		}
-		if keys.symmetric && !keys.keys[""].allows(alg) {
-			return nil, fmt.Errorf("algorithms has %s, which needs a longer secret: 48 bytes for HS384, 64 for HS512", alg)
-		}
+	if err := i.checkKeys(keys); err != nil {
+		return nil, err
 	}
 	i.keys = keys
 	return i, nil
+}
+
+// checkKeys returns an error if an algorithm cannot be used with the keys.
+func (i *issuer) checkKeys(keys keySet) error {
+	for alg := range i.methods {
+		if strings.HasPrefix(alg, "HS") != keys.symmetric {
+			return fmt.Errorf("algorithms has %s, which does not go with the kind of keys: HS* needs a secret, all others need public keys",
+				alg)
+		}
+		if keys.symmetric && !keys.keys[""].allows(alg) {
+			return fmt.Errorf("algorithms has %s, which needs a longer secret: 48 bytes for HS384, 64 for HS512", alg)
+		}
+	}
+	return nil
 }
 
 func (i *issuer) setAlgorithms(c IssuerConfig) error {

@@ -145,20 +145,12 @@ func (i *issuer) checkSignature(header map[string]any, signed string, sig []byte
 	if !ok {
 		return "jwt_alg"
 	}
-	if typ, present := header["typ"]; present || i.typ != "" {
-		s, ok := typ.(string)
-		if present && !ok {
-			return "jwt_typ"
-		}
-		if i.typ != "" && !strings.EqualFold(mediaSubtype(s), mediaSubtype(i.typ)) {
-			return "jwt_typ"
-		}
+	if !i.typeAllowed(header) {
+		return "jwt_typ"
 	}
-	kid := ""
-	if v, present := header["kid"]; present {
-		if kid, ok = v.(string); !ok || !validKid(kid) {
-			return "jwt_kid"
-		}
+	kid, ok := keyID(header)
+	if !ok {
+		return "jwt_kid"
 	}
 	key, ok := i.keys.find(kid)
 	if !ok {
@@ -171,6 +163,28 @@ func (i *issuer) checkSignature(header map[string]any, signed string, sig []byte
 		return "jwt_signature"
 	}
 	return ""
+}
+
+// typeAllowed reports whether the typ of a header is a string, if there is one, and
+// the one that the issuer's tokens must have, if one is configured.
+func (i *issuer) typeAllowed(header map[string]any) bool {
+	typ, present := header["typ"]
+	s, ok := typ.(string)
+	if present && !ok {
+		return false
+	}
+	return i.typ == "" || strings.EqualFold(mediaSubtype(s), mediaSubtype(i.typ))
+}
+
+// keyID returns the kid of a header, or "" if it has none; ok is false if it has one
+// that cannot be the name of a key.
+func keyID(header map[string]any) (kid string, ok bool) {
+	v, present := header["kid"]
+	if !present {
+		return "", true
+	}
+	kid, ok = v.(string)
+	return kid, ok && validKid(kid)
 }
 
 // mediaSubtype drops the "application/" that RFC 7515 lets a typ go without.

@@ -101,7 +101,8 @@ func Check(ctx context.Context, s rows.Store) error {
 }
 
 func tooNew(st state) error {
-	return fmt.Errorf("%w: it has version %d, this binary knows versions up to %d; run Pallium %s or newer", ErrNewer, st.Version, Latest(), st.Binary)
+	return fmt.Errorf("%w: it has version %d, this binary knows versions up to %d; run Pallium %s or newer",
+		ErrNewer, st.Version, Latest(), st.Binary)
 }
 
 // Status is where a store stands.
@@ -230,7 +231,8 @@ func (e *Env) apply(ctx context.Context, s rows.Store, step Step) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Mutate(ctx, rows.RowMutation{Key: stateKey, Mutations: []rows.Mutation{rows.Set(rows.System, versionCell, 0, v)}}); err != nil {
+	m := rows.RowMutation{Key: stateKey, Mutations: []rows.Mutation{rows.Set(rows.System, versionCell, 0, v)}}
+	if err := s.Mutate(ctx, m); err != nil {
 		return err
 	}
 	if e.Logger != nil {
@@ -242,15 +244,20 @@ func (e *Env) apply(ctx context.Context, s rows.Store, step Step) error {
 // load reads version and lock. A store without them has version 0.
 func load(ctx context.Context, s rows.Store) (st state, held []byte, err error) {
 	var bad error
-	err = s.ReadRows(ctx, []rows.Range{rows.Single(stateKey)}, rows.Filter{Families: []rows.Family{rows.System}, Latest: true}, func(r rows.Row) bool {
-		if c, ok := r.Cell(rows.System, versionCell); ok {
-			bad = json.Unmarshal(c.Value, &st)
-		}
-		if c, ok := r.Cell(rows.System, lockCell); ok {
-			held = c.Value
-		}
-		return true
-	})
+	err = s.ReadRows(
+		ctx,
+		[]rows.Range{rows.Single(stateKey)},
+		rows.Filter{Families: []rows.Family{rows.System}, Latest: true},
+		func(r rows.Row) bool {
+			if c, ok := r.Cell(rows.System, versionCell); ok {
+				bad = json.Unmarshal(c.Value, &st)
+			}
+			if c, ok := r.Cell(rows.System, lockCell); ok {
+				held = c.Value
+			}
+			return true
+		},
+	)
 	if err = errors.Join(err, bad); err != nil {
 		return st, held, fmt.Errorf("read the store's version: %w", err)
 	}
@@ -298,7 +305,8 @@ func (e *Env) release(ctx context.Context, s rows.Store) error {
 	if err := json.Unmarshal(held, &l); err != nil || l.Holder != e.Holder {
 		return err
 	}
-	_, err = s.CheckAndMutate(ctx, stateKey, rows.ValueIs(rows.System, lockCell, held), []rows.Mutation{rows.DeleteColumn(rows.System, lockCell)}, nil)
+	_, err = s.CheckAndMutate(ctx, stateKey, rows.ValueIs(rows.System, lockCell, held),
+		[]rows.Mutation{rows.DeleteColumn(rows.System, lockCell)}, nil)
 	return err
 }
 
@@ -306,7 +314,8 @@ func (e *Env) release(ctx context.Context, s rows.Store) error {
 // The layouts of version 1 are those that stores had before versions were kept.
 func marked(part string) func(context.Context, rows.Store) (bool, error) {
 	return func(ctx context.Context, s rows.Store) (found bool, err error) {
-		err = s.ReadRows(ctx, []rows.Range{rows.Single(stateKey)}, rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: []string{layoutPrefix + part}, Latest: true},
+		err = s.ReadRows(ctx, []rows.Range{rows.Single(stateKey)},
+			rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: []string{layoutPrefix + part}, Latest: true},
 			func(rows.Row) bool { found = true; return true })
 		return found, err
 	}
@@ -314,6 +323,7 @@ func marked(part string) func(context.Context, rows.Store) (bool, error) {
 
 func mark(part string, layout int) func(context.Context, rows.Store, int64) error {
 	return func(ctx context.Context, s rows.Store, _ int64) error {
-		return s.Mutate(ctx, rows.RowMutation{Key: stateKey, Mutations: []rows.Mutation{rows.Set(rows.System, layoutPrefix+part, 0, []byte(fmt.Sprint(layout)))}})
+		return s.Mutate(ctx,
+			rows.RowMutation{Key: stateKey, Mutations: []rows.Mutation{rows.Set(rows.System, layoutPrefix+part, 0, []byte(fmt.Sprint(layout)))}})
 	}
 }

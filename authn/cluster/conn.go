@@ -26,7 +26,8 @@ const (
 
 // ErrStranger is returned when the other end does not prove that it belongs to
 // this cluster.
-var ErrStranger = errors.New("peer does not prove its membership of this cluster: its PALLIUM_CLUSTER_SECRET or cluster.tls authority differs, or it runs an older version")
+var ErrStranger = errors.New("peer does not prove its membership of this cluster: its PALLIUM_CLUSTER_SECRET or cluster.tls authority " +
+	"differs, or it runs an older version")
 
 // Client makes a connection that was dialed to host one between two members: it
 // encrypts, and returns only after both sides have proved to belong to the
@@ -48,7 +49,9 @@ func (m *Member) Client(ctx context.Context, raw net.Conn, host string, protocol
 
 // Dial makes the connections of dial those between members, for an HTTP
 // transport.
-func (m *Member) Dial(dial func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (m *Member) Dial(
+	dial func(ctx context.Context, network, addr string) (net.Conn, error),
+) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {

@@ -49,8 +49,8 @@ type Member struct {
 
 // ErrNoProof is returned for a process of a cluster that has neither secrets nor
 // certificates.
-var ErrNoProof = errors.New("processes of a cluster must prove to each other who they are: set PALLIUM_CLUSTER_SECRET (or _FILE) to the same value of 32 bytes or more everywhere, " +
-	"or cluster.tls to certificates of one authority")
+var ErrNoProof = errors.New("processes of a cluster must prove to each other who they are: " +
+	"set PALLIUM_CLUSTER_SECRET (or _FILE) to the same value of 32 bytes or more everywhere, or cluster.tls to certificates of one authority")
 
 // New reads the certificates, or makes one.
 func New(o Options) (*Member, error) {

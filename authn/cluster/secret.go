@@ -27,8 +27,8 @@ func ParseSecrets(text string) (*Secrets, error) {
 	s := &Secrets{}
 	for n, word := range strings.Fields(text) {
 		if len(word) < MinSecretBytes {
-			return nil, fmt.Errorf("secret %d of the list has %d bytes, at least %d are needed; make one with: openssl rand -base64 32; secrets are separated by white space",
-				n+1, len(word), MinSecretBytes)
+			return nil, fmt.Errorf("secret %d of the list has %d bytes, at least %d are needed; make one with: openssl rand -base64 32; "+
+				"secrets are separated by white space", n+1, len(word), MinSecretBytes)
 		}
 		s.list = append(s.list, []byte(word))
 	}

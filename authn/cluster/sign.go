@@ -22,7 +22,8 @@ const (
 )
 
 // ErrNotSigned is returned for what no member of this cluster has signed.
-var ErrNotSigned = errors.New("not signed by a member of this cluster: PALLIUM_CLUSTER_SECRET or cluster.tls differs there, or somebody else wrote it")
+var ErrNotSigned = errors.New("not signed by a member of this cluster: PALLIUM_CLUSTER_SECRET or cluster.tls differs there, " +
+	"or somebody else wrote it")
 
 // ErrExpired is an ErrNotSigned: a member has signed it, with a certificate that was
 // good then and has expired since.

@@ -63,7 +63,8 @@ func (c *Control) EndEvent(ctx context.Context, e Event, o Outcome) error {
 	if err != nil {
 		return fmt.Errorf("encode audit event: %w", err)
 	}
-	if err := c.store.Mutate(ctx, rows.RowMutation{Key: prefAudit + string(key), Mutations: []rows.Mutation{set(cellOutcome, data)}}); err != nil {
+	m := rows.RowMutation{Key: prefAudit + string(key), Mutations: []rows.Mutation{set(cellOutcome, data)}}
+	if err := c.store.Mutate(ctx, m); err != nil {
 		return fmt.Errorf("complete audit event: %w", err)
 	}
 	return nil

@@ -39,7 +39,8 @@ const (
 
 // ErrPepper is returned by Open for a pepper that the store's keys were not
 // made with.
-var ErrPepper = errors.New("key pepper is not the one that the stored API keys were made with; restore PALLIUM_KEY_PEPPER or the key-pepper file")
+var ErrPepper = errors.New("key pepper is not the one that the stored API keys were made with; " +
+	"restore PALLIUM_KEY_PEPPER or the key-pepper file")
 
 // Options of a Control. Store and Pepper are needed.
 type Options struct {

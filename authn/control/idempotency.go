@@ -80,7 +80,8 @@ func (c *Control) earlierAnswer(ctx context.Context, req Request, fingerprint st
 		return nil, false, err
 	}
 	if c.now().Sub(rec.BegunAt) >= keepRequests {
-		_, err := c.store.CheckAndMutate(ctx, req.key, rows.ValueIs(rows.System, cellData, r.value(cellData)), []rows.Mutation{rows.DeleteRow()}, nil)
+		_, err := c.store.CheckAndMutate(ctx, req.key, rows.ValueIs(rows.System, cellData, r.value(cellData)), []rows.Mutation{rows.DeleteRow()},
+			nil)
 		return nil, err == nil, err
 	}
 	if rec.Fingerprint != fingerprint {
@@ -88,7 +89,8 @@ func (c *Control) earlierAnswer(ctx context.Context, req Request, fingerprint st
 	}
 	sealed := r.value(cellOutcome)
 	if sealed == nil {
-		return nil, false, fail(Conflict, "Idempotency-Key", "the request with this Idempotency-Key is under way or was cut off; see what became of it, then use a new one")
+		return nil, false, fail(Conflict, "Idempotency-Key",
+			"the request with this Idempotency-Key is under way or was cut off; see what became of it, then use a new one")
 	}
 	a, err = req.open(sealed)
 	return a, false, err

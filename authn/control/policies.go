@@ -222,7 +222,8 @@ func (c *Control) UpdatePolicy(ctx context.Context, p Policy) (Policy, error) {
 		return Policy{}, err
 	}
 	if old.Derived {
-		return Policy{}, fail(Conflict, "name", "access policy %s was made for keys that name tenant and scopes, and cannot be changed; create a policy of your own", p.Name)
+		return Policy{}, fail(Conflict, "name",
+			"access policy %s was made for keys that name tenant and scopes, and cannot be changed; create a policy of your own", p.Name)
 	}
 	if err := c.checkPolicy(ctx, &p); err != nil {
 		return Policy{}, err
@@ -247,7 +248,8 @@ func (c *Control) DeletePolicy(ctx context.Context, name, etag string, cascade b
 		return err
 	}
 	if len(tokens) > 0 && !cascade {
-		return fail(Conflict, "accessPolicyId", "access policy %s has %d API keys, such as %s; delete them first, or delete all with ?cascade=true", name, len(tokens), tokens[0].ID)
+		return fail(Conflict, "accessPolicyId",
+			"access policy %s has %d API keys, such as %s; delete them first, or delete all with ?cascade=true", name, len(tokens), tokens[0].ID)
 	}
 	// The policy goes first: from then on its keys are void, also one that is
 	// being issued, since they name its UID.

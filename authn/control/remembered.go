@@ -48,7 +48,9 @@ type knownLimits struct {
 
 // NewRemembered returns one whose questions end with ctx. without has the limits of a
 // tenant of which nothing is known, by the error of asking.
-func NewRemembered(ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time) *Remembered {
+func NewRemembered(
+	ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time,
+) *Remembered {
 	return &Remembered{ask: ask, without: without, now: now, running: ctx,
 		slots: make(chan struct{}, maxAskedAtOnce), byID: map[tenant.ID]*knownLimits{}}
 }

@@ -117,7 +117,8 @@ func (c *Control) tenantTaken(ctx context.Context, id tenant.ID) error {
 		return err
 	}
 	if old.Deleted() {
-		return fail(Conflict, "name", "tenant %s was deleted on %s; names are never used again, choose another", id, old.DeletedAt.Format(time.DateOnly))
+		return fail(Conflict, "name", "tenant %s was deleted on %s; names are never used again, choose another",
+			id, old.DeletedAt.Format(time.DateOnly))
 	}
 	return fail(Conflict, "name", "tenant %s exists already", id)
 }
@@ -281,7 +282,8 @@ func checkName(field, s string) error {
 		ok = alnum || i > 0 && (c == '-' || c == '_' || c == '.')
 	}
 	if !ok {
-		return fail(Invalid, field, "%s %.200q is not allowed: 1 to %d letters, digits and - _ . , the first a letter or digit", field, s, maxName)
+		return fail(Invalid, field, "%s %.200q is not allowed: 1 to %d letters, digits and - _ . , the first a letter or digit",
+			field, s, maxName)
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 // from an earlier rotation that is still in its grace ends now.
 func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duration) (Token, apikey.Key, error) {
 	if grace < 0 || grace > MaxGrace {
-		return Token{}, apikey.Key{}, fail(Invalid, "graceSeconds", "graceSeconds is %d; it must be from 0 to %d", int64(grace.Seconds()), int64(MaxGrace.Seconds()))
+		return Token{}, apikey.Key{}, fail(Invalid, "graceSeconds", "graceSeconds is %d; it must be from 0 to %d",
+			int64(grace.Seconds()), int64(MaxGrace.Seconds()))
 	}
 	t, err := c.loadToken(ctx, id)
 	if err != nil {

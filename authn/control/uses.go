@@ -48,7 +48,8 @@ func (c *Control) flushUses(ctx context.Context) {
 	var ms []rows.RowMutation
 	for id, at := range c.uses.dirty {
 		c.uses.written[id] = at
-		ms = append(ms, rows.RowMutation{Key: prefKeyIndex + id, Mutations: []rows.Mutation{set(cellUse, strconv.AppendInt(nil, at.UnixMilli(), 10))}})
+		ms = append(ms,
+			rows.RowMutation{Key: prefKeyIndex + id, Mutations: []rows.Mutation{set(cellUse, strconv.AppendInt(nil, at.UnixMilli(), 10))}})
 	}
 	clear(c.uses.dirty)
 	for id, at := range c.uses.written {

@@ -61,25 +61,35 @@ func status(err error) (int, string) {
 		return http.StatusUnprocessableEntity, exceeded.Error()
 	case errors.Is(err, context.Canceled):
 		return statusClientGone, "request was canceled"
+	}
+	return http.StatusServiceUnavailable, unavailable(err)
+}
+
+// unavailable is the text of an answer 503: what is wrong here, and that the request
+// is to be sent again.
+func unavailable(err error) string {
+	switch {
 	case errors.Is(err, ingester.ErrFull):
-		return http.StatusServiceUnavailable, "ingester's memory is full; send the request again"
+		return "ingester's memory is full; send the request again"
 	case errors.Is(err, ingester.ErrAside):
-		return http.StatusServiceUnavailable, "too many of the tenant's series cannot be stored; the operator must drop them (POST /admin/v1/aside/drop) or give them more room (ingester.aside_bytes); send the request again"
+		return "too many of the tenant's series cannot be stored; the operator must drop them (POST /admin/v1/aside/drop) " +
+			"or give them more room (ingester.aside_bytes); send the request again"
 	case errors.Is(err, ingester.ErrDiskFull):
-		return http.StatusServiceUnavailable, "ingester's disk is nearly full; send the request again: writes are accepted again without intervention once there is room"
+		return "ingester's disk is nearly full; send the request again: " +
+			"writes are accepted again without intervention once there is room"
 	case errors.Is(err, ingester.ErrLog):
-		return http.StatusServiceUnavailable, "the write-ahead log could not be written; send the request again"
+		return "the write-ahead log could not be written; send the request again"
 	case errors.Is(err, ingester.ErrStopped):
-		return http.StatusServiceUnavailable, "ingester is stopping; send the request again"
+		return "ingester is stopping; send the request again"
 	case errors.Is(err, series.ErrLost):
-		return http.StatusServiceUnavailable, series.ErrLost.Error()
+		return series.ErrLost.Error()
 	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, peers.ErrTooFew):
-		return http.StatusServiceUnavailable, "too few ingesters are available; send the request again"
+		return "too few ingesters are available; send the request again"
 	case errors.Is(err, context.DeadlineExceeded):
-		return http.StatusServiceUnavailable, "request took too long; send it again"
+		return "request took too long; send it again"
 	}
 	// Not known to be the caller's fault, so it is to be sent again.
-	return http.StatusServiceUnavailable, "internal error; send the request again"
+	return "internal error; send the request again"
 }
 
 // fail answers a request that could not be carried out.

@@ -106,7 +106,8 @@ func negotiate(h http.Header) (remotewrite.Version, error) {
 	case "io.prometheus.write.v2.Request":
 		return remotewrite.V2, nil
 	default:
-		return 0, unsupported(fmt.Sprintf("remote write message %q is not supported; supported are prometheus.WriteRequest and io.prometheus.write.v2.Request", proto))
+		return 0, unsupported(fmt.Sprintf("remote write message %q is not supported; "+
+			"supported are prometheus.WriteRequest and io.prometheus.write.v2.Request", proto))
 	}
 }
 

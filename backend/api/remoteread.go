@@ -209,7 +209,9 @@ func (q readQuerier) Select(ctx context.Context, sorted bool, hints *storage.Sel
 
 type readChunkQuerier struct{ storage.ChunkQuerier }
 
-func (q readChunkQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.ChunkSeriesSet {
+func (q readChunkQuerier) Select(
+	ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher,
+) storage.ChunkSeriesSet {
 	set := q.ChunkQuerier.Select(ctx, sorted, hints, matchers...)
 	noteFault(ctx, set.Err())
 	return set

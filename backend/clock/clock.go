@@ -71,10 +71,15 @@ func New(o Options) *Guard {
 	}
 	g := &Guard{o: o, started: wall(o.Now).Add(-o.Running()), known: map[string]time.Time{}}
 	auto := promauto.With(o.Registerer)
-	g.offsets = auto.NewGaugeVec(prometheus.GaugeOpts{Name: "pallium_clock_offset_seconds",
-		Help: "How far this process's clock is ahead of another one (source), below zero: behind it; without other clocks, of itself at the start."}, []string{"source"})
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_clock_trusted",
-		Help: "1 while this process's clock is within ten minutes of all that it is compared with; at 0 nothing is deleted by its time."}, func() float64 {
+	g.offsets = auto.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "pallium_clock_offset_seconds",
+		Help: "How far this process's clock is ahead of another one (source), below zero: behind it; " +
+			"without other clocks, of itself at the start.",
+	}, []string{"source"})
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pallium_clock_trusted",
+		Help: "1 while this process's clock is within ten minutes of all that it is compared with; at 0 nothing is deleted by its time.",
+	}, func() float64 {
 		if _, err := g.Now(); err != nil {
 			return 0
 		}
@@ -172,7 +177,8 @@ func (g *Guard) compare(now time.Time, running time.Duration) error {
 		}
 	}
 	if ahead := g.seal.Sub(now); err == nil && !g.seal.IsZero() && ahead > MaxOffset {
-		err = fmt.Errorf("an uploaded pack was sealed %s in the future: this clock is behind, or that of its ingester was ahead", ahead.Round(time.Second))
+		err = fmt.Errorf("an uploaded pack was sealed %s in the future: this clock is behind, or that of its ingester was ahead",
+			ahead.Round(time.Second))
 	}
 	return err
 }

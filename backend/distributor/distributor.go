@@ -104,7 +104,8 @@ func New(o Options) *Distributor {
 		}, []string{"ingester", "result"}),
 		repeated: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_duplicate_samples_total",
-			Help: "Samples at whose time their series had one already, as far as ingesters had it in memory; they count as accepted. Of two different values the larger is kept.",
+			Help: "Samples at whose time their series had one already, as far as ingesters had it in memory; they count as accepted. " +
+				"Of two different values the larger is kept.",
 		}, []string{"different"}),
 	}
 	if o.Local == nil {

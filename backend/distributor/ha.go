@@ -82,7 +82,9 @@ func NewHA(o HAOptions) *HA {
 		o: o, rules: election.Rules{Failover: o.Failover, Idle: o.Idle},
 		tenants: map[tenant.ID]map[string]*haCluster{},
 		deduplicated: auto.NewCounter(prometheus.CounterOpts{
-			Name: "pallium_distributor_deduplicated_samples_total", Help: "Samples and exemplars dropped because their replica is not the elected one."}),
+			Name: "pallium_distributor_deduplicated_samples_total",
+			Help: "Samples and exemplars dropped because their replica is not the elected one.",
+		}),
 		changes: auto.NewCounter(prometheus.CounterOpts{
 			Name: "pallium_distributor_ha_changes_total", Help: "Clusters whose elected replica became another one."}),
 		failures: auto.NewCounter(prometheus.CounterOpts{
@@ -190,8 +192,11 @@ func (f *haFilter) verdict(ls labels.Labels) haVerdict {
 
 func (f *haFilter) decide(cluster, replica string) haVerdict {
 	if n := max(len(cluster), len(replica)); n > maxHALabel {
-		return haVerdict{haRefused, "ha_label_length", fmt.Sprintf("labels %s and %s may have up to %d bytes to name a replica, one has %d; shorten it by relabeling",
-			f.lim.HAClusterLabel, f.lim.HAReplicaLabel, maxHALabel, n)}
+		return haVerdict{
+			haRefused, "ha_label_length",
+			fmt.Sprintf("labels %s and %s may have up to %d bytes to name a replica, one has %d; shorten it by relabeling",
+				f.lim.HAClusterLabel, f.lim.HAReplicaLabel, maxHALabel, n),
+		}
 	}
 	most := f.lim.HAMaxClusters
 	if most == 0 {

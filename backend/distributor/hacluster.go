@@ -84,7 +84,8 @@ func (h *HA) decide(c *haCluster, replica string, now time.Time) {
 func (h *HA) change(c *haCluster, to string, received time.Time) {
 	if c.elected != "" {
 		h.changes.Inc()
-		h.o.Logger.Info("another replica of a cluster is elected", "tenant", string(c.key.Tenant), "cluster", c.key.Name, "replica", to, "before", c.elected)
+		h.o.Logger.Info("another replica of a cluster is elected",
+			"tenant", string(c.key.Tenant), "cluster", c.key.Name, "replica", to, "before", c.elected)
 	}
 	c.elected, c.received = to, received
 }

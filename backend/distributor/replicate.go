@@ -278,7 +278,9 @@ func (d *Distributor) encode(ctx context.Context, b *series.Batch, parts []part,
 		p := &parts[i]
 		if p.push = pushes[p.load]; p.push == nil {
 			// Late pushes outlive the batch and its buffers.
-			p.push = &wire.Push{PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(p.entries, len(b.Metadata) > 0)}}
+			p.push = &wire.Push{
+				PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(p.entries, len(b.Metadata) > 0)},
+			}
 			pushes[p.load] = p.push
 		}
 	}

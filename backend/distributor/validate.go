@@ -70,11 +70,15 @@ func (v *validator) labels(e *series.Entry) bool {
 	case v.lim.MaxLabelsPerSeries > 0 && n > v.lim.MaxLabelsPerSeries:
 		reason, message = limits.MaxLabelsPerSeries.Exceeded(v.lim, int64(n)).Reason()
 	case n > pack.MaxSeriesLabels:
-		reason, message = "too_many_labels", fmt.Sprintf("a series has %d labels; at most %d can be stored, whatever the tenant's limits; drop labels by relabeling", n, pack.MaxSeriesLabels)
+		reason, message = "too_many_labels", fmt.Sprintf("a series has %d labels; at most %d can be stored, whatever the tenant's limits; "+
+			"drop labels by relabeling", n, pack.MaxSeriesLabels)
 	case len(name) > schema.MaxMetricName:
-		reason, message = "metric_name_too_long", fmt.Sprintf("a metric name has %d bytes; at most %d can be stored, whatever the tenant's limits; shorten it by relabeling", len(name), schema.MaxMetricName)
-	case e.Labels.ByteSize() > pack.MaxSeriesLabelBytes && labelBytes(e.Labels) > pack.MaxSeriesLabelBytes: // the first is quick, and never less
-		reason, message = "labels_too_large", fmt.Sprintf("the names and values of a series' labels have %d bytes; at most %d can be stored, whatever the tenant's limits; shorten or drop labels by relabeling", labelBytes(e.Labels), pack.MaxSeriesLabelBytes)
+		reason, message = "metric_name_too_long", fmt.Sprintf("a metric name has %d bytes; at most %d can be stored, "+
+			"whatever the tenant's limits; shorten it by relabeling", len(name), schema.MaxMetricName)
+	// ByteSize is quick, and never less.
+	case e.Labels.ByteSize() > pack.MaxSeriesLabelBytes && labelBytes(e.Labels) > pack.MaxSeriesLabelBytes:
+		reason, message = "labels_too_large", fmt.Sprintf("the names and values of a series' labels have %d bytes; at most %d can be stored, "+
+			"whatever the tenant's limits; shorten or drop labels by relabeling", labelBytes(e.Labels), pack.MaxSeriesLabelBytes)
 	default:
 		return true
 	}
@@ -142,7 +146,8 @@ func (v *validator) sample(s *series.Sample) (reason, message string) {
 		}
 	}
 	if !v.windows.admit(s.T) {
-		return "max_request_windows", fmt.Sprintf("a request has samples of more than %d windows of two hours; send the history of a few days at a time", maxRequestWindows)
+		return "max_request_windows", fmt.Sprintf("a request has samples of more than %d windows of two hours; "+
+			"send the history of a few days at a time", maxRequestWindows)
 	}
 	return "", ""
 }
@@ -154,7 +159,8 @@ func (v *validator) time(t int64) (reason, message string) {
 	case t < 0:
 		return "before_1970", fmt.Sprintf("a sample has the timestamp %d, before 1970", t)
 	case t > series.MaxTime:
-		return "after_2261", fmt.Sprintf("a sample has the timestamp %d; the last one that can be read back is %d, the end of the year 2261; timestamps are milliseconds: send it divided by 1,000 or 1,000,000 if it is in microseconds or nanoseconds", t, series.MaxTime)
+		return "after_2261", fmt.Sprintf("a sample has the timestamp %d; the last one that can be read back is %d, the end of the year 2261; "+
+			"timestamps are milliseconds: send it divided by 1,000 or 1,000,000 if it is in microseconds or nanoseconds", t, series.MaxTime)
 	case past > 0 && t < v.now-past.Milliseconds():
 		return limits.PastGrace.Exceeded(v.lim, limits.More).With(timeText(t)).Reason()
 	case future > 0 && t > v.now+future.Milliseconds():
@@ -182,7 +188,8 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 	inSpans, spans, bounds := s.Parts()
 	buckets := max(inSpans, bounds) // empty ones take room, too
 	if most := max(inSpans, spans, bounds); most > series.MaxHistogramParts {
-		return "histogram_too_large", fmt.Sprintf("a native histogram has %d buckets, spans or custom bounds; at most %d of each can be stored, whatever the tenant's limits; use a lower resolution", most, series.MaxHistogramParts)
+		return "histogram_too_large", fmt.Sprintf("a native histogram has %d buckets, spans or custom bounds; "+
+			"at most %d of each can be stored, whatever the tenant's limits; use a lower resolution", most, series.MaxHistogramParts)
 	}
 	if err != nil {
 		return "invalid_histogram", fmt.Sprintf("a native histogram is not valid: %v", err)

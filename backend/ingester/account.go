@@ -159,10 +159,12 @@ func appenderSize(s *series.Sample) int64 {
 	switch {
 	case s.H != nil:
 		h := s.H
-		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+bucket*(len(h.PositiveBuckets)+len(h.NegativeBuckets))+bound*len(h.CustomValues))
+		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+
+			bucket*(len(h.PositiveBuckets)+len(h.NegativeBuckets))+bound*len(h.CustomValues))
 	case s.FH != nil:
 		h := s.FH
-		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+bucket*(len(h.PositiveBuckets)+len(h.NegativeBuckets))+bound*len(h.CustomValues))
+		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+
+			bucket*(len(h.PositiveBuckets)+len(h.NegativeBuckets))+bound*len(h.CustomValues))
 	}
 	return 0
 }

@@ -106,7 +106,8 @@ func (ing *Ingester) saveActive() {
 	}
 	if err := disk.ReplaceFile(filepath.Join(ing.opts.Dir, activeFile), encodeActive(now.UnixMilli(), lists)); err != nil {
 		ing.metrics.activeFailures.Inc()
-		ing.opts.Logger.Warn("list of active series could not be saved, it will be tried again; after a restart the list saved before is used", "err", err)
+		ing.opts.Logger.Warn("list of active series could not be saved, it will be tried again; after a restart the list saved before is used",
+			"err", err)
 	}
 }
 
@@ -136,7 +137,8 @@ func (ing *Ingester) loadActive(ctx context.Context) error {
 		saved, lists, err = decodeActive(data)
 	}
 	if err != nil {
-		ing.opts.Logger.Warn("list of active series cannot be read; series that are not in the write-ahead log count as new", "file", path, "err", err)
+		ing.opts.Logger.Warn("list of active series cannot be read; series that are not in the write-ahead log count as new",
+			"file", path, "err", err)
 		return nil
 	}
 	now, kept := ing.opts.Now(), 0

@@ -70,7 +70,16 @@ func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) 
 	if disk == nil {
 		disk = osDisk{}
 	}
-	s := &asideSet{dir: dir, limit: limit, disk: disk, logger: logger, files: map[tenant.ID]map[string]*asideFile{}, leaving: map[*asideFile]bool{}, dirty: map[string]bool{}, charge: map[tenant.ID]int64{}}
+	s := &asideSet{
+		dir:     dir,
+		limit:   limit,
+		disk:    disk,
+		logger:  logger,
+		files:   map[tenant.ID]map[string]*asideFile{},
+		leaving: map[*asideFile]bool{},
+		dirty:   map[string]bool{},
+		charge:  map[tenant.ID]int64{},
+	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && path == dir:
@@ -121,8 +130,9 @@ func (s *asideSet) open(path string) error {
 	}
 	if err != nil {
 		f.damage, f.reason = err, "the file is damaged"
-		s.logger.Error("file of a series that was set aside cannot be read: queries of its tenant and window fail; restore it from a copy and restart, or give it up with POST /admin/v1/aside/drop",
-			"tenant", t, "day", w.Day, "window", w.Number, "err", err)
+		s.logger.Error("file of a series that was set aside cannot be read: queries of its tenant and window fail; "+
+			"restore it from a copy and restart, or give it up with POST /admin/v1/aside/drop", "tenant", t, "day", w.Day, "window", w.Number,
+			"err", err)
 	} else {
 		f.fill(&h)
 	}
@@ -300,7 +310,9 @@ func (ing *Ingester) readAsideLabels(ctx context.Context, req series.Request, de
 
 // selectAside calls fn for the series of a request that were set aside. Without
 // LabelsOnly it gets their chunks, which nobody else holds.
-func (ing *Ingester) selectAside(ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels, []series.Chunk) error) error {
+func (ing *Ingester) selectAside(
+	ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels, []series.Chunk) error,
+) error {
 	for _, f := range ing.aside.overlapping(req.Tenant, req.MinTime, req.MaxTime) {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -312,7 +324,9 @@ func (ing *Ingester) selectAside(ctx context.Context, req series.Request, delete
 	return nil
 }
 
-func (ing *Ingester) readAsideFile(f *asideFile, req series.Request, deleted *tenantDeletions, fn func(labels.Labels, []series.Chunk) error) error {
+func (ing *Ingester) readAsideFile(
+	f *asideFile, req series.Request, deleted *tenantDeletions, fn func(labels.Labels, []series.Chunk) error,
+) error {
 	if f.damage != nil {
 		return f.damage
 	}

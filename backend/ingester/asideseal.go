@@ -100,8 +100,8 @@ type asideCount struct {
 // logAside says what was set aside, a line for each tenant.
 func (s *sealer) logAside() {
 	for id, n := range s.asideOf {
-		s.ing.opts.Logger.Error("series set aside: no pack can hold them; they are served from files of their own, and their tenant's share of the disk is limited",
-			"tenant", id, "series", n.series, "first", n.first, "reason", n.reason)
+		s.ing.opts.Logger.Error("series set aside: no pack can hold them; they are served from files of their own, "+
+			"and their tenant's share of the disk is limited", "tenant", id, "series", n.series, "first", n.first, "reason", n.reason)
 	}
 }
 

@@ -47,7 +47,12 @@ func (s *asideSet) groups() map[asideKey][]*asideFile {
 
 // record is what the work row should say of files of one window and tenant.
 func (ing *Ingester) asideRecord(k asideKey, files []*asideFile) store.AsideOf {
-	a := store.AsideOf{Ingester: ing.opts.ID, Window: k.window, Tenant: k.tenant, Aside: schema.Aside{Zone: ing.opts.Zone, Reason: files[0].reason}}
+	a := store.AsideOf{
+		Ingester: ing.opts.ID,
+		Window:   k.window,
+		Tenant:   k.tenant,
+		Aside:    schema.Aside{Zone: ing.opts.Zone, Reason: files[0].reason},
+	}
 	for i, f := range files {
 		a.Series++
 		a.Samples += f.samples
@@ -261,8 +266,11 @@ func asideDesc(name, help string) *prometheus.Desc {
 
 func asideDescs() [2]*prometheus.Desc {
 	return [2]*prometheus.Desc{
-		asideDesc("pallium_ingester_aside_bytes", "Bytes that series that no pack can hold take of their tenant's ingester.aside_bytes, at least 64 KiB for a file; all but the 100 largest tenants together have an empty tenant label."),
-		asideDesc("pallium_ingester_aside_series", "Series and windows that no pack can hold; all but the 100 largest tenants together have an empty tenant label."),
+		asideDesc("pallium_ingester_aside_bytes",
+			"Bytes that series that no pack can hold take of their tenant's ingester.aside_bytes, at least 64 KiB for a file; "+
+				"all but the 100 largest tenants together have an empty tenant label."),
+		asideDesc("pallium_ingester_aside_series",
+			"Series and windows that no pack can hold; all but the 100 largest tenants together have an empty tenant label."),
 	}
 }
 

@@ -194,8 +194,9 @@ func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *
 }
 
 func tooManyChunks(used int) string {
-	return fmt.Sprintf("a series changes its sample type too often: its samples change between float and native histogram, or its native histograms reset, change layout "+
-		"or come out of order, so that they take %d chunks in a window of two hours, of at most %d; send floats and histograms as series of different names", used, series.MaxWindowChunks)
+	return fmt.Sprintf("a series changes its sample type too often: its samples change between float and native histogram, "+
+		"or its native histograms reset, change layout or come out of order, so that they take %d chunks in a window of two hours, "+
+		"of at most %d; send floats and histograms as series of different names", used, series.MaxWindowChunks)
 }
 
 // admission follows a series' samples of one request, as append will.

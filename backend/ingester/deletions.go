@@ -18,7 +18,8 @@ import (
 // ErrDeletionsUnknown is returned by reads while the file with the deletions of
 // series is damaged and they were not read from the long-term store again: an
 // answer could have samples that were deleted.
-var ErrDeletionsUnknown = errors.New("ingester does not know the deletions of series: its file of them is damaged, and they were not read from the long-term store yet")
+var ErrDeletionsUnknown = errors.New("ingester does not know the deletions of series: its file of them is damaged, " +
+	"and they were not read from the long-term store yet")
 
 // deletionSet has the deletions of series that this ingester knows, on disk
 // too. What is sealed after a deletion carries its number; local packs with a

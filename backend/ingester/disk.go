@@ -130,8 +130,9 @@ func (g *diskGuard) admit(b *series.Batch) (int64, error) {
 	size := recordBytes(b) * (1 + logFactor)
 	if left-g.pending.Add(size) < reserve {
 		g.done(size)
-		return 0, fmt.Errorf("%w: %d bytes are free and %d are kept for sealing what is in memory; writes are accepted again without intervention "+
-			"once segments of the log are sealed, local packs are compacted, or other files are removed", ErrDiskFull, max(left, 0), reserve)
+		return 0, fmt.Errorf("%w: %d bytes are free and %d are kept for sealing what is in memory; "+
+			"writes are accepted again without intervention once segments of the log are sealed, local packs are compacted, "+
+			"or other files are removed", ErrDiskFull, max(left, 0), reserve)
 	}
 	return size, nil
 }
@@ -211,10 +212,12 @@ func histogramBytes(s *series.Sample) int64 {
 	switch {
 	case s.H != nil:
 		h := s.H
-		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+delta*(len(h.PositiveBuckets)+len(h.NegativeBuckets))+float*len(h.CustomValues))
+		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+
+			delta*(len(h.PositiveBuckets)+len(h.NegativeBuckets))+float*len(h.CustomValues))
 	case s.FH != nil:
 		h := s.FH
-		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+float*(len(h.PositiveBuckets)+len(h.NegativeBuckets)+len(h.CustomValues)))
+		return fixed + int64(span*(len(h.PositiveSpans)+len(h.NegativeSpans))+
+			float*(len(h.PositiveBuckets)+len(h.NegativeBuckets)+len(h.CustomValues)))
 	}
 	return 0
 }

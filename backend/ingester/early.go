@@ -80,7 +80,8 @@ func (ing *Ingester) sealEarly(now time.Time) (bool, error) {
 
 func (ing *Ingester) sealForMemory(now time.Time, expected int64) error {
 	e := &ing.early
-	ing.opts.Logger.Warn("head is near its memory budget, sealing early", "bytes", ing.account.bytes.Load(), "budget", ing.opts.MemoryBytes, "expected_freed", expected)
+	ing.opts.Logger.Warn("head is near its memory budget, sealing early",
+		"bytes", ing.account.bytes.Load(), "budget", ing.opts.MemoryBytes, "expected_freed", expected)
 	e.memory = now
 	ing.metrics.earlySeals.WithLabelValues("memory").Inc()
 	before := ing.account.freed.Load()

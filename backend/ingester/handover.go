@@ -94,7 +94,8 @@ func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send fun
 // there is no memory for is dropped. Both are counted.
 func (ing *Ingester) KeepPlaces(ctx context.Context, a *ActiveSeries) error {
 	if len(a.Hashes) != len(a.Seconds) || len(a.Hashes) > HandOverSlice {
-		return fmt.Errorf("%w: %d series with %d times, at most %d are handed over at once", ErrHandOver, len(a.Hashes), len(a.Seconds), HandOverSlice)
+		return fmt.Errorf("%w: %d series with %d times, at most %d are handed over at once",
+			ErrHandOver, len(a.Hashes), len(a.Seconds), HandOverSlice)
 	}
 	if len(a.Hashes) == 0 || ing.tenantGone(ctx, a.Tenant) {
 		return nil

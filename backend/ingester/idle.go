@@ -197,7 +197,12 @@ type seriesIndex struct {
 }
 
 func newSeriesIndex(n int) *seriesIndex {
-	return &seriesIndex{postings: index.NewMemPostings(), byRef: make(map[storage.SeriesRef]*memSeries, n), series: make(map[uint64]*memSeries, n), bytes: postingsBytes}
+	return &seriesIndex{
+		postings: index.NewMemPostings(),
+		byRef:    make(map[storage.SeriesRef]*memSeries, n),
+		series:   make(map[uint64]*memSeries, n),
+		bytes:    postingsBytes,
+	}
 }
 
 // add takes in series.

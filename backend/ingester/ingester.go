@@ -181,7 +181,8 @@ func Open(ctx context.Context, o Options) (*Ingester, error) {
 		return nil, errors.Join(err, ing.log.Close(), packs.close())
 	}
 	if ing.seals.damage != nil {
-		o.Logger.Warn("record of what was sealed is damaged and was removed: nothing is lost, the whole write-ahead log was replayed", "file", ing.seals.path, "err", ing.seals.damage)
+		o.Logger.Warn("record of what was sealed is damaged and was removed: nothing is lost, the whole write-ahead log was replayed",
+			"file", ing.seals.path, "err", ing.seals.damage)
 	}
 	ing.disk.begin(o.Registerer)
 	ing.background = background.New()
@@ -238,7 +239,8 @@ func (ing *Ingester) recover(ctx context.Context) error {
 	if err := ing.recordLosses(ctx, r, report.Damage); err != nil {
 		return err
 	}
-	ing.log, err = wal.Open(dir, wal.Options{FirstSegment: seals.firstSegment(), Disk: ing.opts.logDisk, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})
+	ing.log, err = wal.Open(dir,
+		wal.Options{FirstSegment: seals.firstSegment(), Disk: ing.opts.logDisk, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})
 	if err != nil {
 		return err
 	}
@@ -260,7 +262,8 @@ const firstRefShift = 32
 func (ing *Ingester) reportReplay(r *replay, report wal.Report) {
 	for _, d := range report.Damage {
 		if d.Torn {
-			ing.opts.Logger.Info("write-ahead log ends in part of a record, as a crash in the middle of a write leaves it; nothing acknowledged was in it, unless the file was changed since", "where", d.String())
+			ing.opts.Logger.Info("write-ahead log ends in part of a record, as a crash in the middle of a write leaves it; "+
+				"nothing acknowledged was in it, unless the file was changed since", "where", d.String())
 			continue
 		}
 		ing.metrics.damage.Inc()

@@ -147,6 +147,7 @@ func TestReferencesAreNotUsedTwice(t *testing.T) {
 // written again.
 func TestCheckpointInAFailedSegment(t *testing.T) {
 	b, disk := newFaultyBench(t, 1)
+	b.ing.background.Stop() // what writes checkpoints, too
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("m"), f(now, 1)))
 	b.push("a", entry(metric("m"), f(now+1, 2)))

@@ -234,5 +234,6 @@ func (s *memSeries) idle(since int64) bool {
 // isIdle is idle for a caller that holds s.mu.
 func (s *memSeries) isIdle(since int64) bool {
 	_, _, open := s.in.Open()
-	return !open && len(s.in.Done()) == 0 && s.rare == nil && (s.lastT < since || s.lastT >= since+idleSeries.Milliseconds()+farWindows*series.WindowMillis)
+	return !open && len(s.in.Done()) == 0 && s.rare == nil &&
+		(s.lastT < since || s.lastT >= since+idleSeries.Milliseconds()+farWindows*series.WindowMillis)
 }

@@ -97,8 +97,9 @@ func (c *creation) rejection() (reason, message string) {
 	case c.limit > 0 && active >= c.limit:
 		return limits.MaxActiveSeries.Exceeded(c.lim, int64(active)).With(c.ing.where()).Reason()
 	case c.ing.rejectsNew(c.th):
-		return instanceMemory, fmt.Sprintf("memory for recent samples%s is nearly full, so it accepts no new series now; series that it knows go on. "+
-			"Drop labels that vary too much; there is room again when series have ended, or when the operator gives ingesters more memory or adds ingesters", c.ing.on())
+		return instanceMemory, fmt.Sprintf("memory for recent samples%s is nearly full, so it accepts no new series now; "+
+			"series that it knows go on. Drop labels that vary too much; there is room again when series have ended, "+
+			"or when the operator gives ingesters more memory or adds ingesters", c.ing.on())
 	}
 	return "", ""
 }

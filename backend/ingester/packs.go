@@ -60,7 +60,12 @@ func openPacks(dir string, pageCache int64, logger *slog.Logger) (*packSet, erro
 	if err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
-	p := &packSet{dir: dir, logger: logger, pages: pack.NewPageCache(cmp.Or(pageCache, defaultPageCache)), byTenant: map[tenant.ID][]tenantPack{}}
+	p := &packSet{
+		dir:      dir,
+		logger:   logger,
+		pages:    pack.NewPageCache(cmp.Or(pageCache, defaultPageCache)),
+		byTenant: map[tenant.ID][]tenantPack{},
+	}
 	removed, err := pack.RemoveTemporary(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)

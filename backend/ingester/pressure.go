@@ -67,8 +67,8 @@ func (ing *Ingester) checkMemory(id tenant.ID) error {
 		return nil
 	}
 	ing.metrics.fullRequests.Inc()
-	return fmt.Errorf("%w: recent samples use %d of %d bytes (ingester.memory_bytes); send the request again, older samples are being moved to disk",
-		ErrFull, ing.account.bytes.Load(), ing.opts.MemoryBytes)
+	return fmt.Errorf("%w: recent samples use %d of %d bytes (ingester.memory_bytes); send the request again, "+
+		"older samples are being moved to disk", ErrFull, ing.account.bytes.Load(), ing.opts.MemoryBytes)
 }
 
 // rejectsNew reports whether new series of the tenant are rejected for memory. To

@@ -155,7 +155,9 @@ func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim *limits.Limits, o
 }
 
 // appendAll appends an entry's samples, and returns by how much the series grew.
-func (th *tenantHead) appendAll(s *memSeries, entry int, e *series.Entry, f *finder, bounds *timeBounds, out *series.Outcome) (grown int64, err error) {
+func (th *tenantHead) appendAll(
+	s *memSeries, entry int, e *series.Entry, f *finder, bounds *timeBounds, out *series.Outcome,
+) (grown int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.forget() // others may have changed the series since

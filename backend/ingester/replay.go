@@ -50,8 +50,16 @@ type replay struct {
 }
 
 func newReplay(ing *Ingester, dir string) *replay {
-	return &replay{ing: ing, dir: dir, far: farFrom(ing.opts.Now()), appliers: newAppliers(runtime.GOMAXPROCS(0)),
-		orphans: map[tenant.ID]map[int64]*orphans{}, perSegment: map[int]*segmentBounds{}, epochs: map[int]int{}, exemplars: map[*tenantHead][]storedExemplar{}}
+	return &replay{
+		ing:        ing,
+		dir:        dir,
+		far:        farFrom(ing.opts.Now()),
+		appliers:   newAppliers(runtime.GOMAXPROCS(0)),
+		orphans:    map[tenant.ID]map[int64]*orphans{},
+		perSegment: map[int]*segmentBounds{},
+		epochs:     map[int]int{},
+		exemplars:  map[*tenantHead][]storedExemplar{},
+	}
 }
 
 // run reads the whole log.

@@ -45,7 +45,11 @@ type replayed struct {
 func newAppliers(n int) *appliers {
 	a := &appliers{}
 	for range n {
-		w := &applier{queue: make(chan []replayed, applyQueue), free: make(chan []replayed, applyQueue+2), gather: make([]replayed, 0, applyBatch)}
+		w := &applier{
+			queue:  make(chan []replayed, applyQueue),
+			free:   make(chan []replayed, applyQueue+2),
+			gather: make([]replayed, 0, applyBatch),
+		}
 		a.workers = append(a.workers, w)
 		a.done.Go(func() {
 			for batch := range w.queue {

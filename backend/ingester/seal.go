@@ -147,7 +147,8 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	ing.metrics.seals.Inc()
 	ing.metrics.asides.Add(float64(s.aside))
 	if s.series > 0 {
-		ing.opts.Logger.Info("sealed", "series", s.series, "samples", s.samples, "packs", s.paths, "took", ing.opts.Now().Sub(start).Round(time.Millisecond))
+		ing.opts.Logger.Info("sealed", "series", s.series, "samples", s.samples, "packs", s.paths,
+			"took", ing.opts.Now().Sub(start).Round(time.Millisecond))
 	}
 	return nil
 }

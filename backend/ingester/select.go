@@ -248,7 +248,9 @@ func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) (
 
 // Exemplars returns the exemplars in [mint, maxt] of the series that one of the
 // matcher sets matches.
-func (ing *Ingester) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+func (ing *Ingester) Exemplars(
+	ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher,
+) ([]exemplar.QueryResult, error) {
 	th := ing.head(id, false)
 	if th == nil {
 		return nil, nil

@@ -26,40 +26,54 @@ type metrics struct {
 	handedOver                   *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
+// registerGauges registers what is read from the ingester when metrics are gathered.
+func registerGauges(reg prometheus.Registerer, ing *Ingester) {
 	auto := promauto.With(reg)
-	counter := func(name, help string) prometheus.Counter {
-		return auto.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	gauge := func(name, help string, value func() float64) {
+		auto.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_memory_series", Help: "Series in the head, of all tenants."},
+	gauge("pallium_ingester_memory_series", "Series in the head, of all tenants.",
 		func() float64 { return float64(ing.seriesCount()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_head_bytes", Help: "Memory of the head as it is counted: series, samples, metadata and exemplars of all tenants."},
+	gauge("pallium_ingester_head_bytes", "Memory of the head as it is counted: series, samples, metadata and exemplars of all tenants.",
 		func() float64 { return float64(ing.account.bytes.Load()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_head_limit_bytes", Help: "Budget of the head (ingester.memory_bytes); 0 is none."},
+	gauge("pallium_ingester_head_limit_bytes", "Budget of the head (ingester.memory_bytes); 0 is none.",
 		func() float64 { return float64(ing.opts.MemoryBytes) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_established_bytes", Help: "Memory of series that were accepted beyond their share, because another replica has them."},
+	gauge("pallium_ingester_established_bytes", "Memory of series that were accepted beyond their share, because another replica has them.",
 		func() float64 { return float64(ing.account.established.Load()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_series_places", Help: "Series that are not in the head and whose places are kept: they left early, or were active before a restart or on another ingester."},
+	gauge("pallium_ingester_series_places", "Series that are not in the head and whose places are kept: they left early, "+
+		"or were active before a restart or on another ingester.",
 		func() float64 { return float64(ing.account.places.Load()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_wal_labels_once", Help: "Series whose labels are in one segment of the write-ahead log only, until the next checkpoint."},
+	gauge("pallium_ingester_wal_labels_once",
+		"Series whose labels are in one segment of the write-ahead log only, until the next checkpoint.",
 		func() float64 { return float64(ing.labels.waiting()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_held_bytes", Help: "Memory that new series must leave to series with a place; not part of the head's bytes."},
+	gauge("pallium_ingester_held_bytes", "Memory that new series must leave to series with a place; not part of the head's bytes.",
 		func() float64 { return float64(ing.account.held.Load()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_tenants", Help: "Tenants with a head."},
+	gauge("pallium_ingester_tenants", "Tenants with a head.",
 		func() float64 { return float64(len(ing.heads())) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_local_packs", Help: "Local packs being served."},
+	gauge("pallium_ingester_local_packs", "Local packs being served.",
 		func() float64 { return float64(ing.packCount()) })
 	if reg != nil {
 		reg.MustRegister(asideCollector{ing})
 	}
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_aside_limit_bytes", Help: "Bytes that series that no pack can hold may take of each tenant (ingester.aside_bytes)."},
+	gauge("pallium_ingester_aside_limit_bytes", "Bytes that series that no pack can hold may take of each tenant (ingester.aside_bytes).",
 		func() float64 { return float64(asideLimit(ing.opts.AsideBytes)) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_push_wait_seconds_max",
-		Help: "Longest time that a push of the last one to two minutes waited for a seal or for the removal of series."},
+	gauge("pallium_ingester_push_wait_seconds_max",
+		"Longest time that a push of the last one to two minutes waited for a seal or for the removal of series.",
 		func() float64 { return ing.gate.waits.value(ing.opts.Now()).Seconds() })
+}
+
+func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
+	registerGauges(reg, ing)
+	auto := promauto.With(reg)
+	counter := func(name, help string) prometheus.Counter {
+		return auto.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
 	return &metrics{
-		handedOver: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ingester_handed_over_series_total",
-			Help: "Active series that another ingester handed over, by result: kept, above_share (kept beyond the tenant's limit here), dropped (no memory)."}, []string{"result"}),
+		handedOver: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_ingester_handed_over_series_total",
+			Help: "Active series that another ingester handed over, by result: kept, above_share (kept beyond the tenant's limit here), " +
+				"dropped (no memory).",
+		}, []string{"result"}),
 		activeFailures: counter("pallium_ingester_active_series_save_failures_total", "Times the list of active series could not be saved."),
 		seriesCreated:  counter("pallium_ingester_series_created_total", "Series that entered the head."),
 		seriesRemoved:  counter("pallium_ingester_series_removed_total", "Series that left the head."),
@@ -149,7 +163,8 @@ func (ing *Ingester) SeriesCount(id tenant.ID) int {
 func (ing *Ingester) Stats() Stats {
 	s := Stats{ID: ing.opts.ID, HeadBytes: ing.account.bytes.Load(), Segment: ing.log.Segment()}
 	for _, th := range ing.heads() {
-		s.Tenants = append(s.Tenants, TenantStats{Tenant: th.id, Series: th.active(), Bytes: th.bytes.Load(), MinTime: th.minTime.Load(), MaxTime: th.maxTime.Load()})
+		s.Tenants = append(s.Tenants,
+			TenantStats{Tenant: th.id, Series: th.active(), Bytes: th.bytes.Load(), MinTime: th.minTime.Load(), MaxTime: th.maxTime.Load()})
 	}
 	slices.SortFunc(s.Tenants, func(a, b TenantStats) int {
 		if c := cmp.Compare(b.Series, a.Series); c != 0 {

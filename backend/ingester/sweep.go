@@ -2,6 +2,7 @@ package ingester
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -54,8 +55,7 @@ func (ing *Ingester) expired(now time.Time, running time.Duration) (func(tenant.
 	}
 	ing.expiry.kept = keep
 	beyond := func(id tenant.ID, maxt int64, by map[tenant.ID]time.Duration) bool {
-		r, known := by[id]
-		return known && r > 0 && maxt < now.UnixMilli()-r.Milliseconds()
+		return beyondRetention(by[id], maxt, now)
 	}
 	lowered := func(id tenant.ID, maxt int64) bool {
 		_, known := kept[id]
@@ -77,20 +77,27 @@ func (ing *Ingester) expired(now time.Time, running time.Duration) (func(tenant.
 	spent := ing.expiry.budget.Spent(running)
 	days := min(max(clock.Days(len(all)+spent)-spent, 0), len(due))
 	if days < len(due) {
-		ing.opts.Logger.Warn("local packs beyond retention wait: those of only two days, or of a tenth of all, go in 24 hours", "days", len(due)-days)
+		ing.opts.Logger.Warn("local packs beyond retention wait: those of only two days, or of a tenth of all, go in 24 hours",
+			"days", len(due)-days)
 	}
-	last := int64(math.MinInt64) // day that may go
-	if days > 0 {
-		sorted := make([]int64, 0, len(due))
-		for day := range due {
-			sorted = append(sorted, day)
-		}
-		slices.Sort(sorted)
-		last = sorted[days-1]
-	}
+	last := lastDay(due, days)
 	return func(id tenant.ID, maxt int64) bool {
 		return beyond(id, maxt, keep) && (series.Day(maxt) <= last || lowered(id, maxt))
 	}, days
+}
+
+// beyondRetention reports whether a sample at maxt is older than a retention, of which
+// 0 is for ever.
+func beyondRetention(retention time.Duration, maxt int64, now time.Time) bool {
+	return retention > 0 && maxt < now.UnixMilli()-retention.Milliseconds()
+}
+
+// lastDay returns the newest day that may go when the n oldest of those that are due do.
+func lastDay(due map[int64]struct{}, n int) int64 {
+	if n == 0 {
+		return math.MinInt64
+	}
+	return slices.Sorted(maps.Keys(due))[n-1]
 }
 
 // heldFiles lists what the local packs and the files of series that were set aside

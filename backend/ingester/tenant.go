@@ -140,24 +140,7 @@ func matches(ls labels.Labels, matchers []*labels.Matcher) bool {
 // matchIndexed intersects the postings of the matchers that a series must have
 // a label for, and checks the others on the labels of what is left.
 func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, matchers []*labels.Matcher) ([]*memSeries, error) {
-	var its []index.Postings
-	var rest []*labels.Matcher
-	for _, m := range matchers {
-		switch {
-		case m.Matches(""):
-			rest = append(rest, m)
-		case m.Type == labels.MatchEqual:
-			its = append(its, p.Postings(ctx, m.Name, m.Value))
-		case m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0:
-			its = append(its, p.Postings(ctx, m.Name, m.SetMatches()...))
-		default:
-			// A regular expression may take seconds for one long value.
-			its = append(its, p.PostingsForLabelMatching(ctx, m.Name, func(v string) bool { return ctx.Err() == nil && m.Matches(v) }))
-		}
-	}
-	if len(its) == 0 {
-		its = append(its, p.All())
-	}
+	its, rest := postingsOf(ctx, p, matchers)
 	refs, err := index.ExpandPostings(index.Intersect(its...))
 	if err != nil {
 		return nil, err
@@ -191,6 +174,28 @@ func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, ma
 		}
 	}
 	return kept, nil
+}
+
+// postingsOf returns the postings of the matchers that a series must have a label for,
+// all if there are none, and the other matchers.
+func postingsOf(ctx context.Context, p *index.MemPostings, matchers []*labels.Matcher) (its []index.Postings, rest []*labels.Matcher) {
+	for _, m := range matchers {
+		switch {
+		case m.Matches(""):
+			rest = append(rest, m)
+		case m.Type == labels.MatchEqual:
+			its = append(its, p.Postings(ctx, m.Name, m.Value))
+		case m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0:
+			its = append(its, p.Postings(ctx, m.Name, m.SetMatches()...))
+		default:
+			// A regular expression may take seconds for one long value.
+			its = append(its, p.PostingsForLabelMatching(ctx, m.Name, func(v string) bool { return ctx.Err() == nil && m.Matches(v) }))
+		}
+	}
+	if len(its) == 0 {
+		its = append(its, p.All())
+	}
+	return its, rest
 }
 
 // refSize is what a reference and a pointer to its series take.

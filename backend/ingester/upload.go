@@ -89,7 +89,8 @@ func newUploader(ing *Ingester, long LongTerm) *uploader {
 	return &uploader{ing: ing, long: long, turn: make(chan struct{}, 1), progress: progress.NewWorker(progress.Options{
 		Metric:  "pallium_ingester_upload_stalled_seconds",
 		Help:    "How long the upload under way has made no progress; 0 when there is none, or it made some within a minute.",
-		Message: "upload makes no progress: the object store or the row store does not answer", Now: ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
+		Message: "upload makes no progress: the object store or the row store does not answer",
+		Now:     ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
 }
 
 // take waits for the turn of a call.

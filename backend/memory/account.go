@@ -83,7 +83,8 @@ func NewAccount(bytes int64, reg prometheus.Registerer) *Account {
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_memory_requests_bytes", Help: "Bytes that requests under way hold."},
 		func() float64 { return float64(a.Used()) })
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_memory_requests_limit_bytes", Help: "Bytes that requests may hold together; 0 is no limit."},
+	auto.NewGaugeFunc(
+		prometheus.GaugeOpts{Name: "pallium_memory_requests_limit_bytes", Help: "Bytes that requests may hold together; 0 is no limit."},
 		func() float64 { return float64(bytes) })
 	return a
 }

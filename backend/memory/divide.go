@@ -60,8 +60,8 @@ func Divide(w Want) (Plan, error) {
 	}
 	p.Go = (w.Limit - w.Fixed) / 100 * goPart
 	if p.Go < leastGo {
-		return p, fmt.Errorf("memory: the process may use %s, of which %s are needed outside of Go's heap; give it at least %s, or set memory.limit_bytes if that is not what it may use",
-			mib(w.Limit), mib(w.Fixed), mib(leastGo*100/goPart+w.Fixed))
+		return p, fmt.Errorf("memory: the process may use %s, of which %s are needed outside of Go's heap; give it at least %s, "+
+			"or set memory.limit_bytes if that is not what it may use", mib(w.Limit), mib(w.Fixed), mib(leastGo*100/goPart+w.Fixed))
 	}
 	if w.Store && p.Caches == 0 {
 		p.Caches = min(p.Go/100*cachePart, mostCaches)
@@ -80,9 +80,10 @@ func Divide(w Want) (Plan, error) {
 		}
 	}
 	if p.Head+p.Caches+p.Requests > p.Go/100*mostPart {
-		return p, fmt.Errorf("memory: the process may use %s, of which %s can be planned with; ingester.memory_bytes of %s, caches of the store of %s and memory.request_bytes of %s "+
-			"are more together; make them smaller, or give the process more memory (memory.limit_bytes says how much it has)",
-			mib(w.Limit), mib(p.Go/100*mostPart), mib(p.Head), mib(p.Caches), mib(p.Requests))
+		return p, fmt.Errorf("memory: the process may use %s, of which %s can be planned with; ingester.memory_bytes of %s, "+
+			"caches of the store of %s and memory.request_bytes of %s are more together; make them smaller, "+
+			"or give the process more memory (memory.limit_bytes says how much it has)", mib(w.Limit), mib(p.Go/100*mostPart), mib(p.Head),
+			mib(p.Caches), mib(p.Requests))
 	}
 	return p, nil
 }

@@ -22,7 +22,11 @@ func ReadUsage() Usage {
 		{Name: "/gc/cycles/total:gc-cycles"},
 	}
 	metrics.Read(s)
-	return Usage{Live: int64(s[0].Value.Uint64()), Total: int64(s[1].Value.Uint64()) - int64(s[2].Value.Uint64()), Cycles: int64(s[3].Value.Uint64())}
+	return Usage{
+		Live:   int64(s[0].Value.Uint64()),
+		Total:  int64(s[1].Value.Uint64()) - int64(s[2].Value.Uint64()),
+		Cycles: int64(s[3].Value.Uint64()),
+	}
 }
 
 const (
@@ -65,7 +69,8 @@ func (a *Account) Watch(ctx context.Context, limit int64, usage func() Usage, lo
 			}
 			last, cycles = now, u.Cycles
 			if id, held := a.EndHeaviest(limit / 100 * endLeast); held > 0 {
-				logger.Warn("nearly out of memory: ended the request that held most", "tenant", id, "held", held, "live", u.Live, "total", u.Total, "limit", limit)
+				logger.Warn("nearly out of memory: ended the request that held most",
+					"tenant", id, "held", held, "live", u.Live, "total", u.Total, "limit", limit)
 			}
 		}
 	}

@@ -44,8 +44,8 @@ func (q *Quorum) check(peers int) error {
 	case len(lost) <= q.Tolerate:
 		return nil
 	}
-	return fmt.Errorf("%w: ingesters of %d zones were lost with samples of this time that may be nowhere else (%s); an operator can accept that",
-		ErrTooFew, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+	return fmt.Errorf("%w: ingesters of %d zones were lost with samples of this time that may be nowhere else (%s); "+
+		"an operator can accept that", ErrTooFew, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
 }
 
 func lostDomains(q *Quorum) map[string]bool {

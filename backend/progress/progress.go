@@ -58,7 +58,8 @@ func NewWorker(o Options) *Worker {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	w := &Worker{o: o, tasks: map[*Task]bool{}}
-	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: o.Metric, Help: o.Help}, func() float64 { return w.Stalled().Seconds() })
+	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: o.Metric, Help: o.Help},
+		func() float64 { return w.Stalled().Seconds() })
 	return w
 }
 

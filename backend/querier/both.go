@@ -41,7 +41,9 @@ type both struct {
 }
 
 // together runs the two reads. covered waits for the first to end.
-func (b *both) together(ctx context.Context, recent func(context.Context) (store.Covered, error), long func(context.Context, store.Covered) error) error {
+func (b *both) together(
+	ctx context.Context, recent func(context.Context) (store.Covered, error), long func(context.Context, store.Covered) error,
+) error {
 	g, ctx := errgroup.WithContext(ctx)
 	answered := make(chan struct{})
 	var served store.Covered

@@ -48,9 +48,11 @@ func NewEngine(p parser.Parser, logger *slog.Logger, reg prometheus.Registerer) 
 	auto := promauto.With(reg)
 	return &Engine{
 		logger: logger, parser: p,
-		engines:  map[engineKey]*promql.Engine{},
-		queries:  auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries begun."}),
-		exceeded: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that went beyond a limit, by limit."}, []string{"limit"}),
+		engines: map[engineKey]*promql.Engine{},
+		queries: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries begun."}),
+		exceeded: auto.NewCounterVec(
+			prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that went beyond a limit, by limit."},
+			[]string{"limit"}),
 	}
 }
 
@@ -84,7 +86,9 @@ func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
 }
 
 // NewInstantQuery implements promql.QueryEngine.
-func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
+func (e *Engine) NewInstantQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time,
+) (promql.Query, error) {
 	lim, id, err := tenantLimits(ctx)
 	if err != nil {
 		return nil, err
@@ -100,7 +104,9 @@ func (e *Engine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts 
 }
 
 // NewRangeQuery implements promql.QueryEngine.
-func (e *Engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, step time.Duration) (promql.Query, error) {
+func (e *Engine) NewRangeQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, step time.Duration,
+) (promql.Query, error) {
 	lim, id, err := tenantLimits(ctx)
 	if err != nil {
 		return nil, err
@@ -167,7 +173,9 @@ func explain(ctx context.Context, err error) error {
 	var exceeded *limits.Exceeded
 	switch {
 	case errors.Is(err, memory.ErrEnded):
-		return promql.ErrStorage{Err: fmt.Errorf("%w; select fewer series, a shorter range or a longer step, or try again later", memory.ErrEnded)}
+		return promql.ErrStorage{
+			Err: fmt.Errorf("%w; select fewer series, a shorter range or a longer step, or try again later", memory.ErrEnded),
+		}
 	case errors.As(err, &exceeded):
 		return exceeded
 	case errors.Is(err, memory.ErrFull):

@@ -56,9 +56,15 @@ func (p *places) pass() {
 func NewGate(reg prometheus.Registerer) *Gate {
 	auto := promauto.With(reg)
 	return &Gate{
-		tenants:  map[tenant.ID]*places{},
-		waiting:  auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_querier_waiting_queries", Help: "Reads that wait for others of their tenant to end."}),
-		rejected: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_rejected_queries_total", Help: "Reads that were rejected since too many of their tenant were waiting."}),
+		tenants: map[tenant.ID]*places{},
+		waiting: auto.NewGauge(prometheus.GaugeOpts{
+			Name: "pallium_querier_waiting_queries",
+			Help: "Reads that wait for others of their tenant to end.",
+		}),
+		rejected: auto.NewCounter(prometheus.CounterOpts{
+			Name: "pallium_querier_rejected_queries_total",
+			Help: "Reads that were rejected since too many of their tenant were waiting.",
+		}),
 	}
 }
 

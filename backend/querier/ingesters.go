@@ -97,7 +97,10 @@ type from[T any] struct {
 // returned. A failed question ends when the work for it has: its place and its
 // memory are given back then, and an ingester of this process may be in the middle
 // of a regular expression.
-func ask[T any](ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error), drop func(T)) ([]T, store.Covered, error) {
+func ask[T any](
+	ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error),
+	drop func(T),
+) ([]T, store.Covered, error) {
 	list, err := in.all(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -185,7 +188,9 @@ func (in *Ingesters) labels(ctx context.Context, name string, req series.Request
 }
 
 // Exemplars implements Recent.
-func (in *Ingesters) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
+func (in *Ingesters) Exemplars(
+	ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher,
+) ([]exemplar.QueryResult, error) {
 	answers, _, err := ask(ctx, in, id, mint, maxt,
 		func(ctx context.Context, ing Ingester) ([]exemplar.QueryResult, []ulid.ULID, error) {
 			out, err := ing.Exemplars(ctx, id, mint, maxt, sets)

@@ -272,6 +272,16 @@ func absentLabels(e parser.Expr) *labelSet {
 	}
 }
 
+// addRest counts, once more each, the labels of the series itself that are kept as
+// they are.
+func (l *labelSet) addRest(sums map[labelOf]int64) {
+	for of := range maps.Clone(sums) {
+		if _, replaced := l.made[of.label]; of.source == 0 && of.label != "" && !replaced {
+			sums[of] = saturated(sums[of], 1)
+		}
+	}
+}
+
 // size is that of all labels of a series, by sources: of one series no label is
 // larger than all its labels.
 func (l *labelSet) size() labelPeak {
@@ -284,11 +294,7 @@ func (l *labelSet) size() labelPeak {
 		}
 	}
 	if l.rest {
-		for of := range maps.Clone(sums) {
-			if _, replaced := l.made[of.label]; of.source == 0 && of.label != "" && !replaced {
-				sums[of] = saturated(sums[of], 1)
-			}
-		}
+		l.addRest(sums)
 	}
 	for source, n := range l.infos {
 		sums[labelOf{source: source}] = saturated(sums[labelOf{source: source}], n)

@@ -39,7 +39,8 @@ func (p boundedParser) ParseExpr(text string) (parser.Expr, error) {
 			found++
 		}
 		if found > p.most {
-			return nil, fmt.Errorf("the expression has more than %d operators and brackets; split it, or use a regular expression in the place of a chain", p.most)
+			return nil, fmt.Errorf("the expression has more than %d operators and brackets; split it, "+
+				"or use a regular expression in the place of a chain", p.most)
 		}
 	}
 }

@@ -95,7 +95,9 @@ func (q *Queryable) kept(mint int64, lim *limits.Limits) int64 {
 	return max(mint, q.now().Add(-time.Duration(lim.Retention)).UnixMilli())
 }
 
-func (r *reader) selectSeries(ctx context.Context, hints *storage.SelectHints, matchers []*labels.Matcher) ([]series.WithChunks, series.Request, error) {
+func (r *reader) selectSeries(
+	ctx context.Context, hints *storage.SelectHints, matchers []*labels.Matcher,
+) ([]series.WithChunks, series.Request, error) {
 	mint, maxt := r.mint, r.maxt
 	if hints != nil {
 		mint, maxt = max(mint, hints.Start), min(maxt, hints.End)
@@ -119,7 +121,9 @@ func (r *reader) selectSeries(ctx context.Context, hints *storage.SelectHints, m
 }
 
 // LabelValues implements storage.LabelQuerier.
-func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+func (r *reader) LabelValues(
+	ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher,
+) ([]string, annotations.Annotations, error) {
 	req, ok, err := r.request(ctx, r.mint, r.maxt, matchers)
 	if err != nil || !ok {
 		return nil, nil, err
@@ -129,7 +133,9 @@ func (r *reader) LabelValues(ctx context.Context, name string, hints *storage.La
 }
 
 // LabelNames implements storage.LabelQuerier.
-func (r *reader) LabelNames(ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+func (r *reader) LabelNames(
+	ctx context.Context, hints *storage.LabelHints, matchers ...*labels.Matcher,
+) ([]string, annotations.Annotations, error) {
 	req, ok, err := r.request(ctx, r.mint, r.maxt, matchers)
 	if err != nil || !ok {
 		return nil, nil, err

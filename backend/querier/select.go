@@ -20,7 +20,13 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	if err != nil {
 		return storage.ErrSeriesSet(q.q.clarify(ctx, err))
 	}
-	return &seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1, reading: newReading(ctx, hints, found, req.MinTime, req.MaxTime)}
+	return &seriesSet{
+		series:  found,
+		mint:    req.MinTime,
+		maxt:    req.MaxTime,
+		i:       -1,
+		reading: newReading(ctx, hints, found, req.MinTime, req.MaxTime),
+	}
 }
 
 // seriesSet hands out the series of a selection.

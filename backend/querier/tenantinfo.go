@@ -27,7 +27,9 @@ type domainAnswer[T any] struct {
 // byDomain puts a question to every ingester and sorts the answers by failure
 // domain. An error is part of its domain's answer. Each domain has its own bound of
 // questions under way: one whose ingesters hang must not keep others from being asked.
-func byDomain[T any](ctx context.Context, in *Ingesters, call func(context.Context, Ingester) (T, error)) (map[string]*domainAnswer[T], error) {
+func byDomain[T any](
+	ctx context.Context, in *Ingesters, call func(context.Context, Ingester) (T, error),
+) (map[string]*domainAnswer[T], error) {
 	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 	defer cancel()
 	list, err := in.all(ctx)
@@ -77,7 +79,8 @@ func (in *Ingesters) replication() int { return 2*in.o.Tolerate + 1 }
 // order, a metric once for each that knows it. As for samples, so many domains must
 // answer that what was acknowledged is in one.
 func (in *Ingesters) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
-	domains, err := byDomain(ctx, in, func(ctx context.Context, ing Ingester) ([]series.MetricMetadata, error) { return ing.Metadata(ctx, id) })
+	domains, err := byDomain(ctx, in,
+		func(ctx context.Context, ing Ingester) ([]series.MetricMetadata, error) { return ing.Metadata(ctx, id) })
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +136,9 @@ type PublishedMetadata interface {
 // Metadata is what is known of a tenant's metrics, sorted by their names: by the
 // ingesters, and of those that they do not know any more, by the days that were
 // published last.
-func Metadata(ctx context.Context, recent *Ingesters, published PublishedMetadata, id tenant.ID, now time.Time) ([]series.MetricMetadata, error) {
+func Metadata(
+	ctx context.Context, recent *Ingesters, published PublishedMetadata, id tenant.ID, now time.Time,
+) ([]series.MetricMetadata, error) {
 	const days = 2
 	today := series.Day(now.UnixMilli())
 	long, err := published.Metadata(ctx, id, max(today-days, 0), today)

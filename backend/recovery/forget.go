@@ -31,8 +31,8 @@ type AsideError struct{ Records []store.AsideOf }
 
 func (e *AsideError) Error() string {
 	l := &e.Records[0]
-	return fmt.Sprintf("%s: %d records, the first of tenant %s, day %d, window %d; list them with GET /admin/v1/aside, give them up with POST /admin/v1/aside/drop",
-		ErrHasAside, len(e.Records), l.Tenant, l.Window.Day, l.Window.Number)
+	return fmt.Sprintf("%s: %d records, the first of tenant %s, day %d, window %d; list them with GET /admin/v1/aside, "+
+		"give them up with POST /admin/v1/aside/drop", ErrHasAside, len(e.Records), l.Tenant, l.Window.Day, l.Window.Number)
 }
 
 // Unwrap returns ErrHasAside.

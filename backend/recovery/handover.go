@@ -103,7 +103,8 @@ func (r *Recovery) handOver(ctx context.Context, ing Active) {
 		}
 	}
 	if err != nil {
-		r.o.Logger.Warn("not all active series were handed over; those that no other replica knows are new to the ingesters that take them", "err", err)
+		r.o.Logger.Warn("not all active series were handed over; those that no other replica knows are new to the ingesters that take them",
+			"err", err)
 	}
 }
 
@@ -179,7 +180,8 @@ func (r *Recovery) AskForActive(ctx context.Context, ing Active) {
 		return n, err
 	}) {
 		if a.Err != nil {
-			r.o.Logger.Warn("an ingester did not hand over all active series that this one will take; those that no other replica knows are new here", "ingester", a.ID, "series", a.Value, "err", a.Err)
+			r.o.Logger.Warn("an ingester did not hand over all active series that this one will take; "+
+				"those that no other replica knows are new here", "ingester", a.ID, "series", a.Value, "err", a.Err)
 		} else if a.Value > 0 {
 			r.o.Logger.Info("active series received", "ingester", a.ID, "series", a.Value)
 		}

@@ -116,5 +116,6 @@ func (r *Recovery) mayLeave(ctx context.Context, ing Leaving) error {
 	if err := r.checkAside(ctx, r.o.Members.Self().ID); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %d records are not written yet, or were dropped and their files are about to go; repeat the command in a minute", ErrHasAside, len(list))
+	return fmt.Errorf("%w: %d records are not written yet, or were dropped and their files are about to go; repeat the command in a minute",
+		ErrHasAside, len(list))
 }

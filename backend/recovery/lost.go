@@ -67,8 +67,8 @@ func (r *Recovery) MarkForerunner(ctx context.Context) (fresh bool, err error) {
 		return true, fmt.Errorf("mark the pending uploads of a lost ingester %s: %w", self.ID, err)
 	}
 	if n > 0 {
-		r.o.Logger.Warn("this ingester replaces one of the same name that was lost with its disk; until replicas have uploaded its pending windows, queries cannot tolerate a second zone being unavailable",
-			"windows", n)
+		r.o.Logger.Warn("this ingester replaces one of the same name that was lost with its disk; "+
+			"until replicas have uploaded its pending windows, queries cannot tolerate a second zone being unavailable", "windows", n)
 		if err := r.o.Wait(ctx, lossesKnown); err != nil {
 			return true, err
 		}
@@ -88,8 +88,8 @@ func (r *Recovery) MarkDamaged(ctx context.Context, starts []int64) error {
 	if err := r.o.Store.Damaged(ctx, self.ID, self.Incarnation, self.Zone, windows); err != nil {
 		return err
 	}
-	r.o.Logger.Warn("this ingester's write-ahead log is damaged: until replicas have uploaded the damaged windows, queries of them cannot tolerate a second zone being unavailable",
-		"windows", len(windows))
+	r.o.Logger.Warn("this ingester's write-ahead log is damaged: until replicas have uploaded the damaged windows, "+
+		"queries of them cannot tolerate a second zone being unavailable", "windows", len(windows))
 	return r.o.Wait(ctx, lossesKnown)
 }
 
@@ -103,10 +103,13 @@ func (r *Recovery) Restore(ctx context.Context, ingester string) {
 		case ctx.Err() != nil || err == nil && left == 0:
 			return
 		case err == nil:
-			r.o.Logger.Error("ingesters of two zones were lost before what they had was uploaded: acknowledged samples may be lost; queries of that time fail until an operator accepts it by POST /admin/v1/compact/accept-loss?day=DAY", "ingester", ingester, "windows", left)
+			r.o.Logger.Error("ingesters of two zones were lost before what they had was uploaded: acknowledged samples may be lost; "+
+				"queries of that time fail until an operator accepts it by POST /admin/v1/compact/accept-loss?day=DAY", "ingester", ingester,
+				"windows", left)
 			return
 		}
-		r.o.Logger.Warn("lost ingester's data not fully recovered yet: waiting for replicas to upload; retrying", "ingester", ingester, "err", err)
+		r.o.Logger.Warn("lost ingester's data not fully recovered yet: waiting for replicas to upload; retrying",
+			"ingester", ingester, "err", err)
 		if r.o.Wait(ctx, restoreEvery) != nil {
 			return
 		}

@@ -47,7 +47,7 @@ func (c *Config) Check() error {
 		}
 	}
 	switch {
-	case !c.Set() && (c.Username != "" || c.MasterName != "" || c.Cluster || c.DB != 0 || c.TLS != TLS{}):
+	case !c.Set() && c.hasOptions():
 		return errors.New("addresses is empty: name the server as host:port")
 	case c.MasterName != "" && c.Cluster:
 		return errors.New("master_name (Sentinel) and cluster exclude each other")
@@ -57,9 +57,20 @@ func (c *Config) Check() error {
 		return errors.New("db must be 0 with cluster: true")
 	case c.DB < 0:
 		return errors.New("db must not be negative")
-	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
+	}
+	return c.TLS.check()
+}
+
+// hasOptions reports whether something is set that needs a server.
+func (c *Config) hasOptions() bool {
+	return c.Username != "" || c.MasterName != "" || c.Cluster || c.DB != 0 || c.TLS != TLS{}
+}
+
+func (t *TLS) check() error {
+	switch {
+	case (t.CertFile == "") != (t.KeyFile == ""):
 		return errors.New("tls needs both cert_file and key_file")
-	case !c.TLS.Enabled && c.TLS != TLS{}:
+	case !t.Enabled && *t != TLS{}:
 		return errors.New("tls has files but enabled is false")
 	}
 	return nil

@@ -93,7 +93,12 @@ func repeat(re *syntax.Regexp) fragment {
 		return unary(syntax.OpPlus, re.Flags, sub)
 	case most < 0:
 		last := unary(syntax.OpPlus, re.Flags, sub)
-		return fragment{n: (least-1)*sub.n + last.n, alts: (least-1)*sub.alts + last.alts, op: syntax.OpConcat, nullable: sub.nullable && last.nullable}
+		return fragment{
+			n:        (least-1)*sub.n + last.n,
+			alts:     (least-1)*sub.alts + last.alts,
+			op:       syntax.OpConcat,
+			nullable: sub.nullable && last.nullable,
+		}
 	case least == 1 && most == 1:
 		return sub
 	case least == most:
@@ -101,7 +106,13 @@ func repeat(re *syntax.Regexp) fragment {
 	}
 	last := unary(syntax.OpQuest, re.Flags, sub)
 	if nested := most - least - 1; nested > 0 {
-		last = fragment{n: last.n + nested*(sub.n+1), alts: last.alts + nested*(sub.alts+1), op: syntax.OpQuest, nonGreedy: re.Flags&syntax.NonGreedy != 0, nullable: true}
+		last = fragment{
+			n:         last.n + nested*(sub.n+1),
+			alts:      last.alts + nested*(sub.alts+1),
+			op:        syntax.OpQuest,
+			nonGreedy: re.Flags&syntax.NonGreedy != 0,
+			nullable:  true,
+		}
 	}
 	if least == 0 {
 		return last

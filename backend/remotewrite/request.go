@@ -53,8 +53,8 @@ var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send
 
 // ErrTooLarge is the error of a request that is larger than any may be once its
 // references to symbols are resolved.
-var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; at most that many can be handled, "+
-	"whatever the tenant's limits; send fewer series per request", maxExpanded)
+var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; "+
+	"at most that many can be handled, whatever the tenant's limits; send fewer series per request", maxExpanded)
 
 // Memory is what a request takes bytes from before it uses them. Its errors end
 // the decoding and are returned as they are.

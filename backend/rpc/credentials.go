@@ -36,7 +36,10 @@ func (p proof) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, er
 
 func info(conn net.Conn) credentials.AuthInfo {
 	if secured, ok := conn.(*tls.Conn); ok {
-		return credentials.TLSInfo{State: secured.ConnectionState(), CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
+		return credentials.TLSInfo{
+			State:          secured.ConnectionState(),
+			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		}
 	}
 	return plain{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
 }

@@ -108,7 +108,8 @@ func unavailable(err error) error {
 	if errors.As(err, &large) {
 		return tooLarge(large)
 	}
-	return wire.Status(err, ingester.ErrFull, ingester.ErrDiskFull, ingester.ErrAside, ingester.ErrStopped, ingester.ErrLog, memory.ErrFull, memory.ErrEnded)
+	return wire.Status(err, ingester.ErrFull, ingester.ErrDiskFull, ingester.ErrAside, ingester.ErrStopped, ingester.ErrLog, memory.ErrFull,
+		memory.ErrEnded)
 }
 
 func tenantOf(s string) (tenant.ID, error) {
@@ -296,7 +297,8 @@ func (s *ingesterServer) Exemplars(ctx context.Context, in *wire.ExemplarsReques
 		}
 		es := wire.ExemplarSeries{Labels: wire.AppendLabels(nil, r.SeriesLabels)}
 		for _, e := range r.Exemplars {
-			es.Exemplars = append(es.Exemplars, wire.Exemplar{Labels: wire.AppendLabels(nil, e.Labels), Value: e.Value, Time: e.Ts, HasTime: e.HasTs})
+			es.Exemplars = append(es.Exemplars,
+				wire.Exemplar{Labels: wire.AppendLabels(nil, e.Labels), Value: e.Value, Time: e.Ts, HasTime: e.HasTs})
 		}
 		out.Series = append(out.Series, es)
 	}

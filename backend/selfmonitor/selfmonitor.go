@@ -75,10 +75,14 @@ func write(ctx context.Context, o *Options, host string) error {
 		lb.Set("job", "pallium")
 		lb.Set("instance", host)
 		ls := lb.Labels()
-		b.Entries = append(b.Entries, series.Entry{Labels: ls, Hash: ls.Hash(), Samples: []series.Sample{{T: int64(s.Timestamp), V: float64(s.Value)}}})
+		b.Entries = append(b.Entries,
+			series.Entry{Labels: ls, Hash: ls.Hash(), Samples: []series.Sample{{T: int64(s.Timestamp), V: float64(s.Value)}}})
 	}
 	for _, f := range families {
-		b.Metadata = append(b.Metadata, series.MetricMetadata{Metric: f.GetName(), Metadata: metadata.Metadata{Type: metricType(f.GetType()), Help: f.GetHelp(), Unit: f.GetUnit()}})
+		b.Metadata = append(b.Metadata, series.MetricMetadata{
+			Metric:   f.GetName(),
+			Metadata: metadata.Metadata{Type: metricType(f.GetType()), Help: f.GetHelp(), Unit: f.GetUnit()},
+		})
 	}
 	_, err = o.Push(ctx, b)
 	return err

@@ -111,30 +111,44 @@ func compareHeads(a, b head) int {
 }
 
 func compareHistograms(a, b *histogram.Histogram) int {
-	if c := cmp.Or(compareBools(a.CounterResetHint == histogram.GaugeType, b.CounterResetHint == histogram.GaugeType), cmp.Compare(a.Count, b.Count),
-		compareHeads(head{sum: a.Sum, schema: a.Schema, zeroThreshold: a.ZeroThreshold}, head{sum: b.Sum, schema: b.Schema, zeroThreshold: b.ZeroThreshold}),
+	if c := cmp.Or(
+		compareBools(a.CounterResetHint == histogram.GaugeType, b.CounterResetHint == histogram.GaugeType),
+		cmp.Compare(a.Count, b.Count),
+		compareHeads(head{sum: a.Sum, schema: a.Schema, zeroThreshold: a.ZeroThreshold},
+			head{sum: b.Sum, schema: b.Schema, zeroThreshold: b.ZeroThreshold}),
 		cmp.Compare(a.ZeroCount, b.ZeroCount)); c != 0 {
 		return c
 	}
-	if c := compareBuckets(integerBuckets(a.PositiveSpans, a.PositiveBuckets), integerBuckets(b.PositiveSpans, b.PositiveBuckets), cmp.Compare[int64]); c != 0 {
+	if c := compareBuckets(
+		integerBuckets(a.PositiveSpans, a.PositiveBuckets), integerBuckets(b.PositiveSpans, b.PositiveBuckets), cmp.Compare[int64],
+	); c != 0 {
 		return c
 	}
-	if c := compareBuckets(integerBuckets(a.NegativeSpans, a.NegativeBuckets), integerBuckets(b.NegativeSpans, b.NegativeBuckets), cmp.Compare[int64]); c != 0 {
+	if c := compareBuckets(
+		integerBuckets(a.NegativeSpans, a.NegativeBuckets), integerBuckets(b.NegativeSpans, b.NegativeBuckets), cmp.Compare[int64],
+	); c != 0 {
 		return c
 	}
 	return compareBounds(a.CustomValues, b.CustomValues)
 }
 
 func compareFloatHistograms(a, b *histogram.FloatHistogram) int {
-	if c := cmp.Or(compareBools(a.CounterResetHint == histogram.GaugeType, b.CounterResetHint == histogram.GaugeType), compareNumbers(a.Count, b.Count),
-		compareHeads(head{sum: a.Sum, schema: a.Schema, zeroThreshold: a.ZeroThreshold}, head{sum: b.Sum, schema: b.Schema, zeroThreshold: b.ZeroThreshold}),
+	if c := cmp.Or(
+		compareBools(a.CounterResetHint == histogram.GaugeType, b.CounterResetHint == histogram.GaugeType),
+		compareNumbers(a.Count, b.Count),
+		compareHeads(head{sum: a.Sum, schema: a.Schema, zeroThreshold: a.ZeroThreshold},
+			head{sum: b.Sum, schema: b.Schema, zeroThreshold: b.ZeroThreshold}),
 		compareNumbers(a.ZeroCount, b.ZeroCount)); c != 0 {
 		return c
 	}
-	if c := compareBuckets(floatBuckets(a.PositiveSpans, a.PositiveBuckets), floatBuckets(b.PositiveSpans, b.PositiveBuckets), compareNumbers); c != 0 {
+	if c := compareBuckets(
+		floatBuckets(a.PositiveSpans, a.PositiveBuckets), floatBuckets(b.PositiveSpans, b.PositiveBuckets), compareNumbers,
+	); c != 0 {
 		return c
 	}
-	if c := compareBuckets(floatBuckets(a.NegativeSpans, a.NegativeBuckets), floatBuckets(b.NegativeSpans, b.NegativeBuckets), compareNumbers); c != 0 {
+	if c := compareBuckets(
+		floatBuckets(a.NegativeSpans, a.NegativeBuckets), floatBuckets(b.NegativeSpans, b.NegativeBuckets), compareNumbers,
+	); c != 0 {
 		return c
 	}
 	return compareBounds(a.CustomValues, b.CustomValues)

@@ -30,7 +30,8 @@ const (
 // CheckToken reports why an admin credential will not do.
 func CheckToken(token string) error {
 	if len(token) < MinTokenLength {
-		return fmt.Errorf("admin token has %d bytes, at least %d are needed; set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE", len(token), MinTokenLength)
+		return fmt.Errorf("admin token has %d bytes, at least %d are needed; set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE",
+			len(token), MinTokenLength)
 	}
 	for i := range len(token) {
 		if token[i] <= ' ' || token[i] > '~' {
@@ -96,7 +97,8 @@ func (g *guard) require(next http.Handler) http.Handler {
 			g.failures.WithLabelValues("wrong").Inc()
 			g.logger.Warn("admin login failed", "source", source(r), "request", requestID(r))
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pallium admin"`)
-			writeProblem(w, r, &problem{status: http.StatusUnauthorized, message: "the admin token is missing or wrong; send it as Authorization: Bearer <token>"})
+			writeProblem(w, r,
+				&problem{status: http.StatusUnauthorized, message: "the admin token is missing or wrong; send it as Authorization: Bearer <token>"})
 		}
 	})
 }

@@ -92,7 +92,10 @@ func (a *api) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	default:
 		a.logger.Error("admin request failed", "method", r.Method, "path", apikey.Redact(r.URL.Path), "request", requestID(r), "err", err)
 		w.Header().Set("Retry-After", "5")
-		p = &problem{status: http.StatusServiceUnavailable, message: "the store could not answer; see the log of the server for request " + requestID(r)}
+		p = &problem{
+			status:  http.StatusServiceUnavailable,
+			message: "the store could not answer; see the log of the server for request " + requestID(r),
+		}
 	}
 	// A key in the place of a name would be repeated into shells and their logs.
 	p = &problem{status: p.status, field: apikey.Redact(p.field), message: apikey.Redact(p.message)}
@@ -255,7 +258,11 @@ func flag(q url.Values, name string) (bool, error) {
 func ifMatch(r *http.Request) (string, error) {
 	values := r.Header.Values("If-Match")
 	if len(values) == 0 {
-		return "", &problem{status: http.StatusPreconditionRequired, field: "If-Match", message: "header If-Match is missing; send the ETag that GET answers, so that no other change is lost"}
+		return "", &problem{
+			status:  http.StatusPreconditionRequired,
+			field:   "If-Match",
+			message: "header If-Match is missing; send the ETag that GET answers, so that no other change is lost",
+		}
 	}
 	v := strings.TrimSpace(values[0])
 	if v == control.AnyETag && len(values) == 1 {

@@ -64,8 +64,10 @@ func (a *api) rescue(next http.Handler) http.Handler {
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v) // net/http's own way to hang up
 			}
-			a.logger.Error("admin request panicked", "path", apikey.Redact(r.URL.Path), "request", requestID(r), "panic", v, "stack", string(debug.Stack()))
-			writeProblem(w, r, &problem{status: http.StatusInternalServerError, message: "internal error; see the log of the server for request " + requestID(r)})
+			a.logger.Error("admin request panicked", "path", apikey.Redact(r.URL.Path), "request", requestID(r), "panic", v,
+				"stack", string(debug.Stack()))
+			writeProblem(w, r,
+				&problem{status: http.StatusInternalServerError, message: "internal error; see the log of the server for request " + requestID(r)})
 		}()
 		next.ServeHTTP(w, r)
 	})
@@ -86,12 +88,19 @@ func changes(r *http.Request) bool {
 func (a *api) limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > maxBody {
-			writeProblem(w, r, &problem{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the body has %d bytes, at most %d are allowed", r.ContentLength, maxBody)})
+			writeProblem(w, r, &problem{
+				status:  http.StatusRequestEntityTooLarge,
+				message: fmt.Sprintf("the body has %d bytes, at most %d are allowed", r.ContentLength, maxBody),
+			})
 			return
 		}
 		if ct := r.Header.Get("Content-Type"); ct != "" && r.ContentLength != 0 {
 			if t, _, err := mime.ParseMediaType(ct); err != nil || t != "application/json" {
-				writeProblem(w, r, &problem{status: http.StatusUnsupportedMediaType, field: "Content-Type", message: fmt.Sprintf("Content-Type is %q; send application/json", shorten(ct))})
+				writeProblem(w, r, &problem{
+					status:  http.StatusUnsupportedMediaType,
+					field:   "Content-Type",
+					message: fmt.Sprintf("Content-Type is %q; send application/json", shorten(ct)),
+				})
 				return
 			}
 		}

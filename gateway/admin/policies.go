@@ -64,10 +64,12 @@ func (b policyBody) policy() (control.Policy, error) {
 	}
 	for _, r := range b.Realms {
 		if r.LabelPolicies != nil {
-			return p, badField("labelPolicies", "label policies are not supported yet; the realm of tenant %q would be all its series", shorten(string(r.Tenant)))
+			return p, badField("labelPolicies", "label policies are not supported yet; the realm of tenant %q would be all its series",
+				shorten(string(r.Tenant)))
 		}
 		if r.WritePolicy != nil {
-			return p, badField("writePolicy", "write policies are not supported yet; tenant %q could be written with any labels", shorten(string(r.Tenant)))
+			return p, badField("writePolicy", "write policies are not supported yet; tenant %q could be written with any labels",
+				shorten(string(r.Tenant)))
 		}
 		p.Tenants = append(p.Tenants, r.Tenant)
 	}

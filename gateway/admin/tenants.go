@@ -59,7 +59,8 @@ func (a *api) createTenant(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &b, false); err != nil {
 		return err
 	}
-	t, err := a.control.CreateTenant(r.Context(), control.Tenant{ID: tenant.ID(b.Name), DisplayName: b.DisplayName, Plan: b.Plan, Overrides: b.Limits})
+	t, err := a.control.CreateTenant(r.Context(),
+		control.Tenant{ID: tenant.ID(b.Name), DisplayName: b.DisplayName, Plan: b.Plan, Overrides: b.Limits})
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,8 @@ func (a *api) putTenant(w http.ResponseWriter, r *http.Request) error {
 	if err := sameName(name, b.Name); err != nil {
 		return err
 	}
-	t, err := a.control.UpdateTenant(r.Context(), control.Tenant{ID: tenant.ID(name), DisplayName: b.DisplayName, Plan: b.Plan, Overrides: b.Limits, ETag: etag})
+	t, err := a.control.UpdateTenant(r.Context(),
+		control.Tenant{ID: tenant.ID(name), DisplayName: b.DisplayName, Plan: b.Plan, Overrides: b.Limits, ETag: etag})
 	if err != nil {
 		return err
 	}
@@ -171,7 +173,11 @@ type planView struct {
 }
 
 func viewPlan(p control.Plan) planView {
-	return planView{planBody: planBody{Name: p.Name, DisplayName: p.DisplayName, Limits: p.Limits}, CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt}
+	return planView{
+		planBody:  planBody{Name: p.Name, DisplayName: p.DisplayName, Limits: p.Limits},
+		CreatedAt: p.CreatedAt,
+		UpdatedAt: p.UpdatedAt,
+	}
 }
 
 func (a *api) listPlans(w http.ResponseWriter, r *http.Request) error {

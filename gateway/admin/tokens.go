@@ -98,7 +98,8 @@ func (a *api) listTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	items, next, err := a.control.Tokens(r.Context(), control.TokenQuery{Page: p, Policy: q.Get("accessPolicyId"), Tenant: tenant.ID(q.Get("tenant"))})
+	items, next, err := a.control.Tokens(r.Context(),
+		control.TokenQuery{Page: p, Policy: q.Get("accessPolicyId"), Tenant: tenant.ID(q.Get("tenant"))})
 	if err != nil {
 		return err
 	}

@@ -136,7 +136,8 @@ func prepare(v verb, env func(string) string, stdout io.Writer) (*flag.FlagSet, 
 	fs.BoolVar(&s.quiet, "q", false, "print the bare value only, for scripts")
 	fs.StringVar(&s.format, "o", "text", "output `format`: text, or json for the server's whole answer")
 	fs.StringVar(&s.url, "admin-url", "http://127.0.0.1:9010", "`URL` of the admin listener")
-	fs.StringVar(&s.dataDir, "data-dir", "data", "`directory` with the admin-token file, if neither PALLIUM_ADMIN_TOKEN nor PALLIUM_ADMIN_TOKEN_FILE is set")
+	fs.StringVar(&s.dataDir, "data-dir", "data",
+		"`directory` with the admin-token file, if neither PALLIUM_ADMIN_TOKEN nor PALLIUM_ADMIN_TOKEN_FILE is set")
 	act := v.setup(fs)
 	return fs, s, act
 }

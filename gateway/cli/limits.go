@@ -179,7 +179,8 @@ func planSet(*flag.FlagSet) action {
 				return err
 			}
 		}
-		a, err := s.call(ctx, http.MethodPut, path("plans", args[0]), have.etag, map[string]any{"displayName": p.DisplayName, "limits": p.Limits}, &p)
+		a, err := s.call(ctx, http.MethodPut, path("plans", args[0]), have.etag, map[string]any{"displayName": p.DisplayName, "limits": p.Limits},
+			&p)
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,9 @@ func (s *session) say(format string, args ...any) {
 }
 
 // list shows a list: all items, their names one per line, or a table.
-func list[T any](ctx context.Context, s *session, path string, q url.Values, name func(T) string, head []string, cells func(T) []string) error {
+func list[T any](
+	ctx context.Context, s *session, path string, q url.Values, name func(T) string, head []string, cells func(T) []string,
+) error {
 	parsed, raw, err := items[T](ctx, s, path, q)
 	if err != nil {
 		return err

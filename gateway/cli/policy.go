@@ -83,7 +83,8 @@ func policyShow(*flag.FlagSet) action {
 			return err
 		}
 		return s.print(a, p.ID, func() {
-			s.fields("name", p.ID, "display name", p.DisplayName, "tenants", p.tenants(), "scopes", strings.Join(p.Scopes, ","), "created", p.CreatedAt)
+			s.fields("name", p.ID, "display name", p.DisplayName, "tenants", p.tenants(), "scopes", strings.Join(p.Scopes, ","), "created",
+				p.CreatedAt)
 		})
 	}
 }

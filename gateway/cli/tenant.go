@@ -40,7 +40,8 @@ func tenantCreate(fs *flag.FlagSet) action {
 			return err
 		}
 		return s.print(a, args[0], func() {
-			s.say("created tenant %s\n\nIssue an API key for it:\n  pallium token issue -tenant %s -scopes metrics:write,metrics:read -name NAME\n", args[0], args[0])
+			s.say("created tenant %s\n\nIssue an API key for it:\n  pallium token issue -tenant %s -scopes metrics:write,metrics:read -name NAME\n",
+				args[0], args[0])
 		})
 	}
 }

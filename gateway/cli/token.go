@@ -102,7 +102,8 @@ func (s *session) ensureTenant(ctx context.Context, name string) error {
 
 // sayKey shows a new key and what to paste where.
 func (s *session) sayKey(what string, t tokenAnswer) {
-	s.say("%s token %s for %s (%s), expires %s\n\nThe key, shown this once:\n\n%s\n", what, t.ID, strings.Join(t.Tenants, ", "), strings.Join(t.Scopes, ", "), t.ExpiresAt, t.Token)
+	s.say("%s token %s for %s (%s), expires %s\n\nThe key, shown this once:\n\n%s\n",
+		what, t.ID, strings.Join(t.Tenants, ", "), strings.Join(t.Scopes, ", "), t.ExpiresAt, t.Token)
 	if t.PreviousValidUntil != "" {
 		s.say("\nThe key before it is good until %s.\n", t.PreviousValidUntil)
 	}

@@ -30,7 +30,14 @@ func answerPace() pace {
 // the server's WriteTimeout.
 func (p pace) timeAnswers(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := &timedAnswer{ResponseWriter: w, rc: http.NewResponseController(w), pace: p, slow: p, end: p.now().Add(p.total), stream: r.ProtoMajor > 1}
+		a := &timedAnswer{
+			ResponseWriter: w,
+			rc:             http.NewResponseController(w),
+			pace:           p,
+			slow:           p,
+			end:            p.now().Add(p.total),
+			stream:         r.ProtoMajor > 1,
+		}
 		if p.hasty > 0 {
 			a.grace, a.rate = p.hasty, 0
 		}

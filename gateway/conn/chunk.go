@@ -20,29 +20,41 @@ func (f *framing) chunkByte(c byte) (done bool, _ error) {
 	}
 	switch f.state {
 	case inChunkSize:
-		digit := hexDigit(c)
-		switch {
-		case digit >= 0 && f.size <= 16 && f.left < 1<<58:
-			f.left = f.left<<4 | digit
-		case f.size > 1 && (c == ' ' || c == '\t' || c == ';'):
-			f.state, f.ext = inChunkExt, c == ';'
-		default:
-			return false, errChunk
-		}
+		return false, f.chunkSizeByte(c)
 	case inChunkExt:
 		f.ext = f.ext || c == ';'
 		if f.size > maxChunkLine || !f.ext && c != ' ' && c != '\t' {
 			return false, errChunk
 		}
 	case trailerStart, inTrailer:
-		if f.size > maxTrailer || f.state == trailerStart && (c == ' ' || c == '\t') {
-			return false, errChunk
-		}
-		f.state = inTrailer
+		return false, f.trailerByte(c)
 	default: // chunkEnd, failed
 		return false, errChunk
 	}
 	return false, nil
+}
+
+// trailerByte takes a byte of a trailer. Its lines must not be folded.
+func (f *framing) trailerByte(c byte) error {
+	if f.size > maxTrailer || f.state == trailerStart && (c == ' ' || c == '\t') {
+		return errChunk
+	}
+	f.state = inTrailer
+	return nil
+}
+
+// chunkSizeByte takes a digit of a chunk's size, or what ends it.
+func (f *framing) chunkSizeByte(c byte) error {
+	digit := hexDigit(c)
+	switch {
+	case digit >= 0 && f.size <= 16 && f.left < 1<<58:
+		f.left = f.left<<4 | digit
+	case f.size > 1 && (c == ' ' || c == '\t' || c == ';'):
+		f.state, f.ext = inChunkExt, c == ';'
+	default:
+		return errChunk
+	}
+	return nil
 }
 
 func (f *framing) endChunkLine() (done bool) {

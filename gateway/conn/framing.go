@@ -165,7 +165,7 @@ func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Reject
 	if f.size > f.limit {
 		return out, false, f.tooLong()
 	}
-	if f.cr && c != '\n' || !f.cr && c == '\n' {
+	if f.cr != (c == '\n') {
 		return out, false, framingError("lines of a header must end in CRLF")
 	}
 	switch c {
@@ -184,13 +184,9 @@ func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Reject
 		copy(f.version[:], f.version[1:])
 		f.version[len(f.version)-1] = c
 	case lineStart:
-		if c == ' ' || c == '\t' {
-			return out, false, framingError("header lines must not be folded")
+		if rejection := f.beginLine(c); rejection != nil {
+			return out, false, rejection
 		}
-		if f.lines++; f.lines > maxHeaderLines {
-			return out, false, f.tooLong()
-		}
-		f.state = inName
 		fallthrough
 	case inName:
 		return f.nameByte(c, out)
@@ -208,6 +204,18 @@ func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Reject
 		}
 	}
 	return append(out, c), false, nil
+}
+
+// beginLine begins a header line with its first byte.
+func (f *framing) beginLine(c byte) *Rejection {
+	if c == ' ' || c == '\t' {
+		return framingError("header lines must not be folded")
+	}
+	if f.lines++; f.lines > maxHeaderLines {
+		return f.tooLong()
+	}
+	f.state = inName
+	return nil
 }
 
 // nameByte holds a name back until it is known.
@@ -334,7 +342,8 @@ func (f *framing) tooLong() *Rejection {
 			Text: "the request line is longer than " + strconv.Itoa(f.limit) + " bytes (gateway.max_header_bytes): send the query as a form by POST"}
 	}
 	return &Rejection{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "header_too_large",
-		Text: "the header is longer than " + strconv.Itoa(f.limit) + " bytes (gateway.max_header_bytes) or " + strconv.Itoa(maxHeaderLines) + " lines"}
+		Text: "the header is longer than " + strconv.Itoa(f.limit) + " bytes (gateway.max_header_bytes) or " +
+			strconv.Itoa(maxHeaderLines) + " lines"}
 }
 
 // parseLength is a Content-Length, -1 if it is none.

@@ -36,7 +36,8 @@ func (l Limits) Resolve(files uint64) (Limits, error) {
 		l.Max = most
 	}
 	if files > 0 && uint64(l.Max) >= files {
-		return l, fmt.Errorf("connections.max is %d, the process may open only %d files: raise its limit (ulimit -n) to twice as many", l.Max, files)
+		return l, fmt.Errorf("connections.max is %d, the process may open only %d files: raise its limit (ulimit -n) to twice as many",
+			l.Max, files)
 	}
 	if l.PerNetwork == 0 {
 		l.PerNetwork = max(l.Max/2, 1)

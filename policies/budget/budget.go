@@ -130,9 +130,17 @@ func New(o Options) *Sharer {
 	s.exchanges = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pallium_gateway_budget_exchanges_total", Help: "Exchanges of demand with other gateways, by result."}, []string{"result"})
 	if o.Registerer != nil {
-		o.Registerer.MustRegister(s.exchanges,
-			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_gateway_budget_gateways", Help: "Gateways that share the rate limits."}, s.countGateways),
-			prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_gateway_budget_exchange_age_seconds", Help: "Since the last exchange that worked; 0 before the first."}, s.age))
+		o.Registerer.MustRegister(
+			s.exchanges,
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "pallium_gateway_budget_gateways",
+				Help: "Gateways that share the rate limits.",
+			}, s.countGateways),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "pallium_gateway_budget_exchange_age_seconds",
+				Help: "Since the last exchange that worked; 0 before the first.",
+			}, s.age),
+		)
 	}
 	s.o.Tenants.SetShares(nil, Equal(s.gateways), s.gateways)
 	return s
@@ -183,7 +191,8 @@ func (s *Sharer) Step(ctx context.Context) {
 	if err != nil {
 		s.exchanges.WithLabelValues("error").Inc()
 		if !s.failing {
-			s.o.Logger.Warn("demand cannot be exchanged with other gateways; the last shares of rate limits hold for a while, then equal ones", "gateways", s.gateways, "err", err)
+			s.o.Logger.Warn("demand cannot be exchanged with other gateways; the last shares of rate limits hold for a while, then equal ones",
+				"gateways", s.gateways, "err", err)
 		}
 		s.failing = true
 		if now.Sub(s.last) > s.o.Keep {

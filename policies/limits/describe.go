@@ -124,12 +124,16 @@ func (d Description) check(value any) error {
 	case bool:
 		ok = true
 	case string:
-		ok = v != "" && v != model.MetricNameLabel && len(v) <= maxLabelName && utf8.ValidString(v)
+		ok = validLabelName(v)
 	}
 	if !ok {
 		return d.refuse(value)
 	}
 	return nil
+}
+
+func validLabelName(s string) bool {
+	return s != "" && s != model.MetricNameLabel && len(s) <= maxLabelName && utf8.ValidString(s)
 }
 
 // Error is a mistake in a document of limits.

@@ -75,8 +75,32 @@ func run(ctx context.Context, o options) (err error) {
 	g := newGenerator(o.series, o.queried, o.version)
 	end := time.Now().Truncate(time.Minute).Add(-time.Minute)
 	start := end.Add(-time.Duration(o.hours) * time.Hour)
-	fmt.Printf("%d series in the last hour at 15 s; %d of them for %d hours at 60 s; remote write %d.0\n\n", o.series, o.queried, o.hours, o.version)
+	fmt.Printf("%d series in the last hour at 15 s; %d of them for %d hours at 60 s; remote write %d.0\n\n",
+		o.series, o.queried, o.hours, o.version)
 
+	if err := ingest(ctx, g, targets, pal, start, end, o); err != nil {
+		return err
+	}
+	reportMemory(targets, o.series)
+	fmt.Println("\nfrom the head (Pallium) and head and blocks (Prometheus)")
+	if err := queries(ctx, targets, end, o.hours); err != nil {
+		return err
+	}
+	if err := pal.flush(ctx); err != nil {
+		return err
+	}
+	fmt.Println("\nafter Pallium has sealed everything into packs")
+	stopProfile := pal.profile(o.profile, "query", 20)
+	defer stopProfile()
+	if err := queries(ctx, targets, end, o.hours); err != nil {
+		return err
+	}
+	return reportDisk(targets)
+}
+
+// ingest writes the queried series from start on, and all series in the last hour
+// before end.
+func ingest(ctx context.Context, g *generator, targets []*target, pal *target, start, end time.Time, o options) error {
 	recent := end.Add(-time.Hour)
 	for t := start; t.Before(recent); t = t.Add(time.Minute) {
 		if err := feed(ctx, g, targets, t, o.queried); err != nil {
@@ -107,19 +131,5 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	stopProfile()
-	reportMemory(targets, o.series)
-	fmt.Println("\nfrom the head (Pallium) and head and blocks (Prometheus)")
-	if err := queries(ctx, targets, end, o.hours); err != nil {
-		return err
-	}
-	if err := pal.flush(ctx); err != nil {
-		return err
-	}
-	fmt.Println("\nafter Pallium has sealed everything into packs")
-	stopProfile = pal.profile(o.profile, "query", 20)
-	defer stopProfile()
-	if err := queries(ctx, targets, end, o.hours); err != nil {
-		return err
-	}
-	return reportDisk(targets)
+	return nil
 }

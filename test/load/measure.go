@@ -34,7 +34,9 @@ func feed(ctx context.Context, g *generator, targets []*target, t time.Time, n i
 		wg.Go(func() {
 			for body := range work {
 				for _, tg := range targets {
-					if _, err := tg.do(ctx, http.MethodPost, tg.push, contentType, body, "Content-Encoding", "snappy", "X-Prometheus-Remote-Write-Version", version); err != nil {
+					_, err := tg.do(ctx, http.MethodPost, tg.push, contentType, body,
+						"Content-Encoding", "snappy", "X-Prometheus-Remote-Write-Version", version)
+					if err != nil {
 						failed <- err
 						for range work { // let the sender finish
 						}
@@ -133,14 +135,15 @@ func (t *target) heap() int64 {
 
 // queries runs aggregations over the queried metric on each target in turn.
 func queries(ctx context.Context, targets []*target, end time.Time, hours int) error {
+	all := time.Duration(hours) * time.Hour
 	list := []struct {
 		name, expr string
 		span, step time.Duration
 	}{
 		{"1 h, sum by (job) of rate", `sum by (job) (rate(http_requests_total[5m]))`, time.Hour, 30 * time.Second},
 		{"1 h, sum by (namespace)", `sum by (namespace) (http_requests_total)`, time.Hour, 30 * time.Second},
-		{fmt.Sprintf("%d h, sum by (job) of rate", hours), `sum by (job) (rate(http_requests_total[5m]))`, time.Duration(hours) * time.Hour, 5 * time.Minute},
-		{fmt.Sprintf("%d h, sum by (namespace)", hours), `sum by (namespace) (http_requests_total)`, time.Duration(hours) * time.Hour, 5 * time.Minute},
+		{fmt.Sprintf("%d h, sum by (job) of rate", hours), `sum by (job) (rate(http_requests_total[5m]))`, all, 5 * time.Minute},
+		{fmt.Sprintf("%d h, sum by (namespace)", hours), `sum by (namespace) (http_requests_total)`, all, 5 * time.Minute},
 	}
 	for _, q := range list {
 		if q.span == 0 {
@@ -148,7 +151,12 @@ func queries(ctx context.Context, targets []*target, end time.Time, hours int) e
 		}
 		fmt.Printf("query: %s\n", q.name)
 		answers := make([]string, len(targets))
-		params := url.Values{"query": {q.expr}, "start": {fmt.Sprint(end.Add(-q.span).Unix())}, "end": {fmt.Sprint(end.Unix())}, "step": {fmt.Sprint(q.step.Seconds())}}
+		params := url.Values{
+			"query": {q.expr},
+			"start": {fmt.Sprint(end.Add(-q.span).Unix())},
+			"end":   {fmt.Sprint(end.Unix())},
+			"step":  {fmt.Sprint(q.step.Seconds())},
+		}
 		var firstCPU, firstLatency float64
 		for i, t := range targets {
 			const times = 5

@@ -77,7 +77,13 @@ limits: {requests_per_second: 0, samples_per_second: 0, bytes_per_second: 0, max
 
 func startPallium(path, dir string) (*target, error) {
 	edge, admin := freeAddr(), freeAddr()
-	t := &target{name: "pallium", push: "http://" + edge + "/api/v1/push", query: "http://" + edge + "/prometheus", admin: "http://" + admin, dataDir: filepath.Join(dir, "data")}
+	t := &target{
+		name:    "pallium",
+		push:    "http://" + edge + "/api/v1/push",
+		query:   "http://" + edge + "/prometheus",
+		admin:   "http://" + admin,
+		dataDir: filepath.Join(dir, "data"),
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -85,7 +91,9 @@ func startPallium(path, dir string) (*target, error) {
 	if err := os.WriteFile(config, []byte(palliumConfig), 0o600); err != nil {
 		return nil, err
 	}
-	if err := t.start("http://"+edge+"/ready", path, "all", "-config", config, "-data-dir", filepath.Join(dir, "data"), "-listen", edge, "-admin-listen", admin); err != nil {
+	err := t.start("http://"+edge+"/ready", path,
+		"all", "-config", config, "-data-dir", filepath.Join(dir, "data"), "-listen", edge, "-admin-listen", admin)
+	if err != nil {
 		return nil, err
 	}
 	out, err := t.adminCall(dir, "tenants", `{"name":"load"}`)

@@ -69,7 +69,8 @@ func (c *client) push(ctx context.Context, edge, token string, version int, entr
 	if version == 2 {
 		contentType += ";proto=io.prometheus.write.v2.Request"
 	}
-	r := c.do(ctx, http.MethodPost, edge+"/api/v1/push", token, snappy.Encode(nil, raw), "Content-Encoding", "snappy", "Content-Type", contentType)
+	r := c.do(ctx, http.MethodPost, edge+"/api/v1/push", token, snappy.Encode(nil, raw), "Content-Encoding", "snappy", "Content-Type",
+		contentType)
 	written := 0
 	for _, name := range []string{"Samples", "Histograms"} {
 		n, _ := strconv.Atoi(r.header.Get("X-Prometheus-Remote-Write-" + name + "-Written")) // missing is 0

@@ -21,7 +21,8 @@ type Difference struct {
 }
 
 func (d *Difference) String() string {
-	return fmt.Sprintf("series:   %s\nexpected: %s\ngot:      %s\nlast operations on the series:\n  %s", d.Series, d.Expected, d.Got, strings.Join(d.Log, "\n  "))
+	return fmt.Sprintf("series:   %s\nexpected: %s\ngot:      %s\nlast operations on the series:\n  %s",
+		d.Series, d.Expected, d.Got, strings.Join(d.Log, "\n  "))
 }
 
 // options are the values that an answer may have at one time; "" is none.
@@ -149,7 +150,8 @@ func (e expectation) rawSeries(s *Series, r *result, mint, maxt int64, render fu
 			o = append(o, "")
 		}
 		if !o.has(got[t]) {
-			return s.differs(t, at(t)+": "+o.String(), orNothing(got[t])+fmt.Sprintf(" (the answer has %d of %d samples of the series)", len(got), len(s.times(mint, maxt))))
+			return s.differs(t, at(t)+": "+o.String(),
+				orNothing(got[t])+fmt.Sprintf(" (the answer has %d of %d samples of the series)", len(got), len(s.times(mint, maxt))))
 		}
 	}
 	return nil
@@ -302,7 +304,12 @@ func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt i
 				names = append(names, name)
 			}
 			sort.Strings(names)
-			return &Difference{Series: text, Expected: "at most, each once: " + strings.Join(names, " "), Got: strings.Join(got, " "), Log: e.v.logs(text, of)}
+			return &Difference{
+				Series:   text,
+				Expected: "at most, each once: " + strings.Join(names, " "),
+				Got:      strings.Join(got, " "),
+				Log:      e.v.logs(text, of),
+			}
 		}
 		seen[text] = true
 	}

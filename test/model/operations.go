@@ -51,7 +51,8 @@ func (r *run) changeRetention() {
 	t := r.tenant()
 	keep := []time.Duration{0, 0, 24 * time.Hour, 36 * time.Hour, 4 * time.Hour, 72 * time.Hour}[r.gen.rnd.Intn(6)]
 	t.setRetention(keep, r.slacks.clock)
-	if _, err := r.sys.command("limits", "set", t.name, "retention="+strings.TrimSuffix(strings.TrimSuffix(keep.String(), "0s"), "0m")+zero(keep)); err != nil {
+	retention := strings.TrimSuffix(strings.TrimSuffix(keep.String(), "0s"), "0m") + zero(keep)
+	if _, err := r.sys.command("limits", "set", t.name, "retention="+retention); err != nil {
 		if !r.faulty.Load() {
 			r.t.Errorf("seed %d, step %d: %v", r.seed, r.step, err)
 		}
@@ -83,7 +84,8 @@ func (r *run) replaceTenant() {
 	for deadline := time.Now().Add(30 * time.Second); ; { // other processes know within a second
 		open := ""
 		for _, edge := range r.sys.edges() {
-			a := r.client.do(context.Background(), http.MethodGet, edge+"/prometheus/api/v1/query?query="+url.QueryEscape(`count({__name__=~".+"})`), t.token, nil)
+			a := r.client.do(context.Background(), http.MethodGet, edge+"/prometheus/api/v1/query?query="+url.QueryEscape(`count({__name__=~".+"})`),
+				t.token, nil)
 			if a.code != http.StatusUnauthorized && a.code != http.StatusForbidden && a.code != http.StatusNotFound && !r.mayFail(a) {
 				open = a.String()
 			}

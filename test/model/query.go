@@ -38,8 +38,19 @@ type query struct {
 
 // selectors are what queries and deletions select.
 func selectors() []string {
-	return []string{`model_a`, `model_b`, `{"model_é"}`, `{__name__=~"model_.+"}`, `{__name__=~"model_.+",even="yes"}`, `{__name__=~"model_.+",even=""}`,
-		`model_a{series="a"}`, `{series=~"[b-e]",__name__!=""}`, `{series!="c",even!="yes",__name__=~"model_a|model_b"}`, `{series="e"}`, `{series="j"}`}
+	return []string{
+		`model_a`,
+		`model_b`,
+		`{"model_é"}`,
+		`{__name__=~"model_.+"}`,
+		`{__name__=~"model_.+",even="yes"}`,
+		`{__name__=~"model_.+",even=""}`,
+		`model_a{series="a"}`,
+		`{series=~"[b-e]",__name__!=""}`,
+		`{series!="c",even!="yes",__name__=~"model_a|model_b"}`,
+		`{series="e"}`,
+		`{series="j"}`,
+	}
 }
 
 // kinds of queries. The first are asked more often than once.
@@ -66,9 +77,12 @@ func (q *query) ask(ctx context.Context) *Difference {
 	if q.rnd.Intn(2) == 0 {
 		q.to = q.someTime(now) + []int64{0, 0, 1, -1, lookback, lookback - 1, 60_000}[q.rnd.Intn(7)]
 	}
-	q.from = q.to - []int64{1, 60_000, lookback, 3_600_000, 2 * 3_600_000, dayMillis, 3 * dayMillis, 14 * dayMillis, 14 * dayMillis}[q.rnd.Intn(9)]
-	names := []string{"range selector", "range selector", "range selector", "instant", "range", "count_over_time", "last_over_time", "series", "labels", "label values",
-		"remote read", "remote read", "streamed read", "streamed read", "asked twice"}
+	spans := []int64{1, 60_000, lookback, 3_600_000, 2 * 3_600_000, dayMillis, 3 * dayMillis, 14 * dayMillis, 14 * dayMillis}
+	q.from = q.to - spans[q.rnd.Intn(9)]
+	names := []string{
+		"range selector", "range selector", "range selector", "instant", "range", "count_over_time", "last_over_time",
+		"series", "labels", "label values", "remote read", "remote read", "streamed read", "streamed read", "asked twice",
+	}
 	names = slices.DeleteFunc(names, func(name string) bool { return q.without[name] })
 	q.kind = names[q.rnd.Intn(len(names))]
 	return kinds()[q.kind](q, ctx)

@@ -134,8 +134,12 @@ func (g *generator) float() float64 {
 // histogram makes a native histogram with exponential buckets. One meaning has
 // many layouts: buckets may be empty, and spans cut anywhere.
 func (g *generator) histogram() *histogram.Histogram {
-	h := &histogram.Histogram{Schema: int32(g.rnd.Intn(3)), ZeroThreshold: []float64{0, 0.001}[g.rnd.Intn(2)], ZeroCount: uint64(g.rnd.Intn(3)),
-		Sum: float64(g.rnd.Intn(4)) * 2.5}
+	h := &histogram.Histogram{
+		Schema:        int32(g.rnd.Intn(3)),
+		ZeroThreshold: []float64{0, 0.001}[g.rnd.Intn(2)],
+		ZeroCount:     uint64(g.rnd.Intn(3)),
+		Sum:           float64(g.rnd.Intn(4)) * 2.5,
+	}
 	if g.chance(4) {
 		h.CounterResetHint = histogram.GaugeType
 	}
@@ -153,7 +157,11 @@ func (g *generator) histogram() *histogram.Histogram {
 
 // bounds makes a native histogram with custom bounds.
 func (g *generator) bounds() *histogram.Histogram {
-	h := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, CustomValues: []float64{0.1, 0.5, 1, 5, 10, 50}, Sum: float64(g.rnd.Intn(4))}
+	h := &histogram.Histogram{
+		Schema:       histogram.CustomBucketsSchema,
+		CustomValues: []float64{0.1, 0.5, 1, 5, 10, 50},
+		Sum:          float64(g.rnd.Intn(4)),
+	}
 	if g.chance(3) {
 		h.CustomValues = []float64{0.1, 0.5, 1, 2, 5, 10, 20, 50}
 	}

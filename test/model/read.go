@@ -123,7 +123,9 @@ func decodeQuery(body []byte) ([]result, error) {
 }
 
 // remoteRead reads raw samples, as samples or in chunks.
-func (c *client) remoteRead(ctx context.Context, edge, token string, chunks bool, mint, maxt int64, matchers []*labels.Matcher) (response, []result, error) {
+func (c *client) remoteRead(
+	ctx context.Context, edge, token string, chunks bool, mint, maxt int64, matchers []*labels.Matcher,
+) (response, []result, error) {
 	ms, err := remote.ToLabelMatchers(matchers)
 	if err != nil {
 		return response{}, nil, err

@@ -117,13 +117,16 @@ func (r *run) newTenant() *Tenant {
 	r.made++
 	t := &Tenant{name: fmt.Sprintf("model-%d", r.made), series: newSeries(), views: map[*View]bool{}}
 	r.must(r.sys.command("tenant", "create", t.name))
-	r.must(r.sys.command("limits", "set", t.name, "requests_per_second=0", "samples_per_second=0", "bytes_per_second=0", "max_concurrent_requests=0"))
-	t.token = r.must(r.sys.command("token", "issue", "-tenant", t.name, "-scopes", "metrics:read,metrics:write,metrics:delete", "-name", t.name, "-q"))
+	r.must(r.sys.command("limits", "set", t.name, "requests_per_second=0", "samples_per_second=0", "bytes_per_second=0",
+		"max_concurrent_requests=0"))
+	t.token = r.must(
+		r.sys.command("token", "issue", "-tenant", t.name, "-scopes", "metrics:read,metrics:write,metrics:delete", "-name", t.name, "-q"))
 	// Other processes know a new key within a second.
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		known := true
 		for _, edge := range r.sys.edges() {
-			known = known && r.client.do(context.Background(), http.MethodGet, edge+"/prometheus/api/v1/query?query=1", t.token, nil).code == http.StatusOK
+			known = known &&
+				r.client.do(context.Background(), http.MethodGet, edge+"/prometheus/api/v1/query?query=1", t.token, nil).code == http.StatusOK
 		}
 		if known {
 			return t
@@ -174,7 +177,8 @@ func (r *run) play(d time.Duration, list []operation) {
 	for _, t := range r.tenants {
 		samples += t.samples
 	}
-	r.t.Logf("seed %d: %d steps, %d samples acknowledged of the %d tenants that are left, no difference; %v", r.seed, r.step, samples, len(r.tenants), r.done)
+	r.t.Logf("seed %d: %d steps, %d samples acknowledged of the %d tenants that are left, no difference; %v",
+		r.seed, r.step, samples, len(r.tenants), r.done)
 }
 
 // common are the operations that every system can do.
@@ -320,7 +324,10 @@ func (r *run) ask(t *Tenant, n int) {
 }
 
 func (r *run) askOnce(t *Tenant, seed int64) {
-	q := &query{rnd: rand.New(rand.NewSource(seed)), client: r.client, edges: r.sys.edges(), view: t.look(), slacks: r.slacks, without: r.gen.without}
+	q := &query{
+		rnd: rand.New(rand.NewSource(seed)), client: r.client, edges: r.sys.edges(),
+		view: t.look(), slacks: r.slacks, without: r.gen.without,
+	}
 	defer q.view.end()
 	ctx, cancel := r.bounded(context.Background())
 	defer cancel()

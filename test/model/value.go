@@ -113,7 +113,8 @@ func (v *Value) text() string {
 		name = "histogram"
 	}
 	return fmt.Sprintf("%s{gauge:%t count:%s sum:%s(%x) schema:%d zero:%s<=%s +%v -%v custom:%v}", name, m.gauge, formatFloat(m.count),
-		formatFloat(m.sum), math.Float64bits(m.sum), m.schema, formatFloat(m.zeroCount), formatFloat(m.zeroThreshold), m.positive, m.negative, m.custom)
+		formatFloat(m.sum), math.Float64bits(m.sum), m.schema, formatFloat(m.zeroCount), formatFloat(m.zeroThreshold), m.positive, m.negative,
+		m.custom)
 }
 
 // json is the value as far as the JSON of a query has it, which knows one NaN, and

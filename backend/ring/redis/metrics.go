@@ -15,23 +15,29 @@ func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
 	for _, reason := range []string{badSignature, badDecode, badVersion, badHeartbeat, badRemoval} {
 		out.untrusted.WithLabelValues(reason)
 	}
-	members := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ring_ingesters", Help: "Ingesters in the ring as this process sees it."}, func() float64 {
-		if r := m.current.Load(); r != nil {
-			return float64(len(r.Instances()))
-		}
-		return 0
-	})
-	sick := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ring_unhealthy_ingesters", Help: "Ingesters in the ring without a recent heartbeat."}, func() float64 {
-		n := 0
-		if r := m.current.Load(); r != nil {
-			for _, in := range r.Instances() {
-				if in.Unhealthy {
-					n++
+	members := prometheus.NewGaugeFunc(
+		prometheus.GaugeOpts{Name: "pallium_ring_ingesters", Help: "Ingesters in the ring as this process sees it."},
+		func() float64 {
+			if r := m.current.Load(); r != nil {
+				return float64(len(r.Instances()))
+			}
+			return 0
+		},
+	)
+	sick := prometheus.NewGaugeFunc(
+		prometheus.GaugeOpts{Name: "pallium_ring_unhealthy_ingesters", Help: "Ingesters in the ring without a recent heartbeat."},
+		func() float64 {
+			n := 0
+			if r := m.current.Load(); r != nil {
+				for _, in := range r.Instances() {
+					if in.Unhealthy {
+						n++
+					}
 				}
 			}
-		}
-		return float64(n)
-	})
+			return float64(n)
+		},
+	)
 	if reg != nil {
 		reg.MustRegister(out.failures, out.untrusted, members, sick)
 	}

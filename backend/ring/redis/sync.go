@@ -56,7 +56,8 @@ func (m *Membership) beat(ctx context.Context) error {
 // registered reports whether what was registered last is what this process is now.
 func (m *Membership) registered() bool {
 	now := entryOf(m.self)
-	return m.mine.value != "" && m.mine.Addr == now.Addr && m.mine.Zone == now.Zone && slices.Equal(m.mine.Roles, now.Roles) && m.mine.State == now.State &&
+	return m.mine.value != "" && m.mine.Addr == now.Addr && m.mine.Zone == now.Zone &&
+		slices.Equal(m.mine.Roles, now.Roles) && m.mine.State == now.State &&
 		m.mine.Incarnation == now.Incarnation && m.mine.Registered == now.Registered && m.mine.Tokens == now.Tokens
 }
 
@@ -105,8 +106,9 @@ func (m *Membership) checkZone(ctx context.Context) error {
 }
 
 func zoneChanged(from, to string) error {
-	return fmt.Errorf("%w: cluster.zone is %q, and what is in the data directory was taken as a replica of zone %q; set cluster.zone back, or, to move the ingester, "+
-		"start it with its old zone, take it out of the ring by POST /admin/v1/ring/leave?instance=NAME&wait=true, and start it in the new zone with an empty data directory", ErrZoneChanged, to, from)
+	return fmt.Errorf("%w: cluster.zone is %q, and what is in the data directory was taken as a replica of zone %q; set cluster.zone back, "+
+		"or, to move the ingester, start it with its old zone, take it out of the ring by POST "+
+		"/admin/v1/ring/leave?instance=NAME&wait=true, and start it in the new zone with an empty data directory", ErrZoneChanged, to, from)
 }
 
 // first registers an instance that was never a member as far as it knows: it
@@ -118,17 +120,8 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 	}
 	self := m.self
 	if old, ok := m.members[self.ID]; ok {
-		in := old.instance()
-		self.Registered = in.Registered
-		if in.Zone != self.Zone && m.o.File != "" && m.o.Holds {
-			return false, zoneChanged(in.Zone, self.Zone)
-		}
-		if len(self.Tokens) == 0 && len(in.Tokens) > 0 && in.Zone == self.Zone { // places are those of a zone
-			self.Tokens, self.State = in.Tokens, ring.Active
-		}
-		if self.Incarnation != in.Incarnation && m.o.File != "" {
-			m.replaced, m.lostZone = true, in.Zone
-			m.o.Logger.Warn("an instance of this ID is or was a member with another data directory; its place is taken over", "id", self.ID, "address", in.Addr)
+		if err := m.takeOver(&self, old.instance()); err != nil {
+			return false, err
 		}
 	}
 	if self.Registered.IsZero() {
@@ -137,14 +130,7 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 	version := ""
 	if m.o.File != "" && len(self.Tokens) == 0 {
 		version = m.version
-		var zone []ring.Instance
-		for _, id := range slices.Sorted(maps.Keys(m.members)) {
-			e := m.members[id]
-			if in := e.instance(); in.Zone == self.Zone && len(in.Tokens) > 0 {
-				zone = append(zone, in)
-			}
-		}
-		self.Tokens = ring.PlaceTokens(self.Zone, zone)
+		self.Tokens = ring.PlaceTokens(self.Zone, m.placed(self.Zone))
 	}
 	if version == "0" {
 		version = "1" // registering begins the epoch
@@ -155,6 +141,36 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 	}
 	m.self = self
 	return false, m.saveFile()
+}
+
+// takeOver gives self what an earlier instance of its ID has in the ring: when it was
+// registered, and its tokens if it is of the same zone.
+func (m *Membership) takeOver(self *ring.Instance, old ring.Instance) error {
+	self.Registered = old.Registered
+	if old.Zone != self.Zone && m.o.File != "" && m.o.Holds {
+		return zoneChanged(old.Zone, self.Zone)
+	}
+	if len(self.Tokens) == 0 && len(old.Tokens) > 0 && old.Zone == self.Zone { // places are those of a zone
+		self.Tokens, self.State = old.Tokens, ring.Active
+	}
+	if self.Incarnation != old.Incarnation && m.o.File != "" {
+		m.replaced, m.lostZone = true, old.Zone
+		m.o.Logger.Warn("an instance of this ID is or was a member with another data directory; its place is taken over",
+			"id", self.ID, "address", old.Addr)
+	}
+	return nil
+}
+
+// placed returns the members of a zone that have tokens, by ID.
+func (m *Membership) placed(zone string) []ring.Instance {
+	var out []ring.Instance
+	for _, id := range slices.Sorted(maps.Keys(m.members)) {
+		e := m.members[id]
+		if in := e.instance(); in.Zone == zone && len(in.Tokens) > 0 {
+			out = append(out, in)
+		}
+	}
+	return out
 }
 
 // restore writes back members that are known here and that Redis does not have.
@@ -304,12 +320,14 @@ func (m *Membership) loadFile() error {
 	}
 	s, tokens, err := decodeFile(data)
 	if err != nil {
-		m.o.Logger.Warn("file of the place in the ring is damaged: the ingester takes its place from Redis, as one that comes back without its disk", "file", m.o.File, "err", err)
+		m.o.Logger.Warn("file of the place in the ring is damaged: the ingester takes its place from Redis, "+
+			"as one that comes back without its disk", "file", m.o.File, "err", err)
 		m.begin()
 		return nil
 	}
 	if s.ID != m.self.ID {
-		return fmt.Errorf("the data directory belongs to instance %q, this process is configured as %q: give each ingester a directory of its own, or set cluster.instance back", s.ID, m.self.ID)
+		return fmt.Errorf("the data directory belongs to instance %q, this process is configured as %q: "+
+			"give each ingester a directory of its own, or set cluster.instance back", s.ID, m.self.ID)
 	}
 	if s.Zone != nil && *s.Zone != m.self.Zone {
 		if m.o.Holds {

@@ -145,6 +145,12 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 // choose makes candidates members: those with a heartbeat that counts, and those
 // of which nothing else is known. It notes the heartbeats of all.
 func (m *Membership) choose() {
+	m.chooseCandidates()
+	m.noteHeartbeats()
+}
+
+// chooseCandidates makes members of the candidates that can be.
+func (m *Membership) chooseCandidates() {
 	for id, e := range m.candidates {
 		text := m.beats[id]
 		at, ok := e.beatAt(text, m.seenAt)
@@ -165,6 +171,10 @@ func (m *Membership) choose() {
 		}
 		// Otherwise what is known stays until the new one is alive.
 	}
+}
+
+// noteHeartbeats notes the heartbeats of all members.
+func (m *Membership) noteHeartbeats() {
 	for id, k := range m.members {
 		if k.beat > m.seenAt { // Redis' time was set back, which must not make the heartbeat count for longer
 			k.beat = m.seenAt

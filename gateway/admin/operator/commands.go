@@ -39,7 +39,8 @@ func (c *Commands) compact(w http.ResponseWriter, r *http.Request, q url.Values)
 func (c *Commands) acceptLoss(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
 	if err != nil {
-		return admin.Fail(http.StatusBadRequest, "day", "day must be the number of a UTC day since 1970, as the log and the operator page name it")
+		return admin.Fail(http.StatusBadRequest, "day",
+			"day must be the number of a UTC day since 1970, as the log and the operator page name it")
 	}
 	n, err := c.o.Backend.AcceptLoss(r.Context(), day)
 	if err != nil {
@@ -105,7 +106,8 @@ func asideKey(q url.Values) (k AsideKey, err error) {
 	}
 	const windows = 12 // of a day, of two hours each
 	if k.Window, err = strconv.Atoi(q.Get("window")); err != nil || k.Window < 0 || k.Window >= windows {
-		return k, admin.Fail(http.StatusBadRequest, "window", "window %q is not the number of a window of the day, from 0 to %d", q.Get("window"), windows-1)
+		return k, admin.Fail(http.StatusBadRequest, "window", "window %q is not the number of a window of the day, from 0 to %d",
+			q.Get("window"), windows-1)
 	}
 	if k.Tenant, err = tenant.ParseID(q.Get("tenant")); err != nil {
 		return k, admin.Fail(http.StatusBadRequest, "tenant", "%s", err)
@@ -126,9 +128,10 @@ func (c *Commands) dropAside(w http.ResponseWriter, r *http.Request, q url.Value
 	if err != nil {
 		return c.failed(r, err, "nothing was dropped")
 	}
-	c.o.Logger.Warn("an operator dropped series that were set aside", "ingester", key.Ingester, "tenant", key.Tenant, "day", key.Day, "window", key.Window,
-		"series", got.Series, "samples", got.Samples)
-	message := "marked: the ingester deletes the files within about a minute; if more is set aside before that, the mark goes and the command must be repeated"
+	c.o.Logger.Warn("an operator dropped series that were set aside",
+		"ingester", key.Ingester, "tenant", key.Tenant, "day", key.Day, "window", key.Window, "series", got.Series, "samples", got.Samples)
+	message := "marked: the ingester deletes the files within about a minute; " +
+		"if more is set aside before that, the mark goes and the command must be repeated"
 	if lost {
 		message = "the record of the lost ingester is deleted"
 	}

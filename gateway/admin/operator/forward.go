@@ -52,7 +52,8 @@ func NewForwarder(backends []string, transport http.RoundTripper, logger *slog.L
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			admin.Serve(func(http.ResponseWriter, *http.Request) error {
 				logger.Error("passing a command on to the backend failed", "path", r.URL.Path, "request", admin.RequestID(r), "err", err)
-				return admin.Fail(http.StatusServiceUnavailable, "", "no backend answers, or it was cut off; see the log for request %s", admin.RequestID(r))
+				return admin.Fail(http.StatusServiceUnavailable, "", "no backend answers, or it was cut off; see the log for request %s",
+					admin.RequestID(r))
 			}, logger)(w, r)
 		},
 	}

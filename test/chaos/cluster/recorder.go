@@ -109,7 +109,11 @@ func (r *Recorder) push(ctx context.Context, edge string, w int, t int64) error 
 	for i := range perWriter {
 		s := w*perWriter + i
 		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
-			Labels:  []prompb.Label{{Name: "__name__", Value: metric}, {Name: "series", Value: strconv.Itoa(s)}, {Name: "writer", Value: strconv.Itoa(w)}},
+			Labels: []prompb.Label{
+				{Name: "__name__", Value: metric},
+				{Name: "series", Value: strconv.Itoa(s)},
+				{Name: "writer", Value: strconv.Itoa(w)},
+			},
 			Samples: []prompb.Sample{{Timestamp: t, Value: value(s, t)}},
 		})
 	}
@@ -160,7 +164,10 @@ func (r *Recorder) Check(ctx context.Context, t *testing.T, edge string, w int, 
 	begun := time.Now()
 	to := begun.Add(time.Second)
 	span := to.Sub(from).Milliseconds()
-	q := url.Values{"query": {fmt.Sprintf(`%s{writer="%d"}[%dms]`, metric, w, span)}, "time": {fmt.Sprintf("%.3f", float64(to.UnixMilli())/1000)}}
+	q := url.Values{
+		"query": {fmt.Sprintf(`%s{writer="%d"}[%dms]`, metric, w, span)},
+		"time":  {fmt.Sprintf("%.3f", float64(to.UnixMilli())/1000)},
+	}
 	code, body, err := r.do(ctx, http.MethodGet, edge+"/prometheus/api/v1/query?"+q.Encode(), nil)
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("query: %d %s", code, body)
@@ -213,7 +220,8 @@ func (r *Recorder) compare(t *testing.T, a answer, w int, from int64, begun time
 		for i := range perWriter {
 			if !got[w*perWriter+i][p.t] {
 				if missing++; missing < 4 {
-					t.Errorf("series %d has no sample at %d (%s), which was acknowledged", w*perWriter+i, p.t, time.UnixMilli(p.t).UTC().Format(time.TimeOnly))
+					t.Errorf("series %d has no sample at %d (%s), which was acknowledged",
+						w*perWriter+i, p.t, time.UnixMilli(p.t).UTC().Format(time.TimeOnly))
 				}
 			}
 		}

@@ -50,6 +50,7 @@ func run(args []string) error {
 	if err := c.Up(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("The cluster runs: edges %v, admin API %s.\nIts processes, logs and cluster.env are in %s; `make cluster-stop` ends it.\n", c.Edges, c.AdminURL, dir)
+	fmt.Printf("The cluster runs: edges %v, admin API %s.\n", c.Edges, c.AdminURL)
+	fmt.Printf("Its processes, logs and cluster.env are in %s; `make cluster-stop` ends it.\n", dir)
 	return nil
 }

@@ -54,8 +54,18 @@ func run(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	w := &wires{}
-	c, err := cluster.New(cluster.Options{Dir: filepath.Join(dir, "cluster"), Free: true, Through: w.through, Config: "self_monitoring: {disabled: true}\n", Binaries: cluster.Binaries{
-		Pallium: os.Getenv("PALLIUM"), Redis: os.Getenv("REDIS_SERVER"), Bigtable: os.Getenv("BIGTABLE_EMULATOR_BIN"), GCS: os.Getenv("FAKE_GCS_SERVER_BIN")}})
+	c, err := cluster.New(cluster.Options{
+		Dir:     filepath.Join(dir, "cluster"),
+		Free:    true,
+		Through: w.through,
+		Config:  "self_monitoring: {disabled: true}\n",
+		Binaries: cluster.Binaries{
+			Pallium:  os.Getenv("PALLIUM"),
+			Redis:    os.Getenv("REDIS_SERVER"),
+			Bigtable: os.Getenv("BIGTABLE_EMULATOR_BIN"),
+			GCS:      os.Getenv("FAKE_GCS_SERVER_BIN"),
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -74,46 +84,64 @@ func run(ctx context.Context) error {
 	}
 	defer one.stop()
 	time.Sleep(2 * time.Second) // limits are known
-	total := map[string]float64{}
-	samples := 0
-	sent := int64(0)
+	m := measured{cpu: map[string]float64{}}
 	at := time.Now().Add(-time.Duration(*rounds**scrapes*15) * time.Second)
 	for range *rounds {
-		n := *series * *scrapes
-		before := one.cpu()
-		if err := load(ctx, []string{one.edge}, one.token, at); err != nil {
+		if err := m.round(ctx, one, c, w, at); err != nil {
 			return err
 		}
-		total["one"] += one.cpu() - before
-		procs := cpuOf(c)
-		wire := w.bytes.Load()
-		if err := load(ctx, c.Edges, c.Token, at); err != nil {
-			return err
-		}
-		for name, v := range cpuOf(c) {
-			total[role(name)] += v - procs[name]
-		}
-		sent += w.bytes.Load() - wire
-		samples += n
 		at = at.Add(time.Duration(*scrapes) * 15 * time.Second)
 	}
-	fmt.Printf("%d samples of %d series, %d of a request\n", samples, *series, *perPush)
+	m.report()
+	return nil
+}
+
+// measured is what all rounds took.
+type measured struct {
+	cpu     map[string]float64 // seconds, by role, and of the one process
+	samples int
+	sent    int64 // bytes between distributor and ingesters
+}
+
+// round writes the same samples into the one process and into the cluster.
+func (m *measured) round(ctx context.Context, one *one, c *cluster.Cluster, w *wires, at time.Time) error {
+	before := one.cpu()
+	if err := load(ctx, []string{one.edge}, one.token, at); err != nil {
+		return err
+	}
+	m.cpu["one"] += one.cpu() - before
+	procs := cpuOf(c)
+	wire := w.bytes.Load()
+	if err := load(ctx, c.Edges, c.Token, at); err != nil {
+		return err
+	}
+	for name, v := range cpuOf(c) {
+		m.cpu[role(name)] += v - procs[name]
+	}
+	m.sent += w.bytes.Load() - wire
+	m.samples += *series * *scrapes
+	return nil
+}
+
+func (m *measured) report() {
+	samples := float64(m.samples)
+	fmt.Printf("%d samples of %d series, %d of a request\n", m.samples, *series, *perPush)
 	var names []string
-	for name := range total {
+	for name := range m.cpu {
 		names = append(names, name)
 	}
 	sort.Strings(names)
 	sum := 0.0
 	for _, name := range names {
-		us := total[name] / float64(samples) * 1e6
-		fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", name, us, total[name]/total["one"])
+		us := m.cpu[name] / samples * 1e6
+		fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", name, us, m.cpu[name]/m.cpu["one"])
 		if name != "one" {
-			sum += total[name]
+			sum += m.cpu[name]
 		}
 	}
-	fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", "cluster", sum/float64(samples)*1e6, sum/total["one"])
-	fmt.Printf("between distributor and three ingesters: %.1f bytes a sample, %.1f to each\n", float64(sent)/float64(samples), float64(sent)/float64(samples)/3)
-	return nil
+	fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", "cluster", sum/samples*1e6, sum/m.cpu["one"])
+	fmt.Printf("between distributor and three ingesters: %.1f bytes a sample, %.1f to each\n",
+		float64(m.sent)/samples, float64(m.sent)/samples/3)
 }
 
 // role is what a process is, whichever it is of several.
@@ -151,13 +179,16 @@ func load(ctx context.Context, edges []string, token string, at time.Time) error
 func push(ctx context.Context, edge, token string, from int, t int64) error {
 	req := prompb.WriteRequest{Timeseries: make([]prompb.TimeSeries, 0, *perPush)}
 	for i := from; i < from+*perPush && i < *series; i++ {
-		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Samples: []prompb.Sample{{Timestamp: t, Value: float64(t/1000%100_000) * float64(i%7+1)}}, Labels: []prompb.Label{
-			{Name: "__name__", Value: fmt.Sprintf("container_metric_%d_total", i%200)},
-			{Name: "cluster", Value: "prod-eu-west-1"}, {Name: "container", Value: "app"},
-			{Name: "instance", Value: fmt.Sprintf("10.%d.%d.7:9100", i/200%250, i/50_000)}, {Name: "job", Value: "kubelet"},
-			{Name: "namespace", Value: fmt.Sprintf("team-%d", i/200%40)}, {Name: "node", Value: fmt.Sprintf("node-%03d", i/200%120)},
-			{Name: "pod", Value: fmt.Sprintf("deployment-7c9d8f-%05x", i/200)}, {Name: "service", Value: "frontend"},
-		}})
+		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
+			Samples: []prompb.Sample{{Timestamp: t, Value: float64(t/1000%100_000) * float64(i%7+1)}},
+			Labels: []prompb.Label{
+				{Name: "__name__", Value: fmt.Sprintf("container_metric_%d_total", i%200)},
+				{Name: "cluster", Value: "prod-eu-west-1"}, {Name: "container", Value: "app"},
+				{Name: "instance", Value: fmt.Sprintf("10.%d.%d.7:9100", i/200%250, i/50_000)}, {Name: "job", Value: "kubelet"},
+				{Name: "namespace", Value: fmt.Sprintf("team-%d", i/200%40)}, {Name: "node", Value: fmt.Sprintf("node-%03d", i/200%120)},
+				{Name: "pod", Value: fmt.Sprintf("deployment-7c9d8f-%05x", i/200)}, {Name: "service", Value: "frontend"},
+			},
+		})
 	}
 	data, err := req.Marshal()
 	if err != nil {
@@ -220,7 +251,8 @@ type one struct {
 func startOne(ctx context.Context, dir string) (*one, error) {
 	edge, admin := freeAddr(), freeAddr()
 	file := dir + ".yaml"
-	config := fmt.Sprintf("data_dir: %s\nlisten: %q\nadmin_listen: %q\nself_monitoring: {disabled: true}\nlimits: {samples_per_second: 0, requests_per_second: 0, bytes_per_second: 0, max_concurrent_requests: 0}\n", dir, edge, admin)
+	config := fmt.Sprintf("data_dir: %s\nlisten: %q\nadmin_listen: %q\nself_monitoring: {disabled: true}\nlimits: {samples_per_second: 0, "+
+		"requests_per_second: 0, bytes_per_second: 0, max_concurrent_requests: 0}\n", dir, edge, admin)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
@@ -239,7 +271,10 @@ func startOne(ctx context.Context, dir string) (*one, error) {
 			break
 		}
 	}
-	for _, args := range [][]string{{"tenant", "create", "demo"}, {"token", "issue", "-tenant", "demo", "-scopes", "metrics:write", "-name", "load", "-q"}} {
+	for _, args := range [][]string{
+		{"tenant", "create", "demo"},
+		{"token", "issue", "-tenant", "demo", "-scopes", "metrics:write", "-name", "load", "-q"},
+	} {
 		cmd := exec.CommandContext(ctx, os.Getenv("PALLIUM"), append(args, "-admin-url", "http://"+admin)...)
 		cmd.Env = append(os.Environ(), "PALLIUM_ADMIN_TOKEN_FILE="+filepath.Join(dir, "admin-token"))
 		out, err := cmd.Output()

@@ -14,7 +14,9 @@ import (
 // measureCold reads 10,000 series of a metric over a day and over 30 days with
 // the delays of services in the same region.
 func measureCold(ctx context.Context, parent string) error {
-	fmt.Println("\nCold queries, a metric of 10,000 series, 5 ms a row call and 30 ms an object call\n\n| query | Select | decoding | rounds | row calls | gets | bytes of rows | bytes of objects | peak heap | samples |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	fmt.Println("\nCold queries, a metric of 10,000 series, 5 ms a row call and 30 ms an object call\n\n| query | Select | decoding | " +
+		"rounds | row calls | gets | bytes of rows | bytes of objects | peak heap | samples |\n| --- | --- | --- | --- | --- | --- | --- | --- " +
+		"| --- | --- |")
 	if err := coldOver(ctx, parent, 1, 15_000); err != nil {
 		return err
 	}
@@ -52,7 +54,9 @@ func coldOver(ctx context.Context, parent string, days int, interval int64) (err
 			return err
 		}
 		c := w.count.take()
-		fmt.Printf("| %s, %d days at %d s | %s | %s | %d | %d | %d | %s | %s | %s | %d |\n", q.name, days, interval/1000, selected.Round(time.Millisecond), (took - selected).Round(time.Millisecond), c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes), mib(c.GotBytes), mib(peak), samples)
+		fmt.Printf("| %s, %d days at %d s | %s | %s | %d | %d | %d | %s | %s | %s | %d |\n", q.name, days, interval/1000,
+			selected.Round(time.Millisecond), (took - selected).Round(time.Millisecond), c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes),
+			mib(c.GotBytes), mib(peak), samples)
 	}
 	return nil
 }

@@ -71,8 +71,10 @@ func measureShapes(ctx context.Context, parent string) (err error) {
 	if _, err := w.compact(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("\nQuery shapes, %d series, 7 days at 5 min, nothing cached; 25 ms a call so that those side by side overlap\n\n", len(r.series))
-	fmt.Println("| query | rounds | row calls | gets | bytes of rows | bytes of objects | series | samples |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+	fmt.Printf("\nQuery shapes, %d series, 7 days at 5 min, nothing cached; 25 ms a call so that those side by side overlap\n\n",
+		len(r.series))
+	fmt.Println("| query | rounds | row calls | gets | bytes of rows | bytes of objects | series | samples |\n| --- | --- | --- | --- | --- " +
+		"| --- | --- | --- |")
 	w.count.delay(25*time.Millisecond, 25*time.Millisecond)
 	for _, q := range shapes() {
 		if err := w.reopen(); err != nil {
@@ -84,7 +86,8 @@ func measureShapes(ctx context.Context, parent string) (err error) {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
 		c := w.count.take()
-		fmt.Printf("| %s | %d | %d | %d | %s | %s | %d | %d |\n", q.name, c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes), mib(c.GotBytes), n, samples)
+		fmt.Printf("| %s | %d | %d | %d | %s | %s | %d | %d |\n",
+			q.name, c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes), mib(c.GotBytes), n, samples)
 	}
 	return nil
 }

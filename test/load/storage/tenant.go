@@ -62,15 +62,13 @@ func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o
 	line(t, "rows cells/series-day", "<= 0.005 at 300,000", "%.5f", float64(total(cells.cells))/n)
 	line(t, "object writes/M unique samples", "", "%.3f (%d L0, %d L1)", float64(up.Puts+down.Puts)/unique*1e6, up.PutsL0, down.Puts)
 	extrapolate(t, l1, unique, up.Puts)
-	line(t, "compaction, M unique samples per CPU second", ">= 15", "%.1f (%.1f s CPU; with %d copies)", unique/cpu.Seconds()/1e6, cpu.Seconds(), o.ingesters)
+	line(t, "compaction, M unique samples per CPU second",
+		">= 15", "%.1f (%.1f s CPU; with %d copies)", unique/cpu.Seconds()/1e6, cpu.Seconds(), o.ingesters)
 	line(t, "compaction reads", "", "%d row calls, %d gets, %s", down.RowCalls, down.Gets, mib(down.GotBytes))
 	if !o.noProm {
-		chunkBytes, indexBytes, err := promBlock(filepath.Join(w.dir, "prometheus"), r)
-		if err != nil {
-			return fmt.Errorf("prometheus' block: %w", err)
+		if err := measurePrometheus(w, t, r, unique, n); err != nil {
+			return err
 		}
-		line(t, "Prometheus' block, bytes/sample", "", "%.3f (chunks %.3f, index %.3f)", float64(chunkBytes+indexBytes)/unique, float64(chunkBytes)/unique, float64(indexBytes)/unique)
-		line(t, "Prometheus' index bytes/series-day", "", "%.1f", float64(indexBytes)/n)
 	}
 	if o.decode {
 		if err := measureDecode(ctx, w, t, r); err != nil {
@@ -78,6 +76,18 @@ func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o
 		}
 	}
 	return measureRebuild(ctx, w, t, l1)
+}
+
+// measurePrometheus reports the size of Prometheus' block of the same samples.
+func measurePrometheus(w *world, t tenant.ID, r *run, samples, series float64) error {
+	chunkBytes, indexBytes, err := promBlock(filepath.Join(w.dir, "prometheus"), r)
+	if err != nil {
+		return fmt.Errorf("prometheus' block: %w", err)
+	}
+	line(t, "Prometheus' block, bytes/sample", "", "%.3f (chunks %.3f, index %.3f)",
+		float64(chunkBytes+indexBytes)/samples, float64(chunkBytes)/samples, float64(indexBytes)/samples)
+	line(t, "Prometheus' index bytes/series-day", "", "%.1f", float64(indexBytes)/series)
+	return nil
 }
 
 // extrapolate gives the writes for 10 million series of this kind at 15 s: each
@@ -88,7 +98,8 @@ func extrapolate(t tenant.ID, l1 int64, unique float64, puts int) {
 	compacted := samples * float64(l1) / unique / packBytes
 	for _, ingesters := range []float64{3, 12, 30, 60} {
 		writes := ingesters*12 + compacted
-		line(t, fmt.Sprintf("object writes/M at 10 M series, %.0f ingesters", ingesters), "<= 0.02", "%.5f (%.0f L0 + %.0f L1 a day)", writes/samples*1e6, ingesters*12, compacted)
+		line(t, fmt.Sprintf("object writes/M at 10 M series, %.0f ingesters", ingesters), "<= 0.02", "%.5f (%.0f L0 + %.0f L1 a day)",
+			writes/samples*1e6, ingesters*12, compacted)
 	}
 }
 
@@ -120,6 +131,7 @@ func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error 
 	if total(before.cells) != total(after.cells) || total(before.bytes) != total(after.bytes) {
 		return fmt.Errorf("rebuilt index has %s, before %s", after, before)
 	}
-	line(t, "index rebuilt: bytes read / bytes of packs", "", "%.3f (%s of %s, %d cells, %s; the report says %s)", float64(c.GotBytes)/float64(l1), mib(c.GotBytes), mib(l1), report.Cells, took.Round(time.Millisecond), mib(report.Read))
+	line(t, "index rebuilt: bytes read / bytes of packs", "", "%.3f (%s of %s, %d cells, %s; the report says %s)",
+		float64(c.GotBytes)/float64(l1), mib(c.GotBytes), mib(l1), report.Cells, took.Round(time.Millisecond), mib(report.Read))
 	return nil
 }

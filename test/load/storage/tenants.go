@@ -76,7 +76,9 @@ func nodeExporter(n int) []oneSeries {
 	for host := 0; len(list) < n; host++ {
 		instance := fmt.Sprintf("10.%d.%d.%d:9100", 16+host%4, host/250%250, host%250)
 		add := func(metric string, k kind, extra ...string) {
-			pairs := append([]string{"__name__", metric, "instance", instance, "job", "node-exporter", "cluster", fmt.Sprintf("prod-%d", host%3)}, extra...)
+			pairs := append([]string{
+				"__name__", metric, "instance", instance, "job", "node-exporter", "cluster", fmt.Sprintf("prod-%d", host%3),
+			}, extra...)
 			list = append(list, oneSeries{labels.FromStrings(pairs...), metric, host, k, rng.Uint64()})
 		}
 		for cpu := range 8 {
@@ -142,21 +144,26 @@ func kubernetes(n int, containers containerLabels) []oneSeries {
 		}
 		name := app + "-" + set + "-" + random(5, podAlphabet)
 		node := fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", pod%7, pod/20%200)
-		pairs := []string{"cluster", "prod-eu-1", "namespace", "team-" + fmt.Sprint(pod/5%60), "pod", name, "container", app, "node", node,
-			"instance", fmt.Sprintf("10.%d.%d.%d:8080", 64+rng.IntN(64), rng.IntN(256), rng.IntN(256)), "job", "apps/" + app, "endpoint", "http-metrics"}
+		pairs := []string{
+			"cluster", "prod-eu-1", "namespace", "team-" + fmt.Sprint(pod/5%60), "pod", name, "container", app, "node", node,
+			"instance", fmt.Sprintf("10.%d.%d.%d:8080", 64+rng.IntN(64), rng.IntN(256), rng.IntN(256)),
+			"job", "apps/" + app, "endpoint", "http-metrics",
+		}
 		const slice = "/kubepods.slice/kubepods-burstable.slice/"
 		switch id := random(64, hexDigits); containers {
 		case noContainers:
 			pairs = append(pairs, "service", app, "prometheus", "monitoring/k8s", "metrics_path", "/metrics")
 		case realContainers:
-			pairs = append(pairs, "name", id, "image", image, "id", slice+"kubepods-burstable-pod"+random(32, hexDigits)+".slice/cri-containerd-"+id+".scope")
+			pairs = append(pairs, "name", id, "image", image, "id",
+				slice+"kubepods-burstable-pod"+random(32, hexDigits)+".slice/cri-containerd-"+id+".scope")
 		case randomContainers:
 			pairs = append(pairs, "name", id, "image", "registry.example.com/"+app+"@sha256:"+random(64, hexDigits),
 				"id", slice+"cri-containerd-"+random(64, hexDigits)+".scope")
 		}
 		for m := range metrics {
 			metric := fmt.Sprintf("app_%s_%03d", []string{"http", "grpc", "queue", "db"}[m%4], m)
-			list = append(list, oneSeries{labels.FromStrings(append([]string{"__name__", metric}, pairs...)...), metric, pod, spread(m), rng.Uint64()})
+			list = append(list,
+				oneSeries{labels.FromStrings(append([]string{"__name__", metric}, pairs...)...), metric, pod, spread(m), rng.Uint64()})
 		}
 	}
 	return sortSeries(list)
@@ -168,7 +175,8 @@ func metricsOf(sizes map[string]int) []oneSeries {
 	var list []oneSeries
 	for metric, n := range sizes {
 		for i := range n {
-			ls := labels.FromStrings("__name__", metric, "instance", fmt.Sprintf("10.1.%d.%d:9100", i/250, i%250), "job", "load", "zone", fmt.Sprint(i%5))
+			ls := labels.FromStrings("__name__", metric, "instance", fmt.Sprintf("10.1.%d.%d:9100", i/250, i%250), "job", "load", "zone",
+				fmt.Sprint(i%5))
 			list = append(list, oneSeries{ls, metric, i, spread(i), rng.Uint64()})
 		}
 	}
