@@ -1,0 +1,83 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/palliumhq/pallium/test/kit/programs"
+)
+
+// TestTargets: every combination of roles can be built and closed, and has what its
+// roles have and nothing of the others.
+func TestTargets(t *testing.T) {
+	bigtable, gcs, redis := programs.Bigtable(t), programs.GCS(t), programs.Redis(t)
+	resp, err := http.Post(gcs+"/storage/v1/b?project=p", "application/json", strings.NewReader(`{"name":"targets"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	noLeaks(t)
+	defer http.DefaultClient.CloseIdleConnections()
+	config := func(instance string) Config {
+		cfg := testConfig(t)
+		cfg.Store.Bigtable = Bigtable{Project: "p", Instance: "i", Emulator: bigtable}
+		cfg.Store.GCS = GCS{Bucket: "targets", Endpoint: gcs}
+		cfg.Cluster.Instance, cfg.Cluster.Advertise, cfg.Cluster.Replication = instance, "127.0.0.1:1", 1
+		cfg.Cluster.Redis.Addresses = []string{redis.Addr}
+		cfg.InternalListen, cfg.RPCListen = "127.0.0.1:0", "127.0.0.1:0"
+		return cfg
+	}
+	o := testOptions(Backend, map[string]string{"PALLIUM_CLUSTER_SECRET": long + "cluster"}, nil)
+	if err := Migrate(t.Context(), config("migration"), o, false, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	table := roles()
+	for set := 1; set < 1<<len(table); set++ {
+		o.Targets = Targets{}
+		for i := range table {
+			if set&(1<<i) != 0 {
+				o.Targets[table[i].name] = true
+			}
+		}
+		name := strings.Join(o.Targets.names(), "-")
+		t.Run(name, func(t *testing.T) { checkTargets(t, config(name), o) })
+	}
+}
+
+func checkTargets(t *testing.T, cfg Config, o Options) {
+	t.Helper()
+	p, err := open(t.Context(), cfg, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := p.registry.Gather()
+	if err != nil {
+		t.Error(err)
+	}
+	zones := false
+	for _, f := range families {
+		zones = zones || f.GetName() == "pallium_distributor_zones"
+	}
+	b, has := p.backend, o.Targets
+	if b.push == nil || b.commands == nil {
+		t.Error("nothing takes the process's own metrics, or the operator's commands")
+	}
+	for what, is := range map[string]struct{ got, want bool }{
+		"ingester":        {b.ingester != nil, has[TargetIngester]},
+		"way to leave":    {b.cluster.leaver != nil, has[TargetIngester]},
+		"compactor":       {b.compactor != nil, has[TargetCompactor]},
+		"metric of zones": {zones, has[TargetDistributor]},
+		"writes":          {b.api.Push != nil, has[TargetDistributor]},
+		"reads":           {b.api.Queryable != nil && b.api.Delete != nil && b.api.Metadata != nil, has[TargetQuerier]},
+		"API":             {b.handler != nil, has[TargetDistributor] || has[TargetQuerier]},
+	} {
+		if is.got != is.want {
+			t.Errorf("%s: %v, want %v", what, is.got, is.want)
+		}
+	}
+	if err := p.close(); err != nil {
+		t.Error(err)
+	}
+}
