@@ -16,7 +16,7 @@ const (
 	maxSubject  = 256     // bytes
 	maxTenants  = 100     // in one claim
 	verifiedFor = time.Minute
-	maxVerified = 10_000 // per generation of the cache
+	maxVerified = 20_000 // tokens that are remembered
 )
 
 // verified is a token that passed every check. It holds who somebody is, never
