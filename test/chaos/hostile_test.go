@@ -42,6 +42,9 @@ func TestHostileTenants(t *testing.T) {
 	r.operate()
 	r.finish.Store(true)
 	actors.Wait()
+	for _, h := range r.hostile {
+		h.remaining()
+	}
 	r.t.Logf("actors done after %s", time.Since(r.begin).Round(time.Second))
 	if !t.Failed() {
 		r.finalChecks()

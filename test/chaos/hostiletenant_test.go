@@ -79,6 +79,16 @@ func (h *hostileTenant) work() {
 	}
 }
 
+// remaining makes those attacks again of which nothing was acknowledged: on a slow
+// machine the process may have been killed in the only one of a kind.
+func (h *hostileTenant) remaining() {
+	for _, k := range attacks {
+		if h.unlimited && h.ledger.acked[k.name] == 0 && !h.run.t.Failed() {
+			h.attack(k)
+		}
+	}
+}
+
 // end deletes all that the tenant has, or the tenant.
 func (h *hostileTenant) end() {
 	if !h.unlimited && h.rnd.Intn(3) > 0 || h.used == lives-1 {
