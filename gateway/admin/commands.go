@@ -53,6 +53,9 @@ func IsProblem(err error) bool {
 // are an error for Handler.
 func Query(r *http.Request, known ...string) (url.Values, error) { return query(r, known...) }
 
+// Flag reads a parameter that is true or false, which it is when it is left out.
+func Flag(q url.Values, name string) (bool, error) { return flag(q, name) }
+
 // Param is a part of the path of a request, decoded.
 func Param(r *http.Request, name string) string { return param(r, name) }
 

@@ -174,7 +174,7 @@ func instance(q url.Values, what string) (string, error) {
 }
 
 func (c *Commands) forget(w http.ResponseWriter, r *http.Request, q url.Values) error {
-	force, err := flag(q, "force")
+	force, err := admin.Flag(q, "force")
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (c *Commands) forget(w http.ResponseWriter, r *http.Request, q url.Values) 
 }
 
 func (c *Commands) leave(w http.ResponseWriter, r *http.Request, q url.Values) error {
-	wait, err := flag(q, "wait")
+	wait, err := admin.Flag(q, "wait")
 	if err != nil {
 		return err
 	}

@@ -203,7 +203,7 @@ func (c *Commands) failed(r *http.Request, err error, message string) error {
 // begin carries out what may take long: with wait=true it answers what the task
 // returns, else at once.
 func (c *Commands) begin(w http.ResponseWriter, r *http.Request, q url.Values, what string, do Task) error {
-	wait, err := flag(q, "wait")
+	wait, err := admin.Flag(q, "wait")
 	if err != nil {
 		return err
 	}
@@ -227,15 +227,4 @@ func (c *Commands) begin(w http.ResponseWriter, r *http.Request, q url.Values, w
 	out["status"] = "done"
 	admin.WriteJSON(w, http.StatusOK, out)
 	return nil
-}
-
-// flag reads a parameter that is true or false, which it is when it is left out.
-func flag(q url.Values, name string) (bool, error) {
-	switch q.Get(name) {
-	case "", "false":
-		return false, nil
-	case "true":
-		return true, nil
-	}
-	return false, admin.Fail(http.StatusBadRequest, name, "%s must be true or false", name)
 }
