@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 var errDown = errors.New("down")
@@ -120,11 +122,8 @@ func TestEnough(t *testing.T) {
 			if err != nil && ended.Load() != asked.Load() {
 				t.Errorf("%s: a failed question has ended before its calls", tt.name)
 			}
-			answers := func() int { return len(got) + int(dropped.Load()) }
-			for end := time.Now().Add(10 * time.Second); tt.fail == "" && answers() < int(asked.Load()); time.Sleep(time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatalf("%s: %d of %d answers are used or dropped", tt.name, answers(), asked.Load())
-				}
+			if tt.fail == "" {
+				kit.Until(t, tt.name+": every answer is used or dropped", func() bool { return len(got)+int(dropped.Load()) >= int(asked.Load()) })
 			}
 		}
 	}

@@ -74,14 +74,7 @@ func TestRecoveryFences(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
 	x.Merge(storetest.Day)
-	c, err := x.Store.Catalog(t.Context(), "a", storetest.Day)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := x.Store.NewGeneration(t.Context(), c, 0, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := x.Attempt("a", storetest.Day)
 	// The catalog row is lost and made again, with the same version.
 	lost := []rows.Mutation{rows.DeleteColumn(rows.Data, "m"), rows.DeleteColumn(rows.Data, "g")}
 	key := ""

@@ -26,14 +26,7 @@ func TestFenceOutlivesExpiry(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Keep = 10 * 24 * time.Hour
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
-	before, err := x.Store.Catalog(t.Context(), "a", storetest.Day)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := x.Store.NewGeneration(t.Context(), before, 0, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := x.Attempt("a", storetest.Day)
 	x.Merge(storetest.Day)
 	ahead := lifecycle.New(x.Other(x.Rows, x.Objects, "ahead", 20*24*time.Hour))
 	if n, err := ahead.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now.Add(20 * 24 * time.Hour)}); n.Days != 1 || err != nil {
@@ -49,7 +42,7 @@ func TestFenceOutlivesExpiry(t *testing.T) {
 	if n, err := x.Lifecycle.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now}); n.Days != 0 || err != nil {
 		t.Fatalf("%+v expired again, %v", n, err)
 	}
-	err = x.Rows.ReadRows(t.Context(), []rows.Range{{}}, rows.Filter{Families: []rows.Family{rows.Data}}, func(r rows.Row) bool {
+	err := x.Rows.ReadRows(t.Context(), []rows.Range{{}}, rows.Filter{Families: []rows.Family{rows.Data}}, func(r rows.Row) bool {
 		for _, c := range r.Cells {
 			if c.Qualifier == "g" {
 				t.Errorf("row %q still has a version cell", r.Key)
@@ -70,14 +63,7 @@ func TestFenceIsKept(t *testing.T) {
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
 	ahead := lifecycle.New(x.Other(x.Rows, x.Objects, "ahead", 49*time.Hour))
 	attempt := func() *store.Generation {
-		c, err := x.Store.Catalog(t.Context(), "a", storetest.Day)
-		if err != nil {
-			t.Fatal(err)
-		}
-		g, err := x.Store.NewGeneration(t.Context(), c, 0, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := x.Attempt("a", storetest.Day)
 		return g
 	}
 	fence := func(what string, want int) {
@@ -125,20 +111,13 @@ func TestPackEntriesWithoutVersion(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
 	x.Merge(storetest.Day)
-	c, err := x.Store.Catalog(t.Context(), "a", storetest.Day)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := x.Store.NewGeneration(t.Context(), c, 0, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := x.Attempt("a", storetest.Day)
 	if err := g.Add(t.Context(), labels.FromStrings("__name__", "m"), &column.Series{T: []int64{storetest.Day * series.DayMillis}, V: []float64{1}}); err != nil {
 		t.Fatal(err)
 	}
 	var ms []rows.RowMutation
 	start, end := schema.GarbageRange(math.MaxInt64)
-	err = x.Rows.ReadRows(t.Context(), []rows.Range{{Start: start, End: end}}, rows.Filter{}, func(r rows.Row) bool {
+	err := x.Rows.ReadRows(t.Context(), []rows.Range{{Start: start, End: end}}, rows.Filter{}, func(r rows.Row) bool {
 		e, err := schema.DecodeGarbage(r.Cells[0].Value)
 		if err != nil {
 			t.Fatal(err)

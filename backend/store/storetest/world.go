@@ -119,6 +119,20 @@ func (x *World) open(r rows.Store, o objects.Store, scratch string, packBytes in
 	return s
 }
 
+// Attempt begins to publish a day of a tenant, from what is published now.
+func (x *World) Attempt(t tenant.ID, day int64) *store.Generation {
+	x.T.Helper()
+	c, err := x.Store.Catalog(x.T.Context(), t, day)
+	if err != nil {
+		x.T.Fatal(err)
+	}
+	g, err := x.Store.NewGeneration(x.T.Context(), c, 0, nil)
+	if err != nil {
+		x.T.Fatal(err)
+	}
+	return g
+}
+
 // Retention is how long samples of a tenant are kept.
 func (x *World) Retention(context.Context, tenant.ID) (time.Duration, error) { return x.Keep, nil }
 
