@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -284,7 +285,7 @@ func (c called) AcceptLoss(day int64) (int, error) {
 }
 
 // Status implements rpc.Operator.
-func (c called) Status(context.Context) ([]byte, error) { return c.b.ownStatus().encode() }
+func (c called) Status(context.Context) ([]byte, error) { return json.Marshal(c.b.ownStatus()) }
 
 // pruneEvery is how often connections to instances that left are closed.
 const pruneEvery = 30 * time.Second

@@ -23,8 +23,6 @@ type processStatus struct {
 	Compactor *compactor.Status `json:"compactor,omitempty"`
 }
 
-func (s processStatus) encode() ([]byte, error) { return json.Marshal(s) }
-
 func (b *backend) ingesterStatus(s *processStatus) {
 	of := b.ingester.Stats()
 	s.Ingester = &of

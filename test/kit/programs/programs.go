@@ -21,8 +21,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/palliumhq/pallium/test/kit"
 )
 
 // startTimeout bounds how long a process may take to get ready. It is generous:
@@ -180,16 +178,7 @@ type Pallium struct {
 // directory of its own.
 func StartPallium(t testing.TB, config string) *Pallium {
 	t.Helper()
-	dir := t.TempDir()
-	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "pallium.yaml")}
-	if err := os.WriteFile(p.Config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	edge, admin := kit.FreeAddr(t), kit.FreeAddr(t)
-	p.Edge, p.Admin = "http://"+edge, "http://"+admin
-	p.args = []string{"all", "-config", p.Config, "-data-dir", p.DataDir, "-listen", edge, "-admin-listen", admin}
-	p.Restart()
-	return p
+	return StartPalliumIn(t, filepath.Join(t.TempDir(), "data"), config)
 }
 
 // Begin starts the process again and does not wait until it serves.
