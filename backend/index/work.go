@@ -25,7 +25,7 @@ type DayWork struct {
 // aside is neither.
 func (d *DayWork) Idle() bool { return len(d.Intents)+len(d.Receipts)+len(d.Rewrites) == 0 }
 
-// IntentOf is an ingester's word that it owes samples of a window.
+// IntentOf records that an ingester has samples of a window that are not uploaded.
 type IntentOf struct {
 	Ingester string
 	Window   int
@@ -172,7 +172,7 @@ func (s *Work) Intend(ctx context.Context, ingester string, windows map[Window]s
 	return s.mutateWork(ctx, byDay, "write intents")
 }
 
-// Settle takes intents back of which nothing is owed any more.
+// Settle deletes an ingester's intents of windows whose samples are all uploaded.
 func (s *Work) Settle(ctx context.Context, ingester string, windows []Window) error {
 	byDay := map[int64][]rows.Mutation{}
 	for _, w := range windows {
@@ -192,7 +192,7 @@ func (s *Work) mutateWork(ctx context.Context, byDay map[int64][]rows.Mutation, 
 	return nil
 }
 
-// Intents lists the windows of which an ingester has said that it owes samples.
+// Intents lists the windows of which an ingester has recorded pending uploads.
 func (s *Work) Intents(ctx context.Context, ingester string) ([]Window, error) {
 	var out []Window
 	err := s.Each(ctx, func(d *DayWork) error {

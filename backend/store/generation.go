@@ -34,7 +34,7 @@ var (
 	errTooOld    = fmt.Errorf("%w: it began more than %s ago", ErrConflict, maxAttemptAge)
 )
 
-// Generation is one attempt to write all of a tenant's day anew: packs, then
+// Generation is one attempt to write all of a tenant's day again: packs, then
 // the rows of the index, then one conditional write that makes both visible and
 // takes back what they replace. Nothing of it is seen before, and an attempt
 // that ends earlier is swept. It is used by one goroutine.
@@ -55,7 +55,7 @@ type Generation struct {
 	last  string // metric of the last series
 }
 
-// NewGeneration begins to write a day anew. catalog is what the caller merges,
+// NewGeneration begins to write a day again. catalog is what the caller merges,
 // number that of the last deletion of series that it applies, metadata, sorted
 // by metric, what is known of the day's metrics.
 func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint64, metadata []series.MetricMetadata) (*Generation, error) {

@@ -7,18 +7,18 @@ import (
 	"github.com/palliumhq/pallium/backend/index"
 )
 
-// SettleLosses takes back intents of lost ingesters for windows that no other
-// ingester owes samples of any more and that none of another zone was lost with:
+// SettleLosses deletes intents of lost ingesters for windows of which no other
+// ingester has pending uploads, and with which no ingester of another zone was lost:
 // every acknowledged sample of them was on another ingester too, and is uploaded.
-// Intents younger than before (Unix milliseconds) stay. It returns how many were
-// taken back.
+// Intents younger than before (Unix milliseconds) are kept. It returns how many were
+// deleted.
 func (s *Store) SettleLosses(ctx context.Context, before int64) (int, error) {
 	return s.settleLosses(ctx, func(d *index.DayWork, in index.IntentOf) bool { return in.Since <= before && settled(d, in, false) })
 }
 
-// SettleLoss takes back what one ingester owed that was lost, after all others
-// have sealed and uploaded what they had. What an ingester of another zone was
-// lost with, too, stays. It returns how many windows stay.
+// SettleLoss deletes the intents of one lost ingester, after all others have sealed
+// and uploaded what they had. Windows with which an ingester of another zone was lost,
+// too, are kept. It returns how many those are.
 func (s *Store) SettleLoss(ctx context.Context, ingester string) (int, error) {
 	left := 0
 	_, err := s.settleLosses(ctx, func(d *index.DayWork, in index.IntentOf) bool {

@@ -132,7 +132,7 @@ func (k *Keeper) expireDay(ctx context.Context, c *index.Catalog) error {
 
 // Restamp makes the cells of a tenant's days last as long as its retention, when
 // that has become longer than they were written for. It returns how many days it
-// stamped anew.
+// stamped again.
 func (k *Keeper) Restamp(ctx context.Context, t tenant.ID) (int, error) {
 	keep, err := k.opts.Retention(ctx, t)
 	if err != nil {
@@ -179,7 +179,7 @@ func (k *Keeper) restampDays(ctx context.Context, t tenant.ID, keep time.Duratio
 
 // restampDay writes a day's cells again with a later timestamp: the rows of the
 // index first, then the manifest, so that a crash leaves a day that is stamped
-// anew once more.
+// once more.
 func (k *Keeper) restampDay(ctx context.Context, c *index.Catalog, stamp, expiry int64) error {
 	if err := k.index.Generations.Restamp(ctx, c, stamp); err != nil {
 		return err
