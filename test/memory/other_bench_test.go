@@ -1,0 +1,106 @@
+package memory
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/test/kit/programs"
+)
+
+// BenchmarkOtherTenant reports how long a tenant that sends one request at a time
+// waits for 99 of 100 answers: while another one attacks with everything in this
+// package, and while another one uses as much CPU time with ordinary dashboard
+// queries. MEMORY_LIMIT is the limit in MiB (default 2048).
+func BenchmarkOtherTenant(b *testing.B) {
+	limit := limitOf(b)
+	r := newRun(b, programs.StartPallium(b, fmt.Sprintf("memory: {limit_bytes: %d}\n", limit)), limit)
+	r.fill()
+	for b.Loop() {
+		attacked := r.beside(func() {
+			for _, a := range attacks() {
+				r.attack(a, a.many)
+			}
+		})
+		ordinary := r.beside(func() { r.ordinary(attacked.cpu, attacked.wall) })
+		b.ReportMetric(attacked.p99.Seconds()*1e3, "attacked-p99-ms")
+		b.ReportMetric(ordinary.p99.Seconds()*1e3, "ordinary-p99-ms")
+		b.ReportMetric(float64(attacked.p99)/float64(ordinary.p99), "p99-ratio")
+		b.ReportMetric(attacked.cpu/attacked.wall.Seconds(), "attacked-cpus")
+		b.ReportMetric(ordinary.cpu/ordinary.wall.Seconds(), "ordinary-cpus")
+	}
+	if len(r.wrong) > 0 {
+		b.Fatalf("the other tenant: %d requests without their answer, first %s", len(r.wrong), r.wrong[0])
+	}
+}
+
+// phase is what a tenant waited for, and what the process used meanwhile.
+type phase struct {
+	p99  time.Duration
+	cpu  float64 // seconds
+	wall time.Duration
+}
+
+// beside measures the good tenant's requests while load runs.
+func (r *run) beside(load func()) phase {
+	r.times = nil
+	stop := make(chan struct{})
+	var work sync.WaitGroup
+	work.Go(func() { r.work(stop) })
+	cpu, start := r.cpu(), time.Now()
+	load()
+	p := phase{cpu: r.cpu() - cpu, wall: time.Since(start)}
+	close(stop)
+	work.Wait()
+	slices.Sort(r.times)
+	p.p99 = r.times[len(r.times)*99/100]
+	return p
+}
+
+// ordinary has ten senders ask what dashboards ask, so often that the process uses
+// cpu seconds in the given time.
+func (r *run) ordinary(cpu float64, span time.Duration) {
+	used, start := r.cpu(), time.Now()
+	var senders sync.WaitGroup
+	for i := range 10 {
+		senders.Go(func() {
+			for n := i; time.Since(start) < span; n++ {
+				if r.cpu()-used > cpu*float64(time.Since(start))/float64(span) {
+					time.Sleep(time.Millisecond)
+					continue
+				}
+				query := fmt.Sprintf(`sum by (k) (rate(m{k="%d"}[5m]))`, n%10)
+				rep := r.form("query_range", url.Values{"query": {query}, "start": {stamp(r.last.Add(-10 * time.Minute))},
+					"end": {stamp(r.last)}, "step": {"15"}})
+				if rep.err != nil || rep.code != http.StatusOK {
+					r.t.Errorf("%s: %d %s %v", query, rep.code, rep.body, rep.err)
+					return
+				}
+			}
+		})
+	}
+	senders.Wait()
+}
+
+// cpu is the CPU time of the process in seconds.
+func (r *run) cpu() float64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.p.Pid()))
+	if err != nil {
+		r.t.Error(err)
+		return 0
+	}
+	// The name, in brackets, may have spaces; utime and stime are fields 14 and 15.
+	_, rest, _ := strings.Cut(string(data), ") ")
+	fields := strings.Fields(rest)
+	var user, system float64
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		r.t.Error(err)
+	}
+	return (user + system) / 100
+}
