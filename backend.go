@@ -250,6 +250,7 @@ func (b *backend) buildAPIOptions() {
 	} else {
 		b.recent = b.cluster.recent(b)
 	}
+	b.onClose("answers that no query needed", b.recent.Close)
 	b.api = api.Options{
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
 		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,

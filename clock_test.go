@@ -80,7 +80,7 @@ func TestClockOfRedis(t *testing.T) {
 		o := testOptions(Backend, nil, nil)
 		o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 		o.Now = func() time.Time { return time.Now().Add(ahead) }
-		a := newProcess(context.Background(), testConfig(t), o)
+		a := newProcess(testConfig(t), o)
 		a.registry, a.redis = prometheus.NewRegistry(), client
 		_, err := a.guardClock(context.Background(), nil).Now()
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

@@ -16,7 +16,7 @@ import (
 // openAdmin opens admin_listen, which tells of the start until the process serves.
 func (p *process) openAdmin() (err error) {
 	p.admin, err = admin.Listen(admin.ListenerOptions{Address: p.cfg.AdminListen, Hosts: p.cfg.AdminHosts,
-		Doing: p.startup.String, Logger: p.opts.Logger, Context: p.requests})
+		Doing: p.startup.String, Logger: p.opts.Logger, Context: p.requests.Context()})
 	if err != nil {
 		return fmt.Errorf("admin_listen: %w", err)
 	}

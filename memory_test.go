@@ -49,7 +49,7 @@ func TestMemoryOfRoles(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			a := newProcess(t.Context(), Config{}, Options{Role: tt.role, Targets: tt.targets, Now: time.Now})
+			a := newProcess(Config{}, Options{Role: tt.role, Targets: tt.targets, Now: time.Now})
 			a.cfg.Ingester.MemoryBytes = tt.head * mib
 			if tt.role != All {
 				a.cfg.Store.Bigtable.Project, a.cfg.Store.Bigtable.Instance = "p", "i"

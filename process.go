@@ -69,14 +69,14 @@ type process struct {
 
 	serving atomic.Bool // requests can be served
 
-	// background has what requests started and did not wait for; it ends before the
-	// parts are closed, requests when those under way were drained or cut off.
-	background *background.Group
-	requests   context.Context
-	cutOff     context.CancelFunc
+	// requests has the context of all requests, which ends when those under way were
+	// drained or are cut off; background has what requests started and did not wait
+	// for, and ends before the parts are closed.
+	requests, background *background.Group
 
-	closers []closer // in the order of building
-	ending  *ending
+	beginnings []func() // of what runs beside, when the process serves
+	closers    []closer // in the order of building
+	ending     *ending
 }
 
 // open builds a process. The admin listener is open from its beginning and tells what
@@ -95,7 +95,7 @@ func open(ctx context.Context, cfg Config, o Options) (*process, error) {
 	if err := closeDataDir(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
 	}
-	p := newProcess(ctx, cfg, o)
+	p := newProcess(cfg, o)
 	err := p.bounded(ctx, p.startup.ending, func() error {
 		err := p.openAdmin()
 		if err == nil {
@@ -105,7 +105,7 @@ func open(ctx context.Context, cfg Config, o Options) (*process, error) {
 			err = p.build(ctx)
 		}
 		if err != nil {
-			p.cutOff()
+			p.requests.Cancel()
 			err = notStarted(ctx, err, p.close())
 		}
 		return err
@@ -133,16 +133,15 @@ func (o *Options) check(cfg *Config) error {
 }
 
 // newProcess is a process of which nothing is built yet.
-func newProcess(ctx context.Context, cfg Config, o Options) *process {
+func newProcess(cfg Config, o Options) *process {
 	p := &process{cfg: cfg, opts: o, targets: o.Targets, registry: prometheus.NewRegistry(), ending: newEnding(), startup: newStartup(&o),
-		background: background.New()}
+		background: background.New(), requests: background.New()}
 	switch o.Role {
 	case All:
 		p.targets = allTargets()
 	case Gateway:
 		p.targets = nil
 	}
-	p.requests, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
 	return p
 }
 
@@ -208,13 +207,11 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	if p.control, err = control.Open(ctx, o); err != nil {
 		return err
 	}
-	p.control.Start()
+	p.onServe(p.control.Start)
 	p.onClose("control plane", func() error { p.control.Stop(); return nil })
 	p.limitsOf = p.askLimits
 	if p.opts.Role == Backend {
-		remembered := control.NewRemembered(p.background.Context(), p.control.Limits, p.limitsWithout, p.opts.Now)
-		p.onClose("questions about limits", remembered.Close)
-		p.limitsOf = remembered.Limits
+		p.limitsOf = control.NewRemembered(p.background, p.control.Limits, p.limitsWithout, p.opts.Now).Limits
 	}
 	return nil
 }

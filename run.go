@@ -37,8 +37,11 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	}
 	if err != nil {
 		p.ending.begin()
-		p.cutOff()
+		p.requests.Cancel()
 		return errors.Join(err, p.close())
+	}
+	for _, begin := range p.beginnings {
+		begin()
 	}
 	p.admin.Serve(p.surface)
 	p.opts.Logger.Info("serving", append(p.logAddresses(list), "role", string(p.opts.Role), "version", p.opts.Version)...)
@@ -97,7 +100,7 @@ func (p *process) beside(g *background.Group) {
 }
 
 // requestContext is the context of all requests: it ends when they are cut off.
-func (p *process) requestContext(net.Listener) context.Context { return p.requests }
+func (p *process) requestContext(net.Listener) context.Context { return p.requests.Context() }
 
 // logAddresses are the attributes of what the process listens on.
 func (p *process) logAddresses(list []net.Listener) []any {

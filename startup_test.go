@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -189,7 +190,7 @@ func TestAdminWhileReplaying(t *testing.T) {
 	noLeaks(t)
 	o := testOptions(All, nil, nil)
 	o.Now = time.Now
-	a := newProcess(context.Background(), testConfig(t), o)
+	a := newProcess(testConfig(t), o)
 	if err := a.openAdmin(); err != nil {
 		t.Fatal(err)
 	}
@@ -262,6 +263,37 @@ func TestStopBeforeServing(t *testing.T) {
 	}
 }
 
+// TestNothingRunsBeforeServing: what goes on beside requests begins when a process
+// serves, and not while it is built. An ingester's own work is the exception: it may
+// have to seal what it replays.
+func TestNothingRunsBeforeServing(t *testing.T) {
+	noLeaks(t)
+	beside := []string{"control.(*Control).follow", "compactor.(*Compactor).Run", "distributor.(*HA).Run", "memory.(*Account).Watch"}
+	stacks := func() string {
+		all := make([]byte, 4<<20)
+		return string(all[:runtime.Stack(all, true)])
+	}
+	a, err := open(t.Context(), testConfig(t), testOptions(All, nil, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range beside {
+		if strings.Contains(stacks(), name) {
+			t.Errorf("%s runs before the process serves", name)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.run(ctx, nil) }()
+	for _, name := range beside {
+		kit.Until(t, name+" runs", func() bool { return strings.Contains(stacks(), name) })
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestStopWhileWaitingForRedis: an ingester without a place in the ring waits for
 // Redis, says so, and ends when it is told to stop, whether Redis refuses
 // connections or takes them and never answers.
@@ -282,7 +314,7 @@ func TestStopWhileWaitingForRedis(t *testing.T) {
 			o.Now, o.Targets = time.Now, Targets{TargetIngester: true}
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			a := newProcess(ctx, cfg, o)
+			a := newProcess(cfg, o)
 			b := &backend{process: a}
 			join := func() (err error) { b.cluster, err = a.joinRing(b); return err }
 			for _, step := range []func() error{a.openAdmin, a.buildSecurity, a.openRedis, join} {

@@ -41,12 +41,17 @@ func (p *process) onClose(name string, fn func() error) {
 	p.closers = append(p.closers, closer{name, fn})
 }
 
-// start runs a part beside the others until it is closed with the process.
+// start has a part run beside the others, from when the process serves until it is
+// closed. A process that never serves never runs it.
 func (p *process) start(name string, run func(context.Context)) {
 	part := background.New()
-	part.Go(run)
+	p.onServe(func() { part.Go(run) })
 	p.onClose(name, func() error { part.Stop(); return nil })
 }
+
+// onServe has a part begin when everything is built and the listeners are open, in
+// the order of building.
+func (p *process) onServe(begin func()) { p.beginnings = append(p.beginnings, begin) }
 
 // ending is the end of a process: when it began, and what it waits for now.
 type ending struct {
@@ -141,7 +146,7 @@ func (p *process) drain(ctx context.Context, servers []*http.Server) error {
 	if p.rpc() != nil { // after the requests, which may need it
 		p.rpc().Stop(ctx)
 	}
-	p.cutOff()
+	p.requests.Cancel()
 	return errors.Join(errs...)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -32,9 +33,8 @@ type Remembered struct {
 	ask     func(context.Context, tenant.ID) (limits.Limits, error)
 	without func(error) limits.Limits
 	now     func() time.Time
-	running context.Context
 	slots   chan struct{}
-	asking  sync.WaitGroup
+	asking  *background.Group
 
 	mu   sync.Mutex
 	byID map[tenant.ID]*knownLimits
@@ -46,12 +46,13 @@ type knownLimits struct {
 	asked  chan struct{} // closed when the answer that is on its way is there; nil without
 }
 
-// NewRemembered returns one whose questions end with ctx. without has the limits of a
-// tenant of which nothing is known, by the error of asking.
+// NewRemembered returns one that asks beside its callers in a group of theirs, and
+// asks no more when that has ended. without has the limits of a tenant of which
+// nothing is known, by the error of asking.
 func NewRemembered(
-	ctx context.Context, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time,
+	asking *background.Group, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time,
 ) *Remembered {
-	return &Remembered{ask: ask, without: without, now: now, running: ctx,
+	return &Remembered{ask: ask, without: without, now: now, asking: asking,
 		slots: make(chan struct{}, maxAskedAtOnce), byID: map[tenant.ID]*knownLimits{}}
 }
 
@@ -80,7 +81,7 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	select {
 	case <-asked:
 	case <-wait.C:
-	case <-r.running.Done():
+	case <-r.asking.Context().Done():
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,24 +90,27 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 
 // askNow asks while the caller waits.
 func (r *Remembered) askNow(id tenant.ID) limits.Limits {
-	ctx, cancel := context.WithTimeout(r.running, firstWait)
+	ctx, cancel := context.WithTimeout(r.asking.Context(), firstWait)
 	defer cancel()
 	lim, err := r.ask(ctx, id)
 	return r.put(id, lim, err)
 }
 
-// refresh asks beside the caller's work, unless too many questions are under way.
-// The caller holds the lock.
+// refresh asks beside the caller's work, unless too many questions are under way or
+// the process ends. The caller holds the lock.
 func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
+	if r.asking.Context().Err() != nil {
+		return
+	}
 	select {
 	case r.slots <- struct{}{}:
 	default:
 		return
 	}
 	k.asked = make(chan struct{})
-	r.asking.Go(func() {
+	r.asking.Go(func(ctx context.Context) {
 		defer func() { <-r.slots }()
-		lim, err := r.ask(r.running, id)
+		lim, err := r.ask(ctx, id)
 		r.put(id, lim, err)
 	})
 }
@@ -142,10 +146,4 @@ func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limi
 		k.limits = r.without(err)
 	}
 	return k.limits
-}
-
-// Close waits for questions under way; r.running has ended.
-func (r *Remembered) Close() error {
-	r.asking.Wait()
-	return nil
 }

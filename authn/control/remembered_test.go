@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/test/kit"
 )
@@ -43,10 +44,10 @@ func (s *limitsStore) set(h int) *limitsStore { s.retention.Store(int64(h)); ret
 
 func remember(t *testing.T, s *limitsStore) (*Remembered, *kit.Clock) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	asking := background.New()
 	clock := kit.NewClock(time.UnixMilli(0).Add(time.Hour))
-	r := NewRemembered(ctx, s.ask, withoutStore, clock.Now)
-	t.Cleanup(func() { cancel(); _ = r.Close() })
+	r := NewRemembered(asking, s.ask, withoutStore, clock.Now)
+	t.Cleanup(asking.Stop)
 	return r, clock
 }
 

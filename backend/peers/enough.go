@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/palliumhq/pallium/backend/background"
 )
 
 // ErrTooFew is returned when so many failure domains did not answer that something
@@ -32,6 +34,9 @@ type Quorum struct {
 	// Final reports whether an error of one peer is the answer: asking others does
 	// not help. nil: no error is.
 	Final func(error) bool
+	// Late waits for the answers that came after enough others, and drops them. Its
+	// owner stops it before what was asked is closed.
+	Late *background.Group
 }
 
 // check returns ErrTooFew when there is nobody to ask, or more domains are lost than
@@ -60,7 +65,7 @@ func lostDomains(q *Quorum) map[string]bool {
 // is slow. It returns the answers that came until they were enough, all of them to be
 // joined; fewer are ErrTooFew. drop lets go of an answer that is not returned: every
 // call that was begun is waited for, after an error before Enough returns, else
-// behind it.
+// by q.Late.
 func Enough[C, T any](ctx context.Context, list []Peer[C], q Quorum, call func(context.Context, C) (T, error), drop func(T)) ([]T, error) {
 	if err := q.check(len(list)); err != nil {
 		return nil, err
@@ -77,7 +82,7 @@ func Enough[C, T any](ctx context.Context, list []Peer[C], q Quorum, call func(c
 		return nil, err
 	}
 	if left := a.started; left > 0 {
-		go a.discard(left)
+		q.Late.Go(func(context.Context) { a.discard(left) })
 	}
 	return a.got, nil
 }

@@ -7,9 +7,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/palliumhq/pallium/test/kit"
+	"github.com/palliumhq/pallium/backend/background"
 )
 
 var errDown = errors.New("down")
@@ -72,17 +73,7 @@ func TestAll(t *testing.T) {
 // dropped, and after an error nothing runs any more.
 func TestEnough(t *testing.T) {
 	errLimit := errors.New("limit")
-	for _, tt := range []struct {
-		name   string
-		peers  []Peer[string]
-		quorum Quorum
-		fail   string // peers that fail
-		with   error
-		hang   string // peers that answer when the question has ended
-		want   error
-		asked  int // at most; 0: not looked at
-		got    int // at least
-	}{
+	for _, tt := range []question{
 		{name: "all answer", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, asked: 2, got: 2},
 		{name: "one fails", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, fail: "a1", with: errDown, got: 2},
 		{name: "one hangs", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, hang: "b1", got: 2},
@@ -101,30 +92,53 @@ func TestEnough(t *testing.T) {
 			if tt.hang != "" {
 				tt.quorum.HedgeAfter = time.Millisecond
 			}
-			var asked, dropped, ended atomic.Int32
-			got, err := Enough(t.Context(), tt.peers, tt.quorum, func(ctx context.Context, id string) (string, error) {
-				asked.Add(1)
-				defer ended.Add(1)
-				switch {
-				case strings.Contains(tt.hang, id) && tt.hang != "":
-					<-ctx.Done()
-				case strings.Contains(tt.fail, id) && tt.fail != "":
-					return "", tt.with
-				}
-				return id, nil
-			}, func(string) { dropped.Add(1) })
-			if !errors.Is(err, tt.want) || err == nil && len(got) < tt.got {
-				t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
-			}
-			if n := int(asked.Load()); tt.asked != 0 && n > max(tt.asked, 0) {
-				t.Errorf("%s: %d were asked, want %d", tt.name, n, tt.asked)
-			}
-			if err != nil && ended.Load() != asked.Load() {
-				t.Errorf("%s: a failed question has ended before its calls", tt.name)
-			}
-			if tt.fail == "" {
-				kit.Until(t, tt.name+": every answer is used or dropped", func() bool { return len(got)+int(dropped.Load()) >= int(asked.Load()) })
-			}
+			synctest.Test(t, func(t *testing.T) { enough(t, &tt) })
 		}
+	}
+}
+
+// question is one of TestEnough.
+type question struct {
+	name   string
+	peers  []Peer[string]
+	quorum Quorum
+	fail   string // peers that fail
+	with   error
+	hang   string // peers that answer a second after the question has ended
+	want   error
+	asked  int // at most; 0: not looked at
+	got    int // at least
+}
+
+func enough(t *testing.T, tt *question) {
+	tt.quorum.Late = background.New()
+	var asked, dropped, ended atomic.Int32
+	got, err := Enough(t.Context(), tt.peers, tt.quorum, func(ctx context.Context, id string) (string, error) {
+		asked.Add(1)
+		defer ended.Add(1)
+		switch {
+		case strings.Contains(tt.hang, id) && tt.hang != "":
+			<-ctx.Done()
+			time.Sleep(time.Second)
+		case strings.Contains(tt.fail, id) && tt.fail != "":
+			return "", tt.with
+		}
+		return id, nil
+	}, func(string) { dropped.Add(1) })
+	if !errors.Is(err, tt.want) || err == nil && len(got) < tt.got {
+		t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
+	}
+	if n := int(asked.Load()); tt.asked != 0 && n > max(tt.asked, 0) {
+		t.Errorf("%s: %d were asked, want %d", tt.name, n, tt.asked)
+	}
+	if err != nil && ended.Load() != asked.Load() {
+		t.Errorf("%s: a failed question has ended before its calls", tt.name)
+	}
+	tt.quorum.Late.Stop()
+	if ended.Load() != asked.Load() {
+		t.Errorf("%s: nobody waited for the calls that were not needed", tt.name)
+	}
+	if tt.fail == "" && len(got)+int(dropped.Load()) < int(asked.Load()) {
+		t.Errorf("%s: of %d answers %d were used and %d dropped", tt.name, asked.Load(), len(got), dropped.Load())
 	}
 }

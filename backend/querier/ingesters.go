@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/series"
@@ -55,7 +56,10 @@ type IngestersOptions struct {
 // enough for every acknowledged sample, and the rest when one of those fails or
 // is slow; the answer is the union. Fewer are peers.ErrTooFew, never a shorter
 // answer.
-type Ingesters struct{ o IngestersOptions }
+type Ingesters struct {
+	o    IngestersOptions
+	late *background.Group // waits for answers that no query needed
+}
 
 var _ Recent = (*Ingesters)(nil)
 
@@ -64,7 +68,13 @@ func NewIngesters(o IngestersOptions) *Ingesters {
 	if o.HedgeAfter == 0 {
 		o.HedgeAfter = 300 * time.Millisecond
 	}
-	return &Ingesters{o: o}
+	return &Ingesters{o: o, late: background.New()}
+}
+
+// Close waits for the answers that no query needed. There are no questions any more.
+func (in *Ingesters) Close() error {
+	in.late.Stop()
+	return nil
 }
 
 // OneIngester is Ingesters of a process that has the only one.
@@ -105,7 +115,7 @@ func ask[T any](
 	if err != nil {
 		return nil, nil, err
 	}
-	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: own}
+	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: own, Late: in.late}
 	if in.o.Lost != nil {
 		if q.Lost, err = in.o.Lost(ctx, id, mint, maxt); err != nil {
 			return nil, nil, fmt.Errorf("lost ingesters: %w", err)

@@ -28,7 +28,7 @@ func TestRequests(t *testing.T) {
 		{"GET /tenants", nil, 200, `"name":"a"`},
 		{"GET /tenants?pageSize=1", nil, 200, `"nextPageCursor"`},
 		{"GET /tenants?pageSize=0", nil, 400, `"field":"pageSize"`},
-		{"GET /tenants?pageSize=501", nil, 400, `pageSize is 501`},
+		{"GET /tenants?pageSize=501", nil, 400, `pageSize is \"501\"`},
 		{"GET /tenants?pageSize=x", nil, 400, `"field":"pageSize"`},
 		{"GET /tenants?pagesize=1", nil, 400, `there is no query parameter \"pagesize\"`},
 		{"GET /tenants?pageSize=1&pageSize=2", nil, 400, `appears twice`},

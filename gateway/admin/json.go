@@ -232,14 +232,21 @@ func page(r *http.Request, others ...string) (control.Page, url.Values, error) {
 	if err != nil {
 		return control.Page{}, nil, err
 	}
-	p := control.Page{Cursor: q.Get("pageCursor")}
-	if s := q.Get("pageSize"); s != "" {
-		p.Size, err = strconv.Atoi(s)
-		if err != nil || p.Size < 1 {
-			return p, nil, badField("pageSize", "pageSize is %q, it must be a number from 1 to %d", shorten(s), control.MaxPageSize)
-		}
+	size, err := PageSize(q)
+	return control.Page{Cursor: q.Get("pageCursor"), Size: size}, q, err
+}
+
+// PageSize reads how many items a page of a list shall have.
+func PageSize(q url.Values) (int, error) {
+	s := q.Get("pageSize")
+	if s == "" {
+		return control.DefaultPageSize, nil
 	}
-	return p, q, nil
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > control.MaxPageSize {
+		return 0, badField("pageSize", "pageSize is %q, it must be a number from 1 to %d", shorten(s), control.MaxPageSize)
+	}
+	return n, nil
 }
 
 // flag reads a query parameter that is true or false.

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/admin"
 )
@@ -72,12 +71,9 @@ func (k *AsideKey) cursor() string {
 }
 
 func (c *Commands) listAside(w http.ResponseWriter, r *http.Request, q url.Values) error {
-	size := control.DefaultPageSize
-	if s := q.Get("pageSize"); s != "" {
-		var err error
-		if size, err = strconv.Atoi(s); err != nil || size < 1 || size > control.MaxPageSize {
-			return admin.Fail(http.StatusBadRequest, "pageSize", "pageSize must be a number from 1 to %d", control.MaxPageSize)
-		}
+	size, err := admin.PageSize(q)
+	if err != nil {
+		return err
 	}
 	all, err := c.o.Backend.Asides(r.Context())
 	if err != nil {

@@ -116,7 +116,7 @@ func TestCommands(t *testing.T) {
 		{"GET", "/erasures/here", nil, 404, "not a deleted tenant", ""},
 		{"GET", "/erasures/a%7Cb", nil, 400, "tenant", ""},
 		{"GET", "/aside", nil, 200, `"items":[]`, ""},
-		{"GET", "/aside?pageSize=0", nil, 400, "pageSize must be", ""},
+		{"GET", "/aside?pageSize=0", nil, 400, "it must be a number from 1 to", ""},
 		{"POST", "/aside/drop?day=1&window=2&ingester=i&tenant=t", nil, 200, "within about a minute", "drop 000000001/02/i/t"},
 		{"POST", "/aside/drop?day=1&window=2&ingester=lost&tenant=t", nil, 200, "lost ingester is deleted", "drop 000000001/02/lost/t"},
 		{"POST", "/aside/drop?day=1&window=11&ingester=i&tenant=t", nil, 404, "lists what is set aside", "drop 000000001/11/i/t"},
