@@ -101,8 +101,8 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestRefusedAtStart has what only New can see. Nothing stays open.
-func TestRefusedAtStart(t *testing.T) {
+// TestRejectedAtStart has what only New can see. Nothing stays open.
+func TestRejectedAtStart(t *testing.T) {
 	table := Bigtable{Project: "p", Instance: "i"}
 	tests := []struct {
 		name string

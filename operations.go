@@ -41,7 +41,7 @@ func (b *backend) newCommands() *operator.Commands {
 
 // unavailable marks errors that may not come again.
 func unavailable(err error) error {
-	for _, temporary := range []error{wire.ErrUnavailable, wire.ErrRefused} {
+	for _, temporary := range []error{wire.ErrUnavailable, wire.ErrRejected} {
 		if errors.Is(err, temporary) {
 			return fmt.Errorf("%w: %w", operator.ErrUnavailable, err)
 		}

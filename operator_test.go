@@ -13,7 +13,7 @@ import (
 )
 
 // TestCommands: the operator's commands answer as the rest of the admin API does:
-// one form of errors, unknown parameters refused, Idempotency-Key, audit.
+// one form of errors, unknown parameters rejected, Idempotency-Key, audit.
 func TestCommands(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

@@ -169,7 +169,7 @@ func TestGatewayRole(t *testing.T) {
 		}
 		if code != 200 {
 			if len(got) > 0 {
-				t.Errorf("%s: refused, and passed on: %v", tt.name, <-got)
+				t.Errorf("%s: rejected, and passed on: %v", tt.name, <-got)
 			}
 			continue
 		}

@@ -295,7 +295,7 @@ func TestNothingRunsBeforeServing(t *testing.T) {
 }
 
 // TestStopWhileWaitingForRedis: an ingester without a place in the ring waits for
-// Redis, says so, and ends when it is told to stop, whether Redis refuses
+// Redis, says so, and ends when it is told to stop, whether Redis rejects
 // connections or takes them and never answers.
 func TestStopWhileWaitingForRedis(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -303,7 +303,7 @@ func TestStopWhileWaitingForRedis(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	for name, addr := range map[string]string{"refuses": freeAddr(t), "is silent": silent.Addr().String()} {
+	for name, addr := range map[string]string{"rejects": freeAddr(t), "is silent": silent.Addr().String()} {
 		t.Run(name, func(t *testing.T) {
 			noLeaks(t)
 			cfg := testConfig(t)

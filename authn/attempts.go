@@ -44,7 +44,7 @@ type subject struct {
 }
 
 // attempts counts failures and delays the attempts of addresses and networks that
-// have too many. It never refuses: before the check nobody can tell a valid
+// have too many. It never rejects: before the check nobody can tell a valid
 // credential from a wrong one, and guessing 256 bits is hopeless at any rate. What
 // the delay is for is the cost of checks: a client that waits for its answer
 // before it tries again makes few of them.

@@ -72,9 +72,9 @@ func (l *login) waited(credential, from string) time.Duration {
 	return time.Since(begun)
 }
 
-// TestValidIsNeverRefused: keys and tokens that are used for the first time, beside
+// TestValidIsNeverRejected: keys and tokens that are used for the first time, beside
 // a flood of wrong ones, from the same address and from its neighbours.
-func TestValidIsNeverRefused(t *testing.T) {
+func TestValidIsNeverRejected(t *testing.T) {
 	const here, near = "192.0.2.1", "192.0.2.200"
 	tests := []struct {
 		name    string

@@ -112,7 +112,7 @@ func TestAPIKey(t *testing.T) {
 }
 
 // TestEveryKeyIsCompared: also an unknown one, with a hash that nothing has, before
-// it is refused: else the time of the answer would tell which key IDs exist.
+// it is rejected: else the time of the answer would tell which key IDs exist.
 func TestEveryKeyIsCompared(t *testing.T) {
 	w := newKeyWorld(t, nil)
 	var compared [][32]byte

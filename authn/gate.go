@@ -144,7 +144,7 @@ func (g *gate) take(c *crowd, l *line, from *[]waiter, i int) {
 	}
 }
 
-// turnAway refuses the last of the address with most waiters, in the network with
+// turnAway rejects the last of the address with most waiters, in the network with
 // most; among equals of the one with most failures.
 func (g *gate) turnAway() {
 	var worst *crowd

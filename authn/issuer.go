@@ -46,7 +46,7 @@ type scopeRule struct {
 }
 
 // identity builds who the claims say somebody is. No tenant or scope that fits
-// leaves the identity without, which is then refused as 403; there is no default.
+// leaves the identity without, which is then rejected as 403; there is no default.
 func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
 	sub := ""
 	if v, present := claims["sub"]; present {

@@ -15,7 +15,7 @@ import (
 // parseJWKS reads a JSON Web Key Set (RFC 7517) of public keys. Keys that are not
 // for checking signatures, and kinds that are not known, are left out, as section 5
 // of the RFC asks: providers publish keys for encryption in the same set. A key that
-// is for signatures and not as it should be refuses the set: half a set is a guess.
+// is for signatures and not as it should be rejects the set: half a set is a guess.
 func parseJWKS(data []byte) (keySet, error) {
 	doc, err := parseObject(data)
 	if err != nil {

@@ -22,7 +22,7 @@ var (
 
 // parseObject decodes one JSON object, once, for everybody. Go's struct decoding
 // takes {"tenant":"a","Tenant":"b"} as b and the last of repeated names; here
-// names that are equal, or equal but for case, are refused at every level.
+// names that are equal, or equal but for case, are rejected at every level.
 // Numbers are json.Number.
 func parseObject(data []byte) (map[string]any, error) {
 	if !utf8.Valid(data) {

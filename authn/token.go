@@ -26,7 +26,7 @@ type verified struct {
 	until    time.Time
 }
 
-// checkTokenShape refuses what cannot be a JWT before anything is decoded.
+// checkTokenShape rejects what cannot be a JWT before anything is decoded.
 func checkTokenShape(raw string) error {
 	if len(raw) > maxToken {
 		return invalid("jwt_too_long")
@@ -115,7 +115,7 @@ func (t *parsedToken) subject() string {
 // is checked with the issuer's own keys, and only then are claims believed.
 func (t *parsedToken) verify(now time.Time) (tenant.Identity, time.Time, error) {
 	if reason := t.issuer.checkSignature(t.header, t.signed, t.signature); reason != "" {
-		return refuseToken(reason)
+		return rejectToken(reason)
 	}
 	exp, kind, reason := t.issuer.checkClaims(t.claims, now)
 	if reason != "" {
@@ -123,12 +123,12 @@ func (t *parsedToken) verify(now time.Time) (tenant.Identity, time.Time, error) 
 	}
 	id, reason := t.issuer.identity(t.claims)
 	if reason != "" {
-		return refuseToken(reason)
+		return rejectToken(reason)
 	}
 	return id, exp, nil
 }
 
-func refuseToken(reason string) (tenant.Identity, time.Time, error) {
+func rejectToken(reason string) (tenant.Identity, time.Time, error) {
 	return tenant.Identity{}, time.Time{}, invalid(reason)
 }
 

@@ -13,9 +13,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// authRefusal is the answer to a credential that was not accepted. Which of the
+// authRejection is the answer to a credential that was not accepted. Which of the
 // kinds of 401 it was, only log and metrics tell.
-func (x *exchange) authRefusal(err error) *refusal {
+func (x *exchange) authRejection(err error) *rejection {
 	var e *authn.Error
 	if !errors.As(err, &e) {
 		e = &authn.Error{Kind: authn.Unavailable, Reason: "authenticator", Err: err}
@@ -23,12 +23,12 @@ func (x *exchange) authRefusal(err error) *refusal {
 	x.g.metrics.authFailures.WithLabelValues(e.Kind.String(), e.Reason).Inc()
 	switch e.Kind {
 	case authn.Missing, authn.Invalid, authn.Expired, authn.Revoked:
-		return &refusal{status: http.StatusUnauthorized, reason: "auth_" + e.Kind.String(), detail: err,
+		return &rejection{status: http.StatusUnauthorized, reason: "auth_" + e.Kind.String(), detail: err,
 			text: "a valid credential is needed: send an API key or JWT as Bearer, or as the password of Basic with the tenant as user"}
 	case authn.Throttled:
 		// Not 429: Prometheus drops what is answered with that, and this
 		// credential may be a good one.
-		return &refusal{status: http.StatusServiceUnavailable, reason: "auth_throttled", detail: err,
+		return &rejection{status: http.StatusServiceUnavailable, reason: "auth_throttled", detail: err,
 			text: "too many credentials wait to be checked, most of them from your network; try again", retry: max(e.RetryAfter, time.Second)}
 	}
 	if x.r.Context().Err() != nil {
@@ -38,10 +38,10 @@ func (x *exchange) authRefusal(err error) *refusal {
 }
 
 // denied is the answer to a decision against the request.
-func denied(reason policies.Reason, scope tenant.Scope) *refusal {
+func denied(reason policies.Reason, scope tenant.Scope) *rejection {
 	switch reason {
 	case policies.MissingScope:
-		return &refusal{status: http.StatusForbidden, reason: string(reason), text: "the credential lacks the scope " + string(scope)}
+		return &rejection{status: http.StatusForbidden, reason: string(reason), text: "the credential lacks the scope " + string(scope)}
 	case policies.SelectorRequired:
 		return badRequest(string(reason), "the credential is valid for several tenants: choose one with the header "+tenant.HeaderOrgID)
 	case policies.SelectorInvalid:
@@ -50,20 +50,20 @@ func denied(reason policies.Reason, scope tenant.Scope) *refusal {
 		return badRequest(string(reason),
 			"the header "+tenant.HeaderOrgID+" names several tenants; requests over several tenants are not supported")
 	case policies.BasicUserDisagrees:
-		return &refusal{status: http.StatusForbidden, reason: string(reason),
+		return &rejection{status: http.StatusForbidden, reason: string(reason),
 			text: "the user of the Basic credential and the header " + tenant.HeaderOrgID + " name different tenants"}
 	}
-	return tenantRefused(string(reason))
+	return tenantRejected(string(reason))
 }
 
-// tenantRefused reads the same whether the tenant is another's or does not
+// tenantRejected reads the same whether the tenant is another's or does not
 // exist, so that nobody learns which names are taken.
-func tenantRefused(reason string) *refusal {
-	return &refusal{status: http.StatusForbidden, reason: reason, text: "the credential is not valid for this tenant"}
+func tenantRejected(reason string) *rejection {
+	return &rejection{status: http.StatusForbidden, reason: reason, text: "the credential is not valid for this tenant"}
 }
 
-func unavailable(reason string, err error) *refusal {
-	return &refusal{status: http.StatusServiceUnavailable, reason: reason, detail: err,
+func unavailable(reason string, err error) *rejection {
+	return &rejection{status: http.StatusServiceUnavailable, reason: reason, detail: err,
 		text: "the service is temporarily unavailable, try again", retry: 2 * time.Second}
 }
 
@@ -90,7 +90,7 @@ func answers() ownHandlers {
 
 // serveBuildInfo answers as Prometheus does. Grafana takes empty features for
 // Prometheus, any for Mimir.
-func (x *exchange) serveBuildInfo() *refusal {
+func (x *exchange) serveBuildInfo() *rejection {
 	return x.json(map[string]any{"status": "success", "data": map[string]any{
 		"application": "Pallium", "version": prometheusVersion, "palliumVersion": x.g.version.version, "revision": x.g.version.revision,
 		"branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
@@ -99,32 +99,32 @@ func (x *exchange) serveBuildInfo() *refusal {
 }
 
 // serveReady tells whether the process serves requests.
-func (x *exchange) serveReady() *refusal {
+func (x *exchange) serveReady() *rejection {
 	if x.g.ready != nil {
 		if err := x.g.ready(x.r.Context()); err != nil {
-			return &refusal{status: http.StatusServiceUnavailable, reason: "not_ready", text: "not ready", detail: err}
+			return &rejection{status: http.StatusServiceUnavailable, reason: "not_ready", text: "not ready", detail: err}
 		}
 	}
 	return x.text("ready")
 }
 
 // serveHealthy tells that the process runs.
-func (x *exchange) serveHealthy() *refusal { return x.text("healthy") }
+func (x *exchange) serveHealthy() *rejection { return x.text("healthy") }
 
 // serveUserLimits tells a tenant its limits.
-func (x *exchange) serveUserLimits(lim *limits.Limits) *refusal { return x.json(lim) }
+func (x *exchange) serveUserLimits(lim *limits.Limits) *rejection { return x.json(lim) }
 
-func (x *exchange) text(line string) *refusal {
+func (x *exchange) text(line string) *rejection {
 	x.rec.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	x.rec.WriteHeader(http.StatusOK)
 	_, _ = x.rec.Write([]byte(line + "\n"))
 	return nil
 }
 
-func (x *exchange) json(v any) *refusal {
+func (x *exchange) json(v any) *rejection {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return &refusal{status: http.StatusInternalServerError, reason: "internal", text: "internal error", detail: err}
+		return &rejection{status: http.StatusInternalServerError, reason: "internal", text: "internal error", detail: err}
 	}
 	x.rec.Header().Set("Content-Type", "application/json")
 	x.rec.WriteHeader(http.StatusOK)

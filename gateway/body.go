@@ -37,7 +37,7 @@ func newBody(w http.ResponseWriter, r *http.Request, limit int64, take func(int6
 }
 
 // receive reads the body to its end.
-func (b *body) receive() *refusal {
+func (b *body) receive() *rejection {
 	if b == nil {
 		return nil
 	}
@@ -53,7 +53,7 @@ func (b *body) receive() *refusal {
 	case errors.As(err, &large):
 		return tooLarge(b.limit, limits.More)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &refusal{status: http.StatusRequestTimeout, reason: "body_slow", text: "the request body arrived too slowly"}
+		return &rejection{status: http.StatusRequestTimeout, reason: "body_slow", text: "the request body arrived too slowly"}
 	case errors.As(err, &broken):
 		return badRequest("body_broken", "the request body could not be read to its end")
 	}

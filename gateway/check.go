@@ -15,7 +15,7 @@ const maxParams = 1000
 // checkPath accepts only a path that means the same to everybody: written as Go
 // would write it, without empty, "." or ".." segments, encoded separators or
 // control bytes. Proxies that clean paths differ in how; this one does not clean.
-func checkPath(r *http.Request) *refusal {
+func checkPath(r *http.Request) *rejection {
 	u := r.URL
 	if u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
 		return badRequest("path", "the request must name a path, not a whole URL")
@@ -59,10 +59,10 @@ func dotSegment(p string) bool {
 var singleHeaders = [...]string{"Authorization", "X-Scope-Orgid", "Content-Type", "Content-Encoding",
 	"X-Prometheus-Remote-Write-Version", "Content-Length", "Proxy-Authorization"}
 
-// checkRequest refuses requests that others on the way could read differently.
-func checkRequest(r *http.Request) *refusal {
+// checkRequest rejects requests that others on the way could read differently.
+func checkRequest(r *http.Request) *rejection {
 	if !r.ProtoAtLeast(1, 0) {
-		return &refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version", text: "HTTP/1.1 or later is needed"}
+		return &rejection{status: http.StatusHTTPVersionNotSupported, reason: "http_version", text: "HTTP/1.1 or later is needed"}
 	}
 	for _, name := range singleHeaders {
 		if len(r.Header[name]) > 1 {
@@ -97,14 +97,14 @@ func credentialParam(name string) bool {
 
 // canonicalQuery is the query string as everybody must read it: parsed, checked
 // and encoded again.
-func canonicalQuery(raw string) (string, *refusal) {
+func canonicalQuery(raw string) (string, *rejection) {
 	if raw == "" {
 		return "", nil
 	}
 	if strings.Count(raw, "&") >= maxParams {
 		return "", badRequest("query_string", "the query string has more than 1000 parameters")
 	}
-	values, err := url.ParseQuery(raw) // refuses ';' and broken escapes
+	values, err := url.ParseQuery(raw) // rejects ';' and broken escapes
 	if err != nil {
 		return "", badRequest("query_string", "the query string is malformed: check its % escapes, and encode ';' as %3B")
 	}
@@ -124,6 +124,6 @@ func selector(h http.Header) string {
 	return ""
 }
 
-func badRequest(reason, text string) *refusal {
-	return &refusal{status: http.StatusBadRequest, reason: reason, text: text}
+func badRequest(reason, text string) *rejection {
+	return &rejection{status: http.StatusBadRequest, reason: reason, text: text}
 }

@@ -9,15 +9,15 @@ import (
 // the body.
 func TestLengthOfHTTP2(t *testing.T) {
 	for _, tt := range []struct {
-		header  string
-		length  int64 // as net/http has it
-		refused bool
+		header   string
+		length   int64 // as net/http has it
+		rejected bool
 	}{
 		{"7", 7, false}, {"007", 7, false}, {"0", 0, false},
 		{"abc", 0, true}, {"+7", 0, true}, {"", 0, true}, {"7", 0, true}, {"7", -1, true},
 	} {
 		r := &http.Request{Method: "POST", Proto: "HTTP/2.0", ProtoMajor: 2, ContentLength: tt.length, Header: http.Header{"Content-Length": {tt.header}}}
-		if f := checkRequest(r); (f != nil) != tt.refused {
+		if f := checkRequest(r); (f != nil) != tt.rejected {
 			t.Errorf("Content-Length %q, taken for %d: %+v", tt.header, tt.length, f)
 		}
 	}
@@ -27,13 +27,13 @@ func FuzzCanonicalQuery(f *testing.F) {
 	f.Add("query=up&match[]=x")
 	f.Add("a=%zz;b")
 	f.Fuzz(func(t *testing.T, raw string) {
-		once, refused := canonicalQuery(raw)
-		if refused != nil {
+		once, rejected := canonicalQuery(raw)
+		if rejected != nil {
 			return
 		}
-		twice, refused := canonicalQuery(once)
-		if refused != nil || once != twice {
-			t.Fatalf("%q became %q, then %q (%v)", raw, once, twice, refused)
+		twice, rejected := canonicalQuery(once)
+		if rejected != nil || once != twice {
+			t.Fatalf("%q became %q, then %q (%v)", raw, once, twice, rejected)
 		}
 	})
 }

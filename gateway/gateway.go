@@ -171,12 +171,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer x.finish()
 	if f := x.find(); f != nil {
 		x.rec.kind = x.route.Kind
-		x.rec.refuse(f)
+		x.rec.reject(f)
 		return
 	}
 	x.rec.kind = x.route.Kind
 	if f := x.serve(); f != nil {
-		x.rec.refuse(f)
+		x.rec.reject(f)
 	}
 }
 
@@ -188,11 +188,11 @@ func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejec
 		x.route = rt
 	}
 	x.rec.kind = x.route.Kind
-	x.rec.refuse(&refusal{status: why.Status, reason: why.Reason, text: why.Text})
+	x.rec.reject(&rejection{status: why.Status, reason: why.Reason, text: why.Text})
 }
 
 // find checks that the request means one thing only, and finds its route.
-func (x *exchange) find() *refusal {
+func (x *exchange) find() *rejection {
 	if f := checkPath(x.r); f != nil {
 		return f
 	}
@@ -206,9 +206,9 @@ func (x *exchange) find() *refusal {
 		return f
 	case rt == nil && allow != "":
 		x.rec.Header().Set("Allow", allow)
-		return &refusal{status: http.StatusMethodNotAllowed, reason: "method", text: "the method is not allowed here; allowed: " + allow}
+		return &rejection{status: http.StatusMethodNotAllowed, reason: "method", text: "the method is not allowed here; allowed: " + allow}
 	case rt == nil:
-		return &refusal{status: http.StatusNotFound, reason: "route", text: "there is nothing at this path"}
+		return &rejection{status: http.StatusNotFound, reason: "route", text: "there is nothing at this path"}
 	}
 	x.query, f = canonicalQuery(x.r.URL.RawQuery)
 	return f
@@ -216,7 +216,7 @@ func (x *exchange) find() *refusal {
 
 // serve answers open routes, and takes every other request through credential,
 // policy and limits to the backend.
-func (x *exchange) serve() *refusal {
+func (x *exchange) serve() *rejection {
 	if x.route.open != nil {
 		return x.route.open(x)
 	}
@@ -226,7 +226,7 @@ func (x *exchange) serve() *refusal {
 	}
 	lim, err := x.g.tenants.Limits(x.r.Context(), access.Tenant)
 	if errors.Is(err, tenant.ErrUnknown) {
-		return tenantRefused("tenant_unknown")
+		return tenantRejected("tenant_unknown")
 	}
 	if err != nil {
 		return unavailable("limits_unavailable", err)
@@ -235,7 +235,7 @@ func (x *exchange) serve() *refusal {
 }
 
 // admitted serves a request whose tenant and limits are known.
-func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *refusal {
+func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *rejection {
 	admission, rej := x.g.quota.Admit(quota.Request{
 		Tenant: access.Tenant, Limits: lim, Cost: x.route.Cost, Length: x.r.ContentLength,
 	})
@@ -277,10 +277,10 @@ func (x *exchange) limitedBody(lim *limits.Limits) *body {
 }
 
 // forward waits for a place and hands the request to the backend.
-func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *refusal {
+func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *rejection {
 	if err := x.g.gate.Enter(x.r.Context(), access.Tenant); err != nil {
 		if errors.Is(err, quota.ErrBusy) {
-			return &refusal{status: http.StatusServiceUnavailable, reason: "busy", retry: time.Second,
+			return &rejection{status: http.StatusServiceUnavailable, reason: "busy", retry: time.Second,
 				text: "the gateway is busy: too many requests are under way"}
 		}
 		return clientGone()
@@ -298,13 +298,13 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *r
 }
 
 // authorize proves the credential and decides.
-func (x *exchange) authorize() (tenant.Access, *refusal) {
+func (x *exchange) authorize() (tenant.Access, *rejection) {
 	proof, err := x.g.auth.Authenticate(x.r.Context(), authn.Attempt{
 		Authorization: x.r.Header["Authorization"],
 		Source:        x.from,
 	})
 	if err != nil {
-		return tenant.Access{}, x.authRefusal(err)
+		return tenant.Access{}, x.authRejection(err)
 	}
 	x.credential = proof.Identity.Credential
 	d := policies.Decide(proof.Identity, policies.Action{

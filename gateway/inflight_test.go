@@ -35,15 +35,15 @@ func TestSamplesInFlight(t *testing.T) {
 			for range pushes {
 				wg.Go(func() { answers <- e.do(push, headers, body) })
 			}
-			// Each is at the backend or was refused before the first is answered.
-			taken, refused := 0, 0
-			for taken+refused < pushes {
+			// Each is at the backend or was rejected before the first is answered.
+			taken, rejected := 0, 0
+			for taken+rejected < pushes {
 				select {
 				case <-entered:
 					taken++
 				case a := <-answers:
-					refusedBy(t, a, 429, "samples_per_second", "requests under way")
-					refused++
+					rejectedBy(t, a, 429, "samples_per_second", "requests under way")
+					rejected++
 				}
 			}
 			close(decided)

@@ -19,9 +19,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// refusedBy checks that an answer names the limit, its value and the use, and
+// rejectedBy checks that an answer names the limit, its value and the use, and
 // when to come back.
-func refusedBy(t *testing.T, a answer, status int, parts ...string) {
+func rejectedBy(t *testing.T, a answer, status int, parts ...string) {
 	t.Helper()
 	if a.status != status {
 		t.Fatalf("status %d, want %d; body %q", a.status, status, a.body)
@@ -55,7 +55,7 @@ func TestRequestRate(t *testing.T) {
 			}
 		}
 		a := e.do(query, bearer("$A"), "")
-		refusedBy(t, a, 429, "requests_per_second", "2 requests/s (burst 3)", `"errorType":"too_many_requests"`)
+		rejectedBy(t, a, 429, "requests_per_second", "2 requests/s (burst 3)", `"errorType":"too_many_requests"`)
 		if a := e.do(query, bearer("$B"), ""); a.status != 200 {
 			t.Fatalf("the other tenant: %d", a.status)
 		}
@@ -64,7 +64,7 @@ func TestRequestRate(t *testing.T) {
 			t.Fatalf("a second later: %d", a.status)
 		}
 		e.do(query, bearer("$A"), "")
-		refusedBy(t, e.do(query, bearer("$A"), ""), 429)
+		rejectedBy(t, e.do(query, bearer("$A"), ""), 429)
 		e.tenants.set("a", limits.Limits{}) // limits change live
 		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
 			t.Fatalf("limit lifted: %d", a.status)
@@ -80,7 +80,7 @@ func TestByteRate(t *testing.T) {
 			t.Fatalf("a body beyond the burst passes when the budget is full: %d", a.status)
 		}
 		a := e.do(push, bearer("$A"), "x")
-		refusedBy(t, a, 429, "bytes_per_second", "100 bytes/s", "150 bytes were sent beyond the budget")
+		rejectedBy(t, a, 429, "bytes_per_second", "100 bytes/s", "150 bytes were sent beyond the budget")
 		if strings.Count(strings.TrimSpace(a.body), "\n") != 0 || strings.HasPrefix(a.body, "{") {
 			t.Errorf("the write path answers one line of text, not %q", a.body)
 		}
@@ -92,7 +92,7 @@ func TestByteRate(t *testing.T) {
 			t.Fatalf("chunked: %d %s", a.status, a.body)
 		}
 		e.waitIdle()
-		refusedBy(t, e.do(push, bearer("$A"), "x"), 429, "bytes_per_second", "100 bytes were sent beyond the budget")
+		rejectedBy(t, e.do(push, bearer("$A"), "x"), 429, "bytes_per_second", "100 bytes were sent beyond the budget")
 	})
 }
 
@@ -139,7 +139,7 @@ func TestSampleBudget(t *testing.T) {
 		e.waitIdle() // the charge may follow the answer
 		e.backend.take()
 		a = e.do(push, bearer("$A"), "x")
-		refusedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "550 samples were written beyond the budget")
+		rejectedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "550 samples were written beyond the budget")
 		if n, _ := strconv.Atoi(a.header.Get("Retry-After")); n < 5 {
 			t.Errorf("Retry-After is %d, before the debt of 5.5 s is paid", n)
 		}
@@ -167,14 +167,14 @@ func TestBodySize(t *testing.T) {
 		if len(got.body) != 1000 || got.header.Get(HeaderMaxDecoded) != "5000" {
 			t.Errorf("the backend got %d bytes, bound %q", len(got.body), got.header.Get(HeaderMaxDecoded))
 		}
-		refusedBy(t, e.do(push, bearer("$A"), body), 413, "max_body_bytes", "1000 bytes", "1001 bytes")
+		rejectedBy(t, e.do(push, bearer("$A"), body), 413, "max_body_bytes", "1000 bytes", "1001 bytes")
 		if len(e.backend.take()) != 0 {
 			t.Error("a body of known size reached the backend")
 		}
-		refusedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "3e9\r\n"+body+"\r\n0\r\n\r\n"), 413,
+		rejectedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "3e9\r\n"+body+"\r\n0\r\n\r\n"), 413,
 			"max_body_bytes", "of 1000 bytes exceeded: the request body has more;")
 		a := e.do("POST /prometheus/api/v1/query", bearer("$A"), body)
-		refusedBy(t, a, 413, `"errorType":"too_large_entry"`)
+		rejectedBy(t, a, 413, `"errorType":"too_large_entry"`)
 	})
 }
 
@@ -182,8 +182,8 @@ func TestHardBodyLimit(t *testing.T) {
 	for _, mode := range modes {
 		e := newEdge(t, mode, func(o *Options) { o.Config.MaxBodyBytes = 10 })
 		e.tenants.set("a", limits.Limits{})
-		refusedBy(t, e.do(push, bearer("$A"), "12345678901"), 413, "max_body_bytes", "10 bytes")
-		refusedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "b\r\n12345678901\r\n0\r\n\r\n"), 413, "max_body_bytes")
+		rejectedBy(t, e.do(push, bearer("$A"), "12345678901"), 413, "max_body_bytes", "10 bytes")
+		rejectedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "b\r\n12345678901\r\n0\r\n\r\n"), 413, "max_body_bytes")
 	}
 }
 
@@ -199,7 +199,7 @@ func TestConcurrency(t *testing.T) {
 		kit.Receive(t, "one is under way", arrived)
 		kit.Receive(t, "two are under way", arrived)
 		a := e.do(query, bearer("$A"), "")
-		refusedBy(t, a, 429, "max_concurrent_requests", "2 requests", "2 requests are under way")
+		rejectedBy(t, a, 429, "max_concurrent_requests", "2 requests", "2 requests are under way")
 		close(release)
 		for range 2 {
 			if s := <-results; s != 200 {

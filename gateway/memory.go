@@ -41,15 +41,15 @@ func (unlimited) Take(int64) error                 { return nil }
 func (unlimited) Close()                           {}
 
 // noMemory is the answer to a request that could not have the memory it needs.
-func noMemory(err error) *refusal {
+func noMemory(err error) *rejection {
 	var exceeded *limits.Exceeded
 	switch {
 	case errors.As(err, &exceeded):
-		return &refusal{status: http.StatusUnprocessableEntity, reason: exceeded.Name(), text: exceeded.Error()}
+		return &rejection{status: http.StatusUnprocessableEntity, reason: exceeded.Name(), text: exceeded.Error()}
 	case errors.Is(err, ErrNeverFits):
-		return &refusal{status: http.StatusRequestEntityTooLarge, reason: "memory", detail: err,
+		return &rejection{status: http.StatusRequestEntityTooLarge, reason: "memory", detail: err,
 			text: "the request needs more memory than one can have here: send smaller requests"}
 	}
-	return &refusal{status: http.StatusServiceUnavailable, reason: "memory", detail: err,
+	return &rejection{status: http.StatusServiceUnavailable, reason: "memory", detail: err,
 		text: "no memory is free for the request, try again", retry: 2 * time.Second}
 }

@@ -9,7 +9,7 @@ import (
 type metrics struct {
 	requests     *prometheus.CounterVec
 	duration     *prometheus.HistogramVec
-	refusals     *prometheus.CounterVec
+	rejections   *prometheus.CounterVec
 	authFailures *prometheus.CounterVec
 }
 
@@ -22,8 +22,8 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 			Name: "pallium_gateway_request_duration_seconds", Help: "Time from the header to the end of the answer, by route.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
 		}, []string{"route"}),
-		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_gateway_refusals_total", Help: "Requests that the gateway answered itself with an error, by reason.",
+		rejections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_gateway_rejected_requests_total", Help: "Requests that the gateway answered itself with an error, by reason.",
 		}, []string{"reason"}),
 		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_gateway_auth_failures_total", Help: "Credentials that were not accepted, by kind and reason.",
@@ -32,7 +32,7 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.requests, m.duration, m.refusals, m.authFailures,
+	reg.MustRegister(m.requests, m.duration, m.rejections, m.authFailures,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pallium_gateway_inflight_requests", Help: "Requests at the backend now.",
 		}, func() float64 { return float64(g.gate.Load()) }),
@@ -47,8 +47,8 @@ func (m *metrics) observe(x *exchange) {
 	}
 	m.requests.WithLabelValues(x.route.Name, methodLabel(x.r.Method), codeLabel(status)).Inc()
 	m.duration.WithLabelValues(x.route.Name).Observe(x.g.now().Sub(x.start).Seconds())
-	if f := x.rec.refused; f != nil {
-		m.refusals.WithLabelValues(f.reason).Inc()
+	if f := x.rec.rejected; f != nil {
+		m.rejections.WithLabelValues(f.reason).Inc()
 	}
 }
 

@@ -33,26 +33,26 @@ func (x *exchange) finish() {
 	aborted := errors.Is(err, http.ErrAbortHandler)
 	if p != nil && !aborted {
 		x.g.log.panicked(x, p, debug.Stack())
-		x.rec.refuse(&refusal{status: http.StatusInternalServerError, reason: "panic", text: "internal error"})
+		x.rec.reject(&rejection{status: http.StatusInternalServerError, reason: "panic", text: "internal error"})
 	}
 	if x.rec.whole != nil {
-		x.rec.complete(aborted || p != nil && x.rec.refused == nil)
+		x.rec.complete(aborted || p != nil && x.rec.rejected == nil)
 		aborted, p = false, nil
 	}
 	x.g.metrics.observe(x)
 	x.g.log.request(x)
-	if aborted || (p != nil && x.rec.refused == nil) {
+	if aborted || (p != nil && x.rec.rejected == nil) {
 		// The answer was under way: cutting the connection is the only way
 		// left to say that it is not whole.
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// refusalsPerSecond bounds the refusals that are logged.
-const refusalsPerSecond = 10
+// rejectionsPerSecond bounds the rejections that are logged.
+const rejectionsPerSecond = 10
 
 // requestLog writes one line per request at debug level, and a sample of the
-// refusals as warnings. No line holds a credential or a query.
+// rejections as warnings. No line holds a credential or a query.
 type requestLog struct {
 	log *slog.Logger
 	now func() time.Time
@@ -69,13 +69,13 @@ func newRequestLog(log *slog.Logger, now func() time.Time) *requestLog {
 
 func (l *requestLog) request(x *exchange) {
 	ctx := x.r.Context()
-	if f := x.rec.refused; f != nil && f.status != http.StatusNotFound && f.status != statusClientGone {
+	if f := x.rec.rejected; f != nil && f.status != http.StatusNotFound && f.status != statusClientGone {
 		if skipped, ok := l.sample(); ok {
 			attrs := append(x.attrs(), slog.String("reason", f.reason), slog.Int("suppressed", skipped))
 			if f.detail != nil {
 				attrs = append(attrs, slog.String("err", f.detail.Error()))
 			}
-			l.log.LogAttrs(ctx, slog.LevelWarn, "request refused", attrs...)
+			l.log.LogAttrs(ctx, slog.LevelWarn, "request rejected", attrs...)
 		}
 		return
 	}
@@ -84,14 +84,14 @@ func (l *requestLog) request(x *exchange) {
 	}
 }
 
-// sample reports whether to log another refusal, and how many were left out.
+// sample reports whether to log another rejection, and how many were left out.
 func (l *requestLog) sample() (skipped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := l.now(); now.Sub(l.second) >= time.Second {
 		l.second, l.logged = now, 0
 	}
-	if l.logged >= refusalsPerSecond {
+	if l.logged >= rejectionsPerSecond {
 		l.suppressed++
 		return 0, false
 	}

@@ -170,9 +170,9 @@ func TestOldAnswersTakeMemory(t *testing.T) {
 	}
 }
 
-// TestOldRefusalHasItsText: when the account has nothing left, the answer that says
+// TestOldRejectionHasItsText: when the account has nothing left, the answer that says
 // so is sent all the same.
-func TestOldRefusalHasItsText(t *testing.T) {
+func TestOldRejectionHasItsText(t *testing.T) {
 	m := &account{free: 8 << 10, err: ErrNoMemory}
 	e := newEdge(t, "direct", func(o *Options) { o.Memory = m })
 	a := e.do(push+" HTTP/1.0", bearer("$A"), strings.Repeat("x", 100_000))

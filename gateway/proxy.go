@@ -103,10 +103,10 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
-		rec.refuse(clientGone())
+		rec.reject(clientGone())
 		return
 	}
-	rec.refuse(&refusal{status: http.StatusServiceUnavailable, reason: "backend_unreachable",
+	rec.reject(&rejection{status: http.StatusServiceUnavailable, reason: "backend_unreachable",
 		text: "the backend is not available", retry: 2 * time.Second, detail: err})
 }
 
@@ -114,8 +114,8 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 // it but logs and metrics.
 const statusClientGone = 499
 
-func clientGone() *refusal {
-	return &refusal{status: statusClientGone, reason: "client_gone", text: "the client closed the request"}
+func clientGone() *rejection {
+	return &rejection{status: statusClientGone, reason: "client_gone", text: "the client closed the request"}
 }
 
 type bufferPool struct{ pool sync.Pool }

@@ -23,12 +23,12 @@ type recorder struct {
 	hasBody   bool        // the client sends one
 	whole     *conn.Whole // of HTTP/1.0; else nil
 
-	status  int
-	written int64 // samples, as the backend reports them
-	beside  int64 // what a write costs beside them
-	counted bool  // it reports them
-	refused *refusal
-	discard bool // the backend's body is not wanted
+	status   int
+	written  int64 // samples, as the backend reports them
+	beside   int64 // what a write costs beside them
+	counted  bool  // it reports them
+	rejected *rejection
+	discard  bool // the backend's body is not wanted
 }
 
 // internalHeaders must not leave the gateway, should a backend repeat them.
@@ -57,7 +57,7 @@ func (w *recorder) WriteHeader(status int) {
 	}
 	h[HeaderRequestID] = []string{w.requestID}
 	if w.whole != nil && strings.HasPrefix(h.Get("Content-Type"), "application/x-streamed-protobuf") {
-		w.replace(&refusal{status: http.StatusHTTPVersionNotSupported, reason: "http_version",
+		w.replace(&rejection{status: http.StatusHTTPVersionNotSupported, reason: "http_version",
 			text: "a streamed answer needs HTTP/1.1: use it, or ask for one that is not streamed"})
 		return
 	}
@@ -108,7 +108,7 @@ func (w *recorder) Write(p []byte) (int, error) {
 	if err != nil && w.whole != nil {
 		f := noMemory(err)
 		if errors.Is(err, conn.ErrTooLong) {
-			f = &refusal{status: http.StatusInternalServerError, reason: "http_version",
+			f = &rejection{status: http.StatusInternalServerError, reason: "http_version",
 				text: fmt.Sprintf("the answer has more than %d bytes: use HTTP/1.1, or ask for less", maxWhole)}
 		}
 		w.replace(f)
@@ -121,7 +121,7 @@ var errReplaced = errors.New("another answer took the place of this one")
 
 // replace answers with the gateway's own instead of what the backend began. Only
 // what is kept whole can be replaced.
-func (w *recorder) replace(f *refusal) {
+func (w *recorder) replace(f *rejection) {
 	w.discard = true
 	w.answer(f)
 }
@@ -129,7 +129,7 @@ func (w *recorder) replace(f *refusal) {
 // complete sends what was kept. An answer that broke off is not sent.
 func (w *recorder) complete(broken bool) {
 	if broken && !w.discard {
-		w.replace(&refusal{status: http.StatusServiceUnavailable, reason: "backend_broken", retry: 2 * time.Second,
+		w.replace(&rejection{status: http.StatusServiceUnavailable, reason: "backend_broken", retry: 2 * time.Second,
 			text: "the backend's answer broke off, try again"})
 	}
 	w.whole.Send()
@@ -145,21 +145,21 @@ func (w *recorder) Flush() {
 
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// refuse answers with the gateway's own refusal, unless an answer has begun.
-func (w *recorder) refuse(f *refusal) {
+// reject answers with the gateway's own rejection, unless an answer has begun.
+func (w *recorder) reject(f *rejection) {
 	if w.status == 0 {
 		w.answer(f)
 	}
 }
 
-func (w *recorder) answer(f *refusal) {
-	w.status, w.refused = f.status, f
+func (w *recorder) answer(f *rejection) {
+	w.status, w.rejected = f.status, f
 	if w.whole != nil {
 		w.whole.Reset() // and with it the account, which may be what has nothing left
 	}
 	w.Header()[HeaderRequestID] = []string{w.requestID}
 	if w.hasBody {
-		// The server reads the rest of a refused body, to keep the
+		// The server reads the rest of a rejected body, to keep the
 		// connection, and would wait for it for ever.
 		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(conn.BodyGrace))
 	}

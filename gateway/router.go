@@ -15,8 +15,8 @@ import (
 // Handlers of what the gateway answers itself: of open routes, and of those for which
 // the request's tenant and its limits are known.
 type (
-	openHandler  func(*exchange) *refusal
-	localHandler func(*exchange, *limits.Limits) *refusal
+	openHandler  func(*exchange) *rejection
+	localHandler func(*exchange, *limits.Limits) *rejection
 )
 
 // ownHandlers are the gateway's own handlers by the name of their route.

@@ -51,7 +51,7 @@ func TestOwnAnswers(t *testing.T) {
 	table := append(routes.Table(), routes.Route{Name: "x", Methods: []string{"GET"}, Paths: []string{"/api/v1/x"},
 		Scope: "metrics:read", Kind: routes.Local, Cost: routes.Request, By: routes.Gateway})
 	own := answers()
-	own.local["x"] = func(x *exchange, lim *limits.Limits) *refusal { return x.text("x of " + string(x.tenant)) }
+	own.local["x"] = func(x *exchange, lim *limits.Limits) *rejection { return x.text("x of " + string(x.tenant)) }
 	router, err := newRouter(table, own)
 	if err != nil {
 		t.Fatal(err)
@@ -128,15 +128,15 @@ func TestPrometheusVersion(t *testing.T) {
 	}
 }
 
-// TestSampledRefusals: a second has a bounded number of lines about refusals, and the
+// TestSampledRejections: a second has a bounded number of lines about rejections, and the
 // next says how many were left out.
-func TestSampledRefusals(t *testing.T) {
+func TestSampledRejections(t *testing.T) {
 	c := kit.NewClock(time.Unix(1000, 0))
 	l := newRequestLog(nil, c.Now)
 	for second := range 3 {
-		for i := range refusalsPerSecond + 5 {
+		for i := range rejectionsPerSecond + 5 {
 			skipped, ok := l.sample()
-			if ok != (i < refusalsPerSecond) {
+			if ok != (i < rejectionsPerSecond) {
 				t.Errorf("second %d: line %d is written: %v", second, i, ok)
 			}
 			if want := map[bool]int{true: 5}[second > 0 && i == 0]; ok && skipped != want {

@@ -11,9 +11,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
-// TestSharedRefusal: two gateways over real connections refuse by the tenant's
+// TestSharedRejection: two gateways over real connections reject by the tenant's
 // limit, and say that it is shared.
-func TestSharedRefusal(t *testing.T) {
+func TestSharedRejection(t *testing.T) {
 	lim := limits.Limits{RequestsPerSecond: 2, RequestBurst: 4, MaxConcurrentRequests: 3}
 	var edges []*edge
 	var sharers []*budget.Sharer
@@ -35,7 +35,7 @@ func TestSharedRefusal(t *testing.T) {
 				taken++
 				continue
 			}
-			refusedBy(t, a, 429, "requests_per_second", "2 requests/s (burst 4)", "2 gateways")
+			rejectedBy(t, a, 429, "requests_per_second", "2 requests/s (burst 4)", "2 gateways")
 		}
 	}
 	if taken != 4 {
@@ -61,7 +61,7 @@ func TestSharedRefusal(t *testing.T) {
 			break
 		}
 	}
-	refusedBy(t, last, 429, "2 requests/s (burst 4)")
+	rejectedBy(t, last, 429, "2 requests/s (burst 4)")
 	if taken != 4 || strings.Contains(last.body, "gateways") {
 		t.Errorf("alone: %d let in, then %s", taken, last.body)
 	}

@@ -236,7 +236,7 @@ var framingRows = []row{
 	{"HTTP/1.0, HEAD", "HEAD /ready HTTP/1.0", nil, "", 200, "", ""},
 	{"HTTP/1.0, push", push + " HTTP/1.0", bearer("$A"), "x", 200, "a", "backend of a"},
 	{"HTTP/1.0, query", query + " HTTP/1.0", bearer("$A", "Connection: close"), "", 200, "a", ""},
-	{"HTTP/1.0, refused", query + " HTTP/1.0", nil, "", 401, "", "credential"},
+	{"HTTP/1.0, rejected", query + " HTTP/1.0", nil, "", 401, "", "credential"},
 	{"HTTP/1.0, chunked", push + " HTTP/1.0", bearer("$A", "Transfer-Encoding: chunked"), "1\r\nx\r\n0\r\n\r\n", 400, "", "HTTP/1.0"},
 	{"HTTP/1.0, Expect", push + " HTTP/1.0", bearer("$A", "Content-Length: 1", "Expect: 100-continue"), "x", 400, "", "HTTP/1.0"},
 	{"HTTP/1.0, another Expect", push + " HTTP/1.0", bearer("$A", "Content-Length: 1", "Expect: x"), "x", 400, "", "HTTP/1.0"},

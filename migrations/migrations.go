@@ -1,7 +1,7 @@
 // Package migrations brings a row store to the layout that this binary knows:
 // tables, families and their rules, and the layout of index and control data. It
 // is a list of numbered steps, each of which can tell whether it is done and can
-// be repeated. The store remembers its version, so that a binary refuses one
+// be repeated. The store remembers its version, so that a binary rejects one
 // that is newer than itself.
 package migrations
 

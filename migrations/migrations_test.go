@@ -86,7 +86,7 @@ func TestUp(t *testing.T) {
 	})
 }
 
-// TestFuture: a store of a newer binary is refused, with the version to run.
+// TestFuture: a store of a newer binary is rejected, with the version to run.
 func TestFuture(t *testing.T) {
 	eachStore(t, func(t *testing.T, env func(string) Env) {
 		e := env("one")

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Reason is a stable code for why a request was allowed or refused. It goes
+// Reason is a stable code for why a request was allowed or rejected. It goes
 // into logs, metrics and the audit trail.
 type Reason string
 
@@ -46,28 +46,28 @@ type Decision struct {
 // they never add one. Nothing chosen is enough for an identity of one tenant.
 func Decide(id tenant.Identity, a Action) Decision {
 	if len(id.Tenants) == 0 {
-		return refuse(NoTenants)
+		return reject(NoTenants)
 	}
 	if a.Scope == "" || !id.Has(a.Scope) {
-		return refuse(MissingScope)
+		return reject(MissingScope)
 	}
 	chosen, reason := choose(a)
 	if reason != Allowed {
-		return refuse(reason)
+		return reject(reason)
 	}
 	if chosen == "" {
 		if len(id.Tenants) > 1 {
-			return refuse(SelectorRequired)
+			return reject(SelectorRequired)
 		}
 		chosen = id.Tenants[0]
 	}
 	if !id.MayActFor(chosen) {
-		return refuse(TenantNotAllowed)
+		return reject(TenantNotAllowed)
 	}
 	// Identities come from a key store or from claims; a tenant that is not
 	// a valid ID must not get further than this, whoever let it in.
 	if _, err := tenant.ParseID(string(chosen)); err != nil {
-		return refuse(TenantNotAllowed)
+		return reject(TenantNotAllowed)
 	}
 	return Decision{
 		Allowed: true,
@@ -105,4 +105,4 @@ func choose(a Action) (tenant.ID, Reason) {
 	return user, Allowed
 }
 
-func refuse(r Reason) Decision { return Decision{Reason: r} }
+func reject(r Reason) Decision { return Decision{Reason: r} }

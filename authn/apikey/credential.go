@@ -17,6 +17,6 @@ type Credential struct {
 	KeyID     string          // the public part of the key
 	Hash      [32]byte        // HMAC-SHA-256(pepper, secret)
 	Identity  tenant.Identity // who the key is, and the realm and scopes of its policy
-	ExpiresAt time.Time       // refused from this moment on
+	ExpiresAt time.Time       // rejected from this moment on
 	Revoked   bool
 }

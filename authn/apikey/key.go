@@ -4,7 +4,7 @@
 //
 // A key reads <prefix>_<keyid>_<secret>_<crc>, all in base62: 12 characters
 // that name the key, 43 that carry 256 bits of secret, and a CRC32 in 6 over
-// everything before it, so that mistyped keys and junk are refused without a
+// everything before it, so that mistyped keys and junk are rejected without a
 // look into any store.
 package apikey
 

@@ -51,7 +51,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	k, err := Generate()
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestPepper(t *testing.T) {
 	b, _ := NewPepper(secret)
 	k, _ := Generate()
 	if !a.Verify(a.HashKey(k), k.secret) {
-		t.Error("the right secret was refused")
+		t.Error("the right secret was rejected")
 	}
 	if a.Verify(b.HashKey(k), k.secret) || a.Verify(a.HashKey(k), k.secret+"x") || a.Verify([32]byte{}, "") {
 		t.Error("a wrong secret was taken")

@@ -21,7 +21,7 @@ const (
 	// exporter labels the keying material that a proof is made of (RFC 8446, 7.5).
 	exporter = "EXPORTER-pallium-cluster-1"
 
-	accepted, refused = 1, 0
+	accepted, rejected = 1, 0
 )
 
 // ErrStranger is returned when the other end does not prove that it belongs to
@@ -160,7 +160,7 @@ func (m *Member) proveSecond(conn net.Conn, binding string) error {
 	}
 	which := m.secrets.Verify(proof[:], ofClient, binding)
 	if which < 0 {
-		_, _ = conn.Write(make([]byte, 1+proofBytes)) // refused; it is closed anyway
+		_, _ = conn.Write(make([]byte, 1+proofBytes)) // rejected; it is closed anyway
 		return ErrStranger
 	}
 	// With the secret that the client has shown to have: it may not have our first.

@@ -61,7 +61,7 @@ func TestConnections(t *testing.T) {
 				return
 			}
 			if err == nil {
-				// With certificates only, TLS 1.3 tells a client that it is refused when it reads.
+				// With certificates only, TLS 1.3 tells a client that it is rejected when it reads.
 				_, err = conn.Read(make([]byte, 1))
 			}
 			if s := <-served; err == nil || s.err == nil && c.server.secrets != nil {

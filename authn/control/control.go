@@ -253,7 +253,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Failed readings of the change log.",
 		}),
 		owed: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "pallium_control_owed_entries",
+			Name: "pallium_control_pending_entries",
 			Help: "Changes whose entry in the change log could not be written yet.",
 		}),
 	}

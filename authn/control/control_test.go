@@ -53,7 +53,7 @@ func TestIssue(t *testing.T) {
 	}
 }
 
-func TestIssueRefuses(t *testing.T) {
+func TestIssueRejects(t *testing.T) {
 	c := newWorld(t).open()
 	issue(t, c, "team-a")
 	read := []tenant.Scope{tenant.MetricsRead}

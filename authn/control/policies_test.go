@@ -142,7 +142,7 @@ func TestUnknownStoredLimit(t *testing.T) {
 	}
 }
 
-// TestPolicyHealsItsKeys: a key that was refused because its policy had no
+// TestPolicyHealsItsKeys: a key that was rejected because its policy had no
 // tenant left is good again as soon as the policy has one.
 func TestPolicyHealsItsKeys(t *testing.T) {
 	w := newWorld(t)

@@ -246,7 +246,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
-// TestFollow runs the real loop: what one process revokes, another refuses.
+// TestFollow runs the real loop: what one process revokes, another rejects.
 func TestFollow(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
@@ -255,5 +255,5 @@ func TestFollow(t *testing.T) {
 	tk, key := issue(t, a, "team-a")
 	usable(t, b, key.ID())
 	must(a.RevokeToken(ctx, tk.ID))(t)
-	kit.Until(t, "the other process refuses the key", func() bool { return !usable(t, b, key.ID()) })
+	kit.Until(t, "the other process rejects the key", func() bool { return !usable(t, b, key.ID()) })
 }

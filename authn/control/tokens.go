@@ -21,7 +21,7 @@ const (
 )
 
 // Never is the expiry of a key that does not expire. It is a time like any
-// other, so that a forgotten expiry refuses rather than grants.
+// other, so that a forgotten expiry rejects rather than grants.
 func Never() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }
 
 // Token is one API key as its admin sees it. A rotation gives it a new key ID

@@ -29,7 +29,7 @@ var ErrUnknown = errors.New("tenant does not exist")
 var errEmptyID = errors.New("tenant ID is empty")
 
 // ParseID checks s against Mimir's alphabet ([A-Za-z0-9!_.*'()-]) and length,
-// and refuses "." and "..", which are path elements.
+// and rejects "." and "..", which are path elements.
 func ParseID(s string) (ID, error) {
 	if s == "" {
 		return "", errEmptyID
@@ -62,7 +62,7 @@ func validIDByte(c byte) bool {
 
 // PathElement is the ID as one element of a file or object name. The alphabet
 // has only one character that is special there, the dot in front: "." and ".."
-// are refused by ParseID, and a hidden file is avoided by escaping it.
+// are rejected by ParseID, and a hidden file is avoided by escaping it.
 func (id ID) PathElement() string {
 	if id != "" && id[0] == '.' {
 		return "%2E" + string(id[1:])

@@ -25,12 +25,12 @@ func (a *api) admit(next http.Handler) http.HandlerFunc {
 		r, lim, end := a.account(r)
 		defer end()
 		if err := readForm(w, r, lim); err != nil {
-			a.refuse(w, r, err)
+			a.reject(w, r, err)
 			return
 		}
 		leave, err := a.enter(r, lim, r.Form["query"], r.Form["match[]"])
 		if err != nil {
-			a.refuse(w, r, err)
+			a.reject(w, r, err)
 			return
 		}
 		defer leave()
@@ -162,8 +162,8 @@ func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	writeError(w, http.StatusServiceUnavailable, "unavailable", text)
 }
 
-// refuse answers a read that was not let in, as Prometheus' API answers.
-func (a *api) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// reject answers a read that was not let in, as Prometheus' API answers.
+func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	if cause := context.Cause(r.Context()); cause != nil {
 		err = errors.Join(err, cause)
 	}

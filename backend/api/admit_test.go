@@ -328,14 +328,14 @@ func TestReadRoutes(t *testing.T) {
 	}
 }
 
-// refusal is an answer that a test wants.
-type refusal struct {
+// rejection is an answer that a test wants.
+type rejection struct {
 	code int
 	text string
 }
 
 // check looks at an answer and at what is left behind.
-func (b *reading) check(what string, w *httptest.ResponseRecorder, want refusal) {
+func (b *reading) check(what string, w *httptest.ResponseRecorder, want rejection) {
 	b.t.Helper()
 	if w.Code != want.code || !strings.Contains(w.Body.String(), want.text) {
 		b.t.Errorf("%s: %d %.300s, want %d with %q", what, w.Code, w.Body, want.code, want.text)

@@ -78,7 +78,7 @@ func New(o Options) (http.Handler, error) {
 	return r, nil
 }
 
-// requireAccess refuses requests without a tenant and a policy: there is no
+// requireAccess rejects requests without a tenant and a policy: there is no
 // default tenant.
 func requireAccess(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

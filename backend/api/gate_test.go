@@ -51,10 +51,10 @@ func TestTenantsMemory(t *testing.T) {
 	b.lim.MaxMemoryBytes = 32 << 10
 	for _, c := range allReadRoutes() {
 		if !c.noText {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), refusal{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
 		}
 		if !c.onlyParses {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
 		}
 		b.clean(c.String())
 	}
@@ -67,8 +67,8 @@ func TestTenantsMemory(t *testing.T) {
 	for _, c := range allReadRoutes() {
 		if !c.onlyParses {
 			w := do(b.h, as("acme", c.request(b, "")))
-			b.check(c.String(), w, refusal{422, "limit max_memory_bytes of 4194304 bytes exceeded: the request needs "})
-			b.check(c.String(), w, refusal{422, " bytes of memory or more, with the tenant's other requests under way; "})
+			b.check(c.String(), w, rejection{422, "limit max_memory_bytes of 4194304 bytes exceeded: the request needs "})
+			b.check(c.String(), w, rejection{422, " bytes of memory or more, with the tenant's other requests under way; "})
 		}
 	}
 	other.Close()
@@ -100,10 +100,10 @@ func TestNoMemoryFree(t *testing.T) {
 	release := exhaust(b.account)
 	for _, c := range allReadRoutes() {
 		if !c.noText {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), refusal{503, "memory for requests is in use"})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{503, "memory for requests is in use"})
 		}
 		if !c.onlyParses {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{503, "memory for requests is in use"})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{503, "memory for requests is in use"})
 		}
 	}
 	release()
@@ -130,7 +130,7 @@ func TestEnded(t *testing.T) {
 		if c.onlyParses && !c.deletes() {
 			continue
 		}
-		want := refusal{503, "nearly out of memory"}
+		want := rejection{503, "nearly out of memory"}
 		if c.deletes() {
 			want.text = " again"
 		}
@@ -144,11 +144,11 @@ func TestQueryTimeout(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.source.set(untilEnd)
 	b.lim.QueryTimeout, b.lim.MaxConcurrentQueries = limits.Duration(20*time.Millisecond), 1
-	want := refusal{422, "limit query_timeout of 20ms exceeded"}
+	want := rejection{422, "limit query_timeout of 20ms exceeded"}
 	for _, c := range allReadRoutes() {
 		switch {
 		case c.deletes():
-			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{503, " again"})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{503, " again"})
 		case !c.onlyParses:
 			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), want)
 		}
@@ -253,7 +253,7 @@ func TestPlaces(t *testing.T) {
 		if asked != 0 {
 			t.Errorf("%s reads before it has a place", c)
 		}
-		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{429, "limit max_queued_queries of 1 queries exceeded: 1 queries are waiting for the 1 that are running (limit max_concurrent_queries)"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{429, "limit max_queued_queries of 1 queries exceeded: 1 queries are waiting for the 1 that are running (limit max_concurrent_queries)"})
 		if w := do(b.h, as("b", c.request(b, ""))); w.Code/100 != 2 {
 			t.Errorf("%s of another tenant: %d %s", c, w.Code, w.Body)
 		}
@@ -267,7 +267,7 @@ func TestPlaces(t *testing.T) {
 	b.lim.MaxQueuedQueries = 0
 	leave := b.occupy("acme")
 	for _, c := range allReadRoutes() {
-		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{429, "max_queued_queries"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{429, "max_queued_queries"})
 	}
 	leave()
 	b.clean("afterwards")
@@ -292,7 +292,7 @@ func TestPlacesOfSlowReads(t *testing.T) {
 		var all sync.WaitGroup
 		all.Go(func() { do(b.h, as("acme", c.request(b, ""))) })
 		kit.Receive(t, "a query runs", inside)
-		b.check(c.String(), do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"format_query?query=m", nil))), refusal{429, "max_queued_queries"})
+		b.check(c.String(), do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"format_query?query=m", nil))), rejection{429, "max_queued_queries"})
 		close(goOn)
 		all.Wait()
 		b.clean(c.String())

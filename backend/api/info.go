@@ -29,7 +29,7 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	data := map[string][]metadataAnswer{}
 	known, err := a.Metadata(r.Context(), access(r))
 	if err != nil {
-		a.refuse(w, r, err)
+		a.reject(w, r, err)
 		return
 	}
 	size := int64(0)
@@ -37,7 +37,7 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 		size += int64(len(known[i].Metric)+len(known[i].Help)+len(known[i].Unit)) + 100
 	}
 	if err := memory.FromContext(r.Context()).Take(3 * size); err != nil { // as a map, and as text
-		a.refuse(w, r, err)
+		a.reject(w, r, err)
 		return
 	}
 	for _, m := range known {
@@ -65,7 +65,7 @@ func (a *api) userStats(w http.ResponseWriter, r *http.Request) {
 	id := access(r)
 	n, err := a.SeriesCount(r.Context(), id)
 	if err != nil { // never a smaller number
-		a.refuse(w, r, err)
+		a.reject(w, r, err)
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"numSeries": n, "maxActiveSeries": a.Limits(id).MaxActiveSeries})

@@ -80,11 +80,11 @@ func TestQueryBombs(t *testing.T) {
 				b.lim.MaxMemoryBytes = 400_000
 				defer func() { b.lim.MaxMemoryBytes = 0 }()
 				w := do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"query?"+url.Values{"query": {tt.text}, "time": {fmt.Sprint(b.now.Unix())}}.Encode(), nil)))
-				b.check(tt.name, w, refusal{422, "limit max_memory_bytes of"})
+				b.check(tt.name, w, rejection{422, "limit max_memory_bytes of"})
 				return
 			}
 			before := allocated()
-			b.check(tt.name, b.ranged(tt.text, 1), refusal{422, "limit max_memory_bytes of 29360128 bytes (as much as this process allows) exceeded"})
+			b.check(tt.name, b.ranged(tt.text, 1), rejection{422, "limit max_memory_bytes of 29360128 bytes (as much as this process allows) exceeded"})
 			if n := allocated() - before; n > 128<<20 {
 				t.Errorf("%d bytes were allocated", n)
 			}
@@ -175,7 +175,7 @@ func TestHistogramMemory(t *testing.T) {
 		}
 		b.clean(c.String())
 		b.lim.MaxMemoryBytes = size / 2
-		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{422, "limit max_memory_bytes of"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{422, "limit max_memory_bytes of"})
 		b.clean(c.String())
 		b.lim.MaxMemoryBytes = 0
 	}

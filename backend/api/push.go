@@ -59,7 +59,7 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeCounts(w.Header(), out)
-	if len(out.Refusals) > 0 {
+	if len(out.Rejections) > 0 {
 		writeText(w, http.StatusBadRequest, out.String())
 		return
 	}

@@ -195,10 +195,10 @@ func TestBombs(t *testing.T) {
 }
 
 // TestCounts: what was written is told in both versions, also when a part was
-// refused; nothing is when the request failed.
+// rejected; nothing is when the request failed.
 func TestCounts(t *testing.T) {
-	refused := series.Outcome{Samples: 7, Histograms: 2, Exemplars: 1}
-	refused.Refuse("max_active_series", "limit max_active_series of 3 reached", 5, func() string { return `{__name__="x"}` })
+	rejected := series.Outcome{Samples: 7, Histograms: 2, Exemplars: 1}
+	rejected.Reject("max_active_series", "limit max_active_series of 3 reached", 5, func() string { return `{__name__="x"}` })
 	tests := []struct {
 		name   string
 		out    series.Outcome
@@ -208,7 +208,7 @@ func TestCounts(t *testing.T) {
 		text   string
 	}{
 		{"all kept", series.Outcome{Samples: 7, Histograms: 2, Exemplars: 1}, nil, 204, [3]string{"7", "2", "1"}, ""},
-		{"a part kept", refused, nil, 400, [3]string{"7", "2", "1"}, `limit max_active_series of 3 reached (max_active_series): 5 samples refused, first: {__name__="x"}`},
+		{"a part kept", rejected, nil, 400, [3]string{"7", "2", "1"}, `limit max_active_series of 3 reached (max_active_series): 5 samples rejected, first: {__name__="x"}`},
 		{"failed", series.Outcome{Samples: 7}, ingester.ErrFull, 503, [3]string{"0", "0", "0"}, "memory is full"},
 	}
 	h := pushAPI(limits.Limits{}, nil)

@@ -26,15 +26,15 @@ func TestTextBounds(t *testing.T) {
 		}
 		b.lim = limits.Default()
 		before := allocated()
-		b.check(c.String(), do(b.h, as("acme", c.request(b, bomb))), refusal{422, "limit max_regex_instructions of 100000 instructions exceeded"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, bomb))), rejection{422, "limit max_regex_instructions of 100000 instructions exceeded"})
 		if n := allocated() - before; n > 16<<20 {
 			t.Errorf("%s: %d bytes were allocated", c, n)
 		}
-		b.check(c.String(), do(b.h, as("acme", c.request(b, strings.Repeat("x", 65<<10)))), refusal{422, "limit max_query_length of 65536 bytes exceeded"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, strings.Repeat("x", 65<<10)))), rejection{422, "limit max_query_length of 65536 bytes exceeded"})
 		b.lim.MaxRegexInstructions = 50
-		b.check(c.String(), do(b.h, as("acme", c.request(b, "(?:abc){20}"))), refusal{422, "limit max_regex_instructions of 50 instructions exceeded"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, "(?:abc){20}"))), rejection{422, "limit max_regex_instructions of 50 instructions exceeded"})
 		b.lim.MaxQueryLength = 20
-		b.check(c.String(), do(b.h, as("acme", c.request(b, "abcdefghijklmnopqrstuvwxyz"))), refusal{422, "limit max_query_length of 20 bytes exceeded"})
+		b.check(c.String(), do(b.h, as("acme", c.request(b, "abcdefghijklmnopqrstuvwxyz"))), rejection{422, "limit max_query_length of 20 bytes exceeded"})
 		b.clean(c.String())
 	}
 }
@@ -63,7 +63,7 @@ func TestTextBoundsOfAllTexts(t *testing.T) {
 		{"query_exemplars", url.Values{"query": {wide + " + " + wide}}, "max_regex_instructions"},
 	} {
 		w := do(b.h, as("acme", httptest.NewRequest("GET", promAPI+tt.path+"?"+tt.params.Encode(), nil)))
-		b.check(tt.path+"?"+tt.params.Encode(), w, refusal{422, "limit " + tt.text})
+		b.check(tt.path+"?"+tt.params.Encode(), w, rejection{422, "limit " + tt.text})
 		// Of a POST, what is in the URL and what is in the body.
 		key := "match[]"
 		if tt.params.Has("query") {
@@ -76,7 +76,7 @@ func TestTextBoundsOfAllTexts(t *testing.T) {
 		}
 		r := httptest.NewRequest("POST", promAPI+tt.path+"?"+half.Encode(), strings.NewReader(tt.params.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		b.check("POST "+tt.path, do(b.h, as("acme", r)), refusal{422, "limit " + tt.text})
+		b.check("POST "+tt.path, do(b.h, as("acme", r)), rejection{422, "limit " + tt.text})
 		b.clean(tt.path)
 	}
 }

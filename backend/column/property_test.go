@@ -279,7 +279,7 @@ func TestCodecs(t *testing.T) {
 	}
 }
 
-func TestAddRefuses(t *testing.T) {
+func TestAddRejects(t *testing.T) {
 	start := testStart
 	ok := series.Chunk{MinTime: start, MaxTime: start + 5, Samples: 2, Encoding: chunkenc.EncHistogram, Data: []byte{0, 2, 9}}
 	with := func(f func(c *series.Chunk)) Series {

@@ -81,11 +81,11 @@ func (d *door) take(ls labels.Labels, samples ...series.Sample) {
 	d.sent[key(ls)] += n
 }
 
-// refuse is send for one sample beyond the bound.
-func (d *door) refuse(reason string, ls labels.Labels, s series.Sample) {
+// reject is send for one sample beyond the bound.
+func (d *door) reject(reason string, ls labels.Labels, s series.Sample) {
 	d.T.Helper()
 	out := d.send(nil, series.Entry{Labels: ls, Samples: []series.Sample{s}})
-	if len(out.Refusals) != 1 || out.Refusals[0].Reason != reason || out.Samples+out.Histograms != 0 {
+	if len(out.Rejections) != 1 || out.Rejections[0].Reason != reason || out.Samples+out.Histograms != 0 {
 		d.T.Errorf("one beyond the bound: %+v, want it rejected for %s", out, reason)
 	}
 }
@@ -164,8 +164,8 @@ func TestBoundTimes(t *testing.T) {
 	d := newDoor(t)
 	m := labels.FromStrings("__name__", "m")
 	d.take(m, sampleAt(0), sampleAt(series.MaxTime-1), sampleAt(series.MaxTime))
-	d.refuse("after_2261", m, sampleAt(series.MaxTime+1))
-	d.refuse("before_1970", m, sampleAt(-1))
+	d.reject("after_2261", m, sampleAt(series.MaxTime+1))
+	d.reject("before_1970", m, sampleAt(-1))
 	d.keep()
 	d.parts(0)
 	d.parts(series.Day(series.MaxTime))
@@ -186,7 +186,7 @@ func TestBoundLabels(t *testing.T) {
 		d.take(labels.FromStrings("__name__", name, "l", noise(rng, room)), sampleAt(dayStart))
 		d.take(labels.FromStrings("__name__", "m99", "l", strings.Repeat("\x00", room-2)+fmt.Sprintf("%02d", i)), sampleAt(dayStart))
 	}
-	d.refuse("labels_too_large", labels.FromStrings("__name__", "m00", "l", noise(rng, room+1)), sampleAt(dayStart))
+	d.reject("labels_too_large", labels.FromStrings("__name__", "m00", "l", noise(rng, room+1)), sampleAt(dayStart))
 	for k := range 3 {
 		b := labels.NewScratchBuilder(pack.MaxSeriesLabels)
 		b.Add("__name__", "many")
@@ -194,7 +194,7 @@ func TestBoundLabels(t *testing.T) {
 			b.Add(fmt.Sprintf("l%d%05d", k, i), noise(rng, 3+k))
 		}
 		d.take(b.Labels(), sampleAt(dayStart))
-		d.refuse("too_many_labels", labels.NewBuilder(b.Labels()).Set("z", "z").Labels(), sampleAt(dayStart))
+		d.reject("too_many_labels", labels.NewBuilder(b.Labels()).Set("z", "z").Labels(), sampleAt(dayStart))
 	}
 	d.keep()
 	if n := d.parts(testDay); n < 3 {
@@ -238,7 +238,7 @@ func TestBoundMetricNames(t *testing.T) {
 	nul := strings.Repeat("\x00", room-1)
 	d.take(labels.FromStrings("__name__", nul+"a"), sampleAt(dayStart))
 	d.take(labels.FromStrings("__name__", nul+"b"), sampleAt(dayStart))
-	d.refuse("metric_name_too_long", labels.FromStrings("__name__", nul+"ab"), sampleAt(dayStart))
+	d.reject("metric_name_too_long", labels.FromStrings("__name__", nul+"ab"), sampleAt(dayStart))
 	d.keep()
 	if n := d.parts(testDay); n < 2 {
 		t.Errorf("%d packs: the test shows nothing of the cell of names", n)
@@ -265,7 +265,7 @@ func TestBoundMetadata(t *testing.T) {
 		all = append(all, md)
 		d.sent[key(ls)] = 1
 	}
-	if out := d.send(all, entries...); out.Samples != len(entries) || len(out.Refusals) > 0 {
+	if out := d.send(all, entries...); out.Samples != len(entries) || len(out.Rejections) > 0 {
 		t.Fatalf("metadata cost a sample: %+v", out)
 	}
 	if fit < 900 || fit > 1090 {
@@ -331,7 +331,7 @@ func TestBoundChunks(t *testing.T) {
 		d.take(m, alternating(w, series.MaxWindowChunks)...)
 		s := alternating(w, series.MaxWindowChunks)[1]
 		s.T = dayStart + int64(w+1)*series.WindowMillis - 1
-		d.refuse("too_many_sample_type_changes", m, s)
+		d.reject("too_many_sample_type_changes", m, s)
 	}
 	d.take(labels.FromStrings("__name__", "z"), sampleAt(dayStart))
 	if err := d.ing.Flush(); err != nil {
@@ -372,10 +372,10 @@ func TestBoundHistograms(t *testing.T) {
 	for i := range 300 {
 		d.take(m, wide(dayStart+int64(i)*60_000, most, 1))
 	}
-	d.refuse("histogram_too_large", m, wide(dayStart+86_000_000, most+1, 1))
+	d.reject("histogram_too_large", m, wide(dayStart+86_000_000, most+1, 1))
 	spans := labels.FromStrings("__name__", "spans")
 	d.take(spans, wide(dayStart, 1, most))
-	d.refuse("histogram_too_large", spans, wide(dayStart+1, 1, most+1))
+	d.reject("histogram_too_large", spans, wide(dayStart+1, 1, most+1))
 	custom := func(n int) series.Sample {
 		h := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, Count: 1, PositiveSpans: []histogram.Span{{Length: 1}}, PositiveBuckets: []int64{1}}
 		for i := range n {
@@ -385,7 +385,7 @@ func TestBoundHistograms(t *testing.T) {
 	}
 	bounds := labels.FromStrings("__name__", "bounds")
 	d.take(bounds, custom(most))
-	d.refuse("histogram_too_large", bounds, custom(most+1))
+	d.reject("histogram_too_large", bounds, custom(most+1))
 	d.keep()
 	if got := d.Manifest("a", testDay).Series; got < 4 {
 		t.Errorf("%d rows of series: the test shows nothing of a series in several", got)

@@ -28,13 +28,13 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// oneTenantRows refuses calls of one kind that touch certain keys.
+// oneTenantRows rejects calls of one kind that touch certain keys.
 type oneTenantRows struct {
 	rows.Store
 	f *oneTenantFault
 }
 
-// oneTenantFault says which calls are refused while it is on.
+// oneTenantFault says which calls are rejected while it is on.
 type oneTenantFault struct {
 	on        bool
 	call, key string
@@ -44,7 +44,7 @@ type oneTenantFault struct {
 	failPut   string // prefix of the objects that cannot be stored
 }
 
-func (f *oneTenantFault) refuses(call string, hit func(key string) bool) bool {
+func (f *oneTenantFault) rejects(call string, hit func(key string) bool) bool {
 	return f.on && f.call == call && hit(f.key) && (!f.after || f.written)
 }
 
@@ -52,21 +52,21 @@ func (o oneTenantRows) ReadRows(ctx context.Context, list []rows.Range, fl rows.
 	hit := func(key string) bool {
 		return slices.ContainsFunc(list, func(r rows.Range) bool { return r.Start != "" && r.Start <= key && key < r.End })
 	}
-	if o.f.refuses("ReadRows", hit) {
+	if o.f.rejects("ReadRows", hit) {
 		return faults.ErrInjected
 	}
 	return o.Store.ReadRows(ctx, list, fl, visit)
 }
 
 func (o oneTenantRows) Mutate(ctx context.Context, m rows.RowMutation) error {
-	if o.f.refuses("Mutate", func(key string) bool { return m.Key == key }) {
+	if o.f.rejects("Mutate", func(key string) bool { return m.Key == key }) {
 		return faults.ErrInjected
 	}
 	return o.Store.Mutate(ctx, m)
 }
 
 func (o oneTenantRows) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
-	if o.f.refuses("CheckAndMutate", func(k string) bool { return k == key }) {
+	if o.f.rejects("CheckAndMutate", func(k string) bool { return k == key }) {
 		return false, faults.ErrInjected
 	}
 	if key == o.f.key {
@@ -76,7 +76,7 @@ func (o oneTenantRows) CheckAndMutate(ctx context.Context, key string, c rows.Co
 }
 
 func (o oneTenantRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []error {
-	if o.f.refuses("MutateRows", func(key string) bool {
+	if o.f.rejects("MutateRows", func(key string) bool {
 		return slices.ContainsFunc(ms, func(m rows.RowMutation) bool { return m.Key == key })
 	}) {
 		errs := make([]error, len(ms))
@@ -88,7 +88,7 @@ func (o oneTenantRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []
 	return o.Store.MutateRows(ctx, ms)
 }
 
-// puttingObjects counts what is stored, and refuses some of it.
+// puttingObjects counts what is stored, and rejects some of it.
 type puttingObjects struct {
 	objects.Store
 	f *oneTenantFault
@@ -227,7 +227,7 @@ func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
 // compacted like the others.
 func TestOneTenantFails(t *testing.T) {
 	catalog := schema.CatalogKey("bad", testDay)
-	refuse := func(f oneTenantFault) func(*failingWorld) func() {
+	reject := func(f oneTenantFault) func(*failingWorld) func() {
 		return func(w *failingWorld) func() {
 			w.f.call, w.f.key, w.f.after, w.f.failPut, w.f.on = f.call, f.key, f.after, f.failPut, true
 			return func() { w.f.on = false }
@@ -239,11 +239,11 @@ func TestOneTenantFails(t *testing.T) {
 		damage   func(*failingWorld) (mend func())
 		consumed string
 	}{
-		{"its index rows are refused", refuse(oneTenantFault{call: "MutateRows", key: schema.NamesKey("bad", testDay)}), others},
-		{"its packs cannot be stored", refuse(oneTenantFault{failPut: "l1/bad/"}), others},
-		{"its publication is refused", refuse(oneTenantFault{call: "CheckAndMutate", key: catalog}), others},
-		{"its catalog cannot be read", refuse(oneTenantFault{call: "ReadRows", key: catalog}), others},
-		{"its catalog cannot be read once it is published", refuse(oneTenantFault{call: "ReadRows", key: catalog, after: true}), others},
+		{"its index rows are rejected", reject(oneTenantFault{call: "MutateRows", key: schema.NamesKey("bad", testDay)}), others},
+		{"its packs cannot be stored", reject(oneTenantFault{failPut: "l1/bad/"}), others},
+		{"its publication is rejected", reject(oneTenantFault{call: "CheckAndMutate", key: catalog}), others},
+		{"its catalog cannot be read", reject(oneTenantFault{call: "ReadRows", key: catalog}), others},
+		{"its catalog cannot be read once it is published", reject(oneTenantFault{call: "ReadRows", key: catalog, after: true}), others},
 		{"its retention is not known", func(w *failingWorld) func() {
 			keep, failing := w.comp.opts.Retention, true
 			w.comp.opts.Retention = func(ctx context.Context, id tenant.ID) (time.Duration, error) {
@@ -256,12 +256,12 @@ func TestOneTenantFails(t *testing.T) {
 		}, others},
 		{"it was deleted, and its L0 cells cannot be dropped", func(w *failingWorld) func() {
 			w.Deleted["bad"] = true
-			return refuse(oneTenantFault{call: "Mutate", key: catalog})(w)
+			return reject(oneTenantFault{call: "Mutate", key: catalog})(w)
 		}, others},
 		{"its rewrite cannot be taken out of the work", func(w *failingWorld) func() {
 			w.compact(Due)
 			w.deletes()
-			return refuse(oneTenantFault{call: "MutateRows", key: schema.WorkKey(testDay)})(w)
+			return reject(oneTenantFault{call: "MutateRows", key: schema.WorkKey(testDay)})(w)
 		}, "bad bad+good fine+gone good+fine"},
 		{"its section is damaged", func(w *failingWorld) func() { return w.flipSection("bad+good", "bad") }, others},
 	} {

@@ -87,8 +87,8 @@ func (c *crowd) goOn(reason string) {
 	const fresh = 10
 	for round := range 20 {
 		out, err := c.push(fresh)
-		if err != nil || out.Samples != crowdSeries || len(out.Refusals) != 1 ||
-			out.Refusals[0].Samples != fresh || out.Refusals[0].Reason != reason {
+		if err != nil || out.Samples != crowdSeries || len(out.Rejections) != 1 ||
+			out.Rejections[0].Samples != fresh || out.Rejections[0].Reason != reason {
 			c.t.Fatalf("round %d: %+v, %v", round, out, err)
 		}
 	}
@@ -145,7 +145,7 @@ func TestOverItsBudget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		full = len(out.Refusals) > 0 && out.Refusals[0].Reason == "instance_memory"
+		full = len(out.Rejections) > 0 && out.Rejections[0].Reason == "instance_memory"
 	}
 	c.lim.MaxActiveSeries = limit
 	c.goOn("max_active_series") // of the other one

@@ -76,9 +76,9 @@ func TestBounds(t *testing.T) {
 			if beyond == 0 {
 				continue
 			}
-			if len(out.Refusals) != 1 || out.Refusals[0].Reason != c.reason || !strings.Contains(out.Refusals[0].Message, fmt.Sprint(c.bound)) ||
-				!strings.Contains(out.Refusals[0].Message, fmt.Sprint(c.bound+1)) {
-				t.Errorf("%s: refusals %+v, want one that names the bound and the use", c.reason, out.Refusals)
+			if len(out.Rejections) != 1 || out.Rejections[0].Reason != c.reason || !strings.Contains(out.Rejections[0].Message, fmt.Sprint(c.bound)) ||
+				!strings.Contains(out.Rejections[0].Message, fmt.Sprint(c.bound+1)) {
+				t.Errorf("%s: rejections %+v, want one that names the bound and the use", c.reason, out.Rejections)
 			}
 		}
 	}
@@ -91,7 +91,7 @@ func TestLateTimes(t *testing.T) {
 		for _, ts := range []int64{nowMillis * 1000, nowMillis * 1_000_000, 185542587187200000, math.MaxInt64} {
 			d := distribute(map[string]Ingester{"a": &fakeIngester{}}, lim)
 			out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{entryOf(rawLabels("__name__", "m"), at(ts), at(nowMillis))}})
-			if err != nil || out.Samples != 1 || len(out.Refusals) != 1 || out.Refusals[0].Reason != "after_2261" || !strings.Contains(out.Refusals[0].Message, "microseconds or nanoseconds") {
+			if err != nil || out.Samples != 1 || len(out.Rejections) != 1 || out.Rejections[0].Reason != "after_2261" || !strings.Contains(out.Rejections[0].Message, "microseconds or nanoseconds") {
 				t.Errorf("timestamp %d: %+v, %v", ts, out, err)
 			}
 		}
@@ -110,7 +110,7 @@ func TestMetadataBounds(t *testing.T) {
 			{Metric: "m", Metadata: metadata.Metadata{Help: long, Unit: long}},
 			{Metric: strings.Repeat("n", schema.MaxMetricName+1)},
 		}})
-	if err != nil || out.Samples != 1 || len(out.Refusals) != 0 {
+	if err != nil || out.Samples != 1 || len(out.Rejections) != 0 {
 		t.Fatalf("outcome %+v, %v; metadata must not cost samples", out, err)
 	}
 	md := got.metadata

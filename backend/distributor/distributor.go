@@ -31,7 +31,7 @@ type Local interface {
 
 // Replica is one of a cluster's ingesters.
 type Replica interface {
-	// Push returns as Local's does; the answer names what was refused by position in
+	// Push returns as Local's does; the answer names what was rejected by position in
 	// the request, which other replicas may be given, too.
 	Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error)
 }
@@ -69,7 +69,7 @@ var errNoLimits = errors.New("the batch of a write request carries no limits")
 type Distributor struct {
 	opts        Options
 	written     *prometheus.CounterVec
-	refused     *prometheus.CounterVec
+	rejected    *prometheus.CounterVec
 	failures    *prometheus.CounterVec
 	established *prometheus.CounterVec
 	repeated    *prometheus.CounterVec
@@ -94,8 +94,8 @@ func New(o Options) *Distributor {
 		opts: o,
 		written: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_samples_total", Help: "Samples and exemplars accepted, by type."}, []string{"type"}),
-		refused: auto.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_distributor_refused_samples_total", Help: "Samples refused, by reason."}, []string{"reason"}),
+		rejected: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "pallium_discarded_samples_total", Help: "Samples rejected, by reason."}, []string{"reason"}),
 		failures: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_push_failures_total", Help: "Failed pushes to an ingester."}, []string{"ingester"}),
 		established: auto.NewCounterVec(prometheus.CounterOpts{
@@ -121,9 +121,9 @@ func (d *Distributor) Close() error {
 	return nil
 }
 
-// Push writes the batch. The outcome says what was kept and what was refused;
+// Push writes the batch. The outcome says what was kept and what was rejected;
 // an error means that nothing is certain and the sender should try again. The
-// batch carries its tenant's limits. It is changed: refused parts are taken out of it.
+// batch carries its tenant's limits. It is changed: rejected parts are taken out of it.
 func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
 	if b.Limits == nil {
@@ -132,7 +132,7 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	if d.opts.HA != nil {
 		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, b.Limits, &out))
 	}
-	out.Refusals = append(out.Refusals, b.Malformed...)
+	out.Rejections = append(out.Rejections, b.Malformed...)
 	now := d.opts.Now()
 	v := validator{lim: b.Limits, now: now.UnixMilli(), out: &out}
 	v.batch(b)
@@ -149,8 +149,8 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	d.written.WithLabelValues("float").Add(float64(out.Samples))
 	d.written.WithLabelValues("histogram").Add(float64(out.Histograms))
 	d.written.WithLabelValues("exemplar").Add(float64(out.Exemplars))
-	for _, r := range out.Refusals {
-		d.refused.WithLabelValues(r.Reason).Add(float64(r.Samples))
+	for _, r := range out.Rejections {
+		d.rejected.WithLabelValues(r.Reason).Add(float64(r.Samples))
 	}
 	return out, nil
 }

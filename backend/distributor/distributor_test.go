@@ -26,7 +26,7 @@ import (
 
 // fakeIngester keeps the text of what it is given, as a good ingester does.
 type fakeIngester struct {
-	refuse int // samples that it says are beyond its own limit
+	reject int // samples that it says are beyond its own limit
 	err    error
 
 	mu        sync.Mutex
@@ -61,9 +61,9 @@ func (f *fakeIngester) Push(_ context.Context, b *series.Batch) (series.Outcome,
 		m.Metric, m.Help = strings.Clone(m.Metric), strings.Clone(m.Help)
 		f.metadata = append(f.metadata, m)
 	}
-	if f.refuse > 0 {
-		out.Samples -= f.refuse
-		out.RefuseEntry(0, "max_active_series", "limit max_active_series of 1 reached", f.refuse, nil)
+	if f.reject > 0 {
+		out.Samples -= f.reject
+		out.RejectEntry(0, "max_active_series", "limit max_active_series of 1 reached", f.reject, nil)
 	}
 	return out, nil
 }
@@ -106,7 +106,7 @@ func (r asReplica) Push(ctx context.Context, p *wire.Push) (wire.PushResponse, e
 		resp.Repeats = append(resp.Repeats, wire.Repeats{Entry: int64(r.Entry), Same: int64(r.Same), Different: int64(r.Different)})
 	}
 	for _, e := range out.Entries {
-		resp.Refusals = append(resp.Refusals, wire.Refusal{Entry: int64(e.Entry), Places: e.Places, Reason: e.Reason, Message: e.Message})
+		resp.Rejections = append(resp.Rejections, wire.Rejection{Entry: int64(e.Entry), Places: e.Places, Reason: e.Reason, Message: e.Message})
 	}
 	return resp, err
 }
@@ -200,7 +200,7 @@ func TestFailures(t *testing.T) {
 			if err == nil || (tt.want != nil && !errors.Is(err, tt.want)) {
 				t.Errorf("error %v, want %v", err, tt.want)
 			}
-			if out.Samples != 0 || len(out.Refusals) != 0 {
+			if out.Samples != 0 || len(out.Rejections) != 0 {
 				t.Errorf("outcome %+v beside an error", out)
 			}
 		})
@@ -211,12 +211,12 @@ type noRing struct{ err error }
 
 func (n noRing) Ring(context.Context) (*ring.Ring, error) { return nil, n.err }
 
-// TestOutcome: what the distributor refuses and what ingesters refuse add up,
+// TestOutcome: what the distributor rejects and what ingesters reject add up,
 // in the answer and in the metrics.
 func TestOutcome(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	d := limited{New(Options{
-		Local: &fakeIngester{refuse: 2},
+		Local: &fakeIngester{reject: 2},
 		Now:   func() time.Time { return time.UnixMilli(nowMillis) }, Registerer: reg,
 	}), limits.Limits{FutureGrace: limits.Duration(time.Minute)}}
 	e := entryOf(rawLabels("__name__", "up"), at(nowMillis), at(nowMillis+1), at(nowMillis+2), at(nowMillis+1e6), at(nowMillis+2e6))
@@ -225,18 +225,18 @@ func TestOutcome(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]int{"": out.Samples}
-	for _, r := range out.Refusals {
+	for _, r := range out.Rejections {
 		got[r.Reason] = r.Samples
 	}
 	if want := map[string]int{"": 1, "future_grace": 2, "missing_metric_name": 2, "max_active_series": 2}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("counts %v, want %v", got, want)
 	}
 	want := `
-# HELP pallium_distributor_refused_samples_total Samples refused, by reason.
-# TYPE pallium_distributor_refused_samples_total counter
-pallium_distributor_refused_samples_total{reason="future_grace"} 2
-pallium_distributor_refused_samples_total{reason="max_active_series"} 2
-pallium_distributor_refused_samples_total{reason="missing_metric_name"} 2
+# HELP pallium_discarded_samples_total Samples rejected, by reason.
+# TYPE pallium_discarded_samples_total counter
+pallium_discarded_samples_total{reason="future_grace"} 2
+pallium_discarded_samples_total{reason="max_active_series"} 2
+pallium_discarded_samples_total{reason="missing_metric_name"} 2
 # HELP pallium_distributor_samples_total Samples and exemplars accepted, by type.
 # TYPE pallium_distributor_samples_total counter
 pallium_distributor_samples_total{type="exemplar"} 0

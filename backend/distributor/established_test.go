@@ -75,10 +75,10 @@ func (m *member) Push(ctx context.Context, b *series.Batch) (series.Outcome, err
 			case creates:
 				out.Created = append(out.Created, i)
 			case full:
-				out.RefuseEntry(i, m.reason, "no room", len(keep), nil)
+				out.RejectEntry(i, m.reason, "no room", len(keep), nil)
 				continue
 			case rejects:
-				out.RefuseEntry(i, "too_many_sample_type_changes", "changes", len(keep), nil)
+				out.RejectEntry(i, "too_many_sample_type_changes", "changes", len(keep), nil)
 				keep = nil
 			case knows, fails:
 			}
@@ -210,8 +210,8 @@ func outcomeOf(t *testing.T, out series.Outcome, err error) fate {
 			t.Errorf("%+v, %v", out, err)
 		}
 		return fateUndecided
-	case len(out.Refusals) > 0:
-		if n := out.Refusals[0].Samples + out.Samples; n != 3 || out.Samples < 1 || out.Refusals[0].Message == "" {
+	case len(out.Rejections) > 0:
+		if n := out.Rejections[0].Samples + out.Samples; n != 3 || out.Samples < 1 || out.Rejections[0].Message == "" {
 			t.Errorf("%d of 3 samples are accounted for: %+v", n, out)
 		}
 		return fateRejected
@@ -276,7 +276,7 @@ func TestNoWait(t *testing.T) {
 			out, err := d.Push(ctx, &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0)}})
 			close(release)
 			_ = d.Close()
-			if err != nil || (len(out.Refusals) > 0) != tt.reject {
+			if err != nil || (len(out.Rejections) > 0) != tt.reject {
 				t.Errorf("%+v, %v", out, err)
 			}
 			if len(late.pushes) != 0 {
@@ -341,7 +341,7 @@ func TestRepeat(t *testing.T) {
 	}
 	out, err := d.Push(context.Background(), b)
 	_ = d.Close()
-	if err != nil || out.Samples != 104 || out.Exemplars != 4 || len(out.Refusals) != 0 {
+	if err != nil || out.Samples != 104 || out.Exemplars != 4 || len(out.Rejections) != 0 {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	if want := []string{"7,37,67,97"}; !slices.Equal(fulls.pushes, want) {

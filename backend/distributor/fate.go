@@ -95,7 +95,7 @@ func (t *tally) settle(entry int, out *series.Outcome) {
 		rejected = func(place int) bool { return each[place].final(t.majority) == fateRejected }
 	case t.final(entry) == fateRejected:
 		r := t.reasonFor(entry, 0)
-		out.Refuse(r.reason, r.message, len(e.Samples), e.Labels.String)
+		out.Reject(r.reason, r.message, len(e.Samples), e.Labels.String)
 		return
 	}
 	offender := e.Labels.String
@@ -103,7 +103,7 @@ func (t *tally) settle(entry int, out *series.Outcome) {
 		switch {
 		case rejected(j):
 			r := t.reasonFor(entry, uint32(j))
-			out.Refuse(r.reason, r.message, 1, offender)
+			out.Reject(r.reason, r.message, 1, offender)
 			offender = nil // named once
 		case e.Samples[j].IsHistogram():
 			out.Histograms++

@@ -95,14 +95,14 @@ func NewHA(o HAOptions) *HA {
 }
 
 // Dropped counts what was taken out of a batch because another replica is
-// elected. It is no refusal: the sender is told that all is well.
+// elected. It is no rejection: the sender is told that all is well.
 type Dropped struct{ Samples, Histograms, Exemplars int }
 
 // Filter takes out of the batch the series of replicas that are not elected, and
 // takes the replica label off those of replicas that are. Series that do not
 // carry both labels stay as they are, as do all of a tenant that does not accept
 // HA samples. Series of clusters beyond the tenant's limit are taken out, too,
-// and counted in out as refused. It waits for the store no longer than
+// and counted in out as rejected. It waits for the store no longer than
 // CallTimeout altogether, and decides without it then.
 func (h *HA) Filter(ctx context.Context, b *series.Batch, lim *limits.Limits, out *series.Outcome) Dropped {
 	var dropped Dropped
@@ -122,8 +122,8 @@ func (h *HA) Filter(ctx context.Context, b *series.Batch, lim *limits.Limits, ou
 			kept = append(kept, *e)
 		case haOther:
 			dropped.add(e)
-		case haRefused:
-			out.Refuse(v.reason, v.message, len(e.Samples), func() string { return shorten(e.Labels.String()) })
+		case haRejected:
+			out.Reject(v.reason, v.message, len(e.Samples), func() string { return shorten(e.Labels.String()) })
 		}
 	}
 	clear(b.Entries[len(kept):]) // as in validator.batch
@@ -146,14 +146,14 @@ func (d *Dropped) add(e *series.Entry) {
 // haVerdict is what becomes of a series.
 type haVerdict struct {
 	is              int
-	reason, message string // of a refusal
+	reason, message string // of a rejection
 }
 
 const (
 	haNone    = iota // it is of no replica
 	haElected        // of the elected one
 	haOther          // of another one
-	haRefused
+	haRejected
 )
 
 // haFilter is the state of one Filter call.
@@ -193,7 +193,7 @@ func (f *haFilter) verdict(ls labels.Labels) haVerdict {
 func (f *haFilter) decide(cluster, replica string) haVerdict {
 	if n := max(len(cluster), len(replica)); n > maxHALabel {
 		return haVerdict{
-			haRefused, "ha_label_length",
+			haRejected, "ha_label_length",
 			fmt.Sprintf("labels %s and %s may have up to %d bytes to name a replica, one has %d; shorten it by relabeling",
 				f.lim.HAClusterLabel, f.lim.HAReplicaLabel, maxHALabel, n),
 		}
@@ -214,11 +214,11 @@ func (f *haFilter) decide(cluster, replica string) haVerdict {
 
 func exceededVerdict(e *limits.Exceeded) haVerdict {
 	reason, message := e.Reason()
-	return haVerdict{haRefused, reason, message}
+	return haVerdict{haRejected, reason, message}
 }
 
 // unlabel takes the replica label off a series. One that has it twice stays as
-// it is: validation refuses it.
+// it is: validation rejects it.
 func (f *haFilter) unlabel(e *series.Entry) {
 	f.scratch.Reset()
 	f.dropped = 0

@@ -88,8 +88,8 @@ func send(t testing.TB, h *HA, id tenant.ID, cluster, replica string) bool {
 	lim := haLimits()
 	var out series.Outcome
 	d := h.Filter(context.Background(), b, &lim, &out)
-	if len(out.Refusals) > 0 || (d != Dropped{}) == (len(b.Entries) == 1) {
-		t.Fatalf("dropped %v, kept %d, refused %s", d, len(b.Entries), out.String())
+	if len(out.Rejections) > 0 || (d != Dropped{}) == (len(b.Entries) == 1) {
+		t.Fatalf("dropped %v, kept %d, rejected %s", d, len(b.Entries), out.String())
 	}
 	return d == Dropped{}
 }
@@ -104,11 +104,11 @@ func TestHAFilter(t *testing.T) {
 	long := strings.Repeat("x", maxHALabel+1)
 	other := func(l *limits.Limits) { l.HAClusterLabel, l.HAReplicaLabel = "group", "pod" }
 	for name, c := range map[string]struct {
-		limits  func(*limits.Limits)
-		give    []series.Entry
-		want    string
-		dropped Dropped
-		refused string
+		limits   func(*limits.Limits)
+		give     []series.Entry
+		want     string
+		dropped  Dropped
+		rejected string
 	}{
 		"the elected replica": {give: []series.Entry{entry(n, "up", "cluster", "c", "__replica__", "a")}, want: `{__name__="up", cluster="c"}`},
 		"another replica":     {give: []series.Entry{entry(n, "up", "cluster", "c", "__replica__", "b")}, dropped: Dropped{1, 1, 1}},
@@ -127,9 +127,9 @@ func TestHAFilter(t *testing.T) {
 		"too many clusters": {limits: func(l *limits.Limits) { l.HAMaxClusters = 1 }, give: []series.Entry{
 			entry(n, "1", "cluster", "c", "__replica__", "a"), entry(n, "2", "cluster", "new", "__replica__", "a"), entry(n, "3"),
 		}, want: `{__name__="1", cluster="c"} {__name__="3"}`,
-			refused: `limit ha_max_clusters of 1 clusters exceeded: the cluster label names more (label cluster); let fewer groups of replicas send, or none that gives itself a new name (ha_max_clusters): 2 samples refused, first: {__name__="2", __replica__="a", cluster="new"}`},
+			rejected: `limit ha_max_clusters of 1 clusters exceeded: the cluster label names more (label cluster); let fewer groups of replicas send, or none that gives itself a new name (ha_max_clusters): 2 samples rejected, first: {__name__="2", __replica__="a", cluster="new"}`},
 		"long names": {give: []series.Entry{entry(n, "1", "cluster", long, "__replica__", "a"), entry(n, "2", "cluster", "c", "__replica__", long)},
-			refused: `labels cluster and __replica__ may have up to 1024 bytes to name a replica, one has 1025`},
+			rejected: `labels cluster and __replica__ may have up to 1024 bytes to name a replica, one has 1025`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHAGroup(1).has[0]
@@ -157,8 +157,8 @@ func TestHAFilter(t *testing.T) {
 			if dropped != c.dropped {
 				t.Errorf("dropped %v", dropped)
 			}
-			if s := out.String(); !strings.HasPrefix(s, c.refused) || (s == "") != (c.refused == "") {
-				t.Errorf("refused %s", s)
+			if s := out.String(); !strings.HasPrefix(s, c.rejected) || (s == "") != (c.rejected == "") {
+				t.Errorf("rejected %s", s)
 			}
 			if v := testutil.ToFloat64(h.deduplicated); v != float64(c.dropped.Samples+c.dropped.Histograms+c.dropped.Exemplars) {
 				t.Errorf("%v are counted as dropped", v)
@@ -167,7 +167,7 @@ func TestHAFilter(t *testing.T) {
 	}
 }
 
-// TestHADuplicateLabel: what validation must refuse is not made valid.
+// TestHADuplicateLabel: what validation must reject is not made valid.
 func TestHADuplicateLabel(t *testing.T) {
 	b := labels.NewScratchBuilder(4)
 	for _, l := range [][2]string{{"__name__", "up"}, {"__replica__", "a"}, {"__replica__", "b"}, {"cluster", "c"}} {
@@ -179,7 +179,7 @@ func TestHADuplicateLabel(t *testing.T) {
 	newHAGroup(1).has[0].Filter(context.Background(), batch, &lim, &out)
 	v := validator{lim: &lim, out: &out}
 	v.batch(batch)
-	if len(batch.Entries) != 0 || !strings.Contains(out.String(), "duplicate_label") {
-		t.Errorf("kept %v, refused %q", batch.Entries, out.String())
+	if len(batch.Entries) != 0 || !strings.Contains(out.String(), "duplicate_label_names") {
+		t.Errorf("kept %v, rejected %q", batch.Entries, out.String())
 	}
 }

@@ -207,7 +207,7 @@ func result(out *wire.PushResponse, err error) string {
 	switch {
 	case err != nil:
 		return "failed"
-	case len(out.Refusals) > 0:
+	case len(out.Rejections) > 0:
 		return "rejected"
 	}
 	return "accepted"

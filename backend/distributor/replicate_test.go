@@ -38,9 +38,9 @@ func newZones(n int) zones {
 }
 
 // replica applies what it gets, but for series with a value of the label in
-// refuse, and fails when err is set. Hung ones wait for their context.
+// reject, and fails when err is set. Hung ones wait for their context.
 type replica struct {
-	refuse string
+	reject string
 	err    error
 	hangs  bool
 
@@ -61,8 +61,8 @@ func (r *replica) Push(ctx context.Context, b *series.Batch) (series.Outcome, er
 	defer r.mu.Unlock()
 	for i, e := range b.Entries {
 		out.Exemplars += len(e.Exemplars)
-		if r.refuse != "" && e.Labels.Get("refused_by") == r.refuse {
-			out.RefuseEntry(i, "too_many_sample_type_changes", "changes", len(e.Samples), nil)
+		if r.reject != "" && e.Labels.Get("rejected_by") == r.reject {
+			out.RejectEntry(i, "too_many_sample_type_changes", "changes", len(e.Samples), nil)
 			continue
 		}
 		if r.applied == nil {
@@ -78,24 +78,24 @@ func (r *replica) Push(ctx context.Context, b *series.Batch) (series.Outcome, er
 func TestQuorum(t *testing.T) {
 	down := errors.New("down")
 	ok := func() *replica { return &replica{} }
-	refuses := func() *replica { return &replica{refuse: "x"} }
+	rejects := func() *replica { return &replica{reject: "x"} }
 	fails := func() *replica { return &replica{err: down} }
 	hangs := func() *replica { return &replica{hangs: true} }
 	tests := []struct {
 		name     string
 		replicas []*replica
 		accepted bool
-		refused  bool // else an error
+		rejected bool // else an error
 	}{
 		{"all", []*replica{ok(), ok(), ok()}, true, false},
 		{"one down", []*replica{ok(), fails(), ok()}, true, false},
 		{"one hangs", []*replica{hangs(), ok(), ok()}, true, false},
 		{"two down", []*replica{ok(), fails(), fails()}, false, false},
 		{"all down", []*replica{fails(), fails(), fails()}, false, false},
-		{"one refuses", []*replica{ok(), refuses(), ok()}, true, false},
-		{"two refuse", []*replica{refuses(), ok(), refuses()}, false, true},
-		{"two refuse, one hangs", []*replica{refuses(), hangs(), refuses()}, false, true},
-		{"they disagree and one is down", []*replica{refuses(), ok(), fails()}, false, false},
+		{"one rejects", []*replica{ok(), rejects(), ok()}, true, false},
+		{"two reject", []*replica{rejects(), ok(), rejects()}, false, true},
+		{"two reject, one hangs", []*replica{rejects(), hangs(), rejects()}, false, true},
+		{"they disagree and one is down", []*replica{rejects(), ok(), fails()}, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -105,20 +105,20 @@ func TestQuorum(t *testing.T) {
 			}
 			d := unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(ings), PushTimeout: 200e6})
 			defer d.Close()
-			e := entryOf(rawLabels("__name__", "up", "refused_by", "x"), at(nowMillis), at(nowMillis+1))
+			e := entryOf(rawLabels("__name__", "up", "rejected_by", "x"), at(nowMillis), at(nowMillis+1))
 			other := entryOf(rawLabels("__name__", "other"), at(nowMillis))
 			out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{other, e}})
 			switch {
-			case !tt.accepted && !tt.refused:
+			case !tt.accepted && !tt.rejected:
 				if !errors.Is(err, ErrUnavailable) || out.Samples != 0 {
 					t.Errorf("%+v, %v", out, err)
 				}
 			case tt.accepted:
-				if err != nil || out.Samples != 3 || len(out.Refusals) != 0 {
+				if err != nil || out.Samples != 3 || len(out.Rejections) != 0 {
 					t.Errorf("%+v, %v", out, err)
 				}
 			default: // the other series is kept
-				if err != nil || out.Samples != 1 || len(out.Refusals) != 1 || out.Refusals[0].Samples != 2 || !strings.Contains(out.Refusals[0].Offenders[0], "refused_by") {
+				if err != nil || out.Samples != 1 || len(out.Rejections) != 1 || out.Rejections[0].Samples != 2 || !strings.Contains(out.Rejections[0].Offenders[0], "rejected_by") {
 					t.Errorf("%+v, %v", out, err)
 				}
 			}
@@ -214,7 +214,7 @@ func TestInflight(t *testing.T) {
 		}
 	}
 	if !full {
-		t.Error("nothing was refused")
+		t.Error("nothing was rejected")
 	}
 	if used := d.inflight.Load(); used > limit/2 {
 		t.Errorf("%d bytes on their way", used)

@@ -124,7 +124,7 @@ func (t *tally) add(a answer) {
 			t.answered++
 		}
 	}
-	refused := t.refusals(a.part, a.out.Refusals)
+	rejected := t.rejections(a.part, a.out.Rejections)
 	created := a.out.Created
 	t.each(a.part, func(position, entry int) {
 		for len(created) > 0 && int64(created[0]) < int64(position) {
@@ -141,7 +141,7 @@ func (t *tally) add(a answer) {
 				t.withdraw(entry, a.part.instance)
 			}
 			isNew := len(created) > 0 && int64(created[0]) == int64(position)
-			if r, isRefused := refused[int64(position)]; isRefused {
+			if r, isRejected := rejected[int64(position)]; isRejected {
 				r.instance, r.created = a.part.instance, isNew
 				t.reject(entry, r)
 			} else {
@@ -185,10 +185,10 @@ func (t *tally) countRepeats(p *part, all []wire.Repeats) {
 	}
 }
 
-// refusals are an answer's by position, those of one entry as one and with all
+// rejections are an answer's by position, those of one entry as one and with all
 // their messages. One that is soft and hard is hard: no room cures it.
-func (t *tally) refusals(p *part, all []wire.Refusal) map[int64]rejection {
-	refused := make(map[int64]rejection, len(all))
+func (t *tally) rejections(p *part, all []wire.Rejection) map[int64]rejection {
+	rejected := make(map[int64]rejection, len(all))
 	message := map[string]string{}
 	for _, w := range all {
 		if w.Message == "" {
@@ -196,7 +196,7 @@ func (t *tally) refusals(p *part, all []wire.Refusal) map[int64]rejection {
 		}
 		message[w.Reason] = w.Message
 		r := rejection{soft: soft(w.Reason), places: w.Places, reason: w.Reason, message: w.Message}
-		if old, ok := refused[w.Entry]; ok { // for two reasons
+		if old, ok := rejected[w.Entry]; ok { // for two reasons
 			if r.soft {
 				r.soft, r.reason, r.message = old.soft, old.reason, old.message
 			}
@@ -204,15 +204,15 @@ func (t *tally) refusals(p *part, all []wire.Refusal) map[int64]rejection {
 				r.places = nil
 			}
 		}
-		refused[w.Entry] = r
+		rejected[w.Entry] = r
 	}
 	t.each(p, func(position, entry int) {
-		if r, ok := refused[int64(position)]; ok && len(r.places) > 0 {
+		if r, ok := rejected[int64(position)]; ok && len(r.places) > 0 {
 			r.places = t.within(entry, r.places)
-			refused[int64(position)] = r
+			rejected[int64(position)] = r
 		}
 	})
-	return refused
+	return rejected
 }
 
 // within sorts the places of an entry's rejected samples; nil when all are.

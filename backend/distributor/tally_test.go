@@ -37,7 +37,7 @@ func TestOrderOfAnswers(t *testing.T) {
 			if got := tl.final(0); got != want {
 				t.Errorf("%v then %v in order %v: fate %d, want %d", answers, repeat, order, got, want)
 			}
-			if out, err := tl.outcome(); (err == nil) != (want != fateUndecided) || err == nil && want == fateRejected && len(out.Refusals) != 1 {
+			if out, err := tl.outcome(); (err == nil) != (want != fateUndecided) || err == nil && want == fateRejected && len(out.Rejections) != 1 {
 				t.Errorf("%v then %v in order %v: %+v, %v", answers, repeat, order, out, err)
 			}
 		}
@@ -50,9 +50,9 @@ func answerOf(p *part, k kind) answer {
 	case creates:
 		a.out.Created = []uint32{0}
 	case full:
-		a.out.Refusals = []wire.Refusal{{Reason: "instance_memory", Message: "no room"}}
+		a.out.Rejections = []wire.Rejection{{Reason: "instance_memory", Message: "no room"}}
 	case rejects:
-		a.out.Refusals = []wire.Refusal{{Reason: "too_many_sample_type_changes", Message: "changes"}}
+		a.out.Rejections = []wire.Rejection{{Reason: "too_many_sample_type_changes", Message: "changes"}}
 	case fails:
 		a.err = errors.New("down")
 	case knows:
@@ -64,9 +64,9 @@ func answerOf(p *part, k kind) answer {
 func FuzzAnswer(f *testing.F) {
 	for _, r := range []wire.PushResponse{
 		{}, {Created: []uint32{0, 1, 2, 1 << 31}}, {Created: []uint32{2, 1}},
-		{Refusals: []wire.Refusal{{Entry: -1}, {Entry: 1, Places: []uint32{1, 1 << 31, 0, 1}, Reason: "x"}, {Entry: 1 << 40}}},
-		{Refusals: []wire.Refusal{{Entry: 1, Reason: "instance_memory"}, {Entry: 1, Places: []uint32{1}, Reason: "b"}}, Exemplars: 1 << 62},
-		{Refusals: []wire.Refusal{{Entry: 1, Reason: "max_active_series"}, {Entry: 0, Reason: "max_active_series"}}},
+		{Rejections: []wire.Rejection{{Entry: -1}, {Entry: 1, Places: []uint32{1, 1 << 31, 0, 1}, Reason: "x"}, {Entry: 1 << 40}}},
+		{Rejections: []wire.Rejection{{Entry: 1, Reason: "instance_memory"}, {Entry: 1, Places: []uint32{1}, Reason: "b"}}, Exemplars: 1 << 62},
+		{Rejections: []wire.Rejection{{Entry: 1, Reason: "max_active_series"}, {Entry: 0, Reason: "max_active_series"}}},
 		{Repeats: []wire.Repeats{{Entry: 1, Same: 1 << 62, Different: -1}, {Entry: -1, Same: 1}, {Entry: 1 << 40}}},
 	} {
 		data, err := r.Marshal()
@@ -103,7 +103,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 		res, _ := tl.outcome()
-		for _, r := range res.Refusals {
+		for _, r := range res.Rejections {
 			if r.Samples < 1 || r.Samples+res.Samples > 6 {
 				t.Errorf("of 6 samples: %+v", res)
 			}
@@ -116,29 +116,29 @@ func TestPlacesOutOfBounds(t *testing.T) {
 	b := &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0)}}
 	instances := newZones(1).ring.Instances()
 	for _, tt := range []struct {
-		refusals []wire.Refusal
-		rejected int
+		rejections []wire.Rejection
+		rejected   int
 	}{
-		{[]wire.Refusal{{Reason: "a"}}, 2},
-		{[]wire.Refusal{{Reason: "a", Places: []uint32{1, 0, 1, 7}}}, 2},
-		{[]wire.Refusal{{Reason: "a", Places: []uint32{1}}}, 1},
-		{[]wire.Refusal{{Reason: "a", Places: []uint32{1, 1, 1}}}, 1},
-		{[]wire.Refusal{{Reason: "a", Places: []uint32{2, 1 << 31}}}, 0},
-		{[]wire.Refusal{{Reason: "a", Places: []uint32{0}}, {Reason: "b", Places: []uint32{1}}}, 2},
-		{[]wire.Refusal{{Reason: "a", Places: []uint32{0}}, {Reason: "instance_memory"}}, 2},
+		{[]wire.Rejection{{Reason: "a"}}, 2},
+		{[]wire.Rejection{{Reason: "a", Places: []uint32{1, 0, 1, 7}}}, 2},
+		{[]wire.Rejection{{Reason: "a", Places: []uint32{1}}}, 1},
+		{[]wire.Rejection{{Reason: "a", Places: []uint32{1, 1, 1}}}, 1},
+		{[]wire.Rejection{{Reason: "a", Places: []uint32{2, 1 << 31}}}, 0},
+		{[]wire.Rejection{{Reason: "a", Places: []uint32{0}}, {Reason: "b", Places: []uint32{1}}}, 2},
+		{[]wire.Rejection{{Reason: "a", Places: []uint32{0}}, {Reason: "instance_memory"}}, 2},
 	} {
 		parts := []part{{instance: &instances[0]}, {instance: &instances[1]}, {instance: &instances[2]}}
 		tl := newTally(b, parts, 3)
 		for i := range 2 {
-			tl.add(answer{part: &parts[i], out: wire.PushResponse{Refusals: tt.refusals}})
+			tl.add(answer{part: &parts[i], out: wire.PushResponse{Rejections: tt.rejections}})
 		}
 		out, err := tl.outcome()
 		rejected := 0
-		for _, r := range out.Refusals {
+		for _, r := range out.Rejections {
 			rejected += r.Samples
 		}
 		if err != nil || rejected != tt.rejected || out.Samples+out.Histograms != 2-tt.rejected {
-			t.Errorf("%+v: %+v, %v", tt.refusals, out, err)
+			t.Errorf("%+v: %+v, %v", tt.rejections, out, err)
 		}
 	}
 }
@@ -188,22 +188,22 @@ func TestEachSampleIsDecided(t *testing.T) {
 				if err != nil {
 					continue // to be repeated: nothing counts as accepted
 				}
-				atMost, refused := 0, 0
+				atMost, told := 0, 0
 				for place := range 2 {
 					if applied[place] >= 2 {
 						atMost++
 					}
 				}
-				for _, r := range out.Refusals {
-					refused += r.Samples
+				for _, r := range out.Rejections {
+					told += r.Samples
 				}
-				if kept := out.Samples + out.Histograms; kept > atMost || kept+refused != 2 {
-					t.Errorf("%s%d accepted and %d rejected of samples that %v replicas applied", name, kept, refused, applied)
+				if kept := out.Samples + out.Histograms; kept > atMost || kept+told != 2 {
+					t.Errorf("%s%d accepted and %d rejected of samples that %v replicas applied", name, kept, told, applied)
 				} else if kept == 1 {
 					mixed++
 				}
-				if rejected[0] >= 2 && rejected[1] >= 2 && refused != 2 {
-					t.Errorf("%s%d rejected", name, refused)
+				if rejected[0] >= 2 && rejected[1] >= 2 && told != 2 {
+					t.Errorf("%s%d rejected", name, told)
 				}
 			}
 		}
@@ -219,7 +219,7 @@ func rejectsPlace(place uint32, isNew bool) func(*part) answer {
 		if isNew {
 			a = answerOf(p, creates)
 		}
-		a.out.Refusals = []wire.Refusal{{Reason: "too_many_sample_type_changes", Places: []uint32{place}, Message: "changes"}}
+		a.out.Rejections = []wire.Rejection{{Reason: "too_many_sample_type_changes", Places: []uint32{place}, Message: "changes"}}
 		return a
 	}
 }

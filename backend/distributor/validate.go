@@ -30,7 +30,7 @@ type validator struct {
 	windows requestWindows
 }
 
-// batch takes out of b what is not valid, and counts it as refused.
+// batch takes out of b what is not valid, and counts it as rejected.
 func (v *validator) batch(b *series.Batch) {
 	kept := b.Entries[:0]
 	for i := range b.Entries {
@@ -59,7 +59,7 @@ func (v *validator) labels(e *series.Entry) bool {
 		}
 		reason, message = v.label(l)
 		if reason == "" && n > 1 && l.Name == last {
-			reason, message = "duplicate_label", fmt.Sprintf("label %q stands twice in a series", l.Name)
+			reason, message = "duplicate_label_names", fmt.Sprintf("label %q stands twice in a series", l.Name)
 		}
 		last = l.Name
 	})
@@ -82,7 +82,7 @@ func (v *validator) labels(e *series.Entry) bool {
 	default:
 		return true
 	}
-	v.out.Refuse(reason, message, len(e.Samples), func() string { return shorten(e.Labels.String()) })
+	v.out.Reject(reason, message, len(e.Samples), func() string { return shorten(e.Labels.String()) })
 	return false
 }
 
@@ -96,15 +96,15 @@ func labelBytes(ls labels.Labels) int {
 func (v *validator) label(l labels.Label) (reason, message string) {
 	switch {
 	case l.Name == "":
-		return "invalid_label_name", "a label has an empty name"
+		return "label_invalid", "a label has an empty name"
 	case v.lim.MaxLabelNameLength > 0 && len(l.Name) > v.lim.MaxLabelNameLength:
 		return limits.MaxLabelNameLength.Exceeded(v.lim, int64(len(l.Name))).Reason()
 	case v.lim.MaxLabelValueLength > 0 && len(l.Value) > v.lim.MaxLabelValueLength:
 		return limits.MaxLabelValueLength.Exceeded(v.lim, int64(len(l.Value))).With(fmt.Sprintf(" (label %q)", shorten(l.Name))).Reason()
 	case !utf8.ValidString(l.Name):
-		return "invalid_label_name", fmt.Sprintf("label name %q is not valid UTF-8", shorten(l.Name))
+		return "label_invalid", fmt.Sprintf("label name %q is not valid UTF-8", shorten(l.Name))
 	case !utf8.ValidString(l.Value):
-		return "invalid_label_value", fmt.Sprintf("the value of label %q is not valid UTF-8", shorten(l.Name))
+		return "label_value_invalid", fmt.Sprintf("the value of label %q is not valid UTF-8", shorten(l.Name))
 	}
 	return "", ""
 }
@@ -126,7 +126,7 @@ func (v *validator) samples(e *series.Entry) bool {
 	kept := e.Samples[:0]
 	for i := range all {
 		if reason, message := v.sample(&all[i]); reason != "" {
-			v.out.Refuse(reason, message, 1, func() string { return shorten(e.Labels.String()) })
+			v.out.Reject(reason, message, 1, func() string { return shorten(e.Labels.String()) })
 			continue
 		}
 		kept = append(kept, all[i])

@@ -78,9 +78,9 @@ func TestNoLimits(t *testing.T) {
 	}
 }
 
-// TestRefusals has every reason for which a series or a sample is refused. The
+// TestRejections has every reason for which a series or a sample is rejected. The
 // message must name the limit and its value, the answer the offender.
-func TestRefusals(t *testing.T) {
+func TestRejections(t *testing.T) {
 	lim := limits.Limits{
 		MaxLabelsPerSeries: 3, MaxLabelNameLength: 10, MaxLabelValueLength: 20, MaxHistogramBuckets: 4,
 		PastGrace: limits.Duration(time.Hour), FutureGrace: limits.Duration(time.Minute), Retention: limits.Duration(24 * time.Hour),
@@ -106,11 +106,11 @@ func TestRefusals(t *testing.T) {
 		{"too many labels", lim, entryOf(rawLabels("__name__", "up", "a", "1", "b", "2", "c", "3"), at(nowMillis)), "max_labels_per_series", []string{"limit max_labels_per_series of 3", "4 labels"}, `a="1"`},
 		{"long name", lim, entryOf(rawLabels("__name__", "up", "elevenbytes", "1"), at(nowMillis)), "max_label_name_length", []string{"limit max_label_name_length of 10 bytes", "has 11"}, "elevenbytes"},
 		{"long value", lim, entryOf(rawLabels("__name__", "up", "a", strings.Repeat("x", 21)), at(nowMillis)), "max_label_value_length", []string{"limit max_label_value_length of 20 bytes", `"a"`, "has 21"}, "xxxx"},
-		{"empty label name", lim, entryOf(rawLabels("", "x", "__name__", "up"), at(nowMillis)), "invalid_label_name", []string{"empty name"}, "up"},
-		{"label name not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a\xff", "x"), at(nowMillis)), "invalid_label_name", []string{`"a\xff"`, "UTF-8"}, "up"},
-		{"label value not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a", "\xff"), at(nowMillis)), "invalid_label_value", []string{`"a"`, "UTF-8"}, "up"},
-		{"metric name not UTF-8", lim, entryOf(rawLabels("__name__", "\xff"), at(nowMillis)), "invalid_label_value", []string{`"__name__"`}, "__name__"},
-		{"label twice", lim, entryOf(rawLabels("__name__", "up", "a", "1", "a", "2"), at(nowMillis)), "duplicate_label", []string{`"a"`, "twice"}, `a="2"`},
+		{"empty label name", lim, entryOf(rawLabels("", "x", "__name__", "up"), at(nowMillis)), "label_invalid", []string{"empty name"}, "up"},
+		{"label name not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a\xff", "x"), at(nowMillis)), "label_invalid", []string{`"a\xff"`, "UTF-8"}, "up"},
+		{"label value not UTF-8", lim, entryOf(rawLabels("__name__", "up", "a", "\xff"), at(nowMillis)), "label_value_invalid", []string{`"a"`, "UTF-8"}, "up"},
+		{"metric name not UTF-8", lim, entryOf(rawLabels("__name__", "\xff"), at(nowMillis)), "label_value_invalid", []string{`"__name__"`}, "__name__"},
+		{"label twice", lim, entryOf(rawLabels("__name__", "up", "a", "1", "a", "2"), at(nowMillis)), "duplicate_label_names", []string{`"a"`, "twice"}, `a="2"`},
 		{"before 1970", longLived, entryOf(up, at(-1)), "before_1970", []string{"-1"}, "up"},
 		{"long before 1970", lim, entryOf(up, at(math.MinInt64)), "before_1970", []string{"1970"}, "up"},
 		{"too old", lim, entryOf(up, at(nowMillis-3_600_001)), "past_grace", []string{"limit past_grace of 1h", "2023-11-14T21:13:19Z"}, "up"},
@@ -131,12 +131,12 @@ func TestRefusals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(out.Refusals) != 1 {
-				t.Fatalf("refusals %+v, want one", out.Refusals)
+			if len(out.Rejections) != 1 {
+				t.Fatalf("rejections %+v, want one", out.Rejections)
 			}
-			r := out.Refusals[0]
+			r := out.Rejections[0]
 			if r.Reason != tt.reason || r.Samples != 1 {
-				t.Errorf("refused %d for %s, want 1 for %s", r.Samples, r.Reason, tt.reason)
+				t.Errorf("rejected %d for %s, want 1 for %s", r.Samples, r.Reason, tt.reason)
 			}
 			for _, part := range tt.message {
 				if !strings.Contains(r.Message, part) {
@@ -176,14 +176,14 @@ func TestAtTheLimit(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			out, err := distribute(map[string]Ingester{"a": &fakeIngester{}}, tt.lim).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{tt.entry}})
-			if err != nil || len(out.Refusals) != 0 || out.Samples+out.Histograms != 1 {
+			if err != nil || len(out.Rejections) != 0 || out.Samples+out.Histograms != 1 {
 				t.Errorf("outcome %+v, %v", out, err)
 			}
 		})
 	}
 }
 
-// TestHugeOffender: a series that is refused for its size does not fill the
+// TestHugeOffender: a series that is rejected for its size does not fill the
 // answer with it.
 func TestHugeOffender(t *testing.T) {
 	lim := limits.Limits{MaxLabelValueLength: 10}
@@ -196,8 +196,8 @@ func TestHugeOffender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := out.Refusals; len(r) != 1 || r[0].Samples != 100 || len(r[0].Offenders) != 5 {
-		t.Fatalf("refusals %d", len(r))
+	if r := out.Rejections; len(r) != 1 || r[0].Samples != 100 || len(r[0].Offenders) != 5 {
+		t.Fatalf("rejections %d", len(r))
 	}
 	if n := len(out.String()); n > 2000 {
 		t.Errorf("the answer has %d bytes", n)
@@ -225,7 +225,7 @@ func TestExemplars(t *testing.T) {
 	ing := &fakeIngester{}
 	lim := limits.Limits{PastGrace: limits.Duration(time.Hour), FutureGrace: limits.Duration(time.Minute)}
 	out, err := distribute(map[string]Ingester{"a": ing}, lim).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{e}})
-	if err != nil || len(out.Refusals) != 0 {
+	if err != nil || len(out.Rejections) != 0 {
 		t.Fatalf("outcome %+v, %v", out, err)
 	}
 	if out.Exemplars != 4 || ing.exemplars != 4 {

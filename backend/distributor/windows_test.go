@@ -51,7 +51,7 @@ func TestRequestWindows(t *testing.T) {
 				t.Fatal(err)
 			}
 			rejected := 0
-			for _, r := range out.Refusals {
+			for _, r := range out.Rejections {
 				if r.Reason != "max_request_windows" || !strings.Contains(r.Message, "1024") {
 					t.Errorf("%+v", r)
 				}

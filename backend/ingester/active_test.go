@@ -44,7 +44,7 @@ func (b *bench) atLimit(name string, n int) {
 		b.t.Errorf("new series: %+v", out)
 	}
 	out := b.push("a", b.some(name, n)...)
-	if out.Samples != n || out.Created != nil || out.Refusals != nil {
+	if out.Samples != n || out.Created != nil || out.Rejections != nil {
 		b.t.Errorf("known series: %d samples, %d created, %v", out.Samples, len(out.Created), reasons(out))
 	}
 	if got := b.ing.SeriesCount("a"); got != n {

@@ -234,7 +234,7 @@ func TestAsideDamage(t *testing.T) {
 	}
 }
 
-// TestAsideQuota: a tenant whose part of the disk is full is refused, others are
+// TestAsideQuota: a tenant whose part of the disk is full is rejected, others are
 // not; what was acknowledged by then is kept.
 func TestAsideQuota(t *testing.T) {
 	b := newBench(t)
@@ -454,7 +454,7 @@ func TestAsideMetrics(t *testing.T) {
 				t.Errorf("%s: %v", mf.GetName(), m)
 			}
 			found++
-			// Whoever watches it must see what writes are refused for.
+			// Whoever watches it must see what writes are rejected for.
 			if mf.GetName() == "pallium_ingester_aside_bytes" && int64(m[0].GetGauge().GetValue()) != b.ing.aside.charge["a"] {
 				t.Errorf("%v is not the %d bytes that count", m[0], b.ing.aside.charge["a"])
 			}

@@ -283,7 +283,7 @@ func openAside(path string) (*os.File, *asideReader, asideHeader, error) {
 	return f, r, h, nil
 }
 
-// readAside reads a file. Without want, or if want refuses the header, there are
+// readAside reads a file. Without want, or if want rejects the header, there are
 // no chunks.
 func readAside(path string, want func(*asideHeader) bool) (asideHeader, []series.Chunk, error) {
 	f, r, h, err := openAside(path)

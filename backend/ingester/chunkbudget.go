@@ -179,7 +179,7 @@ func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *
 			if !s.adds(smp, f) {
 				n = 0
 			} else {
-				out.RefuseSample(entry, j, "too_many_sample_type_changes", tooManyChunks(at.begun+at.reserved), e.Labels.String)
+				out.RejectSample(entry, j, "too_many_sample_type_changes", tooManyChunks(at.begun+at.reserved), e.Labels.String)
 				continue
 			}
 		}

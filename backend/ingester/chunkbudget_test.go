@@ -91,7 +91,7 @@ func TestChunksPerWindow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			b.lim = limits.Limits{}
-			taken, refused := 0, 0
+			taken, rejected := 0, 0
 			for i := 0; i < 3*series.MaxWindowChunks; {
 				var batch []series.Sample
 				for range 1 + rng.IntN(3000) {
@@ -101,20 +101,20 @@ func TestChunksPerWindow(t *testing.T) {
 				n := len(batch)
 				out := b.push("t", entry(m, batch...), entry(labels.FromStrings("__name__", "other"), f(base+int64(i), 1)))
 				taken += kept(out) - 1
-				for _, r := range out.Refusals {
+				for _, r := range out.Rejections {
 					if r.Reason != "too_many_sample_type_changes" {
-						t.Fatalf("refused for %+v", r)
+						t.Fatalf("rejected for %+v", r)
 					}
-					refused += r.Samples
+					rejected += r.Samples
 				}
-				if want := n + 1 - kept(out); want > 0 && len(out.Refusals) != 1 {
-					t.Fatalf("%d samples are missing from the outcome, refusals %+v", want, out.Refusals)
+				if want := n + 1 - kept(out); want > 0 && len(out.Rejections) != 1 {
+					t.Fatalf("%d samples are missing from the outcome, rejections %+v", want, out.Rejections)
 				}
 			}
 			// More may be taken than begin a chunk: what is left of alternating samples
 			// is of one kind.
-			if taken > c.most*6/5 || taken < c.most*9/10 || refused == 0 {
-				t.Errorf("%d samples taken and %d refused, want about %d taken", taken, refused, c.most)
+			if taken > c.most*6/5 || taken < c.most*9/10 || rejected == 0 {
+				t.Errorf("%d samples taken and %d rejected, want about %d taken", taken, rejected, c.most)
 			}
 			// The next window, also after a restart, which rejects nothing of the log.
 			before := len(b.read("t")[m.String()])

@@ -91,7 +91,7 @@ func TestLargestIsKept(t *testing.T) {
 				for i := range entries {
 					n += len(entries[i].Samples)
 				}
-				if out := b.push("a", entries...); out.Samples+out.Histograms != n || len(out.Refusals) != 0 {
+				if out := b.push("a", entries...); out.Samples+out.Histograms != n || len(out.Rejections) != 0 {
 					t.Fatalf("%d samples: %+v", n, out)
 				}
 				same(t, "after a push", b.read("a"), want.sorted())

@@ -69,7 +69,7 @@ func TestSeriesTwiceInTheFirstRecord(t *testing.T) {
 	same(t, "after damage to the first record", b.read("a"), map[string][]series.Sample{ls.String(): {f(now, 3), f(now+1, 4)}})
 }
 
-func TestMetadataOfARefusedWriteIsLoggedLater(t *testing.T) {
+func TestMetadataOfARejectedWriteIsLoggedLater(t *testing.T) {
 	b := newBench(t)
 	batch := func() *series.Batch {
 		return &series.Batch{Tenant: "a", Metadata: []series.MetricMetadata{{Metric: "m", Metadata: metadata.Metadata{Type: "counter", Help: "Help."}}}}

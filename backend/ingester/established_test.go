@@ -38,7 +38,7 @@ func TestEstablished(t *testing.T) {
 		}
 		b.ing.counted(t)
 		b.push("a", b.some("m", 100)...)
-		if out := push(b, "g", 10); out.Samples != 10 || out.Refusals != nil {
+		if out := push(b, "g", 10); out.Samples != 10 || out.Rejections != nil {
 			t.Errorf("after the others left: %+v", out)
 		}
 	})

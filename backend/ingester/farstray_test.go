@@ -10,7 +10,7 @@ import (
 )
 
 // TestStrayFarSample: after a single sample of the far future is sealed, the
-// series' samples of the present are in order again: none is refused, and what is
+// series' samples of the present are in order again: none is rejected, and what is
 // there is found.
 func TestStrayFarSample(t *testing.T) {
 	b := newBench(t)
@@ -29,7 +29,7 @@ func TestStrayFarSample(t *testing.T) {
 	for i := range int64(7000) {
 		at := start + (i+1)*1000
 		out := b.push("a", entry(m, counted(at, i+2)), entry(fl, f(at, 1)))
-		if kept(out) != 2 || len(out.Refusals) != 0 {
+		if kept(out) != 2 || len(out.Rejections) != 0 {
 			t.Fatalf("sample %d: %+v", i, out)
 		}
 		want[m.String()] = append(want[m.String()], counted(at, i+2))

@@ -64,7 +64,7 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// TestHandOverBounds: slices are bounded, lists that make no sense are refused,
+// TestHandOverBounds: slices are bounded, lists that make no sense are rejected,
 // and only the series that an instance takes are sent to it.
 func TestHandOverBounds(t *testing.T) {
 	b := atWindowStart(t)

@@ -89,7 +89,7 @@ var (
 	ErrFull     = errors.New("ingester's memory is full")
 	ErrDiskFull = errors.New("ingester's disk is nearly full")
 	ErrStopped  = errors.New("ingester is not running")
-	ErrLog      = errors.New("write-ahead log refused the request")
+	ErrLog      = errors.New("write-ahead log rejected the request")
 )
 
 // Ingester is one running ingester. It is safe for concurrent use.

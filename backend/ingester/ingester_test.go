@@ -335,7 +335,7 @@ func TestSeriesLimit(t *testing.T) {
 	b.lim.MaxActiveSeries = 2
 	now := b.now.UnixMilli()
 	out := b.push("a", entry(metric("x", "i", "1"), f(now, 1)), entry(metric("x", "i", "2"), f(now, 1)), entry(metric("x", "i", "3"), f(now, 1)))
-	if out.Samples != 2 || len(out.Refusals) != 1 || out.Refusals[0].Reason != "max_active_series" {
+	if out.Samples != 2 || len(out.Rejections) != 1 || out.Rejections[0].Reason != "max_active_series" {
 		t.Fatalf("outcome %+v", out)
 	}
 	for _, want := range []string{"max_active_series", "2", `i="3"`} {
@@ -344,7 +344,7 @@ func TestSeriesLimit(t *testing.T) {
 		}
 	}
 	if out := b.push("a", entry(metric("x", "i", "1"), f(now+1, 2))); out.Samples != 1 {
-		t.Error("a known series was refused")
+		t.Error("a known series was rejected")
 	}
 	if out := b.push("b", entry(metric("x", "i", "3"), f(now, 1))); out.Samples != 1 {
 		t.Error("another tenant felt the limit")
@@ -355,10 +355,10 @@ func TestDuplicates(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("x"), f(now, 1)))
-	if out := b.push("a", entry(metric("x"), f(now, 1))); out.Samples != 1 || len(out.Refusals) != 0 {
+	if out := b.push("a", entry(metric("x"), f(now, 1))); out.Samples != 1 || len(out.Rejections) != 0 {
 		t.Errorf("a repeated sample: %+v", out)
 	}
-	if out := b.push("a", entry(metric("x"), f(now, 2))); out.Samples != 1 || len(out.Refusals) != 0 {
+	if out := b.push("a", entry(metric("x"), f(now, 2))); out.Samples != 1 || len(out.Rejections) != 0 {
 		t.Errorf("a conflicting sample: %+v", out)
 	}
 	same(t, "in the end", b.read("a"), map[string][]series.Sample{metric("x").String(): {f(now, 2)}})

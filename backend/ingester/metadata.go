@@ -58,10 +58,10 @@ func (th *tenantHead) metadataSize() int64 {
 	return int64(th.packedMetadata)
 }
 
-// refusesMetadata says why an entry cannot be taken over: the tenant's limit of
+// rejectsMetadata says why an entry cannot be taken over: the tenant's limit of
 // metrics, or the bytes that a pack has room for; "" when it can. The caller holds
 // th.mu.
-func (th *tenantHead) refusesMetadata(m *series.MetricMetadata, limit int) string {
+func (th *tenantHead) rejectsMetadata(m *series.MetricMetadata, limit int) string {
 	old, ok := th.metadata[m.Metric]
 	if !ok && limit > 0 && len(th.metadata) >= limit {
 		return limits.MaxMetadataMetrics.Name()
@@ -92,7 +92,7 @@ func metadataSize(m *series.MetricMetadata) int64 {
 
 // keepMetadata takes over an entry of an earlier time, if there is room.
 func (th *tenantHead) keepMetadata(m series.MetricMetadata, seen int64) {
-	if th.refusesMetadata(&m, 0) == "" {
+	if th.rejectsMetadata(&m, 0) == "" {
 		th.setMetadata(m, seen)
 	}
 }

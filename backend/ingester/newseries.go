@@ -78,7 +78,7 @@ func (c *creation) series(i int, e *series.Entry, out *series.Outcome) *memSerie
 			if reason == instanceMemory {
 				c.ing.metrics.pressureRejected.Inc()
 			}
-			out.RefuseEntry(i, reason, message, len(e.Samples), e.Labels.String)
+			out.RejectEntry(i, reason, message, len(e.Samples), e.Labels.String)
 			return nil
 		}
 	}

@@ -42,7 +42,7 @@ func (b *bench) tick(d time.Duration) {
 // reasons are what was rejected, by reason.
 func reasons(out series.Outcome) map[string]int {
 	m := map[string]int{}
-	for _, r := range out.Refusals {
+	for _, r := range out.Rejections {
 		m[r.Reason] += r.Samples
 	}
 	return m
@@ -72,7 +72,7 @@ func TestBurstOfNewSeries(t *testing.T) {
 		if out.Samples+reasons(out)["instance_memory"] != 500 || len(out.Created) != out.Samples {
 			t.Fatalf("part %d: %+v", part, out)
 		}
-		for _, r := range out.Refusals {
+		for _, r := range out.Rejections {
 			if strings.Contains(r.Message, "quiet") || !strings.Contains(r.Message, "nearly full") || !strings.Contains(r.Message, "knows go on") {
 				t.Fatalf("message %q", r.Message)
 			}
@@ -149,7 +149,7 @@ func TestRulesOfAFullHead(t *testing.T) {
 				case out.Samples == 1:
 					return yes
 				}
-				return out.Refusals[0].Reason
+				return out.Rejections[0].Reason
 			}
 			for _, w := range []struct {
 				id    tenant.ID

@@ -206,7 +206,7 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 			old.seen = now
 			continue
 		}
-		if reason := th.refusesMetadata(&m, limit); reason != "" {
+		if reason := th.rejectsMetadata(&m, limit); reason != "" {
 			ing.metrics.droppedMetadata.WithLabelValues(reason).Inc()
 			continue
 		}

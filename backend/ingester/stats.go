@@ -40,13 +40,13 @@ func registerGauges(reg prometheus.Registerer, ing *Ingester) {
 		func() float64 { return float64(ing.opts.MemoryBytes) })
 	gauge("pallium_ingester_established_bytes", "Memory of series that were accepted beyond their share, because another replica has them.",
 		func() float64 { return float64(ing.account.established.Load()) })
-	gauge("pallium_ingester_series_places", "Series that are not in the head and whose places are kept: they left early, "+
+	gauge("pallium_ingester_reserved_series", "Series that are not in the head and whose places are kept: they left early, "+
 		"or were active before a restart or on another ingester.",
 		func() float64 { return float64(ing.account.places.Load()) })
-	gauge("pallium_ingester_wal_labels_once",
+	gauge("pallium_ingester_wal_series_awaiting_checkpoint",
 		"Series whose labels are in one segment of the write-ahead log only, until the next checkpoint.",
 		func() float64 { return float64(ing.labels.waiting()) })
-	gauge("pallium_ingester_held_bytes", "Memory that new series must leave to series with a place; not part of the head's bytes.",
+	gauge("pallium_ingester_reserved_bytes", "Memory that new series must leave to series with a place; not part of the head's bytes.",
 		func() float64 { return float64(ing.account.held.Load()) })
 	gauge("pallium_ingester_tenants", "Tenants with a head.",
 		func() float64 { return float64(len(ing.heads())) })
@@ -75,8 +75,8 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 				"dropped (no memory).",
 		}, []string{"result"}),
 		activeFailures: counter("pallium_ingester_active_series_save_failures_total", "Times the list of active series could not be saved."),
-		seriesCreated:  counter("pallium_ingester_series_created_total", "Series that entered the head."),
-		seriesRemoved:  counter("pallium_ingester_series_removed_total", "Series that left the head."),
+		seriesCreated:  counter("pallium_ingester_memory_series_created_total", "Series that entered the head."),
+		seriesRemoved:  counter("pallium_ingester_memory_series_removed_total", "Series that left the head."),
 		seals:          counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
 		sealFailures:   counter("pallium_ingester_seal_failures_total", "Seals that failed and will be tried again."),
 		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted by retention."),

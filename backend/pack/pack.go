@@ -31,7 +31,7 @@ const (
 	trailerLen   = 32
 )
 
-// The format's limits. A writer keeps them and a reader refuses what is beyond,
+// The format's limits. A writer keeps them and a reader rejects what is beyond,
 // so that a damaged length costs no more memory than a valid one.
 const (
 	maxPageSeries  = 2048      // series of a page

@@ -63,7 +63,7 @@ func TestPageCuts(t *testing.T) {
 	}
 }
 
-func TestWriterRefuses(t *testing.T) {
+func TestWriterRejects(t *testing.T) {
 	start := testDay * series.DayMillis
 	good := floats(t, start, 1000, 5, func(i int) float64 { return 1 })
 	up := labels.FromStrings("__name__", "up")

@@ -12,13 +12,13 @@ import (
 )
 
 // TestSubqueryBombs: what would make the engine allocate for billions of steps
-// is refused, without any limit too.
+// is rejected, without any limit too.
 func TestSubqueryBombs(t *testing.T) {
 	for _, tt := range []struct {
-		text    string
-		samples int // limit
-		span    time.Duration
-		refused bool
+		text     string
+		samples  int // limit
+		span     time.Duration
+		rejected bool
 	}{
 		{`vector(1)[10000d:1ms]`, 0, 0, true},
 		{`max_over_time(vector(1)[10000d:1ms])`, 50_000_000, 0, true},
@@ -41,8 +41,8 @@ func TestSubqueryBombs(t *testing.T) {
 		} else {
 			res = b.instant(b.as("a"), t, tt.text)
 		}
-		refused := res.Err != nil && strings.Contains(res.Err.Error(), "a subquery has")
-		if refused != tt.refused || res.Err != nil && !refused {
+		rejected := res.Err != nil && strings.Contains(res.Err.Error(), "a subquery has")
+		if rejected != tt.rejected || res.Err != nil && !rejected {
 			t.Errorf("%s with %d samples: %v", tt.text, tt.samples, res.Err)
 		}
 	}

@@ -73,7 +73,7 @@ func TestQueryLimits(t *testing.T) {
 			var exceeded *limits.Exceeded
 			if tt.limit == "" {
 				if res.Err != nil {
-					t.Fatalf("refused: %v", res.Err)
+					t.Fatalf("rejected: %v", res.Err)
 				}
 				return
 			}

@@ -14,7 +14,7 @@ const (
 	MaxPrettyOperators = 250  // where it may be printed
 )
 
-// boundedParser refuses what takes too long before it is parsed.
+// boundedParser rejects what takes too long before it is parsed.
 type boundedParser struct {
 	parser.Parser
 	most int

@@ -19,7 +19,7 @@ func checkLength(lim *limits.Limits, text string) *limits.Exceeded {
 	return nil
 }
 
-// unparsed is a query that was refused unread. It says so when it runs.
+// unparsed is a query that was rejected unread. It says so when it runs.
 type unparsed struct {
 	engine *Engine
 	text   string

@@ -139,7 +139,7 @@ func TestTooMany(t *testing.T) {
 			t.Errorf("%s: err = %v", name, err)
 		}
 		if len(r.Batch.Entries) != 0 {
-			t.Errorf("%s: a refused request left series behind", name)
+			t.Errorf("%s: a rejected request left series behind", name)
 		}
 	}
 	samples = append([]byte{0x22, 0}, appendField(nil, 5, bytes.Repeat([]byte{0x12, 0x00}, maxItems+1))...)
@@ -247,8 +247,8 @@ func TestGoodSeriesSurvive(t *testing.T) {
 			kept += len(e.Samples)
 			exemplars += len(e.Exemplars)
 		}
-		out := series.Outcome{Refusals: r.Batch.Malformed}
-		if kept != 4+tt.kept || exemplars != tt.exemplars || len(out.Refusals) != 1 || out.Refusals[0].Samples != tt.rejected || !strings.Contains(out.String(), tt.says) {
+		out := series.Outcome{Rejections: r.Batch.Malformed}
+		if kept != 4+tt.kept || exemplars != tt.exemplars || len(out.Rejections) != 1 || out.Rejections[0].Samples != tt.rejected || !strings.Contains(out.String(), tt.says) {
 			t.Errorf("%s: %d samples, %d exemplars: %s", tt.name, kept, exemplars, out.String())
 		}
 		if first, last := r.Batch.Entries[0].Labels.String(), r.Batch.Entries[len(r.Batch.Entries)-1].Labels.String(); first != `{__name__="good"}` || last != first {

@@ -276,7 +276,7 @@ func (m malformed) Error() string { return m.text }
 // leaveOut counts what was left out of a series, with so many samples.
 func (r *Request) leaveOut(what error, samples int) {
 	position := r.position
-	r.Batch.Malformed = series.Refuse(r.Batch.Malformed, "malformed_series", "parts of the request are malformed", samples,
+	r.Batch.Malformed = series.Reject(r.Batch.Malformed, "malformed_series", "parts of the request are malformed", samples,
 		func() string { return fmt.Sprintf("series %d of the request: %v", position, what) })
 }
 

@@ -41,12 +41,12 @@ func NewPool(m *cluster.Member) *Pool { return &Pool{member: m, peers: map[strin
 
 const (
 	// A peer that stops to answer is found out by pings within the sum of the two,
-	// and from then on refused at once until it answers again.
+	// and from then on rejected at once until it answers again.
 	clientPing  = 3 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
 	// A peer that is back is in use within maxRedialGap: while it is not, its
-	// replicas have no spare. A refused attempt costs next to nothing, and one that
+	// replicas have no spare. A rejected attempt costs next to nothing, and one that
 	// is not answered lasts dialTimeout anyway.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond

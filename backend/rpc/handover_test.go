@@ -61,23 +61,23 @@ func TestHandOver(t *testing.T) {
 	if !reflect.DeepEqual(got, want) || k.from != "x" {
 		t.Errorf("what arrived is not what %s was sent", k.from)
 	}
-	if err := p.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "../no", Hashes: []uint64{1}, Seconds: []uint32{1}}); !errors.Is(err, wire.ErrRefused) {
+	if err := p.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "../no", Hashes: []uint64{1}, Seconds: []uint32{1}}); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("a tenant that is none: %v", err)
 	}
 	_, whole := serve(t, sec, sec)
-	if err := whole.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: []uint64{1}}); !errors.Is(err, wire.ErrRefused) {
+	if err := whole.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: []uint64{1}}); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("a list that is not valid: %v", err)
 	}
-	if err := whole.ActiveSeries(ctx, "x", nil); !errors.Is(err, wire.ErrRefused) {
+	if err := whole.ActiveSeries(ctx, "x", nil); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("outside a cluster: %v", err)
 	}
 }
 
-// TestHandOverOlder: a peer of a version without hand-over refuses, and is not
+// TestHandOverOlder: a peer of a version without hand-over rejects, and is not
 // taken for unavailable.
 func TestHandOverOlder(t *testing.T) {
 	err := wire.Error(status.Error(codes.Unimplemented, "unknown method KeepPlaces"))
-	if !errors.Is(err, wire.ErrRefused) || errors.Is(err, wire.ErrUnavailable) {
+	if !errors.Is(err, wire.ErrRejected) || errors.Is(err, wire.ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
 }

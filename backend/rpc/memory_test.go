@@ -266,7 +266,7 @@ func TestDecodedPush(t *testing.T) {
 func TestPushEnds(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	header := []string{tenantKey, "a", bytesKey, "1000000"}
-	t.Run("answered and refused", func(t *testing.T) {
+	t.Run("answered and rejected", func(t *testing.T) {
 		a := newAccounted(t, openIngester(t), sec, sec)
 		for _, p := range []*wire.Push{push("a", body(t, 100)), push("a", []byte("no body")), push("../a", body(t, 1)), push("a", nil)} {
 			_, err := a.Push(ctx, p)
@@ -401,7 +401,7 @@ func TestAnnouncements(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Push(admitted, &wire.PushRequest{Tenant: "b", Write: body(t, 1)}); !errors.Is(wire.Error(err), wire.ErrRefused) || s.memory.Used() != 0 {
+	if _, err := s.Push(admitted, &wire.PushRequest{Tenant: "b", Write: body(t, 1)}); !errors.Is(wire.Error(err), wire.ErrRejected) || s.memory.Used() != 0 {
 		t.Errorf("a push of another tenant than announced: %v, %d bytes are held", err, s.memory.Used())
 	}
 }

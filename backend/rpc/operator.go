@@ -32,7 +32,7 @@ type Operator interface {
 
 // ErrConflict is returned for a command that the state of the process does not
 // allow.
-var ErrConflict = errors.New("the process refuses")
+var ErrConflict = errors.New("the process rejects")
 
 // ServeOperator adds an operator's commands to the server, before Serve.
 func (s *Server) ServeOperator(o Operator) { wire.RegisterOperatorServer(s.grpc, operatorServer{o}) }

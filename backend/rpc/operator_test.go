@@ -67,7 +67,7 @@ func TestOperator(t *testing.T) {
 	if text, err := p.Status(ctx); err != nil || string(text) != `{"instance":"x"}` {
 		t.Errorf("%s, %v", text, err)
 	}
-	if _, err := p.Compact(ctx, false); !errors.Is(err, wire.ErrRefused) {
+	if _, err := p.Compact(ctx, false); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("one that is no compactor: %v", err)
 	}
 }

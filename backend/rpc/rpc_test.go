@@ -173,15 +173,15 @@ func TestCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := int64(0)
-	for _, r := range resp.Refusals {
-		refused += 2 // samples of a series
+	rejected := int64(0)
+	for _, r := range resp.Rejections {
+		rejected += 2 // samples of a series
 		if len(r.Places) > 0 || r.Reason != "max_active_series" || r.Entry < 5000 {
-			t.Fatalf("refusal %+v", r)
+			t.Fatalf("rejection %+v", r)
 		}
 	}
-	if refused != 2000 || !strings.Contains(resp.Refusals[0].Message, "5000") {
-		t.Errorf("%d samples refused: %+v", refused, resp.Refusals[0])
+	if rejected != 2000 || !strings.Contains(resp.Rejections[0].Message, "5000") {
+		t.Errorf("%d samples rejected: %+v", rejected, resp.Rejections[0])
 	}
 	for _, labelsOnly := range []bool{false, true} {
 		req := all("a")
@@ -241,10 +241,10 @@ func TestCalls(t *testing.T) {
 	if _, err := p.Compact(ctx, true); err == nil || !strings.Contains(err.Error(), "clock is wrong") {
 		t.Errorf("all days are expired: %v", err)
 	}
-	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: []byte("no body")}}); !errors.Is(err, wire.ErrRefused) {
+	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: []byte("no body")}}); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("a damaged body: %v", err)
 	}
-	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "../a", Write: body(t, 1)}}); !errors.Is(err, wire.ErrRefused) {
+	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "../a", Write: body(t, 1)}}); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("a bad tenant: %v", err)
 	}
 	_ = ing.Close()
@@ -261,7 +261,7 @@ func describe(s *series.Selection) string {
 	return fmt.Sprint(m)
 }
 
-// TestStrangers: who does not prove to belong to the cluster is refused, and
+// TestStrangers: who does not prove to belong to the cluster is rejected, and
 // members talk whatever their proof is.
 func TestStrangers(t *testing.T) {
 	dir := t.TempDir()

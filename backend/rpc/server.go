@@ -158,11 +158,11 @@ func (s *ingesterServer) Push(ctx context.Context, in *wire.PushRequest) (*wire.
 	}
 	seen := map[string]string{}
 	for _, e := range out.Entries {
-		r := wire.Refusal{Entry: int64(e.Entry), Reason: e.Reason, Places: e.Places}
+		r := wire.Rejection{Entry: int64(e.Entry), Reason: e.Reason, Places: e.Places}
 		if seen[e.Reason] != e.Message {
 			seen[e.Reason], r.Message = e.Message, e.Message
 		}
-		resp.Refusals = append(resp.Refusals, r)
+		resp.Rejections = append(resp.Rejections, r)
 	}
 	return resp, nil
 }

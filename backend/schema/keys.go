@@ -44,7 +44,7 @@ func TenantPrefix(t tenant.ID) string { return root + string(t) + "\x00" }
 const MaxDay = 1<<31 - 1
 
 // noDay stands in keys for days outside 0 to MaxDay: no range has it, and
-// ParseKey refuses it.
+// ParseKey rejects it.
 const noDay = 1<<32 - 1
 
 func dayBytes(day int64) string {

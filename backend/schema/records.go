@@ -111,7 +111,7 @@ func DecodeManifest(value []byte) (Manifest, error) {
 	return m, r.end("manifest")
 }
 
-// check refuses packs in an order in which PartsOf would miss some.
+// check rejects packs in an order in which PartsOf would miss some.
 func (m *Manifest) check(r *reader) {
 	for i := range m.Packs {
 		p := &m.Packs[i]

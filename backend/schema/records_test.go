@@ -181,8 +181,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestRefusedRecords has payloads under a right checksum that no writer makes.
-func TestRefusedRecords(t *testing.T) {
+// TestRejectedRecords has payloads under a right checksum that no writer makes.
+func TestRejectedRecords(t *testing.T) {
 	for what, k := range map[string]struct {
 		value  []byte
 		decode func([]byte) error

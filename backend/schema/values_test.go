@@ -166,8 +166,8 @@ func randomBytes(rng *rand.Rand, n int) []byte {
 	return b
 }
 
-// TestRefused has payloads under a right checksum that no writer makes.
-func TestRefused(t *testing.T) {
+// TestRejected has payloads under a right checksum that no writer makes.
+func TestRejected(t *testing.T) {
 	c := testCodec(t)
 	names := func(b []byte) error { _, err := c.DecodeNames(b); return err }
 	bucket := func(b []byte) error { _, err := c.DecodeBucket(b); return err }
@@ -217,7 +217,7 @@ func TestSetMemory(t *testing.T) {
 		t.Errorf("%v, want %v", err, ErrCorrupt)
 	}
 	if n := after.TotalAlloc - before.TotalAlloc; n > 4*size {
-		t.Errorf("a cell of %d bytes, %d uncompressed, took %d to refuse", len(cell), size, n)
+		t.Errorf("a cell of %d bytes, %d uncompressed, took %d to reject", len(cell), size, n)
 	}
 }
 

@@ -5,30 +5,30 @@ import (
 	"slices"
 )
 
-// maxOffenders is how many refused series an answer names.
+// maxOffenders is how many rejected series an answer names.
 const maxOffenders = 5
 
-// Refusal counts what was refused of a request for one reason.
-type Refusal struct {
+// Rejection counts what was rejected of a request for one reason.
+type Rejection struct {
 	Reason    string   // stable, for metrics: "series_limit", "too_old", ...
 	Message   string   // for people: names the limit, its value and what to do
-	Samples   int      // how many samples were refused for it
-	Offenders []string // the first few series refused
+	Samples   int      // how many samples were rejected for it
+	Offenders []string // the first few series rejected
 }
 
 // Outcome is what became of a write request: what was kept, and what was
-// refused and why. Refusals are the sender's to mend; they are not errors.
+// rejected and why. Rejections are the sender's to mend; they are not errors.
 type Outcome struct {
 	Samples, Histograms, Exemplars int
-	Refusals                       []Refusal
+	Rejections                     []Rejection
 	// Deduplicated counts what was dropped because another replica of the sender is
-	// heard: no refusal, and nothing to mend.
+	// heard: no rejection, and nothing to mend.
 	Deduplicated Counts
 	// Charged is what the request costs beside its samples, in samples.
 	Charged int
-	// Entries says which entries of the request the refused samples are of, as far
-	// as an ingester refused them.
-	Entries []EntryRefusal
+	// Entries says which entries of the request the rejected samples are of, as far
+	// as an ingester rejected them.
+	Entries []EntryRejection
 	// Repeats says of which entries samples were there already, as far as an ingester
 	// knows. Such samples count as kept.
 	Repeats []EntryRepeats
@@ -40,12 +40,12 @@ type Outcome struct {
 // Counts are samples by type.
 type Counts struct{ Samples, Histograms, Exemplars int }
 
-// EntryRefusal is what was refused of one entry of a request for one reason.
-type EntryRefusal struct {
+// EntryRejection is what was rejected of one entry of a request for one reason.
+type EntryRejection struct {
 	Entry   int // its position in the request
 	Reason  string
 	Message string
-	Places  []uint32 // positions of the refused samples in the entry, ascending; nil: all
+	Places  []uint32 // positions of the rejected samples in the entry, ascending; nil: all
 }
 
 // EntryRepeats counts the samples of an entry at whose time the series had one.
@@ -54,17 +54,17 @@ type EntryRepeats struct {
 	Same, Different int // values
 }
 
-// RefuseEntry is Refuse for all samples of the request's entry at a position.
-func (o *Outcome) RefuseEntry(entry int, reason, message string, samples int, offender func() string) {
-	o.Refuse(reason, message, samples, offender)
-	o.Entries = append(o.Entries, EntryRefusal{Entry: entry, Reason: reason, Message: message})
+// RejectEntry is Reject for all samples of the request's entry at a position.
+func (o *Outcome) RejectEntry(entry int, reason, message string, samples int, offender func() string) {
+	o.Reject(reason, message, samples, offender)
+	o.Entries = append(o.Entries, EntryRejection{Entry: entry, Reason: reason, Message: message})
 }
 
-// RefuseSample is Refuse for one sample of the request's entry at a position.
-func (o *Outcome) RefuseSample(entry, place int, reason, message string, offender func() string) {
-	o.Refuse(reason, message, 1, offender)
+// RejectSample is Reject for one sample of the request's entry at a position.
+func (o *Outcome) RejectSample(entry, place int, reason, message string, offender func() string) {
+	o.Reject(reason, message, 1, offender)
 	if n := len(o.Entries); n == 0 || o.Entries[n-1].Entry != entry || o.Entries[n-1].Reason != reason {
-		o.Entries = append(o.Entries, EntryRefusal{Entry: entry, Reason: reason, Message: message})
+		o.Entries = append(o.Entries, EntryRejection{Entry: entry, Reason: reason, Message: message})
 	}
 	e := &o.Entries[len(o.Entries)-1]
 	e.Places = append(e.Places, uint32(place))
@@ -77,18 +77,18 @@ func (o *Outcome) Repeat(entry, same, different int) {
 	}
 }
 
-// Refuse counts samples refused for a reason. offender is asked for the text of
+// Reject counts samples rejected for a reason. offender is asked for the text of
 // the series only while the answer still has room for it.
-func (o *Outcome) Refuse(reason, message string, samples int, offender func() string) {
-	o.Refusals = Refuse(o.Refusals, reason, message, samples, offender)
+func (o *Outcome) Reject(reason, message string, samples int, offender func() string) {
+	o.Rejections = Reject(o.Rejections, reason, message, samples, offender)
 }
 
-// Refuse is Outcome.Refuse for a list of refusals, which it returns.
-func Refuse(list []Refusal, reason, message string, samples int, offender func() string) []Refusal {
-	i := refusalFor(list, reason)
+// Reject is Outcome.Reject for a list of rejections, which it returns.
+func Reject(list []Rejection, reason, message string, samples int, offender func() string) []Rejection {
+	i := rejectionFor(list, reason)
 	if i < 0 {
 		i = len(list)
-		list = append(list, Refusal{Reason: reason, Message: message})
+		list = append(list, Rejection{Reason: reason, Message: message})
 	}
 	r := &list[i]
 	r.Samples += samples
@@ -98,9 +98,9 @@ func Refuse(list []Refusal, reason, message string, samples int, offender func()
 	return list
 }
 
-// refusalFor is the position of the refusals for a reason; -1 when there are none.
-func refusalFor(list []Refusal, reason string) int {
-	return slices.IndexFunc(list, func(r Refusal) bool { return r.Reason == reason })
+// rejectionFor is the position of the rejections for a reason; -1 when there are none.
+func rejectionFor(list []Rejection, reason string) int {
+	return slices.IndexFunc(list, func(r Rejection) bool { return r.Reason == reason })
 }
 
 // Add joins the outcome of another part of the same request.
@@ -108,28 +108,28 @@ func (o *Outcome) Add(p Outcome) {
 	o.Samples += p.Samples
 	o.Histograms += p.Histograms
 	o.Exemplars += p.Exemplars
-	for _, q := range p.Refusals {
-		i := refusalFor(o.Refusals, q.Reason)
+	for _, q := range p.Rejections {
+		i := rejectionFor(o.Rejections, q.Reason)
 		if i < 0 {
-			o.Refusals = append(o.Refusals, q)
+			o.Rejections = append(o.Rejections, q)
 			continue
 		}
-		r := &o.Refusals[i]
+		r := &o.Rejections[i]
 		r.Samples += q.Samples
 		room := min(maxOffenders-len(r.Offenders), len(q.Offenders))
 		r.Offenders = append(r.Offenders, q.Offenders[:room]...)
 	}
 }
 
-// String is the text of the refusals, one a line; empty when nothing was
-// refused.
+// String is the text of the rejections, one a line; empty when nothing was
+// rejected.
 func (o *Outcome) String() string {
 	var b []byte
-	for i, r := range o.Refusals {
+	for i, r := range o.Rejections {
 		if i > 0 {
 			b = append(b, '\n')
 		}
-		b = fmt.Appendf(b, "%s (%s): %d samples refused", r.Message, r.Reason, r.Samples)
+		b = fmt.Appendf(b, "%s (%s): %d samples rejected", r.Message, r.Reason, r.Samples)
 		for j, s := range r.Offenders {
 			sep := ", "
 			if j == 0 {

@@ -52,7 +52,7 @@ type Batch struct {
 	Entries  []Entry
 	Metadata []MetricMetadata
 	// Malformed is what its decoder took out of the request.
-	Malformed []Refusal
+	Malformed []Rejection
 	// Established says that another replica has all these series already: an
 	// ingester accepts them beyond what it would accept of new ones.
 	Established bool

@@ -281,12 +281,12 @@ func TestChunksAreCappedBelowTheEncodingsLimit(t *testing.T) {
 func TestOutcome(t *testing.T) {
 	var o, p Outcome
 	for range 7 {
-		o.Refuse("too_old", "sample is too old", 1, func() string { return "up" })
+		o.Reject("too_old", "sample is too old", 1, func() string { return "up" })
 	}
-	p.Refuse("too_old", "sample is too old", 2, func() string { return "down" })
-	p.Refuse("limit", "limit of 5 series reached", 1, nil)
+	p.Reject("too_old", "sample is too old", 2, func() string { return "down" })
+	p.Reject("limit", "limit of 5 series reached", 1, nil)
 	o.Add(p)
-	want := "sample is too old (too_old): 9 samples refused, first: up, up, up, up, up\nlimit of 5 series reached (limit): 1 samples refused"
+	want := "sample is too old (too_old): 9 samples rejected, first: up, up, up, up, up\nlimit of 5 series reached (limit): 1 samples rejected"
 	if got := o.String(); got != want {
 		t.Errorf("got %q", got)
 	}

@@ -75,7 +75,7 @@ func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint6
 	for _, l := range catalog.L0 {
 		g.manifest.Sources = append(g.manifest.Sources, l.ID)
 	}
-	if err := s.refuseDeleted(ctx, catalog.Tenant); err != nil {
+	if err := s.rejectDeleted(ctx, catalog.Tenant); err != nil {
 		return nil, err
 	}
 	due := s.nowMillis() + attemptDelay.Milliseconds()
@@ -85,7 +85,7 @@ func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint6
 	return g, nil
 }
 
-func (s *Store) refuseDeleted(ctx context.Context, t tenant.ID) error {
+func (s *Store) rejectDeleted(ctx context.Context, t tenant.ID) error {
 	gone, err := s.opts.Deleted(ctx, t)
 	if err != nil {
 		return fmt.Errorf("tenant %s: %w", t, err)
@@ -276,7 +276,7 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 			return g.manifest, err
 		}
 	}
-	if err := g.s.refuseDeleted(ctx, g.catalog.Tenant); err != nil {
+	if err := g.s.rejectDeleted(ctx, g.catalog.Tenant); err != nil {
 		return g.manifest, err
 	}
 	if err := g.s.EnterReplaced(ctx, &g.catalog); err != nil {

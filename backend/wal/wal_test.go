@@ -156,7 +156,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-func TestSegmentOfTheFutureIsRefused(t *testing.T) {
+func TestSegmentOfTheFutureIsRejected(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, segmentName(1)), []byte("PLWAL003xxxx"), 0o644); err != nil {
 		t.Fatal(err)

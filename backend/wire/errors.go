@@ -15,9 +15,9 @@ import (
 // the peer is away, starting, stopping or full. Another call may succeed.
 var ErrUnavailable = errors.New("peer is not available")
 
-// ErrRefused is the error of a call that the peer understood and refused; the
-// same call would be refused again.
-var ErrRefused = errors.New("peer refused the call")
+// ErrRejected is the error of a call that the peer understood and rejected; the
+// same call would be rejected again.
+var ErrRejected = errors.New("peer rejected the call")
 
 // Status makes of an error what gRPC carries. unavailable are errors of the
 // server's own that mean ErrUnavailable to the caller.
@@ -49,7 +49,7 @@ func Status(err error, unavailable ...error) error {
 }
 
 // Error makes of what gRPC carried the error that it was: *limits.Exceeded,
-// those of package context, ErrUnavailable, ErrRefused, or another.
+// those of package context, ErrUnavailable, ErrRejected, or another.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -71,7 +71,7 @@ func Error(err error) error {
 	case codes.Unavailable, codes.ResourceExhausted:
 		return wrapped{s.Message(), ErrUnavailable}
 	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.Unimplemented:
-		return wrapped{s.Message(), ErrRefused}
+		return wrapped{s.Message(), ErrRejected}
 	}
 	return errors.New(s.Message())
 }

@@ -53,8 +53,8 @@ func TestCodec(t *testing.T) {
 // TestOtherVersions: what one version of the push messages says and another does
 // not know is left out, and nothing else. The bytes are the format.
 func TestOtherVersions(t *testing.T) {
-	refusal := Refusal{Entry: 3, Reason: "r", Message: "m"}
-	old, oldResponse := PushRequest{Tenant: "t", Write: []byte("w")}, PushResponse{Exemplars: 7, Refusals: []Refusal{refusal}}
+	rejection := Rejection{Entry: 3, Reason: "r", Message: "m"}
+	old, oldResponse := PushRequest{Tenant: "t", Write: []byte("w")}, PushResponse{Exemplars: 7, Rejections: []Rejection{rejection}}
 	marked, told := old, oldResponse
 	marked.Established, told.Created = true, []uint32{0, 3, 300}
 	future := "\xfa\x3f\x02hi" // field 1023
@@ -187,7 +187,7 @@ func FuzzLabels(f *testing.F) {
 func FuzzCodec(f *testing.F) {
 	b, _ := Codec{}.Marshal(&SelectResponse{Series: []Series{{Labels: []byte("x"), Chunks: []Chunk{{Samples: 1, Data: make([]byte, 2000)}}}}})
 	f.Add(b)
-	b, _ = Codec{}.Marshal(&PushResponse{Created: []uint32{0, 1, 1 << 31}, Refusals: []Refusal{{Entry: 2, Places: []uint32{1, 300}, Reason: "r"}}, Repeats: []Repeats{{Entry: 1, Same: 2, Different: 3}}})
+	b, _ = Codec{}.Marshal(&PushResponse{Created: []uint32{0, 1, 1 << 31}, Rejections: []Rejection{{Entry: 2, Places: []uint32{1, 300}, Reason: "r"}}, Repeats: []Repeats{{Entry: 1, Same: 2, Different: 3}}})
 	f.Add(b)
 	b, _ = Codec{}.Marshal(&PushRequest{Tenant: "t", Write: []byte("w"), Established: true})
 	f.Add(b)

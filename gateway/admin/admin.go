@@ -122,7 +122,7 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 func (a *api) serve(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
-			a.refuse(w, r, err)
+			a.reject(w, r, err)
 		}
 	}
 }

@@ -240,9 +240,9 @@ func TestIdempotencyKey(t *testing.T) {
 	if got := s.do("POST", "/admin/v1/plans", body, "Idempotency-Key: "+strings.Repeat("x", 256)); got.status != 400 {
 		t.Errorf("long key: %d %s", got.status, got.body)
 	}
-	// A request that was refused may be mended and sent again.
+	// A request that was rejected may be mended and sent again.
 	if got := s.do("POST", "/admin/v1/tenants", `{"name":"c","plan":"tin"}`, "Idempotency-Key: two"); got.status != 400 {
-		t.Errorf("refused: %d", got.status)
+		t.Errorf("rejected: %d", got.status)
 	}
 	s.must("POST", "/tenants", `{"name":"c"}`, "Idempotency-Key: two")
 	if got := s.do("POST", "/admin/v1/tenants", strings.Repeat(" ", maxBody+1), "Idempotency-Key: three"); got.status != 413 {

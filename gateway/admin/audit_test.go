@@ -6,7 +6,7 @@ import (
 )
 
 // TestWhatCannotBeAuditedIsNotDone: with an audit trail that cannot be written every
-// change is refused and nothing is changed; reading goes on.
+// change is rejected and nothing is changed; reading goes on.
 func TestWhatCannotBeAuditedIsNotDone(t *testing.T) {
 	s, tokenID := seed(t)
 	changes := []struct{ method, path, body string }{

@@ -57,10 +57,10 @@ func hostAllowed(host string, names []string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(strings.TrimSuffix(n, "."), name) })
 }
 
-// RefuseCrossSite is middleware for what takes Basic authentication, which a browser
+// RejectCrossSite is middleware for what takes Basic authentication, which a browser
 // sends along with requests of any site. It goes by Sec-Fetch-Site, which browsers
 // send over TLS and to localhost, and by Origin, which they send with every POST.
-func RefuseCrossSite(next http.Handler) http.Handler {
+func RejectCrossSite(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if crossSite(r) {
 			http.Error(w, "the request comes from another site: open the address itself", http.StatusForbidden)

@@ -46,7 +46,7 @@ func TestRequireHost(t *testing.T) {
 	}
 }
 
-func TestRefuseCrossSite(t *testing.T) {
+func TestRejectCrossSite(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		headers []string
@@ -74,7 +74,7 @@ func TestRefuseCrossSite(t *testing.T) {
 				r.Header.Add(name, v)
 			}
 			w := httptest.NewRecorder()
-			RefuseCrossSite(anyPage()).ServeHTTP(w, r)
+			RejectCrossSite(anyPage()).ServeHTTP(w, r)
 			if w.Code != tt.status {
 				t.Errorf("%s, %s: %d, want %d", tt.name, method, w.Code, tt.status)
 			}

@@ -43,7 +43,7 @@ func CheckToken(token string) error {
 
 // RequireToken returns middleware that lets only the admin credential in, sent
 // as Authorization: Bearer. It is for pages beside the admin API. With a token
-// that CheckToken refuses, nobody gets in.
+// that CheckToken rejects, nobody gets in.
 func RequireToken(token string) func(http.Handler) http.Handler {
 	return newGuard(token, time.Now, slog.New(slog.DiscardHandler), nil).require
 }
@@ -72,7 +72,7 @@ func newGuard(token string, now func() time.Time, logger *slog.Logger, reg prome
 		usable: CheckToken(token) == nil, want: sha256.Sum256([]byte(token)), now: now, logger: logger,
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_admin_login_failures_total",
-			Help: "Requests to the admin API that were refused for their credential.",
+			Help: "Requests to the admin API that were rejected for their credential.",
 		}, []string{"reason"}),
 		networks: map[netip.Prefix]*bucket{},
 		others:   bucket{left: loginBurst},

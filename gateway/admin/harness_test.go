@@ -31,7 +31,7 @@ type server struct {
 	store   *auditedStore
 }
 
-// auditedStore counts the changes, and can refuse those of the audit trail.
+// auditedStore counts the changes, and can reject those of the audit trail.
 type auditedStore struct {
 	rows.Store
 	down    bool

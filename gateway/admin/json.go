@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// problem is an answer that refuses the request.
+// problem is an answer that rejects the request.
 type problem struct {
 	status  int
 	field   string // at fault; may be empty
@@ -80,9 +80,9 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	writeJSON(w, p.status, body)
 }
 
-// refuse answers with an error. What is not the caller's mistake is logged, and
+// reject answers with an error. What is not the caller's mistake is logged, and
 // answered without its text.
-func (a *api) refuse(w http.ResponseWriter, r *http.Request, err error) {
+func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	var p *problem
 	var e *control.Error
 	switch {
@@ -160,7 +160,7 @@ func list[S, T any](w http.ResponseWriter, items []S, next string, view func(S) 
 }
 
 // decode reads the body into a struct. Fields that it does not have are
-// refused. optional bodies may be empty.
+// rejected. optional bodies may be empty.
 func decode(r *http.Request, into any, optional bool) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -209,7 +209,7 @@ func decodeProblem(err error) error {
 }
 
 // query reads the query string; parameters that the route does not have are
-// refused.
+// rejected.
 func query(r *http.Request, known ...string) (url.Values, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {

@@ -126,7 +126,7 @@ func (s Surface) Handler() http.Handler {
 	r.Get("/healthy", serveHealthy)
 	if s.Token != "" {
 		r.Group(func(r chi.Router) {
-			r.Use(RefuseCrossSite, askBrowser(s.TokenName), RequireToken(s.Token))
+			r.Use(RejectCrossSite, askBrowser(s.TokenName), RequireToken(s.Token))
 			if s.Page != nil {
 				r.Method(http.MethodGet, "/", s.Page)
 			}

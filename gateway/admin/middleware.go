@@ -141,7 +141,7 @@ func (a *api) audit(next http.Handler) http.Handler {
 			Path: shorten(apikey.Redact(r.URL.Path)), Source: source(r),
 		})
 		if err != nil {
-			a.refuse(w, r, err)
+			a.reject(w, r, err)
 			return
 		}
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
@@ -187,7 +187,7 @@ func (a *api) replay(next http.Handler) http.Handler {
 			return
 		}
 		if err := a.serveOnce(w, r, key, next); err != nil {
-			a.refuse(w, r, err)
+			a.reject(w, r, err)
 		}
 	})
 }
@@ -223,7 +223,7 @@ func (a *api) serveOnce(w http.ResponseWriter, r *http.Request, key string, next
 	return nil
 }
 
-// endRequest keeps the answer of a request that succeeded. One that was refused
+// endRequest keeps the answer of a request that succeeded. One that was rejected
 // or failed may be sent again.
 func (a *api) endRequest(r *http.Request, req control.Request, rec *recorder, done bool) {
 	ctx, cancel := detached(r) // the client may be gone

@@ -181,12 +181,12 @@ func (a *api) simulate(w http.ResponseWriter, r *http.Request) error {
 	if (b.AccessPolicyID == "") == (b.TokenID == "") {
 		return badField("accessPolicyId", "give one of accessPolicyId and tokenId")
 	}
-	id, refusal, err := a.simulated(r, b)
+	id, rejection, err := a.simulated(r, b)
 	if err != nil {
 		return err
 	}
-	v := simulateView{Reason: refusal}
-	if refusal == "" {
+	v := simulateView{Reason: rejection}
+	if rejection == "" {
 		d := policies.Decide(id, policies.Action{Scope: b.Scope, Selector: b.Tenant})
 		v = simulateView{Allowed: d.Allowed, Reason: string(d.Reason), Tenant: d.Access.Tenant}
 		if d.Allowed && d.Access.Policy.IsUnrestricted() {
@@ -198,7 +198,7 @@ func (a *api) simulate(w http.ResponseWriter, r *http.Request) error {
 }
 
 // simulated is the identity that the edge would see, or why it would see none.
-func (a *api) simulated(r *http.Request, b simulateBody) (id tenant.Identity, refusal string, err error) {
+func (a *api) simulated(r *http.Request, b simulateBody) (id tenant.Identity, rejection string, err error) {
 	if b.TokenID == "" {
 		p, err := a.control.Policy(r.Context(), b.AccessPolicyID)
 		if err != nil {

@@ -29,7 +29,7 @@ type remoteWrite struct {
 }
 
 // prometheusSnippet is for prometheus.yml. Without retry_on_http_429 Prometheus
-// would drop what a rate limit refuses.
+// would drop what a rate limit rejects.
 func prometheusSnippet(edge string, tenants []tenant.ID, key apikey.Key) (string, error) {
 	rw := remoteWrite{
 		URL:           edge + "/api/v1/push",

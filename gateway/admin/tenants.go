@@ -30,7 +30,7 @@ func viewTenant(t control.Tenant) tenantView {
 	}
 }
 
-// sameName refuses a body whose name is not the one in the path.
+// sameName rejects a body whose name is not the one in the path.
 func sameName(inPath, inBody string) error {
 	if inBody != "" && inBody != inPath {
 		return badField("name", "name is %q in the body and %q in the path; names cannot be changed", shorten(inBody), inPath)

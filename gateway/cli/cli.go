@@ -18,7 +18,7 @@ import (
 // Exit codes.
 const (
 	exitOK     = 0
-	exitFailed = 1 // the server refused or could not be reached
+	exitFailed = 1 // the server rejected or could not be reached
 	exitUsage  = 2 // the command line is wrong
 )
 

@@ -30,7 +30,7 @@ type session struct {
 	dataDir string
 }
 
-// apiError is a refusal of the server.
+// apiError is a rejection of the server.
 type apiError struct {
 	Status    int    `json:"-"`
 	Code      string `json:"code"`

@@ -227,7 +227,7 @@ func TestRapidReset(t *testing.T) {
 	}
 }
 
-// TestManyStreams: streams beyond the limit are refused.
+// TestManyStreams: streams beyond the limit are rejected.
 func TestManyStreams(t *testing.T) {
 	s := &stuck{release: make(chan struct{})}
 	addr := startTLS(t, Options{Handler: s})
@@ -240,7 +240,7 @@ func TestManyStreams(t *testing.T) {
 			break
 		}
 	}
-	kit.Until(t, "36 of 100 streams are refused", func() bool { return c.reset.Load() >= 36 || c.away.Load() != 0 })
+	kit.Until(t, "36 of 100 streams are rejected", func() bool { return c.reset.Load() >= 36 || c.away.Load() != 0 })
 	if s.most.Load() > 64 {
 		t.Errorf("%d handlers at a time", s.most.Load())
 	}

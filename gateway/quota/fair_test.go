@@ -66,7 +66,7 @@ func TestFairGateServesInTurn(t *testing.T) {
 	}
 }
 
-func TestFairGateRefuses(t *testing.T) {
+func TestFairGateRejects(t *testing.T) {
 	g := NewGate(1, 1, time.Minute)
 	if err := g.Enter(context.Background(), "a"); err != nil {
 		t.Fatal(err)

@@ -15,8 +15,8 @@ const topTenants = 100
 // tenantCollector shows the use of the tenants with most requests. It is read
 // from the budgets when asked, so that a request pays nothing for it.
 type tenantCollector struct {
-	tenants                           *Tenants
-	requests, refused, samples, bytes *prometheus.Desc
+	tenants                            *Tenants
+	requests, rejected, samples, bytes *prometheus.Desc
 }
 
 // Collector returns the metrics of the tenants with most requests.
@@ -28,7 +28,7 @@ func (t *Tenants) Collector() prometheus.Collector {
 	return &tenantCollector{
 		tenants:  t,
 		requests: desc("pallium_gateway_tenant_requests_total", "Authenticated requests of a tenant."),
-		refused:  desc("pallium_gateway_tenant_refused_requests_total", "Requests of a tenant refused by its limits."),
+		rejected: desc("pallium_gateway_tenant_rejected_requests_total", "Requests of a tenant rejected by its limits."),
 		samples:  desc("pallium_gateway_tenant_samples_total", "Samples written by a tenant, as the backend counted them."),
 		bytes:    desc("pallium_gateway_tenant_body_bytes_total", "Bytes of request bodies of a tenant."),
 	}
@@ -36,7 +36,7 @@ func (t *Tenants) Collector() prometheus.Collector {
 
 // Describe implements prometheus.Collector.
 func (c *tenantCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.requests, c.refused, c.samples, c.bytes} {
+	for _, d := range []*prometheus.Desc{c.requests, c.rejected, c.samples, c.bytes} {
 		ch <- d
 	}
 }
@@ -47,7 +47,7 @@ func (c *tenantCollector) Collect(ch chan<- prometheus.Metric) {
 		for _, v := range []struct {
 			desc *prometheus.Desc
 			n    uint64
-		}{{c.requests, t.use.requests}, {c.refused, t.use.refused}, {c.samples, t.use.samples}, {c.bytes, t.use.bytes}} {
+		}{{c.requests, t.use.requests}, {c.rejected, t.use.rejected}, {c.samples, t.use.samples}, {c.bytes, t.use.bytes}} {
 			ch <- prometheus.MustNewConstMetric(v.desc, prometheus.CounterValue, float64(v.n), string(t.id))
 		}
 	}

@@ -28,7 +28,7 @@ func (st *state) reserve(now time.Time, l *limits.Limits, length int64) (float64
 	defer st.mu.Unlock()
 	r := st.scaled(l)
 	if f := st.checkSamples(now, l, &r); f != nil {
-		st.use.refused++
+		st.use.rejected++
 		st.asked[budget.Samples] += st.perWrite
 		return 0, f
 	}

@@ -121,7 +121,7 @@ func TestReservationChecks(t *testing.T) {
 			t.Errorf("one more: %+v", f)
 		}
 	}
-	if st.use.refused != 2 {
-		t.Errorf("%d refused", st.use.refused)
+	if st.use.rejected != 2 {
+		t.Errorf("%d rejected", st.use.rejected)
 	}
 }

@@ -63,8 +63,8 @@ type state struct {
 
 // usage is counted since the entry was made.
 type usage struct {
-	requests, refused uint64
-	samples, bytes    uint64
+	requests, rejected uint64
+	samples, bytes     uint64
 }
 
 // NewTenants returns budgets of about max tenants. Those of more are forgotten, the ones
@@ -179,7 +179,7 @@ func (st *state) admit(now time.Time, r *Request, share budget.Share, gateways i
 	st.asked[budget.Requests]++
 	st.asked[budget.Bytes] += float64(max(r.Length, 0))
 	if rej := st.check(now, r); rej != nil {
-		st.use.refused++
+		st.use.rejected++
 		if r.Cost == routes.Samples { // what it would have cost nobody knows
 			st.asked[budget.Samples] += st.perWrite
 		}
@@ -199,7 +199,7 @@ func (st *state) enter(l *limits.Limits) *Rejection {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if n := st.scaled(l).n; n > 0 && st.inflight >= n {
-		st.use.refused++
+		st.use.rejected++
 		return st.tooMany(limits.MaxConcurrentRequests.Exceeded(l, int64(st.inflight)), time.Second)
 	}
 	st.inflight++

@@ -26,7 +26,7 @@ const (
 	dimensions
 )
 
-// Use is what a tenant asks of one gateway, refused requests included, as a part
+// Use is what a tenant asks of one gateway, rejected requests included, as a part
 // of its limits: 1 is all of one. A dimension without limit is 0.
 type Use [dimensions]float64
 

@@ -105,7 +105,7 @@ func (d Description) allowed() string {
 	}
 }
 
-func (d Description) refuse(value any) error {
+func (d Description) reject(value any) error {
 	return &Error{Key: d.Name, Message: fmt.Sprintf("limit %s: %v is not allowed; it must be %s", d.Name, value, d.allowed())}
 }
 
@@ -127,7 +127,7 @@ func (d Description) check(value any) error {
 		ok = validLabelName(v)
 	}
 	if !ok {
-		return d.refuse(value)
+		return d.reject(value)
 	}
 	return nil
 }

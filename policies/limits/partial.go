@@ -114,7 +114,7 @@ func (d Description) parse(text string) (any, error) {
 		case "false":
 			v = false
 		default:
-			return nil, d.refuse(strconv.Quote(text))
+			return nil, d.reject(strconv.Quote(text))
 		}
 	case LabelName:
 		v = text
@@ -122,7 +122,7 @@ func (d Description) parse(text string) (any, error) {
 		v, err = strconv.ParseInt(text, 10, 64)
 	}
 	if err != nil {
-		return nil, d.refuse(strconv.Quote(text))
+		return nil, d.reject(strconv.Quote(text))
 	}
 	return v, d.check(v)
 }
@@ -176,21 +176,21 @@ func (p *Partial) add(key string, value any) error {
 	switch v := value.(type) {
 	case json.Number:
 		if d.Unit == LabelName || d.Unit == Time && v != "0" {
-			return d.refuse(v)
+			return d.reject(v)
 		}
 		return p.Set(key, string(v))
 	case string:
 		if d.Unit != Time && d.Unit != LabelName {
-			return d.refuse(strconv.Quote(v))
+			return d.reject(strconv.Quote(v))
 		}
 		return p.Set(key, v)
 	case bool:
 		if d.Unit != Switch {
-			return d.refuse(v)
+			return d.reject(v)
 		}
 		return p.Set(key, strconv.FormatBool(v))
 	default:
-		return d.refuse(fmt.Sprint(value))
+		return d.reject(fmt.Sprint(value))
 	}
 }
 

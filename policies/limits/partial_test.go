@@ -72,7 +72,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestRejections(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{"max_activ_series": 1}`:            `there is no limit "max_activ_series"; did you mean "max_active_series"?`,
 		`{"maxActiveSeries": 1}`:             `did you mean "max_active_series"?`,

@@ -26,7 +26,7 @@ const (
 func settleLog(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		if p.Metric("pallium_ingester_wal_labels_once") == 0 {
+		if p.Metric("pallium_ingester_wal_series_awaiting_checkpoint") == 0 {
 			return
 		}
 		if time.Now().After(deadline) {

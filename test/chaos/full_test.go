@@ -19,7 +19,7 @@ import (
 // disk is a place for data that can be full.
 type disk struct {
 	dir  string
-	rows bool // the row store refuses writes too
+	rows bool // the row store rejects writes too
 	fill func(p *programs.Pallium)
 	free func(p *programs.Pallium)
 }
@@ -104,7 +104,7 @@ func fullDisk(t *testing.T, d disk) {
 		l := startLoad(t, p.Edge, senders, 100000)
 		l.waitRequests(t, 100)
 		d.fill(p)
-		waitRefused(t, l)
+		waitRejected(t, l)
 		l.wait(true)
 		verifyAll(t, "on a full disk", p, tenants)
 		flushFails(t, p)
@@ -127,7 +127,7 @@ func fullDisk(t *testing.T, d disk) {
 	l := startLoad(t, p.Edge, senders, 100000)
 	l.waitRequests(t, 50)
 	d.fill(p)
-	waitRefused(t, l)
+	waitRejected(t, l)
 	p.Kill()
 	l.wait(true)
 	d.free(p)
@@ -135,8 +135,8 @@ func fullDisk(t *testing.T, d disk) {
 	verifyAll(t, "after a kill on a full disk", p, tenants)
 }
 
-// waitRefused waits until writes are refused.
-func waitRefused(t *testing.T, l *load) {
+// waitRejected waits until writes are rejected.
+func waitRejected(t *testing.T, l *load) {
 	t.Helper()
 	kit.Eventually(t, time.Minute, func() error {
 		if _, ok := l.answers.Load(http.StatusServiceUnavailable); !ok {
@@ -169,13 +169,13 @@ func flushFails(t *testing.T, p *programs.Pallium) {
 }
 
 // adminSurvives sees that the process outlives a change that cannot be stored.
-func adminSurvives(t *testing.T, p *programs.Pallium, refused bool, name string) {
+func adminSurvives(t *testing.T, p *programs.Pallium, rejected bool, name string) {
 	t.Helper()
 	err := p.AdminAPI(http.MethodPost, "/tenants", map[string]any{"name": name}, nil)
-	if refused && (err == nil || !strings.Contains(err.Error(), "503")) {
+	if rejected && (err == nil || !strings.Contains(err.Error(), "503")) {
 		t.Errorf("a tenant made on a full disk: %v", err)
 	}
-	if refused { // what the process prints arrives a little later
+	if rejected { // what the process prints arrives a little later
 		kit.Eventually(t, time.Minute, func() error {
 			if !strings.Contains(p.Log(), "disk is full") {
 				return errors.New("the log does not say that the disk is full")

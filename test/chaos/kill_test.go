@@ -59,7 +59,7 @@ func TestKill(t *testing.T) {
 	checkRangeVectors(t, p, tenants[0])
 	checkForeignTenant(t, p, tenants)
 	for _, tn := range tenants {
-		t.Logf("tenant %s: %d samples acknowledged, %d not answered, %d refused", tn.id, tn.ledger.count(acked), tn.ledger.count(sent), tn.ledger.count(never))
+		t.Logf("tenant %s: %d samples acknowledged, %d not answered, %d rejected", tn.id, tn.ledger.count(acked), tn.ledger.count(sent), tn.ledger.count(never))
 		if tn.ledger.count(acked) < 1000 {
 			t.Errorf("tenant %s: too few samples to say anything", tn.id)
 		}
@@ -149,7 +149,7 @@ func TestSecondProcess(t *testing.T) {
 	startLoad(t, p.Edge, senders, 20).wait(false)
 	p.Kill()
 	p.Restart()
-	verifyAll(t, "after a second process was refused", p, tenants)
+	verifyAll(t, "after a second process was rejected", p, tenants)
 }
 
 // TestWrongPepper starts with another pepper than the one that the keys were

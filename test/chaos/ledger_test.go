@@ -27,7 +27,7 @@ type fate uint8
 const (
 	sent  fate = iota // in a request that was not answered, or answered 5xx
 	acked             // in a request that was answered 2xx, or counted as written
-	never             // answered as refused: it must not be there
+	never             // answered as rejected: it must not be there
 )
 
 func newLedger(tenant string) *ledger {
@@ -97,7 +97,7 @@ func (l *ledger) verify(t testing.TB, when string, got []readSeries, excused map
 }
 
 // compare compares what was read with the ledger: every acknowledged sample is
-// there, none that was never sent or was refused, and every value is the one
+// there, none that was never sent or was rejected, and every value is the one
 // that was sent. excused samples may be missing.
 func (l *ledger) compare(got []readSeries, excused map[sampleKey]bool) faults {
 	l.mu.Lock()
@@ -122,7 +122,7 @@ func (l *ledger) compare(got []readSeries, excused map[sampleKey]bool) faults {
 			case !ok:
 				wrong.add("%s at %d was never sent", key, p.t)
 			case f == never:
-				wrong.add("%s at %d was refused and is there", key, p.t)
+				wrong.add("%s at %d was rejected and is there", key, p.t)
 			case seen[p.t]:
 				wrong.add("%s at %d was read twice", key, p.t)
 			case !p.right(key):

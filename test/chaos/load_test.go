@@ -82,7 +82,7 @@ func (s *sender) labels(metric, id string) labels.Labels {
 	return labels.FromStrings("__name__", metric, "id", id, "sender", s.name, "tenant", s.tenant.id)
 }
 
-// request makes the next request. bad are entries in it that must be refused.
+// request makes the next request. bad are entries in it that must be rejected.
 func (s *sender) request() (good, bad []entry) {
 	s.clock = min(s.clock+1000, time.Now().UnixMilli())
 	for _, ls := range s.metrics { // in order, and some out of order

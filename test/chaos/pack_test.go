@@ -82,7 +82,7 @@ func TestSealFiles(t *testing.T) {
 	})
 }
 
-// TestPackDamage cuts and flips packs. The start is refused and the file named,
+// TestPackDamage cuts and flips packs. The start is rejected and the file named,
 // or queries fail; an answer is never shorter than it should be.
 func TestPackDamage(t *testing.T) {
 	dir, tenants := sealedData(t, 800)
@@ -107,7 +107,7 @@ func TestPackDamage(t *testing.T) {
 			path := filepath.Join(copied, pk)
 			writeFile(t, path, change(readFile(t, path)))
 			if strings.HasPrefix(name, "cut") {
-				refused(t, copied, filepath.Base(pk))
+				rejected(t, copied, filepath.Base(pk))
 				return
 			}
 			neverShorter(t, copied, filepath.Base(pk), tenants)
@@ -115,7 +115,7 @@ func TestPackDamage(t *testing.T) {
 	}
 }
 
-// neverShorter starts a server on the data, which may refuse with the name of
+// neverShorter starts a server on the data, which may reject with the name of
 // the damaged file, or fail reads, or answer all.
 func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 	t.Helper()
@@ -129,7 +129,7 @@ func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 			if !strings.Contains(p.Log(), file) {
 				t.Errorf("it refused to start, and did not name %s:\n%s", file, p.Log())
 			}
-			t.Log("start refused")
+			t.Log("start rejected")
 			return
 		default:
 		}
@@ -188,8 +188,8 @@ func packs(t *testing.T, dir string) []string {
 	return out
 }
 
-// refused starts a server that must refuse, and say why with these words.
-func refused(t *testing.T, dir string, words ...string) {
+// rejected starts a server that must reject, and say why with these words.
+func rejected(t *testing.T, dir string, words ...string) {
 	t.Helper()
 	code, out := programs.RunPallium(t, time.Minute, nil, "all", "-data-dir", dir, "-listen", kit.FreeAddr(t), "-admin-listen", kit.FreeAddr(t))
 	if code != 1 {

@@ -34,7 +34,7 @@ func TestLedger(t *testing.T) {
 		{"and what was not answered", []readSeries{{a, at(1, 2, 3)}, hist}, ""},
 		{"a sample missing", []readSeries{{a, at(1, 3)}, hist}, "acknowledged and is missing"},
 		{"a series missing", []readSeries{hist}, "acknowledged and is missing"},
-		{"a refused sample", []readSeries{{a, at(1, 2, 4)}, hist}, "refused and is there"},
+		{"a rejected sample", []readSeries{{a, at(1, 2, 4)}, hist}, "rejected and is there"},
 		{"an unknown sample", []readSeries{{a, at(1, 2, 9)}, hist}, "never sent"},
 		{"an unknown series", []readSeries{{a, at(1, 2)}, hist, {labels.FromStrings("__name__", "chaos_float", "id", "c"), at(1)}}, "never sent"},
 		{"a wrong value", []readSeries{{a, []point{{t: 1, v: -7}, at(2)[0]}}, hist}, "wrong value"},

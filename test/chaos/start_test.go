@@ -256,7 +256,7 @@ func restartOnFullDisk(t *testing.T, d disk) {
 		p.WaitReady(p.Edge + "/ready")
 		verifyAll(t, fmt.Sprint("after restart ", round, " on a full disk"), p, tenants)
 		l := startLoad(t, p.Edge, senders, 100000)
-		waitRefused(t, l)
+		waitRejected(t, l)
 		l.wait(true)
 		verifyAll(t, "after writes on a full disk", p, tenants)
 		adminSurvives(t, p, d.rows, fmt.Sprint("late-", round))

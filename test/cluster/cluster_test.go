@@ -153,7 +153,7 @@ remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue
 	})
 }
 
-// revocation: a revoked key is refused by every gateway within a second.
+// revocation: a revoked key is rejected by every gateway within a second.
 func (s *story) revocation(t *testing.T) {
 	for range 3 {
 		key, err := s.c.NewToken(s.ctx, "revoked", "metrics:read")
@@ -187,12 +187,12 @@ func (s *story) revocation(t *testing.T) {
 		}
 		since := time.Now()
 		for _, e := range s.c.Edges {
-			kit.UntilSlow(t, 2*time.Minute, "the key is refused", func() bool {
+			kit.UntilSlow(t, 2*time.Minute, "the key is rejected", func() bool {
 				code, _ := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil)
 				return code == 401
 			})
 		}
-		t.Logf("refused everywhere after %v", time.Since(since).Round(time.Millisecond))
+		t.Logf("rejected everywhere after %v", time.Since(since).Round(time.Millisecond))
 	}
 }
 
@@ -221,7 +221,7 @@ func (s *story) limits(t *testing.T) {
 		})
 	}
 	time.Sleep(2 * time.Second)
-	var admitted, refused atomic.Int64
+	var admitted, rejected atomic.Int64
 	var text atomic.Value
 	begun := time.Now()
 	const span = 8 * time.Second
@@ -234,7 +234,7 @@ func (s *story) limits(t *testing.T) {
 					case 200:
 						admitted.Add(1)
 					case 429:
-						refused.Add(1)
+						rejected.Add(1)
 						text.Store(body)
 					default:
 						t.Errorf("%d %s", code, body)
@@ -248,12 +248,12 @@ func (s *story) limits(t *testing.T) {
 	all.Wait()
 	seconds := time.Since(begun).Seconds()
 	most := rate*seconds + burst + rate*1.0 // an interval too late, generously
-	t.Logf("%d admitted and %d refused in %.1f s; the limit is %d/s with a burst of %d", admitted.Load(), refused.Load(), seconds, rate, burst)
+	t.Logf("%d admitted and %d rejected in %.1f s; the limit is %d/s with a burst of %d", admitted.Load(), rejected.Load(), seconds, rate, burst)
 	if n := float64(admitted.Load()); n > most || n < 0.6*rate*seconds {
 		t.Errorf("%.0f requests were let through, at most %.0f may be, and most of that should", n, most)
 	}
 	if body, _ := text.Load().(string); !strings.Contains(body, "40 requests/s") || !strings.Contains(body, "2 gateways") {
-		t.Errorf("refused with %q", body)
+		t.Errorf("rejected with %q", body)
 	}
 }
 
@@ -529,7 +529,7 @@ func (s *story) aside(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget := "/ring/forget?instance=" + name
-	kit.UntilSlow(t, 2*time.Minute, "forgetting it is refused for what it has", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "forgetting it is rejected for what it has", func() bool {
 		code, body, err := s.c.Admin(s.ctx, "backend-1", forget, nil)
 		return err == nil && code == 409 && strings.Contains(body, "team-a")
 	})

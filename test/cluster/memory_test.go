@@ -24,7 +24,7 @@ import (
 
 // TestLittleMemory: a cluster whose processes have 512 MiB, its ingesters 1 GiB, is
 // attacked by one tenant with what once ended processes of 4 GiB. Every attack is
-// refused or rightly answered, every process stays within its memory and gives all
+// rejected or rightly answered, every process stays within its memory and gives all
 // of it back, and another tenant that pushes and asks one at a time always gets its
 // right answer.
 func TestLittleMemory(t *testing.T) {

@@ -34,7 +34,7 @@ func blocks(script string) []block {
 			open = true
 			continue
 		}
-		if !open { // promqltest will refuse it
+		if !open { // promqltest will reject it
 			out = append(out, block{kind: "eval", line: i + 1, text: line})
 			continue
 		}

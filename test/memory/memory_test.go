@@ -42,7 +42,7 @@ type run struct {
 	wrong []string        // that it was told
 }
 
-// TestMemoryAttacks: each attack, alone and many at once, ends in a clear refusal
+// TestMemoryAttacks: each attack, alone and many at once, ends in a clear rejection
 // or in a right answer; the process lives within its limit; another tenant that
 // asks one query and sends one push at a time always gets an answer; and in the end
 // nothing is held. MEMORY_LIMIT is the limit in MiB (default 2048).

@@ -242,11 +242,11 @@ func (m *many) faults() []operation {
 			name = fmt.Sprintf("backend-%d", 1+r.gen.rnd.Intn(2))
 			m.must(m.c.Stop(m.ctx, name, syscall.SIGKILL))
 		}, start),
-		m.disturbed("ingester cut off", "ingester-2", 3, chaos.Refuse),
+		m.disturbed("ingester cut off", "ingester-2", 3, chaos.Reject),
 		m.disturbed("ingester breaks", "ingester-3", 3, chaos.Partial),
-		m.disturbed("bigtable refuses", "bigtable", 3, chaos.Refuse),
+		m.disturbed("bigtable rejects", "bigtable", 3, chaos.Reject),
 		m.disturbed("bigtable breaks", "bigtable", 2, chaos.Partial),
-		m.disturbed("gcs refuses", "gcs", 3, chaos.Refuse),
+		m.disturbed("gcs rejects", "gcs", 3, chaos.Reject),
 		m.disturbed("gcs breaks", "gcs", 2, chaos.Partial),
 		m.skewed("ingester's clock", 2, m.ingester, "5m", "-5m"),
 		m.skewed("compactor's clock", 3, compactor, "49h", "-49h", "200h"),

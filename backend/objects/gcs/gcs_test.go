@@ -55,7 +55,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestNow: the time is the Date of an answer, also of one that refuses the request.
+// TestNow: the time is the Date of an answer, also of one that rejects the request.
 func TestNow(t *testing.T) {
 	date := time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

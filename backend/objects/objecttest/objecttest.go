@@ -148,7 +148,7 @@ func testChecksum(t *testing.T, s objects.Store) {
 		t.Error("stored with a wrong checksum")
 	}
 	if _, err := s.Stat(ctx, "l1/a"); !errors.Is(err, objects.ErrNotFound) {
-		t.Errorf("stat after a refused put: %v", err)
+		t.Errorf("stat after a rejected put: %v", err)
 	}
 }
 

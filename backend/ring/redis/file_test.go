@@ -75,21 +75,21 @@ func rewrite(t *testing.T, dir string, change func(map[string]any)) {
 // place in the new zone, and what was lost counts in the old one.
 func TestZoneChanged(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		holds   bool
-		prepare func(t *testing.T, dir string)
-		refused bool
+		name     string
+		holds    bool
+		prepare  func(t *testing.T, dir string)
+		rejected bool
 	}{
-		{name: "with samples", holds: true, refused: true},
-		{name: "file of an older version", holds: true, refused: true, prepare: func(t *testing.T, dir string) {
+		{name: "with samples", holds: true, rejected: true},
+		{name: "file of an older version", holds: true, rejected: true, prepare: func(t *testing.T, dir string) {
 			rewrite(t, dir, func(s map[string]any) { delete(s, "zone") })
 		}},
-		{name: "damaged file", holds: true, refused: true, prepare: func(t *testing.T, dir string) {
+		{name: "damaged file", holds: true, rejected: true, prepare: func(t *testing.T, dir string) {
 			if err := os.Truncate(filepath.Join(dir, "ring.json"), 0); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "no file", holds: true, refused: true, prepare: func(t *testing.T, dir string) {
+		{name: "no file", holds: true, rejected: true, prepare: func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "ring.json")); err != nil {
 				t.Fatal(err)
 			}
@@ -109,7 +109,7 @@ func TestZoneChanged(t *testing.T) {
 				test.prepare(t, dir)
 			}
 			m, err := place(t, srv.Addr, "b", dir, test.holds)
-			if test.refused {
+			if test.rejected {
 				if !errors.Is(err, ErrZoneChanged) || !strings.Contains(err.Error(), `"b"`) || !strings.Contains(err.Error(), `"a"`) {
 					t.Fatalf("error %v", err)
 				}

@@ -22,7 +22,7 @@ type Options struct {
 	Project    string
 	Instance   string
 	Table      string
-	AppProfile string // empty: the instance's default; it must route to one cluster, or conditional writes are refused
+	AppProfile string // empty: the instance's default; it must route to one cluster, or conditional writes are rejected
 	// CredentialsFile is a service account's key; empty: the machine's own.
 	CredentialsFile string
 	// Emulator is the address of an emulator, instead of the service.

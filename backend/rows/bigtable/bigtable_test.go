@@ -58,7 +58,7 @@ func open(t *testing.T, address, table string) *Store {
 	return s
 }
 
-// checked makes calls fail that the service would refuse and the emulator does
+// checked makes calls fail that the service would reject and the emulator does
 // not.
 func checked(o Options) Options {
 	o.dial = append(o.dial,
@@ -101,7 +101,7 @@ func checkRequest(m any) error {
 	return nil
 }
 
-// TestChecked: the check of what the service refuses is at work.
+// TestChecked: the check of what the service rejects is at work.
 func TestChecked(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, programs.Bigtable(t), "checked")

@@ -32,7 +32,7 @@ type reserve struct {
 	mu       sync.Mutex
 	whole    bool // the file has reserveBytes
 	released bool // by this start: what is left of it is taken back
-	refused  bool // the file system has no means to hold room
+	rejected bool // the file system has no means to hold room
 }
 
 // release gives the room back to the disk if Pebble may need it now. A disk that
@@ -64,7 +64,7 @@ func (r *reserve) release() error {
 func (r *reserve) hold() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.whole || r.refused {
+	if r.whole || r.rejected {
 		return
 	}
 	usage, err := r.fs.GetDiskUsage(r.dir)
@@ -88,7 +88,7 @@ func (r *reserve) hold() {
 			break
 		}
 	}
-	r.refused = errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS)
+	r.rejected = errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS)
 	r.released = false
 	_ = f.Close() // it has no data
 }

@@ -47,7 +47,7 @@ func (f *fullFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) 
 	return f.FS.Create(name, c)
 }
 
-// TestStartOnFullDisk: a store on a disk without room opens, can be read, refuses
+// TestStartOnFullDisk: a store on a disk without room opens, can be read, rejects
 // writes, and has what the next start needs again.
 func TestStartOnFullDisk(t *testing.T) {
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Writes are refused before the disk is quite full, and taken again after that.
+// Writes are rejected before the disk is quite full, and taken again after that.
 func TestFullDisk(t *testing.T) {
 	fs := vfs.NewMem()
 	s, err := Open("db", Options{FS: fs})

@@ -391,24 +391,24 @@ func TestFalseBudget(t *testing.T) {
 		}
 		a.must(a.redis.HSet(ctx, budgetKey, fields...).Err())
 		time.Sleep(time.Second) // five exchanges
-		refused := 0
+		rejected := 0
 		for i := range 40 {
 			edge := a.c.Edges[i%len(a.c.Edges)]
 			code, body := a.do(http.MethodGet, edge+"/prometheus/api/v1/query?query=vector(1)", nil)
 			if code == http.StatusTooManyRequests {
-				refused++
+				rejected++
 			} else if code != http.StatusOK {
 				t.Errorf("query: %d %s", code, body)
 			}
 		}
-		if refused > 0 {
-			t.Errorf("round %d: %d of 40 requests of a tenant that is allowed 100 a second are refused", round, refused)
+		if rejected > 0 {
+			t.Errorf("round %d: %d of 40 requests of a tenant that is allowed 100 a second are rejected", round, rejected)
 		}
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		left := a.redis.HLen(ctx, budgetKey).Val()
 		if left <= int64(len(a.c.Edges)) {
-			t.Logf("10000 false fields: no request refused, %d fields left", left)
+			t.Logf("10000 false fields: no request rejected, %d fields left", left)
 			break
 		}
 		if time.Now().After(deadline) {

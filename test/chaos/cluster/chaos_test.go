@@ -250,7 +250,7 @@ func faults() []fault {
 			w.pause(5*time.Second, 20*time.Second)
 		}},
 		{name: "Redis hangs", free: true, do: func(w *world) { w.disturb("redis", Hang, w.length(4*time.Second, time.Minute)) }},
-		{name: "an ingester cut off", free: true, do: func(w *world) { w.disturb(w.proxied(), Refuse, w.length(3*time.Second, 30*time.Second)) }},
+		{name: "an ingester cut off", free: true, do: func(w *world) { w.disturb(w.proxied(), Reject, w.length(3*time.Second, 30*time.Second)) }},
 		{name: "an ingester hangs", free: true, do: func(w *world) {
 			name := w.ingester()
 			w.must(w.c.Signal(name, syscall.SIGSTOP))
@@ -279,10 +279,10 @@ func faults() []fault {
 			run(w.t, "ip", "route", "del", "blackhole", w.ns.IP+"/32")
 			w.pause(0, 10*time.Second)
 		}},
-		{name: "Cloud Storage refuses", do: func(w *world) { w.store("gcs", Refuse) }},
+		{name: "Cloud Storage rejects", do: func(w *world) { w.store("gcs", Reject) }},
 		{name: "Cloud Storage hangs", do: func(w *world) { w.store("gcs", Hang) }},
 		{name: "Cloud Storage fails partially", do: func(w *world) { w.store("gcs", Partial) }},
-		{name: "Bigtable refuses", do: func(w *world) { w.store("bigtable", Refuse) }},
+		{name: "Bigtable rejects", do: func(w *world) { w.store("bigtable", Reject) }},
 		{name: "Bigtable hangs", do: func(w *world) { w.store("bigtable", Hang) }},
 		{name: "Bigtable fails partially", do: func(w *world) { w.store("bigtable", Partial) }},
 		{name: "an ingester's disk is full", free: true, do: func(w *world) {

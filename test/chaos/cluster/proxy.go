@@ -19,7 +19,7 @@ type Mode int
 // The modes.
 const (
 	Pass    Mode = iota
-	Refuse       // closes every connection
+	Reject       // closes every connection
 	Hang         // takes connections and bytes, and passes nothing on
 	OneWay       // passes on what callers send, and nothing back
 	Partial      // cuts connections off in the middle, by chance
@@ -27,7 +27,7 @@ const (
 )
 
 func (m Mode) String() string {
-	return [...]string{"passes", "refuses", "hangs", "is cut off one way", "fails partially", "is slow"}[m]
+	return [...]string{"passes", "rejects", "hangs", "is cut off one way", "fails partially", "is slow"}[m]
 }
 
 // slowest is by how much a slow proxy holds a part up, at most.
@@ -58,7 +58,7 @@ func NewProxy(t testing.TB, ip, target string, seed int64) *Proxy {
 	p.done.Go(p.accept)
 	t.Cleanup(func() {
 		_ = l.Close()
-		p.Set(Refuse)
+		p.Set(Reject)
 		p.done.Wait()
 	})
 	return p
@@ -70,7 +70,7 @@ func (p *Proxy) Set(m Mode) {
 	defer p.mu.Unlock()
 	before := p.mode
 	p.mode = m
-	if m == Refuse || m == Pass && before != Pass && before != Slow { // what was swallowed is missing
+	if m == Reject || m == Pass && before != Pass && before != Slow { // what was swallowed is missing
 		for c := range p.conns {
 			_ = c.Close()
 		}
@@ -111,7 +111,7 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		if p.now() == Refuse {
+		if p.now() == Reject {
 			_ = c.Close()
 			continue
 		}
@@ -141,7 +141,7 @@ func (p *Proxy) copy(dst io.Writer, src io.Reader, back bool) {
 			return
 		}
 		switch m := p.now(); {
-		case m == Refuse:
+		case m == Reject:
 			return
 		case m == Hang, m == OneWay && back:
 			continue // swallowed

@@ -12,9 +12,9 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// refusal is an answer of the gateway's own instead of the backend's. The text
+// rejection is an answer of the gateway's own instead of the backend's. The text
 // goes to the client: it names no tenant, key, address or Go error.
-type refusal struct {
+type rejection struct {
 	status int
 	reason string // a code out of a fixed set, for metrics and logs
 	text   string
@@ -49,20 +49,20 @@ func errorType(status int) string {
 }
 
 // overLimit is the answer to a request that a limit of its tenant keeps out.
-func overLimit(r *quota.Rejection) *refusal {
+func overLimit(r *quota.Rejection) *rejection {
 	status := http.StatusTooManyRequests
 	if r.Retry == 0 {
 		status = http.StatusRequestEntityTooLarge
 	}
-	return &refusal{status: status, reason: r.Limit, text: r.Text, retry: r.Retry}
+	return &rejection{status: status, reason: r.Limit, text: r.Text, retry: r.Retry}
 }
 
 // tooLarge is the answer to a body of more than limit bytes.
-func tooLarge(limit, bytes int64) *refusal { return overLimit(quota.BodyTooLarge(limit, bytes)) }
+func tooLarge(limit, bytes int64) *rejection { return overLimit(quota.BodyTooLarge(limit, bytes)) }
 
-// write answers with the refusal: one line of text on the write path, where
+// write answers with the rejection: one line of text on the write path, where
 // Prometheus logs the first line, Prometheus' JSON everywhere else.
-func (f *refusal) write(w http.ResponseWriter, k routes.Kind) {
+func (f *rejection) write(w http.ResponseWriter, k routes.Kind) {
 	h := w.Header()
 	for _, name := range []string{"Content-Encoding", "Content-Length", "Etag", "Last-Modified"} {
 		h.Del(name) // of an answer that this one replaces
@@ -89,14 +89,14 @@ func (f *refusal) write(w http.ResponseWriter, k routes.Kind) {
 }
 
 // send tells the length, so that the answer is whole before the connection is closed.
-func (f *refusal) send(w http.ResponseWriter, text string) {
+func (f *rejection) send(w http.ResponseWriter, text string) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)+1))
 	w.WriteHeader(f.status)
 	_, _ = w.Write([]byte(text + "\n"))
 }
 
 // retryAfter is whole seconds, up to a quarter or one second later than needed,
-// so that those refused together do not come back together.
+// so that those rejected together do not come back together.
 func retryAfter(d time.Duration) string {
 	s := math.Min(math.Ceil(d.Seconds()), 3600)
 	return strconv.Itoa(int(s) + rand.IntN(int(s/4)+2))
