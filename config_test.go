@@ -279,11 +279,6 @@ func TestSecrets(t *testing.T) {
 					t.Errorf("%q lacks %q", err, part)
 				}
 			}
-			for _, inside := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: "} {
-				if strings.Contains(err.Error(), inside) {
-					t.Errorf("%q has a word of the inside, %q", err, inside)
-				}
-			}
 			if err != nil && strings.Contains(err.Error(), "brief") {
 				t.Errorf("%q tells the secret", err)
 			}
