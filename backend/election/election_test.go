@@ -61,14 +61,14 @@ func TestMemory(t *testing.T) {
 			t.Errorf("step %d: %s, want %s", i, got, c.want)
 		}
 	}
-	for i := range 3 * sweepAt {
+	for i := range 3 * minSweepAt {
 		claim(fmt.Sprint("many-", i), "a")
 	}
 	now = now.Add(2 * time.Hour)
-	for i := range 3 * sweepAt {
+	for i := range 3 * minSweepAt {
 		claim(fmt.Sprint("later-", i), "a")
 	}
-	if n := len(m.of); n > 5*sweepAt {
+	if n := len(m.of); n > 5*minSweepAt {
 		t.Errorf("%d elections are held, most of them idle", n)
 	}
 }

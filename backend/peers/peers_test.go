@@ -26,7 +26,7 @@ func list(ids ...string) []Peer[string] {
 // TestEach: every peer is asked, so many at once, and each answer is at its place.
 func TestEach(t *testing.T) {
 	var ids []string
-	for i := range 3 * atOnce {
+	for i := range 3 * maxConcurrent {
 		ids = append(ids, fmt.Sprintf("a%d", i))
 	}
 	var busy, most atomic.Int32
@@ -45,7 +45,7 @@ func TestEach(t *testing.T) {
 			t.Errorf("answer %d is %+v", i, r)
 		}
 	}
-	if n := most.Load(); n > atOnce {
+	if n := most.Load(); n > maxConcurrent {
 		t.Errorf("%d were asked at once", n)
 	}
 	if err := got[7].Err; !errors.Is(err, errDown) || !strings.Contains(err.Error(), "instance a7") {

@@ -21,11 +21,11 @@ func TestCheck(t *testing.T) {
 		{"sentinels", Config{Addresses: two, MasterName: "m"}, ""},
 		{"a cluster", Config{Addresses: two, Cluster: true}, ""},
 		{"TLS", Config{Addresses: one, TLS: TLS{Enabled: true}}, ""},
-		{"no port", Config{Addresses: []string{"redis"}}, "must read host:port"},
+		{"no port", Config{Addresses: []string{"redis"}}, "must be host:port"},
 		{"a user of no server", Config{Username: "u"}, "addresses is empty"},
 		{"a database of no server", Config{DB: 1}, "addresses is empty"},
 		{"TLS of no server", Config{TLS: TLS{Enabled: true}}, "addresses is empty"},
-		{"sentinels of a cluster", Config{Addresses: two, MasterName: "m", Cluster: true}, "exclude each other"},
+		{"sentinels of a cluster", Config{Addresses: two, MasterName: "m", Cluster: true}, "mutually exclusive"},
 		{"two servers", Config{Addresses: two}, "more than one address"},
 		{"a database of a cluster", Config{Addresses: two, Cluster: true, DB: 1}, "db must be 0"},
 		{"negative database", Config{Addresses: one, DB: -1}, "db must not be negative"},
@@ -73,7 +73,7 @@ func TestTLSFiles(t *testing.T) {
 		says string
 	}{
 		"no file":        {TLS{Enabled: true, CAFile: "/none"}, "/none"},
-		"no certificate": {TLS{Enabled: true, CAFile: empty}, "has no certificate"},
+		"no certificate": {TLS{Enabled: true, CAFile: empty}, "contains no certificate"},
 		"no pair":        {TLS{Enabled: true, CertFile: empty, KeyFile: empty}, "redis: tls"},
 	} {
 		if _, err := Open(Config{Addresses: []string{"a:1"}, TLS: tt.tls}, ""); err == nil || !strings.Contains(err.Error(), tt.says) {

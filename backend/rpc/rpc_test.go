@@ -322,16 +322,16 @@ func TestSick(t *testing.T) {
 	p := &Peer{}
 	short, cancel := context.WithDeadline(ctx, time.Now())
 	defer cancel()
-	for range sickAfter {
+	for range pauseAfter {
 		if err := p.healthy(); err != nil {
 			t.Fatal(err)
 		}
 		_ = p.note(short, context.DeadlineExceeded)
 	}
 	if err := p.healthy(); !errors.Is(err, wire.ErrUnavailable) {
-		t.Errorf("after %d timeouts: %v", sickAfter, err)
+		t.Errorf("after %d timeouts: %v", pauseAfter, err)
 	}
-	p.sick = time.Now().Add(-2 * sickFor)
+	p.paused = time.Now().Add(-2 * pauseFor)
 	if p.healthy() != nil || p.healthy() == nil {
 		t.Error("not one call may try")
 	}

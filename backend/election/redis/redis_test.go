@@ -275,7 +275,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add("1 1799999999000 m a b")
 	f.Add("of another type")
 	f.Fuzz(func(t *testing.T, text string) {
-		got, err := s.verify(key, answer{now: 1_800_000_000_000, record: text})
+		got, err := s.verify(key, result{now: 1_800_000_000_000, record: text})
 		if err != nil || got == nil {
 			return
 		}
