@@ -326,7 +326,7 @@ func TestStopWhileWaitingForRedis(t *testing.T) {
 			go func() { ended <- b.buildIngester(ctx) }()
 			client := &http.Client{Transport: &http.Transport{}}
 			defer client.CloseIdleConnections()
-			const doing = "waiting for Redis to give this ingester its place in the ring, "
+			const doing = "waiting for Redis to join the ring, "
 			for deadline := time.Now().Add(time.Minute); !strings.Contains(a.startup.String(), doing); time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("it says %q", a.startup)

@@ -129,7 +129,7 @@ func TestHAFilter(t *testing.T) {
 		}, want: `{__name__="1", cluster="c"} {__name__="3"}`,
 			rejected: `limit ha_max_clusters of 1 clusters exceeded: the cluster label names more (label cluster); let fewer groups of replicas send, or none that gives itself a new name (ha_max_clusters): 2 samples rejected, first: {__name__="2", __replica__="a", cluster="new"}`},
 		"long names": {give: []series.Entry{entry(n, "1", "cluster", long, "__replica__", "a"), entry(n, "2", "cluster", "c", "__replica__", long)},
-			rejected: `labels cluster and __replica__ may have up to 1024 bytes to name a replica, one has 1025`},
+			rejected: `labels cluster and __replica__ may each have up to 1024 bytes to name an HA replica, one has 1025`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHAGroup(1).has[0]

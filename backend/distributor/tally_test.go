@@ -23,7 +23,7 @@ func TestOrderOfAnswers(t *testing.T) {
 			}
 			tl := newTally(b, parts, 3)
 			for _, i := range order {
-				if tl.settled() {
+				if tl.decided() {
 					break // as exchange does
 				}
 				tl.add(answerOf(&parts[i], answers[i]))
@@ -44,8 +44,8 @@ func TestOrderOfAnswers(t *testing.T) {
 	})
 }
 
-func answerOf(p *part, k kind) answer {
-	a := answer{part: p}
+func answerOf(p *part, k kind) response {
+	a := response{part: p}
 	switch k {
 	case creates:
 		a.out.Created = []uint32{0}
@@ -87,14 +87,14 @@ func FuzzAnswer(f *testing.F) {
 		tl := newTally(b, parts, 3)
 		tl.add(answerOf(&parts[1], rejects)) // the first entry
 		tl.add(answerOf(&parts[2], full))
-		tl.add(answer{part: &parts[0], out: out})
+		tl.add(response{part: &parts[0], out: out})
 		again0 := tl.repeats()
 		tl.await(again0)
 		for i := range again0 {
 			again0[i].established = true
-			tl.add(answer{part: &again0[i], out: again})
+			tl.add(response{part: &again0[i], out: again})
 		}
-		if !tl.settled() {
+		if !tl.decided() {
 			t.Errorf("still waits: %+v", tl.counts)
 		}
 		for i, c := range tl.counts {
@@ -130,7 +130,7 @@ func TestPlacesOutOfBounds(t *testing.T) {
 		parts := []part{{instance: &instances[0]}, {instance: &instances[1]}, {instance: &instances[2]}}
 		tl := newTally(b, parts, 3)
 		for i := range 2 {
-			tl.add(answer{part: &parts[i], out: wire.PushResponse{Rejections: tt.rejections}})
+			tl.add(response{part: &parts[i], out: wire.PushResponse{Rejections: tt.rejections}})
 		}
 		out, err := tl.outcome()
 		rejected := 0
@@ -149,15 +149,15 @@ func TestPlacesOutOfBounds(t *testing.T) {
 func TestEachSampleIsDecided(t *testing.T) {
 	answers := []struct {
 		name    string
-		answer  func(*part) answer
+		answer  func(*part) response
 		rejects [2]bool
 		applies bool // what it does not reject
 	}{
-		{"knows", func(p *part) answer { return answerOf(p, knows) }, [2]bool{}, true},
-		{"creates", func(p *part) answer { return answerOf(p, creates) }, [2]bool{}, true},
-		{"full", func(p *part) answer { return answerOf(p, full) }, [2]bool{}, false},
-		{"fails", func(p *part) answer { return answerOf(p, fails) }, [2]bool{}, false},
-		{"rejects", func(p *part) answer { return answerOf(p, rejects) }, [2]bool{true, true}, false},
+		{"knows", func(p *part) response { return answerOf(p, knows) }, [2]bool{}, true},
+		{"creates", func(p *part) response { return answerOf(p, creates) }, [2]bool{}, true},
+		{"full", func(p *part) response { return answerOf(p, full) }, [2]bool{}, false},
+		{"fails", func(p *part) response { return answerOf(p, fails) }, [2]bool{}, false},
+		{"rejects", func(p *part) response { return answerOf(p, rejects) }, [2]bool{true, true}, false},
 		{"rejects 0", rejectsPlace(0, false), [2]bool{true, false}, true},
 		{"rejects 1", rejectsPlace(1, false), [2]bool{false, true}, true},
 		{"creates, rejects 1", rejectsPlace(1, true), [2]bool{false, true}, true},
@@ -213,8 +213,8 @@ func TestEachSampleIsDecided(t *testing.T) {
 	}
 }
 
-func rejectsPlace(place uint32, isNew bool) func(*part) answer {
-	return func(p *part) answer {
+func rejectsPlace(place uint32, isNew bool) func(*part) response {
+	return func(p *part) response {
 		a := answerOf(p, knows)
 		if isNew {
 			a = answerOf(p, creates)
@@ -231,7 +231,7 @@ func TestRepeatsAreCountedOnce(t *testing.T) {
 	parts := []part{{instance: &instances[0]}, {instance: &instances[1]}, {instance: &instances[2], entries: []int32{1}}}
 	tl := newTally(b, parts, 2)
 	for i := range parts {
-		tl.add(answer{part: &parts[i], out: wire.PushResponse{Repeats: []wire.Repeats{{Entry: 0, Different: 1}}}})
+		tl.add(response{part: &parts[i], out: wire.PushResponse{Repeats: []wire.Repeats{{Entry: 0, Different: 1}}}})
 	}
 	out, err := tl.outcome()
 	if err != nil || len(out.Repeats) != 2 || out.Repeats[0] != (series.EntryRepeats{Entry: 0, Different: 1}) || out.Repeats[1] != (series.EntryRepeats{Entry: 1, Different: 1}) {

@@ -42,9 +42,9 @@ func (f *fakeMembers) Ring(context.Context) (*ring.Ring, error) {
 
 func (f *fakeMembers) Fresh() (fresh, replaced bool) { return f.fresh, f.replaced }
 func (f *fakeMembers) LostZone() string              { return f.lostZone }
-func (f *fakeMembers) Settled() error                { f.note("settled"); return nil }
+func (f *fakeMembers) LossRecorded() error           { f.note("settled"); return nil }
 func (f *fakeMembers) Leave(context.Context) error   { f.note("left"); return nil }
-func (f *fakeMembers) Distrusts(id string) bool      { return id == f.distrusted }
+func (f *fakeMembers) Untrusted(id string) bool      { return id == f.distrusted }
 
 func (f *fakeMembers) SetState(_ context.Context, s ring.State) error {
 	f.note("state %s", s)
@@ -167,7 +167,7 @@ func newScene(t *testing.T) *scene {
 	s := &scene{peers: map[string]*fakePeer{}}
 	s.members, s.store = &fakeMembers{steps: &s.steps}, &fakeStore{pending: map[string]int{}, steps: &s.steps}
 	for i, id := range []string{"a", "b", "c"} {
-		s.members.all = append(s.members.all, ring.Instance{ID: id, Addr: id, Zone: "z" + id, State: ring.Active, Silent: time.Minute,
+		s.members.all = append(s.members.all, ring.Instance{ID: id, Addr: id, Zone: "z" + id, State: ring.Active, SinceHeartbeat: time.Minute,
 			Incarnation: "1", Tokens: []uint32{uint32(i) << 30, uint32(i)<<30 + 1<<29}, Roles: []string{"ingester"}})
 		s.peers[id] = &fakePeer{id: id, kept: map[uint64]bool{}, steps: &s.steps}
 	}

@@ -15,9 +15,9 @@ import (
 
 var errDown = errors.New("down")
 
-// TestMarkForerunner: whoever starts with an empty disk marks what one of its name
+// TestMarkPredecessor: whoever starts with an empty disk marks what one of its name
 // had, and serves when every querier knows.
-func TestMarkForerunner(t *testing.T) {
+func TestMarkPredecessor(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
 		fresh, replaced bool
@@ -36,7 +36,7 @@ func TestMarkForerunner(t *testing.T) {
 		s := newScene(t)
 		s.members.fresh, s.members.replaced, s.members.lostZone = tt.fresh, tt.replaced, "of old"
 		s.store.pending["a"], s.store.err = tt.pending, tt.err
-		fresh, err := s.MarkForerunner(t.Context())
+		fresh, err := s.MarkPredecessor(t.Context())
 		if !errors.Is(err, tt.err) || fresh != tt.fresh {
 			t.Errorf("%s: %v, %v", tt.name, fresh, err)
 		}
@@ -113,7 +113,7 @@ func TestRestore(t *testing.T) {
 		{"nobody is in the ring", func(s *scene) {
 			s.store.losses, s.members.all = loss, nil
 			s.o.Wait = func(context.Context, time.Duration) error { return context.Canceled }
-		}, nil, "there are no ingesters"},
+		}, nil, "no ingesters in the ring"},
 	} {
 		s := newScene(t)
 		tt.set(s)
@@ -141,10 +141,10 @@ func TestForget(t *testing.T) {
 		{name: "an ingester", id: "b", set: func(s *scene) { s.store.pending["b"] = 1 }, windows: 3,
 			want: []string{`lost b~1 in "zb": 3 windows, 2 of them the last`, "waited 6s", "forgotten b", "asides of b deleted"}},
 		{name: "another role", id: "d", set: func(s *scene) {
-			s.members.all = append(s.members.all, ring.Instance{ID: "d", State: ring.Active, Silent: time.Minute, Roles: []string{"querier"}})
+			s.members.all = append(s.members.all, ring.Instance{ID: "d", State: ring.Active, SinceHeartbeat: time.Minute, Roles: []string{"querier"}})
 		}, want: []string{"forgotten d", "asides of d deleted"}},
-		{name: "alive", id: "b", set: func(s *scene) { s.members.all[1].Silent = time.Second }, err: ErrAlive},
-		{name: "alive, by force", id: "b", force: true, set: func(s *scene) { s.members.all[1].Silent = time.Second }, windows: 2,
+		{name: "alive", id: "b", set: func(s *scene) { s.members.all[1].SinceHeartbeat = time.Second }, err: ErrAlive},
+		{name: "alive, by force", id: "b", force: true, set: func(s *scene) { s.members.all[1].SinceHeartbeat = time.Second }, windows: 2,
 			want: []string{`lost b~1 in "zb": 2 windows, 2 of them the last`, "waited 6s", "forgotten b", "asides of b deleted"}},
 		{name: "no member", id: "e", err: ErrNotMember},
 		{name: "series are set aside", id: "b", set: func(s *scene) { s.store.asides = aside }, err: ErrHasAside},
@@ -210,26 +210,26 @@ func (l leaver) EachActive(ctx context.Context, fn func(*ingester.ActiveSeries) 
 	return l.ActiveSeries(ctx, "", fn)
 }
 
-// TestAskForActive: a new ingester asks all that are usable and are not itself.
-func TestAskForActive(t *testing.T) {
+// TestRequestActive: a new ingester asks all that are usable and are not itself.
+func TestRequestActive(t *testing.T) {
 	s := newScene(t)
 	s.members.all[2].Unhealthy = true
 	for i, id := range []string{"a", "b", "c"} {
 		s.peers[id].active = []ingester.ActiveSeries{{Tenant: "acme", Hashes: []uint64{uint64(i)}}}
 	}
 	ing := &fakePeer{kept: map[uint64]bool{}}
-	s.AskForActive(t.Context(), leaver{ing})
+	s.RequestActive(t.Context(), leaver{ing})
 	if len(ing.kept) != 1 || !ing.kept[1] {
 		t.Errorf("kept %v", ing.kept)
 	}
 	s.peers["b"].err = errDown
-	s.AskForActive(t.Context(), leaver{ing})
+	s.RequestActive(t.Context(), leaver{ing})
 	if !strings.Contains(s.log.String(), "instance b: down") {
 		t.Errorf("the log says %s", s.log.String())
 	}
 	s.members.err = ring.ErrUnknown
-	s.AskForActive(t.Context(), leaver{ing})
-	if !strings.Contains(s.log.String(), "ring not known yet") {
+	s.RequestActive(t.Context(), leaver{ing})
+	if !strings.Contains(s.log.String(), "ring not loaded yet") {
 		t.Errorf("the log says %s", s.log.String())
 	}
 }

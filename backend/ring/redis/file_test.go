@@ -19,7 +19,7 @@ import (
 
 // place opens ingester-1 in a zone and directory, with samples if holds is set,
 // and joins.
-func place(t *testing.T, addr, zone, dir string, holds bool) (*Membership, error) {
+func place(t *testing.T, addr, zone, dir string, hasData bool) (*Membership, error) {
 	t.Helper()
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{addr}}, "")
 	if err != nil {
@@ -27,7 +27,7 @@ func place(t *testing.T, addr, zone, dir string, holds bool) (*Membership, error
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	m, err := Open(Options{Client: client, Signer: signer(t, secret), Self: ring.Instance{ID: "ingester-1", Zone: zone, Addr: "ingester-1:1"},
-		File: filepath.Join(dir, "ring.json"), Holds: holds, Heartbeat: beatEvery, Timeout: time.Second})
+		File: filepath.Join(dir, "ring.json"), HasData: hasData, Heartbeat: beatEvery, Timeout: time.Second})
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func placedOnce(t *testing.T, addr, dir string) ring.Instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Settled(); err != nil {
+	if err := m.LossRecorded(); err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()

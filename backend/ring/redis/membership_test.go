@@ -269,7 +269,7 @@ func TestFreeze(t *testing.T) {
 	kit.Until(t, "all are silent and none is called so", func() bool {
 		r, _ := watcher.Ring(context.Background())
 		for _, in := range r.Instances() {
-			if in.Silent < time.Second {
+			if in.SinceHeartbeat < time.Second {
 				return false
 			}
 		}

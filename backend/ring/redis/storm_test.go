@@ -67,18 +67,18 @@ func TestNoStorm(t *testing.T) {
 		in := newIntruder(t, srv, before)
 		for _, m := range []*Membership{before, after} {
 			kit.Until(t, "it is silent", func() bool {
-				do(t, m, m.look)
+				do(t, m, m.readRing)
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				k, ok := m.members["down"]
-				return ok && !m.counts(k.beat)
+				return ok && !m.recent(k.beat)
 			})
 		}
 		began := ringVersion(in)
 		for range rounds {
 			in.set(3, "nobody", "x") // so that all is read
-			do(t, before, before.look)
-			do(t, after, after.look)
+			do(t, before, before.readRing)
+			do(t, after, after.readRing)
 		}
 		if n := ringVersion(in) - began - rounds; n < 1 || n > most {
 			t.Errorf("%d writes in %d rounds", n, rounds)
@@ -91,7 +91,7 @@ func TestNoStorm(t *testing.T) {
 		if err := first.Join(context.Background(), ring.Active); err != nil {
 			t.Fatal(err)
 		}
-		do(t, old, old.look)
+		do(t, old, old.readRing)
 		_ = first.Close()
 		x := still(t, srv.Addr, two, "x")
 		if err := x.Join(context.Background(), ring.Active); err != nil {
@@ -100,7 +100,7 @@ func TestNoStorm(t *testing.T) {
 		in := newIntruder(t, srv, old)
 		began := ringVersion(in)
 		for range rounds {
-			do(t, old, old.look)
+			do(t, old, old.readRing)
 			do(t, x, x.sync)
 		}
 		if n := ringVersion(in) - began; n < 1 || n > most {
@@ -170,7 +170,7 @@ func TestForgottenTwice(t *testing.T) {
 	}
 	kit.Until(t, "it left", func() bool { return sees(ms[2], 2) })
 	in.set(0, "ingester-1", "junk")
-	kit.Until(t, "nobody trusts it", func() bool { return ms[2].Distrusts("ingester-1") })
+	kit.Until(t, "nobody trusts it", func() bool { return ms[2].Untrusted("ingester-1") })
 	if _, err := ms[2].Forget(context.Background(), "ingester-1"); err != nil {
 		t.Fatal(err)
 	}

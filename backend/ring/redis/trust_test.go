@@ -155,7 +155,7 @@ func TestForgedEntry(t *testing.T) {
 	if _, ok := seen(ms[2], "ingester-9"); ok {
 		t.Error("an instance that there is not is a member")
 	}
-	if !ms[2].Distrusts("ingester-9") || ms[2].Distrusts("ingester-1") || ms[2].Distrusts("nobody") {
+	if !ms[2].Untrusted("ingester-9") || ms[2].Untrusted("ingester-1") || ms[2].Untrusted("nobody") {
 		t.Error("an operator is not told which entries nobody trusts")
 	}
 	if _, err := ms[2].Forget(context.Background(), "ingester-9"); err != nil {
@@ -201,7 +201,7 @@ func TestReplayedEntry(t *testing.T) {
 	in.set(1, "ingester-1", oldBeat)
 	for range 5 {
 		fresh.mu.Lock()
-		err := fresh.look(context.Background())
+		err := fresh.readRing(context.Background())
 		fresh.mu.Unlock()
 		if got, _ := seen(fresh, "ingester-1"); err != nil || got.Addr != "" {
 			t.Fatalf("an old heartbeat makes it used at %s, %v", got.Addr, err)
@@ -466,7 +466,7 @@ func TestRedisTimeSetBack(t *testing.T) {
 		if err := e.seal(signer(t, secret)); err != nil {
 			t.Fatal(err)
 		}
-		m.seenAt = at
+		m.readAt = at
 		m.beats = map[string]string{"x": newHeartbeat(key, "x", at, e.hash)}
 		if err := m.adopt(t.Context(), map[string]string{"x": e.value}, nil); err != nil {
 			t.Fatal(err)
@@ -478,11 +478,11 @@ func TestRedisTimeSetBack(t *testing.T) {
 		t.Errorf("used %v, at %s", k.used, k.Addr)
 	}
 	register("x:2", ahead+1, ahead)
-	m.seenAt = right
+	m.readAt = right
 	m.choose()
-	m.seenAt += 2 * m.o.Timeout.Milliseconds()
+	m.readAt += 2 * m.o.Timeout.Milliseconds()
 	m.choose()
-	if m.counts(m.members["x"].beat) {
+	if m.recent(m.members["x"].beat) {
 		t.Error("its heartbeat counts, though it is silent")
 	}
 }
