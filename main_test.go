@@ -56,8 +56,8 @@ func TestCommandLine(t *testing.T) {
 		{"config show -config " + good, 0, "- http://mimir:xxxxx@backend", ""},
 		{"config show -config " + good, 0, "retention: 1w", ""},
 		{"config show -config /none", 1, "", "read configuration"},
-		{"help", 0, "  ingester     keeps recent samples", ""},
-		{"backend -target=none", 2, "", "choose of compactor, distributor, ingester, querier, or all"},
+		{"help", 0, "  ingester     stores recent samples", ""},
+		{"backend -target=none", 2, "", "choose from compactor, distributor, ingester, querier, or all"},
 		{"tenant", 2, "", ""},
 		{"token -h", 0, "", ""},
 	}

@@ -217,7 +217,7 @@ func TestSignals(t *testing.T) {
 		signals       []syscall.Signal
 		says          string
 	}{
-		{"one", "2s", []syscall.Signal{syscall.SIGTERM}, "requests were cut off"},
+		{"one", "2s", []syscall.Signal{syscall.SIGTERM}, "requests were cancelled"},
 		{"two", "1h", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, "second signal to stop"},
 		{"two of different kinds", "1h", []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}, "second signal to stop"},
 	}

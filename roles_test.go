@@ -14,9 +14,9 @@ func TestParseTargets(t *testing.T) {
 		{"distributor", "distributor", ""},
 		{"querier, distributor", "distributor querier", ""},
 		{"querier,all", "compactor distributor ingester querier", ""},
-		{"", "", `there is no role ""; choose of compactor, distributor, ingester, querier, or all`},
-		{"Querier", "", `there is no role "Querier"`},
-		{"querier,", "", `there is no role ""`},
+		{"", "", `unknown role ""; choose from compactor, distributor, ingester, querier, or all`},
+		{"Querier", "", `unknown role "Querier"`},
+		{"querier,", "", `unknown role ""`},
 	} {
 		got, err := ParseTargets(tt.list)
 		if names := strings.Join(got.names(), " "); names != tt.want || (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {

@@ -137,8 +137,8 @@ func TestStopIsBounded(t *testing.T) {
 		}, "stubborn part"},
 		{"upload of the ingester, rows", "rows", seal, "ingester"},
 		{"upload of the ingester, objects", "objects", seal, "ingester"},
-		{"flush by the operator", "objects", post("/flush"), "commands of the operator under way|ingester"}, // whichever looks first,
-		{"compaction by the operator", "objects", post("/compact"), "commands of the operator under way"},
+		{"flush by the operator", "objects", post("/flush"), "operator commands in progress|ingester"}, // whichever looks first,
+		{"compaction by the operator", "objects", post("/compact"), "operator commands in progress"},
 	}
 	for _, tt := range tests {
 		for _, polite := range []bool{true, false} {
@@ -220,7 +220,7 @@ func TestEndlessRequest(t *testing.T) {
 	p.cancel()
 	p.cancel = nil
 	err := <-p.ended
-	if err == nil || errors.Is(err, ErrStopTimeout) || !strings.Contains(err.Error(), "requests were cut off") {
+	if err == nil || errors.Is(err, ErrStopTimeout) || !strings.Contains(err.Error(), "requests were cancelled") {
 		t.Errorf("ended with %v\n%s", err, p.log)
 	}
 	kit.Receive(t, "the upstream's request", left)

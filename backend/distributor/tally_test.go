@@ -8,9 +8,9 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// TestOrderOfAnswers: the order in which replicas answer changes no fate, and
-// what counts as rejected is an answer's.
-func TestOrderOfAnswers(t *testing.T) {
+// TestOrderOfResponses checks that the order of the replicas' responses does not change the
+// fate of an entry, and that a rejected entry has one rejection.
+func TestOrderOfResponses(t *testing.T) {
 	orders := [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}
 	combinations(func(answers [3]kind, repeat kind) {
 		want, _ := rule(answers, repeat)
@@ -50,7 +50,7 @@ func answerOf(p *part, k kind) response {
 	case creates:
 		a.out.Created = []uint32{0}
 	case full:
-		a.out.Rejections = []wire.Rejection{{Reason: "instance_memory", Message: "no room"}}
+		a.out.Rejections = []wire.Rejection{{Reason: "instance_memory", Message: "full"}}
 	case rejects:
 		a.out.Rejections = []wire.Rejection{{Reason: "too_many_sample_type_changes", Message: "changes"}}
 	case fails:
@@ -60,8 +60,9 @@ func answerOf(p *part, k kind) response {
 	return a
 }
 
-// FuzzAnswer: whatever an ingester answers, each replica of an entry counts once.
-func FuzzAnswer(f *testing.F) {
+// FuzzResponse checks that each replica of an entry counts once, whatever an ingester
+// responds.
+func FuzzResponse(f *testing.F) {
 	for _, r := range []wire.PushResponse{
 		{}, {Created: []uint32{0, 1, 2, 1 << 31}}, {Created: []uint32{2, 1}},
 		{Rejections: []wire.Rejection{{Entry: -1}, {Entry: 1, Places: []uint32{1, 1 << 31, 0, 1}, Reason: "x"}, {Entry: 1 << 40}}},
@@ -95,7 +96,7 @@ func FuzzAnswer(f *testing.F) {
 			tl.add(response{part: &again0[i], out: again})
 		}
 		if !tl.decided() {
-			t.Errorf("still waits: %+v", tl.counts)
+			t.Errorf("waiting for responses: %+v", tl.counts)
 		}
 		for i, c := range tl.counts {
 			if c.waiting != 0 || c.known+c.created+c.soft+c.hard != 3 || len(tl.rejected[i]) != int(c.soft+c.hard+c.partial) {
@@ -111,7 +112,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// TestPlacesOutOfBounds: an answer cannot reject more of an entry than there is.
+// TestPlacesOutOfBounds checks that a response cannot reject more samples than an entry has.
 func TestPlacesOutOfBounds(t *testing.T) {
 	b := &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0)}}
 	instances := newZones(1).ring.Instances()
@@ -143,15 +144,15 @@ func TestPlacesOutOfBounds(t *testing.T) {
 	}
 }
 
-// TestEachSampleIsDecided goes through everything that three replicas can say of
-// an entry of two samples: a sample counts as accepted only when two replicas
-// applied it, and as rejected only when that is for good.
+// TestEachSampleIsDecided checks all combinations of three replicas' responses to an entry
+// of two samples: a sample counts as accepted only if two replicas applied it, and as
+// rejected only if it is rejected permanently.
 func TestEachSampleIsDecided(t *testing.T) {
 	answers := []struct {
 		name    string
 		answer  func(*part) response
 		rejects [2]bool
-		applies bool // what it does not reject
+		applies bool // the other samples
 	}{
 		{"knows", func(p *part) response { return answerOf(p, knows) }, [2]bool{}, true},
 		{"creates", func(p *part) response { return answerOf(p, creates) }, [2]bool{}, true},
@@ -186,24 +187,24 @@ func TestEachSampleIsDecided(t *testing.T) {
 				}
 				out, err := tl.outcome()
 				if err != nil {
-					continue // to be repeated: nothing counts as accepted
+					continue // the sender repeats the request
 				}
-				atMost, told := 0, 0
+				atMost, dropped := 0, 0
 				for place := range 2 {
 					if applied[place] >= 2 {
 						atMost++
 					}
 				}
 				for _, r := range out.Rejections {
-					told += r.Samples
+					dropped += r.Samples
 				}
-				if kept := out.Samples + out.Histograms; kept > atMost || kept+told != 2 {
-					t.Errorf("%s%d accepted and %d rejected of samples that %v replicas applied", name, kept, told, applied)
+				if kept := out.Samples + out.Histograms; kept > atMost || kept+dropped != 2 {
+					t.Errorf("%s%d accepted and %d rejected of samples that %v replicas applied", name, kept, dropped, applied)
 				} else if kept == 1 {
 					mixed++
 				}
-				if rejected[0] >= 2 && rejected[1] >= 2 && told != 2 {
-					t.Errorf("%s%d rejected", name, told)
+				if rejected[0] >= 2 && rejected[1] >= 2 && dropped != 2 {
+					t.Errorf("%s%d rejected", name, dropped)
 				}
 			}
 		}
@@ -224,7 +225,7 @@ func rejectsPlace(place uint32, isNew bool) func(*part) response {
 	}
 }
 
-// TestRepeatsAreCountedOnce: not by each replica.
+// TestRepeatsAreCountedOnce checks that duplicate samples are not counted per replica.
 func TestRepeatsAreCountedOnce(t *testing.T) {
 	b := &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0), interestingSeries(1)}}
 	instances := newZones(1).ring.Instances()
@@ -239,11 +240,11 @@ func TestRepeatsAreCountedOnce(t *testing.T) {
 	}
 }
 
-// TestOtherReplications: the rules hold for other numbers of replicas than three.
-func TestOtherReplications(t *testing.T) {
+// TestOtherReplicationFactors checks the rules for numbers of replicas other than three.
+func TestOtherReplicationFactors(t *testing.T) {
 	for _, tt := range []struct {
 		answers []kind
-		repeats int // each accepted
+		repeats int // all accepted
 		want    fate
 	}{
 		{[]kind{knows}, 0, fateAccepted},

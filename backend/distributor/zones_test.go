@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// TestEnoughZones: the rule is that of the ring: it says so exactly when no write
-// finds its replicas.
+// TestEnoughZones checks that EnoughZones returns an error exactly when the ring has no
+// complete replica sets.
 func TestEnoughZones(t *testing.T) {
 	in := func(id, zone string, s ring.State) ring.Instance {
 		return ring.Instance{ID: id, Zone: zone, State: s, Tokens: []uint32{uint32(len(id)) + uint32(id[0])<<8}}
@@ -20,7 +20,7 @@ func TestEnoughZones(t *testing.T) {
 		replication int
 		says        string // empty: enough
 	}{
-		"nobody":                      {nil, 3, "0 zones have ACTIVE"},
+		"no ingester":                 {nil, 3, "0 zones have ACTIVE"},
 		"one process":                 {[]ring.Instance{in("a", "", active)}, 1, ""},
 		"two zones":                   {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "y", active), in("d", "x", active)}, 3, "2 zones have ACTIVE"},
 		"three zones":                 {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", active)}, 3, ""},
@@ -37,7 +37,7 @@ func TestEnoughZones(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, ringErr := r.Replicas(7, c.replication, nil); (ringErr == nil) != (err == nil) {
-			t.Errorf("%s: %v, and the ring says %v", name, err, ringErr)
+			t.Errorf("%s: EnoughZones = %v, but Replicas = %v", name, err, ringErr)
 		}
 	}
 }
