@@ -12,9 +12,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// configCommand is `pallium config check FILE` and `pallium config show [-config
-// FILE]`: it tells whether a configuration can be used, or what it comes to with the
-// defaults. It opens nothing else.
+// configCommand runs `pallium config check FILE` and `pallium config show [-config FILE]`,
+// which check a configuration, or print it with the defaults. It opens no stores.
 func configCommand(args []string, stdout, stderr io.Writer) int {
 	const usage = "Usage: pallium config check FILE\n       pallium config show [-config FILE]\n"
 	if len(args) == 0 || args[0] != "check" && args[0] != "show" {
@@ -44,8 +43,7 @@ func configCommand(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// useConfig reads and checks a configuration, and writes what `pallium config` tells
-// of it.
+// useConfig reads and checks a configuration, and writes the output of `pallium config`.
 func useConfig(file string, check bool, stdout io.Writer) error {
 	cfg, err := LoadConfig(file, os.LookupEnv)
 	if err != nil {
@@ -61,8 +59,8 @@ func useConfig(file string, check bool, stdout io.Writer) error {
 	return show(&cfg, stdout)
 }
 
-// show writes a configuration as YAML. Secrets are in environment variables and files,
-// of which it has the names, but for what somebody put into a URL.
+// show writes a configuration as YAML. Secrets are in environment variables and files, so
+// only passwords in URLs have to be redacted.
 func show(cfg *Config, w io.Writer) error {
 	for _, list := range [][]string{cfg.Upstream.URLs, cfg.Upstream.WriteURLs} {
 		for i := range list {
@@ -77,8 +75,8 @@ func show(cfg *Config, w io.Writer) error {
 	return enc.Close()
 }
 
-// redacted is a URL without its password. Of what is no URL, as one with a password
-// that is not escaped, nothing before the @ is shown.
+// redacted returns a URL without its password. In a text that is not a valid URL, for example
+// because the password is not escaped, everything before the last @ is replaced.
 func redacted(text string) string {
 	if u, err := url.Parse(text); err == nil && u.Host != "" {
 		return u.Redacted()

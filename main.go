@@ -1,9 +1,8 @@
-// Command pallium is Pallium: the gateway, every backend role and the admin
-// commands in one binary. This file only translates arguments, environment and
-// signals; the rest of package main is the composition root: it reads the
-// configuration, builds every part from the bottom up with plain constructors, and
-// starts and stops them in order. It is the only package that knows all others, and
-// the only one that chooses adapters.
+// Command pallium is the gateway, every backend role and the admin commands in one binary.
+// This file handles arguments, environment and signals. The rest of package main is the
+// composition root: it reads the configuration, builds every part from the bottom up with
+// plain constructors, and starts and stops them in order. It is the only package that
+// imports all others and that chooses adapters.
 package main
 
 import (
@@ -29,7 +28,7 @@ var version = "dev"
 
 func main() { os.Exit(runCommand(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// usage is the text of `pallium help`.
+// usage returns the text of `pallium help`.
 func usage() string { return usageHead + roleUsage() + usageFoot }
 
 const usageHead = `Usage: pallium [COMMAND] [FLAGS]
@@ -60,7 +59,7 @@ const usageFoot = `
 Run 'pallium COMMAND -h' for the flags of a command.
 `
 
-// runCommand is main with everything passed in; it returns the exit code.
+// runCommand runs a command line and returns the exit code.
 func runCommand(args []string, stdout, stderr io.Writer) int {
 	command := "all"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -88,7 +87,7 @@ func runCommand(args []string, stdout, stderr io.Writer) int {
 	return 2
 }
 
-// versionText is the version, and the commit when the build knows it.
+// versionText returns the version set by the linker, or else the module version of the build.
 func versionText() string {
 	if info, ok := debug.ReadBuildInfo(); ok && version == "dev" && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		return info.Main.Version
@@ -96,16 +95,16 @@ func versionText() string {
 	return version
 }
 
-// serverFlags is the command line of a server.
+// serverFlags are the flags of a server.
 type serverFlags struct {
 	config, dataDir, listen, adminListen string
 	target, internalListen, rpcListen    string // of a backend
 }
 
-// errUsage says that a command line is wrong; what is wrong was printed.
+// errUsage is returned for an invalid command line after its error was printed.
 var errUsage = errors.New("wrong usage")
 
-// parseServerFlags reads the arguments of a server. It prints what is wrong with them.
+// parseServerFlags parses the arguments of a server. It prints errors to stderr.
 func parseServerFlags(role Role, args []string, stderr io.Writer) (f serverFlags, _ error) {
 	fs := flag.NewFlagSet("pallium "+string(role), flag.ContinueOnError)
 	fs.SetOutput(stderr)
@@ -174,7 +173,7 @@ func serve(role Role, args []string, stderr io.Writer) int {
 		return 1
 	}
 	switch {
-	case errors.Is(err, ErrStopTimeout): // the log has it
+	case errors.Is(err, ErrStopTimeout): // already logged
 		return 1
 	case err != nil:
 		fmt.Fprintln(stderr, "pallium:", err)
@@ -183,14 +182,15 @@ func serve(role Role, args []string, stderr io.Writer) int {
 	return 0
 }
 
-// ownerOnly has all that this process makes readable by its owner only, the files of
-// libraries too: the data directory has all tenants' samples and the keys' pepper.
+// ownerOnly sets the umask so that all files of this process, including those of libraries,
+// are accessible by the owner only: the data directory has all tenants' samples and the
+// pepper of API keys.
 func ownerOnly() { syscall.Umask(0o077) }
 
 // runServer builds a server and runs it until ctx is done.
 func runServer(ctx context.Context, cfg Config, o Options) error {
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
+	signal.Notify(hangup, syscall.SIGHUP) // before the start, because an unhandled SIGHUP would end the process
 	p, err := open(ctx, cfg, o)
 	if err == nil {
 		defer reloadOnHangup(p.reload, hangup, o.Logger)()
@@ -203,12 +203,12 @@ func runServer(ctx context.Context, cfg Config, o Options) error {
 	return err
 }
 
-// sameSignal is how soon after the first a signal to stop is the same one: to a
-// process group that make is in, it comes twice.
+// sameSignal is the time in which a further signal to stop counts as the first one: a process
+// that runs under make gets a signal to the process group twice.
 const sameSignal = 500 * time.Millisecond
 
-// stopSignals returns a context that ends with the first SIGTERM or interrupt,
-// and a channel that tells of the second.
+// stopSignals returns a context that ends with the first SIGTERM or interrupt, and a channel
+// that receives the second.
 func stopSignals() (ctx context.Context, second <-chan os.Signal, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals, again, done := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{})
@@ -238,15 +238,15 @@ func stopSignals() (ctx context.Context, second <-chan os.Signal, stop func()) {
 	}
 }
 
-// interruptible returns a context that ends with the first SIGTERM or interrupt;
-// the second ends the process.
+// interruptible returns a context that ends with the first SIGTERM or interrupt. The second
+// one ends the process.
 func interruptible() (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
 
-// configuration reads a file, puts the flags over it, and checks the outcome.
+// configuration reads the file, applies the flags, and checks the result.
 func configuration(path string, flags func(*Config)) (Config, error) {
 	cfg, err := LoadConfig(path, os.LookupEnv)
 	if err != nil {
@@ -259,7 +259,7 @@ func configuration(path string, flags func(*Config)) (Config, error) {
 	return cfg, nil
 }
 
-// maintain runs the commands that open the stores themselves.
+// maintain runs the commands that open the stores directly.
 func maintain(command string, args []string, stdout, stderr io.Writer) int {
 	ownerOnly()
 	action := ""
@@ -320,7 +320,7 @@ func override(value *string, flag string) {
 	}
 }
 
-// reloadOnHangup reloads on each signal until the returned function is called.
+// reloadOnHangup calls reload on each signal until the returned function is called.
 func reloadOnHangup(reload func() error, hangup chan os.Signal, logger *slog.Logger) func() {
 	done := make(chan struct{})
 	go func() {
