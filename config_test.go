@@ -233,7 +233,7 @@ func TestSecretIsGenerated(t *testing.T) {
 	}
 	_ = fs.WalkDir(os.DirFS(dir), ".", func(p string, d fs.DirEntry, _ error) error {
 		if !d.IsDir() && p != "x" {
-			t.Errorf("left behind: %s", p)
+			t.Errorf("unexpected file %s", p)
 		}
 		return nil
 	})

@@ -217,7 +217,7 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	return nil
 }
 
-// askLimits returns a tenant's limits for the backend. The edge has authenticated the
+// tenantLimits returns a tenant's limits for the backend. The edge has authenticated the
 // tenant, so if the store is unavailable the last known limits are used, or the defaults
 // without retention: with the default retention, a tenant with a longer one would lose data.
 func (p *process) tenantLimits(id tenant.ID) limits.Limits {

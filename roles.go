@@ -78,7 +78,7 @@ func roles() []role {
 			build: (*backend).buildCompactor, status: (*backend).compactorStatus},
 		{name: TargetDistributor, doc: "accepts writes, and sends each series to its ingesters", needs: everything,
 			build: (*backend).buildDistributor, requests: true, serve: (*backend).watchZones, ready: (*backend).zonesMissing},
-		{name: TargetQuerier, doc: "answers queries from ingesters and the long-term store", needs: everything,
+		{name: TargetQuerier, doc: "serves queries from ingesters and the long-term store", needs: everything,
 			build: (*backend).buildQuerier, requests: true},
 	}
 }

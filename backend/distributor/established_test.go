@@ -21,15 +21,15 @@ import (
 type kind int
 
 const (
-	knows   kind = iota // applies the entry to an existing series
+	exists  kind = iota // applies the entry to an existing series
 	creates             // applies the entry and creates the series
 	full                // rejects the entry for lack of capacity
-	rejects             // rejects the samples as invalid
+	rejects             // rejects the samples
 	fails               // fails the whole push
 	kinds   int  = iota
 )
 
-func (k kind) String() string { return [...]string{"knows", "creates", "full", "rejects", "fails"}[k] }
+func (k kind) String() string { return [...]string{"exists", "creates", "full", "rejects", "fails"}[k] }
 
 // member is a replica that responds to series of interest by its kind, and in pushes
 // marked established by repeat. It has all other series.
@@ -80,7 +80,7 @@ func (m *member) Push(ctx context.Context, b *series.Batch) (series.Outcome, err
 			case rejects:
 				out.RejectEntry(i, "too_many_sample_type_changes", "changes", len(keep), nil)
 				keep = nil
-			case knows, fails:
+			case exists, fails:
 			}
 		}
 		out.Exemplars += len(e.Exemplars)
@@ -129,7 +129,7 @@ func rule(answers [3]kind, repeat kind) (fate, int) {
 	}
 	majority := func() fate {
 		switch {
-		case count(knows)+count(creates) >= 2:
+		case count(exists)+count(creates) >= 2:
 			return fateAccepted
 		case count(rejects) >= 2:
 			return fateRejected
@@ -140,7 +140,7 @@ func rule(answers [3]kind, repeat kind) (fate, int) {
 		return f, 0
 	}
 	repeats := 0
-	if count(knows) > 0 && count(full) > 0 {
+	if count(exists) > 0 && count(full) > 0 {
 		repeats = count(full)
 		for i, a := range answers {
 			if a == full && repeat != fails {
@@ -151,7 +151,7 @@ func rule(answers [3]kind, repeat kind) (fate, int) {
 			return f, repeats
 		}
 	}
-	if count(knows) == 0 && count(fails) < 2 {
+	if count(exists) == 0 && count(fails) < 2 {
 		return fateRejected, repeats
 	}
 	return fateUndecided, repeats
@@ -241,7 +241,7 @@ func promises(t *testing.T, ms []*member, answers [3]kind, got fate, samples int
 	if got != fateUndecided && samples > durable {
 		t.Errorf("%d samples accepted, but only %d are on two replicas", samples, durable)
 	}
-	knew := slices.Contains(answers[:], knows)
+	knew := slices.Contains(answers[:], exists)
 	failed := slices.Contains(answers[:], fails)
 	hard := 0
 	for _, k := range answers {
@@ -252,7 +252,7 @@ func promises(t *testing.T, ms []*member, answers [3]kind, got fate, samples int
 	if got == fateRejected && knew && failed && hard < 2 {
 		for _, m := range ms {
 			if m.repeat == rejects && len(m.pushes) > 0 {
-				return // the repeated push was rejected as invalid
+				return // the repeated push was rejected because of its samples
 			}
 		}
 		t.Error("an existing series is rejected permanently because a replica failed")
@@ -265,7 +265,7 @@ func TestNoWait(t *testing.T) {
 	for _, tt := range []struct {
 		first  kind
 		reject bool
-	}{{knows, false}, {creates, false}, {rejects, true}} {
+	}{{exists, false}, {creates, false}, {rejects, true}} {
 		t.Run(tt.first.String(), func(t *testing.T) {
 			release := make(chan struct{})
 			late := &member{kind: full, before: func(context.Context, *series.Batch) error { <-release; return nil }}
@@ -291,7 +291,7 @@ func TestWaitForThird(t *testing.T) {
 	for _, tt := range []struct {
 		third kind
 		want  fate
-	}{{knows, fateAccepted}, {creates, fateRejected}, {full, fateRejected}, {rejects, fateRejected}, {fails, fateRejected}} {
+	}{{exists, fateAccepted}, {creates, fateRejected}, {full, fateRejected}, {rejects, fateRejected}, {fails, fateRejected}} {
 		t.Run(tt.third.String(), func(t *testing.T) {
 			var answered sync.WaitGroup
 			answered.Add(2)

@@ -59,7 +59,7 @@ func (c counts) final(majority uint8) fate {
 	}
 	// With fewer responses than a majority, the replicas that failed may have the
 	// series, and an existing series must not be rejected permanently.
-	if c.waiting == 0 && c.known == 0 && c.created+c.soft+c.hard >= majority {
+	if c.waiting == 0 && c.existing == 0 && c.created+c.soft+c.hard >= majority {
 		return fateRejected
 	}
 	return fateUndecided
@@ -78,7 +78,7 @@ func (t *tally) samples(entry int) []counts {
 			if r.created {
 				c.created--
 			} else {
-				c.known--
+				c.existing--
 			}
 			c.hard++
 		}

@@ -181,6 +181,6 @@ func TestHADuplicateLabel(t *testing.T) {
 	v := validator{lim: &lim, out: &out}
 	v.batch(batch)
 	if len(batch.Entries) != 0 || !strings.Contains(out.String(), "duplicate_label_names") {
-		t.Errorf("kept %v, rejected %q", batch.Entries, out.String())
+		t.Errorf("accepted %v, rejected %q", batch.Entries, out.String())
 	}
 }

@@ -32,18 +32,18 @@ type tally struct {
 }
 
 // counts are the numbers of an entry's or a sample's replicas by the kind of their
-// response. A replica that failed is not counted.
+// response. A replica that failed for any other reason is not counted.
 type counts struct {
-	waiting uint8 // neither responded nor failed yet
-	known   uint8 // applied it, at least in part, to a series that the replica already had
-	created uint8 // applied it, at least in part, and created the series
-	soft    uint8 // rejected it for lack of capacity, see soft
-	hard    uint8 // rejected its samples as invalid
-	large   uint8 // cannot accept the request even when idle: it is too large
-	partial uint8 // of known and created: rejected some of its samples as invalid
+	waiting  uint8 // neither responded nor failed yet
+	existing uint8 // applied it, at least in part, to a series that the replica already had
+	created  uint8 // applied it, at least in part, and created the series
+	soft     uint8 // rejected it for lack of capacity, see soft
+	hard     uint8 // rejected it because of its samples
+	large    uint8 // cannot accept the request even when idle: it is too large
+	partial  uint8 // of existing and created: rejected some of its samples
 }
 
-func (c counts) applied() uint8 { return c.known + c.created }
+func (c counts) applied() uint8 { return c.existing + c.created }
 
 // rejection is a replica's rejection of an entry or of some of its samples.
 type rejection struct {
@@ -163,7 +163,7 @@ func (c *counts) apply(isNew bool) {
 	if isNew {
 		c.created++
 	} else {
-		c.known++
+		c.existing++
 	}
 }
 
@@ -269,7 +269,7 @@ func (t *tally) repeats() []part {
 	var parts []part
 	for entry := range t.counts {
 		c := &t.counts[entry]
-		if c.known == 0 || c.soft == 0 || t.early(entry) != fateUndecided {
+		if c.existing == 0 || c.soft == 0 || t.early(entry) != fateUndecided {
 			continue
 		}
 		for _, r := range t.rejected[entry] {

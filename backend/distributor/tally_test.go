@@ -55,7 +55,7 @@ func answerOf(p *part, k kind) response {
 		a.out.Rejections = []wire.Rejection{{Reason: "too_many_sample_type_changes", Message: "changes"}}
 	case fails:
 		a.err = errors.New("down")
-	case knows:
+	case exists:
 	}
 	return a
 }
@@ -99,7 +99,7 @@ func FuzzResponse(f *testing.F) {
 			t.Errorf("waiting for responses: %+v", tl.counts)
 		}
 		for i, c := range tl.counts {
-			if c.waiting != 0 || c.known+c.created+c.soft+c.hard != 3 || len(tl.rejected[i]) != int(c.soft+c.hard+c.partial) {
+			if c.waiting != 0 || c.existing+c.created+c.soft+c.hard != 3 || len(tl.rejected[i]) != int(c.soft+c.hard+c.partial) {
 				t.Errorf("entry %d: %+v, rejected %+v", i, c, tl.rejected[i])
 			}
 		}
@@ -154,7 +154,7 @@ func TestEachSampleIsDecided(t *testing.T) {
 		rejects [2]bool
 		applies bool // the other samples
 	}{
-		{"knows", func(p *part) response { return answerOf(p, knows) }, [2]bool{}, true},
+		{"exists", func(p *part) response { return answerOf(p, exists) }, [2]bool{}, true},
 		{"creates", func(p *part) response { return answerOf(p, creates) }, [2]bool{}, true},
 		{"full", func(p *part) response { return answerOf(p, full) }, [2]bool{}, false},
 		{"fails", func(p *part) response { return answerOf(p, fails) }, [2]bool{}, false},
@@ -216,7 +216,7 @@ func TestEachSampleIsDecided(t *testing.T) {
 
 func rejectsPlace(place uint32, isNew bool) func(*part) response {
 	return func(p *part) response {
-		a := answerOf(p, knows)
+		a := answerOf(p, exists)
 		if isNew {
 			a = answerOf(p, creates)
 		}
@@ -247,18 +247,18 @@ func TestOtherReplicationFactors(t *testing.T) {
 		repeats int // all accepted
 		want    fate
 	}{
-		{[]kind{knows}, 0, fateAccepted},
+		{[]kind{exists}, 0, fateAccepted},
 		{[]kind{creates}, 0, fateAccepted},
 		{[]kind{full}, 0, fateRejected},
 		{[]kind{rejects}, 0, fateRejected},
 		{[]kind{fails}, 0, fateUndecided},
-		{[]kind{knows, full}, 1, fateAccepted},
+		{[]kind{exists, full}, 1, fateAccepted},
 		{[]kind{creates, full}, 0, fateRejected},
 		{[]kind{full, fails}, 0, fateUndecided},
-		{[]kind{knows, creates, full, fails, fails}, 1, fateAccepted},
-		{[]kind{knows, full, full, rejects, fails}, 2, fateAccepted},
-		{[]kind{knows, full, rejects, rejects, fails}, 1, fateUndecided},
-		{[]kind{knows, full, rejects, rejects, rejects}, 0, fateRejected},
+		{[]kind{exists, creates, full, fails, fails}, 1, fateAccepted},
+		{[]kind{exists, full, full, rejects, fails}, 2, fateAccepted},
+		{[]kind{exists, full, rejects, rejects, fails}, 1, fateUndecided},
+		{[]kind{exists, full, rejects, rejects, rejects}, 0, fateRejected},
 		{[]kind{creates, creates, full, fails, fails}, 0, fateRejected},
 		{[]kind{full, full, fails, fails, fails}, 0, fateUndecided},
 	} {

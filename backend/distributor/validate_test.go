@@ -143,11 +143,11 @@ func TestRejections(t *testing.T) {
 				}
 			}
 			if text := out.String(); !strings.Contains(text, tt.offender) || !strings.Contains(text, tt.reason) {
-				t.Errorf("answer %q does not name %q and %q", text, tt.offender, tt.reason)
+				t.Errorf("response %q lacks %q or %q", text, tt.offender, tt.reason)
 			}
-			// The other series of the request is kept.
+			// The other series of the request is accepted.
 			if got := ing.names(); len(got) != 1 || got[0] != `{__name__="good"}` || out.Samples != 1 {
-				t.Errorf("kept %v (%d samples), want the good series", got, out.Samples)
+				t.Errorf("accepted %v (%d samples), want the good series", got, out.Samples)
 			}
 		})
 	}
@@ -227,7 +227,7 @@ func TestExemplars(t *testing.T) {
 		t.Fatalf("Push = %+v, %v", out, err)
 	}
 	if out.Exemplars != 4 || ing.exemplars != 4 {
-		t.Errorf("%d exemplars kept, want 4", out.Exemplars)
+		t.Errorf("%d exemplars accepted, want 4", out.Exemplars)
 	}
 }
 
@@ -245,7 +245,7 @@ func TestMetadata(t *testing.T) {
 	// The limit cuts "ä", which has two bytes: no half character may remain.
 	want := []series.MetricMetadata{md("long", "0123456789"), md("ok", "Help.")}
 	if len(ing.metadata) != 2 || ing.metadata[0] != want[0] || ing.metadata[1] != want[1] {
-		t.Errorf("kept %v, want %v", ing.metadata, want)
+		t.Errorf("accepted %v, want %v", ing.metadata, want)
 	}
 }
 
@@ -280,7 +280,7 @@ func TestHistogramsAreReduced(t *testing.T) {
 			v := validator{lim: &limits.Limits{MaxHistogramBuckets: tt.limit}, now: nowMillis, out: &out}
 			e := entryOf(rawLabels("__name__", "h"), sample)
 			if kept := v.samples(&e); kept != (tt.schema != 100) {
-				t.Errorf("%s: kept %v: %s", tt.name, kept, out.String())
+				t.Errorf("%s: accepted = %v: %s", tt.name, kept, out.String())
 				continue
 			} else if !kept {
 				continue

@@ -30,12 +30,12 @@ func (r *Recovery) LostDomains(ctx context.Context, id tenant.ID, mint, maxt int
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// Real time, not the injected clock: this is the age of the cached losses.
-	if now := time.Now(); r.asked.IsZero() || now.Sub(r.asked) > lossesFor {
+	if now := time.Now(); r.readAt.IsZero() || now.Sub(r.readAt) > lossesFor {
 		list, err := r.o.Store.Losses(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r.losses, r.asked = list, now
+		r.losses, r.readAt = list, now
 	}
 	var out []string
 	for i := range r.losses {

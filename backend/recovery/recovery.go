@@ -99,7 +99,7 @@ type Recovery struct {
 
 	mu     sync.Mutex
 	losses []store.Lost
-	asked  time.Time // when losses were read from the store
+	readAt time.Time // when losses were read from the store
 }
 
 // New returns a Recovery.

@@ -89,7 +89,7 @@ func TestLostDomains(t *testing.T) {
 	if s.store.reads != 1 {
 		t.Errorf("%d reads of the store, want 1: losses are cached", s.store.reads)
 	}
-	s.asked, s.store.err = time.Now().Add(-2*lossesFor), errDown
+	s.readAt, s.store.err = time.Now().Add(-2*lossesFor), errDown
 	if _, err := s.LostDomains(t.Context(), "acme", 0, day); !errors.Is(err, errDown) {
 		t.Errorf("LostDomains with an expired cache and a failing store = %v, want errDown", err)
 	}
@@ -220,7 +220,7 @@ func TestRequestActive(t *testing.T) {
 	ing := &fakePeer{kept: map[uint64]bool{}}
 	s.RequestActive(t.Context(), leaver{ing})
 	if len(ing.kept) != 1 || !ing.kept[1] {
-		t.Errorf("kept %v", ing.kept)
+		t.Errorf("reserved %v, want series 1 only", ing.kept)
 	}
 	s.peers["b"].err = errDown
 	s.RequestActive(t.Context(), leaver{ing})

@@ -40,17 +40,19 @@ type Pool struct {
 func NewPool(m *cluster.Member) *Pool { return &Pool{member: m, peers: map[string]*Peer{}} }
 
 const (
-	// A peer that stops responding is detected by pings within clientPing + clientPong.
-	// From then on calls fail at once until it responds again.
+	// clientPing and clientPong are the interval and timeout of pings. A peer that stops
+	// responding is detected within their sum. From then on calls fail at once until it
+	// responds again.
 	clientPing  = 3 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
-	// A peer that returns is used again within maxRedialGap, because until then no other
-	// replica may fail. A refused connection costs little, and an attempt without a
+	// maxRedialGap is the time within which a peer that returns is used again. It is short,
+	// because until then no other replica may fail. A refused connection costs little, and an attempt without a
 	// response takes dialTimeout anyway.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond
-	// After pauseAfter consecutive timeouts, a peer is not called for pauseFor.
+	// pauseAfter is the number of consecutive timeouts of calls after which no pushes are
+	// sent to a peer for pauseFor. Reads still call it: they hedge.
 	pauseAfter = 5
 	pauseFor   = 2 * time.Second
 )
@@ -129,7 +131,7 @@ var errNoAddress = errors.New("no address: the member's ring entry has no recent
 
 var errPaused = fmt.Errorf("%w: its last calls timed out", wire.ErrUnavailable)
 
-// healthy returns an error while the peer must not be called.
+// healthy returns an error while no pushes may be sent to the peer.
 func (p *Peer) healthy() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -311,8 +311,8 @@ func TestPlainText(t *testing.T) {
 	}
 }
 
-// TestPaused checks that a peer whose calls time out is not called for a while, and then
-// probed.
+// TestPaused checks that no pushes are sent for a while to a peer whose calls time out, and
+// that one push then probes it.
 func TestPaused(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and does not respond
 	if err != nil {
@@ -333,7 +333,7 @@ func TestPaused(t *testing.T) {
 	}
 	p.paused = time.Now().Add(-2 * pauseFor)
 	if p.healthy() != nil || p.healthy() == nil {
-		t.Error("want exactly one call to probe the peer")
+		t.Error("want exactly one push to probe the peer")
 	}
 	_ = p.note(ctx, nil)
 	if err := p.healthy(); err != nil {

@@ -81,7 +81,7 @@ type Membership struct {
 	mine   entry              // of this process, as last registered
 	newest int64              // the largest version of this instance's entries
 
-	members    map[string]known
+	members    map[string]memberState
 	candidates map[string]entry     // newer entries of members, until they have a recent heartbeat
 	removals   map[string]removal   // the last removal of each instance
 	untrusted  map[string]string    // ignored values in Redis, by ID
@@ -117,7 +117,7 @@ func Open(o Options) (*Membership, error) {
 		return nil, fmt.Errorf("generate a key for heartbeats: %w", err)
 	}
 	m := &Membership{o: o, self: o.Self, scripts: newScripts(), key: key,
-		members: map[string]known{}, removals: map[string]removal{}, noted: map[string]string{}, wrote: map[string]time.Time{}}
+		members: map[string]memberState{}, removals: map[string]removal{}, noted: map[string]string{}, wrote: map[string]time.Time{}}
 	for _, k := range []string{"members", "beats", "meta", "gone"} {
 		m.keys = append(m.keys, "{"+o.Prefix+"}:"+k)
 	}

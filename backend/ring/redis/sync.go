@@ -80,7 +80,7 @@ func (m *Membership) register(ctx context.Context, self ring.Instance, of string
 		return false, nil
 	}
 	m.newest, m.mine = e.Version, e
-	m.members[self.ID] = known{entry: e, used: true, beat: m.redisNow()}
+	m.members[self.ID] = memberState{entry: e, used: true, beat: m.redisNow()}
 	m.changes++
 	return true, nil
 }

@@ -26,8 +26,8 @@ const (
 	signAgainAfter = 20
 )
 
-// known is the state of a member in this process.
-type known struct {
+// memberState is the state of a member in this process.
+type memberState struct {
 	entry
 	// used is false until a recent heartbeat of the entry was read. Nobody connects to a
 	// member that is not used; it counts as unavailable.
@@ -122,7 +122,7 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 	switch {
 	case e.expired:
 		if !has { // the instance may be an ingester with data
-			m.members[id] = known{entry: e, beat: e.Registered}
+			m.members[id] = memberState{entry: e, beat: e.Registered}
 			m.changes++
 		}
 		return badSignature, cluster.ErrExpired
@@ -132,9 +132,10 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 		return "", nil
 	case has && e.Version <= k.Version:
 		return badVersion, errOlder
-	case e.Version > max(m.readAt, k.Version)+maxAhead.Milliseconds(): // the known one is ahead, too, where Redis' time was set back
+	// After the clock of Redis was set back, the current version is ahead, too.
+	case e.Version > max(m.readAt, k.Version)+maxAhead.Milliseconds():
 		if !has { // the instance may be an ingester with data
-			m.members[id] = known{entry: e, beat: e.Registered}
+			m.members[id] = memberState{entry: e, beat: e.Registered}
 			m.changes++
 		}
 		return badVersion, errAhead
@@ -160,14 +161,14 @@ func (m *Membership) chooseCandidates() {
 		_, has := m.members[id]
 		switch {
 		case fresh:
-			m.members[id] = known{entry: e, used: true, beat: at, beatText: text}
+			m.members[id] = memberState{entry: e, used: true, beat: at, beatText: text}
 			delete(m.candidates, id)
 			m.changes++
 		case !has:
 			if !ok {
 				at = e.Registered
 			}
-			m.members[id] = known{entry: e, beat: at}
+			m.members[id] = memberState{entry: e, beat: at}
 			delete(m.candidates, id)
 			m.changes++
 		}
