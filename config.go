@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"regexp"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/gateway"
@@ -53,6 +49,8 @@ type Config struct {
 	// ShutdownTimeout is the time limit for stopping. Requests in progress get at most half of
 	// it.
 	ShutdownTimeout model.Duration `yaml:"shutdown_timeout"`
+
+	lines map[string]int // of the keys in the file
 }
 
 // TLS configures the certificate of the edge and its key; empty means plain HTTP.
@@ -125,49 +123,28 @@ func DefaultConfig() Config {
 	}
 }
 
-// LoadConfig reads a configuration file over the defaults; an empty path means only the
-// defaults. Unknown keys are errors. ${NAME} is replaced by an environment variable, which
-// must be set.
-func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
-	c := DefaultConfig()
-	if path == "" {
-		return c, nil
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return c, fmt.Errorf("read configuration: %w", err)
-	}
-	if data, err = expand(data, env); err != nil {
-		return c, fmt.Errorf("configuration %s: %w", path, err)
-	}
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return c, fmt.Errorf("configuration %s: %w", path, err)
-	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return c, fmt.Errorf("configuration %s: there is more behind the first YAML document (---); put all of it into one", path)
-	}
-	return c, nil
-}
+// Check returns an error if a value is invalid, with the line in the file.
+func (c *Config) Check() error { return c.located(c.check()) }
 
-var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
-
-func expand(data []byte, env func(string) (string, bool)) ([]byte, error) {
-	var missing error
-	out := variable.ReplaceAllFunc(data, func(m []byte) []byte {
-		name := string(variable.FindSubmatch(m)[1])
-		v, ok := env(name)
-		if !ok {
-			missing = errors.Join(missing, fmt.Errorf("environment variable %s is not set", name))
+// located returns the error prefixed with the line of the key that the error begins with.
+func (c *Config) located(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := strings.ReplaceAll(err.Error(), ": ", ".") // "cluster: zone is ..."
+	line, longest := 0, 0
+	for key, n := range c.lines {
+		if rest, ok := strings.CutPrefix(text, key); ok && len(key) > longest && !strings.HasPrefix(rest, "_") {
+			line, longest = n, len(key)
 		}
-		return []byte(v)
-	})
-	return out, missing
+	}
+	if line == 0 {
+		return err
+	}
+	return fmt.Errorf("line %d: %w", line, err)
 }
 
-// Check returns an error if a value is invalid.
-func (c *Config) Check() error {
+func (c *Config) check() error {
 	if err := c.checkPlaces(); err != nil {
 		return err
 	}
