@@ -15,12 +15,12 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// TestAside: an operator sees what was set aside, with the right tenant, and gives
-// it up; until then it is read like everything else.
+// TestAside checks that an operator can list and drop series set aside, and that queries
+// read them until then.
 func TestAside(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
-	var later atomic.Int64 // of the process' clock, ns
+	var later atomic.Int64 // offset of the process's clock, ns
 	o := testOptions(All, nil, nil)
 	o.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
 	p := startWith(t, cfg, o)
@@ -51,10 +51,10 @@ func TestAside(t *testing.T) {
 	items := list()
 	if len(items) != 1 || items[0].Tenant != "team-a" || items[0].Ingester != "ingester-1" || items[0].Day != 20_000 || items[0].Window != 0 ||
 		items[0].Series != 1 || items[0].Samples != 3 || !strings.Contains(items[0].Reason, "no value") || items[0].Dropped != nil {
-		t.Fatalf("listed: %+v", items)
+		t.Fatalf("GET /aside = %+v", items)
 	}
 	if code, text := p.do(http.MethodGet, p.admin+"/metrics", "", nil); code != http.StatusOK || !strings.Contains(text, `pallium_ingester_aside_series{tenant="team-a"} 1`) {
-		t.Errorf("metrics do not name the tenant: %d", code)
+		t.Errorf("metrics lack the tenant's series: %d", code)
 	}
 	count := func(key string) string {
 		t.Helper()
@@ -65,7 +65,7 @@ func TestAside(t *testing.T) {
 		return text
 	}
 	if got := count(team); !strings.Contains(got, `"3"`) {
-		t.Errorf("the samples are not read: %s", got)
+		t.Errorf("query does not return the samples: %s", got)
 	}
 	if got := count(other); !strings.Contains(got, `"result":[]`) {
 		t.Errorf("another tenant reads %s", got)
@@ -100,17 +100,17 @@ func TestAside(t *testing.T) {
 		t.Fatalf("drop: %d %s", code, text)
 	}
 	if code, text := admin(http.MethodGet, "/audit-events"); code != http.StatusOK || !strings.Contains(text, "aside/drop") {
-		t.Errorf("the audit trail lacks it: %d %s", code, text)
+		t.Errorf("audit events lack the drop: %d %s", code, text)
 	}
 	later.Store(int64(2 * time.Minute))
 	flush()
 	if items := list(); len(items) != 0 {
-		t.Errorf("after the drop: %+v", items)
+		t.Errorf("GET /aside after the drop = %+v, want none", items)
 	}
 	if files, _ := filepath.Glob(filepath.Join(aside, "*", "*")); len(files) != 0 {
-		t.Errorf("files are left: %v", files)
+		t.Errorf("files left after the drop: %v", files)
 	}
 	if got := count(team); !strings.Contains(got, `"result":[]`) {
-		t.Errorf("dropped samples are read: %s", got)
+		t.Errorf("query returns dropped samples: %s", got)
 	}
 }

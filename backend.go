@@ -34,19 +34,18 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// backend is the part of a process that has backend roles: what they share, and those
-// that it has.
+// backend is the backend part of a process: its roles and what they share.
 type backend struct {
 	*process
 	roles    []role
 	clock    *clock.Guard
 	longTerm *store.Store
-	keeper   *lifecycle.Keeper // of longTerm
-	cluster  *membership       // nil in a process that is all there is
+	keeper   *lifecycle.Keeper // retention and deletion in longTerm
+	cluster  *membership       // nil in a single process
 	push     pushFunc
 	recent   *querier.Ingesters
 	api      api.Options  // filled by the roles
-	handler  http.Handler // of what gateways ask; nil when no role answers
+	handler  http.Handler // of gateways' requests; nil without a role that serves them
 	commands *operator.Commands
 
 	ingester  *ingester.Ingester   // nil without the role
@@ -91,10 +90,10 @@ func (p *process) buildBackend(ctx context.Context) error {
 	return nil
 }
 
-// has reports whether the process has a role.
+// has reports whether the process has the role t.
 func (b *backend) has(t Target) bool { return b.targets[t] }
 
-// id names this process among the instances.
+// id returns the instance name of this process.
 func (b *backend) id() string {
 	if b.cluster == nil {
 		return soleIngester
@@ -102,10 +101,10 @@ func (b *backend) id() string {
 	return b.cluster.members.Self().ID
 }
 
-// soleIngester is the name of the ingester of a process that is the only one.
+// soleIngester is the instance name of a single process.
 const soleIngester = "ingester-1"
 
-// openStore opens the long-term store over the row store and the objects.
+// openStore opens the long-term store over the row store and the object store.
 func (b *backend) openStore(ctx context.Context) error {
 	b.startup.step("opening the long-term store")
 	obj, err := openObjects(ctx, &b.cfg)
@@ -137,7 +136,7 @@ func (b *backend) openStore(ctx context.Context) error {
 	return nil
 }
 
-// buildIngester builds the role: the only ingester, or one of a cluster.
+// buildIngester builds the ingester role, in a single process or in a cluster.
 func (b *backend) buildIngester(ctx context.Context) error {
 	if b.cluster != nil {
 		return b.cluster.startIngester(ctx, b)
@@ -165,34 +164,34 @@ func (b *backend) openIngester(ctx context.Context, o ingester.Options) error {
 	return nil
 }
 
-// learnDeletions has the ingester learn of the deletions of series that it does
-// not know: those that were made while it was no member, or all, if its file of
-// them is damaged. What it has from before must not come back, and what it takes
-// from now on must not be taken for older than they are. Nothing is served before.
+// learnDeletions gives the ingester the tombstones that it missed: those made while it
+// was not a member, or all of them if its file of tombstones is damaged. Otherwise deleted
+// samples in its log would reappear, and new samples would be deleted as if they were
+// older than the tombstones. The ingester must not serve before.
 func (b *backend) learnDeletions(ctx context.Context) error {
 	active, _, err := b.tenants(ctx)
 	if err == nil {
 		err = b.ingester.LearnDeletions(ctx, active)
 	}
 	if err != nil {
-		return fmt.Errorf("learn of deleted series: %w", err)
+		return fmt.Errorf("read deletions of series: %w", err)
 	}
 	return nil
 }
 
-// sealHead writes what is in the head into packs, so that the next start has no log
-// to replay. If it fails nothing is lost: the log has it all.
-// It begins however little time is left before deadline: how long it takes is not
-// known, and one that is cut off costs the next start no more than none at all.
+// sealHead writes the head into packs, so that the next start has no log to replay. If it
+// fails nothing is lost: the log has all samples. Sealing starts however little time is
+// left before deadline: its duration is unknown, and an interrupted sealing makes the next
+// start no slower than none.
 func (b *backend) sealHead(deadline time.Time) {
-	b.opts.Logger.Info("sealing the head; if that is cut off, nothing is lost: the next start replays the write-ahead log",
+	b.opts.Logger.Info("sealing the head before exit; if interrupted, the next start replays the write-ahead log",
 		"head_bytes", b.ingester.Stats().HeadBytes, "time_left", deadline.Sub(b.opts.Now()).Round(time.Millisecond))
 	if err := b.ingester.Flush(); err != nil {
-		b.opts.Logger.Warn("sealing at the end failed; the next start replays the write-ahead log", "err", err)
+		b.opts.Logger.Warn("could not seal the head before exit: the next start replays the write-ahead log", "err", err)
 	}
 }
 
-// buildCompactor builds the compactor and runs it until the process ends.
+// buildCompactor builds the compactor role and runs it until the process ends.
 func (b *backend) buildCompactor(context.Context) error {
 	b.compactor = compactor.New(compactor.Options{
 		ID: b.id(), Store: b.longTerm, Lifecycle: b.keeper, Retention: b.retention, Tenants: b.tenants,
@@ -201,7 +200,7 @@ func (b *backend) buildCompactor(context.Context) error {
 			if grace := time.Duration(b.limitsOf(t).PastGrace); grace > 0 {
 				return grace + spare
 			}
-			return 1 << 62 // samples of any age may come: deletions are kept
+			return 1 << 62 // samples of any age are accepted: keep deletions forever
 		},
 		Interval: time.Duration(b.cfg.Compactor.Interval), InputBytes: compactionBytes(debug.SetMemoryLimit(-1)),
 		Now: b.opts.Now, Clock: b.clock, Logger: b.opts.Logger, Registerer: b.registry,
@@ -210,12 +209,11 @@ func (b *backend) buildCompactor(context.Context) error {
 	return nil
 }
 
-// compactionBytes is how many bytes tenants that are compacted at once may merge
-// together, with so much memory for Go: what they hold expanded is several times
-// as much.
+// compactionBytes returns the limit in bytes for the input of concurrent compactions, given
+// the limit of Go's memory: decoded input is several times as large.
 func compactionBytes(limit int64) int64 { return min(max(limit/32, 16<<20), 256<<20) }
 
-// buildDistributor builds the role.
+// buildDistributor builds the distributor role.
 func (b *backend) buildDistributor(context.Context) error {
 	b.api.Push = b.newDistributor()
 	if b.cluster != nil {
@@ -224,7 +222,7 @@ func (b *backend) buildDistributor(context.Context) error {
 	return nil
 }
 
-// newDistributor builds what this process writes by.
+// newDistributor builds the distributor of this process and returns its Push.
 func (b *backend) newDistributor() pushFunc {
 	o := distributor.Options{Now: b.opts.Now, Registerer: b.registry}
 	var elections election.Store
@@ -243,21 +241,21 @@ func (b *backend) newDistributor() pushFunc {
 	return dist.Push
 }
 
-// buildAPIOptions has what all roles behind the API share.
+// buildAPIOptions sets the API options that the roles share.
 func (b *backend) buildAPIOptions() {
 	if b.cluster == nil {
 		b.recent = querier.OneIngester(localIngester{b})
 	} else {
 		b.recent = b.cluster.recent(b)
 	}
-	b.onClose("answers that no query needed", b.recent.Close)
+	b.onClose("unused responses of ingesters", b.recent.Close)
 	b.api = api.Options{
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
 		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
 	}
 }
 
-// buildQuerier builds the role.
+// buildQuerier builds the querier role.
 func (b *backend) buildQuerier(context.Context) error {
 	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
 	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
@@ -272,7 +270,7 @@ func (b *backend) buildQuerier(context.Context) error {
 	return nil
 }
 
-// deleteRecent drops series from what ingesters hold.
+// deleteRecent deletes series from all ingesters.
 func (b *backend) deleteRecent(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
 	if b.cluster == nil {
 		return b.ingester.Delete(id, ts)
@@ -280,17 +278,17 @@ func (b *backend) deleteRecent(ctx context.Context, id tenant.ID, ts schema.Tomb
 	return b.cluster.deleteRecent(ctx, id, ts)
 }
 
-// retention is how long a tenant's samples are kept. When that cannot be told,
-// nothing may be deleted for it.
+// retention returns how long a tenant's samples are kept. After an error, the caller must
+// not delete anything.
 func (b *backend) retention(ctx context.Context, t tenant.ID) (time.Duration, error) {
 	lim, err := b.control.Limits(ctx, t)
 	if errors.Is(err, tenant.ErrUnknown) {
-		return 0, nil // deleted: what is left of it goes another way
+		return 0, nil // deleted: the sweep deletes its data
 	}
 	return time.Duration(lim.Retention), err
 }
 
-// tenants lists those whose data is kept and those that were deleted.
+// tenants returns the active and the deleted tenants.
 func (b *backend) tenants(ctx context.Context) (active, deleted []tenant.ID, err error) {
 	err = b.control.AllTenants(ctx, func(t control.Tenant) bool {
 		if t.Deleted() {
@@ -303,25 +301,26 @@ func (b *backend) tenants(ctx context.Context) (active, deleted []tenant.ID, err
 	return active, deleted, err
 }
 
-// internal is the handler of internal_listen, for gateways that prove to belong
-// to the cluster: the API, where they say whom they let in, and the operator's
-// commands, whose credential they checked and which they audit.
+// internal returns the handler of internal_listen, which only authenticated gateways of
+// the cluster reach: the API, for requests that a gateway has authenticated, and the
+// operators' commands, for which the gateway has checked the credential and writes the
+// audit log.
 func (b *backend) internal() http.Handler {
 	commands := admin.Passed(operator.Root, b.commands.Routes, b.opts.Logger)
-	answers := http.NotFoundHandler()
+	queries := http.NotFoundHandler()
 	if b.handler != nil {
-		answers = api.ForGateways(b.handler)
+		queries = api.ForGateways(b.handler)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, operator.Root+"/") {
 			commands.ServeHTTP(w, r)
 			return
 		}
-		answers.ServeHTTP(w, r)
+		queries.ServeHTTP(w, r)
 	})
 }
 
-// localIngester is this process's ingester as the querier wants it.
+// localIngester adapts this process's ingester to querier.Ingester.
 type localIngester struct{ b *backend }
 
 func (l localIngester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {

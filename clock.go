@@ -8,14 +8,14 @@ import (
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
-// timedObjects is an object store that has a clock.
+// timedObjects is an object store with a clock.
 type timedObjects interface {
 	Now(context.Context) (time.Time, error)
 }
 
-// guardClock compares this process's clock with those of the cluster's Redis and of
-// the bucket, as far as there are any, until the process ends. What is deleted by its
-// time waits for the first answer.
+// guardClock compares this process's clock with those of Redis and of the bucket, if
+// configured, until the process ends. Nothing is deleted by its age before the first
+// comparison.
 func (p *process) guardClock(ctx context.Context, obj objects.Store) *clock.Guard {
 	o := clock.Options{Now: p.opts.Now, Running: p.opts.Running, Logger: p.opts.Logger, Registerer: p.registry}
 	if p.redis != nil {
@@ -29,8 +29,8 @@ func (p *process) guardClock(ctx context.Context, obj objects.Store) *clock.Guar
 	if len(o.Sources) == 0 {
 		return guard
 	}
-	p.startup.step("comparing the clock with those of others")
+	p.startup.step("comparing the clock with those of Redis and the bucket")
 	guard.Ask(ctx)
-	p.start("comparison of clocks", guard.Run)
+	p.start("clock comparison", guard.Run)
 	return guard
 }

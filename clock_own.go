@@ -4,5 +4,5 @@ package main
 
 import "time"
 
-// now is the clock of servers; nil: the machine's.
+// now returns the clock of servers; nil means the machine's clock.
 func now() func() time.Time { return nil }

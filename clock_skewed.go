@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// now is a clock that is off by PALLIUM_CLOCK_OFFSET, a duration. It is in binaries
-// of tests only, built with the tag skewed: clocks are injected, never set.
+// now returns a clock that is off by the duration in PALLIUM_CLOCK_OFFSET. Only test
+// binaries have it, built with the tag skewed, so that tests need not set the machine's
+// clock.
 func now() func() time.Time {
 	offset, err := time.ParseDuration(os.Getenv("PALLIUM_CLOCK_OFFSET"))
 	if err != nil {

@@ -16,8 +16,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestClockJumps: one process whose clock moves 400 days ahead keeps what is in its
-// local packs and in the long-term store, says so, and goes on when it is right again.
+// TestClockJumps checks that a single process whose clock moves 400 days ahead deletes
+// neither local packs nor data in the long-term store, reports the clock, and continues when
+// the clock is right again.
 func TestClockJumps(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -40,7 +41,7 @@ func TestClockJumps(t *testing.T) {
 	found := func(target, text string, want bool) {
 		t.Helper()
 		if _, got := p.do(http.MethodGet, p.admin+target, p.token, nil); strings.Contains(got, text) != want {
-			t.Errorf("%s: %q is there: %t, want %t\n%s", target, text, !want, want, got)
+			t.Errorf("%s contains %q: %t, want %t\n%s", target, text, !want, want, got)
 		}
 	}
 	p.write(key)
@@ -71,7 +72,7 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// TestClockOfRedis: a process of a cluster goes by the clock of Redis.
+// TestClockOfRedis checks that a process of a cluster compares its clock with that of Redis.
 func TestClockOfRedis(t *testing.T) {
 	srv := programs.Redis(t)
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr})

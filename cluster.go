@@ -23,7 +23,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// membership is what a backend has as one process of a cluster.
+// membership is the cluster part of a backend.
 type membership struct {
 	replication int
 	members     *ringredis.Membership
@@ -33,13 +33,13 @@ type membership struct {
 	leaver      *recovery.Leaver // nil without an ingester
 }
 
-// self is this process in the ring, as the configuration and the host name it.
+// self returns this process's ring instance, from the configuration and the host name.
 func (p *process) self() (ring.Instance, error) {
 	c := &p.cfg.Cluster
 	self := ring.Instance{ID: c.Instance, Addr: c.Advertise, Zone: c.Zone, Roles: p.targets.names()}
 	host, err := os.Hostname()
 	if err != nil && (self.ID == "" || self.Addr == "") {
-		return self, fmt.Errorf("the host has no name: set cluster.instance and cluster.advertise: %w", err)
+		return self, fmt.Errorf("the host name is unknown: set cluster.instance and cluster.advertise: %w", err)
 	}
 	if self.ID == "" {
 		self.ID = host
@@ -52,12 +52,13 @@ func (p *process) self() (ring.Instance, error) {
 		self.Addr = net.JoinHostPort(host, port)
 	}
 	if !instanceName.MatchString(self.ID) {
-		return self, fmt.Errorf("the host's name %q cannot name an instance; set cluster.instance", self.ID)
+		return self, fmt.Errorf("host name %q is not a valid instance name: set cluster.instance", self.ID)
 	}
 	return self, nil
 }
 
-// joinRing makes this process a member of the ring, an ingester with a place.
+// joinRing opens the ring and the connections to other members. startIngester and
+// serveCluster make this process a member.
 func (p *process) joinRing(b *backend) (*membership, error) {
 	self, err := p.self()
 	if err != nil {
@@ -66,7 +67,7 @@ func (p *process) joinRing(b *backend) (*membership, error) {
 	o := ringredis.Options{Client: p.redis, Signer: p.security, Self: self, Logger: p.opts.Logger, Registerer: p.registry}
 	if p.targets[TargetIngester] {
 		o.File = filepath.Join(p.cfg.DataDir, "ring.json")
-		if o.Holds, err = hasFiles(filepath.Join(p.cfg.DataDir, "ingester")); err != nil {
+		if o.HasData, err = hasFiles(filepath.Join(p.cfg.DataDir, "ingester")); err != nil {
 			return nil, err
 		}
 	}
@@ -74,7 +75,7 @@ func (p *process) joinRing(b *backend) (*membership, error) {
 	if m.members, err = ringredis.Open(o); err != nil {
 		return nil, err
 	}
-	p.onClose("membership in the ring", m.members.Close)
+	p.onClose("ring membership", m.members.Close)
 	m.pool = rpc.NewPool(p.security)
 	p.onClose("connections to other processes", m.pool.Close)
 	m.recovery = recovery.New(recovery.Options{
@@ -85,15 +86,15 @@ func (p *process) joinRing(b *backend) (*membership, error) {
 	return m, nil
 }
 
-// startIngester finds the ingester's place in the ring and opens it. It takes
-// writes when the process listens; see activateIngester.
+// startIngester joins the ring and opens the ingester. It receives writes once the process
+// listens; see activateIngester.
 func (m *membership) startIngester(ctx context.Context, b *backend) error {
-	b.startup.step("waiting for Redis to give this ingester its place in the ring")
+	b.startup.step("waiting for Redis to join the ring")
 	if err := m.members.Join(ctx, ring.Joining); err != nil {
 		return err
 	}
-	b.startup.step("finding out whether an ingester of this name was lost with its disk; if so, waiting until all queriers know")
-	fresh, err := m.recovery.MarkForerunner(ctx)
+	b.startup.step("checking whether an ingester of this name was lost with its disk; if so, waiting until all queriers have read the loss")
+	fresh, err := m.recovery.MarkPredecessor(ctx)
 	if err != nil {
 		return err
 	}
@@ -103,19 +104,18 @@ func (m *membership) startIngester(ctx context.Context, b *backend) error {
 		TakenBy:   m.recovery.TakenBy, Damaged: m.recovery.MarkDamaged}); err != nil {
 		return err
 	}
-	b.startup.step("reading deletions of series that were made meanwhile")
+	b.startup.step("reading deletions of series")
 	m.leaver = m.recovery.Leaver(b.ingester)
 	if err := b.learnDeletions(ctx); err != nil {
 		return err
 	}
 	if fresh {
-		m.recovery.AskForActive(ctx, b.ingester)
+		m.recovery.RequestActive(ctx, b.ingester)
 	}
 	return nil
 }
 
-// serveCluster builds what other processes call, and makes a process without an
-// ingester a member at once.
+// serveCluster builds the rpc server, and makes a process without an ingester a member.
 func (b *backend) serveCluster(ctx context.Context) error {
 	m := b.cluster
 	if !b.has(TargetIngester) {
@@ -136,7 +136,7 @@ func (b *backend) serveCluster(ctx context.Context) error {
 	return nil
 }
 
-// activateIngester lets an ingester of a cluster take writes, now that it listens.
+// activateIngester marks an ingester of a cluster ACTIVE, so that it receives writes.
 func (b *backend) activateIngester(ctx context.Context) {
 	if b.cluster == nil {
 		return
@@ -146,14 +146,16 @@ func (b *backend) activateIngester(ctx context.Context) {
 	}
 }
 
-// restoreOwn has the others upload what this ingester was lost with.
+// restoreOwn makes replicas upload the windows that an earlier incarnation of this ingester
+// lost.
 func (b *backend) restoreOwn(ctx context.Context) {
 	if b.cluster != nil {
 		b.cluster.recovery.Restore(ctx, b.id())
 	}
 }
 
-// zonesMissing is why this process, as a distributor, can write nothing.
+// zonesMissing returns an error while a distributor of this process would reject all
+// writes.
 func (b *backend) zonesMissing(ctx context.Context) error {
 	if b.cluster == nil {
 		return nil
@@ -165,15 +167,15 @@ func (b *backend) zonesMissing(ctx context.Context) error {
 	return distributor.EnoughZones(r, b.cluster.replication)
 }
 
-// watchZones tells the log of zonesMissing.
+// watchZones logs when zonesMissing changes.
 func (b *backend) watchZones(ctx context.Context) {
 	if b.cluster != nil && b.cluster.members.Wait(ctx) == nil {
 		distributor.WatchZones(ctx, b.cluster.members, b.cluster.replication, b.opts.Logger)
 	}
 }
 
-// shardSize is how many ingesters take a tenant's series: enough for its limit,
-// in steps so that a small change of the limit moves nothing. 0: all of them.
+// shardSize returns the number of ingesters in a tenant's shard: enough for its limit, in
+// steps, so that a small change of the limit moves no series. 0 means all.
 func (m *membership) shardSize(lim *limits.Limits) int {
 	if lim.MaxActiveSeries <= 0 {
 		return 0
@@ -183,7 +185,7 @@ func (m *membership) shardSize(lim *limits.Limits) int {
 	return max(need, m.replication)
 }
 
-// shardOf is shardSize, but not more than there are ingesters.
+// shardOf returns shardSize, limited to the number of ingesters.
 func (m *membership) shardOf(ctx context.Context, lim *limits.Limits) int {
 	n := m.shardSize(lim)
 	r, err := m.members.Ring(ctx)
@@ -196,13 +198,13 @@ func (m *membership) shardOf(ctx context.Context, lim *limits.Limits) int {
 	return n
 }
 
-// distribute has a distributor send series to the ingesters of the ring.
+// distribute sets the options for a distributor that writes to the ingesters of the ring.
 func (m *membership) distribute(b *backend, o *distributor.Options) {
 	o.Ring, o.Replication, o.ShardSize, o.Memory = m.members, m.replication, m.shardSize, b.memory
 	o.Replica = func(in *ring.Instance) (distributor.Replica, error) { return m.pool.Peer(in.Addr) }
 }
 
-// recent are the ingesters of the ring for queries.
+// recent returns the ingesters of the ring for queries.
 func (m *membership) recent(b *backend) *querier.Ingesters {
 	return querier.NewIngesters(querier.IngestersOptions{Tolerate: m.replication / 2, Lost: m.recovery.LostDomains,
 		Peers: func(ctx context.Context) ([]querier.Peer, error) {
@@ -215,12 +217,12 @@ func (m *membership) recent(b *backend) *querier.Ingesters {
 		}})
 }
 
-// deleteRecent drops series from what all ingesters hold.
+// deleteRecent deletes series from all ingesters. All must succeed.
 func (m *membership) deleteRecent(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
 	return m.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error { return p.Delete(ctx, id, ts) })
 }
 
-// ingesters lists the ring's ingesters as they are called.
+// ingesters returns clients of all ingesters of the ring.
 func (m *membership) ingesters(ctx context.Context) ([]peers.Peer[*rpc.Peer], error) {
 	r, err := m.members.Ring(ctx)
 	if err != nil {
@@ -242,7 +244,7 @@ func (m *membership) ingesters(ctx context.Context) ([]peers.Peer[*rpc.Peer], er
 func (m *membership) eachIngester(ctx context.Context, fn func(context.Context, *rpc.Peer) error) error {
 	list, err := m.ingesters(ctx)
 	if err == nil && len(list) == 0 {
-		err = errors.New("there are no ingesters in the ring")
+		err = errors.New("no ingesters in the ring")
 	}
 	if err != nil {
 		return err
@@ -251,7 +253,7 @@ func (m *membership) eachIngester(ctx context.Context, fn func(context.Context, 
 	return err
 }
 
-// called is this process for the operator's commands of others; it implements
+// called runs operators' commands that other processes send to this one; it implements
 // rpc.Operator.
 type called struct{ b *backend }
 
@@ -260,11 +262,11 @@ func (c called) Leave(ctx context.Context, wait bool) error {
 	leaver := c.b.cluster.leaver
 	switch {
 	case leaver == nil:
-		return fmt.Errorf("%w: it is no ingester", rpc.ErrConflict)
+		return fmt.Errorf("%w: it is not an ingester", rpc.ErrConflict)
 	case !wait:
 		c.b.background.Go(func(ctx context.Context) {
 			if err := leaver.Leave(ctx); err != nil {
-				c.b.opts.Logger.Error("leaving the ring failed; repeat the command", "err", err)
+				c.b.opts.Logger.Error("could not leave the ring: repeat the command", "err", err)
 			}
 		})
 		return nil
@@ -287,12 +289,12 @@ func (c called) AcceptLoss(day int64) (int, error) {
 // Status implements rpc.Operator.
 func (c called) Status(context.Context) ([]byte, error) { return json.Marshal(c.b.ownStatus()) }
 
-// pruneEvery is how often connections to instances that left are closed.
-const pruneEvery = 30 * time.Second
+// pruneInterval is how often connections to instances that left are closed.
+const pruneInterval = 30 * time.Second
 
 // prune closes connections to instances that left, until ctx is done.
 func (m *membership) prune(ctx context.Context) {
-	tick := time.NewTicker(pruneEvery)
+	tick := time.NewTicker(pruneInterval)
 	defer tick.Stop()
 	for {
 		select {

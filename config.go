@@ -14,21 +14,21 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Config is the configuration file. Every key has a default; docs/configuration.md
-// describes them.
+// Config is the configuration file. Every key has a default. docs/configuration.md describes
+// the keys.
 type Config struct {
 	DataDir     string `yaml:"data_dir"`     // -data-dir
 	Listen      string `yaml:"listen"`       // -listen, the edge
 	AdminListen string `yaml:"admin_listen"` // -admin-listen
-	// AdminHosts are the host names in URLs of the admin listener, beside IP
-	// addresses, localhost and the host of AdminListen.
+	// AdminHosts are host names that requests to the admin listener may have, in addition to
+	// IP addresses, localhost and the host of AdminListen.
 	AdminHosts []string `yaml:"admin_hosts"`
-	// InternalListen is where backend roles serve gateways (HTTP), RPCListen where
-	// they serve each other (gRPC). Only `pallium backend` has them.
+	// InternalListen is the address of backend roles for gateways (HTTP), RPCListen the one
+	// for each other (gRPC). Only `pallium backend` uses them.
 	InternalListen string `yaml:"internal_listen"` // -internal-listen
 	RPCListen      string `yaml:"rpc_listen"`      // -rpc-listen
-	// ExternalURL is how clients reach the edge; it stands in the snippets that
-	// are printed with a new token. Default: http://localhost and Listen's port.
+	// ExternalURL is the URL of the edge for clients, used in the snippets that are printed
+	// with a new token; default http://localhost with the port of Listen.
 	ExternalURL string `yaml:"external_url"`
 	TLS         TLS    `yaml:"tls"` // of the edge
 	Log         Log    `yaml:"log"`
@@ -41,78 +41,77 @@ type Config struct {
 	Ingester Ingester       `yaml:"ingester"`
 	Querier  Querier        `yaml:"querier"`
 	Store    Store          `yaml:"store"`
-	Cluster  Cluster        `yaml:"cluster"` // of `pallium backend`, and of gateways before it
+	Cluster  Cluster        `yaml:"cluster"` // for `pallium backend`, and gateways in front of it
 
 	Compactor Compactor `yaml:"compactor"`
 	Self      Self      `yaml:"self_monitoring"`
 
-	// ShutdownTimeout is how long stopping may take in all; requests under way get
-	// half of it at most.
+	// ShutdownTimeout is the time limit for stopping. Requests in progress get at most half of
+	// it.
 	ShutdownTimeout model.Duration `yaml:"shutdown_timeout"`
 
 	lines map[string]int // of the keys in the file
 }
 
-// TLS has the files of a certificate and its key; empty means plain HTTP.
+// TLS configures the certificate of the edge and its key; empty means plain HTTP.
 type TLS struct {
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 }
 
-// Log says how logs are written.
+// Log configures the log.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn, error
 	Format string `yaml:"format"` // text, json
 }
 
-// Upstream is the backend of a gateway on its own.
+// Upstream configures the backend of `pallium gateway`.
 type Upstream struct {
 	URLs []string `yaml:"urls"`
-	// WriteURLs take the writes, when they are others than those that answer
-	// queries.
+	// WriteURLs receive writes, if they differ from URLs, which then serve queries.
 	WriteURLs []string `yaml:"write_urls"`
 }
 
-// Ingester has the knobs of the ingester.
+// Ingester configures the ingester.
 type Ingester struct {
-	// MemoryBytes is the head's budget; 0 is two fifths of the memory.
+	// MemoryBytes is the memory limit of the head; 0 means two fifths of the memory.
 	MemoryBytes int64 `yaml:"memory_bytes"`
-	// AsideBytes is each tenant's part of the disk for series that no pack can hold;
-	// 0 is 1 GiB.
+	// AsideBytes is the disk space per tenant for series set aside, which no pack can hold; 0
+	// means 1 GiB.
 	AsideBytes int64 `yaml:"aside_bytes"`
 }
 
-// Querier has the knobs of the querier.
+// Querier configures the querier.
 type Querier struct {
 	ExperimentalFunctions bool `yaml:"experimental_functions"`
 }
 
-// Store says where rows and packs are kept, and has the knobs of reading them:
-// bytes of memory, of which 0 is the default.
+// Store configures where rows and packs are stored, and the memory for reading them in bytes,
+// where 0 means the default.
 type Store struct {
-	Bigtable Bigtable `yaml:"bigtable"` // empty: rows in the data directory
-	GCS      GCS      `yaml:"gcs"`      // empty: packs in the data directory
+	Bigtable Bigtable `yaml:"bigtable"` // empty means rows in the data directory
+	GCS      GCS      `yaml:"gcs"`      // empty means packs in the data directory
 
 	PageCacheBytes  int64 `yaml:"page_cache_bytes"`
 	FrameCacheBytes int64 `yaml:"frame_cache_bytes"`
 	TableCacheBytes int64 `yaml:"table_cache_bytes"`
-	// MaxQueryBytes is what one read may fetch from objects.
+	// MaxQueryBytes is the limit of bytes that one read fetches from the object store.
 	MaxQueryBytes int64 `yaml:"max_query_bytes"`
 }
 
-// Compactor has the knobs of the compactor.
+// Compactor configures the compactor.
 type Compactor struct {
-	Interval model.Duration `yaml:"interval"` // between two looks at the work
+	Interval model.Duration `yaml:"interval"` // between two checks for days to compact
 }
 
-// Self says whether and how often Pallium writes its own metrics to the
-// built-in tenant.
+// Self configures whether and how often Pallium writes its own metrics to the built-in
+// tenant.
 type Self struct {
 	Disabled bool           `yaml:"disabled"`
 	Interval model.Duration `yaml:"interval"`
 }
 
-// DefaultConfig is the configuration of an empty file.
+// DefaultConfig returns the configuration of an empty file.
 func DefaultConfig() Config {
 	return Config{
 		DataDir: "./data", Listen: ":9009", AdminListen: "127.0.0.1:9010", InternalListen: ":9011", RPCListen: ":9012",
@@ -124,10 +123,10 @@ func DefaultConfig() Config {
 	}
 }
 
-// Check reports what is wrong with the values, and in which line of the file.
+// Check returns an error if a value is invalid, with the line in the file.
 func (c *Config) Check() error { return c.located(c.check()) }
 
-// located puts the line of the key that an error begins with before it.
+// located returns the error prefixed with the line of the key that the error begins with.
 func (c *Config) located(err error) error {
 	if err == nil {
 		return nil
@@ -183,8 +182,7 @@ func (c *Config) check() error {
 	return nil
 }
 
-// checkPlaces reports what is wrong with the directory, the addresses and their
-// certificate.
+// checkPlaces checks the data directory, the addresses and the certificate.
 func (c *Config) checkPlaces() error {
 	switch {
 	case c.DataDir == "":

@@ -8,21 +8,21 @@ import (
 	"github.com/palliumhq/pallium/backend/redisconn"
 )
 
-// Cluster has what a process needs to be one of many.
+// Cluster configures a process of a cluster.
 type Cluster struct {
-	// Instance names this process in the ring; default: the host's name.
+	// Instance is the name of this process in the ring; default the host name.
 	Instance string `yaml:"instance"`
-	// Advertise is the host:port at which others reach rpc_listen; default: the
-	// host's name and its port.
+	// Advertise is the host:port of rpc_listen for other processes; default the host name and
+	// the port of rpc_listen.
 	Advertise   string `yaml:"advertise"`
 	Zone        string `yaml:"zone"`
-	Replication int    `yaml:"replication"` // ingesters that hold each series
-	// Redis has the ring. CacheRedis has what may be evicted, such as shares of
-	// rate budgets; default: the same server.
+	Replication int    `yaml:"replication"` // number of ingesters per series
+	// Redis stores the ring. CacheRedis stores values that may be evicted, such as shares of
+	// rate budgets; default the same server.
 	Redis      redisconn.Config `yaml:"redis"`
 	CacheRedis redisconn.Config `yaml:"cache_redis"`
 	TLS        cluster.TLSFiles `yaml:"tls"` // certificates between processes
-	// PlainText leaves out encryption between processes.
+	// PlainText disables encryption between processes.
 	PlainText bool `yaml:"insecure_plain_text"`
 }
 

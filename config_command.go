@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// configCommands tell whether a configuration can be used, and what it comes to with
-// the defaults. They open nothing else.
+// configCommands returns the commands that check a configuration, or print it with the
+// defaults. They open no stores.
 func configCommands() []command.Command {
 	return []command.Command{
 		{Name: "config check", Args: "FILE", About: "check a configuration file", Max: 1, Setup: func(fs *flag.FlagSet) command.Action {
@@ -40,8 +40,7 @@ func configCommands() []command.Command {
 	}
 }
 
-// useConfig reads and checks a configuration, and writes what `pallium config` tells
-// of it.
+// useConfig reads and checks a configuration, and writes the output of `pallium config`.
 func useConfig(file string, check bool, stdout io.Writer) error {
 	cfg, err := LoadConfig(file, os.LookupEnv)
 	if err != nil {
@@ -57,8 +56,8 @@ func useConfig(file string, check bool, stdout io.Writer) error {
 	return show(&cfg, stdout)
 }
 
-// show writes a configuration as YAML. Secrets are in environment variables and files,
-// of which it has the names, but for what somebody put into a URL.
+// show writes a configuration as YAML. Secrets are in environment variables and files, so
+// only passwords in URLs have to be redacted.
 func show(cfg *Config, w io.Writer) error {
 	for _, list := range [][]string{cfg.Upstream.URLs, cfg.Upstream.WriteURLs} {
 		for i := range list {
@@ -73,8 +72,8 @@ func show(cfg *Config, w io.Writer) error {
 	return enc.Close()
 }
 
-// redacted is a URL without its password. Of what is no URL, as one with a password
-// that is not escaped, nothing before the @ is shown.
+// redacted returns a URL without its password. In a text that is not a valid URL, for example
+// because the password is not escaped, everything before the last @ is replaced.
 func redacted(text string) string {
 	if u, err := url.Parse(text); err == nil && u.Host != "" {
 		return u.Redacted()

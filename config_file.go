@@ -19,8 +19,9 @@ import (
 	"github.com/palliumhq/pallium/policies/nearest"
 )
 
-// LoadConfig reads a file over the defaults. Unknown keys are errors, and
-// ${NAME} stands for an environment variable, which must be set.
+// LoadConfig reads a configuration file over the defaults; an empty path means only the
+// defaults. Unknown keys are errors. ${NAME} is replaced by an environment variable, which
+// must be set.
 func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
 	c := DefaultConfig()
 	if path == "" {
@@ -39,12 +40,10 @@ func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
 	return c, nil
 }
 
-// variable is an environment variable in a configuration, or what stands for a $ that
-// begins none.
+// variable matches an environment variable in a configuration, or an escaped $.
 var variable = regexp.MustCompile(`\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
-// expand puts environment variables in their places, but for those in comments. $${ is
-// ${ as it is.
+// expand replaces environment variables, except in comments. $${ is replaced by ${.
 func expand(data []byte, env func(string) (string, bool)) ([]byte, error) {
 	var missing error
 	lines := bytes.SplitAfter(data, []byte("\n"))
@@ -66,8 +65,8 @@ func expand(data []byte, env func(string) (string, bool)) ([]byte, error) {
 	return bytes.Join(lines, nil), missing
 }
 
-// commentAt is where the comment of a line begins: at a # that is not quoted, at the
-// beginning or after a blank.
+// commentAt returns the position of the comment in a line, which begins with an unquoted #
+// at the beginning of the line or after a space.
 func commentAt(line []byte) int {
 	quote := byte(0)
 	for i, b := range line {
@@ -85,14 +84,14 @@ func commentAt(line []byte) int {
 	return len(line)
 }
 
-// decodeConfig reads one YAML document into a configuration. Errors name line, key and
-// value, and what is allowed.
+// decodeConfig decodes one YAML document into a configuration. Errors have the line, the
+// key, the value, and what is allowed.
 func decodeConfig(data []byte, c *Config) error {
 	var doc, next yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	switch err := d.Decode(&doc); {
 	case errors.Is(err, io.EOF):
-		return nil // nothing but comments
+		return nil // only comments
 	case err != nil:
 		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
@@ -108,7 +107,7 @@ func decodeConfig(data []byte, c *Config) error {
 	return file.err
 }
 
-// configFile collects what is wrong with a file, and where its keys are.
+// configFile collects the errors in a file and the lines of its keys.
 type configFile struct {
 	lines map[string]int
 	err   error
@@ -118,7 +117,7 @@ func (f *configFile) add(n *yaml.Node, format string, args ...any) {
 	f.err = errors.Join(f.err, fmt.Errorf("line %d: "+format, append([]any{n.Line}, args...)...))
 }
 
-// section reads keys into the fields of a struct.
+// section decodes keys into the fields of a struct.
 func (f *configFile) section(n *yaml.Node, into reflect.Value, path string) {
 	n = target(n)
 	if isNull(n) {
@@ -164,7 +163,7 @@ func (f *configFile) unknown(key *yaml.Node, t reflect.Type, path string) {
 	f.add(key, "unknown key %q; %s", join(path, key.Value), hint)
 }
 
-// value reads a value of any type.
+// value decodes a value of any type.
 func (f *configFile) value(n *yaml.Node, into reflect.Value, path string) {
 	n = target(n)
 	_, own := into.Addr().Interface().(yaml.Unmarshaler)
@@ -193,7 +192,8 @@ func (f *configFile) value(n *yaml.Node, into reflect.Value, path string) {
 	}
 }
 
-// decode reads a value that is not a section. The library cuts fractions off.
+// decode decodes a value that is not a section. It rejects fractions, which the library
+// would truncate.
 func decode(n *yaml.Node, into reflect.Value) error {
 	if n.ShortTag() == "!!float" && into.CanInt() {
 		var v float64
@@ -206,7 +206,8 @@ func decode(n *yaml.Node, into reflect.Value) error {
 
 var errFraction = errors.New("it has a fraction")
 
-// lineOf is the key of a mapping, or the mapping.
+// lineOf returns the node of a key of a mapping, or the mapping if it has no such key. Its
+// line is used in errors.
 func lineOf(n *yaml.Node, key string) *yaml.Node {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Kind == yaml.MappingNode && n.Content[i].Value == key {
@@ -232,7 +233,7 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// fieldOf is the field of a key.
+// fieldOf returns the field of a key.
 func fieldOf(of reflect.Value, key string) (reflect.Value, bool) {
 	for i := range of.NumField() {
 		if yamlKey(of.Type().Field(i)) == key {
@@ -265,7 +266,7 @@ func shortList(keys []string) string {
 	return strings.Join(keys, ", ")
 }
 
-// kindOf says what a node is, in words.
+// kindOf returns a description of the kind of a node.
 func kindOf(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.SequenceNode:
@@ -276,7 +277,7 @@ func kindOf(n *yaml.Node) string {
 	return fmt.Sprintf("%q", n.Value)
 }
 
-// allowed says what values of a type are, in words.
+// allowed returns a description of the valid values of a type.
 func allowed(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[model.Duration](), t == reflect.TypeFor[*model.Duration]():

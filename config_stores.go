@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 )
 
-// Bigtable names the table that holds rows, instead of the data directory.
+// Bigtable configures the table for rows, instead of the data directory.
 type Bigtable struct {
 	Project         string `yaml:"project"`
 	Instance        string `yaml:"instance"`
@@ -39,7 +39,7 @@ func (b *Bigtable) options() bigtable.Options {
 	return o
 }
 
-// GCS names the bucket that holds packs, instead of the data directory.
+// GCS configures the bucket for packs, instead of the data directory.
 type GCS struct {
 	Bucket          string `yaml:"bucket"`
 	Prefix          string `yaml:"prefix"`
@@ -66,19 +66,19 @@ func (g *GCS) open(ctx context.Context) (objects.Store, error) {
 
 // bucket is the configuration of one kind of shared object store.
 type bucket interface {
-	set() bool                 // it is configured
-	check() error              // of one that is
-	files() map[string]*string // paths of files, by their keys
+	set() bool                 // whether it is configured
+	check() error              // of a configured one
+	files() map[string]*string // paths of files, by key
 	open(context.Context) (objects.Store, error)
 }
 
-// buckets are the kinds of shared object stores, by their keys below store. A new one
-// is an adapter, a field of Store, and a row.
+// buckets returns the kinds of shared object stores by their keys below store. A new kind
+// needs an adapter, a field of Store, and an entry here.
 func (s *Store) buckets() map[string]bucket {
 	return map[string]bucket{"gcs": &s.GCS}
 }
 
-// shared is the key of the shared object store that is configured, "" without one.
+// shared returns the key of the configured shared object store, or "".
 func (s *Store) shared() string {
 	for name, b := range s.buckets() {
 		if b.set() {
@@ -88,7 +88,7 @@ func (s *Store) shared() string {
 	return ""
 }
 
-// bucketKeys names the settings that would configure a shared object store.
+// bucketKeys returns the settings that configure a shared object store, for errors.
 func (s *Store) bucketKeys() string {
 	var out []string
 	for name := range s.buckets() {
@@ -121,12 +121,12 @@ func (s *Store) check() error {
 	return nil
 }
 
-// ownStore is why a process must not fall back to a store of its own.
+// ownStore is the part of errors that says why a process must not use a store of its own.
 const ownStore = "else it would keep a store of its own in the data directory, which no other process sees"
 
-// checkRole returns an error for a process that would keep on its own what it must
-// share: embedded stores look like working ones, and nobody else sees what is in them.
-// The roles of a backend have their needs in the table of roles.
+// checkRole returns an error for a process that would use an embedded store for data that
+// must be shared: it would seem to work, but no other process would see its data. The needs of
+// backend roles are in the table of roles.
 func (s *Store) checkRole(role Role, inCluster bool) error {
 	bigtable, shared := s.Bigtable.set(), s.shared()
 	switch {

@@ -30,8 +30,8 @@ func writeFile(t *testing.T, text string) string {
 	return path
 }
 
-// TestMalformedConfig has mistakes in the file and what is said of each. It must
-// name the key, and what to write instead.
+// TestMalformedConfig checks the errors for mistakes in the file: they must have the key and
+// the correction.
 func TestMalformedConfig(t *testing.T) {
 	tests := []struct {
 		name, text string
@@ -175,7 +175,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestRejectedAtStart has what only New can see. Nothing stays open.
+// TestRejectedAtStart checks mistakes that only open detects, and that nothing stays open.
 func TestRejectedAtStart(t *testing.T) {
 	table := Bigtable{Project: "p", Instance: "i"}
 	tests := []struct {
@@ -219,7 +219,7 @@ func TestRejectedAtStart(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), "store.") {
 				if _, err := os.Stat(cfg.DataDir); err == nil {
-					t.Error("it made a data directory")
+					t.Error("a data directory was created")
 				}
 			}
 			for _, part := range tt.say {
@@ -242,12 +242,12 @@ func TestSecrets(t *testing.T) {
 	s := secret{name: "X", file: "x", make: true}
 	file := func(text string) string { return writeFile(t, text) }
 	tests := []struct {
-		name  string
-		there string // in the data directory's file, "" = none
-		env   map[string]string
-		make  bool
-		value string
-		say   []string // of the error
+		name   string
+		stored string // in the data directory's file; "" means no file
+		env    map[string]string
+		make   bool
+		value  string
+		say    []string // of the error
 	}{
 		{"environment", "", map[string]string{"X": long}, true, long, nil},
 		{"environment before file", long + "file", map[string]string{"X": long}, true, long, nil},
@@ -259,13 +259,13 @@ func TestSecrets(t *testing.T) {
 		{"environment before _FILE", "", map[string]string{"X": long, "X_FILE": "/none"}, true, long, nil},
 		{"data directory", long + "\n", nil, false, long, nil},
 		{"data directory, short", "brief", nil, true, "", []string{"has 5 bytes"}},
-		{"none, and not to be made", "", nil, false, "", []string{"set X or X_FILE"}},
+		{"none, and not to be generated", "", nil, false, "", []string{"set X or X_FILE"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			if tt.there != "" {
-				if err := os.WriteFile(filepath.Join(dir, "x"), []byte(tt.there), 0o600); err != nil {
+			if tt.stored != "" {
+				if err := os.WriteFile(filepath.Join(dir, "x"), []byte(tt.stored), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -280,14 +280,15 @@ func TestSecrets(t *testing.T) {
 				}
 			}
 			if err != nil && strings.Contains(err.Error(), "brief") {
-				t.Errorf("%q tells the secret", err)
+				t.Errorf("%q contains the secret", err)
 			}
 		})
 	}
 }
 
-// TestSecretIsMade: once, only for its owner, and whatever lies there.
-func TestSecretIsMade(t *testing.T) {
+// TestSecretIsGenerated checks that a secret is generated once, in a file that only its owner
+// can read, even if a temporary file exists.
+func TestSecretIsGenerated(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "x.tmp"), nil, 0o666); err != nil {
 		t.Fatal(err)
@@ -311,13 +312,13 @@ func TestSecretIsMade(t *testing.T) {
 	}
 	_ = fs.WalkDir(os.DirFS(dir), ".", func(p string, d fs.DirEntry, _ error) error {
 		if !d.IsDir() && p != "x" {
-			t.Errorf("left behind: %s", p)
+			t.Errorf("unexpected file %s", p)
 		}
 		return nil
 	})
 }
 
-// secrets is an environment with both secrets.
+// secrets returns an environment with both secrets of an edge.
 func secrets() map[string]string {
 	return map[string]string{"PALLIUM_ADMIN_TOKEN": long + "token", "PALLIUM_KEY_PEPPER": long + "pepper"}
 }

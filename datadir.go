@@ -12,10 +12,11 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// closeDataDir makes the data directory if need be, and what an older version made
-// in it readable by its owner only. A directory of another owner stays as it is,
-// such as the root of a volume whose group may write to it, and one with files of
-// others, which may be meant for all. What is below is closed by its own mode.
+// closeDataDir creates the data directory if needed, and removes the permissions of group
+// and others that older versions gave to it and its subdirectories. It does not change a
+// directory of another owner, for example the root of a volume that is writable by group,
+// nor a data directory that contains other files, which may be shared on purpose. Its own
+// subdirectories are closed in any case.
 func closeDataDir(dir string) error {
 	if err := disk.MakeDir(dir); err != nil {
 		return err
@@ -42,10 +43,12 @@ func closeDataDir(dir string) error {
 	return closeDir(dir)
 }
 
-// ownDirs and ownFiles are the names that a data directory has of its own, in this
+// ownDirs returns the names of Pallium's own subdirectories of a data directory, of this
 // and earlier versions.
 func ownDirs() []string { return []string{"ingester", "l0", "l1", "rows", "scratch", "scratch-verify"} }
 
+// ownFiles returns the names of files that may be in a data directory: Pallium's own, and
+// what the file system creates.
 func ownFiles() []string { return []string{"admin-token", "key-pepper", "ring.json", "lost+found"} }
 
 func closeDir(dir string) error {
@@ -63,7 +66,7 @@ func closeDir(dir string) error {
 	return os.Chmod(dir, disk.DirMode)
 }
 
-// hasFiles reports whether there is a file below dir.
+// hasFiles reports whether dir or a directory below it contains a file.
 func hasFiles(dir string) (bool, error) {
 	found := false
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestDamagedFilesAtStart: small files that a power loss left empty do not stop the
-// start, and what was deleted stays deleted.
+// TestDamagedFilesAtStart checks that a process starts although a power loss left files
+// empty, and that deleted series stay deleted.
 func TestDamagedFilesAtStart(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -37,7 +37,7 @@ func TestDamagedFilesAtStart(t *testing.T) {
 	}
 	p = start(t, cfg, All, nil)
 	if code, text := p.query(key, "up"); code != 200 || strings.Contains(text, `"42"`) {
-		t.Errorf("deleted, after the files were emptied: %d %s", code, text)
+		t.Errorf("deleted series after the files were emptied: %d %s", code, text)
 	}
 	p.write(key)
 	for _, step := range []string{"", "flush", "compact"} {
@@ -52,7 +52,8 @@ func TestDamagedFilesAtStart(t *testing.T) {
 	}
 }
 
-// TestCloseDataDir: directories of older versions are closed, those of others stay.
+// TestCloseDataDir checks that permissions of data directories of older versions are
+// removed, and that directories with other files or of another owner are unchanged.
 func TestCloseDataDir(t *testing.T) {
 	mode := func(path string) os.FileMode {
 		t.Helper()
@@ -63,17 +64,17 @@ func TestCloseDataDir(t *testing.T) {
 		return st.Mode().Perm()
 	}
 	for _, test := range []struct {
-		name    string
-		there   []string // a slash ends a directory
-		foreign bool
+		name     string
+		existing []string // directories end with a slash
+		foreign  bool
 	}{
 		{name: "new"},
-		{name: "older version", there: []string{"ingester/", "rows/", "admin-token", "ring.json", "l0/"}},
-		{name: "shared with files of others", there: []string{"ingester/", "pallium.yaml"}, foreign: true},
+		{name: "older version", existing: []string{"ingester/", "rows/", "admin-token", "ring.json", "l0/"}},
+		{name: "with other files", existing: []string{"ingester/", "pallium.yaml"}, foreign: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
-			if len(test.there) > 0 {
+			if len(test.existing) > 0 {
 				if err := os.Mkdir(dir, 0o700); err != nil {
 					t.Fatal(err)
 				}
@@ -81,7 +82,7 @@ func TestCloseDataDir(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, name := range test.there {
+			for _, name := range test.existing {
 				path := filepath.Join(dir, name)
 				var err error
 				if strings.HasSuffix(name, "/") {
@@ -104,11 +105,11 @@ func TestCloseDataDir(t *testing.T) {
 				want = 0o755
 			}
 			if got := mode(dir); got != want {
-				t.Errorf("the data directory is %v, want %v", got, want)
+				t.Errorf("mode of the data directory = %v, want %v", got, want)
 			}
-			for _, name := range test.there {
+			for _, name := range test.existing {
 				if got := mode(filepath.Join(dir, name)); strings.HasSuffix(name, "/") && got != 0o700 {
-					t.Errorf("%s is %v", name, got)
+					t.Errorf("mode of %s = %v, want 0700", name, got)
 				}
 			}
 		})

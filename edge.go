@@ -19,18 +19,18 @@ import (
 	budgetredis "github.com/palliumhq/pallium/policies/budget/redis"
 )
 
-// edge is the part of a process that clients reach.
+// edge is the part of a process that serves clients.
 type edge struct {
 	auth        *authn.Authenticator
 	gateway     *gateway.Gateway
 	cert        *conn.Certificate // nil without TLS
 	connections conn.Limits
-	trusted     []netip.Prefix      // proxies before the edge
-	toBackend   *operator.Forwarder // of the operator's commands; nil but in a gateway of a cluster
+	trusted     []netip.Prefix      // proxies in front of the edge
+	toBackend   *operator.Forwarder // of operators' commands; nil except in a gateway of a cluster
 }
 
-// edgeSecrets are those that only a process with an edge has: a backend checks no
-// keys and carries out nothing that an operator asks of it directly.
+// edgeSecrets are the secrets that only a process with an edge has: a backend checks no API
+// keys and accepts no commands directly from operators.
 type edgeSecrets struct {
 	adminToken string
 	pepper     *apikey.Pepper
@@ -43,7 +43,7 @@ func (p *process) loadEdgeSecrets() (edgeSecrets, error) {
 		return edgeSecrets{}, fmt.Errorf("admin token: %w", err)
 	}
 	if made {
-		p.opts.Logger.Info("admin token made; the pallium command reads it from there", "file", path)
+		p.opts.Logger.Info("admin token generated; the pallium command reads it from the file", "file", path)
 	}
 	text, _, _, err := secret{name: "PALLIUM_KEY_PEPPER", file: "key-pepper", make: mayMake}.load(p.cfg.DataDir, p.opts.Env)
 	if err != nil {
@@ -53,8 +53,8 @@ func (p *process) loadEdgeSecrets() (edgeSecrets, error) {
 	return edgeSecrets{token, &pepper}, err
 }
 
-// openEdge reads what the edge needs of files and settings. It comes before the
-// backend: a mistake in them is reported at once, and not after a long replay.
+// openEdge reads the edge's files and settings. It runs before the backend is opened, so
+// that mistakes are reported at once and not after a long replay.
 func (p *process) openEdge(keys edgeSecrets) (err error) {
 	e := &edge{}
 	p.edge = e
@@ -83,7 +83,7 @@ func (p *process) openEdge(keys edgeSecrets) (err error) {
 	return nil
 }
 
-// buildEdge builds the gateway before this process's backend, or before another.
+// buildEdge builds the gateway in front of this process's backend or of another one.
 func (p *process) buildEdge() (err error) {
 	e := p.edge
 	o := gateway.Options{
@@ -109,7 +109,7 @@ func (p *process) buildEdge() (err error) {
 	return nil
 }
 
-// toCluster is the transport to internal listeners of backends.
+// toCluster returns the HTTP transport to internal_listen of backends.
 func (p *process) toCluster() http.RoundTripper {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil
@@ -118,8 +118,7 @@ func (p *process) toCluster() http.RoundTripper {
 	return transport
 }
 
-// shareBudgets shares tenants' rate limits with the other gateways of the
-// cluster until the process ends.
+// shareBudgets shares tenants' rate limits with the other gateways until the process ends.
 func (p *process) shareBudgets() {
 	id := p.cfg.Cluster.Instance
 	if id == "" {
@@ -131,10 +130,10 @@ func (p *process) shareBudgets() {
 		Exchange: budgetredis.New(p.cacheRedis, "pallium:budget", p.signer,
 			budgetredis.Options{Logger: p.opts.Logger, Registerer: p.registry}),
 	})
-	p.start("exchange of rate budgets", sharer.Run)
+	p.start("rate budget exchange", sharer.Run)
 }
 
-// reload reads again what may change while running.
+// reload reads the key sets and the certificate again.
 func (e *edge) reload() error {
 	err := e.auth.Reload()
 	if e.cert != nil {
@@ -143,7 +142,7 @@ func (e *edge) reload() error {
 	return err
 }
 
-// edgeURL is how clients reach the edge, as far as we can tell.
+// edgeURL returns the URL of the edge for clients: external_url, or a guess from listen.
 func (p *process) edgeURL() string {
 	if p.cfg.ExternalURL != "" {
 		return strings.TrimRight(p.cfg.ExternalURL, "/")
@@ -162,7 +161,7 @@ func (p *process) edgeURL() string {
 	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
-// edgeMemory is the process's account of memory as the gateway wants it.
+// edgeMemory adapts the process's memory account to gateway.Memory.
 type edgeMemory struct{ account *memory.Account }
 
 // Hold implements gateway.Memory.

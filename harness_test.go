@@ -25,8 +25,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// noLeaks fails the test if it leaves goroutines behind. Prometheus' and glog's
-// own that live as long as the process are there before.
+// noLeaks fails the test if goroutines are still running at its end, except those that were
+// running before, such as those of Prometheus and glog that never end.
 func noLeaks(t *testing.T) {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
@@ -65,7 +65,7 @@ func start(t *testing.T, cfg Config, role Role, env map[string]string) *running 
 	return startWith(t, cfg, testOptions(role, env, nil))
 }
 
-// startWith is start with options, whose logger is set.
+// startWith starts a process with options and sets their logger.
 func startWith(t *testing.T, cfg Config, o Options) *running {
 	t.Helper()
 	p := &running{t: t, log: &kit.Buffer{}, ended: make(chan error, 1), client: &http.Client{Transport: &http.Transport{}}}
@@ -108,7 +108,7 @@ func (p *running) stop() {
 	p.cancel = nil
 	p.client.CloseIdleConnections()
 	if err := <-p.ended; err != nil {
-		p.t.Errorf("ended with %v", err)
+		p.t.Errorf("run = %v", err)
 	}
 	if log := p.log.String(); p.token != "" && strings.Contains(log, p.token) {
 		p.t.Error("the admin token is in the log")
@@ -139,7 +139,7 @@ func (p *running) do(method, target, bearer string, body io.Reader, header ...st
 	return resp.StatusCode, string(data)
 }
 
-// tenant makes a tenant unless it exists, and a key for it.
+// tenant creates a tenant, except the built-in one, and returns a new key of it.
 func (p *running) tenant(id string) string {
 	p.t.Helper()
 	asJSON := []string{"Content-Type", "application/json"}

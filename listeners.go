@@ -13,7 +13,8 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// openAdmin opens admin_listen, which tells of the start until the process serves.
+// openAdmin opens admin_listen, which reports the progress of the start until the process
+// serves.
 func (p *process) openAdmin() (err error) {
 	p.admin, err = admin.Listen(admin.ListenerOptions{Address: p.cfg.AdminListen, Hosts: p.cfg.AdminHosts,
 		Doing: p.startup.String, Logger: p.opts.Logger, Context: p.requests.Context()})
@@ -26,22 +27,22 @@ func (p *process) openAdmin() (err error) {
 }
 
 func buildInfo(version string) prometheus.Collector {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pallium_build_info", Help: "Always 1; the labels tell the version.",
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pallium_build_info", Help: "Always 1; labeled with the version of the process.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	g.Set(1)
 	return g
 }
 
-// registerEarly adds metrics that can be read during the start, too.
+// registerEarly registers metrics that are also served during the start.
 func (p *process) registerEarly(cs ...prometheus.Collector) {
 	p.registry.MustRegister(cs...)
 	p.admin.Early().MustRegister(cs...)
 }
 
-// buildSurface says what the admin listener has when the process serves: of a gateway
-// or of one process the admin API, the operator's page and profiles, with the admin
-// token. A backend has no admin token: its profiles want a token of their own, and
-// commands come from gateways.
+// buildSurface sets what the admin listener serves once the process serves. For a gateway
+// and a single process, that is the admin API, the operator page and profiles, protected by
+// the admin token. A backend has no admin token: its profiles need a token of their own, and
+// it receives commands from gateways.
 func (p *process) buildSurface(token string) (err error) {
 	s := admin.Surface{Metrics: p.registry, Ready: func(ctx context.Context) (impaired, err error) {
 		if err := p.ready(ctx); err != nil {
@@ -77,7 +78,8 @@ func (p *process) buildSurface(token string) (err error) {
 	return nil
 }
 
-// profilesToken is what profiles of a backend want; empty: there are none.
+// profilesToken returns the token for a backend's profiles; without one, which is empty,
+// profiles are off.
 func (p *process) profilesToken() (string, error) {
 	const name = "PALLIUM_PPROF_TOKEN"
 	if _, ok := p.opts.Env(name); !ok && !hasFile(p.opts.Env, name) {
@@ -93,10 +95,11 @@ func (p *process) profilesToken() (string, error) {
 	return token, nil
 }
 
-// address is one on which the process listens, and the setting that has it.
+// address is an address to listen on, and the name of its setting.
 type address struct{ setting, addr string }
 
-// addresses are those that open when the process can serve: the main one first.
+// addresses returns the addresses that are opened when the process can serve, the main one
+// first.
 func (p *process) addresses() []address {
 	if p.opts.Role != Backend {
 		return []address{{"listen", p.cfg.Listen}}
@@ -104,7 +107,7 @@ func (p *process) addresses() []address {
 	return []address{{"internal_listen", p.cfg.InternalListen}, {"rpc_listen", p.cfg.RPCListen}}
 }
 
-// open listens on all addresses, or on none.
+// open listens on all addresses, or returns an error and listens on none.
 func (p *process) open() ([]net.Listener, error) {
 	var out []net.Listener
 	for _, one := range p.addresses() {
@@ -125,10 +128,10 @@ func closeAll(list []net.Listener) error {
 	return errs
 }
 
-// checkAddresses reports at once, and not after a long replay, that an address is
-// taken. The listeners do not stay open: the system would accept connections that
-// nobody answers, and clients would wait where a refused connection has them try
-// again, or elsewhere.
+// checkAddresses returns an error if an address is in use, so that it is reported at once
+// and not after a long replay. The listeners are closed again: otherwise clients would
+// connect and wait for the whole start, while a refused connection makes them retry or use
+// another process.
 func (p *process) checkAddresses() error {
 	list, err := p.open()
 	return errors.Join(err, closeAll(list))

@@ -1,9 +1,8 @@
-// Command pallium is Pallium: the gateway, every backend role and the admin
-// commands in one binary. This file only translates arguments, environment and
-// signals; the rest of package main is the composition root: it reads the
-// configuration, builds every part from the bottom up with plain constructors, and
-// starts and stops them in order. It is the only package that knows all others, and
-// the only one that chooses adapters.
+// Command pallium is the gateway, every backend role and the admin commands in one binary.
+// This file handles arguments, environment and signals. The rest of package main is the
+// composition root: it reads the configuration, builds every part from the bottom up with
+// plain constructors, and starts and stops them in order. It is the only package that
+// imports all others and that chooses adapters.
 package main
 
 import (
@@ -24,7 +23,7 @@ import (
 
 func main() { os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-// table has all commands of the binary.
+// table returns all commands of the binary.
 func table() *command.Table {
 	t := &command.Table{Program: "pallium", Default: string(All), Notes: "Roles of a backend (-target):\n" + roleUsage()}
 	t.Groups = append(t.Groups, command.Group{Title: "Servers", Commands: []command.Command{
@@ -49,12 +48,12 @@ func table() *command.Table {
 	return t
 }
 
-// runCommand is main with everything passed in; it returns the exit code.
+// runCommand runs a command line and returns the exit code.
 func runCommand(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return table().Run(context.Background(), args, command.Shell{In: stdin, Out: stdout, Err: stderr, Env: os.Getenv})
 }
 
-// interrupted has SIGTERM or an interrupt end the context of a command.
+// interrupted returns the command with a context that ends with SIGTERM or an interrupt.
 func interrupted(c command.Command) command.Command {
 	setup := c.Setup
 	c.Setup = func(fs *flag.FlagSet) command.Action {
@@ -73,13 +72,13 @@ func printVersion(_ context.Context, sh *command.Shell, _ []string) error {
 	return err
 }
 
-// serverFlags is the command line of a server.
+// serverFlags are the flags of a server.
 type serverFlags struct {
 	config, dataDir, listen, adminListen string
 	target, internalListen, rpcListen    string // of a backend
 }
 
-// server is the command that runs a role.
+// server returns the command that runs a role.
 func server(role Role, about string) command.Command {
 	return command.Command{Name: string(role), About: about, Setup: func(fs *flag.FlagSet) command.Action {
 		var f serverFlags
@@ -130,20 +129,21 @@ func serve(role Role, flags *serverFlags, stderr io.Writer) error {
 			"signal", s.String())
 		return command.ErrReported
 	}
-	if errors.Is(err, ErrStopTimeout) { // the log has it
+	if errors.Is(err, ErrStopTimeout) { // already logged
 		return command.ErrReported
 	}
 	return err
 }
 
-// ownerOnly has all that this process makes readable by its owner only, the files of
-// libraries too: the data directory has all tenants' samples and the keys' pepper.
+// ownerOnly sets the umask so that all files of this process, including those of libraries,
+// are accessible by the owner only: the data directory has all tenants' samples and the
+// pepper of API keys.
 func ownerOnly() { syscall.Umask(0o077) }
 
 // runServer builds a server and runs it until ctx is done.
 func runServer(ctx context.Context, cfg Config, o Options) error {
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP) // from here on: it would end a process that is starting
+	signal.Notify(hangup, syscall.SIGHUP) // before the start, because an unhandled SIGHUP would end the process
 	p, err := open(ctx, cfg, o)
 	if err == nil {
 		defer reloadOnHangup(p.reload, hangup, o.Logger)()
@@ -156,12 +156,12 @@ func runServer(ctx context.Context, cfg Config, o Options) error {
 	return err
 }
 
-// sameSignal is how soon after the first a signal to stop is the same one: to a
-// process group that make is in, it comes twice.
+// sameSignal is the time in which a further signal to stop counts as the first one: a process
+// that runs under make gets a signal to the process group twice.
 const sameSignal = 500 * time.Millisecond
 
-// stopSignals returns a context that ends with the first SIGTERM or interrupt,
-// and a channel that tells of the second.
+// stopSignals returns a context that ends with the first SIGTERM or interrupt, and a channel
+// that receives the second.
 func stopSignals() (ctx context.Context, second <-chan os.Signal, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals, again, done := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{})
@@ -191,15 +191,15 @@ func stopSignals() (ctx context.Context, second <-chan os.Signal, stop func()) {
 	}
 }
 
-// interruptible returns a context that ends with the first SIGTERM or interrupt;
-// the second ends the process.
+// interruptible returns a context that ends with the first SIGTERM or interrupt. The second
+// one ends the process.
 func interruptible() (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
 
-// configuration reads a file, puts the flags over it, and checks the outcome.
+// configuration reads the file, applies the flags, and checks the result.
 func configuration(path string, flags func(*Config)) (Config, error) {
 	cfg, err := LoadConfig(path, os.LookupEnv)
 	if err != nil {
@@ -218,7 +218,7 @@ func override(value *string, flag string) {
 	}
 }
 
-// reloadOnHangup reloads on each signal until the returned function is called.
+// reloadOnHangup calls reload on each signal until the returned function is called.
 func reloadOnHangup(reload func() error, hangup chan os.Signal, logger *slog.Logger) func() {
 	done := make(chan struct{})
 	go func() {

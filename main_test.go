@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestMain is pallium itself in a process that a test starts.
+// TestMain runs pallium itself in processes that tests start, see startIn.
 func TestMain(m *testing.M) {
 	if os.Getenv("PALLIUM_TEST_PROCESS") != "" {
 		main()
@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestCommandLine has what ends before anything is served.
+// TestCommandLine checks commands that end without serving.
 func TestCommandLine(t *testing.T) {
 	bad := filepath.Join(t.TempDir(), "pallium.yaml")
 	if err := os.WriteFile(bad, []byte("listne: :1"), 0o600); err != nil {
@@ -56,8 +56,8 @@ func TestCommandLine(t *testing.T) {
 		{"config show -config " + good, 0, "- http://mimir:xxxxx@backend", ""},
 		{"config show -config " + good, 0, "retention: 1w", ""},
 		{"config show -config /none", 1, "", "read configuration"},
-		{"help", 0, "  ingester     keeps recent samples", ""},
-		{"backend -target=none", 2, "", "choose of compactor, distributor, ingester, querier, or all"},
+		{"help", 0, "  ingester     stores recent samples", ""},
+		{"backend -target=none", 2, "", "choose from compactor, distributor, ingester, querier, or all"},
 		{"tenant", 2, "", ""},
 		{"token -h", 0, "token rotate ID", ""},
 		{"help migrate", 0, "migrate status", ""},
@@ -92,7 +92,7 @@ func TestLogger(t *testing.T) {
 	}
 }
 
-// TestRedacted: no password is shown, of whatever somebody put into a list of URLs.
+// TestRedacted checks that no password in a list of URLs is shown, also in invalid URLs.
 func TestRedacted(t *testing.T) {
 	for text, want := range map[string]string{
 		"http://mimir:8080":               "http://mimir:8080",

@@ -15,14 +15,14 @@ import (
 	"github.com/palliumhq/pallium/migrations"
 )
 
-// Migrate brings the configured row store to this binary's version, or, with
-// look, only says where it stands.
-func Migrate(ctx context.Context, cfg Config, o Options, look bool, out io.Writer) error {
+// Migrate brings the configured row store to this binary's version and prints its status.
+// With statusOnly it changes nothing.
+func Migrate(ctx context.Context, cfg Config, o Options, statusOnly bool, out io.Writer) error {
 	e, done, err := migrationEnv(ctx, &cfg, o)
 	if err != nil {
 		return err
 	}
-	if !look {
+	if !statusOnly {
 		err = migrations.Up(ctx, e)
 	}
 	if err != nil {
@@ -32,7 +32,7 @@ func Migrate(ctx context.Context, cfg Config, o Options, look bool, out io.Write
 	if err = errors.Join(err, done()); err != nil {
 		return err
 	}
-	tables := "as they should be"
+	tables := "complete"
 	if !st.Tables {
 		tables = "missing or incomplete"
 	}
@@ -48,24 +48,24 @@ func Migrate(ctx context.Context, cfg Config, o Options, look bool, out io.Write
 		}
 		fmt.Fprintf(out, "step %d  %-5s  %s\n", s.Number, mark, s.Name)
 	}
-	if look && st.Version > st.Latest {
+	if statusOnly && st.Version > st.Latest {
 		return fmt.Errorf("%w: run Pallium %s or newer", migrations.ErrNewer, st.Binary)
 	}
 	return nil
 }
 
-// VerifyOptions of the verify command.
+// VerifyOptions are the options of the verify command.
 type VerifyOptions struct {
-	Tenants []tenant.ID // none = all that the store has anything of
-	Data    bool        // read and decode everything
-	Rebuild bool        // write the index again first
+	Tenants []tenant.ID // empty means all tenants with data in the store
+	Data    bool        // read and decode all samples
+	Rebuild bool        // rebuild the index first
 }
 
-// ErrFindings is returned by Verify when something is wrong with the store.
+// ErrFindings is returned by Verify if the store is inconsistent.
 var ErrFindings = errors.New("the store is not consistent")
 
-// Verify checks the configured long-term store, and before that writes its index
-// again if that is wanted.
+// Verify checks the configured long-term store, after rebuilding its index if v.Rebuild is
+// set. It prints findings to out.
 func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.Writer) (err error) {
 	if err := cfg.Store.checkRole(All, false); err != nil {
 		return err
@@ -93,8 +93,7 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		return err
 	}
 	s, err := store.Open(store.Options{Index: ix, Objects: obj, Scratch: filepath.Join(cfg.DataDir, "scratch-verify"), Logger: o.Logger,
-		// What is written again is stamped to stay; the sweep knows the tenant's
-		// retention.
+		// Rebuilt rows get no expiry: the sweep applies the tenant's retention.
 		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
 		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil }})
 	if err != nil {
@@ -129,18 +128,18 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	return nil
 }
 
-// rebuildIndex writes the index again and reports it.
+// rebuildIndex rebuilds the index and prints a summary.
 func rebuildIndex(ctx context.Context, check *fsck.Checker, tenants []tenant.ID, out io.Writer) error {
 	report, err := check.RebuildIndex(ctx, tenants)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "index written again: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n",
+	fmt.Fprintf(out, "index rebuilt: %d days, %d manifests recovered, %d packs, %d cells; read %d of %d bytes\n",
 		report.Days, report.Recovered, report.Packs, report.Cells, report.Read, report.Bytes)
 	return nil
 }
 
-// listAsides reports the series that no pack can hold.
+// listAsides prints the series that are set aside.
 func listAsides(ctx context.Context, s *store.Store, out io.Writer) error {
 	asides, err := s.Asides(ctx)
 	if err != nil {

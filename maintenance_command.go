@@ -8,7 +8,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// maintenanceCommands open the stores themselves.
+// maintenanceCommands returns the commands that open the stores directly.
 func maintenanceCommands() []command.Command {
 	list := []command.Command{
 		{Name: "migrate up", About: "bring tables and layout of the stores to this version",
@@ -26,7 +26,7 @@ func maintenanceCommands() []command.Command {
 // maintenance works on the configured stores.
 type maintenance func(ctx context.Context, sh *command.Shell, cfg Config, o Options) error
 
-// maintain declares the flags of a command that opens the stores.
+// maintain declares the flags of a command that opens the stores and returns its action.
 func maintain(fs *flag.FlagSet, do maintenance) command.Action {
 	config := fs.String("config", "", "configuration `file` (YAML)")
 	dataDir := fs.String("data-dir", "", "`directory` for data (default ./data)")

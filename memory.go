@@ -10,38 +10,37 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 )
 
-// Memory says how much memory the process may use, and how much of it requests
-// may hold.
+// Memory configures how much memory the process and its requests may use.
 type Memory struct {
-	// LimitBytes is what the whole process may use; 0 is what its container or the
-	// machine has.
+	// LimitBytes is the limit of the whole process; 0 means the memory of its container
+	// or of the machine.
 	LimitBytes int64 `yaml:"limit_bytes"`
-	// RequestBytes is what all requests under way may hold together; 0 is a quarter
-	// of the memory, or what is left in a process without an ingester.
+	// RequestBytes is the limit of all requests in progress together; 0 means a quarter
+	// of the memory, or the rest of it in a process without an ingester.
 	RequestBytes int64 `yaml:"request_bytes"`
 }
 
-// What the embedded row store has outside of Go's heap: its block cache, and the
-// memtables that it fills before it makes writes wait.
+// The memory of the embedded row store outside of Go's heap: its block cache, and the
+// memtables that it fills before it delays writes.
 const (
-	mostRowCache  = 64 << 20
-	leastRowCache = 8 << 20
-	rowMemtables  = 64 << 20
+	maxRowCache  = 64 << 20
+	minRowCache  = 8 << 20
+	rowMemtables = 64 << 20
 )
 
-// bufferPart is the part of its memory in which a gateway keeps bodies of requests,
-// and answers to HTTP/1.0.
+// bufferPart is the divisor of a gateway's memory for the buffers of request bodies and of
+// responses to HTTP/1.0.
 const bufferPart = 4
 
-// planMemory divides the memory of the process between its parts, tells Go's
-// runtime its limit, and opens the account of requests.
+// planMemory divides the memory of the process between its parts, sets the limit of Go's
+// runtime, and opens the memory account of requests.
 func (p *process) planMemory() error {
 	limit := p.cfg.Memory.LimitBytes
 	if limit == 0 {
 		limit = memory.Limit(os.DirFS("/"))
 	}
 	w := p.want(limit)
-	// Who set GOMEMLIMIT wants Go to keep to it.
+	// A GOMEMLIMIT in the environment lowers the limit.
 	if given := debug.SetMemoryLimit(-1); given < math.MaxInt64 {
 		if of := given + given/9 + w.Fixed; w.Limit == 0 || of < w.Limit {
 			w.Limit = of
@@ -63,14 +62,14 @@ func (p *process) planMemory() error {
 	p.memory = memory.NewAccount(parts.Requests, p.registry)
 	if parts.Go > 0 {
 		debug.SetMemoryLimit(parts.Go)
-		p.start("watch of the memory", func(ctx context.Context) { p.memory.Watch(ctx, parts.Go, memory.ReadUsage, p.opts.Logger) })
+		p.start("memory watch", func(ctx context.Context) { p.memory.Watch(ctx, parts.Go, memory.ReadUsage, p.opts.Logger) })
 	}
 	p.opts.Logger.Info("memory divided", "limit", parts.Limit, "go", parts.Go, "head", parts.Head, "caches", parts.Caches,
 		"requests", parts.Requests)
 	return nil
 }
 
-// want says what the roles of this process need of so much memory.
+// want returns what the roles of this process need, given the limit of the process.
 func (p *process) want(limit int64) memory.Want {
 	w := memory.Want{
 		Limit:        limit,
@@ -79,9 +78,9 @@ func (p *process) want(limit int64) memory.Want {
 		RequestBytes: p.cfg.Memory.RequestBytes,
 	}
 	if !p.cfg.Store.Bigtable.set() {
-		p.rowCache = mostRowCache
+		p.rowCache = maxRowCache
 		if limit > 0 {
-			p.rowCache = min(max(limit/32, leastRowCache), mostRowCache)
+			p.rowCache = min(max(limit/32, minRowCache), maxRowCache)
 		}
 		w.Fixed = p.rowCache + rowMemtables
 	}
@@ -98,12 +97,12 @@ func (p *process) caches() []*int64 {
 	return []*int64{&s.PageCacheBytes, &s.FrameCacheBytes, &s.TableCacheBytes, &p.localPages}
 }
 
-// cacheWeights are the parts of the caches in relation to each other, and their
-// sizes in MiB where some others are configured: pages, frames and tables of the
-// long-term store, pages of local packs.
+// cacheWeights are the relative sizes of the caches, which are also their sizes in MiB if
+// another cache is configured: pages, frames and tables of the long-term store, pages of
+// local packs.
 var cacheWeights = [4]int64{64, 128, 64, 64}
 
-// configuredCaches is the sum of all caches if any is configured, else 0.
+// configuredCaches returns the total size of all caches if any is configured, else 0.
 func configuredCaches(caches []*int64) int64 {
 	sum, any := int64(0), false
 	for i, c := range caches {
@@ -120,8 +119,8 @@ func configuredCaches(caches []*int64) int64 {
 	return sum
 }
 
-// shareCaches gives every cache that is not configured its part; total is 0 when
-// nothing is known of the memory.
+// shareCaches sets the sizes of the caches that are not configured. total is 0 if the memory
+// limit is unknown.
 func shareCaches(caches []*int64, total int64) {
 	any := configuredCaches(caches) > 0
 	all := int64(0)

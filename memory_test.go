@@ -10,9 +10,9 @@ import (
 
 const mib = 1 << 20
 
-// TestMemoryOfRoles: every role starts in the memory that deploy gives it, gives
-// each of its parts what it needs, and gives nothing to parts that it does not have.
-// What all roles are configured with does not take from those that do not use it.
+// TestMemoryOfRoles checks for the memory limits in deploy/ that every role starts, that each
+// of its parts gets enough memory, that parts it does not have get none, and that settings
+// for parts that a role does not have do not reduce its memory.
 func TestMemoryOfRoles(t *testing.T) {
 	distributor, querier := Targets{TargetDistributor: true}, Targets{TargetQuerier: true}
 	both, ingester, compactor := Targets{TargetDistributor: true, TargetQuerier: true}, Targets{TargetIngester: true}, Targets{TargetCompactor: true}
@@ -23,9 +23,9 @@ func TestMemoryOfRoles(t *testing.T) {
 		targets Targets
 		mib     int64
 		head    int64 // configured
-		// The least that the parts must have; 0: the part is not there.
+		// The minimum of each part in MiB; 0 means that the role does not have the part.
 		wantHead, wantRequests int64
-		// whole is set where requests of all default limits must fit.
+		// whole is set if a request at all default limits must fit.
 		whole bool
 	}{
 		{"kubernetes gateway", Gateway, nil, 1024, 0, 0, 0, false},
@@ -45,7 +45,7 @@ func TestMemoryOfRoles(t *testing.T) {
 		{"test gateway", Gateway, nil, 512, 512, 0, 0, false},
 		{"everything of a cluster in one", Backend, every, 2048, 0, 700, 450, true},
 		{"one process", All, nil, 2048, 0, 650, 400, true},
-		{"the least", All, nil, 256, 0, 60, 16, false},
+		{"the minimum", All, nil, 256, 0, 60, 16, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -62,19 +62,20 @@ func TestMemoryOfRoles(t *testing.T) {
 			t.Logf("go %d, head %d, caches %d, requests %d MiB", p.Go/mib, p.Head/mib, p.Caches/mib, p.Requests/mib)
 			for name, part := range map[string]struct{ got, want int64 }{"head": {p.Head, tt.wantHead * mib}, "requests": {p.Requests, tt.wantRequests * mib}} {
 				if part.got < part.want || (part.got == 0) != (part.want == 0) {
-					t.Errorf("%s has %d bytes, want %d", name, part.got, part.want)
+					t.Errorf("%s has %d bytes, want at least %d", name, part.got, part.want)
 				}
 			}
 			if (p.Caches > 0) != (tt.role != Gateway) {
-				t.Errorf("caches have %d bytes", p.Caches)
+				t.Errorf("caches = %d bytes for this role", p.Caches)
 			}
 			if p.Go+w.Fixed > w.Limit || p.Head+p.Caches+p.Requests > p.Go*85/100 {
-				t.Errorf("%+v is more than there is", p)
+				t.Errorf("parts %+v exceed the limit", p)
 			}
-			// A push: what came, decompressed and its way on, three times, and what it decodes to.
+			// A push takes its body, and five times the decompressed body: decompressed, decoded, and
+			// three times in pushes to ingesters.
 			d := limits.Default()
 			if most := memory.NewAccount(p.Requests, nil).Most(); tt.whole && most < d.MaxBodyBytes+5*d.MaxDecodedBytes {
-				t.Errorf("a request may hold %d bytes, which no push of the default limits fits into", most)
+				t.Errorf("a request may use %d bytes, too few for a push at the default limits", most)
 			}
 		})
 	}

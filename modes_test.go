@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 )
 
-// adminRequest sends a request to the admin API and returns the answer.
+// adminRequest sends a POST request to the admin API and returns the response body.
 func adminRequest(t *testing.T, url, token, body string) string {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
@@ -43,16 +43,16 @@ func answer(t *testing.T, req *http.Request) string {
 	return string(text)
 }
 
-// TestOwnerOnly: what a process writes is readable by its owner only, in a directory
-// of an older version too, with samples in the log, in packs, uploaded and compacted.
+// TestOwnerOnly checks that all files of a process are accessible by the owner only, also in
+// a directory of an older version, with samples in the log, in packs, uploaded and compacted.
 func TestOwnerOnly(t *testing.T) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
-	for _, d := range []string{data, filepath.Join(data, "ingester"), filepath.Join(data, "rows")} { // as older versions made them
+	for _, d := range []string{data, filepath.Join(data, "ingester"), filepath.Join(data, "rows")} { // with the mode of older versions
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chmod(d, 0o755); err != nil { // whatever the umask is
+		if err := os.Chmod(d, 0o755); err != nil { // independent of the umask
 			t.Fatal(err)
 		}
 	}
@@ -90,7 +90,7 @@ func TestOwnerOnly(t *testing.T) {
 	seen := map[string]int{}
 	check := func(path string, d fs.DirEntry, err error) error {
 		if os.IsNotExist(err) {
-			return nil // the process goes on
+			return nil // the process is running and deletes files
 		}
 		if err != nil {
 			return err
@@ -115,7 +115,7 @@ func TestOwnerOnly(t *testing.T) {
 	}
 	for _, name := range []string{"admin-token", "key-pepper", "rows", "ingester", "l0", "l1"} {
 		if seen[name] == 0 {
-			t.Errorf("nothing was written to %s: %v", name, seen)
+			t.Errorf("no files in %s: %v", name, seen)
 		}
 	}
 }

@@ -20,16 +20,16 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// operations carries the operator's commands out; it implements operator.Backend.
+// operations runs operators' commands; it implements operator.Backend.
 type operations struct{ b *backend }
 
-// clusterOperations are those of the ring; it implements operator.Ring.
+// clusterOperations runs operators' commands on the ring; it implements operator.Ring.
 type clusterOperations struct {
 	b *backend
 	m *membership
 }
 
-// newCommands returns the operator's commands of this process.
+// newCommands returns the operators' commands of this process.
 func (b *backend) newCommands() *operator.Commands {
 	o := operator.Options{Backend: operations{b}, Logger: b.opts.Logger,
 		Background: b.background.Go}
@@ -39,7 +39,7 @@ func (b *backend) newCommands() *operator.Commands {
 	return operator.New(o)
 }
 
-// unavailable marks errors that may not come again.
+// unavailable marks errors after which the command may succeed if it is repeated.
 func unavailable(err error) error {
 	for _, temporary := range []error{wire.ErrUnavailable, wire.ErrRejected} {
 		if errors.Is(err, temporary) {
@@ -49,14 +49,14 @@ func unavailable(err error) error {
 	return err
 }
 
-// instance finds the one that a command names, which must have a role; nil without
-// other processes.
+// instance returns the instance that a command names, which must have the role. It returns
+// nil for this process if it is the only one.
 func (o operations) instance(ctx context.Context, id string, role Target) (*rpc.Peer, error) {
 	if o.b.cluster == nil {
 		if id == soleIngester {
 			return nil, nil
 		}
-		return nil, admin.NotFound("instance", "there is one process, instance %s", soleIngester)
+		return nil, admin.NotFound("instance", "the only instance is %s", soleIngester)
 	}
 	return o.b.cluster.instance(ctx, id, role)
 }
@@ -64,14 +64,14 @@ func (o operations) instance(ctx context.Context, id string, role Target) (*rpc.
 func (m *membership) instance(ctx context.Context, id string, role Target) (*rpc.Peer, error) {
 	r, err := m.members.Ring(ctx)
 	if err != nil {
-		return nil, admin.Unavailable("the ring is not known: %s", err)
+		return nil, admin.Unavailable("read the ring: %s", err)
 	}
 	in, err := recovery.Member(r, id)
 	if err != nil {
 		return nil, admin.NotFound("instance", "instance %q is not in the ring; GET %s/ring lists its members", id, admin.Root)
 	}
 	if !slices.Contains(in.Roles, string(role)) {
-		return nil, admin.Invalid("instance", "instance %s has not the role %s", id, role)
+		return nil, admin.Invalid("instance", "instance %s does not have the role %s", id, role)
 	}
 	return m.pool.Peer(in.Addr)
 }
@@ -91,7 +91,7 @@ func (o operations) Flush(ctx context.Context, instance string) (operator.Task, 
 	return func(ctx context.Context) (map[string]any, error) { return nil, unavailable(do(ctx)) }, nil
 }
 
-// flushAll seals the head and uploads what is sealed, of all ingesters.
+// flushAll makes all ingesters seal their heads and upload.
 func (o operations) flushAll(ctx context.Context) error {
 	if m := o.b.cluster; m != nil {
 		return m.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error { return p.Flush(ctx) })
@@ -125,7 +125,7 @@ func (o operations) Compact(ctx context.Context, instance string, expireAll bool
 	}, nil
 }
 
-// compactAll compacts what is uploaded, here or where a live compactor is.
+// compactAll compacts all uploaded packs, in this process or in a healthy compactor.
 func (o operations) compactAll(ctx context.Context, expire bool) (compactor.Report, error) {
 	if o.b.compactor == nil {
 		return o.b.cluster.compactAnywhere(ctx, expire)
@@ -137,13 +137,13 @@ func (o operations) compactAll(ctx context.Context, expire bool) (compactor.Repo
 	return report, err
 }
 
-// compactAnywhere has the first compactor that answers compact.
+// compactAnywhere makes the first available compactor compact.
 func (m *membership) compactAnywhere(ctx context.Context, expire bool) (compactor.Report, error) {
 	r, err := m.members.Ring(ctx)
 	if err != nil {
 		return compactor.Report{}, err
 	}
-	errs := fmt.Errorf("%w: no compactor is in the ring, or none answers", operator.ErrUnavailable)
+	errs := fmt.Errorf("%w: no compactor in the ring is available", operator.ErrUnavailable)
 	for _, in := range slices.Concat(r.Others(), r.Instances()) {
 		if !slices.Contains(in.Roles, string(TargetCompactor)) || in.Unhealthy {
 			continue
@@ -156,15 +156,15 @@ func (m *membership) compactAnywhere(ctx context.Context, expire bool) (compacto
 			}
 		}
 		if err = fmt.Errorf("compactor %s: %w", in.ID, err); !errors.Is(err, wire.ErrUnavailable) {
-			return compactor.Report{}, err // another one would fail as well
+			return compactor.Report{}, err // another compactor would fail as well
 		}
 		errs = errors.Join(errs, err)
 	}
 	return compactor.Report{}, errs
 }
 
-// AcceptLoss implements operator.Backend. The lost ingesters need not answer. Without
-// replicas an ingester itself remembers what its log lost, and is told.
+// AcceptLoss implements operator.Backend. The lost ingesters need not be running. Without
+// replication, ingesters themselves record samples lost with their log, so these are called.
 func (o operations) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n, err := o.b.longTerm.AcceptLoss(ctx, day)
 	if err != nil {
@@ -180,7 +180,7 @@ func (o operations) acceptLogLoss(ctx context.Context, day int64) (int, error) {
 		return o.b.ingester.AcceptLoss(day)
 	}
 	if m.replication > 1 {
-		return 0, nil // replicas make good what a log lost
+		return 0, nil // replicas have the samples
 	}
 	var accepted atomic.Int64
 	err := m.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error {
@@ -191,8 +191,8 @@ func (o operations) acceptLogLoss(ctx context.Context, day int64) (int, error) {
 	return int(accepted.Load()), err
 }
 
-// l0Gone is how long after a tenant's deletion packs that hold many tenants may
-// still have samples of it: until they are compacted, and a week.
+// l0Gone is how long after a tenant's deletion level 0 packs, which have samples of many
+// tenants, may still have samples of the deleted one: until they are compacted, plus a week.
 const l0Gone = 9 * 24 * time.Hour
 
 // Erasure implements operator.Backend.
@@ -244,13 +244,14 @@ func (o operations) DropAside(ctx context.Context, key operator.AsideKey) (dropp
 	return asideOf(&got), store.IsLost(got.Ingester), err
 }
 
-// list shows everything in the ring, ingesters first.
+// list returns all members of the ring, ingesters first.
 func (m *membership) list(r *ring.Ring) []operator.Member {
 	shares := r.Shares(m.replication)
 	out := []operator.Member{}
 	for i, in := range slices.Concat(r.Instances(), r.Others()) {
 		one := operator.Member{ID: in.ID, Address: in.Addr, Zone: in.Zone, Roles: in.Roles, State: string(in.State), Unhealthy: in.Unhealthy,
-			Since: in.Silent.Round(time.Second / 10).String(), Registered: in.Registered.UTC(), Tokens: len(in.Tokens), Incarnation: in.Incarnation}
+			Since: in.SinceHeartbeat.Round(time.Second / 10).String(), Registered: in.Registered.UTC(), Tokens: len(in.Tokens),
+			Incarnation: in.Incarnation}
 		if i < len(shares) {
 			one.Share = shares[i]
 		}
@@ -286,7 +287,7 @@ func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (i
 		return 0, admin.NotFound("instance", "instance %q is not in the ring; GET %s/ring lists its members", id, admin.Root)
 	case errors.Is(err, recovery.ErrAlive):
 		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s. Stop it first; "+
-			"to take a running ingester out without loss, POST %s/ring/leave?instance=%s", id, err, admin.Root, id)
+			"to remove a running ingester without loss, POST %s/ring/leave?instance=%s", id, err, admin.Root, id)
 	case errors.Is(err, recovery.ErrHasAside):
 		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s", id, err)
 	case errors.Is(err, wire.ErrUnavailable):
@@ -309,10 +310,10 @@ func (o clusterOperations) Leave(ctx context.Context, id string, wait bool) erro
 	err = p.Leave(ctx, wait)
 	switch {
 	case errors.Is(err, rpc.ErrConflict):
-		return admin.Conflict("instance", "ingester %s does not leave: %s", id, err)
+		return admin.Conflict("instance", "ingester %s cannot leave: %s", id, err)
 	case err != nil:
-		o.b.opts.Logger.Error("leaving the ring failed", "instance", id, "err", err)
-		return admin.Unavailable("leaving failed, nothing is lost; repeat the command: %s", err)
+		o.b.opts.Logger.Error("ingester could not leave the ring", "instance", id, "err", err)
+		return admin.Unavailable("the ingester could not leave, nothing is lost; repeat the command: %s", err)
 	}
 	return nil
 }

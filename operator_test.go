@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/authn/apikey"
 )
 
-// TestCommands: the operator's commands answer as the rest of the admin API does:
-// one form of errors, unknown parameters rejected, Idempotency-Key, audit.
+// TestCommands checks that operators' commands behave like the rest of the admin API: format
+// of errors, rejection of unknown parameters, Idempotency-Key, audit.
 func TestCommands(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -43,7 +43,7 @@ func TestCommands(t *testing.T) {
 		}
 		var body struct{ Code, Message, RequestID string }
 		if err := json.Unmarshal([]byte(text), &body); err != nil || code >= 400 && (body.Code == "" || body.Message == "" || body.RequestID == "") {
-			t.Errorf("%s: an error of another form: %s", c.path, text)
+			t.Errorf("%s: not in the error format: %s", c.path, text)
 		}
 	}
 	packs := func() int { return len(p.app.backend.ingester.Stats().Packs) }
@@ -56,15 +56,15 @@ func TestCommands(t *testing.T) {
 		}
 	}
 	if n := packs() - before; n != 1 {
-		t.Errorf("a command that was repeated with its Idempotency-Key made %d packs", n)
+		t.Errorf("repeated command with an Idempotency-Key made %d packs, want 1", n)
 	}
 	if code, text := p.do("GET", p.admin+"/", p.token, nil); code != 200 || !strings.Contains(text, "<td>acme</td>") || !strings.Contains(text, "<h2>Compactor</h2>") {
 		t.Errorf("page: %d %s", code, text)
 	}
 }
 
-// TestBackendListener: the admin listener of a backend has metrics and health, and
-// profiles with their own token only.
+// TestBackendListener checks that the admin listener of a backend serves metrics and health,
+// and profiles only with their own token.
 func TestBackendListener(t *testing.T) {
 	const profiles = "profiles-profiles-profiles-profiles"
 	for _, c := range []struct {
@@ -104,16 +104,17 @@ func TestBackendListener(t *testing.T) {
 			}
 		}
 		if got := get("/debug/pprof/", func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+long) }); got == 200 {
-			t.Errorf("%s: profiles with the admin token", c.name)
+			t.Errorf("%s: profiles are served with the admin token", c.name)
 		}
 	}
 	a := &process{opts: testOptions(Backend, map[string]string{"PALLIUM_PPROF_TOKEN": "short"}, nil), registry: prometheus.NewRegistry()}
 	if err := a.buildSurface(""); err == nil || !strings.Contains(err.Error(), "PALLIUM_PPROF_TOKEN") {
-		t.Errorf("a short token: %v", err)
+		t.Errorf("buildSurface with a short token = %v, want an error", err)
 	}
 }
 
-// TestPepperSigner: gateways with one pepper believe each other, others nobody.
+// TestPepperSigner checks that only gateways with the same pepper accept each other's
+// signatures.
 func TestPepperSigner(t *testing.T) {
 	of := func(letter string) signer {
 		p, err := apikey.NewPepper([]byte(strings.Repeat(letter, 32)))
@@ -134,6 +135,6 @@ func TestPepperSigner(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := of("b").Verify(sig, "", "x", "y"); err == nil {
-		t.Error("one with another pepper believes it")
+		t.Error("a signature with another pepper is accepted")
 	}
 }

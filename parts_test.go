@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestLimitsOf: a store that does not answer must not make a tenant's data look
-// older than its retention, which is what the defaults may do.
+// TestLimitsOf checks that without the store the default retention is not used, since it may
+// be shorter than the tenant's.
 func TestLimitsOf(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -22,13 +22,13 @@ func TestLimitsOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := a.limitsOf("unknown").Retention; got != week {
-		t.Errorf("retention of a tenant that does not exist: %s", got)
+		t.Errorf("retention of an unknown tenant = %s, want the default", got)
 	}
 	if err := a.close(); err != nil {
 		t.Error(err)
 	}
 	if got := a.limitsOf("acme"); got.Retention != 0 || got.MaxActiveSeries != limits.Default().MaxActiveSeries {
-		t.Errorf("with a store that is closed: retention %s", got.Retention)
+		t.Errorf("retention with a closed store = %s, want 0", got.Retention)
 	}
 }
 

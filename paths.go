@@ -7,10 +7,10 @@ import (
 	"github.com/palliumhq/pallium/backend/redisconn"
 )
 
-// Resolve makes every path of the configuration absolute and gives it its
-// shortest form, once, before anything uses one: code below compares paths and
-// walks up from them, and a relative one ends at "." and not at a root. Relative
-// paths count from the working directory, those of a configuration file too.
+// Resolve makes every path of the configuration absolute and clean, before any is used:
+// other code compares paths and walks up to the root, which does not work with relative
+// ones. Relative paths, also those in the configuration file, are relative to the working
+// directory.
 func (c *Config) Resolve() error {
 	paths := map[string]*string{
 		"data_dir":                        &c.DataDir,

@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/authn"
 )
 
-// eachPath calls fn for every path below v: whatever the configuration file
-// calls a directory or a file.
+// eachPath calls fn for every path below v: every setting whose key names a directory or a
+// file.
 func eachPath(v reflect.Value, name string, fn func(name string, path reflect.Value)) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -30,8 +30,8 @@ func eachPath(v reflect.Value, name string, fn func(name string, path reflect.Va
 	}
 }
 
-// TestResolve: every path that a configuration has is absolute and in its
-// shortest form afterwards, and those that are not set stay so.
+// TestResolve checks that Resolve makes every path of a configuration absolute and clean, and
+// leaves empty paths empty.
 func TestResolve(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "a"), 0o755); err != nil {
@@ -71,7 +71,7 @@ func TestResolve(t *testing.T) {
 	}
 	eachPath(reflect.ValueOf(&c).Elem(), "", func(name string, p reflect.Value) {
 		if p.String() != "" {
-			t.Errorf("%s was not set and became %q", name, p)
+			t.Errorf("%s: empty path became %q", name, p)
 		}
 	})
 }

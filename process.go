@@ -25,7 +25,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Options of a process that are not in the configuration file.
+// Options are the options of a process that are not in the configuration file.
 type Options struct {
 	Role    Role
 	Targets Targets // of a backend
@@ -33,25 +33,25 @@ type Options struct {
 	Env     func(string) (string, bool)
 	Logger  *slog.Logger
 	Now     func() time.Time
-	// Running is for how long the process has been running, whatever Now says;
-	// nil: the machine's own clock for that, or where Now is set, that.
+	// Running returns the time since the process started, by a clock that nobody can
+	// set; nil means the machine's monotonic clock, or Now if that is set.
 	Running func() time.Duration
 
-	// Tests put ports that hang in front of the stores.
+	// For tests, to wrap the stores.
 	wrapRows    func(rows.Store) rows.Store
 	wrapObjects func(objects.Store) objects.Store
 }
 
-// process is a server: what all roles share, the edge, and the backend roles. open
-// builds it, run serves until its context ends.
+// process is a server: its edge, its backend roles and what they share. open builds it, run
+// serves until its context ends.
 type process struct {
 	cfg     Config
 	opts    Options
-	targets Targets // its backend roles; all in a process that is all there is
+	targets Targets // its backend roles; all of them in a single process
 
 	registry             *prometheus.Registry
 	memory               *memory.Account // of requests
-	rowCache, localPages int64           // bytes of the embedded row store's cache, and of the pages of local packs
+	rowCache, localPages int64           // sizes in bytes of the caches of the embedded row store and of pages of local packs
 	rows                 rows.Store
 	control              *control.Control
 	limitsOf             func(tenant.ID) limits.Limits
@@ -62,26 +62,27 @@ type process struct {
 	edge    *edge    // nil in a backend
 	backend *backend // nil in a gateway
 
-	// What proves to others that this process belongs to them; nil without others.
+	// Prove to other processes that this one is a member of the cluster; nil in a single
+	// process.
 	security          *cluster.Member
 	signer            signer
 	redis, cacheRedis goredis.UniversalClient
 
-	serving atomic.Bool // requests can be served
+	serving atomic.Bool // the process serves requests
 
-	// requests has the context of all requests, which ends when those under way were
-	// drained or are cut off; background has what requests started and did not wait
-	// for, and ends before the parts are closed.
+	// requests has the context of all requests, which ends when they are drained or
+	// cancelled. background runs work that requests started without waiting for it, and
+	// ends before the parts are closed.
 	requests, background *background.Group
 
-	beginnings []func() // of what runs beside, when the process serves
-	closers    []closer // in the order of building
-	ending     *ending
+	onServing []func() // start parts when the process serves
+	closers   []closer // in the order of building
+	ending    *ending
 }
 
-// open builds a process. The admin listener is open from its beginning and tells what
-// it is doing. What was opened is closed again if that fails; when ctx ends first, it
-// fails soon, within shutdown_timeout.
+// open builds a process. The admin listener is open from the beginning and reports the
+// progress. After an error everything is closed again. If ctx ends before, open returns an
+// error within shutdown_timeout.
 func open(ctx context.Context, cfg Config, o Options) (*process, error) {
 	if err := errors.Join(cfg.Check(), o.check(&cfg)); err != nil {
 		return nil, err
@@ -118,15 +119,15 @@ func open(ctx context.Context, cfg Config, o Options) (*process, error) {
 	return p, nil
 }
 
-// check reports what the role does not work with or without.
+// check returns an error if the configuration does not fit the role.
 func (o *Options) check(cfg *Config) error {
 	switch {
 	case o.Role == Gateway && len(cfg.Upstream.URLs) == 0:
-		return errors.New("upstream.urls is empty: a gateway on its own needs the URL of a Pallium, Mimir, Cortex or Loki to forward to")
+		return errors.New("upstream.urls is empty: `pallium gateway` needs the URL of a Pallium, Mimir, Cortex or Loki backend to forward to")
 	case o.Role == Backend && len(o.Targets) == 0:
-		return fmt.Errorf("a backend needs roles: -target=all, or some of %s", roleNames())
+		return fmt.Errorf("`pallium backend` needs roles: -target=all, or a list of %s", roleNames())
 	case o.Role != Gateway && len(cfg.Upstream.URLs) > 0:
-		return errors.New("upstream.urls is set: only `pallium gateway` forwards to another backend; run that, or take upstream out")
+		return errors.New("upstream.urls is set: only `pallium gateway` forwards to another backend; run that, or remove upstream")
 	}
 	if o.Role == Backend {
 		return o.Targets.check(cfg)
@@ -134,7 +135,7 @@ func (o *Options) check(cfg *Config) error {
 	return cfg.Store.checkRole(o.Role, cfg.inCluster(o.Env))
 }
 
-// newProcess is a process of which nothing is built yet.
+// newProcess returns a process without parts.
 func newProcess(cfg Config, o Options) *process {
 	p := &process{cfg: cfg, opts: o, targets: o.Targets, registry: prometheus.NewRegistry(), ending: newEnding(), startup: newStartup(&o),
 		background: background.New(), requests: background.New()}
@@ -187,8 +188,8 @@ func (p *process) build(ctx context.Context) error {
 	return p.buildSurface(keys.adminToken)
 }
 
-// openControl opens the row store and the control plane over it. Without a pepper,
-// which only edges have, it knows of no keys.
+// openControl opens the row store and the control plane over it. Without a pepper, which
+// only edges have, the control plane does not load API keys.
 func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err error) {
 	p.startup.step("opening the row store")
 	if p.rows, err = p.openRows(ctx); err != nil {
@@ -211,18 +212,17 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	}
 	p.onServe(p.control.Start)
 	p.onClose("control plane", func() error { p.control.Stop(); return nil })
-	p.limitsOf = p.askLimits
+	p.limitsOf = p.tenantLimits
 	if p.opts.Role == Backend {
 		p.limitsOf = control.NewRemembered(p.background, p.control.Limits, p.limitsWithout, p.opts.Now).Limits
 	}
 	return nil
 }
 
-// askLimits returns a tenant's limits for the backend. The edge has let the
-// tenant in, so when the store cannot tell, the last ones known hold, or the
-// defaults; but for retention, since a tenant that has a longer one would lose
-// data by it.
-func (p *process) askLimits(id tenant.ID) limits.Limits {
+// tenantLimits returns a tenant's limits for the backend. The edge has authenticated the
+// tenant, so if the store is unavailable the last known limits are used, or the defaults
+// without retention: with the default retention, a tenant with a longer one would lose data.
+func (p *process) tenantLimits(id tenant.ID) limits.Limits {
 	lim, err := p.control.Limits(context.Background(), id)
 	if err != nil {
 		return p.limitsWithout(err)
@@ -238,7 +238,7 @@ func (p *process) limitsWithout(err error) limits.Limits {
 	return lim
 }
 
-// ready reports whether requests can be served.
+// ready returns an error while the process cannot serve requests.
 func (p *process) ready(ctx context.Context) error {
 	if !p.serving.Load() {
 		return errNotServing
@@ -248,18 +248,18 @@ func (p *process) ready(ctx context.Context) error {
 	}
 	members := p.backend.cluster.members
 	if self := members.Self(); self.State == ring.Leaving {
-		return errors.New("this ingester leaves the cluster")
+		return errors.New("this ingester is leaving the cluster")
 	}
 	if _, err := members.Ring(ctx); err != nil {
 		return err
 	}
 	if p.targets[TargetQuerier] {
-		return nil // what reads can be read all the same
+		return nil // queries work even if other roles are impaired
 	}
 	return p.impaired(ctx)
 }
 
-// impaired is why some role of this process cannot do its work.
+// impaired returns why roles of this process cannot do their work.
 func (p *process) impaired(ctx context.Context) error {
 	if p.backend == nil {
 		return nil
@@ -275,8 +275,8 @@ func (p *process) impaired(ctx context.Context) error {
 
 var errNotServing = errors.New("starting or stopping")
 
-// reload reads again what may change while running: the key sets of issuers and
-// the edge's certificate. What cannot be read stays as it was.
+// reload reads the key sets of issuers and the edge's certificate again. Files that cannot be
+// read are reported, and the earlier ones stay in use.
 func (p *process) reload() error {
 	if p.edge == nil {
 		return nil

@@ -19,10 +19,10 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// patience is how long a process may take for anything: machines are busy.
+// patience is the timeout for everything that a test waits for; machines may be busy.
 const patience = time.Minute
 
-// child is pallium as a process of its own.
+// child is a process that runs pallium.
 type child struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -43,7 +43,7 @@ func (c *child) text() string {
 	return c.log.String()
 }
 
-// startIn starts pallium with a working directory and an environment of its own.
+// startIn starts pallium in a working directory with an environment.
 func startIn(t *testing.T, dir string, env []string, args ...string) *child {
 	t.Helper()
 	self, err := os.Executable()
@@ -75,11 +75,11 @@ func (c *child) waitFor(pattern string) []string {
 			return m
 		}
 	}
-	c.t.Fatalf("it does not print %s:\n%s", pattern, c.text())
+	c.t.Fatalf("pallium did not print %s:\n%s", pattern, c.text())
 	return nil
 }
 
-// ended waits a moment for the end, and reports whether it came.
+// ended waits up to wait for the process to end, and reports whether it did.
 func (c *child) ended(wait time.Duration) bool {
 	select {
 	case <-c.done:
@@ -89,27 +89,27 @@ func (c *child) ended(wait time.Duration) bool {
 	}
 }
 
-// exit waits for the end and returns the exit code.
+// exit waits for the process to end and returns the exit code.
 func (c *child) exit() int {
 	c.t.Helper()
 	select {
 	case <-c.done:
 		return c.cmd.ProcessState.ExitCode()
 	case <-time.After(patience):
-		c.t.Fatalf("it does not end:\n%s", c.text())
+		c.t.Fatalf("pallium did not end:\n%s", c.text())
 		return -1
 	}
 }
 
-// serving waits until it serves and returns the URLs of the edge and of the
-// admin listener.
+// serving waits until the process serves and returns the URLs of the edge and of the admin
+// listener.
 func (c *child) serving() (edge, admin string) {
 	c.t.Helper()
 	m := c.waitFor(`msg=serving edge=(\S+) admin=(\S+)`)
 	return "http://" + m[1], "http://" + m[2]
 }
 
-// get asks for a URL until it answers 200.
+// get requests a URL until the response is 200.
 func (c *child) get(url string) {
 	c.t.Helper()
 	var err error
@@ -130,9 +130,9 @@ const anywhere = "-listen 127.0.0.1:0 -admin-listen 127.0.0.1:0"
 
 func fields(s string) []string { return strings.Fields(s) }
 
-// TestSurroundings starts the binary in surroundings that are not those of the
-// other tests: it serves, keeps its data where it was told, and ends.
-func TestSurroundings(t *testing.T) {
+// TestEnvironments starts the binary with unusual environments, directories and addresses,
+// and checks that it serves, has its data in the configured directory, and ends.
+func TestEnvironments(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	if err := os.Symlink(elsewhere, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
@@ -152,7 +152,7 @@ func TestSurroundings(t *testing.T) {
 		{"relative -config with a dot", "all -config ./pallium.yaml -data-dir other/", nil, "other"},
 		{"-data-dir elsewhere", anywhere + " -data-dir " + elsewhere + "/data", nil, elsewhere + "/data"},
 		{"-data-dir above", anywhere + " -data-dir ../" + filepath.Base(dir) + "/x/../y/.", nil, "y"},
-		{"-data-dir by a link", anywhere + " -data-dir link", nil, elsewhere},
+		{"-data-dir is a symbolic link", anywhere + " -data-dir link", nil, elsewhere},
 		{"IPv6", "-listen [::1]:0 -admin-listen [::1]:0", nil, "data"},
 	}
 	for _, tt := range tests {
@@ -162,11 +162,11 @@ func TestSurroundings(t *testing.T) {
 			c.get(edge + "/ready")
 			c.get(admin + "/ready")
 			if tt.name == "IPv6" && (!strings.HasPrefix(edge, "http://[::1]:") || !strings.HasPrefix(admin, "http://[::1]:")) {
-				t.Errorf("it prints %s and %s, which are no URLs of these addresses", edge, admin)
+				t.Errorf("logged addresses %s and %s are not IPv6 URLs", edge, admin)
 			}
 			_ = c.cmd.Process.Signal(syscall.SIGTERM)
 			if code := c.exit(); code != 0 {
-				t.Errorf("ended with %d", code)
+				t.Errorf("exit code = %d, want 0", code)
 			}
 			at := tt.data
 			if !filepath.IsAbs(at) {
@@ -179,8 +179,8 @@ func TestSurroundings(t *testing.T) {
 	}
 }
 
-// TestSecondStart: a second process on a port or a data directory that is used
-// says so and ends with 1, and the first goes on.
+// TestSecondStart checks that a second process with a port or data directory in use reports
+// that and exits with 1, and that the first one continues.
 func TestSecondStart(t *testing.T) {
 	dir := t.TempDir()
 	first := startIn(t, dir, nil, fields(anywhere)...)
@@ -196,19 +196,19 @@ func TestSecondStart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := startIn(t, dir, nil, fields(tt.args)...)
 			if code := c.exit(); code != 1 || !regexp.MustCompile(tt.says).MatchString(c.text()) {
-				t.Errorf("ended with %d, does it say %s?\n%s", code, tt.says, c.text())
+				t.Errorf("exit code %d, want 1 and output that matches %s\n%s", code, tt.says, c.text())
 			}
 			first.get(edge + "/ready")
 		})
 	}
 	_ = first.cmd.Process.Signal(os.Interrupt)
 	if code := first.exit(); code != 0 {
-		t.Errorf("the first ended with %d", code)
+		t.Errorf("exit code of the first = %d, want 0", code)
 	}
 }
 
-// TestSignals: the first signal drains, within shutdown_timeout; the second ends
-// the process at once.
+// TestSignals checks that the first signal drains requests within shutdown_timeout, and that
+// a second one ends the process at once.
 func TestSignals(t *testing.T) {
 	const secret = "0123456789abcdef0123456789abcdef"
 	env := []string{"PALLIUM_ADMIN_TOKEN=" + secret, "PALLIUM_KEY_PEPPER=" + secret}
@@ -217,7 +217,7 @@ func TestSignals(t *testing.T) {
 		signals       []syscall.Signal
 		says          string
 	}{
-		{"one", "2s", []syscall.Signal{syscall.SIGTERM}, "requests were cut off"},
+		{"one", "2s", []syscall.Signal{syscall.SIGTERM}, "requests were cancelled"},
 		{"two", "1h", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, "second signal to stop"},
 		{"two of different kinds", "1h", []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}, "second signal to stop"},
 	}
@@ -249,16 +249,16 @@ func TestSignals(t *testing.T) {
 			select {
 			case <-entered:
 			case <-time.After(patience):
-				t.Fatal("the request does not come through")
+				t.Fatal("the request does not reach the upstream")
 			}
 			_ = c.cmd.Process.Signal(tt.signals[0])
 			c.waitFor("msg=stopping")
 			untilRefused(t, edge)
 			for again := tt.signals[1:]; len(again) > 0 && !c.ended(sameSignal/5); {
-				_ = c.cmd.Process.Signal(again[0]) // one that comes at once is taken for the first
+				_ = c.cmd.Process.Signal(again[0]) // a signal right after the first counts as the same
 			}
 			if code := c.exit(); code != 1 || strings.Count(c.text(), tt.says) != 1 {
-				t.Errorf("ended with %d, does it say %q once?\n%s", code, tt.says, c.text())
+				t.Errorf("exit code %d, want 1 and one line with %q\n%s", code, tt.says, c.text())
 			}
 		})
 	}
@@ -276,7 +276,7 @@ func untilRefused(t *testing.T, url string) {
 	})
 }
 
-// issue makes a tenant and returns a key of it, by the command line.
+// issue creates a tenant with the command line and returns a key of it.
 func issue(t *testing.T, admin, token string) string {
 	t.Helper()
 	self, err := os.Executable()

@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/redisconn"
 )
 
-// TestRedisPasswords: each of the two servers gets its own password, and without
-// one the cache's is that of the ring's.
+// TestRedisPasswords checks that each of the two Redis servers gets its own password, and
+// that the cache's defaults to the ring's.
 func TestRedisPasswords(t *testing.T) {
 	for name, c := range map[string]struct {
 		env         map[string]string

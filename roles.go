@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// Role is what a process does.
+// Role is the kind of a process.
 type Role string
 
 // The roles of a process.
 const (
 	All     Role = "all"     // gateway and every backend role in one process
-	Gateway Role = "gateway" // the edge alone, before another backend
-	Backend Role = "backend" // some backend roles, one process of a cluster
+	Gateway Role = "gateway" // only the edge, in front of another backend
+	Backend Role = "backend" // some backend roles, as one process of a cluster
 )
 
-// Target is one role of a backend process.
+// Target is a role of a backend process.
 type Target string
 
-// The targets that exist; see roles.
+// The targets; see roles.
 const (
 	TargetDistributor Target = "distributor"
 	TargetIngester    Target = "ingester"
@@ -29,15 +29,14 @@ const (
 	TargetQuerier     Target = "querier"
 )
 
-// needs is what a role of a cluster does not work without.
+// needs lists what a role requires in a cluster.
 type needs struct {
-	stores bool // Bigtable and a bucket, which all processes share
-	ring   bool // Redis, by which processes find each other
-	disk   bool // a data directory that outlives the process
+	stores bool // Bigtable and a bucket, shared by all processes
+	ring   bool // Redis, through which processes find each other
+	disk   bool // a persistent data directory
 }
 
-// role is one row of the table of backend roles. A new role is a package and a row.
-// What is nil does not concern it.
+// role is a row of the table of backend roles. Functions may be nil, except build.
 type role struct {
 	name  Target
 	doc   string // completes "the NAME ..."
@@ -45,41 +44,41 @@ type role struct {
 
 	// build adds the role to a process, in the order of the table.
 	build func(*backend, context.Context) error
-	// memory is what the role takes of the process's memory besides Go's own.
+	// head and requests say which parts of the process's memory the role uses.
 	head, requests bool
-	// activate tells the cluster that the role serves, when the listeners are open;
-	// beside has what goes on from then until the process stops.
+	// activate announces to the cluster that the role serves, once the listeners are
+	// open. serve runs from then until the process stops.
 	activate func(*backend, context.Context)
-	beside   func(*backend, context.Context)
-	// seal makes the next start short; it has until a deadline.
+	serve    func(*backend, context.Context)
+	// seal saves data before the deadline so that the next start is faster.
 	seal func(*backend, time.Time)
 	// ready returns why the role cannot do its work.
 	ready func(*backend, context.Context) error
-	// status is what the operator's page shows of the role.
+	// status sets the role's part of the status on the operator page.
 	status func(*backend, *processStatus)
 }
 
-// roles is the table of backend roles, in the order in which they are built.
+// roles returns the table of backend roles, in the order in which they are built.
 func roles() []role {
 	everything := needs{stores: true, ring: true}
 	return []role{
 		{
 			name:     TargetIngester,
-			doc:      "keeps recent samples, in memory and in a write-ahead log",
+			doc:      "stores recent samples, in memory and in a write-ahead log",
 			needs:    needs{stores: true, ring: true, disk: true},
 			build:    (*backend).buildIngester,
 			head:     true,
 			requests: true,
 			activate: (*backend).activateIngester,
-			beside:   (*backend).restoreOwn,
+			serve:    (*backend).restoreOwn,
 			seal:     (*backend).sealHead,
 			status:   (*backend).ingesterStatus,
 		},
 		{name: TargetCompactor, doc: "publishes days in the long-term store, and deletes what has expired", needs: everything,
 			build: (*backend).buildCompactor, status: (*backend).compactorStatus},
-		{name: TargetDistributor, doc: "takes writes, and sends each series to its ingesters", needs: everything,
-			build: (*backend).buildDistributor, requests: true, beside: (*backend).watchZones, ready: (*backend).zonesMissing},
-		{name: TargetQuerier, doc: "answers queries from ingesters and the long-term store", needs: everything,
+		{name: TargetDistributor, doc: "accepts writes, and sends each series to its ingesters", needs: everything,
+			build: (*backend).buildDistributor, requests: true, serve: (*backend).watchZones, ready: (*backend).zonesMissing},
+		{name: TargetQuerier, doc: "serves queries from ingesters and the long-term store", needs: everything,
 			build: (*backend).buildQuerier, requests: true},
 	}
 }
@@ -87,7 +86,7 @@ func roles() []role {
 // Targets are the roles of a backend process.
 type Targets map[Target]bool
 
-// allTargets are the roles of a process that is all there is.
+// allTargets returns all roles, which a single process has.
 func allTargets() Targets {
 	out := Targets{}
 	for _, r := range roles() {
@@ -96,7 +95,7 @@ func allTargets() Targets {
 	return out
 }
 
-// names are those of the targets, sorted.
+// names returns the names of the targets, sorted.
 func (t Targets) names() []string {
 	var out []string
 	for name := range t {
@@ -106,12 +105,12 @@ func (t Targets) names() []string {
 	return out
 }
 
-// roles are the rows of the targets, in the order of the table.
+// roles returns the rows of the targets, in the order of the table.
 func (t Targets) roles() []role {
 	return slices.DeleteFunc(roles(), func(r role) bool { return !t[r.name] })
 }
 
-// ParseTargets reads a list such as "distributor,querier"; "all" is all of them.
+// ParseTargets parses a list such as "distributor,querier"; "all" means all roles.
 func ParseTargets(list string) (Targets, error) {
 	all, out := allTargets(), Targets{}
 	for _, name := range strings.Split(list, ",") {
@@ -124,16 +123,16 @@ func ParseTargets(list string) (Targets, error) {
 		case all[t]:
 			out[t] = true
 		default:
-			return nil, fmt.Errorf("-target: there is no role %q; choose of %s, or all", name, roleNames())
+			return nil, fmt.Errorf("-target: unknown role %q; choose from %s, or all", name, roleNames())
 		}
 	}
 	return out, nil
 }
 
-// roleNames lists the names of all backend roles.
+// roleNames returns the names of all backend roles.
 func roleNames() string { return strings.Join(allTargets().names(), ", ") }
 
-// roleUsage describes the backend roles, a line each.
+// roleUsage returns a description of the backend roles, one per line.
 func roleUsage() string {
 	var b strings.Builder
 	for _, r := range roles() {
@@ -142,8 +141,9 @@ func roleUsage() string {
 	return b.String()
 }
 
-// check reports what a role of the targets needs and the configuration has not.
-// Embedded stores look like working ones, and nobody else sees what is in them.
+// check returns an error if the configuration lacks something that a role of the targets
+// needs. A backend with an embedded store would seem to work, but other processes would not
+// see its data.
 func (t Targets) check(cfg *Config) error {
 	for _, r := range t.roles() {
 		s := &cfg.Store
@@ -153,9 +153,9 @@ func (t Targets) check(cfg *Config) error {
 				"and would ignore limits, deletions and retention that are set at a gateway; "+
 				"for one process without other services run `pallium all`", r.name, s.bucketKeys(), ownStore)
 		case r.needs.ring && !cfg.Cluster.Redis.Set():
-			return fmt.Errorf("the %s needs cluster.redis.addresses: processes of a cluster find each other by a Redis server", r.name)
+			return fmt.Errorf("the %s needs cluster.redis.addresses: processes of a cluster find each other through Redis", r.name)
 		case r.needs.disk && cfg.DataDir == "":
-			return fmt.Errorf("the %s needs data_dir: a directory that outlives the process", r.name)
+			return fmt.Errorf("the %s needs data_dir: a persistent directory", r.name)
 		}
 	}
 	return nil

@@ -14,9 +14,9 @@ func TestParseTargets(t *testing.T) {
 		{"distributor", "distributor", ""},
 		{"querier, distributor", "distributor querier", ""},
 		{"querier,all", "compactor distributor ingester querier", ""},
-		{"", "", `there is no role ""; choose of compactor, distributor, ingester, querier, or all`},
-		{"Querier", "", `there is no role "Querier"`},
-		{"querier,", "", `there is no role ""`},
+		{"", "", `unknown role ""; choose from compactor, distributor, ingester, querier, or all`},
+		{"Querier", "", `unknown role "Querier"`},
+		{"querier,", "", `unknown role ""`},
 	} {
 		got, err := ParseTargets(tt.list)
 		if names := strings.Join(got.names(), " "); names != tt.want || (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
@@ -25,7 +25,7 @@ func TestParseTargets(t *testing.T) {
 	}
 }
 
-// TestRoleNeeds: each role of a cluster starts with what it needs and not without.
+// TestRoleNeeds checks that a role is rejected exactly if one of its needs is not configured.
 func TestRoleNeeds(t *testing.T) {
 	whole := func() Config {
 		c := DefaultConfig()
@@ -55,22 +55,23 @@ func TestRoleNeeds(t *testing.T) {
 	}
 }
 
-// TestRoleTable: the table is complete, and what is derived from it names every role.
+// TestRoleTable checks that the table of roles is complete, and that the usage text has every
+// role.
 func TestRoleTable(t *testing.T) {
 	var names []string
 	for _, r := range roles() {
 		if r.name == "" || r.doc == "" || r.build == nil {
-			t.Errorf("row %+v is not complete", r.name)
+			t.Errorf("role %q has an incomplete row", r.name)
 		}
 		if slices.Contains(names, string(r.name)) {
 			t.Errorf("role %s has two rows", r.name)
 		}
 		names = append(names, string(r.name))
 		if !strings.Contains(table().Notes, "  "+string(r.name)) || !strings.Contains(table().Notes, r.doc) {
-			t.Errorf("the usage does not tell of %s", r.name)
+			t.Errorf("the usage text lacks role %s", r.name)
 		}
 	}
 	if i, j := slices.Index(names, "ingester"), slices.Index(names, "distributor"); i > j {
-		t.Error("a distributor of one process writes to the ingester, which is built after it")
+		t.Error("the distributor is built before the ingester, which it needs in a single process")
 	}
 }

@@ -19,11 +19,10 @@ import (
 
 type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
 
-// run serves until ctx is done, then drains: listeners close, requests under
-// way end, and what is in memory is safe on disk. started, if not nil, is told
-// the addresses of the edge (of a backend: of internal_listen) and of the admin
-// listener once all listeners are open. All of stopping has shutdown_timeout:
-// when it takes longer, run returns ErrStopTimeout.
+// run serves until ctx is done, then stops: it drains requests, closes the listeners and
+// seals the head. started, if not nil, is called once all listeners are open, with the
+// addresses of the edge (for a backend, of internal_listen) and of the admin listener. If
+// stopping takes longer than shutdown_timeout, run returns ErrStopTimeout.
 func (p *process) run(ctx context.Context, started func(edge, admin net.Addr)) error {
 	return p.bounded(ctx, p.ending, func() error { return p.serve(ctx, started) })
 }
@@ -40,7 +39,7 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 		p.requests.Cancel()
 		return errors.Join(err, p.close())
 	}
-	for _, begin := range p.beginnings {
+	for _, begin := range p.onServing {
 		begin()
 	}
 	p.admin.Serve(p.surface)
@@ -56,8 +55,8 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	if server := p.rpc(); server != nil {
 		serving.Go(func() { failed <- server.Serve(list[1]) })
 	}
-	beside := background.New()
-	p.beside(beside)
+	running := background.New()
+	p.serveBackend(running)
 	for _, r := range p.backendRoles() {
 		if r.activate != nil {
 			r.activate(p.backend, ctx)
@@ -65,8 +64,8 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	}
 	p.serving.Store(true)
 	for _, r := range p.backendRoles() {
-		if r.beside != nil {
-			beside.Go(func(ctx context.Context) { r.beside(p.backend, ctx) })
+		if r.serve != nil {
+			running.Go(func(ctx context.Context) { r.serve(p.backend, ctx) })
 		}
 	}
 	select {
@@ -75,11 +74,11 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	case err = <-failed:
 	case err = <-p.admin.Failed():
 	}
-	return errors.Join(ignoreClosed(err), p.stop(servers, beside, &serving))
+	return errors.Join(ignoreClosed(err), p.stop(servers, running, &serving))
 }
 
-// beside starts what goes on while a backend serves, whatever its roles are.
-func (p *process) beside(g *background.Group) {
+// serveBackend starts what runs while a backend serves, independent of its roles.
+func (p *process) serveBackend(g *background.Group) {
 	b := p.backend
 	if b == nil {
 		return
@@ -99,10 +98,10 @@ func (p *process) beside(g *background.Group) {
 	})
 }
 
-// requestContext is the context of all requests: it ends when they are cut off.
+// requestContext returns the context of all requests, which ends when they are cancelled.
 func (p *process) requestContext(net.Listener) context.Context { return p.requests.Context() }
 
-// logAddresses are the attributes of what the process listens on.
+// logAddresses returns log attributes with the addresses of the listeners.
 func (p *process) logAddresses(list []net.Listener) []any {
 	out := []any{"edge", list[0].Addr().String(), "admin", p.admin.Addr().String()}
 	if len(list) > 1 {
@@ -112,7 +111,7 @@ func (p *process) logAddresses(list []net.Listener) []any {
 	return out
 }
 
-// handler is what the main listener serves.
+// handler returns the handler of the main listener.
 func (p *process) handler() http.Handler {
 	if p.edge == nil {
 		return p.backend.internal()
@@ -120,10 +119,10 @@ func (p *process) handler() http.Handler {
 	return p.edge.gateway
 }
 
-// mainServers are those of the main listener, the second one for HTTP/2.
+// mainServers returns the servers of the main listener; the second one is for HTTP/2.
 func (p *process) mainServers() (one, two *http.Server) {
 	header := p.cfg.Gateway.HeaderBytes()
-	if p.edge == nil { // a gateway writes a query string anew, up to three times as long
+	if p.edge == nil { // a gateway re-encodes the query string, up to three times as long
 		header *= 4
 	}
 	o := conn.Options{Handler: p.handler(), Logger: p.opts.Logger, HeaderBytes: header, Hasty: p.edge != nil}
@@ -135,7 +134,7 @@ func (p *process) mainServers() (one, two *http.Server) {
 	return one, two
 }
 
-// serveMain serves the edge, or a backend for gateways.
+// serveMain serves the main listener: clients of the edge, or gateways of a backend.
 func (p *process) serveMain(srv, two *http.Server, l net.Listener) error {
 	if p.edge == nil {
 		rejected := cluster.NewRejections(p.opts.Logger)
@@ -148,7 +147,7 @@ func (p *process) serveMain(srv, two *http.Server, l net.Listener) error {
 	return conn.Serve(srv, two, conn.Limit(l, p.edge.connections, p.edge.trusted, p.registry), config, p.cfg.Gateway.HeaderBytes())
 }
 
-// seal has roles write what they hold, so that the next start is short.
+// seal calls the roles' seal functions, so that the next start is faster.
 func (p *process) seal(deadline time.Time) {
 	for _, r := range p.backendRoles() {
 		if r.seal != nil {
@@ -157,7 +156,7 @@ func (p *process) seal(deadline time.Time) {
 	}
 }
 
-// backendRoles are the roles that this process has.
+// backendRoles returns the backend roles of this process.
 func (p *process) backendRoles() []role {
 	if p.backend == nil {
 		return nil
@@ -165,7 +164,7 @@ func (p *process) backendRoles() []role {
 	return p.backend.roles
 }
 
-// rpc is what other processes call; nil but in a backend of a cluster.
+// rpc returns the server for calls between processes; nil except in a backend of a cluster.
 func (p *process) rpc() *rpc.Server {
 	if p.backend == nil || p.backend.cluster == nil {
 		return nil

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestAll: one process from nothing: write, read, flush, stop, start, read.
+// TestAll writes, reads, flushes, restarts and reads again with a single process.
 func TestAll(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -30,7 +30,7 @@ func TestAll(t *testing.T) {
 	if code, text := p.do(http.MethodPost, p.admin+"/admin/v1/flush?wait=true", p.token, nil); code != 200 || !strings.Contains(text, "done") {
 		t.Errorf("flush: %d %s", code, text)
 	}
-	// It answered when the samples were in a pack.
+	// With wait=true, the response comes after the samples are in a pack.
 	if s := p.app.backend.ingester.Stats(); len(s.Packs) != 1 || s.Packs[0].Samples != 1 {
 		t.Errorf("packs after the flush: %+v", s.Packs)
 	}
@@ -48,7 +48,7 @@ func TestAll(t *testing.T) {
 	again.stop()
 }
 
-// TestSelfMonitoring: the process's own metrics are in the built-in tenant.
+// TestSelfMonitoring checks that the process's own metrics are in the built-in tenant.
 func TestSelfMonitoring(t *testing.T) {
 	noLeaks(t)
 	p := start(t, testConfig(t), All, nil)
@@ -61,7 +61,7 @@ func TestSelfMonitoring(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if !strings.Contains(text, `"1"`) {
-		t.Errorf("no metrics of our own: %s\n%s", text, p.log.String())
+		t.Errorf("no metrics of the process itself: %s\n%s", text, p.log.String())
 	}
 	if code, text := p.do(http.MethodGet, p.edge+"/prometheus/api/v1/metadata?metric=pallium_build_info", key, nil); code != 200 || !strings.Contains(text, "gauge") {
 		t.Errorf("metadata: %d %s", code, text)
@@ -69,8 +69,8 @@ func TestSelfMonitoring(t *testing.T) {
 	p.stop()
 }
 
-// TestOperator: pages and profiles want the admin token; metrics and health are
-// open to who can reach the listener.
+// TestOperator checks that pages and profiles require the admin token, and that metrics and
+// health do not.
 func TestOperator(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -95,7 +95,7 @@ func TestOperator(t *testing.T) {
 	}
 	if header := p.browse("/", http.StatusOK); !strings.Contains(header.Get("Content-Security-Policy"), "frame-ancestors 'none'") ||
 		header.Get("X-Content-Type-Options") != "nosniff" || header.Get("Cache-Control") != "no-store" {
-		t.Errorf("the page for a browser: %v", header)
+		t.Errorf("headers of the page: %v", header)
 	}
 	for _, path := range []string{"/", "/debug/pprof/", "/debug/pprof/profile?seconds=1"} {
 		p.browse(path, http.StatusForbidden, "Sec-Fetch-Site: cross-site")
@@ -105,7 +105,7 @@ func TestOperator(t *testing.T) {
 		p.browse(path, http.StatusMisdirectedRequest, "Host: evil.example")
 	}
 	p.browse("/metrics", http.StatusOK, "Host: operator.example:9010")
-	for _, path := range []string{"/", "/debug/pprof/", "/admin/v1/tenants", "/metrics"} { // nothing of it at the edge
+	for _, path := range []string{"/", "/debug/pprof/", "/admin/v1/tenants", "/metrics"} { // not served by the edge
 		if code, _ := p.do(http.MethodGet, p.edge+path, p.token, nil); code != 404 {
 			t.Errorf("%s at the edge: %d", path, code)
 		}
@@ -113,8 +113,8 @@ func TestOperator(t *testing.T) {
 	p.stop()
 }
 
-// browse asks the admin listener as a browser does that knows the password, and
-// returns the header of the answer, which must have the status.
+// browse sends a request to the admin listener like a browser that has the password, checks
+// the status, and returns the header of the response.
 func (p *running) browse(path string, status int, headers ...string) http.Header {
 	p.t.Helper()
 	req, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, p.admin+path, nil)
@@ -136,8 +136,8 @@ func (p *running) browse(path string, status int, headers ...string) http.Header
 	return resp.Header
 }
 
-// TestGatewayRole: a gateway before another backend stamps the tenant itself and
-// passes on nothing of the client's own.
+// TestGatewayRole checks that a gateway in front of another backend sets the tenant header
+// itself and does not forward the client's identity headers.
 func TestGatewayRole(t *testing.T) {
 	noLeaks(t)
 	got := make(chan http.Header, 10)
@@ -160,7 +160,7 @@ func TestGatewayRole(t *testing.T) {
 		{"another's tenant", []string{"X-Scope-OrgID", "other"}, 403},
 		{"both", []string{"X-Scope-OrgID", "acme", "X-Scope-OrgID", "other"}, 0},
 		{"hop by hop", []string{"Connection", "X-Scope-OrgID", "X-Pallium-Policy", "all"}, 200},
-		{"strange ones", []string{"X-Forwarded-User", "root", "Cookie", "a=b", "x_scope_orgid", "other"}, 0},
+		{"other identity headers", []string{"X-Forwarded-User", "root", "Cookie", "a=b", "x_scope_orgid", "other"}, 0},
 	}
 	for _, tt := range tests {
 		code, text := p.do(http.MethodGet, p.edge+"/prometheus/api/v1/query?query=up", key, nil, tt.header...)
@@ -169,7 +169,7 @@ func TestGatewayRole(t *testing.T) {
 		}
 		if code != 200 {
 			if len(got) > 0 {
-				t.Errorf("%s: rejected, and passed on: %v", tt.name, <-got)
+				t.Errorf("%s: rejected, but forwarded: %v", tt.name, <-got)
 			}
 			continue
 		}
@@ -179,7 +179,7 @@ func TestGatewayRole(t *testing.T) {
 		}
 		for _, name := range []string{"Authorization", "Cookie", "X-Forwarded-User", "X_scope_orgid"} {
 			if h.Get(name) != "" {
-				t.Errorf("%s: %s is passed on", tt.name, name)
+				t.Errorf("%s: header %s is forwarded", tt.name, name)
 			}
 		}
 		if v := h.Values(tenant.HeaderPolicy); len(v) != 1 || v[0] != "unrestricted" {
@@ -199,7 +199,7 @@ func TestGatewayRole(t *testing.T) {
 	p.stop()
 }
 
-// TestDrain: a request under way when the process is told to stop is answered.
+// TestDrain checks that a request in progress when the process is stopped gets its response.
 func TestDrain(t *testing.T) {
 	noLeaks(t)
 	entered, leave := make(chan struct{}), make(chan struct{})
@@ -217,21 +217,21 @@ func TestDrain(t *testing.T) {
 	go func() {
 		defer close(answered)
 		if code, text := p.query(key, "up"); code != 200 || text != "answer" {
-			t.Errorf("the request under way: %d %s", code, text)
+			t.Errorf("response to the request in progress: %d %s", code, text)
 		}
 	}()
-	kit.Receive(t, "a request is under way", entered)
+	kit.Receive(t, "a request is in progress", entered)
 	p.cancel()
 	untilRefused(t, p.edge)
 	close(leave)
-	kit.Receive(t, "the request under way is answered", answered)
+	kit.Receive(t, "the request in progress gets its response", answered)
 	upstream.CloseClientConnections()
 	p.stop()
 }
 
-// TestAddressTaken: an address that is taken is an error at once, before anything
-// is built, and one that is taken during the start is an error after it.
-func TestAddressTaken(t *testing.T) {
+// TestAddressInUse checks that an address in use is an error before anything is built, and
+// that an address that is taken during the start is an error at its end.
+func TestAddressInUse(t *testing.T) {
 	noLeaks(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -261,17 +261,17 @@ func TestAddressTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	late, err := net.Listen("tcp", cfg.Listen) // nobody holds it during the start
+	other, err := net.Listen("tcp", cfg.Listen) // the address is free during the start
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := a.run(context.Background(), nil); err == nil || !strings.HasPrefix(err.Error(), "listen:") {
 		t.Errorf("taken during the start: %v", err)
 	}
-	if err := late.Close(); err != nil {
+	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The store is free again.
+	// The store was closed and can be opened again.
 	b, err := open(context.Background(), cfg, testOptions(All, nil, nil))
 	if err != nil {
 		t.Fatal(err)
@@ -281,8 +281,8 @@ func TestAddressTaken(t *testing.T) {
 	}
 }
 
-// TestWrongPepper: a process with another pepper than its keys were made with
-// does not start.
+// TestWrongPepper checks that a process does not start with another pepper than that of its
+// keys.
 func TestWrongPepper(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -305,8 +305,8 @@ func TestWrongPepper(t *testing.T) {
 	}
 }
 
-// TestEdgeFilesFirst: files of the edge that cannot be read are an error before the
-// backend is opened, which may take long.
+// TestEdgeFilesFirst checks that unreadable files of the edge are an error before the backend
+// is opened, which may take long.
 func TestEdgeFilesFirst(t *testing.T) {
 	noLeaks(t)
 	for name, set := range map[string]func(*Config){

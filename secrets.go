@@ -13,18 +13,18 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// minSecretBytes is the least that an admin token or a pepper may have.
+// minSecretBytes is the minimum length of an admin token or a pepper.
 const minSecretBytes = 32
 
-// secret is one of the process's secrets and where it comes from.
+// secret is a secret of the process and where it is read from.
 type secret struct {
-	name string // of the environment variable; name_FILE may hold a path instead
-	file string // in the data directory
-	make bool   // make the file when it is missing
+	name string // environment variable; name_FILE may have the path of a file instead
+	file string // file name in the data directory
+	make bool   // generate the file if it is missing
 }
 
-// load returns the secret and the path of its file, empty when it came from the
-// environment. Its value is never logged.
+// load returns the secret, the path of its file in the data directory (empty if the secret
+// is from the environment), and whether it was generated. The value must not be logged.
 func (s secret) load(dataDir string, env func(string) (string, bool)) (value, path string, made bool, err error) {
 	if v, ok := env(s.name); ok {
 		return s.check(v, s.name)
@@ -45,13 +45,13 @@ func (s secret) load(dataDir string, env func(string) (string, bool)) (value, pa
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", "", false, err
 	case !s.make:
-		return "", "", false, fmt.Errorf("set %s or %s_FILE: only `pallium all` makes one itself", s.name, s.name)
+		return "", "", false, fmt.Errorf("set %s or %s_FILE: only `pallium all` generates one itself", s.name, s.name)
 	}
 	raw := make([]byte, 32)
 	_, _ = rand.Read(raw) // never fails
 	value = base64.RawURLEncoding.EncodeToString(raw)
-	// API keys are worth nothing without their pepper: it is on disk before the first
-	// one is made.
+	// API keys do not work without the pepper, so it is on disk before the first key is
+	// issued.
 	if err := disk.ReplaceFile(path, []byte(value+"\n")); err != nil {
 		return "", "", false, err
 	}
@@ -60,7 +60,7 @@ func (s secret) load(dataDir string, env func(string) (string, bool)) (value, pa
 
 func (s secret) check(v, from string) (value, path string, made bool, err error) {
 	if len(v) < minSecretBytes {
-		return "", "", false, fmt.Errorf("the secret in %s has %d bytes, at least %d are needed; make one with: openssl rand -base64 32",
+		return "", "", false, fmt.Errorf("the secret in %s has %d bytes, at least %d are needed; generate one with: openssl rand -base64 32",
 			from, len(v), minSecretBytes)
 	}
 	return v, "", false, nil

@@ -9,12 +9,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// replayLogEvery is how often the log tells how far the replay is.
-const replayLogEvery = 10 * time.Second
+// replayLogInterval is how often the progress of the replay is logged.
+const replayLogInterval = 10 * time.Second
 
-// startup is what a process does until it serves. It is told on /ready, in the
-// log and in metrics, and in the error of a start that did not end in time. It is
-// safe for concurrent use.
+// startup is the progress of a process until it serves, for /ready, the log, metrics, and
+// the error of a start that did not end in time. It is safe for concurrent use.
 type startup struct {
 	now    func() time.Time
 	logger *slog.Logger
@@ -22,10 +21,10 @@ type startup struct {
 
 	mu          sync.Mutex
 	doing       string
-	since       time.Time // when it began to do so
+	since       time.Time // when the current step began
 	replaying   bool
 	done, total int64     // bytes of the write-ahead log
-	logged      time.Time // when the log last told of the replay
+	logged      time.Time // when the progress was last logged
 }
 
 func newStartup(o *Options) *startup {
@@ -34,7 +33,7 @@ func newStartup(o *Options) *startup {
 	return s
 }
 
-// step says what the process does from now on, as part of a sentence.
+// step sets the current step, in the form "opening the row store".
 func (s *startup) step(doing string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,10 +44,10 @@ func (s *startup) step(doing string) {
 // begin is step for callers that hold s.mu.
 func (s *startup) begin(doing string) {
 	s.doing, s.since = doing, s.now()
-	s.ending.now("the start: " + doing)
+	s.ending.waitFor("the start: " + doing)
 }
 
-// replay is told how many bytes of the write-ahead log were replayed, of how many.
+// replay sets the progress of the replay in bytes of the write-ahead log.
 func (s *startup) replay(done, total int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,13 +56,13 @@ func (s *startup) replay(done, total int64) {
 		s.replaying, s.logged = true, s.since
 	}
 	s.done, s.total = done, total
-	if now := s.now(); now.Sub(s.logged) >= replayLogEvery {
+	if now := s.now(); now.Sub(s.logged) >= replayLogInterval {
 		s.logged = now
 		s.logger.Info("replaying the write-ahead log", "done", done, "total", total, "percent", percent(done, total))
 	}
 }
 
-// String is the text of /ready.
+// String returns the text of /ready.
 func (s *startup) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,7 +73,7 @@ func (s *startup) String() string {
 	return fmt.Sprintf("starting: %s, %s so far", doing, s.now().Sub(s.since).Truncate(time.Second))
 }
 
-// collectors are the metrics of a replay.
+// collectors returns the metrics of a replay.
 func (s *startup) collectors() []prometheus.Collector {
 	gauge := func(name, help string, value *int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
@@ -84,12 +83,12 @@ func (s *startup) collectors() []prometheus.Collector {
 		})
 	}
 	return []prometheus.Collector{
-		gauge("pallium_ingester_replay_bytes", "Bytes of the write-ahead log that this start replayed so far.", &s.done),
-		gauge("pallium_ingester_replay_total_bytes", "Bytes of the write-ahead log that this start replays in all.", &s.total),
+		gauge("pallium_ingester_replay_bytes", "Bytes of the write-ahead log replayed since the process started.", &s.done),
+		gauge("pallium_ingester_replay_total_bytes", "Bytes of the write-ahead log to replay when the process started.", &s.total),
 	}
 }
 
-// percent is 100 for a log without bytes, and not before all of it is replayed.
+// percent returns the percentage of done, rounded down; 100 for an empty log.
 func percent(done, total int64) int64 {
 	if done >= total {
 		return 100
@@ -97,7 +96,7 @@ func percent(done, total int64) int64 {
 	return int64(float64(max(done, 0)) / float64(total) * 100)
 }
 
-// ofBytes is "2.1 of 4.9 GB", in the unit of the total.
+// ofBytes returns a text such as "2.1 of 4.9 GB", in the unit of the total.
 func ofBytes(done, total int64) string {
 	unit, name := int64(1), "bytes"
 	for _, larger := range []string{"kB", "MB", "GB", "TB"} {

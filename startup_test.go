@@ -19,7 +19,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// freeAddr is an address on which nobody listens.
+// freeAddr returns an address with a free port.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	port, err := kit.FreePort()
@@ -29,7 +29,7 @@ func freeAddr(t *testing.T) string {
 	return net.JoinHostPort("127.0.0.1", port)
 }
 
-// TestStartupText: what /ready and the log tell of a start.
+// TestStartupText checks the texts on /ready and in the log during a start.
 func TestStartupText(t *testing.T) {
 	log := &kit.Buffer{}
 	now := time.Unix(1000, 0)
@@ -52,10 +52,10 @@ func TestStartupText(t *testing.T) {
 	}
 	check("starting: replaying the write-ahead log: 43% (2.1 of 4.9 GB), 1m20s so far")
 	if got := s.ending.waitsFor(); got != "the start: replaying the write-ahead log" {
-		t.Errorf("a stop waits for %q", got)
+		t.Errorf("waitsFor = %q", got)
 	}
 	if n := strings.Count(log.String(), `level=INFO msg="replaying the write-ahead log"`); n != 8 || !strings.Contains(log.String(), "done=2107000000 total=4900000000 percent=43") {
-		t.Errorf("%d lines in 80 seconds:\n%s", n, log)
+		t.Errorf("%d log lines in 80 seconds, want 8:\n%s", n, log)
 	}
 	s.replay(total, total)
 	check("starting: replaying the write-ahead log: 100% (4.9 of 4.9 GB), 1m20s so far")
@@ -79,7 +79,7 @@ func TestStartupText(t *testing.T) {
 	}
 }
 
-// gatedRows let the start's reads through when gate is closed.
+// gatedRows is a row store whose reads wait until gate is closed.
 type gatedRows struct {
 	rows.Store
 	entered, gate chan struct{}
@@ -98,7 +98,7 @@ func (g gatedRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Fil
 	return g.Store.ReadRows(ctx, ranges, f, visit)
 }
 
-// ask is what the admin listener of a start answers.
+// ask sends a request to the admin listener and returns the response.
 func ask(t *testing.T, client *http.Client, method, url string) (int, string, http.Header) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, url, nil)
@@ -117,8 +117,8 @@ func ask(t *testing.T, client *http.Client, method, url string) (int, string, ht
 	return resp.StatusCode, string(data), resp.Header
 }
 
-// checkStarting asks what an operator, a probe and Prometheus ask of a process
-// that starts.
+// checkStarting checks the responses of a starting process to requests of an operator, a
+// probe and Prometheus.
 func checkStarting(t *testing.T, client *http.Client, base, doing string, metrics ...string) {
 	t.Helper()
 	if code, text, _ := ask(t, client, http.MethodGet, base+"/healthy"); code != 200 || text != "healthy\n" {
@@ -130,7 +130,7 @@ func checkStarting(t *testing.T, client *http.Client, base, doing string, metric
 	_, text, _ := ask(t, client, http.MethodGet, base+"/metrics")
 	for _, want := range append(metrics, `pallium_build_info{version="1.2.3"} 1`, "process_cpu_seconds_total", "go_goroutines") {
 		if !strings.Contains(text, want+"\n") && !strings.Contains(text, want+" ") {
-			t.Errorf("metrics have no %s:\n%s", want, text)
+			t.Errorf("metrics lack %s:\n%s", want, text)
 		}
 	}
 	for _, path := range []string{"GET /admin/v1/tenants", "POST /admin/v1/flush", "GET /", "GET /debug/pprof/", "POST /ready", "GET /nothing"} {
@@ -148,8 +148,8 @@ func checkStarting(t *testing.T, client *http.Client, base, doing string, metric
 	}
 }
 
-// TestAdminWhileStarting: the admin listener answers from the beginning, the edge
-// refuses connections, and both serve when the start is done.
+// TestAdminWhileStarting checks that the admin listener responds from the beginning while the
+// edge refuses connections, and that both serve after the start.
 func TestAdminWhileStarting(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
@@ -166,26 +166,26 @@ func TestAdminWhileStarting(t *testing.T) {
 	checkStarting(t, client, base, "reading tenants, keys and policies, ")
 	if c, err := net.Dial("tcp", cfg.Listen); err == nil {
 		_ = c.Close()
-		t.Error("the edge takes connections")
+		t.Error("the edge accepts connections during the start")
 	}
 	close(g.gate)
 	p := <-started
 	for path, want := range map[string]string{"/ready": "ready", "/healthy": "healthy", "/metrics": "pallium_ingester_head_bytes"} {
 		if code, text := p.do(http.MethodGet, base+path, "", nil); code != 200 || !strings.Contains(text, want) {
-			t.Errorf("%s when it serves: %d %s", path, code, text)
+			t.Errorf("%s after the start: %d %s", path, code, text)
 		}
 	}
 	if code, text := p.do(http.MethodGet, base+"/admin/v1/tenants", p.token, nil); code != 200 {
-		t.Errorf("admin API when it serves: %d %s", code, text)
+		t.Errorf("admin API after the start: %d %s", code, text)
 	}
 	p.write(p.tenant("acme"))
 	p.stop()
 	if _, err := client.Get(base + "/healthy"); err == nil {
-		t.Error("the admin listener is open after the end")
+		t.Error("the admin listener is still open after stop")
 	}
 }
 
-// TestAdminWhileReplaying: how far a replay is, in text and metrics.
+// TestAdminWhileReplaying checks the progress of a replay on /ready and in metrics.
 func TestAdminWhileReplaying(t *testing.T) {
 	noLeaks(t)
 	o := testOptions(All, nil, nil)
@@ -205,10 +205,10 @@ func TestAdminWhileReplaying(t *testing.T) {
 	}
 }
 
-// TestStopWhileStarting: a start that is told to stop ends at once, when what it
-// waits for keeps to its context, and a start that fails closes what it opened.
+// TestStopWhileStarting checks that a start that is stopped ends at once if the call that it
+// waits for observes its context, and that a failed start closes everything.
 func TestStopWhileStarting(t *testing.T) {
-	for name, stop := range map[string]bool{"told to stop": true, "fails": false} {
+	for name, stop := range map[string]bool{"stopped": true, "fails": false} {
 		t.Run(name, func(t *testing.T) {
 			noLeaks(t)
 			cfg := testConfig(t)
@@ -228,14 +228,14 @@ func TestStopWhileStarting(t *testing.T) {
 				close(h.release)
 			}
 			if err := <-ended; err == nil || errors.Is(err, ErrNotStarted) != stop {
-				t.Errorf("ended with %v", err)
+				t.Errorf("error %v", err)
 			}
 			if l, err := net.Listen("tcp", cfg.AdminListen); err != nil {
-				t.Errorf("the admin listener is open still: %v", err)
+				t.Errorf("the admin listener is still open: %v", err)
 			} else if err := l.Close(); err != nil {
 				t.Error(err)
 			}
-			b, err := open(context.Background(), cfg, testOptions(All, nil, nil)) // the stores are free, too
+			b, err := open(context.Background(), cfg, testOptions(All, nil, nil)) // the stores were closed, too
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -246,8 +246,8 @@ func TestStopWhileStarting(t *testing.T) {
 	}
 }
 
-// TestStopBeforeServing: a process that is told to stop between its start and
-// the first request serves nothing and seals nothing.
+// TestStopBeforeServing checks that a process that is stopped between its start and serving
+// does not serve and does not seal.
 func TestStopBeforeServing(t *testing.T) {
 	noLeaks(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -257,18 +257,18 @@ func TestStopBeforeServing(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	err = a.run(ctx, func(_, _ net.Addr) { t.Error("it serves") })
+	err = a.run(ctx, func(_, _ net.Addr) { t.Error("the process serves") })
 	if !errors.Is(err, ErrNotStarted) || strings.Contains(log.String(), "sealing") {
-		t.Errorf("ended with %v\n%s", err, log)
+		t.Errorf("run = %v\n%s", err, log)
 	}
 }
 
-// TestNothingRunsBeforeServing: what goes on beside requests begins when a process
-// serves, and not while it is built. An ingester's own work is the exception: it may
-// have to seal what it replays.
+// TestNothingRunsBeforeServing checks that background work starts when a process serves, and
+// not while it is built. The ingester's own work is the exception: it may have to seal
+// windows during a replay.
 func TestNothingRunsBeforeServing(t *testing.T) {
 	noLeaks(t)
-	beside := []string{"control.(*Control).follow", "compactor.(*Compactor).Run", "distributor.(*HA).Run", "memory.(*Account).Watch"}
+	background := []string{"control.(*Control).follow", "compactor.(*Compactor).Run", "distributor.(*HA).Run", "memory.(*Account).Watch"}
 	stacks := func() string {
 		all := make([]byte, 4<<20)
 		return string(all[:runtime.Stack(all, true)])
@@ -277,7 +277,7 @@ func TestNothingRunsBeforeServing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range beside {
+	for _, name := range background {
 		if strings.Contains(stacks(), name) {
 			t.Errorf("%s runs before the process serves", name)
 		}
@@ -285,7 +285,7 @@ func TestNothingRunsBeforeServing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.run(ctx, nil) }()
-	for _, name := range beside {
+	for _, name := range background {
 		kit.Until(t, name+" runs", func() bool { return strings.Contains(stacks(), name) })
 	}
 	cancel()
@@ -294,16 +294,16 @@ func TestNothingRunsBeforeServing(t *testing.T) {
 	}
 }
 
-// TestStopWhileWaitingForRedis: an ingester without a place in the ring waits for
-// Redis, says so, and ends when it is told to stop, whether Redis rejects
-// connections or takes them and never answers.
+// TestStopWhileWaitingForRedis checks that an ingester without tokens waits for Redis,
+// reports that, and ends when it is stopped, whether Redis refuses connections or accepts
+// them and never responds.
 func TestStopWhileWaitingForRedis(t *testing.T) {
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	hanging, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
-	for name, addr := range map[string]string{"rejects": freeAddr(t), "is silent": silent.Addr().String()} {
+	defer hanging.Close()
+	for name, addr := range map[string]string{"refuses connections": freeAddr(t), "does not respond": hanging.Addr().String()} {
 		t.Run(name, func(t *testing.T) {
 			noLeaks(t)
 			cfg := testConfig(t)
@@ -326,16 +326,16 @@ func TestStopWhileWaitingForRedis(t *testing.T) {
 			go func() { ended <- b.buildIngester(ctx) }()
 			client := &http.Client{Transport: &http.Transport{}}
 			defer client.CloseIdleConnections()
-			const doing = "waiting for Redis to give this ingester its place in the ring, "
+			const doing = "waiting for Redis to join the ring, "
 			for deadline := time.Now().Add(time.Minute); !strings.Contains(a.startup.String(), doing); time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Fatalf("it says %q", a.startup)
+					t.Fatalf("startup step is %q", a.startup)
 				}
 			}
 			checkStarting(t, client, "http://"+a.admin.Addr().String(), doing)
 			cancel()
 			if err := <-ended; !errors.Is(err, context.Canceled) {
-				t.Errorf("ended with %v", err)
+				t.Errorf("error %v", err)
 			}
 			client.CloseIdleConnections()
 			if err := a.close(); err != nil {

@@ -15,10 +15,10 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// processStatus is what one process tells of itself.
+// processStatus is the status of a process.
 type processStatus struct {
 	Instance  string            `json:"instance"`
-	Error     string            `json:"error,omitempty"` // why it could not be asked
+	Error     string            `json:"error,omitempty"` // why its status could not be read
 	Ingester  *ingester.Stats   `json:"ingester,omitempty"`
 	Compactor *compactor.Status `json:"compactor,omitempty"`
 }
@@ -43,18 +43,17 @@ func (b *backend) ownStatus() processStatus {
 	return s
 }
 
-// clusterStatus is what the operator's page shows.
+// clusterStatus is the status on the operator page.
 type clusterStatus struct {
-	Processes []processStatus   `json:"processes"` // with a role that has something to tell
+	Processes []processStatus   `json:"processes"` // those with a role that has a status
 	Members   []operator.Member `json:"members,omitempty"`
 	RingError string            `json:"ringError,omitempty"`
 }
 
-// statusTimeout bounds how long a process may take to tell its status.
+// statusTimeout is the timeout for reading the status of all processes.
 const statusTimeout = 5 * time.Second
 
-// Status implements operator.Backend: it asks all processes that have something to
-// tell.
+// Status implements operator.Backend: it reads the status of all processes that have one.
 func (o operations) Status(ctx context.Context) (json.RawMessage, error) {
 	if o.b.cluster == nil {
 		return json.Marshal(clusterStatus{Processes: []processStatus{o.b.ownStatus()}})
@@ -68,7 +67,7 @@ func (m *membership) status(ctx context.Context) clusterStatus {
 	r, err := m.members.Ring(ctx)
 	if err == nil {
 		out.Members = m.list(r)
-		list, err = m.telling(r)
+		list, err = m.withStatus(r)
 	}
 	if err != nil {
 		out.RingError = err.Error()
@@ -82,7 +81,7 @@ func (m *membership) status(ctx context.Context) clusterStatus {
 			return s, err
 		}
 		if err := json.Unmarshal(text, &s); err != nil {
-			return s, fmt.Errorf("its status cannot be decoded: %w", err)
+			return s, fmt.Errorf("decode status: %w", err)
 		}
 		return s, nil
 	}) {
@@ -96,8 +95,8 @@ func (m *membership) status(ctx context.Context) clusterStatus {
 	return out
 }
 
-// telling are the members with a role that has a status.
-func (m *membership) telling(r *ring.Ring) ([]peers.Peer[*rpc.Peer], error) {
+// withStatus returns clients of the members with a role that has a status.
+func (m *membership) withStatus(r *ring.Ring) ([]peers.Peer[*rpc.Peer], error) {
 	has := map[string]bool{}
 	for _, r := range roles() {
 		has[string(r.name)] = r.status != nil

@@ -12,16 +12,15 @@ import (
 	"github.com/palliumhq/pallium/backend/background"
 )
 
-// ErrStopTimeout is returned when stopping took longer than shutdown_timeout.
-// Parts of the process are open still: the caller must end it. The log says what
-// it was waiting for.
+// ErrStopTimeout is returned when stopping took longer than shutdown_timeout. Parts of the
+// process are still open: the caller must end it. The log says what stop was waiting for.
 var ErrStopTimeout = errors.New("stopping exceeded shutdown_timeout")
 
-// ErrNotStarted is in the error of a process that was told to stop before it
-// served. Nothing is lost: the next start replays the write-ahead log again.
-var ErrNotStarted = errors.New("told to stop before it served")
+// ErrNotStarted is returned by a process that was stopped before it served. Nothing is
+// lost: the next start replays the write-ahead log again.
+var ErrNotStarted = errors.New("stopped before the start was complete")
 
-// notStarted is ErrNotStarted, with what the start ended with, when ctx is done.
+// notStarted joins the errors, and wraps them in ErrNotStarted if ctx is done.
 func notStarted(ctx context.Context, with ...error) error {
 	if ctx.Err() == nil {
 		return errors.Join(with...)
@@ -31,54 +30,53 @@ func notStarted(ctx context.Context, with ...error) error {
 
 // closer closes one part of the process.
 type closer struct {
-	name  string // as the log tells it
+	name  string // for the log
 	close func() error
 }
 
-// onClose has a part closed with the process, before those that were built
-// earlier.
+// onClose registers a part to be closed with the process. Parts are closed in reverse order.
 func (p *process) onClose(name string, fn func() error) {
 	p.closers = append(p.closers, closer{name, fn})
 }
 
-// start has a part run beside the others, from when the process serves until it is
-// closed. A process that never serves never runs it.
+// start registers a part to run from when the process serves until it is closed. A process
+// that never serves does not run it.
 func (p *process) start(name string, run func(context.Context)) {
 	part := background.New()
 	p.onServe(func() { part.Go(run) })
 	p.onClose(name, func() error { part.Stop(); return nil })
 }
 
-// onServe has a part begin when everything is built and the listeners are open, in
-// the order of building.
-func (p *process) onServe(begin func()) { p.beginnings = append(p.beginnings, begin) }
+// onServe registers a function to be called when everything is built and the listeners are
+// open, in the order of registration.
+func (p *process) onServe(begin func()) { p.onServing = append(p.onServing, begin) }
 
-// ending is the end of a process: when it began, and what it waits for now.
+// ending is the progress of stopping a process.
 type ending struct {
-	begun chan struct{} // closed when it begins
-	once  sync.Once
-	at    atomic.Pointer[string]
-	done  chan struct{} // closed when what was to end has ended
+	begun   chan struct{} // closed when stopping begins
+	once    sync.Once
+	waiting atomic.Pointer[string] // what is waited for
+	done    chan struct{}          // closed when stopping is complete
 }
 
 func newEnding() *ending { return &ending{begun: make(chan struct{}), done: make(chan struct{})} }
 
-// begin starts the time that stopping may take.
+// begin starts the timeout of stopping.
 func (e *ending) begin() { e.once.Do(func() { close(e.begun) }) }
 
-// now says what is waited for from now on.
-func (e *ending) now(what string) { e.at.Store(&what) }
+// waitFor sets what is waited for from now on.
+func (e *ending) waitFor(what string) { e.waiting.Store(&what) }
 
 func (e *ending) waitsFor() string {
-	if p := e.at.Load(); p != nil {
+	if p := e.waiting.Load(); p != nil {
 		return *p
 	}
 	return "the process"
 }
 
-// bounded runs fn to its end. From when ctx is done or fn says that it begins to
-// end, it has shutdown_timeout; if it takes longer, bounded logs what fn was
-// waiting for and returns ErrStopTimeout, and leaves fn behind.
+// bounded runs fn. Once ctx is done or e has begun, fn has shutdown_timeout to return. If
+// it takes longer, bounded logs what fn is waiting for and returns ErrStopTimeout while fn
+// still runs.
 func (p *process) bounded(ctx context.Context, e *ending, fn func() error) error {
 	var err error
 	go func() {
@@ -99,38 +97,37 @@ func (p *process) bounded(ctx context.Context, e *ending, fn func() error) error
 		return err
 	case <-timer.C:
 	}
-	p.opts.Logger.Error("shutdown timeout exceeded: the process ends without waiting any longer; nothing acknowledged is lost, "+
+	p.opts.Logger.Error("shutdown timeout exceeded: exiting without waiting any longer; nothing acknowledged is lost, "+
 		"the next start replays the write-ahead log", "waiting_for", e.waitsFor(), "shutdown_timeout", limit)
 	return ErrStopTimeout
 }
 
-// stop ends everything: first what takes requests, then what is in memory is
-// sealed, then the parts are closed. Requests get half of the time at most, so
-// that they cannot take the time that sealing needs.
-func (p *process) stop(servers []*http.Server, beside *background.Group, serving *sync.WaitGroup) error {
+// stop drains requests, seals the head, and closes the parts. Draining gets at most half of
+// the time, so that time is left for sealing.
+func (p *process) stop(servers []*http.Server, running *background.Group, serving *sync.WaitGroup) error {
 	deadline := p.opts.Now().Add(time.Duration(p.cfg.ShutdownTimeout))
 	p.serving.Store(false)
 	p.ending.begin()
-	beside.Cancel()
+	running.Cancel()
 	requests, cancel := context.WithTimeout(context.Background(), time.Duration(p.cfg.ShutdownTimeout)/2)
 	defer cancel()
-	p.ending.now("requests under way")
+	p.ending.waitFor("requests in progress")
 	errs := p.drain(requests, servers)
-	p.ending.now("listeners")
+	p.ending.waitFor("listeners")
 	serving.Wait()
-	p.ending.now("background work")
-	beside.Wait()
+	p.ending.waitFor("background work")
+	running.Wait()
 	p.background.Cancel()
-	p.ending.now("commands of the operator under way")
+	p.ending.waitFor("operator commands in progress")
 	p.background.Wait()
-	p.ending.now("sealing of the head")
+	p.ending.waitFor("sealing of the head")
 	p.seal(deadline)
 	return errors.Join(errs, p.close())
 }
 
-// drain lets requests under way end until ctx is done, then cuts them off.
+// drain waits for requests in progress until ctx is done, then cancels them.
 func (p *process) drain(ctx context.Context, servers []*http.Server) error {
-	if p.opts.Role == Backend { // gateways go elsewhere before the listener closes
+	if p.opts.Role == Backend { // gateways use other backends before the listener closes
 		servers[0].SetKeepAlivesEnabled(false)
 	}
 	var drained sync.WaitGroup
@@ -138,26 +135,26 @@ func (p *process) drain(ctx context.Context, servers []*http.Server) error {
 	for i, s := range servers {
 		drained.Go(func() {
 			if err := s.Shutdown(ctx); err != nil {
-				errs[i] = errors.Join(fmt.Errorf("requests were cut off: %w", err), s.Close())
+				errs[i] = errors.Join(fmt.Errorf("requests were cancelled: %w", err), s.Close())
 			}
 		})
 	}
 	drained.Wait()
-	if p.rpc() != nil { // after the requests, which may need it
+	if p.rpc() != nil { // after draining, since requests may need it
 		p.rpc().Stop(ctx)
 	}
 	p.requests.Cancel()
 	return errors.Join(errs...)
 }
 
-// close closes what was opened, last first.
+// close closes the parts in reverse order.
 func (p *process) close() error {
 	p.background.Cancel()
-	p.ending.now("commands of the operator under way")
+	p.ending.waitFor("operator commands in progress")
 	p.background.Wait()
 	var errs error
 	for i := len(p.closers) - 1; i >= 0; i-- {
-		p.ending.now(p.closers[i].name)
+		p.ending.waitFor(p.closers[i].name)
 		if err := p.closers[i].close(); err != nil {
 			errs = errors.Join(errs, fmt.Errorf("close the %s: %w", p.closers[i].name, err))
 		}

@@ -19,8 +19,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// hang is a place at which calls hang once it is armed: until their context ends
-// if it is polite, else until it is released.
+// hang makes calls hang once it is armed: until their context ends if polite is set,
+// otherwise until it is released.
 type hang struct {
 	polite  bool
 	armed   atomic.Bool
@@ -50,7 +50,7 @@ func (h *hang) wait(ctx context.Context) error {
 	return errors.New("released")
 }
 
-// hangingRows hangs in what an upload writes, or in what a start reads.
+// hangingRows is a row store that hangs in writes, and in reads if reads is set.
 type hangingRows struct {
 	rows.Store
 	h     *hang
@@ -73,7 +73,8 @@ func (r hangingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.F
 	return r.Store.ReadRows(ctx, ranges, f, visit)
 }
 
-// hangingObjects hangs in what an upload writes and a compaction reads.
+// hangingObjects is an object store that hangs in Put, as in an upload, and in Get, as in a
+// compaction.
 type hangingObjects struct {
 	objects.Store
 	h *hang
@@ -93,7 +94,7 @@ func (o hangingObjects) Get(ctx context.Context, name string, off int64, n int) 
 	return o.Store.Get(ctx, name, off, n)
 }
 
-// startHanging is start with stores that hang once h is armed.
+// startHanging starts a process with a store that hangs once h is armed.
 func startHanging(t *testing.T, cfg Config, h *hang, wrap string) *running {
 	t.Helper()
 	o := testOptions(All, nil, nil)
@@ -106,8 +107,8 @@ func startHanging(t *testing.T, cfg Config, h *hang, wrap string) *running {
 	return startWith(t, cfg, o)
 }
 
-// TestStopIsBounded: whatever hangs, stopping ends within shutdown_timeout, and
-// one log line names what it waited for. What ends with its context ends at once.
+// TestStopIsBounded checks that stopping ends within shutdown_timeout whatever hangs, that one
+// log line has what it waited for, and that calls that observe their context end at once.
 func TestStopIsBounded(t *testing.T) {
 	type run struct {
 		p *running
@@ -120,7 +121,7 @@ func TestStopIsBounded(t *testing.T) {
 			}
 		}
 	}
-	seal := func(r run) { // the ingester uploads what it sealed
+	seal := func(r run) { // the ingester uploads sealed packs
 		if err := r.p.app.backend.ingester.Flush(); err != nil {
 			r.p.t.Error(err)
 		}
@@ -129,7 +130,7 @@ func TestStopIsBounded(t *testing.T) {
 		name string
 		wrap string
 		act  func(run)
-		wait string // what is waited for if the call ignores its context, a regular expression
+		wait string // regular expression of waiting_for if the call ignores its context
 	}{
 		{"a part that closes", "", func(r run) {
 			r.p.app.onClose("stubborn part", func() error { _ = r.h.wait(r.p.app.background.Context()); return nil })
@@ -137,14 +138,14 @@ func TestStopIsBounded(t *testing.T) {
 		}, "stubborn part"},
 		{"upload of the ingester, rows", "rows", seal, "ingester"},
 		{"upload of the ingester, objects", "objects", seal, "ingester"},
-		{"flush by the operator", "objects", post("/flush"), "commands of the operator under way|ingester"}, // whichever looks first,
-		{"compaction by the operator", "objects", post("/compact"), "commands of the operator under way"},
+		{"flush by the operator", "objects", post("/flush"), "operator commands in progress|ingester"}, // whichever is first
+		{"compaction by the operator", "objects", post("/compact"), "operator commands in progress"},
 	}
 	for _, tt := range tests {
 		for _, polite := range []bool{true, false} {
 			name := tt.name
 			if !polite {
-				name += ", without its context"
+				name += ", ignoring its context"
 			}
 			t.Run(name, func(t *testing.T) {
 				noLeaks(t)
@@ -173,30 +174,30 @@ func TestStopIsBounded(t *testing.T) {
 				const line = "shutdown timeout exceeded"
 				if polite {
 					if err != nil || strings.Contains(p.log.String(), line) {
-						t.Errorf("ended with %v\n%s", err, p.log)
+						t.Errorf("run = %v\n%s", err, p.log)
 					}
 					return
 				}
 				if !errors.Is(err, ErrStopTimeout) {
-					t.Errorf("ended with %v", err)
+					t.Errorf("run = %v, want ErrStopTimeout", err)
 				}
 				if log := p.log.String(); strings.Count(log, line) != 1 || !strings.Contains(log, "nothing acknowledged is lost") ||
 					!regexp.MustCompile(`waiting_for="?(`+tt.wait+`)"? `).MatchString(log) {
-					t.Errorf("the log does not name %q:\n%s", tt.wait, log)
+					t.Errorf("the log lacks waiting_for %q:\n%s", tt.wait, log)
 				}
 			})
 		}
 	}
 }
 
-// TestEndlessRequest: a request that never ends is cut off after half of
-// shutdown_timeout, its context ends, and everything else is done all the same.
+// TestEndlessRequest checks that a request that never ends is cancelled after half of
+// shutdown_timeout, and that the rest of stopping is completed.
 func TestEndlessRequest(t *testing.T) {
 	noLeaks(t)
 	entered, left := make(chan struct{}), make(chan struct{})
 	upstream := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(entered)
-		<-r.Context().Done() // the gateway hung up
+		<-r.Context().Done() // the gateway closed the connection
 		close(left)
 	}))
 	defer upstream.Close()
@@ -216,27 +217,27 @@ func TestEndlessRequest(t *testing.T) {
 		}
 		answered <- err
 	}()
-	kit.Receive(t, "a request is under way", entered)
+	kit.Receive(t, "a request is in progress", entered)
 	p.cancel()
 	p.cancel = nil
 	err := <-p.ended
-	if err == nil || errors.Is(err, ErrStopTimeout) || !strings.Contains(err.Error(), "requests were cut off") {
-		t.Errorf("ended with %v\n%s", err, p.log)
+	if err == nil || errors.Is(err, ErrStopTimeout) || !strings.Contains(err.Error(), "requests were cancelled") {
+		t.Errorf("run = %v\n%s", err, p.log)
 	}
 	kit.Receive(t, "the upstream's request", left)
 	if err := <-answered; err == nil {
-		t.Error("the client got an answer")
+		t.Error("the client got a response")
 	}
 	if len(p.app.closers) != 0 {
-		t.Errorf("%d parts are open still", len(p.app.closers))
+		t.Errorf("%d parts are still open", len(p.app.closers))
 	}
 	upstream.CloseClientConnections()
 	p.client.CloseIdleConnections()
 }
 
-// TestEndlessRequestIsSealed: a request that hangs in a store takes half of the
-// time; what is in memory is sealed in the other half.
-func TestEndlessRequestIsSealed(t *testing.T) {
+// TestSealAfterEndlessRequest checks that the head is sealed in the second half of
+// shutdown_timeout if a request hangs in a store.
+func TestSealAfterEndlessRequest(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
 	cfg.Self.Disabled, cfg.ShutdownTimeout = true, model.Duration(8*time.Second)
@@ -259,7 +260,7 @@ func TestEndlessRequestIsSealed(t *testing.T) {
 	p.cancel()
 	p.cancel = nil
 	if err := <-p.ended; err == nil || errors.Is(err, ErrStopTimeout) {
-		t.Errorf("ended with %v\n%s", err, p.log)
+		t.Errorf("run = %v\n%s", err, p.log)
 	}
 	kit.Receive(t, "the request", answered)
 	p.client.CloseIdleConnections()
@@ -267,11 +268,12 @@ func TestEndlessRequestIsSealed(t *testing.T) {
 	again := start(t, cfg, All, nil)
 	defer again.stop()
 	if n := len(again.app.backend.ingester.Stats().Packs); n != 2 {
-		t.Errorf("%d packs: the last sample was not sealed\n%s", n, p.log)
+		t.Errorf("%d packs, want 2: the last sample was not sealed\n%s", n, p.log)
 	}
 }
 
-// TestStartIsBounded: a start that hangs ends, too, when the process is to stop.
+// TestStartIsBounded checks that a hanging start ends within shutdown_timeout after the
+// process is stopped.
 func TestStartIsBounded(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

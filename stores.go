@@ -17,15 +17,14 @@ import (
 	"github.com/palliumhq/pallium/migrations"
 )
 
-// inCluster reports whether the process has what proves that it belongs to a
-// cluster.
+// inCluster reports whether a cluster secret or certificate is configured.
 func (c *Config) inCluster(env func(string) (string, bool)) bool {
 	_, ok := env("PALLIUM_CLUSTER_SECRET")
 	return ok || hasFile(env, "PALLIUM_CLUSTER_SECRET") || c.Cluster.TLS != cluster.TLSFiles{}
 }
 
-// openObjects opens the object store: a bucket, or the directories l0 and l1 of
-// the data directory.
+// openObjects opens the object store: the configured bucket, or the directories l0 and l1
+// of the data directory.
 func openObjects(ctx context.Context, cfg *Config) (objects.Store, error) {
 	for _, b := range cfg.Store.buckets() {
 		if b.set() {
@@ -35,8 +34,8 @@ func openObjects(ctx context.Context, cfg *Config) (objects.Store, error) {
 	return dir.Open(cfg.DataDir, "l0", "l1")
 }
 
-// openRows opens the row store of a running process. An embedded one migrates
-// itself; a shared one must be at this binary's version.
+// openRows opens the row store of a server. An embedded one is migrated; a shared one must
+// have this binary's version.
 func (p *process) openRows(ctx context.Context) (rows.Store, error) {
 	if b := &p.cfg.Store.Bigtable; b.set() {
 		s, err := bigtable.Open(ctx, b.options())
@@ -62,7 +61,7 @@ func (p *process) migration() migrations.Env {
 	return migrations.Env{Holder: holder(), Binary: p.opts.Version, Now: p.opts.Now, Logger: p.opts.Logger}
 }
 
-// holder names this process in a lock.
+// holder returns the name of this process as the holder of a lock.
 func holder() string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -71,8 +70,8 @@ func holder() string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// migrationEnv is what migrations need to open the configured row store
-// themselves.
+// migrationEnv returns the environment in which migrations open the configured row store,
+// and a function to be called after the migration.
 func migrationEnv(ctx context.Context, cfg *Config, o Options) (migrations.Env, func() error, error) {
 	e := migrations.Env{Holder: holder(), Binary: o.Version, Now: time.Now, Logger: o.Logger}
 	done := func() error { return nil }

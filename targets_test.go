@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestTargets: every combination of roles can be built and closed, and has what its
-// roles have and nothing of the others.
+// TestTargets checks that every combination of roles can be built and closed, and has the
+// parts of its roles and of no others.
 func TestTargets(t *testing.T) {
 	bigtable, gcs, redis := programs.Bigtable(t), programs.GCS(t), programs.Redis(t)
 	resp, err := http.Post(gcs+"/storage/v1/b?project=p", "application/json", strings.NewReader(`{"name":"targets"}`))
@@ -62,7 +62,7 @@ func checkTargets(t *testing.T, cfg Config, o Options) {
 	}
 	b, has := p.backend, o.Targets
 	if b.push == nil || b.commands == nil {
-		t.Error("nothing takes the process's own metrics, or the operator's commands")
+		t.Error("no Push for the process's own metrics, or no operators' commands")
 	}
 	for what, is := range map[string]struct{ got, want bool }{
 		"ingester":        {b.ingester != nil, has[TargetIngester]},

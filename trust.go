@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/backend/redisconn"
 )
 
-// buildSecurity makes what proves that this process belongs to the cluster. A
-// gateway may be before a backend that knows no such thing.
+// buildSecurity builds the credentials by which this process proves that it is a member of
+// the cluster. A gateway needs none in front of other backends, such as Mimir.
 func (p *process) buildSecurity() error {
 	o := cluster.Options{TLS: p.cfg.Cluster.TLS, PlainText: p.cfg.Cluster.PlainText}
 	if _, ok := p.opts.Env("PALLIUM_CLUSTER_SECRET"); ok || hasFile(p.opts.Env, "PALLIUM_CLUSTER_SECRET") {
@@ -42,7 +42,7 @@ func (p *process) buildSecurity() error {
 	return err
 }
 
-// dialBackend connects to the internal_listen of a backend of this cluster.
+// dialBackend returns the dial function for internal_listen of backends of this cluster.
 func (p *process) dialBackend() func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return p.security.Dial((&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
 }
@@ -52,7 +52,7 @@ func hasFile(env func(string) (string, bool), name string) bool {
 	return ok
 }
 
-// openRedis opens the servers that are configured.
+// openRedis opens clients of the configured Redis servers.
 func (p *process) openRedis() error {
 	c := &p.cfg.Cluster
 	password, _, err := optionalSecret(p.opts.Env, "PALLIUM_REDIS_PASSWORD")
@@ -87,7 +87,8 @@ func (p *process) openRedis() error {
 	return nil
 }
 
-// optionalSecret reads an environment variable, or the file that name_FILE names.
+// optionalSecret returns the environment variable name, or the content of the file that
+// name_FILE names.
 func optionalSecret(env func(string) (string, bool), name string) (value string, set bool, err error) {
 	if path, ok := env(name + "_FILE"); ok {
 		data, err := os.ReadFile(path)
@@ -100,20 +101,20 @@ func optionalSecret(env func(string) (string, bool), name string) (value string,
 	return value, set, nil
 }
 
-// signer signs what processes tell each other through Redis; see
+// signer signs and verifies values that processes exchange through Redis; see
 // authn/cluster.Member.
 type signer interface {
 	Sign(purpose string, parts ...string) (string, error)
 	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)
 }
 
-// pepperSigner is for gateways that belong to no cluster, before Mimir for
-// instance: all that share a Redis server share the pepper of their API keys.
+// pepperSigner returns the signer of gateways that are not in a cluster, for example in
+// front of Mimir. Gateways that share a Redis server have the same pepper of API keys.
 func pepperSigner(p apikey.Pepper) (signer, error) {
 	derived := p.Derive("signatures of gateways")
 	secrets, err := cluster.ParseSecrets(hex.EncodeToString(derived[:]))
 	if err != nil {
-		return nil, fmt.Errorf("secret of gateways: %w", err)
+		return nil, fmt.Errorf("derive the secret of gateways: %w", err)
 	}
 	return cluster.New(cluster.Options{Secrets: secrets})
 }

@@ -13,7 +13,7 @@ var (
 	commit  = ""
 )
 
-// versionText is the version in one word.
+// versionText returns the version in one word.
 func versionText() string {
 	if info, ok := debug.ReadBuildInfo(); ok && version == "dev" && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		return info.Main.Version // of `go install`
@@ -21,7 +21,7 @@ func versionText() string {
 	return version
 }
 
-// versionReport is what `pallium version` prints.
+// versionReport returns the output of `pallium version`.
 func versionReport() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "pallium %s\n", versionText())
@@ -39,7 +39,7 @@ func versionReport() string {
 	return b.String()
 }
 
-// commitText is the commit that the binary was built from, as far as it is known.
+// commitText returns the commit that the binary was built from, if it is known.
 func commitText() string {
 	if commit != "" {
 		return commit

@@ -16,9 +16,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// crowd is a distributor over three real ingesters, and a tenant that has as many
-// series as it may.
-type crowd struct {
+// atLimit is a distributor over three real ingesters, and a tenant with as many series
+// as its limit allows.
+type atLimit struct {
 	t     *testing.T
 	lim   limits.Limits
 	ings  map[string]Ingester
@@ -27,27 +27,27 @@ type crowd struct {
 	fresh int // new series so far
 }
 
-const crowdSeries = 200
+const maxSeries = 200
 
-func newCrowd(t *testing.T) *crowd {
-	c := &crowd{t: t, lim: limits.Default(), ings: map[string]Ingester{}, now: time.Now().UnixMilli() - 60_000}
-	c.lim.MaxActiveSeries = crowdSeries
+func newAtLimit(t *testing.T) *atLimit {
+	c := &atLimit{t: t, lim: limits.Default(), ings: map[string]Ingester{}, now: time.Now().UnixMilli() - 60_000}
+	c.lim.MaxActiveSeries = maxSeries
 	for _, id := range []string{"0", "1", "2"} {
 		c.join(id, 1<<30)
 	}
 	c.d = unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(c.ings)})
 	t.Cleanup(func() { _ = c.d.Close() })
-	if out, err := c.push(0); err != nil || out.Samples != crowdSeries {
-		t.Fatalf("%+v, %v", out, err)
+	if out, err := c.push(0); err != nil || out.Samples != maxSeries {
+		t.Fatalf("Push = %+v, %v", out, err)
 	}
 	return c
 }
 
-// join puts a new, empty ingester in the place of another.
-func (c *crowd) join(id string, memory int64) *ingester.Ingester {
+// join replaces an ingester by a new, empty one.
+func (c *atLimit) join(id string, memory int64) *ingester.Ingester {
 	c.t.Helper()
 	if c.d.Distributor != nil {
-		_ = c.d.Close() // nothing is on its way to the old one
+		_ = c.d.Close() // wait for pushes to the old one
 	}
 	ing, err := ingester.Open(context.Background(), ingester.Options{ID: id, Dir: c.t.TempDir(), Replication: 3, MemoryBytes: memory,
 		Limits: func(tenant.ID) limits.Limits { return c.lim }})
@@ -59,86 +59,86 @@ func (c *crowd) join(id string, memory int64) *ingester.Ingester {
 	return ing
 }
 
-// leave takes an ingester away.
-func (c *crowd) leave(id string) {
+// leave makes an ingester unavailable.
+func (c *atLimit) leave(id string) {
 	_ = c.d.Close()
 	c.ings[id] = &replica{err: errors.New("away")}
 }
 
-// push sends so many new series, and after them all that the tenant has.
-func (c *crowd) push(fresh int) (series.Outcome, error) {
+// push sends fresh new series, followed by all established ones.
+func (c *atLimit) push(fresh int) (series.Outcome, error) {
 	c.now += 1000
 	b := &series.Batch{Tenant: "t"}
 	for range fresh {
 		c.fresh++
 		b.Entries = append(b.Entries, entryOf(rawLabels("__name__", "fresh", "i", fmt.Sprint(c.fresh)), at(c.now)))
 	}
-	for i := range crowdSeries {
-		b.Entries = append(b.Entries, entryOf(rawLabels("__name__", "known", "i", fmt.Sprint(i)), at(c.now)))
+	for i := range maxSeries {
+		b.Entries = append(b.Entries, entryOf(rawLabels("__name__", "established", "i", fmt.Sprint(i)), at(c.now)))
 	}
 	c.d.limits = c.lim
 	return c.d.Push(context.Background(), b)
 }
 
-// goOn pushes a while: known series are accepted each time, new ones rejected for
-// the reason.
-func (c *crowd) goOn(reason string) {
+// pushRounds pushes several times, and checks that established series are accepted and
+// new ones rejected for the reason.
+func (c *atLimit) pushRounds(reason string) {
 	c.t.Helper()
 	const fresh = 10
 	for round := range 20 {
 		out, err := c.push(fresh)
-		if err != nil || out.Samples != crowdSeries || len(out.Rejections) != 1 ||
+		if err != nil || out.Samples != maxSeries || len(out.Rejections) != 1 ||
 			out.Rejections[0].Samples != fresh || out.Rejections[0].Reason != reason {
 			c.t.Fatalf("round %d: %+v, %v", round, out, err)
 		}
 	}
 }
 
-// repeats counts accepted repeats to an ingester.
-func (c *crowd) repeats(id string) float64 {
+// repeats returns the number of accepted repeated pushes to an ingester.
+func (c *atLimit) repeats(id string) float64 {
 	_ = c.d.Close()
 	return testutil.ToFloat64(c.d.established.WithLabelValues(id, "accepted"))
 }
 
-// TestAtItsLimit: a tenant at its limit keeps its series, and only they, whatever
-// ingester is away and whatever ingester has just joined.
-func TestAtItsLimit(t *testing.T) {
+// TestAtLimit checks that exactly the established series of a tenant at its limit are
+// accepted, whichever ingester is unavailable or has just joined.
+func TestAtLimit(t *testing.T) {
 	for _, away := range []string{"", "0", "1", "2"} {
 		for _, joined := range []string{"", "0", "1", "2"} {
 			if away != "" && away == joined {
 				continue
 			}
-			t.Run(fmt.Sprintf("away %q, joined %q", away, joined), func(t *testing.T) {
-				c := newCrowd(t)
+			t.Run(fmt.Sprintf("unavailable %q, joined %q", away, joined), func(t *testing.T) {
+				c := newAtLimit(t)
 				if away != "" {
 					c.leave(away)
 				}
 				if joined != "" {
 					c.join(joined, 1<<30)
 				}
-				c.goOn("max_active_series")
-				// New series took places in the ingester that joined, so it had none for some
-				// of the known ones when the other could not make a majority without it.
+				c.pushRounds("max_active_series")
+				// New series used up the limit of the ingester that joined, so it rejected
+				// established ones, which matters if the others are no majority without it.
 				if repeats := c.repeats(joined); (repeats > 0) != (away != "" && joined != "") {
-					t.Errorf("%v repeats", repeats)
+					t.Errorf("%v repeated pushes", repeats)
 				}
 			})
 		}
 	}
 }
 
-// TestOverItsBudget: so does a tenant whose new ingester has no memory for new
-// series.
-func TestOverItsBudget(t *testing.T) {
-	c := newCrowd(t)
+// TestOverMemoryBudget checks the same with an ingester that joined and has no memory for
+// new series.
+func TestOverMemoryBudget(t *testing.T) {
+	c := newAtLimit(t)
 	c.leave("0")
 	small := c.join("1", 8<<20)
 	limit := c.lim.MaxActiveSeries
 	c.lim.MaxActiveSeries = 0
 	full := false
-	for i := 0; !full; i++ { // until it has no memory for more
+	for i := 0; !full; i++ { // until its memory is used up
 		if i == 1_000_000 {
-			t.Fatal("it takes any number of series")
+			t.Fatal("the ingester accepts any number of series")
 		}
 		out, err := small.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{
 			entryOf(rawLabels("__name__", "filler", "i", fmt.Sprint(i)), at(c.now))}})
@@ -148,25 +148,26 @@ func TestOverItsBudget(t *testing.T) {
 		full = len(out.Rejections) > 0 && out.Rejections[0].Reason == "instance_memory"
 	}
 	c.lim.MaxActiveSeries = limit
-	c.goOn("max_active_series") // of the other one
+	c.pushRounds("max_active_series") // from the other ingester
 	if repeats := c.repeats("1"); repeats != 1 {
-		t.Errorf("%v repeats, want one: then it has them", repeats)
+		t.Errorf("%v repeated pushes, want 1: after the first one the ingester has the series", repeats)
 	}
 }
 
-// TestTwoAway: what only one ingester can be asked of is never rejected for good.
-func TestTwoAway(t *testing.T) {
+// TestTwoUnavailable checks that no series is rejected permanently while only one ingester
+// is available.
+func TestTwoUnavailable(t *testing.T) {
 	for _, joined := range []string{"0", "1", "2"} {
-		c := newCrowd(t)
+		c := newAtLimit(t)
 		c.join(joined, 1<<30)
 		for id := range c.ings {
 			if id != joined {
 				c.leave(id)
 			}
 		}
-		for range 5 { // new series leave no place for known ones
-			if out, err := c.push(crowdSeries); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "away") {
-				t.Errorf("%+v, %v", out, err)
+		for range 5 { // new series use up the limit before established ones
+			if out, err := c.push(maxSeries); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "away") {
+				t.Errorf("Push = %+v, %v", out, err)
 			}
 		}
 	}

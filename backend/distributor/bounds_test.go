@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// manyLabels makes a series of n labels.
+// manyLabels returns n labels.
 func manyLabels(n int) labels.Labels {
 	b := labels.NewScratchBuilder(n)
 	b.Add("__name__", "m")
@@ -42,9 +42,9 @@ func gauge(buckets, spans int, custom bool) series.Sample {
 	return series.Sample{T: nowMillis, H: h}
 }
 
-// TestBounds has every bound that holds whatever the limits: with all of them at
-// 0 a series or sample at the bound is taken, and one beyond is rejected while
-// the rest of the request is kept. The message names the bound and the use.
+// TestBounds checks every bound that is independent of limits. With all limits 0, a series
+// or sample at the bound is accepted, and one beyond it is rejected while the rest of the
+// request is accepted. The message contains the bound and the actual value.
 func TestBounds(t *testing.T) {
 	name := func(n int) labels.Labels { return rawLabels("__name__", strings.Repeat("n", n)) }
 	value := func(n int) labels.Labels { return rawLabels("__name__", "m", "l", strings.Repeat("\x00", n-10)) }
@@ -71,22 +71,22 @@ func TestBounds(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, want := out.Samples+out.Histograms, 2-beyond; got != want {
-				t.Errorf("%s, %d beyond: %d samples kept, want %d: %v", c.reason, beyond, got, want, out.String())
+				t.Errorf("%s, %d beyond: %d samples accepted, want %d: %v", c.reason, beyond, got, want, out.String())
 			}
 			if beyond == 0 {
 				continue
 			}
 			if len(out.Rejections) != 1 || out.Rejections[0].Reason != c.reason || !strings.Contains(out.Rejections[0].Message, fmt.Sprint(c.bound)) ||
 				!strings.Contains(out.Rejections[0].Message, fmt.Sprint(c.bound+1)) {
-				t.Errorf("%s: rejections %+v, want one that names the bound and the use", c.reason, out.Rejections)
+				t.Errorf("%s: rejections %+v, want one with the bound and the actual value", c.reason, out.Rejections)
 			}
 		}
 	}
 }
 
-// TestLateTimes: microseconds, nanoseconds and the largest number are told apart
-// from a clock that is ahead, whatever the tenant's limits.
-func TestLateTimes(t *testing.T) {
+// TestTimestampUnits checks that timestamps in microseconds or nanoseconds and the largest
+// number are rejected with a hint, independent of limits, and not as a clock that is ahead.
+func TestTimestampUnits(t *testing.T) {
 	for _, lim := range []limits.Limits{{}, limits.Default()} {
 		for _, ts := range []int64{nowMillis * 1000, nowMillis * 1_000_000, 185542587187200000, math.MaxInt64} {
 			d := distribute(map[string]Ingester{"a": &fakeIngester{}}, lim)
@@ -98,8 +98,8 @@ func TestLateTimes(t *testing.T) {
 	}
 }
 
-// TestMetadataBounds: texts are cut, and what no index can hold is dropped; the
-// samples are kept.
+// TestMetadataBounds checks that metadata texts are truncated, and that metadata with a
+// name too long for the index is dropped, without rejecting samples.
 func TestMetadataBounds(t *testing.T) {
 	got := &fakeIngester{}
 	d := distribute(map[string]Ingester{"a": got}, limits.Limits{})
@@ -111,10 +111,10 @@ func TestMetadataBounds(t *testing.T) {
 			{Metric: strings.Repeat("n", schema.MaxMetricName+1)},
 		}})
 	if err != nil || out.Samples != 1 || len(out.Rejections) != 0 {
-		t.Fatalf("outcome %+v, %v; metadata must not cost samples", out, err)
+		t.Fatalf("Push = %+v, %v, want no rejected samples", out, err)
 	}
 	md := got.metadata
 	if len(md) != 1 || len(md[0].Help) != pack.MaxMetadataText || len(md[0].Unit) != pack.MaxMetadataText {
-		t.Errorf("%d entries of metadata arrived, want one that was cut", len(md))
+		t.Errorf("%d entries of metadata, want one with truncated texts", len(md))
 	}
 }

@@ -1,7 +1,7 @@
-// Package distributor takes write requests for a tenant: it checks every series
-// and sample against the tenant's limits, finds the ingesters that each series
-// belongs to, hands them their parts, and decides by their answers what became
-// of each series.
+// Package distributor accepts write requests for a tenant. It validates every
+// series and sample against the tenant's limits, finds each series' replica set in
+// the ring, pushes the series to these ingesters, and decides by their responses
+// whether each series was accepted or rejected.
 package distributor
 
 import (
@@ -22,47 +22,49 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Local is the one ingester of a process that needs no ring.
+// Local is the only ingester of a process that runs without a ring.
 type Local interface {
-	// Push returns when what its outcome counts is as durable as one ingester
-	// makes it. An error means that the request should be repeated.
+	// Push returns once everything that its outcome counts as accepted is durable on
+	// this ingester. An error means that the sender should repeat the request.
 	Push(ctx context.Context, b *series.Batch) (series.Outcome, error)
 }
 
-// Replica is one of a cluster's ingesters.
+// Replica is an ingester of a cluster.
 type Replica interface {
-	// Push returns as Local's does; the answer names what was rejected by position in
-	// the request, which other replicas may be given, too.
+	// Push returns as Local.Push does. The response names rejected entries by their
+	// position in the request. p may be shared with other replicas: it must not be
+	// changed.
 	Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error)
 }
 
-// Options of a Distributor: Local, or the three that a cluster needs.
+// Options configure a Distributor. Either Local is set, or Ring, Replication and
+// Replica are, in a cluster.
 type Options struct {
 	Local Local
 
 	Ring        ring.Membership
 	Replication int
-	// Replica returns the ingester of a ring instance. It does not wait.
+	// Replica returns a client for the ingester of a ring instance. It does not block.
 	Replica func(*ring.Instance) (Replica, error)
-	// ShardSize is how many ingesters take a tenant's series; 0 is all.
+	// ShardSize returns the number of ingesters in a tenant's shard; 0 means all.
 	ShardSize func(*limits.Limits) int
-	// HA hears one of several replicas of a sender; nil: all.
+	// HA deduplicates samples of senders that run as several replicas; nil accepts
+	// the samples of all replicas.
 	HA *HA
-	// PushTimeout bounds one ingester's answer; default 10 s.
+	// PushTimeout is the timeout of a push to one ingester; default 10 s.
 	PushTimeout time.Duration
-	// Memory is what waits for ingesters taken from; nil has no limit.
+	// Memory is charged with pushes in flight to ingesters; nil means no limit.
 	Memory *memory.Account
 
 	Now        func() time.Time
 	Registerer prometheus.Registerer
 }
 
-// ErrUnavailable is returned when too few ingesters took a series for it to be
-// safe, or too much waits for them. The sender should repeat the request.
-var ErrUnavailable = errors.New("too few ingesters took the request")
+// ErrUnavailable is returned when fewer than a quorum of a series' replicas
+// accepted or rejected it. The sender should repeat the request.
+var ErrUnavailable = errors.New("too few ingesters accepted the request")
 
-// errNoLimits is the error of a batch without limits, against which nothing can be
-// checked.
+// errNoLimits is returned for a batch without limits, which cannot be validated.
 var errNoLimits = errors.New("the batch of a write request carries no limits")
 
 // Distributor is safe for concurrent use.
@@ -74,13 +76,13 @@ type Distributor struct {
 	established *prometheus.CounterVec
 	repeated    *prometheus.CounterVec
 	shards      shards
-	inflight    atomic.Int64 // bytes on their way to ingesters
+	inflight    atomic.Int64 // bytes of pushes that have no response yet
 	buffers     sync.Pool
 	pushes      sync.WaitGroup
 	paid        paidDays
 }
 
-// New returns a distributor.
+// New returns a Distributor.
 func New(o Options) *Distributor {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -97,33 +99,35 @@ func New(o Options) *Distributor {
 		rejected: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_discarded_samples_total", Help: "Samples rejected, by reason."}, []string{"reason"}),
 		failures: auto.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_distributor_push_failures_total", Help: "Failed pushes to an ingester."}, []string{"ingester"}),
+			Name: "pallium_distributor_push_failures_total", Help: "Failed pushes, by ingester."}, []string{"ingester"}),
 		established: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_established_pushes_total",
-			Help: "Pushes repeated to an ingester that had no room for series which another replica knows, by result (accepted, rejected, failed).",
+			Help: "Pushes repeated to an ingester that rejected series for lack of capacity although another replica has them, " +
+				"by ingester and result (accepted, rejected, failed).",
 		}, []string{"ingester", "result"}),
 		repeated: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_duplicate_samples_total",
-			Help: "Samples at whose time their series had one already, as far as ingesters had it in memory; they count as accepted. " +
-				"Of two different values the larger is kept.",
+			Help: "Accepted samples whose series already had a sample at the same timestamp in the head of an ingester, " +
+				"by whether the value differs. Of two different values the larger is kept.",
 		}, []string{"different"}),
 	}
 	if o.Local == nil {
-		auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_inflight_bytes", Help: "Bytes on their way to ingesters."},
+		auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_inflight_bytes", Help: "Bytes of pushes in flight to ingesters."},
 			func() float64 { return float64(d.inflight.Load()) })
 	}
 	return d
 }
 
-// Close waits for pushes whose answers nobody waits for any more.
+// Close waits for pushes that are still in flight after their request was answered.
 func (d *Distributor) Close() error {
 	d.pushes.Wait()
 	return nil
 }
 
-// Push writes the batch. The outcome says what was kept and what was rejected;
-// an error means that nothing is certain and the sender should try again. The
-// batch carries its tenant's limits. It is changed: rejected parts are taken out of it.
+// Push writes the batch, which must carry its tenant's limits. The outcome counts
+// accepted and rejected samples. An error means that any part of the batch may or
+// may not have been written, and that the sender should repeat the request. Push
+// removes invalid samples and series from the batch.
 func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
 	if b.Limits == nil {
@@ -165,10 +169,10 @@ func (d *Distributor) send(ctx context.Context, b *series.Batch) (series.Outcome
 	return d.replicate(ctx, b)
 }
 
-// maxShards bounds the tenants whose shards are remembered.
+// maxShards is the maximum number of cached shards.
 const maxShards = 20_000
 
-// shards remembers the parts of the ring that take tenants' series.
+// shards caches the shards of tenants for one ring.
 type shards struct {
 	mu   sync.Mutex
 	of   *ring.Ring
@@ -187,7 +191,7 @@ func (s *shards) get(r *ring.Ring, id tenant.ID, size int) *ring.Ring {
 	key := shardKey{id, size}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !r.Places(s.of) || len(s.byID) >= maxShards {
+	if !r.SamePlacement(s.of) || len(s.byID) >= maxShards {
 		s.of, s.byID = r, map[shardKey]*ring.Ring{}
 	}
 	if s.byID[key] == nil {

@@ -24,9 +24,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// fakeIngester keeps the text of what it is given, as a good ingester does.
+// fakeIngester records the series that it gets as text, without keeping references to
+// the batch.
 type fakeIngester struct {
-	reject int // samples that it says are beyond its own limit
+	reject int // number of samples that it rejects as beyond its limit
 	err    error
 
 	mu        sync.Mutex
@@ -74,7 +75,7 @@ func (f *fakeIngester) names() []string {
 	return slices.Clone(f.series)
 }
 
-// Ingester is what the tests' fakes are, alone or as replicas.
+// Ingester is implemented by the tests' ingesters, which are local or replicas.
 type Ingester = Local
 
 func lookup(ings map[string]Ingester) func(*ring.Instance) (Replica, error) {
@@ -87,7 +88,7 @@ func lookup(ings map[string]Ingester) func(*ring.Instance) (Replica, error) {
 	}
 }
 
-// asReplica decodes what it is sent, as the server of a replica does.
+// asReplica decodes pushes like the server of a replica.
 type asReplica struct{ ing Ingester }
 
 func (r asReplica) Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error) {
@@ -119,15 +120,15 @@ func manySeries(n int) []series.Entry {
 	return out
 }
 
-// TestRouting: with several ingesters each series goes to one of them, always
-// the same for a tenant, and none is without a share.
+// TestRouting checks that with replication 1 each series always goes to the same ingester,
+// and that every ingester gets series.
 func TestRouting(t *testing.T) {
 	ings := map[string]Ingester{"a": &fakeIngester{}, "b": &fakeIngester{}, "c": &fakeIngester{}}
 	d := distribute(ings, limits.Limits{})
 	for range 2 {
 		out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(300)})
 		if err != nil || out.Samples != 300 {
-			t.Fatalf("outcome %+v, %v", out, err)
+			t.Fatalf("Push = %+v, %v", out, err)
 		}
 	}
 	owner := map[string]string{}
@@ -153,9 +154,9 @@ func TestRouting(t *testing.T) {
 	}
 }
 
-// TestMetadataOfAllIngesters: Prometheus sends metadata in requests of its own;
-// each ingester needs it for its part of the series.
-func TestMetadataOfAllIngesters(t *testing.T) {
+// TestMetadataToAllIngesters checks that every ingester gets metadata, also from requests
+// with metadata only, as Prometheus sends them.
+func TestMetadataToAllIngesters(t *testing.T) {
 	for name, entries := range map[string][]series.Entry{"alone": nil, "with one series": manySeries(1)} {
 		t.Run(name, func(t *testing.T) {
 			ings := map[string]Ingester{"a": &fakeIngester{}, "b": &fakeIngester{}, "c": &fakeIngester{}}
@@ -175,7 +176,7 @@ func TestMetadataOfAllIngesters(t *testing.T) {
 	}
 }
 
-// TestFailures: whatever makes the outcome uncertain is an error without counts.
+// TestFailures checks that every uncertain outcome is an error without counts.
 func TestFailures(t *testing.T) {
 	down := errors.New("down")
 	one := func(ing Ingester) func(*ring.Instance) (Replica, error) {
@@ -201,7 +202,7 @@ func TestFailures(t *testing.T) {
 				t.Errorf("error %v, want %v", err, tt.want)
 			}
 			if out.Samples != 0 || len(out.Rejections) != 0 {
-				t.Errorf("outcome %+v beside an error", out)
+				t.Errorf("outcome %+v with an error, want none", out)
 			}
 		})
 	}
@@ -211,8 +212,8 @@ type noRing struct{ err error }
 
 func (n noRing) Ring(context.Context) (*ring.Ring, error) { return nil, n.err }
 
-// TestOutcome: what the distributor rejects and what ingesters reject add up,
-// in the answer and in the metrics.
+// TestOutcome checks that rejections of the distributor and of ingesters are added up, in
+// the outcome and in metrics.
 func TestOutcome(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	d := limited{New(Options{
@@ -248,7 +249,7 @@ pallium_distributor_samples_total{type="histogram"} 0
 	}
 }
 
-// body is a remote write request of n series, of which every bad-th has no name.
+// body returns a remote write request of n series. Every bad-th series has no name.
 func body(t testing.TB, n, bad int) []byte {
 	t.Helper()
 	req := &prompb.WriteRequest{}
@@ -270,8 +271,8 @@ func body(t testing.TB, n, bad int) []byte {
 	return snappy.Encode(nil, data)
 }
 
-// TestBuffersAreReused: a decoder whose batch lost entries gives the right batch
-// again and again; nothing that was moved is shared between two entries.
+// TestBuffersAreReused checks that a decoder returns correct batches after invalid entries
+// were removed from an earlier batch, and that no two entries share a buffer.
 func TestBuffersAreReused(t *testing.T) {
 	var req remotewrite.Request
 	for round, bad := range []int{3, 0, 2, 1, 5, 0} {
@@ -301,8 +302,8 @@ func TestBuffersAreReused(t *testing.T) {
 	}
 }
 
-// checkingIngester checks that each entry of a batch made by body has its own
-// samples and labels.
+// checkingIngester checks that each entry of a batch from body has its own samples and
+// labels.
 type checkingIngester struct {
 	seen     map[string]bool
 	problems []string

@@ -17,30 +17,30 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// kind is how a replica answers for a series of interest.
+// kind is the response of a replica to a series of interest.
 type kind int
 
 const (
-	knows   kind = iota // applies it to a series that it has
-	creates             // applies it to a new one
-	full                // rejects it for want of room
-	rejects             // rejects its first sample
+	exists  kind = iota // applies the entry to an existing series
+	creates             // applies the entry and creates the series
+	full                // rejects the entry for lack of capacity
+	rejects             // rejects the samples
 	fails               // fails the whole push
 	kinds   int  = iota
 )
 
-func (k kind) String() string { return [...]string{"knows", "creates", "full", "rejects", "fails"}[k] }
+func (k kind) String() string { return [...]string{"exists", "creates", "full", "rejects", "fails"}[k] }
 
-// member answers the first push for series of interest as its kind says, and
-// those marked established as repeat says. It knows all others.
+// member is a replica that responds to series of interest by its kind, and in pushes
+// marked established by repeat. It has all other series.
 type member struct {
 	kind, repeat kind
-	reason       string                                     // of its rejections for want of room
-	before       func(context.Context, *series.Batch) error // runs before it answers
+	reason       string                                     // of rejections for lack of capacity
+	before       func(context.Context, *series.Batch) error // runs before the response
 
 	mu     sync.Mutex
-	held   map[string][]int64 // times by series
-	pushes []string           // established ones: their series, and "metadata"
+	held   map[string][]int64 // timestamps by series
+	pushes []string           // of established pushes: the series, and "metadata"
 }
 
 func interesting(e *series.Entry) bool { return e.Labels.Has("interesting") }
@@ -75,12 +75,12 @@ func (m *member) Push(ctx context.Context, b *series.Batch) (series.Outcome, err
 			case creates:
 				out.Created = append(out.Created, i)
 			case full:
-				out.RejectEntry(i, m.reason, "no room", len(keep), nil)
+				out.RejectEntry(i, m.reason, "full", len(keep), nil)
 				continue
 			case rejects:
 				out.RejectEntry(i, "too_many_sample_type_changes", "changes", len(keep), nil)
 				keep = nil
-			case knows, fails:
+			case exists, fails:
 			}
 		}
 		out.Exemplars += len(e.Exemplars)
@@ -99,7 +99,7 @@ func names(b *series.Batch) string {
 	return strings.Join(all, ",")
 }
 
-// trio is a distributor over three replicas.
+// trio returns a distributor over three replicas.
 func trio(o Options, ms ...*member) limited {
 	ings := map[string]Ingester{}
 	for i, m := range ms {
@@ -116,8 +116,8 @@ func interestingSeries(i int) series.Entry {
 	return entryOf(rawLabels("__name__", "up", "i", fmt.Sprint(i), "interesting", "x"), at(nowMillis), at(nowMillis+1))
 }
 
-// rule is docs/cluster.md's, spelled out for one entry: its fate, and to how many
-// replicas it is repeated.
+// rule implements the rules of docs/cluster.md for one entry: it returns the entry's fate
+// and the number of replicas to which it is repeated.
 func rule(answers [3]kind, repeat kind) (fate, int) {
 	count := func(k kind) (n int) {
 		for _, a := range answers {
@@ -129,7 +129,7 @@ func rule(answers [3]kind, repeat kind) (fate, int) {
 	}
 	majority := func() fate {
 		switch {
-		case count(knows)+count(creates) >= 2:
+		case count(exists)+count(creates) >= 2:
 			return fateAccepted
 		case count(rejects) >= 2:
 			return fateRejected
@@ -140,7 +140,7 @@ func rule(answers [3]kind, repeat kind) (fate, int) {
 		return f, 0
 	}
 	repeats := 0
-	if count(knows) > 0 && count(full) > 0 {
+	if count(exists) > 0 && count(full) > 0 {
 		repeats = count(full)
 		for i, a := range answers {
 			if a == full && repeat != fails {
@@ -151,14 +151,14 @@ func rule(answers [3]kind, repeat kind) (fate, int) {
 			return f, repeats
 		}
 	}
-	if count(knows) == 0 && count(fails) < 2 {
+	if count(exists) == 0 && count(fails) < 2 {
 		return fateRejected, repeats
 	}
 	return fateUndecided, repeats
 }
 
-// combinations calls f with all that three replicas may say, and what those
-// without room say of an established series.
+// combinations calls f with all combinations of three replicas' responses, and of the
+// response of full replicas to an established series.
 func combinations(f func(answers [3]kind, repeat kind)) {
 	for n := range kinds * kinds * kinds * kinds {
 		answers := [3]kind{kind(n % kinds), kind(n / kinds % kinds), kind(n / kinds / kinds % kinds)}
@@ -166,8 +166,8 @@ func combinations(f func(answers [3]kind, repeat kind)) {
 	}
 }
 
-// TestEstablished: what becomes of a series by all that its three replicas may
-// say, twice. Another series of the request is kept wherever there is an answer.
+// TestEstablished checks the fate of a series for all combinations of the responses of
+// three replicas. Another series of the request is accepted unless the request fails.
 func TestEstablished(t *testing.T) {
 	combinations(func(answers [3]kind, repeat kind) {
 		t.Run(fmt.Sprintf("%v then %v", answers, repeat), func(t *testing.T) {
@@ -194,25 +194,25 @@ func TestEstablished(t *testing.T) {
 			}
 			promises(t, ms, answers, got, out.Samples-1, e)
 			if used := d.inflight.Load(); used != 0 {
-				t.Errorf("%d bytes are still counted", used)
+				t.Errorf("%d bytes in flight, want 0", used)
 			}
 		})
 	})
 }
 
-// outcomeOf is the fate of the second of two series of which the first has one
-// sample and is never rejected.
+// outcomeOf returns the fate of the second of two series. The first one has one sample and
+// is never rejected.
 func outcomeOf(t *testing.T, out series.Outcome, err error) fate {
 	t.Helper()
 	switch {
 	case err != nil:
 		if !errors.Is(err, ErrUnavailable) || out.Samples != 0 {
-			t.Errorf("%+v, %v", out, err)
+			t.Errorf("Push = %+v, %v", out, err)
 		}
 		return fateUndecided
 	case len(out.Rejections) > 0:
 		if n := out.Rejections[0].Samples + out.Samples; n != 3 || out.Samples < 1 || out.Rejections[0].Message == "" {
-			t.Errorf("%d of 3 samples are accounted for: %+v", n, out)
+			t.Errorf("outcome counts %d of 3 samples: %+v", n, out)
 		}
 		return fateRejected
 	}
@@ -222,9 +222,8 @@ func outcomeOf(t *testing.T, out series.Outcome, err error) fate {
 	return fateAccepted
 }
 
-// promises checks what no rule may break: what counts as accepted is on two
-// replicas, and no series is rejected for good that a replica knows and that only
-// a failed replica keeps from its majority.
+// promises checks the invariants: accepted samples are on two replicas, and an existing
+// series is not rejected permanently because a replica failed.
 func promises(t *testing.T, ms []*member, answers [3]kind, got fate, samples int, e series.Entry) {
 	t.Helper()
 	durable := 0
@@ -240,9 +239,9 @@ func promises(t *testing.T, ms []*member, answers [3]kind, got fate, samples int
 		}
 	}
 	if got != fateUndecided && samples > durable {
-		t.Errorf("%d samples count as accepted, %d are on two replicas", samples, durable)
+		t.Errorf("%d samples accepted, but only %d are on two replicas", samples, durable)
 	}
-	knew := slices.Contains(answers[:], knows)
+	knew := slices.Contains(answers[:], exists)
 	failed := slices.Contains(answers[:], fails)
 	hard := 0
 	for _, k := range answers {
@@ -253,46 +252,46 @@ func promises(t *testing.T, ms []*member, answers [3]kind, got fate, samples int
 	if got == fateRejected && knew && failed && hard < 2 {
 		for _, m := range ms {
 			if m.repeat == rejects && len(m.pushes) > 0 {
-				return // rejected for what its samples are by the repeat
+				return // the repeated push was rejected because of its samples
 			}
 		}
-		t.Error("a known series is rejected for good because a replica failed")
+		t.Error("an existing series is rejected permanently because a replica failed")
 	}
 }
 
-// TestNoWait: a replica that does not answer delays nothing that two others
-// decide, and its late answer repeats nothing.
+// TestNoWait checks that a hanging replica does not delay what two others decide, and that
+// its later response causes no repeated push.
 func TestNoWait(t *testing.T) {
 	for _, tt := range []struct {
 		first  kind
 		reject bool
-	}{{knows, false}, {creates, false}, {rejects, true}} {
+	}{{exists, false}, {creates, false}, {rejects, true}} {
 		t.Run(tt.first.String(), func(t *testing.T) {
 			release := make(chan struct{})
 			late := &member{kind: full, before: func(context.Context, *series.Batch) error { <-release; return nil }}
 			d := trio(Options{PushTimeout: time.Hour}, &member{kind: tt.first}, late, &member{kind: tt.first})
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // reached by who waits for the third
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // exceeded if Push waits for the third
 			defer cancel()
 			out, err := d.Push(ctx, &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0)}})
 			close(release)
 			_ = d.Close()
 			if err != nil || (len(out.Rejections) > 0) != tt.reject {
-				t.Errorf("%+v, %v", out, err)
+				t.Errorf("Push = %+v, %v", out, err)
 			}
 			if len(late.pushes) != 0 {
-				t.Errorf("repeated after the answer: %q", late.pushes)
+				t.Errorf("repeated after the request was answered: %q", late.pushes)
 			}
 		})
 	}
 }
 
-// TestWaitForTheThird: two replicas without room decide nothing while the third,
-// which may know the series, has not answered; it has a push's time for that.
-func TestWaitForTheThird(t *testing.T) {
+// TestWaitForThird checks that rejections of two full replicas do not decide before the
+// third, which may have the series, responded or timed out.
+func TestWaitForThird(t *testing.T) {
 	for _, tt := range []struct {
 		third kind
 		want  fate
-	}{{knows, fateAccepted}, {creates, fateRejected}, {full, fateRejected}, {rejects, fateRejected}, {fails, fateRejected}} {
+	}{{exists, fateAccepted}, {creates, fateRejected}, {full, fateRejected}, {rejects, fateRejected}, {fails, fateRejected}} {
 		t.Run(tt.third.String(), func(t *testing.T) {
 			var answered sync.WaitGroup
 			answered.Add(2)
@@ -325,8 +324,8 @@ func TestWaitForTheThird(t *testing.T) {
 	}
 }
 
-// TestRepeat: a repeated push has the entries that its ingester had no room for
-// and that another knows, once, and nothing else; its exemplars count.
+// TestRepeat checks that entries rejected by a full ingester whose series another one has
+// are repeated once, without anything else, and that their exemplars count.
 func TestRepeat(t *testing.T) {
 	fulls := &member{kind: full}
 	d := trio(Options{}, &member{kind: fails}, &member{}, fulls)
@@ -342,7 +341,7 @@ func TestRepeat(t *testing.T) {
 	out, err := d.Push(context.Background(), b)
 	_ = d.Close()
 	if err != nil || out.Samples != 104 || out.Exemplars != 4 || len(out.Rejections) != 0 {
-		t.Fatalf("%+v, %v", out, err)
+		t.Fatalf("Push = %+v, %v", out, err)
 	}
 	if want := []string{"7,37,67,97"}; !slices.Equal(fulls.pushes, want) {
 		t.Errorf("repeated %q, want %q", fulls.pushes, want)
@@ -368,8 +367,8 @@ func TestRepeat(t *testing.T) {
 	}
 }
 
-// TestRepeatIsBounded: by the request's deadline, by the time of a push, and by
-// the bytes that may wait for ingesters.
+// TestRepeatIsBounded checks that repeated pushes are bounded by the request's deadline, by
+// the push timeout, and by the memory account.
 func TestRepeatIsBounded(t *testing.T) {
 	entries := []series.Entry{interestingSeries(0)}
 	t.Run("deadline", func(t *testing.T) {
@@ -398,10 +397,10 @@ func TestRepeatIsBounded(t *testing.T) {
 				t.Error(err)
 			}
 			if !limited && (got.Before(begun.Add(time.Hour)) || got.After(time.Now().Add(time.Hour))) || limited && !got.Equal(want) {
-				t.Errorf("limited %v: a repeat ends at %v", limited, got)
+				t.Errorf("limited %v: deadline of the repeated push is %v", limited, got)
 			}
-			if first.Before(begun.Add(time.Hour)) { // the third replica is worth having
-				t.Errorf("limited %v: a first push ends with its request, at %v", limited, first)
+			if first.Before(begun.Add(time.Hour)) { // a first push continues after its request
+				t.Errorf("limited %v: the first push ends with its request, at %v", limited, first)
 			}
 		}
 	})
@@ -433,10 +432,10 @@ func TestRepeatIsBounded(t *testing.T) {
 		_, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: entries})
 		_ = d.Close()
 		if err != nil || len(m.pushes) != 1 || held == 0 {
-			t.Errorf("%v, repeated %q with %d bytes of memory", err, m.pushes, held)
+			t.Errorf("error %v, repeated %q with %d bytes of memory", err, m.pushes, held)
 		}
 		if used := account.Used(); used != 0 {
-			t.Errorf("%d bytes are held in the end", used)
+			t.Errorf("%d bytes still held", used)
 		}
 	})
 }

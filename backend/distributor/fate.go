@@ -6,7 +6,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// fate is what becomes of an entry.
+// fate is the decision about an entry or a sample.
 type fate int
 
 const (
@@ -15,11 +15,11 @@ const (
 	fateRejected
 )
 
-// early is the fate of an entry whatever its other replicas will say. An entry of
-// which some samples are accepted and others rejected is accepted.
+// early returns the fate of an entry if no response of another replica can change
+// it. An entry with both accepted and rejected samples is accepted.
 func (t *tally) early(entry int) fate { return t.fate(entry, counts.early) }
 
-// final is the fate of an entry of which all has been said.
+// final returns the fate of an entry after all its replicas responded or failed.
 func (t *tally) final(entry int) fate { return t.fate(entry, counts.final) }
 
 func (t *tally) fate(entry int, of func(counts, uint8) fate) fate {
@@ -40,7 +40,8 @@ func (t *tally) fate(entry int, of func(counts, uint8) fate) fate {
 	return all
 }
 
-// early is the fate of what the counts are of, whatever other replicas will say.
+// early returns the fate of the counted entry or sample if no response of another
+// replica can change it.
 func (c counts) early(majority uint8) fate {
 	switch {
 	case c.applied() >= majority:
@@ -51,33 +52,33 @@ func (c counts) early(majority uint8) fate {
 	return fateUndecided
 }
 
-// final is its fate when all has been said.
+// final returns its fate after all replicas responded or failed.
 func (c counts) final(majority uint8) fate {
 	if f := c.early(majority); f != fateUndecided {
 		return f
 	}
-	// With fewer answers than a majority nothing says what the others know: a series
-	// that they have must not be rejected for good.
-	if c.waiting == 0 && c.known == 0 && c.created+c.soft+c.hard >= majority {
+	// With fewer responses than a majority, the replicas that failed may have the
+	// series, and an existing series must not be rejected permanently.
+	if c.waiting == 0 && c.existing == 0 && c.created+c.soft+c.hard >= majority {
 		return fateRejected
 	}
 	return fateUndecided
 }
 
-// samples returns the counts of each sample of an entry of which replicas rejected
-// a part.
+// samples returns the counts of each sample of an entry that replicas rejected in
+// part.
 func (t *tally) samples(entry int) []counts {
 	out := make([]counts, len(t.batch.Entries[entry].Samples))
 	for i := range out {
 		out[i] = t.counts[entry]
 	}
 	for _, r := range t.rejected[entry] {
-		for _, place := range r.places {
-			c := &out[place]
+		for _, at := range r.places {
+			c := &out[at]
 			if r.created {
 				c.created--
 			} else {
-				c.known--
+				c.existing--
 			}
 			c.hard++
 		}
@@ -85,14 +86,14 @@ func (t *tally) samples(entry int) []counts {
 	return out
 }
 
-// settle counts the samples of an entry that is decided.
-func (t *tally) settle(entry int, out *series.Outcome) {
+// countSamples adds the samples of a decided entry to the outcome.
+func (t *tally) countSamples(entry int, out *series.Outcome) {
 	e := &t.batch.Entries[entry]
 	rejected := func(int) bool { return false }
 	switch {
 	case t.counts[entry].partial > 0:
 		each := t.samples(entry)
-		rejected = func(place int) bool { return each[place].final(t.majority) == fateRejected }
+		rejected = func(i int) bool { return each[i].final(t.majority) == fateRejected }
 	case t.final(entry) == fateRejected:
 		r := t.reasonFor(entry, 0)
 		out.Reject(r.reason, r.message, len(e.Samples), e.Labels.String)
@@ -104,7 +105,7 @@ func (t *tally) settle(entry int, out *series.Outcome) {
 		case rejected(j):
 			r := t.reasonFor(entry, uint32(j))
 			out.Reject(r.reason, r.message, 1, offender)
-			offender = nil // named once
+			offender = nil // name the series once
 		case e.Samples[j].IsHistogram():
 			out.Histograms++
 		default:
@@ -113,14 +114,15 @@ func (t *tally) settle(entry int, out *series.Outcome) {
 	}
 }
 
-// reasonFor is why a sample was rejected: of several reasons the first by name.
+// reasonFor returns why a sample was rejected. If replicas gave different reasons,
+// the alphabetically first one is used.
 func (t *tally) reasonFor(entry int, place uint32) rejection {
 	var found *rejection
 	all := t.rejected[entry]
 	for i := range all {
 		r := &all[i]
 		if r.places != nil {
-			if _, there := slices.BinarySearch(r.places, place); !there { // they are sorted
+			if _, ok := slices.BinarySearch(r.places, place); !ok { // places are sorted
 				continue
 			}
 		}

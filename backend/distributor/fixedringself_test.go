@@ -38,7 +38,7 @@ func TestFixedRingMembers(t *testing.T) {
 			found, err := r.Replicas(12345, 1, nil)
 			if len(tt.ids) == 0 {
 				if !errors.Is(err, ring.ErrTooFew) {
-					t.Errorf("an empty ring places a series: %v", err)
+					t.Errorf("Replicas of an empty ring = %v, want ErrTooFew", err)
 				}
 			} else if err != nil || len(found) != 1 {
 				t.Errorf("replicas %v, %v", found, err)
@@ -47,8 +47,9 @@ func TestFixedRingMembers(t *testing.T) {
 	}
 }
 
-// TestFixedRingSamePlaces: a process that starts again puts series where they were.
-func TestFixedRingSamePlaces(t *testing.T) {
+// TestFixedRingSamePlacement checks that a restarted process places series on the same
+// instances.
+func TestFixedRingSamePlacement(t *testing.T) {
 	one, _ := newFixedRing("a", "b").Ring(context.Background())
 	two, _ := newFixedRing("b", "a").Ring(context.Background())
 	for token := uint32(0); token < 1<<31; token += 1 << 22 {

@@ -19,26 +19,26 @@ import (
 )
 
 const (
-	// maxHALabel bounds the values that name clusters and replicas, in bytes: they
-	// are kept in memory and in the store.
+	// maxHALabel is the maximum length in bytes of the label values that name clusters
+	// and replicas: both are kept in memory and in the store.
 	maxHALabel = 1024
-	// maxHAClusters is what ha_max_clusters of 0 means.
+	// maxHAClusters is the limit while ha_max_clusters is 0.
 	maxHAClusters = 10_000
-	// haWorkers is how many claims are renewed at once.
+	// haWorkers is how many claims are renewed concurrently.
 	haWorkers = 8
 )
 
-// HAOptions of an HA. Durations of 0 are the defaults.
+// HAOptions configure an HA. A duration of 0 means its default.
 type HAOptions struct {
-	// Store is where distributors agree; election.NewMemory for a process that is
-	// the only one.
+	// Store holds the elections that all distributors share. A process with the only
+	// distributor uses election.NewMemory.
 	Store election.Store
 
-	Failover time.Duration // how long the elected replica may be silent; default 30 s
-	Update   time.Duration // between two claims of a cluster; default 15 s; below Failover
-	Idle     time.Duration // an election without samples is forgotten after it; default 1 h
-	// CallTimeout bounds a call of the store, and how long a push waits for it;
-	// default 200 ms.
+	Failover time.Duration // how long the elected replica may send nothing before another is elected; default 30 s
+	Update   time.Duration // between two claims of a cluster, less than Failover; default 15 s
+	Idle     time.Duration // how long an election is kept after the last sample; default 1 h
+	// CallTimeout is the timeout of a call of the store, and the longest time that a
+	// push waits for the store; default 200 ms.
 	CallTimeout time.Duration
 
 	Now        func() time.Time
@@ -46,8 +46,8 @@ type HAOptions struct {
 	Registerer prometheus.Registerer
 }
 
-// HA lets the samples of one replica of each cluster through. It is safe for
-// concurrent use, and needs Run for what it does beside requests.
+// HA accepts the samples of one elected replica of each cluster and drops those of
+// the others. It is safe for concurrent use. Run must be running to renew claims.
 type HA struct {
 	o     HAOptions
 	rules election.Rules
@@ -56,12 +56,12 @@ type HA struct {
 
 	mu      sync.Mutex
 	tenants map[tenant.ID]map[string]*haCluster
-	down    bool // the store did not answer the last call
+	down    bool // the last call of the store failed
 	closed  bool
 	calls   sync.WaitGroup
 }
 
-// NewHA returns an HA that knows of no elections.
+// NewHA returns an HA without elections.
 func NewHA(o HAOptions) *HA {
 	for _, d := range []struct {
 		field    *time.Duration
@@ -86,24 +86,24 @@ func NewHA(o HAOptions) *HA {
 			Help: "Samples and exemplars dropped because their replica is not the elected one.",
 		}),
 		changes: auto.NewCounter(prometheus.CounterOpts{
-			Name: "pallium_distributor_ha_changes_total", Help: "Clusters whose elected replica became another one."}),
+			Name: "pallium_distributor_ha_changes_total", Help: "Changes of a cluster's elected replica."}),
 		failures: auto.NewCounter(prometheus.CounterOpts{
-			Name: "pallium_distributor_ha_store_failures_total", Help: "Claims of elections that the store did not answer."}),
+			Name: "pallium_distributor_ha_store_failures_total", Help: "Failed calls of the store of HA elections."}),
 	}
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_ha_clusters", Help: "Clusters of replicas seen lately."}, h.count)
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_ha_clusters", Help: "HA clusters in memory, over all tenants."}, h.count)
 	return h
 }
 
-// Dropped counts what was taken out of a batch because another replica is
-// elected. It is no rejection: the sender is told that all is well.
+// Dropped counts what Filter removed from a batch because another replica is
+// elected. It is not a rejection: the sender gets a success response.
 type Dropped struct{ Samples, Histograms, Exemplars int }
 
-// Filter takes out of the batch the series of replicas that are not elected, and
-// takes the replica label off those of replicas that are. Series that do not
-// carry both labels stay as they are, as do all of a tenant that does not accept
-// HA samples. Series of clusters beyond the tenant's limit are taken out, too,
-// and counted in out as rejected. It waits for the store no longer than
-// CallTimeout altogether, and decides without it then.
+// Filter removes the series of replicas that are not elected from the batch, and
+// removes the replica label from the series of elected replicas. Series without
+// both labels are unchanged, and so is the whole batch if the tenant does not
+// accept HA samples. Series of clusters beyond the tenant's limit are removed and
+// counted in out as rejected. Filter waits at most CallTimeout in total for the
+// store, and then decides without the store.
 func (h *HA) Filter(ctx context.Context, b *series.Batch, lim *limits.Limits, out *series.Outcome) Dropped {
 	var dropped Dropped
 	if !lim.AcceptHASamples || lim.HAClusterLabel == lim.HAReplicaLabel {
@@ -150,10 +150,10 @@ type haVerdict struct {
 }
 
 const (
-	haNone    = iota // it is of no replica
-	haElected        // of the elected one
-	haOther          // of another one
-	haRejected
+	haNone     = iota // the series has no cluster or replica label
+	haElected         // it is from the elected replica
+	haOther           // it is from another replica
+	haRejected        // it is invalid or beyond a limit
 )
 
 // haFilter is the state of one Filter call.
@@ -164,16 +164,16 @@ type haFilter struct {
 	lim      *limits.Limits
 	patience patience
 
-	cluster, replica string // of the last series that had them
-	last             haVerdict
+	cluster, replica string    // of the last series that had both labels
+	last             haVerdict // about that series
 
 	scratch labels.ScratchBuilder
-	drop    string // the label to leave out
-	dropped int    // how often it was
+	drop    string // name of the label that keep drops
+	dropped int    // how often keep dropped it
 }
 
-// verdict looks at one series. Those of a request mostly come from one replica,
-// whose verdict is found once.
+// verdict returns what to do with a series. The series of a request mostly come
+// from one replica, so the last verdict is reused.
 func (f *haFilter) verdict(ls labels.Labels) haVerdict {
 	replica := ls.Get(f.lim.HAReplicaLabel)
 	if replica == "" {
@@ -194,7 +194,7 @@ func (f *haFilter) decide(cluster, replica string) haVerdict {
 	if n := max(len(cluster), len(replica)); n > maxHALabel {
 		return haVerdict{
 			haRejected, "ha_label_length",
-			fmt.Sprintf("labels %s and %s may have up to %d bytes to name a replica, one has %d; shorten it by relabeling",
+			fmt.Sprintf("labels %s and %s may each have up to %d bytes to name an HA replica, one has %d; shorten the value by relabeling",
 				f.lim.HAClusterLabel, f.lim.HAReplicaLabel, maxHALabel, n),
 		}
 	}
@@ -202,9 +202,9 @@ func (f *haFilter) decide(cluster, replica string) haVerdict {
 	if most == 0 {
 		most = maxHAClusters
 	}
-	elected, room := f.h.elected(f.ctx, election.Cluster{Tenant: f.id, Name: cluster}, replica, most, &f.patience)
+	elected, ok := f.h.elected(f.ctx, election.Cluster{Tenant: f.id, Name: cluster}, replica, most, &f.patience)
 	switch {
-	case !room:
+	case !ok:
 		return exceededVerdict(limits.HAMaxClusters.ExceededAt(int64(most), limits.More).With(" (label " + f.lim.HAClusterLabel + ")"))
 	case elected:
 		return haVerdict{is: haElected}
@@ -217,8 +217,8 @@ func exceededVerdict(e *limits.Exceeded) haVerdict {
 	return haVerdict{haRejected, reason, message}
 }
 
-// unlabel takes the replica label off a series. One that has it twice stays as
-// it is: validation rejects it.
+// unlabel removes the replica label from a series. A series that has the label
+// twice is unchanged: validation rejects it.
 func (f *haFilter) unlabel(e *series.Entry) {
 	f.scratch.Reset()
 	f.dropped = 0
@@ -237,14 +237,14 @@ func (f *haFilter) keep(l labels.Label) {
 	f.scratch.Add(l.Name, l.Value)
 }
 
-// patience is how long one request still waits for the store.
+// patience bounds how long one request waits for the store in total.
 type patience struct {
 	timer *time.Timer
 	over  bool
 }
 
-// wait returns when done is closed, or patience or the request ends. It reports
-// whether done is closed.
+// wait returns when done is closed, when most has passed since the first wait, or
+// when ctx ends. It reports whether done was closed.
 func (p *patience) wait(ctx context.Context, most time.Duration, done <-chan struct{}) bool {
 	if p.timer == nil {
 		p.timer = time.NewTimer(most)
@@ -265,8 +265,8 @@ func (p *patience) stop() {
 	}
 }
 
-// cluster finds or makes what is known of a cluster; nil if the tenant has no
-// room for another one. h.mu is held.
+// cluster returns the state of a cluster and creates it if needed. It returns nil
+// if the tenant already has the maximum number of clusters. h.mu must be held.
 func (h *HA) cluster(k election.Cluster, most int) *haCluster {
 	of := h.tenants[k.Tenant]
 	if c := of[k.Name]; c != nil {
@@ -279,7 +279,7 @@ func (h *HA) cluster(k election.Cluster, most int) *haCluster {
 		of = map[string]*haCluster{}
 		h.tenants[k.Tenant] = of
 	}
-	name := strings.Clone(k.Name) // the request's buffer is used again
+	name := strings.Clone(k.Name) // the request's buffer will be reused
 	c := &haCluster{key: election.Cluster{Tenant: k.Tenant, Name: name}}
 	of[name] = c
 	return c

@@ -20,20 +20,20 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// fakeStore is a Store that counts calls and can be lost.
+// fakeStore is a Store that counts calls, and that can fail or hang.
 type fakeStore struct {
 	election.Store
 
 	mu    sync.Mutex
-	lost  bool
+	down  bool
 	hangs bool
 	calls int
 }
 
-func (s *fakeStore) set(lost, hangs bool) {
+func (s *fakeStore) set(down, hangs bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lost, s.hangs = lost, hangs
+	s.down, s.hangs = down, hangs
 }
 
 func (s *fakeStore) count() int {
@@ -45,13 +45,13 @@ func (s *fakeStore) count() int {
 func (s *fakeStore) Claim(ctx context.Context, c election.Cluster, seen []election.Sighting, r election.Rules) (election.Sighting, error) {
 	s.mu.Lock()
 	s.calls++
-	lost, hangs := s.lost, s.hangs
+	down, hangs := s.down, s.hangs
 	s.mu.Unlock()
 	if hangs {
 		<-ctx.Done()
 		return election.Sighting{}, ctx.Err()
 	}
-	if lost {
+	if down {
 		return election.Sighting{}, errors.New("connection refused")
 	}
 	return s.Store.Claim(ctx, c, seen, r)
@@ -63,7 +63,7 @@ func haLimits() limits.Limits {
 	return l
 }
 
-// haGroup is distributors that share a store and a clock.
+// haGroup is a group of distributors that share a store and a clock.
 type haGroup struct {
 	clock *kit.Clock
 	store fakeStore
@@ -74,13 +74,13 @@ func newHAGroup(n int) *haGroup {
 	g := &haGroup{clock: kit.NewClock(time.Unix(1_700_000_000, 0))}
 	g.store.Store = election.NewMemory(g.clock.Now)
 	for range n {
-		// No test with a clock of its own waits for a call: the store answers or hangs.
+		// With a fake clock no test waits this long: the store responds or hangs.
 		g.has = append(g.has, NewHA(HAOptions{Store: &g.store, Now: g.clock.Now, CallTimeout: time.Minute}))
 	}
 	return g
 }
 
-// send reports whether a sample of a replica is kept.
+// send sends a sample of a replica and reports whether it is accepted.
 func send(t testing.TB, h *HA, id tenant.ID, cluster, replica string) bool {
 	t.Helper()
 	ls := labels.FromStrings("__name__", "up", "cluster", cluster, "__replica__", replica)
@@ -89,7 +89,7 @@ func send(t testing.TB, h *HA, id tenant.ID, cluster, replica string) bool {
 	var out series.Outcome
 	d := h.Filter(context.Background(), b, &lim, &out)
 	if len(out.Rejections) > 0 || (d != Dropped{}) == (len(b.Entries) == 1) {
-		t.Fatalf("dropped %v, kept %d, rejected %s", d, len(b.Entries), out.String())
+		t.Fatalf("dropped %v, accepted %d, rejected %s", d, len(b.Entries), out.String())
 	}
 	return d == Dropped{}
 }
@@ -129,7 +129,7 @@ func TestHAFilter(t *testing.T) {
 		}, want: `{__name__="1", cluster="c"} {__name__="3"}`,
 			rejected: `limit ha_max_clusters of 1 clusters exceeded: the cluster label names more (label cluster); let fewer groups of replicas send, or none that gives itself a new name (ha_max_clusters): 2 samples rejected, first: {__name__="2", __replica__="a", cluster="new"}`},
 		"long names": {give: []series.Entry{entry(n, "1", "cluster", long, "__replica__", "a"), entry(n, "2", "cluster", "c", "__replica__", long)},
-			rejected: `labels cluster and __replica__ may have up to 1024 bytes to name a replica, one has 1025`},
+			rejected: `labels cluster and __replica__ may each have up to 1024 bytes to name an HA replica, one has 1025`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHAGroup(1).has[0]
@@ -148,11 +148,11 @@ func TestHAFilter(t *testing.T) {
 			for _, e := range b.Entries {
 				got = append(got, e.Labels.String())
 				if e.Hash != e.Labels.Hash() || len(e.Samples) != 2 {
-					t.Errorf("hash or samples of %s are not its own", e.Labels)
+					t.Errorf("wrong hash or samples of %s", e.Labels)
 				}
 			}
 			if s := strings.Join(got, " "); s != c.want {
-				t.Errorf("kept %s\nwant %s", s, c.want)
+				t.Errorf("accepted %s\nwant %s", s, c.want)
 			}
 			if dropped != c.dropped {
 				t.Errorf("dropped %v", dropped)
@@ -161,13 +161,14 @@ func TestHAFilter(t *testing.T) {
 				t.Errorf("rejected %s", s)
 			}
 			if v := testutil.ToFloat64(h.deduplicated); v != float64(c.dropped.Samples+c.dropped.Histograms+c.dropped.Exemplars) {
-				t.Errorf("%v are counted as dropped", v)
+				t.Errorf("dropped samples metric = %v", v)
 			}
 		})
 	}
 }
 
-// TestHADuplicateLabel: what validation must reject is not made valid.
+// TestHADuplicateLabel checks that Filter does not make a series valid that has the replica
+// label twice.
 func TestHADuplicateLabel(t *testing.T) {
 	b := labels.NewScratchBuilder(4)
 	for _, l := range [][2]string{{"__name__", "up"}, {"__replica__", "a"}, {"__replica__", "b"}, {"cluster", "c"}} {
@@ -180,6 +181,6 @@ func TestHADuplicateLabel(t *testing.T) {
 	v := validator{lim: &lim, out: &out}
 	v.batch(batch)
 	if len(batch.Entries) != 0 || !strings.Contains(out.String(), "duplicate_label_names") {
-		t.Errorf("kept %v, rejected %q", batch.Entries, out.String())
+		t.Errorf("accepted %v, rejected %q", batch.Entries, out.String())
 	}
 }

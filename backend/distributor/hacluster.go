@@ -9,34 +9,35 @@ import (
 	"github.com/palliumhq/pallium/backend/election"
 )
 
-// haCluster is what this process knows of a cluster's election. HA.mu guards it.
+// haCluster is the state of a cluster's election in this process. HA.mu guards it.
 //
-// An answer of the store is a lease: until the elected replica has been silent
-// for the failover time, as far as the store was told, no other can be elected
-// there, so that till then nobody needs to be asked. Samples of the elected
-// replica are told to the store beside requests, at most once per update
-// interval, which renews the lease before it ends.
+// A response of the store is a lease: the store elects no other replica until the
+// failover time has passed since the last sample of the elected replica that was
+// reported to the store, so the store need not be called until then. Run reports
+// samples of the elected replica to the store concurrently with requests, at most
+// once per update interval, which renews the lease before it expires.
 type haCluster struct {
 	key      election.Cluster
 	elected  string
-	received time.Time // when a sample of it was last received, as far as known
-	seen     time.Time // when a sample of any replica was
+	received time.Time // when a sample of the elected replica was last received, by this process or as reported by the store
+	seen     time.Time // when this process last received a sample of any replica
 
-	lease time.Time // until when the store elects no other
-	asked time.Time // when the store was last asked
-	told  time.Time // the store knows what was received up to then
-	call  *haCall   // under way
+	lease    time.Time // until when the store elects no other replica
+	called   time.Time // when the last call of the store began
+	reported time.Time // samples that were received up to then are reported to the store
+	call     *haCall   // in progress, or nil
 }
 
-// haCall is a call of the store under way.
+// haCall is a call of the store in progress.
 type haCall struct {
 	done chan struct{}
-	err  error // to be read when done is closed
+	err  error // valid once done is closed
 }
 
-// elected tells that a sample of a replica was received, and reports whether the
-// replica is the elected one. room is false when the cluster is one too many.
-func (h *HA) elected(ctx context.Context, k election.Cluster, replica string, most int, p *patience) (elected, room bool) {
+// elected records that a sample of a replica was received, and reports whether the
+// replica is the elected one. ok is false when the tenant already has the maximum
+// number of clusters.
+func (h *HA) elected(ctx context.Context, k election.Cluster, replica string, most int, p *patience) (elected, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.cluster(k, most)
@@ -51,10 +52,10 @@ func (h *HA) elected(ctx context.Context, k election.Cluster, replica string, mo
 	if !now.After(c.lease) {
 		return replica == c.elected, true
 	}
-	// A replica that waits to be elected asks once per interval only. The elected
-	// one cannot be told anything but the store's answer.
+	// Samples of a replica that is not elected cause at most one call per update
+	// interval. For the elected replica only the store knows the current result.
 	alone := h.down || h.closed || p.over
-	if !alone && c.elected != "" && c.elected != replica && now.Sub(c.asked) < h.o.Update {
+	if !alone && c.elected != "" && c.elected != replica && now.Sub(c.called) < h.o.Update {
 		return false, true
 	}
 	if !alone {
@@ -63,9 +64,9 @@ func (h *HA) elected(ctx context.Context, k election.Cluster, replica string, mo
 			call = h.claim(c, strings.Clone(replica), now)
 		}
 		h.mu.Unlock()
-		answered := p.wait(ctx, h.o.CallTimeout, call.done)
+		done := p.wait(ctx, h.o.CallTimeout, call.done)
 		h.mu.Lock()
-		alone = !answered || call.err != nil
+		alone = !done || call.err != nil
 	}
 	if alone && ctx.Err() == nil {
 		h.decide(c, replica, now)
@@ -73,8 +74,8 @@ func (h *HA) elected(ctx context.Context, k election.Cluster, replica string, mo
 	return replica == c.elected, true
 }
 
-// decide elects without the store: the first that is seen, and another when the
-// elected one was silent for too long.
+// decide elects a replica without the store: the first replica seen, and another
+// one when nothing was received from the elected replica for the failover time.
 func (h *HA) decide(c *haCluster, replica string, now time.Time) {
 	if c.elected == "" || c.elected != replica && now.Sub(c.received) > h.o.Failover {
 		h.change(c, strings.Clone(replica), now)
@@ -84,15 +85,15 @@ func (h *HA) decide(c *haCluster, replica string, now time.Time) {
 func (h *HA) change(c *haCluster, to string, received time.Time) {
 	if c.elected != "" {
 		h.changes.Inc()
-		h.o.Logger.Info("another replica of a cluster is elected",
-			"tenant", string(c.key.Tenant), "cluster", c.key.Name, "replica", to, "before", c.elected)
+		h.o.Logger.Info("elected replica of HA cluster changed",
+			"tenant", string(c.key.Tenant), "cluster", c.key.Name, "replica", to, "previous", c.elected)
 	}
 	c.elected, c.received = to, received
 }
 
-// claim asks the store, on a goroutine of its own: whoever waits for the answer
-// may give up. replica is one that a sample was received from now, if it is not
-// empty. h.mu is held.
+// claim calls the store on a goroutine of its own, because a request that waits for
+// the result may time out. replica, if not empty, is a replica from which a sample
+// was received just now. h.mu must be held.
 func (h *HA) claim(c *haCluster, replica string, now time.Time) *haCall {
 	var seen []election.Sighting
 	if c.elected != "" {
@@ -110,18 +111,19 @@ func (h *HA) claim(c *haCluster, replica string, now time.Time) *haCall {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		c.call, call.err = nil, err
-		c.asked = now
-		h.health(err)
+		c.called = now
+		h.setHealth(err)
 		if err == nil {
-			h.learn(c, s, now)
+			h.update(c, s, now)
 		}
 		close(call.done)
 	})
 	return call
 }
 
-// learn takes over the store's answer to a call that began at a time.
-func (h *HA) learn(c *haCluster, s election.Sighting, began time.Time) {
+// update sets the state of a cluster to the result of a call of the store that
+// began at the given time.
+func (h *HA) update(c *haCluster, s election.Sighting, began time.Time) {
 	received := began.Add(-s.Age)
 	if s.Replica != c.elected {
 		h.change(c, s.Replica, received)
@@ -129,24 +131,24 @@ func (h *HA) learn(c *haCluster, s election.Sighting, began time.Time) {
 		c.received = received
 	}
 	c.lease = began.Add(h.o.Failover - s.Age)
-	c.told = began
+	c.reported = began
 }
 
-// health notes whether the store answers.
-func (h *HA) health(err error) {
+// setHealth records whether the last call of the store succeeded.
+func (h *HA) setHealth(err error) {
 	if err != nil {
 		h.failures.Inc()
 	}
 	switch down := err != nil; {
 	case down && !h.down:
-		h.o.Logger.Warn("elections of HA replicas cannot be agreed on; the last known ones hold", "err", err)
+		h.o.Logger.Warn("HA store unreachable: keeping the last elected replicas", "err", err)
 	case !down && h.down:
-		h.o.Logger.Info("elections of HA replicas are agreed on again")
+		h.o.Logger.Info("HA store reachable again")
 	}
 	h.down = err != nil
 }
 
-// Run renews claims and forgets idle clusters until ctx ends.
+// Run renews claims and deletes idle clusters until ctx ends.
 func (h *HA) Run(ctx context.Context) {
 	tick := time.NewTicker(max(h.o.Update/30, time.Millisecond))
 	defer tick.Stop()
@@ -156,7 +158,7 @@ func (h *HA) Run(ctx context.Context) {
 			h.renew()
 		case <-ctx.Done():
 			h.mu.Lock()
-			h.closed = true // no further call begins
+			h.closed = true // no more calls may begin
 			h.mu.Unlock()
 			h.calls.Wait()
 			return
@@ -164,8 +166,8 @@ func (h *HA) Run(ctx context.Context) {
 	}
 }
 
-// renew tells the store what was received and it does not know. While it does
-// not answer, one cluster finds out whether it does again.
+// renew reports samples to the store that were received since the last report.
+// While the store is down, renew probes it with a single cluster.
 func (h *HA) renew() {
 	due := h.due()
 	work := make(chan *haCluster)
@@ -184,8 +186,8 @@ func (h *HA) renew() {
 	workers.Wait()
 }
 
-// renewOne claims for a cluster and waits for the answer. With a store that is
-// down that is done only as a probe.
+// renewOne renews the claim of a cluster and waits for the result. While the store
+// is down, it does so only if probe is set.
 func (h *HA) renewOne(c *haCluster, probe bool) {
 	h.mu.Lock()
 	if c.call != nil || h.down && !probe {
@@ -197,7 +199,7 @@ func (h *HA) renewOne(c *haCluster, probe bool) {
 	<-call.done
 }
 
-// due lists the clusters to claim for, and forgets idle ones.
+// due returns the clusters whose claims are to be renewed, and deletes idle ones.
 func (h *HA) due() []*haCluster {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -209,7 +211,7 @@ func (h *HA) due() []*haCluster {
 			case c.call != nil:
 			case now.Sub(c.seen) > h.o.Idle:
 				delete(of, name)
-			case c.received.After(c.told) && (h.down || now.Sub(c.asked) >= h.o.Update):
+			case c.received.After(c.reported) && (h.down || now.Sub(c.called) >= h.o.Update):
 				due = append(due, c)
 			}
 		}

@@ -21,7 +21,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// electionSigner signs elections.
+// electionSigner returns a signer of elections.
 func electionSigner(t *testing.T) *cluster.Member {
 	t.Helper()
 	secrets, err := cluster.ParseSecrets(strings.Repeat("a", cluster.MinSecretBytes))
@@ -35,8 +35,8 @@ func electionSigner(t *testing.T) *cluster.Member {
 	return m
 }
 
-// TestHAFailover is the story of two replicas and two distributors, each of
-// which gets the samples of one.
+// TestHAFailover follows two replicas and two distributors. Each distributor gets the
+// samples of one replica.
 func TestHAFailover(t *testing.T) {
 	g := newHAGroup(2)
 	x, y := g.has[0], g.has[1]
@@ -47,13 +47,13 @@ func TestHAFailover(t *testing.T) {
 	}{
 		{0, "a", true}, {0, "b", false},
 		{14 * time.Second, "a", true}, {0, "b", false},
-		{14 * time.Second, "a", true}, {0, "b", false}, // 28 s: a is alive, the store knows
+		{14 * time.Second, "a", true}, {0, "b", false}, // 28 s: a was reported to the store in between
 		{14 * time.Second, "a", true}, {0, "b", false},
-		{30 * time.Second, "b", false}, // a was silent for 30 s
-		{15 * time.Second, "b", true},  // and now for longer
+		{30 * time.Second, "b", false}, // nothing from a for 30 s
+		{15 * time.Second, "b", true},  // nothing for longer than that
 		{0, "a", false}, {20 * time.Second, "b", true}, {20 * time.Second, "a", false},
 		{time.Second, "b", true},
-		{90 * time.Second, "a", true}, // b is gone
+		{90 * time.Second, "a", true}, // b has failed
 	}
 	for i, s := range steps {
 		for range int(s.wait / time.Second) {
@@ -66,15 +66,15 @@ func TestHAFailover(t *testing.T) {
 			h = y
 		}
 		if got := send(t, h, "team", "c", s.replica); got != s.kept {
-			t.Fatalf("step %d: the sample of %s is kept: %v", i, s.replica, got)
+			t.Fatalf("step %d: sample of %s accepted = %v", i, s.replica, got)
 		}
 	}
 	if v := testutil.ToFloat64(x.changes) + testutil.ToFloat64(y.changes); v < 2 {
-		t.Errorf("%v changes are counted", v)
+		t.Errorf("changes metric = %v, want at least 2", v)
 	}
 }
 
-// TestHACalls: one call of the store for each cluster and update interval.
+// TestHACalls checks that the store is called at most once per cluster and update interval.
 func TestHACalls(t *testing.T) {
 	g := newHAGroup(1)
 	h := g.has[0]
@@ -95,9 +95,9 @@ func TestHACalls(t *testing.T) {
 	}
 }
 
-// TestHAStoreLost: the last known election holds, fails over, and is given up
-// for what the store says when it is back.
-func TestHAStoreLost(t *testing.T) {
+// TestHAStoreDown checks that without the store the last election is used and fails over,
+// and that the store's election is used again once the store is back.
+func TestHAStoreDown(t *testing.T) {
 	for _, hangs := range []bool{false, true} {
 		t.Run(fmt.Sprint("hangs=", hangs), func(t *testing.T) {
 			g := newHAGroup(2)
@@ -108,18 +108,18 @@ func TestHAStoreLost(t *testing.T) {
 			want := func(what string, h *HA, cluster, replica string, kept bool) {
 				t.Helper()
 				if got := send(t, h, "team", cluster, replica); got != kept {
-					t.Fatalf("%s: the sample of %s is kept: %v", what, replica, got)
+					t.Fatalf("%s: sample of %s accepted = %v", what, replica, got)
 				}
 			}
 			eventually := func(what string, h *HA, cluster, replica string, kept bool) {
 				t.Helper()
-				for range 100 { // a store that hangs may be found out late, one that is back, too
+				for range 100 { // it may take some calls to detect a hanging store, or one that is back
 					h.renew()
 					if send(t, h, "team", cluster, replica) == kept {
 						return
 					}
 				}
-				t.Fatalf("%s: the sample of %s is never kept: %v", what, replica, kept)
+				t.Fatalf("%s: sample of %s never accepted = %v", what, replica, kept)
 			}
 			want("first", x, "c", "a", true)
 			want("first", y, "c", "b", false)
@@ -135,29 +135,29 @@ func TestHAStoreLost(t *testing.T) {
 			want("failed over", x, "c", "b", true)
 			want("failed over", x, "c", "a", false)
 			if !x.down {
-				t.Error("the store is not known to be lost")
+				t.Error("the store is not marked as down")
 			}
 			n := g.store.count()
 			for range 50 {
-				want("nobody waits for a lost store", x, "c", "b", true)
+				want("no waiting for a store that is down", x, "c", "b", true)
 			}
 			if got := g.store.count(); got != n {
-				t.Errorf("%d calls of a store that is known to be lost", got-n)
+				t.Errorf("%d calls of a store that is down", got-n)
 			}
 
 			g.store.Store = election.NewMemory(g.clock.Now) // emptied
 			g.store.set(false, false)
-			eventually("its own election is written", x, "c", "b", true)
+			eventually("own election is written", x, "c", "b", true)
 			g.clock.Advance(31 * time.Second)
 			x.renew()
-			want("the other distributor takes it over", y, "c", "b", true)
+			want("the other distributor adopts it", y, "c", "b", true)
 
 			g.store.set(true, hangs)
 			g.clock.Advance(31 * time.Second)
 			want("both fail over", x, "c", "a", true)
 			want("both fail over", y, "c", "d", true)
 			g.store.set(false, false)
-			eventually("the first to claim has it", x, "c", "a", true)
+			eventually("the first to claim is elected", x, "c", "a", true)
 			for range 100 {
 				x.renew()
 				y.renew()
@@ -171,8 +171,8 @@ func TestHAStoreLost(t *testing.T) {
 	}
 }
 
-// TestHAPatience: a request with many clusters waits for a store that hangs only
-// once, and one that is cancelled not at all.
+// TestHAPatience checks that a request with many clusters waits for a hanging store only
+// once, and a cancelled one not at all.
 func TestHAPatience(t *testing.T) {
 	g := newHAGroup(1)
 	h := g.has[0]
@@ -197,11 +197,11 @@ func TestHAPatience(t *testing.T) {
 	b.Tenant = "other"
 	h.Filter(context.Background(), b, &lim, &series.Outcome{})
 	if n := g.store.count(); n > 2 || len(b.Entries) != 100 {
-		t.Errorf("%d calls, %d series are kept", n, len(b.Entries))
+		t.Errorf("%d calls, %d series accepted", n, len(b.Entries))
 	}
 }
 
-// TestHAIdle: clusters that nobody sends for any more make room.
+// TestHAIdle checks that idle clusters are deleted and no longer count for the limit.
 func TestHAIdle(t *testing.T) {
 	g := newHAGroup(0)
 	reg := prometheus.NewRegistry()
@@ -214,7 +214,7 @@ func TestHAIdle(t *testing.T) {
 	g.clock.Advance(2 * time.Minute)
 	h.renew()
 	if n := h.count(); n != 1 {
-		t.Errorf("%v clusters are known", n)
+		t.Errorf("%v clusters, want 1", n)
 	}
 	if n, err := testutil.GatherAndCount(reg); err != nil || n != 4 {
 		t.Errorf("%d metrics, %v", n, err)
@@ -224,17 +224,17 @@ func TestHAIdle(t *testing.T) {
 	}
 }
 
-// accepted is a sample that was kept: of which replica, and between which times.
+// accepted is an accepted sample: its replica, and the times around the call.
 type accepted struct {
 	replica  string
 	from, to time.Time
 }
 
-// oneAtATime checks that a replica that lost its place was not heard again
-// before its successor was silent for the failover time.
+// oneAtATime checks that the elected replica changes only after more than the failover
+// time. It returns the number of changes.
 func oneAtATime(t *testing.T, kept []accepted, failover time.Duration) (turns int) {
 	t.Helper()
-	var began time.Time // of the present replica's turn
+	var began time.Time // when the current replica was elected
 	for i, k := range kept {
 		if i == 0 || kept[i-1].replica == k.replica {
 			if i == 0 {
@@ -244,15 +244,15 @@ func oneAtATime(t *testing.T, kept []accepted, failover time.Duration) (turns in
 		}
 		turns++
 		if i > 0 && turns > 1 && k.to.Sub(began) <= failover {
-			t.Fatalf("%s was heard %v after %s got its turn", k.replica, k.to.Sub(began), kept[i-1].replica)
+			t.Fatalf("sample of %s accepted %v after %s was elected", k.replica, k.to.Sub(began), kept[i-1].replica)
 		}
 		began = k.from
 	}
 	return turns
 }
 
-// TestHAInterleavings: in random orders of samples, silences and renewals, no
-// two replicas are elected at the same time, and somebody is heard again.
+// TestHAInterleavings checks for random orders of samples, pauses and renewals that no two
+// replicas are elected at the same time, and that samples are accepted again after a pause.
 func TestHAInterleavings(t *testing.T) {
 	const failover = 30 * time.Second
 	turns := 0
@@ -260,7 +260,7 @@ func TestHAInterleavings(t *testing.T) {
 		rnd := rand.New(rand.NewSource(seed))
 		g := newHAGroup(3)
 		var kept []accepted
-		heard := g.clock.Now()
+		lastAccepted := g.clock.Now()
 		for range 2000 {
 			g.clock.Advance(time.Duration(rnd.Int63n(int64(6 * time.Second))))
 			if rnd.Intn(40) == 0 {
@@ -275,21 +275,21 @@ func TestHAInterleavings(t *testing.T) {
 			now := g.clock.Now()
 			if send(t, h, "team", "c", replica) {
 				kept = append(kept, accepted{replica, now, now})
-				heard = now
+				lastAccepted = now
 			}
-			if now.Sub(heard) > 5*time.Minute {
-				t.Fatalf("seed %d: nobody is heard", seed)
+			if now.Sub(lastAccepted) > 5*time.Minute {
+				t.Fatalf("seed %d: no replica is accepted", seed)
 			}
 		}
 		turns += oneAtATime(t, kept, failover)
 	}
 	if turns < 60 {
-		t.Errorf("only %d failovers: the test shows little", turns)
+		t.Errorf("only %d failovers, want at least 60 for a meaningful test", turns)
 	}
 }
 
-// TestHARedis: two distributors over one Redis, in real time and with short
-// intervals; Redis is killed and comes back.
+// TestHARedis runs two distributors with one Redis, in real time with short intervals,
+// while Redis is killed and restarted.
 func TestHARedis(t *testing.T) {
 	srv := programs.Redis(t)
 	const failover = 150 * time.Millisecond
@@ -325,10 +325,10 @@ func TestHARedis(t *testing.T) {
 		return kept
 	}
 	if turns := oneAtATime(t, round(400), failover); turns == 0 {
-		t.Error("no failover: the test shows nothing")
+		t.Error("no failover: the test is not meaningful")
 	}
 
-	// elected is who is heard at a distributor.
+	// elected returns the replica whose samples a distributor accepts.
 	elected := func(h *HA) string {
 		for range 1000 {
 			for _, r := range []string{"a", "b", "c"} {
@@ -343,7 +343,7 @@ func TestHARedis(t *testing.T) {
 	srv.Kill()
 	for i, h := range has {
 		if r := elected(h); r == "nobody" {
-			t.Errorf("without Redis nobody is heard at distributor %d", i)
+			t.Errorf("without Redis, distributor %d accepts no replica", i)
 		}
 	}
 	srv.Start()
@@ -356,7 +356,7 @@ func TestHARedis(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("with Redis back, one hears %s, the other %s", one, other)
+			t.Fatalf("with Redis back, one distributor accepts %s, the other %s", one, other)
 		}
 	}
 	oneAtATime(t, round(150), failover)

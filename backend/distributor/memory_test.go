@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// replicaFunc is a replica that does what a test says.
+// replicaFunc is a Replica implemented by a function.
 type replicaFunc func(context.Context, *wire.Push) (wire.PushResponse, error)
 
 func (f replicaFunc) Push(ctx context.Context, p *wire.Push) (wire.PushResponse, error) {
@@ -29,17 +29,17 @@ func accounted(account *memory.Account, n int, replica func(*ring.Instance) Repl
 		Replica: func(in *ring.Instance) (Replica, error) { return replica(in), nil }})
 }
 
-// eventuallyHeld waits until an account holds so much.
+// eventuallyHeld waits until ok returns true for the used memory of an account.
 func eventuallyHeld(t *testing.T, account *memory.Account, ok func(held int64) bool) {
 	t.Helper()
-	kit.Until(t, "an account holds what it should", func() bool { return ok(account.Used()) })
+	kit.Until(t, "the account's used memory is as expected", func() bool { return ok(account.Used()) })
 }
 
-// TestHeldForIngesters: what pushes take is held until the last ingester that gets
-// them has answered, once for those that get the same, however the request ends.
+// TestHeldForIngesters checks that the memory of a push is held until the last ingester has
+// responded, and counted once for ingesters with the same push, however the request ends.
 func TestHeldForIngesters(t *testing.T) {
 	const limit = 64 << 20
-	for _, n := range []int{1, 3} { // of each zone: with one, all get the same
+	for _, n := range []int{1, 3} { // ingesters per zone; with one, all get the same push
 		for name, end := range map[string]error{"answered": nil, "failed": errors.New("down"), "too large": &memory.TooLargeError{Need: 2, Most: 1}} {
 			t.Run(fmt.Sprintf("%d ingesters, %s", 3*n, name), func(t *testing.T) {
 				account := memory.NewAccount(limit, nil)
@@ -48,7 +48,7 @@ func TestHeldForIngesters(t *testing.T) {
 				d := accounted(account, n, func(in *ring.Instance) Replica {
 					return replicaFunc(func(_ context.Context, p *wire.Push) (wire.PushResponse, error) {
 						if held := account.Used(); held < pushFactor*int64(len(p.Write)) {
-							t.Errorf("%d bytes are held while %d are pushed", held, len(p.Write))
+							t.Errorf("%d bytes held while pushing %d bytes", held, len(p.Write))
 						}
 						bodies.Add(int64(len(p.Write)))
 						calls.Add(1)
@@ -67,24 +67,24 @@ func TestHeldForIngesters(t *testing.T) {
 				if cancel(); (err == nil) != (end == nil) {
 					t.Error(err)
 				}
-				eventuallyHeld(t, account, func(int64) bool { return calls.Load() == int64(3*n) }) // the last ones may begin late
-				want := pushFactor * bodies.Load() / 3                                             // of the zone that did not answer, which has every series
+				eventuallyHeld(t, account, func(int64) bool { return calls.Load() == int64(3*n) }) // the last calls may begin later
+				want := pushFactor * bodies.Load() / 3                                             // for the zone without response, which gets every series
 				eventuallyHeld(t, account, func(held int64) bool { return held > 0 && held <= want+want/2 })
 				if held := account.Used(); held < want-want/10 {
-					t.Errorf("%d bytes are held for a zone that gets %d", held, want/pushFactor)
+					t.Errorf("%d bytes held for a zone that gets %d bytes", held, want/pushFactor)
 				}
 				close(release)
 				if err := d.Close(); err != nil || account.Used() != 0 || d.inflight.Load() != 0 {
-					t.Errorf("%v: %d bytes are held in the end, %d are under way", err, account.Used(), d.inflight.Load())
+					t.Errorf("Close = %v, %d bytes still held, %d in flight", err, account.Used(), d.inflight.Load())
 				}
 			})
 		}
 	}
 }
 
-// TestTooLargePush: a request that could never be sent, or that so many replicas can
-// never take that it cannot be on a majority, is too large; what fewer say, or what
-// may change, makes it one to repeat. Nothing is held in the end.
+// TestTooLargePush checks that a request is too large if it is too large for so many
+// replicas that a majority cannot have it. Otherwise the sender has to repeat it. No memory
+// is held afterwards.
 func TestTooLargePush(t *testing.T) {
 	large, down := &memory.TooLargeError{Need: 2, Most: 1}, errors.New("down")
 	tests := []struct {
@@ -93,11 +93,11 @@ func TestTooLargePush(t *testing.T) {
 		large   bool
 		ok      bool
 	}{
-		{"all can never", [3]error{large, large, large}, true, false},
-		{"two can never", [3]error{large, nil, large}, true, false},
-		{"two can never, one is away", [3]error{down, large, large}, true, false},
-		{"one can never", [3]error{large, nil, nil}, false, true},
-		{"one can never, one is away", [3]error{large, down, nil}, false, false},
+		{"too large for all", [3]error{large, large, large}, true, false},
+		{"too large for two", [3]error{large, nil, large}, true, false},
+		{"too large for two, one unavailable", [3]error{down, large, large}, true, false},
+		{"too large for one", [3]error{large, nil, nil}, false, true},
+		{"too large for one, one unavailable", [3]error{large, down, nil}, false, false},
 		{"two are full", [3]error{wire.ErrUnavailable, nil, wire.ErrUnavailable}, false, false},
 	}
 	batches := map[string]func() *series.Batch{
@@ -120,14 +120,14 @@ func TestTooLargePush(t *testing.T) {
 				t.Errorf("%s of %s: %v", tt.name, what, err)
 			}
 			if err := d.Close(); err != nil || account.Used() != 0 {
-				t.Errorf("%s of %s: %d bytes are held in the end", tt.name, what, account.Used())
+				t.Errorf("%s of %s: %d bytes still held", tt.name, what, account.Used())
 			}
 		}
 	}
 }
 
-// TestNoMemoryForPushes: what there is no memory for is not put together. It is too
-// large if there never is, with what the request itself holds.
+// TestNoMemoryForPushes checks that pushes without memory are not encoded. The request is
+// too large if it and its pushes together exceed the whole memory.
 func TestNoMemoryForPushes(t *testing.T) {
 	const limit = 16 << 20
 	account := memory.NewAccount(limit, nil)
@@ -147,9 +147,9 @@ func TestNoMemoryForPushes(t *testing.T) {
 		want                string // error
 	}{
 		{"alone", 0, 0, 0, ""},
-		{"with its request", 5 << 20, 0, 0, "too large"},
-		{"with the tenant's others", 0, 5 << 20, 0, "full"},
-		{"with other tenants", 0, 0, 7 << 20, "full"},
+		{"with the request's own memory", 5 << 20, 0, 0, "too large"},
+		{"with other requests of the tenant", 0, 5 << 20, 0, "full"},
+		{"with requests of other tenants", 0, 0, 7 << 20, "full"},
 		{"alone again", 1 << 20, 0, 0, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestNoMemoryForPushes(t *testing.T) {
 				h.Close()
 			}
 			if account.Used() != 0 {
-				t.Errorf("%d bytes are held in the end", account.Used())
+				t.Errorf("%d bytes still held", account.Used())
 			}
 		})
 	}

@@ -14,36 +14,37 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// part is what one ingester gets of a batch.
+// part is the part of a batch that is pushed to one ingester.
 type part struct {
 	instance *ring.Instance
-	entries  []int32 // positions in the batch; nil is all of them
+	entries  []int32 // positions in the batch; nil means all
 	push     *wire.Push
-	load     *load // of the push
-	// established marks what is repeated to an ingester, see wire.PushRequest.
+	load     *load // memory of the push
+	// established marks a push that is repeated to an ingester, see wire.PushRequest.
 	established bool
 }
 
-// load is what a push takes until the last part that it is of was answered.
+// load is the memory of a push, held until the last part that shares it was
+// answered.
 type load struct {
 	bytes int64
 	parts atomic.Int32
 }
 
-// pushFactor is how many bytes a push takes for each of its body: the body, its
-// message, and that compressed.
+// pushFactor is the number of bytes in memory per byte of a push's body: the body,
+// the encoded message and the compressed message.
 const pushFactor = 3
 
-// answer is what became of a part.
-type answer struct {
+// response is an ingester's response to a part, or the error of the push.
+type response struct {
 	part *part
 	out  wire.PushResponse
 	err  error
 }
 
-// replicate writes every series to its replica set and returns as soon as the
-// answers decide about each: a majority applied it, or it is rejected for good.
-// When they cannot decide, the whole request fails. The rules are in
+// replicate pushes every series to its replica set and returns as soon as the
+// responses decide about each one: a majority applied it, or it is rejected. If
+// they do not decide about all, the whole request fails. The rules are in
 // docs/cluster.md.
 func (d *Distributor) replicate(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	r, err := d.opts.Ring.Ring(ctx)
@@ -72,17 +73,18 @@ func (d *Distributor) replicate(ctx context.Context, b *series.Batch) (series.Ou
 	return t.outcome()
 }
 
-// hold begins the account of what waits for ingesters. It may outlive the request
-// and is none of its own account.
+// hold begins the holding for pushes to ingesters. It may outlive the request and
+// is separate from the request's own holding.
 func (d *Distributor) hold(b *series.Batch) *memory.Holding {
-	// The tenant's name may lie in the request's buffers.
+	// The string may share memory with the request's buffers.
 	id := tenant.ID(strings.Clone(string(b.Tenant)))
 	return d.opts.Memory.Begin(memory.Request{Tenant: id, Limit: b.Limits.MaxMemoryBytes, Write: true, Internal: id == tenant.Self})
 }
 
-// take takes the memory for pushes to ingesters. A request that could not have it
-// if it were the only one is too large: repeating it would not help.
-func (d *Distributor) take(ctx context.Context, h *memory.Holding, bytes int64) error {
+// reserve reserves the memory for pushes to ingesters. It returns a TooLargeError
+// for a request that would not fit even if it were the only one: repeating it would
+// not help.
+func (d *Distributor) reserve(ctx context.Context, h *memory.Holding, bytes int64) error {
 	err := h.Take(bytes)
 	if err == nil {
 		return nil
@@ -94,49 +96,49 @@ func (d *Distributor) take(ctx context.Context, h *memory.Holding, bytes int64) 
 	return fmt.Errorf("push to ingesters: %w", err)
 }
 
-// exchange pushes parts and counts their answers until those that still come
-// change nothing. It closes the holding when the last part was answered.
+// exchange pushes parts and counts the responses until the remaining ones cannot
+// change the result. The holding is closed when the last part was answered.
 func (d *Distributor) exchange(ctx context.Context, parts []part, t *tally, h *memory.Holding) error {
 	total := int64(0)
 	for i := range parts {
 		total += int64(len(parts[i].push.Write))
 	}
 	d.inflight.Add(total)
-	left := atomic.Int32{} // parts that were not answered
+	left := atomic.Int32{} // parts without a response
 	left.Store(int32(len(parts)))
-	answers := make(chan answer, len(parts)) // room for all: nobody may wait for a late one
+	responses := make(chan response, len(parts)) // buffered for all: later responses have no receiver
 	for i := range parts {
 		d.pushes.Go(func() {
 			p := &parts[i]
 			out, err := d.push(ctx, p)
 			d.inflight.Add(-int64(len(p.push.Write)))
-			p.push = nil // other parts may be long under way
+			p.push = nil // let it be freed while other parts are still in flight
 			if p.load.parts.Add(-1) == 0 {
 				h.Give(p.load.bytes)
 			}
 			if left.Add(-1) == 0 {
 				h.Close()
 			}
-			answers <- answer{p, out, err}
+			responses <- response{p, out, err}
 		})
 	}
 	for range parts {
 		select {
-		case a := <-answers:
+		case a := <-responses:
 			t.add(a)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}
-		if t.settled() {
+		if t.decided() {
 			break
 		}
 	}
 	return nil
 }
 
-// repeat pushes entries that one replica knows to the replicas that rejected
-// them for want of room. It runs once in a request, before the request has its
-// answer: an answer that comes later repeats nothing.
+// repeat pushes entries whose series one replica has to the replicas that rejected
+// them for lack of capacity. It runs once per request, before the request is
+// answered: a response that arrives later causes no further push.
 func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) error {
 	parts := t.repeats()
 	if len(parts) == 0 {
@@ -152,13 +154,13 @@ func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) err
 		e, err := wire.EncodeEntries(&few, nil)
 		if err == nil {
 			p.load = loadOf(e.Size(nil, false))
-			err = d.take(ctx, h, p.load.bytes)
+			err = d.reserve(ctx, h, p.load.bytes)
 		}
 		if err != nil {
 			h.Close()
 			return err
 		}
-		// A push may outlive the request and has nothing of its buffers.
+		// A push may outlive the request, so it must not refer to the request's buffers.
 		p.push = &wire.Push{PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(nil, false), Established: true}}
 		p.established = true
 	}
@@ -166,15 +168,15 @@ func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) err
 	return d.exchange(ctx, parts, t, h)
 }
 
-// loadOf is what a push of a body of so many bytes takes, for one part.
+// loadOf returns the load of a push with a body of that many bytes, for one part.
 func loadOf(body int) *load {
 	l := &load{bytes: pushFactor * int64(body)}
 	l.parts.Store(1)
 	return l
 }
 
-// push sends a part to its ingester. It goes on when the request has its answer:
-// the third replica is worth having.
+// push sends a part to its ingester. It continues after the request was answered,
+// so that the third replica is written, too.
 func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, error) {
 	rep, err := d.opts.Replica(p.instance)
 	if err != nil {
@@ -185,8 +187,8 @@ func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, err
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.opts.PushTimeout)
 	defer cancel()
 	if limited && p.established {
-		// A repeat has what is left of the request's time: a sender that was told
-		// nothing repeats the request, and that repeats this.
+		// A repeated push ends with the request's deadline: a sender that got no
+		// response sends the request again, which repeats the push as well.
 		var stop context.CancelFunc
 		ctx, stop = context.WithDeadline(ctx, deadline)
 		defer stop()
@@ -202,7 +204,7 @@ func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, err
 	return out, nil
 }
 
-// result names what became of a repeated push, for its metric.
+// result returns the metric label for the result of a repeated push.
 func result(out *wire.PushResponse, err error) string {
 	switch {
 	case err != nil:
@@ -213,18 +215,18 @@ func result(out *wire.PushResponse, err error) string {
 	return "accepted"
 }
 
-// split finds the parts of a batch. Metadata goes to every ingester that takes
-// series of the tenant: each keeps it beside its part of them.
+// split returns the parts of a batch. Metadata goes to every ingester of the
+// tenant's shard, since each stores it with its part of the series.
 func (d *Distributor) split(r *ring.Ring, b *series.Batch) ([]part, error) {
 	instances := r.Instances()
-	places := make([]int32, len(instances)) // of an instance's part, from 1
+	index := make([]int32, len(instances)) // of each instance's part, plus 1; 0 means none
 	var parts []part
 	at := func(i int32) *part {
-		if places[i] == 0 {
+		if index[i] == 0 {
 			parts = append(parts, part{instance: &instances[i], entries: make([]int32, 0, len(b.Entries))})
-			places[i] = int32(len(parts))
+			index[i] = int32(len(parts))
 		}
-		return &parts[places[i]-1]
+		return &parts[index[i]-1]
 	}
 	var few [8]int32
 	found := few[:0]
@@ -256,8 +258,8 @@ func (d *Distributor) split(r *ring.Ring, b *series.Batch) ([]part, error) {
 	return parts, nil
 }
 
-// encode makes the parts' requests. Every series is encoded once, and the memory
-// for what is put together of them is taken before.
+// encode builds the pushes of the parts. Every series is encoded once. The memory
+// of the pushes is reserved before they are built.
 func (d *Distributor) encode(ctx context.Context, b *series.Batch, parts []part, h *memory.Holding) error {
 	buf, _ := d.buffers.Get().([]byte)
 	e, err := wire.EncodeEntries(b, buf)
@@ -267,17 +269,17 @@ func (d *Distributor) encode(ctx context.Context, b *series.Batch, parts []part,
 	const maxPooled = 4 << 20
 	defer func() {
 		if buf := e.Buffer(); cap(buf) <= maxPooled {
-			d.buffers.Put(buf) //nolint:staticcheck // the header is small beside what it saves
+			d.buffers.Put(buf) //nolint:staticcheck // allocating the slice header costs little compared to the buffer
 		}
 	}()
-	if err := d.take(ctx, h, loads(parts, e, len(b.Metadata) > 0)); err != nil {
+	if err := d.reserve(ctx, h, setLoads(parts, e, len(b.Metadata) > 0)); err != nil {
 		return err
 	}
-	pushes := map[*load]*wire.Push{} // that which is for all who get everything is one
+	pushes := map[*load]*wire.Push{} // parts with the whole batch share one push
 	for i := range parts {
 		p := &parts[i]
 		if p.push = pushes[p.load]; p.push == nil {
-			// Late pushes outlive the batch and its buffers.
+			// A push may outlive the batch, so it must not refer to the batch's buffers.
 			p.push = &wire.Push{
 				PushRequest: wire.PushRequest{Tenant: strings.Clone(string(b.Tenant)), Write: e.Body(p.entries, len(b.Metadata) > 0)},
 			}
@@ -287,9 +289,9 @@ func (d *Distributor) encode(ctx context.Context, b *series.Batch, parts []part,
 	return nil
 }
 
-// loads gives each part the load of its push, and returns the sum of all.
-func loads(parts []part, e *wire.Entries, metadata bool) int64 {
-	var whole *load // of those that get everything
+// setLoads sets the load of each part and returns the sum in bytes.
+func setLoads(parts []part, e *wire.Entries, metadata bool) int64 {
+	var whole *load // shared by the parts with the whole batch
 	sum := int64(0)
 	for i := range parts {
 		p := &parts[i]

@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// zones is a ring of n ingesters in each of three zones.
+// zones is a Membership with a fixed ring of ingesters in three zones.
 type zones struct{ ring *ring.Ring }
 
 func (z zones) Ring(context.Context) (*ring.Ring, error) { return z.ring, nil }
@@ -37,8 +37,8 @@ func newZones(n int) zones {
 	return zones{ring.New(all)}
 }
 
-// replica applies what it gets, but for series with a value of the label in
-// reject, and fails when err is set. Hung ones wait for their context.
+// replica applies pushes, except series whose label rejected_by equals reject. It fails if
+// err is set, and waits for the end of the context if hangs is set.
 type replica struct {
 	reject string
 	err    error
@@ -73,8 +73,8 @@ func (r *replica) Push(ctx context.Context, b *series.Batch) (series.Outcome, er
 	return out, nil
 }
 
-// TestQuorum: what becomes of one series by what its three replicas say of its
-// samples. TestEstablished has the rejections for want of room.
+// TestQuorum checks the fate of a series by the responses of its three replicas.
+// TestEstablished covers rejections for lack of capacity.
 func TestQuorum(t *testing.T) {
 	down := errors.New("down")
 	ok := func() *replica { return &replica{} }
@@ -85,7 +85,7 @@ func TestQuorum(t *testing.T) {
 		name     string
 		replicas []*replica
 		accepted bool
-		rejected bool // else an error
+		rejected bool // neither: an error
 	}{
 		{"all", []*replica{ok(), ok(), ok()}, true, false},
 		{"one down", []*replica{ok(), fails(), ok()}, true, false},
@@ -95,7 +95,7 @@ func TestQuorum(t *testing.T) {
 		{"one rejects", []*replica{ok(), rejects(), ok()}, true, false},
 		{"two reject", []*replica{rejects(), ok(), rejects()}, false, true},
 		{"two reject, one hangs", []*replica{rejects(), hangs(), rejects()}, false, true},
-		{"they disagree and one is down", []*replica{rejects(), ok(), fails()}, false, false},
+		{"one rejects, one down", []*replica{rejects(), ok(), fails()}, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -111,23 +111,23 @@ func TestQuorum(t *testing.T) {
 			switch {
 			case !tt.accepted && !tt.rejected:
 				if !errors.Is(err, ErrUnavailable) || out.Samples != 0 {
-					t.Errorf("%+v, %v", out, err)
+					t.Errorf("Push = %+v, %v", out, err)
 				}
 			case tt.accepted:
 				if err != nil || out.Samples != 3 || len(out.Rejections) != 0 {
-					t.Errorf("%+v, %v", out, err)
+					t.Errorf("Push = %+v, %v", out, err)
 				}
-			default: // the other series is kept
+			default: // the other series is accepted
 				if err != nil || out.Samples != 1 || len(out.Rejections) != 1 || out.Rejections[0].Samples != 2 || !strings.Contains(out.Rejections[0].Offenders[0], "rejected_by") {
-					t.Errorf("%+v, %v", out, err)
+					t.Errorf("Push = %+v, %v", out, err)
 				}
 			}
 		})
 	}
 }
 
-// TestReplicas: of many ingesters, every series is on three in three zones, and
-// what is accepted although one is down is on two at least.
+// TestReplicas checks that every series is on three ingesters in three zones, and with one
+// ingester down on at least two.
 func TestReplicas(t *testing.T) {
 	for _, broken := range []string{"", "4"} {
 		ings := map[string]Ingester{}
@@ -142,9 +142,9 @@ func TestReplicas(t *testing.T) {
 		d := unlimited(Options{Ring: z, Replication: 3, Replica: lookup(ings)})
 		out, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: manySeries(1000)})
 		if err != nil || out.Samples != 1000 {
-			t.Fatalf("%+v, %v", out, err)
+			t.Fatalf("Push = %+v, %v", out, err)
 		}
-		_ = d.Close() // the last answers, too
+		_ = d.Close() // wait for the third replicas
 		copies := map[string]map[string]bool{}
 		for i, in := range z.ring.Instances() {
 			for s, n := range ings[in.ID].(*replica).applied {
@@ -152,7 +152,7 @@ func TestReplicas(t *testing.T) {
 					copies[s] = map[string]bool{}
 				}
 				if copies[s][in.Zone] || n != 1 {
-					t.Fatalf("%s is twice in zone %s", s, in.Zone)
+					t.Fatalf("series %s is in zone %s twice", s, in.Zone)
 				}
 				copies[s][z.ring.Instances()[i].Zone] = true
 			}
@@ -160,19 +160,19 @@ func TestReplicas(t *testing.T) {
 		three := 0
 		for _, c := range copies {
 			if len(c) < 2 {
-				t.Fatalf("%d copies", len(c))
+				t.Fatalf("%d copies, want at least 2", len(c))
 			}
 			if len(c) == 3 {
 				three++
 			}
 		}
 		if len(copies) != 1000 || (broken == "" && three != 1000) || three < 600 {
-			t.Errorf("%d series, %d of them three times", len(copies), three)
+			t.Errorf("%d series, %d of them with three copies", len(copies), three)
 		}
 	}
 }
 
-// TestShard: a tenant's series stay on as many ingesters as its limit asks for.
+// TestShard checks that a tenant's series are on as many ingesters as ShardSize returns.
 func TestShard(t *testing.T) {
 	ings := map[string]Ingester{}
 	for i := range 30 {
@@ -191,16 +191,16 @@ func TestShard(t *testing.T) {
 		}
 	}
 	if used != 6 {
-		t.Errorf("%d ingesters have series", used)
+		t.Errorf("%d ingesters have series, want 6", used)
 	}
 }
 
-// TestInflight: what waits for hung ingesters is bounded.
+// TestInflight checks that the memory of pushes to hanging ingesters is bounded.
 func TestInflight(t *testing.T) {
-	hung := &replica{hangs: true}
+	hanging := &replica{hangs: true}
 	const limit = 1_000_000
 	account := memory.NewAccount(limit, nil)
-	d := unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": &replica{}, "1": &replica{}, "2": hung}),
+	d := unlimited(Options{Ring: newZones(1), Replication: 3, Replica: lookup(map[string]Ingester{"0": &replica{}, "1": &replica{}, "2": hanging}),
 		Memory: account, PushTimeout: 500e6})
 	defer d.Close()
 	full := false
@@ -214,18 +214,18 @@ func TestInflight(t *testing.T) {
 		}
 	}
 	if !full {
-		t.Error("nothing was rejected")
+		t.Error("no push was rejected")
 	}
 	if used := d.inflight.Load(); used > limit/2 {
-		t.Errorf("%d bytes on their way", used)
+		t.Errorf("%d bytes in flight, want at most half of the limit", used)
 	}
 	if err := d.Close(); err != nil || account.Used() != 0 {
-		t.Errorf("%v: %d bytes are held in the end", err, account.Used())
+		t.Errorf("Close = %v, %d bytes still held", err, account.Used())
 	}
 }
 
-// TestEncoding: histograms, exemplars, metadata and odd values arrive as they
-// were sent.
+// TestEncoding checks that histograms, exemplars, metadata and unusual values reach
+// ingesters unchanged.
 func TestEncoding(t *testing.T) {
 	seen := make(chan string, 3)
 	ing := pushFunc(func(b *series.Batch) { seen <- describe(b) })
@@ -239,7 +239,7 @@ func TestEncoding(t *testing.T) {
 	want := describe(b)
 	out, err := d.Push(context.Background(), b)
 	if err != nil || out.Samples != 3 || out.Histograms != 2 || out.Exemplars != 1 {
-		t.Errorf("%+v, %v", out, err)
+		t.Errorf("Push = %+v, %v", out, err)
 	}
 	_ = d.Close()
 	for range 3 {

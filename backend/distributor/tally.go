@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// tally counts what the replicas of each entry said, and decides by it. The
-// rules are in docs/cluster.md.
+// tally counts the responses of the replicas of each entry and decides whether the
+// entry is accepted. The rules are in docs/cluster.md.
 type tally struct {
 	batch    *series.Batch
 	parts    int
@@ -21,44 +21,45 @@ type tally struct {
 	replicas int
 
 	counts    []counts            // by entry
-	rejected  map[int][]rejection // by entry, for those that have any
-	repeated  map[int]repeats     // by entry, for those that have any
-	open      int                 // entries that later answers may decide
+	rejected  map[int][]rejection // by entry, if there are any
+	repeated  map[int]repeats     // by entry, if there are any
+	open      int                 // entries that later responses may decide
 	exemplars int64
 	answered  int
 	err       error
-	large     *memory.TooLargeError // of a replica that can never take its part
-	never     int                   // parts that replicas can never take
+	large     *memory.TooLargeError // of a replica for which its part is too large
+	tooLarge  int                   // parts that are too large for their replica
 }
 
-// counts are the answers of an entry's replicas by their kind, or those about one
-// of its samples. A replica that failed is in none.
+// counts are the numbers of an entry's or a sample's replicas by the kind of their
+// response. A replica that failed for any other reason is not counted.
 type counts struct {
-	waiting uint8 // neither answered nor failed yet
-	known   uint8 // applied it to a series that it had, at least in part
-	created uint8 // applied it to a series that it did not have, at least in part
-	soft    uint8 // rejected it for want of room, see soft
-	hard    uint8 // rejected it for what its samples are
-	large   uint8 // can never take the request, which is too large for it
-	partial uint8 // of known and created: rejected some of its samples for what they are
+	waiting  uint8 // neither responded nor failed yet
+	existing uint8 // applied it, at least in part, to a series that the replica already had
+	created  uint8 // applied it, at least in part, and created the series
+	soft     uint8 // rejected it for lack of capacity, see soft
+	hard     uint8 // rejected it because of its samples
+	large    uint8 // cannot accept the request even when idle: it is too large
+	partial  uint8 // of existing and created: rejected some of its samples
 }
 
-func (c counts) applied() uint8 { return c.known + c.created }
+func (c counts) applied() uint8 { return c.existing + c.created }
 
-// rejection is what one replica rejected of an entry.
+// rejection is a replica's rejection of an entry or of some of its samples.
 type rejection struct {
 	instance        *ring.Instance
 	soft            bool
-	created         bool     // a rejection in part: the series was new to the replica
-	places          []uint32 // of the rejected samples; nil: all
+	created         bool     // for a partial rejection: the replica created the series
+	places          []uint32 // indexes of the rejected samples; nil means all
 	reason, message string
 }
 
-// repeats are what a replica had of an entry already.
+// repeats are the numbers of an entry's duplicate samples in a replica, with the
+// same and with different values.
 type repeats struct{ same, different int }
 
-// soft reports whether a reason depends on the room that an ingester has, and
-// not on the samples: another replica that knows the series accepts it.
+// soft reports whether a reason depends on the capacity of the ingester and not on
+// the samples: another replica that already has the series accepts it.
 func soft(reason string) bool {
 	return reason == limits.MaxActiveSeries.Name() || reason == "instance_memory"
 }
@@ -70,7 +71,7 @@ func newTally(b *series.Batch, parts []part, replication int) *tally {
 	return t
 }
 
-// each calls f with every entry of a part and its position in it.
+// each calls f with every entry of a part and with its position in the part.
 func (t *tally) each(p *part, f func(position, entry int)) {
 	if p.entries == nil {
 		for i := range t.batch.Entries {
@@ -83,7 +84,7 @@ func (t *tally) each(p *part, f func(position, entry int)) {
 	}
 }
 
-// await makes the tally wait for the answers to these parts.
+// await adds the parts to those whose responses the tally waits for.
 func (t *tally) await(parts []part) {
 	for i := range parts {
 		t.each(&parts[i], func(_, entry int) { t.counts[entry].waiting++ })
@@ -96,26 +97,27 @@ func (t *tally) await(parts []part) {
 	}
 }
 
-// isOpen reports whether an answer that did not come yet may decide an entry.
+// isOpen reports whether a missing response may still decide an entry.
 func (t *tally) isOpen(entry int) bool {
 	return t.counts[entry].waiting > 0 && t.early(entry) == fateUndecided
 }
 
-// settled reports whether later answers change nothing.
-func (t *tally) settled() bool {
+// decided reports whether later responses cannot change the result.
+func (t *tally) decided() bool {
 	return t.open == 0 && (len(t.batch.Entries) > 0 || t.answered > t.parts/2)
 }
 
-// add counts an answer. That to a repeated push takes the place of what its
-// replica rejected before.
-func (t *tally) add(a answer) {
+// add counts a response. The response to a repeated push replaces the earlier
+// rejections of the same replica.
+func (t *tally) add(a response) {
 	repeated := a.part.established
 	var large *memory.TooLargeError
 	switch {
 	case errors.As(a.err, &large):
 		t.large = large
-		t.never++
-		t.err = errors.Join(t.err, errors.New(a.err.Error())) // what one says does not decide
+		t.tooLarge++
+		// Only the text: one replica's TooLargeError must not be found in the request's error.
+		t.err = errors.Join(t.err, errors.New(a.err.Error()))
 	case a.err != nil:
 		t.err = errors.Join(t.err, a.err)
 	default:
@@ -161,12 +163,13 @@ func (c *counts) apply(isNew bool) {
 	if isNew {
 		c.created++
 	} else {
-		c.known++
+		c.existing++
 	}
 }
 
-// countRepeats takes what an answer says of samples that were there already. All
-// replicas say the same of a sample, unless one was away: the largest counts.
+// countRepeats counts the duplicate samples that a response reports. Replicas
+// report the same numbers unless one was unavailable before, so the largest number
+// is used.
 func (t *tally) countRepeats(p *part, all []wire.Repeats) {
 	for _, r := range all {
 		entry := int(r.Entry)
@@ -185,8 +188,10 @@ func (t *tally) countRepeats(p *part, all []wire.Repeats) {
 	}
 }
 
-// rejections are an answer's by position, those of one entry as one and with all
-// their messages. One that is soft and hard is hard: no room cures it.
+// rejections returns the rejections of a response by position in the part. It
+// merges those of one entry and fills in messages that the response sends once per
+// reason. A merged rejection with soft and hard reasons is hard: more capacity
+// would not help.
 func (t *tally) rejections(p *part, all []wire.Rejection) map[int64]rejection {
 	rejected := make(map[int64]rejection, len(all))
 	message := map[string]string{}
@@ -196,7 +201,7 @@ func (t *tally) rejections(p *part, all []wire.Rejection) map[int64]rejection {
 		}
 		message[w.Reason] = w.Message
 		r := rejection{soft: soft(w.Reason), places: w.Places, reason: w.Reason, message: w.Message}
-		if old, ok := rejected[w.Entry]; ok { // for two reasons
+		if old, ok := rejected[w.Entry]; ok { // the entry has several reasons
 			if r.soft {
 				r.soft, r.reason, r.message = old.soft, old.reason, old.message
 			}
@@ -215,7 +220,8 @@ func (t *tally) rejections(p *part, all []wire.Rejection) map[int64]rejection {
 	return rejected
 }
 
-// within sorts the places of an entry's rejected samples; nil when all are.
+// within returns the valid places of an entry's rejected samples, sorted and without
+// duplicates, or nil if all samples are rejected.
 func (t *tally) within(entry int, places []uint32) []uint32 {
 	most := uint32(len(t.batch.Entries[entry].Samples))
 	places = slices.Clone(places)
@@ -227,8 +233,7 @@ func (t *tally) within(entry int, places []uint32) []uint32 {
 	return places
 }
 
-// reject counts a rejection. What replicas reject for want of room they reject as a
-// whole.
+// reject counts a rejection. Replicas that lack capacity reject entries as a whole.
 func (t *tally) reject(entry int, r rejection) {
 	c := &t.counts[entry]
 	switch {
@@ -247,16 +252,16 @@ func (t *tally) reject(entry int, r rejection) {
 	t.rejected[entry] = append(t.rejected[entry], r)
 }
 
-// withdraw takes back what a replica rejected of an entry for want of room.
+// withdraw removes a replica's rejection of an entry for lack of capacity.
 func (t *tally) withdraw(entry int, in *ring.Instance) {
 	before := len(t.rejected[entry])
 	t.rejected[entry] = slices.DeleteFunc(t.rejected[entry], func(r rejection) bool { return r.instance == in })
 	t.counts[entry].soft -= uint8(before - len(t.rejected[entry]))
 }
 
-// repeats returns the parts, without their pushes, that have the undecided
-// entries which one replica knows, for those that rejected them for want of
-// room.
+// repeats returns the parts to be repeated, without their pushes: the undecided
+// entries whose series one replica has, for the replicas that rejected them for
+// lack of capacity.
 func (t *tally) repeats() []part {
 	if len(t.rejected) == 0 {
 		return nil
@@ -264,7 +269,7 @@ func (t *tally) repeats() []part {
 	var parts []part
 	for entry := range t.counts {
 		c := &t.counts[entry]
-		if c.known == 0 || c.soft == 0 || t.early(entry) != fateUndecided {
+		if c.existing == 0 || c.soft == 0 || t.early(entry) != fateUndecided {
 			continue
 		}
 		for _, r := range t.rejected[entry] {
@@ -284,27 +289,28 @@ func (t *tally) repeats() []part {
 
 func (t *tally) outcome() (series.Outcome, error) {
 	var out series.Outcome
-	if !t.settled() {
+	if !t.decided() {
 		return out, t.unavailable()
 	}
 	for i := range t.batch.Entries {
 		if t.final(i) == fateUndecided {
 			return series.Outcome{}, t.unavailable()
 		}
-		t.settle(i, &out)
+		t.countSamples(i, &out)
 		n := t.repeated[i]
 		out.Repeat(i, n.same, n.different)
 	}
-	// Every replica that takes a series keeps its exemplars; answers that did not
-	// come yet are not waited for.
+	// Every replica of a series stores its exemplars. The number is extrapolated from
+	// the responses so far.
 	out.Exemplars = int(t.exemplars) * t.parts / (t.answered * t.replicas)
 	return out, nil
 }
 
-// unavailable is the error of a request that could not be decided: to be repeated,
-// but for one with an entry that too many replicas can never take.
+// unavailable returns the error of a request that was not decided: an error that
+// tells the sender to repeat it, or a TooLargeError if an entry is too large for so
+// many replicas that a repetition cannot succeed.
 func (t *tally) unavailable() error {
-	if len(t.counts) == 0 && t.never >= t.parts-t.parts/2 { // it has metadata alone
+	if len(t.counts) == 0 && t.tooLarge >= t.parts-t.parts/2 { // a request with metadata only
 		return fmt.Errorf("push to ingesters: %w", t.large)
 	}
 	for i := range t.counts {
@@ -317,8 +323,8 @@ func (t *tally) unavailable() error {
 	}
 	for i := range t.counts {
 		if all := t.rejected[i]; len(all) > 0 && t.final(i) == fateUndecided {
-			return fmt.Errorf("%w: one ingester has series %s and others reject it: %s", ErrUnavailable, t.batch.Entries[i].Labels, all[0].message)
+			return fmt.Errorf("%w: one ingester accepted series %s, others reject it: %s", ErrUnavailable, t.batch.Entries[i].Labels, all[0].message)
 		}
 	}
-	return fmt.Errorf("%w: ingesters have not answered", ErrUnavailable)
+	return fmt.Errorf("%w: no response from ingesters", ErrUnavailable)
 }

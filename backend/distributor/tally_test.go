@@ -8,9 +8,9 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// TestOrderOfAnswers: the order in which replicas answer changes no fate, and
-// what counts as rejected is an answer's.
-func TestOrderOfAnswers(t *testing.T) {
+// TestOrderOfResponses checks that the order of the replicas' responses does not change the
+// fate of an entry, and that a rejected entry has one rejection.
+func TestOrderOfResponses(t *testing.T) {
 	orders := [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}
 	combinations(func(answers [3]kind, repeat kind) {
 		want, _ := rule(answers, repeat)
@@ -23,7 +23,7 @@ func TestOrderOfAnswers(t *testing.T) {
 			}
 			tl := newTally(b, parts, 3)
 			for _, i := range order {
-				if tl.settled() {
+				if tl.decided() {
 					break // as exchange does
 				}
 				tl.add(answerOf(&parts[i], answers[i]))
@@ -44,24 +44,25 @@ func TestOrderOfAnswers(t *testing.T) {
 	})
 }
 
-func answerOf(p *part, k kind) answer {
-	a := answer{part: p}
+func answerOf(p *part, k kind) response {
+	a := response{part: p}
 	switch k {
 	case creates:
 		a.out.Created = []uint32{0}
 	case full:
-		a.out.Rejections = []wire.Rejection{{Reason: "instance_memory", Message: "no room"}}
+		a.out.Rejections = []wire.Rejection{{Reason: "instance_memory", Message: "full"}}
 	case rejects:
 		a.out.Rejections = []wire.Rejection{{Reason: "too_many_sample_type_changes", Message: "changes"}}
 	case fails:
 		a.err = errors.New("down")
-	case knows:
+	case exists:
 	}
 	return a
 }
 
-// FuzzAnswer: whatever an ingester answers, each replica of an entry counts once.
-func FuzzAnswer(f *testing.F) {
+// FuzzResponse checks that each replica of an entry counts once, whatever an ingester
+// responds.
+func FuzzResponse(f *testing.F) {
 	for _, r := range []wire.PushResponse{
 		{}, {Created: []uint32{0, 1, 2, 1 << 31}}, {Created: []uint32{2, 1}},
 		{Rejections: []wire.Rejection{{Entry: -1}, {Entry: 1, Places: []uint32{1, 1 << 31, 0, 1}, Reason: "x"}, {Entry: 1 << 40}}},
@@ -87,18 +88,18 @@ func FuzzAnswer(f *testing.F) {
 		tl := newTally(b, parts, 3)
 		tl.add(answerOf(&parts[1], rejects)) // the first entry
 		tl.add(answerOf(&parts[2], full))
-		tl.add(answer{part: &parts[0], out: out})
+		tl.add(response{part: &parts[0], out: out})
 		again0 := tl.repeats()
 		tl.await(again0)
 		for i := range again0 {
 			again0[i].established = true
-			tl.add(answer{part: &again0[i], out: again})
+			tl.add(response{part: &again0[i], out: again})
 		}
-		if !tl.settled() {
-			t.Errorf("still waits: %+v", tl.counts)
+		if !tl.decided() {
+			t.Errorf("waiting for responses: %+v", tl.counts)
 		}
 		for i, c := range tl.counts {
-			if c.waiting != 0 || c.known+c.created+c.soft+c.hard != 3 || len(tl.rejected[i]) != int(c.soft+c.hard+c.partial) {
+			if c.waiting != 0 || c.existing+c.created+c.soft+c.hard != 3 || len(tl.rejected[i]) != int(c.soft+c.hard+c.partial) {
 				t.Errorf("entry %d: %+v, rejected %+v", i, c, tl.rejected[i])
 			}
 		}
@@ -111,7 +112,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// TestPlacesOutOfBounds: an answer cannot reject more of an entry than there is.
+// TestPlacesOutOfBounds checks that a response cannot reject more samples than an entry has.
 func TestPlacesOutOfBounds(t *testing.T) {
 	b := &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0)}}
 	instances := newZones(1).ring.Instances()
@@ -130,7 +131,7 @@ func TestPlacesOutOfBounds(t *testing.T) {
 		parts := []part{{instance: &instances[0]}, {instance: &instances[1]}, {instance: &instances[2]}}
 		tl := newTally(b, parts, 3)
 		for i := range 2 {
-			tl.add(answer{part: &parts[i], out: wire.PushResponse{Rejections: tt.rejections}})
+			tl.add(response{part: &parts[i], out: wire.PushResponse{Rejections: tt.rejections}})
 		}
 		out, err := tl.outcome()
 		rejected := 0
@@ -143,21 +144,21 @@ func TestPlacesOutOfBounds(t *testing.T) {
 	}
 }
 
-// TestEachSampleIsDecided goes through everything that three replicas can say of
-// an entry of two samples: a sample counts as accepted only when two replicas
-// applied it, and as rejected only when that is for good.
+// TestEachSampleIsDecided checks all combinations of three replicas' responses to an entry
+// of two samples: a sample counts as accepted only if two replicas applied it, and as
+// rejected only if it is rejected permanently.
 func TestEachSampleIsDecided(t *testing.T) {
 	answers := []struct {
 		name    string
-		answer  func(*part) answer
+		answer  func(*part) response
 		rejects [2]bool
-		applies bool // what it does not reject
+		applies bool // the other samples
 	}{
-		{"knows", func(p *part) answer { return answerOf(p, knows) }, [2]bool{}, true},
-		{"creates", func(p *part) answer { return answerOf(p, creates) }, [2]bool{}, true},
-		{"full", func(p *part) answer { return answerOf(p, full) }, [2]bool{}, false},
-		{"fails", func(p *part) answer { return answerOf(p, fails) }, [2]bool{}, false},
-		{"rejects", func(p *part) answer { return answerOf(p, rejects) }, [2]bool{true, true}, false},
+		{"exists", func(p *part) response { return answerOf(p, exists) }, [2]bool{}, true},
+		{"creates", func(p *part) response { return answerOf(p, creates) }, [2]bool{}, true},
+		{"full", func(p *part) response { return answerOf(p, full) }, [2]bool{}, false},
+		{"fails", func(p *part) response { return answerOf(p, fails) }, [2]bool{}, false},
+		{"rejects", func(p *part) response { return answerOf(p, rejects) }, [2]bool{true, true}, false},
 		{"rejects 0", rejectsPlace(0, false), [2]bool{true, false}, true},
 		{"rejects 1", rejectsPlace(1, false), [2]bool{false, true}, true},
 		{"creates, rejects 1", rejectsPlace(1, true), [2]bool{false, true}, true},
@@ -186,24 +187,24 @@ func TestEachSampleIsDecided(t *testing.T) {
 				}
 				out, err := tl.outcome()
 				if err != nil {
-					continue // to be repeated: nothing counts as accepted
+					continue // the sender repeats the request
 				}
-				atMost, told := 0, 0
+				atMost, dropped := 0, 0
 				for place := range 2 {
 					if applied[place] >= 2 {
 						atMost++
 					}
 				}
 				for _, r := range out.Rejections {
-					told += r.Samples
+					dropped += r.Samples
 				}
-				if kept := out.Samples + out.Histograms; kept > atMost || kept+told != 2 {
-					t.Errorf("%s%d accepted and %d rejected of samples that %v replicas applied", name, kept, told, applied)
+				if kept := out.Samples + out.Histograms; kept > atMost || kept+dropped != 2 {
+					t.Errorf("%s%d accepted and %d rejected of samples that %v replicas applied", name, kept, dropped, applied)
 				} else if kept == 1 {
 					mixed++
 				}
-				if rejected[0] >= 2 && rejected[1] >= 2 && told != 2 {
-					t.Errorf("%s%d rejected", name, told)
+				if rejected[0] >= 2 && rejected[1] >= 2 && dropped != 2 {
+					t.Errorf("%s%d rejected", name, dropped)
 				}
 			}
 		}
@@ -213,9 +214,9 @@ func TestEachSampleIsDecided(t *testing.T) {
 	}
 }
 
-func rejectsPlace(place uint32, isNew bool) func(*part) answer {
-	return func(p *part) answer {
-		a := answerOf(p, knows)
+func rejectsPlace(place uint32, isNew bool) func(*part) response {
+	return func(p *part) response {
+		a := answerOf(p, exists)
 		if isNew {
 			a = answerOf(p, creates)
 		}
@@ -224,14 +225,14 @@ func rejectsPlace(place uint32, isNew bool) func(*part) answer {
 	}
 }
 
-// TestRepeatsAreCountedOnce: not by each replica.
+// TestRepeatsAreCountedOnce checks that duplicate samples are not counted per replica.
 func TestRepeatsAreCountedOnce(t *testing.T) {
 	b := &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0), interestingSeries(1)}}
 	instances := newZones(1).ring.Instances()
 	parts := []part{{instance: &instances[0]}, {instance: &instances[1]}, {instance: &instances[2], entries: []int32{1}}}
 	tl := newTally(b, parts, 2)
 	for i := range parts {
-		tl.add(answer{part: &parts[i], out: wire.PushResponse{Repeats: []wire.Repeats{{Entry: 0, Different: 1}}}})
+		tl.add(response{part: &parts[i], out: wire.PushResponse{Repeats: []wire.Repeats{{Entry: 0, Different: 1}}}})
 	}
 	out, err := tl.outcome()
 	if err != nil || len(out.Repeats) != 2 || out.Repeats[0] != (series.EntryRepeats{Entry: 0, Different: 1}) || out.Repeats[1] != (series.EntryRepeats{Entry: 1, Different: 1}) {
@@ -239,25 +240,25 @@ func TestRepeatsAreCountedOnce(t *testing.T) {
 	}
 }
 
-// TestOtherReplications: the rules hold for other numbers of replicas than three.
-func TestOtherReplications(t *testing.T) {
+// TestOtherReplicationFactors checks the rules for numbers of replicas other than three.
+func TestOtherReplicationFactors(t *testing.T) {
 	for _, tt := range []struct {
 		answers []kind
-		repeats int // each accepted
+		repeats int // all accepted
 		want    fate
 	}{
-		{[]kind{knows}, 0, fateAccepted},
+		{[]kind{exists}, 0, fateAccepted},
 		{[]kind{creates}, 0, fateAccepted},
 		{[]kind{full}, 0, fateRejected},
 		{[]kind{rejects}, 0, fateRejected},
 		{[]kind{fails}, 0, fateUndecided},
-		{[]kind{knows, full}, 1, fateAccepted},
+		{[]kind{exists, full}, 1, fateAccepted},
 		{[]kind{creates, full}, 0, fateRejected},
 		{[]kind{full, fails}, 0, fateUndecided},
-		{[]kind{knows, creates, full, fails, fails}, 1, fateAccepted},
-		{[]kind{knows, full, full, rejects, fails}, 2, fateAccepted},
-		{[]kind{knows, full, rejects, rejects, fails}, 1, fateUndecided},
-		{[]kind{knows, full, rejects, rejects, rejects}, 0, fateRejected},
+		{[]kind{exists, creates, full, fails, fails}, 1, fateAccepted},
+		{[]kind{exists, full, full, rejects, fails}, 2, fateAccepted},
+		{[]kind{exists, full, rejects, rejects, fails}, 1, fateUndecided},
+		{[]kind{exists, full, rejects, rejects, rejects}, 0, fateRejected},
 		{[]kind{creates, creates, full, fails, fails}, 0, fateRejected},
 		{[]kind{full, full, fails, fails, fails}, 0, fateUndecided},
 	} {

@@ -18,10 +18,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// maxExemplarRunes is OpenMetrics' limit for the labels of an exemplar.
+// maxExemplarRunes is the limit of OpenMetrics for the labels of an exemplar.
 const maxExemplarRunes = 128
 
-// validator checks the parts of a batch against a tenant's limits.
+// validator validates a batch against a tenant's limits.
 type validator struct {
 	lim *limits.Limits
 	now int64 // Unix milliseconds
@@ -30,7 +30,7 @@ type validator struct {
 	windows requestWindows
 }
 
-// batch takes out of b what is not valid, and counts it as rejected.
+// batch removes invalid samples and series from b and counts them as rejected.
 func (v *validator) batch(b *series.Batch) {
 	kept := b.Entries[:0]
 	for i := range b.Entries {
@@ -39,14 +39,14 @@ func (v *validator) batch(b *series.Batch) {
 			kept = append(kept, *e)
 		}
 	}
-	// What was moved to the front keeps its buffers; swapping would, too, but the
-	// tail must not alias it when the buffers are used again.
+	// The tail must not share buffers with the entries that were moved to the front
+	// when the batch is reused.
 	clear(b.Entries[len(kept):])
 	b.Entries = kept
 	v.metadata(b)
 }
 
-// labels checks one series' labels.
+// labels validates the labels of a series.
 func (v *validator) labels(e *series.Entry) bool {
 	name, n, reason, message, last := "", 0, "", "", ""
 	e.Labels.Range(func(l labels.Label) {
@@ -59,7 +59,7 @@ func (v *validator) labels(e *series.Entry) bool {
 		}
 		reason, message = v.label(l)
 		if reason == "" && n > 1 && l.Name == last {
-			reason, message = "duplicate_label_names", fmt.Sprintf("label %q stands twice in a series", l.Name)
+			reason, message = "duplicate_label_names", fmt.Sprintf("label name %q appears twice in one series", l.Name)
 		}
 		last = l.Name
 	})
@@ -75,7 +75,7 @@ func (v *validator) labels(e *series.Entry) bool {
 	case len(name) > schema.MaxMetricName:
 		reason, message = "metric_name_too_long", fmt.Sprintf("a metric name has %d bytes; at most %d can be stored, "+
 			"whatever the tenant's limits; shorten it by relabeling", len(name), schema.MaxMetricName)
-	// ByteSize is quick, and never less.
+	// ByteSize is fast and never less than labelBytes.
 	case e.Labels.ByteSize() > pack.MaxSeriesLabelBytes && labelBytes(e.Labels) > pack.MaxSeriesLabelBytes:
 		reason, message = "labels_too_large", fmt.Sprintf("the names and values of a series' labels have %d bytes; at most %d can be stored, "+
 			"whatever the tenant's limits; shorten or drop labels by relabeling", labelBytes(e.Labels), pack.MaxSeriesLabelBytes)
@@ -86,7 +86,7 @@ func (v *validator) labels(e *series.Entry) bool {
 	return false
 }
 
-// labelBytes is how many bytes the names and values of labels have.
+// labelBytes returns the total length of the names and values of labels.
 func labelBytes(ls labels.Labels) int {
 	size := 0
 	ls.Range(func(l labels.Label) { size += len(l.Name) + len(l.Value) })
@@ -109,8 +109,8 @@ func (v *validator) label(l labels.Label) (reason, message string) {
 	return "", ""
 }
 
-// shorten keeps a huge label from filling the answer and the log. It copies:
-// the text outlives the request's buffer.
+// shorten truncates text for the response and the log. It returns a copy, because
+// the result outlives the request's buffer.
 func shorten(s string) string {
 	const most = 200
 	if len(s) <= most {
@@ -119,8 +119,8 @@ func shorten(s string) string {
 	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
-// samples drops a series' invalid samples and exemplars. It reports whether
-// anything is left.
+// samples drops a series' invalid samples and exemplars. It reports whether any are
+// left.
 func (v *validator) samples(e *series.Entry) bool {
 	all := e.Samples
 	kept := e.Samples[:0]
@@ -146,21 +146,21 @@ func (v *validator) sample(s *series.Sample) (reason, message string) {
 		}
 	}
 	if !v.windows.admit(s.T) {
-		return "max_request_windows", fmt.Sprintf("a request has samples of more than %d windows of two hours; "+
-			"send the history of a few days at a time", maxRequestWindows)
+		return "max_request_windows", fmt.Sprintf("the samples of one request are in more than %d two-hour windows; "+
+			"send a few days of history per request", maxRequestWindows)
 	}
 	return "", ""
 }
 
-// time says why a sample of a time is rejected; "" when it is not.
+// time returns why a sample at time t (Unix milliseconds) is rejected, or "".
 func (v *validator) time(t int64) (reason, message string) {
 	past, future := time.Duration(v.lim.PastGrace), time.Duration(v.lim.FutureGrace)
 	switch {
 	case t < 0:
 		return "before_1970", fmt.Sprintf("a sample has the timestamp %d, before 1970", t)
 	case t > series.MaxTime:
-		return "after_2261", fmt.Sprintf("a sample has the timestamp %d; the last one that can be read back is %d, the end of the year 2261; "+
-			"timestamps are milliseconds: send it divided by 1,000 or 1,000,000 if it is in microseconds or nanoseconds", t, series.MaxTime)
+		return "after_2261", fmt.Sprintf("a sample has the timestamp %d; the latest supported timestamp is %d, the end of the year 2261; "+
+			"timestamps are milliseconds: divide by 1,000 or 1,000,000 if yours are microseconds or nanoseconds", t, series.MaxTime)
 	case past > 0 && t < v.now-past.Milliseconds():
 		return limits.PastGrace.Exceeded(v.lim, limits.More).With(timeText(t)).Reason()
 	case future > 0 && t > v.now+future.Milliseconds():
@@ -171,7 +171,8 @@ func (v *validator) time(t int64) (reason, message string) {
 	return "", ""
 }
 
-// timeText says of which time, in Unix milliseconds, a sample is.
+// timeText returns the end of an error message with a sample's time, given in Unix
+// milliseconds.
 func timeText(ms int64) string {
 	return ": its time is " + time.UnixMilli(ms).UTC().Format(time.RFC3339)
 }
@@ -186,7 +187,7 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 		err = s.FH.Validate()
 	}
 	inSpans, spans, bounds := s.Parts()
-	buckets := max(inSpans, bounds) // empty ones take room, too
+	buckets := max(inSpans, bounds) // empty buckets count: they are stored, too
 	if most := max(inSpans, spans, bounds); most > series.MaxHistogramParts {
 		return "histogram_too_large", fmt.Sprintf("a native histogram has %d buckets, spans or custom bounds; "+
 			"at most %d of each can be stored, whatever the tenant's limits; use a lower resolution", most, series.MaxHistogramParts)
@@ -200,9 +201,10 @@ func (v *validator) histogram(s *series.Sample) (reason, message string) {
 	return "", ""
 }
 
-// reduce lowers the resolution of a histogram with exponential buckets that is
-// finer than what is stored, or has more buckets than it may have, as Prometheus
-// does when it receives or scrapes one. What is then still too large is rejected.
+// reduce lowers the resolution of an exponential histogram that is finer than the
+// finest schema that is stored or that has too many buckets, as Prometheus does for
+// received and scraped ones. It may not suffice: the caller rejects a histogram
+// that is still too large.
 func (v *validator) reduce(s *series.Sample) error {
 	schema := func() int32 {
 		if s.H != nil {
@@ -249,14 +251,14 @@ func (v *validator) exemplars(e *series.Entry) {
 	e.Exemplars = kept
 }
 
-// inTime reports whether a sample of the time would be accepted.
+// inTime reports whether a sample at time t would be accepted.
 func (v *validator) inTime(t int64) bool {
 	reason, _ := v.time(t)
 	return reason == ""
 }
 
-// exemplarFits reports whether the labels of an exemplar are valid: short, each
-// once, in valid UTF-8.
+// exemplarFits reports whether the labels of an exemplar are valid: within
+// maxExemplarRunes, without duplicates, in valid UTF-8.
 func exemplarFits(x exemplar.Exemplar) bool {
 	runes, ok := 0, true
 	x.Labels.Range(func(l labels.Label) {
@@ -266,7 +268,7 @@ func exemplarFits(x exemplar.Exemplar) bool {
 	if !ok || runes > maxExemplarRunes {
 		return false
 	}
-	var names []string // they need not be sorted, and are few
+	var names []string // labels of exemplars may be unsorted; there are few
 	x.Labels.Range(func(l labels.Label) {
 		ok = ok && !slices.Contains(names, l.Name)
 		names = append(names, l.Name)
@@ -274,7 +276,8 @@ func exemplarFits(x exemplar.Exemplar) bool {
 	return ok
 }
 
-// metadata drops entries without a metric and cuts long help texts.
+// metadata drops entries with an invalid or too long metric name, and truncates long
+// help and unit texts.
 func (v *validator) metadata(b *series.Batch) {
 	kept := b.Metadata[:0]
 	for _, m := range b.Metadata {

@@ -21,7 +21,7 @@ import (
 
 const nowMillis = int64(1_700_000_000_000)
 
-// rawLabels makes labels as they are given, valid or not.
+// rawLabels returns the given labels, valid or not.
 func rawLabels(nameValues ...string) labels.Labels {
 	b := labels.NewScratchBuilder(len(nameValues) / 2)
 	for i := 0; i < len(nameValues); i += 2 {
@@ -36,24 +36,23 @@ func entryOf(ls labels.Labels, samples ...series.Sample) series.Entry {
 
 func at(t int64) series.Sample { return series.Sample{T: t, V: 1} }
 
-// limited pushes to a distributor as the edge of a process does: with limits.
+// limited is a distributor whose Push sets the limits of the batch, as the edge does.
 type limited struct {
 	*Distributor
 	limits limits.Limits
 }
 
-// Push pushes a batch that has no limits yet.
+// Push sets the limits of a batch and pushes it.
 func (l limited) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	lim := l.limits
 	b.Limits = &lim
 	return l.Distributor.Push(ctx, b)
 }
 
-// unlimited is a distributor for a tenant without limits.
+// unlimited returns a distributor for a tenant without limits.
 func unlimited(o Options) limited { return limited{Distributor: New(o)} }
 
-// distribute pushes through a distributor over the ingesters, with its clock at
-// nowMillis.
+// distribute returns a distributor over the ingesters with its clock at nowMillis.
 func distribute(ings map[string]Ingester, lim limits.Limits) limited {
 	var ids []string
 	for id := range ings {
@@ -68,7 +67,7 @@ func distribute(ings map[string]Ingester, lim limits.Limits) limited {
 	}), lim}
 }
 
-// TestNoLimits: a batch that carries no limits is not taken as one without limits.
+// TestNoLimits checks that a batch without limits is an error and not treated as unlimited.
 func TestNoLimits(t *testing.T) {
 	ing := &fakeIngester{}
 	d := New(Options{Local: ing})
@@ -78,8 +77,8 @@ func TestNoLimits(t *testing.T) {
 	}
 }
 
-// TestRejections has every reason for which a series or a sample is rejected. The
-// message must name the limit and its value, the answer the offender.
+// TestRejections checks every reason for rejecting a series or a sample. The message must
+// have the limit and its value, and the response the offending series.
 func TestRejections(t *testing.T) {
 	lim := limits.Limits{
 		MaxLabelsPerSeries: 3, MaxLabelNameLength: 10, MaxLabelValueLength: 20, MaxHistogramBuckets: 4,
@@ -144,17 +143,17 @@ func TestRejections(t *testing.T) {
 				}
 			}
 			if text := out.String(); !strings.Contains(text, tt.offender) || !strings.Contains(text, tt.reason) {
-				t.Errorf("answer %q does not name %q and %q", text, tt.offender, tt.reason)
+				t.Errorf("response %q lacks %q or %q", text, tt.offender, tt.reason)
 			}
-			// The other series of the request is kept.
+			// The other series of the request is accepted.
 			if got := ing.names(); len(got) != 1 || got[0] != `{__name__="good"}` || out.Samples != 1 {
-				t.Errorf("kept %v (%d samples), want the good series", got, out.Samples)
+				t.Errorf("accepted %v (%d samples), want the good series", got, out.Samples)
 			}
 		})
 	}
 }
 
-// TestAtTheLimit has what is just allowed, and that 0 is no limit.
+// TestAtTheLimit checks values that are just allowed, and that 0 means no limit.
 func TestAtTheLimit(t *testing.T) {
 	lim := limits.Limits{
 		MaxLabelsPerSeries: 2, MaxLabelNameLength: 8, MaxLabelValueLength: 5, MaxHistogramBuckets: 8,
@@ -177,14 +176,13 @@ func TestAtTheLimit(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			out, err := distribute(map[string]Ingester{"a": &fakeIngester{}}, tt.lim).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{tt.entry}})
 			if err != nil || len(out.Rejections) != 0 || out.Samples+out.Histograms != 1 {
-				t.Errorf("outcome %+v, %v", out, err)
+				t.Errorf("Push = %+v, %v", out, err)
 			}
 		})
 	}
 }
 
-// TestHugeOffender: a series that is rejected for its size does not fill the
-// answer with it.
+// TestHugeOffender checks that a series rejected for its size is truncated in the response.
 func TestHugeOffender(t *testing.T) {
 	lim := limits.Limits{MaxLabelValueLength: 10}
 	huge := strings.Repeat("ä", 1<<20)
@@ -200,7 +198,7 @@ func TestHugeOffender(t *testing.T) {
 		t.Fatalf("rejections %d", len(r))
 	}
 	if n := len(out.String()); n > 2000 {
-		t.Errorf("the answer has %d bytes", n)
+		t.Errorf("the response has %d bytes, want at most 2000", n)
 	}
 }
 
@@ -226,10 +224,10 @@ func TestExemplars(t *testing.T) {
 	lim := limits.Limits{PastGrace: limits.Duration(time.Hour), FutureGrace: limits.Duration(time.Minute)}
 	out, err := distribute(map[string]Ingester{"a": ing}, lim).Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{e}})
 	if err != nil || len(out.Rejections) != 0 {
-		t.Fatalf("outcome %+v, %v", out, err)
+		t.Fatalf("Push = %+v, %v", out, err)
 	}
 	if out.Exemplars != 4 || ing.exemplars != 4 {
-		t.Errorf("%d exemplars kept, want 4", out.Exemplars)
+		t.Errorf("%d exemplars accepted, want 4", out.Exemplars)
 	}
 }
 
@@ -244,15 +242,15 @@ func TestMetadata(t *testing.T) {
 	if _, err := distribute(map[string]Ingester{"a": ing}, limits.Limits{MaxLabelValueLength: 11}).Push(context.Background(), b); err != nil {
 		t.Fatal(err)
 	}
-	// "ä" has two bytes of which one is within the limit: half a letter goes, too.
+	// The limit cuts "ä", which has two bytes: no half character may remain.
 	want := []series.MetricMetadata{md("long", "0123456789"), md("ok", "Help.")}
 	if len(ing.metadata) != 2 || ing.metadata[0] != want[0] || ing.metadata[1] != want[1] {
-		t.Errorf("kept %v, want %v", ing.metadata, want)
+		t.Errorf("accepted %v, want %v", ing.metadata, want)
 	}
 }
 
-// TestHistogramsAreReduced: a histogram that is finer than what is stored, or has
-// more buckets than it may have, loses resolution and no observation.
+// TestHistogramsAreReduced checks that a histogram with too high a resolution or too many
+// buckets is reduced in resolution and loses no observations.
 func TestHistogramsAreReduced(t *testing.T) {
 	spread := func(schema int32, buckets int) *histogram.Histogram {
 		h := &histogram.Histogram{Schema: schema, Count: uint64(2 * buckets), Sum: 7, PositiveSpans: []histogram.Span{{Offset: -9, Length: uint32(buckets)}}, PositiveBuckets: make([]int64, buckets)}
@@ -282,7 +280,7 @@ func TestHistogramsAreReduced(t *testing.T) {
 			v := validator{lim: &limits.Limits{MaxHistogramBuckets: tt.limit}, now: nowMillis, out: &out}
 			e := entryOf(rawLabels("__name__", "h"), sample)
 			if kept := v.samples(&e); kept != (tt.schema != 100) {
-				t.Errorf("%s: kept %v: %s", tt.name, kept, out.String())
+				t.Errorf("%s: accepted = %v: %s", tt.name, kept, out.String())
 				continue
 			} else if !kept {
 				continue

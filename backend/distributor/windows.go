@@ -8,19 +8,19 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// maxRequestWindows is how many windows of two hours one request may have samples
-// of: every window is a row of work, a section of a pack, and a part of a
-// compaction.
+// maxRequestWindows is the maximum number of two-hour windows that the samples of one
+// request may be in: every window costs a work row, a section of a pack and a part of
+// a compaction.
 const maxRequestWindows = 1024
 
 // requestWindows counts the windows of a request's samples.
 type requestWindows struct {
 	any    bool
-	window int64 // start of the last sample's window
+	window int64 // start of the previous sample's window
 	seen   map[int64]struct{}
 }
 
-// admit reports whether a sample at t is within the bound.
+// admit reports whether a sample at t (Unix milliseconds) is within the limit.
 func (r *requestWindows) admit(t int64) bool {
 	if r.any && t >= r.window && t-r.window < series.WindowMillis {
 		return true
@@ -40,22 +40,24 @@ func (r *requestWindows) admit(t int64) bool {
 }
 
 const (
-	// dayCharge is what a UTC day that a tenant had no samples of lately costs, in
-	// samples: it is compacted again, which takes about as long as writing these.
+	// dayCharge is the number of samples charged for a past or future UTC day that the
+	// tenant sent no samples of recently. The day is compacted again, which costs about
+	// as much as writing that many samples.
 	dayCharge = 50_000
-	// daysKept is how long a day is remembered as paid for.
+	// daysKept is how long a charged day is not charged again.
 	daysKept = time.Hour
 )
 
-// paidDays remembers which days tenants have sent samples of, but for the days
-// around the present one, which cost nothing.
+// paidDays records the days that tenants were charged for. Yesterday, today and
+// tomorrow are free.
 type paidDays struct {
 	mu    sync.Mutex
 	since time.Time
 	days  map[tenant.ID]map[int64]struct{}
 }
 
-// charge returns what a request costs beside its samples.
+// charge returns the number of samples to charge for a request's days, in addition
+// to its own samples.
 func (p *paidDays) charge(id tenant.ID, now time.Time, windows *requestWindows) int {
 	today := series.Day(now.UnixMilli())
 	cost := 0

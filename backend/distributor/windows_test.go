@@ -12,10 +12,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// taker takes everything and remembers how many samples.
-type taker struct{ samples int }
+// countingIngester accepts all samples and counts them.
+type countingIngester struct{ samples int }
 
-func (k *taker) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
+func (k *countingIngester) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
 	for i := range b.Entries {
 		out.Samples += len(b.Entries[i].Samples)
@@ -24,8 +24,8 @@ func (k *taker) Push(_ context.Context, b *series.Batch) (series.Outcome, error)
 	return out, nil
 }
 
-// TestRequestWindows: without any limit, a request has samples of a bounded number
-// of windows, in whatever order they come; the rest is rejected and named.
+// TestRequestWindows checks that the windows of a request are bounded independent of limits
+// and of the order of samples, and that further samples are rejected.
 func TestRequestWindows(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_000)
 	at := func(n int) series.Sample { return series.Sample{T: int64(n) * series.WindowMillis, V: 1} }
@@ -36,10 +36,10 @@ func TestRequestWindows(t *testing.T) {
 		"at the bound": {maxRequestWindows, 0, func(i int) int { return i }},
 		"one beyond":   {maxRequestWindows + 1, 2, func(i int) int { return i }},
 		"backwards":    {maxRequestWindows + 5, 10, func(i int) int { return maxRequestWindows + 5 - i }},
-		"to and fro":   {maxRequestWindows + 1, 2, func(i int) int { return i * 7919 % (maxRequestWindows + 1) }},
+		"shuffled":     {maxRequestWindows + 1, 2, func(i int) int { return i * 7919 % (maxRequestWindows + 1) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k := &taker{}
+			k := &countingIngester{}
 			d := unlimited(Options{Local: k, Now: func() time.Time { return now }})
 			e := series.Entry{Labels: labels.FromStrings("__name__", "m")}
 			for i := range tc.windows {
@@ -58,17 +58,17 @@ func TestRequestWindows(t *testing.T) {
 				rejected += r.Samples
 			}
 			if rejected != tc.rejected || k.samples != 2*tc.windows-tc.rejected {
-				t.Errorf("%d samples rejected, want %d; %d taken of %d", rejected, tc.rejected, k.samples, 2*tc.windows)
+				t.Errorf("%d samples rejected, want %d; %d of %d accepted", rejected, tc.rejected, k.samples, 2*tc.windows)
 			}
 		})
 	}
 }
 
-// TestPaidDays: days far from the present cost their tenant once in a while;
-// those around it are free.
+// TestPaidDays checks that days other than yesterday, today and tomorrow are charged once
+// per daysKept.
 func TestPaidDays(t *testing.T) {
 	now := time.UnixMilli(20_000*series.DayMillis + 5000)
-	d := unlimited(Options{Local: &taker{}, Now: func() time.Time { return now }})
+	d := unlimited(Options{Local: &countingIngester{}, Now: func() time.Time { return now }})
 	push := func(id tenant.ID, days ...int64) int {
 		t.Helper()
 		e := series.Entry{Labels: labels.FromStrings("__name__", "m")}

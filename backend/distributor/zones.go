@@ -13,28 +13,29 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// zonesEvery is how often WatchZones looks whether the cluster has zones enough.
-const zonesEvery = 10 * time.Second
+// zonesInterval is how often WatchZones checks that the cluster has enough zones.
+const zonesInterval = 10 * time.Second
 
-// ErrZones is returned while no write can find all its replicas.
+// ErrZones is returned while the ring has too few zones for the replicas of a series.
 var ErrZones = errors.New("writes fail until more ingesters join")
 
-// EnoughZones returns ErrZones, with what is missing, while no write can find all
-// its replicas: each is an ACTIVE ingester of another zone (docs/cluster.md).
+// EnoughZones returns an error that wraps ErrZones while fewer zones than replicas
+// have ACTIVE ingesters: the replicas of a series are in distinct zones
+// (docs/cluster.md).
 func EnoughZones(r *ring.Ring, replication int) error {
 	n := r.Domains()
 	if n >= replication {
 		return nil
 	}
-	return fmt.Errorf("%w: those that are ACTIVE are in %d zones (without zones: are %d), %d are needed (cluster.replication)",
+	return fmt.Errorf("%w: %d zones have ACTIVE ingesters (without zones: %d ACTIVE ingesters), %d are needed (cluster.replication)",
 		ErrZones, n, n, replication)
 }
 
-// ZoneMetrics registers what EnoughZones compares.
+// ZoneMetrics registers gauges of the two numbers that EnoughZones compares.
 func ZoneMetrics(ctx context.Context, members ring.Membership, replication int, registerer prometheus.Registerer) {
 	auto := promauto.With(registerer)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_zones",
-		Help: "Zones with an ACTIVE ingester (without zones: ACTIVE ingesters)."}, func() float64 {
+		Help: "Zones with an ACTIVE ingester; each ingester without a zone counts as one."}, func() float64 {
 		r, err := members.Ring(ctx)
 		if err != nil {
 			return 0
@@ -42,13 +43,13 @@ func ZoneMetrics(ctx context.Context, members ring.Membership, replication int, 
 		return float64(r.Domains())
 	})
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_zones_needed",
-		Help: "Zones with an ACTIVE ingester that writes need (cluster.replication)."}, func() float64 { return float64(replication) })
+		Help: "Zones with an ACTIVE ingester that writes require (cluster.replication)."}, func() float64 { return float64(replication) })
 }
 
-// WatchZones tells the log when writes cannot find their replicas, and when they can
-// again, until ctx is done.
+// WatchZones logs when the cluster begins and ceases to have too few zones for
+// writes, until ctx is done.
 func WatchZones(ctx context.Context, members ring.Membership, replication int, logger *slog.Logger) {
-	tick := time.NewTicker(zonesEvery)
+	tick := time.NewTicker(zonesInterval)
 	defer tick.Stop()
 	for missing := false; ; {
 		if r, err := members.Ring(ctx); err == nil {
@@ -57,7 +58,7 @@ func WatchZones(ctx context.Context, members ring.Membership, replication int, l
 			case n < replication && !missing:
 				logger.Warn("too few zones have ACTIVE ingesters: writes fail until more join", "zones", n, "needed", replication)
 			case n >= replication && missing:
-				logger.Info("enough zones have ACTIVE ingesters: writes find their replicas", "zones", n, "needed", replication)
+				logger.Info("enough zones have ACTIVE ingesters: writes are accepted again", "zones", n, "needed", replication)
 			}
 			missing = n < replication
 		}

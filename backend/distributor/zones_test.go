@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// TestEnoughZones: the rule is that of the ring: it says so exactly when no write
-// finds its replicas.
+// TestEnoughZones checks that EnoughZones returns an error exactly when the ring has no
+// complete replica sets.
 func TestEnoughZones(t *testing.T) {
 	in := func(id, zone string, s ring.State) ring.Instance {
 		return ring.Instance{ID: id, Zone: zone, State: s, Tokens: []uint32{uint32(len(id)) + uint32(id[0])<<8}}
@@ -20,14 +20,14 @@ func TestEnoughZones(t *testing.T) {
 		replication int
 		says        string // empty: enough
 	}{
-		"nobody":                      {nil, 3, "in 0 zones"},
+		"no ingester":                 {nil, 3, "0 zones have ACTIVE"},
 		"one process":                 {[]ring.Instance{in("a", "", active)}, 1, ""},
-		"two zones":                   {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "y", active), in("d", "x", active)}, 3, "in 2 zones"},
+		"two zones":                   {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "y", active), in("d", "x", active)}, 3, "2 zones have ACTIVE"},
 		"three zones":                 {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", active)}, 3, ""},
-		"the third joins":             {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", joining)}, 3, "in 2 zones"},
-		"the third leaves":            {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", leaving)}, 3, "in 2 zones"},
+		"the third joins":             {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", joining)}, 3, "2 zones have ACTIVE"},
+		"the third leaves":            {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", leaving)}, 3, "2 zones have ACTIVE"},
 		"without zones":               {[]ring.Instance{in("a", "", active), in("b", "", active), in("c", "", active)}, 3, ""},
-		"two without zones":           {[]ring.Instance{in("a", "", active), in("b", "", active)}, 3, "are 2"},
+		"two without zones":           {[]ring.Instance{in("a", "", active), in("b", "", active)}, 3, "2 ACTIVE ingesters), 3 are needed"},
 		"replication above zones":     {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", active)}, 5, "5 are needed"},
 		"one zone and two without it": {[]ring.Instance{in("a", "x", active), in("b", "", active), in("c", "", active)}, 3, ""},
 	} {
@@ -37,7 +37,7 @@ func TestEnoughZones(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, ringErr := r.Replicas(7, c.replication, nil); (ringErr == nil) != (err == nil) {
-			t.Errorf("%s: %v, and the ring says %v", name, err, ringErr)
+			t.Errorf("%s: EnoughZones = %v, but Replicas = %v", name, err, ringErr)
 		}
 	}
 }

@@ -1,9 +1,8 @@
-// Package election decides which of several senders of the same samples is
-// heard. A cluster is a group of replicas, usually two Prometheus servers with
-// the same configuration; one replica of it is elected, and stays so until
-// nothing was received from it for the failover time. Store is the port to where
-// the elections of all distributors meet; Decide is the rule that every Store,
-// and a distributor that has lost its Store, keeps to.
+// Package election decides which of several senders of the same samples is used. A
+// cluster is a group of replicas, usually two Prometheus servers with the same
+// configuration. One of them is elected, and another is elected once nothing was
+// received from it for the failover time. All distributors share their elections
+// through a Store. Every Store decides by the rule of Decide.
 package election
 
 import (
@@ -19,35 +18,36 @@ type Cluster struct {
 	Name   string // the value of the tenant's cluster label
 }
 
-// Sighting says that a sample of a replica was received, and how long ago.
+// Sighting records that a sample of a replica was received, and how long ago.
 type Sighting struct {
 	Replica string
 	Age     time.Duration
 }
 
-// Rules of an election.
+// Rules are the parameters of an election.
 type Rules struct {
-	Failover time.Duration // how long the elected replica may be silent
-	Idle     time.Duration // how long an election is remembered without samples
+	Failover time.Duration // how long the elected replica may send nothing before another is elected
+	Idle     time.Duration // how long an election is stored after the last sample
 }
 
-// Store keeps the elections of clusters. The times in it are its own, so that
-// clocks that differ do no harm.
+// Store stores the elections of clusters. It uses its own clock, and callers pass
+// ages, so that differing clocks of distributors do not matter.
 type Store interface {
-	// Claim tells what was seen of a cluster lately, best liked first, and returns
-	// who is elected and when a sample of it was last received, as Decide has it.
+	// Claim reports recent sightings of a cluster's replicas, in order of preference,
+	// and returns the elected replica and the age of its last sample, as decided by
+	// Decide.
 	Claim(ctx context.Context, c Cluster, seen []Sighting, r Rules) (Sighting, error)
 }
 
-// Decide is what an election comes to. now is the election as it stands, nil if
-// there is none. A replica that was elected stays so while anybody has seen it
-// within the failover time; after that, and at first, it is the first of seen
-// that is not silent itself. Without such a one nothing changes. Without an
-// election and with nothing seen the answer is the zero Sighting.
-func Decide(now *Sighting, seen []Sighting, failover time.Duration) Sighting {
+// Decide returns the outcome of an election; current is the election so far, or nil.
+// The elected replica stays elected while it was seen within the failover time.
+// Otherwise the first replica of seen that was seen within the failover time is
+// elected. If there is none, the outcome is current, or without an election so far
+// the first of seen, or the zero Sighting if seen is empty.
+func Decide(current *Sighting, seen []Sighting, failover time.Duration) Sighting {
 	var out Sighting
-	if now != nil {
-		out = *now
+	if current != nil {
+		out = *current
 		for _, s := range seen {
 			if s.Replica == out.Replica {
 				out.Age = min(out.Age, s.Age)
@@ -62,7 +62,7 @@ func Decide(now *Sighting, seen []Sighting, failover time.Duration) Sighting {
 			return s
 		}
 	}
-	if now == nil && len(seen) > 0 {
+	if current == nil && len(seen) > 0 {
 		return seen[0]
 	}
 	return out

@@ -14,26 +14,26 @@ func TestDecide(t *testing.T) {
 	}
 	held := func(replica string, seconds int) *Sighting { s := at(replica, seconds); return &s }
 	for name, c := range map[string]struct {
-		now  *Sighting
-		seen []Sighting
-		want Sighting
+		current *Sighting
+		seen    []Sighting
+		want    Sighting
 	}{
-		"nothing known":                        {nil, nil, Sighting{}},
-		"the first":                            {nil, []Sighting{at("a", 3)}, at("a", 3)},
-		"the first of two":                     {nil, []Sighting{at("a", 3), at("b", 0)}, at("a", 3)},
-		"the first that is not silent":         {nil, []Sighting{at("a", 31), at("b", 0)}, at("b", 0)},
-		"the first of silent ones":             {nil, []Sighting{at("a", 31), at("b", 32)}, at("a", 31)},
-		"it stays":                             {held("a", 9), []Sighting{at("b", 0)}, at("a", 9)},
-		"it stays, seen later":                 {held("a", 9), []Sighting{at("a", 2), at("b", 0)}, at("a", 2)},
-		"an older sighting of it says nothing": {held("a", 9), []Sighting{at("a", 12)}, at("a", 9)},
-		"it stays up to the failover time":     {held("a", 30), []Sighting{at("b", 0)}, at("a", 30)},
-		"it was silent":                        {held("a", 31), []Sighting{at("b", 1)}, at("b", 1)},
-		"it was not as silent as thought":      {held("a", 31), []Sighting{at("b", 0), at("a", 30)}, at("a", 30)},
-		"all are silent":                       {held("a", 40), []Sighting{at("b", 31), at("a", 35)}, at("a", 35)},
-		"silent, and nothing seen":             {held("a", 40), nil, at("a", 40)},
+		"no election, nothing seen":                {nil, nil, Sighting{}},
+		"the first":                                {nil, []Sighting{at("a", 3)}, at("a", 3)},
+		"the first of two":                         {nil, []Sighting{at("a", 3), at("b", 0)}, at("a", 3)},
+		"the first seen within the failover time":  {nil, []Sighting{at("a", 31), at("b", 0)}, at("b", 0)},
+		"none within the failover time: the first": {nil, []Sighting{at("a", 31), at("b", 32)}, at("a", 31)},
+		"the elected one stays":                    {held("a", 9), []Sighting{at("b", 0)}, at("a", 9)},
+		"the elected one was seen again":           {held("a", 9), []Sighting{at("a", 2), at("b", 0)}, at("a", 2)},
+		"an older sighting of the elected one":     {held("a", 9), []Sighting{at("a", 12)}, at("a", 9)},
+		"exactly the failover time":                {held("a", 30), []Sighting{at("b", 0)}, at("a", 30)},
+		"failover":                                 {held("a", 31), []Sighting{at("b", 1)}, at("b", 1)},
+		"another distributor saw the elected one":  {held("a", 31), []Sighting{at("b", 0), at("a", 30)}, at("a", 30)},
+		"no replica within the failover time":      {held("a", 40), []Sighting{at("b", 31), at("a", 35)}, at("a", 35)},
+		"failover time over, nothing seen":         {held("a", 40), nil, at("a", 40)},
 	} {
-		if got := Decide(c.now, c.seen, failover); got != c.want {
-			t.Errorf("%s: %v, want %v", name, got, c.want)
+		if got := Decide(c.current, c.seen, failover); got != c.want {
+			t.Errorf("%s: Decide = %v, want %v", name, got, c.want)
 		}
 	}
 }
@@ -58,17 +58,17 @@ func TestMemory(t *testing.T) {
 	} {
 		now = now.Add(c.wait)
 		if got := claim("x", c.replica); got != c.want {
-			t.Errorf("step %d: %s, want %s", i, got, c.want)
+			t.Errorf("step %d: elected %s, want %s", i, got, c.want)
 		}
 	}
-	for i := range 3 * sweepAt {
+	for i := range 3 * minSweepAt {
 		claim(fmt.Sprint("many-", i), "a")
 	}
 	now = now.Add(2 * time.Hour)
-	for i := range 3 * sweepAt {
+	for i := range 3 * minSweepAt {
 		claim(fmt.Sprint("later-", i), "a")
 	}
-	if n := len(m.of); n > 5*sweepAt {
-		t.Errorf("%d elections are held, most of them idle", n)
+	if n := len(m.of); n > 5*minSweepAt {
+		t.Errorf("%d elections stored, most of them idle", n)
 	}
 }

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Memory is the Store of a process that is the only one. It is safe for
+// Memory is the Store of a process with the only distributor. It is safe for
 // concurrent use.
 type Memory struct {
 	now func() time.Time
 
 	mu       sync.Mutex
 	of       map[Cluster]held
-	sweepsAt int // how many elections are held when the idle ones are looked for
+	sweepsAt int // number of elections at which Claim deletes idle ones
 }
 
 type held struct {
@@ -22,15 +22,15 @@ type held struct {
 	until    time.Time
 }
 
-// sweepAt is the least number of elections at which idle ones are looked for.
-const sweepAt = 1024
+// minSweepAt is the lowest value of sweepsAt.
+const minSweepAt = 1024
 
-// NewMemory returns an empty Store. now is the clock; nil is the system's.
+// NewMemory returns an empty Store. now is the clock; nil means time.Now.
 func NewMemory(now func() time.Time) *Memory {
 	if now == nil {
 		now = time.Now
 	}
-	return &Memory{now: now, of: map[Cluster]held{}, sweepsAt: sweepAt}
+	return &Memory{now: now, of: map[Cluster]held{}, sweepsAt: minSweepAt}
 }
 
 // Claim implements Store. It never fails.
@@ -38,11 +38,11 @@ func (m *Memory) Claim(_ context.Context, c Cluster, seen []Sighting, r Rules) (
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
-	var standing *Sighting
+	var current *Sighting
 	if h, ok := m.of[c]; ok && now.Before(h.until) {
-		standing = &Sighting{h.replica, now.Sub(h.received)}
+		current = &Sighting{h.replica, now.Sub(h.received)}
 	}
-	s := Decide(standing, seen, r.Failover)
+	s := Decide(current, seen, r.Failover)
 	if s.Replica == "" {
 		return s, nil
 	}
@@ -54,12 +54,13 @@ func (m *Memory) Claim(_ context.Context, c Cluster, seen []Sighting, r Rules) (
 	return s, nil
 }
 
-// sweep forgets idle elections, and waits for twice as many as are left.
+// sweep deletes idle elections. The next sweep is due when the number of elections
+// has doubled.
 func (m *Memory) sweep(now time.Time) {
 	for c, h := range m.of {
 		if !now.Before(h.until) {
 			delete(m.of, c)
 		}
 	}
-	m.sweepsAt = max(sweepAt, 2*len(m.of))
+	m.sweepsAt = max(minSweepAt, 2*len(m.of))
 }

@@ -13,44 +13,43 @@ import (
 	"github.com/palliumhq/pallium/backend/background"
 )
 
-// ErrTooFew is returned when so many failure domains did not answer that something
-// acknowledged could be missing. Asking again later may help.
+// ErrTooFew is returned when so many failure domains are unavailable that acknowledged
+// data could be missing from the result. A later retry may succeed.
 var ErrTooFew = errors.New("too many failure domains are unavailable")
 
-// Quorum says when the answers to a question are enough: what was acknowledged is
-// in a majority of the replicas, each in a domain of its own.
+// Quorum determines when the responses to a request are complete: acknowledged data is
+// on a majority of the replicas, which are in distinct failure domains.
 type Quorum struct {
-	// Tolerate is how many domains may be unavailable: one less than a majority of
-	// the replicas.
+	// Tolerate is the number of domains that may be unavailable: one less than a majority
+	// of the replicas.
 	Tolerate int
-	// Lost are domains that count as unavailable even when all their peers answer.
+	// Lost are domains that count as unavailable even if all their peers respond.
 	Lost []string
-	// Key spreads the load: questions with different keys begin with different
-	// domains.
+	// Key spreads the load: requests with different keys start with different domains.
 	Key string
-	// HedgeAfter is how long the domains that are asked first have before the others
-	// are asked, too.
+	// HedgeAfter is how long the first domains have before the request is hedged to the
+	// other domains.
 	HedgeAfter time.Duration
-	// Final reports whether an error of one peer is the answer: asking others does
-	// not help. nil: no error is.
+	// Final reports whether an error of one peer is the final result, because other peers
+	// would not help. nil means that no error is.
 	Final func(error) bool
-	// Late waits for the answers that came after enough others, and drops them. Its
-	// owner stops it before what was asked is closed.
+	// Late waits for responses that arrive after enough others, and drops them. Its owner
+	// must stop it before closing the peers' clients.
 	Late *background.Group
 }
 
-// check returns ErrTooFew when there is nobody to ask, or more domains are lost than
-// are tolerated.
+// check returns ErrTooFew if there are no peers or if more domains are lost than
+// tolerated.
 func (q *Quorum) check(peers int) error {
 	lost := lostDomains(q)
 	switch {
 	case peers == 0:
-		return fmt.Errorf("%w: there is nobody to ask", ErrTooFew)
+		return fmt.Errorf("%w: no peers", ErrTooFew)
 	case len(lost) <= q.Tolerate:
 		return nil
 	}
-	return fmt.Errorf("%w: ingesters of %d zones were lost with samples of this time that may be nowhere else (%s); "+
-		"an operator can accept that", ErrTooFew, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+	return fmt.Errorf("%w: ingesters in %d failure domains (%s) were lost with samples of this time range that may have no other copy; "+
+		"an operator can accept the loss", ErrTooFew, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
 }
 
 func lostDomains(q *Quorum) map[string]bool {
@@ -61,17 +60,17 @@ func lostDomains(q *Quorum) map[string]bool {
 	return out
 }
 
-// Enough asks as many domains as are enough, and the rest when one of those fails or
-// is slow. It returns the answers that came until they were enough, all of them to be
-// joined; fewer are ErrTooFew. drop lets go of an answer that is not returned: every
-// call that was begun is waited for, after an error before Enough returns, else
-// by q.Late.
+// Enough calls the peers of as many domains as the quorum needs, and those of the other
+// domains when one fails or is slow. It returns the responses received until the quorum
+// was complete, whose union is the result, or ErrTooFew if it cannot be completed. drop
+// releases a response that is not returned. All calls are waited for: by q.Late, or
+// after an error before Enough returns.
 func Enough[C, T any](ctx context.Context, list []Peer[C], q Quorum, call func(context.Context, C) (T, error), drop func(T)) ([]T, error) {
 	if err := q.check(len(list)); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &asking[C, T]{poll: newPoll(list, &q), list: list, call: call, drop: drop, replies: make(chan reply[T], len(list))}
+	a := &fanout[C, T]{poll: newPoll(list, &q), list: list, call: call, drop: drop, replies: make(chan reply[T], len(list))}
 	defer cancel()
 	if err := a.run(ctx, &q); err != nil {
 		cancel()
@@ -87,26 +86,26 @@ func Enough[C, T any](ctx context.Context, list []Peer[C], q Quorum, call func(c
 	return a.got, nil
 }
 
-// reply is one peer's answer.
+// reply is the response of one peer, or its error.
 type reply[T any] struct {
 	peer  int
 	value T
 	err   error
 }
 
-// asking is a question under way.
-type asking[C, T any] struct {
+// fanout is a call of Enough in progress.
+type fanout[C, T any] struct {
 	poll    *poll
 	list    []Peer[C]
 	call    func(context.Context, C) (T, error)
 	drop    func(T)
 	replies chan reply[T]
-	started int // calls that have not been answered
+	started int // calls without a reply
 	got     []T
 }
 
-// begin asks all peers of some domains.
-func (a *asking[C, T]) begin(ctx context.Context, domains []string) {
+// begin calls all peers of the domains.
+func (a *fanout[C, T]) begin(ctx context.Context, domains []string) {
 	for i := range a.list {
 		if !slices.Contains(domains, a.list[i].Domain) {
 			continue
@@ -119,7 +118,7 @@ func (a *asking[C, T]) begin(ctx context.Context, domains []string) {
 	}
 }
 
-func (a *asking[C, T]) run(ctx context.Context, q *Quorum) error {
+func (a *fanout[C, T]) run(ctx context.Context, q *Quorum) error {
 	first := min(a.poll.enough(), len(a.poll.order))
 	a.begin(ctx, a.poll.order[:first])
 	rest := a.poll.order[first:]
@@ -152,8 +151,8 @@ func (a *asking[C, T]) run(ctx context.Context, q *Quorum) error {
 	return nil
 }
 
-// discard waits for answers that nobody wants.
-func (a *asking[C, T]) discard(n int) {
+// discard waits for n replies and drops their values.
+func (a *fanout[C, T]) discard(n int) {
 	for range n {
 		if r := <-a.replies; r.err == nil {
 			a.drop(r.value)
@@ -161,11 +160,11 @@ func (a *asking[C, T]) discard(n int) {
 	}
 }
 
-// poll counts which domains have answered.
+// poll tracks which domains have responded.
 type poll struct {
-	order    []string        // domains, in the order of asking
+	order    []string        // domains in the order in which they are called
 	lost     map[string]bool // domains that count as unavailable
-	waiting  map[string]int  // calls that a domain has not answered
+	waiting  map[string]int  // peers without a response, by domain
 	failed   map[string]bool
 	tolerate int
 	errs     error
@@ -186,8 +185,8 @@ func newPoll[C any](list []Peer[C], q *Quorum) *poll {
 	return p
 }
 
-// sort has keys begin at different domains, so that all have the same to do. Those
-// that cannot be relied on come last.
+// sort rotates the domains by key to spread the load. Domains with unhealthy peers come
+// after the others, and lost domains last.
 func (p *poll) sort(key string, unhealthy map[string]bool) {
 	if len(p.order) == 0 {
 		return
@@ -209,12 +208,12 @@ func (p *poll) sort(key string, unhealthy map[string]bool) {
 	slices.SortStableFunc(p.order, func(a, b string) int { return rank(a) - rank(b) })
 }
 
-// enough is how many domains must answer completely, lost ones not counted. It is
-// never so few that all replicas of a sample could be in others: a ring that is not
-// known as a whole yet may lack some.
+// enough returns how many domains that are not lost must respond completely. It is at
+// least a majority of the replicas, even if the list has fewer domains: the ring of a
+// process that has just started may be incomplete.
 func (p *poll) enough() int {
 	all := len(p.order)
-	for d := range p.lost { // a zone without any ingester left
+	for d := range p.lost { // counts even if no ingester of it is left in the ring
 		if !slices.Contains(p.order, d) {
 			all++
 		}
@@ -226,7 +225,7 @@ func (p *poll) complete() int {
 	return p.count(func(d string) bool { return !p.failed[d] && p.waiting[d] == 0 })
 }
 
-// count is how many domains that are not lost fit.
+// count returns the number of domains that are not lost and for which fits is true.
 func (p *poll) count(fits func(domain string) bool) int {
 	n := 0
 	for _, d := range p.order {
@@ -237,8 +236,8 @@ func (p *poll) count(fits func(domain string) bool) int {
 	return n
 }
 
-// fail notes an error of a domain, and returns ErrTooFew when the others cannot be
-// enough any more.
+// fail records an error of a domain, and returns ErrTooFew if the remaining domains
+// cannot complete the quorum.
 func (p *poll) fail(domain string, err error) error {
 	p.failed[domain] = true
 	p.errs = errors.Join(p.errs, err)

@@ -1,7 +1,7 @@
-// Package peers puts one question to several processes of the cluster, side by
-// side. All is for what every one of them must do, Each for what is used as far as
-// it comes, with the errors of the others, and Enough for answers that are complete
-// although some failure domains do not answer.
+// Package peers sends a request to several processes of the cluster concurrently. All
+// is for requests that every process must complete, Each for requests whose results
+// are useful even if some processes fail, and Enough for reads whose result is complete
+// even if some failure domains are unavailable.
 package peers
 
 import (
@@ -10,29 +10,29 @@ import (
 	"fmt"
 )
 
-// atOnce is how many processes All and Each ask at the same time.
-const atOnce = 16
+// maxConcurrent is how many processes All and Each call at the same time.
+const maxConcurrent = 16
 
-// Peer is a process of the cluster, and what it would fail together with: its zone,
-// or itself. Client is what it is called by.
+// Peer is a process of the cluster. Domain is its failure domain: its zone, or the
+// process itself. Client calls it.
 type Peer[C any] struct {
 	ID, Domain string
-	Unhealthy  bool // it sends no heartbeats
+	Unhealthy  bool // its heartbeats are missing
 	Client     C
 }
 
-// Reply is what one peer answered.
+// Reply is the response of one peer, or its error.
 type Reply[T any] struct {
 	ID, Domain string // of the peer
 	Value      T
-	Err        error // names the peer
+	Err        error // contains the ID of the peer
 }
 
-// Each calls all peers and returns when all have answered or failed, in the order
-// of the list. It has no time limit but that of ctx.
+// Each calls all peers, waits until all have responded or failed, and returns the
+// replies in the order of the list. The only time limit is that of ctx.
 func Each[C, T any](ctx context.Context, list []Peer[C], call func(context.Context, C) (T, error)) []Reply[T] {
 	out := make([]Reply[T], len(list))
-	slots, done := make(chan struct{}, atOnce), make(chan struct{}, len(list))
+	slots, done := make(chan struct{}, maxConcurrent), make(chan struct{}, len(list))
 	for i := range list {
 		slots <- struct{}{}
 		go func() {
@@ -49,8 +49,8 @@ func Each[C, T any](ctx context.Context, list []Peer[C], call func(context.Conte
 	return out
 }
 
-// All calls all peers, which must all succeed: the error joins those of all that
-// did not.
+// All calls all peers, waits for all of them, and returns their values in the order of
+// the list, or the joined errors of the peers that failed.
 func All[C, T any](ctx context.Context, list []Peer[C], call func(context.Context, C) (T, error)) ([]T, error) {
 	var values []T
 	var errs error

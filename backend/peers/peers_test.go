@@ -23,10 +23,11 @@ func list(ids ...string) []Peer[string] {
 	return out
 }
 
-// TestEach: every peer is asked, so many at once, and each answer is at its place.
+// TestEach checks that every peer is called, at most maxConcurrent at a time, and that
+// replies are in the order of the list.
 func TestEach(t *testing.T) {
 	var ids []string
-	for i := range 3 * atOnce {
+	for i := range 3 * maxConcurrent {
 		ids = append(ids, fmt.Sprintf("a%d", i))
 	}
 	var busy, most atomic.Int32
@@ -42,11 +43,11 @@ func TestEach(t *testing.T) {
 	})
 	for i, r := range got {
 		if ok := r.Value == "of "+ids[i] && r.Err == nil; ok == (r.ID == "a7") || r.ID != ids[i] {
-			t.Errorf("answer %d is %+v", i, r)
+			t.Errorf("reply %d = %+v", i, r)
 		}
 	}
-	if n := most.Load(); n > atOnce {
-		t.Errorf("%d were asked at once", n)
+	if n := most.Load(); n > maxConcurrent {
+		t.Errorf("%d concurrent calls, want at most maxConcurrent", n)
 	}
 	if err := got[7].Err; !errors.Is(err, errDown) || !strings.Contains(err.Error(), "instance a7") {
 		t.Errorf("error %v", err)
@@ -61,31 +62,31 @@ func TestAll(t *testing.T) {
 		return len(id), nil
 	}
 	if got, err := All(t.Context(), list("a1", "a22"), call); err != nil || len(got) != 2 || got[0] != 2 || got[1] != 3 {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("All = %v, %v", got, err)
 	}
 	got, err := All(t.Context(), list("a1", "b2", "b3"), call)
 	if got != nil || !errors.Is(err, errDown) || !strings.Contains(err.Error(), "b2") || !strings.Contains(err.Error(), "b3") {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("All = %v, %v", got, err)
 	}
 }
 
-// TestEnough: the answers of all domains but one are enough; what is not returned is
-// dropped, and after an error nothing runs any more.
+// TestEnough checks that responses of all domains but one are enough, that other responses
+// are dropped, and that no call runs after an error.
 func TestEnough(t *testing.T) {
 	errLimit := errors.New("limit")
-	for _, tt := range []question{
-		{name: "all answer", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, asked: 2, got: 2},
+	for _, tt := range []enoughTest{
+		{name: "all respond", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, called: 2, got: 2},
 		{name: "one fails", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, fail: "a1", with: errDown, got: 2},
 		{name: "one hangs", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, hang: "b1", got: 2},
 		{name: "two of a domain fail", peers: list("a1", "a2", "b1", "c1"), quorum: Quorum{Tolerate: 1}, fail: "a1 a2", with: errDown, got: 2},
 		{name: "two fail", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1}, fail: "a1 b1", with: errDown, want: ErrTooFew},
 		{name: "a final error", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Final: func(err error) bool { return errors.Is(err, errLimit) }},
-			fail: "a1 b1 c1", with: errLimit, want: errLimit, asked: 2},
-		{name: "only two are known", peers: list("a1", "b1"), quorum: Quorum{Tolerate: 1}, fail: "b1", with: errDown, want: ErrTooFew},
+			fail: "a1 b1 c1", with: errLimit, want: errLimit, called: 2},
+		{name: "only two domains in the list", peers: list("a1", "b1"), quorum: Quorum{Tolerate: 1}, fail: "b1", with: errDown, want: ErrTooFew},
 		{name: "one is lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a"}}, got: 2},
 		{name: "one is lost, another fails", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a"}}, fail: "b1", with: errDown, want: ErrTooFew},
-		{name: "two are lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a", "b"}}, want: ErrTooFew, asked: -1},
-		{name: "nobody", quorum: Quorum{}, want: ErrTooFew},
+		{name: "two are lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a", "b"}}, want: ErrTooFew, called: -1},
+		{name: "no peers", quorum: Quorum{}, want: ErrTooFew},
 	} {
 		for _, key := range []string{"x", "y", "z", "k"} {
 			tt.quorum.Key, tt.quorum.HedgeAfter = key, time.Hour
@@ -97,24 +98,24 @@ func TestEnough(t *testing.T) {
 	}
 }
 
-// question is one of TestEnough.
-type question struct {
+// enoughTest is a test case of TestEnough.
+type enoughTest struct {
 	name   string
 	peers  []Peer[string]
 	quorum Quorum
 	fail   string // peers that fail
 	with   error
-	hang   string // peers that answer a second after the question has ended
+	hang   string // peers that respond a second after ctx has ended
 	want   error
-	asked  int // at most; 0: not looked at
-	got    int // at least
+	called int // maximum number of calls; 0 means any
+	got    int // minimum number of responses
 }
 
-func enough(t *testing.T, tt *question) {
+func enough(t *testing.T, tt *enoughTest) {
 	tt.quorum.Late = background.New()
-	var asked, dropped, ended atomic.Int32
+	var called, dropped, ended atomic.Int32
 	got, err := Enough(t.Context(), tt.peers, tt.quorum, func(ctx context.Context, id string) (string, error) {
-		asked.Add(1)
+		called.Add(1)
 		defer ended.Add(1)
 		switch {
 		case strings.Contains(tt.hang, id) && tt.hang != "":
@@ -128,17 +129,17 @@ func enough(t *testing.T, tt *question) {
 	if !errors.Is(err, tt.want) || err == nil && len(got) < tt.got {
 		t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
 	}
-	if n := int(asked.Load()); tt.asked != 0 && n > max(tt.asked, 0) {
-		t.Errorf("%s: %d were asked, want %d", tt.name, n, tt.asked)
+	if n := int(called.Load()); tt.called != 0 && n > max(tt.called, 0) {
+		t.Errorf("%s: %d calls, want %d", tt.name, n, tt.called)
 	}
-	if err != nil && ended.Load() != asked.Load() {
-		t.Errorf("%s: a failed question has ended before its calls", tt.name)
+	if err != nil && ended.Load() != called.Load() {
+		t.Errorf("%s: Enough returned an error before its calls ended", tt.name)
 	}
 	tt.quorum.Late.Stop()
-	if ended.Load() != asked.Load() {
-		t.Errorf("%s: nobody waited for the calls that were not needed", tt.name)
+	if ended.Load() != called.Load() {
+		t.Errorf("%s: Late did not wait for the remaining calls", tt.name)
 	}
-	if tt.fail == "" && len(got)+int(dropped.Load()) < int(asked.Load()) {
-		t.Errorf("%s: of %d answers %d were used and %d dropped", tt.name, asked.Load(), len(got), dropped.Load())
+	if tt.fail == "" && len(got)+int(dropped.Load()) < int(called.Load()) {
+		t.Errorf("%s: %d responses, %d returned and %d dropped", tt.name, called.Load(), len(got), dropped.Load())
 	}
 }

@@ -15,17 +15,17 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// handOverTimeout bounds the hand-over of active series. What is not handed over
-// by then is new to who takes it, unless another replica knows it.
+// handOverTimeout bounds a handover of active series. Series that are not handed over in
+// time count as new on the receiving ingester, unless another replica has them.
 const handOverTimeout = time.Minute
 
-// Active is this process's ingester and its active series.
+// Active is the part of this process's ingester that handles active series.
 type Active interface {
 	EachActive(context.Context, func(*ingester.ActiveSeries) error) error
 	KeepPlaces(context.Context, *ingester.ActiveSeries) error
 }
 
-// withState is the ring as it is with an instance in a state.
+// withState returns a copy of the ring with an instance in the given state.
 func withState(r *ring.Ring, id string, state ring.State) (*ring.Ring, error) {
 	all := slices.Clone(r.Instances())
 	at := slices.IndexFunc(all, func(in ring.Instance) bool { return in.ID == id })
@@ -36,29 +36,29 @@ func withState(r *ring.Ring, id string, state ring.State) (*ring.Ring, error) {
 	return ring.New(all), nil
 }
 
-// placement tells which ingesters take series in a ring. It remembers one tenant's
-// part of it and is not safe for concurrent use.
+// placement finds the replica sets of series in a ring. It caches the shard of the last
+// tenant and is not safe for concurrent use.
 type placement struct {
 	o      *Options
 	ring   *ring.Ring
 	tenant tenant.ID
-	shard  *ring.Ring // the tenant's
+	shard  *ring.Ring // of the tenant
 	found  []int32
 }
 
-// of returns the positions of the ingesters that take a series; none while there
-// are too few. The slice is good until the next call.
+// of returns the positions of the replica set of a series, which may be incomplete if the
+// ring has too few ingesters. The slice is valid until the next call.
 func (p *placement) of(id tenant.ID, hash uint64) []int32 {
 	if p.shard == nil || p.tenant != id {
 		lim := p.o.Limits(id)
 		p.tenant, p.shard = id, p.ring.Shard(id, p.o.ShardSize(&lim))
 	}
-	// With too few, those that there are.
-	p.found, _ = p.shard.Positions(series.Token(id, hash), p.o.Replication, p.found)
+	p.found, _ = p.shard.Positions(series.Token(id, hash), p.o.Replication, p.found) // ErrTooFew: use the ones found
 	return p.found
 }
 
-// TakenBy tells which series an instance takes once it is active.
+// TakenBy returns a function that reports whether the replica set of a series will
+// include an instance once it is ACTIVE.
 func (r *Recovery) TakenBy(ctx context.Context, instance string) (ingester.Takes, error) {
 	now, err := r.o.Members.Ring(ctx)
 	if err != nil {
@@ -72,14 +72,14 @@ func (r *Recovery) TakenBy(ctx context.Context, instance string) (ingester.Takes
 	return func(id tenant.ID, hash uint64) bool { return slices.Contains(p.of(id, hash), self) }, nil
 }
 
-// handOver sends the active series of this ingester, which is leaving, to those
-// that take them from it. It does what it can: a failure is logged.
+// handOver sends the active series of this ingester, which is leaving, to the ingesters
+// that replace it in their replica sets. It is best effort: failures are logged.
 func (r *Recovery) handOver(ctx context.Context, ing Active) {
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	now, err := r.o.Members.Ring(ctx)
 	self := r.o.Members.Self().ID
-	h := &handingOver{r: r, sent: map[string]int{}, failed: map[string]error{}}
+	h := &handover{r: r, sent: map[string]int{}, failed: map[string]error{}}
 	if err == nil {
 		var before *ring.Ring
 		before, err = withState(now, self, ring.Active)
@@ -90,7 +90,7 @@ func (r *Recovery) handOver(ctx context.Context, ing Active) {
 		h.is = placement{o: &r.o, ring: h.after}
 	}
 	if err != nil {
-		r.o.Logger.Warn("active series were not handed over: the ring is not known", "err", err)
+		r.o.Logger.Warn("could not hand over active series: failed to read the ring", "err", err)
 		return
 	}
 	err = ing.EachActive(ctx, func(s *ingester.ActiveSeries) error { h.send(ctx, s); return nil })
@@ -103,25 +103,25 @@ func (r *Recovery) handOver(ctx context.Context, ing Active) {
 		}
 	}
 	if err != nil {
-		r.o.Logger.Warn("not all active series were handed over; those that no other replica knows are new to the ingesters that take them",
+		r.o.Logger.Warn("not all active series were handed over: those that no other replica has count as new on the receiving ingesters",
 			"err", err)
 	}
 }
 
-// handingOver is a hand-over under way: from whom the ingester is active to whom it
-// is leaving.
-type handingOver struct {
+// handover is a handover in progress: from the replica sets with this ingester ACTIVE to
+// those with it LEAVING.
+type handover struct {
 	r       *Recovery
 	was, is placement
 	after   *ring.Ring
 	sent    map[string]int   // series by instance
-	failed  map[string]error // by instance; it gets no more
+	failed  map[string]error // by instance; after an error nothing more is sent to it
 }
 
-// send tells the ingesters that take series of a slice from now on.
-func (h *handingOver) send(ctx context.Context, s *ingester.ActiveSeries) {
+// send sends a slice of active series to the ingesters that receive them.
+func (h *handover) send(ctx context.Context, s *ingester.ActiveSeries) {
 	instances := h.after.Instances()
-	for to, part := range h.takers(s) {
+	for to, part := range h.receivers(s) {
 		in := &instances[to]
 		if h.failed[in.ID] != nil {
 			continue
@@ -136,8 +136,9 @@ func (h *handingOver) send(ctx context.Context, s *ingester.ActiveSeries) {
 	}
 }
 
-// takers divides series by the position of those that take them and did not before.
-func (h *handingOver) takers(s *ingester.ActiveSeries) map[int32]*ingester.ActiveSeries {
+// receivers splits series by the position of the ingesters that are new in their replica
+// sets.
+func (h *handover) receivers(s *ingester.ActiveSeries) map[int32]*ingester.ActiveSeries {
 	out := map[int32]*ingester.ActiveSeries{}
 	for i, hash := range s.Hashes {
 		old := h.was.of(s.Tenant, hash)
@@ -156,20 +157,20 @@ func (h *handingOver) takers(s *ingester.ActiveSeries) map[int32]*ingester.Activ
 	return out
 }
 
-// AskForActive asks the other ingesters for the active series that this one will
-// take with its empty disk, and keeps places for them. It does what it can: a failure
-// is logged.
-func (r *Recovery) AskForActive(ctx context.Context, ing Active) {
+// RequestActive requests from the other ingesters the active series whose replica sets
+// will include this one, which has an empty disk, and reserves them. It is best effort:
+// failures are logged.
+func (r *Recovery) RequestActive(ctx context.Context, ing Active) {
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	self := r.o.Members.Self().ID
 	list, err := r.ingesters(ctx, func(in *ring.Instance) bool { return in.ID != self && in.State != ring.Joining && !in.Unhealthy })
 	if errors.Is(err, ring.ErrUnknown) {
-		r.o.Logger.Info("ring not known yet, as in a new cluster: no ingester is asked for the active series that this one will take")
+		r.o.Logger.Info("ring not loaded yet, as in a new cluster: starting without active series of other ingesters")
 		return
 	}
 	if err != nil {
-		r.o.Logger.Warn("could not ask for the active series that this ingester will take: the ring is not known", "err", err)
+		r.o.Logger.Warn("could not request active series from other ingesters: failed to read the ring", "err", err)
 		return
 	}
 	for _, a := range peers.Each(ctx, list, func(ctx context.Context, p Peer) (n int, err error) {
@@ -180,8 +181,8 @@ func (r *Recovery) AskForActive(ctx context.Context, ing Active) {
 		return n, err
 	}) {
 		if a.Err != nil {
-			r.o.Logger.Warn("an ingester did not hand over all active series that this one will take; "+
-				"those that no other replica knows are new here", "ingester", a.ID, "series", a.Value, "err", a.Err)
+			r.o.Logger.Warn("ingester did not hand over all active series: those that no other replica has count as new on this ingester",
+				"ingester", a.ID, "series", a.Value, "err", a.Err)
 		} else if a.Value > 0 {
 			r.o.Logger.Info("active series received", "ingester", a.ID, "series", a.Value)
 		}

@@ -16,14 +16,14 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// fakeMembers is a ring of which a test decides what is in it.
+// fakeMembers implements Members with a ring that a test sets.
 type fakeMembers struct {
 	self            ring.Instance
 	all             []ring.Instance
 	err             error // of Ring
 	fresh, replaced bool
 	lostZone        string
-	distrusted      string
+	untrusted       string
 	steps           *[]string
 }
 
@@ -42,9 +42,9 @@ func (f *fakeMembers) Ring(context.Context) (*ring.Ring, error) {
 
 func (f *fakeMembers) Fresh() (fresh, replaced bool) { return f.fresh, f.replaced }
 func (f *fakeMembers) LostZone() string              { return f.lostZone }
-func (f *fakeMembers) Settled() error                { f.note("settled"); return nil }
+func (f *fakeMembers) LossRecorded() error           { f.note("loss recorded"); return nil }
 func (f *fakeMembers) Leave(context.Context) error   { f.note("left"); return nil }
-func (f *fakeMembers) Distrusts(id string) bool      { return id == f.distrusted }
+func (f *fakeMembers) Untrusted(id string) bool      { return id == f.untrusted }
 
 func (f *fakeMembers) SetState(_ context.Context, s ring.State) error {
 	f.note("state %s", s)
@@ -56,15 +56,14 @@ func (f *fakeMembers) Forget(_ context.Context, id string) (ring.Instance, error
 	return ring.Instance{ID: id}, nil
 }
 
-// fakeStore is a work list: the windows that each ingester has not uploaded, and those
-// that lost ones had.
+// fakeStore implements Store with the pending windows of ingesters and those of lost ones.
 type fakeStore struct {
 	pending map[string]int // windows by ingester
 	losses  []store.Lost
-	stay    int // losses that only an operator can settle
+	stay    int // losses that only an operator can accept
 	asides  []store.AsideOf
 	err     error
-	asked   int // for losses
+	reads   int // calls of Losses
 	steps   *[]string
 }
 
@@ -87,7 +86,7 @@ func (f *fakeStore) Damaged(_ context.Context, name, incarnation, _ string, wind
 }
 
 func (f *fakeStore) Losses(context.Context) ([]store.Lost, error) {
-	f.asked++
+	f.reads++
 	return f.losses, f.err
 }
 
@@ -116,7 +115,7 @@ func (f *fakeStore) ForgetAsides(_ context.Context, instance string) error {
 // fakePeer is another ingester.
 type fakePeer struct {
 	id      string
-	flushes []error // of each Flush; nil after the last
+	flushes []error // errors of the calls of Flush; nil after the last
 	active  []ingester.ActiveSeries
 	kept    map[uint64]bool
 	err     error
@@ -151,7 +150,7 @@ func (p *fakePeer) ActiveSeries(_ context.Context, _ string, fn func(*ingester.A
 	return p.err
 }
 
-// scene is a Recovery among fakes, and what happened.
+// scene is a Recovery with fakes, and the recorded steps.
 type scene struct {
 	*Recovery
 	members *fakeMembers
@@ -161,13 +160,13 @@ type scene struct {
 	log     strings.Builder
 }
 
-// newScene has three ingesters of three zones, of which this process is the first.
+// newScene returns a scene with three ingesters in three zones. This process is the first.
 func newScene(t *testing.T) *scene {
 	t.Helper()
 	s := &scene{peers: map[string]*fakePeer{}}
 	s.members, s.store = &fakeMembers{steps: &s.steps}, &fakeStore{pending: map[string]int{}, steps: &s.steps}
 	for i, id := range []string{"a", "b", "c"} {
-		s.members.all = append(s.members.all, ring.Instance{ID: id, Addr: id, Zone: "z" + id, State: ring.Active, Silent: time.Minute,
+		s.members.all = append(s.members.all, ring.Instance{ID: id, Addr: id, Zone: "z" + id, State: ring.Active, SinceHeartbeat: time.Minute,
 			Incarnation: "1", Tokens: []uint32{uint32(i) << 30, uint32(i)<<30 + 1<<29}, Roles: []string{"ingester"}})
 		s.peers[id] = &fakePeer{id: id, kept: map[uint64]bool{}, steps: &s.steps}
 	}
@@ -179,7 +178,7 @@ func newScene(t *testing.T) *scene {
 			if p := s.peers[in.ID]; p != nil {
 				return p, nil
 			}
-			return nil, errors.New("there is no " + in.ID)
+			return nil, errors.New("no peer " + in.ID)
 		},
 		Logger: slog.New(slog.NewTextHandler(&s.log, nil)), Now: func() time.Time { return time.UnixMilli(1_700_000_000_000) },
 		Wait: func(ctx context.Context, d time.Duration) error {

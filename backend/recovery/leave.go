@@ -11,32 +11,32 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// leaveWait is how long others may need to see that this ingester leaves.
+// leaveWait is the time after which every process has read the state LEAVING.
 const leaveWait = 8 * time.Second
 
-// ErrLeaving is returned while another call of Leave runs.
-var ErrLeaving = errors.New("this ingester is leaving already: another command is under way")
+// ErrLeaving is returned while another call of Leave is in progress.
+var ErrLeaving = errors.New("another command to leave the ring is in progress")
 
-// Leaving is this process's ingester as it is when it leaves.
+// Leaving is the part of this process's ingester that leaving needs.
 type Leaving interface {
 	Active
-	Aside() []store.AsideOf // of which it has files
+	Aside() []store.AsideOf // records of the files of series set aside
 	Flush() error           // seals the head
 	Upload(context.Context) error
 	StopPushes()
 	ResumePushes()
-	Owes() int // windows with samples that are not uploaded
+	Owes() int // number of pending windows
 }
 
-// Leaver takes an ingester out of the cluster. Its steps are functions so that a test
-// can watch their order.
+// Leaver removes an ingester from the cluster. Its steps are functions so that a test
+// can observe their order.
 type Leaver struct {
 	mayLeave   func(context.Context) error
 	announce   func(context.Context) error // LEAVING in the ring
-	wait       func(context.Context) error // until others know
+	wait       func(context.Context) error // until other processes have read LEAVING
 	flush      func(context.Context) error // seals and uploads everything
 	stopPushes func()
-	resume     func() // of pushes
+	resume     func() // accepts pushes again
 	pending    func() int
 	remove     func(context.Context) error // from the ring
 
@@ -44,14 +44,14 @@ type Leaver struct {
 	left bool
 }
 
-// Leaver returns the way out of the cluster for this process's ingester.
+// Leaver returns a Leaver for this process's ingester.
 func (r *Recovery) Leaver(ing Leaving) *Leaver {
 	return &Leaver{
 		mayLeave: func(ctx context.Context) error { return r.mayLeave(ctx, ing) },
 		announce: func(ctx context.Context) error {
 			err := r.o.Members.SetState(ctx, ring.Leaving)
 			if err == nil {
-				r.handOver(ctx, ing) // of the places of active series
+				r.handOver(ctx, ing) // of active series
 			}
 			return err
 		},
@@ -67,10 +67,10 @@ func (r *Recovery) Leaver(ing Leaving) *Leaver {
 	}
 }
 
-// Leave takes the ingester out of the cluster for good: others take its new series,
-// what it has is uploaded, and only then is it forgotten. A distributor that does not
-// know the ring as it is may send pushes all the same, so they are stopped before the
-// last look at what is not uploaded. Repeating it is harmless.
+// Leave removes the ingester from the cluster permanently: as LEAVING it receives no new
+// series, it uploads all its data, and only then it leaves the ring. A distributor with
+// an older ring may still send pushes, so the ingester stops accepting them before the
+// last check for pending windows. Leave may be repeated.
 func (l *Leaver) Leave(ctx context.Context) error {
 	if !l.mu.TryLock() {
 		return ErrLeaving
@@ -93,21 +93,21 @@ func (l *Leaver) Leave(ctx context.Context) error {
 	return nil
 }
 
-// finish is what happens while nothing is accepted.
+// finish does the steps that need pushes to be stopped.
 func (l *Leaver) finish(ctx context.Context) error {
-	if err := l.flush(ctx); err != nil { // what came during the first one
+	if err := l.flush(ctx); err != nil { // samples that were accepted during the first flush
 		return err
 	}
-	if err := l.mayLeave(ctx); err != nil { // something may have been set aside just now
+	if err := l.mayLeave(ctx); err != nil { // the flush may have set series aside
 		return err
 	}
 	if n := l.pending(); n > 0 {
-		return fmt.Errorf("%d windows have samples that are not uploaded; repeat the command", n)
+		return fmt.Errorf("%d windows are still pending upload; repeat the command", n)
 	}
 	return l.remove(ctx)
 }
 
-// mayLeave returns an error while the ingester has files of series set aside.
+// mayLeave returns an ErrHasAside while the ingester has files of series set aside.
 func (r *Recovery) mayLeave(ctx context.Context, ing Leaving) error {
 	list := ing.Aside()
 	if len(list) == 0 {
@@ -116,6 +116,6 @@ func (r *Recovery) mayLeave(ctx context.Context, ing Leaving) error {
 	if err := r.checkAside(ctx, r.o.Members.Self().ID); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %d records are not written yet, or were dropped and their files are about to go; repeat the command in a minute",
+	return fmt.Errorf("%w: %d records are not stored yet, or are dropped and their files not deleted yet; repeat the command in a minute",
 		ErrHasAside, len(list))
 }

@@ -17,23 +17,23 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestLeaving: after the last look at what is not uploaded nothing is accepted any
-// more, and if leaving fails pushes are accepted again.
+// TestLeaving checks the order of steps: pushes are stopped before the last check for
+// pending windows, and accepted again if leaving fails.
 func TestLeaving(t *testing.T) {
 	errStep := errors.New("the step fails")
 	for _, test := range []struct {
 		name string
-		fail string // the step that fails, once
-		at   int    // its how manieth call
+		fail string // the step that fails
+		at   int    // which call of the step fails, from 1
 		want []string
 	}{
 		{name: "succeeds", want: []string{"may", "announce", "wait", "flush", "stop", "flush", "may", "pending", "remove"}},
 		{name: "has series set aside", fail: "may", at: 1, want: []string{"may"}},
 		{name: "cannot upload", fail: "flush", at: 1, want: []string{"may", "announce", "wait", "flush"}},
-		{name: "cannot upload what came meanwhile", fail: "flush", at: 2, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "resume"}},
-		{name: "series were set aside meanwhile", fail: "may", at: 2, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "may", "resume"}},
-		{name: "something is not uploaded", fail: "pending", at: 1, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "may", "pending", "resume"}},
-		{name: "the ring cannot be told", fail: "remove", at: 1, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "may", "pending", "remove", "resume"}},
+		{name: "cannot upload samples accepted in between", fail: "flush", at: 2, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "resume"}},
+		{name: "series set aside in between", fail: "may", at: 2, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "may", "resume"}},
+		{name: "windows pending", fail: "pending", at: 1, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "may", "pending", "resume"}},
+		{name: "cannot be removed from the ring", fail: "remove", at: 1, want: []string{"may", "announce", "wait", "flush", "stop", "flush", "may", "pending", "remove", "resume"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var steps []string
@@ -64,38 +64,38 @@ func TestLeaving(t *testing.T) {
 			}
 			steps = nil
 			if err := l.Leave(context.Background()); err != nil {
-				t.Errorf("the second command: %v", err)
+				t.Errorf("second call of Leave: %v", err)
 			}
 			if test.fail == "" && len(steps) != 0 {
-				t.Errorf("an ingester that has left does %q", steps)
+				t.Errorf("steps after leaving: %q, want none", steps)
 			}
 		})
 	}
 }
 
-// TestLeavingTwice: a second command does not let pushes in while the first one
-// checks that all is uploaded.
+// TestLeavingTwice checks that a second call of Leave does not resume pushes while the first
+// one checks for pending windows.
 func TestLeavingTwice(t *testing.T) {
-	inside, goOn := make(chan struct{}), make(chan struct{})
+	inside, release := make(chan struct{}), make(chan struct{})
 	nothing := func(context.Context) error { return nil }
 	l := &Leaver{mayLeave: nothing, announce: nothing, wait: nothing, flush: nothing, stopPushes: func() {},
 		resume: func() { t.Error("pushes were accepted again") }, pending: func() int { return 0 },
-		remove: func(context.Context) error { close(inside); <-goOn; return nil }}
+		remove: func(context.Context) error { close(inside); <-release; return nil }}
 	done := make(chan error)
 	go func() { done <- l.Leave(context.Background()) }()
-	kit.Receive(t, "the first command is under way", inside)
+	kit.Receive(t, "the first call is in progress", inside)
 	if err := l.Leave(context.Background()); !errors.Is(err, ErrLeaving) {
-		t.Errorf("the second command: %v", err)
+		t.Errorf("second call of Leave: %v", err)
 	}
-	close(goOn)
+	close(release)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
 }
 
-// TestPushToOneThatLeft: what an ingester takes while it leaves is uploaded, and
-// once it has left it takes nothing, whatever ring a distributor has.
-func TestPushToOneThatLeft(t *testing.T) {
+// TestPushWhileLeaving checks that samples accepted while an ingester leaves are uploaded,
+// and that it rejects pushes after it left.
+func TestPushWhileLeaving(t *testing.T) {
 	ing, err := ingester.Open(t.Context(), ingester.Options{ID: "i", Dir: filepath.Join(t.TempDir(), "ingester"), Replication: 3,
 		Limits: func(tenant.ID) limits.Limits { return limits.Default() }})
 	if err != nil {
@@ -128,16 +128,16 @@ func TestPushToOneThatLeft(t *testing.T) {
 		},
 		remove: func(context.Context) error { return errRing },
 	}
-	errRing = errors.New("Redis is away")
+	errRing = errors.New("Redis is unreachable")
 	if got := l.Leave(t.Context()); !errors.Is(got, errRing) || err != nil {
-		t.Fatalf("leaving: %v, push while leaving: %v", got, err)
+		t.Fatalf("Leave = %v, push while leaving: %v", got, err)
 	}
 	if err := push(); err != nil {
-		t.Errorf("push after leaving failed: %v", err)
+		t.Errorf("push after a failed Leave: %v", err)
 	}
 	errRing, flushes = nil, 0
 	if got := l.Leave(t.Context()); got != nil || err != nil {
-		t.Fatalf("leaving: %v, push while leaving: %v", got, err)
+		t.Fatalf("Leave = %v, push while leaving: %v", got, err)
 	}
 	if err := push(); !errors.Is(err, ingester.ErrStopped) {
 		t.Errorf("push to an ingester that left: %v", err)

@@ -14,28 +14,28 @@ import (
 )
 
 const (
-	// lossesFor is how long an answer of the store about losses is used.
+	// lossesFor is how long losses read from the store are used.
 	lossesFor = 5 * time.Second
-	// lossesKnown is after how long every querier knows a loss that was marked.
+	// lossesKnown is the time after which every querier has read a recorded loss.
 	lossesKnown = lossesFor + time.Second
 
 	restoreEvery = 10 * time.Second
 	flushTimeout = 10 * time.Minute
 )
 
-// LostDomains lists the failure domains in which an ingester was lost with samples of
-// the tenant and range (Unix milliseconds, both included) that are not known to be
-// uploaded by others.
+// LostDomains returns the failure domains in which an ingester was lost with pending
+// windows that overlap the range (Unix milliseconds, inclusive) and that replicas have
+// not uploaded yet. Only losses that concern the tenant are considered.
 func (r *Recovery) LostDomains(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// The time of asking counts, and no injected clock.
-	if now := time.Now(); r.asked.IsZero() || now.Sub(r.asked) > lossesFor {
+	// Real time, not the injected clock: this is the age of the cached losses.
+	if now := time.Now(); r.readAt.IsZero() || now.Sub(r.readAt) > lossesFor {
 		list, err := r.o.Store.Losses(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r.losses, r.asked = list, now
+		r.losses, r.readAt = list, now
 	}
 	var out []string
 	for i := range r.losses {
@@ -48,10 +48,10 @@ func (r *Recovery) LostDomains(ctx context.Context, id tenant.ID, mint, maxt int
 	return out, nil
 }
 
-// MarkForerunner marks the data of an ingester of this one's name as lost if it was
-// lost with its disk, and returns when every querier knows. Nothing is served
-// before. fresh reports whether this ingester has an empty disk.
-func (r *Recovery) MarkForerunner(ctx context.Context) (fresh bool, err error) {
+// MarkPredecessor marks the pending windows of an earlier ingester of the same name as
+// lost if it was lost with its disk, and returns once every querier has read the loss.
+// This ingester must not serve before. fresh reports whether it has an empty disk.
+func (r *Recovery) MarkPredecessor(ctx context.Context) (fresh bool, err error) {
 	fresh, replaced := r.o.Members.Fresh()
 	if !fresh {
 		return false, nil
@@ -64,21 +64,22 @@ func (r *Recovery) MarkForerunner(ctx context.Context) (fresh bool, err error) {
 	}
 	n, err := r.o.Store.Lose(ctx, self.ID, self.Incarnation, zone, also)
 	if err != nil {
-		return true, fmt.Errorf("mark the pending uploads of a lost ingester %s: %w", self.ID, err)
+		return true, fmt.Errorf("mark the pending windows of lost ingester %s: %w", self.ID, err)
 	}
 	if n > 0 {
-		r.o.Logger.Warn("this ingester replaces one of the same name that was lost with its disk; "+
+		r.o.Logger.Warn("this ingester replaces one of the same name that was lost with its disk: "+
 			"until replicas have uploaded its pending windows, queries cannot tolerate a second zone being unavailable", "windows", n)
 		if err := r.o.Wait(ctx, lossesKnown); err != nil {
 			return true, err
 		}
 	}
-	return true, r.o.Members.Settled()
+	return true, r.o.Members.LossRecorded()
 }
 
-// MarkDamaged marks windows of this ingester as lost of which its log is damaged: the
-// other ingesters have the samples, and Restore has them upload these. starts are
-// Unix milliseconds.
+// MarkDamaged marks windows of this ingester as lost whose samples are in damaged parts of
+// its log, and returns once every querier has read the loss. Replicas have the samples,
+// and Restore makes them upload. starts are the starts of the windows in Unix
+// milliseconds.
 func (r *Recovery) MarkDamaged(ctx context.Context, starts []int64) error {
 	var windows []store.Window
 	for _, t := range starts {
@@ -93,9 +94,9 @@ func (r *Recovery) MarkDamaged(ctx context.Context, starts []int64) error {
 	return r.o.Wait(ctx, lossesKnown)
 }
 
-// Restore makes sure that a lost ingester's data is in the long-term store: all others
-// upload what they have now, upon which any one of them may be lost again. It tries
-// until that is so or ctx is done.
+// Restore makes all other ingesters upload their data until the lost windows of an
+// ingester are in the long-term store. It retries until that is complete, until only an
+// operator can complete it, or until ctx is done.
 func (r *Recovery) Restore(ctx context.Context, ingester string) {
 	for {
 		left, err := r.restore(ctx, ingester)
@@ -103,9 +104,9 @@ func (r *Recovery) Restore(ctx context.Context, ingester string) {
 		case ctx.Err() != nil || err == nil && left == 0:
 			return
 		case err == nil:
-			r.o.Logger.Error("ingesters of two zones were lost before what they had was uploaded: acknowledged samples may be lost; "+
-				"queries of that time fail until an operator accepts it by POST /admin/v1/compact/accept-loss?day=DAY", "ingester", ingester,
-				"windows", left)
+			r.o.Logger.Error("ingesters of two zones were lost with the same pending windows: acknowledged samples may be lost; "+
+				"queries of these windows fail until an operator accepts the loss with POST /admin/v1/compact/accept-loss?day=DAY",
+				"ingester", ingester, "windows", left)
 			return
 		}
 		r.o.Logger.Warn("lost ingester's data not fully recovered yet: waiting for replicas to upload; retrying",
@@ -116,7 +117,8 @@ func (r *Recovery) Restore(ctx context.Context, ingester string) {
 	}
 }
 
-// restore tries once. It returns how many windows only an operator can settle.
+// restore tries once. It returns the number of windows whose loss only an operator can
+// accept.
 func (r *Recovery) restore(ctx context.Context, ingester string) (left int, err error) {
 	if left, err = r.o.Store.LossesOf(ctx, ingester); err != nil || left == 0 {
 		return left, err
@@ -125,18 +127,18 @@ func (r *Recovery) restore(ctx context.Context, ingester string) (left int, err 
 		return 0, err
 	}
 	if left, err = r.o.Store.SettleLoss(ctx, ingester); err == nil && left == 0 {
-		r.o.Logger.Info("a lost ingester's data is uploaded by its replicas", "ingester", ingester)
+		r.o.Logger.Info("lost ingester's data fully recovered: uploaded by its replicas", "ingester", ingester)
 	}
 	return left, err
 }
 
-// flushAll has every ingester seal and upload what it has.
+// flushAll makes every ingester seal and upload its data.
 func (r *Recovery) flushAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
 	list, err := r.ingesters(ctx, func(*ring.Instance) bool { return true })
 	if err == nil && len(list) == 0 {
-		err = errors.New("there are no ingesters in the ring")
+		err = errors.New("no ingesters in the ring")
 	}
 	if err != nil {
 		return err

@@ -1,13 +1,12 @@
-// Package recovery is what happens to the data and the place of an ingester that
-// joins, leaves, or is lost with its disk. docs/cluster.md describes it for
-// operators.
+// Package recovery moves or restores the data and the active series of an ingester that
+// joins, leaves, or is lost with its disk. docs/cluster.md describes it for operators.
 //
-// An ingester goes through these states; each step is harmless to repeat, so that a
-// process that dies between two of them starts the step again:
+// An ingester goes through these states. Every step is idempotent: a process that dies
+// between two steps repeats the step.
 //
-//	         Open (empty disk, ring remembers the name)
+//	         Open (empty disk, the ring has the name)
 //	LOST ──────────────────────────────────────────────► JOINING
-//	 ▲      MarkForerunner: pending windows → lost          │ AskForActive
+//	 ▲      MarkPredecessor: pending windows → lost         │ RequestActive
 //	 │                                                      ▼
 //	 │ Forget (operator): pending windows → lost         ACTIVE ── MarkDamaged:
 //	 │                                                      │       windows whose
@@ -15,12 +14,12 @@
 //	 │                                                      │ Leave → lost
 //	 └──────────────────────────────────────────────── LEAVING ──► gone, nothing lost
 //
-// What is marked as lost is a row of the store's work list under the name of the
-// lost incarnation (store.Lose), so that it outlives Redis. While a window is lost,
-// LostDomains has queries of it count the ingester's failure domain as unavailable.
-// Restore ends that: all other ingesters seal and upload, and the mark is taken back
-// unless an ingester of another domain was lost with the same window; then an
-// operator decides (accept-loss).
+// Lost windows are stored in the work rows under the lost incarnation (store.Lose), so
+// that they survive a loss of Redis. While a window is lost, queries of it count the
+// ingester's failure domain as unavailable (LostDomains). Restore ends that: all other
+// ingesters seal and upload, and the mark is removed unless an ingester of another
+// failure domain was lost with the same window. In that case an operator has to accept
+// the loss (accept-loss).
 package recovery
 
 import (
@@ -42,20 +41,22 @@ import (
 type Members interface {
 	Self() ring.Instance
 	Ring(context.Context) (*ring.Ring, error)
-	// Fresh reports whether this ingester has an empty disk, and whether one of its
+	// Fresh reports whether this ingester has an empty disk, and whether an ingester of its
 	// name was a member before.
 	Fresh() (fresh, replaced bool)
-	LostZone() string // of that one
-	Settled() error   // its data is accounted for
+	// LostZone returns the zone of that earlier ingester.
+	LostZone() string
+	// LossRecorded says that the loss of that ingester is recorded.
+	LossRecorded() error
 	SetState(context.Context, ring.State) error
 	Leave(context.Context) error
 	Forget(ctx context.Context, id string) (ring.Instance, error)
-	// Distrusts reports whether an instance has an entry that no key of the cluster
-	// signed.
-	Distrusts(id string) bool
+	// Untrusted reports whether an instance has only an entry in Redis that is not
+	// trusted, so that it is not a member.
+	Untrusted(id string) bool
 }
 
-// Store is the work list of the long-term store.
+// Store is the part of the long-term store that records pending and lost windows.
 type Store interface {
 	Lose(ctx context.Context, ingester, incarnation, zone string, also []store.Window) (int, error)
 	Damaged(ctx context.Context, ingester, incarnation, zone string, windows []store.Window) error
@@ -70,34 +71,35 @@ type Store interface {
 type Peer interface {
 	Flush(context.Context) error
 	KeepPlaces(context.Context, *ingester.ActiveSeries) error
-	// ActiveSeries tells of the active series that an instance will take.
+	// ActiveSeries calls fn with the peer's active series whose replica set will include
+	// the instance.
 	ActiveSeries(ctx context.Context, instance string, fn func(*ingester.ActiveSeries) error) error
 }
 
-// Options of Recovery. All but Now and Wait are needed.
+// Options configure a Recovery. Only Now and Wait are optional.
 type Options struct {
 	Members     Members
 	Store       Store
 	Replication int
-	// ShardSize is how many ingesters take a tenant's series; 0: all.
+	// ShardSize returns the number of ingesters in a tenant's shard; 0 means all.
 	ShardSize func(*limits.Limits) int
 	Limits    func(tenant.ID) limits.Limits
-	// Peer connects to an instance. It does not wait for a connection.
+	// Peer returns a client for an instance. It does not wait for a connection.
 	Peer   func(*ring.Instance) (Peer, error)
 	Logger *slog.Logger
 	Now    func() time.Time // time.Now
-	// Wait returns after a time, or with the error of its context. nil: it waits.
+	// Wait returns after a duration, or with the error of its context; default a timer.
 	Wait func(context.Context, time.Duration) error
 }
 
-// Recovery has the losses that queries must know of, and what to do about them. It is
-// safe for concurrent use.
+// Recovery tracks lost windows for queries and restores lost data. It is safe for
+// concurrent use.
 type Recovery struct {
 	o Options
 
 	mu     sync.Mutex
 	losses []store.Lost
-	asked  time.Time // when the store was asked for losses
+	readAt time.Time // when losses were read from the store
 }
 
 // New returns a Recovery.
@@ -122,7 +124,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// ingesters lists the ingesters of the ring that may be called.
+// ingesters returns the ingesters of the ring that which selects.
 func (r *Recovery) ingesters(ctx context.Context, which func(*ring.Instance) bool) ([]peers.Peer[Peer], error) {
 	now, err := r.o.Members.Ring(ctx)
 	if err != nil {
@@ -143,8 +145,8 @@ func (r *Recovery) ingesters(ctx context.Context, which func(*ring.Instance) boo
 	return out, nil
 }
 
-// lastWindows are those of which an ingester may have samples before it has recorded
-// that it will upload them.
+// lastWindows returns the windows of which an ingester may have had samples without an
+// intent in the store yet: the current and the previous one.
 func (r *Recovery) lastWindows() []store.Window {
 	now := r.o.Now().UnixMilli()
 	return []store.Window{store.WindowOf(now), store.WindowOf(now - series.WindowMillis)}

@@ -15,9 +15,9 @@ import (
 
 var errDown = errors.New("down")
 
-// TestMarkForerunner: whoever starts with an empty disk marks what one of its name
-// had, and serves when every querier knows.
-func TestMarkForerunner(t *testing.T) {
+// TestMarkPredecessor checks that an ingester with an empty disk marks the pending windows
+// of an earlier one of its name as lost, and waits until every querier has read that.
+func TestMarkPredecessor(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
 		fresh, replaced bool
@@ -25,18 +25,18 @@ func TestMarkForerunner(t *testing.T) {
 		err             error
 		want            []string
 	}{
-		{name: "the disk is its own"},
-		{name: "new in the cluster", fresh: true, want: []string{`lost a~1 in "za": 0 windows, 0 of them the last`, "settled"}},
-		{name: "pending windows, but no member of the name", fresh: true, pending: 2,
-			want: []string{`lost a~1 in "za": 2 windows, 0 of them the last`, "waited 6s", "settled"}},
-		{name: "a member of the name", fresh: true, replaced: true,
-			want: []string{`lost a~1 in "of old": 2 windows, 2 of them the last`, "waited 6s", "settled"}},
+		{name: "not fresh"},
+		{name: "new in the cluster", fresh: true, want: []string{`lost a~1 in "za": 0 windows, 0 of them the last`, "loss recorded"}},
+		{name: "pending windows, but no member of that name", fresh: true, pending: 2,
+			want: []string{`lost a~1 in "za": 2 windows, 0 of them the last`, "waited 6s", "loss recorded"}},
+		{name: "a member of that name", fresh: true, replaced: true,
+			want: []string{`lost a~1 in "old zone": 2 windows, 2 of them the last`, "waited 6s", "loss recorded"}},
 		{name: "the store fails", fresh: true, replaced: true, err: errDown},
 	} {
 		s := newScene(t)
-		s.members.fresh, s.members.replaced, s.members.lostZone = tt.fresh, tt.replaced, "of old"
+		s.members.fresh, s.members.replaced, s.members.lostZone = tt.fresh, tt.replaced, "old zone"
 		s.store.pending["a"], s.store.err = tt.pending, tt.err
-		fresh, err := s.MarkForerunner(t.Context())
+		fresh, err := s.MarkPredecessor(t.Context())
 		if !errors.Is(err, tt.err) || fresh != tt.fresh {
 			t.Errorf("%s: %v, %v", tt.name, fresh, err)
 		}
@@ -52,12 +52,12 @@ func TestMarkDamaged(t *testing.T) {
 	s.want(t, "two windows", "damaged a~1: 2 windows", "waited 6s")
 	s.store.err = errDown
 	if err := s.MarkDamaged(t.Context(), []int64{0}); !errors.Is(err, errDown) {
-		t.Errorf("the store fails: %v", err)
+		t.Errorf("MarkDamaged with a failing store = %v, want errDown", err)
 	}
 }
 
-// TestLostDomains: a loss counts for the tenants and the time that it concerns, and
-// an answer of the store is used for a while.
+// TestLostDomains checks that a loss counts only for its tenants and its time range, and
+// that losses read from the store are cached.
 func TestLostDomains(t *testing.T) {
 	s := newScene(t)
 	s.store.losses = []store.Lost{
@@ -73,7 +73,7 @@ func TestLostDomains(t *testing.T) {
 		want       []string
 	}{
 		{"both windows", "other", day, 2 * day, []string{"zone zb"}},
-		{"the tenant's own too", "acme", day, day, []string{"zone zb", "zone zc"}},
+		{"including a loss of the tenant", "acme", day, day, []string{"zone zb", "zone zc"}},
 		{"the second window", "acme", day + 2*hour, day + 3*hour, []string{"zone zb"}},
 		{"before", "acme", 0, day - 1, nil},
 		{"after", "acme", day + 4*hour, 2 * day, nil},
@@ -86,17 +86,17 @@ func TestLostDomains(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
 		}
 	}
-	if s.store.asked != 1 {
-		t.Errorf("the store was asked %d times within seconds", s.store.asked)
+	if s.store.reads != 1 {
+		t.Errorf("%d reads of the store, want 1: losses are cached", s.store.reads)
 	}
-	s.asked, s.store.err = time.Now().Add(-2*lossesFor), errDown
+	s.readAt, s.store.err = time.Now().Add(-2*lossesFor), errDown
 	if _, err := s.LostDomains(t.Context(), "acme", 0, day); !errors.Is(err, errDown) {
-		t.Errorf("an old answer is used although the store fails: %v", err)
+		t.Errorf("LostDomains with an expired cache and a failing store = %v, want errDown", err)
 	}
 }
 
-// TestRestore: it repeats until all others have uploaded, and ends when only an
-// operator can settle what is left.
+// TestRestore checks that Restore retries until all replicas have uploaded, and ends when
+// only an operator can accept the remaining loss.
 func TestRestore(t *testing.T) {
 	loss := []store.Lost{{Ingester: "a~lost-1"}}
 	for _, tt := range []struct {
@@ -110,23 +110,23 @@ func TestRestore(t *testing.T) {
 		{"one fails twice", func(s *scene) { s.store.losses, s.peers["b"].flushes = loss, []error{errDown, errDown} },
 			[]string{"waited 10s", "waited 10s", "settle a"}, "instance b: down"},
 		{"two zones were lost", func(s *scene) { s.store.losses, s.store.stay = loss, 3 }, []string{"settle a"}, "accept-loss"},
-		{"nobody is in the ring", func(s *scene) {
+		{"no ingester in the ring", func(s *scene) {
 			s.store.losses, s.members.all = loss, nil
 			s.o.Wait = func(context.Context, time.Duration) error { return context.Canceled }
-		}, nil, "there are no ingesters"},
+		}, nil, "no ingesters in the ring"},
 	} {
 		s := newScene(t)
 		tt.set(s)
 		s.Restore(t.Context(), "a")
 		s.want(t, tt.name, tt.want...)
 		if !strings.Contains(s.log.String(), tt.says) {
-			t.Errorf("%s: the log says %s", tt.name, s.log.String())
+			t.Errorf("%s: unexpected log: %s", tt.name, s.log.String())
 		}
 	}
 }
 
-// TestForget: what a forgotten ingester had not uploaded is marked as lost before it
-// leaves the ring.
+// TestForget checks that the pending windows of a forgotten ingester are marked as lost
+// before it is removed from the ring.
 func TestForget(t *testing.T) {
 	aside := []store.AsideOf{{Ingester: "b", Tenant: "acme"}}
 	for _, tt := range []struct {
@@ -141,18 +141,18 @@ func TestForget(t *testing.T) {
 		{name: "an ingester", id: "b", set: func(s *scene) { s.store.pending["b"] = 1 }, windows: 3,
 			want: []string{`lost b~1 in "zb": 3 windows, 2 of them the last`, "waited 6s", "forgotten b", "asides of b deleted"}},
 		{name: "another role", id: "d", set: func(s *scene) {
-			s.members.all = append(s.members.all, ring.Instance{ID: "d", State: ring.Active, Silent: time.Minute, Roles: []string{"querier"}})
+			s.members.all = append(s.members.all, ring.Instance{ID: "d", State: ring.Active, SinceHeartbeat: time.Minute, Roles: []string{"querier"}})
 		}, want: []string{"forgotten d", "asides of d deleted"}},
-		{name: "alive", id: "b", set: func(s *scene) { s.members.all[1].Silent = time.Second }, err: ErrAlive},
-		{name: "alive, by force", id: "b", force: true, set: func(s *scene) { s.members.all[1].Silent = time.Second }, windows: 2,
+		{name: "alive", id: "b", set: func(s *scene) { s.members.all[1].SinceHeartbeat = time.Second }, err: ErrAlive},
+		{name: "alive, with force", id: "b", force: true, set: func(s *scene) { s.members.all[1].SinceHeartbeat = time.Second }, windows: 2,
 			want: []string{`lost b~1 in "zb": 2 windows, 2 of them the last`, "waited 6s", "forgotten b", "asides of b deleted"}},
-		{name: "no member", id: "e", err: ErrNotMember},
-		{name: "series are set aside", id: "b", set: func(s *scene) { s.store.asides = aside }, err: ErrHasAside},
-		{name: "the ring is not known", id: "b", set: func(s *scene) { s.members.err = ring.ErrUnknown }, err: ring.ErrUnknown},
+		{name: "not a member", id: "e", err: ErrNotMember},
+		{name: "series set aside", id: "b", set: func(s *scene) { s.store.asides = aside }, err: ErrHasAside},
+		{name: "ring not loaded", id: "b", set: func(s *scene) { s.members.err = ring.ErrUnknown }, err: ring.ErrUnknown},
 		{name: "the store fails", id: "b", set: func(s *scene) { s.store.err = errDown }, err: errDown},
-		{name: "an entry that nobody signed, of an ingester", id: "x", set: func(s *scene) { s.members.distrusted, s.store.pending["x"] = "x", 1 }, windows: 4,
+		{name: "untrusted entry of an ingester", id: "x", set: func(s *scene) { s.members.untrusted, s.store.pending["x"] = "x", 1 }, windows: 4,
 			want: []string{`lost x~ in "": 1 windows, 0 of them the last`, `lost x~ in "": 3 windows, 2 of them the last`, "waited 6s", "forgotten x", "asides of x deleted"}},
-		{name: "an entry that nobody signed, of no ingester", id: "x", set: func(s *scene) { s.members.distrusted = "x" },
+		{name: "untrusted entry, not of an ingester", id: "x", set: func(s *scene) { s.members.untrusted = "x" },
 			want: []string{`lost x~ in "": 0 windows, 0 of them the last`, "forgotten x", "asides of x deleted"}},
 	} {
 		s := newScene(t)
@@ -167,8 +167,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// TestHandOver: the active series of an ingester that leaves go to those that take
-// them and had them not; one that fails gets no more.
+// TestHandOver checks that active series of a leaving ingester are sent to the ingesters
+// that are new in their replica sets, and that a failure is logged.
 func TestHandOver(t *testing.T) {
 	s := newScene(t)
 	d := ring.Instance{ID: "d", Addr: "d", Zone: "zd", State: ring.Active, Tokens: []uint32{3 << 30}, Roles: []string{"ingester"}}
@@ -185,7 +185,7 @@ func TestHandOver(t *testing.T) {
 	}
 	s.handOver(t.Context(), leaver{ing})
 	for _, h := range hashes {
-		// Four zones, three replicas: a series of a is new to the one that had it not.
+		// With four zones and three replicas, a series of a is new to exactly one ingester.
 		n := 0
 		for _, id := range []string{"b", "c", "d"} {
 			if s.peers[id].kept[h] {
@@ -193,43 +193,43 @@ func TestHandOver(t *testing.T) {
 			}
 		}
 		if want := map[bool]int{true: 1}[takes("acme", h)]; n != want {
-			t.Fatalf("series %d was handed to %d, want %d", h, n, want)
+			t.Fatalf("series %d was handed to %d ingesters, want %d", h, n, want)
 		}
 	}
 	s.peers["d"].err = errDown
 	s.handOver(t.Context(), leaver{ing})
 	if !strings.Contains(s.log.String(), "ingester d: down") {
-		t.Errorf("the log says %s", s.log.String())
+		t.Errorf("unexpected log: %s", s.log.String())
 	}
 }
 
-// leaver is a fakePeer as this process's ingester.
+// leaver adapts a fakePeer to Active.
 type leaver struct{ *fakePeer }
 
 func (l leaver) EachActive(ctx context.Context, fn func(*ingester.ActiveSeries) error) error {
 	return l.ActiveSeries(ctx, "", fn)
 }
 
-// TestAskForActive: a new ingester asks all that are usable and are not itself.
-func TestAskForActive(t *testing.T) {
+// TestRequestActive checks that a new ingester calls all healthy ingesters except itself.
+func TestRequestActive(t *testing.T) {
 	s := newScene(t)
 	s.members.all[2].Unhealthy = true
 	for i, id := range []string{"a", "b", "c"} {
 		s.peers[id].active = []ingester.ActiveSeries{{Tenant: "acme", Hashes: []uint64{uint64(i)}}}
 	}
 	ing := &fakePeer{kept: map[uint64]bool{}}
-	s.AskForActive(t.Context(), leaver{ing})
+	s.RequestActive(t.Context(), leaver{ing})
 	if len(ing.kept) != 1 || !ing.kept[1] {
-		t.Errorf("kept %v", ing.kept)
+		t.Errorf("reserved %v, want series 1 only", ing.kept)
 	}
 	s.peers["b"].err = errDown
-	s.AskForActive(t.Context(), leaver{ing})
+	s.RequestActive(t.Context(), leaver{ing})
 	if !strings.Contains(s.log.String(), "instance b: down") {
-		t.Errorf("the log says %s", s.log.String())
+		t.Errorf("unexpected log: %s", s.log.String())
 	}
 	s.members.err = ring.ErrUnknown
-	s.AskForActive(t.Context(), leaver{ing})
-	if !strings.Contains(s.log.String(), "ring not known yet") {
-		t.Errorf("the log says %s", s.log.String())
+	s.RequestActive(t.Context(), leaver{ing})
+	if !strings.Contains(s.log.String(), "ring not loaded yet") {
+		t.Errorf("unexpected log: %s", s.log.String())
 	}
 }

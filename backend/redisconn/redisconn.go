@@ -1,6 +1,6 @@
-// Package redisconn opens connections to Redis for the adapters that hold soft
-// state there: the ring, elections, shared rate budgets. One server, Sentinel
-// and Redis Cluster look the same to them.
+// Package redisconn opens connections to Redis for the packages that store soft state
+// there: the ring, elections, shared rate budgets. They use a single server, Sentinel and
+// Redis Cluster through the same interface.
 package redisconn
 
 import (
@@ -17,40 +17,40 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// Config names a Redis server, as in the configuration file. The password comes
-// from the environment.
+// Config is the configuration of a Redis server in the configuration file. The password is
+// not part of it: it comes from the environment.
 type Config struct {
 	Addresses  []string `yaml:"addresses"`   // host:port of the server, or of sentinels, or of nodes of a Redis Cluster
-	Username   string   `yaml:"username"`    // of an ACL user; empty is the default user
-	MasterName string   `yaml:"master_name"` // set: addresses are sentinels
+	Username   string   `yaml:"username"`    // of an ACL user; empty means the default user
+	MasterName string   `yaml:"master_name"` // if set, addresses are sentinels
 	Cluster    bool     `yaml:"cluster"`     // addresses are nodes of a Redis Cluster
 	DB         int      `yaml:"db"`
 	TLS        TLS      `yaml:"tls"`
 }
 
-// TLS of a connection to Redis.
+// TLS is the TLS configuration of a connection to Redis.
 type TLS struct {
 	Enabled  bool   `yaml:"enabled"`
-	CAFile   string `yaml:"ca_file"` // empty: the system's
+	CAFile   string `yaml:"ca_file"` // empty means the system's certificates
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 }
 
-// Set reports whether a server is named.
+// Set reports whether a server is configured.
 func (c *Config) Set() bool { return len(c.Addresses) > 0 }
 
-// Check reports what is wrong with the values.
+// Check returns an error if the configuration is invalid.
 func (c *Config) Check() error {
 	for _, a := range c.Addresses {
 		if _, _, err := net.SplitHostPort(a); err != nil {
-			return fmt.Errorf("addresses: %q must read host:port", a)
+			return fmt.Errorf("addresses: %q must be host:port", a)
 		}
 	}
 	switch {
 	case !c.Set() && c.hasOptions():
-		return errors.New("addresses is empty: name the server as host:port")
+		return errors.New("addresses is empty: set the server's host:port")
 	case c.MasterName != "" && c.Cluster:
-		return errors.New("master_name (Sentinel) and cluster exclude each other")
+		return errors.New("master_name (Sentinel) and cluster are mutually exclusive")
 	case len(c.Addresses) > 1 && c.MasterName == "" && !c.Cluster:
 		return errors.New("more than one address needs master_name (Sentinel) or cluster: true")
 	case c.Cluster && c.DB != 0:
@@ -61,7 +61,7 @@ func (c *Config) Check() error {
 	return c.TLS.check()
 }
 
-// hasOptions reports whether something is set that needs a server.
+// hasOptions reports whether an option is set that requires a server.
 func (c *Config) hasOptions() bool {
 	return c.Username != "" || c.MasterName != "" || c.Cluster || c.DB != 0 || c.TLS != TLS{}
 }
@@ -71,29 +71,28 @@ func (t *TLS) check() error {
 	case (t.CertFile == "") != (t.KeyFile == ""):
 		return errors.New("tls needs both cert_file and key_file")
 	case !t.Enabled && *t != TLS{}:
-		return errors.New("tls has files but enabled is false")
+		return errors.New("tls has other settings but enabled is false: set tls.enabled to true")
 	}
 	return nil
 }
 
-// Times of a call. They are short: whoever uses Redis here goes on without it.
+// Timeouts are short, because all users of Redis can continue without it.
 const (
 	dialTimeout = 2 * time.Second
 	callTimeout = 2 * time.Second
 	poolSize    = 16
 )
 
-// quiet turns the library's own log off, which is the process's and goes to
-// standard error: who calls Redis reports what fails.
+// quiet disables the library's global logger to standard error: callers report failures.
 var quiet sync.Once
 
-// Open returns a client. It does not wait for the server: a process must start
-// and run without Redis. Close it when nothing uses it any more.
+// Open returns a client, which the caller must close. It does not wait for the server,
+// because a process must start and run without Redis.
 func Open(c Config, password string) (goredis.UniversalClient, error) {
 	if err := c.Check(); err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
-	quiet.Do(func() { goredis.SetLogger(silent{}) })
+	quiet.Do(func() { goredis.SetLogger(noLogger{}) })
 	o := &goredis.UniversalOptions{
 		Addrs: c.Addresses, Username: c.Username, Password: password, MasterName: c.MasterName, DB: c.DB,
 		SentinelUsername: c.Username, SentinelPassword: password, IsClusterMode: c.Cluster,
@@ -119,7 +118,7 @@ func (t *TLS) config() (*tls.Config, error) {
 		}
 		out.RootCAs = x509.NewCertPool()
 		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate", t.CAFile)
+			return nil, fmt.Errorf("ca_file %s contains no certificate", t.CAFile)
 		}
 	}
 	if t.CertFile != "" {
@@ -132,6 +131,6 @@ func (t *TLS) config() (*tls.Config, error) {
 	return out, nil
 }
 
-type silent struct{}
+type noLogger struct{}
 
-func (silent) Printf(context.Context, string, ...any) {}
+func (noLogger) Printf(context.Context, string, ...any) {}

@@ -14,18 +14,18 @@ func TestCheck(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		c    Config
-		says string // "": it can be used
+		says string // "" means valid
 	}{
 		{"nothing", Config{}, ""},
 		{"one server", Config{Addresses: one, Username: "u", DB: 2}, ""},
 		{"sentinels", Config{Addresses: two, MasterName: "m"}, ""},
 		{"a cluster", Config{Addresses: two, Cluster: true}, ""},
 		{"TLS", Config{Addresses: one, TLS: TLS{Enabled: true}}, ""},
-		{"no port", Config{Addresses: []string{"redis"}}, "must read host:port"},
-		{"a user of no server", Config{Username: "u"}, "addresses is empty"},
-		{"a database of no server", Config{DB: 1}, "addresses is empty"},
-		{"TLS of no server", Config{TLS: TLS{Enabled: true}}, "addresses is empty"},
-		{"sentinels of a cluster", Config{Addresses: two, MasterName: "m", Cluster: true}, "exclude each other"},
+		{"no port", Config{Addresses: []string{"redis"}}, "must be host:port"},
+		{"a user without a server", Config{Username: "u"}, "addresses is empty"},
+		{"a database without a server", Config{DB: 1}, "addresses is empty"},
+		{"TLS without a server", Config{TLS: TLS{Enabled: true}}, "addresses is empty"},
+		{"sentinels of a cluster", Config{Addresses: two, MasterName: "m", Cluster: true}, "mutually exclusive"},
 		{"two servers", Config{Addresses: two}, "more than one address"},
 		{"a database of a cluster", Config{Addresses: two, Cluster: true, DB: 1}, "db must be 0"},
 		{"negative database", Config{Addresses: one, DB: -1}, "db must not be negative"},
@@ -37,12 +37,12 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		if _, openErr := Open(tt.c, ""); err != nil && openErr == nil {
-			t.Errorf("%s: opened", tt.name)
+			t.Errorf("%s: Open succeeded", tt.name)
 		}
 	}
 }
 
-// TestOpen: user and password reach servers and sentinels, and a call ends with its
+// TestOpen checks the options of clients: user and password, and that calls end with their
 // context.
 func TestOpen(t *testing.T) {
 	c, err := Open(Config{Addresses: []string{"127.0.0.1:1"}, Username: "u", DB: 3}, "secret")
@@ -57,7 +57,7 @@ func TestOpen(t *testing.T) {
 	if c, err := Open(Config{Addresses: []string{"a:1", "b:1"}, Cluster: true}, ""); err != nil {
 		t.Error(err)
 	} else if _, ok := c.(*goredis.ClusterClient); !ok {
-		t.Errorf("a cluster is asked by %T", c)
+		t.Errorf("client of a cluster is a %T", c)
 	} else {
 		_ = c.Close()
 	}
@@ -73,7 +73,7 @@ func TestTLSFiles(t *testing.T) {
 		says string
 	}{
 		"no file":        {TLS{Enabled: true, CAFile: "/none"}, "/none"},
-		"no certificate": {TLS{Enabled: true, CAFile: empty}, "has no certificate"},
+		"no certificate": {TLS{Enabled: true, CAFile: empty}, "contains no certificate"},
 		"no pair":        {TLS{Enabled: true, CertFile: empty, KeyFile: empty}, "redis: tls"},
 	} {
 		if _, err := Open(Config{Addresses: []string{"a:1"}, TLS: tt.tls}, ""); err == nil || !strings.Contains(err.Error(), tt.says) {

@@ -1,6 +1,6 @@
-// Package ring places series on ingesters: a pure function of the ring's
-// members and a series' token. Who is a member is the business of an adapter
-// (in process, later Redis) behind Membership.
+// Package ring assigns series to ingesters, by a pure function of the ring's members
+// and a series' token. An implementation of Membership determines the members:
+// package ring/redis in a cluster.
 package ring
 
 import (
@@ -13,39 +13,40 @@ import (
 	"time"
 )
 
-// TokensPerInstance is how many places an ingester takes on the ring: enough
-// that shares differ little, few enough that a walk is short.
+// TokensPerInstance is the number of tokens of an ingester: enough for nearly equal
+// shares, few enough for short walks.
 const TokensPerInstance = 128
 
 // State of an instance.
 type State string
 
-// Only Active instances take new series; the others are still read from.
+// The states of an instance. Only Active instances receive new series. Queries read
+// from instances in every state.
 const (
 	Joining State = "JOINING"
 	Active  State = "ACTIVE"
 	Leaving State = "LEAVING"
 )
 
-// Instance is a process that registered itself.
+// Instance is a member of the ring: a process that registered itself.
 type Instance struct {
 	ID    string
-	Addr  string   // host:port for calls between processes; empty in process
+	Addr  string   // host:port for calls between processes; empty if it must not be called
 	Zone  string   // empty without zones
-	Roles []string // what the process does
+	Roles []string // the -target roles of the process
 	State State
-	// Tokens are the instance's places, sorted and kept over restarts. Only
-	// ingesters have any.
+	// Tokens are the instance's positions on the ring, sorted. They are the same after
+	// a restart. Only ingesters have any.
 	Tokens []uint32
-	// Incarnation changes when an instance comes back without its disk.
-	Incarnation string
-	Registered  time.Time     // when it registered first
-	Silent      time.Duration // since its last heartbeat
-	Unhealthy   bool          // silent for too long
+	// Incarnation changes when an instance returns without its disk.
+	Incarnation    string
+	Registered     time.Time     // when the instance first registered
+	SinceHeartbeat time.Duration // since its last heartbeat
+	Unhealthy      bool          // its last heartbeat is too old
 }
 
-// Domain is what fails together with the instance: its zone, or without zones
-// itself.
+// Domain returns the instance's failure domain: its zone, or without zones the
+// instance itself.
 func (in *Instance) Domain() string {
 	if in.Zone != "" {
 		return "zone " + in.Zone
@@ -53,27 +54,27 @@ func (in *Instance) Domain() string {
 	return in.ID
 }
 
-// ErrUnknown is returned while no ring was ever seen.
-var ErrUnknown = errors.New("the ring is not known yet: Redis has not answered since this process started, or was emptied a moment ago")
+// ErrUnknown is returned until the ring was read for the first time.
+var ErrUnknown = errors.New("ring not loaded yet: Redis has not responded since this process started, or was emptied a moment ago")
 
-// Membership tells who is in the ring now. Implementations keep the last known
-// ring when their source is lost; ErrUnknown means that none was ever known.
+// Membership returns the current ring. Implementations keep the last ring when their
+// source is unreachable, and return ErrUnknown until there is a first one.
 type Membership interface {
 	Ring(ctx context.Context) (*Ring, error)
 }
 
-// ErrTooFew is returned when there are fewer usable instances than replicas
-// needed.
+// ErrTooFew is returned when the ring has fewer Active instances in distinct failure
+// domains than replicas are needed.
 var ErrTooFew = errors.New("too few ingesters in the ring")
 
 // Ring is an immutable set of instances.
 type Ring struct {
-	instances []Instance // those with tokens
-	others    []Instance
-	tokens    []placed // sorted by token
-	owners    []owner  // of instances
+	instances []Instance // members with tokens, sorted by ID
+	others    []Instance // members without tokens, sorted by ID
+	tokens    []placed   // sorted by token
+	owners    []owner    // of instances, by position
 	zones     []zone
-	only      map[int32]bool // positions that are in a shard; nil: all
+	only      map[int32]bool // positions of the instances in a shard; nil means all
 }
 
 type placed struct {
@@ -81,21 +82,21 @@ type placed struct {
 	instance int32
 }
 
-// zone is the ring of one zone's instances alone.
+// zone is the part of the ring in one zone.
 type zone struct {
 	name      string
 	instances int
 	tokens    []placed
 }
 
-// owner is what a walk has to know of an instance.
+// owner holds the properties of an instance that a walk needs.
 type owner struct {
 	zone   int32
 	active bool
-	alone  bool // no other instance of the zone may hold the same series
+	alone  bool // no other instance of the zone may be in the same replica set
 }
 
-// New makes a ring of the instances. Those without tokens are only listed.
+// New returns the ring of the instances. Those without tokens are only listed.
 func New(instances []Instance) *Ring {
 	r := &Ring{}
 	for _, in := range instances {
@@ -128,8 +129,8 @@ func New(instances []Instance) *Ring {
 	return r
 }
 
-// Refresh returns the same ring with instances of which update changed what does
-// not matter to placement: how long they are silent, and whether too long.
+// Refresh returns a copy of the ring with each instance changed by update, which may
+// change only what does not affect placement: SinceHeartbeat and Unhealthy.
 func (r *Ring) Refresh(update func(*Instance)) *Ring {
 	out := *r
 	out.instances, out.others = slices.Clone(r.instances), slices.Clone(r.others)
@@ -142,9 +143,9 @@ func (r *Ring) Refresh(update func(*Instance)) *Ring {
 	return &out
 }
 
-// Places reports whether the other ring places every series on the same
-// instances because it was made from the same by Refresh.
-func (r *Ring) Places(o *Ring) bool {
+// SamePlacement reports whether both rings are copies by Refresh of one ring, and so
+// place every series on the same instances.
+func (r *Ring) SamePlacement(o *Ring) bool {
 	return o != nil && len(r.tokens) > 0 && len(o.tokens) > 0 && &r.tokens[0] == &o.tokens[0]
 }
 
@@ -157,14 +158,14 @@ func sortTokens(tokens []placed) {
 	})
 }
 
-// Instances returns the ingesters by ID.
+// Instances returns the members with tokens (ingesters), sorted by ID.
 func (r *Ring) Instances() []Instance { return r.instances }
 
-// Others returns the members without tokens by ID.
+// Others returns the members without tokens, sorted by ID.
 func (r *Ring) Others() []Instance { return r.others }
 
-// Domains counts the failure domains with an Active ingester: as many replicas of a
-// series Replicas finds, and no more.
+// Domains returns the number of failure domains with an Active ingester, which is the
+// maximum number of replicas that Replicas finds.
 func (r *Ring) Domains() int {
 	seen := map[string]bool{}
 	for i := range r.instances {
@@ -175,10 +176,11 @@ func (r *Ring) Domains() int {
 	return len(seen)
 }
 
-// Replicas appends to dst[:0] the n instances that hold the series with the
-// token: those met first when walking the ring upwards from it, each once, no
-// two of one zone where zones are set. Instances that are not Active are passed
-// over: while one joins or leaves, the next takes its place.
+// Replicas returns the replica set of a series with the token, appended to dst[:0]:
+// the first n instances on a walk of the ring upwards from the token, without
+// repetition and in distinct zones where zones are set. The walk skips instances that
+// are not Active, so the next one replaces an instance that joins or leaves. The
+// error wraps ErrTooFew if the set has fewer than n instances.
 func (r *Ring) Replicas(token uint32, n int, dst []*Instance) ([]*Instance, error) {
 	var few [8]int32
 	found, err := r.Positions(token, n, few[:0])
@@ -189,7 +191,7 @@ func (r *Ring) Replicas(token uint32, n int, dst []*Instance) ([]*Instance, erro
 	return dst, err
 }
 
-// Positions is Replicas by their positions in Instances.
+// Positions returns the same set as Replicas, as positions in Instances.
 func (r *Ring) Positions(token uint32, n int, dst []int32) ([]int32, error) {
 	dst = dst[:0]
 	start := sort.Search(len(r.tokens), func(i int) bool { return r.tokens[i].token >= token })
@@ -219,9 +221,9 @@ func (r *Ring) clashes(chosen []int32, at int32) bool {
 	return false
 }
 
-// Shares returns which part of all series each ingester holds a replica of, by
-// its position in Instances, as a part of the whole that sums up to n: 1 means
-// every series. Instances that are not Active have none.
+// Shares returns, for each position in Instances, the fraction of all series that the
+// ingester has a replica of: 1 means every series. The sum is n. The share of an
+// instance that is not Active is 0.
 func (r *Ring) Shares(n int) []float64 {
 	out := make([]float64, len(r.instances))
 	position := map[*Instance]int{}
@@ -231,7 +233,7 @@ func (r *Ring) Shares(n int) []float64 {
 	var found []*Instance
 	for i, p := range r.tokens {
 		before := r.tokens[(i+len(r.tokens)-1)%len(r.tokens)].token
-		width := p.token - before // wraps round as the ring does
+		width := p.token - before // wraps around like the ring
 		if len(r.tokens) == 1 {
 			out[p.instance] = 1
 			return out

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// join adds an instance as a process does: with tokens placed in what its zone
-// has now.
+// join adds an instance like a process that joins: its tokens are placed among those of its
+// zone.
 func join(members []Instance, id, zone string) []Instance {
 	var same []Instance
 	for _, in := range members {
@@ -48,11 +48,11 @@ func TestTokens(t *testing.T) {
 		seen := map[uint32]string{}
 		for _, in := range members(n) {
 			if len(in.Tokens) != TokensPerInstance || !slices.IsSorted(in.Tokens) {
-				t.Fatalf("%s of %d has %d tokens", in.ID, n, len(in.Tokens))
+				t.Fatalf("%s of %d instances has %d tokens", in.ID, n, len(in.Tokens))
 			}
 			for _, token := range in.Tokens {
 				if other, ok := seen[token]; ok {
-					t.Fatalf("%s and %s have token %d", in.ID, other, token)
+					t.Fatalf("%s and %s both have token %d", in.ID, other, token)
 				}
 				seen[token] = in.ID
 			}
@@ -60,8 +60,8 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// spread is by how much the fullest and the emptiest instance differ from the
-// mean of their zone.
+// spread returns the largest relative difference of an instance's share from the mean of
+// its zone.
 func spread(t *testing.T, m []Instance, replicas int) float64 {
 	t.Helper()
 	r := New(m)
@@ -74,7 +74,7 @@ func spread(t *testing.T, m []Instance, replicas int) float64 {
 		total += shares[i]
 	}
 	if math.Abs(total-float64(replicas)) > 1e-6 {
-		t.Fatalf("the shares sum up to %f of %d", total, replicas)
+		t.Fatalf("sum of shares = %f, want %d", total, replicas)
 	}
 	worst := 0.0
 	for i, in := range r.Instances() {
@@ -83,10 +83,10 @@ func spread(t *testing.T, m []Instance, replicas int) float64 {
 	return worst
 }
 
-// TestBalance: however many joined, every ingester has a fair share of the
-// series within 10%, when there are as many zones as replicas. With more zones,
-// or none, where a replica lies depends on the others of its series, and some
-// have a quarter, or a third, more or less.
+// TestBalance checks that with as many zones as replicas every ingester's share is within
+// 10% of the fair share, for any number of ingesters. With more zones, or without zones, the
+// position of a replica depends on the series' other replicas, and shares differ by up to a
+// quarter or a third.
 func TestBalance(t *testing.T) {
 	for _, tt := range []struct {
 		zones []string
@@ -96,18 +96,18 @@ func TestBalance(t *testing.T) {
 			got := spread(t, members(n, tt.zones...), min(3, n))
 			t.Logf("%4d ingesters, %d zones: within %.2f%% of fair", n, len(tt.zones), got*100)
 			if got > tt.most {
-				t.Errorf("%d ingesters in zones %q: one is %.1f%% off its fair share", n, tt.zones, got*100)
+				t.Errorf("%d ingesters in zones %q: a share differs by %.1f%% from the fair share", n, tt.zones, got*100)
 			}
 		}
 	}
 	got := spread(t, members(1000, "a", "b", "c"), 3)
 	t.Logf("1000 ingesters, 3 zones: within %.2f%% of fair", got*100)
 	if got > 0.10 {
-		t.Errorf("1000 ingesters: one is %.1f%% off its fair share", got*100)
+		t.Errorf("1000 ingesters: a share differs by %.1f%% from the fair share", got*100)
 	}
 }
 
-// TestBalanceAfterChanges: as before, when instances come and go for a while.
+// TestBalanceAfterChanges checks the balance while instances are replaced one by one.
 func TestBalanceAfterChanges(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	zones := []string{"a", "b", "c"}
@@ -120,14 +120,14 @@ func TestBalanceAfterChanges(t *testing.T) {
 		m = join(m, fmt.Sprintf("new-%d", i), zone)
 		worst = max(worst, spread(t, m, 3))
 	}
-	t.Logf("60 of 60 replaced one by one: never more than %.2f%% off", worst*100)
+	t.Logf("60 of 60 replaced one by one: shares differ by at most %.2f%%", worst*100)
 	if worst > 0.10 {
-		t.Errorf("%.1f%% off the fair share", worst*100)
+		t.Errorf("a share differs by %.1f%% from the fair share", worst*100)
 	}
 }
 
-// TestReplicas: for random rings, a replica set has the asked number of distinct
-// active instances in distinct zones.
+// TestReplicas checks for random rings that a replica set has the requested number of
+// distinct Active instances in distinct zones.
 func TestReplicas(t *testing.T) {
 	for seed := range int64(40) {
 		rnd := rand.New(rand.NewSource(seed))
@@ -152,7 +152,7 @@ func TestReplicas(t *testing.T) {
 			got, err = r.Replicas(rnd.Uint32(), 3, got)
 			if len(usable) < 3 {
 				if !errors.Is(err, ErrTooFew) {
-					t.Fatalf("seed %d: %d zones and %v", seed, len(usable), ids(got))
+					t.Fatalf("seed %d: %d zones, but replicas %v", seed, len(usable), ids(got))
 				}
 				continue
 			}
@@ -169,12 +169,12 @@ func TestReplicas(t *testing.T) {
 		}
 	}
 	if _, err := New(nil).Replicas(1, 1, nil); !errors.Is(err, ErrTooFew) {
-		t.Errorf("empty ring: err = %v", err)
+		t.Errorf("Replicas of an empty ring = %v, want ErrTooFew", err)
 	}
 }
 
-// TestMinimalMovement: who joins takes its fair share and nothing moves between
-// the others; who leaves gives its share to them and nothing else moves.
+// TestMinimalMovement checks that an instance that joins gets its fair share, and that no
+// replicas move between the others.
 func TestMinimalMovement(t *testing.T) {
 	for _, zones := range [][]string{{"a", "b", "c"}, {""}} {
 		for _, n := range []int{6, 30, 90} {
@@ -193,8 +193,8 @@ func TestMinimalMovement(t *testing.T) {
 	}
 }
 
-// movement returns how many replicas a series has on id in after, in the mean.
-// It fails when a replica moved between two others.
+// movement returns the fraction of series that have a replica on instance id in after. It
+// fails the test if a replica moved between two other instances.
 func movement(t *testing.T, before, after *Ring, id string) float64 {
 	t.Helper()
 	rnd := rand.New(rand.NewSource(7))
@@ -228,8 +228,8 @@ func movement(t *testing.T, before, after *Ring, id string) float64 {
 	return float64(moved) / tokens
 }
 
-// TestLeaving: a series of a leaving instance goes to one more, and the other
-// two replicas stay.
+// TestLeaving checks that a series of a leaving instance gets one other replica, and that its
+// other two replicas stay.
 func TestLeaving(t *testing.T) {
 	m := members(12, "a", "b", "c")
 	before := New(m)
@@ -259,9 +259,9 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
-// TestShards: 10,000 tenants on 1,000 ingesters: shards have their size and all
-// zones, load the ingesters evenly, overlap little, and change by one member at
-// most in the zone of an ingester that joins or leaves.
+// TestShards checks the shards of 10,000 tenants on 1,000 ingesters: they have the requested
+// size, include all zones, load the ingesters evenly, are rarely equal, and change by at most
+// one member when an ingester joins.
 func TestShards(t *testing.T) {
 	const size, tenants = 9, 10_000
 	zones := []string{"a", "b", "c"}
@@ -272,7 +272,7 @@ func TestShards(t *testing.T) {
 	for i := range shards {
 		shards[i] = shardOf(r, i, size)
 		if len(shards[i]) != size {
-			t.Fatalf("tenant %d has %d of %d ingesters", i, len(shards[i]), size)
+			t.Fatalf("shard of tenant %d has %d ingesters, want %d", i, len(shards[i]), size)
 		}
 		for _, id := range shards[i] {
 			use[id]++
@@ -281,11 +281,11 @@ func TestShards(t *testing.T) {
 	mean := float64(tenants*size) / 1000
 	for id, n := range use {
 		if float64(n) > 1.6*mean {
-			t.Errorf("%s serves %d tenants, the mean is %.0f", id, n, mean)
+			t.Errorf("%s is in the shards of %d tenants, the mean is %.0f", id, n, mean)
 		}
 	}
 	if len(use) < 1000 {
-		t.Errorf("%d of 1000 ingesters are used", len(use))
+		t.Errorf("%d of 1000 ingesters are in shards, want all", len(use))
 	}
 	changed, more := 0, New(join(m, "new", "b"))
 	for i := range 2000 {
@@ -309,10 +309,10 @@ func TestShards(t *testing.T) {
 		}
 	}
 	if same > 0 {
-		t.Errorf("%d of 5000 pairs of tenants share all their ingesters", same)
+		t.Errorf("%d of 5000 pairs of tenants have the same shard", same)
 	}
 	if got := r.Shard("t", 0); got != r {
-		t.Error("size 0 is not the whole ring")
+		t.Error("Shard with size 0 is not the whole ring")
 	}
 }
 
@@ -361,8 +361,8 @@ func BenchmarkShard(b *testing.B) {
 	})
 }
 
-// BenchmarkNew is what a process pays when the ring changed; with 1,500 ingesters
-// it is the ring of a thousand million series.
+// BenchmarkNew measures the work of a process when the ring changes. A ring with 1,500
+// ingesters is that of a billion series.
 func BenchmarkNew(b *testing.B) {
 	for _, n := range []int{3, 300, 1500} {
 		m := members(n, "a", "b", "c")
@@ -375,7 +375,7 @@ func BenchmarkNew(b *testing.B) {
 	}
 }
 
-// BenchmarkPlaceTokens is what an ingester pays that joins.
+// BenchmarkPlaceTokens measures the work of an ingester that joins.
 func BenchmarkPlaceTokens(b *testing.B) {
 	m := members(500)
 	b.Run("500", func(b *testing.B) {

@@ -9,12 +9,12 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Shard returns the part of the ring that takes a tenant's new series: size
-// ingesters, equally many of each zone (rounded up). It is a pure function of
-// ring, tenant and size: every process finds the same, two tenants rarely share
-// all of theirs, and one ingester more or less changes at most one member of a
-// shard in each zone. A size of 0, or one that all ingesters fit in, is the
-// whole ring. Reads do not use it: they ask all ingesters.
+// Shard returns the part of the ring that receives a tenant's new series: size
+// ingesters, the same number in each zone (rounded up). It is a pure function of ring,
+// tenant and size, so every process computes the same shard. Two tenants rarely have
+// the same shard, and adding or removing an ingester changes at most one member of a
+// shard in each zone. With a size of 0, or of at least the number of ingesters, the
+// shard is the whole ring. Reads do not use shards: they query all ingesters.
 func (r *Ring) Shard(id tenant.ID, size int) *Ring {
 	if size <= 0 || size >= len(r.instances) {
 		return r
@@ -36,9 +36,9 @@ func (r *Ring) Shard(id tenant.ID, size int) *Ring {
 	return out
 }
 
-// pick marks n instances of a zone: for each, the first not yet marked when
-// walking from a place that follows from the tenant. A member that is not Active
-// stays and one more is taken beside it, as a replica set does.
+// pick marks n instances of a zone: for each, the first unmarked one on a walk from a
+// token derived from the tenant. An instance that is not Active is marked as well and
+// the walk continues, so that the shard has n Active instances if possible.
 func (r *Ring) pick(in map[int32]bool, z *zone, id tenant.ID, n int) {
 	seed := xxhash.Sum64String(z.name + "\x00" + string(id))
 	for range n {
@@ -57,7 +57,7 @@ func (r *Ring) pick(in map[int32]bool, z *zone, id tenant.ID, n int) {
 	}
 }
 
-// Active counts the ingesters that take new series.
+// Active returns the number of ingesters that receive new series.
 func (r *Ring) Active() int {
 	n := 0
 	for _, o := range r.owners {
@@ -68,8 +68,7 @@ func (r *Ring) Active() int {
 	return n
 }
 
-// Has reports whether the instance at a position of Instances is in this part of
-// the ring.
+// Has reports whether the instance at a position in Instances is in the shard.
 func (r *Ring) Has(position int32) bool {
 	if r.only == nil {
 		return true

@@ -8,27 +8,27 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-const whole = 1 << 32 // of the ring
+const ringSize = 1 << 32 // number of tokens
 
-// arc is the part of the ring that one token owns: from the token below it,
-// exclusive, to itself.
+// arc is the range of the ring that a token owns: from the next lower token,
+// exclusive, to the token itself, inclusive.
 type arc struct {
 	end, width uint64
 }
 
-// PlaceTokens chooses the tokens of an instance that joins a zone: it takes an
-// equal part of what is owned there, from those that own most, so that all own
-// nearly the same again and nothing moves but to the new instance. Random tokens
-// would differ by a third; what is known here about the others is worth more
-// than their independence. The result follows from the arguments alone.
+// PlaceTokens chooses the tokens of an instance that joins a zone. The new instance
+// takes an equal share of the zone's ring from the instances that own most of it, so
+// that all own nearly the same afterwards and series move only to the new instance.
+// With random tokens, shares would differ by a third. The result depends on the
+// arguments only.
 //
-// Replicas lie in distinct zones, so the balance within a zone is the balance of
-// the series. The first instance of a zone has one token at random in each of
-// equal parts of the ring, so that zones lie differently.
+// Replicas are in distinct zones, so balanced token ranges within each zone mean
+// balanced series. The first instance of a zone gets one random token in each of
+// TokensPerInstance equal parts of the ring, so that the zones' tokens differ.
 func PlaceTokens(zone string, members []Instance) []uint32 {
 	owned := arcsOf(members)
 	if len(owned) == 0 {
-		const part = whole / TokensPerInstance
+		const part = ringSize / TokensPerInstance
 		rnd := rand.New(rand.NewPCG(xxhash.Sum64String(zone), 0))
 		out := make([]uint32, TokensPerInstance)
 		for i := range out {
@@ -46,7 +46,7 @@ func PlaceTokens(zone string, members []Instance) []uint32 {
 	}
 	slices.SortStableFunc(donors, func(a, b donor) int { return cmp.Compare(b.owns, a.owns) })
 	donors = donors[:min(len(donors), TokensPerInstance)]
-	level(donors, whole/uint64(len(owned)+1))
+	level(donors, ringSize/uint64(len(owned)+1))
 	share(donors)
 	var out []uint32
 	for i := range donors {
@@ -56,15 +56,16 @@ func PlaceTokens(zone string, members []Instance) []uint32 {
 	return slices.Compact(out)
 }
 
-// donor is an instance that gives a part of what it owns to a new one.
+// donor is an instance that gives part of its ranges to a new instance.
 type donor struct {
 	arcs   []arc
-	owns   uint64
-	gives  uint64
-	tokens int // in how many pieces
+	owns   uint64 // total width of arcs
+	gives  uint64 // width to give
+	tokens int    // number of ranges to give
 }
 
-// arcsOf lists what each instance owns, of the ring that these make alone.
+// arcsOf returns the arcs of each member with tokens, in the ring of just these
+// members.
 func arcsOf(members []Instance) [][]arc {
 	type place struct {
 		token    uint32
@@ -86,7 +87,7 @@ func arcsOf(members []Instance) [][]arc {
 	})
 	out := make([][]arc, n)
 	for i, p := range all {
-		width := uint64(whole)
+		width := uint64(ringSize)
 		if len(all) > 1 {
 			width = uint64(p.token - all[(i+len(all)-1)%len(all)].token)
 		}
@@ -95,8 +96,8 @@ func arcsOf(members []Instance) [][]arc {
 	return out
 }
 
-// level sets what each donor gives, in all about want, so that those that own
-// most come down to one level. Donors are sorted, the largest first.
+// level sets how much each donor gives, about want in total, so that the largest
+// donors keep the same width. donors must be sorted, the largest first.
 func level(donors []donor, want uint64) {
 	sum := uint64(0)
 	for n := 1; n <= len(donors); n++ {
@@ -106,7 +107,7 @@ func level(donors []donor, want uint64) {
 		}
 		floor := (sum - want) / uint64(n)
 		if n < len(donors) && floor < donors[n].owns {
-			continue // the next one is above the level, too
+			continue // the next donor has to give, too
 		}
 		for i := range donors[:n] {
 			donors[i].gives = donors[i].owns - min(donors[i].owns, floor)
@@ -115,7 +116,8 @@ func level(donors []donor, want uint64) {
 	}
 }
 
-// share deals the new instance's tokens to the donors by what each gives.
+// share distributes the new instance's tokens over the donors in proportion to how
+// much each gives.
 func share(donors []donor) {
 	total, left := uint64(0), TokensPerInstance
 	for _, d := range donors {
@@ -129,7 +131,7 @@ func share(donors []donor) {
 		d.tokens = max(1, min(int(d.gives*TokensPerInstance/total), len(d.arcs)))
 		left -= d.tokens
 	}
-	for i := 0; left > 0 && i < 2*len(donors); i++ { // what rounding left, one each
+	for i := 0; left > 0 && i < 2*len(donors); i++ { // tokens left over by rounding, one per donor
 		if d := &donors[i%len(donors)]; d.gives > 0 && d.tokens < len(d.arcs) {
 			d.tokens++
 			left--
@@ -137,11 +139,11 @@ func share(donors []donor) {
 	}
 }
 
-// give takes the lower part of the donor's widest arcs for the new instance.
+// give appends the tokens that take the lower part of the donor's widest arcs.
 func (d *donor) give(out []uint32) []uint32 {
 	slices.SortStableFunc(d.arcs, func(a, b arc) int { return cmp.Compare(b.width, a.width) })
 	for i := range d.tokens {
-		a := d.arcs[d.tokens-1-i] // the narrowest first: the wider make up for them
+		a := d.arcs[d.tokens-1-i] // narrowest first: wider arcs make up for narrow ones
 		piece := min(d.gives/uint64(d.tokens-i), a.width-min(a.width, 1))
 		if piece == 0 {
 			continue

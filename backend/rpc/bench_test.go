@@ -8,15 +8,15 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// sink takes every push.
+// sink accepts every push.
 type sink struct{ Ingester }
 
 func (sink) Push(context.Context, *series.Batch) (series.Outcome, error) {
 	return series.Outcome{}, nil
 }
 
-// BenchmarkPush is what encryption between processes costs: a push of 2000 series
-// from a distributor to an ingester.
+// BenchmarkPush measures a push of 2000 series from a distributor to an ingester, with and
+// without encryption.
 func BenchmarkPush(b *testing.B) {
 	secrets, err := cluster.ParseSecrets(secret)
 	if err != nil {

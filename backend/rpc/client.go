@@ -27,7 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// Pool has the connections of a process to its peers, one for each address.
+// Pool holds the connections of a process to its peers, one per address.
 type Pool struct {
 	member *cluster.Member
 
@@ -40,23 +40,25 @@ type Pool struct {
 func NewPool(m *cluster.Member) *Pool { return &Pool{member: m, peers: map[string]*Peer{}} }
 
 const (
-	// A peer that stops to answer is found out by pings within the sum of the two,
-	// and from then on rejected at once until it answers again.
+	// clientPing and clientPong are the interval and timeout of pings. A peer that stops
+	// responding is detected within their sum. From then on calls fail at once until it
+	// responds again.
 	clientPing  = 3 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
-	// A peer that is back is in use within maxRedialGap: while it is not, its
-	// replicas have no spare. A rejected attempt costs next to nothing, and one that
-	// is not answered lasts dialTimeout anyway.
+	// maxRedialGap is the time within which a peer that returns is used again. It is short,
+	// because until then no other replica may fail. A refused connection costs little, and an attempt without a
+	// response takes dialTimeout anyway.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond
-	// sickAfter calls in a row that timed out, a peer is left alone for sickFor.
-	sickAfter = 5
-	sickFor   = 2 * time.Second
+	// pauseAfter is the number of consecutive timeouts of calls after which no pushes are
+	// sent to a peer for pauseFor. Reads still call it: they hedge.
+	pauseAfter = 5
+	pauseFor   = 2 * time.Second
 )
 
-// Peer returns the peer at an address. It does not wait for a connection. The peer
-// without an address never answers.
+// Peer returns the peer at an address. It does not wait for a connection. Calls of the
+// peer with an empty address always fail.
 func (p *Pool) Peer(addr string) (*Peer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,7 +70,7 @@ func (p *Pool) Peer(addr string) (*Peer, error) {
 	}
 	dial := []grpc.DialOption{}
 	if addr == "" {
-		dial = append(dial, grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return nil, errNowhere }))
+		dial = append(dial, grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return nil, errNoAddress }))
 	}
 	conn, err := grpc.NewClient("passthrough:///"+addr, append(dial,
 		grpc.WithTransportCredentials(proof{p.member}),
@@ -87,13 +89,13 @@ func (p *Pool) Peer(addr string) (*Peer, error) {
 	return peer, nil
 }
 
-// Keep closes the connections to all addresses but these.
+// Keep closes the connections to all other addresses.
 func (p *Pool) Keep(addrs map[string]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for addr, peer := range p.peers {
 		if !addrs[addr] {
-			_ = peer.conn.Close() // of no use to anybody
+			_ = peer.conn.Close()
 			delete(p.peers, addr)
 		}
 	}
@@ -112,45 +114,45 @@ func (p *Pool) Close() error {
 	return errs
 }
 
-// Peer is another process. Its errors are those that wire.Error makes.
+// Peer calls another process. It returns errors as decoded by wire.Error.
 type Peer struct {
 	conn      *grpc.ClientConn
 	ingester  wire.IngesterClient
 	compactor wire.CompactorClient
 
 	mu       sync.Mutex
-	timeouts int // in a row
-	sick     time.Time
+	timeouts int       // consecutive
+	paused   time.Time // when the peer was last paused or probed
 }
 
-// errNowhere is for a member of the ring that nobody may connect to: it has no
-// address.
-var errNowhere = errors.New("no address: the member's ring entry has no recent heartbeat of its own")
+// errNoAddress is returned for a member of the ring without an address, which nobody may
+// connect to.
+var errNoAddress = errors.New("no address: the member's ring entry has no recent heartbeat")
 
-var errSick = fmt.Errorf("%w: its last calls timed out", wire.ErrUnavailable)
+var errPaused = fmt.Errorf("%w: its last calls timed out", wire.ErrUnavailable)
 
-// healthy reports whether the peer may be called.
+// healthy returns an error while no pushes may be sent to the peer.
 func (p *Peer) healthy() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.timeouts >= sickAfter {
-		if time.Since(p.sick) < sickFor {
-			return errSick
+	if p.timeouts >= pauseAfter {
+		if time.Since(p.paused) < pauseFor {
+			return errPaused
 		}
-		p.sick = time.Now() // one call may try; the others wait for what it finds
+		p.paused = time.Now() // this call probes the peer, others fail until it returns
 	}
 	return nil
 }
 
-// note remembers how a call went and returns its error.
+// note records the result of a call for healthy and returns its decoded error.
 func (p *Peer) note(ctx context.Context, err error) error {
 	err = wire.Error(err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		if p.timeouts++; p.timeouts >= sickAfter {
-			p.sick = time.Now()
+		if p.timeouts++; p.timeouts >= pauseAfter {
+			p.paused = time.Now()
 		}
 	case !errors.Is(err, context.Canceled):
 		p.timeouts = 0
@@ -168,7 +170,8 @@ func (p *Peer) Push(ctx context.Context, push *wire.Push) (wire.PushResponse, er
 	return resp, p.note(ctx, pushError(err))
 }
 
-// pushMethod is called by its name: the generated client takes a PushRequest.
+// pushMethod is the name of the method Push. It is invoked by name because the generated
+// client takes a PushRequest and not a Push.
 const pushMethod = "/pallium.wire.v1.Ingester/Push"
 
 func selectRequest(req series.Request) wire.SelectRequest {
@@ -176,10 +179,10 @@ func selectRequest(req series.Request) wire.SelectRequest {
 		Matchers: wire.MatchersOf(req.Matchers), MaxSeries: int64(req.MaxSeries), LabelsOnly: req.LabelsOnly}
 }
 
-var errCut = fmt.Errorf("%w: its answer was cut off", wire.ErrUnavailable)
+var errTruncated = fmt.Errorf("%w: its response was truncated", wire.ErrUnavailable)
 
-// Select implements querier.Ingester. What an answer holds is given back when it is
-// released, and at once when there is none: others are asked in its place.
+// Select implements querier.Ingester. The memory of the selection is released with the
+// selection, or at once after an error, since other ingesters are then queried instead.
 func (p *Peer) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -196,14 +199,14 @@ func (p *Peer) Select(ctx context.Context, req series.Request) (*series.Selectio
 	return sel.Selection, sel.packs, nil
 }
 
-// received is a selection as far as it has come.
+// received is the received part of a selection.
 type received struct {
 	*series.Selection
 	packs []ulid.ULID
 }
 
-// receive reads the parts of a selection of at most so many series; 0 is any
-// number. What has come is to be released when it fails, too.
+// receive reads the parts of a selection of at most most series; 0 means no limit. The
+// caller must release the result also after an error.
 func (p *Peer) receive(ctx context.Context, stream wire.Ingester_SelectClient, most int) (received, error) {
 	h, taken := memory.FromContext(ctx), int64(0)
 	sel := received{Selection: &series.Selection{}}
@@ -212,7 +215,7 @@ func (p *Peer) receive(ctx context.Context, stream wire.Ingester_SelectClient, m
 	for {
 		part, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return sel, errCut
+			return sel, errTruncated
 		}
 		if err != nil {
 			return sel, p.note(ctx, err)
@@ -240,7 +243,7 @@ func (p *Peer) receive(ctx context.Context, stream wire.Ingester_SelectClient, m
 	}
 }
 
-// selectedBytes is what a series of an answer takes, with its samples.
+// selectedBytes returns the memory in bytes of a received series with its samples.
 func selectedBytes(w *series.WithChunks) int64 {
 	n := series.SelectedBytes(w.Labels, len(w.Chunks))
 	for i := range w.Chunks {
@@ -271,7 +274,7 @@ func decodeSeries(s *wire.Series, b *labels.ScratchBuilder) (series.WithChunks, 
 
 func decodePacks(b []byte) ([]ulid.ULID, error) {
 	if len(b)%16 != 0 {
-		return nil, fmt.Errorf("names of packs are %d bytes", len(b))
+		return nil, fmt.Errorf("invalid pack IDs: %d bytes, want a multiple of 16", len(b))
 	}
 	var out []ulid.ULID
 	for ; len(b) > 0; b = b[16:] {
@@ -280,13 +283,14 @@ func decodePacks(b []byte) ([]ulid.ULID, error) {
 	return out, nil
 }
 
-// Labels implements querier.Ingester: the names of labels, or the values of one.
+// Labels implements querier.Ingester. It returns label names if name is empty, otherwise
+// the values of that label.
 func (p *Peer) Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	resp, err := p.ingester.Labels(ctx, &wire.LabelsRequest{Select: selectRequest(req), Name: name})
 	if err = p.note(ctx, err); err != nil {
 		return nil, nil, err
 	}
-	if err := memory.FromContext(ctx).Take(answerBytes(resp.Values)); err != nil {
+	if err := memory.FromContext(ctx).Take(responseBytes(resp.Values)); err != nil {
 		return nil, nil, err
 	}
 	packs, err := decodePacks(resp.Packs)
@@ -325,7 +329,7 @@ func (p *Peer) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, se
 	return out, nil
 }
 
-// Metadata returns what the ingester knows of a tenant's metrics.
+// Metadata returns the ingester's metadata of a tenant's metrics.
 func (p *Peer) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 	resp, err := p.ingester.Metadata(ctx, &wire.TenantRequest{Tenant: string(id)})
 	if err = p.note(ctx, err); err != nil {
@@ -351,13 +355,13 @@ func (p *Peer) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	return int(resp.Series), nil
 }
 
-// Delete tells the ingester of a deletion of series.
+// Delete sends a tombstone to the ingester.
 func (p *Peer) Delete(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
 	_, err := p.ingester.Delete(ctx, &wire.DeleteRequest{Tenant: string(id), Tombstone: ts.Encode()})
 	return p.note(ctx, err)
 }
 
-// Flush makes the ingester seal and upload everything.
+// Flush makes the ingester seal and upload all its samples.
 func (p *Peer) Flush(ctx context.Context) error {
 	_, err := p.ingester.Flush(ctx, &wire.Empty{})
 	return p.note(ctx, err)

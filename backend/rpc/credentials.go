@@ -11,11 +11,11 @@ import (
 	"github.com/palliumhq/pallium/authn/cluster"
 )
 
-// protocol is what both ends of a connection say they speak (RFC 9113).
+// protocol is the application protocol (ALPN) of connections: HTTP/2, RFC 9113.
 const protocol = "h2"
 
-// proof are gRPC's credentials of a member of the cluster: a connection is one
-// between members, or there is none.
+// proof implements gRPC credentials for a member of the cluster: only members of the
+// cluster can connect to each other.
 type proof struct{ member *cluster.Member }
 
 // ClientHandshake implements credentials.TransportCredentials.
@@ -44,7 +44,7 @@ func info(conn net.Conn) credentials.AuthInfo {
 	return plain{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}
 }
 
-// plain is the information of a connection that is not encrypted.
+// plain is the AuthInfo of an unencrypted connection.
 type plain struct{ credentials.CommonAuthInfo }
 
 // AuthType implements credentials.AuthInfo.
@@ -60,5 +60,5 @@ func (p proof) Clone() credentials.TransportCredentials { return p }
 
 // OverrideServerName implements credentials.TransportCredentials.
 func (proof) OverrideServerName(string) error {
-	return errors.New("the host of a process is the one that is dialed")
+	return errors.New("overriding the server name is not supported: it is the host that is dialed")
 }

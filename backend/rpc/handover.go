@@ -14,8 +14,8 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// handOverBytes is what one series of a message takes: its hash and seconds in
-// the message, decoded, and sorted.
+// handOverBytes is the memory in bytes per series of a message: its hash and seconds
+// encoded, decoded and sorted.
 const handOverBytes = 48
 
 func handOverError(err error) error {
@@ -25,7 +25,7 @@ func handOverError(err error) error {
 	return unavailable(err)
 }
 
-// KeepPlaces keeps places for series that another ingester hands over.
+// KeepPlaces reserves series that another ingester hands over.
 func (s *ingesterServer) KeepPlaces(ctx context.Context, in *wire.ActiveSeries) (*wire.Empty, error) {
 	id, err := tenantOf(in.Tenant)
 	if err != nil {
@@ -43,7 +43,7 @@ func (s *ingesterServer) KeepPlaces(ctx context.Context, in *wire.ActiveSeries) 
 	return &wire.Empty{}, nil
 }
 
-// Active sends the active series that an ingester takes that joins.
+// Active sends the active series whose replica sets will include an ingester that joins.
 func (s *ingesterServer) Active(in *wire.ActiveSeriesRequest, out wire.Ingester_ActiveServer) error {
 	ctx, h := s.hold(out.Context(), memory.Request{Tenant: tenant.Self, Internal: true})
 	defer h.Close()
@@ -55,14 +55,14 @@ func (s *ingesterServer) Active(in *wire.ActiveSeriesRequest, out wire.Ingester_
 	}))
 }
 
-// KeepPlaces hands series over to the ingester.
+// KeepPlaces hands active series over to the ingester, which reserves them.
 func (p *Peer) KeepPlaces(ctx context.Context, a *ingester.ActiveSeries) error {
 	_, err := p.ingester.KeepPlaces(ctx, &wire.ActiveSeries{Tenant: string(a.Tenant), Bytes: a.Bytes, Hashes: a.Hashes, Seconds: a.Seconds})
 	return p.note(ctx, err)
 }
 
-// ActiveSeries calls fn for slices of the active series of the ingester that an
-// instance will take.
+// ActiveSeries calls fn for slices of the ingester's active series whose replica sets
+// will include an instance once it is ACTIVE.
 func (p *Peer) ActiveSeries(ctx context.Context, instance string, fn func(*ingester.ActiveSeries) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// keeper notes what is handed over to it, and sends what it has.
+// keeper is an ingester that records the series handed over to it, and sends its own.
 type keeper struct {
 	Ingester
 	got  []*ingester.ActiveSeries
@@ -37,7 +37,7 @@ func (k *keeper) ActiveSeries(_ context.Context, instance string, send func(*ing
 	return nil
 }
 
-// TestHandOver: active series arrive as they were sent, in both directions.
+// TestHandOver checks that active series are transferred unchanged in both directions.
 func TestHandOver(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	want := []*ingester.ActiveSeries{
@@ -52,29 +52,29 @@ func TestHandOver(t *testing.T) {
 		}
 	}
 	if !reflect.DeepEqual(k.got, want) {
-		t.Error("what arrived is not what was handed over")
+		t.Error("the ingester received other series than were handed over")
 	}
 	var got []*ingester.ActiveSeries
 	if err := p.ActiveSeries(ctx, "x", func(a *ingester.ActiveSeries) error { got = append(got, a); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(got, want) || k.from != "x" {
-		t.Errorf("what arrived is not what %s was sent", k.from)
+		t.Errorf("received other series than were sent for instance %q", k.from)
 	}
 	if err := p.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "../no", Hashes: []uint64{1}, Seconds: []uint32{1}}); !errors.Is(err, wire.ErrRejected) {
-		t.Errorf("a tenant that is none: %v", err)
+		t.Errorf("invalid tenant: %v", err)
 	}
 	_, whole := serve(t, sec, sec)
 	if err := whole.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: []uint64{1}}); !errors.Is(err, wire.ErrRejected) {
-		t.Errorf("a list that is not valid: %v", err)
+		t.Errorf("invalid list: %v", err)
 	}
 	if err := whole.ActiveSeries(ctx, "x", nil); !errors.Is(err, wire.ErrRejected) {
-		t.Errorf("outside a cluster: %v", err)
+		t.Errorf("ingester outside of a cluster: %v", err)
 	}
 }
 
-// TestHandOverOlder: a peer of a version without hand-over rejects, and is not
-// taken for unavailable.
+// TestHandOverOlder checks that a peer of a version without handover counts as rejecting the
+// call and not as unavailable.
 func TestHandOverOlder(t *testing.T) {
 	err := wire.Error(status.Error(codes.Unimplemented, "unknown method KeepPlaces"))
 	if !errors.Is(err, wire.ErrRejected) || errors.Is(err, wire.ErrUnavailable) {

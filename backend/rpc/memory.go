@@ -20,56 +20,55 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// A push says in its header for whom it is and how large, so that the server takes
-// the memory for it before it reads the message. Older peers do not say it; the
-// memory for theirs is taken when they are there.
+// The header of a push has its tenant and size, so that the server reserves the memory
+// before it reads the message. For pushes of older peers, which have no such header, the
+// memory is reserved after the message was read.
 const (
 	tenantKey = "pallium-tenant"
 	bytesKey  = "pallium-bytes"
 
-	// pushFactor is how many bytes a server needs for each byte of a push, beside
-	// what it decodes: the message as it came and decompressed, and its record in the
+	// pushFactor is the number of bytes in memory per byte of a push, in addition to the
+	// decoded batch: the received message, the decompressed one, and the record in the
 	// log.
 	pushFactor = 3
 )
 
-// announce puts what a push needs into its header.
+// announce sets the header of a push.
 func announce(ctx context.Context, p *wire.Push) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, tenantKey, p.Tenant, bytesKey, strconv.Itoa(len(p.Write)))
 }
 
-// admitted is a push whose header was there, with the memory for its message.
+// admitted is a push whose memory was reserved by its header.
 type admitted struct {
 	tenant  tenant.ID
 	holding *memory.Holding
-	// claim makes the holding the handler's, which closes it. It reports false when
-	// the call was over before: then the holding is closed.
+	// claim transfers the holding to the handler, which must close it. It returns false
+	// if the call has already ended and the holding is closed.
 	claim func() bool
 }
 
 type admittedKey struct{}
 
-// admission takes the memory of a push when its header is there. It is called on
-// the connection's goroutine and does not wait. A tenant that is none is told so by
-// the handler.
+// admission reserves the memory of a push when its header was received. It runs on the
+// connection's goroutine and must not block. The handler rejects invalid tenants.
 func (s *Server) admission(ctx context.Context, info *tap.Info) (context.Context, error) {
 	if info.FullMethodName != pushMethod {
 		return ctx, nil
 	}
 	id, size, ok := announced(info.Header)
 	if !ok {
-		return ctx, nil // what is not announced is taken when it is there
+		return ctx, nil // holdPush reserves the memory
 	}
 	h := s.memory.Begin(memory.Request{Tenant: id, Write: true, Internal: id == tenant.Self})
 	if err := h.Take(pushFactor * size); err != nil {
 		return ctx, unavailable(fmt.Errorf("push of %d bytes: %w", size, err))
 	}
-	// A call may end before it has a handler, and a handler go on after its call.
+	// A call may end before its handler starts, and a handler may run longer than its call.
 	claim := context.AfterFunc(ctx, h.Close)
 	return context.WithValue(ctx, admittedKey{}, &admitted{id, h, claim}), nil
 }
 
-// announced reads what announce wrote.
+// announced decodes the header that announce wrote.
 func announced(md metadata.MD) (id tenant.ID, size int64, ok bool) {
 	id, err := tenant.ParseID(one(md, tenantKey))
 	if err != nil {
@@ -79,8 +78,8 @@ func announced(md metadata.MD) (id tenant.ID, size int64, ok bool) {
 	return id, size, err == nil && size >= 0 && size <= wire.MaxMessage
 }
 
-// holdPush returns the account of a push with what its message takes, which may
-// not have been announced, or not as it is.
+// holdPush returns the holding of a push with the memory for its message. The header may
+// have been missing or wrong.
 func (s *ingesterServer) holdPush(ctx context.Context, id tenant.ID, size int64) (*memory.Holding, error) {
 	a, _ := ctx.Value(admittedKey{}).(*admitted)
 	var h *memory.Holding
@@ -91,7 +90,7 @@ func (s *ingesterServer) holdPush(ctx context.Context, id tenant.ID, size int64)
 		return nil, wire.Status(context.Cause(ctx))
 	case a.tenant != id:
 		a.holding.Close()
-		return nil, status.Error(codes.InvalidArgument, "push is not for the tenant that its header names")
+		return nil, status.Error(codes.InvalidArgument, "tenant of the push differs from the tenant in its header")
 	default:
 		h = a.holding
 	}
@@ -102,8 +101,8 @@ func (s *ingesterServer) holdPush(ctx context.Context, id tenant.ID, size int64)
 	return h, nil
 }
 
-// tooLarge is the status of a push that alone needs more than its tenant may ever
-// hold here: repeating it does not help. Older peers take it for any other error.
+// tooLarge returns the status of a push that alone needs more memory than its tenant may
+// use, so that repeating it would not help. Older peers treat it like any other error.
 func tooLarge(e *memory.TooLargeError) error {
 	text, err := json.Marshal(e)
 	if err != nil {
@@ -112,7 +111,7 @@ func tooLarge(e *memory.TooLargeError) error {
 	return status.Error(codes.FailedPrecondition, string(text))
 }
 
-// pushError makes of the status of a push what tooLarge made it of.
+// pushError is the reverse of tooLarge: it returns the TooLargeError in a status, or err.
 func pushError(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || s.Code() != codes.FailedPrecondition {
@@ -132,18 +131,18 @@ func one(md metadata.MD, key string) string {
 	return ""
 }
 
-// hold begins the account of a call that reads.
+// hold begins the holding of a call and returns a context with it.
 func (s *ingesterServer) hold(ctx context.Context, r memory.Request) (context.Context, *memory.Holding) {
 	h := s.memory.Begin(r)
 	return memory.NewContext(ctx, h), h
 }
 
-// takeMatchers takes the memory for the regular expressions of a call.
-func takeMatchers(h *memory.Holding, ms []wire.Matcher) error {
+// reserveMatchers reserves the memory for the regular expressions of a call.
+func reserveMatchers(h *memory.Holding, ms []wire.Matcher) error {
 	for i := range ms {
 		switch labels.MatchType(ms[i].Type) {
 		case labels.MatchRegexp, labels.MatchNotRegexp:
-			n, err := regexsize.Pattern(ms[i].Value, mostInstructions)
+			n, err := regexsize.Pattern(ms[i].Value, maxInstructions)
 			if err != nil {
 				return status.Error(codes.InvalidArgument, fmt.Sprintf("matcher of %s: %v", ms[i].Name, err))
 			}
@@ -155,35 +154,36 @@ func takeMatchers(h *memory.Holding, ms []wire.Matcher) error {
 	return nil
 }
 
-// mostInstructions is above what Go compiles at all.
-const mostInstructions = 1 << 30
+// maxInstructions is more than package regexp accepts, so only the memory limits the size.
+const maxInstructions = 1 << 30
 
-// What an element of an answer takes beside its text, in bytes, and how many copies
-// of the text there are: as it is, in a message, and compressed.
+// elementBytes is the memory in bytes of an element of a response in addition to its
+// text. responseCopies is the number of copies of the text: the original, the encoded
+// message and the compressed message.
 const (
-	elementBytes = 64
-	answerCopies = 3
+	elementBytes   = 64
+	responseCopies = 3
 )
 
-// answerBytes is what a list of strings takes in an answer.
-func answerBytes(list []string) int64 {
+// responseBytes returns the memory in bytes of a list of strings in a response.
+func responseBytes(list []string) int64 {
 	n := int64(0)
 	for _, v := range list {
 		n += int64(len(v)) + 4
 	}
-	return (answerCopies - 1) * n // the strings themselves are there
+	return (responseCopies - 1) * n // the original strings are already accounted for
 }
 
-// exemplarBytes is what the exemplars of a series take in an answer.
+// exemplarBytes returns the memory in bytes of the exemplars of a series in a response.
 func exemplarBytes(r *exemplar.QueryResult) int64 {
 	n := int64(r.SeriesLabels.ByteSize()) + elementBytes
 	for i := range r.Exemplars {
 		n += int64(r.Exemplars[i].Labels.ByteSize()) + elementBytes
 	}
-	return answerCopies * n
+	return responseCopies * n
 }
 
-// metadataBytes is what the metadata of a metric takes in an answer.
+// metadataBytes returns the memory in bytes of the metadata of a metric in a response.
 func metadataBytes(m *series.MetricMetadata) int64 {
-	return answerCopies * int64(len(m.Metric)+len(m.Unit)+len(m.Help)+elementBytes)
+	return responseCopies * int64(len(m.Metric)+len(m.Unit)+len(m.Help)+elementBytes)
 }

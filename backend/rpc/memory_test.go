@@ -29,7 +29,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// accounted is a server with an account, and a peer of it.
+// accounted is a server with a memory account, and a client of it.
 type accounted struct {
 	*Peer
 	t       *testing.T
@@ -61,16 +61,16 @@ func newAccounted(t *testing.T, ing Ingester, server, client *cluster.Member) *a
 		a.server.Stop(over)
 		<-done
 		if held := a.account.Used(); held != 0 {
-			t.Errorf("%d bytes are held in the end", held)
+			t.Errorf("%d bytes still held", held)
 		}
 	})
 	return a
 }
 
-// eventually waits until the server's account is as it should be.
+// eventually waits until ok returns true for the used memory of the server's account.
 func (a *accounted) eventually(what string, ok func(held int64) bool) {
 	a.t.Helper()
-	kit.Until(a.t, what+": the account holds what it should", func() bool { return ok(a.account.Used()) })
+	kit.Until(a.t, what+": the account's used memory is as expected", func() bool { return ok(a.account.Used()) })
 }
 
 func none(held int64) bool { return held == 0 }
@@ -94,11 +94,11 @@ func (a *accounted) headersRead() {
 	_, _ = a.SeriesCount(call, "a") // the headers of a connection are read in order
 }
 
-// fill leaves so many bytes of an account, less what rounding to its steps takes.
-func fill(t *testing.T, a *memory.Account, but int64) (empty func()) {
+// fill reserves the memory of an account except for left bytes, which rounding reduces.
+func fill(t *testing.T, a *memory.Account, left int64) (empty func()) {
 	t.Helper()
 	h := a.Begin(memory.Request{Internal: true})
-	if err := h.Take(accountBytes - but); err != nil {
+	if err := h.Take(accountBytes - left); err != nil {
 		t.Fatal(err)
 	}
 	return h.Close
@@ -125,7 +125,7 @@ func (c countingConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// stuck is an ingester that does not answer before it is let go.
+// stuck is an ingester whose Push blocks until release is closed.
 type stuck struct {
 	Ingester
 	entered, release chan struct{}
@@ -154,7 +154,7 @@ func push(id string, body []byte) *wire.Push {
 	return &wire.Push{PushRequest: wire.PushRequest{Tenant: id, Write: body}}
 }
 
-// incompressible is a push of about n bytes, as sent, too.
+// incompressible returns a body of about n bytes, which compression does not reduce.
 func incompressible(t *testing.T, n int) []byte {
 	t.Helper()
 	b := &series.Batch{}
@@ -173,10 +173,10 @@ func incompressible(t *testing.T, n int) []byte {
 	return e.Body(nil, false)
 }
 
-// TestPushBeyondTheAccount: a push that there is no memory for is turned away
-// before its message is there: as unavailable when that can change, as too large
-// when it cannot. Another tenant's goes on.
-func TestPushBeyondTheAccount(t *testing.T) {
+// TestPushBeyondAccount checks that a push without memory is rejected before its message is
+// read: as unavailable, or as too large if it can never fit. Pushes of other tenants are
+// accepted.
+func TestPushBeyondAccount(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, openIngester(t), sec, sec)
 	half := accountBytes * 7 / 16
@@ -184,27 +184,27 @@ func TestPushBeyondTheAccount(t *testing.T) {
 	_, err := a.Push(ctx, large)
 	var tooLarge *memory.TooLargeError
 	if !errors.As(err, &tooLarge) || tooLarge.Most != int64(half) || tooLarge.Need <= tooLarge.Most {
-		t.Errorf("more than a tenant may ever hold: %v", err)
+		t.Errorf("push larger than a tenant's share: %v", err)
 	}
 	empty := fill(t, a.account, 1<<20)
 	_, err = a.Push(ctx, push("a", large.Write[:1<<20]))
 	if !errors.Is(err, wire.ErrUnavailable) || !strings.Contains(err.Error(), memory.ErrFull.Error()) {
-		t.Errorf("in use by others: %v", err)
+		t.Errorf("push while the memory is in use: %v", err)
 	}
 	if read := a.read.Load(); read > 6<<20 {
-		t.Errorf("%d bytes were read of pushes that have no memory", read)
+		t.Errorf("%d bytes read of pushes without memory", read)
 	}
 	if _, err := a.Push(ctx, push("b", body(t, 10))); err != nil {
-		t.Errorf("a small push: %v", err)
+		t.Errorf("small push of another tenant: %v", err)
 	}
 	empty()
 	if _, err := a.Push(ctx, push("a", incompressible(t, 3<<20))); err != nil {
-		t.Errorf("when there is room again: %v", err)
+		t.Errorf("push after memory was released: %v", err)
 	}
 	a.eventually("in the end", none)
 }
 
-// counting counts what is taken.
+// counting counts the bytes taken.
 type counting int64
 
 func (c *counting) Take(n int64) error {
@@ -212,7 +212,7 @@ func (c *counting) Take(n int64) error {
 	return nil
 }
 
-// measuring notes what an account holds while a push is applied.
+// measuring records the used memory of an account while a push is applied.
 type measuring struct {
 	Ingester
 	account *memory.Account
@@ -224,8 +224,8 @@ func (m *measuring) Push(context.Context, *series.Batch) (series.Outcome, error)
 	return series.Outcome{}, nil
 }
 
-// TestDecodedPush: what a push decodes to is taken, and its message though nobody
-// announced it, or another size.
+// TestDecodedPush checks that the memory of a decoded push and of its message is reserved,
+// also if the header is missing or has another size.
 func TestDecodedPush(t *testing.T) {
 	ing := &measuring{account: memory.NewAccount(accountBytes, nil)}
 	s := &ingesterServer{ing: ing, memory: ing.account}
@@ -238,7 +238,7 @@ func TestDecodedPush(t *testing.T) {
 	header := func(size string) metadata.MD {
 		return metadata.Pairs(tenantKey, "a", bytesKey, size)
 	}
-	for name, md := range map[string]metadata.MD{"announced": header(fmt.Sprint(len(in.Write))), "as less": header("0"), "not announced": metadata.Pairs()} {
+	for name, md := range map[string]metadata.MD{"announced": header(fmt.Sprint(len(in.Write))), "announced as less": header("0"), "not announced": metadata.Pairs()} {
 		for left, want := range map[int64]bool{2 * message: false, pushFactor*message + 100<<10: false, 6 * pushFactor * message: true} {
 			empty := fill(t, s.memory, left)
 			call, cancel := context.WithCancel(ctx)
@@ -252,7 +252,7 @@ func TestDecodedPush(t *testing.T) {
 			if want {
 				held := ing.held - (accountBytes - left)
 				if least := pushFactor*message + int64(decoded); held < least {
-					t.Errorf("%s: %d bytes are held while it is applied, want %d or more", name, held, least)
+					t.Errorf("%s: %d bytes held while the push is applied, want at least %d", name, held, least)
 				}
 			}
 			cancel()
@@ -262,11 +262,12 @@ func TestDecodedPush(t *testing.T) {
 	}
 }
 
-// TestPushEnds: however a push ends, what it held is given back, and not before.
+// TestPushEnds checks that the memory of a push is released when it ends, however it ends,
+// and not before.
 func TestPushEnds(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	header := []string{tenantKey, "a", bytesKey, "1000000"}
-	t.Run("answered and rejected", func(t *testing.T) {
+	t.Run("accepted and rejected", func(t *testing.T) {
 		a := newAccounted(t, openIngester(t), sec, sec)
 		for _, p := range []*wire.Push{push("a", body(t, 100)), push("a", []byte("no body")), push("../a", body(t, 1)), push("a", nil)} {
 			_, err := a.Push(ctx, p)
@@ -292,7 +293,7 @@ func TestPushEnds(t *testing.T) {
 		a.headersRead()
 		a.eventually("deadline", none)
 	})
-	t.Run("over before it is admitted", func(t *testing.T) {
+	t.Run("canceled before it is admitted", func(t *testing.T) {
 		a := newAccounted(t, &newcomer{}, sec, sec)
 		call, cancel := context.WithCancel(ctx)
 		cancel()
@@ -304,11 +305,11 @@ func TestPushEnds(t *testing.T) {
 		a.eventually("over", none)
 		s := &ingesterServer{ing: &newcomer{}, memory: a.account}
 		if _, err := s.Push(admitted, &wire.PushRequest{Tenant: "a", Write: body(t, 1)}); !errors.Is(wire.Error(err), context.Canceled) {
-			t.Errorf("a handler that comes later: %v", err)
+			t.Errorf("a handler that starts later: %v", err)
 		}
 		a.eventually("later", none)
 	})
-	t.Run("client gone in mid message", func(t *testing.T) {
+	t.Run("client disconnects within the message", func(t *testing.T) {
 		a := newAccounted(t, &newcomer{}, sec, sec)
 		a.open(ctx, header...)
 		a.eventually("header", some)
@@ -324,7 +325,7 @@ func TestPushEnds(t *testing.T) {
 		a.server.Stop(over)
 		a.eventually("stopped", none)
 	})
-	t.Run("its handler goes on", func(t *testing.T) {
+	t.Run("canceled while the handler runs", func(t *testing.T) {
 		ing := &stuck{entered: make(chan struct{}), release: make(chan struct{})}
 		a := newAccounted(t, ing, sec, sec)
 		call, cancel := context.WithCancel(ctx)
@@ -336,15 +337,15 @@ func TestPushEnds(t *testing.T) {
 			_, err := a.Push(call, push("a", body(t, 100)))
 			done <- err
 		}()
-		kit.Receive(t, "the push is under way", ing.entered)
+		kit.Receive(t, "the push is in progress", ing.entered)
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("canceled: %v", err)
 		}
-		a.headersRead() // what was sent on this connection before was read, the reset as well
+		a.headersRead() // everything sent before on this connection was read, including the reset
 		for range 1000 {
 			if held := a.account.Used(); held == 0 {
-				t.Fatal("a handler works with what its call gave back")
+				t.Fatal("memory was released while the handler still runs")
 			}
 			time.Sleep(20 * time.Microsecond)
 		}
@@ -353,7 +354,8 @@ func TestPushEnds(t *testing.T) {
 	})
 }
 
-// TestAnnouncements: what a header promises is checked.
+// TestAnnouncements checks that invalid headers of pushes are ignored, and that the tenant
+// of a push must match its header.
 func TestAnnouncements(t *testing.T) {
 	ours := member(t, secret, cluster.TLSFiles{})
 	good := []string{tenantKey, "a", bytesKey, "1000000"}
@@ -362,11 +364,11 @@ func TestAnnouncements(t *testing.T) {
 		header []string
 		holds  bool
 	}{
-		{"as it should be", good, true},
-		{"nothing", nil, false},
+		{"valid", good, true},
+		{"no header", nil, false},
 		{"no tenant", []string{bytesKey, "1000000"}, false},
 		{"no size", []string{tenantKey, "a"}, false},
-		{"tenant that is none", []string{tenantKey, "../a", bytesKey, "1000000"}, false},
+		{"invalid tenant", []string{tenantKey, "../a", bytesKey, "1000000"}, false},
 		{"long tenant", []string{tenantKey, strings.Repeat("a", 5000), bytesKey, "1000000"}, false},
 		{"two tenants", append([]string{tenantKey, "b"}, good...), false},
 		{"two sizes", append([]string{bytesKey, "5"}, good...), false},
@@ -375,7 +377,7 @@ func TestAnnouncements(t *testing.T) {
 		{"overflowing", []string{tenantKey, "a", bytesKey, "99999999999999999999"}, false},
 		{"larger than a message", []string{tenantKey, "a", bytesKey, fmt.Sprint(wire.MaxMessage + 1)}, false},
 		{"a fraction", []string{tenantKey, "a", bytesKey, "1e6"}, false},
-		{"no number", []string{tenantKey, "a", bytesKey, "x"}, false},
+		{"not a number", []string{tenantKey, "a", bytesKey, "x"}, false},
 		{"empty", []string{tenantKey, "", bytesKey, ""}, false},
 	}
 	for _, tt := range tests {
@@ -386,12 +388,12 @@ func TestAnnouncements(t *testing.T) {
 			a.open(call, tt.header...)
 			a.headersRead()
 			if held := a.account.Used(); (held > 0) != tt.holds {
-				t.Errorf("%d bytes are held", held)
+				t.Errorf("%d bytes held", held)
 			}
 			cancel()
 			a.eventually("reset", none)
 			if _, size, ok := announced(metadata.Pairs(tt.header...)); tt.header != nil && ok != tt.holds {
-				t.Errorf("%d bytes are announced: %v", size, ok)
+				t.Errorf("announced = %d bytes, %v", size, ok)
 			}
 		})
 	}
@@ -402,6 +404,6 @@ func TestAnnouncements(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Push(admitted, &wire.PushRequest{Tenant: "b", Write: body(t, 1)}); !errors.Is(wire.Error(err), wire.ErrRejected) || s.memory.Used() != 0 {
-		t.Errorf("a push of another tenant than announced: %v, %d bytes are held", err, s.memory.Used())
+		t.Errorf("push for another tenant than announced: %v, %d bytes held", err, s.memory.Used())
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestReads: what calls read is taken from the server's account and from the
-// caller's, given back by the server with its answer and by the caller in the end.
-// Without memory on either side the call fails, and nothing is held.
+// TestReads checks that the memory of reads is charged to the accounts of server and caller,
+// and released by the server with its response and by the caller with its holding. Without
+// memory on either side the call fails, and nothing is held.
 func TestReads(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, openIngester(t), sec, sec)
@@ -33,7 +33,7 @@ func TestReads(t *testing.T) {
 	regex.Matchers = long
 	calls := map[string]struct {
 		do      func(ctx context.Context) error
-		nothing bool // comes
+		nothing bool // the response is empty
 	}{
 		"select": {do: func(ctx context.Context) error { _, _, err := a.Select(ctx, request); return err }},
 		"names":  {do: func(ctx context.Context) error { _, _, err := a.Labels(ctx, "", request); return err }},
@@ -45,7 +45,7 @@ func TestReads(t *testing.T) {
 		"metadata":        {do: func(ctx context.Context) error { _, err := a.Metadata(ctx, "a"); return err }},
 		"regex":           {do: func(ctx context.Context) error { _, _, err := a.Select(ctx, regex); return err }, nothing: true},
 		"regex of values": {do: func(ctx context.Context) error { _, _, err := a.Labels(ctx, "i", regex); return err }, nothing: true},
-		"regex of examples": {do: func(ctx context.Context) error {
+		"regex of exemplars": {do: func(ctx context.Context) error {
 			_, err := a.Exemplars(ctx, "a", 0, math.MaxInt64, [][]*labels.Matcher{long})
 			return err
 		}, nothing: true},
@@ -65,7 +65,7 @@ func TestReads(t *testing.T) {
 			a.eventually("answered", none)
 			empty := fill(t, a.account, 20)
 			if err := c.do(held); !errors.Is(err, wire.ErrUnavailable) || !strings.Contains(err.Error(), memory.ErrFull.Error()) {
-				t.Errorf("the server has no memory: %v", err)
+				t.Errorf("without memory of the server: %v", err)
 			}
 			empty()
 			h.Close()
@@ -75,24 +75,24 @@ func TestReads(t *testing.T) {
 			h = mine.Begin(memory.Request{Tenant: "a"})
 			empty = fill(t, mine, 20)
 			if err := c.do(memory.NewContext(ctx, h)); !errors.Is(err, memory.ErrFull) {
-				t.Errorf("the caller has no memory: %v", err)
+				t.Errorf("without memory of the caller: %v", err)
 			}
 			if h.Used() != 0 {
-				t.Errorf("%d bytes are held for an answer that there is not", h.Used())
+				t.Errorf("%d bytes held after an error", h.Used())
 			}
 			empty()
 			h.Close()
 			if mine.Used() != 0 {
-				t.Errorf("the caller holds %d bytes in the end", mine.Used())
+				t.Errorf("the caller still holds %d bytes", mine.Used())
 			}
 			a.eventually("in the end", none)
 		})
 	}
 }
 
-// TestSelectGivesBack: what a selection holds is given back when it is released, or
-// when it breaks off; what is taken after the request's end is nobody's.
-func TestSelectGivesBack(t *testing.T) {
+// TestSelectReleases checks that the memory of a selection is released with it or after an
+// error, and that Select fails after the request's holding was closed.
+func TestSelectReleases(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, openIngester(t), sec, sec)
 	if _, err := a.Push(ctx, push("a", incompressible(t, 4<<20))); err != nil {
@@ -104,11 +104,11 @@ func TestSelectGivesBack(t *testing.T) {
 	req := all("a")
 	sel, _, err := a.Select(held, req)
 	if err != nil || h.Used() < 4<<20 {
-		t.Fatalf("%d bytes are held: %v", h.Used(), err)
+		t.Fatalf("%d bytes held: %v", h.Used(), err)
 	}
 	sel.Release()
 	if h.Used() != 0 {
-		t.Errorf("released: %d bytes are held", h.Used())
+		t.Errorf("%d bytes held after Release", h.Used())
 	}
 	req.MaxSeries = 1000
 	var exceeded *limits.Exceeded

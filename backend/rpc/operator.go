@@ -12,29 +12,28 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// Compactor is what the server needs of a compactor.
+// Compactor is the compactor that the server calls.
 type Compactor interface {
 	Compact(ctx context.Context, which compactor.Which) (compactor.Report, error)
 	ExpireAll(ctx context.Context) error
 }
 
-// Operator is what the server needs of a process for an operator's commands.
+// Operator runs operators' commands in this process.
 type Operator interface {
-	// Leave takes this process's ingester out of the ring. With wait it returns when
-	// that is done. ErrConflict is why it may not leave.
+	// Leave removes this process's ingester from the ring, and with wait returns when that
+	// is complete. The error wraps ErrConflict if the ingester may not leave.
 	Leave(ctx context.Context, wait bool) error
-	// AcceptLoss lets this process's ingester answer queries of a UTC day again of
-	// which it lost samples with its log. It returns how many losses that were.
+	// AcceptLoss lets this process's ingester serve queries of a UTC day again although
+	// samples of that day were lost with its log. It returns the number of losses.
 	AcceptLoss(day int64) (int, error)
-	// Status is what the operator's page shows of this process, as JSON.
+	// Status returns the status of this process for the operator page, as JSON.
 	Status(ctx context.Context) ([]byte, error)
 }
 
-// ErrConflict is returned for a command that the state of the process does not
-// allow.
-var ErrConflict = errors.New("the process rejects")
+// ErrConflict is returned for a command that the state of the process does not allow.
+var ErrConflict = errors.New("the process rejected the command")
 
-// ServeOperator adds an operator's commands to the server, before Serve.
+// ServeOperator registers operators' commands. It must be called before Serve.
 func (s *Server) ServeOperator(o Operator) { wire.RegisterOperatorServer(s.grpc, operatorServer{o}) }
 
 type operatorServer struct{ o Operator }
@@ -79,8 +78,8 @@ func (s compactorServer) Compact(ctx context.Context, in *wire.CompactRequest) (
 	return &wire.CompactResponse{Days: int64(r.Days), Published: int64(r.Published), Series: r.Series, Samples: r.Samples}, nil
 }
 
-// Compact makes a compactor compact everything that is uploaded, and then, if that
-// is wanted, take all days beyond retention.
+// Compact makes a compactor compact all uploaded packs, and with expireAll then delete
+// all days beyond retention.
 func (p *Peer) Compact(ctx context.Context, expireAll bool) (compactor.Report, error) {
 	resp, err := p.compactor.Compact(ctx, &wire.CompactRequest{ExpireAll: expireAll})
 	if err = p.note(ctx, err); err != nil {
@@ -89,7 +88,7 @@ func (p *Peer) Compact(ctx context.Context, expireAll bool) (compactor.Report, e
 	return compactor.Report{Days: int(resp.Days), Published: int(resp.Published), Series: resp.Series, Samples: resp.Samples}, nil
 }
 
-// Leave takes an ingester out of the ring; see Operator.
+// Leave removes an ingester from the ring; see Operator.
 func (p *Peer) Leave(ctx context.Context, wait bool) error {
 	_, err := wire.NewOperatorClient(p.conn).Leave(ctx, &wire.LeaveRequest{Wait: wait})
 	if s, ok := status.FromError(err); ok && s.Code() == codes.FailedPrecondition {
@@ -98,7 +97,7 @@ func (p *Peer) Leave(ctx context.Context, wait bool) error {
 	return p.note(ctx, err)
 }
 
-// AcceptLoss lets an ingester answer queries of a day again; see Operator.
+// AcceptLoss lets an ingester serve queries of a day again; see Operator.
 func (p *Peer) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	resp, err := wire.NewOperatorClient(p.conn).AcceptLoss(ctx, &wire.AcceptLossRequest{Day: day})
 	if err = p.note(ctx, err); err != nil {
@@ -107,7 +106,7 @@ func (p *Peer) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	return int(resp.Accepted), nil
 }
 
-// Status is what the operator's page shows of a process, as JSON.
+// Status returns the status of a process for the operator page, as JSON.
 func (p *Peer) Status(ctx context.Context) ([]byte, error) {
 	resp, err := wire.NewOperatorClient(p.conn).Status(ctx, &wire.Empty{})
 	if err = p.note(ctx, err); err != nil {

@@ -12,12 +12,12 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// fakeOperator leaves once, and not while it has reasons to stay.
+// fakeOperator implements Operator. Its Leave returns ErrConflict if stays is set.
 type fakeOperator struct{ left, stays bool }
 
 func (f *fakeOperator) Leave(_ context.Context, wait bool) error {
 	if f.stays {
-		return fmt.Errorf("%w: it has something set aside", ErrConflict)
+		return fmt.Errorf("%w: it has series set aside", ErrConflict)
 	}
 	if !wait {
 		return errors.New("the disk is broken")
@@ -32,8 +32,8 @@ func (f *fakeOperator) Status(context.Context) ([]byte, error) {
 	return []byte(`{"instance":"x"}`), nil
 }
 
-// TestOperator: an operator's commands over the network, and what a process that
-// does not know them answers.
+// TestOperator checks operators' commands over the network, and that a process without a
+// role rejects its commands.
 func TestOperator(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	o := &fakeOperator{stays: true}
@@ -52,22 +52,22 @@ func TestOperator(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := p.Leave(ctx, true); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "set aside") {
-		t.Errorf("it may not leave: %v", err)
+		t.Errorf("Leave with a conflict = %v, want ErrConflict", err)
 	}
 	o.stays = false
 	if err := p.Leave(ctx, false); err == nil || errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "disk is broken") {
-		t.Errorf("it could not leave: %v", err)
+		t.Errorf("Leave with an error = %v, want the error", err)
 	}
 	if err := p.Leave(ctx, true); err != nil || !o.left {
-		t.Errorf("%v, left %v", err, o.left)
+		t.Errorf("Leave = %v, left %v", err, o.left)
 	}
 	if n, err := p.AcceptLoss(ctx, 7); err != nil || n != 7 {
-		t.Errorf("%d losses, %v", n, err)
+		t.Errorf("AcceptLoss = %d, %v", n, err)
 	}
 	if text, err := p.Status(ctx); err != nil || string(text) != `{"instance":"x"}` {
-		t.Errorf("%s, %v", text, err)
+		t.Errorf("Status = %s, %v", text, err)
 	}
 	if _, err := p.Compact(ctx, false); !errors.Is(err, wire.ErrRejected) {
-		t.Errorf("one that is no compactor: %v", err)
+		t.Errorf("Compact on a process without a compactor = %v, want ErrRejected", err)
 	}
 }

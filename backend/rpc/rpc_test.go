@@ -53,7 +53,7 @@ func member(t *testing.T, secret string, files cluster.TLSFiles) *cluster.Member
 	return m
 }
 
-// serve runs a server over a new ingester and returns both and a peer of it.
+// serve runs a server with a new ingester and returns the ingester and a client.
 func serve(t *testing.T, server, client *cluster.Member) (*ingester.Ingester, *Peer) {
 	t.Helper()
 	lim := limits.Default()
@@ -62,11 +62,11 @@ func serve(t *testing.T, server, client *cluster.Member) (*ingester.Ingester, *P
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = ing.Close() }) // after the server's end
+	t.Cleanup(func() { _ = ing.Close() }) // after the server was stopped
 	return ing, serveIngester(t, ing, server, client)
 }
 
-// serveIngester runs a server over an ingester and returns a peer of it.
+// serveIngester runs a server with an ingester and returns a client.
 func serveIngester(t testing.TB, ing Ingester, server, client *cluster.Member) *Peer {
 	t.Helper()
 	s := NewServer(server, ing, fakeCompactor{}, nil)
@@ -89,8 +89,8 @@ func serveIngester(t testing.TB, ing Ingester, server, client *cluster.Member) *
 	return p
 }
 
-// newcomer is an ingester to which every other series is new, and all of them
-// are in a push marked established.
+// newcomer is an ingester that creates every second series of a push, and all series of a
+// push marked established.
 type newcomer struct {
 	Ingester
 	established []bool
@@ -107,8 +107,8 @@ func (n *newcomer) Push(_ context.Context, b *series.Batch) (series.Outcome, err
 	return out, nil
 }
 
-// TestCreated: what an ingester says of new series, and what it is told of known
-// ones, arrive as they were said, and only with the push that they were said of.
+// TestCreated checks that Established and Created are transferred, and only with their own
+// push.
 func TestCreated(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	ing := &newcomer{}
@@ -124,7 +124,7 @@ func TestCreated(t *testing.T) {
 			every = 2
 		}
 		if len(resp.Created) != 300/every {
-			t.Fatalf("established %v: %d created", established, len(resp.Created))
+			t.Fatalf("established %v: %d series created", established, len(resp.Created))
 		}
 		for i, entry := range resp.Created {
 			if int(entry) != i*every+every-1 {
@@ -133,7 +133,7 @@ func TestCreated(t *testing.T) {
 		}
 	}
 	if fmt.Sprint(ing.established) != fmt.Sprint(want) {
-		t.Errorf("the ingester was told %v, want %v", ing.established, want)
+		t.Errorf("the ingester received established = %v, want %v", ing.established, want)
 	}
 }
 
@@ -165,7 +165,7 @@ func all(id tenant.ID) series.Request {
 	return series.Request{Tenant: id, MinTime: 0, MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "i", ".+")}}
 }
 
-// TestCalls: every call gives over the network what the ingester gives itself.
+// TestCalls checks that every call returns over the network what the ingester returns.
 func TestCalls(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	ing, p := serve(t, sec, sec)
@@ -175,7 +175,7 @@ func TestCalls(t *testing.T) {
 	}
 	rejected := int64(0)
 	for _, r := range resp.Rejections {
-		rejected += 2 // samples of a series
+		rejected += 2 // samples per series
 		if len(r.Places) > 0 || r.Reason != "max_active_series" || r.Entry < 5000 {
 			t.Fatalf("rejection %+v", r)
 		}
@@ -192,7 +192,7 @@ func TestCalls(t *testing.T) {
 		}
 		want, _, _ := ing.Select(ctx, req)
 		if describe(got) != describe(want) || len(got.Series) != 5000 {
-			t.Errorf("labels only %v: %d series came", labelsOnly, len(got.Series))
+			t.Errorf("labels only %v: received %d series", labelsOnly, len(got.Series))
 		}
 	}
 	if err := p.Flush(ctx); err != nil {
@@ -233,23 +233,23 @@ func TestCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, _, _ := p.Select(ctx, all("a")); len(got.Series) != 4999 {
-		t.Errorf("after a deletion %d series", len(got.Series))
+		t.Errorf("%d series after a deletion, want 4999", len(got.Series))
 	}
 	if r, err := p.Compact(ctx, false); err != nil || r != (compactor.Report{Days: 1, Published: 2, Series: 3, Samples: 4}) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := p.Compact(ctx, true); err == nil || !strings.Contains(err.Error(), "clock is wrong") {
-		t.Errorf("all days are expired: %v", err)
+		t.Errorf("Compact with expireAll = %v, want the error of ExpireAll", err)
 	}
 	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: []byte("no body")}}); !errors.Is(err, wire.ErrRejected) {
-		t.Errorf("a damaged body: %v", err)
+		t.Errorf("invalid body: %v", err)
 	}
 	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "../a", Write: body(t, 1)}}); !errors.Is(err, wire.ErrRejected) {
-		t.Errorf("a bad tenant: %v", err)
+		t.Errorf("invalid tenant: %v", err)
 	}
 	_ = ing.Close()
 	if _, err := p.Push(ctx, &wire.Push{PushRequest: wire.PushRequest{Tenant: "a", Write: body(t, 1)}}); !errors.Is(err, wire.ErrUnavailable) {
-		t.Errorf("a stopped ingester: %v", err)
+		t.Errorf("stopped ingester: %v", err)
 	}
 }
 
@@ -261,8 +261,8 @@ func describe(s *series.Selection) string {
 	return fmt.Sprint(m)
 }
 
-// TestStrangers: who does not prove to belong to the cluster is rejected, and
-// members talk whatever their proof is.
+// TestStrangers checks that only processes with the credentials of the cluster can call each
+// other, for each kind of credentials.
 func TestStrangers(t *testing.T) {
 	dir := t.TempDir()
 	ours, other, none := authority(t, dir, "ours"), authority(t, dir, "other"), cluster.TLSFiles{}
@@ -295,7 +295,7 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestPlainText: the setting leaves out encryption and not the proof.
+// TestPlainText checks that calls work without encryption.
 func TestPlainText(t *testing.T) {
 	secrets, err := cluster.ParseSecrets(secret)
 	if err != nil {
@@ -311,10 +311,10 @@ func TestPlainText(t *testing.T) {
 	}
 }
 
-// TestSick: a peer that takes calls and does not answer is left alone after a
-// few, and asked again.
-func TestSick(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+// TestPaused checks that no pushes are sent for a while to a peer whose calls time out, and
+// that one push then probes it.
+func TestPaused(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and does not respond
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,26 +322,26 @@ func TestSick(t *testing.T) {
 	p := &Peer{}
 	short, cancel := context.WithDeadline(ctx, time.Now())
 	defer cancel()
-	for range sickAfter {
+	for range pauseAfter {
 		if err := p.healthy(); err != nil {
 			t.Fatal(err)
 		}
 		_ = p.note(short, context.DeadlineExceeded)
 	}
 	if err := p.healthy(); !errors.Is(err, wire.ErrUnavailable) {
-		t.Errorf("after %d timeouts: %v", sickAfter, err)
+		t.Errorf("after %d timeouts: %v", pauseAfter, err)
 	}
-	p.sick = time.Now().Add(-2 * sickFor)
+	p.paused = time.Now().Add(-2 * pauseFor)
 	if p.healthy() != nil || p.healthy() == nil {
-		t.Error("not one call may try")
+		t.Error("want exactly one push to probe the peer")
 	}
 	_ = p.note(ctx, nil)
 	if err := p.healthy(); err != nil {
-		t.Errorf("after an answer: %v", err)
+		t.Errorf("after a successful call: %v", err)
 	}
 }
 
-// authority makes the files of an authority and a certificate of it.
+// authority creates the files of a certificate authority and of a certificate that it signed.
 func authority(t *testing.T, dir, name string) cluster.TLSFiles {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -368,8 +368,8 @@ func authority(t *testing.T, dir, name string) cluster.TLSFiles {
 	return f
 }
 
-// TestUnproven: strangers hold a bounded number of connections, and make room when
-// they go.
+// TestUnproven checks that unauthenticated connections are bounded, and that closing them
+// frees slots.
 func TestUnproven(t *testing.T) {
 	const bound = 512 // docs/cluster-trust.md
 	m := member(t, secret, cluster.TLSFiles{})
@@ -389,12 +389,12 @@ func TestUnproven(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := strangers[0].Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the last one was not closed before the first one: %v", err)
+		t.Errorf("the first connection was closed, want the last one: %v", err)
 	}
 	for _, c := range strangers {
 		_ = c.Close()
 	}
 	if _, err := p.SeriesCount(ctx, "a"); err != nil {
-		t.Errorf("a member, after they went: %v", err)
+		t.Errorf("call of a member after they disconnected: %v", err)
 	}
 }

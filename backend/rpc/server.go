@@ -1,6 +1,6 @@
-// Package rpc is how roles of a backend call each other in a cluster: gRPC with
-// the messages of package wire. It decodes, calls, and encodes; it decides
-// nothing.
+// Package rpc implements the calls between the roles of a backend in a cluster: gRPC with
+// the messages of package wire. It decodes requests, calls the role, and encodes
+// responses.
 package rpc
 
 import (
@@ -28,10 +28,11 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// Ingester is what the server needs of an ingester.
+// Ingester is the ingester that the server calls.
 type Ingester interface {
 	Push(ctx context.Context, b *series.Batch) (series.Outcome, error)
-	// Select and the two below also tell which local packs were read.
+	// Select, LabelNames and LabelValues also return the IDs of the local packs that were
+	// read.
 	Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error)
 	LabelNames(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error)
 	LabelValues(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error)
@@ -45,12 +46,12 @@ type Ingester interface {
 	Upload(ctx context.Context) error
 }
 
-// Bounds of a server: calls beyond them wait in the clients' flow control.
+// Limits of a server. Calls beyond maxStreams wait in the client.
 const (
-	maxStreams  = 1000 // of one connection
+	maxStreams  = 1000 // concurrent calls per connection
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
-	// partBytes is about how much of a selection goes into one message.
+	// partBytes is the approximate size of a message of a selection.
 	partBytes = 1 << 20
 )
 
@@ -60,8 +61,8 @@ type Server struct {
 	memory *memory.Account
 }
 
-// NewServer returns a server of the roles that are not nil, for members of the
-// cluster. What calls hold comes from the account.
+// NewServer returns a server of the roles that are not nil, for members of the cluster.
+// The memory of calls is charged to mem.
 func NewServer(m *cluster.Member, ing Ingester, comp Compactor, mem *memory.Account) *Server {
 	s := &Server{memory: mem}
 	s.grpc = grpc.NewServer(grpc.Creds(proof{m}), grpc.InTapHandle(s.admission),
@@ -84,8 +85,8 @@ func NewServer(m *cluster.Member, ing Ingester, comp Compactor, mem *memory.Acco
 // Serve serves until Stop.
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(cluster.Bound(l)) }
 
-// Stop lets calls under way end, at most for the time that ctx leaves. Then
-// their contexts end, and Stop does not wait for what goes on without them.
+// Stop waits for calls in progress until ctx ends, and then cancels them. It does not wait
+// for handlers that continue after their call was cancelled.
 func (s *Server) Stop(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { defer close(done); s.grpc.GracefulStop() }()
@@ -102,7 +103,8 @@ type ingesterServer struct {
 	requests remotewrite.Pool
 }
 
-// unavailable are errors after which a call may succeed later, or elsewhere.
+// unavailable returns the status of an error. Errors after which the call may succeed
+// later or on another ingester become wire.ErrUnavailable.
 func unavailable(err error) error {
 	var large *memory.TooLargeError
 	if errors.As(err, &large) {
@@ -138,7 +140,7 @@ func (s *ingesterServer) Push(ctx context.Context, in *wire.PushRequest) (*wire.
 		}
 		return nil, unavailable(err)
 	}
-	if m := req.Batch.Malformed; len(m) > 0 { // the positions in the answer would be others
+	if m := req.Batch.Malformed; len(m) > 0 { // positions in the response would not match the request
 		return nil, status.Error(codes.InvalidArgument, m[0].Message)
 	}
 	req.Batch.Tenant, req.Batch.Established = id, in.Established
@@ -167,15 +169,15 @@ func (s *ingesterServer) Push(ctx context.Context, in *wire.PushRequest) (*wire.
 	return resp, nil
 }
 
-// request decodes what is asked for, in a context that accounts for the call until
-// the holding is closed.
+// request decodes the request of a read and begins its holding, which the caller must
+// close.
 func (s *ingesterServer) request(ctx context.Context, in *wire.SelectRequest) (context.Context, *memory.Holding, series.Request, error) {
 	id, err := tenantOf(in.Tenant)
 	if err != nil {
 		return ctx, nil, series.Request{}, err
 	}
 	ctx, h := s.hold(ctx, memory.Request{Tenant: id})
-	if err := takeMatchers(h, in.Matchers); err != nil {
+	if err := reserveMatchers(h, in.Matchers); err != nil {
 		h.Close()
 		return ctx, nil, series.Request{}, unavailable(err)
 	}
@@ -208,9 +210,9 @@ func (s *ingesterServer) Select(in *wire.SelectRequest, out wire.Ingester_Select
 	}
 	defer sel.Release()
 	part, size, taken := &wire.SelectResponse{}, 0, int64(0)
-	var arena []byte // of labels
+	var arena []byte // encoded labels of the part
 	send := func() error {
-		if more := answerCopies*int64(size) - taken; more > 0 { // parts are sent one after the other
+		if more := responseCopies*int64(size) - taken; more > 0 { // for the largest part: parts are sent one after the other
 			if err := h.Take(more); err != nil {
 				return unavailable(err)
 			}
@@ -229,7 +231,7 @@ func (s *ingesterServer) Select(in *wire.SelectRequest, out wire.Ingester_Select
 		}
 		for k, c := range w.Chunks {
 			if c.Column != nil {
-				return status.Error(codes.Internal, "an ingester has a column")
+				return status.Error(codes.Internal, "an ingester returned a chunk as a column")
 			}
 			ser.Chunks[k] = wire.Chunk{MinTime: c.MinTime, MaxTime: c.MaxTime, Samples: int64(c.Samples), Encoding: int64(c.Encoding), Data: c.Data}
 			size += len(c.Data) + 32
@@ -260,7 +262,7 @@ func (s *ingesterServer) Labels(ctx context.Context, in *wire.LabelsRequest) (*w
 		values, packs, err = s.ing.LabelValues(ctx, in.Name, req)
 	}
 	if err == nil {
-		err = h.Take(answerBytes(values))
+		err = h.Take(responseBytes(values))
 	}
 	if err != nil {
 		return nil, unavailable(err)
@@ -277,7 +279,7 @@ func (s *ingesterServer) Exemplars(ctx context.Context, in *wire.ExemplarsReques
 	defer h.Close()
 	var sets [][]*labels.Matcher
 	for _, set := range in.Sets {
-		if err := takeMatchers(h, set.Matchers); err != nil {
+		if err := reserveMatchers(h, set.Matchers); err != nil {
 			return nil, unavailable(err)
 		}
 		ms, err := wire.Matchers(set.Matchers)

@@ -1,5 +1,5 @@
-// Package selfmonitor writes a process's own metrics to the built-in tenant, so that
-// there is something to see from the first minute.
+// Package selfmonitor writes a process's own metrics to the built-in tenant, so that a new
+// installation has data to query from the first minute.
 package selfmonitor
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Options of Run. All but Instance are needed.
+// Options configure Run. Only Instance is optional.
 type Options struct {
 	Gatherer prometheus.Gatherer
 	Push     func(context.Context, *series.Batch) (series.Outcome, error)
@@ -28,11 +28,10 @@ type Options struct {
 	Interval time.Duration
 	Now      func() time.Time
 	Logger   *slog.Logger
-	Instance string // names this process; empty: the host's name
+	Instance string // label value; default the host name
 }
 
-// Run writes at each interval until ctx is done. A failure is logged, and the next
-// interval is another try.
+// Run writes the metrics once per interval until ctx is done. Failures are logged.
 func Run(ctx context.Context, o Options) {
 	tick := time.NewTicker(o.Interval)
 	defer tick.Stop()
@@ -45,7 +44,7 @@ func Run(ctx context.Context, o Options) {
 	}
 	for {
 		if err := write(ctx, &o, host); err != nil && ctx.Err() == nil {
-			o.Logger.Warn("writing our own metrics failed", "err", err)
+			o.Logger.Warn("could not write own metrics", "err", err)
 		}
 		select {
 		case <-ctx.Done():

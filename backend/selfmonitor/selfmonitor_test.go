@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSelfMonitorFails: a failure is logged, and the next one is tried.
+// TestSelfMonitorFails checks that a failure is logged and that Run continues.
 func TestSelfMonitorFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	g := &gatherer{fails: 2, enough: cancel}
@@ -27,21 +27,21 @@ func TestSelfMonitorFails(t *testing.T) {
 			got = append(got, *b)
 			return series.Outcome{}, nil
 		}})
-	if n := strings.Count(log.String(), "gathering is out"); n != 2 {
-		t.Errorf("%d failures are logged", n)
+	if n := strings.Count(log.String(), "gathering failed"); n != 2 {
+		t.Errorf("%d failures logged, want 2", n)
 	}
 	if len(got) != 1 || got[0].Tenant != tenant.Self || got[0].Limits == nil || len(got[0].Entries) != 1 || len(got[0].Metadata) != 1 {
-		t.Fatalf("written: %+v", got)
+		t.Fatalf("pushed %+v", got)
 	}
 	e := &got[0].Entries[0]
 	if want := `{__name__="a", instance="me", job="pallium"}`; e.Labels.String() != want || e.Samples[0].T != 7_000 || e.Samples[0].V != 5 {
-		t.Errorf("written: %s %+v", e.Labels, e.Samples)
+		t.Errorf("pushed %s %+v", e.Labels, e.Samples)
 	}
 }
 
-var errGather = errors.New("gathering is out")
+var errGather = errors.New("gathering failed")
 
-// gatherer fails some times, then has one gauge, and ends the run.
+// gatherer fails some times, then returns one gauge and ends Run.
 type gatherer struct {
 	fails  int
 	enough func()

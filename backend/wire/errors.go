@@ -11,16 +11,16 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// ErrUnavailable is the error of a call that reached nobody who could answer it:
-// the peer is away, starting, stopping or full. Another call may succeed.
+// ErrUnavailable is returned for a call that the peer could not serve, because it is
+// unreachable, starting, stopping or overloaded. A retry may succeed.
 var ErrUnavailable = errors.New("peer is not available")
 
-// ErrRejected is the error of a call that the peer understood and rejected; the
-// same call would be rejected again.
+// ErrRejected is returned for a call that the peer rejected. A retry of the same call would
+// be rejected again.
 var ErrRejected = errors.New("peer rejected the call")
 
-// Status makes of an error what gRPC carries. unavailable are errors of the
-// server's own that mean ErrUnavailable to the caller.
+// Status converts an error of a server to a gRPC status. The errors in unavailable become
+// ErrUnavailable for the caller.
 func Status(err error, unavailable ...error) error {
 	if err == nil {
 		return nil
@@ -48,8 +48,8 @@ func Status(err error, unavailable ...error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
-// Error makes of what gRPC carried the error that it was: *limits.Exceeded,
-// those of package context, ErrUnavailable, ErrRejected, or another.
+// Error converts the gRPC status of a call to an error: a *limits.Exceeded, or an error
+// that wraps one of package context, ErrUnavailable or ErrRejected, or another error.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -76,7 +76,7 @@ func Error(err error) error {
 	return errors.New(s.Message())
 }
 
-// wrapped has the text of one error and is another.
+// wrapped is an error with a text of its own that wraps another error.
 type wrapped struct {
 	text string
 	is   error

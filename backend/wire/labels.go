@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// AppendLabels appends labels: name and value in turn, each behind its length as
-// an unsigned varint.
+// AppendLabels appends encoded labels to dst: alternating names and values, each preceded
+// by its length as an unsigned varint.
 func AppendLabels(dst []byte, ls labels.Labels) []byte {
 	ls.Range(func(l labels.Label) {
 		dst = binary.AppendUvarint(dst, uint64(len(l.Name)))
@@ -21,9 +21,9 @@ func AppendLabels(dst []byte, ls labels.Labels) []byte {
 	return dst
 }
 
-var errLabels = errors.New("labels are damaged")
+var errLabels = errors.New("invalid labels")
 
-// DecodeLabels reads what AppendLabels wrote. b is a builder to be used again.
+// DecodeLabels decodes labels encoded by AppendLabels. It resets and uses b.
 func DecodeLabels(data []byte, b *labels.ScratchBuilder) (labels.Labels, error) {
 	b.Reset()
 	last := ""
@@ -37,7 +37,7 @@ func DecodeLabels(data []byte, b *labels.ScratchBuilder) (labels.Labels, error) 
 			return labels.EmptyLabels(), err
 		}
 		if name <= last || value == "" {
-			return labels.EmptyLabels(), fmt.Errorf("%w: %q behind %q", errLabels, name, last)
+			return labels.EmptyLabels(), fmt.Errorf("%w: %q after %q", errLabels, name, last)
 		}
 		b.Add(name, value)
 		last, data = name, rest
@@ -47,7 +47,8 @@ func DecodeLabels(data []byte, b *labels.ScratchBuilder) (labels.Labels, error) 
 
 const maxLabelBytes = 1<<24 - 1 // see remotewrite
 
-// text reads one string where it lies; labels.ScratchBuilder copies it.
+// text returns the first string of data and the rest. The string shares memory with data;
+// labels.ScratchBuilder copies it.
 func text(data []byte) (string, []byte, error) {
 	n, k := binary.Uvarint(data)
 	if k <= 0 || n > uint64(len(data)-k) || n > maxLabelBytes {
@@ -59,12 +60,12 @@ func text(data []byte) (string, []byte, error) {
 	return unsafe.String(&data[k], int(n)), data[uint64(k)+n:], nil
 }
 
-// Matchers turns matchers of a message into Prometheus'.
+// Matchers converts matchers of a message to those of Prometheus.
 func Matchers(list []Matcher) ([]*labels.Matcher, error) {
 	out := make([]*labels.Matcher, 0, len(list))
 	for _, m := range list {
 		if m.Type < 0 || m.Type > int64(labels.MatchNotRegexp) {
-			return nil, fmt.Errorf("matcher type %d is not known", m.Type)
+			return nil, fmt.Errorf("unknown matcher type %d", m.Type)
 		}
 		lm, err := labels.NewMatcher(labels.MatchType(m.Type), m.Name, m.Value)
 		if err != nil {

@@ -108,13 +108,12 @@ func (m *PushRequest) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_PushRequest proto.InternalMessageInfo
 
-// PushResponse says what was not applied, and what was new to the ingester; see
-// docs/cluster.md.
+// PushResponse has the rejected entries, and those whose series the ingester created;
+// see docs/cluster.md.
 type PushResponse struct {
 	Exemplars  int64       `protobuf:"varint,1,opt,name=exemplars,proto3" json:"exemplars,omitempty"`
 	Rejections []Rejection `protobuf:"bytes,2,rep,name=rejections,proto3" json:"rejections"`
-	// Positions, ascending, of the entries accepted as series that the ingester did
-	// not know.
+	// Positions, ascending, of the accepted entries whose series the ingester created.
 	Created []uint32  `protobuf:"varint,3,rep,packed,name=created,proto3" json:"created,omitempty"`
 	Repeats []Repeats `protobuf:"bytes,4,rep,name=repeats,proto3" json:"repeats"`
 }
@@ -152,8 +151,8 @@ func (m *PushResponse) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_PushResponse proto.InternalMessageInfo
 
-// Repeats counts the samples of one entry of the request at whose time the
-// ingester had one.
+// Repeats counts the duplicate samples of one entry of the request: those with a
+// timestamp that the series already had in the ingester.
 type Repeats struct {
 	Entry     int64 `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	Same      int64 `protobuf:"varint,2,opt,name=same,proto3" json:"same,omitempty"`
@@ -193,7 +192,7 @@ func (m *Repeats) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Repeats proto.InternalMessageInfo
 
-// Rejection says which samples of one entry of the request were rejected, and why.
+// Rejection has the rejected samples of one entry of the request, and the reason.
 type Rejection struct {
 	Entry   int64    `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	Reason  string   `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -315,8 +314,8 @@ func (m *Matcher) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Matcher proto.InternalMessageInfo
 
-// SelectResponse is one part of the answer; the last one has the packs that were
-// read, 16 bytes each, and end.
+// SelectResponse is a part of the response. The last part has end set, and the IDs of
+// the packs that were read, 16 bytes each.
 type SelectResponse struct {
 	Series []Series `protobuf:"bytes,1,rep,name=series,proto3" json:"series"`
 	Packs  []byte   `protobuf:"bytes,2,opt,name=packs,proto3" json:"packs,omitempty"`
@@ -435,7 +434,7 @@ func (m *Chunk) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Chunk proto.InternalMessageInfo
 
-// LabelsRequest asks for the names of labels, or for the values of one name.
+// LabelsRequest requests the names of labels, or the values of one label.
 type LabelsRequest struct {
 	Select SelectRequest `protobuf:"bytes,1,opt,name=select,proto3" json:"select"`
 	Name   string        `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -1121,8 +1120,8 @@ func (m *AcceptLossResponse) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_AcceptLossResponse proto.InternalMessageInfo
 
-// StatusResponse is what the operator's page shows of a process, as JSON: it is
-// for people.
+// StatusResponse has the status of a process for the operator page, as JSON. It is only
+// displayed to people.
 type StatusResponse struct {
 	Status []byte `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
 }
@@ -1346,11 +1345,11 @@ type IngesterClient interface {
 	SeriesCount(ctx context.Context, in *TenantRequest, opts ...grpc.CallOption) (*CountResponse, error)
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*Empty, error)
 	Flush(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
-	// KeepPlaces is how an ingester that leaves hands over the active series that
-	// the called one takes from it.
+	// KeepPlaces hands over the active series of a leaving ingester whose replica sets
+	// will include the called one, which reserves them.
 	KeepPlaces(ctx context.Context, in *ActiveSeries, opts ...grpc.CallOption) (*Empty, error)
-	// Active is how an ingester that joins with an empty disk asks for the
-	// active series that it will take.
+	// Active requests the active series whose replica sets will include an ingester
+	// that joins with an empty disk.
 	Active(ctx context.Context, in *ActiveSeriesRequest, opts ...grpc.CallOption) (Ingester_ActiveClient, error)
 }
 
@@ -1508,11 +1507,11 @@ type IngesterServer interface {
 	SeriesCount(context.Context, *TenantRequest) (*CountResponse, error)
 	Delete(context.Context, *DeleteRequest) (*Empty, error)
 	Flush(context.Context, *Empty) (*Empty, error)
-	// KeepPlaces is how an ingester that leaves hands over the active series that
-	// the called one takes from it.
+	// KeepPlaces hands over the active series of a leaving ingester whose replica sets
+	// will include the called one, which reserves them.
 	KeepPlaces(context.Context, *ActiveSeries) (*Empty, error)
-	// Active is how an ingester that joins with an empty disk asks for the
-	// active series that it will take.
+	// Active requests the active series whose replica sets will include an ingester
+	// that joins with an empty disk.
 	Active(*ActiveSeriesRequest, Ingester_ActiveServer) error
 }
 
@@ -1869,11 +1868,11 @@ var _Compactor_serviceDesc = grpc.ServiceDesc{
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://godoc.org/google.golang.org/grpc#ClientConn.NewStream.
 type OperatorClient interface {
-	// Leave takes the called ingester out of the ring. A reason for which it may
-	// not leave is FAILED_PRECONDITION.
+	// Leave removes the called ingester from the ring. The status is FAILED_PRECONDITION
+	// if it may not leave.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*Empty, error)
-	// AcceptLoss lets the called ingester answer queries again of a day of which it
-	// lost samples with its log.
+	// AcceptLoss lets the called ingester serve queries of a day again although samples
+	// of that day were lost with its log.
 	AcceptLoss(ctx context.Context, in *AcceptLossRequest, opts ...grpc.CallOption) (*AcceptLossResponse, error)
 	Status(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*StatusResponse, error)
 }
@@ -1915,11 +1914,11 @@ func (c *operatorClient) Status(ctx context.Context, in *Empty, opts ...grpc.Cal
 
 // OperatorServer is the server API for Operator service.
 type OperatorServer interface {
-	// Leave takes the called ingester out of the ring. A reason for which it may
-	// not leave is FAILED_PRECONDITION.
+	// Leave removes the called ingester from the ring. The status is FAILED_PRECONDITION
+	// if it may not leave.
 	Leave(context.Context, *LeaveRequest) (*Empty, error)
-	// AcceptLoss lets the called ingester answer queries again of a day of which it
-	// lost samples with its log.
+	// AcceptLoss lets the called ingester serve queries of a day again although samples
+	// of that day were lost with its log.
 	AcceptLoss(context.Context, *AcceptLossRequest) (*AcceptLossResponse, error)
 	Status(context.Context, *Empty) (*StatusResponse, error)
 }

@@ -26,7 +26,7 @@ func TestCodec(t *testing.T) {
 				t.Fatal(err)
 			}
 			if size == 1<<20 && len(b) > size/10 {
-				t.Errorf("%d equal bytes are %d on the wire", size, len(b))
+				t.Errorf("%d equal bytes are encoded to %d bytes", size, len(b))
 			}
 			var out PushRequest
 			if err := (Codec{}).Unmarshal(b, &out); err != nil || out.Tenant != "t" || !bytes.Equal(out.Write, in.Write) {
@@ -35,10 +35,10 @@ func TestCodec(t *testing.T) {
 		}
 	}
 	if _, err := (Codec{}).Marshal("text"); err == nil {
-		t.Error("a string was encoded")
+		t.Error("a string was encoded, want an error")
 	}
 	for name, bad := range map[string][]byte{
-		"empty": nil, "kind": {7}, "no snappy": {compressed, 0xff, 0xff, 0xff, 0xff, 0xff},
+		"empty": nil, "kind": {7}, "not snappy": {compressed, 0xff, 0xff, 0xff, 0xff, 0xff},
 		"bomb":  append([]byte{compressed}, 0xff, 0xff, 0xff, 0x3f, 0),
 		"cut":   {plain, 10, 200},
 		"large": append([]byte{compressed}, snappy.Encode(nil, make([]byte, 100))[:3]...),
@@ -50,13 +50,13 @@ func TestCodec(t *testing.T) {
 	}
 }
 
-// TestOtherVersions: what one version of the push messages says and another does
-// not know is left out, and nothing else. The bytes are the format.
+// TestOtherVersions checks that fields of push messages that another version does not have
+// are ignored, and that the encoding does not change.
 func TestOtherVersions(t *testing.T) {
 	rejection := Rejection{Entry: 3, Reason: "r", Message: "m"}
 	old, oldResponse := PushRequest{Tenant: "t", Write: []byte("w")}, PushResponse{Exemplars: 7, Rejections: []Rejection{rejection}}
-	marked, told := old, oldResponse
-	marked.Established, told.Created = true, []uint32{0, 3, 300}
+	request, response := old, oldResponse
+	request.Established, response.Created = true, []uint32{0, 3, 300}
 	future := "\xfa\x3f\x02hi" // field 1023
 	for _, tt := range []struct {
 		name  string
@@ -64,13 +64,13 @@ func TestOtherVersions(t *testing.T) {
 		want  message
 	}{
 		{"request of an older version", "\x0a\x01t\x12\x01w", &old},
-		{"request", "\x0a\x01t\x12\x01w\x18\x01", &marked},
-		{"request of a newer version", "\x0a\x01t\x12\x01w\x18\x01" + future, &marked},
+		{"request", "\x0a\x01t\x12\x01w\x18\x01", &request},
+		{"request of a newer version", "\x0a\x01t\x12\x01w\x18\x01" + future, &request},
 		{"response of an older version", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m", &oldResponse},
-		{"response with counts that older versions had", "\x08\x07\x12\x0a\x08\x03\x10\x02\x22\x01r\x2a\x01m", &oldResponse},
-		{"response", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x1a\x04\x00\x03\xac\x02", &told},
-		{"response of a newer version", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x1a\x04\x00\x03\xac\x02" + future, &told},
-		{"response, not packed", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x18\x00\x18\x03\x18\xac\x02", &told},
+		{"response with counts of older versions", "\x08\x07\x12\x0a\x08\x03\x10\x02\x22\x01r\x2a\x01m", &oldResponse},
+		{"response", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x1a\x04\x00\x03\xac\x02", &response},
+		{"response of a newer version", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x1a\x04\x00\x03\xac\x02" + future, &response},
+		{"response, not packed", "\x08\x07\x12\x08\x08\x03\x22\x01r\x2a\x01m\x18\x00\x18\x03\x18\xac\x02", &response},
 	} {
 		got := message(&PushRequest{})
 		if _, ok := tt.want.(*PushResponse); ok {
@@ -83,13 +83,13 @@ func TestOtherVersions(t *testing.T) {
 			continue
 		}
 		if data, err := (Codec{}).Marshal(tt.want); err != nil || string(data) != "\x00"+tt.bytes {
-			t.Errorf("%s is encoded as %x, %v", tt.name, data, err)
+			t.Errorf("%s: encoded as %x, %v", tt.name, data, err)
 		}
 	}
 	for _, bad := range []string{"\x1a\x04\x00\x03", "\x1a\x01\xff", "\x1a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x18", "\x19\x00"} {
 		var got PushResponse
 		if err := (Codec{}).Unmarshal([]byte("\x00"+bad), &got); err == nil {
-			t.Errorf("%x is %+v", bad, got)
+			t.Errorf("decoding %x = %+v, want an error", bad, got)
 		}
 	}
 }
@@ -104,13 +104,12 @@ func TestLabels(t *testing.T) {
 	}
 	for _, bad := range []string{"\x01", "\x01a", "\x01a\x05b", "\x01b\x01x\x01a\x01x", "\x01a\x01x\x01a\x01x", "\x01a\x00", "\x00\x01a"} {
 		if got, err := DecodeLabels([]byte(bad), &b); err == nil {
-			t.Errorf("%q is %s", bad, got)
+			t.Errorf("DecodeLabels(%q) = %s, want an error", bad, got)
 		}
 	}
 }
 
-// TestBody: parts of a batch, put together, are what a decoder of remote write
-// reads.
+// TestBody checks that bodies with subsets of a batch can be decoded as remote write.
 func TestBody(t *testing.T) {
 	b := &series.Batch{}
 	for i := range 10 {
@@ -136,7 +135,7 @@ func TestBody(t *testing.T) {
 		for i, p := range want {
 			got, w := req.Batch.Entries[i], b.Entries[p]
 			if !labels.Equal(got.Labels, w.Labels.WithoutEmpty()) || got.Samples[0] != w.Samples[0] {
-				t.Errorf("entry %d is %s %v", p, got.Labels, got.Samples)
+				t.Errorf("entry %d = %s %v", p, got.Labels, got.Samples)
 			}
 		}
 	}
@@ -156,12 +155,12 @@ func TestErrors(t *testing.T) {
 		if errors.Is(tt.in, exceeded) {
 			var e *limits.Exceeded
 			if !errors.As(got, &e) || *e != *exceeded {
-				t.Errorf("%v came as %v", tt.in, got)
+				t.Errorf("%v was received as %v", tt.in, got)
 			}
 			continue
 		}
 		if !errors.Is(got, tt.want) || (got == nil) != (tt.in == nil) || (got != nil && got.Error() != tt.in.Error()) {
-			t.Errorf("%v came as %v", tt.in, got)
+			t.Errorf("%v was received as %v", tt.in, got)
 		}
 	}
 	if got := Error(Status(errors.New("other"), mine)); errors.Is(got, ErrUnavailable) || got.Error() != "other" {
@@ -179,7 +178,7 @@ func FuzzLabels(f *testing.F) {
 		}
 		again, err := DecodeLabels(AppendLabels(nil, ls), &b)
 		if err != nil || !labels.Equal(again, ls) {
-			t.Errorf("%s came back as %s, %v", ls, again, err)
+			t.Errorf("%s became %s, %v", ls, again, err)
 		}
 	})
 }

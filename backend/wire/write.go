@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Tags of prometheus.WriteRequest (remote write 1.0) and its parts.
+// Protobuf tags of prometheus.WriteRequest (remote write 1.0) and its parts.
 const (
 	tagTimeseries = 1<<3 | 2
 	tagMetadata   = 3<<3 | 2
@@ -27,16 +27,15 @@ const (
 	tagTime  = 2 << 3
 )
 
-// Entries are the entries of a batch, encoded once for all ingesters that get
-// some of them: bodies of remote write 1.0 are put together from parts of it.
+// Entries holds the encoded entries of a batch, from which remote write 1.0 bodies with
+// subsets of the entries are built.
 type Entries struct {
 	data []byte
 	ends []int
 	meta []byte
 }
 
-// EncodeEntries encodes all entries and the metadata of a batch. buf is memory
-// to be used again.
+// EncodeEntries encodes all entries and the metadata of a batch. It appends to buf[:0].
 func EncodeEntries(b *series.Batch, buf []byte) (*Entries, error) {
 	e := &Entries{data: buf[:0], ends: make([]int, len(b.Entries))}
 	var err error
@@ -57,10 +56,10 @@ func EncodeEntries(b *series.Batch, buf []byte) (*Entries, error) {
 	return e, nil
 }
 
-// Buffer gives the memory back that the entries lie in. Bodies are copies.
+// Buffer returns the buffer of the entries for reuse. Bodies are copies.
 func (e *Entries) Buffer() []byte { return e.data }
 
-// Size is how many bytes Body returns.
+// Size returns the length in bytes of the result of Body.
 func (e *Entries) Size(positions []int32, metadata bool) int {
 	size := 0
 	if metadata {
@@ -75,8 +74,8 @@ func (e *Entries) Size(positions []int32, metadata bool) int {
 	return size
 }
 
-// Body returns a body with the entries of these positions, all when nil, and
-// with the metadata.
+// Body returns a remote write 1.0 body with the entries at the positions, or with all
+// entries if positions is nil, and optionally with the metadata.
 func (e *Entries) Body(positions []int32, metadata bool) []byte {
 	out := make([]byte, 0, e.Size(positions, metadata))
 	if positions == nil {
@@ -104,8 +103,8 @@ func appendField(dst []byte, tag byte, data []byte) []byte {
 	return append(dst, data...)
 }
 
-// lengthBytes is what is kept free for the length of a series: a varint of
-// always that many bytes, so that it can be written when the length is known.
+// lengthBytes is the number of bytes reserved for the length of a series, which is written
+// as a varint of fixed size once the length is known.
 const lengthBytes = 4
 
 func appendEntry(dst []byte, e *series.Entry) ([]byte, error) {
@@ -144,7 +143,7 @@ func appendEntry(dst []byte, e *series.Entry) ([]byte, error) {
 	}
 	n := len(dst) - start
 	if n >= 1<<(7*lengthBytes) {
-		return nil, fmt.Errorf("%d bytes are too many", n)
+		return nil, fmt.Errorf("series has %d bytes, at most %d are allowed", n, 1<<(7*lengthBytes)-1)
 	}
 	for i := range lengthBytes {
 		dst[start-lengthBytes+i] = byte(n>>(7*i))&0x7f | 0x80
@@ -167,7 +166,7 @@ func appendLabels(dst []byte, tag byte, ls labels.Labels) []byte {
 	return dst
 }
 
-// size is that of a string and its length.
+// size returns the encoded size of a string of n bytes with its length.
 func size(n int) int {
 	out := n + 1
 	for v := n; v >= 0x80; v >>= 7 {
@@ -178,7 +177,7 @@ func size(n int) int {
 
 func appendSample(dst []byte, s *series.Sample) []byte {
 	t := uint64(s.T)
-	n := 10 // two tags, the value, at least one byte of the time
+	n := 10 // two tags and the value; the loop adds the bytes of the time
 	for n++; t >= 0x80; t >>= 7 {
 		n++
 	}

@@ -151,7 +151,7 @@ func TestVerify(t *testing.T) {
 	if out, err := p.Offline("verify", "-data"); err != nil || !strings.Contains(out, " 0 findings") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if out, err := p.Offline("verify", "-rebuild-index"); err != nil || !strings.Contains(out, "index written again: 1 days") {
+	if out, err := p.Offline("verify", "-rebuild-index"); err != nil || !strings.Contains(out, "index rebuilt: 1 days") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	packs, err := filepath.Glob(filepath.Join(p.DataDir, "l1", "team-a", "*", "*.pk"))

@@ -63,7 +63,7 @@ func pushRows(b *bench) []row {
 		{name: "no labels", body: body1(float("", now, 1)), code: 400, says: "metric name"},
 		{name: "no metric name", body: body1(float("", now, 1, "a", "b")), code: 400, says: "metric name|__name__"},
 		{name: "an empty label name", body: body1(float("m", now, 1, "", "b")), code: 400, says: "empty name"},
-		{name: "a label twice", body: body1(float("m", now, 1, "a", "b", "a", "c")), code: 400, says: `"a" stands twice`},
+		{name: "a label twice", body: body1(float("m", now, 1, "a", "b", "a", "c")), code: 400, says: `"a" appears twice`},
 		{name: "the metric name twice", body: body1(float("m", now, 1, "__name__", "n")), code: 400, says: "__name__|twice"},
 		{name: "a name that is not UTF-8", body: body1(float("m", now, 1, "a\xff", "b")), code: 400, says: "UTF-8"},
 		{name: "a value that is not UTF-8", body: body1(float("m", now, 1, "a", "\xfe\xff")), code: 400, says: "UTF-8"},

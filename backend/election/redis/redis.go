@@ -1,10 +1,10 @@
-// Package redis keeps elections in Redis, where all distributors meet. Each is
-// one string: the elected replica, when a sample of it was last received, and a
-// signature. A distributor reads it, decides by election.Decide, and writes the
-// outcome if nobody else did meanwhile, so that two distributors cannot elect two
-// replicas. Times are Redis' own. What is in it may be lost at any time: the
-// distributors elect again from what they know. Others may write to the keys, too:
-// what no distributor of this cluster signed is ignored and replaced.
+// Package redis stores elections in Redis, which all distributors share. An election
+// is one string: the elected replica, the time of its last received sample, and a
+// signature. A distributor reads it, decides with election.Decide, and writes the
+// outcome unless another distributor wrote in between, so that two distributors
+// cannot elect two replicas. Times are from the clock of Redis. The data may be lost
+// at any time: the distributors then elect again from their own state. Records that
+// no distributor of this cluster signed are ignored and replaced.
 package redis
 
 import (
@@ -23,7 +23,7 @@ import (
 	"github.com/palliumhq/pallium/backend/election"
 )
 
-// Signer signs what this distributor elects, and verifies what others elected. An
+// Signer signs the elections of this distributor and verifies those of others. An
 // error of Verify means that no member of the cluster signed the parts.
 type Signer interface {
 	Sign(purpose string, parts ...string) (string, error)
@@ -32,20 +32,20 @@ type Signer interface {
 
 const (
 	purpose = "election of a replica"
-	// maxAhead is how far a record may be ahead of Redis' time. It is ahead only
-	// when that was set back.
+	// maxAhead is how far a record may be ahead of the clock of Redis, which happens
+	// only when that clock was set back.
 	maxAhead = 10 * time.Second
-	// news is into how many parts the failover time is divided: that an elected
-	// replica was received less than one of them later is not written.
-	news = 30
-	// attempts bounds how often a claim begins again because another distributor
-	// wrote first.
+	// updateFraction limits writes: a newer sample of the elected replica is written
+	// only if it is more than 1/updateFraction of the failover time newer.
+	updateFraction = 30
+	// attempts is how often a claim tries to write its outcome when other
+	// distributors write concurrently.
 	attempts = 5
 )
 
-// script replaces the record KEYS[1] by ARGV[2], which expires after ARGV[3] ms, if
-// it is ARGV[1] and if ARGV[2] is not empty. It answers Redis' time in ms, the
-// record as it was found (empty: there is none), and whether it was replaced. It
+// script replaces the record at KEYS[1] by ARGV[2], which expires after ARGV[3] ms,
+// if the record equals ARGV[1] and ARGV[2] is not empty. It returns the time of Redis
+// in Unix ms, the record before (empty if none), and whether it was replaced. It
 // needs the commands EVALSHA, EVAL, TIME, GET and SET.
 const script = `
 local t = redis.call('TIME')
@@ -56,7 +56,7 @@ if ARGV[2] == '' or v ~= ARGV[1] then return {now, v, '0'} end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return {now, v, '1'}`
 
-// Options of a Store. All may be left out.
+// Options configure a Store. All are optional.
 type Options struct {
 	Prefix     string // of the keys; default "pallium:ha"
 	Now        func() time.Time
@@ -76,7 +76,7 @@ type Store struct {
 	logged time.Time
 }
 
-// New returns a Store that uses client, which stays the caller's.
+// New returns a Store that uses client. The caller closes client.
 func New(client goredis.UniversalClient, signer Signer, o Options) *Store {
 	if o.Prefix == "" {
 		o.Prefix = "pallium:ha"
@@ -90,7 +90,7 @@ func New(client goredis.UniversalClient, signer Signer, o Options) *Store {
 	s := &Store{client: client, signer: signer, o: o, script: goredis.NewScript(script)}
 	s.ignored = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pallium_distributor_ha_ignored_records_total",
-		Help: "Records of elections in Redis that no distributor of this cluster wrote as they are, by reason (damaged, forged, future).",
+		Help: "Election records in Redis that were ignored and replaced, by reason (damaged, forged, future).",
 	}, []string{"reason"})
 	for _, reason := range []string{damaged, forged, future} {
 		s.ignored.WithLabelValues(reason)
@@ -101,8 +101,8 @@ func New(client goredis.UniversalClient, signer Signer, o Options) *Store {
 	return s
 }
 
-// Claim implements election.Store. Ages are counted in milliseconds, rounded so
-// that nothing is taken for fresher than it is.
+// Claim implements election.Store. Ages are rounded up to milliseconds, so that no
+// sample seems newer than it is.
 func (s *Store) Claim(ctx context.Context, c election.Cluster, seen []election.Sighting, r election.Rules) (election.Sighting, error) {
 	out, err := s.claim(ctx, c, seen, r)
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *Store) Claim(ctx context.Context, c election.Cluster, seen []election.S
 }
 
 func (s *Store) claim(ctx context.Context, c election.Cluster, seen []election.Sighting, r election.Rules) (election.Sighting, error) {
-	// The alphabet of tenants has no colon, so that the key says whose it is.
+	// Tenant IDs contain no colon, so the key is unambiguous.
 	key := s.o.Prefix + ":" + string(c.Tenant) + ":" + c.Name
 	a, err := s.run(ctx, key, "", "", 0)
 	if err != nil {
@@ -130,12 +130,13 @@ func (s *Store) claim(ctx context.Context, c election.Cluster, seen []election.S
 			return decided, err
 		}
 		if left--; left == 0 {
-			return election.Sighting{}, errors.New("other processes write the record at the same time, again and again")
+			return election.Sighting{}, fmt.Errorf("record changed concurrently in %d attempts", attempts)
 		}
 	}
 }
 
-// aged is what was seen, so much later, in whole milliseconds.
+// aged returns the sightings with later added to their ages, rounded up to
+// milliseconds.
 func aged(seen []election.Sighting, later time.Duration) []election.Sighting {
 	out := make([]election.Sighting, len(seen))
 	for i, v := range seen {
@@ -144,51 +145,51 @@ func aged(seen []election.Sighting, later time.Duration) []election.Sighting {
 	return out
 }
 
-// decide returns the outcome of an election and the record that says so, which is
-// the one that there is while that need not change.
-func (s *Store) decide(key string, a answer, seen []election.Sighting, r election.Rules) (election.Sighting, string, error) {
+// decide returns the outcome of an election and its record, which is the current
+// record if nothing has to be written.
+func (s *Store) decide(key string, a result, seen []election.Sighting, r election.Rules) (election.Sighting, string, error) {
 	current, err := s.verify(key, a)
-	if err != nil { // it is as if there were none
+	if err != nil { // treated as no record
 		reason := reasonOf(err)
 		s.ignored.WithLabelValues(reason).Inc()
-		s.log(key, reason)
+		s.logIgnored(key, reason)
 	}
 	decided := election.Decide(current, seen, r.Failover)
 	if decided.Replica == "" {
 		return decided, a.record, nil
 	}
-	// To tell what is hardly news would only keep others from telling theirs.
+	// Frequent writes would only make the claims of other distributors fail.
 	if current != nil && decided.Replica == current.Replica && (decided.Age == current.Age ||
-		current.Age <= r.Failover/2 && current.Age-decided.Age <= r.Failover/news) {
+		current.Age <= r.Failover/2 && current.Age-decided.Age <= r.Failover/updateFraction) {
 		return *current, a.record, nil
 	}
 	text, err := s.sign(key, decided, a.now)
 	return decided, text, err
 }
 
-// answer is what the script answers.
-type answer struct {
+// result is the result of the script.
+type result struct {
 	now      int64 // Redis' time in Unix ms
 	record   string
 	replaced bool
 }
 
-func (s *Store) run(ctx context.Context, key, was, becomes string, expires time.Duration) (answer, error) {
+func (s *Store) run(ctx context.Context, key, was, becomes string, expires time.Duration) (result, error) {
 	list, err := s.script.Run(ctx, s.client, []string{key}, was, becomes, expires.Milliseconds()).StringSlice()
 	if err != nil {
-		return answer{}, err
+		return result{}, err
 	}
 	if len(list) != 3 {
-		return answer{}, fmt.Errorf("an answer of %d parts", len(list))
+		return result{}, fmt.Errorf("script returned %d values, want 3", len(list))
 	}
 	now, err := strconv.ParseInt(list[0], 10, 64)
 	if err != nil {
-		return answer{}, fmt.Errorf("time of Redis: %w", err)
+		return result{}, fmt.Errorf("parse the time of Redis: %w", err)
 	}
-	return answer{now: now, record: list[1], replaced: list[2] == "1"}, nil
+	return result{now: now, record: list[1], replaced: list[2] == "1"}, nil
 }
 
-// Why a record is ignored, as the metric says it.
+// The reasons in the metric why a record is ignored.
 const (
 	damaged = "damaged"
 	forged  = "forged"
@@ -210,11 +211,12 @@ func reasonOf(err error) string {
 	return forged
 }
 
-// version begins each record.
+// version is the first field of a record.
 const version = "1"
 
-// sign makes a record: version, when a sample of the replica was last received (by
-// Redis' clock, in ms), signature, and the replica, separated by blanks.
+// sign returns a signed record: version, the time of the replica's last received
+// sample (in Unix ms by the clock of Redis), signature and replica, separated by
+// spaces.
 func (s *Store) sign(key string, elected election.Sighting, now int64) (string, error) {
 	received := strconv.FormatInt(now-elected.Age.Milliseconds(), 10)
 	sig, err := s.signer.Sign(purpose, key, received, elected.Replica)
@@ -224,9 +226,9 @@ func (s *Store) sign(key string, elected election.Sighting, now int64) (string, 
 	return strings.Join([]string{version, received, sig, elected.Replica}, " "), nil
 }
 
-// verify decodes a record that a distributor of this cluster wrote; nil without
-// one.
-func (s *Store) verify(key string, a answer) (*election.Sighting, error) {
+// verify decodes a record and checks its signature. It returns nil if there is no
+// record.
+func (s *Store) verify(key string, a result) (*election.Sighting, error) {
 	if a.record == "" {
 		return nil, nil
 	}
@@ -248,12 +250,12 @@ func (s *Store) verify(key string, a answer) (*election.Sighting, error) {
 	return &election.Sighting{Replica: parts[3], Age: max(age, 0)}, nil
 }
 
-// log tells of records that are ignored, at most once a minute.
-func (s *Store) log(key, reason string) {
+// logIgnored logs an ignored record, at most once a minute.
+func (s *Store) logIgnored(key, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now := s.o.Now(); s.logged.IsZero() || now.Sub(s.logged) >= time.Minute {
 		s.logged = now
-		s.o.Logger.Warn("ignoring and replacing an election in Redis that no distributor of this cluster wrote", "key", key, "reason", reason)
+		s.o.Logger.Warn("ignoring and replacing an invalid HA election record in Redis", "key", key, "reason", reason)
 	}
 }

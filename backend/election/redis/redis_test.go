@@ -20,8 +20,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// Ages are minutes and the failover time lies between two of them, so that what
-// a test takes does not matter.
+// rules has a failover time between two minutes, and tests use ages of whole minutes, so
+// that the run time of a test does not matter.
 var rules = election.Rules{Failover: 150 * time.Second, Idle: 10 * time.Hour}
 
 func open(t *testing.T, addr string) *Store {
@@ -34,7 +34,7 @@ func open(t *testing.T, addr string) *Store {
 	return New(client, signer(t, "a"), Options{})
 }
 
-// signer signs as a member of a cluster with a secret of that letter does.
+// signer returns a member of the cluster whose secret consists of the letter.
 func signer(t *testing.T, letter string) Signer {
 	t.Helper()
 	secrets, err := cluster.ParseSecrets(strings.Repeat(letter, cluster.MinSecretBytes))
@@ -52,8 +52,8 @@ func minutes(s election.Sighting) string {
 	return fmt.Sprintf("%s %d", s.Replica, int(s.Age.Minutes()))
 }
 
-// TestSameAsDecide: the script and election.Decide come to the same, whatever is
-// seen in whatever order.
+// TestSameAsDecide checks that elections in Redis have the same outcome as election.Decide,
+// for random sightings.
 func TestSameAsDecide(t *testing.T) {
 	srv := programs.Redis(t)
 	stores := []*Store{open(t, srv.Addr), open(t, srv.Addr)}
@@ -74,12 +74,12 @@ func TestSameAsDecide(t *testing.T) {
 			t.Fatal(err)
 		}
 		if minutes(got) != minutes(decided) {
-			t.Fatalf("step %d, seen %v: Redis elects %s, the rule %s", i, seen, minutes(got), minutes(decided))
+			t.Fatalf("step %d, seen %v: Claim = %s, but Decide = %s", i, seen, minutes(got), minutes(decided))
 		}
 	}
 }
 
-func TestTenantsApart(t *testing.T) {
+func TestTenantIsolation(t *testing.T) {
 	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	for _, c := range []election.Cluster{{Tenant: "a", Name: "b:c"}, {Tenant: "a", Name: "b"}, {Tenant: "b", Name: "b"}, {Tenant: "a", Name: "b:"}} {
@@ -93,8 +93,8 @@ func TestTenantsApart(t *testing.T) {
 
 const key = "pallium:ha:team:x"
 
-// TestForgotten: idle elections leave Redis by themselves.
-func TestForgotten(t *testing.T) {
+// TestExpiry checks that idle elections expire in Redis.
+func TestExpiry(t *testing.T) {
 	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	ctx := context.Background()
@@ -102,14 +102,13 @@ func TestForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d, err := s.client.PTTL(ctx, key).Result(); err != nil || d <= 0 || d > rules.Idle {
-		t.Errorf("the election lives for %v, %v", d, err)
+		t.Errorf("TTL of the election = %v, %v", d, err)
 	}
 }
 
-// TestPoisoned: what no distributor of the cluster wrote elects nobody, keeps
-// nobody from being elected, and is replaced. A record of ours that is written
-// again later counts no longer than it would have.
-func TestPoisoned(t *testing.T) {
+// TestInvalidRecords checks that records that no distributor of the cluster signed are
+// ignored and replaced, and that a replayed record is not valid for longer than before.
+func TestInvalidRecords(t *testing.T) {
 	srv := programs.Redis(t)
 	ctx := context.Background()
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}}, "")
@@ -130,17 +129,17 @@ func TestPoisoned(t *testing.T) {
 		set           func() error
 		want, ignored string
 	}{
-		"right":                     {nil, "a 1", ""},
-		"a clock that was set back": {func() error { return client.Set(ctx, key, record("a", key, "a", 5*time.Second), 0).Err() }, "a 0", ""},
-		"silent, written again":     {func() error { return client.Set(ctx, key, record("a", key, "a", -3*minute), 0).Err() }, "b 0", ""},
-		"idle":                      {func() error { return client.Set(ctx, key, record("a", key, "a", -11*time.Hour), 0).Err() }, "b 0", ""},
-		"future":                    {func() error { return client.Set(ctx, key, record("a", key, "a", minute), 0).Err() }, "b 0", future},
-		"forged":                    {func() error { return client.Set(ctx, key, record("b", key, "nobody", 0), 0).Err() }, "b 0", forged},
-		"of another cluster":        {func() error { return client.Set(ctx, key, record("a", key+"y", "a", 0), 0).Err() }, "b 0", forged},
-		"another replica":           {func() error { return client.Set(ctx, key, record("a", key, "a", 0)+"b", 0).Err() }, "b 0", forged},
-		"damaged":                   {func() error { return client.Set(ctx, key, "1 x y a", 0).Err() }, "b 0", damaged},
-		"no record":                 {func() error { return client.Set(ctx, key, "junk", 0).Err() }, "b 0", damaged},
-		"huge":                      {func() error { return client.Set(ctx, key, strings.Repeat("x", 1<<20), 0).Err() }, "b 0", damaged},
+		"valid":                            {nil, "a 1", ""},
+		"a clock that was set back":        {func() error { return client.Set(ctx, key, record("a", key, "a", 5*time.Second), 0).Err() }, "a 0", ""},
+		"replayed after the failover time": {func() error { return client.Set(ctx, key, record("a", key, "a", -3*minute), 0).Err() }, "b 0", ""},
+		"idle":                             {func() error { return client.Set(ctx, key, record("a", key, "a", -11*time.Hour), 0).Err() }, "b 0", ""},
+		"future":                           {func() error { return client.Set(ctx, key, record("a", key, "a", minute), 0).Err() }, "b 0", future},
+		"forged":                           {func() error { return client.Set(ctx, key, record("b", key, "nobody", 0), 0).Err() }, "b 0", forged},
+		"of another HA cluster":            {func() error { return client.Set(ctx, key, record("a", key+"y", "a", 0), 0).Err() }, "b 0", forged},
+		"another replica":                  {func() error { return client.Set(ctx, key, record("a", key, "a", 0)+"b", 0).Err() }, "b 0", forged},
+		"damaged":                          {func() error { return client.Set(ctx, key, "1 x y a", 0).Err() }, "b 0", damaged},
+		"not a record":                     {func() error { return client.Set(ctx, key, "junk", 0).Err() }, "b 0", damaged},
+		"huge":                             {func() error { return client.Set(ctx, key, strings.Repeat("x", 1<<20), 0).Err() }, "b 0", damaged},
 		"of another type": {func() error {
 			return client.HSet(ctx, key, "replica", "nobody", "received", time.Now().Add(time.Hour).UnixMilli()).Err()
 		}, "b 0", damaged},
@@ -158,7 +157,7 @@ func TestPoisoned(t *testing.T) {
 		for range 2 {
 			got, err := s.Claim(ctx, election.Cluster{Tenant: "team", Name: "x"}, []election.Sighting{{Replica: "b"}}, rules)
 			if err != nil || minutes(got) != c.want {
-				t.Errorf("%s: elected is %s, want %s, %v", name, minutes(got), c.want, err)
+				t.Errorf("%s: elected %s, want %s, %v", name, minutes(got), c.want, err)
 			}
 		}
 		counted := ""
@@ -173,8 +172,8 @@ func TestPoisoned(t *testing.T) {
 	}
 }
 
-// TestAtOnce: distributors that claim at the same time elect one replica.
-func TestAtOnce(t *testing.T) {
+// TestConcurrentClaims checks that distributors that claim concurrently elect one replica.
+func TestConcurrentClaims(t *testing.T) {
 	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	for i := range 10 {
@@ -189,15 +188,15 @@ func TestAtOnce(t *testing.T) {
 		first := <-elected
 		for range cap(elected) - 1 {
 			if other := <-elected; other != first {
-				t.Fatalf("elected are %s and %s", first, other)
+				t.Fatalf("elected both %s and %s", first, other)
 			}
 		}
 	}
 }
 
-// TestManyTell: distributors that all know a little more of the elected replica than
-// what is written do not keep each other from an answer.
-func TestManyTell(t *testing.T) {
+// TestConcurrentUpdates checks that the claims of many distributors with slightly newer
+// samples of the elected replica do not fail because of each other.
+func TestConcurrentUpdates(t *testing.T) {
 	srv := programs.Redis(t)
 	s := open(t, srv.Addr)
 	c := election.Cluster{Tenant: "team", Name: "x"}
@@ -216,8 +215,8 @@ func TestManyTell(t *testing.T) {
 	}
 }
 
-// TestRights: the commands and keys that docs/cluster.md names are enough.
-func TestRights(t *testing.T) {
+// TestACL checks that the commands and keys in docs/cluster.md are sufficient.
+func TestACL(t *testing.T) {
 	rights := strings.Fields("ha on >secret ~pallium:ha:* -@all +eval +evalsha +time +get +set +hello +client +ping")
 	srv := programs.Redis(t, append([]string{"--user"}, rights...)...)
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}, Username: "ha"}, "secret")
@@ -228,7 +227,7 @@ func TestRights(t *testing.T) {
 	for _, replica := range []string{"a", "b"} {
 		got, err := New(client, signer(t, "a"), Options{}).Claim(context.Background(), election.Cluster{Tenant: "team", Name: "x"}, []election.Sighting{{Replica: replica}}, rules)
 		if err != nil || got.Replica != "a" {
-			t.Errorf("%v, %v", got, err)
+			t.Errorf("Claim = %v, %v", got, err)
 		}
 	}
 }
@@ -248,15 +247,15 @@ func TestRedisLost(t *testing.T) {
 	}
 	srv.Kill()
 	if got, err := claim("a"); err == nil {
-		t.Errorf("a lost Redis elected %q", got)
+		t.Errorf("Claim without Redis = %q, want an error", got)
 	}
 	srv.Start()
 	if got, err := claim("b"); got != "b" || err != nil {
-		t.Errorf("an empty Redis elected %q, %v", got, err)
+		t.Errorf("Claim with an empty Redis = %q, %v", got, err)
 	}
 }
 
-// FuzzVerify: no text is taken for a record of ours but one that is.
+// FuzzVerify checks that no text but a signed record is accepted.
 func FuzzVerify(f *testing.F) {
 	secrets, err := cluster.ParseSecrets(strings.Repeat("a", cluster.MinSecretBytes))
 	if err != nil {
@@ -267,20 +266,20 @@ func FuzzVerify(f *testing.F) {
 		f.Fatal(err)
 	}
 	s := New(nil, m, Options{})
-	right, err := s.sign(key, election.Sighting{Replica: "a b", Age: time.Second}, 1_800_000_000_000)
+	valid, err := s.sign(key, election.Sighting{Replica: "a b", Age: time.Second}, 1_800_000_000_000)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(right)
+	f.Add(valid)
 	f.Add("1 1799999999000 m a b")
 	f.Add("of another type")
 	f.Fuzz(func(t *testing.T, text string) {
-		got, err := s.verify(key, answer{now: 1_800_000_000_000, record: text})
+		got, err := s.verify(key, result{now: 1_800_000_000_000, record: text})
 		if err != nil || got == nil {
 			return
 		}
-		if text != right || got.Replica != "a b" || got.Age != time.Second {
-			t.Errorf("%q is taken for %+v", text, got)
+		if text != valid || got.Replica != "a b" || got.Age != time.Second {
+			t.Errorf("verify(%q) = %+v, want an error", text, got)
 		}
 	})
 }

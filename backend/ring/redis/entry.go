@@ -2,7 +2,7 @@ package redis
 
 import (
 	"crypto/ed25519"
-	"crypto/sha1" //nolint:gosec // only tells a script whether a value is the same
+	"crypto/sha1" //nolint:gosec // only for a script to compare values
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -18,20 +18,20 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// Signer signs what this process writes to Redis, and verifies what others wrote:
-// see package authn/cluster. host is that of the address that is signed, or empty.
+// Signer signs values that this process writes to Redis and verifies those of others,
+// see package authn/cluster. host is the host of the signed address, or empty.
 type Signer interface {
 	Sign(purpose string, parts ...string) (string, error)
 	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)
 }
 
-// The purposes of signatures.
+// The purposes of signatures; they prevent using a signature for another kind of value.
 const (
 	ofEntry   = "ring entry"
 	ofRemoval = "ring removal"
 )
 
-// entry is a member as it stands in Redis; docs/cluster-trust.md has the format.
+// entry is a member's record in Redis; docs/cluster-trust.md describes the format.
 type entry struct {
 	ID          string   `json:"id"`
 	Addr        string   `json:"addr,omitempty"`
@@ -45,19 +45,19 @@ type entry struct {
 	Key         string   `json:"key"` // Ed25519, base64; signs heartbeats
 
 	text  string // the JSON
-	value string // as it stands in Redis: signature, line feed, JSON
+	value string // the value in Redis: signature, line feed, JSON
 	hash  string // of the JSON
 	key   ed25519.PublicKey
-	aged  bool // the signature is by a secret that is not the first any more
+	aged  bool // the signature was made with a secret that is no longer the first
 
-	expired bool // the certificate that signed it was good then, and is not any more
+	expired bool // the certificate that signed the entry was valid then and has expired
 }
 
-// seal makes the entry's text, signature and value.
+// seal sets the entry's text, hash, signature and value.
 func (e *entry) seal(s Signer) error {
 	data, err := json.Marshal(e)
 	if err != nil {
-		return fmt.Errorf("entry of %q: %w", e.ID, err)
+		return fmt.Errorf("sign the ring entry of %q: %w", e.ID, err)
 	}
 	e.text = string(data)
 	e.hash = hashOf(e.text)
@@ -67,7 +67,7 @@ func (e *entry) seal(s Signer) error {
 func (e *entry) sign(s Signer) error {
 	sig, err := s.Sign(ofEntry, e.text)
 	if err != nil {
-		return fmt.Errorf("entry of %q: %w", e.ID, err)
+		return fmt.Errorf("sign the ring entry of %q: %w", e.ID, err)
 	}
 	e.value, e.aged = sig+"\n"+e.text, false
 	return nil
@@ -78,19 +78,19 @@ func hashOf(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// digest is by what the beat script tells that Redis still has a value.
+// digest returns the hash by which the beat script checks that Redis still has a value.
 func digest(value string) string {
 	sum := sha1.Sum([]byte(value)) //nolint:gosec // see the import
 	return hex.EncodeToString(sum[:])
 }
 
 var (
-	errDecode  = errors.New("it cannot be decoded")
-	errForeign = errors.New("it is another instance's")
+	errDecode  = errors.New("invalid value")
+	errForeign = errors.New("value belongs to another instance")
 )
 
-// decodeEntry reads and verifies the value of an instance's field. Without an error
-// it may be expired.
+// decodeEntry decodes and verifies an instance's value. An entry whose certificate
+// has expired is no error: the field expired is set.
 func decodeEntry(s Signer, id, value string) (entry, error) {
 	e := entry{value: value}
 	sig, text, ok := strings.Cut(value, "\n")
@@ -115,13 +115,13 @@ func decodeEntry(s Signer, id, value string) (entry, error) {
 	switch ring.State(e.State) {
 	case ring.Joining, ring.Active, ring.Leaving:
 	default:
-		return e, fmt.Errorf("%w: state %q is not known", errDecode, e.State)
+		return e, fmt.Errorf("%w: unknown state %q", errDecode, e.State)
 	}
 	if _, err := decodeTokens(e.Tokens); err != nil {
 		return e, fmt.Errorf("%w: %w", errDecode, err)
 	}
 	if e.key, err = base64.RawStdEncoding.DecodeString(e.Key); err != nil || len(e.key) != ed25519.PublicKeySize {
-		return e, fmt.Errorf("%w: its key is no Ed25519 key", errDecode)
+		return e, fmt.Errorf("%w: invalid Ed25519 key", errDecode)
 	}
 	return e, nil
 }
@@ -137,12 +137,12 @@ func (e *entry) instance() ring.Instance {
 		Incarnation: e.Incarnation, Registered: time.UnixMilli(e.Registered), Tokens: tokens}
 }
 
-// removal says that an instance left or was forgotten, with all its entries up to
-// a version.
+// removal records that an instance left or was forgotten. It invalidates the
+// instance's entries up to a version.
 type removal struct {
 	ID      string `json:"id"`
 	Version int64  `json:"version"`
-	At      int64  `json:"at"` // ms of Redis
+	At      int64  `json:"at"` // Unix ms by the clock of Redis
 
 	value string
 }
@@ -150,11 +150,11 @@ type removal struct {
 func (r *removal) seal(s Signer) error {
 	text, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("removal of %q: %w", r.ID, err)
+		return fmt.Errorf("sign the ring removal of %q: %w", r.ID, err)
 	}
 	sig, err := s.Sign(ofRemoval, string(text))
 	if err != nil {
-		return fmt.Errorf("removal of %q: %w", r.ID, err)
+		return fmt.Errorf("sign the ring removal of %q: %w", r.ID, err)
 	}
 	r.value = sig + "\n" + string(text)
 	return nil
@@ -176,7 +176,8 @@ func decodeRemoval(s Signer, id, value string) (removal, error) {
 	return r, err
 }
 
-// encodeTokens packs ascending tokens into a quarter of their decimal text.
+// encodeTokens returns sorted tokens as base64 of delta varints, which takes a quarter
+// of the space of their decimal text.
 func encodeTokens(tokens []uint32) string {
 	var b []byte
 	last := uint32(0)
@@ -187,7 +188,7 @@ func encodeTokens(tokens []uint32) string {
 	return base64.RawStdEncoding.EncodeToString(b)
 }
 
-var errTokens = errors.New("tokens are damaged")
+var errTokens = errors.New("invalid tokens")
 
 const maxTokens = 4096
 

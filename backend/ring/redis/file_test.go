@@ -17,9 +17,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// place opens ingester-1 in a zone and directory, with samples if holds is set,
+// place opens ingester-1 with a zone and a directory, which has samples if hasData is set,
 // and joins.
-func place(t *testing.T, addr, zone, dir string, holds bool) (*Membership, error) {
+func place(t *testing.T, addr, zone, dir string, hasData bool) (*Membership, error) {
 	t.Helper()
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{addr}}, "")
 	if err != nil {
@@ -27,7 +27,7 @@ func place(t *testing.T, addr, zone, dir string, holds bool) (*Membership, error
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	m, err := Open(Options{Client: client, Signer: signer(t, secret), Self: ring.Instance{ID: "ingester-1", Zone: zone, Addr: "ingester-1:1"},
-		File: filepath.Join(dir, "ring.json"), Holds: holds, Heartbeat: beatEvery, Timeout: time.Second})
+		File: filepath.Join(dir, "ring.json"), HasData: hasData, Heartbeat: beatEvery, Timeout: time.Second})
 	if err != nil {
 		return nil, err
 	}
@@ -35,15 +35,15 @@ func place(t *testing.T, addr, zone, dir string, holds bool) (*Membership, error
 	return m, m.Join(context.Background(), ring.Active)
 }
 
-// placedOnce is an instance of zone a that got its place, dealt with losses, and
-// ended.
+// placedOnce runs an instance in zone a that gets its tokens, records losses and ends. It
+// returns the instance.
 func placedOnce(t *testing.T, addr, dir string) ring.Instance {
 	t.Helper()
 	m, err := place(t, addr, "a", dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Settled(); err != nil {
+	if err := m.LossRecorded(); err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
@@ -71,30 +71,30 @@ func rewrite(t *testing.T, dir string, change func(map[string]any)) {
 	}
 }
 
-// TestZoneChanged: an ingester with samples keeps its zone; one without any takes a
-// place in the new zone, and what was lost counts in the old one.
+// TestZoneChanged checks that the zone of an ingester with samples cannot be changed. One
+// without samples gets tokens in the new zone, and its loss is recorded for the old zone.
 func TestZoneChanged(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		holds    bool
+		hasData  bool
 		prepare  func(t *testing.T, dir string)
 		rejected bool
 	}{
-		{name: "with samples", holds: true, rejected: true},
-		{name: "file of an older version", holds: true, rejected: true, prepare: func(t *testing.T, dir string) {
+		{name: "with samples", hasData: true, rejected: true},
+		{name: "file of an older version", hasData: true, rejected: true, prepare: func(t *testing.T, dir string) {
 			rewrite(t, dir, func(s map[string]any) { delete(s, "zone") })
 		}},
-		{name: "damaged file", holds: true, rejected: true, prepare: func(t *testing.T, dir string) {
+		{name: "damaged file", hasData: true, rejected: true, prepare: func(t *testing.T, dir string) {
 			if err := os.Truncate(filepath.Join(dir, "ring.json"), 0); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "no file", holds: true, rejected: true, prepare: func(t *testing.T, dir string) {
+		{name: "no file", hasData: true, rejected: true, prepare: func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "ring.json")); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "nothing but the file"},
+		{name: "no samples"},
 		{name: "new disk", prepare: func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "ring.json")); err != nil {
 				t.Fatal(err)
@@ -108,7 +108,7 @@ func TestZoneChanged(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(t, dir)
 			}
-			m, err := place(t, srv.Addr, "b", dir, test.holds)
+			m, err := place(t, srv.Addr, "b", dir, test.hasData)
 			if test.rejected {
 				if !errors.Is(err, ErrZoneChanged) || !strings.Contains(err.Error(), `"b"`) || !strings.Contains(err.Error(), `"a"`) {
 					t.Fatalf("error %v", err)
@@ -120,7 +120,7 @@ func TestZoneChanged(t *testing.T) {
 					t.Fatalf("back in its zone: %v", err)
 				}
 				if got := m.Self(); got.Zone != "a" || !slices.Equal(got.Tokens, old.Tokens) {
-					t.Errorf("back in its zone: zone %q, other tokens", got.Zone)
+					t.Errorf("back in its zone: zone %q or other tokens", got.Zone)
 				}
 				return
 			}
@@ -129,21 +129,21 @@ func TestZoneChanged(t *testing.T) {
 			}
 			fresh, replaced := m.Fresh()
 			if got := m.Self(); got.Zone != "b" || got.Incarnation == old.Incarnation || slices.Equal(got.Tokens, old.Tokens) || !fresh || !replaced || m.LostZone() != "a" {
-				t.Errorf("zone %q, incarnation %s was %s, fresh %v, replaced %v, lost in zone %q", got.Zone, got.Incarnation, old.Incarnation, fresh, replaced, m.LostZone())
+				t.Errorf("zone %q, incarnation %s, before %s, fresh %v, replaced %v, lost zone %q", got.Zone, got.Incarnation, old.Incarnation, fresh, replaced, m.LostZone())
 			}
 			_ = m.Close()
 			if m, err = place(t, srv.Addr, "b", dir, true); err != nil {
 				t.Fatal(err)
 			}
 			if fresh, replaced := m.Fresh(); !fresh || !replaced || m.LostZone() != "a" {
-				t.Errorf("after another start: fresh %v, replaced %v, lost in zone %q", fresh, replaced, m.LostZone())
+				t.Errorf("after a restart: fresh %v, replaced %v, lost zone %q", fresh, replaced, m.LostZone())
 			}
 		})
 	}
 }
 
-// TestDamagedFile: an ingester whose file cannot be read starts as one that lost its
-// disk, since the file may have said that a loss is not dealt with.
+// TestDamagedFile checks that an ingester with a damaged file starts as one that lost its
+// disk, since the file may have recorded a loss that is not dealt with.
 func TestDamagedFile(t *testing.T) {
 	for _, content := range []string{"", "{", "{}", "null", "\x00\x00", `{"id":"ingester-1","incarnation":"1","tokens":"!"}`} {
 		srv := programs.Redis(t)
@@ -158,10 +158,10 @@ func TestDamagedFile(t *testing.T) {
 		}
 		fresh, replaced := m.Fresh()
 		if got := m.Self(); !fresh || !replaced || got.Incarnation == old.Incarnation || !slices.Equal(got.Tokens, old.Tokens) {
-			t.Errorf("%q: fresh %v, replaced %v, incarnation %s was %s", content, fresh, replaced, got.Incarnation, old.Incarnation)
+			t.Errorf("%q: fresh %v, replaced %v, incarnation %s, before %s", content, fresh, replaced, got.Incarnation, old.Incarnation)
 		}
 		if st, err := os.Stat(filepath.Join(dir, "ring.json")); err != nil || st.Mode().Perm() != 0o600 || st.Size() == 0 {
-			t.Errorf("%q: the file is %v, %v", content, st, err)
+			t.Errorf("%q: file info %v, %v", content, st, err)
 		}
 	}
 }
@@ -181,7 +181,7 @@ func FuzzFile(f *testing.F) {
 		}
 		again, tokens, err := decodeFile(first)
 		if err != nil {
-			t.Fatalf("%s does not read back: %v", first, err)
+			t.Fatalf("decode %s: %v", first, err)
 		}
 		again.Tokens = encodeTokens(tokens)
 		if second, err := json.Marshal(again); err != nil || !bytes.Equal(first, second) {

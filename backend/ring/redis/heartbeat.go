@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// aheadOfRedis is how far a heartbeat may be ahead of Redis' time.
+// aheadOfRedis is how far a heartbeat may be ahead of the clock of Redis.
 const aheadOfRedis = 10 * time.Second
 
-// heartbeat says that the process which registered an entry is alive at a time.
-// Its text is the time in ms of Redis, the hash of the entry's JSON, and a
+// heartbeat proves that the process that registered an entry was alive at a time. Its
+// text is the time (Unix ms by the clock of Redis), the hash of the entry's JSON, and a
 // signature with the entry's key.
 type heartbeat struct {
 	at   int64
@@ -43,8 +43,8 @@ func decodeHeartbeat(text string) (heartbeat, bool) {
 	return heartbeat{at, fields[1], sig}, err == nil
 }
 
-// of returns the time of a heartbeat of an entry, if text is one. One that is
-// ahead of now is none.
+// beatAt returns the time of the heartbeat in text. ok is false if text is not a valid
+// heartbeat of this entry or is ahead of now (both Unix ms).
 func (e *entry) beatAt(text string, now int64) (int64, bool) {
 	b, ok := decodeHeartbeat(text)
 	if !ok || b.hash != e.hash || b.at > now+aheadOfRedis.Milliseconds() {

@@ -1,9 +1,9 @@
-// Package redis keeps the members of the ring in Redis. Each process writes only
-// its own entry and its own heartbeat, and reads the others': there is no
-// compare-and-swap of a whole ring. Redis may be lost, emptied or fail over at
-// any time: every process keeps the last ring it saw, whoever finds an instance
-// missing that nobody removed on purpose writes it back, and only a member that
-// left, or was forgotten by an operator, leaves the ring.
+// Package redis stores the members of the ring in Redis. Each process writes its own
+// entry and heartbeat, and reads those of others: there is no compare-and-swap of the
+// whole ring. Redis may be lost, emptied or fail over at any time. Every process keeps
+// the last ring that it read, and a process that finds a member missing in Redis writes
+// its entry back. A member is removed from the ring only when it leaves or when an
+// operator forgets it.
 package redis
 
 import (
@@ -25,33 +25,32 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// Options of a Membership. Durations of 0 are the defaults.
+// Options configure a Membership. A duration of 0 means its default.
 type Options struct {
-	Client goredis.UniversalClient // stays the caller's
+	Client goredis.UniversalClient // closed by the caller
 	Signer Signer                  // of this process, as a member of the cluster
 	Prefix string                  // of the keys; default "pallium:ring"
-	// Self is this process; without an ID it only watches.
+	// Self is this process. Without an ID, the process only watches the ring.
 	Self ring.Instance
-	// File keeps an ingester's tokens over restarts. With it set, Self is an
+	// File stores an ingester's tokens across restarts. If it is set, Self is an
 	// ingester.
 	File string
-	// Holds says that the instance's data directory has samples: its zone must stay
-	// what it was.
-	Holds bool
+	// HasData says that the instance's data directory has samples, so that its zone must
+	// not change.
+	HasData bool
 
-	Heartbeat time.Duration // between two heartbeats and looks at the ring; default 3 s
-	Timeout   time.Duration // silent for longer is unhealthy; default 30 s
-	Logger    *slog.Logger
-	// Registerer gets the metrics.
+	Heartbeat  time.Duration // between two heartbeats and reads of the ring; default 3 s
+	Timeout    time.Duration // an instance without a heartbeat for longer is unhealthy; default 30 s
+	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// ErrZoneChanged is returned for an ingester with samples that it took as a
-// replica of another zone: with two zones to hold a sample, the samples that it and
-// an ingester of its new zone have would be in one.
-var ErrZoneChanged = errors.New("zone of an ingester with data was changed")
+// ErrZoneChanged is returned for an ingester with data that was accepted in another
+// zone. A sample counts as durable in two zones, and after the change both of its
+// copies could be in one zone.
+var ErrZoneChanged = errors.New("the zone of an ingester with data was changed")
 
-// Membership is a process's view of the ring and its place in it. It is safe for
+// Membership is a process's view of the ring and its own membership. It is safe for
 // concurrent use.
 type Membership struct {
 	o       Options
@@ -62,41 +61,41 @@ type Membership struct {
 
 	current atomic.Pointer[ring.Ring]
 
-	mu        sync.Mutex // guards what follows, and is held during calls to Redis
+	mu        sync.Mutex // guards the fields below; held during calls of Redis
 	self      ring.Instance
 	joined    bool
-	fresh     bool // the directory is new, see Fresh
-	replaced  bool
-	lostZone  string // of the instance that was replaced
-	zoneKnown bool   // the file says for which zone the directory's samples were taken
+	fresh     bool   // the data directory is new, see Fresh
+	replaced  bool   // see Fresh
+	lostZone  string // of the replaced instance
+	zoneKnown bool   // the file records the zone of the directory's samples
 	epoch     string
 	version   string
-	seenAt    int64     // ms of Redis, of the last look
-	looked    time.Time // when that was here
-	readAll   bool      // the next look is at everything
-	sawAll    time.Time // when the last such look was
-	published string    // what the current ring was made of
-	failing   bool
+	readAt    int64     // time of the last read, Unix ms by the clock of Redis
+	readHere  time.Time // the same by the clock of this process
+	readAll   bool      // the next read is a full one
+	allReadAt time.Time // time of the last full read
+	published string    // identifies the content of the current ring
+	failing   bool      // the last sync failed
 
 	key    ed25519.PrivateKey // signs this process's heartbeats
-	mine   entry              // as it was registered last
+	mine   entry              // of this process, as last registered
 	newest int64              // the largest version of this instance's entries
 
-	members    map[string]known
-	candidates map[string]entry   // newer entries of members, until they are alive
-	ended      map[string]removal // the last one of each instance
-	untrusted  map[string]string  // values of Redis that are ignored, by ID
-	noted      map[string]string  // hashes of what was counted
-	logSince   time.Time          // of logLines
-	logLines   int
+	members    map[string]memberState
+	candidates map[string]entry     // newer entries of members, until they have a recent heartbeat
+	removals   map[string]removal   // the last removal of each instance
+	untrusted  map[string]string    // ignored values in Redis, by ID
+	noted      map[string]string    // hashes of ignored values that were counted
+	logSince   time.Time            // start of the minute that logLines counts
+	logLines   int                  // logged lines about ignored values
 	wrote      map[string]time.Time // when this process last wrote a member's entry
-	beats      map[string]string    // as they stand in Redis
-	changes    int                  // of members
+	beats      map[string]string    // the heartbeats in Redis, by ID
+	changes    int                  // number of changes of members
 
 	background *background.Group
 }
 
-// Open begins to watch the ring. It does not wait for Redis; Wait does.
+// Open starts watching the ring. It does not wait for Redis; see Wait.
 func Open(o Options) (*Membership, error) {
 	if o.Prefix == "" {
 		o.Prefix = "pallium:ring"
@@ -111,14 +110,14 @@ func Open(o Options) (*Membership, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Signer == nil {
-		return nil, errors.New("ring in Redis: nothing to sign entries with")
+		return nil, errors.New("ring in Redis: no signer for entries")
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("key for heartbeats: %w", err)
+		return nil, fmt.Errorf("generate a key for heartbeats: %w", err)
 	}
 	m := &Membership{o: o, self: o.Self, scripts: newScripts(), key: key,
-		members: map[string]known{}, ended: map[string]removal{}, noted: map[string]string{}, wrote: map[string]time.Time{}}
+		members: map[string]memberState{}, removals: map[string]removal{}, noted: map[string]string{}, wrote: map[string]time.Time{}}
 	for _, k := range []string{"members", "beats", "meta", "gone"} {
 		m.keys = append(m.keys, "{"+o.Prefix+"}:"+k)
 	}
@@ -132,7 +131,7 @@ func Open(o Options) (*Membership, error) {
 	return m, nil
 }
 
-// Close stops watching and beating. The instance stays a member.
+// Close stops watching the ring and sending heartbeats. The instance stays a member.
 func (m *Membership) Close() error {
 	m.background.Stop()
 	return nil
@@ -146,7 +145,8 @@ func (m *Membership) Ring(context.Context) (*ring.Ring, error) {
 	return nil, ring.ErrUnknown
 }
 
-// Wait returns when a ring is known.
+// Wait returns once the ring was read, or with an error that wraps ring.ErrUnknown
+// when ctx ends before.
 func (m *Membership) Wait(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -160,42 +160,43 @@ func (m *Membership) Wait(ctx context.Context) error {
 	return nil
 }
 
-// Self is this process's entry as it is now.
+// Self returns this process's current instance.
 func (m *Membership) Self() ring.Instance {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.self
 }
 
-// Fresh reports whether this ingester's directory is new, and whether the ring had
-// an instance of its name with another one: then that one was lost with its disk.
-// It does so over restarts, until Settled.
+// Fresh reports whether this ingester's data directory is new, and whether the ring
+// had an instance of its name with another directory, which means that the earlier
+// instance was lost with its disk. Both are stored across restarts until
+// LossRecorded is called.
 func (m *Membership) Fresh() (fresh, replaced bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.fresh, m.replaced
 }
 
-// LostZone is the zone of the instance that this one replaced, see Fresh.
+// LostZone returns the zone of the instance that this one replaced, see Fresh.
 func (m *Membership) LostZone() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.lostZone
 }
 
-// Settled says that the loss is known where it has to be.
-func (m *Membership) Settled() error {
+// LossRecorded clears Fresh: the caller has recorded the loss of the earlier instance.
+func (m *Membership) LossRecorded() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fresh, m.replaced = false, false
 	return m.saveFile()
 }
 
-// Join makes this process a member, of the given state when it is new: who comes
-// back is Active as before, so that its series stay where they are. When Redis cannot be
-// reached that happens as soon as it can be, and Join returns nil: an ingester
-// that restarts is in the others' rings anyway. An ingester without tokens needs
-// Redis to find its place, and waits for it.
+// Join makes this process a member. A new member gets the given state; one that
+// returns is Active at once, so that its series stay on it. If Redis is unreachable,
+// Join returns nil and a later heartbeat registers the process: other processes still
+// have a restarted ingester in their rings. An ingester without tokens needs Redis to
+// choose them, so Join waits until Redis responds.
 func (m *Membership) Join(ctx context.Context, state ring.State) error {
 	m.mu.Lock()
 	if m.self.State, m.joined = state, true; len(m.self.Tokens) > 0 {
@@ -214,7 +215,7 @@ func (m *Membership) Join(ctx context.Context, state ring.State) error {
 		if !waits {
 			return nil
 		}
-		m.o.Logger.Warn("the ring's Redis cannot be reached, and this ingester has no place in the ring yet; retrying", "err", err)
+		m.o.Logger.Warn("Redis of the ring unreachable, and this ingester has no tokens yet: waiting to join the ring; retrying", "err", err)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("join the ring: %w", errors.Join(ctx.Err(), err))
@@ -227,8 +228,8 @@ func (m *Membership) Join(ctx context.Context, state ring.State) error {
 	return nil
 }
 
-// SetState changes this member's state. An error means that Redis does not know
-// yet; it will as soon as it can be reached.
+// SetState changes this member's state. After an error, later heartbeats retry writing
+// the state to Redis.
 func (m *Membership) SetState(ctx context.Context, state ring.State) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -236,7 +237,7 @@ func (m *Membership) SetState(ctx context.Context, state ring.State) error {
 	return m.sync(ctx)
 }
 
-// Leave takes this process out of the ring for good.
+// Leave removes this process from the ring permanently.
 func (m *Membership) Leave(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -244,8 +245,8 @@ func (m *Membership) Leave(ctx context.Context) error {
 	return m.remove(ctx, m.self.ID)
 }
 
-// Forget takes another instance out of the ring that will not come back, or an
-// entry that nobody trusts. It returns what the instance was.
+// Forget removes another instance that will not return, or an untrusted entry, from
+// the ring. It returns the instance as it was, which is empty for an untrusted entry.
 func (m *Membership) Forget(ctx context.Context, id string) (ring.Instance, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -256,12 +257,12 @@ func (m *Membership) Forget(ctx context.Context, id string) (ring.Instance, erro
 	if err := m.remove(ctx, id); err != nil {
 		return ring.Instance{}, err
 	}
-	return k.instance(), m.look(ctx)
+	return k.instance(), m.readRing(ctx)
 }
 
-// Distrusts reports whether Redis has an entry of an instance that is no member and
-// that nobody trusts.
-func (m *Membership) Distrusts(id string) bool {
+// Untrusted reports whether Redis has only an untrusted entry of an instance, so that
+// the instance is not a member.
+func (m *Membership) Untrusted(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, member := m.members[id]
@@ -269,17 +270,17 @@ func (m *Membership) Distrusts(id string) bool {
 	return bad && !member
 }
 
-// keepRemovals is how long a removal stays in Redis: longer than any process is
-// cut off and comes back.
+// keepRemovals is how long a removal is stored in Redis: longer than a process may be
+// partitioned from Redis and return with an older ring.
 const keepRemovals = 7 * 24 * time.Hour
 
 func (m *Membership) remove(ctx context.Context, id string) error {
-	if m.seenAt == 0 {
-		if err := m.look(ctx); err != nil {
+	if m.readAt == 0 {
+		if err := m.readRing(ctx); err != nil {
 			return err
 		}
 	}
-	r := removal{ID: id, Version: max(m.members[id].Version, m.candidates[id].Version, m.ended[id].Version), At: m.redisNow()}
+	r := removal{ID: id, Version: max(m.members[id].Version, m.candidates[id].Version, m.removals[id].Version), At: m.redisNow()}
 	if id == m.self.ID {
 		r.Version = max(r.Version, m.newest)
 	}
@@ -287,15 +288,15 @@ func (m *Membership) remove(ctx context.Context, id string) error {
 		return err
 	}
 	args := []any{newEpoch(), m.channel, id, r.value}
-	for other, old := range m.ended {
+	for other, old := range m.removals {
 		if other != id && r.At-old.At > keepRemovals.Milliseconds() {
 			args = append(args, other, old.value)
 		}
 	}
 	if err := m.scripts.remove.Run(ctx, m.o.Client, m.keys, args...).Err(); err != nil {
-		return fmt.Errorf("take %s out of the ring: %w", id, err)
+		return fmt.Errorf("remove %s from the ring: %w", id, err)
 	}
-	m.ended[id] = r
+	m.removals[id] = r
 	delete(m.members, id)
 	delete(m.candidates, id)
 	delete(m.wrote, id)
@@ -303,15 +304,15 @@ func (m *Membership) remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// pauses is into how many parts a heartbeat's time is divided: one of them is at
-// least between two looks, however often somebody says that the ring changed.
-const pauses = 300
+// readsPerHeartbeat bounds the reads of the ring per heartbeat interval, however many
+// change notifications are published.
+const readsPerHeartbeat = 300
 
-// watch looks at the ring and beats, on time and when somebody says that it
-// changed, until ctx is done.
+// watch sends heartbeats and reads the ring, once per heartbeat interval and after
+// change notifications, until ctx is done.
 func (m *Membership) watch(ctx context.Context) {
 	sub := m.o.Client.Subscribe(ctx, m.channel)
-	defer func() { _ = sub.Close() }() // of no use any more
+	defer func() { _ = sub.Close() }()
 	changes := sub.Channel(goredis.WithChannelSize(16))
 	tick := time.NewTicker(m.o.Heartbeat)
 	defer tick.Stop()
@@ -325,18 +326,18 @@ func (m *Membership) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		case <-changes:
-			// At once, but who can publish must not set the pace.
+			// Read at once, but at a bounded rate: others can publish, too.
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(m.o.Heartbeat/pauses - time.Since(began)):
+			case <-time.After(m.o.Heartbeat/readsPerHeartbeat - time.Since(began)):
 			}
 			drain(changes)
 		}
 	}
 }
 
-// drain takes what else was said: one look sees all of it.
+// drain discards pending notifications: the next read covers all of them.
 func drain(changes <-chan *goredis.Message) {
 	for {
 		select {
@@ -347,7 +348,7 @@ func drain(changes <-chan *goredis.Message) {
 	}
 }
 
-// report logs the first failure of a row, and the end of the row.
+// report counts failures, and logs the first of consecutive failures and the recovery.
 func (m *Membership) report(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
@@ -356,18 +357,19 @@ func (m *Membership) report(ctx context.Context, err error) {
 		m.metrics.failures.Inc()
 	}
 	if err != nil && !m.failing {
-		m.o.Logger.Error("the ring's Redis cannot be reached; the last ring stays in use", "err", err)
+		m.o.Logger.Error("Redis of the ring unreachable: keeping the last ring", "err", err)
 	}
 	if err == nil && m.failing {
-		m.o.Logger.Info("the ring's Redis is back")
+		m.o.Logger.Info("Redis of the ring reachable again")
 	}
 	m.failing = err != nil
 }
 
-// sync registers this process if it has to, beats, and looks at the ring.
+// sync sends a heartbeat, registers this process if needed, and reads the ring. m.mu
+// must be held.
 func (m *Membership) sync(ctx context.Context) error {
-	if m.seenAt == 0 { // a heartbeat needs Redis' time
-		if err := m.look(ctx); err != nil {
+	if m.readAt == 0 { // a heartbeat needs the time of Redis
+		if err := m.readRing(ctx); err != nil {
 			return err
 		}
 	}
@@ -376,7 +378,7 @@ func (m *Membership) sync(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.look(ctx)
+	return m.readRing(ctx)
 }
 
 func newEpoch() string {

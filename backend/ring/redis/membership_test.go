@@ -21,7 +21,7 @@ const beatEvery = 50 * time.Millisecond
 
 var secret = strings.Repeat("1", cluster.MinSecretBytes)
 
-// signer is a member of the cluster by its secrets.
+// signer returns a member of the cluster with the secrets.
 func signer(t testing.TB, secrets string) *cluster.Member {
 	t.Helper()
 	list, err := cluster.ParseSecrets(secrets)
@@ -35,7 +35,7 @@ func signer(t testing.TB, secrets string) *cluster.Member {
 	return m
 }
 
-// open opens a member of a test's ring; with an empty dir it only watches.
+// open opens a membership; without an id it only watches, and without a dir it has no tokens.
 func open(t *testing.T, addr, id, zone, dir string) *Membership {
 	t.Helper()
 	return openSigned(t, signer(t, secret), addr, ring.Instance{ID: id, Zone: zone, Addr: id + ":1"}, dir)
@@ -74,7 +74,7 @@ func members(t *testing.T, addr string, n int) ([]*Membership, []string) {
 	return out, dirs
 }
 
-// view describes a ring for comparison: IDs, states and where series lie.
+// view returns a text that describes a ring for comparison: IDs, states and placement.
 func view(m *Membership) string {
 	r, err := m.Ring(context.Background())
 	if err != nil {
@@ -127,7 +127,7 @@ func TestJoin(t *testing.T) {
 	r, _ := watcher.Ring(context.Background())
 	for i, share := range r.Shares(3) {
 		if share < 0.49 || share > 0.51 {
-			t.Errorf("%s has %.3f of the series, a fair share is 0.5", r.Instances()[i].ID, share)
+			t.Errorf("share of %s = %.3f, want about 0.5", r.Instances()[i].ID, share)
 		}
 	}
 	querier := open(t, srv.Addr, "querier-1", "", "")
@@ -140,7 +140,8 @@ func TestJoin(t *testing.T) {
 	})
 }
 
-// TestManyJoinAtOnce: nobody places tokens by an outdated ring.
+// TestManyJoinAtOnce checks that instances that join concurrently do not place tokens by an
+// outdated ring.
 func TestManyJoinAtOnce(t *testing.T) {
 	srv := programs.Redis(t)
 	const n = 12
@@ -161,13 +162,13 @@ func TestManyJoinAtOnce(t *testing.T) {
 	r, _ := ms[0].Ring(context.Background())
 	for i, share := range r.Shares(3) {
 		if share < 0.23 || share > 0.27 {
-			t.Errorf("%s has %.3f of the series, a fair share is 0.25", r.Instances()[i].ID, share)
+			t.Errorf("share of %s = %.3f, want about 0.25", r.Instances()[i].ID, share)
 		}
 	}
 }
 
-// TestRedisLost: while Redis is gone, and when it is back and empty, nothing
-// moves.
+// TestRedisLost checks that the ring does not change while Redis is down, and when it is back
+// and empty.
 func TestRedisLost(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, dirs := members(t, srv.Addr, 6)
@@ -189,7 +190,7 @@ func TestRedisLost(t *testing.T) {
 	srv.Kill()
 	steady("with Redis lost", all)
 
-	// An ingester restarts meanwhile, and one dies. The first has its tokens.
+	// One ingester restarts and one dies in the meantime. The first has its tokens.
 	_ = ms[0].Close()
 	_ = ms[1].Close()
 	ms[0] = open(t, srv.Addr, "ingester-1", "a", dirs[0])
@@ -208,7 +209,7 @@ func TestRedisLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := view(fresh); got != before {
-		t.Errorf("a new process sees\n%s, it was\n%s", got, before)
+		t.Errorf("a new process reads the ring\n%s, want\n%s", got, before)
 	}
 	kit.Until(t, "the dead one is unhealthy", func() bool {
 		r, _ := fresh.Ring(context.Background())
@@ -222,8 +223,8 @@ func TestRedisLost(t *testing.T) {
 	})
 }
 
-// TestFailover: Redis comes back with an older state, as an asynchronous replica
-// has it: members that it does not have are written back.
+// TestFailover checks that missing members are written back when Redis returns with an older
+// state, like that of an asynchronous replica.
 func TestFailover(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -232,7 +233,7 @@ func TestFailover(t *testing.T) {
 	client, _ := redisconn.Open(redisconn.Config{Addresses: []string{srv.Addr}}, "")
 	defer client.Close()
 	ctx := context.Background()
-	// ingester-3 had joined last, and its process is gone.
+	// The older state lacks ingester-3, which joined last and is down.
 	_ = ms[2].Close()
 	if err := client.HDel(ctx, ms[0].keys[0], "ingester-3").Err(); err != nil {
 		t.Fatal(err)
@@ -245,7 +246,7 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestFreeze: when most heartbeats stop, nobody is called unhealthy.
+// TestFreeze checks that no instance becomes unhealthy when most heartbeats stop.
 func TestFreeze(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 6)
@@ -266,10 +267,10 @@ func TestFreeze(t *testing.T) {
 	for _, m := range ms[1:] {
 		_ = m.Close()
 	}
-	kit.Until(t, "all are silent and none is called so", func() bool {
+	kit.Until(t, "no heartbeats, and none is unhealthy", func() bool {
 		r, _ := watcher.Ring(context.Background())
 		for _, in := range r.Instances() {
-			if in.Silent < time.Second {
+			if in.SinceHeartbeat < time.Second {
 				return false
 			}
 		}
@@ -291,7 +292,7 @@ func TestLeaveAndForget(t *testing.T) {
 	}
 	kit.Until(t, "it is gone", func() bool { return sees(ms[3], 3) })
 	if _, err := ms[3].Forget(ctx, "ingester-1"); err == nil {
-		t.Error("an instance that is not a member can be forgotten")
+		t.Error("Forget of an instance that is not a member succeeded")
 	}
 	_ = ms[1].Close()
 	in, err := ms[3].Forget(ctx, "ingester-2")
@@ -299,11 +300,11 @@ func TestLeaveAndForget(t *testing.T) {
 		t.Errorf("forget: %+v, %v", in, err)
 	}
 	kit.Until(t, "it is gone", func() bool { return sees(ms[2], 2) })
-	time.Sleep(4 * beatEvery) // nobody writes it back
+	time.Sleep(4 * beatEvery) // it must not be written back
 	if !sees(ms[2], 2) {
 		t.Errorf("a forgotten instance is back: %s", view(ms[2]))
 	}
-	// One that was forgotten by mistake comes back with its tokens.
+	// An instance that was forgotten by mistake returns with its tokens.
 	before, _ := ms[3].Ring(ctx)
 	again := open(t, srv.Addr, "ingester-2", "b", dirs[1])
 	if err := again.Join(ctx, ring.Active); err != nil {
@@ -315,8 +316,8 @@ func TestLeaveAndForget(t *testing.T) {
 	}
 }
 
-// TestLostDisk: an instance that comes back without its directory takes its old
-// place, and is another incarnation.
+// TestLostDisk checks that an instance that returns without its directory gets its old tokens
+// and a new incarnation.
 func TestLostDisk(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, dirs := members(t, srv.Addr, 3)
@@ -329,7 +330,7 @@ func TestLostDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := again.Self(); got.Incarnation == old.Incarnation || !slices.Equal(got.Tokens, old.Tokens) {
-		t.Errorf("incarnation %s was %s", got.Incarnation, old.Incarnation)
+		t.Errorf("incarnation %s, before %s, or other tokens", got.Incarnation, old.Incarnation)
 	}
 	kit.Until(t, "the others see it", func() bool { return view(ms[2]) == before && view(again) == before })
 	if _, err := Open(Options{Client: ms[1].o.Client, Signer: ms[1].o.Signer, Self: ring.Instance{ID: "other"}, File: filepath.Join(dirs[1], "ring.json")}); err == nil || !strings.Contains(err.Error(), "belongs to instance") {
@@ -337,7 +338,7 @@ func TestLostDisk(t *testing.T) {
 	}
 }
 
-// TestACL: the keys and commands that the package names are enough.
+// TestACL checks that the keys and commands in the documentation are sufficient.
 func TestACL(t *testing.T) {
 	srv := programs.Redis(t, "--user", "default", "off", "--user", "pallium", "on", ">secret", "~{pallium:ring}:*", "&{pallium:ring}:changes", "-@all",
 		"+evalsha", "+eval", "+time", "+hget", "+hmget", "+hgetall", "+hset", "+hdel", "+hincrby", "+publish", "+subscribe", "+ping", "+hello", "+client", "+auth")
@@ -390,10 +391,10 @@ func FuzzEntry(f *testing.F) {
 	f.Add("a", "m\n{}")
 	f.Fuzz(func(t *testing.T, id, value string) {
 		if _, err := decodeEntry(by, id, value); err == nil && value != e.value {
-			t.Errorf("%q is taken for an entry of %q", value, id)
+			t.Errorf("decodeEntry accepts %q as an entry of %q", value, id)
 		}
-		// As if it were signed.
-		got, err := decodeEntry(believer{}, id, value)
+		// With any signature accepted.
+		got, err := decodeEntry(anySignature{}, id, value)
 		if err != nil {
 			return
 		}
@@ -401,13 +402,13 @@ func FuzzEntry(f *testing.F) {
 			t.Errorf("%+v", in)
 		}
 		if _, ok := got.beatAt(value, 0); ok {
-			t.Errorf("%q is taken for a heartbeat", value)
+			t.Errorf("beatAt accepts %q as a heartbeat", value)
 		}
 	})
 }
 
-// believer takes everything for signed.
-type believer struct{}
+// anySignature is a Signer that accepts every signature.
+type anySignature struct{}
 
-func (believer) Sign(string, ...string) (string, error)                 { return "", nil }
-func (believer) Verify(string, string, string, ...string) (bool, error) { return false, nil }
+func (anySignature) Sign(string, ...string) (string, error)                 { return "", nil }
+func (anySignature) Verify(string, string, string, ...string) (bool, error) { return false, nil }

@@ -9,9 +9,9 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
 	out := &metrics{failures: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "pallium_ring_redis_failures_total", Help: "Looks at the ring in Redis that failed."}),
+		Name: "pallium_ring_redis_failures_total", Help: "Failed heartbeats and reads of the ring in Redis."}),
 		untrusted: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ring_untrusted_entries_total",
-			Help: "Values of the ring in Redis that were ignored since they cannot be trusted, by reason: each value once."}, []string{"reason"})}
+			Help: "Distinct values of the ring in Redis that were ignored as untrusted, by reason."}, []string{"reason"})}
 	for _, reason := range []string{badSignature, badDecode, badVersion, badHeartbeat, badRemoval} {
 		out.untrusted.WithLabelValues(reason)
 	}
@@ -24,7 +24,7 @@ func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
 			return 0
 		},
 	)
-	sick := prometheus.NewGaugeFunc(
+	unhealthy := prometheus.NewGaugeFunc(
 		prometheus.GaugeOpts{Name: "pallium_ring_unhealthy_ingesters", Help: "Ingesters in the ring without a recent heartbeat."},
 		func() float64 {
 			n := 0
@@ -39,7 +39,7 @@ func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
 		},
 	)
 	if reg != nil {
-		reg.MustRegister(out.failures, out.untrusted, members, sick)
+		reg.MustRegister(out.failures, out.untrusted, members, unhealthy)
 	}
 	return out
 }

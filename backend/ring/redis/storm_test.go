@@ -17,7 +17,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// still opens a membership that looks at the ring once and then when it is told to.
+// still opens a membership that reads the ring once, and then only when a test calls
+// readRing.
 func still(t *testing.T, addr, secrets, id string) *Membership {
 	t.Helper()
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{addr}}, "")
@@ -51,12 +52,12 @@ func ringVersion(in *intruder) int {
 	return n
 }
 
-// TestNoStorm: processes that differ in their first secret, or in their only one, do
-// not write over each other's entries as fast as they can.
+// TestNoStorm checks that processes with different first secrets, or with different only
+// secrets, do not replace each other's entries at an unbounded rate.
 func TestNoStorm(t *testing.T) {
 	const rounds, most = 20, 6
 	one, two := secret, strings.Repeat("2", 40)
-	t.Run("secrets are swapped while a member is down", func(t *testing.T) {
+	t.Run("order of secrets swapped while a member is down", func(t *testing.T) {
 		srv := programs.Redis(t)
 		down := openSigned(t, signer(t, one), srv.Addr, ring.Instance{ID: "down", Zone: "a", Addr: "down:1"}, t.TempDir())
 		if err := down.Join(context.Background(), ring.Active); err != nil {
@@ -66,32 +67,32 @@ func TestNoStorm(t *testing.T) {
 		before, after := still(t, srv.Addr, one+" "+two, ""), still(t, srv.Addr, two+" "+one, "")
 		in := newIntruder(t, srv, before)
 		for _, m := range []*Membership{before, after} {
-			kit.Until(t, "it is silent", func() bool {
-				do(t, m, m.look)
+			kit.Until(t, "the member's heartbeat is too old", func() bool {
+				do(t, m, m.readRing)
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				k, ok := m.members["down"]
-				return ok && !m.counts(k.beat)
+				return ok && !m.recent(k.beat)
 			})
 		}
 		began := ringVersion(in)
 		for range rounds {
-			in.set(3, "nobody", "x") // so that all is read
-			do(t, before, before.look)
-			do(t, after, after.look)
+			in.set(3, "nobody", "x") // so that everything is read
+			do(t, before, before.readRing)
+			do(t, after, after.readRing)
 		}
 		if n := ringVersion(in) - began - rounds; n < 1 || n > most {
-			t.Errorf("%d writes in %d rounds", n, rounds)
+			t.Errorf("%d writes in %d rounds, want between 1 and 6", n, rounds)
 		}
 	})
-	t.Run("a secret is exchanged in one step", func(t *testing.T) {
+	t.Run("a secret replaced in one step", func(t *testing.T) {
 		srv := programs.Redis(t)
 		old := still(t, srv.Addr, one, "")
 		first := still(t, srv.Addr, one, "x")
 		if err := first.Join(context.Background(), ring.Active); err != nil {
 			t.Fatal(err)
 		}
-		do(t, old, old.look)
+		do(t, old, old.readRing)
 		_ = first.Close()
 		x := still(t, srv.Addr, two, "x")
 		if err := x.Join(context.Background(), ring.Active); err != nil {
@@ -100,17 +101,17 @@ func TestNoStorm(t *testing.T) {
 		in := newIntruder(t, srv, old)
 		began := ringVersion(in)
 		for range rounds {
-			do(t, old, old.look)
+			do(t, old, old.readRing)
 			do(t, x, x.sync)
 		}
 		if n := ringVersion(in) - began; n < 1 || n > most {
-			t.Errorf("%d writes in %d rounds", n, rounds)
+			t.Errorf("%d writes in %d rounds, want between 1 and 6", n, rounds)
 		}
 	})
 }
 
-// TestPublishedInVain: whoever can publish does not set the pace of all processes.
-func TestPublishedInVain(t *testing.T) {
+// TestManyNotifications checks that the rate of reads is bounded whatever is published.
+func TestManyNotifications(t *testing.T) {
 	srv := programs.Redis(t)
 	m := still(t, srv.Addr, secret, "")
 	in := newIntruder(t, srv, m)
@@ -126,7 +127,7 @@ func TestPublishedInVain(t *testing.T) {
 		}
 		return n
 	}
-	kit.Until(t, "it looked and listens", func() bool {
+	kit.Until(t, "the ring was read and the process is subscribed", func() bool {
 		n, err := in.client.PubSubNumSub(ctx, m.channel).Result()
 		return err == nil && n[m.channel] == 1 && calls() > 0
 	})
@@ -137,11 +138,11 @@ func TestPublishedInVain(t *testing.T) {
 		}
 	}
 	if n := calls() - began; n > 2 {
-		t.Errorf("%d looks", n)
+		t.Errorf("%d reads, want at most 2", n)
 	}
 }
 
-// TestDeletedWhileDown: an entry that somebody deletes without a word is written back
+// TestDeletedWhileDown checks that an entry deleted without a notification is written back
 // although its owner is down.
 func TestDeletedWhileDown(t *testing.T) {
 	srv := programs.Redis(t)
@@ -157,8 +158,8 @@ func TestDeletedWhileDown(t *testing.T) {
 	})
 }
 
-// TestForgottenTwice: forgetting what somebody wrote in the place of an instance that
-// left does not bring the instance's old entries back.
+// TestForgottenTwice checks that forgetting an untrusted entry of an instance that left does
+// not make the instance's old entries valid again.
 func TestForgottenTwice(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -168,19 +169,19 @@ func TestForgottenTwice(t *testing.T) {
 	if err := ms[0].Leave(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	kit.Until(t, "it left", func() bool { return sees(ms[2], 2) })
+	kit.Until(t, "the instance left", func() bool { return sees(ms[2], 2) })
 	in.set(0, "ingester-1", "junk")
-	kit.Until(t, "nobody trusts it", func() bool { return ms[2].Distrusts("ingester-1") })
+	kit.Until(t, "the entry is untrusted", func() bool { return ms[2].Untrusted("ingester-1") })
 	if _, err := ms[2].Forget(context.Background(), "ingester-1"); err != nil {
 		t.Fatal(err)
 	}
 	r, err := decodeRemoval(signer(t, secret), "ingester-1", in.get(3, "ingester-1"))
 	if err != nil || r.Version < version {
-		t.Errorf("the removal ends entries up to %d, the instance had %d: %v", r.Version, version, err)
+		t.Errorf("version of the removal = %d, want at least the instance's %d: %v", r.Version, version, err)
 	}
 }
 
-// TestIgnoredIsBounded: what somebody writes fills neither memory nor the log.
+// TestIgnoredIsBounded checks that ignored values use bounded memory and log lines.
 func TestIgnoredIsBounded(t *testing.T) {
 	m := still(t, programs.Redis(t).Addr, secret, "")
 	var log bytes.Buffer
@@ -196,15 +197,15 @@ func TestIgnoredIsBounded(t *testing.T) {
 		held += len(k) + len(v)
 	}
 	if n := ignoredFor(m, badSignature); n != values {
-		t.Errorf("%v are counted", n)
+		t.Errorf("%v values counted, want 500", n)
 	}
 	if held > values*200 || strings.Count(log.String(), "\n") > maxLogged || log.Len() > 1000*maxLogged {
-		t.Errorf("%d bytes of memory, %d lines and %d bytes of the log", held, strings.Count(log.String(), "\n"), log.Len())
+		t.Errorf("%d bytes of memory, %d lines and %d bytes of log, want less", held, strings.Count(log.String(), "\n"), log.Len())
 	}
 }
 
-// TestVersionDamaged: a ring whose version is no number, or the largest one, is
-// written to all the same.
+// TestVersionDamaged checks that writes work if the version of the ring is not a number, or
+// is the largest number.
 func TestVersionDamaged(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)

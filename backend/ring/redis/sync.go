@@ -18,15 +18,15 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// beat says that this process is alive, and registers it when Redis does not
-// have it as it is. m.mu is held.
+// beat sends a heartbeat, and registers this process if Redis does not have its
+// current entry. m.mu must be held.
 func (m *Membership) beat(ctx context.Context) error {
 	if err := m.checkZone(ctx); err != nil {
 		return err
 	}
-	for range 20 {
+	for range registerAttempts {
 		if m.self.Registered.IsZero() || (m.o.File != "" && len(m.self.Tokens) == 0) {
-			again, err := m.first(ctx)
+			again, err := m.registerFirst(ctx)
 			if err != nil {
 				return err
 			}
@@ -43,17 +43,17 @@ func (m *Membership) beat(ctx context.Context) error {
 			if ok == 1 {
 				return nil
 			}
-			if err := m.look(ctx); err != nil { // a Redis that lost us may have lost others
+			if err := m.readRing(ctx); err != nil { // if Redis lost this member, it may have lost others
 				return err
 			}
 		}
 		_, err := m.register(ctx, m.self, "")
 		return err
 	}
-	return errors.New("register in the ring: it changes all the time")
+	return fmt.Errorf("could not register in the ring after %d attempts: concurrent updates", registerAttempts)
 }
 
-// registered reports whether what was registered last is what this process is now.
+// registered reports whether the last registered entry of this process is current.
 func (m *Membership) registered() bool {
 	now := entryOf(m.self)
 	return m.mine.value != "" && m.mine.Addr == now.Addr && m.mine.Zone == now.Zone &&
@@ -61,12 +61,11 @@ func (m *Membership) registered() bool {
 		m.mine.Incarnation == now.Incarnation && m.mine.Registered == now.Registered && m.mine.Tokens == now.Tokens
 }
 
-// register writes this process's entry, with a version that is larger than all
-// before. It reports false if the ring has another version than of, unless that is
-// empty.
+// register writes this process's entry with a version larger than all before. It
+// returns false if the version of the ring is not of; an empty of means any version.
 func (m *Membership) register(ctx context.Context, self ring.Instance, of string) (bool, error) {
 	e := entryOf(self)
-	e.Version = max(m.newest, m.ended[self.ID].Version, m.redisNow()) + 1
+	e.Version = max(m.newest, m.removals[self.ID].Version, m.redisNow()) + 1
 	public, _ := m.key.Public().(ed25519.PublicKey)
 	e.Key, e.key = base64.RawStdEncoding.EncodeToString(public), public
 	if err := e.seal(m.o.Signer); err != nil {
@@ -81,24 +80,24 @@ func (m *Membership) register(ctx context.Context, self ring.Instance, of string
 		return false, nil
 	}
 	m.newest, m.mine = e.Version, e
-	m.members[self.ID] = known{entry: e, used: true, beat: m.redisNow()}
+	m.members[self.ID] = memberState{entry: e, used: true, beat: m.redisNow()}
 	m.changes++
 	return true, nil
 }
 
-// redisNow is Redis' time in ms as far as it is known here.
-func (m *Membership) redisNow() int64 { return m.seenAt + time.Since(m.looked).Milliseconds() }
+// redisNow returns the estimated time of Redis in Unix ms.
+func (m *Membership) redisNow() int64 { return m.readAt + time.Since(m.readHere).Milliseconds() }
 
-// checkZone compares the zone with that in Redis, once, if an older version wrote
-// the file, which did not keep it.
+// checkZone compares the zone with the one in Redis, once, if the file was written by
+// an older version that did not store the zone.
 func (m *Membership) checkZone(ctx context.Context) error {
 	if m.zoneKnown || m.o.File == "" || m.fresh {
 		return nil
 	}
-	if err := m.look(ctx); err != nil {
+	if err := m.readRing(ctx); err != nil {
 		return err
 	}
-	if old, ok := m.members[m.self.ID]; ok && old.Zone != m.self.Zone && m.o.Holds {
+	if old, ok := m.members[m.self.ID]; ok && old.Zone != m.self.Zone && m.o.HasData {
 		return zoneChanged(old.Zone, m.self.Zone)
 	}
 	m.zoneKnown = true
@@ -106,16 +105,16 @@ func (m *Membership) checkZone(ctx context.Context) error {
 }
 
 func zoneChanged(from, to string) error {
-	return fmt.Errorf("%w: cluster.zone is %q, and what is in the data directory was taken as a replica of zone %q; set cluster.zone back, "+
-		"or, to move the ingester, start it with its old zone, take it out of the ring by POST "+
+	return fmt.Errorf("%w: cluster.zone is %q, but the samples in the data directory are replicas of zone %q; set cluster.zone back, "+
+		"or, to move the ingester, start it with its old zone, remove it from the ring with POST "+
 		"/admin/v1/ring/leave?instance=NAME&wait=true, and start it in the new zone with an empty data directory", ErrZoneChanged, to, from)
 }
 
-// first registers an instance that was never a member as far as it knows: it
-// takes over an earlier entry of its ID, or finds its place among the others.
-// again is true when the ring changed meanwhile.
-func (m *Membership) first(ctx context.Context) (again bool, err error) {
-	if err := m.look(ctx); err != nil {
+// registerFirst registers an instance that has no record of being a member before: it
+// takes over an earlier entry of its ID, or chooses tokens. again is true if the ring
+// changed in the meantime.
+func (m *Membership) registerFirst(ctx context.Context) (again bool, err error) {
+	if err := m.readRing(ctx); err != nil {
 		return false, err
 	}
 	self := m.self
@@ -125,7 +124,7 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 		}
 	}
 	if self.Registered.IsZero() {
-		self.Registered = time.UnixMilli(m.seenAt)
+		self.Registered = time.UnixMilli(m.readAt)
 	}
 	version := ""
 	if m.o.File != "" && len(self.Tokens) == 0 {
@@ -143,25 +142,25 @@ func (m *Membership) first(ctx context.Context) (again bool, err error) {
 	return false, m.saveFile()
 }
 
-// takeOver gives self what an earlier instance of its ID has in the ring: when it was
-// registered, and its tokens if it is of the same zone.
+// takeOver copies to self from the earlier instance of its ID: the registration time,
+// and the tokens if the zone is the same.
 func (m *Membership) takeOver(self *ring.Instance, old ring.Instance) error {
 	self.Registered = old.Registered
-	if old.Zone != self.Zone && m.o.File != "" && m.o.Holds {
+	if old.Zone != self.Zone && m.o.File != "" && m.o.HasData {
 		return zoneChanged(old.Zone, self.Zone)
 	}
-	if len(self.Tokens) == 0 && len(old.Tokens) > 0 && old.Zone == self.Zone { // places are those of a zone
+	if len(self.Tokens) == 0 && len(old.Tokens) > 0 && old.Zone == self.Zone { // tokens are chosen per zone
 		self.Tokens, self.State = old.Tokens, ring.Active
 	}
 	if self.Incarnation != old.Incarnation && m.o.File != "" {
 		m.replaced, m.lostZone = true, old.Zone
-		m.o.Logger.Warn("an instance of this ID is or was a member with another data directory; its place is taken over",
+		m.o.Logger.Warn("a member with this ID had another data directory: taking over its tokens",
 			"id", self.ID, "address", old.Addr)
 	}
 	return nil
 }
 
-// placed returns the members of a zone that have tokens, by ID.
+// placed returns the members of a zone that have tokens, sorted by ID.
 func (m *Membership) placed(zone string) []ring.Instance {
 	var out []ring.Instance
 	for _, id := range slices.Sorted(maps.Keys(m.members)) {
@@ -173,7 +172,7 @@ func (m *Membership) placed(zone string) []ring.Instance {
 	return out
 }
 
-// restore writes back members that are known here and that Redis does not have.
+// restore writes entries of members back that are missing or overwritten in Redis.
 func (m *Membership) restore(ctx context.Context, list []lost) error {
 	if len(list) == 0 {
 		return nil
@@ -192,41 +191,45 @@ func (m *Membership) restore(ctx context.Context, list []lost) error {
 	return nil
 }
 
-// lookAtAll is how many heartbeats are between two looks at everything. Who changes
-// the ring increases its version, but who damages it need not: the entry of a member
-// that is down has no owner that would notice.
-const lookAtAll = 10
+// fullReadEvery is how many heartbeat intervals are between two full reads of the ring.
+// A change of the ring increases its version, but damage may not, and nobody would
+// notice a damaged entry of a member that is down.
+const fullReadEvery = 10
 
-// look reads what changed. m.mu is held.
-func (m *Membership) look(ctx context.Context) error {
+// registerAttempts is how often registering is tried while the ring changes.
+const registerAttempts = 20
+
+// readRing reads the heartbeats and, if the ring changed, its members from Redis. m.mu
+// must be held.
+func (m *Membership) readRing(ctx context.Context) error {
 	version := m.version
-	if m.readAll || time.Since(m.sawAll) >= lookAtAll*m.o.Heartbeat {
-		version = "all of it" // no version of a ring
+	if m.readAll || time.Since(m.allReadAt) >= fullReadEvery*m.o.Heartbeat {
+		version = "all of it" // no ring has this version
 	}
-	answer, err := m.scripts.look.Run(ctx, m.o.Client, m.keys, m.epoch, version).Slice()
+	result, err := m.scripts.read.Run(ctx, m.o.Client, m.keys, m.epoch, version).Slice()
 	if err != nil {
-		return fmt.Errorf("look at the ring: %w", err)
+		return fmt.Errorf("read the ring: %w", err)
 	}
-	if len(answer) < 5 {
-		return fmt.Errorf("look at the ring: an answer of %d parts", len(answer))
+	if len(result) < 5 {
+		return fmt.Errorf("read the ring: script returned %d values, want at least 5", len(result))
 	}
-	now, _ := answer[0].(int64)
-	epoch, _ := answer[1].(string)
-	began, _ := strconv.ParseInt(fmt.Sprint(answer[2]), 10, 64)
-	version = fmt.Sprint(answer[3])
-	m.seenAt, m.looked = now, time.Now()
-	m.beats = pairs(answer[4])
-	if len(answer) >= 7 {
-		m.readAll, m.sawAll = false, m.looked
-		if err := m.adopt(ctx, pairs(answer[5]), pairs(answer[6])); err != nil {
+	now, _ := result[0].(int64)
+	epoch, _ := result[1].(string)
+	began, _ := strconv.ParseInt(fmt.Sprint(result[2]), 10, 64)
+	version = fmt.Sprint(result[3])
+	m.readAt, m.readHere = now, time.Now()
+	m.beats = pairs(result[4])
+	if len(result) >= 7 {
+		m.readAll, m.allReadAt = false, m.readHere
+		if err := m.adopt(ctx, pairs(result[5]), pairs(result[6])); err != nil {
 			return err
 		}
 		m.epoch, m.version = epoch, version
 	} else {
 		m.choose()
 	}
-	// A ring that has only begun may be that of a Redis that was emptied: who knew
-	// the old one writes it back within a heartbeat. Who never saw one waits.
+	// A new epoch may mean that Redis was emptied: processes with the old ring write it
+	// back within a heartbeat interval. A process that has no ring yet waits for them.
 	if m.current.Load() == nil && (epoch == "" || now-began < (2*m.o.Heartbeat).Milliseconds()) {
 		return nil
 	}
@@ -234,8 +237,8 @@ func (m *Membership) look(ctx context.Context) error {
 	return nil
 }
 
-// publish makes the ring that others of this process use. While no member
-// changed, only what is known of their health does.
+// publish replaces the ring that Ring returns. If no member changed, only the
+// instances' health is updated.
 func (m *Membership) publish() {
 	r := m.current.Load()
 	if of := string(m.self.State) + " " + strconv.Itoa(m.changes); r == nil || of != m.published {
@@ -246,33 +249,33 @@ func (m *Membership) publish() {
 				in.State = m.self.State
 			}
 			if !k.used {
-				in.Addr = "" // nobody connects to it
+				in.Addr = "" // nobody may connect to it
 			}
 			instances = append(instances, in)
 		}
 		r, m.published = ring.New(instances), of
 	}
-	silent, active := 0, 0
+	stale, active := 0, 0
 	for _, in := range r.Instances() {
 		if in.State == ring.Active && m.members[in.ID].used {
 			active++
-			if m.silence(in.ID) > m.o.Timeout {
-				silent++
+			if m.sinceHeartbeat(in.ID) > m.o.Timeout {
+				stale++
 			}
 		}
 	}
-	frozen := 2*silent > active // not they are sick but the heartbeats
+	frozen := 2*stale > active // most likely heartbeats are lost, not the ingesters
 	m.current.Store(r.Refresh(func(in *ring.Instance) {
-		in.Silent = m.silence(in.ID)
-		in.Unhealthy = !m.members[in.ID].used || in.Silent > m.o.Timeout && !frozen
+		in.SinceHeartbeat = m.sinceHeartbeat(in.ID)
+		in.Unhealthy = !m.members[in.ID].used || in.SinceHeartbeat > m.o.Timeout && !frozen
 	}))
 }
 
-func (m *Membership) silence(id string) time.Duration {
+func (m *Membership) sinceHeartbeat(id string) time.Duration {
 	if id == m.self.ID && m.joined {
 		return 0
 	}
-	return time.Duration(max(m.seenAt-m.members[id].beat, 0)) * time.Millisecond
+	return time.Duration(max(m.readAt-m.members[id].beat, 0)) * time.Millisecond
 }
 
 func pairs(v any) map[string]string {
@@ -285,27 +288,26 @@ func pairs(v any) map[string]string {
 	return out
 }
 
-// saved is what an ingester keeps of its place in the ring.
+// saved is the content of Options.File: an ingester's membership across restarts.
 type saved struct {
 	ID          string `json:"id"`
 	Incarnation string `json:"incarnation"`
 	Registered  int64  `json:"registered"`
 	Tokens      string `json:"tokens"`
-	// Zone is that for which the samples of the directory were taken; nil in files of
-	// older versions.
+	// Zone is the zone of the samples in the directory; nil in files of older versions.
 	Zone *string `json:"zone,omitempty"`
-	// Fresh is set until what an instance of the same name may have lost with
-	// another disk is dealt with; Replaced, when there was one in the ring.
+	// Fresh is set until the possible loss of an earlier instance of the same name with
+	// its disk is recorded; Replaced, if the ring had such an instance.
 	Fresh    bool `json:"fresh,omitempty"`
 	Replaced bool `json:"replaced,omitempty"`
-	// LostZone is the zone of the one that was replaced.
+	// LostZone is the zone of the replaced instance.
 	LostZone string `json:"lost_zone,omitempty"`
 }
 
-// loadFile reads the tokens of an earlier run. An ingester without the file is a
-// new incarnation, and one with a damaged file as well, since the file may have said
-// that a loss is not dealt with: it counts as lost with what it had, until the
-// others have uploaded that, and nothing is lost if it was not.
+// loadFile reads the membership of an earlier run. An ingester without the file is a new
+// incarnation. So is one with a damaged file, because the file may have recorded a loss
+// that is not dealt with: its earlier incarnation counts as lost until replicas have
+// uploaded its pending windows. Data that is still on the disk is not lost by that.
 func (m *Membership) loadFile() error {
 	if m.o.File == "" {
 		return nil
@@ -316,21 +318,21 @@ func (m *Membership) loadFile() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("place in the ring: %w", err)
+		return fmt.Errorf("read the ring file: %w", err)
 	}
 	s, tokens, err := decodeFile(data)
 	if err != nil {
-		m.o.Logger.Warn("file of the place in the ring is damaged: the ingester takes its place from Redis, "+
-			"as one that comes back without its disk", "file", m.o.File, "err", err)
+		m.o.Logger.Warn("ring file damaged: joining as an ingester that returns without its disk, with the tokens in Redis",
+			"file", m.o.File, "err", err)
 		m.begin()
 		return nil
 	}
 	if s.ID != m.self.ID {
 		return fmt.Errorf("the data directory belongs to instance %q, this process is configured as %q: "+
-			"give each ingester a directory of its own, or set cluster.instance back", s.ID, m.self.ID)
+			"give each ingester its own directory, or set cluster.instance back", s.ID, m.self.ID)
 	}
 	if s.Zone != nil && *s.Zone != m.self.Zone {
-		if m.o.Holds {
+		if m.o.HasData {
 			return zoneChanged(*s.Zone, m.self.Zone)
 		}
 		m.begin()
@@ -340,29 +342,29 @@ func (m *Membership) loadFile() error {
 	m.self.Incarnation, m.self.Registered = s.Incarnation, time.UnixMilli(s.Registered)
 	m.fresh, m.replaced, m.lostZone = s.Fresh, s.Replaced, s.LostZone
 	if s.Replaced && s.Zone == nil {
-		m.lostZone = m.self.Zone // an older version had no other
+		m.lostZone = m.self.Zone // older versions did not support changing the zone
 	}
 	return nil
 }
 
-// begin makes this a new incarnation.
+// begin makes this instance a new incarnation.
 func (m *Membership) begin() {
 	m.self.Incarnation, m.fresh, m.zoneKnown = newEpoch(), true, true
 }
 
-// decodeFile reads the content of the file.
+// decodeFile decodes the content of the file.
 func decodeFile(data []byte) (s saved, tokens []uint32, err error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return s, nil, err
 	}
 	if s.ID == "" || s.Incarnation == "" {
-		return s, nil, errors.New("it names no instance")
+		return s, nil, errors.New("no instance or incarnation")
 	}
 	tokens, err = decodeTokens(s.Tokens)
 	return s, tokens, err
 }
 
-// zone is what the file says of it.
+// zone returns the zone to store in the file, or nil while it is unknown.
 func (m *Membership) zone() *string {
 	if !m.zoneKnown {
 		return nil
@@ -370,8 +372,8 @@ func (m *Membership) zone() *string {
 	return &m.self.Zone
 }
 
-// saveFile writes the tokens before they are used for long: losing the file in a
-// crash means that they are read from Redis.
+// saveFile writes the membership to the file. If a crash prevents that, the tokens are
+// read from Redis at the next start.
 func (m *Membership) saveFile() error {
 	if m.o.File == "" {
 		return nil
@@ -382,7 +384,7 @@ func (m *Membership) saveFile() error {
 		err = disk.ReplaceFile(m.o.File, data)
 	}
 	if err != nil {
-		return fmt.Errorf("keep the place in the ring: %w", err)
+		return fmt.Errorf("write the ring file: %w", err)
 	}
 	return nil
 }

@@ -10,33 +10,33 @@ import (
 	"github.com/palliumhq/pallium/authn/cluster"
 )
 
-// maxAhead is how far the version of an entry may be ahead of Redis' time.
+// maxAhead is how far the version of an entry may be ahead of the clock of Redis.
 const maxAhead = 10 * time.Minute
 
 const (
-	// maxRemembered bounds what is remembered of instances that are no members.
+	// maxRemembered bounds the entries in memory about instances that are not members.
 	maxRemembered = 10_000
-	// maxLogged bounds the log's lines about what is ignored, each minute.
+	// maxLogged bounds the log lines about ignored values per minute.
 	maxLogged = 20
-	// maxNamed bounds the bytes of a name in such a line.
+	// maxNamed bounds the bytes of an instance's name in such a line.
 	maxNamed = 128
-	// signAgainAfter is how many heartbeats are between two signatures of the same
-	// silent member's entry: while secrets are swapped, processes differ in which
-	// secret is the first.
+	// signAgainAfter is the minimum number of heartbeat intervals between two new
+	// signatures of an unavailable member's entry: while secrets are rotated, processes
+	// have different first secrets and would replace each other's signatures.
 	signAgainAfter = 20
 )
 
-// known is what this process knows of a member.
-type known struct {
+// memberState is the state of a member in this process.
+type memberState struct {
 	entry
-	// used is false until there was a heartbeat of the entry that counted. Nobody
-	// connects to a member that is not used; it counts as one that does not answer.
-	used bool
-	beat int64 // ms of Redis, of the last heartbeat that counted
-	said string
+	// used is false until a recent heartbeat of the entry was read. Nobody connects to a
+	// member that is not used; it counts as unavailable.
+	used     bool
+	beat     int64  // time of the last valid heartbeat, Unix ms by the clock of Redis
+	beatText string // the last heartbeat in Redis, valid or not
 }
 
-// The reasons for which something in Redis is ignored.
+// The reasons in the metric why a value in Redis is ignored.
 const (
 	badSignature = "signature"
 	badDecode    = "decode"
@@ -45,8 +45,8 @@ const (
 	badRemoval   = "removal"
 )
 
-// adopt takes over what Redis has of the members, as far as it can be trusted, and
-// writes back what it lost or what somebody put in its place.
+// adopt updates the members from the trusted entries in Redis, and writes back entries
+// that are missing or overwritten.
 func (m *Membership) adopt(ctx context.Context, values, gone map[string]string) error {
 	m.noteRemovals(gone)
 	ignored := map[string]string{}
@@ -65,16 +65,16 @@ func (m *Membership) adopt(ctx context.Context, values, gone map[string]string) 
 	return m.writeBack(ctx, values, gone)
 }
 
-// noteRemovals remembers how far each instance's entries have ended, for as long as
-// Redis keeps it.
+// noteRemovals stores the removals in Redis and deletes the members that they remove.
+// It drops removals that have expired and are no longer in Redis.
 func (m *Membership) noteRemovals(gone map[string]string) {
-	for id, r := range m.ended {
-		if _, there := gone[id]; !there && m.seenAt-r.At > keepRemovals.Milliseconds() {
-			delete(m.ended, id)
+	for id, r := range m.removals {
+		if _, there := gone[id]; !there && m.readAt-r.At > keepRemovals.Milliseconds() {
+			delete(m.removals, id)
 		}
 	}
 	for id, value := range gone {
-		if m.ended[id].value == value {
+		if m.removals[id].value == value {
 			continue
 		}
 		r, err := decodeRemoval(m.o.Signer, id, value)
@@ -82,12 +82,12 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 			m.ignore(id, badRemoval, value, err)
 			continue
 		}
-		if r.Version >= m.ended[id].Version && (len(m.ended) < maxRemembered || m.ended[id].value != "") {
-			m.ended[id] = r
+		if r.Version >= m.removals[id].Version && (len(m.removals) < maxRemembered || m.removals[id].value != "") {
+			m.removals[id] = r
 		}
 	}
 	for id, k := range m.members {
-		if r, ok := m.ended[id]; ok && k.Version <= r.Version && id != m.self.ID {
+		if r, ok := m.removals[id]; ok && k.Version <= r.Version && id != m.self.ID {
 			delete(m.members, id)
 			delete(m.wrote, id)
 			m.changes++
@@ -96,13 +96,14 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 }
 
 var (
-	errOlder = errors.New("its version is not newer than the known one")
-	errAhead = errors.New("its version is more than ten minutes ahead of Redis' time and of the last one that was used")
+	errOlder = errors.New("the entry's version is not newer than the current one")
+	errAhead = errors.New("the entry's version is more than ten minutes ahead of the time of Redis and of the current version")
 
-	errHeartbeat = errors.New("the heartbeat does not belong to the instance's entry, or is ahead of Redis' time")
+	errHeartbeat = errors.New("the heartbeat does not belong to the instance's entry, or is ahead of the time of Redis")
 )
 
-// consider makes a value of Redis a candidate for the member's entry.
+// consider makes a value in Redis a candidate for the member's entry, or returns why
+// the value is ignored.
 func (m *Membership) consider(id, value string) (reason string, err error) {
 	e, err := decodeEntry(m.o.Signer, id, value)
 	switch {
@@ -115,25 +116,26 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 		m.newest = max(m.newest, e.Version)
 	}
 	k, has := m.members[id]
-	if r, ok := m.ended[id]; ok && e.Version <= r.Version {
-		return "", nil // it is about to go
+	if r, ok := m.removals[id]; ok && e.Version <= r.Version {
+		return "", nil // removed
 	}
 	switch {
 	case e.expired:
-		if !has { // it may be somebody with data
-			m.members[id] = known{entry: e, beat: e.Registered}
+		if !has { // the instance may be an ingester with data
+			m.members[id] = memberState{entry: e, beat: e.Registered}
 			m.changes++
 		}
 		return badSignature, cluster.ErrExpired
-	case has && e.text == k.text: // signed again
+	case has && e.text == k.text: // only the signature is new
 		k.value, k.aged = e.value, e.aged
 		m.members[id] = k
 		return "", nil
 	case has && e.Version <= k.Version:
 		return badVersion, errOlder
-	case e.Version > max(m.seenAt, k.Version)+maxAhead.Milliseconds(): // the known one is ahead, too, where Redis' time was set back
-		if !has { // it may be somebody with data
-			m.members[id] = known{entry: e, beat: e.Registered}
+	// After the clock of Redis was set back, the current version is ahead, too.
+	case e.Version > max(m.readAt, k.Version)+maxAhead.Milliseconds():
+		if !has { // the instance may be an ingester with data
+			m.members[id] = memberState{entry: e, beat: e.Registered}
 			m.changes++
 		}
 		return badVersion, errAhead
@@ -142,50 +144,51 @@ func (m *Membership) consider(id, value string) (reason string, err error) {
 	return "", nil
 }
 
-// choose makes candidates members: those with a heartbeat that counts, and those
-// of which nothing else is known. It notes the heartbeats of all.
+// choose turns candidates into members where possible and reads the heartbeats of all
+// members.
 func (m *Membership) choose() {
 	m.chooseCandidates()
 	m.noteHeartbeats()
 }
 
-// chooseCandidates makes members of the candidates that can be.
+// chooseCandidates turns candidates into members if they have a recent heartbeat, or if
+// the instance has no other entry.
 func (m *Membership) chooseCandidates() {
 	for id, e := range m.candidates {
 		text := m.beats[id]
-		at, ok := e.beatAt(text, m.seenAt)
-		fresh := ok && m.counts(at)
+		at, ok := e.beatAt(text, m.readAt)
+		fresh := ok && m.recent(at)
 		_, has := m.members[id]
 		switch {
 		case fresh:
-			m.members[id] = known{entry: e, used: true, beat: at, said: text}
+			m.members[id] = memberState{entry: e, used: true, beat: at, beatText: text}
 			delete(m.candidates, id)
 			m.changes++
 		case !has:
 			if !ok {
 				at = e.Registered
 			}
-			m.members[id] = known{entry: e, beat: at}
+			m.members[id] = memberState{entry: e, beat: at}
 			delete(m.candidates, id)
 			m.changes++
 		}
-		// Otherwise what is known stays until the new one is alive.
+		// Otherwise the current entry is used until the candidate has a recent heartbeat.
 	}
 }
 
-// noteHeartbeats notes the heartbeats of all members.
+// noteHeartbeats updates all members from their heartbeats.
 func (m *Membership) noteHeartbeats() {
 	for id, k := range m.members {
-		if k.beat > m.seenAt { // Redis' time was set back, which must not make the heartbeat count for longer
-			k.beat = m.seenAt
+		if k.beat > m.readAt { // the clock of Redis was set back, which must not extend the heartbeat
+			k.beat = m.readAt
 			m.members[id] = k
 		}
 		text, ok := m.beats[id]
-		if !ok || text == k.said || id == m.self.ID {
+		if !ok || text == k.beatText || id == m.self.ID {
 			continue
 		}
-		k.said = text
-		at, ok := k.beatAt(text, m.seenAt)
+		k.beatText = text
+		at, ok := k.beatAt(text, m.readAt)
 		if !ok {
 			if _, waits := m.candidates[id]; !waits {
 				m.ignore(id, badHeartbeat, text, errHeartbeat)
@@ -194,7 +197,7 @@ func (m *Membership) noteHeartbeats() {
 			continue
 		}
 		k.beat = max(k.beat, at)
-		if !k.used && !k.expired && m.counts(k.beat) && k.Version <= m.seenAt+maxAhead.Milliseconds() {
+		if !k.used && !k.expired && m.recent(k.beat) && k.Version <= m.readAt+maxAhead.Milliseconds() {
 			k.used = true
 			m.changes++
 		}
@@ -202,13 +205,13 @@ func (m *Membership) noteHeartbeats() {
 	}
 }
 
-// counts reports whether a heartbeat of the time counts.
-func (m *Membership) counts(at int64) bool {
-	return m.seenAt-at <= m.o.Timeout.Milliseconds()
+// recent reports whether a heartbeat at that time is within the timeout.
+func (m *Membership) recent(at int64) bool {
+	return m.readAt-at <= m.o.Timeout.Milliseconds()
 }
 
-// ignore counts and logs, once for each value, that something is not trusted. What
-// somebody writes to Redis must fill neither memory nor the log.
+// ignore counts and logs an untrusted value, once per value. Memory and log lines are
+// bounded, whatever is written to Redis.
 func (m *Membership) ignore(id, reason, value string, err error) {
 	at, hash := hashOf(reason+" "+id), hashOf(value)
 	if m.noted[at] == hash {
@@ -225,31 +228,31 @@ func (m *Membership) ignore(id, reason, value string, err error) {
 	if m.logLines++; m.logLines > maxLogged {
 		return
 	}
-	m.o.Logger.Warn("untrusted value of the ring in Redis ignored", "instance", id[:min(len(id), maxNamed)], "reason", reason, "err", err)
+	m.o.Logger.Warn("ignoring untrusted value of the ring in Redis", "instance", id[:min(len(id), maxNamed)], "reason", reason, "err", err)
 }
 
-// lost is a member whose entry Redis has lost, or another value in its place.
+// lost is a member whose entry is missing or overwritten in Redis.
 type lost struct{ id, has, gone, value string }
 
-// writeBack writes back members that are known here and that Redis does not have
-// as they are. Entries of silent instances that an old secret has signed are signed
-// again, so that it can be removed.
+// writeBack writes back entries of members that are missing or overwritten in Redis.
+// Entries of unavailable instances that are signed with an old secret are signed again,
+// so that the secret can be removed from the configuration.
 func (m *Membership) writeBack(ctx context.Context, values, gone map[string]string) error {
 	var list []lost
 	for _, id := range slices.Sorted(maps.Keys(m.members)) {
 		k := m.members[id]
 		has, there := values[id]
 		_, waits := m.candidates[id]
-		if id == m.self.ID || waits || k.Version > m.seenAt+maxAhead.Milliseconds() {
+		if id == m.self.ID || waits || k.Version > m.readAt+maxAhead.Milliseconds() {
 			continue
 		}
 		switch {
 		case !there || has != k.value && m.untrusted[id] == has:
-			if m.wroteWithin(id, m.o.Heartbeat) { // somebody writes over it again and again: not at their pace
+			if m.wroteWithin(id, m.o.Heartbeat) { // overwritten repeatedly: write it back at a bounded rate
 				m.readAll = true
 				continue
 			}
-		case k.aged && !m.counts(k.beat):
+		case k.aged && !m.recent(k.beat):
 			if m.wroteWithin(id, signAgainAfter*m.o.Heartbeat) {
 				continue
 			}
@@ -266,8 +269,7 @@ func (m *Membership) writeBack(ctx context.Context, values, gone map[string]stri
 	return m.restore(ctx, list)
 }
 
-// wroteWithin reports whether this process wrote a member's entry so short a time
-// ago.
+// wroteWithin reports whether this process wrote a member's entry less than d ago.
 func (m *Membership) wroteWithin(id string, d time.Duration) bool {
 	at, ok := m.wrote[id]
 	return ok && time.Since(at) < d

@@ -20,11 +20,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// intruder writes to the ring's Redis.
+// intruder writes to the ring's Redis without the cluster's credentials.
 type intruder struct {
 	t      *testing.T
 	client *goredis.Client
-	m      *Membership // whose keys it knows
+	m      *Membership // for the names of the keys
 }
 
 func newIntruder(t *testing.T, srv *programs.RedisServer, m *Membership) *intruder {
@@ -43,7 +43,7 @@ func (i *intruder) get(key int, id string) string {
 	return v
 }
 
-// set writes a field of a hash and tells everybody.
+// set writes a field of a hash and notifies all watchers.
 func (i *intruder) set(key int, id, value string) {
 	i.t.Helper()
 	ctx := context.Background()
@@ -57,7 +57,7 @@ func (i *intruder) set(key int, id, value string) {
 	}
 }
 
-// seen is an instance as a process sees it.
+// seen returns an instance in the ring of a process.
 func seen(m *Membership, id string) (ring.Instance, bool) {
 	r, err := m.Ring(context.Background())
 	if err != nil {
@@ -84,16 +84,16 @@ func ignoredByAll(ms []*Membership) (n float64) {
 
 const evil = "evil.example:1"
 
-// forgeries are entries of an instance with another address that nobody of the
-// cluster has signed.
+// forgeries returns entries of an instance with another address, without a valid signature
+// of a member of the cluster.
 func forgeries(t *testing.T, good string) map[string]string {
 	t.Helper()
 	sig, text, _ := strings.Cut(good, "\n")
 	changed := strings.Replace(text, "ingester-1:1", evil, 1)
 	if changed == text {
-		t.Fatal("the entry has no such address")
+		t.Fatal("the entry does not contain the address")
 	}
-	strange, err := signer(t, strings.Repeat("9", 40)).Sign(ofEntry, changed)
+	stranger, err := signer(t, strings.Repeat("9", 40)).Sign(ofEntry, changed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,14 +102,13 @@ func forgeries(t *testing.T, good string) map[string]string {
 		t.Fatal(err)
 	}
 	return map[string]string{
-		"kept signature": sig + "\n" + changed, "no signature": "\n" + changed, "no line feed": changed, "stranger": strange + "\n" + changed,
-		"signed for something else": otherPurpose + "\n" + changed, "junk": "junk", "empty": "", "as older versions wrote it": "0123456789abcdef" + changed,
+		"signature of another text": sig + "\n" + changed, "no signature": "\n" + changed, "no line feed": changed, "signed with another secret": stranger + "\n" + changed,
+		"signed for another purpose": otherPurpose + "\n" + changed, "junk": "junk", "empty": "", "format of older versions": "0123456789abcdef" + changed,
 	}
 }
 
-// TestForgedEntry: what nobody of the cluster has signed leads nobody to another
-// address, whether its owner is alive or dead, for those who know the ring and for
-// those who start.
+// TestForgedEntry checks that entries not signed by a member never lead to another address,
+// whether the instance is alive or dead, and for existing and for new processes.
 func TestForgedEntry(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -122,49 +121,49 @@ func TestForgedEntry(t *testing.T) {
 			good = in.get(0, "ingester-1")
 		}
 		for name, forged := range forgeries(t, good) {
-			for _, m := range ms { // the same value is counted once
+			for _, m := range ms { // because each value is counted only once
 				m.mu.Lock()
 				m.noted = map[string]string{}
 				m.mu.Unlock()
 			}
 			before := ignoredByAll(ms)
 			in.set(0, "ingester-1", forged)
-			kit.Until(t, name+" is written over", func() bool { return in.get(0, "ingester-1") != forged })
+			kit.Until(t, name+" is replaced", func() bool { return in.get(0, "ingester-1") != forged })
 			fresh := open(t, srv.Addr, "", "", "")
 			if err := fresh.Wait(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			for who, m := range map[string]*Membership{"a member": ms[2], "who starts": fresh} {
+			for who, m := range map[string]*Membership{"a member": ms[2], "a new process": fresh} {
 				if got, ok := seen(m, "ingester-1"); ok && got.Addr != "ingester-1:1" && got.Addr != "" {
-					t.Errorf("%s, owner alive %v: %s is led to %s", name, alive, who, got.Addr)
+					t.Errorf("%s, alive %v: %s uses the address %s", name, alive, who, got.Addr)
 				}
 			}
 			if got, ok := seen(ms[2], "ingester-1"); !ok || got.Addr != "ingester-1:1" {
-				t.Errorf("%s: a member knows %+v", name, got)
+				t.Errorf("%s: a member has the instance %+v", name, got)
 			}
-			// Who is the first to see it writes it back; then the others need not see it.
+			// The first process that reads it replaces it, so the others may not read it.
 			if ignoredByAll(ms) == before {
-				t.Errorf("%s is not counted", name)
+				t.Errorf("%s is not counted as ignored", name)
 			}
 			_ = fresh.Close()
 		}
 	}
 	before := ignoredFor(ms[2], badSignature)
 	in.set(0, "ingester-9", strings.ReplaceAll(good, "ingester-1", "ingester-9"))
-	kit.Until(t, "an instance that there is not is counted", func() bool { return ignoredFor(ms[2], badSignature) > before })
+	kit.Until(t, "an entry of an unknown instance is counted", func() bool { return ignoredFor(ms[2], badSignature) > before })
 	if _, ok := seen(ms[2], "ingester-9"); ok {
-		t.Error("an instance that there is not is a member")
+		t.Error("an unknown instance with an untrusted entry is a member")
 	}
-	if !ms[2].Distrusts("ingester-9") || ms[2].Distrusts("ingester-1") || ms[2].Distrusts("nobody") {
-		t.Error("an operator is not told which entries nobody trusts")
+	if !ms[2].Untrusted("ingester-9") || ms[2].Untrusted("ingester-1") || ms[2].Untrusted("nobody") {
+		t.Error("Untrusted is wrong for an untrusted, a trusted or an unknown instance")
 	}
 	if _, err := ms[2].Forget(context.Background(), "ingester-9"); err != nil {
-		t.Errorf("an operator cannot take it away: %v", err)
+		t.Errorf("Forget of an untrusted entry = %v", err)
 	}
 }
 
-// TestReplayedEntry: an entry that an instance once had leads nobody to its
-// address of that time.
+// TestReplayedEntry checks that an earlier entry of an instance does not lead to its earlier
+// address.
 func TestReplayedEntry(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, dirs := members(t, srv.Addr, 3)
@@ -176,19 +175,19 @@ func TestReplayedEntry(t *testing.T) {
 	if err := moved.Join(context.Background(), ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	kit.Until(t, "others see that it moved", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "moved:1" })
+	kit.Until(t, "others have the new address", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "moved:1" })
 	in.set(0, "ingester-1", old)
 	in.set(1, "ingester-1", oldBeat)
-	kit.Until(t, "it is written over", func() bool { return in.get(0, "ingester-1") != old })
+	kit.Until(t, "the old entry is replaced", func() bool { return in.get(0, "ingester-1") != old })
 	if got, _ := seen(ms[2], "ingester-1"); got.Addr != "moved:1" {
-		t.Errorf("the others see it at %s", got.Addr)
+		t.Errorf("address after a replay = %s, want moved:1", got.Addr)
 	}
 
-	// Now its process and all others that knew it are gone.
+	// Now stop the instance and all processes that have its current entry.
 	for _, m := range []*Membership{moved, ms[1], ms[2]} {
 		_ = m.Close()
 	}
-	time.Sleep(ms[0].o.Timeout) // until its heartbeats count no more
+	time.Sleep(ms[0].o.Timeout) // until its heartbeats are too old
 	in.set(0, "ingester-1", old)
 	fresh := open(t, srv.Addr, "", "", "")
 	if err := fresh.Wait(context.Background()); err != nil {
@@ -196,20 +195,21 @@ func TestReplayedEntry(t *testing.T) {
 	}
 	got, ok := seen(fresh, "ingester-1")
 	if !ok || got.Addr != "" || !got.Unhealthy {
-		t.Errorf("who starts sees %+v, %v: it must count, and nobody may connect to it", got, ok)
+		t.Errorf("a new process has %+v, %v: want an unhealthy member without an address", got, ok)
 	}
 	in.set(1, "ingester-1", oldBeat)
 	for range 5 {
 		fresh.mu.Lock()
-		err := fresh.look(context.Background())
+		err := fresh.readRing(context.Background())
 		fresh.mu.Unlock()
 		if got, _ := seen(fresh, "ingester-1"); err != nil || got.Addr != "" {
-			t.Fatalf("an old heartbeat makes it used at %s, %v", got.Addr, err)
+			t.Fatalf("an old heartbeat makes the address %s used, %v", got.Addr, err)
 		}
 	}
 }
 
-// TestForgedHeartbeat: only the process that registered an entry makes it alive.
+// TestForgedHeartbeat checks that only heartbeats by the process that registered an entry
+// are accepted.
 func TestForgedHeartbeat(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -221,40 +221,40 @@ func TestForgedHeartbeat(t *testing.T) {
 		t.Fatal(err)
 	}
 	dead := ms[0].mine
-	kit.Until(t, "it is unhealthy", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Unhealthy })
+	kit.Until(t, "the instance is unhealthy", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Unhealthy })
 	now := time.Now().UnixMilli()
 	for name, text := range map[string]string{
-		"another key":          newHeartbeat(other, "ingester-1", now, dead.hash),
-		"another's own":        in.get(1, "ingester-2"),
-		"of the future":        newHeartbeat(ms[0].key, "ingester-1", now+time.Hour.Milliseconds(), dead.hash),
-		"of another entry":     newHeartbeat(ms[0].key, "ingester-1", now, hashOf("another")),
-		"of an older version":  fmt.Sprint(now),
-		"with another time":    strings.Replace(newHeartbeat(ms[0].key, "ingester-1", now-1, dead.hash), fmt.Sprint(now-1), fmt.Sprint(now), 1),
-		"with leading zeros":   "0" + newHeartbeat(ms[0].key, "ingester-1", now, dead.hash),
-		"junk":                 "x y z",
-		"of another instance":  newHeartbeat(ms[0].key, "ingester-2", now, dead.hash),
-		"with a cut signature": fmt.Sprintf("%d %s %s", now, dead.hash, base64.RawStdEncoding.EncodeToString([]byte("short"))),
+		"another key":                   newHeartbeat(other, "ingester-1", now, dead.hash),
+		"heartbeat of another instance": in.get(1, "ingester-2"),
+		"in the future":                 newHeartbeat(ms[0].key, "ingester-1", now+time.Hour.Milliseconds(), dead.hash),
+		"of another entry":              newHeartbeat(ms[0].key, "ingester-1", now, hashOf("another")),
+		"of an older version":           fmt.Sprint(now),
+		"with another time":             strings.Replace(newHeartbeat(ms[0].key, "ingester-1", now-1, dead.hash), fmt.Sprint(now-1), fmt.Sprint(now), 1),
+		"with leading zeros":            "0" + newHeartbeat(ms[0].key, "ingester-1", now, dead.hash),
+		"junk":                          "x y z",
+		"signed for another instance":   newHeartbeat(ms[0].key, "ingester-2", now, dead.hash),
+		"with a cut signature":          fmt.Sprintf("%d %s %s", now, dead.hash, base64.RawStdEncoding.EncodeToString([]byte("short"))),
 	} {
 		before := ignoredFor(ms[2], badHeartbeat)
 		in.set(1, "ingester-1", text)
 		kit.Until(t, name+" is counted", func() bool { return ignoredFor(ms[2], badHeartbeat) > before })
 		if got, _ := seen(ms[2], "ingester-1"); !got.Unhealthy {
-			t.Errorf("%s makes it healthy", name)
+			t.Errorf("%s makes the instance healthy", name)
 		}
 	}
 	in.set(1, "ingester-1", newHeartbeat(ms[0].key, "ingester-1", time.Now().UnixMilli(), dead.hash))
-	kit.Until(t, "its own makes it healthy: the test shows something", func() bool { got, _ := seen(ms[2], "ingester-1"); return !got.Unhealthy })
+	kit.Until(t, "a valid heartbeat makes the instance healthy", func() bool { got, _ := seen(ms[2], "ingester-1"); return !got.Unhealthy })
 }
 
-// TestForgedRemoval: only a member takes another out of the ring, and only for the
-// entries up to then.
+// TestForgedRemoval checks that only a member can remove another one, and only the entries
+// up to that version.
 func TestForgedRemoval(t *testing.T) {
 	srv := programs.Redis(t)
 	ctx := context.Background()
 	ms, dirs := members(t, srv.Addr, 4)
 	kit.Until(t, "all are members", func() bool { return sees(ms[3], 4) })
 	in := newIntruder(t, srv, ms[3])
-	_ = ms[0].Close() // nobody registers it again
+	_ = ms[0].Close() // so that it does not register again
 	forge := func(by Signer, id string, version int64) string {
 		r := removal{ID: id, Version: version, At: time.Now().UnixMilli()}
 		if err := r.seal(by); err != nil {
@@ -264,21 +264,21 @@ func TestForgedRemoval(t *testing.T) {
 	}
 	far := time.Now().Add(time.Hour).UnixMilli()
 	for name, value := range map[string]string{
-		"a stranger's":        forge(signer(t, strings.Repeat("9", 40)), "ingester-1", far),
-		"another instance's":  forge(signer(t, secret), "ingester-2", far),
-		"without a signature": "\n" + strings.SplitN(forge(signer(t, secret), "ingester-1", far), "\n", 2)[1],
-		"of an older version": fmt.Sprint(far),
-		"signed as an entry":  strings.Replace(in.get(0, "ingester-1"), "state", "x", 1),
-		"of an entry before":  forge(signer(t, secret), "ingester-1", ms[0].mine.Version-1),
+		"signed with another secret": forge(signer(t, strings.Repeat("9", 40)), "ingester-1", far),
+		"of another instance":        forge(signer(t, secret), "ingester-2", far),
+		"without a signature":        "\n" + strings.SplitN(forge(signer(t, secret), "ingester-1", far), "\n", 2)[1],
+		"of an older version":        fmt.Sprint(far),
+		"signed as an entry":         strings.Replace(in.get(0, "ingester-1"), "state", "x", 1),
+		"of an earlier entry":        forge(signer(t, secret), "ingester-1", ms[0].mine.Version-1),
 	} {
 		in.set(3, "ingester-1", value)
 		if err := in.client.HDel(ctx, in.m.keys[0], "ingester-1").Err(); err != nil {
 			t.Fatal(err)
 		}
 		in.set(1, "nobody", "")
-		kit.Until(t, name+": it is written back", func() bool { return in.client.HExists(ctx, in.m.keys[0], "ingester-1").Val() })
+		kit.Until(t, name+": the entry is written back", func() bool { return in.client.HExists(ctx, in.m.keys[0], "ingester-1").Val() })
 		if !sees(ms[3], 4) {
-			t.Errorf("%s removes a member", name)
+			t.Errorf("a removal %q removed a member", name)
 		}
 	}
 	if _, err := ms[3].Forget(ctx, "ingester-1"); err != nil {
@@ -293,10 +293,10 @@ func TestForgedRemoval(t *testing.T) {
 	kit.Until(t, "it is back", func() bool { return sees(ms[3], 4) && sees(ms[2], 4) })
 	in.set(3, "ingester-1", removed)
 	fresh := open(t, srv.Addr, "", "", "")
-	kit.Until(t, "an earlier removal does not end it", func() bool { return sees(fresh, 4) })
+	kit.Until(t, "an earlier removal does not remove the new entry", func() bool { return sees(fresh, 4) })
 }
 
-// TestJunk: large and many fields keep nobody from seeing the ring.
+// TestJunk checks that many and large fields do not prevent reading the ring.
 func TestJunk(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -306,25 +306,25 @@ func TestJunk(t *testing.T) {
 		if key == 2 {
 			continue
 		}
-		for i := range 50 { // of 1000 bytes to a megabyte
+		for i := range 50 { // of 1,000 bytes to a megabyte
 			if err := in.client.HSet(context.Background(), in.m.keys[key], fmt.Sprintf("a-junk-%d", i), strings.Repeat("x", 1000<<(i%11))).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	in.set(0, "junk", "junk")
-	kit.Until(t, "it is counted", func() bool { return ignoredFor(ms[2], badDecode) > 0 })
-	// Heartbeats that were not read for as long as they count would make all silent.
+	kit.Until(t, "it is counted as ignored", func() bool { return ignoredFor(ms[2], badDecode) > 0 })
+	// If heartbeats were not read, all instances would be unhealthy after the timeout.
 	time.Sleep(ms[2].o.Timeout)
 	for _, id := range []string{"ingester-1", "ingester-2", "ingester-3"} {
 		if got, ok := seen(ms[2], id); !ok || got.Addr == "" {
-			t.Errorf("%s is %+v, %v", id, got, ok)
+			t.Errorf("instance %s = %+v, %v", id, got, ok)
 		}
 	}
 }
 
-// TestVersionAhead: a version of the future is not used, and does not keep later
-// ones out.
+// TestVersionAhead checks that an entry with a version far in the future is not used, and is
+// replaced.
 func TestVersionAhead(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -338,16 +338,16 @@ func TestVersionAhead(t *testing.T) {
 	_ = ms[0].Close()
 	in.set(0, "ingester-1", e.value)
 	in.set(1, "ingester-1", newHeartbeat(ms[0].key, "ingester-1", time.Now().UnixMilli(), e.hash))
-	kit.Until(t, "it is counted and written over", func() bool {
+	kit.Until(t, "the entry is counted as ignored and replaced", func() bool {
 		return ignoredFor(ms[1], badVersion)+ignoredFor(ms[2], badVersion) > 0 && in.get(0, "ingester-1") != e.value
 	})
 	if got, _ := seen(ms[2], "ingester-1"); got.Addr != "ingester-1:1" {
-		t.Errorf("it is used at %s", got.Addr)
+		t.Errorf("address = %s, want ingester-1:1", got.Addr)
 	}
 }
 
-// TestRotation: the ring stays whole at each step of an exchange of secrets, with a
-// member that is down meanwhile.
+// TestRotation checks that the ring stays complete at each step of a rotation of secrets,
+// while a member is down.
 func TestRotation(t *testing.T) {
 	srv := programs.Redis(t)
 	one, two := secret, strings.Repeat("2", 40)
@@ -371,7 +371,7 @@ func TestRotation(t *testing.T) {
 			_ = ms[i].Close()
 			ms[i] = join(i, secrets)
 			for j := range 3 {
-				kit.Until(t, fmt.Sprintf("step %q, %d restarted: %d sees all", secrets, i, j), func() bool {
+				kit.Until(t, fmt.Sprintf("secrets %q, instance %d restarted: instance %d has all members", secrets, i, j), func() bool {
 					down, _ := seen(ms[j], "ingester-4")
 					for k := range 3 {
 						if got, ok := seen(ms[j], fmt.Sprintf("ingester-%d", k+1)); !ok || got.Addr == "" || got.Unhealthy {
@@ -384,7 +384,7 @@ func TestRotation(t *testing.T) {
 		}
 		if strings.HasPrefix(secrets, two) {
 			in := newIntruder(t, srv, ms[0])
-			kit.Until(t, "the entry of the one that is down is signed anew", func() bool {
+			kit.Until(t, "the entry of the member that is down is signed again", func() bool {
 				e, err := decodeEntry(signer(t, two), "ingester-4", in.get(0, "ingester-4"))
 				return err == nil && !e.aged
 			})
@@ -393,13 +393,13 @@ func TestRotation(t *testing.T) {
 	for j := range 3 {
 		for _, reason := range []string{badSignature, badDecode, badVersion, badRemoval} {
 			if n := ignoredFor(ms[j], reason); n > 0 {
-				t.Errorf("%v values are ignored for their %s", n, reason)
+				t.Errorf("%v values ignored for reason %s, want none", n, reason)
 			}
 		}
 	}
 }
 
-// expiring is a signer for which the certificates of some hosts have expired.
+// expiring is a Signer for which the certificate of a host has expired.
 type expiring struct {
 	Signer
 	host string
@@ -412,9 +412,9 @@ func (e expiring) Verify(signature, host, purpose string, parts ...string) (bool
 	return false, cluster.ErrExpired
 }
 
-// TestExpiredCertificate: who starts does not overlook a member whose certificate has
-// expired, and does not connect to it; and its successor without a disk finds out that
-// there was one.
+// TestExpiredCertificate checks that a new process has a member whose certificate has
+// expired, but does not connect to it, and that a successor without a disk finds out that
+// it replaces the member.
 func TestExpiredCertificate(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -423,18 +423,18 @@ func TestExpiredCertificate(t *testing.T) {
 		if !alive {
 			_ = ms[0].Close()
 		}
-		starts := openSigned(t, expiring{signer(t, secret), "ingester-1"}, srv.Addr, ring.Instance{}, "")
-		kit.Until(t, "all are seen, and heartbeats", func() bool {
-			starts.mu.Lock()
-			defer starts.mu.Unlock()
-			return starts.current.Load() != nil && (!alive || starts.members["ingester-1"].beat > ms[0].mine.Version)
+		fresh := openSigned(t, expiring{signer(t, secret), "ingester-1"}, srv.Addr, ring.Instance{}, "")
+		kit.Until(t, "all members and heartbeats are read", func() bool {
+			fresh.mu.Lock()
+			defer fresh.mu.Unlock()
+			return fresh.current.Load() != nil && (!alive || fresh.members["ingester-1"].beat > ms[0].mine.Version)
 		})
-		got, ok := seen(starts, "ingester-1")
+		got, ok := seen(fresh, "ingester-1")
 		if !ok || got.Addr != "" || !got.Unhealthy {
-			t.Errorf("alive %v: %v, at %q, unhealthy %v", alive, ok, got.Addr, got.Unhealthy)
+			t.Errorf("alive %v: member %v, address %q, unhealthy %v", alive, ok, got.Addr, got.Unhealthy)
 		}
-		if ignoredFor(starts, badSignature) != 1 {
-			t.Error("it is not counted")
+		if ignoredFor(fresh, badSignature) != 1 {
+			t.Error("the entry is not counted as ignored")
 		}
 	}
 	successor := openSigned(t, expiring{signer(t, secret), "ingester-1"}, srv.Addr, ring.Instance{ID: "ingester-1", Addr: "ingester-1b:1", Zone: "a"}, t.TempDir())
@@ -444,12 +444,12 @@ func TestExpiredCertificate(t *testing.T) {
 	if fresh, replaced := successor.Fresh(); !fresh || !replaced || successor.LostZone() != "a" {
 		t.Errorf("fresh %v, replaced %v, zone %q", fresh, replaced, successor.LostZone())
 	}
-	kit.Until(t, "others use it", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "ingester-1b:1" })
+	kit.Until(t, "others use the new address", func() bool { got, _ := seen(ms[2], "ingester-1"); return got.Addr == "ingester-1b:1" })
 }
 
-// TestRedisTimeSetBack: after Redis' time was an hour ahead and is right again, a
-// member that registers is used where its last entry is, which is ahead, too; and one
-// that falls silent is not taken for alive for an hour.
+// TestRedisTimeSetBack checks the ring after the clock of Redis was an hour ahead and is
+// right again: a member that registers is used although the version of its entry is ahead,
+// and a member that stops sending heartbeats becomes unhealthy after the normal timeout.
 func TestRedisTimeSetBack(t *testing.T) {
 	m := still(t, programs.Redis(t).Addr, secret, "")
 	m.mu.Lock()
@@ -460,13 +460,13 @@ func TestRedisTimeSetBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// register has the member's new entry, and a heartbeat of it, in Redis at a time.
+	// register simulates a new entry and heartbeat of the member at a time of Redis.
 	register := func(addr string, version, at int64) {
 		e := entry{ID: "x", Addr: addr, State: string(ring.Active), Version: version, Key: base64.RawStdEncoding.EncodeToString(public)}
 		if err := e.seal(signer(t, secret)); err != nil {
 			t.Fatal(err)
 		}
-		m.seenAt = at
+		m.readAt = at
 		m.beats = map[string]string{"x": newHeartbeat(key, "x", at, e.hash)}
 		if err := m.adopt(t.Context(), map[string]string{"x": e.value}, nil); err != nil {
 			t.Fatal(err)
@@ -475,14 +475,14 @@ func TestRedisTimeSetBack(t *testing.T) {
 	register("x:1", ahead, ahead)
 	register("x:2", ahead+1, right)
 	if k := m.members["x"]; !k.used || k.Addr != "x:2" {
-		t.Errorf("used %v, at %s", k.used, k.Addr)
+		t.Errorf("used %v, address %s", k.used, k.Addr)
 	}
 	register("x:2", ahead+1, ahead)
-	m.seenAt = right
+	m.readAt = right
 	m.choose()
-	m.seenAt += 2 * m.o.Timeout.Milliseconds()
+	m.readAt += 2 * m.o.Timeout.Milliseconds()
 	m.choose()
-	if m.counts(m.members["x"].beat) {
-		t.Error("its heartbeat counts, though it is silent")
+	if m.recent(m.members["x"].beat) {
+		t.Error("the heartbeat is still recent after twice the timeout")
 	}
 }
