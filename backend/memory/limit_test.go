@@ -99,13 +99,13 @@ func TestDivide(t *testing.T) {
 		{"a querier", Want{Limit: gib, Requests: true, Store: true}, ""},
 		{"a gateway", Want{Limit: gib}, ""},
 		{"a large head", with(func(w *Want) { w.Limit, w.HeadBytes = 2*gib, gib }), ""},
-		{"a head that leaves nothing", with(func(w *Want) { w.Limit, w.HeadBytes = 2*gib, 2*gib }), "ingester.memory_bytes of 2048.0 MiB"},
-		{"large caches", with(func(w *Want) { w.Limit, w.CacheBytes = 2*gib, 2*gib }), "caches of the store of 2048.0 MiB"},
-		{"a large account", with(func(w *Want) { w.Limit, w.RequestBytes = 2*gib, 2*gib }), "memory.request_bytes of 2048.0 MiB"},
+		{"a head that leaves nothing", with(func(w *Want) { w.Limit, w.HeadBytes = 2*gib, 2*gib }), "ingester.memory_bytes (2048.0 MiB)"},
+		{"large caches", with(func(w *Want) { w.Limit, w.CacheBytes = 2*gib, 2*gib }), "caches of the store (2048.0 MiB)"},
+		{"a large account", with(func(w *Want) { w.Limit, w.RequestBytes = 2*gib, 2*gib }), "memory.request_bytes (2048.0 MiB)"},
 		{"a head that is not there", Want{Limit: 512 * mb, Requests: true, Store: true, HeadBytes: 2 * gib}, ""},
 		{"caches that are not there", Want{Limit: 512 * mb, Head: true, Requests: true, CacheBytes: 2 * gib}, ""},
 		{"requests that are not there", Want{Limit: 512 * mb, Store: true, RequestBytes: 2 * gib}, ""},
-		{"caches that leave a querier nothing", Want{Limit: 512 * mb, Requests: true, Store: true, CacheBytes: 380 * mb}, "caches of the store of 380.0 MiB"},
+		{"caches that leave a querier nothing", Want{Limit: 512 * mb, Requests: true, Store: true, CacheBytes: 380 * mb}, "caches of the store (380.0 MiB)"},
 		{"nothing is known", with(func(w *Want) { w.HeadBytes = 5 }), ""},
 	}
 	for _, tt := range tests {
