@@ -159,7 +159,7 @@ func (n *noise) untilFull() {
 	for range 100_000 {
 		err := n.push()
 		if errors.Is(err, ErrDiskFull) {
-			if text := err.Error(); !strings.Contains(text, "nearly full") || !strings.Contains(text, "without intervention") {
+			if text := err.Error(); !strings.Contains(text, "nearly full") || !strings.Contains(text, "automatically") {
 				n.b.t.Errorf("error %q", text)
 			}
 			return

@@ -5,45 +5,47 @@ import (
 	"time"
 )
 
-// A place is kept for a series that is not in the head but may come back without
-// being a new one: it left early because memory was short, or it was active
-// before a restart (active.go), or on an ingester that left (handover.go). Until
-// its time is over it counts for max_active_series, so that no new series takes
-// it, and those of the latter two kinds hold the memory that the series will need.
+// A place is a reservation for a series that is not in the head and that may return
+// without counting as a new one: it was removed early because memory was short, or
+// it was active before a restart (active.go) or on an ingester that left
+// (handover.go). Until it expires it counts for max_active_series, so that no new
+// series can take its place. Reservations of the latter two kinds also reserve the
+// memory that the series will need.
 type place struct {
 	until  uint32 // Unix seconds
-	held   uint16 // memory that is held for each of the series, in units of heldUnit
-	series uint16 // how many; more than one if their hashes are equal
+	held   uint16 // memory reserved for each of the series, in units of heldUnit
+	series uint16 // number of reserved series; more than one if their hashes are equal
 }
 
 const heldUnit = 16 // bytes
 
-// placeUntil is the end of a place for a time in Unix milliseconds. It is within
-// idleSeries of now, whatever a sample or another clock says.
+// placeUntil returns when a reservation ends, in Unix seconds, for a time in Unix
+// milliseconds. It limits the result to idleSeries from now, so that wrong
+// timestamps and clocks of others have no effect.
 func placeUntil(ms int64, now time.Time) uint32 {
 	ms = min(ms, now.Add(idleSeries).UnixMilli())
 	return uint32(max(0, min((ms+999)/1000, math.MaxUint32)))
 }
 
-// heldUnits is the memory that a place holds, for a number of bytes.
+// heldUnits converts bytes to units of heldUnit.
 func heldUnits(bytes int64) uint16 {
 	return uint16(max(0, min((bytes+heldUnit-1)/heldUnit, math.MaxUint16)))
 }
 
 func (p place) over(now time.Time) bool { return int64(p.until)*1000 < now.UnixMilli() }
 
-// bytes is the memory that the place holds.
+// bytes returns the memory reserved by the place.
 func (p place) bytes() int64 { return int64(p.held) * heldUnit * int64(p.series) }
 
-// leavePlace keeps the place of a series that leaves early. The caller holds th.mu
-// for writing.
+// leavePlace reserves a series that is removed early. The caller holds th.mu for
+// writing.
 func (th *tenantHead) leavePlace(hash uint64, until uint32) {
 	p, ok := th.places[hash]
 	if !ok {
 		th.setPlace(hash, place{until: until, series: 1})
 		return
 	}
-	if p.until > until { // the place of another series of the hash
+	if p.until > until { // reserved longer for another series with the same hash
 		until = p.until
 	}
 	if p.series < math.MaxUint16 {
@@ -53,9 +55,9 @@ func (th *tenantHead) leavePlace(hash uint64, until uint32) {
 	th.setPlace(hash, p)
 }
 
-// keepPlace keeps a place for series of the hash that are not in the head. One
-// that is there already becomes neither shorter nor smaller: the same series may
-// be named several times. The caller holds th.mu for writing.
+// keepPlace reserves series with the hash, except those in the head. It does not
+// shorten or shrink an existing reservation, because the same series may be
+// reserved several times. The caller holds th.mu for writing.
 func (th *tenantHead) keepPlace(hash uint64, p place) {
 	for s := th.series[hash]; s != nil && p.series > 0; s = s.next {
 		p.series--
@@ -69,7 +71,7 @@ func (th *tenantHead) keepPlace(hash uint64, p place) {
 	th.setPlace(hash, p)
 }
 
-// setPlace adds or changes a place.
+// setPlace adds or replaces a reservation.
 func (th *tenantHead) setPlace(hash uint64, p place) {
 	if th.places == nil {
 		th.places = map[uint64]place{}
@@ -82,8 +84,8 @@ func (th *tenantHead) setPlace(hash uint64, p place) {
 	th.countPlaces(int(p.series)-int(old.series), p.bytes()-old.bytes())
 }
 
-// takePlace gives a series its place back and reports whether it had one that is
-// not over. The caller holds th.mu for writing.
+// takePlace uses up the reservation of a series, and reports whether it had one
+// that was not expired. The caller holds th.mu for writing.
 func (th *tenantHead) takePlace(hash uint64, now time.Time) bool {
 	p, ok := th.places[hash]
 	if !ok {
@@ -108,11 +110,11 @@ func (th *tenantHead) dropPlace(hash uint64) {
 	th.grow(-placeBytes)
 	th.countPlaces(-int(p.series), -p.bytes())
 	if len(th.places) == 0 {
-		th.places = nil // a map does not become smaller by itself
+		th.places = nil // a map never shrinks
 	}
 }
 
-// countPlaces counts series with a place, and the memory that is held for them.
+// countPlaces counts reserved series and the memory reserved for them.
 func (th *tenantHead) countPlaces(series int, held int64) {
 	th.placed += series
 	th.account.places.Add(int64(series))
@@ -120,8 +122,8 @@ func (th *tenantHead) countPlaces(series int, held int64) {
 	th.account.held.Add(held)
 }
 
-// sweepPlaces drops the places whose time is over. It holds th.mu for a slice of
-// them at a time.
+// sweepPlaces drops expired reservations. It releases th.mu after every sliceSeries
+// reservations.
 func (th *tenantHead) sweepPlaces(now time.Time) {
 	latest := placeUntil(math.MaxInt64-1000, now)
 	th.mu.Lock()
@@ -142,7 +144,7 @@ func (th *tenantHead) sweepPlaces(now time.Time) {
 	}
 }
 
-// active is how many series of the tenant count for max_active_series.
+// active returns how many series of the tenant count for max_active_series.
 func (th *tenantHead) active() int {
 	th.mu.RLock()
 	defer th.mu.RUnlock()

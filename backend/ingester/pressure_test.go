@@ -73,7 +73,7 @@ func TestBurstOfNewSeries(t *testing.T) {
 			t.Fatalf("part %d: %+v", part, out)
 		}
 		for _, r := range out.Rejections {
-			if strings.Contains(r.Message, "quiet") || !strings.Contains(r.Message, "nearly full") || !strings.Contains(r.Message, "knows go on") {
+			if strings.Contains(r.Message, "quiet") || !strings.Contains(r.Message, "nearly full") || !strings.Contains(r.Message, "existing series are accepted") {
 				t.Fatalf("message %q", r.Message)
 			}
 		}

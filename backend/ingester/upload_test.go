@@ -375,7 +375,7 @@ func (h *hangingLongTerm) Consumed(ctx context.Context, info pack.Info) (bool, e
 // stall, by the metric and a log line that names what it is at; who waits behind
 // it ends with its own context, and Close ends with the ingester's own.
 func TestStalledUpload(t *testing.T) {
-	for call, at := range map[string]string{"intend": "intents of windows", "upload": "l0", "consumed": "look for compacted packs"} {
+	for call, at := range map[string]string{"intend": "write intents", "upload": "l0", "consumed": "check for compacted packs"} {
 		t.Run(call, func(t *testing.T) {
 			var log bytes.Buffer
 			long := &hangingLongTerm{longTerm: newLongTerm(), entered: make(chan struct{})}
@@ -417,7 +417,7 @@ func TestStalledUpload(t *testing.T) {
 			waiter, give := context.WithCancel(context.Background())
 			give()
 			for _, err := range []error{ing.Upload(waiter), ing.dropCompacted(waiter)} {
-				if err == nil || !strings.Contains(err.Error(), "upload that is under way") {
+				if err == nil || !strings.Contains(err.Error(), "upload in progress") {
 					t.Errorf("who waits: %v", err)
 				}
 			}

@@ -227,7 +227,7 @@ func TestEndWhileSealing(t *testing.T) {
 	}
 	p.Restart()
 	countLogged(t, "after a seal with time to do it", p, token, seriesCount, samples)
-	if strings.Contains(p.Log(), "write-ahead log replayed") {
+	if strings.Contains(p.Log(), "replayed the write-ahead log") {
 		t.Errorf("the log was replayed after a seal:\n%s", p.Log())
 	}
 }
