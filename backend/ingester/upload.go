@@ -278,8 +278,8 @@ func (ing *Ingester) Upload(ctx context.Context) error {
 	return ing.uploads.sync(ctx)
 }
 
-// Owes returns the number of pending windows.
-func (ing *Ingester) Owes() int {
+// PendingWindows returns the number of pending windows.
+func (ing *Ingester) PendingWindows() int {
 	if ing.uploads == nil {
 		return 0
 	}
