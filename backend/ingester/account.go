@@ -42,8 +42,8 @@ const (
 	postingsBytes, refBytes, valueBytes = 76_000, 12, 92
 	// metadataBytes is the cost of a metadata entry without its strings.
 	metadataBytes = 120
-	// placeBytes is the cost of one reserved series.
-	placeBytes = 40
+	// reservationBytes is the cost of one reserved series.
+	reservationBytes = 40
 )
 
 // account is the counted memory of all tenants.
@@ -51,7 +51,7 @@ type account struct {
 	bytes       atomic.Int64
 	established atomic.Int64 // part of bytes: established series beyond their tenant's share
 	tenants     atomic.Int64 // tenants with series
-	places      atomic.Int64 // reserved series
+	reserved    atomic.Int64 // reserved series
 	held        atomic.Int64 // reserved for these series; not part of bytes
 	freed       atomic.Int64 // total freed by seals and removals of series; only increases
 }
@@ -71,18 +71,18 @@ func (th *tenantHead) shrink(n int64) {
 	th.account.freed.Add(n)
 }
 
-// settle updates the counted size of a series and returns the change. The caller
+// updateSize updates the counted size of a series and returns the change. The caller
 // holds s.mu and passes the change to grow. A series of floats whose buffer did not
 // grow takes the fast path.
-func (th *tenantHead) settle(s *memSeries) int64 {
+func (th *tenantHead) updateSize(s *memSeries) int64 {
 	if s.rare == nil && s.in.OpenCap() == int(s.countedOpen) && len(s.in.Done()) == int(s.countedDone) && s.budget.Load() == nil {
 		return 0
 	}
-	return th.settleWhole(s)
+	return th.updateSizeFull(s)
 }
 
-// settleWhole is settle without the fast path.
-func (th *tenantHead) settleWhole(s *memSeries) int64 {
+// updateSizeFull is updateSize without the fast path.
+func (th *tenantHead) updateSizeFull(s *memSeries) int64 {
 	size := s.size()
 	n := size - s.counted
 	s.counted, s.countedOpen, s.countedDone = size, int32(s.in.OpenCap()), int32(len(s.in.Done()))
@@ -94,7 +94,7 @@ func (th *tenantHead) settleWhole(s *memSeries) int64 {
 
 // expectChunk counts the first chunk of a new series, which no other goroutine can
 // see yet, before the chunk exists. Otherwise one request with many new series
-// could exceed the limits of a full head. The next settle corrects the count.
+// could exceed the limits of a full head. The next updateSize corrects the count.
 func (th *tenantHead) expectChunk(s *memSeries) {
 	const n = openBytes + freshBytes
 	s.counted, s.countedOpen = s.counted+n, freshBytes
@@ -107,7 +107,7 @@ func (th *tenantHead) expectChunk(s *memSeries) {
 // recountSeries updates the counted size of a series after a seal changed it.
 func (th *tenantHead) recountSeries(s *memSeries) {
 	s.mu.Lock()
-	n := th.settleWhole(s)
+	n := th.updateSizeFull(s)
 	s.mu.Unlock()
 	th.shrink(-n)
 }

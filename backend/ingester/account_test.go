@@ -33,7 +33,7 @@ func newStillBench(t *testing.T) *bench {
 // else may run.
 func (ing *Ingester) counted(t *testing.T) {
 	t.Helper()
-	var total, established, places, held, tenants int64
+	var total, established, reserved, held, tenants int64
 	for _, th := range ing.heads() {
 		want, beyond := tenantBytes, 0
 		for _, s := range th.all() {
@@ -55,8 +55,8 @@ func (ing *Ingester) counted(t *testing.T) {
 		for _, e := range th.exemplars.ring {
 			want += allocated(e.Labels.ByteSize())
 		}
-		want += placeBytes * int64(len(th.places))
-		places += checkPlaces(t, th)
+		want += reservationBytes * int64(len(th.reserved))
+		reserved += checkReserved(t, th)
 		held += th.held.Load()
 		if got := th.bytes.Load(); got != want {
 			t.Errorf("tenant %s: counted bytes = %d, want %d", th.id, got, want)
@@ -70,26 +70,26 @@ func (ing *Ingester) counted(t *testing.T) {
 		}
 	}
 	a := &ing.account
-	if a.bytes.Load() != total || a.established.Load() != established || a.places.Load() != places || a.held.Load() != held || a.tenants.Load() != tenants {
+	if a.bytes.Load() != total || a.established.Load() != established || a.reserved.Load() != reserved || a.held.Load() != held || a.tenants.Load() != tenants {
 		t.Errorf("counted: %d bytes, %d established bytes, %d reserved series, %d reserved bytes, %d tenants; want %d, %d, %d, %d, %d",
-			a.bytes.Load(), a.established.Load(), a.places.Load(), a.held.Load(), a.tenants.Load(), total, established, places, held, tenants)
+			a.bytes.Load(), a.established.Load(), a.reserved.Load(), a.held.Load(), a.tenants.Load(), total, established, reserved, held, tenants)
 	}
 }
 
-// checkPlaces checks a tenant's reserved series against their counts, and returns
+// checkReserved checks a tenant's reserved series against their counts, and returns
 // their number.
-func checkPlaces(t *testing.T, th *tenantHead) int64 {
+func checkReserved(t *testing.T, th *tenantHead) int64 {
 	t.Helper()
 	series, held := 0, int64(0)
-	for hash, p := range th.places {
+	for hash, p := range th.reserved {
 		if p.series == 0 {
 			t.Errorf("hash %d is reserved for no series", hash)
 		}
 		series += int(p.series)
 		held += p.bytes()
 	}
-	if th.placed != series || th.held.Load() != held {
-		t.Errorf("tenant %s: counted %d reserved series and %d bytes, want %d and %d", th.id, th.placed, th.held.Load(), series, held)
+	if th.reservedCount != series || th.held.Load() != held {
+		t.Errorf("tenant %s: counted %d reserved series and %d bytes, want %d and %d", th.id, th.reservedCount, th.held.Load(), series, held)
 	}
 	return int64(series)
 }
@@ -284,9 +284,9 @@ func TestCountedUnderRaces(t *testing.T) {
 	}
 }
 
-// TestMapsBecomeSmaller checks that maps and postings are rebuilt after a burst of
+// TestMapsShrink checks that maps and postings are rebuilt after a burst of
 // series, and that series with equal hashes stay chained.
-func TestMapsBecomeSmaller(t *testing.T) {
+func TestMapsShrink(t *testing.T) {
 	th := newTenantHead("a", &account{})
 	for i := range uint64(4 * indexFrom) {
 		th.add(newMemSeries(labels.FromStrings("i", fmt.Sprint(i)), i/2, i^1+1)) // the first of a chain is not its newest

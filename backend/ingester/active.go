@@ -57,26 +57,26 @@ func (th *tenantHead) activeNow(now time.Time) activeList {
 			size += s.activeSize()
 		}
 	})
-	l.places = th.placesNow(now)
+	l.reserved = th.reservedNow(now)
 	th.mu.RLock()
 	if th.count > 0 {
 		size += th.indexBytes * int64(len(l.series)) / int64(th.count)
 	}
 	size += th.held.Load()
 	th.mu.RUnlock()
-	if n := int64(len(l.series) + len(l.places)); n > 0 {
+	if n := int64(len(l.series) + len(l.reserved)); n > 0 {
 		l.bytes = max(0, size/n)
 	}
 	return l
 }
 
-// placesNow lists the tenant's reserved series that have not expired.
-func (th *tenantHead) placesNow(now time.Time) []activeEntry {
+// reservedNow lists the tenant's reserved series that have not expired.
+func (th *tenantHead) reservedNow(now time.Time) []activeEntry {
 	var out []activeEntry
 	th.mu.RLock()
 	defer th.mu.RUnlock()
 	n := 0
-	for hash, p := range th.places {
+	for hash, p := range th.reserved {
 		if left := int64(p.until) - now.Unix(); left > 0 {
 			e := activeEntry{hash: hash, seconds: uint32(min(left, activeMaxAge)), holds: p.held > 0}
 			for range p.series {
@@ -100,7 +100,7 @@ func (ing *Ingester) saveActive() {
 	ing.activeSaved = now
 	var lists []activeList
 	for _, th := range ing.heads() {
-		if l := th.activeNow(now); len(l.series)+len(l.places) > 0 {
+		if l := th.activeNow(now); len(l.series)+len(l.reserved) > 0 {
 			l.sort()
 			lists = append(lists, l)
 		}
@@ -176,27 +176,27 @@ func (ing *Ingester) tenantGone(ctx context.Context, id tenant.ID) bool {
 func (th *tenantHead) restore(l *activeList, saved int64, now time.Time) int {
 	th.mu.Lock()
 	defer th.mu.Unlock()
-	if th.places == nil {
-		th.places = make(map[uint64]place, max(0, len(l.series)+len(l.places)-th.count))
+	if th.reserved == nil {
+		th.reserved = make(map[uint64]seriesReservation, max(0, len(l.series)+len(l.reserved)-th.count))
 	}
-	before, held := th.placed, heldUnits(l.bytes)
-	until := placeUntil(now.Add(idleSeries).UnixMilli(), now)
+	before, held := th.reservedCount, heldUnits(l.bytes)
+	until := reservedUntil(now.Add(idleSeries).UnixMilli(), now)
 	eachHash(l.series, func(e activeEntry, n uint16) {
-		th.keepPlace(e.hash, place{until: until, held: held, series: n})
+		th.reserve(e.hash, seriesReservation{until: until, held: held, series: n})
 	})
-	eachHash(l.places, func(e activeEntry, n uint16) {
-		p := place{until: placeUntil(saved+int64(e.seconds)*1000, now), series: n}
+	eachHash(l.reserved, func(e activeEntry, n uint16) {
+		p := seriesReservation{until: reservedUntil(saved+int64(e.seconds)*1000, now), series: n}
 		if e.holds {
 			p.held = held
 		}
-		if !p.over(now) {
-			th.keepPlace(e.hash, p)
+		if !p.expired(now) {
+			th.reserve(e.hash, p)
 		}
 	})
-	if len(th.places) == 0 {
-		th.places = nil
+	if len(th.reserved) == 0 {
+		th.reserved = nil
 	}
-	return th.placed - before
+	return th.reservedCount - before
 }
 
 // eachHash calls fn for each distinct hash of a sorted list, with the number of its

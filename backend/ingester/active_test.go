@@ -95,10 +95,10 @@ func TestActiveAfterRestart(t *testing.T) {
 	}
 }
 
-// TestActivePlacesEnd checks that a reservation ends half an hour after the first
+// TestReservationsExpire checks that a reservation ends half an hour after the first
 // start that found the series; further starts and a clock that is set back do not
 // extend it.
-func TestActivePlacesEnd(t *testing.T) {
+func TestReservationsExpire(t *testing.T) {
 	for name, again := range map[string]func(*bench){"graceful": (*bench).restart, "kill -9": (*bench).kill} {
 		t.Run(name, func(t *testing.T) {
 			b := atWindowStart(t)
@@ -164,9 +164,9 @@ func TestActivePlacesEnd(t *testing.T) {
 	})
 }
 
-// TestActiveHoldsMemory checks that the memory reserved for series counts as used
+// TestReservedMemory checks that the memory reserved for series counts as used
 // for new series, and not for the reserved series themselves.
-func TestActiveHoldsMemory(t *testing.T) {
+func TestReservedMemory(t *testing.T) {
 	const n = 3000
 	b := atWindowStart(t)
 	b.push("a", b.some("m", n)...)
@@ -204,10 +204,10 @@ func TestActiveHoldsMemory(t *testing.T) {
 	}
 }
 
-// TestActiveEarlyLeavers checks that series removed early because memory was short
+// TestReservationsOfSeriesRemovedEarly checks that series removed early because memory was short
 // stay reserved after a restart, for the rest of their time, without reserved
 // memory.
-func TestActiveEarlyLeavers(t *testing.T) {
+func TestReservationsOfSeriesRemovedEarly(t *testing.T) {
 	b := atWindowStart(t)
 	b.lim.MaxActiveSeries = 110
 	b.push("a", b.some("m", 100)...)

@@ -26,10 +26,10 @@ const (
 
 // activeList is the list of a tenant's active series at a point in time.
 type activeList struct {
-	tenant tenant.ID
-	bytes  int64         // average bytes of one series without samples
-	series []activeEntry // in the head, sorted by hash; seconds since the last sample
-	places []activeEntry // reserved, not in the head, sorted by hash; seconds until the reservation ends
+	tenant   tenant.ID
+	bytes    int64         // average bytes of one series without samples
+	series   []activeEntry // in the head, sorted by hash; seconds since the last sample
+	reserved []activeEntry // reserved, not in the head, sorted by hash; seconds until the reservation ends
 }
 
 // activeEntry is one series of an activeList.
@@ -43,7 +43,7 @@ type activeEntry struct {
 func (l *activeList) sort() {
 	byHash := func(a, b activeEntry) int { return cmp.Compare(a.hash, b.hash) }
 	slices.SortFunc(l.series, byHash)
-	slices.SortFunc(l.places, byHash)
+	slices.SortFunc(l.reserved, byHash)
 }
 
 // encodeActive encodes lists that were made at the time saved, in Unix
@@ -51,7 +51,7 @@ func (l *activeList) sort() {
 func encodeActive(saved int64, lists []activeList) []byte {
 	size := 64
 	for i := range lists {
-		size += 64 + len(lists[i].tenant) + 9*(len(lists[i].series)+len(lists[i].places))
+		size += 64 + len(lists[i].tenant) + 9*(len(lists[i].series)+len(lists[i].reserved))
 	}
 	b := make([]byte, 0, size)
 	b = append(b, activeMagic...)
@@ -63,7 +63,7 @@ func encodeActive(saved int64, lists []activeList) []byte {
 		b = append(b, l.tenant...)
 		b = binary.AppendUvarint(b, uint64(l.bytes))
 		b = appendEntries(b, l.series, func(e *activeEntry) uint64 { return uint64(e.seconds) })
-		b = appendEntries(b, l.places, func(e *activeEntry) uint64 {
+		b = appendEntries(b, l.reserved, func(e *activeEntry) uint64 {
 			if e.holds {
 				return uint64(e.seconds)<<1 | 1
 			}
@@ -140,11 +140,11 @@ func decodeActiveList(d *encoding.Decbuf) (l activeList, err error) {
 	if l.series, err = decodeEntries(d, false); err != nil {
 		return l, err
 	}
-	l.places, err = decodeEntries(d, true)
+	l.reserved, err = decodeEntries(d, true)
 	return l, err
 }
 
-func decodeEntries(d *encoding.Decbuf, places bool) ([]activeEntry, error) {
+func decodeEntries(d *encoding.Decbuf, reserved bool) ([]activeEntry, error) {
 	n := d.Uvarint64()
 	if d.Err() == nil && n > uint64(len(d.B))/2 { // an entry has at least two bytes
 		return nil, fmt.Errorf("%w: %d entries in %d bytes", errActive, n, len(d.B))
@@ -157,7 +157,7 @@ func decodeEntries(d *encoding.Decbuf, places bool) ([]activeEntry, error) {
 	for range n {
 		delta, v := d.Uvarint64(), d.Uvarint64()
 		e := activeEntry{hash: last + delta}
-		if places {
+		if reserved {
 			e.holds, v = v&1 == 1, v>>1
 		}
 		if err := d.Err(); err != nil {

@@ -70,8 +70,8 @@ func sealedActive(body []byte) []byte {
 func someLists() []activeList {
 	return []activeList{
 		{tenant: "a", bytes: 700, series: []activeEntry{{hash: 0}, {hash: 5, seconds: 1800}, {hash: 5}, {hash: 1<<64 - 1, seconds: 17}},
-			places: []activeEntry{{hash: 3, seconds: 1800, holds: true}, {hash: 1 << 63}}},
-		{tenant: "b", places: []activeEntry{{hash: 9, seconds: 1}}},
+			reserved: []activeEntry{{hash: 3, seconds: 1800, holds: true}, {hash: 1 << 63}}},
+		{tenant: "b", reserved: []activeEntry{{hash: 9, seconds: 1}}},
 	}
 }
 

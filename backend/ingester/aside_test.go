@@ -159,9 +159,9 @@ func readFiles(t *testing.T, paths []string) []string {
 	return out
 }
 
-// TestOneAmongMany checks that only the series of a large section that cannot be
+// TestSetAsideOneOfMany checks that only the series of a large section that cannot be
 // stored are set aside.
-func TestOneAmongMany(t *testing.T) {
+func TestSetAsideOneOfMany(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	want := map[string][]series.Sample{}
@@ -270,10 +270,10 @@ func TestAsideQuota(t *testing.T) {
 	}
 }
 
-// TestAsideGoes checks that files are removed with their tenant, by active
+// TestAsideRemoval checks that files are removed with their tenant, by active
 // deletions of series and if an operator drops them, and not by deletions that are
 // not active. The record is removed after the file.
-func TestAsideGoes(t *testing.T) {
+func TestAsideRemoval(t *testing.T) {
 	bad := impossible("bad")
 	for name, tc := range map[string]struct {
 		do    func(b *bench, l *longTerm)
@@ -332,11 +332,11 @@ func TestAsideGoes(t *testing.T) {
 			b.push("a", entry(bad, f(b.now.UnixMilli(), 1)))
 			b.flush()
 			upload(t, b)
-			if len(l.asides) != 1 || len(l.owed()) != 0 {
-				t.Fatalf("records %v, intents %v", l.asides, l.owed())
+			if len(l.asides) != 1 || len(l.openIntents()) != 0 {
+				t.Fatalf("records %v, intents %v", l.asides, l.openIntents())
 			}
 			tc.do(b, l)
-			b.set(b.now.Add(asideLookEvery))
+			b.set(b.now.Add(asideReadEvery))
 			if err := b.ing.dropCompacted(context.Background()); err != nil {
 				t.Fatal(err)
 			}

@@ -154,7 +154,7 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	want[accepted.String()] = []series.Sample{f(now, 9)}
 	step()
 	l.drop("b")
-	b.set(b.now.Add(2 * asideLookEvery))
+	b.set(b.now.Add(2 * asideReadEvery))
 	b.reopen(faultyLongTerm{l, in}, faultyDisk{in})
 	_ = b.ing.retryAside(ctx)
 	step()
@@ -169,11 +169,11 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 		b.flush()
 		upload(t, b)
 		l.drop("b") // an operator repeats a drop that had no effect
-		b.set(b.now.Add(2 * asideLookEvery))
+		b.set(b.now.Add(2 * asideReadEvery))
 		upload(t, b)
 	}
 	b.safe(where()+", done again", l, want)
-	if n := len(l.owed()); n != 0 {
+	if n := len(l.openIntents()); n != 0 {
 		t.Fatalf("%s: %d intents are left", where(), n)
 	}
 	files := 0
@@ -223,7 +223,7 @@ func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample)
 			uploaded[w] = true
 		}
 	}
-	intents := l.owed()
+	intents := l.openIntents()
 	for _, f := range b.ing.aside.all() {
 		_, intent := intents[f.window]
 		_, record := l.asides[asideKey{f.window, f.tenant}]
@@ -277,8 +277,8 @@ func TestAsideWhileUploading(t *testing.T) {
 	}
 	b.safe("after the upload", l, map[string][]series.Sample{impossible("bad").String(): {f(now, 1)}, metric("good").String(): {f(now, 2)}})
 	upload(t, b)
-	if len(l.asides) != 2 || len(l.owed()) != 0 {
-		t.Errorf("records %v, intents %v", l.asides, l.owed())
+	if len(l.asides) != 2 || len(l.openIntents()) != 0 {
+		t.Errorf("records %v, intents %v", l.asides, l.openIntents())
 	}
 }
 
@@ -300,9 +300,9 @@ func (n names) Sync(dirs []string) error {
 	return n.osDisk.Sync(dirs)
 }
 
-// TestAsideNamesAreOnDisk checks that when a seal returns, and therefore before the
+// TestAsideNamesAreDurable checks that when a seal returns, and therefore before the
 // log is cut, the names of all files and of their parent directories are durable.
-func TestAsideNamesAreOnDisk(t *testing.T) {
+func TestAsideNamesAreDurable(t *testing.T) {
 	b := newBench(t)
 	n := names{unsynced: map[string]bool{b.dir: true, filepath.Join(b.dir, "aside"): true}}
 	b.reopen(nil, n)

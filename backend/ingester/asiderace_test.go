@@ -57,7 +57,7 @@ func TestAsideRemovedByHand(t *testing.T) {
 				t.Error("read without the file succeeded")
 			}
 			l.drop("a")
-			b.set(b.now.Add(asideLookEvery))
+			b.set(b.now.Add(asideReadEvery))
 			b.push("b", entry(metric("good"), f(now, 1)))
 			b.flush()
 			before := len(l.uploads)
@@ -84,9 +84,9 @@ func (d hookedDisk) Write(path string, data []byte) error {
 	return err
 }
 
-// TestAsideRemovedWhileJoined checks that removing a file concurrently with adding
+// TestAsideRemovedDuringWrite checks that removing a file concurrently with adding
 // samples to it does not remove the added samples.
-func TestAsideRemovedWhileJoined(t *testing.T) {
+func TestAsideRemovedDuringWrite(t *testing.T) {
 	b := newBench(t)
 	b.halt()
 	now := b.now.UnixMilli()
@@ -154,14 +154,14 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	upload(t, b)
-	if len(l.asides) != 1 || len(l.owed()) != 0 {
-		t.Fatalf("records %v, intents %v", l.asides, l.owed())
+	if len(l.asides) != 1 || len(l.openIntents()) != 0 {
+		t.Fatalf("records %v, intents %v", l.asides, l.openIntents())
 	}
 	cleared := false
 	h := hookedLongTerm{longTerm: l, clear: func() {
 		cleared = true
 		if len(l.uploads) < 2 {
-			t.Errorf("the record is cleared before the pack is uploaded: %d uploads, intents %v", len(l.uploads), l.owed())
+			t.Errorf("the record is cleared before the pack is uploaded: %d uploads, intents %v", len(l.uploads), l.openIntents())
 		}
 	}}
 	h.intend = func() {
@@ -180,9 +180,9 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 	}
 }
 
-// TestSweepAsksOnce checks that while it is unknown which tenants were deleted, a
+// TestSweepLooksUpTenantsOnce checks that while it is unknown which tenants were deleted, a
 // sweep, for which seals wait, looks up each tenant once and not once per file.
-func TestSweepAsksOnce(t *testing.T) {
+func TestSweepLooksUpTenantsOnce(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	for _, name := range []string{"x", "y", "z"} {

@@ -16,9 +16,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// asideLookEvery is the interval at which the records of series set aside are read
+// asideReadEvery is the interval at which the records of series set aside are read
 // again, because an operator may have dropped some.
-const asideLookEvery = time.Minute
+const asideReadEvery = time.Minute
 
 // asideKey identifies a record of series set aside.
 type asideKey struct {
@@ -69,8 +69,8 @@ func (ing *Ingester) asideRecord(k asideKey, files []*asideFile) store.AsideOf {
 // run before anything that ends an intent of their windows.
 func (u *uploader) recordAside(ctx context.Context) error {
 	now := u.ing.opts.Now()
-	if u.asides == nil || now.Sub(u.asidesAt) >= asideLookEvery && len(u.asides) > 0 {
-		if err := u.lookAside(ctx); err != nil {
+	if u.asides == nil || now.Sub(u.asidesAt) >= asideReadEvery && len(u.asides) > 0 {
+		if err := u.readAsideRecords(ctx); err != nil {
 			return err
 		}
 		u.asidesAt = now
@@ -122,9 +122,9 @@ func (u *uploader) clearAside(ctx context.Context) error {
 	return nil
 }
 
-// lookAside reads the records again. It deletes the files of records that an
+// readAsideRecords reads the records again. It deletes the files of records that an
 // operator dropped, unless there are more files than the operator saw.
-func (u *uploader) lookAside(ctx context.Context) error {
+func (u *uploader) readAsideRecords(ctx context.Context) error {
 	all, err := u.long.Asides(ctx)
 	if err != nil {
 		return err

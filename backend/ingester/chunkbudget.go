@@ -113,9 +113,9 @@ func (s *memSeries) recount() {
 	}
 }
 
-// reservation is the number of chunks that the samples of a request may begin in a
+// chunkReservation is the number of chunks that the samples of a request may begin in a
 // window.
-type reservation struct {
+type chunkReservation struct {
 	s      *memSeries
 	window int64
 	chunks int
@@ -142,7 +142,7 @@ func (w *writeRecord) reserve(out *series.Outcome) {
 		e := &w.batch.Entries[i]
 		if s.budget.Load() == nil && !hasHistogram(e.Samples) {
 			for j := range e.Samples {
-				a.took(&e.Samples[j])
+				a.track(&e.Samples[j])
 			}
 			continue
 		}
@@ -188,10 +188,10 @@ func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *
 		}
 		if at != nil && n > 0 {
 			at.reserved += n
-			w.reserved = append(w.reserved, reservation{s, at.start, n})
+			w.reserved = append(w.reserved, chunkReservation{s, at.start, n})
 		}
 		kept = append(kept, *smp)
-		a.took(smp)
+		a.track(smp)
 	}
 	e.Samples = kept
 }
@@ -238,7 +238,7 @@ func (a *admission) exact(smp *series.Sample, n int, at *windowChunks) (int, *wi
 	return n, at
 }
 
-func (a *admission) took(smp *series.Sample) {
+func (a *admission) track(smp *series.Sample) {
 	if smp.T > a.newest {
 		a.newest, a.float, a.prev, a.known = smp.T, !smp.IsHistogram(), *smp, true
 	}

@@ -177,9 +177,9 @@ func TestOrdinaryHistograms(t *testing.T) {
 	}
 }
 
-// TestChunksPerWindowAtOnce checks that concurrent requests cannot exceed the limit
+// TestChunksPerWindowConcurrently checks that concurrent requests cannot exceed the limit
 // together, and that they release their reservations.
-func TestChunksPerWindowAtOnce(t *testing.T) {
+func TestChunksPerWindowConcurrently(t *testing.T) {
 	b := newBench(t)
 	b.lim = limits.Limits{}
 	m := labels.FromStrings("__name__", "m")

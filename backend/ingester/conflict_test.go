@@ -47,9 +47,9 @@ func (l largest) sorted() map[string][]series.Sample {
 	return out
 }
 
-// TestLargestIsKept pushes values of every kind at few timestamps, so that most
+// TestWinningValueIsStored pushes values of every kind at few timestamps, so that most
 // conflict, in any order, between seals, flushes and kills.
-func TestLargestIsKept(t *testing.T) {
+func TestWinningValueIsStored(t *testing.T) {
 	for seed := range uint64(25) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			b := newBench(t)
@@ -172,9 +172,9 @@ func TestConflictsAreCounted(t *testing.T) {
 	same(t, "at the end", b.read("a"), map[string][]series.Sample{metric("x").String(): {f(now-10, 3), h(now, 3), f(now+10, 1), h(now+20, 4)}})
 }
 
-// TestConflictsDoNotAddUp checks that however often senders disagree or repeat
+// TestConflictsDoNotAccumulate checks that however often senders disagree or repeat
 // samples, the head stores about one sample per timestamp.
-func TestConflictsDoNotAddUp(t *testing.T) {
+func TestConflictsDoNotAccumulate(t *testing.T) {
 	held := func(b *bench) (chunks, samples int) {
 		for _, s := range b.ing.head("a", false).all() {
 			s.eachChunk(func(c *series.Chunk) { chunks, samples = chunks+1, samples+c.Samples })

@@ -97,10 +97,10 @@ func TestMetadataOfARejectedWriteIsLoggedLater(t *testing.T) {
 	}
 }
 
-// TestLogTakenAway checks that if an operator removed a damaged log, samples
+// TestLogRemoved checks that if an operator removed a damaged log, samples
 // written later do not count as sealed, although the numbers of their segments
 // could be low again.
-func TestLogTakenAway(t *testing.T) {
+func TestLogRemoved(t *testing.T) {
 	b := newBench(t)
 	now, ls := b.now.UnixMilli(), metric("a")
 	b.push("a", entry(ls, f(now-series.WindowMillis, 1), f(now, 2)))

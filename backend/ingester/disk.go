@@ -32,8 +32,8 @@ type diskGuard struct {
 	ing  *Ingester
 	free func(dir string) (int64, error)
 
-	looking  atomic.Bool
-	looked   atomic.Int64 // time of the last measurement, Unix nanoseconds; 0 = never
+	reading  atomic.Bool
+	readAt   atomic.Int64 // time of the last measurement, Unix nanoseconds; 0 = never
 	appended atomic.Int64 // bytes appended to the log at the last measurement
 	left     atomic.Int64 // bytes free at the last measurement; -1 = unknown
 	pending  atomic.Int64 // approximate bytes of pushes in progress
@@ -57,7 +57,7 @@ func (g *diskGuard) begin(reg prometheus.Registerer) {
 	auto := promauto.With(reg)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_disk_free_bytes",
 		Help: "Bytes free on the file system of the log and the local packs; -1 if unknown."},
-		func() float64 { g.look(); return float64(g.left.Load()) })
+		func() float64 { g.readFree(); return float64(g.left.Load()) })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_disk_reserve_bytes",
 		Help: "Bytes that must stay free to seal the head; pushes that would leave less are rejected."},
 		func() float64 { return float64(g.reserve()) })
@@ -83,12 +83,12 @@ func (g *diskGuard) reserve() int64 {
 	return min(logFactor*g.ing.log.Bytes(), byHead) + 2*g.metadata.Load() + diskReserve
 }
 
-// look measures the free space, unless another goroutine is doing so.
-func (g *diskGuard) look() {
-	if !g.looking.CompareAndSwap(false, true) {
+// readFree reads the free space, unless another goroutine is doing so.
+func (g *diskGuard) readFree() {
+	if !g.reading.CompareAndSwap(false, true) {
 		return
 	}
-	defer g.looking.Store(false)
+	defer g.reading.Store(false)
 	appended := g.ing.log.Appended()
 	left, err := g.free(g.ing.opts.Dir)
 	if err != nil {
@@ -99,14 +99,14 @@ func (g *diskGuard) look() {
 		g.left.Store(left)
 	}
 	g.appended.Store(appended)
-	g.looked.Store(g.ing.opts.Now().UnixNano())
+	g.readAt.Store(g.ing.opts.Now().UnixNano())
 }
 
-// room returns about how many bytes are free; ok is false if unknown.
-func (g *diskGuard) room() (left int64, ok bool) {
-	age := g.ing.opts.Now().UnixNano() - g.looked.Load()
+// available returns about how many bytes are free; ok is false if unknown.
+func (g *diskGuard) available() (left int64, ok bool) {
+	age := g.ing.opts.Now().UnixNano() - g.readAt.Load()
 	if age < 0 || age >= diskAge.Nanoseconds() || g.ing.log.Appended()-g.appended.Load() >= diskBytes {
-		g.look()
+		g.readFree()
 	}
 	left = g.left.Load()
 	if left < 0 {
@@ -118,7 +118,7 @@ func (g *diskGuard) room() (left int64, ok bool) {
 // admit checks whether there is disk space for a push. The caller passes the
 // returned bytes to done when the push is logged or has failed.
 func (g *diskGuard) admit(b *series.Batch) (int64, error) {
-	left, ok := g.room()
+	left, ok := g.available()
 	if !ok {
 		return 0, nil
 	}
@@ -142,7 +142,7 @@ func (g *diskGuard) done(size int64) { g.pending.Add(-size) }
 // near reports whether so little disk space is free that the head should be sealed.
 // It measures the head if that is possible.
 func (g *diskGuard) near() bool {
-	g.look()
+	g.readFree()
 	left := g.left.Load()
 	if left < 0 || left >= 2*logFactor*g.ing.log.Bytes()+4*g.metadata.Load()+2*diskReserve {
 		return false

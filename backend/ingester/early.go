@@ -5,14 +5,14 @@ import (
 )
 
 const (
-	// earlyLook is the least time between two estimates of what an early seal would
+	// earlyCheckEvery is the least time between two estimates of what an early seal would
 	// free, and between two early seals for the disk.
-	earlyLook = 30 * time.Second
+	earlyCheckEvery = 30 * time.Second
 	// earlyInterval is the least time between two early seals for memory,
 	// pressedInterval the same at sharePercent and above. Each seal that frees less
 	// than half of the expected bytes doubles the interval, up to longestInterval.
 	earlyInterval   = 2 * time.Minute
-	pressedInterval = earlyLook
+	pressedInterval = earlyCheckEvery
 	longestInterval = 30 * time.Minute
 	// An early seal must be expected to free at least 1/earlyPart of the memory
 	// budget: if active series use the memory rather than samples, a seal would only
@@ -29,7 +29,7 @@ const (
 // earlySeals is the state of seals before a window's end. It is used by one
 // goroutine.
 type earlySeals struct {
-	looked  time.Time // when the bytes that a seal would free were last estimated
+	checked time.Time // when the bytes that a seal would free were last estimated
 	disk    time.Time // last early seal for the disk
 	memory  time.Time // last early seal for memory
 	misses  int       // consecutive seals that freed too little
@@ -60,11 +60,11 @@ func since(now, then time.Time) time.Duration { return now.Sub(then).Abs() }
 func (ing *Ingester) sealEarly(now time.Time) (bool, error) {
 	e := &ing.early
 	memory := ing.filled(pressurePercent) && since(now, e.memory) >= e.interval(ing.filled(sharePercent))
-	disk := ing.disk.near() && since(now, e.disk) >= earlyLook
-	if !memory && !disk || since(now, e.looked) < earlyLook {
+	disk := ing.disk.near() && since(now, e.disk) >= earlyCheckEvery
+	if !memory && !disk || since(now, e.checked) < earlyCheckEvery {
 		return false, nil
 	}
-	e.looked = now
+	e.checked = now
 	if freed := ing.log.Bytes() - ing.keptBytes.Load(); disk && freed >= earlyLogBytes {
 		ing.opts.Logger.Warn("disk is nearly full: sealing early", "free", ing.disk.left.Load(), "reserve", ing.disk.reserve(), "log", freed)
 		e.disk = now
@@ -110,7 +110,7 @@ func (ing *Ingester) freeable(since int64) int64 {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.lastT < since {
-				total += s.counted - placeBytes
+				total += s.counted - reservationBytes
 				return
 			}
 			total += max(0, s.counted-s.bareSize()-openBytes-freshBytes)
@@ -124,13 +124,13 @@ func (ing *Ingester) freeable(since int64) int64 {
 func (ing *Ingester) dropPressed(now time.Time) {
 	e := &ing.early
 	pressed := ing.filled(pressurePercent)
-	if !pressed && ing.account.places.Load() == 0 || since(now, e.dropped) < dropInterval {
+	if !pressed && ing.account.reserved.Load() == 0 || since(now, e.dropped) < dropInterval {
 		return
 	}
 	e.dropped = now
 	if !pressed { // not pressed: series are removed after the next seal
 		for _, th := range ing.heads() {
-			th.sweepPlaces(now)
+			th.sweepReservations(now)
 		}
 		return
 	}

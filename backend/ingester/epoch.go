@@ -35,9 +35,9 @@ func (ing *Ingester) cutAtBorder(newest int64) {
 	ing.border.Store(series.WindowStart(max(now, border)) + series.WindowMillis)
 }
 
-// mendBorder corrects the border after the clock was ahead for a while. Otherwise
+// correctBorder corrects the border after the clock was ahead for a while. Otherwise
 // the border would be far in the future and the epoch would not end until then.
-func (ing *Ingester) mendBorder(now int64) {
+func (ing *Ingester) correctBorder(now int64) {
 	ing.borderMu.Lock()
 	defer ing.borderMu.Unlock()
 	if next := series.WindowStart(now) + series.WindowMillis; ing.border.Load() > next+series.WindowMillis {

@@ -66,12 +66,12 @@ func (r *exemplarRing) lower(limit int) {
 	r.ring, r.next, r.labelBytes, r.newest = slices.Clone(all[len(all)-limit:]), 0, 0, nil
 	for i := range r.ring {
 		r.labelBytes += allocated(r.ring[i].Labels.ByteSize())
-		r.took(i)
+		r.noteAdded(i)
 	}
 }
 
-// took adds the exemplar at an index to the state of its series.
-func (r *exemplarRing) took(at int) {
+// noteAdded adds the exemplar at an index to the state of its series.
+func (r *exemplarRing) noteAdded(at int) {
 	if r.newest == nil {
 		r.newest = map[uint64]seriesExemplar{}
 	}
@@ -79,9 +79,9 @@ func (r *exemplarRing) took(at int) {
 	r.newest[hash] = seriesExemplar{last: int32(at), count: r.newest[hash].count + 1}
 }
 
-// drops removes the exemplar at an index, the oldest one, from the state of its
+// noteDropped removes the exemplar at an index, the oldest one, from the state of its
 // series.
-func (r *exemplarRing) drops(at int) {
+func (r *exemplarRing) noteDropped(at int) {
 	hash := r.ring[at].series.Hash()
 	known := r.newest[hash]
 	if known.count--; known.count <= 0 {
@@ -194,13 +194,13 @@ func (r *exemplarRing) keep(ls labels.Labels, e exemplar.Exemplar, limit int) bo
 	r.labelBytes += allocated(stored.Labels.ByteSize())
 	if len(r.ring) < limit {
 		r.ring = append(r.ring, stored)
-		r.took(len(r.ring) - 1)
+		r.noteAdded(len(r.ring) - 1)
 		return true
 	}
-	r.drops(r.next)
+	r.noteDropped(r.next)
 	r.labelBytes -= allocated(r.ring[r.next].Labels.ByteSize())
 	r.ring[r.next] = stored
-	r.took(r.next)
+	r.noteAdded(r.next)
 	r.next = (r.next + 1) % len(r.ring)
 	return true
 }

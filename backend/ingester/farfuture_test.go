@@ -94,11 +94,11 @@ func TestFarFutureReplayed(t *testing.T) {
 	same(t, "restarted", b.read("a"), map[string][]series.Sample{metric("now").String(): {f(now, 1)}, metric("far").String(): {f(ten, 2)}})
 }
 
-// TestSealLogKeepsWhatItNeeds compares the seal log with a brute-force model, with
+// TestSealLogKeepsNeededSegments compares the seal log with a brute-force model, with
 // clocks that jump: no segment may be deleted while a sample in its epoch is not
 // sealed or while its epoch is current, and far samples alone must not keep a
 // segment for long.
-func TestSealLogKeepsWhatItNeeds(t *testing.T) {
+func TestSealLogKeepsNeededSegments(t *testing.T) {
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		l, err := openSealLog(filepath.Join(t.TempDir(), "sealed.json"))
@@ -223,19 +223,19 @@ func TestTimeBounds(t *testing.T) {
 	}
 }
 
-// TestDaysNobodyCanName checks that no intents are written for days that row keys
+// TestDaysBeyondRowKeys checks that no intents are written for days that row keys
 // cannot name.
-func TestDaysNobodyCanName(t *testing.T) {
+func TestDaysBeyondRowKeys(t *testing.T) {
 	b, l := withLongTerm(t)
 	b.push("a", entry(metric("m"), f((schema.MaxDay+1)*series.DayMillis, 1), f(math.MaxInt64, 1)))
 	upload(t, b)
-	if len(l.owed()) != 0 {
-		t.Errorf("intents %v", l.owed())
+	if len(l.openIntents()) != 0 {
+		t.Errorf("intents %v", l.openIntents())
 	}
 	b.flush()
 	upload(t, b)
-	if len(l.asides) != 1 || len(l.owed()) != 0 {
-		t.Errorf("records %v, intents %v", l.asides, l.owed())
+	if len(l.asides) != 1 || len(l.openIntents()) != 0 {
+		t.Errorf("records %v, intents %v", l.asides, l.openIntents())
 	}
 }
 

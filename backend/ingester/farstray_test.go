@@ -9,10 +9,10 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// TestStrayFarSample checks that after a single sample of the far future is sealed,
+// TestSingleFarFutureSample checks that after a single sample of the far future is sealed,
 // the series' current samples are in order again: none is rejected, and duplicates
 // are detected.
-func TestStrayFarSample(t *testing.T) {
+func TestSingleFarFutureSample(t *testing.T) {
 	b := newBench(t)
 	b.halt()
 	b.set(time.UnixMilli(series.WindowStart(b.now.UnixMilli())))

@@ -46,7 +46,7 @@ func (ing *Ingester) EachActive(ctx context.Context, fn func(*ActiveSeries) erro
 			e := &l.series[i]
 			e.seconds = uint32(max(1, activeMaxAge-int64(e.seconds)))
 		}
-		for part := range slices.Chunk(append(l.series, l.places...), HandOverSlice) {
+		for part := range slices.Chunk(append(l.series, l.reserved...), HandOverSlice) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -134,14 +134,14 @@ func (k *keeping) keep(list []activeEntry) {
 	defer th.mu.Unlock()
 	kept, above, dropped := 0, 0, 0
 	eachHash(list, func(e activeEntry, n uint16) {
-		if ing.account.places.Load() >= maxHandedOver || ing.filled(newPercent) {
+		if ing.account.reserved.Load() >= maxHandedOver || ing.filled(newPercent) {
 			dropped += int(n)
 			return
 		}
-		before := th.placed
-		th.keepPlace(e.hash, place{until: placeUntil(now.UnixMilli()+int64(e.seconds)*1000, now), held: k.held, series: n})
-		if added := th.placed - before; added > 0 {
-			if kept += added; k.limit > 0 && th.count+th.placed > k.limit {
+		before := th.reservedCount
+		th.reserve(e.hash, seriesReservation{until: reservedUntil(now.UnixMilli()+int64(e.seconds)*1000, now), held: k.held, series: n})
+		if added := th.reservedCount - before; added > 0 {
+			if kept += added; k.limit > 0 && th.count+th.reservedCount > k.limit {
 				above += added
 			}
 		}

@@ -34,7 +34,7 @@ func (ing *Ingester) dropIdle(t idleTimes) {
 		if !ing.dropIdleOf(th, t) {
 			return // stopped
 		}
-		th.sweepPlaces(ing.opts.Now())
+		th.sweepReservations(ing.opts.Now())
 		th.sweepMetadata(ing.opts.Now().Add(-metadataIdle).Unix())
 		metadata += th.metadataSize()
 	}
@@ -92,7 +92,7 @@ func (th *tenantHead) remove(list []*memSeries, t idleTimes) int {
 			th.account.established.Add(-size)
 		}
 		if stays {
-			th.leavePlace(s.hash, placeUntil(last+idleSeries.Milliseconds(), time.UnixMilli(t.usual).Add(idleSeries)))
+			th.reserveRemoved(s.hash, reservedUntil(last+idleSeries.Milliseconds(), time.UnixMilli(t.usual).Add(idleSeries)))
 		}
 		if th.postings != nil {
 			delete(th.byRef, storage.SeriesRef(s.ref))

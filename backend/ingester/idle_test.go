@@ -213,9 +213,9 @@ func TestDropIdleUnderPushes(t *testing.T) {
 	}
 }
 
-// TestReindexTakesLateSeries checks that series that are added while postings are
+// TestReindexIncludesAddedSeries checks that series that are added while postings are
 // rebuilt are in the new ones, in order and once.
-func TestReindexTakesLateSeries(t *testing.T) {
+func TestReindexIncludesAddedSeries(t *testing.T) {
 	th := newTenantHead("a", &account{})
 	ref := uint64(0)
 	add := func(n int) {

@@ -288,13 +288,13 @@ func TestSamplesWithoutLabels(t *testing.T) {
 // windows.
 func TestDamageWithReplicas(t *testing.T) {
 	b := &bench{t: t, dir: t.TempDir(), replicas: 3}
-	var told []int64
+	var reported []int64
 	failing := false
 	b.damaged = func(_ context.Context, windows []int64) error {
 		if failing {
 			return errors.New("long-term store unavailable")
 		}
-		told = windows
+		reported = windows
 		return nil
 	}
 	b.set(time.UnixMilli(1_700_000_000_000))
@@ -312,8 +312,8 @@ func TestDamageWithReplicas(t *testing.T) {
 	b.crash()
 	// The damaged record is next to the remaining one, which has no labels now. The
 	// windows in which the file was written are reported too.
-	if want := series.WindowStart(now - series.WindowMillis); !slices.Contains(told, want) {
-		t.Errorf("reported windows %v, want %d among them", told, want)
+	if want := series.WindowStart(now - series.WindowMillis); !slices.Contains(reported, want) {
+		t.Errorf("reported windows %v, want %d among them", reported, want)
 	}
 	if got := b.read("a"); len(got) != 0 {
 		t.Errorf("read %v", got)

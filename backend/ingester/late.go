@@ -214,19 +214,19 @@ func (s *memSeries) eachClosed(f func(*series.Chunk)) {
 	}
 }
 
-// standing returns the result that append would have for a sample that is not newer
+// lateResult returns the result that append would have for a sample that is not newer
 // than all others, without changing the series.
-func (s *memSeries) standing(smp *series.Sample, f *finder) (appendResult, error) {
+func (s *memSeries) lateResult(smp *series.Sample, f *finder) (appendResult, error) {
 	if s.rare != nil {
 		if old, ok := s.rare.at(smp.T); ok {
-			return against(smp, &old), nil
+			return compareAt(smp, &old), nil
 		}
 	}
 	old, ok, err := f.find(s, smp.T)
 	if err != nil || !ok {
 		return appended, err
 	}
-	return against(smp, &old), nil
+	return compareAt(smp, &old), nil
 }
 
 // adds reports whether appending a sample would change the series, or might.
@@ -234,15 +234,15 @@ func (s *memSeries) adds(smp *series.Sample, f *finder) bool {
 	if smp.T > s.lastT {
 		return true
 	}
-	result, err := s.standing(smp, f)
+	result, err := s.lateResult(smp, f)
 	return err != nil || result == appended || result == replaced
 }
 
 // appendLate appends a sample that is not newer than all others. If the head has a
 // sample with the same timestamp, the winning one is stored.
 func (s *memSeries) appendLate(smp *series.Sample, f *finder) (appendResult, error) {
-	result, err := s.standing(smp, f)
-	if err != nil || result == duplicate || result == loses {
+	result, err := s.lateResult(smp, f)
+	if err != nil || result == duplicate || result == superseded {
 		return result, err
 	}
 	if s.rare == nil {
@@ -263,13 +263,13 @@ func (s *memSeries) appendLate(smp *series.Sample, f *finder) (appendResult, err
 	return result, s.rare.encode()
 }
 
-// against compares a sample with the existing one at the same timestamp.
-func against(smp, old *series.Sample) appendResult {
+// compareAt compares a sample with the existing one at the same timestamp.
+func compareAt(smp, old *series.Sample) appendResult {
 	switch c := series.Compare(smp, old); {
 	case c > 0:
 		return replaced
 	case c < 0:
-		return loses
+		return superseded
 	}
 	return duplicate
 }

@@ -109,16 +109,16 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 // windows in which its segment was written, if no other record has its time.
 func TestDamageToTheOnlyRecord(t *testing.T) {
 	b := &bench{t: t, dir: t.TempDir(), replicas: 3, lim: limits.Default()}
-	var told []int64
-	b.damaged = func(_ context.Context, windows []int64) error { told = windows; return nil }
+	var reported []int64
+	b.damaged = func(_ context.Context, windows []int64) error { reported = windows; return nil }
 	b.set(time.Now())
 	b.open()
 	t.Cleanup(func() { _ = b.ing.Close() })
 	b.push("a", entry(metric("m"), f(b.now.UnixMilli(), 1)))
 	b.damage(b.ing.log.Segment(), 0)
 	b.crash()
-	if !slices.Contains(told, series.WindowStart(b.now.UnixMilli())) {
-		t.Errorf("reported windows %v", told)
+	if !slices.Contains(reported, series.WindowStart(b.now.UnixMilli())) {
+		t.Errorf("reported windows %v", reported)
 	}
 }
 
@@ -172,9 +172,9 @@ func TestCheckpointInAFailedSegment(t *testing.T) {
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now + 1: 2}, metric("more").String(): {now + 2: 3}})
 }
 
-// TestSegmentInTheWay checks that a segment that could neither be begun nor removed
+// TestExistingSegmentFile checks that a segment that could neither be begun nor removed
 // does not block the log once the disk works again.
-func TestSegmentInTheWay(t *testing.T) {
+func TestExistingSegmentFile(t *testing.T) {
 	b, d := newFailingBench(t)
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("m"), f(now, 1)))
@@ -192,9 +192,9 @@ func TestSegmentInTheWay(t *testing.T) {
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now: 1, now + 1: 2, now + 2: 3}})
 }
 
-// TestFullDiskIsFreed checks that a seal deletes the log although there is no space
+// TestSealDeletesLogOnFullDisk checks that a seal deletes the log although there is no space
 // to write exemplars again, which are lost at the next start.
-func TestFullDiskIsFreed(t *testing.T) {
+func TestSealDeletesLogOnFullDisk(t *testing.T) {
 	b, d := newFailingBench(t)
 	e := entry(metric("m"), f(b.now.UnixMilli(), 1))
 	e.Exemplars = []exemplar.Exemplar{{Labels: labels.FromStrings("trace_id", "x"), Ts: b.now.UnixMilli(), HasTs: true, Value: 1}}
@@ -232,9 +232,9 @@ func TestClockAhead(t *testing.T) {
 	}
 }
 
-// TestRejectedExemplarsStayAway checks that a replay does not restore an exemplar
+// TestRejectedExemplarsAreNotReplayed checks that a replay does not restore an exemplar
 // that was dropped as out of order.
-func TestRejectedExemplarsStayAway(t *testing.T) {
+func TestRejectedExemplarsAreNotReplayed(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	for i, at := range []int64{now, now - 1000} {

@@ -45,10 +45,10 @@ func newMemSeries(ls labels.Labels, hash, ref uint64) *memSeries {
 type appendResult int
 
 const (
-	appended  appendResult = iota // new timestamp
-	duplicate                     // an equal sample exists
-	replaced                      // a different value existed at the timestamp and was replaced
-	loses                         // a different value exists at the timestamp and wins
+	appended   appendResult = iota // new timestamp
+	duplicate                      // an equal sample exists
+	replaced                       // a different value existed at the timestamp and was replaced
+	superseded                     // a different value exists at the timestamp and wins
 )
 
 // append adds a sample of any age. The caller holds s.mu.
@@ -67,7 +67,7 @@ func (s *memSeries) append(smp *series.Sample, f *finder) (appendResult, error) 
 		return appended, nil
 	case smp.T == s.lastT && s.rare == nil && !smp.IsHistogram() && s.lastIsFloat():
 		// Fast path: senders repeat their last samples.
-		if r := against(smp, &series.Sample{V: s.lastV}); r != replaced {
+		if r := compareAt(smp, &series.Sample{V: s.lastV}); r != replaced {
 			return r, nil
 		}
 	}

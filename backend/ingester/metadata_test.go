@@ -9,9 +9,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestMetadataLeaves checks that metadata that is no longer sent is removed an hour
+// TestMetadataIsRemoved checks that metadata that is no longer sent is removed an hour
 // after the last series of its metric, and never while a series needs it.
-func TestMetadataLeaves(t *testing.T) {
+func TestMetadataIsRemoved(t *testing.T) {
 	b := atWindowStart(t)
 	for _, name := range []string{"gone", "sent", "family", "plain", "late"} {
 		b.describe(name)
@@ -53,9 +53,9 @@ func TestMetadataLeaves(t *testing.T) {
 	b.ing.counted(t)
 }
 
-// TestMetadataOfSeriesThatCome checks that a series that is added while metadata is
+// TestMetadataOfAddedSeries checks that a series that is added while metadata is
 // swept keeps the metadata of its metric and of its family.
-func TestMetadataOfSeriesThatCome(t *testing.T) {
+func TestMetadataOfAddedSeries(t *testing.T) {
 	b := atWindowStart(t)
 	for _, name := range []string{"a", "b", "c", "d"} {
 		b.describe(name)

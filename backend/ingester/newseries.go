@@ -63,7 +63,7 @@ func (c *creation) series(i int, e *series.Entry, out *series.Outcome) *memSerie
 		}
 		return s
 	}
-	if c.th.takePlace(e.Hash, c.now) {
+	if c.th.useReservation(e.Hash, c.now) {
 		s := c.make(e, false)
 		if c.known == nil {
 			c.known = map[*memSeries]bool{}
@@ -92,7 +92,7 @@ func (c *creation) make(e *series.Entry, established bool) *memSeries {
 
 // rejection returns why a new series must be rejected, or "" if it can be accepted.
 func (c *creation) rejection() (reason, message string) {
-	active := c.th.count + c.th.placed
+	active := c.th.count + c.th.reservedCount
 	switch {
 	case c.limit > 0 && active >= c.limit:
 		return limits.MaxActiveSeries.Exceeded(c.lim, int64(active)).With(c.ing.where()).Reason()

@@ -36,9 +36,9 @@ func (b *bench) cutPower(disk *waltest.Disk) {
 	_ = old.packs.close()
 }
 
-// TestAnswerIsOnDisk checks that without replicas, acknowledged samples survive an
+// TestAcknowledgedIsDurable checks that without replicas, acknowledged samples survive an
 // immediate power loss.
-func TestAnswerIsOnDisk(t *testing.T) {
+func TestAcknowledgedIsDurable(t *testing.T) {
 	b, disk := newFaultyBench(t, 1)
 	now := b.now.UnixMilli()
 	for i := range int64(3) {

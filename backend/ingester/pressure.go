@@ -14,7 +14,7 @@ import (
 //
 //   - Below 80% everything is accepted.
 //   - From 80%, sealed series are removed after 5 minutes without a sample instead of
-//     30, and stay reserved until then (places.go). New series of tenants above their
+//     30, and stay reserved until then (reserved.go). New series of tenants above their
 //     equal part are rejected; the rest of the request is accepted.
 //   - From 88%, new series of all tenants are rejected.
 //   - From 90%, requests of tenants above their equal part fail with ErrFull; from 95%,
@@ -73,7 +73,7 @@ func (ing *Ingester) checkMemory(id tenant.ID) error {
 }
 
 // rejectsNew reports whether new series of the tenant are rejected for lack of
-// memory. Memory reserved for series (places.go) counts as used.
+// memory. Memory reserved for series (reserved.go) counts as used.
 func (ing *Ingester) rejectsNew(th *tenantHead) bool {
 	m, promised := ing.opts.MemoryBytes, ing.account.bytes.Load()+ing.account.held.Load()
 	if m <= 0 || promised < partOf(m, pressurePercent) {

@@ -167,9 +167,9 @@ func TestRulesOfAFullHead(t *testing.T) {
 	}
 }
 
-// TestRestOfTheRequestIsKept checks that existing series in a request with rejected
+// TestRestOfTheRequestIsAccepted checks that existing series in a request with rejected
 // ones are accepted, and that the outcome has the rejected entries.
-func TestRestOfTheRequestIsKept(t *testing.T) {
+func TestRestOfTheRequestIsAccepted(t *testing.T) {
 	b := atWindowStart(t)
 	b.push("a", b.some("m", 100)...)
 	b.fill(89)
@@ -186,10 +186,10 @@ func TestRestOfTheRequestIsKept(t *testing.T) {
 	}
 }
 
-// TestPlaces checks that series removed early count as active and may return until
+// TestReservedSeries checks that series removed early count as active and may return until
 // they would have been removed anyway, regardless of limit and memory, and that
 // they count as new afterwards.
-func TestPlaces(t *testing.T) {
+func TestReservedSeries(t *testing.T) {
 	b := atWindowStart(t)
 	b.lim.MaxActiveSeries = 1000
 	b.push("a", b.some("m", 1000)...)

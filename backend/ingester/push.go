@@ -170,13 +170,13 @@ func (th *tenantHead) appendAll(
 		isHistogram := smp.IsHistogram()
 		res, err := s.append(smp, f)
 		if err != nil {
-			return th.settle(s), err
+			return th.updateSize(s), err
 		}
 		switch res {
 		case appended:
 		case duplicate:
 			same++
-		case replaced, loses:
+		case replaced, superseded:
 			different++
 		}
 		bounds.add(t)
@@ -187,7 +187,7 @@ func (th *tenantHead) appendAll(
 		}
 	}
 	out.Repeat(entry, same, different)
-	return th.settle(s), nil
+	return th.updateSize(s), nil
 }
 
 // changedMetadata stores new and changed metadata and returns it, because only that

@@ -60,7 +60,7 @@ type writeRecord struct {
 	body  []byte       // the sections that do not depend on the position in the log
 	first []*memSeries // series whose labels the record has; set by AppendTo
 
-	reserved []reservation // reserved chunks, while the batch is logged and applied
+	reserved []chunkReservation // reserved chunks, while the batch is logged and applied
 	find     finder
 
 	labels *labelLog

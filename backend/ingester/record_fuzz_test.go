@@ -72,8 +72,8 @@ func testExemplar(t int64) exemplar.Exemplar {
 	return exemplar.Exemplar{Labels: labels.FromStrings("trace_id", fmt.Sprint("t", t)), Value: float64(t) / 3, Ts: t, HasTs: true}
 }
 
-// takenApart is a recordHandler that stores all parts.
-type takenApart struct {
+// decodedParts is a recordHandler that stores all parts.
+type decodedParts struct {
 	id        tenant.ID
 	refs      []uint64
 	labels    []labels.Labels
@@ -94,21 +94,21 @@ type refExemplar struct {
 	exemplar.Exemplar
 }
 
-func (h *takenApart) tenant(id tenant.ID) error { h.id = id; return nil }
+func (h *decodedParts) tenant(id tenant.ID) error { h.id = id; return nil }
 
-func (h *takenApart) known(uint64) bool { return false }
+func (h *decodedParts) known(uint64) bool { return false }
 
-func (h *takenApart) series(ref uint64, ls labels.Labels) error {
+func (h *decodedParts) series(ref uint64, ls labels.Labels) error {
 	h.refs, h.labels = append(h.refs, ref), append(h.labels, ls)
 	return nil
 }
 
-func (h *takenApart) float(ref uint64, t int64, v float64) error {
+func (h *decodedParts) float(ref uint64, t int64, v float64) error {
 	h.samples = append(h.samples, refSample{ref, series.Sample{T: t, V: v}})
 	return nil
 }
 
-func (h *takenApart) histogram(ref uint64, t int64, encoded []byte) error {
+func (h *decodedParts) histogram(ref uint64, t int64, encoded []byte) error {
 	d := encoding.Decbuf{B: encoded}
 	s, err := decodeHistogram(&d)
 	if err != nil || d.Err() != nil || d.Len() != 0 {
@@ -120,23 +120,23 @@ func (h *takenApart) histogram(ref uint64, t int64, encoded []byte) error {
 	return nil
 }
 
-func (h *takenApart) metadata(metric string, m metadata.Metadata) error {
+func (h *decodedParts) metadata(metric string, m metadata.Metadata) error {
 	h.meta = append(h.meta, series.MetricMetadata{Metric: metric, Metadata: m})
 	return nil
 }
 
-func (h *takenApart) exemplar(ref uint64, e exemplar.Exemplar) error {
+func (h *decodedParts) exemplar(ref uint64, e exemplar.Exemplar) error {
 	h.exemplars = append(h.exemplars, refExemplar{ref, e})
 	return nil
 }
 
-func (h *takenApart) keptExemplar(ls labels.Labels, e exemplar.Exemplar) error {
+func (h *decodedParts) keptExemplar(ls labels.Labels, e exemplar.Exemplar) error {
 	h.kept = append(h.kept, storedExemplar{ls, e})
 	return nil
 }
 
 // text returns everything that was decoded in a canonical form.
-func (h *takenApart) text() string {
+func (h *decodedParts) text() string {
 	out := fmt.Sprintf("%q %d %q\n", h.id, h.refs, h.meta)
 	for _, ls := range h.labels {
 		out += labelText(ls) + "\n"
@@ -172,7 +172,7 @@ func exemplarText(e exemplar.Exemplar) string {
 
 // records encodes the decoded parts as records again. Samples become entries with
 // one sample each; floats come before histograms, as in the decoded record.
-func (h *takenApart) records() [][]byte {
+func (h *decodedParts) records() [][]byte {
 	w := writeRecord{batch: &series.Batch{Tenant: h.id, Metadata: h.meta}}
 	logged := func(ref uint64) *memSeries { // its labels are added by hand
 		m := newMemSeries(labels.EmptyLabels(), 0, ref)
@@ -215,7 +215,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, rec []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		var got takenApart
+		var got decodedParts
 		err := decodeRecord(slices.Clone(rec), &got)
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; n > uint64(400*maxCompression*len(rec)+64<<10) {
@@ -227,7 +227,7 @@ func FuzzDecodeRecord(f *testing.F) {
 			}
 			return
 		}
-		var again takenApart
+		var again decodedParts
 		for _, rec := range got.records() {
 			if err := decodeRecord(rec, &again); err != nil {
 				t.Fatalf("encoded again it is rejected: %v", err)
@@ -239,11 +239,11 @@ func FuzzDecodeRecord(f *testing.F) {
 	})
 }
 
-// TestDecodedRecordStandsAlone checks that decoded parts do not change with the
+// TestDecodedRecordDoesNotShareBuffer checks that decoded parts do not change with the
 // buffer of the record, which the log's reader reuses.
-func TestDecodedRecordStandsAlone(t *testing.T) {
+func TestDecodedRecordDoesNotShareBuffer(t *testing.T) {
 	for _, rec := range seedRecords() {
-		var got takenApart
+		var got decodedParts
 		if err := decodeRecord(rec, &got); err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +279,7 @@ func oldRecords(t testing.TB) [][]byte {
 func TestOldRecords(t *testing.T) {
 	seeds := seedRecords()
 	for i, rec := range oldRecords(t) {
-		var got, want takenApart
+		var got, want decodedParts
 		if err := decodeRecord(rec, &got); err != nil {
 			t.Fatalf("record %d: %v", i, err)
 		}
@@ -321,7 +321,7 @@ func TestFloats(t *testing.T) {
 			if len(b) != tt.bytes {
 				t.Errorf("%d bytes, want %d", len(b), tt.bytes)
 			}
-			var got takenApart
+			var got decodedParts
 			if err := decodeFloats(b, &got); err != nil || len(got.samples) != 1 {
 				t.Fatalf("error %v, %d samples", err, len(got.samples))
 			}

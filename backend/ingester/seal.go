@@ -58,7 +58,7 @@ func (ing *Ingester) sealDue() error {
 		return err
 	}
 	late := ing.lateFrom.Load()
-	ing.mendBorder(now.UnixMilli())
+	ing.correctBorder(now.UnixMilli())
 	ing.cutAtBorder(now.UnixMilli())
 	if bound > ing.sealed.Load() || (late > 0 && now.UnixMilli()-late >= lateDelay.Milliseconds()) {
 		return ing.seal(bound)
@@ -142,7 +142,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	if err := ing.truncateLog(needed); err != nil {
 		return err
 	}
-	ing.disk.look()
+	ing.disk.readFree()
 	ing.dropIdle(idle)
 	ing.metrics.seals.Inc()
 	ing.metrics.asides.Add(float64(s.aside))

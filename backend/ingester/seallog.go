@@ -132,9 +132,9 @@ func (l *sealLog) note(at wal.Place, times span) {
 	l.segments[at.Segment] = known
 }
 
-// settled reports whether all samples of the segment are sealed. It may return
+// allSealed reports whether all samples of the segment are sealed. It may return
 // false although they are.
-func (l *sealLog) settled(segment int, times span) bool {
+func (l *sealLog) allSealed(segment int, times span) bool {
 	last := max(times.near, times.farMax)
 	for i := range l.seals {
 		s := &l.seals[i]
@@ -163,7 +163,7 @@ func (l *sealLog) add(s seal, cut wal.Place) (int, error) {
 	l.seals = append(l.seals, s)
 	needed := cut.Epoch
 	for segment, known := range l.segments {
-		if segment < s.BeforeSegment && !l.settled(segment, known.span) {
+		if segment < s.BeforeSegment && !l.allSealed(segment, known.span) {
 			needed = min(needed, known.epoch)
 		}
 	}

@@ -85,10 +85,10 @@ func TestSlowMatchEnds(t *testing.T) {
 	}
 }
 
-// TestSlowMatchHoldsNobodyUp checks that new series and exemplars can be pushed and
+// TestSlowMatchDoesNotBlockPushes checks that new series and exemplars can be pushed and
 // windows sealed during such a read: a push that waited for the read would delay
 // the seal, and the seal the pushes of all tenants.
-func TestSlowMatchHoldsNobodyUp(t *testing.T) {
+func TestSlowMatchDoesNotBlockPushes(t *testing.T) {
 	b := slowBench(t)
 	n := 0
 	for name, read := range slowReads(b) {

@@ -44,7 +44,7 @@ func registerGauges(reg prometheus.Registerer, ing *Ingester) {
 	gauge("pallium_ingester_reserved_series",
 		"Number of reserved series, which are not in the head and count for max_active_series: they left the head early, "+
 			"or were active before a restart or on another ingester.",
-		func() float64 { return float64(ing.account.places.Load()) })
+		func() float64 { return float64(ing.account.reserved.Load()) })
 	gauge("pallium_ingester_wal_series_awaiting_checkpoint",
 		"Number of series whose labels are in only one segment of the write-ahead log until the next checkpoint.",
 		func() float64 { return float64(ing.labels.waiting()) })

@@ -23,16 +23,16 @@ const indexFrom = 1000
 type tenantHead struct {
 	id tenant.ID
 
-	mu       sync.RWMutex
-	series   map[uint64]*memSeries // by hash; series with the same hash are linked by next
-	count    int
-	byRef    map[storage.SeriesRef]*memSeries // only with an index
-	postings *index.MemPostings               // nil below indexFrom; may have references of removed series
-	dead     int                              // about how many references of removed series
-	added    []*memSeries                     // series added while reindexing is true, which the new postings may not have
-	metadata map[string]*keptMetadata         // by metric
-	places   map[uint64]place                 // reserved series by hash; see places.go
-	placed   int                              // number of reserved series
+	mu            sync.RWMutex
+	series        map[uint64]*memSeries // by hash; series with the same hash are linked by next
+	count         int
+	byRef         map[storage.SeriesRef]*memSeries // only with an index
+	postings      *index.MemPostings               // nil below indexFrom; may have references of removed series
+	dead          int                              // about how many references of removed series
+	added         []*memSeries                     // series added while reindexing is true, which the new postings may not have
+	metadata      map[string]*keptMetadata         // by metric
+	reserved      map[uint64]seriesReservation     // reserved series by hash; see reserved.go
+	reservedCount int                              // number of reserved series
 
 	reindexing bool // new postings are being built
 
@@ -75,7 +75,7 @@ func (th *tenantHead) add(s *memSeries) {
 	if th.count++; th.count == 1 {
 		th.account.tenants.Add(1)
 	}
-	th.grow(th.settleWhole(s))
+	th.grow(th.updateSizeFull(s))
 	if th.touched != nil {
 		th.touched[s.labels.Get(model.MetricNameLabel)] = true
 	}

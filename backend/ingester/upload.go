@@ -53,10 +53,10 @@ type uploader struct {
 
 	// turn is held by the running call. It is a channel, so that waiting for a call
 	// that hangs ends with the context.
-	turn     chan struct{}
-	progress *progress.Worker
-	declared map[store.Window]bool // windows with an intent of this ingester; nil until they are read
-	looked   time.Time             // when Consumed was called last
+	turn      chan struct{}
+	progress  *progress.Worker
+	declared  map[store.Window]bool // windows with an intent of this ingester; nil until they are read
+	droppedAt time.Time             // when Consumed was called last
 
 	asides   map[asideKey]store.AsideOf // records of series set aside; nil until they are read
 	asidesAt time.Time                  // when the records were read last
@@ -76,8 +76,8 @@ func (u *uploader) run(ctx context.Context) {
 			u.ing.metrics.uploadFailures.Inc()
 			u.ing.opts.Logger.Error("failed to upload sealed packs: they stay on disk; retrying", "err", err)
 		}
-		if now := u.ing.opts.Now(); now.Sub(u.looked) >= consumeEvery {
-			u.looked = now
+		if now := u.ing.opts.Now(); now.Sub(u.droppedAt) >= consumeEvery {
+			u.droppedAt = now
 			if err := u.drop(ctx); err != nil && ctx.Err() == nil {
 				u.ing.opts.Logger.Error("failed to delete compacted local packs; retrying", "err", err)
 			}
@@ -93,8 +93,8 @@ func newUploader(ing *Ingester, long LongTerm) *uploader {
 		Now:     ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
 }
 
-// take waits until no other call runs.
-func (u *uploader) take(ctx context.Context) error {
+// acquire waits until no other call runs.
+func (u *uploader) acquire(ctx context.Context) error {
 	select {
 	case u.turn <- struct{}{}:
 		return nil
@@ -103,15 +103,15 @@ func (u *uploader) take(ctx context.Context) error {
 	}
 }
 
-func (u *uploader) give() { <-u.turn }
+func (u *uploader) release() { <-u.turn }
 
 // sync writes intents for pending windows, uploads sealed packs, and clears the
 // intents of windows that are no longer pending.
 func (u *uploader) sync(ctx context.Context) error {
-	if err := u.take(ctx); err != nil {
+	if err := u.acquire(ctx); err != nil {
 		return err
 	}
-	defer u.give()
+	defer u.release()
 	ctx, task := u.progress.Begin(ctx, "write intents")
 	defer task.End()
 	if err := u.declare(ctx); err != nil {
@@ -130,28 +130,28 @@ func (u *uploader) sync(ctx context.Context) error {
 	if err := u.clearAside(ctx); err != nil {
 		return err
 	}
-	var settled []store.Window
-	owed := u.owed(nil)
+	var cleared []store.Window
+	pending := u.pendingWindows(nil)
 	for w := range u.declared {
-		if !owed[w] {
-			settled = append(settled, w)
+		if !pending[w] {
+			cleared = append(cleared, w)
 		}
 	}
-	if len(settled) == 0 {
+	if len(cleared) == 0 {
 		return nil
 	}
-	if err := u.long.Settle(ctx, u.ing.opts.ID, settled); err != nil {
+	if err := u.long.Settle(ctx, u.ing.opts.ID, cleared); err != nil {
 		return err
 	}
-	for _, w := range settled {
+	for _, w := range cleared {
 		delete(u.declared, w)
 	}
 	return nil
 }
 
-// owed returns the pending windows: those with samples in the head, in packs that
+// pendingWindows returns the pending windows: those with samples in the head, in packs that
 // are not uploaded (other than except), or set aside without a record.
-func (u *uploader) owed(except *localPack) map[store.Window]bool {
+func (u *uploader) pendingWindows(except *localPack) map[store.Window]bool {
 	// Read in the order in which samples move, so that none are missed.
 	out := u.ing.unsealed.all()
 	for _, w := range u.unrecorded() {
@@ -181,7 +181,7 @@ func (u *uploader) declare(ctx context.Context) error {
 	}
 	now := u.ing.opts.Now()
 	intents := map[store.Window]schema.Intent{}
-	for w := range u.owed(nil) {
+	for w := range u.pendingWindows(nil) {
 		if !u.declared[w] {
 			end := w.Day*series.DayMillis + int64(w.Number+1)*series.WindowMillis
 			intents[w] = schema.Intent{Since: now.UnixMilli(), Zone: u.ing.opts.Zone, Late: now.UnixMilli() > end+sealDelay.Milliseconds()}
@@ -206,11 +206,11 @@ func (u *uploader) upload(ctx context.Context, lp *localPack) error {
 	if err != nil {
 		return err
 	}
-	owed := u.owed(lp)
+	pending := u.pendingWindows(lp)
 	up := store.Upload{Path: lp.path, Object: store.L0Object(lp.windows, u.ing.opts.ID, info.ID), CRC: crc, Info: info,
 		Ingester: u.ing.opts.ID, Zone: u.ing.opts.Zone, Sealed: int64(info.ID.Time()), Windows: lp.windows}
 	for _, w := range lp.windows {
-		if !owed[w] {
+		if !pending[w] {
 			up.Settled = append(up.Settled, w)
 		}
 	}
@@ -239,10 +239,10 @@ func mark(path string) error {
 
 // drop deletes the local packs that were compacted at least dropDelay ago.
 func (u *uploader) drop(ctx context.Context) error {
-	if err := u.take(ctx); err != nil {
+	if err := u.acquire(ctx); err != nil {
 		return err
 	}
-	defer u.give()
+	defer u.release()
 	ctx, task := u.progress.Begin(ctx, "check for compacted packs")
 	defer task.End()
 	now := u.ing.opts.Now()
@@ -283,7 +283,7 @@ func (ing *Ingester) PendingWindows() int {
 	if ing.uploads == nil {
 		return 0
 	}
-	return len(ing.uploads.owed(nil))
+	return len(ing.uploads.pendingWindows(nil))
 }
 
 // removeMarkers deletes markers without packs, as a crash during a deletion leaves

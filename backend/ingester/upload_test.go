@@ -135,7 +135,7 @@ func (l *longTerm) Consumed(_ context.Context, info pack.Info) (bool, error) {
 	return l.consumed[info.ID], l.fail
 }
 
-func (l *longTerm) owed() map[store.Window]schema.Intent {
+func (l *longTerm) openIntents() map[store.Window]schema.Intent {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.intents)
@@ -166,7 +166,7 @@ func TestIntentsAndUploads(t *testing.T) {
 	this, before := store.WindowOf(now), store.WindowOf(now-series.WindowMillis)
 	b.push("a", entry(metric("m"), f(now, 1)))
 	upload(t, b)
-	if o := l.owed(); len(o) != 1 || o[this].Late {
+	if o := l.openIntents(); len(o) != 1 || o[this].Late {
 		t.Fatalf("after a push: %v", o)
 	}
 	b.push("a", entry(metric("old"), f(now-series.WindowMillis, 1)))
@@ -182,7 +182,7 @@ func TestIntentsAndUploads(t *testing.T) {
 	b.crash()
 	b.open() // the packs are sealed and not uploaded
 	upload(t, b)
-	if o := l.owed(); len(o) != 0 || len(l.uploads) == 0 {
+	if o := l.openIntents(); len(o) != 0 || len(l.uploads) == 0 {
 		t.Fatalf("after the upload: %v, %d uploads", o, len(l.uploads))
 	}
 	n := len(l.uploads)
@@ -199,20 +199,20 @@ func TestIntentsAndUploads(t *testing.T) {
 	// A sample of a sealed window: a late intent, which does not delay compactions.
 	b.push("a", entry(metric("m"), f(now+1, 2)))
 	upload(t, b)
-	if o := l.owed(); len(o) != 1 || !o[this].Late {
+	if o := l.openIntents(); len(o) != 1 || !o[this].Late {
 		t.Fatalf("after a late sample: %v", o)
 	}
 	b.crash()
 	b.open() // the sample is in the log
 	upload(t, b)
-	if o := l.owed(); len(o) != 1 {
+	if o := l.openIntents(); len(o) != 1 {
 		t.Fatalf("after a restart: %v", o)
 	}
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	upload(t, b)
-	if o := l.owed(); len(o) != 0 {
+	if o := l.openIntents(); len(o) != 0 {
 		t.Fatalf("at the end: %v", o)
 	}
 	// An intent whose samples never arrived is cleared.
@@ -220,14 +220,14 @@ func TestIntentsAndUploads(t *testing.T) {
 	b.crash()
 	b.open()
 	upload(t, b)
-	if o := l.owed(); len(o) != 0 {
+	if o := l.openIntents(); len(o) != 0 {
 		t.Fatalf("an intent without samples was not cleared: %v", o)
 	}
 }
 
-// TestLocalPacksGo checks that a local pack is served until an hour after its
+// TestLocalPacksAreRemoved checks that a local pack is served until an hour after its
 // compaction and its files are deleted then, and that other packs stay.
-func TestLocalPacksGo(t *testing.T) {
+func TestLocalPacksAreRemoved(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("m"), f(now, 1)))

@@ -13,10 +13,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestFormsOfTheDirectory checks that packs are found at the next start, and are
+// TestDataDirectoryPaths checks that packs are found at the next start, and are
 // named relative to their directory, for every form of the data directory's path,
 // and if it or the packs' directory is a symbolic link.
-func TestFormsOfTheDirectory(t *testing.T) {
+func TestDataDirectoryPaths(t *testing.T) {
 	for _, form := range []string{"data", "./data", "data/", "data/.", "a/../data", "link", "link/", "packs", "ABS/data", "ABS/data/"} {
 		t.Run(strings.ReplaceAll(form, "/", "_"), func(t *testing.T) {
 			t.Chdir(t.TempDir())
