@@ -74,7 +74,7 @@ func New(o Options) *Guard {
 	g.offsets = auto.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pallium_clock_offset_seconds",
 		Help: "Seconds by which this process's clock is ahead of another clock (source), negative if it is behind; " +
-			"without other clocks, of its own value at the start.",
+			"without other clocks, its value at the start plus the running time.",
 	}, []string{"source"})
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pallium_clock_trusted",
@@ -164,7 +164,7 @@ func (g *Guard) compare(now time.Time, running time.Duration) error {
 	// have been corrected since the start.
 	switch {
 	case len(g.o.Sources) == 0:
-		err = g.differs("start", "its own value at the start of this process", now.Sub(g.started.Add(running)))
+		err = g.differs("start", "its value at the start plus the running time of this process", now.Sub(g.started.Add(running)))
 	case len(g.known) == 0:
 		err = errors.New("no other clock has responded yet")
 	}

@@ -47,7 +47,7 @@ func TestGuard(t *testing.T) {
 		want    string // part of the error; empty: the clock is trusted
 	}{
 		"time passes":             {false, func(f *fake) { f.pass(1000 * time.Hour) }, ""},
-		"jumps ahead":             {false, func(f *fake) { f.wall = f.wall.Add(400 * 24 * time.Hour) }, "9600h0m0s ahead of its own value"},
+		"jumps ahead":             {false, func(f *fake) { f.wall = f.wall.Add(400 * 24 * time.Hour) }, "9600h0m0s ahead of its value at the start"},
 		"jumps back":              {false, func(f *fake) { f.wall = f.wall.Add(-time.Hour) }, "1h0m0s behind"},
 		"is corrected a little":   {false, func(f *fake) { f.wall = f.wall.Add(10 * time.Minute) }, ""},
 		"and back again":          {false, func(f *fake) { f.wall = f.wall.Add(time.Hour); _, _ = f.guard.Now(); f.wall = f.wall.Add(-time.Hour) }, ""},

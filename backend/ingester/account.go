@@ -53,7 +53,7 @@ type account struct {
 	tenants     atomic.Int64 // tenants with series
 	reserved    atomic.Int64 // reserved series
 	held        atomic.Int64 // reserved for these series; not part of bytes
-	freed       atomic.Int64 // total freed by seals and removals of series; only increases
+	freed       atomic.Int64 // total freed by seals and removals of series
 }
 
 // grow adds n bytes, which may be negative, to the tenant's count.

@@ -270,7 +270,7 @@ func asideDescs() [2]*prometheus.Desc {
 			"Bytes on disk of series that no pack can hold, limited by ingester.aside_bytes per tenant; a file counts as at least 64 KiB; "+
 				"all but the 100 largest tenants together have an empty tenant label."),
 		asideDesc("pallium_ingester_aside_series",
-			"Number of files of series that no pack can hold, one for each series and window; "+
+			"Number of files of series that no pack can hold, usually one for each series and window; "+
 				"all but the 100 largest tenants together have an empty tenant label."),
 	}
 }

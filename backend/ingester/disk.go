@@ -140,7 +140,7 @@ func (g *diskGuard) admit(b *series.Batch) (int64, error) {
 func (g *diskGuard) done(size int64) { g.pending.Add(-size) }
 
 // near reports whether so little disk space is free that the head should be sealed.
-// It measures the head if that is possible.
+// It measures the head if a first estimate says that this may be the case.
 func (g *diskGuard) near() bool {
 	g.readFree()
 	left := g.left.Load()

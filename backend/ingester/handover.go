@@ -74,7 +74,7 @@ func (a *ActiveSeries) Only(keep func(hash uint64) bool) *ActiveSeries {
 }
 
 // ActiveSeries sends the active series that the instance receives, or will receive
-// once it is ACTIVE. A joining ingester calls it on the others.
+// once it is ACTIVE. A joining ingester calls it on all other ingesters.
 func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send func(*ActiveSeries) error) error {
 	if ing.opts.TakenBy == nil {
 		return fmt.Errorf("%w: this ingester is not in a cluster", ErrHandOver)

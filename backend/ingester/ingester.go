@@ -3,7 +3,7 @@
 // whole windows of time into local packs, and serves reads from both.
 //
 // Durability depends on the order of operations: a request is logged and synced,
-// then applied, then answered. A window's chunks leave memory only after their pack
+// then applied, then acknowledged. A window's chunks leave memory only after their pack
 // is on disk and being served, and a log segment is deleted only after all its
 // samples are in packs.
 package ingester
@@ -39,7 +39,7 @@ type Options struct {
 	Limits Limits
 
 	// Replication is the number of ingesters that have each series. With one, a
-	// request is synced to disk before it is answered; with more, the log is synced
+	// request is synced to disk before it is acknowledged; with more, the log is synced
 	// every second.
 	Replication int
 	// ShardSize returns the number of ingesters that share a tenant's series. The
@@ -94,7 +94,7 @@ var (
 	ErrFull     = errors.New("ingester's memory is full")
 	ErrDiskFull = errors.New("ingester's disk is nearly full")
 	ErrStopped  = errors.New("ingester is not running")
-	ErrLog      = errors.New("append to the write-ahead log failed")
+	ErrLog      = errors.New("write to the write-ahead log failed")
 )
 
 // Ingester is one running ingester. It is safe for concurrent use.

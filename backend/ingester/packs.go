@@ -40,7 +40,7 @@ type localPack struct {
 	windows []store.Window
 
 	isUploaded bool      // guarded by packSet.mu
-	consumed   time.Time // when the uploader first found it compacted; used only by the uploader
+	consumed   time.Time // since when the uploader has found it compacted; zero = not compacted; used only by the uploader
 }
 
 // tenantPack is a pack with samples of a tenant, and their time range.

@@ -16,7 +16,7 @@ const (
 	idleSeries = 30 * time.Minute // time without samples after which a sealed series leaves the head
 	tickEvery  = 10 * time.Second
 	sweepEvery = 10 * time.Minute
-	farWindows = 2 // samples more than this many windows after the start of the current one are in the far future
+	farWindows = 2 // samples at least this many windows after the start of the current one are in the far future
 )
 
 // run seals windows after their end and deletes expired packs, until ctx is done.

@@ -22,9 +22,9 @@ type expiry struct {
 }
 
 // Sweep deletes local packs and files of series set aside that are completely
-// beyond their tenants' retention, and files of deleted tenants. It prunes
-// deletions of series that are no longer needed. While the clock cannot be trusted,
-// nothing is deleted by time.
+// beyond their tenants' retention, and files of series set aside of deleted tenants.
+// It prunes deletions of series that are no longer needed. While the clock cannot be
+// trusted, nothing is deleted by time.
 func (ing *Ingester) Sweep() error {
 	ing.sweepMu.Lock()
 	defer ing.sweepMu.Unlock()

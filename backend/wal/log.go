@@ -158,9 +158,9 @@ func (l *Log) begin(h header) error {
 }
 
 // Append writes one record. It calls the record's methods with the log's lock held,
-// so they are called in the order of the records. After an error the log has no
-// part of the record, and the next Append tries again, because a full disk may have
-// space again.
+// so they are called in the order of the records. After an error the
+// record is not in the log, and the next Append tries again, because a full disk may
+// have space again.
 func (l *Log) Append(record Record) (Position, error) {
 	l.mu.Lock()
 	for !l.closed && (l.failed != nil || l.size >= l.maxSize) {
@@ -200,10 +200,11 @@ func (l *Log) Append(record Record) (Position, error) {
 	return Position{Segment: l.segment, seq: l.seq}, nil
 }
 
-// Sync returns nil when the record at p and all records before it are durable, and
-// an error if that record may not be. Callers that arrive during a sync share the
-// next one. After an error the records of the segment that were not durable may be
-// lost, and the log continues in a new segment and a new epoch.
+// Sync returns nil when the record at p is durable, with all earlier records except
+// those that failed segments lost, and an error if that record may not be durable.
+// Callers that arrive during a sync share the next one. After an error the records of
+// the segment that were not durable may be lost, and the log continues in a new
+// segment and a new epoch.
 func (l *Log) Sync(p Position) error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
