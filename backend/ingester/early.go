@@ -14,9 +14,9 @@ const (
 	earlyInterval   = 2 * time.Minute
 	pressedInterval = earlyCheckEvery
 	longestInterval = 30 * time.Minute
-	// An early seal must be expected to free at least 1/earlyPart of the memory
-	// budget: if active series use the memory rather than samples, a seal would only
-	// write packs.
+	// earlyPart is the divisor for the part of the memory budget that an early seal
+	// must be expected to free: if active series use the memory rather than samples,
+	// a seal would only write packs.
 	earlyPart = 16
 	// earlyLogBytes is how many bytes of the log an early seal must be able to delete
 	// when the disk is nearly full.

@@ -43,7 +43,8 @@ func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("request needs at least %d bytes of memory, the maximum is %d; send fewer samples per request", e.Need, e.Most)
 }
 
-// Only internal requests may use the last 1/reservePart of the account.
+// reservePart is the divisor for the part of the account that only internal requests
+// may use.
 const reservePart = 8
 
 // Account limits the bytes that all requests of one process hold. A nil Account has

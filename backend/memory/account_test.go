@@ -263,9 +263,9 @@ func TestSet(t *testing.T) {
 	empty(t, a)
 }
 
-// TestGiveAll checks that bytes that a request released are available to others
+// TestGivenBytesAreAvailable checks that bytes that a request released are available to others
 // before it ends, except for a few that it keeps for its next Take.
-func TestGiveAll(t *testing.T) {
+func TestGivenBytesAreAvailable(t *testing.T) {
 	for _, left := range []int64{0, 1, 1 << 20} {
 		a := NewAccount(64<<20, nil)
 		h := a.Begin(Request{Tenant: "a"})

@@ -72,8 +72,8 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// TestLimitHere checks that a limit is found for this process.
-func TestLimitHere(t *testing.T) {
+// TestLimitOfThisProcess checks that a limit is found for this process.
+func TestLimitOfThisProcess(t *testing.T) {
 	if n := Limit(os.DirFS("/")); n < 64*mb {
 		t.Errorf("Limit = %d, want at least 64 MiB", n)
 	}

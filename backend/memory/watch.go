@@ -31,14 +31,14 @@ func ReadUsage() Usage {
 
 const (
 	watchEvery = 100 * time.Millisecond
-	// A request is ended if both the live heap and the memory of the runtime exceed
-	// these percentages of Go's limit, because the garbage collector has too little
-	// memory to work then.
+	// livePart and totalPart are percentages of Go's limit. A request is ended if the
+	// live heap and the memory of the runtime both exceed theirs, because the garbage
+	// collector has too little memory to work then.
 	livePart  = 85
 	totalPart = 95
-	// Between two ended requests there are at least this time and this number of
-	// garbage collections, because it is unknown whether the first one was enough
-	// until its memory is collected.
+	// endGap and endCycles are the least time and the least number of garbage
+	// collections between two ended requests: it is unknown whether the first one was
+	// enough until its memory is collected.
 	endGap    = time.Second
 	endCycles = 2
 	// endLeast is the percentage of Go's limit that a request must hold at least to

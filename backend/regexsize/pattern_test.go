@@ -158,7 +158,7 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-func TestNoPatterns(t *testing.T) {
+func TestInvalidPatterns(t *testing.T) {
 	for _, pattern := range []string{"(", "a)", "[", `\`, "a**", "x{1001}", "(?z)", `\p{Nothing}`, "[z-a]", "[[:nothing:]]", "\xff", `\8`, "[", "[^", `[\`, `\x{`, `\x`, "(?", `\p{`, `\Qa`[:2]} {
 		if n, err := Pattern(pattern, most); err != nil || n > 20 {
 			t.Errorf("Pattern(%q) = %d, %v", pattern, n, err)

@@ -73,9 +73,9 @@ func (b *bench) replay() (got []string, report wal.Report) {
 	return got, report
 }
 
-// TestSyncIsOnDisk checks that records survive a power loss after Sync, SyncAll,
+// TestSyncIsDurable checks that records survive a power loss after Sync, SyncAll,
 // Cut, Split or Close returned nil.
-func TestSyncIsOnDisk(t *testing.T) {
+func TestSyncIsDurable(t *testing.T) {
 	for name, sync := range map[string]func(*bench, wal.Position) error{
 		"Sync":    func(b *bench, p wal.Position) error { return b.log.Sync(p) },
 		"SyncAll": func(b *bench, _ wal.Position) error { return b.log.SyncAll() },
@@ -220,9 +220,9 @@ func TestDiskThatLies(t *testing.T) {
 	}
 }
 
-// TestMissing checks that a segment that is missing, or shorter than when it was
+// TestMissingRecords checks that a segment that is missing, or shorter than when it was
 // closed, is damage and not a torn end, and so is a torn end that was durable once.
-func TestMissing(t *testing.T) {
+func TestMissingRecords(t *testing.T) {
 	tests := []struct {
 		name   string
 		change func(path string, data []byte) error

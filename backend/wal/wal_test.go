@@ -156,7 +156,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-func TestSegmentOfTheFutureIsRejected(t *testing.T) {
+func TestUnknownSegmentFormatIsRejected(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, segmentName(1)), []byte("PLWAL003xxxx"), 0o644); err != nil {
 		t.Fatal(err)
@@ -253,10 +253,10 @@ func TestConcurrentAppends(t *testing.T) {
 	}
 }
 
-// TestAFrameInARecordIsNoFrame checks that records with the bytes of whole frames,
+// TestFrameBytesInRecords checks that records with the bytes of whole frames,
 // which tenants can write in labels, are never read as frames, even after damage in
 // front of them.
-func TestAFrameInARecordIsNoFrame(t *testing.T) {
+func TestFrameBytesInRecords(t *testing.T) {
 	forged := sealFrame(append(make([]byte, frameHeaderSize), "forged"...))
 	twice := sealFrame(append(make([]byte, frameHeaderSize), forged...))
 	records := []string{
@@ -302,7 +302,7 @@ func TestAFrameInARecordIsNoFrame(t *testing.T) {
 	}
 }
 
-func TestHeadersHoldNoMagic(t *testing.T) {
+func TestNoFrameMagicInHeaders(t *testing.T) {
 	// A record whose first bytes complete a magic whose beginning is in the header.
 	for _, tail := range []string{"PW\x01", "W\x01", "\x01"} {
 		for i := range 5000 {
