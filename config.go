@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"regexp"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/gateway"
@@ -53,6 +49,8 @@ type Config struct {
 	// ShutdownTimeout is how long stopping may take in all; requests under way get
 	// half of it at most.
 	ShutdownTimeout model.Duration `yaml:"shutdown_timeout"`
+
+	lines map[string]int // of the keys in the file
 }
 
 // TLS has the files of a certificate and its key; empty means plain HTTP.
@@ -126,48 +124,28 @@ func DefaultConfig() Config {
 	}
 }
 
-// LoadConfig reads a file over the defaults. Unknown keys are errors, and
-// ${NAME} stands for an environment variable, which must be set.
-func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
-	c := DefaultConfig()
-	if path == "" {
-		return c, nil
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return c, fmt.Errorf("read configuration: %w", err)
-	}
-	if data, err = expand(data, env); err != nil {
-		return c, fmt.Errorf("configuration %s: %w", path, err)
-	}
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return c, fmt.Errorf("configuration %s: %w", path, err)
-	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return c, fmt.Errorf("configuration %s: there is more behind the first YAML document (---); put all of it into one", path)
-	}
-	return c, nil
-}
+// Check reports what is wrong with the values, and in which line of the file.
+func (c *Config) Check() error { return c.located(c.check()) }
 
-var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
-
-func expand(data []byte, env func(string) (string, bool)) ([]byte, error) {
-	var missing error
-	out := variable.ReplaceAllFunc(data, func(m []byte) []byte {
-		name := string(variable.FindSubmatch(m)[1])
-		v, ok := env(name)
-		if !ok {
-			missing = errors.Join(missing, fmt.Errorf("environment variable %s is not set", name))
+// located puts the line of the key that an error begins with before it.
+func (c *Config) located(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := strings.ReplaceAll(err.Error(), ": ", ".") // "cluster: zone is ..."
+	line, longest := 0, 0
+	for key, n := range c.lines {
+		if rest, ok := strings.CutPrefix(text, key); ok && len(key) > longest && !strings.HasPrefix(rest, "_") {
+			line, longest = n, len(key)
 		}
-		return []byte(v)
-	})
-	return out, missing
+	}
+	if line == 0 {
+		return err
+	}
+	return fmt.Errorf("line %d: %w", line, err)
 }
 
-// Check reports what is wrong with the values.
-func (c *Config) Check() error {
+func (c *Config) check() error {
 	if err := c.checkPlaces(); err != nil {
 		return err
 	}

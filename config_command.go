@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -9,39 +9,35 @@ import (
 	"os"
 	"strings"
 
+	"github.com/palliumhq/pallium/gateway/cli/command"
+
 	"go.yaml.in/yaml/v3"
 )
 
-// configCommand is `pallium config check FILE` and `pallium config show [-config
-// FILE]`: it tells whether a configuration can be used, or what it comes to with the
-// defaults. It opens nothing else.
-func configCommand(args []string, stdout, stderr io.Writer) int {
-	const usage = "Usage: pallium config check FILE\n       pallium config show [-config FILE]\n"
-	if len(args) == 0 || args[0] != "check" && args[0] != "show" {
-		fmt.Fprint(stderr, usage)
-		return 2
+// configCommands tell whether a configuration can be used, and what it comes to with
+// the defaults. They open nothing else.
+func configCommands() []command.Command {
+	return []command.Command{
+		{Name: "config check", Args: "FILE", About: "check a configuration file", Max: 1, Setup: func(fs *flag.FlagSet) command.Action {
+			file := fs.String("config", "", "configuration `file` (YAML), in the place of FILE")
+			return func(_ context.Context, sh *command.Shell, args []string) error {
+				switch {
+				case len(args) == 1 && *file != "":
+					return command.Misused("give FILE or -config, not both")
+				case len(args) == 1:
+					*file = args[0]
+				case *file == "":
+					return command.Misused("FILE is missing")
+				}
+				return useConfig(*file, true, sh.Out)
+			}
+		}},
+		{Name: "config show", About: "print the configuration in effect, with defaults and without secrets",
+			Setup: func(fs *flag.FlagSet) command.Action {
+				file := fs.String("config", "", "configuration `file` (YAML)")
+				return func(_ context.Context, sh *command.Shell, _ []string) error { return useConfig(*file, false, sh.Out) }
+			}},
 	}
-	fs := flag.NewFlagSet("pallium config "+args[0], flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	file := fs.String("config", "", "configuration `file` (YAML)")
-	if err := fs.Parse(args[1:]); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return 0
-		}
-		return 2
-	}
-	check := args[0] == "check"
-	if check && fs.NArg() == 1 && *file == "" {
-		*file = fs.Arg(0)
-	} else if fs.NArg() > 0 || check && *file == "" {
-		fmt.Fprint(stderr, usage)
-		return 2
-	}
-	if err := useConfig(*file, check, stdout); err != nil {
-		fmt.Fprintln(stderr, "pallium:", err)
-		return 1
-	}
-	return 0
 }
 
 // useConfig reads and checks a configuration, and writes what `pallium config` tells

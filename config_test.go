@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,7 +45,7 @@ func TestMalformedConfig(t *testing.T) {
 		{"not a duration", "shutdown_timeout: soon", []string{"soon"}},
 		{"not YAML", "a: [", []string{"line 1"}},
 		{"not a mapping", "- a", []string{"line 1"}},
-		{"twice", "listen: :1\nlisten: :2", []string{"line 2", "listen"}},
+		{"twice", "listen: :1\nlisten: :2", []string{"line 2: listen appears twice, first in line 1"}},
 		{"second document", "listen: :1\n---\nlog: {}", []string{"one", "---"}},
 		{"variable", "listen: ${NOT_SET}\ndata_dir: ${NOR_THIS}", []string{"NOT_SET is not set", "NOR_THIS is not set"}},
 		{"no data_dir", "data_dir: ''", []string{"data_dir is empty"}},
@@ -55,6 +57,36 @@ func TestMalformedConfig(t *testing.T) {
 		{"shutdown", "shutdown_timeout: 0s", []string{"shutdown_timeout must be above zero"}},
 		{"log level", "log:\n  level: loud", []string{`log.level is "loud"`, "debug, info, warn or error"}},
 		{"log format", "log:\n  format: xml", []string{`log.format is "xml"`, "text or json"}},
+		{"misspelt", "listen: :1\nlgo:\n  level: info", []string{`line 2: unknown key "lgo"; did you mean "log"?`}},
+		{"misspelt below", "cluster:\n  redis:\n    adresses: [a]", []string{`line 3: unknown key "cluster.redis.adresses"; did you mean "addresses"?`}},
+		{"nothing near", "log:\n  colour: red", []string{`line 2: unknown key "log.colour"; known here: level, format`}},
+		{"nothing near on top", "prometheus: {}", []string{"line 1", `unknown key "prometheus"; known here: data_dir, listen`}},
+		{"in a list", "auth:\n  issuers:\n    - issuer: a\n      audience: [b]", []string{"line 4", `unknown key "auth.issuers[0].audience"; did you mean "audiences"?`}},
+		{"key of another section", "memory_bytes: 5", []string{"line 1", `unknown key "memory_bytes"`}},
+		{"two mistakes", "lsiten: :1\nlog:\n  level: info\n  fromat: json", []string{`line 1: unknown key "lsiten"`, `line 4: unknown key "log.fromat"`}},
+		{"a section that is a list", "log: [info]", []string{"line 1: log must have keys (level, format), not a list"}},
+		{"a section that is text", "store: gcs", []string{`line 1: store must have keys (bigtable, gcs, page_cache_bytes`, `not "gcs"`}},
+		{"all is text", "hello", []string{"line 1: the configuration must have keys (data_dir,", `not "hello"`}},
+		{"text that is a list", "listen: [a]", []string{"line 1: listen must be text, not a list"}},
+		{"text that is keys", "listen: {port: 1}", []string{"line 1: listen must be text, not keys"}},
+		{"a list that is text", "upstream:\n  urls: http://a", []string{`line 2: upstream.urls is "http://a"; it must be a list, such as [a, b]`}},
+		{"a fraction", "ingester:\n  memory_bytes: 1.5", []string{`line 2: ingester.memory_bytes is "1.5"; it must be a whole number`}},
+		{"a size with a unit", "ingester:\n  memory_bytes: 2GiB", []string{`line 2: ingester.memory_bytes is "2GiB"; it must be a whole number`}},
+		{"not a switch", "self_monitoring:\n  disabled: maybe", []string{`line 2: self_monitoring.disabled is "maybe"; it must be true or false`}},
+		{"a duration without a unit", "shutdown_timeout: 30", []string{`line 1: shutdown_timeout is "30"; it must be a duration such as 30s, 5m or 1h30m`}},
+		{"a duration below", "compactor:\n  interval: often", []string{`line 2: compactor.interval is "often"; it must be a duration`}},
+		{"a duration in a list", "auth:\n  issuers:\n    - leeway: soon", []string{`line 3: auth.issuers[0].leeway is "soon"; it must be a duration`}},
+		{"limit that is no number", "limits:\n  retention: 5d\n  max_active_series: many", []string{"line 3", "limits: ", "max_active_series", "many", "whole number"}},
+		{"limit without a unit", "limits:\n  retention: 5", []string{"line 2", "retention", "duration such as 90s"}},
+		{"limit in camelCase", "limits:\n  maxActiveSeries: 5", []string{"line 2", `did you mean "max_active_series"?`}},
+		{"limits that are a list", "limits: [retention]", []string{"line 1: limits must be limits with their values", "pallium limits describe"}},
+		{"a key twice below", "log:\n  level: info\n  level: warn", []string{"log.level appears twice, first in line 2", "line 3"}},
+		{"a tab", "log:\n\tlevel: info", []string{"line 2"}},
+		{"an open quote", "listen: \":1\nlog: {}", []string{"line"}},
+		{"log level with its line", "listen: :1\nlog:\n  level: loud", []string{`line 3: log.level is "loud"`}},
+		{"cluster with its line", "listen: :1\ncluster:\n  replication: 2", []string{"line 3", "replication"}},
+		{"variable with its line", "listen: :1\n\ndata_dir: ${NOT_SET}", []string{"line 3: environment variable NOT_SET is not set"}},
+		{"negative aside", "ingester:\n  aside_bytes: -5", []string{"line 2: ingester.aside_bytes is -5"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -73,10 +105,52 @@ func TestMalformedConfig(t *testing.T) {
 					t.Errorf("%q lacks %q", err, part)
 				}
 			}
+			for _, inside := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: "} {
+				if strings.Contains(err.Error(), inside) {
+					t.Errorf("%q has a word of the inside, %q", err, inside)
+				}
+			}
 		})
 	}
 	if _, err := LoadConfig(filepath.Join(t.TempDir(), "none"), environment(nil)); err == nil {
 		t.Error("a file that does not exist is accepted")
+	}
+}
+
+// TestTakenAddress: what an address that is taken stops writes nothing.
+func TestTakenAddress(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name, set := range map[string]func(*Config){
+		"edge": func(c *Config) { c.Listen = l.Addr().String() }, "admin": func(c *Config) { c.AdminListen = l.Addr().String() },
+	} {
+		cfg := testConfig(t)
+		set(&cfg)
+		if _, err := open(t.Context(), cfg, testOptions(All, nil, nil)); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(cfg.DataDir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the data directory was made (%v)", name, err)
+		}
+	}
+}
+
+// TestVariables: variables are replaced in values, and not in comments; $${ is ${.
+func TestVariables(t *testing.T) {
+	env := environment(map[string]string{"DIR": "/data", "N": "7", "LIST": "[a, b]"})
+	c, err := LoadConfig(writeFile(t, `# data_dir: ${OLD}
+data_dir: "${DIR}/x" # was ${OLD}
+ingester: {memory_bytes: ${N}}
+admin_hosts: ${LIST}
+external_url: 'http://a#b'
+upstream: {urls: ["http://u/$${x}#${N}"]} #${OLD}
+`), env)
+	if err != nil || c.DataDir != "/data/x" || c.Ingester.MemoryBytes != 7 || len(c.AdminHosts) != 2 || c.ExternalURL != "http://a#b" ||
+		c.Upstream.URLs[0] != "http://u/${x}#7" {
+		t.Errorf("%+v %v", c, err)
 	}
 }
 
@@ -151,6 +225,11 @@ func TestRejectedAtStart(t *testing.T) {
 			for _, part := range tt.say {
 				if !strings.Contains(err.Error(), part) {
 					t.Errorf("%q lacks %q", err, part)
+				}
+			}
+			for _, inside := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: "} {
+				if strings.Contains(err.Error(), inside) {
+					t.Errorf("%q has a word of the inside, %q", err, inside)
 				}
 			}
 		})

@@ -15,85 +15,62 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/cli"
+	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// version is set by the linker in releases.
-var version = "dev"
+func main() { os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-func main() { os.Exit(runCommand(os.Args[1:], os.Stdout, os.Stderr)) }
-
-// usage is the text of `pallium help`.
-func usage() string { return usageHead + roleUsage() + usageFoot }
-
-const usageHead = `Usage: pallium [COMMAND] [FLAGS]
-
-Servers:
-  all        gateway and backend in one process, embedded storage (default)
-  gateway    the authenticating gateway alone, in front of another backend
-  backend    roles of a cluster's backend: -target=ROLE,... or all
-
-Administration (talks to a running Pallium's admin API):
-  tenant     create, list, show and delete tenants
-  token      issue, list, rotate and revoke API keys
-  policy     access policies
-  limits     limits and plans
-
-Stores (opens the stores themselves; embedded ones must not be in use):
-  migrate    up, status: bring tables and layout to this version
-  verify     check the long-term store; -rebuild-index makes its index again
-
-  config     check FILE: is it a configuration? show: the one in effect, with defaults
-  version    print the version
-  help       print this
-
-Roles of a backend (-target):
-`
-
-const usageFoot = `
-Run 'pallium COMMAND -h' for the flags of a command.
-`
-
-// runCommand is main with everything passed in; it returns the exit code.
-func runCommand(args []string, stdout, stderr io.Writer) int {
-	command := "all"
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		command, args = args[0], args[1:]
+// table has all commands of the binary.
+func table() *command.Table {
+	t := &command.Table{Program: "pallium", Default: string(All), Notes: "Roles of a backend (-target):\n" + roleUsage()}
+	t.Groups = append(t.Groups, command.Group{Title: "Servers", Commands: []command.Command{
+		server(All, "gateway and backend in one process, with embedded storage (default)"),
+		server(Gateway, "the authenticating gateway alone, in front of another backend"),
+		server(Backend, "roles of a cluster's backend: -target=ROLE,... or all"),
+	}})
+	for _, g := range cli.Groups() {
+		for i := range g.Commands {
+			g.Commands[i] = interrupted(g.Commands[i])
+		}
+		t.Groups = append(t.Groups, g)
 	}
-	switch command {
-	case "all", "gateway", "backend":
-		return serve(Role(command), args, stderr)
-	case "tenant", "token", "policy", "limits":
-		ctx, stop := interruptible()
-		defer stop()
-		return cli.Run(ctx, append([]string{command}, args...), os.Getenv, stdout, stderr)
-	case "migrate", "verify":
-		return maintain(command, args, stdout, stderr)
-	case "config":
-		return configCommand(args, stdout, stderr)
-	case "version":
-		fmt.Fprintln(stdout, "pallium", versionText())
-		return 0
-	case "help":
-		fmt.Fprint(stdout, usage())
-		return 0
-	}
-	fmt.Fprintf(stderr, "pallium: there is no command %q\n\n%s", command, usage())
-	return 2
+	t.Groups = append(t.Groups,
+		command.Group{Title: "Stores (open the stores themselves; embedded ones must not be in use)", Commands: maintenanceCommands()},
+		command.Group{Title: "Other", Commands: append(configCommands(),
+			command.Command{Name: "version", About: "print version, commit and build",
+				Setup: func(*flag.FlagSet) command.Action { return printVersion }},
+			command.Completion("pallium"),
+			command.Command{Name: "help", Args: "[COMMAND]", About: "print this, or the flags of a command", Max: -1,
+				Setup: func(*flag.FlagSet) command.Action { return nil }})})
+	return t
 }
 
-// versionText is the version, and the commit when the build knows it.
-func versionText() string {
-	if info, ok := debug.ReadBuildInfo(); ok && version == "dev" && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
+// runCommand is main with everything passed in; it returns the exit code.
+func runCommand(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return table().Run(context.Background(), args, command.Shell{In: stdin, Out: stdout, Err: stderr, Env: os.Getenv})
+}
+
+// interrupted has SIGTERM or an interrupt end the context of a command.
+func interrupted(c command.Command) command.Command {
+	setup := c.Setup
+	c.Setup = func(fs *flag.FlagSet) command.Action {
+		act := setup(fs)
+		return func(_ context.Context, sh *command.Shell, args []string) error {
+			ctx, stop := interruptible()
+			defer stop()
+			return act(ctx, sh, args)
+		}
 	}
-	return version
+	return c
+}
+
+func printVersion(_ context.Context, sh *command.Shell, _ []string) error {
+	_, err := fmt.Fprint(sh.Out, versionReport())
+	return err
 }
 
 // serverFlags is the command line of a server.
@@ -102,50 +79,31 @@ type serverFlags struct {
 	target, internalListen, rpcListen    string // of a backend
 }
 
-// errUsage says that a command line is wrong; what is wrong was printed.
-var errUsage = errors.New("wrong usage")
-
-// parseServerFlags reads the arguments of a server. It prints what is wrong with them.
-func parseServerFlags(role Role, args []string, stderr io.Writer) (f serverFlags, _ error) {
-	fs := flag.NewFlagSet("pallium "+string(role), flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.StringVar(&f.config, "config", "", "configuration `file` (YAML)")
-	fs.StringVar(&f.dataDir, "data-dir", "", "`directory` for data (default ./data)")
-	fs.StringVar(&f.listen, "listen", "", "`address` of the edge (default :9009)")
-	fs.StringVar(&f.adminListen, "admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
-	if role == Backend {
-		fs.StringVar(&f.target, "target", "all", "`roles`, separated by commas: "+roleNames()+", or all")
-		fs.StringVar(&f.internalListen, "internal-listen", "", "`address` for gateways (default :9011)")
-		fs.StringVar(&f.rpcListen, "rpc-listen", "", "`address` for other backend processes (default :9012)")
-	}
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return f, err
+// server is the command that runs a role.
+func server(role Role, about string) command.Command {
+	return command.Command{Name: string(role), About: about, Setup: func(fs *flag.FlagSet) command.Action {
+		var f serverFlags
+		fs.StringVar(&f.config, "config", "", "configuration `file` (YAML)")
+		fs.StringVar(&f.dataDir, "data-dir", "", "`directory` for data (default ./data)")
+		fs.StringVar(&f.listen, "listen", "", "`address` of the edge (default :9009)")
+		fs.StringVar(&f.adminListen, "admin-listen", "", "`address` of the admin API and operator pages (default 127.0.0.1:9010)")
+		if role == Backend {
+			fs.StringVar(&f.target, "target", "all", "`roles`, separated by commas: "+roleNames()+", or all")
+			fs.StringVar(&f.internalListen, "internal-listen", "", "`address` for gateways (default :9011)")
+			fs.StringVar(&f.rpcListen, "rpc-listen", "", "`address` for other backend processes (default :9012)")
 		}
-		return f, errUsage
-	}
-	if fs.NArg() > 0 {
-		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", role, fs.Arg(0))
-		return f, errUsage
-	}
-	return f, nil
+		return func(_ context.Context, sh *command.Shell, _ []string) error { return serve(role, &f, sh.Err) }
+	}}
 }
 
 // serve runs a server until SIGTERM or an interrupt.
-func serve(role Role, args []string, stderr io.Writer) int {
+func serve(role Role, flags *serverFlags, stderr io.Writer) error {
 	ownerOnly()
-	flags, err := parseServerFlags(role, args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	}
 	var targets Targets
 	if role == Backend {
+		var err error
 		if targets, err = ParseTargets(flags.target); err != nil {
-			fmt.Fprintln(stderr, "pallium:", err)
-			return 2
+			return command.Misused("-target: %s", err)
 		}
 	}
 	cfg, err := configuration(flags.config, func(c *Config) {
@@ -156,8 +114,7 @@ func serve(role Role, args []string, stderr io.Writer) int {
 		override(&c.RPCListen, flags.rpcListen)
 	})
 	if err != nil {
-		fmt.Fprintln(stderr, "pallium:", err)
-		return 2
+		return command.Invalid(err)
 	}
 	logger := newLogger(cfg.Log, stderr)
 	ctx, second, stop := stopSignals()
@@ -171,16 +128,12 @@ func serve(role Role, args []string, stderr io.Writer) int {
 	case s := <-second:
 		logger.Error("second signal to stop: the process ends at once; nothing acknowledged is lost, the next start replays the write-ahead log",
 			"signal", s.String())
-		return 1
+		return command.ErrReported
 	}
-	switch {
-	case errors.Is(err, ErrStopTimeout): // the log has it
-		return 1
-	case err != nil:
-		fmt.Fprintln(stderr, "pallium:", err)
-		return 1
+	if errors.Is(err, ErrStopTimeout) { // the log has it
+		return command.ErrReported
 	}
-	return 0
+	return err
 }
 
 // ownerOnly has all that this process makes readable by its owner only, the files of
@@ -257,61 +210,6 @@ func configuration(path string, flags func(*Config)) (Config, error) {
 		return cfg, fmt.Errorf("configuration: %w", err)
 	}
 	return cfg, nil
-}
-
-// maintain runs the commands that open the stores themselves.
-func maintain(command string, args []string, stdout, stderr io.Writer) int {
-	ownerOnly()
-	action := ""
-	if command == "migrate" {
-		if len(args) == 0 || args[0] != "up" && args[0] != "status" {
-			fmt.Fprintln(stderr, "Usage: pallium migrate up|status [FLAGS]")
-			return 2
-		}
-		action, args = args[0], args[1:]
-	}
-	fs := flag.NewFlagSet("pallium "+command, flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	config := fs.String("config", "", "configuration `file` (YAML)")
-	dataDir := fs.String("data-dir", "", "`directory` for data (default ./data)")
-	var v VerifyOptions
-	if command == "verify" {
-		fs.BoolVar(&v.Data, "data", false, "read and decode every pack, not only their ends")
-		fs.BoolVar(&v.Rebuild, "rebuild-index", false, "first write the index again from the packs")
-		fs.Func("tenant", "check this `tenant` only; may be repeated", func(s string) error {
-			id, err := tenant.ParseID(s)
-			v.Tenants = append(v.Tenants, id)
-			return err
-		})
-	}
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return 0
-		}
-		return 2
-	}
-	if fs.NArg() > 0 {
-		fmt.Fprintf(stderr, "pallium %s: argument %q is not understood\n", command, fs.Arg(0))
-		return 2
-	}
-	cfg, err := configuration(*config, func(c *Config) { override(&c.DataDir, *dataDir) })
-	if err != nil {
-		fmt.Fprintln(stderr, "pallium:", err)
-		return 2
-	}
-	ctx, stop := interruptible()
-	defer stop()
-	o := Options{Version: versionText(), Logger: newLogger(cfg.Log, stderr)}
-	if command == "migrate" {
-		err = Migrate(ctx, cfg, o, action == "status", stdout)
-	} else {
-		err = Verify(ctx, cfg, o, v, stdout)
-	}
-	if err != nil {
-		fmt.Fprintln(stderr, "pallium:", err)
-		return 1
-	}
-	return 0
 }
 
 func override(value *string, flag string) {

@@ -34,24 +34,24 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{"version", 0, "pallium ", ""},
 		{"help", 0, "Usage: pallium", ""},
-		{"nothing", 2, "", `there is no command "nothing"`},
-		{"-h", 0, "", "-data-dir"},
-		{"all -h", 0, "", "-admin-listen"},
-		{"gateway -h", 0, "", "pallium gateway"},
+		{"nothing", 2, "", `unknown command "pallium nothing"`},
+		{"-h", 0, "Servers:", ""},
+		{"all -h", 0, "-admin-listen", ""},
+		{"gateway -h", 0, "pallium gateway", ""},
 		{"-nothing", 2, "", "-nothing"},
-		{"all extra", 2, "", `argument "extra" is not understood`},
+		{"all extra", 2, "", `unexpected argument "extra"`},
 		{"-config /none", 2, "", "read configuration"},
 		{"-config " + bad, 2, "", "listne"},
 		{"-data-dir /dev/null/data", 1, "", "data_dir: stat /dev/null/data: not a directory"},
 		{"-data-dir /proc/pallium", 1, "", "data_dir: mkdir /proc/pallium: "},
 		{"gateway -data-dir " + t.TempDir(), 1, "", "upstream.urls is empty"},
-		{"config", 2, "", "Usage: pallium config check FILE"},
-		{"config check", 2, "", "Usage: pallium config check FILE"},
+		{"config", 2, "", "config check FILE"},
+		{"config check", 2, "", "FILE is missing"},
 		{"config check " + bad, 1, "", "listne"},
 		{"config check " + good, 0, "can be used", ""},
 		{"config check -config " + good, 0, "can be used", ""},
-		{"config check " + good + " extra", 2, "", "Usage: pallium config check FILE"},
-		{"config show extra", 2, "", "Usage: pallium config check FILE"},
+		{"config check " + good + " extra", 2, "", `unexpected argument "extra"`},
+		{"config show extra", 2, "", `unexpected argument "extra"`},
 		{"config show", 0, "admin_listen: 127.0.0.1:9010", ""},
 		{"config show -config " + good, 0, "- http://mimir:xxxxx@backend", ""},
 		{"config show -config " + good, 0, "retention: 1w", ""},
@@ -59,12 +59,15 @@ func TestCommandLine(t *testing.T) {
 		{"help", 0, "  ingester     keeps recent samples", ""},
 		{"backend -target=none", 2, "", "choose of compactor, distributor, ingester, querier, or all"},
 		{"tenant", 2, "", ""},
-		{"token -h", 0, "", ""},
+		{"token -h", 0, "token rotate ID", ""},
+		{"help migrate", 0, "migrate status", ""},
+		{"migrate -h", 0, "migrate status", ""},
+		{"help verify", 0, "-rebuild-index", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			code := runCommand(strings.Fields(tt.args), &stdout, &stderr)
+			code := runCommand(strings.Fields(tt.args), strings.NewReader(""), &stdout, &stderr)
 			if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
 				t.Errorf("%d\nstdout: %s\nstderr: %s\nwant %d, %q, %q", code, &stdout, &stderr, tt.code, tt.stdout, tt.stderr)
 			}

@@ -250,7 +250,7 @@ func (m *membership) list(r *ring.Ring) []operator.Member {
 	out := []operator.Member{}
 	for i, in := range slices.Concat(r.Instances(), r.Others()) {
 		one := operator.Member{ID: in.ID, Address: in.Addr, Zone: in.Zone, Roles: in.Roles, State: string(in.State), Unhealthy: in.Unhealthy,
-			Silent: in.Silent.Round(time.Second / 10).String(), Registered: in.Registered.UTC(), Tokens: len(in.Tokens), Incarnation: in.Incarnation}
+			Since: in.Silent.Round(time.Second / 10).String(), Registered: in.Registered.UTC(), Tokens: len(in.Tokens), Incarnation: in.Incarnation}
 		if i < len(shares) {
 			one.Share = shares[i]
 		}

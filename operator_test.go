@@ -34,8 +34,8 @@ func TestCommands(t *testing.T) {
 		{"GET", "/erasures/none", 404, "not a deleted tenant"},
 		{"POST", "/aside/drop?day=x", 400, "is not the number of a UTC day"},
 		{"GET", "/status", 200, `"tenant":"acme","series":1`},
-		{"GET", "/ring", 404, "nothing at this path"},
-		{"POST", "/ring/leave", 404, "nothing at this path"},
+		{"GET", "/ring", 404, "there is no ring"},
+		{"POST", "/ring/leave", 404, "there is no ring"},
 	} {
 		code, text := p.do(c.method, p.admin+"/admin/v1"+c.path, p.token, nil)
 		if code != c.code || !strings.Contains(text, c.says) {

@@ -92,14 +92,16 @@ func open(ctx context.Context, cfg Config, o Options) (*process, error) {
 			o.Running = clock.Running()
 		}
 	}
-	if err := closeDataDir(cfg.DataDir); err != nil {
-		return nil, fmt.Errorf("data_dir: %w", err)
-	}
 	p := newProcess(cfg, o)
 	err := p.bounded(ctx, p.startup.ending, func() error {
 		err := p.openAdmin()
 		if err == nil {
 			err = p.checkAddresses()
+		}
+		if err == nil { // nothing is written before
+			if err = closeDataDir(cfg.DataDir); err != nil {
+				err = fmt.Errorf("data_dir: %w", err)
+			}
 		}
 		if err == nil {
 			err = p.build(ctx)

@@ -66,7 +66,7 @@ func TestRoleTable(t *testing.T) {
 			t.Errorf("role %s has two rows", r.name)
 		}
 		names = append(names, string(r.name))
-		if !strings.Contains(usage(), "  "+string(r.name)) || !strings.Contains(usage(), r.doc) {
+		if !strings.Contains(table().Notes, "  "+string(r.name)) || !strings.Contains(table().Notes, r.doc) {
 			t.Errorf("the usage does not tell of %s", r.name)
 		}
 	}

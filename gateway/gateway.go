@@ -208,7 +208,7 @@ func (x *exchange) find() *rejection {
 		x.rec.Header().Set("Allow", allow)
 		return &rejection{status: http.StatusMethodNotAllowed, reason: "method", text: "the method is not allowed here; allowed: " + allow}
 	case rt == nil:
-		return &rejection{status: http.StatusNotFound, reason: "route", text: "there is nothing at this path"}
+		return &rejection{status: http.StatusNotFound, reason: "route", text: x.g.nothingAt(x.r.URL.Path)}
 	}
 	x.query, f = canonicalQuery(x.r.URL.RawQuery)
 	return f

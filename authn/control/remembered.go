@@ -50,7 +50,8 @@ type knownLimits struct {
 // asks no more when that has ended. without has the limits of a tenant of which
 // nothing is known, by the error of asking.
 func NewRemembered(
-	asking *background.Group, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits, now func() time.Time,
+	asking *background.Group, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits,
+	now func() time.Time,
 ) *Remembered {
 	return &Remembered{ask: ask, without: without, now: now, asking: asking,
 		slots: make(chan struct{}, maxAskedAtOnce), byID: map[tenant.ID]*knownLimits{}}

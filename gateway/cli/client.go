@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"github.com/palliumhq/pallium/gateway/cli/command"
+
 	"bytes"
 	"context"
 	"encoding/json"
@@ -20,16 +22,6 @@ const (
 	maxTokenFile   = 4 << 10  // bytes
 )
 
-// session is one run: where the server is, and how to print.
-type session struct {
-	env     func(string) string
-	out     io.Writer
-	quiet   bool
-	format  string
-	url     string
-	dataDir string
-}
-
 // apiError is a rejection of the server.
 type apiError struct {
 	Status    int    `json:"-"`
@@ -39,11 +31,18 @@ type apiError struct {
 }
 
 func (e *apiError) Error() string {
-	if e.RequestID == "" {
-		return e.Message
+	message := words.Replace(e.Message)
+	if e.RequestID == "" || strings.Contains(message, e.RequestID) {
+		return message
 	}
-	return fmt.Sprintf("%s (request %s)", e.Message, e.RequestID)
+	return fmt.Sprintf("%s (request %s)", message, e.RequestID)
 }
+
+// words are the API's words in messages of the server, and those of the command line.
+var words = strings.NewReplacer(
+	"?cascade=true", "-cascade", "&force=true", "-force", "?force=true", "-force", "expiresAt", "-expires", "accessPolicyId", "-policy",
+	"displayName", "-display-name", "GET /admin/v1/aside", "'pallium aside list'", "GET /admin/v1/ring", "'pallium ring list'",
+)
 
 func isStatus(err error, status int) bool {
 	var e *apiError
@@ -71,8 +70,11 @@ func (s *session) call(ctx context.Context, method, path, etag string, body, int
 	if err != nil {
 		return answer{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
+	if !s.patient {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+	}
 	req, err := s.request(ctx, method, path, body)
 	if err != nil {
 		return answer{}, err
@@ -107,7 +109,7 @@ func (s *session) request(ctx context.Context, method, path string, body any) (*
 	}
 	base, err := url.Parse(s.url)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, misused("-admin-url %q must read http(s)://host[:port]", s.url)
+		return nil, command.Misused("-admin-url %q must read http(s)://host[:port]", s.url)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(s.url, "/")+path, r)
 	if err != nil {
@@ -148,10 +150,10 @@ func send(req *http.Request) (answer, error) {
 
 // token finds the admin token, in the places where the server does.
 func (s *session) token() (token, from string, err error) {
-	if t := s.env("PALLIUM_ADMIN_TOKEN"); t != "" {
+	if t := s.Env("PALLIUM_ADMIN_TOKEN"); t != "" {
 		return strings.TrimSpace(t), "PALLIUM_ADMIN_TOKEN", nil
 	}
-	file, from := s.env("PALLIUM_ADMIN_TOKEN_FILE"), "PALLIUM_ADMIN_TOKEN_FILE"
+	file, from := s.Env("PALLIUM_ADMIN_TOKEN_FILE"), "PALLIUM_ADMIN_TOKEN_FILE"
 	if file == "" {
 		file, from = s.tokenFile(), s.tokenFile()
 	}

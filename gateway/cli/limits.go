@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"github.com/palliumhq/pallium/gateway/cli/command"
+
 	"context"
 	"encoding/json"
 	"flag"
@@ -8,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -26,16 +27,16 @@ type planAnswer struct {
 	Limits      limits.Partial `json:"limits"`
 }
 
-func limitsVerbs() []verb {
-	return []verb{
-		{"limits show", "TENANT", "show a tenant's limits and where they come from", 1, limitsShow},
-		{"limits set", "TENANT KEY=VALUE...", "set limits of a tenant; KEY= removes one", -1, limitsSet},
-		{"limits describe", "", "list all limits with unit and meaning", 0, limitsDescribe},
-		{"limits plans create", "NAME", "create a plan", 1, planCreate},
-		{"limits plans list", "", "list plans", 0, planList},
-		{"limits plans show", "NAME", "show a plan", 1, planShow},
-		{"limits plans set", "NAME KEY=VALUE...", "set limits of a plan; KEY= removes one", -1, planSet},
-		{"limits plans delete", "NAME", "delete a plan that no tenant is on", 1, planDelete},
+func limitsVerbs() []command.Command {
+	return []command.Command{
+		verb("limits show", "TENANT", "show a tenant's limits and where they come from", 1, 1, limitsShow),
+		verb("limits set", "TENANT KEY=VALUE...", "set limits of a tenant; KEY= removes one", 2, -1, limitsSet),
+		verb("limits describe", "", "list all limits with unit, default and meaning", 0, 0, limitsDescribe),
+		verb("limits plans create", "NAME", "create a plan", 1, 1, planCreate),
+		verb("limits plans list", "", "list plans", 0, 0, planList),
+		verb("limits plans show", "NAME", "show a plan", 1, 1, planShow),
+		verb("limits plans set", "NAME KEY=VALUE...", "set limits of a plan; KEY= removes one", 2, -1, planSet),
+		destroys(verb("limits plans delete", "NAME", "delete a plan that no tenant is on", 1, 1, planDelete)),
 	}
 }
 
@@ -46,77 +47,126 @@ func limitsShow(*flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return s.printLimits(a, l)
+		var plan planAnswer
+		if l.Plan != "" {
+			if _, err := s.call(ctx, http.MethodGet, path("plans", l.Plan), "", nil, &plan); err != nil {
+				return err
+			}
+		}
+		return s.printLimits(a, &l, &plan)
 	}
 }
 
-func (s *session) printLimits(a answer, l limitsAnswer) error {
+// value is a limit's value as it is written on the command line.
+func (l *limitsAnswer) value(name string) string { return strings.Trim(string(l.Effective[name]), `"`) }
+
+func (s *session) printLimits(a answer, l *limitsAnswer, plan *planAnswer) error {
 	var bare []string
 	for _, name := range limits.Names() {
-		if v, ok := l.Effective[name]; ok {
-			bare = append(bare, name+"="+strings.Trim(string(v), `"`))
+		if _, ok := l.Effective[name]; ok {
+			bare = append(bare, name+"="+l.value(name))
 		}
 	}
 	return s.print(a, strings.Join(bare, "\n"), func() {
-		s.fields("tenant", l.Tenant, "plan", l.Plan)
+		s.fields("tenant", l.Tenant, "plan", orNone(l.Plan))
 		s.say("\n")
-		w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
-		fmt.Fprintln(w, "LIMIT\tVALUE\tUNIT\tFROM")
+		var rows [][]string
 		for _, d := range limits.Describe() {
-			v, ok := l.Effective[d.Name]
-			if !ok {
+			if _, ok := l.Effective[d.Name]; !ok {
 				continue
 			}
-			from := "default or plan"
-			if _, set := l.Overrides.Get(d.Name); set {
-				from = "tenant"
+			from := "default"
+			if _, set := plan.Limits.Get(d.Name); set {
+				from = "plan " + l.Plan
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", d.Name, strings.Trim(string(v), `"`), d.Unit, from)
+			if _, set := l.Overrides.Get(d.Name); set {
+				from = "override"
+			}
+			rows = append(rows, []string{d.Name, l.value(d.Name), string(d.Unit), from})
 		}
-		_ = w.Flush() // an error of stdout shows in the next write or nowhere
+		s.sayTable([]string{"LIMIT", "VALUE", "UNIT", "FROM"}, rows)
 	})
 }
 
 func limitsSet(*flag.FlagSet) action {
 	return func(ctx context.Context, s *session, args []string) error {
-		if len(args) < 2 {
-			return misused("it takes TENANT and at least one KEY=VALUE")
-		}
 		p := path("tenants", args[0], "limits")
-		var l limitsAnswer
-		have, err := s.call(ctx, http.MethodGet, p, "", nil, &l)
+		var before, after limitsAnswer
+		have, err := s.call(ctx, http.MethodGet, p, "", nil, &before)
 		if err != nil {
 			return err
 		}
+		overrides := before.Overrides
 		for _, kv := range args[1:] {
-			if err := assign(&l.Overrides, kv); err != nil {
+			if err := assign(&overrides, kv); err != nil {
 				return err
 			}
 		}
-		var next limitsAnswer
-		a, err := s.call(ctx, http.MethodPut, p, have.etag, map[string]any{"overrides": l.Overrides}, &next)
+		a, err := s.call(ctx, http.MethodPut, p, have.etag, map[string]any{"overrides": overrides}, &after)
 		if err != nil {
 			return err
 		}
-		return s.printLimits(a, next)
+		return s.print(a, args[0], func() {
+			changed := false
+			for _, name := range limits.Names() {
+				s.changed(name, before.value(name), after.value(name))
+				changed = changed || before.value(name) != after.value(name)
+			}
+			if !changed {
+				s.say("the limits of tenant %s have the same values as before\n", args[0])
+			}
+		})
 	}
 }
 
 func limitsDescribe(*flag.FlagSet) action {
 	return func(_ context.Context, s *session, _ []string) error {
-		body, err := json.Marshal(limits.Describe())
+		type described struct {
+			limits.Description
+			Default any
+		}
+		var list []described
+		for _, d := range limits.Describe() {
+			list = append(list, described{d, d.Default})
+		}
+		body, err := json.Marshal(list)
 		if err != nil {
 			return fmt.Errorf("encode limits: %w", err)
 		}
 		return s.print(answer{body: body}, strings.Join(limits.Names(), "\n"), func() {
-			w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "LIMIT\tUNIT\t0 MEANS\tMEANING")
 			for _, d := range limits.Describe() {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", d.Name, d.Unit, d.Zero, d.Meaning)
+				zero := ""
+				if d.Zero != "" {
+					zero = "; 0 means " + d.Zero
+				}
+				s.say("%s (%s, default %v%s)\n%s\n", d.Name, d.Unit, d.Default, zero, wrapped(d.Meaning, "    ", 80))
 			}
-			_ = w.Flush() // an error of stdout shows in the next write or nowhere
+			s.say("The defaults are those of Pallium; the configuration of a server may have others under 'limits:'.\n")
 		})
 	}
+}
+
+// wrapped breaks a text into indented lines of a width.
+func wrapped(text, indent string, width int) string {
+	var b strings.Builder
+	column := 0
+	for _, word := range strings.Fields(text) {
+		if column > 0 && column+1+len(word) > width {
+			b.WriteByte('\n')
+			column = 0
+		}
+		if column == 0 {
+			b.WriteString(indent)
+			column = len(indent)
+		} else {
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	b.WriteByte('\n')
+	return b.String()
 }
 
 func planCreate(fs *flag.FlagSet) action {
@@ -166,9 +216,6 @@ func (s *session) printPlan(a answer, p planAnswer) error {
 
 func planSet(*flag.FlagSet) action {
 	return func(ctx context.Context, s *session, args []string) error {
-		if len(args) < 2 {
-			return misused("it takes NAME and at least one KEY=VALUE")
-		}
 		var p planAnswer
 		have, err := s.call(ctx, http.MethodGet, path("plans", args[0]), "", nil, &p)
 		if err != nil {

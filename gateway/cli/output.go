@@ -16,7 +16,7 @@ func (s *session) print(a answer, bare string, text func()) error {
 	case s.format == "json":
 		return s.printJSON(a.body)
 	case s.quiet:
-		_, err := fmt.Fprintln(s.out, bare)
+		_, err := fmt.Fprintln(s.Out, bare)
 		return err
 	default:
 		text()
@@ -30,12 +30,12 @@ func (s *session) printJSON(body []byte) error {
 	if err != nil {
 		return fmt.Errorf("the server's answer is not JSON: %w", err)
 	}
-	_, err = fmt.Fprintf(s.out, "%s\n", out)
+	_, err = fmt.Fprintf(s.Out, "%s\n", out)
 	return err
 }
 
 func (s *session) say(format string, args ...any) {
-	fmt.Fprintf(s.out, format, args...)
+	fmt.Fprintf(s.Out, format, args...)
 }
 
 // list shows a list: all items, their names one per line, or a table.
@@ -62,17 +62,35 @@ func list[T any](
 		}
 		return nil
 	}
-	w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, strings.Join(head, "\t"))
+	var rows [][]string
 	for _, v := range parsed {
-		fmt.Fprintln(w, strings.Join(cells(v), "\t"))
+		rows = append(rows, cells(v))
 	}
-	return w.Flush()
+	s.sayTable(head, rows)
+	return nil
+}
+
+// table shows an answer as it is, as the first column, or as a table.
+func (s *session) table(a answer, head []string, rows [][]string) error {
+	var first []string
+	for _, row := range rows {
+		first = append(first, row[0])
+	}
+	return s.print(a, strings.Join(first, "\n"), func() { s.sayTable(head, rows) })
+}
+
+func (s *session) sayTable(head []string, rows [][]string) {
+	w := tabwriter.NewWriter(s.Out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, strings.Join(head, "\t"))
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	_ = w.Flush() // an error of stdout shows in the next write or nowhere
 }
 
 // fields shows names and values below each other.
 func (s *session) fields(pairs ...string) {
-	w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(s.Out, 0, 8, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
 			fmt.Fprintf(w, "%s:\t%s\n", pairs[i], pairs[i+1])
@@ -81,13 +99,32 @@ func (s *session) fields(pairs ...string) {
 	_ = w.Flush() // an error of stdout shows in the next write or nowhere
 }
 
+// changed shows a value that a command changed.
+func (s *session) changed(name, before, after string) {
+	if before != after {
+		s.say("%s: %s -> %s\n", name, orNone(before), orNone(after))
+	}
+}
+
+func orNone(value string) string {
+	if value == "" {
+		return "(none)"
+	}
+	return value
+}
+
 // remove deletes what is at the path as it is now.
 func (s *session) remove(ctx context.Context, p, query, name string) error {
 	have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
 	if err != nil {
 		return err
 	}
-	if _, err := s.call(ctx, http.MethodDelete, p+query, have.etag, nil, nil); err != nil {
+	return s.removeAs(ctx, p, query, name, have.etag)
+}
+
+// removeAs deletes what is at the path if it still has the ETag.
+func (s *session) removeAs(ctx context.Context, p, query, name, etag string) error {
+	if _, err := s.call(ctx, http.MethodDelete, p+query, etag, nil, nil); err != nil {
 		return err
 	}
 	body, err := json.Marshal(map[string]string{"deleted": name})

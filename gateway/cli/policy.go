@@ -1,6 +1,10 @@
 package cli
 
 import (
+	"fmt"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
+
 	"context"
 	"flag"
 	"net/http"
@@ -28,29 +32,27 @@ func (p policyAnswer) tenants() string {
 	return strings.Join(out, ",")
 }
 
-func policyVerbs() []verb {
-	return []verb{
-		{"policy create", "NAME", "create an access policy", 1, policyCreate},
-		{"policy list", "", "list access policies", 0, policyList},
-		{"policy show", "NAME", "show an access policy", 1, policyShow},
-		{"policy delete", "NAME", "delete an access policy that has no tokens", 1, policyDelete},
+func policyVerbs() []command.Command {
+	return []command.Command{
+		verb("policy create", "NAME", "create an access policy", 1, 1, policyCreate),
+		verb("policy list", "", "list access policies", 0, 0, policyList),
+		verb("policy show", "NAME", "show an access policy", 1, 1, policyShow),
+		verb("policy set", "NAME", "change the tenants, scopes or display name of an access policy", 1, 1, policySet),
+		destroys(verb("policy delete", "NAME", "delete an access policy", 1, 1, policyDelete)),
 	}
 }
 
 func policyCreate(fs *flag.FlagSet) action {
-	tenants := fs.String("tenants", "", "`tenants` that its keys may act for, with commas between")
-	scopes := fs.String("scopes", "", "what its keys may do: `scopes` with commas between, such as metrics:read,rules:read")
+	tenants := fs.String("tenants", "", "`tenants` that its keys may act for, separated by commas")
+	scopes := fs.String("scopes", "", "what its keys may do: `scopes` separated by commas, such as metrics:read,rules:read")
 	display := fs.String("display-name", "", "a `name` for people")
 	return func(ctx context.Context, s *session, args []string) error {
-		realms := []realm{}
-		for _, t := range split(*tenants) {
-			realms = append(realms, realm{t})
-		}
+		realms := realmsOf(*tenants)
 		if len(realms) == 0 {
-			return misused("-tenants is missing")
+			return command.Misused("-tenants is missing")
 		}
 		if len(split(*scopes)) == 0 {
-			return misused("-scopes is missing")
+			return command.Misused("-scopes is missing")
 		}
 		body := map[string]any{"name": args[0], "displayName": *display, "scopes": split(*scopes), "realms": realms}
 		a, err := s.call(ctx, http.MethodPost, path("access-policies"), "", body, nil)
@@ -58,6 +60,51 @@ func policyCreate(fs *flag.FlagSet) action {
 			return err
 		}
 		return s.print(a, args[0], func() { s.say("created access policy %s\n", args[0]) })
+	}
+}
+
+func realmsOf(tenants string) []realm {
+	realms := []realm{}
+	for _, t := range split(tenants) {
+		realms = append(realms, realm{t})
+	}
+	return realms
+}
+
+func policySet(fs *flag.FlagSet) action {
+	tenants := fs.String("tenants", "", "all `tenants` that its keys may act for, separated by commas")
+	scopes := fs.String("scopes", "", "all `scopes` of its keys, separated by commas")
+	display := fs.String("display-name", "", "a `name` for people")
+	return func(ctx context.Context, s *session, args []string) error {
+		if !given(fs, "tenants") && !given(fs, "scopes") && !given(fs, "display-name") {
+			return command.Misused("give -tenants, -scopes or -display-name")
+		}
+		p := path("access-policies", args[0])
+		var policy policyAnswer
+		have, err := s.call(ctx, http.MethodGet, p, "", nil, &policy)
+		if err != nil {
+			return err
+		}
+		before := policy
+		if given(fs, "tenants") {
+			policy.Realms = realmsOf(*tenants)
+		}
+		if given(fs, "scopes") {
+			policy.Scopes = split(*scopes)
+		}
+		if given(fs, "display-name") {
+			policy.DisplayName = *display
+		}
+		body := map[string]any{"displayName": policy.DisplayName, "scopes": policy.Scopes, "realms": policy.Realms}
+		a, err := s.call(ctx, http.MethodPut, p, have.etag, body, &policy)
+		if err != nil {
+			return err
+		}
+		return s.print(a, policy.ID, func() {
+			s.changed("tenants", before.tenants(), policy.tenants())
+			s.changed("scopes", strings.Join(before.Scopes, ","), strings.Join(policy.Scopes, ","))
+			s.changed("display name", before.DisplayName, policy.DisplayName)
+		})
 	}
 }
 
@@ -90,11 +137,20 @@ func policyShow(*flag.FlagSet) action {
 }
 
 func policyDelete(fs *flag.FlagSet) action {
-	cascade := fs.Bool("cascade", false, "delete its tokens too")
+	cascade := fs.Bool("cascade", false, "delete its tokens, too: their keys end at once")
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
 		query := ""
 		if *cascade {
 			query = "?cascade=true"
+			keys, _, err := items[tokenAnswer](ctx, s, path("tokens"), url.Values{"accessPolicyId": {args[0]}})
+			if err != nil {
+				return err
+			}
+			warning := fmt.Sprintf("This deletes access policy %s and its %d API keys%s, which end at once.", args[0], len(keys), named(keys))
+			if err := s.confirm(*yes || len(keys) == 0, warning, args[0]); err != nil {
+				return err
+			}
 		}
 		return s.remove(ctx, path("access-policies", args[0]), query, args[0])
 	}

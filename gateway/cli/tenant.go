@@ -1,6 +1,11 @@
 package cli
 
 import (
+	"fmt"
+	"slices"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
+
 	"context"
 	"flag"
 	"net/http"
@@ -19,12 +24,13 @@ type tenantAnswer struct {
 	DeletedAt   string         `json:"deletedAt"`
 }
 
-func tenantVerbs() []verb {
-	return []verb{
-		{"tenant create", "NAME", "create a tenant", 1, tenantCreate},
-		{"tenant list", "", "list tenants", 0, tenantList},
-		{"tenant show", "NAME", "show a tenant", 1, tenantShow},
-		{"tenant delete", "NAME", "delete a tenant for good; its name is never used again", 1, tenantDelete},
+func tenantVerbs() []command.Command {
+	return []command.Command{
+		verb("tenant create", "NAME", "create a tenant", 1, 1, tenantCreate),
+		verb("tenant list", "", "list tenants", 0, 0, tenantList),
+		verb("tenant show", "NAME", "show a tenant", 1, 1, tenantShow),
+		verb("tenant set", "NAME", "change a tenant's display name or plan", 1, 1, tenantSet),
+		destroys(verb("tenant delete", "NAME", "delete a tenant and all its data permanently", 1, 1, tenantDelete)),
 	}
 }
 
@@ -73,10 +79,99 @@ func tenantShow(*flag.FlagSet) action {
 	}
 }
 
-func tenantDelete(*flag.FlagSet) action {
+func tenantSet(fs *flag.FlagSet) action {
+	display := fs.String("display-name", "", "a `name` for people")
+	plan := fs.String("plan", "", "`plan` that the tenant's limits come from; \"\" for none")
 	return func(ctx context.Context, s *session, args []string) error {
-		return s.remove(ctx, path("tenants", args[0]), "", args[0])
+		if !given(fs, "display-name") && !given(fs, "plan") {
+			return command.Misused("give -display-name or -plan; limits are changed by 'pallium limits set'")
+		}
+		p := path("tenants", args[0])
+		var t tenantAnswer
+		have, err := s.call(ctx, http.MethodGet, p, "", nil, &t)
+		if err != nil {
+			return err
+		}
+		before := t
+		if given(fs, "display-name") {
+			t.DisplayName = *display
+		}
+		if given(fs, "plan") {
+			t.Plan = *plan
+		}
+		a, err := s.call(ctx, http.MethodPut, p, have.etag, map[string]any{"displayName": t.DisplayName, "plan": t.Plan, "limits": t.Limits}, &t)
+		if err != nil {
+			return err
+		}
+		return s.print(a, t.Name, func() {
+			s.changed("display name", before.DisplayName, t.DisplayName)
+			s.changed("plan", before.Plan, t.Plan)
+		})
 	}
+}
+
+// given reports whether a flag was on the command line.
+func given(fs *flag.FlagSet, name string) bool {
+	found := false
+	fs.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
+}
+
+func tenantDelete(fs *flag.FlagSet) action {
+	yes := yesFlag(fs)
+	return func(ctx context.Context, s *session, args []string) error {
+		p := path("tenants", args[0])
+		have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
+		if err != nil {
+			return err
+		}
+		if !*yes {
+			warning, err := s.whatIsLost(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if err := s.confirm(false, warning, args[0]); err != nil {
+				return err
+			}
+		}
+		return s.removeAs(ctx, p, "", args[0], have.etag)
+	}
+}
+
+// whatIsLost is what the deletion of a tenant ends.
+func (s *session) whatIsLost(ctx context.Context, name string) (string, error) {
+	q := url.Values{"tenant": {name}}
+	keys, _, err := items[tokenAnswer](ctx, s, path("tokens"), q)
+	if err != nil {
+		return "", err
+	}
+	keys = slices.DeleteFunc(keys, func(t tokenAnswer) bool { return t.Status != "active" })
+	policies, _, err := items[policyAnswer](ctx, s, path("access-policies"), url.Values{"tenant": {name}})
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "This deletes tenant %s permanently:\n", name)
+	fmt.Fprintf(&b, "  - all its samples, in memory and in the long-term store\n")
+	fmt.Fprintf(&b, "  - its access by %d active API keys%s and %d access policies\n", len(keys), named(keys), len(policies))
+	fmt.Fprintf(&b, "  - its name, which cannot be used again\n")
+	return b.String(), nil
+}
+
+// named lists the first names of tokens.
+func named(keys []tokenAnswer) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	const most = 5
+	var names []string
+	for _, k := range keys[:min(len(keys), most)] {
+		names = append(names, k.Name)
+	}
+	if len(keys) > most {
+		names = append(names, "...")
+	}
+	return " (" + strings.Join(names, ", ") + ")"
 }
 
 func overridesText(p limits.Partial) string {
@@ -92,14 +187,14 @@ func overridesText(p limits.Partial) string {
 func assign(p *limits.Partial, s string) error {
 	key, value, ok := strings.Cut(s, "=")
 	if !ok {
-		return misused("%q must read key=value, or key= to remove the limit", s)
+		return command.Misused("%q must read key=value, or key= to remove the limit", s)
 	}
 	err := p.Unset(key)
 	if value != "" {
 		err = p.Set(key, value)
 	}
 	if err != nil {
-		return misused("%s", err)
+		return command.Misused("%s", err)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"github.com/palliumhq/pallium/gateway/cli/command"
+
 	"context"
 	"flag"
 	"net/http"
@@ -26,18 +28,20 @@ type tokenAnswer struct {
 	Grafana            string   `json:"grafana"`
 }
 
-func tokenVerbs() []verb {
-	return []verb{
-		{"token issue", "", "issue an API key, for a tenant and scopes or under an access policy", 0, tokenIssue},
-		{"token list", "", "list API keys", 0, tokenList},
-		{"token rotate", "ID", "give a token a new key; the old one stays good for a while", 1, tokenRotate},
-		{"token revoke", "ID", "end a token and all its keys at once", 1, tokenRevoke},
+func tokenVerbs() []command.Command {
+	return []command.Command{
+		verb("token issue", "", "issue an API key, for a tenant and scopes or under an access policy", 0, 0, tokenIssue),
+		verb("token list", "", "list API keys", 0, 0, tokenList),
+		verb("token show", "ID", "show a token; its key cannot be shown again", 1, 1, tokenShow),
+		verb("token rotate", "ID", "issue a new key for a token; the old one stays valid for -grace", 1, 1, tokenRotate),
+		destroys(verb("token revoke", "ID", "end a token and all its keys at once; it stays in the list", 1, 1, tokenRevoke)),
+		destroys(verb("token delete", "ID", "end a token and all its keys at once, and take it out of the list", 1, 1, tokenDelete)),
 	}
 }
 
 func tokenIssue(fs *flag.FlagSet) action {
 	tenant := fs.String("tenant", "", "`tenant` that the key is for")
-	scopes := fs.String("scopes", "", "what the key may do: `scopes` with commas between, such as metrics:write,metrics:read")
+	scopes := fs.String("scopes", "", "what the key may do: `scopes` separated by commas, such as metrics:write,metrics:read")
 	policy := fs.String("policy", "", "access `policy` to issue under, instead of -tenant and -scopes")
 	name := fs.String("name", "", "what the key is for")
 	expires := fs.String("expires", "", "`when` the key expires: in 90d, at 2030-12-31T00:00:00Z, or never (default in a year)")
@@ -63,18 +67,18 @@ func tokenIssue(fs *flag.FlagSet) action {
 
 func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, error) {
 	if name == "" {
-		return nil, misused("-name is missing: say what the key is for")
+		return nil, command.Misused("-name is missing: say what the key is for")
 	}
 	body := map[string]any{"name": name}
 	switch {
 	case policy != "" && (tenant != "" || scopes != ""):
-		return nil, misused("give either -policy, or -tenant and -scopes")
+		return nil, command.Misused("give either -policy, or -tenant and -scopes")
 	case policy != "":
 		body["accessPolicyId"] = policy
 	case tenant == "":
-		return nil, misused("-tenant is missing (or -policy)")
+		return nil, command.Misused("-tenant is missing (or -policy)")
 	case len(split(scopes)) == 0:
-		return nil, misused("-scopes is missing, such as metrics:write,metrics:read")
+		return nil, command.Misused("-scopes is missing, such as metrics:write,metrics:read")
 	default:
 		body["tenant"], body["scopes"] = tenant, split(scopes)
 	}
@@ -85,7 +89,7 @@ func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, er
 	if d, err := model.ParseDuration(expires); err == nil {
 		body["expiresAt"] = time.Now().Add(time.Duration(d)).UTC().Format(time.RFC3339)
 	} else if _, err := time.Parse(time.RFC3339, expires); err != nil && expires != "never" {
-		return nil, misused("-expires %q must be a duration such as 90d, a time such as 2030-12-31T00:00:00Z, or never", expires)
+		return nil, command.Misused("-expires %q must be a duration such as 90d, a time such as 2030-12-31T00:00:00Z, or never", expires)
 	}
 	return body, nil
 }
@@ -105,7 +109,7 @@ func (s *session) sayKey(what string, t tokenAnswer) {
 	s.say("%s token %s for %s (%s), expires %s\n\nThe key, shown this once:\n\n%s\n",
 		what, t.ID, strings.Join(t.Tenants, ", "), strings.Join(t.Scopes, ", "), t.ExpiresAt, t.Token)
 	if t.PreviousValidUntil != "" {
-		s.say("\nThe key before it is good until %s.\n", t.PreviousValidUntil)
+		s.say("\nThe key before it is valid until %s.\n", t.PreviousValidUntil)
 	}
 	if t.Prometheus != "" {
 		s.say("\n# For prometheus.yml:\n%s", t.Prometheus)
@@ -133,12 +137,38 @@ func tokenList(fs *flag.FlagSet) action {
 	}
 }
 
+func tokenShow(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, args []string) error {
+		var t tokenAnswer
+		a, err := s.call(ctx, http.MethodGet, path("tokens", args[0]), "", nil, &t)
+		if err != nil {
+			return err
+		}
+		return s.print(a, t.ID, func() {
+			s.fields("id", t.ID, "name", t.Name, "status", t.Status, "policy", t.AccessPolicyID, "tenants", strings.Join(t.Tenants, ", "),
+				"scopes", strings.Join(t.Scopes, ", "), "expires", t.ExpiresAt, "last used", t.LastUsedAt, "old key valid until", t.PreviousValidUntil)
+		})
+	}
+}
+
+func tokenDelete(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, args []string) error {
+		return s.remove(ctx, path("tokens", args[0]), "", args[0])
+	}
+}
+
+// maxGrace is how long the API lets a key live on after a rotation.
+const maxGrace = 30 * 24 * time.Hour
+
 func tokenRotate(fs *flag.FlagSet) action {
-	grace := fs.String("grace", "1d", "how `long` the old key stays good; 0 ends it at once")
+	grace := fs.String("grace", "1d", "how `long` the old key stays valid, at most 30d; 0 ends it at once")
 	return func(ctx context.Context, s *session, args []string) error {
 		d, err := model.ParseDuration(*grace)
 		if err != nil {
-			return misused("-grace %q must be a duration such as 12h or 1d", *grace)
+			return command.Misused("-grace %q must be a duration such as 12h or 1d", *grace)
+		}
+		if time.Duration(d) > maxGrace {
+			return command.Misused("-grace %s is too long: an old key stays valid for 30d at most", *grace)
 		}
 		var t tokenAnswer
 		body := map[string]any{"graceSeconds": int64(time.Duration(d).Seconds())}

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
+
+	"github.com/palliumhq/pallium/policies/nearest"
 )
 
 // Unit says what a limit counts, and so how its value is written.
@@ -152,7 +154,7 @@ func find(key string) (Limit, error) {
 		}
 	}
 	msg := fmt.Sprintf("there is no limit %q", key)
-	if near := Nearest(key, Names()); near != "" {
+	if near := nearest.Word(snakeCase(key), Names()); near != "" {
 		msg += fmt.Sprintf("; did you mean %q?", near)
 	}
 	return 0, &Error{Key: key, Message: msg}
@@ -167,46 +169,14 @@ func describe(key string) (Description, error) {
 	return table[l], nil
 }
 
-// Nearest is the known word most like the given one, as a hint for a mistyped
-// one, or "" if there are no known words.
-func Nearest(word string, known []string) string {
-	// camelCase is what users of other JSON APIs try first.
-	var snake strings.Builder
-	for _, c := range word {
+// snakeCase is a key as limits are written; users of other JSON APIs try camelCase.
+func snakeCase(key string) string {
+	var b strings.Builder
+	for _, c := range key {
 		if 'A' <= c && c <= 'Z' {
-			snake.WriteByte('_')
+			b.WriteByte('_')
 		}
-		snake.WriteRune(c)
+		b.WriteRune(c)
 	}
-	word = strings.ToLower(snake.String())
-	const longest = 64
-	word = word[:min(len(word), longest)]
-	best, least := "", math.MaxInt
-	for _, k := range known {
-		if d := distance(word, k); d < least {
-			best, least = k, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return b.String()
 }

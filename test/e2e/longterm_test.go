@@ -115,7 +115,7 @@ func TestDeletion(t *testing.T) {
 	pushSeries(t, p, a, 3, "m_1")
 	check("pushed again", "m_1 m_2 m_3", "m_1 m_2")
 
-	if _, err := p.CLI("tenant", "delete", "team-a"); err != nil {
+	if _, err := p.CLI("tenant", "delete", "team-a", "-yes"); err != nil {
 		t.Fatal(err)
 	}
 	p.Kill() // the sweep runs at the start

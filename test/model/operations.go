@@ -75,7 +75,7 @@ func zero(d time.Duration) string {
 func (r *run) replaceTenant() {
 	i := r.gen.rnd.Intn(len(r.tenants))
 	t := r.tenants[i]
-	if _, err := r.sys.command("tenant", "delete", t.name); err != nil {
+	if _, err := r.sys.command("tenant", "delete", t.name, "-yes"); err != nil {
 		if !r.faulty.Load() {
 			r.t.Errorf("seed %d, step %d: %v", r.seed, r.step, err)
 		}

@@ -182,8 +182,8 @@ func (c *Commands) forget(w http.ResponseWriter, r *http.Request, q url.Values) 
 	if err != nil {
 		return c.failed(r, err, "the instance was not forgotten")
 	}
-	c.o.Logger.Warn("an operator had an instance forgotten", "instance", id, "windows_owed", windows)
-	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "windowsOwed": windows})
+	c.o.Logger.Warn("an operator had an instance forgotten", "instance", id, "pending_windows", windows)
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "pendingWindows": windows})
 	return nil
 }
 

@@ -110,7 +110,7 @@ type Member struct {
 	Roles       []string  `json:"roles"`
 	State       string    `json:"state"`
 	Unhealthy   bool      `json:"unhealthy"`
-	Silent      string    `json:"silent"` // since the last heartbeat
+	Since       string    `json:"sinceHeartbeat"` // since the last heartbeat
 	Registered  time.Time `json:"registered"`
 	Tokens      int       `json:"tokens"`
 	Share       float64   `json:"share"` // of the series, one of which has as many replicas as there are
@@ -167,10 +167,10 @@ func commands() []command {
 // Routes adds the commands that this process carries out.
 func (c *Commands) Routes(r chi.Router) {
 	for _, cmd := range commands() {
-		if cmd.cluster && c.o.Ring == nil {
-			continue
-		}
 		r.Method(cmd.method, cmd.path, admin.Serve(func(w http.ResponseWriter, r *http.Request) error {
+			if cmd.cluster && c.o.Ring == nil {
+				return admin.Fail(http.StatusNotFound, "", "there is no ring: this Pallium is one process")
+			}
 			q, err := admin.Query(r, cmd.params...)
 			if err != nil {
 				return err

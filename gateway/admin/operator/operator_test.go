@@ -125,7 +125,7 @@ func TestCommands(t *testing.T) {
 		{"GET", "/status", nil, 200, `"processes"`, ""},
 		{"GET", "/ring", nil, 200, `"losses":[]`, ""},
 		{"GET", "/ring", errors.New("no ring yet"), 503, "no ring yet", ""},
-		{"POST", "/ring/forget?instance=i&force=true", nil, 200, `"windowsOwed":4`, "forget i true"},
+		{"POST", "/ring/forget?instance=i&force=true", nil, 200, `"pendingWindows":4`, "forget i true"},
 		{"POST", "/ring/forget", nil, 400, "which one is to be forgotten", ""},
 		{"POST", "/ring/forget?instance=i", admin.Conflict("instance", "it is alive"), 409, "it is alive", "forget i false"},
 		{"POST", "/ring/leave?instance=i", nil, 202, `"started"`, "leave i false"},
@@ -215,7 +215,7 @@ func TestPage(t *testing.T) {
 			"waiting":[{"day":19999,"reason":"ingester-2 has not uploaded"}],
 			"failing":[{"tenant":"acme","day":19998,"error":"bad pack","since":"2026-11-25T00:00:00Z","next":"2026-11-25T03:00:00Z","attempts":6}]}},
 		{"instance":"ingester-2","error":"it does not answer"}],
-		"members":[{"id":"ingester-1","state":"ACTIVE","zone":"z1","roles":["ingester"],"tokens":128,"share":0.25,"silent":"0.1s"}],"ringError":"ring is late"}`}
+		"members":[{"id":"ingester-1","state":"ACTIVE","zone":"z1","roles":["ingester"],"tokens":128,"share":0.25,"sinceHeartbeat":"0.1s"}],"ringError":"ring is late"}`}
 	page, err := NewPage(PageOptions{Version: "1.2.3", Role: "all", Commands: commandsOver(f, true, &bytes.Buffer{}), Now: func() time.Time { return time.Unix(0, 0) }, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestWrongUsage: what is typed wrongly is answered with exit code 2, with what is
+// wrong in the words of the command line, and with the way out. Nothing suggests a
+// command that destroys something.
+func TestWrongUsage(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		// Words.
+		"foo":                   "unknown command \"pallium foo\"|Run 'pallium help'",
+		"aall":                  `did you mean "pallium all"?`,
+		"gatway":                `did you mean "pallium gateway"?`,
+		"servre":                "unknown command \"pallium servre\"|Run 'pallium help'",
+		"hepl":                  `did you mean "pallium help"?`,
+		"tenants list":          `did you mean "pallium tenant"?`,
+		"tokn list":             `did you mean "pallium token"?`,
+		"limit show x":          `did you mean "pallium limits"?`,
+		"polcy list":            `did you mean "pallium policy"?`,
+		"migrat up":             `did you mean "pallium migrate"?`,
+		"verfy":                 `did you mean "pallium verify"?`,
+		"conifg check x":        `did you mean "pallium config"?`,
+		"comapct":               `did you mean "pallium compact"?`,
+		"delete team-a":         "unknown command|Run 'pallium help'",
+		"tenant":                "needs a command|tenant create NAME",
+		"token":                 "needs a command|token issue",
+		"limits plans":          "needs a command|limits plans set NAME KEY=VALUE...",
+		"ring":                  "needs a command|ring leave INSTANCE",
+		"migrate":               "needs a command|migrate up",
+		"config":                "needs a command|config check FILE",
+		"tenant creat x":        `did you mean "pallium tenant create"?`,
+		"tenant lst":            `did you mean "pallium tenant list"?`,
+		"tenant delte x":        "unknown command \"pallium tenant delte\"|tenant delete NAME",
+		"tenant remove x":       "unknown command \"pallium tenant remove\"|tenant delete NAME",
+		"token delet x":         "unknown command \"pallium token delet\"|token delete ID",
+		"token isue":            `did you mean "pallium token issue"?`,
+		"limits plans lst":      `did you mean "pallium limits plans list"?`,
+		"limits sett a b=1":     `did you mean "pallium limits set"?`,
+		"migrate down":          "unknown command \"pallium migrate down\"|migrate status",
+		"config chekc x":        `did you mean "pallium config check"?`,
+		"help tokn":             `did you mean "pallium token"?`,
+		"help token isue":       `did you mean "pallium token issue"?`,
+		"completion powershell": "there are scripts for bash, zsh and fish",
+		"completion":            "bash|zsh|fish is missing",
+		// Arguments.
+		"all extra":                `unexpected argument "extra"|Usage: pallium all [FLAGS]`,
+		"gateway :9009":            `unexpected argument ":9009"`,
+		"verify data":              `unexpected argument "data"|-h' for its flags`,
+		"version now":              `unexpected argument "now"`,
+		"tenant create":            "NAME is missing|Usage: pallium tenant create NAME [FLAGS]",
+		"tenant create a b":        `unexpected argument "b" after NAME`,
+		"tenant show":              "NAME is missing",
+		"tenant list a":            `unexpected argument "a"`,
+		"tenant set a":             "give -display-name or -plan|limits set",
+		"token revoke":             "ID is missing",
+		"token rotate a b":         `unexpected argument "b" after ID`,
+		"limits set":               "TENANT KEY=VALUE... is missing",
+		"limits set a":             "KEY=VALUE... is missing",
+		"limits show":              "TENANT is missing",
+		"ring forget":              "INSTANCE is missing",
+		"loss accept":              "DAY is missing",
+		"loss accept today":        `"today" is not a UTC day such as 2026-11-30`,
+		"config check":             "FILE is missing",
+		"config check a -config b": "give FILE or -config, not both",
+		"config show a":            `unexpected argument "a"`,
+		// Flags.
+		"-confg x":                      "unknown flag -confg; did you mean -config?",
+		"all -data-dri x":               "did you mean -data-dir?",
+		"all -port 9009":                "unknown flag -port|-h' for its flags",
+		"all -config":                   "flag -config needs a value",
+		"all -target=ingester":          "unknown flag -target",
+		"backend -target=":              "-target: |ingester",
+		"backend -target=ingestr":       "-target: |ingester",
+		"backend -traget=all":           "did you mean -target?",
+		"token issue -tenant":           "flag -tenant needs a value",
+		"token issue -scope x":          "unknown flag -scope; did you mean -scopes?",
+		"token issue -tenant a":         "-name is missing: say what the key is for",
+		"token issue -name n":           "-tenant is missing (or -policy)",
+		"token issue -name n -tenant a": "-scopes is missing, such as metrics:write,metrics:read",
+		"token issue -name n -tenant a -scopes metrics:read -policy p":      "give either -policy, or -tenant and -scopes",
+		"token issue -name n -tenant a -scopes metrics:read -expires later": `-expires "later" must be a duration such as 90d`,
+		"token rotate x -grace 1":               `-grace "1" must be a duration such as 12h`,
+		"token rotate x -grace 60d":             "-grace 60d is too long|30d at most",
+		"policy create p -tenants a":            "-scopes is missing",
+		"policy create p -scopes a":             "-tenants is missing",
+		"policy set p":                          "give -tenants, -scopes or -display-name",
+		"tenant list -o yaml":                   "-o yaml: choose text or json",
+		"tenant list -q -o json":                "-q and -o json exclude each other",
+		"tenant list -q=maybe":                  `invalid boolean value "maybe" for -q`,
+		"tenant create a -limit retention=5":    `"5" is not allowed`,
+		"tenant create a -limit max_series=5":   `did you mean "max_query_series"?`,
+		"tenant create a -limit foo=5":          `there is no limit "foo"`,
+		"tenant create a -limit retention":      "must read key=value",
+		"aside drop -tenant a":                  "-day is missing; 'pallium aside list'",
+		"aside drop -tenant a -day x -window 1": `"x" is not a UTC day`,
+		"verify -tenant a/b":                    "-tenant|'/'",
+		"verify -dta":                           "did you mean -data?",
+		// What is named does not exist.
+		"-config /none":                "read configuration|/none",
+		"all -config " + dir:           "read configuration|is a directory",
+		"verify -config /none":         "read configuration|/none",
+		"migrate status -config /none": "read configuration|/none",
+	} {
+		t.Run(line, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := runCommand(strings.Fields(line), strings.NewReader(""), &stdout, &stderr)
+			if code != 2 || stdout.Len() > 0 {
+				t.Errorf("exit %d, stdout %q", code, &stdout)
+			}
+			for _, part := range strings.Split(want, "|") {
+				if !strings.Contains(stderr.String(), part) {
+					t.Errorf("it says %q, want %q", &stderr, part)
+				}
+			}
+			first, _, _ := strings.Cut(stderr.String(), "\n")
+			for _, destroys := range []string{"delete\"", "drop\"", "forget\"", "revoke\"", "accept\"", "leave\""} {
+				if strings.Contains(first, "did you mean") && strings.Contains(first, destroys) {
+					t.Errorf("it suggests to destroy something: %s", first)
+				}
+			}
+			for _, api := range []string{"main.", "Seconds", "?cascade", "strconv", "unmarshal"} {
+				if strings.Contains(first, api) {
+					t.Errorf("it has a word of the inside, %q: %s", api, first)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
+)
+
+type asideAnswer struct {
+	Ingester string `json:"ingester"`
+	Tenant   string `json:"tenant"`
+	Day      int64  `json:"day"`
+	Window   int    `json:"window"`
+	Series   int64  `json:"series"`
+	Samples  int64  `json:"samples"`
+	Bytes    int64  `json:"bytes"`
+	Reason   string `json:"reason"`
+	Dropped  string `json:"dropped"`
+}
+
+func asideVerbs() []command.Command {
+	return []command.Command{
+		verb("aside list", "", "list series that no pack could hold", 0, 0, asideList),
+		destroys(verb("aside drop", "", "delete series that no pack could hold, of one tenant, window and ingester", 0, 0, asideDrop)),
+	}
+}
+
+func asideList(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, _ []string) error {
+		head := []string{"TENANT", "DAY", "WINDOW", "INGESTER", "SERIES", "SAMPLES", "BYTES", "REASON"}
+		name := func(a asideAnswer) string {
+			return fmt.Sprintf("%s %s %d %s", a.Tenant, dateOf(a.Day), a.Window, a.Ingester)
+		}
+		return list(ctx, s, path("aside"), url.Values{}, name, head, func(a asideAnswer) []string {
+			reason := a.Reason
+			if a.Dropped != "" {
+				reason = "being deleted"
+			}
+			return []string{a.Tenant, dateOf(a.Day), strconv.Itoa(a.Window), a.Ingester, strconv.FormatInt(a.Series, 10),
+				strconv.FormatInt(a.Samples, 10), strconv.FormatInt(a.Bytes, 10), reason}
+		})
+	}
+}
+
+func asideDrop(fs *flag.FlagSet) action {
+	tenant := fs.String("tenant", "", "`tenant` of the series")
+	date := fs.String("day", "", "UTC `day`, such as 2026-11-30")
+	window := fs.Int("window", -1, "`number` of the window of two hours, from 0 to 11")
+	ingester := fs.String("ingester", "", "`instance` that set them aside")
+	yes := yesFlag(fs)
+	return func(ctx context.Context, s *session, _ []string) error {
+		switch {
+		case *tenant == "":
+			return command.Misused("-tenant is missing; 'pallium aside list' lists what there is")
+		case *date == "":
+			return command.Misused("-day is missing; 'pallium aside list' lists what there is")
+		case *window < 0 || *window > 11:
+			return command.Misused("-window must be a number from 0 to 11; 'pallium aside list' lists what there is")
+		}
+		n, err := parseDay(*date)
+		if err != nil {
+			return err
+		}
+		q := url.Values{"tenant": {*tenant}, "day": {strconv.FormatInt(n, 10)}, "window": {strconv.Itoa(*window)}}
+		if *ingester != "" {
+			q.Set("ingester", *ingester)
+		}
+		warning := fmt.Sprintf("This deletes the series of tenant %s that ingester %s set aside in window %d of %s, permanently.",
+			*tenant, orNone(*ingester), *window, dateOf(n))
+		if err := s.confirm(*yes, warning, *tenant); err != nil {
+			return err
+		}
+		var result struct {
+			Message string      `json:"message"`
+			Dropped asideAnswer `json:"dropped"`
+		}
+		a, err := s.call(ctx, http.MethodPost, path("aside", "drop")+"?"+q.Encode(), "", nil, &result)
+		if err != nil {
+			return err
+		}
+		return s.print(a, strconv.FormatInt(result.Dropped.Series, 10), func() {
+			s.say("dropped %d series with %d samples; %s\n", result.Dropped.Series, result.Dropped.Samples, result.Message)
+		})
+	}
+}

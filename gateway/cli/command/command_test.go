@@ -1,0 +1,161 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// bakery is a table whose commands print what they got.
+func bakery() *Table {
+	cmd := func(name, args string, least, most int) Command {
+		return Command{Name: name, Args: args, About: "about " + name, Min: least, Max: most, Setup: func(fs *flag.FlagSet) Action {
+			oven := fs.String("oven", "small", "the `oven`")
+			fs.Bool("slow", false, "slowly")
+			fs.Int("loaves", 1, "how many")
+			return func(_ context.Context, sh *Shell, args []string) error {
+				fmt.Fprintf(sh.Out, "%s %s %v", name, *oven, args)
+				switch {
+				case len(args) > 0 && args[0] == "burnt":
+					return errors.New("it is burnt")
+				case len(args) > 0 && args[0] == "logged":
+					return fmt.Errorf("x: %w", ErrReported)
+				case len(args) > 0 && args[0] == "recipe":
+					return Invalid(errors.New("recipe: no flour"))
+				}
+				return nil
+			}
+		}}
+	}
+	eat := cmd("bread delete", "LOAF", 1, 1)
+	eat.Destroys = true
+	return &Table{Program: "bakery", Default: "serve", Notes: "NOTES\n", Groups: []Group{
+		{Title: "Servers", Commands: []Command{cmd("serve", "", 0, 0)}},
+		{Title: "Bread", Commands: []Command{cmd("bread bake", "LOAF", 1, 1), cmd("bread list", "", 0, 0), eat, cmd("bread crumbs list", "", 0, 0),
+			cmd("cake mix", "THING MORE...", 2, -1), cmd("version", "", 0, 0)}},
+		{Title: "Other", Commands: []Command{Completion("bakery")}},
+	}}
+}
+
+func TestRun(t *testing.T) {
+	for _, tt := range []struct {
+		line string
+		code int
+		want string // in stdout, of an error in stderr
+	}{
+		{"", 0, "serve small []"},
+		{"-oven big", 0, "serve big []"},
+		{"--oven=big", 0, "serve big []"},
+		{"serve", 0, "serve small []"},
+		{"serve now", 2, `bakery serve: unexpected argument "now"` + "\n\nUsage: bakery serve [FLAGS]\nRun 'bakery serve -h' for its flags.\n"},
+		{"bread bake rye -oven big", 0, "bread bake big [rye]"},
+		{"bread bake -oven big rye -slow", 0, "bread bake big [rye]"},
+		{"bread bake -- -rye", 0, "bread bake small [-rye]"},
+		{"bread bake", 2, "LOAF is missing"},
+		{"bread bake a b", 2, `unexpected argument "b" after LOAF`},
+		{"cake mix a", 2, "MORE... is missing"},
+		{"cake mix", 2, "THING MORE... is missing"},
+		{"cake mix a b c", 0, "cake mix small [a b c]"},
+		{"bread bake burnt", 1, "bakery bread bake: it is burnt\n"},
+		{"bread bake logged", 1, ""},
+		{"bread bake recipe", 2, "bakery bread bake: recipe: no flour\n"},
+		{"bread bake rye -ovn big", 2, "unknown flag -ovn; did you mean -oven?"},
+		{"bread bake rye -zzz", 2, "unknown flag -zzz\n"},
+		{"bread bake rye -oven", 2, "flag -oven needs a value"},
+		{"bread bake rye -loaves many", 2, `invalid value "many" for flag -loaves`},
+		{"bread bkae rye", 2, `unknown command "bakery bread bkae"; did you mean "bakery bread bake"?`},
+		{"bread delet rye", 2, "unknown command \"bakery bread delet\"\n\nCommands of bread:\n  bread bake LOAF"},
+		{"bread crumbs lst", 2, `did you mean "bakery bread crumbs list"?`},
+		{"bread", 2, `"bakery bread" needs a command`},
+		{"bread -oven x", 2, `"bakery bread" needs a command`},
+		{"cake delete", 2, "Commands of cake:\n  cake mix"},
+		{"braed delete", 2, `did you mean "bakery bread"?`},
+		{"foo", 2, "unknown command \"bakery foo\"\n\nRun 'bakery help' for all commands.\n"},
+		{"delete", 2, `unknown command "bakery delete"`},
+		{"bread -h", 0, "Usage: bakery bread COMMAND [FLAGS]\n\n  bread bake LOAF    about bread bake\n"},
+		{"bread bake -h", 0, "Usage: bakery bread bake LOAF [FLAGS]\n\nAbout bread bake.\n\nFlags:\n"},
+		{"help", 0, "Servers:\n  serve  about serve\n\nBread:\n"},
+		{"help", 0, "NOTES"},
+		{"-h", 0, "Usage: bakery [COMMAND] [FLAGS]\n"},
+		{"--help", 0, "Usage: bakery [COMMAND] [FLAGS]\n"},
+		{"help bread", 0, "bread delete LOAF"},
+		{"help bread crumbs", 0, "bread crumbs list"},
+		{"help bread bake", 0, "-oven oven"},
+		{"help bread bkae", 2, `did you mean "bakery bread bake"?`},
+		{"help xyz", 2, "unknown command"},
+		{"-version", 0, "version small []"},
+		{"completion tcsh", 2, `unknown shell "tcsh"`},
+		{"completion", 2, "bash|zsh|fish is missing"},
+	} {
+		var out, errs bytes.Buffer
+		code := bakery().Run(t.Context(), strings.Fields(tt.line), Shell{Out: &out, Err: &errs})
+		got := out.String()
+		if tt.code != 0 {
+			got = errs.String()
+		}
+		if code != tt.code || !strings.Contains(got, tt.want) || tt.code == 0 && errs.Len() > 0 {
+			t.Errorf("bakery %s\nexit %d, want %d\nstdout: %s\nstderr: %s\nwant: %s", tt.line, code, tt.code, &out, &errs, tt.want)
+		}
+	}
+}
+
+func TestComplete(t *testing.T) {
+	for _, tt := range []struct {
+		words []string
+		want  string // the words, without what they mean
+	}{
+		{nil, "serve bread cake version completion"},
+		{[]string{""}, "serve bread cake version completion"},
+		{[]string{"b"}, "bread"},
+		{[]string{"-o"}, "-oven"},
+		{[]string{"bread", ""}, "bake list delete crumbs"},
+		{[]string{"bread", "crumbs", ""}, "list"},
+		{[]string{"bread", "bake", "-"}, "-loaves -oven -slow"},
+		{[]string{"bread", "bake", "rye", "--sl"}, "-slow"},
+		{[]string{"bread", "-"}, ""},
+		{[]string{"xyz", ""}, ""},
+		{[]string{"bread", "bake", ""}, ""},
+	} {
+		var out, errs bytes.Buffer
+		bakery().Run(t.Context(), append([]string{completeWords}, tt.words...), Shell{Out: &out, Err: &errs})
+		var got []string
+		for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+			word, means, _ := strings.Cut(line, "\t")
+			if got = append(got, word); word != "" && means == "" {
+				t.Errorf("%q: %q has no meaning", tt.words, word)
+			}
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%q: %q, want %q", tt.words, got, tt.want)
+		}
+	}
+}
+
+// TestBash: a real bash asks the program and offers what it answers.
+func TestBash(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	stub := "#!/bin/sh\n[ \"$*\" = '__complete bread b' ] && printf 'bake\\tabout\\nbuy\\tabout buying\\n'\n"
+	if err := os.WriteFile(filepath.Join(dir, "bakery"), []byte(stub), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var script bytes.Buffer
+	bakery().Run(t.Context(), []string{"completion", "bash"}, Shell{Out: &script, Err: os.Stderr})
+	script.WriteString("COMP_WORDS=(bakery bread b) COMP_CWORD=2\n_bakery\nprintf '%s,' \"${COMPREPLY[@]}\"\ncomplete -p bakery\n")
+	cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", script.String())
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	if err != nil || string(out) != "bake,buy,complete -o default -F _bakery bakery\n" {
+		t.Errorf("%s %v", out, err)
+	}
+}

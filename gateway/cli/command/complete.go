@@ -1,0 +1,69 @@
+package command
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// completeWords is the hidden command by which shells ask for what may follow.
+const completeWords = "__complete"
+
+// Completion is the command that prints completion scripts; its table has it and what
+// it completes.
+func Completion(program string) Command {
+	return Command{Name: "completion", Args: "bash|zsh|fish", About: "print a script with which a shell completes commands and flags",
+		Min: 1, Max: 1, Setup: func(*flag.FlagSet) Action { return completion(program) }}
+}
+
+// complete prints what may follow some words, of which the last may be incomplete:
+// a word, a tab and what it means on each line.
+func (t *Table) complete(words []string, w io.Writer) {
+	if len(words) == 0 {
+		words = []string{""}
+	}
+	done, last := words[:len(words)-1], words[len(words)-1]
+	if len(done) == 0 && strings.HasPrefix(last, "-") {
+		done = []string{t.Default}
+	}
+	if strings.HasPrefix(last, "-") {
+		t.completeFlag(done, last, w)
+		return
+	}
+	prefix := ""
+	if len(done) > 0 {
+		prefix = strings.Join(done, " ") + " "
+	}
+	seen := map[string]bool{}
+	for _, c := range t.all() {
+		rest, ok := strings.CutPrefix(c.Name, prefix)
+		word, _, more := strings.Cut(rest, " ")
+		if !ok || seen[word] || !strings.HasPrefix(word, last) {
+			continue
+		}
+		seen[word] = true
+		about := c.About
+		if more {
+			about = "commands of " + strings.TrimSpace(prefix+word)
+		}
+		fmt.Fprintf(w, "%s\t%s\n", word, about)
+	}
+}
+
+// completeFlag prints the flags of the command that the words begin with.
+func (t *Table) completeFlag(words []string, last string, w io.Writer) {
+	c, _, err := t.find(words)
+	if err != nil || c == nil {
+		return
+	}
+	fs := flag.NewFlagSet(c.Name, flag.ContinueOnError)
+	c.Setup(fs)
+	typed := strings.TrimLeft(last, "-")
+	fs.VisitAll(func(f *flag.Flag) {
+		if strings.HasPrefix(f.Name, typed) {
+			_, usage := flag.UnquoteUsage(f)
+			fmt.Fprintf(w, "-%s\t%s\n", f.Name, usage)
+		}
+	})
+}

@@ -1,0 +1,58 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// The scripts have the program itself say what may follow, so that they fit every
+// version. PROGRAM is its name.
+const (
+	bashScript = `# bash completion for PROGRAM. Load it now:  source <(PROGRAM completion bash)
+# or for all shells:  PROGRAM completion bash > /etc/bash_completion.d/PROGRAM
+_PROGRAM() {
+	local IFS=$'\n'
+	COMPREPLY=($("${COMP_WORDS[0]}" __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1))
+}
+complete -o default -F _PROGRAM PROGRAM
+`
+	zshScript = `#compdef PROGRAM
+# zsh completion for PROGRAM. Load it now:  source <(PROGRAM completion zsh)
+# or for all shells:  PROGRAM completion zsh > "${fpath[1]}/_PROGRAM"
+_PROGRAM() {
+	local -a lines words_only
+	lines=("${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+	words_only=("${(@)lines%%$'\t'*}")
+	if [[ -n "${words_only[1]}" ]]; then
+		compadd -- "${words_only[@]}"
+	else
+		_files
+	fi
+}
+if [[ "${funcstack[1]}" == "_PROGRAM" ]]; then
+	_PROGRAM "$@"
+else
+	compdef _PROGRAM PROGRAM
+fi
+`
+	fishScript = `# fish completion for PROGRAM. Load it now:  PROGRAM completion fish | source
+# or for all shells:  PROGRAM completion fish > ~/.config/fish/completions/PROGRAM.fish
+function __PROGRAM_complete
+	set -l line (commandline -opc) (commandline -ct)
+	$line[1] __complete $line[2..-1] 2>/dev/null
+end
+complete -c PROGRAM -a '(__PROGRAM_complete)'
+`
+)
+
+func completion(program string) Action {
+	return func(_ context.Context, sh *Shell, args []string) error {
+		script, ok := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[args[0]]
+		if !ok {
+			return Misused("unknown shell %q; there are scripts for bash, zsh and fish", args[0])
+		}
+		_, err := fmt.Fprint(sh.Out, strings.ReplaceAll(script, "PROGRAM", program))
+		return err
+	}
+}

@@ -1,0 +1,251 @@
+package cli
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
+)
+
+func operatorVerbs() []command.Command {
+	return []command.Command{
+		verb("status", "", "show ingesters, the compactor and the members of the ring", 0, 0, showStatus),
+		verb("flush", "", "seal everything in memory and upload it", 0, 0, flush),
+		verb("compact", "", "compact everything that is uploaded, open days too", 0, 0, compact),
+		verb("loss list", "", "list windows that were lost with an ingester's disk and are not uploaded by replicas", 0, 0, lossList),
+		destroys(verb("loss accept", "DAY", "give up the lost samples of a UTC day, which is compacted and queried without them", 1, 1,
+			lossAccept)),
+		verb("erasure show", "TENANT", "show what was erased of a deleted tenant", 1, 1, erasureShow),
+	}
+}
+
+// taskFlags declares the flags of commands that may take long.
+func taskFlags(fs *flag.FlagSet, of string) (instance *string, background *bool) {
+	return fs.String("instance", "", of), fs.Bool("background", false, "return at once and do not wait until it is done")
+}
+
+// task starts a command, and waits for it unless it is to go on in the background.
+func (s *session) task(ctx context.Context, p string, q url.Values, background bool, done string) error {
+	if !background {
+		s.patient = true
+		q.Set("wait", "true")
+	}
+	var result struct {
+		Message string `json:"message"`
+	}
+	a, err := s.call(ctx, http.MethodPost, p+"?"+q.Encode(), "", nil, &result)
+	if err != nil {
+		return err
+	}
+	if background {
+		return s.print(a, "started", func() { s.say("started; the log and 'pallium status' say how far it is\n") })
+	}
+	return s.print(a, "done", func() {
+		s.say("%s\n", done)
+		if result.Message != "" {
+			s.say("%s\n", result.Message)
+		}
+	})
+}
+
+func flush(fs *flag.FlagSet) action {
+	instance, background := taskFlags(fs, "flush the `ingester` of this name only")
+	return func(ctx context.Context, s *session, _ []string) error {
+		return s.task(ctx, path("flush"), instanceOf(*instance), *background,
+			"flushed: every sample acknowledged before is in the long-term store")
+	}
+}
+
+func instanceOf(name string) url.Values {
+	q := url.Values{}
+	if name != "" {
+		q.Set("instance", name)
+	}
+	return q
+}
+
+func compact(fs *flag.FlagSet) action {
+	instance, background := taskFlags(fs, "have the `compactor` of this name do it")
+	expire := fs.Bool("expire-all", false, "then delete all days beyond retention at once, however many they are; the clock must be right")
+	return func(ctx context.Context, s *session, _ []string) error {
+		q := instanceOf(*instance)
+		if *expire {
+			q.Set("expire", "all")
+		}
+		return s.task(ctx, path("compact"), q, *background, "compacted")
+	}
+}
+
+type lossAnswer struct {
+	Ingester string `json:"ingester"`
+	Zone     string `json:"zone"`
+	Day      int64  `json:"day"`
+	Window   int    `json:"window"`
+}
+
+func lossList(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, _ []string) error {
+		var r ringAnswer
+		a, err := s.call(ctx, http.MethodGet, path("ring"), "", nil, &r)
+		if err != nil {
+			return err
+		}
+		var rows [][]string
+		for _, l := range r.Losses {
+			rows = append(rows, []string{dateOf(l.Day), windowOf(l.Window), l.Ingester, l.Zone})
+		}
+		return s.table(a, []string{"DAY", "WINDOW", "INGESTER", "ZONE"}, rows)
+	}
+}
+
+func lossAccept(fs *flag.FlagSet) action {
+	yes := yesFlag(fs)
+	return func(ctx context.Context, s *session, args []string) error {
+		n, err := parseDay(args[0])
+		if err != nil {
+			return err
+		}
+		warning := fmt.Sprintf("This gives up the samples of %s (day %d) that only lost ingesters have, permanently. "+
+			"Replicas upload their copies by themselves; 'pallium loss list' shows what is left.", dateOf(n), n)
+		if err := s.confirm(*yes, warning, args[0]); err != nil {
+			return err
+		}
+		var result struct {
+			Intents int `json:"intents"`
+		}
+		a, err := s.call(ctx, http.MethodPost, path("compact", "accept-loss")+"?day="+strconv.FormatInt(n, 10), "", nil, &result)
+		if err != nil {
+			return err
+		}
+		return s.print(a, strconv.Itoa(result.Intents), func() { s.say("accepted the loss of %d windows\n", result.Intents) })
+	}
+}
+
+func erasureShow(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, args []string) error {
+		var e struct {
+			Tenant    string `json:"tenant"`
+			DeletedAt string `json:"deletedAt"`
+			Objects   int    `json:"erasedObjects"`
+			Bytes     int64  `json:"erasedBytes"`
+			Index     bool   `json:"erasedIndex"`
+			SharedBy  string `json:"sharedPacksGoneBy"`
+		}
+		a, err := s.call(ctx, http.MethodGet, path("erasures", args[0]), "", nil, &e)
+		if err != nil {
+			return err
+		}
+		return s.print(a, e.SharedBy, func() {
+			s.fields("tenant", e.Tenant, "deleted", e.DeletedAt, "objects erased", strconv.Itoa(e.Objects),
+				"bytes erased", strconv.FormatInt(e.Bytes, 10), "index erased", strconv.FormatBool(e.Index), "shared packs gone by", e.SharedBy)
+		})
+	}
+}
+
+const dayLayout = time.DateOnly
+
+// dateOf is the date of a UTC day that is counted since 1970.
+func dateOf(day int64) string { return time.Unix(day*86400, 0).UTC().Format(dayLayout) }
+
+// windowOf is the time of day of a window.
+func windowOf(window int) string { return fmt.Sprintf("%02d:00-%02d:00", window*2, window*2+2) }
+
+// parseDay reads a date, or the number of a day since 1970 as logs have it.
+func parseDay(text string) (int64, error) {
+	if n, err := strconv.ParseInt(text, 10, 32); err == nil {
+		return n, nil
+	}
+	t, err := time.Parse(dayLayout, text)
+	if err != nil {
+		return 0, command.Misused("%q is not a UTC day such as 2026-11-30", text)
+	}
+	return t.Unix() / 86400, nil
+}
+
+type statusAnswer struct {
+	Processes []struct {
+		Instance string `json:"instance"`
+		Error    string `json:"error"`
+		Ingester *struct {
+			HeadBytes int64
+			Tenants   []struct{ Series int }
+			Packs     []struct{}
+		} `json:"ingester"`
+		Compactor *struct {
+			Day     int64
+			LastRun time.Time
+			LastErr string
+			Clock   string
+			Waiting []struct {
+				Day    int64
+				Reason string
+			}
+			Failing []struct {
+				Tenant string
+				Day    int64
+				Err    string
+			}
+		} `json:"compactor"`
+	} `json:"processes"`
+	Members   []memberAnswer `json:"members"`
+	RingError string         `json:"ringError"`
+}
+
+func showStatus(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, _ []string) error {
+		var st statusAnswer
+		a, err := s.call(ctx, http.MethodGet, path("status"), "", nil, &st)
+		if err != nil {
+			return err
+		}
+		return s.print(a, strconv.Itoa(len(st.Processes)), func() { s.sayStatus(&st) })
+	}
+}
+
+func (s *session) sayStatus(st *statusAnswer) {
+	for _, p := range st.Processes {
+		if p.Error != "" {
+			s.say("%s: %s\n", p.Instance, p.Error)
+		}
+		if i := p.Ingester; i != nil {
+			series := 0
+			for _, t := range i.Tenants {
+				series += t.Series
+			}
+			s.say("ingester %s: %d series of %d tenants in the head, %d MiB; %d local packs\n",
+				p.Instance, series, len(i.Tenants), i.HeadBytes>>20, len(i.Packs))
+		}
+		c := p.Compactor
+		if c == nil {
+			continue
+		}
+		doing := "idle"
+		if c.Day >= 0 {
+			doing = "compacting " + dateOf(c.Day)
+		}
+		s.say("compactor %s: %s, last run %s\n", p.Instance, doing, c.LastRun.UTC().Format(time.RFC3339))
+		for _, text := range []string{c.LastErr, c.Clock} {
+			if text != "" {
+				s.say("  %s\n", text)
+			}
+		}
+		for _, w := range c.Waiting {
+			s.say("  %s waits: %s\n", dateOf(w.Day), w.Reason)
+		}
+		for _, f := range c.Failing {
+			s.say("  %s of tenant %s fails: %s\n", dateOf(f.Day), f.Tenant, f.Err)
+		}
+	}
+	if st.RingError != "" {
+		s.say("ring: %s\n", st.RingError)
+	}
+	if len(st.Members) > 0 {
+		s.say("\n")
+		s.sayTable(memberHead, memberRows(st.Members))
+	}
+}

@@ -1,0 +1,235 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/admin"
+	"github.com/palliumhq/pallium/gateway/admin/operator"
+)
+
+// cluster is a backend that remembers what it was told.
+type cluster struct{ did []string }
+
+func (c *cluster) note(format string, args ...any) {
+	c.did = append(c.did, fmt.Sprintf(format, args...))
+}
+
+func (c *cluster) Flush(_ context.Context, instance string) (operator.Task, error) {
+	return func(context.Context) (map[string]any, error) { c.note("flush %q", instance); return nil, nil }, nil
+}
+
+func (c *cluster) Compact(_ context.Context, instance string, all bool) (operator.Task, error) {
+	return func(context.Context) (map[string]any, error) { c.note("compact %q %v", instance, all); return nil, nil }, nil
+}
+
+func (c *cluster) AcceptLoss(_ context.Context, day int64) (int, error) {
+	c.note("accept %d", day)
+	return 2, nil
+}
+
+func (c *cluster) Erasure(_ context.Context, id tenant.ID) (*operator.Erasure, error) {
+	if id != "gone" {
+		return nil, nil
+	}
+	return &operator.Erasure{Tenant: id, Objects: 5, Rows: true}, nil
+}
+
+func (c *cluster) Asides(context.Context) ([]operator.Aside, error) {
+	return []operator.Aside{{AsideKey: operator.AsideKey{Ingester: "ingester-1", Tenant: "a", Day: 20_000, Window: 3}, Series: 7, Samples: 70, Reason: "too large"}}, nil
+}
+
+func (c *cluster) DropAside(_ context.Context, k operator.AsideKey) (operator.Aside, bool, error) {
+	c.note("drop %s %s %d %d", k.Tenant, k.Ingester, k.Day, k.Window)
+	return operator.Aside{AsideKey: k, Series: 7}, false, nil
+}
+
+func (c *cluster) Status(context.Context) (json.RawMessage, error) {
+	return json.RawMessage(`{"processes":[{"instance":"b-1","error":"connection refused"},
+		{"instance":"i-1","ingester":{"ID":"i-1","HeadBytes":3145728,"Tenants":[{"Tenant":"a","Series":4},{"Tenant":"b","Series":5}],"Packs":[{}]}},
+		{"instance":"c-1","compactor":{"Day":-1,"LastRun":"2026-11-30T01:02:03Z","Waiting":[{"Day":20000,"Reason":"an upload is pending"}],
+			"Failing":[{"Tenant":"a","Day":20001,"Err":"pack is damaged"}]}}],
+		"members":[{"id":"i-1","state":"ACTIVE","roles":["ingester"],"tokens":128,"share":0.25,"sinceHeartbeat":"1s","unhealthy":true}]}`), nil
+}
+
+func (c *cluster) Members(context.Context) ([]operator.Member, error) {
+	return []operator.Member{{ID: "ingester-1", Zone: "zone-a", State: "ACTIVE", Roles: []string{"ingester"}, Tokens: 128, Share: 0.5, Since: "1.2s"}}, nil
+}
+
+func (c *cluster) Losses(context.Context) ([]operator.Loss, error) {
+	return []operator.Loss{{Ingester: "ingester-2", Zone: "zone-b", Day: 20_000, Window: 11}}, nil
+}
+
+func (c *cluster) Forget(_ context.Context, id string, force bool) (int, error) {
+	if id == "alive" && !force {
+		return 0, admin.Fail(409, "instance", "it still sends heartbeats; ?force=true removes it all the same")
+	}
+	c.note("forget %s %v", id, force)
+	return 4, nil
+}
+
+func (c *cluster) Leave(_ context.Context, id string, wait bool) error {
+	c.note("leave %s %v", id, wait)
+	return nil
+}
+
+// TestOperator: each of the operator's commands does what it is for, and those that
+// destroy something do nothing before they are confirmed.
+func TestOperator(t *testing.T) {
+	c := &cluster{}
+	s := newShellWith(t, operator.New(operator.Options{Backend: c, Ring: c, Logger: slog.New(slog.DiscardHandler), Background: func(do func(context.Context)) { do(context.Background()) }}).Routes)
+	for _, tt := range []struct {
+		line  string
+		typed string
+		code  int
+		want  string
+		did   string
+	}{
+		{line: "flush", want: "every sample acknowledged before", did: `flush ""`},
+		{line: "flush -instance i -background", want: "started", did: `flush "i"`},
+		{line: "compact", want: "compacted", did: `compact "" false`},
+		{line: "compact -instance c -expire-all -q", want: "done\n", did: `compact "c" true`},
+		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local packs\n"},
+		{line: "status", want: "b-1: connection refused\n"},
+		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  2024-10-04 waits: an upload is pending\n  2024-10-05 of tenant a fails: pack is damaged\n"},
+		{line: "status", want: "ACTIVE, unhealthy"},
+		{line: "loss list", want: "2024-10-04  22:00-24:00  ingester-2  zone-b"},
+		{line: "loss list -q", want: "2024-10-04\n"},
+		{line: "loss accept 2024-10-04", code: 1, want: "scripts pass -yes"},
+		{line: "loss accept 2024-10-04", typed: "yes\n", code: 1, want: `nothing was changed: "yes" was typed and not "2024-10-04"`},
+		{line: "loss accept 2024-10-04", typed: "2024-10-04\n", want: "accepted the loss of 2 windows", did: "accept 20000"},
+		{line: "loss accept 20000 -yes", want: "accepted the loss of 2 windows", did: "accept 20000"},
+		{line: "loss accept yesterday", code: 2, want: `"yesterday" is not a UTC day such as 2026-11-30`},
+		{line: "erasure show gone", want: "objects erased:"},
+		{line: "erasure show a", code: 1, want: `tenant "a" is not a deleted tenant`},
+		{line: "ring list", want: "ingester-1  ingester  ACTIVE  zone-a  1.2s            50.0%"},
+		{line: "ring list -o json", want: `"sinceHeartbeat": "1.2s"`},
+		{line: "ring leave i", want: "i has left the cluster", did: "leave i true"},
+		{line: "ring leave i -background", want: "started", did: "leave i false"},
+		{line: "ring leave", code: 2, want: "INSTANCE is missing"},
+		{line: "ring forget i", code: 1, want: "nothing was changed"},
+		{line: "ring forget i", typed: "i", want: "replicas must upload 4 windows", did: "forget i false"},
+		{line: "ring forget alive -yes", code: 1, want: "it still sends heartbeats; -force removes it all the same"},
+		{line: "ring forget alive -yes -force", want: "forgot alive", did: "forget alive true"},
+		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
+		{line: "aside drop", code: 2, want: "-tenant is missing"},
+		{line: "aside drop -tenant a -day 2024-10-04", code: 2, want: "-window must be a number from 0 to 11"},
+		{line: "aside drop -tenant a -day 2024-10-04 -window x", code: 2, want: `invalid value "x" for flag -window`},
+		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", code: 1, want: "nothing was changed"},
+		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", typed: "a\r\n", want: "dropped 7 series", did: "drop a i 20000 3"},
+	} {
+		c.did, s.typed = nil, tt.typed
+		code, out, errs := s.run(tt.line)
+		got := out
+		if tt.code != 0 {
+			got = errs
+		}
+		if code != tt.code || !strings.Contains(got, tt.want) || strings.Join(c.did, ";") != tt.did {
+			t.Errorf("pallium %s\nexit %d, want %d; did %v, want %q\nstdout: %s\nstderr: %s\nwant: %s", tt.line, code, tt.code, c.did, tt.did, out, errs, tt.want)
+		}
+	}
+}
+
+// TestOneProcess: without a cluster there is no ring.
+func TestOneProcess(t *testing.T) {
+	s := newShellWith(t, operator.New(operator.Options{Backend: &cluster{}, Logger: slog.New(slog.DiscardHandler)}).Routes)
+	if code, _, errs := s.run("ring list"); code != 1 || errs == "" {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
+// TestDeleteTenant: a deletion says what is lost and needs the tenant's name.
+func TestDeleteTenant(t *testing.T) {
+	s := newShell(t)
+	s.must("token issue -create-tenant -tenant a -scopes metrics:read -name dashboards")
+	s.must("token issue -tenant a -scopes metrics:write -name prometheus")
+	for _, typed := range []string{"", "yes\n", "b\n", "a b\n"} {
+		s.typed = typed
+		code, _, errs := s.run("tenant delete a")
+		if code != 1 || !strings.Contains(errs, "nothing was changed") {
+			t.Errorf("typed %q: exit %d, %s", typed, code, errs)
+		}
+		for _, want := range []string{"all its samples", "2 active API keys (", "prometheus", "2 access policies", "cannot be used again", "Type a to go on: "} {
+			if !strings.Contains(errs, want) {
+				t.Errorf("it does not say %q: %s", want, errs)
+			}
+		}
+	}
+	s.typed = "a\n"
+	if code, out, _ := s.run("tenant delete a"); code != 0 || out != "deleted a\n" {
+		t.Errorf("exit %d, %s", code, out)
+	}
+}
+
+// TestChanges: what only the API could change.
+func TestChanges(t *testing.T) {
+	s := newShell(t)
+	s.must("tenant create a -display-name A -limit max_query_steps=5")
+	s.must("limits plans create gold -limit max_active_series=7")
+	if out := s.must("tenant set a -plan gold"); out != "plan: (none) -> gold\n" {
+		t.Errorf("set plan: %q", out)
+	}
+	if out := s.must("tenant set a -display-name B"); out != "display name: A -> B\n" {
+		t.Errorf("set display name: %q", out)
+	}
+	out := s.must("limits show a")
+	for _, want := range []string{"max_active_series", "plan gold", "override", "default"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("limits show lacks %q: %s", want, out)
+		}
+	}
+	if out := s.must(`tenant set a -plan=`); out != "plan: gold -> (none)\n" || strings.Contains(s.must("limits show a"), "plan gold") {
+		t.Errorf("take the plan away: %q", out)
+	}
+	if code, _, errs := s.run("tenant set a"); code != 2 || !strings.Contains(errs, "limits set") {
+		t.Errorf("nothing to set: %d %s", code, errs)
+	}
+	s.must("tenant create b")
+	s.must("policy create p -tenants a -scopes metrics:read")
+	if out := s.must("policy set p -tenants a,b -scopes metrics:read,metrics:write"); out != "tenants: a -> a,b\nscopes: metrics:read -> metrics:read,metrics:write\n" {
+		t.Errorf("policy set: %q", out)
+	}
+	if code, _, errs := s.run("policy set p"); code != 2 || !strings.Contains(errs, "give -tenants") {
+		t.Errorf("policy set without flags: %d %s", code, errs)
+	}
+	s.must("token issue -policy p -name n")
+	id := strings.TrimSpace(s.must("token list -q"))
+	if out := s.must("token show " + id); !strings.Contains(out, "active") || !strings.Contains(out, "a, b") {
+		t.Errorf("token show: %s", out)
+	}
+	s.must("token delete " + id)
+	if out := s.must("token list -q"); out != "" {
+		t.Errorf("a deleted token is listed: %s", out)
+	}
+	if code, _, errs := s.run("token rotate x -grace 31d"); code != 2 || !strings.Contains(errs, "30d at most") {
+		t.Errorf("a long grace: %d %s", code, errs)
+	}
+}
+
+// TestWrapped: no line is longer than the width unless one word is.
+func TestWrapped(t *testing.T) {
+	text := strings.Repeat("word ", 40) + strings.Repeat("x", 90) + " end"
+	lines := strings.Split(strings.TrimSuffix(wrapped(text, "  ", 40), "\n"), "\n")
+	if got := strings.Join(strings.Fields(strings.Join(lines, " ")), " "); got != strings.Join(strings.Fields(text), " ") {
+		t.Errorf("words were lost: %s", got)
+	}
+	if i := slices.IndexFunc(lines, func(l string) bool { return len(l) > 40 && !strings.Contains(l, "xxx") || !strings.HasPrefix(l, "  ") }); i >= 0 {
+		t.Errorf("line %d: %q", i, lines[i])
+	}
+}
+
+// TestDays: dates and the numbers of logs are the same days.
+func TestDays(t *testing.T) {
+	for text, want := range map[string]int64{"1970-01-01": 0, "2024-10-04": 20_000, "20000": 20_000, "0": 0} {
+		if got, err := parseDay(text); err != nil || got != want || dateOf(got) != time.Unix(want*86400, 0).UTC().Format(time.DateOnly) {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
+)
+
+type ringAnswer struct {
+	Members []memberAnswer `json:"members"`
+	Losses  []lossAnswer   `json:"losses"`
+}
+
+type memberAnswer struct {
+	ID        string   `json:"id"`
+	Address   string   `json:"address"`
+	Zone      string   `json:"zone"`
+	Roles     []string `json:"roles"`
+	State     string   `json:"state"`
+	Unhealthy bool     `json:"unhealthy"`
+	Since     string   `json:"sinceHeartbeat"`
+	Tokens    int      `json:"tokens"`
+	Share     float64  `json:"share"`
+}
+
+func ringVerbs() []command.Command {
+	return []command.Command{
+		verb("ring list", "", "list the members of the ring", 0, 0, ringList),
+		destroys(verb("ring leave", "INSTANCE", "have an ingester upload everything and leave the cluster", 1, 1, ringLeave)),
+		destroys(verb("ring forget", "INSTANCE", "remove an instance that will not come back", 1, 1, ringForget)),
+	}
+}
+
+var memberHead = []string{"INSTANCE", "ROLES", "STATE", "ZONE", "LAST HEARTBEAT", "SHARE", "ADDRESS"}
+
+func memberRows(list []memberAnswer) (rows [][]string) {
+	for _, m := range list {
+		state, share := m.State, ""
+		if m.Unhealthy {
+			state += ", unhealthy"
+		}
+		if m.Tokens > 0 {
+			share = fmt.Sprintf("%.1f%%", m.Share*100)
+		}
+		rows = append(rows, []string{m.ID, strings.Join(m.Roles, ","), state, m.Zone, m.Since, share, m.Address})
+	}
+	return rows
+}
+
+func ringList(*flag.FlagSet) action {
+	return func(ctx context.Context, s *session, _ []string) error {
+		var r ringAnswer
+		a, err := s.call(ctx, http.MethodGet, path("ring"), "", nil, &r)
+		if err != nil {
+			return err
+		}
+		return s.table(a, memberHead, memberRows(r.Members))
+	}
+}
+
+func ringLeave(fs *flag.FlagSet) action {
+	background := fs.Bool("background", false, "return at once and do not wait until it has left")
+	return func(ctx context.Context, s *session, args []string) error {
+		return s.task(ctx, path("ring", "leave"), instanceOf(args[0]), *background, args[0]+" has left the cluster")
+	}
+}
+
+func ringForget(fs *flag.FlagSet) action {
+	force := fs.Bool("force", false, "also one that still sends heartbeats")
+	yes := yesFlag(fs)
+	return func(ctx context.Context, s *session, args []string) error {
+		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: what it did not upload "+
+			"must come from its replicas. An ingester that can still run leaves by 'pallium ring leave' without any loss.", args[0])
+		if err := s.confirm(*yes, warning, args[0]); err != nil {
+			return err
+		}
+		q := instanceOf(args[0])
+		if *force {
+			q.Set("force", "true")
+		}
+		var result struct {
+			Windows int `json:"pendingWindows"`
+		}
+		a, err := s.call(ctx, http.MethodPost, path("ring", "forget")+"?"+q.Encode(), "", nil, &result)
+		if err != nil {
+			return err
+		}
+		return s.print(a, strconv.Itoa(result.Windows), func() {
+			s.say("forgot %s; replicas must upload %d windows that it had not uploaded ('pallium loss list')\n", args[0], result.Windows)
+		})
+	}
+}

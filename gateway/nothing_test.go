@@ -1,0 +1,32 @@
+package gateway
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// TestNothingAt: a path of another product says where the same is here.
+func TestNothingAt(t *testing.T) {
+	router, err := newRouter(routes.Table(), answers())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Gateway{router: router}
+	for path, want := range map[string]string{
+		"/": "/api/v1/push", "/metrics": "admin listener", "/admin/v1/tenants": "admin listener",
+		"/api/prom/push": "remote write goes to /api/v1/push", "/api/v1/write": "remote write goes to /api/v1/push",
+		"/api/prom/api/v1/query": "below /prometheus", "/api/v1/query": "with /prometheus at the end", "/api/v1/query_range": "with /prometheus at the end",
+		"/api/v1/label/job/values": "with /prometheus at the end",
+	} {
+		if got := g.nothingAt(path); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	for _, path := range []string{"/x", "/api/v2/query", "/prometheus", "/favicon.ico"} {
+		if got := g.nothingAt(path); got != "there is nothing at this path" {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+}
