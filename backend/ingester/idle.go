@@ -247,8 +247,8 @@ func (th *tenantHead) all() []*memSeries {
 	return out
 }
 
-// recount counts every series after a replay, which does not count during the
-// replay.
+// recount counts every series. It runs after a replay, which appends samples without
+// counting them.
 func (ing *Ingester) recount() {
 	metadata := int64(0)
 	for _, th := range ing.heads() {

@@ -104,7 +104,8 @@ func (ing *Ingester) sealLocked(bound int64) error {
 		window = series.WindowStart(start.UnixMilli())
 	}
 	far, idle := farFrom(start), idleTimesAt(start, ing.idleAfter()) // before the seal frees memory
-	// Sync first, so that pushes wait for less in the cut.
+	// Sync before holding the gate, so that pushes wait only for what is left to sync in
+	// the cut.
 	if err := ing.log.SyncAll(); err != nil {
 		ing.opts.Logger.Warn("failed to sync the write-ahead log before a seal", "err", err)
 	}
@@ -147,7 +148,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	ing.metrics.seals.Inc()
 	ing.metrics.asides.Add(float64(s.aside))
 	if s.series > 0 {
-		ing.opts.Logger.Info("sealed the head", "series", s.series, "samples", s.samples, "packs", s.paths,
+		ing.opts.Logger.Info("sealed samples into packs", "series", s.series, "samples", s.samples, "packs", s.paths,
 			"took", ing.opts.Now().Sub(start).Round(time.Millisecond))
 	}
 	return nil

@@ -216,13 +216,13 @@ func TestEndWhileSealing(t *testing.T) {
 		return nil
 	})
 	p.Kill()
-	if strings.Contains(p.Log(), `msg="sealed the head"`) {
+	if strings.Contains(p.Log(), `msg="sealed samples into packs"`) {
 		t.Log("it had sealed before it was killed")
 	}
 	p.Restart()
 	countLogged(t, "after a kill in the middle of the seal", p, token, seriesCount, samples)
 	p.Stop()
-	if !strings.Contains(p.Log(), `msg="sealed the head" series=`) {
+	if !strings.Contains(p.Log(), `msg="sealed samples into packs" series=`) {
 		t.Errorf("nothing was sealed with time to do it:\n%s", p.Log())
 	}
 	p.Restart()
