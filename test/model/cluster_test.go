@@ -91,7 +91,11 @@ func (m *many) admin(ctx context.Context, name, path string) error {
 func TestCluster(t *testing.T) {
 	m := newMany(t)
 	r := newRun(t, m, slacks{clock: 6 * time.Minute, settle: 5 * time.Second}, true)
-	r.play(duration(t, 40*time.Second), append(common(), m.faults()...))
+	faults := m.faults()
+	for i := range faults { // about every third step; without that a run of minutes has few of each
+		faults[i].weight *= 8
+	}
+	r.play(duration(t, 40*time.Second), append(common(), faults...))
 }
 
 // fault makes an operation of something that breaks and is mended: while it is
