@@ -2,10 +2,10 @@
 // write-ahead log, holds them in memory as compressed chunks (the head), seals
 // whole windows of time into local packs, and serves reads from both.
 //
-// Durability depends on the order of operations: a request is logged and synced,
-// then applied, then acknowledged. A window's chunks leave memory only after their pack
-// is on disk and being served, and a log segment is deleted only after all its
-// samples are in packs.
+// Durability depends on the order of operations: a request is logged and, without
+// replication, synced, then applied, then acknowledged. A window's chunks leave memory
+// only after their pack is on disk and being served, and a log segment is deleted only
+// after all its samples are in packs.
 package ingester
 
 import (

@@ -13,9 +13,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Push logs and applies the samples of a batch whose labels are valid. It returns
-// when the samples counted in the outcome are durable. After an error the sender
-// should send the request again; repeated samples are harmless.
+// Push logs and applies the samples of a batch whose labels are valid. Without
+// replication it returns when the samples counted in the outcome are durable, with
+// replication when they are in the log, which is synced every second. After an error
+// the sender should send the request again; repeated samples are harmless.
 func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
 	size, err := ing.disk.admit(b)
 	if err != nil {

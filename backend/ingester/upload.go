@@ -149,8 +149,8 @@ func (u *uploader) sync(ctx context.Context) error {
 	return nil
 }
 
-// pendingWindows returns the pending windows: those with samples in the head, in packs that
-// are not uploaded (other than except), or set aside without a record.
+// pendingWindows returns the pending windows: those with samples in the head, in
+// packs that are not uploaded (other than except), or set aside without a record.
 func (u *uploader) pendingWindows(except *localPack) map[store.Window]bool {
 	// Read in the order in which samples move, so that none are missed.
 	out := u.ing.unsealed.all()
