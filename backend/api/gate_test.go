@@ -68,7 +68,7 @@ func TestTenantsMemory(t *testing.T) {
 		if !c.onlyParses {
 			w := do(b.h, as("acme", c.request(b, "")))
 			b.check(c.String(), w, rejection{422, "limit max_memory_bytes of 4194304 bytes exceeded: the request needs "})
-			b.check(c.String(), w, rejection{422, " bytes of memory or more, with the tenant's other requests under way; "})
+			b.check(c.String(), w, rejection{422, " bytes of memory or more, including the tenant's other requests in progress; "})
 		}
 	}
 	other.Close()
@@ -100,10 +100,10 @@ func TestNoMemoryFree(t *testing.T) {
 	release := exhaust(b.account)
 	for _, c := range allReadRoutes() {
 		if !c.noText {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{503, "memory for requests is in use"})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{503, "memory for requests is exhausted"})
 		}
 		if !c.onlyParses {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{503, "memory for requests is in use"})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{503, "memory for requests is exhausted"})
 		}
 	}
 	release()

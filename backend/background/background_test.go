@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 )
 
-// TestGroup: all of a group go on until it is stopped, and have ended when Stop
-// returns.
+// TestGroup checks that goroutines of a group run until it is stopped, and that
+// Stop waits for them.
 func TestGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New()
@@ -24,18 +24,18 @@ func TestGroup(t *testing.T) {
 		}
 		synctest.Wait()
 		if n := running.Load(); n != 3 || g.Context().Err() != nil {
-			t.Fatalf("%d run, context %v", n, g.Context().Err())
+			t.Fatalf("%d goroutines run, context error %v", n, g.Context().Err())
 		}
 		g.Cancel()
 		synctest.Wait()
 		if n := running.Load(); n != 3 || g.Context().Err() == nil {
-			t.Fatalf("after Cancel %d run, context %v", n, g.Context().Err())
+			t.Fatalf("after Cancel: %d goroutines run, context error %v", n, g.Context().Err())
 		}
 		var stopped atomic.Bool
 		go func() {
 			g.Stop()
 			if n := running.Load(); n != 0 {
-				t.Errorf("Stop returned while %d run", n)
+				t.Errorf("Stop returned while %d goroutines run", n)
 			}
 			stopped.Store(true)
 		}()
@@ -46,14 +46,15 @@ func TestGroup(t *testing.T) {
 		close(release)
 		synctest.Wait()
 		if !stopped.Load() {
-			t.Fatal("Stop does not return")
+			t.Fatal("Stop did not return")
 		}
-		g.Stop() // again
+		g.Stop() // a second call
 		New().Stop()
 	})
 }
 
-// TestAfterCancel: what is begun too late finds its context ended.
+// TestAfterCancel checks that a goroutine started after Cancel has a canceled
+// context.
 func TestAfterCancel(t *testing.T) {
 	g := New()
 	g.Cancel()
@@ -61,6 +62,6 @@ func TestAfterCancel(t *testing.T) {
 	g.Go(func(ctx context.Context) { ended = ctx.Err() != nil })
 	g.Wait()
 	if !ended {
-		t.Error("the context goes on after Cancel")
+		t.Error("the context is not canceled after Cancel")
 	}
 }

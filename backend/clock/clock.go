@@ -1,8 +1,8 @@
-// Package clock tells whether the clock of this process can be trusted with
-// deletions. Retention and sweeps go by the wall clock, and one that is far ahead
-// would delete everything; so it is compared with the time for which the process
-// has been running, with the clocks of others, and with the times of what they
-// sealed.
+// Package clock decides whether this process's clock is reliable enough for
+// deletions. Retention and sweeps use the wall clock, and a clock that is far ahead
+// would delete everything. The clock is therefore compared with the running time of
+// the process, with other clocks, and with the times at which other processes
+// sealed packs.
 package clock
 
 import (
@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// MaxOffset is how far a clock may be off.
+	// MaxOffset is the largest accepted difference between two clocks.
 	MaxOffset = 10 * time.Minute
 
 	askEvery   = time.Minute
@@ -31,33 +31,33 @@ type Source struct {
 	Now  func(context.Context) (time.Time, error)
 }
 
-// Options of a Guard.
+// Options configure a Guard.
 type Options struct {
 	Now func() time.Time // the wall clock
-	// Running tells for how long the process has been running, whatever the wall
-	// clock says. nil: it follows Now, and jumps of Now are not seen.
+	// Running returns the running time of the process, independent of the wall clock.
+	// nil: it is derived from Now, so that jumps of Now are not detected.
 	Running    func() time.Duration
-	Sources    []Source // none: the wall clock is compared with itself, as it was at the start
+	Sources    []Source // none: the wall clock is compared with its own value at the start
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Guard compares the wall clock of a process with others. It is safe for
+// Guard compares the wall clock of a process with other clocks. It is safe for
 // concurrent use.
 type Guard struct {
 	o       Options
 	offsets *prometheus.GaugeVec
 
-	started time.Time // the wall clock when the process had been running for no time
+	started time.Time // wall clock at running time 0
 
 	mu    sync.Mutex
-	known map[string]time.Time // started by the sources that answered
-	seal  time.Time            // the newest that was seen
-	off   bool                 // what was logged last
+	known map[string]time.Time // source's clock at running time 0, for sources that responded
+	seal  time.Time            // when the newest known pack was sealed
+	off   bool                 // the state that was logged last: not trusted
 }
 
-// New returns a guard. Without sources it takes the clock for right until it moves,
-// else for wrong until a source has answered.
+// New returns a guard. Without sources the clock is trusted until it jumps; with
+// sources it is not trusted until one of them responded.
 func New(o Options) *Guard {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -73,12 +73,12 @@ func New(o Options) *Guard {
 	auto := promauto.With(o.Registerer)
 	g.offsets = auto.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pallium_clock_offset_seconds",
-		Help: "How far this process's clock is ahead of another one (source), below zero: behind it; " +
-			"without other clocks, of itself at the start.",
+		Help: "Seconds by which this process's clock is ahead of another clock (source), negative if it is behind; " +
+			"without other clocks, its value at the start plus the running time.",
 	}, []string{"source"})
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pallium_clock_trusted",
-		Help: "1 while this process's clock is within ten minutes of all that it is compared with; at 0 nothing is deleted by its time.",
+		Help: "1 while this process's clock is within ten minutes of all clocks that it is compared with; while 0, nothing is deleted by time.",
 	}, func() float64 {
 		if _, err := g.Now(); err != nil {
 			return 0
@@ -88,15 +88,14 @@ func New(o Options) *Guard {
 	return g
 }
 
-// wall reads a clock without its monotonic reading, which differences would be of
+// wall returns the time without the monotonic reading, which Sub would use
 // otherwise.
 func wall(now func() time.Time) time.Time { return now().Round(0) }
 
-// Running is for how long the process has been running, whatever the wall clock
-// says.
+// Running returns the running time of the process, independent of the wall clock.
 func (g *Guard) Running() time.Duration { return g.o.Running() }
 
-// Run asks the sources every minute until ctx is done.
+// Run polls the sources every minute until ctx is done.
 func (g *Guard) Run(ctx context.Context) {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
@@ -110,8 +109,8 @@ func (g *Guard) Run(ctx context.Context) {
 	}
 }
 
-// Ask asks the sources what time it is. One that does not answer is taken to have
-// gone on since it did, as the process has.
+// Ask polls the sources once. The clock of a source that does not respond is
+// extrapolated from its last response by the running time.
 func (g *Guard) Ask(ctx context.Context) {
 	for i := range g.o.Sources {
 		s := &g.o.Sources[i]
@@ -122,7 +121,7 @@ func (g *Guard) Ask(ctx context.Context) {
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil {
-				g.o.Logger.Warn("could not compare the clock with another one; retrying", "source", s.Name, "err", err)
+				g.o.Logger.Warn("failed to read another clock; retrying", "source", s.Name, "err", err)
 			}
 			continue
 		}
@@ -130,18 +129,19 @@ func (g *Guard) Ask(ctx context.Context) {
 		g.known[s.Name] = at.Round(0).Add(-before - (after-before)/2)
 		g.mu.Unlock()
 	}
-	_, _ = g.Now() // it logs a change
+	_, _ = g.Now() // logs a change of state
 }
 
-// SawSeals tells the time of the newest of all packs that others sealed and that
-// are not compacted yet; zero when there is none.
+// SawSeals sets when the newest pack of other processes that is not compacted yet
+// was sealed; zero if there is none.
 func (g *Guard) SawSeals(newest time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.seal = newest
 }
 
-// Now is the time, with an error while it must not decide what is deleted.
+// Now returns the time, and an error while the time must not be used to decide
+// deletions.
 func (g *Guard) Now() (time.Time, error) {
 	now, running := wall(g.o.Now), g.o.Running()
 	g.mu.Lock()
@@ -149,24 +149,24 @@ func (g *Guard) Now() (time.Time, error) {
 	err := g.compare(now, running)
 	switch {
 	case err != nil && !g.off:
-		g.o.Logger.Error("clock cannot be trusted: retention and sweeps stop until it is right again", "err", err)
+		g.o.Logger.Error("clock cannot be trusted: retention and sweeps are suspended", "err", err)
 	case err == nil && g.off:
-		g.o.Logger.Info("clock is right again: retention and sweeps go on")
+		g.o.Logger.Info("clock can be trusted again: resuming retention and sweeps")
 	}
 	g.off = err != nil
 	return now, err
 }
 
-// compare returns what says that the clock is off.
+// compare returns an error if the clock must not be trusted.
 func (g *Guard) compare(now time.Time, running time.Duration) error {
 	var err error
-	// The other clocks say more than the process's own past: its clock may have been
-	// corrected since the start.
+	// Other clocks take precedence over the process's own past, because its clock may
+	// have been corrected since the start.
 	switch {
 	case len(g.o.Sources) == 0:
-		err = g.differs("start", "the time that passed since the start of this process", now.Sub(g.started.Add(running)))
+		err = g.differs("start", "its value at the start plus the running time of this process", now.Sub(g.started.Add(running)))
 	case len(g.known) == 0:
-		err = errors.New("no other clock has answered yet")
+		err = errors.New("no other clock has responded yet")
 	}
 	for i := range g.o.Sources {
 		name := g.o.Sources[i].Name
@@ -177,7 +177,7 @@ func (g *Guard) compare(now time.Time, running time.Duration) error {
 		}
 	}
 	if ahead := g.seal.Sub(now); err == nil && !g.seal.IsZero() && ahead > MaxOffset {
-		err = fmt.Errorf("an uploaded pack was sealed %s in the future: this clock is behind, or that of its ingester was ahead",
+		err = fmt.Errorf("an uploaded pack was sealed %s in the future: this clock is behind, or the ingester's clock was ahead",
 			ahead.Round(time.Second))
 	}
 	return err

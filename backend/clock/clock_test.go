@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// fake is a process with clocks that a test sets.
+// fake is a process whose clocks a test sets.
 type fake struct {
 	wall    time.Time
 	running time.Duration
@@ -44,22 +44,22 @@ func TestGuard(t *testing.T) {
 	tests := map[string]struct {
 		sources bool
 		do      func(*fake)
-		want    string // in the error; empty: the clock is right
+		want    string // part of the error; empty: the clock is trusted
 	}{
-		"time passes":              {false, func(f *fake) { f.pass(1000 * time.Hour) }, ""},
-		"jumps ahead":              {false, func(f *fake) { f.wall = f.wall.Add(400 * 24 * time.Hour) }, "9600h0m0s ahead of the time that passed"},
-		"jumps back":               {false, func(f *fake) { f.wall = f.wall.Add(-time.Hour) }, "1h0m0s behind"},
-		"is corrected a little":    {false, func(f *fake) { f.wall = f.wall.Add(10 * time.Minute) }, ""},
-		"and back again":           {false, func(f *fake) { f.wall = f.wall.Add(time.Hour); _, _ = f.guard.Now(); f.wall = f.wall.Add(-time.Hour) }, ""},
-		"source not asked":         {true, func(*fake) {}, "no other clock"},
-		"source ahead":             {true, func(f *fake) { f.source = f.source.Add(time.Hour); ask(f) }, "1h0m0s behind the clock of redis"},
-		"source behind":            {true, func(f *fake) { f.source = f.source.Add(-time.Hour); ask(f) }, "1h0m0s ahead of the clock of redis"},
-		"source nearly right":      {true, func(f *fake) { f.source = f.source.Add(-10 * time.Minute); ask(f) }, ""},
-		"source right again":       {true, func(f *fake) { f.source = f.source.Add(-time.Hour); ask(f); f.source = f.wall; ask(f) }, ""},
-		"corrected as the source":  {true, func(f *fake) { f.source = f.source.Add(time.Hour); ask(f); f.wall = f.source }, ""},
-		"jumps after the question": {true, func(f *fake) { ask(f); f.wall = f.wall.Add(time.Hour) }, "ahead of the clock of redis"},
-		"source fails":             {true, func(f *fake) { f.fails = errors.New("away"); ask(f) }, "no other clock"},
-		"source fails later":       {true, func(f *fake) { ask(f); f.fails = errors.New("away"); f.pass(time.Hour); ask(f) }, ""},
+		"time passes":             {false, func(f *fake) { f.pass(1000 * time.Hour) }, ""},
+		"jumps ahead":             {false, func(f *fake) { f.wall = f.wall.Add(400 * 24 * time.Hour) }, "9600h0m0s ahead of its value at the start"},
+		"jumps back":              {false, func(f *fake) { f.wall = f.wall.Add(-time.Hour) }, "1h0m0s behind"},
+		"is corrected a little":   {false, func(f *fake) { f.wall = f.wall.Add(10 * time.Minute) }, ""},
+		"and back again":          {false, func(f *fake) { f.wall = f.wall.Add(time.Hour); _, _ = f.guard.Now(); f.wall = f.wall.Add(-time.Hour) }, ""},
+		"source not polled":       {true, func(*fake) {}, "no other clock"},
+		"source ahead":            {true, func(f *fake) { f.source = f.source.Add(time.Hour); ask(f) }, "1h0m0s behind the clock of redis"},
+		"source behind":           {true, func(f *fake) { f.source = f.source.Add(-time.Hour); ask(f) }, "1h0m0s ahead of the clock of redis"},
+		"source nearly right":     {true, func(f *fake) { f.source = f.source.Add(-10 * time.Minute); ask(f) }, ""},
+		"source right again":      {true, func(f *fake) { f.source = f.source.Add(-time.Hour); ask(f); f.source = f.wall; ask(f) }, ""},
+		"corrected as the source": {true, func(f *fake) { f.source = f.source.Add(time.Hour); ask(f); f.wall = f.source }, ""},
+		"jumps after the poll":    {true, func(f *fake) { ask(f); f.wall = f.wall.Add(time.Hour) }, "ahead of the clock of redis"},
+		"source fails":            {true, func(f *fake) { f.fails = errors.New("away"); ask(f) }, "no other clock"},
+		"source fails later":      {true, func(f *fake) { ask(f); f.fails = errors.New("away"); f.pass(time.Hour); ask(f) }, ""},
 		"source fails after it was off": {true, func(f *fake) {
 			f.source = f.source.Add(-time.Hour)
 			ask(f)
@@ -67,12 +67,12 @@ func TestGuard(t *testing.T) {
 			f.pass(time.Hour)
 			ask(f)
 		}, "1h0m0s ahead"},
-		"source fails, jump":   {true, func(f *fake) { ask(f); f.fails = errors.New("away"); ask(f); f.wall = f.wall.Add(time.Hour) }, "of redis"},
-		"seal of the future":   {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(11 * time.Minute)) }, "sealed 11m0s in the future"},
-		"seal of a little on":  {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(9 * time.Minute)) }, ""},
-		"seal is compacted":    {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(time.Hour)); f.guard.SawSeals(time.Time{}) }, ""},
-		"seal is passed":       {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(time.Hour)); f.pass(time.Hour) }, ""},
-		"no seal, and the day": {false, func(f *fake) { f.guard.SawSeals(time.Time{}) }, ""},
+		"source fails, jump":  {true, func(f *fake) { ask(f); f.fails = errors.New("away"); ask(f); f.wall = f.wall.Add(time.Hour) }, "of redis"},
+		"seal in the future":  {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(11 * time.Minute)) }, "sealed 11m0s in the future"},
+		"seal slightly ahead": {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(9 * time.Minute)) }, ""},
+		"seal is compacted":   {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(time.Hour)); f.guard.SawSeals(time.Time{}) }, ""},
+		"seal in the past":    {false, func(f *fake) { f.guard.SawSeals(f.wall.Add(time.Hour)); f.pass(time.Hour) }, ""},
+		"no seal":             {false, func(f *fake) { f.guard.SawSeals(time.Time{}) }, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -80,23 +80,24 @@ func TestGuard(t *testing.T) {
 			tt.do(f)
 			_, err := f.guard.Now()
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("%v, want %q", err, tt.want)
+				t.Errorf("Now() error = %v, want %q", err, tt.want)
 			}
 		})
 	}
 }
 
-// TestGuardLogs: one ERROR when it begins, one INFO when it is over, and metrics.
+// TestGuardLogs checks that a change of state is logged once, and checks the
+// metric.
 func TestGuardLogs(t *testing.T) {
 	f := newFake(false)
 	f.wall = f.wall.Add(time.Hour)
 	for range 3 {
 		if _, err := f.guard.Now(); err == nil {
-			t.Fatal("an hour ahead, and no error")
+			t.Fatal("no error although the clock is an hour ahead")
 		}
 	}
 	if got := testutil.ToFloat64(f.guard.offsets.WithLabelValues("start")); got != 3600 {
-		t.Errorf("offset %v", got)
+		t.Errorf("offset = %v, want 3600", got)
 	}
 	f.wall = f.wall.Add(-time.Hour)
 	for range 3 {
@@ -109,7 +110,8 @@ func TestGuardLogs(t *testing.T) {
 	}
 }
 
-// TestGuardOfRealClocks: the clocks of a real process agree until one moves.
+// TestGuardOfRealClocks checks that the clocks of a real process agree until one
+// jumps.
 func TestGuardOfRealClocks(t *testing.T) {
 	var ahead time.Duration
 	g := New(Options{Now: func() time.Time { return time.Now().Add(ahead) }, Running: Running()})
@@ -118,7 +120,7 @@ func TestGuardOfRealClocks(t *testing.T) {
 	}
 	ahead = time.Hour
 	if _, err := g.Now(); err == nil {
-		t.Error("an hour ahead, and no error")
+		t.Error("no error although the clock is an hour ahead")
 	}
 }
 
@@ -129,18 +131,18 @@ func TestBudget(t *testing.T) {
 	b.Spend(2*time.Hour, 0)
 	for at, want := range map[time.Duration]int{time.Hour: 3, 24*time.Hour - 1: 3} {
 		if got := b.Spent(at); got != want {
-			t.Errorf("at %s: %d, want %d", at, got, want)
+			t.Errorf("Spent(%s) = %d, want %d", at, got, want)
 		}
 	}
 	if got := b.Spent(24 * time.Hour); got != 1 {
-		t.Errorf("a day later: %d", got)
+		t.Errorf("Spent after a day = %d, want 1", got)
 	}
 	if got := b.Spent(25 * time.Hour); got != 0 || len(b.spent) != 0 {
-		t.Errorf("later: %d, %v", got, b.spent)
+		t.Errorf("Spent after 25 hours = %d, want 0; entries %v", got, b.spent)
 	}
 	for all, want := range map[int]int{0: 2, 29: 2, 30: 3, 400: 40} {
 		if got := Days(all); got != want {
-			t.Errorf("of %d days: %d, want %d", all, got, want)
+			t.Errorf("Days(%d) = %d, want %d", all, got, want)
 		}
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Running returns a clock of the time since this call that nobody can set. It goes
-// on while the machine sleeps, which that of package time does not.
+// Running returns a function that returns the time since this call. The clock
+// cannot be set, and continues while the machine is suspended, unlike the monotonic
+// clock of package time.
 func Running() func() time.Duration {
 	start := time.Now()
 	var first unix.Timespec
@@ -17,7 +18,7 @@ func Running() func() time.Duration {
 	return func() time.Duration {
 		var now unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-			return time.Since(start) // a kernel that has the clock does not lose it
+			return time.Since(start) // does not happen if the first call succeeded
 		}
 		return time.Duration(now.Nano() - first.Nano())
 	}

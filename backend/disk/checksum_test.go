@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestChecksum has the examples of RFC 3720, appendix B.4, and the check value of
-// the catalogue of CRCs.
+// TestChecksum checks the examples of RFC 3720, appendix B.4, and the check value
+// of the catalogue of CRC algorithms.
 func TestChecksum(t *testing.T) {
 	zeros, ones := make([]byte, 32), make([]byte, 32)
 	for i := range ones {
@@ -17,7 +17,7 @@ func TestChecksum(t *testing.T) {
 		want uint32
 	}{{zeros, 0x8a9136aa}, {ones, 0x62a8ab43}, {[]byte("123456789"), 0xe3069283}, {nil, 0}} {
 		if got := Checksum(tt.data); got != tt.want || crc32.Update(0, Castagnoli(), tt.data) != tt.want {
-			t.Errorf("checksum of %x is %08x, want %08x", tt.data, got, tt.want)
+			t.Errorf("Checksum(%x) = %08x, want %08x", tt.data, got, tt.want)
 		}
 	}
 }

@@ -1,12 +1,12 @@
-// Package disk has what all files of ours share: small files are replaced so that
-// a crash or a power loss at any moment leaves either the old or the new content,
-// never an empty or a partial file (the data is synced before the rename, and the
-// directory after it); names in directories are brought to disk; and checksums
+// Package disk has the functions that all of Pallium's files share. Small files are
+// replaced such that a crash or a power loss at any time leaves either the old or
+// the new content, never an empty or a partial file: the data is synced before the
+// rename, and the directory after it. Directory entries are synced, and checksums
 // are CRC-32C.
 //
-// Files that are written bit by bit (packs, objects, the write-ahead log) have an
-// order of syncs of their own, which is documented there, and use SyncDir, MakeDir
-// and the checksums.
+// Files that are written incrementally (packs, objects, the write-ahead log) have
+// their own order of syncs, documented in their packages. They use SyncDir, MakeDir
+// and the checksums of this package.
 package disk
 
 import (
@@ -16,34 +16,34 @@ import (
 	"path/filepath"
 )
 
-// TemporarySuffix ends the name of a file that is being written. A crash may
-// leave one; the next ReplaceFile of the same path replaces it.
+// TemporarySuffix is the suffix of a file that is being written. A crash may leave
+// such a file; the next ReplaceFile of the same path replaces it.
 const TemporarySuffix = ".tmp"
 
-// Modes of what is made: readable by the owner only.
+// Modes of new files and directories: only the owner has access.
 const (
 	FileMode fs.FileMode = 0o600
 	DirMode  fs.FileMode = 0o700
 )
 
-// ReplaceFile replaces the content of the file at path, and makes its directory if
-// need be. When it returns nil, content and name are on disk. After an error the
-// file has its old content, or the new one if only the sync of the directory
-// failed. Calls for one path must not overlap.
+// ReplaceFile replaces the content of the file at path, and creates its directory
+// if needed. When it returns nil, content and name are durable. After an error the
+// file has its old content, or the new content if only the sync of the directory
+// failed. Calls for the same path must not overlap.
 func ReplaceFile(path string, data []byte) error { return replaceFile(system{}, path, data) }
 
-// ReplaceFileUnsynced is ReplaceFile without the last step: after it a power loss
-// may bring the old content back until SyncDir was called for the directory. It is
-// for whoever writes many files of one directory.
+// ReplaceFileUnsynced is ReplaceFile without the last step: a power loss may
+// restore the old content until SyncDir is called for the directory. Callers that
+// write many files in one directory use it.
 func ReplaceFileUnsynced(path string, data []byte) error {
 	return replaceUnsynced(system{}, path, data)
 }
 
-// MakeDir makes a directory and those above it that are missing, readable by the
-// owner only, and brings their names to disk.
+// MakeDir creates a directory and its missing parents, accessible only by the
+// owner, and makes their names durable.
 func MakeDir(dir string) error { return makeDir(system{}, dir) }
 
-// SyncDir brings the names in a directory to disk.
+// SyncDir makes the entries of a directory durable.
 func SyncDir(dir string) error { return system{}.syncDir(dir) }
 
 func replaceFile(l layer, path string, data []byte) error {
@@ -91,7 +91,7 @@ func makeDir(l layer, dir string) error {
 	if err := l.mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := l.stat(dir); err != nil { // a symbolic link to nowhere exists as well
+	if err := l.stat(dir); err != nil { // a symbolic link without a target exists too
 		return err
 	}
 	return l.syncDir(above)
@@ -104,7 +104,7 @@ func removeIfThere(l layer, path string) error {
 	return nil
 }
 
-// layer is the file system. A test puts faults into it.
+// layer is the file system. Tests implement it to inject faults.
 type layer interface {
 	stat(path string) error
 	mkdir(dir string) error
@@ -121,7 +121,7 @@ type file interface {
 	Close() error
 }
 
-// system is the file system of the operating system.
+// system is the layer of the operating system.
 type system struct{}
 
 // stat implements layer.
@@ -133,7 +133,7 @@ func (system) stat(path string) error {
 // mkdir implements layer.
 func (system) mkdir(dir string) error { return os.Mkdir(dir, DirMode) }
 
-// create implements layer. A file that a crash left is created again: it may have the
+// create implements layer. It removes a file that a crash left, which may have the
 // mode of an older version.
 func (system) create(path string) (file, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

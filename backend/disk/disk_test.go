@@ -11,19 +11,19 @@ import (
 	"testing"
 )
 
-var errPower = errors.New("the power is gone")
+var errPower = errors.New("power loss")
 
-// inode is a file: what was written, and what of it is on disk.
+// inode is a file: its content, and the part of it that is durable.
 type inode struct{ data, synced string }
 
-// powerDisk is a file system of which the power goes at a step, for good or, with
-// once set, only as an error of that step. It knows which names and which bytes
-// are on disk.
+// powerDisk is a file system that loses power at a given step: permanently or, if
+// once is set, as an error of that step only. It tracks which names and bytes are
+// durable.
 type powerDisk struct {
 	step, failAt int
 	once         bool
 
-	names   map[string]*inode // directories have nil
+	names   map[string]*inode // directories are nil
 	durable map[string]*inode
 }
 
@@ -98,9 +98,9 @@ func (d *powerDisk) syncDir(dir string) error {
 	return nil
 }
 
-// after lists what the file at path may have once the power is back: its name may
-// or may not have reached the disk, and of its bytes only the synced ones are
-// sure. "absent" is no file.
+// after returns the possible contents of the file at path after a power loss: its
+// name may or may not be durable, and only its synced bytes are certain. "absent"
+// means no file.
 func (d *powerDisk) after(path string) []string {
 	var out []string
 	for _, names := range []map[string]*inode{d.names, d.durable} {
@@ -141,8 +141,8 @@ func (f *powerFile) Sync() error {
 
 func (f *powerFile) Close() error { return f.d.fails() }
 
-// TestPowerLoss: whenever the power goes, a file has its old or its new content,
-// and what Write answered nil for is there.
+// TestPowerLoss checks that after a power loss at any step a file has its old or
+// its new content, and the new one if ReplaceFile returned nil.
 func TestPowerLoss(t *testing.T) {
 	for _, path := range []string{"/d/file", "/d/new/below/file"} {
 		for failAt := 1; ; failAt++ {
@@ -158,7 +158,7 @@ func TestPowerLoss(t *testing.T) {
 			err := replaceFile(d, path, []byte("new"))
 			for _, got := range d.after(path) {
 				if got != "new" && (got != old || err == nil) {
-					t.Errorf("%s, power lost at step %d, error %v: the file is %q", path, failAt, err, got)
+					t.Errorf("%s, power loss at step %d, error %v: the file is %q", path, failAt, err, got)
 				}
 			}
 			if err == nil {
@@ -168,9 +168,9 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// TestFailedStep: after a step that failed, an error is returned, the file has its
-// old content or, if only its name could not be synced, the new one; nothing else
-// is left, and the next Write succeeds.
+// TestFailedStep checks a single failed step: an error is returned, the file has
+// its old content or, if only its name could not be synced, the new one, no
+// temporary file is left, and the next call succeeds.
 func TestFailedStep(t *testing.T) {
 	const path = "/d/file"
 	for failAt := 1; ; failAt++ {
@@ -184,7 +184,7 @@ func TestFailedStep(t *testing.T) {
 			break
 		}
 		if !errors.Is(err, errPower) {
-			t.Errorf("step %d failed and the error is %v", failAt, err)
+			t.Errorf("step %d failed: error = %v", failAt, err)
 		}
 		if got := d.names[path].data; got != "old" && got != "new" {
 			t.Errorf("step %d failed: the file is %q", failAt, got)
@@ -193,7 +193,7 @@ func TestFailedStep(t *testing.T) {
 			t.Errorf("step %d failed: the temporary file is left", failAt)
 		}
 		if err := replaceFile(d, path, []byte("next")); err != nil || d.after(path)[1] != "next" {
-			t.Errorf("after a failure of step %d: %v, the file is %q", failAt, err, d.after(path))
+			t.Errorf("after the failure of step %d: error %v, the file is %q", failAt, err, d.after(path))
 		}
 	}
 }
@@ -204,7 +204,7 @@ func TestReplaceFile(t *testing.T) {
 	if err := MakeDir(dir); err != nil {
 		t.Fatal(err)
 	}
-	// As an older version may have left it.
+	// A file of an older version, with its mode.
 	if err := os.WriteFile(path+TemporarySuffix, []byte("a longer text of a crash"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -215,29 +215,30 @@ func TestReplaceFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, err := os.ReadFile(path); err != nil || string(got) != want {
-				t.Errorf("content %q, %v, want %q", got, err, want)
+				t.Errorf("content = %q, %v, want %q", got, err, want)
 			}
 		}
 	}
 	modes := map[string]fs.FileMode{dir: DirMode, filepath.Dir(dir): DirMode, path: FileMode}
 	for _, p := range slices.Sorted(maps.Keys(modes)) {
 		if st, err := os.Stat(p); err != nil || st.Mode().Perm() != modes[p] {
-			t.Errorf("%s: %v, %v, want %v", p, st.Mode(), err, modes[p])
+			t.Errorf("mode of %s = %v, %v, want %v", p, st.Mode(), err, modes[p])
 		}
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("%d entries, %v, want the file alone", len(entries), err)
+		t.Errorf("%d entries, %v, want only the file", len(entries), err)
 	}
 }
 
-// TestDirectoryIsAFile: what is in the way is an error, and stays.
+// TestDirectoryIsAFile checks that obstacles in the path are errors and stay
+// unchanged.
 func TestDirectoryIsAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := ReplaceFile(path, []byte("old")); err != nil {
 		t.Fatal(err)
 	}
 	if err := ReplaceFile(filepath.Join(path, "below"), nil); err == nil {
-		t.Error("a file was made below a file")
+		t.Error("a file was created below a file")
 	}
 	if err := os.Mkdir(path+TemporarySuffix, DirMode); err != nil {
 		t.Fatal(err)

@@ -12,10 +12,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// The head counts what it takes of memory as it grows: series with their place
-// in the index, chunks with their capacity, out-of-order samples, metadata,
-// exemplars and places. What each costs was measured (TestCountedIsHeap);
-// requests, answers and what a seal writes are not the head's.
+// The head counts the memory that it uses as it grows: series with their index
+// entries, chunks with their capacity, out-of-order samples, metadata, exemplars
+// and reserved series. The costs below were measured (TestCountedIsHeap). The
+// memory of requests, responses and seals is not counted here.
 const (
 	structBytes   = int64(unsafe.Sizeof(memSeries{}))
 	chunkBytes    = int64(unsafe.Sizeof(series.Chunk{}))
@@ -24,36 +24,39 @@ const (
 	rareBytes     = int64(unsafe.Sizeof(rareState{}))
 	exemplarBytes = int64(unsafe.Sizeof(storedExemplar{}))
 
-	// mapBytes is an entry of 16 bytes in a map, which is half full on average.
+	// mapBytes is the cost of a 16-byte entry in a map, which is half full on
+	// average.
 	mapBytes = 30
-	// tenantBytes is a tenant without anything.
+	// tenantBytes is the cost of a tenant without any data.
 	tenantBytes = int64(unsafe.Sizeof(tenantHead{})) + 200
-	// openBytes is an open chunk of floats and its appender, without the buffer.
+	// openBytes is the cost of an open chunk of floats and its appender, without the
+	// buffer.
 	openBytes = 80
-	// freshBytes is the buffer that a chunk begins with.
+	// freshBytes is the initial size of a chunk's buffer.
 	freshBytes = 128
-	// budgetBytes is a chunkBudget with its map, and budgetWindow one of its windows.
+	// budgetBytes is the cost of a chunkBudget with its map, and budgetWindow the
+	// cost of one of its windows.
 	budgetBytes, budgetWindow = 200, 56
-	// postingsBytes are empty postings, refBytes a reference in one of their lists,
-	// valueBytes a value of a label that is new to them.
+	// postingsBytes is the cost of empty postings, refBytes of a reference in one
+	// postings list, valueBytes of a label value that the postings do not have yet.
 	postingsBytes, refBytes, valueBytes = 76_000, 12, 92
-	// metadataBytes is an entry of metadata without its strings.
+	// metadataBytes is the cost of a metadata entry without its strings.
 	metadataBytes = 120
-	// placeBytes is a place of a series that is not there.
-	placeBytes = 40
+	// reservationBytes is the cost of one reserved series.
+	reservationBytes = 40
 )
 
-// account is the counted memory of all tenants together.
+// account is the counted memory of all tenants.
 type account struct {
 	bytes       atomic.Int64
-	established atomic.Int64 // part of bytes: series beyond their share
-	tenants     atomic.Int64 // with series
-	places      atomic.Int64 // series that have one
-	held        atomic.Int64 // by places, and not part of bytes: what their series will need
-	freed       atomic.Int64 // by seals and removals of series, ever
+	established atomic.Int64 // part of bytes: established series beyond their tenant's share
+	tenants     atomic.Int64 // tenants with series
+	reserved    atomic.Int64 // reserved series
+	held        atomic.Int64 // reserved for these series; not part of bytes
+	freed       atomic.Int64 // total freed by seals and removals of series
 }
 
-// grow counts n more bytes of the tenant, or fewer.
+// grow adds n bytes, which may be negative, to the tenant's count.
 func (th *tenantHead) grow(n int64) {
 	if n == 0 {
 		return
@@ -62,24 +65,24 @@ func (th *tenantHead) grow(n int64) {
 	th.account.bytes.Add(n)
 }
 
-// shrink counts bytes that a seal or a removal freed.
+// shrink subtracts n bytes that a seal or a removal freed.
 func (th *tenantHead) shrink(n int64) {
 	th.grow(-n)
 	th.account.freed.Add(n)
 }
 
-// settle brings what is counted for a series in line with what it takes, and
-// returns by how much that grew. The caller holds s.mu, and gives the growth to
-// grow. A series of floats whose buffer did not grow is passed by.
-func (th *tenantHead) settle(s *memSeries) int64 {
+// updateSize updates the counted size of a series and returns the change. The caller
+// holds s.mu and passes the change to grow. A series of floats whose buffer did not
+// grow takes the fast path.
+func (th *tenantHead) updateSize(s *memSeries) int64 {
 	if s.rare == nil && s.in.OpenCap() == int(s.countedOpen) && len(s.in.Done()) == int(s.countedDone) && s.budget.Load() == nil {
 		return 0
 	}
-	return th.settleWhole(s)
+	return th.updateSizeFull(s)
 }
 
-// settleWhole is settle after a change of any kind.
-func (th *tenantHead) settleWhole(s *memSeries) int64 {
+// updateSizeFull is updateSize without the fast path.
+func (th *tenantHead) updateSizeFull(s *memSeries) int64 {
 	size := s.size()
 	n := size - s.counted
 	s.counted, s.countedOpen, s.countedDone = size, int32(s.in.OpenCap()), int32(len(s.in.Done()))
@@ -89,9 +92,9 @@ func (th *tenantHead) settleWhole(s *memSeries) int64 {
 	return n
 }
 
-// expectChunk counts the first chunk of a new series, which nobody else has yet,
-// before it has one: or a request with many would not meet the bounds of a full
-// head. The next settle sets it right.
+// expectChunk counts the first chunk of a new series, which no other goroutine can
+// see yet, before the chunk exists. Otherwise one request with many new series
+// could exceed the limits of a full head. The next updateSize corrects the count.
 func (th *tenantHead) expectChunk(s *memSeries) {
 	const n = openBytes + freshBytes
 	s.counted, s.countedOpen = s.counted+n, freshBytes
@@ -101,16 +104,16 @@ func (th *tenantHead) expectChunk(s *memSeries) {
 	th.grow(n)
 }
 
-// recountSeries counts a series again that a seal changed.
+// recountSeries updates the counted size of a series after a seal changed it.
 func (th *tenantHead) recountSeries(s *memSeries) {
 	s.mu.Lock()
-	n := th.settleWhole(s)
+	n := th.updateSizeFull(s)
 	s.mu.Unlock()
 	th.shrink(-n)
 }
 
-// size is what a series takes in memory, without its place in the index. The
-// caller holds s.mu.
+// size returns the bytes that a series uses, without its index entries. The caller
+// holds s.mu.
 func (s *memSeries) size() int64 {
 	n := s.bareSize() + sizeOf(s.in.Done()) + s.openSize()
 	if b := s.budget.Load(); b != nil {
@@ -119,10 +122,10 @@ func (s *memSeries) size() int64 {
 	return n + s.rare.size()
 }
 
-// bareSize is what a series takes without any sample.
+// bareSize returns the bytes that a series uses without samples.
 func (s *memSeries) bareSize() int64 { return structBytes + mapBytes + allocated(s.labels.ByteSize()) }
 
-// openSize is what the open chunk takes.
+// openSize returns the bytes that the open chunk uses.
 func (s *memSeries) openSize() int64 {
 	n := s.in.OpenCap()
 	if n == 0 {
@@ -134,7 +137,7 @@ func (s *memSeries) openSize() int64 {
 	return openBytes + int64(n)
 }
 
-// size is what out-of-order samples and chunks being sealed take.
+// size returns the bytes that out-of-order samples and chunks being sealed use.
 func (r *rareState) size() int64 {
 	if r == nil {
 		return 0
@@ -143,7 +146,7 @@ func (r *rareState) size() int64 {
 		sizeOf(r.chunks.list) + latePartBytes*int64(len(r.chunks.parts)) + sizeOf(r.sealing)
 }
 
-// sizeOf is what closed chunks take in memory.
+// sizeOf returns the bytes that closed chunks use.
 func sizeOf(chunks []series.Chunk) int64 {
 	n := chunkBytes * int64(cap(chunks))
 	for i := range chunks {
@@ -152,8 +155,9 @@ func sizeOf(chunks []series.Chunk) int64 {
 	return n
 }
 
-// appenderSize is what the appender of an open chunk of native histograms takes
-// for the layout of its last sample: spans, and two numbers for a bucket.
+// appenderSize returns the bytes that the appender of an open chunk of native
+// histograms uses for the layout of its last sample: spans, and two numbers per
+// bucket.
 func appenderSize(s *series.Sample) int64 {
 	const fixed, span, bucket, bound = 200, 8, 16, 8
 	switch {
@@ -169,7 +173,7 @@ func appenderSize(s *series.Sample) int64 {
 	return 0
 }
 
-// sampleSize is what a sample's histogram takes beside the sample.
+// sampleSize returns the bytes of a sample's histogram, without the sample itself.
 func sampleSize(s *series.Sample) int64 {
 	const span, number = 8, 8
 	switch {
@@ -185,11 +189,11 @@ func sampleSize(s *series.Sample) int64 {
 	return 0
 }
 
-// allocated is what a string takes: Go rounds sizes up.
+// allocated returns the allocated size of a string of n bytes: Go rounds sizes up.
 func allocated(n uint64) int64 { return int64(n+15) &^ 15 }
 
-// postingsSize is what a series adds to postings that do not have it yet. Values
-// that only this series has cost most.
+// postingsSize returns the bytes that a new series adds to the postings. Label
+// values that only this series has cost most.
 func postingsSize(p *index.MemPostings, ls labels.Labels) int64 {
 	n := int64(mapBytes + refBytes) // byRef, and the list of all
 	ls.Range(func(l labels.Label) {

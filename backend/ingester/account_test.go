@@ -22,17 +22,18 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// newStillBench is an ingester that does nothing by itself and does not sync its log.
+// newStillBench returns a bench whose ingester runs no goroutines and does not sync
+// its log.
 func newStillBench(t *testing.T) *bench {
 	t.Helper()
 	return newDiskBench(t, smallDisk{dir: t.TempDir()})
 }
 
-// counted checks what is counted against what is there, tenant by tenant. Nothing
-// may be under way.
+// counted checks the counted bytes of every tenant against the actual data. Nothing
+// else may run.
 func (ing *Ingester) counted(t *testing.T) {
 	t.Helper()
-	var total, established, places, held, tenants int64
+	var total, established, reserved, held, tenants int64
 	for _, th := range ing.heads() {
 		want, beyond := tenantBytes, 0
 		for _, s := range th.all() {
@@ -44,7 +45,7 @@ func (ing *Ingester) counted(t *testing.T) {
 			}
 		}
 		if index := th.indexSize(); index > th.indexBytes || th.dead == 0 && index != th.indexBytes {
-			t.Errorf("tenant %s: index of %d bytes is counted as %d", th.id, index, th.indexBytes)
+			t.Errorf("tenant %s: counted index bytes = %d, want %d", th.id, index, th.indexBytes)
 		}
 		want += th.indexBytes
 		for name, m := range th.metadata {
@@ -54,14 +55,14 @@ func (ing *Ingester) counted(t *testing.T) {
 		for _, e := range th.exemplars.ring {
 			want += allocated(e.Labels.ByteSize())
 		}
-		want += placeBytes * int64(len(th.places))
-		places += checkPlaces(t, th)
+		want += reservationBytes * int64(len(th.reserved))
+		reserved += checkReserved(t, th)
 		held += th.held.Load()
 		if got := th.bytes.Load(); got != want {
-			t.Errorf("tenant %s has %d bytes and is counted with %d", th.id, want, got)
+			t.Errorf("tenant %s: counted bytes = %d, want %d", th.id, got, want)
 		}
 		if beyond != th.established {
-			t.Errorf("tenant %s has %d established series and is counted with %d", th.id, beyond, th.established)
+			t.Errorf("tenant %s: counted established series = %d, want %d", th.id, th.established, beyond)
 		}
 		total += want
 		if th.count > 0 {
@@ -69,31 +70,31 @@ func (ing *Ingester) counted(t *testing.T) {
 		}
 	}
 	a := &ing.account
-	if a.bytes.Load() != total || a.established.Load() != established || a.places.Load() != places || a.held.Load() != held || a.tenants.Load() != tenants {
-		t.Errorf("counted are %d bytes, %d established, %d places, %d held, %d tenants; there are %d, %d, %d, %d, %d",
-			a.bytes.Load(), a.established.Load(), a.places.Load(), a.held.Load(), a.tenants.Load(), total, established, places, held, tenants)
+	if a.bytes.Load() != total || a.established.Load() != established || a.reserved.Load() != reserved || a.held.Load() != held || a.tenants.Load() != tenants {
+		t.Errorf("counted: %d bytes, %d established bytes, %d reserved series, %d reserved bytes, %d tenants; want %d, %d, %d, %d, %d",
+			a.bytes.Load(), a.established.Load(), a.reserved.Load(), a.held.Load(), a.tenants.Load(), total, established, reserved, held, tenants)
 	}
 }
 
-// checkPlaces checks a tenant's places against how they are counted, and returns
-// how many series they are of.
-func checkPlaces(t *testing.T, th *tenantHead) int64 {
+// checkReserved checks a tenant's reserved series against their counts, and returns
+// their number.
+func checkReserved(t *testing.T, th *tenantHead) int64 {
 	t.Helper()
 	series, held := 0, int64(0)
-	for hash, p := range th.places {
+	for hash, p := range th.reserved {
 		if p.series == 0 {
-			t.Errorf("a place of hash %d is of no series", hash)
+			t.Errorf("hash %d is reserved for no series", hash)
 		}
 		series += int(p.series)
 		held += p.bytes()
 	}
-	if th.placed != series || th.held.Load() != held {
-		t.Errorf("tenant %s has places of %d series and %d bytes, and is counted with %d and %d", th.id, series, held, th.placed, th.held.Load())
+	if th.reservedCount != series || th.held.Load() != held {
+		t.Errorf("tenant %s: counted %d reserved series and %d bytes, want %d and %d", th.id, th.reservedCount, th.held.Load(), series, held)
 	}
 	return int64(series)
 }
 
-// indexSize is what an index made now would be counted with.
+// indexSize returns the counted size of an index built now.
 func (th *tenantHead) indexSize() int64 {
 	if th.postings == nil {
 		return 0
@@ -105,7 +106,8 @@ func (th *tenantHead) indexSize() int64 {
 	return x.bytes
 }
 
-// wideHistogram has n buckets without gaps. Its count is a counter's at t.
+// wideHistogram returns a histogram with n buckets without gaps, whose count
+// increases with t.
 func wideHistogram(n int, t int64) *histogram.Histogram {
 	h := &histogram.Histogram{Schema: 3, ZeroThreshold: 1e-9, Sum: float64(t), PositiveSpans: []histogram.Span{{Length: uint32(n)}}, PositiveBuckets: make([]int64, n)}
 	h.PositiveBuckets[0] = t/1000%1_000_000 + 1
@@ -113,7 +115,7 @@ func wideHistogram(n int, t int64) *histogram.Histogram {
 	return h
 }
 
-// randomSample is of any kind, most often a float in order.
+// randomSample returns a sample of any kind, most often an in-order float.
 func randomSample(rng *rand.Rand, now int64, kind int) series.Sample {
 	t := now + rng.Int64N(1000)
 	if rng.IntN(8) == 0 {
@@ -128,7 +130,8 @@ func randomSample(rng *rand.Rand, now int64, kind int) series.Sample {
 	return series.Sample{T: t, V: rng.Float64()}
 }
 
-// randomPush pushes some series of a tenant, with metadata and exemplars.
+// randomPush pushes samples of some series of a tenant, with metadata and
+// exemplars.
 func (b *bench) randomPush(rng *rand.Rand, id tenant.ID, names int) {
 	b.t.Helper()
 	now, batch := b.clock.Load(), &series.Batch{Tenant: id, Established: rng.IntN(4) == 0}
@@ -152,8 +155,8 @@ func (b *bench) randomPush(rng *rand.Rand, id tenant.ID, names int) {
 	}
 }
 
-// TestCounted: after pushes of every kind, seals, removals, replays and rejected
-// series, exactly what is there is counted, without a recount.
+// TestCounted checks that after pushes of every kind, seals, removals, replays and
+// rejected series the incremental counts are exact.
 func TestCounted(t *testing.T) {
 	b := newStillBench(t)
 	b.lim.MaxExemplars = 40
@@ -184,7 +187,7 @@ func TestCounted(t *testing.T) {
 		func() { b.lim.MaxActiveSeries = rng.IntN(3) * 300 },
 		func() { b.lim.MaxExemplars = rng.IntN(60) },
 		func() {
-			if rng.IntN(3) > 0 { // or places leave little room for new series
+			if rng.IntN(3) > 0 { // otherwise reserved series leave little memory for new ones
 				_ = os.Remove(filepath.Join(b.dir, activeFile))
 			}
 			b.crash()
@@ -213,7 +216,7 @@ func TestCounted(t *testing.T) {
 		b.ing.recount()
 		b.ing.sealMu.Unlock()
 		if after := b.ing.account.bytes.Load(); after != before {
-			t.Fatalf("counted %d bytes, and again %d", before, after)
+			t.Fatalf("counted %d bytes, after a recount %d", before, after)
 		}
 	}
 	if indexed < 25 {
@@ -221,7 +224,7 @@ func TestCounted(t *testing.T) {
 	}
 }
 
-// TestCountedAfterFailedSeal: what could not be sealed is counted as before.
+// TestCountedAfterFailedSeal checks that a failed seal does not change the counts.
 func TestCountedAfterFailedSeal(t *testing.T) {
 	b := newStillBench(t)
 	rng := rand.New(rand.NewPCG(5, 6))
@@ -233,7 +236,7 @@ func TestCountedAfterFailedSeal(t *testing.T) {
 		return s, s.writeTenant(b.ing.head("a", true))
 	}()
 	if err != nil || len(s.taken) == 0 {
-		t.Fatalf("%d series taken, %v", len(s.taken), err)
+		t.Fatalf("%d series taken, error %v", len(s.taken), err)
 	}
 	b.ing.counted(t)
 	if err := s.giveUp(); err != nil {
@@ -242,8 +245,8 @@ func TestCountedAfterFailedSeal(t *testing.T) {
 	b.ing.counted(t)
 }
 
-// TestCountedUnderRaces pushes, seals and drops at once, under pressure and not,
-// and counts once all is done.
+// TestCountedUnderRaces pushes, seals and removes series concurrently, with and
+// without memory pressure, and checks the counts afterwards.
 func TestCountedUnderRaces(t *testing.T) {
 	b := newStillBench(t)
 	b.lim.MaxExemplars, b.lim.MaxActiveSeries = 50, 1500
@@ -266,7 +269,7 @@ func TestCountedUnderRaces(t *testing.T) {
 		b.ing.dropIdle(idleTimes{now + 1, now - 1000*int64(round%3)})
 		th := b.ing.head("a", true)
 		th.mu.RLock()
-		indexed := th.postings != nil // only then is there something to index again
+		indexed := th.postings != nil // only then can it be indexed again
 		th.mu.RUnlock()
 		if indexed {
 			th.reindex(b.ing.nextRef.Load)
@@ -281,12 +284,12 @@ func TestCountedUnderRaces(t *testing.T) {
 	}
 }
 
-// TestMapsBecomeSmaller: after a burst, maps and postings are made again, and
-// series of one hash stay together.
-func TestMapsBecomeSmaller(t *testing.T) {
+// TestMapsShrink checks that maps and postings are rebuilt after a burst of
+// series, and that series with equal hashes stay chained.
+func TestMapsShrink(t *testing.T) {
 	th := newTenantHead("a", &account{})
 	for i := range uint64(4 * indexFrom) {
-		th.add(newMemSeries(labels.FromStrings("i", fmt.Sprint(i)), i/2, i^1+1)) // the head of a chain is not its newest
+		th.add(newMemSeries(labels.FromStrings("i", fmt.Sprint(i)), i/2, i^1+1)) // the first of a chain is not its newest
 	}
 	var gone []*memSeries
 	for _, s := range th.all() {
@@ -300,13 +303,13 @@ func TestMapsBecomeSmaller(t *testing.T) {
 	th.consistent(t)
 	for i := range uint64(indexFrom) {
 		if s := th.find(i/2, labels.FromStrings("i", fmt.Sprint(i))); s == nil || s.ref != i^1+1 {
-			t.Fatalf("series %d is %v", i, s)
+			t.Fatalf("find(series %d) = %v", i, s)
 		}
 	}
 	if after := th.bytes.Load(); after > before/2 || len(old) != len(th.series) || th.indexBytes != th.indexSize() {
-		t.Errorf("%d bytes, before %d", after, before)
+		t.Errorf("%d bytes after the removal, %d before", after, before)
 	}
 	if freed := th.account.freed.Load(); freed != before-th.bytes.Load() {
-		t.Errorf("freed %d bytes of %d", freed, before-th.bytes.Load())
+		t.Errorf("freed = %d bytes, want %d", freed, before-th.bytes.Load())
 	}
 }

@@ -15,23 +15,24 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// A seal cuts the log, so after a restart the head has only what was pushed since:
-// after a graceful one, nothing. The active series are therefore saved in a file,
-// and at start those that replay did not bring back get a place until idleSeries
-// after the first start that found them. Otherwise new series would take the room
-// of those that are still being sent, and senders drop what is rejected.
+// A seal cuts the log, so after a restart the head contains only the series pushed
+// since the last seal: none after a graceful stop. The active series are therefore
+// saved in a file. At start, those that replay did not restore are reserved until
+// idleSeries after the first start that found them. Otherwise new series could use
+// up the series limit, and samples of series that are still being sent would be
+// rejected and dropped by their senders.
 
-// saveActiveEvery is the time between two saved lists of active series, beside
-// those at seals.
+// saveActiveEvery is the interval at which the list of active series is saved, in
+// addition to every seal.
 const saveActiveEvery = 5 * time.Minute
 
-// activeSize is about what the series takes in memory without samples, but for
-// its part of the index. The caller holds s.mu.
+// activeSize returns about how many bytes the series uses without samples and
+// without its index entries. The caller holds s.mu.
 func (s *memSeries) activeSize() int64 { return s.bareSize() + openBytes + freshBytes }
 
-// activeAge is how long ago the series had its last sample, in seconds; false if
-// that is so long ago, or so far in the future, that it does not count as active
-// once it is sealed (memSeries.isIdle). The caller holds s.mu.
+// activeAge returns the seconds since the series' last sample. It returns false if
+// the last sample is so old, or so far in the future, that the series would not
+// count as active once it is sealed (memSeries.isIdle). The caller holds s.mu.
 func (s *memSeries) activeAge(now int64) (uint32, bool) {
 	if s.lastT >= now+farWindows*series.WindowMillis {
 		return 0, false
@@ -43,8 +44,8 @@ func (s *memSeries) activeAge(now int64) (uint32, bool) {
 	return uint32(age / 1000), true
 }
 
-// activeNow lists the tenant's active series. Pushes wait for a slice of them at
-// most.
+// activeNow lists the tenant's active series. It releases the lock after every
+// sliceSeries series, so that pushes do not wait for the whole list.
 func (th *tenantHead) activeNow(now time.Time) activeList {
 	l := activeList{tenant: th.id}
 	ms, size := now.UnixMilli(), int64(0)
@@ -56,26 +57,26 @@ func (th *tenantHead) activeNow(now time.Time) activeList {
 			size += s.activeSize()
 		}
 	})
-	l.places = th.placesNow(now)
+	l.reserved = th.reservedNow(now)
 	th.mu.RLock()
 	if th.count > 0 {
 		size += th.indexBytes * int64(len(l.series)) / int64(th.count)
 	}
 	size += th.held.Load()
 	th.mu.RUnlock()
-	if n := int64(len(l.series) + len(l.places)); n > 0 {
+	if n := int64(len(l.series) + len(l.reserved)); n > 0 {
 		l.bytes = max(0, size/n)
 	}
 	return l
 }
 
-// placesNow lists the tenant's places that are not over.
-func (th *tenantHead) placesNow(now time.Time) []activeEntry {
+// reservedNow lists the tenant's reserved series that have not expired.
+func (th *tenantHead) reservedNow(now time.Time) []activeEntry {
 	var out []activeEntry
 	th.mu.RLock()
 	defer th.mu.RUnlock()
 	n := 0
-	for hash, p := range th.places {
+	for hash, p := range th.reserved {
 		if left := int64(p.until) - now.Unix(); left > 0 {
 			e := activeEntry{hash: hash, seconds: uint32(min(left, activeMaxAge)), holds: p.held > 0}
 			for range p.series {
@@ -90,8 +91,8 @@ func (th *tenantHead) placesNow(now time.Time) []activeEntry {
 	return out
 }
 
-// saveActive replaces the file of active series. A failure is logged and not
-// returned: the file that is there goes on to be used.
+// saveActive replaces the file of active series. A failure is logged, not returned:
+// the previous file stays in use.
 func (ing *Ingester) saveActive() {
 	ing.activeMu.Lock()
 	defer ing.activeMu.Unlock()
@@ -99,14 +100,14 @@ func (ing *Ingester) saveActive() {
 	ing.activeSaved = now
 	var lists []activeList
 	for _, th := range ing.heads() {
-		if l := th.activeNow(now); len(l.series)+len(l.places) > 0 {
+		if l := th.activeNow(now); len(l.series)+len(l.reserved) > 0 {
 			l.sort()
 			lists = append(lists, l)
 		}
 	}
 	if err := disk.ReplaceFile(filepath.Join(ing.opts.Dir, activeFile), encodeActive(now.UnixMilli(), lists)); err != nil {
 		ing.metrics.activeFailures.Inc()
-		ing.opts.Logger.Warn("list of active series could not be saved, it will be tried again; after a restart the list saved before is used",
+		ing.opts.Logger.Warn("failed to save the list of active series: the previous list stays in use; retrying",
 			"err", err)
 	}
 }
@@ -121,10 +122,10 @@ func (ing *Ingester) saveActiveDue() {
 	}
 }
 
-// loadActive gives places to the series of the file that are not in the head, and
-// saves the list again, which now says until when: a further start does not
-// extend them. A file that cannot be read is logged and ignored. It is called
-// after replay and before any push.
+// loadActive reserves the series in the file that are not in the head. It then
+// saves the file again with the time at which each reservation ends, so that
+// another restart does not extend them. A file that cannot be read is logged and
+// ignored. loadActive runs after replay and before any push.
 func (ing *Ingester) loadActive(ctx context.Context) error {
 	path := filepath.Join(ing.opts.Dir, activeFile)
 	data, err := readBounded(path, activeMaxBytes)
@@ -137,7 +138,7 @@ func (ing *Ingester) loadActive(ctx context.Context) error {
 		saved, lists, err = decodeActive(data)
 	}
 	if err != nil {
-		ing.opts.Logger.Warn("list of active series cannot be read; series that are not in the write-ahead log count as new",
+		ing.opts.Logger.Warn("failed to read the list of active series: series that are not in the write-ahead log count as new",
 			"file", path, "err", err)
 		return nil
 	}
@@ -152,53 +153,54 @@ func (ing *Ingester) loadActive(ctx context.Context) error {
 		kept += ing.head(lists[i].tenant, true).restore(&lists[i], saved, now)
 	}
 	if kept > 0 {
-		ing.opts.Logger.Info("places kept for series that were active before the restart", "series", kept)
+		ing.opts.Logger.Info("reserved series that were active before the restart", "series", kept)
 		ing.saveActive()
 	}
 	return nil
 }
 
-// tenantGone reports whether a tenant is known to be deleted.
+// tenantGone reports whether the tenant is known to be deleted. Errors are logged.
 func (ing *Ingester) tenantGone(ctx context.Context, id tenant.ID) bool {
 	if ing.opts.Deleted == nil {
 		return false
 	}
 	gone, err := ing.opts.Deleted(ctx, id)
 	if err != nil {
-		ing.opts.Logger.Warn("could not find out whether a tenant was deleted; the places of its series are kept", "tenant", id, "err", err)
+		ing.opts.Logger.Warn("failed to check whether a tenant was deleted: its series stay reserved", "tenant", id, "err", err)
 	}
 	return err == nil && gone
 }
 
-// restore gives places to the series of a list that was saved at a time in Unix
-// milliseconds, and returns to how many.
+// restore reserves the series of a list that was saved at the given time (Unix
+// milliseconds) and returns how many series it reserved.
 func (th *tenantHead) restore(l *activeList, saved int64, now time.Time) int {
 	th.mu.Lock()
 	defer th.mu.Unlock()
-	if th.places == nil {
-		th.places = make(map[uint64]place, max(0, len(l.series)+len(l.places)-th.count))
+	if th.reserved == nil {
+		th.reserved = make(map[uint64]seriesReservation, max(0, len(l.series)+len(l.reserved)-th.count))
 	}
-	before, held := th.placed, heldUnits(l.bytes)
-	until := placeUntil(now.Add(idleSeries).UnixMilli(), now)
+	before, held := th.reservedCount, heldUnits(l.bytes)
+	until := reservedUntil(now.Add(idleSeries).UnixMilli(), now)
 	eachHash(l.series, func(e activeEntry, n uint16) {
-		th.keepPlace(e.hash, place{until: until, held: held, series: n})
+		th.reserve(e.hash, seriesReservation{until: until, held: held, series: n})
 	})
-	eachHash(l.places, func(e activeEntry, n uint16) {
-		p := place{until: placeUntil(saved+int64(e.seconds)*1000, now), series: n}
+	eachHash(l.reserved, func(e activeEntry, n uint16) {
+		p := seriesReservation{until: reservedUntil(saved+int64(e.seconds)*1000, now), series: n}
 		if e.holds {
 			p.held = held
 		}
-		if !p.over(now) {
-			th.keepPlace(e.hash, p)
+		if !p.expired(now) {
+			th.reserve(e.hash, p)
 		}
 	})
-	if len(th.places) == 0 {
-		th.places = nil
+	if len(th.reserved) == 0 {
+		th.reserved = nil
 	}
-	return th.placed - before
+	return th.reservedCount - before
 }
 
-// eachHash calls fn for each hash of a sorted list, with how many entries have it.
+// eachHash calls fn for each distinct hash of a sorted list, with the number of its
+// entries.
 func eachHash(list []activeEntry, fn func(e activeEntry, n uint16)) {
 	for i := 0; i < len(list); {
 		n := 1
@@ -210,7 +212,7 @@ func eachHash(list []activeEntry, fn func(e activeEntry, n uint16)) {
 	}
 }
 
-// readBounded reads a file of at most so many bytes.
+// readBounded reads a file, and fails if the file is larger than most bytes.
 func readBounded(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -219,7 +221,7 @@ func readBounded(path string, most int64) ([]byte, error) {
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("it has more than %d bytes", most)
+		err = fmt.Errorf("file is larger than %d bytes", most)
 	}
 	return data, err
 }

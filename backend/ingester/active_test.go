@@ -13,7 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// restart stops the ingester as a shutdown does, and opens its directory again.
+// restart stops the ingester as a graceful shutdown does, and opens its directory
+// again.
 func (b *bench) restart() {
 	b.t.Helper()
 	if err := b.ing.Flush(); err != nil {
@@ -26,37 +27,37 @@ func (b *bench) restart() {
 	b.still()
 }
 
-// kill is crash without what an ingester does by itself afterwards.
+// kill is crash, with the new ingester running no goroutines.
 func (b *bench) kill() {
 	b.t.Helper()
 	b.crash()
 	b.still()
 }
 
-// atLimit checks that a tenant has n active series that may all be sent, and that
-// new ones are rejected.
+// atLimit checks that a tenant has n active series that are accepted, and that new
+// series are rejected.
 func (b *bench) atLimit(name string, n int) {
 	b.t.Helper()
 	if got := b.ing.SeriesCount("a"); got != n {
-		b.t.Errorf("%d active series, want %d", got, n)
+		b.t.Errorf("active series = %d, want %d", got, n)
 	}
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["max_active_series"] != 5 {
 		b.t.Errorf("new series: %+v", out)
 	}
 	out := b.push("a", b.some(name, n)...)
 	if out.Samples != n || out.Created != nil || out.Rejections != nil {
-		b.t.Errorf("known series: %d samples, %d created, %v", out.Samples, len(out.Created), reasons(out))
+		b.t.Errorf("existing series: %d samples, %d created, %v", out.Samples, len(out.Created), reasons(out))
 	}
 	if got := b.ing.SeriesCount("a"); got != n {
-		b.t.Errorf("%d active series after they were sent again, want %d", got, n)
+		b.t.Errorf("active series after they were sent again = %d, want %d", got, n)
 	}
 	b.ing.counted(b.t)
 }
 
-// TestActiveAfterRestart: whatever ends the process, the active series are known
-// afterwards, each counted once, and new ones do not take their places.
+// TestActiveAfterRestart checks that however the process ends, the active series
+// are known afterwards, counted once each, and cannot be displaced by new series.
 func TestActiveAfterRestart(t *testing.T) {
-	const n = 1200 // with an index
+	const n = 1200 // enough for an index
 	for name, again := range map[string]func(*bench){
 		"graceful":       (*bench).restart,
 		"graceful twice": func(b *bench) { b.restart(); b.restart() },
@@ -76,10 +77,10 @@ func TestActiveAfterRestart(t *testing.T) {
 			b.ing.saveActive()
 			b.kill()
 			if got := b.ing.seriesCount(); got != n/2 {
-				t.Errorf("replay brought back %d series", got)
+				t.Errorf("replay restored %d series", got)
 			}
 		},
-		"all ways": func(b *bench) { b.restart(); b.push("a", b.some("m", n/3)...); b.kill(); b.restart(); b.kill() },
+		"several restarts and kills": func(b *bench) { b.restart(); b.push("a", b.some("m", n/3)...); b.kill(); b.restart(); b.kill() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := atWindowStart(t)
@@ -94,29 +95,30 @@ func TestActiveAfterRestart(t *testing.T) {
 	}
 }
 
-// TestActivePlacesEnd: a place ends half an hour after the first start that found
-// it; further starts, and a clock that was set back, do not extend it.
-func TestActivePlacesEnd(t *testing.T) {
+// TestReservationsExpire checks that a reservation ends half an hour after the first
+// start that found the series; further starts and a clock that is set back do not
+// extend it.
+func TestReservationsExpire(t *testing.T) {
 	for name, again := range map[string]func(*bench){"graceful": (*bench).restart, "kill -9": (*bench).kill} {
 		t.Run(name, func(t *testing.T) {
 			b := atWindowStart(t)
 			b.lim.MaxActiveSeries = 10
 			b.push("a", b.some("m", 10)...)
 			b.restart()
-			b.set(b.now.Add(10 * time.Minute)) // and nothing is saved but by the start
+			b.set(b.now.Add(10 * time.Minute)) // only the start saves the list
 			again(b)
 			b.set(b.now.Add(15 * time.Minute))
 			again(b)
 			if n := b.ing.SeriesCount("a"); n != 10 {
-				t.Errorf("%d active series after 25 minutes", n)
+				t.Errorf("%d active series after 25 minutes, want 10", n)
 			}
 			b.tick(4 * time.Minute)
 			if n := b.ing.SeriesCount("a"); n != 10 {
-				t.Errorf("%d active series after 29 minutes", n)
+				t.Errorf("%d active series after 29 minutes, want 10", n)
 			}
 			b.tick(3 * time.Minute)
 			if n := b.ing.SeriesCount("a"); n != 0 {
-				t.Errorf("%d active series after 32 minutes", n)
+				t.Errorf("%d active series after 32 minutes, want 0", n)
 			}
 			if out := b.push("a", b.some("new", 10)...); out.Samples != 10 || len(out.Created) != 10 {
 				t.Errorf("new series: %+v", out)
@@ -124,32 +126,32 @@ func TestActivePlacesEnd(t *testing.T) {
 			b.ing.counted(t)
 		})
 	}
-	t.Run("over but not swept", func(t *testing.T) {
+	t.Run("expired but not swept", func(t *testing.T) {
 		b := atWindowStart(t)
 		b.lim.MaxActiveSeries = 10
 		b.push("a", b.some("m", 10)...)
 		b.restart()
 		b.set(b.now.Add(31 * time.Minute))
 		if out := b.push("a", b.some("m", 1)...); len(out.Created)+reasons(out)["max_active_series"] != 1 {
-			t.Errorf("a series whose place is over: %+v", out)
+			t.Errorf("series whose reservation expired: %+v", out)
 		}
 		b.ing.counted(t)
 	})
-	t.Run("clock set back while it is down", func(t *testing.T) {
+	t.Run("clock set back while the ingester is down", func(t *testing.T) {
 		b := atWindowStart(t)
 		b.push("a", b.some("m", 10)...)
 		b.restart()
 		b.set(b.now.Add(-3 * time.Hour))
 		b.restart()
 		if n := b.ing.SeriesCount("a"); n != 10 {
-			t.Errorf("%d active series", n)
+			t.Errorf("%d active series, want 10", n)
 		}
 		b.tick(31 * time.Minute)
 		if n := b.ing.SeriesCount("a"); n != 0 {
-			t.Errorf("%d active series half an hour later", n)
+			t.Errorf("%d active series half an hour later, want 0", n)
 		}
 	})
-	t.Run("clock set back while it runs", func(t *testing.T) {
+	t.Run("clock set back while the ingester runs", func(t *testing.T) {
 		b := atWindowStart(t)
 		b.push("a", b.some("m", 10)...)
 		b.restart()
@@ -157,54 +159,55 @@ func TestActivePlacesEnd(t *testing.T) {
 		b.tick(2 * time.Minute)
 		b.tick(31 * time.Minute)
 		if n := b.ing.SeriesCount("a"); n != 0 {
-			t.Errorf("%d active series", n)
+			t.Errorf("%d active series, want 0", n)
 		}
 	})
 }
 
-// TestActiveHoldsMemory: what the series of places will need is used for new
-// series, and not for those that come back.
-func TestActiveHoldsMemory(t *testing.T) {
+// TestReservedMemory checks that the memory reserved for series counts as used
+// for new series, and not for the reserved series themselves.
+func TestReservedMemory(t *testing.T) {
 	const n = 3000
 	b := atWindowStart(t)
 	b.push("a", b.some("m", n)...)
 	took := b.ing.account.bytes.Load()
-	b.memory = took * 100 / 81 // their places take some, too
+	b.memory = took * 100 / 81 // the reservations use some memory too
 	b.restart()
 	if held := b.ing.account.held.Load(); held < took*7/10 || held > took*13/10 {
-		t.Errorf("%d bytes are held for series that took %d", held, took)
+		t.Errorf("%d bytes are reserved for series that used %d", held, took)
 	}
 	if b.ing.filled(50) {
-		t.Errorf("%d of %d bytes are used", b.ing.account.bytes.Load(), b.memory)
+		t.Errorf("%d of %d bytes are used, want less than half", b.ing.account.bytes.Load(), b.memory)
 	}
 	b.ing.counted(t)
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["instance_memory"] != 5 {
-		t.Errorf("new series of the tenant that has the memory: %+v", out)
+		t.Errorf("new series of the tenant with most memory: %+v", out)
 	}
 	if out := b.push("b", b.some("new", 5)...); out.Samples != 5 {
-		t.Errorf("new series of another: %+v", out)
+		t.Errorf("new series of another tenant: %+v", out)
 	}
 	if out := b.push("a", b.some("m", n)...); out.Samples != n || out.Created != nil {
-		t.Errorf("known series: %d samples, %v", out.Samples, reasons(out))
+		t.Errorf("existing series: %d samples, %v", out.Samples, reasons(out))
 	}
 	if held := b.ing.account.held.Load(); held != 0 {
-		t.Errorf("%d bytes are held for series that are back", held)
+		t.Errorf("%d bytes are still reserved for series that returned", held)
 	}
 	b.ing.counted(t)
-	b.memory = took // more than is there for new ones
+	b.memory = took // more than is available for new series
 	b.restart()
 	if out := b.push("b", b.some("more", 5)...); reasons(out)["instance_memory"] != 5 {
 		t.Errorf("new series of any tenant: %+v", out)
 	}
 	b.tick(31 * time.Minute)
 	if out := b.push("b", b.some("more", 5)...); out.Samples != 5 || b.ing.account.held.Load() != 0 {
-		t.Errorf("new series once the places are over: %+v, %d bytes held", out, b.ing.account.held.Load())
+		t.Errorf("new series after the reservations expired: %+v, %d bytes reserved", out, b.ing.account.held.Load())
 	}
 }
 
-// TestActiveEarlyLeavers: who left early because memory was short has its place
-// after a restart, for the rest of its time, and holds no memory.
-func TestActiveEarlyLeavers(t *testing.T) {
+// TestReservationsOfSeriesRemovedEarly checks that series removed early because memory was short
+// stay reserved after a restart, for the rest of their time, without reserved
+// memory.
+func TestReservationsOfSeriesRemovedEarly(t *testing.T) {
 	b := atWindowStart(t)
 	b.lim.MaxActiveSeries = 110
 	b.push("a", b.some("m", 100)...)
@@ -219,26 +222,26 @@ func TestActiveEarlyLeavers(t *testing.T) {
 	b.fill(85)
 	b.tick(time.Minute)
 	if n := b.ing.seriesCount(); n != 10 {
-		t.Fatalf("%d series are left", n)
+		t.Fatalf("%d series are left, want 10", n)
 	}
 	b.restart()
 	if held := b.ing.account.held.Load(); held <= 0 || held > 10*1200 {
-		t.Errorf("%d bytes are held", held)
+		t.Errorf("%d bytes are reserved", held)
 	}
 	b.push("a", stay...)
 	if n := b.ing.account.held.Load(); n != 0 {
-		t.Errorf("%d bytes are held for series that left early", n)
+		t.Errorf("%d bytes are reserved for series that were removed early, want 0", n)
 	}
 	if n := b.ing.SeriesCount("a"); n != 110 {
-		t.Errorf("%d active series", n)
+		t.Errorf("%d active series, want 110", n)
 	}
 	if out := b.push("a", b.some("m", 100)...); out.Samples != 100 || out.Created != nil {
-		t.Errorf("series that left early: %d samples, %v", out.Samples, reasons(out))
+		t.Errorf("series that were removed early: %d samples, %v", out.Samples, reasons(out))
 	}
 }
 
-// TestActiveUnusual: tenants and limits that changed, series that left, and
-// equal hashes.
+// TestActiveUnusual tests changed tenants and limits, removed series, and equal
+// hashes.
 func TestActiveUnusual(t *testing.T) {
 	t.Run("deleted tenant", func(t *testing.T) {
 		b := atWindowStart(t)
@@ -259,7 +262,7 @@ func TestActiveUnusual(t *testing.T) {
 			t.Fatal(err)
 		}
 		if gone, unknown := b.ing.SeriesCount("a"), b.ing.SeriesCount("b"); gone != 0 || unknown != 10 {
-			t.Errorf("%d active series of the deleted tenant, %d of one that may be there", gone, unknown)
+			t.Errorf("%d active series of the deleted tenant, want 0; %d of a tenant that may be deleted, want 10", gone, unknown)
 		}
 	})
 	t.Run("limit lowered", func(t *testing.T) {
@@ -285,18 +288,18 @@ func TestActiveUnusual(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := b.ing.SeriesCount("a"); n != 10 {
-			t.Fatalf("%d active series", n)
+			t.Fatalf("%d active series, want 10", n)
 		}
 		if err := os.WriteFile(path, list, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		b.kill()
-		if n := b.ing.SeriesCount("a"); n != 20 { // for some time: the list does not say that they left
-			t.Errorf("%d active series", n)
+		if n := b.ing.SeriesCount("a"); n != 20 { // for some time, because the list does not have their removal
+			t.Errorf("%d active series, want 20", n)
 		}
 		b.tick(32 * time.Minute)
 		if n := b.ing.SeriesCount("a"); n != 0 {
-			t.Errorf("%d active series half an hour later", n)
+			t.Errorf("%d active series half an hour later, want 0", n)
 		}
 	})
 	t.Run("idle before the list was saved", func(t *testing.T) {
@@ -304,7 +307,7 @@ func TestActiveUnusual(t *testing.T) {
 		b.push("a", b.some("old", 10)...)
 		b.set(b.now.Add(31 * time.Minute))
 		b.push("a", b.some("m", 5)...)
-		b.ing.saveActive() // they are in the head: they are not sealed
+		b.ing.saveActive() // they are in the head, because they are not sealed
 		path := filepath.Join(b.dir, activeFile)
 		list, err := os.ReadFile(path)
 		if err != nil {
@@ -315,7 +318,7 @@ func TestActiveUnusual(t *testing.T) {
 		}
 		b.kill()
 		if n := b.ing.SeriesCount("a"); n != 5 {
-			t.Errorf("%d active series", n)
+			t.Errorf("%d active series, want 5", n)
 		}
 	})
 	t.Run("equal hashes", func(t *testing.T) {
@@ -328,7 +331,7 @@ func TestActiveUnusual(t *testing.T) {
 		b.push("a", same...)
 		b.restart()
 		if n := b.ing.SeriesCount("a"); n != 3 {
-			t.Errorf("%d active series", n)
+			t.Errorf("%d active series, want 3", n)
 		}
 		for i := range same {
 			if out := b.push("a", same[i]); out.Samples != 1 || out.Created != nil {
@@ -339,8 +342,8 @@ func TestActiveUnusual(t *testing.T) {
 	})
 }
 
-// TestActiveSaved: the list is saved every five minutes, and when that fails a
-// seal goes on.
+// TestActiveSaved checks that the list is saved every five minutes, and that a
+// failure to save it does not prevent a seal.
 func TestActiveSaved(t *testing.T) {
 	b := atWindowStart(t)
 	path := filepath.Join(b.dir, activeFile)
@@ -351,7 +354,7 @@ func TestActiveSaved(t *testing.T) {
 		}
 		_, lists, err := decodeActive(data)
 		if err != nil || len(lists) != 1 {
-			t.Fatalf("%d lists: %v", len(lists), err)
+			t.Fatalf("%d lists, want 1; error %v", len(lists), err)
 		}
 		return len(lists[0].series)
 	}
@@ -360,11 +363,11 @@ func TestActiveSaved(t *testing.T) {
 	b.push("a", b.some("n", 10)...)
 	b.set(b.now.Add(saveActiveEvery - time.Second))
 	if b.ing.saveActiveDue(); saved() != 10 {
-		t.Errorf("%d series after %v", saved(), saveActiveEvery-time.Second)
+		t.Errorf("%d series saved after %v, want 10", saved(), saveActiveEvery-time.Second)
 	}
 	b.set(b.now.Add(time.Second))
 	if b.ing.saveActiveDue(); saved() != 20 {
-		t.Errorf("%d series after %v", saved(), saveActiveEvery)
+		t.Errorf("%d series saved after %v, want 20", saved(), saveActiveEvery)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -373,11 +376,12 @@ func TestActiveSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := b.ing.Flush(); err != nil {
-		t.Errorf("a seal whose list cannot be saved: %v", err)
+		t.Errorf("seal without a saved list: %v", err)
 	}
 }
 
-// TestActiveUnderPushes saves lists while series are pushed, for the race detector.
+// TestActiveUnderPushes saves lists concurrently with pushes, for the race
+// detector.
 func TestActiveUnderPushes(t *testing.T) {
 	b := newStillBench(t)
 	b.push("a", b.some("m", 3000)...)
@@ -408,6 +412,6 @@ func TestActiveUnderPushes(t *testing.T) {
 	b.kill()
 	b.ing.counted(t)
 	if n := b.ing.SeriesCount("a"); n != 5000 {
-		t.Errorf("%d active series", n)
+		t.Errorf("%d active series, want 5000", n)
 	}
 }

@@ -15,41 +15,43 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// The file of active series; docs/format/active.md has the bytes.
+// Constants of the file of active series; docs/format/active.md describes the
+// format.
 const (
 	activeMagic    = "PLACTIV1"
 	activeFile     = "active.bin"
-	activeMaxBytes = 1 << 30 // of a file that is read
+	activeMaxBytes = 1 << 30 // largest file that is read
 	activeMaxAge   = int64(idleSeries / 1e9)
 )
 
-// activeList is what one tenant has of active series at a time.
+// activeList is the list of a tenant's active series at a point in time.
 type activeList struct {
-	tenant tenant.ID
-	bytes  int64         // that one of the series takes in memory without samples, on average
-	series []activeEntry // in the head, by hash; seconds since the last activity
-	places []activeEntry // not in the head, by hash; seconds for which the place is kept
+	tenant   tenant.ID
+	bytes    int64         // average bytes of one series without samples
+	series   []activeEntry // in the head, sorted by hash; seconds since the last sample
+	reserved []activeEntry // reserved, not in the head, sorted by hash; seconds until the reservation ends
 }
 
 // activeEntry is one series of an activeList.
 type activeEntry struct {
 	hash    uint64
 	seconds uint32
-	holds   bool // of places: memory is held
+	holds   bool // reserved series only: memory is reserved too
 }
 
-// sort brings the entries into the order of the file.
+// sort sorts the entries as the file format requires.
 func (l *activeList) sort() {
 	byHash := func(a, b activeEntry) int { return cmp.Compare(a.hash, b.hash) }
 	slices.SortFunc(l.series, byHash)
-	slices.SortFunc(l.places, byHash)
+	slices.SortFunc(l.reserved, byHash)
 }
 
-// encodeActive makes a file. saved is the time of the lists in Unix milliseconds.
+// encodeActive encodes lists that were made at the time saved, in Unix
+// milliseconds.
 func encodeActive(saved int64, lists []activeList) []byte {
 	size := 64
 	for i := range lists {
-		size += 64 + len(lists[i].tenant) + 9*(len(lists[i].series)+len(lists[i].places))
+		size += 64 + len(lists[i].tenant) + 9*(len(lists[i].series)+len(lists[i].reserved))
 	}
 	b := make([]byte, 0, size)
 	b = append(b, activeMagic...)
@@ -61,7 +63,7 @@ func encodeActive(saved int64, lists []activeList) []byte {
 		b = append(b, l.tenant...)
 		b = binary.AppendUvarint(b, uint64(l.bytes))
 		b = appendEntries(b, l.series, func(e *activeEntry) uint64 { return uint64(e.seconds) })
-		b = appendEntries(b, l.places, func(e *activeEntry) uint64 {
+		b = appendEntries(b, l.reserved, func(e *activeEntry) uint64 {
 			if e.holds {
 				return uint64(e.seconds)<<1 | 1
 			}
@@ -82,19 +84,20 @@ func appendEntries(b []byte, list []activeEntry, value func(*activeEntry) uint64
 	return b
 }
 
-var errActive = errors.New("file of active series is damaged")
+var errActive = errors.New("damaged file of active series")
 
-// decodeActive reads a file. What it takes in memory is in proportion to the file.
+// decodeActive decodes a file. The memory that it uses is proportional to the
+// file's size.
 func decodeActive(data []byte) (saved int64, lists []activeList, err error) {
 	if !bytes.HasPrefix(data, []byte(activeMagic)) {
-		return 0, nil, fmt.Errorf("%w: it does not begin with %s", errActive, activeMagic)
+		return 0, nil, fmt.Errorf("%w: magic is not %s", errActive, activeMagic)
 	}
 	if len(data) < len(activeMagic)+crc32.Size {
-		return 0, nil, fmt.Errorf("%w: it is cut off", errActive)
+		return 0, nil, fmt.Errorf("%w: file is truncated", errActive)
 	}
 	body, sum := data[:len(data)-crc32.Size], binary.BigEndian.Uint32(data[len(data)-crc32.Size:])
 	if disk.Checksum(body) != sum {
-		return 0, nil, fmt.Errorf("%w: its checksum is wrong", errActive)
+		return 0, nil, fmt.Errorf("%w: checksum mismatch", errActive)
 	}
 	d := encoding.Decbuf{B: body[len(activeMagic):]}
 	saved = d.Varint64()
@@ -115,7 +118,7 @@ func decodeActive(data []byte) (saved int64, lists []activeList, err error) {
 		return 0, nil, fmt.Errorf("%w: %w", errActive, err)
 	}
 	if len(d.B) > 0 {
-		return 0, nil, fmt.Errorf("%w: %d bytes follow its end", errActive, len(d.B))
+		return 0, nil, fmt.Errorf("%w: %d trailing bytes", errActive, len(d.B))
 	}
 	return saved, lists, nil
 }
@@ -131,19 +134,19 @@ func decodeActiveList(d *encoding.Decbuf) (l activeList, err error) {
 	l.tenant = id
 	size := d.Uvarint64()
 	if size > 1<<32 {
-		return l, fmt.Errorf("%w: a series takes %d bytes", errActive, size)
+		return l, fmt.Errorf("%w: average size of a series is %d bytes", errActive, size)
 	}
 	l.bytes = int64(size)
 	if l.series, err = decodeEntries(d, false); err != nil {
 		return l, err
 	}
-	l.places, err = decodeEntries(d, true)
+	l.reserved, err = decodeEntries(d, true)
 	return l, err
 }
 
-func decodeEntries(d *encoding.Decbuf, places bool) ([]activeEntry, error) {
+func decodeEntries(d *encoding.Decbuf, reserved bool) ([]activeEntry, error) {
 	n := d.Uvarint64()
-	if d.Err() == nil && n > uint64(len(d.B))/2 { // an entry has two bytes at least
+	if d.Err() == nil && n > uint64(len(d.B))/2 { // an entry has at least two bytes
 		return nil, fmt.Errorf("%w: %d entries in %d bytes", errActive, n, len(d.B))
 	}
 	if d.Err() != nil || n == 0 {
@@ -154,14 +157,14 @@ func decodeEntries(d *encoding.Decbuf, places bool) ([]activeEntry, error) {
 	for range n {
 		delta, v := d.Uvarint64(), d.Uvarint64()
 		e := activeEntry{hash: last + delta}
-		if places {
+		if reserved {
 			e.holds, v = v&1 == 1, v>>1
 		}
 		if err := d.Err(); err != nil {
 			return nil, fmt.Errorf("%w: %w", errActive, err)
 		}
 		if e.hash < last || v > uint64(activeMaxAge) {
-			return nil, fmt.Errorf("%w: entry %d of %d is out of bounds", errActive, len(list), n)
+			return nil, fmt.Errorf("%w: entry %d of %d is invalid", errActive, len(list), n)
 		}
 		e.seconds, last = uint32(v), e.hash
 		list = append(list, e)

@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// TestActiveDamaged: no file, whatever is in it, stops the start.
+// TestActiveDamaged checks that a file with any content does not prevent the start.
 func TestActiveDamaged(t *testing.T) {
 	b := atWindowStart(t)
 	b.push("a", b.some("m", 20)...)
@@ -31,7 +31,7 @@ func TestActiveDamaged(t *testing.T) {
 		}
 		b.kill()
 		if n := b.ing.SeriesCount("a"); n != 0 {
-			t.Errorf("%s: %d active series", what, n)
+			t.Errorf("%s: %d active series, want 0", what, n)
 		}
 	}
 	for _, n := range []int{0, 3, 8, 11, 12, len(good) / 2, len(good) - 1} {
@@ -56,11 +56,12 @@ func TestActiveDamaged(t *testing.T) {
 	}
 	b.kill()
 	if n := b.ing.SeriesCount("a"); n != 20 {
-		t.Errorf("undamaged: %d active series", n)
+		t.Errorf("undamaged: %d active series, want 20", n)
 	}
 }
 
-// sealedActive puts the magic before the body of a file, and its checksum behind.
+// sealedActive returns a file with the given body, the magic and a correct
+// checksum.
 func sealedActive(body []byte) []byte {
 	b := append([]byte(activeMagic), body...)
 	return binary.BigEndian.AppendUint32(b, disk.Checksum(b))
@@ -69,18 +70,18 @@ func sealedActive(body []byte) []byte {
 func someLists() []activeList {
 	return []activeList{
 		{tenant: "a", bytes: 700, series: []activeEntry{{hash: 0}, {hash: 5, seconds: 1800}, {hash: 5}, {hash: 1<<64 - 1, seconds: 17}},
-			places: []activeEntry{{hash: 3, seconds: 1800, holds: true}, {hash: 1 << 63}}},
-		{tenant: "b", places: []activeEntry{{hash: 9, seconds: 1}}},
+			reserved: []activeEntry{{hash: 3, seconds: 1800, holds: true}, {hash: 1 << 63}}},
+		{tenant: "b", reserved: []activeEntry{{hash: 9, seconds: 1}}},
 	}
 }
 
-// TestActiveFile: what is encoded is decoded, and a million series take less than
-// ten megabytes.
+// TestActiveFile checks encoding and decoding, and that a million series need less
+// than ten megabytes.
 func TestActiveFile(t *testing.T) {
 	for _, want := range [][]activeList{nil, someLists()} {
 		saved, got, err := decodeActive(encodeActive(-5, want))
 		if err != nil || saved != -5 || !reflect.DeepEqual(got, want) {
-			t.Errorf("%d %+v %v", saved, got, err)
+			t.Errorf("decodeActive = %d, %+v, %v", saved, got, err)
 		}
 	}
 	l := activeList{tenant: "a"}
@@ -94,8 +95,8 @@ func TestActiveFile(t *testing.T) {
 	}
 }
 
-// FuzzActive reads any bytes as a file: an error, or lists that are the same when
-// they are written and read again.
+// FuzzActive decodes arbitrary bytes: the result must be an error, or lists that
+// are the same after they are encoded and decoded again.
 func FuzzActive(f *testing.F) {
 	for _, lists := range [][]activeList{nil, someLists()} {
 		b := encodeActive(1_700_000_000_000, lists)
@@ -105,7 +106,8 @@ func FuzzActive(f *testing.F) {
 		if _, _, err := decodeActive(body); err == nil {
 			t.Fatal("a file without its magic was read")
 		}
-		// With the right magic and checksum, or hardly any input would get further.
+		// With a correct magic and checksum, because otherwise hardly any input would
+		// be decoded.
 		saved, lists, err := decodeActive(sealedActive(body))
 		if err != nil {
 			if !errors.Is(err, errActive) {
@@ -115,7 +117,7 @@ func FuzzActive(f *testing.F) {
 		}
 		again, same, err := decodeActive(encodeActive(saved, lists))
 		if err != nil || again != saved || !reflect.DeepEqual(same, lists) {
-			t.Fatalf("%v: %+v became %+v", err, lists, same)
+			t.Fatalf("error %v: %+v became %+v", err, lists, same)
 		}
 	})
 }

@@ -22,17 +22,19 @@ import (
 )
 
 const (
-	// DefaultAsideBytes is a tenant's part of the disk for series set aside.
+	// DefaultAsideBytes is the default disk space, in bytes, for a tenant's series
+	// set aside.
 	DefaultAsideBytes = 1 << 30
-	// asideCharge is what a file counts as at least: tiny ones cost, too.
+	// asideCharge is the least number of bytes that a file is counted as, because
+	// small files have a cost too.
 	asideCharge = 64 << 10
 )
 
-// ErrAside is returned for pushes of a tenant whose part of the disk for series
-// that cannot be stored is full.
-var ErrAside = errors.New("too much of the tenant is set aside as impossible to store")
+// ErrAside is returned for pushes of a tenant whose disk space for series set aside
+// is full.
+var ErrAside = errors.New("the tenant's disk space for series that cannot be stored is full")
 
-// asideFile is one file that is served. It does not change.
+// asideFile is one file that is served. It is immutable.
 type asideFile struct {
 	path     string
 	tenant   tenant.ID
@@ -43,28 +45,28 @@ type asideFile struct {
 	samples  int64
 	bytes    int64
 	reason   string
-	damage   error // the header cannot be read
+	damage   error // set if the header cannot be read
 }
 
-// asideSet has the series that no pack could hold, each in a file of its own;
-// see docs/format/aside.md.
+// asideSet manages the files of series that no pack could hold, one file for each
+// series and window; see docs/format/aside.md.
 type asideSet struct {
 	dir    string
 	limit  int64 // bytes per tenant
 	disk   asideDisk
 	logger *slog.Logger
 
-	changing sync.Mutex      // one file at a time is written or removed; taken before mu
-	dirty    map[string]bool // directories with names that may not be on disk; guarded by changing
+	changing sync.Mutex      // serializes writes and removals of files; acquired before mu
+	dirty    map[string]bool // directories with entries that may not be synced yet; guarded by changing
 
 	mu      sync.RWMutex
 	files   map[tenant.ID]map[string]*asideFile // by path
-	leaving map[*asideFile]bool                 // not read any more: somebody began to remove them
+	leaving map[*asideFile]bool                 // being removed, and therefore not read any more
 	charge  map[tenant.ID]int64
 }
 
-// openAsideSet opens the files below dir and removes those that a crash left
-// half written; what was in those is in the log.
+// openAsideSet opens the files below dir and removes temporary files that a crash
+// left; the samples of those are still in the log.
 func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) (*asideSet, error) {
 	limit = asideLimit(limit)
 	if disk == nil {
@@ -94,12 +96,12 @@ func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) 
 		return s.open(path)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open series that were set aside: %w", err)
+		return nil, fmt.Errorf("open series set aside: %w", err)
 	}
 	return s, nil
 }
 
-// asideLimit is a tenant's part of the disk for a value of Options.AsideBytes.
+// asideLimit returns the disk space per tenant for a value of Options.AsideBytes.
 func asideLimit(bytes int64) int64 {
 	if bytes <= 0 {
 		return DefaultAsideBytes
@@ -107,8 +109,8 @@ func asideLimit(bytes int64) int64 {
 	return bytes
 }
 
-// open serves a file from now on. One whose header cannot be read is served as
-// damage of the tenant and window that its name says.
+// open registers a file to be served. A file whose header cannot be read is
+// registered as damaged, with the tenant and window of its name.
 func (s *asideSet) open(path string) error {
 	rel, err := filepath.Rel(s.dir, path)
 	if err != nil {
@@ -116,7 +118,7 @@ func (s *asideSet) open(path string) error {
 	}
 	t, w, err := parseAsidePath(rel)
 	if err != nil {
-		return fmt.Errorf("%s: %w; move it away", path, err)
+		return fmt.Errorf("%s: %w; move the file out of this directory", path, err)
 	}
 	st, err := os.Stat(path)
 	if err != nil {
@@ -126,12 +128,12 @@ func (s *asideSet) open(path string) error {
 	f.min, f.max = windowBounds(w)
 	h, _, err := readAside(path, nil)
 	if err == nil && (h.tenant != t || h.window != w) {
-		err = fmt.Errorf("%s: %w: it is of tenant %s, day %d, window %d", path, errAside, h.tenant, h.window.Day, h.window.Number)
+		err = fmt.Errorf("%s: %w: its header names tenant %s, day %d, window %d", path, errAside, h.tenant, h.window.Day, h.window.Number)
 	}
 	if err != nil {
-		f.damage, f.reason = err, "the file is damaged"
-		s.logger.Error("file of a series that was set aside cannot be read: queries of its tenant and window fail; "+
-			"restore it from a copy and restart, or give it up with POST /admin/v1/aside/drop", "tenant", t, "day", w.Day, "window", w.Number,
+		f.damage, f.reason = err, "damaged file"
+		s.logger.Error("failed to read the file of a series set aside: queries of its tenant and window fail; "+
+			"restore it from a copy and restart, or drop it with POST /admin/v1/aside/drop", "tenant", t, "day", w.Day, "window", w.Number,
 			"err", err)
 	} else {
 		f.fill(&h)
@@ -144,7 +146,7 @@ func (f *asideFile) fill(h *asideHeader) {
 	f.min, f.max, f.deletion, f.since, f.samples, f.reason = h.minTime, h.maxTime, h.deletion, h.since, int64(h.samples), h.reason
 }
 
-// windowBounds are the first and last millisecond of a window.
+// windowBounds returns the first and the last millisecond of a window.
 func windowBounds(w store.Window) (mint, maxt int64) {
 	if w.Day >= math.MaxInt64/series.DayMillis {
 		return w.Day * series.DayMillis, math.MaxInt64
@@ -167,9 +169,9 @@ func (s *asideSet) put(f *asideFile) {
 	s.charge[f.tenant] += max(f.bytes, asideCharge)
 }
 
-// remove deletes a file, unless another one took its place. From then on nobody
-// reads it, also when the disk fails; removing it again is tried by whoever finds
-// it a reason.
+// remove deletes a file, unless another file replaced it. From then on the file is
+// not read any more, even if deleting it fails; a later call for the same file
+// retries the deletion.
 func (s *asideSet) remove(f *asideFile) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
@@ -177,7 +179,7 @@ func (s *asideSet) remove(f *asideFile) error {
 		return nil
 	}
 	if err := s.disk.Remove(f.path); err != nil {
-		return fmt.Errorf("remove a series that was set aside: %w", err)
+		return fmt.Errorf("remove the file of a series set aside: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,8 +193,8 @@ func (s *asideSet) remove(f *asideFile) error {
 	return nil
 }
 
-// leave ends reads of a file, unless another one took its place. The disk is not
-// touched under mu: every push takes it.
+// leave ends reads of a file, unless another file replaced it. It does no disk I/O,
+// because every push acquires mu.
 func (s *asideSet) leave(f *asideFile) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,12 +205,12 @@ func (s *asideSet) leave(f *asideFile) bool {
 	return true
 }
 
-// check returns ErrAside when the tenant's part of the disk is full.
+// check returns ErrAside if the tenant's disk space for series set aside is full.
 func (s *asideSet) check(t tenant.ID) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if used := s.charge[t]; used >= s.limit {
-		return fmt.Errorf("%w: %d of %d bytes are used", ErrAside, used, s.limit)
+		return fmt.Errorf("%w: %d of %d bytes used", ErrAside, used, s.limit)
 	}
 	return nil
 }
@@ -226,7 +228,7 @@ func (s *asideSet) overlapping(t tenant.ID, mint, maxt int64) []*asideFile {
 	return out
 }
 
-// all lists all files, by path.
+// all lists all files, sorted by path.
 func (s *asideSet) all() []*asideFile {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -253,10 +255,11 @@ func (s *asideSet) current(f *asideFile) bool {
 	return s.files[f.tenant][f.path] == f && !s.leaving[f]
 }
 
-// keep writes the samples of one series and window, joined with what an earlier
-// file has of them, and serves them from now on. They are safe after sync.
+// keep writes the samples of one series and window to a file, merged with those of
+// an existing file, and serves that file from then on. The file is durable after
+// sync.
 func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
-	s.changing.Lock() // until the new file is served: remove would take it for the old one
+	s.changing.Lock() // until the new file is served: remove would mistake it for the old one
 	defer s.changing.Unlock()
 	base := filepath.Join(s.dir, asideName(h.tenant, h.window, h.labels))
 	path := base + asideSuffix
@@ -270,14 +273,14 @@ func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
 			chunks = series.DropCopies(slices.Concat(had, chunks))
 			break
 		}
-		// Damaged, or from before a deletion, or another series of the same hash: it
-		// stays as it is.
+		// The existing file is damaged, older than a deletion, or of another series
+		// with the same hash: leave it unchanged.
 		path = fmt.Sprintf("%s-%d%s", base, try, asideSuffix)
 	}
 	data := encodeAside(&h, chunks)
 	s.dirty[filepath.Dir(path)] = true
 	if err := s.disk.Write(path, data); err != nil {
-		return fmt.Errorf("set a series aside: %w", err)
+		return fmt.Errorf("set series aside: %w", err)
 	}
 	f := &asideFile{path: path, tenant: h.tenant, window: h.window, bytes: int64(len(data))}
 	f.fill(&h)
@@ -285,14 +288,14 @@ func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
 	return nil
 }
 
-// sync brings the names of all files that were kept to disk.
+// sync makes the names of all written files durable.
 func (s *asideSet) sync() error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	if len(s.dirty) == 0 {
 		return nil
 	}
-	// The directories above may be new.
+	// The parent directories may be new too.
 	dirs := append(slices.Sorted(maps.Keys(s.dirty)), s.dir, filepath.Dir(s.dir))
 	if err := s.disk.Sync(dirs); err != nil {
 		return fmt.Errorf("set series aside: %w", err)
@@ -301,15 +304,15 @@ func (s *asideSet) sync() error {
 	return nil
 }
 
-// readAsideLabels calls fn for the labels of series of a request that were set
-// aside.
+// readAsideLabels calls fn with the labels of the series set aside that match the
+// request.
 func (ing *Ingester) readAsideLabels(ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels)) error {
 	req.LabelsOnly = true
 	return ing.selectAside(ctx, req, deleted, func(ls labels.Labels, _ []series.Chunk) error { fn(ls); return nil })
 }
 
-// selectAside calls fn for the series of a request that were set aside. Without
-// LabelsOnly it gets their chunks, which nobody else holds.
+// selectAside calls fn for the series set aside that match the request. Without
+// LabelsOnly, fn also gets their chunks, which it owns.
 func (ing *Ingester) selectAside(
 	ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels, []series.Chunk) error,
 ) error {
@@ -318,7 +321,7 @@ func (ing *Ingester) selectAside(
 			return err
 		}
 		if err := ing.readAsideFile(f, req, deleted, fn); err != nil {
-			return fmt.Errorf("series that was set aside: %w", err)
+			return fmt.Errorf("read series set aside: %w", err)
 		}
 	}
 	return nil
@@ -356,7 +359,7 @@ func (ing *Ingester) readAsideFile(
 	return fn(h.labels, chunks)
 }
 
-// covers reports whether one of the intervals has all of [mint, maxt].
+// covers reports whether one of the intervals contains all of [mint, maxt].
 func covers(gone []series.Interval, mint, maxt int64) bool {
 	return slices.ContainsFunc(gone, func(g series.Interval) bool { return g.Min <= mint && g.Max >= maxt })
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// impossible is a series that the encoder rejects: a pack has no empty label
-// values. No push that went through a distributor has one.
+// impossible returns the labels of a series that the encoder rejects, because packs
+// have no empty label values. The distributor would reject them too.
 func impossible(name string) labels.Labels {
 	b := labels.NewScratchBuilder(2)
 	b.Add("__name__", name)
@@ -40,7 +40,7 @@ func (b *bench) flush() {
 	}
 }
 
-// halt ends the goroutines of the ingester; its methods go on working.
+// halt stops the goroutines of the ingester; its methods still work.
 func (b *bench) halt() {
 	b.ing.background.Stop()
 }
@@ -54,14 +54,15 @@ func asideFiles(t *testing.T, dir string) []string {
 	return files
 }
 
-// TestSetAside: what no pack can hold stops nobody: others are sealed, the log is
-// cut, and it is read as before, after restarts too.
+// TestSetAside checks that series that no pack can hold do not prevent the sealing
+// of others or the deletion of the log, and can be read as before, after restarts
+// too.
 func TestSetAside(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	h := tsdbutil.GenerateTestHistogram(3)
 	bad, far := impossible("bad"), metric("far")
-	const farT = math.MaxInt64 - 5 // no pack has such a day
+	const farT = math.MaxInt64 - 5 // no pack can have this day
 	b.push("a", entry(metric("good"), f(now, 1)), entry(bad, f(now-series.WindowMillis, 1), f(now, 2), series.Sample{T: now + 1, H: h.Copy()}))
 	b.push("a", entry(bad, f(now-1, 7))) // out of order
 	b.push("b", entry(metric("good"), f(now, 5)), entry(far, f(farT, 1), f(math.MaxInt64, 2)))
@@ -92,18 +93,18 @@ func TestSetAside(t *testing.T) {
 	for round := range 3 {
 		b.flush()
 		if n := len(asideFiles(t, b.dir)); n != 3 { // two windows of bad, one of far
-			t.Fatalf("round %d: %d files are set aside: %v", round, n, asideFiles(t, b.dir))
+			t.Fatalf("round %d: %d files, want 3: %v", round, n, asideFiles(t, b.dir))
 		}
 		if n := segments(t, b.dir); n != 1 {
-			t.Errorf("round %d: the log keeps %d segments", round, n)
+			t.Errorf("round %d: the log has %d segments, want 1", round, n)
 		}
 		check("sealed")
 		b.crash()
 		check("restarted")
 		if n := b.ing.seriesCount(); n != 0 {
-			t.Errorf("round %d: %d series came back into the head", round, n)
+			t.Errorf("round %d: %d series are in the head again, want 0", round, n)
 		}
-		// More of the same windows joins the files.
+		// More samples of the same windows are added to the files.
 		v := f(now+10+int64(round), float64(round))
 		b.push("a", entry(bad, v))
 		want[bad.String()] = append(want[bad.String()], v)
@@ -113,8 +114,8 @@ func TestSetAside(t *testing.T) {
 	}
 }
 
-// TestSetAsideReplayed: a crash after the files and before the log is cut writes
-// the same files again.
+// TestSetAsideReplayed checks that after a crash between writing the files and
+// cutting the log, the same files are written again.
 func TestSetAsideReplayed(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -158,9 +159,9 @@ func readFiles(t *testing.T, paths []string) []string {
 	return out
 }
 
-// TestOneAmongMany: of a large section only the series that cannot be stored are
-// set aside.
-func TestOneAmongMany(t *testing.T) {
+// TestSetAsideOneOfMany checks that only the series of a large section that cannot be
+// stored are set aside.
+func TestSetAsideOneOfMany(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	want := map[string][]series.Sample{}
@@ -181,8 +182,8 @@ func TestOneAmongMany(t *testing.T) {
 	same(t, "sealed", b.read("a"), want)
 }
 
-// TestAsideDamage: a file that cannot be read fails the queries of its tenant and
-// time, and nothing else, however it is damaged.
+// TestAsideDamage checks that a file that cannot be read fails only the queries of
+// its tenant and time, whatever the damage.
 func TestAsideDamage(t *testing.T) {
 	for name, damage := range map[string]func([]byte) []byte{
 		"header":  func(d []byte) []byte { d[20] ^= 1; return d },
@@ -224,7 +225,7 @@ func TestAsideDamage(t *testing.T) {
 				req.MinTime, req.MaxTime = now+series.WindowMillis, now+series.WindowMillis
 				same(t, "another time", readAll(t, b.ing, req), map[string][]series.Sample{metric("good").String(): {f(now+series.WindowMillis, 2)}})
 			}
-			// What comes later is kept beside it.
+			// Later samples are written to another file.
 			b.push("a", entry(impossible("bad"), f(now+1, 2)))
 			b.flush()
 			if n := len(asideFiles(t, b.dir)); n != 2 {
@@ -234,8 +235,8 @@ func TestAsideDamage(t *testing.T) {
 	}
 }
 
-// TestAsideQuota: a tenant whose part of the disk is full is rejected, others are
-// not; what was acknowledged by then is kept.
+// TestAsideQuota checks that a tenant whose disk space is full is rejected and
+// others are not, and that samples acknowledged before are kept.
 func TestAsideQuota(t *testing.T) {
 	b := newBench(t)
 	_ = b.ing.Close()
@@ -257,7 +258,7 @@ func TestAsideQuota(t *testing.T) {
 		t.Errorf("push of the tenant: %v", err)
 	}
 	b.push("b", entry(metric("m"), f(now, 1)))
-	same(t, "kept", b.read("a"), want)
+	same(t, "acknowledged", b.read("a"), want)
 	b.lim = limits.Limits{Retention: limits.Duration(time.Hour)}
 	b.set(b.now.Add(2 * time.Hour))
 	if err := b.ing.Sweep(); err != nil {
@@ -269,15 +270,15 @@ func TestAsideQuota(t *testing.T) {
 	}
 }
 
-// TestAsideGoes: files go with their tenant, by active deletions of series, and
-// by an operator's word; not by deletions that are not active. The record goes
-// after the file.
-func TestAsideGoes(t *testing.T) {
+// TestAsideRemoval checks that files are removed with their tenant, by active
+// deletions of series and if an operator drops them, and not by deletions that are
+// not active. The record is removed after the file.
+func TestAsideRemoval(t *testing.T) {
 	bad := impossible("bad")
 	for name, tc := range map[string]struct {
 		do    func(b *bench, l *longTerm)
 		goes  bool
-		reads int // samples that are read
+		reads int // samples returned by a read
 	}{
 		"tenant deleted": {func(b *bench, _ *longTerm) {
 			b.ing.opts.Deleted = func(context.Context, tenant.ID) (bool, error) { return true, nil }
@@ -285,7 +286,7 @@ func TestAsideGoes(t *testing.T) {
 				b.t.Fatal(err)
 			}
 		}, true, 0},
-		"nobody knows whether the tenant was deleted": {func(b *bench, _ *longTerm) {
+		"deletion of the tenant unknown": {func(b *bench, _ *longTerm) {
 			b.ing.opts.Deleted = func(context.Context, tenant.ID) (bool, error) { return true, errors.New("down") }
 			if err := b.ing.Sweep(); err == nil {
 				b.t.Error("no error")
@@ -316,7 +317,7 @@ func TestAsideGoes(t *testing.T) {
 				l.asides[k] = a
 			}
 		}, true, 0},
-		"dropped when there was less": {func(b *bench, l *longTerm) {
+		"dropped before another sample was added": {func(b *bench, l *longTerm) {
 			for k, a := range l.asides {
 				a.Dropped = 1
 				l.asides[k] = a
@@ -331,17 +332,17 @@ func TestAsideGoes(t *testing.T) {
 			b.push("a", entry(bad, f(b.now.UnixMilli(), 1)))
 			b.flush()
 			upload(t, b)
-			if len(l.asides) != 1 || len(l.owed()) != 0 {
-				t.Fatalf("records %v, intents %v", l.asides, l.owed())
+			if len(l.asides) != 1 || len(l.openIntents()) != 0 {
+				t.Fatalf("records %v, intents %v", l.asides, l.openIntents())
 			}
 			tc.do(b, l)
-			b.set(b.now.Add(asideLookEvery))
+			b.set(b.now.Add(asideReadEvery))
 			if err := b.ing.dropCompacted(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 			upload(t, b)
 			if got := len(b.read("a")[bad.String()]); got != tc.reads {
-				t.Errorf("%d samples are read, want %d", got, tc.reads)
+				t.Errorf("read %d samples, want %d", got, tc.reads)
 			}
 			files := len(asideFiles(t, b.dir))
 			if (files == 0) != tc.goes || (len(l.asides) == 0) != tc.goes {
@@ -356,8 +357,8 @@ func TestAsideGoes(t *testing.T) {
 	}
 }
 
-// TestAsideAfterDeletion: samples that were set aside before a deletion and after
-// it are told apart.
+// TestAsideAfterDeletion checks that samples set aside before a deletion are
+// deleted, and samples set aside after it are not.
 func TestAsideAfterDeletion(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -373,8 +374,8 @@ func TestAsideAfterDeletion(t *testing.T) {
 	}
 }
 
-// TestAsideRetried: what a pack accepts at the next start moves into packs, with
-// the number of deletions that it had.
+// TestAsideRetried checks that series that a pack accepts at the next start are
+// moved into packs with the deletion number of their files.
 func TestAsideRetried(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -411,7 +412,7 @@ func TestAsideRetried(t *testing.T) {
 	}
 	same(t, "retried", b.read("a"), want)
 	if n := len(asideFiles(t, b.dir)); n != 1 {
-		t.Errorf("%d files are left, want that of the impossible series", n)
+		t.Errorf("%d files are left, want only that of the impossible series", n)
 	}
 	numbers := map[uint64]int{}
 	for _, r := range b.ing.packs.retain("a", math.MinInt64, math.MaxInt64) {
@@ -421,7 +422,7 @@ func TestAsideRetried(t *testing.T) {
 		_ = r.Release()
 	}
 	if numbers[0] != 1 || numbers[1] != 1 {
-		t.Errorf("sections by number of deletions: %v", numbers)
+		t.Errorf("sections by deletion number: %v", numbers)
 	}
 	upload(t, b)
 	if len(l.asides) != 1 {
@@ -429,7 +430,7 @@ func TestAsideRetried(t *testing.T) {
 	}
 }
 
-// TestAsideMetrics: the metrics name the tenant.
+// TestAsideMetrics checks the tenant label and the values of the metrics.
 func TestAsideMetrics(t *testing.T) {
 	b := newBench(t)
 	_ = b.ing.Close()
@@ -454,19 +455,19 @@ func TestAsideMetrics(t *testing.T) {
 				t.Errorf("%s: %v", mf.GetName(), m)
 			}
 			found++
-			// Whoever watches it must see what writes are rejected for.
+			// The metric must match the limit by which writes are rejected.
 			if mf.GetName() == "pallium_ingester_aside_bytes" && int64(m[0].GetGauge().GetValue()) != b.ing.aside.charge["a"] {
-				t.Errorf("%v is not the %d bytes that count", m[0], b.ing.aside.charge["a"])
+				t.Errorf("metric %v, want %d bytes", m[0], b.ing.aside.charge["a"])
 			}
 		}
 	}
 	if found != 2 {
-		t.Errorf("%d of two metrics", found)
+		t.Errorf("%d metrics, want 2", found)
 	}
 }
 
-// FuzzAside reads any bytes as a file: nothing but an error may come of it, and
-// what can be read is written to something that reads the same.
+// FuzzAside decodes arbitrary bytes as a file: the result must be an error, or data
+// that is the same after it is encoded and decoded again.
 func FuzzAside(f *testing.F) {
 	h := asideHeader{tenant: "a", ingester: "i", window: store.Window{Day: 19_000, Number: 3}, deletion: 2, since: 7, reason: "r", labels: impossible("bad")}
 	fh := tsdbutil.GenerateTestFloatHistogram(1)
@@ -498,10 +499,10 @@ func FuzzAside(f *testing.F) {
 		again := h
 		h2, chunks2, err := read(encodeAside(&again, chunks))
 		if err != nil && len(chunks) > 0 {
-			t.Fatalf("written again it cannot be read: %v", err)
+			t.Fatalf("encoded again it cannot be decoded: %v", err)
 		}
 		if len(chunks2) != len(chunks) || len(chunks) > 0 && (!labels.Equal(h2.labels, h.labels) || h2.tenant != h.tenant || h2.window != h.window || h2.deletion != h.deletion) {
-			t.Fatalf("%+v came back as %+v", h, h2)
+			t.Fatalf("%+v became %+v", h, h2)
 		}
 	})
 }

@@ -76,18 +76,18 @@ func (l faultyLongTerm) ActiveDeletions(ctx context.Context, tenants []tenant.ID
 	return l.plan.Do(ctx, "ActiveDeletions", func() error { return l.LongTerm.ActiveDeletions(ctx, tenants, visit) })
 }
 
-// TestAsideCrashes puts every kind of fault at every call that setting aside
-// makes, to the disk and to the long-term store: when series are set aside, when
-// more of the same windows joins them, when some are accepted at a start, and
-// when some are dropped. After each, nothing is read that is wrong or lost, no
-// window is without an intent, a receipt or a record, and once everything was
-// done again the records say what the files are.
+// TestAsideCrashes injects every kind of fault at every call that setting aside
+// makes to the disk and to the long-term store: when series are set aside, when
+// more samples of the same windows are added, when some are accepted at a start,
+// and when some are dropped. After each fault no sample is wrong or missing and no
+// window is without an intent, a receipt or a record. After all steps are repeated
+// without faults, the records match the files.
 func TestAsideCrashes(t *testing.T) {
 	total := asideCrash(t, 0, faults.None)
 	kinds := []faults.Kind{faults.Rejected, faults.Lost, faults.Killed, faults.KilledAfter}
 	t.Logf("%d calls, %d kinds of fault", total, len(kinds))
 	if total < 12 {
-		t.Fatalf("only %d calls: the story lacks something", total)
+		t.Fatalf("only %d calls: the test does not cover all steps", total)
 	}
 	for _, kind := range kinds {
 		t.Run(kind.String(), func(t *testing.T) {
@@ -99,8 +99,8 @@ func TestAsideCrashes(t *testing.T) {
 	}
 }
 
-// asideCrash is the story of TestAsideCrashes with a fault at one call. It
-// returns how many calls there were.
+// asideCrash runs the steps of TestAsideCrashes with a fault at one call. It
+// returns the number of calls.
 func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	t.Helper()
 	in := &faults.Plan{}
@@ -125,7 +125,7 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 			want[ls.String()] = append(want[ls.String()], smp)
 		}
 	}
-	step := func() { // a fault may fail it; the next one goes on
+	step := func() { // a fault may fail this step; the next one continues
 		_ = b.ing.Flush()
 		_ = b.ing.Upload(ctx)
 		_ = b.ing.dropCompacted(ctx)
@@ -141,12 +141,12 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	push(one, "a", f(now-series.WindowMillis, 6))
 	slices.SortFunc(want[one.String()], func(x, y series.Sample) int { return int(x.T - y.T) })
 	step()
-	// As if an earlier version had set aside what this one can store.
+	// As if an earlier version had set aside a series that this version can store.
 	chunks, err := series.Encode([]series.Sample{f(now, 9)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.ing.aside.disk = osDisk{} // no step of this version
+	b.ing.aside.disk = osDisk{} // not a step under test
 	if err := b.ing.aside.keep(b.ing.asideHeader("a", accepted, store.WindowOf(now), "as a test"), chunks); err != nil {
 		t.Fatal(err)
 	}
@@ -154,13 +154,13 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	want[accepted.String()] = []series.Sample{f(now, 9)}
 	step()
 	l.drop("b")
-	b.set(b.now.Add(2 * asideLookEvery))
+	b.set(b.now.Add(2 * asideReadEvery))
 	b.reopen(faultyLongTerm{l, in}, faultyDisk{in})
 	_ = b.ing.retryAside(ctx)
 	step()
 	calls := len(in.Calls())
 
-	b.reopen(l, osDisk{}) // the fault is gone
+	b.reopen(l, osDisk{}) // without faults
 	b.safe(where()+", restarted", l, want)
 	if err := b.ing.retryAside(ctx); err != nil {
 		t.Fatalf("%s: %v", where(), err)
@@ -168,12 +168,12 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	for range 2 {
 		b.flush()
 		upload(t, b)
-		l.drop("b") // an operator repeats what had no effect
-		b.set(b.now.Add(2 * asideLookEvery))
+		l.drop("b") // an operator repeats a drop that had no effect
+		b.set(b.now.Add(2 * asideReadEvery))
 		upload(t, b)
 	}
 	b.safe(where()+", done again", l, want)
-	if n := len(l.owed()); n != 0 {
+	if n := len(l.openIntents()); n != 0 {
 		t.Fatalf("%s: %d intents are left", where(), n)
 	}
 	files := 0
@@ -187,7 +187,7 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 		t.Fatalf("%s: %d files in %d records are left, want 3 in 2", where(), files, len(l.asides))
 	}
 	if n := segments(t, b.dir); n != 1 {
-		t.Fatalf("%s: the log keeps %d segments", where(), n)
+		t.Fatalf("%s: the log has %d segments, want 1", where(), n)
 	}
 	if err := b.ing.Close(); err != nil {
 		t.Fatal(err)
@@ -195,15 +195,15 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	return calls
 }
 
-// reopen leaves the ingester as a killed process would and opens its directory
-// again over the given ports, without its goroutines.
+// reopen abandons the ingester as a killed process would, and opens its directory
+// again with the given LongTerm and asideDisk, without goroutines.
 func (b *bench) reopen(l LongTerm, disk asideDisk) {
 	b.t.Helper()
 	b.halt()
 	_ = b.ing.packs.close()
 	o := b.options()
 	o.LongTerm, o.asideDisk = l, disk
-	// Its goroutines must not make calls of their own before they are ended.
+	// Goroutines must not make calls before they are stopped.
 	o.idle = true
 	ing, err := Open(context.Background(), o)
 	if err != nil {
@@ -212,8 +212,8 @@ func (b *bench) reopen(l LongTerm, disk asideDisk) {
 	b.ing = ing
 }
 
-// safe checks that everything of tenant a is read, and that every window with
-// samples has an intent, an upload or a record, unless it was never declared.
+// safe checks that all samples of tenant a can be read, and that every uploaded
+// window with files set aside has an intent or a record.
 func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample) {
 	b.t.Helper()
 	same(b.t, where, b.read("a"), want)
@@ -223,12 +223,12 @@ func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample)
 			uploaded[w] = true
 		}
 	}
-	intents := l.owed()
+	intents := l.openIntents()
 	for _, f := range b.ing.aside.all() {
 		_, intent := intents[f.window]
 		_, record := l.asides[asideKey{f.window, f.tenant}]
 		if uploaded[f.window] && !intent && !record {
-			b.t.Fatalf("%s: window %v was uploaded without what is set aside of tenant %s, and nothing says so", where, f.window, f.tenant)
+			b.t.Fatalf("%s: window %v was uploaded, but series set aside of tenant %s have no intent and no record", where, f.window, f.tenant)
 		}
 	}
 }
@@ -245,7 +245,7 @@ func (l *longTerm) drop(id tenant.ID) {
 	}
 }
 
-// during runs something in the middle of a call.
+// during is a LongTerm that runs do once, after SetAside.
 type during struct {
 	LongTerm
 	once sync.Once
@@ -258,8 +258,8 @@ func (d *during) SetAside(ctx context.Context, list []store.AsideOf) error {
 	return err
 }
 
-// TestAsideWhileUploading: a seal in the middle of an upload sets something aside:
-// the intent of its window stays until that is recorded, too.
+// TestAsideWhileUploading checks that if a seal during an upload sets a series
+// aside, the intent of the window stays until the series is recorded.
 func TestAsideWhileUploading(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -273,16 +273,16 @@ func TestAsideWhileUploading(t *testing.T) {
 	b.flush()
 	upload(t, b)
 	if len(l.uploads) != 1 || len(l.asides) != 1 {
-		t.Fatalf("%d uploads, records %v: the story is another one", len(l.uploads), l.asides)
+		t.Fatalf("%d uploads, records %v: the test does not cover the case", len(l.uploads), l.asides)
 	}
 	b.safe("after the upload", l, map[string][]series.Sample{impossible("bad").String(): {f(now, 1)}, metric("good").String(): {f(now, 2)}})
 	upload(t, b)
-	if len(l.asides) != 2 || len(l.owed()) != 0 {
-		t.Errorf("records %v, intents %v", l.asides, l.owed())
+	if len(l.asides) != 2 || len(l.openIntents()) != 0 {
+		t.Errorf("records %v, intents %v", l.asides, l.openIntents())
 	}
 }
 
-// names remembers which names of files may not be on disk.
+// names is an asideDisk that records which file names may not be durable.
 type names struct {
 	osDisk
 	unsynced map[string]bool // directories
@@ -300,9 +300,9 @@ func (n names) Sync(dirs []string) error {
 	return n.osDisk.Sync(dirs)
 }
 
-// TestAsideNamesAreOnDisk: when a seal returns, and so before the log is cut, the
-// names of all files are on disk, and those of the directories above.
-func TestAsideNamesAreOnDisk(t *testing.T) {
+// TestAsideNamesAreDurable checks that when a seal returns, and therefore before the
+// log is cut, the names of all files and of their parent directories are durable.
+func TestAsideNamesAreDurable(t *testing.T) {
 	b := newBench(t)
 	n := names{unsynced: map[string]bool{b.dir: true, filepath.Join(b.dir, "aside"): true}}
 	b.reopen(nil, n)
@@ -311,6 +311,6 @@ func TestAsideNamesAreOnDisk(t *testing.T) {
 	}
 	b.flush()
 	if len(n.unsynced) != 0 || len(asideFiles(t, b.dir)) != 2 {
-		t.Errorf("names in %v are not on disk", n.unsynced)
+		t.Errorf("names in %v are not durable", n.unsynced)
 	}
 }

@@ -9,26 +9,27 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// asideDisk writes and removes the files of series set aside. A test puts faults
-// into it.
+// asideDisk writes and removes the files of series set aside. Tests implement it to
+// inject faults.
 type asideDisk interface {
-	// Write makes or replaces a file: when it returns nil, the file is on disk, and
-	// its name is after Sync; after an error the file is as before or as it should be.
+	// Write creates or replaces a file. When it returns nil, the content is durable,
+	// and the file's name will be after Sync. After an error the file has its old or
+	// its new content.
 	Write(path string, data []byte) error
-	// Sync brings the names in directories to disk.
+	// Sync makes the entries of directories durable.
 	Sync(dirs []string) error
-	// Remove deletes a file; when it returns nil, the file stays away. That there
-	// was none is no error.
+	// Remove deletes a file. When it returns nil, the deletion is durable. A missing
+	// file is not an error.
 	Remove(path string) error
 }
 
-// osDisk is the file system.
+// osDisk is the asideDisk of the file system.
 type osDisk struct{}
 
 // Write implements asideDisk.
 func (osDisk) Write(path string, data []byte) error { return disk.ReplaceFileUnsynced(path, data) }
 
-// Sync implements asideDisk. A directory that somebody removed has no names.
+// Sync implements asideDisk. A directory that does not exist is skipped.
 func (osDisk) Sync(dirs []string) error {
 	for _, dir := range dirs {
 		if err := disk.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -24,19 +24,20 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// The files of series that are set aside; docs/format/aside.md has the bytes.
+// Constants of the files of series set aside; docs/format/aside.md describes the
+// format.
 const (
 	asideMagic      = "PLASIDE1"
 	asideSuffix     = ".aside"
-	asideFrameBytes = 1 << 20 // at which a frame of chunks is closed
-	asideMaxFrame   = 1 << 30 // of what a length may claim
+	asideFrameBytes = 1 << 20 // size at which a frame of chunks is closed
+	asideMaxFrame   = 1 << 30 // largest length that is accepted
 )
 
-// errAside is in every error of a file that cannot be read.
-var errAside = errors.New("file of a series that was set aside is damaged")
+// errAside is wrapped by all errors of files that cannot be decoded.
+var errAside = errors.New("damaged file of a series set aside")
 
-// asideHeader is the first frame of a file: the samples of one series in one
-// window.
+// asideHeader is the first frame of a file, which has the samples of one series in
+// one window.
 type asideHeader struct {
 	tenant           tenant.ID
 	ingester         string
@@ -49,14 +50,15 @@ type asideHeader struct {
 	labels           labels.Labels
 }
 
-// asideName is the path of a file below the directory of files set aside.
+// asideName returns the path of a file, without its suffix, relative to the
+// directory of files set aside.
 func asideName(t tenant.ID, w store.Window, ls labels.Labels) string {
 	sum := sha256.Sum256(ls.Bytes(nil))
 	return filepath.Join(t.PathElement(), fmt.Sprintf("%d-%02d-%s", w.Day, w.Number, hex.EncodeToString(sum[:16])))
 }
 
-// parseAsidePath reads tenant and window from the path of a file below the
-// directory.
+// parseAsidePath parses tenant and window from the path of a file relative to the
+// directory of files set aside.
 func parseAsidePath(rel string) (tenant.ID, store.Window, error) {
 	dir, name := filepath.Split(rel)
 	text, err := url.PathUnescape(filepath.Clean(dir))
@@ -69,17 +71,17 @@ func parseAsidePath(rel string) (tenant.ID, store.Window, error) {
 	}
 	parts := strings.SplitN(name, "-", 3)
 	if len(parts) != 3 {
-		return "", store.Window{}, errors.New("its name is not day-window-hash")
+		return "", store.Window{}, errors.New("file name is not day-window-hash")
 	}
 	day, dayErr := strconv.ParseInt(parts[0], 10, 64)
 	window, err := strconv.Atoi(parts[1])
 	if dayErr != nil || err != nil || window < 0 || window > 11 {
-		return "", store.Window{}, errors.New("its name is not day-window-hash")
+		return "", store.Window{}, errors.New("file name is not day-window-hash")
 	}
 	return t, store.Window{Day: day, Number: window}, nil
 }
 
-// encodeAside appends a whole file. The header's counts and times are set by it.
+// encodeAside encodes a file. It sets the counts and times of the header.
 func encodeAside(h *asideHeader, chunks []series.Chunk) []byte {
 	h.chunks, h.samples, h.minTime, h.maxTime = len(chunks), 0, math.MaxInt64, math.MinInt64
 	for i := range chunks {
@@ -133,13 +135,13 @@ func appendAsideFrame(b, payload []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, disk.Checksum(payload))
 }
 
-// asideReader reads a file front to back.
+// asideReader reads a file sequentially.
 type asideReader struct {
 	r    io.Reader
-	left int64 // bytes that the file still has
+	left int64 // unread bytes of the file
 }
 
-// frame reads the next frame; io.EOF at the end of the file.
+// frame reads the next frame. It returns io.EOF at the end of the file.
 func (a *asideReader) frame() ([]byte, error) {
 	if a.left == 0 {
 		return nil, io.EOF
@@ -150,7 +152,7 @@ func (a *asideReader) frame() ([]byte, error) {
 	}
 	n := int64(binary.BigEndian.Uint32(head[:]))
 	if n > asideMaxFrame || n+4 > a.left {
-		return nil, fmt.Errorf("%w: a frame of %d bytes does not fit into the %d that are left", errAside, n, a.left)
+		return nil, fmt.Errorf("%w: frame length %d exceeds the remaining %d bytes", errAside, n, a.left)
 	}
 	b := make([]byte, n+4)
 	if err := a.read(b); err != nil {
@@ -158,30 +160,30 @@ func (a *asideReader) frame() ([]byte, error) {
 	}
 	payload := b[:n:n]
 	if got, want := disk.Checksum(payload), binary.BigEndian.Uint32(b[n:]); got != want {
-		return nil, fmt.Errorf("%w: a frame has checksum %08x, should be %08x", errAside, got, want)
+		return nil, fmt.Errorf("%w: frame checksum is %08x, want %08x", errAside, got, want)
 	}
 	return payload, nil
 }
 
 func (a *asideReader) read(b []byte) error {
 	if int64(len(b)) > a.left {
-		return fmt.Errorf("%w: it is cut short", errAside)
+		return fmt.Errorf("%w: file is truncated", errAside)
 	}
 	a.left -= int64(len(b))
 	if _, err := io.ReadFull(a.r, b); err != nil {
-		return fmt.Errorf("read a file of a series that was set aside: %w", err)
+		return fmt.Errorf("read the file of a series set aside: %w", err)
 	}
 	return nil
 }
 
-// header reads magic and header.
+// header reads the magic and the header.
 func (a *asideReader) header() (asideHeader, error) {
 	var magic [len(asideMagic)]byte
 	if err := a.read(magic[:]); err != nil {
 		return asideHeader{}, err
 	}
 	if string(magic[:]) != asideMagic {
-		return asideHeader{}, fmt.Errorf("%w: it begins with %q, this version reads %q", errAside, magic[:], asideMagic)
+		return asideHeader{}, fmt.Errorf("%w: magic is %q, this version reads %q", errAside, magic[:], asideMagic)
 	}
 	b, err := a.frame()
 	if err != nil {
@@ -205,7 +207,7 @@ func decodeAsideHeader(b []byte) (asideHeader, error) {
 	for n := count(&d, 2); n > 0; n-- {
 		name, value := text(&d), text(&d)
 		if max(len(name), len(value)) > maxLabelBytes {
-			return h, fmt.Errorf("%w: header: a label has %d bytes", errAside, max(len(name), len(value)))
+			return h, fmt.Errorf("%w: header: label of %d bytes", errAside, max(len(name), len(value)))
 		}
 		builder.Add(name, value)
 	}
@@ -213,13 +215,13 @@ func decodeAsideHeader(b []byte) (asideHeader, error) {
 	case d.Err() != nil || err != nil:
 		return h, fmt.Errorf("%w: header: %w", errAside, errors.Join(d.Err(), err))
 	case window > 11 || chunks > math.MaxInt32 || samples > math.MaxInt64>>1 || h.minTime > h.maxTime || d.Len() != 0:
-		return h, fmt.Errorf("%w: header: its numbers cannot be", errAside)
+		return h, fmt.Errorf("%w: header: invalid counts or times", errAside)
 	}
 	h.window.Number, h.chunks, h.samples, h.labels = int(window), int(chunks), int(samples), builder.Labels()
 	return h, nil
 }
 
-// chunks reads all that follows the header h.
+// chunks reads all frames after the header h.
 func (a *asideReader) chunks(h *asideHeader) ([]series.Chunk, error) {
 	var out []series.Chunk
 	samples := 0
@@ -240,17 +242,17 @@ func (a *asideReader) chunks(h *asideHeader) ([]series.Chunk, error) {
 			c.Data = d.B[:size:size]
 			d.B = d.B[size:]
 			if d.Err() == nil && !validAside(&c, h) {
-				return nil, fmt.Errorf("%w: a chunk from %d to %d of encoding %d cannot be", errAside, c.MinTime, c.MaxTime, c.Encoding)
+				return nil, fmt.Errorf("%w: invalid chunk from %d to %d with encoding %d", errAside, c.MinTime, c.MaxTime, c.Encoding)
 			}
 			samples += c.Samples
 			out = append(out, c)
 		}
 		if d.Err() != nil || d.Len() != 0 {
-			return nil, fmt.Errorf("%w: a frame of chunks cannot be decoded", errAside)
+			return nil, fmt.Errorf("%w: invalid frame of chunks", errAside)
 		}
 	}
 	if len(out) != h.chunks || samples != h.samples {
-		return nil, fmt.Errorf("%w: it has %d chunks and %d samples, its header says %d and %d", errAside, len(out), samples, h.chunks, h.samples)
+		return nil, fmt.Errorf("%w: file has %d chunks and %d samples, header says %d and %d", errAside, len(out), samples, h.chunks, h.samples)
 	}
 	return out, nil
 }
@@ -283,8 +285,8 @@ func openAside(path string) (*os.File, *asideReader, asideHeader, error) {
 	return f, r, h, nil
 }
 
-// readAside reads a file. Without want, or if want rejects the header, there are
-// no chunks.
+// readAside reads a file. It reads the chunks only if want is set and returns true
+// for the header.
 func readAside(path string, want func(*asideHeader) bool) (asideHeader, []series.Chunk, error) {
 	f, r, h, err := openAside(path)
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-var update = flag.Bool("update", false, "write the golden file of a series set aside again")
+var update = flag.Bool("update", false, "rewrite the golden file of a series set aside")
 
-// TestAsideGolden: files of earlier versions are read for ever. The file is only
-// ever added to.
+// TestAsideGolden checks that files of earlier versions can still be read. Golden
+// files may only be added.
 func TestAsideGolden(t *testing.T) {
 	const day = 20_000
 	start := day * series.DayMillis
@@ -45,7 +45,7 @@ func TestAsideGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(golden, data) {
-		t.Error("the file is written otherwise; that needs a new format")
+		t.Error("the encoding changed, which requires a new format")
 	}
 	got, had, err := readAside(path, func(*asideHeader) bool { return true })
 	if err != nil || got.tenant != h.tenant || got.window != h.window || got.deletion != 3 || got.since != h.since || got.reason != h.reason || got.samples != 3 || got.minTime != start+5 || got.maxTime != start+7 {

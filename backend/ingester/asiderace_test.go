@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// TestAsideTenantNames: every ID that a tenant may have is the name of a directory.
+// TestAsideTenantNames checks that every valid tenant ID works as a directory name.
 func TestAsideTenantNames(t *testing.T) {
 	for _, id := range []tenant.ID{"a", "..a", ".a", "A", "-", "...", tenant.ID(strings.Repeat("!", tenant.MaxIDLength)), tenant.ID(strings.Repeat("(*')", tenant.MaxIDLength/4)),
 		"." + tenant.ID(strings.Repeat("_", tenant.MaxIDLength-1))} {
@@ -28,13 +28,13 @@ func TestAsideTenantNames(t *testing.T) {
 		b.crash()
 		same(t, string(id), b.read(id), map[string][]series.Sample{bad.String(): {f(now, 1)}})
 		if n := len(asideFiles(t, b.dir)); n != 1 {
-			t.Errorf("tenant %s: %d files", id, n)
+			t.Errorf("tenant %s: %d files, want 1", id, n)
 		}
 	}
 }
 
-// TestAsideRemovedByHand: when files, or their directory, are gone, reads fail
-// until an operator gives them up; nobody else notices.
+// TestAsideRemovedByHand checks that when files or their directory were removed,
+// reads fail until an operator drops them, and nothing else is affected.
 func TestAsideRemovedByHand(t *testing.T) {
 	for name, what := range map[string]string{"files": "aside/a/*", "directory": "aside/a", "all": "aside"} {
 		t.Run(name, func(t *testing.T) {
@@ -54,10 +54,10 @@ func TestAsideRemovedByHand(t *testing.T) {
 				}
 			}
 			if _, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err == nil {
-				t.Error("a read without the file succeeds")
+				t.Error("read without the file succeeded")
 			}
 			l.drop("a")
-			b.set(b.now.Add(asideLookEvery))
+			b.set(b.now.Add(asideReadEvery))
 			b.push("b", entry(metric("good"), f(now, 1)))
 			b.flush()
 			before := len(l.uploads)
@@ -66,13 +66,13 @@ func TestAsideRemovedByHand(t *testing.T) {
 				t.Errorf("%d uploads, records %v", len(l.uploads)-before, l.asides)
 			}
 			if _, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err != nil {
-				t.Errorf("after they were given up: %v", err)
+				t.Errorf("read after the files were dropped: %v", err)
 			}
 		})
 	}
 }
 
-// hookedDisk runs something after a file was written and before it is served.
+// hookedDisk calls written after a file was written and before it is served.
 type hookedDisk struct {
 	osDisk
 	written func(path string)
@@ -84,9 +84,9 @@ func (d hookedDisk) Write(path string, data []byte) error {
 	return err
 }
 
-// TestAsideRemovedWhileJoined: whoever removes a file that is being joined with
-// more does not remove what was joined.
-func TestAsideRemovedWhileJoined(t *testing.T) {
+// TestAsideRemovedDuringWrite checks that removing a file concurrently with adding
+// samples to it does not remove the added samples.
+func TestAsideRemovedDuringWrite(t *testing.T) {
 	b := newBench(t)
 	b.halt()
 	now := b.now.UnixMilli()
@@ -102,7 +102,7 @@ func TestAsideRemovedWhileJoined(t *testing.T) {
 			removed <- b.ing.aside.remove(old)
 		}()
 		<-started
-		select { // it either gets through now or waits for the one that writes
+		select { // it either completes now or waits for the writer
 		case err := <-removed:
 			removed <- err
 		case <-time.After(100 * time.Millisecond):
@@ -115,11 +115,11 @@ func TestAsideRemovedWhileJoined(t *testing.T) {
 	}
 	got := b.read("a")[bad.String()]
 	if len(got) == 0 || got[len(got)-1] != f(now+1, 2) {
-		t.Errorf("read %v: the new sample was acknowledged and sealed, and is gone", got)
+		t.Errorf("read %v: the new sample was acknowledged and sealed, and is missing", got)
 	}
 }
 
-// hookedLongTerm runs something in the middle of calls and looks at others.
+// hookedLongTerm calls functions before calls of Intend and ClearAside.
 type hookedLongTerm struct {
 	*longTerm
 	intend func()
@@ -138,8 +138,9 @@ func (l hookedLongTerm) ClearAside(ctx context.Context, list []store.AsideOf) er
 	return l.longTerm.ClearAside(ctx, list)
 }
 
-// TestAsideRecordOutlivesRetry: what a pack accepts at a start is recorded until
-// the pack is uploaded, whenever the retry comes between the steps of an upload.
+// TestAsideRecordOutlivesRetry checks that series that a pack accepts at a start
+// are recorded until the pack is uploaded, if the retry runs between the steps of
+// an upload.
 func TestAsideRecordOutlivesRetry(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -153,14 +154,14 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	upload(t, b)
-	if len(l.asides) != 1 || len(l.owed()) != 0 {
-		t.Fatalf("records %v, intents %v", l.asides, l.owed())
+	if len(l.asides) != 1 || len(l.openIntents()) != 0 {
+		t.Fatalf("records %v, intents %v", l.asides, l.openIntents())
 	}
 	cleared := false
 	h := hookedLongTerm{longTerm: l, clear: func() {
 		cleared = true
 		if len(l.uploads) < 2 {
-			t.Errorf("the record goes before the pack is uploaded: %d uploads, intents %v", len(l.uploads), l.owed())
+			t.Errorf("the record is cleared before the pack is uploaded: %d uploads, intents %v", len(l.uploads), l.openIntents())
 		}
 	}}
 	h.intend = func() {
@@ -179,9 +180,9 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 	}
 }
 
-// TestSweepAsksOnce: while nobody can say which tenants were deleted, a sweep,
-// which keeps seals waiting, asks once for each tenant and not for each file.
-func TestSweepAsksOnce(t *testing.T) {
+// TestSweepLooksUpTenantsOnce checks that while it is unknown which tenants were deleted, a
+// sweep, for which seals wait, looks up each tenant once and not once per file.
+func TestSweepLooksUpTenantsOnce(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	for _, name := range []string{"x", "y", "z"} {
@@ -194,6 +195,6 @@ func TestSweepAsksOnce(t *testing.T) {
 		t.Error("no error")
 	}
 	if asked != 1 {
-		t.Errorf("asked %d times", asked)
+		t.Errorf("%d lookups, want 1", asked)
 	}
 }

@@ -16,13 +16,13 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// retryBytes is about how much of what is set aside is in memory while it is
-// tried again.
+// retryBytes is about how many bytes of series set aside are in memory during a
+// retry.
 const retryBytes = 64 << 20
 
-// retryAside tries whether packs can hold now what was set aside, as after an
-// update. What they can goes into late packs, which are served before the files
-// go.
+// retryAside tries again to write the series set aside into packs, which may
+// succeed after an update. Series that a pack accepts are written to late packs;
+// their files are removed after those packs are served.
 func (ing *Ingester) retryAside(ctx context.Context) error {
 	if ing.aside.empty() {
 		return nil
@@ -45,8 +45,8 @@ func (ing *Ingester) retryAside(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// retryFiles tries some files again. A pack has one number of deletions for each
-// tenant, so files of different numbers go into different packs.
+// retryFiles retries some files. A pack has one deletion number for each tenant, so
+// files with different numbers go into different packs.
 func (ing *Ingester) retryFiles(ctx context.Context, encoder *pack.Encoder, files []*asideFile) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
@@ -63,7 +63,7 @@ func (ing *Ingester) retryFiles(ctx context.Context, encoder *pack.Encoder, file
 	return nil
 }
 
-// retry seals those of the files that a pack accepts.
+// retry seals the files that a pack accepts.
 func (s *sealer) retry(ctx context.Context, files []*asideFile) error {
 	var list []sealedSection
 	var done []*asideFile
@@ -94,11 +94,11 @@ func (s *sealer) retry(ctx context.Context, files []*asideFile) error {
 			return err
 		}
 	}
-	s.ing.opts.Logger.Info("series that were set aside are in packs now", "files", len(done), "packs", s.paths)
+	s.ing.opts.Logger.Info("moved series set aside into packs", "files", len(done), "packs", s.paths)
 	return nil
 }
 
-// tryFile reads a file and encodes it alone.
+// tryFile reads a file and encodes it in a trial pack of its own.
 func (s *sealer) tryFile(f *asideFile) (sealedSection, bool) {
 	if f.damage != nil || !s.ing.aside.current(f) {
 		return sealedSection{}, false
@@ -108,7 +108,7 @@ func (s *sealer) tryFile(f *asideFile) (sealedSection, bool) {
 		chunks, err = series.Normalize(chunks)
 	}
 	if err != nil {
-		s.ing.opts.Logger.Error("series that was set aside cannot be read", "tenant", f.tenant, "err", err)
+		s.ing.opts.Logger.Error("failed to read series set aside", "tenant", f.tenant, "err", err)
 		return sealedSection{}, false
 	}
 	list := []sealedSeries{newSealedSeries(h.labels, chunks)}
@@ -118,8 +118,8 @@ func (s *sealer) tryFile(f *asideFile) (sealedSection, bool) {
 	return sealedSection{th: s.ing.head(h.tenant, true), day: h.window.Day, list: list}, true
 }
 
-// joinSections makes one section of those of the same tenant and day, and one
-// series of the windows of a series.
+// joinSections merges the sections of the same tenant and day, and in each section
+// the windows of the same series.
 func joinSections(list []sealedSection) ([]sealedSection, error) {
 	slices.SortStableFunc(list, func(a, b sealedSection) int {
 		return cmp.Or(strings.Compare(string(a.th.id), string(b.th.id)), cmp.Compare(a.day, b.day))

@@ -14,11 +14,12 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// trialBytes is about how much is tried at once: trials are in memory.
+// trialBytes is about how many bytes one trial encodes, because trials are held in
+// memory.
 const trialBytes = 16 << 20
 
-// trySection encodes the section's series alone, and sets aside those that a
-// pack rejects.
+// trySection encodes the section's series in trial packs, and sets aside the series
+// that are rejected.
 func (s *sealer) trySection(sec *sealedSection) error {
 	kept := make([]sealedSeries, 0, len(sec.list))
 	for list := sec.list; len(list) > 0; {
@@ -41,7 +42,7 @@ func (s *sealer) trySection(sec *sealedSection) error {
 	return nil
 }
 
-// try returns what of a list a pack can hold; the rest is set aside.
+// try returns the series of a list that a pack can hold. It sets the others aside.
 func (s *sealer) try(th *tenantHead, day int64, list []sealedSeries) ([]sealedSeries, error) {
 	err := pack.Trial(s.encoder, th.id, day, each(list))
 	switch {
@@ -71,7 +72,7 @@ func each(list []sealedSeries) iter.Seq2[labels.Labels, []series.Chunk] {
 	}
 }
 
-// setAside keeps chunks of a series in files, one for each window.
+// setAside writes the chunks of a series into files, one for each window.
 func (s *sealer) setAside(th *tenantHead, sr *sealedSeries, cause error) error {
 	byWindow := map[store.Window][]series.Chunk{}
 	for _, c := range sr.chunks {
@@ -91,17 +92,17 @@ func (s *sealer) setAside(th *tenantHead, sr *sealedSeries, cause error) error {
 	return nil
 }
 
-// asideCount is what a seal set aside of a tenant.
+// asideCount counts the series of one tenant that a seal set aside.
 type asideCount struct {
 	series        int
-	first, reason string // of the first one
+	first, reason string // of the first series
 }
 
-// logAside says what was set aside, a line for each tenant.
+// logAside logs the series set aside, one line per tenant.
 func (s *sealer) logAside() {
 	for id, n := range s.asideOf {
-		s.ing.opts.Logger.Error("series set aside: no pack can hold them; they are served from files of their own, "+
-			"and their tenant's share of the disk is limited", "tenant", id, "series", n.series, "first", n.first, "reason", n.reason)
+		s.ing.opts.Logger.Error("set aside series that no pack can hold: they are served from files of their own "+
+			"and use their tenant's limited disk space", "tenant", id, "series", n.series, "first", n.first, "reason", n.reason)
 	}
 }
 
@@ -110,7 +111,8 @@ func (ing *Ingester) asideHeader(t tenant.ID, ls labels.Labels, w store.Window, 
 		reason: shortened(reason), labels: ls}
 }
 
-// shortened keeps a huge label out of the log and of the records.
+// shortened truncates s, so that a huge label does not fill the log and the
+// records.
 func shortened(s string) string {
 	const most = 300
 	if len(s) <= most {

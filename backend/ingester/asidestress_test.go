@@ -12,8 +12,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// TestAsideWhileEverythingRuns: pushes, seals, uploads, sweeps, retries and reads
-// at the same time: no read is ever shorter than what was acknowledged before it.
+// TestAsideWhileEverythingRuns runs pushes, seals, uploads, sweeps, retries and
+// reads concurrently: no read may have fewer samples than were acknowledged before
+// it.
 func TestAsideWhileEverythingRuns(t *testing.T) {
 	b, _ := withLongTerm(t)
 	b.halt()
@@ -39,7 +40,7 @@ func TestAsideWhileEverythingRuns(t *testing.T) {
 		if _, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{entry(bad, f(at, 1)), entry(good, f(at, 1))}}); err != nil {
 			return fmt.Errorf("push: %w", err)
 		}
-		// As an earlier version may have left it: the next retry moves it.
+		// As an earlier version may have left them: the next retry moves them.
 		chunks, err := series.Encode([]series.Sample{f(at, 1)})
 		if err != nil {
 			return err
@@ -68,7 +69,7 @@ func TestAsideWhileEverythingRuns(t *testing.T) {
 			got := b.read("a")
 			for _, ls := range []string{bad.String(), good.String(), moves.String()} {
 				if len(got[ls]) < want {
-					return fmt.Errorf("%s: %d samples are read, %d were acknowledged", ls, len(got[ls]), want)
+					return fmt.Errorf("%s: read %d samples, want at least the %d acknowledged ones", ls, len(got[ls]), want)
 				}
 			}
 			names, _, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MinTime: math.MinInt64, MaxTime: math.MaxInt64})

@@ -16,18 +16,18 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// asideLookEvery is how often the records of what is set aside are read again:
-// an operator may have dropped some.
-const asideLookEvery = time.Minute
+// asideReadEvery is the interval at which the records of series set aside are read
+// again, because an operator may have dropped some.
+const asideReadEvery = time.Minute
 
-// asideKey names a record of what is set aside.
+// asideKey identifies a record of series set aside.
 type asideKey struct {
 	window store.Window
 	tenant tenant.ID
 }
 
-// recordWindow is the window under which files are recorded. Row keys cannot
-// name every day; see docs/format/aside.md.
+// recordWindow returns the window under which the files of window w are recorded.
+// Row keys cannot name every day; see docs/format/aside.md.
 func recordWindow(w store.Window) store.Window {
 	if w.Day < 0 || w.Day > schema.MaxDay {
 		return store.Window{Day: schema.MaxDay, Number: 11}
@@ -35,7 +35,7 @@ func recordWindow(w store.Window) store.Window {
 	return w
 }
 
-// groups joins the files of each record.
+// groups groups the files by their record.
 func (s *asideSet) groups() map[asideKey][]*asideFile {
 	out := map[asideKey][]*asideFile{}
 	for _, f := range s.all() {
@@ -45,7 +45,8 @@ func (s *asideSet) groups() map[asideKey][]*asideFile {
 	return out
 }
 
-// record is what the work row should say of files of one window and tenant.
+// asideRecord returns the record of the files of one window and tenant, as the work
+// row should have it.
 func (ing *Ingester) asideRecord(k asideKey, files []*asideFile) store.AsideOf {
 	a := store.AsideOf{
 		Ingester: ing.opts.ID,
@@ -64,12 +65,12 @@ func (ing *Ingester) asideRecord(k asideKey, files []*asideFile) store.AsideOf {
 	return a
 }
 
-// recordAside brings the records of what is set aside in line with the files. It
-// must run before anything that ends an intent of their windows.
+// recordAside updates the records of series set aside to match the files. It must
+// run before anything that ends an intent of their windows.
 func (u *uploader) recordAside(ctx context.Context) error {
 	now := u.ing.opts.Now()
-	if u.asides == nil || now.Sub(u.asidesAt) >= asideLookEvery && len(u.asides) > 0 {
-		if err := u.lookAside(ctx); err != nil {
+	if u.asides == nil || now.Sub(u.asidesAt) >= asideReadEvery && len(u.asides) > 0 {
+		if err := u.readAsideRecords(ctx); err != nil {
 			return err
 		}
 		u.asidesAt = now
@@ -93,12 +94,12 @@ func (u *uploader) recordAside(ctx context.Context) error {
 	return nil
 }
 
-// clearAside deletes records without files. Whoever removed the files had the
-// samples in a pack before, or they may go; while a pack of the tenant is not
-// uploaded, its record keeps older deletions of series from being forgotten.
+// clearAside deletes records without files. The samples of removed files are in a
+// pack, or are not needed any more. While a pack of the tenant is not uploaded, the
+// record stays: it prevents older deletions of series from being forgotten.
 func (u *uploader) clearAside(ctx context.Context) error {
 	groups, pending := u.ing.aside.groups(), map[tenant.ID]bool{}
-	for _, lp := range u.ing.packs.pending() { // after the files: that is where they move
+	for _, lp := range u.ing.packs.pending() { // read after the files, because samples move from files to packs
 		for t := range boundsByTenant(lp.reader.Info()) {
 			pending[t] = true
 		}
@@ -121,9 +122,9 @@ func (u *uploader) clearAside(ctx context.Context) error {
 	return nil
 }
 
-// lookAside reads the records again, and deletes the files of those that an
-// operator dropped and of which there is nothing more than he saw.
-func (u *uploader) lookAside(ctx context.Context) error {
+// readAsideRecords reads the records again. It deletes the files of records that an
+// operator dropped, unless there are more files than the operator saw.
+func (u *uploader) readAsideRecords(ctx context.Context) error {
 	all, err := u.long.Asides(ctx)
 	if err != nil {
 		return err
@@ -148,18 +149,18 @@ func (u *uploader) lookAside(ctx context.Context) error {
 		for _, f := range files {
 			errs = errors.Join(errs, u.ing.aside.remove(f))
 		}
-		if errs != nil { // uploads go on
-			u.ing.opts.Logger.Error("files of series that an operator dropped could not be deleted; retrying", "tenant", a.Tenant, "err", errs)
+		if errs != nil { // do not fail: uploads must continue
+			u.ing.opts.Logger.Error("failed to delete files of series set aside that an operator dropped; retrying", "tenant", a.Tenant, "err", errs)
 			continue
 		}
-		u.ing.opts.Logger.Warn("series that were set aside are deleted: an operator dropped them", "tenant", a.Tenant, "day", a.Window.Day,
+		u.ing.opts.Logger.Warn("deleted series set aside that an operator dropped", "tenant", a.Tenant, "day", a.Window.Day,
 			"window", a.Window.Number, "series", a.Series, "samples", a.Samples)
 	}
 	u.asides = known
 	return nil
 }
 
-// unrecorded lists the windows with files that no record names yet.
+// unrecorded lists the windows with files that are not in a record yet.
 func (u *uploader) unrecorded() []store.Window {
 	var out []store.Window
 	for k, files := range u.ing.aside.groups() {
@@ -170,7 +171,7 @@ func (u *uploader) unrecorded() []store.Window {
 	return out
 }
 
-// Aside lists what is set aside, by window and tenant.
+// Aside lists the series set aside, sorted by window and tenant.
 func (ing *Ingester) Aside() []store.AsideOf {
 	var out []store.AsideOf
 	for k, files := range ing.aside.groups() {
@@ -188,8 +189,7 @@ func (ing *Ingester) Aside() []store.AsideOf {
 	return out
 }
 
-// sweepAside deletes files that are of no more use: beyond retention, or of
-// deleted tenants.
+// sweepAside deletes the files of expired windows and of deleted tenants.
 func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 	var errs error
 	ctx, cancel := context.WithTimeout(context.Background(), sweepTimeout)
@@ -214,11 +214,11 @@ func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 	return errs
 }
 
-// sweepTimeout bounds the questions about tenants in a sweep: seals wait for it.
+// sweepTimeout bounds the lookups of tenants in a sweep, because seals wait for it.
 const sweepTimeout = 10 * time.Second
 
-// dropDeleted removes files of which active deletions of series took everything.
-// Deletions that may still be cancelled remove nothing.
+// dropDeleted removes files whose samples are all covered by active deletions of
+// series. Deletions that can still be cancelled remove nothing.
 func (u *uploader) dropDeleted(ctx context.Context) error {
 	if u.ing.aside.empty() {
 		return nil
@@ -236,7 +236,7 @@ func (u *uploader) dropDeleted(ctx context.Context) error {
 			}
 			h, _, err := readAside(f.path, nil)
 			if err != nil {
-				continue // gone already, or damaged, which a query tells
+				continue // removed already, or damaged: a query reports the damage
 			}
 			matches, err := ts.Compile()
 			if err != nil {
@@ -253,11 +253,11 @@ func (u *uploader) dropDeleted(ctx context.Context) error {
 	})
 }
 
-// asideCollector has the metrics of series set aside: of the tenants with most,
-// and of all others together.
+// asideCollector exports the metrics of series set aside: for the tenants that have
+// most of them, and for all others together.
 type asideCollector struct{ ing *Ingester }
 
-// maxAsideTenants bounds the tenants with metrics of their own.
+// maxAsideTenants is the number of tenants with metrics of their own.
 const maxAsideTenants = 100
 
 func asideDesc(name, help string) *prometheus.Desc {
@@ -267,10 +267,11 @@ func asideDesc(name, help string) *prometheus.Desc {
 func asideDescs() [2]*prometheus.Desc {
 	return [2]*prometheus.Desc{
 		asideDesc("pallium_ingester_aside_bytes",
-			"Bytes that series that no pack can hold take of their tenant's ingester.aside_bytes, at least 64 KiB for a file; "+
+			"Bytes on disk of series that no pack can hold, limited by ingester.aside_bytes per tenant; a file counts as at least 64 KiB; "+
 				"all but the 100 largest tenants together have an empty tenant label."),
 		asideDesc("pallium_ingester_aside_series",
-			"Series and windows that no pack can hold; all but the 100 largest tenants together have an empty tenant label."),
+			"Number of files of series that no pack can hold, usually one for each series and window; "+
+				"all but the 100 largest tenants together have an empty tenant label."),
 	}
 }
 
@@ -295,7 +296,7 @@ func (c asideCollector) Collect(ch chan<- prometheus.Metric) {
 		if byTenant[f.tenant] == nil {
 			byTenant[f.tenant] = &use{tenant: string(f.tenant)}
 		}
-		byTenant[f.tenant].n[0] += float64(max(f.bytes, asideCharge)) // as check counts
+		byTenant[f.tenant].n[0] += float64(max(f.bytes, asideCharge)) // as in check
 		byTenant[f.tenant].n[1]++
 	}
 	list := slices.SortedFunc(maps.Values(byTenant), func(a, b *use) int {

@@ -9,8 +9,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestBatchLimits: a batch that carries limits is held to those, without a look-up; one
-// from another process to the limits that are looked up for it, once.
+// TestBatchLimits checks that a batch with limits is subject to those, without a
+// lookup, and that the tenant's limits are looked up once for a batch from another
+// process.
 func TestBatchLimits(t *testing.T) {
 	b := newBench(t)
 	looked, own := 0, limits.Limits{MaxActiveSeries: 1}
@@ -31,7 +32,7 @@ func TestBatchLimits(t *testing.T) {
 		looked = 0
 		out, err := b.ing.Push(context.Background(), &series.Batch{Tenant: tt.id, Limits: tt.carried, Entries: b.some("m", 5)})
 		if err != nil || reasons(out)[limits.MaxActiveSeries.Name()] != tt.rejected || looked != tt.looked {
-			t.Errorf("%s: %+v, %v after %d look-ups; want %d series rejected after %d", tt.id, out, err, looked, tt.rejected, tt.looked)
+			t.Errorf("%s: %+v, %v after %d lookups; want %d series rejected after %d", tt.id, out, err, looked, tt.rejected, tt.looked)
 		}
 	}
 }

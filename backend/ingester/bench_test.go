@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// BenchmarkPush is 2,000 series of floats that are there already, with a log that
-// is not synced for each request.
+// BenchmarkPush pushes floats of 2,000 existing series, without a sync of the log
+// for each request.
 func BenchmarkPush(b *testing.B) {
 	ing, err := Open(context.Background(), Options{ID: "i", Dir: b.TempDir(), Replication: 3, Limits: func(tenant.ID) limits.Limits { return limits.Limits{} }, Now: func() time.Time { return time.UnixMilli(0) }})
 	if err != nil {

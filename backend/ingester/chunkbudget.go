@@ -8,32 +8,33 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// A chunk holds samples of one kind, and native histograms only while nothing
-// falls and no layout changes. A series whose samples change all the time costs
-// a chunk a sample, and a page has room for so many chunks only. So the chunks
-// that a series begins in a window are bounded, before its samples are logged:
-// what is in the log was acknowledged, and replay never drops it.
+// A chunk holds samples of one kind; a chunk of native histograms also ends when a
+// counter is reset or the bucket layout changes. A series that changes with every
+// sample needs one chunk per sample, and a metric page can hold only a limited
+// number of chunks. The number of chunks that a series begins in a window is
+// therefore limited before its samples are logged: logged samples were
+// acknowledged, and replay never drops them.
 
-// chunkBudget counts the chunks that a series begins by window. Only series that
-// have had a native histogram have one: floats alone begin a chunk every half
-// hour and at series.MaxChunkSamples. It is guarded by its series' lock.
+// chunkBudget counts the chunks that a series begins, by window. Only series that
+// have had a native histogram have a budget: floats begin a chunk every half hour
+// and after series.MaxChunkSamples samples. It is guarded by its series' lock.
 type chunkBudget struct {
-	windows map[int64]*windowChunks // by start; those with native histograms or a reservation
+	windows map[int64]*windowChunks // by window start; only windows with native histograms or a reservation
 
 	appender int64 // bytes of the open chunk's appender for the layout of its histograms
 }
 
 type windowChunks struct {
 	start int64
-	// begun counts chunks begun, and series.LateChunks for every out-of-order
-	// sample; reserved is what samples on their way to the log may begin.
+	// begun counts chunks begun, plus series.LateChunks for every out-of-order
+	// sample. reserved counts the chunks that samples not logged yet may begin.
 	begun, reserved int
 }
 
 func newChunkBudget() *chunkBudget { return &chunkBudget{windows: map[int64]*windowChunks{}} }
 
-// window returns the count of the window that holds t. A native histogram begins
-// one; before that it is nil, and floats are alone there.
+// window returns the count of the window that contains t. The first native
+// histogram creates it; window returns nil for a window with only floats.
 func (b *chunkBudget) window(t int64, histogram bool) *windowChunks {
 	start := series.WindowStart(t)
 	w := b.windows[start]
@@ -44,8 +45,8 @@ func (b *chunkBudget) window(t int64, histogram bool) *windowChunks {
 	return w
 }
 
-// appendCounted appends an in-order sample of a series that has a budget or now
-// gets one. The caller holds s.mu.
+// appendCounted appends an in-order sample and counts the chunk that it may begin.
+// It creates the series' budget if needed. The caller holds s.mu.
 func (s *memSeries) appendCounted(smp *series.Sample) error {
 	b, histogram := s.ownBudget(), smp.IsHistogram()
 	closed := len(s.in.Done())
@@ -68,8 +69,8 @@ func (b *chunkBudget) add(t int64, histogram bool, n int) {
 	}
 }
 
-// ownBudget returns the series' budget, a new one if it has none. The caller
-// holds s.mu.
+// ownBudget returns the series' budget, and creates it if needed. The caller holds
+// s.mu.
 func (s *memSeries) ownBudget() *chunkBudget {
 	b := s.budget.Load()
 	if b == nil {
@@ -79,7 +80,7 @@ func (s *memSeries) ownBudget() *chunkBudget {
 	return b
 }
 
-// recount counts what is left in the head after a seal.
+// recount counts the chunks left in the head after a seal.
 func (s *memSeries) recount() {
 	b := s.budget.Load()
 	if b == nil {
@@ -90,7 +91,7 @@ func (s *memSeries) recount() {
 			delete(b.windows, start)
 		}
 	}
-	// Histograms first: floats count only where those are.
+	// Histograms first: floats are counted only in windows with histograms.
 	for _, histogram := range []bool{true, false} {
 		s.eachClosed(func(c *series.Chunk) {
 			if (c.Encoding != chunkenc.EncXOR) == histogram {
@@ -112,16 +113,18 @@ func (s *memSeries) recount() {
 	}
 }
 
-// reservation is what the samples of a request may begin in a window.
-type reservation struct {
+// chunkReservation is the number of chunks that the samples of a request may begin in a
+// window.
+type chunkReservation struct {
 	s      *memSeries
 	window int64
 	chunks int
 }
 
-// reserve takes out of the batch the samples that would begin more chunks than a
-// window of their series may have, and reserves what the others may begin, until
-// release. Batches of floats for series that never had a histogram pass it by.
+// reserve removes from the batch the samples that would begin more chunks than a
+// window of their series may have. It reserves the chunks that the others may
+// begin, until release. Batches of floats for series that never had a histogram are
+// skipped.
 func (w *writeRecord) reserve(out *series.Outcome) {
 	var met map[*memSeries]*admission // a series may be in several entries
 	for i, s := range w.series {
@@ -139,7 +142,7 @@ func (w *writeRecord) reserve(out *series.Outcome) {
 		e := &w.batch.Entries[i]
 		if s.budget.Load() == nil && !hasHistogram(e.Samples) {
 			for j := range e.Samples {
-				a.took(&e.Samples[j])
+				a.track(&e.Samples[j])
 			}
 			continue
 		}
@@ -147,7 +150,7 @@ func (w *writeRecord) reserve(out *series.Outcome) {
 	}
 }
 
-// admission begins to follow the series' samples of a request.
+// admission returns an admission for the samples of a request.
 func (s *memSeries) admission() *admission {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +169,7 @@ func hasHistogram(samples []series.Sample) bool {
 func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *admission, f *finder, out *series.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f.forget() // others may have changed the series since
+	f.forget() // other requests may have changed the series since
 	a.b = s.ownBudget()
 	kept := e.Samples[:0]
 	for j := range e.Samples {
@@ -185,31 +188,32 @@ func (w *writeRecord) reserveEntry(s *memSeries, entry int, e *series.Entry, a *
 		}
 		if at != nil && n > 0 {
 			at.reserved += n
-			w.reserved = append(w.reserved, reservation{s, at.start, n})
+			w.reserved = append(w.reserved, chunkReservation{s, at.start, n})
 		}
 		kept = append(kept, *smp)
-		a.took(smp)
+		a.track(smp)
 	}
 	e.Samples = kept
 }
 
 func tooManyChunks(used int) string {
-	return fmt.Sprintf("a series changes its sample type too often: its samples change between float and native histogram, "+
-		"or its native histograms reset, change layout or come out of order, so that they take %d chunks in a window of two hours, "+
-		"of at most %d; send floats and histograms as series of different names", used, series.MaxWindowChunks)
+	return fmt.Sprintf("the series changes its sample type too often: its samples alternate between floats and native histograms, "+
+		"or its native histograms reset, change layout or are out of order, so that they need %d chunks in a window of two hours, "+
+		"where at most %d are allowed; send floats and histograms under different metric names", used, series.MaxWindowChunks)
 }
 
-// admission follows a series' samples of one request, as append will.
+// admission tracks a series' state over the samples of one request, as append will
+// change it.
 type admission struct {
 	b      *chunkBudget
 	newest int64
-	float  bool          // the newest sample is a float
-	prev   series.Sample // the newest sample, if it is of this request
-	known  bool          // prev is
+	float  bool          // whether the newest sample is a float
+	prev   series.Sample // the newest sample, if it is in this request
+	known  bool          // whether prev is set
 }
 
-// cost is how many chunks a sample may begin, and where they count; nil where
-// floats are alone.
+// cost returns an upper bound of the chunks that a sample begins, and the window
+// that counts them: nil for a window with only floats.
 func (a *admission) cost(smp *series.Sample) (int, *windowChunks) {
 	histogram := smp.IsHistogram()
 	at := a.b.window(smp.T, histogram)
@@ -224,8 +228,9 @@ func (a *admission) cost(smp *series.Sample) (int, *windowChunks) {
 	return 1, at
 }
 
-// exact looks closer at a sample for which there seems to be no room: one that
-// goes on in the chunk of the sample before it costs nothing.
+// exact computes the cost of a sample that seems to exceed the limit more
+// precisely: a sample that continues the chunk of the sample before it costs
+// nothing.
 func (a *admission) exact(smp *series.Sample, n int, at *windowChunks) (int, *windowChunks) {
 	if smp.T > a.newest && a.known && series.SubChunkStart(a.prev.T) == series.SubChunkStart(smp.T) && series.Continues(&a.prev, smp) {
 		return 0, at
@@ -233,14 +238,14 @@ func (a *admission) exact(smp *series.Sample, n int, at *windowChunks) (int, *wi
 	return n, at
 }
 
-func (a *admission) took(smp *series.Sample) {
+func (a *admission) track(smp *series.Sample) {
 	if smp.T > a.newest {
 		a.newest, a.float, a.prev, a.known = smp.T, !smp.IsHistogram(), *smp, true
 	}
 }
 
-// release gives reservations back: what they stood for is counted now, or was
-// not logged.
+// release releases the reservations: their chunks are counted as begun by now, or
+// their samples were not logged.
 func (w *writeRecord) release() {
 	for _, r := range w.reserved {
 		r.s.mu.Lock()

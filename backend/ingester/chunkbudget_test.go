@@ -14,15 +14,15 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// counted makes a histogram of one bucket with a count.
+// counted returns a histogram with one bucket and the given count.
 func counted(t int64, n int64) series.Sample {
 	return series.Sample{T: t, H: &histogram.Histogram{Count: uint64(n), Sum: float64(n), PositiveSpans: []histogram.Span{{Length: 1}}, PositiveBuckets: []int64{n}}}
 }
 
-// kept is what the outcome of a push says was written.
+// kept returns the number of samples written according to an outcome.
 func kept(o series.Outcome) int { return o.Samples + o.Histograms }
 
-// chunksOf counts the chunks of all series in all packs.
+// chunksOf returns the number of chunks in all packs.
 func chunksOf(b *bench) int {
 	b.t.Helper()
 	n := 0
@@ -38,10 +38,10 @@ func chunksOf(b *bench) int {
 	return n
 }
 
-// TestChunksPerWindow pushes series that begin a chunk with every sample, in
-// order and out of order: no more than MaxWindowChunks of a window are taken, the
-// rest is rejected sample by sample, and the next window is free again. What the
-// seal writes of it never has more chunks than were counted.
+// TestChunksPerWindow pushes series that begin a chunk with every sample, in order
+// and out of order: no more than MaxWindowChunks in a window are accepted, the
+// remaining samples are rejected one by one, and the next window is independent.
+// The seal never writes more chunks than were counted.
 func TestChunksPerWindow(t *testing.T) {
 	m := labels.FromStrings("__name__", "m")
 	const base = int64(1_699_999_200_000) // start of a window
@@ -53,7 +53,7 @@ func TestChunksPerWindow(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		sample func(i int) series.Sample
-		most   int // samples taken of a window
+		most   int // samples accepted in a window
 	}{
 		"float and histogram": {func(i int) series.Sample {
 			if i%2 == 0 {
@@ -111,12 +111,12 @@ func TestChunksPerWindow(t *testing.T) {
 					t.Fatalf("%d samples are missing from the outcome, rejections %+v", want, out.Rejections)
 				}
 			}
-			// More may be taken than begin a chunk: what is left of alternating samples
-			// is of one kind.
+			// More samples may be accepted than chunks: the remainder of alternating
+			// samples has only one kind.
 			if taken > c.most*6/5 || taken < c.most*9/10 || rejected == 0 {
-				t.Errorf("%d samples taken and %d rejected, want about %d taken", taken, rejected, c.most)
+				t.Errorf("%d samples accepted and %d rejected, want about %d accepted", taken, rejected, c.most)
 			}
-			// The next window, also after a restart, which rejects nothing of the log.
+			// The next window, also after a restart, which rejects nothing in the log.
 			before := len(b.read("t")[m.String()])
 			b.crash()
 			if after := len(b.read("t")[m.String()]); after != before {
@@ -127,18 +127,18 @@ func TestChunksPerWindow(t *testing.T) {
 				more = append(more, h(base+7_100_000+i, 1000-i))
 			}
 			// The log has the floats of a request before its histograms, so a restart may
-			// count fewer floats that came before any histogram of their window.
+			// count fewer floats that precede all histograms of their window.
 			if out := b.push("t", entry(m, more...)); kept(out) > 5 && name != "out of order" {
-				t.Errorf("a restart forgot what was begun: %d of %d taken", kept(out), len(more))
+				t.Errorf("a restart lost the count of chunks: %d of %d samples accepted", kept(out), len(more))
 			}
 			if out := b.push("t", entry(m, h(base+series.WindowMillis, 1))); kept(out) != 1 {
-				t.Errorf("the next window rejects: %+v", out)
+				t.Errorf("rejected in the next window: %+v", out)
 			}
 			if err := b.ing.Flush(); err != nil {
 				t.Fatal(err)
 			}
 			if got := chunksOf(b); got > series.MaxWindowChunks+20 {
-				t.Errorf("%d chunks in packs, counted were at most %d in the window", got, series.MaxWindowChunks)
+				t.Errorf("%d chunks in packs, want about %d at most", got, series.MaxWindowChunks)
 			}
 			if out := b.push("t", entry(m, h(base+1_500_001, 1))); kept(out) != 1 {
 				t.Errorf("after a seal: %+v", out)
@@ -146,15 +146,15 @@ func TestChunksPerWindow(t *testing.T) {
 			s := b.ing.head("t", false).all()
 			for _, one := range s {
 				if one.labels.Get("__name__") == "other" && one.budget.Load() != nil {
-					t.Error("a series of floats counts chunks")
+					t.Error("a series of floats has a chunk budget")
 				}
 			}
 		})
 	}
 }
 
-// TestOrdinaryHistograms: series that do nothing odd are never rejected, however
-// many samples a request has of them, and their floats do not count anything.
+// TestOrdinaryHistograms checks that ordinary series are never rejected, however
+// many of their samples a request has, and that their floats do not count.
 func TestOrdinaryHistograms(t *testing.T) {
 	b := newBench(t)
 	b.lim = limits.Limits{}
@@ -165,21 +165,21 @@ func TestOrdinaryHistograms(t *testing.T) {
 		batch = append(batch, series.Sample{T: int64(i), H: tsdbutil.GenerateTestHistogram(int64(i))})
 	}
 	if out := b.push("t", entry(m, batch...)); kept(out) != n {
-		t.Errorf("%d of %d histograms taken: %v", kept(out), n, out.String())
+		t.Errorf("%d of %d histograms accepted: %v", kept(out), n, out.String())
 	}
 	batch = batch[:0]
 	for i := range n {
-		batch = append(batch, f(1_000_000-int64(i), 1)) // all out of order but one
+		batch = append(batch, f(1_000_000-int64(i), 1)) // all out of order except one
 	}
 	other := labels.FromStrings("__name__", "other")
 	if out := b.push("t", entry(other, batch...)); kept(out) != n {
-		t.Errorf("%d of %d out-of-order floats taken: %v", kept(out), n, out.String())
+		t.Errorf("%d of %d out-of-order floats accepted: %v", kept(out), n, out.String())
 	}
 }
 
-// TestChunksPerWindowAtOnce: requests at the same time do not pass the bound
-// together, and give back what they reserved.
-func TestChunksPerWindowAtOnce(t *testing.T) {
+// TestChunksPerWindowConcurrently checks that concurrent requests cannot exceed the limit
+// together, and that they release their reservations.
+func TestChunksPerWindowConcurrently(t *testing.T) {
 	b := newBench(t)
 	b.lim = limits.Limits{}
 	m := labels.FromStrings("__name__", "m")
@@ -207,12 +207,12 @@ func TestChunksPerWindowAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	if taken > series.MaxWindowChunks || taken < series.MaxWindowChunks/3 {
-		t.Errorf("%d samples taken, of at most %d chunks", taken, series.MaxWindowChunks)
+		t.Errorf("%d samples accepted, want at most %d", taken, series.MaxWindowChunks)
 	}
 	s := b.ing.head("t", false).all()[0]
 	for _, w := range s.budget.Load().windows {
-		// A sample that another request overtakes between the check and the head costs
-		// more than was reserved; the formats have room for twice the bound.
+		// A sample that another request overtakes between the check and the append may
+		// begin more chunks than reserved; the formats allow twice the limit.
 		if w.reserved != 0 || w.begun > series.LateChunks*series.MaxWindowChunks {
 			t.Errorf("window %d: %d begun, %d still reserved", w.start, w.begun, w.reserved)
 		}
@@ -225,8 +225,8 @@ func TestChunksPerWindowAtOnce(t *testing.T) {
 	}
 }
 
-// TestChunksOfRepeatedSeries: a series that is in a request several times, as
-// Prometheus sends one sample an entry, is followed through all of them.
+// TestChunksOfRepeatedSeries checks a series that is in a request several times, as
+// in requests of Prometheus, which have one sample per entry.
 func TestChunksOfRepeatedSeries(t *testing.T) {
 	m := labels.FromStrings("__name__", "m")
 	const base, n = int64(1_699_999_200_000), 20_000
@@ -243,7 +243,7 @@ func TestChunksOfRepeatedSeries(t *testing.T) {
 			b.push("a", entry(m, f(base-1, 1)))
 			out := b.push("a", entries...)
 			if got := kept(out); got == 2*n || got < n {
-				t.Errorf("%d of %d samples are taken", got, 2*n)
+				t.Errorf("%d of %d samples accepted", got, 2*n)
 			}
 			b.flush()
 			if got := chunksOf(b); got > series.MaxWindowChunks+n/100 {
@@ -251,7 +251,7 @@ func TestChunksOfRepeatedSeries(t *testing.T) {
 			}
 		})
 	}
-	t.Run("one sample an entry, in order", func(t *testing.T) {
+	t.Run("one sample per entry, in order", func(t *testing.T) {
 		b := newBench(t)
 		for at := int64(0); at < 7200; at += 400 {
 			var entries []series.Entry

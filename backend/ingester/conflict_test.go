@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// largest is what a series must have after everything that was pushed to it.
+// largest is the expected content of series: the winning sample at each timestamp.
 type largest map[string]map[int64]series.Sample
 
 func (l largest) take(e *series.Entry) {
@@ -47,9 +47,9 @@ func (l largest) sorted() map[string][]series.Sample {
 	return out
 }
 
-// TestLargestIsKept pushes values of every kind, few times and few values, so
-// that most conflict, in any order, between seals, flushes and kills.
-func TestLargestIsKept(t *testing.T) {
+// TestWinningValueIsStored pushes values of every kind at few timestamps, so that most
+// conflict, in any order, between seals, flushes and kills.
+func TestWinningValueIsStored(t *testing.T) {
 	for seed := range uint64(25) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			b := newBench(t)
@@ -104,8 +104,8 @@ func TestLargestIsKept(t *testing.T) {
 	}
 }
 
-// TestOrderDoesNotMatter: senders that race agree with what is read, before and
-// after a kill.
+// TestOrderDoesNotMatter checks that concurrent senders of conflicting values do
+// not affect the result, before and after a kill.
 func TestOrderDoesNotMatter(t *testing.T) {
 	b := newBench(t)
 	b.still()
@@ -131,7 +131,8 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	same(t, "after a kill", b.read("a"), want)
 }
 
-// TestConflictsAreCounted: once for each sample, whether its value is kept or not.
+// TestConflictsAreCounted checks that a conflict is counted once per sample,
+// whether its value wins or not.
 func TestConflictsAreCounted(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -157,7 +158,7 @@ func TestConflictsAreCounted(t *testing.T) {
 		{"that histogram again", h(now, 3), 1, 0},
 		{"newer histogram", h(now+20, 3), 0, 0},
 		{"the last histogram again", h(now+20, 3), 1, 0},
-		{"another one", h(now+20, 4), 0, 1},
+		{"a different histogram", h(now+20, 4), 0, 1},
 	} {
 		out := b.push("a", entry(metric("x"), tt.sample))
 		var got series.EntryRepeats
@@ -168,12 +169,12 @@ func TestConflictsAreCounted(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, out)
 		}
 	}
-	same(t, "in the end", b.read("a"), map[string][]series.Sample{metric("x").String(): {f(now-10, 3), h(now, 3), f(now+10, 1), h(now+20, 4)}})
+	same(t, "at the end", b.read("a"), map[string][]series.Sample{metric("x").String(): {f(now-10, 3), h(now, 3), f(now+10, 1), h(now+20, 4)}})
 }
 
-// TestConflictsDoNotAddUp: however often senders disagree, and whatever they send
-// again, the head keeps about one sample for each time.
-func TestConflictsDoNotAddUp(t *testing.T) {
+// TestConflictsDoNotAccumulate checks that however often senders disagree or repeat
+// samples, the head stores about one sample per timestamp.
+func TestConflictsDoNotAccumulate(t *testing.T) {
 	held := func(b *bench) (chunks, samples int) {
 		for _, s := range b.ing.head("a", false).all() {
 			s.eachChunk(func(c *series.Chunk) { chunks, samples = chunks+1, samples+c.Samples })
@@ -194,11 +195,11 @@ func TestConflictsDoNotAddUp(t *testing.T) {
 			b.push("a", e)
 		}
 		if chunks, samples := held(b); chunks != 1 || samples != 2 {
-			t.Errorf("%d chunks and %d samples of 100,000 values at one time", chunks, samples)
+			t.Errorf("%d chunks and %d samples for 100,000 values at one timestamp", chunks, samples)
 		}
-		same(t, "in the end", b.read("a"), map[string][]series.Sample{metric("m").String(): {f(now, 99_999)}})
+		same(t, "at the end", b.read("a"), map[string][]series.Sample{metric("m").String(): {f(now, 99_999)}})
 	})
-	t.Run("a history, corrected upward again and again", func(t *testing.T) {
+	t.Run("the same timestamps with ever larger values", func(t *testing.T) {
 		b := newBench(t)
 		now := series.SubChunkStart(b.now.UnixMilli())
 		const times = 1000
@@ -208,14 +209,14 @@ func TestConflictsDoNotAddUp(t *testing.T) {
 				e.Samples = append(e.Samples, f(now+int64(k), float64(round)))
 			}
 			b.push("a", e)
-			// The first values, one chunk of what was joined, and chunks since then.
+			// The first values, one chunk of joined samples, and the chunks since then.
 			if chunks, samples := held(b); chunks > maxLateChunks+1 || samples > 2*times+maxLateChunks*maxLate {
 				t.Fatalf("%d chunks and %d samples after %d rounds", chunks, samples, round)
 			}
 		}
 		for _, s := range b.read("a")[metric("m").String()] {
 			if s.V != 99 {
-				t.Fatalf("%v", s)
+				t.Fatalf("sample %v, want value 99", s)
 			}
 		}
 	})
@@ -231,13 +232,14 @@ func TestConflictsDoNotAddUp(t *testing.T) {
 			b.push("a", floats, hists)
 		}
 		if chunks, samples := held(b); samples != 1000 || chunks > 4 {
-			t.Errorf("%d chunks and %d samples of 1,000 that came twenty times", chunks, samples)
+			t.Errorf("%d chunks and %d samples for 1,000 that were sent twenty times", chunks, samples)
 		}
 	})
 }
 
-// TestLookupsCountNumbers: what a search decodes counts by its numbers, of which a
-// histogram has hundreds, and a chunk that is too dear is not searched.
+// TestLookupsCountNumbers checks that the cost of a search is the number of decoded
+// numbers, of which a histogram has hundreds, and that a chunk that exceeds the
+// limit is not searched.
 func TestLookupsCountNumbers(t *testing.T) {
 	const samples, buckets = 500, 640
 	b := newBench(t)
@@ -253,7 +255,7 @@ func TestLookupsCountNumbers(t *testing.T) {
 	s.eachChunk(func(c *series.Chunk) {
 		chunks++
 		if n := lookupCost(c); n < c.Samples*buckets {
-			t.Errorf("%d samples of %d buckets count as %d numbers", c.Samples, buckets, n)
+			t.Errorf("lookupCost of %d samples with %d buckets = %d", c.Samples, buckets, n)
 		}
 	})
 	f := finder{left: samples * buckets / 2}
@@ -261,12 +263,12 @@ func TestLookupsCountNumbers(t *testing.T) {
 		t.Errorf("%d chunks; found %v, %v, %d left", chunks, ok, err, f.left)
 	}
 	f = newFinder()
-	for i := range int64(samples) { // in order, so all of them are decoded once
+	for i := range int64(samples) { // in order, so each is decoded once
 		if _, ok, err := f.find(s, now+i); !ok || err != nil {
 			t.Fatalf("sample %d: found %v, %v", i, ok, err)
 		}
 	}
 	if used := maxLookups - f.left; used < samples*buckets || used > 20*samples*buckets {
-		t.Errorf("%d numbers", used)
+		t.Errorf("%d numbers decoded", used)
 	}
 }

@@ -13,13 +13,13 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// logPath is the file of a segment.
+// logPath returns the path of a segment.
 func (b *bench) logPath(segment int) string {
 	return wal.SegmentPath(filepath.Join(b.dir, "wal"), segment)
 }
 
-// checkpoint lets time pass until labels are due to be written a second time, and
-// has that done.
+// checkpoint advances the clock until a second copy of labels is due, and writes
+// it.
 func (b *bench) checkpoint() {
 	b.t.Helper()
 	b.set(b.now.Add(checkpointAfter))
@@ -27,11 +27,11 @@ func (b *bench) checkpoint() {
 		b.t.Fatal(err)
 	}
 	if n := b.ing.labels.waiting(); n != 0 {
-		b.t.Fatalf("the labels of %d series still wait", n)
+		b.t.Fatalf("%d series still have only one copy of their labels", n)
 	}
 }
 
-// frameMagic begins a record in a segment.
+// frameMagic is the beginning of a record in a segment.
 const frameMagic = "\xd6PW\x01"
 
 // damage flips a bit in a record of a segment.
@@ -55,7 +55,8 @@ func (b *bench) damage(segment, record int) {
 	}
 }
 
-// A sender that catches up puts a series into one request many times.
+// TestSeriesTwiceInTheFirstRecord tests a request with several entries of a series,
+// as of a sender that catches up.
 func TestSeriesTwiceInTheFirstRecord(t *testing.T) {
 	b := newBench(t)
 	now, ls := b.now.UnixMilli(), metric("a")
@@ -84,7 +85,7 @@ func TestMetadataOfARejectedWriteIsLoggedLater(t *testing.T) {
 	}
 	b.ing.log = closed
 	if _, err := b.ing.Push(context.Background(), batch()); err == nil {
-		t.Fatal("a closed log took a write")
+		t.Fatal("a closed log accepted a write")
 	}
 	b.ing.log = good
 	if _, err := b.ing.Push(context.Background(), batch()); err != nil {
@@ -96,9 +97,10 @@ func TestMetadataOfARejectedWriteIsLoggedLater(t *testing.T) {
 	}
 }
 
-// An operator may take a damaged log away. What is written after that must not
-// be taken for sealed because its segments have low numbers again.
-func TestLogTakenAway(t *testing.T) {
+// TestLogRemoved checks that if an operator removed a damaged log, samples
+// written later do not count as sealed, although the numbers of their segments
+// could be low again.
+func TestLogRemoved(t *testing.T) {
 	b := newBench(t)
 	now, ls := b.now.UnixMilli(), metric("a")
 	b.push("a", entry(ls, f(now-series.WindowMillis, 1), f(now, 2)))
@@ -115,5 +117,5 @@ func TestLogTakenAway(t *testing.T) {
 	late := f(now-series.WindowMillis+1, 3)
 	b.push("a", entry(ls, late))
 	b.crash()
-	same(t, "after the log was taken away", b.read("a"), map[string][]series.Sample{ls.String(): {f(now-series.WindowMillis, 1), late}})
+	same(t, "after the log was removed", b.read("a"), map[string][]series.Sample{ls.String(): {f(now-series.WindowMillis, 1), late}})
 }

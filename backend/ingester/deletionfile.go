@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// storedTenant is a tenant's deletions as they are in the file.
+// storedTenant is the file's form of a tenant's deletions.
 type storedTenant struct {
 	Last      uint64             `json:"last"`
 	Pruned    numberSet          `json:"pruned,omitempty"`
@@ -33,9 +33,10 @@ func storedDeletions(all map[tenant.ID]tenantDeletions) map[tenant.ID]storedTena
 	return out
 }
 
-// openDeletions reads the deletions of series. damage says why the file cannot be
-// decoded: the set is unknown then. The file stays until the deletions are
-// learned, so that another start finds it damaged, too.
+// openDeletions reads the file of deletions of series. If the file cannot be
+// decoded, damage says why and the set is unknown. The file is not removed until
+// the deletions are loaded from the long-term store, so that a restart finds it
+// damaged too.
 func openDeletions(path string) (d *deletionSet, damage, err error) {
 	d = &deletionSet{path: path, byTenant: map[tenant.ID]tenantDeletions{}}
 	data, err := os.ReadFile(path)
@@ -43,7 +44,7 @@ func openDeletions(path string) (d *deletionSet, damage, err error) {
 		return d, nil, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("deletions of series: %w", err)
+		return nil, nil, fmt.Errorf("read deletions of series: %w", err)
 	}
 	all, damage := decodeDeletions(data)
 	if damage != nil {
@@ -54,9 +55,9 @@ func openDeletions(path string) (d *deletionSet, damage, err error) {
 	return d, nil, nil
 }
 
-// openDeletions reads what is known of deletions of series. A damaged file does
-// not stop the start: they are learned from the long-term store, and nothing is
-// read or sealed until then.
+// openDeletions reads the known deletions of series. A damaged file does not
+// prevent the start if there is a long-term store: the deletions are loaded from
+// there, and nothing is read or sealed until then.
 func (ing *Ingester) openDeletions() error {
 	path := filepath.Join(ing.opts.Dir, "deletions.json")
 	set, damage, err := openDeletions(path)
@@ -64,24 +65,24 @@ func (ing *Ingester) openDeletions() error {
 		return err
 	}
 	if damage != nil && ing.opts.LongTerm == nil {
-		return fmt.Errorf("deletions of series: %s is damaged: %w; restore it from a copy", path, damage)
+		return fmt.Errorf("read deletions of series: %s is damaged: %w; restore it from a copy", path, damage)
 	}
 	if damage != nil {
-		ing.opts.Logger.Warn("file of deletions of series is damaged: they are read from the long-term store", "file", path, "err", damage)
+		ing.opts.Logger.Warn("damaged file of deletions of series: loading them from the long-term store", "file", path, "err", damage)
 	}
 	ing.deletions = set
 	return nil
 }
 
-// decodeDeletions reads the content of the file. A tenant's value is an object, or
-// a list of deletions as older versions wrote it.
+// decodeDeletions decodes the file. A tenant's value is an object, or a list of
+// deletions as older versions wrote it.
 func decodeDeletions(data []byte) (map[tenant.ID]tenantDeletions, error) {
 	var stored map[tenant.ID]json.RawMessage
 	if err := json.Unmarshal(data, &stored); err != nil {
 		return nil, err
 	}
 	if stored == nil {
-		return nil, errors.New("it is null") // nobody writes that
+		return nil, errors.New("content is null") // never written
 	}
 	all := map[tenant.ID]tenantDeletions{}
 	for t, raw := range stored {
@@ -108,7 +109,7 @@ func decodeTenantDeletions(raw []byte) (tenantDeletions, error) {
 	of := tenantDeletions{last: st.Last, pruned: st.Pruned}
 	for i, r := range st.Pruned {
 		if r[0] > r[1] || i > 0 && r[0] <= st.Pruned[i-1][1] || r[1] > st.Last {
-			return of, fmt.Errorf("numbers %d to %d of pruned deletions are out of order", r[0], r[1])
+			return of, fmt.Errorf("pruned deletions %d to %d are out of order", r[0], r[1])
 		}
 	}
 	for _, ts := range st.Deletions {
@@ -119,8 +120,7 @@ func decodeTenantDeletions(raw []byte) (tenantDeletions, error) {
 	return of, nil
 }
 
-// writeJSON replaces a small file: either the old or the new content survives a
-// crash.
+// writeJSON replaces a small file atomically and durably.
 func writeJSON(path string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {

@@ -15,31 +15,32 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// ErrDeletionsUnknown is returned by reads while the file with the deletions of
-// series is damaged and they were not read from the long-term store again: an
-// answer could have samples that were deleted.
-var ErrDeletionsUnknown = errors.New("ingester does not know the deletions of series: its file of them is damaged, " +
-	"and they were not read from the long-term store yet")
+// ErrDeletionsUnknown is returned by reads while the file of deletions of series is
+// damaged and the deletions were not loaded from the long-term store yet: a
+// response could contain deleted samples.
+var ErrDeletionsUnknown = errors.New("deletions of series are unknown: the ingester's file of deletions is damaged, " +
+	"and they were not loaded from the long-term store yet")
 
-// deletionSet has the deletions of series that this ingester knows, on disk
-// too. What is sealed after a deletion carries its number; local packs with a
-// lower one are read without what it deleted. A deletion that no local pack needs
-// any more is pruned: its number stays known, its matchers are gone.
+// deletionSet is the set of deletions of series that this ingester knows. It is
+// stored on disk too. A section sealed after a deletion carries its number;
+// sections with lower numbers are read without the deleted samples. A deletion that
+// no local pack needs any more is pruned: its number stays in the set, its matchers
+// are dropped.
 type deletionSet struct {
 	path    string
-	writing sync.Mutex // one write to disk at a time; reads go on meanwhile
+	writing sync.Mutex // one write to disk at a time, concurrent with reads
 
 	mu       sync.RWMutex
-	unknown  bool // the file was damaged, and nothing was learned since
+	unknown  bool // the file was damaged, and the deletions were not loaded since
 	byTenant map[tenant.ID]tenantDeletions
 }
 
-// tenantDeletions is what is known of a tenant's deletions. The lists of one are
-// never changed: a reader may have them.
+// tenantDeletions is a tenant's deletions. Its slices are immutable, because
+// readers share them.
 type tenantDeletions struct {
 	known  []knownDeletion
 	pruned numberSet
-	last   uint64 // the highest number that was ever known
+	last   uint64 // the highest number ever known
 }
 
 type knownDeletion struct {
@@ -52,7 +53,7 @@ func (d *tenantDeletions) has(number uint64) bool {
 	return d.pruned.has(number) || slices.ContainsFunc(d.known, func(k knownDeletion) bool { return k.Number == number })
 }
 
-// with returns the deletions and one more.
+// with returns the deletions with one more.
 func (d tenantDeletions) with(ts schema.Tombstone) (tenantDeletions, error) {
 	matches, err := ts.Compile()
 	if err != nil {
@@ -63,12 +64,13 @@ func (d tenantDeletions) with(ts schema.Tombstone) (tenantDeletions, error) {
 	return d, nil
 }
 
-// any reports whether there is a deletion above the number.
+// any reports whether there is a deletion with a higher number.
 func (d *tenantDeletions) any(number uint64) bool {
 	return slices.ContainsFunc(d.known, func(k knownDeletion) bool { return k.Number > number })
 }
 
-// after returns what the deletions above a number took of a series.
+// after returns the intervals of a series that deletions with higher numbers
+// deleted.
 func (d *tenantDeletions) after(number uint64, ls labels.Labels) []series.Interval {
 	var out []series.Interval
 	for i := range d.known {
@@ -79,10 +81,10 @@ func (d *tenantDeletions) after(number uint64, ls labels.Labels) []series.Interv
 	return out
 }
 
-// of returns a tenant's deletions, for one read. A reader takes them before it
-// looks for packs: what is pruned later, a pack that it finds may still need.
-// They are tried on series without the lock: a regular expression may take
-// seconds, and other tenants' reads wait for the lock.
+// of returns a tenant's deletions for one read. The caller must call it before it
+// lists packs: a pack that it lists may need deletions that are pruned later.
+// Matchers are evaluated without the lock, because a regular expression may take
+// seconds and would block reads of other tenants.
 func (d *deletionSet) of(t tenant.ID) (*tenantDeletions, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -93,21 +95,21 @@ func (d *deletionSet) of(t tenant.ID) (*tenantDeletions, error) {
 	return &known, nil
 }
 
-// ready returns an error while the deletions are not known.
+// ready returns an error while the deletions are unknown.
 func (d *deletionSet) ready() error {
 	_, err := d.of("")
 	return err
 }
 
-// number is that of a tenant's last deletion. It never goes down: what is sealed
-// from now on must not be taken for older than what was sealed before.
+// number returns the number of the tenant's last deletion. It never decreases:
+// sections sealed later must not look older than sections sealed before.
 func (d *deletionSet) number(t tenant.ID) uint64 {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.byTenant[t].last
 }
 
-// knows reports whether the deletion of the tenant with the number is known.
+// knows reports whether the tenant's deletion with the number is known.
 func (d *deletionSet) knows(t tenant.ID, number uint64) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -115,7 +117,7 @@ func (d *deletionSet) knows(t tenant.ID, number uint64) bool {
 	return known.has(number)
 }
 
-// learn writes a deletion to disk and then knows it.
+// learn adds a deletion, on disk first.
 func (d *deletionSet) learn(t tenant.ID, ts schema.Tombstone) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -135,7 +137,7 @@ func (d *deletionSet) learn(t tenant.ID, ts schema.Tombstone) error {
 	return d.replace(all)
 }
 
-// all is a copy of what is known.
+// all returns a copy of the deletions of all tenants.
 func (d *deletionSet) all() map[tenant.ID]tenantDeletions {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -146,7 +148,7 @@ func (d *deletionSet) all() map[tenant.ID]tenantDeletions {
 	return out
 }
 
-// replace writes all deletions to disk and then knows them. d.writing is held.
+// replace replaces all deletions, on disk first. The caller holds d.writing.
 func (d *deletionSet) replace(all map[tenant.ID]tenantDeletions) error {
 	if err := writeJSON(d.path, storedDeletions(all)); err != nil {
 		return fmt.Errorf("write deletions of series: %w", err)
@@ -157,8 +159,8 @@ func (d *deletionSet) replace(all map[tenant.ID]tenantDeletions) error {
 	return nil
 }
 
-// prune forgets the matchers of deletions that nothing local needs. oldest is the
-// lowest number that a pack or file with samples of the tenant carries.
+// prune drops the matchers of deletions that no local data needs. oldest is the
+// lowest number of a pack or file with samples of each tenant.
 func (d *deletionSet) prune(oldest map[tenant.ID]uint64) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -187,15 +189,15 @@ func (d *deletionSet) prune(oldest map[tenant.ID]uint64) error {
 	return d.replace(all)
 }
 
-// numberSet is a set of numbers as ascending ranges with gaps between them. A
-// tenant's deletions are numbered one by one, so there are few.
+// numberSet is a set of numbers, stored as ascending ranges with gaps between them.
+// A tenant's deletions are numbered consecutively, so there are few ranges.
 type numberSet [][2]uint64
 
 func (s numberSet) has(n uint64) bool {
 	return slices.ContainsFunc(s, func(r [2]uint64) bool { return r[0] <= n && n <= r[1] })
 }
 
-// with returns the set and one more number. It changes s.
+// with returns the set with one more number. It may modify s.
 func (s numberSet) with(n uint64) numberSet {
 	if s.has(n) {
 		return s
@@ -216,9 +218,9 @@ func (s numberSet) with(n uint64) numberSet {
 	return s
 }
 
-// Delete drops what a deletion matches from everything that this ingester holds
-// now: it seals the head, and from then on reads what is sealed without it. What
-// is pushed afterwards stays, and carries the deletion's number.
+// Delete applies a deletion to all samples that this ingester has now: it seals the
+// head, and later reads of the sealed packs omit the deleted samples. Samples
+// pushed afterwards are not affected; their packs carry the deletion's number.
 func (ing *Ingester) Delete(t tenant.ID, ts schema.Tombstone) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
@@ -228,9 +230,9 @@ func (ing *Ingester) Delete(t tenant.ID, ts schema.Tombstone) error {
 	return ing.deletions.learn(t, ts)
 }
 
-// LearnDeletions has the ingester know the active deletions of the tenants, who
-// are all there are. Until it succeeded once, an ingester whose file of them is
-// damaged does not answer reads and seals nothing.
+// LearnDeletions loads the active deletions of the given tenants, which must be all
+// existing tenants, from the long-term store. An ingester whose file of deletions
+// is damaged rejects reads and does not seal until a call succeeded.
 func (ing *Ingester) LearnDeletions(ctx context.Context, tenants []tenant.ID) error {
 	unknown := ing.deletions.ready() != nil
 	if ing.opts.LongTerm == nil {
@@ -252,13 +254,13 @@ func (ing *Ingester) LearnDeletions(ctx context.Context, tenants []tenant.ID) er
 	}
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
-	// Of series that were deleted while this ingester was no member, it may have
-	// samples in its head from before. Behind a damaged file the head is newer than
-	// each deletion that this ingester ever confirmed, which sealed it first: what is
-	// there stays, and gets their numbers.
+	// The head may have samples of series that were deleted while this ingester was
+	// not a member. With a damaged file this does not apply: the ingester sealed its
+	// head before it confirmed any deletion, so all samples in the head are newer
+	// than those deletions. The samples stay and get the deletions' numbers.
 	if !unknown {
 		if err := ing.sealLocked(endOfTime); err != nil {
-			return fmt.Errorf("seal before learning of deleted series: %w", err)
+			return fmt.Errorf("seal before loading deletions of series: %w", err)
 		}
 	}
 	ing.deletions.writing.Lock()
@@ -276,23 +278,23 @@ func (ing *Ingester) LearnDeletions(ctx context.Context, tenants []tenant.ID) er
 			all[t] = of
 		}
 	}
-	ing.opts.Logger.Info("deletions of series learned from the long-term store", "deletions", len(list))
+	ing.opts.Logger.Info("loaded deletions of series from the long-term store", "deletions", len(list))
 	return ing.deletions.replace(all)
 }
 
-// pruneDeletions forgets the matchers of deletions that no local pack and no
-// series that was set aside needs. No seal may be under way, which has the number
-// of its packs already.
+// pruneDeletions drops the matchers of deletions that no local pack and no series
+// set aside needs. It excludes seals, because a seal in progress already has the
+// number for its packs.
 func (ing *Ingester) pruneDeletions() error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
-	// In the order in which samples move from files to packs.
+	// Files first, then packs: the order in which samples move.
 	files := ing.aside.all()
 	oldest := ing.packs.deletionNumbers(func(a, b uint64) uint64 { return min(a, b) })
 	for _, f := range files {
 		number := f.deletion
 		if f.damage != nil {
-			number = 0 // it is not known
+			number = 0 // unknown
 		}
 		if n, ok := oldest[f.tenant]; !ok || number < n {
 			oldest[f.tenant] = number
@@ -301,8 +303,8 @@ func (ing *Ingester) pruneDeletions() error {
 	return ing.deletions.prune(oldest)
 }
 
-// deletionNumbers returns one number for each tenant with samples in packs, chosen
-// from those of its sections.
+// deletionNumbers returns one deletion number for each tenant with samples in
+// packs, chosen from the numbers of the tenant's sections.
 func (p *packSet) deletionNumbers(choose func(a, b uint64) uint64) map[tenant.ID]uint64 {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -321,8 +323,8 @@ func (p *packSet) deletionNumbers(choose func(a, b uint64) uint64) map[tenant.ID
 	return out
 }
 
-// numberOf is the number of the last deletion that was applied to what a pack
-// has of a tenant.
+// numberOf returns the number of the last deletion that was applied to the tenant's
+// section of a pack.
 func numberOf(info pack.Info, t tenant.ID) uint64 {
 	for i := range info.Sections {
 		if info.Sections[i].Tenant == t {
@@ -332,15 +334,15 @@ func numberOf(info pack.Info, t tenant.ID) uint64 {
 	return 0
 }
 
-// spanLeft reports whether some of the chunks are not wholly deleted.
+// spanLeft reports whether some of the chunks are not completely deleted.
 func spanLeft(refs []pack.ChunkRef, gone []series.Interval) bool {
 	return slices.ContainsFunc(refs, func(c pack.ChunkRef) bool {
 		return !slices.ContainsFunc(gone, func(g series.Interval) bool { return g.Min <= c.MinTime && g.Max >= c.MaxTime })
 	})
 }
 
-// packLabels calls fn for the series of a pack that the request selects and that
-// are not deleted.
+// packLabels calls fn for the series of a pack that the request selects, without
+// deleted ones.
 func packLabels(ctx context.Context, r *pack.Reader, req series.Request, d *tenantDeletions, fn func(labels.Labels)) error {
 	found, err := r.Select(ctx, req.Tenant, req.MinTime, req.MaxTime, req.Matchers...)
 	if err != nil {

@@ -21,14 +21,14 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// deletion is one of all samples of a metric up to a time.
+// deletion returns a deletion of all samples of a metric up to a time.
 func deletion(number uint64, name string, maxt int64) schema.Tombstone {
 	ts := schema.NewTombstone(number, 0, maxt, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", name)}}, maxt)
 	ts.State = schema.Active
 	return ts
 }
 
-// names lists the series of tenant a, by Select and by its label values.
+// names checks the series of tenant a, by Select and by label values.
 func (b *bench) names(what string, want ...string) {
 	b.t.Helper()
 	if got := slices.Sorted(maps.Keys(b.read("a"))); !slices.Equal(got, want) {
@@ -50,8 +50,8 @@ func (b *bench) delete(l *longTerm, ts schema.Tombstone) {
 	l.deletions["a"] = append(l.deletions["a"], ts)
 }
 
-// knownOf is how many deletions of tenant a have their matchers, in memory and on
-// disk.
+// knownOf returns the number of tenant a's deletions with matchers, and checks that
+// memory and file agree.
 func (b *bench) knownOf() int {
 	b.t.Helper()
 	of, err := b.ing.deletions.of("a")
@@ -64,7 +64,7 @@ func (b *bench) knownOf() int {
 	}
 	stored := set.byTenant["a"]
 	if len(stored.known) != len(of.known) || stored.last != of.last || !slices.Equal(stored.pruned, of.pruned) {
-		b.t.Errorf("the file has %d deletions up to %d, pruned %v; memory %d up to %d, %v", len(stored.known), stored.last, stored.pruned, len(of.known), of.last, of.pruned)
+		b.t.Errorf("the file has %d deletions up to %d, pruned %v; memory has %d up to %d, pruned %v", len(stored.known), stored.last, stored.pruned, len(of.known), of.last, of.pruned)
 	}
 	return len(of.known)
 }
@@ -76,9 +76,9 @@ func (b *bench) expire() {
 	}
 }
 
-// TestDamagedDeletions: a start with a damaged file answers no read and seals
-// nothing until the deletions are learned from the long-term store; then what was
-// deleted is deleted, and what was pushed afterwards is there.
+// TestDamagedDeletions checks that an ingester with a damaged file rejects reads
+// and seals until the deletions are loaded from the long-term store. Then the
+// deletions apply, and samples pushed after them exist.
 func TestDamagedDeletions(t *testing.T) {
 	for _, content := range []string{"", "{", "null", `{"a":7}`, `{"a":{"last":1,"pruned":[[3,2]]}}`, `{"a":[{"sets":[["="]]}]}`, "\x00\x00\x00\x00"} {
 		t.Run(fmt.Sprintf("%q", content), func(t *testing.T) {
@@ -97,15 +97,15 @@ func TestDamagedDeletions(t *testing.T) {
 			_, _, valuesErr := b.ing.LabelValues(context.Background(), "__name__", req)
 			for what, err := range map[string]error{"select": err, "names": namesErr, "values": valuesErr, "flush": b.ing.Flush()} {
 				if !errors.Is(err, ErrDeletionsUnknown) {
-					t.Errorf("%s before the deletions are known: %v", what, err)
+					t.Errorf("%s while the deletions are unknown: %v", what, err)
 				}
 			}
 			l.fail = errors.New("not now")
 			if err := b.ing.LearnDeletions(context.Background(), []tenant.ID{"a"}); !errors.Is(err, l.fail) {
-				t.Errorf("learning: %v", err)
+				t.Errorf("LearnDeletions: %v", err)
 			}
 			if _, _, err := b.ing.Select(context.Background(), req); !errors.Is(err, ErrDeletionsUnknown) {
-				t.Errorf("select after learning failed: %v", err)
+				t.Errorf("select after a failed LearnDeletions: %v", err)
 			}
 			l.fail = nil
 			if err := b.ing.LearnDeletions(context.Background(), []tenant.ID{"a"}); err != nil {
@@ -115,7 +115,7 @@ func TestDamagedDeletions(t *testing.T) {
 				t.Helper()
 				same(t, what, b.read("a"), map[string][]series.Sample{metric("gone").String(): {f(now+1, 2)}, metric("kept").String(): {f(now, 1)}})
 			}
-			check("learned")
+			check("loaded")
 			if err := b.ing.Flush(); err != nil {
 				t.Fatal(err)
 			}
@@ -126,8 +126,9 @@ func TestDamagedDeletions(t *testing.T) {
 	}
 }
 
-// TestNumberAfterDamage: what is sealed after the file was damaged carries no lower
-// number than what was sealed before, although the store forgot the deletion.
+// TestNumberAfterDamage checks that sections sealed after the file was damaged have
+// no lower number than sections sealed before, although the store does not have the
+// deletion any more.
 func TestNumberAfterDamage(t *testing.T) {
 	b, _ := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -150,8 +151,9 @@ func TestNumberAfterDamage(t *testing.T) {
 	}
 }
 
-// TestLearnDeletions: deletions made while an ingester was away apply to what it
-// has, and those it knows, pruned ones too, do not make it seal again.
+// TestLearnDeletions checks that deletions made while the ingester was unavailable
+// apply to its data, and that known deletions, including pruned ones, do not cause
+// another seal.
 func TestLearnDeletions(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -165,33 +167,33 @@ func TestLearnDeletions(t *testing.T) {
 	}
 	learn()
 	kept, gone := metric("kept").String(), metric("gone").String()
-	b.names("learned", kept)
+	b.names("loaded", kept)
 	b.push("a", entry(metric("gone"), f(now+1, 2)))
 	packs := len(b.ing.packs.choose(func(*localPack) bool { return true }))
 	learn()
 	b.names("pushed again", gone, kept)
 	all := b.ing.packs.choose(func(*localPack) bool { return true })
 	if len(all) != packs {
-		t.Errorf("learning known deletions sealed: %d packs, want %d", len(all), packs)
+		t.Errorf("loading known deletions caused a seal: %d packs, want %d", len(all), packs)
 	}
 	if err := b.ing.packs.drop(all[0]); err != nil {
 		t.Fatal(err)
 	}
 	packs--
-	b.expire() // prunes: no pack is older any more
+	b.expire() // prunes, because no pack is older than the deletions
 	if n := b.knownOf(); n != 0 {
 		t.Fatalf("%d deletions are known with their matchers, want 0", n)
 	}
 	b.crash()
 	learn()
-	b.names("after pruning, a restart and learning", gone)
+	b.names("after pruning, a restart and loading", gone)
 	if got := len(b.ing.packs.choose(func(*localPack) bool { return true })); got != packs {
-		t.Errorf("learning pruned deletions sealed: %d packs, want %d", got, packs)
+		t.Errorf("loading pruned deletions caused a seal: %d packs, want %d", got, packs)
 	}
 }
 
-// TestPruneDeletions: a deletion is kept while a pack or a file needs it, and what
-// is sealed afterwards carries its number for ever.
+// TestPruneDeletions checks that a deletion is kept while a pack or a file needs
+// it, and that sections sealed later have its number.
 func TestPruneDeletions(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -202,7 +204,7 @@ func TestPruneDeletions(t *testing.T) {
 	if n := b.knownOf(); n != 1 {
 		t.Fatalf("%d deletions are known, want the one that the pack needs", n)
 	}
-	// Deletions that nothing local needs go: this tenant's pack is dropped.
+	// Deletions that no local data needs are pruned: this tenant's pack is dropped.
 	b.push("b", entry(metric("x"), f(now, 1))) // another tenant's older pack does not count
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)
@@ -214,19 +216,19 @@ func TestPruneDeletions(t *testing.T) {
 			}
 		}
 	}
-	for n := uint64(2); n <= 300; n++ { // of what is not there: bounded, whatever comes
+	for n := uint64(2); n <= 300; n++ { // without matching samples: their number must not grow
 		b.delete(l, deletion(n, "gone", now+100))
 	}
 	b.expire()
 	if n := b.knownOf(); n != 0 {
-		t.Errorf("%d deletions are known that nothing needs", n)
+		t.Errorf("%d deletions are known, want 0", n)
 	}
 	if st, err := os.Stat(filepath.Join(b.dir, "deletions.json")); err != nil || st.Size() > 200 {
 		t.Errorf("the file has %d bytes, %v", st.Size(), err)
 	}
 	for n := uint64(1); n <= 300; n++ {
 		if !b.ing.deletions.knows("a", n) {
-			t.Fatalf("deletion %d is not known any more", n)
+			t.Fatalf("deletion %d is unknown", n)
 		}
 	}
 	b.push("a", entry(metric("gone"), f(now+1, 2)))
@@ -244,8 +246,8 @@ func TestPruneDeletions(t *testing.T) {
 	b.names("deleted again")
 }
 
-// TestPruneKeepsForFiles: a deletion stays while a series that was set aside has a
-// lower number.
+// TestPruneKeepsForFiles checks that a deletion is kept while a series set aside
+// has a lower number.
 func TestPruneKeepsForFiles(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -272,8 +274,9 @@ func TestPruneKeepsForFiles(t *testing.T) {
 	}
 }
 
-// TestReadDuringPrune: a read that holds a pack keeps the deletions that it needs,
-// although the pack goes and they are pruned before it is read.
+// TestReadDuringPrune checks that a read in progress keeps the deletions that it
+// needs, although the pack is removed and the deletions are pruned before the pack
+// is read.
 func TestReadDuringPrune(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -300,11 +303,12 @@ func TestReadDuringPrune(t *testing.T) {
 		_ = r.Release()
 	}
 	if out := j.Series(); len(out) != 1 || out[0].Labels.Get("__name__") != "kept" {
-		t.Errorf("series %v, want the one that was not deleted", out)
+		t.Errorf("series %v, want only the one that was not deleted", out)
 	}
 }
 
-// TestOldDeletionsFile: lists of deletions as older versions wrote them are read.
+// TestOldDeletionsFile checks that lists of deletions as older versions wrote them
+// can be read.
 func TestOldDeletionsFile(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -358,7 +362,7 @@ func FuzzDeletionsFile(f *testing.F) {
 		}
 		again, err := decodeDeletions(first)
 		if err != nil {
-			t.Fatalf("%s does not read back: %v", first, err)
+			t.Fatalf("%s cannot be decoded: %v", first, err)
 		}
 		second, err := json.Marshal(storedDeletions(again))
 		if err != nil || !bytes.Equal(first, second) {

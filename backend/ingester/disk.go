@@ -13,33 +13,32 @@ import (
 )
 
 const (
-	// diskReserve is what stays free beside the room for a seal: indexes of packs,
-	// sealed.json, a few small files.
+	// diskReserve stays free in addition to the estimate for a seal: for indexes of
+	// packs, sealed.json and a few small files.
 	diskReserve = 2 << 20
-	// diskBytes and diskAge bound how old the free space may be that a push relies
-	// on: so much appended to the log, or so long.
+	// diskBytes and diskAge limit the use of a measurement of free space, by the
+	// bytes appended to the log since and by its age.
 	diskBytes = 256 << 10
 	diskAge   = 100 * time.Millisecond
-	// logFactor is how much more than in the log samples may take in packs.
+	// logFactor is how many times larger samples may be in packs than in the log.
 	logFactor = 2
-	// diskPlenty is room beyond the reserve at which no push is measured.
+	// diskPlenty is free space beyond the reserve above which pushes are not measured.
 	diskPlenty = 1 << 30
 )
 
-// diskGuard keeps room on the ingester's file system for sealing what the head
-// holds: only a seal lets segments of the log go, so a disk that the log filled
-// would stay full for ever.
+// diskGuard reserves disk space for sealing the head. Log segments can only be
+// deleted after a seal, so a disk that the log filled would stay full forever.
 type diskGuard struct {
 	ing  *Ingester
 	free func(dir string) (int64, error)
 
-	looking  atomic.Bool
-	looked   atomic.Int64 // when, Unix nanoseconds; 0 = never
-	appended atomic.Int64 // bytes appended to the log at that time
-	left     atomic.Int64 // bytes free at that time; -1 = unknown
-	pending  atomic.Int64 // bytes of pushes under way, about
-	unsealed atomic.Int64 // bytes that a seal would have written when the head was last measured
-	measured atomic.Int64 // bytes appended to the log at that time
+	reading  atomic.Bool
+	readAt   atomic.Int64 // time of the last measurement, Unix nanoseconds; 0 = never
+	appended atomic.Int64 // bytes appended to the log at the last measurement
+	left     atomic.Int64 // bytes free at the last measurement; -1 = unknown
+	pending  atomic.Int64 // approximate bytes of pushes in progress
+	unsealed atomic.Int64 // bytes that a seal would write, when the head was last measured
+	measured atomic.Int64 // bytes appended to the log when the head was last measured
 	metadata atomic.Int64 // bytes of all metadata at the last recount
 }
 
@@ -52,19 +51,20 @@ func newDiskGuard(ing *Ingester) *diskGuard {
 	return g
 }
 
-// begin measures what was replayed and adds the metrics; the log must be open.
+// begin measures the replayed head and registers the metrics. The log must be open.
 func (g *diskGuard) begin(reg prometheus.Registerer) {
 	g.measure()
 	auto := promauto.With(reg)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_disk_free_bytes",
-		Help: "Bytes free on the file system of the log and the local packs; -1 when that cannot be read."},
-		func() float64 { g.look(); return float64(g.left.Load()) })
+		Help: "Bytes free on the file system of the log and the local packs; -1 if unknown."},
+		func() float64 { g.readFree(); return float64(g.left.Load()) })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ingester_disk_reserve_bytes",
-		Help: "Bytes that must stay free to seal what the head holds; pushes are rejected when less would be."},
+		Help: "Bytes that must stay free to seal the head; pushes that would leave less are rejected."},
 		func() float64 { return float64(g.reserve()) })
 }
 
-// freeBytes is what an unprivileged process can still write to the file system.
+// freeBytes returns the bytes that an unprivileged process can still write to the
+// file system.
 func freeBytes(dir string) (int64, error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(dir, &s); err != nil {
@@ -73,40 +73,40 @@ func freeBytes(dir string) (int64, error) {
 	return int64(s.Bavail) * s.Bsize, nil
 }
 
-// reserve is about how much room a seal of everything takes, with a margin. That
-// is at most twice what the log has of it (histograms that jump take more in
-// chunks than in the log), and at most what was measured in the head and what was
-// logged since.
+// reserve estimates the bytes needed to seal the whole head, with a margin. The
+// estimate is the smaller of two bounds: twice the size of the log (histograms that
+// change much are larger in chunks than in the log), and the measured size of the
+// head plus what was logged since.
 func (g *diskGuard) reserve() int64 {
 	head := g.unsealed.Load()
 	byHead := head + head/4 + logFactor*(g.ing.log.Appended()-g.measured.Load())
 	return min(logFactor*g.ing.log.Bytes(), byHead) + 2*g.metadata.Load() + diskReserve
 }
 
-// look reads the free space, unless somebody else is about to.
-func (g *diskGuard) look() {
-	if !g.looking.CompareAndSwap(false, true) {
+// readFree reads the free space, unless another goroutine is doing so.
+func (g *diskGuard) readFree() {
+	if !g.reading.CompareAndSwap(false, true) {
 		return
 	}
-	defer g.looking.Store(false)
+	defer g.reading.Store(false)
 	appended := g.ing.log.Appended()
 	left, err := g.free(g.ing.opts.Dir)
 	if err != nil {
 		if g.left.Swap(-1) != -1 {
-			g.ing.opts.Logger.Error("free disk space cannot be read: the reserve for sealing is not kept", "err", err)
+			g.ing.opts.Logger.Error("failed to read the free disk space: no space is reserved for sealing", "err", err)
 		}
 	} else {
 		g.left.Store(left)
 	}
 	g.appended.Store(appended)
-	g.looked.Store(g.ing.opts.Now().UnixNano())
+	g.readAt.Store(g.ing.opts.Now().UnixNano())
 }
 
-// room is what is free now, about; ok is false when it is not known.
-func (g *diskGuard) room() (left int64, ok bool) {
-	age := g.ing.opts.Now().UnixNano() - g.looked.Load()
+// available returns about how many bytes are free; ok is false if unknown.
+func (g *diskGuard) available() (left int64, ok bool) {
+	age := g.ing.opts.Now().UnixNano() - g.readAt.Load()
 	if age < 0 || age >= diskAge.Nanoseconds() || g.ing.log.Appended()-g.appended.Load() >= diskBytes {
-		g.look()
+		g.readFree()
 	}
 	left = g.left.Load()
 	if left < 0 {
@@ -115,10 +115,10 @@ func (g *diskGuard) room() (left int64, ok bool) {
 	return left - (g.ing.log.Appended() - g.appended.Load()), true
 }
 
-// admit decides whether there is room for a push. The caller gives the returned
-// bytes back to done when the push is logged or has failed.
+// admit checks whether there is disk space for a push. The caller passes the
+// returned bytes to done when the push is logged or has failed.
 func (g *diskGuard) admit(b *series.Batch) (int64, error) {
-	left, ok := g.room()
+	left, ok := g.available()
 	if !ok {
 		return 0, nil
 	}
@@ -126,12 +126,12 @@ func (g *diskGuard) admit(b *series.Batch) (int64, error) {
 	if left-reserve > diskPlenty {
 		return 0, nil
 	}
-	// What is logged takes room, and makes the reserve larger.
+	// Logged samples use disk space and also increase the reserve.
 	size := recordBytes(b) * (1 + logFactor)
 	if left-g.pending.Add(size) < reserve {
 		g.done(size)
-		return 0, fmt.Errorf("%w: %d bytes are free and %d are kept for sealing what is in memory; "+
-			"writes are accepted again without intervention once segments of the log are sealed, local packs are compacted, "+
+		return 0, fmt.Errorf("%w: %d bytes are free and %d are reserved for sealing the head; "+
+			"writes are accepted again automatically once the head is sealed, local packs are compacted "+
 			"or other files are removed", ErrDiskFull, max(left, 0), reserve)
 	}
 	return size, nil
@@ -139,10 +139,10 @@ func (g *diskGuard) admit(b *series.Batch) (int64, error) {
 
 func (g *diskGuard) done(size int64) { g.pending.Add(-size) }
 
-// near reports whether so little is free that everything should be sealed. When
-// it may be so, it measures the head.
+// near reports whether so little disk space is free that the head should be sealed.
+// It measures the head if a first estimate says that this may be the case.
 func (g *diskGuard) near() bool {
-	g.look()
+	g.readFree()
 	left := g.left.Load()
 	if left < 0 || left >= 2*logFactor*g.ing.log.Bytes()+4*g.metadata.Load()+2*diskReserve {
 		return false
@@ -152,9 +152,9 @@ func (g *diskGuard) near() bool {
 	return left < reserve+reserve/2
 }
 
-// measure counts what a seal of everything would write.
+// measure estimates the bytes that a seal of the whole head would write.
 func (g *diskGuard) measure() {
-	// Pushes under way may be logged already and not be in the head yet.
+	// Pushes in progress may be logged already but not applied to the head yet.
 	appended, pending, total := g.ing.log.Appended(), g.pending.Load(), int64(0)
 	for _, th := range g.ing.heads() {
 		th.each(func(s *memSeries) { total += s.unsealedBytes() })
@@ -163,10 +163,11 @@ func (g *diskGuard) measure() {
 	g.measured.Store(appended - pending)
 }
 
-// chunkIndex is what a chunk takes in a pack beside its data, at most about.
+// chunkIndex is about the most bytes that a pack uses per chunk in addition to the
+// data.
 const chunkIndex = 32
 
-// unsealedBytes is about how much room a series takes in a pack.
+// unsealedBytes returns about how many bytes the series will use in a pack.
 func (s *memSeries) unsealedBytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,8 +189,8 @@ func (s *memSeries) unsealedBytes() int64 {
 	return n + int64(chunks)*chunkIndex + int64(s.labels.ByteSize()) + chunkIndex
 }
 
-// recordBytes is about how much a batch takes in the log when all its series are
-// new there.
+// recordBytes returns about how many bytes a batch uses in the log if all its
+// series are new there.
 func recordBytes(b *series.Batch) int64 {
 	n := int64(len(b.Tenant)) + 64
 	for i := range b.Entries {
@@ -206,7 +207,7 @@ func recordBytes(b *series.Batch) int64 {
 	return n
 }
 
-// histogramBytes is about how much a sample's histogram takes in the log.
+// histogramBytes returns about how many bytes a sample's histogram uses in the log.
 func histogramBytes(s *series.Sample) int64 {
 	const fixed, span, delta, float = 64, 6, 5, 8
 	switch {

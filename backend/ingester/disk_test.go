@@ -23,15 +23,15 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// smallDisk is a file system of a size for an ingester's directory.
+// smallDisk is a file system of limited size for an ingester's directory.
 type smallDisk struct {
 	dir  string
-	free func(string) (int64, error) // nil asks the operating system
-	fill func()                      // somebody else takes all that is left
-	give func()                      // and gives it back
+	free func(string) (int64, error) // nil: statfs
+	fill func()                      // another process uses all free space
+	give func()                      // and releases it
 }
 
-// pretendedDisk reckons what is free by the files below the directory.
+// pretendedDisk computes the free space from the files below the directory.
 func pretendedDisk(t *testing.T, size int64) smallDisk {
 	t.Helper()
 	var foreign atomic.Int64
@@ -42,7 +42,7 @@ func pretendedDisk(t *testing.T, size int64) smallDisk {
 		give: func() { foreign.Store(0) }}
 }
 
-// diskUse is the bytes of all files below a directory.
+// diskUse returns the total size of all files below a directory.
 func diskUse(t *testing.T, dir string) int64 {
 	total := int64(0)
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
@@ -53,7 +53,7 @@ func diskUse(t *testing.T, dir string) int64 {
 			}
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // gone meanwhile
+			return nil // removed meanwhile
 		}
 		return err
 	})
@@ -63,8 +63,7 @@ func diskUse(t *testing.T, dir string) int64 {
 	return total
 }
 
-// realDisk mounts a file system in memory, or is a pretendedDisk where that is
-// not permitted.
+// realDisk mounts a tmpfs, or returns a pretendedDisk if that is not permitted.
 func realDisk(t *testing.T, size int64) smallDisk {
 	t.Helper()
 	dir := t.TempDir()
@@ -104,12 +103,12 @@ func realDisk(t *testing.T, size int64) smallDisk {
 		}}
 }
 
-// still ends what the ingester does by itself: only the test seals.
+// still stops the ingester's goroutines, so that only the test seals.
 func (b *bench) still() {
 	b.ing.background.Stop()
 }
 
-// newDiskBench is a bench on a small disk, on which only the test seals.
+// newDiskBench returns a bench on a small disk, on which only the test seals.
 func newDiskBench(t *testing.T, d smallDisk) *bench {
 	t.Helper()
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
@@ -123,20 +122,20 @@ func newDiskBench(t *testing.T, d smallDisk) *bench {
 	return b
 }
 
-// noise makes batches whose samples take the most room in chunks and the least in
-// the log: floats at random.
+// noise creates batches of random floats, which use most space in chunks relative
+// to the log.
 type noise struct {
 	rng   *rand.Rand
 	b     *bench
 	round int
-	sent  map[string]int // samples acknowledged by series
+	sent  map[string]int // acknowledged samples by series
 }
 
 func newNoise(b *bench) *noise {
 	return &noise{rng: rand.New(rand.NewPCG(1, 2)), b: b, sent: map[string]int{}}
 }
 
-// push sends one sample of each of 1,000 series.
+// push pushes one sample of each of 1,000 series.
 func (n *noise) push() error {
 	n.round++
 	batch := &series.Batch{Tenant: "a"}
@@ -153,13 +152,13 @@ func (n *noise) push() error {
 	return err
 }
 
-// untilFull pushes until the disk's reserve is all that is left.
+// untilFull pushes until only the disk's reserve is left.
 func (n *noise) untilFull() {
 	n.b.t.Helper()
 	for range 100_000 {
 		err := n.push()
 		if errors.Is(err, ErrDiskFull) {
-			if text := err.Error(); !strings.Contains(text, "nearly full") || !strings.Contains(text, "without intervention") {
+			if text := err.Error(); !strings.Contains(text, "nearly full") || !strings.Contains(text, "automatically") {
 				n.b.t.Errorf("error %q", text)
 			}
 			return
@@ -168,12 +167,12 @@ func (n *noise) untilFull() {
 			n.b.t.Fatalf("push: %v", err)
 		}
 	}
-	n.b.t.Fatal("the disk is never full")
+	n.b.t.Fatal("the disk did not become full")
 }
 
-// untilSealed pushes until the disk is full, looks as the ingester does every ten
-// seconds, and so on until that seals. Pushes work after each look. It returns how
-// much the log had. With crash the ingester is killed at each full disk.
+// untilSealed repeats filling the disk and the ingester's regular check until the
+// check seals. Pushes must succeed after each check. It returns the size of the log
+// before the seal. With crash the ingester is killed whenever the disk is full.
 func (n *noise) untilSealed(crash bool) int64 {
 	n.b.t.Helper()
 	for range 50 {
@@ -189,17 +188,17 @@ func (n *noise) untilSealed(crash bool) int64 {
 			n.b.t.Fatalf("seal on a nearly full disk: %v", err)
 		}
 		if err := n.push(); err != nil {
-			n.b.t.Fatalf("push after the ingester looked at its disk: %v", err)
+			n.b.t.Fatalf("push after the ingester checked its disk: %v", err)
 		}
 		if n.b.ing.packCount() > 0 {
 			return log
 		}
 	}
-	n.b.t.Fatal("the full disk is never sealed")
+	n.b.t.Fatal("the full disk did not cause a seal")
 	return 0
 }
 
-// check expects every acknowledged sample.
+// check checks that every acknowledged sample can be read.
 func (n *noise) check(what string) {
 	n.b.t.Helper()
 	got := n.b.read("a")
@@ -210,9 +209,9 @@ func (n *noise) check(what string) {
 	}
 }
 
-// TestDiskReserve: pushes are rejected while there is room for a seal, which the
-// ingester then does by itself, and pushes go on. Somebody else's file and a
-// crash in that state change nothing of it.
+// TestDiskReserve checks that pushes are rejected while there is still space for a
+// seal, that the ingester then seals by itself and accepts pushes again, and that
+// this works after a crash and after another process filled the disk.
 func TestDiskReserve(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -231,7 +230,7 @@ func TestDiskReserve(t *testing.T) {
 					t.Fatalf("round %d: %d bytes of log and %d packs after the seal", round, left, b.ing.packCount())
 				}
 				n.check("sealed and pushed again")
-				if err := b.ing.Flush(); err != nil { // and then the packs leave, as when they are compacted
+				if err := b.ing.Flush(); err != nil { // and remove the packs, as after a compaction
 					t.Fatal(err)
 				}
 				if _, err := b.ing.packs.removeIf(func(*localPack) bool { return true }); err != nil {
@@ -244,7 +243,7 @@ func TestDiskReserve(t *testing.T) {
 	}
 }
 
-// foreignFile lets somebody else fill the disk.
+// foreignFile tests a disk that another process filled.
 func foreignFile(t *testing.T, d smallDisk, b *bench, n *noise) {
 	t.Helper()
 	if err := n.push(); err != nil {
@@ -257,11 +256,11 @@ func foreignFile(t *testing.T, d smallDisk, b *bench, n *noise) {
 			t.Fatalf("push while another file fills the disk: %v", err)
 		}
 		if done, err := b.ing.sealEarly(b.now); done || err != nil {
-			t.Fatal("sealed early where that frees nothing")
+			t.Fatal("sealed early although that frees nothing")
 		}
 	}
 	n.check("another file fills the disk")
-	b.crash() // also a start works without a byte free
+	b.crash() // a start without a free byte works too
 	b.still()
 	n.check("replayed on a full disk")
 	if err := n.push(); !errors.Is(err, ErrDiskFull) {
@@ -270,15 +269,15 @@ func foreignFile(t *testing.T, d smallDisk, b *bench, n *noise) {
 	d.give()
 	b.set(b.now.Add(diskAge))
 	if err := n.push(); err != nil {
-		t.Fatalf("push with room again: %v", err)
+		t.Fatalf("push after space was freed: %v", err)
 	}
-	n.check("room again")
+	n.check("after space was freed")
 }
 
-// TestReserveIsEnough: for every shape of what is pushed, the reserve is at least
-// what a seal writes, by what the log has and by what was measured in the head.
+// TestReserveIsEnough checks that for all shapes of data the reserve is at least
+// what a seal writes, both the bound by the log and the bound by the measured head.
 func TestReserveIsEnough(t *testing.T) {
-	const base = 1_700_006_400_000 // a window's start
+	const base = 1_700_006_400_000 // start of a window
 	hist := tsdbutil.GenerateTestHistograms(50)
 	long := strings.Repeat("x", 300)
 	for _, c := range []struct {
@@ -296,7 +295,7 @@ func TestReserveIsEnough(t *testing.T) {
 		{"long labels", 5000, long, func(i, _ int) series.Sample { return f(base+int64(i), rand.Float64()) }, 1, false},
 		{"counters", 200, "", func(i, r int) series.Sample { return f(base+int64(r)*15000, float64(i*r)) }, 200, false},
 		{"histograms", 100, "", func(i, r int) series.Sample { return series.Sample{T: base + int64(r)*15000, H: hist[r%50].Copy()} }, 100, false},
-		{"kinds in turn", 20, "", func(i, r int) series.Sample {
+		{"alternating sample types", 20, "", func(i, r int) series.Sample {
 			if r%2 == 0 {
 				return f(base+int64(r)*1000, rand.Float64())
 			}
@@ -343,8 +342,8 @@ func TestReserveIsEnough(t *testing.T) {
 	}
 }
 
-// TestRecordBytes: the estimate of a record is not below what is appended. It
-// counts labels as if they were not compressed.
+// TestRecordBytes checks that the estimate of a record is not below its size. The
+// estimate ignores the compression of labels.
 func TestRecordBytes(t *testing.T) {
 	b := newBench(t)
 	hist := tsdbutil.GenerateTestHistograms(50)
@@ -367,12 +366,12 @@ func TestRecordBytes(t *testing.T) {
 		}
 	}
 	if left := b.ing.disk.pending.Load(); left != 0 {
-		t.Errorf("%d bytes are still expected", left)
+		t.Errorf("%d bytes still pending, want 0", left)
 	}
 }
 
-// TestDiskFreeUnknown: when the free space cannot be read, pushes go on and the
-// metric says so.
+// TestDiskFreeUnknown checks that pushes are accepted if the free space is unknown,
+// and that the metric shows it.
 func TestDiskFreeUnknown(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	calls, failing := 0, true
@@ -389,21 +388,21 @@ func TestDiskFreeUnknown(t *testing.T) {
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("m"), f(now, 1)))
 	if got := gaugeOf(t, reg, "pallium_ingester_disk_free_bytes"); got != -1 {
-		t.Errorf("free bytes %v", got)
+		t.Errorf("free bytes = %v, want -1", got)
 	}
 	failing = false
 	if got := gaugeOf(t, reg, "pallium_ingester_disk_free_bytes"); got != 1<<50 {
-		t.Errorf("free bytes %v", got)
+		t.Errorf("free bytes = %v, want %v", got, 1<<50)
 	}
 	if got := gaugeOf(t, reg, "pallium_ingester_disk_reserve_bytes"); got < diskReserve || got > diskReserve+10_000 {
 		t.Errorf("reserve %v", got)
 	}
 	before := calls
-	for i := range 1000 { // the clock stands, and little is logged
+	for i := range 1000 { // at the same time, and with few bytes logged
 		b.push("a", entry(metric("m"), f(now+int64(i), 1)))
 	}
 	if calls != before {
-		t.Errorf("the free space was read %d times for a thousand small pushes at one time", calls-before)
+		t.Errorf("the free space was read %d times for a thousand small pushes at one time, want 0", calls-before)
 	}
 }
 
@@ -418,12 +417,13 @@ func gaugeOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
 			return f.GetMetric()[0].GetGauge().GetValue()
 		}
 	}
-	t.Fatalf("there is no metric %s", name)
+	t.Fatalf("metric %s not found", name)
 	return 0
 }
 
-// TestEarlySeals: sealing early is no storm of packs, whether series alone fill
-// the memory or something else the disk, and it is done where it frees enough.
+// TestEarlySeals checks that early seals do not write many small packs if only
+// series use the memory or another process fills the disk, and that they happen if
+// they free enough.
 func TestEarlySeals(t *testing.T) {
 	ticks := func(b *bench, minutes int, each func(tick int)) int {
 		b.t.Helper()
@@ -445,7 +445,7 @@ func TestEarlySeals(t *testing.T) {
 			b.t.Fatal(err)
 		}
 	}
-	start := time.UnixMilli(1_700_006_400_000) // a window's start
+	start := time.UnixMilli(1_700_006_400_000) // start of a window
 	t.Run("series fill the memory", func(t *testing.T) {
 		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
 		b.set(start)
@@ -455,7 +455,7 @@ func TestEarlySeals(t *testing.T) {
 		}
 		b.ing.opts.MemoryBytes = b.ing.account.bytes.Load() * 100 / 86
 		if n := ticks(b, 60, func(tick int) { pushAll(b, 2000, float64(tick)) }); n > 12 {
-			t.Errorf("%d packs in an hour", n)
+			t.Errorf("%d packs in an hour, want at most 12", n)
 		}
 	})
 	t.Run("samples fill the memory", func(t *testing.T) {
@@ -474,10 +474,10 @@ func TestEarlySeals(t *testing.T) {
 			}
 		})
 		if n == 0 || rejected > 20 {
-			t.Errorf("%d packs, over budget at %d ticks", n, rejected)
+			t.Errorf("%d packs, over the budget at %d ticks", n, rejected)
 		}
 	})
-	t.Run("series that ended fill the memory", func(t *testing.T) {
+	t.Run("ended series fill the memory", func(t *testing.T) {
 		b := newDiskBench(t, smallDisk{dir: t.TempDir()})
 		b.set(start)
 		pushAll(b, 2000, 1)
@@ -486,7 +486,7 @@ func TestEarlySeals(t *testing.T) {
 			t.Errorf("%d packs, %d series are left", n, b.ing.seriesCount())
 		}
 	})
-	t.Run("others fill the disk", func(t *testing.T) {
+	t.Run("other processes fill the disk", func(t *testing.T) {
 		var left atomic.Int64
 		left.Store(1 << 40)
 		b := newDiskBench(t, smallDisk{dir: t.TempDir(), free: func(string) (int64, error) { return left.Load(), nil }})
@@ -495,9 +495,9 @@ func TestEarlySeals(t *testing.T) {
 			pushAll(b, 40_000, rand.Float64())
 			b.set(b.now.Add(time.Second))
 		}
-		left.Store(3 << 20) // more than the fixed part, and near it
+		left.Store(3 << 20) // slightly more than the fixed part
 		if n := ticks(b, 60, func(tick int) { pushAll(b, 100, float64(tick)) }); n != 1 {
-			t.Errorf("%d packs in an hour", n)
+			t.Errorf("%d packs in an hour, want 1", n)
 		}
 	})
 }

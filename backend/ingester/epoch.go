@@ -7,17 +7,18 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// The log is deleted by epochs, and a window is sealed a while after its end:
-// were an epoch to reach from one seal to the next, its last segments would have
-// samples of the next window and keep the whole epoch until that is sealed, too.
-// So an epoch also ends where a window does, with the first sample of the next.
+// The log is deleted by epochs, and a window is sealed some time after its end. If
+// an epoch lasted from one seal to the next, its last segments would have samples
+// of the next window, and the whole epoch could not be deleted until that window is
+// sealed too. An epoch therefore also ends with the first sample of the next
+// window.
 
-// borderEarly is how long before its time a sample of the next window may end the
-// epoch: clocks of senders are ahead by so much at most, usually.
+// borderEarly is how long before the next window one of its samples may end the
+// epoch. Senders' clocks are rarely further ahead.
 const borderEarly = sealDelay
 
-// cutAtBorder begins a new epoch when the newest sample of a request, or the
-// time, is the first beyond the end of a window.
+// cutAtBorder begins a new epoch if the newest sample of a request, or the current
+// time, is the first one after the end of the window.
 func (ing *Ingester) cutAtBorder(newest int64) {
 	if newest < ing.border.Load() {
 		return
@@ -29,14 +30,14 @@ func (ing *Ingester) cutAtBorder(newest int64) {
 		return
 	}
 	if _, err := ing.log.Cut(); err != nil {
-		return // it fails for the next record, too, which says so
+		return // Append fails for the same reason and reports the error.
 	}
 	ing.border.Store(series.WindowStart(max(now, border)) + series.WindowMillis)
 }
 
-// mendBorder sets the border right after the clock was ahead for a while: it would
-// not be reached until then, and the epoch would go on.
-func (ing *Ingester) mendBorder(now int64) {
+// correctBorder corrects the border after the clock was ahead for a while. Otherwise
+// the border would be far in the future and the epoch would not end until then.
+func (ing *Ingester) correctBorder(now int64) {
 	ing.borderMu.Lock()
 	defer ing.borderMu.Unlock()
 	if next := series.WindowStart(now) + series.WindowMillis; ing.border.Load() > next+series.WindowMillis {
@@ -44,8 +45,8 @@ func (ing *Ingester) mendBorder(now int64) {
 	}
 }
 
-// cutFor leaves the present segment before samples are sealed. What a seal of
-// everything covers is deleted at once if its epoch ends there.
+// cutFor ends the current segment before a seal. A seal of the whole head ends the
+// epoch, so that the log can be deleted at once.
 func (ing *Ingester) cutFor(bound int64) (wal.Place, error) {
 	if bound == endOfTime {
 		return ing.log.Cut()
@@ -53,15 +54,15 @@ func (ing *Ingester) cutFor(bound int64) (wal.Place, error) {
 	return ing.log.Split()
 }
 
-// truncateLog deletes the segments below one. Exemplars are in no pack: those
-// that the deleted segments have are written into the log again first.
+// truncateLog deletes the segments below needed. Exemplars are in no pack, so they
+// are first written to the log again.
 func (ing *Ingester) truncateLog(needed int) error {
 	if ing.log.Oldest() >= needed {
 		return nil
 	}
 	if err := ing.keepExemplars(); err != nil {
-		// A disk that is full would stay so if they had to be written first.
-		ing.opts.Logger.Warn("exemplars could not be written to the write-ahead log again: a restart forgets them", "err", err)
+		// Truncate anyway: otherwise a full disk would stay full.
+		ing.opts.Logger.Warn("failed to write exemplars to the write-ahead log again: they will be lost at a restart", "err", err)
 	}
 	if err := ing.log.Truncate(needed); err != nil {
 		return err
@@ -70,10 +71,10 @@ func (ing *Ingester) truncateLog(needed int) error {
 	return nil
 }
 
-// exemplarSlice is how many exemplars one record keeps.
+// exemplarSlice is the number of exemplars in one record.
 const exemplarSlice = 1000
 
-// keepExemplars writes all exemplars into the log.
+// keepExemplars writes all exemplars to the log.
 func (ing *Ingester) keepExemplars() error {
 	written, before := false, ing.log.Appended()
 	defer func() { ing.keptBytes.Store(ing.log.Appended() - before) }()
@@ -82,7 +83,7 @@ func (ing *Ingester) keepExemplars() error {
 		for len(all) > 0 {
 			n := min(len(all), exemplarSlice)
 			if _, err := ing.log.Append(&exemplarRecord{th: th, list: all[:n]}); err != nil {
-				return fmt.Errorf("keep exemplars in the log: %w", err)
+				return fmt.Errorf("write exemplars to the log again: %w", err)
 			}
 			all, written = all[n:], true
 		}
@@ -91,7 +92,7 @@ func (ing *Ingester) keepExemplars() error {
 		return nil
 	}
 	if err := ing.log.SyncAll(); err != nil {
-		return fmt.Errorf("keep exemplars in the log: %w", err)
+		return fmt.Errorf("write exemplars to the log again: %w", err)
 	}
 	return nil
 }

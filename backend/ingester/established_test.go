@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestEstablished: series that another replica has are accepted beyond a limit or
-// a full head, up to a tenth, and are counted as long as they are there.
+// TestEstablished checks that series that another replica has are accepted beyond a
+// limit or in a full head, up to a tenth, and are counted as long as they exist.
 func TestEstablished(t *testing.T) {
 	push := func(b *bench, name string, n int) series.Outcome {
 		b.t.Helper()
@@ -39,7 +39,7 @@ func TestEstablished(t *testing.T) {
 		b.ing.counted(t)
 		b.push("a", b.some("m", 100)...)
 		if out := push(b, "g", 10); out.Samples != 10 || out.Rejections != nil {
-			t.Errorf("after the others left: %+v", out)
+			t.Errorf("after the other series were removed: %+v", out)
 		}
 	})
 	for _, percent := range []float64{82, 89} {
@@ -56,7 +56,7 @@ func TestEstablished(t *testing.T) {
 			if n := b.ing.account.established.Load(); n <= 0 {
 				t.Errorf("%d established bytes", n)
 			}
-			b.ing.account.established.Store(b.ing.opts.MemoryBytes / establishedPart) // as many as may be
+			b.ing.account.established.Store(b.ing.opts.MemoryBytes / establishedPart) // the maximum
 			if out := push(b, "f", 10); reasons(out)["instance_memory"] != 10 {
 				t.Errorf("beyond a tenth: %+v", out)
 			}
@@ -80,12 +80,12 @@ func TestEstablished(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := b.ing.account.established.Load(); n != 0 {
-			t.Errorf("%d established bytes are left", n)
+			t.Errorf("%d established bytes, want 0", n)
 		}
 	})
 }
 
-// TestCreated: the positions of entries of series that were not known.
+// TestCreated checks the indexes of entries of new series in the outcome.
 func TestCreated(t *testing.T) {
 	b := atWindowStart(t)
 	b.lim.MaxActiveSeries = 4
@@ -97,8 +97,8 @@ func TestCreated(t *testing.T) {
 		want    []int
 	}{
 		{[]series.Entry{m(0, 1)}, nil},
-		{[]series.Entry{m(1, 1), m(0, 2), m(2, 1), m(1, 2)}, []int{0, 2, 3}}, // one twice: new both times
-		{[]series.Entry{m(7, 1), m(8, 1), m(0, 3)}, []int{0}},                // the second beyond the limit
+		{[]series.Entry{m(1, 1), m(0, 2), m(2, 1), m(1, 2)}, []int{0, 2, 3}}, // one is twice in the request: created both times
+		{[]series.Entry{m(7, 1), m(8, 1), m(0, 3)}, []int{0}},                // the second is beyond the limit
 		{[]series.Entry{m(8, 1), m(7, 2), m(2, 2)}, nil},
 	} {
 		if out := b.push("a", c.entries...); !slices.Equal(out.Created, c.want) || (out.Created == nil) != (c.want == nil) {
@@ -115,7 +115,7 @@ func TestCreated(t *testing.T) {
 	if n := b.ing.seriesCount(); n != 0 {
 		t.Fatalf("%d series are left", n)
 	}
-	if out := b.push("a", m(2, 5), m(2, 6)); out.Created != nil || out.Samples != 2 { // by a place, and twice
-		t.Errorf("a series with a place: %+v", out)
+	if out := b.push("a", m(2, 5), m(2, 6)); out.Created != nil || out.Samples != 2 { // reserved, and twice in the request
+		t.Errorf("reserved series: %+v", out)
 	}
 }

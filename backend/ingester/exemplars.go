@@ -14,28 +14,28 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// exemplarRing keeps the newest exemplars of a tenant in memory, as Prometheus
-// does: they are pointers to traces, not data to be kept for years.
+// exemplarRing stores the newest exemplars of a tenant in memory, as Prometheus
+// does: exemplars are pointers to traces, not data for long-term storage.
 type exemplarRing struct {
 	mu   sync.Mutex
 	ring []storedExemplar
-	next int // where the next one goes once the ring is full
+	next int // index of the next exemplar once the ring is full
 
-	labelBytes int64                     // of the exemplars' own labels
-	newest     map[uint64]seriesExemplar // by the hash of a series' labels
+	labelBytes int64                     // bytes of the exemplars' own labels
+	newest     map[uint64]seriesExemplar // by hash of the series' labels
 }
 
-// seriesExemplar is what the ring has of one series.
+// seriesExemplar is the state of one series in the ring.
 type seriesExemplar struct {
-	last  int32 // where its newest exemplar is
+	last  int32 // index of the newest exemplar
 	count int32
 }
 
-// seriesExemplarBytes is an entry of exemplarRing.newest.
+// seriesExemplarBytes is the size of an entry of exemplarRing.newest.
 const seriesExemplarBytes = mapBytes
 
-// resent is how many of the newest exemplars a new one is compared with: a
-// request that is sent again repeats the last ones.
+// resent is the number of newest exemplars that a new one is compared with, because
+// a request that is sent again repeats the last ones.
 const resent = 64
 
 type storedExemplar struct {
@@ -43,8 +43,9 @@ type storedExemplar struct {
 	exemplar.Exemplar
 }
 
-// add keeps e unless it is among the newest already. limit bounds the ring. It
-// reports whether e is there now, and by how many bytes the ring grew.
+// add adds e, unless it is a duplicate of one of the newest exemplars or out of
+// order. limit bounds the ring. add reports whether e is in the ring now, and by
+// how many bytes the ring grew.
 func (r *exemplarRing) add(ls labels.Labels, e exemplar.Exemplar, limit int) (there bool, grown int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -53,23 +54,24 @@ func (r *exemplarRing) add(ls labels.Labels, e exemplar.Exemplar, limit int) (th
 	return there, r.size() - before
 }
 
-// size is what the ring takes in memory. The labels of series are the series'.
+// size returns the bytes that the ring uses. The labels of series belong to the
+// series.
 func (r *exemplarRing) size() int64 {
 	return exemplarBytes*int64(cap(r.ring)) + r.labelBytes + seriesExemplarBytes*int64(len(r.newest))
 }
 
-// lower keeps the newest exemplars that a lower limit allows.
+// lower shrinks the ring to the newest exemplars that a lower limit allows.
 func (r *exemplarRing) lower(limit int) {
 	all := r.ordered()
 	r.ring, r.next, r.labelBytes, r.newest = slices.Clone(all[len(all)-limit:]), 0, 0, nil
 	for i := range r.ring {
 		r.labelBytes += allocated(r.ring[i].Labels.ByteSize())
-		r.took(i)
+		r.noteAdded(i)
 	}
 }
 
-// took counts the exemplar at a place of the ring for its series.
-func (r *exemplarRing) took(at int) {
+// noteAdded adds the exemplar at an index to the state of its series.
+func (r *exemplarRing) noteAdded(at int) {
 	if r.newest == nil {
 		r.newest = map[uint64]seriesExemplar{}
 	}
@@ -77,8 +79,9 @@ func (r *exemplarRing) took(at int) {
 	r.newest[hash] = seriesExemplar{last: int32(at), count: r.newest[hash].count + 1}
 }
 
-// drops takes the exemplar at a place of the ring, the oldest, out of the count.
-func (r *exemplarRing) drops(at int) {
+// noteDropped removes the exemplar at an index, the oldest one, from the state of its
+// series.
+func (r *exemplarRing) noteDropped(at int) {
 	hash := r.ring[at].series.Hash()
 	known := r.newest[hash]
 	if known.count--; known.count <= 0 {
@@ -88,8 +91,8 @@ func (r *exemplarRing) drops(at int) {
 	r.newest[hash] = known
 }
 
-// outOfOrder reports whether a series has a newer exemplar, by Prometheus' rule:
-// at one time they ascend by value and then by the hash of their labels.
+// outOfOrder reports whether the series has a newer exemplar. As in Prometheus,
+// exemplars with equal timestamps are ordered by value and then by label hash.
 func (r *exemplarRing) outOfOrder(ls labels.Labels, e exemplar.Exemplar) bool {
 	known, ok := r.newest[ls.Hash()]
 	if !ok {
@@ -109,20 +112,20 @@ func compareExemplars(a, b exemplar.Exemplar) int {
 	return cmp.Compare(a.Labels.Hash(), b.Labels.Hash())
 }
 
-// inOrder returns all exemplars as they came.
+// inOrder returns all exemplars in the order of arrival.
 func (r *exemplarRing) inOrder() []storedExemplar {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.ordered()
 }
 
-// ordered is inOrder for a caller that holds r.mu.
+// ordered is inOrder for callers that hold r.mu.
 func (r *exemplarRing) ordered() []storedExemplar {
 	return append(slices.Clone(r.ring[r.next:]), r.ring[:r.next]...)
 }
 
-// newestExemplars orders exemplars by time, each once, and returns the newest so
-// many of them.
+// newestExemplars sorts exemplars by time, removes duplicates, and returns the
+// newest ones up to limit.
 func newestExemplars(list []storedExemplar, limit int) []storedExemplar {
 	slices.SortStableFunc(list, func(a, b storedExemplar) int {
 		return cmp.Or(compareExemplars(a.Exemplar, b.Exemplar), labels.Compare(a.series, b.series))
@@ -133,8 +136,8 @@ func newestExemplars(list []storedExemplar, limit int) []storedExemplar {
 	return list[max(0, len(list)-limit):]
 }
 
-// exemplarRecord writes exemplars into the log with the labels of their series,
-// which may have no samples there.
+// exemplarRecord writes exemplars to the log with the labels of their series, which
+// may have no samples in the log.
 type exemplarRecord struct {
 	th   *tenantHead
 	list []storedExemplar
@@ -153,7 +156,7 @@ func (r *exemplarRecord) AppendTo(dst []byte, _ wal.Place) []byte {
 // Appended implements wal.Record.
 func (r *exemplarRecord) Appended(wal.Place) {}
 
-// has reports whether an exemplar is among the newest.
+// has reports whether e is among the newest exemplars.
 func (r *exemplarRing) has(ls labels.Labels, e exemplar.Exemplar) bool {
 	for back := 1; back <= min(len(r.ring), resent); back++ {
 		p := &r.ring[(r.next+len(r.ring)-back)%len(r.ring)]
@@ -164,15 +167,15 @@ func (r *exemplarRing) has(ls labels.Labels, e exemplar.Exemplar) bool {
 	return false
 }
 
-// acceptable returns those of a series' exemplars that add would not drop: only
-// they go into the log, or a replay would bring the others back.
+// acceptable returns the exemplars of a series that add would not drop. Only they
+// are logged; otherwise a replay would restore the others.
 func (r *exemplarRing) acceptable(ls labels.Labels, list []exemplar.Exemplar) []exemplar.Exemplar {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.DeleteFunc(list, func(e exemplar.Exemplar) bool { return !r.has(ls, e) && r.outOfOrder(ls, e) })
 }
 
-// keep is add for a caller that holds r.mu.
+// keep is add for callers that hold r.mu.
 func (r *exemplarRing) keep(ls labels.Labels, e exemplar.Exemplar, limit int) bool {
 	if len(r.ring) > max(0, limit) {
 		r.lower(max(0, limit))
@@ -191,22 +194,22 @@ func (r *exemplarRing) keep(ls labels.Labels, e exemplar.Exemplar, limit int) bo
 	r.labelBytes += allocated(stored.Labels.ByteSize())
 	if len(r.ring) < limit {
 		r.ring = append(r.ring, stored)
-		r.took(len(r.ring) - 1)
+		r.noteAdded(len(r.ring) - 1)
 		return true
 	}
-	r.drops(r.next)
+	r.noteDropped(r.next)
 	r.labelBytes -= allocated(r.ring[r.next].Labels.ByteSize())
 	r.ring[r.next] = stored
-	r.took(r.next)
+	r.noteAdded(r.next)
 	r.next = (r.next + 1) % len(r.ring)
 	return true
 }
 
-// query returns the exemplars in [mint, maxt] of the series that one of the
-// matcher sets matches, by series and ascending in time. The error is ctx's, or of
-// the request's memory.
+// query returns the exemplars in [mint, maxt] of the series that match one of the
+// matcher sets, sorted by series and then by time. It returns ctx's error, or an
+// error of the request's memory account.
 func (r *exemplarRing) query(ctx context.Context, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	// Matching may take long: a push, and with it a seal, must not wait for it.
+	// Copy the ring: matching may take long, and must not block pushes and seals.
 	r.mu.Lock()
 	err := memory.FromContext(ctx).Take(2 * exemplarBytes * int64(len(r.ring)))
 	var ring []storedExemplar

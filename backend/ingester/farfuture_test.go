@@ -14,8 +14,8 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// TestFarFuture: samples of the far future neither keep the log nor their series
-// in memory, whenever they come, and are not lost by crashes.
+// TestFarFuture checks that samples in the far future keep neither the log nor
+// their series in memory, whenever they arrive, and are not lost by crashes.
 func TestFarFuture(t *testing.T) {
 	b := newBench(t)
 	b.halt()
@@ -29,7 +29,7 @@ func TestFarFuture(t *testing.T) {
 		if round == 3 {
 			b.push("a", entry(one, f(ten, 1)), entry(mixed, f(now, 1), f(ten, 2)))
 			want[one.String()] = []series.Sample{f(ten, 1)}
-			late := f(now-7*series.WindowMillis-1, 8) // goes into a pack of the same seal
+			late := f(now-7*series.WindowMillis-1, 8) // goes into another pack of the same seal
 			b.push("a", entry(never, late))
 			want[never.String()] = append([]series.Sample{late}, want[never.String()]...)
 			want[mixed.String()] = []series.Sample{f(now, 1), f(ten, 2)}
@@ -51,15 +51,15 @@ func TestFarFuture(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := segments(t, b.dir); n > 3 {
-			t.Fatalf("round %d: the log keeps %d segments", round, n)
+			t.Fatalf("round %d: the log has %d segments, want at most 3", round, n)
 		}
 		same(t, fmt.Sprint("round ", round), b.read("a"), want)
 	}
 	if n := len(b.ing.seals.seals); n > 3 {
-		t.Errorf("%d seals are remembered", n)
+		t.Errorf("%d seals are recorded, want at most 3", n)
 	}
 	if n := b.ing.SeriesCount("a"); n > 1 {
-		t.Errorf("%d series are in the head, want that of the last round at most", n)
+		t.Errorf("%d series are in the head, want at most that of the last round", n)
 	}
 	for _, lp := range b.ing.packs.packs {
 		far, near := 0, 0
@@ -71,13 +71,13 @@ func TestFarFuture(t *testing.T) {
 			}
 		}
 		if far > 0 && near > 0 {
-			t.Errorf("a pack has days of the far future and others: it would keep those until then")
+			t.Errorf("a pack has days of the far future and other days, which it would keep until then")
 		}
 	}
 }
 
-// TestFarFutureReplayed: what was sealed of the far future does not come back into
-// the head with a segment that is kept for other samples.
+// TestFarFutureReplayed checks that sealed samples of the far future are not
+// replayed into the head from a segment that is kept for other samples.
 func TestFarFutureReplayed(t *testing.T) {
 	b := newBench(t)
 	b.halt()
@@ -94,10 +94,11 @@ func TestFarFutureReplayed(t *testing.T) {
 	same(t, "restarted", b.read("a"), map[string][]series.Sample{metric("now").String(): {f(now, 1)}, metric("far").String(): {f(ten, 2)}})
 }
 
-// TestSealLogKeepsWhatItNeeds compares the seal log with all samples by brute
-// force, with clocks that jump: no segment goes while a sample in its epoch is not
-// covered, or while its epoch goes on, and far samples alone keep none for long.
-func TestSealLogKeepsWhatItNeeds(t *testing.T) {
+// TestSealLogKeepsNeededSegments compares the seal log with a brute-force model, with
+// clocks that jump: no segment may be deleted while a sample in its epoch is not
+// sealed or while its epoch is current, and far samples alone must not keep a
+// segment for long.
+func TestSealLogKeepsNeededSegments(t *testing.T) {
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		l, err := openSealLog(filepath.Join(t.TempDir(), "sealed.json"))
@@ -153,7 +154,7 @@ func TestSealLogKeepsWhatItNeeds(t *testing.T) {
 				t.Fatal(err)
 			}
 			if needed > at.Epoch {
-				t.Fatalf("seed %d: segment %d is needed, of an epoch that began with %d", seed, needed, at.Epoch)
+				t.Fatalf("seed %d: first needed segment = %d, after the start %d of the current epoch", seed, needed, at.Epoch)
 			}
 			for _, smp := range all {
 				covered := false
@@ -161,23 +162,23 @@ func TestSealLogKeepsWhatItNeeds(t *testing.T) {
 					covered = covered || d.covers(smp.at.Segment, smp.t)
 				}
 				if !covered && smp.at.Epoch < needed {
-					t.Fatalf("seed %d: the epoch of segment %d is given up, its sample at %d is in no pack", seed, smp.at.Segment, smp.t)
+					t.Fatalf("seed %d: the epoch of segment %d may be deleted, but its sample at %d is in no pack", seed, smp.at.Segment, smp.t)
 				}
 				if c := l.covering(smp.at.Segment); !covered && c.has(smp.t) {
-					t.Fatalf("seed %d: a sample counts as covered that is not", seed)
+					t.Fatalf("seed %d: a sample counts as covered, but is in no pack", seed)
 				}
 			}
 		}
 		next(true)
 		last := seal{BeforeSegment: at.Segment, BeforeTime: endOfTime, FromTime: farFrom(time.UnixMilli(now))}
 		if needed, err := l.add(last, at); err != nil || needed != at.Segment {
-			t.Fatalf("seed %d: after everything is sealed, segment %d of %d is needed, %v", seed, needed, at.Segment, err)
+			t.Fatalf("seed %d: after everything is sealed, first needed segment = %d, want %d; error %v", seed, needed, at.Segment, err)
 		}
 	}
 }
 
-// TestManyDays: samples of thousands of days are sealed into packs that have a
-// bounded number of them each.
+// TestManyDays checks that samples of thousands of days are sealed into packs with
+// a limited number of days each.
 func TestManyDays(t *testing.T) {
 	b := newBench(t)
 	const days = 3*maxPackDays + 10
@@ -188,7 +189,7 @@ func TestManyDays(t *testing.T) {
 		e.Samples = append(e.Samples, s)
 		want = append(want, s)
 	}
-	for i := len(e.Samples) - 1; i > 0; i -= 2 { // not in order
+	for i := len(e.Samples) - 1; i > 0; i -= 2 { // out of order
 		e.Samples[i], e.Samples[i/2] = e.Samples[i/2], e.Samples[i]
 	}
 	b.push("b", e)
@@ -209,8 +210,8 @@ func TestManyDays(t *testing.T) {
 	same(t, "sealed", b.read("b"), map[string][]series.Sample{metric("m").String(): want})
 }
 
-// TestTimeBounds: a million windows in any order. With a list of windows that is
-// searched for each sample this would not end.
+// TestTimeBounds adds a million windows in any order, which would not finish with a
+// linear search per sample.
 func TestTimeBounds(t *testing.T) {
 	const n = 1_000_000
 	var b timeBounds
@@ -222,23 +223,23 @@ func TestTimeBounds(t *testing.T) {
 	}
 }
 
-// TestDaysNobodyCanName: windows of days that row keys cannot name are not
-// declared: the row would be nobody's.
-func TestDaysNobodyCanName(t *testing.T) {
+// TestDaysBeyondRowKeys checks that no intents are written for days that row keys
+// cannot name.
+func TestDaysBeyondRowKeys(t *testing.T) {
 	b, l := withLongTerm(t)
 	b.push("a", entry(metric("m"), f((schema.MaxDay+1)*series.DayMillis, 1), f(math.MaxInt64, 1)))
 	upload(t, b)
-	if len(l.owed()) != 0 {
-		t.Errorf("intents %v", l.owed())
+	if len(l.openIntents()) != 0 {
+		t.Errorf("intents %v", l.openIntents())
 	}
 	b.flush()
 	upload(t, b)
-	if len(l.asides) != 1 || len(l.owed()) != 0 {
-		t.Errorf("records %v, intents %v", l.asides, l.owed())
+	if len(l.asides) != 1 || len(l.openIntents()) != 0 {
+		t.Errorf("records %v, intents %v", l.asides, l.openIntents())
 	}
 }
 
-// covers reports whether the seal has the samples at t of a segment.
+// covers reports whether the seal covers samples at t in a segment.
 func (s *seal) covers(segment int, t int64) bool {
 	return segment < s.BeforeSegment && (t < s.BeforeTime || s.FromTime > 0 && t >= s.FromTime)
 }

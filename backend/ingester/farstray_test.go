@@ -9,10 +9,10 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// TestStrayFarSample: after a single sample of the far future is sealed, the
-// series' samples of the present are in order again: none is rejected, and what is
-// there is found.
-func TestStrayFarSample(t *testing.T) {
+// TestSingleFarFutureSample checks that after a single sample of the far future is sealed,
+// the series' current samples are in order again: none is rejected, and duplicates
+// are detected.
+func TestSingleFarFutureSample(t *testing.T) {
 	b := newBench(t)
 	b.halt()
 	b.set(time.UnixMilli(series.WindowStart(b.now.UnixMilli())))
@@ -22,7 +22,7 @@ func TestStrayFarSample(t *testing.T) {
 	b.push("a", entry(m, counted(start, 1)), entry(fl, f(start, 1)))
 	b.push("a", entry(m, counted(ten, 2)), entry(fl, f(ten, 1)))
 	b.push("a", entry(m, counted(start+500, 2)), entry(fl, f(start+500, 1)))
-	if err := b.ing.seal(start); err != nil { // the far ones only: the series stay
+	if err := b.ing.seal(start); err != nil { // only the far samples: the series stay in the head
 		t.Fatal(err)
 	}
 	want := map[string][]series.Sample{m.String(): {counted(start, 1), counted(start+500, 2)}, fl.String(): {f(start, 1), f(start+500, 1)}}
@@ -36,7 +36,7 @@ func TestStrayFarSample(t *testing.T) {
 		want[fl.String()] = append(want[fl.String()], f(at, 1))
 	}
 	if out := b.push("a", entry(fl, f(start+7_000_000, 0))); len(out.Repeats) != 1 || out.Repeats[0].Different != 1 {
-		t.Errorf("a second value at the newest time: %+v", out)
+		t.Errorf("second value at the newest timestamp: %+v", out)
 	}
 	want[m.String()] = append(want[m.String()], counted(ten, 2))
 	want[fl.String()] = append(want[fl.String()], f(ten, 1))
@@ -47,8 +47,8 @@ func TestStrayFarSample(t *testing.T) {
 	same(t, "restarted", b.read("a"), want)
 }
 
-// TestSealLogClockSetBack: samples that came while the clock was years ahead keep
-// the log no longer than others once it is right.
+// TestSealLogClockSetBack checks that samples that arrived while the clock was
+// years ahead keep the log no longer than others after the clock was corrected.
 func TestSealLogClockSetBack(t *testing.T) {
 	l, err := openSealLog(filepath.Join(t.TempDir(), "sealed.json"))
 	if err != nil {
@@ -57,7 +57,7 @@ func TestSealLogClockSetBack(t *testing.T) {
 	const hour = int64(3600_000)
 	now, years := 1_000_000*hour, 1_040_000*hour
 	times := noTimes()
-	times.add(now, years+4*hour) // the clock is wrong: the far future is behind the year
+	times.add(now, years+4*hour) // the clock is wrong: the far future begins after this time
 	times.add(years, years+4*hour)
 	l.note(wal.Place{Segment: 1, Epoch: 1}, times)
 	for i := range 5 {
@@ -66,8 +66,8 @@ func TestSealLogClockSetBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if settled := needed == 2+i; settled != (at > now+4*hour-1) {
-			t.Errorf("seal %d: segment %d is needed", i, needed)
+		if sealed := needed == 2+i; sealed != (at > now+4*hour-1) {
+			t.Errorf("seal %d: first needed segment = %d", i, needed)
 		}
 	}
 }

@@ -6,29 +6,31 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// maxLookups is how many numbers a finder may decode: about 50 ms.
+// maxLookups is how many numbers a finder may decode, which takes about 50 ms.
 const maxLookups = 1 << 22
 
-// finder finds what a series has at a time already, in its chunks: for the samples
-// of one request, or of one batch of a replay. It goes on where it was when times
-// ascend, as a sender that repeats a request has them. A sample whose chunks are
-// not searched any more costs room until its chunks are joined, and nothing else.
+// finder finds existing samples in a series' chunks, for the samples of one request
+// or of one batch of a replay. It continues from its position if timestamps ascend,
+// as in a request that is sent again. If the limit of decoded numbers is reached,
+// duplicates are not detected: they use memory until their chunks are joined, with
+// no other effect.
 type finder struct {
 	left int // numbers that may still be decoded
 
-	s           *memSeries // whose chunks the iterator reads; nil: none
-	from, until int64      // times that it can still find
+	s           *memSeries // series whose chunks the iterator reads; nil = none
+	from, until int64      // range of times that the iterator can still reach
 	it          chunkenc.Iterator
 }
 
 func newFinder() finder { return finder{left: maxLookups} }
 
-// forget lets go of the iterator. It must be called when chunks are taken away
-// from the series or added, but for samples newer than all others.
+// forget discards the iterator. It must be called when chunks are removed from the
+// series or added, unless all added samples are newer than all others.
 func (f *finder) forget() { f.s = nil }
 
-// find returns the sample of a series at t, at or before the newest in order. With
-// several the one that wins. The caller holds s.mu.
+// find returns the sample of a series at t, which must not be after the newest
+// in-order sample. If there are several samples at t, it returns the one that wins.
+// The caller holds s.mu.
 func (f *finder) find(s *memSeries, t int64) (series.Sample, bool, error) {
 	if (f.s != s || t < f.from || t > f.until) && !f.begin(s, t) {
 		return series.Sample{}, false, nil
@@ -37,8 +39,8 @@ func (f *finder) find(s *memSeries, t int64) (series.Sample, bool, error) {
 	return series.SeekTo(f.it, t)
 }
 
-// begin reads the chunks of the sub-chunk's time that holds t. It reports false
-// when they have nothing there, or too much to be decoded.
+// begin opens an iterator over the chunks of the sub-chunk that contains t. It
+// returns false if no chunk contains t, or if there is too much to decode.
 func (f *finder) begin(s *memSeries, t int64) bool {
 	start := series.SubChunkStart(t)
 	f.s, f.from, f.until = nil, t, min(start+series.SubChunkMillis-1, s.lastT)
@@ -59,8 +61,8 @@ func (f *finder) begin(s *memSeries, t int64) bool {
 	return true
 }
 
-// lookupCost is how many numbers a chunk may have: a float for each sample, and a
-// bucket of a native histogram takes a bit at least.
+// lookupCost returns how many numbers a chunk may have: a float for each sample, or
+// a bucket of a native histogram for each bit.
 func lookupCost(c *series.Chunk) int {
 	if c.Encoding == chunkenc.EncXOR {
 		return c.Samples

@@ -6,14 +6,14 @@ import (
 )
 
 // pushGate is held for reading while a request is logged and applied, and for
-// writing where no request may be in between. It remembers how long pushes
-// waited for it.
+// writing by operations that must not run concurrently with requests. It records
+// how long pushes waited for it.
 type pushGate struct {
 	sync.RWMutex
 	waits recentMax
 }
 
-// enter takes the gate for a push.
+// enter acquires the gate for a push.
 func (g *pushGate) enter(now func() time.Time) {
 	if g.TryRLock() {
 		return
@@ -24,7 +24,7 @@ func (g *pushGate) enter(now func() time.Time) {
 	g.waits.note(end, end.Sub(start))
 }
 
-// recentMax is the largest of the durations of the last one to two minutes.
+// recentMax is the largest duration of the last one to two minutes.
 type recentMax struct {
 	mu                sync.Mutex
 	minute            int64 // Unix time / 60 of current
@@ -45,7 +45,7 @@ func (r *recentMax) value(now time.Time) time.Duration {
 	return max(r.current, r.previous)
 }
 
-// turn forgets what is older than the minute before this one.
+// turn drops durations older than the previous minute.
 func (r *recentMax) turn(now time.Time) {
 	switch minute := now.Unix() / 60; minute {
 	case r.minute:

@@ -9,34 +9,36 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// An ingester that leaves, or that joins with an empty disk, moves series to one
-// that does not know them. The list of active series goes with them: the leaving
-// one sends it, the joining one asks for it, and who gets it keeps places.
+// An ingester that leaves, or that joins with an empty disk, moves series to
+// ingesters that do not have them. The list of active series is handed over too: a
+// leaving ingester sends it, a joining one requests it, and the receiver reserves
+// the series.
 
-// HandOverSlice is the most series of one ActiveSeries.
+// HandOverSlice is the maximum number of series in one ActiveSeries.
 const HandOverSlice = 100_000
 
-// maxHandedOver is how many series may have places when further ones are handed
-// over: what they take is bounded without a memory budget, too.
+// maxHandedOver is the number of reserved series above which no further ones are
+// accepted in a handover, so that their memory is bounded without a memory budget
+// too.
 const maxHandedOver = 4_000_000
 
-// ErrHandOver is returned for an ActiveSeries that is not valid.
-var ErrHandOver = errors.New("list of active series is not valid")
+// ErrHandOver is returned for an invalid ActiveSeries.
+var ErrHandOver = errors.New("invalid list of active series")
 
-// ActiveSeries is a part of the active series of a tenant.
+// ActiveSeries is a part of a tenant's active series.
 type ActiveSeries struct {
 	Tenant  tenant.ID
-	Bytes   int64    // that one of them takes in memory without samples, on average
-	Hashes  []uint64 // of their labels
-	Seconds []uint32 // for which each keeps its place if it is not sent meanwhile
+	Bytes   int64    // average bytes of one series without samples
+	Hashes  []uint64 // hashes of the series' labels
+	Seconds []uint32 // seconds for which each series stays reserved if it is not sent
 }
 
-// Takes reports whether an ingester takes a series of a tenant with the hash of
-// its labels.
+// Takes reports whether an ingester receives the series of a tenant with the given
+// hash of labels.
 type Takes func(id tenant.ID, hash uint64) bool
 
-// EachActive calls fn for slices of the active series of all tenants, tenant by
-// tenant. Pushes go on meanwhile.
+// EachActive calls fn for slices of the active and reserved series of all tenants,
+// tenant by tenant. It runs concurrently with pushes.
 func (ing *Ingester) EachActive(ctx context.Context, fn func(*ActiveSeries) error) error {
 	for _, th := range ing.heads() {
 		l := th.activeNow(ing.opts.Now())
@@ -44,7 +46,7 @@ func (ing *Ingester) EachActive(ctx context.Context, fn func(*ActiveSeries) erro
 			e := &l.series[i]
 			e.seconds = uint32(max(1, activeMaxAge-int64(e.seconds)))
 		}
-		for part := range slices.Chunk(append(l.series, l.places...), HandOverSlice) {
+		for part := range slices.Chunk(append(l.series, l.reserved...), HandOverSlice) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -60,7 +62,7 @@ func (ing *Ingester) EachActive(ctx context.Context, fn func(*ActiveSeries) erro
 	return nil
 }
 
-// Only returns the part of the series for which keep returns true.
+// Only returns the series for which keep returns true.
 func (a *ActiveSeries) Only(keep func(hash uint64) bool) *ActiveSeries {
 	out := &ActiveSeries{Tenant: a.Tenant, Bytes: a.Bytes}
 	for i, hash := range a.Hashes {
@@ -71,11 +73,11 @@ func (a *ActiveSeries) Only(keep func(hash uint64) bool) *ActiveSeries {
 	return out
 }
 
-// ActiveSeries sends the active series that an instance takes, or will take once
-// it is active. It is what an ingester asks that joins.
+// ActiveSeries sends the active series that the instance receives, or will receive
+// once it is ACTIVE. A joining ingester calls it on all other ingesters.
 func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send func(*ActiveSeries) error) error {
 	if ing.opts.TakenBy == nil {
-		return fmt.Errorf("%w: this ingester is in no cluster", ErrHandOver)
+		return fmt.Errorf("%w: this ingester is not in a cluster", ErrHandOver)
 	}
 	takes, err := ing.opts.TakenBy(ctx, instance)
 	if err != nil {
@@ -89,12 +91,12 @@ func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send fun
 	})
 }
 
-// KeepPlaces keeps places for series that were active on another ingester, as far
-// as they are not known here. They are kept beyond the tenant's limit, too; what
-// there is no memory for is dropped. Both are counted.
+// KeepPlaces reserves series that were active on another ingester and that this one
+// does not have. They are reserved beyond the tenant's limit too, but dropped if
+// there is no memory for them. Both cases are counted.
 func (ing *Ingester) KeepPlaces(ctx context.Context, a *ActiveSeries) error {
 	if len(a.Hashes) != len(a.Seconds) || len(a.Hashes) > HandOverSlice {
-		return fmt.Errorf("%w: %d series with %d times, at most %d are handed over at once",
+		return fmt.Errorf("%w: %d series with %d times; the maximum is %d series",
 			ErrHandOver, len(a.Hashes), len(a.Seconds), HandOverSlice)
 	}
 	if len(a.Hashes) == 0 || ing.tenantGone(ctx, a.Tenant) {
@@ -117,29 +119,29 @@ func (ing *Ingester) KeepPlaces(ctx context.Context, a *ActiveSeries) error {
 	return nil
 }
 
-// keeping is one call of KeepPlaces.
+// keeping is the state of one call of KeepPlaces.
 type keeping struct {
 	ing   *Ingester
 	th    *tenantHead
-	limit int // of series here; 0 is none
+	limit int // local series limit; 0 = unlimited
 	held  uint16
 }
 
-// keep keeps places for a slice of series.
+// keep reserves a slice of series.
 func (k *keeping) keep(list []activeEntry) {
 	ing, th, now := k.ing, k.th, k.ing.opts.Now()
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	kept, above, dropped := 0, 0, 0
 	eachHash(list, func(e activeEntry, n uint16) {
-		if ing.account.places.Load() >= maxHandedOver || ing.filled(newPercent) {
+		if ing.account.reserved.Load() >= maxHandedOver || ing.filled(newPercent) {
 			dropped += int(n)
 			return
 		}
-		before := th.placed
-		th.keepPlace(e.hash, place{until: placeUntil(now.UnixMilli()+int64(e.seconds)*1000, now), held: k.held, series: n})
-		if added := th.placed - before; added > 0 {
-			if kept += added; k.limit > 0 && th.count+th.placed > k.limit {
+		before := th.reservedCount
+		th.reserve(e.hash, seriesReservation{until: reservedUntil(now.UnixMilli()+int64(e.seconds)*1000, now), held: k.held, series: n})
+		if added := th.reservedCount - before; added > 0 {
+			if kept += added; k.limit > 0 && th.count+th.reservedCount > k.limit {
 				above += added
 			}
 		}

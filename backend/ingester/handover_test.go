@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestHandOver: what one ingester has of active series is known to the one it is
-// handed to, however often; what is above the limit or finds no memory is counted.
+// TestHandOver checks that the receiver of a handover reserves the series, however
+// often it is repeated, and what happens above the limit and without memory.
 func TestHandOver(t *testing.T) {
 	hand := func(from, to *bench) {
 		t.Helper()
@@ -22,14 +22,14 @@ func TestHandOver(t *testing.T) {
 	}
 	from, to := atWindowStart(t), atWindowStart(t)
 	from.push("a", from.some("m", 2500)...)
-	from.restart() // some by places, some in the head
+	from.restart() // some reserved, some in the head
 	from.push("a", from.some("m", 1500)...)
 	to.lim.MaxActiveSeries = 2500
 	to.push("a", to.some("m", 500)...)
 	hand(from, to)
 	hand(from, to)
 	if held := to.ing.account.held.Load(); held < 2000*300 {
-		t.Errorf("%d bytes are held", held)
+		t.Errorf("%d bytes are reserved", held)
 	}
 	to.atLimit("m", 2500)
 	to.tick(31 * time.Minute)
@@ -38,10 +38,10 @@ func TestHandOver(t *testing.T) {
 	to.set(from.now)
 	hand(from, to)
 	if to.tick(29 * time.Minute); to.ing.SeriesCount("a") != 2500 {
-		t.Errorf("%d active series after 29 minutes", to.ing.SeriesCount("a"))
+		t.Errorf("%d active series after 29 minutes, want 2500", to.ing.SeriesCount("a"))
 	}
 	if to.tick(3 * time.Minute); to.ing.SeriesCount("a") != 0 {
-		t.Errorf("%d active series after 32 minutes", to.ing.SeriesCount("a"))
+		t.Errorf("%d active series after 32 minutes, want 0", to.ing.SeriesCount("a"))
 	}
 
 	to = atWindowStart(t)
@@ -49,7 +49,7 @@ func TestHandOver(t *testing.T) {
 	to.push("a", to.some("other", 1000)...)
 	hand(from, to) // beyond its limit
 	if n := to.ing.SeriesCount("a"); n != 3500 {
-		t.Errorf("%d active series", n)
+		t.Errorf("%d active series, want 3500", n)
 	}
 	if out := to.push("a", to.some("m", 2500)...); out.Samples != 2500 || out.Created != nil {
 		t.Errorf("%d samples, %v", out.Samples, reasons(out))
@@ -60,12 +60,12 @@ func TestHandOver(t *testing.T) {
 	to.fill(89)
 	hand(from, to)
 	if n := to.ing.SeriesCount("a"); n != 1000 {
-		t.Errorf("%d active series of an ingester without memory", n)
+		t.Errorf("%d active series of an ingester without memory, want 1000", n)
 	}
 }
 
-// TestHandOverBounds: slices are bounded, lists that make no sense are rejected,
-// and only the series that an instance takes are sent to it.
+// TestHandOverBounds checks that slices are limited, that invalid lists are
+// rejected, and that an instance gets only the series that it receives.
 func TestHandOverBounds(t *testing.T) {
 	b := atWindowStart(t)
 	ctx := context.Background()
@@ -74,16 +74,16 @@ func TestHandOverBounds(t *testing.T) {
 		{Tenant: "a", Hashes: make([]uint64, HandOverSlice+1), Seconds: make([]uint32, HandOverSlice+1)},
 	} {
 		if err := b.ing.KeepPlaces(ctx, a); !errors.Is(err, ErrHandOver) {
-			t.Errorf("%d and %d: %v", len(a.Hashes), len(a.Seconds), err)
+			t.Errorf("%d hashes and %d times: %v", len(a.Hashes), len(a.Seconds), err)
 		}
 	}
 	if err := b.ing.KeepPlaces(ctx, &ActiveSeries{Tenant: "a", Bytes: 1 << 62, Hashes: []uint64{1, 2}, Seconds: []uint32{0, 1<<32 - 1}}); err != nil {
 		t.Error(err)
 	}
 	b.ing.counted(t)
-	b.tick(32 * time.Minute) // no place is kept for longer, whatever was said
+	b.tick(32 * time.Minute) // nothing is reserved for longer, whatever the list says
 	if n := b.ing.SeriesCount("a"); n != 0 {
-		t.Errorf("%d active series", n)
+		t.Errorf("%d active series, want 0", n)
 	}
 	if err := b.ing.ActiveSeries(ctx, "x", nil); !errors.Is(err, ErrHandOver) {
 		t.Errorf("without a cluster: %v", err)
@@ -103,7 +103,7 @@ func TestHandOverBounds(t *testing.T) {
 	var sizes []int
 	err := b.ing.ActiveSeries(ctx, "even", func(a *ActiveSeries) error { sizes = append(sizes, len(a.Hashes)); return nil })
 	if total := sizes[0] + sizes[len(sizes)-1]; err != nil || len(sizes) != 2 || total != len(all)/2 {
-		t.Errorf("slices of %v: %v", sizes, err)
+		t.Errorf("slice sizes %v, error %v", sizes, err)
 	}
 	if err := b.ing.ActiveSeries(ctx, "odd", func(*ActiveSeries) error { return errors.New("called") }); err != nil {
 		t.Error(err)

@@ -22,18 +22,18 @@ func heapBytes() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestCountedIsHeap compares what is counted with by how much the heap grows.
+// TestCountedIsHeap compares the counted bytes with the growth of the heap.
 func TestCountedIsHeap(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		batch func(now int64, part int) *series.Batch // nil: no more
+		batch func(now int64, part int) *series.Batch // nil: no more batches
 	}{
 		{"series with few labels", manySeries(100_000, func(i int) labels.Labels { return metric(fmt.Sprint("m", i%100), "i", fmt.Sprint(i)) })},
 		{"series with many labels", manySeries(50_000, func(i int) labels.Labels {
 			return labels.FromStrings("__name__", fmt.Sprint("metric_", i%200), "cluster", "c1", "container", "server", "instance", fmt.Sprint("10.0.0.", i/200, ":9090"), "job", "node",
 				"le", fmt.Sprint(i%200), "namespace", fmt.Sprint("namespace-", i%50), "pod", fmt.Sprint("pod-", i), "region", "europe-west1", "shard", fmt.Sprint(i%10))
 		})},
-		{"series with values of their own", manySeries(20_000, func(i int) labels.Labels {
+		{"series with unique values", manySeries(20_000, func(i int) labels.Labels {
 			var all []string
 			for k := range 20 {
 				all = append(all, fmt.Sprint("label", k), fmt.Sprint("value-", k, "-", i))
@@ -69,7 +69,7 @@ func TestCountedIsHeap(t *testing.T) {
 			ratio := float64(counted) / float64(grown)
 			t.Logf("counted %d, heap grew by %d: %.2f", counted, grown, ratio)
 			if ratio < 0.7 || ratio > 1.6 {
-				t.Errorf("counted %d bytes where the heap grew by %d", counted, grown)
+				t.Errorf("counted %d bytes, but the heap grew by %d", counted, grown)
 			}
 			b.ing.counted(t)
 		})

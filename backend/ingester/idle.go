@@ -10,40 +10,40 @@ import (
 )
 
 const (
-	// sliceSeries is how many series are looked at, or removed, while a lock that a
-	// push needs is held.
+	// sliceSeries is how many series are read or removed while a lock that pushes
+	// need is held.
 	sliceSeries = 1000
-	// slicePause is the time between two slices, for the pushes that wait and those
-	// that share the processor.
+	// slicePause is the pause between two slices, for waiting pushes and other
+	// goroutines.
 	slicePause = time.Millisecond
 )
 
-// idleTimes are the times (Unix milliseconds) since when a series must have had a
-// sample to stay.
+// idleTimes are times in Unix milliseconds: series without a sample since then are
+// removed.
 type idleTimes struct {
-	since int64 // now, which is later when memory is short
-	usual int64 // whoever leaves before leaves a place behind until then
+	since int64 // the time in use; later than usual when memory is short
+	usual int64 // the usual time; series removed with newer samples are reserved
 }
 
-// dropIdle takes series that hold nothing any more out of the head, and drops
-// what was kept of those that left. Pushes go on meanwhile. The caller holds
-// ing.sealMu.
+// dropIdle removes idle series without unsealed samples from the head, as well as
+// expired reservations and metadata. It runs concurrently with pushes. The caller
+// holds ing.sealMu.
 func (ing *Ingester) dropIdle(t idleTimes) {
 	metadata := int64(0)
 	for _, th := range ing.heads() {
 		if !ing.dropIdleOf(th, t) {
 			return // stopped
 		}
-		th.sweepPlaces(ing.opts.Now())
+		th.sweepReservations(ing.opts.Now())
 		th.sweepMetadata(ing.opts.Now().Add(-metadataIdle).Unix())
 		metadata += th.metadataSize()
 	}
 	ing.disk.metadata.Store(metadata)
 }
 
-// dropIdleOf removes a tenant's idle series in slices: a push may be holding a
-// series that it found, so each slice is removed while no push is under way, and
-// the series is looked at once more. It returns false when the ingester stops.
+// dropIdleOf removes a tenant's idle series in slices. A push may hold a series
+// that it found, so each slice is removed while no push is in progress, after
+// checking again that the series are idle. It returns false if the ingester stops.
 func (ing *Ingester) dropIdleOf(th *tenantHead, t idleTimes) bool {
 	var idle []*memSeries
 	th.each(func(s *memSeries) {
@@ -71,9 +71,9 @@ func (ing *Ingester) dropIdleOf(th *tenantHead, t idleTimes) bool {
 	return true
 }
 
-// remove takes those of the series out of the maps that are still idle, and
-// returns how many. Their references stay in the postings, where byRef tells
-// that they are gone, until reindex. No push and no seal may be under way.
+// remove removes the series that are still idle from the maps, and returns their
+// number. Their references stay in the postings until reindex; byRef does not have
+// them any more. No push and no seal may be in progress.
 func (th *tenantHead) remove(list []*memSeries, t idleTimes) int {
 	th.mu.Lock()
 	defer th.mu.Unlock()
@@ -92,7 +92,7 @@ func (th *tenantHead) remove(list []*memSeries, t idleTimes) int {
 			th.account.established.Add(-size)
 		}
 		if stays {
-			th.leavePlace(s.hash, placeUntil(last+idleSeries.Milliseconds(), time.UnixMilli(t.usual).Add(idleSeries)))
+			th.reserveRemoved(s.hash, reservedUntil(last+idleSeries.Milliseconds(), time.UnixMilli(t.usual).Add(idleSeries)))
 		}
 		if th.postings != nil {
 			delete(th.byRef, storage.SeriesRef(s.ref))
@@ -106,7 +106,7 @@ func (th *tenantHead) remove(list []*memSeries, t idleTimes) int {
 	return n
 }
 
-// unlink takes a series out of the chain of its hash. The caller holds th.mu for
+// unlink removes a series from the chain of its hash. The caller holds th.mu for
 // writing.
 func (th *tenantHead) unlink(s *memSeries) bool {
 	first := th.series[s.hash]
@@ -127,24 +127,23 @@ func (th *tenantHead) unlink(s *memSeries) bool {
 	return false
 }
 
-// reindexDue reports whether so many references in the postings are of series
-// that are gone that building new ones pays.
+// reindexDue reports whether the postings have so many references of removed series
+// that rebuilding them pays off.
 func (th *tenantHead) reindexDue() bool {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
 	return th.dead >= indexFrom && th.dead >= th.count/2
 }
 
-// reindex builds new postings and maps from the series that are there, beside
-// those that are in use: maps do not become smaller by themselves, and
-// MemPostings.Delete would hold their lock for long, and with it pushes of new
-// series, since for each label of the removed series it copies the whole list.
-// One call of reindex and remove runs at a time; lastRef returns the highest
-// reference that was given out.
+// reindex builds new postings and maps from the existing series while the old ones
+// are in use. Go maps never shrink, and MemPostings.Delete would block pushes of
+// new series for long: it holds its lock while it copies the whole list of each
+// label of the removed series. Calls of reindex and remove must not overlap.
+// lastRef returns the highest reference that was assigned.
 func (th *tenantHead) reindex(lastRef func() uint64) {
 	th.mu.Lock()
 	th.reindexing = true
-	last := lastRef() // later series have higher references, and are in th.added
+	last := lastRef() // later series have higher references and are in th.added
 	th.mu.Unlock()
 	var list []*memSeries
 	th.each(func(s *memSeries) {
@@ -171,8 +170,8 @@ func (th *tenantHead) reindex(lastRef func() uint64) {
 	}
 }
 
-// swapIndex puts a new index into use, unless too many series were added since it
-// was begun.
+// swapIndex replaces the tenant's index by a new one, unless too many series were
+// added since the new one was begun.
 func (th *tenantHead) swapIndex(next *seriesIndex) bool {
 	th.mu.Lock()
 	defer th.mu.Unlock()
@@ -188,7 +187,7 @@ func (th *tenantHead) swapIndex(next *seriesIndex) bool {
 	return true
 }
 
-// seriesIndex is by what a tenant's series are found.
+// seriesIndex is an index of a tenant's series.
 type seriesIndex struct {
 	postings *index.MemPostings
 	byRef    map[storage.SeriesRef]*memSeries
@@ -205,7 +204,7 @@ func newSeriesIndex(n int) *seriesIndex {
 	}
 }
 
-// add takes in series.
+// add adds series to the postings and to byRef.
 func (x *seriesIndex) add(list []*memSeries) {
 	for _, s := range list {
 		x.bytes += postingsSize(x.postings, s.labels)
@@ -214,22 +213,21 @@ func (x *seriesIndex) add(list []*memSeries) {
 	}
 }
 
-// chains takes in the chains of the hashes of series as the tenant has them now.
-// The caller holds th.mu.
+// chains copies the current chains of the hashes of series. The caller holds th.mu.
 func (x *seriesIndex) chains(th *tenantHead, list []*memSeries) {
 	for _, s := range list {
 		x.series[s.hash] = th.series[s.hash]
 	}
 }
 
-// each calls fn for every series that is there all the time. It holds th.mu for
-// reading, for a slice of the series at a time: a push of new series waits for
-// one slice at most.
+// each calls fn for every series that exists during the whole call. It holds th.mu
+// for reading, and releases it after every sliceSeries series, so that a push of
+// new series waits for at most one slice.
 func (th *tenantHead) each(fn func(*memSeries)) {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
 	n := 0
-	for _, s := range th.series { // a map may change while it is iterated, as long as that is not at the same time
+	for _, s := range th.series { // a map may be changed during an iteration, if not concurrently
 		for ; s != nil; s = s.next {
 			fn(s)
 			n++
@@ -242,15 +240,15 @@ func (th *tenantHead) each(fn func(*memSeries)) {
 	}
 }
 
-// all returns every series, in no order.
+// all returns every series, in no particular order.
 func (th *tenantHead) all() []*memSeries {
 	out := make([]*memSeries, 0, th.seriesCount())
 	th.each(func(s *memSeries) { out = append(out, s) })
 	return out
 }
 
-// recount counts every series again, after replay, which does not count as it
-// goes.
+// recount counts every series. It runs after a replay, which appends samples without
+// counting them.
 func (ing *Ingester) recount() {
 	metadata := int64(0)
 	for _, th := range ing.heads() {

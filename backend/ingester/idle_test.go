@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// churn pushes n series of a tenant, the i-th named by first+i.
+// churn pushes n series of a tenant, numbered from first.
 func (b *bench) churn(id tenant.ID, first, n int, t int64) {
 	b.t.Helper()
 	var entries []series.Entry
@@ -28,7 +28,7 @@ func (b *bench) churn(id tenant.ID, first, n int, t int64) {
 	b.push(id, entries...)
 }
 
-// selected counts the series that a matcher finds with unsealed or sealed data.
+// selected returns the number of series with data that a matcher selects.
 func (b *bench) selected(id tenant.ID, name, value string) int {
 	b.t.Helper()
 	return len(readAll(b.t, b.ing, series.Request{Tenant: id, MinTime: math.MinInt64, MaxTime: math.MaxInt64,
@@ -44,16 +44,16 @@ func (th *tenantHead) consistent(t *testing.T) {
 	seen := map[string]bool{}
 	for _, s := range all {
 		if key := s.labels.String(); seen[key] {
-			t.Errorf("series %s is there twice", key)
+			t.Errorf("series %s exists twice", key)
 		} else {
 			seen[key] = true
 		}
 		if th.postings != nil && th.byRef[seriesRef(s)] != s {
-			t.Errorf("series %s is not found by its reference", s.labels)
+			t.Errorf("series %s is missing in byRef", s.labels)
 		}
 	}
 	if th.count != len(all) {
-		t.Errorf("count is %d, there are %d series", th.count, len(all))
+		t.Errorf("count = %d, want %d", th.count, len(all))
 	}
 	if th.postings == nil {
 		return
@@ -66,12 +66,13 @@ func (th *tenantHead) consistent(t *testing.T) {
 		listed++
 	}
 	if listed != th.count+th.dead || th.reindexing || len(th.added) > 0 {
-		t.Errorf("postings have %d references, %d series are there and %d gone; reindexing %v", listed, th.count, th.dead, th.reindexing)
+		t.Errorf("postings have %d references for %d series and %d removed ones; reindexing %v", listed, th.count, th.dead, th.reindexing)
 	}
 }
 
-// TestDropIdleSlices: series leave in slices, those with data or recent samples
-// stay, and the postings are built again once enough references are gone.
+// TestDropIdleSlices checks that idle series are removed in slices, that those with
+// data or recent samples stay, and that the postings are rebuilt once they have
+// enough references of removed series.
 func TestDropIdleSlices(t *testing.T) {
 	for _, c := range []struct{ idle, live, dead int }{
 		{0, 10, 0}, {10, 0, 0}, // without an index
@@ -86,35 +87,35 @@ func TestDropIdleSlices(t *testing.T) {
 			b.set(b.now.Add(2 * idleSeries))
 			b.churn("a", c.idle, c.live, b.now.UnixMilli())
 			before := b.ing.account.bytes.Load()
-			if err := b.ing.Flush(); err != nil { // what was pushed now is recent
+			if err := b.ing.Flush(); err != nil { // the series pushed just now are not idle
 				t.Fatal(err)
 			}
 			th := b.ing.head("a", true)
 			th.consistent(t)
 			if n := th.seriesCount(); n != c.live || th.dead != c.dead {
-				t.Errorf("%d series and %d gone ones, want %d and %d", n, th.dead, c.live, c.dead)
+				t.Errorf("%d series and %d removed ones, want %d and %d", n, th.dead, c.live, c.dead)
 			}
 			if n := b.ing.largestSlice.Load(); n > sliceSeries || c.idle > 0 && n == 0 {
 				t.Errorf("%d series were removed at once", n)
 			}
 			if c.idle > 0 && b.ing.account.bytes.Load() >= before {
-				t.Errorf("head has %d bytes, and had %d", b.ing.account.bytes.Load(), before)
+				t.Errorf("head has %d bytes, before the removal %d", b.ing.account.bytes.Load(), before)
 			}
 			b.set(b.now.Add(time.Minute))
-			b.churn("a", 0, c.idle/2, b.now.UnixMilli()) // some come back
+			b.churn("a", 0, c.idle/2, b.now.UnixMilli()) // some return
 			th.consistent(t)
 			if n := b.selected("a", "job", "x"); n != c.idle+c.live {
-				t.Errorf("a query finds %d series", n)
+				t.Errorf("query returned %d series", n)
 			}
 			if n := b.selected("a", "i", "5"); n != 1 {
-				t.Errorf("a query for one series finds %d", n)
+				t.Errorf("query for one series returned %d", n)
 			}
 		})
 	}
 }
 
-// TestSeriesOfOneHash: removal keeps the other series of a hash, whichever place
-// they have in the chain.
+// TestSeriesOfOneHash checks that removal keeps the other series with the same
+// hash, for every position in the chain.
 func TestSeriesOfOneHash(t *testing.T) {
 	for mask := range 8 {
 		th := newTenantHead("a", &account{})
@@ -139,11 +140,11 @@ func TestSeriesOfOneHash(t *testing.T) {
 	}
 }
 
-// TestDropIdleUnderPushes pushes the very series that are being removed, and new
-// ones, while they go: no sample is lost, no series is there twice, and queries
-// by postings find all.
+// TestDropIdleUnderPushes pushes the series that are being removed, and new ones,
+// concurrently with the removal: no sample may be lost, no series may exist twice,
+// and queries by postings must find all.
 func TestDropIdleUnderPushes(t *testing.T) {
-	b := newDiskBench(t, smallDisk{dir: t.TempDir()}) // without an fsync for each push
+	b := newDiskBench(t, smallDisk{dir: t.TempDir()}) // no fsync per push
 	const n, rounds = 6000, 4
 	b.churn("a", 0, n, b.now.UnixMilli())
 	pushed := int64(n)
@@ -204,7 +205,7 @@ func TestDropIdleUnderPushes(t *testing.T) {
 			t.Fatalf("round %d: %d samples, want %d", round, total, pushed)
 		}
 		if got := b.selected("a", "__name__", "m"); got != n {
-			t.Errorf("round %d: a query by postings finds %d series", round, got)
+			t.Errorf("round %d: query by postings returned %d series", round, got)
 		}
 	}
 	if b.ing.largestSlice.Load() > sliceSeries {
@@ -212,9 +213,9 @@ func TestDropIdleUnderPushes(t *testing.T) {
 	}
 }
 
-// TestReindexTakesLateSeries: series that come while postings are built again are
-// in them, in their order, and once.
-func TestReindexTakesLateSeries(t *testing.T) {
+// TestReindexIncludesAddedSeries checks that series that are added while postings are
+// rebuilt are in the new ones, in order and once.
+func TestReindexIncludesAddedSeries(t *testing.T) {
 	th := newTenantHead("a", &account{})
 	ref := uint64(0)
 	add := func(n int) {
@@ -240,7 +241,8 @@ func TestReindexTakesLateSeries(t *testing.T) {
 	}
 }
 
-// TestPushWait: the metric has the longest wait of the last one to two minutes.
+// TestPushWait checks that the metric is the longest wait of the last one to two
+// minutes.
 func TestPushWait(t *testing.T) {
 	var r recentMax
 	at := func(s int64) time.Time { return time.Unix(600_000+s, 0) }
@@ -252,17 +254,17 @@ func TestPushWait(t *testing.T) {
 			r.note(at(c.at), c.note)
 		}
 		if got := r.value(at(c.at)); got != c.want {
-			t.Errorf("after %d s: %d, want %d", c.at, got, c.want)
+			t.Errorf("value after %d s = %d, want %d", c.at, got, c.want)
 		}
 	}
 	b := newBench(t)
 	if b.push("a", entry(metric("m"), f(b.now.UnixMilli(), 1))); b.ing.gate.waits.value(b.now) != 0 {
-		t.Error("a push waited for nobody")
+		t.Error("a push waited although the gate was free")
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for b.ing.gate.waits.value(time.UnixMilli(b.clock.Load())) == 0 {
 		if time.Now().After(deadline) {
-			t.Fatal("no wait was noted")
+			t.Fatal("no wait was recorded")
 		}
 		b.ing.gate.Lock()
 		done := make(chan error, 1)
@@ -270,7 +272,7 @@ func TestPushWait(t *testing.T) {
 			_, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{entry(metric("m"), f(1, 1))}})
 			done <- err
 		}()
-		for range 100 { // the push is somewhere in here
+		for range 100 { // the push waits during this loop
 			b.clock.Add(1)
 			time.Sleep(100 * time.Microsecond)
 		}
@@ -281,8 +283,8 @@ func TestPushWait(t *testing.T) {
 	}
 }
 
-// BenchmarkDropIdle removes idle series of one tenant while another pushes, and
-// reports the longest time that one of its pushes took.
+// BenchmarkDropIdle removes idle series of one tenant while another tenant pushes,
+// and reports the longest duration of a push of each.
 func BenchmarkDropIdle(b *testing.B) {
 	for _, n := range []int{200_000, 1_000_000} {
 		for _, share := range []int{100, 50} {
@@ -308,20 +310,20 @@ func BenchmarkDropIdle(b *testing.B) {
 	}
 }
 
-// headOf makes an ingester with n series of tenant a, of which a share in percent
-// is idle since before the returned time.
+// headOf returns an ingester with n series of tenant a, of which share percent are
+// idle since before the returned time.
 func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	b.Helper()
 	tb := &bench{dir: b.TempDir()}
 	tb.set(time.UnixMilli(1_700_000_000_000))
 	o := tb.options()
-	o.Replication = 3 // no fsync for each push
+	o.Replication = 3 // no fsync per push
 	o.Limits = defaultLimits
 	ing, err := Open(context.Background(), o)
 	if err != nil {
 		b.Fatal(err)
 	}
-	ing.background.Stop() // nothing else is to happen
+	ing.background.Stop() // no other work
 	th := ing.head("a", true)
 	th.mu.Lock()
 	defer th.mu.Unlock()
@@ -337,8 +339,8 @@ func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	return ing, now
 }
 
-// pusher pushes new series of the tenants a and b until it is stopped. The
-// returned functions stop it and tell the longest pushes of b and of a.
+// pusher pushes new series of the tenants b and a until it is stopped. stop stops
+// it and returns the longest push of b, own returns that of a.
 func pusher(ing *Ingester) (stop, own func() time.Duration) {
 	end := make(chan struct{})
 	var wg sync.WaitGroup

@@ -1,11 +1,11 @@
-// Package ingester keeps the recent samples of all tenants: it writes them to
-// the write-ahead log, holds them in memory as compressed chunks (the head),
-// seals whole windows of time into local packs, and answers reads from both.
+// Package ingester stores the recent samples of all tenants: it writes them to the
+// write-ahead log, holds them in memory as compressed chunks (the head), seals
+// whole windows of time into local packs, and serves reads from both.
 //
-// The order that makes it safe: a request is logged and synced, then applied,
-// then answered. A window's chunks leave memory only after the pack that holds
-// them is on disk and being served, and a log segment is deleted only after
-// everything in it is in a pack.
+// Durability depends on the order of operations: a request is logged and, without
+// replication, synced, then applied, then acknowledged. A window's chunks leave memory
+// only after their pack is on disk and being served, and a log segment is deleted only
+// after all its samples are in packs.
 package ingester
 
 import (
@@ -29,67 +29,72 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Limits tells a tenant's limits as they are now.
+// Limits returns a tenant's current limits.
 type Limits func(tenant.ID) limits.Limits
 
-// Options of an Ingester.
+// Options configure an Ingester.
 type Options struct {
 	ID     string // name of the ingester in the ring and in its packs
-	Dir    string // log and local packs live below it
+	Dir    string // directory of the log, local packs and other files
 	Limits Limits
 
-	// Replication is how many ingesters hold each series. With one, a request is
-	// on disk before it is answered; with more, the log is synced every second.
+	// Replication is the number of ingesters that have each series. With one, a
+	// request is synced to disk before it is acknowledged; with more, the log is synced
+	// every second.
 	Replication int
-	// ShardSize tells how many ingesters share a tenant's series; the local series
-	// limit is the tenant's limit × Replication / shard size. nil: Replication.
+	// ShardSize returns the number of ingesters that share a tenant's series. The
+	// local series limit is the tenant's limit × Replication / shard size. nil:
+	// Replication.
 	ShardSize func(tenant.ID, *limits.Limits) int
-	// TakenBy tells which series an instance of the cluster takes once it is active;
-	// nil outside a cluster.
+	// TakenBy returns which series an instance of the cluster receives once it is
+	// ACTIVE; nil outside a cluster.
 	TakenBy func(ctx context.Context, instance string) (Takes, error)
-	// LongTerm is where sealed packs go; nil keeps them here.
+	// LongTerm is the store to which sealed packs are uploaded; nil: packs stay
+	// local.
 	LongTerm LongTerm
 	Zone     string // of this ingester; empty without zones
-	// MemoryBytes is the head's budget; pressure.go has what is rejected near it.
-	// 0 is no budget.
+	// MemoryBytes is the head's memory budget; see pressure.go for what is rejected
+	// near it. 0: no budget.
 	MemoryBytes int64
-	// PageCacheBytes is for decoded pages of local packs; 0 is 64 MiB.
+	// PageCacheBytes is the size of the cache of decoded pages of local packs; 0: 64
+	// MiB.
 	PageCacheBytes int64
-	// AsideBytes is each tenant's part of the disk for series that no pack can
-	// hold; 0 is DefaultAsideBytes.
+	// AsideBytes is each tenant's disk space for series that no pack can hold; 0:
+	// DefaultAsideBytes.
 	AsideBytes int64
 	asideDisk  asideDisk // nil: the file system
 	logDisk    wal.Disk  // nil: the file system
-	idle       bool      // start no goroutines: whoever opens it calls what they would
-	// Deleted reports whether a tenant was deleted; nil: none ever is.
+	idle       bool      // do not start goroutines; tests call their functions
+	// Deleted reports whether a tenant was deleted; nil: no tenant is.
 	Deleted func(context.Context, tenant.ID) (bool, error)
-	// DiskFree tells how many bytes can still be written to the file system of a
-	// directory; nil asks the operating system.
+	// DiskFree returns how many bytes can still be written to the file system of a
+	// directory; nil: statfs.
 	DiskFree func(dir string) (int64, error)
 
-	// Damaged is told the starts of windows of which records of the log are damaged
-	// and others have the samples, before Open returns; nil: nobody is. Without
-	// replicas it is not called: reads of what is missing fail with series.ErrLost.
+	// Damaged is called before Open returns if records of the log are damaged and
+	// replicas have their samples, with the starts of the windows; nil: not called.
+	// Without replicas it is not called: reads of the missing samples fail with
+	// series.ErrLost.
 	Damaged func(ctx context.Context, windows []int64) error
 
-	// Replaying is told how many bytes of the log were replayed, of how many, about
-	// every second while Open replays it and once at the end; nil: nobody is.
+	// Replaying is called about every second during the replay, and once at its end,
+	// with the replayed and the total bytes of the log; nil: not called.
 	Replaying func(done, total int64)
 
 	Now func() time.Time
-	// Clock tells whether Now can decide what is deleted; nil: it always can.
+	// Clock tells whether Now is reliable enough to decide deletions; nil: always.
 	Clock      *clock.Guard
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Errors of Push that are the ingester's trouble, not the sender's: it should
-// send the request again.
+// Errors of Push that are not caused by the sender, which should send the request
+// again.
 var (
 	ErrFull     = errors.New("ingester's memory is full")
 	ErrDiskFull = errors.New("ingester's disk is nearly full")
 	ErrStopped  = errors.New("ingester is not running")
-	ErrLog      = errors.New("write-ahead log rejected the request")
+	ErrLog      = errors.New("write to the write-ahead log failed")
 )
 
 // Ingester is one running ingester. It is safe for concurrent use.
@@ -106,44 +111,44 @@ type Ingester struct {
 
 	nextRef   atomic.Uint64
 	labels    *labelLog
-	border    atomic.Int64 // the end of the window that the present epoch of the log is for, Unix ms
-	borderMu  sync.Mutex   // held while an epoch ends there
-	keptBytes atomic.Int64 // of log that keepExemplars wrote last: sealing again does not free them
-	bodies    sync.Pool    // *[]byte, of records under way
+	border    atomic.Int64 // end of the window of the current log epoch, Unix milliseconds
+	borderMu  sync.Mutex   // held while an epoch ends at the border
+	keptBytes atomic.Int64 // bytes of log that keepExemplars wrote last; another seal does not free them
+	bodies    sync.Pool    // *[]byte, buffers of records in progress
 	account   account
 
-	// gate is held for reading while a request is logged and applied, and for
-	// writing where no request may be in between.
+	// gate is held for reading while a request is logged and applied, and for writing
+	// by operations that must not run concurrently with requests.
 	gate    pushGate
 	stopped bool // guarded by gate
-	leaving bool // takes no pushes; guarded by gate
+	leaving bool // rejects pushes; guarded by gate
 
 	disk         *diskGuard
 	early        earlySeals
-	largestSlice atomic.Int64 // most series removed under one hold of the gate
+	largestSlice atomic.Int64 // most series removed while the gate was held once
 
 	sweepMu sync.Mutex // one sweep at a time
 	expiry  expiry     // guarded by sweepMu
 
 	sealMu   sync.Mutex // one seal at a time
 	sealed   atomic.Int64
-	lateFrom atomic.Int64 // when the first sample below sealed arrived, Unix ms; 0 = none
+	lateFrom atomic.Int64 // when the first sample below sealed arrived, Unix milliseconds; 0 = none
 	seals    *sealLog
 
 	activeMu    sync.Mutex // one writer of the file of active series at a time
-	activeSaved time.Time  // when it was written last; guarded by activeMu
+	activeSaved time.Time  // last write of the file; guarded by activeMu
 
 	deletions  *deletionSet
 	unsealed   windowSet
 	uploads    *uploader     // nil without a long-term store
-	uploadNow  chan struct{} // asks the uploader to look
-	flushNow   chan struct{} // asks run to seal everything
+	uploadNow  chan struct{} // wakes the uploader
+	flushNow   chan struct{} // tells run to seal the whole head
 	background *background.Group
 }
 
-// Open replays what the directory holds and returns an ingester that is ready.
-// Call Close to stop it. When ctx ends first, Open gives up with its error; the
-// log is as it was. ctx is for opening only.
+// Open replays the directory's log and returns a ready ingester. Call Close to stop
+// it. If ctx is done first, Open returns its error and the log is unchanged. ctx is
+// used only while opening.
 func Open(ctx context.Context, o Options) (*Ingester, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -181,7 +186,7 @@ func Open(ctx context.Context, o Options) (*Ingester, error) {
 		return nil, errors.Join(err, ing.log.Close(), packs.close())
 	}
 	if ing.seals.damage != nil {
-		o.Logger.Warn("record of what was sealed is damaged and was removed: nothing is lost, the whole write-ahead log was replayed",
+		o.Logger.Warn("removed the damaged list of seals: no samples are lost, replayed the whole write-ahead log",
 			"file", ing.seals.path, "err", ing.seals.damage)
 	}
 	ing.disk.begin(o.Registerer)
@@ -195,17 +200,17 @@ func Open(ctx context.Context, o Options) (*Ingester, error) {
 	return ing, nil
 }
 
-// start runs what an ingester does by itself, until it is closed.
+// start starts the background goroutines.
 func (ing *Ingester) start() {
 	ing.background.Go(ing.run)
 	ing.background.Go(func(ctx context.Context) {
 		ing.labels.run(ctx, func(err error) {
-			ing.opts.Logger.Error("labels could not be written to the write-ahead log a second time; retrying", "err", err)
+			ing.opts.Logger.Error("failed to write the second copy of labels to the write-ahead log; retrying", "err", err)
 		})
 	})
 	ing.background.Go(func(ctx context.Context) {
 		if err := ing.retryAside(ctx); err != nil && ctx.Err() == nil {
-			ing.opts.Logger.Error("series that were set aside could not be sealed; they stay where they are until the next start", "err", err)
+			ing.opts.Logger.Error("failed to seal series set aside: they stay in their files until the next start", "err", err)
 		}
 	})
 	if ing.uploads != nil {
@@ -217,7 +222,7 @@ func (ing *Ingester) start() {
 	}
 }
 
-// recover replays the log into the head and opens a new segment behind it.
+// recover replays the log into the head and opens a new segment after it.
 func (ing *Ingester) recover(ctx context.Context) error {
 	dir := filepath.Join(ing.opts.Dir, "wal")
 	seals, err := openSealLog(filepath.Join(ing.opts.Dir, "sealed.json"))
@@ -245,39 +250,40 @@ func (ing *Ingester) recover(ctx context.Context) error {
 		return err
 	}
 	ing.labels.log = ing.log
-	// A damaged record may have had references that nobody knows of: none that an
-	// earlier process gave out is given out again.
+	// A damaged record may have had references that are not known now: start above
+	// all references that earlier processes assigned.
 	ing.nextRef.Store(max(ing.nextRef.Load(), uint64(ing.log.Segment())<<firstRefShift))
 	if report.Records > 0 {
-		ing.opts.Logger.Info("write-ahead log replayed", "segments", report.Segments, "records", report.Records,
+		ing.opts.Logger.Info("replayed the write-ahead log", "segments", report.Segments, "records", report.Records,
 			"samples", r.samples, "sealed_before", r.skipped, "took", time.Since(start).Round(time.Millisecond))
 	}
 	return nil
 }
 
-// firstRefShift puts the references of a process above all of those before it.
+// firstRefShift makes the references of a process higher than those of all earlier
+// ones.
 const firstRefShift = 32
 
-// reportReplay logs and counts what replay could not read.
+// reportReplay logs and counts the records that could not be read.
 func (ing *Ingester) reportReplay(r *replay, report wal.Report) {
 	for _, d := range report.Damage {
 		if d.Torn {
-			ing.opts.Logger.Info("write-ahead log ends in part of a record, as a crash in the middle of a write leaves it; "+
-				"nothing acknowledged was in it, unless the file was changed since", "where", d.String())
+			ing.opts.Logger.Info("write-ahead log ends in a partial record, as after a crash during a write: "+
+				"no acknowledged sample was in it, unless the file was modified since", "where", d.String())
 			continue
 		}
 		ing.metrics.damage.Inc()
-		ing.opts.Logger.Error("write-ahead log is damaged: the samples of the damaged record are lost", "where", d.String())
+		ing.opts.Logger.Error("damaged write-ahead log: the samples of the damaged record are lost", "where", d.String())
 	}
 	for id, days := range r.orphans {
 		for day, o := range days {
-			ing.opts.Logger.Error("samples in the write-ahead log belong to series whose labels were damaged", "tenant", id, "day", day,
+			ing.opts.Logger.Error("samples in the write-ahead log belong to series whose labels are in a damaged record", "tenant", id, "day", day,
 				"samples", o.samples, "from", time.UnixMilli(o.min).UTC(), "to", time.UnixMilli(o.max).UTC())
 		}
 	}
 }
 
-// Close stops the ingester. What is in the head stays in the log.
+// Close stops the ingester. The samples in the head stay in the log.
 func (ing *Ingester) Close() error {
 	ing.gate.Lock()
 	already := ing.stopped
@@ -292,11 +298,11 @@ func (ing *Ingester) Close() error {
 	return errors.Join(ing.log.Close(), ing.packs.close())
 }
 
-// StopPushes has every push rejected from now on with ErrStopped, and returns when
-// those under way are done: what is uploaded afterwards is everything.
+// StopPushes makes all later pushes fail with ErrStopped, and returns when the
+// pushes in progress are done, so that a following upload is complete.
 func (ing *Ingester) StopPushes() { ing.setLeaving(true) }
 
-// ResumePushes undoes StopPushes.
+// ResumePushes reverts StopPushes.
 func (ing *Ingester) ResumePushes() { ing.setLeaving(false) }
 
 func (ing *Ingester) setLeaving(leaving bool) {
@@ -317,15 +323,17 @@ func (ing *Ingester) syncEverySecond(ctx context.Context) {
 		}
 		err := ing.log.SyncAll()
 		if err != nil && !failing {
-			// What was answered and is not on disk now never will be by way of the log.
-			ing.opts.Logger.Error("write-ahead log could not be synced: sealing what is in memory", "err", err)
+			// Acknowledged samples that are not synced now will never be: a failed sync
+			// cannot be retried.
+			ing.opts.Logger.Error("failed to sync the write-ahead log: sealing the head", "err", err)
 			ing.flushSoon()
 		}
 		failing = err != nil
 	}
 }
 
-// head returns the tenant's head, and makes it if create is set.
+// head returns the tenant's head. If there is none, it returns nil, or creates it
+// if create is set.
 func (ing *Ingester) head(id tenant.ID, create bool) *tenantHead {
 	ing.tenantsMu.RLock()
 	th := ing.tenants[id]

@@ -33,18 +33,18 @@ type bench struct {
 	t   *testing.T
 	dir string
 	lim limits.Limits
-	now time.Time // changed by set only
+	now time.Time // changed only by set
 	ing *Ingester
 
 	longTerm LongTerm                        // nil: none
-	diskFree func(dir string) (int64, error) // nil: the real one
+	diskFree func(dir string) (int64, error) // nil: statfs
 	registry prometheus.Registerer           // nil: none
-	replicas int                             // with more than one, a push is not synced
+	replicas int                             // if more than one, pushes are not synced
 	memory   int64                           // budget of the head; 0: none
 	logDisk  wal.Disk                        // nil: the file system
 	damaged  func(context.Context, []int64) error
 
-	clock atomic.Int64 // now, in ms, for the ingester's goroutines
+	clock atomic.Int64 // now in Unix milliseconds, for the ingester's goroutines
 }
 
 func (b *bench) set(now time.Time) {
@@ -74,8 +74,8 @@ func (b *bench) open() {
 	b.ing = ing
 }
 
-// crash leaves the ingester as a killed process would and opens its directory
-// again: nothing is flushed, the log is not closed.
+// crash abandons the ingester as a killed process would, without flushing it or
+// closing the log, and opens its directory again.
 func (b *bench) crash() {
 	b.t.Helper()
 	old := b.ing
@@ -99,7 +99,7 @@ func (b *bench) push(id tenant.ID, entries ...series.Entry) series.Outcome {
 	return out
 }
 
-// read returns every sample of the tenant by series.
+// read returns all samples of the tenant by series.
 func (b *bench) read(id tenant.ID) map[string][]series.Sample {
 	b.t.Helper()
 	return readAll(b.t, b.ing, series.Request{Tenant: id, MinTime: math.MinInt64, MaxTime: math.MaxInt64})
@@ -119,7 +119,7 @@ func readAll(t *testing.T, ing *Ingester, req series.Request) map[string][]serie
 	for _, s := range sel.Series {
 		key := s.Labels.String()
 		if _, twice := out[key]; twice {
-			t.Errorf("series %s stands twice in an answer", key)
+			t.Errorf("series %s appears twice in the result", key)
 		}
 		it := series.Iterator(s.Chunks, nil)
 		for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
@@ -141,7 +141,7 @@ func readAll(t *testing.T, ing *Ingester, req series.Request) map[string][]serie
 	return out
 }
 
-// same compares what was read with what was written.
+// same compares the samples read with the samples written.
 func same(t *testing.T, what string, got, want map[string][]series.Sample) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -160,8 +160,8 @@ func same(t *testing.T, what string, got, want map[string][]series.Sample) {
 	}
 }
 
-// equalValue compares without the counter reset hint of histograms, which says
-// how a sample was stored and not what it is.
+// equalValue compares samples without the counter reset hint of histograms, which
+// describes how a sample was stored and not its value.
 func equalValue(a, b *series.Sample) bool {
 	if a.H != nil && b.H != nil {
 		x, y := a.H.Copy(), b.H.Copy()
@@ -188,7 +188,7 @@ func TestEverythingSurvives(t *testing.T) {
 					id := tenant.ID([]string{"a", "b"}[r.Intn(2)])
 					ls := metric(fmt.Sprintf("m%d", r.Intn(3)), "i", fmt.Sprint(r.Intn(15)))
 					smp := series.Sample{T: base + int64(r.Intn(7*int(series.WindowMillis)/15_000))*15_000, V: float64(r.Intn(100)) / 10}
-					if r.Intn(2) == 0 { // most samples of real life are new
+					if r.Intn(2) == 0 { // most samples in practice are new
 						smp.T = b.now.UnixMilli() + int64(round)*15_000
 					}
 					key := fmt.Sprint(id, ls, smp.T)
@@ -249,11 +249,11 @@ func TestSealedSegmentsAreDeletedAndNotReplayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := segments(t, b.dir); n != 1 {
-		t.Errorf("%d segments after a flush of everything", n)
+		t.Errorf("%d segments after a flush, want 1", n)
 	}
 	b.crash()
 	if got := b.ing.seriesCount(); got != 0 {
-		t.Errorf("%d series came back into the head although they are sealed", got)
+		t.Errorf("%d sealed series are in the head again", got)
 	}
 	same(t, "after", b.read("a"), map[string][]series.Sample{metric("up").String(): {f(b.now.UnixMilli(), 1)}})
 	packs := b.ing.packCount()
@@ -261,7 +261,7 @@ func TestSealedSegmentsAreDeletedAndNotReplayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b.ing.packCount() != packs {
-		t.Error("a flush of nothing wrote a pack")
+		t.Error("a flush of an empty head wrote a pack")
 	}
 }
 
@@ -293,7 +293,7 @@ func TestWindowsAreSealedWhenDue(t *testing.T) {
 	b := newBench(t)
 	window := series.WindowStart(b.now.UnixMilli())
 	b.set(time.UnixMilli(window + series.WindowMillis + 14*60_000))
-	if err := b.ing.sealDue(); err != nil { // whatever came before this window
+	if err := b.ing.sealDue(); err != nil { // seal earlier windows
 		t.Fatal(err)
 	}
 	b.push("a", entry(metric("up"), f(window, 1), f(window+series.WindowMillis+1, 2)))
@@ -311,7 +311,7 @@ func TestWindowsAreSealedWhenDue(t *testing.T) {
 	if len(stats.Packs) != 1 || stats.Packs[0].MinTime != window || stats.Packs[0].MaxTime != window {
 		t.Fatalf("packs %+v", stats.Packs)
 	}
-	// A sample for the sealed window waits an hour for others.
+	// A sample of the sealed window is buffered for an hour.
 	b.push("a", entry(metric("up"), f(window+1, 3)))
 	if err := b.ing.sealDue(); err != nil {
 		t.Fatal(err)
@@ -324,10 +324,10 @@ func TestWindowsAreSealedWhenDue(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := b.ing.packCount(); n != 2 {
-		t.Fatalf("%d packs after an hour", n)
+		t.Fatalf("%d packs after an hour, want 2", n)
 	}
 	want := map[string][]series.Sample{metric("up").String(): {f(window, 1), f(window+1, 3), f(window+series.WindowMillis+1, 2)}}
-	same(t, "in the end", b.read("a"), want)
+	same(t, "at the end", b.read("a"), want)
 }
 
 func TestSeriesLimit(t *testing.T) {
@@ -340,14 +340,14 @@ func TestSeriesLimit(t *testing.T) {
 	}
 	for _, want := range []string{"max_active_series", "2", `i="3"`} {
 		if !strings.Contains(out.String(), want) {
-			t.Errorf("%q does not name %s", out.String(), want)
+			t.Errorf("%q does not contain %s", out.String(), want)
 		}
 	}
 	if out := b.push("a", entry(metric("x", "i", "1"), f(now+1, 2))); out.Samples != 1 {
-		t.Error("a known series was rejected")
+		t.Error("an existing series was rejected")
 	}
 	if out := b.push("b", entry(metric("x", "i", "3"), f(now, 1))); out.Samples != 1 {
-		t.Error("another tenant felt the limit")
+		t.Error("the limit applied to another tenant")
 	}
 }
 
@@ -356,12 +356,12 @@ func TestDuplicates(t *testing.T) {
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("x"), f(now, 1)))
 	if out := b.push("a", entry(metric("x"), f(now, 1))); out.Samples != 1 || len(out.Rejections) != 0 {
-		t.Errorf("a repeated sample: %+v", out)
+		t.Errorf("repeated sample: %+v", out)
 	}
 	if out := b.push("a", entry(metric("x"), f(now, 2))); out.Samples != 1 || len(out.Rejections) != 0 {
-		t.Errorf("a conflicting sample: %+v", out)
+		t.Errorf("conflicting sample: %+v", out)
 	}
-	same(t, "in the end", b.read("a"), map[string][]series.Sample{metric("x").String(): {f(now, 2)}})
+	same(t, "at the end", b.read("a"), map[string][]series.Sample{metric("x").String(): {f(now, 2)}})
 }
 
 func TestTenantsDoNotMix(t *testing.T) {
@@ -372,7 +372,7 @@ func TestTenantsDoNotMix(t *testing.T) {
 		b.push("ab", entry(metric("other"), f(now, 2)))
 		for _, id := range []tenant.ID{"b", "", "A"} {
 			if got := b.read(id); len(got) != 0 {
-				t.Errorf("tenant %q sees %v", id, got)
+				t.Errorf("tenant %q reads %v", id, got)
 			}
 		}
 		same(t, "a", b.read("a"), map[string][]series.Sample{metric("secret").String(): {f(now, 1)}})
@@ -458,7 +458,7 @@ func checkMatchers(t *testing.T, b *bench, n int) {
 		t.Errorf("label names %v, %v", names, err)
 	}
 	if names, _, _ := b.ing.LabelNames(context.Background(), series.Request{Tenant: "a", MinTime: 0, MaxTime: 1000}); len(names) != 0 {
-		t.Errorf("label names outside the data's time: %v", names)
+		t.Errorf("label names outside the data's time range: %v", names)
 	}
 }
 
@@ -504,14 +504,14 @@ func TestExemplarRing(t *testing.T) {
 		}
 		for i, e := range got[0].Exemplars {
 			if e.Ts != want[i] {
-				t.Errorf("limit %d: exemplar %d is of %d, want %d", limit, i, e.Ts, want[i])
+				t.Errorf("limit %d: timestamp of exemplar %d = %d, want %d", limit, i, e.Ts, want[i])
 			}
 		}
 	}
 	for ts := range int64(7) {
 		for range 2 { // each is sent twice
 			if there, _ := r.add(ls, exemplar.Exemplar{Ts: ts, HasTs: true, Value: 1}, 5); !there {
-				t.Fatal("not kept")
+				t.Fatal("exemplar was dropped")
 			}
 		}
 	}
@@ -521,7 +521,7 @@ func TestExemplarRing(t *testing.T) {
 	r.add(ls, exemplar.Exemplar{Ts: 8, HasTs: true, Value: 1}, 4)
 	newest(4, 5, 6, 7, 8)
 	if there, _ := r.add(ls, exemplar.Exemplar{Ts: 9, HasTs: true}, 0); there {
-		t.Error("kept one with a limit of none")
+		t.Error("an exemplar was stored with a limit of 0")
 	}
 }
 
@@ -545,13 +545,13 @@ func TestRetentionDeletesPacks(t *testing.T) {
 	if err := b.ing.Sweep(); err != nil || b.ing.packCount() != 0 {
 		t.Fatalf("not swept: %d packs, %v", b.ing.packCount(), err)
 	}
-	it := series.Iterator(sel.Series[0].Chunks, nil) // a query that has begun goes on
+	it := series.Iterator(sel.Series[0].Chunks, nil) // a query in progress continues
 	if it.Next() != chunkenc.ValFloat {
-		t.Error("a query lost its pack")
+		t.Error("a query in progress cannot read its pack")
 	}
 	sel.Release()
 	if got := b.read("a"); len(got) != 0 {
-		t.Errorf("still there: %v", got)
+		t.Errorf("samples beyond retention: %v", got)
 	}
 }
 
@@ -594,11 +594,11 @@ func TestConcurrentPushSealAndSelect(t *testing.T) {
 	wg.Wait()
 	got := b.read("a")
 	if len(got) != 4*perWriter {
-		t.Fatalf("%d series", len(got))
+		t.Fatalf("%d series, want 200", len(got))
 	}
 	for key, samples := range got {
 		if len(samples) != rounds {
-			t.Errorf("series %s has %d samples", key, len(samples))
+			t.Errorf("series %s has %d samples, want 60", key, len(samples))
 		}
 	}
 }

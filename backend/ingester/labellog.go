@@ -10,33 +10,35 @@ import (
 )
 
 const (
-	// checkpointAfter is how long the labels of a series may be in one segment of
-	// the log only: about one scrape.
+	// checkpointAfter is how long the labels of a series may be in only one segment
+	// of the log: about one scrape interval.
 	checkpointAfter = 15 * time.Second
-	// sliceBytes bounds the labels of one slice of a checkpoint, about.
+	// sliceBytes is about the maximum size of the labels in one slice of a
+	// checkpoint.
 	sliceBytes = 256 << 10
 )
 
-// labelLog writes the labels of series into the log: in the record with which an
-// epoch first has the series, and once more in a later segment, beside the
-// pushes, so that damage to one of them costs no sample of other records.
+// labelLog writes the labels of series to the log twice: in the first record of an
+// epoch that has the series, and again in a later segment, concurrently with
+// pushes. Damage to one of the copies therefore does not affect the samples of
+// other records.
 type labelLog struct {
 	log *wal.Log
 	now func() time.Time
 
-	raw []byte // labels on their way into a record; guarded by the log's lock
+	raw []byte // labels being written to a record; guarded by the log's lock
 
-	one     sync.Mutex // one checkpoint at a time; taken before all others
-	mu      sync.Mutex // may be taken under the log's lock
-	present firstUses  // in the segment that is being written, or a later one follows
+	one     sync.Mutex // one checkpoint at a time; acquired before all others
+	mu      sync.Mutex // may be acquired while holding the log's lock
+	present firstUses  // first uses in the current segment, or in an earlier one if turn was not called since
 	earlier []firstUses
-	wake    chan struct{} // has a token when earlier may have something
+	wake    chan struct{} // has a token when earlier may not be empty
 }
 
-// firstUses are series whose labels are in one segment only.
+// firstUses are the series whose labels are only in one segment.
 type firstUses struct {
 	segment int
-	since   time.Time // of the first, while it is the present segment's
+	since   time.Time // time of the first use; valid while in present
 	series  map[*tenantHead][]*memSeries
 }
 
@@ -50,13 +52,13 @@ func (l *labelLog) put(dst []byte, list []*memSeries) []byte {
 	l.raw = putLabels(l.raw[:0], list)
 	dst = putCompressed(dst, sectionSeries, l.raw)
 	if cap(l.raw) > 4*sliceBytes {
-		l.raw = nil // one huge request must not pin its size
+		l.raw = nil // do not retain the buffer of one huge request
 	}
 	return dst
 }
 
-// used takes note of series whose labels are in the segment now. The caller holds
-// the log's lock.
+// used records series whose labels were just written to the segment. The caller
+// holds the log's lock.
 func (l *labelLog) used(th *tenantHead, list []*memSeries, segment int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,8 +69,8 @@ func (l *labelLog) used(th *tenantHead, list []*memSeries, segment int) {
 	l.present.series[th] = append(l.present.series[th], list...)
 }
 
-// turn moves what was used first in segments before the given one to where slices
-// are taken from. The caller holds l.mu.
+// turn moves first uses in segments before the given one from present to earlier.
+// The caller holds l.mu.
 func (l *labelLog) turn(segment int) {
 	if l.present.series == nil || l.present.segment >= segment {
 		return
@@ -81,7 +83,7 @@ func (l *labelLog) turn(segment int) {
 	}
 }
 
-// forget drops what waits for segments that are deleted: those below the given one.
+// forget drops the first uses in deleted segments: those below the given one.
 func (l *labelLog) forget(below int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,7 +95,7 @@ func (l *labelLog) forget(below int) {
 	}
 }
 
-// waiting reports how many series have their labels in one segment only.
+// waiting returns how many series have their labels in only one segment.
 func (l *labelLog) waiting() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,7 +109,7 @@ func (l *labelLog) waiting() int {
 }
 
 // overdue reports whether series have waited so long that a new segment should
-// be begun for their second labels.
+// begin for their second copy.
 func (l *labelLog) overdue(segment int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,7 +117,7 @@ func (l *labelLog) overdue(segment int) bool {
 	return l.present.series != nil && since(l.now(), l.present.since) >= checkpointAfter
 }
 
-// run writes checkpoints until ctx is done.
+// run writes checkpoints until ctx is done. It passes errors to failed.
 func (l *labelLog) run(ctx context.Context, failed func(error)) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -132,16 +134,17 @@ func (l *labelLog) run(ctx context.Context, failed func(error)) {
 	}
 }
 
-// pause holds checkpoints until the returned function is called: what a seal of
-// everything is about to delete needs no labels any more.
+// pause blocks checkpoints until the returned function is called. A seal of the
+// whole head pauses them, because the segments that it is about to delete need no
+// second copy.
 func (l *labelLog) pause() (resume func()) {
 	l.one.Lock()
 	return l.one.Unlock
 }
 
-// checkpoint writes the second labels of the series whose first are in a segment
-// before the present one. When some wait too long for the next segment, it
-// begins one.
+// checkpoint writes the second copy of labels whose first copy is in a segment
+// before the current one. If some wait too long for the next segment, it begins
+// one.
 func (l *labelLog) checkpoint(ctx context.Context) error {
 	l.one.Lock()
 	defer l.one.Unlock()
@@ -156,7 +159,7 @@ func (l *labelLog) checkpoint(ctx context.Context) error {
 	}
 	written, err := l.writeSlices(ctx)
 	if err == nil && len(written) > 0 {
-		// In a segment whose sync fails they may be missing.
+		// Labels may be missing in a segment whose sync fails.
 		err = l.log.SyncAll()
 	}
 	if err != nil {
@@ -166,7 +169,7 @@ func (l *labelLog) checkpoint(ctx context.Context) error {
 	return nil
 }
 
-// writeSlices appends all slices that are due, and returns them.
+// writeSlices appends all due slices and returns them, including one that failed.
 func (l *labelLog) writeSlices(ctx context.Context) (written []*labelSlice, err error) {
 	for ctx.Err() == nil {
 		s := l.slice()
@@ -182,7 +185,7 @@ func (l *labelLog) writeSlices(ctx context.Context) (written []*labelSlice, err 
 	return written, nil
 }
 
-// slice takes the next series out of those that wait; nil when none does.
+// slice removes and returns the next slice of waiting series, or nil if none wait.
 func (l *labelLog) slice() *labelSlice {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -204,7 +207,7 @@ func (l *labelLog) slice() *labelSlice {
 	return nil
 }
 
-// putBack has slices written again that may not be in the log.
+// putBack schedules slices that may not be in the log to be written again.
 func (l *labelLog) putBack(list []*labelSlice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -215,12 +218,12 @@ func (l *labelLog) putBack(list []*labelSlice) {
 	l.earlier = append(back, l.earlier...)
 }
 
-// labelSlice is a part of a checkpoint: a record with labels and nothing else.
+// labelSlice is a part of a checkpoint: a record with only labels.
 type labelSlice struct {
 	labels  *labelLog
 	th      *tenantHead
 	series  []*memSeries
-	segment int // of the first labels
+	segment int // segment of the first copy
 }
 
 // AppendTo implements wal.Record.

@@ -18,11 +18,11 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// loggedSeries is what one segment of a log has.
+// loggedSeries is the content of one segment of a log.
 type loggedSeries struct {
 	labelsOnly
 	labels map[uint64]string
-	used   map[uint64][]int64 // times of samples by reference
+	used   map[uint64][]int64 // timestamps of samples by reference
 }
 
 func (l *loggedSeries) tenant(tenant.ID) error { return nil }
@@ -37,7 +37,7 @@ func (l *loggedSeries) float(ref uint64, t int64, _ float64) error {
 	return nil
 }
 
-// logOf reads what the segments of the log have, and their epochs.
+// logOf returns the content of the log's segments, and their epochs.
 func (b *bench) logOf() (segments map[int]*loggedSeries, epochs map[int]int) {
 	b.t.Helper()
 	segments, epochs = map[int]*loggedSeries{}, map[int]int{}
@@ -55,8 +55,9 @@ func (b *bench) logOf() (segments map[int]*loggedSeries, epochs map[int]int) {
 	return segments, epochs
 }
 
-// checkLabels looks at every sample of the log that no seal covers: its labels are
-// in its epoch, at or before its segment, and after a checkpoint in two segments.
+// checkLabels checks every sample in the log that no seal covers: its labels must
+// be in its epoch, at or before its segment, and after a checkpoint in two
+// segments.
 func (b *bench) checkLabels(when string, twice bool) {
 	b.t.Helper()
 	segments, epochs := b.logOf()
@@ -79,7 +80,7 @@ func (b *bench) checkLabels(when string, twice bool) {
 				}
 			}
 			if !first {
-				b.t.Fatalf("%s: segment %d of epoch %d has a sample of series %d, and the epoch no labels of it up to there", when, number, epochs[number], ref)
+				b.t.Fatalf("%s: segment %d of epoch %d has a sample of series %d, but the epoch has no labels of it up to this segment", when, number, epochs[number], ref)
 			}
 			if twice && copies < 2 {
 				b.t.Fatalf("%s: the labels of series %d, with samples in segment %d of epoch %d, are in %d segments", when, ref, number, epochs[number], copies)
@@ -88,10 +89,10 @@ func (b *bench) checkLabels(when string, twice bool) {
 	}
 }
 
-// TestLabelsOfEveryEpoch: pushes, late samples, seals of windows and of
-// everything, seals that fail, borders of windows, full segments, syncs that fail
-// and crashes, in any order, with all covered segments deleted: no segment needs
-// labels of an older epoch, and after a checkpoint all labels are there twice.
+// TestLabelsOfEveryEpoch runs pushes, late samples, seals of windows and of the
+// whole head, failing seals, borders of windows, full segments, failing syncs and
+// crashes in any order, deleting all covered segments: no segment may need labels
+// of an older epoch, and after a checkpoint all labels must be in two segments.
 func TestLabelsOfEveryEpoch(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -127,7 +128,7 @@ func TestLabelsOfEveryEpoch(t *testing.T) {
 					push()
 					b.failingSeal(func() {
 						if err := b.ing.Flush(); err == nil {
-							t.Fatal("the seal did not fail")
+							t.Fatal("the seal succeeded")
 						}
 					})
 				},
@@ -151,7 +152,7 @@ func (b *bench) must(err error) {
 	}
 }
 
-// failingSeal runs fn while no pack can be written.
+// failingSeal runs fn while packs cannot be written.
 func (b *bench) failingSeal(fn func()) {
 	b.t.Helper()
 	dir := b.dir + "/l0"
@@ -164,7 +165,8 @@ func (b *bench) failingSeal(fn func()) {
 	b.must(os.Rename(dir+".away", dir))
 }
 
-// checkSamples compares what tenant a reads with samples by series and time.
+// checkSamples compares the samples of tenant a with the expected ones by series
+// and timestamp.
 func (b *bench) checkSamples(want map[string]map[int64]float64) {
 	b.t.Helper()
 	got := b.read("a")
@@ -184,8 +186,8 @@ func (b *bench) checkSamples(want map[string]map[int64]float64) {
 	}
 }
 
-// TestDamageToAnyRecord: with the labels written twice, damage to one record costs
-// the samples of that record and nothing else, whichever it is.
+// TestDamageToAnyRecord checks that if labels are in two segments, damage to any
+// one record loses only the samples of that record.
 func TestDamageToAnyRecord(t *testing.T) {
 	write := func(b *bench) (want []string) {
 		for i := range 4 {
@@ -232,9 +234,9 @@ func TestDamageToAnyRecord(t *testing.T) {
 	}
 }
 
-// TestSamplesWithoutLabels: where damage has cost all labels of samples, reads of
-// their tenant and time fail until an operator accepts the loss, also after the
-// log is gone, and nothing else fails.
+// TestSamplesWithoutLabels checks that if damage lost all labels of samples, reads
+// of their tenant and time fail until an operator accepts the loss, also after the
+// log is deleted, and other reads do not fail.
 func TestSamplesWithoutLabels(t *testing.T) {
 	b := newBench(t)
 	day := series.Day(b.now.UnixMilli())
@@ -257,41 +259,42 @@ func TestSamplesWithoutLabels(t *testing.T) {
 			return err
 		}
 		if err := read("hurt", lost.T-1, lost.T); errors.Is(err, series.ErrLost) != wantLost {
-			t.Errorf("%s: a read of the lost time: %v", when, err)
+			t.Errorf("%s: read of the lost time: %v", when, err)
 		}
 		if err := read("hurt", lost.T+1, lost.T+1000); err != nil {
-			t.Errorf("%s: a read of another time: %v", when, err)
+			t.Errorf("%s: read of another time: %v", when, err)
 		}
 		if err := read("other", 0, series.MaxTime); err != nil {
-			t.Errorf("%s: a read of another tenant: %v", when, err)
+			t.Errorf("%s: read of another tenant: %v", when, err)
 		}
 	}
 	check("after the crash", true)
 	b.must(b.ing.Flush())
 	b.crash()
-	check("after the log is gone", true)
+	check("after the log is deleted", true)
 	if n, err := b.ing.AcceptLoss(day + 1); n != 0 || err != nil {
-		t.Errorf("another day: %d, %v", n, err)
+		t.Errorf("accepted for another day: %d, %v", n, err)
 	}
 	check("another day was accepted", true)
 	if n, err := b.ing.AcceptLoss(day); n != 1 || err != nil {
-		t.Errorf("accepted %d, %v", n, err)
+		t.Errorf("accepted: %d, %v, want 1", n, err)
 	}
-	check("it was accepted", false)
+	check("after the loss was accepted", false)
 	b.crash()
 	check("after another start", false)
 }
 
-// TestDamageWithReplicas: an ingester of several says which windows are damaged.
+// TestDamageWithReplicas checks that an ingester with replicas reports damaged
+// windows.
 func TestDamageWithReplicas(t *testing.T) {
 	b := &bench{t: t, dir: t.TempDir(), replicas: 3}
-	var told []int64
+	var reported []int64
 	failing := false
 	b.damaged = func(_ context.Context, windows []int64) error {
 		if failing {
-			return errors.New("the long-term store is not there")
+			return errors.New("long-term store unavailable")
 		}
-		told = windows
+		reported = windows
 		return nil
 	}
 	b.set(time.UnixMilli(1_700_000_000_000))
@@ -303,22 +306,22 @@ func TestDamageWithReplicas(t *testing.T) {
 	b.damage(b.ing.log.Segment(), 0)
 	failing = true
 	if _, err := Open(context.Background(), b.options()); err == nil {
-		t.Error("the start went on although the loss could not be recorded")
+		t.Error("the start succeeded although the loss could not be recorded")
 	}
 	failing = false
 	b.crash()
-	// The damaged record is beside the one that is left, which has no labels now. The
-	// windows in which the file was written are told, too.
-	if want := series.WindowStart(now - series.WindowMillis); !slices.Contains(told, want) {
-		t.Errorf("told %v, want %d", told, want)
+	// The damaged record is next to the remaining one, which has no labels now. The
+	// windows in which the file was written are reported too.
+	if want := series.WindowStart(now - series.WindowMillis); !slices.Contains(reported, want) {
+		t.Errorf("reported windows %v, want %d among them", reported, want)
 	}
 	if got := b.read("a"); len(got) != 0 {
 		t.Errorf("read %v", got)
 	}
 }
 
-// TestOldLog: the log of a version before the format PLWAL002 is replayed, with
-// damage as without, and what is written after it is, too.
+// TestOldLog checks that a log in the format PLWAL001 is replayed, with and without
+// damage, and so are records written after it.
 func TestOldLog(t *testing.T) {
 	b := newBench(t)
 	b.must(b.ing.Close())
@@ -328,7 +331,7 @@ func TestOldLog(t *testing.T) {
 	b.must(os.MkdirAll(b.dir+"/wal", 0o700))
 	b.must(os.WriteFile(b.logPath(1), data, 0o600))
 	b.open()
-	start := int64(1_700_000_000_000) // as the old version's test had it
+	start := int64(1_700_000_000_000) // as in the test of the old version
 	want := map[string]map[int64]float64{}
 	for i := range 50 {
 		name := metric("m", "i", fmt.Sprint(i%7)).String()
@@ -351,6 +354,6 @@ func TestOldLog(t *testing.T) {
 	b.crash()
 	b.checkSamples(want)
 	if _, err := os.Stat(b.logPath(1)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the old segment is there after a seal: %v", err)
+		t.Errorf("the old segment exists after a seal: %v", err)
 	}
 }

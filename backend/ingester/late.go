@@ -8,23 +8,23 @@ import (
 )
 
 const (
-	// maxLate is how many out-of-order samples of a series wait in the clear
-	// before they are encoded into chunks of their own.
+	// maxLate is the number of out-of-order samples of a series that are buffered
+	// uncompressed before they are encoded into chunks.
 	maxLate = 128
-	// maxLateChunks is at how many chunks of out-of-order samples those of a
-	// sub-chunk's time are joined.
+	// maxLateChunks is the number of chunks of out-of-order samples in the time of
+	// one sub-chunk at which they are joined.
 	maxLateChunks = 64
 )
 
-// rareState is what few series have: samples that came out of order or replace
-// another one of their time, and chunks that are being sealed.
+// rareState is the state that few series have: samples that arrived out of order or
+// replace another sample with the same timestamp, and chunks that are being sealed.
 type rareState struct {
-	late     []floatSample   // floats, as they came; each time once in late and lateHist together
+	late     []floatSample   // floats in order of arrival; late and lateHist together have each timestamp once
 	lateHist []series.Sample // native histograms
-	chunks   lateChunks      // of those that came before
-	sealing  []series.Chunk  // being written to a pack, still served from here
+	chunks   lateChunks      // encoded out-of-order samples
+	sealing  []series.Chunk  // being written to a pack, still read from here
 
-	lateBytes int64 // of the histograms of lateHist
+	lateBytes int64 // bytes of the histograms in lateHist
 }
 
 type floatSample struct {
@@ -32,10 +32,10 @@ type floatSample struct {
 	v float64
 }
 
-// waiting is how many out-of-order samples wait to be encoded.
+// waiting returns the number of out-of-order samples that are not encoded yet.
 func (r *rareState) waiting() int { return len(r.late) + len(r.lateHist) }
 
-// at returns the waiting sample at t.
+// at returns the buffered sample at t.
 func (r *rareState) at(t int64) (series.Sample, bool) {
 	for i := range r.late {
 		if r.late[i].t == t {
@@ -50,7 +50,7 @@ func (r *rareState) at(t int64) (series.Sample, bool) {
 	return series.Sample{}, false
 }
 
-// drop removes the waiting sample at t.
+// drop removes the buffered sample at t.
 func (r *rareState) drop(t int64) {
 	r.late = slices.DeleteFunc(r.late, func(f floatSample) bool { return f.t == t })
 	r.lateHist = slices.DeleteFunc(r.lateHist, func(h series.Sample) bool {
@@ -62,8 +62,8 @@ func (r *rareState) drop(t int64) {
 	})
 }
 
-// keep adds a waiting sample. The slices of a histogram are its request's, which
-// may have room for many more.
+// keep adds a sample to the buffer. It copies histograms: their slices belong to
+// the request and may have much spare capacity.
 func (r *rareState) keep(smp *series.Sample) {
 	if !smp.IsHistogram() {
 		r.late = append(r.late, floatSample{smp.T, smp.V})
@@ -79,7 +79,7 @@ func (r *rareState) keep(smp *series.Sample) {
 	r.lateBytes += sampleSize(&kept)
 }
 
-// encode moves the waiting samples into chunks.
+// encode encodes the buffered samples into chunks and empties the buffer.
 func (r *rareState) encode() error {
 	chunks, err := r.encoded()
 	if err != nil {
@@ -89,13 +89,13 @@ func (r *rareState) encode() error {
 	return r.chunks.add(chunks)
 }
 
-// encoded sorts and encodes the waiting samples, and leaves them as they are.
+// encoded returns the buffered samples as chunks, and does not change the buffer.
 func (r *rareState) encoded() ([]series.Chunk, error) {
 	samples := make([]series.Sample, 0, r.waiting())
 	for _, f := range r.late {
 		samples = append(samples, series.Sample{T: f.t, V: f.v})
 	}
-	for _, h := range r.lateHist { // the encoder may change a histogram
+	for _, h := range r.lateHist { // copy: the encoder may change a histogram
 		if h.H != nil {
 			h.H = h.H.Copy()
 		} else {
@@ -107,25 +107,25 @@ func (r *rareState) encoded() ([]series.Chunk, error) {
 	return series.Encode(samples)
 }
 
-// lateChunks are chunks of out-of-order samples, in no order. Those of one
-// sub-chunk's time are joined when they become many, so that what conflicts at
-// one time, or comes again and again, does not add up.
+// lateChunks are chunks of out-of-order samples, in no particular order. When there
+// are many chunks in the time of one sub-chunk, they are joined, so that
+// conflicting or repeated samples do not accumulate.
 type lateChunks struct {
 	list  []series.Chunk
 	parts map[int64]latePart // by start of the sub-chunk
 }
 
-// latePart counts the chunks of a sub-chunk's time.
+// latePart counts the chunks in the time of one sub-chunk.
 type latePart struct{ chunks, joinAt int }
 
-// latePartBytes is what an entry of lateChunks.parts takes.
+// latePartBytes is the size of an entry of lateChunks.parts.
 const latePartBytes = 60
 
 func (l *lateChunks) add(chunks []series.Chunk) error {
 	if len(chunks) > 0 && l.parts == nil {
 		l.parts = map[int64]latePart{}
 	}
-	l.list = append(l.list, chunks...) // all of them, before anything can fail
+	l.list = append(l.list, chunks...) // add all chunks before an error is possible
 	for _, c := range chunks {
 		start := series.SubChunkStart(c.MinTime)
 		p := l.parts[start]
@@ -142,7 +142,8 @@ func (l *lateChunks) add(chunks []series.Chunk) error {
 	return nil
 }
 
-// join makes one run of the chunks of a sub-chunk's time.
+// join merges the chunks in the time of one sub-chunk into a sequence without
+// overlaps.
 func (l *lateChunks) join(start int64) error {
 	of := func(c series.Chunk) bool { return series.SubChunkStart(c.MinTime) == start }
 	var part []series.Chunk
@@ -156,12 +157,12 @@ func (l *lateChunks) join(start int64) error {
 		return err
 	}
 	l.list = append(slices.DeleteFunc(l.list, of), joined...)
-	// Samples that change their type all the time stay many chunks.
+	// Samples that keep changing their type need many chunks even after a join.
 	l.parts[start] = latePart{chunks: len(joined), joinAt: max(maxLateChunks, 2*len(joined))}
 	return nil
 }
 
-// take moves out the chunks that are wanted.
+// take removes and returns the chunks for which wanted returns true.
 func (l *lateChunks) take(wanted func(*series.Chunk) bool) []series.Chunk {
 	var out, kept []series.Chunk
 	for i := range l.list {
@@ -187,8 +188,8 @@ func (l *lateChunks) take(wanted func(*series.Chunk) bool) []series.Chunk {
 	return out
 }
 
-// eachChunk calls f with every chunk of the series, the open one included. f does
-// not keep it.
+// eachChunk calls f with every chunk of the series, including the open one. f must
+// not retain it.
 func (s *memSeries) eachChunk(f func(*series.Chunk)) {
 	if c, ok := s.in.View(); ok {
 		f(&c)
@@ -196,7 +197,7 @@ func (s *memSeries) eachChunk(f func(*series.Chunk)) {
 	s.eachClosed(f)
 }
 
-// eachClosed calls f with every chunk but the open one. f does not change them.
+// eachClosed calls f with every chunk except the open one. f must not change it.
 func (s *memSeries) eachClosed(f func(*series.Chunk)) {
 	done := s.in.Done()
 	for i := range done {
@@ -213,35 +214,35 @@ func (s *memSeries) eachClosed(f func(*series.Chunk)) {
 	}
 }
 
-// standing says what append would do with a sample that is not newer than all
-// others.
-func (s *memSeries) standing(smp *series.Sample, f *finder) (appendResult, error) {
+// lateResult returns the result that append would have for a sample that is not newer
+// than all others, without changing the series.
+func (s *memSeries) lateResult(smp *series.Sample, f *finder) (appendResult, error) {
 	if s.rare != nil {
 		if old, ok := s.rare.at(smp.T); ok {
-			return against(smp, &old), nil
+			return compareAt(smp, &old), nil
 		}
 	}
 	old, ok, err := f.find(s, smp.T)
 	if err != nil || !ok {
 		return appended, err
 	}
-	return against(smp, &old), nil
+	return compareAt(smp, &old), nil
 }
 
-// adds reports whether a sample changes anything. One that cannot be told does.
+// adds reports whether appending a sample would change the series, or might.
 func (s *memSeries) adds(smp *series.Sample, f *finder) bool {
 	if smp.T > s.lastT {
 		return true
 	}
-	result, err := s.standing(smp, f)
+	result, err := s.lateResult(smp, f)
 	return err != nil || result == appended || result == replaced
 }
 
-// appendLate takes a sample that is not newer than all others. Where the head has
-// one at its time, the one that wins is kept.
+// appendLate appends a sample that is not newer than all others. If the head has a
+// sample with the same timestamp, the winning one is stored.
 func (s *memSeries) appendLate(smp *series.Sample, f *finder) (appendResult, error) {
-	result, err := s.standing(smp, f)
-	if err != nil || result == duplicate || result == loses {
+	result, err := s.lateResult(smp, f)
+	if err != nil || result == duplicate || result == superseded {
 		return result, err
 	}
 	if s.rare == nil {
@@ -249,7 +250,7 @@ func (s *memSeries) appendLate(smp *series.Sample, f *finder) (appendResult, err
 	}
 	waiting := s.rare.waiting()
 	if result == replaced {
-		s.rare.drop(smp.T) // if it is there, and not in a chunk
+		s.rare.drop(smp.T) // if it is in the buffer, and not in a chunk
 	}
 	s.rare.keep(smp)
 	if smp.IsHistogram() || s.budget.Load() != nil {
@@ -262,13 +263,13 @@ func (s *memSeries) appendLate(smp *series.Sample, f *finder) (appendResult, err
 	return result, s.rare.encode()
 }
 
-// against compares a sample with the one at its time.
-func against(smp, old *series.Sample) appendResult {
+// compareAt compares a sample with the existing one at the same timestamp.
+func compareAt(smp, old *series.Sample) appendResult {
 	switch c := series.Compare(smp, old); {
 	case c > 0:
 		return replaced
 	case c < 0:
-		return loses
+		return superseded
 	}
 	return duplicate
 }

@@ -22,14 +22,14 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// BenchmarkLog writes the log of series of nine labels and 200 bytes of text with
-// a sample every 15 seconds, as pushes of 2,000 do, and replays it. It reports
-// bytes of log for a sample, samples replayed in a second of CPU time, seconds
-// until the ingester is open and until a query of 100 series is answered, and the
-// most memory that the process had. LOG_SERIES and LOG_ROUNDS set the size (20,000
-// and 100), LOG_REPLACED which part of the series is replaced by others (0),
-// LOG_VALUES=random takes values that cannot be made shorter, and LOG_DIR keeps
-// the log in a data directory.
+// BenchmarkLog writes the log of series with nine labels and 200 bytes of text,
+// with a sample every 15 seconds in pushes of 2,000, and replays it. It reports the
+// bytes of log per sample, the samples replayed per second of CPU time, the seconds
+// until the ingester is open and until a query of 100 series returns, and the peak
+// memory of the process. LOG_SERIES and LOG_ROUNDS set the size (20,000 and 100),
+// LOG_REPLACED the part of the series that is replaced by others (0).
+// LOG_VALUES=random uses incompressible values, and LOG_DIR is a data directory in
+// which the log is kept.
 func BenchmarkLog(b *testing.B) {
 	number := func(name string, otherwise float64) float64 {
 		v, err := strconv.ParseFloat(os.Getenv(name), 64)
@@ -55,7 +55,7 @@ func BenchmarkLog(b *testing.B) {
 	}
 }
 
-// report replays the log and reports what that took.
+// report replays the log and reports the measurements.
 func report(b *testing.B, dir string, now time.Time, samples, written int64) {
 	b.Helper()
 	cpu, begun := cpuTime(), time.Now()
@@ -79,7 +79,8 @@ func report(b *testing.B, dir string, now time.Time, samples, written int64) {
 	b.ReportMetric(float64(peakMemory())/1e6, "MB-peak")
 }
 
-// logWriter writes a log as an ingester would, without keeping the samples.
+// logWriter writes a log as an ingester would, without keeping the samples in
+// memory.
 type logWriter struct {
 	series, rounds int
 	replaced       float64
@@ -88,7 +89,7 @@ type logWriter struct {
 
 func (w *logWriter) samples() int64 { return int64(w.series) * int64(w.rounds) }
 
-// write returns how many bytes it wrote.
+// write writes the log and returns its size in bytes.
 func (w *logWriter) write(dir string, start time.Time) (int64, error) {
 	log, err := wal.Open(dir, wal.Options{})
 	if err != nil {
@@ -143,7 +144,8 @@ func (w *logWriter) newSeries(i, n int) *memSeries {
 	return newMemSeries(ls, ls.Hash(), uint64(n+1))
 }
 
-// value is of a counter, a gauge that moves seldom, or a measured number.
+// value returns a value of a counter, of a gauge that rarely changes, or of a
+// measurement.
 func (w *logWriter) value(rng *rand.Rand, i, round int) float64 {
 	switch {
 	case w.random || i%4 == 0:
@@ -163,7 +165,7 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// peakMemory is the most resident memory that the process had, in bytes.
+// peakMemory returns the peak resident memory of the process in bytes.
 func peakMemory() int64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// failingDisk is a disk of the log that has no room for new files, or on which
-// neither writing nor removing works.
+// failingDisk is a wal.Disk that has no space for new files (full), or on which
+// writing and removing fail (broken).
 type failingDisk struct {
 	wal.Disk
 	full, broken atomic.Bool
@@ -78,8 +78,8 @@ func (b *bench) readError(id tenant.ID) error {
 	return err
 }
 
-// TestAcceptedLossStaysAccepted: an accepted loss is not found again by the next
-// replay of the same log.
+// TestAcceptedLossStaysAccepted checks that an accepted loss stays accepted after
+// the next replay of the same log.
 func TestAcceptedLossStaysAccepted(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -88,7 +88,7 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 	b.damage(b.ing.log.Segment(), 0)
 	b.crash()
 	if err := b.readError("a"); !errors.Is(err, series.ErrLost) {
-		t.Fatalf("the loss is not told: %v", err)
+		t.Fatalf("the loss is not reported: %v", err)
 	}
 	if n, err := b.ing.AcceptLoss(series.Day(now)); n != 1 || err != nil {
 		t.Fatal(n, err)
@@ -101,29 +101,30 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 		b.must(b.ing.Flush())
 	}
 	if n := len(b.ing.losses.list); n != 0 {
-		t.Errorf("%d accepted losses are remembered although the log is gone", n)
+		t.Errorf("%d accepted losses are in the list although the log is deleted", n)
 	}
 }
 
-// TestDamageToTheOnlyRecord: with replicas, a damaged record marks the windows in
-// which its segment was written, if nothing else tells its time.
+// TestDamageToTheOnlyRecord checks that with replicas, a damaged record marks the
+// windows in which its segment was written, if no other record has its time.
 func TestDamageToTheOnlyRecord(t *testing.T) {
 	b := &bench{t: t, dir: t.TempDir(), replicas: 3, lim: limits.Default()}
-	var told []int64
-	b.damaged = func(_ context.Context, windows []int64) error { told = windows; return nil }
+	var reported []int64
+	b.damaged = func(_ context.Context, windows []int64) error { reported = windows; return nil }
 	b.set(time.Now())
 	b.open()
 	t.Cleanup(func() { _ = b.ing.Close() })
 	b.push("a", entry(metric("m"), f(b.now.UnixMilli(), 1)))
 	b.damage(b.ing.log.Segment(), 0)
 	b.crash()
-	if !slices.Contains(told, series.WindowStart(b.now.UnixMilli())) {
-		t.Errorf("told %v", told)
+	if !slices.Contains(reported, series.WindowStart(b.now.UnixMilli())) {
+		t.Errorf("reported windows %v", reported)
 	}
 }
 
-// TestReferencesAreNotUsedTwice: a reference whose labels are damaged is not given
-// to another tenant's series, which would get the samples if sealed.json is lost.
+// TestReferencesAreNotUsedTwice checks that a reference whose labels are damaged is
+// not assigned to another tenant's series, which would get the samples if
+// sealed.json is lost.
 func TestReferencesAreNotUsedTwice(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -143,11 +144,11 @@ func TestReferencesAreNotUsedTwice(t *testing.T) {
 	same(t, "the other tenant", b.read("other"), map[string][]series.Sample{metric("of_other").String(): {f(now, 7)}})
 }
 
-// TestCheckpointInAFailedSegment: second labels in a segment whose sync failed are
-// written again.
+// TestCheckpointInAFailedSegment checks that the second copy of labels in a segment
+// whose sync failed is written again.
 func TestCheckpointInAFailedSegment(t *testing.T) {
 	b, disk := newFaultyBench(t, 1)
-	b.ing.background.Stop() // what writes checkpoints, too
+	b.ing.background.Stop() // otherwise it would write checkpoints too
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("m"), f(now, 1)))
 	b.push("a", entry(metric("m"), f(now+1, 2)))
@@ -158,7 +159,7 @@ func TestCheckpointInAFailedSegment(t *testing.T) {
 	b.ing.labels.overdue(b.ing.log.Segment())
 	disk.FailSyncs(1)
 	if err := b.ing.labels.checkpoint(t.Context()); err == nil {
-		t.Fatal("the checkpoint did not see that its sync failed")
+		t.Fatal("the checkpoint succeeded although its sync failed")
 	}
 	b.push("a", entry(metric("more"), f(now+2, 3))) // in the next segment
 	b.checkpoint()
@@ -171,9 +172,9 @@ func TestCheckpointInAFailedSegment(t *testing.T) {
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now + 1: 2}, metric("more").String(): {now + 2: 3}})
 }
 
-// TestSegmentInTheWay: a segment that could neither be begun nor removed does not
-// stop the log once the disk works again.
-func TestSegmentInTheWay(t *testing.T) {
+// TestExistingSegmentFile checks that a segment that could neither be begun nor removed
+// does not block the log once the disk works again.
+func TestExistingSegmentFile(t *testing.T) {
 	b, d := newFailingBench(t)
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("m"), f(now, 1)))
@@ -184,16 +185,16 @@ func TestSegmentInTheWay(t *testing.T) {
 	d.broken.Store(false)
 	b.push("a", entry(metric("m"), f(now+1, 2)))
 	if _, err := b.ing.log.Cut(); err != nil {
-		t.Errorf("the disk works again: %v", err)
+		t.Errorf("cut after the disk works again: %v", err)
 	}
 	b.push("a", entry(metric("m"), f(now+2, 3)))
 	b.crash()
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now: 1, now + 1: 2, now + 2: 3}})
 }
 
-// TestFullDiskIsFreed: a seal deletes the log although there is no room to write
-// exemplars again, which are forgotten with the next start.
-func TestFullDiskIsFreed(t *testing.T) {
+// TestSealDeletesLogOnFullDisk checks that a seal deletes the log although there is no space
+// to write exemplars again, which are lost at the next start.
+func TestSealDeletesLogOnFullDisk(t *testing.T) {
 	b, d := newFailingBench(t)
 	e := entry(metric("m"), f(b.now.UnixMilli(), 1))
 	e.Exemplars = []exemplar.Exemplar{{Labels: labels.FromStrings("trace_id", "x"), Ts: b.now.UnixMilli(), HasTs: true, Value: 1}}
@@ -202,11 +203,12 @@ func TestFullDiskIsFreed(t *testing.T) {
 	b.crash()
 	b.must(b.ing.Flush())
 	if left, err := wal.Segments(filepath.Join(b.dir, "wal")); err != nil || len(left) != 0 {
-		t.Errorf("segments %v are left, %v", left, err)
+		t.Errorf("segments %v are left, error %v", left, err)
 	}
 }
 
-// TestClockAhead: a clock that was years ahead for a moment does not keep the log.
+// TestClockAhead checks that a clock that was years ahead for a moment does not
+// prevent the deletion of the log.
 func TestClockAhead(t *testing.T) {
 	b := newBench(t)
 	right := b.now
@@ -226,13 +228,13 @@ func TestClockAhead(t *testing.T) {
 		}
 	}
 	if age := b.now.UnixMilli() - oldest; age > 6*time.Hour.Milliseconds() {
-		t.Errorf("the log has samples of %v ago", time.Duration(age)*time.Millisecond)
+		t.Errorf("the log has samples that are %v old", time.Duration(age)*time.Millisecond)
 	}
 }
 
-// TestRejectedExemplarsStayAway: an exemplar that was dropped as out of order does
-// not come back with a replay.
-func TestRejectedExemplarsStayAway(t *testing.T) {
+// TestRejectedExemplarsAreNotReplayed checks that a replay does not restore an exemplar
+// that was dropped as out of order.
+func TestRejectedExemplarsAreNotReplayed(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
 	for i, at := range []int64{now, now - 1000} {
@@ -242,6 +244,6 @@ func TestRejectedExemplarsStayAway(t *testing.T) {
 	}
 	b.crash()
 	if n := len(b.ing.head("a", false).exemplars.inOrder()); n != 1 {
-		t.Errorf("%d exemplars", n)
+		t.Errorf("%d exemplars, want 1", n)
 	}
 }

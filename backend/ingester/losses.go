@@ -17,21 +17,21 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// loss is what a tenant lost of one UTC day.
+// loss describes the samples that a tenant lost in one UTC day.
 type loss struct {
 	Tenant  tenant.ID `json:"tenant"`
 	Day     int64     `json:"day"`
 	MinTime int64     `json:"min_time_ms"`
 	MaxTime int64     `json:"max_time_ms"`
 	Samples int       `json:"samples"`
-	// Accepted losses are kept while replay finds them: the log is there until it is
-	// sealed.
+	// Accepted losses stay in the list as long as replay finds them: the damaged log
+	// exists until it is sealed.
 	Accepted bool `json:"accepted,omitempty"`
 }
 
-// lossSet has the losses of an ingester without replicas, on disk too: the log in
-// which they were found is deleted once it is sealed. It is bounded by the days
-// and tenants of one log.
+// lossSet is the list of losses of an ingester without replicas. It is stored on
+// disk, because the log in which the losses were found is deleted once it is
+// sealed. Its size is bounded by the days and tenants in one log.
 type lossSet struct {
 	path string
 
@@ -49,13 +49,13 @@ func openLosses(path string) (*lossSet, error) {
 		err = json.Unmarshal(data, &l.list)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what was lost with the write-ahead log: %s: %w; removing the file accepts the loss", path, err)
+		return nil, fmt.Errorf("read the list of samples lost with the write-ahead log: %s: %w; to accept the loss, remove the file", path, err)
 	}
 	return l, nil
 }
 
-// replayed records what a replay found before the start goes on. Finding losses
-// again changes nothing; accepted ones that it did not find are forgotten.
+// replayed records the losses that a replay found. It is idempotent. Accepted
+// losses that the replay did not find are removed.
 func (l *lossSet) replayed(found []loss) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,7 +73,7 @@ func (l *lossSet) replayed(found []loss) error {
 			continue
 		}
 		o := &l.list[at]
-		o.Accepted = o.Accepted && f.Samples <= o.Samples // it has become no more
+		o.Accepted = o.Accepted && f.Samples <= o.Samples // stay accepted if the loss did not grow
 		o.MinTime, o.MaxTime, o.Samples = min(o.MinTime, f.MinTime), max(o.MaxTime, f.MaxTime), max(o.Samples, f.Samples)
 	}
 	return l.save()
@@ -81,12 +81,12 @@ func (l *lossSet) replayed(found []loss) error {
 
 func (l *lossSet) save() error {
 	if err := writeJSON(l.path, l.list); err != nil {
-		return fmt.Errorf("record what was lost with the write-ahead log: %w", err)
+		return fmt.Errorf("write the list of samples lost with the write-ahead log: %w", err)
 	}
 	return nil
 }
 
-// check returns series.ErrLost when samples of the tenant in [mint, maxt] were lost.
+// check returns series.ErrLost if samples of the tenant in [mint, maxt] were lost.
 func (l *lossSet) check(id tenant.ID, mint, maxt int64) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -98,8 +98,9 @@ func (l *lossSet) check(id tenant.ID, mint, maxt int64) error {
 	return nil
 }
 
-// AcceptLoss lets queries go on that fail for samples of a UTC day that were lost
-// with the log. It returns of how many tenants there were some.
+// AcceptLoss accepts the loss of the samples of a UTC day that were lost with the
+// log, so that queries for them no longer fail. It returns the number of tenants
+// with such losses.
 func (ing *Ingester) AcceptLoss(day int64) (int, error) {
 	l := ing.losses
 	l.mu.Lock()
@@ -122,10 +123,10 @@ func (ing *Ingester) AcceptLoss(day int64) (int, error) {
 	return n, nil
 }
 
-// recordLosses makes sure that what replay found damaged is not forgotten. With
-// replicas the windows are marked as lost, as those of a lost disk are: others
-// have the samples. Without, queries of tenants fail for the times of samples
-// that the log has and nobody can name.
+// recordLosses persists the damage that a replay found. With replicas it marks the
+// windows as lost, as those of a lost disk, because replicas have the samples.
+// Without replicas, queries fail for the times of samples that are in the log but
+// whose series is unknown.
 func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.Damage) error {
 	if ing.opts.Replication > 1 {
 		windows := r.damagedWindows(damage)
@@ -143,9 +144,10 @@ func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.D
 	return ing.losses.replayed(found)
 }
 
-// damagedWindows are the starts of the windows of samples without labels, and of
-// all samples beside a damaged record: its own cannot be known. A segment may have
-// no other, so the time at which it was last written counts, too.
+// damagedWindows returns the starts of the windows of samples without labels, and
+// of all samples in the segments next to a damaged record, because the record's own
+// times are unknown. The segment may have no other record, so the two hours before
+// its last modification are included too.
 func (r *replay) damagedWindows(damage []wal.Damage) []int64 {
 	windows := map[int64]bool{}
 	for _, days := range r.orphans {
@@ -170,14 +172,14 @@ func (r *replay) damagedWindows(damage []wal.Damage) []int64 {
 	return slices.Sorted(maps.Keys(windows))
 }
 
-// addWindows adds the windows from one time to another.
+// addWindows adds the windows from mint to maxt.
 func addWindows(windows map[int64]bool, mint, maxt int64) {
 	for w := series.WindowStart(mint); w <= maxt; w += series.WindowMillis {
 		windows[w] = true
 	}
 }
 
-// orphans are samples of a tenant and day whose labels are lost.
+// orphans counts the samples of a tenant and day whose labels are lost.
 type orphans struct {
 	samples  int
 	min, max int64
@@ -197,8 +199,8 @@ func (r *replay) orphan(t int64) {
 	o.samples, o.min, o.max = o.samples+1, min(o.min, t), max(o.max, t)
 }
 
-// nearBounds widens the times of the segment, without those of the far future: a
-// damaged record is not taken for one of them.
+// nearBounds extends the time range of the current segment, except by times in the
+// far future: damaged records are assumed not to have those.
 func (r *replay) nearBounds(t int64) {
 	if t >= r.far || t < r.far-maxDamageAge {
 		return
@@ -207,9 +209,9 @@ func (r *replay) nearBounds(t int64) {
 	b.min, b.max = min(b.min, t), max(b.max, t)
 }
 
-// maxDamageAge is how old samples beside a damaged record may be for its windows
-// to be marked: an import of years must not mark years.
+// maxDamageAge is the maximum age of samples near a damaged record whose windows are
+// marked as lost, so that an import of old samples does not mark years.
 const maxDamageAge = 64 * series.DayMillis
 
-// segmentBounds are the first and last time of a segment.
+// segmentBounds are the first and last timestamp in a segment.
 type segmentBounds struct{ min, max int64 }

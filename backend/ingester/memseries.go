@@ -12,18 +12,17 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// memSeries is one series in the head: its open chunk, its closed chunks that
-// are not yet sealed, and, seldom, out-of-order samples and chunks that are
-// being sealed.
+// memSeries is one series in the head: its open chunk, closed chunks that are not
+// sealed yet, and, rarely, out-of-order samples and chunks that are being sealed.
 type memSeries struct {
 	labels labels.Labels
 	hash   uint64
-	ref    uint64     // names the series in the write-ahead log
-	next   *memSeries // another series of the same hash
+	ref    uint64     // identifies the series in the write-ahead log
+	next   *memSeries // next series with the same hash
 
-	loggedIn int32 // the last epoch of the log that has the labels; guarded by the log's lock
+	loggedIn int32 // last epoch of the log that has the labels; guarded by the log's lock
 
-	established bool // accepted beyond the share of a full head; never changes
+	established bool // accepted in a full head beyond its tenant's share; never changes
 
 	mu    sync.Mutex
 	lastT int64 // newest in-order sample; math.MinInt64 before the first
@@ -33,8 +32,8 @@ type memSeries struct {
 
 	budget atomic.Pointer[chunkBudget] // nil for series of floats
 
-	// What the account has of the series, and of which open chunk and how many
-	// closed ones. Guarded by mu.
+	// Bytes counted in the account, and the capacity of the open chunk and the number
+	// of closed chunks when they were counted. Guarded by mu.
 	counted                  int64
 	countedOpen, countedDone int32
 }
@@ -46,13 +45,13 @@ func newMemSeries(ls labels.Labels, hash, ref uint64) *memSeries {
 type appendResult int
 
 const (
-	appended  appendResult = iota
-	duplicate              // an equal sample is there already
-	replaced               // another value was at its time, which loses
-	loses                  // another value is at its time, which wins
+	appended   appendResult = iota // new timestamp
+	duplicate                      // an equal sample exists
+	replaced                       // a different value existed at the timestamp and was replaced
+	superseded                     // a different value exists at the timestamp and wins
 )
 
-// append takes a sample of any age. The caller holds s.mu.
+// append adds a sample of any age. The caller holds s.mu.
 func (s *memSeries) append(smp *series.Sample, f *finder) (appendResult, error) {
 	switch {
 	case smp.T > s.lastT:
@@ -67,8 +66,8 @@ func (s *memSeries) append(smp *series.Sample, f *finder) (appendResult, error) 
 		s.lastT = smp.T
 		return appended, nil
 	case smp.T == s.lastT && s.rare == nil && !smp.IsHistogram() && s.lastIsFloat():
-		// Nothing needs to be searched for: a sender repeats its last samples.
-		if r := against(smp, &series.Sample{V: s.lastV}); r != replaced {
+		// Fast path: senders repeat their last samples.
+		if r := compareAt(smp, &series.Sample{V: s.lastV}); r != replaced {
 			return r, nil
 		}
 	}
@@ -80,7 +79,8 @@ func (s *memSeries) lastIsFloat() bool {
 	return ok && e == chunkenc.EncXOR
 }
 
-// chunks appends copies or references of what the series has in [mint, maxt].
+// chunks appends to dst the chunks that overlap [mint, maxt], which may share
+// memory with the series.
 func (s *memSeries) chunks(mint, maxt int64, dst []series.Chunk) ([]series.Chunk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +109,8 @@ func (s *memSeries) chunks(mint, maxt int64, dst []series.Chunk) ([]series.Chunk
 	return dst, nil
 }
 
-// hasData reports whether the series has unsealed samples in [mint, maxt]. It
-// may say yes for a range that only brackets them.
+// hasData reports whether the series may have unsealed samples in [mint, maxt]: it
+// checks the time range of chunks, not their samples.
 func (s *memSeries) hasData(mint, maxt int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +135,7 @@ func (s *memSeries) hasData(mint, maxt int64) bool {
 	return false
 }
 
-// take moves all samples before bound, and those from far on, out to be sealed
+// take moves all samples before bound, and those at or after far, out to be sealed,
 // and returns their chunks. They stay readable until sealed is called.
 func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	s.mu.Lock()
@@ -143,7 +143,7 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	if start, _, ok := s.in.Open(); ok && (start < bound || start >= far) {
 		s.in.Cut()
 	}
-	wanted := func(c *series.Chunk) bool { return c.MinTime < bound || c.MinTime >= far } // no chunk lies across a window's end
+	wanted := func(c *series.Chunk) bool { return c.MinTime < bound || c.MinTime >= far } // no chunk crosses a window's end
 	var out, keep []series.Chunk
 	if s.rare != nil {
 		if s.rare.waiting() > 0 {
@@ -163,7 +163,7 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	if len(out) == 0 {
 		return nil, nil
 	}
-	if s.lastT >= far { // or everything until then would count as out of order
+	if s.lastT >= far { // otherwise all samples until then would be out of order
 		lists := [][]series.Chunk{out, keep}
 		if s.rare != nil {
 			lists = append(lists, s.rare.chunks.list)
@@ -178,8 +178,8 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	return slices.Clone(s.rare.sealing), nil
 }
 
-// newestBefore is the newest time in closed chunks, but for those from far on;
-// math.MinInt64 without any.
+// newestBefore returns the newest timestamp of the closed chunks before far, or
+// math.MinInt64 if there is none.
 func newestBefore(far int64, lists ...[]series.Chunk) int64 {
 	newest := int64(math.MinInt64)
 	for _, list := range lists {
@@ -192,8 +192,8 @@ func newestBefore(far int64, lists ...[]series.Chunk) int64 {
 	return newest
 }
 
-// sealed drops what take moved out: a pack serves it now. If the pack could not
-// be written, failed puts it back.
+// sealed drops the chunks that take moved out, after a pack with them is served. If
+// the pack could not be written, failed moves them back.
 func (s *memSeries) sealed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,16 +222,16 @@ func (s *memSeries) tidy() {
 	}
 }
 
-// idle reports whether the series holds nothing and had no sample since the
-// given time (Unix milliseconds). One whose last sample was of the far future
-// does not stay until then.
+// idle reports whether the series has no unsealed data and no sample since the
+// given time (Unix milliseconds). A series whose last sample is in the far future
+// counts as idle too.
 func (s *memSeries) idle(since int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.isIdle(since)
 }
 
-// isIdle is idle for a caller that holds s.mu.
+// isIdle is idle for callers that hold s.mu.
 func (s *memSeries) isIdle(since int64) bool {
 	_, _, open := s.in.Open()
 	return !open && len(s.in.Done()) == 0 && s.rare == nil &&

@@ -15,26 +15,27 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// metadataAge is how far back in the packs metadata is looked for at start.
-// Senders repeat it every few minutes, so older packs have nothing newer.
+// metadataAge is the age of the oldest packs from which metadata is loaded at
+// start. Senders repeat metadata every few minutes, so older packs have nothing
+// newer.
 const metadataAge = 26 * time.Hour
 
-// metadataIdle is how long an entry stays that is not sent again and of whose
-// metric no series is in the head. Senders repeat what they have every minute.
+// metadataIdle is how long an entry is stored that is not sent again and whose
+// metric has no series in the head. Senders repeat their metadata every minute.
 const metadataIdle = time.Hour
 
-// keptMetadata is what is known of a metric, and when it was last sent, in Unix
+// keptMetadata is the metadata of a metric, and when it was last sent, in Unix
 // seconds. After a restart that is the time of the start.
 type keptMetadata struct {
 	metadata.Metadata
 	seen int64
 }
 
-// familySuffixes end the names of series that are parts of a family.
+// familySuffixes returns the suffixes of series names in a metric family.
 func familySuffixes() [4]string { return [4]string{"_bucket", "_count", "_sum", "_total"} }
 
-// metadataFor finds the metadata of a series' metric: under its own name, or
-// under that of the family it is a part of. The caller holds th.mu.
+// metadataFor returns the metadata of a series' metric, under its own name or under
+// the name of its family. The caller holds th.mu.
 func (th *tenantHead) metadataFor(metric string) (string, metadata.Metadata, bool) {
 	if m, ok := th.metadata[metric]; ok {
 		return metric, m.Metadata, true
@@ -51,16 +52,16 @@ func (th *tenantHead) metadataFor(metric string) (string, metadata.Metadata, boo
 	return "", metadata.Metadata{}, false
 }
 
-// metadataSize is how much a tenant's metadata takes in a pack, in bytes.
+// metadataSize returns the bytes of the tenant's metadata in a pack.
 func (th *tenantHead) metadataSize() int64 {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
 	return int64(th.packedMetadata)
 }
 
-// rejectsMetadata says why an entry cannot be taken over: the tenant's limit of
-// metrics, or the bytes that a pack has room for; "" when it can. The caller holds
-// th.mu.
+// rejectsMetadata returns the reason why an entry cannot be stored: the tenant's
+// limit of metrics, or the maximum size of metadata in a pack. It returns "" if
+// there is none. The caller holds th.mu.
 func (th *tenantHead) rejectsMetadata(m *series.MetricMetadata, limit int) string {
 	old, ok := th.metadata[m.Metric]
 	if !ok && limit > 0 && len(th.metadata) >= limit {
@@ -76,7 +77,7 @@ func (th *tenantHead) rejectsMetadata(m *series.MetricMetadata, limit int) strin
 	return ""
 }
 
-// setMetadata takes over an entry that was sent at a time in Unix seconds. The
+// setMetadata stores an entry that was sent at the time seen, in Unix seconds. The
 // caller holds th.mu for writing.
 func (th *tenantHead) setMetadata(m series.MetricMetadata, seen int64) {
 	th.dropMetadata(m.Metric)
@@ -85,20 +86,19 @@ func (th *tenantHead) setMetadata(m series.MetricMetadata, seen int64) {
 	th.grow(metadataSize(&m))
 }
 
-// metadataSize is what an entry takes in memory.
+// metadataSize returns the bytes that an entry uses in memory.
 func metadataSize(m *series.MetricMetadata) int64 {
 	return metadataBytes + allocated(uint64(len(m.Metric))) + allocated(uint64(len(m.Unit))) + allocated(uint64(len(m.Help)))
 }
 
-// keepMetadata takes over an entry of an earlier time, if there is room.
+// keepMetadata stores an entry of the past, if the size limit allows it.
 func (th *tenantHead) keepMetadata(m series.MetricMetadata, seen int64) {
 	if th.rejectsMetadata(&m, 0) == "" {
 		th.setMetadata(m, seen)
 	}
 }
 
-// dropMetadata forgets what is known of a metric. The caller holds th.mu for
-// writing.
+// dropMetadata removes the entry of a metric. The caller holds th.mu for writing.
 func (th *tenantHead) dropMetadata(metric string) {
 	if old, ok := th.metadata[metric]; ok {
 		m := series.MetricMetadata{Metric: metric, Metadata: old.Metadata}
@@ -108,9 +108,9 @@ func (th *tenantHead) dropMetadata(metric string) {
 	}
 }
 
-// sweepMetadata drops entries that were not sent since a time in Unix seconds and
-// of whose metric no series is in the head: a series that is there will be sealed
-// with its metadata.
+// sweepMetadata removes entries that were not sent since the given time (Unix
+// seconds) and whose metric has no series in the head: a series in the head will be
+// sealed with its metadata.
 func (th *tenantHead) sweepMetadata(since int64) {
 	gone := th.staleMetadata(since)
 	if len(gone) == 0 {
@@ -126,8 +126,8 @@ func (th *tenantHead) sweepMetadata(since int64) {
 	th.dropStale(gone, since)
 }
 
-// staleMetadata returns the entries that were not sent since a time. When there
-// are any, the metrics of series that are added are noted until dropStale.
+// staleMetadata returns the entries that were not sent since a time. If there are
+// any, the metrics of added series are recorded in th.touched until dropStale.
 func (th *tenantHead) staleMetadata(since int64) map[string]bool {
 	gone := map[string]bool{}
 	th.mu.RLock()
@@ -145,8 +145,8 @@ func (th *tenantHead) staleMetadata(since int64) map[string]bool {
 	return gone
 }
 
-// dropStale drops the entries in gone, but for those that were sent again or of
-// whose metric a series was added since staleMetadata.
+// dropStale removes the entries in gone, except those that were sent again, or
+// whose metric got a new series, since staleMetadata.
 func (th *tenantHead) dropStale(gone map[string]bool, since int64) {
 	th.mu.Lock()
 	defer th.mu.Unlock()
@@ -161,7 +161,7 @@ func (th *tenantHead) dropStale(gone map[string]bool, since int64) {
 	}
 }
 
-// spare takes the entries out of the set that may be of a series' metric.
+// spare removes from the set the entries that a series' metric may use.
 func spare(set map[string]bool, metric string) {
 	delete(set, metric)
 	for _, suffix := range familySuffixes() {
@@ -171,7 +171,7 @@ func spare(set map[string]bool, metric string) {
 	}
 }
 
-// Metadata returns a tenant's metrics and what was said of them, by metric.
+// Metadata returns a tenant's metadata, sorted by metric.
 func (ing *Ingester) Metadata(id tenant.ID) []series.MetricMetadata {
 	th := ing.head(id, false)
 	if th == nil {
@@ -187,8 +187,8 @@ func (ing *Ingester) Metadata(id tenant.ID) []series.MetricMetadata {
 	return out
 }
 
-// loadMetadata takes over the metadata of recent packs, so that a restart does
-// not forget what the log no longer holds.
+// loadMetadata loads the metadata of recent packs, because after a restart the log
+// may not have it any more.
 func (ing *Ingester) loadMetadata() error {
 	now := ing.opts.Now()
 	since := now.Add(-metadataAge).UnixMilli()

@@ -9,9 +9,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestMetadataLeaves: metadata that nobody sends any more leaves an hour after
-// the last series of its metric, and never before a series that needs it.
-func TestMetadataLeaves(t *testing.T) {
+// TestMetadataIsRemoved checks that metadata that is no longer sent is removed an hour
+// after the last series of its metric, and never while a series needs it.
+func TestMetadataIsRemoved(t *testing.T) {
 	b := atWindowStart(t)
 	for _, name := range []string{"gone", "sent", "family", "plain", "late"} {
 		b.describe(name)
@@ -27,7 +27,7 @@ func TestMetadataLeaves(t *testing.T) {
 	if got := b.described(); !slices.Equal(got, []string{"family", "late", "plain", "sent"}) {
 		t.Fatalf("after 70 minutes: %v", got)
 	}
-	if err := b.ing.Flush(); err != nil { // what is left is sealed with its series
+	if err := b.ing.Flush(); err != nil { // the rest is sealed with its series
 		t.Fatal(err)
 	}
 	b.sweep()
@@ -35,27 +35,27 @@ func TestMetadataLeaves(t *testing.T) {
 		t.Fatalf("after a seal: %v", got)
 	}
 	b.ing.counted(t)
-	b.crash() // from the packs
+	b.crash() // loads metadata from the packs
 	b.still()
 	if got := b.described(); !slices.Contains(got, "late") || !slices.Contains(got, "family") || !slices.Contains(got, "plain") {
 		t.Errorf("sealed with their series: %v", got)
 	}
-	b.set(b.now.Add(30 * time.Minute)) // from the start on
+	b.set(b.now.Add(30 * time.Minute)) // since the start
 	b.sweep()
 	if got := b.described(); !slices.Contains(got, "plain") {
-		t.Errorf("half an hour after a start: %v", got)
+		t.Errorf("metadata half an hour after a start: %v", got)
 	}
 	b.set(b.now.Add(2 * time.Hour))
 	b.sweep()
 	if got := b.described(); len(got) != 0 {
-		t.Errorf("hours later: %v", got)
+		t.Errorf("metadata hours later: %v", got)
 	}
 	b.ing.counted(t)
 }
 
-// TestMetadataOfSeriesThatCome: a series that is added while metadata is swept
-// keeps that of its metric and of its family.
-func TestMetadataOfSeriesThatCome(t *testing.T) {
+// TestMetadataOfAddedSeries checks that a series that is added while metadata is
+// swept keeps the metadata of its metric and of its family.
+func TestMetadataOfAddedSeries(t *testing.T) {
 	b := atWindowStart(t)
 	for _, name := range []string{"a", "b", "c", "d"} {
 		b.describe(name)
@@ -84,7 +84,7 @@ func (b *bench) describe(name string) {
 	}
 }
 
-// described are the metrics of tenant a with metadata.
+// described returns the metrics of tenant a with metadata.
 func (b *bench) described() []string {
 	var out []string
 	for _, m := range b.ing.Metadata("a") {
@@ -93,7 +93,7 @@ func (b *bench) described() []string {
 	return out
 }
 
-// sweep drops what is idle.
+// sweep removes idle series and metadata.
 func (b *bench) sweep() {
 	b.ing.sealMu.Lock()
 	defer b.ing.sealMu.Unlock()

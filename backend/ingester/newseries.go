@@ -11,12 +11,12 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// instanceMemory is the reason of new series that the memory has no room for.
+// instanceMemory is the reason for rejecting new series for lack of memory.
 const instanceMemory = "instance_memory"
 
-// resolve finds or makes the series of every entry. New ones that the tenant's
-// limit or the memory has no room for are rejected and stay nil; series that are
-// there always pass.
+// resolve finds or creates the series of every entry. New series that exceed the
+// tenant's limit or the memory budget are rejected and stay nil; existing series
+// are always accepted.
 func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim *limits.Limits, out *series.Outcome) []*memSeries {
 	found := make([]*memSeries, len(b.Entries))
 	missing := 0
@@ -42,20 +42,20 @@ func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim *limits.Limits
 	return found
 }
 
-// creation makes a request's new series. Its functions are called with th.mu
-// held for writing.
+// creation creates a request's new series. Its methods are called with th.mu held
+// for writing.
 type creation struct {
 	ing         *Ingester
 	th          *tenantHead
 	lim         *limits.Limits
-	limit       int // of series here
+	limit       int // local series limit; 0 = unlimited
 	established bool
 	now         time.Time
-	before      uint64              // references up to this one are of earlier requests
-	known       map[*memSeries]bool // made by this request, by a place
+	before      uint64              // higher references are of this or concurrent requests
+	known       map[*memSeries]bool // created by this request from a reservation
 }
 
-// series finds or makes the series of an entry; nil when it is rejected.
+// series finds or creates the series of an entry, or returns nil if it is rejected.
 func (c *creation) series(i int, e *series.Entry, out *series.Outcome) *memSeries {
 	if s := c.th.find(e.Hash, e.Labels); s != nil {
 		if s.ref > c.before && !c.known[s] { // new, and twice in the request
@@ -63,7 +63,7 @@ func (c *creation) series(i int, e *series.Entry, out *series.Outcome) *memSerie
 		}
 		return s
 	}
-	if c.th.takePlace(e.Hash, c.now) {
+	if c.th.useReservation(e.Hash, c.now) {
 		s := c.make(e, false)
 		if c.known == nil {
 			c.known = map[*memSeries]bool{}
@@ -90,21 +90,21 @@ func (c *creation) make(e *series.Entry, established bool) *memSeries {
 	return c.ing.newSeries(c.th, newSeries{labels: e.Labels.Copy(), hash: e.Hash, ref: c.ing.nextRef.Add(1), established: established})
 }
 
-// rejection says why a new series is rejected; "" when it is not.
+// rejection returns why a new series must be rejected, or "" if it can be accepted.
 func (c *creation) rejection() (reason, message string) {
-	active := c.th.count + c.th.placed
+	active := c.th.count + c.th.reservedCount
 	switch {
 	case c.limit > 0 && active >= c.limit:
 		return limits.MaxActiveSeries.Exceeded(c.lim, int64(active)).With(c.ing.where()).Reason()
 	case c.ing.rejectsNew(c.th):
-		return instanceMemory, fmt.Sprintf("memory for recent samples%s is nearly full, so it accepts no new series now; "+
-			"series that it knows go on. Drop labels that vary too much; there is room again when series have ended, "+
-			"or when the operator gives ingesters more memory or adds ingesters", c.ing.on())
+		return instanceMemory, fmt.Sprintf("memory for recent samples%s is nearly full: new series are rejected, existing series are accepted. "+
+			"Drop labels with too many values, or wait: new series are accepted again when other series have ended "+
+			"or when the operator adds ingesters or gives them more memory", c.ing.on())
 	}
 	return "", ""
 }
 
-// on names the ingester, when there are several.
+// on returns " on" and the ingester's name, or "" without replication.
 func (ing *Ingester) on() string {
 	if ing.opts.Replication == 1 {
 		return ""
@@ -112,15 +112,17 @@ func (ing *Ingester) on() string {
 	return " on " + ing.opts.ID
 }
 
-// where says whose count an answer has, when it is not the whole tenant's.
+// where returns which ingester's count an error message has, or "" if it is the
+// whole tenant's.
 func (ing *Ingester) where() string {
 	if ing.opts.Replication == 1 {
 		return ""
 	}
-	return ing.on() + ", which takes its part of them"
+	return ing.on() + ", which has a part of the tenant's series"
 }
 
-// localSeriesLimit is this ingester's part of a tenant's series limit.
+// localSeriesLimit returns this ingester's part of a tenant's series limit; 0 =
+// unlimited.
 func (ing *Ingester) localSeriesLimit(id tenant.ID, lim *limits.Limits) int {
 	if lim.MaxActiveSeries <= 0 {
 		return 0
@@ -132,7 +134,7 @@ func (ing *Ingester) localSeriesLimit(id tenant.ID, lim *limits.Limits) int {
 	return max(1, lim.MaxActiveSeries*ing.opts.Replication/max(shard, ing.opts.Replication))
 }
 
-// newSeries is a series that is to be added.
+// newSeries are the properties of a series to be added.
 type newSeries struct {
 	labels      labels.Labels
 	hash, ref   uint64

@@ -20,10 +20,10 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// defaultPageCache is how many bytes of decoded pages are kept when nothing says so.
+// defaultPageCache is the default size, in bytes, of the cache of decoded pages.
 const defaultPageCache = 64 << 20
 
-// packSet has the local packs that the ingester serves.
+// packSet is the set of local packs that the ingester serves.
 type packSet struct {
 	dir    string
 	logger *slog.Logger
@@ -40,23 +40,23 @@ type localPack struct {
 	windows []store.Window
 
 	isUploaded bool      // guarded by packSet.mu
-	consumed   time.Time // since when it is known to be compacted; the uploader's
+	consumed   time.Time // since when the uploader has found it compacted; zero = not compacted; used only by the uploader
 }
 
-// tenantPack is one pack that holds samples of a tenant, and their bounds.
+// tenantPack is a pack with samples of a tenant, and their time range.
 type tenantPack struct {
 	pack       *localPack
 	mint, maxt int64
 }
 
-// openPacks opens all packs below dir and removes what a crash left half
-// written. A pack that cannot be opened is an error: without it queries would
-// give shorter answers than they should.
+// openPacks opens all packs below dir and removes files that a crash left
+// incomplete. A pack that cannot be opened is an error: without it queries would
+// return incomplete results.
 func openPacks(dir string, pageCache int64, logger *slog.Logger) (*packSet, error) {
 	if err := disk.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
-	dir, err := filepath.EvalSymlinks(dir) // WalkDir does not follow a link: it would find no packs
+	dir, err := filepath.EvalSymlinks(dir) // WalkDir does not follow links: it would find no packs
 	if err != nil {
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
@@ -74,7 +74,7 @@ func openPacks(dir string, pageCache int64, logger *slog.Logger) (*packSet, erro
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
 	for _, path := range removed {
-		logger.Info("removed a pack that was not finished; its samples are in the write-ahead log", "file", path)
+		logger.Info("removed an incomplete pack: its samples are in the write-ahead log", "file", path)
 	}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, pack.Suffix) {
@@ -88,7 +88,7 @@ func openPacks(dir string, pageCache int64, logger *slog.Logger) (*packSet, erro
 	return p, nil
 }
 
-// open opens the pack at path and serves it from now on.
+// open opens the pack at path and adds it to the set.
 func (p *packSet) open(path string) error {
 	src, err := pack.OpenFile(path)
 	if err != nil {
@@ -111,9 +111,10 @@ func (p *packSet) open(path string) error {
 	return nil
 }
 
-// unreadable is why a start stops at a pack, and what the operator can do.
+// unreadable returns the error of a pack that prevents a start, with what the
+// operator can do.
 func unreadable(path string, err error) error {
-	return fmt.Errorf("%s is damaged: %w; restore it from a copy, or move it away to go on without its samples", path, err)
+	return fmt.Errorf("%s is damaged: %w; restore it from a copy, or move it out of the directory to start without its samples", path, err)
 }
 
 func boundsByTenant(info pack.Info) map[tenant.ID]timeBounds {
@@ -127,8 +128,8 @@ func boundsByTenant(info pack.Info) map[tenant.ID]timeBounds {
 	return out
 }
 
-// retain returns the packs that hold samples of the tenant in [mint, maxt]. The
-// caller releases each.
+// retain returns the packs with samples of the tenant in [mint, maxt]. The caller
+// must release each of them.
 func (p *packSet) retain(id tenant.ID, mint, maxt int64) []*pack.Reader {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -141,8 +142,9 @@ func (p *packSet) retain(id tenant.ID, mint, maxt int64) []*pack.Reader {
 	return out
 }
 
-// remove stops serving the packs for which expired says so of every section,
-// and deletes their files. Queries that hold one finish with it.
+// remove removes the packs of which expired returns true for every section, and
+// deletes their files. Queries in progress can still read them. It returns the
+// number removed.
 func (p *packSet) remove(expired func(id tenant.ID, maxt int64) bool) (int, error) {
 	return p.removeIf(func(lp *localPack) bool {
 		for id, b := range boundsByTenant(lp.reader.Info()) {
@@ -180,8 +182,8 @@ func (p *packSet) removeIf(want func(*localPack) bool) (int, error) {
 	return n, errs
 }
 
-// recent calls fn for the packs with samples at or after mint, oldest first. An
-// error of fn is told with the name of its pack.
+// recent calls fn for the packs with samples at or after mint, oldest first. It
+// adds the name of the pack to an error of fn.
 func (p *packSet) recent(mint int64, fn func(*pack.Reader) error) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

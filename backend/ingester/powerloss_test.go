@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// newFaultyBench is a bench whose log is on a disk with faults.
+// newFaultyBench returns a bench whose log is on a disk with injected faults.
 func newFaultyBench(t *testing.T, replicas int) (*bench, *waltest.Disk) {
 	t.Helper()
 	disk := &waltest.Disk{}
@@ -36,9 +36,9 @@ func (b *bench) cutPower(disk *waltest.Disk) {
 	_ = old.packs.close()
 }
 
-// TestAnswerIsOnDisk: without replicas, what was answered survives a power loss
-// the moment after.
-func TestAnswerIsOnDisk(t *testing.T) {
+// TestAcknowledgedIsDurable checks that without replicas, acknowledged samples survive an
+// immediate power loss.
+func TestAcknowledgedIsDurable(t *testing.T) {
 	b, disk := newFaultyBench(t, 1)
 	now := b.now.UnixMilli()
 	for i := range int64(3) {
@@ -48,12 +48,12 @@ func TestAnswerIsOnDisk(t *testing.T) {
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now: 0, now + 1: 1, now + 2: 2}})
 }
 
-// TestReplicasSyncEverySecond: with replicas, nobody waits for the disk, and soon
-// everything is there.
+// TestReplicasSyncEverySecond checks that with replicas, pushes do not wait for a
+// sync, and that the log is synced soon afterwards.
 func TestReplicasSyncEverySecond(t *testing.T) {
 	b, disk := newFaultyBench(t, 3)
 	now := b.now.UnixMilli()
-	b.ing.sealMu.Lock() // a seal syncs, too
+	b.ing.sealMu.Lock() // prevents seals, which sync too
 	b.push("a", entry(metric("m"), f(now, 1)))
 	deadline := time.Now().Add(20 * time.Second)
 	for disk.Syncs() == 0 && time.Now().Before(deadline) {
@@ -67,10 +67,11 @@ func TestReplicasSyncEverySecond(t *testing.T) {
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now: 1}})
 }
 
-// TestPowerLoss: with syncs that fail once, often or always, seals, checkpoints
-// and borders of windows, everything that was answered is there after each power
-// loss, and nothing that was not sent. A disk that lies may lose what it lied
-// about; what is left is read, and the start goes on.
+// TestPowerLoss checks that with syncs that fail once, often or always, seals,
+// checkpoints and borders of windows, all acknowledged samples exist after each
+// power loss, and no samples that were not sent. A disk that lies may lose what it
+// reported as synced; then the remaining samples can be read, and the start
+// succeeds.
 func TestPowerLoss(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -126,8 +127,8 @@ func note(set map[string]map[int64]float64, ls labels.Labels, at int64, v float6
 	set[ls.String()][at] = v
 }
 
-// checkPowerLoss compares what can be read with what was answered and sent. After
-// a lie only the latter holds, and reads may say that something was lost.
+// checkPowerLoss compares the samples read with those acknowledged and sent. After
+// a lie of the disk only the latter must match, and reads may report a loss.
 func (b *bench) checkPowerLoss(acked, sent map[string]map[int64]float64, lied bool) {
 	b.t.Helper()
 	if lied {
@@ -141,7 +142,7 @@ func (b *bench) checkPowerLoss(acked, sent map[string]map[int64]float64, lied bo
 	for name, list := range got {
 		for _, s := range list {
 			if v, ok := sent[name][s.T]; !ok || v != s.V {
-				b.t.Fatalf("%s at %d is %v, sent was %v", name, s.T, s.V, v)
+				b.t.Fatalf("%s at %d is %v, want %v", name, s.T, s.V, v)
 			}
 		}
 	}
@@ -155,15 +156,15 @@ func (b *bench) checkPowerLoss(acked, sent map[string]map[int64]float64, lied bo
 		}
 		for at := range samples {
 			if !there[at] {
-				b.t.Fatalf("%s at %d was acknowledged and is gone", name, at)
+				b.t.Fatalf("%s at %d was acknowledged and is missing", name, at)
 			}
 		}
 	}
 }
 
-// TestExemplarsAfterRestart: exemplars are there after a crash, after seals that
-// delete the log, and after several of both; each once, the newest when there are
-// more than the limit.
+// TestExemplarsAfterRestart checks that exemplars exist after a crash, after seals
+// that delete the log, and after several of both: each once, and the newest if
+// there are more than the limit.
 func TestExemplarsAfterRestart(t *testing.T) {
 	b := newBench(t)
 	b.lim.MaxExemplars = 20
@@ -196,32 +197,33 @@ func TestExemplarsAfterRestart(t *testing.T) {
 		}
 		for _, id := range newest {
 			if !there[id] {
-				t.Errorf("%s: exemplar %s is gone", when, id)
+				t.Errorf("%s: exemplar %s is missing", when, id)
 			}
 		}
 	}
 	for round := range 4 {
 		push()
 		b.crash()
-		check(fmt.Sprint("a crash ", round))
+		check(fmt.Sprint("after a crash, round ", round))
 		push()
 		b.must(b.ing.Flush())
 		push()
 		b.must(b.ing.Flush())
 		b.crash()
-		check(fmt.Sprint("a flush and a crash ", round))
+		check(fmt.Sprint("after a flush and a crash, round ", round))
 		b.must(b.ing.Close())
 		b.open()
-		check(fmt.Sprint("a restart ", round))
+		check(fmt.Sprint("after a restart, round ", round))
 		b.set(b.now.Add(3 * time.Hour))
 		b.must(b.ing.sealDue())
 		b.crash()
-		check(fmt.Sprint("a window was sealed ", round))
+		check(fmt.Sprint("after sealing a window, round ", round))
 	}
 }
 
-// TestExemplarOrder: a series' exemplars follow Prometheus' rules: an equal one is
-// no new one, an older one is dropped, several of one time ascend by value.
+// TestExemplarOrder checks Prometheus' rules for a series' exemplars: an equal one
+// is a duplicate, an older one is dropped, and several at one timestamp must have
+// ascending values.
 func TestExemplarOrder(t *testing.T) {
 	var r exemplarRing
 	ls := metric("m")
@@ -242,23 +244,23 @@ func TestExemplarOrder(t *testing.T) {
 		{"a smaller value", ls, at(10, 1.5, "d"), false, 2},
 		{"older, of another series", metric("other"), at(9, 1, "b"), true, 3},
 		{"newer", ls, at(11, 0, "e"), true, 4},
-		{"one of the last again", ls, at(10, 2, "c"), true, 4},
+		{"a recent one again", ls, at(10, 2, "c"), true, 4},
 	} {
 		if got, _ := r.add(c.ls, c.e, 100); got != c.want || len(r.ring) != c.size {
-			t.Errorf("%s: %v, %d in the ring", c.name, got, len(r.ring))
+			t.Errorf("%s: add = %v, %d exemplars in the ring", c.name, got, len(r.ring))
 		}
 	}
-	for i := range int64(500) { // the ring turns over, and nothing of what left is kept
+	for i := range int64(500) { // the ring wraps around; the state of dropped exemplars must be removed
 		r.add(metric("m", "i", fmt.Sprint(i%150)), at(1000+i, 0, "x"), 100)
 	}
 	total := int32(0)
 	for hash, known := range r.newest {
 		total += known.count
 		if r.ring[known.last].series.Hash() != hash {
-			t.Errorf("the newest exemplar of a series is another's")
+			t.Errorf("the newest exemplar of a series belongs to another one")
 		}
 	}
 	if int(total) != len(r.ring) || len(r.newest) != 100 {
-		t.Errorf("%d exemplars of %d series are counted, the ring has %d", total, len(r.newest), len(r.ring))
+		t.Errorf("counted %d exemplars of %d series, the ring has %d", total, len(r.newest), len(r.ring))
 	}
 }

@@ -7,27 +7,27 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// How a full head is kept from stopping everybody. Used is what the head counts
-// of the budget, Options.MemoryBytes; a tenant's equal part is 80% of the budget
-// divided by the tenants that have series in the head.
+// The rules below keep one tenant from filling the head for all. "Used" is the
+// counted memory of the head in relation to the budget, Options.MemoryBytes. A
+// tenant's equal part is 80% of the budget divided by the number of tenants with
+// series in the head.
 //
 //   - Below 80% everything is accepted.
-//   - From 80% on, series that are sealed leave after 5 minutes without a sample,
-//     not 30, and keep their places until then (places.go); new series of a tenant
-//     above its equal part are rejected, each for itself, the rest of the request
-//     is kept.
-//   - From 88% on, new series of every tenant are.
-//   - From 90% on, requests of a tenant above its equal part are answered with
-//     ErrFull, from 95% on those of every tenant.
+//   - From 80%, sealed series are removed after 5 minutes without a sample instead of
+//     30, and stay reserved until then (reserved.go). New series of tenants above their
+//     equal part are rejected; the rest of the request is accepted.
+//   - From 88%, new series of all tenants are rejected.
+//   - From 90%, requests of tenants above their equal part fail with ErrFull; from 95%,
+//     requests of all tenants.
 //
-// For new series, used includes what places hold for series that were active
+// For new series, used memory includes the memory reserved for series that were active
 // before a restart.
 //
-// So known series of a tenant within its part go on up to 95%, and what a burst of
-// new series can take ends at 88%. Replay of the log accepts everything: it was
-// acknowledged. Series that another replica has (Batch.Established) are accepted
-// in place of being rejected as new, by these rules or max_active_series, until
-// those that were take a tenth of the budget.
+// Existing series of a tenant within its equal part are therefore accepted up to 95%, and
+// a burst of new series can use memory only up to 88%. Replay of the log accepts
+// everything, because it was acknowledged. Series that another replica has
+// (Batch.Established) and that these rules or max_active_series would reject as new are
+// accepted until they use a tenth of the budget.
 const (
 	pressurePercent = 80
 	newPercent      = 88
@@ -36,11 +36,12 @@ const (
 
 	establishedPart = 10
 
-	// pressedIdle is idleSeries from pressurePercent on.
+	// pressedIdle replaces idleSeries from pressurePercent.
 	pressedIdle = 5 * time.Minute
 )
 
-// filled reports whether a percentage of the memory budget is used.
+// filled reports whether at least the given percentage of the memory budget is
+// used.
 func (ing *Ingester) filled(percent int64) bool {
 	m := ing.opts.MemoryBytes
 	return m > 0 && ing.account.bytes.Load() >= partOf(m, percent)
@@ -48,8 +49,8 @@ func (ing *Ingester) filled(percent int64) bool {
 
 func partOf(budget, percent int64) int64 { return budget/100*percent + budget%100*percent/100 }
 
-// aboveEqualPart reports whether a tenant has more of the head than it would if
-// all tenants had the same. th is nil for one that has nothing.
+// aboveEqualPart reports whether a tenant uses more of the head than its equal
+// part. th is nil for a tenant without a head.
 func (ing *Ingester) aboveEqualPart(th *tenantHead) bool {
 	if th == nil {
 		return false
@@ -61,18 +62,18 @@ func (ing *Ingester) equalPart() int64 {
 	return partOf(ing.opts.MemoryBytes, pressurePercent) / max(1, ing.account.tenants.Load())
 }
 
-// checkMemory returns ErrFull when the tenant's requests cannot be taken now.
+// checkMemory returns ErrFull if requests of the tenant must be rejected now.
 func (ing *Ingester) checkMemory(id tenant.ID) error {
 	if !ing.filled(sharePercent) || !ing.filled(fullPercent) && !ing.aboveEqualPart(ing.head(id, false)) {
 		return nil
 	}
 	ing.metrics.fullRequests.Inc()
-	return fmt.Errorf("%w: recent samples use %d of %d bytes (ingester.memory_bytes); send the request again, "+
+	return fmt.Errorf("%w: recent samples use %d of %d bytes (ingester.memory_bytes); retry the request: "+
 		"older samples are being moved to disk", ErrFull, ing.account.bytes.Load(), ing.opts.MemoryBytes)
 }
 
-// rejectsNew reports whether new series of the tenant are rejected for memory. To
-// them, what is held for series with a place (places.go) is used.
+// rejectsNew reports whether new series of the tenant are rejected for lack of
+// memory. Memory reserved for series (reserved.go) counts as used.
 func (ing *Ingester) rejectsNew(th *tenantHead) bool {
 	m, promised := ing.opts.MemoryBytes, ing.account.bytes.Load()+ing.account.held.Load()
 	if m <= 0 || promised < partOf(m, pressurePercent) {
@@ -81,9 +82,9 @@ func (ing *Ingester) rejectsNew(th *tenantHead) bool {
 	return promised >= partOf(m, newPercent) || th.bytes.Load()+th.held.Load() > ing.equalPart()
 }
 
-// takesEstablished reports whether there is room for a series beyond its share.
-// Without a budget they are counted, not their bytes; limit is the tenant's local
-// series limit. The caller holds th.mu.
+// takesEstablished reports whether an established series can be accepted beyond its
+// tenant's share. Without a memory budget it limits their number, by limit, the
+// tenant's local series limit, instead of their bytes. The caller holds th.mu.
 func (ing *Ingester) takesEstablished(th *tenantHead, size int64, limit int) bool {
 	if m := ing.opts.MemoryBytes; m > 0 {
 		return ing.account.established.Load()+size <= m/establishedPart
@@ -91,7 +92,7 @@ func (ing *Ingester) takesEstablished(th *tenantHead, size int64, limit int) boo
 	return th.established < limit/establishedPart
 }
 
-// idleAfter is how long a sealed series stays without a sample.
+// idleAfter returns how long a sealed series stays in the head without a sample.
 func (ing *Ingester) idleAfter() time.Duration {
 	if ing.filled(pressurePercent) {
 		return pressedIdle
@@ -99,7 +100,8 @@ func (ing *Ingester) idleAfter() time.Duration {
 	return idleSeries
 }
 
-// idleTimesAt are those of series that leave when they had no sample for a time.
+// idleTimesAt returns the idleTimes for series that are removed after the given
+// time without a sample.
 func idleTimesAt(now time.Time, after time.Duration) idleTimes {
 	return idleTimes{since: now.Add(-after).UnixMilli(), usual: now.Add(-idleSeries).UnixMilli()}
 }

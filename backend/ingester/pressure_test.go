@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// some are n series of a metric with a sample each, now.
+// some returns n series of a metric with one sample each at the current time.
 func (b *bench) some(name string, n int) []series.Entry {
 	var out []series.Entry
 	for i := range n {
@@ -23,12 +23,12 @@ func (b *bench) some(name string, n int) []series.Entry {
 	return out
 }
 
-// fill sets the budget so that so much of it is used.
+// fill sets the memory budget so that the given percentage of it is used.
 func (b *bench) fill(percent float64) {
 	b.ing.opts.MemoryBytes = int64(float64(b.ing.account.bytes.Load()) * 100 / percent)
 }
 
-// tick lets time pass and does what the ingester does every ten seconds.
+// tick advances the clock and runs the ingester's periodic work every ten seconds.
 func (b *bench) tick(d time.Duration) {
 	b.t.Helper()
 	for end := b.now.Add(d); b.now.Before(end); {
@@ -39,7 +39,7 @@ func (b *bench) tick(d time.Duration) {
 	}
 }
 
-// reasons are what was rejected, by reason.
+// reasons returns the number of rejected samples by reason.
 func reasons(out series.Outcome) map[string]int {
 	m := map[string]int{}
 	for _, r := range out.Rejections {
@@ -48,7 +48,8 @@ func reasons(out series.Outcome) map[string]int {
 	return m
 }
 
-// atWindowStart is a bench at a window's start: no window ends for two hours.
+// atWindowStart returns a bench at the start of a window, so that no window ends
+// for two hours.
 func atWindowStart(t *testing.T) *bench {
 	b := newStillBench(t)
 	b.set(time.UnixMilli(1_700_006_400_000))
@@ -58,8 +59,9 @@ func atWindowStart(t *testing.T) *bench {
 	return b
 }
 
-// TestBurstOfNewSeries: series of one tenant fill the head. Those that are known
-// go on, its own and others', and once they are idle there is room again.
+// TestBurstOfNewSeries fills the head with new series of one tenant. Existing
+// series of all tenants must be accepted, and new ones again once the first ones
+// are idle.
 func TestBurstOfNewSeries(t *testing.T) {
 	b := atWindowStart(t)
 	b.ing.opts.MemoryBytes = 4_000_000
@@ -73,46 +75,47 @@ func TestBurstOfNewSeries(t *testing.T) {
 			t.Fatalf("part %d: %+v", part, out)
 		}
 		for _, r := range out.Rejections {
-			if strings.Contains(r.Message, "quiet") || !strings.Contains(r.Message, "nearly full") || !strings.Contains(r.Message, "knows go on") {
+			if strings.Contains(r.Message, "quiet") || !strings.Contains(r.Message, "nearly full") || !strings.Contains(r.Message, "existing series are accepted") {
 				t.Fatalf("message %q", r.Message)
 			}
 		}
 	}
 	if accepted < 2000 || rejected < 2000 {
-		t.Fatalf("%d accepted, %d rejected", accepted, rejected)
+		t.Fatalf("%d accepted, %d rejected, want at least 2000 each", accepted, rejected)
 	}
 	if used := b.ing.account.bytes.Load(); used < 3_190_000 || used > 3_250_000 {
-		t.Errorf("%d bytes are used", used)
+		t.Errorf("%d bytes are used, want about 80%% of the budget", used)
 	}
 	for minute := range 10 {
 		b.tick(time.Minute)
 		if out := b.push("quiet", b.some("q", 1)...); out.Samples != 1 {
-			t.Fatalf("minute %d: known series of the other tenant: %+v", minute, out)
+			t.Fatalf("minute %d: existing series of the other tenant: %+v", minute, out)
 		}
 		if out := b.push("quiet", b.some(fmt.Sprint("q", minute), 1)...); out.Samples != 1 {
 			t.Fatalf("minute %d: new series of the other tenant: %+v", minute, out)
 		}
 		if out := b.push("noisy", b.some("m0", 100)...); out.Samples != 100 || out.Created != nil {
-			t.Fatalf("minute %d: known series: %+v", minute, out)
+			t.Fatalf("minute %d: existing series: %+v", minute, out)
 		}
 	}
 	if n := b.ing.packCount(); n > 5 {
-		t.Errorf("%d packs in ten minutes", n)
+		t.Errorf("%d packs in ten minutes, want at most 5", n)
 	}
 	if out := b.push("noisy", b.some("later", 100)...); out.Samples != 100 || len(out.Created) != 100 {
-		t.Errorf("new series once others are idle: %+v", out)
+		t.Errorf("new series after others became idle: %+v", out)
 	}
 	if n := b.ing.SeriesCount("noisy"); n != accepted+100 {
-		t.Errorf("%d active series, want %d: those that left keep their places", n, accepted+100)
+		t.Errorf("%d active series, want %d: removed series stay reserved", n, accepted+100)
 	}
 	b.tick(31 * time.Minute)
 	if n := b.ing.SeriesCount("noisy"); n > 200 {
-		t.Errorf("%d active series half an hour later", n)
+		t.Errorf("%d active series half an hour later, want at most 200", n)
 	}
 	b.ing.counted(t)
 }
 
-// TestRulesOfAFullHead: what is accepted of whom at which use.
+// TestRulesOfAFullHead checks which series of which tenants are accepted at which
+// use of memory.
 func TestRulesOfAFullHead(t *testing.T) {
 	const yes, no, full = "accepted", "instance_memory", "full"
 	for _, c := range []struct {
@@ -157,16 +160,16 @@ func TestRulesOfAFullHead(t *testing.T) {
 				want  string
 			}{{"small", false, c.small}, {"nobody", false, c.nobody}, {"large", false, c.large}, {"large", true, c.knownOfLarge}, {"small", true, c.knownOfSmall}, {"third", true, c.knownOfSmall}} {
 				if got := try(w.id, w.known); got != w.want {
-					t.Errorf("%s, known %v: %s, want %s", w.id, w.known, got, w.want)
+					t.Errorf("%s, existing series %v: %s, want %s", w.id, w.known, got, w.want)
 				}
 			}
 		})
 	}
 }
 
-// TestRestOfTheRequestIsKept: beside rejected series, known ones of the same
-// request are accepted, and the answer says which entries were not.
-func TestRestOfTheRequestIsKept(t *testing.T) {
+// TestRestOfTheRequestIsAccepted checks that existing series in a request with rejected
+// ones are accepted, and that the outcome has the rejected entries.
+func TestRestOfTheRequestIsAccepted(t *testing.T) {
 	b := atWindowStart(t)
 	b.push("a", b.some("m", 100)...)
 	b.fill(89)
@@ -183,9 +186,10 @@ func TestRestOfTheRequestIsKept(t *testing.T) {
 	}
 }
 
-// TestPlaces: series that leave early count and may come back until they would
-// have left anyway, whatever the limit and the memory; others are new.
-func TestPlaces(t *testing.T) {
+// TestReservedSeries checks that series removed early count as active and may return until
+// they would have been removed anyway, regardless of limit and memory, and that
+// they count as new afterwards.
+func TestReservedSeries(t *testing.T) {
 	b := atWindowStart(t)
 	b.lim.MaxActiveSeries = 1000
 	b.push("a", b.some("m", 1000)...)
@@ -196,7 +200,7 @@ func TestPlaces(t *testing.T) {
 	b.fill(85)
 	b.tick(4 * time.Minute)
 	if n := b.ing.seriesCount(); n != 1000 {
-		t.Fatalf("%d series after four minutes", n)
+		t.Fatalf("%d series after four minutes, want 1000", n)
 	}
 	b.tick(3 * time.Minute)
 	if n, active := b.ing.seriesCount(), b.ing.SeriesCount("a"); n != 0 || active != 1000 || b.ing.packCount() != packs {
@@ -206,28 +210,28 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("stats %+v", s.Tenants)
 	}
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["max_active_series"] != 5 {
-		t.Errorf("new series beside places: %+v", out)
+		t.Errorf("new series while others are reserved: %+v", out)
 	}
-	b.fill(89) // by places alone
+	b.fill(89) // with reserved series only
 	if out := b.push("a", b.some("m", 10)...); out.Samples != 10 || out.Created != nil {
-		t.Errorf("series with places: %+v", out)
+		t.Errorf("reserved series: %+v", out)
 	}
 	if n, active := b.ing.seriesCount(), b.ing.SeriesCount("a"); n != 10 || active != 1000 {
-		t.Errorf("%d series, %d active", n, active)
+		t.Errorf("%d series and %d active ones, want 10 and 1000", n, active)
 	}
 	b.ing.counted(t)
 	b.ing.opts.MemoryBytes = 0
-	b.tick(22 * time.Minute) // 29 in all
+	b.tick(22 * time.Minute) // 29 in total
 	if n := b.ing.SeriesCount("a"); n != 1000 {
-		t.Errorf("%d active series after 29 minutes", n)
+		t.Errorf("%d active series after 29 minutes, want 1000", n)
 	}
-	b.set(b.now.Add(2 * time.Minute)) // over, but not yet swept
+	b.set(b.now.Add(2 * time.Minute)) // expired, but not swept yet
 	if out := b.push("a", b.some("m", 20)[10:]...); out.Samples != 10 || len(out.Created) != 10 {
-		t.Errorf("places that are over: %+v", out)
+		t.Errorf("series whose reservation expired: %+v", out)
 	}
 	b.tick(2 * time.Minute)
 	if n := b.ing.SeriesCount("a"); n != 20 {
-		t.Errorf("%d active series after half an hour", n)
+		t.Errorf("%d active series after half an hour, want 20", n)
 	}
 	if out := b.push("a", b.some("new", 900)...); out.Samples != 900 {
 		t.Errorf("new series after half an hour: %+v", out)
@@ -235,8 +239,8 @@ func TestPlaces(t *testing.T) {
 	b.ing.counted(t)
 }
 
-// TestEarlySealsPace: early seals for memory have a least interval, which doubles
-// while they free too little.
+// TestEarlySealsPace checks that early seals for memory have a minimum interval,
+// which doubles while they free too little.
 func TestEarlySealsPace(t *testing.T) {
 	for _, c := range []struct {
 		pressed bool
@@ -245,10 +249,10 @@ func TestEarlySealsPace(t *testing.T) {
 	}{{false, 0, 2 * time.Minute}, {true, 0, 30 * time.Second}, {false, 1, 4 * time.Minute}, {true, 3, 4 * time.Minute}, {false, 3, 16 * time.Minute},
 		{false, 4, 30 * time.Minute}, {true, 6, 30 * time.Minute}, {true, 1000, 30 * time.Minute}} {
 		if got := (&earlySeals{misses: c.misses}).interval(c.pressed); got != c.want {
-			t.Errorf("pressed %v, %d misses: %s, want %s", c.pressed, c.misses, got, c.want)
+			t.Errorf("interval(%v) after %d misses = %s, want %s", c.pressed, c.misses, got, c.want)
 		}
 	}
-	// Samples that fill the head as fast as seals empty it.
+	// Samples that fill the head as fast as seals can empty it.
 	grow := func(b *bench, minutes int) (seals int) {
 		b.t.Helper()
 		last := b.ing.early.memory
@@ -275,7 +279,7 @@ func TestEarlySealsPace(t *testing.T) {
 		b := atWindowStart(t)
 		b.ing.opts.MemoryBytes = 200_000
 		if n := grow(b, 5); n < 2 || n > 10 {
-			t.Errorf("%d early seals in five minutes", n)
+			t.Errorf("%d early seals in five minutes, want 2 to 10", n)
 		}
 	})
 	t.Run("seals that free nothing", func(t *testing.T) {
@@ -284,14 +288,14 @@ func TestEarlySealsPace(t *testing.T) {
 		dir := b.ing.packs.dir
 		b.ing.packs.dir = filepath.Join(b.dir, "sealed.json", "no directory")
 		if n := grow(b, 60); n != 6 || b.ing.early.misses != 6 { // after 0, 1, 3, 7, 15 and 31 minutes
-			t.Errorf("%d early seals in an hour, %d misses", n, b.ing.early.misses)
+			t.Errorf("%d early seals in an hour, %d misses, want 6", n, b.ing.early.misses)
 		}
 		b.ing.packs.dir = dir
 		if n := grow(b, 31); n == 0 || b.ing.early.misses != 0 {
-			t.Errorf("%d early seals when they work again, %d misses", n, b.ing.early.misses)
+			t.Errorf("%d early seals after they work again, %d misses, want 0 misses", n, b.ing.early.misses)
 		}
 	})
-	t.Run("a seal that frees less than half of what it should", func(t *testing.T) {
+	t.Run("a seal that frees less than half of the expected bytes", func(t *testing.T) {
 		b := atWindowStart(t)
 		b.push("a", b.some("m", 500)...)
 		chunks := int64(500 * (openBytes + freshBytes))
@@ -301,12 +305,12 @@ func TestEarlySealsPace(t *testing.T) {
 		}{{3 * chunks, 1}, {1 << 40, 2}, {chunks, 0}, {3 * chunks, 1}} {
 			b.push("a", b.some("m", 500)...)
 			if err := b.ing.sealForMemory(b.now, c.expected); err != nil || b.ing.early.misses != c.misses {
-				t.Errorf("%d bytes expected: %d misses, want %d; %v", c.expected, b.ing.early.misses, c.misses, err)
+				t.Errorf("expected %d bytes: %d misses, want %d; error %v", c.expected, b.ing.early.misses, c.misses, err)
 			}
 			b.set(b.now.Add(time.Second))
 		}
 	})
-	t.Run("series that are all active", func(t *testing.T) {
+	t.Run("all series are active", func(t *testing.T) {
 		b := atWindowStart(t)
 		b.push("a", b.some("m", 3000)...)
 		b.fill(85)
@@ -315,13 +319,13 @@ func TestEarlySealsPace(t *testing.T) {
 			b.tick(tickEvery)
 		}
 		if n := b.ing.packCount(); n > 2 {
-			t.Errorf("%d packs in five minutes", n)
+			t.Errorf("%d packs in five minutes, want at most 2", n)
 		}
 	})
 }
 
-// TestReplayBeyondTheBudget: what was acknowledged is replayed, whatever the
-// budget is now.
+// TestReplayBeyondTheBudget checks that all acknowledged samples are replayed, even
+// beyond the budget.
 func TestReplayBeyondTheBudget(t *testing.T) {
 	b := atWindowStart(t)
 	b.push("a", b.some("m", 2000)...)
@@ -331,16 +335,16 @@ func TestReplayBeyondTheBudget(t *testing.T) {
 	b.still()
 	b.ing.counted(t)
 	if n, m := len(b.read("a")), len(b.read("b")); n != 2000 || m != 500 {
-		t.Fatalf("%d and %d series after a replay", n, m)
+		t.Fatalf("%d and %d series after a replay, want 2000 and 500", n, m)
 	}
 	if _, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "b", Entries: b.some("m", 1)}); !errors.Is(err, ErrFull) {
-		t.Fatalf("push into a head that is three times its budget: %v", err)
+		t.Fatalf("push into a head of three times its budget: %v", err)
 	}
 	b.tick(6 * time.Minute)
 	if out := b.push("b", b.some("m", 1)...); out.Samples != 1 {
 		t.Errorf("%+v", out)
 	}
 	if n := len(b.read("a")); n != 2000 {
-		t.Errorf("%d series are left", n)
+		t.Errorf("%d series are left, want 2000", n)
 	}
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Push logs and applies the samples of a batch whose labels are valid. It
-// returns when what the outcome counts is durable. An error means that the
-// sender should repeat the request; repeated samples are harmless.
+// Push logs and applies the samples of a batch whose labels are valid. Without
+// replication it returns when the samples counted in the outcome are durable, with
+// replication when they are in the log, which is synced every second. After an error
+// the sender should send the request again; repeated samples are harmless.
 func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, error) {
 	size, err := ing.disk.admit(b)
 	if err != nil {
@@ -53,8 +54,8 @@ func (ing *Ingester) Push(_ context.Context, b *series.Batch) (series.Outcome, e
 	return out, nil
 }
 
-// limitsOf are the limits for a batch: those it carries, or, when it came from another
-// process, the tenant's as they are now.
+// limitsOf returns the limits for a batch: the limits that it carries, or the
+// tenant's current limits if it came from another process.
 func (ing *Ingester) limitsOf(b *series.Batch) *limits.Limits {
 	if b.Limits != nil {
 		return b.Limits
@@ -63,7 +64,8 @@ func (ing *Ingester) limitsOf(b *series.Batch) *limits.Limits {
 	return &lim
 }
 
-// survey finds the times of the batch, and whether it has histograms and exemplars.
+// survey finds the time range of the batch, and whether it has histograms and
+// exemplars.
 func (w *writeRecord) survey(far int64) {
 	times, histograms := noTimes(), false
 	for i := range w.batch.Entries {
@@ -82,8 +84,8 @@ func (w *writeRecord) survey(far int64) {
 	w.times, w.histograms = times, histograms
 }
 
-// logWrite brings what is accepted of a request into the log and, without
-// replication, to disk.
+// logWrite appends the accepted part of a request to the log and, without
+// replication, syncs it.
 func (ing *Ingester) logWrite(w *writeRecord, keepExemplars bool) error {
 	buf, ok := ing.bodies.Get().(*[]byte)
 	if !ok {
@@ -116,7 +118,7 @@ func (ing *Ingester) logWrite(w *writeRecord, keepExemplars bool) error {
 	return nil
 }
 
-// dropOldExemplars leaves out exemplars that the ring would not keep.
+// dropOldExemplars removes the exemplars that the ring would drop.
 func (w *writeRecord) dropOldExemplars() {
 	for i, s := range w.series {
 		if e := &w.batch.Entries[i]; s != nil && len(e.Exemplars) > 0 {
@@ -125,7 +127,7 @@ func (w *writeRecord) dropOldExemplars() {
 	}
 }
 
-// maxPooledBody is up to which size the buffer of a record is used again.
+// maxPooledBody is the largest capacity of a record's buffer that is reused.
 const maxPooledBody = 1 << 20
 
 // apply appends the logged samples to the head.
@@ -154,13 +156,14 @@ func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim *limits.Limits, o
 	return nil
 }
 
-// appendAll appends an entry's samples, and returns by how much the series grew.
+// appendAll appends an entry's samples, and returns by how many bytes the series
+// grew.
 func (th *tenantHead) appendAll(
 	s *memSeries, entry int, e *series.Entry, f *finder, bounds *timeBounds, out *series.Outcome,
 ) (grown int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f.forget() // others may have changed the series since
+	f.forget() // other requests may have changed the series since
 	same, different := 0, 0
 	for j := range e.Samples {
 		smp := &e.Samples[j]
@@ -168,13 +171,13 @@ func (th *tenantHead) appendAll(
 		isHistogram := smp.IsHistogram()
 		res, err := s.append(smp, f)
 		if err != nil {
-			return th.settle(s), err
+			return th.updateSize(s), err
 		}
 		switch res {
 		case appended:
 		case duplicate:
 			same++
-		case replaced, loses:
+		case replaced, superseded:
 			different++
 		}
 		bounds.add(t)
@@ -185,12 +188,12 @@ func (th *tenantHead) appendAll(
 		}
 	}
 	out.Repeat(entry, same, different)
-	return th.settle(s), nil
+	return th.updateSize(s), nil
 }
 
-// changedMetadata takes over what is new and returns it: only that is logged.
-// What is beyond the limit, or beyond what a pack holds, is dropped and counted:
-// metadata never costs a sample.
+// changedMetadata stores new and changed metadata and returns it, because only that
+// is logged. Entries beyond the tenant's limit or the size limit of packs are
+// dropped and counted; they never cause the rejection of samples.
 func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata, limit int) []series.MetricMetadata {
 	if len(all) == 0 {
 		return nil
@@ -200,7 +203,7 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 	now := ing.opts.Now().Unix()
 	var changed []series.MetricMetadata
 	for _, m := range all {
-		m.Type = metricType(string(m.Type)) // as it is kept, or an unknown one would be new each time
+		m.Type = metricType(string(m.Type)) // as stored; otherwise an unknown type would look new each time
 		old, ok := th.metadata[m.Metric]
 		if ok && old.Metadata == m.Metadata {
 			old.seen = now
@@ -210,7 +213,7 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 			ing.metrics.droppedMetadata.WithLabelValues(reason).Inc()
 			continue
 		}
-		// What came in points into the request's buffer.
+		// Copy the strings: they point into the request's buffer.
 		m = series.MetricMetadata{Metric: strings.Clone(m.Metric), Metadata: metadata.Metadata{
 			Type: m.Type, Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help),
 		}}
@@ -220,8 +223,8 @@ func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata
 	return changed
 }
 
-// forget drops metadata that could not be logged, so that it is logged when it
-// is sent again.
+// forget removes metadata that could not be logged, so that it is logged when it is
+// sent again.
 func (th *tenantHead) forget(all []series.MetricMetadata) {
 	th.mu.Lock()
 	defer th.mu.Unlock()
@@ -230,7 +233,7 @@ func (th *tenantHead) forget(all []series.MetricMetadata) {
 	}
 }
 
-// metricType is the constant for a type's name, so that no name is kept twice.
+// metricType returns the constant for a type's name, so that names share memory.
 func metricType(s string) model.MetricType {
 	for _, t := range []model.MetricType{
 		model.MetricTypeCounter, model.MetricTypeGauge, model.MetricTypeHistogram, model.MetricTypeGaugeHistogram,
@@ -243,17 +246,18 @@ func metricType(s string) model.MetricType {
 	return model.MetricTypeUnknown
 }
 
-// timeBounds are the first and last time of a set of samples, and their windows.
+// timeBounds is the time range of a set of samples, and their windows.
 type timeBounds struct {
 	min, max int64
 	any      bool
 
 	window  int64              // start of the window of the last sample
 	windows []int64            // starts of all windows
-	seen    map[int64]struct{} // the same, once there are many
+	seen    map[int64]struct{} // set of windows, once there are many
 }
 
-// fewWindows is up to how many windows a list is faster than a map.
+// fewWindows is the largest number of windows for which a list is faster than a
+// map.
 const fewWindows = 8
 
 func (b *timeBounds) add(t int64) {
@@ -289,8 +293,8 @@ func (b *timeBounds) addWindow() {
 	}
 }
 
-// noteTimes remembers what the head now covers, and since when it holds samples
-// of windows that were sealed already.
+// noteTimes records the time range of new samples in the head, and when the first
+// sample of an already sealed window arrived.
 func (ing *Ingester) noteTimes(th *tenantHead, b timeBounds) {
 	if !b.any {
 		return

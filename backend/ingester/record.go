@@ -15,31 +15,32 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// Kinds of records. The bytes are described in docs/format/wal.md.
+// Kinds of records. docs/format/wal.md describes the format.
 const (
-	recordOldWrite = 1 // of segments of the format PLWAL001
+	recordOldWrite = 1 // in segments of format PLWAL001
 	recordSections = 2
 )
 
-// Sections of a record. A reader rejects a tag that it does not know.
+// Sections of a record. Readers reject unknown tags.
 const (
 	sectionSeries        = 1 // labels of series
 	sectionFloats        = 2
 	sectionHistograms    = 3
 	sectionMetadata      = 4
 	sectionExemplars     = 5 // of series by reference
-	sectionKeptExemplars = 6 // with the labels of their series: they outlive the series' samples in the log
+	sectionKeptExemplars = 6 // with their series' labels: they may outlive the series' samples in the log
 )
 
-// sectionHeader is a tag and a length of four bytes.
+// sectionHeader is the size of a section's header: a tag and a length of four
+// bytes.
 const sectionHeader = 5
 
-// Bits of the byte that begins a float; the lower four are how many bytes of the
-// value follow.
+// Bits of the first byte of a float; the lower four are the number of bytes of the
+// value that follow.
 const (
 	floatValueBytes = 0x0f
-	floatTime       = 0x10 // the time follows, or else it is the one before
-	floatRef        = 0x80 // the reference follows, or else it is the one before plus 1
+	floatTime       = 0x10 // the time follows; otherwise it is that of the previous float
+	floatRef        = 0x80 // the reference follows; otherwise it is the previous one plus 1
 )
 
 const (
@@ -47,27 +48,27 @@ const (
 	histogramFloat = 2
 )
 
-// writeRecord is a write request on its way into the log.
+// writeRecord is the log record of a write request.
 type writeRecord struct {
 	batch  *series.Batch
 	th     *tenantHead
-	series []*memSeries // of batch.Entries; nil where the series was rejected
-	times  span         // of the samples
+	series []*memSeries // parallel to batch.Entries; nil for rejected series
+	times  span         // time range of the samples
 
 	histograms, exemplars bool // whether the batch has any to be logged
 
-	body  []byte       // the sections that do not depend on the place of the record
-	first []*memSeries // whose labels the record has; set by AppendTo
+	body  []byte       // the sections that do not depend on the position in the log
+	first []*memSeries // series whose labels the record has; set by AppendTo
 
-	reserved []reservation // of chunks, while the batch is logged and applied
+	reserved []chunkReservation // reserved chunks, while the batch is logged and applied
 	find     finder
 
 	labels *labelLog
 	seals  *sealLog
 }
 
-// encode builds what is the same wherever the record goes: not under the log's
-// lock.
+// encode encodes the sections that do not depend on the position in the log. It
+// runs without the log's lock.
 func (w *writeRecord) encode() {
 	w.body = w.putFloats(w.body[:0])
 	if w.histograms {
@@ -81,7 +82,7 @@ func (w *writeRecord) encode() {
 	}
 }
 
-// AppendTo implements wal.Record. It runs under the log's lock.
+// AppendTo implements wal.Record. It is called with the log's lock held.
 func (w *writeRecord) AppendTo(dst []byte, at wal.Place) []byte {
 	w.first = w.first[:0]
 	for _, s := range w.series {
@@ -104,7 +105,7 @@ func (w *writeRecord) Appended(at wal.Place) {
 	}
 	kept := w.first[:0]
 	for _, s := range w.first {
-		if s.loggedIn != int32(at.Epoch) { // not twice in the request
+		if s.loggedIn != int32(at.Epoch) { // not if the series is twice in the request
 			s.loggedIn = int32(at.Epoch)
 			kept = append(kept, s)
 		}
@@ -118,7 +119,7 @@ func beginRecord(dst []byte, id tenant.ID) []byte {
 	return buf.B
 }
 
-// beginSection puts the header of a section, to be completed by endSection.
+// beginSection appends the header of a section; endSection fills in its length.
 func beginSection(dst []byte, tag byte) (out []byte, at int) {
 	return append(dst, tag, 0, 0, 0, 0), len(dst) + sectionHeader
 }
@@ -128,7 +129,7 @@ func endSection(dst []byte, at int) []byte {
 	return dst
 }
 
-// putCompressed puts a section whose content is compressed.
+// putCompressed appends a section with compressed content.
 func putCompressed(dst []byte, tag byte, content []byte) []byte {
 	dst, at := beginSection(dst, tag)
 	dst = slices.Grow(dst, snappy.MaxEncodedLen(len(content)))
@@ -136,7 +137,7 @@ func putCompressed(dst []byte, tag byte, content []byte) []byte {
 	return endSection(dst[:at+n], at)
 }
 
-// putLabels puts the content of a section with the labels of series.
+// putLabels appends the content of a section with the labels of series.
 func putLabels(dst []byte, list []*memSeries) []byte {
 	buf := encoding.Encbuf{B: dst}
 	buf.PutUvarint(len(list))
@@ -180,8 +181,8 @@ func (w *writeRecord) putFloats(dst []byte) []byte {
 	return endSection(out, at)
 }
 
-// putFloat puts one float, whose reference and time differ so much from those of
-// the one before. Values of few digits have zeros at the end of their bits.
+// putFloat appends one float; ref and t are the differences from the previous one.
+// Values with few digits end in zero bits, which are omitted.
 func putFloat(dst []byte, ref uint64, t int64, v float64) []byte {
 	value := math.Float64bits(v)
 	n := (71 - bits.TrailingZeros64(value)) / 8 // bytes up to the last that is not zero

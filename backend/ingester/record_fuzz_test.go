@@ -25,7 +25,7 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// seedRecords are records as Push writes them.
+// seedRecords returns records as Push writes them.
 func seedRecords() [][]byte {
 	up, down := labels.FromStrings("__name__", "up", "job", "a"), labels.FromStrings("__name__", "down")
 	custom := &histogram.Histogram{Schema: histogram.CustomBucketsSchema, Count: 3, Sum: 4, CustomValues: []float64{1, 2},
@@ -58,10 +58,10 @@ func seedRecords() [][]byte {
 	return append(out, kept.AppendTo(nil, recordPlace()))
 }
 
-// recordPlace is where records of tests go.
+// recordPlace returns the place of the tests' records in the log.
 func recordPlace() wal.Place { return wal.Place{Segment: 3, Epoch: 2} }
 
-// written is the record of a request.
+// written returns the record of a request.
 func written(w *writeRecord) []byte {
 	w.labels, w.histograms, w.exemplars = newLabelLog(time.Now), true, true
 	w.encode()
@@ -72,8 +72,8 @@ func testExemplar(t int64) exemplar.Exemplar {
 	return exemplar.Exemplar{Labels: labels.FromStrings("trace_id", fmt.Sprint("t", t)), Value: float64(t) / 3, Ts: t, HasTs: true}
 }
 
-// takenApart is a recordHandler that keeps all it is told.
-type takenApart struct {
+// decodedParts is a recordHandler that stores all parts.
+type decodedParts struct {
 	id        tenant.ID
 	refs      []uint64
 	labels    []labels.Labels
@@ -94,21 +94,21 @@ type refExemplar struct {
 	exemplar.Exemplar
 }
 
-func (h *takenApart) tenant(id tenant.ID) error { h.id = id; return nil }
+func (h *decodedParts) tenant(id tenant.ID) error { h.id = id; return nil }
 
-func (h *takenApart) known(uint64) bool { return false }
+func (h *decodedParts) known(uint64) bool { return false }
 
-func (h *takenApart) series(ref uint64, ls labels.Labels) error {
+func (h *decodedParts) series(ref uint64, ls labels.Labels) error {
 	h.refs, h.labels = append(h.refs, ref), append(h.labels, ls)
 	return nil
 }
 
-func (h *takenApart) float(ref uint64, t int64, v float64) error {
+func (h *decodedParts) float(ref uint64, t int64, v float64) error {
 	h.samples = append(h.samples, refSample{ref, series.Sample{T: t, V: v}})
 	return nil
 }
 
-func (h *takenApart) histogram(ref uint64, t int64, encoded []byte) error {
+func (h *decodedParts) histogram(ref uint64, t int64, encoded []byte) error {
 	d := encoding.Decbuf{B: encoded}
 	s, err := decodeHistogram(&d)
 	if err != nil || d.Err() != nil || d.Len() != 0 {
@@ -120,23 +120,23 @@ func (h *takenApart) histogram(ref uint64, t int64, encoded []byte) error {
 	return nil
 }
 
-func (h *takenApart) metadata(metric string, m metadata.Metadata) error {
+func (h *decodedParts) metadata(metric string, m metadata.Metadata) error {
 	h.meta = append(h.meta, series.MetricMetadata{Metric: metric, Metadata: m})
 	return nil
 }
 
-func (h *takenApart) exemplar(ref uint64, e exemplar.Exemplar) error {
+func (h *decodedParts) exemplar(ref uint64, e exemplar.Exemplar) error {
 	h.exemplars = append(h.exemplars, refExemplar{ref, e})
 	return nil
 }
 
-func (h *takenApart) keptExemplar(ls labels.Labels, e exemplar.Exemplar) error {
+func (h *decodedParts) keptExemplar(ls labels.Labels, e exemplar.Exemplar) error {
 	h.kept = append(h.kept, storedExemplar{ls, e})
 	return nil
 }
 
-// text is all that was decoded, in one form for equal things.
-func (h *takenApart) text() string {
+// text returns everything that was decoded in a canonical form.
+func (h *decodedParts) text() string {
 	out := fmt.Sprintf("%q %d %q\n", h.id, h.refs, h.meta)
 	for _, ls := range h.labels {
 		out += labelText(ls) + "\n"
@@ -170,11 +170,11 @@ func exemplarText(e exemplar.Exemplar) string {
 	return fmt.Sprintf("%s %x %d", labelText(e.Labels), math.Float64bits(e.Value), e.Ts)
 }
 
-// records writes what was taken apart as records again. The samples become
-// entries of one sample; floats come before histograms, as they were decoded.
-func (h *takenApart) records() [][]byte {
+// records encodes the decoded parts as records again. Samples become entries with
+// one sample each; floats come before histograms, as in the decoded record.
+func (h *decodedParts) records() [][]byte {
 	w := writeRecord{batch: &series.Batch{Tenant: h.id, Metadata: h.meta}}
-	logged := func(ref uint64) *memSeries { // its labels are put by hand
+	logged := func(ref uint64) *memSeries { // its labels are added by hand
 		m := newMemSeries(labels.EmptyLabels(), 0, ref)
 		m.loggedIn = int32(recordPlace().Epoch)
 		return m
@@ -195,8 +195,9 @@ func (h *takenApart) records() [][]byte {
 	return [][]byte{written(&w), kept.AppendTo(nil, recordPlace())}
 }
 
-// FuzzDecodeRecord: whatever the log holds is decoded or rejected, at a cost that
-// its length bounds; what is decoded reads the same once written again.
+// FuzzDecodeRecord checks that any bytes are decoded or rejected at a cost bounded
+// by their length, and that decoded parts are the same after they are encoded and
+// decoded again.
 func FuzzDecodeRecord(f *testing.F) {
 	for _, rec := range seedRecords() {
 		f.Add(rec)
@@ -205,7 +206,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	for _, rec := range oldRecords(f) {
 		f.Add(rec)
 	}
-	// Counts that the rest of the record does not bear out.
+	// A count that exceeds the rest of the record.
 	huge := encoding.Encbuf{}
 	huge.PutByte(recordOldWrite)
 	huge.PutUvarintStr("t")
@@ -214,7 +215,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, rec []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		var got takenApart
+		var got decodedParts
 		err := decodeRecord(slices.Clone(rec), &got)
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; n > uint64(400*maxCompression*len(rec)+64<<10) {
@@ -222,27 +223,27 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 		if err != nil {
 			if !errors.Is(err, errRecord) {
-				t.Errorf("rejected with %v, which is not errRecord", err)
+				t.Errorf("error %v does not wrap errRecord", err)
 			}
 			return
 		}
-		var again takenApart
+		var again decodedParts
 		for _, rec := range got.records() {
 			if err := decodeRecord(rec, &again); err != nil {
-				t.Fatalf("written again it is rejected: %v", err)
+				t.Fatalf("encoded again it is rejected: %v", err)
 			}
 		}
 		if a, b := got.text(), again.text(); a != b {
-			t.Errorf("written again it reads\n%s\nnot\n%s", b, a)
+			t.Errorf("encoded again it is\n%s\nwant\n%s", b, a)
 		}
 	})
 }
 
-// TestDecodedRecordStandsAlone: what was decoded does not change with the buffer
-// of the record, which the log's reader uses again.
-func TestDecodedRecordStandsAlone(t *testing.T) {
+// TestDecodedRecordDoesNotShareBuffer checks that decoded parts do not change with the
+// buffer of the record, which the log's reader reuses.
+func TestDecodedRecordDoesNotShareBuffer(t *testing.T) {
 	for _, rec := range seedRecords() {
-		var got takenApart
+		var got decodedParts
 		if err := decodeRecord(rec, &got); err != nil {
 			t.Fatal(err)
 		}
@@ -251,12 +252,12 @@ func TestDecodedRecordStandsAlone(t *testing.T) {
 			rec[i] = 'X'
 		}
 		if got.text() != want {
-			t.Errorf("changed with its buffer: %s, was %s", got.text(), want)
+			t.Errorf("after a change of the buffer: %s, want %s", got.text(), want)
 		}
 	}
 }
 
-// oldRecords are records as versions before the format PLWAL002 wrote them.
+// oldRecords returns records as versions before the format PLWAL002 wrote them.
 func oldRecords(t testing.TB) [][]byte {
 	t.Helper()
 	data, err := os.ReadFile("testdata/oldrecords.hex")
@@ -274,28 +275,28 @@ func oldRecords(t testing.TB) [][]byte {
 	return out
 }
 
-// TestOldRecords: records of the old format read as they were written.
+// TestOldRecords checks that records in the old format are decoded.
 func TestOldRecords(t *testing.T) {
 	seeds := seedRecords()
 	for i, rec := range oldRecords(t) {
-		var got, want takenApart
+		var got, want decodedParts
 		if err := decodeRecord(rec, &got); err != nil {
 			t.Fatalf("record %d: %v", i, err)
 		}
-		if i >= 8 { // of a request that the seeds had then
+		if i >= 8 { // from a request that was one of the seeds then
 			break
 		}
 		if err := decodeRecord(seeds[i], &want); err != nil {
 			t.Fatal(err)
 		}
 		if got.text() != want.text() {
-			t.Errorf("record %d reads\n%s\nnot\n%s", i, got.text(), want.text())
+			t.Errorf("record %d is\n%s\nwant\n%s", i, got.text(), want.text())
 		}
 	}
 }
 
-// TestFloats: every value and every step of time and reference reads as it was
-// written, in few bytes where it can be.
+// TestFloats checks that every value and every difference of time and reference is
+// decoded as encoded, and its size.
 func TestFloats(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -304,7 +305,7 @@ func TestFloats(t *testing.T) {
 		v     float64
 		bytes int
 	}{
-		{"zero, the next series, the same time", 1, 0, 0, 1},
+		{"zero, next series, same time", 1, 0, 0, 1},
 		{"a small integer", 1, 0, 3, 3},
 		{"all bits", 1, 0, 0.1, 9},
 		{"a later time", 1, 15000, 1, 6},
@@ -320,12 +321,12 @@ func TestFloats(t *testing.T) {
 			if len(b) != tt.bytes {
 				t.Errorf("%d bytes, want %d", len(b), tt.bytes)
 			}
-			var got takenApart
+			var got decodedParts
 			if err := decodeFloats(b, &got); err != nil || len(got.samples) != 1 {
-				t.Fatalf("%v, %d samples", err, len(got.samples))
+				t.Fatalf("error %v, %d samples", err, len(got.samples))
 			}
 			if s := got.samples[0]; s.ref != tt.ref || s.T != tt.t || math.Float64bits(s.V) != math.Float64bits(tt.v) {
-				t.Errorf("read %d %d %v", s.ref, s.T, s.V)
+				t.Errorf("decoded %d %d %v", s.ref, s.T, s.V)
 			}
 		})
 	}

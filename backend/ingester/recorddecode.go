@@ -16,34 +16,35 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// recordHandler takes a record apart as replay meets its parts.
+// recordHandler gets the parts of a record in order.
 type recordHandler interface {
 	tenant(id tenant.ID) error
-	// known reports whether the labels of a reference need not be decoded again.
+	// known reports whether the labels of a reference are known and need not be
+	// decoded.
 	known(ref uint64) bool
 	series(ref uint64, ls labels.Labels) error
 	float(ref uint64, t int64, v float64) error
-	// histogram is given the bytes of one, for decodeHistogram, valid during the call.
+	// histogram gets an encoded histogram for decodeHistogram, valid during the call.
 	histogram(ref uint64, t int64, encoded []byte) error
 	metadata(metric string, m metadata.Metadata) error
 	exemplar(ref uint64, e exemplar.Exemplar) error
 	keptExemplar(ls labels.Labels, e exemplar.Exemplar) error
 }
 
-var errRecord = errors.New("record of the write-ahead log cannot be decoded")
+var errRecord = errors.New("invalid record in the write-ahead log")
 
-// decodeRecord reads a record of any kind.
+// decodeRecord decodes a record of any kind.
 func decodeRecord(rec []byte, h recordHandler) error {
 	d := encoding.Decbuf{B: rec}
 	switch kind := d.Byte(); {
 	case d.Err() != nil:
-		return fmt.Errorf("%w: it is empty", errRecord)
+		return fmt.Errorf("%w: empty record", errRecord)
 	case kind == recordOldWrite:
 		return decodeOldWrite(&d, h)
 	case kind == recordSections:
 		return decodeSections(&d, h)
 	default:
-		return fmt.Errorf("%w: kind %d is not known", errRecord, kind)
+		return fmt.Errorf("%w: unknown kind %d", errRecord, kind)
 	}
 }
 
@@ -62,7 +63,7 @@ func decodeSections(d *encoding.Decbuf, h recordHandler) error {
 	for d.Len() > 0 {
 		tag, n := d.Byte(), d.Be32int()
 		if d.Err() != nil || n < 0 || n > d.Len() {
-			return fmt.Errorf("%w: section %d has %d bytes of %d", errRecord, tag, n, d.Len())
+			return fmt.Errorf("%w: section %d claims %d of %d bytes", errRecord, tag, n, d.Len())
 		}
 		content := d.B[:n]
 		d.B = d.B[n:]
@@ -93,7 +94,7 @@ func decodeSection(tag byte, content []byte, h recordHandler) error {
 	case sectionExemplars:
 		part = decodeExemplars
 	default:
-		return fmt.Errorf("%w: section %d is not known: start the version that wrote it", errRecord, tag)
+		return fmt.Errorf("%w: unknown section %d: start the version that wrote it", errRecord, tag)
 	}
 	d := encoding.Decbuf{B: content}
 	if err := part(&d, h); err != nil {
@@ -103,13 +104,13 @@ func decodeSection(tag byte, content []byte, h recordHandler) error {
 		return fmt.Errorf("%w: section %d: %w", errRecord, tag, d.Err())
 	}
 	if d.Len() != 0 {
-		return fmt.Errorf("%w: section %d: %d bytes left over", errRecord, tag, d.Len())
+		return fmt.Errorf("%w: section %d: %d trailing bytes", errRecord, tag, d.Len())
 	}
 	return nil
 }
 
-// maxCompression is by how much snappy makes bytes shorter at most: a copy of 64
-// bytes takes three.
+// maxCompression is snappy's highest compression ratio: a copy of 64 bytes is
+// encoded in three bytes.
 const maxCompression = 22
 
 func decompress(content []byte) ([]byte, error) {
@@ -118,16 +119,16 @@ func decompress(content []byte) ([]byte, error) {
 		return nil, err
 	}
 	if n > maxCompression*len(content) {
-		return nil, fmt.Errorf("%d bytes cannot be %d decompressed", len(content), n)
+		return nil, fmt.Errorf("%d compressed bytes cannot be %d decompressed bytes", len(content), n)
 	}
 	return snappy.Decode(nil, content)
 }
 
-// count reads a number of items that take at least size bytes each.
+// count decodes the number of items that use at least size bytes each.
 func count(d *encoding.Decbuf, size int) int {
 	n := d.Uvarint64()
 	if d.Err() == nil && n > uint64(d.Len()/size) {
-		d.E = fmt.Errorf("%d items do not fit into %d bytes", n, d.Len())
+		d.E = fmt.Errorf("%d items do not fit in %d bytes", n, d.Len())
 	}
 	if d.Err() != nil {
 		return 0
@@ -135,7 +136,7 @@ func count(d *encoding.Decbuf, size int) int {
 	return int(n)
 }
 
-// text reads a string. Decbuf's own way panics at a length beyond an int64.
+// text decodes a string. Decbuf.UvarintStr panics if the length overflows an int64.
 func text(d *encoding.Decbuf) string {
 	n := count(d, 1)
 	s := string(d.B[:n])
@@ -143,7 +144,8 @@ func text(d *encoding.Decbuf) string {
 	return s
 }
 
-// maxLabelBytes is what Prometheus' labels have room for; they panic above.
+// maxLabelBytes is the longest label name or value; Prometheus' labels panic above
+// it.
 const maxLabelBytes = 1<<24 - 1
 
 func decodeSeries(d *encoding.Decbuf, h recordHandler) error {
@@ -168,8 +170,8 @@ func skipLabels(d *encoding.Decbuf) {
 	}
 }
 
-// decodeLabels reads the labels of a series and gives them to h. The caller looks
-// at d.Err.
+// decodeLabels decodes the labels of a series and passes them to h. The caller
+// checks d.Err.
 func decodeLabels(d *encoding.Decbuf, b *labels.ScratchBuilder, h recordHandler, ref uint64) error {
 	ls, err := labelSet(d, b)
 	if err != nil || d.Err() != nil {
@@ -183,26 +185,26 @@ func labelSet(d *encoding.Decbuf, b *labels.ScratchBuilder) (labels.Labels, erro
 	for m := count(d, 2); m > 0; m-- {
 		name, value := text(d), text(d)
 		if n := max(len(name), len(value)); n > maxLabelBytes {
-			return labels.EmptyLabels(), fmt.Errorf("%w: a label has %d bytes", errRecord, n)
+			return labels.EmptyLabels(), fmt.Errorf("%w: label of %d bytes", errRecord, n)
 		}
 		b.Add(name, value)
 	}
 	if d.Err() != nil {
-		return labels.EmptyLabels(), nil //nolint:nilerr // the caller looks at d.Err itself
+		return labels.EmptyLabels(), nil //nolint:nilerr // the caller checks d.Err
 	}
 	return b.Labels(), nil
 }
 
-var errFloats = fmt.Errorf("%w: section %d is cut short", errRecord, sectionFloats)
+var errFloats = fmt.Errorf("%w: section %d is truncated", errRecord, sectionFloats)
 
-// decodeFloats is the part of replay that runs for every sample.
+// decodeFloats decodes a section of floats. It is the hot path of replay.
 func decodeFloats(b []byte, h recordHandler) error {
 	ref, t := uint64(0), int64(0)
 	for len(b) > 0 {
 		head := b[0]
 		b = b[1:]
 		if head&^(floatValueBytes|floatTime|floatRef) != 0 {
-			return fmt.Errorf("%w: a float has the flags %#x: start the version that wrote it", errRecord, head)
+			return fmt.Errorf("%w: float has unknown flags %#x: start the version that wrote it", errRecord, head)
 		}
 		step := int64(1)
 		if head&floatRef != 0 {
@@ -246,7 +248,7 @@ func decodeHistograms(d *encoding.Decbuf, h recordHandler) error {
 		encoded := d.B[:n]
 		d.B = d.B[n:]
 		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeSection looks at d.Err itself
+			return nil //nolint:nilerr // decodeSection checks d.Err
 		}
 		if err := h.histogram(ref, t, encoded); err != nil {
 			return err
@@ -255,7 +257,7 @@ func decodeHistograms(d *encoding.Decbuf, h recordHandler) error {
 	return nil
 }
 
-// decodeHistogram reads one histogram of either kind. The caller looks at d.Err.
+// decodeHistogram decodes one histogram of either kind. The caller checks d.Err.
 func decodeHistogram(d *encoding.Decbuf) (series.Sample, error) {
 	var s series.Sample
 	switch kind := d.Byte(); kind {
@@ -264,7 +266,7 @@ func decodeHistogram(d *encoding.Decbuf) (series.Sample, error) {
 	case histogramFloat:
 		s.FH = getFloatHistogram(d)
 	default:
-		return s, fmt.Errorf("%w: histogram kind %d is not known", errRecord, kind)
+		return s, fmt.Errorf("%w: unknown histogram kind %d", errRecord, kind)
 	}
 	return s, nil
 }
@@ -275,7 +277,7 @@ func putExemplar(buf *encoding.Encbuf, e exemplar.Exemplar) {
 	putLabelSet(buf, e.Labels)
 }
 
-// getExemplar is the reverse of putExemplar. The caller looks at d.Err.
+// getExemplar decodes what putExemplar encoded. The caller checks d.Err.
 func getExemplar(d *encoding.Decbuf, b *labels.ScratchBuilder) (exemplar.Exemplar, error) {
 	e := exemplar.Exemplar{Ts: d.Varint64(), HasTs: true}
 	e.Value = math.Float64frombits(d.Be64())
@@ -326,7 +328,7 @@ func decodeMetadata(d *encoding.Decbuf, h recordHandler) error {
 		m.Unit = text(d)
 		m.Help = text(d)
 		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeRecord looks at d.Err itself
+			return nil //nolint:nilerr // decodeSection checks d.Err
 		}
 		if err := h.metadata(metric, m); err != nil {
 			return err

@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/prometheus/tsdb/encoding"
 )
 
-// decodeOldWrite reads the rest of a record of segments of the format PLWAL001,
-// which this version replays and does not write.
+// decodeOldWrite decodes the rest of a record in the format PLWAL001, which this
+// version replays but does not write.
 func decodeOldWrite(d *encoding.Decbuf, h recordHandler) error {
 	if err := decodeTenant(d, h); err != nil {
 		return err
@@ -23,7 +23,7 @@ func decodeOldWrite(d *encoding.Decbuf, h recordHandler) error {
 		}
 	}
 	if d.Len() != 0 {
-		return fmt.Errorf("%w: %d bytes left over", errRecord, d.Len())
+		return fmt.Errorf("%w: %d trailing bytes", errRecord, d.Len())
 	}
 	return nil
 }
@@ -46,7 +46,7 @@ func decodeOldFloats(d *encoding.Decbuf, h recordHandler) error {
 		t += d.Varint64()
 		v := math.Float64frombits(d.Be64())
 		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeOldWrite looks at d.Err itself
+			return nil //nolint:nilerr // decodeOldWrite checks d.Err
 		}
 		if err := h.float(ref, t, v); err != nil {
 			return err
@@ -55,7 +55,7 @@ func decodeOldFloats(d *encoding.Decbuf, h recordHandler) error {
 	return nil
 }
 
-// decodeOldHistograms finds where each histogram ends by decoding it.
+// decodeOldHistograms decodes each histogram to find its end.
 func decodeOldHistograms(d *encoding.Decbuf, h recordHandler) error {
 	for n := count(d, 20); n > 0; n-- {
 		ref, t := d.Uvarint64(), d.Varint64()
@@ -64,7 +64,7 @@ func decodeOldHistograms(d *encoding.Decbuf, h recordHandler) error {
 			return err
 		}
 		if d.Err() != nil {
-			return nil //nolint:nilerr // decodeOldWrite looks at d.Err itself
+			return nil //nolint:nilerr // decodeOldWrite checks d.Err
 		}
 		if err := h.histogram(ref, t, begin[:len(begin)-d.Len()]); err != nil {
 			return err

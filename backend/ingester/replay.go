@@ -17,12 +17,12 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// progressEvery is how often Options.Replaying is called, at least.
+// progressEvery is the interval at which Options.Replaying is called.
 const progressEvery = time.Second
 
-// replay puts the records of the log into the head. One goroutine reads and
-// decodes, several append: all samples of a series go through the same one, in
-// the order of the log.
+// replay applies the records of the log to the head. One goroutine reads and
+// decodes, several goroutines append. All samples of a series go through the same
+// goroutine, in the order of the log.
 type replay struct {
 	ing *Ingester
 	dir string
@@ -30,23 +30,23 @@ type replay struct {
 	place     wal.Place
 	th        *tenantHead
 	refs      refTable
-	covered   covering // by seals, in the present segment
-	far       int64    // where the far future begins
-	times     span     // of the record
-	bounds    timeBounds
-	oldFormat bool // of the record
+	covered   covering   // ranges of the current segment that seals cover
+	far       int64      // start of the far future
+	times     span       // times in the current record
+	bounds    timeBounds // of the current record
+	oldFormat bool       // whether the current record is in the old format
 
 	appliers *appliers
-	scan     func() error // takes in all labels from the present segment on
-	scanned  bool         // all labels of the log are known
+	scan     func() error // defines all labels from the current segment on
+	scanned  bool         // scan was called: all labels of the log are known
 
 	samples, skipped int
-	orphans          map[tenant.ID]map[int64]*orphans // by UTC day
+	orphans          map[tenant.ID]map[int64]*orphans // by tenant and UTC day
 	inSegment        *segmentBounds
 	perSegment       map[int]*segmentBounds
-	epochs           map[int]int // of segments
+	epochs           map[int]int // epoch by segment
 	exemplars        map[*tenantHead][]storedExemplar
-	told             time.Time
+	reported         time.Time
 }
 
 func newReplay(ing *Ingester, dir string) *replay {
@@ -62,7 +62,7 @@ func newReplay(ing *Ingester, dir string) *replay {
 	}
 }
 
-// run reads the whole log.
+// run replays the whole log.
 func (r *replay) run(ctx context.Context) (wal.Report, error) {
 	r.scan = func() error { return r.scanLabels(ctx, r.place.Segment) }
 	report, err := wal.Replay(ctx, r.dir, 0, wal.Reader{Segment: r.segment, Record: r.record, Progress: r.progress})
@@ -80,8 +80,8 @@ func (r *replay) progress(done, total int64) {
 	if r.ing.opts.Replaying == nil {
 		return
 	}
-	if now := time.Now(); done == total || now.Sub(r.told) >= progressEvery {
-		r.told = now
+	if now := time.Now(); done == total || now.Sub(r.reported) >= progressEvery {
+		r.reported = now
 		r.ing.opts.Replaying(done, total)
 	}
 }
@@ -136,7 +136,8 @@ func (r *replay) series(number uint64, ls labels.Labels) error {
 	return nil
 }
 
-// define has a reference name the tenant's series with the labels.
+// define assigns a reference to the tenant's series with the labels. It fails if
+// the reference is assigned to other labels.
 func (r *replay) define(number uint64, ls labels.Labels) (*reference, error) {
 	r.seenRef(number)
 	known := r.refs.get(number)
@@ -149,7 +150,7 @@ func (r *replay) define(number uint64, ls labels.Labels) (*reference, error) {
 	return known, nil
 }
 
-// seriesOf finds or makes the series that a reference names.
+// seriesOf finds or creates the series of a reference.
 func (r *replay) seriesOf(number uint64, ref *reference) *memSeries {
 	if ref.s != nil {
 		return ref.s
@@ -168,8 +169,8 @@ func (r *replay) seenRef(ref uint64) {
 	}
 }
 
-// wanted returns the series that a sample goes to; nil when it is covered by a
-// seal, or an orphan.
+// wanted returns the series to which a sample must be appended, or nil if the
+// sample is covered by a seal or is an orphan.
 func (r *replay) wanted(ref uint64, t int64) (*memSeries, error) {
 	r.times.add(t, r.far)
 	r.nearBounds(t)
@@ -178,7 +179,7 @@ func (r *replay) wanted(ref uint64, t int64) (*memSeries, error) {
 		return nil, nil
 	}
 	known := r.refs.get(ref)
-	if known == nil && !r.scanned { // damage has cost the first record with the labels
+	if known == nil && !r.scanned { // the first record with the labels is damaged
 		if err := r.scan(); err != nil {
 			return nil, err
 		}
@@ -218,8 +219,8 @@ func (r *replay) metadata(metric string, m metadata.Metadata) error {
 	return nil
 }
 
-// exemplar implements recordHandler. One whose series' labels are lost is gone
-// with them: exemplars are kept as long as there is room, and no longer.
+// exemplar implements recordHandler. It drops exemplars of series whose labels are
+// lost: exemplars are stored on a best-effort basis.
 func (r *replay) exemplar(ref uint64, e exemplar.Exemplar) error {
 	if known := r.refs.get(ref); known != nil && known.th == r.th {
 		return r.keptExemplar(known.all, e)
@@ -238,7 +239,7 @@ func (r *replay) keptExemplar(ls labels.Labels, e exemplar.Exemplar) error {
 	return nil
 }
 
-// finish completes the head once every record was read.
+// finish completes the head after all records were read.
 func (r *replay) finish() {
 	for th, list := range r.exemplars {
 		limit := r.ing.opts.Limits(th.id).MaxExemplars

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// applyBatch is how many samples are handed to an applier at a time.
+	// applyBatch is the number of samples in one batch for an applier.
 	applyBatch = 1024
-	// applyQueue is how many batches may wait for an applier.
+	// applyQueue is the number of batches that may be queued for an applier.
 	applyQueue = 8
 )
 
-// appliers append replayed samples to their series, each series in one of them:
-// that keeps its samples in order, and no lock is needed.
+// appliers append replayed samples to their series. Each series belongs to one
+// applier, which preserves the order of its samples and makes locks unnecessary.
 type appliers struct {
 	workers []*applier
 	failed  atomic.Pointer[error]
@@ -26,15 +26,15 @@ type appliers struct {
 	ended   bool
 }
 
-// applier is one goroutine and the batch that is being gathered for it.
+// applier is one goroutine and the batch that is being collected for it.
 type applier struct {
 	queue  chan []replayed
 	gather []replayed
-	free   chan []replayed // batches to be used again
+	free   chan []replayed // batches to be reused
 }
 
-// replayed is a sample on its way to its series: a float, or a histogram as it is
-// in the log.
+// replayed is a sample to be appended: a float, or a histogram as encoded in the
+// log.
 type replayed struct {
 	s         *memSeries
 	t         int64
@@ -79,7 +79,7 @@ func (a *appliers) add(r replayed) {
 	}
 }
 
-// hand gives what was gathered to the applier.
+// hand queues the collected batch.
 func (w *applier) hand() {
 	w.queue <- w.gather
 	select {
@@ -117,7 +117,7 @@ func (r *replayed) apply(f *finder) error {
 	return err
 }
 
-// failure is why an applier could not append a sample, or nil.
+// failure returns the error of the first sample that could not be appended, or nil.
 func (a *appliers) failure() error {
 	if err := a.failed.Load(); err != nil {
 		return *err
@@ -125,7 +125,7 @@ func (a *appliers) failure() error {
 	return nil
 }
 
-// wait returns when all samples are in their series, or one could not be.
+// wait returns when all samples are appended, or when an applier failed.
 func (a *appliers) wait() error {
 	if !a.ended {
 		a.ended = true

@@ -14,29 +14,30 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// refPage is how many references share a page of a refTable.
+// refPage is the number of references in one page of a refTable.
 const refPage = 1 << 12
 
-// refTable finds series by their reference in the log. References of a log are
-// given out in a row, so pages are nearly full.
+// refTable maps references in the log to series. The references in a log are mostly
+// consecutive, so pages are nearly full.
 type refTable struct {
 	pages map[uint64]*[refPage]reference
-	last  *[refPage]reference // the page that was used last, and its number
+	last  *[refPage]reference // the page used last, and its number
 	at    uint64
 }
 
-// reference is what a reference in the log names. A series that left the head and
-// came back has several.
+// reference is the series that a reference in the log stands for. A series that
+// left the head and returned has several references.
 type reference struct {
-	th  *tenantHead // nil when the labels are not known
+	th  *tenantHead // nil if the labels are unknown
 	all labels.Labels
-	s   *memSeries // nil before a sample that is in no pack: such series are made only
-	// labels is twice the first segment of the newest epoch in which the labels were
-	// met, and 1 more once they were met in another segment, too; 0 before.
+	s   *memSeries // nil until the first sample that is in no pack, so that only series with such samples are created
+	// labels is 2n if n is the first segment with the labels in the newest epoch that
+	// has them, and 2n+1 if another segment of that epoch has them too; 0 = none
+	// seen.
 	labels int32
 }
 
-// get returns what the reference names; nil when that is not known.
+// get returns the reference, or nil if it is unknown.
 func (t *refTable) get(ref uint64) *reference {
 	if page := ref / refPage; t.last == nil || page != t.at {
 		p := t.pages[page]
@@ -66,8 +67,8 @@ func (t *refTable) set(ref uint64, th *tenantHead, ls labels.Labels) *reference 
 	return r
 }
 
-// scanLabels takes in the labels of all records from a segment on. It is done
-// once at most: then the labels of every reference are known that the log has.
+// scanLabels defines the references of all records from a segment on. It runs at
+// most once: then all labels in the log are known.
 func (r *replay) scanLabels(ctx context.Context, from int) error {
 	r.scanned = true
 	th := r.th
@@ -75,12 +76,12 @@ func (r *replay) scanLabels(ctx context.Context, from int) error {
 	scan := labelScanner{replay: r}
 	_, err := wal.Replay(ctx, r.dir, from, wal.Reader{Record: func(_ wal.Place, rec []byte) error { return decodeRecord(rec, scan) }})
 	if err != nil {
-		return fmt.Errorf("look for labels behind damage: %w", err)
+		return fmt.Errorf("scan for labels after a damaged record: %w", err)
 	}
 	return nil
 }
 
-// labelsOnly is a recordHandler that ignores everything but labels.
+// labelsOnly is the part of a recordHandler that ignores everything except labels.
 type labelsOnly struct{}
 
 func (labelsOnly) float(uint64, int64, float64) error                  { return nil }
@@ -89,7 +90,7 @@ func (labelsOnly) metadata(string, metadata.Metadata) error            { return 
 func (labelsOnly) exemplar(uint64, exemplar.Exemplar) error            { return nil }
 func (labelsOnly) keptExemplar(labels.Labels, exemplar.Exemplar) error { return nil }
 
-// labelScanner takes in the labels of records.
+// labelScanner is a recordHandler that defines references.
 type labelScanner struct {
 	labelsOnly
 	replay *replay
@@ -102,11 +103,11 @@ func (s labelScanner) series(ref uint64, ls labels.Labels) error {
 	return err
 }
 
-// noteLabels takes note of labels in the present segment.
+// noteLabels records that the current segment has the labels.
 func (r *replay) noteLabels(ref *reference) {
 	first := int(ref.labels / 2)
 	switch {
-	case r.oldFormat: // it has them twice in each segment
+	case r.oldFormat: // each old segment has them twice
 		ref.labels = int32(2*r.place.Segment + 1)
 	case ref.labels == 0 || r.epochs[first] != r.place.Epoch:
 		ref.labels = int32(2 * r.place.Segment)
@@ -115,8 +116,8 @@ func (r *replay) noteLabels(ref *reference) {
 	}
 }
 
-// finishLabels has labels written a second time that the log has only once: the
-// process ended before its checkpoint.
+// finishLabels schedules a second copy of labels that the log has only once,
+// because the process ended before the checkpoint.
 func (r *replay) finishLabels() {
 	once := map[int]*firstUses{}
 	for page, refs := range r.refs.pages {
@@ -132,7 +133,7 @@ func (r *replay) finishLabels() {
 				once[segment] = uses
 			}
 			s := ref.s
-			if number := page*refPage + uint64(i); s.ref != number { // it came back under another one
+			if number := page*refPage + uint64(i); s.ref != number { // it returned under another reference
 				s = newMemSeries(s.labels, s.hash, number)
 			}
 			uses.series[ref.th] = append(uses.series[ref.th], s)

@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	sealDelay  = 15 * time.Minute // after a window's end
-	lateDelay  = time.Hour        // how long late samples gather before they are sealed
-	idleSeries = 30 * time.Minute // a sealed series without samples leaves the head after this
+	sealDelay  = 15 * time.Minute // time after a window's end at which it is sealed
+	lateDelay  = time.Hour        // time after the first late sample at which late samples are sealed
+	idleSeries = 30 * time.Minute // time without samples after which a sealed series leaves the head
 	tickEvery  = 10 * time.Second
 	sweepEvery = 10 * time.Minute
-	farWindows = 2 // samples behind the present window and the next are of the far future
+	farWindows = 2 // samples at least this many windows after the start of the current one are in the far future
 )
 
-// run seals windows as they end and deletes expired packs, until ctx is done.
+// run seals windows after their end and deletes expired packs, until ctx is done.
 func (ing *Ingester) run(ctx context.Context) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
@@ -31,34 +31,34 @@ func (ing *Ingester) run(ctx context.Context) {
 		case <-tick.C:
 		case <-ing.flushNow:
 			if err := ing.Flush(); err != nil {
-				ing.opts.Logger.Error("flush failed, it will be tried again when the window ends", "err", err)
+				ing.opts.Logger.Error("failed to flush the head; retrying when the window ends", "err", err)
 			}
 			continue
 		}
 		if err := ing.sealDue(); err != nil {
-			ing.opts.Logger.Error("sealing failed, it will be tried again", "err", err)
+			ing.opts.Logger.Error("failed to seal; retrying", "err", err)
 		}
 		ing.saveActiveDue()
 		if now := ing.opts.Now(); now.Sub(swept) >= sweepEvery {
 			swept = now
 			if err := ing.Sweep(); err != nil {
-				ing.opts.Logger.Error("deleting expired packs failed, it will be tried again", "err", err)
+				ing.opts.Logger.Error("failed to delete expired packs; retrying", "err", err)
 			}
 		}
 	}
 }
 
 // sealDue seals what is due: a window that ended, late samples that waited long
-// enough, or everything when memory or disk are nearly full.
+// enough, or the whole head if memory or disk are nearly full.
 func (ing *Ingester) sealDue() error {
 	now := ing.opts.Now()
 	bound := series.WindowStart(now.Add(-sealDelay).UnixMilli())
-	ing.dropPressed(now) // it may save an early seal
+	ing.dropPressed(now) // may make an early seal unnecessary
 	if done, err := ing.sealEarly(now); done {
 		return err
 	}
 	late := ing.lateFrom.Load()
-	ing.mendBorder(now.UnixMilli())
+	ing.correctBorder(now.UnixMilli())
 	ing.cutAtBorder(now.UnixMilli())
 	if bound > ing.sealed.Load() || (late > 0 && now.UnixMilli()-late >= lateDelay.Milliseconds()) {
 		return ing.seal(bound)
@@ -66,27 +66,27 @@ func (ing *Ingester) sealDue() error {
 	return nil
 }
 
-// Flush seals everything that is in the head now, open windows too.
+// Flush seals the whole head, including open windows.
 func (ing *Ingester) Flush() error { return ing.seal(endOfTime) }
 
-// flushSoon asks for a Flush and does not wait for it.
+// flushSoon requests a Flush and does not wait for it.
 func (ing *Ingester) flushSoon() {
 	select {
 	case ing.flushNow <- struct{}{}:
-	default: // one is asked for already
+	default: // a flush is requested already
 	}
 }
 
-// farFrom is the time from which samples do not wait for their window to end:
-// they would keep the log until then. It is beyond what any clock should be off.
+// farFrom returns the start of the far future. Samples at or after it are sealed
+// without waiting for their window to end, because the log could not be deleted
+// until then. Clocks should not be off by so much.
 func farFrom(now time.Time) int64 {
 	return series.WindowStart(now.UnixMilli()) + farWindows*series.WindowMillis
 }
 
-// seal writes all samples before bound into packs, and those of the far future,
-// serves them from there, and cuts the log. Samples of the window that just ended
-// go into one pack, all others into packs of their own, so that most packs hold
-// one window.
+// seal writes all samples before bound, and those of the far future, into packs,
+// serves the packs, and cuts the log. Samples of the window that just ended go into
+// one pack, all others into separate packs, so that most packs have one window.
 func (ing *Ingester) seal(bound int64) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
@@ -103,10 +103,11 @@ func (ing *Ingester) sealLocked(bound int64) error {
 		defer ing.labels.pause()()
 		window = series.WindowStart(start.UnixMilli())
 	}
-	far, idle := farFrom(start), idleTimesAt(start, ing.idleAfter()) // before what is sealed makes room
-	// Most of what Cut syncs is synced before pushes have to wait for it.
+	far, idle := farFrom(start), idleTimesAt(start, ing.idleAfter()) // before the seal frees memory
+	// Sync before holding the gate, so that pushes wait only for what is left to sync in
+	// the cut.
 	if err := ing.log.SyncAll(); err != nil {
-		ing.opts.Logger.Warn("write-ahead log could not be synced before a seal", "err", err)
+		ing.opts.Logger.Warn("failed to sync the write-ahead log before a seal", "err", err)
 	}
 	ing.gate.Lock()
 	cut, err := ing.cutFor(bound)
@@ -129,12 +130,12 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	ing.unsealed.end(true)
 	select {
 	case ing.uploadNow <- struct{}{}:
-	default: // it will look anyway
+	default: // the uploader will run anyway
 	}
 	if bound != endOfTime {
 		ing.sealed.Store(max(bound, ing.sealed.Load()))
 	}
-	ing.saveActive() // before replay passes over what was sealed: no moment is without both
+	ing.saveActive() // before replay skips the sealed samples, so that series are always in the log or in this list
 	needed, err := ing.seals.add(seal{BeforeSegment: cut.Segment, BeforeTime: bound, FromTime: far}, cut)
 	if err != nil {
 		return err
@@ -142,19 +143,19 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	if err := ing.truncateLog(needed); err != nil {
 		return err
 	}
-	ing.disk.look()
+	ing.disk.readFree()
 	ing.dropIdle(idle)
 	ing.metrics.seals.Inc()
 	ing.metrics.asides.Add(float64(s.aside))
 	if s.series > 0 {
-		ing.opts.Logger.Info("sealed", "series", s.series, "samples", s.samples, "packs", s.paths,
+		ing.opts.Logger.Info("sealed samples into packs", "series", s.series, "samples", s.samples, "packs", s.paths,
 			"took", ing.opts.Now().Sub(start).Round(time.Millisecond))
 	}
 	return nil
 }
 
-// metadataOf returns what is known of the metrics in the list, which is sorted
-// by metric.
+// metadataOf returns the metadata of the metrics in the list, which is sorted by
+// metric.
 func (th *tenantHead) metadataOf(list []sealedSeries) []series.MetricMetadata {
 	th.mu.RLock()
 	defer th.mu.RUnlock()

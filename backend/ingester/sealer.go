@@ -17,23 +17,23 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// maxPackDays is how many UTC days a pack may have samples of: each costs a row
-// of work, and the pack stays until all of them are compacted.
+// maxPackDays is the maximum number of UTC days in a pack. Each day needs a row of
+// work, and the pack cannot be deleted until all of its days are compacted.
 const maxPackDays = 256
 
-// sealTimes says which samples a seal takes: those before bound, and those of
-// the far future.
+// sealTimes are the times of the samples to be sealed: those before bound, and
+// those at or after far.
 type sealTimes struct {
-	window int64 // start of the window that gets a pack of its own
+	window int64 // start of the window that gets its own pack
 	bound  int64
-	far    int64
+	far    int64 // start of the far future
 }
 
 // Kinds of packs of a seal.
 const (
-	kindWindow = iota // of the window
-	kindLate          // of other times
-	kindFar           // of the far future: they stay until then, so nothing else is with them
+	kindWindow = iota // samples of the window
+	kindLate          // samples of other times
+	kindFar           // samples of the far future: their packs stay until that time, so they have no other samples
 	kinds
 )
 
@@ -41,16 +41,16 @@ const (
 type sealer struct {
 	ing *Ingester
 	sealTimes
-	// careful has every section tried alone first, and sets aside what is
-	// rejected.
+	// careful means that every section is first encoded in a trial pack, and that
+	// rejected series are set aside.
 	careful   bool
-	encoder   *pack.Encoder // of all packs and trials; nil: each has its own
+	encoder   *pack.Encoder // for all packs and trials; nil: each creates its own
 	deletions func(tenant.ID) uint64
 
 	taken  []takenSeries
-	writer *pack.Writer // being written; nil between packs
+	writer *pack.Writer // pack being written; nil between packs
 	paths  []string
-	served int // of paths
+	served int // number of paths that are served
 	later  [kinds][]sealedSection
 
 	series, samples, aside int
@@ -58,13 +58,13 @@ type sealer struct {
 	asideOf map[tenant.ID]*asideCount
 }
 
-// takenSeries is a series of which chunks are being sealed.
+// takenSeries is a series with chunks that are being sealed.
 type takenSeries struct {
 	th *tenantHead
 	s  *memSeries
 }
 
-// release drops the chunks that were sealed: packs serve them now.
+// release drops the sealed chunks from the head, after their packs are served.
 func (s *sealer) release() {
 	for _, t := range s.taken {
 		t.s.sealed()
@@ -72,7 +72,7 @@ func (s *sealer) release() {
 	}
 }
 
-// sealedSeries is one series on its way into a pack.
+// sealedSeries is the data of one series to be written to a pack.
 type sealedSeries struct {
 	labels labels.Labels
 	metric string
@@ -87,16 +87,16 @@ func compareSealed(a, b sealedSeries) int {
 	return cmp.Or(strings.Compare(a.metric, b.metric), labels.Compare(a.labels, b.labels))
 }
 
-// sealedSection is a tenant's day on its way into a pack.
+// sealedSection is the data of one tenant and day to be written to a pack.
 type sealedSection struct {
 	th   *tenantHead
 	day  int64
 	list []sealedSeries
 }
 
-// writePacks writes all samples of the times into packs, which are served when
-// it returns. When the encoder rejects some, they are set aside. After an error
-// everything is in memory as before.
+// writePacks writes all samples of the given times into packs, which are served
+// when it returns. Series that the encoder rejects are set aside. After an error
+// the head is as before.
 func (ing *Ingester) writePacks(t sealTimes) (*sealer, error) {
 	s := &sealer{ing: ing, sealTimes: t, deletions: ing.deletions.number}
 	err := s.write()
@@ -107,7 +107,7 @@ func (ing *Ingester) writePacks(t sealTimes) (*sealer, error) {
 	if !errors.Is(err, pack.ErrRejected) {
 		return nil, err
 	}
-	ing.opts.Logger.Warn("a pack rejected something: sealing again with every part tried alone", "err", err)
+	ing.opts.Logger.Warn("pack writer rejected a series: sealing again with a trial of every section", "err", err)
 	encoder, encErr := pack.NewEncoder()
 	if encErr != nil {
 		return nil, errors.Join(err, encErr)
@@ -120,7 +120,7 @@ func (ing *Ingester) writePacks(t sealTimes) (*sealer, error) {
 	return s, nil
 }
 
-// giveUp puts everything back into the head and removes what was written and is
+// giveUp moves all chunks back into the head and removes the written packs that are
 // not served.
 func (s *sealer) giveUp() error {
 	for _, t := range s.taken {
@@ -159,11 +159,11 @@ func (s *sealer) write() error {
 	return s.serve()
 }
 
-// serve serves the packs that were written.
+// serve starts serving the written packs.
 func (s *sealer) serve() error {
 	for _, path := range s.paths {
-		// After an error packs that are served already have the same samples as the
-		// head will again; that is harmless.
+		// If this fails, the packs served before and the head have the same samples,
+		// which is harmless.
 		if err := s.ing.packs.open(path); err != nil {
 			return err
 		}
@@ -172,8 +172,8 @@ func (s *sealer) serve() error {
 	return nil
 }
 
-// writeTenant takes a tenant's chunks, writes those of the window, and leaves
-// the others for later.
+// writeTenant takes a tenant's chunks, writes those of the window, and stores the
+// others in s.later.
 func (s *sealer) writeTenant(th *tenantHead) error {
 	var days [kinds]map[int64][]sealedSeries
 	for kind := range days {
@@ -181,7 +181,7 @@ func (s *sealer) writeTenant(th *tenantHead) error {
 	}
 	for _, m := range th.all() {
 		chunks, err := m.take(s.bound, s.far)
-		th.recountSeries(m) // late samples were encoded, even where nothing was taken
+		th.recountSeries(m) // even if no chunk was taken, late samples were encoded
 		if err != nil {
 			return err
 		}
@@ -207,7 +207,7 @@ func (s *sealer) writeTenant(th *tenantHead) error {
 				s.later[kind] = append(s.later[kind], section)
 				continue
 			}
-			if err := s.writeSection(kind, &section); err != nil { // a window is of one day
+			if err := s.writeSection(kind, &section); err != nil { // a window is within one day
 				return err
 			}
 		}
@@ -215,8 +215,8 @@ func (s *sealer) writeTenant(th *tenantHead) error {
 	return nil
 }
 
-// unreadable handles chunks that cannot be brought in order: a defect, but one
-// series' alone.
+// unreadable handles chunks that cannot be normalized. That is a defect, but it
+// affects only one series, which is set aside.
 func (s *sealer) unreadable(th *tenantHead, m *memSeries, chunks []series.Chunk, cause error) error {
 	cause = fmt.Errorf("%w: series %s: %w", pack.ErrRejected, m.labels, cause)
 	if !s.careful {
@@ -225,8 +225,8 @@ func (s *sealer) unreadable(th *tenantHead, m *memSeries, chunks []series.Chunk,
 	return s.setAside(th, &sealedSeries{labels: m.labels, chunks: chunks}, cause)
 }
 
-// deal sorts the chunks of a series, which ascend, to the kind of pack and the
-// day they belong to.
+// deal groups the chunks of a series, which are in ascending order, by kind of pack
+// and by day.
 func (s *sealer) deal(m *memSeries, chunks []series.Chunk, days *[kinds]map[int64][]sealedSeries) {
 	for len(chunks) > 0 {
 		kind, day := s.kind(&chunks[0]), series.Day(chunks[0].MinTime)
@@ -236,7 +236,7 @@ func (s *sealer) deal(m *memSeries, chunks []series.Chunk, days *[kinds]map[int6
 			n++
 		}
 		list := days[kind][day]
-		if k := len(list); k > 0 && labels.Equal(list[k-1].labels, m.labels) { // before and behind the window
+		if k := len(list); k > 0 && labels.Equal(list[k-1].labels, m.labels) { // before and after the window
 			list[k-1].chunks = slices.Concat(list[k-1].chunks, chunks[:n])
 		} else {
 			list = append(list, newSealedSeries(m.labels, chunks[:n:n]))
@@ -256,7 +256,7 @@ func (s *sealer) kind(c *series.Chunk) int {
 	return kindLate
 }
 
-// writeLater writes sections of any days into packs of at most maxPackDays.
+// writeLater writes sections of any days into packs of at most maxPackDays days.
 func (s *sealer) writeLater(list []sealedSection) error {
 	slices.SortStableFunc(list, func(a, b sealedSection) int { return cmp.Compare(a.day, b.day) })
 	for len(list) > 0 {
@@ -311,7 +311,7 @@ func (s *sealer) writeSection(kind int, sec *sealedSection) error {
 	return nil
 }
 
-// openPack begins a pack if none is being written.
+// openPack begins a pack unless one is being written.
 func (s *sealer) openPack(kind int) error {
 	if s.writer != nil {
 		return nil
@@ -332,7 +332,7 @@ func (s *sealer) openPack(kind int) error {
 	return nil
 }
 
-// closePack completes the pack that is being written.
+// closePack completes the current pack.
 func (s *sealer) closePack() error {
 	if s.writer == nil {
 		return nil

@@ -45,8 +45,8 @@ func (b *bench) windowAndLate() map[string][]series.Sample {
 	return map[string][]series.Sample{metric("x").String(): {f(late, 1), f(now, 2)}}
 }
 
-// TestFailedSeal: what a seal could not write is in memory as before and is sealed
-// by the next one, and no file is left that nobody serves.
+// TestFailedSeal checks that after a failed seal the head is as before, the next
+// seal succeeds, and no unused file is left.
 func TestFailedSeal(t *testing.T) {
 	window := func(b *bench) string {
 		return filepath.Join(b.dir, "l0", fmt.Sprint(series.Day(series.WindowStart(b.now.UnixMilli()))))
@@ -56,7 +56,7 @@ func TestFailedSeal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			want := b.windowAndLate()
-			if err := os.WriteFile(blocked(b), nil, 0o600); err != nil { // in the place of a directory
+			if err := os.WriteFile(blocked(b), nil, 0o600); err != nil { // instead of a directory
 				t.Fatal(err)
 			}
 			for range 2 {
@@ -80,7 +80,7 @@ func TestFailedSeal(t *testing.T) {
 			}
 			same(t, "sealed", b.read("a"), want)
 			if n := b.ing.heads()[0].all()[0].hasData(math.MinInt64, math.MaxInt64); n {
-				t.Error("the head still has what was sealed")
+				t.Error("the head still has the sealed samples")
 			}
 			b.crash()
 			same(t, "after a restart", b.read("a"), want)
@@ -88,12 +88,12 @@ func TestFailedSeal(t *testing.T) {
 	}
 }
 
-// TestFailedClose: when the last pack of a seal cannot be completed, the earlier
-// ones go as well: all is in memory again.
+// TestFailedClose checks that if the last pack of a seal cannot be completed, the
+// earlier ones are removed too and all samples are in the head again.
 func TestFailedClose(t *testing.T) {
 	for name, breakIt := range map[string]func(tmp string) error{
-		"written file is gone": os.Remove,
-		"name is taken": func(tmp string) error {
+		"written file was removed": os.Remove,
+		"name is a directory": func(tmp string) error {
 			return os.Mkdir(strings.TrimSuffix(tmp, pack.TemporarySuffix), 0o700)
 		},
 	} {
@@ -115,7 +115,7 @@ func TestFailedClose(t *testing.T) {
 			if err == nil || !broken || len(s.paths) != 2 {
 				t.Fatalf("the second pack was completed: %v, packs %q", err, s.paths)
 			}
-			_ = s.giveUp() // complains that the file is gone
+			_ = s.giveUp() // returns an error, because the file is missing
 			if files := b.packFiles(); len(files) != 0 {
 				t.Errorf("files left by the failed seal: %q", files)
 			}
@@ -129,8 +129,7 @@ func TestFailedClose(t *testing.T) {
 	}
 }
 
-// stepContext calls a function at one of the times that somebody asks whether the
-// context is done.
+// stepContext calls a function at a given call of Err.
 type stepContext struct {
 	context.Context
 	asked, at int
@@ -144,8 +143,8 @@ func (c *stepContext) Err() error {
 	return nil
 }
 
-// TestSealAtEachStepOfARead: a seal moves samples from the head into a pack while
-// a read goes on, at each step of it; the read has them all the same.
+// TestSealAtEachStepOfARead moves samples from the head into a pack at each step of
+// a read, which must return them all the same.
 func TestSealAtEachStepOfARead(t *testing.T) {
 	all := []string{"in_head", "in_pack"}
 	matcher := labels.MustNewMatcher(labels.MatchRegexp, "__name__", "in_.*")
@@ -197,7 +196,7 @@ func TestSealAtEachStepOfARead(t *testing.T) {
 				}
 				asked = ctx.asked
 				if asked == 0 {
-					t.Fatalf("%s never asks its context: this test tests nothing", name)
+					t.Fatalf("%s never checks its context: the test covers nothing", name)
 				}
 				_ = b.ing.Close()
 			}
@@ -205,8 +204,8 @@ func TestSealAtEachStepOfARead(t *testing.T) {
 	}
 }
 
-// TestDamagedSealLog: a record of seals that cannot be decoded counts as absent,
-// and is gone before new segments could get numbers that it names.
+// TestDamagedSealLog checks that a list of seals that cannot be decoded counts as
+// absent, and is removed before new segments could get the numbers in it.
 func TestDamagedSealLog(t *testing.T) {
 	for _, content := range []string{"", "[", "\x00\x00", `{"before_segment":7}`, `[{"before_segment":"x"}]`} {
 		for _, withLog := range []bool{true, false} {
@@ -233,7 +232,7 @@ func TestDamagedSealLog(t *testing.T) {
 				}
 				b.open()
 				if _, err := os.Stat(path); err == nil {
-					t.Error("the damaged file is there")
+					t.Error("the damaged file was not removed")
 				}
 				late := f(now-series.WindowMillis+1, 3)
 				b.push("a", entry(ls, late))
@@ -251,7 +250,8 @@ func TestDamagedSealLog(t *testing.T) {
 	}
 }
 
-// TestLeftoversAreRemoved: what a crash left half written goes at the next start.
+// TestLeftoversAreRemoved checks that incomplete files of a crash are removed at
+// the next start.
 func TestLeftoversAreRemoved(t *testing.T) {
 	b, _ := withLongTerm(t)
 	want := b.windowAndLate()
@@ -292,7 +292,7 @@ func FuzzSealLog(f *testing.F) {
 			t.Fatal(err)
 		}
 		if l.damage != nil && (len(l.seals) != 0 || l.firstSegment() != 0) {
-			t.Errorf("a damaged record has %v", l.seals)
+			t.Errorf("damaged list of seals: seals = %v", l.seals)
 		}
 	})
 }

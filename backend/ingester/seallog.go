@@ -14,35 +14,35 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// sealLog remembers what was sealed, so that replay leaves it out and segments
-// of the log can go: every sample in a segment below BeforeSegment that is older
-// than BeforeTime, or not older than FromTime, is in a pack or set aside. Losing
-// the file loses nothing; replay then brings back samples that are in packs too.
+// sealLog records seals, so that replay skips sealed samples and segments of the
+// log can be deleted: every sample in a segment below BeforeSegment that is before
+// BeforeTime, or at or after FromTime, is in a pack or set aside. Losing the file
+// loses no samples: replay then restores samples that are in packs too.
 type sealLog struct {
 	path   string
-	damage error // why the file could not be decoded, and counts as absent
+	damage error // why the file could not be decoded; it then counts as absent
 
 	mu       sync.Mutex
 	seals    []seal
 	segments map[int]segmentTimes // by number
 }
 
-// segmentTimes is what is known of a segment of the log.
+// segmentTimes describes a segment of the log.
 type segmentTimes struct {
-	epoch int // its first segment
+	epoch int // first segment of the epoch
 	span
 }
 
-// span is what is known of the times of samples. Near ones are before the far
-// future as it was when they came.
+// span is a summary of the times of samples. Near times are before the far future,
+// as of the arrival of the sample.
 type span struct {
-	near           int64 // the newest near one
-	farMin, farMax int64 // the oldest and the newest of the far future
+	near           int64 // the newest near time
+	farMin, farMax int64 // the oldest and the newest far time
 }
 
 func noTimes() span { return span{near: math.MinInt64, farMin: math.MaxInt64, farMax: math.MinInt64} }
 
-// add takes in a sample at t; far is where the far future begins.
+// add adds a sample at t; far is the start of the far future.
 func (p *span) add(t, far int64) {
 	if t < far {
 		p.near = max(p.near, t)
@@ -58,7 +58,7 @@ func (p *span) join(o span) {
 type seal struct {
 	BeforeSegment int   `json:"before_segment"`
 	BeforeTime    int64 `json:"before_time_ms"`
-	FromTime      int64 `json:"from_time_ms,omitempty"` // 0: none
+	FromTime      int64 `json:"from_time_ms,omitempty"` // 0 = none
 }
 
 func openSealLog(path string) (*sealLog, error) {
@@ -68,21 +68,22 @@ func openSealLog(path string) (*sealLog, error) {
 		return l, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what was sealed: %w", err)
+		return nil, fmt.Errorf("read the list of seals: %w", err)
 	}
 	if err := json.Unmarshal(data, &l.seals); err != nil {
 		l.seals, l.damage = nil, err
-		// It goes, or a later start could find it mended, with numbers of segments that
-		// a log that was taken away as well has given to new ones by then.
+		// Remove it. Otherwise a later start could find it repaired, with numbers of
+		// segments that meanwhile belong to a new log if the log was removed too.
 		if err := errors.Join(os.Remove(path), disk.SyncDir(filepath.Dir(path))); err != nil {
-			return nil, fmt.Errorf("remove a damaged record of what was sealed: %w", err)
+			return nil, fmt.Errorf("remove the damaged list of seals: %w", err)
 		}
 	}
 	return l, nil
 }
 
-// firstSegment is the lowest segment that no seal covers. A log whose files were
-// taken away must not begin below it: its samples would count as sealed.
+// firstSegment returns the lowest segment number that no seal covers. A log whose
+// files were removed must not begin below it, because its samples would count as
+// sealed.
 func (l *sealLog) firstSegment() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,10 +94,10 @@ func (l *sealLog) firstSegment() int {
 	return first
 }
 
-// covering is what the seals of a log have of one segment.
+// covering describes the samples of one segment that seals cover.
 type covering struct {
-	before  int64 // all samples before
-	from    int64 // and from this time on, if hasFrom is set
+	before  int64 // all samples before this time
+	from    int64 // and all at or after this time, if hasFrom is set
 	hasFrom bool
 }
 
@@ -119,7 +120,7 @@ func (l *sealLog) covering(segment int) covering {
 	return c
 }
 
-// note remembers the times of samples in a segment.
+// note records the times of samples in a segment.
 func (l *sealLog) note(at wal.Place, times span) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,37 +132,38 @@ func (l *sealLog) note(at wal.Place, times span) {
 	l.segments[at.Segment] = known
 }
 
-// settled reports whether all samples of the segment are in packs. It may say no
-// for a while although they are.
-func (l *sealLog) settled(segment int, times span) bool {
+// allSealed reports whether all samples of the segment are sealed. It may return
+// false although they are.
+func (l *sealLog) allSealed(segment int, times span) bool {
 	last := max(times.near, times.farMax)
 	for i := range l.seals {
 		s := &l.seals[i]
 		if segment >= s.BeforeSegment || s.FromTime == 0 {
 			continue
 		}
-		// The seal has everything from FromTime on, what came as a near one by a clock
-		// that was ahead, too.
+		// The seal has all samples at or after FromTime, including those that counted
+		// as near because the clock was ahead.
 		last = min(last, s.FromTime-1)
 		if times.farMin >= s.FromTime {
 			last = min(last, times.near)
 		}
 	}
-	// One seal must have all that is left: two could leave a gap between them.
+	// One seal must cover all remaining samples: two seals may have a gap between
+	// them.
 	return slices.ContainsFunc(l.seals, func(s seal) bool { return segment < s.BeforeSegment && last < s.BeforeTime })
 }
 
-// add records a seal, before which the log was cut at a place, and returns the
-// first segment that is still needed. What is before it may be deleted once add
-// has returned without an error. Epochs are deleted whole: the labels of a series
-// are in the first segments of one, and needed for the samples in its last.
+// add records a seal and the position at which the log was cut before it. It
+// returns the first segment that is still needed; earlier segments may be deleted
+// if the error is nil. Epochs are deleted as a whole, because the samples in an
+// epoch's last segments need the labels in its first ones.
 func (l *sealLog) add(s seal, cut wal.Place) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seals = append(l.seals, s)
 	needed := cut.Epoch
 	for segment, known := range l.segments {
-		if segment < s.BeforeSegment && !l.settled(segment, known.span) {
+		if segment < s.BeforeSegment && !l.allSealed(segment, known.span) {
 			needed = min(needed, known.epoch)
 		}
 	}
@@ -182,10 +184,10 @@ func (l *sealLog) add(s seal, cut wal.Place) (int, error) {
 
 func (l *sealLog) save() error {
 	if err := writeJSON(l.path, l.seals); err != nil {
-		return fmt.Errorf("record what was sealed: %w", err)
+		return fmt.Errorf("write the list of seals: %w", err)
 	}
 	return nil
 }
 
-// endOfTime is a bound that every sample is below.
+// endOfTime is a bound above all samples.
 const endOfTime = math.MaxInt64

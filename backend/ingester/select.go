@@ -15,9 +15,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Select returns the series that have samples in the range and match, with the
-// chunks that may hold those samples, from the head and the local packs, and
-// which local packs were read: all that have samples of the tenant in the range.
+// Select returns the matching series with samples in the range, with the chunks
+// that may have those samples, from the head, the files of series set aside and the
+// local packs. It also returns the IDs of the local packs that were read: all that
+// have samples of the tenant in the range.
 func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
@@ -28,8 +29,8 @@ func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Se
 	}
 	sel := &series.Selection{}
 	j := series.NewJoiner(req.MaxSeries, memory.FromContext(ctx))
-	// In the order in which samples move from one to the next: what moves in
-	// between is then seen twice, which is harmless, and never not at all.
+	// Read in the order in which samples move. Samples that move during the read may
+	// then be read twice, which is harmless, but are never missed.
 	if err := ing.selectHead(ctx, req, j); err != nil {
 		return nil, nil, err
 	}
@@ -126,8 +127,8 @@ func selectPack(ctx context.Context, r *pack.Reader, req series.Request, deleted
 	return nil
 }
 
-// LabelNames returns the sorted names of the labels of matching series with
-// samples in the range, and which local packs were read.
+// LabelNames returns the sorted label names of the matching series with samples in
+// the range, and the IDs of the local packs that were read.
 func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]string, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
@@ -162,8 +163,8 @@ func (ing *Ingester) LabelNames(ctx context.Context, req series.Request) ([]stri
 	return out, served, err
 }
 
-// LabelValues returns the sorted values of a label of matching series with
-// samples in the range, and which local packs were read.
+// LabelValues returns the sorted values of a label of the matching series with
+// samples in the range, and the IDs of the local packs that were read.
 func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	if err := ing.losses.check(req.Tenant, req.MinTime, req.MaxTime); err != nil {
 		return nil, nil, err
@@ -202,8 +203,8 @@ func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Re
 	return out, served, err
 }
 
-// eachUnpacked calls fn for the labels of matching series in the head, and then
-// of those that were set aside.
+// eachUnpacked calls fn with the labels of the matching series in the head, and
+// then of those set aside.
 func (ing *Ingester) eachUnpacked(ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels)) error {
 	if err := ing.eachHeadSeries(ctx, req, fn); err != nil {
 		return err
@@ -228,8 +229,8 @@ func (ing *Ingester) eachHeadSeries(ctx context.Context, req series.Request, fn 
 	return nil
 }
 
-// eachPack calls fn for the local packs that have samples of the tenant in the
-// range, and returns their names.
+// eachPack calls fn for the local packs with samples of the tenant in the range,
+// until fn fails, and returns the IDs of all of them.
 func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) ([]ulid.ULID, error) {
 	readers := ing.packs.retain(req.Tenant, req.MinTime, req.MaxTime)
 	var err error
@@ -246,8 +247,8 @@ func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) (
 	return served, err
 }
 
-// Exemplars returns the exemplars in [mint, maxt] of the series that one of the
-// matcher sets matches.
+// Exemplars returns the exemplars in [mint, maxt] of the series that match one of
+// the matcher sets.
 func (ing *Ingester) Exemplars(
 	ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher,
 ) ([]exemplar.QueryResult, error) {

@@ -26,39 +26,43 @@ type metrics struct {
 	handedOver                   *prometheus.CounterVec
 }
 
-// registerGauges registers what is read from the ingester when metrics are gathered.
+// registerGauges registers the gauges whose values are read at collection.
 func registerGauges(reg prometheus.Registerer, ing *Ingester) {
 	auto := promauto.With(reg)
 	gauge := func(name, help string, value func() float64) {
 		auto.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	gauge("pallium_ingester_memory_series", "Series in the head, of all tenants.",
+	gauge("pallium_ingester_memory_series", "Number of series in the head, of all tenants.",
 		func() float64 { return float64(ing.seriesCount()) })
-	gauge("pallium_ingester_head_bytes", "Memory of the head as it is counted: series, samples, metadata and exemplars of all tenants.",
+	gauge("pallium_ingester_head_bytes", "Counted memory of the head in bytes: series, samples, metadata and exemplars of all tenants.",
 		func() float64 { return float64(ing.account.bytes.Load()) })
-	gauge("pallium_ingester_head_limit_bytes", "Budget of the head (ingester.memory_bytes); 0 is none.",
+	gauge("pallium_ingester_head_limit_bytes", "Memory budget of the head in bytes (ingester.memory_bytes); 0 = no budget.",
 		func() float64 { return float64(ing.opts.MemoryBytes) })
-	gauge("pallium_ingester_established_bytes", "Memory of series that were accepted beyond their share, because another replica has them.",
+	gauge("pallium_ingester_established_bytes",
+		"Memory in bytes of series that were accepted beyond their tenant's share because another replica has them.",
 		func() float64 { return float64(ing.account.established.Load()) })
-	gauge("pallium_ingester_reserved_series", "Series that are not in the head and whose places are kept: they left early, "+
-		"or were active before a restart or on another ingester.",
-		func() float64 { return float64(ing.account.places.Load()) })
+	gauge("pallium_ingester_reserved_series",
+		"Number of reserved series, which are not in the head and count for max_active_series: they left the head early, "+
+			"or were active before a restart or on another ingester.",
+		func() float64 { return float64(ing.account.reserved.Load()) })
 	gauge("pallium_ingester_wal_series_awaiting_checkpoint",
-		"Series whose labels are in one segment of the write-ahead log only, until the next checkpoint.",
+		"Number of series whose labels are in only one segment of the write-ahead log until the next checkpoint.",
 		func() float64 { return float64(ing.labels.waiting()) })
-	gauge("pallium_ingester_reserved_bytes", "Memory that new series must leave to series with a place; not part of the head's bytes.",
+	gauge("pallium_ingester_reserved_bytes",
+		"Memory in bytes that reserved series will need and that new series cannot use; not part of pallium_ingester_head_bytes.",
 		func() float64 { return float64(ing.account.held.Load()) })
-	gauge("pallium_ingester_tenants", "Tenants with a head.",
+	gauge("pallium_ingester_tenants", "Number of tenants with a head.",
 		func() float64 { return float64(len(ing.heads())) })
-	gauge("pallium_ingester_local_packs", "Local packs being served.",
+	gauge("pallium_ingester_local_packs", "Number of local packs being served.",
 		func() float64 { return float64(ing.packCount()) })
 	if reg != nil {
 		reg.MustRegister(asideCollector{ing})
 	}
-	gauge("pallium_ingester_aside_limit_bytes", "Bytes that series that no pack can hold may take of each tenant (ingester.aside_bytes).",
+	gauge("pallium_ingester_aside_limit_bytes",
+		"Limit of the bytes on disk of each tenant's series that no pack can hold (ingester.aside_bytes).",
 		func() float64 { return float64(asideLimit(ing.opts.AsideBytes)) })
 	gauge("pallium_ingester_push_wait_seconds_max",
-		"Longest time that a push of the last one to two minutes waited for a seal or for the removal of series.",
+		"Longest time in the last one to two minutes that a push waited for a seal or for the removal of series.",
 		func() float64 { return ing.gate.waits.value(ing.opts.Now()).Seconds() })
 }
 
@@ -71,29 +75,31 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 	return &metrics{
 		handedOver: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_ingester_handed_over_series_total",
-			Help: "Active series that another ingester handed over, by result: kept, above_share (kept beyond the tenant's limit here), " +
+			Help: "Active series handed over by other ingesters, by result: kept (reserved), " +
+				"above_share (reserved beyond the tenant's local limit), " +
 				"dropped (no memory).",
 		}, []string{"result"}),
-		activeFailures: counter("pallium_ingester_active_series_save_failures_total", "Times the list of active series could not be saved."),
-		seriesCreated:  counter("pallium_ingester_memory_series_created_total", "Series that entered the head."),
-		seriesRemoved:  counter("pallium_ingester_memory_series_removed_total", "Series that left the head."),
-		seals:          counter("pallium_ingester_seals_total", "Times windows were sealed into packs."),
-		sealFailures:   counter("pallium_ingester_seal_failures_total", "Seals that failed and will be tried again."),
-		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted by retention."),
+		activeFailures: counter("pallium_ingester_active_series_save_failures_total", "Failures to save the list of active series."),
+		seriesCreated:  counter("pallium_ingester_memory_series_created_total", "Series created in the head."),
+		seriesRemoved:  counter("pallium_ingester_memory_series_removed_total", "Series removed from the head."),
+		seals:          counter("pallium_ingester_seals_total", "Seals of the head into packs."),
+		sealFailures:   counter("pallium_ingester_seal_failures_total", "Failed seals, which are retried."),
+		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted because they were beyond retention."),
 		packsDropped:   counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
-		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs that became part of the long-term store."),
-		uploadFailures: counter("pallium_ingester_upload_failures_total", "Uploads that failed and will be tried again."),
-		asides:         counter("pallium_ingester_series_set_aside_total", "Series that no pack could hold when their window was sealed."),
+		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs uploaded to the long-term store."),
+		uploadFailures: counter("pallium_ingester_upload_failures_total", "Failed uploads, which are retried."),
+		asides:         counter("pallium_ingester_series_set_aside_total", "Series set aside at a seal because no pack can hold them."),
 		pressureRejected: counter("pallium_ingester_memory_pressure_rejected_series_total",
-			"Times a new series was rejected because the head is nearly full (instance_memory)."),
-		fullRequests: counter("pallium_ingester_memory_full_requests_total", "Write requests answered 503 because the head is full."),
+			"New series rejected because the head was nearly full (instance_memory)."),
+		fullRequests: counter("pallium_ingester_memory_full_requests_total", "Write requests rejected with 503 because the head was full."),
 		established: counter("pallium_ingester_established_series_total",
-			"Series accepted beyond the share of their tenant or of new series, because another replica has them."),
+			"Series accepted beyond their tenant's share because another replica has them."),
 		earlySeals: auto.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_ingester_early_seals_total", Help: "Seals before the end of a window, by what was nearly full."}, []string{"cause"}),
+			Name: "pallium_ingester_early_seals_total",
+			Help: "Seals before the end of a window, by the resource that was nearly full."}, []string{"cause"}),
 		droppedMetadata: auto.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_ingester_dropped_metadata_total", Help: "Metadata of metrics that was dropped, by reason."}, []string{"reason"}),
-		damage: counter("pallium_ingester_wal_damage_total", "Damaged records met in the write-ahead log at start."),
+			Name: "pallium_ingester_dropped_metadata_total", Help: "Metadata entries dropped, by reason."}, []string{"reason"}),
+		damage: counter("pallium_ingester_wal_damage_total", "Damaged records found in the write-ahead log at start."),
 	}
 }
 
@@ -120,18 +126,18 @@ func (ing *Ingester) packCount() int {
 	return len(ing.packs.packs)
 }
 
-// TenantStats is a tenant's use of the head.
+// TenantStats describes a tenant's use of the head.
 type TenantStats struct {
 	Tenant  tenant.ID `json:"tenant"`
 	Series  int       `json:"series"`  // that count for max_active_series
-	Bytes   int64     `json:"bytes"`   // of Stats.HeadBytes
-	MinTime int64     `json:"minTime"` // Unix milliseconds; above MaxTime when the head has nothing
+	Bytes   int64     `json:"bytes"`   // part of Stats.HeadBytes
+	MinTime int64     `json:"minTime"` // Unix milliseconds; greater than MaxTime if no sample was appended
 	MaxTime int64     `json:"maxTime"`
 }
 
-// PackStats is one local pack.
+// PackStats describes one local pack.
 type PackStats struct {
-	Name    string `json:"name"`    // path below the packs' directory
+	Name    string `json:"name"`    // path relative to the directory of packs
 	MinTime int64  `json:"minTime"` // Unix milliseconds
 	MaxTime int64  `json:"maxTime"`
 	Tenants int    `json:"tenants"`
@@ -140,17 +146,17 @@ type PackStats struct {
 	Bytes   int64  `json:"bytes"`
 }
 
-// Stats is what the operator page shows of an ingester.
+// Stats is the state of an ingester as shown on the operator page.
 type Stats struct {
 	ID        string        `json:"id"`
 	HeadBytes int64         `json:"headBytes"`
-	Tenants   []TenantStats `json:"tenants"` // by series, most first
-	Packs     []PackStats   `json:"packs"`   // by time, newest first
-	Segment   int           `json:"segment"` // of the write-ahead log
+	Tenants   []TenantStats `json:"tenants"` // by number of series, descending
+	Packs     []PackStats   `json:"packs"`   // newest first
+	Segment   int           `json:"segment"` // current segment of the write-ahead log
 }
 
-// SeriesCount is the number of a tenant's series that count for its limit: those
-// in the head, and those whose places are kept.
+// SeriesCount returns the number of a tenant's series that count for its limit:
+// those in the head and the reserved ones.
 func (ing *Ingester) SeriesCount(id tenant.ID) int {
 	th := ing.head(id, false)
 	if th == nil {
@@ -159,7 +165,7 @@ func (ing *Ingester) SeriesCount(id tenant.ID) int {
 	return th.active()
 }
 
-// Stats describes the ingester now.
+// Stats returns the current state of the ingester.
 func (ing *Ingester) Stats() Stats {
 	s := Stats{ID: ing.opts.ID, HeadBytes: ing.account.bytes.Load(), Segment: ing.log.Segment()}
 	for _, th := range ing.heads() {

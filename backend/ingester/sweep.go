@@ -12,24 +12,25 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// expiry decides which local packs, and files of series that were set aside, go
-// because they are beyond retention. Of those that only the time made due few days
-// go in 24 hours, since the clock may be wrong. It is used under sweepMu.
+// expiry limits how many local packs and files of series set aside are deleted
+// because they are beyond retention. If only the passing of time made them due, no
+// more than a few days are deleted within 24 hours, because the clock may be wrong.
+// It is guarded by sweepMu.
 type expiry struct {
 	budget clock.Budget
-	kept   map[tenant.ID]time.Duration // retention at the last sweep
+	kept   map[tenant.ID]time.Duration // retention by tenant at the last sweep
 }
 
-// Sweep deletes what is beyond its tenant's retention: local packs of which all
-// samples are, and files of series that were set aside. It prunes the deletions of
-// series that nothing needs any more. While the clock cannot be trusted nothing goes
-// by its time.
+// Sweep deletes local packs and files of series set aside that are completely
+// beyond their tenants' retention, and files of series set aside of deleted tenants.
+// It prunes deletions of series that are no longer needed. While the clock cannot be
+// trusted, nothing is deleted by time.
 func (ing *Ingester) Sweep() error {
 	ing.sweepMu.Lock()
 	defer ing.sweepMu.Unlock()
 	never := func(tenant.ID, int64) bool { return false }
 	now, err := ing.opts.Clock.Now()
-	if err != nil { // it is logged
+	if err != nil { // logged by the clock guard
 		return errors.Join(ing.sweepAside(never), ing.pruneDeletions())
 	}
 	running := ing.opts.Clock.Running()
@@ -41,10 +42,11 @@ func (ing *Ingester) Sweep() error {
 	return errors.Join(err, ing.pruneDeletions())
 }
 
-// held is what a local file has of each tenant: the time of its newest sample.
+// held maps the tenants of a local file to the time of their newest sample.
 type held map[tenant.ID]int64
 
-// expired returns what may go now, and how many days of it only the time made due.
+// expired returns a function that reports what may be deleted now, and the number
+// of days in it that only the passing of time made due.
 func (ing *Ingester) expired(now time.Time, running time.Duration) (func(tenant.ID, int64) bool, int) {
 	files := ing.heldFiles()
 	keep, kept := map[tenant.ID]time.Duration{}, ing.expiry.kept
@@ -77,8 +79,8 @@ func (ing *Ingester) expired(now time.Time, running time.Duration) (func(tenant.
 	spent := ing.expiry.budget.Spent(running)
 	days := min(max(clock.Days(len(all)+spent)-spent, 0), len(due))
 	if days < len(due) {
-		ing.opts.Logger.Warn("local packs beyond retention wait: those of only two days, or of a tenth of all, go in 24 hours",
-			"days", len(due)-days)
+		ing.opts.Logger.Warn("not deleting all local packs beyond retention: at most two days, or a tenth of all, are deleted within 24 hours",
+			"days_remaining", len(due)-days)
 	}
 	last := lastDay(due, days)
 	return func(id tenant.ID, maxt int64) bool {
@@ -86,13 +88,14 @@ func (ing *Ingester) expired(now time.Time, running time.Duration) (func(tenant.
 	}, days
 }
 
-// beyondRetention reports whether a sample at maxt is older than a retention, of which
-// 0 is for ever.
+// beyondRetention reports whether a sample at maxt is older than the retention; a
+// retention of 0 is unlimited.
 func beyondRetention(retention time.Duration, maxt int64, now time.Time) bool {
 	return retention > 0 && maxt < now.UnixMilli()-retention.Milliseconds()
 }
 
-// lastDay returns the newest day that may go when the n oldest of those that are due do.
+// lastDay returns the newest day that may be deleted if the n oldest due days may
+// be.
 func lastDay(due map[int64]struct{}, n int) int64 {
 	if n == 0 {
 		return math.MinInt64
@@ -100,8 +103,8 @@ func lastDay(due map[int64]struct{}, n int) int64 {
 	return slices.Sorted(maps.Keys(due))[n-1]
 }
 
-// heldFiles lists what the local packs and the files of series that were set aside
-// hold.
+// heldFiles lists the tenants and newest samples of the local packs and the files
+// of series set aside.
 func (ing *Ingester) heldFiles() []held {
 	var out []held
 	ing.packs.mu.RLock()

@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// guarded gives the ingester a clock that a test lets run, and that tells when the
-// bench's moved otherwise.
+// guarded gives the ingester a clock guard, and returns a function that advances
+// the clock. The guard detects other changes of the bench's clock.
 func (b *bench) guarded() (pass func(time.Duration)) {
 	var running time.Duration
 	b.ing.opts.Clock = clock.New(clock.Options{Now: b.ing.opts.Now, Running: func() time.Duration { return running }})
@@ -19,7 +19,7 @@ func (b *bench) guarded() (pass func(time.Duration)) {
 	}
 }
 
-// packsOfDays seals a pack on each of so many days.
+// packsOfDays seals one pack on each of the given number of days.
 func (b *bench) packsOfDays(days int) {
 	b.t.Helper()
 	for range days {
@@ -43,8 +43,8 @@ func (b *bench) sweepTo(what string, want int) {
 	}
 }
 
-// TestSweepWithWrongClock: no local pack goes while the clock is ahead, and they go
-// when it is their time.
+// TestSweepWithWrongClock checks that no local pack is deleted while the clock is
+// ahead, and that packs are deleted when they are due.
 func TestSweepWithWrongClock(t *testing.T) {
 	b := newBench(t)
 	b.lim.Retention = limits.Duration(5 * 24 * time.Hour)
@@ -54,13 +54,14 @@ func TestSweepWithWrongClock(t *testing.T) {
 	b.set(right.AddDate(0, 0, 400))
 	b.sweepTo("400 days ahead", 2)
 	b.set(right)
-	b.sweepTo("right again", 2)
+	b.sweepTo("corrected", 2)
 	pass(5 * 24 * time.Hour)
 	b.sweepTo("five days later", 0)
 }
 
-// TestSweepIsBounded: of packs that only the time made due those of two days, or of a
-// tenth, go in 24 hours; after a lower retention they go at once.
+// TestSweepIsBounded checks that of packs that only the passing of time made due,
+// those of two days or of a tenth of all days are deleted within 24 hours, and that
+// after a decrease of the retention they are deleted at once.
 func TestSweepIsBounded(t *testing.T) {
 	b := newBench(t)
 	b.lim.Retention = limits.Duration(100 * 24 * time.Hour)
@@ -69,11 +70,11 @@ func TestSweepIsBounded(t *testing.T) {
 	pass := b.guarded()
 	b.sweepTo("first", 27)
 	pass(23 * time.Hour)
-	b.sweepTo("not a day later", 27)
+	b.sweepTo("less than a day later", 27)
 	pass(time.Hour)
 	b.sweepTo("a day later", 25)
 	b.lim.Retention = limits.Duration(98 * 24 * time.Hour)
-	b.sweepTo("lower by some days", 23) // two days more are due, and what waited still does
+	b.sweepTo("retention lowered by some days", 23) // two more days are due, and the remaining ones still wait
 	b.lim.Retention = limits.Duration(24 * time.Hour)
-	b.sweepTo("low", 11) // what waited waits on
+	b.sweepTo("retention lowered to a day", 11) // the remaining ones still wait
 }

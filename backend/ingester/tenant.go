@@ -15,39 +15,39 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 )
 
-// indexFrom is how many series a tenant has before it gets an inverted index;
-// fewer are found by looking at each.
+// indexFrom is the number of series from which a tenant has an inverted index; with
+// fewer, every series is checked.
 const indexFrom = 1000
 
-// tenantHead has one tenant's series, metadata and exemplars.
+// tenantHead is the head of one tenant: series, metadata and exemplars.
 type tenantHead struct {
 	id tenant.ID
 
-	mu       sync.RWMutex
-	series   map[uint64]*memSeries // by hash; further ones by next
-	count    int
-	byRef    map[storage.SeriesRef]*memSeries // only with an index
-	postings *index.MemPostings               // nil below indexFrom; may have references of series that are gone
-	dead     int                              // how many of those, about
-	added    []*memSeries                     // since reindexing is true: series that new postings do not have
-	metadata map[string]*keptMetadata         // by metric
-	places   map[uint64]place                 // by hash; see places.go
-	placed   int                              // series that have one
+	mu            sync.RWMutex
+	series        map[uint64]*memSeries // by hash; series with the same hash are linked by next
+	count         int
+	byRef         map[storage.SeriesRef]*memSeries // only with an index
+	postings      *index.MemPostings               // nil below indexFrom; may have references of removed series
+	dead          int                              // about how many references of removed series
+	added         []*memSeries                     // series added while reindexing is true, which the new postings may not have
+	metadata      map[string]*keptMetadata         // by metric
+	reserved      map[uint64]seriesReservation     // reserved series by hash; see reserved.go
+	reservedCount int                              // number of reserved series
 
-	reindexing bool // new postings are being made
+	reindexing bool // new postings are being built
 
-	packedMetadata int             // bytes of metadata, as pack.MetadataSize counts
-	touched        map[string]bool // metrics of series added since metadata is being swept; nil when it is not
+	packedMetadata int             // bytes of metadata in a pack, as counted by pack.MetadataSize
+	touched        map[string]bool // metrics of series added during a sweep of metadata; nil otherwise
 
 	exemplars exemplarRing
 
 	account     *account
-	bytes       atomic.Int64 // the tenant's part of account.bytes
-	held        atomic.Int64 // and of account.held
+	bytes       atomic.Int64 // part of account.bytes
+	held        atomic.Int64 // part of account.held
 	indexBytes  int64        // part of bytes: postings and byRef
-	established int          // series that were accepted beyond their share
+	established int          // number of series accepted beyond the tenant's share
 
-	minTime, maxTime atomic.Int64 // bounds of all that was appended
+	minTime, maxTime atomic.Int64 // time range of all appended samples; never shrinks
 }
 
 func newTenantHead(id tenant.ID, a *account) *tenantHead {
@@ -68,14 +68,14 @@ func (th *tenantHead) find(hash uint64, ls labels.Labels) *memSeries {
 	return nil
 }
 
-// add inserts a series that is not there. The caller holds th.mu for writing.
+// add inserts a series that does not exist yet. The caller holds th.mu for writing.
 func (th *tenantHead) add(s *memSeries) {
 	s.next = th.series[s.hash]
 	th.series[s.hash] = s
 	if th.count++; th.count == 1 {
 		th.account.tenants.Add(1)
 	}
-	th.grow(th.settleWhole(s))
+	th.grow(th.updateSizeFull(s))
 	if th.touched != nil {
 		th.touched[s.labels.Get(model.MetricNameLabel)] = true
 	}
@@ -107,7 +107,7 @@ func (th *tenantHead) index(s *memSeries) {
 	}
 }
 
-// match returns the series that all matchers match, in no order.
+// match returns the series that match all matchers, in no particular order.
 func (th *tenantHead) match(ctx context.Context, matchers []*labels.Matcher) ([]*memSeries, error) {
 	th.mu.RLock()
 	postings := th.postings
@@ -137,8 +137,8 @@ func matches(ls labels.Labels, matchers []*labels.Matcher) bool {
 	return true
 }
 
-// matchIndexed intersects the postings of the matchers that a series must have
-// a label for, and checks the others on the labels of what is left.
+// matchIndexed intersects the postings of the matchers that require a label, and
+// checks the other matchers on the labels of the resulting series.
 func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, matchers []*labels.Matcher) ([]*memSeries, error) {
 	its, rest := postingsOf(ctx, p, matchers)
 	refs, err := index.ExpandPostings(index.Intersect(its...))
@@ -162,8 +162,8 @@ func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, ma
 	if len(rest) == 0 {
 		return out, nil
 	}
-	// Not under the lock: a push that waits for it holds up a seal, and that all
-	// other pushes.
+	// Match without the lock: a push waiting for the lock would delay a seal, and the
+	// seal all other pushes.
 	kept := out[:0]
 	for _, s := range out {
 		if err := ctx.Err(); err != nil {
@@ -176,8 +176,8 @@ func (th *tenantHead) matchIndexed(ctx context.Context, p *index.MemPostings, ma
 	return kept, nil
 }
 
-// postingsOf returns the postings of the matchers that a series must have a label for,
-// all if there are none, and the other matchers.
+// postingsOf returns the postings of the matchers that require a label, or all
+// postings if there are none, and the remaining matchers.
 func postingsOf(ctx context.Context, p *index.MemPostings, matchers []*labels.Matcher) (its []index.Postings, rest []*labels.Matcher) {
 	for _, m := range matchers {
 		switch {
@@ -198,10 +198,10 @@ func postingsOf(ctx context.Context, p *index.MemPostings, matchers []*labels.Ma
 	return its, rest
 }
 
-// refSize is what a reference and a pointer to its series take.
+// refSize is the size of a reference or of a pointer to its series.
 const refSize = 16
 
-// extend widens the time bounds to take t in.
+// extend extends the time range to include mint and maxt.
 func (th *tenantHead) extend(mint, maxt int64) {
 	for {
 		v := th.minTime.Load()

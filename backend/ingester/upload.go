@@ -20,8 +20,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// LongTerm is the long-term store that sealed packs become part of; see package
-// store for what each call promises.
+// LongTerm is the long-term store to which sealed packs are uploaded. Package store
+// documents its methods.
 type LongTerm interface {
 	Upload(ctx context.Context, u store.Upload) error
 	Intend(ctx context.Context, ingester string, windows map[store.Window]schema.Intent) error
@@ -38,28 +38,28 @@ type LongTerm interface {
 const (
 	uploadEvery  = 10 * time.Second
 	consumeEvery = 5 * time.Minute
-	// dropDelay is how long a local pack is served after it was compacted: reads
-	// under way elsewhere may still count on it.
+	// dropDelay is how long a local pack is served after it was compacted, because
+	// reads in progress elsewhere may depend on it.
 	dropDelay = time.Hour
-	// uploadedSuffix marks a local pack that is part of the long-term store.
+	// uploadedSuffix is the suffix of the marker of a local pack that was uploaded.
 	uploadedSuffix = ".uploaded"
 )
 
-// uploader makes sealed packs part of the long-term store, and says there what
-// this ingester still owes. One call of its methods runs at a time.
+// uploader uploads sealed packs to the long-term store, and maintains this
+// ingester's intents there. Its methods run one at a time.
 type uploader struct {
 	ing  *Ingester
 	long LongTerm
 
-	// turn is held by the call that runs: a channel, so that whoever waits for a
-	// call that hangs ends with its context.
-	turn     chan struct{}
-	progress *progress.Worker
-	declared map[store.Window]bool // windows that have an intent of ours; nil before the first look
-	looked   time.Time             // when Consumed was asked last
+	// turn is held by the running call. It is a channel, so that waiting for a call
+	// that hangs ends with the context.
+	turn      chan struct{}
+	progress  *progress.Worker
+	declared  map[store.Window]bool // windows with an intent of this ingester; nil until they are read
+	droppedAt time.Time             // when Consumed was called last
 
-	asides   map[asideKey]store.AsideOf // what is recorded as set aside; nil before the first look
-	asidesAt time.Time                  // of the last look
+	asides   map[asideKey]store.AsideOf // records of series set aside; nil until they are read
+	asidesAt time.Time                  // when the records were read last
 }
 
 func (u *uploader) run(ctx context.Context) {
@@ -74,12 +74,12 @@ func (u *uploader) run(ctx context.Context) {
 		}
 		if err := u.sync(ctx); err != nil && ctx.Err() == nil {
 			u.ing.metrics.uploadFailures.Inc()
-			u.ing.opts.Logger.Error("uploading sealed packs failed, it will be tried again; they stay on disk until then", "err", err)
+			u.ing.opts.Logger.Error("failed to upload sealed packs: they stay on disk; retrying", "err", err)
 		}
-		if now := u.ing.opts.Now(); now.Sub(u.looked) >= consumeEvery {
-			u.looked = now
+		if now := u.ing.opts.Now(); now.Sub(u.droppedAt) >= consumeEvery {
+			u.droppedAt = now
 			if err := u.drop(ctx); err != nil && ctx.Err() == nil {
-				u.ing.opts.Logger.Error("dropping compacted packs failed, it will be tried again", "err", err)
+				u.ing.opts.Logger.Error("failed to delete compacted local packs; retrying", "err", err)
 			}
 		}
 	}
@@ -88,31 +88,31 @@ func (u *uploader) run(ctx context.Context) {
 func newUploader(ing *Ingester, long LongTerm) *uploader {
 	return &uploader{ing: ing, long: long, turn: make(chan struct{}, 1), progress: progress.NewWorker(progress.Options{
 		Metric:  "pallium_ingester_upload_stalled_seconds",
-		Help:    "How long the upload under way has made no progress; 0 when there is none, or it made some within a minute.",
-		Message: "upload makes no progress: the object store or the row store does not answer",
+		Help:    "Seconds since the current upload last made progress; 0 if there is none, or if it made progress within the last minute.",
+		Message: "upload makes no progress: the object store or the row store does not respond",
 		Now:     ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
 }
 
-// take waits for the turn of a call.
-func (u *uploader) take(ctx context.Context) error {
+// acquire waits until no other call runs.
+func (u *uploader) acquire(ctx context.Context) error {
 	select {
 	case u.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the upload that is under way: %w", ctx.Err())
+		return fmt.Errorf("wait for the upload in progress: %w", ctx.Err())
 	}
 }
 
-func (u *uploader) give() { <-u.turn }
+func (u *uploader) release() { <-u.turn }
 
-// sync declares what is owed, uploads what is sealed and takes back what is not
-// owed any more.
+// sync writes intents for pending windows, uploads sealed packs, and clears the
+// intents of windows that are no longer pending.
 func (u *uploader) sync(ctx context.Context) error {
-	if err := u.take(ctx); err != nil {
+	if err := u.acquire(ctx); err != nil {
 		return err
 	}
-	defer u.give()
-	ctx, task := u.progress.Begin(ctx, "intents of windows")
+	defer u.release()
+	ctx, task := u.progress.Begin(ctx, "write intents")
 	defer task.End()
 	if err := u.declare(ctx); err != nil {
 		return err
@@ -126,33 +126,33 @@ func (u *uploader) sync(ctx context.Context) error {
 			return err
 		}
 	}
-	progress.At(ctx, "settling of windows")
+	progress.At(ctx, "clear intents")
 	if err := u.clearAside(ctx); err != nil {
 		return err
 	}
-	var settled []store.Window
-	owed := u.owed(nil)
+	var cleared []store.Window
+	pending := u.pendingWindows(nil)
 	for w := range u.declared {
-		if !owed[w] {
-			settled = append(settled, w)
+		if !pending[w] {
+			cleared = append(cleared, w)
 		}
 	}
-	if len(settled) == 0 {
+	if len(cleared) == 0 {
 		return nil
 	}
-	if err := u.long.Settle(ctx, u.ing.opts.ID, settled); err != nil {
+	if err := u.long.Settle(ctx, u.ing.opts.ID, cleared); err != nil {
 		return err
 	}
-	for _, w := range settled {
+	for _, w := range cleared {
 		delete(u.declared, w)
 	}
 	return nil
 }
 
-// owed is the windows of which samples are in the head, or in packs that are not
-// uploaded, but for one, or set aside without a record of it.
-func (u *uploader) owed(except *localPack) map[store.Window]bool {
-	// In the order in which samples move: what moves meanwhile is in a later one.
+// pendingWindows returns the pending windows: those with samples in the head, in
+// packs that are not uploaded (other than except), or set aside without a record.
+func (u *uploader) pendingWindows(except *localPack) map[store.Window]bool {
+	// Read in the order in which samples move, so that none are missed.
 	out := u.ing.unsealed.all()
 	for _, w := range u.unrecorded() {
 		out[w] = true
@@ -167,7 +167,7 @@ func (u *uploader) owed(except *localPack) map[store.Window]bool {
 	return out
 }
 
-// declare writes an intent for every window that has none yet.
+// declare writes an intent for every pending window that has none yet.
 func (u *uploader) declare(ctx context.Context) error {
 	if u.declared == nil {
 		list, err := u.long.Intents(ctx, u.ing.opts.ID)
@@ -181,7 +181,7 @@ func (u *uploader) declare(ctx context.Context) error {
 	}
 	now := u.ing.opts.Now()
 	intents := map[store.Window]schema.Intent{}
-	for w := range u.owed(nil) {
+	for w := range u.pendingWindows(nil) {
 		if !u.declared[w] {
 			end := w.Day*series.DayMillis + int64(w.Number+1)*series.WindowMillis
 			intents[w] = schema.Intent{Since: now.UnixMilli(), Zone: u.ing.opts.Zone, Late: now.UnixMilli() > end+sealDelay.Milliseconds()}
@@ -199,18 +199,18 @@ func (u *uploader) declare(ctx context.Context) error {
 	return nil
 }
 
-// upload makes one pack part of the long-term store and marks it so.
+// upload uploads one pack to the long-term store and marks it as uploaded.
 func (u *uploader) upload(ctx context.Context, lp *localPack) error {
 	info := lp.reader.Info()
 	crc, err := pack.FileCRC(lp.path)
 	if err != nil {
 		return err
 	}
-	owed := u.owed(lp)
+	pending := u.pendingWindows(lp)
 	up := store.Upload{Path: lp.path, Object: store.L0Object(lp.windows, u.ing.opts.ID, info.ID), CRC: crc, Info: info,
 		Ingester: u.ing.opts.ID, Zone: u.ing.opts.Zone, Sealed: int64(info.ID.Time()), Windows: lp.windows}
 	for _, w := range lp.windows {
-		if !owed[w] {
+		if !pending[w] {
 			up.Settled = append(up.Settled, w)
 		}
 	}
@@ -228,23 +228,22 @@ func (u *uploader) upload(ctx context.Context, lp *localPack) error {
 	return nil
 }
 
-// mark writes the marker of an uploaded pack. Losing it means one more upload,
-// which finds everything there.
+// mark writes the marker of an uploaded pack. If the marker is lost, the pack is
+// uploaded again, which is idempotent.
 func mark(path string) error {
 	if err := disk.ReplaceFile(path+uploadedSuffix, nil); err != nil {
-		return fmt.Errorf("mark an uploaded pack: %w", err)
+		return fmt.Errorf("write the marker of an uploaded pack: %w", err)
 	}
 	return nil
 }
 
-// drop stops serving packs that have been compacted for an hour, and deletes
-// them.
+// drop deletes the local packs that were compacted at least dropDelay ago.
 func (u *uploader) drop(ctx context.Context) error {
-	if err := u.take(ctx); err != nil {
+	if err := u.acquire(ctx); err != nil {
 		return err
 	}
-	defer u.give()
-	ctx, task := u.progress.Begin(ctx, "look for compacted packs")
+	defer u.release()
+	ctx, task := u.progress.Begin(ctx, "check for compacted packs")
 	defer task.End()
 	now := u.ing.opts.Now()
 	errs := u.dropDeleted(ctx)
@@ -270,8 +269,8 @@ func (u *uploader) drop(ctx context.Context) error {
 	return errs
 }
 
-// Upload makes everything that is sealed part of the long-term store, and
-// returns when it is.
+// Upload uploads all sealed packs to the long-term store, and returns when that is
+// done.
 func (ing *Ingester) Upload(ctx context.Context) error {
 	if ing.uploads == nil {
 		return nil
@@ -279,16 +278,16 @@ func (ing *Ingester) Upload(ctx context.Context) error {
 	return ing.uploads.sync(ctx)
 }
 
-// Owes counts the windows of which samples are not in the long-term store.
-func (ing *Ingester) Owes() int {
+// PendingWindows returns the number of pending windows.
+func (ing *Ingester) PendingWindows() int {
 	if ing.uploads == nil {
 		return 0
 	}
-	return len(ing.uploads.owed(nil))
+	return len(ing.uploads.pendingWindows(nil))
 }
 
-// removeMarkers deletes markers whose packs are gone, as a crash in the middle
-// of a deletion leaves them, and those that a crash left half written.
+// removeMarkers deletes markers without packs, as a crash during a deletion leaves
+// them, and incomplete markers.
 func removeMarkers(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && strings.HasSuffix(path, uploadedSuffix+disk.TemporarySuffix) {
@@ -309,7 +308,7 @@ func (p *packSet) pending() []*localPack {
 	return p.choose(func(lp *localPack) bool { return !lp.isUploaded })
 }
 
-// done returns the packs that are uploaded.
+// done returns the uploaded packs, oldest first.
 func (p *packSet) done() []*localPack {
 	return p.choose(func(lp *localPack) bool { return lp.isUploaded })
 }
@@ -333,7 +332,7 @@ func (p *packSet) uploaded(lp *localPack) {
 	lp.isUploaded = true
 }
 
-// drop stops serving one pack and deletes its file.
+// drop removes one pack from the set and deletes its file.
 func (p *packSet) drop(lp *localPack) error {
 	_, err := p.removeIf(func(o *localPack) bool { return o == lp })
 	return err

@@ -30,16 +30,16 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// longTerm is a long-term store that remembers what it was told.
+// longTerm is a LongTerm that records calls.
 type longTerm struct {
 	mu       sync.Mutex
-	fail     error // of every call
+	fail     error // returned by every call
 	intents  map[store.Window]schema.Intent
 	uploads  []store.Upload
 	consumed map[ulid.ULID]bool
 
 	asides    map[asideKey]store.AsideOf
-	deletions map[tenant.ID][]schema.Tombstone // active ones
+	deletions map[tenant.ID][]schema.Tombstone // active deletions
 }
 
 func newLongTerm() *longTerm {
@@ -135,13 +135,13 @@ func (l *longTerm) Consumed(_ context.Context, info pack.Info) (bool, error) {
 	return l.consumed[info.ID], l.fail
 }
 
-func (l *longTerm) owed() map[store.Window]schema.Intent {
+func (l *longTerm) openIntents() map[store.Window]schema.Intent {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.intents)
 }
 
-// withLongTerm opens the bench's ingester over a long-term store.
+// withLongTerm returns a bench with a long-term store.
 func withLongTerm(t *testing.T) (*bench, *longTerm) {
 	t.Helper()
 	b, l := newBench(t), newLongTerm()
@@ -157,15 +157,16 @@ func upload(t *testing.T, b *bench) {
 	}
 }
 
-// TestIntentsAndUploads: every window with samples that are not uploaded has an
-// intent, and only those, through sealing, late samples, failures and restarts.
+// TestIntentsAndUploads checks that every window with samples that are not uploaded
+// has an intent, and no other window, through sealing, late samples, failures and
+// restarts.
 func TestIntentsAndUploads(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
 	this, before := store.WindowOf(now), store.WindowOf(now-series.WindowMillis)
 	b.push("a", entry(metric("m"), f(now, 1)))
 	upload(t, b)
-	if o := l.owed(); len(o) != 1 || o[this].Late {
+	if o := l.openIntents(); len(o) != 1 || o[this].Late {
 		t.Fatalf("after a push: %v", o)
 	}
 	b.push("a", entry(metric("old"), f(now-series.WindowMillis, 1)))
@@ -181,52 +182,52 @@ func TestIntentsAndUploads(t *testing.T) {
 	b.crash()
 	b.open() // the packs are sealed and not uploaded
 	upload(t, b)
-	if o := l.owed(); len(o) != 0 || len(l.uploads) == 0 {
+	if o := l.openIntents(); len(o) != 0 || len(l.uploads) == 0 {
 		t.Fatalf("after the upload: %v, %d uploads", o, len(l.uploads))
 	}
 	n := len(l.uploads)
 	late := l.uploads[n-1].Windows
 	if !slices.Contains(late, before) && !slices.Contains(l.uploads[0].Windows, before) {
-		t.Errorf("no upload says that it has the window of late samples: %v", l.uploads)
+		t.Errorf("no upload has the window of late samples: %v", l.uploads)
 	}
 	b.crash()
 	b.open()
 	upload(t, b)
 	if len(l.uploads) != n {
-		t.Errorf("%d packs were uploaded again after a restart", len(l.uploads)-n)
+		t.Errorf("%d packs were uploaded again after a restart, want 0", len(l.uploads)-n)
 	}
-	// A sample of a window that was sealed: a late intent, which nobody waits for.
+	// A sample of a sealed window: a late intent, which does not delay compactions.
 	b.push("a", entry(metric("m"), f(now+1, 2)))
 	upload(t, b)
-	if o := l.owed(); len(o) != 1 || !o[this].Late {
+	if o := l.openIntents(); len(o) != 1 || !o[this].Late {
 		t.Fatalf("after a late sample: %v", o)
 	}
 	b.crash()
 	b.open() // the sample is in the log
 	upload(t, b)
-	if o := l.owed(); len(o) != 1 {
+	if o := l.openIntents(); len(o) != 1 {
 		t.Fatalf("after a restart: %v", o)
 	}
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	upload(t, b)
-	if o := l.owed(); len(o) != 0 {
+	if o := l.openIntents(); len(o) != 0 {
 		t.Fatalf("at the end: %v", o)
 	}
-	// An intent whose samples never came is taken back.
+	// An intent whose samples never arrived is cleared.
 	l.intents[store.Window{Day: 3, Number: 3}] = schema.Intent{}
 	b.crash()
 	b.open()
 	upload(t, b)
-	if o := l.owed(); len(o) != 0 {
-		t.Fatalf("an intent of nothing stays: %v", o)
+	if o := l.openIntents(); len(o) != 0 {
+		t.Fatalf("an intent without samples was not cleared: %v", o)
 	}
 }
 
-// TestLocalPacksGo: a local pack is served until it is compacted, and an hour
-// longer, and then its files go; what is not compacted stays.
-func TestLocalPacksGo(t *testing.T) {
+// TestLocalPacksAreRemoved checks that a local pack is served until an hour after its
+// compaction and its files are deleted then, and that other packs stay.
+func TestLocalPacksAreRemoved(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("m"), f(now, 1)))
@@ -239,7 +240,7 @@ func TestLocalPacksGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := b.ing.packCount(); n != want {
-			t.Fatalf("%d packs are served, want %d", n, want)
+			t.Fatalf("%d packs served, want %d", n, want)
 		}
 	}
 	drop(1)
@@ -248,7 +249,7 @@ func TestLocalPacksGo(t *testing.T) {
 	drop(1)
 	id := l.uploads[0].Info.ID
 	if !serves(t, b, id) {
-		t.Error("the pack is not said to be served")
+		t.Error("the pack is not served")
 	}
 	l.consumed[id] = true
 	drop(1)
@@ -257,7 +258,7 @@ func TestLocalPacksGo(t *testing.T) {
 	b.set(b.now.Add(time.Second))
 	drop(0)
 	if serves(t, b, id) {
-		t.Error("the pack is said to be served")
+		t.Error("the pack is still served")
 	}
 	err := filepath.WalkDir(filepath.Join(b.dir, "l0"), func(path string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && strings.Contains(path, id.String()) {
@@ -270,8 +271,9 @@ func TestLocalPacksGo(t *testing.T) {
 	}
 }
 
-// TestDelete: what a deletion matches is gone from head and packs, after a
-// restart too; what is pushed afterwards stays and carries the number.
+// TestDelete checks that deleted samples are not read from head and packs, after a
+// restart too, and that samples pushed afterwards stay and their pack has the
+// deletion's number.
 func TestDelete(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -313,7 +315,7 @@ func TestDelete(t *testing.T) {
 	}
 	check("pushed again and sealed", again, kept)
 	if n := len(b.read("a")[again]); n != 1 {
-		t.Errorf("%d samples, want the one that was pushed afterwards", n)
+		t.Errorf("%d samples, want only the one that was pushed afterwards", n)
 	}
 	upload(t, b)
 	for _, u := range l.uploads {
@@ -329,7 +331,7 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-// serves reports whether an answer over all times was read from the pack.
+// serves reports whether a read of all times used the pack.
 func serves(t *testing.T, b *bench, id ulid.ULID) bool {
 	t.Helper()
 	sel, packs, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".*")}})
@@ -340,7 +342,7 @@ func serves(t *testing.T, b *bench, id ulid.ULID) bool {
 	return slices.Contains(packs, id)
 }
 
-// hangingLongTerm hangs in one of its calls until the context ends.
+// hangingLongTerm blocks in one of its calls until the context is done.
 type hangingLongTerm struct {
 	*longTerm
 	at      atomic.Pointer[string]
@@ -371,11 +373,12 @@ func (h *hangingLongTerm) Consumed(ctx context.Context, info pack.Info) (bool, e
 	return h.longTerm.Consumed(ctx, info)
 }
 
-// TestStalledUpload: a call of the long-term store that hangs makes the upload
-// stall, by the metric and a log line that names what it is at; who waits behind
-// it ends with its own context, and Close ends with the ingester's own.
+// TestStalledUpload checks that a call to the long-term store that hangs shows as a
+// stalled upload in the metric and in a log line with its current step, that
+// callers waiting for it return when their own context is done, and that Close
+// returns.
 func TestStalledUpload(t *testing.T) {
-	for call, at := range map[string]string{"intend": "intents of windows", "upload": "l0", "consumed": "look for compacted packs"} {
+	for call, at := range map[string]string{"intend": "write intents", "upload": "l0", "consumed": "check for compacted packs"} {
 		t.Run(call, func(t *testing.T) {
 			var log bytes.Buffer
 			long := &hangingLongTerm{longTerm: newLongTerm(), entered: make(chan struct{})}
@@ -389,7 +392,7 @@ func TestStalledUpload(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.ing = ing
-			if call == "consumed" { // something must be uploaded to look for
+			if call == "consumed" { // there must be an uploaded pack to check
 				b.push("a", entry(labels.FromStrings("__name__", "m"), series.Sample{T: b.now.UnixMilli(), V: 1}))
 				if err := errors.Join(ing.Flush(), ing.Upload(context.Background())); err != nil {
 					t.Fatal(err)
@@ -403,22 +406,22 @@ func TestStalledUpload(t *testing.T) {
 				go func() { ended <- ing.dropCompacted(ctx) }()
 			} else {
 				b.push("a", entry(labels.FromStrings("__name__", "m"), series.Sample{T: b.now.UnixMilli(), V: 1}))
-				if err := ing.Flush(); err != nil { // the ingester uploads by itself
+				if err := ing.Flush(); err != nil { // the ingester uploads automatically
 					t.Fatal(err)
 				}
 				ended <- context.Canceled
 			}
-			kit.Receive(t, "the call is under way", long.entered)
+			kit.Receive(t, "the call hangs", long.entered)
 			b.set(b.now.Add(61 * time.Second))
 			work := ing.uploads.progress
 			if work.Check(); work.Stalled() != 61*time.Second {
-				t.Errorf("stalled for %s", work.Stalled())
+				t.Errorf("stalled for %s, want 1m1s", work.Stalled())
 			}
 			waiter, give := context.WithCancel(context.Background())
 			give()
 			for _, err := range []error{ing.Upload(waiter), ing.dropCompacted(waiter)} {
-				if err == nil || !strings.Contains(err.Error(), "upload that is under way") {
-					t.Errorf("who waits: %v", err)
+				if err == nil || !strings.Contains(err.Error(), "upload in progress") {
+					t.Errorf("error of a waiting caller: %v", err)
 				}
 			}
 			cancel()
@@ -426,14 +429,14 @@ func TestStalledUpload(t *testing.T) {
 				t.Error(err)
 			}
 			if err := <-ended; !errors.Is(err, context.Canceled) {
-				t.Errorf("the call that hung: %v", err)
+				t.Errorf("error of the call that hung: %v", err)
 			}
 			if work.Stalled() != 0 {
-				t.Error("it stalls when it has ended")
+				t.Error("stalled after the upload ended")
 			}
 			line := regexp.MustCompile("upload makes no progress.* at=.*" + at)
 			if n := len(line.FindAllString(log.String(), -1)); n != 1 {
-				t.Errorf("%d lines of it in the log:\n%s", n, &log)
+				t.Errorf("%d lines about the stall in the log, want 1:\n%s", n, &log)
 			}
 			found := false
 			families, err := reg.Gather()
@@ -447,8 +450,7 @@ func TestStalledUpload(t *testing.T) {
 	}
 }
 
-// dropCompacted looks which local packs are compacted, and stops serving those
-// that have been for an hour.
+// dropCompacted deletes the local packs that were compacted at least dropDelay ago.
 func (ing *Ingester) dropCompacted(ctx context.Context) error {
 	if ing.uploads == nil {
 		return nil

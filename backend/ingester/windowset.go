@@ -8,14 +8,14 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// windowSet is the windows of which samples are in the head. A window that is
-// being sealed stays in it until its pack is served.
+// windowSet is the set of windows with samples in the head. A window that is being
+// sealed stays in it until its pack is served.
 type windowSet struct {
 	mu            sync.Mutex
 	open, sealing map[store.Window]bool
 }
 
-// add notes windows by their starts in Unix milliseconds.
+// add adds windows by their starts in Unix milliseconds.
 func (s *windowSet) add(starts []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -23,16 +23,15 @@ func (s *windowSet) add(starts []int64) {
 		s.open = map[store.Window]bool{}
 	}
 	for _, t := range starts {
-		// Of other days, which only logs of older versions have, nothing can be
-		// uploaded.
+		// Later days, which only logs of older versions have, cannot be uploaded.
 		if w := store.WindowOf(t); w.Day <= schema.MaxDay && !s.open[w] {
 			s.open[w] = true
 		}
 	}
 }
 
-// begin moves the windows before bound, and those from far on, to those being
-// sealed. The caller keeps samples from being appended.
+// begin moves the windows before bound, and those at or after far, to the windows
+// being sealed. The caller prevents concurrent appends.
 func (s *windowSet) begin(bound, far int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,7 +44,7 @@ func (s *windowSet) begin(bound, far int64) {
 	}
 }
 
-// end forgets what was being sealed, or takes it back when it was not.
+// end removes the windows being sealed, or moves them back if the seal failed.
 func (s *windowSet) end(sealed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,9 +1,8 @@
-// Package lru keeps values under keys, those that were used last, within a budget
-// of bytes or of entries. The order is kept by hashicorp/golang-lru, whose list and
-// map carry no weights and no lock: both are added here. Caches with asynchronous
-// eviction would hold more than their budget for a while, and those that choose by
-// frequency may not keep what was just put; the budgets of Pallium's caches are
-// counted as taken memory.
+// Package lru has a cache of the most recently used values, bounded by bytes or by
+// number of entries. It adds weights and a lock to the list and map of
+// hashicorp/golang-lru. Caches with asynchronous eviction temporarily exceed their
+// budget, and caches that evict by frequency may drop a value that was just put;
+// Pallium counts the budgets of its caches as used memory, so both are unsuitable.
 package lru
 
 import (
@@ -22,36 +21,36 @@ type Cache[K comparable, V any] struct {
 	values *simplelru.LRU[K, V]
 }
 
-// New returns a cache of values that weigh at most max together; weigh tells what
-// one does, always the same for the same value. nil: each weighs 1, and max is the
-// number of values.
+// New returns a cache of values with a total weight of at most max. weigh returns
+// the weight of a value, always the same for the same value. nil: each value weighs
+// 1, and max is the number of values.
 func New[K comparable, V any](max int64, weigh func(V) int64) *Cache[K, V] {
 	if weigh == nil {
 		weigh = func(V) int64 { return 1 }
 	}
 	values, err := simplelru.NewLRU[K, V](math.MaxInt, nil)
 	if err != nil {
-		panic(err) // only for a size that is not positive
+		panic(err) // only if the size is not positive
 	}
 	return &Cache[K, V]{max: max, weigh: weigh, values: values}
 }
 
-// Get returns the value of a key and notes its use.
+// Get returns the value of a key and marks it as most recently used.
 func (c *Cache[K, V]) Get(k K) (V, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.values.Get(k)
 }
 
-// Put keeps a value, instead of the one that the key may have. One that is heavier
-// than the whole cache is not kept.
+// Put adds or replaces the value of a key. A value heavier than the whole cache is
+// not stored.
 func (c *Cache[K, V]) Put(k K, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.put(k, v)
 }
 
-// GetOrPut returns the value of the key, after putting v there if it has none.
+// GetOrPut returns the value of the key, or puts and returns v if there is none.
 func (c *Cache[K, V]) GetOrPut(k K, v V) V {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,7 +61,7 @@ func (c *Cache[K, V]) GetOrPut(k K, v V) V {
 	return v
 }
 
-// put is Put; the caller holds mu.
+// put is Put for callers that hold mu.
 func (c *Cache[K, V]) put(k K, v V) {
 	c.remove(k)
 	n := c.weigh(v)
@@ -76,7 +75,7 @@ func (c *Cache[K, V]) put(k K, v V) {
 	}
 }
 
-// Remove forgets keys.
+// Remove removes keys.
 func (c *Cache[K, V]) Remove(keys ...K) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +84,7 @@ func (c *Cache[K, V]) Remove(keys ...K) {
 	}
 }
 
-// RemoveIf forgets the values that gone reports.
+// RemoveIf removes the values for which gone returns true.
 func (c *Cache[K, V]) RemoveIf(gone func(V) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +95,7 @@ func (c *Cache[K, V]) RemoveIf(gone func(V) bool) {
 	}
 }
 
-// remove forgets a key; the caller holds mu.
+// remove removes a key. The caller holds mu.
 func (c *Cache[K, V]) remove(k K) {
 	if v, ok := c.values.Peek(k); ok {
 		c.values.Remove(k)
@@ -104,14 +103,14 @@ func (c *Cache[K, V]) remove(k K) {
 	}
 }
 
-// Used is what the values weigh together.
+// Used returns the total weight of the values.
 func (c *Cache[K, V]) Used() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.used
 }
 
-// Len is the number of values.
+// Len returns the number of values.
 func (c *Cache[K, V]) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

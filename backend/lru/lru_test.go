@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// model is a cache as a list, used last at the end.
+// model is a cache as a list, with the most recently used entry at the end.
 type model struct {
 	max     int64
 	entries []entry
@@ -53,7 +53,7 @@ func (m *model) put(k, v int) {
 	}
 }
 
-// TestCache compares random calls with a model; values weigh what they are.
+// TestCache compares random calls with a model. The weight of a value is the value.
 func TestCache(t *testing.T) {
 	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
@@ -94,20 +94,20 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// TestCount: without weights the bound is a number of values.
+// TestCount checks that without weights the limit is a number of values.
 func TestCount(t *testing.T) {
 	c := New[int, string](10, nil)
 	for i := range 1000 {
 		c.Put(i, "x")
-		c.Get(0) // in use: stays
+		c.Get(0) // used, so it stays
 	}
 	if _, ok := c.Get(0); !ok || c.Len() != 10 || c.Used() != 10 {
-		t.Errorf("%d values, the one in use: %v", c.Len(), ok)
+		t.Errorf("%d values, the used one exists: %v", c.Len(), ok)
 	}
 }
 
-// TestConcurrent has many use one cache, which stays within its budget, and all who
-// put a key get the same value.
+// TestConcurrent uses one cache concurrently: it must stay within its budget, and
+// concurrent GetOrPut of a key must return the same value.
 func TestConcurrent(t *testing.T) {
 	c := New[int](50, func(v int) int64 { return int64(v) })
 	var wg sync.WaitGroup
@@ -120,7 +120,7 @@ func TestConcurrent(t *testing.T) {
 					c.RemoveIf(func(v int) bool { return v == i })
 				}
 				if used := c.Used(); used > 50 || used < 0 {
-					t.Errorf("%d are used", used)
+					t.Errorf("Used = %d, want 0 to 50", used)
 					return
 				}
 			}
@@ -134,6 +134,6 @@ func TestConcurrent(t *testing.T) {
 	}
 	wg.Wait()
 	if len(slices.Compact(got)) != 1 {
-		t.Errorf("one key had values %v", got)
+		t.Errorf("one key has values %v", got)
 	}
 }

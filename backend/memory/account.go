@@ -1,9 +1,9 @@
-// Package memory is the account of the memory of one process: how much there is
-// (the limit of its container or machine), how it is divided between the parts
-// that hold much of it, and who holds how much of the part that requests share.
+// Package memory accounts for the memory of one process: how much there is (the
+// limit of its container or machine), how it is divided between the parts that use
+// most of it, and which requests hold how much of the part that they share.
 //
-// A request takes bytes from the account before it holds them and gives all of
-// them back at its end. Nobody waits for bytes: they are there, or the request
+// A request takes bytes from the account before it allocates them, and releases all
+// of them at its end. Requests never wait for bytes: if there are none, the request
 // ends with an error that says whose limit was reached. docs/memory.md has the
 // rules.
 package memory
@@ -20,40 +20,41 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Errors of Take that are not the request's own fault.
+// Errors of Take that are not caused by the request.
 var (
-	// ErrFull is the error of a request for which the process has no memory free.
-	// The same request may succeed later.
-	ErrFull = errors.New("memory for requests is in use")
-	// ErrEnded is the error of the request that was ended since it held most when
-	// the process came near the end of its memory.
-	ErrEnded = errors.New("ended: the process was nearly out of memory, and this request held most of it")
+	// ErrFull is returned if the process has no memory for a request. The same
+	// request may succeed later.
+	ErrFull = errors.New("memory for requests is exhausted")
+	// ErrEnded is the error of a request that was ended because it held most memory
+	// when the process was nearly out of memory.
+	ErrEnded = errors.New("request ended: the process was nearly out of memory, and this request held most of it")
 
-	// errClosed is the error of a request that goes on after its end.
+	// errClosed is the error of a request that takes memory after its end.
 	errClosed = errors.New("memory taken after the request's end")
 )
 
-// TooLargeError is the error of a write that alone needs more than a tenant may
-// ever hold in this process.
+// TooLargeError is the error of a write request that alone needs more memory than
+// its tenant may ever hold in this process.
 type TooLargeError struct {
 	Need, Most int64 // bytes
 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("request needs %d bytes of memory or more, at most %d can be had; send fewer samples per request", e.Need, e.Most)
+	return fmt.Sprintf("request needs at least %d bytes of memory, the maximum is %d; send fewer samples per request", e.Need, e.Most)
 }
 
-// reservePart is the part of the account that only internal requests may use.
+// reservePart is the divisor for the part of the account that only internal requests
+// may use.
 const reservePart = 8
 
-// Account has the bytes that the requests of one process may hold together. A
-// nil Account has no limit. It is safe for concurrent use.
+// Account limits the bytes that all requests of one process hold. A nil Account has
+// no limit. It is safe for concurrent use.
 type Account struct {
 	limit, reserve int64
 
 	mu       sync.Mutex
-	used     int64 // by tenants
-	internal int64 // by internal requests
+	used     int64 // held by requests of tenants
+	internal int64 // held by internal requests
 	tenants  map[tenant.ID]*share
 	holdings map[*Holding]struct{}
 
@@ -61,35 +62,35 @@ type Account struct {
 	ended    prometheus.Counter
 }
 
-// share is what one tenant's requests hold.
+// share is the memory that one tenant's requests hold.
 type share struct {
 	held     int64
 	holdings int
 }
 
-// NewAccount returns an account of so many bytes; 0 is no limit.
+// NewAccount returns an account of so many bytes; 0 = no limit.
 func NewAccount(bytes int64, reg prometheus.Registerer) *Account {
 	auto := promauto.With(reg)
 	a := &Account{
 		limit: bytes, reserve: bytes / reservePart,
 		tenants: map[tenant.ID]*share{}, holdings: map[*Holding]struct{}{},
 		rejected: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_memory_rejected_requests_total",
-			Help: "Requests that could not have the memory they asked for, by whose limit it was: tenant, process."}, []string{"limit"}),
+			Help: "Requests rejected for lack of memory, by the limit that was reached: tenant, process."}, []string{"limit"}),
 		ended: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_memory_ended_requests_total",
-			Help: "Requests that were ended because they held most when the process was nearly out of memory."}),
+			Help: "Requests ended because they held most memory when the process was nearly out of memory."}),
 	}
 	for _, limit := range []string{"tenant", "process"} {
 		a.rejected.WithLabelValues(limit)
 	}
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_memory_requests_bytes", Help: "Bytes that requests under way hold."},
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_memory_requests_bytes", Help: "Bytes held by requests in progress."},
 		func() float64 { return float64(a.Used()) })
 	auto.NewGaugeFunc(
-		prometheus.GaugeOpts{Name: "pallium_memory_requests_limit_bytes", Help: "Bytes that requests may hold together; 0 is no limit."},
+		prometheus.GaugeOpts{Name: "pallium_memory_requests_limit_bytes", Help: "Limit of the bytes held by all requests; 0 = no limit."},
 		func() float64 { return float64(bytes) })
 	return a
 }
 
-// Used is how many bytes all requests hold together.
+// Used returns the bytes that all requests hold.
 func (a *Account) Used() int64 {
 	if a == nil {
 		return 0
@@ -99,8 +100,8 @@ func (a *Account) Used() int64 {
 	return a.used + a.internal
 }
 
-// Most is how many bytes one tenant may hold while no other holds any; 0 is no
-// limit.
+// Most returns the bytes that one tenant may hold while no other tenant holds any;
+// 0 = no limit.
 func (a *Account) Most() int64 {
 	if a == nil {
 		return 0
@@ -108,7 +109,7 @@ func (a *Account) Most() int64 {
 	return (a.limit - a.reserve) / 2
 }
 
-// mostFor is how many bytes a request could hold if it were the only one; 0 is no
+// mostFor returns the bytes that a request may hold if it is the only one; 0 = no
 // limit.
 func (a *Account) mostFor(r Request) int64 {
 	most := a.Most()
@@ -118,24 +119,24 @@ func (a *Account) mostFor(r Request) int64 {
 	return most
 }
 
-// Request says for whom bytes are held.
+// Request describes the request that holds memory.
 type Request struct {
 	Tenant tenant.ID
-	// Limit is the tenant's own limit of bytes, for all its requests together; 0 is
-	// none but the account's.
+	// Limit is the tenant's limit of bytes for all its requests; 0 = only the
+	// account's limit.
 	Limit int64
-	// Write is set for what a sender repeats until it is accepted: what may work
-	// later is never answered as the request's fault.
+	// Write is set for requests that senders retry until they are accepted: an error
+	// that may be temporary must not blame the request.
 	Write bool
-	// Internal is set for what the process does on its own account. It has no
-	// tenant's limit and may use the reserve.
+	// Internal is set for work of the process itself. It has no tenant's limit and
+	// may use the reserve.
 	Internal bool
 }
 
-// Begin returns a holding of no bytes. Close ends it.
+// Begin returns an empty holding. The caller must call Close.
 func (a *Account) Begin(r Request) *Holding { return &Holding{account: a, req: r} }
 
-// take moves n bytes into a holding that has held bytes.
+// take adds n bytes to a holding that has held bytes.
 func (a *Account) take(h *Holding, n, held int64) error {
 	if a == nil || a.limit <= 0 && h.req.Limit <= 0 {
 		return nil
@@ -157,7 +158,7 @@ func (a *Account) take(h *Holding, n, held int64) error {
 	if err := a.admit(h, s, n, held); err != nil {
 		return err
 	}
-	if held == 0 { // its first bytes
+	if held == 0 { // the holding's first bytes
 		s.holdings++
 		a.tenants[h.req.Tenant] = s
 		a.holdings[h] = struct{}{}
@@ -167,8 +168,8 @@ func (a *Account) take(h *Holding, n, held int64) error {
 	return nil
 }
 
-// admit reports whether a tenant with a share may have n bytes more for a
-// request that holds some already. The caller holds a.mu.
+// admit checks whether a tenant may hold n more bytes for a request that holds some
+// bytes already. The caller holds a.mu.
 func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 	most := a.mostFor(h.req)
 	switch {
@@ -181,14 +182,14 @@ func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 	case h.req.Limit > 0 && s.held+n > h.req.Limit:
 		a.rejected.WithLabelValues("tenant").Inc()
 		if h.req.Write {
-			return fmt.Errorf("%w by other requests of the tenant", ErrFull)
+			return fmt.Errorf("%w: used by other requests of the tenant", ErrFull)
 		}
-		return exceeded(h.req.Limit, h.req.Limit, s.held+n).With(", with the tenant's other requests under way")
+		return exceeded(h.req.Limit, h.req.Limit, s.held+n).With(", including the tenant's other requests in progress")
 	case a.limit <= 0:
 		return nil
 	}
-	// What a tenant holds may not exceed what is left free: one tenant gets half,
-	// two a third each, and something is always free for one that comes new.
+	// A tenant may hold at most as many bytes as are left free: one tenant gets half,
+	// two tenants a third each, and some memory is always free for another tenant.
 	free := a.limit - a.reserve - a.used
 	if s.held+n > free-n || a.used+a.internal+n > a.limit {
 		a.rejected.WithLabelValues("process").Inc()
@@ -197,17 +198,17 @@ func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 	return nil
 }
 
-// exceeded is the error of a request at most bytes, which is the tenant's own limit
-// unless the process allows less.
+// exceeded returns the error of a request that exceeds most, which is the tenant's
+// own limit unless the process's limit is lower.
 func exceeded(own, most, use int64) *limits.Exceeded {
 	e := limits.MaxMemoryBytes.ExceededAt(most, use)
 	if own != most {
-		e.Limit += " (as much as this process allows)"
+		e.Limit += " (the limit of this process)"
 	}
 	return e
 }
 
-// give takes n bytes back; left is what the holding still has.
+// give returns n bytes to the account; left is what the holding still has.
 func (a *Account) give(h *Holding, n, left int64) {
 	if a == nil || n == 0 || a.limit <= 0 && h.req.Limit <= 0 {
 		return
@@ -230,10 +231,10 @@ func (a *Account) give(h *Holding, n, left int64) {
 	}
 }
 
-// EndHeaviest ends the read that holds most of the tenant that holds most, if it
-// holds at least the given bytes, and returns the tenant and what it holds; 0 when
-// there is none. One that was ended but still holds its bytes counts: its memory is
-// about to be free.
+// EndHeaviest ends the read that holds most memory, of the tenant whose reads hold
+// most, if it holds at least the given number of bytes. It returns the tenant and
+// the bytes held, or 0 if there is none. A request that was ended but still holds
+// its bytes counts, because its memory is about to be freed.
 func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	a.mu.Lock()
 	reads := map[tenant.ID]int64{}

@@ -16,27 +16,27 @@ import (
 
 const mb = 1 << 20
 
-// empty fails the test when somebody still holds something.
+// empty checks that nothing is held in the account.
 func empty(t *testing.T, a *Account) {
 	t.Helper()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.used != 0 || a.internal != 0 || len(a.tenants) != 0 || len(a.holdings) != 0 {
-		t.Errorf("left in the account: %d and %d bytes, %d tenants, %d holdings", a.used, a.internal, len(a.tenants), len(a.holdings))
+		t.Errorf("still held: %d and %d bytes, %d tenants, %d holdings", a.used, a.internal, len(a.tenants), len(a.holdings))
 	}
 }
 
-// TestShares: one tenant gets half of what tenants may have, two a third each,
-// three a quarter; then there is still something free for the next one.
+// TestShares checks that one tenant gets half of the memory for tenants, two a
+// third each, three a quarter each, and that some is left for another tenant.
 func TestShares(t *testing.T) {
-	const limit = 128 * mb // 16 of them are the reserve
+	const limit = 128 * mb // 16 MiB of it are the reserve
 	for n, want := range map[int]int64{1: 56 * mb, 2: 37 * mb, 3: 28 * mb, 7: 14 * mb} {
 		a := NewAccount(limit, nil)
 		var all []*Holding
 		for i := range n {
 			all = append(all, a.Begin(Request{Tenant: tenant.ID(rune('a' + i))}))
 		}
-		for more := true; more; { // in turn
+		for more := true; more; { // take turns
 			more = false
 			for _, h := range all {
 				more = h.Take(mb) == nil || more
@@ -48,7 +48,7 @@ func TestShares(t *testing.T) {
 			}
 		}
 		if late := a.Begin(Request{Tenant: "late"}); late.Take(5*mb) != nil {
-			t.Errorf("nothing is left beside %d tenants", n)
+			t.Errorf("no memory is left for another tenant after %d tenants", n)
 		} else {
 			late.Close()
 		}
@@ -59,17 +59,17 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// TestErrors: what a request is told depends on whose limit it reached and on
-// whether it will be repeated.
+// TestErrors checks that the error depends on whose limit was reached and on
+// whether the request will be retried.
 func TestErrors(t *testing.T) {
 	tests := []struct {
 		name   string
 		limit  int64 // of the account
 		req    Request
-		others int64 // bytes that another request of the tenant holds
-		rivals int64 // that another tenant holds
+		others int64 // bytes held by another request of the tenant
+		rivals int64 // bytes held by another tenant
 		take   int64
-		want   string // full, large, exceeded, or "" for none
+		want   string // full, large, exceeded, or "" for no error
 	}{
 		{"within", 100 * mb, Request{}, 0, 0, 40 * mb, ""},
 		{"a read above half", 100 * mb, Request{}, 0, 0, 50 * mb, "exceeded"},
@@ -79,7 +79,7 @@ func TestErrors(t *testing.T) {
 		{"reads together above the tenant's limit", 100 * mb, Request{Limit: 10 * mb}, 6 * mb, 0, 6 * mb, "exceeded"},
 		{"writes together above the tenant's limit", 100 * mb, Request{Limit: 10 * mb, Write: true}, 6 * mb, 0, 6 * mb, "full"},
 		{"reads together above half", 100 * mb, Request{}, 30 * mb, 0, 30 * mb, "full"},
-		{"beside another tenant", 100 * mb, Request{}, 0, 40 * mb, 30 * mb, "full"},
+		{"with another tenant", 100 * mb, Request{}, 0, 40 * mb, 30 * mb, "full"},
 		{"internal, in the reserve", 100 * mb, Request{Internal: true}, 40 * mb, 20 * mb, 30 * mb, ""},
 		{"internal, above all", 100 * mb, Request{Internal: true}, 0, 40 * mb, 61 * mb, "full"},
 		{"no account", 0, Request{}, 0, 0, 1 << 50, ""},
@@ -115,7 +115,7 @@ func TestErrors(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
 			if err != nil && h.Used() != 0 {
-				t.Errorf("holds %d after an error", h.Used())
+				t.Errorf("%d bytes held after an error", h.Used())
 			}
 			for _, h := range []*Holding{h, other, rival} {
 				h.Close()
@@ -126,7 +126,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestHolding: what is given is there to be taken again; after the end nothing is.
+// TestHolding checks that released bytes can be taken again, and that nothing can
+// be taken after Close.
 func TestHolding(t *testing.T) {
 	a := NewAccount(100*mb, nil)
 	h := a.Begin(Request{Tenant: "a"})
@@ -137,20 +138,20 @@ func TestHolding(t *testing.T) {
 		h.Give(10*mb - 1)
 	}
 	if h.Used() != 100 {
-		t.Errorf("%d bytes are used", h.Used())
+		t.Errorf("Used = %d, want 100", h.Used())
 	}
 	if held := a.Used(); held > 20*step {
-		t.Errorf("%d bytes are held for 100", held)
+		t.Errorf("account holds %d bytes for 100 used ones", held)
 	}
 	if err := h.Raise(5 * mb); err != nil || h.Used() != 5*mb {
-		t.Errorf("raised to %d: %v", h.Used(), err)
+		t.Errorf("Raise: used %d, error %v", h.Used(), err)
 	}
 	if err := h.Raise(mb); err != nil || h.Used() != 5*mb {
-		t.Errorf("lowered to %d: %v", h.Used(), err)
+		t.Errorf("Raise to less: used %d, error %v", h.Used(), err)
 	}
 	h.Close()
 	if err := h.Take(1); err == nil {
-		t.Error("taken after the end")
+		t.Error("Take succeeded after Close")
 	}
 	empty(t, a)
 	var none *Holding
@@ -162,46 +163,46 @@ func TestHolding(t *testing.T) {
 	none.Close()
 }
 
-// TestEndHeaviest: the read that holds most is ended, once, with a cause; writes
-// and small reads never are.
+// TestEndHeaviest checks that the read that holds most is ended once, with a cause,
+// and that writes and small reads are never ended.
 func TestEndHeaviest(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	a := NewAccount(1000*mb, reg)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	heavy, light, write := a.Begin(Request{Tenant: "a"}), a.Begin(Request{Tenant: "b"}), a.Begin(Request{Tenant: "c", Write: true})
 	heavy.OnEnd(cancel)
-	light.OnEnd(func(error) { t.Error("the wrong one is ended") })
+	light.OnEnd(func(error) { t.Error("the wrong request was ended") })
 	if err := errors.Join(heavy.Take(20*mb), light.Take(10*mb), write.Take(30*mb)); err != nil {
 		t.Fatal(err)
 	}
 	if _, held := a.EndHeaviest(25 * mb); held != 0 {
-		t.Errorf("one of %d was ended", held)
+		t.Errorf("a request with %d bytes was ended", held)
 	}
-	for range 2 { // what ended still holds its bytes: no other is ended for them
+	for range 2 { // the ended request still holds its bytes: no other is ended
 		if _, held := a.EndHeaviest(mb); held != 20*mb {
-			t.Errorf("one of %d was ended", held)
+			t.Errorf("the ended request holds %d bytes, want 20 MiB", held)
 		}
 	}
 	if cause := context.Cause(ctx); !errors.Is(cause, ErrEnded) {
-		t.Errorf("cause %v", cause)
+		t.Errorf("cause = %v, want ErrEnded", cause)
 	}
 	if err := heavy.Take(1); !errors.Is(err, ErrEnded) {
-		t.Errorf("taken after the end: %v", err)
+		t.Errorf("Take after the end: %v", err)
 	}
 	heavy.Close()
 	light.Close()
 	write.Close()
 	if _, held := a.EndHeaviest(0); held != 0 {
-		t.Errorf("one of %d was ended when there was none", held)
+		t.Errorf("a request with %d bytes was ended, but there is none", held)
 	}
 	if n := testutil.ToFloat64(a.ended); n != 1 {
-		t.Errorf("%g ended", n)
+		t.Errorf("%g requests ended, want 1", n)
 	}
 	empty(t, a)
 }
 
-// TestConcurrent: whatever requests do at once, the account never has more out
-// than its limit, and is empty in the end.
+// TestConcurrent checks that concurrent requests never hold more than the limit,
+// and that the account is empty at the end.
 func TestConcurrent(t *testing.T) {
 	a := NewAccount(50*mb, nil)
 	var all sync.WaitGroup
@@ -225,7 +226,7 @@ func TestConcurrent(t *testing.T) {
 					a.EndHeaviest(mb)
 				}
 				if used := a.Used(); used > 50*mb {
-					t.Errorf("%d bytes are out", used)
+					t.Errorf("%d bytes are held", used)
 				}
 				two.Wait()
 				h.Close()
@@ -236,8 +237,8 @@ func TestConcurrent(t *testing.T) {
 	empty(t, a)
 }
 
-// TestSet: strings are charged for once, and what there is no room for is an error
-// and not a shorter list.
+// TestSet checks that each string is charged once, and that lack of memory results
+// in an error, not in a shorter list.
 func TestSet(t *testing.T) {
 	a := NewAccount(mb, nil)
 	h := a.Begin(Request{Tenant: "a"})
@@ -247,24 +248,24 @@ func TestSet(t *testing.T) {
 		s.Add("a")
 	}
 	if list, err := s.Sorted(); err != nil || len(list) != 2 || list[0] != "a" {
-		t.Errorf("%v %v", list, err)
+		t.Errorf("Sorted = %v, %v", list, err)
 	}
 	if h.Used() > 1000 {
-		t.Errorf("%d bytes for two strings", h.Used())
+		t.Errorf("%d bytes charged for two strings", h.Used())
 	}
 	for i := range 100_000 {
 		s.Add(string(rune(i + 1000)))
 	}
 	if list, err := s.Sorted(); err == nil || list != nil || s.Err() == nil {
-		t.Errorf("%d strings without an error", len(list))
+		t.Errorf("%d strings, want an error", len(list))
 	}
 	h.Close()
 	empty(t, a)
 }
 
-// TestGiveAll: what a request gave back is others' before it ends, but for a little
-// that it keeps for what it takes next.
-func TestGiveAll(t *testing.T) {
+// TestGivenBytesAreAvailable checks that bytes that a request released are available to others
+// before it ends, except for a few that it keeps for its next Take.
+func TestGivenBytesAreAvailable(t *testing.T) {
 	for _, left := range []int64{0, 1, 1 << 20} {
 		a := NewAccount(64<<20, nil)
 		h := a.Begin(Request{Tenant: "a"})
@@ -272,13 +273,13 @@ func TestGiveAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		if h.Give(8<<20 - left); a.Used() > left+2*step {
-			t.Errorf("%d bytes are left, %d are held", left, a.Used())
+			t.Errorf("%d bytes used, %d held", left, a.Used())
 		}
 		if err := h.Take(1 << 20); err != nil {
 			t.Error(err)
 		}
 		if h.Close(); a.Used() != 0 {
-			t.Errorf("%d bytes are held in the end", a.Used())
+			t.Errorf("%d bytes held at the end, want 0", a.Used())
 		}
 	}
 }

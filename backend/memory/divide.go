@@ -2,50 +2,50 @@ package memory
 
 import "fmt"
 
-// Want says what a process needs memory for, and what of it the configuration
-// sets; 0 is a share of what there is.
+// Want describes the memory needs of a process, and the sizes that the
+// configuration sets; 0 = derived from Limit.
 type Want struct {
-	Limit    int64 // of the process, all of it
-	Head     bool  // it has an ingester
-	Requests bool  // it answers writes or reads
-	Store    bool  // it has the long-term store
-	Fixed    int64 // outside of Go's heap: caches and buffers of the row store
+	Limit    int64 // memory of the process; 0 = unknown
+	Head     bool  // the process has an ingester
+	Requests bool  // the process serves writes or reads
+	Store    bool  // the process has the long-term store
+	Fixed    int64 // bytes outside of Go's heap: caches and buffers of the row store
 
-	HeadBytes, CacheBytes, RequestBytes int64 // as configured
+	HeadBytes, CacheBytes, RequestBytes int64 // configured sizes
 }
 
-// Plan is how the memory of a process is divided, in bytes; 0 has no limit.
+// Plan is the division of a process's memory, in bytes; 0 = no limit.
 type Plan struct {
 	Limit    int64 // of the process
-	Go       int64 // Go's own limit (GOMEMLIMIT): everything but what is not its heap
-	Head     int64 // of the ingester
-	Caches   int64 // of the long-term store and of local packs, together
-	Requests int64 // the account
+	Go       int64 // Go's memory limit (GOMEMLIMIT): all memory except Want.Fixed and a margin
+	Head     int64 // head of the ingester
+	Caches   int64 // caches of the long-term store and of local packs
+	Requests int64 // the account of requests
 }
 
-// Parts of Go's limit, in percent. What is left is for the collector, which needs
-// room for what is garbage, and for what nobody counts.
+// Parts of Go's limit, in percent. The rest is for garbage that is not collected
+// yet, and for memory that is not counted.
 const (
 	headPart    = 40
 	cachePart   = 10
 	requestPart = 35
-	mostPart    = 85 // of all together
+	mostPart    = 85 // maximum of all parts together
 
-	goPart = 90 // of the process's memory that is not outside of the heap
+	goPart = 90 // part of the process's memory, without Want.Fixed, that Go may use
 
-	// mostCaches is what caches take at most when nothing is configured.
+	// mostCaches is the maximum size of caches that are not configured.
 	mostCaches = 512 << 20
-	// leastRequests is the least account that a process can work with.
+	// leastRequests is the smallest account with which a process can work.
 	leastRequests = 16 << 20
 	leastGo       = 96 << 20
 )
 
-// Divide divides the memory of a process. What the configuration sets is kept, if
-// all of it fits; else the error says what does not.
+// Divide divides the memory of a process. It uses the configured sizes, and returns
+// an error if they do not fit.
 func Divide(w Want) (Plan, error) {
 	p := Plan{Limit: w.Limit}
-	// Roles that a process does not have take nothing, whatever is configured: the
-	// processes of a cluster may have one configuration.
+	// Roles that the process does not have get nothing, whatever is configured,
+	// because all processes of a cluster may share one configuration.
 	if w.Head {
 		p.Head = w.HeadBytes
 	}
@@ -60,8 +60,8 @@ func Divide(w Want) (Plan, error) {
 	}
 	p.Go = (w.Limit - w.Fixed) / 100 * goPart
 	if p.Go < leastGo {
-		return p, fmt.Errorf("memory: the process may use %s, of which %s are needed outside of Go's heap; give it at least %s, "+
-			"or set memory.limit_bytes if that is not what it may use", mib(w.Limit), mib(w.Fixed), mib(leastGo*100/goPart+w.Fixed))
+		return p, fmt.Errorf("memory: the process has %s, of which %s are needed outside of the Go heap; give it at least %s, "+
+			"or set memory.limit_bytes if the detected limit is wrong", mib(w.Limit), mib(w.Fixed), mib(leastGo*100/goPart+w.Fixed))
 	}
 	if w.Store && p.Caches == 0 {
 		p.Caches = min(p.Go/100*cachePart, mostCaches)
@@ -74,15 +74,15 @@ func Divide(w Want) (Plan, error) {
 		p.Requests = p.Go / 100 * requestPart
 		switch {
 		case !w.Head:
-			p.Requests = max(left, leastRequests) // nothing else needs it
+			p.Requests = max(left, leastRequests) // no other part needs it
 		case left < p.Requests:
 			p.Requests = max(left, leastRequests)
 		}
 	}
 	if p.Head+p.Caches+p.Requests > p.Go/100*mostPart {
-		return p, fmt.Errorf("memory: the process may use %s, of which %s can be planned with; ingester.memory_bytes of %s, "+
-			"caches of the store of %s and memory.request_bytes of %s are more together; make them smaller, "+
-			"or give the process more memory (memory.limit_bytes says how much it has)", mib(w.Limit), mib(p.Go/100*mostPart), mib(p.Head),
+		return p, fmt.Errorf("memory: the process has %s, of which at most %s can be assigned, but ingester.memory_bytes (%s), "+
+			"the caches of the store (%s) and memory.request_bytes (%s) need more; make them smaller, "+
+			"or give the process more memory (memory.limit_bytes)", mib(w.Limit), mib(p.Go/100*mostPart), mib(p.Head),
 			mib(p.Caches), mib(p.Requests))
 	}
 	return p, nil

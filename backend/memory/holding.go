@@ -6,26 +6,27 @@ import (
 	"sync/atomic"
 )
 
-// step is by how many bytes a holding takes from the account, so that requests
-// that take a little often do not meet at its lock.
+// step is the number of bytes that a holding takes from the account at once, so
+// that requests that often take a few bytes do not contend for its lock.
 const step = 64 << 10
 
-// Holding is what one request holds. A nil Holding holds anything: that of a call
-// that nobody accounts for. It is safe for concurrent use.
+// Holding is the memory that one request holds. A nil Holding has no limit and
+// counts nothing. It is safe for concurrent use.
 type Holding struct {
 	account *Account
 	req     Request
 
 	mu    sync.Mutex
-	used  int64                   // by the request
-	end   context.CancelCauseFunc // nil: cannot be ended
+	used  int64                   // used by the request
+	end   context.CancelCauseFunc // cancels the request; nil = it cannot be ended
 	ended error
 
-	held atomic.Int64 // taken from the account; changed under mu
+	held atomic.Int64 // taken from the account; written with mu held
 }
 
-// Take adds n bytes to what the request holds, before it has them. An error is a
-// *limits.Exceeded, a *TooLargeError, ErrFull or ErrEnded; then nothing was added.
+// Take adds n bytes to the holding. It must be called before the memory is
+// allocated. The error is a *limits.Exceeded, a *TooLargeError, ErrFull, ErrEnded
+// or, after Close, another error; then nothing was added.
 func (h *Holding) Take(n int64) error {
 	if h == nil || n <= 0 {
 		return nil
@@ -39,7 +40,7 @@ func (h *Holding) Take(n int64) error {
 	if missing := h.used + n - held; missing > 0 {
 		got := (missing + step - 1) / step * step
 		err := h.account.take(h, got, held)
-		if err != nil && got > missing { // near the limit every byte counts
+		if err != nil && got > missing { // near the limit, take only what is needed
 			got = missing
 			err = h.account.take(h, got, held)
 		}
@@ -52,7 +53,7 @@ func (h *Holding) Take(n int64) error {
 	return nil
 }
 
-// Raise makes the request hold at least so many bytes.
+// Raise makes the request hold at least to bytes.
 func (h *Holding) Raise(to int64) error {
 	if h == nil {
 		return nil
@@ -60,7 +61,7 @@ func (h *Holding) Raise(to int64) error {
 	return h.Take(to - h.Used())
 }
 
-// Used is how many bytes the request holds.
+// Used returns the bytes that the request uses.
 func (h *Holding) Used() int64 {
 	if h == nil {
 		return 0
@@ -70,7 +71,8 @@ func (h *Holding) Used() int64 {
 	return h.used
 }
 
-// Most is what the request could hold if it were the only one; 0 is no limit.
+// Most returns the bytes that the request may hold if it is the only one; 0 = no
+// limit.
 func (h *Holding) Most() int64 {
 	if h == nil {
 		return 0
@@ -78,8 +80,8 @@ func (h *Holding) Most() int64 {
 	return h.account.mostFor(h.req)
 }
 
-// Give takes n bytes off what the request holds. They are kept for what it takes
-// next, but for more than a few steps.
+// Give subtracts n bytes from what the request uses. Most of the bytes stay in the
+// holding for the next Take; more than a few steps are returned to the account.
 func (h *Holding) Give(n int64) {
 	if h == nil || n <= 0 {
 		return
@@ -93,8 +95,8 @@ func (h *Holding) Give(n int64) {
 	}
 }
 
-// Close gives everything back. Nothing can be taken afterwards. It may be called
-// more than once.
+// Close returns all bytes to the account. Take fails afterwards. Close may be
+// called more than once.
 func (h *Holding) Close() {
 	if h == nil {
 		return
@@ -108,18 +110,18 @@ func (h *Holding) Close() {
 	h.release(h.held.Load())
 }
 
-// release gives n bytes back to the account. The caller holds h.mu.
+// release returns n bytes to the account. The caller holds h.mu.
 func (h *Holding) release(n int64) {
 	left := h.held.Load() - n
 	h.held.Store(left)
 	h.account.give(h, n, left)
 }
 
-// bytes is what was taken from the account. It does not wait.
+// bytes returns the bytes taken from the account. It acquires no lock.
 func (h *Holding) bytes() int64 { return h.held.Load() }
 
-// OnEnd says what ends the request when its memory is needed. The cause that it is
-// called with is ErrEnded.
+// OnEnd sets the function that cancels the request if its memory is needed. The
+// function is called with the cause ErrEnded.
 func (h *Holding) OnEnd(end context.CancelCauseFunc) {
 	if h == nil {
 		return
@@ -129,7 +131,7 @@ func (h *Holding) OnEnd(end context.CancelCauseFunc) {
 	h.end = end
 }
 
-// finish ends the request, and reports whether it was not at its end before.
+// finish ends the request, and reports whether it had not ended before.
 func (h *Holding) finish(cause error) bool {
 	h.mu.Lock()
 	if h.ended != nil {
@@ -147,12 +149,12 @@ func (h *Holding) finish(cause error) bool {
 
 type contextKey struct{}
 
-// NewContext returns a context that carries a holding.
+// NewContext returns a context with a holding.
 func NewContext(ctx context.Context, h *Holding) context.Context {
 	return context.WithValue(ctx, contextKey{}, h)
 }
 
-// FromContext returns the holding of a context; nil without one.
+// FromContext returns the context's holding, or nil.
 func FromContext(ctx context.Context) *Holding {
 	h, _ := ctx.Value(contextKey{}).(*Holding)
 	return h

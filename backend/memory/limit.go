@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// Limit is how many bytes of memory this process may use: the least of what the
-// machine has and of what its control groups allow, those above its own included,
-// in version 1 and 2. root is the root of the file system. 0 means that it could
-// not be found out.
+// Limit returns the bytes of memory that this process may use: the minimum of the
+// machine's memory and the limits of the process's control group and its parents,
+// in version 1 and 2. root is the root of the file system. It returns 0 if the
+// limit is unknown.
 func Limit(root fs.FS) int64 {
 	least := int64(math.MaxInt64)
 	if n := machine(root); n > 0 {
@@ -31,9 +31,9 @@ func Limit(root fs.FS) int64 {
 	return least
 }
 
-// groups lists the files that may limit the process: that of its own group and of
-// each group above it. A container sees its own group as the root of the mount, or
-// the whole tree and its path in it.
+// groups returns the paths of the files with limits for the process: those of its
+// own group and of all parents. A container sees its own group as the root of the
+// mount, or the whole tree and its path in it.
 func groups(root fs.FS) []string {
 	var out []string
 	own := ownGroups(root)
@@ -46,7 +46,7 @@ func groups(root fs.FS) []string {
 		if !ok {
 			group = "/"
 		}
-		// Below the mount lies what is below the group that was mounted.
+		// The mount shows the tree below m.group.
 		if inside, found := strings.CutPrefix(group, m.group); found && m.group != "/" {
 			group = path.Join("/", inside)
 		}
@@ -84,13 +84,13 @@ func ownGroups(root fs.FS) map[bool]string {
 	return out
 }
 
-// mount is a place where a hierarchy of control groups is mounted.
+// mount is a mount point of a control group hierarchy.
 type mount struct {
-	dir, group string // the directory, and the group that it shows
+	dir, group string // mount point, and the group that is its root
 	v1         bool
 }
 
-// mounts finds them in /proc/self/mountinfo (see proc(5)).
+// mounts returns the mounts in /proc/self/mountinfo (see proc(5)).
 func mounts(root fs.FS) []mount {
 	var out []mount
 	eachLine(root, "proc/self/mountinfo", func(line string) {
@@ -112,13 +112,13 @@ func mounts(root fs.FS) []mount {
 	return out
 }
 
-// unescape undoes the octal escapes of mountinfo.
+// unescape decodes the octal escapes of mountinfo.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// number reads a file that has one number. What has no limit says "max", or a
-// number near the largest.
+// number reads a file with one number, or returns 0 if there is none. A group
+// without a limit has "max", or a number near the largest.
 func number(root fs.FS, name string) int64 {
 	data, err := fs.ReadFile(root, name)
 	if err != nil {

@@ -2,11 +2,11 @@ package memory
 
 import "slices"
 
-// entryBytes is about what a string in a set costs beside its bytes.
+// entryBytes is about what a string in a set costs in addition to its bytes.
 const entryBytes = 64
 
-// Set is a set of strings that a holding is charged for. Once the holding has no
-// room it takes in nothing more: look at Err when it is done.
+// Set is a set of strings whose memory is charged to a holding. After a failed Take
+// no more strings are added: check Err at the end.
 type Set struct {
 	holding *Holding
 	known   map[string]struct{}
@@ -16,7 +16,7 @@ type Set struct {
 // NewSet returns an empty set.
 func NewSet(h *Holding) *Set { return &Set{holding: h, known: map[string]struct{}{}} }
 
-// Add puts a string into the set.
+// Add adds a string to the set.
 func (s *Set) Add(v string) {
 	if _, ok := s.known[v]; ok || s.err != nil {
 		return
@@ -26,7 +26,7 @@ func (s *Set) Add(v string) {
 	}
 }
 
-// Err is why something was not taken in.
+// Err returns the error of the first string that could not be added.
 func (s *Set) Err() error { return s.err }
 
 // Sorted returns the strings in ascending order, or Err.

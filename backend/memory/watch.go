@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Usage is what the process's memory is used for, in bytes.
+// Usage is the process's use of memory, in bytes.
 type Usage struct {
-	Live  int64 // what the last garbage collection left
-	Total int64 // all that the Go runtime has from the operating system
-	// Cycles is how many garbage collections there were.
+	Live  int64 // live heap after the last garbage collection
+	Total int64 // all memory that the Go runtime has from the operating system
+	// Cycles is the number of completed garbage collections.
 	Cycles int64
 }
 
-// ReadUsage asks the Go runtime.
+// ReadUsage reads the metrics of the Go runtime.
 func ReadUsage() Usage {
 	s := []metrics.Sample{
 		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
@@ -31,22 +31,24 @@ func ReadUsage() Usage {
 
 const (
 	watchEvery = 100 * time.Millisecond
-	// A request is ended when the heap has less room than the collector needs to
-	// work: what is live, and what the runtime has in all, in percent of Go's limit.
+	// livePart and totalPart are percentages of Go's limit. A request is ended if the
+	// live heap and the memory of the runtime both exceed theirs, because the garbage
+	// collector has too little memory to work then.
 	livePart  = 85
 	totalPart = 95
-	// Between two requests that are ended is at least this time and so many garbage
-	// collections: what the first held has to be collected before anybody knows
-	// whether that was enough.
+	// endGap and endCycles are the least time and the least number of garbage
+	// collections between two ended requests: it is unknown whether the first one was
+	// enough until its memory is collected.
 	endGap    = time.Second
 	endCycles = 2
-	// endLeast is the least that a request must hold to be worth ending, in percent.
+	// endLeast is the percentage of Go's limit that a request must hold at least to
+	// be ended.
 	endLeast = 1
 )
 
-// Watch ends the request that holds most whenever the process is nearly out of
-// memory: what requests hold is estimated, and the process must live when an
-// estimate was too small. limit is Go's memory limit. It returns when ctx is done.
+// Watch ends the request that holds most memory whenever the process is nearly out
+// of memory. It protects the process if the counted bytes of requests were too low
+// an estimate. limit is Go's memory limit. Watch returns when ctx is done.
 func (a *Account) Watch(ctx context.Context, limit int64, usage func() Usage, logger *slog.Logger) {
 	if limit <= 0 {
 		return
@@ -69,7 +71,7 @@ func (a *Account) Watch(ctx context.Context, limit int64, usage func() Usage, lo
 			}
 			last, cycles = now, u.Cycles
 			if id, held := a.EndHeaviest(limit / 100 * endLeast); held > 0 {
-				logger.Warn("nearly out of memory: ended the request that held most",
+				logger.Warn("nearly out of memory: ended the request that held most memory",
 					"tenant", id, "held", held, "live", u.Live, "total", u.Total, "limit", limit)
 			}
 		}

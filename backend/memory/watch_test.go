@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestWatch: the heaviest read is ended when the heap is nearly as large as it may
-// be, and not because there is garbage.
+// TestWatch checks that the read that holds most is ended when the live heap is
+// close to the limit, and not because of garbage.
 func TestWatch(t *testing.T) {
 	const limit = 1000 * mb
 	tests := []struct {
@@ -20,7 +20,7 @@ func TestWatch(t *testing.T) {
 		ends bool
 	}{
 		{"plenty", Usage{Live: 100 * mb, Total: 200 * mb}, false},
-		{"garbage", Usage{Live: 300 * mb, Total: 990 * mb}, false},
+		{"mostly garbage", Usage{Live: 300 * mb, Total: 990 * mb}, false},
 		{"nearly full", Usage{Live: 860 * mb, Total: 990 * mb}, true},
 	}
 	for _, tt := range tests {
@@ -50,7 +50,7 @@ func TestWatch(t *testing.T) {
 				}
 				cancel()
 			}
-			kit.Receive(t, "the watch ends", done)
+			kit.Receive(t, "Watch returned", done)
 			if len(ended) > 0 {
 				t.Error("a read was ended")
 			}
@@ -58,9 +58,9 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestReadUsage: the runtime tells both numbers.
+// TestReadUsage checks that the runtime's metrics are read.
 func TestReadUsage(t *testing.T) {
 	if u := ReadUsage(); u.Total <= 0 || u.Live < 0 || u.Live > u.Total {
-		t.Errorf("%+v", u)
+		t.Errorf("ReadUsage = %+v", u)
 	}
 }

@@ -1,7 +1,7 @@
-// Package progress tells work that makes no progress from work that takes long.
-// A worker begins a task, the task travels in the context, and whatever ends a
-// step of it (a call of a store that returned, a series that was written) says
-// so. A task without a step for a minute is a metric and a log line.
+// Package progress distinguishes work that is stuck from work that takes long. A
+// worker begins a task and passes it in the context; code that completes a step of
+// it (a call to a store that returned, a series that was written) calls Step. A
+// task without a step for a minute is exported as a metric and logged.
 package progress
 
 import (
@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// StallAfter is how long a task may be without a step.
+	// StallAfter is the time without a step after which a task counts as stalled.
 	StallAfter = time.Minute
 	checkEvery = 5 * time.Second
 )
 
-// Options of a Worker.
+// Options configure a Worker.
 type Options struct {
 	Metric  string // name of the gauge, in seconds
 	Help    string
@@ -32,21 +32,21 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// Worker does tasks of one kind, several at a time perhaps.
+// Worker runs tasks of one kind, possibly several at a time.
 type Worker struct {
 	o     Options
 	mu    sync.Mutex
 	tasks map[*Task]bool
 }
 
-// Task is one piece of work under way.
+// Task is one task in progress.
 type Task struct {
 	worker *Worker
-	parent *Task        // of which this one is a part; nil: of none
-	parts  atomic.Int32 // under way
+	parent *Task        // the task that this one is a part of; nil = none
+	parts  atomic.Int32 // number of parts in progress
 	at     atomic.Pointer[string]
 	last   atomic.Int64 // time of the last step, Unix nanoseconds
-	warned time.Time    // when the log said last that it stalls; the worker's mu
+	warned time.Time    // when the stall was logged last; guarded by the worker's mu
 }
 
 // NewWorker returns a worker without tasks, and registers its gauge.
@@ -63,12 +63,12 @@ func NewWorker(o Options) *Worker {
 	return w
 }
 
-// key is that of the task in a context.
+// key is the context key of a task.
 type key struct{}
 
-// Begin begins a task. Steps are told by the returned context; End ends it. When
-// ctx is of a task already, the new one is a part of it: a task with parts stalls
-// only if they do.
+// Begin begins a task. Code with the returned context reports its steps; End ends
+// it. If ctx has a task already, the new one is a part of it: a task with parts
+// stalls only if its parts stall.
 func (w *Worker) Begin(ctx context.Context, what string) (context.Context, *Task) {
 	t := &Task{worker: w}
 	if p, ok := ctx.Value(key{}).(*Task); ok {
@@ -96,14 +96,15 @@ func (t *Task) End() {
 
 func (t *Task) step() { t.last.Store(t.worker.o.Now().UnixNano()) }
 
-// Step says that the task of a context went on. Without one it does nothing.
+// Step reports a step of the context's task, if it has one.
 func Step(ctx context.Context) {
 	if t, ok := ctx.Value(key{}).(*Task); ok {
 		t.step()
 	}
 }
 
-// At says what the task of a context is at from now on, which is a step, too.
+// At reports a step of the context's task, and sets the description of its next
+// one.
 func At(ctx context.Context, what string) {
 	if t, ok := ctx.Value(key{}).(*Task); ok {
 		t.at.Store(&what)
@@ -111,8 +112,8 @@ func At(ctx context.Context, what string) {
 	}
 }
 
-// stalled is how long the task has had no step, or 0 if that is not long or if it
-// waits for its parts.
+// stalled returns the time since the task's last step, or 0 if it is below
+// StallAfter or if the task waits for parts.
 func (t *Task) stalled(now time.Time) time.Duration {
 	if t.parts.Load() > 0 {
 		return 0
@@ -123,8 +124,8 @@ func (t *Task) stalled(now time.Time) time.Duration {
 	return 0
 }
 
-// Stalled is how long the task that stalls longest has had no step; 0 if none
-// stalls.
+// Stalled returns the longest time since the last step of a stalled task, or 0 if
+// no task is stalled.
 func (w *Worker) Stalled() time.Duration {
 	now := w.o.Now()
 	w.mu.Lock()
@@ -136,7 +137,7 @@ func (w *Worker) Stalled() time.Duration {
 	return most
 }
 
-// Watch logs tasks that stall until ctx is done.
+// Watch logs stalled tasks until ctx is done.
 func (w *Worker) Watch(ctx context.Context) {
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
@@ -150,7 +151,7 @@ func (w *Worker) Watch(ctx context.Context) {
 	}
 }
 
-// Check logs each task that stalls, once a minute at most.
+// Check logs each stalled task, at most once a minute.
 func (w *Worker) Check() {
 	now := w.o.Now()
 	w.mu.Lock()

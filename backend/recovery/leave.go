@@ -25,7 +25,7 @@ type Leaving interface {
 	Upload(context.Context) error
 	StopPushes()
 	ResumePushes()
-	Owes() int // number of pending windows
+	PendingWindows() int // windows with samples that are not uploaded
 }
 
 // Leaver removes an ingester from the cluster. Its steps are functions so that a test
@@ -63,7 +63,7 @@ func (r *Recovery) Leaver(ing Leaving) *Leaver {
 			return ing.Upload(ctx)
 		},
 		stopPushes: ing.StopPushes, resume: ing.ResumePushes,
-		pending: ing.Owes, remove: r.o.Members.Leave,
+		pending: ing.PendingWindows, remove: r.o.Members.Leave,
 	}
 }
 

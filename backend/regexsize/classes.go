@@ -6,22 +6,22 @@ import (
 	"unicode"
 )
 
-// Prometheus prints every parsed pattern and parses it again. The printer asks
-// of every character class whether case folding would change it, rune by rune
-// from minFold to maxFold until one does: for [^,] or \S that is 125,000 runes,
-// two milliseconds. And the text of a class has up to 16 bytes for each range.
+// Prometheus prints every parsed pattern and parses it again. For every character
+// class the printer checks, rune by rune from minFold to maxFold, whether case
+// folding would change it, until one rune does: for [^,] or \S that is 125,000
+// runes, two milliseconds. The text of a class has up to 16 bytes for each range.
 const (
 	minFold     = 0x41
 	maxFold     = 0x1e943
-	foldUnit    = 64   // runes walked that count as one instruction
-	exactFold   = 1000 // runes walked here to see whether the printer ends early; \pL ends at 860, most before
-	exactWeight = 4    // how much a rune walked here counts more
-	smallClass  = 16   // runes of a class that count nothing
+	foldUnit    = 64   // runes checked by the printer that count as one instruction
+	exactFold   = 1000 // runes checked here to find whether the printer stops early; \pL stops at 860, most earlier
+	exactWeight = 4    // weight of a rune checked here
+	smallClass  = 16   // runes of a class that are free
 	runesInUnit = 8    // runes of a larger class that count as one instruction
 )
 
-// classes counts what printing and keeping the character classes of a pattern
-// costs, as instructions; it stops above most.
+// classes returns the cost, in instructions, of printing and storing the character
+// classes of a pattern. It stops above most.
 func classes(re *syntax.Regexp, most int64) int64 {
 	var n int64
 	if re.Op == syntax.OpCharClass {
@@ -39,7 +39,7 @@ func classes(re *syntax.Regexp, most int64) int64 {
 	return n
 }
 
-// foldWalk returns how many runes the printer looks at, or more.
+// foldWalk returns an upper bound of the number of runes that the printer checks.
 func foldWalk(class []rune) int64 {
 	var walked int64
 	for i := 0; i+1 < len(class); i += 2 {
@@ -57,7 +57,8 @@ func foldWalk(class []rune) int64 {
 	return walked + min(walked, exactFold)*(exactWeight-1)
 }
 
-// foldsOut reports whether a rune equal to r but for its case is not in the class.
+// foldsOut reports whether a rune that differs from r only in case is not in the
+// class.
 func foldsOut(r, lo, hi rune, class []rune) bool {
 	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
 		if (f < lo || f > hi) && !contains(class, f) {

@@ -5,12 +5,12 @@ import (
 	"github.com/prometheus/prometheus/util/strutil"
 )
 
-// Expression returns the sum of Pattern over the regular expressions of a
-// PromQL expression or selector: the strings after =~ and !~, and every string
-// if label_replace or count_values occurs. It stops with a *TooLargeError above
-// most. It reads tokens, since Prometheus' parser compiles what it parses; of a
-// text that is no PromQL it counts what comes before the mistake, which is all
-// that the parser gets to see.
+// Expression returns the sum of Pattern over the regular expressions of a PromQL
+// expression or selector: the strings after =~ and !~, and every string if
+// label_replace or count_values occurs. It returns a *TooLargeError if the sum
+// exceeds most. It reads tokens, because Prometheus' parser compiles the
+// expressions that it parses. In a text with a syntax error it counts what precedes
+// the error, because the parser does not read further.
 func Expression(promql string, most int) (int, error) {
 	all := callsWithPatterns(promql)
 	sum, wanted := 0, false
@@ -22,7 +22,7 @@ func Expression(promql string, most int) (int, error) {
 		case parser.EOF, parser.ERROR:
 			return sum, nil
 		case parser.COMMENT:
-			continue // a comment may come between the operator and its string
+			continue // a comment may be between the operator and its string
 		case parser.EQL_REGEX, parser.NEQ_REGEX:
 			wanted = true
 			continue
@@ -40,11 +40,11 @@ func Expression(promql string, most int) (int, error) {
 	}
 }
 
-// quoted counts a string as it is written in PromQL.
+// quoted returns the cost of a quoted PromQL string.
 func quoted(text string, most, sum int) (int, error) {
 	pattern, err := strutil.Unquote(text)
 	if err != nil {
-		return 0, nil //nolint:nilerr // the parser says so
+		return 0, nil //nolint:nilerr // the parser reports it
 	}
 	n, err := Pattern(pattern, most-sum)
 	if err != nil {
@@ -53,9 +53,9 @@ func quoted(text string, most, sum int) (int, error) {
 	return n, nil
 }
 
-// callsWithPatterns reports whether a function or aggregation occurs that takes
-// strings to be matched. A metric or label of that name makes no difference but
-// that more is counted.
+// callsWithPatterns reports whether a function or aggregation with patterns in its
+// string arguments occurs. If a metric or label has such a name, more strings than
+// needed are counted.
 func callsWithPatterns(promql string) bool {
 	l := parser.Lex(promql)
 	for {

@@ -12,7 +12,7 @@ func TestExpression(t *testing.T) {
 	long := strings.Repeat("x", 1000)
 	for _, tt := range []struct {
 		promql  string
-		counted int // patterns of 1,000 bytes
+		counted int // number of counted patterns of 1,000 bytes
 	}{
 		{``, 0},
 		{`up`, 0},
@@ -37,13 +37,13 @@ func TestExpression(t *testing.T) {
 		{`label_replace_x{a="` + long + `"}`, 0},
 		{`label_join(up, "` + long + `", ",", "a")`, 0},
 		{`my:label_replace{a="` + long + `"}`, 0},
-		{`up{a=~"` + long + `"} ~ {b=~"` + long + `"}`, 1}, // no PromQL from ~ on
-		{`up{a=~"` + long + `"} + {b=~"` + long, 1},        // a string without an end
-		{`up{a=~"` + long + `",} + {b=~"` + long + `"`, 2}, // a mistake of the parser's
+		{`up{a=~"` + long + `"} ~ {b=~"` + long + `"}`, 1}, // invalid from ~ on
+		{`up{a=~"` + long + `"} + {b=~"` + long, 1},        // an unterminated string
+		{`up{a=~"` + long + `",} + {b=~"` + long + `"`, 2}, // an error that only the parser finds
 		{`up{a=~"\q` + long + `"}`, 0},                     // cannot be unquoted
-		{`up{a=~"(` + long + `"}`, 0},                      // no regular expression
-		{`up{a=~` + "\"a\" \"" + long + "\"}", 0},          // the second is no pattern
-		{`up{a=~b,c="` + long + `"}`, 0},                   // nor this one
+		{`up{a=~"(` + long + `"}`, 0},                      // invalid regular expression
+		{`up{a=~` + "\"a\" \"" + long + "\"}", 0},          // the second string is not a pattern
+		{`up{a=~b,c="` + long + `"}`, 0},                   // not a pattern
 		{`up{a=~"` + long + `",a=~"` + long + `"} and on() {__name__=~"` + long + `"}`, 3},
 	} {
 		n, err := Expression(tt.promql, most)
@@ -73,7 +73,8 @@ func TestExpressionTooLarge(t *testing.T) {
 	}
 }
 
-// FuzzExpression compares with what the parser finds: every matcher counts.
+// FuzzExpression compares Expression with the sum over the matchers that the parser
+// finds.
 func FuzzExpression(f *testing.F) {
 	f.Add(`sum(up{a=~"x.*",b!~'y'}) + label_replace(up, "a", "$1", "b", "(.*)")`)
 	f.Add("{\"a b\"=~`x`} # comment")
@@ -103,7 +104,7 @@ func FuzzExpression(f *testing.F) {
 			}
 		}
 		if n < want {
-			t.Fatalf("%q counts %d, its matchers %d", promql, n, want)
+			t.Fatalf("Expression(%q) = %d, its matchers %d", promql, n, want)
 		}
 	})
 }

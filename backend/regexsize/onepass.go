@@ -2,19 +2,19 @@ package regexsize
 
 import "regexp/syntax"
 
-// The compiler tries to turn a program of fewer than 1,000 instructions into
-// one that needs no backtracking. From each instruction behind a rune it merges
-// the runes of all alternatives it can reach, so that a?b?c?... costs the cube
-// of its length: 480 classes take more than a second and a gigabyte.
+// The compiler tries to turn a program of fewer than 1,000 instructions into one
+// that needs no backtracking. After each rune instruction it merges the runes of
+// all alternatives that can follow, so that the cost of a?b?c?... is cubic in its
+// length: 480 classes take more than a second and a gigabyte.
 const (
-	onePassMost  = 1000 // instructions, from where on it is not tried
-	onePassFree  = 8    // alternatives that are too few to matter
+	onePassMost  = 1000 // number of instructions from which it is not tried
+	onePassFree  = 8    // number of alternatives below which the cost is negligible
 	rangesInUnit = 12   // ranges merged that count as one instruction
-	rangesFree   = 4096 // ranges merged that count nothing
+	rangesFree   = 4096 // ranges merged that are free
 )
 
-// onePass counts the ranges merged in that attempt, as instructions. To follow
-// it the program is built, which is small by then.
+// onePass returns the cost, in instructions, of the ranges merged in that attempt.
+// It builds the program, which is small at this point.
 func onePass(re *syntax.Regexp, f fragment) int64 {
 	if f.n >= onePassMost || f.alts <= onePassFree {
 		return 0
@@ -37,14 +37,14 @@ func onePass(re *syntax.Regexp, f fragment) int64 {
 	return max(0, m.merged-rangesFree) / rangesInUnit
 }
 
-// merger walks a program from one instruction to the next runes.
+// merger walks a program from one instruction to the next rune instructions.
 type merger struct {
 	prog   *syntax.Prog
 	round  int
 	seen   []int   // round in which an instruction was reached
 	ranges []int64 // ranges merged at an instruction
 	merged int64
-	shared bool // two ways lead to one rune: the attempt ends there
+	shared bool // two paths lead to one rune: the compiler stops there
 }
 
 func (m *merger) from(pc int) {

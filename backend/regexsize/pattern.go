@@ -1,9 +1,9 @@
-// Package regexsize tells how large the program of a regular expression would
-// be, before anything compiles it: Go's compiler has no bound that a server
-// could live with, and Prometheus compiles while it parses. The count is made
-// in two steps. A scan of the text charges for what is already expensive to
-// parse; only a pattern that passes it is parsed, and its program is counted on
-// the parsed tree by formula, without expanding a repetition.
+// Package regexsize computes how large the program of a regular expression would
+// be, before it is compiled: Go's compiler has no limit that is low enough for a
+// server, and Prometheus compiles while it parses. The cost is computed in two
+// steps. A scan of the text charges for what is expensive to parse; only a pattern
+// within the limit is parsed. The size of its program is then computed from the
+// parsed tree by formula, without expanding repetitions.
 package regexsize
 
 import (
@@ -11,29 +11,28 @@ import (
 	"regexp/syntax"
 )
 
-// flags are those with which Prometheus parses a matcher.
+// flags are the flags with which Prometheus parses a matcher.
 const flags = syntax.Perl | syntax.DotNL
 
-// frame is what surrounds every pattern: ^ and $, the instructions for a match
-// and for a failure, and an allowance for what a compiled pattern occupies
-// however short it is, so that thousands of short ones are not free.
+// frame is the cost of every pattern: ^ and $, the instructions for a match and for
+// a failure, and an allowance for the memory of a compiled pattern of any length,
+// so that thousands of short patterns are not free.
 const frame = 4 + 8
 
 const (
-	bytesInUnit = 8    // bytes of a pattern that are not read for less than one instruction
-	freeNodes   = 1000 // nodes of the parsed tree that count nothing: each takes 200 bytes, twice
+	bytesInUnit = 8    // bytes of a pattern that cost at least one instruction
+	freeNodes   = 1000 // nodes of the parsed tree that are free: each takes 200 bytes, twice
 )
 
-// TooLargeError says that regular expressions have more instructions than are
-// allowed.
+// TooLargeError says that regular expressions have more instructions than allowed.
 type TooLargeError struct {
 	Most    int    // instructions allowed
-	Pattern string // at most the first 60 bytes of the pattern that exceeded them
+	Pattern string // the first 60 bytes of the pattern that exceeded the limit
 }
 
 // Error implements error.
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("the regular expression %q, with the others of the request, compiles to more than %d instructions: "+
+	return fmt.Sprintf("the regular expression %q, together with the others of the request, compiles to more than %d instructions: "+
 		"use fewer or smaller repetitions ({n}, \\pL, (?i) over wide ranges) or fewer alternatives", e.Pattern, e.Most)
 }
 
@@ -42,15 +41,14 @@ func tooLarge(pattern string, most int) *TooLargeError {
 	return &TooLargeError{Most: most, Pattern: pattern[:min(len(pattern), shown)]}
 }
 
-// InstructionBytes is what an instruction takes in memory: the program, what else is
-// made of it, and the machine that runs it.
+// InstructionBytes is the memory per instruction, in bytes, of the program, of the
+// data derived from it, and of the machine that runs it.
 const InstructionBytes = 256
 
-// Pattern returns the number of instructions of the program of
-// ^(?s:pattern)$, and the equivalent in instructions of what else it costs to
-// parse and prepare it. Above most it stops and returns a *TooLargeError. A
-// pattern that is no regular expression counts 0: whoever compiles it says what
-// is wrong, and cannot spend much on it, since the scan of the text was passed.
+// Pattern returns the number of instructions of the program of ^(?s:pattern)$, plus
+// the other costs of parsing and preparing it, in instructions. It returns a
+// *TooLargeError if the sum exceeds most. An invalid pattern counts 0: compiling it
+// later reports the error, at a cost that the scan of the text has limited.
 func Pattern(pattern string, most int) (int, error) {
 	if len(pattern)/bytesInUnit > most {
 		return 0, tooLarge(pattern, most)
@@ -79,7 +77,7 @@ func Pattern(pattern string, most int) (int, error) {
 	return int(n), nil
 }
 
-// nodes counts the nodes of a tree.
+// nodes returns the number of nodes of a tree.
 func nodes(re *syntax.Regexp) int64 {
 	n := int64(1)
 	for _, sub := range re.Sub {
@@ -88,8 +86,8 @@ func nodes(re *syntax.Regexp) int64 {
 	return n
 }
 
-// parse parses a pattern as a matcher does, and if that fails as label_replace
-// does, which puts it into a group first: "a)|(b" is a pattern only there.
+// parse parses a pattern as a matcher does or, if that fails, as label_replace
+// does, which first puts the pattern into a group: "a)|(b" is valid only there.
 func parse(pattern string) *syntax.Regexp {
 	re, err := syntax.Parse(pattern, flags)
 	if err != nil {

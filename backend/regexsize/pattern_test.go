@@ -15,7 +15,8 @@ import (
 
 const most = 100_000
 
-// instructions compiles a pattern as Prometheus does.
+// instructions returns the number of instructions of a pattern compiled as
+// Prometheus does.
 func instructions(t testing.TB, pattern string) int {
 	t.Helper()
 	re, err := syntax.Parse("^(?s:"+pattern+")$", syntax.Perl)
@@ -36,7 +37,7 @@ func check(t *testing.T, pattern string, allowed int) {
 		t.Fatal(err)
 	}
 	if real := instructions(t, pattern); n < real || n > real+allowed {
-		t.Errorf("%q counts %d instructions, and has %d", pattern, n, real)
+		t.Errorf("Pattern(%q) = %d, want about %d", pattern, n, real)
 	}
 }
 
@@ -52,15 +53,15 @@ func TestOrdinaryPatterns(t *testing.T) {
 	}
 }
 
-// TestNegatedClasses: the count above the instructions is for the printer, which
-// walks the classes; it must leave room for those of a large dashboard.
+// TestNegatedClasses checks the extra cost of classes, for the printer, which must
+// still allow the classes of a large dashboard.
 func TestNegatedClasses(t *testing.T) {
 	for _, pattern := range []string{`[^,]+`, `[^/]+/[^/]+/[^/]+`, `\S+`, `\D+`, `\pL+`, `(?i)[a-z\x{400}-\x{4ff}]+`} {
 		check(t, pattern, 7000)
 	}
 }
 
-// generator makes patterns of every kind of node.
+// generator generates patterns with nodes of every kind.
 type generator struct{ *rand.Rand }
 
 func (g generator) pattern(depth int) string {
@@ -100,15 +101,15 @@ func TestGeneratedPatterns(t *testing.T) {
 		pattern := g.pattern(5)
 		re, err := syntax.Parse(pattern, flags)
 		if err != nil {
-			continue // repetitions nested too deep
+			continue // repetitions nested too deeply
 		}
-		// The program alone is exact, since everything else is extra.
+		// The size of the program alone is exact; everything else is an extra cost.
 		prog, err := syntax.Compile(re.Simplify())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n := program(re).n; int(n) != len(prog.Inst)-2 {
-			t.Fatalf("%q counts %d instructions, and has %d", pattern, n, len(prog.Inst)-2)
+			t.Fatalf("program(%q) = %d instructions, want %d", pattern, n, len(prog.Inst)-2)
 		}
 		if real := instructions(t, pattern); !strings.Contains(pattern, "(?i") {
 			check(t, pattern, 512+real/10)
@@ -116,7 +117,8 @@ func TestGeneratedPatterns(t *testing.T) {
 	}
 }
 
-// TestDashboardVariable: what Grafana sends for "all" of 1,000 names.
+// TestDashboardVariable checks the pattern that Grafana sends for "all" of 1,000
+// values.
 func TestDashboardVariable(t *testing.T) {
 	names := make([]string, 1000)
 	for i := range names {
@@ -124,11 +126,11 @@ func TestDashboardVariable(t *testing.T) {
 	}
 	pattern := strings.Join(names, "|")
 	if len(names[0]) < 60 {
-		t.Fatalf("a name has %d bytes", len(names[0]))
+		t.Fatalf("name of %d bytes, want at least 60", len(names[0]))
 	}
 	check(t, pattern, 10_000)
 	check(t, "("+pattern+")", 10_000)
-	for i := range names { // without a common beginning
+	for i := range names { // without a common prefix
 		names[i] = fmt.Sprintf("%03d%s", i, names[i])
 	}
 	check(t, strings.Join(names, "|"), 10_000)
@@ -148,28 +150,28 @@ func TestTooLarge(t *testing.T) {
 		n, err := Pattern(tt.pattern, tt.most)
 		var large *TooLargeError
 		if !errors.As(err, &large) || large.Most != tt.most || n != 0 {
-			t.Errorf("%.20q: %d, %v", tt.pattern, n, err)
+			t.Errorf("Pattern(%.20q) = %d, %v", tt.pattern, n, err)
 		}
 		if err != nil && len(err.Error()) > 400 {
-			t.Errorf("an error of %d bytes", len(err.Error()))
+			t.Errorf("error of %d bytes", len(err.Error()))
 		}
 	}
 }
 
-func TestNoPatterns(t *testing.T) {
+func TestInvalidPatterns(t *testing.T) {
 	for _, pattern := range []string{"(", "a)", "[", `\`, "a**", "x{1001}", "(?z)", `\p{Nothing}`, "[z-a]", "[[:nothing:]]", "\xff", `\8`, "[", "[^", `[\`, `\x{`, `\x`, "(?", `\p{`, `\Qa`[:2]} {
 		if n, err := Pattern(pattern, most); err != nil || n > 20 {
-			t.Errorf("%q: %d, %v", pattern, n, err)
+			t.Errorf("Pattern(%q) = %d, %v", pattern, n, err)
 		}
 	}
-	// label_replace wraps the text before it is parsed.
+	// label_replace wraps the pattern before parsing it.
 	for _, pattern := range []string{"a)|(?:b", `(?:` + strings.Repeat("a", 100) + `){50})|(b`, `a{50}\Q`} {
 		if n, err := Pattern(pattern, most); err != nil || n < 4 {
-			t.Errorf("%q: %d, %v", pattern, n, err)
+			t.Errorf("Pattern(%q) = %d, %v", pattern, n, err)
 		}
 	}
 	if _, err := Pattern(`a)|(?:`+strings.Repeat("b", 3000)+`){1000}|(?:`, most); err == nil {
-		t.Error("a bomb that is a pattern only inside of a group passes")
+		t.Error("an expensive pattern that is valid only inside a group is accepted")
 	}
 }
 
@@ -191,9 +193,9 @@ func FuzzPattern(f *testing.F) {
 		}
 		re, err := syntax.Parse("^(?s:"+pattern+")$", syntax.Perl)
 		if err != nil {
-			// What is not UTF-8 may be a matcher of plain text.
+			// What is not valid UTF-8 may be a matcher for plain text.
 			if _, err := labels.NewFastRegexMatcher(pattern); err == nil && n == 0 && utf8.ValidString(pattern) {
-				t.Fatalf("%q is a pattern, and counts nothing", pattern)
+				t.Fatalf("Pattern(%q) = 0, but it is valid", pattern)
 			}
 			return
 		}
@@ -202,7 +204,7 @@ func FuzzPattern(f *testing.F) {
 			t.Fatal(err)
 		}
 		if n < len(prog.Inst) {
-			t.Fatalf("%q counts %d instructions, and has %d", pattern, n, len(prog.Inst))
+			t.Fatalf("Pattern(%q) = %d, want at least %d", pattern, n, len(prog.Inst))
 		}
 	})
 }

@@ -2,20 +2,20 @@ package regexsize
 
 import "regexp/syntax"
 
-// fragment is what a subexpression compiles to: how many instructions, and what
-// the compiler and the simplifier need to know of it in the next step. Counts
-// cannot overflow: the parser allows a product of 1,000 for nested repetitions,
-// and at most doubling is added by stars.
+// fragment describes the program of a subexpression: its instructions, and the
+// properties that the compiler and the simplifier need in the next step. Counts
+// cannot overflow: the parser limits the product of nested repetitions to 1,000,
+// and stars at most double the count.
 type fragment struct {
 	n         int64
-	alts      int64     // of them, those that go two ways
+	alts      int64     // of these, instructions with two branches
 	op        syntax.Op // after simplification
 	nonGreedy bool
 	nullable  bool // matches the empty string, so that a star takes two instructions
 }
 
-// program counts what syntax.Compile would make of re.Simplify(). It must follow
-// both exactly; the tests compare it with them.
+// program returns the size of the result of syntax.Compile(re.Simplify()). It must
+// match both exactly; tests compare it with them.
 func program(re *syntax.Regexp) fragment {
 	switch re.Op {
 	case syntax.OpLiteral:
@@ -34,7 +34,7 @@ func program(re *syntax.Regexp) fragment {
 	case syntax.OpRepeat:
 		return repeat(re)
 	}
-	return fragment{n: 1, op: re.Op, nullable: true} // the empty match and assertions
+	return fragment{n: 1, op: re.Op, nullable: true} // the empty match, and assertions
 }
 
 func concat(re *syntax.Regexp) fragment {
@@ -61,7 +61,7 @@ func alternate(re *syntax.Regexp) fragment {
 	return f
 }
 
-// unary is a star, plus or question mark over what is already simple.
+// unary returns a star, plus or question mark of a simplified subexpression.
 func unary(op syntax.Op, fl syntax.Flags, sub fragment) fragment {
 	nonGreedy := fl&syntax.NonGreedy != 0
 	if sub.op == syntax.OpEmptyMatch || sub.op == op && sub.nonGreedy == nonGreedy {
@@ -73,13 +73,13 @@ func unary(op syntax.Op, fl syntax.Flags, sub fragment) fragment {
 		f.nullable = sub.nullable
 	case syntax.OpStar:
 		if sub.nullable {
-			f.n, f.alts = f.n+1, f.alts+1 // it becomes (x+)?
+			f.n, f.alts = f.n+1, f.alts+1 // becomes (x+)?
 		}
 	}
 	return f
 }
 
-// repeat is x{n}, x{n,} or x{n,m}. The last becomes xx(x(x)?)?.
+// repeat returns x{n}, x{n,} or x{n,m}. The last one becomes xx(x(x)?)?.
 func repeat(re *syntax.Regexp) fragment {
 	least, most := int64(re.Min), int64(re.Max)
 	if most == 0 {

@@ -5,40 +5,40 @@ import (
 	"unicode/utf8"
 )
 
-// What the text alone tells of the cost of parsing, in 64ths of an instruction.
-// The weights were measured; worst_test.go has the patterns they are for.
+// Costs of parsing that the scan of the text finds, in 64ths of an instruction. The
+// weights were measured; worst_test.go has the patterns for which they matter.
 const (
 	unit        = 64
-	classWeight = 150 * unit // \pL: 1,300 runes, kept and printed and parsed again
-	perlWeight  = 4 * unit   // \w where case is folded
+	classWeight = 150 * unit // \pL: 1,300 runes, stored, printed and parsed again
+	perlWeight  = 4 * unit   // \w with case folding
 	itemWeight  = unit / 8   // a rune or a range in [...]
-	foldedRunes = 6          // for each rune of a range where case is folded: it is looked up
-	closeWeight = unit / 16  // for each piece inside a group that ends: it is copied outwards
+	foldedRunes = 6          // for each rune of a range with case folding, which is looked up
+	closeWeight = unit / 16  // for each piece inside a group that ends, which is copied to the outer level
 	emptySearch = 1024       // bytes searched for ":]" that count as one instruction
 )
 
-// level is a group that is open, or the whole.
+// level is an open group, or the whole pattern.
 type level struct {
-	pieces int64 // of the alternative at hand: a run of literals is one
+	pieces int64 // pieces of the current alternative: a run of literals is one
 	run    bool  // the last piece is a run of literals
-	total  int64 // pieces of all alternatives, and of the groups inside
+	total  int64 // pieces of all alternatives, and of inner groups
 	square int64 // sum of the squares of the alternatives' pieces
-	alts   int64 // alternatives before the one at hand
+	alts   int64 // alternatives before the current one
 }
 
-// scanner reads a pattern as the parser does, but only for its outline. What it
-// does not understand is a mistake that the parser finds as well.
+// scanner scans a pattern as the parser does, but only its structure. What it
+// cannot scan is an error that the parser reports too.
 type scanner struct {
 	text    string
 	i       int
 	n       int64 // 64ths of an instruction
-	fold    bool  // (?i) was seen; its end is not looked for
-	lastEnd int   // where the last ":]" is
+	fold    bool  // (?i) was seen; its end is ignored
+	lastEnd int   // position of the last ":]"
 	levels  []level
 }
 
-// scanText returns what the parsing of a pattern costs, as instructions. It
-// stops above most.
+// scanText returns the cost of parsing a pattern, in instructions. It stops above
+// most.
 func scanText(pattern string, most int) int {
 	s := &scanner{text: pattern, levels: make([]level, 1, 8), lastEnd: strings.LastIndex(pattern, ":]")}
 	for s.i < len(s.text) && s.n/unit <= int64(most) {
@@ -97,7 +97,7 @@ func (s *scanner) next() {
 	}
 }
 
-// open begins a group, or only changes flags.
+// open begins a group, or changes only flags.
 func (s *scanner) open() {
 	s.i++
 	if rest := s.text[s.i:]; strings.HasPrefix(rest, "?") && !strings.HasPrefix(rest, "?P<") && !strings.HasPrefix(rest, "?<") {
@@ -115,9 +115,9 @@ func (s *scanner) open() {
 	s.levels = append(s.levels, level{})
 }
 
-// close ends a group. Where it is a concatenation in a concatenation, or an
-// alternation in an alternation, the parser copies its pieces outwards, so that
-// nesting costs as often as it is deep.
+// close ends a group. If it is a concatenation in a concatenation, or an
+// alternation in an alternation, the parser copies its pieces to the outer level,
+// so that the cost of a piece grows with its depth.
 func (s *scanner) close() {
 	s.endAlternative()
 	l := *s.top()
@@ -134,8 +134,9 @@ func (s *scanner) close() {
 	outer.run = false
 }
 
-// endAlternative ends one alternative. Those with equal beginnings are factored
-// piece by piece, and for each piece all that follow are moved and looked at.
+// endAlternative ends an alternative. The parser factors equal beginnings of
+// alternatives piece by piece, and for each piece it moves and checks all the
+// following ones.
 func (s *scanner) endAlternative() {
 	l := s.top()
 	l.square += l.pieces * l.pieces
@@ -144,7 +145,7 @@ func (s *scanner) endAlternative() {
 	l.pieces, l.run = 0, false
 }
 
-// escape reads what follows a backslash outside of a class.
+// escape scans an escape sequence outside of a class.
 func (s *scanner) escape() {
 	rest := s.text[s.i+1:]
 	if rest == "" {
@@ -173,7 +174,7 @@ func (s *scanner) escape() {
 	}
 }
 
-// group reads \pL, \p{Greek}, \w and their like.
+// group scans \pL, \p{Greek}, \w and similar classes.
 func (s *scanner) group(c byte) {
 	s.i += 2
 	if c != 'p' && c != 'P' {
@@ -192,7 +193,7 @@ func (s *scanner) group(c byte) {
 	s.char()
 }
 
-// class reads [...].
+// class scans [...].
 func (s *scanner) class() {
 	s.piece()
 	s.i++
@@ -209,7 +210,7 @@ func (s *scanner) classItem() {
 	s.n += itemWeight
 	rest := s.text[s.i:]
 	if strings.HasPrefix(rest, "[:") {
-		if s.lastEnd < s.i+2 { // it is searched for in vain
+		if s.lastEnd < s.i+2 { // the parser searches to the end of the text
 			s.n += int64(len(rest)) * unit / emptySearch
 		} else if end := strings.Index(rest[2:], ":]"); end >= 0 {
 			s.i += end + 4
@@ -234,7 +235,7 @@ func (s *scanner) classItem() {
 	}
 }
 
-// char reads one character, written as itself or escaped.
+// char scans one character, plain or escaped.
 func (s *scanner) char() rune {
 	if s.i >= len(s.text) {
 		return 0
@@ -270,7 +271,7 @@ func (s *scanner) octal() rune {
 	return r
 }
 
-// hex reads the digits of \x41 or \x{1f600}.
+// hex scans the digits of \x41 or \x{1f600}.
 func (s *scanner) hex() rune {
 	digits := s.text[s.i:min(s.i+2, len(s.text))]
 	s.i += len(digits)

@@ -2,37 +2,37 @@ package regexsize
 
 import "regexp/syntax"
 
-// Prometheus tries to replace a pattern by the set of strings it matches, at
-// most maxSet, and copies what it has of each string for every piece that
-// follows: (aaaa...)[0-9][0-9](x)(x)(x)... copies 100 strings for each (x).
-// See findSetMatches and stringMatcherFromRegexp of its package labels.
+// Prometheus tries to replace a pattern by the set of strings that it matches, at
+// most maxSet, and copies each string so far for every piece that follows:
+// (aaaa...)[0-9][0-9](x)(x)(x)... copies 100 strings for each (x). See
+// findSetMatches and stringMatcherFromRegexp in its package labels.
 const (
 	maxSet      = 256
-	setOverhead = 64       // bytes for a string beside its text
+	setOverhead = 64       // bytes of a string in addition to its text
 	setUnit     = 256      // bytes that count as one instruction
-	setFree     = 32 << 10 // bytes that count nothing
-	foldWeight  = 4        // how much more a byte of ASCII counts where case is folded
-	normWeight  = 64       // and another, since such strings are brought to a normal form
+	setFree     = 32 << 10 // bytes that are free
+	foldWeight  = 4        // weight of an ASCII byte with case folding
+	normWeight  = 64       // weight of other bytes with case folding, because such strings are normalized
 )
 
-// set is the outcome of looking for the strings of a subexpression. A base,
-// what was found to the left of it, is copied into each of the strings made.
+// set describes the set of strings of a subexpression. A base is a string found to
+// the left of it; bases are copied into each of the new strings.
 type set struct {
-	ok      bool  // it is a set of at most maxSet
-	count   int64 // its strings
-	strings int64 // strings made on the way
-	bytes   int64 // of them, without the base
-	longest int64 // bytes of a string, without the base
+	ok      bool  // a set of at most maxSet strings exists
+	count   int64 // number of strings
+	strings int64 // strings created in the process
+	bytes   int64 // their bytes, without the base
+	longest int64 // bytes of the longest string, without the base
 }
 
-// sets counts the bytes copied, with what is known of each node.
+// sets sums the bytes copied, and caches the set of each node.
 type sets struct {
 	known map[*syntax.Regexp]set
 	bytes int64
 }
 
-// setMatches counts the bytes that Prometheus would copy in looking for sets,
-// as instructions.
+// setMatches returns the cost, in instructions, of the bytes that Prometheus copies
+// to find sets.
 func setMatches(re *syntax.Regexp) int64 {
 	s := &sets{known: map[*syntax.Regexp]set{}}
 	top := s.find(re)
@@ -48,7 +48,8 @@ func uncaptured(re *syntax.Regexp) *syntax.Regexp {
 	return re
 }
 
-// visit follows stringMatcherFromRegexp, which looks again at every level.
+// visit follows stringMatcherFromRegexp, which searches for sets at every level
+// again.
 func (s *sets) visit(re *syntax.Regexp) {
 	re = uncaptured(re)
 	subs := re.Sub
@@ -104,7 +105,7 @@ func (s *sets) find(re *syntax.Regexp) set {
 	return set{}
 }
 
-// weight is the length of a literal, as bytes to copy.
+// weight returns the cost of copying a literal, in bytes.
 func weight(re *syntax.Regexp) int64 {
 	n, runes := int64(len(string(re.Rune))), int64(len(re.Rune))
 	switch {
@@ -131,7 +132,8 @@ func (s *sets) concat(subs []*syntax.Regexp) set {
 	all := set{ok: true, count: 1}
 	for _, re := range subs {
 		sub := s.find(re)
-		// Every string so far is a base, until there are too many or one fails.
+		// All strings so far are bases, until there are too many or one subexpression
+		// fails.
 		bases := all.count
 		switch {
 		case !sub.ok:

@@ -8,7 +8,7 @@ import (
 
 func r(s string, n int) string { return strings.Repeat(s, n) }
 
-// pairs is n pieces that begin with n different pairs of runes.
+// pairs returns n pieces that begin with n different pairs of runes.
 func pairs(n int, before, after string) string {
 	var b strings.Builder
 	for i := range n {
@@ -18,32 +18,32 @@ func pairs(n int, before, after string) string {
 }
 
 // worst has patterns that cost much more to parse, print or prepare than their
-// programs have instructions. Each was found by measuring: with the number of
-// repetitions in most it takes about 0.2 seconds or 32 MB, so that more must not
-// pass. pass is a number that must.
+// programs have instructions, found by measurement. With most repetitions a pattern
+// takes about 0.2 seconds or 32 MB and must be rejected; with pass repetitions it
+// must be accepted.
 var worst = []struct {
 	name       string
 	pattern    func(n int) string
 	pass, most int
 }{
-	{"classes that the printer walks to the end", func(n int) string { return r("[^,]", n) }, 5, 60},
+	{"classes that the printer checks completely", func(n int) string { return r("[^,]", n) }, 5, 60},
 	{"the same, escaped", func(n int) string { return r(`\D`, n) }, 5, 60},
-	{"classes that it walks for a while", func(n int) string { return r(`\W`, n) }, 100, 8000},
+	{"classes that the printer checks partially", func(n int) string { return r(`\W`, n) }, 100, 8000},
 	{"large classes", func(n int) string { return r(`\pL`, n) }, 10, 400},
 	{"large classes as alternatives", func(n int) string { return r(`\pL|`, n) }, 10, 800},
 	{"large classes in one", func(n int) string { return "[" + r(`\pL`, n) + "]" }, 10, 800},
 	{"the same folded", func(n int) string { return "(?i)[" + r(`\p{Lu}`, n) + "]" }, 10, 800},
 	{"large classes repeated", func(n int) string { return r(`\pL{50}`, n) }, 5, 400},
 	{"folded ranges", func(n int) string { return "(?i)" + r(`[\x{100}-\x{ffff}]`, n) }, 3, 30},
-	{"the same as they are", func(n int) string { return "(?i)" + r("[\u0100-\uffff]", n) }, 3, 30},
+	{"the same, unescaped", func(n int) string { return "(?i)" + r("[\u0100-\uffff]", n) }, 3, 30},
 	{"in octal", func(n int) string { return "(?i)" + r(`[\101-\377]`, n) }, 10, 8000},
 	{"in one class", func(n int) string { return "(?i)[" + r("\u0100-\uffff", n) + "]" }, 3, 30},
 	{"small folded ranges", func(n int) string { return "(?i)" + r("[\u0400-\u04ff]", n) }, 10, 5000},
 	{"folded inside a group", func(n int) string { return "(?m-s)(?U-i:(?i:" + r("[\u0100-\uffff]", n) + "))" }, 3, 30},
 	{"folded Perl classes", func(n int) string { return "(?i)" + r(`\w`, n) }, 100, 25_000},
-	{"a name searched for in vain", func(n int) string { return "[" + r("[:", n) + "x]" }, 100, 20_000},
-	{"common beginnings of classes", func(n int) string { return r("[ab]", n) + "|" + r("[ab]", n) }, 60, 3000},
-	{"common beginnings of both", func(n int) string { return r("a[bc]", n) + "|" + r("a[bc]", n) }, 30, 2000},
+	{"an unterminated class name", func(n int) string { return "[" + r("[:", n) + "x]" }, 100, 20_000},
+	{"common prefixes of classes", func(n int) string { return r("[ab]", n) + "|" + r("[ab]", n) }, 60, 3000},
+	{"common prefixes of both", func(n int) string { return r("a[bc]", n) + "|" + r("a[bc]", n) }, 30, 2000},
 	{"nested concatenations", func(n int) string { return r("(?:", n) + "a." + r("b.)", n) }, 100, 2000},
 	{"nested alternatives", func(n int) string { return r("(?:", n) + "a." + r("|b.)", n) }, 100, 1500},
 	{"many pieces nested", func(n int) string { return r("(?:", 300) + r("a.", n) + r(")", 300) }, 500, 3000},
@@ -67,11 +67,11 @@ var worst = []struct {
 func TestWorstPatterns(t *testing.T) {
 	for _, tt := range worst {
 		if n, err := Pattern(tt.pattern(tt.pass), most); err != nil {
-			t.Errorf("%s: %d of them: %d, %v", tt.name, tt.pass, n, err)
+			t.Errorf("%s, %d repetitions: %d, %v, want no error", tt.name, tt.pass, n, err)
 		}
 		var large *TooLargeError
 		if n, err := Pattern(tt.pattern(tt.most), most); !errors.As(err, &large) {
-			t.Errorf("%s: %d of them count %d: %v", tt.name, tt.most, n, err)
+			t.Errorf("%s, %d repetitions: %d, %v, want a TooLargeError", tt.name, tt.most, n, err)
 		}
 	}
 }

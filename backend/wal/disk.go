@@ -7,14 +7,14 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// Disk is the part of a file system that the log writes through. Replay reads
-// the files directly. Tests put faults into it (package waltest).
+// Disk is the part of a file system that the log writes to. Replay reads the files
+// directly. Package waltest implements it to inject faults.
 type Disk interface {
-	// Create creates a file that does not exist, for writing by its owner only.
+	// Create creates a file that does not exist, with access only for its owner.
 	Create(path string) (File, error)
-	// Remove removes a file. Its name may come back after a crash until SyncDir.
+	// Remove removes a file. The file may reappear after a crash until SyncDir.
 	Remove(path string) error
-	// SyncDir brings the names in a directory to disk.
+	// SyncDir makes the entries of a directory durable.
 	SyncDir(dir string) error
 }
 
@@ -22,14 +22,14 @@ type Disk interface {
 type File interface {
 	WriteAt(p []byte, off int64) (int, error)
 	Truncate(size int64) error
-	// Datasync brings the content and the length of the file to disk. After an error
-	// the content written since the last success may be lost, and a later success
-	// says nothing about it: Linux marks the pages that it could not write as clean.
+	// Datasync makes the content and the length of the file durable. After an error,
+	// content written since the last success may be lost even if a later call
+	// succeeds: Linux marks pages that it could not write as clean.
 	Datasync() error
 	Close() error
 }
 
-// OS returns the file system of the operating system.
+// OS returns the Disk of the operating system.
 func OS() Disk { return osDisk{} }
 
 type osDisk struct{}
@@ -51,8 +51,8 @@ func (osDisk) SyncDir(dir string) error { return disk.SyncDir(dir) }
 
 type osFile struct{ *os.File }
 
-// Datasync implements File with fdatasync: the file's length is written with its
-// data, its times are not, which saves a journal commit on most file systems.
+// Datasync implements File with fdatasync, which writes the file's data and length
+// but not its times. That saves a journal commit on most file systems.
 func (f osFile) Datasync() error {
 	for {
 		err := syscall.Fdatasync(int(f.Fd()))

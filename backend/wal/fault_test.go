@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/wal/waltest"
 )
 
-// noted is a record that notes its place.
+// noted is a record that stores its place.
 type noted struct {
 	text string
 	at   wal.Place
@@ -22,7 +22,7 @@ type noted struct {
 func (n *noted) AppendTo(dst []byte, _ wal.Place) []byte { return append(dst, n.text...) }
 func (n *noted) Appended(at wal.Place)                   { n.at = at }
 
-// bench is a log on a disk with faults.
+// bench is a log on a disk with injected faults.
 type bench struct {
 	t    *testing.T
 	dir  string
@@ -52,7 +52,7 @@ func (b *bench) append(text string) (wal.Position, wal.Place) {
 	return p, rec.at
 }
 
-// cutPower returns what a replay finds after a power loss.
+// cutPower simulates a power loss, and returns the result of a replay.
 func (b *bench) cutPower() ([]string, wal.Report) {
 	b.t.Helper()
 	if err := b.disk.CutPower(); err != nil {
@@ -73,9 +73,9 @@ func (b *bench) replay() (got []string, report wal.Report) {
 	return got, report
 }
 
-// TestSyncIsOnDisk: what Sync, SyncAll, Cut or Close returned without an error for
-// survives a power loss.
-func TestSyncIsOnDisk(t *testing.T) {
+// TestSyncIsDurable checks that records survive a power loss after Sync, SyncAll,
+// Cut, Split or Close returned nil.
+func TestSyncIsDurable(t *testing.T) {
 	for name, sync := range map[string]func(*bench, wal.Position) error{
 		"Sync":    func(b *bench, p wal.Position) error { return b.log.Sync(p) },
 		"SyncAll": func(b *bench, _ wal.Position) error { return b.log.SyncAll() },
@@ -97,8 +97,9 @@ func TestSyncIsOnDisk(t *testing.T) {
 	}
 }
 
-// TestFailedSync: a record in a segment whose sync failed is never said to be on
-// disk, whatever is synced later; all others are, and are there.
+// TestFailedSync checks that Sync always returns an error for a record in a segment
+// whose sync failed, whatever is synced later, and that all other records are
+// durable.
 func TestFailedSync(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	good, _ := b.append("good")
@@ -113,7 +114,7 @@ func TestFailedSync(t *testing.T) {
 	}
 	next, at := b.append("next")
 	if at.Segment == first.Segment || at.Epoch == first.Epoch {
-		t.Errorf("the log goes on at %+v after %+v failed", at, first)
+		t.Errorf("the log continues at %+v after %+v failed", at, first)
 	}
 	if err := b.log.Sync(next); err != nil {
 		t.Fatal(err)
@@ -134,13 +135,13 @@ func TestFailedSync(t *testing.T) {
 	}
 	for _, d := range report.Damage {
 		if !d.Torn {
-			t.Errorf("nothing acknowledged is missing, but %v", d)
+			t.Errorf("no acknowledged record is missing, but damage is reported: %v", d)
 		}
 	}
 }
 
-// TestManyFailedSyncs: with more failures than are remembered one by one, a lost
-// record is still never said to be on disk.
+// TestManyFailedSyncs checks that Sync returns an error for lost records also with
+// more failures than maxLost.
 func TestManyFailedSyncs(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	var lost []wal.Position
@@ -158,16 +159,16 @@ func TestManyFailedSyncs(t *testing.T) {
 	}
 	for i, p := range lost {
 		if err := b.log.Sync(p); err == nil {
-			t.Errorf("lost record %d is said to be on disk", i)
+			t.Errorf("no error for the lost record %d", i)
 		}
 	}
 	if got, _ := b.cutPower(); len(got) != 200 {
-		t.Errorf("%d records are left", len(got))
+		t.Errorf("%d records are left, want 200", len(got))
 	}
 }
 
-// TestDiskThatAlwaysFails: every Sync says so, and records appended afterwards
-// are on disk once it works again.
+// TestDiskThatAlwaysFails checks that every Sync fails, and that records appended
+// later are durable once the disk works again.
 func TestDiskThatAlwaysFails(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	b.disk.FailSyncs(-1)
@@ -190,8 +191,8 @@ func TestDiskThatAlwaysFails(t *testing.T) {
 	}
 }
 
-// TestDiskThatLies: what a lying disk lost is reported as damage where a later
-// segment tells what was there, and everything else is read.
+// TestDiskThatLies checks that records lost by a lying disk are reported as damage
+// if a later segment has the length, and that everything else is replayed.
 func TestDiskThatLies(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	b.append("first")
@@ -209,19 +210,19 @@ func TestDiskThatLies(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, report := b.cutPower()
-	// The record after the lie shares its segment with the header, which was
+	// The record after the lie is in the same segment as the header, which was
 	// written while the disk lied.
 	if len(got) == 0 || got[0] != "first" {
 		t.Errorf("after the power loss: %q", got)
 	}
 	if len(report.Damage) == 0 || report.Damage[0].Torn {
-		t.Errorf("what was lost is not reported: %v", report.Damage)
+		t.Errorf("lost records are not reported: %v", report.Damage)
 	}
 }
 
-// TestMissing: a segment that is shorter than it was when it was left, or gone, is
-// damage and not a torn end; so is a torn end that was on disk once.
-func TestMissing(t *testing.T) {
+// TestMissingRecords checks that a segment that is missing, or shorter than when it was
+// closed, is damage and not a torn end, and so is a torn end that was durable once.
+func TestMissingRecords(t *testing.T) {
 	tests := []struct {
 		name   string
 		change func(path string, data []byte) error
@@ -237,7 +238,7 @@ func TestMissing(t *testing.T) {
 			clear(data[bytes.Index(data, []byte("b2"))-13:])
 			return os.WriteFile(path, data, 0o600)
 		}, []string{"a1", "b1", "c1"}},
-		{"gone", func(path string, _ []byte) error { return os.Remove(path) }, []string{"a1", "c1"}},
+		{"removed", func(path string, _ []byte) error { return os.Remove(path) }, []string{"a1", "c1"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -264,14 +265,14 @@ func TestMissing(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 			if len(report.Damage) != 1 || report.Damage[0].Torn || report.Damage[0].Segment != 2 {
-				t.Errorf("damage %v", report.Damage)
+				t.Errorf("damage = %v, want one in segment 2, not torn", report.Damage)
 			}
 		})
 	}
 }
 
-// TestCrashedEndIsTorn: the end of a segment that a crash left is torn, also
-// when later segments follow.
+// TestCrashedEndIsTorn checks that the end of a segment after a crash is torn, also
+// if later segments follow.
 func TestCrashedEndIsTorn(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	b.append("a")
@@ -294,7 +295,7 @@ func TestCrashedEndIsTorn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, report := b.replay(); !slices.Equal(got, []string{"b"}) || len(report.Damage) != 1 || !report.Damage[0].Torn {
-		t.Errorf("got %q, %v", got, report.Damage)
+		t.Errorf("got %q, damage %v", got, report.Damage)
 	}
 }
 
@@ -305,8 +306,8 @@ func split(t *testing.T, b *bench) {
 	}
 }
 
-// TestEpochs: segments that fill up and Split stay in their epoch, Cut and Open
-// begin a new one, and a replay tells the same.
+// TestEpochs checks that full segments and Split stay in their epoch, that Cut and
+// Open begin a new one, and that a replay has the same places.
 func TestEpochs(t *testing.T) {
 	b := newBench(t, wal.Options{SegmentBytes: 60})
 	var want []wal.Place

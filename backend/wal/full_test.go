@@ -10,31 +10,32 @@ import (
 	"testing"
 )
 
-// TestCutWithoutRecords: a segment without records is not left, however often
-// the log is cut, or each failed seal would begin one more.
+// TestCutWithoutRecords checks that a cut does not begin another segment if the
+// current one has no records; otherwise each failed seal would begin one.
 func TestCutWithoutRecords(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
 	for range 3 {
 		if cut, err := l.Cut(); err != nil || cut.Segment != 1 {
-			t.Fatalf("cut %d, %v", cut, err)
+			t.Fatalf("Cut = %+v, %v, want segment 1", cut, err)
 		}
 	}
 	appendText(t, l, "old")
 	for range 3 {
 		if cut, err := l.Cut(); err != nil || cut.Segment != 2 {
-			t.Fatalf("cut %d, %v", cut, err)
+			t.Fatalf("Cut = %+v, %v, want segment 2", cut, err)
 		}
 	}
 	if p := appendText(t, l, "new"); p.Segment != 2 {
-		t.Errorf("record went to segment %d", p.Segment)
+		t.Errorf("record is in segment %d, want 2", p.Segment)
 	}
 	if all, err := Segments(dir); err != nil || len(all) != 2 {
 		t.Errorf("segments %v, %v", all, err)
 	}
 }
 
-// TestBytes: Bytes is what the segments take, over restarts, cuts and Truncate.
+// TestBytes checks that Bytes is the total size of the segments, after restarts,
+// cuts and Truncate.
 func TestBytes(t *testing.T) {
 	dir := t.TempDir()
 	check := func(l *Log) {
@@ -52,7 +53,7 @@ func TestBytes(t *testing.T) {
 			want += info.Size()
 		}
 		if got := l.Bytes(); got != want {
-			t.Errorf("Bytes is %d, the segments have %d", got, want)
+			t.Errorf("Bytes = %d, want %d", got, want)
 		}
 	}
 	l := open(t, dir, Options{SegmentBytes: 200})
@@ -78,12 +79,13 @@ func TestBytes(t *testing.T) {
 	}
 	check(l)
 	if l.Bytes() != int64(headerSize) || appended < 20*23 || l.Appended() != frameHeaderSize+4 {
-		t.Errorf("%d bytes are left, %d and %d were appended", l.Bytes(), appended, l.Appended())
+		t.Errorf("%d bytes left, %d and %d appended", l.Bytes(), appended, l.Appended())
 	}
 }
 
-// fullDisk is a directory on a file system without room, and how to make room.
-// Where none can be mounted, what Open finds out is said to a log by hand.
+// fullDisk returns a directory on a full file system, and functions to free space
+// and to open a log while it is full. If no file system can be mounted, it sets the
+// state of a log that Open would set.
 func fullDisk(t *testing.T) (dir string, room func(), openFull func() *Log) {
 	t.Helper()
 	dir = t.TempDir()
@@ -131,8 +133,8 @@ func fullDisk(t *testing.T) (dir string, room func(), openFull func() *Log) {
 		}
 }
 
-// TestOpenOnFullDisk: a log opens without a byte of room, can be replayed, cut
-// and truncated, and takes records once there is room.
+// TestOpenOnFullDisk checks that a log opens without free space, can be replayed,
+// cut and truncated, and accepts records once there is space.
 func TestOpenOnFullDisk(t *testing.T) {
 	dir, room, openFull := fullDisk(t)
 	l := open(t, dir, Options{})
@@ -152,12 +154,12 @@ func TestOpenOnFullDisk(t *testing.T) {
 	}
 	cut, err := l.Cut()
 	if err != nil || cut.Segment != 2 {
-		t.Fatalf("cut %d, %v", cut, err)
+		t.Fatalf("Cut = %+v, %v, want segment 2", cut, err)
 	}
 	room()
 	p := appendText(t, l, "new")
 	if p.Segment != 2 {
-		t.Errorf("record went to segment %d", p.Segment)
+		t.Errorf("record is in segment %d, want 2", p.Segment)
 	}
 	if err := errors.Join(l.Sync(p), l.Truncate(cut.Segment)); err != nil {
 		t.Fatal(err)

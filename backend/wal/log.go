@@ -1,13 +1,13 @@
-// Package wal is the ingester's write-ahead log: opaque records in numbered
-// segment files, each record framed so that damage to one is found, reported
-// and stepped over without the loss of any other. Segments belong to epochs: the
-// user of the log begins a new one with Cut, and the log itself after a segment
-// that failed, whose records may be missing.
+// Package wal is the ingester's write-ahead log: opaque records in numbered segment
+// files. Each record is framed so that a damaged one is found, reported and skipped
+// without losing any other. Segments belong to epochs: the user of the log begins a
+// new epoch with Cut, and the log itself begins one after a failed segment, whose
+// records may be missing.
 //
-// One log serves all tenants of an ingester. Append hands records to the
-// operating system; Sync returns when they are on disk, one fsync serving every
-// caller that waits (group commit). The bytes are described in
-// docs/format/wal.md, which also says why this is not tsdb/wlog.
+// One log serves all tenants of an ingester. Append writes records to the file;
+// Sync returns when they are durable, and one fsync serves all waiting callers
+// (group commit). docs/format/wal.md describes the format, and why this is not
+// tsdb/wlog.
 package wal
 
 import (
@@ -28,10 +28,10 @@ import (
 // DefaultSegmentBytes is the size at which a segment is closed.
 const DefaultSegmentBytes = 64 << 20
 
-// Options of a Log; the zero value of each field has a default.
+// Options configure a Log. The zero value of each field has the given default.
 type Options struct {
 	SegmentBytes int64 // DefaultSegmentBytes
-	FirstSegment int   // the new segment has at least this number; 1
+	FirstSegment int   // lowest number of the new segment; 1
 	Disk         Disk  // OS()
 	Logger       *slog.Logger
 	Registerer   prometheus.Registerer
@@ -45,19 +45,19 @@ type Log struct {
 	logger  *slog.Logger
 	metrics logMetrics
 
-	syncMu  sync.Mutex  // taken before mu; held during a sync and Cut
-	decided uint64      // last appended record of which it is known whether it is on disk
-	lost    lostRecords // of those, the ones that may not be
+	syncMu  sync.Mutex  // acquired before mu; held during a sync and a cut
+	decided uint64      // last appended record whose sync succeeded or finally failed
+	lost    lostRecords // records up to decided that may not be on disk
 	durable int64       // bytes of the segment that are known to be on disk
 
 	mu      sync.Mutex
-	file    File // nil when the disk had no room to begin the segment; failed says so
+	file    File // nil if the disk was full when the segment was to begin; failed has the error
 	segment int
-	epoch   int    // first segment of the present epoch
-	oldest  int    // first segment that is there
-	size    int64  // bytes of good records in the segment
-	seq     uint64 // last appended record
-	failed  error  // why the segment takes no more records
+	epoch   int    // first segment of the current epoch
+	oldest  int    // first existing segment
+	size    int64  // bytes of valid records in the segment
+	seq     uint64 // number of the last appended record
+	failed  error  // why the segment accepts no more records
 	closed  bool
 	buf     []byte
 
@@ -68,9 +68,9 @@ type Log struct {
 // ErrClosed is returned by every call after Close.
 var ErrClosed = errors.New("write-ahead log is closed")
 
-// Open begins a new segment after those in dir, which it creates if need be.
-// It never writes to an existing segment: what a crash left at the end of one
-// stays as it is. Call Replay on the directory before the first Append.
+// Open begins a new segment after those in dir, which it creates if needed. It
+// never writes to an existing segment, so a partial record that a crash left at the
+// end of one stays. Call Replay on the directory before the first Append.
 func Open(dir string, o Options) (*Log, error) {
 	if o.SegmentBytes <= 0 {
 		o.SegmentBytes = DefaultSegmentBytes
@@ -98,20 +98,20 @@ func Open(dir string, o Options) (*Log, error) {
 		return nil, err
 	}
 	if err := l.begin(header{segment: next, epoch: next}); isFull(err) {
-		// What is in the log is safe, and reading and sealing it does not need a new
-		// segment: one is begun with the first record for which there is room.
+		// The existing log is safe, and reading and sealing it needs no new segment.
+		// The first record for which there is space begins one.
 		l.segment, l.epoch, l.failed = next, next, err
-		l.logger.Error("no room for a new write-ahead log segment: writes are rejected until the disk has room", "dir", dir, "err", err)
+		l.logger.Error("no space for a new write-ahead log segment: writes are rejected until the disk has space", "dir", dir, "err", err)
 	} else if err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// isFull reports whether an error says that the file system has no room.
+// isFull reports whether the error means that the file system is full.
 func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
-// measure counts the bytes of the segments that are there.
+// measure adds up the sizes of the existing segments.
 func (l *Log) measure(segments []int) error {
 	for _, s := range segments {
 		info, err := os.Stat(SegmentPath(l.dir, s))
@@ -123,15 +123,18 @@ func (l *Log) measure(segments []int) error {
 	return nil
 }
 
-// maxSkipped is how many files in the place of a segment are passed over.
+// maxSkipped is the number of existing files at the paths of new segments that are
+// skipped.
 const maxSkipped = 1000
 
-// begin creates and opens a segment. The caller holds both locks, or is Open.
+// begin creates a segment and makes it the current one. The caller holds both
+// locks, or is Open.
 func (l *Log) begin(h header) error {
 	path := SegmentPath(l.dir, h.segment)
 	f, err := l.disk.Create(path)
 	for skipped := 0; errors.Is(err, fs.ErrExist) && skipped < maxSkipped; skipped++ {
-		// It could neither be begun nor removed before. What is in it is of no use.
+		// An earlier call could neither begin nor remove this segment. Its content is
+		// not needed.
 		if h.epoch == h.segment {
 			h.epoch++
 		}
@@ -154,10 +157,10 @@ func (l *Log) begin(h header) error {
 	return nil
 }
 
-// Append writes one record. It calls the record's methods under the log's lock,
-// so their order is the order of the records. On an error nothing of the record
-// remains in the log, and the next Append tries afresh: a disk that was full
-// and has room again is used again.
+// Append writes one record. It calls the record's methods with the log's lock held,
+// so they are called in the order of the records. After an error the record is not
+// in the log, and the next Append tries again, because a full disk may have space
+// again.
 func (l *Log) Append(record Record) (Position, error) {
 	l.mu.Lock()
 	for !l.closed && (l.failed != nil || l.size >= l.maxSize) {
@@ -192,15 +195,16 @@ func (l *Log) Append(record Record) (Position, error) {
 	l.appended.Add(int64(len(l.buf)))
 	l.onDisk.Add(int64(len(l.buf)))
 	if cap(l.buf) > 8<<20 {
-		l.buf = nil // one huge request must not pin its size
+		l.buf = nil // do not retain the buffer of one huge request
 	}
 	return Position{Segment: l.segment, seq: l.seq}, nil
 }
 
-// Sync returns when the record at p and all before it are on disk, or with an
-// error when that record may not be. Callers that arrive while a sync runs share
-// the next one. After an error the records of the segment that were not yet on
-// disk may be lost, and the log goes on in a new segment and a new epoch.
+// Sync returns nil when the record at p is durable, with all earlier records except
+// those that failed segments lost, and an error if that record may not be durable.
+// Callers that arrive during a sync share the next one. After an error the records of
+// the segment that were not durable may be lost, and the log continues in a new
+// segment and a new epoch.
 func (l *Log) Sync(p Position) error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
@@ -229,8 +233,8 @@ func (l *Log) Sync(p Position) error {
 	return nil
 }
 
-// rotate begins a new segment if the present one is full or failed. Many
-// callers may find that at once; the first does it.
+// rotate begins a new segment if the current one is full or failed. If several
+// callers find that at once, the first one does it.
 func (l *Log) rotate() error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
@@ -245,10 +249,10 @@ func (l *Log) rotate() error {
 // Split is Cut without a new epoch.
 func (l *Log) Split() (Place, error) { return l.leave(false) }
 
-// Cut closes the present segment and its epoch and begins new ones at the place
-// that it returns: every record appended before the call is in an earlier
-// segment, on disk unless Sync says otherwise. A segment without records that is
-// the first of its epoch stays the present one.
+// Cut closes the current segment and its epoch, and begins new ones at the returned
+// place. All records appended before the call are in earlier segments, and durable
+// unless Sync reports otherwise. If the current segment is the first of its epoch
+// and has no records, it stays the current one.
 func (l *Log) Cut() (Place, error) { return l.leave(true) }
 
 func (l *Log) leave(newEpoch bool) (Place, error) {
@@ -268,9 +272,9 @@ func (l *Log) leave(newEpoch bool) (Place, error) {
 	return Place{Segment: l.segment, Epoch: l.epoch}, nil
 }
 
-// next syncs and leaves the present segment. A failed segment is left as it is:
-// nobody was told that its last records are safe, and since they may have had the
-// only labels of a series, a new epoch begins. The caller holds both locks.
+// next syncs and closes the current segment. It does not sync a failed segment: its
+// last records were not acknowledged. As they may have the only labels of a series,
+// a new epoch begins. The caller holds both locks.
 func (l *Log) next(newEpoch bool) error {
 	old := l.file
 	if old == nil {
@@ -300,30 +304,30 @@ func (l *Log) next(newEpoch bool) error {
 		return err
 	}
 	if err := old.Close(); err != nil {
-		l.logger.Warn("closing a write-ahead log segment", "err", err)
+		l.logger.Warn("failed to close a write-ahead log segment", "err", err)
 	}
 	if failed != nil {
-		l.logger.Error("write-ahead log segment failed; the log goes on in a new one", "failed", h.segment-1, "segment", h.segment, "err", failed)
+		l.logger.Error("write-ahead log segment failed: continuing in a new one", "failed", h.segment-1, "segment", h.segment, "err", failed)
 	}
 	return nil
 }
 
-// Segment is the number of the segment that is being written.
+// Segment returns the number of the current segment.
 func (l *Log) Segment() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.segment
 }
 
-// Oldest is the number of the first segment that is there.
+// Oldest returns the number of the first existing segment.
 func (l *Log) Oldest() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.oldest
 }
 
-// Truncate deletes all segments below the given one. It is called when what
-// they hold is safe elsewhere.
+// Truncate deletes all segments below the given one. The caller must have stored
+// their records elsewhere.
 func (l *Log) Truncate(below int) error {
 	segments, err := Segments(l.dir)
 	if err != nil {
@@ -350,10 +354,10 @@ func (l *Log) Truncate(below int) error {
 	return l.disk.SyncDir(l.dir)
 }
 
-// Appended is the number of bytes appended since the log was opened.
+// Appended returns the number of bytes appended since the log was opened.
 func (l *Log) Appended() int64 { return l.appended.Load() }
 
-// Bytes is about how much all segments take on disk.
+// Bytes returns about how many bytes all segments use on disk.
 func (l *Log) Bytes() int64 { return l.onDisk.Load() }
 
 // Close syncs and closes the log.
@@ -376,8 +380,8 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// SyncAll is Sync for everything appended so far. Of records that were lost before
-// it says nothing.
+// SyncAll syncs everything appended so far. It does not report records that were
+// lost before.
 func (l *Log) SyncAll() error {
 	l.mu.Lock()
 	p := Position{Segment: l.segment, seq: l.seq}

@@ -1,22 +1,22 @@
 package wal
 
-// maxLost bounds how many ranges of lost records are remembered.
+// maxLost is the maximum number of ranges of lost records.
 const maxLost = 64
 
-// lostRecords remembers the records that were appended to segments whose sync
-// failed and that no later sync can save: whoever waits for one of them must
-// learn that it may not be on disk, although later records are. Ranges ascend.
+// lostRecords is a list of records that were appended to segments whose sync failed
+// and that no later sync can save. Callers that wait for one of them must get an
+// error, although later records are durable. Ranges are in ascending order.
 type lostRecords []lostRange
 
-// lostRange is the records from one number to another, both included.
+// lostRange is a range of record numbers, both ends included.
 type lostRange struct {
 	from, to uint64
 	cause    error
 }
 
-// add remembers a range. Above maxLost the two oldest become one that covers the
-// records between them, too: those are reported as lost although they are on
-// disk, which costs their sender a retry at most.
+// add adds a range. Above maxLost it merges the two oldest ranges, including the
+// records between them: those are reported as lost although they are durable, which
+// at most causes their senders to retry.
 func (l *lostRecords) add(r lostRange) {
 	*l = append(*l, r)
 	if all := *l; len(all) > maxLost {
@@ -25,7 +25,7 @@ func (l *lostRecords) add(r lostRange) {
 	}
 }
 
-// cause returns why a record may be lost, or nil.
+// cause returns the error because of which a record may be lost, or nil.
 func (l lostRecords) cause(seq uint64) error {
 	for i := len(l) - 1; i >= 0 && seq <= l[i].to; i-- {
 		if seq >= l[i].from {

@@ -18,7 +18,7 @@ func newMetrics(reg prometheus.Registerer) logMetrics {
 	return logMetrics{
 		records:  counter("pallium_wal_records_total", "Records appended to the write-ahead log."),
 		bytes:    counter("pallium_wal_bytes_total", "Bytes appended to the write-ahead log."),
-		syncs:    counter("pallium_wal_syncs_total", "Times the write-ahead log was synced to disk."),
-		failures: counter("pallium_wal_failures_total", "Writes and syncs of the write-ahead log that failed."),
+		syncs:    counter("pallium_wal_syncs_total", "Syncs of the write-ahead log."),
+		failures: counter("pallium_wal_failures_total", "Failed writes and syncs of the write-ahead log."),
 	}
 }

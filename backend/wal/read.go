@@ -9,13 +9,13 @@ import (
 	"slices"
 )
 
-// Damage is a stretch of a segment that holds no readable record.
+// Damage is a range of a segment without readable records.
 type Damage struct {
 	Segment int
 	Offset  int64
 	Bytes   int64
-	// Torn is true at the end of a segment, where a crash in the middle of a
-	// write leaves part of a record that nobody was told is safe.
+	// Torn is true at the end of a segment, where a crash during a write leaves a
+	// part of a record that was not acknowledged.
 	Torn bool
 }
 
@@ -27,30 +27,29 @@ func (d Damage) String() string {
 	return fmt.Sprintf("segment %d: %s, %d bytes at offset %d", d.Segment, what, d.Bytes, d.Offset)
 }
 
-// Report says what a replay met.
+// Report is the result of a replay.
 type Report struct {
 	Segments, Records int
 	Damage            []Damage
 }
 
-// Reader is what Replay hands the log to. Its functions are called from one
-// goroutine.
+// Reader has the functions that Replay calls, all from one goroutine.
 type Reader struct {
-	// Segment is called before the records of each segment; nil: it is not.
+	// Segment is called before the records of each segment; nil: not called.
 	Segment func(at Place) error
-	// Record is called with every record in order; the record is valid during the
+	// Record is called with every record in order. The record is valid during the
 	// call.
 	Record func(at Place, record []byte) error
-	// Progress is called after about every megabyte and at the end; nil: it is not.
+	// Progress is called about every megabyte and at the end; nil: not called.
 	Progress func(done, total int64)
 }
 
-// progressBytes is how much is read between two calls of Reader.Progress.
+// progressBytes is the number of bytes between two calls of Reader.Progress.
 const progressBytes = 1 << 20
 
-// Replay reads the log in order, from a segment on. Damage is stepped over and
-// reported, not an error. An error is a segment of an unknown format, a file that
-// cannot be read, the end of ctx, or what the reader's functions return.
+// Replay reads the log in order, beginning with a segment. Damage is skipped and
+// reported; it is not an error. Errors are segments of an unknown format, files
+// that cannot be read, the error of ctx, and errors of the reader's functions.
 func Replay(ctx context.Context, dir string, from int, to Reader) (Report, error) {
 	r := replay{ctx: ctx.Err, to: to}
 	segments, err := Segments(dir)
@@ -94,27 +93,27 @@ func readSegment(path string, size int64, buf []byte) ([]byte, error) {
 	buf = buf[:size]
 	n, err := io.ReadFull(f, buf)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		err = nil // it became shorter: what is there is read
+		err = nil // the file was truncated since: use what was read
 	}
 	return buf[:n], errors.Join(err, f.Close())
 }
 
-// replay is one reading of a log.
+// replay is the state of one replay.
 type replay struct {
-	ctx    func() error // of the caller's context
+	ctx    func() error // Err of the caller's context
 	to     Reader
 	report Report
 	buf    []byte
 
-	read, total, told int64
+	read, total, reported int64
 
-	previous header // of the segment before; segment is 0 before the first
-	whole    int64  // bytes of that segment, up to its damaged or torn end
+	previous header // of the previous segment; segment is 0 before the first
+	whole    int64  // bytes of the previous segment, up to its damaged or torn end
 }
 
 func (r *replay) progress(at int) {
-	if done := r.read + int64(at); r.to.Progress != nil && done-r.told >= progressBytes {
-		r.told = done
+	if done := r.read + int64(at); r.to.Progress != nil && done-r.reported >= progressBytes {
+		r.reported = done
 		r.to.Progress(done, r.total)
 	}
 }
@@ -137,9 +136,9 @@ func (r *replay) segment(number int, data []byte) error {
 	return r.frames(place, data, at)
 }
 
-// header reads what stands before the frames, and returns where they begin. A
-// segment whose header is not readable is an epoch of its own, as those of the
-// old format are.
+// header reads the header of a segment, and returns the offset of the first frame.
+// A segment whose header cannot be read is an epoch of its own, as are segments of
+// the old format.
 func (r *replay) header(number int, data []byte) (header, int, error) {
 	own := header{segment: number, epoch: number}
 	switch {
@@ -164,11 +163,12 @@ func (r *replay) header(number int, data []byte) (header, int, error) {
 	return own, 0, nil
 }
 
-// checkPrevious compares the segment before with what this one's header says of
-// it: an end that looks torn, or is missing, was on disk once.
+// checkPrevious compares the previous segment with the length that this one's
+// header has for it, to detect that records at its end, which were durable once,
+// are damaged or missing.
 func (r *replay) checkPrevious(h header) {
 	if h.previous == 0 || r.previous.segment == 0 {
-		return // the segment before was deleted, or ended in a crash
+		return // unknown, or the previous segment was deleted
 	}
 	missing := Damage{Segment: h.segment - 1, Offset: r.whole, Bytes: h.previous - r.whole}
 	if r.previous.segment != h.segment-1 {

@@ -1,22 +1,22 @@
 package wal
 
-// Record is what Append writes: the caller builds it in place.
+// Record is a record to be appended; it is encoded directly into the log's buffer.
 type Record interface {
-	// AppendTo appends the record to dst. The record goes to the given place.
+	// AppendTo appends the record to dst. at is the place of the record in the log.
 	AppendTo(dst []byte, at Place) []byte
-	// Appended is called once the record is in the segment, and not at all if
-	// it could not be written.
+	// Appended is called after the record was written, and not called if writing
+	// failed.
 	Appended(at Place)
 }
 
-// Position is the place of an appended record, to be given to Sync.
+// Position identifies an appended record for Sync.
 type Position struct {
 	Segment int
 	seq     uint64
 }
 
-// Place is where a record goes.
+// Place is where a record is in the log.
 type Place struct {
 	Segment int
-	Epoch   int // the first segment of the epoch, which names it
+	Epoch   int // number of the first segment of the epoch
 }

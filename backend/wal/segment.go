@@ -19,9 +19,9 @@ import (
 //
 //	8 bytes  segment magic
 //	8 bytes  number of the first segment of the epoch, big-endian
-//	8 bytes  bytes of the segment before this one that were on disk when it was
-//	         left, big-endian; 0: not known
-//	4 bytes  CRC-32C of all of it
+//	8 bytes  bytes of the previous segment that were durable when it was
+//	         closed, big-endian; 0 = unknown
+//	4 bytes  CRC-32C of the preceding bytes, big-endian
 //
 // A frame:
 //
@@ -29,16 +29,16 @@ import (
 //	4 bytes  length n of the content, big-endian
 //	4 bytes  CRC-32C of the length, the tweak and the content, big-endian
 //	1 byte   tweak
-//	n bytes  content: the record, with a zero byte put in after each mark
+//	n bytes  content: the record, with a zero byte inserted after each mark
 //
-// The mark is the frame magic without its last byte, which is not zero. So the
-// magic stands in no content, and the tweak is chosen such that it does not
-// stand in a header either: it marks nothing but frames. A tenant that puts the
-// bytes of a frame into a label cannot have them read as one where replay looks
-// for the next frame behind damage.
+// The mark is the frame magic without its last byte, which is not zero. The magic
+// is therefore in no content, and the tweak is chosen so that it is in no header
+// either: it is only at the start of frames. A tenant that puts the bytes of a
+// frame into a label cannot make replay read them as a frame when it searches for
+// the next frame after damage.
 const (
 	segmentMagic    = "PLWAL002"
-	oldSegmentMagic = "PLWAL001" // of segments with nothing in their header but the magic
+	oldSegmentMagic = "PLWAL001" // of segments whose header is only the magic
 	headerSize      = 28
 	frameMark       = "\xd6PW"
 	frameMagic      = frameMark + "\x01"
@@ -48,7 +48,7 @@ const (
 	segmentSuffix   = ".wal"
 )
 
-// header is what a segment begins with, and its number.
+// header is the header of a segment, and the segment's number.
 type header struct {
 	segment, epoch int
 	previous       int64
@@ -61,8 +61,8 @@ func (h header) encode() []byte {
 	return binary.BigEndian.AppendUint32(b, disk.Checksum(b))
 }
 
-// decodeHeader reads the header of a segment of the present format; ok is false
-// when it is damaged.
+// decodeHeader decodes the header of a segment in the current format; ok is false
+// if it is damaged.
 func decodeHeader(segment int, data []byte) (h header, ok bool) {
 	const crcAt = headerSize - 4
 	if len(data) < headerSize || binary.BigEndian.Uint32(data[crcAt:]) != disk.Checksum(data[:crcAt]) {
@@ -72,7 +72,8 @@ func decodeHeader(segment int, data []byte) (h header, ok bool) {
 	return h, h.epoch > 0 && h.epoch <= segment && h.previous >= 0
 }
 
-// sealFrame makes a frame of a record that stands behind room for the header.
+// sealFrame turns a buffer with space for the frame header, followed by a record,
+// into a frame.
 func sealFrame(frame []byte) []byte {
 	if record := frame[frameHeaderSize:]; bytes.Contains(record, []byte(frameMark)) {
 		content := bytes.ReplaceAll(record, []byte(frameMark), []byte(stuffedMark))
@@ -80,7 +81,7 @@ func sealFrame(frame []byte) []byte {
 	}
 	copy(frame, frameMagic)
 	binary.BigEndian.PutUint32(frame[4:], uint32(len(frame)-frameHeaderSize))
-	// Two tweaks never have the same CRC, so this ends within a few steps.
+	// Different tweaks have different CRCs, so this ends within a few steps.
 	for frame[tweakAt] = 0; ; frame[tweakAt]++ {
 		binary.BigEndian.PutUint32(frame[8:], frameCRC(frame))
 		if !bytes.Contains(frame[1:min(len(frame), frameHeaderSize+len(frameMark))], []byte(frameMagic)) {
@@ -114,7 +115,8 @@ func readFrame(data []byte) (record []byte, size int, ok bool) {
 	return record, len(frame), true
 }
 
-// nextFrame finds the first whole frame in data, for going on behind damage.
+// nextFrame returns the offset of the first valid frame in data, for continuing
+// after damage.
 func nextFrame(data []byte) (offset int, ok bool) {
 	for at := 0; ; {
 		i := bytes.Index(data[at:], []byte(frameMagic))
@@ -129,9 +131,9 @@ func nextFrame(data []byte) (offset int, ok bool) {
 	}
 }
 
-// torn reports whether the end of a segment is what a crash in the middle of a
-// write leaves: the beginning of a frame, or zeros where the file was made longer
-// before its data came. A whole frame with a wrong checksum is neither.
+// torn reports whether the end of a segment looks like the result of a crash during
+// a write: the beginning of a frame, or zeros, because the file was extended before
+// its data was written. A complete frame with a wrong checksum is neither.
 func torn(end []byte) bool {
 	if len(bytes.TrimLeft(end, "\x00")) == 0 {
 		return true
@@ -142,7 +144,7 @@ func torn(end []byte) bool {
 	return len(end) < frameHeaderSize || int64(binary.BigEndian.Uint32(end[4:])) > int64(len(end)-frameHeaderSize)
 }
 
-// Segments lists the numbers of the segments in dir, ascending.
+// Segments returns the numbers of the segments in dir, in ascending order.
 func Segments(dir string) ([]int, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -167,7 +169,7 @@ func Segments(dir string) ([]int, error) {
 	return out, nil
 }
 
-// SegmentPath is the file of a segment of the log in dir.
+// SegmentPath returns the path of a segment of the log in dir.
 func SegmentPath(dir string, segment int) string { return filepath.Join(dir, segmentName(segment)) }
 
 func segmentName(n int) string { return fmt.Sprintf("%08d%s", n, segmentSuffix) }

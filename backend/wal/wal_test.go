@@ -105,10 +105,10 @@ func TestDamage(t *testing.T) {
 		clean  bool
 	}{
 		{"none", func(d []byte) []byte { return d }, []int{0, 1, 2, 3}, false, true},
-		{"a flipped bit in the middle", func(d []byte) []byte { d[frame(1)+50] ^= 4; return d }, []int{0, 2, 3}, false, false},
+		{"flipped bit in the middle", func(d []byte) []byte { d[frame(1)+50] ^= 4; return d }, []int{0, 2, 3}, false, false},
 		{"a broken length", func(d []byte) []byte { d[frame(1)+4] = 0xff; return d }, []int{0, 2, 3}, false, false},
 		{"a broken magic", func(d []byte) []byte { d[frame(2)] = 0; return d }, []int{0, 1, 3}, false, false},
-		{"a hole of zeros over two records", func(d []byte) []byte { clear(d[frame(1)+5 : frame(2)+14]); return d }, []int{0, 3}, false, false},
+		{"zeros over two records", func(d []byte) []byte { clear(d[frame(1)+5 : frame(2)+14]); return d }, []int{0, 3}, false, false},
 		{"a torn end", func(d []byte) []byte { return d[:len(d)-3] }, []int{0, 1, 2}, true, false},
 		{"a torn frame header", func(d []byte) []byte { return d[:frame(3)+7] }, []int{0, 1, 2}, true, false},
 		{"only the segment header", func(d []byte) []byte { return d[:headerSize] }, nil, false, true},
@@ -118,7 +118,7 @@ func TestDamage(t *testing.T) {
 		{"a torn segment magic", func(d []byte) []byte { return d[:3] }, nil, true, false},
 		{"a broken segment magic", func(d []byte) []byte { d[0] = 0; return d }, []int{0, 1, 2, 3}, false, false},
 		{"an empty file", func([]byte) []byte { return nil }, nil, false, true},
-		{"zeros behind the end", func(d []byte) []byte { return append(d, make([]byte, 4096)...) }, []int{0, 1, 2, 3}, true, false},
+		{"zeros after the end", func(d []byte) []byte { return append(d, make([]byte, 4096)...) }, []int{0, 1, 2, 3}, true, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestDamage(t *testing.T) {
 				t.Errorf("got %d records, want %d", len(got), len(want))
 			}
 			if clean := len(report.Damage) == 0; clean != tt.clean {
-				t.Errorf("damage reported: %v", report.Damage)
+				t.Errorf("damage = %v", report.Damage)
 			}
 			if n := len(report.Damage); n > 0 && report.Damage[n-1].Torn != tt.torn {
 				t.Errorf("torn: %v", report.Damage)
@@ -156,7 +156,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-func TestSegmentOfTheFutureIsRejected(t *testing.T) {
+func TestUnknownSegmentFormatIsRejected(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, segmentName(1)), []byte("PLWAL003xxxx"), 0o644); err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestCutAndTruncate(t *testing.T) {
 	}
 	p := appendText(t, l, "new")
 	if p.Segment != cut.Segment {
-		t.Errorf("record went to segment %d, cut was %d", p.Segment, cut.Segment)
+		t.Errorf("record is in segment %d, want %d", p.Segment, cut.Segment)
 	}
 	if err := l.Truncate(cut.Segment); err != nil {
 		t.Fatal(err)
@@ -191,8 +191,8 @@ func TestWriteFailureLeavesNothingBehind(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
 	appendText(t, l, "kept")
-	// A file that is open only for reading fails every write and truncation, as a
-	// read-only file system does.
+	// Writes to and truncations of a file opened for reading fail, as on a read-only
+	// file system.
 	ro, err := os.Open(filepath.Join(dir, segmentName(1)))
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +237,7 @@ func TestConcurrentAppends(t *testing.T) {
 	wg.Wait()
 	got, _ := replayText(t, dir)
 	if len(got) != 800 {
-		t.Fatalf("%d records", len(got))
+		t.Fatalf("%d records, want 800", len(got))
 	}
 	next := map[string]int{}
 	for _, r := range got {
@@ -253,10 +253,10 @@ func TestConcurrentAppends(t *testing.T) {
 	}
 }
 
-// TestAFrameInARecordIsNoFrame: a tenant writes labels, so records can hold any
-// bytes, those of whole frames too. Damage in front of them must not bring them
-// to life.
-func TestAFrameInARecordIsNoFrame(t *testing.T) {
+// TestFrameBytesInRecords checks that records with the bytes of whole frames,
+// which tenants can write in labels, are never read as frames, even after damage in
+// front of them.
+func TestFrameBytesInRecords(t *testing.T) {
 	forged := sealFrame(append(make([]byte, frameHeaderSize), "forged"...))
 	twice := sealFrame(append(make([]byte, frameHeaderSize), forged...))
 	records := []string{
@@ -280,14 +280,14 @@ func TestAFrameInARecordIsNoFrame(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := bytes.Count(whole, []byte(frameMagic)); n != len(records) {
-		t.Errorf("the frame magic stands %d times, there are %d frames", n, len(records))
+		t.Errorf("the frame magic appears %d times, want %d", n, len(records))
 	}
 	for at := range whole {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= 0x55
 		r := replay{ctx: t.Context().Err, to: Reader{Record: func(_ Place, rec []byte) error {
 			if !slices.Contains(records, string(rec)) {
-				t.Errorf("damage at %d brought up %q", at, rec)
+				t.Errorf("damage at %d: read record %q", at, rec)
 			}
 			return nil
 		}}}
@@ -297,22 +297,22 @@ func TestAFrameInARecordIsNoFrame(t *testing.T) {
 			t.Errorf("damage at %d: %v", at, err)
 		}
 		if at >= len(segmentMagic) && report.Records < len(records)-1 {
-			t.Errorf("damage at %d cost %d records", at, len(records)-report.Records)
+			t.Errorf("damage at %d lost %d records", at, len(records)-report.Records)
 		}
 	}
 }
 
-func TestHeadersHoldNoMagic(t *testing.T) {
-	// A record whose first bytes end a magic that the header would begin.
+func TestNoFrameMagicInHeaders(t *testing.T) {
+	// A record whose first bytes complete a magic whose beginning is in the header.
 	for _, tail := range []string{"PW\x01", "W\x01", "\x01"} {
 		for i := range 5000 {
 			frame := sealFrame(fmt.Appendf(append(make([]byte, frameHeaderSize), tail...), "%d", i))
 			if bytes.Contains(frame[1:], []byte(frameMagic)) {
-				t.Fatalf("record %q %d", tail, i)
+				t.Fatalf("record %q %d: the header has a frame magic", tail, i)
 			}
 			rec, size, ok := readFrame(frame)
 			if !ok || size != len(frame) || string(rec) != tail+fmt.Sprint(i) {
-				t.Fatalf("record %q %d reads as %q", tail, i, rec)
+				t.Fatalf("record %q %d: read %q", tail, i, rec)
 			}
 		}
 	}
@@ -329,7 +329,7 @@ func FuzzReplaySegment(f *testing.F) {
 		r := replay{ctx: t.Context().Err, to: Reader{Record: func(_ Place, rec []byte) error {
 			read += len(rec) + frameHeaderSize
 			if !bytes.Contains(rec, []byte(frameMark)) && !bytes.Contains(data, rec) {
-				t.Error("a record that is not in the segment")
+				t.Error("read a record that is not in the segment")
 			}
 			return nil
 		}}}

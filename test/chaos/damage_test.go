@@ -107,7 +107,7 @@ func restrict(t *testing.T, dir string) {
 func damages(t *testing.T, dir string) []damage {
 	rnd := rand.New(rand.NewSource(2))
 	first, last := segmentFiles(t, filepath.Join(dir, "ingester", "wal"))
-	lost, torn := "write-ahead log is damaged", "part of a record"
+	lost, torn := "damaged write-ahead log", "partial record"
 	out := []damage{
 		{"nothing", "", func(*testing.T, string) {}},
 		{"garbage behind the end", lost, edit(last, func(b []byte) []byte { return append(b, "garbage without end"...) })},

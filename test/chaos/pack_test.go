@@ -63,7 +63,7 @@ func TestSealFiles(t *testing.T) {
 			writeFile(t, filepath.Join(copied, sealed), []byte(garbage))
 			p := programs.StartPalliumIn(t, copied, unlimited)
 			verifyAll(t, "with a damaged sealed.json", p, tenants)
-			if !strings.Contains(p.Log(), "record of what was sealed is damaged") {
+			if !strings.Contains(p.Log(), "removed the damaged list of seals") {
 				t.Errorf("the log does not say so:\n%s", p.Log())
 			}
 		})

@@ -216,18 +216,18 @@ func TestEndWhileSealing(t *testing.T) {
 		return nil
 	})
 	p.Kill()
-	if strings.Contains(p.Log(), "msg=sealed") {
+	if strings.Contains(p.Log(), `msg="sealed samples into packs"`) {
 		t.Log("it had sealed before it was killed")
 	}
 	p.Restart()
 	countLogged(t, "after a kill in the middle of the seal", p, token, seriesCount, samples)
 	p.Stop()
-	if !strings.Contains(p.Log(), "msg=sealed series=") {
+	if !strings.Contains(p.Log(), `msg="sealed samples into packs" series=`) {
 		t.Errorf("nothing was sealed with time to do it:\n%s", p.Log())
 	}
 	p.Restart()
 	countLogged(t, "after a seal with time to do it", p, token, seriesCount, samples)
-	if strings.Contains(p.Log(), "write-ahead log replayed") {
+	if strings.Contains(p.Log(), "replayed the write-ahead log") {
 		t.Errorf("the log was replayed after a seal:\n%s", p.Log())
 	}
 }

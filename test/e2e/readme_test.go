@@ -195,7 +195,7 @@ func (s *server) end(sig syscall.Signal, all bool) {
 		t.Fatalf("a minute after %s it runs still", sig)
 	}
 	log := s.log.String()
-	if !strings.Contains(log, "msg=stopping") || !strings.Contains(log, "msg=sealed") {
+	if !strings.Contains(log, "msg=stopping") || !strings.Contains(log, `msg="sealed samples into packs"`) {
 		t.Errorf("after %s it did not stop in order", sig)
 	}
 	for _, bad := range []string{"level=ERROR", "level=WARN", "panic"} {

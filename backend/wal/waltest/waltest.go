@@ -1,5 +1,5 @@
-// Package waltest has a disk for tests of the write-ahead log: its syncs fail or
-// lie when it is told to, and its power can be cut.
+// Package waltest has a wal.Disk for tests: its syncs can be made to fail or to
+// lie, and its power can be cut.
 package waltest
 
 import (
@@ -11,23 +11,23 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// ErrSync is what a sync that fails returns.
+// ErrSync is the error of failing syncs.
 var ErrSync = errors.New("input/output error")
 
-// Disk is the file system with faults. Content that was not synced is lost when
-// the power is cut, and so are the names of files in directories that were not.
-// The zero value has no faults.
+// Disk is a wal.Disk with injected faults. When the power is cut, content that was
+// not synced is lost, and so are the names of files in directories that were not
+// synced. The zero value has no faults.
 type Disk struct {
 	mu      sync.Mutex
 	files   map[string]*file
-	named   map[string]bool // paths whose names are on disk
-	failing int             // syncs that fail from now on; -1: all
+	named   map[string]bool // paths whose names are durable
+	failing int             // number of next syncs that fail; -1: all
 	lying   bool
 	syncs   int
 }
 
-// FailSyncs makes the next n syncs of a file fail; -1 all, 0 none. What was
-// written before a sync that failed is never on disk, as on Linux.
+// FailSyncs makes the next n syncs of files fail; -1: all, 0: none. Content written
+// before a failed sync never becomes durable, as on Linux.
 func (d *Disk) FailSyncs(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -41,15 +41,15 @@ func (d *Disk) Lie(lying bool) {
 	d.lying = lying
 }
 
-// Syncs counts the syncs of files that succeeded.
+// Syncs returns the number of successful syncs of files.
 func (d *Disk) Syncs() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.syncs
 }
 
-// CutPower brings the files that the disk created to the state in which a power
-// loss leaves them at worst. Nothing may write to them any more.
+// CutPower brings the created files into the worst state that a power loss can
+// leave. They must not be written to afterwards.
 func (d *Disk) CutPower() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -102,13 +102,13 @@ func (d *Disk) SyncDir(dir string) error {
 	return nil
 }
 
-// file is a file of the disk. Holes that a failed sync left stay zero.
+// file is a file of a Disk. Content lost by a failed sync is replaced by zeros.
 type file struct {
 	wal.File
 	disk *Disk
 	path string
 
-	written []span // since the last sync, successful or not
+	written []span // written since the last sync, successful or not
 	durable []byte
 }
 

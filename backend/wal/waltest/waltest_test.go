@@ -7,22 +7,22 @@ import (
 	"testing"
 )
 
-// TestDisk: what a power loss leaves is what was synced without a fault, and a
-// name only if its directory was synced. A disk that kept more would let every
-// test with it pass.
+// TestDisk checks that after a power loss exactly the content that was synced
+// without a fault exists, and a name only if its directory was synced. With a disk
+// that kept more, all tests that use it would pass.
 func TestDisk(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		prepare func(*Disk)
 		fails   bool
 		named   bool
-		want    string // of "kept" and "more"; the former is synced without a fault
+		want    string // concatenation of "kept", synced without a fault, and "more"
 	}{
 		{name: "synced", prepare: func(*Disk) {}, named: true, want: "keptmore"},
 		{name: "failed once", prepare: func(d *Disk) { d.FailSyncs(1) }, fails: true, named: true, want: "kept"},
 		{name: "always failing", prepare: func(d *Disk) { d.FailSyncs(-1) }, fails: true, named: true, want: "kept"},
 		{name: "lying", prepare: func(d *Disk) { d.Lie(true) }, named: true, want: "kept"},
-		{name: "without its name", prepare: func(*Disk) {}},
+		{name: "directory not synced", prepare: func(*Disk) {}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d, path := &Disk{}, filepath.Join(t.TempDir(), "f")
@@ -57,7 +57,7 @@ func TestDisk(t *testing.T) {
 			}
 			got, err := os.ReadFile(path)
 			if errors.Is(err, os.ErrNotExist) != !test.named || string(got) != test.want {
-				t.Errorf("after the power loss %q, %v", got, err)
+				t.Errorf("content after the power loss = %q, %v, want %q", got, err, test.want)
 			}
 		})
 	}

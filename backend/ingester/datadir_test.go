@@ -13,10 +13,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestFormsOfTheDirectory: whatever the form in which the directory is written,
-// and if it or the packs' directory is a symbolic link, packs are found again at
-// the next start and named below their directory.
-func TestFormsOfTheDirectory(t *testing.T) {
+// TestDataDirectoryPaths checks that packs are found at the next start, and are
+// named relative to their directory, for every form of the data directory's path,
+// and if it or the packs' directory is a symbolic link.
+func TestDataDirectoryPaths(t *testing.T) {
 	for _, form := range []string{"data", "./data", "data/", "data/.", "a/../data", "link", "link/", "packs", "ABS/data", "ABS/data/"} {
 		t.Run(strings.ReplaceAll(form, "/", "_"), func(t *testing.T) {
 			t.Chdir(t.TempDir())
@@ -37,7 +37,7 @@ func TestFormsOfTheDirectory(t *testing.T) {
 			b := &bench{t: t, dir: strings.Replace(form, "ABS", here, 1), lim: limits.Default()}
 			b.set(time.UnixMilli(1_700_000_000_000))
 			b.open()
-			for range 2 { // once in this process, once at the next start
+			for range 2 { // in this process and after the next start
 				b.push("a", entry(labels.FromStrings("__name__", "m"), series.Sample{T: b.now.UnixMilli(), V: 1}))
 				if err := b.ing.Flush(); err != nil {
 					t.Fatal(err)
@@ -49,11 +49,11 @@ func TestFormsOfTheDirectory(t *testing.T) {
 				b.open()
 				packs := b.ing.Stats().Packs
 				if len(packs) == 0 || len(packs) != len(before) {
-					t.Fatalf("%d packs at the next start, there were %d", len(packs), len(before))
+					t.Fatalf("%d packs at the next start, want %d", len(packs), len(before))
 				}
 				for _, p := range packs {
 					if filepath.IsAbs(p.Name) || strings.HasPrefix(p.Name, ".") || strings.Contains(p.Name, "l0") {
-						t.Errorf("a pack is named %q", p.Name)
+						t.Errorf("pack name %q", p.Name)
 					}
 				}
 				b.set(b.now.Add(time.Second))
