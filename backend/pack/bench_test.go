@@ -14,8 +14,8 @@ import (
 
 const benchMetrics = 20
 
-// benchSeries are like those of a Kubernetes cluster: 20 metrics, each over
-// many pods, with chunks half an hour long.
+// benchSeries returns series like those of a Kubernetes cluster: 20 metrics,
+// each with many pods, with chunks of half an hour.
 func benchSeries(b *testing.B, n int) []series.WithChunks {
 	b.Helper()
 	var chunks []series.Chunk

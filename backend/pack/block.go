@@ -11,8 +11,8 @@ import (
 )
 
 // Everything between header and directory is a block: frames of chunks, pages
-// of labels, metadata. A block carries its own length, kind and checksum, so
-// that a page can be copied out of a pack and checked where it then stands.
+// of labels, metadata. A block has its own length, kind and checksum, so that a
+// page copied out of a pack (into the index) can still be verified.
 const (
 	blockHeaderLen = 12 // raw length, stored length, kind, compression, reserved
 	blockOverhead  = blockHeaderLen + crc32.Size
@@ -21,7 +21,7 @@ const (
 type blockKind uint8
 
 const (
-	kindFrame    blockKind = 1 // chunks, one after the other
+	kindFrame    blockKind = 1 // consecutive chunks
 	kindPage     blockKind = 2 // label table with chunk references
 	kindMetadata blockKind = 3 // type, help and unit of metrics
 	kindTable    blockKind = 4 // floats and histograms of many series, column by column
@@ -52,15 +52,16 @@ const (
 	compressionZstd = 1
 )
 
-// putBlockHeader fills the header of a block whose payload is stored bytes long.
+// putBlockHeader fills in the header of a block. raw and stored are the lengths
+// of the payload in bytes, before and after compression.
 func putBlockHeader(h []byte, kind blockKind, compression uint8, raw, stored int) {
 	binary.BigEndian.PutUint32(h[0:], uint32(raw))
 	binary.BigEndian.PutUint32(h[4:], uint32(stored))
 	h[8], h[9], h[10], h[11] = byte(kind), compression, 0, 0
 }
 
-// appendBlock appends raw as a block, compressed when enc is given and that
-// makes it smaller.
+// appendBlock appends raw as a block, compressed if enc is not nil and
+// compression makes it smaller.
 func appendBlock(b []byte, kind blockKind, raw []byte, enc *zstd.Encoder) []byte {
 	start := len(b)
 	b = append(b, make([]byte, blockHeaderLen)...)
@@ -77,47 +78,49 @@ func appendBlock(b []byte, kind blockKind, raw []byte, enc *zstd.Encoder) []byte
 	return binary.BigEndian.AppendUint32(b, disk.Checksum(b[start:]))
 }
 
-// block is a checked block; its payload may still be compressed.
+// block is a block whose checksum was verified; its payload may still be
+// compressed.
 type block struct {
 	raw         int
 	compression uint8
 	payload     []byte
 }
 
-// parseBlock checks that b is exactly one block of the kind.
+// parseBlock verifies that b is exactly one block of the kind and parses its
+// header.
 func parseBlock(b []byte, kind blockKind) (block, error) {
 	if len(b) < blockOverhead {
 		return block{}, fmt.Errorf("%w: %s has %d bytes, fewer than an empty one", ErrCorrupt, kind, len(b))
 	}
 	body := len(b) - crc32.Size
 	if got, want := disk.Checksum(b[:body]), binary.BigEndian.Uint32(b[body:]); got != want {
-		return block{}, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, kind, got, want)
+		return block{}, fmt.Errorf("%w: %s has checksum %08x, want %08x", ErrCorrupt, kind, got, want)
 	}
 	k := blockKind(b[8])
 	if k > kindCell {
-		return block{}, fmt.Errorf("%s in the place of a %s is not known to this version; a newer one wrote it", k, kind)
+		return block{}, fmt.Errorf("found %s instead of %s; it is not known to this version; a newer one wrote it", k, kind)
 	}
 	if k != kind {
-		return block{}, fmt.Errorf("%w: found a %s where a %s should be", ErrCorrupt, k, kind)
+		return block{}, fmt.Errorf("%w: found %s instead of %s", ErrCorrupt, k, kind)
 	}
 	if b[10] != 0 || b[11] != 0 {
 		return block{}, fmt.Errorf("%s uses features that this version does not know; a newer one wrote it", kind)
 	}
 	out := block{raw: int(binary.BigEndian.Uint32(b)), compression: b[9], payload: b[blockHeaderLen:body:body]}
 	if stored := binary.BigEndian.Uint32(b[4:]); int64(stored) != int64(len(out.payload)) {
-		return block{}, fmt.Errorf("%w: %s says %d bytes and has %d", ErrCorrupt, kind, stored, len(out.payload))
+		return block{}, fmt.Errorf("%w: %s has %[4]d bytes, its header says %[3]d", ErrCorrupt, kind, stored, len(out.payload))
 	}
 	if out.compression == compressionNone && out.raw != len(out.payload) {
-		return block{}, fmt.Errorf("%w: uncompressed %s says %d bytes and has %d", ErrCorrupt, kind, out.raw, len(out.payload))
+		return block{}, fmt.Errorf("%w: uncompressed %s has %[4]d bytes, its header says %[3]d", ErrCorrupt, kind, out.raw, len(out.payload))
 	}
 	return out, nil
 }
 
-// inflate returns the uncompressed payload, of at most limit bytes. It may be
-// the payload itself.
+// inflate returns the uncompressed payload, or an error if it is longer than
+// limit bytes. The result of an uncompressed block is the payload itself.
 func (b block) inflate(dec *zstd.Decoder, limit int) ([]byte, error) {
 	if b.raw > limit {
-		return nil, fmt.Errorf("%w: it says %d bytes uncompressed, at most %d are possible", ErrCorrupt, b.raw, limit)
+		return nil, fmt.Errorf("%w: uncompressed length is %d bytes, the maximum is %d", ErrCorrupt, b.raw, limit)
 	}
 	switch b.compression {
 	case compressionNone:
@@ -125,31 +128,32 @@ func (b block) inflate(dec *zstd.Decoder, limit int) ([]byte, error) {
 	case compressionZstd:
 		out, err := dec.DecodeAll(b.payload, make([]byte, 0, b.raw))
 		if err != nil {
-			return nil, fmt.Errorf("%w: uncompress: %w", ErrCorrupt, err)
+			return nil, fmt.Errorf("%w: decompress: %w", ErrCorrupt, err)
 		}
 		if len(out) != b.raw {
-			return nil, fmt.Errorf("%w: it has %d bytes uncompressed, should be %d", ErrCorrupt, len(out), b.raw)
+			return nil, fmt.Errorf("%w: it has %d bytes after decompression, want %d", ErrCorrupt, len(out), b.raw)
 		}
 		return out, nil
 	}
 	return nil, fmt.Errorf("compression %d is not known to this version; a newer one wrote it", b.compression)
 }
 
-// newDecoder returns a decoder that never gives more than the room it is given.
+// newDecoder returns a decoder that never writes more than the capacity of the
+// destination buffer.
 func newDecoder() (*zstd.Decoder, error) {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxFrame),
 		zstd.WithDecoderMaxWindow(maxMetadataRaw), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
 	if err != nil {
-		return nil, fmt.Errorf("make a zstd decoder: %w", err)
+		return nil, fmt.Errorf("create zstd decoder: %w", err)
 	}
 	return dec, nil
 }
 
-// Encoder compresses blocks. It is safe for concurrent use. Making one takes
-// longer than writing a small pack.
+// Encoder compresses blocks. It is safe for concurrent use. Share encoders:
+// creating one takes longer than writing a small pack.
 type Encoder struct{ zstd *zstd.Encoder }
 
-// NewEncoder returns an encoder.
+// // NewEncoder returns a new Encoder.
 func NewEncoder() (*Encoder, error) {
 	e, err := newEncoder()
 	return &Encoder{e}, err
@@ -159,7 +163,7 @@ func newEncoder() (*zstd.Encoder, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2),
 		zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true))
 	if err != nil {
-		return nil, fmt.Errorf("make a zstd encoder: %w", err)
+		return nil, fmt.Errorf("create zstd encoder: %w", err)
 	}
 	return enc, nil
 }

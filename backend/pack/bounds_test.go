@@ -14,9 +14,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestRows writes series that just fit a row of a compacted page, and one more
-// sample, chunk or byte: all come back, the larger ones from two rows, also those of
-// floats and histograms together.
+// TestRows writes series that just fit a row of a compacted page, and series
+// with one more sample, chunk or byte, and reads them back: the larger ones
+// have two rows. One has both floats and histograms.
 func TestRows(t *testing.T) {
 	start := tableDay * series.DayMillis
 	floats := func(n int) column.Series {
@@ -57,7 +57,7 @@ func TestRows(t *testing.T) {
 				{labels: labels.FromStrings("__name__", "m", "z", "z"), Series: floats(5)}}
 			info := writeTable(t, path, list, nil)
 			if got := info.Sections[0].Series - 2; got != c.rows {
-				t.Errorf("%d rows, want %d", got, c.rows)
+				t.Errorf("rows = %d, want %d", got, c.rows)
 			}
 			r := openTable(t, path)
 			if err := r.Verify(); err != nil {
@@ -78,7 +78,7 @@ func TestRows(t *testing.T) {
 					}
 					ts, _, err := chunk.Column.AppendTo(nil, nil)
 					if err != nil || ts[0] <= last {
-						t.Fatalf("row %d begins at %d after %d, %v", rows, ts[0], last, err)
+						t.Fatalf("row %d starts at %d, not after %d; error %v", rows, ts[0], last, err)
 					}
 					floats, last = floats+len(ts), ts[len(ts)-1]
 				}
@@ -90,7 +90,8 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestRowsTwice: a series in two rows of which the first was not full is damage.
+// TestRowsTwice checks that a series in two rows is corruption unless the first
+// row is full.
 func TestRowsTwice(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.pk")
 	w, err := CreateTable(path, Options{ID: ulid.Make()}, "acme", tableDay, nil)
@@ -109,12 +110,12 @@ func TestRowsTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := openTable(t, path).Verify(); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("verify: %v, want damage", err)
+		t.Errorf("Verify = %v, want ErrCorrupt", err)
 	}
 }
 
-// TestFramesOfHugeSeries: a series of as many and as large chunks as the door
-// lets in for a day points into few enough frames.
+// TestFramesOfHugeSeries checks that a series with the most and largest chunks
+// that push admission allows in a day refers to at most maxPageFrames frames.
 func TestFramesOfHugeSeries(t *testing.T) {
 	data := make([]byte, series.MaxChunkBytes)
 	for _, size := range []int{100, frameTarget/2 + 1, frameTarget, series.MaxChunkBytes/2 + 1, series.MaxChunkBytes} {
@@ -130,10 +131,10 @@ func TestFramesOfHugeSeries(t *testing.T) {
 			used += len(chunks[i].Data)
 		}
 		if frames > maxPageFrames || target > maxFrame {
-			t.Errorf("%d chunks of %d bytes: %d frames of %d bytes, at most %d are possible", len(chunks), size, frames, target, maxPageFrames)
+			t.Errorf("%d chunks of %d bytes: %d frames of %d bytes, want at most %d", len(chunks), size, frames, target, maxPageFrames)
 		}
 	}
 	if got := frameSize([]series.Chunk{{Data: data}}); got != frameTarget {
-		t.Errorf("frames of an ordinary series have %d bytes, want %d", got, frameTarget)
+		t.Errorf("frameSize of an ordinary series = %d bytes, want %d", got, frameTarget)
 	}
 }

@@ -9,17 +9,17 @@ import (
 	"github.com/palliumhq/pallium/backend/lru"
 )
 
-// PageCache keeps decoded pages of any number of packs within a budget of
-// bytes, the ones used last. It also has the decoder that those packs share: one
-// of their own each would take more memory than their pages.
+// PageCache is an LRU cache of the decoded pages of any number of packs,
+// bounded in bytes. It also has the zstd decoder that these packs share: a
+// decoder per pack would take more memory than the pages.
 type PageCache struct {
 	decoder func() (*zstd.Decoder, error)
 	readers atomic.Uint64
 	pages   *lru.Cache[pageKey, *page]
 }
 
-// pageKey is a page of a reader. Readers are numbered rather than pointed to,
-// so that the cache keeps no reader alive.
+// pageKey identifies a page of a reader. It has a number instead of a pointer
+// to the reader, so that the cache does not keep readers reachable.
 type pageKey struct {
 	reader uint64
 	page   int
@@ -30,10 +30,10 @@ func NewPageCache(maxBytes int64) *PageCache {
 	return &PageCache{decoder: sync.OnceValues(newDecoder), pages: lru.New[pageKey](maxBytes, func(p *page) int64 { return p.size })}
 }
 
-// Bytes is about how much memory the pages in the cache take.
+// Bytes returns the approximate memory use of the cached pages.
 func (c *PageCache) Bytes() int64 { return c.pages.Used() }
 
-// register numbers a reader.
+// register returns a new reader number.
 func (c *PageCache) register() uint64 { return c.readers.Add(1) }
 
 func (c *PageCache) get(k pageKey) *page {
@@ -41,11 +41,11 @@ func (c *PageCache) get(k pageKey) *page {
 	return p
 }
 
-// put keeps a page, unless it alone is larger than the cache or another read was
-// first.
+// put caches a page, unless it is larger than the cache or already cached by a
+// concurrent read.
 func (c *PageCache) put(k pageKey, p *page) { c.pages.GetOrPut(k, p) }
 
-// forget removes the pages of a reader that is closed.
+// forget removes the pages of a closed reader.
 func (c *PageCache) forget(reader uint64, pages int) {
 	for i := range pages {
 		c.pages.Remove(pageKey{reader, i})

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// cursor reads a block front to back. The first thing that does not fit is
-// kept as its error, and everything read after it is zero, so that decoders
-// check once at the end, and always before they allocate by a count.
+// cursor reads a block front to back. It stores the first error, and later
+// reads return zero, so that decoders need to check for an error only at the
+// end and before they allocate by a decoded count.
 type cursor struct {
 	b   []byte
 	err error
@@ -20,7 +20,8 @@ func (c *cursor) fail(format string, args ...any) {
 	}
 }
 
-// newer keeps as the error that the file needs a newer version: it is whole.
+// newer sets an error that the data was written by a newer version. It does not
+// wrap ErrCorrupt.
 func (c *cursor) newer(format string, args ...any) {
 	if c.err == nil {
 		c.err = fmt.Errorf(format+" is not known to this version; a newer one wrote it", args...)
@@ -31,25 +32,25 @@ func (c *cursor) newer(format string, args ...any) {
 func (c *cursor) uvarint(what string) uint64 {
 	v, n := binary.Uvarint(c.b)
 	if n <= 0 {
-		c.fail("%s is cut short", what)
+		c.fail("%s is truncated", what)
 		return 0
 	}
 	c.b = c.b[n:]
 	return v
 }
 
-// upTo reads a varint that must not be above limit.
+// upTo reads a varint and fails if it is larger than limit.
 func (c *cursor) upTo(limit uint64, what string) uint64 {
 	v := c.uvarint(what)
 	if v > limit {
-		c.fail("%s is %d, at most %d is possible", what, v, limit)
+		c.fail("%s is %d, the maximum is %d", what, v, limit)
 		return 0
 	}
 	return v
 }
 
-// count reads a number of things of which each takes at least one byte of what
-// follows: a count that passes may be allocated for.
+// count reads the number of elements that follow. Each takes at least one byte,
+// so count fails if fewer bytes are left: callers may allocate by the result.
 func (c *cursor) count(what string) int {
 	return int(c.upTo(uint64(len(c.b)), what))
 }
@@ -63,7 +64,7 @@ func (c *cursor) zigzag(what string) int64 {
 // bytes returns the next n bytes without a copy.
 func (c *cursor) bytes(n int, what string) []byte {
 	if n < 0 || n > len(c.b) {
-		c.fail("%s is cut short", what)
+		c.fail("%s is truncated", what)
 		return nil
 	}
 	out := c.b[:n:n]
@@ -97,7 +98,7 @@ func (c *cursor) uint32(what string) uint32 {
 	return 0
 }
 
-// end checks that nothing is left over and returns the first error.
+// end fails if bytes are left over, and returns the first error.
 func (c *cursor) end(what string) error {
 	if c.err == nil && len(c.b) > 0 {
 		c.fail("%d bytes follow the end of %s", len(c.b), what)

@@ -12,8 +12,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestDense: series that never change compress to less than a byte each, and
-// their samples to next to nothing; no count of a pack is bounded by its bytes.
+// TestDense checks that readers accept packs of constant series, which compress
+// to less than a byte per series and almost nothing per sample: counts in a
+// pack may exceed its size in bytes.
 func TestDense(t *testing.T) {
 	const day = 20_000
 	for name, tc := range map[string]struct{ series, samples int }{
@@ -48,10 +49,10 @@ func TestDense(t *testing.T) {
 			}
 			sec := r.Info().Sections[0]
 			if sec.Series != tc.series || sec.Samples != int64(tc.series*tc.samples) {
-				t.Errorf("%d series and %d samples read back", sec.Series, sec.Samples)
+				t.Errorf("read %d series and %d samples", sec.Series, sec.Samples)
 			}
 			if info.Size >= sec.Samples || name == "samples" && info.Size*maxChunkCount >= sec.Samples {
-				t.Errorf("%d bytes are not few enough to test anything", info.Size)
+				t.Errorf("pack has %d bytes, too many for this test to be meaningful", info.Size)
 			}
 		})
 	}

@@ -11,8 +11,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// directory is everything a reader keeps in memory of a pack: what there is and
-// where, but no labels and no chunks. The sections index frames and pages.
+// directory is a pack's directory, which a reader keeps in memory: the places
+// of all blocks, but no labels and no chunks. Sections refer to ranges of
+// frames, pages, times and cells.
 type directory struct {
 	id       ulid.ULID
 	level    uint8
@@ -24,7 +25,7 @@ type directory struct {
 	cells    []cellInfo // of the index, of level 1 only
 }
 
-// section is a SectionInfo with the places of its parts.
+// section is a SectionInfo with its ranges of the directory's lists.
 type section struct {
 	SectionInfo
 	metadata           place // zero length: none
@@ -34,7 +35,7 @@ type section struct {
 	firstCell, cells   int
 }
 
-// place is where a block lies in the file.
+// place is the position of a block in the file.
 type place struct {
 	off    int64
 	length uint32
@@ -54,7 +55,7 @@ type pageInfo struct {
 // cellInfo is a cell of the index other than a page.
 type cellInfo struct {
 	place
-	name string // whatever the writer calls it
+	name string // chosen by the writer
 }
 
 func (d *directory) timesOf(s *section) []place { return d.times[s.firstTimes : s.firstTimes+s.times] }
@@ -79,8 +80,8 @@ func (d *directory) appendHeader(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, disk.Checksum(b[start:]))
 }
 
-// appendIdentity appends what stands in the header and again in the directory:
-// format, level, flags and ID.
+// appendIdentity appends format, level, flags and ID, which both the header and
+// the directory contain.
 func (d *directory) appendIdentity(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, format)
 	b = append(b, d.level, 0)
@@ -130,7 +131,8 @@ func (d *directory) appendSection(b []byte, s *section) []byte {
 	return d.appendExtensions(b, s)
 }
 
-// appendPlace appends a place as the distance from where the one before ended.
+// appendPlace appends a place; its offset is relative to from, the end of the
+// previous block.
 func appendPlace(b []byte, from int64, p place) []byte {
 	if p.length == 0 {
 		return append(b, 0, 0)
@@ -139,8 +141,7 @@ func appendPlace(b []byte, from int64, p place) []byte {
 	return binary.AppendUvarint(b, uint64(p.length))
 }
 
-// appendTrailer appends the last bytes of a file whose directory is dir and
-// begins at off.
+// appendTrailer appends the trailer of a file whose directory dir is at off.
 func appendTrailer(b []byte, off int64, dir []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(off))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(dir)))
@@ -149,23 +150,23 @@ func appendTrailer(b []byte, off int64, dir []byte) []byte {
 	return append(b, trailerMagic...)
 }
 
-// parseTrailer returns where the directory of a file of the size lies, and its
-// checksum.
+// parseTrailer returns place and checksum of the directory of a file of size
+// bytes.
 func parseTrailer(b []byte, size int64) (dir place, crc uint32, err error) {
 	if string(b[24:]) != trailerMagic {
-		return place{}, 0, fmt.Errorf("%w: its end has no pack trailer: the file is not a pack, or was cut short", ErrCorrupt)
+		return place{}, 0, fmt.Errorf("%w: no pack trailer at the end: the file is not a pack, or was truncated", ErrCorrupt)
 	}
 	off, n := binary.BigEndian.Uint64(b), binary.BigEndian.Uint32(b[8:])
 	if whole := binary.BigEndian.Uint64(b[16:]); whole != uint64(size) {
-		return place{}, 0, fmt.Errorf("%w: its trailer says %d bytes, the file has %d", ErrCorrupt, whole, size)
+		return place{}, 0, fmt.Errorf("%w: the file should have %d bytes by its trailer, but has %d", ErrCorrupt, whole, size)
 	}
 	if off < headerLen || off > uint64(size) || off+uint64(n)+trailerLen != uint64(size) {
-		return place{}, 0, fmt.Errorf("%w: its trailer puts the directory at %d with %d bytes, in a file of %d", ErrCorrupt, off, n, size)
+		return place{}, 0, fmt.Errorf("%w: its trailer has an invalid directory position: offset %d, %d bytes, in a file of %d bytes", ErrCorrupt, off, n, size)
 	}
 	return place{off: int64(off), length: n}, binary.BigEndian.Uint32(b[12:]), nil
 }
 
-// decodeDirectory decodes the directory of a file in which it begins at off.
+// decodeDirectory decodes a directory; off is its offset in the file.
 func decodeDirectory(b []byte, off int64) (*directory, error) {
 	c := &cursor{b: b}
 	d := &directory{}
@@ -209,12 +210,13 @@ func (d *directory) decodeIdentity(c *cursor) error {
 	return nil
 }
 
-// maxSectionSeries keeps the bound of a section's samples, one per millisecond of
-// each series, in a number.
+// maxSectionSeries limits the number of series from which decodeSection derives
+// the maximum number of samples (one per millisecond and series), so that the
+// product does not overflow.
 const maxSectionSeries = 1 << 36
 
-// decodeSection decodes a section that begins at or after from, in a file in
-// which the directory begins at limit.
+// decodeSection decodes a section's entry. The section must lie between from,
+// the end of the previous one, and limit, the offset of the directory.
 func (d *directory) decodeSection(c *cursor, from, limit int64) section {
 	id, err := tenant.ParseID(string(c.text(tenant.MaxIDLength, "tenant")))
 	if err != nil {
@@ -224,13 +226,14 @@ func (d *directory) decodeSection(c *cursor, from, limit int64) section {
 	s.Offset = int64(c.upTo(uint64(limit), "offset of a section"))
 	s.Length = int64(c.upTo(uint64(limit), "length of a section"))
 	if c.err == nil && (s.Offset < from || s.Offset+s.Length > limit) {
-		c.fail("section lies at %d with %d bytes, between %d and %d is room", s.Offset, s.Length, from, limit)
+		c.fail("section at %d with %d bytes is not between %d and %d", s.Offset, s.Length, from, limit)
 	}
 	s.CRC = c.uint32("section checksum")
 	s.MinTime = s.Day*series.DayMillis + int64(c.upTo(uint64(series.DayMillis-1), "first time"))
 	s.MaxTime = s.MinTime + int64(c.upTo(uint64(series.DayMillis-1), "time span"))
-	// Compressed, a series may take less than a byte. Pages, which are counted below,
-	// take more; nothing is allocated for the numbers here.
+	// A compressed series may take less than a byte, so the bounds are loose.
+	// Nothing is allocated by these numbers, and decodePages compares them with
+	// the pages.
 	s.Series = int(c.upTo(uint64(limit)*maxPageSeries, "series"))
 	s.Chunks = int(c.upTo(uint64(limit)*maxPageChunks, "chunks"))
 	s.Samples = int64(c.upTo(uint64(min(s.Series, maxSectionSeries))*uint64(series.DayMillis), "samples"))
@@ -282,8 +285,8 @@ func (d *directory) decodePages(c *cursor, s *section) {
 	}
 }
 
-// decodePlace reads the place of a block inside the section, at or after from;
-// length 0 is no block.
+// decodePlace reads the place of a block inside the section; its offset is
+// relative to from. Length 0 means no block.
 func (s *section) decodePlace(c *cursor, from int64) place {
 	gap := c.upTo(uint64(s.Length), "offset of a block")
 	n := c.upTo(uint64(s.Length), "length of a block")
@@ -297,8 +300,8 @@ func (s *section) decodePlace(c *cursor, from int64) place {
 	return p
 }
 
-// extensions steps over what later versions may add: even keys may be ignored,
-// odd ones may not.
+// extensions skips extensions that later versions may add. A reader may ignore
+// even keys, and must reject odd keys that it does not know.
 func (c *cursor) extensions() {
 	n := c.count("extensions")
 	for i := 0; i < n && c.err == nil; i++ {

@@ -4,9 +4,10 @@ import (
 	"encoding/binary"
 )
 
-// Extensions of a section. Odd keys are those that a reader must know.
+// Keys of a section's extensions. A reader must reject a section with an odd
+// key that it does not know.
 const (
-	extDeletion = 1 // number of the last deletion of series applied
+	extDeletion = 1 // number of the last applied deletion of series
 	extTimes    = 3 // places of timestamp columns
 	extCells    = 5 // names and places of index cells
 )

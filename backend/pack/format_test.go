@@ -19,11 +19,11 @@ import (
 
 var update = flag.Bool("update", false, "write the golden packs anew")
 
-// TestGolden reads packs that an earlier build wrote, and expects to write the
-// same bytes. The bytes of the plain one depend on this package and the chunk
-// encoding alone; the other is compressed, and its bytes may differ with the
-// version of zstd. If the plain one differs, the format has changed: see the
-// rules in docs/format/pack.md before running with -update.
+// TestGolden reads packs that an earlier build wrote, and checks that writing
+// them again produces the same bytes. The bytes of the plain one depend on this
+// package and the chunk encoding alone; the other is compressed, and its bytes
+// may differ with the version of zstd. If the plain one differs, the format has
+// changed: see the rules in docs/format/pack.md before running with -update.
 func TestGolden(t *testing.T) {
 	parts := smallParts(t)
 	for _, plain := range []bool{true, false} {
@@ -48,11 +48,11 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		if plain && !bytes.Equal(got, want) {
-			t.Errorf("%s: the bytes of a pack have changed", name)
+			t.Errorf("%s: the written bytes differ from the golden file", name)
 		}
 		r := openPath(t, golden)
 		if r.Info().ID != testID || r.Info().Source != "ingester-1" {
-			t.Errorf("%s: info is %+v", name, r.Info())
+			t.Errorf("%s: Info = %+v", name, r.Info())
 		}
 		checkAll(t, r, parts)
 		if err := r.Verify(); err != nil {
@@ -70,10 +70,10 @@ func goldenBytes(t testing.TB) []byte {
 	return b
 }
 
-// useAll calls everything a reader has, and returns the first error.
+// useAll calls all methods of a reader and returns the first error.
 func useAll(r *Reader) error { return errors.Join(readAll(r), r.Verify()) }
 
-// readAll reads a pack as queries do.
+// readAll reads a pack like a query.
 func readAll(r *Reader) error {
 	var errs []error
 	for _, s := range r.Info().Sections {
@@ -103,8 +103,8 @@ func openAndUse(b []byte) error {
 	return errors.Join(useAll(r), r.Release())
 }
 
-// TestDamage changes every byte of a pack in turn, and cuts it at every length:
-// each must be an error that says so.
+// TestDamage changes every byte of a pack in turn and truncates it at every
+// length: each must be detected with ErrCorrupt.
 func TestDamage(t *testing.T) {
 	whole := goldenBytes(t)
 	if err := openAndUse(whole); err != nil {
@@ -114,19 +114,19 @@ func TestDamage(t *testing.T) {
 		b := bytes.Clone(whole)
 		b[i] ^= 1 << (i % 8)
 		if err := openAndUse(b); err == nil {
-			t.Errorf("byte %d of %d is wrong and nothing noticed", i, len(whole))
+			t.Errorf("no error with byte %d of %d changed", i, len(whole))
 		}
 		if err := openAndUse(whole[:i]); !errors.Is(err, ErrCorrupt) {
-			t.Errorf("cut at %d of %d: %v", i, len(whole), err)
+			t.Errorf("truncated at %d of %d: error %v", i, len(whole), err)
 		}
 	}
 	if err := openAndUse(append(bytes.Clone(whole), whole...)); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("two packs in one file: %v", err)
+		t.Errorf("two packs in one file: error %v", err)
 	}
 }
 
-// TestDamageOfBlocks changes every byte of what a query reads, which does not verify
-// the file before: each must be an error that says so.
+// TestDamageOfBlocks changes every byte of the blocks that a query reads
+// without verifying the file first: each must be detected with ErrCorrupt.
 func TestDamageOfBlocks(t *testing.T) {
 	whole := goldenBytes(t)
 	end := int(binary.BigEndian.Uint64(whole[len(whole)-trailerLen:])) // of the blocks
@@ -138,7 +138,7 @@ func TestDamageOfBlocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := errors.Join(readAll(r), r.Release()); !errors.Is(err, ErrCorrupt) {
-			t.Errorf("byte %d of %d is wrong: %v", i, len(whole), err)
+			t.Errorf("byte %d of %d changed: error %v", i, len(whole), err)
 		}
 	}
 	for _, payload := range [][]byte{nil, []byte("samples")} {
@@ -150,7 +150,7 @@ func TestDamageOfBlocks(t *testing.T) {
 			b := bytes.Clone(block)
 			b[i] ^= 1 << (i % 8)
 			if err := CheckBlock(b); !errors.Is(err, ErrCorrupt) {
-				t.Errorf("byte %d of a block of %d is wrong: %v", i, len(block), err)
+				t.Errorf("byte %d of a block of %d changed: error %v", i, len(block), err)
 			}
 		}
 	}
@@ -177,7 +177,7 @@ func TestNewerVersions(t *testing.T) {
 	}{
 		{"format", "a newer one wrote it", set(1, 2)},
 		{"flags", "a newer one wrote it", set(3, 1)},
-		{"extension that must be known", "a newer one wrote it", extend(3)},
+		{"unknown mandatory extension", "a newer one wrote it", extend(3)},
 		{"extension that may be ignored", "", extend(2)},
 	}
 	for _, tc := range tests {
@@ -187,7 +187,7 @@ func TestNewerVersions(t *testing.T) {
 				err = useAll(r)
 			}
 			if err != nil {
-				t.Errorf("%s: %v", tc.name, err)
+				t.Errorf("%s: error %v", tc.name, err)
 			}
 			continue
 		}
@@ -226,16 +226,16 @@ func TestIDs(t *testing.T) {
 				got = slices.Repeat([]uint16{constant}, n)
 			}
 			if !slices.Equal(got, ids) {
-				t.Fatalf("mode %d: wrote %v, read %v", b[0], ids, got)
+				t.Fatalf("encoding %d: wrote %v, read %v", b[0], ids, got)
 			}
 		}
 	}
 	if len(modes) != 4 {
-		t.Fatalf("not every mode was tried: %v", modes)
+		t.Fatalf("not all encodings were used: %v", modes)
 	}
 }
 
-// TestNewerParts changes what a page says of itself, with the right checksums.
+// TestNewerParts changes versions and kinds in a page with valid checksums.
 func TestNewerParts(t *testing.T) {
 	r, err := Open(memorySource{goldenBytes(t)})
 	if err != nil {
@@ -260,6 +260,6 @@ func TestNewerParts(t *testing.T) {
 	}
 	table := appendBlock(nil, blockKind(7), raw, nil)
 	if _, err := parseBlock(table, kindFrame); err == nil || errors.Is(err, ErrCorrupt) {
-		t.Errorf("block of an unknown kind: got %v", err)
+		t.Errorf("block of an unknown kind: error %v", err)
 	}
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// The fuzz targets look for panics and for memory that grows with a number in
-// the file rather than with the file. Where a checksum would hide what lies
-// behind it, they make it right.
+// The fuzz targets search for panics and for allocations that depend on a
+// number in the file instead of its size. They correct checksums, so that
+// mutated input reaches the code behind the checksum.
 
 func FuzzOpen(f *testing.F) {
 	whole := goldenBytes(f)
@@ -42,7 +42,7 @@ func FuzzDirectory(f *testing.F) {
 		at := binary.BigEndian.Uint64(b[len(b)-trailerLen:])
 		again, err := decodeDirectory(r.dir.append(nil), int64(at))
 		if err != nil || !again.equal(r.dir) {
-			t.Fatalf("a directory that was read does not write and read again: %v", err)
+			t.Fatalf("write and reread a decoded directory: %v", err)
 		}
 	})
 }
@@ -83,10 +83,10 @@ func FuzzPage(f *testing.F) {
 		}
 		for _, row := range rows {
 			if ls := p.labels(int(row), &b); ls.Len() > len(p.columns) {
-				t.Fatalf("series %d has labels %s", row, ls)
+				t.Fatalf("series %d has invalid labels %s", row, ls)
 			}
 			if refs := p.appendRefs(nil, &q, row); len(refs) == 0 {
-				t.Fatalf("series %d was selected without chunks", row)
+				t.Fatalf("series %d selected without chunks", row)
 			}
 		}
 		_ = p.verifyFrames()
@@ -117,12 +117,13 @@ func FuzzBlock(f *testing.F) {
 		}
 		raw, err := blk.inflate(dec, limit)
 		if err == nil && (len(raw) != blk.raw || len(raw) > limit) {
-			t.Fatalf("%d bytes of a block that says %d", len(raw), blk.raw)
+			t.Fatalf("decompressed block has %d bytes, its header says %d", len(raw), blk.raw)
 		}
 	})
 }
 
-// FuzzFrame reads a chunk at any place of a frame with any content.
+// FuzzFrame reads a chunk at an arbitrary offset of a frame with arbitrary
+// content.
 func FuzzFrame(f *testing.F) {
 	f.Add([]byte("\x00\x01chunk"), uint32(0), uint32(7), 1)
 	f.Add([]byte{}, uint32(0), uint32(0), 0)

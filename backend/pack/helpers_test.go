@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// part is what a test writes as one section.
+// part is one section that a test writes.
 type part struct {
 	tenant tenant.ID
 	day    int64
@@ -71,7 +71,7 @@ func sortSeries(all []series.WithChunks) {
 	})
 }
 
-// floats encodes n samples, step milliseconds apart from start.
+// floats encodes n samples, step milliseconds apart, starting at start.
 func floats(t testing.TB, start, step int64, n int, value func(i int) float64) []series.Chunk {
 	t.Helper()
 	samples := make([]series.Sample, n)
@@ -95,7 +95,7 @@ func testHistogram(i int) *histogram.Histogram {
 		PositiveSpans: []histogram.Span{{Offset: 0, Length: 2}}, PositiveBuckets: []int64{int64(1 + i), 1}}
 }
 
-// mixed is a series with every kind of chunk, in one half hour each.
+// mixed returns a series with chunks of every encoding, each half an hour long.
 func mixed(t testing.TB, start int64) []series.Chunk {
 	t.Helper()
 	var samples []series.Sample
@@ -145,7 +145,7 @@ func smallParts(t testing.TB) []part {
 	return parts
 }
 
-// expect is what Select should return, computed the slow way.
+// expect computes the expected result of Select by brute force.
 func expect(parts []part, id tenant.ID, mint, maxt int64, ms []*labels.Matcher) []series.WithChunks {
 	byLabels := map[string]*series.WithChunks{}
 	for _, p := range parts {

@@ -5,16 +5,16 @@ import (
 	"math/bits"
 )
 
-// A column of a page is one small number for each series or chunk. It is
-// stored in whichever of these ways is shortest.
+// Encodings of a page's column, which is one small number per series or chunk.
+// The encoder uses the shortest.
 const (
 	idsConst   = 0 // one number for all
 	idsRuns    = 1 // pairs of run length and number
-	idsDelta   = 2 // signed differences to the number before, the first to 0
+	idsDelta   = 2 // signed differences to the previous number, the first to 0
 	idsBitpack = 3 // a width in bits, then the numbers, low bits first
 )
 
-// idEncoder encodes columns; it only keeps buffers.
+// idEncoder encodes columns. Its only state is scratch buffers.
 type idEncoder struct{ runs, delta []byte }
 
 func (e *idEncoder) append(b []byte, ids []uint16) []byte {
@@ -39,7 +39,7 @@ func (e *idEncoder) append(b []byte, ids []uint16) []byte {
 	switch {
 	case len(e.runs) <= len(e.delta) && len(e.runs) <= packed:
 		return append(append(b, idsRuns), e.runs...)
-	case len(e.delta) <= packed*2: // zstd shortens differences far more than bits
+	case len(e.delta) <= packed*2: // zstd compresses differences far better than packed bits
 		return append(append(b, idsDelta), e.delta...)
 	}
 	return appendBits(append(b, idsBitpack, byte(width)), ids, width)
@@ -65,8 +65,9 @@ func appendBits(b []byte, ids []uint16, width int) []byte {
 	return b
 }
 
-// ids reads a column of n numbers, none above top. For a constant column it
-// returns nil and the number. n is known to be within the format's limits.
+// ids reads a column of n numbers that are at most top. For a constant column
+// it returns nil and the number. The caller has checked n against the limits of
+// the format.
 func (c *cursor) ids(n int, top uint16, what string) (ids []uint16, constant uint16) {
 	mode := c.uint8(what)
 	if c.err != nil {
@@ -84,7 +85,7 @@ func (c *cursor) ids(n int, top uint16, what string) (ids []uint16, constant uin
 		for i := 0; i < n && c.err == nil; i++ {
 			d := c.zigzag(what)
 			if prev+d < 0 || prev+d > int64(top) || d > int64(top) {
-				c.fail("%s leaves the dictionary", what)
+				c.fail("%s has a number beyond the dictionary", what)
 				break
 			}
 			prev += d
@@ -93,7 +94,7 @@ func (c *cursor) ids(n int, top uint16, what string) (ids []uint16, constant uin
 	case idsBitpack:
 		c.bitpacked(ids, top, what)
 	default:
-		c.fail("%s has the unknown mode %d", what, mode)
+		c.fail("%s has unknown encoding %d", what, mode)
 	}
 	if c.err != nil {
 		return nil, 0
@@ -117,7 +118,7 @@ func (c *cursor) runs(ids []uint16, top uint16, what string) {
 func (c *cursor) bitpacked(ids []uint16, top uint16, what string) {
 	width := int(c.uint8(what))
 	if width < 1 || width > 16 {
-		c.fail("%s has numbers of %d bits", what, width)
+		c.fail("%s has an invalid width of %d bits", what, width)
 		return
 	}
 	b := c.bytes((len(ids)*width+7)/8, what)
@@ -132,7 +133,7 @@ func (c *cursor) bitpacked(ids []uint16, top uint16, what string) {
 		acc >>= width
 		have -= width
 		if id > top {
-			c.fail("%s leaves the dictionary", what)
+			c.fail("%s has a number beyond the dictionary", what)
 		}
 		ids[i] = id
 	}

@@ -11,14 +11,14 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// query is what a read selects from one section.
+// // query selects series and a time range of one section.
 type query struct {
 	mint, maxt int64 // milliseconds from the start of the section's day
 	matchers   []*labels.Matcher
 }
 
-// queryOf returns the query in the section's own time, and false when the
-// section has nothing for it.
+// queryOf returns the query for a section, with times relative to its day, or
+// false if the section does not overlap the time range.
 func queryOf(s *section, mint, maxt int64, ms []*labels.Matcher) (query, bool) {
 	if mint > maxt || !s.Overlaps(mint, maxt) {
 		return query{}, false
@@ -27,8 +27,8 @@ func queryOf(s *section, mint, maxt int64, ms []*labels.Matcher) (query, bool) {
 	return query{mint: max(mint, s.MinTime) - start, maxt: min(maxt, s.MaxTime) - start, matchers: ms}, true
 }
 
-// pagesFor returns the range of d.pages that may have what the query wants of
-// the metric name; each is still to be asked with wants.
+// pagesFor returns the range of d.pages that may contain the query's metric
+// names. The caller must also check each page with wants.
 func (d *directory) pagesFor(s *section, q query) (lo, hi int) {
 	lo, hi = s.firstPage, s.firstPage+s.pages
 	for _, m := range q.matchers {
@@ -43,7 +43,7 @@ func (d *directory) pagesFor(s *section, q query) (lo, hi int) {
 	return lo, hi
 }
 
-// wants reports whether the page may hold something for the query.
+// wants reports whether the page may contain results of the query.
 func (q *query) wants(p *pageInfo) bool {
 	if int64(p.min) > q.maxt || int64(p.max) < q.mint {
 		return false
@@ -59,8 +59,8 @@ func (q *query) wants(p *pageInfo) bool {
 	return true
 }
 
-// rows returns the series of the page that match and have a chunk in the time,
-// appended to buf. The error is ctx's.
+// rows returns the series of the page that match and may have samples in the
+// time range, in buf's memory. The only error is that of ctx.
 func (q *query) rows(ctx context.Context, p *page, buf []uint16) ([]uint16, error) {
 	rows := buf[:0]
 	for i := range p.series {
@@ -75,9 +75,10 @@ func (q *query) rows(ctx context.Context, p *page, buf []uint16) ([]uint16, erro
 	return slices.DeleteFunc(rows, func(i uint16) bool { return !p.overlaps(int(i), q.mint, q.maxt) }), nil
 }
 
-// filter keeps the rows whose value of the matcher's label matches; a label
-// that is not there is empty. Each distinct value is tried once. A regular
-// expression may take seconds for one long value, so ctx is asked between them.
+// filter returns the rows whose value of the matcher's label matches; a missing
+// label counts as empty. Each distinct value is matched once. A regular
+// expression may take seconds for one long value, so ctx is checked before
+// each.
 func filter(ctx context.Context, p *page, m *labels.Matcher, rows []uint16) ([]uint16, error) {
 	c := p.column(m.Name)
 	switch {
@@ -109,7 +110,7 @@ func filter(ctx context.Context, p *page, m *labels.Matcher, rows []uint16) ([]u
 	return slices.DeleteFunc(rows, func(i uint16) bool { return !matches[c.ids[i]] }), nil
 }
 
-// value is the value of an id; 0 is empty.
+// value returns the value of an id; id 0 is the empty value.
 func (c *pageColumn) value(id uint16) string {
 	if id == 0 {
 		return ""
@@ -117,7 +118,7 @@ func (c *pageColumn) value(id uint16) string {
 	return c.values[id-1]
 }
 
-// idOf returns the id of a value, and false when the column does not have it.
+// idOf returns the id of a value, or false if the column does not contain it.
 func (c *pageColumn) idOf(value string) (uint16, bool) {
 	if value == "" {
 		return 0, true

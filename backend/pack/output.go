@@ -19,7 +19,7 @@ type output struct {
 	name string
 	buf  *bufio.Writer
 	off  int64
-	crc  uint32 // of what was written since it was last set to 0
+	crc  uint32 // of the bytes written since it was last set to 0
 }
 
 func createOutput(path string) (*output, error) {
@@ -29,7 +29,8 @@ func createOutput(path string) (*output, error) {
 		}
 		return nil, err
 	}
-	// A pack whose directory a power cut took would be lost.
+	// MakeDir syncs the parents of new directories: otherwise a power failure
+	// could lose the directory and the pack in it.
 	if err := disk.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -47,8 +48,8 @@ func (o *output) write(b []byte) error {
 	return err
 }
 
-// publish brings the file to disk, has it checked and gives it its name. The
-// name is on disk before publish returns.
+// publish syncs the file, runs check on it and renames it to path. The rename
+// is synced too before publish returns.
 func (o *output) publish(path string, check func(Source) error) error {
 	if err := o.buf.Flush(); err != nil {
 		return err
@@ -94,9 +95,9 @@ func (o *output) remove() error {
 	return nil
 }
 
-// RemoveTemporary removes the packs below dir that a crash left unfinished, and
-// returns their paths. It must not run beside a writer. What they held is still
-// where the writer had it from.
+// RemoveTemporary removes unfinished packs that a crash left below dir, and
+// returns their paths. It must not run concurrently with a writer. No data is
+// lost: a writer's input is deleted only after the pack is complete.
 func RemoveTemporary(dir string) ([]string, error) {
 	var removed []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -2,9 +2,9 @@
 // many series of many tenants, and the label tables that find them.
 //
 // An ingester seals its windows into packs of level 0 and serves them from its
-// disk; the long-term store keeps the same format. docs/format/pack.md has the
-// format byte by byte. A pack describes itself: whoever has the file needs
-// nothing else to know whose samples it holds.
+// disk; the long-term store keeps the same format. docs/format/pack.md
+// specifies the format byte by byte. A pack is self-describing: the file alone
+// tells which tenants, days and series it holds.
 package pack
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Suffix is how the name of every pack file ends; TemporarySuffix is added to
-// it until the file is complete.
+// Suffix ends the name of every pack file; TemporarySuffix is appended to it
+// until the file is complete.
 const (
 	Suffix          = ".pk"
 	TemporarySuffix = ".tmp"
@@ -31,49 +31,52 @@ const (
 	trailerLen   = 32
 )
 
-// The format's limits. A writer keeps them and a reader rejects what is beyond,
-// so that a damaged length costs no more memory than a valid one.
+// Limits of the format. Writers never exceed them and readers reject larger
+// values, so that a corrupt length cannot make a reader allocate more than a
+// valid one does.
 const (
-	maxPageSeries  = 2048      // series of a page
+	maxPageSeries  = 2048      // series in a page
 	maxPageCells   = 1 << 20   // series times label columns of a page
-	maxPageChunks  = 1 << 20   // chunks of a page
+	maxPageChunks  = 1 << 20   // chunks in a page
 	maxPageFrames  = 1 << 16   // frames that a page points into
 	maxPageRaw     = 16 << 20  // bytes of a page before compression
 	maxDictionary  = 32 << 20  // bytes of a page's label names and values, expanded
 	maxMetadataRaw = 64 << 20  // bytes of a section's metadata before compression
-	maxFrame       = 512 << 20 // bytes of a frame
-	maxChunkCount  = 1<<16 - 1 // samples of a chunk: its own header counts in 16 bits
+	maxFrame       = 512 << 20 // bytes in a frame
+	maxChunkCount  = 1<<16 - 1 // samples in a chunk: Prometheus' chunk header counts in 16 bits
 	maxName        = 1 << 24   // bytes of one label name or value, as in Prometheus
 	maxDay         = 1 << 31   // exclusive
 )
 
-// Codecs of chunks. Codecs 1 to 5 are those of package column.
+// // Chunk codecs. Codecs 1 to 5 belong to package column.
 const (
 	codecXOR       = 0 // Prometheus' XOR bytes verbatim
 	codecHistogram = 6 // Prometheus' native histogram bytes verbatim
 )
 
-// ErrCorrupt is in every error that says that a file's bytes are damaged, cut
-// short or not a pack at all.
+// ErrCorrupt is wrapped by every error that reports a damaged or truncated
+// file, or a file that is not a pack.
 var ErrCorrupt = errors.New("pack is damaged")
 
-// ErrClosed is returned for a reader or source that was closed.
+// ErrClosed is returned by readers and sources after they were closed.
 var ErrClosed = errors.New("pack is closed")
 
-// Options of a new pack.
+// // Options configures a new pack.
 type Options struct {
-	ID     ulid.ULID // names the pack for ever
+	ID     ulid.ULID // identifies the pack; never reused
 	Level  uint8     // 0 = sealed by an ingester, 1 = compacted
-	Source string    // who wrote it: the ingester's ID
+	Source string    // ID of the ingester that wrote it
 
-	// Deletions tells the number of a tenant's last deletion of series that was
-	// applied to what is written; nil: none was, for any.
+	// Deletions returns the number of the tenant's last deletion of series
+	// (tombstone) that was applied to the written samples. If nil, none was
+	// applied for any tenant.
 	Deletions func(tenant.ID) uint64
 
-	// Encoder compresses; several writers may share one. nil: one of its own.
+	// Encoder compresses blocks; several writers may share one. If nil, the
+	// writer creates its own.
 	Encoder *Encoder
 
-	plain bool // leave blocks uncompressed, for a golden file that outlives zstd versions
+	plain bool // do not compress blocks: for a golden file that does not depend on the version of zstd
 }
 
 // Info describes a pack.
@@ -81,26 +84,26 @@ type Info struct {
 	ID       ulid.ULID
 	Level    uint8
 	Source   string
-	Size     int64 // of the file in bytes
+	Size     int64 // of the file, in bytes
 	Sections []SectionInfo
 }
 
-// SectionInfo describes what a pack holds of one tenant and UTC day.
+// SectionInfo describes the section of one tenant and UTC day in a pack.
 type SectionInfo struct {
 	Tenant           tenant.ID
 	Day              int64  // series.Day of all its samples
-	Offset, Length   int64  // its bytes in the file
+	Offset, Length   int64  // in bytes, within the file
 	CRC              uint32 // CRC-32C of those bytes
 	MinTime, MaxTime int64  // Unix milliseconds, inclusive
 	Series, Chunks   int
 	Samples          int64
-	Deletion         uint64 // number of the tenant's last deletion that was applied to them
+	Deletion         uint64 // number of the tenant's last deletion of series that was applied
 }
 
-// Overlaps reports whether the section may hold a sample in [mint, maxt].
+// Overlaps reports whether the section may contain samples in [mint, maxt].
 func (s *SectionInfo) Overlaps(mint, maxt int64) bool { return s.MinTime <= maxt && s.MaxTime >= mint }
 
-// codecOf returns the codec that keeps an encoding verbatim.
+// codecOf returns the codec that stores chunks of the encoding verbatim.
 func codecOf(e chunkenc.Encoding) (codec uint8, ok bool) {
 	switch e {
 	case chunkenc.EncXOR:

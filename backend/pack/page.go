@@ -11,11 +11,11 @@ import (
 )
 
 // pageColumn is one label of a page: its distinct values, sorted, and for every
-// series which of them it has.
+// series the id of its value.
 type pageColumn struct {
 	name     string
 	values   []string
-	ids      []uint16 // 0 = the series lacks the label, k = values[k-1]; nil: all have constant
+	ids      []uint16 // 0 = the series does not have the label, k = values[k-1]; nil: all series have constant
 	constant uint16
 }
 
@@ -34,10 +34,10 @@ type page struct {
 	frames  []frameRef
 	first   []uint32 // series i has chunks[first[i]:first[i+1]]
 	chunks  []chunkEntry
-	table   *tableRefs // of level 1, instead of frames, first and chunks
-	size    int64      // roughly, in memory
+	table   *tableRefs // level 1 only, instead of frames, first and chunks
+	size    int64      // approximate bytes in memory
 
-	frameIndex []uint32 // the frames' places in the reader's table, filled by it
+	frameIndex []uint32 // positions of frames in the reader's directory; set by the reader
 }
 
 // decodePage decodes an uncompressed page.
@@ -67,7 +67,7 @@ func decodePage(raw []byte) (*page, error) {
 func (p *page) decodeColumns(c *cursor) {
 	n := c.count("label columns")
 	if n*p.series > maxPageCells {
-		c.fail("%d label columns of %d series are too many", n, p.series)
+		c.fail("page has too many labels: %d label columns of %d series", n, p.series)
 	}
 	if c.err != nil {
 		return
@@ -90,7 +90,7 @@ func (p *page) decodeColumns(c *cursor) {
 }
 
 // decodeValues reads the dictionary of a column. The values share one string;
-// arena is the buffer it is made in, returned for the next column.
+// arena is a scratch buffer to build it in, returned for the next column.
 func (col *pageColumn) decodeValues(c *cursor, most, room int, arena []byte) []byte {
 	arena = arena[:0]
 	n := c.count("label values")
@@ -101,7 +101,7 @@ func (col *pageColumn) decodeValues(c *cursor, most, room int, arena []byte) []b
 		return arena
 	}
 	ends := make([]int, 0, n)
-	prev := 0 // where the value before starts
+	prev := 0 // start of the previous value
 	for i := 0; i < n; i++ {
 		start := len(arena)
 		shared := int(c.upTo(uint64(start-prev), "shared prefix of a label value"))
@@ -139,7 +139,7 @@ func (p *page) decodeFrames(c *cursor) {
 		f.chunks = int(c.upTo(uint64(len(c.b)), "chunks in a frame"))
 		end = f.off + int64(f.length)
 		if end > 1<<60 || f.length < blockOverhead {
-			c.fail("frame has an impossible place")
+			c.fail("frame has an invalid offset or length")
 		}
 		p.frames = append(p.frames, f)
 	}
@@ -161,7 +161,7 @@ func (p *page) decodeChunks(c *cursor) {
 		total += n
 	}
 	if total > min(uint64(len(c.b)), maxPageChunks) {
-		c.fail("page says %d chunks, more than fit", total)
+		c.fail("page header has %d chunks, more than its bytes can hold", total)
 	}
 	if c.err != nil {
 		return
@@ -190,7 +190,7 @@ func (p *page) decodeChunks(c *cursor) {
 	p.place(c)
 }
 
-// decodeNumbers reads what pageBuilder.appendNumbers wrote.
+// decodeNumbers decodes a field written by pageBuilder.appendNumbers.
 func (p *page) decodeNumbers(c *cursor, low, high uint32, what string, field func(*chunkEntry) *uint32) {
 	above, before := 0, 0
 	for s := 0; s < p.series && c.err == nil; s++ {
@@ -219,8 +219,8 @@ func (p *page) decodeNumbers(c *cursor, low, high uint32, what string, field fun
 	}
 }
 
-// place gives every chunk its place in the frames and checks what must hold of
-// the chunks of a series.
+// place sets frame and offset of every chunk and checks the chunks of every
+// series.
 func (p *page) place(c *cursor) {
 	i := 0
 	for f := 0; f < len(p.frames) && c.err == nil; f++ {
@@ -243,7 +243,7 @@ func (p *page) place(c *cursor) {
 	}
 }
 
-// checkEntries checks what must hold of the chunks of one series.
+// checkEntries checks codecs, encodings and times of the chunks of one series.
 func checkEntries(c *cursor, chunks []chunkEntry) {
 	for k := range chunks {
 		codec, ok := codecOf(chunkenc.Encoding(chunks[k].encoding))
@@ -268,7 +268,7 @@ func (p *page) column(name string) *pageColumn {
 	return &p.columns[i]
 }
 
-// labels builds the labels of a series.
+// labels returns the labels of a series.
 func (p *page) labels(row int, b *labels.ScratchBuilder) labels.Labels {
 	b.Reset()
 	for i := range p.columns {
@@ -279,7 +279,7 @@ func (p *page) labels(row int, b *labels.ScratchBuilder) labels.Labels {
 	return b.Labels()
 }
 
-// overlaps reports whether the series may have a sample in [min, max], in
+// overlaps reports whether the series may have samples in [min, max], in
 // milliseconds from the start of the day.
 func (p *page) overlaps(row int, min, max int64) bool {
 	if p.table != nil {

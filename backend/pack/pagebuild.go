@@ -13,25 +13,25 @@ import (
 
 const (
 	pageVersion = 1
-	refsInline  = 0 // every chunk has its place and times in the page
+	refsInline  = 0 // the page has place and times of every chunk
 )
 
-// A page is cut before it passes one of these, which are far below the format's
-// limits: they keep a page small enough to be a good unit of reading.
+// Targets at which a page is cut. They are far below the limits of the format,
+// because queries read whole pages.
 const (
 	targetCells      = 1 << 18
 	targetDictionary = 1 << 20
 	targetChunks     = 1 << 16
 )
 
-// frameRef is a frame that a page points into.
+// frameRef is a page's reference to a frame.
 type frameRef struct {
 	off    int64  // of the block in the file
 	length uint32 // of the block
 	chunks int    // how many of the page's chunks are in it
 }
 
-// chunkEntry is a chunk as a page knows it.
+// chunkEntry describes a chunk in a page.
 type chunkEntry struct {
 	min, max uint32 // milliseconds from the start of the day, inclusive
 	samples  uint32
@@ -42,16 +42,16 @@ type chunkEntry struct {
 	encoding uint8
 }
 
-// columnBuilder gathers one label of a page.
+// columnBuilder collects the values of one label of a page.
 type columnBuilder struct {
 	name   string
-	values []string          // distinct, in the order in which they came
-	index  map[string]uint16 // value → its place in values, from 1
-	ids    []uint16          // per series: place of the value, 0 = none; may end early
+	values []string          // distinct, in order of first use
+	index  map[string]uint16 // value → its position in values, from 1
+	ids    []uint16          // per series: position of its value, 0 = none; missing at the end: none
 	lastID uint16
 }
 
-// pageBuilder gathers the series of one page.
+// pageBuilder collects the series of one page.
 type pageBuilder struct {
 	day        int64
 	series     int
@@ -84,7 +84,7 @@ func (p *pageBuilder) reset(day int64) {
 	p.counts, p.chunks, p.frames = p.counts[:0], p.chunks[:0], p.frames[:0]
 }
 
-// fits reports whether a series may join the page, which has one already.
+// fits reports whether a series still fits a page that is not empty.
 func (p *pageBuilder) fits(ls labels.Labels, chunks int) bool {
 	columns := len(p.columns)
 	ls.Range(func(l labels.Label) {
@@ -96,7 +96,7 @@ func (p *pageBuilder) fits(ls labels.Labels, chunks int) bool {
 		p.dictionary+int(ls.ByteSize()) <= targetDictionary && len(p.chunks)+chunks <= targetChunks
 }
 
-// addLabels begins the next series of the page.
+// addLabels starts the next series of the page.
 func (p *pageBuilder) addLabels(metric string, ls labels.Labels) {
 	ls.Range(func(l labels.Label) {
 		c := p.columns[l.Name]
@@ -144,8 +144,8 @@ func (p *pageBuilder) column(name string) *columnBuilder {
 	return c
 }
 
-// addChunk notes a chunk of the last series that lies at offset in the frame
-// that is being written.
+// addChunk records a chunk of the last series; offset is its position in the
+// frame under construction.
 func (p *pageBuilder) addChunk(c *series.Chunk, codec uint8, offset int) {
 	start := p.day * series.DayMillis
 	p.counts[len(p.counts)-1]++
@@ -156,7 +156,7 @@ func (p *pageBuilder) addChunk(c *series.Chunk, codec uint8, offset int) {
 // encode appends the page, uncompressed and without block header.
 func (p *pageBuilder) encode(b []byte) ([]byte, error) {
 	if len(p.frames) > maxPageFrames || len(p.chunks) > maxPageChunks {
-		return nil, fmt.Errorf("page has %d chunks in %d frames, at most %d and %d are possible: a series has too many chunks",
+		return nil, fmt.Errorf("page has %d chunks in %d frames, the maximum is %d in %d: a series has too many chunks",
 			len(p.chunks), len(p.frames), maxPageChunks, maxPageFrames)
 	}
 	start := len(b)
@@ -166,7 +166,7 @@ func (p *pageBuilder) encode(b []byte) ([]byte, error) {
 	}
 	b = p.appendChunks(b)
 	if n := len(b) - start; n > maxPageRaw {
-		return nil, fmt.Errorf("page has %d bytes, at most %d are possible: a series has too many chunks or too long labels", n, maxPageRaw)
+		return nil, fmt.Errorf("page has %d bytes, the maximum is %d: a series has too many chunks or too long labels", n, maxPageRaw)
 	}
 	return b, nil
 }
@@ -194,7 +194,7 @@ func (p *pageBuilder) appendLabels(b []byte) []byte {
 }
 
 // appendDictionary appends the sorted values of a column, each without the
-// prefix it shares with the one before, and fills rank with their places.
+// prefix it shares with the one before, and fills rank with their positions.
 func (p *pageBuilder) appendDictionary(b []byte, c *columnBuilder) []byte {
 	p.order = p.order[:0]
 	for i := range c.values {
@@ -249,9 +249,10 @@ func (p *pageBuilder) appendChunks(b []byte) []byte {
 	return b
 }
 
-// appendNumbers appends a number of every chunk as the difference to its
-// neighbour: the chunk in the same place of the series before, else the chunk
-// before in the same series. Series of one scrape target hardly differ there.
+// appendNumbers appends a field of every chunk as the difference to a
+// neighbour: the chunk at the same position in the previous series or, without
+// one, the previous chunk of the same series. Series of one scrape target
+// hardly differ in these fields.
 func (p *pageBuilder) appendNumbers(b []byte, field func(*chunkEntry) uint32) []byte {
 	i, above, before := 0, 0, 0
 	for _, n := range p.counts {

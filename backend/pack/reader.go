@@ -16,13 +16,14 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// suffixRead is how much of a file's end Open reads at once: with a source that
-// fetches, trailer and nearly every directory come in one request.
+// suffixRead is the number of bytes that Open reads from the end of a file:
+// enough that nearly every directory is fetched from object storage in one
+// request with the trailer.
 const suffixRead = 256 << 10
 
-// Reader reads a pack. It is safe for concurrent use. It is shared by counting:
-// Open gives one reference, and the last Release closes it, so that a file may
-// be deleted while queries still read it.
+// Reader reads a pack. It is safe for concurrent use and reference counted:
+// Open returns it with one reference, and the last Release closes it, so that a
+// pack may be deleted while queries still read it.
 type Reader struct {
 	src   Source
 	dir   *directory
@@ -31,26 +32,26 @@ type Reader struct {
 	id    uint64 // in the page cache
 
 	refs    atomic.Int64
-	checked []atomic.Uint32 // a bit for each frame whose checksum was found right
+	checked []atomic.Uint32 // a bit per frame: its checksum was verified
 }
 
-// Option of Open.
+// // Option configures a Reader in Open.
 type Option func(*Reader)
 
-// WithPageCache has the reader keep its decoded pages in a cache that all packs
-// of a process may share. Without it, pages are decoded for every use.
+// WithPageCache caches decoded pages in c, which all packs of a process may
+// share. Without it, pages are decoded for every use.
 func WithPageCache(c *PageCache) Option { return func(r *Reader) { r.pages = c } }
 
-// Open reads the trailer and directory of a pack. When it fails, the source is
-// still the caller's to close; otherwise it is the reader's.
+// Open reads the trailer and directory of a pack. On success the reader owns
+// src and closes it; on error the caller must close it.
 func Open(src Source, opts ...Option) (*Reader, error) {
 	size := src.Size()
 	if size < headerLen+trailerLen {
-		return nil, fmt.Errorf("open pack: %w: it has %d bytes, fewer than an empty pack", ErrCorrupt, size)
+		return nil, fmt.Errorf("open pack: %w: it has %d bytes, fewer than an empty pack has", ErrCorrupt, size)
 	}
 	tail, err := src.Range(max(0, size-suffixRead), int(min(size, suffixRead)))
 	if err != nil {
-		return nil, fmt.Errorf("open pack: read its end: %w", err)
+		return nil, fmt.Errorf("open pack: read trailer: %w", err)
 	}
 	at, crc, err := parseTrailer(tail[len(tail)-trailerLen:], size)
 	if err != nil {
@@ -60,10 +61,10 @@ func Open(src Source, opts ...Option) (*Reader, error) {
 	if int(at.length) <= len(b) {
 		b = b[len(b)-int(at.length):]
 	} else if b, err = src.Range(at.off, int(at.length)); err != nil {
-		return nil, fmt.Errorf("open pack: read its directory: %w", err)
+		return nil, fmt.Errorf("open pack: read directory: %w", err)
 	}
 	if got := disk.Checksum(b); got != crc {
-		return nil, fmt.Errorf("open pack: %w: directory has checksum %08x, should be %08x", ErrCorrupt, got, crc)
+		return nil, fmt.Errorf("open pack: %w: directory has checksum %08x, want %08x", ErrCorrupt, got, crc)
 	}
 	dir, err := decodeDirectory(b, at.off)
 	if err != nil {
@@ -81,7 +82,7 @@ func Open(src Source, opts ...Option) (*Reader, error) {
 	return r, nil
 }
 
-// info describes the directory of a file of the size.
+// info returns the Info of a file of size bytes with this directory.
 func (d *directory) info(size int64) Info {
 	i := Info{ID: d.id, Level: d.level, Source: d.source, Size: size, Sections: make([]SectionInfo, len(d.sections))}
 	for k := range d.sections {
@@ -96,11 +97,12 @@ func (d *directory) equal(o *directory) bool {
 		slices.Equal(d.times, o.times) && slices.Equal(d.cells, o.cells)
 }
 
-// Info describes the pack. Its slice is shared and not to be changed.
+// Info describes the pack. The caller must not modify its slice, which is
+// shared.
 func (r *Reader) Info() Info { return r.info }
 
-// Retain adds a reference that the caller gives back with Release. It reports
-// false, and adds none, when the reader is closed already.
+// Retain adds a reference, which the caller must release with Release. It
+// returns false without adding one if the reader is already closed.
 func (r *Reader) Retain() bool {
 	for {
 		n := r.refs.Load()
@@ -113,8 +115,8 @@ func (r *Reader) Retain() bool {
 	}
 }
 
-// Release gives a reference back. The last one closes the pack: chunks read
-// from it may not be touched after that.
+// Release releases a reference. Releasing the last one closes the pack: chunks
+// read from it must not be accessed afterwards.
 func (r *Reader) Release() error {
 	switch n := r.refs.Add(-1); {
 	case n > 0:
@@ -137,8 +139,8 @@ func (r *Reader) sectionsOf(t tenant.ID) []section {
 	return all[lo:hi]
 }
 
-// Metadata returns what the pack knows of a tenant's metrics, ascending by
-// metric; of several days, what the last one says of a metric.
+// Metadata returns the metadata of a tenant's metrics, ascending by metric. If
+// several days have a metric, that of the last day is returned.
 func (r *Reader) Metadata(t tenant.ID) ([]series.MetricMetadata, error) {
 	var out []series.MetricMetadata
 	sections := r.sectionsOf(t)
@@ -185,7 +187,8 @@ func decodeMetadata(raw []byte) ([]series.MetricMetadata, error) {
 	return out, nil
 }
 
-// mergeMetadata merges two sorted lists; a metric in both is taken from newer.
+// mergeMetadata merges two sorted lists; for a metric in both it takes the
+// entries of newer.
 func mergeMetadata(older, newer []series.MetricMetadata) []series.MetricMetadata {
 	if len(older) == 0 {
 		return newer
@@ -208,7 +211,7 @@ func mergeMetadata(older, newer []series.MetricMetadata) []series.MetricMetadata
 	return out
 }
 
-// load reads, checks and uncompresses a block.
+// load reads, verifies and decompresses a block.
 func (r *Reader) load(p place, kind blockKind, limit int) ([]byte, error) {
 	stored, err := r.src.Range(p.off, int(p.length))
 	if err != nil {
@@ -229,7 +232,7 @@ func (r *Reader) load(p place, kind blockKind, limit int) ([]byte, error) {
 	return raw, nil
 }
 
-// loadPage returns page i of the directory, which is in the section.
+// loadPage returns page i of the directory, which belongs to section s.
 func (r *Reader) loadPage(s *section, i int) (*page, error) {
 	key := pageKey{r.id, i}
 	if p := r.pages.get(key); p != nil {
@@ -245,7 +248,7 @@ func (r *Reader) loadPage(s *section, i int) (*page, error) {
 		return nil, fmt.Errorf("page at %d: %w", at.off, err)
 	}
 	if p.day != s.Day || p.series != at.series || p.table == nil && len(p.chunks) != at.chunks || (p.table != nil) != (r.dir.level == 1) {
-		return nil, fmt.Errorf("page at %d: %w: it is not the page that the directory describes", at.off, ErrCorrupt)
+		return nil, fmt.Errorf("page at %d: %w: the page differs from its directory entry", at.off, ErrCorrupt)
 	}
 	if err := r.dir.resolve(s, p); err != nil {
 		return nil, fmt.Errorf("page at %d: %w", at.off, err)
@@ -254,7 +257,7 @@ func (r *Reader) loadPage(s *section, i int) (*page, error) {
 	return p, nil
 }
 
-// resolve finds the frames of a page in the directory.
+// resolve looks up the frames of a page in the directory.
 func (d *directory) resolve(s *section, p *page) error {
 	if p.table != nil {
 		return d.resolveTable(s, p.table)
@@ -264,32 +267,32 @@ func (d *directory) resolve(s *section, p *page) error {
 	for i, f := range p.frames {
 		k, ok := slices.BinarySearchFunc(frames, f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) })
 		if !ok || frames[k].length != f.length {
-			return fmt.Errorf("%w: it points to a frame at %d that the directory does not have", ErrCorrupt, f.off)
+			return fmt.Errorf("%w: it refers to a frame at %d that is not in the directory", ErrCorrupt, f.off)
 		}
 		p.frameIndex[i] = uint32(s.firstFrame + k)
 	}
 	return nil
 }
 
-// resolveTable compares the places in a page of level 1 with the directory.
+// resolveTable checks that the directory has all places in a page of level 1.
 func (d *directory) resolveTable(s *section, t *tableRefs) error {
 	for _, f := range t.frames {
 		at := place{off: f.off, length: f.length}
 		if k, ok := slices.BinarySearchFunc(d.framesOf(s), f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) }); !ok ||
 			d.framesOf(s)[k].place != at {
-			return fmt.Errorf("%w: it points to a frame at %d that the directory does not have", ErrCorrupt, f.off)
+			return fmt.Errorf("%w: it refers to a frame at %d that is not in the directory", ErrCorrupt, f.off)
 		}
 	}
 	for _, at := range t.times {
 		if k, ok := slices.BinarySearchFunc(d.timesOf(s), at.off, func(e place, off int64) int { return cmp.Compare(e.off, off) }); !ok ||
 			d.timesOf(s)[k] != at {
-			return fmt.Errorf("%w: it points to a timestamp column at %d that the directory does not have", ErrCorrupt, at.off)
+			return fmt.Errorf("%w: it refers to a timestamp column at %d that is not in the directory", ErrCorrupt, at.off)
 		}
 	}
 	return nil
 }
 
-// ChunkRef is a chunk of a Series: what is in it, and where it lies.
+// ChunkRef describes a chunk of a Series and its position in the pack.
 type ChunkRef struct {
 	MinTime, MaxTime int64 // Unix milliseconds, inclusive
 	Samples          int
@@ -299,12 +302,12 @@ type ChunkRef struct {
 	offset, length uint32 // in the frame's payload
 }
 
-// Size is the length of the chunk's data in bytes.
+// Size returns the length of the chunk's data in bytes.
 func (c *ChunkRef) Size() int { return int(c.length) }
 
 // Chunk reads a chunk that Select of this reader returned. Its data is valid
-// until the reader is closed. The checksum of the frame that it lies in is
-// checked at the first use.
+// until the reader is closed. The checksum of the chunk's frame is verified at
+// the first use of the frame.
 func (r *Reader) Chunk(ref ChunkRef) (series.Chunk, error) {
 	if int(ref.frame) >= len(r.dir.frames) {
 		return series.Chunk{}, fmt.Errorf("read chunk: frame %d is not in this pack", ref.frame)
@@ -314,7 +317,7 @@ func (r *Reader) Chunk(ref ChunkRef) (series.Chunk, error) {
 		return series.Chunk{}, fmt.Errorf("read chunk: %w", err)
 	}
 	if uint64(ref.offset)+uint64(ref.length) > uint64(f.length-blockOverhead) {
-		return series.Chunk{}, fmt.Errorf("read chunk: %w: it ends beyond its frame at %d", ErrCorrupt, f.off)
+		return series.Chunk{}, fmt.Errorf("read chunk: %w: chunk ends beyond its frame at %d", ErrCorrupt, f.off)
 	}
 	data, err := r.src.Range(f.off+blockHeaderLen+int64(ref.offset), int(ref.length))
 	if err != nil {
@@ -327,7 +330,7 @@ func (r *Reader) Chunk(ref ChunkRef) (series.Chunk, error) {
 	return c, nil
 }
 
-// checkFrame checks a frame unless it was found right before.
+// checkFrame verifies a frame unless it was verified before.
 func (r *Reader) checkFrame(i uint32, f frameInfo) error {
 	word, bit := &r.checked[i/32], uint32(1)<<(i%32)
 	if word.Load()&bit != 0 {

@@ -92,11 +92,11 @@ func TestSmallPack(t *testing.T) {
 	cache := NewPageCache(1 << 20)
 	r := openPath(t, path, WithPageCache(cache))
 	if got := r.Info(); fmt.Sprint(got) != fmt.Sprint(info) || got.ID != testID || got.Source != "ingester-1" || len(got.Sections) != 3 {
-		t.Fatalf("info is %+v, the writer said %+v", got, info)
+		t.Fatalf("Info = %+v, Close returned %+v", got, info)
 	}
 	first := info.Sections[0]
 	if first.Series != 5 || first.Samples != 30+480+480+5+1 || first.MinTime != testDay*series.DayMillis {
-		t.Fatalf("first section is %+v", first)
+		t.Fatalf("first section = %+v", first)
 	}
 	for range 2 { // cold and warm
 		checkAll(t, r, parts)
@@ -105,13 +105,13 @@ func TestSmallPack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cache.Bytes() == 0 {
-		t.Fatal("no page was cached")
+		t.Fatal("no page is cached after a read")
 	}
 	if err := r.Release(); err != nil {
 		t.Fatal(err)
 	}
 	if cache.Bytes() != 0 {
-		t.Fatalf("%d bytes of a closed pack are still cached", cache.Bytes())
+		t.Fatalf("cache has %d bytes after the pack was closed, want 0", cache.Bytes())
 	}
 }
 
@@ -132,13 +132,13 @@ func TestMetadata(t *testing.T) {
 	}
 	for _, id := range []tenant.ID{"zeta", "nobody"} {
 		if got, err := r.Metadata(id); err != nil || len(got) != 0 {
-			t.Fatalf("metadata of %s is %v, %v", id, got, err)
+			t.Fatalf("Metadata(%s) = %v, %v", id, got, err)
 		}
 	}
 }
 
-// TestRandomPacks writes random series and expects them back, whatever pages
-// and frames they fall into.
+// TestRandomPacks writes random series and reads them back, with any
+// distribution over pages and frames.
 func TestRandomPacks(t *testing.T) {
 	for seed := range uint64(25) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -202,7 +202,7 @@ func TestReferences(t *testing.T) {
 	writeParts(t, path, Options{ID: testID}, parts)
 	r := openPath(t, path)
 	if !r.Retain() {
-		t.Fatal("an open reader cannot be retained")
+		t.Fatal("Retain of an open reader failed")
 	}
 	if err := errors.Join(os.Remove(path), r.Release()); err != nil {
 		t.Fatal(err)
@@ -212,13 +212,13 @@ func TestReferences(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.Retain() {
-		t.Fatal("a closed reader was retained")
+		t.Fatal("Retain of a closed reader succeeded")
 	}
 	if err := r.Release(); !errors.Is(err, ErrClosed) {
-		t.Fatalf("one release too many gives %v", err)
+		t.Fatalf("Release of a closed reader = %v", err)
 	}
 	if _, err := r.Select(context.Background(), "acme", 0, math.MaxInt64); !errors.Is(err, ErrClosed) {
-		t.Fatalf("a closed reader selects: %v", err)
+		t.Fatalf("Select of a closed reader = %v", err)
 	}
 }
 
@@ -233,7 +233,7 @@ func TestSelectStopsWithContext(t *testing.T) {
 	}
 }
 
-// TestSharedReader has many readers of one pack compete for a cache that holds
+// TestSharedReader reads one pack from many goroutines with a cache for only a
 // few of its pages.
 func TestSharedReader(t *testing.T) {
 	parts := smallParts(t)
@@ -248,7 +248,7 @@ func TestSharedReader(t *testing.T) {
 			for range 50 {
 				for _, r := range []*Reader{r, other} {
 					if !r.Retain() {
-						t.Error("an open reader cannot be retained")
+						t.Error("Retain of an open reader failed")
 						return
 					}
 					if err := errors.Join(useAll(r), r.Release()); err != nil {
@@ -260,6 +260,6 @@ func TestSharedReader(t *testing.T) {
 	}
 	wg.Wait()
 	if n := cache.Bytes(); n > 2500 || n == 0 {
-		t.Fatalf("the cache holds %d bytes", n)
+		t.Fatalf("cache has %d bytes, more than its limit", n)
 	}
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Scanner streams the series of one section in the order of metric name and then
-// labels, with all their chunks, as compaction reads them. It holds one page and
-// one frame. It is used by one goroutine.
+// Scanner streams the series of one section in the order of metric name and
+// then labels, with all their chunks, for compaction. It holds one page and one
+// frame in memory. It must be used by one goroutine.
 type Scanner struct {
 	r    *Reader
 	s    *section
-	page int // of the directory; the next to load
+	page int // position in the directory of the next page to load
 	p    *page
 	row  int
 	err  error
@@ -33,19 +33,19 @@ type Scanner struct {
 	tables  tableCursor
 }
 
-// tableCursor is where in the frames of a page of level 1 a scanner stands.
+// tableCursor is a scanner's position in the frames of a page of level 1.
 type tableCursor struct {
-	frame, used int // of the page's frames; series of it that were read
+	frame, used int // frame of the page; number of its series that were read
 }
 
-// Scan begins to stream section i of the pack's Info.
+// Scan returns a Scanner of section i of the pack's Info.
 func (r *Reader) Scan(i int) *Scanner {
 	s := &r.dir.sections[i]
 	return &Scanner{r: r, s: s, page: s.firstPage, builder: labels.NewScratchBuilder(32), times: map[place][]byte{}}
 }
 
-// Next steps to the next series. It returns false behind the last one and at an
-// error.
+// Next advances to the next series. It returns false after the last one and on
+// an error; see Err.
 func (s *Scanner) Next(ctx context.Context) bool {
 	if s.err != nil {
 		return false
@@ -82,11 +82,11 @@ func (s *Scanner) Next(ctx context.Context) bool {
 	return s.err == nil
 }
 
-// maxReadAhead bounds what a scanner asks for at once.
+// maxReadAhead is the maximum number of bytes that a scanner reads ahead.
 const maxReadAhead = 64 << 20
 
-// readAhead reads a page of level 0 together with its frames, which lie in front
-// of it: a source that fetches does so once for all of them.
+// readAhead reads a page of level 0 together with its frames, which precede it,
+// so that a source of an object store fetches them in one request.
 func (s *Scanner) readAhead() error {
 	if s.r.dir.level > 0 {
 		return nil
@@ -102,17 +102,17 @@ func (s *Scanner) readAhead() error {
 	return err
 }
 
-// Labels is the current series; Metric its name.
+// Labels returns the labels of the current series.
 func (s *Scanner) Labels() labels.Labels { return s.labels }
 
-// Metric is the metric name of the current series.
+// Metric returns the metric name of the current series.
 func (s *Scanner) Metric() string { return s.metric }
 
-// Chunks are those of the current series. The slice is valid until Next, what
-// it points to until the reader is closed.
+// Chunks returns the chunks of the current series. The slice is valid until the
+// next call of Next, the chunks' data until the reader is closed.
 func (s *Scanner) Chunks() []series.Chunk { return s.chunks }
 
-// Err is why Next returned false; nil at the end.
+// Err returns the error that stopped Next, or nil after the last series.
 func (s *Scanner) Err() error { return s.err }
 
 func (s *Scanner) readChunks() error {
@@ -163,7 +163,8 @@ func (s *Scanner) readTable() error {
 	return err
 }
 
-// maxScanTimes is how many timestamp columns a scanner remembers.
+// maxScanTimes is the maximum number of timestamp columns that a scanner
+// caches.
 const maxScanTimes = 512
 
 func (s *Scanner) readTimes(at place) ([]byte, error) {
@@ -181,7 +182,7 @@ func (s *Scanner) readTimes(at place) ([]byte, error) {
 	return b, nil
 }
 
-// tableColumn is the floats of one series in a table frame.
+// tableColumn gives access to the floats of one series in a table frame.
 type tableColumn struct {
 	table *column.Table
 	i     int
@@ -194,15 +195,16 @@ func (c *tableColumn) AppendTo(ts []int64, vs []float64) ([]int64, []float64, er
 	return ts, vs, damaged(err)
 }
 
-// AppendTableChunks appends what a table frame has of its series i: its floats,
-// decoded when they are read, and its native histograms. times is its timestamp
-// column if it needs one; mint and maxt are bounds of its samples.
+// AppendTableChunks appends the chunks of series i of a table frame: its
+// floats, which are decoded when they are read, and its native histograms.
+// times is the timestamp column of the series if it has one; mint and maxt are
+// bounds of its timestamps.
 func AppendTableChunks(chunks []series.Chunk, t *column.Table, i int, times []byte, mint, maxt int64) ([]series.Chunk, error) {
 	if i >= t.Len() {
-		return nil, fmt.Errorf("%w: series %d of a table frame that has %d", ErrCorrupt, i, t.Len())
+		return nil, fmt.Errorf("%w: series %d is not in a table frame with %d series", ErrCorrupt, i, t.Len())
 	}
 	if t.NeedsTimes(i) != (times != nil) {
-		return nil, fmt.Errorf("%w: series %d of a table frame and its page do not agree about its timestamp column", ErrCorrupt, i)
+		return nil, fmt.Errorf("%w: series %d of a table frame has a timestamp column and its page has none, or the reverse", ErrCorrupt, i)
 	}
 	if n := t.Floats(i); n > 0 {
 		chunks = append(chunks, series.Chunk{MinTime: mint, MaxTime: maxt, Samples: n, Column: &tableColumn{table: t, i: i, times: times}})

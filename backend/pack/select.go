@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Series is a series and where its chunks lie, ascending in time.
+// Series is a series with references to its chunks, ascending in time.
 type Series struct {
 	Labels labels.Labels
 	Chunks []ChunkRef
@@ -21,8 +21,8 @@ type Series struct {
 
 // Select returns a tenant's series that match all matchers and have a chunk in
 // [mint, maxt] (Unix milliseconds, inclusive), with those chunks, in the order
-// of labels.Compare, each series once. A label that a series lacks counts as
-// empty, as in Prometheus.
+// of labels.Compare, each series once. A missing label counts as empty, as in
+// Prometheus.
 func (r *Reader) Select(ctx context.Context, t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) ([]Series, error) {
 	var out []Series
 	sections := r.sectionsOf(t)
@@ -51,8 +51,8 @@ func (r *Reader) selectSection(ctx context.Context, s *section, mint, maxt int64
 	if err != nil {
 		return nil, err
 	}
-	// Pages are in the order of the metric name first. That is the same as the
-	// order of labels unless a label sorts before __name__.
+	// Pages are sorted by metric name first. That is also the order of labels,
+	// unless a label sorts before __name__.
 	byLabels := func(a, b Series) int { return labels.Compare(a.Labels, b.Labels) }
 	if !slices.IsSortedFunc(out, byLabels) {
 		slices.SortFunc(out, byLabels)
@@ -60,11 +60,11 @@ func (r *Reader) selectSection(ctx context.Context, s *section, mint, maxt int64
 	return out, nil
 }
 
-// eachPage calls fn for the pages of a section that hold something for a query,
-// with the rows that it selects, which are valid during the call only.
+// eachPage calls fn for the pages of a section that contain results of a query,
+// with the selected rows, which are valid only during the call.
 func (r *Reader) eachPage(ctx context.Context, s *section, mint, maxt int64, ms []*labels.Matcher, fn func(*query, *page, []uint16)) error {
 	if r.dir.level > 0 {
-		return errors.New("a compacted pack is read through the index, or streamed")
+		return errors.New("Select does not support compacted packs: read them through the index or with Scan")
 	}
 	q, ok := queryOf(s, mint, maxt, ms)
 	if !ok {
@@ -93,7 +93,7 @@ func (r *Reader) eachPage(ctx context.Context, s *section, mint, maxt int64, ms 
 	return nil
 }
 
-// refsFor counts the chunks of the rows in the query's time.
+// refsFor counts the chunks of the rows in the query's time range.
 func (p *page) refsFor(q *query, rows []uint16) int {
 	n := 0
 	for _, row := range rows {
@@ -120,7 +120,7 @@ func (p *page) appendRefs(refs []ChunkRef, q *query, row uint16) []ChunkRef {
 }
 
 // mergeSeries merges two sorted lists. The chunks of a series in both are those
-// of a, which are older, and then those of b.
+// of a, which are older, followed by those of b.
 func mergeSeries(a, b []Series) []Series {
 	if len(a) == 0 {
 		return b
@@ -147,8 +147,9 @@ func mergeSeries(a, b []Series) []Series {
 	return append(append(out, a[i:]...), b[j:]...)
 }
 
-// LabelNames returns the sorted names of the labels of the series that Select
-// would return. Where it can it only reads the names of a page's columns.
+// LabelNames returns the sorted label names of the series that Select would
+// return. If all series of a page match, it reads only the names of the page's
+// columns.
 func (r *Reader) LabelNames(ctx context.Context, t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) ([]string, error) {
 	set := map[string]struct{}{}
 	err := r.eachColumn(ctx, t, mint, maxt, ms, func(c *pageColumn, rows []uint16, all bool) {
@@ -166,7 +167,8 @@ func (r *Reader) LabelNames(ctx context.Context, t tenant.ID, mint, maxt int64, 
 }
 
 // LabelValues returns the sorted values of a label in the series that Select
-// would return. Where it can it only reads a page's dictionary.
+// would return. If all series of a page match, it reads only the column's
+// dictionary.
 func (r *Reader) LabelValues(ctx context.Context, t tenant.ID, name string, mint, maxt int64, ms ...*labels.Matcher) ([]string, error) {
 	set := map[string]struct{}{}
 	var used []bool
@@ -192,8 +194,8 @@ func (r *Reader) LabelValues(ctx context.Context, t tenant.ID, name string, mint
 	return sortedKeys(set), nil
 }
 
-// eachColumn calls fn for the columns of all pages that hold something for the
-// query, with the rows it selects; all says that those are all of the page.
+// eachColumn calls fn for the columns of all pages that contain results of the
+// query, with the selected rows; all is true if those are all rows of the page.
 func (r *Reader) eachColumn(ctx context.Context, t tenant.ID, mint, maxt int64, ms []*labels.Matcher,
 	fn func(c *pageColumn, rows []uint16, all bool)) error {
 	sections := r.sectionsOf(t)

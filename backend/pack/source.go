@@ -12,18 +12,18 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// Source is where a reader gets a pack's bytes from. It is used concurrently.
+// Source provides the bytes of a pack. It must be safe for concurrent use.
 type Source interface {
-	// Range returns the n bytes from off, all of them or an error. They stay
-	// valid and unchanged until Close, and are not to be changed. A range that
-	// was read once reads the same for ever: frames are checked only once.
+	// Range returns the n bytes at off, or an error. The bytes are valid until
+	// Close and must not be modified. Later reads of a range must return the
+	// same bytes: readers verify a frame's checksum only once.
 	Range(off int64, n int) ([]byte, error)
-	// Size is the length of the pack in bytes.
+	// Size returns the length of the pack in bytes.
 	Size() int64
 	Close() error
 }
 
-// fileSource is a file mapped into memory; its ranges are the mapping itself.
+// fileSource is a memory-mapped file; its ranges are slices of the mapping.
 type fileSource struct {
 	file   *fileutil.MmapFile
 	bytes  []byte
@@ -52,14 +52,15 @@ func (s *fileSource) Range(off int64, n int) ([]byte, error) {
 // rangeOf returns n bytes of b from off.
 func rangeOf(b []byte, off int64, n int) ([]byte, error) {
 	if off < 0 || n < 0 || off > int64(len(b)) || int64(n) > int64(len(b))-off {
-		return nil, fmt.Errorf("%w: bytes %d to %d are wanted of a file of %d", ErrCorrupt, off, off+int64(n), len(b))
+		return nil, fmt.Errorf("%w: bytes %d to %d are beyond the end of a file of %d bytes", ErrCorrupt, off, off+int64(n), len(b))
 	}
 	return b[off : off+int64(n) : off+int64(n)], nil
 }
 
 func (s *fileSource) Size() int64 { return int64(len(s.bytes)) }
 
-// Close unmaps the file; nothing that Range returned may be touched after it.
+// Close unmaps the file. Slices returned by Range must not be accessed
+// afterwards.
 func (s *fileSource) Close() error {
 	if s.closed.Swap(true) {
 		return ErrClosed
@@ -70,7 +71,7 @@ func (s *fileSource) Close() error {
 	return nil
 }
 
-// FileCRC is the CRC-32C of a whole file.
+// FileCRC returns the CRC-32C of a whole file.
 func FileCRC(path string) (uint32, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -23,14 +23,15 @@ import (
 
 const tableDay = 20_000
 
-// tableSeries is what the tests write and expect to read.
+// tableSeries is a series that the tests write and expect to read.
 type tableSeries struct {
 	labels labels.Labels
 	column.Series
 }
 
-// makeTable generates series of several metrics, some of many pages, with
-// shared and with uneven timestamps, markers and native histograms.
+// makeTable generates series of several metrics, some with many pages, with
+// shared and with irregular timestamps, staleness markers and native
+// histograms.
 func makeTable(t *testing.T, rng *rand.Rand, metrics, most int) []tableSeries {
 	t.Helper()
 	start := tableDay * series.DayMillis
@@ -154,8 +155,8 @@ func sameTableSeries(t *testing.T, want *tableSeries, chunks []series.Chunk) {
 	}
 }
 
-// TestTableRoundTrip writes tables and reads them back in both ways: streamed,
-// as compaction does, and by pages and places, as queries do.
+// TestTableRoundTrip writes tables and reads them back in both ways: by
+// scanning, as compaction does, and by pages and places, as queries do.
 func TestTableRoundTrip(t *testing.T) {
 	for seed := range uint64(6) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -202,7 +203,7 @@ func readByPages(t *testing.T, path string, list []tableSeries, pages []TablePag
 	at := 0
 	err = r.EachIndexPage(0, func(metric string, block []byte) error {
 		if pages[at].Metric != metric || string(pages[at].Block) != string(block) {
-			t.Fatalf("page %d is not the one that was reported", at)
+			t.Fatalf("page %d differs from the one passed to onPage", at)
 		}
 		at++
 		return nil
@@ -240,19 +241,19 @@ func readByPages(t *testing.T, path string, list []tableSeries, pages []TablePag
 				t.Fatal(err)
 			}
 			if ref.Floats != (len(list[i].Histograms) == 0) {
-				t.Fatalf("%s: floats only is %v", list[i].labels, ref.Floats)
+				t.Fatalf("%s: Floats = %v", list[i].labels, ref.Floats)
 			}
 			sameTableSeries(t, &list[i], chunks)
 			i++
 		}
 	}
 	if i != len(list) {
-		t.Fatalf("pages have %d series of %d", i, len(list))
+		t.Fatalf("pages have %d series, want %d", i, len(list))
 	}
 }
 
-// TestTableDamage flips every byte of a small table in turn: reading must find
-// it, and never panic.
+// TestTableDamage flips every byte of a small table in turn: reading must
+// return an error and never panic.
 func TestTableDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	path := filepath.Join(t.TempDir(), "a"+Suffix)
@@ -270,7 +271,7 @@ func TestTableDamage(t *testing.T) {
 			err = r.Verify()
 		}
 		if err == nil {
-			t.Fatalf("byte %d of %d was changed and nobody saw it", i, len(whole))
+			t.Fatalf("no error with byte %d of %d changed", i, len(whole))
 		}
 	}
 }
@@ -285,10 +286,10 @@ func TestTableOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := w.Add(labels.FromStrings("__name__", "a"), s); err == nil {
-		t.Error("a series came out of order")
+		t.Error("Add of a series out of order succeeded")
 	}
 	if _, err := w.Close(); err == nil {
-		t.Error("closed after an error")
+		t.Error("Close after an error succeeded")
 	}
 	if err := w.Abort(); err != nil {
 		t.Error(err)
@@ -298,13 +299,13 @@ func TestTableOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := errors.Join(w.Add(labels.FromStrings("__name__", "b"), s), w.Finish()); err == nil {
-		t.Error("the error of onPage was lost")
+		t.Error("no error although onPage returned one")
 	}
 	_ = w.Abort()
 }
 
-// FuzzTablePage decodes pages of level 1: it never panics, and what it takes it
-// can be asked for.
+// FuzzTablePage decodes pages of level 1 and calls the methods of those that
+// decode: none may panic.
 func FuzzTablePage(f *testing.F) {
 	dec, err := newDecoder()
 	if err != nil {
@@ -346,7 +347,7 @@ func FuzzTablePage(f *testing.F) {
 		page := &Page{p}
 		rows, _ := page.Rows(context.Background(), math.MinInt64, math.MaxInt64, nil, nil)
 		if len(rows) != page.Series() {
-			t.Fatalf("%d of %d series are in all of time", len(rows), page.Series())
+			t.Fatalf("%d of %d series are in the whole time range", len(rows), page.Series())
 		}
 		b := labels.NewScratchBuilder(4)
 		for i, ref := range page.Refs(rows, nil) {

@@ -12,35 +12,37 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// refsTable is the kind of references of level 1: a series has one place, its
-// ordinal in a table frame, which holds all its samples of the day.
+// refsTable is the kind of references of level 1: a row of a page refers to one
+// series of a table frame by its ordinal there, instead of to chunks.
 const refsTable = 1
 
 const minuteMillis = 60_000
 
-// tableRefs is what a page of level 1 knows of its series beyond their labels.
+// tableRefs are the references of a page of level 1: places, times and sample
+// counts of its series.
 type tableRefs struct {
 	frames  []frameRef // chunks counts the page's series in the frame
-	skip    int        // series in the first frame before the page's first
+	skip    int        // number of series in the first frame before the page's first series
 	times   []place    // timestamp columns, ascending by offset
-	timesOf []uint16   // per series: 0 = its times are in the frame, k = times[k-1]
+	timesOf []uint16   // per series: 0 = its timestamps are in the frame, k = in times[k-1]
 	minutes []minutes
 	samples []uint32
-	kinds   []uint16 // per series; nil: all have floats only
+	kinds   []uint16 // per series; nil: all have only floats
 }
 
-// Kinds of series: what samples they have.
+// Kinds of series, by the types of their samples.
 const (
 	kindFloats     = 0
 	kindHistograms = 1
 	kindMixed      = 2
 )
 
-// minutes is the span of a series' samples: the minutes of the day of the first
-// and the last one, and how far into them those are, in milliseconds. Of a series
-// that begins in the first minute of the day that is left at 0, and of one that
-// ends in the last minute at the minute's end: nearly all series live all day,
-// and each scrape target would have a number of its own.
+// minutes is the time range of a series' samples: the minutes of the day of its
+// first and last sample, and their milliseconds within those minutes. For a
+// series that starts in the first minute of the day firstMS is always 0, and
+// for one that ends in the last minute lastMS is the end of that minute: nearly
+// all series live all day, and the exact milliseconds, which differ between
+// scrape targets, would not compress.
 type minutes struct {
 	first, last     uint16
 	firstMS, lastMS uint16
@@ -48,7 +50,8 @@ type minutes struct {
 
 const lastMinute = 24*60 - 1
 
-// span makes the minutes of a first and last time in milliseconds of the day.
+// span returns the minutes of the first and last time, in milliseconds from the
+// start of the day.
 func span(first, last int64) minutes {
 	m := minutes{first: uint16(first / minuteMillis), last: uint16(last / minuteMillis), lastMS: minuteMillis - 1}
 	if m.first > 0 {
@@ -60,12 +63,13 @@ func span(first, last int64) minutes {
 	return m
 }
 
-// bounds is the span in milliseconds of the day, inclusive.
+// bounds returns the time range in milliseconds from the start of the day,
+// inclusive.
 func (m minutes) bounds() (first, last int64) {
 	return int64(m.first)*minuteMillis + int64(m.firstMS), int64(m.last)*minuteMillis + int64(m.lastMS)
 }
 
-// append appends the references, for the end of a page.
+// append appends the encoded references, which are the end of a page.
 func (t *tableRefs) append(b []byte, enc *idEncoder) []byte {
 	b = binary.AppendUvarint(b, uint64(t.skip))
 	b = binary.AppendUvarint(b, uint64(len(t.frames)))
@@ -114,7 +118,7 @@ func (t *tableRefs) append(b []byte, enc *idEncoder) []byte {
 	return enc.append(b, t.kinds)
 }
 
-// decodeTable reads what tableRefs.append wrote.
+// decodeTable decodes references that tableRefs.append wrote.
 func (p *page) decodeTable(c *cursor) {
 	t := &tableRefs{skip: int(c.upTo(maxFrame, "series before the page"))}
 	p.table = t
@@ -125,7 +129,7 @@ func (p *page) decodeTable(c *cursor) {
 		held += f.chunks
 	}
 	if c.err == nil && held != p.series {
-		c.fail("page has %d series, its frames hold %d", p.series, held)
+		c.fail("page has %d series, but its frames have %d", p.series, held)
 	}
 	n := int(c.upTo(uint64(p.series), "timestamp columns"))
 	end := int64(0)
@@ -133,7 +137,7 @@ func (p *page) decodeTable(c *cursor) {
 		at := place{off: end + int64(c.upTo(1<<60, "offset of a timestamp column")),
 			length: uint32(c.upTo(maxFrame+blockOverhead, "length of a timestamp column"))}
 		if end = at.end(); end > 1<<60 || at.length < blockOverhead {
-			c.fail("timestamp column has an impossible place")
+			c.fail("timestamp column has an invalid offset or length")
 		}
 		t.times = append(t.times, at)
 	}
@@ -149,14 +153,14 @@ func (p *page) decodeTable(c *cursor) {
 	t.kinds = c.perSeries(p.series, kindMixed, "kinds of series")
 	for i := range t.minutes {
 		if first, last := t.minutes[i].bounds(); c.err == nil && (first > last || t.samples[i] == 0) {
-			c.fail("series %d has no samples or ends before it begins", i)
+			c.fail("series %d has no samples or ends before it starts", i)
 		}
 	}
 	p.size += int64(28*len(t.frames) + 16*len(t.times) + 10*p.series)
 }
 
-// fine reads the milliseconds of the minutes that are not the day's first or
-// last.
+// fine reads the milliseconds within the first and last minutes. Those of the
+// day's first and last minute are not stored.
 func (t *tableRefs) fine(c *cursor) {
 	read := func(before *int64, what string) uint16 {
 		d := c.zigzag(what)
@@ -182,7 +186,7 @@ func (t *tableRefs) fine(c *cursor) {
 	}
 }
 
-// perSeries reads a number of every series; nil stands for all zero.
+// perSeries reads one number per series; nil means that all are 0.
 func (c *cursor) perSeries(n int, top uint16, what string) []uint16 {
 	ids, constant := c.ids(n, top, what)
 	if ids == nil && constant != 0 {
@@ -194,8 +198,8 @@ func (c *cursor) perSeries(n int, top uint16, what string) []uint16 {
 	return ids
 }
 
-// column reads a number of every series, each as the difference to the one
-// before.
+// column reads one number per series, each stored as the difference to the
+// previous one.
 func (t *tableRefs) column(c *cursor, top int64, what string, set func(int, int64)) {
 	v := int64(0)
 	for i := 0; i < len(t.samples) && c.err == nil; i++ {
@@ -209,43 +213,43 @@ func (t *tableRefs) column(c *cursor, top int64, what string, set func(int, int6
 	}
 }
 
-// Place is where a block lies in its pack.
+// Place is the position of a block in its pack.
 type Place struct {
 	Offset int64
 	Length int // 0 = no block
 }
 
-// End is the offset behind the block.
+// End returns the offset of the first byte after the block.
 func (p Place) End() int64 { return p.Offset + int64(p.Length) }
 
 func (p place) export() Place { return Place{Offset: p.off, Length: int(p.length)} }
 
-// TableRef is where the samples of a series of a compacted page are.
+// TableRef tells where the samples of a row of a compacted page are.
 type TableRef struct {
 	Frame   Place // block of the table frame
 	Series  int   // ordinal in it
-	Times   Place // block of the timestamp column, if it needs one
-	MinTime int64 // Unix milliseconds; of a series that begins in the day's first minute, that minute's start
-	MaxTime int64 // likewise, the end of the day's last minute
+	Times   Place // block of the timestamp column, if the series has one
+	MinTime int64 // Unix milliseconds; start of the day for a series that starts in its first minute
+	MaxTime int64 // Unix milliseconds; end of the day for a series that ends in its last minute
 	Samples int
-	Floats  bool // it has no native histograms
+	Floats  bool // the series has no native histograms
 }
 
-// Page is a decoded page of a compacted pack. It does not change and shares no
-// memory with what it was decoded from.
+// Page is a decoded page of a compacted pack. It is immutable and shares no
+// memory with the block from which it was decoded.
 type Page struct{ p *page }
 
-// Day is the page's UTC day.
+// Day returns the page's UTC day, in days since 1970-01-01.
 func (p *Page) Day() int64 { return p.p.day }
 
-// Series is the number of its series.
+// Series returns the number of series (rows) of the page.
 func (p *Page) Series() int { return p.p.series }
 
-// Bytes is roughly what the page takes in memory.
+// Bytes returns the approximate memory use of the page.
 func (p *Page) Bytes() int64 { return p.p.size + 256 }
 
-// Rows appends to buf the series that match all matchers and may have a sample
-// in [mint, maxt] (Unix milliseconds, inclusive).
+// Rows returns, in buf's memory, the rows of the series that match all matchers
+// and may have samples in [mint, maxt] (Unix milliseconds, inclusive).
 func (p *Page) Rows(ctx context.Context, mint, maxt int64, ms []*labels.Matcher, buf []uint16) ([]uint16, error) {
 	start := p.p.day * series.DayMillis
 	q := query{mint: max(mint, start) - start, maxt: min(maxt, start+series.DayMillis-1) - start, matchers: ms}
@@ -255,12 +259,12 @@ func (p *Page) Rows(ctx context.Context, mint, maxt int64, ms []*labels.Matcher,
 	return q.rows(ctx, p.p, buf)
 }
 
-// Labels builds the labels of a series.
+// Labels returns the labels of a row, built with b.
 func (p *Page) Labels(row uint16, b *labels.ScratchBuilder) labels.Labels {
 	return p.p.labels(int(row), b)
 }
 
-// Refs appends the places of the rows, which ascend.
+// Refs appends the references of the rows, which must ascend, to refs.
 func (p *Page) Refs(rows []uint16, refs []TableRef) []TableRef {
 	t, start := p.p.table, p.p.day*series.DayMillis
 	frame, first := 0, 0
@@ -285,8 +289,9 @@ func (p *Page) Refs(rows []uint16, refs []TableRef) []TableRef {
 	return refs
 }
 
-// EachValue calls fn for the label names of the rows, ascending, with the values
-// that the rows have, ascending. The values are valid during the call only.
+// EachValue calls fn for every label name of the rows, ascending, with the
+// distinct values in the rows, ascending. The values are valid only during the
+// call.
 func (p *Page) EachValue(rows []uint16, fn func(name string, values []string)) {
 	var used []bool
 	var values []string
@@ -309,14 +314,14 @@ func (p *Page) EachValue(rows []uint16, fn func(name string, values []string)) {
 }
 
 // LabelColumn is a label of a page: its distinct values, ascending, and whether
-// some series lack it.
+// it is missing in some series.
 type LabelColumn struct {
 	Name    string
 	Values  []string
 	Missing bool
 }
 
-// labelColumns lists the labels of the page under construction.
+// labelColumns returns the labels of the page under construction.
 func (p *pageBuilder) labelColumns() []LabelColumn {
 	out := make([]LabelColumn, 0, len(p.columns))
 	for _, c := range p.columns {
@@ -328,10 +333,10 @@ func (p *pageBuilder) labelColumns() []LabelColumn {
 	return out
 }
 
-// encodeHead appends the part of a page before its references.
+// encodeHead appends the part of a page that precedes its references.
 func (p *pageBuilder) encodeHead(b []byte, refs byte) ([]byte, error) {
 	if cells := p.series * len(p.columns); cells > maxPageCells || p.dictionary > maxDictionary {
-		return nil, fmt.Errorf("page has %d label cells and %d bytes of labels, at most %d and %d are possible: a series has too "+
+		return nil, fmt.Errorf("page has %d label cells and %d bytes of labels, the maximum is %d and %d: a series has too "+
 			"many or too long labels",
 			cells, p.dictionary, maxPageCells, maxDictionary)
 	}

@@ -10,13 +10,12 @@ import (
 	"github.com/palliumhq/pallium/backend/column"
 )
 
-// Decoder decodes blocks of compacted packs that were cut out of them: pages
-// from the rows of the index, table frames and timestamp columns from ranges of
-// objects. Each is checked against its own checksum. It is safe for concurrent
-// use.
+// Decoder decodes single blocks of compacted packs: pages from the rows of the
+// index, table frames and timestamp columns from ranges of objects. It verifies
+// the checksum of each block. It is safe for concurrent use.
 type Decoder struct{ zstd *zstd.Decoder }
 
-// NewDecoder returns a decoder.
+// // NewDecoder returns a new Decoder.
 func NewDecoder() (*Decoder, error) {
 	d, err := newDecoder()
 	return &Decoder{zstd: d}, err
@@ -45,13 +44,13 @@ func (d *Decoder) Page(block []byte) (*Page, error) {
 		return nil, fmt.Errorf("page: %w", err)
 	}
 	if p.table == nil {
-		return nil, fmt.Errorf("page: %w: it is of a pack of level 0", ErrCorrupt)
+		return nil, fmt.Errorf("page: %w: it is a page of a level 0 pack", ErrCorrupt)
 	}
 	return &Page{p}, nil
 }
 
-// Table decodes the header of a table frame of a day; series are decoded one by
-// one from the table. It may point into the block.
+// Table decodes the header of a table frame of a day; the table decodes series
+// when they are read. It may refer to the memory of block.
 func (d *Decoder) Table(block []byte, day int64) (*column.Table, error) {
 	raw, err := d.inflate(block, kindTable, maxFrame)
 	if err != nil {
@@ -61,12 +60,13 @@ func (d *Decoder) Table(block []byte, day int64) (*column.Table, error) {
 	return t, damaged(err)
 }
 
-// Times uncompresses a timestamp column, as column.Table wants it.
+// Times decompresses a timestamp column for column.Table.
 func (d *Decoder) Times(block []byte) ([]byte, error) {
 	return d.inflate(block, kindTimes, maxFrame)
 }
 
-// damaged makes damage that package column found an ErrCorrupt of this package.
+// damaged wraps ErrCorrupt around errors of package column that report
+// corruption.
 func damaged(err error) error {
 	if errors.Is(err, column.ErrCorrupt) {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -74,7 +74,7 @@ func damaged(err error) error {
 	return err
 }
 
-// CheckBlock checks length and checksum of a block without decoding it.
+// CheckBlock verifies length and checksum of a block without decoding it.
 func CheckBlock(b []byte) error {
 	if len(b) < blockOverhead {
 		return fmt.Errorf("%w: block has %d bytes, fewer than an empty one", ErrCorrupt, len(b))
@@ -83,14 +83,14 @@ func CheckBlock(b []byte) error {
 	return err
 }
 
-// IndexCell is a cell of the index that stands in a compacted pack.
+// IndexCell is a cell of the index that is stored in a compacted pack.
 type IndexCell struct {
 	Name  string
 	Value []byte
 }
 
-// IndexPlace is where the index of a compacted pack's section i lies in the
-// file: all pages and cells, one behind the other.
+// IndexPlace returns the place of the index of section i in a compacted pack:
+// all its pages and cells, which are contiguous.
 func (r *Reader) IndexPlace(i int) Place {
 	s := &r.dir.sections[i]
 	p := Place{Offset: s.Offset + s.Length}
@@ -101,8 +101,8 @@ func (r *Reader) IndexPlace(i int) Place {
 	return p
 }
 
-// EachIndexPage calls fn for the pages of section i of a compacted pack with the
-// metric and the page's block, as it stands in the rows of the index.
+// EachIndexPage calls fn for the pages of section i of a compacted pack with
+// the metric and the page's block, which is the value of the index cell.
 func (r *Reader) EachIndexPage(i int, fn func(metric string, block []byte) error) error {
 	for _, p := range r.dir.pagesOf(&r.dir.sections[i]) {
 		b, err := r.src.Range(p.off, int(p.length))
@@ -132,7 +132,7 @@ func (r *Reader) IndexCells(i int) ([]IndexCell, error) {
 	return out, nil
 }
 
-// TableBytes is what a table frame takes in memory once uncompressed.
+// TableBytes returns the approximate memory use of a decompressed table frame.
 func TableBytes(block []byte) int64 {
 	if len(block) < blockHeaderLen {
 		return 0

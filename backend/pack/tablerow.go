@@ -5,15 +5,16 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// A series with more than one of these in a day has several rows, one after the
-// other: a frame holds all of a row, and a frame has a bound.
+// Limits of a row of a page. A series that exceeds one of them in a day has
+// several consecutive rows, because a row must fit one frame and the size of
+// frames is limited.
 const (
 	maxRowFloats     = 1 << 22
-	maxRowHistograms = 32 << 20 // bytes of chunks; the last one may pass it
+	maxRowHistograms = 32 << 20 // bytes of chunks; the last chunk may exceed it
 	maxRowChunks     = 1 << 16
 )
 
-// takeRow takes what goes into the next row out of a series.
+// takeRow removes the samples of the next row from rest and returns them.
 func takeRow(rest *column.Series) column.Series {
 	floats, chunks, size := min(len(rest.T), maxRowFloats), 0, 0
 	for chunks < min(len(rest.Histograms), maxRowChunks) && size < maxRowHistograms {
@@ -25,8 +26,8 @@ func takeRow(rest *column.Series) column.Series {
 	return row
 }
 
-// fullRow reports whether the chunks of a row leave no room for more, so that the
-// series may go on in the next row.
+// fullRow reports whether the row of these chunks is full, so that the next row
+// may continue the series.
 func fullRow(chunks []series.Chunk) bool {
 	floats, histograms, size := 0, 0, 0
 	for i := range chunks {

@@ -17,18 +17,20 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// maxFrameSeries closes a frame of tiny series: whoever wants one of them
-// decodes a header of all.
+// maxFrameSeries limits the series of a frame of tiny series: reading one of
+// them decodes the header entries of all.
 const maxFrameSeries = 1024
 
-// maxGathered closes a frame when pages with so many bytes of labels wait for it:
-// whoever makes the index of them hears of each page in time.
+// maxGathered limits the bytes of labels of pages that wait for a frame. The
+// frame is closed then, so that onPage receives the pages and the writer need
+// not hold them.
 const maxGathered = 1 << 20
 
-// columnOverhead is more than a label column takes in a page beside its strings.
+// columnOverhead is an upper bound of the size of a label column in a page
+// without its strings.
 const columnOverhead = 16
 
-// TablePage is a finished page of a compacted pack, as the index wants it.
+// TablePage is a finished page of a compacted pack, as the index stores it.
 type TablePage struct {
 	Metric  string
 	Series  int
@@ -36,37 +38,37 @@ type TablePage struct {
 	MinTime int64 // Unix milliseconds, inclusive
 	MaxTime int64
 	Labels  []LabelColumn
-	Block   []byte // what stands in the pack, checksum and all
+	Block   []byte // the page's block as in the pack, with header and checksum
 }
 
 // TableWriter writes a compacted pack: one tenant's UTC day, or a range of its
-// metrics, in table frames, and behind them all pages and what else the index
-// has of them, so that reading the end of the file is enough to make the index
-// again. In memory it holds one frame, the pages and the directory. It is used
-// by one goroutine; after an error only Abort is left.
+// metrics, in table frames, followed by all pages and the other cells of the
+// index, so that the index can be rebuilt from the end of the file. It holds
+// one frame, the pages and the directory in memory. It must be used by one
+// goroutine; after an error only Abort may be called.
 type TableWriter struct {
 	w      *Writer
 	enc    *column.Encoder
 	onPage func(TablePage) error
 
 	metric string
-	open   tablePage   // the page that is being gathered
-	ended  []tablePage // pages whose last frame is not written yet
-	pages  []pageInfo  // finished, their blocks in blocks
+	open   tablePage   // the page under construction
+	ended  []tablePage // pages whose last frame has not been written yet
+	pages  []pageInfo  // finished pages; their blocks are in blocks
 	blocks [][]byte
 	times  map[timesKey]place
 	held   int64 // bytes of blocks
 	gather int   // bytes of labels of ended
 }
 
-// timesKey tells timestamp columns apart by what they hold.
+// timesKey identifies a timestamp column by its content.
 type timesKey struct {
 	hash   uint64
 	crc    uint32
 	length int
 }
 
-// tablePage is a page on its way.
+// tablePage is a page that is not finished.
 type tablePage struct {
 	TablePage
 	head   []byte
@@ -76,8 +78,9 @@ type tablePage struct {
 	day    int64
 }
 
-// CreateTable begins a compacted pack of a tenant's day at path; see Create.
-// onPage is called for every page, in order, when its place is sure.
+// CreateTable starts a compacted pack of a tenant's day at path; see Create.
+// onPage, if not nil, is called for every page, in order, once its frames are
+// written.
 func CreateTable(path string, o Options, t tenant.ID, day int64, onPage func(TablePage) error) (*TableWriter, error) {
 	o.Level = 1
 	w, err := Create(path, o)
@@ -91,13 +94,13 @@ func CreateTable(path string, o Options, t tenant.ID, day int64, onPage func(Tab
 	return tw, nil
 }
 
-// Size is about how long the file would be if it were closed now, without what
-// is still to be attached.
+// Size returns the approximate length of the file if it were closed now,
+// without cells that are yet to be attached.
 func (tw *TableWriter) Size() int64 { return tw.w.out.off + tw.held + int64(tw.enc.Size()) }
 
-// Add writes a series with all its samples of the day, at least one. Series come
-// in ascending order of metric name and then labels.Compare. Nothing of the
-// arguments is kept.
+// Add writes a series with all its samples of the day, at least one. Series
+// must be in ascending order of metric name and then labels.Compare. The writer
+// does not retain the arguments.
 func (tw *TableWriter) Add(ls labels.Labels, s *column.Series) error {
 	if tw.w.err != nil {
 		return tw.w.err
@@ -121,7 +124,7 @@ func (tw *TableWriter) add(ls labels.Labels, s *column.Series) error {
 	}
 }
 
-// addRow adds what one row of a page has of a series.
+// addRow adds one row of a page: a series or a part of a very large one.
 func (tw *TableWriter) addRow(metric string, ls labels.Labels, s *column.Series) error {
 	w := tw.w
 	if w.page.series > 0 && (metric != tw.metric || !w.page.fits(ls, 1)) {
@@ -156,7 +159,7 @@ func (tw *TableWriter) checkSeries(metric string, ls labels.Labels, s *column.Se
 		return errors.New("it has no samples")
 	}
 	if len(s.T) != len(s.V) {
-		return fmt.Errorf("it has %d times and %d values", len(s.T), len(s.V))
+		return fmt.Errorf("it has %d timestamps and %d values", len(s.T), len(s.V))
 	}
 	if err := ls.Validate(checkLabel); err != nil {
 		return err
@@ -174,7 +177,7 @@ func (tw *TableWriter) checkSeries(metric string, ls labels.Labels, s *column.Se
 	return nil
 }
 
-// addSeries notes a series that was added to a frame.
+// addSeries records a row that was added to a frame.
 func (p *tablePage) addSeries(frame, ordinal int, times place, s *column.Series) {
 	r := &p.refs
 	if len(p.frames) == 0 {
@@ -204,7 +207,7 @@ func (p *tablePage) addSeries(frame, ordinal int, times place, s *column.Series)
 	r.minutes = append(r.minutes, span(lo%series.DayMillis, hi%series.DayMillis))
 }
 
-// bounds returns first and last time and the number of samples of a series.
+// bounds returns the first and last time and the number of samples of a series.
 func bounds(s *column.Series) (lo, hi int64, n int) {
 	n = len(s.T)
 	if n > 0 {
@@ -220,7 +223,7 @@ func bounds(s *column.Series) (lo, hi int64, n int) {
 	return lo, hi, n
 }
 
-// writeTimes writes a timestamp column unless the pack has it already.
+// writeTimes writes a timestamp column unless the pack already contains it.
 func (tw *TableWriter) writeTimes(column []byte) (place, error) {
 	if column == nil {
 		return place{}, nil
@@ -239,7 +242,7 @@ func (tw *TableWriter) writeTimes(column []byte) (place, error) {
 	return at, nil
 }
 
-// endFrame writes the frame, and with it finishes the pages that ended in it.
+// endFrame writes the frame and finishes the pages that end in it.
 func (tw *TableWriter) endFrame() error {
 	if tw.enc.Len() == 0 {
 		return nil
@@ -247,7 +250,7 @@ func (tw *TableWriter) endFrame() error {
 	w := tw.w
 	w.raw = tw.enc.Append(w.raw[:0])
 	if len(w.raw) > maxFrame {
-		return fmt.Errorf("table frame has %d bytes, at most %d are possible: a series has too many samples in a day", len(w.raw), maxFrame)
+		return fmt.Errorf("table frame has %d bytes, the maximum is %d: a series has too many samples in a day", len(w.raw), maxFrame)
 	}
 	p, err := w.writeBlock(kindTable, w.raw, w.enc)
 	if err != nil {
@@ -264,8 +267,8 @@ func (tw *TableWriter) endFrame() error {
 	return nil
 }
 
-// endPage takes the labels of the page; its references follow when its last
-// frame is written.
+// endPage encodes the labels of the page; its references are encoded once its
+// last frame is written.
 func (tw *TableWriter) endPage() error {
 	w := tw.w
 	if w.page.series == 0 {
@@ -283,12 +286,12 @@ func (tw *TableWriter) endPage() error {
 	tw.open = tablePage{}
 	w.page.reset(w.section.Day)
 	if tw.enc.Len() == 0 {
-		return errors.New("page ended without a frame") // a series is in the open frame, always
+		return errors.New("page ended without a frame") // a bug: the page's last series is in the open frame
 	}
 	return nil
 }
 
-// finishPage makes the block of a page all of whose frames are written.
+// finishPage encodes the block of a page after all its frames are written.
 func (tw *TableWriter) finishPage(p *tablePage) error {
 	w := tw.w
 	for i, f := range p.frames {
@@ -298,7 +301,7 @@ func (tw *TableWriter) finishPage(p *tablePage) error {
 	p.refs.setTimes(p.times)
 	raw := p.refs.append(p.head, &w.page.enc)
 	if len(raw) > maxPageRaw {
-		return fmt.Errorf("page has %d bytes, at most %d are possible: a series has too long labels", len(raw), maxPageRaw)
+		return fmt.Errorf("page has %d bytes, the maximum is %d: a series has too long labels", len(raw), maxPageRaw)
 	}
 	block := appendBlock(nil, kindPage, raw, w.enc)
 	start := p.day * series.DayMillis
@@ -314,7 +317,7 @@ func (tw *TableWriter) finishPage(p *tablePage) error {
 	return tw.onPage(p.TablePage)
 }
 
-// setTimes makes the list of timestamp columns from those of the series.
+// setTimes sets the distinct timestamp columns and the one of each series.
 func (t *tableRefs) setTimes(of []place) {
 	t.timesOf = make([]uint16, len(of))
 	for _, p := range of {
@@ -333,8 +336,8 @@ func (t *tableRefs) setTimes(of []place) {
 	}
 }
 
-// Finish writes what is left of frames and the pages. After it, only Attach and
-// Close may be called.
+// Finish writes the last frame and all pages. After it, only Attach, Close and
+// Abort may be called.
 func (tw *TableWriter) Finish() error {
 	if tw.w.err != nil {
 		return tw.w.err
@@ -361,7 +364,7 @@ func (tw *TableWriter) finish() error {
 	return nil
 }
 
-// Attach keeps a cell of the index in the pack under a name, verbatim.
+// Attach stores a cell of the index in the pack, verbatim, under a name.
 func (tw *TableWriter) Attach(name string, value []byte) error {
 	if tw.w.err != nil {
 		return tw.w.err
@@ -378,10 +381,10 @@ func (tw *TableWriter) Attach(name string, value []byte) error {
 // Close completes the pack; see Writer.Close.
 func (tw *TableWriter) Close() (Info, error) {
 	if len(tw.blocks) > 0 || tw.enc.Len() > 0 || tw.w.page.series > 0 {
-		return Info{}, tw.w.keep(errors.New("close: the table is not finished"))
+		return Info{}, tw.w.keep(errors.New("close: Finish was not called"))
 	}
 	return tw.w.Close()
 }
 
-// Abort gives the pack up and removes what was written.
+// Abort discards the pack and removes its file.
 func (tw *TableWriter) Abort() error { return tw.w.Abort() }

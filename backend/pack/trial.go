@@ -14,16 +14,16 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// ErrRejected is in every error of a Writer that is due to what it was given: a
-// bound of the format or a rule of the calls. Writing the same again fails
-// again. Errors of the disk do not have it.
+// ErrRejected is wrapped by every error of a Writer that is caused by its
+// input: a limit of the format or the order of calls. A retry with the same
+// input fails again. Disk errors do not wrap it.
 var ErrRejected = errors.New("it cannot be stored in a pack")
 
 func rejected(err error) error { return fmt.Errorf("%w: %w", ErrRejected, err) }
 
-// Trial writes series as the only section of a level 0 pack in memory, reads all
-// of it back, and returns an error with ErrRejected when a pack cannot hold
-// them. Series come in the order that Writer.Add wants.
+// Trial writes series as the only section of a level 0 pack in memory and reads
+// the pack back. It returns an error that wraps ErrRejected if a pack cannot
+// hold the series. They must be in the order that Writer.Add requires.
 func Trial(enc *Encoder, t tenant.ID, day int64, list iter.Seq2[labels.Labels, []series.Chunk]) error {
 	var file bytes.Buffer
 	w := &Writer{path: "in memory", opts: Options{ID: ulid.ULID{1}}, page: newPageBuilder(), enc: enc.zstd,
@@ -43,7 +43,7 @@ func Trial(enc *Encoder, t tenant.ID, day int64, list iter.Seq2[labels.Labels, [
 		err = w.end()
 	}
 	if err != nil {
-		return err // with ErrRejected: memory has no other ones
+		return err // wraps ErrRejected: writing to memory has no other errors
 	}
 	if err := w.out.buf.Flush(); err != nil {
 		return err
@@ -54,7 +54,7 @@ func Trial(enc *Encoder, t tenant.ID, day int64, list iter.Seq2[labels.Labels, [
 		err = r.Verify()
 	}
 	if err != nil {
-		return rejected(fmt.Errorf("it does not read back: %w", err))
+		return rejected(fmt.Errorf("verify the written pack: %w", err))
 	}
 	return nil
 }
@@ -66,8 +66,8 @@ func (m memorySource) Range(off int64, n int) ([]byte, error) { return rangeOf(m
 func (m memorySource) Size() int64                            { return int64(len(m.b)) }
 func (m memorySource) Close() error                           { return nil }
 
-// FitMetadata returns as much of a section's metadata, from the front, as it can
-// hold, and how many entries are left out.
+// FitMetadata returns the longest prefix of md that fits a section, and the
+// number of dropped entries.
 func FitMetadata(md []series.MetricMetadata) (kept []series.MetricMetadata, dropped int) {
 	size := metadataOverhead // for their number
 	for i := range md {

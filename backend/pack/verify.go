@@ -16,23 +16,24 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Verify reads the whole pack and checks every checksum, that everything lies
-// where the directory says and nothing lies between, that series ascend, and
-// that all counts and times agree. It does not decode samples.
+// Verify reads the whole pack and checks every checksum, that blocks are
+// exactly where the directory says without gaps, that series ascend, and that
+// all counts and times agree. It decodes the floats of compacted packs, and no
+// samples of level 0 packs.
 func (r *Reader) Verify() error {
 	header, err := r.src.Range(0, headerLen)
 	if err != nil {
 		return fmt.Errorf("verify: read header: %w", err)
 	}
 	if string(header) != string(r.dir.appendHeader(nil)) {
-		return fmt.Errorf("verify: %w: header differs from what the directory says of it", ErrCorrupt)
+		return fmt.Errorf("verify: %w: format, level, flags or ID differ between header and directory", ErrCorrupt)
 	}
 	end := int64(headerLen)
 	for i := range r.dir.sections {
 		s := &r.dir.sections[i]
 		err := r.verifySection(s)
 		if err == nil && s.Offset != end {
-			err = fmt.Errorf("%w: it begins at %d, the one before ends at %d", ErrCorrupt, s.Offset, end)
+			err = fmt.Errorf("%w: it starts at %d, but the previous section ends at %d", ErrCorrupt, s.Offset, end)
 		}
 		if err != nil {
 			return fmt.Errorf("verify: section of tenant %s, day %d: %w", s.Tenant, s.Day, err)
@@ -48,7 +49,7 @@ func (r *Reader) verifySection(s *section) error {
 		return err
 	}
 	if got := disk.Checksum(b); got != s.CRC {
-		return fmt.Errorf("%w: it has checksum %08x, should be %08x", ErrCorrupt, got, s.CRC)
+		return fmt.Errorf("%w: it has checksum %08x, want %08x", ErrCorrupt, got, s.CRC)
 	}
 	if _, err := r.metadata(s); err != nil {
 		return err
@@ -77,14 +78,14 @@ func (r *Reader) verifySection(s *section) error {
 	return r.verifyBlocks(s, b)
 }
 
-// verifyTable reads all series of a compacted section, samples too, and compares
-// their counts and bounds with pages and directory.
+// verifyTable reads all series of a compacted section, including their floats,
+// and compares counts and times with the pages and the directory.
 func (r *Reader) verifyTable(s *section) error {
 	sc := r.Scan(slices.IndexFunc(r.dir.sections, func(o section) bool { return o.Tenant == s.Tenant && o.Day == s.Day }))
 	var prev labels.Labels
 	var prevMetric string
 	var floats floatBuffers
-	full := false // the row before
+	full := false // whether the previous row was full
 	seriesIn, samples, lo, hi := 0, int64(0), int64(math.MaxInt64), int64(math.MinInt64)
 	for ; sc.Next(context.Background()); seriesIn++ {
 		if c := cmp.Or(strings.Compare(prevMetric, sc.metric), labels.Compare(prev, sc.labels)); seriesIn > 0 && (c > 0 || c == 0 && !full) {
@@ -114,14 +115,14 @@ func (r *Reader) verifyTable(s *section) error {
 	return nil
 }
 
-// floatBuffers are used for one chunk after the other.
+// floatBuffers are reused from chunk to chunk.
 type floatBuffers struct {
 	ts []int64
 	vs []float64
 }
 
-// bounds returns the times of the first and last sample of a chunk; those of floats
-// are read, and compared with what the chunk's page says.
+// bounds returns the times of the first and last sample of a chunk. Floats are
+// decoded, and their count and times compared with those in the page.
 func (f *floatBuffers) bounds(c *series.Chunk) (first, last int64, err error) {
 	if c.Column == nil {
 		return c.MinTime, c.MaxTime, nil
@@ -131,13 +132,13 @@ func (f *floatBuffers) bounds(c *series.Chunk) (first, last int64, err error) {
 	}
 	n := len(f.ts)
 	if n != c.Samples || n == 0 || f.ts[0] < c.MinTime || f.ts[n-1] > c.MaxTime {
-		return 0, 0, fmt.Errorf("%w: its %d floats are not those from %d to %d that its page says", ErrCorrupt, n, c.MinTime, c.MaxTime)
+		return 0, 0, fmt.Errorf("%w: its %d floats do not agree with its page, which has times from %d to %d", ErrCorrupt, n, c.MinTime, c.MaxTime)
 	}
 	return f.ts[0], f.ts[n-1], nil
 }
 
-// verifyBlocks walks the blocks of a section by their own lengths and compares
-// them with the directory, which must have them all.
+// verifyBlocks iterates over the blocks of a section by the lengths in their
+// headers and checks that they are exactly those of the directory.
 func (r *Reader) verifyBlocks(s *section, b []byte) error {
 	known := map[place]blockKind{}
 	if s.metadata.length > 0 {
@@ -162,23 +163,23 @@ func (r *Reader) verifyBlocks(s *section, b []byte) error {
 	off := s.Offset
 	for len(b) > 0 {
 		if len(b) < blockOverhead {
-			return fmt.Errorf("%w: %d bytes at its end are no block", ErrCorrupt, len(b))
+			return fmt.Errorf("%w: %d bytes at its end are not a block", ErrCorrupt, len(b))
 		}
 		n := int64(binary.BigEndian.Uint32(b[4:])) + blockOverhead
 		at := place{off: off, length: uint32(n)}
 		if kind, ok := known[at]; n > int64(len(b)) || !ok || kind != blockKind(b[8]) {
-			return fmt.Errorf("%w: the directory does not have the %s at %d", ErrCorrupt, blockKind(b[8]), off)
+			return fmt.Errorf("%w: %s at %d is not in the directory", ErrCorrupt, blockKind(b[8]), off)
 		}
 		delete(known, at)
 		b, off = b[n:], off+n
 	}
 	if len(known) > 0 {
-		return fmt.Errorf("%w: the directory has %d blocks that the section has not", ErrCorrupt, len(known))
+		return fmt.Errorf("%w: %d blocks of the directory are not in the section", ErrCorrupt, len(known))
 	}
 	return nil
 }
 
-// sectionVerifier follows the series of a section over its pages.
+// sectionVerifier verifies the pages of a section in order.
 type sectionVerifier struct {
 	r          *Reader
 	s          *section
@@ -207,8 +208,8 @@ func (v *sectionVerifier) page(i int) error {
 	return v.chunks(&v.r.dir.pages[i], p)
 }
 
-// chunks compares a page with its entry in the directory, and its chunks with
-// their bytes.
+// chunks verifies the chunks of a page and compares the page with its directory
+// entry.
 func (v *sectionVerifier) chunks(info *pageInfo, p *page) error {
 	if last := v.prevMetric; info.last != last || info.first != p.metric(0) {
 		return fmt.Errorf("%w: it has metrics %q to %q, the directory says %q to %q", ErrCorrupt, p.metric(0), last, info.first, info.last)
@@ -235,7 +236,8 @@ func (v *sectionVerifier) chunks(info *pageInfo, p *page) error {
 	return p.verifyFrames()
 }
 
-// verifyFrames checks that the chunks of a page fill the frames it points into.
+// verifyFrames checks that the chunks of a page fill the frames to which it
+// refers.
 func (p *page) verifyFrames() error {
 	sizes := make([]uint64, len(p.frames))
 	for i := range p.chunks {
@@ -250,7 +252,7 @@ func (p *page) verifyFrames() error {
 	return nil
 }
 
-// metric is the metric name of a series of the page.
+// metric returns the metric name of a series of the page.
 func (p *page) metric(row int) string {
 	c := p.column(model.MetricNameLabel)
 	if c == nil {

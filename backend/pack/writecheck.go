@@ -31,7 +31,7 @@ func (w *Writer) checkSeries(metric string, ls labels.Labels) error {
 
 func checkLabel(l labels.Label) error {
 	if l.Name == "" || l.Value == "" {
-		return fmt.Errorf("label %q has the value %q; neither may be empty", l.Name, l.Value)
+		return fmt.Errorf("label name %q or value %q is empty; neither may be empty", l.Name, l.Value)
 	}
 	return nil
 }
@@ -42,16 +42,16 @@ func checkChunks(chunks []series.Chunk, day int64) error {
 	}
 	for i := range chunks {
 		c := &chunks[i]
-		switch _, known := codecOf(c.Encoding); {
-		case !known:
-			return fmt.Errorf("chunk encoding %s cannot be kept in a pack", c.Encoding)
+		switch _, ok := codecOf(c.Encoding); {
+		case !ok:
+			return fmt.Errorf("chunk encoding %s cannot be stored in a pack", c.Encoding)
 		case c.MinTime > c.MaxTime || series.Day(c.MinTime) != day || series.Day(c.MaxTime) != day:
 			return fmt.Errorf("chunk from %d to %d is not within the section's day %d", c.MinTime, c.MaxTime, day)
 		case i > 0 && chunks[i-1].MaxTime >= c.MinTime:
 			return fmt.Errorf("chunk from %d to %d does not come after the one from %d to %d", c.MinTime, c.MaxTime, chunks[i-1].MinTime,
 				chunks[i-1].MaxTime)
 		case len(c.Data) > maxFrame:
-			return fmt.Errorf("chunk has %d bytes, at most %d are possible", len(c.Data), maxFrame)
+			return fmt.Errorf("chunk has %d bytes, the maximum is %d", len(c.Data), maxFrame)
 		}
 		if err := checkData(c); err != nil {
 			return err
@@ -60,10 +60,11 @@ func checkChunks(chunks []series.Chunk, day int64) error {
 	return nil
 }
 
-// checkData compares a chunk's sample count with the one its bytes begin with.
+// checkData compares a chunk's sample count with the count in the first two
+// bytes of its data.
 func checkData(c *series.Chunk) error {
 	if len(c.Data) < 2 || c.Samples < 1 || c.Samples > maxChunkCount || int(binary.BigEndian.Uint16(c.Data)) != c.Samples {
-		return fmt.Errorf("chunk from %d of %d bytes does not hold the %d samples it is said to", c.MinTime, len(c.Data), c.Samples)
+		return fmt.Errorf("chunk starting at %d with %d bytes does not have the expected %d samples", c.MinTime, len(c.Data), c.Samples)
 	}
 	return nil
 }

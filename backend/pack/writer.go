@@ -23,19 +23,19 @@ const frameTarget = 64 << 10
 var errWriterDone = errors.New("pack writer was closed or aborted")
 
 // Writer writes one pack, front to back. It holds one frame and one page in
-// memory, whatever the size of the file, and the directory. It is used by one
-// goroutine. After an error it is of no more use, and only Abort is left.
+// memory, whatever the size of the file, and the directory. It must be used by
+// one goroutine. After an error only Abort may be called.
 type Writer struct {
 	path string
 	opts Options
 	out  *output
-	err  error // the first one; sticky
+	err  error // the first error; sticky
 
 	dir     directory
 	section *section // being written, the last of dir.sections; nil before the first
 	page    *pageBuilder
-	frame   []byte // being gathered, with room for the block header in front
-	target  int    // bytes at which the frame is cut
+	frame   []byte // under construction, with space for the block header at its start
+	target  int    // size in bytes at which the frame is cut
 
 	prev       labels.Labels // last series of the section
 	prevMetric string
@@ -45,9 +45,9 @@ type Writer struct {
 	raw     []byte
 }
 
-// Create begins a pack that will be at path, which ends in Suffix. Until Close
-// has made it complete it is in path + TemporarySuffix. Directories that are
-// missing are made.
+// Create starts writing a pack to path, which must end in Suffix. Until Close
+// completes the pack, its file is path + TemporarySuffix. Create makes missing
+// directories.
 func Create(path string, o Options) (*Writer, error) {
 	if !strings.HasSuffix(path, Suffix) {
 		return nil, fmt.Errorf("create pack %s: its name must end in %s", path, Suffix)
@@ -77,9 +77,9 @@ func Create(path string, o Options) (*Writer, error) {
 	return w, nil
 }
 
-// StartSection begins the samples of a tenant's UTC day. Sections come in
-// ascending order of tenant and then day, and none is empty. The metadata, in
-// any order, is that of metrics in the section.
+// StartSection starts the section of a tenant's UTC day. Sections must be in
+// ascending order of tenant and then day, and none may be empty. md is the
+// metadata of the section's metrics, in any order.
 func (w *Writer) StartSection(t tenant.ID, day int64, md []series.MetricMetadata) error {
 	if w.err != nil {
 		return w.err
@@ -92,7 +92,7 @@ func (w *Writer) startSection(t tenant.ID, day int64, md []series.MetricMetadata
 		return rejected(err)
 	}
 	if day < 0 || day >= maxDay {
-		return rejected(fmt.Errorf("section of tenant %s: day %d is before 1970 or too late", t, day))
+		return rejected(fmt.Errorf("section of tenant %s: day %d is out of range", t, day))
 	}
 	if err := w.endSection(); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (w *Writer) writeMetadata(md []series.MetricMetadata) error {
 		}
 	}
 	if len(w.raw) > maxMetadataRaw {
-		return rejected(fmt.Errorf("metadata has %d bytes, at most %d are possible", len(w.raw), maxMetadataRaw))
+		return rejected(fmt.Errorf("metadata has %d bytes, the maximum is %d", len(w.raw), maxMetadataRaw))
 	}
 	p, err := w.writeBlock(kindMetadata, w.raw, w.enc)
 	w.section.metadata = p
@@ -144,10 +144,10 @@ func compareMetadata(a, b series.MetricMetadata) int {
 		strings.Compare(a.Unit, b.Unit), strings.Compare(a.Help, b.Help))
 }
 
-// Add writes a series of the section with its chunks, of which there is at
-// least one. Series come in ascending order of metric name and then
-// labels.Compare; chunks ascend in time, do not overlap and lie within the
-// section's day. Nothing of the arguments is kept.
+// Add writes a series with at least one chunk to the section. Series must be in
+// ascending order of metric name and then labels.Compare; chunks must ascend in
+// time, must not overlap and must be within the section's day. The writer does
+// not retain the arguments.
 func (w *Writer) Add(ls labels.Labels, chunks []series.Chunk) error {
 	if w.err != nil {
 		return w.err
@@ -157,7 +157,7 @@ func (w *Writer) Add(ls labels.Labels, chunks []series.Chunk) error {
 
 func (w *Writer) add(ls labels.Labels, chunks []series.Chunk) error {
 	if w.section == nil {
-		return errors.New("add a series: no section was started")
+		return errors.New("add series: call StartSection first")
 	}
 	metric := ls.Get(model.MetricNameLabel)
 	if err := w.checkSeries(metric, ls); err != nil {
@@ -182,14 +182,15 @@ func (w *Writer) add(ls labels.Labels, chunks []series.Chunk) error {
 	return nil
 }
 
-// frameSize is the size at which frames with the chunks of a series are cut: a
-// page points into so many frames only, so those of a huge series are larger.
+// frameSize returns the size in bytes at which frames with the chunks of a
+// series are cut. A page can refer to at most maxPageFrames frames, so a huge
+// series needs larger frames.
 func frameSize(chunks []series.Chunk) int {
 	size := 0
 	for i := range chunks {
 		size += len(chunks[i].Data)
 	}
-	// Two frames that follow each other have more than the target together.
+	// Two consecutive frames together are larger than the target.
 	return max(frameTarget, 2*size/(maxPageFrames/4))
 }
 
@@ -206,7 +207,7 @@ func (w *Writer) addChunk(c *series.Chunk) error {
 	return nil
 }
 
-// endFrame writes the gathered frame.
+// endFrame writes the frame under construction.
 func (w *Writer) endFrame() error {
 	if len(w.frame) == blockHeaderLen {
 		return nil
@@ -258,7 +259,7 @@ func (w *Writer) endPage() error {
 	return nil
 }
 
-// count adds a page to what is said of its section.
+// count adds a page to the counts and times of its section.
 func (s *section) count(p *pageInfo) {
 	start := s.Day * series.DayMillis
 	lo, hi := start+int64(p.min), start+int64(p.max)
@@ -294,7 +295,7 @@ func (w *Writer) writeBlock(kind blockKind, raw []byte, enc *zstd.Encoder) (plac
 	return p, w.out.write(w.scratch)
 }
 
-// writeFramed writes a block whose header stands before its payload already.
+// writeFramed writes an uncompressed block; b is its header and payload.
 func (w *Writer) writeFramed(b []byte) (place, error) {
 	p := place{off: w.out.off, length: uint32(len(b) + 4)}
 	if err := w.out.write(b); err != nil {
@@ -304,8 +305,9 @@ func (w *Writer) writeFramed(b []byte) (place, error) {
 	return p, w.out.write(w.scratch)
 }
 
-// Close completes the pack: directory and trailer, a check that they read back
-// as they were meant, and only then, with all of it on disk, its real name.
+// Close completes the pack: it writes directory and trailer, syncs the file,
+// reads the directory back to verify it, and only then renames the file to its
+// final name.
 func (w *Writer) Close() (Info, error) {
 	if w.err != nil {
 		return Info{}, w.err
@@ -337,12 +339,11 @@ func (w *Writer) end() error {
 	return w.out.write(appendTrailer(b, off, b))
 }
 
-// verify reads the directory that was written and compares it with what was
-// meant to be.
+// verify reads the directory back and compares it with the one in memory.
 func (w *Writer) verify(src Source) error {
 	r, err := Open(src)
 	if err == nil && !r.dir.equal(&w.dir) {
-		err = fmt.Errorf("%w: the directory does not read back as it was written", ErrCorrupt)
+		err = fmt.Errorf("%w: the directory read back differs from the one that was written", ErrCorrupt)
 	}
 	if err != nil {
 		return rejected(err)
@@ -350,8 +351,8 @@ func (w *Writer) verify(src Source) error {
 	return nil
 }
 
-// Abort gives the pack up and removes what was written. It does nothing after
-// a Close that succeeded.
+// Abort discards the pack and removes its file. It does nothing after a
+// successful Close.
 func (w *Writer) Abort() error {
 	if errors.Is(w.err, errWriterDone) {
 		return nil
@@ -360,7 +361,8 @@ func (w *Writer) Abort() error {
 	return w.out.remove()
 }
 
-// keep remembers the first error: what follows it could not be trusted.
+// keep stores the first error, which every later call returns: the file's
+// content after an error is undefined.
 func (w *Writer) keep(err error) error {
 	if err != nil {
 		err = fmt.Errorf("write pack %s: %w", w.path, err)

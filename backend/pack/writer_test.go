@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestPageCuts writes what must fall into several pages and frames.
+// TestPageCuts writes series that need several pages or frames.
 func TestPageCuts(t *testing.T) {
 	start := testDay * series.DayMillis
 	one := floats(t, start, 1000, 2, func(i int) float64 { return float64(i) })
@@ -48,7 +48,7 @@ func TestPageCuts(t *testing.T) {
 			writeParts(t, path, Options{ID: testID}, []part{p})
 			r := openPath(t, path)
 			if got := len(r.dir.pages); got != tc.pages {
-				t.Errorf("%d pages, want %d", got, tc.pages)
+				t.Errorf("pages = %d, want %d", got, tc.pages)
 			}
 			if err := r.Verify(); err != nil {
 				t.Fatal(err)
@@ -84,15 +84,15 @@ func TestWriterRejects(t *testing.T) {
 		name, want string
 		do         func(w *Writer) error
 	}{
-		{"no section", "no section", func(w *Writer) error { return w.Add(up, good) }},
+		{"no section", "call StartSection", func(w *Writer) error { return w.Add(up, good) }},
 		{"tenant", "tenant ID", func(w *Writer) error { return w.StartSection("a/b", 1, nil) }},
-		{"day", "before 1970", func(w *Writer) error { return w.StartSection("a", -1, nil) }},
+		{"day", "out of range", func(w *Writer) error { return w.StartSection("a", -1, nil) }},
 		{"no chunks", "no chunks", add(up, nil)},
 		{"empty value", "neither may be empty", add(labels.FromStrings("__name__", "up", "a", ""), good)},
 		{"other day", "not within the section's day", add(up, change(func(c *series.Chunk) { c.MaxTime += series.DayMillis }))},
 		{"backwards", "not within", add(up, change(func(c *series.Chunk) { c.MaxTime = c.MinTime - 1 }))},
-		{"encoding", "cannot be kept", add(up, change(func(c *series.Chunk) { c.Encoding = chunkenc.EncXOR2 }))},
-		{"samples", "does not hold", add(up, change(func(c *series.Chunk) { c.Samples++ }))},
+		{"encoding", "cannot be stored", add(up, change(func(c *series.Chunk) { c.Encoding = chunkenc.EncXOR2 }))},
+		{"samples", "does not have the expected", add(up, change(func(c *series.Chunk) { c.Samples++ }))},
 		{"overlap", "does not come after", add(up, append(slices.Clone(good), good...))},
 		{"twice", "added before", func(w *Writer) error {
 			return errors.Join(add(up, good)(w), w.Add(up, good))
@@ -115,19 +115,19 @@ func TestWriterRejects(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := tc.do(w); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("got %v, want %q", err, tc.want)
+				t.Fatalf("error = %v, want %q", err, tc.want)
 			}
 			if _, err := w.Close(); err == nil || !strings.Contains(err.Error(), "unusable") {
-				t.Fatalf("a broken writer closed with %v", err)
+				t.Fatalf("Close after an error = %v", err)
 			}
 			if err := w.StartSection("z", testDay, nil); err == nil {
-				t.Fatal("a broken writer went on")
+				t.Fatal("Add after an error succeeded")
 			}
 			if err := w.Abort(); err != nil {
 				t.Fatal(err)
 			}
 			if left, _ := os.ReadDir(dir); len(left) > 0 {
-				t.Fatalf("%v is left", left)
+				t.Fatalf("files left after Abort: %v", left)
 			}
 		})
 	}
@@ -144,19 +144,19 @@ func TestCrashLeavesTemporary(t *testing.T) {
 	if err := errors.Join(w.StartSection("acme", testDay, nil), w.Add(parts[0].series[0].Labels, parts[0].series[0].Chunks), w.out.buf.Flush()); err != nil {
 		t.Fatal(err)
 	}
-	// The process dies here. What it leaves is no pack.
+	// The process dies here. The file that it leaves is not a pack.
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Fatalf("an unfinished pack has its real name: %v", err)
 	}
 	if _, err := Create(path, Options{ID: testID}); !errors.Is(err, os.ErrExist) {
-		t.Fatalf("two writers of one pack: %v", err)
+		t.Fatalf("Create of a pack that is being written: error %v", err)
 	}
 	src, err := OpenFile(path + TemporarySuffix)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(src); !errors.Is(err, ErrCorrupt) {
-		t.Fatalf("an unfinished pack opens: %v", err)
+		t.Fatalf("Open of an unfinished pack: error %v", err)
 	}
 	if err := src.Close(); err != nil {
 		t.Fatal(err)
@@ -177,6 +177,6 @@ func TestCrashLeavesTemporary(t *testing.T) {
 		}
 	}
 	if _, err := Create(finished, Options{ID: testID}); !errors.Is(err, os.ErrExist) {
-		t.Fatalf("a finished pack would be written over: %v", err)
+		t.Fatalf("Create of an existing pack: error %v", err)
 	}
 }
