@@ -1,7 +1,7 @@
 package column
 
-// checkTimes decodes a timestamp column for nothing but its errors and returns
-// how many times it has.
+// checkTimes decodes a timestamp column only to check it and returns its number
+// of timestamps.
 func checkTimes(column []byte) (n int, err error) {
 	var r timesReader
 	if err := r.openColumn(column); err != nil {

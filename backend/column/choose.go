@@ -1,9 +1,10 @@
 package column
 
-// sampled is how many residuals the choice of a codec looks at.
+// sampled is the number of residuals from which the codec is chosen.
 const sampled = 512
 
-// eachSampled calls fn for ranges of n that have at most sampled numbers.
+// eachSampled calls fn for ranges of [0, n) with a total length of at most
+// sampled.
 func eachSampled(n int, fn func(from, to int)) {
 	const parts = 4
 	if n <= sampled {
@@ -16,14 +17,15 @@ func eachSampled(n int, fn func(from, to int)) {
 	}
 }
 
-// chooser finds the codec of a series by what its residuals would be.
+// chooser chooses the codec of a series by comparing the estimated sizes of
+// residuals.
 type chooser struct {
 	delta, dod, offset, previous [sampled]int64
 }
 
-// choose returns the codec for the integers x and the base of its stream. before
-// has the integers of the series before, or is nil; g divides all of x but the
-// first.
+// choose returns the codec for the integers x and the base of its stream.
+// before has the integers of the previous series, or is nil; g is a common
+// divisor of the differences to the first integer.
 func (ch *chooser) choose(x, before []int64, g int64) (codec, int64) {
 	n := len(x) - 1
 	delta, dod, offset, previous := ch.delta[:0], ch.dod[:0], ch.offset[:0], ch.previous[:0]
@@ -60,8 +62,8 @@ func (ch *chooser) choose(x, before []int64, g int64) (codec, int64) {
 	return best, base
 }
 
-// residuals sets r to what the codec leaves of the integers x but the first, and
-// returns the first step, which codecDoD writes by itself.
+// residuals sets r to the codec's residuals of the integers x without the
+// first, and returns the first step, which codecDoD stores separately.
 func residuals(r []int64, c codec, x, before []int64, g int64) (first int64) {
 	if c == codecPrevious {
 		last := x[0] - before[0]
@@ -75,8 +77,8 @@ func residuals(r []int64, c codec, x, before []int64, g int64) (first int64) {
 	for i := range r {
 		r[i] = x[i+1] - x[0]
 	}
-	// Only differences to the first are multiples of g when the bits of floats
-	// of both signs wrap around.
+	// Divide after the subtraction of x[0]: when the bits of floats of both
+	// signs wrap around, only differences to the first are multiples of g.
 	if g != 1 {
 		for i := range r {
 			r[i] /= g

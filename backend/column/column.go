@@ -1,9 +1,9 @@
-// Package column encodes the samples of many series of one UTC day as a table:
-// what a table frame of a compacted pack holds. It knows neither labels nor
-// files. Package pack puts zstd around its payloads, writes each distinct
-// timestamp column once and hands it back for decoding, so the streams in here
-// keep bytes of one kind together and bit-pack only what is noise.
-// docs/format/column.md describes the bytes.
+// Package column encodes the samples of many series of one UTC day as a table,
+// which is the payload of a table frame of a compacted pack. It handles neither
+// labels nor files. Package pack compresses the payloads with zstd and stores
+// each distinct timestamp column once. The streams therefore keep bytes of one
+// kind together and bit-pack only numbers that zstd cannot compress.
+// docs/format/column.md specifies the format.
 package column
 
 import (
@@ -13,17 +13,18 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Series is what a frame holds of one series of one UTC day.
+// Series has the samples of one series on one UTC day.
 type Series struct {
-	T          []int64 // times of the float samples, Unix ms, strictly ascending, all in the day
+	T          []int64 // timestamps of the float samples, Unix milliseconds, strictly ascending, all in the day
 	V          []float64
-	Histograms []series.Chunk // native histogram chunks, ascending, kept verbatim
+	Histograms []series.Chunk // native histogram chunks, ascending in time, stored verbatim
 }
 
-// ErrCorrupt is wrapped by errors about bytes that no encoder wrote.
+// ErrCorrupt is wrapped by errors about damaged or otherwise invalid bytes.
 var ErrCorrupt = errors.New("damaged column")
 
-// ErrNewer is wrapped by errors about bytes that a newer version wrote.
+// ErrNewer is wrapped by errors about bytes that a newer version of Pallium
+// wrote.
 var ErrNewer = errors.New("a newer version wrote it")
 
 func corrupt(format string, args ...any) error {
@@ -37,43 +38,48 @@ func newer(format string, args ...any) error {
 const (
 	version = 1
 
-	// padding is how many zero bytes end a payload, so that decoders may load
-	// eight bytes wherever a stream has one left.
+	// padding is the number of zero bytes at the end of a payload. With it,
+	// decoders may load eight bytes at any position within a stream.
 	padding = 8
 
-	// maxInlineTimes is how many bytes of times stand in the frame; more are a
-	// column of their own.
+	// maxInlineTimes is the maximum size in bytes of encoded timestamps that
+	// are stored in the frame; longer ones are a timestamp column outside of
+	// it.
 	maxInlineTimes = 64
 
-	// maxChain is how many series before it a series may need to be decoded.
+	// maxChain is the maximum number of preceding series that must be decoded
+	// to decode a series with codecPrevious.
 	maxChain = 15
 
-	// maxChained is how many samples a series may have that another is coded
-	// against: a Table remembers the integers of one.
+	// maxChained is the maximum number of samples of a series with
+	// codecPrevious and of its predecessor: a Table caches the integers of one
+	// series.
 	maxChained = 1 << 15
 
-	// maxUnproved is how many samples of a series room is made for before it is
-	// known that they can be decoded. One a second all day is fewer.
+	// maxUnproved is the maximum number of samples of a series for which memory
+	// is allocated before they are known to decode. A series with one sample
+	// per second has fewer in a day.
 	maxUnproved = 1 << 17
 
-	maxSeries      = 1 << 16   // in a frame
+	maxSeries      = 1 << 16   // series in a frame
 	maxPayload     = 1 << 30   // bytes
-	maxChunkSample = 1<<16 - 1 // samples of a histogram chunk
+	maxChunkSample = 1<<16 - 1 // samples in a histogram chunk
 )
 
-// codec says how the float values of a series are written.
+// codec is the encoding of a series' float values.
 type codec uint8
 
 const (
-	codecConstant codec = 1 // one value
-	codecDelta    codec = 2 // integers, less the one before
-	codecDoD      codec = 3 // integers, less what the last step leads to expect
-	codecPrevious codec = 4 // as codecDelta, of the difference to the series before
-	codecOffset   codec = 5 // integers, less the first
+	codecConstant codec = 1 // one value for all samples
+	codecDelta    codec = 2 // integers, minus the previous one
+	codecDoD      codec = 3 // integers, minus the extrapolation by the last step (delta of deltas)
+	codecPrevious codec = 4 // codecDelta of the differences to the previous series
+	codecOffset   codec = 5 // integers, minus the first
 )
 
-// rawBits is the exponent of integers that are the bits of the values. Others
-// are values times 10 to the power of the exponent.
+// rawBits is the exponent of integers that are the IEEE 754 bits of the values.
+// With any other exponent, integers are the values times 10 to the power of the
+// exponent.
 const (
 	rawBits     = 127
 	maxExponent = 14

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// decodeAll decodes what encodeAll made and compares it with the series.
+// decodeAll decodes the frames of encodeAll and compares the samples with those
+// of list.
 func decodeAll(t testing.TB, p packed, list []Series) {
 	t.Helper()
 	i := 0
@@ -21,7 +22,7 @@ func decodeAll(t testing.TB, p packed, list []Series) {
 		}
 	}
 	if i != len(list) {
-		t.Fatalf("%d of %d series came back", i, len(list))
+		t.Fatalf("decoded %d series, want %d", i, len(list))
 	}
 }
 
@@ -36,14 +37,14 @@ func sameSeries(t testing.TB, table *Table, k int, times []byte, want *Series) {
 	}
 	ts, vs = ts[1:], vs[1:]
 	if len(ts) != len(want.T) || len(vs) != len(want.V) {
-		t.Fatalf("series %d: %d times and %d values, want %d", k, len(ts), len(vs), len(want.T))
+		t.Fatalf("series %d: %d timestamps and %d values, want %d", k, len(ts), len(vs), len(want.T))
 	}
 	for i := range ts {
 		if ts[i] != want.T[i] {
-			t.Fatalf("series %d: time %d is %d, want %d", k, i, ts[i], want.T[i])
+			t.Fatalf("series %d: timestamp %d = %d, want %d", k, i, ts[i], want.T[i])
 		}
 		if math.Float64bits(vs[i]) != math.Float64bits(want.V[i]) {
-			t.Fatalf("series %d (codec %d): value %d is %v (%x), want %v (%x)", k, table.entries[k].codec, i,
+			t.Fatalf("series %d (codec %d): value %d = %v (%x), want %v (%x)", k, table.entries[k].codec, i,
 				vs[i], math.Float64bits(vs[i]), want.V[i], math.Float64bits(want.V[i]))
 		}
 	}
@@ -62,7 +63,7 @@ func sameSeries(t testing.TB, table *Table, k int, times []byte, want *Series) {
 	for i, h := range hs {
 		w := want.Histograms[i]
 		if h.MinTime != w.MinTime || h.MaxTime != w.MaxTime || h.Samples != w.Samples || h.Encoding != w.Encoding || string(h.Data) != string(w.Data) {
-			t.Fatalf("series %d: histogram chunk %d is %+v, want %+v", k, i, h, w)
+			t.Fatalf("series %d: histogram chunk %d = %+v, want %+v", k, i, h, w)
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// handmade is a series of a frame that no encoder wrote. The numbers of values
-// and times are written below it.
+// handmade is a series in a frame that is written by hand, so that it may be
+// invalid.
 type handmade struct {
 	n          int
 	codec      codec
@@ -49,11 +49,12 @@ func uvarints(v ...uint64) (b []byte) {
 	return b
 }
 
-// evenTimes are n times, a second apart.
+// evenTimes returns n timestamps one second apart.
 func evenTimes(n uint64) []byte { return uvarints(n, 0, timesSteps, 1000, modeSparse, 0, 0, 0) }
 
-// integersOf are values of codecDelta, codecOffset or codecPrevious: exponent 0,
-// divisor 1, first integer 0, no exceptions, a stream of varints with base 0.
+// integersOf returns encoded values for codecDelta, codecOffset or
+// codecPrevious: exponent 0, divisor 1, first integer 0, no exceptions, a
+// stream of varints with base 0.
 func integersOf(zigzags ...uint64) []byte {
 	return uvarints(append([]uint64{0, 1, 0, 0, modeVarint, 0}, zigzags...)...)
 }
@@ -187,7 +188,8 @@ func TestPadding(t *testing.T) {
 	}
 }
 
-// What a few bytes claim is not allocated when the rest of them denies it.
+// TestClaims checks that a few corrupt bytes that claim many samples do not
+// cause a large allocation.
 func TestClaims(t *testing.T) {
 	const day = uint64(series.DayMillis)
 	most := uvarints(day, 0, timesSteps, 1, modeSparse, 0, 0, 0)
@@ -224,7 +226,7 @@ func TestResetForgets(t *testing.T) {
 	}
 	e.Reset(testDay + 1)
 	if _, err := e.Add(&list[1]); err == nil {
-		t.Fatal("times of another day were added after Reset")
+		t.Fatal("Add accepted timestamps of the previous day after Reset")
 	}
 	e.Reset(testDay)
 	if _, err := e.Add(&list[1]); err != nil {
@@ -233,8 +235,8 @@ func TestResetForgets(t *testing.T) {
 	decodeAll(t, packed{frames: [][]byte{e.Append(nil)}, times: p.times[1:2]}, list[1:2])
 }
 
-// A frame of the next day goes on with the buffers of the last, and after very
-// many samples with new ones.
+// TestLongSeries checks that an encoder reuses its buffers for the next frame,
+// except after very many samples.
 func TestLongSeries(t *testing.T) {
 	rng := rand.New(rand.NewPCG(21, 21))
 	s := Series{T: make([]int64, keptSamples+2), V: make([]float64, keptSamples+2)}

@@ -5,27 +5,30 @@ import (
 	"math"
 )
 
-// powers are those of ten that a float holds exactly and exponents need.
+// powers are the powers of ten for all exponents; a float64 represents each
+// exactly.
 var powers = [maxExponent + 1]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14}
 
-// maxInteger bounds scaled integers: below it a float holds every one exactly.
+// maxInteger limits scaled integers: a float64 represents every smaller integer
+// exactly.
 const maxInteger = 1 << 53
 
-// exception is a run of values that the integers do not stand for.
+// exception is a run of equal values that scaled integers cannot represent;
+// bits are those of the value.
 type exception struct {
 	at, n int
 	bits  uint64
 }
 
-// scaler makes integers of floats.
+// scaler converts floats to integers.
 type scaler struct {
-	exponent   int // of the last series, tried first
+	exponent   int // of the last series; used if v has no numbers to derive one from
 	ints       []int64
 	exceptions []exception
 }
 
-// scale sets ints and exceptions to what v is in integers, and returns their
-// exponent. An exception has the integer of the value before.
+// scale converts v to s.ints and s.exceptions, and returns the exponent. At an
+// exception, ints has the integer of the previous value.
 func (s *scaler) scale(v []float64) int {
 	if e, ok := findExponent(v, s.exponent); ok {
 		for range 2 {
@@ -51,8 +54,8 @@ func (s *scaler) scale(v []float64) int {
 	return rawBits
 }
 
-// findExponent looks at some of the values and returns the smallest exponent at
-// which nearly all of them are integers.
+// findExponent returns the smallest exponent with which nearly all of some
+// sampled values are integers.
 func findExponent(v []float64, hint int) (e int, ok bool) {
 	const some = 32
 	n, odd, scaled := min(some, len(v)), 0, 0
@@ -78,7 +81,7 @@ func findExponent(v []float64, hint int) (e int, ok bool) {
 	return e, true
 }
 
-// exponentOf returns the smallest exponent, not below at least, at which f is an
+// exponentOf returns the smallest exponent, at least least, with which f is an
 // integer.
 func exponentOf(f float64, least int) (int, bool) {
 	for e := least; e <= maxExponent; e++ {
@@ -113,7 +116,8 @@ func fromInteger(k int64, e int) float64 {
 	return float64(k) * powers[-e]
 }
 
-// largerExponent returns the exponent that the first exceptions need too.
+// largerExponent returns the smallest exponent, at least e, with which the
+// first exceptions are integers too.
 func (s *scaler) largerExponent(v []float64, e int) int {
 	for _, x := range s.exceptions[:min(len(s.exceptions), 32)] {
 		if m, ok := exponentOf(v[x.at], e); ok {
@@ -161,7 +165,8 @@ func (s *scaler) fill(v []float64, e int) {
 	s.fillFront()
 }
 
-// fillFront gives exceptions at the start the first integer that there is.
+// fillFront sets the integers of exceptions at the start to the first integer
+// after them.
 func (s *scaler) fillFront() {
 	if len(s.exceptions) == 0 || s.exceptions[0].at != 0 {
 		return
@@ -203,12 +208,12 @@ func appendExceptions(dst []byte, list []exception) []byte {
 	return dst
 }
 
-// divisor returns the greatest common divisor of the integers less the first,
-// or 1.
+// divisor returns the greatest common divisor of the differences to the first
+// integer, or 1 if all are 0.
 func divisor(ints []int64) uint64 {
 	g := uint64(0)
 	first := ints[0]
-	// What is not divided is mostly seen from a few.
+	// A few integers are mostly enough to find that the divisor is 1.
 	for i := 1; i < len(ints); i += 1 + len(ints)/16 {
 		if g = gcd(g, magnitude(ints[i]-first)); g == 1 {
 			return 1

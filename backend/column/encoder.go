@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Encoder makes the payload of one frame after the other. It is used by one
+// Encoder encodes the payloads of consecutive frames. It must be used by one
 // goroutine.
 type Encoder struct {
 	day    int64 // first millisecond
@@ -21,19 +21,21 @@ type Encoder struct {
 
 	stream streamWriter
 	times  timesWriter
-	lastT  []int64 // the times that column holds
+	lastT  []int64 // the timestamps in column
 	column []byte
 
 	scaler    scaler
 	choice    chooser
 	residuals []int64
-	// Of the series before, for codecPrevious; before is empty if there are none.
+	// Integers, exponent and chain length of the previous series, for
+	// codecPrevious. before is empty if the next series cannot use them.
 	before   []int64
 	exponent int
 	chain    int
 }
 
-// keptSamples is how many samples the buffers of an encoder are kept for.
+// keptSamples is the capacity in samples above which Append releases the
+// encoder's buffers.
 const keptSamples = 1 << 20
 
 // NewEncoder returns an encoder for the series of a day (days since 1970).
@@ -44,7 +46,8 @@ func NewEncoder(day int64) *Encoder {
 	return e
 }
 
-// Reset drops what was added and begins a frame of another day.
+// Reset discards the added series and starts a frame of another day (days since
+// 1970).
 func (e *Encoder) Reset(day int64) {
 	e.day = day * series.DayMillis
 	e.lastT = e.lastT[:0]
@@ -56,15 +59,15 @@ func (e *Encoder) clear() {
 	e.before, e.chain = e.before[:0], 0
 }
 
-// Len returns how many series were added since the last frame.
+// Len returns the number of series added since the last frame.
 func (e *Encoder) Len() int { return e.series }
 
-// Size returns the length in bytes that the payload has by now.
+// Size returns an upper bound of the payload's current length in bytes.
 func (e *Encoder) Size() int {
 	return 1 + binary.MaxVarintLen32 + len(e.head) + len(e.body) + padding
 }
 
-// Append appends the payload to b. The encoder goes on with an empty frame.
+// Append appends the payload to b and starts an empty frame.
 func (e *Encoder) Append(b []byte) []byte {
 	b = append(b, version)
 	b = binary.AppendUvarint(b, uint64(e.series))
@@ -73,32 +76,32 @@ func (e *Encoder) Append(b []byte) []byte {
 	b = append(b, make([]byte, padding)...)
 	e.clear()
 	if cap(e.residuals) > keptSamples {
-		// Such a series is rare; its buffers are too large to keep for others.
+		// Series this long are rare, and their buffers too large to retain.
 		*e = Encoder{day: e.day}
 		e.times.stream = &e.stream
 	}
 	return b
 }
 
-// Add appends a series. It returns nil when the times stand in the frame, else
-// the timestamp column that the caller must store, once for all series with
-// equal ones, and hand back for decoding; it is valid until the next call. Of an
-// invalid series nothing is added.
+// Add appends a series. It returns nil if the frame contains the timestamps.
+// Otherwise it returns a timestamp column, which is valid until the next call
+// and may be equal for many series. The caller must store it and pass it to
+// Table.AppendFloats. On an error nothing is added.
 func (e *Encoder) Add(s *Series) (times []byte, err error) {
 	if len(s.T) != len(s.V) {
-		return nil, fmt.Errorf("encode a series: it has %d times and %d values", len(s.T), len(s.V))
+		return nil, fmt.Errorf("encode series: it has %d timestamps and %d values", len(s.T), len(s.V))
 	}
 	sameTimes := slices.Equal(s.T, e.lastT)
 	if !sameTimes {
 		if err := e.checkTimes(s.T); err != nil {
-			return nil, fmt.Errorf("encode a series: %w", err)
+			return nil, fmt.Errorf("encode series: %w", err)
 		}
 	}
 	if err := e.checkHistograms(s.Histograms); err != nil {
-		return nil, fmt.Errorf("encode a series: %w", err)
+		return nil, fmt.Errorf("encode series: %w", err)
 	}
 	if e.series == maxSeries {
-		return nil, fmt.Errorf("encode a series: its frame has %d series already", maxSeries)
+		return nil, fmt.Errorf("encode series: its frame already has %d series", maxSeries)
 	}
 	head, body := len(e.head), len(e.body)
 	e.head = binary.AppendUvarint(e.head, uint64(len(s.V)))
@@ -116,7 +119,7 @@ func (e *Encoder) Add(s *Series) (times []byte, err error) {
 	e.addHistograms(s.Histograms)
 	if e.Size() > maxPayload {
 		e.head, e.body, e.before = e.head[:head], e.body[:body], e.before[:0]
-		return nil, fmt.Errorf("encode a series: its frame would pass %d bytes", maxPayload)
+		return nil, fmt.Errorf("encode series: its frame would exceed %d bytes", maxPayload)
 	}
 	e.series++
 	return times, nil
@@ -126,12 +129,12 @@ func (e *Encoder) checkTimes(ts []int64) error {
 	before := e.day - 1
 	for _, t := range ts {
 		if t <= before {
-			return fmt.Errorf("its times do not ascend within the day: %d comes after %d", t, before)
+			return fmt.Errorf("its timestamps do not ascend within the day: %d comes after %d", t, before)
 		}
 		before = t
 	}
 	if before >= e.day+series.DayMillis {
-		return fmt.Errorf("its last time %d is beyond the day", before)
+		return fmt.Errorf("its last timestamp %d is after the end of the day", before)
 	}
 	return nil
 }
@@ -144,10 +147,10 @@ func (e *Encoder) checkHistograms(chunks []series.Chunk) error {
 			return fmt.Errorf("histogram chunk %d has encoding %s", i, c.Encoding)
 		}
 		if c.MinTime <= before || c.MaxTime < c.MinTime || c.MaxTime >= e.day+series.DayMillis {
-			return fmt.Errorf("histogram chunk %d from %d to %d does not follow the one before within the day", i, c.MinTime, c.MaxTime)
+			return fmt.Errorf("histogram chunk %d from %d to %d does not follow the previous chunk within the day", i, c.MinTime, c.MaxTime)
 		}
 		if len(c.Data) < 2 || c.Samples == 0 || c.Samples != int(binary.BigEndian.Uint16(c.Data)) {
-			return fmt.Errorf("histogram chunk %d does not begin with its number of samples, %d", i, c.Samples)
+			return fmt.Errorf("histogram chunk %d does not start with its number of samples, %d", i, c.Samples)
 		}
 		before = c.MaxTime
 	}
@@ -167,8 +170,8 @@ func (e *Encoder) addHistograms(chunks []series.Chunk) {
 	}
 }
 
-// addFloats appends the values v at the times of e.column, which it returns if
-// it is too large for the frame.
+// addFloats appends the values v with the timestamps of e.column. It returns
+// e.column if that is too large for the frame, else nil.
 func (e *Encoder) addFloats(v []float64) (times []byte) {
 	at := len(e.body)
 	c := e.encodeValues(v)

@@ -24,14 +24,14 @@ func FuzzOpen(f *testing.F) {
 		var r timesReader
 		if r.openColumn(times) == nil && r.n < 1<<20 {
 			if n, err := checkTimes(times); err == nil && n != r.n {
-				t.Fatalf("%d times, its head says %d", n, r.n)
+				t.Fatalf("decoded %d timestamps, the header has %d", n, r.n)
 			}
 		}
 	})
 }
 
-// FuzzRoundTrip makes series of any steps and any value bits, of which some are
-// small integers, decimals or the value before.
+// FuzzRoundTrip encodes and decodes series with arbitrary steps and value bits.
+// Some values are small integers, decimals or equal to the previous value.
 func FuzzRoundTrip(f *testing.F) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	for range 10 {

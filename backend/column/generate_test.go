@@ -12,7 +12,7 @@ const (
 	testStart = testDay * series.DayMillis
 )
 
-// class generates groups of neighbouring series: those of one metric.
+// class generates groups of adjacent series, like those of one metric.
 type class struct {
 	name   string
 	series int // in the mix
@@ -20,7 +20,7 @@ type class struct {
 	make   func(rng *rand.Rand, n, group int) [][]float64
 }
 
-// classes is a mix as an average scrape target has it: 738 series.
+// classes is the mix of an average scrape target: 738 series.
 func classes() []class {
 	return []class{
 		{"constants", 120, 40, makeConstants},
@@ -170,7 +170,8 @@ func makeRandom(rng *rand.Rand, n, group int) [][]float64 {
 	})
 }
 
-// generate makes the series of a class in groups, all at the same times.
+// generate returns the series of a class in groups, all with the same
+// timestamps.
 func generate(rng *rand.Rand, c class, ts []int64) []Series {
 	var out []Series
 	for len(out) < c.series {
@@ -181,7 +182,8 @@ func generate(rng *rand.Rand, c class, ts []int64) []Series {
 	return out[:c.series]
 }
 
-// scrapeTimes are times every 15 s of the test day, each late by up to jitter ms.
+// scrapeTimes returns timestamps every 15 s of the test day, each delayed by up
+// to jitter ms.
 func scrapeTimes(rng *rand.Rand, jitter int64) []int64 {
 	ts := make([]int64, 5760)
 	at := testStart + rng.Int64N(15_000-jitter)

@@ -15,7 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// odd are values that do not scale, or only just.
+// odd are values that cannot be scaled to integers, or are near the limits of
+// scaling.
 func odd() []float64 {
 	return []float64{math.Float64frombits(value.StaleNaN), math.NaN(), math.Float64frombits(0x7ff0000000000001),
 		math.Float64frombits(0xfff8000000000123), math.Inf(1), math.Inf(-1), math.Copysign(0, -1), 0,
@@ -24,7 +25,7 @@ func odd() []float64 {
 		0.1, 0.1 + 0.2, 1e-14, 1e-15, 123456.789, math.Pi, -0.5}
 }
 
-// randomSeries makes a series of any length with any kind of values.
+// randomSeries returns a series of random length with random kinds of values.
 func randomSeries(rng *rand.Rand) Series {
 	var s Series
 	n := []int{0, 1, 2, 3, block, block + 1, batchSize, batchSize + 1, 1 + rng.IntN(50), 1 + rng.IntN(3000)}[rng.IntN(10)]
@@ -141,7 +142,7 @@ func TestProperty(t *testing.T) {
 	}
 }
 
-// neighbour makes a series that moves much as another.
+// neighbour returns a series whose values change much like those of another.
 func neighbour(rng *rand.Rand, of Series) Series {
 	s := Series{T: of.T, V: slices.Clone(of.V)}
 	for i := range s.V {
@@ -152,7 +153,7 @@ func neighbour(rng *rand.Rand, of Series) Series {
 	return s
 }
 
-// chained makes series that are coded against each other.
+// chained returns series that are encoded with codecPrevious.
 func chained(t testing.TB) ([]Series, packed) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(5, 5))
@@ -166,7 +167,7 @@ func chained(t testing.TB) ([]Series, packed) {
 	}
 	p := encodeAll(t, list)
 	if len(p.frames) != 1 {
-		t.Fatalf("%d frames", len(p.frames))
+		t.Fatalf("%d frames, want 1", len(p.frames))
 	}
 	return list, p
 }
@@ -182,7 +183,7 @@ func TestChains(t *testing.T) {
 		longest = max(longest, int(e.chain))
 	}
 	if longest != maxChain {
-		t.Errorf("longest chain is %d, want %d", longest, maxChain)
+		t.Errorf("longest chain = %d, want %d", longest, maxChain)
 	}
 	order := rand.New(rand.NewPCG(6, 6)).Perm(len(list))
 	for _, k := range append(order, order[0], order[0]) {
@@ -303,11 +304,11 @@ func TestAddRejects(t *testing.T) {
 	} {
 		e := NewEncoder(testDay)
 		if _, err := e.Add(&s); err == nil {
-			t.Errorf("%s: added", name)
+			t.Errorf("%s: Add succeeded, want an error", name)
 		}
 		good := Series{T: []int64{start}, V: []float64{1}, Histograms: []series.Chunk{ok}}
 		if _, err := e.Add(&good); err != nil || e.Len() != 1 {
-			t.Errorf("%s: %d series and %v after it", name, e.Len(), err)
+			t.Errorf("%s: %d series and error %v after a rejected Add", name, e.Len(), err)
 		}
 		decodeAll(t, packed{frames: [][]byte{e.Append(nil)}, times: [][]byte{nil}}, []Series{good})
 		if e.Len() != 0 {
@@ -353,11 +354,12 @@ func TestNewer(t *testing.T) {
 		}
 	}
 	if _, _, err := table.AppendFloats(0, []byte{1}, nil, nil); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("a column that is not needed: %v", err)
+		t.Errorf("AppendFloats with an unneeded timestamp column: %v", err)
 	}
 }
 
-// Damage of any byte is an error or other samples, and never a panic.
+// TestDamage checks that a damaged byte causes an error or different samples,
+// but never a panic.
 func TestDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(12, 12))
 	var list []Series
@@ -385,13 +387,13 @@ func TestDamage(t *testing.T) {
 				t.Fatal(n)
 			}
 			if _, err := checkTimes(times[:i]); err == nil {
-				t.Fatalf("times of series %d: %d of %d bytes were a column", k, i, len(times))
+				t.Fatalf("timestamps of series %d: the first %d of %d bytes were accepted as a column", k, i, len(times))
 			}
 		}
 	}
 }
 
-// decodeAny decodes all of a payload that may be damaged.
+// decodeAny decodes a whole payload that may be damaged.
 func decodeAny(t testing.TB, payload []byte, times [][]byte) {
 	t.Helper()
 	table, err := Open(payload, testDay)
@@ -414,12 +416,12 @@ func decodeAny(t testing.TB, payload []byte, times [][]byte) {
 			t.Fatal(err)
 		}
 		if err == nil && (len(ts) != table.Floats(k) || len(vs) != len(ts)) {
-			t.Fatalf("series %d: %d times, %d values of %d", k, len(ts), len(vs), table.Floats(k))
+			t.Fatalf("series %d: %d timestamps and %d values, want %d", k, len(ts), len(vs), table.Floats(k))
 		}
 		before := testStart - 1
 		for i, at := range ts {
 			if at <= before || at >= testStart+series.DayMillis {
-				t.Fatalf("series %d: time %d is %d, the one before %d", k, i, at, before)
+				t.Fatalf("series %d: timestamp %d is %d, after %d", k, i, at, before)
 			}
 			before = at
 		}

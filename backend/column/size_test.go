@@ -10,7 +10,8 @@ import (
 
 const testFrame = 64 << 10
 
-// packed is what a caller of the encoder stores.
+// packed has the frames and timestamp columns that a caller of the encoder
+// stores.
 type packed struct {
 	frames  [][]byte
 	columns map[string]bool
@@ -56,7 +57,8 @@ func (p *packed) compressed(z *zstd.Encoder) (n int) {
 	return n
 }
 
-// xorSize is what the series take as Prometheus chunks of 120 samples.
+// xorSize returns the size in bytes of the series as Prometheus chunks of 120
+// samples.
 func xorSize(t testing.TB, list []Series) (n int) {
 	t.Helper()
 	for _, s := range list {

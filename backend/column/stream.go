@@ -5,41 +5,43 @@ import (
 	"math/bits"
 )
 
-// A stream is a run of signed numbers (residuals) whose count the reader knows.
-// It begins with its mode and the base, a number that was taken off all of them.
+// A stream is a sequence of signed numbers (residuals) whose count is stored
+// elsewhere. It starts with its mode and the base, which was subtracted from
+// all numbers.
 const (
 	modeVarint = 0 // zigzag varints
-	modeSparse = 1 // few that are not 0: the gaps between them, then themselves
-	modePacked = 2 // blocks of Rice codes, for noise
+	modeSparse = 1 // few nonzero numbers: the gaps between them, then the numbers
+	modePacked = 2 // blocks of Rice codes, for noise that zstd cannot compress
 )
 
 const (
 	block     = 128 // residuals in a packed block
 	maxLow    = 56  // low bits of a Rice code; with a shift of up to 7 they fit one load
-	maxUnary  = 16  // quotient that says that the number follows as varint
+	maxUnary  = 16  // quotient that marks a number stored as a varint after the block
 	batchSize = 4 * block
 )
 
 func zigzag(v int64) uint64   { return uint64(v<<1) ^ uint64(v>>63) }
 func unzigzag(z uint64) int64 { return int64(z>>1) ^ -int64(z&1) }
 
-// reader decodes a stream batch by batch.
+// reader decodes a stream in batches.
 type reader struct {
-	b        []byte // with padding behind end
+	b        []byte // with padding after end
 	pos, end int
-	mode     byte // of the numbers themselves, so never modeSparse
-	left     int  // numbers still to be decoded, of a sparse stream those not 0
+	mode     byte // mode of the numbers; in a sparse stream, of the nonzero numbers
+	left     int  // numbers still to be decoded; in a sparse stream, nonzero numbers
 	base     int64
 	level    int64 // base of the last packed block
 
 	sparse       bool
-	gaps, gapEnd int // where the gaps stand
+	gaps, gapEnd int // offsets of the next gap and of the end of the gaps
 	gap          int // zeros before the next number
 	buf          [block]int64
 	used, have   int // of buf
 }
 
-// newReader reads the head of a stream of n numbers. b[end:] has padding.
+// open reads the header of a stream of n numbers in b[pos:end]. Padding must
+// follow end.
 func (r *reader) open(b []byte, pos, end, n int) error {
 	r.b, r.pos, r.end, r.left = b, pos, end, n
 	r.sparse, r.level, r.used, r.have = false, 0, 0, 0
@@ -48,7 +50,7 @@ func (r *reader) open(b []byte, pos, end, n int) error {
 	}
 	var ok bool
 	if r.base, ok = r.varint(); !ok {
-		return corrupt("base of a stream")
+		return corrupt("base of a stream is truncated")
 	}
 	if r.mode == modeSparse {
 		return r.openSparse(n)
@@ -58,7 +60,7 @@ func (r *reader) open(b []byte, pos, end, n int) error {
 
 func (r *reader) readMode() error {
 	if r.pos >= r.end {
-		return corrupt("stream without a mode")
+		return corrupt("stream has no mode")
 	}
 	r.mode = r.b[r.pos]
 	r.pos++
@@ -93,8 +95,8 @@ func (r *reader) openSparse(n int) error {
 	return r.nextGap()
 }
 
-// checkCount compares the numbers with the fewest bytes that they may take: a
-// bit each, and more in every block.
+// checkCount compares the count with the minimum size of the numbers, which is
+// one bit each.
 func (r *reader) checkCount() error {
 	if r.left > 8*(r.end-r.pos) {
 		return corrupt("stream of %d numbers in %d bytes", r.left, r.end-r.pos)
@@ -102,13 +104,13 @@ func (r *reader) checkCount() error {
 	return nil
 }
 
-// empty reports whether all numbers that are left are the base.
+// empty reports whether all remaining numbers are equal to the base.
 func (r *reader) empty() bool { return r.sparse && r.left == 0 && r.used == r.have }
 
-// close reports whether the stream ended where it should.
+// close returns an error unless all numbers and exactly all bytes were read.
 func (r *reader) close() error {
 	if r.left != 0 || r.used != r.have || r.pos != r.end || (r.sparse && r.gaps != r.gapEnd) {
-		return corrupt("stream does not end where it should")
+		return corrupt("stream has unread numbers or bytes")
 	}
 	return nil
 }
@@ -137,7 +139,8 @@ func (r *reader) nextGap() error {
 	return nil
 }
 
-// fill decodes len(dst) numbers. That is a multiple of block but in the last call.
+// fill decodes len(dst) numbers, which must be a multiple of block except in
+// the last call.
 func (r *reader) fill(dst []int64) error {
 	if r.sparse {
 		return r.fillSparse(dst)
@@ -286,8 +289,8 @@ func (r *reader) fillPacked(dst []int64, base int64) error {
 	return nil
 }
 
-// readUnary reads the quotients that begin at byte pos, each as zero bits up to
-// a one, and says how many are maxUnary.
+// readUnary reads the quotients at byte pos, each of which is a number of 0
+// bits terminated by a 1 bit, and returns how many are maxUnary.
 func (r *reader) readUnary(q []uint8, pos int) (escapes int, ok bool) {
 	b := r.b[:r.end+padding]
 	at := uint(pos) * 8

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// streamWriter encodes streams; its buffers are used again.
+// streamWriter encodes streams. It reuses its buffers.
 type streamWriter struct {
 	varints []byte
 	packed  []byte
@@ -15,7 +15,7 @@ type streamWriter struct {
 	rest    []int64
 }
 
-// append appends the stream of the residuals r less base. It changes r.
+// append appends the stream of the residuals r with a base. It modifies r.
 func (w *streamWriter) append(dst []byte, r []int64, base int64) []byte {
 	zeros := 0
 	for i := range r {
@@ -52,8 +52,8 @@ func (w *streamWriter) append(dst []byte, r []int64, base int64) []byte {
 	return append(dst, body...)
 }
 
-// dense encodes residuals as varints or packed, whichever will be smaller once
-// zstd has seen it.
+// dense encodes residuals as varints or packed, whichever is estimated to be
+// smaller after compression with zstd.
 func (w *streamWriter) dense(r []int64) (byte, []byte) {
 	w.varints = slices.Grow(w.varints[:0], len(r)+binary.MaxVarintLen64)
 	for _, v := range r {
@@ -76,10 +76,11 @@ func (w *streamWriter) dense(r []int64) (byte, []byte) {
 }
 
 // packedFrom is the number of bits per residual below which packing is not
-// tried: zstd does as well there.
+// tried, because zstd compresses varints as well as packing does.
 const packedFrom = 3
 
-// entropy is about how many bits zstd makes of the bytes: their entropy of order 0.
+// entropy estimates the size in bits of the bytes after compression with zstd:
+// their order-0 entropy.
 func entropy(b []byte) float64 {
 	var counts [256]int
 	for _, c := range b {
@@ -114,7 +115,8 @@ func (w *streamWriter) pack(r []int64) {
 	}
 }
 
-// median is about the middle of the values: that of some of them.
+// median returns the approximate median of the values, computed from at most 31
+// of them.
 func median(r []int64) int64 {
 	var some [31]int64
 	n := min(len(some), len(r))
@@ -129,7 +131,8 @@ func median(r []int64) int64 {
 	return some[n/2]
 }
 
-// riceBits finds the number of low bits with which the codes are shortest.
+// riceBits returns the number of low bits for which the Rice codes are
+// estimated to be shortest.
 func riceBits(z []uint64) uint {
 	var lens [65]int
 	for _, v := range z {
@@ -155,8 +158,8 @@ func riceBits(z []uint64) uint {
 	return best
 }
 
-// appendRice appends the low k bits of all numbers, then all quotients, then
-// those numbers whose quotient is too large.
+// appendRice appends the low k bits of all numbers, then all quotients in
+// unary, then the numbers whose quotient is maxUnary or larger.
 func appendRice(dst []byte, z []uint64, k uint) []byte {
 	mask := uint64(1)<<k - 1
 	acc, n := uint64(0), uint(0)
@@ -205,8 +208,8 @@ func appendBits(dst []byte, acc uint64, n uint) []byte {
 	return dst
 }
 
-// estimate is about how many bits the residuals less base take in a good code:
-// the entropy of their lengths, and the bits below the highest.
+// estimate estimates the encoded size in bits of the residuals minus base: the
+// entropy of their bit lengths, plus the bits below the highest.
 func estimate(r []int64, base int64) float64 {
 	var lens [65]int
 	for _, v := range r {
@@ -221,8 +224,8 @@ func estimate(r []int64, base int64) float64 {
 	return sum
 }
 
-// bestBase returns the base that makes the residuals smallest, 0 or about their
-// median, and the estimate with it.
+// bestBase returns the base with the smaller estimated size, 0 or the
+// approximate median of r, and that size.
 func bestBase(r []int64) (base int64, size float64) {
 	size = estimate(r, 0)
 	m := median(r)

@@ -11,29 +11,30 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Table is the decoded header of a payload. Series are decoded one by one, and
-// fastest in order. It is safe for concurrent use.
+// Table is the decoded header of a payload. Series are decoded when they are
+// read; reading them in order is fastest. It is safe for concurrent use.
 type Table struct {
 	b          []byte
 	day        int64 // first millisecond
 	entries    []entry
 	histograms []histogramPlace
 
-	// last has the integers of the series that was decoded last, if the one
-	// behind it wants them. Whoever works with them takes them out.
+	// last has the integers of the last decoded series if the next series needs
+	// them. A goroutine takes them out while it uses them.
 	last atomic.Pointer[integers]
 }
 
-// entry is what the header says of a series. Positions are in the payload.
+// entry is the header of a series. times, values and valuesEnd are offsets in
+// the payload.
 type entry struct {
 	n             int // float samples
 	codec         codec
-	chain         uint8 // series before it that it needs
+	chain         uint8 // number of preceding series that must be decoded first
 	times, timesN uint32
 	values        uint32
 	valuesEnd     uint32
-	histogram     uint32 // first of its histogram chunks
-	histograms    uint32 // how many
+	histogram     uint32 // position of its first histogram chunk in Table.histograms
+	histograms    uint32 // number of its histogram chunks
 }
 
 type histogramPlace struct {
@@ -42,14 +43,14 @@ type histogramPlace struct {
 	at, n    uint32
 }
 
-// integers are those of series i.
+// integers has the integers of series i.
 type integers struct {
 	i int
 	x []int64
 }
 
-// Open decodes the header of a payload of the given day. The payload must not
-// be changed while the table is used.
+// Open decodes the header of a payload; day is in days since 1970. The payload
+// must not be modified while the table is in use.
 func Open(payload []byte, day int64) (*Table, error) {
 	if len(payload) == 0 {
 		return nil, corrupt("empty payload")
@@ -85,7 +86,7 @@ type header struct {
 	bad bool
 }
 
-// uvarint reads a number up to most.
+// uvarint reads a number of at most most.
 func (h *header) uvarint(most uint64) uint64 {
 	v, ok := h.r.uvarint()
 	if !ok || v > most {
@@ -104,7 +105,8 @@ func (h *header) byte() byte {
 	return h.r.b[h.r.pos-1]
 }
 
-// readEntry reads the header of series i; lengths stand where positions will.
+// readEntry reads the header of series i. It sets lengths, which place replaces
+// with offsets.
 func (h *header) readEntry(i int) error {
 	e := &h.t.entries[i]
 	e.n = int(h.uvarint(uint64(series.DayMillis)))
@@ -156,17 +158,18 @@ func (h *header) readFloats(i int) error {
 		return nil
 	}
 	if i == 0 || e.n > maxChained {
-		return corrupt("series %d has none to differ from", i)
+		return corrupt("series %d has codec previous, but is the first or too long", i)
 	}
 	before := &h.t.entries[i-1]
 	if before.n != e.n || before.codec == codecConstant || before.chain >= maxChain {
-		return corrupt("series %d cannot differ from the one before", i)
+		return corrupt("series %d has codec previous, but its predecessor cannot be one", i)
 	}
 	e.chain = before.chain + 1
 	return nil
 }
 
-// place turns the lengths of what follows the header into positions.
+// place replaces the lengths of values and histogram chunks by their offsets in
+// the payload.
 func (h *header) place(pos, end int) error {
 	for i := range h.t.entries {
 		e := &h.t.entries[i]
@@ -184,22 +187,23 @@ func (h *header) place(pos, end int) error {
 		}
 	}
 	if pos != end {
-		return corrupt("payload has %d bytes too many", end-pos)
+		return corrupt("payload has %d excess bytes", end-pos)
 	}
 	return nil
 }
 
-// Len returns how many series the table has.
+// Len returns the number of series in the table.
 func (t *Table) Len() int { return len(t.entries) }
 
-// Floats returns how many float samples series i has.
+// Floats returns the number of float samples of series i.
 func (t *Table) Floats(i int) int { return t.entries[i].n }
 
-// NeedsTimes reports whether the times of series i stand in a column.
+// NeedsTimes reports whether the timestamps of series i are in a timestamp
+// column outside of the table.
 func (t *Table) NeedsTimes(i int) bool { return t.entries[i].n > 0 && t.entries[i].timesN == 0 }
 
-// Histograms returns the native histogram chunks of series i. Their data points
-// into the payload.
+// Histograms returns the native histogram chunks of series i. Their data refers
+// to the payload's memory.
 func (t *Table) Histograms(i int) ([]series.Chunk, error) {
 	e := &t.entries[i]
 	if e.histograms == 0 {
@@ -219,13 +223,13 @@ func (t *Table) Histograms(i int) ([]series.Chunk, error) {
 	return out, nil
 }
 
-// AppendFloats appends times (Unix ms) and values of series i. times is its
-// timestamp column if it needs one, else nil. On an error the slices are
-// returned as they came.
+// AppendFloats appends timestamps (Unix milliseconds) and values of series i.
+// times is its timestamp column if NeedsTimes, else nil. On an error it returns
+// the slices unchanged.
 func (t *Table) AppendFloats(i int, times []byte, ts []int64, vs []float64) ([]int64, []float64, error) {
 	e := &t.entries[i]
 	if (times != nil) != t.NeedsTimes(i) {
-		return ts, vs, corrupt("series %d does not have its times where they should be", i)
+		return ts, vs, corrupt("series %d has timestamps both in the table and in a column, or in neither", i)
 	}
 	if e.n == 0 {
 		return ts, vs, nil
@@ -238,7 +242,7 @@ func (t *Table) AppendFloats(i int, times []byte, ts []int64, vs []float64) ([]i
 		err = tr.open(t.b, int(e.times), int(e.times+e.timesN))
 	}
 	if err == nil && tr.n != e.n {
-		err = corrupt("%d values at %d times", e.n, tr.n)
+		err = corrupt("%d values at %d timestamps", e.n, tr.n)
 	}
 	if err == nil && e.n > maxUnproved {
 		err = t.prove(e, tr)
@@ -260,9 +264,9 @@ func (t *Table) AppendFloats(i int, times []byte, ts []int64, vs []float64) ([]i
 	return ts, vs, nil
 }
 
-// prove decodes times and values for nothing but their errors. A few bytes can
-// stand for a day of samples, so that it costs little to claim as many; what
-// cannot be decoded is found out before there is room for it.
+// prove decodes timestamps and values only to check them. A few bytes can
+// encode a day of samples, so a corrupt count could make AppendFloats allocate
+// much memory; this finds the corruption first.
 func (t *Table) prove(e *entry, times timesReader) error {
 	if err := times.drain(); err != nil {
 		return err

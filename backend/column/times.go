@@ -6,13 +6,13 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// How the times of a column continue after the first.
+// Modes of a timestamp column: the encoding of the timestamps after the first.
 const (
-	timesSteps = 0 // each step less the one before
-	timesGrid  = 1 // each time less its place on an even grid
+	timesSteps = 0 // each step minus the previous one
+	timesGrid  = 1 // each timestamp minus its position on an even grid
 )
 
-// timesWriter encodes timestamp columns; its buffers are used again.
+// timesWriter encodes timestamp columns. It reuses its buffers.
 type timesWriter struct {
 	stream *streamWriter
 	r      []int64
@@ -20,7 +20,8 @@ type timesWriter struct {
 	steps  [sampled]int64
 }
 
-// append appends the times ts, which are valid, without padding.
+// append appends the encoded timestamps ts, without padding. The caller has
+// validated ts; start is the first millisecond of the day.
 func (w *timesWriter) append(dst []byte, ts []int64, start int64) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(ts)))
 	dst = binary.AppendUvarint(dst, uint64(ts[0]-start))
@@ -69,25 +70,26 @@ type timesReader struct {
 	n      int
 	read   int
 	mode   byte
-	last   int64 // offset in the day
+	last   int64 // milliseconds from the start of the day
 	step   int64
 	grid   int64
 	stream reader
 }
 
-// open reads the head of a column that stands in b[pos:end]; padding follows it.
+// open reads the header of the timestamp column in b[pos:end], which padding
+// must follow.
 func (r *timesReader) open(b []byte, pos, end int) error {
 	in := &r.stream
 	in.b, in.pos, in.end = b, pos, end
 	n, ok1 := in.uvarint()
 	start, ok2 := in.uvarint()
 	if !ok1 || !ok2 || n == 0 || n > uint64(series.DayMillis) || start >= uint64(series.DayMillis) {
-		return corrupt("head of a timestamp column")
+		return corrupt("header of a timestamp column")
 	}
 	r.n, r.read, r.last, r.grid, r.mode = int(n), 0, int64(start), int64(start), timesSteps
 	if n == 1 {
 		if in.pos != end {
-			return corrupt("timestamp column of one time has %d bytes too many", end-in.pos)
+			return corrupt("timestamp column of one timestamp has %d excess bytes", end-in.pos)
 		}
 		return nil
 	}
@@ -107,7 +109,8 @@ func (r *timesReader) open(b []byte, pos, end int) error {
 	return in.open(b, in.pos, end, r.n-1)
 }
 
-// openColumn reads the head of a timestamp column that stands alone.
+// openColumn reads the header of a timestamp column that is stored outside of a
+// frame.
 func (r *timesReader) openColumn(column []byte) error {
 	end := len(column) - padding
 	if end < 0 || binary.BigEndian.Uint64(column[end:]) != 0 {
@@ -116,8 +119,9 @@ func (r *timesReader) openColumn(column []byte) error {
 	return r.open(column, 0, end)
 }
 
-// fill decodes len(dst) times as Unix milliseconds. That is a multiple of block
-// but in the last call, and one more in the first.
+// fill decodes len(dst) timestamps as Unix milliseconds; day is the first
+// millisecond of the day. Except in the last call, len(dst) must be a multiple
+// of block, plus one in the first call.
 func (r *timesReader) fill(dst []int64, day int64) error {
 	if r.read == 0 {
 		dst[0] = r.last + day
@@ -141,7 +145,7 @@ func (r *timesReader) fill(dst []int64, day int64) error {
 		step += d
 		t += step
 		if uint64(step-1) >= uint64(series.DayMillis) || t >= series.DayMillis {
-			return corrupt("times do not ascend within their day")
+			return corrupt("timestamps do not ascend within their day")
 		}
 		dst[i] = t + day
 	}
@@ -153,7 +157,7 @@ func (r *timesReader) fillEven(dst []int64, day int64) error {
 	r.read += len(dst)
 	last := r.last + int64(len(dst))*r.step
 	if last >= series.DayMillis {
-		return corrupt("times do not ascend within their day")
+		return corrupt("timestamps do not ascend within their day")
 	}
 	t := r.last + day
 	for i := range dst {
@@ -170,7 +174,7 @@ func (r *timesReader) fillGrid(dst []int64, day int64) error {
 		at += r.step
 		t := at + d
 		if t <= before || t >= series.DayMillis {
-			return corrupt("times do not ascend within their day")
+			return corrupt("timestamps do not ascend within their day")
 		}
 		before = t
 		dst[i] = t + day
@@ -186,7 +190,7 @@ func (r *timesReader) close() error {
 	return r.stream.close()
 }
 
-// drain decodes all times for nothing but their errors.
+// drain decodes all timestamps only to check them.
 func (r *timesReader) drain() error {
 	var buf [1 + batchSize]int64
 	dst := buf[:]

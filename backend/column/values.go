@@ -8,25 +8,25 @@ import (
 
 func inSeries(i int, err error) error { return fmt.Errorf("series %d of a table: %w", i, err) }
 
-// integerReader decodes the integers of a series batch by batch.
+// integerReader decodes the integers of a series in batches.
 type integerReader struct {
 	codec    codec
 	exponent int
 	g        int64
 	first    int64
-	at       int64 // of y, which is (x - first) / g; of x less the series before
+	at       int64 // last (x - first) / g; for codecPrevious, last x minus the previous series' x
 	step     int64
 	stream   reader
 }
 
-// decode decodes the values of a series that is not constant: its integers to x
-// unless that is nil, its values to dst unless that is nil. For codecPrevious x
-// holds the integers of the series before.
+// decode decodes a series that is not constant: its integers to x and its
+// values to dst, unless those are nil. For codecPrevious, x must contain the
+// integers of the previous series.
 func (t *Table) decode(e *entry, x []int64, dst []float64) error {
 	var r integerReader
 	r.codec = e.codec
 	if x == nil && e.codec == codecPrevious {
-		return corrupt("nothing to differ from")
+		return corrupt("codec previous without a previous series")
 	}
 	exceptions, err := r.open(t.b, int(e.values), int(e.valuesEnd), e.n)
 	if err != nil {
@@ -69,8 +69,8 @@ func (t *Table) decode(e *entry, x []int64, dst []float64) error {
 	return readExceptions(t.b[exceptions:e.valuesEnd], dst)
 }
 
-// open reads all that stands before the stream, and returns where the exceptions
-// begin.
+// open reads the fields before the stream, and returns the offset of the
+// exceptions.
 func (r *integerReader) open(b []byte, pos, end, n int) (exceptions int, err error) {
 	in := &r.stream
 	if pos >= end {
@@ -85,7 +85,7 @@ func (r *integerReader) open(b []byte, pos, end, n int) (exceptions int, err err
 	first, ok2 := in.varint()
 	exceptions = in.pos
 	if !ok1 || !ok2 || g == 0 || !r.skipExceptions() {
-		return 0, corrupt("head of the values")
+		return 0, corrupt("header of the values")
 	}
 	r.g, r.first = int64(g), first
 	if r.codec == codecDoD {
@@ -114,8 +114,8 @@ func (r *integerReader) skipExceptions() bool {
 	return true
 }
 
-// readExceptions puts the exceptions that b begins with in their places; their
-// lengths were seen before.
+// readExceptions sets the exceptions at the start of b in dst. skipExceptions
+// has checked their lengths.
 func readExceptions(b []byte, dst []float64) error {
 	count, k := binary.Uvarint(b)
 	b = b[k:]
@@ -125,7 +125,7 @@ func readExceptions(b []byte, dst []float64) error {
 		more, k := binary.Uvarint(b)
 		b = b[k:]
 		if skip >= uint64(len(dst)) || more >= uint64(len(dst))-skip {
-			return corrupt("exception behind the last value")
+			return corrupt("exception after the last value")
 		}
 		v := math.Float64frombits(binary.BigEndian.Uint64(b))
 		b = b[8:]
@@ -138,7 +138,7 @@ func readExceptions(b []byte, dst []float64) error {
 	return nil
 }
 
-// sum turns residuals into integers.
+// sum converts residuals to integers.
 func (r *integerReader) sum(b []int64) {
 	g, first, at := r.g, r.first, r.at
 	switch r.codec {
@@ -172,7 +172,8 @@ func (r *integerReader) sum(b []int64) {
 	r.at = at
 }
 
-// addBefore turns residuals into integers by those of the series before.
+// addBefore converts residuals of codecPrevious to integers; before has the
+// integers of the previous series.
 func (r *integerReader) addBefore(b, before []int64) {
 	before = before[:len(b)]
 	at := r.at
@@ -183,7 +184,7 @@ func (r *integerReader) addBefore(b, before []int64) {
 	r.at = at
 }
 
-// toFloats turns integers into values.
+// toFloats converts integers to values.
 func toFloats(dst []float64, x []int64, exponent int) {
 	dst = dst[:len(x)]
 	switch {

@@ -8,8 +8,8 @@ import (
 )
 
 // AppendXOR decodes a float chunk of Prometheus (chunkenc.EncXOR) and appends
-// its times (Unix ms) and values. On an error the slices are returned as they
-// came.
+// its timestamps (Unix milliseconds) and values. On an error it returns the
+// slices unchanged.
 func AppendXOR(data []byte, ts []int64, vs []float64) ([]int64, []float64, error) {
 	if len(data) < 2 {
 		return ts, vs, corrupt("XOR chunk of %d bytes", len(data))
@@ -26,16 +26,16 @@ func AppendXOR(data []byte, ts []int64, vs []float64) ([]int64, []float64, error
 	return ts, vs, nil
 }
 
-// xorBits is where a reader of bits stands: n of the upper bits of w are still
-// to be read, the byte at pos follows them.
+// xorBits is the position of a bit reader: the upper n bits of w are unread,
+// and the next bits are in the byte at pos.
 type xorBits struct {
 	pos int
 	w   uint64
 	n   uint
 }
 
-// load makes n at least 56, or all bits that are left. Below them w has either
-// bits that will be loaded again or, at the end, zeros.
+// load fills w so that n is at least 56, or all remaining bits. The lower bits
+// of w are bits that will be loaded again or, at the end, zeros.
 func load(b []byte, r xorBits) xorBits {
 	if r.pos+8 > len(b) {
 		return loadLast(b, r)
@@ -55,7 +55,7 @@ func loadLast(b []byte, r xorBits) xorBits {
 	return r
 }
 
-// take returns the next m bits, 1 to 64.
+// take reads the next m bits, 1 to 64.
 func take(b []byte, r xorBits, m uint) (after xorBits, v uint64, ok bool) {
 	if m > 32 {
 		if r = load(b, r); r.n < 32 {
@@ -75,8 +75,9 @@ func take(b []byte, r xorBits, m uint) (after xorBits, v uint64, ok bool) {
 	return r, v, true
 }
 
-// takeChange returns by how much a step differs from the one before. r stands at
-// the prefix, which is not 0, and has 24 bits unless the stream ends.
+// takeChange reads the difference between a step and the previous one. r is at
+// the prefix, which is not 0, and has at least 24 bits loaded unless the stream
+// ends.
 func takeChange(b []byte, r xorBits) (xorBits, int64, bool) {
 	if r.w>>62 == 0b10 && r.n >= 16 {
 		v := int64(r.w << 2 >> 50)
@@ -117,11 +118,12 @@ func takeChange(b []byte, r xorBits) (xorBits, int64, bool) {
 	return r, v, true
 }
 
-// decodeXOR decodes len(ts) samples, at least one. The first is a varint and a
-// whole value; the second begins with the step to it as varint; later ones with
-// what the step has changed by. Values are XORed with the one before: a 0 bit
-// when they are equal; 10 and the bits of the same window as last time; or 11,
-// the zeros before a new window (5 bits), its width (6 bits) and its bits.
+// decodeXOR decodes len(ts) samples, at least one. The first sample is its
+// timestamp as a varint and its value in 64 bits. The second starts with the
+// step to it as a varint, later ones with the change of the step. Values are
+// XORed with the previous value: a 0 bit if they are equal; 10 and the bits in
+// the previous window; or 11, the leading zeros of a new window (5 bits), its
+// width (6 bits) and its bits.
 func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 	t, v, b, ok := firstXOR(b)
 	if !ok {
@@ -140,7 +142,7 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 	width, shift := uint(64), uint(0) // of the window
 	vs = vs[:len(ts)]
 	for i := 1; ; {
-		// The value, with 13 bits loaded unless the stream ends.
+		// The value. r has at least 13 bits loaded unless the stream ends.
 		t += step
 		if r.n == 0 {
 			return false
@@ -158,7 +160,7 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 		if i++; i == len(ts) {
 			return true
 		}
-		// The step of the next sample.
+		// The step to the next sample.
 		if r = load(b, r); r.n == 0 {
 			return false
 		}
@@ -188,7 +190,7 @@ func decodeXOR(b []byte, ts []int64, vs []float64) bool {
 	}
 }
 
-// firstXOR reads the first sample, and returns what comes after it.
+// firstXOR reads the first sample and returns the remaining bytes.
 func firstXOR(b []byte) (t int64, v uint64, rest []byte, ok bool) {
 	t, k := binary.Varint(b)
 	if k <= 0 || len(b) < k+8 {
@@ -197,14 +199,15 @@ func firstXOR(b []byte) (t int64, v uint64, rest []byte, ok bool) {
 	return t, binary.BigEndian.Uint64(b[k:]), b[k+8:], true
 }
 
-// drop takes n bits away.
+// drop skips n bits.
 func (r xorBits) drop(n uint) xorBits {
 	r.w <<= n
 	r.n -= n
 	return r
 }
 
-// repeat writes samples of one value and step, and returns the time of the last.
+// repeat writes samples with the same value and step, and returns the timestamp
+// of the last.
 func repeat(ts []int64, vs []float64, t, step int64, v float64) int64 {
 	for i := range ts {
 		t += step
@@ -213,7 +216,7 @@ func repeat(ts []int64, vs []float64, t, step int64, v float64) int64 {
 	return t
 }
 
-// refill loads bits when there are fewer than n.
+// refill loads more bits if fewer than n are loaded.
 func refill(b []byte, r xorBits, n uint) xorBits {
 	if r.n < n {
 		return load(b, r)
@@ -221,8 +224,9 @@ func refill(b []byte, r xorBits, n uint) xorBits {
 	return r
 }
 
-// takeValue returns what a value is XORed with, and the window it was in. r has
-// 13 bits unless the stream ends, the first of them 1.
+// takeValue reads the XOR of a value with the previous value, and returns it
+// with width and shift of its window. r is at the control bits, the first of
+// which is 1, and has at least 13 bits loaded unless the stream ends.
 func takeValue(b []byte, r xorBits, width, shift uint) (xorBits, uint64, uint, uint, bool) {
 	control := uint(2)
 	if r.w>>62 == 0b11 {
@@ -231,7 +235,7 @@ func takeValue(b []byte, r xorBits, width, shift uint) (xorBits, uint64, uint, u
 		if width = uint(r.w >> 51 & 63); width == 0 {
 			width = 64
 		}
-		// Of a window that is too wide Prometheus' decoder keeps no bit.
+		// Prometheus' decoder shifts out all bits of a window that is too wide.
 		if shift = 64 - zeros - width; zeros+width > 64 {
 			shift = 64
 		}

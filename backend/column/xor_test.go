@@ -9,15 +9,15 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-// sameAsPrometheus compares AppendXOR with Prometheus' decoder: the same samples
-// or an error from both. Prometheus' decoder makes up bits for a number that the
-// end of the chunk cuts; AppendXOR may not.
+// sameAsPrometheus compares AppendXOR with Prometheus' decoder: both must
+// return the same samples or an error. The exception is a number truncated by
+// the end of the chunk, for which Prometheus' decoder makes up bits.
 func sameAsPrometheus(t testing.TB, data []byte, it chunkenc.Iterator) chunkenc.Iterator {
 	t.Helper()
 	ts, vs, err := AppendXOR(data, []int64{5}, []float64{6})
 	if len(data) < 2 {
 		if err == nil {
-			t.Fatalf("%d bytes were a chunk", len(data))
+			t.Fatalf("AppendXOR accepted a chunk of %d bytes", len(data))
 		}
 		return it
 	}
@@ -30,23 +30,23 @@ func sameAsPrometheus(t testing.TB, data []byte, it chunkenc.Iterator) chunkenc.
 	for it.Next() != chunkenc.ValNone {
 		wt, wv := it.At()
 		if err == nil && (ts[i] != wt || math.Float64bits(vs[i]) != math.Float64bits(wv)) {
-			t.Fatalf("sample %d of %x is (%d, %x), want (%d, %x)", i-1, data, ts[i], math.Float64bits(vs[i]), wt, math.Float64bits(wv))
+			t.Fatalf("sample %d of %x = (%d, %x), want (%d, %x)", i-1, data, ts[i], math.Float64bits(vs[i]), wt, math.Float64bits(wv))
 		}
 		i++
 	}
 	if err != nil && it.Err() == nil {
 		longer := append(append([]byte(nil), data...), make([]byte, 20*c.NumSamples())...)
 		if _, _, err := AppendXOR(longer, nil, nil); err != nil {
-			t.Fatalf("%x: error %v, Prometheus has none", data, err)
+			t.Fatalf("%x: error %v, but none from Prometheus", data, err)
 		}
 	} else if (it.Err() == nil) != (err == nil) {
-		t.Fatalf("%x: error %v, Prometheus has %v", data, err, it.Err())
+		t.Fatalf("%x: error %v, Prometheus' error %v", data, err, it.Err())
 	}
 	if err != nil {
 		i = 1
 	}
 	if len(ts) != i || len(vs) != i || ts[0] != 5 || vs[0] != 6 {
-		t.Fatalf("%x: %d times and %d values, want %d", data, len(ts), len(vs), i)
+		t.Fatalf("%x: %d timestamps and %d values, want %d", data, len(ts), len(vs), i)
 	}
 	return it
 }
@@ -80,7 +80,7 @@ func TestAppendXOR(t *testing.T) {
 	}
 }
 
-// randomXOR is a chunk with steps and values of every size.
+// randomXOR returns a chunk with steps and values of every size.
 func randomXOR(rng *rand.Rand) []byte {
 	c := chunkenc.NewXORChunk()
 	app, err := c.Appender()
