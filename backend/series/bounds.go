@@ -5,33 +5,36 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// Bounds of samples that hold for every tenant, whatever its limits: what lies
-// within them can be kept by every format and given back by every reader.
-// docs/format/bounds.md lists all bounds and says what each is derived from.
+// Bounds of samples that apply to every tenant, independent of its limits:
+// every format can store and every reader can return samples within them.
+// docs/format/bounds.md lists all bounds and their derivations.
 const (
-	// MaxTime is the last timestamp, the end of the year 2261: PromQL's engine
-	// computes in nanoseconds, for which an int64 has room until April 2262.
+	// MaxTime is the maximum timestamp in Unix milliseconds, the end of the
+	// year 2261: PromQL's engine computes in nanoseconds, which overflow an
+	// int64 in April 2262.
 	MaxTime = int64(9_214_646_399_999)
 
-	// MaxHistogramParts bounds the buckets, the spans and the custom bounds of one
-	// native histogram, each. A histogram then takes less than half of a chunk.
+	// MaxHistogramParts is the maximum number of buckets, of spans and of
+	// custom bounds of a native histogram. Within it, a histogram takes less
+	// than half of MaxChunkBytes.
 	MaxHistogramParts = 1 << 14
 
 	// MaxChunkBytes is the size in bytes at which a chunk is cut. Only native
 	// histograms reach it.
 	MaxChunkBytes = 1 << 20
 
-	// MaxWindowChunks is how many chunks the samples of one series may begin in a
-	// window. An ordinary series begins four.
+	// MaxWindowChunks is the maximum number of chunks that the samples of one
+	// series may start in a window. An ordinary series starts four.
 	MaxWindowChunks = 10_000
 
-	// LateChunks is what an out-of-order sample costs of MaxWindowChunks: it may
-	// split a chunk when it is merged with the others.
+	// LateChunks is the number of chunks that an out-of-order sample counts
+	// against MaxWindowChunks: it may split a chunk when it is merged with the
+	// other samples.
 	LateChunks = 2
 )
 
-// Parts counts buckets, spans and custom bounds of a native histogram. A float
-// has none.
+// Parts returns the numbers of buckets, spans and custom bounds of a native
+// histogram, or zeros for a float.
 func (s *Sample) Parts() (buckets, spans, bounds int) {
 	switch {
 	case s.H != nil:
@@ -42,9 +45,9 @@ func (s *Sample) Parts() (buckets, spans, bounds int) {
 	return 0, 0, 0
 }
 
-// Continues reports whether a sample surely goes into the chunk of the one
-// before it, which is nil when it is not known. It does not look at the size of
-// the chunk or at boundaries of time.
+// Continues reports whether the encoder is certain to append s to the chunk of
+// the previous sample prev, which is nil if unknown. It ignores cuts by the
+// size of the chunk and at sub-chunk boundaries.
 func Continues(prev, s *Sample) bool {
 	if prev == nil || prev.kind() != s.kind() {
 		return false
@@ -58,9 +61,9 @@ func Continues(prev, s *Sample) bool {
 	return true
 }
 
-// continues is Continues for two histograms of one kind, by the rules of
-// Prometheus' appenders: a change of layout is no reason for a new chunk unless
-// a bucket that was used is gone.
+// continues is Continues for two histograms of one kind. It follows the rules
+// of Prometheus' appenders: a change of the bucket layout does not start a new
+// chunk unless a used bucket is missing.
 func continues(prev, h *histogram.FloatHistogram) bool {
 	gauge := h.CounterResetHint == histogram.GaugeType
 	switch {
@@ -74,7 +77,8 @@ func continues(prev, h *histogram.FloatHistogram) bool {
 	case gauge:
 		return true
 	}
-	// Beyond 2^53 a float does not tell whether a count of an integer fell.
+	// Beyond 2^53, integer counts converted to float64 do not show whether the
+	// count decreased.
 	const exact = 1 << 53
 	if h.Count >= exact || h.Count < prev.Count || h.ZeroCount < prev.ZeroCount {
 		return false
@@ -83,8 +87,8 @@ func continues(prev, h *histogram.FloatHistogram) bool {
 		grows(prev.NegativeSpans, prev.NegativeBuckets, h.NegativeSpans, h.NegativeBuckets)
 }
 
-// grows reports whether no bucket of b is below the one of a with its index. One
-// that is not there is 0.
+// grows reports whether no bucket of b is smaller than the bucket of a with the
+// same index. A missing bucket counts as 0.
 func grows(a []histogram.Span, av []float64, b []histogram.Span, bv []float64) bool {
 	ai, bi := buckets{spans: a}, buckets{spans: b}
 	bOK := bi.next()
@@ -96,19 +100,19 @@ func grows(a []histogram.Span, av []float64, b []histogram.Span, bv []float64) b
 		if bOK && bi.index == ai.index {
 			count = bv[bi.at]
 		}
-		if !(av[ai.at] <= count) { // NaN, too
+		if !(av[ai.at] <= count) { // also true for NaN
 			return false
 		}
 	}
 	return true
 }
 
-// buckets steps through the indexes of the buckets of spans.
+// buckets iterates over the bucket indexes of spans.
 type buckets struct {
 	spans []histogram.Span
-	used  uint32 // of the first span
+	used  uint32 // number of visited buckets of the first span
 	index int64
-	at    int // place in the list of counts
+	at    int // position in the list of counts
 	begun bool
 }
 

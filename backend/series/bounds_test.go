@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// TestContinues holds Continues against the encoder: it never promises that a
-// sample goes on in a chunk when the encoder begins another one.
+// TestContinues compares Continues with the encoder: it must not return true
+// for a sample with which the encoder starts a new chunk.
 func TestContinues(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 1))
 	promised := 0
@@ -24,18 +24,18 @@ func TestContinues(t *testing.T) {
 			t.Fatal(err)
 		}
 		if says && len(chunks) > 1 {
-			t.Fatalf("%s: Continues promises one chunk, the encoder makes %d", text, len(chunks))
+			t.Fatalf("%s: Continues is true, but the encoder made %d chunks", text, len(chunks))
 		}
 		if says {
 			promised++
 		}
 	}
 	if promised < 1000 {
-		t.Errorf("only %d of 20,000 pairs continue: the test shows little", promised)
+		t.Errorf("only %d of 20,000 pairs continue, too few for a meaningful test", promised)
 	}
 }
 
-// randomSample makes samples that often go on in one chunk and often do not.
+// randomSample returns samples that often continue a chunk and often do not.
 func randomSample(rng *rand.Rand, at int64) Sample {
 	kind := rng.IntN(8)
 	if kind == 0 {
@@ -71,8 +71,8 @@ func randomSample(rng *rand.Rand, at int64) Sample {
 	return Sample{T: at, H: h}
 }
 
-// TestChunksAreCutByBytes: the encoder cuts histogram chunks at MaxChunkBytes and
-// gives back what went in.
+// TestChunksAreCutByBytes checks that the encoder cuts histogram chunks at
+// MaxChunkBytes and that the samples can be read back.
 func TestChunksAreCutByBytes(t *testing.T) {
 	for _, float := range []bool{false, true} {
 		rng := rand.New(rand.NewPCG(5, 5))
@@ -96,11 +96,11 @@ func TestChunksAreCutByBytes(t *testing.T) {
 		for _, c := range chunks {
 			n += c.Samples
 			if len(c.Data) > MaxChunkBytes*3/2 {
-				t.Errorf("float=%v: chunk of %d bytes and %d samples, want them cut at %d", float, len(c.Data), c.Samples, MaxChunkBytes)
+				t.Errorf("float=%v: chunk has %d bytes and %d samples, want a cut at %d bytes", float, len(c.Data), c.Samples, MaxChunkBytes)
 			}
 		}
 		if n != len(in) || len(chunks) > 12 {
-			t.Errorf("float=%v: %d samples in %d chunks, want %d in few", float, n, len(chunks), len(in))
+			t.Errorf("float=%v: %d samples in %d chunks, want %d samples in few chunks", float, n, len(chunks), len(in))
 		}
 	}
 }

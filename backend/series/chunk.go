@@ -11,20 +11,21 @@ import (
 // Chunk is an encoded, immutable run of samples of one series: of a window or
 // less in Prometheus' own chunk encodings, or of a day in a column.
 type Chunk struct {
-	// Of the first and last sample, Unix milliseconds, inclusive; of a column
-	// they may be up to a minute wider at each end.
+	// MinTime and MaxTime are the times of the first and last sample in Unix
+	// milliseconds. For a column the range may be up to a minute wider at each
+	// end.
 	MinTime, MaxTime int64
 	Samples          int
-	Encoding         chunkenc.Encoding // EncNone with a Column
-	Data             []byte            // not to be changed
+	Encoding         chunkenc.Encoding // EncNone if Column is set
+	Data             []byte            // must not be modified
 	Column           Column            // instead of Data
 }
 
-// Overlaps reports whether the chunk may hold a sample in [mint, maxt].
+// Overlaps reports whether the chunk may contain samples in [mint, maxt].
 func (c *Chunk) Overlaps(mint, maxt int64) bool { return c.MinTime <= maxt && c.MaxTime >= mint }
 
-// WithChunks is a series and its chunks, as ingesters and the store answer it.
-// Chunks are in any order and may overlap; Iterator makes one run of them.
+// WithChunks is a series and its chunks, as returned by ingesters and the
+// store. Chunks are in any order and may overlap; Iterator merges them.
 type WithChunks struct {
 	Labels labels.Labels
 	Chunks []Chunk
@@ -32,8 +33,8 @@ type WithChunks struct {
 
 // ChunkBuilder encodes samples, given in ascending order of time, into chunks
 // that are cut at sub-chunk boundaries, at a change of the sample type, at
-// MaxChunkSamples and at MaxChunkBytes. All of it depends on the samples alone,
-// so replicas cut at the same places. The zero value is ready.
+// MaxChunkSamples and at MaxChunkBytes. The cuts depend only on the samples, so
+// replicas cut at the same samples. The zero value is ready to use.
 type ChunkBuilder struct {
 	open     chunkenc.Chunk
 	app      chunkenc.Appender
@@ -41,8 +42,9 @@ type ChunkBuilder struct {
 	done     []Chunk
 }
 
-// Add appends a sample. Its time must be above that of the last one. The sample's
-// histogram may be changed: the encoder adjusts its spans to the chunk's.
+// Add appends a sample. Its timestamp must be greater than that of the previous
+// sample. Add may modify the sample's histogram: the encoder adjusts its spans
+// to those of the chunk.
 func (b *ChunkBuilder) Add(s *Sample) error {
 	switch {
 	case s.H != nil:
@@ -53,7 +55,7 @@ func (b *ChunkBuilder) Add(s *Sample) error {
 	return b.AddFloat(s.T, s.V)
 }
 
-// AddFloat is Add for a float, and the path of nearly all samples.
+// AddFloat is Add for a float. Nearly all samples take this path.
 func (b *ChunkBuilder) AddFloat(t int64, v float64) error {
 	if b.mustCut(t, chunkenc.EncXOR) {
 		if err := b.begin(chunkenc.NewXORChunk(), t); err != nil {
@@ -65,21 +67,21 @@ func (b *ChunkBuilder) AddFloat(t int64, v float64) error {
 	return nil
 }
 
-// mustCut reports whether a sample at t of the encoding needs a new chunk.
+// mustCut reports whether a sample at t with encoding e needs a new chunk.
 func (b *ChunkBuilder) mustCut(t int64, e chunkenc.Encoding) bool {
 	return b.open == nil || t >= SubChunkStart(b.min)+SubChunkMillis ||
 		b.open.Encoding() != e || b.open.NumSamples() >= MaxChunkSamples
 }
 
-// full reports whether the open chunk has MaxChunkBytes. Floats do not ask: they
-// reach MaxChunkSamples first.
+// full reports whether the open chunk has reached MaxChunkBytes. AddFloat does
+// not call it: floats reach MaxChunkSamples first.
 func (b *ChunkBuilder) full() bool { return len(b.open.Bytes()) >= MaxChunkBytes }
 
 func (b *ChunkBuilder) begin(c chunkenc.Chunk, t int64) error {
 	b.Cut()
 	app, err := c.Appender()
 	if err != nil {
-		return fmt.Errorf("begin a chunk: %w", err)
+		return fmt.Errorf("start chunk: %w", err)
 	}
 	b.open, b.app, b.min, b.max = c, app, t, t
 	return nil
@@ -111,11 +113,11 @@ func (b *ChunkBuilder) addFloatHistogram(s *Sample) error {
 	return b.appended(s.T, c, recoded, app, err)
 }
 
-// appended follows what a histogram appender did: nothing but append, or recode
-// the chunk to a new bucket layout, or begin a new chunk.
+// appended updates the builder after a histogram appender has appended to the
+// open chunk, re-encoded it with a new bucket layout, or started a new chunk.
 func (b *ChunkBuilder) appended(t int64, c chunkenc.Chunk, recoded bool, app chunkenc.Appender, err error) error {
 	if err != nil {
-		return fmt.Errorf("append a histogram: %w", err)
+		return fmt.Errorf("append histogram: %w", err)
 	}
 	if c != nil {
 		first := b.min
@@ -149,7 +151,8 @@ func (b *ChunkBuilder) Open() (min int64, e chunkenc.Encoding, ok bool) {
 	return b.min, b.open.Encoding(), true
 }
 
-// OpenBytes is the size of the open chunk.
+// OpenBytes returns the size in bytes of the open chunk; 0 without an open
+// chunk.
 func (b *ChunkBuilder) OpenBytes() int {
 	if b.open == nil {
 		return 0
@@ -157,19 +160,19 @@ func (b *ChunkBuilder) OpenBytes() int {
 	return len(b.open.Bytes())
 }
 
-// OpenCap is the capacity of the open chunk's buffer; 0 without an open chunk. It
-// is asked once for every series of a push.
+// OpenCap returns the capacity in bytes of the open chunk's buffer; 0 without
+// an open chunk. It is called once for every series of a push.
 func (b *ChunkBuilder) OpenCap() int {
 	switch c := b.open.(type) {
 	case nil:
 		return 0
-	case *chunkenc.XORChunk: // nearly all are, and the call is inlined
+	case *chunkenc.XORChunk: // nearly all chunks, and the call is inlined
 		return cap(c.Bytes())
 	}
 	return cap(b.open.Bytes())
 }
 
-// View returns the open chunk, valid until the next sample is added.
+// View returns the open chunk, which is valid until the next sample is added.
 func (b *ChunkBuilder) View() (Chunk, bool) {
 	if b.open == nil || b.open.NumSamples() == 0 {
 		return Chunk{}, false
@@ -177,7 +180,7 @@ func (b *ChunkBuilder) View() (Chunk, bool) {
 	return Chunk{MinTime: b.min, MaxTime: b.max, Samples: b.open.NumSamples(), Encoding: b.open.Encoding(), Data: b.open.Bytes()}, true
 }
 
-// Snapshot returns a copy of the open chunk that later samples do not change.
+// Snapshot returns a copy of the open chunk.
 func (b *ChunkBuilder) Snapshot() (Chunk, bool) {
 	c, ok := b.View()
 	c.Data = append(make([]byte, 0, len(c.Data)), c.Data...)
@@ -203,7 +206,7 @@ func Encode(samples []Sample) ([]Chunk, error) {
 }
 
 // Normalize returns chunks with the same samples in ascending order without
-// overlaps. Chunks that already are so are returned as they are.
+// overlaps. Chunks that already have these properties are returned unchanged.
 func Normalize(chunks []Chunk) ([]Chunk, error) {
 	chunks = DropCopies(chunks)
 	if !overlapping(chunks) {

@@ -7,17 +7,17 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-// Column is the floats of a chunk in a form that is none of Prometheus': the
-// long-term store's. It is decoded as a whole when the chunk is read. Columns
-// are compared by ==, so an implementation is a pointer.
+// Column has the floats of a chunk in the encoding of the long-term store,
+// which is not one of Prometheus'. It is decoded as a whole when the chunk is
+// read. Columns are compared with ==, so implementations must be pointers.
 type Column interface {
-	// AppendTo appends all samples, ascending in time. It may be called at the
-	// same time from many goroutines.
+	// AppendTo appends all samples, ascending in time. It is safe for
+	// concurrent use.
 	AppendTo(ts []int64, vs []float64) ([]int64, []float64, error)
 }
 
-// columnIterator reads decoded floats. Its arrays are used again for the next
-// column.
+// columnIterator iterates over the decoded floats of a column. It reuses its
+// slices for the next column.
 type columnIterator struct {
 	ts  []int64
 	vs  []float64
@@ -56,8 +56,8 @@ func (c *columnIterator) AtT() int64           { return c.ts[c.i] }
 func (c *columnIterator) AtST() int64          { return 0 }
 func (c *columnIterator) Err() error           { return c.err }
 
-// A column has floats only; the engine never asks for a histogram after
-// ValFloat.
+// AtHistogram and AtFloatHistogram are never called: a column has only floats,
+// for which Next and Seek return ValFloat.
 func (c *columnIterator) AtHistogram(*histogram.Histogram) (int64, *histogram.Histogram) {
 	return c.AtT(), nil
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-// floats is a Column over plain arrays.
+// floats is a Column of plain slices.
 type floats struct {
 	ts  []int64
 	vs  []float64
@@ -20,8 +20,8 @@ func (f *floats) AppendTo(ts []int64, vs []float64) ([]int64, []float64, error) 
 	return append(ts, f.ts...), append(vs, f.vs...), f.err
 }
 
-// TestColumnChunks compares iterating and seeking over columns, XOR chunks and
-// mixtures of them with the samples that went in.
+// TestColumnChunks iterates and seeks over columns, XOR chunks and mixtures of
+// them, and compares the samples with the original ones.
 func TestColumnChunks(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for round := range 300 {
@@ -84,7 +84,7 @@ func checkColumns(t *testing.T, what string, samples []Sample, chunks []Chunk, m
 			return
 		}
 		if ts, v := it.At(); i >= len(want) || ts != want[i].T || v != want[i].V {
-			t.Fatalf("%s: sample %d is %d %v (seek %v), want %+v", what, i, ts, v, seek, want[min(i, len(want)-1)])
+			t.Fatalf("%s: sample %d = %d %v (seek %v), want %+v", what, i, ts, v, seek, want[min(i, len(want)-1)])
 		}
 	}
 }
@@ -103,7 +103,7 @@ func TestColumnError(t *testing.T) {
 		}
 		it = Iterator(chunks, nil)
 		if vt := it.Seek(7); vt != chunkenc.ValNone || !errors.Is(it.Err(), broken) {
-			t.Errorf("%s: seek gives %v, error %v", name, vt, it.Err())
+			t.Errorf("%s: Seek = %v, error %v", name, vt, it.Err())
 		}
 	}
 }

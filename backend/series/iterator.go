@@ -11,15 +11,16 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-// Iterator returns the samples of the chunks in ascending order of time, one
-// for each timestamp, by the rule of Wins. It reorders chunks. reuse may be an
-// iterator that it returned before and that is no longer in use.
+// Iterator returns the samples of the chunks in ascending order of time. Of
+// several samples with the same timestamp it returns the one that Wins. It
+// reorders chunks. reuse may be an iterator returned earlier that is no longer
+// in use.
 func Iterator(chunks []Chunk, reuse chunkenc.Iterator) chunkenc.Iterator {
 	return IteratorBetween(chunks, math.MinInt64, math.MaxInt64, reuse)
 }
 
-// IteratorBetween is Iterator for the samples in [mint, maxt]: chunks are cut
-// at fixed times, queries are not.
+// IteratorBetween is Iterator for the samples in [mint, maxt] (Unix
+// milliseconds, inclusive).
 func IteratorBetween(chunks []Chunk, mint, maxt int64, reuse chunkenc.Iterator) chunkenc.Iterator {
 	chunks = DropCopies(chunks)
 	if !overlapping(chunks) {
@@ -40,7 +41,8 @@ func IteratorBetween(chunks []Chunk, mint, maxt int64, reuse chunkenc.Iterator) 
 	return m
 }
 
-// SeekTo returns the sample of an iterator at t, which it has not passed.
+// SeekTo returns the sample at t, or false if there is none. The iterator must
+// not be past t.
 func SeekTo(it chunkenc.Iterator, t int64) (Sample, bool, error) {
 	var s Sample
 	vt := it.Seek(t)
@@ -50,8 +52,8 @@ func SeekTo(it chunkenc.Iterator, t int64) (Sample, bool, error) {
 	return *sampleAt(it, vt, &s), true, nil
 }
 
-// DropCopies sorts chunks by time, in place, and leaves one of those that are the same
-// byte for byte, as replicas and a chunk that is just being sealed are.
+// DropCopies sorts chunks by time, in place, and removes duplicates, which
+// replicas and a seal in progress produce. Duplicates are equal byte for byte.
 func DropCopies(chunks []Chunk) []Chunk {
 	if len(chunks) < 2 {
 		return chunks
@@ -65,8 +67,9 @@ func DropCopies(chunks []Chunk) []Chunk {
 	if !slices.IsSortedFunc(chunks, byTime) {
 		slices.SortStableFunc(chunks, byTime)
 	}
-	// Not slices.CompactFunc, which clears what is behind the kept ones: the
-	// caller may read its chunks again, and what stays there are copies.
+	// Not slices.CompactFunc, which clears the elements after the result: the
+	// caller may read its whole slice again, whose tail then has only
+	// duplicates.
 	kept := chunks[:1]
 	for i := range chunks[1:] {
 		if c := &chunks[i+1]; !sameChunk(c, &kept[len(kept)-1]) {
@@ -89,7 +92,7 @@ func overlapping(sorted []Chunk) bool {
 	return false
 }
 
-// lanes deals sorted chunks into runs that do not overlap.
+// lanes distributes sorted chunks over lists of chunks that do not overlap.
 func lanes(sorted []Chunk) [][]Chunk {
 	var out [][]Chunk
 next:
@@ -105,19 +108,19 @@ next:
 	return out
 }
 
-// concatIterator reads chunks that follow one another, from mint to maxt. It is
-// the inner loop of every query: Next makes one call below it for nearly every
-// sample.
+// concatIterator iterates over consecutive chunks, from mint to maxt. It is in
+// the inner loop of every query: for nearly every sample, Next makes only one
+// further call.
 type concatIterator struct {
 	chunks     []Chunk
 	mint, maxt int64
 	i          int // of the chunk that cur reads
 	cur        chunkenc.Iterator
-	edge       bool // the chunk reaches beyond maxt: its samples must be looked at
+	edge       bool // the chunk ends after maxt: the times of its samples must be checked
 	valid      chunkenc.ValueType
 	err        error
 
-	// One of each kind, so that reading many chunks allocates once.
+	// A chunk and an iterator of each encoding, reused to avoid allocations.
 	xor   *chunkenc.XORChunk
 	hist  *chunkenc.HistogramChunk
 	fhist *chunkenc.FloatHistogramChunk
@@ -137,7 +140,7 @@ func (c *concatIterator) reset(chunks []Chunk, mint, maxt int64) {
 	c.i, c.cur, c.valid, c.err = -1, nil, chunkenc.ValNone, nil
 }
 
-// enter begins to read chunk i, or ends the iterator behind the last one.
+// enter starts to read chunk i, or ends the iterator after the last one.
 func (c *concatIterator) enter(i int) bool {
 	c.i = i
 	if i >= len(c.chunks) {
@@ -174,7 +177,7 @@ func (c *concatIterator) enter(i int) bool {
 		c.fhistIt = c.fhist.Iterator(c.fhistIt)
 		c.cur = c.fhistIt
 	default:
-		c.cur, c.err = nil, fmt.Errorf("chunk encoding %d is not known", ch.Encoding)
+		c.cur, c.err = nil, fmt.Errorf("unknown chunk encoding %d", ch.Encoding)
 		return false
 	}
 	return true
@@ -185,7 +188,7 @@ func (c *concatIterator) Next() chunkenc.ValueType {
 		if c.valid = c.cur.Next(); c.valid != chunkenc.ValNone && !c.edge {
 			return c.valid
 		}
-		return c.settle()
+		return c.advance()
 	}
 	if c.i >= 0 || c.err != nil || !c.enter(0) {
 		c.i = len(c.chunks)
@@ -195,9 +198,9 @@ func (c *concatIterator) Next() chunkenc.ValueType {
 	return c.seekWithin(c.mint)
 }
 
-// settle moves on from what cur's last step gave: to the next chunk behind the
-// end of one, to the end behind maxt.
-func (c *concatIterator) settle() chunkenc.ValueType {
+// advance completes a step of cur: at the end of a chunk it moves to the next
+// one, after maxt to the end.
+func (c *concatIterator) advance() chunkenc.ValueType {
 	for c.valid == chunkenc.ValNone {
 		if c.err = c.cur.Err(); c.err != nil {
 			c.cur = nil
@@ -215,20 +218,20 @@ func (c *concatIterator) settle() chunkenc.ValueType {
 	return c.valid
 }
 
-// seekWithin steps to the first sample at or after t from the chunk that was
-// just entered or is being read.
+// seekWithin steps to the first sample at or after t, starting in the current
+// chunk.
 func (c *concatIterator) seekWithin(t int64) chunkenc.ValueType {
 	if c.cur == &c.column {
 		if c.valid = c.column.Seek(t); c.valid != chunkenc.ValNone && !c.edge {
 			return c.valid
 		}
-		if c.settle() == chunkenc.ValNone || c.cur.AtT() >= t {
+		if c.advance() == chunkenc.ValNone || c.cur.AtT() >= t {
 			return c.valid
 		}
 	}
 	for {
 		if c.valid = c.cur.Next(); c.valid == chunkenc.ValNone || c.edge {
-			if c.settle() == chunkenc.ValNone {
+			if c.advance() == chunkenc.ValNone {
 				return chunkenc.ValNone
 			}
 		}
@@ -273,11 +276,11 @@ func (c *concatIterator) Err() error  { return c.err }
 // over the lanes is faster than a heap.
 type mergeIterator struct {
 	lanes   []*concatIterator
-	types   []chunkenc.ValueType // where each lane stands; ValNone = exhausted
+	types   []chunkenc.ValueType // type of each lane's current sample; ValNone = exhausted
 	current int                  // lane of the current sample, -1 before the first
 	started bool
-	// switched is true when the sample before came from another lane: then what
-	// a histogram says of a counter reset does not hold.
+	// switched is true if the previous sample came from another lane: the
+	// counter reset hint of a histogram is not valid then.
 	switched bool
 	err      error
 }
@@ -322,8 +325,8 @@ func (m *mergeIterator) Seek(t int64) chunkenc.ValueType {
 	return m.choose()
 }
 
-// choose makes the lane with the smallest time current; at a tie the sample
-// that wins.
+// choose makes the lane with the smallest timestamp current, or of several the
+// one whose sample wins.
 func (m *mergeIterator) choose() chunkenc.ValueType {
 	last, best, bestT := m.current, -1, int64(math.MaxInt64)
 	for i, l := range m.lanes {

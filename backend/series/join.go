@@ -6,8 +6,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// CheckCount returns the error of a query that selects n series when the tenant's
-// max_query_series of that moment is most; 0 is no limit.
+// CheckCount returns an error if a query selects n series and the tenant's
+// limit max_query_series, most, is smaller; 0 means no limit.
 func CheckCount(n, most int) error {
 	if most > 0 && n > most {
 		return limits.MaxQuerySeries.ExceededAt(int64(most), limits.More)
@@ -15,28 +15,30 @@ func CheckCount(n, most int) error {
 	return nil
 }
 
-// Memory is what a read takes its memory from.
+// Memory is the memory budget of a read. Take returns an error if n bytes are
+// not available.
 type Memory interface {
 	Take(n int64) error
 }
 
-// Joiner brings the chunks of a series together, wherever they come from, within
-// the limit and the memory of a read. It is not safe for concurrent use.
+// Joiner joins the chunks of each series from several sources, within the
+// series limit and the memory budget of a read. It is not safe for concurrent
+// use.
 type Joiner struct {
-	most     int // series; 0 is no limit
+	most     int // maximum number of series; 0 = no limit
 	memory   Memory
 	out      []WithChunks
 	byHash   map[uint64][]int32
 	admitted map[uint64]struct{} // hashes
 }
 
-// NewJoiner returns a joiner of at most so many series; 0 is no limit.
+// NewJoiner returns a Joiner of at most most series; 0 means no limit.
 func NewJoiner(most int, memory Memory) *Joiner {
 	return &Joiner{most: most, memory: memory, byHash: map[uint64][]int32{}}
 }
 
-// Add joins chunks, which are there already, to the series, whose labels' hash is
-// given.
+// Add joins chunks that are already in memory to a series. hash is the hash of
+// its labels.
 func (j *Joiner) Add(ls labels.Labels, hash uint64, chunks []Chunk) error {
 	if err := j.memory.Take(SelectedBytes(ls, len(chunks))); err != nil {
 		return err
@@ -52,9 +54,9 @@ func (j *Joiner) Add(ls labels.Labels, hash uint64, chunks []Chunk) error {
 	return nil
 }
 
-// Admit counts a series toward the limit, and what it and so many chunks take
-// toward the memory, before its chunks are fetched and given to Join. Whether one is
-// counted already is told by the hash of its labels alone.
+// Admit counts a series toward the limit, and the memory of it and its chunks
+// toward the budget, before its chunks are fetched and passed to Join. Series
+// with equal hashes of their labels are counted once.
 func (j *Joiner) Admit(ls labels.Labels, chunks int) error {
 	if err := j.memory.Take(SelectedBytes(ls, chunks)); err != nil {
 		return err
@@ -69,7 +71,7 @@ func (j *Joiner) Admit(ls labels.Labels, chunks int) error {
 	return CheckCount(len(j.admitted), j.most)
 }
 
-// Join joins chunks to a series that was admitted.
+// Join joins chunks to an admitted series.
 func (j *Joiner) Join(ls labels.Labels, chunks []Chunk) {
 	hash := ls.Hash()
 	if i := j.find(ls, hash); i >= 0 {
@@ -79,7 +81,7 @@ func (j *Joiner) Join(ls labels.Labels, chunks []Chunk) {
 	j.append(ls, hash, chunks)
 }
 
-// find returns the place of a series in out; -1 if it has none.
+// find returns the position of a series in out, or -1.
 func (j *Joiner) find(ls labels.Labels, hash uint64) int {
 	for _, i := range j.byHash[hash] {
 		if labels.Equal(j.out[i].Labels, ls) {
@@ -94,15 +96,16 @@ func (j *Joiner) append(ls labels.Labels, hash uint64, chunks []Chunk) {
 	j.out = append(j.out, WithChunks{Labels: ls, Chunks: chunks})
 }
 
-// Series returns what was joined, sorted by labels. The joiner is not used any more.
+// Series returns the joined series, sorted by labels. The Joiner must not be
+// used afterwards.
 func (j *Joiner) Series() []WithChunks {
 	Sort(j.out)
 	return j.out
 }
 
-// Merge joins two lists that are sorted by labels, and may have series in common,
-// into one of at most so many series; 0 is no limit. The lists are not used any
-// more.
+// Merge merges two lists that are sorted by labels and may have series in
+// common. It returns an error if the result has more than most series; 0 means
+// no limit. The lists must not be used afterwards.
 func Merge(a, b []WithChunks, most int) ([]WithChunks, error) {
 	if len(a) == 0 {
 		a, b = b, a

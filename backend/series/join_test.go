@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// budget is so much memory.
+// budget is a Memory with a number of bytes.
 type budget struct{ left int64 }
 
 var errNoMemory = errors.New("no memory")
@@ -29,10 +29,10 @@ func plenty() *budget { return &budget{1 << 40} }
 
 func named(i int) labels.Labels { return labels.FromStrings("__name__", fmt.Sprintf("m%02d", i)) }
 
-// at is a chunk that is known by its time.
+// at returns a chunk that is identified by its time.
 func at(t int64) []Chunk { return []Chunk{{MinTime: t, MaxTime: t}} }
 
-// joinedText is a list of series and the times of their chunks.
+// joinedText returns the series and the times of their chunks as text.
 func joinedText(list []WithChunks) string {
 	s := ""
 	for _, w := range list {
@@ -45,8 +45,9 @@ func joinedText(list []WithChunks) string {
 	return s
 }
 
-// TestJoin joins series in any order, in each of the ways; the result is sorted, each
-// series is there once, with its chunks in the order in which they came.
+// TestJoin joins series in random order with each of the functions: the result
+// must be sorted and have each series once, with its chunks in the order of the
+// calls.
 func TestJoin(t *testing.T) {
 	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
@@ -82,7 +83,8 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// TestSameHash: the hash finds a series, its labels are what it is.
+// TestSameHash checks that series with equal hashes but different labels are
+// not joined.
 func TestSameHash(t *testing.T) {
 	j := NewJoiner(0, plenty())
 	for i, n := range []int{1, 2, 1, 2, 2} {
@@ -91,13 +93,13 @@ func TestSameHash(t *testing.T) {
 		}
 	}
 	if got := joinedText(j.Series()); got != "m01 0 2; m02 1 3 4; " {
-		t.Errorf("joined %s", got)
+		t.Errorf("Series = %s", got)
 	}
 }
 
-// TestJoinLimits: as many series as the limit are joined in each of the ways, with
-// any number of chunks; one more is the error of the limit. Without memory there is
-// none of either.
+// TestJoinLimits checks that each of the functions joins as many series as the
+// limit, with any number of chunks, and returns the error of the limit for one
+// more; and that it returns an error if the memory budget is exhausted.
 func TestJoinLimits(t *testing.T) {
 	list := func(n int) (out []WithChunks) {
 		for i := range n {
@@ -146,23 +148,23 @@ func TestJoinLimits(t *testing.T) {
 			err := do(tt.n, tt.most, plenty())
 			var exceeded *limits.Exceeded
 			if (err == nil) != tt.ok || !tt.ok && (!errors.As(err, &exceeded) || !exceeded.Of(limits.MaxQuerySeries)) {
-				t.Errorf("%s: %d series of at most %d: %v", how, tt.n, tt.most, err)
+				t.Errorf("%s: %d series with a limit of %d: error %v", how, tt.n, tt.most, err)
 			}
 		}
 	}
 	for _, how := range []string{"Add", "Admit"} {
 		need := 2 * 3 * SelectedBytes(named(0), 1)
 		if err := ways[how](3, 0, &budget{need}); err != nil {
-			t.Errorf("%s with enough memory: %v", how, err)
+			t.Errorf("%s with enough memory: error %v", how, err)
 		}
 		if err := ways[how](3, 0, &budget{need - 1}); !errors.Is(err, errNoMemory) {
-			t.Errorf("%s without memory: %v", how, err)
+			t.Errorf("%s without memory: error %v", how, err)
 		}
 	}
 }
 
-// TestMergeLeavesChunks: chunks of a list that another selection holds as well are
-// not overwritten.
+// TestMergeLeavesChunks checks that Merge does not overwrite chunks in a list
+// that another selection also uses.
 func TestMergeLeavesChunks(t *testing.T) {
 	a := []WithChunks{{Labels: named(1), Chunks: slices.Clip(at(1))}}
 	first, err := Merge(a, []WithChunks{{Labels: named(1), Chunks: at(2)}}, 0)
@@ -170,6 +172,6 @@ func TestMergeLeavesChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if joinedText(first) != "m01 1 2; " || joinedText(a) != "m01 1; " {
-		t.Errorf("merged %s, the list is %s", joinedText(first), joinedText(a))
+		t.Errorf("Merge changed its input to %s, want %s", joinedText(first), joinedText(a))
 	}
 }

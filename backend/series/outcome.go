@@ -5,42 +5,47 @@ import (
 	"slices"
 )
 
-// maxOffenders is how many rejected series an answer names.
+// maxOffenders is the maximum number of rejected series that a response names
+// per reason.
 const maxOffenders = 5
 
-// Rejection counts what was rejected of a request for one reason.
+// Rejection counts the samples of a request that were rejected for one reason.
 type Rejection struct {
-	Reason    string   // stable, for metrics: "series_limit", "too_old", ...
-	Message   string   // for people: names the limit, its value and what to do
-	Samples   int      // how many samples were rejected for it
-	Offenders []string // the first few series rejected
+	Reason    string   // value of the label reason of metrics: "max_active_series", "malformed_series", ...
+	Message   string   // for the sender: names the limit, its value and what to do
+	Samples   int      // number of rejected samples
+	Offenders []string // the first rejected series, at most maxOffenders
 }
 
-// Outcome is what became of a write request: what was kept, and what was
-// rejected and why. Rejections are the sender's to mend; they are not errors.
+// Outcome is the result of a write request: the numbers of accepted samples,
+// and the rejected samples with reasons. Rejections are caused by the sender's
+// data; they are not errors of Pallium.
 type Outcome struct {
 	Samples, Histograms, Exemplars int
 	Rejections                     []Rejection
-	// Deduplicated counts what was dropped because another replica of the sender is
-	// heard: no rejection, and nothing to mend.
+	// Deduplicated counts samples dropped because another HA replica of the
+	// sender is elected. They are not rejections; the sender need not do
+	// anything.
 	Deduplicated Counts
-	// Charged is what the request costs beside its samples, in samples.
+	// Charged is the cost of the request in addition to its samples, in
+	// samples.
 	Charged int
-	// Entries says which entries of the request the rejected samples are of, as far
-	// as an ingester rejected them.
+	// Entries has the positions of the rejected samples that were rejected by
+	// an ingester.
 	Entries []EntryRejection
-	// Repeats says of which entries samples were there already, as far as an ingester
-	// knows. Such samples count as kept.
+	// Repeats has the entries with duplicate samples, which an ingester
+	// detected. Such samples count as accepted.
 	Repeats []EntryRepeats
-	// Created are the positions, ascending, of the request's entries that an
-	// ingester accepted as series it did not know.
+	// Created has the positions, ascending, of the request's entries that an
+	// ingester accepted as new series.
 	Created []int
 }
 
 // Counts are samples by type.
 type Counts struct{ Samples, Histograms, Exemplars int }
 
-// EntryRejection is what was rejected of one entry of a request for one reason.
+// EntryRejection has the samples of one entry of a request that were rejected
+// for one reason.
 type EntryRejection struct {
 	Entry   int // its position in the request
 	Reason  string
@@ -48,19 +53,22 @@ type EntryRejection struct {
 	Places  []uint32 // positions of the rejected samples in the entry, ascending; nil: all
 }
 
-// EntryRepeats counts the samples of an entry at whose time the series had one.
+// EntryRepeats counts the duplicate samples of an entry: the series already had
+// a sample at the same timestamp.
 type EntryRepeats struct {
 	Entry           int // its position in the request
-	Same, Different int // values
+	Same, Different int // duplicates with the same value, and with a different one
 }
 
-// RejectEntry is Reject for all samples of the request's entry at a position.
+// RejectEntry is Reject for all samples of the entry at position entry of the
+// request.
 func (o *Outcome) RejectEntry(entry int, reason, message string, samples int, offender func() string) {
 	o.Reject(reason, message, samples, offender)
 	o.Entries = append(o.Entries, EntryRejection{Entry: entry, Reason: reason, Message: message})
 }
 
-// RejectSample is Reject for one sample of the request's entry at a position.
+// RejectSample is Reject for the sample at position place of the entry at
+// position entry of the request.
 func (o *Outcome) RejectSample(entry, place int, reason, message string, offender func() string) {
 	o.Reject(reason, message, 1, offender)
 	if n := len(o.Entries); n == 0 || o.Entries[n-1].Entry != entry || o.Entries[n-1].Reason != reason {
@@ -70,20 +78,21 @@ func (o *Outcome) RejectSample(entry, place int, reason, message string, offende
 	e.Places = append(e.Places, uint32(place))
 }
 
-// Repeat counts samples of an entry that were there already.
+// Repeat counts duplicate samples of an entry; see EntryRepeats.
 func (o *Outcome) Repeat(entry, same, different int) {
 	if same+different > 0 {
 		o.Repeats = append(o.Repeats, EntryRepeats{Entry: entry, Same: same, Different: different})
 	}
 }
 
-// Reject counts samples rejected for a reason. offender is asked for the text of
-// the series only while the answer still has room for it.
+// Reject counts samples rejected for a reason. It calls offender for the text
+// of the series only while fewer than maxOffenders are recorded.
 func (o *Outcome) Reject(reason, message string, samples int, offender func() string) {
 	o.Rejections = Reject(o.Rejections, reason, message, samples, offender)
 }
 
-// Reject is Outcome.Reject for a list of rejections, which it returns.
+// Reject is Outcome.Reject for a list of rejections. It returns the updated
+// list.
 func Reject(list []Rejection, reason, message string, samples int, offender func() string) []Rejection {
 	i := rejectionFor(list, reason)
 	if i < 0 {
@@ -98,12 +107,13 @@ func Reject(list []Rejection, reason, message string, samples int, offender func
 	return list
 }
 
-// rejectionFor is the position of the rejections for a reason; -1 when there are none.
+// rejectionFor returns the position of the rejection with a reason, or -1.
 func rejectionFor(list []Rejection, reason string) int {
 	return slices.IndexFunc(list, func(r Rejection) bool { return r.Reason == reason })
 }
 
-// Add joins the outcome of another part of the same request.
+// Add adds the counts and rejections of another part of the same request. It
+// does not add Deduplicated, Charged, Entries, Repeats and Created.
 func (o *Outcome) Add(p Outcome) {
 	o.Samples += p.Samples
 	o.Histograms += p.Histograms
@@ -121,7 +131,7 @@ func (o *Outcome) Add(p Outcome) {
 	}
 }
 
-// String is the text of the rejections, one a line; empty when nothing was
+// String returns the text of the rejections, one per line; empty if nothing was
 // rejected.
 func (o *Outcome) String() string {
 	var b []byte

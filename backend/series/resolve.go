@@ -8,14 +8,14 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// Wins reports whether a is kept when a and b stand at the same timestamp of
-// the same series.
+// Wins reports whether a is stored and b discarded when a series has both at
+// the same timestamp.
 func Wins(a, b *Sample) bool { return Compare(a, b) > 0 }
 
 // Compare orders the values of two samples at the same timestamp of the same
-// series; the larger one is kept. The order depends on the values alone and not
-// on the order in which they arrive, so all replicas and all levels of storage
-// keep the same one. Its keys, in this order:
+// series; the larger one is stored. The order depends only on the values, not
+// on the order of arrival, so all replicas and all levels of storage choose the
+// same one. Its keys, in this order:
 //
 //   - a value beats a staleness marker; staleness markers are equal
 //   - an integer histogram beats a float histogram, which beats a float
@@ -26,7 +26,8 @@ func Wins(a, b *Sample) bool { return Compare(a, b) > 0 }
 //     the custom bounds
 //
 // Two histograms that differ only in their layout of spans, in empty buckets or
-// in what they say of a counter reset are equal: a chunk's encoder changes these.
+// in counter reset hints other than gauge are equal: chunk encoders change
+// these.
 func Compare(a, b *Sample) int {
 	if sa, sb := a.isStale(), b.isStale(); sa || sb {
 		return compareBools(!sa, !sb)
@@ -98,14 +99,14 @@ func compareNumbers(a, b float64) int {
 	return cmp.Compare(math.Float64bits(a), math.Float64bits(b))
 }
 
-// head is what histograms of both kinds have beside their counts.
+// head has the fields of histograms of both kinds that are not counts.
 type head struct {
 	sum           float64
 	schema        int32
 	zeroThreshold float64
 }
 
-// compareHeads compares the sums and what the buckets mean.
+// compareHeads compares sums, schemas and zero thresholds.
 func compareHeads(a, b head) int {
 	return cmp.Or(compareNumbers(a.sum, b.sum), cmp.Compare(a.schema, b.schema), cmp.Compare(a.zeroThreshold, b.zeroThreshold))
 }
@@ -154,8 +155,9 @@ func compareFloatHistograms(a, b *histogram.FloatHistogram) int {
 	return compareBounds(a.CustomValues, b.CustomValues)
 }
 
-// compareBuckets compares lists of filled buckets: at the first difference the
-// larger index wins, then the larger count; a list that goes on wins.
+// compareBuckets compares lists of nonzero buckets: at the first difference the
+// larger index wins, then the larger count; if one list is a prefix of the
+// other, the longer one wins.
 func compareBuckets[N int64 | float64](a, b func() (int64, N, bool), compare func(N, N) int) int {
 	for {
 		ai, an, aok := a()
@@ -169,8 +171,8 @@ func compareBuckets[N int64 | float64](a, b func() (int64, N, bool), compare fun
 	}
 }
 
-// integerBuckets steps through the filled buckets of spans; deltas are the
-// differences of their counts.
+// integerBuckets returns an iterator over the nonzero buckets of spans; deltas
+// are the differences of their counts.
 func integerBuckets(spans []histogram.Span, deltas []int64) func() (index, count int64, ok bool) {
 	at, count := buckets{spans: spans}, int64(0)
 	return func() (int64, int64, bool) {
@@ -183,7 +185,7 @@ func integerBuckets(spans []histogram.Span, deltas []int64) func() (index, count
 	}
 }
 
-// floatBuckets is integerBuckets for counts.
+// floatBuckets is integerBuckets for absolute float counts.
 func floatBuckets(spans []histogram.Span, counts []float64) func() (index int64, count float64, ok bool) {
 	at := buckets{spans: spans}
 	return func() (int64, float64, bool) {
@@ -196,8 +198,9 @@ func floatBuckets(spans []histogram.Span, counts []float64) func() (index int64,
 	}
 }
 
-// compareBounds compares custom bounds one by one; a list that goes on wins. Of
-// them, as of zero thresholds, a chunk's encoder does not tell -0 from +0.
+// compareBounds compares custom bounds in order; if one list is a prefix of the
+// other, the longer one wins. It treats -0 and +0 as equal, because chunk
+// encoders do not distinguish them in custom bounds and zero thresholds.
 func compareBounds(a, b []float64) int {
 	for i := range min(len(a), len(b)) {
 		if c := cmp.Compare(a[i], b[i]); c != 0 {

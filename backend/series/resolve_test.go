@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// layout is an integer histogram with its buckets in the layout of spans.
+// layout returns an integer histogram with its buckets in the layout of spans.
 func layout(sum float64, spans []histogram.Span, deltas ...int64) *histogram.Histogram {
 	h := &histogram.Histogram{Schema: 1, ZeroThreshold: 0.001, ZeroCount: 2, Sum: sum, Count: 2, PositiveSpans: spans, PositiveBuckets: deltas}
 	for _, n := range absolute(deltas) {
@@ -35,7 +35,7 @@ func with(h *histogram.Histogram, change func(*histogram.Histogram)) Sample {
 	return Sample{H: h}
 }
 
-// custom makes a histogram one of custom bounds.
+// custom returns the histogram with custom bounds.
 func custom(bounds ...float64) func(*histogram.Histogram) {
 	return func(h *histogram.Histogram) {
 		h.Schema, h.ZeroThreshold, h.ZeroCount, h.CustomValues = histogram.CustomBucketsSchema, 0, 0, bounds
@@ -48,8 +48,8 @@ func asFloats(s Sample, change func(*histogram.FloatHistogram)) Sample {
 	return Sample{FH: fh}
 }
 
-// ladder lists values from the one that every other beats to the one that beats
-// every other. Those of one rung are equal.
+// ladder lists values in ascending order of Compare. Those of one rung are
+// equal.
 func ladder() [][]Sample {
 	stale, nan := math.Float64frombits(value.StaleNaN), math.Float64frombits(0x7ff8000000000001)
 	one := []histogram.Span{{Offset: 0, Length: 2}}
@@ -71,7 +71,7 @@ func ladder() [][]Sample {
 			with(base, func(h *histogram.Histogram) { h.ZeroThreshold = math.Copysign(0, -1) }),
 		},
 		{with(base, func(h *histogram.Histogram) { h.ZeroCount = 1 })},
-		// Fewer filled buckets, and then the same count further on.
+		// Fewer nonzero buckets, then the same count in a later bucket.
 		{with(base, func(h *histogram.Histogram) {
 			h.PositiveSpans, h.PositiveBuckets = []histogram.Span{{Length: 1}}, []int64{1}
 		})},
@@ -114,16 +114,16 @@ func TestLadder(t *testing.T) {
 			for _, a := range lower {
 				for _, b := range upper {
 					if got, want := Compare(&a, &b), compareInts(i, j); got < 0 != (want < 0) || got > 0 != (want > 0) {
-						t.Errorf("rung %d %v against rung %d %v: %d, want %d", i, text(&a), j, text(&b), got, want)
+						t.Errorf("Compare of rung %d %v and rung %d %v = %d, want %d", i, text(&a), j, text(&b), got, want)
 					}
 				}
 			}
 		}
 	}
-	// Counts that a float cannot tell apart.
+	// Counts that are equal as float64.
 	a, b := with(layout(1, nil), func(h *histogram.Histogram) { h.Count = 1 << 53 }), with(layout(1, nil), func(h *histogram.Histogram) { h.Count = 1<<53 + 1 })
 	if Compare(&a, &b) >= 0 {
-		t.Error("a count of 2^53 is not below 2^53+1")
+		t.Error("a count of 2^53 is not smaller than 2^53+1")
 	}
 }
 
@@ -140,8 +140,8 @@ func text(s *Sample) string {
 }
 
 // TestOneValueWhateverTheWay sends conflicting values to several sources, which
-// cut, re-encode and merge them in any order, grouping and repetition: each
-// time has the largest value that was sent.
+// cut, re-encode and merge them in random order, grouping and repetition: each
+// timestamp must have the largest of the values.
 func TestOneValueWhateverTheWay(t *testing.T) {
 	var pool []Sample
 	for _, rung := range ladder() {
@@ -182,7 +182,7 @@ func sortedByTime(m map[int64]Sample) []Sample {
 	return copySamples(out)
 }
 
-// encodeCut encodes samples and cuts them at random places.
+// encodeCut encodes samples and cuts chunks at random samples.
 func encodeCut(t *testing.T, r *rand.Rand, samples map[int64]Sample) []Chunk {
 	t.Helper()
 	var b ChunkBuilder
@@ -198,7 +198,7 @@ func encodeCut(t *testing.T, r *rand.Rand, samples map[int64]Sample) []Chunk {
 	return b.Done()
 }
 
-// mergeAnyWay joins the sources by Normalize in random groups, of which some come
+// mergeAnyWay merges the sources with Normalize in random groups, some of them
 // twice, until a few are left.
 func mergeAnyWay(t *testing.T, r *rand.Rand, sources [][]Chunk) []Chunk {
 	t.Helper()

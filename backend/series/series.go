@@ -1,6 +1,7 @@
-// Package series has the nouns of the backend: labels and their place on the
-// ring, samples and the request that carries them, aligned windows of time, and
-// the one rule by which two values of one timestamp become one.
+// Package series has the basic types of the backend: samples, series with their
+// position on the ring, write requests and their outcome, read requests and
+// chunks, aligned time windows, and the rule that chooses between two values at
+// the same timestamp.
 package series
 
 import (
@@ -14,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Sample is one float or native histogram at a time in Unix milliseconds.
-// At most one of H and FH is set; with neither, V is the value.
+// Sample is a float or native histogram at T, in Unix milliseconds. At most one
+// of H and FH is set; if neither is, V is the value.
 type Sample struct {
 	T  int64
 	V  float64
@@ -28,38 +29,38 @@ func (s *Sample) IsHistogram() bool { return s.H != nil || s.FH != nil }
 
 // Entry is one series of a write request.
 type Entry struct {
-	Labels    labels.Labels // sorted, without duplicates once the distributor has passed it
-	Hash      uint64        // Labels.Hash(); identity is Labels, the hash only finds it
+	Labels    labels.Labels // sorted; without duplicate names after the distributor's validation
+	Hash      uint64        // Labels.Hash(); not unique: series are compared by Labels
 	Samples   []Sample
 	Exemplars []exemplar.Exemplar
 }
 
-// MetricMetadata is what a client says of a metric family.
+// MetricMetadata is the metadata of a metric family, as sent by a client.
 type MetricMetadata struct {
 	Metric string
 	metadata.Metadata
 }
 
-// Batch is what one write request carries for one tenant. Its labels and
-// samples may point into buffers of its owner: whoever keeps a part of it
-// beyond the call it was given to copies that part.
+// Batch has the series and metadata of one write request of one tenant. Its
+// labels and samples may refer to buffers of its owner: a callee that retains
+// parts of it must copy them.
 type Batch struct {
 	Tenant tenant.ID
-	// Limits are the tenant's, as they were when the request reached the process: all
-	// of the process goes by the same. Nil in a batch from another process, whose
-	// receiver looks them up. They are not changed.
+	// Limits are the tenant's limits when the request reached the process, so
+	// that all checks in the process use the same ones. Nil in a batch from
+	// another process, whose receiver resolves them. They must not be modified.
 	Limits   *limits.Limits
 	Entries  []Entry
 	Metadata []MetricMetadata
-	// Malformed is what its decoder took out of the request.
+	// Malformed has the parts of the request that the decoder rejected.
 	Malformed []Rejection
-	// Established says that another replica has all these series already: an
-	// ingester accepts them beyond what it would accept of new ones.
+	// Established is true if another replica already has all these series: an
+	// ingester accepts them even beyond the limit of new series.
 	Established bool
 }
 
-// Token is the place of a series on the ring. It depends on the tenant, so that
-// equal series of two tenants do not share the same ingesters.
+// Token returns the position of a series on the ring. It depends on the tenant,
+// so that equal series of two tenants are not all on the same ingesters.
 func Token(id tenant.ID, labelsHash uint64) uint32 {
 	var d xxhash.Digest
 	d.ResetWithSeed(labelsHash)

@@ -40,12 +40,12 @@ func TestWinsIsATotalOrder(t *testing.T) {
 			a, b := &samples[i], &samples[j]
 			if i == j {
 				if Wins(a, b) {
-					t.Errorf("%v wins over itself", a)
+					t.Errorf("Wins(%v, itself) = true", a)
 				}
 				continue
 			}
 			if Wins(a, b) == Wins(b, a) {
-				t.Errorf("%v and %v: no order", a, b)
+				t.Errorf("neither of %v and %v wins", a, b)
 			}
 			for k := range samples {
 				if c := &samples[k]; Wins(a, b) && Wins(b, c) && i != k && !Wins(a, c) {
@@ -59,7 +59,7 @@ func TestWinsIsATotalOrder(t *testing.T) {
 	}
 }
 
-// expected is the merge done the slow and obvious way.
+// expected merges chunks by brute force.
 func expected(sets ...[]Sample) []Sample {
 	best := map[int64]Sample{}
 	for _, set := range sets {
@@ -149,7 +149,7 @@ func TestMergeOfRandomChunks(t *testing.T) {
 		r.Shuffle(len(chunks), func(i, j int) { chunks[i], chunks[j] = chunks[j], chunks[i] })
 		want := expected(sets...)
 		if got := collect(t, Iterator(slices.Clone(chunks), nil)); !equalSamples(got, want) {
-			t.Fatalf("seed %d: iterator gave %d samples, want %d", seed, len(got), len(want))
+			t.Fatalf("seed %d: iterator returned %d samples, want %d", seed, len(got), len(want))
 		}
 		normal, err := Normalize(slices.Clone(chunks))
 		if err != nil {
@@ -173,7 +173,7 @@ func TestMergeOfRandomChunks(t *testing.T) {
 			vt := it.Seek(at)
 			i, _ := slices.BinarySearchFunc(want, at, func(s Sample, t int64) int { return int(s.T - t) })
 			if (vt == chunkenc.ValNone) != (i == len(want)) {
-				t.Fatalf("seed %d: seek %d: %v", seed, at, vt)
+				t.Fatalf("seed %d: Seek(%d) = %v", seed, at, vt)
 			}
 			if vt == chunkenc.ValNone {
 				continue
@@ -181,13 +181,13 @@ func TestMergeOfRandomChunks(t *testing.T) {
 			var s Sample
 			rest := append([]Sample{*sampleAt(it, vt, &s)}, collect(t, it)...)
 			if !equalSamples(rest, want[i:]) {
-				t.Fatalf("seed %d: seek %d gave other samples", seed, at)
+				t.Fatalf("seed %d: Seek(%d) is followed by wrong samples", seed, at)
 			}
 		}
 	}
 }
 
-// checkBetween reads random ranges, by Next alone and with seeks in between.
+// checkBetween reads random ranges, with Next only and with seeks in between.
 func checkBetween(t *testing.T, r *rand.Rand, chunks []Chunk, want []Sample) {
 	t.Helper()
 	var reuse chunkenc.Iterator
@@ -205,7 +205,7 @@ func checkBetween(t *testing.T, r *rand.Rand, chunks []Chunk, want []Sample) {
 			t.Fatalf("[%d, %d]: %d samples, want %d", mint, maxt, len(got), len(in))
 		}
 		if reuse.Next() != chunkenc.ValNone || reuse.Seek(mint) != chunkenc.ValNone {
-			t.Fatal("an iterator came back from its end")
+			t.Fatal("iterator returned a sample after its end")
 		}
 		reuse = IteratorBetween(slices.Clone(chunks), mint, maxt, reuse)
 		var smp Sample
@@ -254,7 +254,7 @@ func TestSnapshotDoesNotChange(t *testing.T) {
 		}
 	}
 	if got := collect(t, Iterator([]Chunk{snap}, nil)); len(got) != 10 || got[9].V != 9 {
-		t.Errorf("snapshot has %v", got)
+		t.Errorf("snapshot changed to %v", got)
 	}
 }
 
@@ -269,7 +269,7 @@ func TestChunksAreCappedBelowTheEncodingsLimit(t *testing.T) {
 	n := 0
 	for _, c := range b.Done() {
 		if c.Samples > MaxChunkSamples {
-			t.Errorf("chunk of %d samples", c.Samples)
+			t.Errorf("chunk has %d samples", c.Samples)
 		}
 		n += c.Samples
 	}

@@ -2,26 +2,30 @@ package series
 
 import "time"
 
-// Samples are cut by their own timestamps into aligned windows; a window's
-// samples of one series are cut again into aligned sub-chunks. Alignment makes
-// the chunks of all replicas end at the same points, so that compaction finds
-// most of them equal byte for byte.
+// Samples are divided by their timestamps into aligned windows, and the samples
+// of a series in a window into aligned sub-chunks. Because of the alignment the
+// chunks of all replicas end at the same times, so that most are equal byte for
+// byte when they are compacted.
 const (
 	WindowMillis   = int64(2 * time.Hour / time.Millisecond)
 	SubChunkMillis = int64(30 * time.Minute / time.Millisecond)
 	DayMillis      = int64(24 * time.Hour / time.Millisecond)
 
-	// MaxChunkSamples caps a sub-chunk: an XOR chunk counts in 16 bits.
+	// MaxChunkSamples is the maximum number of samples in a chunk: the header
+	// of XOR chunks has 16 bits for it.
 	MaxChunkSamples = 30_000
 )
 
-// WindowStart is the start in Unix milliseconds of the window that holds t.
+// WindowStart returns the start in Unix milliseconds of the window that
+// contains t.
 func WindowStart(t int64) int64 { return floor(t, WindowMillis) }
 
-// SubChunkStart is the start of the sub-chunk that holds t.
+// SubChunkStart returns the start in Unix milliseconds of the sub-chunk that
+// contains t.
 func SubChunkStart(t int64) int64 { return floor(t, SubChunkMillis) }
 
-// Day is the UTC day number that holds t.
+// Day returns the UTC day that contains t (Unix milliseconds), in days since
+// 1970-01-01.
 func Day(t int64) int64 { return floor(t, DayMillis) / DayMillis }
 
 func floor(t, unit int64) int64 {

@@ -6,11 +6,11 @@ import (
 	"slices"
 )
 
-// Interval is a span of time in Unix milliseconds, inclusive at both ends.
+// Interval is a time range in Unix milliseconds, inclusive at both ends.
 type Interval struct{ Min, Max int64 }
 
-// Without returns the chunks without their samples in the intervals. Chunks that
-// no interval touches are returned as they are, the others are encoded anew.
+// Without returns the chunks without their samples in the intervals. Chunks
+// that overlap no interval are returned unchanged, the others are re-encoded.
 func Without(chunks []Chunk, gone []Interval) ([]Chunk, error) {
 	if len(gone) == 0 {
 		return chunks, nil
@@ -36,7 +36,7 @@ func Without(chunks []Chunk, gone []Interval) ([]Chunk, error) {
 	return out, nil
 }
 
-// gaps is the time outside the intervals.
+// gaps returns the time ranges outside the intervals.
 func gaps(gone []Interval) []Interval {
 	gone = slices.Clone(gone)
 	slices.SortFunc(gone, func(a, b Interval) int { return cmp.Compare(a.Min, b.Min) })
