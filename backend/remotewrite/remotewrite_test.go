@@ -70,7 +70,7 @@ func requestV2() *writev2.Request {
 func marshalV2(t testing.TB) []byte {
 	t.Helper()
 	st := writev2.NewSymbolTable()
-	// The request refers to symbols in the order in which it made them.
+	// The request adds symbols in the order of its references.
 	for _, s := range []string{"__name__", "up", "job", "node", "z", "1", "unsorted", "empty", "trace_id", "abc", "Is it up?"} {
 		st.Symbolize(s)
 	}
@@ -86,14 +86,14 @@ func marshalV2(t testing.TB) []byte {
 func checkBatch(t *testing.T, b *series.Batch) {
 	t.Helper()
 	if len(b.Entries) != 2 {
-		t.Fatalf("%d series", len(b.Entries))
+		t.Fatalf("series = %d, want 2", len(b.Entries))
 	}
 	up, other := b.Entries[0], b.Entries[1]
 	if got := up.Labels.String(); got != `{__name__="up", job="node"}` {
 		t.Errorf("labels %s", got)
 	}
 	if up.Hash != up.Labels.Hash() {
-		t.Error("hash is not that of the labels")
+		t.Error("Hash is not the hash of the labels")
 	}
 	if len(up.Samples) != 2 || up.Samples[0].T != 1000 || up.Samples[0].V != 1 || !math.IsNaN(up.Samples[1].V) {
 		t.Errorf("samples %v", up.Samples)
@@ -119,11 +119,11 @@ func TestBothVersions(t *testing.T) {
 	}
 	var r Request
 	for range 3 { // a reused request gives the same
-		if err := r.Decode(V1, snappy.Encode(nil, v1), 1<<20, free{}); err != nil {
+		if err := r.Decode(V1, snappy.Encode(nil, v1), 1<<20, unlimited{}); err != nil {
 			t.Fatal(err)
 		}
 		checkBatch(t, &r.Batch)
-		if err := r.Decode(V2, snappy.Encode(nil, marshalV2(t)), 1<<20, free{}); err != nil {
+		if err := r.Decode(V2, snappy.Encode(nil, marshalV2(t)), 1<<20, unlimited{}); err != nil {
 			t.Fatal(err)
 		}
 		checkBatch(t, &r.Batch)
@@ -139,7 +139,7 @@ func TestTooMany(t *testing.T) {
 			t.Errorf("%s: err = %v", name, err)
 		}
 		if len(r.Batch.Entries) != 0 {
-			t.Errorf("%s: a rejected request left series behind", name)
+			t.Errorf("%s: a rejected request has series in its batch", name)
 		}
 	}
 	samples = append([]byte{0x22, 0}, appendField(nil, 5, bytes.Repeat([]byte{0x12, 0x00}, maxItems+1))...)
@@ -192,20 +192,21 @@ func TestMalformed(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var r Request
-			err := r.Decode(tt.version, tt.body, 1<<20, free{})
+			err := r.Decode(tt.version, tt.body, 1<<20, unlimited{})
 			var large *limits.Exceeded
 			if (errors.As(err, &large) && large.Of(limits.MaxDecodedBytes)) != tt.tooLarge || (!tt.tooLarge && !errors.Is(err, ErrMalformed)) {
 				t.Errorf("err = %v", err)
 			}
 			if len(r.Batch.Entries) != 0 {
-				t.Error("a failed decode left series behind")
+				t.Error("a failed decode left series in the batch")
 			}
 		})
 	}
 }
 
-// TestGoodSeriesSurvive: what is wrong with a series costs that series, what is
-// wrong with an exemplar or metadata only that, and the counts are true.
+// TestGoodSeriesSurvive checks that an error in a series rejects only that
+// series, an error in an exemplar or metadata only that part, and that
+// rejections are counted correctly.
 func TestGoodSeriesSurvive(t *testing.T) {
 	symbols := []string{"", "__name__", "good", "a", "b", "help"}
 	good := writev2.TimeSeries{LabelsRefs: []uint32{1, 2}, Samples: []writev2.Sample{{Timestamp: 1}, {Timestamp: 2}}}
@@ -217,19 +218,19 @@ func TestGoodSeriesSurvive(t *testing.T) {
 	tests := []struct {
 		name           string
 		bad            writev2.TimeSeries
-		kept, rejected int // samples beside the good ones
+		kept, rejected int // samples in addition to those of the good series
 		exemplars      int
 		says           string
 	}{
-		{"a name that is not there", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs[0] = 6 }), 0, 3, 0, "series 2 of the request: it refers to symbol 6, the request has 6"},
-		{"a value that is not there", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs[3] = 1 << 31 }), 0, 3, 0, "symbol 2147483648"},
-		{"half a label", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs = ts.LabelsRefs[:3] }), 0, 3, 0, "a label name without a value"},
-		{"a help that is not there", changed(func(ts *writev2.TimeSeries) { ts.Metadata = writev2.Metadata{Type: 1, HelpRef: 99} }), 3, 0, 0, "symbol 99"},
-		{"a unit that is not there", changed(func(ts *writev2.TimeSeries) { ts.Metadata = writev2.Metadata{Type: 1, HelpRef: 5, UnitRef: 98} }), 3, 0, 0, "symbol 98"},
-		{"an exemplar's label that is not there", changed(func(ts *writev2.TimeSeries) {
+		{"missing symbol of a name", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs[0] = 6 }), 0, 3, 0, "series 2 of the request: it refers to symbol 6, but the request has only 6 symbols"},
+		{"missing symbol of a value", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs[3] = 1 << 31 }), 0, 3, 0, "symbol 2147483648"},
+		{"label name without a value", changed(func(ts *writev2.TimeSeries) { ts.LabelsRefs = ts.LabelsRefs[:3] }), 0, 3, 0, "a label name without a value"},
+		{"missing symbol of a help text", changed(func(ts *writev2.TimeSeries) { ts.Metadata = writev2.Metadata{Type: 1, HelpRef: 99} }), 3, 0, 0, "symbol 99"},
+		{"missing symbol of a unit", changed(func(ts *writev2.TimeSeries) { ts.Metadata = writev2.Metadata{Type: 1, HelpRef: 5, UnitRef: 98} }), 3, 0, 0, "symbol 98"},
+		{"missing symbol of an exemplar's label", changed(func(ts *writev2.TimeSeries) {
 			ts.Exemplars = []writev2.Exemplar{{LabelsRefs: []uint32{3, 97}, Timestamp: 1}, {LabelsRefs: []uint32{3, 4}, Timestamp: 1}}
 		}), 3, 0, 1, "symbol 97"},
-		{"half a label of an exemplar", changed(func(ts *writev2.TimeSeries) {
+		{"exemplar's label name without a value", changed(func(ts *writev2.TimeSeries) {
 			ts.Exemplars = []writev2.Exemplar{{LabelsRefs: []uint32{3}, Timestamp: 1}}
 		}), 3, 0, 0, "an exemplar has a label name without a value"},
 	}
@@ -239,7 +240,7 @@ func TestGoodSeriesSurvive(t *testing.T) {
 			t.Fatal(err)
 		}
 		var r Request
-		if err := r.Decode(V2, snappy.Encode(nil, body), 1<<20, free{}); err != nil {
+		if err := r.Decode(V2, snappy.Encode(nil, body), 1<<20, unlimited{}); err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
 		kept, exemplars := 0, 0
@@ -249,18 +250,19 @@ func TestGoodSeriesSurvive(t *testing.T) {
 		}
 		out := series.Outcome{Rejections: r.Batch.Malformed}
 		if kept != 4+tt.kept || exemplars != tt.exemplars || len(out.Rejections) != 1 || out.Rejections[0].Samples != tt.rejected || !strings.Contains(out.String(), tt.says) {
-			t.Errorf("%s: %d samples, %d exemplars: %s", tt.name, kept, exemplars, out.String())
+			t.Errorf("%s: accepted %d samples and %d exemplars: %s", tt.name, kept, exemplars, out.String())
 		}
 		if first, last := r.Batch.Entries[0].Labels.String(), r.Batch.Entries[len(r.Batch.Entries)-1].Labels.String(); first != `{__name__="good"}` || last != first {
 			t.Errorf("%s: %s and %s", tt.name, first, last)
 		}
 		if err := r.Unmarshal(V2, nil, nil); err != nil || len(r.Batch.Malformed) != 0 {
-			t.Errorf("%s: the next request has %+v, %v", tt.name, r.Batch.Malformed, err)
+			t.Errorf("%s: next request: Malformed = %+v, error %v", tt.name, r.Batch.Malformed, err)
 		}
 	}
 }
 
-// TestUnknownMetadataType: it costs the type.
+// TestUnknownMetadataType checks that an unknown metadata type loses only the
+// type.
 func TestUnknownMetadataType(t *testing.T) {
 	for _, kind := range []prompb.MetricMetadata_MetricType{8, 42, -1} {
 		req := requestV1()
@@ -279,8 +281,8 @@ func TestUnknownMetadataType(t *testing.T) {
 	}
 }
 
-// FuzzV1 and FuzzV2 hold our decoder against Prometheus' generated one: what
-// both accept they must read alike.
+// FuzzV1 compares the decoder with Prometheus' generated one: if both accept a
+// body, they must decode it to the same series. FuzzV2 does so for version 2.0.
 func FuzzV1(f *testing.F) {
 	body, err := requestV1().Marshal()
 	if err != nil {
@@ -344,7 +346,7 @@ func FuzzV2(f *testing.F) {
 			samples -= len(r.Batch.Entries[i].Samples)
 		}
 		if samples != 0 {
-			t.Fatalf("%d samples are neither kept nor rejected", samples)
+			t.Fatalf("%d samples are neither accepted nor rejected", samples)
 		}
 		if len(want.Timeseries) != len(r.Batch.Entries) {
 			t.Fatalf("%d series, want %d", len(r.Batch.Entries), len(want.Timeseries))
@@ -365,8 +367,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(snappy.Encode(nil, body))
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		var r Request
-		_ = r.Decode(V1, data, 1<<20, free{})
-		_ = r.Decode(V2, data, 1<<20, free{})
+		_ = r.Decode(V1, data, 1<<20, unlimited{})
+		_ = r.Decode(V2, data, 1<<20, unlimited{})
 	})
 }
 
@@ -403,7 +405,7 @@ func BenchmarkDecode(b *testing.B) {
 			var r Request
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := r.Decode(v, body, 0, free{}); err != nil {
+				if err := r.Decode(v, body, 0, unlimited{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -412,8 +414,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// TestHugeLabels: what Prometheus' labels have no room for is an error, not a
-// panic or a garbled label.
+// TestHugeLabels checks that a label that is too long for Prometheus'
+// labels.Labels is an error, not a panic or a corrupt label.
 func TestHugeLabels(t *testing.T) {
 	for size, fits := range map[int]bool{1<<24 - 1: true, 1 << 24: false, 1<<24 + 1: false} {
 		huge := strings.Repeat("x", size)
@@ -452,8 +454,8 @@ func checkHuge(t *testing.T, what string, v Version, body []byte, fits bool) {
 	}
 }
 
-// TestExpansion: a request is bounded by what its references to symbols stand
-// for, not by its own size alone.
+// TestExpansion checks that the size of a request is limited after its
+// references to symbols are expanded.
 func TestExpansion(t *testing.T) {
 	request := func(n, size int, help bool) []byte {
 		req := &writev2.Request{Symbols: []string{"", "__name__", "m", "l", strings.Repeat("x", size)}}
@@ -475,24 +477,25 @@ func TestExpansion(t *testing.T) {
 	for _, help := range []bool{false, true} {
 		for n, fits := range map[int]bool{maxExpanded/size - 2: true, maxExpanded / size: false} {
 			var r Request
-			if err := r.Decode(V2, request(n, size, help), 0, free{}); fits != (err == nil) || !fits && !errors.Is(err, ErrTooLarge) {
-				t.Errorf("%d series with a symbol of %d bytes (help: %v): %v, fits: %v", n, size, help, err, fits)
+			if err := r.Decode(V2, request(n, size, help), 0, unlimited{}); fits != (err == nil) || !fits && !errors.Is(err, ErrTooLarge) {
+				t.Errorf("%d series with a symbol of %d bytes (help: %v): error %v, want success: %v", n, size, help, err, fits)
 			}
 		}
 	}
 	var r Request
-	if err := r.Decode(V1, snappy.Encode(nil, make([]byte, maxExpanded+1)), 0, free{}); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("a body beyond the bound without a limit: %v", err)
+	if err := r.Decode(V1, snappy.Encode(nil, make([]byte, maxExpanded+1)), 0, unlimited{}); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a body larger than maxExpanded without a limit: error %v", err)
 	}
 }
 
-// free is memory without an end.
-type free struct{}
+// unlimited is a Memory without a limit.
+type unlimited struct{}
 
-func (free) Take(int64) error { return nil }
+func (unlimited) Take(int64) error { return nil }
 
-// TestDroppedSeriesAreCheap: a series that is left out costs the next one nothing,
-// however many samples it had, and counts as a series of the request.
+// TestDroppedSeriesAreCheap checks that the cost of a series after a dropped
+// one does not depend on the number of dropped samples, and that dropped series
+// count toward the limit of series.
 func TestDroppedSeriesAreCheap(t *testing.T) {
 	r := &Request{}
 	r.reset()
@@ -504,14 +507,14 @@ func TestDroppedSeriesAreCheap(t *testing.T) {
 	r.dropEntry(e, malformed{"test"})
 	for range 3 {
 		if e, _ = r.entry(); len(e.Samples) != 0 {
-			t.Fatalf("%d samples of the series before", len(e.Samples))
+			t.Fatalf("entry has %d samples of the previous series", len(e.Samples))
 		}
 		e.Samples = append(e.Samples, series.Sample{T: 1})
 		r.dropEntry(e, malformed{"test"})
 	}
 	e, _ = r.entry()
 	if all := e.Samples[:10]; all[0].T != 0 || all[9].T != 7 {
-		t.Errorf("more than what was used was cleared: %v", all)
+		t.Errorf("unused samples were cleared: %v", all)
 	}
 	bad := writev2.TimeSeries{LabelsRefs: []uint32{9, 9}}
 	req := writev2.Request{Symbols: []string{""}}
@@ -523,6 +526,6 @@ func TestDroppedSeriesAreCheap(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := r.Unmarshal(V2, body, nil); !errors.Is(err, ErrTooMany) {
-		t.Errorf("more malformed series than a request may have: %v", err)
+		t.Errorf("too many malformed series: error %v", err)
 	}
 }

@@ -1,10 +1,10 @@
-// Package remotewrite decodes the bodies of Prometheus remote write 1.0 and 2.0
-// into batches. Floats and labels, nearly all of every request, are read where
-// they lie and into memory that is used again; histograms, exemplars and
-// metadata go through Prometheus' own generated code.
+// Package remotewrite decodes request bodies of Prometheus remote write 1.0 and
+// 2.0 into batches. Floats and labels, which are most of every request, are
+// decoded without copies into reused memory; histograms, exemplars and metadata
+// are decoded by Prometheus' generated code.
 //
-// The decoded batch points into the Request's buffers and is valid until the
-// Request is reset or put back.
+// The decoded batch refers to the Request's buffers. It is valid until the
+// Request decodes another body or is returned to its pool.
 package remotewrite
 
 import (
@@ -29,52 +29,54 @@ const (
 	V2 Version = 2 // io.prometheus.write.v2.Request
 )
 
-// ErrMalformed is the error of a body that is not what it should be; the sender
-// cannot mend it by sending it again.
+// ErrMalformed is wrapped by errors about an invalid body; sending the same
+// body again fails again.
 var ErrMalformed = errors.New("remote write body is malformed")
 
-// The most that one request may carry, whatever its size: an empty series takes
-// two bytes on the wire and a hundred times that in memory. Prometheus sends
-// 2,000 samples at a time.
+// Limits of one request, independent of its size in bytes: an empty series
+// takes two bytes on the wire and a hundred times as many in memory. Prometheus
+// sends 2,000 samples per request.
 const (
 	maxSeries = 100_000
 	maxItems  = 1_000_000 // samples, histograms, exemplars and metadata together
 
-	// maxExpanded is how many bytes a request has decompressed, with the labels and
-	// texts of metadata that its references to symbols stand for: one symbol may be
-	// in every series. What is accepted is sent on to ingesters in messages of at
-	// most 128 MiB, in which a sample without a byte here takes up to 22.
+	// maxExpanded is the maximum size in bytes of a decompressed request,
+	// including the text of all labels and metadata that refer to symbols:
+	// every series may refer to the same symbol. It keeps the messages to
+	// ingesters within their maximum of 128 MiB. There, a sample without a byte
+	// here takes up to 22 bytes.
 	maxExpanded = 96 << 20
 )
 
-// ErrTooMany is the error of a request with more series or samples than one may
-// carry.
+// ErrTooMany is returned for a request with too many series or samples.
 var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send fewer per request", maxSeries, maxItems)
 
-// ErrTooLarge is the error of a request that is larger than any may be once its
-// references to symbols are resolved.
+// ErrTooLarge is returned for a request that is too large after its references
+// to symbols are resolved.
 var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; "+
 	"at most that many can be handled, whatever the tenant's limits; send fewer series per request", maxExpanded)
 
-// Memory is what a request takes bytes from before it uses them. Its errors end
-// the decoding and are returned as they are.
+// Memory is a memory budget of which decoding takes bytes before it uses them.
+// Its errors end the decoding and are returned unchanged.
 type Memory interface {
 	Take(bytes int64) error
 }
 
-// What decoded parts of a request take, in bytes, with room for slices that grow.
+// Memory of decoded parts of a request in bytes, including the spare capacity
+// of growing slices.
 const (
 	entryBytes = 256 // series.Entry and the builder of its labels
 	itemBytes  = 64  // series.Sample
 	labelBytes = 64  // labels.Label in a builder
-	// messageFactor is how many bytes a byte of a histogram, an exemplar or metadata
-	// takes, of which the smallest fields become structs and slices.
+	// messageFactor is the memory per encoded byte of a histogram, an exemplar
+	// or metadata, whose smallest fields become structs and slices.
 	messageFactor = 16
-	// takeStep is how many bytes are used before they are taken.
+	// takeStep is the number of bytes that are counted before they are taken
+	// from the budget.
 	takeStep = 32 << 10
 )
 
-// memoryError is an error of a Memory on its way through the decoder.
+// memoryError marks an error of a Memory within the decoder.
 type memoryError struct{ error }
 
 func (e memoryError) Unwrap() error { return e.error }
@@ -88,14 +90,14 @@ type Request struct {
 	builders []labels.ScratchBuilder
 	symbols  []string
 	memory   Memory
-	owed     int64 // bytes of memory that are used and not taken yet
+	pending  int64 // counted bytes that have not been taken from memory yet
 	items    int   // samples, histograms, exemplars and metadata so far
-	position int   // of the series being decoded, in the body, from 1
-	cleared  int   // entries whose memory was cleared for this request
+	position int   // of the current series in the body, from 1
+	cleared  int   // number of entries whose memory was cleared for this request
 	spare    int   // bytes that labels and metadata may still expand to
 }
 
-// Pool has Requests for reuse. The zero value is ready.
+// Pool is a pool of Requests. The zero value is ready to use.
 type Pool struct{ pool sync.Pool }
 
 // Get returns an empty Request.
@@ -106,10 +108,11 @@ func (p *Pool) Get() *Request {
 	return &Request{}
 }
 
-// maxPooledBytes keeps one huge request from pinning its memory for good.
+// maxPooledBytes is the maximum buffer size of a pooled Request, so that one
+// huge request does not retain its memory permanently.
 const maxPooledBytes = 4 << 20
 
-// Put takes a Request back; nothing of its batch may be used any more.
+// Put returns a Request to the pool. Its batch must not be used afterwards.
 func (p *Pool) Put(r *Request) {
 	if cap(r.decoded) > maxPooledBytes || cap(r.entries) > 20_000 {
 		return
@@ -117,10 +120,11 @@ func (p *Pool) Put(r *Request) {
 	p.pool.Put(r)
 }
 
-// Decode decompresses and decodes a body. limit bounds its decompressed size in
-// bytes; 0 is no bound. What it takes comes from mem, with what the way to the log
-// takes: the body once more. Errors are ErrMalformed, *limits.Exceeded, ErrTooMany,
-// ErrTooLarge or those of mem.
+// Decode decompresses and decodes a body. limit is the maximum decompressed
+// size in bytes; 0 means no limit. Decode takes the memory of the body from mem
+// twice: once for decoding and once for the copies on the way to the
+// write-ahead log. Errors wrap ErrMalformed, or are a *limits.Exceeded,
+// ErrTooMany, ErrTooLarge or an error of mem.
 func (r *Request) Decode(v Version, compressed []byte, limit int64, mem Memory) error {
 	r.reset()
 	r.memory = mem
@@ -132,8 +136,8 @@ func (r *Request) Decode(v Version, compressed []byte, limit int64, mem Memory) 
 	if limit > 0 && int64(n) > limit {
 		return limits.MaxDecodedBytes.ExceededAt(limit, int64(n))
 	}
-	// Snappy's densest block makes about 22 bytes of one; a length that no body
-	// of this size can have is a lie told to make us allocate.
+	// Snappy compresses a block to at least 1/22 of its size. Reject impossible
+	// lengths before allocating for them.
 	if int64(n) > 64*int64(len(compressed))+64 {
 		return fmt.Errorf("%w: snappy: %d bytes cannot decompress to %d", ErrMalformed, len(compressed), n)
 	}
@@ -150,16 +154,17 @@ func (r *Request) Decode(v Version, compressed []byte, limit int64, mem Memory) 
 	return r.unmarshal(v, body, maxExpanded-len(body))
 }
 
-// Unmarshal decodes a decompressed body, which must not change while the batch
-// is in use. What that takes beside the body comes from mem, which may be nil.
+// Unmarshal decodes a decompressed body, which must not be modified while the
+// batch is in use. It takes the memory that it needs in addition to the body
+// from mem, which may be nil.
 func (r *Request) Unmarshal(v Version, body []byte, mem Memory) error {
 	r.memory = mem
 	defer func() { r.memory = nil }()
 	return r.unmarshal(v, body, math.MaxInt)
 }
 
-// unmarshal is Unmarshal for a body whose labels and metadata may expand to so
-// many bytes more than it has.
+// unmarshal is Unmarshal with a limit: labels and metadata may expand by at
+// most spare bytes.
 func (r *Request) unmarshal(v Version, body []byte, spare int) error {
 	r.reset()
 	r.spare = spare
@@ -171,10 +176,10 @@ func (r *Request) unmarshal(v Version, body []byte, spare int) error {
 	case v == V2:
 		err = r.unmarshalV2(body)
 	default:
-		err = fmt.Errorf("version %d is not known", v)
+		err = fmt.Errorf("unknown version %d", v)
 	}
 	if err == nil {
-		err = r.settle()
+		err = r.takePending()
 	}
 	if err != nil {
 		r.reset()
@@ -194,31 +199,32 @@ func (r *Request) unmarshal(v Version, body []byte, spare int) error {
 func (r *Request) reset() {
 	r.entries = r.entries[:0]
 	r.symbols = r.symbols[:0]
-	r.items, r.owed = 0, 0
+	r.items, r.pending = 0, 0
 	r.Batch = series.Batch{Metadata: r.Batch.Metadata[:0]}
 	r.position, r.cleared = 0, 0
 }
 
-// expand counts bytes that references stand for.
+// expand counts the bytes of a symbol to which a label or metadata refers.
 func (r *Request) expand(n int) error {
 	if r.spare -= n; r.spare < 0 {
 		return ErrTooLarge
 	}
-	return r.use(2 * n) // in the batch, and on the way to the log
+	return r.use(2 * n) // in the batch, and on the way to the write-ahead log
 }
 
-// use counts n bytes of memory, which are taken in steps.
+// use counts n bytes of memory. It takes them from the budget in steps of
+// takeStep.
 func (r *Request) use(n int) error {
-	if r.owed += int64(n); r.owed < takeStep {
+	if r.pending += int64(n); r.pending < takeStep {
 		return nil
 	}
-	return r.settle()
+	return r.takePending()
 }
 
-// settle takes what was used.
-func (r *Request) settle() error {
-	n := r.owed
-	r.owed = 0
+// takePending takes the pending bytes from the budget.
+func (r *Request) takePending() error {
+	n := r.pending
+	r.pending = 0
 	if r.memory == nil || n == 0 {
 		return nil
 	}
@@ -228,8 +234,8 @@ func (r *Request) settle() error {
 	return nil
 }
 
-// room counts one more item of the request.
-func (r *Request) room() error {
+// countItem counts an item of the request and its memory.
+func (r *Request) countItem() error {
 	if err := r.use(itemBytes); err != nil {
 		return err
 	}
@@ -239,8 +245,8 @@ func (r *Request) room() error {
 	return nil
 }
 
-// entry begins a new series. Its slices and the builder of its labels have the
-// memory of an earlier request.
+// entry starts a new series. Its slices and label builder reuse the memory of
+// earlier requests.
 func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
 	r.position++
 	i := len(r.entries)
@@ -253,8 +259,9 @@ func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
 		r.builders = append(r.builders, labels.ScratchBuilder{})
 	}
 	e := &r.entries[i]
-	// Lets go of histograms: once for what earlier requests left there, and then of
-	// what was used. A slot is used again for each series that is left out.
+	// Release histograms: on the first use of the entry in this request all of
+	// those of earlier requests, later only the used ones. Later uses occur
+	// because a dropped series' entry is reused for the next series.
 	if i >= r.cleared {
 		clear(e.Samples[:cap(e.Samples)])
 		r.cleared = i + 1
@@ -267,27 +274,29 @@ func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
 	return e, b
 }
 
-// malformed is the error of a series, an exemplar or metadata that is not what it
-// should be while the rest of the request is: only that is left out.
+// malformed is the error of an invalid series, exemplar or metadata in an
+// otherwise valid request. Only that part is rejected.
 type malformed struct{ text string }
 
 func (m malformed) Error() string { return m.text }
 
-// leaveOut counts what was left out of a series, with so many samples.
+// leaveOut records a rejected part of the current series, with the number of
+// its samples.
 func (r *Request) leaveOut(what error, samples int) {
 	position := r.position
 	r.Batch.Malformed = series.Reject(r.Batch.Malformed, "malformed_series", "parts of the request are malformed", samples,
 		func() string { return fmt.Sprintf("series %d of the request: %v", position, what) })
 }
 
-// dropEntry takes back the last entry and counts its samples.
+// dropEntry removes the last entry and records its samples as rejected.
 func (r *Request) dropEntry(e *series.Entry, why error) {
 	r.leaveOut(why, len(e.Samples))
 	r.entries = r.entries[:len(r.entries)-1]
 }
 
-// optional takes the error of a part of a series without which the series can be
-// taken: an exemplar, or metadata.
+// optional handles the error of an exemplar or metadata, without which the
+// series can be accepted. It records a malformed part and returns any other
+// error.
 func (r *Request) optional(err error) error {
 	var bad malformed
 	if !errors.As(err, &bad) {
@@ -297,7 +306,7 @@ func (r *Request) optional(err error) error {
 	return nil
 }
 
-// finish sets the labels of an entry from what its builder has.
+// finish sets the labels and the hash of an entry from its builder.
 func finish(e *series.Entry, b *labels.ScratchBuilder, sorted bool) {
 	if !sorted {
 		b.Sort()
@@ -306,13 +315,14 @@ func finish(e *series.Entry, b *labels.ScratchBuilder, sorted bool) {
 	e.Hash = e.Labels.Hash()
 }
 
-// maxLabelBytes is what Prometheus' encoding of labels has room for: it panics
-// above, and garbles a string of just this length.
+// maxLabelBytes is the maximum length of a label name or value. Prometheus'
+// labels.Labels stores a length of 1<<24 incorrectly, and panics for longer
+// strings.
 const maxLabelBytes = 1<<24 - 1
 
 func checkLabel(name, value string) error {
 	if n := max(len(name), len(value)); n > maxLabelBytes {
-		return malformed{fmt.Sprintf("a label name or value has %d bytes, at most %d are possible", n, maxLabelBytes)}
+		return malformed{fmt.Sprintf("a label name or value has %d bytes, the maximum is %d", n, maxLabelBytes)}
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func (r *Request) unmarshalV1(body []byte) error {
 			if err := r.metadataV1(m.bytes()); err != nil {
 				return err
 			}
-		case 4, 5: // free in 1.0, so that one cannot pass for the other
+		case 4, 5: // reserved in 1.0 to distinguish the versions
 			return errors.New("a version 1.0 request has a field of version 2.0: the body and its Content-Type are of different versions")
 		default:
 			m.skip(wire)
@@ -45,10 +45,10 @@ func (r *Request) unmarshalV1(body []byte) error {
 
 // seriesV1 reads a TimeSeries.
 //
-//nolint:gocyclo,funlen // the loop of all ingestion: divided into functions it is about 2% slower
+//nolint:gocyclo,funlen // the innermost loop of ingestion: split into functions it is about 2% slower
 func (r *Request) seriesV1(data []byte) error {
 	e, b := r.entry()
-	if err := r.room(); err != nil {
+	if err := r.countItem(); err != nil {
 		return err
 	}
 	if err := r.use(entryBytes + len(data)); err != nil {
@@ -56,7 +56,7 @@ func (r *Request) seriesV1(data []byte) error {
 	}
 	m := reader{data: data}
 	sorted, last := true, ""
-	var bad malformed // why the series cannot be taken
+	var bad malformed // why the series is rejected
 	for m.more() {
 		num, wire := m.field()
 		if num > 4 || num == 0 {
@@ -69,7 +69,7 @@ func (r *Request) seriesV1(data []byte) error {
 		field := m.bytes()
 		var err error
 		if num > 1 {
-			if err := r.room(); err != nil {
+			if err := r.countItem(); err != nil {
 				return err
 			}
 		}
@@ -86,7 +86,7 @@ func (r *Request) seriesV1(data []byte) error {
 			var name, value string
 			name, value, err = labelV1(field)
 			if value == "" {
-				break // as good as absent
+				break // same as a missing label
 			}
 			sorted = sorted && name >= last
 			last = name
@@ -192,7 +192,7 @@ func addHistogramV1(e *series.Entry, data []byte) error {
 }
 
 func (r *Request) metadataV1(data []byte) error {
-	if err := r.room(); err != nil {
+	if err := r.countItem(); err != nil {
 		return err
 	}
 	if err := r.use(messageFactor * len(data)); err != nil {
@@ -203,7 +203,7 @@ func (r *Request) metadataV1(data []byte) error {
 		return fmt.Errorf("metadata: %w", err)
 	}
 	name, ok := prompb.MetricMetadata_MetricType_name[int32(p.Type)]
-	if !ok { // the type is lost, and nothing else
+	if !ok { // only the type is lost
 		name = string(model.MetricTypeUnknown)
 	}
 	r.Batch.Metadata = append(r.Batch.Metadata, series.MetricMetadata{

@@ -14,8 +14,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// unmarshalV2 reads io.prometheus.write.v2.Request: first its symbols, which
-// may stand anywhere, then its series.
+// unmarshalV2 reads io.prometheus.write.v2.Request. It reads the symbols in a
+// first pass, because they may be anywhere, and then the series.
 func (r *Request) unmarshalV2(body []byte) error {
 	m := reader{data: body}
 	for m.more() {
@@ -59,21 +59,21 @@ func (r *Request) unmarshalV2(body []byte) error {
 
 func (r *Request) symbol(ref uint64) (string, error) {
 	if ref >= uint64(len(r.symbols)) {
-		return "", malformed{fmt.Sprintf("it refers to symbol %d, the request has %d", ref, len(r.symbols))}
+		return "", malformed{fmt.Sprintf("it refers to symbol %d, but the request has only %d symbols", ref, len(r.symbols))}
 	}
 	return r.symbols[ref], nil
 }
 
-// symbolBytes is what a symbol takes beside its text, with room for a slice that
-// grows.
+// symbolBytes is the memory of a symbol without its text, including the spare
+// capacity of a growing slice.
 const symbolBytes = 32
 
 // seriesV2 reads a TimeSeries.
 //
-//nolint:gocyclo,funlen // the loop of all ingestion: divided into functions it is 4% slower
+//nolint:gocyclo,funlen // the innermost loop of ingestion: split into functions it is 4% slower
 func (r *Request) seriesV2(data []byte) error {
 	e, b := r.entry()
-	if err := r.room(); err != nil {
+	if err := r.countItem(); err != nil {
 		return err
 	}
 	if err := r.use(entryBytes); err != nil {
@@ -82,7 +82,7 @@ func (r *Request) seriesV2(data []byte) error {
 	l := labelRefs{r: r, b: b, sorted: true}
 	m := reader{data: data}
 	var meta []byte
-	var bad malformed // why the series cannot be taken
+	var bad malformed // why the series is rejected
 	for m.more() {
 		num, wire := m.field()
 		if num > 5 || num == 0 {
@@ -101,7 +101,7 @@ func (r *Request) seriesV2(data []byte) error {
 		field := m.bytes()
 		var err error
 		if num > 1 {
-			if err := r.room(); err != nil {
+			if err := r.countItem(); err != nil {
 				return err
 			}
 		}
@@ -143,11 +143,12 @@ func (r *Request) seriesV2(data []byte) error {
 	return r.optional(r.metadataV2(e, meta))
 }
 
-// labelRefs turns references to symbols, name and value in turn, into labels.
+// labelRefs converts references to symbols, alternately of names and values, to
+// labels.
 type labelRefs struct {
 	r      *Request
 	b      *labels.ScratchBuilder
-	half   bool // a name waits for its value
+	half   bool // name is set, its value comes next
 	name   string
 	last   string
 	sorted bool
@@ -164,7 +165,7 @@ func (l *labelRefs) add(ref uint64) error {
 	}
 	l.half = false
 	if s == "" {
-		return nil // as good as absent
+		return nil // same as a missing label
 	}
 	if err := checkLabel(l.name, s); err != nil {
 		return err
@@ -175,7 +176,7 @@ func (l *labelRefs) add(ref uint64) error {
 	if err := l.r.use(labelBytes); err != nil {
 		return err
 	}
-	const overhead = 8 // of a label written out
+	const overhead = 8 // of an expanded label
 	return l.r.expand(len(l.name) + len(s) + overhead)
 }
 
@@ -228,8 +229,9 @@ func (r *Request) addExemplarV2(e *series.Entry, data []byte) error {
 	return nil
 }
 
-// metadataV2 keeps the metadata of a series for its metric family. It comes
-// with every series; a run of one family is taken once.
+// metadataV2 adds the metadata of a series to the batch, under its metric
+// family. Every series has metadata; for consecutive series of one family it is
+// added once.
 func (r *Request) metadataV2(e *series.Entry, data []byte) error {
 	md, err := r.decodeMetadata(data)
 	if err != nil {
@@ -294,8 +296,9 @@ func typeV2(v uint64) model.MetricType {
 	return ""
 }
 
-// family is the name under which remote write 1.0 and the metadata API know a
-// series' metric: without what a histogram or summary appends to it.
+// family returns the name of the metric family, as used by remote write 1.0 and
+// the metadata API: without the suffixes of the series of a histogram or
+// summary.
 func family(metric string, t model.MetricType) string {
 	switch t {
 	case model.MetricTypeHistogram, model.MetricTypeGaugeHistogram, model.MetricTypeSummary:

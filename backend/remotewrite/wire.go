@@ -77,7 +77,7 @@ func (r *reader) double() float64 {
 	return math.Float64frombits(v)
 }
 
-// skip steps over a field that is not known; newer senders may add some.
+// skip skips an unknown field; newer senders may add fields.
 func (r *reader) skip(wire int) {
 	switch wire {
 	case wireVarint:
@@ -93,18 +93,20 @@ func (r *reader) skip(wire int) {
 		}
 		r.data = r.data[4:]
 	default:
-		r.fail(fmt.Errorf("protobuf wire type %d is not known", wire))
+		r.fail(fmt.Errorf("unknown protobuf wire type %d", wire))
 	}
 }
 
-// expect checks the wire type of a known field.
+// expect reports whether a field has the expected wire type, and fails
+// otherwise.
 func (r *reader) expect(got, want int, what string) bool {
 	if got == want {
 		return r.err == nil
 	}
-	r.fail(fmt.Errorf("%s has protobuf wire type %d, not %d", what, got, want))
+	r.fail(fmt.Errorf("%s has protobuf wire type %d, want %d", what, got, want))
 	return false
 }
 
-// text is the bytes as a string without a copy. It is valid as long as the body.
+// text returns the bytes as a string without a copy. The string is valid as
+// long as the body.
 func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -172,6 +172,6 @@ func TestMergeLeavesChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if joinedText(first) != "m01 1 2; " || joinedText(a) != "m01 1; " {
-		t.Errorf("Merge changed its input to %s, want %s", joinedText(first), joinedText(a))
+		t.Errorf("Merge = %s, its input is now %s", joinedText(first), joinedText(a))
 	}
 }
