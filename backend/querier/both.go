@@ -14,7 +14,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Recent is the ingesters. Their answers tell which L0 packs' samples they have.
+// Recent reads from the ingesters. store.Covered of a result tells which L0
+// packs it contains.
 type Recent interface {
 	Select(ctx context.Context, req series.Request) (*series.Selection, store.Covered, error)
 	LabelNames(ctx context.Context, req series.Request) ([]string, store.Covered, error)
@@ -22,17 +23,18 @@ type Recent interface {
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 }
 
-// LongTerm is the long-term store.
+// LongTerm reads from the long-term store. It skips L0 packs that are covered.
 type LongTerm interface {
 	Select(ctx context.Context, req series.Request, covered store.Covered) (*series.Selection, error)
 	LabelNames(ctx context.Context, req series.Request, covered store.Covered) ([]string, error)
 	LabelValues(ctx context.Context, name string, req series.Request, covered store.Covered) ([]string, error)
 }
 
-// Both joins ingesters and long-term store into one source: the answer is the
-// union of what either has, whatever is published, and either failing fails it.
-// The two are asked at the same time; only what the store does about L0 packs
-// waits for the ingesters' answer, since they serve most of those themselves.
+// Both returns a Source that merges ingesters and the long-term store. A result
+// is the union of both, independent of what is published, and an error of
+// either is an error of the whole. The two are read concurrently; only the
+// store's reads of L0 packs wait for the result of the ingesters, which serve
+// most L0 packs themselves.
 func Both(recent Recent, long LongTerm) Source { return &both{recent: recent, long: long} }
 
 type both struct {
@@ -40,7 +42,8 @@ type both struct {
 	long   LongTerm
 }
 
-// together runs the two reads. covered waits for the first to end.
+// together runs the two reads concurrently. The store's covered function waits
+// until the read of the ingesters ends.
 func (b *both) together(
 	ctx context.Context, recent func(context.Context) (store.Covered, error), long func(context.Context, store.Covered) error,
 ) error {
@@ -58,7 +61,7 @@ func (b *both) together(
 	g.Go(func() error {
 		return long(ctx, func(id ulid.ULID) bool {
 			<-answered
-			return served == nil || served(id) // after a failure nothing counts any more
+			return served == nil || served(id) // after an error the result is discarded: read no more packs
 		})
 	})
 	return g.Wait()

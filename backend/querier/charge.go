@@ -14,50 +14,55 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// What Prometheus' engine and API take for what they read, in bytes. The engine
-// has no account of memory: what it will hold is worked out from outside, before
-// it reads, from the number of points that each series can come to.
+// Memory of Prometheus' engine and API in bytes. The engine does not account
+// for its memory. This package therefore estimates its memory before it reads,
+// from the maximum number of points of each series.
 const (
 	pointBytes = 16 // promql.FPoint
 	topBytes   = 64 // promql.Sample, in the heap of a topk
-	// seriesBytes is for a series on its way through the engine: the structs that
-	// it is wrapped in, its place in the maps of a vector match.
+	// seriesBytes is the memory of a series in the engine: the structs that
+	// wrap it, and its entries in the maps of a vector match.
 	seriesBytes = 400
-	// A raw sample of a remote read: as it is appended to a message, as it is
+	// readSampleBytes is the memory of a sample of a remote read: in a message,
 	// marshaled, and compressed.
 	readSampleBytes = 96
-	// readCopies is how often a native histogram of a remote read is there: the same.
+	// readCopies is the number of copies of a native histogram in a remote
+	// read, for the same reasons.
 	readCopies = 4
-	// maxPointSlice is the engine's maxPointsSliceSize: it makes room for so many
-	// points of a series at most before it has them.
+	// maxPointSlice is the engine's maxPointsSliceSize, the maximum number of
+	// points of a series for which it allocates memory in advance.
 	maxPointSlice = 5000
-	// A point and a histogram bucket as JSON text, and how many copies of the text
-	// there are while it grows and is handed over.
+	// pointText and bucketText are the sizes of a point and of a histogram
+	// bucket as JSON; textCopies is the number of copies of the text while its
+	// buffer grows and it is written.
 	pointText, bucketText = 40, 60
 	textCopies            = 3
-	// An annotation of a query, and how often it has the name of a metric.
+	// noteBytes is the size of a query annotation without metric names,
+	// noteCopies the number of times that it contains the name of a metric.
 	noteBytes, noteCopies = 300, 4
-	// histogramLabel is how many bytes of text a byte of a histogram makes, at most.
+	// histogramLabel is the maximum number of bytes of text per byte of a
+	// histogram.
 	histogramLabel = 8
 )
 
-// evaluation is one query that is being evaluated. It belongs to the goroutine
-// that evaluates, as everything that the engine calls does.
+// evaluation accounts for the memory of one running query. It is used only by
+// the goroutine that evaluates the query.
 type evaluation struct {
 	memory *memory.Holding
-	// peak is the most samples that the engine has held so far; nil outside of it.
+	// peak returns the maximum number of samples that the engine has held so
+	// far; nil outside of the engine.
 	peak   func() int64
 	shape  shape
-	next   int         // of the shape's selectors, the next one that is selected
-	series int64       // selected so far
-	points int64       // bytes that are held for points
-	raw    bool        // a remote read: all samples are held
-	note   func(error) // told what ended the reading; may be nil
+	next   int         // position in shape.selectors of the next selection
+	series int64       // number of series selected so far
+	points int64       // bytes held for points
+	raw    bool        // remote read: all samples are held in memory
+	note   func(error) // called with the error that ended the reading; may be nil
 }
 
 type evaluationKey struct{}
 
-// take holds n bytes more.
+// take takes n more bytes of memory.
 func (e *evaluation) take(n int64) error {
 	err := e.memory.Take(n)
 	if err != nil && e.note != nil {
@@ -66,14 +71,14 @@ func (e *evaluation) take(n int64) error {
 	return err
 }
 
-// ReadRaw returns a context for a remote read, which may build its answer in
-// memory. note is told why a series could not be read.
+// ReadRaw returns a context for a remote read, which may collect its response
+// in memory. note is called with an error that ends the reading of a series.
 func ReadRaw(ctx context.Context, note func(error)) context.Context {
 	return context.WithValue(ctx, evaluationKey{}, &evaluation{memory: memory.FromContext(ctx), raw: true, note: note})
 }
 
-// newEvaluation begins the account of a query of the engine. The error is one of
-// package memory's.
+// newEvaluation starts the accounting of a query of the engine. It returns
+// errors of package memory.
 func newEvaluation(ctx context.Context, q *query) (*evaluation, error) {
 	e := &evaluation{memory: memory.FromContext(ctx)}
 	if s := q.Stats(); s != nil && s.Samples != nil {
@@ -83,23 +88,23 @@ func newEvaluation(ctx context.Context, q *query) (*evaluation, error) {
 	if stmt, ok := q.Statement().(*parser.EvalStmt); ok {
 		e.shape = q.shapeOf(stmt.Expr)
 	}
-	// A slice that grows is there twice.
+	// A growing slice is held twice.
 	if err := e.memory.Take(sumOf(0, e.shape.ownPoints, 2*pointBytes)); err != nil || e.shape.bound == nil {
 		return e, err
 	}
-	// Labels can be made without selecting anything.
+	// Labels can be created without a selection.
 	return e, e.memory.Take(e.shape.bound.bytes(0))
 }
 
-// selected charges for the labels and structs of a selection, and for the labels
-// that the query makes of them. The error is one of package memory's.
+// selected charges for the labels and structs of a selection, and for the
+// labels that the query creates from them. It returns errors of package memory.
 func selected(ctx context.Context, list []series.WithChunks, labelsOnly bool) error {
 	h := memory.FromContext(ctx)
 	if h == nil {
 		return nil
 	}
 	all, largest, n := int64(0), int64(0), int64(len(list))
-	if labelsOnly { // the answer is their text
+	if labelsOnly { // the response is the labels as text
 		for i := range list {
 			all += labelText(list[i].Labels)
 		}
@@ -110,7 +115,7 @@ func selected(ctx context.Context, list []series.WithChunks, labelsOnly bool) er
 		n := int64(list[i].Labels.ByteSize())
 		all += n
 		largest = max(largest, n)
-		// Functions that doubt a metric say so in an annotation for each name.
+		// Some functions add an annotation for each metric name.
 		if s := list[i].Labels.Get(model.MetricNameLabel); s != name {
 			name = s
 			notes += noteBytes + noteCopies*jsonBytes(s)
@@ -119,7 +124,7 @@ func selected(ctx context.Context, list []series.WithChunks, labelsOnly bool) er
 	need := n*seriesBytes + all + notes
 	if e, ok := ctx.Value(evaluationKey{}).(*evaluation); ok && e.shape.bound != nil {
 		need = sumOf(need, n, e.shape.bound.bytes(largest))
-		if e.next >= len(e.shape.selectors) { // not in the expression
+		if e.next >= len(e.shape.selectors) { // a selection of info(), which is not in the expression
 			need = sumOf(need, e.series, joined(list))
 		}
 		e.series += n
@@ -127,8 +132,8 @@ func selected(ctx context.Context, list []series.WithChunks, labelsOnly bool) er
 	return h.Take(need)
 }
 
-// joined is how many bytes of labels info() can add to one series: those of a
-// series of each metric.
+// joined returns the maximum size in bytes of labels that info() can add to one
+// series: those of one series of each metric.
 func joined(list []series.WithChunks) int64 {
 	most := map[string]int64{}
 	for i := range list {
@@ -142,7 +147,7 @@ func joined(list []series.WithChunks) int64 {
 	return sum
 }
 
-// sumOf is need + n*each, or a number that no account has.
+// sumOf returns need + n*each, at most 1<<60, which no budget has.
 func sumOf(need, n, each int64) int64 {
 	const most = int64(1) << 60
 	if each > 0 && n > most/each {
@@ -151,7 +156,7 @@ func sumOf(need, n, each int64) int64 {
 	return min(need+n*each, most)
 }
 
-// texts charges for a list of strings and its text in an answer.
+// texts charges for a list of strings and its JSON in a response.
 func texts(ctx context.Context, list []string) error {
 	n := int64(0)
 	for _, s := range list {
@@ -160,8 +165,8 @@ func texts(ctx context.Context, list []string) error {
 	return memory.FromContext(ctx).Take(textCopies * n)
 }
 
-// selector is the shape of the next selector. What the engine selects beyond those
-// of the expression (info) may become anything.
+// selector returns the shape of the next selector. For selections that are not
+// in the expression (by info) it returns a conservative shape.
 func (e *evaluation) selector() selectorShape {
 	if e.raw {
 		return selectorShape{copies: readCopies}
@@ -173,7 +178,7 @@ func (e *evaluation) selector() selectorShape {
 	return e.shape.selectors[e.next-1]
 }
 
-// answered charges for the result of a query and its text.
+// answered charges for the JSON of a query's result.
 func answered(h *memory.Holding, v parser.Value) error {
 	n := int64(0)
 	switch v := v.(type) {
@@ -197,24 +202,24 @@ func answered(h *memory.Holding, v parser.Value) error {
 	return h.Take(textCopies * n)
 }
 
-// labelText is what labels take as JSON.
+// labelText returns the maximum size in bytes of labels as JSON.
 func labelText(ls labels.Labels) int64 {
 	n := int64(64)
 	ls.Range(func(l labels.Label) { n += jsonBytes(l.Name) + jsonBytes(l.Value) + 6 })
 	return n
 }
 
-// jsonBytes is how many bytes a string has as JSON, in which some bytes are
-// written as six.
+// jsonBytes returns the maximum size in bytes of a string as JSON, where some
+// bytes are escaped with six.
 func jsonBytes(s string) int64 {
 	n := int64(len(s))
 	for i := range len(s) {
 		switch c := s[i]; {
-		case c < ' ', c == '<', c == '>', c == '&', c == 0xe2: // of which U+2028 begins
+		case c < ' ', c == '<', c == '>', c == '&', c == 0xe2: // first byte of U+2028, which is escaped
 			n += 5
 		case c == '"', c == '\\':
 			n++
-		case c >= 0x80: // in case it is not UTF-8
+		case c >= 0x80: // may be invalid UTF-8
 			n += 2
 		}
 	}
@@ -225,7 +230,7 @@ func textOfHistogram(h *histogram.FloatHistogram) int64 {
 	return int64(len(h.PositiveBuckets)+len(h.NegativeBuckets)+2)*bucketText + 2*pointText
 }
 
-// chargeExemplars charges for exemplars and their text.
+// chargeExemplars charges for exemplars and their JSON.
 func chargeExemplars(ctx context.Context, list []exemplar.QueryResult) error {
 	n := int64(0)
 	for i := range list {

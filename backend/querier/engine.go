@@ -20,17 +20,18 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// LookbackDelta is how old a sample may be to count as a series' present value.
+// LookbackDelta is the maximum age of a sample that counts as the current value
+// of a series.
 const LookbackDelta = 5 * time.Minute
 
-// Engine is Prometheus' engine held to the tenant's limits that each query's context
-// has (see WithLimits).
+// Engine is Prometheus' engine with the tenant's limits, which are in the
+// context of each query (see WithLimits).
 type Engine struct {
 	logger *slog.Logger
 	parser parser.Parser
 
 	mu      sync.Mutex
-	engines map[engineKey]*promql.Engine // one for each set of limits the engine itself checks
+	engines map[engineKey]*promql.Engine // one for each combination of limits that the engine itself enforces
 
 	queries  prometheus.Counter
 	exceeded *prometheus.CounterVec
@@ -43,21 +44,21 @@ type engineKey struct {
 
 var _ promql.QueryEngine = (*Engine)(nil)
 
-// NewEngine returns an engine.
+// NewEngine returns an Engine that parses queries with p.
 func NewEngine(p parser.Parser, logger *slog.Logger, reg prometheus.Registerer) *Engine {
 	auto := promauto.With(reg)
 	return &Engine{
 		logger: logger, parser: p,
 		engines: map[engineKey]*promql.Engine{},
-		queries: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries begun."}),
+		queries: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries that were started."}),
 		exceeded: auto.NewCounterVec(
-			prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that went beyond a limit, by limit."},
+			prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that exceeded a limit, by limit."},
 			[]string{"limit"}),
 	}
 }
 
-// maxEngines bounds the cache; limits that differ from tenant to tenant more
-// than this make the engines be built anew, which is cheap.
+// maxEngines is the maximum size of the cache of engines. With more
+// combinations of limits the cache is cleared; creating an engine is cheap.
 const maxEngines = 64
 
 func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
@@ -94,7 +95,7 @@ func (e *Engine) NewInstantQuery(
 		return nil, err
 	}
 	if exceeded := checkLength(lim, qs); exceeded != nil {
-		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // told when it runs: 422, not 400
+		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // returned by Exec: 422, not 400
 	}
 	inner, err := e.engine(lim).NewInstantQuery(ctx, q, opts, qs, ts)
 	if err != nil {
@@ -112,7 +113,7 @@ func (e *Engine) NewRangeQuery(
 		return nil, err
 	}
 	if exceeded := checkLength(lim, qs); exceeded != nil {
-		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // told when it runs: 422, not 400
+		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // returned by Exec: 422, not 400
 	}
 	inner, err := e.engine(lim).NewRangeQuery(ctx, q, opts, qs, start, end, step)
 	if err != nil {
@@ -121,8 +122,8 @@ func (e *Engine) NewRangeQuery(
 	return &query{Query: inner, engine: e, id: id, lim: lim, start: start, end: end, step: step}, nil
 }
 
-// query checks the limits as it runs rather than as it is made: an error then
-// reads as "cannot be executed" (422) and not as "is not a query" (400).
+// query checks the limits when it is executed, not when it is created: the API
+// then responds with 422 (execution error) and not with 400 (bad data).
 type query struct {
 	promql.Query
 	engine     *Engine
@@ -164,8 +165,8 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	return res
 }
 
-// explain returns the error that a caller is told where a limit or the memory of
-// the process ended what it asked for; nil for any other error.
+// explain returns the error for the caller if a limit or the memory of the
+// process ended the query or read, or nil for any other error.
 func explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = errors.Join(err, context.Cause(ctx))
@@ -184,7 +185,8 @@ func explain(ctx context.Context, err error) error {
 	return nil
 }
 
-// TimedOut is the error of what took longer than the tenant's query_timeout.
+// TimedOut returns the error of a query or read that took longer than the
+// tenant's query_timeout.
 func TimedOut(lim *limits.Limits) *limits.Exceeded {
 	return limits.QueryTimeout.Exceeded(lim, limits.More)
 }
@@ -197,7 +199,8 @@ func (e *Engine) failed(err error) *promql.Result {
 	return &promql.Result{Err: err}
 }
 
-// check compares what the query asks for with the limits, before it runs.
+// check compares steps, subqueries and time range of the query with the limits,
+// before it runs.
 func (q *query) check() error {
 	if q.step > 0 && q.lim.MaxQuerySteps > 0 {
 		if steps := q.end.Sub(q.start) / q.step; int64(steps) > int64(q.lim.MaxQuerySteps) {
@@ -215,9 +218,10 @@ func (q *query) check() error {
 	return nil
 }
 
-// reach is how far, in milliseconds, the expression's selectors look back from
-// the query's start: by ranges, subqueries, offsets and the @ modifier. The
-// engine works offsets out only as it runs, so the original ones are read.
+// reach returns how far, in milliseconds, the expression's selectors look back
+// from the query's start: by ranges, subqueries, offsets and the @ modifier. It
+// uses the original offsets, because the engine computes the final ones only
+// when the query runs.
 func (q *query) reach() int64 {
 	stmt, ok := q.Statement().(*parser.EvalStmt)
 	if !ok {
@@ -233,7 +237,7 @@ func (q *query) reach() int64 {
 	return longest
 }
 
-// lookBack is the reach of one selector inside the nodes of path.
+// lookBack returns the reach of one selector inside the nodes of path.
 func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
 	back, at := vs.OriginalOffset.Milliseconds(), vs.Timestamp
 	for i := len(path) - 1; i >= 0; i-- {
@@ -241,7 +245,7 @@ func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
 		case *parser.MatrixSelector:
 			back += p.Range.Milliseconds()
 		case *parser.SubqueryExpr:
-			if at == nil { // else what is around it does not move it
+			if at == nil { // with the @ modifier, nodes around it do not count
 				back += (p.Range + p.OriginalOffset).Milliseconds()
 				at = p.Timestamp
 			}

@@ -83,7 +83,7 @@ func TestQueryLimits(t *testing.T) {
 			if exceeded.Name() != tt.limit || exceeded.Limit != tt.value || !strings.Contains(exceeded.Use, tt.use) {
 				t.Errorf("error %q, want %s of %s and a use of %s", exceeded, tt.limit, tt.value, tt.use)
 			}
-			want := fmt.Sprintf("# HELP pallium_querier_limited_queries_total PromQL queries that went beyond a limit, by limit.\n# TYPE pallium_querier_limited_queries_total counter\npallium_querier_limited_queries_total{limit=%q} 1\n", tt.limit)
+			want := fmt.Sprintf("# HELP pallium_querier_limited_queries_total PromQL queries that exceeded a limit, by limit.\n# TYPE pallium_querier_limited_queries_total counter\npallium_querier_limited_queries_total{limit=%q} 1\n", tt.limit)
 			if err := testutil.GatherAndCompare(b.reg, strings.NewReader(want), "pallium_querier_limited_queries_total"); err != nil {
 				t.Error(err)
 			}

@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// QueueFullError is the error of a read that may not even wait. The same read may
-// be let in later.
+// QueueFullError is returned for a read if the queue of its tenant is full. A
+// retry may succeed.
 type QueueFullError struct {
 	Running, Waiting int
 	exceeded         *limits.Exceeded
@@ -22,8 +22,8 @@ type QueueFullError struct {
 
 func (e *QueueFullError) Error() string { return e.exceeded.Error() }
 
-// Gate bounds the reads of each tenant that run at once. Those beyond wait, in the
-// order in which they came. Tenants do not wait for each other. It is safe for
+// Gate limits the number of concurrent reads of each tenant. Further reads wait
+// in a FIFO queue. Tenants do not wait for each other. It is safe for
 // concurrent use.
 type Gate struct {
 	mu      sync.Mutex
@@ -33,17 +33,17 @@ type Gate struct {
 	rejected prometheus.Counter
 }
 
-// places are those of one tenant.
+// places are the slots and the queue of one tenant.
 type places struct {
-	most    int // as the tenant's last read has it; 0 is no limit
+	most    int // limit of the tenant's last read; 0 = no limit
 	running int
-	waiting []chan struct{} // closed when it is its turn
+	waiting []chan struct{} // FIFO; a channel is closed when the read may run
 }
 
-// free reports whether one more may run.
+// free reports whether one more read may run.
 func (p *places) free() bool { return p.most <= 0 || p.running < p.most }
 
-// pass gives the places that are free to those who wait longest.
+// pass gives free slots to the reads that have waited longest.
 func (p *places) pass() {
 	for len(p.waiting) > 0 && p.free() {
 		p.running++
@@ -52,25 +52,25 @@ func (p *places) pass() {
 	}
 }
 
-// NewGate returns a gate.
+// NewGate returns a Gate without limits of its own: they are passed to Enter.
 func NewGate(reg prometheus.Registerer) *Gate {
 	auto := promauto.With(reg)
 	return &Gate{
 		tenants: map[tenant.ID]*places{},
 		waiting: auto.NewGauge(prometheus.GaugeOpts{
 			Name: "pallium_querier_waiting_queries",
-			Help: "Reads that wait for others of their tenant to end.",
+			Help: "Reads that wait for a slot because their tenant has reached max_concurrent_queries.",
 		}),
 		rejected: auto.NewCounter(prometheus.CounterOpts{
 			Name: "pallium_querier_rejected_queries_total",
-			Help: "Reads that were rejected since too many of their tenant were waiting.",
+			Help: "Reads that were rejected because max_queued_queries reads of their tenant were waiting.",
 		}),
 	}
 }
 
-// Enter returns when the tenant has a place free of its limits
-// max_concurrent_queries and max_queued_queries. leave gives it back. The error is
-// a *QueueFullError, or the cause of the context's end.
+// Enter waits until fewer than max_concurrent_queries reads of the tenant run,
+// and takes a slot. leave releases it. The error is a *QueueFullError if
+// max_queued_queries reads are waiting, or the cause of the context's end.
 func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (leave func(), err error) {
 	g.mu.Lock()
 	p := g.tenants[id]
@@ -80,8 +80,8 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (lea
 	}
 	leave = func() { g.leave(id, p) }
 	p.most = lim.MaxConcurrentQueries
-	p.pass()      // it may have been raised
-	if p.free() { // then nobody waits
+	p.pass()      // the limit may have been raised
+	if p.free() { // then no read is waiting
 		p.running++
 		g.mu.Unlock()
 		return leave, nil
@@ -103,13 +103,14 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (lea
 		return leave, nil
 	case <-ctx.Done():
 		if !g.giveUp(p, turn) {
-			leave() // the turn came at the last moment
+			leave() // the slot was given at the same moment
 		}
 		return nil, context.Cause(ctx)
 	}
 }
 
-// giveUp takes a waiter out, and reports whether it was still waiting.
+// giveUp removes a read from the queue, and reports whether it was still
+// waiting.
 func (g *Gate) giveUp(p *places, turn chan struct{}) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -121,8 +122,8 @@ func (g *Gate) giveUp(p *places, turn chan struct{}) bool {
 	return true
 }
 
-// leave passes the place on to who waits longest, unless the limit was lowered
-// meanwhile.
+// leave releases a slot and gives it to the read that has waited longest,
+// unless the limit was lowered meanwhile.
 func (g *Gate) leave(id tenant.ID, p *places) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -20,8 +20,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Ingester is one ingester as a querier sees it. Each answer comes with the L0
-// packs that it was read from.
+// Ingester is the interface of an ingester for queries. Select and Labels also
+// return the L0 packs from which the result was read.
 type Ingester interface {
 	Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error)
 	// Labels returns the sorted names of labels, or the values of one.
@@ -29,41 +29,43 @@ type Ingester interface {
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 	// Metadata returns the type, help and unit of the tenant's metrics.
 	Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error)
-	// SeriesCount returns how many active series it has of the tenant.
+	// SeriesCount returns the number of active series of the tenant.
 	SeriesCount(ctx context.Context, id tenant.ID) (int, error)
 }
 
 // Peer is an ingester and its failure domain.
 type Peer = peers.Peer[Ingester]
 
-// IngestersOptions are the options of Ingesters.
+// IngestersOptions configures Ingesters.
 type IngestersOptions struct {
-	// Peers lists all ingesters that may have samples, those that leave included.
+	// Peers returns all ingesters that may have samples, including those in
+	// state LEAVING.
 	Peers func(context.Context) ([]Peer, error)
 	// Tolerate is how many domains may be unavailable: a series is on a majority of
 	// Replication ingesters in distinct domains, so one less than a majority.
 	Tolerate int
-	// Lost lists domains in which an ingester was lost with samples of the tenant and
-	// range that are not in the long-term store. They count as unavailable, even when
-	// all their ingesters answer. nil: none ever is.
+	// Lost returns the domains in which an ingester was lost with samples of
+	// the tenant and range that are not in the long-term store. They count as
+	// unavailable, even if all their ingesters respond. If nil, no domain is
+	// lost.
 	Lost func(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error)
-	// HedgeAfter is how long the domains asked first have before the others are
-	// asked, too; default 300 ms.
+	// HedgeAfter is the time after which requests are also sent to the
+	// remaining domains (hedged requests); default 300 ms.
 	HedgeAfter time.Duration
 }
 
-// Ingesters answers for all ingesters together. It asks as many domains as are
-// enough for every acknowledged sample, and the rest when one of those fails or
-// is slow; the answer is the union. Fewer are peers.ErrTooFew, never a shorter
-// answer.
+// Ingesters queries all ingesters. It sends requests to as many domains as are
+// needed to find every acknowledged sample, and to the rest if one of those
+// fails or is slow; the result is the union. If too few domains respond, it
+// returns peers.ErrTooFew, never an incomplete result.
 type Ingesters struct {
 	o    IngestersOptions
-	late *background.Group // waits for answers that no query needed
+	late *background.Group // runs requests whose responses are no longer needed
 }
 
 var _ Recent = (*Ingesters)(nil)
 
-// NewIngesters returns Ingesters.
+// NewIngesters returns Ingesters with the options.
 func NewIngesters(o IngestersOptions) *Ingesters {
 	if o.HedgeAfter == 0 {
 		o.HedgeAfter = 300 * time.Millisecond
@@ -71,20 +73,21 @@ func NewIngesters(o IngestersOptions) *Ingesters {
 	return &Ingesters{o: o, late: background.New()}
 }
 
-// Close waits for the answers that no query needed. There are no questions any more.
+// Close waits for requests whose responses are no longer needed. There must be
+// no further queries.
 func (in *Ingesters) Close() error {
 	in.late.Stop()
 	return nil
 }
 
-// OneIngester is Ingesters of a process that has the only one.
+// OneIngester returns Ingesters for a single ingester in the same process.
 func OneIngester(ing Ingester) *Ingesters {
 	return NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) {
 		return []Peer{{ID: "local", Domain: "local", Client: ing}}, nil
 	}})
 }
 
-// all lists the ingesters; none are an error.
+// all returns all ingesters. It is an error if there are none.
 func (in *Ingesters) all(ctx context.Context) ([]Peer, error) {
 	list, err := in.o.Peers(ctx)
 	if err != nil {
@@ -96,17 +99,17 @@ func (in *Ingesters) all(ctx context.Context) ([]Peer, error) {
 	return list, nil
 }
 
-// from is an answer and the L0 packs that it was read from.
+// from is a response and the L0 packs from which it was read.
 type from[T any] struct {
 	value T
 	packs []ulid.ULID
 }
 
-// ask puts a question to the ingesters and returns the answers that are enough,
-// with the packs that they were read from. drop lets go of an answer that is not
-// returned. A failed question ends when the work for it has: its place and its
-// memory are given back then, and an ingester of this process may be in the middle
-// of a regular expression.
+// ask sends a request to the ingesters and returns a quorum of responses, with
+// the packs from which they were read. drop releases a response that is not
+// returned. On an error, ask returns only after all calls have ended: the
+// caller then releases the query's slot and memory, while a call to an ingester
+// in this process may still match a regular expression.
 func ask[T any](
 	ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error),
 	drop func(T),
@@ -118,7 +121,7 @@ func ask[T any](
 	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: own, Late: in.late}
 	if in.o.Lost != nil {
 		if q.Lost, err = in.o.Lost(ctx, id, mint, maxt); err != nil {
-			return nil, nil, fmt.Errorf("lost ingesters: %w", err)
+			return nil, nil, fmt.Errorf("list lost ingesters: %w", err)
 		}
 	}
 	answers, err := peers.Enough(ctx, list, q, func(ctx context.Context, ing Ingester) (from[T], error) {
@@ -139,9 +142,9 @@ func ask[T any](
 	return got, func(id ulid.ULID) bool { return served[id] }, nil
 }
 
-// own reports whether the question failed for a reason of its own, which asking
-// others does not cure: a limit, or no memory here for the answers. What an ingester
-// has no memory for comes as another error.
+// own reports whether a request failed for a reason that requests to other
+// ingesters cannot avoid: a limit, or no memory in this process for the
+// responses. An ingester without memory returns another error.
 func own(err error) bool {
 	var exceeded *limits.Exceeded
 	return errors.As(err, &exceeded) || errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded)
@@ -216,7 +219,7 @@ func (in *Ingesters) Exemplars(
 	return out, nil
 }
 
-// joinExemplars brings the exemplars of a series together, each once.
+// joinExemplars merges two lists of exemplars by series, without duplicates.
 func joinExemplars(a, b []exemplar.QueryResult) []exemplar.QueryResult {
 	for _, r := range b {
 		i := slices.IndexFunc(a, func(o exemplar.QueryResult) bool { return labels.Equal(o.SeriesLabels, r.SeriesLabels) })

@@ -8,42 +8,43 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// Bytes of what a query writes into labels.
+// Sizes in bytes of text that queries write into labels.
 const (
-	floatText     = 400               // a float in decimals, with up to 324 zeros
+	floatText     = 400               // a float in decimal notation, with up to 324 zeros
 	quantileText  = 32                // a quantile
 	labelOverhead = 8                 // the lengths of a name and a value, as labels.Labels stores them
-	maxLabelBytes = math.MaxInt64 / 4 // where the bound saturates
+	maxLabelBytes = math.MaxInt64 / 4 // maximum of all bounds; larger sums saturate
 )
 
-// labelBound bounds the labels that a query makes. Prometheus' functions for
-// labels are methods of its evaluator and count nothing: six label_join of ten
-// labels each make a megabyte of every ten bytes. The bound is computed on the
-// expression and says how large a series' labels can become, given how large
-// those of the selected series are.
+// labelBound is an upper bound of the size of labels that a query creates.
+// Prometheus' functions for labels are methods of its evaluator and limit
+// nothing: six nested label_join of ten labels each turn ten bytes into ten
+// megabytes. The bound is computed from the expression. It tells how large the
+// labels of a series can become, given the size of the selected series' labels.
 //
-// Each label is followed by name, as a sum of labels of selected series and of
-// bytes written in the query. Since the labels of one series are at most as
-// large as the series has labels in all, what counts in the end is how often a
-// label occurs at most.
+// Each label is tracked by name, as a sum of labels of selected series and of
+// bytes that are in the query. Since no label of a series is larger than all
+// its labels, the bound depends on the maximum number of occurrences of a
+// label.
 type labelBound struct {
-	peaks []labelPeak // of each place that makes labels
+	peaks []labelPeak // one for each function or operator that creates labels
 	makes bool
 
-	// histogram is the text of the largest histogram that count_values may see,
-	// in bytes: 0 unless the caller knows of histograms.
+	// histogram is the size in bytes of the text of the largest histogram that
+	// count_values may read; 0 unless the caller sets it.
 	histogram int64
 }
 
-// labelPeak is a size of labels at some place of the expression.
+// labelPeak is a bound of the size of labels in a node of the expression.
 type labelPeak struct {
-	series     int64 // times the labels of a selected series
-	histograms int64 // times the text of a histogram
+	series     int64 // multiples of the labels of a selected series
+	histograms int64 // multiples of the text of a histogram
 	bytes      int64
 }
 
 // newLabelBound returns the bound of an expression, or nil if the expression
-// makes no labels: its series have those of the selected ones, or fewer.
+// creates no labels: its series then have labels of the selected series, or
+// fewer.
 func newLabelBound(e parser.Expr) *labelBound {
 	b := &labelBound{}
 	b.eval(e)
@@ -53,9 +54,10 @@ func newLabelBound(e parser.Expr) *labelBound {
 	return b
 }
 
-// bytes returns an upper bound of the bytes of one series' labels anywhere in
-// the evaluation, when no selected series has more than largest. info() over
-// metrics that a pattern names may join more: that is known when they are selected.
+// bytes returns an upper bound of the size in bytes of one series' labels at
+// any point of the evaluation; largest is the largest size of a selected
+// series' labels. info() with a pattern of metric names may add more, which is
+// known only after the selection.
 func (b *labelBound) bytes(largest int64) int64 {
 	most := largest
 	for _, p := range b.peaks {
@@ -65,15 +67,15 @@ func (b *labelBound) bytes(largest int64) int64 {
 	return min(most, maxLabelBytes)
 }
 
-// peak remembers the size of labels that are made.
+// peak records the size of created labels.
 func (b *labelBound) peak(l *labelSet) *labelSet {
 	b.makes = true
 	b.peaks = append(b.peaks, l.size())
 	return l
 }
 
-// eval follows the labels through an expression. What it returns is the
-// caller's to change.
+// eval returns the bounds of an expression's labels. The caller may modify the
+// result.
 func (b *labelBound) eval(e parser.Expr) *labelSet {
 	switch e := e.(type) {
 	case *parser.VectorSelector, *parser.MatrixSelector:
@@ -109,7 +111,7 @@ func (b *labelBound) aggregate(e *parser.AggregateExpr) *labelSet {
 	}
 	switch e.Op {
 	case parser.TOPK, parser.BOTTOMK, parser.LIMITK, parser.LIMIT_RATIO:
-		return l // the series as they are
+		return l // returns series unchanged
 	}
 	if e.Without {
 		return l
@@ -121,7 +123,7 @@ func (b *labelBound) binary(e *parser.BinaryExpr) *labelSet {
 	many, one := b.eval(e.LHS), b.eval(e.RHS)
 	m := e.VectorMatching
 	if m == nil || e.Op.IsSetOperator() || m.FillValues.LHS != nil || m.FillValues.RHS != nil {
-		many, one = many.merge(one), one.merge(many) // of either side
+		many, one = many.merge(one), one.merge(many) // a series may come from either side
 	}
 	if m == nil || m.Card == parser.CardManyToMany {
 		return many
@@ -132,7 +134,7 @@ func (b *labelBound) binary(e *parser.BinaryExpr) *labelSet {
 	if len(m.Include) == 0 {
 		return many
 	}
-	// The labels come from another series, which may be as large.
+	// The labels come from another series, which may be as large as the first.
 	for _, name := range m.Include {
 		many.set(name, one.value(name).moved(many.sources))
 	}
@@ -159,7 +161,7 @@ func (b *labelBound) call(e *parser.Call) *labelSet {
 		sum := labelSum{bytes: written}
 		sum.add(l.value(text(e.Args[3])), refs)
 		if !alwaysMatches(text(e.Args[3]), text(e.Args[4])) {
-			sum = sum.larger(l.value(dst)) // it stays as it is
+			sum = sum.larger(l.value(dst)) // without a match it is unchanged
 		}
 		l.set(dst, sum)
 		return b.peak(l)
@@ -204,7 +206,7 @@ func (b *labelBound) info(e *parser.Call) *labelSet {
 	return b.peak(l)
 }
 
-// text is the value of a string argument.
+// text returns the value of a string argument.
 func text(e parser.Expr) string {
 	for {
 		switch t := e.(type) {
@@ -220,14 +222,15 @@ func text(e parser.Expr) string {
 	}
 }
 
-// alwaysMatches knows the patterns that replace the label of every series.
+// alwaysMatches reports whether pattern is one of the known patterns that match
+// every value, so that label_replace sets the label of every series.
 func alwaysMatches(src, pattern string) bool {
 	return pattern == ".*" || pattern == "(.*)" || pattern == "" && src == ""
 }
 
-// template reads a replacement as regexp.Expand does: how many references to
-// groups it has, each of which is at most the whole source, and how many bytes
-// beside them.
+// template parses a replacement as regexp.Expand does. It returns the number of
+// references to groups, each of which expands to at most the whole source, and
+// the number of other bytes.
 func template(s string) (refs, bytes int64) {
 	for {
 		before, after, found := strings.Cut(s, "$")
@@ -241,16 +244,16 @@ func template(s string) (refs, bytes int64) {
 			bytes, s = bytes+1, after[1:]
 		case strings.HasPrefix(after, "{") && strings.Contains(after, "}"):
 			end := strings.Index(after, "}") + 1
-			refs, bytes, s = refs+1, bytes+int64(end+1), after[end:] // with a wrong name it is text
+			refs, bytes, s = refs+1, bytes+int64(end+1), after[end:] // an invalid name is literal text
 		case name > 0:
 			refs, s = refs+1, after[name:]
-		default: // text, or a name that begins with a letter beyond ASCII
+		default: // literal text, or a name that starts with a non-ASCII letter
 			refs, bytes, s = refs+1, bytes+1, after
 		}
 	}
 }
 
-// absentLabels are those which absent() takes from the matchers.
+// absentLabels returns the labels that absent() derives from the matchers.
 func absentLabels(e parser.Expr) *labelSet {
 	l := &labelSet{sources: 1}
 	for {
@@ -272,8 +275,8 @@ func absentLabels(e parser.Expr) *labelSet {
 	}
 }
 
-// addRest counts, once more each, the labels of the series itself that are kept as
-// they are.
+// addRest adds one occurrence of each label of the series itself that is
+// unchanged.
 func (l *labelSet) addRest(sums map[labelOf]int64) {
 	for of := range maps.Clone(sums) {
 		if _, replaced := l.made[of.label]; of.source == 0 && of.label != "" && !replaced {
@@ -282,8 +285,8 @@ func (l *labelSet) addRest(sums map[labelOf]int64) {
 	}
 }
 
-// size is that of all labels of a series, by sources: of one series no label is
-// larger than all its labels.
+// size returns a bound of the size of all labels of a series, by sources: no
+// label of a selected series is larger than all its labels.
 func (l *labelSet) size() labelPeak {
 	var p labelPeak
 	sums := map[labelOf]int64{}

@@ -8,30 +8,33 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// labelOf is a label of a selected series, or all its labels if it has no name.
-// An expression's series may come from several selected ones: source counts them.
+// labelOf identifies a label of a selected series, or all its labels if label
+// is empty. A series of an expression may be derived from several selected
+// series, which source numbers.
 type labelOf struct {
 	source int
 	label  string
 }
 
-// histogramText is the source of what count_values writes of a histogram.
+// histogramText is the source of histograms that count_values writes as text.
 const histogramText = -1
 
-// labelSum bounds a label's value: bytes of the query, and labels of selected
-// series, each as often as it occurs.
+// labelSum is an upper bound of a label value's size: bytes that are in the
+// query, plus labels of selected series, each with the number of its
+// occurrences.
 type labelSum struct {
 	bytes int64
 	of    map[labelOf]int64
 }
 
-// maxTerms bounds the labels followed in one sum. Beyond, all labels of a series
-// together count as often as the one that occurs most.
+// maxTerms is the maximum number of labels in one sum. If there are more, they
+// are replaced by all labels of a series, with the largest number of
+// occurrences of one of them.
 const maxTerms = 16
 
 func saturated(a, b int64) int64 { return min(a+b, maxLabelBytes) }
 
-// times multiplies two numbers that are not negative.
+// times multiplies two non-negative numbers, up to maxLabelBytes.
 func times(a, b int64) int64 {
 	if a > 0 && b > maxLabelBytes/a {
 		return maxLabelBytes
@@ -54,7 +57,7 @@ func (s *labelSum) add(other labelSum, n int64) {
 	s.shorten()
 }
 
-// larger is a bound of both.
+// larger returns an upper bound of both sums.
 func (s labelSum) larger(other labelSum) labelSum {
 	out := labelSum{bytes: max(s.bytes, other.bytes), of: maps.Clone(s.of)}
 	if out.of == nil {
@@ -85,7 +88,7 @@ func (s *labelSum) shorten() {
 	s.of = most
 }
 
-// moved is the same sum of other series, counted from n on.
+// moved returns the sum with its sources renumbered from n.
 func (s labelSum) moved(n int) labelSum {
 	out := labelSum{bytes: s.bytes, of: make(map[labelOf]int64, len(s.of))}
 	for of, m := range s.of {
@@ -97,11 +100,11 @@ func (s labelSum) moved(n int) labelSum {
 	return out
 }
 
-// labelSet bounds the labels of the series of an expression.
+// labelSet has upper bounds of the labels of an expression's series.
 type labelSet struct {
 	made    map[string]labelSum
-	rest    bool          // the others are those of source 0
-	infos   map[int]int64 // sources of info(), of which any label may come, and how many series each stands for
+	rest    bool          // all other labels are those of source 0
+	infos   map[int]int64 // sources of info(), from which any label may come, with their number of series
 	sources int
 }
 
@@ -129,7 +132,7 @@ func (l *labelSet) value(name string) labelSum {
 	return sum
 }
 
-// keep is the set with these labels only.
+// keep returns the set with only the labels names.
 func (l *labelSet) keep(names []string) *labelSet {
 	out := &labelSet{sources: l.sources}
 	for _, name := range names {
@@ -140,7 +143,7 @@ func (l *labelSet) keep(names []string) *labelSet {
 	return out
 }
 
-// merge bounds series that are of either set.
+// merge returns bounds for series that are in either set.
 func (l *labelSet) merge(other *labelSet) *labelSet {
 	out := &labelSet{rest: l.rest || other.rest, sources: max(l.sources, other.sources)}
 	for name, sum := range l.made {
@@ -162,8 +165,8 @@ func (l *labelSet) merge(other *labelSet) *labelSet {
 	return out
 }
 
-// infoMetrics is how many metrics the selector of info() may name; 1 if nobody can
-// tell before they are selected, see joined.
+// infoMetrics returns the maximum number of metrics that the selector of info()
+// matches; 1 if that is only known after the selection, see joined.
 func infoMetrics(s *parser.VectorSelector) int64 {
 	fewest, named := int64(maxLabelBytes), false
 	for _, m := range s.LabelMatchers {

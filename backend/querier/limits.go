@@ -8,17 +8,17 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// limitsKey is that of a request's limits in its context.
+// limitsKey is the context key of a request's limits.
 type limitsKey struct{}
 
-// errNoLimits is the error of a query whose context has no limits.
-var errNoLimits = errors.New("the context of a query carries no limits")
+// errNoLimits is returned for a query whose context has no limits.
+var errNoLimits = errors.New("the context of a query has no limits")
 
-// WithLimits returns a context for the queries of one request, with the limits of its
-// tenant as they were when it reached the process: the engine and everything that it
-// selects go by the same. A context has them since Prometheus' API is between the
-// request and the engine, the queryable and its queriers, and hands on nothing else.
-// lim is not changed.
+// WithLimits returns a context for the queries of one request, with its
+// tenant's limits at the time when it reached the process, so that the engine
+// and all selections use the same limits. They are in the context because
+// Prometheus' API, which calls the engine and the queryable, passes on nothing
+// else. lim is not modified.
 func WithLimits(ctx context.Context, lim *limits.Limits) context.Context {
 	return context.WithValue(ctx, limitsKey{}, lim)
 }

@@ -6,22 +6,22 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// Bounds of an expression's size, counted in operators and opening brackets.
-// Parsing and running take time that grows with the square of an expression's
-// depth, and printing it prettily with the cube; neither stops at a timeout.
+// Limits of an expression's size, counted in operators and opening brackets.
+// The time of parsing and evaluation grows with the square of an expression's
+// depth, that of pretty-printing with the cube; a timeout stops neither.
 const (
 	MaxOperators       = 2000 // of a query
-	MaxPrettyOperators = 250  // where it may be printed
+	MaxPrettyOperators = 250  // of an expression that may be pretty-printed
 )
 
-// boundedParser rejects what takes too long before it is parsed.
+// boundedParser rejects expressions that would take too long to parse.
 type boundedParser struct {
 	parser.Parser
 	most int
 }
 
-// NewParser returns Prometheus' parser, but for expressions of more than most
-// operators and brackets.
+// NewParser returns Prometheus' parser with a limit: it rejects expressions
+// with more than most operators and opening brackets.
 func NewParser(o parser.Options, most int) parser.Parser {
 	return boundedParser{parser.NewParser(o), most}
 }
@@ -34,13 +34,13 @@ func (p boundedParser) ParseExpr(text string) (parser.Expr, error) {
 		l.NextItem(&item)
 		switch {
 		case item.Typ == parser.EOF || item.Typ == parser.ERROR:
-			return p.Parser.ParseExpr(text) // which says what is wrong
+			return p.Parser.ParseExpr(text) // returns the error, if any
 		case item.Typ.IsOperator(), item.Typ == parser.LEFT_PAREN, item.Typ == parser.LEFT_BRACKET:
 			found++
 		}
 		if found > p.most {
 			return nil, fmt.Errorf("the expression has more than %d operators and brackets; split it, "+
-				"or use a regular expression in the place of a chain", p.most)
+				"or use a regular expression instead of a chain", p.most)
 		}
 	}
 }

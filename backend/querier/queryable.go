@@ -1,6 +1,6 @@
-// Package querier answers PromQL: it gives Prometheus' own engine a view of the
-// backend's series that is limited to one tenant, to what its label policy lets
-// it see, and to what its limits allow.
+// Package querier executes PromQL queries: it runs Prometheus' engine on the
+// series of one tenant in ingesters and the long-term store, and enforces the
+// tenant's limits.
 package querier
 
 import (
@@ -22,20 +22,22 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Source has the series of all tenants.
+// Source reads the series of all tenants.
 type Source interface {
-	// Select returns matching series, sorted by labels, with the chunks that hold
-	// their samples in the range. A part that cannot be read is an error, never a shorter answer.
+	// Select returns the matching series, sorted by labels, with the chunks
+	// that contain their samples in the range. If a part cannot be read it
+	// returns an error, never an incomplete result.
 	Select(ctx context.Context, req series.Request) (*series.Selection, error)
-	// LabelNames and LabelValues return sorted names, or values of one name.
+	// LabelNames returns the sorted label names of matching series, LabelValues
+	// the sorted values of one label.
 	LabelNames(ctx context.Context, req series.Request) ([]string, error)
 	LabelValues(ctx context.Context, name string, req series.Request) ([]string, error)
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 }
 
-// Queryable is a storage.SampleAndChunkQueryable and ExemplarQueryable over a
-// source. The tenant and its limits come with the context of each call (see
-// WithLimits); without them nothing is answered.
+// Queryable is a storage.SampleAndChunkQueryable and storage.ExemplarQueryable
+// of a Source. The tenant and its limits are in the context of each call (see
+// WithLimits); without them calls fail.
 type Queryable struct {
 	source Source
 	now    func() time.Time
@@ -47,8 +49,8 @@ var (
 	_ storage.ExemplarQueryable       = (*Queryable)(nil)
 )
 
-// NewQueryable returns a Queryable over the source. What goes wrong in the
-// source is logged, not told to tenants.
+// NewQueryable returns a Queryable of source. Internal errors of the source are
+// logged, and not returned to tenants.
 func NewQueryable(source Source, now func() time.Time, logger *slog.Logger) *Queryable {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -66,17 +68,17 @@ func (q *Queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error)
 	return &chunkQuerier{reader{q: q, mint: mint, maxt: maxt, chunks: true}}, nil
 }
 
-// reader is what sample and chunk queriers share. Like every storage.Querier it
-// is used by one goroutine at a time.
+// reader is the common part of sample and chunk queriers. Like every
+// storage.Querier it is not safe for concurrent use.
 type reader struct {
 	q          *Queryable
 	mint, maxt int64
-	chunks     bool // of a chunk querier
+	chunks     bool // whether it belongs to a chunk querier
 	selections []*series.Selection
 }
 
-// request makes the request of a call, with the range cut to what the tenant's
-// retention leaves. ok is false when nothing is left.
+// request returns the request for a call, with the time range limited to the
+// tenant's retention. ok is false if nothing remains of the range.
 func (r *reader) request(ctx context.Context, mint, maxt int64, matchers []*labels.Matcher) (req series.Request, ok bool, err error) {
 	lim, id, err := tenantLimits(ctx)
 	if err != nil {
@@ -87,7 +89,7 @@ func (r *reader) request(ctx context.Context, mint, maxt int64, matchers []*labe
 		Matchers: slices.Clone(matchers), MaxSeries: lim.MaxQuerySeries}, mint <= maxt, nil
 }
 
-// kept is mint, or what the tenant's retention leaves of the time after it.
+// kept returns mint or, if that is later, the start of the tenant's retention.
 func (q *Queryable) kept(mint int64, lim *limits.Limits) int64 {
 	if lim.Retention <= 0 {
 		return mint
@@ -106,8 +108,8 @@ func (r *reader) selectSeries(
 	if err != nil || !ok {
 		return nil, req, err
 	}
-	// The series API reads labels and stops early at its own limit. Remote read
-	// passes the hint on, yet it sends series by their chunks.
+	// The series API needs only labels. Remote read passes the same hint on,
+	// but it needs chunks.
 	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
 	sel, err := r.q.source.Select(ctx, req)
 	if err != nil {
@@ -144,7 +146,8 @@ func (r *reader) LabelNames(
 	return r.told(ctx, names, hints, err)
 }
 
-// told is the answer of a list of strings.
+// told returns the result of LabelNames or LabelValues: it applies the limit of
+// hints and charges the memory.
 func (r *reader) told(ctx context.Context, list []string, hints *storage.LabelHints, err error) ([]string, annotations.Annotations, error) {
 	list = cut(list, hints)
 	if err == nil {
@@ -179,7 +182,7 @@ func (q *Queryable) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerie
 }
 
 type exemplarQuerier struct {
-	ctx context.Context // Select has none of its own
+	ctx context.Context // Select has no context parameter
 	q   *Queryable
 	id  tenant.ID
 	lim *limits.Limits
@@ -195,14 +198,15 @@ func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher)
 		return nil, e.q.clarify(e.ctx, err)
 	}
 	if found == nil {
-		found = []exemplar.QueryResult{} // the answer is a list, not null
+		found = []exemplar.QueryResult{} // so that the JSON has a list, not null
 	}
 	return found, nil
 }
 
-// clarify prepares an error of the source for Prometheus' API: a limit is the
-// tenant's to mend and told as it is (422), a query that ended or was ended is
-// that (503, 499), anything else is ours (500), and its text for the log.
+// clarify converts an error of the source to one from which Prometheus' API
+// derives the right response: an exceeded limit is returned to the tenant as it
+// is (422); a timeout is 503 and a cancellation 499; any other error is logged,
+// and the response is 500 with a general text.
 func (q *Queryable) clarify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -224,7 +228,7 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 	if noAccess != nil {
 		return promql.ErrStorage{Err: noAccess}
 	}
-	q.logger.Error("series could not be read", "tenant", access.Tenant, "err", err)
+	q.logger.Error("reading series failed", "tenant", access.Tenant, "err", err)
 	told := errUnreadable
 	if errors.Is(err, series.ErrLost) {
 		told = series.ErrLost
@@ -234,8 +238,8 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 	return answer
 }
 
-// noteFault notes what is not the request's fault in its context: the first error
-// that was told as one of the storage.
+// noteFault records in the request's context the first error for which the
+// client receives a storage error, i.e. which the request did not cause.
 func noteFault(ctx context.Context, told, err error) {
 	var ours promql.ErrStorage
 	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok && errors.As(told, &ours) {
@@ -243,12 +247,13 @@ func noteFault(ctx context.Context, told, err error) {
 	}
 }
 
-// faultKey is that of a request's note in its context.
+// faultKey is the context key of the error recorded by noteFault.
 type faultKey struct{}
 
-// NoteFaults returns a context for a request, and a function that tells why
-// something that the request needed could not be read; nil: everything could. Of
-// such errors Prometheus' handlers answer some as if the request were wrong.
+// NoteFaults returns a context for a request, and a function that returns the
+// first error with which reading data for the request failed, or nil. It is
+// needed because Prometheus' handlers report some of these errors as errors of
+// the request.
 func NoteFaults(ctx context.Context) (context.Context, func() error) {
 	var noted atomic.Pointer[error]
 	return context.WithValue(ctx, faultKey{}, &noted), func() error {

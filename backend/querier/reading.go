@@ -11,22 +11,23 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// reading is the account of one selection while its series are read.
+// reading accounts for the memory of one selection while its series are read.
 type reading struct {
 	e        *evaluation
 	selector selectorShape
 	list     []series.WithChunks
 	mint     int64
 	maxt     int64
-	steps    int64 // at which a selector is evaluated
-	// window is set for a selector of a range, whole for one whose samples are the
-	// result.
+	steps    int64 // for which the selector is evaluated
+	// window is set for a range selector, whole if its samples are the result
+	// of the query.
 	window, whole bool
 	begun         bool
 	values        map[uint64]struct{} // seen so far, for count_values
 }
 
-// newReading begins it; nil when nobody keeps an account.
+// newReading returns a reading of a selection, or nil if memory is not
+// accounted for.
 func newReading(ctx context.Context, hints *storage.SelectHints, list []series.WithChunks, mint, maxt int64) *reading {
 	e, ok := ctx.Value(evaluationKey{}).(*evaluation)
 	if !ok || e.memory == nil {
@@ -44,8 +45,9 @@ func newReading(ctx context.Context, hints *storage.SelectHints, list []series.W
 	return r
 }
 
-// next charges before a series is read: before the first one for what all of them
-// can come to, so that what has no room ends before it costs any time.
+// next charges memory before a series is read. In a query of the engine it
+// charges the maximum for all series before the first one, so that a query
+// without enough memory fails early.
 func (r *reading) next(chunks []series.Chunk) error {
 	if r.e.raw {
 		return r.e.take(samplesIn(chunks, r.mint, r.maxt) * readSampleBytes)
@@ -54,7 +56,7 @@ func (r *reading) next(chunks []series.Chunk) error {
 		return nil
 	}
 	r.begun = true
-	before := int64(0) // what the engine holds already
+	before := int64(0) // points that the engine already holds
 	if r.e.peak != nil {
 		before = r.e.peak()
 	}
@@ -67,13 +69,13 @@ func (r *reading) next(chunks []series.Chunk) error {
 			all += samples
 			most = max(most, samples)
 		}
-		window = 2 * most // of one series at a time, in a buffer that doubles
+		window = 2 * most // of one series at a time, in a buffer that grows by doubling
 		if r.whole {
 			points = all
 		}
 	}
 	rows := r.selector.countGroups(r.list)
-	if r.selector.countsValues == otherValues { // each point can be a value of its own
+	if r.selector.countsValues == otherValues { // every point may have a different value
 		rows = points
 	}
 	need := sumOf(window*pointBytes, points+before, r.selector.copies*pointBytes)
@@ -81,7 +83,8 @@ func (r *reading) next(chunks []series.Chunk) error {
 	return r.raise(sumOf(need, r.selector.topSeries(r.list), topBytes))
 }
 
-// samplesIn is how many samples chunks have in a range, at most.
+// samplesIn returns an upper bound of the number of samples of chunks in a time
+// range.
 func samplesIn(chunks []series.Chunk, mint, maxt int64) int64 {
 	n := int64(0)
 	for i := range chunks {
@@ -92,11 +95,12 @@ func samplesIn(chunks []series.Chunk, mint, maxt int64) int64 {
 	return n
 }
 
-// rowBytes is what a series of a result takes: the engine makes room for all its
-// steps at once.
+// rowBytes returns the memory of a series of a result: the engine allocates
+// memory for all its steps at once.
 func (r *reading) rowBytes() int64 { return min(r.steps, maxPointSlice)*pointBytes + seriesBytes }
 
-// raise makes the evaluation hold so many bytes for points.
+// raise increases the memory that the evaluation holds for points to at least
+// to bytes.
 func (r *reading) raise(to int64) error {
 	if to <= r.e.points {
 		return nil
@@ -108,8 +112,8 @@ func (r *reading) raise(to int64) error {
 	return nil
 }
 
-// iterator reads the series whose chunks were charged for by next. What costs more
-// than can be known before is charged for while it is read.
+// iterator wraps the iterator of a series for which next has charged. It
+// charges memory that is only known while samples are read.
 func (r *reading) iterator(it chunkenc.Iterator, chunks []series.Chunk) chunkenc.Iterator {
 	histograms := hasHistograms(chunks)
 	if !histograms && r.values == nil {
@@ -129,7 +133,7 @@ func (r *reading) iterator(it chunkenc.Iterator, chunks []series.Chunk) chunkenc
 	return c
 }
 
-// plain is the iterator below, which can be used again.
+// plain returns the wrapped iterator, which can be reused.
 func plain(it chunkenc.Iterator) chunkenc.Iterator {
 	if c, ok := it.(*countingIterator); ok {
 		return c.Iterator
@@ -137,7 +141,7 @@ func plain(it chunkenc.Iterator) chunkenc.Iterator {
 	return it
 }
 
-// failedIterator has only an error.
+// failedIterator returns an iterator without samples whose Err returns err.
 func failedIterator(err error) chunkenc.Iterator {
 	return &countingIterator{Iterator: chunkenc.NewNopIterator(), err: err}
 }
@@ -152,18 +156,20 @@ func hasHistograms(chunks []series.Chunk) bool {
 	return false
 }
 
-// countingIterator charges for what a series turns out to be: the size of its
-// native histograms, and its values where each makes a series of its own.
+// countingIterator charges memory for samples as they are read: for native
+// histograms by size, and for each distinct value if count_values creates a
+// series of it.
 type countingIterator struct {
 	chunkenc.Iterator
 	r      *reading
-	points int64 // that the engine makes of the series, each as large as the largest
-	seen   int64 // bytes of the largest histogram so far
+	points int64 // number of points that the engine creates of the series, each as large as the largest histogram
+	seen   int64 // size in bytes of the largest histogram so far
 	err    error
 }
 
-// histogram charges for one of so many bytes. A remote read holds each histogram
-// as it is, the engine makes all its points as large as the largest.
+// histogram charges for a histogram of size bytes. A remote read holds each
+// histogram in its own size; in the engine all points may become as large as
+// the largest histogram.
 func (c *countingIterator) histogram(size int64) {
 	if c.err == nil && c.r.e.raw {
 		c.err = c.r.e.take(size * readCopies)
@@ -173,7 +179,7 @@ func (c *countingIterator) histogram(size int64) {
 		return
 	}
 	each := size - c.seen
-	if c.r.selector.countsValues != noValues { // its text becomes a label
+	if c.r.selector.countsValues != noValues { // its text becomes a label value
 		each *= histogramLabel
 	}
 	if c.err = c.r.e.take(sumOf(0, each, c.points*max(c.r.selector.copies, 1))); c.err == nil {
@@ -221,7 +227,7 @@ func (c *countingIterator) AtFloatHistogram(h *histogram.FloatHistogram) (int64,
 	return t, h
 }
 
-// histogramBytes is what a native histogram takes in memory.
+// histogramBytes returns the approximate memory of a native histogram.
 func histogramBytes(spans, buckets int) int64 { return 200 + int64(spans+buckets)*8 }
 
 func (c *countingIterator) Err() error {

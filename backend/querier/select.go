@@ -29,12 +29,12 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	}
 }
 
-// seriesSet hands out the series of a selection.
+// seriesSet iterates over the series of a selection.
 type seriesSet struct {
 	series     []series.WithChunks
 	mint, maxt int64
 	i          int
-	reading    *reading // nil: nobody accounts for what is read
+	reading    *reading // nil: memory is not accounted for
 }
 
 func (s *seriesSet) Next() bool                        { s.i++; return s.i < len(s.series) }
@@ -77,13 +77,13 @@ func (q *chunkQuerier) Select(ctx context.Context, _ bool, hints *storage.Select
 type chunkSeriesSet struct{ seriesSet }
 
 func (s *chunkSeriesSet) At() storage.ChunkSeries {
-	return &oneChunkSeries{oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt}} // streamed: chunks are sent as they are read
+	return &oneChunkSeries{oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt}} // no reading: chunks are streamed, not collected
 }
 
 type oneChunkSeries struct{ oneSeries }
 
-// Iterator implements storage.ChunkSeries. Chunks that lie within the range and
-// do not overlap are passed on as they are; the others are encoded anew.
+// Iterator implements storage.ChunkSeries. Chunks within the range that do not
+// overlap are returned unchanged; the others are re-encoded.
 func (s *oneChunkSeries) Iterator(chunks.Iterator) chunks.Iterator {
 	normal, err := series.Normalize(s.Chunks)
 	if err != nil {
@@ -109,7 +109,8 @@ func (s *oneChunkSeries) Iterator(chunks.Iterator) chunks.Iterator {
 	return storage.NewListChunkSeriesIterator(metas...)
 }
 
-// trimmed is the samples of a chunk within [mint, maxt] as Prometheus' chunks.
+// trimmed returns the samples of a chunk within [mint, maxt] as Prometheus
+// chunks.
 func trimmed(c series.Chunk, mint, maxt int64) ([]series.Chunk, error) {
 	if c.Column == nil && c.MinTime >= mint && c.MaxTime <= maxt {
 		return []series.Chunk{c}, nil
@@ -117,7 +118,7 @@ func trimmed(c series.Chunk, mint, maxt int64) ([]series.Chunk, error) {
 	return series.EncodeAll(series.IteratorBetween([]series.Chunk{c}, mint, maxt, nil))
 }
 
-// failedChunks is a chunk iterator that has only an error.
+// failedChunks is a chunk iterator without chunks whose Err returns err.
 type failedChunks struct{ err error }
 
 func (failedChunks) At() chunks.Meta { return chunks.Meta{} }

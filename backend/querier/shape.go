@@ -6,54 +6,58 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// shape is what an expression says of the memory that its evaluation takes, beside
-// what it selects.
+// shape has the properties of an expression that determine the memory of its
+// evaluation, in addition to the selected data.
 type shape struct {
-	bound *labelBound // nil: it makes no labels
-	// selectors are those of the expression in the order in which the engine selects
-	// them, that of parser.Inspect.
+	bound *labelBound // nil: the expression creates no labels
+	// selectors are the selectors of the expression in the order in which the
+	// engine selects them, which is that of parser.Inspect.
 	selectors []selectorShape
-	// steps are the most at which any part of it is evaluated.
+	// steps is the maximum number of steps of any part of the expression.
 	steps int64
-	// ownPoints are the most that are held at once of what is made without selecting
-	// anything.
+	// ownPoints is the maximum number of points held at once that do not come
+	// from a selection.
 	ownPoints int64
 }
 
-// selectorShape is what becomes of the series of one selector.
+// selectorShape has the properties of an expression that determine the memory
+// for the series of one selector.
 type selectorShape struct {
-	// copies is how many matrices of the size of the selection are held at once: what
-	// was read, and what an operator or function makes of that.
+	// copies is the number of matrices of the size of the selection that are
+	// held at once: the selected one, and results of operators or functions.
 	copies int64
-	// groupBy are the labels of an aggregation right above it, which makes one series
-	// for each of their values; grouped is set if there is one.
+	// groupBy are the labels of an aggregation directly above the selector,
+	// which returns one series for each of their values; grouped is set if
+	// there is such an aggregation.
 	groupBy []string
 	grouped bool
 
 	countsValues valuesCounted
-	// steps is at how many times the selector is evaluated, or its value repeated.
+	// steps is the number of steps for which the selector is evaluated, or its
+	// value repeated.
 	steps int64
-	// top is the k of a topk, bottomk or limitk right above it, which makes room for
-	// so many series in each group; 0 without one, maxTop when it is not known.
+	// top is the k of a topk, bottomk or limitk directly above the selector,
+	// which allocates memory for k series in each group; 0 without one, maxTop
+	// if k is unknown.
 	top int64
 }
 
-// maxTop is more series than any selection has.
+// maxTop is larger than the number of series of any selection.
 const maxTop = 1 << 40
 
-// valuesCounted says which values make series by count_values.
+// valuesCounted tells from which values count_values creates series.
 type valuesCounted int
 
 const (
 	noValues    valuesCounted = iota
-	sameValues                // those that are selected, or one for each of them
-	otherValues               // any
+	sameValues                // the selected values, or one for each of them
+	otherValues               // arbitrary values
 )
 
-// shapeOf finds the shape of an expression of the query.
+// shapeOf returns the shape of an expression of the query.
 func (q *query) shapeOf(e parser.Expr) shape {
 	s := shape{bound: newLabelBound(e), ownPoints: q.ownPoints(e, nil, q.steps())}
-	if most := int64(q.lim.MaxQuerySamples); most > 0 { // the engine counts them, too
+	if most := int64(q.lim.MaxQuerySamples); most > 0 { // the engine enforces this limit, too
 		s.ownPoints = min(s.ownPoints, most)
 	}
 	s.steps = q.steps()
@@ -71,7 +75,7 @@ func (q *query) shapeOf(e parser.Expr) shape {
 		}
 		return nil
 	})
-	if anyFixed { // what is selected at a time of its own (the @ modifier) is repeated for all steps
+	if anyFixed { // a selection with the @ modifier is repeated for all steps
 		for i := range s.selectors {
 			s.selectors[i].steps = s.steps
 		}
@@ -79,10 +83,11 @@ func (q *query) shapeOf(e parser.Expr) shape {
 	return s
 }
 
-// ownPoints is the most points that are held at once for a node of the expression
-// without what it selects: a constant, the time, and all that is made of them are
-// series of all steps, and a subquery can have millions of those. What stands left
-// of an operator is held while its right is evaluated.
+// ownPoints returns the maximum number of points held at once for a node of the
+// expression that do not come from a selection. Constants, time() and
+// expressions of them are series with a point per step, and a subquery can have
+// millions of steps. The result of an operator's left side is held while its
+// right side is evaluated.
 func (q *query) ownPoints(n parser.Node, path []parser.Node, steps int64) int64 {
 	switch n := n.(type) {
 	case *parser.VectorSelector, *parser.MatrixSelector:
@@ -99,7 +104,7 @@ func (q *query) ownPoints(n parser.Node, path []parser.Node, steps int64) int64 
 	return max(most, held)
 }
 
-// steps is the number of points per series of the query.
+// steps returns the number of points per series of the query.
 func (q *query) steps() int64 {
 	if q.step <= 0 {
 		return 1
@@ -107,7 +112,8 @@ func (q *query) steps() int64 {
 	return int64(q.end.Sub(q.start)/q.step) + 1
 }
 
-// stepsInside is at how many times what is inside the nodes of path is evaluated.
+// stepsInside returns the number of steps for which an expression inside the
+// nodes of path is evaluated.
 func (q *query) stepsInside(path []parser.Node) int64 {
 	for i := len(path) - 1; i >= 0; i-- {
 		if sq, ok := path[i].(*parser.SubqueryExpr); ok {
@@ -117,7 +123,7 @@ func (q *query) stepsInside(path []parser.Node) int64 {
 	return q.steps()
 }
 
-// selectorAt is the shape of a selector inside the nodes of path.
+// selectorAt returns the shape of a selector inside the nodes of path.
 func selectorAt(path []parser.Node) selectorShape {
 	s := selectorShape{copies: 1, countsValues: countedAbove(path)}
 	for i := len(path) - 1; i >= 0; i-- {
@@ -136,13 +142,14 @@ func selectorAt(path []parser.Node) selectorShape {
 			s.copies = 2
 			return s
 		case *parser.Call:
-			// A function of a range selector writes its result while it reads.
+			// Functions of a range selector write their result while they read.
 			if i+1 < len(path) {
 				if _, ok := path[i+1].(*parser.MatrixSelector); ok {
 					continue
 				}
 			}
-			// Some make several series of one, by their arguments.
+			// Some functions return several series for one, depending on their
+			// arguments.
 			s.copies = 1 + int64(max(len(p.Args)-2, 1))
 			return s
 		}
@@ -150,8 +157,8 @@ func selectorAt(path []parser.Node) selectorShape {
 	return s
 }
 
-// groups reports whether an aggregation makes one series for each value of the
-// labels that it names.
+// groups reports whether an aggregation returns one series for each value of
+// the labels that it groups by.
 func groups(agg *parser.AggregateExpr) bool {
 	switch agg.Op {
 	case parser.SUM, parser.AVG, parser.COUNT, parser.MIN, parser.MAX, parser.GROUP, parser.STDDEV, parser.STDVAR, parser.QUANTILE:
@@ -160,7 +167,8 @@ func groups(agg *parser.AggregateExpr) bool {
 	return false
 }
 
-// topOf is the k of a topk, bottomk or limitk; 0 for other aggregations.
+// topOf returns the k of a topk, bottomk or limitk; 0 for other aggregations,
+// maxTop if k is unknown.
 func topOf(agg *parser.AggregateExpr) int64 {
 	switch agg.Op {
 	case parser.TOPK, parser.BOTTOMK, parser.LIMITK:
@@ -173,7 +181,8 @@ func topOf(agg *parser.AggregateExpr) int64 {
 	return maxTop
 }
 
-// topSeries is for how many series the groups of a topk have room.
+// topSeries returns the number of series for which the groups of a topk
+// allocate memory.
 func (s *selectorShape) topSeries(list []series.WithChunks) int64 {
 	n := int64(len(list))
 	if s.top == 0 {
@@ -187,7 +196,8 @@ func (s *selectorShape) topSeries(list []series.WithChunks) int64 {
 	return sumOf(0, k, groups)
 }
 
-// countGroups is how many series an aggregation makes of a selection.
+// countGroups returns the number of series that an aggregation returns for a
+// selection.
 func (s *selectorShape) countGroups(list []series.WithChunks) int64 {
 	if !s.grouped {
 		return 0
@@ -195,7 +205,7 @@ func (s *selectorShape) countGroups(list []series.WithChunks) int64 {
 	return s.count(list)
 }
 
-// count is how many values the labels that are grouped by have.
+// count returns the number of distinct values of the groupBy labels.
 func (s *selectorShape) count(list []series.WithChunks) int64 {
 	if len(s.groupBy) == 0 {
 		return 1
@@ -210,7 +220,7 @@ func (s *selectorShape) count(list []series.WithChunks) int64 {
 	return int64(len(seen))
 }
 
-// countedAbove says what a count_values around a selector counts.
+// countedAbove returns the values that a count_values around a selector counts.
 func countedAbove(path []parser.Node) valuesCounted {
 	between := sameValues
 	for i := len(path) - 1; i >= 0; i-- {

@@ -8,16 +8,17 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// maxSubquerySteps bounds the steps of a subquery whatever the limits say: the
-// engine allocates for all of them before it counts a sample, and an allocation
-// that fails ends the process. It is five years of quarter minutes.
+// maxSubquerySteps is the maximum number of steps of a subquery, independent of
+// the limits: the engine allocates memory for all steps before it counts a
+// sample, and a failed allocation ends the process. It is five years with steps
+// of 15 seconds.
 const maxSubquerySteps = 5 * 366 * 24 * 60 * 4
 
 // defaultSubqueryStep is the step of [1h:], in milliseconds.
 const defaultSubqueryStep = 60_000
 
-// checkSubqueries compares the steps of every subquery, each of which is at
-// least a sample, with the limit.
+// checkSubqueries compares the number of steps of every subquery with
+// max_query_samples: every step has at least one sample.
 func (q *query) checkSubqueries() error {
 	stmt, ok := q.Statement().(*parser.EvalStmt)
 	if !ok {
@@ -31,7 +32,7 @@ func (q *query) checkSubqueries() error {
 	parser.Inspect(stmt.Expr, func(n parser.Node, path []parser.Node) error {
 		sq, ok := n.(*parser.SubqueryExpr)
 		if !ok || exceeded != nil {
-			return nil //nolint:nilerr // the first one is told, below
+			return nil //nolint:nilerr // the first error is returned below
 		}
 		if steps := q.subquerySteps(sq, path); steps > most {
 			exceeded = limits.MaxQuerySamples.ExceededAt(most, limits.More).With(fmt.Sprintf(": a subquery has %d steps", steps))
@@ -44,9 +45,9 @@ func (q *query) checkSubqueries() error {
 	return nil
 }
 
-// subquerySteps is how often the engine evaluates what is inside a subquery: it
-// does so over its own range, those of the subqueries around it, and that of
-// the query. What stands at a time of its own is not moved by what is around.
+// subquerySteps returns how often the engine evaluates the expression inside a
+// subquery: over its own range plus those of the subqueries around it and of
+// the query. With the @ modifier, ranges around it do not count.
 func (q *query) subquerySteps(sq *parser.SubqueryExpr, path []parser.Node) int64 {
 	span, moves := sq.Range.Milliseconds(), !fixed(sq)
 	for i := len(path) - 1; i >= 0 && moves; i-- {

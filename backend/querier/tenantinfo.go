@@ -14,19 +14,20 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// infoTimeout is how long ingesters have to answer what is not about samples.
+// infoTimeout is the timeout of requests to ingesters for metadata and series
+// counts.
 const infoTimeout = 2 * time.Second
 
-// domainAnswer is what the ingesters of one failure domain answered. It is
-// complete if all of them did.
+// domainAnswer has the responses of the ingesters of one failure domain. It is
+// complete if err is nil.
 type domainAnswer[T any] struct {
 	values []T
 	err    error
 }
 
-// byDomain puts a question to every ingester and sorts the answers by failure
-// domain. An error is part of its domain's answer. Each domain has its own bound of
-// questions under way: one whose ingesters hang must not keep others from being asked.
+// byDomain calls every ingester and returns the responses and errors by failure
+// domain. The number of concurrent calls is limited per domain, so that a
+// domain with hanging ingesters does not delay calls to other domains.
 func byDomain[T any](
 	ctx context.Context, in *Ingesters, call func(context.Context, Ingester) (T, error),
 ) (map[string]*domainAnswer[T], error) {
@@ -59,7 +60,7 @@ func byDomain[T any](
 	return out, nil
 }
 
-// complete counts the domains that answered completely, and joins the errors of
+// complete counts the domains with complete answers, and joins the errors of
 // the others.
 func complete[T any](domains map[string]*domainAnswer[T]) (n int, errs error) {
 	for _, d := range domains {
@@ -71,13 +72,14 @@ func complete[T any](domains map[string]*domainAnswer[T]) (n int, errs error) {
 	return n, errs
 }
 
-// replication is how many replicas a series has: Tolerate is one less than a
-// majority of them.
+// replication returns the number of replicas of a series: Tolerate is one less
+// than a majority of them.
 func (in *Ingesters) replication() int { return 2*in.o.Tolerate + 1 }
 
-// Metadata returns what the ingesters know of a tenant's metrics, sorted by no
-// order, a metric once for each that knows it. As for samples, so many domains must
-// answer that what was acknowledged is in one.
+// Metadata returns the metadata of a tenant's metrics from the ingesters,
+// unsorted, a metric once per ingester that has it. As for samples, enough
+// domains must respond that every acknowledged write is in at least one;
+// otherwise the error wraps peers.ErrTooFew.
 func (in *Ingesters) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 	domains, err := byDomain(ctx, in,
 		func(ctx context.Context, ing Ingester) ([]series.MetricMetadata, error) { return ing.Metadata(ctx, id) })
@@ -95,10 +97,12 @@ func (in *Ingesters) Metadata(ctx context.Context, id tenant.ID) ([]series.Metri
 	return out, nil
 }
 
-// SeriesCount returns how many active series a tenant has. With as many domains as
-// replicas each domain has a copy of every series, and a majority of complete ones
-// has every acknowledged series: the most that one has counts. With more domains a
-// series is in some of them only, and all must have answered.
+// SeriesCount returns the number of active series of a tenant. With at most as
+// many domains as replicas, every domain has a copy of every series; a majority
+// of domains must respond, and the result is the largest count. With more
+// domains, a series is only in some of them; all must respond, and the result
+// is the sum divided by the replication factor. If too few respond, the error
+// wraps peers.ErrTooFew.
 func (in *Ingesters) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	domains, err := byDomain(ctx, in, func(ctx context.Context, ing Ingester) (int, error) { return ing.SeriesCount(ctx, id) })
 	if err != nil {
@@ -127,15 +131,16 @@ func (in *Ingesters) SeriesCount(ctx context.Context, id tenant.ID) (int, error)
 	return (all + replication - 1) / replication, nil
 }
 
-// PublishedMetadata is the long-term store's side of Metadata.
+// PublishedMetadata is the metadata in the long-term store.
 type PublishedMetadata interface {
-	// Metadata returns what the days from one to another (since 1970) have.
+	// Metadata returns the metadata in the days from from to to, inclusive, in
+	// days since 1970.
 	Metadata(ctx context.Context, id tenant.ID, from, to int64) ([]series.MetricMetadata, error)
 }
 
-// Metadata is what is known of a tenant's metrics, sorted by their names: by the
-// ingesters, and of those that they do not know any more, by the days that were
-// published last.
+// Metadata returns the metadata of a tenant's metrics, sorted by name. It
+// prefers the metadata of ingesters; for other metrics it returns what the last
+// published days have.
 func Metadata(
 	ctx context.Context, recent *Ingesters, published PublishedMetadata, id tenant.ID, now time.Time,
 ) ([]series.MetricMetadata, error) {

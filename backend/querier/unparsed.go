@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// checkLength comes before the parser, which makes of a long expression a far
-// larger tree.
+// checkLength is called before the parser, because the AST is much larger than
+// the text.
 func checkLength(lim *limits.Limits, text string) *limits.Exceeded {
 	if most := lim.MaxQueryLength; most > 0 && len(text) > most {
 		return limits.MaxQueryLength.Exceeded(lim, int64(len(text)))
@@ -19,7 +19,8 @@ func checkLength(lim *limits.Limits, text string) *limits.Exceeded {
 	return nil
 }
 
-// unparsed is a query that was rejected unread. It says so when it runs.
+// unparsed is a query that was rejected before it was parsed. Exec returns the
+// error.
 type unparsed struct {
 	engine *Engine
 	text   string
