@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestSeriesByRemoteRead: a reader that lists series passes the hint on, but
-// gets series only with their chunks.
+// TestSeriesByRemoteRead checks that a chunk querier reads chunks even with the
+// hint of the series API, which remote read passes on.
 func TestSeriesByRemoteRead(t *testing.T) {
 	b := newBed(t)
 	q, err := b.q.ChunkQuerier(start, start+60_000)
@@ -22,7 +22,7 @@ func TestSeriesByRemoteRead(t *testing.T) {
 	defer q.Close()
 	q.Select(b.as("a"), true, &storage.SelectHints{Start: start, End: start + 60_000, Func: "series"}, everything)
 	if b.source.last().LabelsOnly {
-		t.Error("chunks are read, but only labels were asked for")
+		t.Error("chunk querier requested only labels")
 	}
 }
 
@@ -33,7 +33,8 @@ func (noExemplars) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labe
 	return nil, nil
 }
 
-// TestNoExemplars: the answer is an empty list, as Prometheus has it, not null.
+// TestNoExemplars checks that the result without exemplars is an empty list, as
+// in Prometheus, not null.
 func TestNoExemplars(t *testing.T) {
 	b := newBed(t)
 	q, err := NewQueryable(noExemplars{b.source}, b.q.now, b.q.logger).ExemplarQuerier(b.as("a"))
@@ -42,6 +43,6 @@ func TestNoExemplars(t *testing.T) {
 	}
 	got, err := q.Select(start, start+1, []*labels.Matcher{everything})
 	if err != nil || got == nil || len(got) != 0 {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("Select = %v, %v, want an empty list", got, err)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSubqueryBombs: what would make the engine allocate for billions of steps
-// is rejected, without any limit too.
+// TestSubqueryBombs checks that subqueries for which the engine would allocate
+// billions of steps are rejected, even without a limit.
 func TestSubqueryBombs(t *testing.T) {
 	for _, tt := range []struct {
 		text     string
@@ -43,7 +43,7 @@ func TestSubqueryBombs(t *testing.T) {
 		}
 		rejected := res.Err != nil && strings.Contains(res.Err.Error(), "a subquery has")
 		if rejected != tt.rejected || res.Err != nil && !rejected {
-			t.Errorf("%s with %d samples: %v", tt.text, tt.samples, res.Err)
+			t.Errorf("%s with max_query_samples %d: error %v", tt.text, tt.samples, res.Err)
 		}
 	}
 }
@@ -60,10 +60,10 @@ func TestLargeExpressions(t *testing.T) {
 		strings.Repeat("abs(", 101) + "up" + strings.Repeat(")", 101): false,
 	} {
 		if _, err := p.ParseExpr(text); (err == nil) != want {
-			t.Errorf("%.20s of %d bytes: %v", text, len(text), err)
+			t.Errorf("%.20s... (%d bytes): error %v", text, len(text), err)
 		}
 	}
 	if _, err := p.ParseExpr("up +"); err == nil || strings.Contains(err.Error(), "operators") {
-		t.Errorf("a mistake: %v", err)
+		t.Errorf("syntax error: got %v", err)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// part is one half of a source: some series, or an error.
+// part is one half of a source: it returns series or an error.
 type part struct {
 	names    []string
 	err      error
@@ -27,7 +27,7 @@ type part struct {
 	started  chan struct{} // closed when the read began; nil: not told
 	wait     chan struct{} // the read ends when it is closed; nil: at once
 	released int
-	// pack is an L0 pack of which the store asks whether it is covered.
+	// pack is an L0 pack for which the store calls covered.
 	pack *ulid.ULID
 	saw  bool
 }
@@ -97,8 +97,8 @@ func (p longPart) LabelValues(_ context.Context, _ string, _ series.Request, cov
 	return p.answer()
 }
 
-// TestBoth: the answer is the union; a part that fails fails it, never makes it
-// shorter; and nothing stays held.
+// TestBoth checks that the result is the union, that an error of either part is
+// an error of the whole, and that all selections are released.
 func TestBoth(t *testing.T) {
 	broken := errors.New("broken")
 	for _, c := range []struct {
@@ -124,18 +124,18 @@ func TestBoth(t *testing.T) {
 			for _, s := range sel.Series {
 				got = append(got, s.Labels.Get("__name__"))
 				if n := len(s.Chunks); n != 1 && (n != 2 || s.Labels.Get("__name__") != "b") {
-					t.Errorf("%s: series %s has %d chunks", c.name, s.Labels, n)
+					t.Errorf("%s: series %s has %d chunks, want one of each part that has it", c.name, s.Labels, n)
 				}
 			}
 			sel.Release()
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, c.want) {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
 		for what, p := range map[string]*part{"recent": &recent, "long": &long} {
 			if p.err == nil && p.released != 1 {
-				t.Errorf("%s: the selection of %s was released %d times", c.name, what, p.released)
+				t.Errorf("%s: the selection of %s was released %d times, want 1", c.name, what, p.released)
 			}
 		}
 		if names, err := b.LabelNames(context.Background(), series.Request{}); !errors.Is(err, c.err) || c.err == nil && !slices.Equal(names, c.want) {
@@ -144,8 +144,8 @@ func TestBoth(t *testing.T) {
 	}
 }
 
-// TestCoveredIsAskedAfterwards: whether an ingester serves a pack is asked only
-// when its answer is there: before, it could still let go of the pack.
+// TestCoveredIsAskedAfterwards checks that covered waits for the ingesters'
+// response: before it, an ingester could still drop the pack.
 func TestCoveredIsAskedAfterwards(t *testing.T) {
 	id := ulid.Make()
 	recent, long := part{served: map[ulid.ULID]bool{id: true}, wait: make(chan struct{})}, part{pack: &id, started: make(chan struct{})}
@@ -160,7 +160,7 @@ func TestCoveredIsAskedAfterwards(t *testing.T) {
 	}
 	sel.Release()
 	if long.saw {
-		t.Error("a pack was taken as covered that the ingester's answer does not have")
+		t.Error("covered returned true for a pack that is not in the ingester's response")
 	}
 }
 
@@ -168,15 +168,15 @@ func TestBothLimit(t *testing.T) {
 	recent, long := part{names: []string{"a", "b"}}, part{names: []string{"c"}}
 	var exceeded *limits.Exceeded
 	if _, err := Both(recentPart{&recent}, longPart{&long}).Select(context.Background(), series.Request{MaxSeries: 2}); !errors.As(err, &exceeded) {
-		t.Errorf("three series with a limit of two: %v", err)
+		t.Errorf("three series with a limit of two: error %v", err)
 	}
 	if recent.released != 1 || long.released != 1 {
-		t.Errorf("released %d and %d times", recent.released, long.released)
+		t.Errorf("selections were released %d and %d times, want once each", recent.released, long.released)
 	}
 }
 
-// TestUnionIsSorted: each series once, with the chunks of all lists, in the order
-// of labels.
+// TestUnionIsSorted checks that the union has each series once, with the chunks
+// of all lists, sorted by labels.
 func TestUnionIsSorted(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	for range 200 {
@@ -203,7 +203,7 @@ func TestUnionIsSorted(t *testing.T) {
 			got[s.Labels.String()] = len(s.Chunks)
 		}
 		if !slices.IsSortedFunc(all, func(a, b series.WithChunks) int { return labels.Compare(a.Labels, b.Labels) }) || !maps.Equal(got, want) || len(all) != len(want) {
-			t.Fatalf("%v, want %v", got, want)
+			t.Fatalf("union = %v, want %v", got, want)
 		}
 	}
 }

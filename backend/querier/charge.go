@@ -96,9 +96,9 @@ func newEvaluation(ctx context.Context, q *query) (*evaluation, error) {
 	return e, e.memory.Take(e.shape.bound.bytes(0))
 }
 
-// selected charges for the labels and structs of a selection, and for the
+// chargeSelection charges for the labels and structs of a selection, and for the
 // labels that the query creates from them. It returns errors of package memory.
-func selected(ctx context.Context, list []series.WithChunks, labelsOnly bool) error {
+func chargeSelection(ctx context.Context, list []series.WithChunks, labelsOnly bool) error {
 	h := memory.FromContext(ctx)
 	if h == nil {
 		return nil
@@ -156,8 +156,8 @@ func sumOf(need, n, each int64) int64 {
 	return min(need+n*each, most)
 }
 
-// texts charges for a list of strings and its JSON in a response.
-func texts(ctx context.Context, list []string) error {
+// chargeStrings charges for a list of strings and its JSON in a response.
+func chargeStrings(ctx context.Context, list []string) error {
 	n := int64(0)
 	for _, s := range list {
 		n += jsonBytes(s) + 8
@@ -178,8 +178,8 @@ func (e *evaluation) selector() selectorShape {
 	return e.shape.selectors[e.next-1]
 }
 
-// answered charges for the JSON of a query's result.
-func answered(h *memory.Holding, v parser.Value) error {
+// chargeResult charges for the JSON of a query's result.
+func chargeResult(h *memory.Holding, v parser.Value) error {
 	n := int64(0)
 	switch v := v.(type) {
 	case promql.Matrix:

@@ -145,7 +145,7 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	}
 	res := q.Query.Exec(context.WithValue(ctx, evaluationKey{}, e))
 	if res.Err == nil {
-		if err := answered(e.memory, res.Value); err != nil {
+		if err := chargeResult(e.memory, res.Value); err != nil {
 			return q.engine.failed(explain(ctx, err))
 		}
 		return res

@@ -16,8 +16,8 @@ import (
 
 const day = 24 * time.Hour
 
-// TestQueryLimits: a query beyond a limit is made and fails as it runs, with an
-// error that names the limit and its value.
+// TestQueryLimits checks that a query beyond a limit is created and fails when
+// it is executed, with an error that names the limit and its value.
 func TestQueryLimits(t *testing.T) {
 	week := limits.Limits{MaxQueryRange: limits.Duration(7 * day)}
 	tests := []struct {
@@ -73,29 +73,30 @@ func TestQueryLimits(t *testing.T) {
 			var exceeded *limits.Exceeded
 			if tt.limit == "" {
 				if res.Err != nil {
-					t.Fatalf("rejected: %v", res.Err)
+					t.Fatalf("Exec = %v, want success", res.Err)
 				}
 				return
 			}
 			if !errors.As(res.Err, &exceeded) {
-				t.Fatalf("error %v, want that of %s", res.Err, tt.limit)
+				t.Fatalf("error = %v, want one of limit %s", res.Err, tt.limit)
 			}
 			if exceeded.Name() != tt.limit || exceeded.Limit != tt.value || !strings.Contains(exceeded.Use, tt.use) {
-				t.Errorf("error %q, want %s of %s and a use of %s", exceeded, tt.limit, tt.value, tt.use)
+				t.Errorf("error = %q, want limit %s of %s and use %s", exceeded, tt.limit, tt.value, tt.use)
 			}
 			want := fmt.Sprintf("# HELP pallium_querier_limited_queries_total PromQL queries that exceeded a limit, by limit.\n# TYPE pallium_querier_limited_queries_total counter\npallium_querier_limited_queries_total{limit=%q} 1\n", tt.limit)
 			if err := testutil.GatherAndCompare(b.reg, strings.NewReader(want), "pallium_querier_limited_queries_total"); err != nil {
 				t.Error(err)
 			}
 			if n := b.source.holding(); n != 0 {
-				t.Errorf("%d selections are still held", n)
+				t.Errorf("%d selections are not released", n)
 			}
 		})
 	}
 }
 
-// TestTimeout: a query that runs out of time says which limit it was, wherever
-// it was when that happened. A client that goes away is no limit.
+// TestTimeout checks that the error of a query that exceeds query_timeout names
+// the limit, and that a canceled request and a timeout of the request itself
+// are other errors.
 func TestTimeout(t *testing.T) {
 	b := newBed(t)
 	b.lim.QueryTimeout = limits.Duration(time.Millisecond)
@@ -112,7 +113,7 @@ func TestTimeout(t *testing.T) {
 	res = b.instant(ctx, t, "up")
 	var canceled promql.ErrQueryCanceled
 	if !errors.As(res.Err, &canceled) {
-		t.Errorf("error %v of a canceled query", res.Err)
+		t.Errorf("canceled query: error = %v", res.Err)
 	}
 
 	ctx, cancel = context.WithTimeout(b.as("a"), time.Millisecond) // the API's timeout parameter
@@ -121,12 +122,12 @@ func TestTimeout(t *testing.T) {
 	res = b.instant(ctx, t, "up")
 	var timeout promql.ErrQueryTimeout
 	if !errors.As(res.Err, &timeout) {
-		t.Errorf("error %v of a query with a timeout of its own", res.Err)
+		t.Errorf("query with the timeout parameter: error = %v", res.Err)
 	}
 }
 
-// TestEnginesAreBounded: tenants with limits of their own do not fill the memory
-// with engines.
+// TestEnginesAreBounded checks that the number of cached engines is limited if
+// many tenants have different limits.
 func TestEnginesAreBounded(t *testing.T) {
 	b := newBed(t)
 	for i := range 3 * maxEngines {
@@ -136,12 +137,12 @@ func TestEnginesAreBounded(t *testing.T) {
 		}
 	}
 	if n := len(b.engine.engines); n > maxEngines {
-		t.Errorf("%d engines", n)
+		t.Errorf("%d engines are cached", n)
 	}
 }
 
-// TestSourceFails: a source's own error is not taken for a limit. Its text is
-// for the log and not for the tenant.
+// TestSourceFails checks that an internal error of the source is not reported
+// as a limit, and that its text is logged but not returned.
 func TestSourceFails(t *testing.T) {
 	b := newBed(t)
 	b.source.err = errors.New("open /srv/data: no such file")
@@ -151,7 +152,7 @@ func TestSourceFails(t *testing.T) {
 		t.Errorf("error %v", res.Err)
 	}
 	if !strings.Contains(b.log.String(), "/srv/data") || !strings.Contains(b.log.String(), "tenant=a") {
-		t.Errorf("log: %s", b.log.String())
+		t.Errorf("log has no error of the source: %s", b.log.String())
 	}
 }
 
@@ -159,18 +160,18 @@ func TestNoTenantNoQuery(t *testing.T) {
 	b := newBed(t)
 	limited := WithLimits(context.Background(), &limits.Limits{})
 	if _, err := b.engine.NewInstantQuery(limited, b.q, nil, "up", b.now); err == nil {
-		t.Error("an instant query without a tenant was made")
+		t.Error("NewInstantQuery without a tenant succeeded")
 	}
 	if _, err := b.engine.NewRangeQuery(limited, b.q, nil, "up", b.now, b.now, time.Second); err == nil {
-		t.Error("a range query without a tenant was made")
+		t.Error("NewRangeQuery without a tenant succeeded")
 	}
-	// Made with a tenant, run without: the storage has its own check.
+	// Created with a tenant, executed without one: the storage checks it, too.
 	q, err := b.engine.NewInstantQuery(b.as("a"), b.q, nil, "up", b.now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if res := q.Exec(limited); res.Err == nil {
-		t.Error("a query ran without a tenant")
+		t.Error("Exec without a tenant succeeded")
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 // start is aligned to a window.
 const start = int64(1_699_999_200_000)
 
-// fakeSource has series of several tenants and remembers how it was asked.
+// fakeSource has series of several tenants and records its calls.
 type fakeSource struct {
 	data map[tenant.ID][]series.WithChunks
 	err  error
@@ -134,7 +134,7 @@ func (f *fakeSource) Exemplars(_ context.Context, id tenant.ID, mint, _ int64, _
 	return []exemplar.QueryResult{{SeriesLabels: labels.FromStrings("tenant", string(id))}}, nil
 }
 
-// oneADay has n series of a sample every 15 seconds for a day from start.
+// oneADay returns n series with a sample every 15 seconds for a day from start.
 func oneADay(t testing.TB, name string, n int) []series.WithChunks {
 	t.Helper()
 	var samples []series.Sample
@@ -152,7 +152,7 @@ func oneADay(t testing.TB, name string, n int) []series.WithChunks {
 	return out
 }
 
-// bed is an engine and a queryable over a fakeSource.
+// bed is an engine and a queryable of a fakeSource.
 type bed struct {
 	source *fakeSource
 	lim    limits.Limits
@@ -171,7 +171,7 @@ func newBed(t testing.TB) *bed {
 	return b
 }
 
-// as returns the context of a request of the tenant, with the limits as they are now.
+// as returns the context of a request of the tenant, with the current limits.
 func (b *bed) as(id tenant.ID) context.Context {
 	lim := b.lim
 	return WithLimits(tenant.NewContext(context.Background(), tenant.Access{Tenant: id, Policy: tenant.Unrestricted()}), &lim)

@@ -27,24 +27,24 @@ func (e *QueueFullError) Error() string { return e.exceeded.Error() }
 // concurrent use.
 type Gate struct {
 	mu      sync.Mutex
-	tenants map[tenant.ID]*places
+	tenants map[tenant.ID]*slots
 
 	waiting  prometheus.Gauge
 	rejected prometheus.Counter
 }
 
-// places are the slots and the queue of one tenant.
-type places struct {
+// slots are the slots and the queue of one tenant.
+type slots struct {
 	most    int // limit of the tenant's last read; 0 = no limit
 	running int
 	waiting []chan struct{} // FIFO; a channel is closed when the read may run
 }
 
 // free reports whether one more read may run.
-func (p *places) free() bool { return p.most <= 0 || p.running < p.most }
+func (p *slots) free() bool { return p.most <= 0 || p.running < p.most }
 
 // pass gives free slots to the reads that have waited longest.
-func (p *places) pass() {
+func (p *slots) pass() {
 	for len(p.waiting) > 0 && p.free() {
 		p.running++
 		close(p.waiting[0])
@@ -56,7 +56,7 @@ func (p *places) pass() {
 func NewGate(reg prometheus.Registerer) *Gate {
 	auto := promauto.With(reg)
 	return &Gate{
-		tenants: map[tenant.ID]*places{},
+		tenants: map[tenant.ID]*slots{},
 		waiting: auto.NewGauge(prometheus.GaugeOpts{
 			Name: "pallium_querier_waiting_queries",
 			Help: "Reads that wait for a slot because their tenant has reached max_concurrent_queries.",
@@ -75,7 +75,7 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (lea
 	g.mu.Lock()
 	p := g.tenants[id]
 	if p == nil {
-		p = &places{}
+		p = &slots{}
 		g.tenants[id] = p
 	}
 	leave = func() { g.leave(id, p) }
@@ -111,7 +111,7 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (lea
 
 // giveUp removes a read from the queue, and reports whether it was still
 // waiting.
-func (g *Gate) giveUp(p *places, turn chan struct{}) bool {
+func (g *Gate) giveUp(p *slots, turn chan struct{}) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	i := slices.Index(p.waiting, turn)
@@ -124,7 +124,7 @@ func (g *Gate) giveUp(p *places, turn chan struct{}) bool {
 
 // leave releases a slot and gives it to the read that has waited longest,
 // unless the limit was lowered meanwhile.
-func (g *Gate) leave(id tenant.ID, p *places) {
+func (g *Gate) leave(id tenant.ID, p *slots) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p.running--

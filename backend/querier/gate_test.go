@@ -30,8 +30,8 @@ func enter(t *testing.T, g *Gate, id tenant.ID, lim limits.Limits) func() {
 	return leave
 }
 
-// TestGateWaits: reads beyond the limit wait in the order in which they came, and
-// those beyond the queue are rejected.
+// TestGateWaits checks that reads beyond the limit wait in FIFO order, and that
+// reads beyond the queue are rejected.
 func TestGateWaits(t *testing.T) {
 	g := NewGate(nil)
 	lim := limits.Limits{MaxConcurrentQueries: 2, MaxQueuedQueries: 3}
@@ -43,7 +43,7 @@ func TestGateWaits(t *testing.T) {
 		all.Go(func() {
 			l, err := g.Enter(context.Background(), "a", &lim)
 			if err != nil {
-				t.Errorf("read %d: %v", i, err)
+				t.Errorf("read %d: Enter = %v", i, err)
 				return
 			}
 			mu.Lock()
@@ -55,22 +55,22 @@ func TestGateWaits(t *testing.T) {
 	}
 	var full *QueueFullError
 	if _, err := g.Enter(context.Background(), "a", &lim); !errors.As(err, &full) || full.Running != 2 || full.Waiting != 3 {
-		t.Errorf("a read beyond the queue: %v", err)
+		t.Errorf("read with a full queue: error = %v", err)
 	}
 	enter(t, g, "b", lim)() // another tenant does not wait
 	leave[0]()
 	all.Wait()
 	leave[1]()
 	if len(order) != 3 || order[0] != 0 || order[1] != 1 || order[2] != 2 {
-		t.Errorf("places were given in the order %v", order)
+		t.Errorf("reads ran in the order %v, want FIFO", order)
 	}
 	if len(g.tenants) != 0 {
-		t.Errorf("tenants are left: %v", g.tenants)
+		t.Errorf("gate still has tenants: %v", g.tenants)
 	}
 }
 
-// TestGateGivesUp: a read whose context ends leaves the queue with the cause of
-// that, and its place in the queue is free.
+// TestGateGivesUp checks that a read whose context ends leaves the queue with
+// the context's cause as error.
 func TestGateGivesUp(t *testing.T) {
 	g := NewGate(nil)
 	lim := limits.Limits{MaxConcurrentQueries: 1, MaxQueuedQueries: 1}
@@ -86,16 +86,17 @@ func TestGateGivesUp(t *testing.T) {
 		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
 		cancel(cause)
 		if err := <-failed; !errors.Is(err, cause) {
-			t.Fatalf("error %v", err)
+			t.Fatalf("Enter = %v", err)
 		}
 	}
 	leave()
 	if len(g.tenants) != 0 {
-		t.Errorf("tenants are left: %v", g.tenants)
+		t.Errorf("gate still has tenants: %v", g.tenants)
 	}
 }
 
-// TestGateNoLimit: without a limit nobody waits, and nothing is left behind.
+// TestGateNoLimit checks that without a limit no read waits, and that the gate
+// is empty afterwards.
 func TestGateNoLimit(t *testing.T) {
 	g := NewGate(nil)
 	var leave []func()
@@ -106,12 +107,12 @@ func TestGateNoLimit(t *testing.T) {
 		l()
 	}
 	if len(g.tenants) != 0 {
-		t.Errorf("tenants are left: %v", g.tenants)
+		t.Errorf("gate still has tenants: %v", g.tenants)
 	}
 }
 
-// TestGateOtherLimit: a limit that is changed while reads wait holds from the next
-// read on, under a queue that is never empty, too.
+// TestGateOtherLimit checks that a limit that changes while reads wait applies
+// from the next read on, even if the queue is never empty.
 func TestGateOtherLimit(t *testing.T) {
 	g := NewGate(nil)
 	var all sync.WaitGroup
@@ -122,7 +123,7 @@ func TestGateOtherLimit(t *testing.T) {
 		all.Go(func() {
 			leave, err := g.Enter(context.Background(), "a", &lim)
 			if err != nil {
-				t.Errorf("a read: %v", err)
+				t.Errorf("Enter = %v", err)
 				return
 			}
 			<-goOn
@@ -145,7 +146,7 @@ func TestGateOtherLimit(t *testing.T) {
 		kit.Until(t, "one has left", func() bool { return inside() == left })
 	}
 	if n := waiting(); n != 5 {
-		t.Errorf("%d are waiting after the limit was lowered, want 5", n)
+		t.Errorf("%d reads wait after the limit was lowered, want 5", n)
 	}
 	lim.MaxConcurrentQueries = 0 // none
 	read(lim)
@@ -153,12 +154,12 @@ func TestGateOtherLimit(t *testing.T) {
 	close(goOn)
 	all.Wait()
 	if len(g.tenants) != 0 {
-		t.Errorf("tenants are left: %v", g.tenants)
+		t.Errorf("gate still has tenants: %v", g.tenants)
 	}
 }
 
-// TestGateRace: places are neither lost nor given twice when reads give up at the
-// moment when their turn comes.
+// TestGateRace checks that slots are neither lost nor given twice if reads give
+// up at the moment when they get a slot.
 func TestGateRace(t *testing.T) {
 	g := NewGate(nil)
 	lim := limits.Limits{MaxConcurrentQueries: 3, MaxQueuedQueries: 1000}
@@ -175,7 +176,7 @@ func TestGateRace(t *testing.T) {
 			}
 			mu.Lock()
 			if inside++; inside > 3 {
-				t.Errorf("%d are inside", inside)
+				t.Errorf("%d reads run concurrently, more than the limit", inside)
 			}
 			mu.Unlock()
 			time.Sleep(50 * time.Microsecond)
@@ -187,6 +188,6 @@ func TestGateRace(t *testing.T) {
 	}
 	all.Wait()
 	if len(g.tenants) != 0 {
-		t.Errorf("tenants are left: %v", g.tenants)
+		t.Errorf("gate still has tenants: %v", g.tenants)
 	}
 }

@@ -105,12 +105,12 @@ type from[T any] struct {
 	packs []ulid.ULID
 }
 
-// ask sends a request to the ingesters and returns a quorum of responses, with
+// fanOut sends a request to the ingesters and returns a quorum of responses, with
 // the packs from which they were read. drop releases a response that is not
-// returned. On an error, ask returns only after all calls have ended: the
+// returned. On an error, fanOut returns only after all calls have ended: the
 // caller then releases the query's slot and memory, while a call to an ingester
 // in this process may still match a regular expression.
-func ask[T any](
+func fanOut[T any](
 	ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error),
 	drop func(T),
 ) ([]T, store.Covered, error) {
@@ -118,7 +118,7 @@ func ask[T any](
 	if err != nil {
 		return nil, nil, err
 	}
-	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: own, Late: in.late}
+	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: isFinal, Late: in.late}
 	if in.o.Lost != nil {
 		if q.Lost, err = in.o.Lost(ctx, id, mint, maxt); err != nil {
 			return nil, nil, fmt.Errorf("list lost ingesters: %w", err)
@@ -142,17 +142,17 @@ func ask[T any](
 	return got, func(id ulid.ULID) bool { return served[id] }, nil
 }
 
-// own reports whether a request failed for a reason that requests to other
+// isFinal reports whether a request failed for a reason that requests to other
 // ingesters cannot avoid: a limit, or no memory in this process for the
 // responses. An ingester without memory returns another error.
-func own(err error) bool {
+func isFinal(err error) bool {
 	var exceeded *limits.Exceeded
 	return errors.As(err, &exceeded) || errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded)
 }
 
 // Select implements Recent.
 func (in *Ingesters) Select(ctx context.Context, req series.Request) (*series.Selection, store.Covered, error) {
-	answers, served, err := ask(ctx, in, req.Tenant, req.MinTime, req.MaxTime,
+	answers, served, err := fanOut(ctx, in, req.Tenant, req.MinTime, req.MaxTime,
 		func(ctx context.Context, ing Ingester) (*series.Selection, []ulid.ULID, error) {
 			return ing.Select(ctx, req)
 		},
@@ -185,7 +185,7 @@ func (in *Ingesters) LabelValues(ctx context.Context, name string, req series.Re
 }
 
 func (in *Ingesters) labels(ctx context.Context, name string, req series.Request) ([]string, store.Covered, error) {
-	answers, served, err := ask(ctx, in, req.Tenant, req.MinTime, req.MaxTime,
+	answers, served, err := fanOut(ctx, in, req.Tenant, req.MinTime, req.MaxTime,
 		func(ctx context.Context, ing Ingester) ([]string, []ulid.ULID, error) {
 			return ing.Labels(ctx, name, req)
 		},
@@ -204,7 +204,7 @@ func (in *Ingesters) labels(ctx context.Context, name string, req series.Request
 func (in *Ingesters) Exemplars(
 	ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher,
 ) ([]exemplar.QueryResult, error) {
-	answers, _, err := ask(ctx, in, id, mint, maxt,
+	answers, _, err := fanOut(ctx, in, id, mint, maxt,
 		func(ctx context.Context, ing Ingester) ([]exemplar.QueryResult, []ulid.ULID, error) {
 			out, err := ing.Exemplars(ctx, id, mint, maxt, sets)
 			return out, nil, err

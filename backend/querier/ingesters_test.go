@@ -21,7 +21,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// peer is an ingester of a test. It answers with its series, fails, or hangs.
+// peer is a fake ingester. It returns its series, fails, or hangs.
 type peer struct {
 	names []string
 	pack  ulid.ULID
@@ -74,8 +74,8 @@ func (p *peer) SeriesCount(context.Context, tenant.ID) (int, error) { return len
 
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 
-// TestIngesters: which answers are enough. Every acknowledged series is on two
-// of three zones at least; whatever is answered must have all of them.
+// TestIngesters checks which responses form a quorum. Every acknowledged series
+// is in at least two of three zones; a result must have all of them.
 func TestIngesters(t *testing.T) {
 	down := errors.New("down")
 	exceeded := limits.MaxQuerySeries.ExceededAt(1, limits.More)
@@ -87,29 +87,29 @@ func TestIngesters(t *testing.T) {
 		asked int   // of 6 peers; 0: not looked at
 		stop  bool  // nothing ends the question but its deadline
 	}{
-		{name: "all answer", asked: 4},
+		{name: "all respond", asked: 4},
 		{name: "one fails", set: func(p map[string]*peer) { p["a1"].err = down }},
 		{name: "a zone fails", set: func(p map[string]*peer) { p["b1"].err, p["b2"].err = down, down }},
 		{name: "one hangs", set: func(p map[string]*peer) { p["c2"].hangs = true }},
 		{name: "a zone hangs", set: func(p map[string]*peer) { p["a1"].hangs, p["a2"].hangs = true, true }},
-		{name: "one of two zones", set: func(p map[string]*peer) { p["a1"].err, p["b1"].err = down, down }, want: peers.ErrTooFew, asked: 6},
-		{name: "two zones", set: func(p map[string]*peer) { p["a1"].err, p["a2"].err, p["c1"].err, p["c2"].err = down, down, down, down }, want: peers.ErrTooFew},
-		{name: "a limit", set: func(p map[string]*peer) {
+		{name: "one of each of two zones fails", set: func(p map[string]*peer) { p["a1"].err, p["b1"].err = down, down }, want: peers.ErrTooFew, asked: 6},
+		{name: "two zones fail", set: func(p map[string]*peer) { p["a1"].err, p["a2"].err, p["c1"].err, p["c2"].err = down, down, down, down }, want: peers.ErrTooFew},
+		{name: "a limit is exceeded", set: func(p map[string]*peer) {
 			for _, x := range p {
 				x.err = exceeded
 			}
 		}, want: exceeded},
-		{name: "no memory here", set: func(p map[string]*peer) {
+		{name: "no memory in this process", set: func(p map[string]*peer) {
 			for _, x := range p {
 				x.err = fmt.Errorf("series: %w", memory.ErrFull)
 			}
 		}, want: memory.ErrFull, asked: 4},
-		{name: "ended here", set: func(p map[string]*peer) {
+		{name: "ended by the memory account of this process", set: func(p map[string]*peer) {
 			for _, x := range p {
 				x.err = fmt.Errorf("series: %w", memory.ErrEnded)
 			}
 		}, want: memory.ErrEnded, asked: 4},
-		{name: "lost, all answer", lost: []string{"zone a"}},
+		{name: "lost, all respond", lost: []string{"zone a"}},
 		{name: "lost, and one of its zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["a2"].err = down }},
 		{name: "lost, and one of another zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: peers.ErrTooFew},
 		{name: "lost, and one of another zone hangs", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].hangs = true }, want: context.DeadlineExceeded, stop: true},
@@ -118,7 +118,7 @@ func TestIngesters(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			// Of 30 series each is on one ingester of two zones.
+			// Each of 30 series is on one ingester in each of two zones.
 			byName := map[string]*peer{}
 			var list []Peer
 			for i, name := range []string{"a1", "a2", "b1", "b2", "c1", "c2"} {
@@ -158,10 +158,10 @@ func TestIngesters(t *testing.T) {
 				names, _, labelErr := in.LabelValues(labelCtx, "x", req)
 				if tt.want != nil {
 					if !errors.Is(err, tt.want) || !errors.Is(labelErr, tt.want) {
-						t.Fatalf("%v and %v, want %v", err, labelErr, tt.want)
+						t.Fatalf("errors = %v and %v, want %v", err, labelErr, tt.want)
 					}
 					if errors.Is(err, peers.ErrTooFew) != errors.Is(tt.want, peers.ErrTooFew) {
-						t.Errorf("%v says that ingesters are silent", err)
+						t.Errorf("error %v says that ingesters are unavailable", err)
 					}
 					continue
 				}
@@ -174,12 +174,12 @@ func TestIngesters(t *testing.T) {
 				}
 				slices.Sort(got)
 				if !slices.Equal(got, all) || !slices.Equal(names, all) {
-					t.Errorf("tenant %s: series %v, values %v", tenantID, got, names)
+					t.Errorf("tenant %s: got series %v and values %v", tenantID, got, names)
 				}
 				for _, p := range list {
 					x := byName[p.ID]
 					if served(x.pack) && x.asked.Load() == 0 {
-						t.Errorf("the pack of %s is said to be served", p.ID)
+						t.Errorf("the pack of %s is reported as covered", p.ID)
 					}
 				}
 				sel.Release()
@@ -197,7 +197,7 @@ func TestIngesters(t *testing.T) {
 					n += int(x.asked.Load())
 				}
 				if n > tt.asked {
-					t.Errorf("%d ingesters were asked, want %d", n, tt.asked)
+					t.Errorf("%d ingesters were called, want %d", n, tt.asked)
 				}
 			}
 			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -209,7 +209,7 @@ func TestIngesters(t *testing.T) {
 					break
 				}
 				if time.Now().After(deadline) {
-					t.Fatalf("%d answers are not released", held)
+					t.Fatalf("%d responses are not released", held)
 				}
 			}
 		})
@@ -228,7 +228,7 @@ func TestOneIngester(t *testing.T) {
 	}
 	none := NewIngesters(IngestersOptions{Peers: func(context.Context) ([]Peer, error) { return nil, nil }})
 	if _, _, err := none.Select(context.Background(), series.Request{Tenant: "t"}); !errors.Is(err, peers.ErrTooFew) {
-		t.Errorf("without ingesters: %v", err)
+		t.Errorf("without ingesters: error = %v", err)
 	}
 }
 

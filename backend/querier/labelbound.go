@@ -18,9 +18,10 @@ const (
 
 // labelBound is an upper bound of the size of labels that a query creates.
 // Prometheus' functions for labels are methods of its evaluator and limit
-// nothing: six nested label_join of ten labels each turn ten bytes into ten
-// megabytes. The bound is computed from the expression. It tells how large the
-// labels of a series can become, given the size of the selected series' labels.
+// nothing: six nested label_join of ten labels each multiply the size of a
+// label by a million. The bound is computed from the expression. It tells how
+// large the labels of a series can become, given the size of the selected
+// series' labels.
 //
 // Each label is tracked by name, as a sum of labels of selected series and of
 // bytes that are in the query. Since no label of a series is larger than all

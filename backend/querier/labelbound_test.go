@@ -17,8 +17,8 @@ import (
 
 var withExperimental = parser.Options{EnableExperimentalFunctions: true, EnableBinopFillModifiers: true}
 
-// labelBed has series of the metrics m, n and target_info with labels of several
-// lengths, and says how many bytes the largest has.
+// labelBed returns a bed with series of the metrics m, n and target_info with
+// labels of several lengths, and the size in bytes of the largest labels.
 func labelBed(t testing.TB) (*bed, int64) {
 	t.Helper()
 	b := newBed(t)
@@ -52,7 +52,7 @@ func largestLabels(t testing.TB, res *promql.Result) int64 {
 	t.Helper()
 	v, ok := res.Value.(promql.Vector)
 	if !ok {
-		t.Fatalf("a %T", res.Value)
+		t.Fatalf("result has type %T", res.Value)
 	}
 	var most int64
 	for _, s := range v {
@@ -145,30 +145,32 @@ func TestLabelBound(t *testing.T) {
 		}
 		bound := boundOf(t, tt.text)
 		if bound == nil {
-			t.Errorf("%s: no bound", tt.text)
+			t.Errorf("%s: newLabelBound = nil", tt.text)
 			continue
 		}
 		got, reached := bound.bytes(largest), largestLabels(t, res)
 		if got < reached || got > tt.times*max(reached, 40) {
-			t.Errorf("%.100s: the bound is %d, the largest series has %d bytes of labels", tt.text, got, reached)
+			t.Errorf("%.100s: bound = %d, but the largest series has %d bytes of labels", tt.text, got, reached)
 		}
 	}
 }
 
-// TestLabelBoundShort: an ordinary label_replace is about twice the labels.
+// TestLabelBoundShort checks that the bound of an ordinary label_replace is
+// about twice the size of the labels.
 func TestLabelBoundShort(t *testing.T) {
 	got := boundOf(t, `label_replace(x, "short", "$1", "pod", "(.*)")`).bytes(10_000)
 	if got < 20_000 || got > 20_020 {
-		t.Errorf("the bound is %d", got)
+		t.Errorf("bound = %d, want about twice the labels", got)
 	}
 	joined := boundOf(t, `label_join(x, "all", "/", "a", "b", "c", "d")`).bytes(10_000)
 	if joined < 20_000 || joined > 20_020 {
-		t.Errorf("the bound of a join is %d: its labels together are no larger than the series", joined)
+		t.Errorf("bound of a join = %d, although its labels together are not larger than those of the series", joined)
 	}
 }
 
-// TestLabelBoundAtLeast: series can be made that reach so many times their
-// labels, all of which may be in the label that is repeated.
+// TestLabelBoundAtLeast checks the bound of expressions that repeat labels: it
+// must be at least the size that is reached by a series with all its text in
+// the repeated label.
 func TestLabelBoundAtLeast(t *testing.T) {
 	names := ""
 	for i := range maxTerms + 4 {
@@ -196,12 +198,13 @@ func TestLabelBoundAtLeast(t *testing.T) {
 	} {
 		const largest = 1_000_000 // so that what is written in the query does not matter
 		if got := boundOf(t, tt.text).bytes(largest) / largest; got < tt.least || got > tt.most {
-			t.Errorf("%s: the bound is %d times the labels, not %d to %d", tt.text, got, tt.least, tt.most)
+			t.Errorf("%s: bound = %d times the labels, want %d to %d", tt.text, got, tt.least, tt.most)
 		}
 	}
 }
 
-// TestLabelBoundBombs: the expressions of few bytes that killed a process.
+// TestLabelBoundBombs checks the bound of short expressions that used to run
+// the process out of memory.
 func TestLabelBoundBombs(t *testing.T) {
 	const large = 10 << 20
 	for text, least := range map[string]int64{
@@ -218,13 +221,13 @@ func TestLabelBoundBombs(t *testing.T) {
 	} {
 		got := boundOf(t, text).bytes(100)
 		if got < least || got > max(large*2, least) {
-			t.Errorf("%.80s: the bound is %d", text, got)
+			t.Errorf("%.80s: bound = %d", text, got)
 		}
 	}
 	h := boundOf(t, `label_join(count_values("v", x), "w", "", "v", "v")`)
 	h.histogram = 50_000
 	if got := h.bytes(100); got < 150_000 || got > 160_000 {
-		t.Errorf("with histograms of 50,000 bytes the bound is %d", got)
+		t.Errorf("bound with histograms of 50,000 bytes = %d", got)
 	}
 }
 
@@ -235,19 +238,19 @@ func TestNoLabelsMade(t *testing.T) {
 		`max_over_time(rate(up[5m])[1h:1m])`, `sort_by_label(up, "a")`, `quantile(0.5, up)`, `-up`, `label_replace_x{count_values="a"}`,
 	} {
 		if b := boundOf(t, text); b != nil {
-			t.Errorf("%s: a bound of %d", text, b.bytes(100))
+			t.Errorf("%s: bound = %d, want none", text, b.bytes(100))
 		}
 	}
 }
 
-// labelGenerator nests what makes labels.
+// labelGenerator generates nested expressions that create labels.
 type labelGenerator struct{ *rand.Rand }
 
 func (g labelGenerator) name() string {
 	return []string{"job", "instance", "pod", "ns", "zone", "a", "b", "c", "version", "v"}[g.Intn(10)]
 }
 
-// other is a name but that by which series are matched.
+// other returns a label name that is not used for matching series.
 func (g labelGenerator) other() string {
 	for {
 		if name := g.name(); name != "instance" {
@@ -304,10 +307,10 @@ func TestGeneratedLabels(t *testing.T) {
 			made++
 		}
 		if reached > limit {
-			t.Fatalf("%s\nhas %d bytes of labels, the bound is %d", text, reached, limit)
+			t.Fatalf("%s\nhas %d bytes of labels, bound = %d", text, reached, limit)
 		}
 	}
 	if made < 500 {
-		t.Errorf("only %d expressions made labels", made)
+		t.Errorf("only %d expressions created labels", made)
 	}
 }

@@ -84,13 +84,13 @@ func (r *reader) request(ctx context.Context, mint, maxt int64, matchers []*labe
 	if err != nil {
 		return req, false, err
 	}
-	mint = r.q.kept(mint, lim)
+	mint = r.q.afterRetention(mint, lim)
 	return series.Request{Tenant: id, MinTime: mint, MaxTime: maxt,
 		Matchers: slices.Clone(matchers), MaxSeries: lim.MaxQuerySeries}, mint <= maxt, nil
 }
 
-// kept returns mint or, if that is later, the start of the tenant's retention.
-func (q *Queryable) kept(mint int64, lim *limits.Limits) int64 {
+// afterRetention returns mint or, if that is later, the start of the tenant's retention.
+func (q *Queryable) afterRetention(mint int64, lim *limits.Limits) int64 {
 	if lim.Retention <= 0 {
 		return mint
 	}
@@ -116,7 +116,7 @@ func (r *reader) selectSeries(
 		return nil, req, err
 	}
 	r.selections = append(r.selections, sel)
-	if err := selected(ctx, sel.Series, req.LabelsOnly); err != nil {
+	if err := chargeSelection(ctx, sel.Series, req.LabelsOnly); err != nil {
 		return nil, req, err
 	}
 	return sel.Series, req, nil
@@ -131,7 +131,7 @@ func (r *reader) LabelValues(
 		return nil, nil, err
 	}
 	values, err := r.q.source.LabelValues(ctx, name, req)
-	return r.told(ctx, values, hints, err)
+	return r.finish(ctx, values, hints, err)
 }
 
 // LabelNames implements storage.LabelQuerier.
@@ -143,15 +143,15 @@ func (r *reader) LabelNames(
 		return nil, nil, err
 	}
 	names, err := r.q.source.LabelNames(ctx, req)
-	return r.told(ctx, names, hints, err)
+	return r.finish(ctx, names, hints, err)
 }
 
-// told returns the result of LabelNames or LabelValues: it applies the limit of
+// finish returns the result of LabelNames or LabelValues: it applies the limit of
 // hints and charges the memory.
-func (r *reader) told(ctx context.Context, list []string, hints *storage.LabelHints, err error) ([]string, annotations.Annotations, error) {
+func (r *reader) finish(ctx context.Context, list []string, hints *storage.LabelHints, err error) ([]string, annotations.Annotations, error) {
 	list = cut(list, hints)
 	if err == nil {
-		err = texts(ctx, list)
+		err = chargeStrings(ctx, list)
 	}
 	return list, nil, r.q.clarify(ctx, err)
 }
@@ -190,7 +190,7 @@ type exemplarQuerier struct {
 
 // Select implements storage.ExemplarQuerier.
 func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
-	found, err := e.q.source.Exemplars(e.ctx, e.id, e.q.kept(start, e.lim), end, matchers)
+	found, err := e.q.source.Exemplars(e.ctx, e.id, e.q.afterRetention(start, e.lim), end, matchers)
 	if err == nil {
 		err = chargeExemplars(e.ctx, found)
 	}
@@ -214,9 +214,9 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = errors.Join(err, context.Cause(ctx))
 	}
-	if told := explain(ctx, err); told != nil {
-		noteFault(ctx, told, err)
-		return told
+	if public := explain(ctx, err); public != nil {
+		noteFault(ctx, public, err)
+		return public
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -229,20 +229,20 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 		return promql.ErrStorage{Err: noAccess}
 	}
 	q.logger.Error("reading series failed", "tenant", access.Tenant, "err", err)
-	told := errUnreadable
+	public := errUnreadable
 	if errors.Is(err, series.ErrLost) {
-		told = series.ErrLost
+		public = series.ErrLost
 	}
-	answer := promql.ErrStorage{Err: told}
+	answer := promql.ErrStorage{Err: public}
 	noteFault(ctx, answer, err)
 	return answer
 }
 
 // noteFault records in the request's context the first error for which the
 // client receives a storage error, i.e. which the request did not cause.
-func noteFault(ctx context.Context, told, err error) {
+func noteFault(ctx context.Context, public, err error) {
 	var ours promql.ErrStorage
-	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok && errors.As(told, &ours) {
+	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok && errors.As(public, &ours) {
 		noted.CompareAndSwap(nil, &err)
 	}
 }

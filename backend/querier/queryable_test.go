@@ -36,27 +36,27 @@ func TestNoTenantNoAnswer(t *testing.T) {
 			cq, _ := b.q.ChunkQuerier(start, start+series.DayMillis)
 			set := q.Select(ctx, false, nil, everything)
 			if set.Next() || set.Err() == nil {
-				t.Error("Select answers")
+				t.Error("Select without a tenant succeeded")
 			}
 			cset := cq.Select(ctx, false, nil, everything)
 			if cset.Next() || cset.Err() == nil {
-				t.Error("the chunk querier's Select answers")
+				t.Error("Select of the chunk querier without a tenant succeeded")
 			}
 			for _, lq := range []storage.LabelQuerier{q, cq} {
 				if names, _, err := lq.LabelNames(ctx, nil); err == nil || len(names) > 0 {
-					t.Error("LabelNames answers")
+					t.Error("LabelNames without a tenant succeeded")
 				}
 				if values, _, err := lq.LabelValues(ctx, "i", nil); err == nil || len(values) > 0 {
-					t.Error("LabelValues answers")
+					t.Error("LabelValues without a tenant succeeded")
 				}
 			}
 			if _, err := b.q.ExemplarQuerier(ctx); err == nil {
-				t.Error("ExemplarQuerier is made")
+				t.Error("ExemplarQuerier without a tenant succeeded")
 			}
 		})
 	}
 	if len(b.source.requests) != 0 {
-		t.Errorf("the source was asked: %v", b.source.requests)
+		t.Errorf("the source was called without a tenant: %v", b.source.requests)
 	}
 }
 
@@ -67,7 +67,7 @@ func TestTenantsApart(t *testing.T) {
 	for id, want := range map[tenant.ID][]string{"a": {"up"}, "b": {"secret"}, "c": nil} {
 		got, _, err := q.LabelValues(b.as(id), "__name__", nil)
 		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("tenant %s: metrics %v, %v; want %v", id, got, err, want)
+			t.Errorf("tenant %s: metrics = %v, %v; want %v", id, got, err, want)
 		}
 		set := q.Select(b.as(id), true, nil, everything)
 		for set.Next() {
@@ -88,7 +88,8 @@ func TestTenantsApart(t *testing.T) {
 	}
 }
 
-// TestRetention: nothing older than the retention is asked for, by any way.
+// TestRetention checks that no method requests or returns samples older than
+// the retention.
 func TestRetention(t *testing.T) {
 	b := newBed(t)
 	b.lim.Retention = limits.Duration(time.Hour)
@@ -108,7 +109,7 @@ func TestRetention(t *testing.T) {
 	for name, ask := range ways {
 		ask()
 		if req := b.source.last(); req.MinTime != from || req.MaxTime != now || req.Tenant != "a" {
-			t.Errorf("%s: asked for [%d, %d] of %s, want [%d, %d]", name, req.MinTime, req.MaxTime, req.Tenant, from, now)
+			t.Errorf("%s: requested [%d, %d] of %s, want [%d, %d]", name, req.MinTime, req.MaxTime, req.Tenant, from, now)
 		}
 	}
 	eq, err := b.q.ExemplarQuerier(b.as("a"))
@@ -117,31 +118,32 @@ func TestRetention(t *testing.T) {
 	}
 	_, _ = eq.Select(start, now)
 	if b.source.exStart != from {
-		t.Errorf("exemplars from %d, want %d", b.source.exStart, from)
+		t.Errorf("exemplars requested from %d, want %d", b.source.exStart, from)
 	}
-	// The samples of a chunk that begins before it are left out, too.
+	// Samples before it in a chunk that overlaps it are omitted, too.
 	set := q.Select(b.as("a"), false, nil, everything)
 	for set.Next() {
 		if it := set.At().Iterator(nil); it.Next() == chunkenc.ValNone || it.AtT() != from {
 			t.Errorf("first sample at %d, want %d", it.AtT(), from)
 		}
 	}
-	// A range that ended before is empty, without the source's help.
+	// A range that ends before it is empty; the source is not called.
 	asked := len(b.source.requests)
 	old, _ := b.q.Querier(start, start+1000)
 	if set := old.Select(b.as("a"), false, nil, everything); set.Next() || set.Err() != nil {
-		t.Errorf("samples beyond retention: %v", set.Err())
+		t.Errorf("got samples older than the retention: %v", set.Err())
 	}
 	if names, _, err := old.LabelNames(b.as("a"), nil); len(names) > 0 || err != nil {
-		t.Errorf("names beyond retention: %v, %v", names, err)
+		t.Errorf("label names older than the retention: %v, %v", names, err)
 	}
 	if len(b.source.requests) != asked {
-		t.Error("the source was asked for what is beyond retention")
+		t.Error("the source was called for a range older than the retention")
 	}
 }
 
-// TestTrimming: only samples in the range are given, by Next and by Seek, from
-// ranges that lie anywhere in a chunk, with a new and a reused iterator.
+// TestTrimming checks that Next and Seek return only samples in the range, for
+// ranges that start and end anywhere in a chunk, with new and with reused
+// iterators.
 func TestTrimming(t *testing.T) {
 	b := newBed(t)
 	ranges := [][2]int64{
@@ -168,7 +170,7 @@ func TestTrimming(t *testing.T) {
 					got = append(got, reuse.AtT())
 				}
 				if !slices.Equal(got, want) {
-					t.Errorf("[%d, %d]: %d samples by Next, want %d", r[0], r[1], len(got), len(want))
+					t.Errorf("[%d, %d]: %d samples with Next, want %d", r[0], r[1], len(got), len(want))
 				}
 			}
 			reuse = s.Iterator(reuse)
@@ -177,7 +179,7 @@ func TestTrimming(t *testing.T) {
 				got = append(got, reuse.AtT())
 			}
 			if !slices.Equal(got, want) {
-				t.Errorf("[%d, %d]: %d samples by Seek, want %d", r[0], r[1], len(got), len(want))
+				t.Errorf("[%d, %d]: %d samples with Seek, want %d", r[0], r[1], len(got), len(want))
 			}
 		}
 		if set.Err() != nil {
@@ -187,8 +189,8 @@ func TestTrimming(t *testing.T) {
 	}
 }
 
-// TestCopiesReadTwice: chunks that stand in the answer twice, as while a window
-// is sealed, are read once, however often the series is read.
+// TestCopiesReadTwice checks that duplicate chunks, which occur while a window
+// is sealed, are read once, even if the series is read repeatedly.
 func TestCopiesReadTwice(t *testing.T) {
 	b := newBed(t)
 	one := b.source.data["a"][0]
@@ -228,8 +230,8 @@ func chunksOf(t *testing.T, b *bed, mint, maxt int64) []chunks.Meta {
 	return metas
 }
 
-// TestChunks: chunks within the range are the stored ones, byte for byte; the
-// outer ones are cut to it.
+// TestChunks checks that chunks within the range are returned byte for byte as
+// stored, and that the first and last are trimmed to the range.
 func TestChunks(t *testing.T) {
 	b := newBed(t)
 	stored := b.source.data["a"][0].Chunks
@@ -241,7 +243,7 @@ func TestChunks(t *testing.T) {
 	for i, m := range got {
 		whole := i == 1 || i == 2
 		if same := bytes.Equal(m.Chunk.Bytes(), stored[i].Data); same != whole {
-			t.Errorf("chunk %d is the stored one: %v, want %v", i, same, whole)
+			t.Errorf("chunk %d equals the stored one: %v, want %v", i, same, whole)
 		}
 		it, n := m.Chunk.Iterator(nil), 0
 		var first, last int64
@@ -253,15 +255,16 @@ func TestChunks(t *testing.T) {
 			n++
 		}
 		if first != m.MinTime || last != m.MaxTime || n != m.Chunk.NumSamples() || first < mint || last > maxt {
-			t.Errorf("chunk %d has %d samples in [%d, %d], says %d in [%d, %d]", i, n, first, last, m.Chunk.NumSamples(), m.MinTime, m.MaxTime)
+			t.Errorf("chunk %d has %d samples in [%d, %d], its meta says %d in [%d, %d]", i, n, first, last, m.Chunk.NumSamples(), m.MinTime, m.MaxTime)
 		}
 	}
 	if got[0].MinTime != mint || got[3].MaxTime != start+100*60_000-15_000 {
-		t.Errorf("from %d to %d", got[0].MinTime, got[3].MaxTime)
+		t.Errorf("chunks are from %d to %d", got[0].MinTime, got[3].MaxTime)
 	}
 }
 
-// TestOverlappingChunks: chunks that overlap become chunks that do not.
+// TestOverlappingChunks checks that overlapping chunks are merged into chunks
+// that do not overlap.
 func TestOverlappingChunks(t *testing.T) {
 	b := newBed(t)
 	late, err := series.Encode([]series.Sample{{T: start + 1, V: 1}, {T: start + 20_000, V: 2}})
@@ -273,7 +276,7 @@ func TestOverlappingChunks(t *testing.T) {
 	for _, m := range chunksOf(t, b, start, start+series.DayMillis) {
 		for it := m.Chunk.Iterator(nil); it.Next() != chunkenc.ValNone; n++ {
 			if it.AtT() <= last {
-				t.Fatalf("sample at %d after %d", it.AtT(), last)
+				t.Fatalf("sample at %d comes after one at %d", it.AtT(), last)
 			}
 			last = it.AtT()
 		}
@@ -283,7 +286,8 @@ func TestOverlappingChunks(t *testing.T) {
 	}
 }
 
-// TestDamagedChunk: a chunk that cannot be read is an error, not a shorter answer.
+// TestDamagedChunk checks that an unreadable chunk is an error, not an
+// incomplete result.
 func TestDamagedChunk(t *testing.T) {
 	b := newBed(t)
 	bad := slices.Clone(b.source.data["a"][0].Chunks)
@@ -294,20 +298,20 @@ func TestDamagedChunk(t *testing.T) {
 	set.Next()
 	it := set.At().Iterator(nil)
 	for it.Next() != chunkenc.ValNone {
-		t.Fatal("a sample")
+		t.Fatal("a damaged chunk returned a sample")
 	}
 	if it.Err() == nil {
-		t.Error("no error")
+		t.Error("iterator of a damaged chunk has no error")
 	}
 	cq, _ := b.q.ChunkQuerier(start, start+series.DayMillis)
 	cset := cq.Select(b.as("a"), false, nil, labels.MustNewMatcher(labels.MatchEqual, "i", "0"))
 	cset.Next()
 	if _, err := storage.ExpandChunks(cset.At().Iterator(nil)); err == nil {
-		t.Error("no error of the chunks")
+		t.Error("chunk iterator of a damaged chunk has no error")
 	}
 }
 
-// TestRelease: what a selection holds is let go with the querier, once.
+// TestRelease checks that closing a querier releases its selections, once.
 func TestRelease(t *testing.T) {
 	b := newBed(t)
 	q, _ := b.q.Querier(start, start+series.DayMillis)
@@ -317,19 +321,19 @@ func TestRelease(t *testing.T) {
 		cq.Select(b.as("a"), false, nil, everything)
 	}
 	if n := b.source.holding(); n != 6 {
-		t.Fatalf("%d selections are held, want 6", n)
+		t.Fatalf("%d selections are not released before Close, want 6", n)
 	}
 	for range 2 {
 		_, _ = q.Close(), cq.Close()
 		if n := b.source.holding(); n != 0 {
-			t.Errorf("%d selections are held after Close", n)
+			t.Errorf("%d selections are not released after Close", n)
 		}
 	}
 	if res := b.instant(b.as("a"), t, "sum(rate(up[5m])) / count(up)"); res.Err != nil {
 		t.Error(res.Err)
 	}
 	if n := b.source.holding(); n != 0 {
-		t.Errorf("%d selections are held after a query", n)
+		t.Errorf("%d selections are not released after a query", n)
 	}
 }
 
@@ -354,6 +358,6 @@ func TestSelectHints(t *testing.T) {
 	}
 	b.source.err = errors.New("disk")
 	if _, _, err := q.LabelNames(b.as("a"), nil); err == nil {
-		t.Error("an error of the source is lost")
+		t.Error("an error of the source was not returned")
 	}
 }

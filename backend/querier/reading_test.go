@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestRemoteReadOfOneWideHistogram: a remote read holds each histogram as large as
-// it is. One that is much wider than the others does not make them so.
+// TestRemoteReadOfOneWideHistogram checks that a remote read charges each
+// histogram by its own size, even if one is much larger than the others.
 func TestRemoteReadOfOneWideHistogram(t *testing.T) {
 	const small, wide = 1000, 16_000
 	var samples []series.Sample
@@ -41,7 +41,7 @@ func TestRemoteReadOfOneWideHistogram(t *testing.T) {
 	}
 	bytes := int64(wide * 8 * readCopies)
 	if n != small+1 || h.Used() < bytes || h.Used() > 10*bytes {
-		t.Errorf("%d samples of which one has %d bounds take %d bytes, want %d to %d", n, wide, h.Used(), bytes, 10*bytes)
+		t.Errorf("%d samples, one of them with %d bounds, take %d bytes, want %d to %d", n, wide, h.Used(), bytes, 10*bytes)
 	}
 }
 

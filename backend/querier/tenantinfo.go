@@ -42,11 +42,11 @@ func byDomain[T any](
 		members[list[i].Domain] = append(members[list[i].Domain], list[i])
 	}
 	out := map[string]*domainAnswer[T]{}
-	var asking sync.WaitGroup
+	var calls sync.WaitGroup
 	for domain, of := range members {
 		d := &domainAnswer[T]{}
 		out[domain] = d
-		asking.Go(func() {
+		calls.Go(func() {
 			for _, r := range peers.Each(ctx, of, call) {
 				if r.Err != nil {
 					d.err = errors.Join(d.err, r.Err)
@@ -56,7 +56,7 @@ func byDomain[T any](
 			}
 		})
 	}
-	asking.Wait()
+	calls.Wait()
 	return out, nil
 }
 

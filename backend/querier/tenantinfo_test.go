@@ -13,10 +13,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// fails is an ingester that does not answer.
+// fails is an ingester whose calls fail.
 const fails = -1
 
-// answers are ingesters of domains, each with so many series.
+// answers returns ingesters of domains with the given numbers of series.
 func answers(domains [][]int, replication int) *Ingesters {
 	var list []Peer
 	for i, d := range domains {
@@ -32,14 +32,15 @@ func answers(domains [][]int, replication int) *Ingesters {
 	return NewIngesters(IngestersOptions{Tolerate: (replication - 1) / 2, Peers: func(context.Context) ([]Peer, error) { return list, nil }})
 }
 
-// TestAnswersOfIngesters: a count or list is as large as it must be, or an error.
+// TestAnswersOfIngesters checks that counts and metadata are complete, or an
+// error.
 func TestAnswersOfIngesters(t *testing.T) {
 	tests := []struct {
 		name        string
 		replication int
 		domains     [][]int // series of each ingester of each domain
-		count       int     // -1: an error
-		metadata    bool    // is an answer
+		count       int     // -1: want an error
+		metadata    bool    // want success
 	}{
 		{"three", 3, [][]int{{10}, {10}, {10}}, 10, true},
 		{"three, one behind", 3, [][]int{{10}, {9}, {10}}, 10, true},
@@ -62,16 +63,17 @@ func TestAnswersOfIngesters(t *testing.T) {
 		in := answers(tt.domains, tt.replication)
 		n, err := in.SeriesCount(t.Context(), "t")
 		if (err != nil) != (tt.count < 0) || err == nil && n != tt.count || err != nil && !errors.Is(err, peers.ErrTooFew) {
-			t.Errorf("%s: %d series, %v; want %d", tt.name, n, err, tt.count)
+			t.Errorf("%s: SeriesCount = %d, %v; want %d", tt.name, n, err, tt.count)
 		}
 		list, err := in.Metadata(t.Context(), "t")
 		if (err == nil) != tt.metadata || err == nil && len(list) == 0 || err != nil && !errors.Is(err, peers.ErrTooFew) {
-			t.Errorf("%s: metadata %d, %v", tt.name, len(list), err)
+			t.Errorf("%s: Metadata has %d entries, error %v", tt.name, len(list), err)
 		}
 	}
 }
 
-// remote is an ingester as rpc calls it: not when its caller has given up.
+// remote calls an ingester like the rpc client: not after the caller's context
+// has ended.
 type remote struct {
 	peer
 	hangs bool
@@ -98,8 +100,8 @@ func (r *remote) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	return r.peer.SeriesCount(ctx, id)
 }
 
-// TestLargeZoneHangs: the ingesters of a zone that hangs, however many, do not keep
-// those of the others from being asked.
+// TestLargeZoneHangs checks that many hanging ingesters of one zone do not
+// delay the calls to those of other zones.
 func TestLargeZoneHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var list []Peer
@@ -111,15 +113,15 @@ func TestLargeZoneHangs(t *testing.T) {
 		}
 		in := NewIngesters(IngestersOptions{Tolerate: 1, Peers: func(context.Context) ([]Peer, error) { return list, nil }})
 		if n, err := in.SeriesCount(t.Context(), "t"); err != nil || n != 100 {
-			t.Errorf("%d series, %v; want 100", n, err)
+			t.Errorf("SeriesCount = %d, %v; want 100", n, err)
 		}
 		if list, err := in.Metadata(t.Context(), "t"); err != nil || len(list) != 200 {
-			t.Errorf("%d metrics, %v; want those of two zones", len(list), err)
+			t.Errorf("Metadata has %d entries, error %v; want those of two zones", len(list), err)
 		}
 	})
 }
 
-// published are the metrics of days of the long-term store.
+// published has the metadata of days of the long-term store.
 type published map[int64][]series.MetricMetadata
 
 func (p published) Metadata(_ context.Context, _ tenant.ID, from, to int64) ([]series.MetricMetadata, error) {
@@ -130,7 +132,7 @@ func (p published) Metadata(_ context.Context, _ tenant.ID, from, to int64) ([]s
 	return out, nil
 }
 
-// known is an ingester that knows metrics.
+// known is an ingester with metadata.
 type known struct {
 	peer
 	list []series.MetricMetadata
@@ -140,8 +142,9 @@ func (k *known) Metadata(context.Context, tenant.ID) ([]series.MetricMetadata, e
 	return k.list, k.err
 }
 
-// TestMetadata: what an ingester says of a metric is used, of the others what was
-// published in the last days; without ingesters there is no answer.
+// TestMetadata checks that metadata of ingesters is preferred, that other
+// metrics have the metadata of the last published days, and that it fails
+// without ingesters.
 func TestMetadata(t *testing.T) {
 	of := func(metric, help string) series.MetricMetadata {
 		m := series.MetricMetadata{Metric: metric}
@@ -161,6 +164,6 @@ func TestMetadata(t *testing.T) {
 	}
 	ing.err = errors.New("down")
 	if got, err := Metadata(t.Context(), OneIngester(ing), long, "t", now); err == nil {
-		t.Errorf("without the ingester: %v", got)
+		t.Errorf("Metadata without ingesters: error = %v", got)
 	}
 }
