@@ -16,10 +16,12 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// admit lets a read in by its form: the request's memory is accounted for until
-// it is answered, its texts are bounded before anything parses them, it has the
-// time of query_timeout, waiting included, and it takes one of the places that its
-// tenant has. Whoever waits for a place holds the text of the request only.
+// admit wraps the handler of a read whose parameters are a form. It accounts
+// for the request's memory until the response is written, checks the size of
+// expressions and selectors before they are parsed, sets a deadline of
+// query_timeout, which includes the time in the queue, and takes a slot of the
+// tenant in the gate. While it waits for a slot, a request holds only the
+// memory of its text.
 func (a *api) admit(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r, lim, end := a.account(r)
@@ -38,8 +40,8 @@ func (a *api) admit(next http.Handler) http.HandlerFunc {
 	}
 }
 
-// account begins the account of a read's memory and time, by the tenant's limits as
-// they are now, which all of the read goes by. end ends both.
+// account starts the accounting of a read's memory and its timeout, with the
+// tenant's current limits, which apply to the whole read. end ends both.
 func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end func()) {
 	id := access(r)
 	l := a.Limits(id)
@@ -57,7 +59,8 @@ func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end
 	}
 }
 
-// enter bounds the texts of a read, expressions and selectors, and takes a place.
+// enter checks the texts of a read, i.e. expressions and selectors, and takes a
+// slot of the gate.
 func (a *api) enter(r *http.Request, lim *limits.Limits, texts ...[]string) (leave func(), err error) {
 	c := textCheck{lim: lim}
 	for _, s := range slices.Concat(texts...) {
@@ -69,7 +72,7 @@ func (a *api) enter(r *http.Request, lim *limits.Limits, texts ...[]string) (lea
 	return a.Gate.Enter(r.Context(), access(r), lim)
 }
 
-// textCheck bounds the texts of one request together.
+// textCheck checks the total size of all texts of one request.
 type textCheck struct {
 	lim          *limits.Limits
 	bytes        int
@@ -77,7 +80,7 @@ type textCheck struct {
 	err          error
 }
 
-// text takes in an expression or a selector.
+// text adds an expression or a selector.
 func (c *textCheck) text(s string) {
 	if c.length(len(s)); c.err == nil {
 		n, err := regexsize.Expression(s, c.left())
@@ -85,7 +88,7 @@ func (c *textCheck) text(s string) {
 	}
 }
 
-// length takes in so many bytes of text.
+// length adds n bytes of text.
 func (c *textCheck) length(n int) {
 	c.bytes += n
 	if most := c.lim.MaxQueryLength; c.err == nil && most > 0 && c.bytes > most {
@@ -93,7 +96,8 @@ func (c *textCheck) length(n int) {
 	}
 }
 
-// unlimited is what is left of a limit that is not set: more than any program has.
+// unlimited is the rest of a limit that is not set: more instructions than any
+// program has.
 const unlimited = 1 << 30
 
 func (c *textCheck) left() int {
@@ -111,8 +115,7 @@ func (c *textCheck) count(n int, err error) {
 	c.instructions += n
 }
 
-// take holds memory for what the texts will be compiled to, or returns what is
-// wrong with them.
+// take takes memory for the compiled texts, or returns the error of a text.
 func (c *textCheck) take(h *memory.Holding) error {
 	if c.err != nil {
 		return c.err
@@ -120,7 +123,8 @@ func (c *textCheck) take(h *memory.Holding) error {
 	return h.Take(int64(c.instructions) * regexsize.InstructionBytes)
 }
 
-// readForm reads the parameters of a request, those in its body too, into r.Form.
+// readForm parses the parameters of a request, including those in its body,
+// into r.Form.
 func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error {
 	if r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		if err := r.ParseForm(); err != nil {
@@ -133,11 +137,11 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 	if err := readBody(w, r, &buf, lim.MaxBodyBytes, h); err != nil {
 		return err
 	}
-	// The text is kept as it came and as values, for whoever reads either.
+	// Handlers may read the body as text or as parsed values, so both are held.
 	if err := h.Take(2 * int64(buf.Len())); err != nil {
 		return err
 	}
-	// Without a reader with a bound, ParseForm has one of its own.
+	// With a MaxBytesReader, ParseForm does not apply its own limit of 10 MB.
 	r.Body = http.MaxBytesReader(w, readCloser{bytes.NewReader(buf.Bytes())}, int64(buf.Len())+1)
 	if err := r.ParseForm(); err != nil {
 		return badRequest{fmt.Errorf("parameters: %w", err)}
@@ -151,8 +155,8 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 	return nil
 }
 
-// unavailable answers a request that is to be repeated whatever ended it, as
-// Prometheus' API answers.
+// unavailable responds with 503, in the format of Prometheus' API, to a request
+// that must be repeated independent of the error.
 func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := status(err)
 	if code != http.StatusServiceUnavailable {
@@ -162,7 +166,8 @@ func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	writeError(w, http.StatusServiceUnavailable, "unavailable", text)
 }
 
-// reject answers a read that was not let in, as Prometheus' API answers.
+// reject writes the response for a failed or rejected read, in the format of
+// Prometheus' API.
 func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	if cause := context.Cause(r.Context()); cause != nil {
 		err = errors.Join(err, cause)

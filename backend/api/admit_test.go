@@ -30,8 +30,8 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// fakeSource answers every tenant with the same series. before, when it is set, is
-// called first for everything that is asked of it.
+// fakeSource returns the same series to every tenant. before, if set, is called
+// at the start of every method.
 type fakeSource struct {
 	list []series.WithChunks
 	text []string // label names, label values, and what exemplars and metadata are of
@@ -103,8 +103,8 @@ func (f *fakeSource) metadata(ctx context.Context, _ tenant.ID) ([]series.Metric
 	return out, f.asked(ctx)
 }
 
-// reading is an API over a fakeSource, with an account and a gate that are looked
-// at. Making one takes a while: its limits can be changed.
+// reading is an API of a fakeSource, with an account and a gate that tests can
+// inspect. Creating one is slow, so its limits can be changed.
 type reading struct {
 	t       testing.TB
 	h       http.Handler
@@ -142,7 +142,7 @@ func newReading(t testing.TB, account int64) *reading {
 	return b
 }
 
-// fill makes n series of so many samples up to now.
+// fill adds n series with samples up to now.
 func (b *reading) fill(n, samples int, every time.Duration) {
 	b.t.Helper()
 	list := make([]series.Sample, 0, samples)
@@ -160,25 +160,26 @@ func (b *reading) fill(n, samples int, every time.Duration) {
 	}
 }
 
-// clean fails the test unless everything that a request held is given back.
+// clean fails the test unless all memory, selections and slots of a request are
+// released.
 func (b *reading) clean(what string) {
 	b.t.Helper()
 	if n := b.source.holding(); n != 0 {
-		b.t.Errorf("%s: %d selections are held", what, n)
+		b.t.Errorf("%s: %d selections are not released", what, n)
 	}
 	if n := b.account.Used(); n != 0 {
-		b.t.Errorf("%s: %d bytes are held", what, n)
+		b.t.Errorf("%s: %d bytes are not released", what, n)
 	}
 	one := limits.Limits{MaxConcurrentQueries: 1}
 	leave, err := b.gate.Enter(context.Background(), "a", &one)
 	if err != nil {
-		b.t.Errorf("%s: a place is held: %v", what, err)
+		b.t.Errorf("%s: the slot is not released: %v", what, err)
 		return
 	}
 	leave()
 }
 
-// waiting is how many reads wait for a place.
+// waiting returns the number of reads that wait for a slot.
 func (b *reading) waiting() float64 {
 	b.t.Helper()
 	families, err := b.reg.Gather()
@@ -190,11 +191,11 @@ func (b *reading) waiting() float64 {
 			return f.GetMetric()[0].GetGauge().GetValue()
 		}
 	}
-	b.t.Fatal("no metric of what waits")
+	b.t.Fatal("metric pallium_querier_waiting_queries not found")
 	return 0
 }
 
-// readRoute is a route that reads or parses.
+// readRoute is a route that reads data or parses expressions.
 type readRoute struct {
 	method, pattern string
 	streamed        bool // remote read
@@ -204,8 +205,8 @@ type readRoute struct {
 
 const promAPI = "/prometheus/api/v1/"
 
-// allReadRoutes has every route of the table that uses a place for queries;
-// TestReadRoutes checks that.
+// allReadRoutes returns every route of the table that takes a slot of the gate;
+// TestReadRoutes checks that it is complete.
 func allReadRoutes() []readRoute {
 	list := []readRoute{
 		{method: "GET", pattern: "label/{name}/values"},
@@ -233,12 +234,12 @@ func (c readRoute) String() string {
 	return c.method + " " + c.pattern
 }
 
-// deletes reports whether it is a deletion, of which nobody knows how far it came
-// when it was cut off.
+// deletes reports whether the route is a deletion, of which it is unknown
+// whether it took effect if it was interrupted.
 func (c readRoute) deletes() bool { return strings.HasSuffix(c.pattern, "delete_series") }
 
-// request asks the route for what the label a matches as a pattern or, when it is
-// not one, for all series.
+// request returns a request of the route for the series whose label a matches a
+// pattern or, without a pattern, for all series.
 func (c readRoute) request(b *reading, pattern string) *http.Request {
 	b.t.Helper()
 	if c.pattern == "read" {
@@ -284,8 +285,8 @@ func (c readRoute) readRequest(b *reading, pattern string) *http.Request {
 	return httptest.NewRequest(c.method, promAPI+"read", bytes.NewReader(snappy.Encode(nil, data)))
 }
 
-// TestReadRoutes: the tests' list of routes has all there are and all that the route table
-// has as queries, and each answers.
+// TestReadRoutes checks that allReadRoutes has all routes that the route table
+// has as queries, and that each responds.
 func TestReadRoutes(t *testing.T) {
 	b := newReading(t, 64<<20)
 	var want, queries []string
@@ -321,20 +322,20 @@ func TestReadRoutes(t *testing.T) {
 	slices.Sort(want)
 	slices.Sort(got)
 	if got = slices.Compact(got); !slices.Equal(got, want) {
-		t.Errorf("the table has %v, served are %v", got, want)
+		t.Errorf("the table has %v, the API serves %v", got, want)
 	}
 	if slices.Sort(queries); !slices.Equal(got, queries) {
-		t.Errorf("tested as queries are %v, the route table has %v", got, queries)
+		t.Errorf("routes tested as queries = %v, the route table has %v", got, queries)
 	}
 }
 
-// rejection is an answer that a test wants.
+// rejection is an expected error response.
 type rejection struct {
 	code int
 	text string
 }
 
-// check looks at an answer and at what is left behind.
+// check checks an error response and its headers.
 func (b *reading) check(what string, w *httptest.ResponseRecorder, want rejection) {
 	b.t.Helper()
 	if w.Code != want.code || !strings.Contains(w.Body.String(), want.text) {
@@ -342,9 +343,9 @@ func (b *reading) check(what string, w *httptest.ResponseRecorder, want rejectio
 	}
 	again := want.code == http.StatusServiceUnavailable || want.code == http.StatusTooManyRequests
 	if got := w.Header().Get("Retry-After") != ""; got != again {
-		b.t.Errorf("%s: %d with Retry-After: %v", what, w.Code, got)
+		b.t.Errorf("%s: status %d has Retry-After: %v", what, w.Code, got)
 	}
 	if strings.Contains(w.Body.String(), "acme") {
-		b.t.Errorf("%s: a tenant is named: %s", what, w.Body)
+		b.t.Errorf("%s: the response names another tenant: %s", what, w.Body)
 	}
 }

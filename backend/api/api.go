@@ -1,11 +1,12 @@
-// Package api is the backend's HTTP face: it decodes requests that the gateway
-// has let through, calls the room that answers them, and encodes what it says.
-// PromQL's endpoints are Prometheus' own code, so that every parameter and
-// answer is Prometheus'.
+// Package api is the HTTP API of the backend: it decodes requests that the
+// gateway has authorized, calls the role that serves them, and encodes the
+// response. The PromQL endpoints are Prometheus' own code, so that parameters
+// and responses are exactly those of Prometheus.
 //
-// The handler trusts the tenant.Access in each request's context. It belongs
-// behind the gateway and on no listener of its own. The gateway asks for every
-// route by one path only, whatever name the client used.
+// The handler trusts the tenant.Access in each request's context. It must be
+// called only through the gateway and not have a listener of its own. The
+// gateway uses one path per route, independent of the path that the client
+// used.
 package api
 
 import (
@@ -30,14 +31,14 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// Queryable is what the query endpoints read.
+// Queryable is the storage of the query endpoints.
 type Queryable interface {
 	storage.SampleAndChunkQueryable
 	storage.ExemplarQueryable
 }
 
-// Options of the API. Without Push, or without Queryable, it has no routes to
-// write, or to read.
+// Options configures the API. Without Push it has no write routes, without
+// Queryable no read routes.
 type Options struct {
 	Push        func(context.Context, *series.Batch) (series.Outcome, error)
 	Queryable   Queryable
@@ -47,8 +48,8 @@ type Options struct {
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
 	Delete      func(context.Context, Deletion) error
 	Limits      func(tenant.ID) limits.Limits
-	Memory      *memory.Account // nil: nobody accounts for what requests hold
-	Gate        *querier.Gate   // nil: a gate of its own
+	Memory      *memory.Account // nil: the memory of requests is not accounted for
+	Gate        *querier.Gate   // nil: New creates one
 	Lookback    time.Duration
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
@@ -60,8 +61,8 @@ type api struct {
 	bodies   bodyPool
 }
 
-// New returns the backend's handler. It binds the handlers to the route table, and returns
-// an error if a route or a handler is left over.
+// New returns the backend's handler. It binds handlers to the route table, and
+// returns an error if a route has no handler or a handler has no route.
 func New(o Options) (http.Handler, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -73,7 +74,7 @@ func New(o Options) (http.Handler, error) {
 	r := chi.NewRouter()
 	r.Use(requireAccess)
 	if err := a.bind(r, routes.Table()); err != nil {
-		return nil, fmt.Errorf("bind the API's handlers: %w", err)
+		return nil, fmt.Errorf("bind API handlers: %w", err)
 	}
 	return r, nil
 }
@@ -90,14 +91,16 @@ func requireAccess(next http.Handler) http.Handler {
 	})
 }
 
-// access is the request's tenant; requireAccess has checked that there is one.
+// access returns the request's tenant; requireAccess has checked that there is
+// one.
 func access(r *http.Request) tenant.ID {
 	a, _ := tenant.FromContext(r.Context())
 	return a.Tenant
 }
 
-// ForGateways has the handler serve requests of gateways that have proved to belong to
-// the cluster: their headers say whom they let in.
+// ForGateways returns a handler for requests from gateways, which the caller
+// must have authenticated as members of the cluster. It reads the tenant.Access
+// from the headers of the request and calls h.
 func ForGateways(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		access, err := tenant.AccessFromHeaders(r.Header)

@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// handlers returns the API's own handlers, by the names of their routes. prom is
-// Prometheus' API, which answers its routes that are not here.
+// handlers returns the API's own handlers, by route name. prom is Prometheus'
+// API, which serves the other routes.
 func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"push":          a.push,
@@ -21,8 +21,8 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	}
 }
 
-// bind gives every route of the table that the backend answers its handler, and adds
-// those of this process's roles to the router.
+// bind assigns a handler to every route of the table that the backend serves,
+// and adds the routes of this process's roles to the router.
 func (a *api) bind(r chi.Router, table []routes.Route) error {
 	var prom http.Handler
 	if a.Queryable != nil {

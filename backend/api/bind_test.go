@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// forRoles are options of a process that has the given roles.
+// forRoles returns the options of a process with the given roles.
 func forRoles(push, read bool) Options {
 	o := Options{
 		Logger: slog.New(slog.DiscardHandler), Gate: querier.NewGate(nil), Limits: func(tenant.ID) limits.Limits { return limits.Default() },
@@ -33,8 +33,9 @@ func forRoles(push, read bool) Options {
 	return o
 }
 
-// TestBind: a route without a handler, a handler without a route, and a route of
-// Prometheus' that its API does not have fail the start.
+// TestBind checks that New returns an error for a route without a handler, a
+// handler without a route, and a Prometheus route that Prometheus' API does not
+// have.
 func TestBind(t *testing.T) {
 	change := func(name string, change func(*routes.Route)) []routes.Route {
 		table := routes.Table()
@@ -66,7 +67,8 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// TestRolesHaveTheirRoutes: a process answers what its roles can, and nothing else.
+// TestRolesHaveTheirRoutes checks that a process serves exactly the routes of
+// its roles.
 func TestRolesHaveTheirRoutes(t *testing.T) {
 	for _, tt := range []struct{ push, read bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
 		h := newAPI(forRoles(tt.push, tt.read))

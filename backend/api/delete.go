@@ -14,20 +14,22 @@ import (
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
-// Deletion is what a client wants deleted: the samples in [MinTime, MaxTime]
-// (Unix milliseconds) of the series that one of the matcher sets matches.
+// Deletion is a request to delete the samples in [MinTime, MaxTime] (Unix
+// milliseconds) of the series that match at least one of the matcher sets.
 type Deletion struct {
 	Tenant           tenant.ID
 	MinTime, MaxTime int64
 	Sets             [][]*labels.Matcher
 }
 
-// maxDeletionSets bounds one request; each is kept for weeks.
+// maxDeletionSets is the maximum number of selectors in a request; tombstones
+// are stored for weeks.
 const maxDeletionSets = 16
 
-// deleteSeries is Prometheus' admin API of the same name: 204 when it is done. It
-// is let in by admit, since it parses selectors. Of one that was cut off nobody
-// knows how far it came, so that is answered as what is to be repeated.
+// deleteSeries implements delete_series of Prometheus' admin API; it responds
+// with 204. It is wrapped in admit, because it parses selectors. If a deletion
+// is interrupted, it is unknown whether it took effect, so the client is told
+// to repeat it.
 func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 	d, err := a.parseDeletion(r)
 	if err != nil {
@@ -49,7 +51,7 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	d := Deletion{Tenant: access(r), MinTime: math.MinInt64, MaxTime: math.MaxInt64}
 	if n := len(r.Form["match[]"]); n == 0 || n > maxDeletionSets {
-		return d, errors.New("1 to 16 match[] parameters are needed, each a series selector")
+		return d, errors.New("1 to 16 match[] parameters are required, each a series selector")
 	}
 	for _, m := range r.Form["match[]"] {
 		set, err := a.Parser.ParseMetricSelector(m)
@@ -60,10 +62,10 @@ func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	}
 	var err error
 	if d.MinTime, err = timeParameter(r.Form.Get("start"), d.MinTime); err != nil {
-		return d, errors.New("start is not a time: give Unix seconds or RFC 3339")
+		return d, errors.New("start is not a time: use Unix seconds or RFC 3339")
 	}
 	if d.MaxTime, err = timeParameter(r.Form.Get("end"), d.MaxTime); err != nil {
-		return d, errors.New("end is not a time: give Unix seconds or RFC 3339")
+		return d, errors.New("end is not a time: use Unix seconds or RFC 3339")
 	}
 	if d.MinTime > d.MaxTime {
 		return d, errors.New("end is before start")
@@ -71,7 +73,8 @@ func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	return d, nil
 }
 
-// timeParameter reads Unix seconds or RFC 3339 as Unix milliseconds.
+// timeParameter parses Unix seconds or RFC 3339. It returns Unix milliseconds,
+// or none if s is empty.
 func timeParameter(s string, none int64) (int64, error) {
 	if s == "" {
 		return none, nil

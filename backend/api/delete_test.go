@@ -19,8 +19,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestDeletionErrors: a deletion that the index has no room for is the caller's
-// mistake and says which bound it passed; any other error says nothing of itself.
+// TestDeletionErrors checks that a deletion that is too large for the index is
+// the caller's mistake and names the limit; the text of any other error is not
+// returned.
 func TestDeletionErrors(t *testing.T) {
 	for _, c := range []struct {
 		err  error

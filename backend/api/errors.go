@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Errors that are the caller's mistake. Their texts are for the caller.
+// Errors caused by the caller. Their texts are returned to the caller.
 type (
 	badRequest  struct{ error } // 400
 	unsupported string          // 415
@@ -26,11 +26,12 @@ type (
 func (e badRequest) Unwrap() error  { return e.error }
 func (e unsupported) Error() string { return string(e) }
 
-// statusClientGone is what nginx logs for a client that hung up.
+// statusClientGone is the status of a request that the client canceled, as in
+// nginx and Prometheus.
 const statusClientGone = 499
 
-// status maps an error to its HTTP status, the one place where that is done for
-// the backend, and to the text that the caller may see.
+// status returns the HTTP status of an error, and the text for the caller. All
+// errors of the backend are mapped here.
 func status(err error) (int, string) {
 	var (
 		bad      badRequest
@@ -65,18 +66,18 @@ func status(err error) (int, string) {
 	return http.StatusServiceUnavailable, unavailable(err)
 }
 
-// unavailable is the text of an answer 503: what is wrong here, and that the request
-// is to be sent again.
+// unavailable returns the text of a 503 response: what is wrong, and that the
+// client should retry.
 func unavailable(err error) string {
 	switch {
 	case errors.Is(err, ingester.ErrFull):
 		return "ingester's memory is full; send the request again"
 	case errors.Is(err, ingester.ErrAside):
 		return "too many of the tenant's series cannot be stored; the operator must drop them (POST /admin/v1/aside/drop) " +
-			"or give them more room (ingester.aside_bytes); send the request again"
+			"or increase ingester.aside_bytes; send the request again"
 	case errors.Is(err, ingester.ErrDiskFull):
 		return "ingester's disk is nearly full; send the request again: " +
-			"writes are accepted again without intervention once there is room"
+			"writes are accepted again automatically once there is free space"
 	case errors.Is(err, ingester.ErrLog):
 		return "the write-ahead log could not be written; send the request again"
 	case errors.Is(err, ingester.ErrStopped):
@@ -88,36 +89,37 @@ func unavailable(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "request took too long; send it again"
 	}
-	// Not known to be the caller's fault, so it is to be sent again.
+	// Not known to be caused by the caller, so a retry may succeed.
 	return "internal error; send the request again"
 }
 
-// fail answers a request that could not be carried out.
+// fail writes the response for a failed request, as plain text.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := status(err)
 	a.note(w, r, code, err)
 	writeText(w, code, text)
 }
 
-// note prepares the answer of a request that could not be carried out: the log has
-// what is ours, and the client is told when to come again.
+// note sets Retry-After on the response for a failed request if a retry may
+// succeed, and logs internal errors.
 func (a *api) note(w http.ResponseWriter, r *http.Request, code int, err error) {
 	if code >= http.StatusInternalServerError || code == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", retryAfter)
 	}
 	switch {
 	case code < http.StatusInternalServerError:
-	case errors.Is(err, memory.ErrFull), errors.Is(err, memory.ErrEnded): // counted by the account; there can be very many
+	case errors.Is(err, memory.ErrFull), errors.Is(err, memory.ErrEnded): // counted by the memory account; may be very frequent
 		a.Logger.Debug("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
 	default:
 		a.Logger.Error("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
 	}
 }
 
-// retryAfter is in how many seconds a client should come again.
+// retryAfter is the value of Retry-After, in seconds.
 const retryAfter = "5"
 
-// writeText answers with plain text, of which Prometheus logs the first line.
+// writeText responds with plain text. Senders of remote write log its first
+// line.
 func writeText(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -125,7 +127,7 @@ func writeText(w http.ResponseWriter, code int, text string) {
 	_, _ = w.Write([]byte(text + "\n"))
 }
 
-// writeError answers as Prometheus' API does.
+// writeError responds with an error in the format of Prometheus' API.
 func writeError(w http.ResponseWriter, code int, kind, text string) {
 	writeJSON(w, code, map[string]string{"status": "error", "errorType": kind, "error": text})
 }
@@ -133,7 +135,7 @@ func writeError(w http.ResponseWriter, code int, kind, text string) {
 func writeJSON(w http.ResponseWriter, code int, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		code, data = http.StatusInternalServerError, []byte(`{"status":"error","errorType":"internal","error":"answer cannot be encoded"}`)
+		code, data = http.StatusInternalServerError, []byte(`{"status":"error","errorType":"internal","error":"response cannot be encoded"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)

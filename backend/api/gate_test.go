@@ -18,20 +18,21 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// allocated is how many bytes were ever allocated.
+// allocated returns the number of bytes allocated since the start of the
+// process.
 func allocated() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.TotalAlloc
 }
 
-// untilEnd blocks a source until the request ends.
+// untilEnd blocks a source until the request's context ends.
 func untilEnd(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// occupy takes the only place of a tenant.
+// occupy takes the only slot of a tenant.
 func (b *reading) occupy(id tenant.ID) (leave func()) {
 	b.t.Helper()
 	leave, err := b.gate.Enter(context.Background(), id, &limits.Limits{MaxConcurrentQueries: 1})
@@ -41,11 +42,11 @@ func (b *reading) occupy(id tenant.ID) (leave func()) {
 	return leave
 }
 
-// manyInstructions is a regular expression that takes 1 MB once it is compiled.
+// manyInstructions is a regular expression that takes 1 MB when it is compiled.
 const manyInstructions = "(?:abcd){1000}"
 
-// TestTenantsMemory: a read that needs more than its tenant may have is 422 and
-// tells the limit, its value and the use.
+// TestTenantsMemory checks that a read that exceeds its tenant's memory limit
+// is 422 with the limit, its value and the current use.
 func TestTenantsMemory(t *testing.T) {
 	b := newReading(t, 1<<30)
 	b.lim.MaxMemoryBytes = 32 << 10
@@ -75,7 +76,7 @@ func TestTenantsMemory(t *testing.T) {
 	b.clean("afterwards")
 }
 
-// exhaust has other tenants hold nearly all of an account.
+// exhaust lets other tenants hold nearly all memory of an account.
 func exhaust(a *memory.Account) (release func()) {
 	var list []*memory.Holding
 	for i := range 200 {
@@ -93,8 +94,8 @@ func exhaust(a *memory.Account) (release func()) {
 	}
 }
 
-// TestNoMemoryFree: where the process has nothing free, a read is 503, is to be
-// repeated, and names nobody.
+// TestNoMemoryFree checks that without free memory in the process, a read is
+// 503 with Retry-After and names no other tenant.
 func TestNoMemoryFree(t *testing.T) {
 	b := newReading(t, 16<<20)
 	release := exhaust(b.account)
@@ -110,13 +111,13 @@ func TestNoMemoryFree(t *testing.T) {
 	b.clean("afterwards")
 	for _, c := range allReadRoutes() {
 		if w := do(b.h, as("acme", c.request(b, ""))); w.Code/100 != 2 {
-			t.Errorf("%s with memory free again: %d %.300s", c, w.Code, w.Body)
+			t.Errorf("%s after memory was released: %d %.300s", c, w.Code, w.Body)
 		}
 	}
 }
 
-// TestEnded: a read that is ended as a last resort is 503, not what its source
-// makes of the end.
+// TestEnded checks that a read that the memory account ends as a last resort is
+// 503, independent of the error that its source returns.
 func TestEnded(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.source.set(func(ctx context.Context) error {
@@ -139,7 +140,8 @@ func TestEnded(t *testing.T) {
 	}
 }
 
-// TestQueryTimeout: query_timeout ends what reads and what waits for a place.
+// TestQueryTimeout checks that query_timeout ends reads that run and reads that
+// wait for a slot.
 func TestQueryTimeout(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.source.set(untilEnd)
@@ -159,8 +161,8 @@ func TestQueryTimeout(t *testing.T) {
 	}
 }
 
-// TestHangUp: what a read holds is given back when its client is gone, while it
-// reads or waits.
+// TestHangUp checks that a read releases its memory and slot when its client
+// disconnects, while it runs or waits.
 func TestHangUp(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries = 1
@@ -184,7 +186,7 @@ func TestHangUp(t *testing.T) {
 			}
 			w := do(b.h, as("acme", c.request(b, "").WithContext(ctx)))
 			if w.Code < 400 {
-				t.Errorf("%s, waits %v: %d", c, waits, w.Code)
+				t.Errorf("%s, waits %v: status %d", c, waits, w.Code)
 			}
 			leave()
 			b.clean(c.String())
@@ -192,7 +194,8 @@ func TestHangUp(t *testing.T) {
 	}
 }
 
-// TestPanic: a panic below a read costs that request, and no bytes or places.
+// TestPanic checks that a panic in a read fails only that request, and that its
+// memory and slot are released.
 func TestPanic(t *testing.T) {
 	b := newReading(t, 64<<20)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { b.h.ServeHTTP(w, as("acme", r)) }))
@@ -222,7 +225,7 @@ func TestPanic(t *testing.T) {
 		out.GetBody = nil // it is not sent again
 		if res, err := srv.Client().Do(out); err == nil {
 			if res.StatusCode < 500 {
-				t.Errorf("%s: %d", c, res.StatusCode)
+				t.Errorf("%s: status %d", c, res.StatusCode)
 			}
 			_ = res.Body.Close()
 		}
@@ -230,12 +233,13 @@ func TestPanic(t *testing.T) {
 		b.clean(c.String())
 	}
 	if panics < want {
-		t.Errorf("%d panics of %d requests", panics, want)
+		t.Errorf("%d panics, want %d", panics, want)
 	}
 }
 
-// TestPlaces: beyond max_concurrent_queries a read waits with its text only, then
-// is answered; beyond max_queued_queries it is 429; other tenants do not notice.
+// TestPlaces checks that beyond max_concurrent_queries a read waits, holding
+// only the memory of its text, and then succeeds; that beyond
+// max_queued_queries it is 429; and that other tenants are not affected.
 func TestPlaces(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries = 1, 1
@@ -251,7 +255,7 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%s holds %d bytes while it waits", c, n)
 		}
 		if asked != 0 {
-			t.Errorf("%s reads before it has a place", c)
+			t.Errorf("%s reads before it has a slot", c)
 		}
 		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{429, "limit max_queued_queries of 1 queries exceeded: 1 queries are waiting for the 1 that are running (limit max_concurrent_queries)"})
 		if w := do(b.h, as("b", c.request(b, ""))); w.Code/100 != 2 {
@@ -260,7 +264,7 @@ func TestPlaces(t *testing.T) {
 		leave()
 		all.Wait()
 		if w.Code/100 != 2 {
-			t.Errorf("%s after it waited: %d %s", c, w.Code, w.Body)
+			t.Errorf("%s after waiting: %d %s", c, w.Code, w.Body)
 		}
 		b.clean(c.String())
 	}
@@ -273,8 +277,8 @@ func TestPlaces(t *testing.T) {
 	b.clean("afterwards")
 }
 
-// TestPlacesOfSlowReads: it is the reads themselves that hold the places, of every
-// kind.
+// TestPlacesOfSlowReads checks that reads of every kind hold their slot while
+// they run.
 func TestPlacesOfSlowReads(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries = 1, 0

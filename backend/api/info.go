@@ -13,8 +13,8 @@ type metadataAnswer struct {
 	Unit string `json:"unit"`
 }
 
-// metadata answers as Prometheus does, from what senders said of their metrics.
-// It keeps one entry for a metric: limit_per_metric has nothing to cut.
+// metadata implements Prometheus' endpoint metadata. There is one entry per
+// metric, so that limit_per_metric has no effect.
 func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	limit, err := positive(r.FormValue("limit"))
 	if err != nil {
@@ -52,7 +52,7 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": data})
 }
 
-// positive reads an optional limit: -1 when there is none.
+// positive parses an optional limit; -1 if it is empty.
 func positive(s string) (int, error) {
 	if s == "" {
 		return -1, nil
@@ -60,11 +60,11 @@ func positive(s string) (int, error) {
 	return strconv.Atoi(s)
 }
 
-// userStats tells a tenant its own use, in Cortex' words.
+// userStats returns the tenant's own usage, with the field names of Cortex.
 func (a *api) userStats(w http.ResponseWriter, r *http.Request) {
 	id := access(r)
 	n, err := a.SeriesCount(r.Context(), id)
-	if err != nil { // never a smaller number
+	if err != nil { // an incomplete count is an error
 		a.reject(w, r, err)
 		return
 	}

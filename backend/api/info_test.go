@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestPartsThatDoNotAnswer: what cannot be told whole is 503 and not a smaller
-// answer, and no inner error reaches the tenant.
+// TestPartsThatDoNotAnswer checks that an incomplete result is 503, and that
+// the text of internal errors is not returned to the tenant.
 func TestPartsThatDoNotAnswer(t *testing.T) {
 	for _, err := range []error{fmt.Errorf("ingester-7: %w", peers.ErrTooFew), errors.New("ingester-7: broken")} {
 		b := newBackend(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestLimitsOnce: whatever a request does in the process, its limits are looked up
-// once; else its parts could go by different ones.
+// TestLimitsOnce checks that a request resolves its tenant's limits only once:
+// otherwise its parts could use different limits.
 func TestLimitsOnce(t *testing.T) {
 	var asked atomic.Int64
 	b := newBackend(t)
@@ -22,7 +22,7 @@ func TestLimitsOnce(t *testing.T) {
 		asked.Store(0)
 		do()
 		if n := asked.Load(); n != 1 {
-			t.Errorf("%s: limits were looked up %d times", what, n)
+			t.Errorf("%s: limits were resolved %d times, want 1", what, n)
 		}
 	}
 	b.lim.Retention = limits.Duration(1000 * 3600e9)

@@ -15,15 +15,15 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// ranged asks for a range query of the last hour.
+// ranged returns a range query request for the last hour.
 func (b *reading) ranged(text string, step int) *httptest.ResponseRecorder {
 	b.t.Helper()
 	params := url.Values{"query": {text}, "start": {fmt.Sprint(b.now.Add(-time.Hour).Unix())}, "end": {fmt.Sprint(b.now.Unix())}, "step": {fmt.Sprint(step)}}
 	return do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"query_range?"+params.Encode(), nil)))
 }
 
-// peakWriter notes what is held of an account while an answer is written, which is
-// the most that a read holds.
+// peakWriter records the memory held of an account while a response is written,
+// which is the maximum that a read holds.
 type peakWriter struct {
 	*httptest.ResponseRecorder
 	account *memory.Account
@@ -35,15 +35,15 @@ func (w *peakWriter) Write(p []byte) (int, error) {
 	return w.ResponseRecorder.Write(p)
 }
 
-// peak is the most that a request holds, and its answer.
+// peak returns the maximum memory that a request holds, and its response.
 func (b *reading) peak(r *http.Request) (int64, *httptest.ResponseRecorder) {
 	w := &peakWriter{ResponseRecorder: httptest.NewRecorder(), account: b.account}
 	b.h.ServeHTTP(w, as("acme", r))
 	return w.peak, w.ResponseRecorder
 }
 
-// TestQueryBombs: what a short query makes of a few series is known before it is
-// made, and is 422.
+// TestQueryBombs checks that short queries with huge results are rejected with
+// 422 before the memory is allocated.
 func TestQueryBombs(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxQueryRange, b.lim.MaxQuerySamples = 0, 50_000_000
@@ -93,8 +93,8 @@ func TestQueryBombs(t *testing.T) {
 	}
 }
 
-// histograms makes n series of so many samples, each a native histogram of so
-// many buckets, and says how many bytes one has in memory.
+// histograms adds n series of native histograms with the given numbers of
+// samples and buckets, and returns the memory of one histogram in bytes.
 func (b *reading) histograms(n, samples, buckets int) (each int64) {
 	b.t.Helper()
 	h := &histogram.Histogram{Schema: 3, ZeroThreshold: 0.001, Count: uint64(buckets), Sum: 1,
@@ -115,8 +115,8 @@ func (b *reading) histograms(n, samples, buckets int) (each int64) {
 	return int64(buckets) * 8
 }
 
-// TestOrdinaryQueries: what ordinary queries are charged is an upper bound of what
-// they hold, and no more than a few times that.
+// TestOrdinaryQueries checks that the memory charged for ordinary queries is an
+// upper bound of the memory they hold, and at most a few times as much.
 func TestOrdinaryQueries(t *testing.T) {
 	b := newReading(t, 4<<30)
 	b.lim.MaxQueryRange = 0
@@ -147,17 +147,17 @@ func TestOrdinaryQueries(t *testing.T) {
 		start, end := fmt.Sprint(b.now.Add(-time.Hour).Unix()), fmt.Sprint(b.now.Unix())
 		params := url.Values{"query": {tt.text}, "start": {start}, "end": {end}, "step": {"15"}}
 		peak, w := b.peak(httptest.NewRequest("GET", promAPI+"query_range?"+params.Encode(), nil))
-		// The text is there while it grows and as it is handed over.
+		// The text is held while its buffer grows and while it is written.
 		real := tt.held + n*200 + 2*int64(w.Body.Len())
 		if w.Code != 200 || peak < real || peak > 4*real {
-			t.Errorf("%s: %d: %d bytes were charged, it holds %d (%.1f times)", tt.text, w.Code, peak, real, float64(peak)/float64(real))
+			t.Errorf("%s: status %d: charged %d bytes, but it holds %d (%.1f times)", tt.text, w.Code, peak, real, float64(peak)/float64(real))
 		}
 		b.clean(tt.text)
 	}
 }
 
-// TestHistogramMemory: native histograms are charged by their size, as ranges, as
-// results and in a remote read.
+// TestHistogramMemory checks that native histograms are charged by size: in
+// ranges, in results and in a remote read.
 func TestHistogramMemory(t *testing.T) {
 	b := newReading(t, 4<<30)
 	const n, samples = 20, 100
@@ -171,7 +171,7 @@ func TestHistogramMemory(t *testing.T) {
 			real = 2 * size
 		}
 		if w.Code != 200 || peak < real || peak > 5*real {
-			t.Errorf("%s: %d: %d bytes were charged, it holds about %d (%.1f times)", c, w.Code, peak, real, float64(peak)/float64(real))
+			t.Errorf("%s: status %d: charged %d bytes, but it holds about %d (%.1f times)", c, w.Code, peak, real, float64(peak)/float64(real))
 		}
 		b.clean(c.String())
 		b.lim.MaxMemoryBytes = size / 2
@@ -181,8 +181,8 @@ func TestHistogramMemory(t *testing.T) {
 	}
 }
 
-// TestNearTheLimit: with every limit between nothing and enough, an answer is whole
-// or an error.
+// TestNearTheLimit checks with many memory limits that a response is either
+// complete or an error.
 func TestNearTheLimit(t *testing.T) {
 	b := newReading(t, 1<<30)
 	for _, tt := range []struct {
@@ -210,7 +210,7 @@ func TestNearTheLimit(t *testing.T) {
 				}
 			}
 			if answered == 0 || answered == 64 {
-				t.Errorf("%s, %s: %d of 64 were answered", tt.name, c, answered)
+				t.Errorf("%s, %s: %d of 64 requests succeeded", tt.name, c, answered)
 			}
 			b.clean(c.String())
 		}

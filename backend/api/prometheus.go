@@ -15,17 +15,19 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// Bounds of remote read. Only answers of old clients, which do not stream, are held
-// in memory; readSamples is Prometheus' own default. How many run at once is the
-// gate's to say, tenant by tenant: Prometheus' own bound would be one for all.
+// Limits of remote read. readSamples is Prometheus' default; it applies to
+// clients without streaming, whose responses are held in memory.
+// readConcurrency effectively disables Prometheus' limit of concurrent reads,
+// which would be shared by all tenants; querier.Gate limits them per tenant.
 const (
 	readSamples     = 50_000_000
 	readConcurrency = 1 << 20
 	readFrameBytes  = 1 << 20
 )
 
-// prometheus returns Prometheus' own API handler, which takes paths below
-// routes.PrometheusAPI. It must have every route of a table that Prometheus answers.
+// prometheus returns Prometheus' API handler, for paths relative to
+// routes.PrometheusAPI. It returns an error if Prometheus' API lacks one of its
+// routes in the table.
 func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 	p := a.newPrometheus()
 	if err := checkRegistered(p.Register, table); err != nil {
@@ -34,10 +36,11 @@ func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 	router := route.New()
 	p.Register(router)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// CORS is the edge's. Without a pattern of origins, which is what nil in
-		// newPrometheus is, Prometheus' handlers panic at a request that has one.
+		// The edge handles CORS. Because newPrometheus passes nil as the
+		// pattern of allowed origins, Prometheus' handlers would panic on a
+		// request with an Origin.
 		r.Header.Del("Origin")
-		if _, ok := w.(*readWriter); !ok { // remote read does it itself
+		if _, ok := w.(*readWriter); !ok { // remoteRead does this itself
 			ctx, fault := querier.NoteFaults(r.Context())
 			w, r = &unavailableWriter{ResponseWriter: w, fault: fault}, r.WithContext(ctx)
 		}
@@ -45,9 +48,9 @@ func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 	}), nil
 }
 
-// checkRegistered finds routes of Prometheus' that it does not have, with their methods.
-// register adds its routes to a router. The router here answers each of them by a status
-// that only it has, without calling Prometheus.
+// checkRegistered returns an error for each of Prometheus' routes and methods
+// in the table that Prometheus' API does not have. register adds Prometheus'
+// routes to a router; their handlers are replaced by one with a unique status.
 func checkRegistered(register func(*route.Router), table []routes.Route) error {
 	router := route.New().WithInstrumentation(func(string, http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }
@@ -70,7 +73,7 @@ func checkRegistered(register func(*route.Router), table []routes.Route) error {
 	return errors.Join(errs...)
 }
 
-// statusWriter keeps the status of an answer and drops the rest.
+// statusWriter records the status of a response and drops the rest.
 type statusWriter struct {
 	header http.Header
 	status int
@@ -88,26 +91,26 @@ func (w *statusWriter) WriteHeader(status int) { w.status = status }
 func (a *api) newPrometheus() *v1.API {
 	return v1.NewAPI(
 		a.Engine, readQueryable{a.Queryable}, nil, a.Queryable,
-		nil, nil, nil, // scrape pools, targets, alertmanagers: Pallium scrapes nothing
+		nil, nil, nil, // scrape pools, targets, alertmanagers: Pallium does not scrape
 		func() config.Config { return config.Config{} }, nil, v1.GlobalURLOptions{},
-		func(h http.HandlerFunc) http.HandlerFunc { return h }, // readiness is the edge's
+		func(h http.HandlerFunc) http.HandlerFunc { return h }, // the edge checks readiness
 		nil, "", false, // no TSDB, no TSDB administration
 		false, 0, a.Logger, nil,
 		readSamples, readConcurrency, readFrameBytes,
 		false, nil, nil, &v1.PrometheusVersion{}, nil, nil,
 		nil, a.Registerer, nil,
-		false, nil, false, false, false, // writes are ours
+		false, nil, false, false, false, // no remote write receiver: see push
 		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parser, false, 0,
 	)
 }
 
-// unavailableWriter answers 503 with one body where Prometheus' handlers answer
-// 500, or 422 for what could not be read, each with a body of its own: that is our
-// trouble and may work when it is asked for again.
+// unavailableWriter replaces responses of Prometheus' handlers with status 500,
+// or with 422 if data could not be read, by one with status 503 and the text of
+// status: these are internal errors, and a retry may succeed.
 type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error
-	replaced bool // the answer was written, and what the handler writes is dropped
+	replaced bool // the response was written; what the handler writes is dropped
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -136,7 +139,7 @@ func (w *unavailableWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Unwrap is for http.ResponseController, Flush for remote read.
+// Unwrap implements the optional interface of http.ResponseController.
 func (w *unavailableWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Flush implements http.Flusher.

@@ -17,18 +17,18 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// The headers in which a receiver says how much it wrote (remote write 2.0; we
-// send them in both versions, the gateway budgets by them).
+// Response headers with the number of written samples, from remote write 2.0.
+// They are sent for both versions, because the gateway charges budgets by them.
 const (
 	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
 	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"
 	headerExemplars  = "X-Prometheus-Remote-Write-Exemplars-Written"
-	// headerCharged is for the gateway alone: what the request costs its tenant
-	// beside the samples, in samples.
+	// headerCharged is only for the gateway: the cost of the request in
+	// addition to its samples, in samples.
 	headerCharged = "X-Pallium-Samples-Charged"
 )
 
-// push takes a remote write request.
+// push handles a remote write request.
 func (a *api) push(w http.ResponseWriter, r *http.Request) {
 	version, err := negotiate(r.Header)
 	if err != nil {
@@ -64,14 +64,15 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if out.Deduplicated != (series.Counts{}) && out.Samples+out.Histograms+out.Exemplars == 0 {
-		w.WriteHeader(http.StatusAccepted) // as senders of Cortex and Mimir know it
+		w.WriteHeader(http.StatusAccepted) // same as Cortex and Mimir
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// writeCounts tells what was written. What another replica is heard for counts as
-// written: a sender that is told of nothing reports failures for ever.
+// writeCounts sets the headers with the number of written samples. Samples that
+// were deduplicated because another HA replica is elected count as written:
+// otherwise senders report them as failures.
 func writeCounts(h http.Header, out series.Outcome) {
 	d := out.Deduplicated
 	h.Set(headerSamples, strconv.Itoa(out.Samples+d.Samples))
@@ -82,12 +83,12 @@ func writeCounts(h http.Header, out series.Outcome) {
 	}
 }
 
-// negotiate finds the protocol version from the headers. Old and small senders
-// give none of them and mean 1.0 with snappy. What is not remote write is told
-// so with 415, upon which some senders fall back to what we know.
+// negotiate determines the protocol version from the headers. Senders without
+// these headers use 1.0 with snappy. Anything else is rejected with 415, after
+// which some senders fall back to a supported version.
 func negotiate(h http.Header) (remotewrite.Version, error) {
 	if enc := h.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "snappy") {
-		return 0, unsupported(fmt.Sprintf("Content-Encoding %q is not supported, send snappy", enc))
+		return 0, unsupported(fmt.Sprintf("Content-Encoding %q is not supported; send snappy", enc))
 	}
 	ct := h.Get("Content-Type")
 	if ct == "" {
@@ -98,7 +99,7 @@ func negotiate(h http.Header) (remotewrite.Version, error) {
 		return 0, unsupported(fmt.Sprintf("Content-Type %q cannot be parsed", ct))
 	}
 	if media != "application/x-protobuf" {
-		return 0, unsupported(fmt.Sprintf("Content-Type %q is not remote write, send application/x-protobuf", media))
+		return 0, unsupported(fmt.Sprintf("Content-Type %q is not remote write; send application/x-protobuf", media))
 	}
 	switch proto := params["proto"]; proto {
 	case "", "prometheus.WriteRequest":
@@ -111,7 +112,7 @@ func negotiate(h http.Header) (remotewrite.Version, error) {
 	}
 }
 
-// bodyPool has buffers for request bodies.
+// bodyPool is a pool of buffers for request bodies.
 type bodyPool struct{ pool sync.Pool }
 
 func (p *bodyPool) get() *bytes.Buffer {
@@ -128,11 +129,12 @@ func (p *bodyPool) put(b *bytes.Buffer) {
 	}
 }
 
-// firstRead is how much room a body has before any of it has come.
+// firstRead is the capacity in bytes of a body's buffer before any byte was
+// received.
 const firstRead = 64 << 10
 
-// readBody reads the whole body, which may have limit bytes; 0 is no limit. It
-// takes memory as the body comes, not as its header promises.
+// readBody reads the whole body, of at most limit bytes; 0 means no limit. It
+// takes memory as the body is received, not by Content-Length.
 func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit int64, h *memory.Holding) error {
 	body := r.Body
 	if limit > 0 {
@@ -143,7 +145,7 @@ func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit i
 	}
 	room := firstRead
 	if n := r.ContentLength; n > 0 && n < firstRead {
-		room = int(n) + 1 // the end is seen by one byte of room
+		room = int(n) + 1 // one more byte, to read the EOF without growing
 	}
 	if err := readAll(buf, body, room, h); err != nil {
 		if errors.Is(err, errNoMemory) {
@@ -154,23 +156,24 @@ func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit i
 			return limits.MaxBodyBytes.ExceededAt(max.Limit, limits.More)
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return badRequest{errors.New("body ends before its announced length")}
+			return badRequest{errors.New("body is shorter than its Content-Length")}
 		}
 		return badRequest{fmt.Errorf("read body: %w", err)}
 	}
 	return nil
 }
 
-// errNoMemory marks an error of the account of memory.
+// errNoMemory marks errors of the memory account.
 var errNoMemory = errors.New("read body")
 
-// readAll reads until the end. It has room for so many bytes at first, and for
-// twice as many whenever they are used.
+// readAll reads body until EOF into buf. The buffer has a capacity of room
+// bytes at first, and doubles whenever it is full.
 func readAll(buf *bytes.Buffer, body io.Reader, room int, h *memory.Holding) error {
 	charged := 0
 	if n := buf.Cap(); n > room {
-		// A buffer that was used before is held with all its room, however little of it
-		// comes to be used: otherwise those who stall would hold it unseen.
+		// Charge a reused buffer with its whole capacity, even if little of it
+		// will be used: otherwise stalled requests would hold memory that is
+		// not accounted for.
 		if h.Take(int64(n)) == nil {
 			charged = n
 		} else {

@@ -57,15 +57,15 @@ func bodyV2(t testing.TB) []byte {
 	return snappy.Encode(nil, data)
 }
 
-// pushing is an API whose limits and whose push can be changed: making one takes
-// a while.
+// pushing is an API whose limits and push function can be changed, because
+// creating one is slow.
 type pushing struct {
 	http.Handler
 	lim  limits.Limits
 	push func(context.Context, *series.Batch) (series.Outcome, error)
 }
 
-// newAPI is New for options that are right.
+// newAPI calls New with valid options.
 func newAPI(o Options) http.Handler {
 	h, err := New(o)
 	if err != nil {
@@ -74,7 +74,8 @@ func newAPI(o Options) http.Handler {
 	return h
 }
 
-// pushAPI is an API of which only pushing works. It counts samples as written.
+// pushAPI returns an API that has only write routes. It counts all samples as
+// written.
 func pushAPI(lim limits.Limits, push func(context.Context, *series.Batch) (series.Outcome, error)) *pushing {
 	if push == nil {
 		push = func(_ context.Context, b *series.Batch) (series.Outcome, error) {
@@ -130,7 +131,7 @@ func TestPush(t *testing.T) {
 		{"JSON", map[string]string{"Content-Type": "application/json"}, []byte("{}"), limits.Limits{}, 415, `"application/json" is not remote write`},
 		{"other message", map[string]string{"Content-Type": typeV1 + ";proto=io.prometheus.write.v3.Request"}, v1, limits.Limits{}, 415, "supported are"},
 		{"broken type", map[string]string{"Content-Type": "a/b; ="}, v1, limits.Limits{}, 415, "cannot be parsed"},
-		{"gzip", map[string]string{"Content-Encoding": "gzip"}, v1, limits.Limits{}, 415, `"gzip" is not supported, send snappy`},
+		{"gzip", map[string]string{"Content-Encoding": "gzip"}, v1, limits.Limits{}, 415, `"gzip" is not supported; send snappy`},
 		{"zstd", map[string]string{"Content-Encoding": "zstd", "Content-Type": typeV2}, v2, limits.Limits{}, 415, "snappy"},
 		{"1.0 as 2.0", map[string]string{"Content-Type": typeV2}, snappy.Encode(nil, []byte("\x20\x01")), limits.Limits{}, 400, "malformed"},
 		{"not compressed", map[string]string{"Content-Type": typeV1}, []byte("hello"), limits.Limits{}, 400, "snappy"},
@@ -153,13 +154,14 @@ func TestPush(t *testing.T) {
 				t.Errorf("%d %q, want %d and %q", w.Code, w.Body, tt.status, tt.text)
 			}
 			if tt.status == http.StatusNoContent && w.Header().Get(headerSamples) == "" {
-				t.Error("the answer has no counts")
+				t.Error("the response has no headers with counts")
 			}
 		})
 	}
 }
 
-// TestChunkedBody: a body without a length is held to the limit, too.
+// TestChunkedBody checks that the limit also applies to a body without
+// Content-Length.
 func TestChunkedBody(t *testing.T) {
 	r := pushRequest("/api/v1/push", nil, nil)
 	r.Body, r.ContentLength = http.NoBody, -1
@@ -170,8 +172,8 @@ func TestChunkedBody(t *testing.T) {
 	}
 }
 
-// TestBombs: a body that claims to be huge, or compresses well, costs no more
-// than what it may decompress to.
+// TestBombs checks that a body with a huge claimed size, or with a high
+// compression ratio, allocates no more than the limit of its decompressed size.
 func TestBombs(t *testing.T) {
 	const limit = 1 << 20
 	claims := append(binary.AppendUvarint(nil, 1<<32-1), make([]byte, 1<<16)...)
@@ -186,16 +188,17 @@ func TestBombs(t *testing.T) {
 		if w.Code != 413 {
 			t.Errorf("%s: status %d", name, w.Code)
 		}
-		// The body itself is read into a buffer that doubles; the race detector makes each
-		// of its steps allocate twice.
+		// The body itself is read into a buffer that grows by doubling; with
+		// the race detector each step allocates twice.
 		if n := after.TotalAlloc - before.TotalAlloc; n > uint64(6*len(body)+limit) {
 			t.Errorf("%s: %d bytes allocated for a body of %d", name, n, len(body))
 		}
 	}
 }
 
-// TestCounts: what was written is told in both versions, also when a part was
-// rejected; nothing is when the request failed.
+// TestCounts checks that the headers with written samples are set in both
+// versions, also if a part was rejected, and that they are 0 if the request
+// failed.
 func TestCounts(t *testing.T) {
 	rejected := series.Outcome{Samples: 7, Histograms: 2, Exemplars: 1}
 	rejected.Reject("max_active_series", "limit max_active_series of 3 reached", 5, func() string { return `{__name__="x"}` })
@@ -229,8 +232,8 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-// TestErrors has every error that the backend knows, as it is answered. The text
-// of what it does not know stays in the log.
+// TestErrors checks the response for every known error of the backend. The text
+// of unknown errors is only logged.
 func TestErrors(t *testing.T) {
 	secret := errors.New("open /srv/data/wal/00000001: no space left on device")
 	wrap := func(err error) error { return fmt.Errorf("ingester-1: %w: %w", err, secret) }
@@ -240,7 +243,7 @@ func TestErrors(t *testing.T) {
 		text   string
 	}{
 		{wrap(ingester.ErrFull), 503, "ingester's memory is full; send the request again"},
-		{wrap(ingester.ErrDiskFull), 503, "ingester's disk is nearly full; send the request again: writes are accepted again without intervention once there is room"},
+		{wrap(ingester.ErrDiskFull), 503, "ingester's disk is nearly full; send the request again: writes are accepted again automatically once there is free space"},
 		{wrap(ingester.ErrLog), 503, "the write-ahead log could not be written; send the request again"},
 		{wrap(ingester.ErrStopped), 503, "ingester is stopping; send the request again"},
 		{wrap(ring.ErrTooFew), 503, "too few ingesters are available; send the request again"},
@@ -280,7 +283,8 @@ func BenchmarkPush(b *testing.B) {
 	}
 }
 
-// TestPairs: of two replicas one is heard; the other is told that all is well.
+// TestPairs checks that samples of one of two HA replicas are accepted, and
+// that the other receives a success response.
 func TestPairs(t *testing.T) {
 	b := newBackend(t)
 	b.lim.AcceptHASamples = true
@@ -299,11 +303,11 @@ func TestPairs(t *testing.T) {
 		w := httptest.NewRecorder()
 		b.h.ServeHTTP(w, r)
 		if n := w.Header().Get(headerSamples); n != "1" {
-			t.Errorf("replica %s is told that %s samples were written", replica, n)
+			t.Errorf("replica %s: header says that %s samples were written", replica, n)
 		}
 		return w.Code
 	}
 	if got := []int{push("0"), push("1"), push("0")}; got[0] != 204 || got[1] != 202 || got[2] != 204 {
-		t.Errorf("answers %v", got)
+		t.Errorf("responses = %v", got)
 	}
 }

@@ -24,7 +24,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// accounted is an API for pushes with an account. Its push counts what it is asked.
+// accounted is an API for pushes with a memory account. Its push function
+// counts its calls.
 type accounted struct {
 	*pushing
 	account *memory.Account
@@ -44,7 +45,8 @@ func newAccounted(account int64, lim limits.Limits) *accounted {
 	return a
 }
 
-// bodies are bodies of so many series in both versions, by their content type.
+// bodies returns bodies with the given number of series in both versions, by
+// content type.
 func bodies(t testing.TB, n int) map[string][]byte {
 	t.Helper()
 	v1, v2, st := &prompb.WriteRequest{}, &writev2.Request{}, writev2.NewSymbolTable()
@@ -64,8 +66,8 @@ func bodies(t testing.TB, n int) map[string][]byte {
 	return map[string][]byte{typeV1: snappy.Encode(nil, one), typeV2: snappy.Encode(nil, two)}
 }
 
-// TestPushMemory: a push that does not find its memory is answered so that its
-// sender does the right thing, and nothing of it is written.
+// TestPushMemory checks the response for a push without enough memory: the
+// sender must retry exactly if that can succeed, and nothing is written.
 func TestPushMemory(t *testing.T) {
 	for kind, body := range bodies(t, 20_000) {
 		for _, tt := range []struct {
@@ -100,13 +102,14 @@ func TestPushMemory(t *testing.T) {
 			release()
 			other.Close()
 			if n := a.account.Used(); n != 0 {
-				t.Errorf("%s, %s: %d bytes are held", tt.name, kind, n)
+				t.Errorf("%s, %s: %d bytes are not released", tt.name, kind, n)
 			}
 		}
 	}
 }
 
-// TestPushGivesBack: whatever becomes of a push, all that it held is given back.
+// TestPushGivesBack checks that a push releases all its memory, whether it
+// succeeds or fails.
 func TestPushGivesBack(t *testing.T) {
 	panics := errors.New("panic")
 	for kind, body := range bodies(t, 1000) {
@@ -141,16 +144,16 @@ func TestPushGivesBack(t *testing.T) {
 				t.Errorf("%s, %s: %d %s", tt.name, kind, w.Code, w.Body)
 			}
 			if tt.err != nil && during < 3*int64(len(body)) {
-				t.Errorf("%s, %s: %d bytes were held for a body of %d", tt.name, kind, during, len(body))
+				t.Errorf("%s, %s: held %d bytes for a body of %d bytes", tt.name, kind, during, len(body))
 			}
 			if n := a.account.Used(); n != 0 {
-				t.Errorf("%s, %s: %d bytes are held", tt.name, kind, n)
+				t.Errorf("%s, %s: %d bytes are not released", tt.name, kind, n)
 			}
 		}
 	}
 }
 
-// stalledBody has some bytes, then none until it is let go.
+// stalledBody returns some bytes and then blocks until it is released.
 type stalledBody struct {
 	data  io.Reader
 	came  chan struct{} // closed when all is read
@@ -170,8 +173,8 @@ func (s *stalledBody) Read(p []byte) (int, error) {
 
 func (s *stalledBody) Close() error { return nil }
 
-// TestStalledBody: a body is held as it comes, not as its header promises; what a
-// buffer of an earlier request brings along is held, too.
+// TestStalledBody checks that memory is charged as a body is received, not by
+// Content-Length, and that the capacity of a reused buffer is charged, too.
 func TestStalledBody(t *testing.T) {
 	a := newAccounted(1<<30, limits.Default())
 	for _, tt := range []struct {
@@ -199,7 +202,7 @@ func TestStalledBody(t *testing.T) {
 			})
 			kit.Receive(t, "a part of the body came", s.came)
 			if n := account.Used(); n < tt.least || n > tt.most {
-				t.Errorf("%s: %d bytes are held when %d came, want %d to %d", path, n, tt.came, tt.least, tt.most)
+				t.Errorf("%s: held %d bytes after %d were received, want %d to %d", path, n, tt.came, tt.least, tt.most)
 			}
 			close(s.goOn)
 			all.Wait()
@@ -210,8 +213,8 @@ func TestStalledBody(t *testing.T) {
 	}
 }
 
-// TestUsedBuffer: the room of a buffer that was used before is held, and is given
-// up where there is no memory for it.
+// TestUsedBuffer checks that the capacity of a reused buffer is charged, and
+// that the buffer is dropped if there is no memory for it.
 func TestUsedBuffer(t *testing.T) {
 	account := memory.NewAccount(64<<20, nil)
 	for _, tt := range []struct {
@@ -229,7 +232,7 @@ func TestUsedBuffer(t *testing.T) {
 			t.Errorf("limit %d: %d bytes, %v", tt.own, buf.Len(), err)
 		}
 		if n := h.Used(); buf.Cap() > tt.room || n < tt.least || n < int64(buf.Cap())/2 {
-			t.Errorf("limit %d: %d bytes are held for a buffer of %d", tt.own, n, buf.Cap())
+			t.Errorf("limit %d: held %d bytes for a buffer of %d", tt.own, n, buf.Cap())
 		}
 		h.Close()
 	}

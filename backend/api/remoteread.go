@@ -19,12 +19,13 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// maxReadQueries bounds the queries of one remote read request. Prometheus sends
-// one.
+// maxReadQueries is the maximum number of queries in one remote read request.
+// Prometheus sends one.
 const maxReadQueries = 64
 
-// remoteRead lets a remote read in: it checks the size of the request before
-// Prometheus' handler decompresses it, and mends the status of its errors.
+// remoteRead handles a remote read: it checks the size of the request before
+// Prometheus' handler decompresses it, takes a slot of the gate, and corrects
+// the status of errors.
 func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r, lim, end := a.account(r)
@@ -49,7 +50,8 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 	}
 }
 
-// admitRead reads and checks the body of a remote read, and takes a place.
+// admitRead reads and checks the body of a remote read, and takes a slot of the
+// gate.
 func (a *api) admitRead(w http.ResponseWriter, r *http.Request, lim *limits.Limits, buf *bytes.Buffer) (leave func(), err error) {
 	h := memory.FromContext(r.Context())
 	if err := readBody(w, r, buf, lim.MaxBodyBytes, h); err != nil {
@@ -62,10 +64,10 @@ func (a *api) admitRead(w http.ResponseWriter, r *http.Request, lim *limits.Limi
 	case lim.MaxDecodedBytes > 0 && int64(n) > lim.MaxDecodedBytes:
 		return nil, limits.MaxDecodedBytes.Exceeded(lim, int64(n))
 	case int64(n) > 64*int64(buf.Len())+64:
-		return nil, badRequest{errors.New("remote read body: snappy: the length it claims cannot be true")}
+		return nil, badRequest{errors.New("remote read body: snappy: the decompressed length in the header is impossible")}
 	}
-	// It is decompressed and decoded twice; a matcher of a few bytes becomes a
-	// struct of a hundred.
+	// The body is decompressed and decoded twice, here and by Prometheus. A
+	// matcher of a few bytes becomes a struct of a hundred bytes.
 	if err := h.Take(2 * int64(n)); err != nil {
 		return nil, err
 	}
@@ -99,13 +101,13 @@ func decodeRead(compressed []byte) (*prompb.ReadRequest, error) {
 		return nil, err
 	}
 	if n := len(req.Queries); n > maxReadQueries {
-		return nil, fmt.Errorf("it has %d queries, at most %d are allowed; send several requests", n, maxReadQueries)
+		return nil, fmt.Errorf("it has %d queries, the maximum is %d; send several requests", n, maxReadQueries)
 	}
 	return req, nil
 }
 
-// read takes in the regular expressions of a remote read. Their length is a part
-// of the request's, which was taken in before.
+// read checks the regular expressions of a remote read. Their length is part of
+// the request's length, which was checked before.
 func (c *textCheck) read(req *prompb.ReadRequest) *textCheck {
 	for _, q := range req.Queries {
 		for _, m := range q.Matchers {
@@ -118,8 +120,8 @@ func (c *textCheck) read(req *prompb.ReadRequest) *textCheck {
 	return c
 }
 
-// checkMatchers finds what is wrong with a request, to which Prometheus' handler
-// says 500.
+// checkMatchers returns an error for invalid matchers, for which Prometheus'
+// handler would respond with 500.
 func checkMatchers(req *prompb.ReadRequest) error {
 	for _, q := range req.Queries {
 		if _, err := remote.FromLabelMatchers(q.Matchers); err != nil {
@@ -133,8 +135,8 @@ type readCloser struct{ *bytes.Reader }
 
 func (readCloser) Close() error { return nil }
 
-// readFault is what went wrong below Prometheus' remote read handler, which
-// answers 500 for every error.
+// readFault records errors below Prometheus' remote read handler, which
+// responds with 500 to every error.
 type readFault struct {
 	exceeded *limits.Exceeded
 	cause    func() error // see querier.NoteFaults
@@ -148,16 +150,17 @@ func noteFault(ctx context.Context, err error) {
 	}
 }
 
-// readWriter turns the 500 of a query beyond a limit into 422, others into 503 with
-// the text that every route has for it.
+// readWriter replaces the status 500 of Prometheus' handler: by 422 for an
+// exceeded limit, and by 503 for other errors, with the same text as on all
+// routes.
 type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault
-	replaced bool // the answer was written, and what the handler writes is dropped
+	replaced bool // the response was written; what the handler writes is dropped
 }
 
 func (w *readWriter) WriteHeader(code int) {
-	if code >= http.StatusBadRequest { // set for the answer that did not come about
+	if code >= http.StatusBadRequest { // was set for a successful response
 		w.Header().Del("Content-Encoding")
 	}
 	switch {
@@ -181,12 +184,12 @@ func (w *readWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Flush implements http.Flusher, which streamed answers need.
+// Flush implements http.Flusher, which streamed responses need.
 func (w *readWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
 
 func (w *readWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// readQueryable tells remote read why a selection failed.
+// readQueryable records in the context of a remote read why a selection failed.
 type readQueryable struct{ Queryable }
 
 func (q readQueryable) Querier(mint, maxt int64) (storage.Querier, error) {

@@ -33,7 +33,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// backend is the whole backend of one process behind its API.
+// backend is the whole backend of one process with its API.
 type backend struct {
 	t   testing.TB
 	now time.Time
@@ -72,7 +72,7 @@ func newBackend(t testing.TB) *backend {
 	return b
 }
 
-// recentOnly is the ingester as a source of its own.
+// recentOnly is a source that reads only the ingester.
 type recentOnly struct{ *ingester.Ingester }
 
 func (r recentOnly) Select(ctx context.Context, req series.Request) (*series.Selection, error) {
@@ -118,8 +118,8 @@ func (b *backend) get(id tenant.ID, path string, params url.Values) *httptest.Re
 	return do(b.h, as(id, httptest.NewRequest(http.MethodGet, path+"?"+params.Encode(), nil)))
 }
 
-// TestQueryLimitsOverHTTP: a query beyond a limit is 422, with the limit's name
-// and value, on every endpoint that selects series.
+// TestQueryLimitsOverHTTP checks that a query beyond a limit is 422 with the
+// limit's name and value, on every endpoint that selects series.
 func TestQueryLimitsOverHTTP(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 5)
@@ -155,12 +155,12 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 	}
 	b.lim = base
 	if w := b.get("a", "/prometheus/api/v1/query", url.Values{"query": {"up +"}}); w.Code != 400 {
-		t.Errorf("what is no query: %d %s", w.Code, w.Body)
+		t.Errorf("invalid query: %d %s", w.Code, w.Body)
 	}
 }
 
-// TestTenantsApart: two tenants with the same metric names see nothing of each
-// other by any endpoint.
+// TestTenantsApart checks that no endpoint returns data of another tenant with
+// the same metric names.
 func TestTenantsApart(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "common", 2)
@@ -191,8 +191,8 @@ func TestTenantsApart(t *testing.T) {
 	}
 }
 
-// TestNoAccess: every route wants an access in the context; the
-// headers of a request are not taken for one.
+// TestNoAccess checks that every route requires a tenant.Access in the context
+// and does not read one from the headers of the request.
 func TestNoAccess(t *testing.T) {
 	b := newBackend(t)
 	routes := []string{
@@ -216,7 +216,8 @@ func TestNoAccess(t *testing.T) {
 	}
 }
 
-// TestNotServed: of Prometheus' API only what the routes name is there.
+// TestNotServed checks that only the routes of the route table are served of
+// Prometheus' API.
 func TestNotServed(t *testing.T) {
 	b := newBackend(t)
 	for _, path := range []string{"targets", "status/config", "status/flags", "status/tsdb", "rules", "alerts", "admin/tsdb/snapshot", "write", "otlp/v1/metrics", "notifications"} {
@@ -295,7 +296,7 @@ func TestRemoteRead(t *testing.T) {
 		{"series, streamed", func(l *limits.Limits) { l.MaxQuerySeries = 2 }, stream, 422, "limit max_query_series of 2 series exceeded"},
 		{"body too large", func(l *limits.Limits) { l.MaxBodyBytes = 5 }, samples, 413, "limit max_body_bytes of 5 bytes"},
 		{"decoded too large", func(l *limits.Limits) { l.MaxDecodedBytes = 5 }, samples, 413, "limit max_decoded_bytes of 5 bytes"},
-		{"claims too much", func(l *limits.Limits) { l.MaxDecodedBytes = 0 }, append(binary.AppendUvarint(nil, 1<<31), 0, 0, 0), 400, "cannot be true"},
+		{"claims too much", func(l *limits.Limits) { l.MaxDecodedBytes = 0 }, append(binary.AppendUvarint(nil, 1<<31), 0, 0, 0), 400, "is impossible"},
 		{"not snappy", func(*limits.Limits) {}, []byte("\xff\xff\xff\xff\xff\xff"), 400, "snappy"},
 		{"not protobuf", func(*limits.Limits) {}, snappy.Encode(nil, []byte("\x0a\xff")), 400, ""},
 	}
@@ -308,7 +309,7 @@ func TestRemoteRead(t *testing.T) {
 				t.Errorf("%d %q, want %d %q", w.Code, w.Body, tt.status, tt.text)
 			}
 			if tt.status != 200 && w.Header().Get("Content-Encoding") != "" {
-				t.Errorf("an error with Content-Encoding %q", w.Header().Get("Content-Encoding"))
+				t.Errorf("error response has Content-Encoding %q", w.Header().Get("Content-Encoding"))
 			}
 		})
 	}
@@ -320,12 +321,12 @@ func TestRemoteRead(t *testing.T) {
 	}
 	var answer prompb.ReadResponse
 	if err := answer.Unmarshal(plain); err != nil || len(answer.Results) != 1 || len(answer.Results[0].Timeseries) != 3 {
-		t.Errorf("answer %v, %v", answer.Results, err)
+		t.Errorf("response = %v, %v", answer.Results, err)
 	}
 }
 
-// TestOrigin: a browser's header reaches Prometheus' code for origins, which is
-// not set up.
+// TestOrigin checks that a request with the header Origin does not panic in
+// Prometheus' CORS code, which is not configured.
 func TestOrigin(t *testing.T) {
 	b := newBackend(t)
 	r := httptest.NewRequest(http.MethodGet, "/prometheus/api/v1/query?query=1", nil)
@@ -335,8 +336,8 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-// TestPooledMemory: requests at once, of different tenants and sizes, whose
-// buffers are used again and again, leave every label as it was sent.
+// TestPooledMemory checks that concurrent requests of different tenants and
+// sizes, which share pooled buffers, do not corrupt each other's labels.
 func TestPooledMemory(t *testing.T) {
 	b := newBackend(t)
 	var clients sync.WaitGroup

@@ -14,8 +14,8 @@ import (
 
 var errUnexpected = errors.New("the source was asked")
 
-// TestTextBounds: no route parses a text beyond the limits, or compiles what
-// is in it.
+// TestTextBounds checks that no route parses texts beyond the limits or
+// compiles their regular expressions.
 func TestTextBounds(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.source.set(func(context.Context) error { return errUnexpected })
@@ -28,7 +28,7 @@ func TestTextBounds(t *testing.T) {
 		before := allocated()
 		b.check(c.String(), do(b.h, as("acme", c.request(b, bomb))), rejection{422, "limit max_regex_instructions of 100000 instructions exceeded"})
 		if n := allocated() - before; n > 16<<20 {
-			t.Errorf("%s: %d bytes were allocated", c, n)
+			t.Errorf("%s: allocated %d bytes", c, n)
 		}
 		b.check(c.String(), do(b.h, as("acme", c.request(b, strings.Repeat("x", 65<<10)))), rejection{422, "limit max_query_length of 65536 bytes exceeded"})
 		b.lim.MaxRegexInstructions = 50
@@ -39,8 +39,8 @@ func TestTextBounds(t *testing.T) {
 	}
 }
 
-// TestTextBoundsOfAllTexts: the texts of a request count together, whichever
-// parameters they come in.
+// TestTextBoundsOfAllTexts checks that the limits apply to all texts of a
+// request together, in any parameters.
 func TestTextBoundsOfAllTexts(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxQueryLength, b.lim.MaxRegexInstructions = 400, 200
@@ -64,7 +64,7 @@ func TestTextBoundsOfAllTexts(t *testing.T) {
 	} {
 		w := do(b.h, as("acme", httptest.NewRequest("GET", promAPI+tt.path+"?"+tt.params.Encode(), nil)))
 		b.check(tt.path+"?"+tt.params.Encode(), w, rejection{422, "limit " + tt.text})
-		// Of a POST, what is in the URL and what is in the body.
+		// In a POST, parameters in the URL and in the body.
 		key := "match[]"
 		if tt.params.Has("query") {
 			key = "query"
@@ -81,7 +81,8 @@ func TestTextBoundsOfAllTexts(t *testing.T) {
 	}
 }
 
-// TestDashboardVariable: a variable of a thousand names is no bomb.
+// TestDashboardVariable checks that a dashboard variable with a thousand names
+// is accepted.
 func TestDashboardVariable(t *testing.T) {
 	b := newReading(t, 128<<20)
 	var names []string

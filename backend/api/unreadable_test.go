@@ -25,7 +25,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// broken is a source of which nothing can be read.
+// broken is a source whose methods fail.
 type broken struct{ err error }
 
 func (b broken) Select(context.Context, series.Request) (*series.Selection, error) { return nil, b.err }
@@ -37,7 +37,8 @@ func (b broken) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.
 	return nil, b.err
 }
 
-// TestUnreadable: what cannot be read is 503 on every route, a limit stays 422.
+// TestUnreadable checks that a read error is 503 on every route, and that an
+// exceeded limit is 422.
 func TestUnreadable(t *testing.T) {
 	lim := func(tenant.ID) limits.Limits { return limits.Default() }
 	for name, tc := range map[string]struct {
@@ -65,8 +66,8 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestOneBody: temporary trouble is 503 with the same text on every route that
-// reads, and never names what is inside.
+// TestOneBody checks that a temporary error is 503 with the same text on every
+// read route, without internal details.
 func TestOneBody(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
