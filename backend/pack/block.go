@@ -153,7 +153,7 @@ func newDecoder() (*zstd.Decoder, error) {
 // creating one takes longer than writing a small pack.
 type Encoder struct{ zstd *zstd.Encoder }
 
-// // NewEncoder returns a new Encoder.
+// NewEncoder returns a new Encoder.
 func NewEncoder() (*Encoder, error) {
 	e, err := newEncoder()
 	return &Encoder{e}, err

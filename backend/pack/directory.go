@@ -161,7 +161,7 @@ func parseTrailer(b []byte, size int64) (dir place, crc uint32, err error) {
 		return place{}, 0, fmt.Errorf("%w: the file should have %d bytes by its trailer, but has %d", ErrCorrupt, whole, size)
 	}
 	if off < headerLen || off > uint64(size) || off+uint64(n)+trailerLen != uint64(size) {
-		return place{}, 0, fmt.Errorf("%w: its trailer has an invalid directory position: offset %d, %d bytes, in a file of %d bytes", ErrCorrupt, off, n, size)
+		return place{}, 0, fmt.Errorf("%w: its trailer places the directory at %d with %d bytes, in a file of %d bytes", ErrCorrupt, off, n, size)
 	}
 	return place{off: int64(off), length: n}, binary.BigEndian.Uint32(b[12:]), nil
 }

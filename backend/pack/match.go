@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// // query selects series and a time range of one section.
+// query selects series and a time range of one section.
 type query struct {
 	mint, maxt int64 // milliseconds from the start of the section's day
 	matchers   []*labels.Matcher

@@ -48,7 +48,7 @@ const (
 	maxDay         = 1 << 31   // exclusive
 )
 
-// // Chunk codecs. Codecs 1 to 5 belong to package column.
+// Chunk codecs. Codecs 1 to 5 belong to package column.
 const (
 	codecXOR       = 0 // Prometheus' XOR bytes verbatim
 	codecHistogram = 6 // Prometheus' native histogram bytes verbatim
@@ -61,7 +61,7 @@ var ErrCorrupt = errors.New("pack is damaged")
 // ErrClosed is returned by readers and sources after they were closed.
 var ErrClosed = errors.New("pack is closed")
 
-// // Options configures a new pack.
+// Options configures a new pack.
 type Options struct {
 	ID     ulid.ULID // identifies the pack; never reused
 	Level  uint8     // 0 = sealed by an ingester, 1 = compacted

@@ -35,7 +35,7 @@ type Reader struct {
 	checked []atomic.Uint32 // a bit per frame: its checksum was verified
 }
 
-// // Option configures a Reader in Open.
+// Option configures a Reader in Open.
 type Option func(*Reader)
 
 // WithPageCache caches decoded pages in c, which all packs of a process may

@@ -15,7 +15,7 @@ import (
 // the checksum of each block. It is safe for concurrent use.
 type Decoder struct{ zstd *zstd.Decoder }
 
-// // NewDecoder returns a new Decoder.
+// NewDecoder returns a new Decoder.
 func NewDecoder() (*Decoder, error) {
 	d, err := newDecoder()
 	return &Decoder{zstd: d}, err

@@ -148,7 +148,9 @@ func (r *reader) LabelNames(
 
 // finish returns the result of LabelNames or LabelValues: it applies the limit of
 // hints and charges the memory.
-func (r *reader) finish(ctx context.Context, list []string, hints *storage.LabelHints, err error) ([]string, annotations.Annotations, error) {
+func (r *reader) finish(
+	ctx context.Context, list []string, hints *storage.LabelHints, err error,
+) ([]string, annotations.Annotations, error) {
 	list = cut(list, hints)
 	if err == nil {
 		err = chargeStrings(ctx, list)
