@@ -159,10 +159,11 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 // that must be repeated independent of the error.
 func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := status(err)
-	if code != http.StatusServiceUnavailable {
+	if code != http.StatusServiceUnavailable || timedOut(err) {
 		_, text = status(nil)
 	}
-	a.note(w, r, http.StatusServiceUnavailable, err)
+	w.Header().Set("Retry-After", retryAfter)
+	a.logFailure(r, err)
 	writeError(w, http.StatusServiceUnavailable, "unavailable", text)
 }
 
@@ -181,6 +182,8 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 		kind = "too_many_requests"
 	case code == statusClientGone:
 		kind = "canceled"
+	case code == http.StatusServiceUnavailable && timedOut(err):
+		kind = "timeout"
 	case code >= http.StatusInternalServerError:
 		kind = "unavailable"
 	}

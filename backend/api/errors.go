@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 
 	"github.com/palliumhq/pallium/backend/distributor"
@@ -59,6 +60,9 @@ func status(err error) (int, string) {
 		if exceeded.Of(limits.MaxBodyBytes) || exceeded.Of(limits.MaxDecodedBytes) {
 			return http.StatusRequestEntityTooLarge, exceeded.Error()
 		}
+		if exceeded.Of(limits.QueryTimeout) {
+			return http.StatusServiceUnavailable, exceeded.Error() // as in Prometheus' API
+		}
 		return http.StatusUnprocessableEntity, exceeded.Error()
 	case errors.Is(err, context.Canceled):
 		return statusClientGone, "request was canceled"
@@ -93,6 +97,12 @@ func unavailable(err error) string {
 	return "internal error; send the request again"
 }
 
+// timedOut reports whether an error is that of the limit query_timeout.
+func timedOut(err error) bool {
+	var exceeded *limits.Exceeded
+	return errors.As(err, &exceeded) && exceeded.Of(limits.QueryTimeout)
+}
+
 // fail writes the response for a failed request, as plain text.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := status(err)
@@ -101,18 +111,23 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // note sets Retry-After on the response for a failed request if a retry may
-// succeed, and logs internal errors.
+// succeed, and logs internal errors. A query that exceeds query_timeout is not
+// one.
 func (a *api) note(w http.ResponseWriter, r *http.Request, code int, err error) {
 	if code >= http.StatusInternalServerError || code == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", retryAfter)
 	}
-	switch {
-	case code < http.StatusInternalServerError:
-	case errors.Is(err, memory.ErrFull), errors.Is(err, memory.ErrEnded): // counted by the memory account; may be very frequent
-		a.Logger.Debug("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
-	default:
-		a.Logger.Error("request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
+	if code >= http.StatusInternalServerError && !timedOut(err) {
+		a.logFailure(r, err)
 	}
+}
+
+func (a *api) logFailure(r *http.Request, err error) {
+	level := slog.LevelError
+	if errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded) {
+		level = slog.LevelDebug // counted by the memory account; may be very frequent
+	}
+	a.Logger.Log(r.Context(), level, "request failed", "path", r.URL.Path, "tenant", access(r), "err", err)
 }
 
 // retryAfter is the value of Retry-After, in seconds.

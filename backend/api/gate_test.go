@@ -146,16 +146,21 @@ func TestQueryTimeout(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.source.set(untilEnd)
 	b.lim.QueryTimeout, b.lim.MaxConcurrentQueries = limits.Duration(20*time.Millisecond), 1
-	want := rejection{422, "limit query_timeout of 20ms exceeded"}
+	check := func(what string, c readRoute, w *httptest.ResponseRecorder) {
+		b.check(what, w, rejection{503, "limit query_timeout of 20ms exceeded"})
+		if asJSON := c.pattern != "read"; asJSON && !strings.Contains(w.Body.String(), `"errorType":"timeout"`) {
+			t.Errorf("%s: %s, want errorType timeout, as in Prometheus", what, w.Body)
+		}
+	}
 	for _, c := range allReadRoutes() {
 		switch {
 		case c.deletes():
 			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{503, " again"})
 		case !c.onlyParses:
-			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), want)
+			check(c.String(), c, do(b.h, as("acme", c.request(b, ""))))
 		}
 		leave := b.occupy("acme")
-		b.check(c.String()+" that waits", do(b.h, as("acme", c.request(b, ""))), want)
+		check(c.String()+" that waits", c, do(b.h, as("acme", c.request(b, ""))))
 		leave()
 		b.clean(c.String())
 	}

@@ -118,11 +118,15 @@ func (w *unavailableWriter) WriteHeader(code int) {
 	err := w.fault()
 	if code == http.StatusInternalServerError || code == http.StatusUnprocessableEntity && err != nil {
 		_, text := status(err)
+		kind := "unavailable"
+		if timedOut(err) { // the handlers of labels have 422 for it
+			kind = "timeout"
+		}
 		w.replaced = true
 		w.Header().Set("Retry-After", retryAfter)
 		w.Header().Del("Content-Encoding")
 		w.Header().Del("Content-Length")
-		writeError(w.ResponseWriter, http.StatusServiceUnavailable, "unavailable", text)
+		writeError(w.ResponseWriter, http.StatusServiceUnavailable, kind, text)
 		return
 	}
 	if code == http.StatusServiceUnavailable {

@@ -165,6 +165,9 @@ func (w *readWriter) WriteHeader(code int) {
 	}
 	switch {
 	case code != http.StatusInternalServerError:
+	case w.fault.exceeded != nil && timedOut(w.fault.exceeded):
+		code = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", retryAfter)
 	case w.fault.exceeded != nil:
 		code = http.StatusUnprocessableEntity
 	default:

@@ -118,8 +118,9 @@ func (b *backend) get(id tenant.ID, path string, params url.Values) *httptest.Re
 	return do(b.h, as(id, httptest.NewRequest(http.MethodGet, path+"?"+params.Encode(), nil)))
 }
 
-// TestQueryLimitsOverHTTP checks that a query beyond a limit is 422 with the
-// limit's name and value, on every endpoint that selects series.
+// TestQueryLimitsOverHTTP checks that a query beyond a limit is 422, or
+// 503 for query_timeout, with the limit's name and value, on every endpoint that
+// selects series.
 func TestQueryLimitsOverHTTP(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 5)
@@ -148,8 +149,12 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 			if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
 				t.Fatalf("%v: %s", err, w.Body)
 			}
-			if w.Code != 422 || answer.ErrorType != "execution" || !strings.Contains(answer.Error, tt.text) {
-				t.Errorf("%d %+v, want 422 and %q", w.Code, answer, tt.text)
+			code, kind := 422, "execution"
+			if tt.name == "time" { // as in Prometheus
+				code, kind = 503, "timeout"
+			}
+			if w.Code != code || answer.ErrorType != kind || !strings.Contains(answer.Error, tt.text) {
+				t.Errorf("%d %+v, want %d, %s and %q", w.Code, answer, code, kind, tt.text)
 			}
 		})
 	}

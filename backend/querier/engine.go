@@ -178,6 +178,9 @@ func explain(ctx context.Context, err error) error {
 			Err: fmt.Errorf("%w; select fewer series, a shorter range or a longer step, or try again later", memory.ErrEnded),
 		}
 	case errors.As(err, &exceeded):
+		if exceeded.Of(limits.QueryTimeout) {
+			return timeoutError{exceeded}
+		}
 		return exceeded
 	case errors.Is(err, memory.ErrFull):
 		return promql.ErrStorage{Err: fmt.Errorf("%w; try again later", memory.ErrFull)}
@@ -186,9 +189,27 @@ func explain(ctx context.Context, err error) error {
 }
 
 // TimedOut returns the error of a query or read that took longer than the
-// tenant's query_timeout.
-func TimedOut(lim *limits.Limits) *limits.Exceeded {
-	return limits.QueryTimeout.Exceeded(lim, limits.More)
+// tenant's query_timeout. errors.As finds a *limits.Exceeded and a
+// promql.ErrQueryTimeout in it.
+func TimedOut(lim *limits.Limits) error {
+	return timeoutError{limits.QueryTimeout.Exceeded(lim, limits.More)}
+}
+
+// timeoutError has the text of the limit query_timeout and the type of
+// promql.ErrQueryTimeout, for which Prometheus' API responds with 503 and
+// errorType timeout.
+type timeoutError struct{ exceeded *limits.Exceeded }
+
+func (e timeoutError) Error() string { return e.exceeded.Error() }
+func (e timeoutError) Unwrap() error { return e.exceeded }
+
+// As implements the interface of errors.As.
+func (e timeoutError) As(target any) bool {
+	timeout, ok := target.(*promql.ErrQueryTimeout)
+	if ok {
+		*timeout = promql.ErrQueryTimeout(limits.QueryTimeout.Name())
+	}
+	return ok
 }
 
 func (e *Engine) failed(err error) *promql.Result {

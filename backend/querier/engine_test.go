@@ -104,7 +104,11 @@ func TestTimeout(t *testing.T) {
 	res := b.instant(b.as("a"), t, "up")
 	var exceeded *limits.Exceeded
 	if !errors.As(res.Err, &exceeded) || exceeded.Name() != "query_timeout" || exceeded.Limit != "1ms" {
-		t.Errorf("error %v", res.Err)
+		t.Errorf("error = %v, want one of limit query_timeout", res.Err)
+	}
+	var timeout promql.ErrQueryTimeout
+	if !errors.As(res.Err, &timeout) {
+		t.Errorf("error %v is not a promql.ErrQueryTimeout: the API would not respond with 503", res.Err)
 	}
 
 	b.lim.QueryTimeout = 0
@@ -120,8 +124,7 @@ func TestTimeout(t *testing.T) {
 	defer cancel()
 	b.source.wait = func(ctx context.Context) { <-ctx.Done() }
 	res = b.instant(ctx, t, "up")
-	var timeout promql.ErrQueryTimeout
-	if !errors.As(res.Err, &timeout) {
+	if timeout = ""; !errors.As(res.Err, &timeout) || errors.As(res.Err, &exceeded) {
 		t.Errorf("query with the timeout parameter: error = %v", res.Err)
 	}
 }

@@ -240,11 +240,15 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 	return answer
 }
 
-// noteFault records in the request's context the first error for which the
-// client receives a storage error, i.e. which the request did not cause.
+// noteFault records in the request's context the first error for which the client
+// receives a storage error or the timeout of its tenant's query_timeout.
 func noteFault(ctx context.Context, public, err error) {
-	var ours promql.ErrStorage
-	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok && errors.As(public, &ours) {
+	var internal promql.ErrStorage
+	var timeout timeoutError
+	if !errors.As(public, &internal) && !errors.As(public, &timeout) {
+		return
+	}
+	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok {
 		noted.CompareAndSwap(nil, &err)
 	}
 }
