@@ -93,6 +93,53 @@ func TestQueryBombs(t *testing.T) {
 	}
 }
 
+// TestLabelBombs: labels that a query makes are charged when series are selected, by
+// themselves: at one instant there are hardly any points. With fewer of them, the same
+// functions are answered.
+func TestLabelBombs(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.fill(200, 10, 15*time.Second)
+	nested := func(times int, text, wrap string) string {
+		for range times {
+			text = fmt.Sprintf(wrap, text)
+		}
+		return text
+	}
+	const (
+		join    = `label_join(%s, "x", ",", "x", "x", "x", "x", "x", "x", "x", "x", "instance")`
+		replace = `label_replace(%s, "x", "$1$1$1$1$1$1$1$1", "x", "(.*)")`
+		seed    = `label_replace(m, "x", "$1", "instance", "(.*)")`
+	)
+	for _, tt := range []struct {
+		name string
+		text func(times int) string
+	}{
+		{"label_join", func(times int) string { return nested(times, "m", join) }},
+		{"label_replace", func(times int) string { return nested(times, seed, replace) }},
+		{"both", func(times int) string { return nested(times/2, nested(times-times/2, seed, replace), join) }},
+		{"count_values", func(times int) string { return nested(times, `count_values("x", m)`, replace) }},
+		{"group_left", func(times int) string {
+			one := `label_replace(sum by (job) (m), "x", "$1", "job", "(.*)")`
+			return nested(times, "m * on (job) group_left (x) "+one, replace)
+		}},
+	} {
+		b.t = t
+		ask := func(times int) *httptest.ResponseRecorder {
+			params := url.Values{"query": {tt.text(times)}, "time": {fmt.Sprint(b.now.Unix())}}
+			return do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"query?"+params.Encode(), nil)))
+		}
+		if w := ask(2); w.Code != 200 {
+			t.Errorf("%s of few labels: %d %s", tt.name, w.Code, w.Body)
+		}
+		before := allocated()
+		b.check(tt.name, ask(6), refusal{422, "limit max_memory_bytes of 29360128 bytes (as much as this process allows) exceeded"})
+		if n := allocated() - before; n > 16<<20 {
+			t.Errorf("%s: %d bytes were allocated", tt.name, n)
+		}
+		b.clean(tt.name)
+	}
+}
+
 // histograms makes n series of so many samples, each a native histogram of so
 // many buckets, and says how many bytes one has in memory.
 func (b *reading) histograms(n, samples, buckets int) (each int64) {
