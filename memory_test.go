@@ -1,6 +1,10 @@
 package main
 
 import (
+	"math"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,6 +79,63 @@ func TestMemoryOfRoles(t *testing.T) {
 			d := limits.Default()
 			if most := memory.NewAccount(p.Requests, nil).Most(); tt.whole && most < d.MaxBodyBytes+5*d.MaxDecodedBytes {
 				t.Errorf("a request may hold %d bytes, which no push of the default limits fits into", most)
+			}
+		})
+	}
+}
+
+// TestPlanMemory: a process keeps to the limit that it is told, by the configuration or
+// by GOMEMLIMIT, tells it to Go's runtime, hands its parts on, and watches it; one that
+// cannot fit does not start.
+func TestPlanMemory(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
+	for _, tt := range []struct {
+		name           string
+		role           Role
+		limit, given   int64 // memory.limit_bytes, and GOMEMLIMIT, in MiB
+		golang         int64 // of the plan, in MiB
+		head, requests int64 // parts of that, in percent
+		err            string
+	}{
+		{"configured", All, 2048, math.MaxInt64, 1728, 40, 35, ""},
+		{"GOMEMLIMIT is less", All, 2048, 1000, 1000, 40, 35, ""},
+		{"GOMEMLIMIT is more", All, 2048, 4000, 1728, 40, 35, ""},
+		{"a gateway", Gateway, 1000, math.MaxInt64, 814, 0, 25, ""},
+		{"too little", All, 100, math.MaxInt64, 0, 0, 0, "memory.limit_bytes"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			given := tt.given
+			if given != math.MaxInt64 {
+				given *= mib
+			}
+			debug.SetMemoryLimit(given)
+			o := testOptions(tt.role, nil, nil)
+			o.Now = time.Now
+			p := newProcess(t.Context(), testConfig(t), o)
+			p.cfg.Memory.LimitBytes = tt.limit * mib
+			defer p.close()
+			switch err := p.planMemory(); {
+			case tt.err != "":
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error %v, want %q in it", err, tt.err)
+				}
+				return
+			case err != nil:
+				t.Fatal(err)
+			}
+			near := func(what string, got, want int64) {
+				t.Helper()
+				if math.Abs(float64(got-want)) > float64(want)/50 {
+					t.Errorf("%s: %d MiB, want %d", what, got/mib, want/mib)
+				}
+			}
+			of := debug.SetMemoryLimit(-1)
+			near("Go's limit", of, tt.golang*mib)
+			near("head", p.cfg.Ingester.MemoryBytes, of*tt.head/100)
+			near("a tenant's requests", p.memory.Most(), of*tt.requests/100*7/8/2)
+			if !slices.ContainsFunc(p.closers, func(c closer) bool { return c.name == "watch of the memory" }) {
+				t.Error("nobody watches the memory")
 			}
 		})
 	}
