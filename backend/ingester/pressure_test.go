@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -78,8 +80,8 @@ func TestBurstOfNewSeries(t *testing.T) {
 			}
 		}
 	}
-	if accepted < 2000 || rejected < 2000 {
-		t.Fatalf("%d accepted, %d rejected", accepted, rejected)
+	if accepted < 2000 || rejected < 2000 || testutil.ToFloat64(b.ing.metrics.pressureRejected) != float64(rejected) {
+		t.Fatalf("%d accepted, %d rejected, %g counted as such", accepted, rejected, testutil.ToFloat64(b.ing.metrics.pressureRejected))
 	}
 	if used := b.ing.account.bytes.Load(); used < 3_190_000 || used > 3_250_000 {
 		t.Errorf("%d bytes are used", used)
@@ -135,6 +137,7 @@ func TestRulesOfAFullHead(t *testing.T) {
 			b.push("small", b.some("m", 900)...)
 			b.push("third", b.some("m", 900)...)
 			b.fill(c.percent)
+			wantFull := 0.0
 			try := func(id tenant.ID, known bool) string {
 				name := "new"
 				if known {
@@ -159,6 +162,12 @@ func TestRulesOfAFullHead(t *testing.T) {
 				if got := try(w.id, w.known); got != w.want {
 					t.Errorf("%s, known %v: %s, want %s", w.id, w.known, got, w.want)
 				}
+				if w.want == full {
+					wantFull++
+				}
+			}
+			if n := testutil.ToFloat64(b.ing.metrics.fullRequests); n != wantFull {
+				t.Errorf("%g requests are counted as rejected, want %g", n, wantFull)
 			}
 		})
 	}
