@@ -1,7 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -226,6 +228,29 @@ func TestHistogramMemory(t *testing.T) {
 		b.clean(c.String())
 		b.lim.MaxMemoryBytes = 0
 	}
+}
+
+// TestReadOfManyQueries: the queries of a remote read share what the request may hold.
+func TestReadOfManyQueries(t *testing.T) {
+	b := newReading(t, 1<<30)
+	ask := func(times int) *http.Request {
+		r := readRoute{method: "POST", pattern: "read"}.request(b, "")
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return httptest.NewRequest(r.Method, r.URL.String(), bytes.NewReader(repeated(t, body, times)))
+	}
+	one, w := b.peak(ask(1))
+	if w.Code != 200 {
+		t.Fatal(w.Code, w.Body)
+	}
+	if many, w := b.peak(ask(20)); w.Code != 200 || many < 19*one {
+		t.Errorf("%d: one query takes %d bytes, 20 take %d", w.Code, one, many)
+	}
+	b.lim.MaxMemoryBytes = 10 * one
+	b.check("20 queries", do(b.h, as("acme", ask(20))), refusal{422, "limit max_memory_bytes of"})
+	b.clean("20 queries")
 }
 
 // TestNearTheLimit: with every limit between nothing and enough, an answer is whole
