@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"math"
 	"runtime/debug"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/gateway"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -138,5 +140,42 @@ func TestPlanMemory(t *testing.T) {
 				t.Error("nobody watches the memory")
 			}
 		})
+	}
+}
+
+// TestEdgeMemory: what a gateway holds is the process's, by the rules of its account:
+// reads have the tenant's limit, writes never fit or find nothing free, and all of it
+// is given back.
+func TestEdgeMemory(t *testing.T) {
+	account := memory.NewAccount(64*mib, nil)
+	edge := edgeMemory{account}
+	for _, tt := range []struct {
+		name        string
+		write       bool
+		own, others int64 // the tenant's limit, and what others hold
+		want        error
+	}{
+		{"within", true, 0, 0, nil},
+		{"a read above its tenant's limit", false, mib, 0, &limits.Exceeded{}},
+		{"a write above its tenant's limit", true, mib, 0, gateway.ErrNeverFits},
+		{"nothing is free", true, 0, 27 * mib, gateway.ErrNoMemory},
+	} {
+		others := account.Begin(memory.Request{Tenant: "b"})
+		if err := others.Take(tt.others); err != nil {
+			t.Fatal(err)
+		}
+		h := edge.Hold("a", tt.own, tt.write)
+		err := h.Take(20 * mib)
+		var exceeded *limits.Exceeded
+		if _, limit := tt.want.(*limits.Exceeded); limit && !errors.As(err, &exceeded) || !limit && !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+		if held := account.Used() - others.Used(); (err == nil) != (held >= 20*mib) {
+			t.Errorf("%s: %d bytes are held, %v", tt.name, held, err)
+		}
+		h.Close()
+		if others.Close(); account.Used() != 0 {
+			t.Errorf("%s: %d bytes are left", tt.name, account.Used())
+		}
 	}
 }

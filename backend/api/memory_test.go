@@ -7,11 +7,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
 
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
@@ -227,6 +230,43 @@ func TestHistogramMemory(t *testing.T) {
 		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), refusal{422, "limit max_memory_bytes of"})
 		b.clean(c.String())
 		b.lim.MaxMemoryBytes = 0
+	}
+}
+
+// TestTextsTakeMemory: the parameters of a read are held as they come and as they are
+// decoded, before anything is read: a form three times, a remote read, whose matchers
+// become structs, many times.
+func TestTextsTakeMemory(t *testing.T) {
+	b := newReading(t, 1<<30)
+	b.lim.MaxQueryLength = 0
+	const n = 1<<20 - 1000 // a buffer of a megabyte
+	form := func(pad string) *http.Request {
+		r := httptest.NewRequest("POST", promAPI+"query", strings.NewReader(url.Values{"query": {"m"}, "pad": {pad}}.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		return r
+	}
+	read := func(pad string) *http.Request {
+		q := &prompb.Query{EndTimestampMs: b.now.UnixMilli(), Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_NEQ, Name: "a", Value: pad}}}
+		data, err := (&prompb.ReadRequest{Queries: []*prompb.Query{q}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return httptest.NewRequest("POST", promAPI+"read", bytes.NewReader(snappy.Encode(nil, data)))
+	}
+	for _, tt := range []struct {
+		name    string
+		request func(pad string) *http.Request
+		times   int64
+	}{{"form", form, 3}, {"remote read", read, 34}} {
+		small, w := b.peak(tt.request("x"))
+		large, w2 := b.peak(tt.request(strings.Repeat("x", n)))
+		if w.Code != 200 || w2.Code != 200 || large-small < tt.times*n || large-small > 2*tt.times*n {
+			t.Errorf("%s of %d bytes: %d, %d; it takes %d bytes more than a small one", tt.name, n, w.Code, w2.Code, large-small)
+		}
+		b.lim.MaxMemoryBytes = small + (tt.times-1)*n
+		b.check(tt.name, do(b.h, as("acme", tt.request(strings.Repeat("x", n)))), refusal{422, "limit max_memory_bytes of"})
+		b.lim.MaxMemoryBytes = 0
+		b.clean(tt.name)
 	}
 }
 
