@@ -115,7 +115,7 @@ func TestPlanMemory(t *testing.T) {
 			debug.SetMemoryLimit(given)
 			o := testOptions(tt.role, nil, nil)
 			o.Now = time.Now
-			p := newProcess(t.Context(), testConfig(t), o)
+			p := newProcess(testConfig(t), o)
 			p.cfg.Memory.LimitBytes = tt.limit * mib
 			defer p.close()
 			switch err := p.planMemory(); {

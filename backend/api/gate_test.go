@@ -281,7 +281,7 @@ func TestBytesBeforePlaces(t *testing.T) {
 	leave := b.occupy("acme")
 	for _, c := range allReadRoutes() {
 		if !c.noText {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), refusal{422, "limit max_memory_bytes of 262144 bytes exceeded"})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{422, "limit max_memory_bytes of 262144 bytes exceeded"})
 		}
 	}
 	leave()

@@ -137,7 +137,7 @@ func TestLabelBombs(t *testing.T) {
 			t.Errorf("%s of few labels: %d %s", tt.name, w.Code, w.Body)
 		}
 		before := allocated()
-		b.check(tt.name, ask(6), refusal{422, "limit max_memory_bytes of 29360128 bytes (as much as this process allows) exceeded"})
+		b.check(tt.name, ask(6), rejection{422, "limit max_memory_bytes of 29360128 bytes (as much as this process allows) exceeded"})
 		if n := allocated() - before; n > 16<<20 {
 			t.Errorf("%s: %d bytes were allocated", tt.name, n)
 		}
@@ -264,7 +264,7 @@ func TestTextsTakeMemory(t *testing.T) {
 			t.Errorf("%s of %d bytes: %d, %d; it takes %d bytes more than a small one", tt.name, n, w.Code, w2.Code, large-small)
 		}
 		b.lim.MaxMemoryBytes = small + (tt.times-1)*n
-		b.check(tt.name, do(b.h, as("acme", tt.request(strings.Repeat("x", n)))), refusal{422, "limit max_memory_bytes of"})
+		b.check(tt.name, do(b.h, as("acme", tt.request(strings.Repeat("x", n)))), rejection{422, "limit max_memory_bytes of"})
 		b.lim.MaxMemoryBytes = 0
 		b.clean(tt.name)
 	}
@@ -289,7 +289,7 @@ func TestReadOfManyQueries(t *testing.T) {
 		t.Errorf("%d: one query takes %d bytes, 20 take %d", w.Code, one, many)
 	}
 	b.lim.MaxMemoryBytes = 10 * one
-	b.check("20 queries", do(b.h, as("acme", ask(20))), refusal{422, "limit max_memory_bytes of"})
+	b.check("20 queries", do(b.h, as("acme", ask(20))), rejection{422, "limit max_memory_bytes of"})
 	b.clean("20 queries")
 }
 

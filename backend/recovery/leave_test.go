@@ -158,7 +158,7 @@ func (l leavingIngester) Flush() error                 { l.note("sealed"); retur
 func (l leavingIngester) Upload(context.Context) error { l.note("uploaded"); return nil }
 func (l leavingIngester) StopPushes()                  { l.note("pushes stopped") }
 func (l leavingIngester) ResumePushes()                { l.note("pushes resumed") }
-func (l leavingIngester) Owes() int                    { return 0 }
+func (l leavingIngester) PendingWindows() int          { return 0 }
 
 // TestLeaverHandsOver: the others know of the active series before they take them, and
 // before the one that leaves takes no pushes any more.

@@ -75,13 +75,13 @@ func TestAnswersTakeMemory(t *testing.T) {
 		do   func() error
 		need int64 // at least
 	}{
-		"select": {func() error { _, _, err := a.Select(ctx, request); return err }, answerCopies * answerText},
-		"names":  {func() error { _, _, err := a.Labels(ctx, "", request); return err }, (answerCopies - 1) * answerText},
-		"values": {func() error { _, _, err := a.Labels(ctx, "i", request); return err }, (answerCopies - 1) * answerText},
+		"select": {func() error { _, _, err := a.Select(ctx, request); return err }, responseCopies * answerText},
+		"names":  {func() error { _, _, err := a.Labels(ctx, "", request); return err }, (responseCopies - 1) * answerText},
+		"values": {func() error { _, _, err := a.Labels(ctx, "i", request); return err }, (responseCopies - 1) * answerText},
 		"exemplars": {func() error {
 			_, err := a.Exemplars(ctx, "a", 0, math.MaxInt64, [][]*labels.Matcher{{}})
 			return err
-		}, answerCopies * answerText},
+		}, responseCopies * answerText},
 		"places that are handed over": {func() error {
 			return a.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: make([]uint64, handedOver), Seconds: make([]uint32, handedOver)})
 		}, handOverBytes * handedOver},
