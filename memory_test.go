@@ -137,7 +137,7 @@ func TestPlanMemory(t *testing.T) {
 			near("Go's limit", of, tt.golang*mib)
 			near("head", p.cfg.Ingester.MemoryBytes, of*tt.head/100)
 			near("a tenant's requests", p.memory.Most(), of*tt.requests/100*7/8/2)
-			if !slices.ContainsFunc(p.closers, func(c closer) bool { return c.name == "watch of the memory" }) {
+			if !slices.ContainsFunc(p.closers, func(c closer) bool { return c.name == "memory watch" }) {
 				t.Error("nobody watches the memory")
 			}
 		})

@@ -137,7 +137,7 @@ func TestLabelBombs(t *testing.T) {
 			t.Errorf("%s of few labels: %d %s", tt.name, w.Code, w.Body)
 		}
 		before := allocated()
-		b.check(tt.name, ask(6), rejection{422, "limit max_memory_bytes of 29360128 bytes (as much as this process allows) exceeded"})
+		b.check(tt.name, ask(6), rejection{422, "limit max_memory_bytes of 29360128 bytes (the limit of this process) exceeded"})
 		if n := allocated() - before; n > 16<<20 {
 			t.Errorf("%s: %d bytes were allocated", tt.name, n)
 		}
