@@ -221,6 +221,16 @@ func TestNoAccess(t *testing.T) {
 	}
 }
 
+// repeated returns a remote read body with the queries of body, repeated.
+func repeated(t *testing.T, body []byte, times int) []byte {
+	t.Helper()
+	raw, err := snappy.Decode(nil, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snappy.Encode(nil, bytes.Repeat(raw, times))
+}
+
 // TestNotServed checks that only the routes of the route table are served of
 // Prometheus' API.
 func TestNotServed(t *testing.T) {
@@ -304,6 +314,8 @@ func TestRemoteRead(t *testing.T) {
 		{"claims too much", func(l *limits.Limits) { l.MaxDecodedBytes = 0 }, append(binary.AppendUvarint(nil, 1<<31), 0, 0, 0), 400, "is impossible"},
 		{"not snappy", func(*limits.Limits) {}, []byte("\xff\xff\xff\xff\xff\xff"), 400, "snappy"},
 		{"not protobuf", func(*limits.Limits) {}, snappy.Encode(nil, []byte("\x0a\xff")), 400, ""},
+		{"many queries", func(*limits.Limits) {}, repeated(t, samples, 64), 200, ""},
+		{"too many queries", func(*limits.Limits) {}, repeated(t, samples, 65), 400, "it has 65 queries, the maximum is 64"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

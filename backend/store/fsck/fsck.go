@@ -22,6 +22,17 @@ type Checker struct {
 	store *store.Store
 }
 
+// Progress is told how much is done, from 0 to 1, and what is done next; nil: nobody is.
+type Progress func(done float64, next string)
+
+// day tells that one of a tenant's days is next.
+func (p Progress) day(c *index.Catalog, tenantsDone, tenants, daysDone, days int) {
+	if p != nil {
+		done := (float64(tenantsDone) + float64(daysDone)/float64(days)) / float64(tenants)
+		p(done, fmt.Sprintf("tenant %s, day %d", c.Tenant, c.Day))
+	}
+}
+
 // New returns a checker of a store, with its options.
 func New(s *store.Store) *Checker {
 	o := s.Options()

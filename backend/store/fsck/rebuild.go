@@ -20,12 +20,12 @@ type RebuildReport struct {
 // the packs keep of them. It reads only the ends of packs. Days that have packs
 // and no manifest get one again first; L0 packs that no catalog names are entered
 // into it.
-func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID) (RebuildReport, error) {
+func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID, progress Progress) (RebuildReport, error) {
 	var report RebuildReport
 	if err := k.recoverL0(ctx); err != nil {
 		return report, err
 	}
-	for _, t := range tenants {
+	for at, t := range tenants {
 		n, err := k.recoverManifests(ctx, t)
 		report.Recovered += n
 		if err != nil {
@@ -36,6 +36,7 @@ func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID) (Rebuil
 			return report, err
 		}
 		for i := range list {
+			progress.day(&list[i], at, len(tenants), i, len(list))
 			if list[i].Manifest == nil {
 				continue
 			}

@@ -23,6 +23,8 @@ type Options struct {
 	Data bool
 	// Finding is told what is wrong, one thing at a time, and where.
 	Finding func(where string, err error)
+	// Progress is told before each day how much is done.
+	Progress Progress
 }
 
 // Report counts what Verify saw.
@@ -41,7 +43,7 @@ type Report struct {
 // means that checking itself failed.
 func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (Report, error) {
 	v := &verifier{k: k, o: o}
-	for _, t := range tenants {
+	for n, t := range tenants {
 		list, _, err := k.index.Catalogs.Readable(ctx, t, 0, schema.MaxDay)
 		if err != nil {
 			return v.report, err
@@ -50,6 +52,7 @@ func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (R
 			if err := ctx.Err(); err != nil {
 				return v.report, err
 			}
+			o.Progress.day(&list[i], n, len(tenants), i, len(list))
 			v.day(ctx, &list[i])
 		}
 	}
