@@ -34,7 +34,7 @@ import (
 // at the start of every method.
 type fakeSource struct {
 	list []series.WithChunks
-	text []string // label names, label values, and what exemplars and metadata are of
+	text []string // label names and values, and metrics of exemplars and metadata
 
 	mu     sync.Mutex
 	before func(context.Context) error

@@ -53,11 +53,11 @@ func TestBind(t *testing.T) {
 		{"a route of the gateway's", more(routes.Route{Name: "x", By: routes.Gateway, Methods: get, Paths: []string{"/x"}}), ""},
 		{"no handler", more(routes.Route{Name: "x", By: routes.Backend, Methods: get, Paths: []string{"/x"}}), "route x has no handler"},
 		{"no route", change("metadata", func(r *routes.Route) { r.Name = "meta" }), "handler metadata has no route"},
-		{"no route any more", change("read", func(r *routes.Route) { r.By = routes.Gateway }), "handler read has no route"},
+		{"removed route", change("read", func(r *routes.Route) { r.By = routes.Gateway }), "handler read has no route"},
 		{"renamed where Prometheus answers", change("read", func(r *routes.Route) { r.Name = "remote_read" }), "handler read has no route"},
 		{"not in Prometheus", more(routes.Route{Name: "x", By: routes.Prometheus, Methods: get, Paths: []string{routes.PrometheusAPI + "/nothing"}}), "does not have GET /nothing"},
-		{"a method too many", change("label_values", func(r *routes.Route) { r.Methods = []string{"GET", "POST"} }), "does not have POST /label/x/values"},
-		{"a path too deep", change("query", func(r *routes.Route) { r.Paths = []string{routes.PrometheusAPI + "/query/"} }), "does not have GET /query/"},
+		{"unknown method", change("label_values", func(r *routes.Route) { r.Methods = []string{"GET", "POST"} }), "does not have POST /label/x/values"},
+		{"unknown path", change("query", func(r *routes.Route) { r.Paths = []string{routes.PrometheusAPI + "/query/"} }), "does not have GET /query/"},
 	} {
 		a := &api{Options: forRoles(true, true)}
 		err := a.bind(chi.NewRouter(), tt.table)

@@ -219,7 +219,7 @@ func TestHistogramMemory(t *testing.T) {
 	for _, c := range []readRoute{read, ranged} {
 		peak, w := b.peak(c.request(b, ""))
 		real := size + 2*int64(w.Body.Len())
-		if c == read { // structs, the message, and what it compresses to
+		if c == read { // structs, the message, and its compressed form
 			real = 2 * size
 		}
 		if w.Code != 200 || peak < real || peak > 5*real {

@@ -210,8 +210,8 @@ func TestCounts(t *testing.T) {
 		counts [3]string
 		text   string
 	}{
-		{"all kept", series.Outcome{Samples: 7, Histograms: 2, Exemplars: 1}, nil, 204, [3]string{"7", "2", "1"}, ""},
-		{"a part kept", rejected, nil, 400, [3]string{"7", "2", "1"}, `limit max_active_series of 3 reached (max_active_series): 5 samples rejected, first: {__name__="x"}`},
+		{"all accepted", series.Outcome{Samples: 7, Histograms: 2, Exemplars: 1}, nil, 204, [3]string{"7", "2", "1"}, ""},
+		{"partly rejected", rejected, nil, 400, [3]string{"7", "2", "1"}, `limit max_active_series of 3 reached (max_active_series): 5 samples rejected, first: {__name__="x"}`},
 		{"failed", series.Outcome{Samples: 7}, ingester.ErrFull, 503, [3]string{"0", "0", "0"}, "memory is full"},
 	}
 	h := pushAPI(limits.Limits{}, nil)

@@ -78,12 +78,12 @@ func TestPushMemory(t *testing.T) {
 			held    int64 // by another request of the tenant
 			want    rejection
 		}{
-			{"room enough", 256 << 20, 0, false, 0, rejection{204, ""}},
-			{"alone too large for the account", 4 << 20, 0, false, 0, rejection{413, "the maximum is 1835008; send fewer samples per request"}},
-			{"alone too large for the tenant", 256 << 20, 1 << 20, false, 0, rejection{413, "the maximum is 1048576"}},
-			{"body alone too large for the tenant", 256 << 20, 32 << 10, false, 0, rejection{413, "the maximum is 32768"}},
-			{"others hold all", 64 << 20, 0, true, 0, rejection{503, "memory for requests is exhausted"}},
-			{"the tenant's others hold too much", 256 << 20, 64 << 20, false, 64<<20 - 1000, rejection{503, "memory for requests is exhausted"}},
+			{"enough memory", 256 << 20, 0, false, 0, rejection{204, ""}},
+			{"too large for the account", 4 << 20, 0, false, 0, rejection{413, "the maximum is 1835008; send fewer samples per request"}},
+			{"too large for the tenant", 256 << 20, 1 << 20, false, 0, rejection{413, "the maximum is 1048576"}},
+			{"body too large for the tenant", 256 << 20, 32 << 10, false, 0, rejection{413, "the maximum is 32768"}},
+			{"other tenants hold all memory", 64 << 20, 0, true, 0, rejection{503, "memory for requests is exhausted"}},
+			{"other requests of the tenant hold too much", 256 << 20, 64 << 20, false, 64<<20 - 1000, rejection{503, "memory for requests is exhausted"}},
 		} {
 			a := newAccounted(tt.account, limits.Limits{MaxMemoryBytes: tt.own})
 			release := func() {}

@@ -334,7 +334,7 @@ func TestNewer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream := table.entries[1].values + 4 // behind exponent, divisor, first, no exceptions
+	stream := table.entries[1].values + 4 // after exponent, divisor, first integer and the number of exceptions, 0
 	if table.entries[1].codec == codecDoD {
 		stream++
 	}
@@ -405,7 +405,7 @@ func decodeAny(t testing.TB, payload []byte, times [][]byte) {
 	}
 	for k := range table.Len() {
 		if table.Floats(k) > 1<<16 {
-			continue // few bytes may stand for a whole day of milliseconds
+			continue // few bytes can encode a whole day of milliseconds
 		}
 		var column []byte
 		if table.NeedsTimes(k) && k < len(times) {

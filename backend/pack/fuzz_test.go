@@ -16,7 +16,7 @@ import (
 
 // The fuzz targets search for panics and for allocations that depend on a
 // number in the file instead of its size. They correct checksums, so that
-// mutated input reaches the code behind the checksum.
+// mutated input passes the verification of checksums.
 
 func FuzzOpen(f *testing.F) {
 	whole := goldenBytes(f)

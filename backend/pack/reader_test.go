@@ -207,7 +207,7 @@ func TestReferences(t *testing.T) {
 	if err := errors.Join(os.Remove(path), r.Release()); err != nil {
 		t.Fatal(err)
 	}
-	checkAll(t, r, parts) // the query that holds it goes on
+	checkAll(t, r, parts) // a query that holds a reference can continue
 	if err := r.Release(); err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func TestQueriesTakeMemory(t *testing.T) {
 		{"points", `count(count_over_time(up[1m]))`, day, 15 * time.Second, 3 * steps * pointBytes, 4 << 20},
 		{"points of an operator", `count(up + 1)`, day, 15 * time.Second, steps * (6*pointBytes + textCopies*pointText), 4 << 20},
 		{"text", `count(up)`, day, 15 * time.Second, steps * (pointText*textCopies + pointBytes), 4 << 20},
-		{"labels that are made", `count(label_replace(up, "x", "` + strings.Repeat("$1", 2000) + `", "__name__", "(.*)"))`, 0, 0, 3 * 2000 * 2, 1 << 20},
+		{"created labels", `count(label_replace(up, "x", "` + strings.Repeat("$1", 2000) + `", "__name__", "(.*)"))`, 0, 0, 3 * 2000 * 2, 1 << 20},
 		{"labels without series", `count(label_replace(vector(1), "x", "` + strings.Repeat("y", 10_000) + `", "", ""))`, 0, 0, 10_000, 1 << 20},
 		{"a subquery that selects nothing", `max_over_time(vector(1)[1d:15s])`, 0, 0, samples * 2 * pointBytes, 4 << 20},
 	} {
@@ -121,7 +121,7 @@ func TestReadsTakeMemory(t *testing.T) {
 				t.Errorf("%s with %d bytes: %v", tt.name, limit, err)
 			}
 			if n := h.Used(); enough && (n < tt.need || n > 10*tt.need) {
-				t.Errorf("%s: %d bytes are held, want %d to %d", tt.name, n, tt.need, 10*tt.need)
+				t.Errorf("%s: held %d bytes, want %d to %d", tt.name, n, tt.need, 10*tt.need)
 			}
 			h.Close()
 		}

@@ -84,7 +84,7 @@ func TestIngesters(t *testing.T) {
 		set   func(p map[string]*peer)
 		lost  []string
 		want  error // nil: all series
-		asked int   // of 6 peers; 0: not looked at
+		asked int   // number of called peers of 6; 0: not checked
 		stop  bool  // nothing ends the question but its deadline
 	}{
 		{name: "all respond", asked: 4},
@@ -134,7 +134,7 @@ func TestIngesters(t *testing.T) {
 					p.names = append(p.names, s)
 				}
 			}
-			for _, l := range tt.lost { // what was lost is not there any more
+			for _, l := range tt.lost { // the lost data is gone
 				if p := byName[l[5:]+"1"]; p != nil {
 					p.names = nil
 				}

@@ -81,7 +81,7 @@ func nestedJoins(levels int) string {
 func TestLabelBound(t *testing.T) {
 	for _, tt := range []struct {
 		text  string
-		times int64 // at most so many times what is really reached
+		times int64 // maximum ratio of the bound to the real size
 	}{
 		{`label_replace(m, "short", "$1", "pod", "(.*)")`, 3},
 		{`label_replace(m, "short", "${1}", "pod", "(.*)")`, 3},
@@ -196,7 +196,7 @@ func TestLabelBoundAtLeast(t *testing.T) {
 		{`label_join(sum by (p, q) (x), "z", "", "p", "q")`, 2, 3},
 		{`label_join(sum by (q) (x), "z", "", "p", "p", "p")`, 1, 2},
 	} {
-		const largest = 1_000_000 // so that what is written in the query does not matter
+		const largest = 1_000_000 // so that the text of the query is negligible
 		if got := boundOf(t, tt.text).bytes(largest) / largest; got < tt.least || got > tt.most {
 			t.Errorf("%s: bound = %d times the labels, want %d to %d", tt.text, got, tt.least, tt.most)
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// TestCopies: how many matrices of the size of what is selected are held at once, for
-// each selector of an expression.
+// TestCopies checks the number of matrices of the size of a selection that are
+// held at once, for each selector of an expression.
 func TestCopies(t *testing.T) {
 	b := newBed(t)
 	for _, tt := range []struct {
@@ -19,10 +19,10 @@ func TestCopies(t *testing.T) {
 		{`up`, []int64{1}},
 		{`-up`, []int64{1}},
 		{`(up)`, []int64{1}},
-		{`rate(up[5m])`, []int64{1}}, // it writes while it reads
+		{`rate(up[5m])`, []int64{1}}, // writes its result while it reads
 		{`abs(up)`, []int64{2}},
 		{`abs(rate(up[5m]))`, []int64{2}},
-		{`label_join(up, "a", ",", "b", "c", "d")`, []int64{5}}, // as a function may that makes several series of one
+		{`label_join(up, "a", ",", "b", "c", "d")`, []int64{5}}, // like functions that return several series for one
 		{`up + 1`, []int64{2}},
 		{`up * on (i) up`, []int64{2, 2}},
 		{`up or rate(up[5m])`, []int64{2, 2}},
@@ -44,7 +44,7 @@ func TestCopies(t *testing.T) {
 			got = append(got, s.copies)
 		}
 		if !slices.Equal(got, tt.copies) {
-			t.Errorf("%s: %v copies, want %v", tt.text, got, tt.copies)
+			t.Errorf("%s: copies = %v, want %v", tt.text, got, tt.copies)
 		}
 	}
 }

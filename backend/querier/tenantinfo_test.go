@@ -43,7 +43,7 @@ func TestAnswersOfIngesters(t *testing.T) {
 		metadata    bool    // want success
 	}{
 		{"three", 3, [][]int{{10}, {10}, {10}}, 10, true},
-		{"three, one behind", 3, [][]int{{10}, {9}, {10}}, 10, true},
+		{"three, one with fewer series", 3, [][]int{{10}, {9}, {10}}, 10, true},
 		{"three, one unavailable", 3, [][]int{{10}, {fails}, {10}}, 10, true},
 		{"three, two unavailable", 3, [][]int{{10}, {fails}, {fails}}, -1, false},
 		{"all unavailable", 3, [][]int{{fails}, {fails}, {fails}}, -1, false},

@@ -10,21 +10,21 @@ import (
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 )
 
-var errNoRoom = errors.New("no room")
+var errNoMemory = errors.New("no memory")
 
-// room is memory of which so many bytes may be taken.
-type room struct{ left, taken int64 }
+// budget is a Memory with left bytes.
+type budget struct{ left, taken int64 }
 
-func (m *room) Take(n int64) error {
+func (m *budget) Take(n int64) error {
 	if m.left -= n; m.left < 0 {
-		return errNoRoom
+		return errNoMemory
 	}
 	m.taken += n
 	return nil
 }
 
-// manyParts is a request of so many series with two labels, and as many samples,
-// histograms, exemplars and metadata as are asked for of each.
+// manyParts returns a body with n series of two labels, each with the given
+// numbers of samples, histograms and exemplars.
 func manyParts(t *testing.T, v Version, n, samples, histograms, exemplars int) []byte {
 	t.Helper()
 	v1, v2 := &prompb.WriteRequest{}, &writev2.Request{Symbols: []string{"", "__name__", "m", "i"}}
@@ -59,9 +59,9 @@ func manyParts(t *testing.T, v Version, n, samples, histograms, exemplars int) [
 	return body
 }
 
-// TestDecodingTakesMemory: a request takes what it becomes before it is that: twice
-// its decompressed size, and what its series and samples are in memory. Where there is
-// less, nothing of it is left, and the error is the memory's own.
+// TestDecodingTakesMemory checks that decoding takes its memory in advance:
+// twice the decompressed size, plus the memory of series and samples. With less
+// memory the batch is empty, and the error is that of the Memory.
 func TestDecodingTakesMemory(t *testing.T) {
 	const n = 2000
 	for _, v := range []Version{V1, V2} {
@@ -78,23 +78,23 @@ func TestDecodingTakesMemory(t *testing.T) {
 			body := manyParts(t, v, n, tt.samples, tt.histograms, tt.exemplars)
 			raw := 2 * int64(len(body))
 			for _, step := range []struct {
-				what string
-				room int64
-				fits bool
+				what   string
+				memory int64
+				fits   bool
 			}{
-				{"its decompressed size alone", raw - 1, false},
-				{"nothing of what is decoded", raw + takeStep, false},
-				{"half of what is decoded", raw + n*tt.decoded/2, false},
+				{"less than the decompressed size", raw - 1, false},
+				{"only the decompressed size", raw + takeStep, false},
+				{"half of the decoded parts", raw + n*tt.decoded/2, false},
 				{"all", 1 << 40, true},
 			} {
 				var r Request
-				mem := room{left: step.room}
+				mem := budget{left: step.memory}
 				err := r.Decode(v, snappy.Encode(nil, body), 0, &mem)
-				if step.fits != (err == nil) || !step.fits && (!errors.Is(err, errNoRoom) || errors.Is(err, ErrMalformed) || len(r.Batch.Entries) > 0) {
-					t.Errorf("version %d, %s, room for %s: %v, %d series", v, tt.name, step.what, err, len(r.Batch.Entries))
+				if step.fits != (err == nil) || !step.fits && (!errors.Is(err, errNoMemory) || errors.Is(err, ErrMalformed) || len(r.Batch.Entries) > 0) {
+					t.Errorf("version %d, %s, memory for %s: error %v, %d series", v, tt.name, step.what, err, len(r.Batch.Entries))
 				}
 				if want := raw + n*tt.decoded; step.fits && (mem.taken < want || mem.taken > 5*want) {
-					t.Errorf("version %d, %s: %d bytes were taken, want %d to %d", v, tt.name, mem.taken, want, 5*want)
+					t.Errorf("version %d, %s: took %d bytes, want %d to %d", v, tt.name, mem.taken, want, 5*want)
 				}
 			}
 		}
