@@ -106,8 +106,8 @@ func TestInputBytes(t *testing.T) {
 	x := newWorld(t, wrap{objects: func(o objects.Store) objects.Store { g.Store = o; return g }})
 	x.comp = New(Options{ID: "c1", Store: x.Store, Lifecycle: x.Lifecycle, Retention: x.comp.opts.Retention, TenantsAtOnce: 16, InputBytes: 1, Now: x.comp.opts.Now})
 	g.during = func() {
-		if x.comp.room.TryAcquire(1) {
-			x.comp.room.Release(1)
+		if x.comp.input.TryAcquire(1) {
+			x.comp.input.Release(1)
 			t.Error("a tenant's pack is written, and there is room for another tenant")
 		}
 	}

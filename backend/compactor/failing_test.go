@@ -379,7 +379,7 @@ func TestUnreadablePack(t *testing.T) {
 				if got := w.consumed(); got != consumed || w.Manifest("fine", testDay) == nil {
 					t.Errorf("packs that can go: %q, want %q", got, consumed)
 				}
-				if n := strings.Count(w.log.String(), "L0 pack cannot be opened"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
+				if n := strings.Count(w.log.String(), "failed to open L0 pack"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
 					t.Errorf("%d attempts in the log", n)
 				}
 				m.Replace(object, good)
@@ -457,7 +457,7 @@ func TestFailingBounds(t *testing.T) {
 	if next := f.byKey[k].next; next.Sub(now) != maxBackOff {
 		t.Errorf("next attempt after %v", next.Sub(now))
 	}
-	f.look++
+	f.pass++
 	f.prune(map[int64]bool{testDay: true})
 	if len(f.byKey) != maxFailing {
 		t.Error("a day that was not looked at is forgotten")

@@ -378,14 +378,14 @@ func TestLosses(t *testing.T) {
 	}
 	settle := func() {
 		t.Helper()
-		if _, err := x.Store.SettleLosses(ctx, x.Now.UnixMilli()); err != nil {
+		if _, err := x.Store.ClearLosses(ctx, x.Now.UnixMilli()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	intend("i1", "a", w1, w2)
 	intend("i2", "b", w1)
 	for range 2 { // again is as good as once
-		if _, err := x.Store.Lose(ctx, "i1", "x", "a", []store.Window{w2, {Day: testDay, Number: 3}}); err != nil {
+		if _, err := x.Store.MarkLost(ctx, "i1", "x", "a", []store.Window{w2, {Day: testDay, Number: 3}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -399,7 +399,7 @@ func TestLosses(t *testing.T) {
 	if got := fmt.Sprint(losses()); !strings.HasPrefix(got, "[i1~lost-x a 1") {
 		t.Errorf("losses %s", got)
 	}
-	if _, err := x.Store.Lose(ctx, "i2", "y", "b", nil); err != nil {
+	if _, err := x.Store.MarkLost(ctx, "i2", "y", "b", nil); err != nil {
 		t.Fatal(err)
 	}
 	settle() // two zones were lost with window 1

@@ -105,7 +105,7 @@ func TestStalled(t *testing.T) {
 			}
 			waiter, give := context.WithCancel(context.Background())
 			give()
-			if _, err := x.comp.Compact(waiter, All); err == nil || !strings.Contains(err.Error(), "compaction that is under way") {
+			if _, err := x.comp.Compact(waiter, All); err == nil || !strings.Contains(err.Error(), "running compaction") {
 				t.Errorf("who waits: %v", err)
 			}
 			cancel()

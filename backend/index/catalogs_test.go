@@ -133,7 +133,7 @@ func TestL0Cells(t *testing.T) {
 	if got := with(first); len(got) != 1 || got[0] != b {
 		t.Errorf("days with the first pack: %v", got)
 	}
-	must(t, nil, ix.TakeOutL0(t.Context(), first, []TenantDay{b}, nil))
+	must(t, nil, ix.RemoveL0(t.Context(), first, []TenantDay{b}, nil))
 	if got := with(first); len(got) != 0 {
 		t.Errorf("days with the first pack when it was taken out: %v", got)
 	}

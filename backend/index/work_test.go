@@ -27,7 +27,7 @@ func TestReceipts(t *testing.T) {
 	must(t, nil, ix.Work.Intend(t.Context(), "i1", map[Window]schema.Intent{{testDay, 1}: {}, {testDay, 2}: {}}))
 	receipt := func(attempt uint64) {
 		t.Helper()
-		must(t, nil, ix.Work.AddReceipts(t.Context(), id, []DayReceipt{{Day: testDay, Settled: []int{1},
+		must(t, nil, ix.Work.AddReceipts(t.Context(), id, []DayReceipt{{Day: testDay, Cleared: []int{1},
 			Receipt: schema.Receipt{Object: "l0/x", Ingester: "i1", Attempt: attempt}}}))
 	}
 	receipt(1)
@@ -42,18 +42,18 @@ func TestReceipts(t *testing.T) {
 		return ok
 	}
 	receipt(2) // the upload is repeated
-	must(t, nil, ix.Work.TakeReceipt(t.Context(), testDay, before.Receipts[0]))
+	must(t, nil, ix.Work.RemoveReceipt(t.Context(), testDay, before.Receipts[0]))
 	if !has() {
 		t.Error("a receipt was taken out that was written after it was read")
 	}
-	must(t, nil, ix.Work.TakeReceipt(t.Context(), testDay, workOf(t, ix).Receipts[0]))
+	must(t, nil, ix.Work.RemoveReceipt(t.Context(), testDay, workOf(t, ix).Receipts[0]))
 	if has() {
 		t.Error("the receipt is there still")
 	}
 	if left, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(left) != 1 {
 		t.Errorf("intents %v, %v", left, err)
 	}
-	must(t, nil, ix.Work.Settle(t.Context(), "i1", []Window{{testDay, 2}}))
+	must(t, nil, ix.Work.ClearIntents(t.Context(), "i1", []Window{{testDay, 2}}))
 	if list, err := ix.Work.Days(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("work %v, %v", list, err)
 	}
@@ -62,7 +62,7 @@ func TestReceipts(t *testing.T) {
 // TestRewrites: a request for a rewrite is work until it is taken out.
 func TestRewrites(t *testing.T) {
 	ix := open(t)
-	must(t, nil, ix.Work.AskRewrites(t.Context(), "a", []int64{testDay}))
+	must(t, nil, ix.Work.RequestRewrites(t.Context(), "a", []int64{testDay}))
 	if d := workOf(t, ix); len(d.Rewrites) != 1 || d.Rewrites[0] != "a" || d.Idle() {
 		t.Errorf("%+v", d)
 	}
@@ -81,9 +81,9 @@ func TestLosses(t *testing.T) {
 	must(t, nil, ix.Work.Intend(t.Context(), "i10", map[Window]schema.Intent{w1: {Zone: "b"}}))
 	setAside(t, ix, asideOf("i1", "x", testDay, 3))
 	for range 2 {
-		must(t, nil, func() error { _, err := ix.Work.Lose(t.Context(), "i1", "inc", "a", []Window{w2}); return err }())
+		must(t, nil, func() error { _, err := ix.Work.MarkLost(t.Context(), "i1", "inc", "a", []Window{w2}); return err }())
 	}
-	must(t, nil, ix.Work.Damaged(t.Context(), "i10", "inc", "b", []Window{w2}))
+	must(t, nil, ix.Work.MarkDamaged(t.Context(), "i10", "inc", "b", []Window{w2}))
 	list, err := ix.Work.Losses(t.Context())
 	must(t, nil, err)
 	if len(list) != 4 {

@@ -55,7 +55,7 @@ func sealed(t *testing.T) store.Upload {
 		t.Fatal(err)
 	}
 	windows := store.WindowsOf(info)
-	return store.Upload{Path: path, Object: store.L0Object(windows, "i1", id), CRC: crc, Info: info, Ingester: "i1", Sealed: testNow().UnixMilli(), Windows: windows, Settled: windows}
+	return store.Upload{Path: path, Object: store.L0Object(windows, "i1", id), CRC: crc, Info: info, Ingester: "i1", Sealed: testNow().UnixMilli(), Windows: windows, Cleared: windows}
 }
 
 // TestCellsBeforeReceipts looks at every moment of an upload: a receipt says that
@@ -123,9 +123,9 @@ func TestObjectDeletedDuringUpload(t *testing.T) {
 	}
 }
 
-// TestDischarge: a receipt goes if it is the one that was read, of old versions
+// TestMarkConsumed: a receipt goes if it is the one that was read, of old versions
 // too, and stays when the upload was repeated since.
-func TestDischarge(t *testing.T) {
+func TestMarkConsumed(t *testing.T) {
 	r := memRows(t)
 	s, u := openStore(t, r, memory.New(), testNow), sealed(t)
 	if err := s.Upload(t.Context(), u); err != nil {
@@ -141,7 +141,7 @@ func TestDischarge(t *testing.T) {
 	discharge := func(list []store.DayWork) (left int) {
 		t.Helper()
 		for _, d := range list {
-			if err := s.Discharge(t.Context(), d.Day, d.Receipts[0]); err != nil {
+			if err := s.MarkConsumed(t.Context(), d.Day, d.Receipts[0]); err != nil {
 				t.Fatal(err)
 			}
 		}

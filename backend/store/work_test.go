@@ -48,7 +48,7 @@ func TestDamagedLog(t *testing.T) {
 		x.Must(nil, x.Store.Intend(t.Context(), i, map[store.Window]schema.Intent{w1: {Zone: "z-" + i, Since: x.Now.Add(-time.Hour).UnixMilli()}}))
 	}
 	for range 2 { // again is as good as once
-		x.Must(nil, x.Store.Damaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1, w2}))
+		x.Must(nil, x.Store.MarkDamaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1, w2}))
 	}
 	list, err := x.Store.Losses(t.Context())
 	x.Must(nil, err)
@@ -62,12 +62,12 @@ func TestDamagedLog(t *testing.T) {
 		t.Errorf("%d losses of the ingester, %v", n, err)
 	}
 	// All have uploaded what they had, says the caller; none of another zone was lost.
-	if left, err := x.Store.SettleLoss(t.Context(), "i1"); err != nil || left != 0 {
+	if left, err := x.Store.ClearLoss(t.Context(), "i1"); err != nil || left != 0 {
 		t.Errorf("%d losses are left, %v", left, err)
 	}
-	x.Must(nil, x.Store.Damaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1}))
-	x.Must(nil, x.Store.Damaged(t.Context(), "i2", "inc2", "z-i2", []store.Window{w1}))
-	if left, err := x.Store.SettleLoss(t.Context(), "i1"); err != nil || left != 1 {
+	x.Must(nil, x.Store.MarkDamaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1}))
+	x.Must(nil, x.Store.MarkDamaged(t.Context(), "i2", "inc2", "z-i2", []store.Window{w1}))
+	if left, err := x.Store.ClearLoss(t.Context(), "i1"); err != nil || left != 1 {
 		t.Errorf("with damage in two zones %d losses are left, %v", left, err)
 	}
 }

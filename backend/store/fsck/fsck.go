@@ -1,5 +1,5 @@
-// Package fsck checks what must hold between the packs of the long-term store and
-// its index, and makes the index again from the packs.
+// Package fsck checks that the packs of the long-term store and its index are
+// consistent, and rebuilds the index from the packs.
 package fsck
 
 import (
@@ -15,20 +15,20 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Checker checks and mends a store. It is safe for concurrent use.
+// Checker checks and repairs a store. It is safe for concurrent use.
 type Checker struct {
 	opts  store.Options
 	index *index.Index
 	store *store.Store
 }
 
-// New returns a checker of a store, with its options.
+// New returns a Checker for a store, with the options of the store.
 func New(s *store.Store) *Checker {
 	o := s.Options()
 	return &Checker{opts: o, index: o.Index, store: s}
 }
 
-// Tenants lists the tenants that the index or the object store has anything of,
+// Tenants returns the tenants with rows in the index or objects in the object store,
 // ascending.
 func (k *Checker) Tenants(ctx context.Context) ([]tenant.ID, error) {
 	set := map[tenant.ID]struct{}{}
