@@ -47,7 +47,8 @@ func (s *Store) openSource(src *objectSource, id ulid.ULID) (*pack.Reader, error
 		return nil, fmt.Errorf("object %s: %w", object, err)
 	}
 	if got := r.Info().ID; id != (ulid.ULID{}) && got != id {
-		return nil, errors.Join(fmt.Errorf("object %s: %w: the object contains pack %s, the index says %s", object, pack.ErrCorrupt, got, id), r.Release())
+		err := fmt.Errorf("object %s: %w: the object contains pack %s, the index says %s", object, pack.ErrCorrupt, got, id)
+		return nil, errors.Join(err, r.Release())
 	}
 	return r, nil
 }
