@@ -20,8 +20,8 @@ func workOf(t *testing.T, ix *Index) DayWork {
 	return list[0]
 }
 
-// TestReceipts: a receipt goes with the intents that it settles, and is taken out
-// only as it was read.
+// TestReceipts checks that AddReceipts clears intents, and that RemoveReceipt removes a receipt
+// only if it is unchanged.
 func TestReceipts(t *testing.T) {
 	ix, id := open(t), ulid.ULID{1}
 	must(t, nil, ix.Work.Intend(t.Context(), "i1", map[Window]schema.Intent{{testDay, 1}: {}, {testDay, 2}: {}}))
@@ -44,11 +44,11 @@ func TestReceipts(t *testing.T) {
 	receipt(2) // the upload is repeated
 	must(t, nil, ix.Work.RemoveReceipt(t.Context(), testDay, before.Receipts[0]))
 	if !has() {
-		t.Error("a receipt was taken out that was written after it was read")
+		t.Error("RemoveReceipt removed a receipt that was rewritten after the read")
 	}
 	must(t, nil, ix.Work.RemoveReceipt(t.Context(), testDay, workOf(t, ix).Receipts[0]))
 	if has() {
-		t.Error("the receipt is there still")
+		t.Error("the receipt still exists after RemoveReceipt")
 	}
 	if left, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(left) != 1 {
 		t.Errorf("intents %v, %v", left, err)
@@ -59,7 +59,7 @@ func TestReceipts(t *testing.T) {
 	}
 }
 
-// TestRewrites: a request for a rewrite is work until it is taken out.
+// TestRewrites checks that a request for a rewrite is part of the work until it is removed.
 func TestRewrites(t *testing.T) {
 	ix := open(t)
 	must(t, nil, ix.Work.RequestRewrites(t.Context(), "a", []int64{testDay}))
@@ -72,8 +72,8 @@ func TestRewrites(t *testing.T) {
 	}
 }
 
-// TestLosses: what a lost ingester had is under a name of its own, once however often
-// it is marked, and its successor has none of it.
+// TestLosses checks that MarkLost moves the windows of a lost ingester to a name of their own,
+// that it is idempotent, and that the ingester's next incarnation has none of them.
 func TestLosses(t *testing.T) {
 	ix := open(t)
 	w1, w2 := Window{testDay, 1}, Window{testDay, 2}
@@ -96,19 +96,19 @@ func TestLosses(t *testing.T) {
 	}
 	for ingester, want := range map[string]int{"i1": 2, "i10": 1, "i": 0} {
 		if n, err := ix.Work.LossesOf(t.Context(), ingester); err != nil || n != want {
-			t.Errorf("%d windows were lost with %s, want %d, %v", n, ingester, want, err)
+			t.Errorf("LossesOf() = %d for %s, want %d; error %v", n, ingester, want, err)
 		}
 	}
 	if own, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(own) != 0 {
-		t.Errorf("intents of the successor %v, %v", own, err)
+		t.Errorf("intents of the next incarnation: %v, %v", own, err)
 	}
 	if n, err := ix.Work.AcceptLoss(t.Context(), testDay); err != nil || n != 5 {
-		t.Errorf("%d accepted, %v", n, err)
+		t.Errorf("AcceptLoss() = %d, %v; want 5", n, err)
 	}
 }
 
-// TestForeignWork: what this version cannot read of a work row is an error, but for
-// the row of a day that no key can name.
+// TestForeignWork checks that a cell of a work row that cannot be decoded is an error, except in
+// the row for days outside the valid range.
 func TestForeignWork(t *testing.T) {
 	for _, q := range []string{schema.IntentPrefix, schema.ReceiptPrefix + "short", schema.IntentQualifier(1, "i1"), schema.ReceiptQualifier(ulid.ULID{1}), schema.AsidePrefix} {
 		ix := open(t)

@@ -81,7 +81,7 @@ func (r *reader) fail(format string, args ...any) {
 func (r *reader) uvarint(what string) uint64 {
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {
-		r.fail("%s is cut short", what)
+		r.fail("%s is truncated", what)
 		return 0
 	}
 	r.b = r.b[n:]
@@ -91,7 +91,7 @@ func (r *reader) uvarint(what string) uint64 {
 func (r *reader) upTo(limit uint64, what string) uint64 {
 	v := r.uvarint(what)
 	if v > limit {
-		r.fail("%s is %d, at most %d is possible", what, v, limit)
+		r.fail("%s is %d, the limit is %d", what, v, limit)
 		return 0
 	}
 	return v
@@ -107,7 +107,7 @@ func (r *reader) varint(what string) int64 {
 
 func (r *reader) bytes(n int, what string) []byte {
 	if n < 0 || n > len(r.b) {
-		r.fail("%s is cut short", what)
+		r.fail("%s is truncated", what)
 		return nil
 	}
 	out := r.b[:n:n]
@@ -130,7 +130,7 @@ func (r *reader) byte(what string) byte {
 func (r *reader) flag(what string) bool {
 	b := r.byte(what)
 	if b > 1 {
-		r.fail("%s is %d, should be 0 or 1", what, b)
+		r.fail("%s is %d, want 0 or 1", what, b)
 	}
 	return b == 1
 }
