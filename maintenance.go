@@ -66,7 +66,7 @@ var ErrFindings = errors.New("the store is not consistent")
 
 // Verify checks the configured long-term store, after rebuilding its index if v.Rebuild is
 // set. It prints findings to out.
-func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.Writer) (err error) {
+func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.Writer, progress *progressBar) (err error) {
 	if err := cfg.Store.checkRole(All, false); err != nil {
 		return err
 	}
@@ -108,12 +108,13 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		}
 	}
 	if v.Rebuild {
-		if err := rebuildIndex(ctx, check, tenants, out); err != nil {
+		if err := rebuildIndex(ctx, check, tenants, out, progress); err != nil {
 			return err
 		}
 	}
 	report, err := check.Verify(ctx, tenants,
-		fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }})
+		fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }, Progress: progress.of("verify")})
+	progress.end()
 	if err != nil {
 		return err
 	}
@@ -129,8 +130,9 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 }
 
 // rebuildIndex rebuilds the index and prints a summary.
-func rebuildIndex(ctx context.Context, check *fsck.Checker, tenants []tenant.ID, out io.Writer) error {
-	report, err := check.RebuildIndex(ctx, tenants)
+func rebuildIndex(ctx context.Context, check *fsck.Checker, tenants []tenant.ID, out io.Writer, progress *progressBar) error {
+	report, err := check.RebuildIndex(ctx, tenants, progress.of("rebuild the index"))
+	progress.end()
 	if err != nil {
 		return err
 	}

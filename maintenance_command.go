@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/cli/command"
@@ -56,6 +57,6 @@ func verify(fs *flag.FlagSet) command.Action {
 		return err
 	})
 	return maintain(fs, func(ctx context.Context, sh *command.Shell, cfg Config, o Options) error {
-		return Verify(ctx, cfg, o, v, sh.Out)
+		return Verify(ctx, cfg, o, v, sh.Out, newProgressBar(sh.Err, time.Now))
 	})
 }

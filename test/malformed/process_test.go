@@ -36,7 +36,7 @@ func TestConfiguration(t *testing.T) {
 		{"unknown key", "colour: red", 2, "colour|line 1"},
 		{"unknown key deep down", "gateway:\n  max_queud: 5", 2, "max_queud|line 2"},
 		{"key twice", "listen: ':1'\nlisten: ':2'", 2, "listen|line 2"},
-		{"wrong type", "gateway: {max_in_flight: many}", 2, "many|int"},
+		{"wrong type", "gateway: {max_in_flight: many}", 2, "gateway.max_in_flight|many|a whole number"},
 		{"a list for a map", "gateway: [1]", 2, "line 1"},
 		{"text for a list", "upstream: {urls: {a: b}}", 2, "line 1"},
 		{"bad YAML", "listen: [", 2, "yaml"},
@@ -93,7 +93,7 @@ func TestStart(t *testing.T) {
 		code            int
 		says            string
 	}{
-		{"unknown command", "", "frobnicate", 2, "frobnicate|Usage"},
+		{"unknown command", "", "frobnicate", 2, "frobnicate|pallium help"},
 		{"unknown flag", "", "all -colour red", 2, "-colour"},
 		{"argument too many", "", "all now", 2, `"now"`},
 		{"no such file", "", "all -config " + dir + "/nowhere.yaml", 2, "nowhere.yaml"},

@@ -22,6 +22,18 @@ type Checker struct {
 	store *store.Store
 }
 
+// Progress is called with the completed part, from 0 to 1, and the name of the next day. It
+// may be nil.
+type Progress func(done float64, next string)
+
+// day reports that a day of a tenant is next.
+func (p Progress) day(c *index.Catalog, tenantsDone, tenants, daysDone, days int) {
+	if p != nil {
+		done := (float64(tenantsDone) + float64(daysDone)/float64(days)) / float64(tenants)
+		p(done, fmt.Sprintf("tenant %s, day %d", c.Tenant, c.Day))
+	}
+}
+
 // New returns a Checker for a store, with the options of the store.
 func New(s *store.Store) *Checker {
 	o := s.Options()

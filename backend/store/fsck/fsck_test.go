@@ -36,7 +36,7 @@ func TestRebuildIndex(t *testing.T) {
 	if _, err := x.Fsck.Verify(t.Context(), []tenant.ID{"a", "b"}, fsck.Options{Finding: func(string, error) { findings++ }}); err != nil || findings == 0 {
 		t.Fatalf("Verify without index rows: %d findings, error %v; want findings", findings, err)
 	}
-	report, err := x.Fsck.RebuildIndex(t.Context(), []tenant.ID{"a", "b"})
+	report, err := x.Fsck.RebuildIndex(t.Context(), []tenant.ID{"a", "b"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestRebuildIndex(t *testing.T) {
 	if err != nil || len(found) != 2 {
 		t.Fatalf("Tenants() = %v, %v; want 2 tenants", found, err)
 	}
-	if report, err = x.Fsck.RebuildIndex(t.Context(), found); err != nil || report.Recovered != 1 {
+	if report, err = x.Fsck.RebuildIndex(t.Context(), found, nil); err != nil || report.Recovered != 1 {
 		t.Fatalf("%+v, %v", report, err)
 	}
 	x.Check("recovered")
@@ -84,7 +84,7 @@ func TestRecoveryFences(t *testing.T) {
 	if err := x.Rows.Mutate(t.Context(), rows.RowMutation{Key: key, Mutations: lost}); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := x.Fsck.RebuildIndex(t.Context(), slices.Collect(maps.Keys(x.Want))); err != nil || r.Recovered != 1 {
+	if r, err := x.Fsck.RebuildIndex(t.Context(), slices.Collect(maps.Keys(x.Want)), nil); err != nil || r.Recovered != 1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {

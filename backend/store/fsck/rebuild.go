@@ -20,12 +20,12 @@ type RebuildReport struct {
 // at the end of each pack, and reads only that part of the packs. First it recovers
 // the manifests of days with packs and no manifest, and enters L0 packs without a
 // receipt into the index.
-func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID) (RebuildReport, error) {
+func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID, progress Progress) (RebuildReport, error) {
 	var report RebuildReport
 	if err := k.recoverL0(ctx); err != nil {
 		return report, err
 	}
-	for _, t := range tenants {
+	for at, t := range tenants {
 		n, err := k.recoverManifests(ctx, t)
 		report.Recovered += n
 		if err != nil {
@@ -36,6 +36,7 @@ func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID) (Rebuil
 			return report, err
 		}
 		for i := range list {
+			progress.day(&list[i], at, len(tenants), i, len(list))
 			if list[i].Manifest == nil {
 				continue
 			}

@@ -24,6 +24,8 @@ type Options struct {
 	Data bool
 	// Finding is called for each inconsistency, with its location.
 	Finding func(where string, err error)
+	// Progress is called before each day.
+	Progress Progress
 }
 
 // Report counts what Verify checked.
@@ -42,7 +44,7 @@ type Report struct {
 // itself failed.
 func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (Report, error) {
 	v := &verifier{k: k, o: o}
-	for _, t := range tenants {
+	for n, t := range tenants {
 		list, _, err := k.index.Catalogs.Readable(ctx, t, 0, schema.MaxDay)
 		if err != nil {
 			return v.report, err
@@ -51,6 +53,7 @@ func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (R
 			if err := ctx.Err(); err != nil {
 				return v.report, err
 			}
+			o.Progress.day(&list[i], n, len(tenants), i, len(list))
 			v.day(ctx, &list[i])
 		}
 	}
