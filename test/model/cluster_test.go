@@ -40,7 +40,7 @@ func newMany(t *testing.T) *many {
 	dir := t.TempDir()
 	guard(t, dir)
 	var err error
-	m.c, err = cluster.New(cluster.Options{Dir: dir, Free: true, TwoCompactors: true,
+	m.c, err = cluster.New(cluster.Options{Dir: dir, Free: true, TwoCompactors: true, QueriersApart: true,
 		Binaries: cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: redis,
 			Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")},
 		Through: func(name, address string) string {
@@ -218,7 +218,15 @@ func (m *many) settle() {
 
 // disturbed is a fault of the way to a process.
 func (m *many) disturbed(name, process string, weight int, mode chaos.Mode) operation {
-	return m.fault(name, weight, func(*run) { m.proxy[process].Set(mode) }, func(*run) { m.proxy[process].Set(chaos.Pass) })
+	set := func(mode chaos.Mode) func(*run) {
+		return func(*run) {
+			m.proxy[process].Set(mode)
+			if process == "bigtable" {
+				m.proxy["querier-bigtable"].Set(mode)
+			}
+		}
+	}
+	return m.fault(name, weight, set(mode), set(chaos.Pass))
 }
 
 // skewed is a fault of a clock: the process runs with another one.
@@ -292,14 +300,14 @@ func (m *many) drop(r *run) {
 	r.faulty.Store(false)
 }
 
-// fromSlowStore is fromStore while the index answers slowly, and its answers come in
-// another order than they were asked for.
+// fromSlowStore is fromStore while the index is slow for queriers, and their calls
+// reach it in another order than they were made; compactors publish as fast as ever.
 func (m *many) fromSlowStore(r *run) {
 	r.fromStore(func() {
 		m.drop(r)
-		m.proxy["bigtable"].Set(chaos.Slow)
+		m.proxy["querier-bigtable"].Set(chaos.Slow)
 	})
-	m.proxy["bigtable"].Set(chaos.Pass)
+	m.proxy["querier-bigtable"].Set(chaos.Pass)
 }
 
 // race has two compactors at once, while queries run.
