@@ -7,8 +7,8 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// TestNothingAt: a path of another product says where the same is here.
-func TestNothingAt(t *testing.T) {
+// TestNotFoundText checks that paths of other products point to Pallium's own.
+func TestNotFoundText(t *testing.T) {
 	router, err := newRouter(routes.Table(), answers())
 	if err != nil {
 		t.Fatal(err)
@@ -16,9 +16,9 @@ func TestNothingAt(t *testing.T) {
 	g := &Gateway{router: router}
 	for path, want := range map[string]string{
 		"/": "/api/v1/push", "/metrics": "admin listener", "/admin/v1/tenants": "admin listener",
-		"/api/prom/push": "remote write goes to /api/v1/push", "/api/v1/write": "remote write goes to /api/v1/push",
-		"/api/prom/api/v1/query": "below /prometheus", "/api/v1/query": "with /prometheus at the end", "/api/v1/query_range": "with /prometheus at the end",
-		"/api/v1/label/job/values": "with /prometheus at the end",
+		"/api/prom/push": "send remote write to /api/v1/push", "/api/v1/write": "send remote write to /api/v1/push",
+		"/api/prom/api/v1/query": "below /prometheus", "/api/v1/query": "with /prometheus appended", "/api/v1/query_range": "with /prometheus appended",
+		"/api/v1/label/job/values": "with /prometheus appended",
 	} {
 		if got := g.nothingAt(path); !strings.Contains(got, want) {
 			t.Errorf("%s: %s", path, got)

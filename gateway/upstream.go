@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// awayFor is how long a backend that could not be reached is passed over.
+	// awayFor is how long an unreachable backend is skipped.
 	awayFor  = time.Second
 	attempts = 3
 )
 
-// upstream sends requests to several backends in turn. A request that fails
-// before it has an answer goes to the next one: all that the gateway forwards
-// may be repeated, and its body is there as a whole.
+// upstream distributes requests over several backends round robin. A request that fails
+// before it has a response is retried at the next backend: all requests that the gateway
+// forwards are safe to repeat, and their bodies are buffered.
 type upstream struct {
 	backends []*endpoint
 	next     http.RoundTripper
@@ -28,7 +28,7 @@ type upstream struct {
 
 type endpoint struct {
 	url  *url.URL
-	away atomic.Int64 // Unix nanoseconds until which it is passed over
+	away atomic.Int64 // skip the backend until this time, in Unix nanoseconds
 }
 
 func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time) *upstream {
@@ -39,7 +39,7 @@ func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time) 
 	return u
 }
 
-// pick returns the next backend in turn that is not away, or the next at all.
+// pick returns the next backend that is not skipped, or the next one if all are.
 func (u *upstream) pick(tried map[*endpoint]bool) *endpoint {
 	now := u.now().UnixNano()
 	n := uint64(len(u.backends))
@@ -75,7 +75,7 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 		if r.GetBody != nil {
 			body, err := r.GetBody()
 			if err != nil {
-				return nil, fmt.Errorf("send the body again: %w", err)
+				return nil, fmt.Errorf("read the buffered body for a retry: %w", err)
 			}
 			out.Body = body
 		}

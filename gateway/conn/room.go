@@ -6,15 +6,15 @@ import (
 )
 
 const (
-	// freeHeader is how long a header may be without taking room.
+	// freeHeader is the size up to which a header reserves no memory.
 	freeHeader = 16 << 10
-	// headerRoom is for all longer headers together.
+	// headerRoom bounds the memory of all longer headers together.
 	headerRoom = 64 << 20
 	roomStep   = 16 << 10
 )
 
-// room bounds what long headers take together, since nobody has proven anything
-// while a header is read.
+// room bounds the memory of all long headers, because clients are not authenticated while
+// a header is read.
 type room struct {
 	limit int64
 	used  atomic.Int64
@@ -28,7 +28,7 @@ func (r *room) take(n int64) bool {
 	return true
 }
 
-// reserve takes room for a header of so many bytes, and reports whether there was.
+// reserve reserves memory for a header of size bytes, and reports whether it succeeded.
 func (c *guardConn) reserve(size int64) bool {
 	for size > freeHeader+c.reserved.Load() {
 		if !c.room.take(roomStep) {
@@ -43,7 +43,7 @@ func (c *guardConn) reserve(size int64) bool {
 	return true
 }
 
-// release gives the room of a header back: its request was answered, the next one
+// release releases the memory of a header: its response was sent, the next request
 // begins, or the connection is closed.
 func (c *guardConn) release() {
 	if n := c.reserved.Swap(0); n > 0 {
@@ -52,5 +52,6 @@ func (c *guardConn) release() {
 }
 
 func noRoom() *Rejection {
-	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_room", Text: "too many long headers are being read: try again"}
+	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_room", Text: "too many long headers are being read: try " +
+		"again later, or send shorter headers"}
 }
