@@ -10,34 +10,36 @@ import (
 )
 
 const (
-	// maxWaiting bounds the requests that wait at one gate. One of them holds
-	// about 20 KiB: its connection's buffers and goroutine.
+	// maxWaiting bounds the requests that wait at one gate. Each of them holds about
+	// 20 KiB: its connection's buffers and goroutine.
 	maxWaiting = 1000
 	// maxWait is the longest wait at a gate.
 	maxWait = 5 * time.Second
 )
 
-var errBusy = errors.New("too many credentials wait to be checked")
+var errBusy = errors.New("too many credentials are waiting to be checked")
 
-// gate bounds how many checks of one kind run at once, so that they leave the
-// processors and the store to others, and how many requests wait for one. Networks
-// are served in turn, and in each the addresses. When too many wait, one of the
-// address that has most of them has to go: an address with few always gets in.
+// gate bounds how many checks of one kind run at the same time, so that they leave the
+// CPUs and the store to others, and how many requests wait for a check. Networks are
+// served round robin, and so are the addresses within a network. If too many requests
+// wait, one of the address with the most waiting requests is rejected: an address with
+// few requests is always served.
 type gate struct {
 	mu      sync.Mutex
 	free    int
 	waiting int
-	crowds  []*crowd // the next to be served first
+	crowds  []*crowd // in the order in which they are served next
 }
 
-// crowd are the waiters of one network.
+// networkQueue holds the waiting requests of one network.
 type crowd struct {
 	net   netip.Prefix
 	n     int
-	lines []*line // the next to be served first
+	lines []*line // in the order in which they are served next
 }
 
-// line are the waiters of one address. Those who were valid lately come first.
+// addressQueue holds the waiting requests of one address. Requests with credentials that
+// were valid recently are served first.
 type line struct {
 	src          netip.Prefix
 	faults       float64
@@ -46,14 +48,14 @@ type line struct {
 
 func (l *line) n() int { return len(l.known) + len(l.fresh) }
 
-// waiter is told nil when it may go on, and errBusy when it may not.
+// waiter receives nil when the request may continue, and errBusy when it is rejected.
 type waiter chan error
 
 func newGate(atOnce int) *gate { return &gate{free: atOnce} }
 
-// enter waits for a place. faults are the failures of the address, which decide
-// between equals. The error is errBusy or the context's; without one, leave must
-// follow.
+// enter waits until the check may run. failures is the number of failures of the address;
+// it decides which of two addresses with equally many requests is rejected. The error is
+// errBusy or the context's; if it is nil, leave must be called.
 func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, faults float64) error {
 	g.mu.Lock()
 	if g.free > 0 {
@@ -79,12 +81,12 @@ func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, faults flo
 		err = ctx.Err()
 	}
 	if !g.remove(w) && <-w == nil {
-		g.leave() // the place came at the same time
+		g.leave() // the check was allowed at the same time
 	}
 	return err
 }
 
-// leave gives the place to the next.
+// leave lets the next waiting request continue.
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -131,7 +133,8 @@ func (g *gate) add(src netip.Addr, known bool, faults float64) waiter {
 	return w
 }
 
-// take removes waiter i of from, which belongs to l of c, and what is empty then.
+// take removes waiter i of from, which belongs to l in c, and removes queues that are
+// empty then.
 func (g *gate) take(c *crowd, l *line, from *[]waiter, i int) {
 	*from = slices.Delete(*from, i, i+1)
 	g.waiting--
@@ -144,8 +147,8 @@ func (g *gate) take(c *crowd, l *line, from *[]waiter, i int) {
 	}
 }
 
-// turnAway rejects the last of the address with most waiters, in the network with
-// most; among equals of the one with most failures.
+// rejectOne rejects the newest request of the address with the most waiting requests, in
+// the network with the most; with equal numbers, of the address with the most failures.
 func (g *gate) turnAway() {
 	var worst *crowd
 	var worstLine *line
@@ -175,7 +178,7 @@ func (c *crowd) worst() *line {
 	return w
 }
 
-// remove takes a waiter out and reports whether it was still there.
+// remove removes a waiter and reports whether it was still waiting.
 func (g *gate) remove(w waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
