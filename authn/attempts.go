@@ -54,7 +54,7 @@ type attempts struct {
 	networks *lru.Cache[netip.Prefix, *bucket]
 	keys     *lru.Cache[string, time.Time] // by key ID: when it was last valid
 	subjects *lru.Cache[subject, time.Time]
-	room     room
+	delayed  delayed
 }
 
 // bucket counts the failures that are left before attempts are delayed. Below zero it
@@ -84,7 +84,7 @@ func newAttempts(cfg AttemptsConfig, now func() time.Time) *attempts {
 		networks: lru.New[netip.Prefix, *bucket](int64(cfg.Entries), nil),
 		keys:     lru.New[string, time.Time](int64(cfg.Entries), nil),
 		subjects: lru.New[subject, time.Time](int64(cfg.Entries), nil),
-		room:     room{sources: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}},
+		delayed:  delayed{sources: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}},
 	}
 }
 
@@ -92,10 +92,10 @@ func newAttempts(cfg AttemptsConfig, now func() time.Time) *attempts {
 // usually none, and never longer than maxDelay. The error is the context's.
 func (a *attempts) pause(ctx context.Context, src netip.Addr) error {
 	d := max(a.delay(a.sources, source(src), a.cfg.PerSource), a.delay(a.networks, network(src), a.cfg.PerNetwork))
-	if d <= 0 || !a.room.enter(src) {
+	if d <= 0 || !a.delayed.enter(src) {
 		return nil
 	}
-	defer a.room.leave(src)
+	defer a.delayed.leave(src)
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -146,7 +146,7 @@ func (b *bucket) refill(now time.Time, rate, burst float64) {
 }
 
 // failures returns how many failures currently count against the address.
-func (a *attempts) faults(src netip.Addr) float64 {
+func (a *attempts) failures(src netip.Addr) float64 {
 	b, ok := a.sources.Get(source(src))
 	if !ok {
 		return 0
@@ -180,14 +180,14 @@ func noteValid[K comparable](in *lru.Cache[K, time.Time], k K, now time.Time) {
 }
 
 // delayed counts the requests that are being delayed.
-type room struct {
+type delayed struct {
 	mu                sync.Mutex
 	all               int
 	sources, networks map[netip.Prefix]int
 }
 
 // enter reports whether another request may be delayed, and counts it.
-func (r *room) enter(src netip.Addr) bool {
+func (r *delayed) enter(src netip.Addr) bool {
 	s, n := source(src), network(src)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -200,7 +200,7 @@ func (r *room) enter(src netip.Addr) bool {
 	return true
 }
 
-func (r *room) leave(src netip.Addr) {
+func (r *delayed) leave(src netip.Addr) {
 	s, n := source(src), network(src)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -213,7 +213,7 @@ func (r *room) leave(src netip.Addr) {
 	}
 }
 
-func (r *room) load() int {
+func (r *delayed) load() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.all

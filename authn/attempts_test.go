@@ -162,8 +162,8 @@ func TestDelay(t *testing.T) {
 			t.Errorf("not delayed: %v", err)
 		default:
 		}
-		if l.store.Reads() != reads || l.a.attempts.room.load() != 2 {
-			t.Errorf("%d reads of the store before the delay is over, %d requests delayed, want 0 and 2", l.store.Reads()-reads, l.a.attempts.room.load())
+		if l.store.Reads() != reads || l.a.attempts.delayed.load() != 2 {
+			t.Errorf("%d reads of the store before the delay is over, %d requests delayed, want 0 and 2", l.store.Reads()-reads, l.a.attempts.delayed.load())
 		}
 		for range 2 {
 			if err := <-done; err == nil {
@@ -291,7 +291,7 @@ func TestDelayedAreBounded(t *testing.T) {
 			go l.fail(from, 1)
 		}
 		synctest.Wait()
-		r := &l.a.attempts.room
+		r := &l.a.attempts.delayed
 		most := func(counts map[netip.Prefix]int) int { return slices.Max(slices.Collect(maps.Values(counts))) }
 		if r.all > maxDelayed || most(r.sources) != maxDelayedPerSource || most(r.networks) > maxDelayedPerNetwork || l.store.Reads() == reads {
 			t.Errorf("%d requests are delayed, by address %v; %d reads of the store", r.all, r.sources, l.store.Reads()-reads)

@@ -76,7 +76,7 @@ type Authenticator struct {
 
 // concurrentLookups is how many keys that were not valid recently are looked up at the
 // same time: enough for thousands per second with a store that takes 10 ms.
-const lookupsAtOnce = 64
+const concurrentLookups = 64
 
 // New checks the configuration and loads every key set. A key set that cannot be loaded
 // is an error: without its keys, all tokens of an issuer would be rejected with 401.
@@ -90,7 +90,7 @@ func New(o Options) (*Authenticator, error) {
 	a := &Authenticator{
 		cfg: o.Config, keys: o.Keys, pepper: o.Pepper, compare: o.Pepper.Verify, now: o.Now, log: o.Logger,
 		attempts:   newAttempts(o.Config.Attempts, o.Now),
-		lookups:    newGate(lookupsAtOnce),
+		lookups:    newGate(concurrentLookups),
 		signatures: newGate(max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	a.register(o.Registerer)
@@ -185,10 +185,10 @@ func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) 
 func (a *Authenticator) lookUp(ctx context.Context, keyID string, src netip.Addr, exempt bool) (apikey.Credential, error) {
 	if !exempt {
 		if err := a.attempts.pause(ctx, src); err != nil {
-			return apikey.Credential{}, turnedAway(err)
+			return apikey.Credential{}, notChecked(err)
 		}
-		if err := a.lookups.enter(ctx, src, false, a.attempts.faults(src)); err != nil {
-			return apikey.Credential{}, turnedAway(err)
+		if err := a.lookups.enter(ctx, src, false, a.attempts.failures(src)); err != nil {
+			return apikey.Credential{}, notChecked(err)
 		}
 		defer a.lookups.leave()
 	}
@@ -227,12 +227,12 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 	exempt := a.attempts.knownSubject(who)
 	if !exempt {
 		if err := a.attempts.pause(ctx, src); err != nil {
-			return tenant.Identity{}, turnedAway(err)
+			return tenant.Identity{}, notChecked(err)
 		}
 	}
 	// The claims are not verified yet, so known subjects share the gate with others.
-	if err := a.signatures.enter(ctx, src, exempt, a.attempts.faults(src)); err != nil {
-		return tenant.Identity{}, turnedAway(err)
+	if err := a.signatures.enter(ctx, src, exempt, a.attempts.failures(src)); err != nil {
+		return tenant.Identity{}, notChecked(err)
 	}
 	now := a.now()
 	id, exp, err := func() (tenant.Identity, time.Time, error) {
@@ -261,7 +261,7 @@ func (a *Authenticator) failed(ctx context.Context, src netip.Addr, notDelayed b
 }
 
 // notChecked returns the error of a request whose credential was not checked.
-func turnedAway(err error) *Error {
+func notChecked(err error) *Error {
 	if errors.Is(err, errBusy) {
 		return &Error{Kind: Throttled, Reason: "checks_busy", RetryAfter: time.Second, Err: err}
 	}

@@ -27,10 +27,10 @@ func newGateWorld(t *testing.T) *gateWorld {
 }
 
 // wait adds a request, and returns when it is waiting or was rejected.
-func (w *gateWorld) wait(ctx context.Context, from string, known bool, faults float64) {
+func (w *gateWorld) wait(ctx context.Context, from string, known bool, failures float64) {
 	done := make(chan error, 1)
 	go func() {
-		err := w.g.enter(ctx, netip.MustParseAddr(from), known, faults)
+		err := w.g.enter(ctx, netip.MustParseAddr(from), known, failures)
 		if err == nil {
 			if known {
 				from += " known"
@@ -68,8 +68,8 @@ func TestGateTakesTurns(t *testing.T) {
 		if !slices.Equal(w.passed, want) {
 			t.Errorf("passed %q, want %q", w.passed, want)
 		}
-		if w.g.free != 1 || len(w.g.crowds) != 0 {
-			t.Errorf("%d free, crowds %v", w.g.free, w.g.crowds)
+		if w.g.free != 1 || len(w.g.networks) != 0 {
+			t.Errorf("%d free, networks %v", w.g.free, w.g.networks)
 		}
 	})
 }

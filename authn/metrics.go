@@ -10,7 +10,7 @@ func (a *Authenticator) register(reg prometheus.Registerer) {
 	for _, w := range []struct {
 		what string
 		load func() int
-	}{{"delay", a.attempts.room.load}, {"lookup", a.lookups.load}, {"signature", a.signatures.load}} {
+	}{{"delay", a.attempts.delayed.load}, {"lookup", a.lookups.load}, {"signature", a.signatures.load}} {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pallium_gateway_auth_waiting_requests",
 			Help: "Requests whose credential has not been checked yet: delayed after failures, or queued for the lookup of an API key " +

@@ -47,13 +47,13 @@ type Config struct {
 }
 
 // maxIdleTimeout is longer than load balancers keep connections open.
-const mostIdle = 15 * time.Minute
+const maxIdleTimeout = 15 * time.Minute
 
 // The bounds of max_header_bytes. Headers are read before the client is
 // authenticated.
 const (
-	leastHeaderBytes = 4 << 10
-	mostHeaderBytes  = 1 << 20
+	minHeaderBytes = 4 << 10
+	maxHeaderBytes = 1 << 20
 )
 
 // HeaderBytes returns max_header_bytes or its default.
@@ -69,11 +69,11 @@ func (c *Config) check() error {
 	if c.MaxInFlight < 0 || c.MaxQueued < 0 || c.QueueTimeout < 0 || c.MaxBodyBytes < 0 || c.MaxTenants < 0 || c.Gateways < 0 {
 		return fmt.Errorf("max_in_flight, max_queued, queue_timeout, max_body_bytes, max_tenants and gateways must not be negative")
 	}
-	if n := c.HeaderBytes(); n < leastHeaderBytes || n > mostHeaderBytes {
-		return fmt.Errorf("max_header_bytes is %d: it must be between %d and %d", n, leastHeaderBytes, mostHeaderBytes)
+	if n := c.HeaderBytes(); n < minHeaderBytes || n > maxHeaderBytes {
+		return fmt.Errorf("max_header_bytes is %d: it must be between %d and %d", n, minHeaderBytes, maxHeaderBytes)
 	}
-	if d := time.Duration(c.IdleTimeout); d < 0 || d > mostIdle {
-		return fmt.Errorf("idle_timeout is %s: it must be between 0s (the default, 60s) and %s", d, mostIdle)
+	if d := time.Duration(c.IdleTimeout); d < 0 || d > maxIdleTimeout {
+		return fmt.Errorf("idle_timeout is %s: it must be between 0s (the default, 60s) and %s", d, maxIdleTimeout)
 	}
 	if c.MaxBufferedBytes < 0 {
 		return fmt.Errorf("max_buffered_bytes must not be negative")

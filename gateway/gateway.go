@@ -72,8 +72,8 @@ type Gateway struct {
 	version versionInfo
 	now     func() time.Time
 
-	memory    Memory
-	wholeMost int64 // maximum bytes of a response to an HTTP/1.0 client
+	memory     Memory
+	wholeLimit int64 // maximum bytes of a response to an HTTP/1.0 client
 
 	router   *router
 	unrouted *boundRoute // stands in for the route of requests without one
@@ -110,7 +110,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	router, err := newRouter(routes.Table(), answers())
+	router, err := newRouter(routes.Table(), newOwnHandlers())
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -123,7 +123,7 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
 		version: versionInfo{version: o.Version, revision: o.Revision},
-		memory:  o.Memory, wholeMost: maxWhole,
+		memory:  o.Memory, wholeLimit: maxWhole,
 		router: router, unrouted: &boundRoute{Route: routes.Route{Name: "none", Kind: routes.Read}}, trusted: trusted,
 		quota: quota.NewTenants(o.Config.MaxTenants, o.Now),
 		gate:  quota.NewGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
@@ -162,7 +162,7 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
 		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
 	}}
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
-		x.rec.whole = conn.NewWhole(w, g.wholeMost)
+		x.rec.whole = conn.NewWhole(w, g.wholeLimit)
 		x.rec.ResponseWriter = x.rec.whole
 	}
 	x.rec.Header().Set("X-Content-Type-Options", "nosniff")
@@ -212,7 +212,7 @@ func (x *exchange) find() *rejection {
 		x.rec.Header().Set("Allow", allow)
 		return &rejection{status: http.StatusMethodNotAllowed, reason: "method", text: "the method is not allowed at this path: use " + allow}
 	case rt == nil:
-		return &rejection{status: http.StatusNotFound, reason: "route", text: x.g.nothingAt(x.r.URL.Path)}
+		return &rejection{status: http.StatusNotFound, reason: "route", text: x.g.notFoundText(x.r.URL.Path)}
 	}
 	x.query, f = canonicalQuery(x.r.URL.RawQuery)
 	return f

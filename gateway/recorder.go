@@ -25,7 +25,7 @@ type recorder struct {
 
 	status   int
 	written  int64 // samples, as the backend reports them
-	beside   int64 // what a write costs in addition to its samples, in samples
+	extra    int64 // what a write costs in addition to its samples, in samples
 	counted  bool  // whether the backend reported counts
 	rejected *rejection
 	discard  bool // drop what the backend still writes
@@ -79,7 +79,7 @@ func (w *recorder) count(h http.Header) {
 		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n >= 0 && n < 1<<40 {
 			w.counted = true
 			if name == headerCharged {
-				w.beside += n
+				w.extra += n
 				continue
 			}
 			w.written += n
@@ -87,12 +87,12 @@ func (w *recorder) count(h http.Header) {
 	}
 }
 
-// outcome returns what the request cost. Its samples are quota.Untold if the backend
+// outcome returns what the request cost. Its samples are quota.UnknownSamples if the backend
 // accepted a write without reporting a count.
 func (w *recorder) outcome(read int64) quota.Outcome {
-	o := quota.Outcome{Read: read, Samples: w.written, Beside: w.beside}
+	o := quota.Outcome{Read: read, Samples: w.written, Extra: w.extra}
 	if w.kind == routes.Write && !w.counted && w.status/100 == 2 {
-		o.Samples = quota.Untold
+		o.Samples = quota.UnknownSamples
 	}
 	return o
 }

@@ -37,7 +37,7 @@ func TestHandlersAreBound(t *testing.T) {
 		{"handler of a backend's route", nil, func(h *ownHandlers) { h.local["query"] = (*exchange).serveUserLimits }, "handler query has no route"},
 		{"invalid table", []routes.Route{open, open}, func(h *ownHandlers) { h.open["x"] = (*exchange).serveHealthy }, "twice"},
 	} {
-		own := answers()
+		own := newOwnHandlers()
 		tt.change(&own)
 		_, err := newRouter(append(routes.Table(), tt.more...), own)
 		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
@@ -50,7 +50,7 @@ func TestHandlersAreBound(t *testing.T) {
 func TestLocalRoutes(t *testing.T) {
 	table := append(routes.Table(), routes.Route{Name: "x", Methods: []string{"GET"}, Paths: []string{"/api/v1/x"},
 		Scope: "metrics:read", Kind: routes.Local, Cost: routes.Request, By: routes.Gateway})
-	own := answers()
+	own := newOwnHandlers()
 	own.local["x"] = func(x *exchange, lim *limits.Limits) *rejection { return x.text("x of " + string(x.tenant)) }
 	router, err := newRouter(table, own)
 	if err != nil {

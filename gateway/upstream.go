@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// awayFor is how long an unreachable backend is skipped.
-	awayFor  = time.Second
+	// skipFor is how long an unreachable backend is skipped.
+	skipFor  = time.Second
 	attempts = 3
 )
 
@@ -27,8 +27,8 @@ type upstream struct {
 }
 
 type endpoint struct {
-	url  *url.URL
-	away atomic.Int64 // skip the backend until this time, in Unix nanoseconds
+	url       *url.URL
+	skipUntil atomic.Int64 // skip the backend until this time, in Unix nanoseconds
 }
 
 func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time) *upstream {
@@ -50,7 +50,7 @@ func (u *upstream) pick(tried map[*endpoint]bool) *endpoint {
 		if tried[b] {
 			continue
 		}
-		if b.away.Load() <= now {
+		if b.skipUntil.Load() <= now {
 			return b
 		}
 		if fallback == nil {
@@ -81,14 +81,14 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		resp, err := u.next.RoundTrip(out)
 		if err == nil {
-			b.away.Store(0)
+			b.skipUntil.Store(0)
 			return resp, nil
 		}
 		errs = errors.Join(errs, err)
 		if r.Context().Err() != nil {
 			break
 		}
-		b.away.Store(u.now().Add(awayFor).UnixNano())
+		b.skipUntil.Store(u.now().Add(skipFor).UnixNano())
 	}
 	return nil, errs
 }

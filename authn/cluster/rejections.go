@@ -7,7 +7,7 @@ import (
 )
 
 // logInterval is the minimum time between two log lines about rejected connections.
-const rejectedEvery = 10 * time.Second
+const logInterval = 10 * time.Second
 
 // Rejections logs rejected connections at a limited rate, so that unauthenticated peers
 // cannot fill the log. It is safe for concurrent use.
@@ -26,7 +26,7 @@ func NewRejections(logger *slog.Logger) *Rejections { return &Rejections{log: lo
 func (r *Rejections) Add(err error, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.logged.IsZero() && now.Sub(r.logged) < rejectedEvery {
+	if !r.logged.IsZero() && now.Sub(r.logged) < logInterval {
 		r.since++
 		return
 	}

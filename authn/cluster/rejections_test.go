@@ -18,7 +18,7 @@ func TestRejections(t *testing.T) {
 	for i := range 1000 {
 		r.Add(errors.New("no"), start.Add(time.Duration(i)*time.Millisecond))
 	}
-	r.Add(errors.New("no"), start.Add(rejectedEvery))
+	r.Add(errors.New("no"), start.Add(logInterval))
 	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "suppressed=999") {
 		t.Errorf("%d log lines, want 2: %.300s", n, log.String())
 	}

@@ -26,7 +26,7 @@ const keepChanges = 1024
 
 // maxPending bounds the pending changes; beyond it, they are replaced by one change that
 // drops everything.
-const maxOwed = 100
+const maxPending = 100
 
 // Kinds of changes.
 const (
@@ -46,9 +46,9 @@ type change struct {
 type changelog struct {
 	appending sync.Mutex // serializes appends, so that those of this process do not conflict
 
-	mu   sync.Mutex
-	seen uint64   // number of the last change that was applied here
-	owed []change // changes whose append failed
+	mu      sync.Mutex
+	seen    uint64   // number of the last change that was applied here
+	pending []change // changes whose append failed
 }
 
 const cellHead = "a" // sorts before the changes, so that reading it alone is cheap
@@ -66,10 +66,10 @@ func (c *Control) publish(ctx context.Context, kind string, ids ...string) error
 	}
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
-	if c.log.owed = append(c.log.owed, ch); len(c.log.owed) > maxOwed {
-		c.log.owed = []change{{Kind: changedAll}}
+	if c.log.pending = append(c.log.pending, ch); len(c.log.pending) > maxPending {
+		c.log.pending = []change{{Kind: changedAll}}
 	}
-	c.metrics.owed.Set(float64(len(c.log.owed)))
+	c.metrics.pending.Set(float64(len(c.log.pending)))
 	return fmt.Errorf("the change is stored, but other gateways may see it up to 30 s later: %w", err)
 }
 
@@ -161,7 +161,7 @@ func (c *Control) Poll(ctx context.Context) error {
 	defer cancel()
 	err := c.readChanges(ctx)
 	if err == nil {
-		err = c.payOwed(ctx)
+		err = c.appendPending(ctx)
 	}
 	if err != nil {
 		c.metrics.pollErrors.Inc()
@@ -202,20 +202,20 @@ func (c *Control) readChanges(ctx context.Context) error {
 	return nil
 }
 
-func (c *Control) payOwed(ctx context.Context) error {
+func (c *Control) appendPending(ctx context.Context) error {
 	for {
 		c.log.mu.Lock()
-		if len(c.log.owed) == 0 {
-			c.metrics.owed.Set(0)
+		if len(c.log.pending) == 0 {
+			c.metrics.pending.Set(0)
 			c.log.mu.Unlock()
 			return nil
 		}
-		ch := c.log.owed[0]
-		c.log.owed = c.log.owed[1:]
+		ch := c.log.pending[0]
+		c.log.pending = c.log.pending[1:]
 		c.log.mu.Unlock()
 		if err := c.append(ctx, ch); err != nil {
 			c.log.mu.Lock()
-			c.log.owed = append([]change{ch}, c.log.owed...)
+			c.log.pending = append([]change{ch}, c.log.pending...)
 			c.log.mu.Unlock()
 			return err
 		}

@@ -238,7 +238,7 @@ func (c *Control) moment() time.Time { return c.now().UTC().Truncate(time.Millis
 type metrics struct {
 	lookups    *prometheus.CounterVec
 	pollErrors prometheus.Counter
-	owed       prometheus.Gauge
+	pending    prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -251,13 +251,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "pallium_control_poll_failures_total",
 			Help: "Failed reads of the change log.",
 		}),
-		owed: prometheus.NewGauge(prometheus.GaugeOpts{
+		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pallium_control_pending_entries",
 			Help: "Changes whose entry in the change log could not be written yet.",
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.lookups, m.pollErrors, m.owed)
+		reg.MustRegister(m.lookups, m.pollErrors, m.pending)
 	}
 	return m
 }

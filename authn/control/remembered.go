@@ -21,9 +21,9 @@ const (
 	idleAge = 5 * time.Second
 	// firstWait bounds the wait for that refresh, or for the first read of a tenant's
 	// limits. After it, the last known limits are used.
-	firstWait      = 2 * time.Second
-	maxRemembered  = 200_000
-	maxAskedAtOnce = 16
+	firstWait          = 2 * time.Second
+	maxRemembered      = 200_000
+	maxConcurrentReads = 16
 )
 
 // Remembered caches the last known limits of tenants. A process of a cluster continues to
@@ -53,7 +53,7 @@ func NewRemembered(
 	now func() time.Time,
 ) *Remembered {
 	return &Remembered{ask: ask, without: without, now: now, asking: asking,
-		slots: make(chan struct{}, maxAskedAtOnce), byID: map[tenant.ID]*knownLimits{}}
+		slots: make(chan struct{}, maxConcurrentReads), byID: map[tenant.ID]*knownLimits{}}
 }
 
 // Limits returns the tenant's limits.
@@ -62,7 +62,7 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	k := r.byID[id]
 	if k == nil {
 		r.mu.Unlock()
-		return r.askNow(id)
+		return r.readNow(id)
 	}
 	lim, age := k.limits, r.now().Sub(k.at)
 	if age > limitsAge && k.asked == nil {
@@ -74,7 +74,7 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	case age <= idleAge:
 		return lim
 	case asked == nil:
-		return r.askNow(id)
+		return r.readNow(id)
 	}
 	wait := time.NewTimer(firstWait)
 	defer wait.Stop()
@@ -89,7 +89,7 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 }
 
 // readNow reads the limits while the caller waits.
-func (r *Remembered) askNow(id tenant.ID) limits.Limits {
+func (r *Remembered) readNow(id tenant.ID) limits.Limits {
 	ctx, cancel := context.WithTimeout(r.asking.Context(), firstWait)
 	defer cancel()
 	lim, err := r.ask(ctx, id)

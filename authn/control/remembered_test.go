@@ -95,7 +95,7 @@ func TestIdleTenant(t *testing.T) {
 func TestIdleTenants(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
-	const n = 4 * maxAskedAtOnce
+	const n = 4 * maxConcurrentReads
 	id := func(i int) tenant.ID { return tenant.ID("t" + string(rune('a'+i/26)) + string(rune('a'+i%26))) }
 	for i := range n {
 		r.Limits(id(i))

@@ -114,7 +114,7 @@ func requests(r io.Reader, after func(in *bufio.Reader)) (out []request, err err
 }
 
 func guarded(data string, step int) *guardConn {
-	return &guardConn{Conn: &parts{data: []byte(data), step: step}, framing: framing{limit: 1500}, scratch: &sync.Pool{}, room: &room{limit: headerRoom}}
+	return &guardConn{Conn: &parts{data: []byte(data), step: step}, framing: framing{limit: 1500}, scratch: &sync.Pool{}, headerBudget: &headerBudget{limit: headerMemory}}
 }
 
 func TestFraming(t *testing.T) {
@@ -211,10 +211,10 @@ func TestRejectionsOnTheWire(t *testing.T) {
 // TestHeaderMemory checks that long headers reserve memory while they are read and
 // served, and that a header is rejected if none is left.
 func TestHeaderMemory(t *testing.T) {
-	r := &room{limit: 3 * roomStep}
+	r := &headerBudget{limit: 3 * budgetStep}
 	request := func(size int) string { return "GET /" + strings.Repeat("a", size) + " HTTP/1.1\r\nHost: x\r\n\r\n" }
 	open := func(stream string) *guardConn {
-		return &guardConn{Conn: &halfOpen{parts{data: []byte(stream), step: 1000}}, framing: framing{limit: HeaderBytes}, scratch: &sync.Pool{}, room: r}
+		return &guardConn{Conn: &halfOpen{parts{data: []byte(stream), step: 1000}}, framing: framing{limit: HeaderBytes}, scratch: &sync.Pool{}, headerBudget: r}
 	}
 	read := func(g *guardConn) {
 		_, _ = io.Copy(io.Discard, g)
@@ -222,7 +222,7 @@ func TestHeaderMemory(t *testing.T) {
 	short, long, second := open(request(10_000)), open(request(40_000)), open(request(40_000)+request(10))
 	read(short)
 	read(long)
-	if used := r.used.Load(); used != 2*roomStep || short.rejected.Load() != nil || long.rejected.Load() != nil {
+	if used := r.used.Load(); used != 2*budgetStep || short.rejected.Load() != nil || long.rejected.Load() != nil {
 		t.Errorf("%d bytes of header memory are reserved", used)
 	}
 	read(second)
@@ -266,7 +266,7 @@ func TestHeaderMemoryIsReleased(t *testing.T) {
 	guard := Guard(l, HeaderBytes).(*guardListener)
 	var held atomic.Int64
 	srv := Server(Options{Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		held.Store(guard.room.used.Load())
+		held.Store(guard.headerBudget.used.Load())
 	})})
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(guard) }()
@@ -283,7 +283,7 @@ func TestHeaderMemoryIsReleased(t *testing.T) {
 	if status, _ := readAnswer(t, bufio.NewReader(c)); status != 200 || held.Load() == 0 {
 		t.Errorf("status %d, %d bytes of header memory were reserved while it was served", status, held.Load())
 	}
-	kit.Until(t, "the header memory is released after the response", func() bool { return guard.room.used.Load() == 0 })
+	kit.Until(t, "the header memory is released after the response", func() bool { return guard.headerBudget.used.Load() == 0 })
 }
 
 // halfOpen is a parts that can be closed.

@@ -17,15 +17,15 @@ import (
 // with Server.
 func Guard(l net.Listener, headerBytes int) net.Listener {
 	out := &guardListener{Listener: l, headerBytes: headerBytes}
-	out.room.limit = headerRoom
+	out.headerBudget.limit = headerMemory
 	return out
 }
 
 type guardListener struct {
 	net.Listener
-	headerBytes int
-	scratch     sync.Pool // of *[]byte, for the output of a Read
-	room        room      // memory for long headers
+	headerBytes  int
+	scratch      sync.Pool    // of *[]byte, for the output of a Read
+	headerBudget headerBudget // memory for long headers
 }
 
 // Accept implements net.Listener.
@@ -34,7 +34,7 @@ func (l *guardListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guardConn{Conn: c, framing: framing{limit: l.headerBytes}, scratch: &l.scratch, room: &l.room}, nil
+	return &guardConn{Conn: c, framing: framing{limit: l.headerBytes}, scratch: &l.scratch, headerBudget: &l.headerBudget}, nil
 }
 
 // guardConn follows the framing of the data that is read through it. Read must not be
@@ -49,9 +49,9 @@ type guardConn struct {
 	pending  *Rejection                // rejection of the request whose header is being passed on
 	rejected atomic.Pointer[Rejection] // pending, after the whole header was passed on
 
-	room     *room
-	reserved atomic.Int64 // bytes reserved in room
-	closed   atomic.Bool
+	headerBudget *headerBudget
+	reserved     atomic.Int64 // bytes reserved in headerBudget
+	closed       atomic.Bool
 }
 
 // Read returns data whose framing is valid. After a rejection or a malformed chunk,
@@ -111,7 +111,7 @@ func (c *guardConn) follow(p []byte, n int) int {
 	}
 	taken, out, rejection, err := c.framing.step(p[:n], (*buf)[:0])
 	if rejection == nil && c.framing.state < inBody && !c.reserve(int64(c.framing.size)) {
-		rejection, out = noRoom(), c.framing.close(out)
+		rejection, out = noHeaderMemory(), c.framing.close(out)
 	}
 	if taken < n {
 		c.in = append(append([]byte(nil), p[taken:n]...), c.in...)

@@ -19,7 +19,7 @@ type Limits struct {
 }
 
 // defaultMax is the default of Max if enough file descriptors are available.
-const mostConnections = 10_000
+const defaultMax = 10_000
 
 // Resolve sets the defaults and checks the values. files is the number of file
 // descriptors that the process may open: half of them are reserved for the store and for
@@ -28,7 +28,7 @@ func (l Limits) Resolve(files uint64) (Limits, error) {
 	if l.Max < 0 || l.PerAddress < 0 || l.PerNetwork < 0 {
 		return l, fmt.Errorf("connections: max, per_address and per_network must not be negative")
 	}
-	most := mostConnections
+	most := defaultMax
 	if files > 0 && files/2 < uint64(most) {
 		most = max(int(files/2), 1)
 	}

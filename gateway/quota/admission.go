@@ -32,8 +32,8 @@ type Rejection struct {
 // Outcome is the actual cost of a request.
 type Outcome struct {
 	Read    int64 // bytes of the body that were received
-	Samples int64 // samples of a write; may be Untold
-	Beside  int64 // what a write costs in addition to its samples, in samples
+	Samples int64 // samples of a write; may be UnknownSamples
+	Extra   int64 // what a write costs in addition to its samples, in samples
 }
 
 // Admission is an admitted request. It is not safe for concurrent use.

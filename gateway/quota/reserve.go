@@ -32,7 +32,7 @@ func (st *state) reserve(now time.Time, l *limits.Limits, length int64) (float64
 		st.asked[budget.Samples] += st.perWrite
 		return 0, f
 	}
-	if r.samples <= 0 || st.untold || length == 0 {
+	if r.samples <= 0 || st.unreported || length == 0 {
 		return 0, nil
 	}
 	n := float64(length) * st.ratio()
@@ -51,7 +51,7 @@ func (st *state) ratio() float64 {
 // learn updates the estimates with the outcome of a write. Costs in addition to samples,
 // such as a day that must be compacted again, say nothing about the length of bodies.
 func (st *state) learn(o Outcome) {
-	st.perWrite += (float64(max(o.Samples, 0)+o.Beside) - st.perWrite) / 8
+	st.perWrite += (float64(max(o.Samples, 0)+o.Extra) - st.perWrite) / 8
 	if o.Read <= 0 || o.Samples <= 0 {
 		return
 	}
@@ -63,20 +63,20 @@ func (st *state) learn(o Outcome) {
 	st.perByte += (ratio - st.perByte) / 8
 }
 
-// Untold is the number of samples of a write that a backend accepted without reporting
+// UnknownSamples is the number of samples of a write that a backend accepted without reporting
 // their number. Only the byte limits apply to such writes.
-const Untold = -1
+const UnknownSamples = -1
 
-// settle replaces the reservation of a write by its actual cost.
-func (st *state) settle(now time.Time, r *rates, reserved float64, o Outcome) {
+// replaceReservation replaces the reservation of a write by its actual cost.
+func (st *state) replaceReservation(now time.Time, r *rates, reserved float64, o Outcome) {
 	switch {
-	case o.Samples == Untold:
-		st.untold = true
+	case o.Samples == UnknownSamples:
+		st.unreported = true
 	case o.Samples > 0:
-		st.untold = false
+		st.unreported = false
 	}
 	st.reserved -= reserved
-	if cost := float64(max(o.Samples, 0)+o.Beside) - reserved; cost != 0 {
+	if cost := float64(max(o.Samples, 0)+o.Extra) - reserved; cost != 0 {
 		st.samples.take(now, r.samples, r.sampleBurst, cost)
 	}
 }

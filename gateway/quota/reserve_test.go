@@ -23,9 +23,9 @@ func TestReservationIsReplaced(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1000, SampleBurst: 10_000}
 	for _, tt := range []struct {
-		name                    string
-		length, samples, beside int64
-		reserved, left          float64
+		name                   string
+		length, samples, extra int64
+		reserved, left         float64
 	}{
 		{"as expected", 32_000, 1000, 0, 1000, 9000},
 		{"fewer", 32_000, 10, 0, 1000, 9990},
@@ -33,7 +33,7 @@ func TestReservationIsReplaced(t *testing.T) {
 		{"beyond the burst", 32_000, 15_000, 0, 1000, -5000},
 		{"expected beyond the burst", 640_000, 1000, 0, 20_000, 9000},
 		{"failed", 32_000, 0, 0, 1000, 10_000},
-		{"not reported", 32_000, Untold, 0, 1000, 10_000},
+		{"not reported", 32_000, UnknownSamples, 0, 1000, 10_000},
 		{"with an additional cost", 32_000, 1000, 5000, 1000, 4000},
 		{"no body", 0, 0, 0, 0, 10_000},
 	} {
@@ -42,7 +42,7 @@ func TestReservationIsReplaced(t *testing.T) {
 		if f != nil || reserved != tt.reserved || st.reserved != reserved {
 			t.Errorf("%s: reserved %v, in total %v, rejection %v", tt.name, reserved, st.reserved, f)
 		}
-		st.done(now, tt.length, reserved, Outcome{Read: max(tt.length, 0), Samples: tt.samples, Beside: tt.beside})
+		st.done(now, tt.length, reserved, Outcome{Read: max(tt.length, 0), Samples: tt.samples, Extra: tt.extra})
 		if st.samples.tokens != tt.left || st.reserved != 0 {
 			t.Errorf("%s: %v samples are left, want %v; %v reserved", tt.name, st.samples.tokens, tt.left, st.reserved)
 		}
@@ -64,7 +64,7 @@ func TestReservationLearns(t *testing.T) {
 		st := &state{}
 		for range 100 {
 			reserved, _ := admitWrite(st, now, &lim, 10_000)
-			st.done(now, 10_000, reserved, Outcome{Read: 10_000, Samples: tt.samples, Beside: 50_000})
+			st.done(now, 10_000, reserved, Outcome{Read: 10_000, Samples: tt.samples, Extra: 50_000})
 		}
 		// Writes that fail, or contain only metadata, do not change the estimate.
 		for range 100 {
@@ -77,9 +77,9 @@ func TestReservationLearns(t *testing.T) {
 	}
 }
 
-// TestUntoldSamples checks that nothing is reserved while a backend does not report
+// TestUnknownSamples checks that nothing is reserved while a backend does not report
 // samples, including for writes in progress, until it reports them again.
-func TestUntoldSamples(t *testing.T) {
+func TestUnknownSamples(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1}
 	st := &state{}
@@ -90,11 +90,11 @@ func TestUntoldSamples(t *testing.T) {
 		}
 		return reserved
 	}
-	st.done(now, 100_000, reserve(), Outcome{Read: 100_000, Samples: Untold})
+	st.done(now, 100_000, reserve(), Outcome{Read: 100_000, Samples: UnknownSamples})
 	if got := reserve() + reserve(); got != 0 {
 		t.Errorf("%v samples are reserved, want 0", got)
 	}
-	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: Untold})
+	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: UnknownSamples})
 	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: 1})
 	now = now.Add(time.Hour)
 	if reserve() == 0 {

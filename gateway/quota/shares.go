@@ -56,7 +56,7 @@ func (s *shard) demands(now time.Time, held *sharing, visit func(tenant.ID, budg
 	defer s.mu.Unlock()
 	for id, st := range s.byID {
 		if now.Sub(st.seen) <= demandIdle {
-			if u := st.lookAtDemand(now, held.of(id), held.gateways); u != (budget.Use{}) {
+			if u := st.updateDemand(now, held.of(id), held.gateways); u != (budget.Use{}) {
 				visit(id, u)
 			}
 		}
@@ -66,7 +66,7 @@ func (s *shard) demands(now time.Time, held *sharing, visit func(tenant.ID, budg
 // updateDemand updates the smoothed demand and returns it as a fraction of the limits. It
 // first fills the buckets with the share that applied until now, because the next share
 // must not count for the time before it.
-func (st *state) lookAtDemand(now time.Time, held budget.Share, gateways int) budget.Use {
+func (st *state) updateDemand(now time.Time, held budget.Share, gateways int) budget.Use {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.share, st.gateways = held, gateways
@@ -74,14 +74,14 @@ func (st *state) lookAtDemand(now time.Time, held budget.Share, gateways int) bu
 	st.requests.credit(now, r.requests, r.requestBurst)
 	st.samples.credit(now, r.samples, r.sampleBurst)
 	st.bytes.credit(now, r.bytes, r.byteBurst)
-	d := now.Sub(st.lookedAt)
+	d := now.Sub(st.demandAt)
 	if d <= 0 {
 		return budget.Use{}
 	}
-	if st.lookedAt.IsZero() || d > demandIdle {
+	if st.demandAt.IsZero() || d > demandIdle {
 		d = demandTime
 	}
-	st.lookedAt = now
+	st.demandAt = now
 	keep := math.Exp(-d.Seconds() / demandTime.Seconds())
 	limit := [...]float64{st.limits.RequestsPerSecond, st.limits.SamplesPerSecond, st.limits.BytesPerSecond}
 	var out budget.Use

@@ -52,13 +52,13 @@ type state struct {
 	share    budget.Share
 	gateways int
 
-	asked    budget.Use // since the last updateDemand, in requests, samples and bytes
-	lookedAt time.Time
-	demand   budget.Use // per second, smoothed
-	perWrite float64    // samples per write, smoothed
-	perByte  float64    // samples per byte of a write's body, smoothed; 0: unknown
-	reserved float64    // estimated samples of writes in progress
-	untold   bool       // the backend does not report the number of samples
+	asked      budget.Use // since the last updateDemand, in requests, samples and bytes
+	demandAt   time.Time
+	demand     budget.Use // per second, smoothed
+	perWrite   float64    // samples per write, smoothed
+	perByte    float64    // samples per byte of a write's body, smoothed; 0: unknown
+	reserved   float64    // estimated samples of writes in progress
+	unreported bool       // the backend does not report the number of samples
 }
 
 // usage is counted since the state was created.
@@ -263,8 +263,8 @@ func (st *state) done(now time.Time, length int64, reserved float64, o Outcome) 
 		st.bytes.take(now, r.bytes, r.byteBurst, more)
 		st.asked[budget.Bytes] += more
 	}
-	st.settle(now, &r, reserved, o)
-	if n := max(o.Samples, 0) + o.Beside; n > 0 {
+	st.replaceReservation(now, &r, reserved, o)
+	if n := max(o.Samples, 0) + o.Extra; n > 0 {
 		st.use.samples += uint64(n)
 		st.asked[budget.Samples] += float64(n)
 		st.learn(o)

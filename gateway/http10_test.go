@@ -84,7 +84,7 @@ func TestHTTP10Responses(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(mode+"/"+tt.name, func(t *testing.T) {
 				e := newEdge(t, mode, nil)
-				e.gateway.wholeMost = 200_000
+				e.gateway.wholeLimit = 200_000
 				e.backend.answer = tt.answer
 				a, err := e.old(t, "GET /prometheus/api/v1/query?query=up HTTP/1.0\r\nConnection: keep-alive\r\n"+e.fill("Authorization: Bearer $A")+"\r\n\r\n")
 				if err != nil {

@@ -8,19 +8,19 @@ import (
 const (
 	// freeHeader is the size up to which a header reserves no memory.
 	freeHeader = 16 << 10
-	// headerRoom bounds the memory of all longer headers together.
-	headerRoom = 64 << 20
-	roomStep   = 16 << 10
+	// headerMemory bounds the memory of all longer headers together.
+	headerMemory = 64 << 20
+	budgetStep   = 16 << 10
 )
 
-// room bounds the memory of all long headers, because clients are not authenticated while
+// headerBudget bounds the memory of all long headers, because clients are not authenticated while
 // a header is read.
-type room struct {
+type headerBudget struct {
 	limit int64
 	used  atomic.Int64
 }
 
-func (r *room) take(n int64) bool {
+func (r *headerBudget) take(n int64) bool {
 	if r.used.Add(n) > r.limit {
 		r.used.Add(-n)
 		return false
@@ -31,10 +31,10 @@ func (r *room) take(n int64) bool {
 // reserve reserves memory for a header of size bytes, and reports whether it succeeded.
 func (c *guardConn) reserve(size int64) bool {
 	for size > freeHeader+c.reserved.Load() {
-		if !c.room.take(roomStep) {
+		if !c.headerBudget.take(budgetStep) {
 			return false
 		}
-		c.reserved.Add(roomStep)
+		c.reserved.Add(budgetStep)
 		if c.closed.Load() {
 			c.release()
 			return true
@@ -47,11 +47,11 @@ func (c *guardConn) reserve(size int64) bool {
 // begins, or the connection is closed.
 func (c *guardConn) release() {
 	if n := c.reserved.Swap(0); n > 0 {
-		c.room.used.Add(-n)
+		c.headerBudget.used.Add(-n)
 	}
 }
 
-func noRoom() *Rejection {
+func noHeaderMemory() *Rejection {
 	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_room", Text: "too many long headers are being read: try " +
 		"again later, or send shorter headers"}
 }

@@ -8,7 +8,7 @@ import (
 // notFoundText returns the error for a path without a route. It points users of
 // Prometheus, Cortex and Mimir, and people with a browser, from the path that they tried
 // to the one that they need.
-func (g *Gateway) nothingAt(path string) string {
+func (g *Gateway) notFoundText(path string) string {
 	const nothing = "there is nothing at this path"
 	switch {
 	case path == "/":

@@ -77,7 +77,7 @@ const prometheusVersion = "3.16.0"
 type versionInfo struct{ version, revision string }
 
 // newOwnHandlers returns the handlers of the routes that the gateway serves itself.
-func answers() ownHandlers {
+func newOwnHandlers() ownHandlers {
 	return ownHandlers{
 		open: map[string]openHandler{
 			"buildinfo": (*exchange).serveBuildInfo,

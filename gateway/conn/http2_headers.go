@@ -9,7 +9,7 @@ import (
 // HTTP/2. net/http has already decoded them, to many times the size on the wire, and
 // holds them until the response was read; boundHeaders drops them before that.
 func boundHeaders(h, own http.Handler) http.Handler {
-	long := &room{limit: headerRoom}
+	long := &headerBudget{limit: headerMemory}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor < 2 {
 			h.ServeHTTP(w, r)
@@ -24,7 +24,7 @@ func boundHeaders(h, own http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 		case !long.take(size):
 			r.Header = http.Header{}
-			reject(w, r, own, noRoom())
+			reject(w, r, own, noHeaderMemory())
 		default:
 			defer long.used.Add(-size)
 			h.ServeHTTP(w, r)

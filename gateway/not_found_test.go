@@ -9,7 +9,7 @@ import (
 
 // TestNotFoundText checks that paths of other products point to Pallium's own.
 func TestNotFoundText(t *testing.T) {
-	router, err := newRouter(routes.Table(), answers())
+	router, err := newRouter(routes.Table(), newOwnHandlers())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,12 +20,12 @@ func TestNotFoundText(t *testing.T) {
 		"/api/prom/api/v1/query": "below /prometheus", "/api/v1/query": "with /prometheus appended", "/api/v1/query_range": "with /prometheus appended",
 		"/api/v1/label/job/values": "with /prometheus appended",
 	} {
-		if got := g.nothingAt(path); !strings.Contains(got, want) {
+		if got := g.notFoundText(path); !strings.Contains(got, want) {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
 	for _, path := range []string{"/x", "/api/v2/query", "/prometheus", "/favicon.ico"} {
-		if got := g.nothingAt(path); got != "there is nothing at this path" {
+		if got := g.notFoundText(path); got != "there is nothing at this path" {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
