@@ -81,6 +81,7 @@ generate:                       ## what is generated from the code: the tables o
 unit: $(EMULATORS) redis
 	$(GO) test -vet=off $(UNIT)
 
+race: CGO_ENABLED = 1
 race: $(EMULATORS) redis               ## unit and story tests under the race detector
 	$(GO) test -race -vet=off $(UNIT)
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -49,7 +50,41 @@ func ownDirs() []string { return []string{"ingester", "l0", "l1", "rows", "scrat
 
 // ownFiles returns the names of files that may be in a data directory: Pallium's own, and
 // what the file system creates.
-func ownFiles() []string { return []string{"admin-token", "key-pepper", "ring.json", "lost+found"} }
+func ownFiles() []string {
+	return []string{"admin-token", "key-pepper", "ring.json", ingesterLock, "lost+found"}
+}
+
+// ingesterLock is the file in the data directory that the process with the ingester
+// keeps locked. It is not in the ingester's own directory, where a file means samples.
+const ingesterLock = "ingester.lock"
+
+// lockIngester keeps other processes from opening the ingester of this process's data
+// directory: two would write one log, and each would delete what the other needs. The
+// kernel releases the lock with the process, however that ends. The row store of a
+// process that is all there is has a lock of its own; an ingester of a cluster has no
+// row store in its directory.
+func (p *process) lockIngester() error {
+	if !p.targets[TargetIngester] {
+		return nil
+	}
+	path := filepath.Join(p.cfg.DataDir, ingesterLock)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, disk.FileMode)
+	if err != nil {
+		return fmt.Errorf("lock the data directory: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = fmt.Errorf("data directory %s is in use by another pallium process with an ingester; "+
+			"stop it, or give this one another -data-dir", p.cfg.DataDir)
+	} else if err != nil {
+		err = fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	p.onClose("lock of the data directory", f.Close)
+	return nil
+}
 
 func closeDir(dir string) error {
 	st, err := os.Stat(dir)

@@ -15,8 +15,8 @@ type Memory struct {
 	// LimitBytes is the limit of the whole process; 0 means the memory of its container
 	// or of the machine.
 	LimitBytes int64 `yaml:"limit_bytes"`
-	// RequestBytes is the limit of all requests in progress together; 0 means a quarter
-	// of the memory, or the rest of it in a process without an ingester.
+	// RequestBytes is the limit of all requests in progress together; 0 means 35%
+	// of Go's memory limit, or the rest of it in a process without an ingester.
 	RequestBytes int64 `yaml:"request_bytes"`
 }
 
@@ -64,8 +64,8 @@ func (p *process) planMemory() error {
 		debug.SetMemoryLimit(parts.Go)
 		p.start("memory watch", func(ctx context.Context) { p.memory.Watch(ctx, parts.Go, memory.ReadUsage, p.opts.Logger) })
 	}
-	p.opts.Logger.Info("memory divided", "limit", parts.Limit, "go", parts.Go, "head", parts.Head, "caches", parts.Caches,
-		"requests", parts.Requests)
+	p.opts.Logger.Info("memory divided", "limit_bytes", parts.Limit, "go_limit_bytes", parts.Go, "head_bytes", parts.Head,
+		"cache_bytes", parts.Caches, "request_bytes", parts.Requests)
 	return nil
 }
 

@@ -1,10 +1,16 @@
 package main
 
 import (
+	"errors"
+	"math"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/gateway"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -78,5 +84,99 @@ func TestMemoryOfRoles(t *testing.T) {
 				t.Errorf("a request may use %d bytes, too few for a push at the default limits", most)
 			}
 		})
+	}
+}
+
+// TestPlanMemory: a process keeps to the limit that it is told, by the configuration or
+// by GOMEMLIMIT, tells it to Go's runtime, hands its parts on, and watches it; one that
+// cannot fit does not start.
+func TestPlanMemory(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
+	for _, tt := range []struct {
+		name           string
+		role           Role
+		limit, given   int64 // memory.limit_bytes, and GOMEMLIMIT, in MiB
+		golang         int64 // of the plan, in MiB
+		head, requests int64 // parts of that, in percent
+		err            string
+	}{
+		{"configured", All, 2048, math.MaxInt64, 1728, 40, 35, ""},
+		{"GOMEMLIMIT is less", All, 2048, 1000, 1000, 40, 35, ""},
+		{"GOMEMLIMIT is more", All, 2048, 4000, 1728, 40, 35, ""},
+		{"a gateway", Gateway, 1000, math.MaxInt64, 814, 0, 25, ""},
+		{"too little", All, 100, math.MaxInt64, 0, 0, 0, "memory.limit_bytes"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			given := tt.given
+			if given != math.MaxInt64 {
+				given *= mib
+			}
+			debug.SetMemoryLimit(given)
+			o := testOptions(tt.role, nil, nil)
+			o.Now = time.Now
+			p := newProcess(testConfig(t), o)
+			p.cfg.Memory.LimitBytes = tt.limit * mib
+			defer p.close()
+			switch err := p.planMemory(); {
+			case tt.err != "":
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error %v, want %q in it", err, tt.err)
+				}
+				return
+			case err != nil:
+				t.Fatal(err)
+			}
+			near := func(what string, got, want int64) {
+				t.Helper()
+				if math.Abs(float64(got-want)) > float64(want)/50 {
+					t.Errorf("%s: %d MiB, want %d", what, got/mib, want/mib)
+				}
+			}
+			of := debug.SetMemoryLimit(-1)
+			near("Go's limit", of, tt.golang*mib)
+			near("head", p.cfg.Ingester.MemoryBytes, of*tt.head/100)
+			near("a tenant's requests", p.memory.Most(), of*tt.requests/100*7/8/2)
+			if !slices.ContainsFunc(p.closers, func(c closer) bool { return c.name == "memory watch" }) {
+				t.Error("nobody watches the memory")
+			}
+		})
+	}
+}
+
+// TestEdgeMemory: what a gateway holds is the process's, by the rules of its account:
+// reads have the tenant's limit, writes never fit or find nothing free, and all of it
+// is given back.
+func TestEdgeMemory(t *testing.T) {
+	account := memory.NewAccount(64*mib, nil)
+	edge := edgeMemory{account}
+	for _, tt := range []struct {
+		name        string
+		write       bool
+		own, others int64 // the tenant's limit, and what others hold
+		want        error // nil for a read: the tenant's limit
+	}{
+		{"within", true, 0, 0, nil},
+		{"a read above its tenant's limit", false, mib, 0, nil},
+		{"a write above its tenant's limit", true, mib, 0, gateway.ErrNeverFits},
+		{"nothing is free", true, 0, 27 * mib, gateway.ErrNoMemory},
+	} {
+		others := account.Begin(memory.Request{Tenant: "b"})
+		if err := others.Take(tt.others); err != nil {
+			t.Fatal(err)
+		}
+		h := edge.Hold("a", tt.own, tt.write)
+		err := h.Take(20 * mib)
+		var exceeded *limits.Exceeded
+		if tt.write && !errors.Is(err, tt.want) || !tt.write && !errors.As(err, &exceeded) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+		if held := account.Used() - others.Used(); (err == nil) != (held >= 20*mib) {
+			t.Errorf("%s: %d bytes are held, %v", tt.name, held, err)
+		}
+		h.Close()
+		if others.Close(); account.Used() != 0 {
+			t.Errorf("%s: %d bytes are left", tt.name, account.Used())
+		}
 	}
 }

@@ -149,6 +149,9 @@ func newProcess(cfg Config, o Options) *process {
 }
 
 func (p *process) build(ctx context.Context) error {
+	if err := p.lockIngester(); err != nil {
+		return err
+	}
 	if err := p.planMemory(); err != nil {
 		return err
 	}

@@ -207,6 +207,55 @@ func TestSecondStart(t *testing.T) {
 	}
 }
 
+// TestSecondIngester: a second ingester of a cluster on a data directory ends with 1
+// before it touches what is there, also while the first still starts; whatever ends
+// the first, the directory is free then. Other roles may share the directory.
+func TestSecondIngester(t *testing.T) {
+	dir := t.TempDir()
+	// begin starts a backend of which every start waits for its Bigtable; on is closed
+	// when it does, which is behind the lock.
+	begin := func(name, target string) (c *child, on <-chan struct{}) {
+		bigtable, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = bigtable.Close() })
+		asked := make(chan struct{})
+		go func() {
+			if c, err := bigtable.Accept(); err == nil {
+				defer c.Close()
+				close(asked)
+				_, _ = bigtable.Accept() // says nothing until the end
+			}
+		}()
+		config := fmt.Sprintf("store: {bigtable: {project: p, instance: i, emulator: '%s'}, gcs: {bucket: b}}\n", bigtable.Addr()) +
+			"cluster: {instance: " + name + ", advertise: '127.0.0.1:1', redis: {addresses: ['127.0.0.1:1']}}\n" +
+			"admin_listen: '127.0.0.1:0'\ninternal_listen: '127.0.0.1:0'\nrpc_listen: '127.0.0.1:0'\n"
+		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return startIn(t, dir, []string{"PALLIUM_CLUSTER_SECRET=" + long + "cluster"},
+			"backend", "-target="+target, "-config", name+".yaml", "-data-dir", "data"), asked
+	}
+	first, on := begin("first", "ingester")
+	kit.Receive(t, "the first goes on", on)
+	second, on := begin("second", "ingester,querier")
+	if code := second.exit(); code != 1 || !strings.Contains(second.text(), "/data is in use by another pallium process with an ingester") {
+		t.Errorf("the second ended with %d\n%s", code, second.text())
+	}
+	select {
+	case <-on:
+		t.Error("the second went on")
+	default:
+	}
+	_, on = begin("other", "querier")
+	kit.Receive(t, "a querier goes on", on)
+	_ = first.cmd.Process.Kill()
+	first.exit()
+	_, on = begin("third", "ingester")
+	kit.Receive(t, "the next ingester goes on", on)
+}
+
 // TestSignals checks that the first signal drains requests within shutdown_timeout, and that
 // a second one ends the process at once.
 func TestSignals(t *testing.T) {

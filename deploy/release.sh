@@ -24,7 +24,7 @@ for target in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do
 	if [ "$os" = linux ]; then
 		if [ ! -f dist/pallium.bash ]; then "$GO" run . completion bash > dist/pallium.bash; fi
 		ARCH=$arch VERSION=${VERSION#v} BINARY=dist/$name/pallium COMPLETION=dist/pallium.bash \
-			"$NFPM" package --config deploy/debian/nfpm.yaml --packager deb --target dist/ >/dev/null
+			"$NFPM" package --config deploy/debian/nfpm.yaml --packager deb --target dist/
 	fi
 	# The same input gives the same bytes.
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$(git log -1 --format=%ct)" -C dist -c "$name" | gzip -n > "dist/$name.tar.gz"

@@ -273,6 +273,21 @@ func TestPlaces(t *testing.T) {
 	b.clean("afterwards")
 }
 
+// TestBytesBeforePlaces: what has no memory for its texts is told so and does not wait
+// for a place.
+func TestBytesBeforePlaces(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries, b.lim.MaxMemoryBytes = 1, 0, 256<<10
+	leave := b.occupy("acme")
+	for _, c := range allReadRoutes() {
+		if !c.noText {
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{422, "limit max_memory_bytes of 262144 bytes exceeded"})
+		}
+	}
+	leave()
+	b.clean("afterwards")
+}
+
 // TestPlacesOfSlowReads: it is the reads themselves that hold the places, of every
 // kind.
 func TestPlacesOfSlowReads(t *testing.T) {

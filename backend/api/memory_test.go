@@ -1,15 +1,20 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
 
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
@@ -90,6 +95,53 @@ func TestQueryBombs(t *testing.T) {
 			}
 			b.clean(tt.name)
 		})
+	}
+}
+
+// TestLabelBombs: labels that a query makes are charged when series are selected, by
+// themselves: at one instant there are hardly any points. With fewer of them, the same
+// functions are answered.
+func TestLabelBombs(t *testing.T) {
+	b := newReading(t, 64<<20)
+	b.fill(200, 10, 15*time.Second)
+	nested := func(times int, text, wrap string) string {
+		for range times {
+			text = fmt.Sprintf(wrap, text)
+		}
+		return text
+	}
+	const (
+		join    = `label_join(%s, "x", ",", "x", "x", "x", "x", "x", "x", "x", "x", "instance")`
+		replace = `label_replace(%s, "x", "$1$1$1$1$1$1$1$1", "x", "(.*)")`
+		seed    = `label_replace(m, "x", "$1", "instance", "(.*)")`
+	)
+	for _, tt := range []struct {
+		name string
+		text func(times int) string
+	}{
+		{"label_join", func(times int) string { return nested(times, "m", join) }},
+		{"label_replace", func(times int) string { return nested(times, seed, replace) }},
+		{"both", func(times int) string { return nested(times/2, nested(times-times/2, seed, replace), join) }},
+		{"count_values", func(times int) string { return nested(times, `count_values("x", m)`, replace) }},
+		{"group_left", func(times int) string {
+			one := `label_replace(sum by (job) (m), "x", "$1", "job", "(.*)")`
+			return nested(times, "m * on (job) group_left (x) "+one, replace)
+		}},
+	} {
+		b.t = t
+		ask := func(times int) *httptest.ResponseRecorder {
+			params := url.Values{"query": {tt.text(times)}, "time": {fmt.Sprint(b.now.Unix())}}
+			return do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"query?"+params.Encode(), nil)))
+		}
+		if w := ask(2); w.Code != 200 {
+			t.Errorf("%s of few labels: %d %s", tt.name, w.Code, w.Body)
+		}
+		before := allocated()
+		b.check(tt.name, ask(6), rejection{422, "limit max_memory_bytes of 29360128 bytes (the limit of this process) exceeded"})
+		if n := allocated() - before; n > 16<<20 {
+			t.Errorf("%s: %d bytes were allocated", tt.name, n)
+		}
+		b.clean(tt.name)
 	}
 }
 
@@ -179,6 +231,66 @@ func TestHistogramMemory(t *testing.T) {
 		b.clean(c.String())
 		b.lim.MaxMemoryBytes = 0
 	}
+}
+
+// TestTextsTakeMemory: the parameters of a read are held as they come and as they are
+// decoded, before anything is read: a form three times, a remote read, whose matchers
+// become structs, many times.
+func TestTextsTakeMemory(t *testing.T) {
+	b := newReading(t, 1<<30)
+	b.lim.MaxQueryLength = 0
+	const n = 1<<20 - 1000 // a buffer of a megabyte
+	form := func(pad string) *http.Request {
+		r := httptest.NewRequest("POST", promAPI+"query", strings.NewReader(url.Values{"query": {"m"}, "pad": {pad}}.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		return r
+	}
+	read := func(pad string) *http.Request {
+		q := &prompb.Query{EndTimestampMs: b.now.UnixMilli(), Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_NEQ, Name: "a", Value: pad}}}
+		data, err := (&prompb.ReadRequest{Queries: []*prompb.Query{q}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return httptest.NewRequest("POST", promAPI+"read", bytes.NewReader(snappy.Encode(nil, data)))
+	}
+	for _, tt := range []struct {
+		name    string
+		request func(pad string) *http.Request
+		times   int64
+	}{{"form", form, 3}, {"remote read", read, 34}} {
+		small, w := b.peak(tt.request("x"))
+		large, w2 := b.peak(tt.request(strings.Repeat("x", n)))
+		if w.Code != 200 || w2.Code != 200 || large-small < tt.times*n || large-small > 2*tt.times*n {
+			t.Errorf("%s of %d bytes: %d, %d; it takes %d bytes more than a small one", tt.name, n, w.Code, w2.Code, large-small)
+		}
+		b.lim.MaxMemoryBytes = small + (tt.times-1)*n
+		b.check(tt.name, do(b.h, as("acme", tt.request(strings.Repeat("x", n)))), rejection{422, "limit max_memory_bytes of"})
+		b.lim.MaxMemoryBytes = 0
+		b.clean(tt.name)
+	}
+}
+
+// TestReadOfManyQueries: the queries of a remote read share what the request may hold.
+func TestReadOfManyQueries(t *testing.T) {
+	b := newReading(t, 1<<30)
+	ask := func(times int) *http.Request {
+		r := readRoute{method: "POST", pattern: "read"}.request(b, "")
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return httptest.NewRequest(r.Method, r.URL.String(), bytes.NewReader(repeated(t, body, times)))
+	}
+	one, w := b.peak(ask(1))
+	if w.Code != 200 {
+		t.Fatal(w.Code, w.Body)
+	}
+	if many, w := b.peak(ask(20)); w.Code != 200 || many < 19*one {
+		t.Errorf("%d: one query takes %d bytes, 20 take %d", w.Code, one, many)
+	}
+	b.lim.MaxMemoryBytes = 10 * one
+	b.check("20 queries", do(b.h, as("acme", ask(20))), rejection{422, "limit max_memory_bytes of"})
+	b.clean("20 queries")
 }
 
 // TestNearTheLimit: with every limit between nothing and enough, an answer is whole

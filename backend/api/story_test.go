@@ -216,6 +216,16 @@ func TestNoAccess(t *testing.T) {
 	}
 }
 
+// repeated is a remote read with the queries of a body so many times.
+func repeated(t *testing.T, body []byte, times int) []byte {
+	t.Helper()
+	raw, err := snappy.Decode(nil, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snappy.Encode(nil, bytes.Repeat(raw, times))
+}
+
 // TestNotServed: of Prometheus' API only what the routes name is there.
 func TestNotServed(t *testing.T) {
 	b := newBackend(t)
@@ -298,6 +308,8 @@ func TestRemoteRead(t *testing.T) {
 		{"claims too much", func(l *limits.Limits) { l.MaxDecodedBytes = 0 }, append(binary.AppendUvarint(nil, 1<<31), 0, 0, 0), 400, "cannot be true"},
 		{"not snappy", func(*limits.Limits) {}, []byte("\xff\xff\xff\xff\xff\xff"), 400, "snappy"},
 		{"not protobuf", func(*limits.Limits) {}, snappy.Encode(nil, []byte("\x0a\xff")), 400, ""},
+		{"many queries", func(*limits.Limits) {}, repeated(t, samples, 64), 200, ""},
+		{"too many queries", func(*limits.Limits) {}, repeated(t, samples, 65), 400, "it has 65 queries, at most 64 are allowed"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

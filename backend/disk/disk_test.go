@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 )
 
@@ -219,7 +220,7 @@ func TestReplaceFile(t *testing.T) {
 			}
 		}
 	}
-	modes := map[string]fs.FileMode{dir: DirMode, filepath.Dir(dir): DirMode, path: FileMode}
+	modes := map[string]fs.FileMode{dir: 0o700, filepath.Dir(dir): 0o700, path: 0o600} // the owner's only, as numbers: the constants may be wrong
 	for _, p := range slices.Sorted(maps.Keys(modes)) {
 		if st, err := os.Stat(p); err != nil || st.Mode().Perm() != modes[p] {
 			t.Errorf("mode of %s = %v, %v, want %v", p, st.Mode(), err, modes[p])
@@ -227,6 +228,22 @@ func TestReplaceFile(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("%d entries, %v, want only the file", len(entries), err)
+	}
+}
+
+// TestSyncsAskTheKernel: syncs of the real file system are the kernel's answer. A
+// device that cannot be synced shows it: whoever did not ask would report success.
+func TestSyncsAskTheKernel(t *testing.T) {
+	if err := SyncDir(os.DevNull); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("sync of %s: %v, want %v", os.DevNull, err, syscall.EINVAL)
+	}
+	f, err := system{}.create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, ok := f.(*os.File); !ok { // whose Sync is the kernel's
+		t.Errorf("a file of the operating system is a %T", f)
 	}
 }
 

@@ -1,6 +1,7 @@
 package ingester
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ func (ing *Ingester) asideRecord(k asideKey, files []*asideFile) store.AsideOf {
 // run before anything that ends an intent of their windows.
 func (u *uploader) recordAside(ctx context.Context) error {
 	now := u.ing.opts.Now()
-	if u.asides == nil || now.Sub(u.asidesAt) >= asideReadEvery && len(u.asides) > 0 {
+	if u.asides == nil || since(now, u.asidesAt) >= asideReadEvery && len(u.asides) > 0 {
 		if err := u.readAsideRecords(ctx); err != nil {
 			return err
 		}
@@ -178,13 +179,7 @@ func (ing *Ingester) Aside() []store.AsideOf {
 		out = append(out, ing.asideRecord(k, files))
 	}
 	slices.SortFunc(out, func(a, b store.AsideOf) int {
-		if a.Window != b.Window {
-			if a.Window.Day != b.Window.Day {
-				return int(a.Window.Day - b.Window.Day)
-			}
-			return a.Window.Number - b.Window.Number
-		}
-		return strings.Compare(string(a.Tenant), string(b.Tenant))
+		return cmp.Or(cmp.Compare(a.Window.Day, b.Window.Day), cmp.Compare(a.Window.Number, b.Window.Number), cmp.Compare(a.Tenant, b.Tenant))
 	})
 	return out
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -27,6 +29,9 @@ func TestEstablished(t *testing.T) {
 		b.push("a", b.some("m", 95)...)
 		if out := push(b, "e", 30); out.Samples != 15 || len(out.Created) != 15 || reasons(out)["max_active_series"] != 15 {
 			t.Errorf("%+v", out) // five within the limit, ten beyond
+		}
+		if n := testutil.ToFloat64(b.ing.metrics.established); n != 10 {
+			t.Errorf("%g series are counted as accepted beyond their share, want 10", n)
 		}
 		if out := push(b, "f", 3); reasons(out)["max_active_series"] != 3 {
 			t.Errorf("beyond a tenth: %+v", out)

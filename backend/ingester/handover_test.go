@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
@@ -28,6 +30,7 @@ func TestHandOver(t *testing.T) {
 	to.push("a", to.some("m", 500)...)
 	hand(from, to)
 	hand(from, to)
+	to.handedOver(2000, 0, 0) // it has 500 of them
 	if held := to.ing.account.held.Load(); held < 2000*300 {
 		t.Errorf("%d bytes are reserved", held)
 	}
@@ -51,6 +54,7 @@ func TestHandOver(t *testing.T) {
 	if n := to.ing.SeriesCount("a"); n != 3500 {
 		t.Errorf("%d active series, want 3500", n)
 	}
+	to.handedOver(0, 2500, 0) // the second time they had their places
 	if out := to.push("a", to.some("m", 2500)...); out.Samples != 2500 || out.Created != nil {
 		t.Errorf("%d samples, %v", out.Samples, reasons(out))
 	}
@@ -61,6 +65,17 @@ func TestHandOver(t *testing.T) {
 	hand(from, to)
 	if n := to.ing.SeriesCount("a"); n != 1000 {
 		t.Errorf("%d active series of an ingester without memory, want 1000", n)
+	}
+	to.handedOver(0, 0, 2500)
+}
+
+// handedOver checks what is counted of series that were handed over.
+func (b *bench) handedOver(kept, above, dropped float64) {
+	b.t.Helper()
+	for result, want := range map[string]float64{"kept": kept, "above_share": above, "dropped": dropped} {
+		if n := testutil.ToFloat64(b.ing.metrics.handedOver.WithLabelValues(result)); n != want {
+			b.t.Errorf("%g series are counted as %s, want %g", n, result, want)
+		}
 	}
 }
 

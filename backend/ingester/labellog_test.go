@@ -186,6 +186,41 @@ func (b *bench) checkSamples(want map[string]map[int64]float64) {
 	}
 }
 
+// TestLabelsTwicePerEpoch: however many segments an epoch has and however often a
+// series is sent, its labels are in the log twice: what a sample takes does not depend on
+// how many segments the samples fill.
+func TestLabelsTwicePerEpoch(t *testing.T) {
+	b := newBench(t)
+	now := b.now.UnixMilli()
+	for round := range int64(8) {
+		for push := range int64(3) {
+			for i := range 5 * (round + 1) { // five of them are new
+				b.push("a", entry(metric("m", "i", fmt.Sprint(i)), f(now+1000*round+10*push+i, 1)))
+			}
+		}
+		b.checkpoint() // in a segment of its own
+		if round == 4 {
+			_, err := b.ing.log.Cut()
+			b.must(err)
+		}
+	}
+	copies := map[string]int{} // by epoch and reference
+	segments, epochs := b.logOf()
+	for number, seg := range segments {
+		for ref := range seg.labels {
+			copies[fmt.Sprintf("series %d in epoch %d", ref, epochs[number])]++
+		}
+	}
+	if len(segments) < 9 || len(copies) != 25+40 {
+		t.Fatalf("%d segments with labels of %v", len(segments), copies)
+	}
+	for which, n := range copies {
+		if n != 2 {
+			t.Errorf("the labels of %s are in %d segments", which, n)
+		}
+	}
+}
+
 // TestDamageToAnyRecord checks that if labels are in two segments, damage to any
 // one record loses only the samples of that record.
 func TestDamageToAnyRecord(t *testing.T) {

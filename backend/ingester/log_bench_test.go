@@ -55,6 +55,25 @@ func BenchmarkLog(b *testing.B) {
 	}
 }
 
+// TestLogBytes: a sample takes at most 12 bytes of the log, with its part of the labels
+// of series of 250 samples and values that cannot be made shorter, however many
+// segments the window fills.
+func TestLogBytes(t *testing.T) {
+	w := logWriter{series: 2000, rounds: 250, random: true, segment: 256 << 10}
+	dir := filepath.Join(t.TempDir(), "wal")
+	written, err := w.write(dir, time.UnixMilli(1_700_006_400_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	segments, err := wal.Segments(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if each := float64(written) / float64(w.samples()); each > 12 || len(segments) < 15 {
+		t.Errorf("%.1f bytes for a sample, in %d segments", each, len(segments))
+	}
+}
+
 // report replays the log and reports the measurements.
 func report(b *testing.B, dir string, now time.Time, samples, written int64) {
 	b.Helper()
@@ -85,13 +104,14 @@ type logWriter struct {
 	series, rounds int
 	replaced       float64
 	random         bool
+	segment        int64 // size of segments; 0: as usual
 }
 
 func (w *logWriter) samples() int64 { return int64(w.series) * int64(w.rounds) }
 
 // write writes the log and returns its size in bytes.
 func (w *logWriter) write(dir string, start time.Time) (int64, error) {
-	log, err := wal.Open(dir, wal.Options{})
+	log, err := wal.Open(dir, wal.Options{SegmentBytes: w.segment})
 	if err != nil {
 		return 0, err
 	}

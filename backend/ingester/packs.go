@@ -201,7 +201,7 @@ func (p *packSet) recent(mint int64, fn func(*pack.Reader) error) error {
 			all = append(all, aged{lp, newest})
 		}
 	}
-	slices.SortFunc(all, func(a, b aged) int { return int((a.maxt - b.maxt) / 1000) })
+	slices.SortFunc(all, func(a, b aged) int { return cmp.Compare(a.maxt, b.maxt) })
 	for _, a := range all {
 		if err := fn(a.pack.reader); err != nil {
 			return unreadable(a.pack.path, err)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -80,8 +82,9 @@ func TestBurstOfNewSeries(t *testing.T) {
 			}
 		}
 	}
-	if accepted < 2000 || rejected < 2000 {
-		t.Fatalf("%d accepted, %d rejected, want at least 2000 each", accepted, rejected)
+	if accepted < 2000 || rejected < 2000 || testutil.ToFloat64(b.ing.metrics.pressureRejected) != float64(rejected) {
+		t.Fatalf("%d accepted, %d rejected, want at least 2000 each; %g counted as rejected", accepted, rejected,
+			testutil.ToFloat64(b.ing.metrics.pressureRejected))
 	}
 	if used := b.ing.account.bytes.Load(); used < 3_190_000 || used > 3_250_000 {
 		t.Errorf("%d bytes are used, want about 80%% of the budget", used)
@@ -138,6 +141,7 @@ func TestRulesOfAFullHead(t *testing.T) {
 			b.push("small", b.some("m", 900)...)
 			b.push("third", b.some("m", 900)...)
 			b.fill(c.percent)
+			wantFull := 0.0
 			try := func(id tenant.ID, known bool) string {
 				name := "new"
 				if known {
@@ -162,6 +166,12 @@ func TestRulesOfAFullHead(t *testing.T) {
 				if got := try(w.id, w.known); got != w.want {
 					t.Errorf("%s, existing series %v: %s, want %s", w.id, w.known, got, w.want)
 				}
+				if w.want == full {
+					wantFull++
+				}
+			}
+			if n := testutil.ToFloat64(b.ing.metrics.fullRequests); n != wantFull {
+				t.Errorf("%g requests are counted as rejected, want %g", n, wantFull)
 			}
 		})
 	}

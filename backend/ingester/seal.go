@@ -39,7 +39,7 @@ func (ing *Ingester) run(ctx context.Context) {
 			ing.opts.Logger.Error("failed to seal; retrying", "err", err)
 		}
 		ing.saveActiveDue()
-		if now := ing.opts.Now(); now.Sub(swept) >= sweepEvery {
+		if now := ing.opts.Now(); since(now, swept) >= sweepEvery {
 			swept = now
 			if err := ing.Sweep(); err != nil {
 				ing.opts.Logger.Error("failed to delete expired packs; retrying", "err", err)
@@ -60,7 +60,7 @@ func (ing *Ingester) sealDue() error {
 	late := ing.lateFrom.Load()
 	ing.correctBorder(now.UnixMilli())
 	ing.cutAtBorder(now.UnixMilli())
-	if bound > ing.sealed.Load() || (late > 0 && now.UnixMilli()-late >= lateDelay.Milliseconds()) {
+	if bound > ing.sealed.Load() || (late > 0 && since(now, time.UnixMilli(late)) >= lateDelay) {
 		return ing.seal(bound)
 	}
 	return nil

@@ -76,7 +76,7 @@ func (u *uploader) run(ctx context.Context) {
 			u.ing.metrics.uploadFailures.Inc()
 			u.ing.opts.Logger.Error("failed to upload sealed packs: they stay on disk; retrying", "err", err)
 		}
-		if now := u.ing.opts.Now(); now.Sub(u.droppedAt) >= consumeEvery {
+		if now := u.ing.opts.Now(); since(now, u.droppedAt) >= consumeEvery {
 			u.droppedAt = now
 			if err := u.drop(ctx); err != nil && ctx.Err() == nil {
 				u.ing.opts.Logger.Error("failed to delete compacted local packs; retrying", "err", err)
@@ -262,7 +262,10 @@ func (u *uploader) drop(ctx context.Context) error {
 		case lp.consumed.IsZero():
 			lp.consumed = now
 		case now.Sub(lp.consumed) >= dropDelay:
-			errs = errors.Join(errs, u.ing.packs.drop(lp))
+			if err := u.ing.packs.drop(lp); err != nil {
+				errs = errors.Join(errs, err)
+				continue
+			}
 			u.ing.metrics.packsDropped.Inc()
 		}
 	}

@@ -201,6 +201,29 @@ func TestEndHeaviest(t *testing.T) {
 	empty(t, a)
 }
 
+// TestEndHeaviestOfTenant: it is a read of the tenant whose reads hold most together,
+// though another tenant's single one holds more; writes do not count.
+func TestEndHeaviestOfTenant(t *testing.T) {
+	a := NewAccount(1000*mb, nil)
+	ended := ""
+	for _, r := range []struct {
+		name  string
+		id    tenant.ID
+		bytes int64
+		write bool
+	}{{"single", "a", 20, false}, {"larger", "b", 16, false}, {"smaller", "b", 12, false}, {"write", "c", 40, true}} {
+		h := a.Begin(Request{Tenant: r.id, Write: r.write})
+		defer h.Close()
+		if err := h.Take(r.bytes * mb); err != nil {
+			t.Fatal(err)
+		}
+		h.OnEnd(func(error) { ended += r.name })
+	}
+	if id, held := a.EndHeaviest(mb); id != "b" || held != 16*mb || ended != "larger" {
+		t.Errorf("ended is %q, of tenant %s with %d bytes", ended, id, held)
+	}
+}
+
 // TestConcurrent checks that concurrent requests never hold more than the limit,
 // and that the account is empty at the end.
 func TestConcurrent(t *testing.T) {

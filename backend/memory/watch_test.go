@@ -45,7 +45,7 @@ func TestWatch(t *testing.T) {
 				}, slog.New(slog.DiscardHandler))
 			}()
 			if tt.ends {
-				if cause := <-ended; !errors.Is(cause, ErrEnded) {
+				if cause := kit.Receive(t, "a read is ended", ended); !errors.Is(cause, ErrEnded) {
 					t.Errorf("cause %v", cause)
 				}
 				cancel()
@@ -56,6 +56,43 @@ func TestWatch(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWatchWaits: after a read was ended, no other one is before the collector could
+// free what the first held.
+func TestWatchWaits(t *testing.T) {
+	const limit = 1000 * mb
+	a := NewAccount(limit, nil)
+	ended, cycles, looks := make(chan int, 2), atomic.Int64{}, atomic.Int32{}
+	for i := range 2 {
+		h := a.Begin(Request{Tenant: "a"})
+		defer h.Close()
+		if err := h.Take(int64(200-50*i) * mb); err != nil {
+			t.Fatal(err)
+		}
+		h.OnEnd(func(error) { ended <- i; h.Close() })
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.Watch(ctx, limit, func() Usage {
+			looks.Add(1)
+			return Usage{Live: 900 * mb, Total: 990 * mb, Cycles: cycles.Load()}
+		}, slog.New(slog.DiscardHandler))
+	}()
+	if first := kit.Receive(t, "a read is ended", ended); first != 0 {
+		t.Errorf("read %d was ended first", first)
+	}
+	before := looks.Load()
+	kit.Until(t, "it looked again", func() bool { return looks.Load() >= before+2 })
+	if len(ended) > 0 {
+		t.Error("another read was ended before the collector ran")
+	}
+	cycles.Store(endCycles)
+	kit.Receive(t, "the other read is ended", ended)
+	cancel()
+	kit.Receive(t, "the watch ends", done)
 }
 
 // TestReadUsage checks that the runtime's metrics are read.

@@ -179,4 +179,9 @@ func TestCrashLeavesTemporary(t *testing.T) {
 	if _, err := Create(finished, Options{ID: testID}); !errors.Is(err, os.ErrExist) {
 		t.Fatalf("a finished pack would be written over: %v", err)
 	}
+	for path, want := range map[string]os.FileMode{finished: 0o600, filepath.Dir(path): 0o700} { // the owner's only
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want %v", path, st.Mode(), err, want)
+		}
+	}
 }

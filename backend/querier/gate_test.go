@@ -190,3 +190,35 @@ func TestGateRace(t *testing.T) {
 		t.Errorf("tenants are left: %v", g.tenants)
 	}
 }
+
+// TestGateTurnTooLate: a read that gets its turn and whose context ends at the same
+// time goes with an error, and its place is free.
+func TestGateTurnTooLate(t *testing.T) {
+	lim := limits.Limits{MaxConcurrentQueries: 1, MaxQueuedQueries: 1}
+	late := 0
+	for range 200 {
+		g := NewGate(nil)
+		leave := enter(t, g, "a", lim)
+		ctx, cancel := context.WithCancel(context.Background())
+		result := make(chan error, 1)
+		go func() {
+			l, err := g.Enter(ctx, "a", &lim)
+			if err == nil {
+				l()
+			}
+			result <- err
+		}()
+		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
+		cancel() // it may see either first
+		leave()
+		if err := kit.Receive(t, "it goes", result); err != nil {
+			late++
+		}
+		if len(g.tenants) != 0 {
+			t.Fatal("a place is held by nobody")
+		}
+	}
+	if late == 0 {
+		t.Error("no context ended in time")
+	}
+}

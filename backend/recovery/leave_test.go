@@ -12,7 +12,9 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/test/kit"
 )
@@ -142,4 +144,42 @@ func TestPushWhileLeaving(t *testing.T) {
 	if err := push(); !errors.Is(err, ingester.ErrStopped) {
 		t.Errorf("push to an ingester that left: %v", err)
 	}
+}
+
+// leavingIngester is a fakePeer as this process's ingester when it leaves.
+type leavingIngester struct {
+	leaver
+	s *scene
+}
+
+func (l leavingIngester) note(step string)             { l.s.steps = append(l.s.steps, step) }
+func (l leavingIngester) Aside() []store.AsideOf       { return nil }
+func (l leavingIngester) Flush() error                 { l.note("sealed"); return nil }
+func (l leavingIngester) Upload(context.Context) error { l.note("uploaded"); return nil }
+func (l leavingIngester) StopPushes()                  { l.note("pushes stopped") }
+func (l leavingIngester) ResumePushes()                { l.note("pushes resumed") }
+func (l leavingIngester) PendingWindows() int          { return 0 }
+
+// TestLeaverHandsOver: the others know of the active series before they take them, and
+// before the one that leaves takes no pushes any more.
+func TestLeaverHandsOver(t *testing.T) {
+	s := newScene(t)
+	s.members.all = append(s.members.all, ring.Instance{ID: "d", Addr: "d", Zone: "zd", State: ring.Active, Tokens: []uint32{3 << 30}, Roles: []string{"ingester"}})
+	s.peers["d"] = &fakePeer{id: "d", kept: map[uint64]bool{}}
+	hashes := []uint64{1, 1 << 40, 1 << 50, 1 << 60, 1 << 62, 1 << 63}
+	ing := leavingIngester{leaver{&fakePeer{active: []ingester.ActiveSeries{{Tenant: "acme", Hashes: hashes, Seconds: make([]uint32, len(hashes))}}}}, s}
+	known := 0
+	s.o.Wait = func(context.Context, time.Duration) error { // for others to see that it leaves
+		for _, p := range s.peers {
+			known += len(p.kept)
+		}
+		return nil
+	}
+	if err := s.Leaver(ing).Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if known == 0 || known > len(hashes) {
+		t.Errorf("%d of %d series were handed over", known, len(hashes))
+	}
+	s.want(t, "leaving", "state "+string(ring.Leaving), "sealed", "uploaded", "pushes stopped", "sealed", "uploaded", "left")
 }

@@ -52,6 +52,7 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 		act := setup(fs)
 		return func(ctx context.Context, sh *command.Shell, args []string) error {
 			s.Shell = sh
+			s.findServer()
 			if err := s.check(); err != nil {
 				return err
 			}
@@ -69,9 +70,19 @@ func destroys(c command.Command) command.Command {
 func (s *session) flags(fs *flag.FlagSet) {
 	fs.BoolVar(&s.quiet, "q", false, "print only the bare value, for scripts")
 	fs.StringVar(&s.format, "o", "text", "output `format`: text, or json for the complete response of the server")
-	fs.StringVar(&s.url, "admin-url", "http://127.0.0.1:9010", "`URL` of the admin listener")
+	fs.StringVar(&s.url, "admin-url", "", "`URL` of the admin listener (default $PALLIUM_ADMIN_URL, or http://127.0.0.1:9010)")
 	fs.StringVar(&s.dataDir, "data-dir", "data",
 		"`directory` with the admin-token file, if neither PALLIUM_ADMIN_TOKEN nor PALLIUM_ADMIN_TOKEN_FILE is set")
+}
+
+// findServer sets the URL of the server where no flag did.
+func (s *session) findServer() {
+	if s.url == "" {
+		s.url = s.Env("PALLIUM_ADMIN_URL")
+	}
+	if s.url == "" {
+		s.url = "http://127.0.0.1:9010"
+	}
 }
 
 func (s *session) check() error {

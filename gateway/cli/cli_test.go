@@ -264,3 +264,15 @@ func TestServers(t *testing.T) {
 		}
 	}
 }
+
+// TestAdminURL: the flag wins over the environment, and that over the default.
+func TestAdminURL(t *testing.T) {
+	for _, tt := range []struct{ flag, env, want string }{
+		{"", "", "http://127.0.0.1:9010"}, {"", "http://env:1", "http://env:1"}, {"http://flag:1", "http://env:1", "http://flag:1"},
+	} {
+		s := &session{Shell: &command.Shell{Env: func(string) string { return tt.env }}, url: tt.flag}
+		if s.findServer(); s.url != tt.want {
+			t.Errorf("flag %q, environment %q: %q, want %q", tt.flag, tt.env, s.url, tt.want)
+		}
+	}
+}

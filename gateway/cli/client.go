@@ -110,7 +110,7 @@ func (s *session) request(ctx context.Context, method, path string, body any) (*
 	}
 	base, err := url.Parse(s.url)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, command.Misused("-admin-url %q must have the form http(s)://host[:port]", s.url)
+		return nil, command.Misused("-admin-url (or PALLIUM_ADMIN_URL) %q must have the form http(s)://host[:port]", s.url)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(s.url, "/")+path, r)
 	if err != nil {

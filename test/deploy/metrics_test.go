@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -35,16 +36,40 @@ func TestMetrics(t *testing.T) {
 	if err != nil || len(known) < 20 {
 		t.Fatalf("%d metrics in the code: %v", len(known), err)
 	}
-	for _, file := range []string{"deploy/prometheus/pallium.rules.yaml", "docs/google-cloud.md", "docs/kubernetes.md"} {
-		found := metric.FindAllString(string(read(t, file)), -1)
-		for _, name := range found {
-			if !known[name] && !known[strings.TrimSuffix(name, "_bucket")] {
+	docs, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := []string{"deploy/prometheus/pallium.rules.yaml", "README.md"}
+	for _, path := range docs {
+		files = append(files, filepath.Join("docs", filepath.Base(path)))
+	}
+	for _, file := range files {
+		for _, name := range metric.FindAllString(string(read(t, file)), -1) {
+			if !known[name] && !known[strings.TrimSuffix(name, "_bucket")] && !strings.HasSuffix(name, "_") {
 				t.Errorf("%s: there is no metric %s", file, name)
 			}
 		}
-		if len(found) == 0 && file != "docs/kubernetes.md" {
-			t.Errorf("%s names no metric", file)
+	}
+	if len(metric.FindAllString(string(read(t, files[0])), -1)) < 20 {
+		t.Errorf("%s names no metrics", files[0])
+	}
+}
+
+// TestRunbooks: every alert has a section that says what to do, and every section an
+// alert.
+func TestRunbooks(t *testing.T) {
+	names := func(file, pattern string) []string {
+		var out []string
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(read(t, file)), -1) {
+			out = append(out, m[1])
 		}
+		slices.Sort(out)
+		return out
+	}
+	alerts, sections := names("deploy/prometheus/pallium.rules.yaml", `- alert: (\w+)`), names("docs/runbooks.md", `(?m)^### (\w+)$`)
+	if !slices.Equal(alerts, sections) || len(alerts) < 20 {
+		t.Errorf("alerts %v\nsections of docs/runbooks.md %v", alerts, sections)
 	}
 }
 

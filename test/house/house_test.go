@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -156,6 +157,40 @@ func TestFileLength(t *testing.T) {
 			if n := bytes.Count(text, []byte("\n")); n > maxLines && !generated(text) && !strings.HasSuffix(f, "_test.go") {
 				t.Errorf("%s/%s has %d lines, at most %d are allowed", p.name(), f, n, maxLines)
 			}
+		}
+	}
+}
+
+// TestFilesAreReplaced: files are made in few places, each with its own order of syncs.
+// Everybody else replaces them by package disk, so that a power loss leaves the old or
+// the new content.
+func TestFilesAreReplaced(t *testing.T) {
+	makers := map[string]string{
+		"backend/disk":               "replaces small files",
+		"backend/wal":                "segments of the log",
+		"backend/wal/waltest":        "a disk for tests",
+		"backend/pack":               "packs",
+		"backend/objects/dir":        "objects",
+		"backend/objects/objecttest": "a contract, for tests",
+		"policies/limits/generate":   "the documentation",
+		"main":                       "the lock of a data directory, which is empty",
+	}
+	calls := regexp.MustCompile(`\bos\.(WriteFile|Rename|Create|CreateTemp|OpenFile)\(`)
+	for _, p := range packages(t) {
+		found := false
+		for _, f := range p.GoFiles {
+			text, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if call := calls.Find(text); call != nil {
+				if found = true; makers[p.name()] == "" && !strings.HasPrefix(p.name(), "test/") {
+					t.Errorf("%s/%s calls %s...): use package disk", p.name(), f, call)
+				}
+			}
+		}
+		if makers[p.name()] != "" && !found {
+			t.Errorf("%s makes no files any more", p.name())
 		}
 	}
 }

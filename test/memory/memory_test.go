@@ -55,7 +55,7 @@ func TestMemoryAttacks(t *testing.T) {
 	}
 	p := programs.StartPallium(t, config)
 	r := newRun(t, p, limit)
-	if !strings.Contains(p.Log(), fmt.Sprintf("limit=%d", limit)) {
+	if !strings.Contains(p.Log(), fmt.Sprintf("limit_bytes=%d", limit)) {
 		t.Errorf("the process does not know its limit of %d bytes: %s", limit, p.Log())
 	}
 	r.fill()

@@ -40,7 +40,7 @@ func newMany(t *testing.T) *many {
 	dir := t.TempDir()
 	guard(t, dir)
 	var err error
-	m.c, err = cluster.New(cluster.Options{Dir: dir, Free: true, TwoCompactors: true,
+	m.c, err = cluster.New(cluster.Options{Dir: dir, Free: true, TwoCompactors: true, QueriersApart: true,
 		Binaries: cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: redis,
 			Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")},
 		Through: func(name, address string) string {
@@ -120,6 +120,12 @@ func (m *many) fault(name string, weight int, breaks, mends func(*run)) operatio
 			}
 		}
 		mends(r)
+		// What an ingester missed shows now: a deletion has all of them seal and upload
+		// what they have, and then every query reads that from the long-term store.
+		m.recovers(r, pushesAndQueries)
+		for _, t := range r.tenants {
+			r.ask(t, 5)
+		}
 		m.whole(r)
 		r.faulty.Store(false)
 		for _, t := range r.tenants {
@@ -137,18 +143,26 @@ func (m *many) must(err error) {
 
 func (m *many) ingester(r *run) string { return fmt.Sprintf("ingester-%d", 1+r.gen.rnd.Intn(3)) }
 
-// whole waits until every process serves, and pushes and queries of every tenant
-// work at every edge.
-func (m *many) whole(r *run) {
+// What has to work for a cluster to have recovered.
+const (
+	pushesAndQueries = false
+	deletionsToo     = true
+)
+
+// whole waits until every process serves, and pushes, queries and deletions of every
+// tenant work at every edge.
+func (m *many) whole(r *run) { m.recovers(r, deletionsToo) }
+
+func (m *many) recovers(r *run, deletions bool) {
 	for _, p := range m.c.Processes {
 		m.must(m.c.WaitReady(m.ctx, p.Name))
 	}
 	good := 0 // in a row; a gateway asks backends in turn
 	for deadline := time.Now().Add(3 * time.Minute); good < 4; {
 		if time.Now().After(deadline) {
-			m.t.Fatalf("seed %d, step %d: the cluster does not recover: %v", r.seed, r.step, m.works(r))
+			m.t.Fatalf("seed %d, step %d: the cluster does not recover: %v", r.seed, r.step, m.works(r, deletions))
 		}
-		if m.works(r) == nil {
+		if m.works(r, deletions) == nil {
 			good++
 			continue
 		}
@@ -157,7 +171,7 @@ func (m *many) whole(r *run) {
 	}
 }
 
-func (m *many) works(r *run) error {
+func (m *many) works(r *run, deletions bool) error {
 	for _, edge := range m.c.Edges {
 		for _, t := range r.tenants {
 			a := r.client.do(m.ctx, http.MethodGet, edge+"/prometheus/api/v1/query?query=count(count_over_time(%7B__name__!%3D%22%22%7D%5B15d%5D))", t.token, nil)
@@ -171,9 +185,11 @@ func (m *many) works(r *run) error {
 				return fmt.Errorf("deletion of %s fails", t.name)
 			}
 			// A deletion needs every ingester; pushes and queries do not.
-			a = r.client.do(m.ctx, http.MethodPost, edge+"/prometheus/api/v1/admin/tsdb/delete_series?match[]=model_none", t.token, nil)
-			if a.code != http.StatusNoContent {
-				return fmt.Errorf("%s: delete_series: %s", edge, a)
+			if deletions {
+				a = r.client.do(m.ctx, http.MethodPost, edge+"/prometheus/api/v1/admin/tsdb/delete_series?match[]=model_none", t.token, nil)
+				if a.code != http.StatusNoContent {
+					return fmt.Errorf("%s: delete_series: %s", edge, a)
+				}
 			}
 			failed := r.counted("push failed")
 			r.send(m.ctx, t, samples, edge, 1)
@@ -202,7 +218,15 @@ func (m *many) settle() {
 
 // disturbed is a fault of the way to a process.
 func (m *many) disturbed(name, process string, weight int, mode chaos.Mode) operation {
-	return m.fault(name, weight, func(*run) { m.proxy[process].Set(mode) }, func(*run) { m.proxy[process].Set(chaos.Pass) })
+	set := func(mode chaos.Mode) func(*run) {
+		return func(*run) {
+			m.proxy[process].Set(mode)
+			if process == "bigtable" {
+				m.proxy["querier-bigtable"].Set(mode)
+			}
+		}
+	}
+	return m.fault(name, weight, set(mode), set(chaos.Pass))
 }
 
 // skewed is a fault of a clock: the process runs with another one.
@@ -276,14 +300,14 @@ func (m *many) drop(r *run) {
 	r.faulty.Store(false)
 }
 
-// fromSlowStore is fromStore while the index answers slowly, and its answers come in
-// another order than they were asked for.
+// fromSlowStore is fromStore while the index is slow for queriers, and their calls
+// reach it in another order than they were made; compactors publish as fast as ever.
 func (m *many) fromSlowStore(r *run) {
 	r.fromStore(func() {
 		m.drop(r)
-		m.proxy["bigtable"].Set(chaos.Slow)
+		m.proxy["querier-bigtable"].Set(chaos.Slow)
 	})
-	m.proxy["bigtable"].Set(chaos.Pass)
+	m.proxy["querier-bigtable"].Set(chaos.Pass)
 }
 
 // race has two compactors at once, while queries run.

@@ -78,6 +78,7 @@ func TestZoneChanged(t *testing.T) {
 		name     string
 		hasData  bool
 		prepare  func(t *testing.T, dir string)
+		emptied  bool // Redis
 		rejected bool
 	}{
 		{name: "with samples", hasData: true, rejected: true},
@@ -94,6 +95,7 @@ func TestZoneChanged(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{name: "with samples, and Redis lost its data", hasData: true, rejected: true, emptied: true},
 		{name: "no samples"},
 		{name: "new disk", prepare: func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "ring.json")); err != nil {
@@ -107,6 +109,10 @@ func TestZoneChanged(t *testing.T) {
 			old := placedOnce(t, srv.Addr, dir)
 			if test.prepare != nil {
 				test.prepare(t, dir)
+			}
+			if test.emptied {
+				srv.Kill()
+				srv.Start()
 			}
 			m, err := place(t, srv.Addr, "b", dir, test.hasData)
 			if test.rejected {

@@ -31,7 +31,7 @@ func (m Mode) String() string {
 }
 
 // slowest is by how much a slow proxy holds a part up, at most.
-const slowest = 20 * time.Millisecond
+const slowest = 60 * time.Millisecond
 
 // Proxy stands before an address and can fail.
 type Proxy struct {

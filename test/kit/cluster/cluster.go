@@ -50,6 +50,8 @@ type Options struct {
 	// Through replaces the addresses at which Pallium reaches Redis, Bigtable and
 	// Cloud Storage, for tests that stand in between. nil: none.
 	Through func(name, address string) string
+	// QueriersApart has queriers reach Bigtable through "querier-bigtable".
+	QueriersApart bool
 }
 
 // Namespace is a network namespace that exists and is joined to this machine by a
@@ -81,6 +83,7 @@ type Cluster struct {
 	redis     string   // address
 
 	commonInside, redisInside string // of the ingester in a namespace
+	commonQuerier             string // of processes with a querier
 }
 
 // Dir is the cluster's directory.
@@ -137,6 +140,10 @@ func New(o Options) (*Cluster, error) {
 	c.add(Process{Name: "gcs", Addr: gcs, args: []string{o.Binaries.GCS, "-scheme", "http", "-host", "127.0.0.1", "-port", gcsPort,
 		"-backend", "memory", "-external-url", gcsURL, "-public-host", strings.TrimPrefix(gcsURL, "http://"), "-log-level", "error"}})
 	c.common, c.redis = stores(o.Through("bigtable", bigtable), gcsURL), o.Through("redis", redis)
+	c.commonQuerier = c.common
+	if o.QueriersApart {
+		c.commonQuerier = stores(o.Through("querier-bigtable", bigtable), gcsURL)
+	}
 	if o.Namespace != nil {
 		c.commonInside = stores(o.Through("inside-bigtable", bigtable), "http://"+o.Through("inside-gcs", gcs))
 		c.redisInside = o.Through("inside-redis", redis)
@@ -157,6 +164,9 @@ func stores(bigtable, gcs string) string {
 func (c *Cluster) backend(name, zone, target string) {
 	rpc := c.address(name, 0)
 	common, redis := c.common, c.redis
+	if strings.Contains(target, "querier") {
+		common = c.commonQuerier
+	}
 	if n := c.o.Namespace; n != nil && n.Ingester == name {
 		common, redis = c.commonInside, c.redisInside
 	}

@@ -119,7 +119,7 @@ func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error 
 		return err
 	}
 	start := time.Now()
-	report, err := fsck.New(w.store).RebuildIndex(ctx, w.tenants)
+	report, err := fsck.New(w.store).RebuildIndex(ctx, w.tenants, nil)
 	if err != nil {
 		return err
 	}

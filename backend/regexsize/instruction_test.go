@@ -1,0 +1,36 @@
+package regexsize
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// TestInstructionBytes: an instruction is charged with at least what it takes in a
+// compiled matcher that has run, and compiling it allocates no more than twice that.
+func TestInstructionBytes(t *testing.T) {
+	for _, pattern := range []string{`(?:abcd){1000}`, `(?:a|b?c){300}x`, `x{0,900}y`, `(?:[a-c].){500}`, `(?:a*b){1000}`, `(?:\w\d){400}`} {
+		n, err := Pattern(pattern, most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var matchers [20]*labels.Matcher // many, so that what else is on the heap makes no difference
+		of := int64(len(matchers) * n)
+		var before, compiled, collected runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range matchers {
+			matchers[i] = labels.MustNewMatcher(labels.MatchRegexp, "a", pattern)
+			matchers[i].Matches("abcdabcdxy")
+		}
+		runtime.ReadMemStats(&compiled)
+		runtime.GC()
+		runtime.ReadMemStats(&collected)
+		runtime.KeepAlive(&matchers)
+		allocated, live := int64(compiled.TotalAlloc-before.TotalAlloc)/of, (int64(collected.HeapAlloc)-int64(before.HeapAlloc))/of
+		if live > InstructionBytes || allocated > 2*InstructionBytes {
+			t.Errorf("%s: an instruction takes %d bytes, and %d while it is compiled; it is charged with %d", pattern, live, allocated, InstructionBytes)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/palliumhq/pallium/test/kit/programs"
+)
+
+// page is one page of the documentation.
+type page struct {
+	name string // from the top of the repository
+	text string
+}
+
+func pages(t *testing.T) []page {
+	t.Helper()
+	names := []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+	for _, pattern := range []string{"docs/*.md", "docs/*/*.md"} {
+		found, err := filepath.Glob(filepath.Join("../..", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range found {
+			names = append(names, strings.TrimPrefix(path, "../../"))
+		}
+	}
+	var out []page
+	for _, name := range names {
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, page{name, string(text)})
+	}
+	return out
+}
+
+// block is a shell block; runnable ones have a comment of that name before them.
+type block struct {
+	script   string
+	runnable bool
+}
+
+func (p *page) blocks() (out []block) {
+	for _, m := range regexp.MustCompile("(?s)(<!-- runnable -->\n)?```sh\n(.*?)```").FindAllStringSubmatch(p.text, -1) {
+		out = append(out, block{m[2], m[1] != ""})
+	}
+	return out
+}
+
+// TestDocs runs every shell block of the documentation that is marked as runnable, those
+// of one page in one shell and in order, against a server of the page's own. All other
+// blocks must be shell. The README's have TestREADME.
+func TestDocs(t *testing.T) {
+	bin, err := filepath.Abs(programs.Binary(t, "PALLIUM"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, p := range pages(t) {
+		script := ""
+		for _, b := range p.blocks() {
+			cmd := exec.Command("bash", "-n")
+			cmd.Stdin = strings.NewReader(b.script)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: a block is no shell: %v %s\n%s", p.name, err, out, b.script)
+			}
+			if b.runnable {
+				script += b.script
+			}
+		}
+		if script == "" {
+			continue
+		}
+		ran++
+		t.Run(p.name, func(t *testing.T) {
+			server := programs.StartPallium(t, "")
+			dir := t.TempDir()
+			if err := os.Symlink(bin, filepath.Join(dir, "pallium")); err != nil {
+				t.Fatal(err)
+			}
+			script = strings.ReplaceAll(script, "http://localhost:9009", server.Edge)
+			cmd := exec.CommandContext(t.Context(), "bash", "-e", "-u", "-x", "-c", script)
+			cmd.Dir = "../.."
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "PALLIUM_ADMIN_URL="+server.Admin,
+				"PALLIUM_ADMIN_TOKEN_FILE="+filepath.Join(server.DataDir, "admin-token"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	if ran < 3 {
+		t.Errorf("%d pages have blocks that were run", ran)
+	}
+}
+
+// commandLine finds pallium commands: in shell blocks at the start of a line or after a
+// pipe or $(, elsewhere in backquotes.
+var commandLine = regexp.MustCompile("(?m)(?:^|[`|;]|\\$\\(|&& |sudo -u pallium |run )\\s*(pallium [a-z][^`|;&)\n]*)")
+
+// TestCommandsOfDocs: every pallium command in the documentation exists, and so do its
+// flags.
+func TestCommandsOfDocs(t *testing.T) {
+	bin := programs.Binary(t, "PALLIUM")
+	complete := func(words ...string) []string {
+		out, err := exec.Command(bin, append([]string{"__complete"}, words...)...).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []string
+		for line := range strings.Lines(string(out)) {
+			word, _, _ := strings.Cut(line, "\t")
+			found = append(found, word)
+		}
+		return found
+	}
+	seen := map[string]bool{}
+	for _, p := range pages(t) {
+		if p.name == "CHANGELOG.md" {
+			continue // has commands of the past
+		}
+		for _, m := range commandLine.FindAllStringSubmatch(p.text, -1) {
+			line, _, _ := strings.Cut(m[1], " #")
+			if seen[line] || strings.HasSuffix(line, ": ") { // the latter is a label of signatures
+				continue
+			}
+			seen[line] = true
+			var words []string
+			for _, w := range strings.Fields(line)[1:] {
+				switch name, _, _ := strings.Cut(w, "="); {
+				case strings.HasPrefix(w, "-") && len(w) > 1 && w[1] != '-':
+					if known := complete(append(slices.Clone(words), name)...); !slices.Contains(known, name) {
+						t.Errorf("%s: %q has no flag %s", p.name, "pallium "+strings.Join(words, " "), name)
+					}
+				case slices.Contains(complete(append(slices.Clone(words), "")...), w):
+					words = append(words, w)
+				case len(words) == 0:
+					t.Errorf("%s: %q: there is no command %q", p.name, line, w)
+				case len(words) == 1 && len(complete(words[0], "")) > 0 && !strings.ContainsAny(w, ".,|<[") && strings.ToUpper(w) != w:
+					t.Errorf("%s: %q: %s has no command %q", p.name, line, words[0], w)
+				}
+				if len(words) == 0 {
+					break
+				}
+			}
+		}
+	}
+	if len(seen) < 40 {
+		t.Errorf("only %d commands were found", len(seen))
+	}
+}
