@@ -75,7 +75,7 @@ func (s *session) flags(fs *flag.FlagSet) {
 		"`directory` with the admin-token file, if neither PALLIUM_ADMIN_TOKEN nor PALLIUM_ADMIN_TOKEN_FILE is set")
 }
 
-// findServer sets the URL of the server where no flag did.
+// findServer sets the default of -admin-url.
 func (s *session) findServer() {
 	if s.url == "" {
 		s.url = s.Env("PALLIUM_ADMIN_URL")
