@@ -28,22 +28,21 @@ type world struct {
 	long  bool
 	start time.Time
 	proxy map[string]*Proxy
-	ns    *cluster.Namespace // of one ingester, in the long run
+	ns    *cluster.Namespace // for one ingester, in the long run
 
 	checks sync.WaitGroup
 	stop   context.CancelFunc
 
 	mu     sync.Mutex
-	failed []string // queries, the last few
+	failed []string // errors of the last few failed queries
 }
 
-// fault is something that happens to a cluster. It returns when the cluster is
-// whole again.
+// fault disturbs a cluster. Its do returns after the disturbance has been undone.
 type fault struct {
 	name string
-	// free of failures: neither a push nor a query may fail.
+	// free means that neither a push nor a query may fail.
 	free  bool
-	apart bool // needs an ingester in a network namespace, which the long run has
+	apart bool // needs an ingester in a network namespace, which only the long run has
 	do    func(w *world)
 }
 
@@ -60,7 +59,7 @@ func newWorld(t *testing.T, seed int64, long bool) *world {
 		Dir: dir, Free: true, Binaries: binaries(t), TwoCompactors: true, Namespace: w.ns,
 		Through: func(name, address string) string {
 			if w.ns != nil && name == w.ns.Ingester {
-				return address // nothing but its own wire is between
+				return address // the other processes are reached without a proxy
 			}
 			if w.proxy[name] == nil {
 				ip := "127.0.0.1"
@@ -104,7 +103,7 @@ func binaries(t *testing.T) cluster.Binaries {
 		Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")}
 }
 
-// keepChecking reads the last half minute back, again and again.
+// keepChecking repeatedly reads back the last half minute.
 func (w *world) keepChecking(ctx context.Context, n int) {
 	for i := n; ctx.Err() == nil; i++ {
 		err := w.r.Check(ctx, w.t, w.c.Edges[i%len(w.c.Edges)], i%writers, time.Now().Add(-30*time.Second))
@@ -131,7 +130,7 @@ func (w *world) pause(short, long time.Duration) {
 	time.Sleep(short)
 }
 
-// proxied is an ingester that others reach through a proxy.
+// proxied returns an ingester that other processes reach through a proxy.
 func (w *world) proxied() string {
 	for {
 		if name := w.ingester(); w.proxy[name] != nil {
@@ -148,10 +147,10 @@ func (w *world) whole() {
 	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
 		w.must(w.c.WaitReady(w.ctx, name))
 	}
-	time.Sleep(time.Second) // connections are tried again twice within that, on a slow machine once
+	time.Sleep(time.Second) // connections are retried twice within that, on a slow machine once
 }
 
-// all reads everything since the start back.
+// all reads back everything since the start.
 func (w *world) all() {
 	w.t.Helper()
 	for n := range writers {
@@ -166,7 +165,7 @@ func (w *world) all() {
 	}
 }
 
-// command runs an operator's command and repeats it while it fails.
+// command runs an operator's command, and repeats it while it fails.
 func (w *world) command(name, path string) {
 	w.t.Helper()
 	var code int
@@ -184,8 +183,9 @@ func (w *world) command(name, path string) {
 func (w *world) flush()   { w.command("backend-1", "/flush?wait=true") }
 func (w *world) compact() { w.command("backend-2", "/compact?wait=true") }
 
-// exchangeSecret puts another secret in the place of the cluster's, as
-// docs/cluster-trust.md says: second everywhere, swapped everywhere, and then alone.
+// exchangeSecret replaces the cluster's secret as docs/cluster-trust.md describes: the
+// new one is added as the second secret everywhere, then the two are swapped
+// everywhere, and then the old one is removed.
 func (w *world) exchangeSecret() {
 	w.t.Helper()
 	path := filepath.Join(w.c.Dir(), "cluster-secret")
@@ -233,7 +233,7 @@ func faults() []fault {
 			w.must(w.c.Start(w.ctx, name))
 			w.whole()
 			w.all()
-			w.settle()
+			w.waitRecovered()
 		}},
 		{name: "restart all in turn", free: true, do: func(w *world) {
 			for _, name := range []string{"ingester-1", "ingester-2", "ingester-3", "compactor-1", "backend-1", "backend-2"} {
@@ -242,8 +242,8 @@ func faults() []fault {
 				w.whole()
 			}
 		}},
-		{name: "the cluster's secret is exchanged", do: func(w *world) { w.exchangeSecret() }}, // gateways restart, too
-		{name: "Redis stopped, emptied and back", free: true, do: func(w *world) {
+		{name: "cluster secret rotated", do: func(w *world) { w.exchangeSecret() }}, // gateways restart, too
+		{name: "Redis restarted empty", free: true, do: func(w *world) {
 			w.must(w.c.Stop(w.ctx, "redis", syscall.SIGKILL))
 			w.pause(8*time.Second, 2*time.Minute)
 			w.must(w.c.Start(w.ctx, "redis"))
@@ -251,7 +251,7 @@ func faults() []fault {
 		}},
 		{name: "Redis hangs", free: true, do: func(w *world) { w.disturb("redis", Hang, w.length(4*time.Second, time.Minute)) }},
 		{name: "an ingester cut off", free: true, do: func(w *world) { w.disturb(w.proxied(), Reject, w.length(3*time.Second, 30*time.Second)) }},
-		{name: "an ingester hangs", free: true, do: func(w *world) {
+		{name: "an ingester's process stopped", free: true, do: func(w *world) {
 			name := w.ingester()
 			w.must(w.c.Signal(name, syscall.SIGSTOP))
 			w.pause(12*time.Second, 40*time.Second)
@@ -259,21 +259,21 @@ func faults() []fault {
 			w.pause(time.Second, 5*time.Second)
 		}},
 		{name: "an ingester cut off one way", free: true, do: func(w *world) { w.disturb(w.proxied(), OneWay, w.length(12*time.Second, 40*time.Second)) }},
-		{name: "an ingester swallows everything", free: true, do: func(w *world) { w.disturb(w.proxied(), Hang, w.length(12*time.Second, 40*time.Second)) }},
+		{name: "an ingester's connections hang", free: true, do: func(w *world) { w.disturb(w.proxied(), Hang, w.length(12*time.Second, 40*time.Second)) }},
 		{name: "an ingester's connections break", do: func(w *world) { w.disturb(w.proxied(), Partial, w.length(5*time.Second, time.Minute)) }},
-		{name: "an ingester's network is gone", free: true, apart: true, do: func(w *world) {
+		{name: "an ingester's network down", free: true, apart: true, do: func(w *world) {
 			run(w.t, "ip", "link", "set", hostLink, "down")
 			w.pause(0, time.Minute)
 			run(w.t, "ip", "link", "set", hostLink, "up")
 			w.pause(0, 10*time.Second)
 		}},
-		{name: "an ingester hears and is not heard", free: true, apart: true, do: func(w *world) {
+		{name: "an ingester receives and cannot send", free: true, apart: true, do: func(w *world) {
 			run(w.t, "ip", "-n", w.ns.Name, "route", "add", "blackhole", hostIP+"/32")
 			w.pause(0, time.Minute)
 			run(w.t, "ip", "-n", w.ns.Name, "route", "del", "blackhole", hostIP+"/32")
 			w.pause(0, 10*time.Second)
 		}},
-		{name: "an ingester is heard and hears nothing", free: true, apart: true, do: func(w *world) {
+		{name: "an ingester sends and cannot receive", free: true, apart: true, do: func(w *world) {
 			run(w.t, "ip", "route", "add", "blackhole", w.ns.IP+"/32")
 			w.pause(0, time.Minute)
 			run(w.t, "ip", "route", "del", "blackhole", w.ns.IP+"/32")
@@ -356,7 +356,7 @@ func (w *world) count(short, long int) int {
 	return short
 }
 
-// store breaks one of the two stores while everybody tries to use it.
+// store breaks one of the two stores while the cluster uses it.
 func (w *world) store(name string, m Mode) {
 	d := w.length(6*time.Second, time.Duration(minutes())*time.Minute)
 	go func() { _, _, _ = w.c.Admin(w.ctx, w.ingester0(), "/flush?wait=true", nil) }()
@@ -366,9 +366,9 @@ func (w *world) store(name string, m Mode) {
 
 func (w *world) ingester0() string { return "ingester-1" }
 
-// settle waits until what a lost ingester owed is known to be uploaded by the
-// others: from then on any one may be lost again.
-func (w *world) settle() {
+// waitRecovered waits until the cluster knows that replicas have uploaded a lost
+// ingester's pending windows: from then on any one ingester may be lost again.
+func (w *world) waitRecovered() {
 	w.t.Helper()
 	for range 200 {
 		var ring struct{ Losses []any }
@@ -376,18 +376,18 @@ func (w *world) settle() {
 		w.must(err)
 		w.must(json.Unmarshal([]byte(text), &ring))
 		if len(ring.Losses) == 0 {
-			// Backends use what they knew for five seconds more; a query that began then, and
-			// waits for an ingester that is cut off next, fails.
+			// Backends use their cached state for five more seconds; a query that began in
+			// that time, and waits for the next ingester that is cut off, would fail.
 			time.Sleep(6 * time.Second)
 			return
 		}
 		time.Sleep(time.Second)
 	}
-	w.t.Fatal("losses are never settled")
+	w.t.Fatal("replicas did not upload the lost ingester's windows within 200 s")
 }
 
-// oneCopy looks into the long-term store: three replicas with gaps have become
-// one copy of every sample.
+// oneCopy checks that the long-term store has exactly one copy of every sample,
+// although it came from three replicas with gaps.
 func (w *world) oneCopy() {
 	w.t.Helper()
 	out, err := w.c.Verify(w.ctx, "-data", "-tenant", cluster.Tenant)
@@ -400,13 +400,13 @@ func (w *world) oneCopy() {
 		w.t.Fatalf("%q: %v", line, err)
 	}
 	if samples < w.r.Acked() || samples > w.r.Attempted() || series != writers*perWriter*days {
-		w.t.Errorf("the compacted packs have %d samples of %d series in %d days; %d were acknowledged, %d sent", samples, series, days, w.r.Acked(), w.r.Attempted())
+		w.t.Errorf("compacted packs have %d samples of %d series in %d days; %d samples were acknowledged, %d sent", samples, series, days, w.r.Acked(), w.r.Attempted())
 	}
 	w.t.Logf("compacted: %s", strings.TrimSpace(line))
 }
 
-// minutes is how long the long run breaks a store: ten, or what CHAOS_MINUTES
-// says.
+// minutes returns for how many minutes the long run breaks a store: CHAOS_MINUTES, or
+// ten.
 func minutes() int {
 	if n, err := strconv.Atoi(os.Getenv("CHAOS_MINUTES")); err == nil {
 		return n
@@ -414,9 +414,9 @@ func minutes() int {
 	return 10
 }
 
-// TestChaos: whatever happens to one part of a cluster, no acknowledged sample
-// is lost and no answer is wrong. The seed is in CHAOS_SEED, CHAOS=long takes
-// every fault for long, CHAOS_FAULTS names some.
+// TestChaos: whichever part of a cluster fails, no acknowledged sample is lost and no
+// response is wrong. CHAOS_SEED is the seed, CHAOS=long makes every fault last long,
+// CHAOS_FAULTS selects faults by name.
 func TestChaos(t *testing.T) {
 	seed := int64(1)
 	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {
@@ -462,5 +462,5 @@ func TestChaos(t *testing.T) {
 	w.compact()
 	w.all()
 	w.oneCopy()
-	t.Logf("%d samples sent, %d acknowledged, all there; in all %s", w.r.Attempted(), w.r.Acked(), w.r.tally())
+	t.Logf("%d samples sent, %d acknowledged, none lost; in total %s", w.r.Attempted(), w.r.Acked(), w.r.tally())
 }
