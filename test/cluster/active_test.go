@@ -58,7 +58,7 @@ type activeSeries struct {
 func (a *activeSeries) limitHolds() {
 	for edge := range 2 {
 		limited := 0
-		kit.UntilSlow(a.t, 2*time.Minute, "the limit holds", func() bool {
+		kit.UntilSlow(a.t, 2*time.Minute, "the limit applies", func() bool {
 			a.fresh++
 			code, _, _ := a.send(a.token, edge, fmt.Sprintf("fresh_%d", a.fresh), 1, 0)
 			if limited++; code != http.StatusBadRequest {
@@ -90,7 +90,7 @@ func (a *activeSeries) check(when string) {
 // returns 503 and senders retry.
 func (a *activeSeries) decided(name string, fresh, known int) (code int, written, body string) {
 	a.t.Helper()
-	kit.UntilSlow(a.t, 2*time.Minute, "a push is decided", func() bool {
+	kit.UntilSlow(a.t, 2*time.Minute, "the response to a push is not 503", func() bool {
 		code, written, body = a.send(a.token, a.fresh, name, fresh, known)
 		return code != http.StatusServiceUnavailable
 	})
@@ -112,7 +112,7 @@ func (a *activeSeries) counted(name string) int {
 	a.t.Helper()
 	n := 0
 	// A backend may need a moment to connect to an ingester that has just started.
-	kit.UntilSlow(a.t, 2*time.Minute, name+" tells its status", func() bool {
+	kit.UntilSlow(a.t, 2*time.Minute, name+" reports its status", func() bool {
 		text, err := a.c.AdminGet(a.ctx, "gateway-1", "/status")
 		if err != nil {
 			a.t.Fatal(err)

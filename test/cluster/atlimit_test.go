@@ -38,7 +38,7 @@ func TestAtItsLimit(t *testing.T) {
 	for i := range 6 {
 		l.crowd(fmt.Sprintf("crowd-%d", i))
 	}
-	l.rounds("all ingesters there", l.phase/4)
+	l.rounds("all ingesters running", l.phase/4)
 	l.joined()
 	l.overBudget()
 }
@@ -96,21 +96,21 @@ func (l *atLimit) joined() {
 	if err := l.c.Stop(l.ctx, "ingester-3", syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("one ingester away", l.phase/4)
+	l.rounds("one ingester down", l.phase/4)
 	if err := l.c.AddIngester(l.ctx, "ingester-4", "zone-b"); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("one away and one has joined", l.phase)
+	l.rounds("one down and one joined", l.phase)
 	told := l.metric("ingester-4", `pallium_ingester_handed_over_series_total{result="kept"}`)
 	l.t.Logf("the new ingester has series of %v tenants, received %v series when it joined, and accepted %v repeated pushes",
 		l.metric("ingester-4", "pallium_ingester_tenants"), told, l.repeats("ingester-4"))
 	if told == 0 {
-		l.errorf("the ingester that joined was not told what the others have")
+		l.errorf("the ingester that joined received no series from the others")
 	}
 	if err := l.c.Start(l.ctx, "ingester-3"); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("it is back", l.phase/4)
+	l.rounds("all ingesters running again", l.phase/4)
 }
 
 // overBudget: one ingester has no memory for new series, and another one is down that
@@ -155,15 +155,15 @@ func (l *atLimit) overBudget() {
 	for i := range 6 {
 		l.crowd(fmt.Sprintf("late-%d", i))
 	}
-	l.rounds("one over its budget", l.phase/4)
+	l.rounds("one over its memory budget", l.phase/4)
 	before := l.repeats("ingester-4")
 	if err := l.c.Stop(l.ctx, "ingester-3", syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("one over its budget and one away", l.phase)
+	l.rounds("one over its memory budget and one down", l.phase)
 	l.t.Logf("%.2f of the memory budget is used, the ingester accepted %v repeated pushes", l.fill(), l.repeats("ingester-4")-before)
 	if l.repeats("ingester-4") == before {
-		l.errorf("nothing was repeated to the ingester over its budget")
+		l.errorf("no push was repeated to the ingester over its memory budget")
 	}
 }
 
@@ -233,7 +233,7 @@ func (l *atLimit) crowd(name string) {
 	// limits and reads them again after a second, so one rejection does not prove that
 	// every process has this tenant's limits. Both edges must reject for longer than
 	// that.
-	kit.UntilSlow(l.t, 2*time.Minute, "the limit holds", func() bool {
+	kit.UntilSlow(l.t, 2*time.Minute, "the limit applies", func() bool {
 		fresh++
 		code, _, _ := l.send(token, fresh, fmt.Sprintf("fresh_%d", fresh), 1, 0)
 		if limited++; code != http.StatusBadRequest {
@@ -247,13 +247,13 @@ func (l *atLimit) crowd(name string) {
 			// ones do.
 			code, _, body := l.send(token, n, "", 0, crowdSeries/4)
 			if code/100 != 2 {
-				l.errorf("%s: known series: %d %s", name, code, body)
+				l.errorf("%s: existing series: %d %s", name, code, body)
 			}
 			fresh++
 			code, written, body := l.send(token, n, fmt.Sprintf("fresh_%d", fresh), 20, crowdSeries)
 			limited := strings.Contains(body, "max_active_series") || strings.Contains(body, "instance_memory")
 			if code != http.StatusBadRequest || written != strconv.Itoa(crowdSeries) || !limited {
-				l.errorf("%s: known series and new ones: %d, %s written, %s", name, code, written, body)
+				l.errorf("%s: existing and new series: %d, %s written, %s", name, code, written, body)
 			}
 			l.pushed.Add(2)
 			time.Sleep(300 * time.Millisecond)

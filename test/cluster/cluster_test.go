@@ -139,7 +139,7 @@ remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue
 		return s.value(t, s.c.Edges[1], s.c.Token, `sum(up{job="pallium"})`) == float64(len(targets))
 	})
 	at := time.Now().Add(-3 * time.Second).Unix()
-	kit.UntilSlow(t, 2*time.Minute, "the cluster has what Prometheus has", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the cluster has the samples of Prometheus", func() bool {
 		for _, q := range []string{"count({__name__=~\".+\"})", "sum by (job) (rate(process_cpu_seconds_total[10s]))", "sort(go_goroutines)"} {
 			path := fmt.Sprintf("/api/v1/query?query=%s&time=%d", url.QueryEscape(q), at)
 			code1, mine := s.do(t, http.MethodGet, s.c.Edges[1]+"/prometheus"+path, s.c.Token, nil)
@@ -207,7 +207,7 @@ func (s *story) limits(t *testing.T) {
 		t.Fatal(err, out)
 	}
 	for _, e := range s.c.Edges { // gateways apply the limit within a second
-		kit.UntilSlow(t, 2*time.Minute, "the limit holds", func() bool {
+		kit.UntilSlow(t, 2*time.Minute, "the limit applies", func() bool {
 			_, body := s.do(t, http.MethodGet, e+"/api/v1/user_limits", key, nil)
 			if strings.Contains(body, fmt.Sprint(rate)) {
 				return true
@@ -372,7 +372,7 @@ func (s *story) zones(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ready, metrics string
-	kit.UntilSlow(t, 2*time.Minute, "it tells how many zones there are", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "readiness reports the number of zones", func() bool {
 		resp, err := http.Get("http://" + addr[2] + "/ready")
 		if err != nil {
 			return false
@@ -382,7 +382,7 @@ func (s *story) zones(t *testing.T) {
 		code, ready = s.do(t, http.MethodGet, "http://"+addr[2]+"/ready", "", nil)
 		return code == 503 && strings.Contains(ready, "in 3 zones") && strings.Contains(ready, "5 are needed")
 	})
-	kit.UntilSlow(t, 2*time.Minute, "its metrics say so", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the metrics report it", func() bool {
 		_, metrics = s.do(t, http.MethodGet, "http://"+addr[2]+"/metrics", "", nil)
 		return strings.Contains(metrics, "pallium_distributor_zones 3") && strings.Contains(metrics, "pallium_distributor_zones_needed 5")
 	})
@@ -391,7 +391,7 @@ func (s *story) zones(t *testing.T) {
 	if !strings.Contains(log.String(), "too few zones") {
 		t.Errorf("the log does not report too few zones:\n%s", log.String())
 	}
-	kit.UntilSlow(t, 2*time.Minute, "it is forgotten", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the ingester is removed from the ring", func() bool {
 		code, _, err := s.c.Admin(s.ctx, "gateway-1", "/ring/forget?force=true&instance=short", nil)
 		return err == nil && (code == 200 || code == 404)
 	})
@@ -477,7 +477,7 @@ func (s *story) scaleIn(t *testing.T) {
 			t.Errorf("found %v series that were written again after their deletion", v)
 		}
 	}()
-	kit.UntilSlow(t, 2*time.Minute, "it has a share", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the new ingester stores series", func() bool {
 		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
 		return err == nil && strings.Count(text, `"state":"ACTIVE"`) >= 4+3 && strings.Contains(text, `"share":0.5`)
 	})
@@ -520,7 +520,7 @@ func (s *story) aside(t *testing.T) {
 		}
 		return text
 	}
-	kit.UntilSlow(t, 2*time.Minute, "it is recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
+	kit.UntilSlow(t, 2*time.Minute, "the series set aside are recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
 	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 409 || !strings.Contains(body, "aside/drop") {
 		t.Errorf("leave: %d %s %v", code, body, err)
 	}
@@ -531,7 +531,7 @@ func (s *story) aside(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget := "/ring/forget?instance=" + name
-	kit.UntilSlow(t, 2*time.Minute, "forgetting it is rejected for what it has", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "forget is rejected because of the series set aside", func() bool {
 		code, body, err := s.c.Admin(s.ctx, "backend-1", forget, nil)
 		return err == nil && code == 409 && strings.Contains(body, "team-a")
 	})
@@ -546,7 +546,7 @@ func (s *story) aside(t *testing.T) {
 	if err := s.c.Start(s.ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	kit.UntilSlow(t, 2*time.Minute, "nothing is recorded any more", func() bool { return strings.Contains(listed(), `"items":[]`) })
+	kit.UntilSlow(t, 2*time.Minute, "no series set aside are recorded", func() bool { return strings.Contains(listed(), `"items":[]`) })
 }
 
 // forget: an operator removes an ingester that is permanently gone from the ring; a
@@ -568,11 +568,11 @@ func (s *story) forget(t *testing.T) {
 	if err := s.c.Lose("ingester-3"); err != nil {
 		t.Fatal(err)
 	}
-	kit.UntilSlow(t, 2*time.Minute, "it is forgotten", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the ingester is removed from the ring", func() bool {
 		code, body, err = s.c.Admin(s.ctx, "backend-2", "/ring/forget?instance=ingester-3", nil)
 		return err == nil && code == 200
 	})
-	kit.UntilSlow(t, 2*time.Minute, "what it had is known to be elsewhere", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "replicas have the ingester's data", func() bool {
 		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
 		return err == nil && strings.Contains(text, `"losses":[]`) && !strings.Contains(text, `"id":"ingester-3"`)
 	})

@@ -59,7 +59,7 @@ func TestGuard(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := 0
-	kit.Until(t, "the process is started", func() bool {
+	kit.Until(t, "the process has started", func() bool {
 		data, _ := os.ReadFile(filepath.Join(dir, "pallium.pid")) // may not exist yet
 		pid, _ = strconv.Atoi(string(data))
 		return pid > 0
@@ -68,7 +68,7 @@ func TestGuard(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed: the error is expected
-	kit.Until(t, "the process is gone", func() bool { return ended(pid) })
+	kit.Until(t, "the process has ended", func() bool { return ended(pid) })
 }
 
 // ended reports whether a process has ended. A zombie has.

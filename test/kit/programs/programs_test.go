@@ -28,7 +28,7 @@ func TestMetricIn(t *testing.T) {
 // returns how it ended.
 func TestProcess(t *testing.T) {
 	p := Start(t, "/bin/sh", "-c", `trap 'echo bye; exit 3' USR1; echo hello; while :; do sleep 0.01; done`)
-	kit.Until(t, "it says hello", func() bool { return strings.Contains(p.Log(), "hello") })
+	kit.Until(t, "the process prints hello", func() bool { return strings.Contains(p.Log(), "hello") })
 	if err := p.Wait(0); err == nil || !strings.Contains(err.Error(), "still running") {
 		t.Errorf("while the process runs: %v", err)
 	}
