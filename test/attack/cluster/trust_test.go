@@ -292,8 +292,8 @@ func TestTrust(t *testing.T) {
 	a.use(3)
 
 	// A false member: entries with the attacker's address for running ingesters.
-	stranger := listen(t, "127.0.0.1:0")
-	evil := stranger.Addr().String()
+	attacker := listen(t, "127.0.0.1:0")
+	evil := attacker.Addr().String()
 	for round := range 10 {
 		fields := map[string][2]string{}
 		for i := range 3 {
@@ -303,11 +303,11 @@ func TestTrust(t *testing.T) {
 				fields[membersKey] = [2]string{id, forged}
 			}
 		}
-		fields[beatsKey] = [2]string{"stranger", fmt.Sprint(time.Now().UnixMilli())}
+		fields[beatsKey] = [2]string{"attacker", fmt.Sprint(time.Now().UnixMilli())}
 		a.write(fields)
 		a.use(1)
 	}
-	if n := stranger.got(t, "a false member", a.c, 0); n > 0 {
+	if n := attacker.got(t, "a false member", a.c, 0); n > 0 {
 		t.Errorf("%d connections to a false member", n)
 	}
 

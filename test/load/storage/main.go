@@ -1,8 +1,8 @@
-// Command storage measures the long-term store on generated tenants: bytes per
-// sample beside Prometheus' own block of the same samples, the size of the
-// index, writes of objects, the speed of compaction and of decoding, and what
-// queries wait for. It needs no network: rows are in Pebble and objects in a
-// directory, both behind counters.
+// Command storage measures the long-term store on generated tenants: bytes per sample
+// compared with Prometheus' own block of the same samples, the size of the index,
+// object writes, the speed of compaction and decoding, and the latency of queries. It
+// needs no network: rows are in Pebble and objects in a directory, and the calls of
+// both are counted.
 package main
 
 import (
@@ -61,7 +61,7 @@ func runAll(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	fmt.Printf("%d series a tenant, one day at %s, jitter %s, %d ingesters\n\n", o.series, o.interval, o.jitter, o.ingesters)
+	fmt.Printf("%d series per tenant, one day at %s, jitter %s, %d ingesters\n\n", o.series, o.interval, o.jitter, o.ingesters)
 	fmt.Println("| tenant | what | measured | target |\n| --- | --- | --- | --- |")
 	for _, kind := range splitList(o.tenants) {
 		list, err := generate(kind, o.series)
@@ -96,10 +96,11 @@ func generate(kind string, n int) ([]oneSeries, error) {
 	case "random":
 		return kubernetes(n, randomContainers), nil
 	}
-	return nil, fmt.Errorf("-tenants: %q is none of node, kubernetes, containers and random", kind)
+	return nil, fmt.Errorf("-tenants: unknown tenant kind %q: use node, kubernetes, containers or random", kind)
 }
 
-// compactProfiled compacts on one core, under a profile if asked for.
+// compactProfiled compacts on one core, and writes a CPU profile if profile is not
+// empty.
 func compactProfiled(ctx context.Context, w *world, profile string) (report compactor.Report, cpu time.Duration, err error) {
 	if profile != "" {
 		f, err := os.Create(profile)
