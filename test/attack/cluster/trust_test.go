@@ -278,8 +278,8 @@ func (a *attack) must(err error) {
 	}
 }
 
-// beatsCount is how long a heartbeat is valid.
-const beatsCount = 30 * time.Second
+// heartbeatValidity is how long a heartbeat is valid.
+const heartbeatValidity = 30 * time.Second
 
 // proofBytes is what a process sends before the other side has proved anything.
 const proofBytes = 32
@@ -293,12 +293,12 @@ func TestTrust(t *testing.T) {
 
 	// A false member: entries with the attacker's address for running ingesters.
 	attacker := listen(t, "127.0.0.1:0")
-	evil := attacker.Addr().String()
+	address := attacker.Addr().String()
 	for round := range 10 {
 		fields := map[string][2]string{}
 		for i := range 3 {
 			id := fmt.Sprintf("ingester-%d", i+1)
-			forged := strings.ReplaceAll(a.field(membersKey, id), a.c.Process(id).Addr, evil)
+			forged := strings.ReplaceAll(a.field(membersKey, id), a.c.Process(id).Addr, address)
 			if i == round%3 {
 				fields[membersKey] = [2]string{id, forged}
 			}
@@ -344,7 +344,7 @@ func TestTrust(t *testing.T) {
 	}
 	// After the heartbeat has expired, also for a process that starts and does not know
 	// that the entry was removed.
-	for time.Since(left) < beatsCount+time.Second {
+	for time.Since(left) < heartbeatValidity+time.Second {
 		a.use(1)
 	}
 	a.must(a.redis.HDel(ctx, goneKey, "ingester-4").Err())

@@ -33,11 +33,11 @@ import (
 )
 
 var (
-	series   = flag.Int("series", 40_000, "series")
-	perPush  = flag.Int("push", 2_000, "series of one request")
+	series   = flag.Int("series", 40_000, "number of series")
+	perPush  = flag.Int("push", 2_000, "series per request")
 	scrapes  = flag.Int("scrapes", 20, "samples of each series in one round, 15 s apart")
-	rounds   = flag.Int("rounds", 3, "rounds; each writes into both")
-	parallel = flag.Int("parallel", 4, "requests at a time")
+	rounds   = flag.Int("rounds", 3, "rounds; each writes into both targets")
+	parallel = flag.Int("parallel", 4, "concurrent requests")
 )
 
 func main() {
