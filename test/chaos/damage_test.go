@@ -21,9 +21,9 @@ const (
 	frameHeader   = 13
 )
 
-// settleLog waits until the log contains all labels twice: before that, damage may
+// waitCheckpoint waits until the log contains all labels twice: before that, damage may
 // destroy more than the damaged record.
-func settleLog(t *testing.T, p *programs.Pallium) {
+func waitCheckpoint(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		if p.Metric("pallium_ingester_wal_series_awaiting_checkpoint") == 0 {
@@ -57,11 +57,11 @@ func TestLogDamage(t *testing.T) {
 		sealed[tn.id] = tn.ledger.ackedKeys()
 	}
 	startLoad(t, p.Edge, senders, 12).wait(false)
-	settleLog(t, p)
+	waitCheckpoint(t, p)
 	p.Kill()
 	p.Restart()
 	startLoad(t, p.Edge, senders, 12).wait(false)
-	settleLog(t, p)
+	waitCheckpoint(t, p)
 	p.Kill()
 	before, report := readLog(t, dir)
 	if len(before) < 30 || report.Segments < 2 {

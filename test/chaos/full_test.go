@@ -114,10 +114,10 @@ func fullDisk(t *testing.T, d disk) {
 		works(t, p, senders[0])
 		p.Tenant(fmt.Sprint("after-", round))
 		startLoad(t, p.Edge, senders, 30).wait(false)
-		verifyAll(t, "with space again", p, tenants)
+		verifyAll(t, "with free space again", p, tenants)
 		if round == 1 {
 			p.Flush()
-			verifyAll(t, "after a flush with space again", p, tenants)
+			verifyAll(t, "after a flush with free space again", p, tenants)
 		}
 	}
 	noPanic(t, p)

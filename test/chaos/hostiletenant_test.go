@@ -225,7 +225,7 @@ func (h *hostileTenant) verify(when string) {
 
 // report logs what the tenant did, and fails the test if an attack had no effect.
 func (h *hostileTenant) report() {
-	var counts, told []string
+	var counts, reasons []string
 	total := 0
 	for _, k := range attacks {
 		total += h.ledger.acked[k.name]
@@ -235,12 +235,12 @@ func (h *hostileTenant) report() {
 		}
 	}
 	for reason := range h.reasons {
-		told = append(told, reason)
+		reasons = append(reasons, reason)
 	}
-	sort.Strings(told)
-	h.run.t.Logf("tenant %s: %d samples acknowledged (%s); answers %v; reasons %v", h.id(), total, strings.Join(counts, ", "), h.answers, told)
+	sort.Strings(reasons)
+	h.run.t.Logf("tenant %s: %d samples acknowledged (%s); answers %v; reasons %v", h.id(), total, strings.Join(counts, ", "), h.answers, reasons)
 	if want := "after_2261 before_1970 histogram_too_large invalid_label labels_too_large max_request_windows metric_name_too_long " +
-		"too_many_labels too_many_sample_type_changes"; h.unlimited && strings.Join(told, " ") != want {
-		h.run.t.Errorf("tenant %s got the reasons %v, want %s", h.id(), told, want)
+		"too_many_labels too_many_sample_type_changes"; h.unlimited && strings.Join(reasons, " ") != want {
+		h.run.t.Errorf("tenant %s got the reasons %v, want %s", h.id(), reasons, want)
 	}
 }

@@ -21,7 +21,7 @@ func TestFirstLabels(t *testing.T) {
 	p := programs.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "alpha")
 	startLoad(t, p.Edge, newSenders(tenants, 1, 600), 20).wait(false)
-	settleLog(t, p)
+	waitCheckpoint(t, p)
 	p.Kill()
 	before, _ := readLog(t, dir)
 	first, _ := segmentFiles(t, filepath.Join(dir, "ingester", "wal"))

@@ -194,7 +194,7 @@ func TestEndWhileSealing(t *testing.T) {
 	configure("100ms")
 	for range 2 {
 		p.Restart()
-		countLogged(t, "before a seal that is cut off", p, token, seriesCount, samples)
+		countLogged(t, "before an interrupted seal", p, token, seriesCount, samples)
 		p.Signal(syscall.SIGTERM)
 		code := exitCode(t, p)
 		for _, want := range []string{"sealing the head", "shutdown timeout exceeded", "nothing acknowledged is lost", `waiting_for="sealing of the head"`} {
@@ -206,7 +206,7 @@ func TestEndWhileSealing(t *testing.T) {
 	}
 	configure("2m")
 	p.Restart()
-	countLogged(t, "after a seal that was cut off", p, token, seriesCount, samples)
+	countLogged(t, "after an interrupted seal", p, token, seriesCount, samples)
 	p.Signal(syscall.SIGTERM)
 	kit.Eventually(t, time.Minute, func() error {
 		if !strings.Contains(p.Log(), "sealing the head") {
@@ -219,13 +219,13 @@ func TestEndWhileSealing(t *testing.T) {
 		t.Log("the seal had completed before the process was killed")
 	}
 	p.Restart()
-	countLogged(t, "after a kill in the middle of the seal", p, token, seriesCount, samples)
+	countLogged(t, "after a kill during the seal", p, token, seriesCount, samples)
 	p.Stop()
 	if !strings.Contains(p.Log(), `msg="sealed samples into packs" series=`) {
 		t.Errorf("nothing was sealed although there was enough time:\n%s", p.Log())
 	}
 	p.Restart()
-	countLogged(t, "after a seal with time to do it", p, token, seriesCount, samples)
+	countLogged(t, "after a complete seal", p, token, seriesCount, samples)
 	if strings.Contains(p.Log(), "replayed the write-ahead log") {
 		t.Errorf("the log was replayed although it had been sealed:\n%s", p.Log())
 	}
@@ -271,10 +271,10 @@ func restartOnFullDisk(t *testing.T, d disk) {
 	works(t, p, senders[0])
 	p.Tenant("after")
 	startLoad(t, p.Edge, senders, 30).wait(false)
-	verifyAll(t, "with room again", p, tenants)
+	verifyAll(t, "with free space again", p, tenants)
 	p.Flush()
 	p.Kill()
 	p.Restart()
-	verifyAll(t, "with room again, after a restart", p, tenants)
+	verifyAll(t, "with free space again, after a restart", p, tenants)
 	noPanic(t, p)
 }

@@ -117,18 +117,18 @@ func (a *activeSeries) counted(name string) int {
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		var told bool
-		if n, told = countedIn(a.t, text, name); !told {
+		var ok bool
+		if n, ok = countedIn(a.t, text, name); !ok {
 			a.t.Logf("%s has not reported its status yet", name)
 		}
-		return told
+		return ok
 	})
 	return n
 }
 
 // countedIn returns how many series of the tenant an ingester counts according to a
 // status page, and whether the page has the ingester's count.
-func countedIn(t *testing.T, text, name string) (n int, told bool) {
+func countedIn(t *testing.T, text, name string) (n int, ok bool) {
 	t.Helper()
 	var status struct {
 		Processes []struct {
@@ -148,14 +148,14 @@ func countedIn(t *testing.T, text, name string) (n int, told bool) {
 		if p.Instance != name || p.Ingester == nil {
 			continue
 		}
-		told = true
+		ok = true
 		for _, of := range p.Ingester.Tenants {
 			if of.Tenant == "limited" {
 				n = of.Series
 			}
 		}
 	}
-	return n, told
+	return n, ok
 }
 
 // loseDisk: an ingester that restarts with an empty disk gets the active series from

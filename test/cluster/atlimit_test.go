@@ -101,10 +101,10 @@ func (l *atLimit) joined() {
 		l.t.Fatal(err)
 	}
 	l.rounds("one down and one joined", l.phase)
-	told := l.metric("ingester-4", `pallium_ingester_handed_over_series_total{result="kept"}`)
+	received := l.metric("ingester-4", `pallium_ingester_handed_over_series_total{result="kept"}`)
 	l.t.Logf("the new ingester has series of %v tenants, received %v series when it joined, and accepted %v repeated pushes",
-		l.metric("ingester-4", "pallium_ingester_tenants"), told, l.repeats("ingester-4"))
-	if told == 0 {
+		l.metric("ingester-4", "pallium_ingester_tenants"), received, l.repeats("ingester-4"))
+	if received == 0 {
 		l.errorf("the ingester that joined received no series from the others")
 	}
 	if err := l.c.Start(l.ctx, "ingester-3"); err != nil {

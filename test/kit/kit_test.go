@@ -37,9 +37,9 @@ func fails(t *testing.T, wait func(t testing.TB)) string {
 	return f.text
 }
 
-// TestWaits: a wait ends when its event happens; otherwise it fails its test and names
+// TestUntilAndEventually: a wait ends when its event happens; otherwise it fails its test and names
 // the event.
-func TestWaits(t *testing.T) {
+func TestUntilAndEventually(t *testing.T) {
 	third := func() func() bool {
 		n := 0
 		return func() bool { n++; return n == 3 }
@@ -83,8 +83,8 @@ func TestReceive(t *testing.T) {
 	}
 }
 
-// TestShared: a clock and a buffer are safe for concurrent use.
-func TestShared(t *testing.T) {
+// TestConcurrentUse: a clock and a buffer are safe for concurrent use.
+func TestConcurrentUse(t *testing.T) {
 	clock, buffer := NewClock(time.Unix(100, 0)), &Buffer{}
 	var wg sync.WaitGroup
 	for range 10 {

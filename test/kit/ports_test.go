@@ -24,9 +24,9 @@ func TestMain(m *testing.M) {
 	_, _ = bufio.NewReader(os.Stdin).ReadByte()
 }
 
-// TestOnlyOnce: no port is returned twice, although nothing listens on any of them.
+// TestPortsAreUnique: no port is returned twice, although nothing listens on any of them.
 // Fifty of a hundred ports drawn at random without a repetition cannot be chance.
-func TestOnlyOnce(t *testing.T) {
+func TestPortsAreUnique(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	seen := map[string]bool{}
 	for range 50 {
@@ -41,9 +41,9 @@ func TestOnlyOnce(t *testing.T) {
 	}
 }
 
-// TestOtherProcess: a port that a running process has reserved is not returned to
+// TestPortsOfOtherProcesses: a port that a running process has reserved is not returned to
 // another one, and is free again when that process has ended.
-func TestOtherProcess(t *testing.T) {
+func TestPortsOfOtherProcesses(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	first, end := process(t)
 	second, endSecond := process(t)

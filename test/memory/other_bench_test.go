@@ -23,12 +23,12 @@ func BenchmarkOtherTenant(b *testing.B) {
 	r := newRun(b, programs.StartPallium(b, fmt.Sprintf("memory: {limit_bytes: %d}\n", limit)), limit)
 	r.fill()
 	for b.Loop() {
-		attacked := r.beside(func() {
+		attacked := r.during(func() {
 			for _, a := range attacks() {
 				r.attack(a, a.many)
 			}
 		})
-		ordinary := r.beside(func() { r.ordinary(attacked.cpu, attacked.wall) })
+		ordinary := r.during(func() { r.ordinary(attacked.cpu, attacked.wall) })
 		b.ReportMetric(attacked.p99.Seconds()*1e3, "attacked-p99-ms")
 		b.ReportMetric(ordinary.p99.Seconds()*1e3, "ordinary-p99-ms")
 		b.ReportMetric(float64(attacked.p99)/float64(ordinary.p99), "p99-ratio")
@@ -48,8 +48,8 @@ type phase struct {
 	wall time.Duration
 }
 
-// beside measures the good tenant's requests while load runs.
-func (r *run) beside(load func()) phase {
+// during measures the good tenant's requests while load runs.
+func (r *run) during(load func()) phase {
 	r.times = nil
 	stop := make(chan struct{})
 	var work sync.WaitGroup

@@ -90,7 +90,7 @@ func (m *many) admin(ctx context.Context, name, path string) error {
 // minute or for the duration in MODEL.
 func TestCluster(t *testing.T) {
 	m := newMany(t)
-	r := newRun(t, m, slacks{clock: 6 * time.Minute, settle: 5 * time.Second}, true)
+	r := newRun(t, m, slacks{clock: 6 * time.Minute, limits: 5 * time.Second}, true)
 	faults := m.faults()
 	for i := range faults { // about every third step; otherwise a run of minutes has too few of each fault
 		faults[i].weight *= 8
@@ -126,7 +126,7 @@ func (m *many) fault(name string, weight int, breaks, repairs func(*run)) operat
 		for _, t := range r.tenants {
 			r.ask(t, 5)
 		}
-		m.whole(r)
+		m.waitHealthy(r)
 		r.faulty.Store(false)
 		for _, t := range r.tenants {
 			r.ask(t, 5)
@@ -149,9 +149,9 @@ const (
 	deletionsToo     = true
 )
 
-// whole waits until every process is ready, and pushes, queries and deletions of every
+// waitHealthy waits until every process is ready, and pushes, queries and deletions of every
 // tenant succeed through every edge.
-func (m *many) whole(r *run) { m.recovers(r, deletionsToo) }
+func (m *many) waitHealthy(r *run) { m.recovers(r, deletionsToo) }
 
 func (m *many) recovers(r *run, deletions bool) {
 	for _, p := range m.c.Processes {
@@ -296,7 +296,7 @@ func (m *many) drop(r *run) {
 		programs.DropUploaded(m.t, filepath.Join(m.c.Dir(), name))
 		m.must(m.c.Start(m.ctx, name))
 	}
-	m.whole(r)
+	m.waitHealthy(r)
 	r.faulty.Store(false)
 }
 

@@ -11,9 +11,9 @@ import (
 )
 
 // slacks says how precisely the model knows the system's timing: clock is by how much
-// its clocks may differ, settle is how long a change of limits takes to reach every
+// its clocks may differ, limits is how long a change of limits takes to reach every
 // process.
-type slacks struct{ clock, settle time.Duration }
+type slacks struct{ clock, limits time.Duration }
 
 // Difference is a difference between a response and the model.
 type Difference struct {
@@ -54,7 +54,7 @@ func (v *View) expect(s slacks) expectation {
 	v.t.mu.Lock()
 	defer v.t.mu.Unlock()
 	delete(v.t.views, v)
-	nothing, all := v.kept(s.clock, s.settle)
+	nothing, all := v.cuts(s.clock, s.limits)
 	return expectation{v, nothing, all}
 }
 

@@ -105,12 +105,12 @@ func (t *Tenant) setRetention(r, slack time.Duration) {
 	}
 }
 
-// kept returns the times at which the tenant's retention cuts a response that arrives
+// cuts returns the times at which the tenant's retention cuts a response that arrives
 // now: before nothing it has no samples, from all on it has every sample. The caller
 // must hold the tenant's lock.
-func (v *View) kept(slack, settle time.Duration) (nothing, all int64) {
+func (v *View) cuts(slack, delay time.Duration) (nothing, all int64) {
 	longest, shortest := v.t.retention[1], v.t.retention[1]
-	if v.begun.Sub(v.t.changed) < settle {
+	if v.begun.Sub(v.t.changed) < delay {
 		before := v.t.retention[0]
 		if longest != 0 && (before == 0 || before > longest) {
 			longest = before

@@ -55,7 +55,7 @@ func (c *cell) forget(v *Value) {
 	c.maybe = slices.DeleteFunc(slices.Clone(c.maybe), func(o *Value) bool { return o == v })
 }
 
-func (c *cell) perhaps(v *Value) { c.maybe = append(slices.Clip(c.maybe), v) }
+func (c *cell) addPossible(v *Value) { c.maybe = append(slices.Clip(c.maybe), v) }
 
 // doubt marks every value as possibly deleted.
 func (c *cell) doubt() {
@@ -179,10 +179,10 @@ func (t *Tenant) begin(samples []Sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range samples {
-		t.series[s.series].cell(s.at).perhaps(s.value)
+		t.series[s.series].cell(s.at).addPossible(s.value)
 		for v := range t.views {
 			v.doubts = true
-			v.series[s.series].cell(s.at).perhaps(s.value)
+			v.series[s.series].cell(s.at).addPossible(s.value)
 		}
 	}
 }

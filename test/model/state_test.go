@@ -156,14 +156,14 @@ func TestRetentionOfTheModel(t *testing.T) {
 			}
 		}
 	}
-	check("for ever", "1", "2", "3")
+	check("unlimited", "1", "2", "3")
 	tn.setRetention(2*time.Hour, s.clock)
 	check("two hours", "nothing", "2 or nothing", "3")
 	tn.setRetention(0, s.clock)
-	check("for ever again", "1 or nothing", "2 or nothing", "3")
+	check("unlimited again", "1 or nothing", "2 or nothing", "3")
 	tn.proven(0, old, samples[0].value) // a response had it, read from a copy
 	tn.proven(0, young, samples[2].value)
-	check("for ever again, read once", "1 or nothing", "2 or nothing", "3")
+	check("unlimited again, read once", "1 or nothing", "2 or nothing", "3")
 	tn.proven(0, old, nil)
-	check("for ever again, not read", "nothing", "2 or nothing", "3")
+	check("unlimited again, not read", "nothing", "2 or nothing", "3")
 }

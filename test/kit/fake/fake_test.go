@@ -36,16 +36,16 @@ func TestKeys(t *testing.T) {
 func TestHub(t *testing.T) {
 	ctx, clock := context.Background(), kit.NewClock(time.Unix(0, 0))
 	h := NewHub(clock.Now)
-	hears := func(id string, want int) {
+	received := func(id string, want int) {
 		t.Helper()
 		all, err := h.Exchange(ctx, id, budget.Demands{"t": {1}})
 		if _, self := all[id]; err != nil || len(all) != want || !self {
 			t.Errorf("%s at %s received %v, %v, want %d demands", id, clock.Now(), all, err, want)
 		}
 	}
-	hears("a", 1)
+	received("a", 1)
 	clock.Advance(2 * time.Second)
-	hears("b", 2)
+	received("b", 2)
 	clock.Advance(time.Millisecond)
-	hears("b", 1)
+	received("b", 1)
 }
