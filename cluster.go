@@ -101,7 +101,7 @@ func (m *membership) startIngester(ctx context.Context, b *backend) error {
 	self := m.members.Self()
 	if err := b.openIngester(ctx, ingester.Options{ID: self.ID, Zone: self.Zone, Replication: m.replication,
 		ShardSize: func(_ tenant.ID, lim *limits.Limits) int { return m.shardOf(b.background.Context(), lim) },
-		TakenBy:   m.recovery.TakenBy, Damaged: m.recovery.MarkDamaged}); err != nil {
+		TakenBy:   m.recovery.TakenBy, MarkDamaged: m.recovery.MarkDamaged}); err != nil {
 		return err
 	}
 	b.startup.step("reading deletions of series")

@@ -190,7 +190,7 @@ func TestRejectedAtStart(t *testing.T) {
 		{"upstream that is none", Gateway, func(c *Config) { c.Upstream.URLs = []string{"x:y:z"} }, secrets(), []string{"backend URL"}},
 		{"gateway without admin token", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, nil, []string{"admin token", "PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE"}},
 		{"gateway without pepper", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_ADMIN_TOKEN": long}, []string{"key pepper", "PALLIUM_KEY_PEPPER"}},
-		{"token with a blank", All, func(*Config) {}, map[string]string{"PALLIUM_ADMIN_TOKEN": long + " x"}, []string{"admin token", "blank"}},
+		{"token with a space", All, func(*Config) {}, map[string]string{"PALLIUM_ADMIN_TOKEN": long + " x"}, []string{"admin token", "contains a space"}},
 		{"trusted proxies", All, func(c *Config) { c.Gateway.TrustedProxies = []string{"here"} }, nil, []string{"trusted_proxies", "here"}},
 		{"certificate", All, func(c *Config) { c.TLS = TLS{CertFile: "/none", KeyFile: "/none"} }, nil, []string{"tls", "/none"}},
 		{"data_dir is a file", All, func(c *Config) { c.DataDir = writeFile(t, "") }, nil, []string{"data_dir"}},

@@ -26,7 +26,7 @@ func TestCommands(t *testing.T) {
 		says         string
 	}{
 		{"POST", "/flush?wait=maybe", 400, `"wait must be true or false"`},
-		{"POST", "/flush?what=x", 400, `there is no query parameter`},
+		{"POST", "/flush?what=x", 400, `unknown query parameter`},
 		{"POST", "/flush?instance=ingester-2", 404, "ingester-1"},
 		{"POST", "/flush?wait=true&instance=ingester-1", 200, `"status":"done"`},
 		{"POST", "/compact?expire=some", 400, `expire must be`},
@@ -34,8 +34,8 @@ func TestCommands(t *testing.T) {
 		{"GET", "/erasures/none", 404, "not a deleted tenant"},
 		{"POST", "/aside/drop?day=x", 400, "is not the number of a UTC day"},
 		{"GET", "/status", 200, `"tenant":"acme","series":1`},
-		{"GET", "/ring", 404, "there is no ring"},
-		{"POST", "/ring/leave", 404, "there is no ring"},
+		{"GET", "/ring", 404, "has no ring"},
+		{"POST", "/ring/leave", 404, "has no ring"},
 	} {
 		code, text := p.do(c.method, p.admin+"/admin/v1"+c.path, p.token, nil)
 		if code != c.code || !strings.Contains(text, c.says) {

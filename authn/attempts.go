@@ -9,57 +9,56 @@ import (
 	"github.com/palliumhq/pallium/backend/lru"
 )
 
-// AttemptsConfig says from how many failures on further attempts are delayed. 0
-// means the default.
+// AttemptsConfig configures after how many failures further attempts are delayed. A value
+// of 0 selects the default.
 type AttemptsConfig struct {
-	PerSource       float64 `yaml:"per_source"`        // failures per second of one address (IPv6: of a /64); default 50
+	PerSource       float64 `yaml:"per_source"`        // failures per second of one address (IPv6: one /64); default 50
 	PerSourceBurst  float64 `yaml:"per_source_burst"`  // default 200
-	PerNetwork      float64 `yaml:"per_network"`       // failures per second of a network (/24, IPv6 /56); default 200
+	PerNetwork      float64 `yaml:"per_network"`       // failures per second of one network (/24, IPv6 /56); default 200
 	PerNetworkBurst float64 `yaml:"per_network_burst"` // default 1000
-	Entries         int     `yaml:"entries"`           // addresses, networks, keys and subjects remembered, of each; default 50000
+	Entries         int     `yaml:"entries"`           // maximum each of addresses, networks, keys and subjects in memory; default 50000
 }
 
 const (
-	// knownGoodFor is how long a key, or a JWT subject at an address, that was
-	// valid is neither delayed nor made to wait behind strangers.
+	// knownGoodFor is how long a key, or a JWT subject from an address, counts as
+	// known after it was valid. Known credentials are not delayed and need not queue
+	// with unknown ones.
 	knownGoodFor = 10 * time.Minute
 
-	// maxDelay is the longest delay. Clients wait for longer than that, so none of
-	// them takes a delay for a failure.
+	// maxDelay is the longest delay. It is shorter than the timeouts of clients.
 	maxDelay = time.Second
 
-	// Requests that are delayed at once. Beyond these an attempt is not delayed:
-	// what it then costs is bounded by the gates before the checks.
+	// Maximum numbers of requests that are delayed at the same time. An attempt beyond
+	// them is not delayed: its cost is bounded by the gates in front of the checks.
 	maxDelayed           = 1000
 	maxDelayedPerNetwork = 500
 	maxDelayedPerSource  = 250
 )
 
-// subject is a JWT subject at an address. Its issuer and name are not proven when
-// it is asked for, which is why the address is part of it: claiming to be somebody
-// else gains nothing to those who do not share that address.
+// subject is a JWT subject from an address. Issuer and subject are unverified when they
+// are looked up; the address is included so that claiming another subject gains nothing
+// for a client that does not share that subject's address.
 type subject struct {
 	source   netip.Prefix
 	iss, sub string
 }
 
-// attempts counts failures and delays the attempts of addresses and networks that
-// have too many. It never rejects: before the check nobody can tell a valid
-// credential from a wrong one, and guessing 256 bits is hopeless at any rate. What
-// the delay is for is the cost of checks: a client that waits for its answer
-// before it tries again makes few of them.
+// attempts counts failures and delays further attempts of addresses and networks with too
+// many. It never rejects: before the check, a valid credential cannot be told from a
+// wrong one, and guessing 256 bits is hopeless in any case. The delay bounds the cost of
+// checks: a client that waits for a response before its next attempt makes few attempts.
 type attempts struct {
 	cfg      AttemptsConfig
 	now      func() time.Time
 	sources  *lru.Cache[netip.Prefix, *bucket]
 	networks *lru.Cache[netip.Prefix, *bucket]
-	keys     *lru.Cache[string, time.Time] // by key ID: when it was valid
+	keys     *lru.Cache[string, time.Time] // by key ID: when it was last valid
 	subjects *lru.Cache[subject, time.Time]
-	room     room
+	delayed  delayed
 }
 
-// bucket has the failures that are left before attempts are delayed; below zero
-// it says for how long.
+// bucket counts the failures that are left before attempts are delayed. Below zero it
+// determines the delay.
 type bucket struct {
 	mu     sync.Mutex
 	tokens float64
@@ -85,19 +84,18 @@ func newAttempts(cfg AttemptsConfig, now func() time.Time) *attempts {
 		networks: lru.New[netip.Prefix, *bucket](int64(cfg.Entries), nil),
 		keys:     lru.New[string, time.Time](int64(cfg.Entries), nil),
 		subjects: lru.New[subject, time.Time](int64(cfg.Entries), nil),
-		room:     room{sources: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}},
+		delayed:  delayed{sources: map[netip.Prefix]int{}, networks: map[netip.Prefix]int{}},
 	}
 }
 
-// pause waits as long as the failures of the address, or else of its network, ask
-// for: not at all as a rule, and never for longer than maxDelay. The error is the
-// context's.
+// pause waits for the delay that the failures of the address or its network cause:
+// usually none, and never longer than maxDelay. The error is the context's.
 func (a *attempts) pause(ctx context.Context, src netip.Addr) error {
 	d := max(a.delay(a.sources, source(src), a.cfg.PerSource), a.delay(a.networks, network(src), a.cfg.PerNetwork))
-	if d <= 0 || !a.room.enter(src) {
+	if d <= 0 || !a.delayed.enter(src) {
 		return nil
 	}
-	defer a.room.leave(src)
+	defer a.delayed.leave(src)
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -108,15 +106,15 @@ func (a *attempts) pause(ctx context.Context, src netip.Addr) error {
 	}
 }
 
-// failed counts a failure against the address, and against its network as long as
-// the address alone does not account for it: one bad neighbour delays itself.
+// failed counts a failure of the address, and of its network unless the address alone is
+// delayed already: one bad client delays only itself.
 func (a *attempts) failed(src netip.Addr) {
 	if a.take(a.sources, source(src), a.cfg.PerSource, a.cfg.PerSourceBurst) {
 		a.take(a.networks, network(src), a.cfg.PerNetwork, a.cfg.PerNetworkBurst)
 	}
 }
 
-// delay is how long until the bucket has something left.
+// delay returns how long until the bucket is no longer below zero.
 func (a *attempts) delay(in *lru.Cache[netip.Prefix, *bucket], k netip.Prefix, rate float64) time.Duration {
 	b, ok := in.Get(k)
 	if !ok {
@@ -128,7 +126,7 @@ func (a *attempts) delay(in *lru.Cache[netip.Prefix, *bucket], k netip.Prefix, r
 	return time.Duration(-tokens / rate * float64(time.Second))
 }
 
-// take takes a token and reports whether there was one.
+// take removes a token and reports whether there was one.
 func (a *attempts) take(from *lru.Cache[netip.Prefix, *bucket], k netip.Prefix, rate, burst float64) bool {
 	now := a.now()
 	b := from.GetOrPut(k, &bucket{tokens: burst, last: now})
@@ -147,8 +145,8 @@ func (b *bucket) refill(now time.Time, rate, burst float64) {
 	}
 }
 
-// faults is how many failures the address has to its name.
-func (a *attempts) faults(src netip.Addr) float64 {
+// failures returns how many failures currently count against the address.
+func (a *attempts) failures(src netip.Addr) float64 {
 	b, ok := a.sources.Get(source(src))
 	if !ok {
 		return 0
@@ -172,7 +170,8 @@ func (a *attempts) validKey(keyID string) { noteValid(a.keys, keyID, a.now()) }
 
 func (a *attempts) validSubject(s subject) { noteValid(a.subjects, s, a.now()) }
 
-// noteValid writes seldom, since it is called for every valid request.
+// noteValid records that a credential is valid. It rarely writes, because it is called
+// for every valid request.
 func noteValid[K comparable](in *lru.Cache[K, time.Time], k K, now time.Time) {
 	if t, ok := in.Get(k); ok && now.Sub(t) < knownGoodFor/2 {
 		return
@@ -180,15 +179,15 @@ func noteValid[K comparable](in *lru.Cache[K, time.Time], k K, now time.Time) {
 	in.Put(k, now)
 }
 
-// room counts the requests that are delayed now.
-type room struct {
+// delayed counts the requests that are being delayed.
+type delayed struct {
 	mu                sync.Mutex
 	all               int
 	sources, networks map[netip.Prefix]int
 }
 
-// enter reports whether there is a place.
-func (r *room) enter(src netip.Addr) bool {
+// enter reports whether another request may be delayed, and counts it.
+func (r *delayed) enter(src netip.Addr) bool {
 	s, n := source(src), network(src)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -201,7 +200,7 @@ func (r *room) enter(src netip.Addr) bool {
 	return true
 }
 
-func (r *room) leave(src netip.Addr) {
+func (r *delayed) leave(src netip.Addr) {
 	s, n := source(src), network(src)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -214,16 +213,17 @@ func (r *room) leave(src netip.Addr) {
 	}
 }
 
-func (r *room) load() int {
+func (r *delayed) load() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.all
 }
 
-// source is what counts as one address: an IPv6 host has a /64 to choose from.
+// source returns the prefix that counts as one address: an IPv6 host can use any address
+// of its /64.
 func source(a netip.Addr) netip.Prefix { return prefix(a, 32, 64) }
 
-// network is the part of an address that one party is likely to hold.
+// network returns the prefix that one party is likely to own.
 func network(a netip.Addr) netip.Prefix { return prefix(a, 24, 56) }
 
 func prefix(a netip.Addr, bits4, bits6 int) netip.Prefix {
@@ -234,7 +234,7 @@ func prefix(a netip.Addr, bits4, bits6 int) netip.Prefix {
 	}
 	p, err := a.WithZone("").Prefix(bits)
 	if err != nil {
-		return netip.Prefix{} // the zero Addr: one bucket for all of them
+		return netip.Prefix{} // all requests without an address share a bucket
 	}
 	return p
 }

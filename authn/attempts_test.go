@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
-// login is an Authenticator with many keys and an issuer, in a bubble of synctest:
-// its clock is the bubble's.
+// login is an Authenticator with many keys and an issuer in a synctest bubble, whose
+// clock it uses.
 type login struct {
 	t     *testing.T
 	a     *Authenticator
@@ -46,14 +46,13 @@ func (l *login) auth(credential, from string) error {
 	return err
 }
 
-// jwt is a fresh token of the subject, signed with the secret.
+// jwt returns a new token of the subject, signed with the secret.
 func (l *login) jwt(sub, secret string, n int) string {
 	now := time.Now().Unix()
 	return sign(`{"alg":"HS256"}`, claims(m{"iss": "https://hs", "sub": sub, "iat": now, "exp": now + 600, "jti": fmt.Sprint(n)}), []byte(secret))
 }
 
-// fail makes n failures of an address at the same moment, as far as they are not
-// delayed, and waits for them.
+// fail makes n simultaneous failing attempts from an address and waits for them.
 func (l *login) fail(from string, n int) {
 	var wg sync.WaitGroup
 	for range n {
@@ -62,7 +61,7 @@ func (l *login) fail(from string, n int) {
 	wg.Wait()
 }
 
-// waited is how long a credential that must be taken had to wait.
+// waited returns how long the authentication of a valid credential took.
 func (l *login) waited(credential, from string) time.Duration {
 	l.t.Helper()
 	begun := time.Now()
@@ -72,15 +71,15 @@ func (l *login) waited(credential, from string) time.Duration {
 	return time.Since(begun)
 }
 
-// TestValidIsNeverRejected: keys and tokens that are used for the first time, beside
-// a flood of wrong ones, from the same address and from its neighbours.
+// TestValidIsNeverRejected uses keys and tokens for the first time during a flood of
+// wrong ones from the same address or network.
 func TestValidIsNeverRejected(t *testing.T) {
 	const here, near = "192.0.2.1", "192.0.2.200"
 	tests := []struct {
 		name    string
-		flood   string // "" is each of many addresses of the network in turn
+		flood   string // "": alternates between many addresses of the network
 		perSec  int
-		takes   time.Duration // a read of the store
+		takes   time.Duration // duration of a read from the store
 		from    string
 		wrong   func(l *login, n int) string
 		longest time.Duration
@@ -118,10 +117,10 @@ func TestValidIsNeverRejected(t *testing.T) {
 							t.Errorf("token %d waited for %s", n, d)
 						}
 						if d := l.waited(l.jwt(fmt.Sprint("sender", n), hmacSecret, n+100), tt.from); d > 0 {
-							t.Errorf("token %d of a subject that was valid waited for %s", n, d)
+							t.Errorf("token %d of a recently valid subject waited for %s", n, d)
 						}
 						if d := l.waited(l.keys[n], tt.from); d > tt.takes {
-							t.Errorf("key %d, which was valid, waited for %s", n, d)
+							t.Errorf("recently valid key %d waited for %s", n, d)
 						}
 					})
 				}
@@ -142,8 +141,8 @@ func forgedToken(l *login, n int) string {
 	return l.jwt(fmt.Sprint("sender", n%30), "another secret of 32 bytes, or so", n)
 }
 
-// TestDelay: an address that failed often waits before its credential is looked up
-// or its signature checked, and goes on at once when it has paid.
+// TestDelay checks that an address with many failures waits before its credential is
+// looked up or its signature checked, and no longer after some time.
 func TestDelay(t *testing.T) {
 	const here, near, far = "192.0.2.1", "192.0.2.200", "198.51.100.1"
 	synctest.Test(t, func(t *testing.T) {
@@ -163,19 +162,18 @@ func TestDelay(t *testing.T) {
 			t.Errorf("not delayed: %v", err)
 		default:
 		}
-		if l.store.Reads() != reads || l.a.attempts.room.load() != 2 {
-			t.Errorf("%d reads of the store before the delay is over, %d delayed", l.store.Reads()-reads, l.a.attempts.room.load())
+		if l.store.Reads() != reads || l.a.attempts.delayed.load() != 2 {
+			t.Errorf("%d reads of the store before the delay is over, %d requests delayed, want 0 and 2", l.store.Reads()-reads, l.a.attempts.delayed.load())
 		}
 		for range 2 {
 			if err := <-done; err == nil {
-				t.Error("a wrong credential was taken")
+				t.Error("a wrong credential was accepted")
 			}
 		}
 		if d := l.waited(l.jwt("s2", hmacSecret, 2), here); d <= 0 || d > maxDelay {
 			t.Errorf("a valid token waited for %s", d)
 		}
-		// The neighbour and others do not pay for it: it is counted against the
-		// address, which accounts for it.
+		// Other addresses are not delayed, in the same network and outside.
 		for _, from := range []string{near, far} {
 			if d := l.waited(l.jwt("s3", hmacSecret, 3), from); d != 0 {
 				t.Errorf("%s waited for %s", from, d)
@@ -190,10 +188,10 @@ func TestDelay(t *testing.T) {
 			l.fail(fmt.Sprintf("192.0.2.%d", i), 10)
 		}
 		if d := l.waited(l.jwt("s5", hmacSecret, 5), "192.0.2.251"); d <= 0 || d > maxDelay {
-			t.Errorf("in a network with many failures: %s", d)
+			t.Errorf("an address in a network with many failures waited for %s", d)
 		}
 		if d := l.waited(l.jwt("s6", hmacSecret, 6), far); d != 0 {
-			t.Errorf("in another: %s", d)
+			t.Errorf("an address in another network waited for %s", d)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -203,8 +201,8 @@ func TestDelay(t *testing.T) {
 	})
 }
 
-// TestKnownGood: what was valid is not delayed for ten minutes, whatever others
-// send in its name, and is a stranger after that.
+// TestKnownGood checks that a recently valid credential is not delayed for ten minutes,
+// whatever others send in its name, and is treated as unknown after that.
 func TestKnownGood(t *testing.T) {
 	const here, far = "192.0.2.1", "198.51.100.1"
 	for _, kind := range []string{"key", "token"} {
@@ -226,39 +224,39 @@ func TestKnownGood(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				l.fail(here, 1000)
 				if d := l.waited(credential(), here); d != 0 {
-					t.Errorf("lately valid, waited for %s", d)
+					t.Errorf("a recently valid credential waited for %s", d)
 				}
 				time.Sleep(knownGoodFor - 3*time.Second)
 				l.fail(here, 1000)
 				if d := l.waited(credential(), here); d != 0 {
-					t.Errorf("valid within ten minutes, waited for %s", d)
+					t.Errorf("a credential valid within ten minutes waited for %s", d)
 				}
 				time.Sleep(knownGoodFor)
 				l.fail(here, 1000)
 				if d := l.waited(credential(), here); d == 0 {
-					t.Error("not valid for ten minutes, and not delayed")
+					t.Error("a credential not used for ten minutes was not delayed")
 				}
 				l.fail(far, 1000)
 				if d := l.waited(credential(), far); (d == 0) != (kind == "key") {
-					t.Errorf("from elsewhere: waited for %s", d)
+					t.Errorf("from another address it waited for %s", d)
 				}
 			})
 		})
 	}
 }
 
-// TestDelayTellsNothing: from an address that failed often, every wrong credential
-// is answered after the same time, whether it names a key, a subject or an issuer
-// that is known, lately valid even, or not.
-func TestDelayTellsNothing(t *testing.T) {
+// TestDelayRevealsNothing checks that every wrong credential from an address with many
+// failures gets its response after the same time, whether its key, subject or issuer is
+// unknown, known or recently valid.
+func TestDelayRevealsNothing(t *testing.T) {
 	const here = "192.0.2.1"
 	for name, wrong := range map[string]func(l *login) string{
-		"key that does not exist":  func(l *login) string { return wrongKey(l, 0) },
-		"key valid lately":         func(l *login) string { return wrongSecret(l, 0) },
-		"key not used so far":      func(l *login) string { return wrongSecret(l, 1) },
-		"subject valid lately":     func(l *login) string { return l.jwt("s", "another secret of 32 bytes, or so", 7) },
-		"subject not used so far":  func(l *login) string { return l.jwt("t", "another secret of 32 bytes, or so", 7) },
-		"issuer that is not known": func(*login) string { return sign(`{"alg":"HS256"}`, claims(nil), []byte(hmacSecret)) },
+		"key that does not exist": func(l *login) string { return wrongKey(l, 0) },
+		"key recently valid":      func(l *login) string { return wrongSecret(l, 0) },
+		"key not used so far":     func(l *login) string { return wrongSecret(l, 1) },
+		"subject recently valid":  func(l *login) string { return l.jwt("s", "another secret of 32 bytes, or so", 7) },
+		"subject not used so far": func(l *login) string { return l.jwt("t", "another secret of 32 bytes, or so", 7) },
+		"unknown issuer":          func(*login) string { return sign(`{"alg":"HS256"}`, claims(nil), []byte(hmacSecret)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -268,18 +266,19 @@ func TestDelayTellsNothing(t *testing.T) {
 				l.fail(here, 1000)
 				begun := time.Now()
 				if err := l.auth(wrong(l), here); err == nil {
-					t.Error("taken")
+					t.Error("a wrong credential was accepted")
 				}
 				if d := time.Since(begun); d != maxDelay {
-					t.Errorf("answered after %s, want %s", d, maxDelay)
+					t.Errorf("response after %s, want %s", d, maxDelay)
 				}
 			})
 		})
 	}
 }
 
-// TestDelayedAreFew: beyond the places of an address attempts go on at once.
-func TestDelayedAreFew(t *testing.T) {
+// TestDelayedAreBounded checks that attempts beyond the maximum number of delayed ones
+// continue at once.
+func TestDelayedAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLogin(t, 0)
 		l.fail("192.0.2.1", 3000)
@@ -292,15 +291,15 @@ func TestDelayedAreFew(t *testing.T) {
 			go l.fail(from, 1)
 		}
 		synctest.Wait()
-		r := &l.a.attempts.room
+		r := &l.a.attempts.delayed
 		most := func(counts map[netip.Prefix]int) int { return slices.Max(slices.Collect(maps.Values(counts))) }
 		if r.all > maxDelayed || most(r.sources) != maxDelayedPerSource || most(r.networks) > maxDelayedPerNetwork || l.store.Reads() == reads {
-			t.Errorf("%d are delayed, %v; %d reads", r.all, r.sources, l.store.Reads()-reads)
+			t.Errorf("%d requests are delayed, by address %v; %d reads of the store", r.all, r.sources, l.store.Reads()-reads)
 		}
 		time.Sleep(2 * maxDelay)
 		synctest.Wait()
 		if r.all != 0 || len(r.sources) != 0 || len(r.networks) != 0 {
-			t.Errorf("%d stay, %v, %v", r.all, r.sources, r.networks)
+			t.Errorf("after the delay: %d requests delayed, %v, %v, want none", r.all, r.sources, r.networks)
 		}
 	})
 }

@@ -1,10 +1,10 @@
-// Package authn turns the Authorization header of a request into a
-// tenant.Identity, or into an error of a closed set of kinds. It knows two
-// credentials, Pallium's API keys and JWTs of configured issuers, each sent as
-// Bearer or as Basic (user = tenant, password = key or JWT).
+// Package authn authenticates requests: it turns the Authorization header of a request
+// into a tenant.Identity or an error of a closed set of kinds. It accepts Pallium's API
+// keys and JWTs of configured issuers, each sent as a Bearer token or as Basic
+// authentication (user = tenant, password = key or JWT).
 //
-// It proves who somebody is and never what they may do: package policies
-// decides, on every request, and no decision is ever cached here.
+// It verifies who the client is, never what the client may do: package policies decides
+// that on every request, and no decision is cached here.
 package authn
 
 import (
@@ -25,38 +25,38 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Keys is the store of API keys. Credential returns apikey.ErrNotFound for a
-// key that does not exist; any other error means that the store could not
-// answer. Touch notes that a key was used; it must not block.
+// Keys is the store of API keys. Credential returns apikey.ErrNotFound for a key that
+// does not exist; any other error means that the store is unavailable. Touch records that
+// a key was used; it must not block.
 type Keys interface {
 	Credential(ctx context.Context, keyID string) (apikey.Credential, error)
 	Touch(keyID string)
 }
 
-// Options of an Authenticator.
+// Options are the options of New.
 type Options struct {
 	Config Config
 	Keys   Keys          // nil: no API keys
-	Pepper apikey.Pepper // that the keys were hashed with; the zero Pepper accepts none
+	Pepper apikey.Pepper // the pepper that the keys were hashed with; the zero Pepper accepts no key
 	Now    func() time.Time
 
-	Logger     *slog.Logger          // nil: none
+	Logger     *slog.Logger          // nil: no logging
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
-// Attempt is what one request presents.
+// Attempt is the credential of one request.
 type Attempt struct {
-	Authorization []string   // every value of the header
-	Source        netip.Addr // where the request came from; may be the zero Addr
+	Authorization []string   // all values of the header
+	Source        netip.Addr // the client's address; may be the zero Addr
 }
 
-// Proof is what a valid credential proved.
+// Proof is the result of a successful authentication.
 type Proof struct {
 	Identity  tenant.Identity
-	BasicUser string // "" unless sent as Basic; must agree with the tenant chosen
+	BasicUser string // user name of Basic authentication, else ""; must match the selected tenant
 }
 
-// Authenticator checks credentials. It is safe for concurrent use.
+// Authenticator verifies credentials. It is safe for concurrent use.
 type Authenticator struct {
 	cfg      Config
 	keys     Keys
@@ -65,20 +65,21 @@ type Authenticator struct {
 	now      func() time.Time
 	log      *slog.Logger
 	attempts *attempts
-	issuers  atomic.Pointer[issuers] // replaced as a whole, with its cache
+	issuers  atomic.Pointer[issuers] // replaced as a whole, including its cache
 
-	// What a credential costs that was not valid lately: a read of the store, or
-	// a signature check of 20 to 400 µs. The secret of a key is compared in two.
+	// lookups and signatures bound the expensive checks of credentials that were not
+	// valid recently: a read from the store, or a signature check of 20 to 400 µs.
+	// Comparing the secret of a key takes 2 µs.
 	lookups    *gate
 	signatures *gate
 }
 
-// lookupsAtOnce is how many keys that were not valid lately are looked up at the
-// same time: enough for thousands a second in a store that takes 10 ms.
-const lookupsAtOnce = 64
+// concurrentLookups is how many keys that were not valid recently are looked up at the
+// same time: enough for thousands per second with a store that takes 10 ms.
+const concurrentLookups = 64
 
-// New checks the configuration and loads every key set. A key set that cannot
-// be loaded is an error: an issuer without keys would answer 401 to everybody.
+// New checks the configuration and loads every key set. A key set that cannot be loaded
+// is an error: without its keys, all tokens of an issuer would be rejected with 401.
 func New(o Options) (*Authenticator, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -89,7 +90,7 @@ func New(o Options) (*Authenticator, error) {
 	a := &Authenticator{
 		cfg: o.Config, keys: o.Keys, pepper: o.Pepper, compare: o.Pepper.Verify, now: o.Now, log: o.Logger,
 		attempts:   newAttempts(o.Config.Attempts, o.Now),
-		lookups:    newGate(lookupsAtOnce),
+		lookups:    newGate(concurrentLookups),
 		signatures: newGate(max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	a.register(o.Registerer)
@@ -99,8 +100,8 @@ func New(o Options) (*Authenticator, error) {
 	return a, nil
 }
 
-// Reload reads all key files again and forgets every verified token. On error
-// the previous keys stay in use.
+// Reload reads all key files again and drops all cached tokens. On error the previous
+// keys stay in use.
 func (a *Authenticator) Reload() error {
 	set, err := loadIssuers(a.cfg.Issuers)
 	if err != nil {
@@ -108,7 +109,7 @@ func (a *Authenticator) Reload() error {
 	}
 	for _, i := range set.byIss {
 		if n := len(i.keys.leftOut); n > 0 {
-			a.log.Info("JWKS has keys that cannot check signatures: left out", "issuer", i.iss,
+			a.log.Info("ignored keys of a JWKS that cannot verify signatures", "issuer", i.iss,
 				"used", len(i.keys.keys), "left_out", n, "why", strings.Join(i.keys.leftOut, "; "))
 		}
 	}
@@ -116,7 +117,7 @@ func (a *Authenticator) Reload() error {
 	return nil
 }
 
-// Authenticate checks what the request presents. The error is always an *Error.
+// Authenticate verifies the credential of a request. The error is always an *Error.
 func (a *Authenticator) Authenticate(ctx context.Context, at Attempt) (Proof, error) {
 	p, err := parseAuthorization(at.Authorization)
 	if err != nil {
@@ -134,19 +135,19 @@ func (a *Authenticator) Authenticate(ctx context.Context, at Attempt) (Proof, er
 	return Proof{Identity: id, BasicUser: p.user}, nil
 }
 
-// keyPrefix tells an API key from a JWT.
+// keyPrefix distinguishes an API key from a JWT.
 const keyPrefix = apikey.Prefix + "_"
 
-// apiKey checks an API key: shape and checksum, store, secret, and only for who
-// knows the secret whether it is revoked or expired. A key that was valid lately is
-// not delayed, whoever guesses at it: comparing costs next to nothing.
+// apiKey verifies an API key: format and checksum, existence, secret, and then, only for
+// a client that knows the secret, revocation and expiry. A key that was valid recently is
+// not delayed even if others guess at it, because comparing costs almost nothing.
 func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) (tenant.Identity, error) {
 	if a.keys == nil {
 		return tenant.Identity{}, invalid("api_keys_off")
 	}
 	keyID, secret, err := a.pepper.Parse(key)
 	if err != nil {
-		return tenant.Identity{}, invalid("key_malformed") // costs nothing: not counted
+		return tenant.Identity{}, invalid("key_malformed") // not counted as a failure, because the check costs nothing
 	}
 	exempt := a.attempts.knownKey(keyID)
 	cred, err := a.lookUp(ctx, keyID, src, exempt)
@@ -157,8 +158,8 @@ func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) 
 	if !known {
 		cred = apikey.Credential{}
 	}
-	// An unknown key is compared all the same, with a hash that nothing has,
-	// so that timing does not tell which key IDs exist.
+	// The secret of an unknown key is also compared, with a hash that no secret has,
+	// so that timing does not reveal which key IDs exist.
 	match := a.compare(cred.Hash, secret)
 	err = nil
 	switch {
@@ -179,15 +180,15 @@ func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) 
 	return cred.Identity, nil
 }
 
-// lookUp asks the store for a key; one that was not valid lately waits for its
-// turn. The error is apikey.ErrNotFound or an *Error.
+// lookUp reads a key from the store; a key that was not valid recently waits in a queue
+// first. The error is apikey.ErrNotFound or an *Error.
 func (a *Authenticator) lookUp(ctx context.Context, keyID string, src netip.Addr, exempt bool) (apikey.Credential, error) {
 	if !exempt {
 		if err := a.attempts.pause(ctx, src); err != nil {
-			return apikey.Credential{}, turnedAway(err)
+			return apikey.Credential{}, notChecked(err)
 		}
-		if err := a.lookups.enter(ctx, src, false, a.attempts.faults(src)); err != nil {
-			return apikey.Credential{}, turnedAway(err)
+		if err := a.lookups.enter(ctx, src, false, a.attempts.failures(src)); err != nil {
+			return apikey.Credential{}, notChecked(err)
 		}
 		defer a.lookups.leave()
 	}
@@ -199,12 +200,13 @@ func (a *Authenticator) lookUp(ctx context.Context, keyID string, src netip.Addr
 		return apikey.Credential{}, &Error{Kind: Unavailable, Reason: "key_store", Err: err}
 	case cred.KeyID != keyID:
 		return apikey.Credential{}, &Error{Kind: Unavailable, Reason: "key_store",
-			Err: errors.New("the key store answered for another key")}
+			Err: errors.New("key store returned another key than the requested one")}
 	}
 	return cred, nil
 }
 
-// token checks a JWT, or finds it among the tokens verified within a minute.
+// token verifies a JWT, or finds it in the cache of tokens verified within the last
+// minute.
 func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (tenant.Identity, error) {
 	set := a.issuers.Load()
 	if len(set.byIss) == 0 {
@@ -225,12 +227,12 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 	exempt := a.attempts.knownSubject(who)
 	if !exempt {
 		if err := a.attempts.pause(ctx, src); err != nil {
-			return tenant.Identity{}, turnedAway(err)
+			return tenant.Identity{}, notChecked(err)
 		}
 	}
-	// What the token claims is not proven, so that it has no gate of its own.
-	if err := a.signatures.enter(ctx, src, exempt, a.attempts.faults(src)); err != nil {
-		return tenant.Identity{}, turnedAway(err)
+	// The claims are not verified yet, so known subjects share the gate with others.
+	if err := a.signatures.enter(ctx, src, exempt, a.attempts.failures(src)); err != nil {
+		return tenant.Identity{}, notChecked(err)
 	}
 	now := a.now()
 	id, exp, err := func() (tenant.Identity, time.Time, error) {
@@ -247,18 +249,19 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 	return id, nil
 }
 
-// failed counts a failure and returns it. One that was not delayed before its check
-// is delayed now: else the time of the answer would tell what is known here.
+// failed counts a failure and returns it. A request that was not delayed before its check
+// is delayed now, because otherwise the response time would reveal which keys and
+// subjects are known.
 func (a *Authenticator) failed(ctx context.Context, src netip.Addr, notDelayed bool, err error) error {
 	if notDelayed {
-		_ = a.attempts.pause(ctx, src) // a client that is gone is told nothing either way
+		_ = a.attempts.pause(ctx, src) // an error means that the client has disconnected
 	}
 	a.attempts.failed(src)
 	return err
 }
 
-// turnedAway is the error of a request whose credential was not checked.
-func turnedAway(err error) *Error {
+// notChecked returns the error of a request whose credential was not checked.
+func notChecked(err error) *Error {
 	if errors.Is(err, errBusy) {
 		return &Error{Kind: Throttled, Reason: "checks_busy", RetryAfter: time.Second, Err: err}
 	}

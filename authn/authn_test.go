@@ -50,7 +50,7 @@ func (w *keyWorld) auth(key, from string) (Proof, error) {
 	return w.a.Authenticate(context.Background(), at)
 }
 
-// forged is a key with the same ID and another secret.
+// forged returns a key with the same ID and another secret.
 func (w *keyWorld) forged() string {
 	k := must(apikey.Generate())
 	return forge(w.key.ID(), k.Text())
@@ -67,7 +67,7 @@ func TestAPIKey(t *testing.T) {
 		reason string
 		reads  int
 	}{
-		{"good", nil, nil, nil, 0, "", 1},
+		{"valid", nil, nil, nil, 0, "", 1},
 		{"revoked", func(c *apikey.Credential) { c.Revoked = true }, nil, nil, Revoked, "key_revoked", 1},
 		{"expires now", func(c *apikey.Credential) { c.ExpiresAt = start }, nil, nil, Expired, "key_expired", 1},
 		{"never given an expiry", func(c *apikey.Credential) { c.ExpiresAt = time.Time{} }, nil, nil, Expired, "key_expired", 1},
@@ -78,7 +78,7 @@ func TestAPIKey(t *testing.T) {
 		{"wrong secret", nil, nil, (*keyWorld).forged, Invalid, "key_secret", 1},
 		{"wrong secret of a revoked key", func(c *apikey.Credential) { c.Revoked = true }, nil, (*keyWorld).forged, Invalid, "key_secret", 1},
 		{"mistyped", nil, nil, func(w *keyWorld) string { return w.key.Text()[:60] + "00000000" }, Invalid, "key_malformed", 0},
-		{"cut off", nil, nil, func(w *keyWorld) string { return w.key.Text()[:30] }, Invalid, "key_malformed", 0},
+		{"truncated", nil, nil, func(w *keyWorld) string { return w.key.Text()[:30] }, Invalid, "key_malformed", 0},
 		{"prefix only", nil, nil, func(*keyWorld) string { return "plm_" }, Invalid, "key_malformed", 0},
 		{"something else", nil, nil, func(*keyWorld) string { return "glsa_abc" }, Invalid, "not_an_api_key", 0},
 	}
@@ -97,10 +97,10 @@ func TestAPIKey(t *testing.T) {
 			if tt.kind != 0 {
 				checkError(t, err, tt.kind, tt.reason)
 				if len(w.store.Touched()) != 0 {
-					t.Error("the key was noted as used")
+					t.Error("the use of the key was recorded")
 				}
 				if strings.Contains(err.Error(), key) {
-					t.Error("the error holds the key")
+					t.Error("the error contains the key")
 				}
 				return
 			}
@@ -111,8 +111,9 @@ func TestAPIKey(t *testing.T) {
 	}
 }
 
-// TestEveryKeyIsCompared: also an unknown one, with a hash that nothing has, before
-// it is rejected: else the time of the answer would tell which key IDs exist.
+// TestEveryKeyIsCompared checks that an unknown key is also compared, with a hash that no
+// secret has, before it is rejected: otherwise the response time would reveal which key
+// IDs exist.
 func TestEveryKeyIsCompared(t *testing.T) {
 	w := newKeyWorld(t, nil)
 	var compared [][32]byte
@@ -132,7 +133,7 @@ func TestEveryKeyIsCompared(t *testing.T) {
 			t.Errorf("%d comparisons, with %x, want one with %x", len(compared), compared, tt.hash)
 		}
 	}
-	// Should a comparison ever succeed against what nobody has, the key is unknown still.
+	// An unknown key stays unknown even if the comparison should succeed.
 	w.a.compare = func([32]byte, string) bool { return true }
 	_, err := w.auth(must(apikey.Generate()).Text(), "")
 	checkError(t, err, Invalid, "key_unknown")
@@ -178,7 +179,7 @@ func TestAuthorization(t *testing.T) {
 		{"none", nil, presented{}, "no_credential"},
 		{"empty", []string{""}, presented{}, "no_credential"},
 		{"two", []string{"Bearer a", "Bearer a"}, presented{}, "header_repeated"},
-		{"two blanks", []string{"Bearer  a"}, presented{}, "header_malformed"},
+		{"two spaces", []string{"Bearer  a"}, presented{}, "header_malformed"},
 		{"tab", []string{"Bearer\ta"}, presented{}, "header_malformed"},
 		{"no token", []string{"Bearer "}, presented{}, "header_malformed"},
 		{"line break", []string{"Bearer a\nb"}, presented{}, "header_malformed"},
@@ -210,8 +211,7 @@ func TestAuthorization(t *testing.T) {
 	}
 }
 
-// forge puts the secret of one key behind the ID of another, with a checksum
-// that is right.
+// forge returns a key with the given ID, the secret of another key, and a valid checksum.
 func forge(id, text string) string {
 	parts := strings.Split(text, "_")
 	body := parts[0] + "_" + id + "_" + parts[2]

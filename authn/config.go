@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Config of authentication, as it stands in the configuration file.
+// Config is the section "auth" of the configuration file.
 type Config struct {
 	Issuers  []IssuerConfig `yaml:"issuers"`
 	Attempts AttemptsConfig `yaml:"attempts"`
@@ -23,22 +23,22 @@ type Config struct {
 
 // IssuerConfig is one issuer of JWTs.
 type IssuerConfig struct {
-	Issuer     string     `yaml:"issuer"`     // exact value of iss
+	Issuer     string     `yaml:"issuer"`     // exact value of the claim iss
 	Audiences  []string   `yaml:"audiences"`  // aud must contain one of them
 	Algorithms []string   `yaml:"algorithms"` // default: RS256 and ES256, or HS256 with a secret
 	Keys       KeysConfig `yaml:"keys"`
 
 	TenantClaim   string          `yaml:"tenant_claim"` // default "tenant"; a string or an array of strings
 	TenantMapping []TenantMapping `yaml:"tenant_mapping"`
-	ScopeClaim    string          `yaml:"scope_claim"` // default "scope"; words or an array of strings
+	ScopeClaim    string          `yaml:"scope_claim"` // default "scope"; a string of words or an array of strings
 	ScopeMapping  []ScopeMapping  `yaml:"scope_mapping"`
 
-	Type        string          `yaml:"type"`         // header typ to insist on, as "at+jwt"; "" accepts any
+	Type        string          `yaml:"type"`         // required value of the header typ, such as "at+jwt"; "" accepts any
 	Leeway      *model.Duration `yaml:"leeway"`       // clock difference allowed; default 30s, at most 60s
-	MaxLifetime model.Duration  `yaml:"max_lifetime"` // longest exp - iat; default 24h
+	MaxLifetime model.Duration  `yaml:"max_lifetime"` // maximum of exp - iat; default 24h
 }
 
-// KeysConfig says where the keys of an issuer are: in exactly one of the four.
+// KeysConfig is the source of an issuer's keys: exactly one of the fields must be set.
 type KeysConfig struct {
 	PEM        []PEMKey `yaml:"pem"`
 	JWKSFile   string   `yaml:"jwks_file"`
@@ -46,21 +46,21 @@ type KeysConfig struct {
 	SecretEnv  string   `yaml:"secret_env"`  // the name of an environment variable
 }
 
-// PEMKey is one public key. Several keys need a kid each.
+// PEMKey is one public key. If there are several keys, each must have a kid.
 type PEMKey struct {
 	Kid  string `yaml:"kid"`
 	File string `yaml:"file"`
 }
 
-// TenantMapping turns values of the tenant claim into tenant IDs. The first rule
-// that matches counts; a value that no rule matches grants nothing.
+// TenantMapping maps values of the tenant claim to tenant IDs. The first matching rule
+// applies; a value without a matching rule grants nothing.
 type TenantMapping struct {
 	Match  string `yaml:"match"`  // regular expression, anchored at both ends
 	Tenant string `yaml:"tenant"` // may use $1 or ${name}
 }
 
-// ScopeMapping turns values of the scope claim into scopes. Every rule that
-// matches adds its scopes.
+// ScopeMapping maps values of the scope claim to scopes. The scopes of all matching rules
+// are granted.
 type ScopeMapping struct {
 	Match  string         `yaml:"match"` // regular expression, anchored at both ends
 	Scopes []tenant.Scope `yaml:"scopes"`
@@ -72,7 +72,8 @@ const (
 	defaultMaxLifetime = 24 * time.Hour
 )
 
-// algorithms that a configuration may name. "none" is not among them.
+// knownAlgorithm returns the method of an algorithm that a configuration may name. "none"
+// is not accepted.
 func knownAlgorithm(alg string) (jwt.SigningMethod, bool) {
 	switch alg {
 	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
@@ -86,8 +87,8 @@ func knownAlgorithm(alg string) (jwt.SigningMethod, bool) {
 	return nil, false
 }
 
-// strictPSS takes only salts as long as the hash (RFC 7518 3.5); golang-jwt's own
-// methods take any.
+// strictPSS accepts only salts as long as the hash (RFC 7518 3.5); golang-jwt's own
+// methods accept any length.
 func strictPSS(m *jwt.SigningMethodRSAPSS) *jwt.SigningMethodRSAPSS {
 	exact := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
 	return &jwt.SigningMethodRSAPSS{SigningMethodRSA: m.SigningMethodRSA, Options: exact, VerifyOptions: exact}
@@ -104,10 +105,11 @@ func newIssuer(c IssuerConfig) (*issuer, error) {
 		maxLifetime: defaultMaxLifetime,
 	}
 	if c.Issuer == "" {
-		return nil, errors.New("issuer is empty: set it to the iss of its tokens")
+		return nil, errors.New("issuer is empty: set it to the iss claim of its tokens")
 	}
 	if len(c.Audiences) == 0 || slices.Contains(c.Audiences, "") {
-		return nil, errors.New("audiences is empty or has an empty entry: without one, tokens made for other services would be accepted")
+		return nil, errors.New("audiences is empty or has an empty entry: list the aud claims to accept, because otherwise tokens for other " +
+			"services would be accepted")
 	}
 	for _, a := range c.Audiences {
 		i.audiences[a] = true
@@ -116,7 +118,7 @@ func newIssuer(c IssuerConfig) (*issuer, error) {
 		i.leeway = time.Duration(*c.Leeway)
 	}
 	if i.leeway < 0 || i.leeway > maxLeeway {
-		return nil, fmt.Errorf("leeway is %s, at most %s are allowed", i.leeway, maxLeeway)
+		return nil, fmt.Errorf("leeway is %s: it must be between 0s and %s", i.leeway, maxLeeway)
 	}
 	if c.MaxLifetime > 0 {
 		i.maxLifetime = time.Duration(c.MaxLifetime)
@@ -142,11 +144,12 @@ func newIssuer(c IssuerConfig) (*issuer, error) {
 func (i *issuer) checkKeys(keys keySet) error {
 	for alg := range i.methods {
 		if strings.HasPrefix(alg, "HS") != keys.symmetric {
-			return fmt.Errorf("algorithms has %s, which does not go with the kind of keys: HS* needs a secret, all others need public keys",
+			return fmt.Errorf("algorithms contains %s, which the configured keys do not support: HS* requires a secret, all others require "+
+				"public keys",
 				alg)
 		}
 		if keys.symmetric && !keys.keys[""].allows(alg) {
-			return fmt.Errorf("algorithms has %s, which needs a longer secret: 48 bytes for HS384, 64 for HS512", alg)
+			return fmt.Errorf("algorithms contains %s, which requires a longer secret: 48 bytes for HS384, 64 for HS512", alg)
 		}
 	}
 	return nil
@@ -163,7 +166,8 @@ func (i *issuer) setAlgorithms(c IssuerConfig) error {
 	for _, alg := range algs {
 		m, ok := knownAlgorithm(alg)
 		if !ok {
-			return fmt.Errorf("algorithms has %q, which is not known or not safe", alg)
+			return fmt.Errorf("algorithms contains %q, which is unknown or insecure: use RS, PS or ES with 256, 384 or 512, EdDSA, or HS256, "+
+				"HS384 or HS512", alg)
 		}
 		i.methods[alg] = m
 	}
@@ -177,7 +181,7 @@ func (i *issuer) setMappings(c IssuerConfig) error {
 			return fmt.Errorf("tenant_mapping: %w", err)
 		}
 		if m.Tenant == "" {
-			return fmt.Errorf("tenant_mapping: the rule for %q has no tenant", m.Match)
+			return fmt.Errorf("tenant_mapping: the rule with match %q has no tenant", m.Match)
 		}
 		i.tenantMap = append(i.tenantMap, tenantRule{match: re, tenant: m.Tenant})
 	}
@@ -188,7 +192,7 @@ func (i *issuer) setMappings(c IssuerConfig) error {
 		}
 		for _, s := range m.Scopes {
 			if !s.Valid() {
-				return fmt.Errorf("scope_mapping: %q is not a scope; there are %v", s, tenant.Scopes())
+				return fmt.Errorf("scope_mapping: %q is not a scope: use one of %v", s, tenant.Scopes())
 			}
 		}
 		i.scopeMap = append(i.scopeMap, scopeRule{match: re, scopes: m.Scopes})
@@ -196,11 +200,11 @@ func (i *issuer) setMappings(c IssuerConfig) error {
 	return nil
 }
 
-// anchored compiles an expression that must match the whole value: unanchored,
-// "admin" would match "not-admin".
+// anchored compiles an expression that must match the whole value: unanchored, "admin"
+// would match "not-admin".
 func anchored(expr string) (*regexp.Regexp, error) {
 	if expr == "" {
-		return nil, errors.New("a rule has no match")
+		return nil, errors.New("a rule has no match expression")
 	}
 	re, err := regexp.Compile(`\A(?:` + expr + `)\z`)
 	if err != nil {

@@ -29,13 +29,13 @@ func TestIssuerConfig(t *testing.T) {
 		change func(*IssuerConfig)
 		want   string
 	}{
-		{"good", func(*IssuerConfig) {}, ""},
-		{"secret of the environment", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_SECRET"} }, ""},
+		{"valid", func(*IssuerConfig) {}, ""},
+		{"secret in the environment", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_SECRET"} }, ""},
 		{"no issuer", func(c *IssuerConfig) { c.Issuer = "" }, "issuer is empty"},
 		{"no audience", func(c *IssuerConfig) { c.Audiences = nil }, "audiences"},
 		{"empty audience", func(c *IssuerConfig) { c.Audiences = []string{""} }, "audiences"},
-		{"alg none", func(c *IssuerConfig) { c.Algorithms = []string{"none"} }, "not safe"},
-		{"alg unknown", func(c *IssuerConfig) { c.Algorithms = []string{"RS1"} }, "not safe"},
+		{"alg none", func(c *IssuerConfig) { c.Algorithms = []string{"none"} }, "insecure"},
+		{"alg unknown", func(c *IssuerConfig) { c.Algorithms = []string{"RS1"} }, "insecure"},
 		{"HS with public keys", func(c *IssuerConfig) { c.Algorithms = []string{"RS256", "HS256"} }, "HS256"},
 		{"RS with a secret", func(c *IssuerConfig) {
 			c.Algorithms, c.Keys = []string{"RS256"}, KeysConfig{SecretEnv: "PALLIUM_TEST_SECRET"}
@@ -105,7 +105,7 @@ func TestKeySets(t *testing.T) {
 		{"kid a number", rsaJWK(r, `,"kid":1`), "not a string"},
 		{"kid with anything in it", rsaJWK(r, `,"kid":"a b/../:@ü'"`), ""},
 		{"kid of 128 bytes", rsaJWK(r, `,"kid":"`+strings.Repeat("k", 128)+`"`), ""},
-		{"kid of 129 bytes", rsaJWK(r, `,"kid":"`+strings.Repeat("k", 129)+`"`), "at most 128"},
+		{"kid of 129 bytes", rsaJWK(r, `,"kid":"`+strings.Repeat("k", 129)+`"`), "the limit is 128"},
 		{"kid empty", rsaJWK(r, `,"kid":""`), "is empty"},
 		{"same kid, one not for signatures", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, `,"kid":"a","use":"enc"`), ""},
 		{"without kid, one not for signatures", rsaJWK(r, "") + "," + ecJWK(e, `,"use":"enc"`), ""},
@@ -113,13 +113,13 @@ func TestKeySets(t *testing.T) {
 		{"verify and more", rsaJWK(r, `,"key_ops":["verify","sign"]`), ""},
 		{"for key agreement, no use", ecJWK(e, `,"alg":"ECDH-ES"`), "no key of the set"},
 		{"unknown alg", rsaJWK(r, `,"alg":"RS1"`), "no key of the set"},
-		{"for encryption", rsaJWK(r, `,"use":"enc"`), "no key of the set can check signatures: kid \"<nil>\": its use is \"enc\""},
+		{"for encryption", rsaJWK(r, `,"use":"enc"`), "no key of the set can verify signatures: kid \"<nil>\": its use is \"enc\""},
 		{"for signing", rsaJWK(r, `,"key_ops":["sign"]`), "key_ops"},
 		{"key_ops not a list", rsaJWK(r, `,"key_ops":"verify"`), "key_ops"},
 		{"private", rsaJWK(r, `,"d":"AAAA"`), "private"},
 		{"symmetric", `{"kty":"oct","k":"AAAA"}`, "secret key"},
-		{"RSA as ES256", rsaJWK(r, `,"alg":"ES256"`), "does not fit"},
-		{"EC as ES384", ecJWK(e, `,"alg":"ES384"`), "does not fit"},
+		{"RSA as ES256", rsaJWK(r, `,"alg":"ES256"`), "does not match"},
+		{"EC as ES384", ecJWK(e, `,"alg":"ES384"`), "does not match"},
 		{"alg none", rsaJWK(r, `,"alg":"none"`), "no key of the set"},
 		{"EC off the curve", offCurve, "EC key"},
 		{"EC at zero", `{"kty":"EC","crv":"P-256","x":"` + b64(make([]byte, 32)) + `","y":"` + b64(make([]byte, 32)) + `"}`, "not a point"},
@@ -127,9 +127,9 @@ func TestKeySets(t *testing.T) {
 		{"X25519", `{"kty":"OKP","crv":"X25519","x":"` + b64(make([]byte, 32)) + `"}`, "curve"},
 		{"RSA, e of 1", `{"kty":"RSA","e":"AQ","n":"` + b64(r.N.Bytes()) + `"}`, "exponent"},
 		{"RSA without n", `{"kty":"RSA","e":"AQAB"}`, "n or e"},
-		{"kty twice", `{"kty":"RSA","KTY":"oct"}`, "stands twice"},
+		{"kty twice", `{"kty":"RSA","KTY":"oct"}`, "appears twice"},
 		{"not an object", `1`, "not an object"},
-		{"too many", strings.TrimSuffix(strings.Repeat(`{"kty":"x"},`, 101), ","), "at most 100"},
+		{"too many", strings.TrimSuffix(strings.Repeat(`{"kty":"x"},`, 101), ","), "the limit is 100"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -156,8 +156,8 @@ func TestPEM(t *testing.T) {
 		{"EC", publicPEM(&ecKey().PublicKey), ""},
 		{"Ed25519", publicPEM(ed), ""},
 		{"P-224", publicPEM(&p224.PublicKey), "P-256"},
-		{"private", block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(rsaKey()))), "PUBLIC KEY is needed"},
-		{"two", append(append([]byte{}, one...), one...), "one key in each file"},
+		{"private", block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(rsaKey()))), "PUBLIC KEY or RSA PUBLIC KEY is required"},
+		{"two", append(append([]byte{}, one...), one...), "each key in a file of its own"},
 		{"nothing", nil, "no PEM block"},
 		{"junk", block("PUBLIC KEY", []byte("junk")), "parse public key"},
 	}

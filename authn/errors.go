@@ -2,20 +2,20 @@ package authn
 
 import "time"
 
-// Kind is why nobody was authenticated. The set is closed.
+// Kind is the reason why a request was not authenticated. The set is closed.
 type Kind int
 
-// The kinds, with the status an edge answers.
+// The kinds, with the status of the response.
 const (
 	Missing     Kind = iota + 1 // 401: no credential was sent
-	Invalid                     // 401: malformed, unknown, or not signed by who it names
+	Invalid                     // 401: malformed, unknown, or not signed by the issuer that it names
 	Expired                     // 401
 	Revoked                     // 401
-	Throttled                   // 503: too many wait to be checked, and most from there; it was not checked
-	Unavailable                 // 503: a store could not answer; never to be shown as 401
+	Throttled                   // 503: not checked, because too many credentials from its network are waiting
+	Unavailable                 // 503: a store is unavailable; never shown as 401
 )
 
-// String is the kind as a metric label.
+// String returns the kind as a metric label.
 func (k Kind) String() string {
 	switch k {
 	case Missing:
@@ -34,13 +34,13 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
-// Error says why a credential was not accepted. Its text is for logs, never for
-// the client, and holds no part of a secret.
+// Error is the reason why a credential was not accepted. Its text is for logs, never for
+// the client, and contains no part of a secret.
 type Error struct {
 	Kind       Kind
-	Reason     string        // a code out of a fixed set, for logs and metrics
+	Reason     string        // one of a fixed set of codes, for logs and metrics
 	RetryAfter time.Duration // with Throttled
-	Err        error         // with Throttled and Unavailable: what failed
+	Err        error         // with Throttled and Unavailable: the cause
 }
 
 func (e *Error) Error() string {

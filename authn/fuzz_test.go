@@ -8,7 +8,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// verify is parse and verify at the time start.
+// verify parses and verifies a token at the time start.
 func verify(set *issuers, token string) (tenant.Identity, time.Time, error) {
 	t, err := set.parse(token)
 	if err != nil {
@@ -27,13 +27,13 @@ func FuzzAuthorization(f *testing.F) {
 			t.Fatalf("%q: %+v, %v", v, p, err)
 		}
 		if err == nil && !isToken68(p.secret) {
-			t.Fatalf("%q gave the secret %q", v, p.secret)
+			t.Fatalf("parseAuthorization(%q) returned the secret %q", v, p.secret)
 		}
 	})
 }
 
-// FuzzClaims signs any payload with the right key: whatever is accepted must be
-// unexpired, for us, and name only valid tenants and scopes.
+// FuzzClaims signs any payload with the right key: an accepted token must be unexpired
+// and name only valid tenants and scopes.
 func FuzzClaims(f *testing.F) {
 	a := newTestAuthenticator(f, func() time.Time { return start })
 	hs := claims(m{"iss": "https://hs"})
@@ -64,7 +64,7 @@ func FuzzClaims(f *testing.F) {
 	})
 }
 
-// FuzzToken feeds raw tokens; none can be right, and none may break anything.
+// FuzzToken authenticates arbitrary tokens, none of which can be valid.
 func FuzzToken(f *testing.F) {
 	a := newTestAuthenticator(f, func() time.Time { return start })
 	f.Add("a.b.c")
@@ -76,7 +76,8 @@ func FuzzToken(f *testing.F) {
 	})
 }
 
-// FuzzStrictJSON checks that what the strict parser takes, encoding/json takes.
+// FuzzStrictJSON checks that encoding/json accepts everything that the strict parser
+// accepts.
 func FuzzStrictJSON(f *testing.F) {
 	f.Add([]byte(`{"a":[1,{"b":null}],"A ":2}`))
 	f.Add([]byte(`{"a":1,"a":2}`))
@@ -87,7 +88,7 @@ func FuzzStrictJSON(f *testing.F) {
 		}
 		var plain map[string]any
 		if err := json.Unmarshal(data, &plain); err != nil {
-			t.Fatalf("%q: strict takes it, encoding/json does not: %v", data, err)
+			t.Fatalf("%q: the strict parser accepts it, encoding/json does not: %v", data, err)
 		}
 		if len(plain) != len(obj) {
 			t.Fatalf("%q: %d names, encoding/json has %d", data, len(obj), len(plain))
@@ -95,14 +96,14 @@ func FuzzStrictJSON(f *testing.F) {
 	})
 }
 
-// FuzzJWKS looks for panics, and for key sets that are not usable as such.
+// FuzzJWKS checks for panics and unusable key sets.
 func FuzzJWKS(f *testing.F) {
 	f.Add([]byte(`{"keys":[` + rsaJWK(&rsaKey().PublicKey, `,"kid":"a"`) + `]}`))
 	f.Add([]byte(`{"keys":[` + ecJWK(&ecKey().PublicKey, "") + `]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		set, err := parseJWKS(data)
 		if err == nil && (len(set.keys) == 0 || set.symmetric) {
-			t.Fatalf("%q gave %+v", data, set)
+			t.Fatalf("parseJWKS(%q) = %+v", data, set)
 		}
 	})
 }

@@ -10,60 +10,62 @@ import (
 )
 
 const (
-	// maxWaiting bounds the requests that wait at one gate. One of them holds
-	// about 20 KiB: its connection's buffers and goroutine.
+	// maxWaiting bounds the requests that wait at one gate. Each of them holds about
+	// 20 KiB: its connection's buffers and goroutine.
 	maxWaiting = 1000
 	// maxWait is the longest wait at a gate.
 	maxWait = 5 * time.Second
 )
 
-var errBusy = errors.New("too many credentials wait to be checked")
+var errBusy = errors.New("too many credentials are waiting to be checked")
 
-// gate bounds how many checks of one kind run at once, so that they leave the
-// processors and the store to others, and how many requests wait for one. Networks
-// are served in turn, and in each the addresses. When too many wait, one of the
-// address that has most of them has to go: an address with few always gets in.
+// gate bounds how many checks of one kind run at the same time, so that they leave the
+// CPUs and the store to others, and how many requests wait for a check. Networks are
+// served round robin, and so are the addresses within a network. If too many requests
+// wait, one of the address with the most waiting requests is rejected: an address with
+// few requests is always served.
 type gate struct {
-	mu      sync.Mutex
-	free    int
-	waiting int
-	crowds  []*crowd // the next to be served first
+	mu       sync.Mutex
+	free     int
+	waiting  int
+	networks []*networkQueue // in the order in which they are served next
 }
 
-// crowd are the waiters of one network.
-type crowd struct {
+// networkQueue holds the waiting requests of one network.
+type networkQueue struct {
 	net   netip.Prefix
 	n     int
-	lines []*line // the next to be served first
+	lines []*addressQueue // in the order in which they are served next
 }
 
-// line are the waiters of one address. Those who were valid lately come first.
-type line struct {
+// addressQueue holds the waiting requests of one address. Requests with credentials that
+// were valid recently are served first.
+type addressQueue struct {
 	src          netip.Prefix
-	faults       float64
+	failures     float64
 	known, fresh []waiter
 }
 
-func (l *line) n() int { return len(l.known) + len(l.fresh) }
+func (l *addressQueue) n() int { return len(l.known) + len(l.fresh) }
 
-// waiter is told nil when it may go on, and errBusy when it may not.
+// waiter receives nil when the request may continue, and errBusy when it is rejected.
 type waiter chan error
 
 func newGate(atOnce int) *gate { return &gate{free: atOnce} }
 
-// enter waits for a place. faults are the failures of the address, which decide
-// between equals. The error is errBusy or the context's; without one, leave must
-// follow.
-func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, faults float64) error {
+// enter waits until the check may run. failures is the number of failures of the address;
+// it decides which of two addresses with equally many requests is rejected. The error is
+// errBusy or the context's; if it is nil, leave must be called.
+func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, failures float64) error {
 	g.mu.Lock()
 	if g.free > 0 {
 		g.free--
 		g.mu.Unlock()
 		return nil
 	}
-	w := g.add(src, known, faults)
+	w := g.add(src, known, failures)
 	if g.waiting > maxWaiting {
-		g.turnAway()
+		g.rejectOne()
 	}
 	g.mu.Unlock()
 
@@ -79,12 +81,12 @@ func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, faults flo
 		err = ctx.Err()
 	}
 	if !g.remove(w) && <-w == nil {
-		g.leave() // the place came at the same time
+		g.leave() // the check was allowed at the same time
 	}
 	return err
 }
 
-// leave gives the place to the next.
+// leave lets the next waiting request continue.
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,10 +94,10 @@ func (g *gate) leave() {
 		g.free++
 		return
 	}
-	c := g.crowds[0]
+	c := g.networks[0]
 	l := c.lines[0]
 	c.lines = append(c.lines[1:], l)
-	g.crowds = append(g.crowds[1:], c)
+	g.networks = append(g.networks[1:], c)
 	from := &l.fresh
 	if len(l.known) > 0 {
 		from = &l.known
@@ -105,21 +107,21 @@ func (g *gate) leave() {
 	w <- nil
 }
 
-func (g *gate) add(src netip.Addr, known bool, faults float64) waiter {
+func (g *gate) add(src netip.Addr, known bool, failures float64) waiter {
 	n, s := network(src), source(src)
-	i := slices.IndexFunc(g.crowds, func(c *crowd) bool { return c.net == n })
+	i := slices.IndexFunc(g.networks, func(c *networkQueue) bool { return c.net == n })
 	if i < 0 {
-		i = len(g.crowds)
-		g.crowds = append(g.crowds, &crowd{net: n})
+		i = len(g.networks)
+		g.networks = append(g.networks, &networkQueue{net: n})
 	}
-	c := g.crowds[i]
-	j := slices.IndexFunc(c.lines, func(l *line) bool { return l.src == s })
+	c := g.networks[i]
+	j := slices.IndexFunc(c.lines, func(l *addressQueue) bool { return l.src == s })
 	if j < 0 {
 		j = len(c.lines)
-		c.lines = append(c.lines, &line{src: s})
+		c.lines = append(c.lines, &addressQueue{src: s})
 	}
 	l := c.lines[j]
-	l.faults = faults
+	l.failures = failures
 	w := make(waiter, 1)
 	if known {
 		l.known = append(l.known, w)
@@ -131,27 +133,28 @@ func (g *gate) add(src netip.Addr, known bool, faults float64) waiter {
 	return w
 }
 
-// take removes waiter i of from, which belongs to l of c, and what is empty then.
-func (g *gate) take(c *crowd, l *line, from *[]waiter, i int) {
+// take removes waiter i of from, which belongs to l in c, and removes queues that are
+// empty then.
+func (g *gate) take(c *networkQueue, l *addressQueue, from *[]waiter, i int) {
 	*from = slices.Delete(*from, i, i+1)
 	g.waiting--
 	c.n--
 	if l.n() == 0 {
-		c.lines = slices.DeleteFunc(c.lines, func(o *line) bool { return o == l })
+		c.lines = slices.DeleteFunc(c.lines, func(o *addressQueue) bool { return o == l })
 	}
 	if c.n == 0 {
-		g.crowds = slices.DeleteFunc(g.crowds, func(o *crowd) bool { return o == c })
+		g.networks = slices.DeleteFunc(g.networks, func(o *networkQueue) bool { return o == c })
 	}
 }
 
-// turnAway rejects the last of the address with most waiters, in the network with
-// most; among equals of the one with most failures.
-func (g *gate) turnAway() {
-	var worst *crowd
-	var worstLine *line
-	for _, c := range g.crowds {
+// rejectOne rejects the newest request of the address with the most waiting requests, in
+// the network with the most; with equal numbers, of the address with the most failures.
+func (g *gate) rejectOne() {
+	var worst *networkQueue
+	var worstLine *addressQueue
+	for _, c := range g.networks {
 		l := c.worst()
-		if worst == nil || c.n > worst.n || c.n == worst.n && l.faults >= worstLine.faults {
+		if worst == nil || c.n > worst.n || c.n == worst.n && l.failures >= worstLine.failures {
 			worst, worstLine = c, l
 		}
 	}
@@ -165,21 +168,21 @@ func (g *gate) turnAway() {
 	w <- errBusy
 }
 
-func (c *crowd) worst() *line {
+func (c *networkQueue) worst() *addressQueue {
 	w := c.lines[0]
 	for _, l := range c.lines[1:] {
-		if l.n() > w.n() || l.n() == w.n() && l.faults >= w.faults {
+		if l.n() > w.n() || l.n() == w.n() && l.failures >= w.failures {
 			w = l
 		}
 	}
 	return w
 }
 
-// remove takes a waiter out and reports whether it was still there.
+// remove removes a waiter and reports whether it was still waiting.
 func (g *gate) remove(w waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, c := range g.crowds {
+	for _, c := range g.networks {
 		for _, l := range c.lines {
 			for _, from := range []*[]waiter{&l.known, &l.fresh} {
 				if i := slices.Index(*from, w); i >= 0 {

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// gateWorld is a gate with one place, which is taken, and notes who passes it.
+// gateWorld is a full gate for one check at a time, which records the requests that pass.
 type gateWorld struct {
 	g      *gate
-	passed []string // guarded by the bubble's order: one at a time is told
+	passed []string // not guarded: one waiter continues at a time
 	busy   map[string]int
 }
 
@@ -26,11 +26,11 @@ func newGateWorld(t *testing.T) *gateWorld {
 	return w
 }
 
-// wait has one more wait, and returns when it does or was turned away.
-func (w *gateWorld) wait(ctx context.Context, from string, known bool, faults float64) {
+// wait adds a request, and returns when it is waiting or was rejected.
+func (w *gateWorld) wait(ctx context.Context, from string, known bool, failures float64) {
 	done := make(chan error, 1)
 	go func() {
-		err := w.g.enter(ctx, netip.MustParseAddr(from), known, faults)
+		err := w.g.enter(ctx, netip.MustParseAddr(from), known, failures)
 		if err == nil {
 			if known {
 				from += " known"
@@ -45,7 +45,7 @@ func (w *gateWorld) wait(ctx context.Context, from string, known bool, faults fl
 	synctest.Wait()
 }
 
-// drain lets all pass, one after the other.
+// drain lets all requests pass, one after the other.
 func (w *gateWorld) drain() {
 	for w.g.load() > 0 {
 		w.g.leave()
@@ -68,14 +68,15 @@ func TestGateTakesTurns(t *testing.T) {
 		if !slices.Equal(w.passed, want) {
 			t.Errorf("passed %q, want %q", w.passed, want)
 		}
-		if w.g.free != 1 || len(w.g.crowds) != 0 {
-			t.Errorf("%d free, crowds %v", w.g.free, w.g.crowds)
+		if w.g.free != 1 || len(w.g.networks) != 0 {
+			t.Errorf("%d free, networks %v", w.g.free, w.g.networks)
 		}
 	})
 }
 
-// TestGateTurnsAwayTheGreedy: when too many wait, those go who have most waiting.
-func TestGateTurnsAwayTheGreedy(t *testing.T) {
+// TestGateRejectsMostWaiting checks that requests of the address with the most waiting
+// requests are rejected if too many wait.
+func TestGateRejectsMostWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newGateWorld(t)
 		for range 10 {
@@ -87,11 +88,11 @@ func TestGateTurnsAwayTheGreedy(t *testing.T) {
 		w.wait(t.Context(), "192.0.2.2", false, 0)
 		w.wait(t.Context(), "198.51.100.1", false, 0)
 		if w.busy["192.0.2.1"] != 112 || len(w.busy) != 1 || w.g.load() != maxWaiting {
-			t.Errorf("turned away %v, %d wait", w.busy, w.g.load())
+			t.Errorf("rejected %v, %d wait", w.busy, w.g.load())
 		}
 		w.drain()
 		if !slices.Contains(w.passed[:4], "198.51.100.1") || !slices.Contains(w.passed[:4], "192.0.2.2") {
-			t.Errorf("the others waited for too long: %q", w.passed[:4])
+			t.Errorf("other addresses waited too long: %q", w.passed[:4])
 		}
 		if n := len(slices.DeleteFunc(w.passed, func(s string) bool { return s != "192.0.2.1 known" })); n != 10 {
 			t.Errorf("%d of 10 known ones passed", n)
@@ -99,9 +100,9 @@ func TestGateTurnsAwayTheGreedy(t *testing.T) {
 	})
 }
 
-// TestGateTurnsAwayTheFaulty: among networks with one waiter each, the one with
-// most failures goes.
-func TestGateTurnsAwayTheFaulty(t *testing.T) {
+// TestGateRejectsMostFailures checks that, among networks with one waiting request each,
+// one with the most failures is rejected.
+func TestGateRejectsMostFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newGateWorld(t)
 		for i := range maxWaiting {
@@ -110,7 +111,7 @@ func TestGateTurnsAwayTheFaulty(t *testing.T) {
 		w.wait(t.Context(), "192.0.2.1", false, 0)
 		w.drain()
 		if len(w.busy) != 1 || w.busy["192.0.2.1"] != 0 || !slices.Contains(w.passed, "192.0.2.1") {
-			t.Errorf("turned away %v", w.busy)
+			t.Errorf("rejected %v", w.busy)
 		}
 	})
 }
@@ -124,16 +125,16 @@ func TestGateEnds(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		if w.g.load() != 1 {
-			t.Errorf("%d wait", w.g.load())
+			t.Errorf("%d requests wait, want 1", w.g.load())
 		}
 		time.Sleep(maxWait)
 		synctest.Wait()
 		if w.g.load() != 0 || w.busy["192.0.2.2"] != 1 || len(w.passed) != 0 {
-			t.Errorf("%d wait, turned away %v, passed %v", w.g.load(), w.busy, w.passed)
+			t.Errorf("%d requests wait, rejected %v, passed %v", w.g.load(), w.busy, w.passed)
 		}
 		w.g.leave()
 		if w.g.free != 1 {
-			t.Errorf("%d places free", w.g.free)
+			t.Errorf("%d checks are free, want 1", w.g.free)
 		}
 	})
 }

@@ -5,18 +5,18 @@ import (
 	"strings"
 )
 
-// maxAuthorization bounds the header in bytes: Basic with the longest JWT and
-// the longest tenant ID, in base64.
+// maxAuthorization bounds the header in bytes: Basic authentication with the longest JWT
+// and the longest tenant ID, in base64.
 const maxAuthorization = 12 << 10
 
 // presented is a parsed Authorization header.
 type presented struct {
-	user   string // of Basic
+	user   string // user name of Basic authentication, or ""
 	secret string // API key or JWT
 }
 
-// parseAuthorization reads the one Authorization value. The scheme is not case
-// sensitive (RFC 9110); everything else is taken literally.
+// parseAuthorization parses the only Authorization value. The scheme is case-insensitive
+// (RFC 9110); everything else is taken literally.
 func parseAuthorization(values []string) (presented, error) {
 	if len(values) == 0 || (len(values) == 1 && values[0] == "") {
 		return presented{}, &Error{Kind: Missing, Reason: "no_credential"}
@@ -45,7 +45,7 @@ func parseAuthorization(values []string) (presented, error) {
 }
 
 func parseBasic(s string) (presented, error) {
-	// Checked first because Go's decoder skips line breaks.
+	// Checked first, because Go's decoder ignores line breaks.
 	if !isToken68(s) {
 		return presented{}, invalid("header_malformed")
 	}
@@ -60,8 +60,8 @@ func parseBasic(s string) (presented, error) {
 	return presented{user: user, secret: secret}, nil
 }
 
-// isToken68 reports whether s is made only of the characters of a bearer token
-// (RFC 6750), which has room for API keys and JWTs.
+// isToken68 reports whether s consists only of the characters of a bearer token (RFC
+// 6750). API keys and JWTs do.
 func isToken68(s string) bool {
 	for i := 0; i < len(s); i++ {
 		c := s[i]

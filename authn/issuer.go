@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/lru"
 )
 
-// issuers is every issuer with its keys, and the tokens verified with them. A
-// reload makes a new one, so that a cached token never outlives its key set.
+// issuers holds all issuers with their keys, and the cache of tokens verified with them.
+// A reload creates a new one, so that a cached token never outlives its key set.
 type issuers struct {
 	byIss    map[string]*issuer
 	verified *lru.Cache[[32]byte, verified]
@@ -45,8 +45,8 @@ type scopeRule struct {
 	scopes []tenant.Scope
 }
 
-// identity builds who the claims say somebody is. No tenant or scope that fits
-// leaves the identity without, which is then rejected as 403; there is no default.
+// identity builds the identity that the claims describe. If no tenant or scope is valid,
+// the identity has none and the request is rejected with 403; there is no default.
 func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
 	sub := ""
 	if v, present := claims["sub"]; present {
@@ -64,10 +64,10 @@ func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
 	}, ""
 }
 
-// tenants maps the claim to tenant IDs. One that is not a valid ID voids the
-// claim: a token that is wrong in one place is not trusted in the next. So does the
-// tenant of Pallium's own metrics, which name all others, unless a mapping names it:
-// at some providers users choose the names of their groups.
+// tenants maps the claim to tenant IDs. One invalid ID invalidates the whole claim: a
+// token with one wrong value is not trusted for the others. The same holds for the tenant
+// of Pallium's own metrics, which reveal the names of all tenants, unless a mapping names
+// it explicitly: with some providers, users choose the names of their groups.
 func (i *issuer) tenants(claim any) []tenant.ID {
 	values, ok := stringList(claim)
 	if !ok || len(values) > maxTenants {
@@ -94,7 +94,7 @@ func (i *issuer) tenants(claim any) []tenant.ID {
 	return slices.Compact(ids)
 }
 
-// findRule returns the first rule that matches, nil if none does.
+// findRule returns the first matching rule, or nil.
 func (i *issuer) findRule(v string) *tenantRule {
 	for n := range i.tenantMap {
 		if i.tenantMap[n].match.MatchString(v) {
@@ -104,8 +104,8 @@ func (i *issuer) findRule(v string) *tenantRule {
 	return nil
 }
 
-// scopes reads a list, or one string of words as OAuth 2.0 writes it. Words that
-// are not scopes of ours (openid, profile) are passed over.
+// scopes parses a list, or one string of words in the format of OAuth 2.0. Words that are
+// not Pallium's scopes (openid, profile) are ignored.
 func (i *issuer) scopes(claim any) []tenant.Scope {
 	values, ok := stringList(claim)
 	if !ok {
@@ -132,7 +132,7 @@ func (i *issuer) scopes(claim any) []tenant.Scope {
 	return slices.Compact(out)
 }
 
-// loadIssuers checks the configuration and reads every key set.
+// loadIssuers checks the configuration and loads every key set.
 func loadIssuers(cfgs []IssuerConfig) (*issuers, error) {
 	set := &issuers{byIss: make(map[string]*issuer), verified: lru.New[[32]byte, verified](int64(maxVerified), nil)}
 	for _, c := range cfgs {
@@ -141,7 +141,7 @@ func loadIssuers(cfgs []IssuerConfig) (*issuers, error) {
 			return nil, fmt.Errorf("issuer %q: %w", c.Issuer, err)
 		}
 		if _, dup := set.byIss[i.iss]; dup {
-			return nil, fmt.Errorf("issuer %q is configured twice", c.Issuer)
+			return nil, fmt.Errorf("issuer %q is configured twice: merge the two entries", c.Issuer)
 		}
 		set.byIss[i.iss] = i
 	}

@@ -12,10 +12,11 @@ import (
 	"strings"
 )
 
-// parseJWKS reads a JSON Web Key Set (RFC 7517) of public keys. Keys that are not
-// for checking signatures, and kinds that are not known, are left out, as section 5
-// of the RFC asks: providers publish keys for encryption in the same set. A key that
-// is for signatures and not as it should be rejects the set: half a set is a guess.
+// parseJWKS parses a JSON Web Key Set (RFC 7517) of public keys. Keys that are not for
+// verifying signatures, and kinds of keys that are unknown, are ignored, as section 5 of
+// the RFC requires: providers publish encryption keys in the same set. A malformed
+// signature key is an error for the whole set, because using half of a set would be a
+// guess.
 func parseJWKS(data []byte) (keySet, error) {
 	doc, err := parseObject(data)
 	if err != nil {
@@ -26,7 +27,7 @@ func parseJWKS(data []byte) (keySet, error) {
 		return keySet{}, errors.New(`"keys" is not a list with at least one key`)
 	}
 	if len(list) > maxKeysOfIs {
-		return keySet{}, fmt.Errorf("%d keys, at most %d are allowed", len(list), maxKeysOfIs)
+		return keySet{}, fmt.Errorf("the set has %d keys; the limit is %d", len(list), maxKeysOfIs)
 	}
 	set := keySet{keys: map[string]verifyKey{}}
 	for n, v := range list {
@@ -39,7 +40,7 @@ func parseJWKS(data []byte) (keySet, error) {
 		}
 	}
 	if len(set.keys) == 0 {
-		return keySet{}, fmt.Errorf("no key of the set can check signatures: %s", strings.Join(set.leftOut, "; "))
+		return keySet{}, fmt.Errorf("no key of the set can verify signatures: %s", strings.Join(set.leftOut, "; "))
 	}
 	return set, nil
 }
@@ -47,7 +48,7 @@ func parseJWKS(data []byte) (keySet, error) {
 func (s *keySet) addJWK(jwk map[string]any) error {
 	for _, secret := range []string{"d", "k"} {
 		if _, there := jwk[secret]; there {
-			return errors.New("this is a private or secret key; only public keys belong here")
+			return errors.New("this is a private or secret key: list only public keys")
 		}
 	}
 	if why := unusable(jwk); why != "" {
@@ -68,29 +69,29 @@ func (s *keySet) addJWK(jwk map[string]any) error {
 	return s.add(kid, key)
 }
 
-// unusable says why a key is not one that can check signatures, or "".
+// unusable returns why a key cannot verify signatures, or "" if it can.
 func unusable(jwk map[string]any) string {
 	if use, present := jwk["use"]; present && use != "sig" {
 		return fmt.Sprintf("its use is %.20q", fmt.Sprint(use))
 	}
 	if v, present := jwk["key_ops"]; present {
 		if ops, ok := v.([]any); !ok || !slices.Contains(ops, any("verify")) {
-			return "its key_ops do not have verify"
+			return "its key_ops do not contain verify"
 		}
 	}
 	if v, present := jwk["alg"]; present {
 		alg, _ := v.(string)
 		if _, ok := knownAlgorithm(alg); !ok {
-			return fmt.Sprintf("its alg %.20q is not known as one of signatures", fmt.Sprint(v))
+			return fmt.Sprintf("its alg %.20q is not a known signature algorithm", fmt.Sprint(v))
 		}
 	}
 	curves := map[any][]any{"EC": {"P-256", "P-384", "P-521"}, "OKP": {"Ed25519"}}
 	if curve, ok := curves[jwk["kty"]]; ok {
 		if crv, _ := jwk["crv"].(string); !slices.Contains(curve, any(crv)) {
-			return fmt.Sprintf("its curve %.20q is not known", crv)
+			return fmt.Sprintf("its curve %.20q is not supported", crv)
 		}
 	} else if jwk["kty"] != "RSA" {
-		return fmt.Sprintf("its kind %.20q is not known", fmt.Sprint(jwk["kty"]))
+		return fmt.Sprintf("its kty %.20q is not supported", fmt.Sprint(jwk["kty"]))
 	}
 	return ""
 }
@@ -107,7 +108,7 @@ func parseJWK(jwk map[string]any) (verifyKey, error) {
 	if v, present := jwk["alg"]; present {
 		alg, _ := v.(string)
 		if !key.allows(alg) {
-			return verifyKey{}, fmt.Errorf("alg %v does not fit the key", v)
+			return verifyKey{}, fmt.Errorf("alg %v does not match the kind of key", v)
 		}
 		key.algs = []string{alg}
 	}
@@ -120,7 +121,7 @@ func jwkPublicKey(jwk map[string]any) (any, error) {
 		n, okN := jwkBytes(jwk, "n")
 		e, okE := jwkBytes(jwk, "e")
 		if !okN || !okE || len(e) > 4 {
-			return nil, errors.New("n or e of the RSA key cannot be read")
+			return nil, errors.New("n or e of the RSA key is missing or malformed")
 		}
 		exp := new(big.Int).SetBytes(e).Int64()
 		if exp > 1<<31-1 {
@@ -132,11 +133,11 @@ func jwkPublicKey(jwk map[string]any) (any, error) {
 	case "OKP":
 		x, ok := jwkBytes(jwk, "x")
 		if !ok || jwk["crv"] != "Ed25519" || len(x) != ed25519.PublicKeySize {
-			return nil, errors.New("the OKP key is not a whole Ed25519 key")
+			return nil, errors.New("the OKP key is not a complete Ed25519 key")
 		}
 		return ed25519.PublicKey(x), nil
 	}
-	return nil, fmt.Errorf("kty %v is not allowed; there are RSA, EC and OKP", jwk["kty"])
+	return nil, fmt.Errorf("kty %v is not supported: use RSA, EC or OKP", jwk["kty"])
 }
 
 func jwkECKey(jwk map[string]any) (any, error) {
@@ -149,18 +150,18 @@ func jwkECKey(jwk map[string]any) (any, error) {
 	case "P-521":
 		curve = elliptic.P521()
 	default:
-		return nil, fmt.Errorf("crv %v is not allowed; there are P-256, P-384 and P-521", jwk["crv"])
+		return nil, fmt.Errorf("crv %v is not supported: use P-256, P-384 or P-521", jwk["crv"])
 	}
 	size := (curve.Params().BitSize + 7) / 8
 	x, okX := jwkBytes(jwk, "x")
 	y, okY := jwkBytes(jwk, "y")
 	if !okX || !okY || len(x) != size || len(y) != size {
-		return nil, errors.New("x or y of the EC key cannot be read or has the wrong length")
+		return nil, errors.New("x or y of the EC key is malformed or has the wrong length")
 	}
 	point := append(append([]byte{4}, x...), y...)
 	k, err := ecdsa.ParseUncompressedPublicKey(curve, point)
 	if err != nil {
-		return nil, fmt.Errorf("the EC key is not a point of its curve: %w", err)
+		return nil, fmt.Errorf("the EC key is not a point on its curve: %w", err)
 	}
 	return k, nil
 }

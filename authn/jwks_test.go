@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestProviders: key sets in the shape in which providers publish them, with keys
-// of our own. Each is loaded, and a token of its signature key is taken.
+// TestProviders loads key sets in the format of well-known providers, with keys of the
+// test, and verifies a token of each signature key.
 func TestProviders(t *testing.T) {
 	sig, enc := &rsaKey().PublicKey, &rsaBad().PublicKey
 	okp := func(crv, more string) string {
@@ -39,7 +39,7 @@ func TestProviders(t *testing.T) {
 			rsaJWK(sig, `,"use":"sig","kid":"dd125d5f462fbc6014aedab81ddf3bcedab70847","alg":"RS256"`), "dd125d5f462fbc6014aedab81ddf3bcedab70847", 0},
 		{"Okta", rsaJWK(sig, `,"alg":"RS256","kid":"U5R8cHbGw445Qbq8zVO1PcCpXL8yG6IcovVa3laCoxM","use":"sig"`), "U5R8cHbGw445Qbq8zVO1PcCpXL8yG6IcovVa3laCoxM", 0},
 		{"RFC 7520", rsaJWK(sig, `,"kid":"bilbo.baggins@hobbiton.example","use":"sig"`), "bilbo.baggins@hobbiton.example", 0},
-		{"kinds of the future", `{"kty":"AKP","kid":"pq","alg":"ML-DSA-65","pub":"AAAA"},` + ecJWK(&ecKey().PublicKey, `,"kid":"k1","alg":"ES256K"`) + "," +
+		{"unsupported kinds", `{"kty":"AKP","kid":"pq","alg":"ML-DSA-65","pub":"AAAA"},` + ecJWK(&ecKey().PublicKey, `,"kid":"k1","alg":"ES256K"`) + "," +
 			okp("X25519", `,"kid":"x"`) + "," + rsaJWK(enc, `,"kid":"w","key_ops":["wrapKey"]`) + "," + rsaJWK(sig, `,"kid":"s","key_ops":["verify"]`), "s", 4},
 	}
 	for _, tt := range tests {
@@ -54,7 +54,7 @@ func TestProviders(t *testing.T) {
 			for kid, want := range map[string]string{tt.kid: "", "another": "jwt_kid"} {
 				_, err := a.Authenticate(t.Context(), Attempt{Authorization: []string{"Bearer " + sign(fmt.Sprintf(`{"alg":"RS256","kid":%q}`, kid), claims(nil), rsaKey())}})
 				if want == "" && err != nil {
-					t.Errorf("a good token: %v", err)
+					t.Errorf("a valid token: %v", err)
 				}
 				if want != "" {
 					checkError(t, err, Invalid, want)
@@ -62,13 +62,13 @@ func TestProviders(t *testing.T) {
 			}
 			lines, said := strings.Count(log.String(), "\n"), strings.Contains(log.String(), fmt.Sprintf("left_out=%d", tt.leftOut))
 			if (tt.leftOut > 0) != said || lines > 1 {
-				t.Errorf("%d keys are left out, the log says %q", tt.leftOut, log.String())
+				t.Errorf("%d keys are ignored, but the log is %q", tt.leftOut, log.String())
 			}
 		})
 	}
 }
 
-// TestSaltLength: PS256 signatures with a salt of another length than the hash's.
+// TestSaltLength verifies PS256 signatures whose salt has another length than the hash.
 func TestSaltLength(t *testing.T) {
 	a, err := New(Options{Now: func() time.Time { return start }, Config: Config{Issuers: []IssuerConfig{{
 		Issuer: "https://one", Audiences: []string{"pallium"}, Algorithms: []string{"PS256"},

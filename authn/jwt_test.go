@@ -47,7 +47,7 @@ func must[T any](v T, err error) T {
 
 func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// sign makes a token of header and payload as they are.
+// sign returns a signed token with header and payload as given.
 func sign(header, payload string, key any) string {
 	signed := b64([]byte(header)) + "." + b64([]byte(payload))
 	sum := sha256.Sum256([]byte(signed))
@@ -99,8 +99,8 @@ func ecJWK(k *ecdsa.PublicKey, more string) string {
 	return fmt.Sprintf(`{"kty":"EC","crv":"P-256","x":%q,"y":%q%s}`, b64(raw[1:33]), b64(raw[33:]), more)
 }
 
-// testIssuers are: one with an RSA and an EC key in a JWKS, one with an RSA key
-// in PEM and everything mapped, one with a secret.
+// testIssuers returns one issuer with an RSA and an EC key in a JWKS, one with an RSA key
+// in PEM and mappings for all claims, and one with a secret.
 func testIssuers(t testing.TB) []IssuerConfig {
 	jwks := fmt.Sprintf(`{"keys":[%s,%s]}`, rsaJWK(&rsaKey().PublicKey, `,"kid":"r1","use":"sig"`), ecJWK(&ecKey().PublicKey, `,"kid":"e1","alg":"ES256"`))
 	return []IssuerConfig{
@@ -124,7 +124,8 @@ func newTestAuthenticator(t testing.TB, now func() time.Time) *Authenticator {
 	return a
 }
 
-// claims of issuer one, good at start, with changes; nil removes.
+// claims returns the claims of issuer one, valid at start, with changes; nil removes a
+// claim.
 func claims(change map[string]any) string {
 	c := map[string]any{"iss": "https://one", "aud": "pallium", "sub": "me", "iat": start.Unix() - 10,
 		"exp": start.Unix() + 600, "tenant": "a", "scope": "openid metrics:read metrics:write"}
@@ -152,7 +153,7 @@ func TestJWT(t *testing.T) {
 	}
 	const at = `{"alg":"RS256","typ":"at+jwt"}`
 	tests := []struct {
-		name, token, reason string // reason "" is a good token
+		name, token, reason string // reason "": valid
 		kind                Kind
 	}{
 		{"RS256", sign(rs, good, k), "", 0},
@@ -161,7 +162,7 @@ func TestJWT(t *testing.T) {
 		{"no sub, no iat", sign(rs, claims(m{"sub": nil, "iat": nil}), k), "", 0},
 		{"exp with a fraction", sign(rs, claims(m{"exp": float64(s) + 1.5}), k), "", 0},
 		{"expired within the leeway", sign(rs, claims(m{"exp": s - 29}), k), "", 0},
-		{"jku, jwk and x5u are not looked at", sign(`{"alg":"RS256","kid":"r1","jku":"http://x","jwk":{},"x5u":"http://x","x5c":[]}`, good, k), "", 0},
+		{"jku, jwk and x5u are ignored", sign(`{"alg":"RS256","kid":"r1","jku":"http://x","jwk":{},"x5u":"http://x","x5c":[]}`, good, k), "", 0},
 		{"HS256 of the issuer with a secret", sign(`{"alg":"HS256"}`, claims(m{"iss": "https://hs"}), []byte(hmacSecret)), "", 0},
 		{"mapped", sign(at, two(nil), rsaBad()), "", 0},
 		{"typ with application/", sign(`{"alg":"RS256","typ":"Application/AT+JWT"}`, two(nil), rsaBad()), "", 0},
@@ -256,7 +257,7 @@ func TestJWT(t *testing.T) {
 			}
 			checkError(t, err, tt.kind, tt.reason)
 			if p.Identity.Credential != "" {
-				t.Errorf("an identity came with the error: %+v", p)
+				t.Errorf("Authenticate returned an identity with an error: %+v", p)
 			}
 		})
 	}
@@ -275,7 +276,7 @@ func swapPayload(token, payload string) string {
 	return p[0] + "." + b64([]byte(payload)) + "." + p[2]
 }
 
-// strayBits changes the bits of the last character that encode nothing.
+// strayBits changes the unused bits of the last character.
 func strayBits(token string) string {
 	const abc = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	i := strings.IndexByte(abc, token[len(token)-1])
@@ -302,10 +303,10 @@ func TestTenantAndScopeClaims(t *testing.T) {
 		{"Pallium's own by name", two("watchers", "viewer"), "pallium", "metrics:read"},
 		{"empty", one("", ""), "", ""},
 		{"number", one(7, 7), "", ""},
-		{"one of the list is no ID", one([]string{"a", "../b"}, "metrics:read"), "", "metrics:read"},
-		{"one of the list is no string", one([]any{"a", 1}, "metrics:read"), "", "metrics:read"},
+		{"one of the list is not an ID", one([]string{"a", "../b"}, "metrics:read"), "", "metrics:read"},
+		{"one of the list is not a string", one([]any{"a", 1}, "metrics:read"), "", "metrics:read"},
 		{"federation", one("a|b", "metrics:read"), "", "metrics:read"},
-		{"blanks", one("a b", "metrics:read"), "", "metrics:read"},
+		{"spaces", one("a b", "metrics:read"), "", "metrics:read"},
 		{"look-alike", one("\u0430", "metrics:read"), "", "metrics:read"},
 		{"unknown scopes", one("a", "openid metrics:reader admin METRICS:READ"), "a", ""},
 		{"too many", one(slices.Repeat([]string{"a"}, 101), "metrics:read"), "", "metrics:read"},
@@ -377,7 +378,7 @@ func TestReload(t *testing.T) {
 		t.Fatal("a broken key file was accepted")
 	}
 	if err := auth(rsaKey()); err != nil {
-		t.Fatalf("the previous keys are gone: %v", err)
+		t.Fatalf("the previous keys are no longer used: %v", err)
 	}
 	write(publicPEM(&rsaBad().PublicKey))
 	if err := a.Reload(); err != nil {

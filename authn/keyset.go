@@ -18,28 +18,28 @@ import (
 const (
 	minSecret   = 32      // bytes of an HMAC secret
 	minRSABits  = 2048    //
-	maxRSABits  = 8192    // beyond that, one check takes milliseconds
+	maxRSABits  = 8192    // larger keys take milliseconds per check
 	maxKeyFile  = 1 << 20 // bytes
 	maxKeysOfIs = 100
 )
 
-// keySet are the keys of one issuer.
+// keySet holds the keys of one issuer.
 type keySet struct {
 	keys      map[string]verifyKey // by kid; "" if the only key has none
 	symmetric bool
-	leftOut   []string // keys of a JWKS that are not used, and why
+	leftOut   []string // ignored keys of a JWKS, each with the reason
 }
 
 type verifyKey struct {
-	key  any      // what golang-jwt's methods want
-	algs []string // the algorithms that fit the key
+	key  any      // in the type that golang-jwt's methods expect
+	algs []string // the algorithms that the key supports
 }
 
 func (k verifyKey) allows(alg string) bool { return slices.Contains(k.algs, alg) }
 
-// find returns the key for a kid, "" if the token has none. Without a kid there
-// must be only one key to mean; a key without a kid serves any token, as nothing
-// else could be meant.
+// find returns the key for a kid; kid is "" for a token without one. Such a token can
+// only be verified if there is exactly one key. A key without a kid, which is always the
+// only one, verifies tokens with any kid.
 func (s keySet) find(kid string) (verifyKey, bool) {
 	if k, ok := s.keys[kid]; ok {
 		return k, true
@@ -60,19 +60,19 @@ func (s keySet) find(kid string) (verifyKey, bool) {
 
 func (s *keySet) add(kid string, k verifyKey) error {
 	if kid != "" && !validKid(kid) {
-		return fmt.Errorf("kid has %d bytes, at most %d are allowed", len(kid), maxKid)
+		return fmt.Errorf("kid has %d bytes; the limit is %d bytes", len(kid), maxKid)
 	}
 	if _, dup := s.keys[kid]; dup {
-		return fmt.Errorf("kid %q stands for two keys", kid)
+		return fmt.Errorf("two keys have the kid %q", kid)
 	}
 	s.keys[kid] = k
 	if _, bare := s.keys[""]; bare && len(s.keys) > 1 {
-		return errors.New("there are several keys, and one has no kid")
+		return errors.New("there are several keys, and one of them has no kid: set a kid for each")
 	}
 	return nil
 }
 
-// loadKeys reads the one source of keys that is configured.
+// loadKeys loads the keys from the configured source.
 func loadKeys(c KeysConfig) (keySet, error) {
 	sources := 0
 	for _, set := range []bool{len(c.PEM) > 0, c.JWKSFile != "", c.SecretFile != "", c.SecretEnv != ""} {
@@ -81,7 +81,7 @@ func loadKeys(c KeysConfig) (keySet, error) {
 		}
 	}
 	if sources != 1 {
-		return keySet{}, errors.New("keys must have exactly one of pem, jwks_file, secret_file and secret_env")
+		return keySet{}, errors.New("keys must set exactly one of pem, jwks_file, secret_file and secret_env")
 	}
 	switch {
 	case len(c.PEM) > 0:
@@ -106,8 +106,8 @@ func loadKeys(c KeysConfig) (keySet, error) {
 	return secretKey("secret_env", []byte(os.Getenv(c.SecretEnv)))
 }
 
-// secretKey is a secret for the algorithms for which it is long enough: RFC 7518
-// 3.2 wants as many bytes as the hash has.
+// secretKey returns a key set with a secret, for the algorithms for which it is long
+// enough: RFC 7518 3.2 requires at least the size of the hash.
 func secretKey(field string, secret []byte) (keySet, error) {
 	var algs []string
 	for _, a := range []struct {
@@ -119,7 +119,7 @@ func secretKey(field string, secret []byte) (keySet, error) {
 		}
 	}
 	if len(algs) == 0 {
-		return keySet{}, fmt.Errorf("%s holds %d bytes, at least %d are needed", field, len(secret), minSecret)
+		return keySet{}, fmt.Errorf("%s contains %d bytes, at least %d are required", field, len(secret), minSecret)
 	}
 	return keySet{symmetric: true, keys: map[string]verifyKey{"": {key: secret, algs: algs}}}, nil
 }
@@ -145,10 +145,10 @@ func loadPEM(files []PEMKey) (keySet, error) {
 func parsePEM(data []byte) (verifyKey, error) {
 	block, rest := pem.Decode(data)
 	if block == nil {
-		return verifyKey{}, errors.New("no PEM block found")
+		return verifyKey{}, errors.New("the file contains no PEM block")
 	}
 	if len(bytes.TrimSpace(rest)) > 0 {
-		return verifyKey{}, errors.New("something follows the PEM block: put one key in each file")
+		return verifyKey{}, errors.New("the file contains data after the PEM block: put each key in a file of its own")
 	}
 	switch block.Type {
 	case "PUBLIC KEY":
@@ -164,15 +164,15 @@ func parsePEM(data []byte) (verifyKey, error) {
 		}
 		return publicKey(k)
 	}
-	return verifyKey{}, fmt.Errorf("the PEM block is a %s, a PUBLIC KEY is needed", block.Type)
+	return verifyKey{}, fmt.Errorf("the PEM block is a %s: a PUBLIC KEY or RSA PUBLIC KEY is required", block.Type)
 }
 
-// publicKey checks a public key and says which algorithms it is for.
+// publicKey checks a public key and determines the algorithms that it supports.
 func publicKey(k any) (verifyKey, error) {
 	switch k := k.(type) {
 	case *rsa.PublicKey:
 		if n := k.N.BitLen(); n < minRSABits || n > maxRSABits {
-			return verifyKey{}, fmt.Errorf("the RSA key has %d bits, %d to %d are allowed", n, minRSABits, maxRSABits)
+			return verifyKey{}, fmt.Errorf("the RSA key has %d bits: use a key of %d to %d bits", n, minRSABits, maxRSABits)
 		}
 		if k.E < 3 || k.E%2 == 0 {
 			return verifyKey{}, errors.New("the RSA key has an unsafe exponent")
@@ -187,7 +187,7 @@ func publicKey(k any) (verifyKey, error) {
 		case elliptic.P521():
 			return verifyKey{key: k, algs: []string{"ES512"}}, nil
 		}
-		return verifyKey{}, errors.New("the EC key is on a curve other than P-256, P-384 and P-521")
+		return verifyKey{}, errors.New("the curve of the EC key is not supported: use P-256, P-384 or P-521")
 	case ed25519.PublicKey:
 		return verifyKey{key: k, algs: []string{"EdDSA"}}, nil
 	}

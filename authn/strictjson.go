@@ -20,10 +20,10 @@ var (
 	errTrailing  = errors.New("data after the JSON object")
 )
 
-// parseObject decodes one JSON object, once, for everybody. Go's struct decoding
-// takes {"tenant":"a","Tenant":"b"} as b and the last of repeated names; here
-// names that are equal, or equal but for case, are rejected at every level.
-// Numbers are json.Number.
+// parseObject decodes one JSON object unambiguously. Go's struct decoding takes
+// {"tenant":"a","Tenant":"b"} as b, and the last one of repeated names; here, names that
+// are equal, or differ only in case, are rejected at every level. Numbers are
+// json.Number.
 func parseObject(data []byte) (map[string]any, error) {
 	if !utf8.Valid(data) {
 		return nil, errNotUTF8
@@ -75,7 +75,7 @@ func parseMembers(dec *json.Decoder, depth int) (map[string]any, error) {
 		}
 		folded := foldCase(name)
 		if _, dup := seen[folded]; dup {
-			return nil, fmt.Errorf("name %q stands twice", name)
+			return nil, fmt.Errorf("name %q appears twice", name)
 		}
 		seen[folded] = struct{}{}
 		if obj[name], err = parseValue(dec, depth+1); err != nil {
@@ -99,8 +99,8 @@ func parseElements(dec *json.Decoder, depth int) ([]any, error) {
 	return list, err
 }
 
-// foldCase maps strings that are equal under Unicode case folding to one
-// string. Lower-casing is not enough: U+017F folds to "s", U+212A to "k".
+// foldCase maps strings that are equal under Unicode case folding to the same string.
+// Lower-casing is not enough: U+017F folds to "s", U+212A to "k".
 func foldCase(s string) string {
 	out := make([]rune, 0, len(s))
 	for _, r := range s {

@@ -16,17 +16,17 @@ const (
 	maxSubject  = 256     // bytes
 	maxTenants  = 100     // in one claim
 	verifiedFor = time.Minute
-	maxVerified = 20_000 // tokens that are remembered
+	maxVerified = 20_000 // cached tokens
 )
 
-// verified is a token that passed every check. It holds who somebody is, never
-// what was decided about them.
+// verified is a cached token that passed every check. It holds the identity, never a
+// decision.
 type verified struct {
 	identity tenant.Identity
 	until    time.Time
 }
 
-// checkTokenShape rejects what cannot be a JWT before anything is decoded.
+// checkTokenShape rejects text that cannot be a JWT before anything is decoded.
 func checkTokenShape(raw string) error {
 	if len(raw) > maxToken {
 		return invalid("jwt_too_long")
@@ -46,8 +46,8 @@ func isBase64URL(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }
 
-// decodeSegment is strict base64url: no padding, no line breaks (Go's decoder
-// skips them), no stray bits at the end.
+// decodeSegment decodes strict base64url: without padding, line breaks (which Go's
+// decoder ignores) and stray bits at the end.
 func decodeSegment(s string) ([]byte, bool) {
 	if s == "" {
 		return nil, false
@@ -61,7 +61,8 @@ func decodeSegment(s string) ([]byte, bool) {
 	return b, err == nil
 }
 
-// parsedToken is a token of a configured issuer of which nothing is proven.
+// parsedToken is a decoded token that names a configured issuer. Nothing in it is
+// verified.
 type parsedToken struct {
 	issuer         *issuer
 	header, claims map[string]any
@@ -69,9 +70,8 @@ type parsedToken struct {
 	signature      []byte
 }
 
-// parse decodes a token and finds the issuer that it names by its exact iss. It
-// costs about as much as checking an RSA signature, and less than reading the
-// request did.
+// parse decodes a token and finds the issuer that it names by its exact iss claim. It
+// costs about as much as verifying an RSA signature, and less than reading the request.
 func (s *issuers) parse(raw string) (*parsedToken, error) {
 	parts := strings.Split(raw, ".")
 	if len(parts) != 3 {
@@ -102,7 +102,7 @@ func (s *issuers) parse(raw string) (*parsedToken, error) {
 		signed: raw[:len(parts[0])+1+len(parts[1])], signature: bytes[2]}, nil
 }
 
-// subject is what the token claims as its subject, if that may be one.
+// subject returns the unverified claim sub, or "" if it is too long.
 func (t *parsedToken) subject() string {
 	sub, _ := t.claims["sub"].(string)
 	if len(sub) > maxSubject {
@@ -111,8 +111,8 @@ func (t *parsedToken) subject() string {
 	return sub
 }
 
-// verify returns the token's identity and expiry. The order matters: the signature
-// is checked with the issuer's own keys, and only then are claims believed.
+// verify returns the token's identity and expiry. The order matters: the signature is
+// verified with the issuer's own keys first, and only then are the claims used.
 func (t *parsedToken) verify(now time.Time) (tenant.Identity, time.Time, error) {
 	if reason := t.issuer.checkSignature(t.header, t.signed, t.signature); reason != "" {
 		return rejectToken(reason)
@@ -132,8 +132,8 @@ func rejectToken(reason string) (tenant.Identity, time.Time, error) {
 	return tenant.Identity{}, time.Time{}, invalid(reason)
 }
 
-// checkSignature returns why the signature does not count, or "". Keys come from
-// the issuer's configuration only: jku, jwk, x5u and x5c are never looked at.
+// checkSignature returns the reason why the signature is invalid, or "". Keys come only
+// from the issuer's configuration: jku, jwk, x5u and x5c are ignored.
 func (i *issuer) checkSignature(header map[string]any, signed string, sig []byte) string {
 	for _, name := range []string{"crit", "b64"} {
 		if _, ok := header[name]; ok {
@@ -165,8 +165,8 @@ func (i *issuer) checkSignature(header map[string]any, signed string, sig []byte
 	return ""
 }
 
-// typeAllowed reports whether the typ of a header is a string, if there is one, and
-// the one that the issuer's tokens must have, if one is configured.
+// typeAllowed reports whether the header's typ, if present, is a string, and is the
+// configured type, if one is configured.
 func (i *issuer) typeAllowed(header map[string]any) bool {
 	typ, present := header["typ"]
 	s, ok := typ.(string)
@@ -176,8 +176,8 @@ func (i *issuer) typeAllowed(header map[string]any) bool {
 	return i.typ == "" || strings.EqualFold(mediaSubtype(s), mediaSubtype(i.typ))
 }
 
-// keyID returns the kid of a header, or "" if it has none; ok is false if it has one
-// that cannot be the name of a key.
+// keyID returns the kid of a header, or "" if it has none; ok is false if the kid is
+// invalid.
 func keyID(header map[string]any) (kid string, ok bool) {
 	v, present := header["kid"]
 	if !present {
@@ -187,7 +187,7 @@ func keyID(header map[string]any) (kid string, ok bool) {
 	return kid, ok && validKid(kid)
 }
 
-// mediaSubtype drops the "application/" that RFC 7515 lets a typ go without.
+// mediaSubtype removes the prefix "application/", which RFC 7515 allows a typ to omit.
 func mediaSubtype(typ string) string {
 	const prefix = "application/"
 	if len(typ) > len(prefix) && strings.EqualFold(typ[:len(prefix)], prefix) {
@@ -196,11 +196,11 @@ func mediaSubtype(typ string) string {
 	return typ
 }
 
-// validKid accepts what providers use: a kid is a name to find a key by and
-// nothing else.
+// validKid reports whether s may be a kid. Any non-empty name is accepted, because a kid
+// is only used to find a key.
 func validKid(s string) bool { return s != "" && len(s) <= maxKid }
 
-// checkClaims checks times and audience. The reason is "" if all is well.
+// checkClaims checks times and audience. The reason is "" if they are valid.
 func (i *issuer) checkClaims(claims map[string]any, now time.Time) (exp time.Time, kind Kind, reason string) {
 	exp, ok := date(claims, "exp")
 	if !ok {
@@ -236,7 +236,7 @@ func (i *issuer) checkClaims(claims map[string]any, now time.Time) (exp time.Tim
 	return exp, Invalid, "jwt_audience"
 }
 
-// date reads a NumericDate: seconds since 1970, fractions allowed, above 0.
+// date parses a NumericDate: seconds since 1970, fractions allowed, above 0.
 func date(claims map[string]any, name string) (time.Time, bool) {
 	n, ok := claims[name].(json.Number)
 	if !ok {
@@ -250,8 +250,8 @@ func date(claims map[string]any, name string) (time.Time, bool) {
 	return time.Unix(int64(sec), int64(frac*1e9)), true
 }
 
-// stringList reads a claim that is a string or an array of strings. An empty
-// string is not a value.
+// stringList parses a claim that is a string or an array of strings. Empty strings are
+// invalid.
 func stringList(v any) ([]string, bool) {
 	switch v := v.(type) {
 	case string:

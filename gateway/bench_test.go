@@ -27,8 +27,8 @@ func (w nullWriter) Header() http.Header         { return w.h }
 func (w nullWriter) WriteHeader(int)             {}
 func (w nullWriter) Write(p []byte) (int, error) { return len(p), nil }
 
-// BenchmarkPipeline is what the gateway adds to a request in one process: all
-// but net/http, the check of the credential and the backend.
+// BenchmarkPipeline measures what the gateway adds to a request in one process:
+// everything except net/http, the check of the credential and the backend.
 func BenchmarkPipeline(b *testing.B) {
 	lim := limits.Default()
 	lim.RequestsPerSecond, lim.BytesPerSecond = 1e9, 1e12
@@ -53,7 +53,7 @@ func BenchmarkPipeline(b *testing.B) {
 		r.Header.Set("Content-Encoding", "snappy")
 		r.Header.Set("User-Agent", "Prometheus/3")
 		r.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
-		body := strings.NewReader(strings.Repeat("x", 10_000)) // its length; what is read does not matter
+		body := strings.NewReader(strings.Repeat("x", 10_000)) // only the length matters
 		r.Body, r.ContentLength = io.NopCloser(body), body.Size()
 		b.ReportAllocs()
 		for b.Loop() {

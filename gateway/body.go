@@ -11,17 +11,18 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-const deadlineStep = 256 << 10 // bytes between two settings of the deadline
+const deadlineStep = 256 << 10 // bytes received between two updates of the read deadline
 
-// body is a client's request body. All of it arrives before the request takes a
-// place among its tenant's or a connection to a backend, so that who sends slowly
-// holds neither. What has arrived is held in memory and taken from its account.
+// body is a client's request body. It is received completely before the request counts
+// against its tenant's concurrent requests or uses a connection to a backend, so that a
+// slow sender holds neither. The received bytes are buffered and charged to the request's
+// memory account.
 type body struct {
 	limit  int64
 	rc     *http.ResponseController
 	src    io.Reader // http.MaxBytesReader
 	start  time.Time
-	nextAt int64 // bytes at which the deadline is moved
+	nextAt int64 // number of received bytes at which the deadline is moved next
 	buffer conn.Buffer
 	n      int64
 }
@@ -36,7 +37,7 @@ func newBody(w http.ResponseWriter, r *http.Request, limit int64, take func(int6
 	}
 }
 
-// receive reads the body to its end.
+// receive reads the whole body into the buffer.
 func (b *body) receive() *rejection {
 	if b == nil {
 		return nil
@@ -46,24 +47,26 @@ func (b *body) receive() *rejection {
 	var broken *readError
 	switch {
 	case err == nil:
-		// The connection is now watched for the client's going away, which
-		// an expired deadline would be mistaken for while the backend works.
+		// net/http now reads from the connection to detect that the client has
+		// disconnected. An expired deadline would look like a disconnect.
 		_ = b.rc.SetReadDeadline(time.Time{})
 		return nil
 	case errors.As(err, &large):
 		return tooLarge(b.limit, limits.More)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &rejection{status: http.StatusRequestTimeout, reason: "body_slow", text: "the request body arrived too slowly"}
+		return &rejection{status: http.StatusRequestTimeout, reason: "body_slow", text: "the request body arrived too slowly: check the " +
+			"network between client and gateway, or send smaller requests"}
 	case errors.As(err, &broken):
-		return badRequest("body_broken", "the request body could not be read to its end")
+		return badRequest("body_broken", "the request body ended early or is malformed: it could not be read to its end")
 	}
 	return noMemory(err)
 }
 
-// read moves the deadline as data comes.
+// read reads from the client and moves the deadline forward as data arrives.
 func (b *body) read(p []byte) (int, error) {
 	if b.n >= b.nextAt {
-		// Not every connection has deadlines; those of the edge do.
+		// The error is ignored: all connections of the edge support deadlines,
+		// those of tests may not.
 		_ = b.rc.SetReadDeadline(b.start.Add(conn.BodyGrace + time.Duration(b.n/conn.BodyRate)*time.Second))
 		b.nextAt = b.n + deadlineStep
 	}
@@ -75,7 +78,7 @@ func (b *body) read(p []byte) (int, error) {
 	return n, err
 }
 
-// received is how many bytes of the client's were read.
+// received returns how many bytes were read from the client.
 func (b *body) received() int64 {
 	if b == nil {
 		return 0
@@ -83,13 +86,14 @@ func (b *body) received() int64 {
 	return b.n
 }
 
-// readError is of the client's connection, and not of the memory's account.
+// readError marks an error of the client's connection, as opposed to one of the memory
+// account.
 type readError struct{ err error }
 
 // Error implements error.
 func (e *readError) Error() string { return "read request body: " + e.err.Error() }
 
-// Unwrap returns what went wrong.
+// Unwrap returns the connection's error.
 func (e *readError) Unwrap() error { return e.err }
 
 type readFunc func([]byte) (int, error)

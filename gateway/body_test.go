@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// deadlines is a ResponseWriter that notes the read deadlines it is given.
+// deadlines is a ResponseWriter that records read deadlines.
 type deadlines struct {
 	http.ResponseWriter
 	mu  sync.Mutex
@@ -48,13 +48,13 @@ func TestBodyDeadlines(t *testing.T) {
 		got = append(got, at.Sub(b.start).Round(time.Second))
 	}
 	if len(got) != 3 || got[0] != conn.BodyGrace || got[1] < conn.BodyGrace+deadlineStep/conn.BodyRate*time.Second || got[2] < got[1]+deadlineStep/conn.BodyRate*time.Second {
-		t.Errorf("deadlines after %v", got)
+		t.Errorf("deadlines at %v after the start", got)
 	}
 	if !d.last().IsZero() {
-		t.Error("the deadline outlives the body: it would cancel the request")
+		t.Error("a deadline is still set after the body: it would cancel the request")
 	}
 	if all, err := io.ReadAll(b.buffer.Reader()); err != nil || len(all) != size || b.received() != size {
-		t.Errorf("%d bytes of %d: %v", len(all), size, err)
+		t.Errorf("read %d bytes of %d: %v", len(all), size, err)
 	}
 }
 
@@ -72,13 +72,13 @@ func TestBodyFailures(t *testing.T) {
 		status int
 	}{
 		{"slow", failing{os.ErrDeadlineExceeded}, take, 408},
-		{"cut off", failing{io.ErrUnexpectedEOF}, take, 400},
+		{"truncated", failing{io.ErrUnexpectedEOF}, take, 400},
 		{"reset", failing{errors.New("connection reset")}, take, 400},
-		{"large", strings.NewReader("12345678901"), take, 413},
+		{"too large", strings.NewReader("12345678901"), take, 413},
 		{"no memory", strings.NewReader("1"), func(int64) error { return ErrNoMemory }, 503},
 		{"never fits", strings.NewReader("1"), func(int64) error { return ErrNeverFits }, 413},
 		{"tenant's own limit", strings.NewReader("1"), func(int64) error { return limits.MaxMemoryBytes.ExceededAt(1, 2) }, 422},
-		{"good", strings.NewReader("1234567890"), take, 0},
+		{"valid", strings.NewReader("1234567890"), take, 0},
 	} {
 		f := newBody(&deadlines{}, &http.Request{Body: io.NopCloser(tt.src)}, 10, tt.take).receive()
 		if got := f; got == nil && tt.status != 0 || got != nil && got.status != tt.status {
@@ -87,27 +87,28 @@ func TestBodyFailures(t *testing.T) {
 	}
 }
 
-// TestEveryBodyHasADeadline: also one that no handler reads, or that fails.
+// TestEveryBodyHasADeadline checks bodies that handlers read, read partially or do not
+// read, and bodies that fail.
 func TestEveryBodyHasADeadline(t *testing.T) {
 	for name, tt := range map[string]struct {
 		body    io.Reader
 		handler http.HandlerFunc
 		want    bool // a deadline at the end
 	}{
-		"unread":     {strings.NewReader("x"), func(http.ResponseWriter, *http.Request) {}, true},
-		"half read":  {strings.NewReader("xx"), func(_ http.ResponseWriter, r *http.Request) { _, _ = r.Body.Read(make([]byte, 1)) }, true},
-		"failed":     {failing{errors.New("reset")}, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, true},
-		"read":       {strings.NewReader("x"), func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, false},
-		"none":       {http.NoBody, func(http.ResponseWriter, *http.Request) {}, false},
-		"cut by us":  {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { newBody(w, r, 1, nil).receive() }, true},
-		"read by us": {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { newBody(w, r, 9, nil).receive() }, false},
+		"unread":                    {strings.NewReader("x"), func(http.ResponseWriter, *http.Request) {}, true},
+		"half read":                 {strings.NewReader("xx"), func(_ http.ResponseWriter, r *http.Request) { _, _ = r.Body.Read(make([]byte, 1)) }, true},
+		"failed":                    {failing{errors.New("reset")}, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, true},
+		"read":                      {strings.NewReader("x"), func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }, false},
+		"none":                      {http.NoBody, func(http.ResponseWriter, *http.Request) {}, false},
+		"over the limit of newBody": {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { newBody(w, r, 1, nil).receive() }, true},
+		"read by newBody":           {strings.NewReader("xx"), func(w http.ResponseWriter, r *http.Request) { newBody(w, r, 9, nil).receive() }, false},
 	} {
 		d := &deadlines{ResponseWriter: httptest.NewRecorder()}
 		d.set = append(d.set, time.Time{})
 		r := httptest.NewRequest("POST", "/", tt.body)
 		conn.Server(conn.Options{Handler: tt.handler, Logger: slog.New(slog.DiscardHandler)}).Handler.ServeHTTP(d, r)
 		if got := !d.last().IsZero(); got != tt.want {
-			t.Errorf("%s: deadline %v", name, d.last())
+			t.Errorf("%s: last deadline = %v", name, d.last())
 		}
 	}
 }

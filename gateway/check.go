@@ -12,21 +12,22 @@ import (
 
 const maxParams = 1000
 
-// checkPath accepts only a path that means the same to everybody: written as Go
-// would write it, without empty, "." or ".." segments, encoded separators or
-// control bytes. Proxies that clean paths differ in how; this one does not clean.
+// checkPath accepts only a path that every HTTP implementation interprets in the same
+// way: encoded as Go would encode it, without empty, "." or ".." segments, encoded
+// separators or control characters. Proxies clean paths in different ways; the gateway
+// rejects such a path and never cleans it.
 func checkPath(r *http.Request) *rejection {
 	u := r.URL
 	if u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
-		return badRequest("path", "the request must name a path, not a whole URL")
+		return badRequest("path", "the request target must be a path, not an absolute URL")
 	}
-	// RawPath is set only if the path is not encoded the canonical way, as
-	// with %2e, %2f or %5c.
+	// RawPath is set only if the encoding of the path is not canonical, for
+	// example with %2e, %2f or %5c.
 	if u.RawPath != "" || !canonicalPath(u.Path) {
-		return badRequest("path", "the path is not in canonical form")
+		return badRequest("path", "the path is not in canonical form: remove empty, . and .. segments, and escape only characters that need it")
 	}
 	if sent, _, _ := strings.Cut(r.RequestURI, "?"); sent != "" && sent != u.EscapedPath() {
-		return badRequest("path", "the path is not in canonical form")
+		return badRequest("path", "the path is not in canonical form: remove empty, . and .. segments, and escape only characters that need it")
 	}
 	return nil
 }
@@ -55,38 +56,40 @@ func dotSegment(p string) bool {
 	return strings.HasSuffix(p, "/.") || strings.HasSuffix(p, "/..")
 }
 
-// singleHeaders must not be repeated: two parties could pick different lines.
+// singleHeaders must not be repeated: two HTTP implementations could use different lines.
 var singleHeaders = [...]string{"Authorization", "X-Scope-Orgid", "Content-Type", "Content-Encoding",
 	"X-Prometheus-Remote-Write-Version", "Content-Length", "Proxy-Authorization"}
 
-// checkRequest rejects requests that others on the way could read differently.
+// checkRequest rejects requests that another HTTP implementation on the path, such as a
+// proxy, could interpret differently.
 func checkRequest(r *http.Request) *rejection {
 	if !r.ProtoAtLeast(1, 0) {
-		return &rejection{status: http.StatusHTTPVersionNotSupported, reason: "http_version", text: "HTTP/1.1 or later is needed"}
+		return &rejection{status: http.StatusHTTPVersionNotSupported, reason: "http_version", text: "the HTTP version is not supported: use " +
+			"HTTP/1.1 or HTTP/2"}
 	}
 	for _, name := range singleHeaders {
 		if len(r.Header[name]) > 1 {
-			return badRequest("header_repeated", "header "+name+" must not be repeated")
+			return badRequest("header_repeated", "header "+name+" must not be repeated: send it once")
 		}
 	}
 	if len(r.Header["Upgrade"]) > 0 {
 		return badRequest("upgrade", "protocol upgrades are not supported")
 	}
 	if v := r.Header["Content-Length"]; len(v) == 1 {
-		// In HTTP/2 net/http takes one that is no number, or on a header that ends the
-		// stream, for a request without a body.
+		// In HTTP/2, net/http treats a request whose Content-Length is not a number,
+		// or whose header ends the stream, as one without a body.
 		if n, err := strconv.ParseUint(v[0], 10, 63); err != nil || int64(n) != r.ContentLength {
-			return badRequest("framing", "Content-Length is not the length of the body")
+			return badRequest("framing", "Content-Length differs from the length of the body")
 		}
 	}
 	if len(r.TransferEncoding) > 1 || (len(r.TransferEncoding) == 1 && r.TransferEncoding[0] != "chunked") {
-		return badRequest("framing", "the transfer encoding is not supported")
+		return badRequest("framing", "the transfer encoding is not supported: use chunked")
 	}
 	return nil
 }
 
-// credentialParam reports whether a parameter has one of the names under which others
-// accept credentials in a query string, from where they leak into logs and Referer headers.
+// credentialParam reports whether other servers accept a credential or tenant in a query
+// parameter of this name. Credentials in a URL leak into logs and Referer headers.
 func credentialParam(name string) bool {
 	switch strings.ToLower(name) {
 	case "access_token", "token", "api_key", "apikey", "authorization", "jwt", "password", "x-scope-orgid":
@@ -95,14 +98,14 @@ func credentialParam(name string) bool {
 	return false
 }
 
-// canonicalQuery is the query string as everybody must read it: parsed, checked
-// and encoded again.
+// canonicalQuery parses and checks the query string and returns it encoded again, so that
+// the gateway and the backend interpret it in the same way.
 func canonicalQuery(raw string) (string, *rejection) {
 	if raw == "" {
 		return "", nil
 	}
 	if strings.Count(raw, "&") >= maxParams {
-		return "", badRequest("query_string", "the query string has more than 1000 parameters")
+		return "", badRequest("query_string", "the query string has more than 1000 parameters: send them as a form by POST")
 	}
 	values, err := url.ParseQuery(raw) // rejects ';' and broken escapes
 	if err != nil {
@@ -110,13 +113,15 @@ func canonicalQuery(raw string) (string, *rejection) {
 	}
 	for name := range values {
 		if credentialParam(name) {
-			return "", badRequest("credential_in_query", "credentials and tenants belong in headers, not in the query string")
+			return "", badRequest("credential_in_query", "credentials and tenants must not be in the query string: send them in the headers "+
+				"Authorization and "+tenant.HeaderOrgID+"")
 		}
 	}
 	return values.Encode(), nil
 }
 
-// selector is the tenant that the client chooses, "" if it does not.
+// selector returns the tenant that the client selects in the header X-Scope-OrgID, or ""
+// if it selects none.
 func selector(h http.Header) string {
 	if v := h[http.CanonicalHeaderKey(tenant.HeaderOrgID)]; len(v) > 0 {
 		return v[0]

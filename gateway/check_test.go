@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestLengthOfHTTP2: net/http takes a Content-Length that it cannot read for 0 and drops
-// the body.
+// TestLengthOfHTTP2 checks Content-Length in HTTP/2, where net/http treats an invalid
+// value as 0 and drops the body.
 func TestLengthOfHTTP2(t *testing.T) {
 	for _, tt := range []struct {
 		header   string
@@ -18,7 +18,7 @@ func TestLengthOfHTTP2(t *testing.T) {
 	} {
 		r := &http.Request{Method: "POST", Proto: "HTTP/2.0", ProtoMajor: 2, ContentLength: tt.length, Header: http.Header{"Content-Length": {tt.header}}}
 		if f := checkRequest(r); (f != nil) != tt.rejected {
-			t.Errorf("Content-Length %q, taken for %d: %+v", tt.header, tt.length, f)
+			t.Errorf("Content-Length %q with a body of %d bytes: rejection %+v", tt.header, tt.length, f)
 		}
 	}
 }
@@ -33,7 +33,7 @@ func FuzzCanonicalQuery(f *testing.F) {
 		}
 		twice, rejected := canonicalQuery(once)
 		if rejected != nil || once != twice {
-			t.Fatalf("%q became %q, then %q (%v)", raw, once, twice, rejected)
+			t.Fatalf("canonicalQuery(%q) = %q, and of that %q (%v): not stable", raw, once, twice, rejected)
 		}
 	})
 }

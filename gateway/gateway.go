@@ -1,9 +1,10 @@
-// Package gateway is the edge: the only way from a client to a backend. For
-// every request it finds the route in an exact table, proves the credential
-// (package authn), decides (package policies), holds the tenant to its limits,
-// and builds a new request that carries nothing of the client's but what is
-// named, stamped with the tenant. That request goes to a handler in the same
-// process or through a proxy; the two see the same.
+// Package gateway is the edge: all requests of clients reach the backend through it. For
+// every request it finds the route in an exact table, authenticates the credential
+// (package authn), authorizes the request (package policies), enforces the tenant's
+// limits, and builds a new request. The new request has only the headers of the client's
+// request that are on an allow list, and headers that name the tenant. It goes to a
+// handler in the same process or through a proxy to a remote backend; both get the same
+// request.
 package gateway
 
 import (
@@ -27,40 +28,40 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// Authenticator proves who sends a request. Its error is an *authn.Error;
-// anything else counts as a store that could not answer.
+// Authenticator verifies a request's credential. Its error is an *authn.Error; any other
+// error counts as an unavailable store.
 type Authenticator interface {
 	Authenticate(ctx context.Context, a authn.Attempt) (authn.Proof, error)
 }
 
-// Tenants knows the limits of tenants. The error is tenant.ErrUnknown for one
-// that does not exist; any other means that it could not be told.
+// Tenants returns the limits of tenants. The error is tenant.ErrUnknown for a tenant that
+// does not exist; any other error means that the limits could not be read.
 type Tenants interface {
 	Limits(ctx context.Context, id tenant.ID) (limits.Limits, error)
 }
 
-// Options of a Gateway. Auth, Tenants and one of Backend and BackendURLs must
+// Options are the options of New. Auth, Tenants and one of Backend and BackendURLs must
 // be set.
 type Options struct {
 	Config      Config
 	Auth        Authenticator
 	Tenants     Tenants
-	Backend     http.Handler // in this process
-	BackendURLs []string     // over the network, in turn
-	WriteURLs   []string     // for writes, when they go elsewhere
-	// Dial connects to backends; nil is a plain TCP connection.
+	Backend     http.Handler // in the same process
+	BackendURLs []string     // remote backends, used round robin
+	WriteURLs   []string     // remote backends of writes, if they are different ones
+	// Dial connects to remote backends; nil uses a plain TCP connection.
 	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
-	Transport  http.RoundTripper           // with BackendURLs; nil makes a tuned one
-	Memory     Memory                      // of bodies and answers that are kept; nil: not accounted for
+	Transport  http.RoundTripper           // to BackendURLs; nil uses newTransport
+	Memory     Memory                      // accounts for buffered bodies and responses; nil: no accounting
 	Ready      func(context.Context) error // nil: always ready
-	Version    string                      // told by status/buildinfo
+	Version    string                      // shown by status/buildinfo
 	Revision   string
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
 }
 
-// Gateway is the edge as an http.Handler, safe for concurrent use. It owns no
+// Gateway is the edge as an http.Handler. It is safe for concurrent use and starts no
 // goroutines.
 type Gateway struct {
 	cfg     Config
@@ -71,11 +72,11 @@ type Gateway struct {
 	version versionInfo
 	now     func() time.Time
 
-	memory    Memory
-	wholeMost int64 // bytes of an answer to HTTP/1.0
+	memory     Memory
+	wholeLimit int64 // maximum bytes of a response to an HTTP/1.0 client
 
 	router   *router
-	unrouted *boundRoute // of requests that have none
+	unrouted *boundRoute // stands in for the route of requests without one
 	trusted  []netip.Prefix
 	quota    *quota.Tenants
 	gate     *quota.Gate
@@ -83,7 +84,8 @@ type Gateway struct {
 	log      *requestLog
 }
 
-// New checks the options and the route table, and binds the gateway's own handlers to it.
+// New checks the options and the route table and binds the gateway's own handlers to
+// their routes.
 func New(o Options) (*Gateway, error) {
 	if o.Auth == nil || o.Tenants == nil {
 		return nil, errors.New("gateway: Auth and Tenants must be set")
@@ -108,7 +110,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	router, err := newRouter(routes.Table(), answers())
+	router, err := newRouter(routes.Table(), newOwnHandlers())
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -121,7 +123,7 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
 		version: versionInfo{version: o.Version, revision: o.Revision},
-		memory:  o.Memory, wholeMost: maxWhole,
+		memory:  o.Memory, wholeLimit: maxWhole,
 		router: router, unrouted: &boundRoute{Route: routes.Route{Name: "none", Kind: routes.Read}}, trusted: trusted,
 		quota: quota.NewTenants(o.Config.MaxTenants, o.Now),
 		gate:  quota.NewGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
@@ -131,23 +133,25 @@ func New(o Options) (*Gateway, error) {
 	return g, nil
 }
 
-// Budgets are the tenants' budgets at this gateway, for sharing them with others.
+// Budgets returns this gateway's budgets of tenants, for sharing them with other
+// gateways.
 func (g *Gateway) Budgets() *quota.Tenants { return g.quota }
 
-// maxWhole bounds an answer to HTTP/1.0, which is kept until it is complete.
+// maxWhole bounds a response to an HTTP/1.0 client, which is buffered until it is
+// complete.
 const maxWhole = 64 << 20
 
-// exchange is one request on its way through the gateway.
+// exchange is one request and its response on their way through the gateway.
 type exchange struct {
 	g     *Gateway
 	rec   *recorder
 	r     *http.Request
 	route *boundRoute
-	path  string // to ask the backend for
+	path  string // of the request to the backend
 	query string
 	start time.Time
 	from  netip.Addr
-	held  Held // what the request holds of the memory; nil: nothing yet
+	held  Held // the request's memory account; nil before it is admitted
 
 	tenant     tenant.ID
 	credential string
@@ -158,14 +162,14 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
 		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
 	}}
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
-		x.rec.whole = conn.NewWhole(w, g.wholeMost)
+		x.rec.whole = conn.NewWhole(w, g.wholeLimit)
 		x.rec.ResponseWriter = x.rec.whole
 	}
 	x.rec.Header().Set("X-Content-Type-Options", "nosniff")
 	return x
 }
 
-// ServeHTTP answers one request.
+// ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := g.exchange(w, r)
 	defer x.finish()
@@ -191,7 +195,7 @@ func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejec
 	x.rec.reject(&rejection{status: why.Status, reason: why.Reason, text: why.Text})
 }
 
-// find checks that the request means one thing only, and finds its route.
+// find checks that the request is unambiguous, and sets its route.
 func (x *exchange) find() *rejection {
 	if f := checkPath(x.r); f != nil {
 		return f
@@ -206,16 +210,16 @@ func (x *exchange) find() *rejection {
 		return f
 	case rt == nil && allow != "":
 		x.rec.Header().Set("Allow", allow)
-		return &rejection{status: http.StatusMethodNotAllowed, reason: "method", text: "the method is not allowed here; allowed: " + allow}
+		return &rejection{status: http.StatusMethodNotAllowed, reason: "method", text: "the method is not allowed at this path: use " + allow}
 	case rt == nil:
-		return &rejection{status: http.StatusNotFound, reason: "route", text: x.g.nothingAt(x.r.URL.Path)}
+		return &rejection{status: http.StatusNotFound, reason: "route", text: x.g.notFoundText(x.r.URL.Path)}
 	}
 	x.query, f = canonicalQuery(x.r.URL.RawQuery)
 	return f
 }
 
-// serve answers open routes, and takes every other request through credential,
-// policy and limits to the backend.
+// serve handles open routes itself, and passes every other request through
+// authentication, authorization and limits to the backend.
 func (x *exchange) serve() *rejection {
 	if x.route.open != nil {
 		return x.route.open(x)
@@ -234,7 +238,7 @@ func (x *exchange) serve() *rejection {
 	return x.admitted(access, &lim)
 }
 
-// admitted serves a request whose tenant and limits are known.
+// admitted serves a request whose tenant is authorized and whose limits were read.
 func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *rejection {
 	admission, rej := x.g.quota.Admit(quota.Request{
 		Tenant: access.Tenant, Limits: lim, Cost: x.route.Cost, Length: x.r.ContentLength,
@@ -257,14 +261,15 @@ func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *rejection
 	if f := b.receive(); f != nil {
 		return f
 	}
-	// Now that all of the body is there: one that arrives slowly holds no budget.
+	// Only after the whole body has arrived, so that a slow sender holds no budget.
 	if rej := admission.Enter(b.received()); rej != nil {
 		return overLimit(rej)
 	}
 	return x.forward(access, lim, b)
 }
 
-// limitedBody bounds the request's body; nil if it has none.
+// limitedBody returns the request's body with its size limit, or nil if the request has
+// no body.
 func (x *exchange) limitedBody(lim *limits.Limits) *body {
 	if x.r.ContentLength == 0 || x.r.Body == nil || x.r.Body == http.NoBody {
 		return nil
@@ -276,12 +281,12 @@ func (x *exchange) limitedBody(lim *limits.Limits) *body {
 	return newBody(x.rec.ResponseWriter, x.r, most, x.held.Take)
 }
 
-// forward waits for a place and hands the request to the backend.
+// forward waits in the fair queue and sends the request to the backend.
 func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *rejection {
 	if err := x.g.gate.Enter(x.r.Context(), access.Tenant); err != nil {
 		if errors.Is(err, quota.ErrBusy) {
 			return &rejection{status: http.StatusServiceUnavailable, reason: "busy", retry: time.Second,
-				text: "the gateway is busy: too many requests are under way"}
+				text: "the gateway is overloaded: too many requests are in progress; try again later"}
 		}
 		return clientGone()
 	}
@@ -297,7 +302,7 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *r
 	return nil
 }
 
-// authorize proves the credential and decides.
+// authorize authenticates the credential and decides whether the request is allowed.
 func (x *exchange) authorize() (tenant.Access, *rejection) {
 	proof, err := x.g.auth.Authenticate(x.r.Context(), authn.Attempt{
 		Authorization: x.r.Header["Authorization"],

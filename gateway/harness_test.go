@@ -31,8 +31,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
-// modes are the two ways to a backend, which must not differ in what they let
-// through.
+// modes are the two ways to a backend, which must forward the same requests.
 var modes = []string{"direct", "proxy"}
 
 // tenants is a limits store in memory.
@@ -61,7 +60,7 @@ func (s *tenants) set(id tenant.ID, l limits.Limits) {
 	s.limits[id] = l
 }
 
-// seen is what the backend got.
+// seen is a request that the backend received.
 type seen struct {
 	tenant string
 	method string
@@ -72,7 +71,7 @@ type seen struct {
 	err    error // of reading the body
 }
 
-// backend notes every request and answers as it is told to.
+// backend records every request and responds with answer, or with a default.
 type backend struct {
 	t      *testing.T
 	direct bool
@@ -87,7 +86,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if b.direct {
 		fromContext, cerr := tenant.FromContext(r.Context())
 		if cerr != nil || fromContext != access {
-			b.t.Errorf("context has %v (%v), headers have %v", fromContext, cerr, access)
+			b.t.Errorf("access in the context = %v (%v), in the headers = %v", fromContext, cerr, access)
 		}
 	}
 	if err != nil {
@@ -112,7 +111,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "backend of "+s.tenant)
 }
 
-// take returns what came since the last call.
+// take returns the requests since the last call.
 func (b *backend) take() []seen {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -126,7 +125,7 @@ const (
 	testSecret = "0123456789abcdef0123456789abcdef"
 )
 
-// edge is a gateway on a real listener, with everything around it.
+// edge is a gateway on a real listener with a backend, keys and tenants.
 type edge struct {
 	t       *testing.T
 	mode    string
@@ -242,7 +241,7 @@ func signJWT(claims map[string]any) string {
 	return signed + "." + enc(m.Sum(nil))
 }
 
-// fill puts credentials for $NAME, and for basic($USER,$NAME) in headers.
+// fill replaces $NAME, and basic($USER,$NAME), by credentials.
 func (e *edge) fill(s string) string {
 	if user, rest, ok := strings.Cut(s, "basic("); ok {
 		inner, tail, _ := strings.Cut(rest, ")")
@@ -260,7 +259,7 @@ func (e *edge) fill(s string) string {
 	return s
 }
 
-// counted is a gateway that knows how many requests are not done.
+// counted is a gateway that counts requests in progress.
 type counted struct {
 	*Gateway
 	under atomic.Int64
@@ -272,8 +271,7 @@ func (c *counted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.Gateway.ServeHTTP(w, r)
 }
 
-// waitIdle returns when all requests that were answered are done, and what they cost is
-// charged.
+// waitIdle returns when all requests are done and their costs are charged.
 func (e *edge) waitIdle() {
 	e.t.Helper()
 	kit.Until(e.t, "all requests are done", func() bool { return e.served.under.Load() == 0 })
@@ -285,8 +283,8 @@ type answer struct {
 	body   string
 }
 
-// do sends "METHOD target" with header lines as they are written, over a
-// connection of its own, and returns the answer.
+// do sends "METHOD target" with header lines as written, over a new connection, and
+// returns the response.
 func (e *edge) do(line string, headers []string, body string) answer {
 	e.t.Helper()
 	var b strings.Builder
@@ -318,11 +316,11 @@ func (e *edge) raw(text string) answer {
 	go func() { _, _ = io.WriteString(c, text) }()
 	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: strings.SplitN(text, " ", 2)[0]})
 	if err != nil {
-		e.t.Fatalf("read answer: %v", err)
+		e.t.Fatalf("read response: %v", err)
 	}
 	data, err := io.ReadAll(resp.Body)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		e.t.Fatalf("read answer: %v", err)
+		e.t.Fatalf("read response: %v", err)
 	}
 	return answer{resp.StatusCode, resp.Header, string(data)}
 }

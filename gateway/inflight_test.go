@@ -11,8 +11,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSamplesInFlight: many large writes at the same time find one budget, and not
-// each its own.
+// TestSamplesInFlight checks that many large concurrent writes share one budget.
 func TestSamplesInFlight(t *testing.T) {
 	for _, length := range []string{"known", "chunked"} {
 		eachMode(t, func(t *testing.T, e *edge) {
@@ -35,22 +34,22 @@ func TestSamplesInFlight(t *testing.T) {
 			for range pushes {
 				wg.Go(func() { answers <- e.do(push, headers, body) })
 			}
-			// Each is at the backend or was rejected before the first is answered.
+			// All writes reach the backend or are rejected before the first one ends.
 			taken, rejected := 0, 0
 			for taken+rejected < pushes {
 				select {
 				case <-entered:
 					taken++
 				case a := <-answers:
-					rejectedBy(t, a, 429, "samples_per_second", "requests under way")
+					rejectedBy(t, a, 429, "samples_per_second", "requests in progress")
 					rejected++
 				}
 			}
 			close(decided)
 			wg.Wait()
-			// One write that is larger than the burst passes when there is no debt.
+			// One write larger than the burst is admitted when there is no debt.
 			if taken != 1 {
-				t.Errorf("%s: %d writes of %d samples passed at once, of a burst of 100", length, taken, samples)
+				t.Errorf("%s: %d concurrent writes of %d samples were admitted with a burst of 100, want 1", length, taken, samples)
 			}
 			e.waitIdle()
 			e.clock.Advance(50 * time.Second)

@@ -19,8 +19,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// rejectedBy checks that an answer names the limit, its value and the use, and
-// when to come back.
+// rejectedBy checks that a response contains the limit, its value and the use, and has
+// Retry-After.
 func rejectedBy(t *testing.T, a answer, status int, parts ...string) {
 	t.Helper()
 	if a.status != status {
@@ -28,7 +28,7 @@ func rejectedBy(t *testing.T, a answer, status int, parts ...string) {
 	}
 	for _, p := range parts {
 		if !strings.Contains(a.body, p) {
-			t.Errorf("body %q does not name %q", a.body, p)
+			t.Errorf("body %q does not contain %q", a.body, p)
 		}
 	}
 	if status != http.StatusTooManyRequests {
@@ -82,7 +82,7 @@ func TestByteRate(t *testing.T) {
 		a := e.do(push, bearer("$A"), "x")
 		rejectedBy(t, a, 429, "bytes_per_second", "100 bytes/s", "150 bytes were sent beyond the budget")
 		if strings.Count(strings.TrimSpace(a.body), "\n") != 0 || strings.HasPrefix(a.body, "{") {
-			t.Errorf("the write path answers one line of text, not %q", a.body)
+			t.Errorf("response of the write path is not one line of text: %q", a.body)
 		}
 		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
 			t.Errorf("a request without a body needs no bytes: %d", a.status)
@@ -96,7 +96,8 @@ func TestByteRate(t *testing.T) {
 	})
 }
 
-// TestUnsentBytes: a body that was announced and not sent costs what came of it.
+// TestUnsentBytes checks that a body that was announced and not sent costs only the bytes
+// that arrived.
 func TestUnsentBytes(t *testing.T) {
 	eachMode(t, func(t *testing.T, e *edge) {
 		e.tenants.set("a", limits.Limits{BytesPerSecond: 100})
@@ -116,7 +117,7 @@ func TestUnsentBytes(t *testing.T) {
 		_ = c.Close()
 		e.waitIdle()
 		if a := e.do(push, bearer("$A"), "x"); a.status != 200 {
-			t.Errorf("a write after it: %d %s", a.status, a.body)
+			t.Errorf("a later write: %d %s", a.status, a.body)
 		}
 	})
 }
@@ -136,18 +137,18 @@ func TestSampleBudget(t *testing.T) {
 		if a.status != 204 || a.header.Get("X-Prometheus-Remote-Write-Samples-Written") != "500" {
 			t.Fatalf("first: %d %v", a.status, a.header)
 		}
-		e.waitIdle() // the charge may follow the answer
+		e.waitIdle() // samples may be charged after the response
 		e.backend.take()
 		a = e.do(push, bearer("$A"), "x")
 		rejectedBy(t, a, 429, "samples_per_second", "100 samples/s (burst 200)", "550 samples were written beyond the budget")
 		if n, _ := strconv.Atoi(a.header.Get("Retry-After")); n < 5 {
-			t.Errorf("Retry-After is %d, before the debt of 5.5 s is paid", n)
+			t.Errorf("Retry-After = %d, want at least 5 because of the debt of 5.5 s", n)
 		}
 		if len(e.backend.take()) != 0 {
 			t.Error("the backend was reached")
 		}
 		if a := e.do(query, bearer("$A"), ""); a.status != 204 {
-			t.Errorf("queries are not held to samples: %d", a.status)
+			t.Errorf("a query is rejected because of the sample budget: %d", a.status)
 		}
 		e.clock.Advance(10 * time.Second)
 		if a := e.do(push, bearer("$A"), "x"); a.status != 204 {
@@ -165,7 +166,7 @@ func TestBodySize(t *testing.T) {
 		}
 		got := e.backend.take()[0]
 		if len(got.body) != 1000 || got.header.Get(HeaderMaxDecoded) != "5000" {
-			t.Errorf("the backend got %d bytes, bound %q", len(got.body), got.header.Get(HeaderMaxDecoded))
+			t.Errorf("the backend got %d bytes and the limit %q", len(got.body), got.header.Get(HeaderMaxDecoded))
 		}
 		rejectedBy(t, e.do(push, bearer("$A"), body), 413, "max_body_bytes", "1000 bytes", "1001 bytes")
 		if len(e.backend.take()) != 0 {
@@ -196,10 +197,10 @@ func TestConcurrency(t *testing.T) {
 		for range 2 {
 			go func() { results <- e.do(query, bearer("$A"), "").status }()
 		}
-		kit.Receive(t, "one is under way", arrived)
-		kit.Receive(t, "two are under way", arrived)
+		kit.Receive(t, "one request is in progress", arrived)
+		kit.Receive(t, "two requests are in progress", arrived)
 		a := e.do(query, bearer("$A"), "")
-		rejectedBy(t, a, 429, "max_concurrent_requests", "2 requests", "2 requests are under way")
+		rejectedBy(t, a, 429, "max_concurrent_requests", "2 requests", "2 requests are in progress")
 		close(release)
 		for range 2 {
 			if s := <-results; s != 200 {
@@ -219,14 +220,14 @@ func TestBusy(t *testing.T) {
 			e.backend.answer = func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release }
 			result := make(chan int)
 			go func() { result <- e.do(query, bearer("$A"), "").status }()
-			kit.Receive(t, "one is under way", arrived)
+			kit.Receive(t, "one request is in progress", arrived)
 			a := e.do(push, bearer("$B"), "x")
 			if a.status != 503 || a.header.Get("Retry-After") == "" {
 				t.Errorf("status %d, header %v", a.status, a.header)
 			}
 			close(release)
 			if s := <-result; s != 200 {
-				t.Errorf("the request under way: %d", s)
+				t.Errorf("the request in progress: %d", s)
 			}
 		})
 	}
@@ -241,7 +242,7 @@ func TestBackendFailures(t *testing.T) {
 			t.Errorf("status %d, body %q", a.status, a.body)
 		}
 		if e.gateway.gate.Load() != 0 {
-			t.Error("the place was not given back")
+			t.Error("the gate was not left")
 		}
 	})
 	t.Run("unreachable", func(t *testing.T) {
@@ -267,8 +268,8 @@ func TestBackendFailures(t *testing.T) {
 	})
 }
 
-// TestFailuresDelayOnly: an address that failed often is answered 401 later, and
-// never told to come back: Prometheus would drop the data.
+// TestFailuresDelayOnly checks that failures from an address delay further attempts, and
+// never cause a 429, on which Prometheus would drop the data.
 func TestFailuresDelayOnly(t *testing.T) {
 	eachMode(t, func(t *testing.T, e *edge) {
 		for range 210 {
@@ -284,7 +285,7 @@ func TestFailuresDelayOnly(t *testing.T) {
 	})
 }
 
-// busyAuth is an Authenticator that cannot check anything now.
+// busyAuth is an Authenticator that cannot check credentials at the moment.
 type busyAuth struct{}
 
 func (busyAuth) Authenticate(context.Context, authn.Attempt) (authn.Proof, error) {
@@ -294,7 +295,7 @@ func (busyAuth) Authenticate(context.Context, authn.Attempt) (authn.Proof, error
 func TestUncheckedCredentialIsUnavailable(t *testing.T) {
 	e := newEdge(t, "direct", func(o *Options) { o.Auth = busyAuth{} })
 	if a := e.do(push, bearer("$A"), ""); a.status != 503 || a.header.Get("Retry-After") == "" {
-		t.Errorf("status %d, header %v: a credential that was not checked may be a good one", a.status, a.header)
+		t.Errorf("status %d, header %v, want 503 with Retry-After: the credential may be valid", a.status, a.header)
 	}
 }
 
@@ -304,7 +305,7 @@ func TestQueryIsReencoded(t *testing.T) {
 		got := e.backend.take()
 		want := "bare=&end=2&match%5B%5D=%7Bb%3D%22%26%22%7D&match%5B%5D=a"
 		if len(got) != 1 || got[0].query != want || got[0].path != "/prometheus/api/v1/series" {
-			t.Errorf("the backend saw %+v, want query %s", got, want)
+			t.Errorf("the backend got %+v, want query %s", got, want)
 		}
 	})
 }
@@ -316,7 +317,7 @@ func TestMetrics(t *testing.T) {
 	e.do("BREW /nothing", nil, "")
 	e.do(query, nil, "")
 	want := `
-# HELP pallium_gateway_requests_total Requests answered, by route, method and status code.
+# HELP pallium_gateway_requests_total Requests with a response, by route, method and status code.
 # TYPE pallium_gateway_requests_total counter
 pallium_gateway_requests_total{code="200",method="POST",route="push"} 1
 pallium_gateway_requests_total{code="401",method="GET",route="query"} 1
@@ -324,12 +325,12 @@ pallium_gateway_requests_total{code="404",method="other",route="none"} 1
 # HELP pallium_gateway_auth_failures_total Credentials that were not accepted, by kind and reason.
 # TYPE pallium_gateway_auth_failures_total counter
 pallium_gateway_auth_failures_total{kind="missing",reason="no_credential"} 1
-# HELP pallium_gateway_tenant_body_bytes_total Bytes of request bodies of a tenant. Only the 100 busiest tenants are shown; counters of a tenant start anew after it was idle.
+# HELP pallium_gateway_tenant_body_bytes_total Bytes of request bodies of a tenant. Only the 100 tenants with the most requests are exported; counters of a tenant are reset after it was idle.
 # TYPE pallium_gateway_tenant_body_bytes_total counter
 pallium_gateway_tenant_body_bytes_total{tenant="a"} 3
 `
 	var err error
-	for range 1000 { // counted after the answer
+	for range 1000 { // counted after the response
 		err = testutil.GatherAndCompare(reg, strings.NewReader(want), "pallium_gateway_requests_total",
 			"pallium_gateway_auth_failures_total", "pallium_gateway_tenant_body_bytes_total")
 		if err == nil {
@@ -349,7 +350,7 @@ func TestOptions(t *testing.T) {
 		change func(*Options)
 		want   string
 	}{
-		{"good", func(*Options) {}, ""},
+		{"valid", func(*Options) {}, ""},
 		{"no auth", func(o *Options) { o.Auth = nil }, "Auth"},
 		{"no backend", func(o *Options) { o.BackendURLs = nil }, "exactly one"},
 		{"two backends", func(o *Options) { o.Backend = http.NotFoundHandler() }, "exactly one"},

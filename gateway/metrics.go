@@ -16,14 +16,14 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_gateway_requests_total", Help: "Requests answered, by route, method and status code.",
+			Name: "pallium_gateway_requests_total", Help: "Requests with a response, by route, method and status code.",
 		}, []string{"route", "method", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "pallium_gateway_request_duration_seconds", Help: "Time from the header to the end of the answer, by route.",
+			Name: "pallium_gateway_request_duration_seconds", Help: "Time from the request's header to the end of the response, by route.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
 		}, []string{"route"}),
 		rejections: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_gateway_rejected_requests_total", Help: "Requests that the gateway answered itself with an error, by reason.",
+			Name: "pallium_gateway_rejected_requests_total", Help: "Requests that the gateway rejected with an error of its own, by reason.",
 		}, []string{"reason"}),
 		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_gateway_auth_failures_total", Help: "Credentials that were not accepted, by kind and reason.",
@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 	}
 	reg.MustRegister(m.requests, m.duration, m.rejections, m.authFailures,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "pallium_gateway_inflight_requests", Help: "Requests at the backend now.",
+			Name: "pallium_gateway_inflight_requests", Help: "Requests that are being processed by the backend.",
 		}, func() float64 { return float64(g.gate.Load()) }),
 		g.quota.Collector())
 	return m

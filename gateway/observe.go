@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// newRequestID is for finding a request in logs; it need not be unguessable. A
-// client's own is not taken over: it would go into our logs as it is.
+// newRequestID returns an ID for finding a request in the logs; it does not need to be
+// unguessable. An ID of the client's is never used, since it would be written to the log
+// unchecked.
 func newRequestID() string {
 	var b [8]byte
 	var out [16]byte
@@ -23,7 +24,7 @@ func newRequestID() string {
 	return string(out[:])
 }
 
-// finish runs after every request, also one that panicked.
+// finish runs after every request, including one that panicked.
 func (x *exchange) finish() {
 	p := recover()
 	if x.held != nil {
@@ -42,23 +43,23 @@ func (x *exchange) finish() {
 	x.g.metrics.observe(x)
 	x.g.log.request(x)
 	if aborted || (p != nil && x.rec.rejected == nil) {
-		// The answer was under way: cutting the connection is the only way
-		// left to say that it is not whole.
+		// A part of the response was sent already: only closing the connection
+		// can show the client that it is incomplete.
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// rejectionsPerSecond bounds the rejections that are logged.
+// rejectionsPerSecond bounds the rejections that are logged per second.
 const rejectionsPerSecond = 10
 
-// requestLog writes one line per request at debug level, and a sample of the
-// rejections as warnings. No line holds a credential or a query.
+// requestLog writes one line per request at debug level, and a sample of the rejections
+// as warnings. No line contains a credential or a query.
 type requestLog struct {
 	log *slog.Logger
 	now func() time.Time
 
 	mu         sync.Mutex
-	second     time.Time // the start of the second that logged counts in
+	second     time.Time // start of the second that logged counts
 	logged     int
 	suppressed int
 }
@@ -84,7 +85,8 @@ func (l *requestLog) request(x *exchange) {
 	}
 }
 
-// sample reports whether to log another rejection, and how many were left out.
+// sample reports whether to log another rejection, and how many were suppressed since the
+// last one that was logged.
 func (l *requestLog) sample() (skipped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,18 +11,18 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Headers of the gateway's own, beside those of package tenant.
+// Headers that the gateway sets, in addition to those of package tenant.
 const (
-	// HeaderMaxDecoded tells the backend, which decompresses, how many bytes
-	// a body of this tenant may come to.
+	// HeaderMaxDecoded tells the backend, which decompresses, the maximum size in bytes
+	// of a decompressed body of this tenant.
 	HeaderMaxDecoded = "X-Pallium-Max-Decoded-Bytes"
-	// HeaderRequestID is in every request to the backend and every answer.
+	// HeaderRequestID is in every request to the backend and in every response.
 	HeaderRequestID = "X-Request-Id"
 )
 
-// forwarded are the only headers of a client that reach the backend, in the
-// form in which net/http keeps their names. Credentials, tenant, policy and
-// everything hop-by-hop are not among them, however a client spells them.
+// forwarded are the only headers of a client that reach the backend, in canonical form.
+// Credentials, tenant, policy and hop-by-hop headers are never forwarded, however a
+// client spells them.
 var forwarded = [...]string{
 	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Type",
 	"If-None-Match", "Retry-Attempt", "Traceparent", "Tracestate", "User-Agent",
@@ -34,13 +34,13 @@ type grant struct {
 	access    tenant.Access
 	limits    *limits.Limits
 	requestID string
-	path      string // to ask the backend for
+	path      string // of the request to the backend
 	query     string // canonical
 	write     bool
 }
 
-// outgoing builds the request to the backend, for the proxy and the direct call
-// alike. Nothing is copied from the client's request but what is named here.
+// outgoing builds the request to the backend, for the proxy and for a handler in the same
+// process. It copies nothing from the client's request except what is named here.
 func outgoing(r *http.Request, g *grant, b *body) *http.Request {
 	u := &url.URL{Path: g.path, RawQuery: g.query}
 	out := &http.Request{

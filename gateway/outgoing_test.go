@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestBothModesSendTheSame compares what a backend gets directly and through
+// TestBothModesSendTheSame compares the requests that a backend gets directly and through
 // the proxy.
 func TestBothModesSendTheSame(t *testing.T) {
 	headers := bearer("$A", "Content-Type: application/x-protobuf", "Content-Encoding: snappy", "User-Agent: Prometheus/3",
@@ -24,7 +24,7 @@ func TestBothModesSendTheSame(t *testing.T) {
 			t.Fatalf("%s: status %d, %d requests", mode, a.status, len(got))
 		}
 		s := got[0]
-		s.header.Del("Content-Length") // of HTTP, not of ours
+		s.header.Del("Content-Length") // added by HTTP
 		if names := slices.Sorted(maps.Keys(s.header)); !slices.Equal(names, want) {
 			t.Errorf("%s: headers %v, want %v", mode, names, want)
 		}
@@ -32,7 +32,7 @@ func TestBothModesSendTheSame(t *testing.T) {
 			t.Errorf("%s: the backend got %+v", mode, s)
 		}
 		if id := s.header.Get(HeaderRequestID); id == "" || id != a.header.Get(HeaderRequestID) {
-			t.Errorf("%s: request id %q, in the answer %q", mode, id, a.header.Get(HeaderRequestID))
+			t.Errorf("%s: request ID = %q, in the response = %q", mode, id, a.header.Get(HeaderRequestID))
 		}
 	}
 }

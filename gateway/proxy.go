@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// newTransport is tuned for few backends with many requests each. It never
-// goes through a proxy of the environment: what it carries is trusted.
+// newTransport returns a transport tuned for few backends with many requests each. It
+// ignores the proxy settings of the environment, because backends trust the headers that
+// it sends.
 func newTransport(dial dialer) *http.Transport {
 	t := &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
@@ -24,20 +25,20 @@ func newTransport(dial dialer) *http.Transport {
 		IdleConnTimeout:       90 * time.Second,
 		ResponseHeaderTimeout: 5 * time.Minute,
 		ExpectContinueTimeout: time.Second,
-		DisableCompression:    true, // answers pass as they are
+		DisableCompression:    true, // responses are passed on unchanged
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        32 << 10,
 	}
 	if dial != nil {
-		t.DialContext, t.DialTLSContext = dial, dial // it encrypts by itself, whatever the URL says
+		t.DialContext, t.DialTLSContext = dial, dial // dial encrypts by itself, whatever the scheme of the URL
 	}
 	return t
 }
 
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// newProxy sends requests made by outgoing to the backends, writes to others
-// when there are others for them.
+// newProxy returns a handler that sends requests made by outgoing to the backends. Writes
+// go to WriteURLs if there are any.
 func newProxy(o *Options) (http.Handler, error) {
 	reads, err := parseURLs(o.BackendURLs)
 	if err != nil {
@@ -57,8 +58,8 @@ func newProxy(o *Options) (http.Handler, error) {
 		write = newUpstream(writes, rt, o.Now)
 	}
 	return &httputil.ReverseProxy{
-		// Rewrite and not Director: Director's headers can be deleted by a
-		// client that names them in its Connection header.
+		// Rewrite instead of Director: a client can delete headers that Director
+		// sets by naming them in its Connection header.
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			if g, ok := grantOf(pr.In.Context()); ok {
 				g.stamp(pr.Out.Header)
@@ -88,14 +89,14 @@ func parseURLs(backends []string) ([]*url.URL, error) {
 			return nil, fmt.Errorf("backend URL %q: %w", b, err)
 		}
 		if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return nil, fmt.Errorf("backend URL %q must read http(s)://host[:port][/path]", u.Redacted())
+			return nil, fmt.Errorf("backend URL %q must have the form http(s)://host[:port][/path]", u.Redacted())
 		}
 		urls = append(urls, u)
 	}
 	return urls, nil
 }
 
-// proxyError answers for a backend that did not.
+// proxyError responds to a request for which no backend responded.
 func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 	rec, ok := w.(*recorder)
 	if !ok {
@@ -107,15 +108,15 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	rec.reject(&rejection{status: http.StatusServiceUnavailable, reason: "backend_unreachable",
-		text: "the backend is not available", retry: 2 * time.Second, detail: err})
+		text: "the backend is not available; try again later", retry: 2 * time.Second, detail: err})
 }
 
-// statusClientGone is nginx' code for a client that did not wait; nobody sees
-// it but logs and metrics.
+// statusClientGone is nginx's status for a client that closed the connection before the
+// response. It appears only in logs and metrics.
 const statusClientGone = 499
 
 func clientGone() *rejection {
-	return &rejection{status: statusClientGone, reason: "client_gone", text: "the client closed the request"}
+	return &rejection{status: statusClientGone, reason: "client_gone", text: "the client closed the connection"}
 }
 
 type bufferPool struct{ pool sync.Pool }

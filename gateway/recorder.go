@@ -14,32 +14,32 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// recorder is the ResponseWriter that a backend gets. It notes status and
-// written samples, and keeps internal headers in.
+// recorder is the ResponseWriter that a backend gets. It records the status and the
+// counts of written samples, and removes internal headers.
 type recorder struct {
 	http.ResponseWriter
 	kind      routes.Kind
 	requestID string
-	hasBody   bool        // the client sends one
-	whole     *conn.Whole // of HTTP/1.0; else nil
+	hasBody   bool        // the request has a body
+	whole     *conn.Whole // buffers the response to an HTTP/1.0 client; nil for others
 
 	status   int
 	written  int64 // samples, as the backend reports them
-	beside   int64 // what a write costs beside them
-	counted  bool  // it reports them
+	extra    int64 // what a write costs in addition to its samples, in samples
+	counted  bool  // whether the backend reported counts
 	rejected *rejection
-	discard  bool // the backend's body is not wanted
+	discard  bool // drop what the backend still writes
 }
 
-// internalHeaders must not leave the gateway, should a backend repeat them.
+// internalHeaders never leave the gateway, even if a backend sends them.
 var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), tenant.HeaderPolicy, HeaderMaxDecoded, headerCharged}
 
-// headerCharged is what a write costs beside its samples, in samples, as a Pallium
-// backend reports it.
+// headerCharged is how many samples a Pallium backend charges for a write in addition to
+// the samples that it contains.
 const headerCharged = "X-Pallium-Samples-Charged"
 
-// writtenHeaders are the counts that make up the sample budget. Exemplars are
-// not samples.
+// writtenHeaders are the counts that are charged to the sample budget. Exemplars are not
+// samples.
 var writtenHeaders = [...]string{
 	"X-Prometheus-Remote-Write-Samples-Written",
 	"X-Prometheus-Remote-Write-Histograms-Written",
@@ -48,7 +48,7 @@ var writtenHeaders = [...]string{
 
 func (w *recorder) WriteHeader(status int) {
 	if w.status != 0 || status < 200 {
-		return // informational answers are not passed on
+		return // informational responses are not passed on
 	}
 	h := w.Header()
 	w.count(h)
@@ -58,15 +58,15 @@ func (w *recorder) WriteHeader(status int) {
 	h[HeaderRequestID] = []string{w.requestID}
 	if w.whole != nil && strings.HasPrefix(h.Get("Content-Type"), "application/x-streamed-protobuf") {
 		w.replace(&rejection{status: http.StatusHTTPVersionNotSupported, reason: "http_version",
-			text: "a streamed answer needs HTTP/1.1: use it, or ask for one that is not streamed"})
+			text: "a streamed response requires HTTP/1.1: use HTTP/1.1, or request the response type SAMPLES"})
 		return
 	}
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// count notes what a write came to. An answer without counts leaves the budget
-// of samples alone; that of bytes was charged.
+// count records how many samples a write contained. A response without counts leaves the
+// sample budget unchanged; the byte budget was charged already.
 func (w *recorder) count(h http.Header) {
 	if w.kind != routes.Write {
 		return
@@ -79,7 +79,7 @@ func (w *recorder) count(h http.Header) {
 		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n >= 0 && n < 1<<40 {
 			w.counted = true
 			if name == headerCharged {
-				w.beside += n
+				w.extra += n
 				continue
 			}
 			w.written += n
@@ -87,12 +87,12 @@ func (w *recorder) count(h http.Header) {
 	}
 }
 
-// outcome is what the request cost: untold if the backend took a write without a
-// count.
+// outcome returns what the request cost. Its samples are quota.UnknownSamples if the backend
+// accepted a write without reporting a count.
 func (w *recorder) outcome(read int64) quota.Outcome {
-	o := quota.Outcome{Read: read, Samples: w.written, Beside: w.beside}
+	o := quota.Outcome{Read: read, Samples: w.written, Extra: w.extra}
 	if w.kind == routes.Write && !w.counted && w.status/100 == 2 {
-		o.Samples = quota.Untold
+		o.Samples = quota.UnknownSamples
 	}
 	return o
 }
@@ -109,33 +109,35 @@ func (w *recorder) Write(p []byte) (int, error) {
 		f := noMemory(err)
 		if errors.Is(err, conn.ErrTooLong) {
 			f = &rejection{status: http.StatusInternalServerError, reason: "http_version",
-				text: fmt.Sprintf("the answer has more than %d bytes: use HTTP/1.1, or ask for less", maxWhole)}
+				text: fmt.Sprintf("the response is larger than %d bytes, which is the limit for HTTP/1.0: use HTTP/1.1, or request less "+
+					"data", maxWhole)}
 		}
 		w.replace(f)
 	}
 	return n, err
 }
 
-// errReplaced ends a backend whose answer is not wanted any more.
-var errReplaced = errors.New("another answer took the place of this one")
+// errReplaced stops a backend whose response was replaced.
+var errReplaced = errors.New("response was replaced by an error of the gateway")
 
-// replace answers with the gateway's own instead of what the backend began. Only
-// what is kept whole can be replaced.
+// replace responds with the rejection instead of with what the backend has written so
+// far. Only a buffered response can be replaced.
 func (w *recorder) replace(f *rejection) {
 	w.discard = true
 	w.answer(f)
 }
 
-// complete sends what was kept. An answer that broke off is not sent.
+// complete sends a buffered response. A response that is incomplete is replaced by an
+// error.
 func (w *recorder) complete(broken bool) {
 	if broken && !w.discard {
 		w.replace(&rejection{status: http.StatusServiceUnavailable, reason: "backend_broken", retry: 2 * time.Second,
-			text: "the backend's answer broke off, try again"})
+			text: "the response of the backend is incomplete; try again"})
 	}
 	w.whole.Send()
 }
 
-// Flush and Unwrap keep streaming answers streaming.
+// Flush implements http.Flusher, so that streamed responses stay streamed.
 func (w *recorder) Flush() {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -145,7 +147,7 @@ func (w *recorder) Flush() {
 
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// reject answers with the gateway's own rejection, unless an answer has begun.
+// reject responds with a rejection, unless a response was started.
 func (w *recorder) reject(f *rejection) {
 	if w.status == 0 {
 		w.answer(f)
@@ -155,12 +157,12 @@ func (w *recorder) reject(f *rejection) {
 func (w *recorder) answer(f *rejection) {
 	w.status, w.rejected = f.status, f
 	if w.whole != nil {
-		w.whole.Reset() // and with it the account, which may be what has nothing left
+		w.whole.Reset() // also detaches the memory account, which may be exhausted
 	}
 	w.Header()[HeaderRequestID] = []string{w.requestID}
 	if w.hasBody {
-		// The server reads the rest of a rejected body, to keep the
-		// connection, and would wait for it for ever.
+		// The server reads the rest of a rejected body to reuse the
+		// connection, and would wait for it forever.
 		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(conn.BodyGrace))
 	}
 	f.write(w.ResponseWriter, w.kind)

@@ -12,13 +12,13 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// rejection is an answer of the gateway's own instead of the backend's. The text
-// goes to the client: it names no tenant, key, address or Go error.
+// rejection is an error response of the gateway. The text goes to the client: it must not
+// contain a tenant, key, address or Go error.
 type rejection struct {
 	status int
-	reason string // a code out of a fixed set, for metrics and logs
+	reason string // one of a fixed set of codes, for metrics and logs
 	text   string
-	retry  time.Duration // > 0: when it makes sense to try again
+	retry  time.Duration // > 0: when the client should retry
 	detail error         // for the log only
 }
 
@@ -48,7 +48,7 @@ func errorType(status int) string {
 	return "bad_data"
 }
 
-// overLimit is the answer to a request that a limit of its tenant keeps out.
+// overLimit returns the response to a request that exceeds a limit of its tenant.
 func overLimit(r *quota.Rejection) *rejection {
 	status := http.StatusTooManyRequests
 	if r.Retry == 0 {
@@ -57,15 +57,15 @@ func overLimit(r *quota.Rejection) *rejection {
 	return &rejection{status: status, reason: r.Limit, text: r.Text, retry: r.Retry}
 }
 
-// tooLarge is the answer to a body of more than limit bytes.
+// tooLarge returns the response to a body of more than limit bytes.
 func tooLarge(limit, bytes int64) *rejection { return overLimit(quota.BodyTooLarge(limit, bytes)) }
 
-// write answers with the rejection: one line of text on the write path, where
-// Prometheus logs the first line, Prometheus' JSON everywhere else.
+// write sends the rejection: one line of text on the write path, because Prometheus logs
+// the first line, and Prometheus' JSON error format everywhere else.
 func (f *rejection) write(w http.ResponseWriter, k routes.Kind) {
 	h := w.Header()
 	for _, name := range []string{"Content-Encoding", "Content-Length", "Etag", "Last-Modified"} {
-		h.Del(name) // of an answer that this one replaces
+		h.Del(name) // of the response that this one replaces
 	}
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
@@ -73,7 +73,7 @@ func (f *rejection) write(w http.ResponseWriter, k routes.Kind) {
 		h["Www-Authenticate"] = []string{`Bearer realm="pallium"`, `Basic realm="pallium", charset="UTF-8"`}
 	}
 	if f.reason == "framing" {
-		h.Set("Connection", "close") // where the next request begins is not certain
+		h.Set("Connection", "close") // it is uncertain where the next request begins
 	}
 	if f.retry > 0 {
 		h.Set("Retry-After", retryAfter(f.retry))
@@ -88,15 +88,16 @@ func (f *rejection) write(w http.ResponseWriter, k routes.Kind) {
 	f.send(w, string(text))
 }
 
-// send tells the length, so that the answer is whole before the connection is closed.
+// send sets Content-Length, so that the client knows that the response is complete before
+// the connection is closed.
 func (f *rejection) send(w http.ResponseWriter, text string) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)+1))
 	w.WriteHeader(f.status)
 	_, _ = w.Write([]byte(text + "\n"))
 }
 
-// retryAfter is whole seconds, up to a quarter or one second later than needed,
-// so that those rejected together do not come back together.
+// retryAfter returns whole seconds, with a random delay of up to a quarter or one second
+// added, so that clients that were rejected together do not retry together.
 func retryAfter(d time.Duration) string {
 	s := math.Min(math.Ceil(d.Seconds()), 3600)
 	return strconv.Itoa(int(s) + rand.IntN(int(s/4)+2))

@@ -12,29 +12,29 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// Handlers of what the gateway answers itself: of open routes, and of those for which
-// the request's tenant and its limits are known.
+// Handlers of the routes that the gateway serves itself. An openHandler needs no
+// credential; a localHandler gets the limits of the authorized tenant.
 type (
 	openHandler  func(*exchange) *rejection
 	localHandler func(*exchange, *limits.Limits) *rejection
 )
 
-// ownHandlers are the gateway's own handlers by the name of their route.
+// ownHandlers are the gateway's own handlers by the names of their routes.
 type ownHandlers struct {
 	open  map[string]openHandler
 	local map[string]localHandler
 }
 
-// boundRoute is a route with what answers it. A request of a route without a handler
-// here goes to the backend.
+// boundRoute is a route with its handler. Requests of a route without a handler go to the
+// backend.
 type boundRoute struct {
 	routes.Route
 	open  openHandler
 	local localHandler
 }
 
-// router finds the route of a request. chi only matches: it sets nothing in the
-// request, where a backend that uses chi too would find it.
+// router finds the route of a request. chi only matches paths: nothing is stored in the
+// request, where a backend that also uses chi would find it.
 type router struct {
 	mux    *chi.Mux
 	routes map[string]*boundRoute // by method and pattern
@@ -42,7 +42,7 @@ type router struct {
 	all    []string               // every method in the table
 }
 
-// newRouter checks the table and binds the handlers to it.
+// newRouter checks the route table and binds the handlers to it.
 func newRouter(table []routes.Route, own ownHandlers) (*router, error) {
 	if err := routes.Check(table); err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func newRouter(table []routes.Route, own ownHandlers) (*router, error) {
 	return r, nil
 }
 
-// check finds routes that nothing would answer, and handlers that nothing would call.
+// check returns an error if a route has no handler or a handler has no route.
 func (h *ownHandlers) check(table []routes.Route) error {
 	var open, local []routes.Route
 	for i := range table {
@@ -86,8 +86,9 @@ func (h *ownHandlers) check(table []routes.Route) error {
 	return routes.CheckHandlers(local, maps.Keys(h.local))
 }
 
-// find returns the route, and the path to ask the backend for. Without a route,
-// allow names the methods that the path has, "" if it has none.
+// find returns the route and the path of the request to the backend. If there is no
+// route, allow lists the methods that the path supports; it is empty if the path does not
+// exist.
 func (r *router) find(method, path string) (rt *boundRoute, upstream, allow string) {
 	rctx := chi.NewRouteContext()
 	if pattern := r.mux.Find(rctx, method, path); pattern != "" {

@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestHandlersAreBound: a route that the gateway is to answer and cannot, and a handler
-// that no route has, fail the start.
+// TestHandlersAreBound checks that a gateway's route without a handler, and a handler
+// without a route, prevent the start.
 func TestHandlersAreBound(t *testing.T) {
 	open := routes.Route{Name: "x", Methods: []string{"GET"}, Paths: []string{"/x"}, Kind: routes.Open, Cost: routes.Free, By: routes.Gateway}
 	local := open
@@ -25,7 +25,7 @@ func TestHandlersAreBound(t *testing.T) {
 		change func(*ownHandlers)
 		err    string // "" if it starts
 	}{
-		{"as it is", nil, func(*ownHandlers) {}, ""},
+		{"unchanged", nil, func(*ownHandlers) {}, ""},
 		{"open route", []routes.Route{open}, func(*ownHandlers) {}, "route x has no handler"},
 		{"local route", []routes.Route{local}, func(*ownHandlers) {}, "route x has no handler"},
 		{"open route, bound", []routes.Route{open}, func(h *ownHandlers) { h.open["x"] = (*exchange).serveHealthy }, ""},
@@ -35,9 +35,9 @@ func TestHandlersAreBound(t *testing.T) {
 		{"open handler", nil, func(h *ownHandlers) { h.open["x"] = (*exchange).serveHealthy }, "handler x has no route"},
 		{"local handler", nil, func(h *ownHandlers) { h.local["x"] = (*exchange).serveUserLimits }, "handler x has no route"},
 		{"handler of a backend's route", nil, func(h *ownHandlers) { h.local["query"] = (*exchange).serveUserLimits }, "handler query has no route"},
-		{"table that is not right", []routes.Route{open, open}, func(h *ownHandlers) { h.open["x"] = (*exchange).serveHealthy }, "twice"},
+		{"invalid table", []routes.Route{open, open}, func(h *ownHandlers) { h.open["x"] = (*exchange).serveHealthy }, "twice"},
 	} {
-		own := answers()
+		own := newOwnHandlers()
 		tt.change(&own)
 		_, err := newRouter(append(routes.Table(), tt.more...), own)
 		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
@@ -46,11 +46,11 @@ func TestHandlersAreBound(t *testing.T) {
 	}
 }
 
-// TestOwnAnswers: each local route has an answer of its own.
-func TestOwnAnswers(t *testing.T) {
+// TestLocalRoutes checks that each local route is served by its own handler.
+func TestLocalRoutes(t *testing.T) {
 	table := append(routes.Table(), routes.Route{Name: "x", Methods: []string{"GET"}, Paths: []string{"/api/v1/x"},
 		Scope: "metrics:read", Kind: routes.Local, Cost: routes.Request, By: routes.Gateway})
-	own := answers()
+	own := newOwnHandlers()
 	own.local["x"] = func(x *exchange, lim *limits.Limits) *rejection { return x.text("x of " + string(x.tenant)) }
 	router, err := newRouter(table, own)
 	if err != nil {
@@ -64,7 +64,7 @@ func TestOwnAnswers(t *testing.T) {
 	})
 }
 
-// TestCosts: what the table says that a route costs is what it is held to.
+// TestCosts checks that each route is limited according to its cost in the table.
 func TestCosts(t *testing.T) {
 	ask := func(e *edge, rt *routes.Route, method string) answer {
 		return e.do(method+" "+strings.Replace(rt.Paths[0], "{name}", "job", 1), bearer("$A"), "")
@@ -75,7 +75,7 @@ func TestCosts(t *testing.T) {
 			for _, method := range rt.Methods {
 				a := ask(e, &rt, method)
 				if got := a.status == http.StatusTooManyRequests; got != held(rt.Cost) || got && !strings.Contains(a.body, limit) {
-					t.Errorf("%s: %s %s, of cost %s, is answered %d %s", what, method, rt.Name, rt.Cost, a.status, a.body)
+					t.Errorf("%s: response to %s %s with cost %s = %d %s", what, method, rt.Name, rt.Cost, a.status, a.body)
 				}
 			}
 		}
@@ -104,15 +104,15 @@ func TestCosts(t *testing.T) {
 			}
 		}
 		go func() { defer close(done); e.do(query, bearer("$A"), "") }()
-		kit.Receive(t, "a request is under way", arrived)
-		each(t, e, "places used up", "max_concurrent_requests", func(c routes.Cost) bool { return c >= routes.Place })
+		kit.Receive(t, "a request is in progress", arrived)
+		each(t, e, "concurrent requests used up", "max_concurrent_requests", func(c routes.Cost) bool { return c >= routes.Place })
 		close(release)
 		kit.Receive(t, "the request ends", done)
 	})
 }
 
-// TestPrometheusVersion: Grafana is told the version of Prometheus that go.mod has, of
-// which v0.316.0 is the library of 3.16.0.
+// TestPrometheusVersion checks that buildinfo has the version of Prometheus in go.mod,
+// where v0.316.0 is the library of 3.16.0.
 func TestPrometheusVersion(t *testing.T) {
 	mod, err := os.ReadFile("../go.mod")
 	if err != nil {
@@ -124,12 +124,12 @@ func TestPrometheusVersion(t *testing.T) {
 		minor = "0" + minor
 	}
 	if want := "\tgithub.com/prometheus/prometheus v0." + major + minor + "." + patch + "\n"; !strings.Contains(string(mod), want) {
-		t.Errorf("status/buildinfo says %s, go.mod does not have %q", prometheusVersion, want)
+		t.Errorf("status/buildinfo has version %s, but go.mod does not contain %q", prometheusVersion, want)
 	}
 }
 
-// TestSampledRejections: a second has a bounded number of lines about rejections, and the
-// next says how many were left out.
+// TestSampledRejections checks that the log lines about rejections per second are
+// bounded, and that the next line has the number of suppressed ones.
 func TestSampledRejections(t *testing.T) {
 	c := kit.NewClock(time.Unix(1000, 0))
 	l := newRequestLog(nil, c.Now)
@@ -137,10 +137,10 @@ func TestSampledRejections(t *testing.T) {
 		for i := range rejectionsPerSecond + 5 {
 			skipped, ok := l.sample()
 			if ok != (i < rejectionsPerSecond) {
-				t.Errorf("second %d: line %d is written: %v", second, i, ok)
+				t.Errorf("second %d, line %d: logged = %v", second, i, ok)
 			}
 			if want := map[bool]int{true: 5}[second > 0 && i == 0]; ok && skipped != want {
-				t.Errorf("second %d: line %d says that %d were left out, want %d", second, i, skipped, want)
+				t.Errorf("second %d, line %d: suppressed = %d, want %d", second, i, skipped, want)
 			}
 		}
 		c.Advance(time.Second)

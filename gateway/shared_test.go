@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
-// TestSharedRejection: two gateways over real connections reject by the tenant's
-// limit, and say that it is shared.
+// TestSharedRejection checks on real connections that two gateways enforce a tenant's
+// limit together, and that the error says that it is shared.
 func TestSharedRejection(t *testing.T) {
 	lim := limits.Limits{RequestsPerSecond: 2, RequestBurst: 4, MaxConcurrentRequests: 3}
 	var edges []*edge
@@ -39,7 +39,7 @@ func TestSharedRejection(t *testing.T) {
 		}
 	}
 	if taken != 4 {
-		t.Errorf("%d requests were let in, of a burst of 4", taken)
+		t.Errorf("%d requests were accepted with a burst of 4", taken)
 	}
 	for range 2 {
 		for i, s := range sharers {
@@ -49,9 +49,9 @@ func TestSharedRejection(t *testing.T) {
 	}
 	share, gateways := edges[0].gateway.Budgets().Share("a")
 	if rest, _ := edges[0].gateway.Budgets().Share("unknown"); gateways != 2 || share == rest || share == (budget.Share{}) {
-		t.Errorf("after an exchange: %+v of %d gateways, of others %+v", share, gateways, rest)
+		t.Errorf("after an exchange: share %+v of %d gateways, share of other tenants %+v", share, gateways, rest)
 	}
-	// One alone has the whole and does not speak of others.
+	// A single gateway has the whole limit and does not mention others.
 	edges[0].clock.Advance(5 * time.Second)
 	sharers[0].Step(context.Background())
 	edges[0].clock.Advance(5 * time.Second)
@@ -63,6 +63,6 @@ func TestSharedRejection(t *testing.T) {
 	}
 	rejectedBy(t, last, 429, "2 requests/s (burst 4)")
 	if taken != 4 || strings.Contains(last.body, "gateways") {
-		t.Errorf("alone: %d let in, then %s", taken, last.body)
+		t.Errorf("single gateway: %d requests accepted, then %s", taken, last.body)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSlowBodies: bodies that do not come hold none of their tenant's places, no
-// place in the gateway and no connection to a backend.
+// TestSlowBodies checks that requests whose bodies do not arrive hold no concurrent
+// requests of their tenant or the gateway, and no connection to a backend.
 func TestSlowBodies(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
@@ -33,22 +33,22 @@ func TestSlowBodies(t *testing.T) {
 			m.holds(t, slow)
 			for range 5 {
 				if a := e.do(query, bearer("$A"), ""); a.status != 200 {
-					t.Errorf("a query beside slow bodies: %d %s", a.status, a.body)
+					t.Errorf("a query during slow bodies: %d %s", a.status, a.body)
 				}
 			}
 			if got := e.backend.take(); len(got) != 5 {
-				t.Errorf("the backend saw %d requests, five have arrived", len(got))
+				t.Errorf("the backend got %d requests, want 5", len(got))
 			}
 			if used := (10 << 20) - m.left(); used > slow*8<<10 {
-				t.Errorf("%d bytes are taken for %d bytes that came", used, slow*3)
+				t.Errorf("%d bytes of memory are reserved for %d received bytes", used, slow*3)
 			}
-			// One goes on, and is served.
+			// One body is completed, and its request is served.
 			if _, err := io.WriteString(conns[0], fmt.Sprintf("%0*d", 900000-3, 0)); err != nil {
 				t.Fatal(err)
 			}
 			buf := make([]byte, 12)
 			if _, err := io.ReadFull(conns[0], buf); err != nil || string(buf) != "HTTP/1.1 200" {
-				t.Errorf("answered %q: %v", buf, err)
+				t.Errorf("response = %q: %v", buf, err)
 			}
 			for _, c := range conns {
 				c.Close()
@@ -58,7 +58,8 @@ func TestSlowBodies(t *testing.T) {
 	}
 }
 
-// TestBodiesTakeMemory: a body without room is 503, and what it had is given back.
+// TestBodiesTakeMemory checks that a body for which no memory is free gets 503, and that
+// its memory is released.
 func TestBodiesTakeMemory(t *testing.T) {
 	const free = 64 << 10
 	m := &account{free: free, err: ErrNoMemory}
@@ -78,7 +79,7 @@ func (a *account) left() int64 {
 	return a.free
 }
 
-// holds waits until so many requests hold something.
+// holds waits until n accounts are open.
 func (a *account) holds(t *testing.T, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// source is the address a request came from: the socket's, or, if that is a
-// trusted proxy, the last address of X-Forwarded-For that is none.
+// source returns the client's address: that of the connection, or, if that is a trusted
+// proxy, the last address in X-Forwarded-For that is not a trusted proxy.
 func source(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -28,7 +28,7 @@ func source(r *http.Request, trusted []netip.Prefix) netip.Addr {
 			}
 			a, err := netip.ParseAddr(strings.TrimSpace(last))
 			if err != nil {
-				return addr // what comes before it cannot be trusted either
+				return addr // the addresses before it are untrusted, too
 			}
 			if addr = a.Unmap(); !within(addr, trusted) {
 				return addr

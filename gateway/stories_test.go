@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// row is one request and what must come of it. tenant "" means that the backend
-// must not have been reached.
+// row is one request and its expected response. If tenant is "", the backend must not be
+// reached.
 type row struct {
 	name    string
 	line    string
@@ -15,7 +15,7 @@ type row struct {
 	body    string
 	status  int
 	tenant  string
-	says    string // part of the answer's body
+	says    string // part of the response body
 }
 
 const (
@@ -41,7 +41,7 @@ func TestStories(t *testing.T) {
 				}
 				for name, secret := range e.cred {
 					if strings.Contains(e.logs.String(), secret) {
-						t.Errorf("the log holds the credential %s", name)
+						t.Errorf("the log contains the credential %s", name)
 					}
 				}
 			})
@@ -58,13 +58,13 @@ func (e *edge) check(t *testing.T, r row) {
 		t.Fatalf("status %d, want %d; body %q", a.status, r.status, a.body)
 	}
 	if !strings.Contains(a.body, r.says) {
-		t.Errorf("body %q does not say %q", a.body, r.says)
+		t.Errorf("body %q does not contain %q", a.body, r.says)
 	}
 	if r.tenant == "" && len(got) != 0 {
 		t.Fatalf("the backend was reached: %+v", got)
 	}
 	if r.tenant != "" && (len(got) != 1 || got[0].tenant != r.tenant) {
-		t.Fatalf("the backend saw %+v, want tenant %q", got, r.tenant)
+		t.Fatalf("the backend got %+v, want tenant %q", got, r.tenant)
 	}
 	for _, s := range got {
 		for _, name := range []string{"Authorization", "Connection", "X-Prom-Label-Policy", "Cookie", "X-Mimir-Skiplabelnamevalidation"} {
@@ -83,11 +83,11 @@ func (e *edge) check(t *testing.T, r row) {
 
 var routeRows = []row{
 	{"push", push, bearer("$A"), "x", 200, "a", "backend of a"},
-	{"push as promtool does", "POST /api/v1/write", bearer("$A"), "x", 200, "a", ""},
-	{"push as Cortex had it", "POST /api/prom/push", bearer("$A"), "x", 200, "a", ""},
+	{"push, path of promtool", "POST /api/v1/write", bearer("$A"), "x", 200, "a", ""},
+	{"push, old path of Cortex", "POST /api/prom/push", bearer("$A"), "x", 200, "a", ""},
 	{"query", query, bearer("$A"), "", 200, "a", ""},
 	{"query by POST", "POST /prometheus/api/v1/query", bearer("$A"), "query=up", 200, "a", ""},
-	{"query as Cortex had it", "GET /api/prom/api/v1/query_range?query=up", bearer("$A"), "", 200, "a", ""},
+	{"query, old path of Cortex", "GET /api/prom/api/v1/query_range?query=up", bearer("$A"), "", 200, "a", ""},
 	{"remote read", "POST /prometheus/api/v1/read", bearer("$A"), "x", 200, "a", ""},
 	{"label values", "GET /prometheus/api/v1/label/job/values", bearer("$A"), "", 200, "a", ""},
 	{"label values, escaped name", "GET /prometheus/api/v1/label/U__le_2e_x/values", bearer("$A"), "", 200, "a", ""},
@@ -101,12 +101,12 @@ var routeRows = []row{
 	{"healthy by HEAD", "HEAD /-/healthy", nil, "", 200, "", ""},
 	{"buildinfo", "GET /prometheus/api/v1/status/buildinfo", nil, "", 200, "", `"application":"Pallium"`},
 	{"unknown", "GET /nothing", bearer("$A"), "", 404, "", `"errorType":"not_found"`},
-	{"rules come later", "GET /prometheus/api/v1/rules", bearer("$A"), "", 404, "", ""},
-	{"otlp comes later", "POST /otlp/v1/metrics", bearer("$A"), "x", 404, "", ""},
+	{"rules are not supported", "GET /prometheus/api/v1/rules", bearer("$A"), "", 404, "", ""},
+	{"OTLP is not supported", "POST /otlp/v1/metrics", bearer("$A"), "x", 404, "", ""},
 	{"no catch-all", "GET /prometheus/api/v1/query/x", bearer("$A"), "", 404, "", ""},
 	{"trailing slash", "GET /prometheus/api/v1/query/?query=up", bearer("$A"), "", 404, "", ""},
 	{"other tenants' stats", "GET /all_user_stats", bearer("$A"), "", 404, "", ""},
-	{"metrics are not here", "GET /metrics", bearer("$A"), "", 404, "", ""},
+	{"metrics are on the admin listener", "GET /metrics", bearer("$A"), "", 404, "", ""},
 	{"push by GET", "GET /api/v1/push", bearer("$A"), "", 405, "", ""},
 	{"query by HEAD", "HEAD /prometheus/api/v1/query?query=up", bearer("$A"), "", 405, "", ""},
 	{"OPTIONS", "OPTIONS /prometheus/api/v1/query", bearer("$A"), "", 405, "", ""},
@@ -116,7 +116,7 @@ var routeRows = []row{
 }
 
 var credentialRows = []row{
-	{"none", push, nil, "x", 401, "", "credential is needed"},
+	{"none", push, nil, "x", 401, "", "send a valid API key or JWT"},
 	{"empty", push, []string{"Authorization:"}, "x", 401, "", ""},
 	{"Bearer without token", push, []string{"Authorization: Bearer"}, "x", 401, "", ""},
 	{"other scheme", push, []string{"Authorization: Digest $A"}, "x", 401, "", ""},
@@ -125,7 +125,7 @@ var credentialRows = []row{
 	{"Basic", push, []string{"Authorization: Basic basic(a,$A)"}, "x", 200, "a", ""},
 	{"Basic with a JWT", query, []string{"Authorization: Basic basic(a,$JA)"}, "", 200, "a", ""},
 	{"Basic as the other tenant", push, []string{"Authorization: Basic basic(b,$A)"}, "x", 403, "", "not valid for this tenant"},
-	{"Basic as a tenant that is not", push, []string{"Authorization: Basic basic(zzz,$A)"}, "x", 403, "", "not valid for this tenant"},
+	{"Basic as a tenant that does not exist", push, []string{"Authorization: Basic basic(zzz,$A)"}, "x", 403, "", "not valid for this tenant"},
 	{"Basic selects", push, []string{"Authorization: Basic basic(b,$AB)"}, "x", 200, "b", ""},
 	{"Basic, key in the user", push, []string{"Authorization: Basic basic($A,)"}, "x", 401, "", ""},
 	{"Basic, not base64", push, []string{"Authorization: Basic ???"}, "x", 401, "", ""},
@@ -139,7 +139,7 @@ var credentialRows = []row{
 	{"expired key", push, bearer("$EXPIRED"), "x", 401, "", ""},
 	{"scope missing", push, bearer("$READ"), "x", 403, "", "metrics:write"},
 	{"scope there", query, bearer("$READ"), "", 200, "a", ""},
-	{"good for no tenant", query, bearer("$NOBODY"), "", 403, "", ""},
+	{"valid for no tenant", query, bearer("$NOBODY"), "", 403, "", ""},
 	{"tenant deleted", query, bearer("$GONE"), "", 403, "", "not valid for this tenant"},
 	{"in the query string", "GET /prometheus/api/v1/query?query=up&access_token=x", nil, "", 400, "", "headers"},
 	{"in the query string, with another", "GET /prometheus/api/v1/query?query=up&Api_Key=x", bearer("$A"), "", 400, "", ""},
@@ -150,7 +150,7 @@ var credentialRows = []row{
 var tenantRows = []row{
 	{"selects its own", query, bearer("$A", "X-Scope-OrgID: a"), "", 200, "a", ""},
 	{"selects the other", query, bearer("$A", "X-Scope-OrgID: b"), "", 403, "", "not valid for this tenant"},
-	{"selects none there is", query, bearer("$A", "X-Scope-OrgID: nobody"), "", 403, "", "not valid for this tenant"},
+	{"selects one that does not exist", query, bearer("$A", "X-Scope-OrgID: nobody"), "", 403, "", "not valid for this tenant"},
 	{"selects both", query, bearer("$A", "X-Scope-OrgID: a|b"), "", 400, "", "several tenants"},
 	{"selects both of its own", query, bearer("$AB", "X-Scope-OrgID: a|b"), "", 400, "", "several tenants"},
 	{"selects a list", query, bearer("$A", "X-Scope-OrgID: a,b"), "", 400, "", ""},
@@ -159,7 +159,7 @@ var tenantRows = []row{
 	{"selects ..", query, bearer("$A", "X-Scope-OrgID: .."), "", 400, "", ""},
 	{"selects in other case", query, bearer("$A", "X-Scope-OrgID: A"), "", 403, "", ""},
 	{"selects nothing", query, bearer("$A", "X-Scope-OrgID:"), "", 200, "a", ""},
-	{"two tenants, none selected", query, bearer("$AB"), "", 400, "", "choose one"},
+	{"two tenants, none selected", query, bearer("$AB"), "", 400, "", "select one"},
 	{"two tenants, one selected", query, bearer("$AB", "X-Scope-OrgID: b"), "", 200, "b", ""},
 	{"two tenants, third selected", query, bearer("$AB", "X-Scope-OrgID: c"), "", 403, "", ""},
 	{"Basic and selector agree", query, []string{"Authorization: Basic basic(b,$AB)", "X-Scope-OrgID: b"}, "", 200, "b", ""},
@@ -271,7 +271,7 @@ func TestStoreFailuresAre503(t *testing.T) {
 				}
 			}
 			if !strings.Contains(e.logs.String(), "10.0.0.7") {
-				t.Error("the log does not say what failed")
+				t.Error("the log does not contain the cause")
 			}
 		})
 	}

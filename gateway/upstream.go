@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// awayFor is how long a backend that could not be reached is passed over.
-	awayFor  = time.Second
+	// skipFor is how long an unreachable backend is skipped.
+	skipFor  = time.Second
 	attempts = 3
 )
 
-// upstream sends requests to several backends in turn. A request that fails
-// before it has an answer goes to the next one: all that the gateway forwards
-// may be repeated, and its body is there as a whole.
+// upstream distributes requests over several backends round robin. A request that fails
+// before it has a response is retried at the next backend: all requests that the gateway
+// forwards are safe to repeat, and their bodies are buffered.
 type upstream struct {
 	backends []*endpoint
 	next     http.RoundTripper
@@ -27,8 +27,8 @@ type upstream struct {
 }
 
 type endpoint struct {
-	url  *url.URL
-	away atomic.Int64 // Unix nanoseconds until which it is passed over
+	url       *url.URL
+	skipUntil atomic.Int64 // skip the backend until this time, in Unix nanoseconds
 }
 
 func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time) *upstream {
@@ -39,7 +39,7 @@ func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time) 
 	return u
 }
 
-// pick returns the next backend in turn that is not away, or the next at all.
+// pick returns the next backend that is not skipped, or the next one if all are.
 func (u *upstream) pick(tried map[*endpoint]bool) *endpoint {
 	now := u.now().UnixNano()
 	n := uint64(len(u.backends))
@@ -50,7 +50,7 @@ func (u *upstream) pick(tried map[*endpoint]bool) *endpoint {
 		if tried[b] {
 			continue
 		}
-		if b.away.Load() <= now {
+		if b.skipUntil.Load() <= now {
 			return b
 		}
 		if fallback == nil {
@@ -75,20 +75,20 @@ func (u *upstream) RoundTrip(r *http.Request) (*http.Response, error) {
 		if r.GetBody != nil {
 			body, err := r.GetBody()
 			if err != nil {
-				return nil, fmt.Errorf("send the body again: %w", err)
+				return nil, fmt.Errorf("read the buffered body for a retry: %w", err)
 			}
 			out.Body = body
 		}
 		resp, err := u.next.RoundTrip(out)
 		if err == nil {
-			b.away.Store(0)
+			b.skipUntil.Store(0)
 			return resp, nil
 		}
 		errs = errors.Join(errs, err)
 		if r.Context().Err() != nil {
 			break
 		}
-		b.away.Store(u.now().Add(awayFor).UnixNano())
+		b.skipUntil.Store(u.now().Add(skipFor).UnixNano())
 	}
 	return nil, errs
 }

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// TestReplay: each attempt gets the whole body, whatever the one before read of it.
+// TestReplay checks that each attempt gets the whole body, whatever the previous one read
+// of it.
 func TestReplay(t *testing.T) {
 	const size = 100_000
 	body := strings.Repeat("x", size)
@@ -20,7 +21,7 @@ func TestReplay(t *testing.T) {
 			if len(got) < fails {
 				part, _ := io.ReadAll(io.LimitReader(r.Body, int64(size/(len(got)+1))))
 				got = append(got, string(part))
-				return nil, errors.New("the backend is away")
+				return nil, errors.New("backend unreachable")
 			}
 			all, err := io.ReadAll(r.Body)
 			got = append(got, string(all))

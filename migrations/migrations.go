@@ -1,8 +1,7 @@
-// Package migrations brings a row store to the layout that this binary knows:
-// tables, families and their rules, and the layout of index and control data. It
-// is a list of numbered steps, each of which can tell whether it is done and can
-// be repeated. The store remembers its version, so that a binary rejects one
-// that is newer than itself.
+// Package migrations upgrades a row store to the layout of this binary: tables, families and
+// their rules, and the layout of index and control data. It is a list of numbered steps; each
+// can check whether it is done, and is idempotent. The version of the store is stored in the
+// store, so that a binary rejects a store newer than itself.
 package migrations
 
 import (
@@ -16,36 +15,37 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Tables makes tables and families where the store does not do so itself.
+// Tables creates tables and families, for stores that need them to be created.
 type Tables interface {
-	// Ready reports whether everything is there as it should be.
+	// Ready reports whether all tables, families and rules exist.
 	Ready(ctx context.Context) (bool, error)
-	// Create makes what is missing. It may be repeated, also at the same time.
+	// Create creates those that do not exist. It is idempotent and safe for concurrent use.
 	Create(ctx context.Context) error
 }
 
-// Env is what steps work on.
+// Env is the environment of a migration.
 type Env struct {
-	Tables Tables                                    // nil: the store has none to make
-	Open   func(context.Context) (rows.Store, error) // called once the tables are there
-	Holder string                                    // names this run in the lock
+	Tables Tables                                    // nil if the store needs no tables to be created
+	Open   func(context.Context) (rows.Store, error) // called when the tables exist
+	Holder string                                    // identifies this run in the lock
 	Binary string                                    // version of this binary
 	Now    func() time.Time
 	Logger *slog.Logger
 }
 
-// Step is one numbered change. Numbers are never used again.
+// Step is one numbered change. Numbers are never reused.
 type Step struct {
 	Number int
 	Name   string
-	// Done reports whether the step has nothing to do.
+	// Done reports whether the step is done.
 	Done func(ctx context.Context, s rows.Store) (bool, error)
-	// Apply does it. It may be interrupted anywhere and repeated.
+	// Apply applies the step. It may be interrupted at any point and repeated. now is in
+	// Unix milliseconds.
 	Apply func(ctx context.Context, s rows.Store, now int64) error
 }
 
-// Steps are all steps, ascending. Tables come before them, since the store's
-// version stands in a row.
+// Steps returns all steps, ascending. Tables are created before the first step, because the
+// version of the store is in a row.
 func Steps() []Step {
 	return []Step{
 		{1, "layout of the control data, 1", marked("control"), mark("control", 1)},
@@ -53,10 +53,10 @@ func Steps() []Step {
 	}
 }
 
-// Latest is the version of a store that this binary writes.
+// Latest returns the version of the stores of this binary.
 func Latest() int { return len(Steps()) }
 
-// The row of the store's own version. No other key begins with 00.
+// The row with the version of the store. No other key begins with 00.
 const (
 	stateKey     = "\x00store"
 	versionCell  = "version"
@@ -65,10 +65,10 @@ const (
 	layoutPrefix = "layout/"
 )
 
-// state is what the store remembers of itself.
+// state is the version of the store.
 type state struct {
 	Version int    `json:"version"`
-	Binary  string `json:"binary"` // that brought it there
+	Binary  string `json:"binary"` // version of the binary that migrated the store to it
 }
 
 type lock struct {
@@ -76,16 +76,16 @@ type lock struct {
 	Until  int64  `json:"until_ms"`
 }
 
-// ErrNewer is in the error of a store that a newer binary has migrated.
+// ErrNewer is in the error for a store that a newer binary has migrated.
 var ErrNewer = errors.New("store is newer than this binary")
 
-// ErrBehind is in the error of a store that must be migrated first.
+// ErrBehind is in the error for a store that must be migrated first.
 var ErrBehind = errors.New("store must be migrated")
 
-// ErrLocked is in the error of a run that met another one.
+// ErrLocked is in the error of a migration while another one is running.
 var ErrLocked = errors.New("another migration is running")
 
-// Check reports whether this binary may serve from the store.
+// Check returns an error unless the store has the version of this binary.
 func Check(ctx context.Context, s rows.Store) error {
 	st, _, err := load(ctx, s)
 	if err != nil {
@@ -95,21 +95,21 @@ func Check(ctx context.Context, s rows.Store) error {
 	case st.Version > Latest():
 		return tooNew(st)
 	case st.Version < Latest():
-		return fmt.Errorf("%w: it has version %d, this binary needs %d; run: pallium migrate up", ErrBehind, st.Version, Latest())
+		return fmt.Errorf("%w: store version %d, this binary needs version %d; run: pallium migrate up", ErrBehind, st.Version, Latest())
 	}
 	return nil
 }
 
 func tooNew(st state) error {
-	return fmt.Errorf("%w: it has version %d, this binary knows versions up to %d; run Pallium %s or newer",
+	return fmt.Errorf("%w: store version %d, this binary supports versions up to %d; run Pallium %s or newer",
 		ErrNewer, st.Version, Latest(), st.Binary)
 }
 
-// Status is where a store stands.
+// Status is the state of a store's migration.
 type Status struct {
-	Tables  bool // are as they should be
+	Tables  bool // all tables, families and rules exist
 	Version int
-	Binary  string // that brought it there
+	Binary  string // version of the binary that migrated the store to Version
 	Latest  int
 	Steps   []StepStatus
 }
@@ -121,7 +121,7 @@ type StepStatus struct {
 	Done   bool
 }
 
-// Look reports where the store stands, and changes nothing.
+// Look returns the state of the store's migration, and changes nothing.
 func Look(ctx context.Context, e Env) (out Status, err error) {
 	out = Status{Tables: true, Latest: Latest()}
 	if e.Tables != nil {
@@ -156,8 +156,8 @@ func Look(ctx context.Context, e Env) (out Status, err error) {
 	return out, nil
 }
 
-// Up brings the store to the version of this binary. It may be repeated; two
-// runs do not meet.
+// Up migrates the store to the version of this binary. It is idempotent. It returns ErrLocked
+// if another migration is running.
 func Up(ctx context.Context, e Env) (err error) {
 	if e.Tables != nil {
 		if err := e.Tables.Create(ctx); err != nil {
@@ -172,7 +172,7 @@ func Up(ctx context.Context, e Env) (err error) {
 	return e.up(ctx, s)
 }
 
-// UpOpen is Up for a store that is open already and has its tables.
+// UpOpen is Up for an open store that has its tables.
 func UpOpen(ctx context.Context, e Env, s rows.Store) error { return e.up(ctx, s) }
 
 func (e *Env) up(ctx context.Context, s rows.Store) error {
@@ -192,7 +192,7 @@ func (e *Env) up(ctx context.Context, s rows.Store) error {
 	if err := e.acquire(ctx, s); err != nil {
 		return err
 	}
-	// Another run may have finished between the look and the lock.
+	// Another run may have finished before this one acquired the lock.
 	if st, _, err = load(ctx, s); err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (e *Env) up(ctx context.Context, s rows.Store) error {
 	return e.release(ctx, s)
 }
 
-// apply does one step and then writes the version.
+// apply applies one step and then writes the version.
 func (e *Env) apply(ctx context.Context, s rows.Store, step Step) error {
 	done, err := step.Done(ctx, s)
 	if err != nil {
@@ -221,10 +221,10 @@ func (e *Env) apply(ctx context.Context, s rows.Store, step Step) error {
 			return err
 		}
 		if !done {
-			return errors.New("it was applied and is still not done")
+			return errors.New("the step is still not done after it was applied")
 		}
 	}
-	if err := e.acquire(ctx, s); err != nil { // renews; a run that lost the lock must not go on
+	if err := e.acquire(ctx, s); err != nil { // renews the lock; a run that lost it must stop
 		return err
 	}
 	v, err := json.Marshal(state{Version: step.Number, Binary: e.Binary})
@@ -241,7 +241,7 @@ func (e *Env) apply(ctx context.Context, s rows.Store, step Step) error {
 	return nil
 }
 
-// load reads version and lock. A store without them has version 0.
+// load reads the version and the lock. A store without a version has version 0.
 func load(ctx context.Context, s rows.Store) (st state, held []byte, err error) {
 	var bad error
 	err = s.ReadRows(
@@ -264,7 +264,7 @@ func load(ctx context.Context, s rows.Store) (st state, held []byte, err error) 
 	return st, held, nil
 }
 
-// acquire takes or renews the lock.
+// acquire acquires or renews the lock.
 func (e *Env) acquire(ctx context.Context, s rows.Store) error {
 	_, held, err := load(ctx, s)
 	if err != nil {
@@ -274,10 +274,10 @@ func (e *Env) acquire(ctx context.Context, s rows.Store) error {
 	if held != nil {
 		var l lock
 		if err := json.Unmarshal(held, &l); err != nil {
-			return fmt.Errorf("read the migration's lock: %w", err)
+			return fmt.Errorf("read the migration lock: %w", err)
 		}
 		if l.Holder != e.Holder && l.Until > e.Now().UnixMilli() {
-			return fmt.Errorf("%w: %s holds the lock; wait until it ends, or for a minute if it was killed", ErrLocked, l.Holder)
+			return fmt.Errorf("%w: %s holds the lock; wait until it ends, or one minute if it was killed", ErrLocked, l.Holder)
 		}
 		condition = rows.ValueIs(rows.System, lockCell, held)
 	}
@@ -287,15 +287,15 @@ func (e *Env) acquire(ctx context.Context, s rows.Store) error {
 	}
 	ok, err := s.CheckAndMutate(ctx, stateKey, condition, []rows.Mutation{rows.Set(rows.System, lockCell, 0, next)}, nil)
 	if err != nil {
-		return fmt.Errorf("take the migration's lock: %w", err)
+		return fmt.Errorf("acquire the migration lock: %w", err)
 	}
 	if !ok {
-		return fmt.Errorf("%w: it took the lock just now", ErrLocked)
+		return fmt.Errorf("%w: another run acquired the lock at the same time", ErrLocked)
 	}
 	return nil
 }
 
-// release gives the lock back if it is still this run's.
+// release releases the lock if this run still has it.
 func (e *Env) release(ctx context.Context, s rows.Store) error {
 	_, held, err := load(ctx, s)
 	if err != nil || held == nil {
@@ -310,8 +310,8 @@ func (e *Env) release(ctx context.Context, s rows.Store) error {
 	return err
 }
 
-// marked and mark are steps that only say which layout a part of the store has.
-// The layouts of version 1 are those that stores had before versions were kept.
+// marked returns the Done function of a step that only records the layout of a part of the
+// store. The layouts of version 1 are those of stores from before versions were recorded.
 func marked(part string) func(context.Context, rows.Store) (bool, error) {
 	return func(ctx context.Context, s rows.Store) (found bool, err error) {
 		err = s.ReadRows(ctx, []rows.Range{rows.Single(stateKey)},
@@ -321,6 +321,7 @@ func marked(part string) func(context.Context, rows.Store) (bool, error) {
 	}
 }
 
+// mark returns the Apply function of a step that only records the layout of a part.
 func mark(part string, layout int) func(context.Context, rows.Store, int64) error {
 	return func(ctx context.Context, s rows.Store, _ int64) error {
 		return s.Mutate(ctx,

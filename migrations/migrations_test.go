@@ -19,12 +19,12 @@ import (
 
 var ctx = context.Background()
 
-// kept is a store that Up's Close does not close.
+// kept is a store that ignores Close.
 type kept struct{ rows.Store }
 
 func (kept) Close() error { return nil }
 
-// eachStore runs a test over an empty Pebble and an empty Bigtable.
+// eachStore runs a test with an empty Pebble store and an empty Bigtable store.
 func eachStore(t *testing.T, test func(t *testing.T, env func(holder string) Env)) {
 	t.Run("pebble", func(t *testing.T) {
 		s, err := rowsmemory.Open()
@@ -64,11 +64,11 @@ func TestUp(t *testing.T) {
 		e := env("one")
 		st, err := Look(ctx, e)
 		if err != nil || st.Version != 0 || st.Tables != (e.Tables == nil) || len(st.Steps) != Latest() || st.Steps[0].Done {
-			t.Fatalf("from empty: %+v, %v", st, err)
+			t.Fatalf("Look() at an empty store = %+v, %v", st, err)
 		}
 		if e.Tables == nil {
 			if err := check(t, e); !errors.Is(err, ErrBehind) || !strings.Contains(err.Error(), "pallium migrate up") {
-				t.Fatalf("a store that is behind: %v", err)
+				t.Fatalf("Check() of a store that must be migrated: %v", err)
 			}
 		}
 		for range 2 {
@@ -77,7 +77,7 @@ func TestUp(t *testing.T) {
 			}
 			st, err := Look(ctx, e)
 			if err != nil || st.Version != Latest() || !st.Tables || !st.Steps[Latest()-1].Done || st.Binary != "v1.2.3" {
-				t.Fatalf("after up: %+v, %v", st, err)
+				t.Fatalf("Look() after Up() = %+v, %v", st, err)
 			}
 			if err := check(t, e); err != nil {
 				t.Fatal(err)
@@ -86,7 +86,8 @@ func TestUp(t *testing.T) {
 	})
 }
 
-// TestFuture: a store of a newer binary is rejected, with the version to run.
+// TestFuture checks that a store of a newer binary is rejected with an error that says which version to
+// run.
 func TestFuture(t *testing.T) {
 	eachStore(t, func(t *testing.T, env func(string) Env) {
 		e := env("one")
@@ -103,14 +104,14 @@ func TestFuture(t *testing.T) {
 		}
 		for _, err := range []error{check(t, e), Up(ctx, e)} {
 			if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "v9.8.7") {
-				t.Errorf("a store from the future: %v", err)
+				t.Errorf("store of a newer binary: %v, want ErrNewer with the version", err)
 			}
 		}
 	})
 }
 
-// TestTwoAtOnce: of runs that meet, one does it; the others are told, or find it
-// done.
+// TestTwoAtOnce checks that one of several concurrent runs migrates the store, and that the others
+// return ErrLocked or find it migrated.
 func TestTwoAtOnce(t *testing.T) {
 	eachStore(t, func(t *testing.T, env func(string) Env) {
 		var wg sync.WaitGroup
@@ -129,7 +130,7 @@ func TestTwoAtOnce(t *testing.T) {
 			}
 		}
 		if won == 0 {
-			t.Errorf("nobody did it: %v", errs)
+			t.Errorf("no run migrated the store: %v", errs)
 		}
 		if err := check(t, env("x")); err != nil {
 			t.Error(err)
@@ -137,8 +138,8 @@ func TestTwoAtOnce(t *testing.T) {
 	})
 }
 
-// TestInterrupted: a run that is killed at any call is finished by the next one,
-// once its lock has run out.
+// TestInterrupted checks that the next run completes a migration that was killed at any call, after the
+// lock has expired.
 func TestInterrupted(t *testing.T) {
 	eachStore(t, func(t *testing.T, env func(string) Env) {
 		e := env("setup")

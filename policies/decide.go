@@ -1,7 +1,7 @@
-// Package policies decides what a proven identity may do. It is pure: no
-// clock, no store, no request; authn says who somebody is, the gateway says
-// what is asked, and Decide answers with the Access that the backend will hold
-// the request to, or with a reason.
+// Package policies decides what an authenticated identity may do. It is pure: it uses no
+// clock, no store and no request. authn determines the identity, the gateway determines
+// the requested action, and Decide returns the Access that the backend enforces, or the
+// reason for a rejection.
 package policies
 
 import (
@@ -10,40 +10,40 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Reason is a stable code for why a request was allowed or rejected. It goes
-// into logs, metrics and the audit trail.
+// Reason is a stable code for why a request was allowed or rejected. It is used in logs,
+// metrics and the audit log.
 type Reason string
 
-// Every reason there is.
+// All reasons.
 const (
 	Allowed            Reason = "allowed"
 	MissingScope       Reason = "missing_scope"        // the credential lacks the scope of the route
-	NoTenants          Reason = "no_tenants"           // the credential is good for no tenant at all
-	SelectorRequired   Reason = "selector_required"    // several tenants to choose from, none chosen
-	SelectorInvalid    Reason = "selector_invalid"     // what was chosen is not a tenant ID
-	SelectorFederation Reason = "selector_federation"  // more than one tenant was chosen
-	TenantNotAllowed   Reason = "tenant_not_allowed"   // the chosen tenant is outside the credential's realm
-	BasicUserDisagrees Reason = "basic_user_disagrees" // Basic user and X-Scope-OrgID name different tenants
+	NoTenants          Reason = "no_tenants"           // the credential is not valid for any tenant
+	SelectorRequired   Reason = "selector_required"    // the credential has several tenants, and the request selects none
+	SelectorInvalid    Reason = "selector_invalid"     // the selected tenant is not a valid tenant ID
+	SelectorFederation Reason = "selector_federation"  // the request selects more than one tenant
+	TenantNotAllowed   Reason = "tenant_not_allowed"   // the credential is not valid for the selected tenant
+	BasicUserDisagrees Reason = "basic_user_disagrees" // user name and X-Scope-OrgID name different tenants
 )
 
-// Action is what a request asks for.
+// Action is what a request wants to do.
 type Action struct {
-	Scope     tenant.Scope // what the route needs
-	Selector  string       // X-Scope-OrgID as sent; "" when absent
-	BasicUser string       // user of Basic credentials; "" when absent
+	Scope     tenant.Scope // the scope that the route requires
+	Selector  string       // value of X-Scope-OrgID; "" if absent
+	BasicUser string       // user name of Basic authentication; "" if absent
 }
 
-// Decision is the answer to an Action. Access is meaningful only if Allowed;
-// otherwise it is zero, which grants nothing.
+// Decision is the result of Decide. Access is only set if Allowed; otherwise it is zero,
+// which grants nothing.
 type Decision struct {
 	Allowed bool
 	Reason  Reason
 	Access  tenant.Access
 }
 
-// Decide answers whether the identity may do the action, and as which tenant.
-// The selector and the Basic user only choose among the identity's tenants;
-// they never add one. Nothing chosen is enough for an identity of one tenant.
+// Decide decides whether the identity may do the action, and for which tenant. The
+// selector and the Basic user only select one of the identity's tenants; they never add
+// one. An identity with one tenant does not need to select it.
 func Decide(id tenant.Identity, a Action) Decision {
 	if len(id.Tenants) == 0 {
 		return reject(NoTenants)
@@ -64,8 +64,8 @@ func Decide(id tenant.Identity, a Action) Decision {
 	if !id.MayActFor(chosen) {
 		return reject(TenantNotAllowed)
 	}
-	// Identities come from a key store or from claims; a tenant that is not
-	// a valid ID must not get further than this, whoever let it in.
+	// Identities come from a key store or from claims. As a last check, a tenant that
+	// is not a valid ID is rejected here.
 	if _, err := tenant.ParseID(string(chosen)); err != nil {
 		return reject(TenantNotAllowed)
 	}
@@ -76,8 +76,7 @@ func Decide(id tenant.Identity, a Action) Decision {
 	}
 }
 
-// choose returns the one tenant that selector and Basic user name, or "" when
-// neither is given.
+// choose returns the tenant that selector and Basic user name, or "" if both are empty.
 func choose(a Action) (tenant.ID, Reason) {
 	selected := tenant.ID("")
 	if a.Selector != "" {
@@ -93,8 +92,8 @@ func choose(a Action) (tenant.ID, Reason) {
 	if a.BasicUser == "" {
 		return selected, Allowed
 	}
-	// A Basic user is part of the credential. One that cannot be a tenant is
-	// answered as one that is not allowed: it proves nothing about names.
+	// The user name is part of the credential. If it is not a valid tenant ID, the
+	// reason is the same as for a tenant that is not allowed.
 	user, err := tenant.ParseID(a.BasicUser)
 	if err != nil {
 		return "", TenantNotAllowed

@@ -1,11 +1,10 @@
-// Package apikey has the API keys that Pallium issues: how they are written,
-// made, checked and hashed. It does no I/O; authn/control keeps the hashes and
-// authn uses both.
+// Package apikey generates, parses, verifies and hashes the API keys that Pallium issues.
+// It does no I/O; authn/control stores the hashes and authn uses both packages.
 //
-// A key reads <prefix>_<keyid>_<secret>_<crc>, all in base62: 12 characters
-// that name the key, 43 that carry 256 bits of secret, and a CRC32 in 6 over
-// everything before it, so that mistyped keys and junk are rejected without a
-// look into any store.
+// A key has the form <prefix>_<keyid>_<secret>_<crc>, all in base62: 12 characters that
+// identify the key, 43 that contain 256 bits of secret, and 6 with a CRC32 of everything
+// before it, so that mistyped keys and other text are rejected without a lookup in the
+// store.
 package apikey
 
 import (
@@ -18,14 +17,14 @@ import (
 	"strings"
 )
 
-// The shape of a key.
+// The format of a key.
 const (
 	Prefix       = "plm"
 	KeyIDLength  = 12
 	SecretLength = 43
 	crcLength    = 6
 
-	// MaxLength is the most bytes that Parse looks at.
+	// MaxLength is the length in bytes beyond which Parse rejects a text unread.
 	MaxLength = 128
 
 	length = len(Prefix) + 1 + KeyIDLength + 1 + SecretLength + 1 + crcLength
@@ -33,18 +32,18 @@ const (
 
 const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// ErrMalformed is returned for text that is not a key. It does not contain the
-// text, which may be a secret of something else.
+// ErrMalformed is returned for text that is not a key. It does not contain the text,
+// which may be another secret.
 var ErrMalformed = errors.New("API key is malformed")
 
-// Key is a key with its secret. Printing or logging it shows the key ID only;
-// Text is the way to the whole.
+// Key is a key with its secret. Printing or logging a Key shows only the key ID; Text
+// returns the whole key.
 type Key struct {
 	id     string
 	secret string
 }
 
-// Generate makes a new random key.
+// Generate returns a new random key.
 func Generate() (Key, error) { return generate(rand.Reader) }
 
 func generate(r io.Reader) (Key, error) {
@@ -59,14 +58,14 @@ func generate(r io.Reader) (Key, error) {
 	return Key{id: id, secret: secret}, nil
 }
 
-// random returns n base62 characters, all equally likely: bytes of 248 and more
-// are drawn again, since 256 is no multiple of 62.
+// random returns n uniformly distributed base62 characters: bytes of 248 and more are
+// discarded, because 256 is not a multiple of 62.
 func random(r io.Reader, n int) (string, error) {
 	const fair = 256 - 256%len(alphabet)
 	out, buf := make([]byte, 0, n), make([]byte, n)
 	for len(out) < n {
 		if _, err := io.ReadFull(r, buf); err != nil {
-			return "", fmt.Errorf("draw random bytes: %w", err)
+			return "", fmt.Errorf("read random bytes: %w", err)
 		}
 		for _, b := range buf {
 			if int(b) < fair && len(out) < n {
@@ -77,26 +76,25 @@ func random(r io.Reader, n int) (string, error) {
 	return string(out), nil
 }
 
-// Parse reads a key and checks its shape and CRC. The only error is
-// ErrMalformed, wrapped in what is wrong.
+// Parse parses a key and checks its format and CRC. Its error always wraps ErrMalformed.
 func Parse(text string) (Key, error) {
 	if len(text) > MaxLength {
-		return Key{}, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, MaxLength)
+		return Key{}, fmt.Errorf("%w: it is longer than %d bytes", ErrMalformed, MaxLength)
 	}
 	if len(text) != length {
-		return Key{}, fmt.Errorf("%w: %d bytes long, a key has %d", ErrMalformed, len(text), length)
+		return Key{}, fmt.Errorf("%w: it is %d bytes long, a key has %d bytes", ErrMalformed, len(text), length)
 	}
 	body, crc := text[:length-crcLength-1], text[length-crcLength:]
 	prefix, rest := body[:len(Prefix)], body[len(Prefix):]
 	id, secret := rest[1:1+KeyIDLength], rest[KeyIDLength+2:]
 	if prefix != Prefix || rest[0] != '_' || rest[KeyIDLength+1] != '_' || text[len(body)] != '_' {
-		return Key{}, fmt.Errorf("%w: it does not consist of %s and three parts, with underscores between", ErrMalformed, Prefix)
+		return Key{}, fmt.Errorf("%w: it must consist of %s and three parts, separated by underscores", ErrMalformed, Prefix)
 	}
 	if !isBase62(id) || !isBase62(secret) {
 		return Key{}, fmt.Errorf("%w: only letters and digits are allowed between its underscores", ErrMalformed)
 	}
 	if crc != checksum(body) {
-		return Key{}, fmt.Errorf("%w: its checksum is wrong, a part is missing or mistyped", ErrMalformed)
+		return Key{}, fmt.Errorf("%w: its checksum is wrong; a part of it is missing or mistyped", ErrMalformed)
 	}
 	return Key{id: id, secret: secret}, nil
 }
@@ -120,34 +118,33 @@ func checksum(body string) string {
 	return string(out[:])
 }
 
-// ID is the public part of the key.
+// ID returns the public part of the key.
 func (k Key) ID() string { return k.id }
 
-// Text is the whole key, to be shown once to the one who asked for it.
+// Text returns the whole key, to be shown once to the client that requested it.
 func (k Key) Text() string {
 	body := Prefix + "_" + k.id + "_" + k.secret
 	return body + "_" + checksum(body)
 }
 
-// String shows the public part only.
+// String returns the key without its secret.
 func (k Key) String() string { return Prefix + "_" + k.id + "_REDACTED" }
 
-// GoString keeps the secret out of %#v.
+// GoString hides the secret in %#v.
 func (k Key) GoString() string { return k.String() }
 
-// LogValue keeps the secret out of logs.
+// LogValue hides the secret in logs.
 func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
-// MarshalText keeps the secret out of JSON and YAML.
+// MarshalText hides the secret in JSON and YAML.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// NewID returns n random base62 characters, for names that must not be guessed
-// or collide.
+// NewID returns n random base62 characters, for IDs that must be unique and unguessable.
 func NewID(n int) (string, error) { return random(rand.Reader, n) }
 
-// Redact returns the text with the secrets of all keys in it replaced, also of
-// keys that are cut off or mistyped behind their ID. It is for what a caller
-// sent in the place of a name, before it is kept or repeated.
+// Redact returns the text with the secrets of all keys in it replaced, including keys
+// that are truncated or mistyped after their ID. It is for text that a client sent where
+// a name was expected, before it is stored or repeated.
 func Redact(text string) string {
 	const mark = Prefix + "_"
 	from := 0

@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// goldenCRC is the CRC32 of the key of zeros, worked out apart from this code.
+// goldenCRC is the CRC32 of the key of zeros, computed independently of this code.
 const goldenCRC = "39D3TO"
 
-// zeros is a source whose keys are known.
+// zeros is a source of zero bytes, which makes keys predictable.
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) {
@@ -42,10 +42,10 @@ func TestRoundTrip(t *testing.T) {
 		}
 		back, err := Parse(k.Text())
 		if err != nil || back != k {
-			t.Fatalf("%v came back as %v, %v", k, back, err)
+			t.Fatalf("Parse of %v = %v, %v", k, back, err)
 		}
 		if seen[k.ID()] {
-			t.Fatal("the same ID twice")
+			t.Fatal("two keys have the same ID")
 		}
 		seen[k.ID()] = true
 	}
@@ -75,7 +75,7 @@ func TestParseRejects(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if text != "" && strings.Contains(fmt.Sprint(err), text) {
-			t.Errorf("%s: the error has the text in it", name)
+			t.Errorf("%s: the error contains the text", name)
 		}
 	}
 	for i := range good {
@@ -88,7 +88,7 @@ func TestParseRejects(t *testing.T) {
 }
 
 func TestUnbiased(t *testing.T) {
-	// Every byte once: 248 of the 256 are used, each character four times.
+	// All 256 bytes once: 248 of them are used, so that each character appears four times.
 	var all []byte
 	for i := range 256 {
 		all = append(all, byte(i))
@@ -105,7 +105,7 @@ func TestUnbiased(t *testing.T) {
 		t.Errorf("counts %v", count)
 	}
 	if _, err := generate(io.LimitReader(zeros{}, 20)); err == nil {
-		t.Error("a source that ends gave a key")
+		t.Error("generate with too few random bytes returned a key")
 	}
 }
 
@@ -127,16 +127,16 @@ func TestRedaction(t *testing.T) {
 	}
 	shown := log.String() + string(text) + fmt.Sprintf("%v %+v %#v %s %q", k, k, k, k, k) + fmt.Sprintf("%v %+v %#v %s", p, p, p, p)
 	if strings.Contains(shown, k.secret) || strings.Contains(shown, "pepper..") {
-		t.Errorf("a secret is shown: %s", shown)
+		t.Errorf("output contains a secret: %s", shown)
 	}
 	if !strings.Contains(shown, k.ID()) {
-		t.Errorf("the key ID is not shown: %s", shown)
+		t.Errorf("output does not contain the key ID: %s", shown)
 	}
 }
 
 func TestPepper(t *testing.T) {
 	if _, err := NewPepper(make([]byte, 31)); err == nil {
-		t.Error("a short pepper was taken")
+		t.Error("a short pepper was accepted")
 	}
 	secret := []byte(strings.Repeat("a", 32))
 	a, _ := NewPepper(secret)
@@ -144,10 +144,10 @@ func TestPepper(t *testing.T) {
 	b, _ := NewPepper(secret)
 	k, _ := Generate()
 	if !a.Verify(a.HashKey(k), k.secret) {
-		t.Error("the right secret was rejected")
+		t.Error("Verify rejected the right secret")
 	}
 	if a.Verify(b.HashKey(k), k.secret) || a.Verify(a.HashKey(k), k.secret+"x") || a.Verify([32]byte{}, "") {
-		t.Error("a wrong secret was taken")
+		t.Error("Verify accepted a wrong secret")
 	}
 	var zero Pepper
 	if zero.Verify(zero.HashKey(k), k.secret) {
@@ -157,7 +157,7 @@ func TestPepper(t *testing.T) {
 		t.Errorf("fingerprints %s, %s", a.Fingerprint(), b.Fingerprint())
 	}
 	if a.Derive("x") == a.Derive("y") {
-		t.Error("two purposes gave one key")
+		t.Error("Derive returned the same key for two purposes")
 	}
 	id, s, err := a.Parse(k.Text())
 	if id != k.ID() || s != k.secret || err != nil {
@@ -165,9 +165,9 @@ func TestPepper(t *testing.T) {
 	}
 }
 
-// TestPepperGolden: what is stored was made by this rule, whose number stands beside
-// it; the values were worked out apart from this code. A rule that changes needs a
-// new number, and a way to go on with what is stored.
+// TestPepperGolden checks values that were computed independently of this code. Stored
+// hashes depend on this rule, whose version is stored with them: a changed rule needs a
+// new version, and a way to verify existing hashes.
 func TestPepperGolden(t *testing.T) {
 	p, err := NewPepper(bytes.Repeat([]byte("p"), 32))
 	if err != nil {
@@ -197,7 +197,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		if k.Text() != text {
-			t.Errorf("%q reads as %q", text, k.Text())
+			t.Errorf("Parse(%q) = %q", text, k.Text())
 		}
 	})
 }

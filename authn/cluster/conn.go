@@ -13,25 +13,24 @@ import (
 	"time"
 )
 
-// handshakeTimeout bounds TLS' handshake and the proofs of one connection.
+// handshakeTimeout bounds the TLS handshake and the exchange of proofs of one connection.
 const handshakeTimeout = 5 * time.Second
 
 const (
 	proofBytes = 32
-	// exporter labels the keying material that a proof is made of (RFC 8446, 7.5).
+	// exporter is the label of the keying material in a proof (RFC 8446, 7.5).
 	exporter = "EXPORTER-pallium-cluster-1"
 
 	accepted, rejected = 1, 0
 )
 
-// ErrStranger is returned when the other end does not prove that it belongs to
-// this cluster.
-var ErrStranger = errors.New("peer does not prove its membership of this cluster: its PALLIUM_CLUSTER_SECRET or cluster.tls authority " +
+// ErrStranger is returned if the peer does not prove that it belongs to this cluster.
+var ErrStranger = errors.New("peer did not prove that it belongs to this cluster: its PALLIUM_CLUSTER_SECRET or cluster.tls authority " +
 	"differs, or it runs an older version")
 
-// Client makes a connection that was dialed to host one between two members: it
-// encrypts, and returns only after both sides have proved to belong to the
-// cluster. On an error the connection is closed.
+// Client authenticates and encrypts a connection that was dialed to host. It returns
+// after both sides have proved that they belong to the cluster. On an error the
+// connection is closed.
 func (m *Member) Client(ctx context.Context, raw net.Conn, host string, protocols ...string) (net.Conn, error) {
 	return m.handshake(ctx, raw, func(ctx context.Context) (net.Conn, error) {
 		config := m.config(protocols)
@@ -47,8 +46,7 @@ func (m *Member) Client(ctx context.Context, raw net.Conn, host string, protocol
 	})
 }
 
-// Dial makes the connections of dial those between members, for an HTTP
-// transport.
+// Dial returns a dial function for an HTTP transport, which calls dial and then Client.
 func (m *Member) Dial(
 	dial func(ctx context.Context, network, addr string) (net.Conn, error),
 ) func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -65,7 +63,7 @@ func (m *Member) Dial(
 	}
 }
 
-// Server is Client for the side that accepted.
+// Server is Client for the side that accepted the connection.
 func (m *Member) Server(ctx context.Context, raw net.Conn, protocols ...string) (net.Conn, error) {
 	if c, ok := raw.(*counted); ok {
 		defer c.left()
@@ -82,24 +80,24 @@ func (m *Member) Server(ctx context.Context, raw net.Conn, protocols ...string) 
 	})
 }
 
-// handshake bounds fn, which reads and writes without deadlines of its own: those
-// of the connection are for who uses it.
+// handshake limits the duration of fn, which reads and writes without deadlines: the
+// deadlines of the connection belong to the caller.
 func (m *Member) handshake(ctx context.Context, raw net.Conn, fn func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	release := context.AfterFunc(ctx, func() { _ = raw.Close() }) // wakes who waits
+	release := context.AfterFunc(ctx, func() { _ = raw.Close() }) // unblocks reads and writes
 	conn, err := fn(ctx)
 	if !release() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		_ = raw.Close()
-		return nil, fmt.Errorf("connection between processes with %s: %w", raw.RemoteAddr(), errors.Join(err, ctx.Err()))
+		return nil, fmt.Errorf("authenticate cluster connection with %s: %w", raw.RemoteAddr(), errors.Join(err, ctx.Err()))
 	}
 	return conn, nil
 }
 
-// encrypt returns the connection to be used and what the proofs are bound to.
+// encrypt returns the connection to use and the binding that the proofs include.
 func (m *Member) encrypt(ctx context.Context, raw net.Conn, make func() *tls.Conn) (net.Conn, string, error) {
 	if m.plain {
 		return raw, "", nil
@@ -116,8 +114,8 @@ func (m *Member) encrypt(ctx context.Context, raw net.Conn, make func() *tls.Con
 	return conn, string(binding), nil
 }
 
-// exchange is what proofs are bound to in plain text: a number that each side
-// draws, the client's first.
+// exchange returns the binding of a plain-text connection: a random number of each side,
+// the client's first.
 func exchange(conn net.Conn, client bool) (string, error) {
 	var mine, other [proofBytes]byte
 	_, _ = rand.Read(mine[:]) // never fails
@@ -133,7 +131,8 @@ func exchange(conn net.Conn, client bool) (string, error) {
 	return string(other[:]) + string(mine[:]), nil
 }
 
-// The purposes of proofs: each side's own, so that none can be sent back.
+// The purposes of proofs. Each side has its own, so that a peer cannot send a received
+// proof back.
 const (
 	ofClient = "connection, client"
 	ofServer = "connection, server"
@@ -160,21 +159,21 @@ func (m *Member) proveSecond(conn net.Conn, binding string) error {
 	}
 	which := m.secrets.Verify(proof[:], ofClient, binding)
 	if which < 0 {
-		_, _ = conn.Write(make([]byte, 1+proofBytes)) // rejected; it is closed anyway
+		_, _ = conn.Write(make([]byte, 1+proofBytes)) // tells the client; the connection is closed in any case
 		return ErrStranger
 	}
-	// With the secret that the client has shown to have: it may not have our first.
+	// Use the secret that the client has proved to know: it may not know our first one.
 	answer := append([]byte{accepted}, mac(m.secrets.list[which], ofServer, []string{binding})...)
 	_, err := conn.Write(answer)
 	return err
 }
 
-// maxUnproven is how many connections of a listener may be at their handshake.
-// Beyond, new ones are closed at once.
+// maxUnproven bounds the connections of a listener that have not completed their
+// handshake. New connections beyond it are closed at once.
 const maxUnproven = 512
 
-// Bound bounds the connections of a listener that have proved nothing: those whose
-// handshake Server has not ended yet.
+// Bound limits the unauthenticated connections of a listener: those for which Server has
+// not returned yet.
 func Bound(l net.Listener) net.Listener { return &bounded{Listener: l} }
 
 type bounded struct {
@@ -191,14 +190,14 @@ func (l *bounded) Accept() (net.Conn, error) {
 		}
 		if l.unproven.Add(1) > maxUnproven {
 			l.unproven.Add(-1)
-			_ = raw.Close() // it may come again
+			_ = raw.Close() // the peer may retry
 			continue
 		}
 		return &counted{Conn: raw, of: l}, nil
 	}
 }
 
-// counted is a connection that counts as unproven until left.
+// counted is a connection that counts as unproven until left is called.
 type counted struct {
 	net.Conn
 	of    *bounded
@@ -213,9 +212,9 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-// Listen makes the connections of a listener those between members. The handshake
-// is done by who first reads from or writes to a connection, so that a peer that
-// does not answer holds up nobody else. failed is told why one failed.
+// Listen authenticates the connections of a listener. The handshake runs at the first
+// read or write of a connection, so that an unresponsive peer does not block others.
+// failed is called with the error of each failed handshake.
 func (m *Member) Listen(l net.Listener, failed func(error)) net.Listener {
 	return &listener{bounded: &bounded{Listener: l}, member: m, failed: failed}
 }
@@ -234,9 +233,9 @@ func (l *listener) Accept() (net.Conn, error) {
 	return &lazy{Conn: raw, of: l}, nil
 }
 
-// lazy is a connection whose handshake is yet to come.
+// lazy is a connection whose handshake runs at its first use.
 type lazy struct {
-	net.Conn // as it was accepted
+	net.Conn // the accepted connection
 	of       *listener
 	once     sync.Once
 	proven   atomic.Pointer[net.Conn]
@@ -275,7 +274,7 @@ func (c *lazy) Write(p []byte) (int, error) {
 	return conn.Write(p)
 }
 
-// Close ends a handshake that is under way, too.
+// Close also aborts a handshake that is in progress.
 func (c *lazy) Close() error {
 	if conn := c.proven.Load(); conn != nil {
 		return (*conn).Close()

@@ -14,8 +14,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestConnections: two ends talk when both belong to the cluster, at each step of
-// an exchange of secrets, and otherwise both get an error.
+// TestConnections checks that two processes can connect if both belong to the cluster,
+// also at each step of a rotation of secrets, and that both get an error otherwise.
 func TestConnections(t *testing.T) {
 	ca, ca2 := newAuthority(t), newAuthority(t)
 	right, right2 := ca.files("127.0.0.1", "ecdsa"), ca.files("127.0.0.1", "rsa")
@@ -61,7 +61,7 @@ func TestConnections(t *testing.T) {
 				return
 			}
 			if err == nil {
-				// With certificates only, TLS 1.3 tells a client that it is rejected when it reads.
+				// With only certificates, a TLS 1.3 client learns of its rejection when it reads.
 				_, err = conn.Read(make([]byte, 1))
 			}
 			if s := <-served; err == nil || s.err == nil && c.server.secrets != nil {
@@ -71,9 +71,9 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestFalseMember: somebody between two members, with a certificate of its own,
-// passes their proofs on and gets nothing.
-func TestFalseMember(t *testing.T) {
+// TestManInTheMiddle checks that a process with a certificate of its own, which forwards
+// the proofs of two members, gets no data.
+func TestManInTheMiddle(t *testing.T) {
 	m := member(t, one, TLSFiles{}, false)
 	a, inA := pair(t)
 	outB, b := pair(t)
@@ -98,12 +98,12 @@ func TestFalseMember(t *testing.T) {
 		t.Errorf("server: %v", s.err)
 	}
 	if got := <-leaked; len(got) > proofBytes {
-		t.Errorf("the client sent %d bytes beside its proof", len(got)-proofBytes)
+		t.Errorf("the client sent %d bytes in addition to its proof", len(got)-proofBytes)
 	}
 }
 
-// TestRepeatedProof: what a client once sent is worth nothing on another
-// connection, and neither is it as an answer.
+// TestRepeatedProof checks that the proof of a client is invalid on another connection,
+// and that a peer cannot send it back.
 func TestRepeatedProof(t *testing.T) {
 	m := member(t, one, TLSFiles{}, false)
 	proof := m.secrets.MAC(ofClient, "another connection")
@@ -120,7 +120,7 @@ func TestRepeatedProof(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		m := member(t, one, TLSFiles{}, plain)
 		a, b = pair(t)
-		go func() { // sends back what it gets
+		go func() { // sends back what it receives
 			conn := b
 			if !plain {
 				conn = tls.Server(b, m.config(nil))
@@ -139,8 +139,9 @@ func TestRepeatedProof(t *testing.T) {
 	}
 }
 
-// TestSilentPeer: a handshake ends with its context, whatever the peer does.
-func TestSilentPeer(t *testing.T) {
+// TestUnresponsivePeer checks that a handshake ends with its context, whatever the peer
+// does.
+func TestUnresponsivePeer(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		m := member(t, one, TLSFiles{}, plain)
 		a, b := pair(t)
@@ -155,8 +156,8 @@ func TestSilentPeer(t *testing.T) {
 	}
 }
 
-// TestListener: an HTTP server answers members, beside peers that say nothing and
-// peers that are none.
+// TestListener checks that an HTTP server serves members while other peers are
+// unresponsive or not members.
 func TestListener(t *testing.T) {
 	m, stranger := member(t, one, TLSFiles{}, false), member(t, other, TLSFiles{}, false)
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
@@ -168,11 +169,11 @@ func TestListener(t *testing.T) {
 	go func() { _ = srv.Serve(m.Listen(raw, func(err error) { failed <- err })) }()
 	defer srv.Close()
 	for range 3 {
-		silent, err := net.Dial("tcp", raw.Addr().String())
+		unresponsive, err := net.Dial("tcp", raw.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer silent.Close()
+		defer unresponsive.Close()
 	}
 	get := func(m *Member) (string, error) {
 		transport := &http.Transport{DialContext: m.Dial((&net.Dialer{}).DialContext)}
@@ -189,20 +190,20 @@ func TestListener(t *testing.T) {
 		t.Errorf("%q, %v", body, err)
 	}
 	if body, err := get(stranger); err == nil {
-		t.Errorf("a stranger got %q", body)
+		t.Errorf("a process outside the cluster got %q", body)
 	}
 	if err := <-failed; !errors.Is(err, ErrStranger) {
-		t.Errorf("told of: %v", err)
+		t.Errorf("error of the failed handshake = %v", err)
 	}
 	resp, err := http.Get("http://" + raw.Addr().String())
 	if err == nil {
 		resp.Body.Close()
-		t.Error("an answer in plain text")
+		t.Error("a plain-text request got a response")
 	}
 }
 
-// TestUnproven: connections that prove nothing are bounded, and those that end
-// make room.
+// TestUnproven checks that unauthenticated connections are bounded, and that closed ones
+// no longer count.
 func TestUnproven(t *testing.T) {
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -235,7 +236,7 @@ func TestUnproven(t *testing.T) {
 		list = append(list, <-accepted)
 	}
 	if n, err := dial().Read(make([]byte, 1)); err == nil {
-		t.Errorf("one too many was read from: %d bytes", n)
+		t.Errorf("a connection beyond the limit returned %d bytes, want an error", n)
 	}
 	for _, c := range list[:2] {
 		c.Close()
@@ -247,11 +248,12 @@ func TestUnproven(t *testing.T) {
 		kit.Receive(t, "a connection is accepted", accepted)
 	}
 	if n := l.unproven.Load(); n != maxUnproven {
-		t.Errorf("%d count", n)
+		t.Errorf("%d connections count as unproven", n)
 	}
 }
 
-// TestProvenDoesNotCount: who proved to be a member leaves room for others.
+// TestProvenDoesNotCount checks that authenticated connections no longer count as
+// unproven.
 func TestProvenDoesNotCount(t *testing.T) {
 	m := member(t, one, TLSFiles{}, false)
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
@@ -274,7 +276,7 @@ func TestProvenDoesNotCount(t *testing.T) {
 	}
 	defer c.Close()
 	if n := l.unproven.Load(); n != 1 {
-		t.Errorf("%d count before the handshake", n)
+		t.Errorf("%d connections count before the handshake, want 1", n)
 	}
 	if _, err := m.Server(t.Context(), c); err != nil {
 		t.Fatal(err)
@@ -283,6 +285,6 @@ func TestProvenDoesNotCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := l.unproven.Load(); n != 0 {
-		t.Errorf("%d count after it", n)
+		t.Errorf("%d connections count after the handshake, want 0", n)
 	}
 }

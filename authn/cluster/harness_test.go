@@ -27,7 +27,7 @@ var (
 	other = strings.Repeat("3", MinSecretBytes)
 )
 
-// authority makes certificates in files.
+// authority writes certificates to files.
 type authority struct {
 	t    *testing.T
 	dir  string
@@ -63,7 +63,7 @@ func (a *authority) write(name, kind string, der []byte) string {
 	return path
 }
 
-// files are those of a certificate for a host, with a key of a kind.
+// files writes a certificate for a host with a kind of key.
 func (a *authority) files(host, kind string) TLSFiles {
 	a.t.Helper()
 	var key crypto.Signer
@@ -98,7 +98,7 @@ func (a *authority) files(host, kind string) TLSFiles {
 		CAFile: filepath.Join(a.dir, "ca.pem")}
 }
 
-// member is one with secrets, certificates, or both.
+// member returns a Member with secrets, certificates, or both.
 func member(t *testing.T, secrets string, files TLSFiles, plain bool) *Member {
 	t.Helper()
 	o := Options{TLS: files, PlainText: plain}
@@ -115,7 +115,7 @@ func member(t *testing.T, secrets string, files TLSFiles, plain bool) *Member {
 	return m
 }
 
-// pair is a TCP connection's two ends.
+// pair returns the two ends of a TCP connection.
 func pair(t *testing.T) (client, server net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -138,7 +138,7 @@ type end struct {
 	err  error
 }
 
-// serve does the server's handshake beside the caller.
+// serve makes the server's handshake in the background.
 func serve(m *Member, raw net.Conn) chan end {
 	out := make(chan end, 1)
 	go func() {

@@ -15,25 +15,25 @@ import (
 	"strings"
 )
 
-// The first byte of a signature tells what made it.
+// The first byte of a signature is its kind.
 const (
 	byMAC         = 'm'
 	byCertificate = 'c'
 )
 
-// ErrNotSigned is returned for what no member of this cluster has signed.
-var ErrNotSigned = errors.New("not signed by a member of this cluster: PALLIUM_CLUSTER_SECRET or cluster.tls differs there, " +
-	"or somebody else wrote it")
+// ErrNotSigned is returned for data that no member of this cluster has signed.
+var ErrNotSigned = errors.New("not signed by a member of this cluster: the writer has a different PALLIUM_CLUSTER_SECRET or cluster.tls, " +
+	"or does not belong to the cluster")
 
-// ErrExpired is an ErrNotSigned: a member has signed it, with a certificate that was
-// good then and has expired since.
-var ErrExpired = fmt.Errorf("%w now: the certificate that signed it has expired; restart that process with a new one", ErrNotSigned)
+// ErrExpired wraps ErrNotSigned: a member signed the data with a certificate that was
+// valid then and has expired since.
+var ErrExpired = fmt.Errorf("%w any more: the certificate of the signer has expired; restart that process with a new one", ErrNotSigned)
 
-// maxChain bounds the certificates of a signature.
+// maxChain bounds the number of certificates in a signature.
 const maxChain = 8
 
-// Sign signs the parts for a purpose: with secrets by a MAC, with certificates
-// only by this process's one. The result is printable.
+// Sign signs the parts for a purpose: by a MAC if there are secrets, otherwise with this
+// process's certificate. The result is printable.
 func (m *Member) Sign(purpose string, parts ...string) (string, error) {
 	if m.secrets != nil {
 		return string(byMAC) + base64.RawURLEncoding.EncodeToString(m.secrets.MAC(purpose, parts...)), nil
@@ -65,10 +65,10 @@ func (m *Member) Sign(purpose string, parts ...string) (string, error) {
 	return strings.Join(fields, "."), nil
 }
 
-// Verify returns nil for what a member of this cluster has signed. With
-// certificates only, and if host is not empty, that member's one must be good for
-// host; one that has expired is ErrExpired. aged tells that a secret has signed that
-// is not the first any more.
+// Verify returns nil if a member of this cluster has signed the parts. If members have
+// only certificates and host is not empty, the signer's certificate must be valid for
+// host; an expired certificate is ErrExpired. aged reports that the signature was made
+// with a secret other than the first one.
 func (m *Member) Verify(signature, host, purpose string, parts ...string) (aged bool, err error) {
 	if signature == "" {
 		return false, ErrNotSigned
@@ -125,7 +125,7 @@ func (m *Member) verifyCertificate(sig []byte, chain [][]byte, host string, mess
 		algorithm = x509.SHA256WithRSAPSS
 	case *ecdsa.PublicKey:
 	default:
-		return fmt.Errorf("%w: a certificate with a key of an unknown kind", ErrNotSigned)
+		return fmt.Errorf("%w: the certificate has a key of an unsupported kind", ErrNotSigned)
 	}
 	if err := leaf.CheckSignature(algorithm, message, sig); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSigned, err)
@@ -136,7 +136,8 @@ func (m *Member) verifyCertificate(sig []byte, chain [][]byte, host string, mess
 	return nil
 }
 
-// joined is what a certificate signs: purpose and parts with their lengths.
+// joined returns the message that a certificate signs: purpose and parts with their
+// lengths.
 func joined(purpose string, parts []string) []byte {
 	out := []byte("pallium cluster 1: ")
 	for _, p := range append([]string{purpose}, parts...) {

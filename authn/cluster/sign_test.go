@@ -27,13 +27,13 @@ func TestParseSecrets(t *testing.T) {
 			t.Errorf("%q: %v, %v", c.text, s, err)
 		}
 		if err != nil && strings.Contains(err.Error(), one) {
-			t.Errorf("the error tells a secret: %v", err)
+			t.Errorf("the error contains a secret: %v", err)
 		}
 	}
 }
 
-// TestSignatures: a signature is good for its purpose, its parts and its host, by
-// whoever belongs to the cluster, and for nothing else.
+// TestSignatures checks that a signature is valid for its purpose, parts and host, for
+// all members of the cluster, and for nothing else.
 func TestSignatures(t *testing.T) {
 	ca, ca2 := newAuthority(t), newAuthority(t)
 	none := TLSFiles{}
@@ -60,7 +60,7 @@ func TestSignatures(t *testing.T) {
 			if _, err := signer.reader.Verify(sig, "", "greeting", "hel", "lo"); err != nil {
 				t.Error(err)
 			}
-			for name, parts := range map[string][]string{"parts cut elsewhere": {"hell", "o"}, "a part more": {"hel", "lo", ""}, "other": {"hel", "lO"}} {
+			for name, parts := range map[string][]string{"parts split differently": {"hell", "o"}, "one more part": {"hel", "lo", ""}, "other": {"hel", "lO"}} {
 				if _, err := signer.reader.Verify(sig, "a.example", "greeting", parts...); !errors.Is(err, ErrNotSigned) {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -84,8 +84,8 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
-// TestCertificateOfMember: a certificate that is no longer valid signs nothing,
-// and a certificate signs nothing in a cluster that has a secret.
+// TestCertificateOfMember checks that signatures of an expired certificate are rejected,
+// and that certificates are not accepted in a cluster with a secret.
 func TestCertificateOfMember(t *testing.T) {
 	ca := newAuthority(t)
 	files := ca.files("a.example", "ecdsa")
@@ -108,7 +108,7 @@ func TestCertificateOfMember(t *testing.T) {
 	}
 }
 
-// TestAged: a reader sees that a signature is by a secret that is to be removed.
+// TestAged checks that Verify reports signatures of a secret that is not the first one.
 func TestAged(t *testing.T) {
 	sig, err := member(t, one, TLSFiles{}, false).Sign("x", "y")
 	if err != nil {
@@ -139,9 +139,9 @@ func TestNew(t *testing.T) {
 	}{
 		{Options{}, "PALLIUM_CLUSTER_SECRET"},
 		{Options{PlainText: true}, "PALLIUM_CLUSTER_SECRET"},
-		{Options{TLS: files, Secrets: secrets, PlainText: true}, "choose one"},
+		{Options{TLS: files, Secrets: secrets, PlainText: true}, "remove one"},
 		{Options{TLS: TLSFiles{CertFile: "x"}}, "cert_file, key_file and ca_file"},
-		{Options{TLS: TLSFiles{CertFile: files.CertFile, KeyFile: files.KeyFile, CAFile: files.KeyFile}}, "has no certificate"},
+		{Options{TLS: TLSFiles{CertFile: files.CertFile, KeyFile: files.KeyFile, CAFile: files.KeyFile}}, "contains no PEM certificate"},
 		{Options{TLS: TLSFiles{CertFile: files.CertFile, KeyFile: "missing", CAFile: files.CAFile}}, "missing"},
 	} {
 		if _, err := New(c.o); err == nil || !strings.Contains(err.Error(), c.err) {
@@ -165,10 +165,10 @@ func FuzzVerify(f *testing.F) {
 	f.Add("c" + strings.Repeat(".AAAA", 3))
 	f.Fuzz(func(t *testing.T, s string) {
 		if _, err := m.Verify(s, "h", "x", "y"); err == nil && s != sig {
-			t.Errorf("%q is taken for a signature", s)
+			t.Errorf("Verify(%q) returned no error", s)
 		}
 		if _, err := certificates.Verify(s, "h", "x", "y"); err == nil {
-			t.Errorf("%q is taken for a signature by a certificate", s)
+			t.Errorf("Verify(%q) of a member with only certificates returned no error", s)
 		}
 	})
 }

@@ -11,36 +11,36 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Event is one entry of the audit trail. It is written before what it tells of
-// is done, and completed by its outcome; an event without one tells of an
-// attempt that was cut off.
+// Event is one entry of the audit log. It is written before its change is made, and
+// completed with the outcome afterwards; an event without an outcome is a change that was
+// interrupted.
 type Event struct {
 	ID        string    `json:"id"`
 	Time      time.Time `json:"time"`
 	RequestID string    `json:"requestId"`
-	Actor     string    `json:"actor"`  // who
+	Actor     string    `json:"actor"`  // who made the request
 	Action    string    `json:"action"` // method and route
-	Path      string    `json:"path"`   // as sent
-	Source    string    `json:"source"` // network address
+	Path      string    `json:"path"`   // path of the request
+	Source    string    `json:"source"` // address of the client
 	Outcome   `json:"-"`
 }
 
-// Outcome is what became of an Event.
+// Outcome is the result of an Event.
 type Outcome struct {
-	Status int    `json:"status,omitempty"` // HTTP status; 0 = not known
-	Target string `json:"target,omitempty"` // what was created or changed
+	Status int    `json:"status,omitempty"` // HTTP status; 0: unknown
+	Target string `json:"target,omitempty"` // path of the object that was created
 }
 
 func (e *Event) setETag(string) {}
 
-// StartEvent writes an event and returns it with ID and time.
+// StartEvent writes an event and returns it with its ID and time.
 func (c *Control) StartEvent(ctx context.Context, e Event) (Event, error) {
 	id, err := apikey.NewID(8)
 	if err != nil {
 		return Event{}, err
 	}
 	e.Time = c.moment()
-	// The newest sort first.
+	// Newer events sort before older ones.
 	key := string(binary.BigEndian.AppendUint64(nil, ^uint64(c.now().UnixNano()))) + id
 	e.ID = "ev_" + fmt.Sprintf("%x", key)
 	data, err := json.Marshal(e)
@@ -57,7 +57,7 @@ func (c *Control) StartEvent(ctx context.Context, e Event) (Event, error) {
 func (c *Control) EndEvent(ctx context.Context, e Event, o Outcome) error {
 	var key []byte
 	if _, err := fmt.Sscanf(e.ID, "ev_%x", &key); err != nil {
-		return fmt.Errorf("audit event %q: %w", e.ID, err)
+		return fmt.Errorf("parse the ID of audit event %q: %w", e.ID, err)
 	}
 	data, err := json.Marshal(o)
 	if err != nil {
@@ -70,7 +70,7 @@ func (c *Control) EndEvent(ctx context.Context, e Event, o Outcome) error {
 	return nil
 }
 
-// Events lists the audit trail, the newest first.
+// Events lists the audit log, newest events first.
 func (c *Control) Events(ctx context.Context, p Page) (out []Event, next string, err error) {
 	next, err = c.list(ctx, prefAudit, "", p, func(r row) (bool, error) {
 		var e Event

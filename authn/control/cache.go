@@ -7,8 +7,8 @@ import (
 	"github.com/palliumhq/pallium/backend/lru"
 )
 
-// lookups caches answers, found and not found apart, so that a flood of unknown
-// names does not push out the known ones.
+// lookups caches the results of lookups. Objects that exist and names that do not are
+// cached separately, so that a flood of unknown names does not evict existing objects.
 type lookups[V any] struct {
 	found, missing *cache[V]
 }
@@ -25,7 +25,8 @@ func (l lookups[V]) get(key string) (v V, found, ok bool) {
 	return v, false, ok
 }
 
-// generation is to be taken before the store is read and handed to put.
+// generation returns the current generation. Call it before reading the store and pass
+// its result to put.
 func (l lookups[V]) generation() [2]uint64 {
 	return [2]uint64{l.found.generation(), l.missing.generation()}
 }
@@ -48,12 +49,12 @@ func (l lookups[V]) clear() {
 	l.missing.clear()
 }
 
-// cache keeps the entries used last, each for entryLife at most.
+// cache is an LRU cache whose entries expire after entryLife.
 type cache[V any] struct {
 	now   func() time.Time
 	items *lru.Cache[string, entry[V]]
 
-	mu  sync.Mutex // from the look at gen to the change of items
+	mu  sync.Mutex // makes comparing gen and changing items atomic
 	gen uint64     // counts drops
 }
 
@@ -68,7 +69,7 @@ func newCache[V any](size int, now func() time.Time) *cache[V] {
 
 func (c *cache[V]) get(key string) (v V, ok bool) {
 	e, ok := c.items.Get(key)
-	if !ok || !c.now().Before(e.until) { // what is too old goes when it is put again, or unused
+	if !ok || !c.now().Before(e.until) { // an expired entry is replaced by put or evicted as unused
 		return v, false
 	}
 	return e.value, true
@@ -80,8 +81,8 @@ func (c *cache[V]) generation() uint64 {
 	return c.gen
 }
 
-// put stores a value that was read since generation gen, unless something was
-// dropped meanwhile: the value may then be from before the change.
+// put stores a value that was read in generation gen. It does nothing if an entry was
+// dropped since, because the value may be older than that change.
 func (c *cache[V]) put(key string, gen uint64, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

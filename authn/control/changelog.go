@@ -13,20 +13,20 @@ import (
 )
 
 // The change log is one row: the number n of the last change, and the last
-// keepChanges changes. Appending is one conditional write (n is still n: write
-// n+1 and the change), so no number is given twice and none is skipped.
+// keepChanges changes. Appending is one conditional write (if the number is still n,
+// write n+1 and the change), so that numbers are unique and consecutive.
 //
-// A change is logged after its record is written. A crash in between leaves a
-// change that other processes see when their cached entries expire; an error in
-// between leaves one that this process owes to the log and appends later.
+// A change is logged after its record is written. After a crash in between, other
+// processes see the change when their cached entries expire; after an error in
+// between, the change is pending in this process, which appends it later.
 
-// keepChanges is how many changes the row holds. Who is further behind drops
-// all that it has cached.
+// keepChanges is the number of changes in the row. A process that is further behind drops
+// its whole cache.
 const keepChanges = 1024
 
-// maxOwed is how many changes may wait for the store; beyond, they become one
-// change that drops everything.
-const maxOwed = 100
+// maxPending bounds the pending changes; beyond it, they are replaced by one change that
+// drops everything.
+const maxPending = 100
 
 // Kinds of changes.
 const (
@@ -37,25 +37,26 @@ const (
 	changedAll    = "all"
 )
 
-// change says what to forget.
+// change names the cached entries to drop.
 type change struct {
 	Kind string   `json:"kind"`
 	IDs  []string `json:"ids,omitempty"`
 }
 
 type changelog struct {
-	appending sync.Mutex // one append at a time, so that they do not race each other
+	appending sync.Mutex // serializes appends, so that those of this process do not conflict
 
-	mu   sync.Mutex
-	seen uint64   // last change that was applied here
-	owed []change // changes whose append failed
+	mu      sync.Mutex
+	seen    uint64   // number of the last change that was applied here
+	pending []change // changes whose append failed
 }
 
-const cellHead = "a" // sorts before the changes, so that reading it reads no more
+const cellHead = "a" // sorts before the changes, so that reading it alone is cheap
 
 func cellChange(n uint64) string { return "c" + string(binary.BigEndian.AppendUint64(nil, n)) }
 
-// publish makes a change known: here at once, elsewhere by the log.
+// publish applies a change to the caches of this process and appends it to the log for
+// other processes.
 func (c *Control) publish(ctx context.Context, kind string, ids ...string) error {
 	ch := change{Kind: kind, IDs: ids}
 	c.apply(ch)
@@ -65,22 +66,22 @@ func (c *Control) publish(ctx context.Context, kind string, ids ...string) error
 	}
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
-	if c.log.owed = append(c.log.owed, ch); len(c.log.owed) > maxOwed {
-		c.log.owed = []change{{Kind: changedAll}}
+	if c.log.pending = append(c.log.pending, ch); len(c.log.pending) > maxPending {
+		c.log.pending = []change{{Kind: changedAll}}
 	}
-	c.metrics.owed.Set(float64(len(c.log.owed)))
-	return fmt.Errorf("the change is stored, but other gateways may see it up to 30 s late: %w", err)
+	c.metrics.pending.Set(float64(len(c.log.pending)))
+	return fmt.Errorf("the change is stored, but other gateways may see it up to 30 s later: %w", err)
 }
 
-// apply drops what the change makes out of date.
+// apply drops the cached entries that the change makes outdated.
 func (c *Control) apply(ch change) {
 	among := func(id string) bool { return slices.Contains(ch.IDs, id) }
 	switch ch.Kind {
 	case changedKey:
 		c.credentials.drop(ch.IDs...)
 	case changedPolicy:
-		// A key that was void may be good again. Which ones were void by this
-		// policy is not known, and each costs one read.
+		// Keys that were invalid because of this policy may be valid now. Which
+		// ones is unknown, so all of them are dropped; each costs one read.
 		c.credentials.missing.clear()
 		c.credentials.found.dropIf(func(v credential) bool { return among(v.policy) })
 	case changedTenant:
@@ -101,7 +102,7 @@ func (c *Control) apply(ch change) {
 	}
 }
 
-// append writes a change as number n+1.
+// append writes a change with the next number.
 func (c *Control) append(ctx context.Context, ch change) error {
 	data, err := json.Marshal(ch)
 	if err != nil {
@@ -129,12 +130,12 @@ func (c *Control) append(ctx context.Context, ch change) error {
 		if ok {
 			return nil
 		}
-		// Another process was first; its success means that the loop as a whole
-		// gets on.
+		// Another process was faster. Every failed attempt means that another
+		// change was appended, so all processes together make progress.
 	}
 }
 
-// readHead returns the number of the last change, 0 before the first.
+// readHead returns the number of the last change, or 0 if there is none.
 func (c *Control) readHead(ctx context.Context) (uint64, error) {
 	f := newest
 	f.Qualifiers = []string{cellHead}
@@ -153,14 +154,14 @@ func (c *Control) readHead(ctx context.Context) (uint64, error) {
 	return head, nil
 }
 
-// Poll reads what the log has new and applies it, and appends what is owed.
-// Start calls it twice a second; a hint from elsewhere may call it sooner.
+// Poll reads new changes from the log and applies them, and appends pending changes.
+// Start calls it twice per second.
 func (c *Control) Poll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	err := c.readChanges(ctx)
 	if err == nil {
-		err = c.payOwed(ctx)
+		err = c.appendPending(ctx)
 	}
 	if err != nil {
 		c.metrics.pollErrors.Inc()
@@ -187,12 +188,12 @@ func (c *Control) readChanges(ctx context.Context) error {
 		var ch change
 		data := r.value(cellChange(n))
 		if data == nil || json.Unmarshal(data, &ch) != nil {
-			ch = change{Kind: changedAll} // too far behind, or not readable
+			ch = change{Kind: changedAll} // this process is too far behind, or the change is unreadable
 			n = head
 		}
 		c.apply(ch)
 	}
-	if head < seen { // the store was put back to an earlier state
+	if head < seen { // the store was restored from a backup
 		c.apply(change{Kind: changedAll})
 	}
 	c.log.mu.Lock()
@@ -201,20 +202,20 @@ func (c *Control) readChanges(ctx context.Context) error {
 	return nil
 }
 
-func (c *Control) payOwed(ctx context.Context) error {
+func (c *Control) appendPending(ctx context.Context) error {
 	for {
 		c.log.mu.Lock()
-		if len(c.log.owed) == 0 {
-			c.metrics.owed.Set(0)
+		if len(c.log.pending) == 0 {
+			c.metrics.pending.Set(0)
 			c.log.mu.Unlock()
 			return nil
 		}
-		ch := c.log.owed[0]
-		c.log.owed = c.log.owed[1:]
+		ch := c.log.pending[0]
+		c.log.pending = c.log.pending[1:]
 		c.log.mu.Unlock()
 		if err := c.append(ctx, ch); err != nil {
 			c.log.mu.Lock()
-			c.log.owed = append([]change{ch}, c.log.owed...)
+			c.log.pending = append([]change{ch}, c.log.pending...)
 			c.log.mu.Unlock()
 			return err
 		}

@@ -1,14 +1,13 @@
-// Package control keeps tenants, plans, access policies and API keys in the row
-// store, and answers the edge's questions about them from bounded caches.
+// Package control stores tenants, plans, access policies and API keys in the row store,
+// and serves the edge's lookups of them from bounded caches.
 //
-// Every change is written to its record first and to the change log second; see
-// changelog.go. All gateways poll that log twice a second and drop what it
-// names, so a revocation acts at once in the process that made it and within a
-// second in the others. Cached answers are read again after 30 s whatever the
-// log says; when the store cannot be read then, the answer is an error and not
-// an old yes.
+// Every change is first written to its record and then to the change log; see
+// changelog.go. All gateways poll that log twice per second and drop the entries that it
+// names, so that a revocation takes effect immediately in the process that made it and
+// within a second in all others. Cached entries expire after 30 s regardless of the log;
+// if the store is unavailable then, a lookup fails and never returns an outdated result.
 //
-// The package is the gateway's only way to the row store.
+// All access of a gateway to the row store goes through this package.
 package control
 
 import (
@@ -29,29 +28,28 @@ import (
 
 const (
 	pollEvery     = 500 * time.Millisecond
-	entryLife     = 30 * time.Second // how long a cached answer is given without reading it again
-	touchEvery    = time.Minute      // per key
+	entryLife     = 30 * time.Second // maximum age of a cached entry
+	touchEvery    = time.Minute      // minimum time between two writes of a key's last use
 	flushEvery    = 10 * time.Second
 	sweepEvery    = time.Hour
-	storeTimeout  = 10 * time.Second // of background work
-	formatVersion = "1"              // of everything this package writes
+	storeTimeout  = 10 * time.Second // timeout of background work
+	formatVersion = "1"              // version of everything that this package writes
 )
 
-// ErrPepper is returned by Open for a pepper that the store's keys were not
-// made with.
-var ErrPepper = errors.New("key pepper is not the one that the stored API keys were made with; " +
+// ErrPepper is returned by Open if the store's keys were hashed with another pepper.
+var ErrPepper = errors.New("the stored API keys were created with a different key pepper; " +
 	"restore PALLIUM_KEY_PEPPER or the key-pepper file")
 
-// Options of a Control. Store and Pepper are needed.
+// Options are the options of Open. Store and Pepper are required.
 type Options struct {
-	Store      rows.Store // stays the caller's to close, after Stop
+	Store      rows.Store // the caller closes it after Stop
 	Pepper     apikey.Pepper
-	Keyless    bool          // the process checks no keys: it has no pepper, and only reads
-	Defaults   limits.Limits // of tenants without plan; the zero value means limits.Default()
-	CacheSize  int           // entries per cache; 0 = 20,000
+	Keyless    bool          // the process verifies no keys: it needs no pepper, and only reads
+	Defaults   limits.Limits // limits of tenants without a plan; zero: limits.Default()
+	CacheSize  int           // entries per cache; 0: 20,000
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
-	Now        func() time.Time // time.Now
+	Now        func() time.Time // nil: time.Now
 }
 
 // Control is the control plane of one process. It is safe for concurrent use.
@@ -72,9 +70,9 @@ type Control struct {
 	background *background.Group // nil: not started
 }
 
-// Open checks that the stored data has a known format and belongs to this
-// pepper, writes both into a new store, and creates the built-in tenant. Call
-// Start to follow other processes' changes.
+// Open checks that the stored data has a supported format and belongs to the pepper,
+// initializes a new store, and creates the built-in tenant. Call Start to follow changes
+// of other processes.
 func Open(ctx context.Context, o Options) (*Control, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -119,8 +117,8 @@ func Open(ctx context.Context, o Options) (*Control, error) {
 	return c, nil
 }
 
-// checkFormat writes format and pepper fingerprint once and compares them ever
-// after.
+// checkFormat writes format version and pepper fingerprint into a new store and compares
+// them with those of an existing one.
 func (c *Control) checkFormat(ctx context.Context) error {
 	_, err := c.store.CheckAndMutate(ctx, keyMeta, rows.Absent(rows.System, "format"), []rows.Mutation{
 		rows.Set(rows.System, "format", cellTime, []byte(formatVersion)),
@@ -134,7 +132,8 @@ func (c *Control) checkFormat(ctx context.Context) error {
 		return fmt.Errorf("read format of control data: %w", err)
 	}
 	if format := row.text("format"); format != formatVersion {
-		return fmt.Errorf("control data has format %q, this version knows %q only", format, formatVersion)
+		return fmt.Errorf("control data has format %q, but this version of Pallium supports only format %q: run the version that wrote it, "+
+			"or a later one", format, formatVersion)
 	}
 	if row.text("pepper") != c.pepper.Fingerprint() {
 		return ErrPepper
@@ -142,15 +141,15 @@ func (c *Control) checkFormat(ctx context.Context) error {
 	return nil
 }
 
-// checkReadable checks that the data has a format that this version knows, or
-// that there is none yet.
+// checkReadable checks that the store is new or has a supported format.
 func (c *Control) checkReadable(ctx context.Context) error {
 	row, err := c.readRow(ctx, keyMeta)
 	if err != nil {
 		return fmt.Errorf("read format of control data: %w", err)
 	}
 	if format := row.text("format"); format != formatVersion && format != "" {
-		return fmt.Errorf("control data has format %q, this version knows %q only", format, formatVersion)
+		return fmt.Errorf("control data has format %q, but this version of Pallium supports only format %q: run the version that wrote it, "+
+			"or a later one", format, formatVersion)
 	}
 	return nil
 }
@@ -162,13 +161,13 @@ func (c *Control) ensureSelf(ctx context.Context) error {
 		return err
 	}
 	_, err = c.CreateTenant(ctx, Tenant{ID: tenant.Self, DisplayName: "Pallium's own metrics"})
-	if IsKind(err, Conflict) { // another process was first
+	if IsKind(err, Conflict) { // another process has created it
 		return nil
 	}
 	return err
 }
 
-// Start begins to follow the change log and to write last uses, until Stop.
+// Start starts to follow the change log and to write the last uses of keys, until Stop.
 func (c *Control) Start() {
 	c.background = background.New()
 	c.background.Go(c.follow)
@@ -177,7 +176,7 @@ func (c *Control) Start() {
 	}
 }
 
-// Stop ends what Start began and writes the last uses not yet written.
+// Stop stops the background work of Start and writes the pending last uses.
 func (c *Control) Stop() {
 	if c.background == nil {
 		return
@@ -189,7 +188,7 @@ func (c *Control) Stop() {
 	}
 }
 
-// follow polls the change log. Failures are logged once until it works again.
+// follow polls the change log. Only the first of consecutive failures is logged.
 func (c *Control) follow(ctx context.Context) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -205,10 +204,10 @@ func (c *Control) follow(ctx context.Context) {
 			return
 		}
 		if err != nil && !failing {
-			c.logger.Error("change log cannot be followed; cached API keys and limits expire within 30 s", "err", err)
+			c.logger.Error("failed to read the change log: changes by other gateways are delayed by up to 30 s", "err", err)
 		}
 		if err == nil && failing {
-			c.logger.Info("change log is followed again")
+			c.logger.Info("reading the change log works again")
 		}
 		failing = err != nil
 	}
@@ -227,38 +226,38 @@ func (c *Control) maintain(ctx context.Context) {
 			c.flushUses(ctx)
 		case <-sweep.C:
 			if err := c.sweepIdempotency(ctx); err != nil && ctx.Err() == nil {
-				c.logger.Warn("old idempotency records were not removed", "err", err)
+				c.logger.Warn("failed to remove old idempotency records", "err", err)
 			}
 		}
 	}
 }
 
-// moment is now as it is stored: UTC, to the millisecond.
+// moment returns the current time as it is stored: in UTC, with milliseconds.
 func (c *Control) moment() time.Time { return c.now().UTC().Truncate(time.Millisecond) }
 
 type metrics struct {
 	lookups    *prometheus.CounterVec
 	pollErrors prometheus.Counter
-	owed       prometheus.Gauge
+	pending    prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_control_lookups_total",
-			Help: "Lookups of credentials and limits, by where the answer came from: cache, store, or error.",
+			Help: "Lookups of credentials and limits, by the source of the result: cache, store, or error.",
 		}, []string{"kind", "from"}),
 		pollErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pallium_control_poll_failures_total",
-			Help: "Failed readings of the change log.",
+			Help: "Failed reads of the change log.",
 		}),
-		owed: prometheus.NewGauge(prometheus.GaugeOpts{
+		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pallium_control_pending_entries",
 			Help: "Changes whose entry in the change log could not be written yet.",
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.lookups, m.pollErrors, m.owed)
+		reg.MustRegister(m.lookups, m.pollErrors, m.pending)
 	}
 	return m
 }

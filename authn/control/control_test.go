@@ -30,11 +30,11 @@ func TestIssue(t *testing.T) {
 	if !cred.ExpiresAt.Equal(w.clock.Now().Add(DefaultExpiry)) {
 		t.Errorf("expires at %s", cred.ExpiresAt)
 	}
-	// The secret is nowhere in the store.
+	// The store does not contain the secret.
 	err = w.store.ReadRows(ctx, []rows.Range{{}}, rows.Filter{}, func(r rows.Row) bool {
 		for _, cell := range r.Cells {
 			if bytes.Contains(cell.Value, []byte(secret)) {
-				t.Errorf("row %q has the secret", r.Key)
+				t.Errorf("row %q contains the secret", r.Key)
 			}
 		}
 		return true
@@ -42,7 +42,7 @@ func TestIssue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The same tenant and scopes share a policy; the order of scopes is nothing.
+	// Keys with the same tenant and scopes share a policy, regardless of the order of scopes.
 	tk2, _, err := c.IssueToken(ctx, TokenRequest{Name: "two", Tenant: "team-a", Scopes: []tenant.Scope{tenant.MetricsRead, tenant.MetricsWrite}})
 	if err != nil || tk2.Policy != tk.Policy || tk.Policy != "team-a:metrics:read+metrics:write" {
 		t.Errorf("policies %q and %q, %v", tk.Policy, tk2.Policy, err)
@@ -86,7 +86,7 @@ func TestRevoke(t *testing.T) {
 	a, b := w.open(), w.open()
 	tk, key := issue(t, a, "team-a")
 	if !usable(t, a, key.ID()) || !usable(t, b, key.ID()) {
-		t.Fatal("a fresh key is not usable")
+		t.Fatal("a new key is not usable")
 	}
 	out := must(a.RevokeToken(ctx, tk.ID))(t)
 	if out.Status(w.clock.Now()) != "revoked" {
@@ -96,7 +96,7 @@ func TestRevoke(t *testing.T) {
 		t.Error("a revoked key is usable in the process that revoked it")
 	}
 	if !usable(t, b, key.ID()) {
-		t.Error("the other process did not use its cache; the test shows nothing")
+		t.Error("the other process did not use its cache: the test is void")
 	}
 	if err := b.Poll(ctx); err != nil {
 		t.Fatal(err)
@@ -131,16 +131,16 @@ func TestRotate(t *testing.T) {
 	}
 	for _, c := range []*Control{a, b} {
 		if !usable(t, c, first.ID()) || !usable(t, c, second.ID()) {
-			t.Error("within the grace not both keys are usable")
+			t.Error("not both keys are usable within the grace")
 		}
 	}
 	w.clock.Advance(time.Hour)
 	for _, c := range []*Control{a, b} {
 		if usable(t, c, first.ID()) || !usable(t, c, second.ID()) {
-			t.Error("after the grace not just the new key is usable")
+			t.Error("want only the new key to be usable after the grace")
 		}
 	}
-	// Another rotation, without grace; the first key's ID leads nowhere now.
+	// Another rotation, without grace. The index of the first key was deleted.
 	_, third, err := a.RotateToken(ctx, tk.ID, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestExpiry(t *testing.T) {
 	}
 	rotated, _, err := c.RotateToken(ctx, tk.ID, time.Hour)
 	if err != nil || !rotated.PreviousValidUntil.Equal(tk.ExpiresAt) {
-		t.Errorf("grace goes to %s, beyond the expiry, %v", rotated.PreviousValidUntil, err)
+		t.Errorf("PreviousValidUntil = %s (%v), want the expiry of the token", rotated.PreviousValidUntil, err)
 	}
 	if !usable(t, c, key.ID()) {
 		t.Error("not usable before expiry")
@@ -210,7 +210,7 @@ func TestTenantLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	if usable(t, b, key.ID()) {
-		t.Error("a key of a deleted tenant is usable elsewhere")
+		t.Error("a key of a deleted tenant is usable in another process")
 	}
 	for _, c := range []*Control{a, b} {
 		if _, err := c.Limits(ctx, "team-a"); !errors.Is(err, tenant.ErrUnknown) {
@@ -248,12 +248,12 @@ func TestPepperAndFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Open(ctx, Options{Store: w.store, Pepper: pepper(t, 'p')}); err == nil || !strings.Contains(err.Error(), `"9"`) {
-		t.Errorf("format of the future: %v", err)
+		t.Errorf("unsupported format: %v", err)
 	}
 }
 
-// TestPepperVersion: a hash that was made by another rule is not compared with one
-// of this rule: its key does not exist, whether it is current or rotated out.
+// TestPepperVersion checks that hashes of another version of the rule are not compared:
+// their keys do not exist, whether they are current or rotated.
 func TestPepperVersion(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
@@ -268,8 +268,8 @@ func TestPepperVersion(t *testing.T) {
 		wantCurrent, wantOld bool
 	}{
 		{"as issued", c.pepper.Version(), c.pepper.Version(), true, true},
-		{"a later rule", c.pepper.Version() + 1, c.pepper.Version(), false, true},
-		{"an earlier rule of the old one", c.pepper.Version(), 0, true, false},
+		{"later rule for the current key", c.pepper.Version() + 1, c.pepper.Version(), false, true},
+		{"earlier rule for the old key", c.pepper.Version(), 0, true, false},
 	} {
 		var stored token
 		if err := c.load(ctx, prefToken+tk.ID, &stored); err != nil {
@@ -285,10 +285,10 @@ func TestPepperVersion(t *testing.T) {
 		}
 		fresh := w.open() // nothing cached
 		if got := usable(t, fresh, current.ID()); got != tt.wantCurrent {
-			t.Errorf("%s: the current key is usable: %v", tt.name, got)
+			t.Errorf("%s: usable(current key) = %v", tt.name, got)
 		}
 		if got := usable(t, fresh, old.ID()); got != tt.wantOld {
-			t.Errorf("%s: the old key is usable: %v", tt.name, got)
+			t.Errorf("%s: usable(old key) = %v", tt.name, got)
 		}
 	}
 }

@@ -5,33 +5,32 @@ import (
 	"fmt"
 )
 
-// Kind is what sort of mistake an Error is; the admin API makes its status
-// codes of it. Errors that are not an *Error mean that the store could not
-// answer.
+// Kind is the kind of an Error; the admin API derives its status codes from it. An error
+// that is not an *Error means that the store is unavailable.
 type Kind uint8
 
-// The kinds.
+// The kinds of errors.
 const (
-	Invalid  Kind = iota + 1 // a field has a value that is not allowed
-	NotFound                 // the thing does not exist, or no longer
-	Conflict                 // the state of things forbids it
+	Invalid  Kind = iota + 1 // a field has an invalid value
+	NotFound                 // the object does not exist or was deleted
+	Conflict                 // the current state does not allow the change
 	Stale                    // the ETag is not the current one
 )
 
-// Error is a mistake of the caller of the control plane.
+// Error is a mistake of the caller.
 type Error struct {
 	Kind    Kind
-	Field   string // the field that is at fault, as the admin API names it; may be empty
-	Message string // says what is wrong and how to mend it
+	Field   string // the invalid field, as the admin API names it; may be empty
+	Message string // what is wrong and how to fix it
 	err     error
 }
 
 func (e *Error) Error() string { return e.Message }
 
-// Unwrap gives sentinel errors such as tenant.ErrUnknown.
+// Unwrap returns a sentinel error such as tenant.ErrUnknown, or nil.
 func (e *Error) Unwrap() error { return e.err }
 
-// IsKind reports whether err is an *Error of that kind.
+// IsKind reports whether err is an *Error of kind k.
 func IsKind(err error, k Kind) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Kind == k

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var ctx = context.Background()
 
-// flaky is a store that fails where a test wants it to.
+// flaky is a store with injected failures.
 type flaky struct {
 	rows.Store
 	mu   sync.Mutex
@@ -88,7 +88,7 @@ func pepper(t *testing.T, b byte) apikey.Pepper {
 	return p
 }
 
-// open is one process on the world's store.
+// open returns a Control of a new process on the store.
 func (w *world) open() *Control {
 	w.t.Helper()
 	c, err := Open(ctx, Options{Store: w.store, Pepper: pepper(w.t, 'p'), Now: w.clock.Now})
@@ -108,7 +108,8 @@ func must[T any](v T, err error) func(t *testing.T) T {
 	}
 }
 
-// issue makes a tenant "team-a", if needed, and a key that reads and writes it.
+// issue creates the tenant if it does not exist, and a key with rights to read and write
+// it.
 func issue(t *testing.T, c *Control, id tenant.ID) (Token, apikey.Key) {
 	t.Helper()
 	if _, err := c.CreateTenant(ctx, Tenant{ID: id}); err != nil && !IsKind(err, Conflict) {

@@ -13,36 +13,36 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// keepRequests is how long a repeated request gets the first one's answer.
+// keepRequests is how long the response to a request is stored for repetitions.
 const keepRequests = 24 * time.Hour
 
-// Request is one request with an idempotency key that is being served.
+// Request is a request with an idempotency key that is being processed.
 type Request struct {
-	key    string // of its row
+	key    string // key of its row
 	secret [32]byte
 }
 
-// Answer is what was answered to a request.
+// Answer is the stored response to a request.
 type Answer struct {
 	Status  int               `json:"status"`
 	Headers map[string]string `json:"headers,omitempty"`
 	Body    []byte            `json:"body"`
 }
 
-// requestRecord notes that a request was begun.
+// requestRecord is the record of a request that was started.
 type requestRecord struct {
-	Fingerprint string    `json:"fingerprint"` // of method, path and body
+	Fingerprint string    `json:"fingerprint"` // hash of method, path and body
 	BegunAt     time.Time `json:"begunAt"`
 }
 
 func (*requestRecord) setETag(string) {}
 
-// BeginRequest claims an idempotency key for a request with that fingerprint.
-// If the same request was answered before, it returns that answer. A key that
-// was used for another request, or whose request has not ended, is a Conflict.
+// BeginRequest reserves an idempotency key for a request with the given fingerprint. If
+// the same request was completed before, it returns the stored response. A key that was
+// used for another request, or whose request has not completed, is a Conflict.
 //
-// Answers can hold an API key, so they are sealed with a key made of the pepper
-// and of the idempotency key, which itself is not stored.
+// Responses can contain an API key, so they are encrypted with a key derived from the
+// pepper and the idempotency key, which itself is not stored.
 func (c *Control) BeginRequest(ctx context.Context, idempotencyKey, fingerprint string) (Request, *Answer, error) {
 	row := c.pepper.Derive("idempotency-row/" + idempotencyKey)
 	req := Request{
@@ -75,7 +75,7 @@ func (c *Control) earlierAnswer(ctx context.Context, req Request, fingerprint st
 	}
 	var rec requestRecord
 	if err := decode(r, &rec); errors.Is(err, errNoRow) {
-		return nil, true, nil // given up at this moment
+		return nil, true, nil // deleted concurrently
 	} else if err != nil {
 		return nil, false, err
 	}
@@ -85,18 +85,18 @@ func (c *Control) earlierAnswer(ctx context.Context, req Request, fingerprint st
 		return nil, err == nil, err
 	}
 	if rec.Fingerprint != fingerprint {
-		return nil, false, fail(Conflict, "Idempotency-Key", "this Idempotency-Key was used for another request; use a new one")
+		return nil, false, fail(Conflict, "Idempotency-Key", "this Idempotency-Key was used for another request: use a new one")
 	}
 	sealed := r.value(cellOutcome)
 	if sealed == nil {
 		return nil, false, fail(Conflict, "Idempotency-Key",
-			"the request with this Idempotency-Key is under way or was cut off; see what became of it, then use a new one")
+			"the request with this Idempotency-Key is still in progress or was interrupted: check its result, then use a new key")
 	}
 	a, err = req.open(sealed)
 	return a, false, err
 }
 
-// EndRequest keeps the answer for repetitions of the request.
+// EndRequest stores the response for repetitions of the request.
 func (c *Control) EndRequest(ctx context.Context, r Request, a Answer) error {
 	sealed, err := r.seal(a)
 	if err != nil {
@@ -108,7 +108,7 @@ func (c *Control) EndRequest(ctx context.Context, r Request, a Answer) error {
 	return nil
 }
 
-// AbandonRequest frees the key of a request that changed nothing.
+// AbandonRequest releases the key of a request that changed nothing.
 func (c *Control) AbandonRequest(ctx context.Context, r Request) error {
 	if err := c.store.Mutate(ctx, rows.RowMutation{Key: r.key, Mutations: []rows.Mutation{rows.DeleteRow()}}); err != nil {
 		return fmt.Errorf("delete idempotency record: %w", err)
@@ -127,11 +127,11 @@ func (r Request) aead() (cipher.AEAD, error) {
 func (r Request) seal(a Answer) ([]byte, error) {
 	data, err := json.Marshal(a)
 	if err != nil {
-		return nil, fmt.Errorf("encode answer: %w", err)
+		return nil, fmt.Errorf("encode stored response: %w", err)
 	}
 	g, err := r.aead()
 	if err != nil {
-		return nil, fmt.Errorf("seal answer: %w", err)
+		return nil, fmt.Errorf("encrypt stored response: %w", err)
 	}
 	return g.Seal(nil, nil, data, []byte(r.key)), nil
 }
@@ -139,20 +139,20 @@ func (r Request) seal(a Answer) ([]byte, error) {
 func (r Request) open(sealed []byte) (*Answer, error) {
 	g, err := r.aead()
 	if err != nil {
-		return nil, fmt.Errorf("open answer: %w", err)
+		return nil, fmt.Errorf("decrypt stored response: %w", err)
 	}
 	data, err := g.Open(nil, nil, sealed, []byte(r.key))
 	if err != nil {
-		return nil, fmt.Errorf("open answer: %w", err)
+		return nil, fmt.Errorf("decrypt stored response: %w", err)
 	}
 	var a Answer
 	if err := json.Unmarshal(data, &a); err != nil {
-		return nil, fmt.Errorf("decode answer: %w", err)
+		return nil, fmt.Errorf("decode stored response: %w", err)
 	}
 	return &a, nil
 }
 
-// sweepIdempotency removes records that are too old to be repeated.
+// sweepIdempotency deletes records that are older than keepRequests.
 func (c *Control) sweepIdempotency(ctx context.Context) error {
 	var old []rows.RowMutation
 	err := c.store.ReadRows(ctx, []rows.Range{rows.Prefix(prefRequest)}, newest, func(r rows.Row) bool {

@@ -29,12 +29,12 @@ func TestTouch(t *testing.T) {
 	c.Touch(key.ID())
 	c.flushUses(ctx)
 	if !used().Equal(first) {
-		t.Errorf("written again within a minute: %s", used())
+		t.Errorf("last use was written again within a minute: %s", used())
 	}
 	w.clock.Advance(time.Second)
 	c.Touch(key.ID())
 	c.Start()
-	c.Stop() // writes what is left
+	c.Stop() // writes pending uses
 	if !used().Equal(w.clock.Now()) {
 		t.Errorf("used at %s, want %s", used(), w.clock.Now())
 	}
@@ -64,7 +64,7 @@ func TestPages(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(items) > pageSize(p) || len(items) == 0 {
-				t.Errorf("page of %d has %d items", size, len(items))
+				t.Errorf("page size %d: page has %d items", size, len(items))
 			}
 			for _, v := range items {
 				got = append(got, v.ID)
@@ -74,7 +74,7 @@ func TestPages(t *testing.T) {
 			}
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("pages of %d: %v", size, got)
+			t.Errorf("page size %d: %v", size, got)
 		}
 	}
 	_, next, err := c.Tenants(ctx, Page{Size: 3}, false)
@@ -122,7 +122,7 @@ func TestTokenLists(t *testing.T) {
 		t.Fatal(err)
 	}
 	if usable(t, c, one.KeyID) || count(TokenQuery{}) != 2 {
-		t.Error("deleted token is still there")
+		t.Error("the deleted token is usable or listed")
 	}
 	_, err := c.Token(ctx, one.ID)
 	wantKind(t, "deleted token", err, NotFound)
@@ -133,7 +133,7 @@ func TestAudit(t *testing.T) {
 	c := w.open()
 	for i := range 3 {
 		e := must(c.StartEvent(ctx, Event{Actor: "admin", Action: fmt.Sprint("do ", i)}))(t)
-		if i != 1 { // that one was cut off
+		if i != 1 { // this change was interrupted
 			if err := c.EndEvent(ctx, e, Outcome{Status: 201, Target: "x"}); err != nil {
 				t.Fatal(err)
 			}
@@ -149,7 +149,7 @@ func TestAudit(t *testing.T) {
 		t.Errorf("events %+v, %v", events, err)
 	}
 	if err := c.EndEvent(ctx, Event{ID: "junk"}, Outcome{}); err == nil {
-		t.Error("a wrong ID was taken")
+		t.Error("EndEvent with a wrong ID returned no error")
 	}
 }
 
@@ -161,7 +161,7 @@ func TestIdempotency(t *testing.T) {
 		t.Fatal(earlier, err)
 	}
 	_, _, err = c.BeginRequest(ctx, "key", "POST a")
-	wantKind(t, "under way", err, Conflict)
+	wantKind(t, "in progress", err, Conflict)
 	if err := c.EndRequest(ctx, req, Answer{Status: 201, Body: []byte("plm_secret")}); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestIdempotency(t *testing.T) {
 	wantKind(t, "other request", err, Conflict)
 	r, err := c.readRow(ctx, req.key)
 	if err != nil || strings.Contains(fmt.Sprint(r), "plm_secret") || strings.Contains(r.Key, "key") {
-		t.Errorf("the answer is readable in the store: %v, %v", r, err)
+		t.Errorf("the store contains the response in clear text: %v, %v", r, err)
 	}
 	w.clock.Advance(keepRequests)
 	req, earlier, err = c.BeginRequest(ctx, "key", "POST b")
@@ -184,7 +184,7 @@ func TestIdempotency(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, earlier, err = c.BeginRequest(ctx, "key", "POST c"); err != nil || earlier != nil {
-		t.Errorf("after giving up: %v, %v", earlier, err)
+		t.Errorf("after AbandonRequest: %v, %v", earlier, err)
 	}
 	w.clock.Advance(keepRequests)
 	if err := c.sweepIdempotency(ctx); err != nil {
@@ -216,6 +216,6 @@ func TestNames(t *testing.T) {
 	_, err = c.Token(ctx, strings.Repeat("x", 5000))
 	wantKind(t, "long token ID", err, NotFound)
 	if _, err := Open(ctx, Options{Store: c.store, Pepper: c.pepper, Defaults: limits.Limits{MaxActiveSeries: -1}}); err == nil {
-		t.Error("bad defaults were taken")
+		t.Error("Open accepted invalid default limits")
 	}
 }

@@ -10,22 +10,22 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// credential is a cached apikey.Credential and the policy that it hangs on.
+// credential is a cached apikey.Credential and the policy that it depends on.
 type credential struct {
 	apikey.Credential
 	policy string
 }
 
-// tenantLimits are a tenant's cached limits and the plan that they hang on.
+// tenantLimits are a tenant's cached limits and the plan that they depend on.
 type tenantLimits struct {
 	limits.Limits
 	plan string
 }
 
-// Credential returns the API key with that ID, from memory if it was read in
-// the last 30 s. Tenants that were deleted are no longer in its realm; a key
-// that does not exist, or whose policy or last tenant is gone, is
-// apikey.ErrNotFound. Any other error means that the store did not answer.
+// Credential returns the API key with the given ID, from the cache if it was read within
+// the last 30 s. Deleted tenants are removed from its tenants. A key that does not exist,
+// or whose policy or last tenant was deleted, is apikey.ErrNotFound. Any other error
+// means that the store is unavailable.
 func (c *Control) Credential(ctx context.Context, keyID string) (apikey.Credential, error) {
 	if v, found, ok := c.credentials.get(keyID); ok {
 		c.metrics.lookups.WithLabelValues("credential", "cache").Inc()
@@ -48,8 +48,8 @@ func (c *Control) Credential(ctx context.Context, keyID string) (apikey.Credenti
 	return v.Credential, nil
 }
 
-// readCredential joins index, token, policy and tenants. errNoRow means that
-// one of them is gone.
+// readCredential joins index, token, policy and tenants. It returns errNoRow if one of
+// them does not exist.
 func (c *Control) readCredential(ctx context.Context, keyID string) (credential, error) {
 	if len(keyID) != apikey.KeyIDLength {
 		return credential{}, errNoRow
@@ -94,9 +94,9 @@ func (c *Control) readCredential(ctx context.Context, keyID string) (credential,
 	return out, err
 }
 
-// Limits returns the tenant's limits: the defaults, its plan and its overrides
-// merged. A tenant that does not exist, or no longer, is tenant.ErrUnknown. Any
-// other error means that the store did not answer.
+// Limits returns the tenant's limits, merged from the defaults, its plan and its
+// overrides. A tenant that does not exist or was deleted is tenant.ErrUnknown. Any other
+// error means that the store is unavailable.
 func (c *Control) Limits(ctx context.Context, id tenant.ID) (limits.Limits, error) {
 	if v, found, ok := c.limits.get(string(id)); ok {
 		c.metrics.lookups.WithLabelValues("limits", "cache").Inc()
@@ -123,7 +123,7 @@ func (c *Control) Limits(ctx context.Context, id tenant.ID) (limits.Limits, erro
 	return l, nil
 }
 
-// Effective merges the limits that a tenant has, without the cache.
+// Effective returns the merged limits of a tenant, without using the cache.
 func (c *Control) Effective(ctx context.Context, t Tenant) (limits.Limits, error) {
 	var plan Plan
 	if t.Plan != "" {
@@ -132,15 +132,15 @@ func (c *Control) Effective(ctx context.Context, t Tenant) (limits.Limits, error
 		if err != nil && !IsKind(err, NotFound) {
 			return limits.Limits{}, err
 		}
-		if err != nil { // deleted while the tenant was moved to it
-			c.logger.Warn("tenant is on a plan that does not exist; the defaults hold", "tenant", t.ID, "plan", t.Plan)
+		if err != nil { // the plan was deleted while the tenant was moved to it
+			c.logger.Warn("plan of a tenant does not exist: using the default limits", "tenant", t.ID, "plan", t.Plan)
 		}
 	}
 	return limits.Merge(c.defaults, plan.Limits, t.Overrides), nil
 }
 
-// TenantDeleted reports whether a tenant was deleted. It reads the store: a
-// cached answer could let data of it come back.
+// TenantDeleted reports whether a tenant was deleted. It always reads the store: an
+// outdated cached result could bring deleted data back.
 func (c *Control) TenantDeleted(ctx context.Context, id tenant.ID) (bool, error) {
 	var t Tenant
 	err := c.load(ctx, tenantKey(id), &t)
@@ -148,7 +148,7 @@ func (c *Control) TenantDeleted(ctx context.Context, id tenant.ID) (bool, error)
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("tenant %s: %w", id, err)
+		return false, fmt.Errorf("read tenant %s: %w", id, err)
 	}
 	return t.Deleted(), nil
 }

@@ -10,30 +10,30 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Sizes of pages.
+// Page sizes of lists.
 const (
 	DefaultPageSize = 100
 	MaxPageSize     = 500
 )
 
-// Page asks for a part of a list.
+// Page selects a page of a list.
 type Page struct {
-	Size   int    // 0 = DefaultPageSize
-	Cursor string // from the page before; "" = the first
+	Size   int    // number of items; 0: DefaultPageSize
+	Cursor string // cursor returned with the previous page; "": the first page
 }
 
 const macLength = 16
 
-// list reads a page of the rows under prefix. take looks at a row and says
-// whether it belongs to the list. query names what take selects by: a cursor is
-// good for one query only.
+// list reads a page of the rows under prefix. take processes a row and reports whether it
+// belongs to the list. query describes the selection that take makes: a cursor is only
+// valid for the query that returned it.
 func (c *Control) list(ctx context.Context, prefix, query string, p Page, take func(row) (bool, error)) (next string, err error) {
 	size := p.Size
 	if size == 0 {
 		size = DefaultPageSize
 	}
 	if size < 0 || size > MaxPageSize {
-		return "", fail(Invalid, "pageSize", "pageSize is %d, it must be from 1 to %d", p.Size, MaxPageSize)
+		return "", fail(Invalid, "pageSize", "pageSize is %d: it must be a number from 1 to %d", p.Size, MaxPageSize)
 	}
 	rg := rows.Prefix(prefix)
 	if p.Cursor != "" {
@@ -73,8 +73,8 @@ func (c *Control) list(ctx context.Context, prefix, query string, p Page, take f
 	return c.sealCursor(prefix+query, last), nil
 }
 
-// sealCursor signs a place in a list. Unsigned ones would let a caller read
-// from any key on.
+// sealCursor signs a position in a list. With an unsigned cursor, a client could start
+// reading at any key.
 func (c *Control) sealCursor(query, last string) string {
 	return base64.RawURLEncoding.EncodeToString(append(c.cursorMAC(query, last), last...))
 }
@@ -82,11 +82,12 @@ func (c *Control) sealCursor(query, last string) string {
 func (c *Control) openCursor(query, cursor string) (string, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
 	if err != nil || len(b) < macLength {
-		return "", fail(Invalid, "pageCursor", "pageCursor is not one that this API gave")
+		return "", fail(Invalid, "pageCursor", "pageCursor is malformed: send the nextPageCursor of the previous page unchanged")
 	}
 	last := string(b[macLength:])
 	if !hmac.Equal(b[:macLength], c.cursorMAC(query, last)) {
-		return "", fail(Invalid, "pageCursor", "pageCursor is not one that this API gave for this list")
+		return "", fail(Invalid, "pageCursor", "pageCursor belongs to another list or to other parameters: send the nextPageCursor of the "+
+			"previous page with the same parameters")
 	}
 	return last, nil
 }

@@ -20,13 +20,13 @@ type Plan struct {
 
 func (p *Plan) setETag(e string) { p.ETag = e }
 
-// UnmarshalJSON leaves out limits that this version does not know.
+// UnmarshalJSON ignores limits that this version does not know.
 func (p *Plan) UnmarshalJSON(data []byte) error {
 	type plain Plan
 	return unmarshalWithLimits(data, (*plain)(p), "limits", &p.Limits)
 }
 
-// CreatePlan creates a plan from name, display name and limits.
+// CreatePlan creates a plan with name, display name and limits.
 func (c *Control) CreatePlan(ctx context.Context, p Plan) (Plan, error) {
 	if err := checkName("name", p.Name); err != nil {
 		return Plan{}, err
@@ -41,7 +41,7 @@ func (c *Control) CreatePlan(ctx context.Context, p Plan) (Plan, error) {
 		return Plan{}, err
 	}
 	if !ok {
-		return Plan{}, fail(Conflict, "name", "plan %s exists already", p.Name)
+		return Plan{}, fail(Conflict, "name", "plan %s already exists", p.Name)
 	}
 	return p, c.publish(ctx, changedPlan, p.Name)
 }
@@ -74,8 +74,8 @@ func (c *Control) Plans(ctx context.Context, p Page) (out []Plan, next string, e
 	return out, next, err
 }
 
-// UpdatePlan replaces display name and limits of the plan that has p.ETag. It
-// takes effect for its tenants at once.
+// UpdatePlan replaces display name and limits of the plan if its ETag is p.ETag. The
+// change takes effect immediately for tenants of the plan.
 func (c *Control) UpdatePlan(ctx context.Context, p Plan) (Plan, error) {
 	old, err := c.Plan(ctx, p.Name)
 	if err != nil {
@@ -92,7 +92,7 @@ func (c *Control) UpdatePlan(ctx context.Context, p Plan) (Plan, error) {
 	return next, c.replace(ctx, prefPlan+p.Name, old.ETag, &next, changedPlan, p.Name)
 }
 
-// DeletePlan deletes a plan that no tenant is on.
+// DeletePlan deletes a plan that no tenant uses.
 func (c *Control) DeletePlan(ctx context.Context, name, etag string) error {
 	p, err := c.Plan(ctx, name)
 	if err != nil {
@@ -112,7 +112,7 @@ func (c *Control) DeletePlan(ctx context.Context, name, etag string) error {
 		return err
 	}
 	if user != "" {
-		return fail(Conflict, "plan", "plan %s is in use, by tenant %s at least; move its tenants to another plan first", name, user)
+		return fail(Conflict, "plan", "plan %s is in use, for example by tenant %s: move its tenants to another plan first", name, user)
 	}
 	ok, err := c.remove(ctx, prefPlan+name, p.ETag)
 	if err != nil {

@@ -12,18 +12,18 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// maxRealm is how many tenants one policy may name.
+// maxRealm bounds the number of tenants of one policy.
 const maxRealm = 100
 
-// Policy says what its API keys may do (Scopes) and for whom (Tenants). Its
-// name never changes.
+// Policy defines the rights of its API keys (Scopes) and the tenants for which they apply
+// (Tenants). Its name never changes.
 type Policy struct {
 	Name        string         `json:"name"`
-	UID         string         `json:"uid"` // tells it from an earlier policy of the same name
+	UID         string         `json:"uid"` // distinguishes it from an earlier policy of the same name
 	DisplayName string         `json:"displayName,omitempty"`
 	Scopes      []tenant.Scope `json:"scopes"`
 	Tenants     []tenant.ID    `json:"tenants"`           // sorted
-	Derived     bool           `json:"derived,omitempty"` // made for keys that named tenant and scopes
+	Derived     bool           `json:"derived,omitempty"` // created for keys that were issued with tenant and scopes
 	CreatedAt   time.Time      `json:"createdAt"`
 	UpdatedAt   time.Time      `json:"updatedAt"`
 	ETag        string         `json:"-"`
@@ -33,8 +33,8 @@ func (p *Policy) setETag(e string) { p.ETag = e }
 
 func policyKey(name string) string { return prefPolicy + name }
 
-// CreatePolicy creates a policy from name, display name, scopes and tenants,
-// which must exist.
+// CreatePolicy creates a policy with name, display name, scopes and tenants. The tenants
+// must exist.
 func (c *Control) CreatePolicy(ctx context.Context, p Policy) (Policy, error) {
 	if err := checkName("name", p.Name); err != nil {
 		return Policy{}, err
@@ -42,7 +42,7 @@ func (c *Control) CreatePolicy(ctx context.Context, p Policy) (Policy, error) {
 	p.Derived = false
 	p, ok, err := c.createPolicy(ctx, p)
 	if err == nil && !ok {
-		err = fail(Conflict, "name", "access policy %s exists already", p.Name)
+		err = fail(Conflict, "name", "access policy %s already exists", p.Name)
 	}
 	if err != nil {
 		return Policy{}, err
@@ -50,8 +50,8 @@ func (c *Control) CreatePolicy(ctx context.Context, p Policy) (Policy, error) {
 	return p, nil
 }
 
-// createPolicy reports whether the name was free. Nothing is published: no
-// credential can have been cached under the new UID.
+// createPolicy creates a policy and reports whether the name was free. No change is
+// published, because no credential can be cached with the new UID.
 func (c *Control) createPolicy(ctx context.Context, p Policy) (Policy, bool, error) {
 	err := c.checkPolicy(ctx, &p)
 	if err != nil {
@@ -66,7 +66,7 @@ func (c *Control) createPolicy(ctx context.Context, p Policy) (Policy, bool, err
 	return p, ok, err
 }
 
-// checkPolicy checks scopes and realm and brings them into order.
+// checkPolicy validates scopes and tenants and sorts them.
 func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
 	if err := checkText("displayName", p.DisplayName); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
 	slices.Sort(p.Tenants)
 	p.Tenants = slices.Compact(p.Tenants)
 	if len(p.Tenants) > maxRealm {
-		return fail(Invalid, "realms", "realms names %d tenants, at most %d are allowed", len(p.Tenants), maxRealm)
+		return fail(Invalid, "realms", "realms names %d tenants; the limit is %d", len(p.Tenants), maxRealm)
 	}
 	for _, id := range p.Tenants {
 		if _, err := tenant.ParseID(string(id)); err != nil {
@@ -95,7 +95,7 @@ func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
 	}
 	for _, id := range p.Tenants {
 		if !slices.Contains(active, id) {
-			e := fail(Invalid, "realms", "tenant %q does not exist; create it first, with: pallium tenant create %s", id, id)
+			e := fail(Invalid, "realms", "tenant %q does not exist: create it first, with: pallium tenant create %s", id, id)
 			e.err = tenant.ErrUnknown
 			return e
 		}
@@ -103,7 +103,7 @@ func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
 	return nil
 }
 
-// ActiveTenants returns those of the IDs that are tenants and not deleted.
+// ActiveTenants returns the IDs of those tenants that exist and are not deleted.
 func (c *Control) ActiveTenants(ctx context.Context, ids []tenant.ID) ([]tenant.ID, error) {
 	keys := make([]string, 0, len(ids))
 	for _, id := range ids {
@@ -127,14 +127,15 @@ func (c *Control) ActiveTenants(ctx context.Context, ids []tenant.ID) ([]tenant.
 	return out, nil
 }
 
-// orderScopes checks scopes and puts them in the documented order, each once.
+// orderScopes validates scopes, sorts them in the documented order and removes
+// duplicates.
 func orderScopes(scopes []tenant.Scope) ([]tenant.Scope, error) {
 	if len(scopes) == 0 {
 		return nil, fail(Invalid, "scopes", "scopes is empty: name at least one of %s", scopeList())
 	}
 	for _, s := range scopes {
 		if !s.Valid() {
-			return nil, fail(Invalid, "scopes", "there is no scope %.100q; the scopes are %s", s, scopeList())
+			return nil, fail(Invalid, "scopes", "unknown scope %.100q: use %s", s, scopeList())
 		}
 	}
 	var out []tenant.Scope
@@ -156,9 +157,9 @@ func joinScopes(scopes []tenant.Scope, sep string) string {
 	return strings.Join(s, sep)
 }
 
-// derivedPolicy returns the policy for keys that name one tenant and scopes
-// instead of a policy, and makes it if needed. Its name has a colon, which no
-// other policy's name may have, and says all that it grants.
+// derivedPolicy returns the policy for keys that are issued with a tenant and scopes
+// instead of a policy, and creates it if it does not exist. Its name contains a colon,
+// which is not allowed in the names of other policies, and lists all rights.
 func (c *Control) derivedPolicy(ctx context.Context, id tenant.ID, scopes []tenant.Scope) (Policy, error) {
 	scopes, err := orderScopes(scopes)
 	if err != nil {
@@ -168,7 +169,7 @@ func (c *Control) derivedPolicy(ctx context.Context, id tenant.ID, scopes []tena
 		return Policy{}, err
 	}
 	name := string(id) + ":" + joinScopes(scopes, "+")
-	for range 3 { // once more if it is created or deleted at this moment
+	for range 3 { // retries if it is created or deleted concurrently
 		p, err := c.Policy(ctx, name)
 		if !IsKind(err, NotFound) {
 			return p, err
@@ -178,7 +179,7 @@ func (c *Control) derivedPolicy(ctx context.Context, id tenant.ID, scopes []tena
 			return p, err
 		}
 	}
-	return Policy{}, fail(Conflict, "tenant", "access policy %s is being created and deleted by others; try again", name)
+	return Policy{}, fail(Conflict, "tenant", "access policy %s was created or deleted by concurrent requests: try again", name)
 }
 
 // Policy returns an access policy.
@@ -195,8 +196,8 @@ func (c *Control) Policy(ctx context.Context, name string) (Policy, error) {
 	return p, err
 }
 
-// Policies lists access policies by name; a tenant other than "" selects those
-// whose realm it is in.
+// Policies lists access policies by name. A tenant other than "" selects the policies
+// that include it.
 func (c *Control) Policies(ctx context.Context, p Page, in tenant.ID) (out []Policy, next string, err error) {
 	next, err = c.list(ctx, prefPolicy, "tenant="+string(in), p, func(r row) (bool, error) {
 		var v Policy
@@ -211,8 +212,8 @@ func (c *Control) Policies(ctx context.Context, p Page, in tenant.ID) (out []Pol
 	return out, next, err
 }
 
-// UpdatePolicy replaces display name, scopes and tenants of the policy that has
-// p.ETag. Its keys have the new rights at once.
+// UpdatePolicy replaces display name, scopes and tenants of the policy if its ETag is
+// p.ETag. The rights of its keys change immediately.
 func (c *Control) UpdatePolicy(ctx context.Context, p Policy) (Policy, error) {
 	old, err := c.Policy(ctx, p.Name)
 	if err != nil {
@@ -223,7 +224,7 @@ func (c *Control) UpdatePolicy(ctx context.Context, p Policy) (Policy, error) {
 	}
 	if old.Derived {
 		return Policy{}, fail(Conflict, "name",
-			"access policy %s was made for keys that name tenant and scopes, and cannot be changed; create a policy of your own", p.Name)
+			"access policy %s was created automatically for keys with a tenant and scopes and cannot be changed: create another policy", p.Name)
 	}
 	if err := c.checkPolicy(ctx, &p); err != nil {
 		return Policy{}, err
@@ -233,8 +234,8 @@ func (c *Control) UpdatePolicy(ctx context.Context, p Policy) (Policy, error) {
 	return next, c.replace(ctx, policyKey(p.Name), old.ETag, &next, changedPolicy, p.Name)
 }
 
-// DeletePolicy deletes a policy. If it has API keys that is a Conflict, unless
-// cascade deletes them too.
+// DeletePolicy deletes a policy. If the policy has API keys, that is a Conflict unless
+// cascade is set, which deletes the keys as well.
 func (c *Control) DeletePolicy(ctx context.Context, name, etag string, cascade bool) error {
 	p, err := c.Policy(ctx, name)
 	if err != nil {
@@ -249,10 +250,11 @@ func (c *Control) DeletePolicy(ctx context.Context, name, etag string, cascade b
 	}
 	if len(tokens) > 0 && !cascade {
 		return fail(Conflict, "accessPolicyId",
-			"access policy %s has %d API keys, such as %s; delete them first, or delete all with ?cascade=true", name, len(tokens), tokens[0].ID)
+			"access policy %s has %d API keys, such as %s: delete them first, or delete them with the policy by "+
+				"?cascade=true", name, len(tokens), tokens[0].ID)
 	}
-	// The policy goes first: from then on its keys are void, also one that is
-	// being issued, since they name its UID.
+	// Delete the policy first: all its keys are invalid from then on, including one
+	// that is being issued concurrently, because they refer to its UID.
 	ok, err := c.remove(ctx, policyKey(name), p.ETag)
 	if err != nil {
 		return err

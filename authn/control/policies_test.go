@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestPartOfRealm deletes one of two tenants of a key.
+// TestPartOfRealm deletes one of the two tenants of a key.
 func TestPartOfRealm(t *testing.T) {
 	c := newWorld(t).open()
 	for _, id := range []tenant.ID{"b", "a"} {
@@ -70,12 +70,12 @@ func TestPolicies(t *testing.T) {
 		t.Fatal(err)
 	}
 	if usable(t, a, key.ID()) {
-		t.Error("usable after its policy is gone")
+		t.Error("a key is usable after its policy was deleted")
 	}
-	// A new policy of the same name does not bring the key back.
+	// A new policy of the same name does not make the key valid again.
 	must(a.CreatePolicy(ctx, p))(t)
 	if usable(t, a, key.ID()) || usable(t, w.open(), key.ID()) {
-		t.Error("a new policy of the same name revived a key")
+		t.Error("a new policy of the same name made a key valid again")
 	}
 	derived, _ := issue(t, a, "a")
 	d := must(a.Policy(ctx, derived.Policy))(t)
@@ -103,7 +103,7 @@ func TestLimits(t *testing.T) {
 	}
 	must(a.UpdatePlan(ctx, plan))(t)
 	if err := b.Poll(ctx); err != nil || series(a) != 8 || series(b) != 8 {
-		t.Errorf("after the plan: %d, %d, %v", series(a), series(b), err)
+		t.Errorf("after the change of the plan: %d, %d, %v", series(a), series(b), err)
 	}
 	tn.Overrides = gold
 	tn = must(a.UpdateTenant(ctx, tn))(t)
@@ -128,7 +128,7 @@ func TestLimits(t *testing.T) {
 	wantKind(t, "stale ETag", err, Stale)
 }
 
-// TestUnknownStoredLimit reads what a later version may have written.
+// TestUnknownStoredLimit reads a record that a later version may have written.
 func TestUnknownStoredLimit(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
@@ -142,9 +142,9 @@ func TestUnknownStoredLimit(t *testing.T) {
 	}
 }
 
-// TestPolicyHealsItsKeys: a key that was rejected because its policy had no
-// tenant left is good again as soon as the policy has one.
-func TestPolicyHealsItsKeys(t *testing.T) {
+// TestKeyUsableAfterPolicyUpdate checks that a key that was rejected because its policy
+// had no tenant left is usable as soon as the policy has one.
+func TestKeyUsableAfterPolicyUpdate(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
 	for _, id := range []tenant.ID{"old", "new"} {
@@ -159,11 +159,11 @@ func TestPolicyHealsItsKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if usable(t, c, key.ID()) {
-		t.Fatal("usable without a tenant")
+		t.Fatal("a key is usable although its policy has no tenant")
 	}
 	p.Tenants = []tenant.ID{"new"}
 	must(c.UpdatePolicy(ctx, p))(t)
 	if !usable(t, c, key.ID()) {
-		t.Error("not usable after its policy got a tenant")
+		t.Error("a key is not usable after its policy got a tenant")
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// The rows of the control data. All begin with 02, which the index does not
-// use, and all cells are in the family that is kept.
+// The rows of the control data. All keys begin with 02, which the index does not use,
+// and all cells are in the family that never expires.
 //
 //	row                  cells
-//	02 'm'               format, pepper: version of all this, fingerprint of the pepper
+//	02 'm'               format, pepper: format version, fingerprint of the pepper
 //	02 'l'               a: number of the last change; c<n:8>: that change
 //	02 't' tenant        d: Tenant, e: ETag
 //	02 'p' plan          d: Plan, e: ETag
@@ -41,7 +41,8 @@ const (
 	cellUse     = "u"
 	cellOutcome = "o"
 
-	// cellTime stands on every cell, so that a write replaces the one before.
+	// cellTime is the timestamp of every cell, so that a write replaces the previous
+	// value.
 	cellTime = 1
 )
 
@@ -51,7 +52,7 @@ func set(qualifier string, value []byte) rows.Mutation {
 	return rows.Set(rows.System, qualifier, cellTime, value)
 }
 
-// row is a rows.Row read for its values.
+// row is a rows.Row with access to its values.
 type row rows.Row
 
 func (r row) value(qualifier string) []byte {
@@ -63,7 +64,7 @@ func (r row) text(qualifier string) string { return string(r.value(qualifier)) }
 
 var newest = rows.Filter{Families: []rows.Family{rows.System}, Latest: true}
 
-// readRows reads single rows; absent ones are not in the answer.
+// readRows reads single rows. Rows that do not exist are missing in the result.
 func (c *Control) readRows(ctx context.Context, keys ...string) (map[string]row, error) {
 	ranges := make([]rows.Range, 0, len(keys))
 	for _, k := range keys {
@@ -82,12 +83,12 @@ func (c *Control) readRow(ctx context.Context, key string) (row, error) {
 	return all[key], err
 }
 
-// record is what is kept as data and ETag in one row.
+// record is an object that is stored as data and ETag in one row.
 type record interface {
 	setETag(string)
 }
 
-// decode reads a record from its row, or returns errNoRow.
+// decode decodes a record from its row, or returns errNoRow.
 func decode(r row, into record) error {
 	data := r.value(cellData)
 	if data == nil {
@@ -108,9 +109,8 @@ func (c *Control) load(ctx context.Context, key string, into record) error {
 	return decode(r, into)
 }
 
-// save writes a record, on the condition that the row has the given ETag, or
-// for "" that it does not exist. It reports whether the condition held, and
-// gives the record its new ETag.
+// save writes a record if the row has the given ETag or, if etag is "", if the row does
+// not exist. It reports whether the condition was true, and sets the record's new ETag.
 func (c *Control) save(ctx context.Context, key, etag string, v record) (bool, error) {
 	next, err := apikey.NewID(12)
 	if err != nil {
@@ -130,7 +130,7 @@ func (c *Control) save(ctx context.Context, key, etag string, v record) (bool, e
 	return ok, nil
 }
 
-// remove deletes a record that has the ETag.
+// remove deletes a record if it has the given ETag.
 func (c *Control) remove(ctx context.Context, key, etag string) (bool, error) {
 	ok, err := c.store.CheckAndMutate(ctx, key, holds(etag), []rows.Mutation{rows.DeleteRow()}, nil)
 	if err != nil {
@@ -146,8 +146,8 @@ func holds(etag string) rows.Condition {
 	return rows.ValueIs(rows.System, cellETag, []byte(etag))
 }
 
-// match compares the ETag that the caller saw with the current one. AnyETag
-// matches all.
+// match compares the ETag that the caller sent with the current one. AnyETag matches
+// every ETag.
 func match(want, have string) error {
 	if want == have || want == AnyETag {
 		return nil
@@ -156,8 +156,8 @@ func match(want, have string) error {
 }
 
 func stale() *Error {
-	return fail(Stale, "If-Match", "it was changed meanwhile: read it again and repeat the change with the new ETag")
+	return fail(Stale, "If-Match", "the object was changed by another request: read it again and repeat the change with the new ETag")
 }
 
-// AnyETag stands for whatever ETag the record has.
+// AnyETag matches every ETag.
 const AnyETag = "*"

@@ -12,23 +12,22 @@ import (
 )
 
 const (
-	// limitsAge is how old remembered limits may be before they are asked for
-	// again, beside the work: what goes on all the time does not wait for the row
-	// store.
+	// limitsAge is the age at which cached limits are refreshed in the background, so
+	// that a tenant with continuous traffic never waits for the row store.
 	limitsAge = time.Second
-	// idleAge is how old they may be to be used before there is an answer. A tenant
-	// that was idle must not begin with limits of an hour ago: a query would show
-	// what a shorter retention has deleted.
+	// idleAge is the age from which a caller waits for the refresh. A tenant that was
+	// idle must not start with limits that are an hour old: a query would show samples
+	// that a shorter retention has deleted.
 	idleAge = 5 * time.Second
-	// firstWait is how long that answer, or the first about a tenant, may take.
-	// Without it the last ones known hold.
-	firstWait      = 2 * time.Second
-	maxRemembered  = 200_000
-	maxAskedAtOnce = 16
+	// firstWait bounds the wait for that refresh, or for the first read of a tenant's
+	// limits. After it, the last known limits are used.
+	firstWait          = 2 * time.Second
+	maxRemembered      = 200_000
+	maxConcurrentReads = 16
 )
 
-// Remembered keeps the last known limits of tenants. A process of a
-// cluster goes on with them while the row store does not answer.
+// Remembered caches the last known limits of tenants. A process of a cluster continues to
+// use them while the row store is unavailable.
 type Remembered struct {
 	ask     func(context.Context, tenant.ID) (limits.Limits, error)
 	without func(error) limits.Limits
@@ -43,18 +42,18 @@ type Remembered struct {
 type knownLimits struct {
 	limits limits.Limits
 	at     time.Time
-	asked  chan struct{} // closed when the answer that is on its way is there; nil without
+	asked  chan struct{} // closed when the refresh in progress has ended; nil without one
 }
 
-// NewRemembered returns one that asks beside its callers in a group of theirs, and
-// asks no more when that has ended. without has the limits of a tenant of which
-// nothing is known, by the error of asking.
+// NewRemembered returns a cache that reads limits with ask. Refreshes run in the group,
+// and end with it. without returns the limits of a tenant whose limits were never read,
+// depending on the error of reading them.
 func NewRemembered(
 	asking *background.Group, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits,
 	now func() time.Time,
 ) *Remembered {
 	return &Remembered{ask: ask, without: without, now: now, asking: asking,
-		slots: make(chan struct{}, maxAskedAtOnce), byID: map[tenant.ID]*knownLimits{}}
+		slots: make(chan struct{}, maxConcurrentReads), byID: map[tenant.ID]*knownLimits{}}
 }
 
 // Limits returns the tenant's limits.
@@ -63,7 +62,7 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	k := r.byID[id]
 	if k == nil {
 		r.mu.Unlock()
-		return r.askNow(id)
+		return r.readNow(id)
 	}
 	lim, age := k.limits, r.now().Sub(k.at)
 	if age > limitsAge && k.asked == nil {
@@ -75,7 +74,7 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	case age <= idleAge:
 		return lim
 	case asked == nil:
-		return r.askNow(id)
+		return r.readNow(id)
 	}
 	wait := time.NewTimer(firstWait)
 	defer wait.Stop()
@@ -89,15 +88,15 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	return k.limits
 }
 
-// askNow asks while the caller waits.
-func (r *Remembered) askNow(id tenant.ID) limits.Limits {
+// readNow reads the limits while the caller waits.
+func (r *Remembered) readNow(id tenant.ID) limits.Limits {
 	ctx, cancel := context.WithTimeout(r.asking.Context(), firstWait)
 	defer cancel()
 	lim, err := r.ask(ctx, id)
 	return r.put(id, lim, err)
 }
 
-// refresh asks beside the caller's work, unless too many questions are under way or
+// refresh reads the limits in the background, unless too many reads are in progress or
 // the process ends. The caller holds the lock.
 func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	if r.asking.Context().Err() != nil {
@@ -116,14 +115,14 @@ func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	})
 }
 
-// put remembers an answer, and returns what holds now: without an answer the last
-// limits known, or those of without.
+// put stores the result of a read and returns the limits to use: after an error, the last
+// known ones, or those of without.
 func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limits {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.byID[id]
 	if k == nil {
-		for other := range r.byID { // any: it is asked for again
+		for other := range r.byID { // evict any: it is read again when needed
 			if len(r.byID) < maxRemembered {
 				break
 			}

@@ -13,11 +13,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// limitsStore answers questions about limits as a test wants it.
+// limitsStore is a store of limits with injected delays and failures.
 type limitsStore struct {
 	retention atomic.Int64 // hours
 	fails     atomic.Bool
-	hold      chan struct{} // if not nil, questions wait for it or the end of their context
+	hold      chan struct{} // if not nil, reads wait for it or the end of their context
 	asked     atomic.Int64
 }
 
@@ -31,7 +31,7 @@ func (s *limitsStore) ask(ctx context.Context, _ tenant.ID) (limits.Limits, erro
 		}
 	}
 	if s.fails.Load() {
-		return limits.Limits{}, errors.New("the store is away")
+		return limits.Limits{}, errors.New("store is down")
 	}
 	return limits.Limits{Retention: limits.Duration(time.Duration(s.retention.Load()) * time.Hour)}, nil
 }
@@ -51,8 +51,8 @@ func remember(t *testing.T, s *limitsStore) (*Remembered, *kit.Clock) {
 	return r, clock
 }
 
-// TestIdleTenant: a tenant that was idle begins with its limits of now, however
-// many come at once; one that is not goes on with those of a moment ago.
+// TestIdleTenant checks that an idle tenant starts with its current limits, however many
+// requests arrive at once, and that an active one uses cached limits.
 func TestIdleTenant(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
@@ -61,15 +61,15 @@ func TestIdleTenant(t *testing.T) {
 	}
 	s.set(4)
 	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != 1 {
-		t.Errorf("at once: %d after %d questions", h, s.asked.Load())
+		t.Errorf("cached limits: %d after %d reads", h, s.asked.Load())
 	}
 	clock.Advance(limitsAge + time.Millisecond)
 	if h := hours(r.Limits("a")); h != 24 && h != 4 {
-		t.Errorf("in use: %d", h)
+		t.Errorf("limits of an active tenant: %d", h)
 	}
 	r.asking.Wait()
 	if h := hours(r.Limits("a")); h != 4 || s.asked.Load() != 2 {
-		t.Errorf("after the answer: %d after %d questions", h, s.asked.Load())
+		t.Errorf("after the refresh: %d after %d reads", h, s.asked.Load())
 	}
 	s.set(2)
 	s.hold = make(chan struct{})
@@ -78,24 +78,24 @@ func TestIdleTenant(t *testing.T) {
 	for range cap(got) {
 		go func() { got <- hours(r.Limits("a")) }()
 	}
-	kit.Until(t, "three ask", func() bool { return s.asked.Load() >= 3 })
+	kit.Until(t, "the third read starts", func() bool { return s.asked.Load() >= 3 })
 	close(s.hold)
 	for range cap(got) {
 		if h := <-got; h != 2 {
-			t.Errorf("idle: %d", h)
+			t.Errorf("limits of an idle tenant: %d", h)
 		}
 	}
 	if n := s.asked.Load(); n != 3 {
-		t.Errorf("%d questions", n)
+		t.Errorf("%d reads, want 3", n)
 	}
 }
 
-// TestIdleTenants: more idle tenants than may be asked about at once begin with
-// their limits of now, too.
+// TestIdleTenants checks that idle tenants also start with their current limits if there
+// are more of them than concurrent reads are allowed.
 func TestIdleTenants(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
-	const n = 4 * maxAskedAtOnce
+	const n = 4 * maxConcurrentReads
 	id := func(i int) tenant.ID { return tenant.ID("t" + string(rune('a'+i/26)) + string(rune('a'+i%26))) }
 	for i := range n {
 		r.Limits(id(i))
@@ -108,13 +108,13 @@ func TestIdleTenants(t *testing.T) {
 	}
 	for range n {
 		if h := <-got; h != 4 {
-			t.Errorf("idle: %d", h)
+			t.Errorf("limits of an idle tenant: %d", h)
 		}
 	}
 }
 
-// TestLimitsWithoutStore: without an answer the last limits hold, and those who use
-// them wait once, not each time.
+// TestLimitsWithoutStore checks that the last known limits are used while the store is
+// down, and that callers wait for it once, not each time.
 func TestLimitsWithoutStore(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
@@ -122,13 +122,13 @@ func TestLimitsWithoutStore(t *testing.T) {
 	s.fails.Store(true)
 	clock.Advance(time.Hour)
 	if h := hours(r.Limits("a")); h != 24 {
-		t.Errorf("the store fails: %d", h)
+		t.Errorf("limits while the store is down: %d", h)
 	}
 	before := s.asked.Load()
 	if h := hours(r.Limits("a")); h != 24 || s.asked.Load() != before {
-		t.Errorf("again: %d, %d questions", h, s.asked.Load()-before)
+		t.Errorf("second call: %d, %d reads", h, s.asked.Load()-before)
 	}
 	if h := hours(r.Limits("b")); h != 99 {
-		t.Errorf("a tenant that is not known: %d", h)
+		t.Errorf("limits of an unknown tenant: %d", h)
 	}
 }

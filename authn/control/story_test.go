@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestKilledBetweenRecordAndLog loses the log entry of a revocation, as a crash
-// does: the other process sees it when its entry is 30 s old.
+// TestKilledBetweenRecordAndLog loses the log entry of a revocation, as a crash would:
+// the other process sees the revocation when its cached entry is 30 s old.
 func TestKilledBetweenRecordAndLog(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -28,27 +28,27 @@ func TestKilledBetweenRecordAndLog(t *testing.T) {
 		return nil
 	})
 	if _, err := a.RevokeToken(ctx, tk.ID); !errors.Is(err, errDown) {
-		t.Fatalf("revoked without a log entry: %v", err)
+		t.Fatalf("RevokeToken without a log entry = %v, want errDown", err)
 	}
 	w.store.set(nil)
 	if usable(t, a, key.ID()) {
-		t.Error("the revocation does not hold where it was made")
+		t.Error("the key is usable in the process that revoked it")
 	}
 	if err := b.Poll(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if !usable(t, b, key.ID()) {
-		t.Error("the log entry was written after all; the test shows nothing")
+		t.Error("the log entry was written: the test is void")
 	}
 	w.clock.Advance(entryLife)
 	if usable(t, b, key.ID()) {
-		t.Error("usable 30 s after the revocation")
+		t.Error("the key is usable 30 s after the revocation")
 	}
 }
 
-// TestOwedEntry is the same without the crash: the process that owes the entry
-// appends it at its next poll.
-func TestOwedEntry(t *testing.T) {
+// TestPendingEntry is the same without the crash: the process appends the pending entry
+// at its next poll.
+func TestPendingEntry(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	tk, key := issue(t, a, "team-a")
@@ -61,7 +61,7 @@ func TestOwedEntry(t *testing.T) {
 		return nil
 	})
 	if _, err := a.RevokeToken(ctx, tk.ID); !errors.Is(err, errDown) {
-		t.Fatalf("revoked without a log entry: %v", err)
+		t.Fatalf("RevokeToken without a log entry = %v, want errDown", err)
 	}
 	w.store.set(nil)
 	for _, c := range []*Control{a, b} {
@@ -70,7 +70,7 @@ func TestOwedEntry(t *testing.T) {
 		}
 	}
 	if usable(t, b, key.ID()) {
-		t.Error("usable after the owed entry")
+		t.Error("the key is usable after the pending entry was appended")
 	}
 }
 
@@ -87,12 +87,12 @@ func TestRetriedRevocation(t *testing.T) {
 		return nil
 	})
 	if _, err := a.RevokeToken(ctx, tk.ID); err == nil {
-		t.Fatal("revoked without a log entry")
+		t.Fatal("RevokeToken without a log entry returned no error")
 	}
 	w.store.set(nil)
-	must(w.open().RevokeToken(ctx, tk.ID))(t) // by another process even
+	must(w.open().RevokeToken(ctx, tk.ID))(t) // by another process
 	if err := b.Poll(ctx); err != nil || usable(t, b, key.ID()) {
-		t.Errorf("usable after the retry, %v", err)
+		t.Errorf("the key is usable after the retry, %v", err)
 	}
 }
 
@@ -105,7 +105,7 @@ func TestStoreDown(t *testing.T) {
 	w.store.set(down)
 	w.clock.Advance(entryLife - time.Millisecond)
 	if !usable(t, c, key.ID()) {
-		t.Error("not usable from the cache")
+		t.Error("the cached key is not usable while the store is down")
 	}
 	must(c.Limits(ctx, "team-a"))(t)
 	w.clock.Advance(time.Millisecond)
@@ -123,7 +123,7 @@ func TestStoreDown(t *testing.T) {
 	}
 	w.store.set(nil)
 	if !usable(t, c, key.ID()) {
-		t.Error("not usable when the store is back")
+		t.Error("the key is not usable after the store is available again")
 	}
 }
 
@@ -148,8 +148,8 @@ func TestNegativeEntries(t *testing.T) {
 	}
 }
 
-// TestReadDuringRevocation revokes a key between a lookup's read and its entry
-// into the cache.
+// TestReadDuringRevocation revokes a key between the read of a lookup and its entry into
+// the cache.
 func TestReadDuringRevocation(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
@@ -162,7 +162,7 @@ func TestReadDuringRevocation(t *testing.T) {
 	must(c.RevokeToken(ctx, tk.ID))(t)
 	c.credentials.put(key.ID(), gen, old, true)
 	if usable(t, c, key.ID()) {
-		t.Error("what was read before the revocation was cached after it")
+		t.Error("a credential read before the revocation was cached after it")
 	}
 }
 
@@ -191,12 +191,12 @@ func TestConcurrentUpdatesOneWinner(t *testing.T) {
 	}
 	wg.Wait()
 	if won.Load() != 1 || lost.Load() != 7 {
-		t.Errorf("%d won, %d lost", won.Load(), lost.Load())
+		t.Errorf("%d updates succeeded, %d were stale, want 1 and 7", won.Load(), lost.Load())
 	}
 }
 
-// TestLogUnderContention appends from two processes at once; no change may be
-// lost or numbered twice.
+// TestLogUnderContention appends from two processes concurrently and checks that no
+// change is lost.
 func TestLogUnderContention(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
@@ -219,7 +219,7 @@ func TestLogUnderContention(t *testing.T) {
 	wg.Wait()
 	after, err := a.readHead(ctx)
 	if err != nil || after != before+40 {
-		t.Errorf("head went from %d to %d, %v", before, after, err)
+		t.Errorf("number of the last change went from %d to %d (%v), want 40 more", before, after, err)
 	}
 }
 
@@ -237,16 +237,17 @@ func TestLogIsBounded(t *testing.T) {
 	if err != nil || len(r.Cells) != keepChanges+1 {
 		t.Errorf("%d cells in the log, %v", len(r.Cells), err)
 	}
-	// b has missed changes, so it keeps nothing.
+	// b has missed changes, so it drops its cache.
 	if err := b.Poll(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if n := b.credentials.found.items.Len(); n != 0 {
-		t.Errorf("%d entries kept", n)
+		t.Errorf("%d entries are still cached, want none", n)
 	}
 }
 
-// TestFollow runs the real loop: what one process revokes, another rejects.
+// TestFollow runs the background work and checks that a key revoked by one process is
+// rejected by another.
 func TestFollow(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()

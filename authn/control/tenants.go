@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Tenant is one tenant. Its ID never changes and is never given again: a
-// deleted tenant's record stays for ever.
+// Tenant is one tenant. Its ID never changes and is never reused: the record of a deleted
+// tenant is kept forever.
 type Tenant struct {
 	ID          tenant.ID      `json:"id"`
 	DisplayName string         `json:"displayName,omitempty"`
@@ -34,16 +34,14 @@ func (t Tenant) Deleted() bool { return !t.DeletedAt.IsZero() }
 
 func (t *Tenant) setETag(e string) { t.ETag = e }
 
-// UnmarshalJSON leaves out limits that this version does not know, which a
-// later version may have stored, and lowers values that only an earlier version
-// allowed.
+// UnmarshalJSON ignores limits that this version does not know, which a later version may
+// have stored, and lowers values that only an earlier version allowed.
 func (t *Tenant) UnmarshalJSON(data []byte) error {
 	type plain Tenant
 	return unmarshalWithLimits(data, (*plain)(t), "overrides", &t.Overrides)
 }
 
-// unmarshalWithLimits decodes a record but for one field, which holds limits
-// and is decoded leniently.
+// unmarshalWithLimits decodes a record. The field that holds limits is decoded leniently.
 func unmarshalWithLimits(data []byte, into any, field string, l *limits.Partial) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {
@@ -82,19 +80,19 @@ func unmarshalWithLimits(data []byte, into any, field string, l *limits.Partial)
 
 func tenantKey(id tenant.ID) string { return prefTenant + string(id) }
 
-// reserved are names that Mimir and Cortex use in the place of a tenant's.
+// reserved returns names that Mimir and Cortex use in place of a tenant's name.
 func reserved() []string {
 	return []string{"__markers__", "__mimir_cluster", "user-index.json.gz"}
 }
 
-// CreateTenant creates a tenant from ID, display name, plan and overrides. An
-// ID that is in use, or ever was, is a Conflict.
+// CreateTenant creates a tenant with ID, display name, plan and overrides. An ID that is
+// or ever was in use is a Conflict.
 func (c *Control) CreateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	if _, err := tenant.ParseID(string(t.ID)); err != nil {
 		return Tenant{}, fail(Invalid, "name", "%s", err)
 	}
 	if slices.Contains(reserved(), string(t.ID)) {
-		return Tenant{}, fail(Invalid, "name", "name %q is reserved", t.ID)
+		return Tenant{}, fail(Invalid, "name", "name %q is reserved: choose another one", t.ID)
 	}
 	if err := c.checkTenant(ctx, t); err != nil {
 		return Tenant{}, err
@@ -117,13 +115,13 @@ func (c *Control) tenantTaken(ctx context.Context, id tenant.ID) error {
 		return err
 	}
 	if old.Deleted() {
-		return fail(Conflict, "name", "tenant %s was deleted on %s; names are never used again, choose another",
+		return fail(Conflict, "name", "tenant %s was deleted on %s and its name cannot be reused: choose another name",
 			id, old.DeletedAt.Format(time.DateOnly))
 	}
-	return fail(Conflict, "name", "tenant %s exists already", id)
+	return fail(Conflict, "name", "tenant %s already exists", id)
 }
 
-// checkTenant checks what create and update have in common.
+// checkTenant makes the checks that create and update have in common.
 func (c *Control) checkTenant(ctx context.Context, t Tenant) error {
 	if err := checkText("displayName", t.DisplayName); err != nil {
 		return err
@@ -133,13 +131,13 @@ func (c *Control) checkTenant(ctx context.Context, t Tenant) error {
 	}
 	_, err := c.Plan(ctx, t.Plan)
 	if IsKind(err, NotFound) {
-		return fail(Invalid, "plan", "plan %q does not exist; create it first", t.Plan)
+		return fail(Invalid, "plan", "plan %q does not exist: create it first", t.Plan)
 	}
 	return err
 }
 
-// Tenant returns a tenant that is not deleted. Others are NotFound and
-// tenant.ErrUnknown.
+// Tenant returns a tenant that is not deleted. The error for any other is NotFound and
+// wraps tenant.ErrUnknown.
 func (c *Control) Tenant(ctx context.Context, id tenant.ID) (Tenant, error) {
 	var t Tenant
 	err := errNoRow
@@ -160,7 +158,7 @@ func (c *Control) Tenant(ctx context.Context, id tenant.ID) (Tenant, error) {
 	return t, nil
 }
 
-// Tenants lists tenants by ID, deleted ones only if asked for.
+// Tenants lists tenants by ID, including deleted ones if deleted is set.
 func (c *Control) Tenants(ctx context.Context, p Page, deleted bool) (out []Tenant, next string, err error) {
 	next, err = c.list(ctx, prefTenant, fmt.Sprint("deleted=", deleted), p, func(r row) (bool, error) {
 		var t Tenant
@@ -175,7 +173,7 @@ func (c *Control) Tenants(ctx context.Context, p Page, deleted bool) (out []Tena
 	return out, next, err
 }
 
-// AllTenants calls visit with every tenant, deleted ones too, until it returns
+// AllTenants calls visit with every tenant, including deleted ones, until visit returns
 // false. It is for background work such as retention.
 func (c *Control) AllTenants(ctx context.Context, visit func(Tenant) bool) error {
 	var bad error
@@ -195,7 +193,7 @@ func (c *Control) AllTenants(ctx context.Context, visit func(Tenant) bool) error
 	return nil
 }
 
-// UpdateTenant replaces display name, plan and overrides of the tenant that has
+// UpdateTenant replaces display name, plan and overrides of the tenant if its ETag is
 // t.ETag.
 func (c *Control) UpdateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	old, err := c.Tenant(ctx, t.ID)
@@ -213,8 +211,8 @@ func (c *Control) UpdateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	return next, c.replace(ctx, tenantKey(t.ID), old.ETag, &next, changedTenant, string(t.ID))
 }
 
-// DeleteTenant marks the tenant that has the ETag as deleted. Its credentials
-// end at once; its data goes in the background.
+// DeleteTenant marks the tenant as deleted if it has the given ETag. Its credentials
+// become invalid immediately; its data is deleted in the background.
 func (c *Control) DeleteTenant(ctx context.Context, id tenant.ID, etag string) error {
 	if id == tenant.Self {
 		return fail(Conflict, "tenant", "tenant %s holds Pallium's own metrics and cannot be deleted", id)
@@ -231,7 +229,7 @@ func (c *Control) DeleteTenant(ctx context.Context, id tenant.ID, etag string) e
 	return c.replace(ctx, tenantKey(id), old, &t, changedTenant, string(id))
 }
 
-// replace saves a record over the one with the ETag and publishes the change.
+// replace overwrites a record that has the given ETag and publishes the change.
 func (c *Control) replace(ctx context.Context, key, etag string, v record, kind string, ids ...string) error {
 	ok, err := c.save(ctx, key, etag, v)
 	if err != nil {
@@ -243,8 +241,7 @@ func (c *Control) replace(ctx context.Context, key, etag string, v record, kind 
 	return c.publish(ctx, kind, ids...)
 }
 
-// pageSize is the number of items of a page; list has checked it by the time it
-// matters.
+// pageSize returns the number of items of a page; list checks it.
 func pageSize(p Page) int {
 	if p.Size == 0 {
 		return DefaultPageSize
@@ -253,27 +250,27 @@ func pageSize(p Page) int {
 }
 
 const (
-	maxText = 200 // bytes of a free text
+	maxText = 200 // bytes of a display text
 	maxName = 150 // bytes of a name
 )
 
-// checkText checks a free text for display.
+// checkText validates a text for display.
 func checkText(field, s string) error {
 	if len(s) > maxText {
-		return fail(Invalid, field, "%s has %d bytes, at most %d are allowed", field, len(s), maxText)
+		return fail(Invalid, field, "%s has %d bytes; the limit is %d bytes", field, len(s), maxText)
 	}
 	if !utf8.ValidString(s) {
 		return fail(Invalid, field, "%s is not valid UTF-8", field)
 	}
 	for _, r := range s {
 		if unicode.IsControl(r) {
-			return fail(Invalid, field, "%s has the control character %q", field, r)
+			return fail(Invalid, field, "%s contains the control character %q: remove it", field, r)
 		}
 	}
 	return nil
 }
 
-// checkName checks the name of a plan or policy, which stands in paths.
+// checkName validates the name of a plan or policy, which is used in paths.
 func checkName(field, s string) error {
 	ok := s != "" && len(s) <= maxName
 	for i := 0; ok && i < len(s); i++ {
@@ -282,7 +279,7 @@ func checkName(field, s string) error {
 		ok = alnum || i > 0 && (c == '-' || c == '_' || c == '.')
 	}
 	if !ok {
-		return fail(Invalid, field, "%s %.200q is not allowed: 1 to %d letters, digits and - _ . , the first a letter or digit",
+		return fail(Invalid, field, "%s %.200q is not allowed: use 1 to %d letters, digits and - _ . and begin with a letter or digit",
 			field, s, maxName)
 	}
 	return nil

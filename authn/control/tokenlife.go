@@ -9,12 +9,12 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// RotateToken gives a token a new key. The old one stays good for grace, at
-// most MaxGrace, and never beyond the token's expiry; 0 ends it at once. A key
-// from an earlier rotation that is still in its grace ends now.
+// RotateToken issues a new key for a token. The old key stays valid for grace, at most
+// MaxGrace and never beyond the token's expiry; with 0 it becomes invalid immediately. A
+// key from an earlier rotation that is still valid becomes invalid now.
 func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duration) (Token, apikey.Key, error) {
 	if grace < 0 || grace > MaxGrace {
-		return Token{}, apikey.Key{}, fail(Invalid, "graceSeconds", "graceSeconds is %d; it must be from 0 to %d",
+		return Token{}, apikey.Key{}, fail(Invalid, "graceSeconds", "graceSeconds is %d: it must be between 0 and %d",
 			int64(grace.Seconds()), int64(MaxGrace.Seconds()))
 	}
 	t, err := c.loadToken(ctx, id)
@@ -23,7 +23,7 @@ func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duratio
 	}
 	now := c.moment()
 	if status := view(t, Policy{}).Status(now); status != "active" {
-		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s is %s and cannot be rotated; issue a new one", id, status)
+		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s is %s and cannot be rotated: issue a new one", id, status)
 	}
 	next := t
 	next.Previous, next.PreviousUntil, next.RotatedAt = t.Key, now.Add(grace), now
@@ -39,7 +39,7 @@ func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duratio
 		return Token{}, apikey.Key{}, err
 	}
 	if !ok {
-		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s was changed at the same moment; look at it and try again", id)
+		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s was changed by another request: read it and try again", id)
 	}
 	if err := c.publish(ctx, changedKey, t.keyIDs()...); err != nil {
 		return Token{}, apikey.Key{}, err
@@ -56,9 +56,10 @@ func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duratio
 	return out[0], key, nil
 }
 
-// RevokeToken ends a token and all its keys, at once here and within a second
-// elsewhere. Revoking it again is no error, and writes the change log again: an
-// answer that got lost may mean that it was not written.
+// RevokeToken revokes a token and all its keys, immediately in this process and within a
+// second in others. Revoking a token again is not an error, and appends to the change log
+// again: a client repeats a request without a response, and the change may not have been
+// logged.
 func (c *Control) RevokeToken(ctx context.Context, id string) (Token, error) {
 	for {
 		t, err := c.loadToken(ctx, id)
@@ -73,7 +74,7 @@ func (c *Control) RevokeToken(ctx context.Context, id string) (Token, error) {
 				return Token{}, err
 			}
 			if !ok {
-				continue // a rotation came first: revoke what it made too
+				continue // a concurrent rotation: revoke its new key as well
 			}
 		}
 		if err := c.publish(ctx, changedKey, t.keyIDs()...); err != nil {
@@ -87,8 +88,8 @@ func (c *Control) RevokeToken(ctx context.Context, id string) (Token, error) {
 	}
 }
 
-// DeleteToken removes a token that has the ETag. Its keys end like revoked
-// ones.
+// DeleteToken deletes a token if it has the given ETag. Its keys become invalid like
+// those of a revoked token.
 func (c *Control) DeleteToken(ctx context.Context, id, etag string) error {
 	t, err := c.loadToken(ctx, id)
 	if err != nil {

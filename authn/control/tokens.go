@@ -13,38 +13,38 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Lives of API keys.
+// Lifetimes of API keys.
 const (
 	DefaultExpiry = 365 * 24 * time.Hour
 	DefaultGrace  = 24 * time.Hour      // of the old key after a rotation
 	MaxGrace      = 30 * 24 * time.Hour // of the old key after a rotation
 )
 
-// Never is the expiry of a key that does not expire. It is a time like any
-// other, so that a forgotten expiry rejects rather than grants.
+// Never returns the expiry of a key that does not expire. It is a regular time, so that a
+// missing (zero) expiry rejects the key.
 func Never() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }
 
-// Token is one API key as its admin sees it. A rotation gives it a new key ID
-// and secret; its ID, name and policy stay.
+// Token is one API key as administrators see it. A rotation gives it a new key ID and
+// secret; its ID, name and policy stay.
 type Token struct {
 	ID         string
 	Name       string
 	Policy     string
-	Scopes     []tenant.Scope // of the policy, now
-	Tenants    []tenant.ID    // of the policy, now
+	Scopes     []tenant.Scope // current scopes of the policy
+	Tenants    []tenant.ID    // current tenants of the policy
 	KeyID      string
 	CreatedAt  time.Time
 	ExpiresAt  time.Time
 	RevokedAt  time.Time // zero: not revoked
 	RotatedAt  time.Time // zero: never rotated
-	LastUsedAt time.Time // to the minute or so; zero: never used
+	LastUsedAt time.Time // accurate to about a minute; zero: never used
 
 	PreviousKeyID      string // the key before the last rotation
 	PreviousValidUntil time.Time
 	ETag               string
 }
 
-// Status is "active", "expired" or "revoked" at the given time.
+// Status returns "active", "expired" or "revoked".
 func (t Token) Status(now time.Time) string {
 	switch {
 	case !t.RevokedAt.IsZero():
@@ -56,7 +56,7 @@ func (t Token) Status(now time.Time) string {
 	}
 }
 
-// token is the record of a Token.
+// token is the stored record of a Token.
 type token struct {
 	ID            string    `json:"id"`
 	Name          string    `json:"name"`
@@ -72,16 +72,16 @@ type token struct {
 	ETag          string    `json:"-"`
 }
 
-// keyHash is what is kept of one key.
+// keyHash is the stored part of one key.
 type keyHash struct {
 	ID     string `json:"id"`
 	Hash   []byte `json:"hash"`
-	Pepper int    `json:"pepper"` // version of the rule that made the hash
+	Pepper int    `json:"pepper"` // version of the hashing rule
 }
 
 func (t *token) setETag(e string) { t.ETag = e }
 
-// keyIDs are the keys that the token has or had before its last rotation.
+// keyIDs returns the IDs of the token's key and of the key before its last rotation.
 func (t *token) keyIDs() []string {
 	if t.Previous.ID == "" {
 		return []string{t.Key.ID}
@@ -89,7 +89,7 @@ func (t *token) keyIDs() []string {
 	return []string{t.Key.ID, t.Previous.ID}
 }
 
-// keyIndex leads from a key's ID to what it belongs to. It never changes.
+// keyIndex maps a key's ID to its token and policy. It never changes.
 type keyIndex struct {
 	Token  string `json:"token"`
 	Policy string `json:"policy"`
@@ -98,17 +98,17 @@ type keyIndex struct {
 
 func (k *keyIndex) setETag(e string) { k.ETag = e }
 
-// TokenRequest asks for an API key, under a policy, or for one tenant and
+// TokenRequest is a request for an API key, either with a policy or with a tenant and
 // scopes.
 type TokenRequest struct {
 	Name      string
 	Policy    string
 	Tenant    tenant.ID
 	Scopes    []tenant.Scope
-	ExpiresAt time.Time // zero = in DefaultExpiry; Never() = never
+	ExpiresAt time.Time // zero: after DefaultExpiry; Never(): never
 }
 
-// IssueToken makes an API key. The Key that it returns is kept nowhere.
+// IssueToken issues an API key. The returned Key is not stored.
 func (c *Control) IssueToken(ctx context.Context, r TokenRequest) (Token, apikey.Key, error) {
 	if err := c.checkTokenRequest(&r); err != nil {
 		return Token{}, apikey.Key{}, err
@@ -134,7 +134,7 @@ func (c *Control) IssueToken(ctx context.Context, r TokenRequest) (Token, apikey
 	}
 	ok, err := c.save(ctx, prefToken+t.ID, "", &t)
 	if err == nil && !ok {
-		err = errors.New("random token ID was taken")
+		err = errors.New("random token ID already exists")
 	}
 	if err != nil {
 		return Token{}, apikey.Key{}, err
@@ -142,7 +142,8 @@ func (c *Control) IssueToken(ctx context.Context, r TokenRequest) (Token, apikey
 	return view(t, p), key, nil
 }
 
-// asField makes what was not found a fault of the request that named it.
+// asField turns NotFound into Invalid, because the missing object was named by a field of
+// the request.
 func asField(err error) error {
 	var e *Error
 	if errors.As(err, &e) && e.Kind == NotFound {
@@ -163,9 +164,9 @@ func (c *Control) checkTokenRequest(r *TokenRequest) error {
 	inline := r.Tenant != "" || len(r.Scopes) > 0
 	switch {
 	case r.Policy != "" && inline:
-		return fail(Invalid, "accessPolicyId", "give either accessPolicyId, or tenant and scopes")
+		return fail(Invalid, "accessPolicyId", "set either accessPolicyId, or tenant and scopes")
 	case r.Policy == "" && r.Tenant == "":
-		return fail(Invalid, "accessPolicyId", "accessPolicyId is missing; or give tenant and scopes")
+		return fail(Invalid, "accessPolicyId", "accessPolicyId is missing: set it, or set tenant and scopes")
 	}
 	if r.Tenant != "" {
 		if _, err := tenant.ParseID(string(r.Tenant)); err != nil {
@@ -177,13 +178,13 @@ func (c *Control) checkTokenRequest(r *TokenRequest) error {
 	}
 	r.ExpiresAt = r.ExpiresAt.UTC().Truncate(time.Millisecond)
 	if !r.ExpiresAt.After(c.now()) || r.ExpiresAt.After(Never()) {
-		return fail(Invalid, "expiresAt", "expiresAt is %s; it must lie in the future", r.ExpiresAt.Format(time.RFC3339))
+		return fail(Invalid, "expiresAt", "expiresAt is %s: it must be in the future, and at most 9999-12-31", r.ExpiresAt.Format(time.RFC3339))
 	}
 	return nil
 }
 
-// newKey gives the token a new key and writes its index row. Until the token's
-// record names the key, the row leads to nothing.
+// newKey gives the token a new key and writes its index row. The key is invalid until the
+// token's record contains it.
 func (c *Control) newKey(ctx context.Context, t *token) (apikey.Key, error) {
 	key, err := apikey.Generate()
 	if err != nil {
@@ -193,7 +194,7 @@ func (c *Control) newKey(ctx context.Context, t *token) (apikey.Key, error) {
 	t.Key = keyHash{ID: key.ID(), Hash: hash[:], Pepper: c.pepper.Version()}
 	ok, err := c.save(ctx, prefKeyIndex+key.ID(), "", &keyIndex{Token: t.ID, Policy: t.Policy})
 	if err == nil && !ok {
-		err = errors.New("random key ID was taken")
+		err = errors.New("random key ID already exists")
 	}
 	return key, err
 }
@@ -211,7 +212,7 @@ func (c *Control) loadToken(ctx context.Context, id string) (token, error) {
 	return t, err
 }
 
-// Token returns one API key.
+// Token returns the API key with the given ID.
 func (c *Control) Token(ctx context.Context, id string) (Token, error) {
 	t, err := c.loadToken(ctx, id)
 	if err != nil {
@@ -255,8 +256,7 @@ func (c *Control) Tokens(ctx context.Context, q TokenQuery) ([]Token, string, er
 	return out, next, err
 }
 
-// policiesFor are the names of the policies that the query selects, nil for
-// all.
+// policiesFor returns the names of the policies that the query selects, or nil for all.
 func (c *Control) policiesFor(ctx context.Context, q TokenQuery) (map[string]bool, error) {
 	if q.Tenant == "" {
 		if q.Policy == "" {
@@ -282,7 +282,7 @@ func (c *Control) policiesFor(ctx context.Context, q TokenQuery) (map[string]boo
 	}
 }
 
-// policyTokens are all tokens of the policy.
+// policyTokens returns all tokens of the policy.
 func (c *Control) policyTokens(ctx context.Context, p Policy) ([]token, error) {
 	var out []token
 	var bad error
@@ -302,8 +302,7 @@ func (c *Control) policyTokens(ctx context.Context, p Policy) ([]token, error) {
 	return out, nil
 }
 
-// join adds to tokens what their policies grant and when their keys were last
-// used.
+// join adds the rights of their policies and the last uses of their keys to tokens.
 func (c *Control) join(ctx context.Context, tokens []token) ([]Token, error) {
 	var keys []string
 	for _, t := range tokens {

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -10,10 +9,10 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// maxUses bounds the keys whose use is remembered between flushes.
+// maxUses bounds the number of keys whose use is held in memory between flushes.
 const maxUses = 100_000
 
-// uses remembers when keys were used, until that is written.
+// uses holds the times when keys were used until they are written.
 type uses struct {
 	mu      sync.Mutex
 	dirty   map[string]time.Time // to be written
@@ -24,8 +23,8 @@ func newUses() uses {
 	return uses{dirty: map[string]time.Time{}, written: map[string]time.Time{}}
 }
 
-// Touch notes that a key was used. It never blocks on the store: the time is
-// written in the background, at most once a minute for each key.
+// Touch records that a key was used. It never waits for the store: the time is written in
+// the background, at most once per minute for each key.
 func (c *Control) Touch(keyID string) {
 	now := c.moment()
 	c.uses.mu.Lock()
@@ -39,7 +38,7 @@ func (c *Control) Touch(keyID string) {
 	c.uses.dirty[keyID] = now
 }
 
-// flushUses writes what Touch noted. A failure loses last uses, no more.
+// flushUses writes the uses recorded by Touch. On an error they are lost.
 func (c *Control) flushUses(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -70,11 +69,12 @@ func (c *Control) flushUses(ctx context.Context) {
 		}
 	}
 	if failed != nil {
-		c.logger.Warn("last use of API keys was not written", "keys", n, "err", fmt.Errorf("write last uses: %w", failed))
+		c.logger.Warn("failed to write the last use of API keys", "keys", n, "err", failed)
 	}
 }
 
-// lastUse reads the time from a key's index row; zero if it was never used.
+// lastUse returns the time in a key's index row, or the zero time if the key was never
+// used.
 func lastUse(r row) time.Time {
 	ms, err := strconv.ParseInt(r.text(cellUse), 10, 64)
 	if err != nil {

@@ -2,12 +2,11 @@ package tenant
 
 import "slices"
 
-// Scope is one thing a credential may do, in the words of Grafana Cloud and
-// GEM so that their policies read the same here.
+// Scope is a right of a credential. The names are those of Grafana Cloud and GEM, so that
+// their policies can be reused.
 type Scope string
 
-// The scopes of the data plane. There is no admin scope: the admin API has a
-// credential of its own.
+// The scopes. There is no admin scope: the admin API has a credential of its own.
 const (
 	MetricsRead   Scope = "metrics:read"
 	MetricsWrite  Scope = "metrics:write"
@@ -18,25 +17,25 @@ const (
 	AlertsWrite   Scope = "alerts:write"
 )
 
-// Scopes lists every scope, in the order in which they are documented.
+// Scopes returns all scopes, in the order of the documentation.
 func Scopes() []Scope {
 	return []Scope{MetricsRead, MetricsWrite, MetricsDelete, RulesRead, RulesWrite, AlertsRead, AlertsWrite}
 }
 
-// Valid reports whether s is a scope that exists.
+// Valid reports whether the scope exists.
 func (s Scope) Valid() bool { return slices.Contains(Scopes(), s) }
 
-// Identity is what a valid credential proves: who it is and what it may touch.
-// It is never a decision; package policies decides.
+// Identity is what a valid credential proves: who the client is and which rights it has.
+// It is not a decision; package policies decides.
 type Identity struct {
 	Credential string  // public id: "tk_..." of an API key, "jwt:<issuer>/<subject>" of a JWT
-	Name       string  // what the admin called it, for logs and audit
+	Name       string  // the name that the administrator gave it, for logs and audit
 	Tenants    []ID    // tenants the credential may act for, sorted, without duplicates
-	Scopes     []Scope // what it may do there
+	Scopes     []Scope // the rights of the credential in those tenants
 }
 
-// Has reports whether the identity holds the scope.
+// Has reports whether the identity has the scope.
 func (i Identity) Has(s Scope) bool { return slices.Contains(i.Scopes, s) }
 
-// MayActFor reports whether the tenant is within the identity's realm.
+// MayActFor reports whether the identity may act for the tenant.
 func (i Identity) MayActFor(id ID) bool { return slices.Contains(i.Tenants, id) }

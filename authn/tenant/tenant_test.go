@@ -9,15 +9,15 @@ import (
 	"testing"
 )
 
-// TestParseID: the alphabet is Mimir's, so that an ID is safe in paths and keys.
+// TestParseID checks the alphabet of Mimir, which makes IDs safe in paths and keys.
 func TestParseID(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
-		says string // "": it is an ID
+		says string // "": valid
 	}{
 		{"acme", ""}, {"A-z0_9.!*'()", ""}, {"...", ""}, {".x", ""}, {strings.Repeat("a", MaxIDLength), ""},
 		{"", "empty"}, {".", "path element"}, {"..", "path element"},
-		{strings.Repeat("a", MaxIDLength+1), "151 bytes long, at most 150"},
+		{strings.Repeat("a", MaxIDLength+1), "has 151 bytes; the limit is 150"},
 		{"a/b", `the character '/'`}, {"a|b", `the character '|'`}, {"a b", `the character ' '`}, {"a\x00b", "the character"}, {"a\nb", "the character"},
 		{"ä", "the character"}, {"a%2Fb", `the character '%'`}, {"a\\b", "the character"}, {"a,b", "the character"}, {"a:b", "the character"},
 	} {
@@ -26,7 +26,7 @@ func TestParseID(t *testing.T) {
 			t.Errorf("%q: %q, %v", tt.in, got, err)
 		}
 	}
-	for c := range 256 { // every byte by itself, against the alphabet as Mimir's documents have it
+	for c := range 256 { // every byte, compared with the alphabet in Mimir's documentation
 		_, err := ParseID("x" + string([]byte{byte(c)}))
 		allowed := strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!-_.*'()", rune(c)) && c < 128
 		if (err == nil) != allowed {
@@ -35,7 +35,7 @@ func TestParseID(t *testing.T) {
 	}
 }
 
-// TestAccess: without a tenant, or without a label policy, nothing is allowed.
+// TestAccess checks that nothing is allowed without a tenant or a label policy.
 func TestAccess(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -46,7 +46,7 @@ func TestAccess(t *testing.T) {
 		{"nothing", Access{}, false},
 		{"no tenant", Access{Policy: Unrestricted()}, false},
 		{"no policy", Access{Tenant: "acme"}, false},
-		{"an ID that is none", Access{Tenant: "a/b", Policy: Unrestricted()}, false},
+		{"an invalid ID", Access{Tenant: "a/b", Policy: Unrestricted()}, false},
 	} {
 		got, err := FromContext(NewContext(t.Context(), tt.access))
 		if (err == nil) != tt.ok || tt.ok && got != tt.access || !tt.ok && got != (Access{}) {
@@ -58,7 +58,8 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-// TestHeaders: what one process sets, another reads; each header must be there once.
+// TestHeaders checks that one process reads the headers that another sets, and that
+// repeated headers are rejected.
 func TestHeaders(t *testing.T) {
 	h := http.Header{HeaderPolicy: {"a client's"}, HeaderOrgID: {"a client's", "twice"}}
 	want := Access{Tenant: "acme", Policy: Unrestricted()}
@@ -68,7 +69,7 @@ func TestHeaders(t *testing.T) {
 	}
 	Access{Tenant: "acme"}.SetHeaders(h)
 	if got, err := AccessFromHeaders(h); !errors.Is(err, errNoPolicy) {
-		t.Errorf("a policy of an earlier request is left: %+v, %v", got, err)
+		t.Errorf("SetHeaders did not remove the policy of an earlier request: %+v, %v", got, err)
 	}
 	for name, h := range map[string]http.Header{
 		"nothing":          {},
@@ -94,14 +95,14 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("%+v", id)
 	}
 	if (Identity{}).MayActFor("") || (Identity{}).Has("") {
-		t.Error("nobody may do something")
+		t.Error("the zero identity has rights")
 	}
 	for _, s := range Scopes() {
 		if !s.Valid() {
-			t.Errorf("%s is no scope", s)
+			t.Errorf("%s is not valid", s)
 		}
 	}
 	if Scope("").Valid() || Scope("metrics").Valid() || slices.Contains(Scopes(), "") {
-		t.Error("a scope that is none is valid")
+		t.Error("an unknown scope is valid")
 	}
 }

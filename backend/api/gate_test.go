@@ -69,7 +69,7 @@ func TestTenantsMemory(t *testing.T) {
 		if !c.onlyParses {
 			w := do(b.h, as("acme", c.request(b, "")))
 			b.check(c.String(), w, rejection{422, "limit max_memory_bytes of 4194304 bytes exceeded: the request needs "})
-			b.check(c.String(), w, rejection{422, " bytes of memory or more, including the tenant's other requests in progress; "})
+			b.check(c.String(), w, rejection{422, " bytes of memory, including the tenant's other requests in progress; "})
 		}
 	}
 	other.Close()

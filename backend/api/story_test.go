@@ -137,7 +137,7 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 		{"series", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_series of 4 series exceeded"},
 		{"series of the series endpoint", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "series", url.Values{"match[]": {"up"}}, "limit max_query_series of 4 series exceeded"},
 		{"samples", func(l *limits.Limits) { l.MaxQuerySamples = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_samples of 4 samples exceeded"},
-		{"length", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "query", url.Values{"query": {"up + 1"}}, "limit max_query_length of 4 bytes exceeded: expressions and selectors of the request have 6"},
+		{"length", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "query", url.Values{"query": {"up + 1"}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 6"},
 		{"time", func(l *limits.Limits) { l.QueryTimeout = limits.Duration(1) }, "query", url.Values{"query": {"up"}}, "limit query_timeout of"},
 	}
 	for _, tt := range tests {

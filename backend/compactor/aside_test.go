@@ -35,9 +35,9 @@ func (x *world) asides() []store.AsideOf {
 	return all
 }
 
-// TestAsideIsNotWaitedFor: a day is published and its packs are discharged while
-// an ingester has something of it set aside; the record stays, and a day with
-// nothing else is not compacted again and again.
+// TestAsideIsNotWaitedFor checks that a day is published and its packs are consumed although
+// an ingester has series of it set aside, that the record stays, and that a day with nothing
+// else is not compacted again.
 func TestAsideIsNotWaitedFor(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.setAside(asideOf("i1", "a", testDay, 3), asideOf("i1", "a", testDay-5, 0))
@@ -62,8 +62,8 @@ func TestAsideIsNotWaitedFor(t *testing.T) {
 	x.Check("compacted")
 }
 
-// TestAsideKeepsDeletions: deletions of series are not forgotten while a file that
-// they may apply to exists.
+// TestAsideKeepsDeletions checks that deletions of series are not forgotten while the tenant
+// has series set aside to which they may apply.
 func TestAsideKeepsDeletions(t *testing.T) {
 	x := newWorld(t, wrap{})
 	ctx := context.Background()
@@ -85,13 +85,13 @@ func TestAsideKeepsDeletions(t *testing.T) {
 	}
 	x.Now = x.Now.Add(60 * 24 * time.Hour)
 	if err := x.comp.Sweep(ctx); err != nil || known() != 1 {
-		t.Fatalf("with a record: %d deletions, %v", known(), err)
+		t.Fatalf("%d deletions while series are set aside, error %v", known(), err)
 	}
 	if _, err := x.Store.DropAside(ctx, "i1", store.Window{Day: testDay, Number: 3}, "a"); err != nil {
 		t.Fatal(err)
 	}
-	x.Now = x.Now.Add(24 * time.Hour) // a tenant is looked at once a day
+	x.Now = x.Now.Add(24 * time.Hour) // a tenant is visited once a day
 	if err := x.comp.Sweep(ctx); err != nil || known() != 0 {
-		t.Fatalf("with a dropped record: %d deletions, %v", known(), err)
+		t.Fatalf("%d deletions after the record was dropped, error %v", known(), err)
 	}
 }

@@ -15,14 +15,14 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Tenants of a day are compacted several at once, since most of them are small and
-// take the time of a few calls of the stores. Two bounds hold for all of them
-// together: their number, and the bytes of what they merge. Whoever merges more
-// than the bound has it to itself, so that memory and scratch space are those of
-// one large tenant, or of small ones that together have as much as the bound.
+// Several tenants of a day are compacted concurrently, since most of them are small and
+// take only the time of a few calls of the stores. Their number and the total size of the
+// packs that they merge are limited. A tenant that exceeds the limit of bytes is compacted
+// alone. So memory and scratch space are those of one large tenant, or of small tenants
+// with as many bytes as the limit.
 
 const (
-	leastTenants = 8 // at once, however few processors there are
+	leastTenants = 8 // even with few processors
 	mostTenants  = 64
 
 	defaultInputBytes = 64 << 20
@@ -30,7 +30,7 @@ const (
 
 func defaultTenantsAtOnce() int { return min(max(4*runtime.GOMAXPROCS(0), leastTenants), mostTenants) }
 
-// tally is the report of a compaction while several tenants add to it.
+// tally is a Report that several goroutines may add to.
 type tally struct {
 	mu sync.Mutex
 	Report
@@ -45,14 +45,14 @@ func (t *tally) add(r Report) {
 	t.Samples += r.Samples
 }
 
-// tenantResult is what became of a tenant's day.
+// tenantResult is the result of compacting a tenant's day.
 type tenantResult struct {
 	left []ulid.ULID // packs that the tenant still needs
 	err  error
 }
 
-// compactTenants compacts a day of the tenants, several at once, and returns what
-// became of each, in their order. When ctx ends, the rest is not begun.
+// compactTenants compacts a day of the tenants, several concurrently, and returns their
+// results in the same order. When ctx is done, no further compaction starts.
 func (c *Compactor) compactTenants(ctx context.Context, d *store.DayWork, tenants []tenant.ID, packs *openPacks, which Which,
 	report *tally) []tenantResult {
 	out := make([]tenantResult, len(tenants))
@@ -84,8 +84,8 @@ func (c *Compactor) oneTenant(ctx context.Context, d *store.DayWork, t tenant.ID
 	return tenantResult{left, err}
 }
 
-// admit waits until there is room for what a compaction merges, and returns how to
-// give it back.
+// admit waits until the packs that a compaction merges fit into InputBytes, and returns a
+// function that releases the reserved bytes.
 func (c *Compactor) admit(ctx context.Context, catalog *store.Catalog) (release func(), err error) {
 	n := int64(0)
 	for i := range catalog.L0 {
@@ -98,18 +98,18 @@ func (c *Compactor) admit(ctx context.Context, catalog *store.Catalog) (release 
 	}
 	n = min(max(n, 1), c.opts.InputBytes)
 	admitted := make(chan error, 1)
-	go func() { admitted <- c.room.Acquire(ctx, n) }()
+	go func() { admitted <- c.input.Acquire(ctx, n) }()
 	tick := time.NewTicker(progress.StallAfter / 4)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			progress.Step(ctx) // whoever has the room says whether it makes progress
+			progress.Step(ctx) // waiting is not a stall: the compactions that it waits for report their own progress
 		case err := <-admitted:
 			if err != nil {
 				return nil, fmt.Errorf("wait for other tenants' compactions: %w", err)
 			}
-			return func() { c.room.Release(n) }, nil
+			return func() { c.input.Release(n) }, nil
 		}
 	}
 }

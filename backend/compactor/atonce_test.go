@@ -16,14 +16,14 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// gate is an object store that tells a test of each Put, and waits for it.
+// gate is an object store whose Puts wait until the gate opens.
 type gate struct {
 	objects.Store
 	mu           sync.Mutex
 	waiting, top int
-	open         chan struct{} // closed: nobody waits any more
-	want         int           // so many at once open the gate
-	fail         string        // part of the names that cannot be stored
+	open         chan struct{} // closed when the gate is open
+	want         int           // number of concurrent Puts that opens the gate
+	fail         string        // part of the names whose Put fails
 	during       func()        // called by each Put
 }
 
@@ -63,8 +63,8 @@ func manyTenants(n int) map[tenant.ID]data {
 	return all
 }
 
-// TestTenantsAtOnce: as many tenants of a day are compacted at once as are allowed;
-// the report counts all of them, and one that fails is named alone.
+// TestTenantsAtOnce checks that TenantsAtOnce tenants of a day are compacted concurrently, that
+// the report counts all of them, and that only the failing tenant is in the error.
 func TestTenantsAtOnce(t *testing.T) {
 	g := &gate{open: make(chan struct{}), want: 6, fail: "t0007"}
 	x := newWorld(t, wrap{atOnce: 6, objects: func(o objects.Store) objects.Store { g.Store = o; return g }})
@@ -74,7 +74,7 @@ func TestTenantsAtOnce(t *testing.T) {
 	defer cancel()
 	r, err := x.comp.Compact(ctx, Due)
 	if !errors.Is(err, faults.ErrInjected) || !strings.Contains(err.Error(), "t0007") {
-		t.Fatalf("error of the tenant that fails: %v", err)
+		t.Fatalf("Compact() with one failing tenant: %v", err)
 	}
 	if r.Days != 1 || r.Published != 39 || r.Series != 39 || r.Samples != 39 {
 		t.Errorf("report %+v", r)
@@ -87,7 +87,7 @@ func TestTenantsAtOnce(t *testing.T) {
 	}
 	x.Check("one tenant fails")
 	if w, err := x.Store.Days(ctx); err != nil || len(w) != 1 || len(w[0].Receipts) != 2 {
-		t.Errorf("the packs that the failing tenant needs have no receipts: %+v, %v", w, err)
+		t.Errorf("receipts of the packs that the failing tenant needs: %+v, %v", w, err)
 	}
 	g.fail = ""
 	x.Now = x.Now.Add(time.Hour)
@@ -98,17 +98,17 @@ func TestTenantsAtOnce(t *testing.T) {
 	}
 }
 
-// TestInputBytes: tenants that together merge more than the bound are compacted one
-// after the other, and one that alone has more is compacted too.
+// TestInputBytes checks that tenants that together merge more than InputBytes are compacted one
+// after the other, and that a tenant that alone exceeds InputBytes is compacted too.
 func TestInputBytes(t *testing.T) {
 	g := &gate{open: make(chan struct{})}
 	close(g.open)
 	x := newWorld(t, wrap{objects: func(o objects.Store) objects.Store { g.Store = o; return g }})
 	x.comp = New(Options{ID: "c1", Store: x.Store, Lifecycle: x.Lifecycle, Retention: x.comp.opts.Retention, TenantsAtOnce: 16, InputBytes: 1, Now: x.comp.opts.Now})
 	g.during = func() {
-		if x.comp.room.TryAcquire(1) {
-			x.comp.room.Release(1)
-			t.Error("a tenant's pack is written, and there is room for another tenant")
+		if x.comp.input.TryAcquire(1) {
+			x.comp.input.Release(1)
+			t.Error("input bytes are available while a large tenant is compacted")
 		}
 	}
 	x.Push(manyTenants(40), "i1")
@@ -118,7 +118,7 @@ func TestInputBytes(t *testing.T) {
 	x.Check("one after the other")
 }
 
-// slowRows is a row store with a round trip.
+// slowRows is a row store with a delay for each round trip.
 type slowRows struct {
 	rows.Store
 	trip time.Duration
@@ -144,8 +144,8 @@ func (s slowRows) CheckAndMutate(ctx context.Context, key string, c rows.Conditi
 	return s.Store.CheckAndMutate(ctx, key, c, then, otherwise)
 }
 
-// BenchmarkManyTenants compacts and sweeps a day of 1,000 tenants over a row store
-// with round trips of 2 ms, one tenant after the other and several at once.
+// BenchmarkManyTenants compacts and sweeps a day of 1,000 tenants with a row store that has
+// round trips of 2 ms, one tenant after the other and several concurrently.
 func BenchmarkManyTenants(b *testing.B) {
 	for _, atOnce := range []int{1, 0} {
 		b.Run(fmt.Sprintf("atonce=%d", atOnce), func(b *testing.B) {

@@ -24,14 +24,14 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// door is the whole way of a sample: distributor, ingester, store and compactor,
-// with every limit at 0.
+// door is the complete path of a sample, through distributor, ingester, store and compactor,
+// with all limits at 0.
 type door struct {
 	*world
 	long *store.Store
 	ing  *ingester.Ingester
 	dist *distributor.Distributor
-	sent map[string]int // samples taken by series
+	sent map[string]int // accepted samples by series
 }
 
 const dayStart = testDay * series.DayMillis
@@ -55,10 +55,10 @@ func newDoor(t *testing.T) *door {
 	return d
 }
 
-// key tells series apart; their text would take long where labels are huge.
+// key returns a key for a series; the text of series with huge labels would be slow.
 func key(ls labels.Labels) string { return string(ls.Bytes(nil)) }
 
-// send pushes a batch and returns what was made of it.
+// send pushes a batch and returns its outcome.
 func (d *door) send(md []series.MetricMetadata, entries ...series.Entry) series.Outcome {
 	d.T.Helper()
 	for i := range entries {
@@ -71,27 +71,27 @@ func (d *door) send(md []series.MetricMetadata, entries ...series.Entry) series.
 	return out
 }
 
-// take is send for what must be taken whole, and is looked for at the end.
+// take is send for samples that must all be accepted, and that keep expects in the store.
 func (d *door) take(ls labels.Labels, samples ...series.Sample) {
 	d.T.Helper()
 	n := len(samples)
 	if out := d.send(nil, series.Entry{Labels: ls, Samples: samples}); out.Samples+out.Histograms != n {
-		d.T.Fatalf("%d of %d samples at the bound were taken: %s", out.Samples+out.Histograms, n, out.String())
+		d.T.Fatalf("%d of %d samples at the limit were accepted: %s", out.Samples+out.Histograms, n, out.String())
 	}
 	d.sent[key(ls)] += n
 }
 
-// reject is send for one sample beyond the bound.
+// reject is send for one sample beyond a limit.
 func (d *door) reject(reason string, ls labels.Labels, s series.Sample) {
 	d.T.Helper()
 	out := d.send(nil, series.Entry{Labels: ls, Samples: []series.Sample{s}})
 	if len(out.Rejections) != 1 || out.Rejections[0].Reason != reason || out.Samples+out.Histograms != 0 {
-		d.T.Errorf("one beyond the bound: %+v, want it rejected for %s", out, reason)
+		d.T.Errorf("sample beyond the limit: %+v, want it rejected with reason %s", out, reason)
 	}
 }
 
-// keep seals, uploads and compacts, checks the store, and reads everything back
-// from it. Every day must be published, with nothing left of level 0.
+// keep seals, uploads and compacts, checks that the store is consistent, and reads all samples
+// from it. All days must be published, and no L0 packs may be left.
 func (d *door) keep() {
 	d.T.Helper()
 	ctx := context.Background()
@@ -104,7 +104,7 @@ func (d *door) keep() {
 	if _, err := d.comp.Compact(ctx, All); err != nil {
 		d.T.Fatalf("compact: %v", err)
 	}
-	d.Want["a"] = nil // for verify
+	d.Want["a"] = nil // for Verify, which checks the tenants in Want
 	d.Verify()
 	sel, err := d.long.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}, nil)
 	if err != nil {
@@ -122,11 +122,11 @@ func (d *door) keep() {
 		}
 	}
 	if len(got) != len(d.sent) {
-		d.T.Errorf("%d series came back, want %d", len(got), len(d.sent))
+		d.T.Errorf("read %d series, want %d", len(got), len(d.sent))
 	}
 	for ls, n := range d.sent {
 		if got[ls] != n {
-			d.T.Errorf("series %.100q: %d samples came back, want %d", ls, got[ls], n)
+			d.T.Errorf("series %.100q: read %d samples, want %d", ls, got[ls], n)
 		}
 	}
 	if left, _, err := d.ing.Select(ctx, series.Request{Tenant: "a", MinTime: 0, MaxTime: math.MaxInt64}); err != nil {
@@ -144,14 +144,14 @@ func (d *door) parts(day int64) int {
 	}
 	c, err := d.long.Catalog(context.Background(), "a", day)
 	if err != nil || len(c.L0) > 0 {
-		d.T.Errorf("day %d has %d sections of level 0 left, %v", day, len(c.L0), err)
+		d.T.Errorf("day %d has %d L0 sections left, error %v", day, len(c.L0), err)
 	}
 	return len(m.Packs)
 }
 
 func sampleAt(t int64) series.Sample { return series.Sample{T: t, V: 1} }
 
-// noise is text that is hardly compressed: UTF-8 of all bytes below 128.
+// noise returns text that hardly compresses: random ASCII characters.
 func noise(rng *rand.Rand, n int) string {
 	b := make([]byte, n)
 	for i := range b {
@@ -171,9 +171,9 @@ func TestBoundTimes(t *testing.T) {
 	d.parts(series.Day(series.MaxTime))
 }
 
-// TestBoundLabels has series of the largest labels: in one metric, so that their
-// summaries are beyond a cell, and in several; each of one long value, of many
-// labels, and of values that only their ends tell apart.
+// TestBoundLabels pushes series with the largest labels: in one metric, whose summaries exceed
+// a cell, and in several metrics; with one long value, with many labels, and with values that
+// differ only at their ends.
 func TestBoundLabels(t *testing.T) {
 	d := newDoor(t)
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -198,12 +198,12 @@ func TestBoundLabels(t *testing.T) {
 	}
 	d.keep()
 	if n := d.parts(testDay); n < 3 {
-		t.Errorf("%d packs: the test shows nothing of cells of the index", n)
+		t.Errorf("%d packs: the test does not reach the limit of an index cell", n)
 	}
 }
 
-// TestBoundSummaries has a metric of few long values in many combinations: its
-// names are small, its summaries are not.
+// TestBoundSummaries pushes a metric with few long values in many combinations, which has small
+// names and large summaries.
 func TestBoundSummaries(t *testing.T) {
 	d := newDoor(t)
 	rng := rand.New(rand.NewPCG(6, 6))
@@ -216,12 +216,12 @@ func TestBoundSummaries(t *testing.T) {
 	}
 	d.keep()
 	if n := d.parts(testDay); n < 3 {
-		t.Errorf("%d packs: the test shows nothing of the cells of summaries", n)
+		t.Errorf("%d packs: the test does not reach the limit of a summaries cell", n)
 	}
 }
 
-// TestBoundMetricNames has more long metric names than one cell of names holds,
-// with bytes that double in row keys.
+// TestBoundMetricNames pushes more long metric names than fit into one names cell, with bytes
+// that are escaped in row keys.
 func TestBoundMetricNames(t *testing.T) {
 	d := newDoor(t)
 	rng := rand.New(rand.NewPCG(2, 2))
@@ -233,7 +233,7 @@ func TestBoundMetricNames(t *testing.T) {
 		d.sent[key(ls)] = 1
 	}
 	if out := d.send(nil, entries...); out.Samples != 3000 {
-		t.Fatalf("%d of 3000 metrics at the bound were taken: %.1000s", out.Samples, out.String())
+		t.Fatalf("%d of 3000 metrics at the limit were accepted: %.1000s", out.Samples, out.String())
 	}
 	nul := strings.Repeat("\x00", room-1)
 	d.take(labels.FromStrings("__name__", nul+"a"), sampleAt(dayStart))
@@ -245,9 +245,8 @@ func TestBoundMetricNames(t *testing.T) {
 	}
 }
 
-// TestBoundMetadata sends more metadata than a tenant may have: what is beyond is
-// dropped, never a sample, and what is kept is in the index, though it is more
-// than a cell of names holds.
+// TestBoundMetadata pushes more metadata than a tenant may have. The excess is dropped, but no
+// sample; the rest is in the index, although it exceeds one names cell.
 func TestBoundMetadata(t *testing.T) {
 	d := newDoor(t)
 	rng := rand.New(rand.NewPCG(3, 3))
@@ -266,10 +265,10 @@ func TestBoundMetadata(t *testing.T) {
 		d.sent[key(ls)] = 1
 	}
 	if out := d.send(all, entries...); out.Samples != len(entries) || len(out.Rejections) > 0 {
-		t.Fatalf("metadata cost a sample: %+v", out)
+		t.Fatalf("a sample was rejected because of metadata: %+v", out)
 	}
 	if fit < 900 || fit > 1090 {
-		t.Fatalf("%d entries fit: the test shows nothing", fit)
+		t.Fatalf("%d entries fit: the test does not reach the limit", fit)
 	}
 	for _, round := range []string{"first", "second"} {
 		d.keep()
@@ -287,8 +286,8 @@ func TestBoundMetadata(t *testing.T) {
 	}
 }
 
-// TestBoundVariants: a metric whose help changes with every pack keeps a few, and
-// the day is compacted.
+// TestBoundVariants checks that a day is compacted although a metric has another help text in
+// every pack, and that a few of the texts are kept.
 func TestBoundVariants(t *testing.T) {
 	d := newDoor(t)
 	rng := rand.New(rand.NewPCG(4, 4))
@@ -308,7 +307,7 @@ func TestBoundVariants(t *testing.T) {
 	}
 }
 
-// alternating makes samples of a window that begin a chunk each.
+// alternating returns samples of a window, each of which starts a new chunk.
 func alternating(window, n int) []series.Sample {
 	start := dayStart + int64(window)*series.WindowMillis
 	out := make([]series.Sample, 0, n)
@@ -322,8 +321,8 @@ func alternating(window, n int) []series.Sample {
 	return out
 }
 
-// TestBoundChunks fills a day of a series with as many chunks as its windows may
-// have, and again in a later pack with samples between them.
+// TestBoundChunks pushes a day of a series with the largest number of chunks per window, and then
+// samples between them in a later pack.
 func TestBoundChunks(t *testing.T) {
 	d := newDoor(t)
 	m := labels.FromStrings("__name__", "m")
@@ -348,8 +347,8 @@ func TestBoundChunks(t *testing.T) {
 	d.parts(testDay)
 }
 
-// TestBoundHistograms has histograms of the most buckets, more of one series than
-// a row of a compacted pack holds, and of the most spans and bounds.
+// TestBoundHistograms pushes histograms with the largest number of buckets, more for one series
+// than fit into a row of a compacted pack, and with the largest number of spans and bounds.
 func TestBoundHistograms(t *testing.T) {
 	d := newDoor(t)
 	rng := rand.New(rand.NewPCG(5, 5))
@@ -388,7 +387,7 @@ func TestBoundHistograms(t *testing.T) {
 	d.reject("histogram_too_large", bounds, custom(most+1))
 	d.keep()
 	if got := d.Manifest("a", testDay).Series; got < 4 {
-		t.Errorf("%d rows of series: the test shows nothing of a series in several", got)
+		t.Errorf("%d rows of series: the test has no series with several rows", got)
 	}
 	d.take(m, sampleAt(dayStart+86_000_000)) // a second generation merges the rows
 	d.keep()

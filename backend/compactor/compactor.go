@@ -1,8 +1,7 @@
-// Package compactor makes the long-term form of what ingesters uploaded: it
-// merges a tenant's day from the L0 packs of all replicas and from what was
-// compacted before into one sorted copy, and has the store publish it. It keeps
-// no state: whatever it has to do stands in the work rows, and a compaction that
-// ends halfway is begun anew.
+// Package compactor compacts uploaded packs: it merges a tenant's day from the L0 packs
+// of all replicas and from the packs of the last generation into one sorted copy, and
+// publishes it. It has no state of its own: all pending work is in the work rows, and an
+// interrupted compaction starts over.
 package compactor
 
 import (
@@ -25,82 +24,83 @@ import (
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
-// Options of a Compactor.
+// Options are the options of a Compactor.
 type Options struct {
-	ID        string // names it in the lease
+	ID        string // identifies the compactor in the lease
 	Store     *store.Store
-	Lifecycle *lifecycle.Keeper // of the store
-	// Retention is how long a tenant's samples are kept, now; 0 is for ever.
+	Lifecycle *lifecycle.Keeper // of Store
+	// Retention returns a tenant's current retention; 0 keeps samples forever.
 	Retention func(context.Context, tenant.ID) (time.Duration, error)
-	// Tenants lists those whose data is kept, and those that were deleted.
+	// Tenants lists the existing and the deleted tenants.
 	Tenants func(context.Context) (active, deleted []tenant.ID, err error)
-	// KeepDeletions is how long a deletion of series is remembered: longer than
-	// a sample of before it can still arrive.
+	// KeepDeletions returns how long the record of a deletion of series is kept: longer
+	// than a sample from before the deletion can still arrive.
 	KeepDeletions func(tenant.ID) time.Duration
 
-	Interval      time.Duration // between two looks at the work; default 5 min
-	TenantsAtOnce int           // compacted at once; default four for each processor, 8 to 64
-	// InputBytes is what the tenants that are compacted at once merge together, as it
-	// is stored, but for one that has more: it is compacted alone. Default 64 MiB.
+	Interval      time.Duration // between two compactions; default 5 min
+	TenantsAtOnce int           // number of tenants compacted concurrently; default four per processor, 8 to 64
+	// InputBytes limits the total size of the packs merged concurrently, compressed. A
+	// tenant with more is compacted alone. Default 64 MiB.
 	InputBytes int64
 
 	Now func() time.Time
-	// Clock tells whether Now can decide what is deleted; nil: it always can.
+	// Clock says whether Now may be used to decide what is deleted. If it is nil, Now
+	// is always used.
 	Clock      *clock.Guard
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Times of the schedule.
+// Delays of the schedule.
 const (
-	// lossDelay is how old a loss must be to be settled: what others owe of the
-	// window they say within ten seconds.
+	// lossDelay is the least age of a loss whose intents are cleared. Replicas write the
+	// intents for their copies of the lost window within ten seconds.
 	lossDelay   = 10 * time.Minute
 	settleTime  = 2 * time.Hour // from a day's end to its first compaction
 	lateSpacing = 6 * time.Hour // between two generations of a published day
 	sweepEvery  = 10 * time.Minute
 )
 
-// Compactor compacts days as they end. It is safe for concurrent use; one
+// Compactor compacts days after they end. It is safe for concurrent use; only one
 // compaction runs at a time.
 type Compactor struct {
 	opts     Options
-	turn     chan struct{} // held by the compaction that runs
-	sweeping sync.Mutex    // held by the sweep that runs
-	visits   *visits       // changed under it
+	turn     chan struct{} // held by the running compaction
+	sweeping sync.Mutex    // held by the running sweep
+	visits   *visits       // changed under sweeping
 	work     *progress.Worker
-	room     *semaphore.Weighted // bytes of what is merged
+	input    *semaphore.Weighted // bytes of the packs being merged
 	failing  *failures
 	metrics  *metrics
 	status   atomic.Pointer[Status]
 }
 
-// Status is what the compactor is doing.
+// Status is the state of a compactor.
 type Status struct {
-	Day     int64     `json:"day"` // being compacted; -1 when idle
+	Day     int64     `json:"day"` // day being compacted; -1 if idle
 	Tenant  tenant.ID `json:"tenant,omitempty"`
 	Waiting []Waiting `json:"waiting,omitempty"` // days that may not be published yet
-	Failing []Failing `json:"failing,omitempty"` // what cannot be compacted, the longest first; bounded
+	Failing []Failing `json:"failing,omitempty"` // the 100 oldest failures
 	LastRun time.Time `json:"lastRun"`
 	LastErr string    `json:"lastError,omitempty"`
-	Clock   string    `json:"clock,omitempty"` // why nothing is deleted by its time now; empty when it is
-	Expired int       `json:"expired"`         // days beyond retention that wait for the next day, or for an operator
+	Clock   string    `json:"clock,omitempty"` // why nothing expires now; empty if the clock is trusted
+	Expired int       `json:"expired"`         // days beyond retention that wait for a later day, or for an operator
 }
 
-// Waiting is a day that waits for ingesters to upload what they owe.
+// Waiting is a day that may not be published yet, and the reason.
 type Waiting struct {
 	Day    int64  `json:"day"`
 	Reason string `json:"reason"`
 }
 
-// Failing is a tenant's day that cannot be compacted, or an L0 pack that cannot
-// be opened, and when that is tried again.
+// Failing is a tenant's day that cannot be compacted, or an L0 pack that cannot be
+// opened.
 type Failing struct {
 	Tenant   tenant.ID `json:"tenant,omitempty"` // empty for a pack
 	Day      int64     `json:"day"`
-	Pack     string    `json:"pack,omitempty"` // object of a pack that cannot be opened
+	Pack     string    `json:"pack,omitempty"` // object name of a pack that cannot be opened
 	Since    time.Time `json:"since"`
-	Next     time.Time `json:"next"`
+	Next     time.Time `json:"next"` // time of the next attempt
 	Attempts int       `json:"attempts"`
 	Err      string    `json:"error"`
 }
@@ -122,20 +122,20 @@ func New(o Options) *Compactor {
 	if o.InputBytes <= 0 {
 		o.InputBytes = defaultInputBytes
 	}
-	c := &Compactor{opts: o, turn: make(chan struct{}, 1), room: semaphore.NewWeighted(o.InputBytes)}
+	c := &Compactor{opts: o, turn: make(chan struct{}, 1), input: semaphore.NewWeighted(o.InputBytes)}
 	if c.opts.Clock == nil {
 		c.opts.Clock = clock.New(clock.Options{Now: o.Now})
 	}
 	c.visits = newVisits()
 	c.metrics = newMetrics(o.Registerer)
 	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_compactor_days_expiry_waiting",
-		Help: "Days beyond retention that wait for the next day: few go in 24 hours unless a retention was lowered, since a clock " +
-			"may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
+		Help: "Days beyond retention that are not deleted yet: unless a retention was lowered, only a few days are deleted in 24 " +
+			"hours, since the clock may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
 	c.failing = newFailures(o.Interval, c.metrics)
 	c.work = progress.NewWorker(progress.Options{
 		Metric:  "pallium_compactor_stalled_seconds",
-		Help:    "How long the compaction or sweep under way has made no progress; 0 when there is none, or it made some within a minute.",
-		Message: "compaction makes no progress: the object store or the row store does not answer",
+		Help:    "Time since the running compaction or sweep last made progress; 0 if none is running, or it made progress within a minute.",
+		Message: "compaction makes no progress: the object store or the row store does not respond",
 		Now:     o.Now, Logger: o.Logger, Registerer: o.Registerer})
 	c.status.Store(&Status{Day: -1})
 	return c
@@ -151,12 +151,12 @@ func (c *Compactor) Run(ctx context.Context) {
 	var swept time.Time
 	for {
 		if _, err := c.Compact(ctx, Due); err != nil && ctx.Err() == nil {
-			c.opts.Logger.Error("compaction failed, it will be tried again", "err", err)
+			c.opts.Logger.Error("compaction failed; retrying", "err", err)
 		}
 		if now := c.opts.Now(); now.Sub(swept) >= sweepEvery {
 			swept = now
 			if err := c.sweepDue(ctx); err != nil && ctx.Err() == nil {
-				c.opts.Logger.Error("sweeping failed, it will be tried again", "err", err)
+				c.opts.Logger.Error("sweep failed; retrying", "err", err)
 			}
 		}
 		select {
@@ -167,31 +167,31 @@ func (c *Compactor) Run(ctx context.Context) {
 	}
 }
 
-// Which says which days to compact.
+// Which selects the days to compact.
 type Which int
 
 // Days to compact.
 const (
-	Due Which = iota // those that ended and whose ingesters owe nothing
-	All              // all that have anything uploaded, open days too
+	Due Which = iota // days that have ended and have no pending uploads
+	All              // all days with uploaded packs, even if they have not ended
 )
 
-// Report is what a compaction did.
+// Report counts the results of a compaction.
 type Report struct {
-	Days, Published int // published counts days of tenants
+	Days, Published int // days; generations of tenants' days
 	Series, Samples int64
 }
 
-// Compact compacts what there is to compact. What fails does not keep the rest
-// from it, and is tried again later and later; the errors are joined.
+// Compact compacts all selected days. A failure of one tenant does not stop the others;
+// a failed compaction is retried with increasing delays. The errors are joined.
 func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
-		return Report{}, fmt.Errorf("wait for the compaction that is under way: %w", ctx.Err())
+		return Report{}, fmt.Errorf("wait for the running compaction: %w", ctx.Err())
 	}
 	defer func() { <-c.turn }()
-	ctx, task := c.work.Begin(ctx, "list of what is to be compacted")
+	ctx, task := c.work.Begin(ctx, "list pending work")
 	defer task.End()
 	st := Status{Day: -1, LastRun: c.opts.Now(), Failing: c.failing.list()}
 	defer func() { st.Day = -1; s := st; c.status.Store(&s) }()
@@ -207,7 +207,7 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 			return report.Report, nil
 		}
 	}
-	work, err := c.look(ctx)
+	work, err := c.pendingWork(ctx)
 	if err != nil {
 		st.LastErr = err.Error()
 		return report.Report, err
@@ -218,7 +218,7 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 	}
 	c.metrics.waiting.Set(float64(len(st.Waiting)))
 	for _, w := range st.Waiting {
-		c.opts.Logger.Warn("a day cannot be published yet", "day", w.Day, "reason", w.Reason)
+		c.opts.Logger.Warn("day cannot be published yet", "day", w.Day, "reason", w.Reason)
 	}
 	if err != nil {
 		st.LastErr = err.Error()
@@ -227,15 +227,15 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 	return report.Report, err
 }
 
-// look settles losses and lists the work.
-func (c *Compactor) look(ctx context.Context) ([]store.DayWork, error) {
+// pendingWork clears recovered losses and lists the work rows.
+func (c *Compactor) pendingWork(ctx context.Context) ([]store.DayWork, error) {
 	if now, err := c.opts.Clock.Now(); err == nil {
-		n, err := c.opts.Store.SettleLosses(ctx, now.Add(-lossDelay).UnixMilli())
+		n, err := c.opts.Store.ClearLosses(ctx, now.Add(-lossDelay).UnixMilli())
 		if err != nil {
 			return nil, err
 		}
 		if n > 0 {
-			c.opts.Logger.Info("what lost ingesters had is uploaded by others", "windows", n)
+			c.opts.Logger.Info("lost windows recovered: replicas have uploaded them", "windows", n)
 		}
 	}
 	work, err := c.opts.Store.Days(ctx)
@@ -245,8 +245,8 @@ func (c *Compactor) look(ctx context.Context) ([]store.DayWork, error) {
 	return work, err
 }
 
-// newestSeal is when the newest of the uploaded packs was sealed; zero when there
-// is none.
+// newestSeal returns the time when the newest of the uploaded packs was sealed, or zero
+// if there is none.
 func newestSeal(work []store.DayWork) time.Time {
 	newest := uint64(0)
 	for i := range work {
@@ -260,14 +260,14 @@ func newestSeal(work []store.DayWork) time.Time {
 	return time.UnixMilli(int64(newest))
 }
 
-// lease reports whether this compactor does the work now, and not another one.
+// lease acquires or renews the lease and reports whether this compactor has it.
 func (c *Compactor) lease(ctx context.Context) (bool, error) {
 	return c.opts.Store.Options().Index.Leases.Take(ctx, "compactor", c.opts.ID, 3*c.opts.Interval)
 }
 
-// compactDays goes through the days that have work.
+// compactDays compacts the selected days of the work list, one after the other.
 func (c *Compactor) compactDays(ctx context.Context, work []store.DayWork, which Which, st *Status, report *tally) error {
-	c.failing.nextLook()
+	c.failing.nextPass()
 	var errs problems
 	waiting := map[int64]bool{}
 	for i := range work {
@@ -303,7 +303,7 @@ func (c *Compactor) compactDays(ctx context.Context, work []store.DayWork, which
 	return errs.join()
 }
 
-// Status is what the compactor does now.
+// Status returns the current state of the compactor.
 func (c *Compactor) Status() Status {
 	s := *c.status.Load()
 	s.Expired = c.visits.waiting()
@@ -313,17 +313,17 @@ func (c *Compactor) Status() Status {
 	return s
 }
 
-// ended reports whether the day's samples should all be uploaded.
+// ended reports whether the day ended at least settleTime ago, so that its samples should
+// all be uploaded.
 func (c *Compactor) ended(day int64) bool {
 	end := time.UnixMilli((day + 1) * series.DayMillis)
 	return !c.opts.Now().Before(end.Add(settleTime))
 }
 
-// mustWait returns why a day may not be compacted now, or "". It waits for its
-// end, and then until every ingester that said that it owes samples has uploaded
-// them; an ingester that was lost is not waited for, as long as all that were are
-// one, or in one zone: then others have every acknowledged sample.
-// Samples that come late are not waited for, they make a new generation.
+// mustWait returns why a day may not be compacted now, or "". A day is compacted when it
+// has ended and no ingester has pending uploads of it. Lost ingesters are ignored if they
+// are all in one zone, or if there is only one: then replicas have every acknowledged
+// sample. Late intents are ignored: late samples go into a later generation.
 func (c *Compactor) mustWait(d *store.DayWork) string {
 	if !c.ended(d.Day) {
 		return "the day has not ended"
@@ -346,8 +346,8 @@ func (c *Compactor) mustWait(d *store.DayWork) string {
 		zones[zone] = true
 	}
 	if len(zones) > 1 {
-		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded; acknowledged samples may be lost: "+
-			"accept it by POST /admin/v1/compact/accept-loss?day=%d", len(lost), d.Day)
+		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded their samples; acknowledged samples may be lost: "+
+			"to accept the loss, POST /admin/v1/compact/accept-loss?day=%d", len(lost), d.Day)
 	}
 	return ""
 }

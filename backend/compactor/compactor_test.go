@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestEquality follows samples from L0 into L1, into a second generation with
-// late data, and over a restart.
+// TestEquality checks that samples are unchanged in L0, after compaction to L1, in a second
+// generation with late samples, and after a restart.
 func TestEquality(t *testing.T) {
 	for _, packBytes := range []int64{0, 20_000} {
 		for seed := range uint64(3) {

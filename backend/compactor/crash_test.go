@@ -15,11 +15,10 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestCrashes puts every kind of fault at every call of both ports, in uploads,
-// in a first compaction, in a second one over late data, and in the sweep that
-// follows. After each, with the fault gone, nothing that is read is wrong, and
-// once everybody has done again what had failed, nothing is lost, nothing is
-// there twice, the store is consistent and nothing is left over.
+// TestCrashes injects every kind of fault at every call of both ports, in uploads, in a first
+// compaction, in a second one with late samples, and in the following sweep. Directly after each
+// fault no read may return a wrong result. After all failed operations were repeated, no sample
+// is lost or duplicated, the store is consistent, and no leftovers exist.
 func TestCrashes(t *testing.T) {
 	total := crashRun(t, 0, faults.None)
 	t.Logf("%d calls of the ports, %d kinds of fault", total, len(faults.Kinds()))
@@ -33,8 +32,8 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
-// crashRun is the story of TestCrashes with a fault at one call. It returns how
-// many calls there were.
+// crashRun runs the operations of TestCrashes with a fault at one call, and returns the number of
+// calls.
 func crashRun(t *testing.T, at int, kind faults.Kind) int {
 	t.Helper()
 	in := &faults.Plan{}
@@ -43,7 +42,7 @@ func crashRun(t *testing.T, at int, kind faults.Kind) int {
 	w.bytes, w.atOnce = 1500, 1
 	x := newWorld(t, w)
 	rng := rand.New(rand.NewPCG(1, 1))
-	var pending []store.Upload // what ingesters hold and have not uploaded
+	var pending []store.Upload // packs that are not uploaded yet
 	do := func(fn func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		if kind == faults.Hang {
@@ -81,7 +80,7 @@ func crashRun(t *testing.T, at int, kind faults.Kind) int {
 	in.Heal()
 	x.notWrong(where, pending)
 	x.open(1500)
-	for range 3 { // ingesters, compactor and sweep go on as they do
+	for range 3 { // ingesters, compactor and sweep retry
 		upload()
 		x.compact(All)
 		x.Now = x.Now.Add(8 * 24 * time.Hour)
@@ -90,15 +89,15 @@ func crashRun(t *testing.T, at int, kind faults.Kind) int {
 		}
 	}
 	if len(pending) > 0 {
-		t.Fatalf("%s: %d uploads never end", where, len(pending))
+		t.Fatalf("%s: %d uploads still fail", where, len(pending))
 	}
 	x.Check(where)
 	x.NothingLeft(where)
 	return len(names)
 }
 
-// notWrong checks that what is read is part of what was pushed, and has all of
-// it that no ingester holds any more.
+// notWrong checks that all samples read were pushed, and that all pushed samples are read except
+// those that are not uploaded yet.
 func (x *world) notWrong(where string, pending []store.Upload) {
 	x.T.Helper()
 	for t, want := range x.Want {
@@ -106,7 +105,7 @@ func (x *world) notWrong(where string, pending []store.Upload) {
 		for s, samples := range got {
 			for at, g := range samples {
 				if w, ok := want[s][at]; !ok || len(pending) == 0 && !storetest.Same(g, w) {
-					x.T.Fatalf("%s: tenant %s, series %s: a sample at %d that nobody pushed", where, t, s, at)
+					x.T.Fatalf("%s: tenant %s, series %s: sample at %d was never pushed", where, t, s, at)
 				}
 			}
 		}

@@ -22,15 +22,15 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// openPacks has the L0 packs of a day open, each once for all tenants in it.
+// openPacks holds the open L0 packs of a day. All tenants in a pack share its reader.
 type openPacks struct {
 	mu     sync.Mutex // guards byID while tenants are compacted
 	byID   map[ulid.ULID]*pack.Reader
-	failed map[ulid.ULID]error // packs that cannot be opened; complete before that
+	failed map[ulid.ULID]error // packs that cannot be opened; not changed while tenants are compacted
 }
 
-// get returns an L0 pack. One whose receipt came after the work was listed is opened
-// first, while the tenants that need it too wait.
+// get returns an L0 pack. It opens a pack whose receipt was written after the work was
+// listed; meanwhile, other tenants wait.
 func (o *openPacks) get(ctx context.Context, s *store.Store, l *store.L0) (*pack.Reader, error) {
 	if err := o.failed[l.ID]; err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (o *openPacks) close() error {
 	return errs
 }
 
-// withSection lists the packs that have, or may have, a section of a tenant's day.
+// withSection returns the packs that have, or may have, a section of a tenant's day.
 func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
 	out := slices.Collect(maps.Keys(o.failed))
 	o.mu.Lock()
@@ -68,9 +68,9 @@ func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
 	return out
 }
 
-// compactDay compacts a day of all tenants that have something uploaded, and
-// discharges the packs that were used up. A tenant or pack that fails does not
-// keep others from it: only the packs that it needs are held.
+// compactDay compacts a day of all tenants with uploaded samples, and marks the packs as
+// consumed that no tenant needs any more. A failure of a tenant or pack does not stop the
+// other tenants; only the packs that it needs keep their receipts.
 func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Which, report *tally) (err error) {
 	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}, failed: map[ulid.ULID]error{}}
 	defer func() { err = errors.Join(err, packs.close()) }()
@@ -80,9 +80,9 @@ func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Whic
 		return err
 	}
 	report.add(Report{Days: 1})
-	held := map[ulid.ULID]bool{} // packs that a tenant still needs, or that cannot be read
+	needed := map[ulid.ULID]bool{} // packs that a tenant still needs, or that cannot be read
 	for id := range packs.failed {
-		held[id] = true
+		needed[id] = true
 	}
 	results := c.compactTenants(ctx, d, slices.Sorted(maps.Keys(tenants)), packs, which, report)
 	if ctx.Err() != nil {
@@ -92,31 +92,30 @@ func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Whic
 	for _, r := range results {
 		errs.add(r.err)
 		for _, id := range r.left {
-			held[id] = true
+			needed[id] = true
 		}
 	}
 	for _, r := range d.Receipts {
-		if held[r.ID] {
+		if needed[r.ID] {
 			continue
 		}
-		if err := c.opts.Store.Discharge(ctx, d.Day, r); err != nil {
+		if err := c.opts.Store.MarkConsumed(ctx, d.Day, r); err != nil {
 			errs.add(err)
-			break // the store cannot be written, others would fail too
+			break // the row store cannot be written, further calls would fail too
 		}
 	}
 	return errs.join()
 }
 
-// openDay opens the packs of a day and returns the tenants that have something
-// to compact. Packs that cannot be opened are in packs.failed; an error is the
-// end of ctx.
+// openDay opens the packs of a day and returns the tenants to compact. It adds packs that
+// cannot be opened to packs.failed. It returns an error only if ctx is done.
 func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, packs *openPacks,
 	errs *problems) (map[tenant.ID]struct{}, error) {
 	tenants := map[tenant.ID]struct{}{}
 	for _, r := range d.Receipts {
 		key := failingKey{day: d.Day, pack: r.ID}
 		if which == Due && c.failing.waits(key, fingerprint{}, c.opts.Now()) {
-			packs.failed[r.ID] = fmt.Errorf("object %s cannot be read: %s", r.Object, c.failing.text(key))
+			packs.failed[r.ID] = fmt.Errorf("object %s could not be opened: %s", r.Object, c.failing.text(key))
 			continue
 		}
 		reader, err := c.opts.Store.OpenPack(ctx, r.ID, r.Object, r.Size)
@@ -129,9 +128,8 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 		if err != nil {
 			packs.failed[r.ID] = err
 			f := c.failing.failed(key, fingerprint{}, r.Object, err, c.opts.Now())
-			c.opts.Logger.Error("L0 pack cannot be opened: its tenants' day is not compacted; restore the object", "day", d.Day, "object", r.Object,
-				"ingester", r.Ingester, "attempts", f.attempts,
-				"next", f.next, "err", err)
+			c.opts.Logger.Error("failed to open L0 pack: the day of its tenants is not compacted until the object is restored",
+				"day", d.Day, "object", r.Object, "ingester", r.Ingester, "attempts", f.attempts, "next", f.next, "err", err)
 			errs.add(fmt.Errorf("open pack %s of ingester %s: %w", r.ID, r.Ingester, err))
 			continue
 		}
@@ -149,9 +147,9 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 	return tenants, nil
 }
 
-// tenantDay compacts a tenant's day, remembers whether that failed, and returns
-// the packs that the tenant still needs. An attempt that is not due yet after a
-// failure is no error.
+// tenantDay compacts a tenant's day, records a failure, and returns the packs that the
+// tenant still needs. It returns no error if the day failed before and the next attempt
+// is not due yet.
 func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork, packs *openPacks, which Which,
 	report *tally) ([]ulid.ULID, error) {
 	key := failingKey{day: d.Day, tenant: t}
@@ -166,8 +164,8 @@ func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork
 		c.failing.succeeded(key)
 	default:
 		f := c.failing.failed(key, o.inputs, "", err, c.opts.Now())
-		c.opts.Logger.Error("compacting a tenant's day failed, others go on", "tenant", t, "day", d.Day, "attempts", f.attempts,
-			"next", f.next, "err", err)
+		c.opts.Logger.Error("failed to compact a tenant's day; continuing with other tenants", "tenant", t, "day", d.Day,
+			"attempts", f.attempts, "next", f.next, "err", err)
 	}
 	if !o.known {
 		return packs.withSection(t, d.Day), err
@@ -175,12 +173,12 @@ func (c *Compactor) tenantDay(ctx context.Context, t tenant.ID, d *store.DayWork
 	return o.left, err
 }
 
-// outcome is what compactTenant found out beside its error.
+// outcome is the result of compactTenant in addition to its error.
 type outcome struct {
-	known  bool        // left is what the day still needs; else that is not known
-	left   []ulid.ULID // L0 packs
+	known  bool        // whether left is valid
+	left   []ulid.ULID // L0 packs that the tenant's day still needs
 	inputs fingerprint
-	waits  bool // the inputs failed before and are not due yet
+	waits  bool // the same inputs failed before, and the next attempt is not due yet
 }
 
 func (o *outcome) keep(left []ulid.ULID) { o.left, o.known = left, true }
@@ -219,13 +217,13 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 	}
 }
 
-// overtaken reports whether a compaction failed since another compactor was faster:
-// the day has other packs by now.
+// overtaken reports whether a compaction failed because another compactor published the
+// day first, so that the day has other packs now.
 func overtaken(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, objects.ErrNotFound)
 }
 
-// drop takes the L0 packs of a deleted tenant out of a day.
+// drop removes the L0 packs of a deleted tenant from the catalog of a day.
 func (c *Compactor) drop(ctx context.Context, catalog *store.Catalog, o *outcome) error {
 	err := c.opts.Lifecycle.DropL0(ctx, catalog)
 	if err == nil {
@@ -234,8 +232,8 @@ func (c *Compactor) drop(ctx context.Context, catalog *store.Catalog, o *outcome
 	return err
 }
 
-// rewritten takes a tenant's request out of the work when its deletions are
-// applied to what is published.
+// rewritten removes a tenant's request for a rewrite from the work, if all deletions are
+// applied to the published packs.
 func (c *Compactor) rewritten(ctx context.Context, t tenant.ID, day int64) error {
 	catalog, deletions, err := c.opts.Store.Day(ctx, t, day)
 	if err != nil || catalog.Manifest != nil && deletions.Above(catalog.Manifest.Tombstone) {
@@ -244,8 +242,8 @@ func (c *Compactor) rewritten(ctx context.Context, t tenant.ID, day int64) error
 	return c.opts.Store.Rewritten(ctx, t, day)
 }
 
-// remaining notes the L0 packs that came while the day was compacted. What failed
-// is not what was merged, so the failure is not one of these inputs.
+// remaining sets o.left to the L0 packs that were uploaded while the day was compacted. If
+// that fails, the inputs are not to blame: they were compacted, so o.inputs is cleared.
 func (c *Compactor) remaining(ctx context.Context, t tenant.ID, day int64, o *outcome) error {
 	o.known, o.inputs = false, fingerprint{}
 	now, err := c.opts.Store.Catalog(ctx, t, day)
@@ -267,8 +265,8 @@ type skipReason int
 
 const (
 	compactIt   skipReason = iota
-	skipNothing            // all is compacted
-	skipLater              // too soon after the last generation, or beyond retention
+	skipNothing            // everything is compacted
+	skipLater              // too soon after the last generation, beyond retention, or a deletion is pending
 )
 
 func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions store.Deletions, which Which) (skipReason, error) {
@@ -282,10 +280,10 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 	}
 	now := c.opts.Now()
 	if keep > 0 && now.Add(-keep).UnixMilli() >= (catalog.Day+1)*series.DayMillis {
-		return skipLater, nil // a sweep takes the day; it says how many may go by their time
+		return skipLater, nil // the sweep expires the day; it limits the number of days
 	}
-	if _, settled := deletions.Last(); !settled {
-		return skipLater, c.opts.Lifecycle.CancelDeletions(ctx, catalog.Tenant, deletions) // one is under way
+	if _, ok := deletions.Last(); !ok { // a deletion is pending
+		return skipLater, c.opts.Lifecycle.CancelDeletions(ctx, catalog.Tenant, deletions)
 	}
 	if which == Due && !pending && catalog.Manifest != nil && now.Sub(time.UnixMilli(catalog.Manifest.Written)) < lateSpacing {
 		return skipLater, nil
@@ -293,7 +291,7 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 	return compactIt, nil
 }
 
-// rewrite merges all there is of the day into a new generation (C3 to C6).
+// rewrite merges all packs of the day into a new generation (C3 to C6).
 func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletions store.Deletions, packs *openPacks,
 	report *tally) (err error) {
 	release, err := c.admit(ctx, &catalog)
@@ -331,14 +329,14 @@ func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletion
 	}
 	report.add(Report{Published: 1, Series: manifest.Series, Samples: manifest.Samples})
 	c.metrics.samples.Add(float64(manifest.Samples))
-	c.opts.Logger.Info("compacted", "tenant", catalog.Tenant, "day", catalog.Day, "generation", manifest.Version.Generation,
+	c.opts.Logger.Info("compacted a tenant's day", "tenant", catalog.Tenant, "day", catalog.Day, "generation", manifest.Version.Generation,
 		"series", manifest.Series, "samples", manifest.Samples, "packs", len(manifest.Packs), "sources", len(catalog.L0),
 		"took", c.opts.Now().Sub(start).Round(time.Millisecond))
 	return nil
 }
 
-// inputs opens the runs to merge: the tenant's sections of L0 packs, and the
-// packs of the generation before.
+// inputs returns the runs to merge, the tenant's sections of L0 packs and the packs of the
+// previous generation, and their metadata. The caller calls closeAll.
 func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletions store.Deletions,
 	packs *openPacks) (runs []*input, md []series.MetricMetadata, closeAll func() error, err error) {
 	var own []*pack.Reader
@@ -352,7 +350,8 @@ func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletion
 	add := func(r *pack.Reader, name string, number uint64) error {
 		i := slices.IndexFunc(r.Info().Sections, func(s pack.SectionInfo) bool { return s.Tenant == catalog.Tenant && s.Day == catalog.Day })
 		if i < 0 {
-			return fmt.Errorf("object %s: %w: it has no section of the tenant's day %d, which the index names", name, pack.ErrCorrupt, catalog.Day)
+			return fmt.Errorf("object %s: %w: the index lists a section of the tenant's day %d that the pack does not have", name,
+				pack.ErrCorrupt, catalog.Day)
 		}
 		gone := func(ls labels.Labels) []series.Interval { return deletions.After(number, ls) }
 		runs = append(runs, &input{name: name, scan: r.Scan(i), gone: gone})

@@ -18,8 +18,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestEmulators takes samples through L0, two generations, a deletion and the
-// sweep over the adapters of the cluster.
+// TestEmulators checks samples in L0, two generations, a deletion and the sweep with the adapters
+// of a cluster.
 func TestEmulators(t *testing.T) {
 	url := programs.GCS(t)
 	client, err := storage.NewClient(ctx, option.WithEndpoint(url+"/storage/v1/"), option.WithoutAuthentication())

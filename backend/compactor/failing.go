@@ -20,25 +20,25 @@ import (
 
 const (
 	maxBackOff   = 6 * time.Hour
-	maxFailing   = 100_000 // remembered failures; further ones are tried at each look
+	maxFailing   = 100_000 // recorded failures; further ones are retried in every pass
 	maxNamed     = 100     // tenants in the metric, and failures in the status
 	otherTenants = "other tenants"
 	maxErrorText = 1000
 )
 
-// failingKey names what fails: a tenant's day, or an L0 pack of a day that
-// cannot be opened.
+// failingKey identifies a failure: a tenant's day, or an L0 pack of a day that cannot be
+// opened.
 type failingKey struct {
 	day    int64
 	tenant tenant.ID // empty for a pack
 	pack   ulid.ULID // zero for a tenant
 }
 
-// fingerprint identifies what a compaction of a tenant's day merges. The zero value
-// stands for inputs that could not be read.
+// fingerprint identifies the inputs of a compaction of a tenant's day. It is zero if they
+// could not be read.
 type fingerprint [sha256.Size]byte
 
-// inputsOf hashes the L0 packs, the published version and the last deletion.
+// inputsOf returns a hash of the L0 packs, the published version and the last deletion.
 func inputsOf(catalog *store.Catalog, deletions store.Deletions) fingerprint {
 	ids := idsOf(catalog.L0)
 	slices.SortFunc(ids, func(a, b ulid.ULID) int { return a.Compare(b) })
@@ -54,40 +54,40 @@ func inputsOf(catalog *store.Catalog, deletions store.Deletions) fingerprint {
 	return fingerprint(h.Sum(nil))
 }
 
-// failure is one compaction that fails, and when it is tried again.
+// failure is a failed compaction and the time of its next attempt.
 type failure struct {
 	inputs      fingerprint
 	since, next time.Time
 	attempts    int
-	object      string // of a pack
+	object      string // name of a pack's object
 	err         string
-	look        uint64 // at work in which it was last met
+	pass        uint64 // pass over the work in which it last occurred
 }
 
-// failures remembers what fails and when it is due again. It is in memory only:
-// after a restart everything is tried once. It is safe for concurrent use.
+// failures records failed compactions and when their next attempts are due, in memory
+// only: after a restart all are retried at once. It is safe for concurrent use.
 type failures struct {
 	interval time.Duration
 	metrics  *metrics
 
 	mu    sync.Mutex
-	look  uint64
+	pass  uint64
 	byKey map[failingKey]*failure
-	shown map[string]bool // label values of the gauge
+	shown map[string]bool // current label values of the gauge
 }
 
 func newFailures(interval time.Duration, m *metrics) *failures {
 	return &failures{interval: interval, metrics: m, byKey: map[failingKey]*failure{}, shown: map[string]bool{}}
 }
 
-// nextLook begins another look at the work.
-func (f *failures) nextLook() {
+// nextPass starts another pass over the work.
+func (f *failures) nextPass() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.look++
+	f.pass++
 }
 
-// text is the error of a failure.
+// text returns the error text of a failure, or "".
 func (f *failures) text(k failingKey) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -97,7 +97,7 @@ func (f *failures) text(k failingKey) string {
 	return ""
 }
 
-// waits reports whether the same inputs failed and are not due yet.
+// waits reports whether the same inputs failed and their next attempt is not due yet.
 func (f *failures) waits(k failingKey, in fingerprint, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,11 +105,12 @@ func (f *failures) waits(k failingKey, in fingerprint, now time.Time) bool {
 	if e == nil {
 		return false
 	}
-	e.look = f.look
+	e.pass = f.pass
 	return e.inputs == in && now.Before(e.next)
 }
 
-// failed notes a failure; the delay doubles as long as the inputs are the same.
+// failed records a failure. The delay until the next attempt doubles as long as the inputs
+// are the same.
 func (f *failures) failed(k failingKey, in fingerprint, object string, err error, now time.Time) failure {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -124,7 +125,7 @@ func (f *failures) failed(k failingKey, in fingerprint, object string, err error
 		e.inputs, e.attempts = in, 0
 	}
 	e.attempts++
-	e.look = f.look
+	e.pass = f.pass
 	e.next = now.Add(min(f.interval<<min(e.attempts-1, 16), maxBackOff))
 	e.err = err.Error()
 	if len(e.err) > maxErrorText {
@@ -139,15 +140,15 @@ func (f *failures) succeeded(k failingKey) {
 	delete(f.byKey, k)
 }
 
-// prune forgets what was not met in this look at the work, except on days that
-// were not looked at.
+// prune deletes the failures that did not occur in this pass over the work, except those
+// of waiting days, which were not compacted.
 func (f *failures) prune(waiting map[int64]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.byKey, func(k failingKey, e *failure) bool { return e.look != f.look && !waiting[k.day] })
+	maps.DeleteFunc(f.byKey, func(k failingKey, e *failure) bool { return e.pass != f.pass && !waiting[k.day] })
 }
 
-// clear forgets everything: another compactor does the work now.
+// clear deletes all failures, because another compactor has the lease now.
 func (f *failures) clear() {
 	f.mu.Lock()
 	clear(f.byKey)
@@ -155,7 +156,7 @@ func (f *failures) clear() {
 	f.publish()
 }
 
-// publish sets the metrics. Label values exist only while their tenant fails.
+// publish sets the metrics. A tenant has a series only while it has failures.
 func (f *failures) publish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -191,7 +192,7 @@ func (f *failures) publish() {
 	f.shown = show
 }
 
-// list names what fails, the longest first, up to maxNamed.
+// list returns the maxNamed oldest failures, the oldest first.
 func (f *failures) list() []Failing {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -205,7 +206,7 @@ func (f *failures) list() []Failing {
 	return out[:min(len(out), maxNamed)]
 }
 
-// problems collects errors and keeps the text of the first few.
+// problems collects errors, and keeps the first ten and the number of the others.
 type problems struct {
 	list []error
 	more int
@@ -223,7 +224,7 @@ func (p *problems) add(err error) {
 
 func (p *problems) join() error {
 	if p.more > 0 {
-		return errors.Join(append(p.list, fmt.Errorf("and %d more; the log names each", p.more))...)
+		return errors.Join(append(p.list, fmt.Errorf("and %d more errors; see the log", p.more))...)
 	}
 	return errors.Join(p.list...)
 }

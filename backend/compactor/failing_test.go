@@ -28,20 +28,20 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// oneTenantRows rejects calls of one kind that touch certain keys.
+// oneTenantRows is a row store that fails calls of one kind for certain keys.
 type oneTenantRows struct {
 	rows.Store
 	f *oneTenantFault
 }
 
-// oneTenantFault says which calls are rejected while it is on.
+// oneTenantFault says which calls fail while it is on.
 type oneTenantFault struct {
 	on        bool
 	call, key string
-	after     bool // only once the key was written conditionally
+	after     bool // only after a conditional write of the key
 	written   bool
 	puts      int
-	failPut   string // prefix of the objects that cannot be stored
+	failPut   string // prefix of the objects whose Put fails
 }
 
 func (f *oneTenantFault) rejects(call string, hit func(key string) bool) bool {
@@ -88,7 +88,7 @@ func (o oneTenantRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []
 	return o.Store.MutateRows(ctx, ms)
 }
 
-// puttingObjects counts what is stored, and rejects some of it.
+// puttingObjects is an object store that counts Puts, and fails some of them.
 type puttingObjects struct {
 	objects.Store
 	f *oneTenantFault
@@ -137,7 +137,7 @@ func newFailingWorld(t *testing.T) *failingWorld {
 	return w
 }
 
-// deletes makes a deletion of series of the tenant bad that matches nothing.
+// deletes adds a deletion of series of the tenant bad that matches no series.
 func (w *failingWorld) deletes() {
 	w.T.Helper()
 	d, err := w.Lifecycle.ReserveDeletion(ctx, "bad", math.MinInt64, math.MaxInt64, [][]*labels.Matcher{{metric("never")}})
@@ -149,7 +149,7 @@ func (w *failingWorld) deletes() {
 	}
 }
 
-// consumed lists the packs that ingesters may drop.
+// consumed returns the packs that ingesters may drop.
 func (w *failingWorld) consumed() string {
 	w.T.Helper()
 	var out []string
@@ -202,9 +202,9 @@ func (w *failingWorld) scratch() []string {
 	return out
 }
 
-// flipSection damages a tenant's section of an uploaded pack and returns how to
-// mend it.
-func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
+// flipSection damages a tenant's section of an uploaded pack and returns a function that repairs
+// it.
+func (w *failingWorld) flipSection(name string, id tenant.ID) (repair func()) {
 	w.T.Helper()
 	u := w.packs[name]
 	m := w.Objects.(puttingObjects).Store.(*memory.Store)
@@ -221,10 +221,10 @@ func (w *failingWorld) flipSection(name string, id tenant.ID) (mend func()) {
 	return func() { m.Replace(u.Object, good) }
 }
 
-// TestOneTenantFails: whatever fails of one tenant's day, the other tenants are
-// published, and packs without a section of it can go; it is tried ever more
-// seldom, leaves nothing on the local disk, and is named. Once mended it is
-// compacted like the others.
+// TestOneTenantFails checks that a failure of one tenant's day does not stop the other tenants,
+// and that packs without a section of that tenant are consumed. The failing day is retried with
+// increasing delays, leaves no files on the local disk, and is in log, metric and status. After a
+// repair it is compacted.
 func TestOneTenantFails(t *testing.T) {
 	catalog := schema.CatalogKey("bad", testDay)
 	reject := func(f oneTenantFault) func(*failingWorld) func() {
@@ -236,7 +236,7 @@ func TestOneTenantFails(t *testing.T) {
 	const others = "fine+gone good+fine"
 	for _, c := range []struct {
 		name     string
-		damage   func(*failingWorld) (mend func())
+		damage   func(*failingWorld) (repair func())
 		consumed string
 	}{
 		{"its index rows are rejected", reject(oneTenantFault{call: "MutateRows", key: schema.NamesKey("bad", testDay)}), others},
@@ -244,7 +244,7 @@ func TestOneTenantFails(t *testing.T) {
 		{"its publication is rejected", reject(oneTenantFault{call: "CheckAndMutate", key: catalog}), others},
 		{"its catalog cannot be read", reject(oneTenantFault{call: "ReadRows", key: catalog}), others},
 		{"its catalog cannot be read once it is published", reject(oneTenantFault{call: "ReadRows", key: catalog, after: true}), others},
-		{"its retention is not known", func(w *failingWorld) func() {
+		{"its retention cannot be read", func(w *failingWorld) func() {
 			keep, failing := w.comp.opts.Retention, true
 			w.comp.opts.Retention = func(ctx context.Context, id tenant.ID) (time.Duration, error) {
 				if id == "bad" && failing {
@@ -254,11 +254,11 @@ func TestOneTenantFails(t *testing.T) {
 			}
 			return func() { failing = false }
 		}, others},
-		{"it was deleted, and its L0 cells cannot be dropped", func(w *failingWorld) func() {
+		{"it is deleted, and its L0 cells cannot be removed", func(w *failingWorld) func() {
 			w.Deleted["bad"] = true
 			return reject(oneTenantFault{call: "Mutate", key: catalog})(w)
 		}, others},
-		{"its rewrite cannot be taken out of the work", func(w *failingWorld) func() {
+		{"its request for a rewrite cannot be removed", func(w *failingWorld) func() {
 			w.compact(Due)
 			w.deletes()
 			return reject(oneTenantFault{call: "MutateRows", key: schema.WorkKey(testDay)})(w)
@@ -268,15 +268,15 @@ func TestOneTenantFails(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newFailingWorld(t)
-			mend := c.damage(w)
+			repair := c.damage(w)
 			w.failsFor(48*time.Hour, c.consumed)
-			mend()
+			repair()
 			w.recovers()
 		})
 	}
 }
 
-// failsFor lets the compactor look every five minutes, and checks who fails.
+// failsFor runs the compactor every five minutes, and checks which tenant fails.
 func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 	w.T.Helper()
 	failures, named := 0, map[string]float64{"bad": 1}
@@ -285,7 +285,7 @@ func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 			failures++
 		}
 		if got := w.consumed(); look == 0 && got != consumed {
-			w.T.Errorf("packs that can go after the first attempt: %q, want %q", got, consumed)
+			w.T.Errorf("consumed packs after the first attempt: %q, want %q", got, consumed)
 		}
 		if got := gauges(w.T, w.reg, "pallium_compactor_failing_days"); fmt.Sprint(got) != fmt.Sprint(named) {
 			w.T.Fatalf("failing days %v, want %v", got, named)
@@ -310,7 +310,7 @@ func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 		w.T.Errorf("scratch has %q", left)
 	}
 	if got := w.log.String(); !strings.Contains(got, "tenant=bad day=20000") || strings.Contains(got, "tenant=fine day=20000 attempts") {
-		w.T.Errorf("the log does not name the tenant, or another one:\n%s", got)
+		w.T.Errorf("the log must name the failing tenant only:\n%s", got)
 	}
 	st := w.comp.Status()
 	if len(st.Failing) != 1 || st.Failing[0].Tenant != "bad" || st.Failing[0].Day != testDay || st.Failing[0].Err == "" || st.Failing[0].Attempts < 5 {
@@ -318,12 +318,12 @@ func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 	}
 }
 
-// recovers expects that an operator's compaction mends everything.
+// recovers checks that after a repair an operator's compaction succeeds.
 func (w *failingWorld) recovers() {
 	w.T.Helper()
 	w.compact(All)
 	if got := w.consumed(); got != "bad bad+good fine+gone good+fine" {
-		w.T.Errorf("packs that can go in the end: %q", got)
+		w.T.Errorf("consumed packs in the end: %q", got)
 	}
 	if got := gauges(w.T, w.reg, "pallium_compactor_failing_days"); len(got) > 0 {
 		w.T.Errorf("failing days %v", got)
@@ -334,11 +334,11 @@ func (w *failingWorld) recovers() {
 	if err := w.comp.Sweep(ctx); err != nil {
 		w.T.Error(err)
 	}
-	w.Check("mended")
+	w.Check("repaired")
 }
 
-// TestUnreadablePack: a pack that is damaged or missing is held, with the packs
-// of the tenants that are known to be in it; other packs and tenants go on.
+// TestUnreadablePack checks that the receipt of a damaged or missing pack is kept, and those of the
+// other packs of its tenants; the other tenants are published and their packs consumed.
 func TestUnreadablePack(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -379,8 +379,8 @@ func TestUnreadablePack(t *testing.T) {
 				if got := w.consumed(); got != consumed || w.Manifest("fine", testDay) == nil {
 					t.Errorf("packs that can go: %q, want %q", got, consumed)
 				}
-				if n := strings.Count(w.log.String(), "L0 pack cannot be opened"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
-					t.Errorf("%d attempts in the log", n)
+				if n := strings.Count(w.log.String(), "failed to open L0 pack"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
+					t.Errorf("the log has %d failed attempts", n)
 				}
 				m.Replace(object, good)
 				w.recovers()
@@ -392,8 +392,9 @@ func TestUnreadablePack(t *testing.T) {
 	}
 }
 
-// TestBackOff: other inputs and an operator's compaction are tried at once, the
-// same inputs are not; another compactor's lease ends what is remembered.
+// TestBackOff checks that a failed day is retried at once when its inputs change and by an
+// operator's compaction, and otherwise with increasing delays, and that the failures are deleted
+// when another compactor has the lease.
 func TestBackOff(t *testing.T) {
 	w := newFailingWorld(t)
 	w.f.call, w.f.key, w.f.on = "MutateRows", schema.NamesKey("bad", testDay), true
@@ -406,35 +407,34 @@ func TestBackOff(t *testing.T) {
 	}
 	for i, tried := range []bool{true, true, false, true, false, false, false, true, false} { // after 0, 5, 15 and 35 minutes
 		if attempt(Due) != tried {
-			t.Fatalf("look %d: tried %v, want %v", i, !tried, tried)
+			t.Fatalf("pass %d: tried %v, want %v", i, !tried, tried)
 		}
 		w.Now = w.Now.Add(w.comp.opts.Interval)
 	}
 	w.Push(map[tenant.ID]data{"bad": {"__name__=late": {{T: testDay * series.DayMillis, V: 5}}}}, "i2")
 	if !attempt(Due) {
-		t.Error("another L0 pack was not tried")
+		t.Error("the day was not retried with another L0 pack")
 	}
 	if attempt(Due) {
-		t.Error("the same inputs were tried again at once")
+		t.Error("the same inputs were retried at once")
 	}
 	w.deletes()
 	if !attempt(Due) {
-		t.Error("another deletion was not tried")
+		t.Error("the day was not retried with another deletion")
 	}
 	if !attempt(All) {
-		t.Error("an operator's compaction waited")
+		t.Error("an operator's compaction did not retry the day")
 	}
 	w.Now = w.Now.Add(time.Hour)
 	if held, err := w.Store.Options().Index.Leases.Take(ctx, "compactor", "c2", time.Hour); err != nil || !held {
 		t.Fatal(held, err)
 	}
 	if attempt(Due) || len(gauges(t, w.reg, "pallium_compactor_failing_days")) > 0 || len(w.comp.Status().Failing) > 0 {
-		t.Error("a compactor without the lease says that a tenant fails")
+		t.Error("a compactor without the lease still reports a failing tenant")
 	}
 }
 
-// TestFailingBounds: neither the metric, the status nor the memory grow with the
-// number of tenants that fail.
+// TestFailingBounds checks the limits of metric, status and memory for many failing tenants.
 func TestFailingBounds(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	f := newFailures(5*time.Minute, newMetrics(reg))
@@ -445,10 +445,10 @@ func TestFailingBounds(t *testing.T) {
 	f.publish()
 	got := gauges(t, reg, "pallium_compactor_failing_days")
 	if len(f.byKey) != maxFailing || len(got) != maxNamed+1 || got[otherTenants] != maxFailing-maxNamed || len(f.list()) != maxNamed {
-		t.Errorf("%d remembered, %d label values, %d listed", len(f.byKey), len(got), len(f.list()))
+		t.Errorf("%d failures recorded, %d label values, %d listed", len(f.byKey), len(got), len(f.list()))
 	}
 	if e := f.byKey[failingKey{day: testDay, tenant: "t000001"}]; len(e.err) > maxErrorText+3 {
-		t.Errorf("an error text of %d bytes is kept", len(e.err))
+		t.Errorf("an error text of %d bytes is recorded", len(e.err))
 	}
 	k := failingKey{day: testDay, tenant: "t000001"}
 	for range 40 {
@@ -457,14 +457,14 @@ func TestFailingBounds(t *testing.T) {
 	if next := f.byKey[k].next; next.Sub(now) != maxBackOff {
 		t.Errorf("next attempt after %v", next.Sub(now))
 	}
-	f.look++
+	f.pass++
 	f.prune(map[int64]bool{testDay: true})
 	if len(f.byKey) != maxFailing {
-		t.Error("a day that was not looked at is forgotten")
+		t.Error("prune deleted a failure of a waiting day")
 	}
 	f.prune(nil)
 	f.publish()
 	if len(f.byKey) != 0 || len(gauges(t, reg, "pallium_compactor_failing_days")) != 0 {
-		t.Error("what is not met any more is still shown")
+		t.Error("prune did not delete failures of an earlier pass")
 	}
 }

@@ -18,10 +18,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestSweepOfRunningAttempt lets a sweep, whose clock is 49 hours ahead, run before
-// every call of a compaction, once and before all calls from there on, of the first
-// generation and of later ones. The compaction either begins again or everything
-// that it publishes is there.
+// TestSweepOfRunningAttempt runs a sweep with a clock that is 49 hours ahead before each call of a
+// compaction, once or before all later calls as well, for the first generation and for later ones.
+// The compaction must either start over or publish a complete generation.
 func TestSweepOfRunningAttempt(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		for _, always := range []bool{false, true} {
@@ -29,7 +28,7 @@ func TestSweepOfRunningAttempt(t *testing.T) {
 				t.Parallel()
 				total := sweptAttempt(t, 0, late, always)
 				if total < 15 {
-					t.Fatalf("a compaction is only %d calls of the ports", total)
+					t.Fatalf("a compaction makes only %d calls of the ports", total)
 				}
 				for at := 1; at <= total; at++ {
 					sweptAttempt(t, at, late, always)
@@ -39,8 +38,7 @@ func TestSweepOfRunningAttempt(t *testing.T) {
 	}
 }
 
-// sweptAttempt compacts with a sweep before a call, counted from 1, and returns how
-// many calls there were.
+// sweptAttempt compacts with a sweep before a call, counted from 1, and returns the number of calls.
 func sweptAttempt(t *testing.T, at int, late, always bool) int {
 	t.Helper()
 	in := &faults.Plan{}
@@ -83,14 +81,14 @@ func sweptAttempt(t *testing.T, at int, late, always bool) int {
 	}
 	x.Check(where + ", swept in time")
 	x.Verify()
-	if !late { // the entries of what it replaced may be worked off before their time
+	if !late { // the garbage entries of the replaced generation may be processed before they are due
 		x.NothingLeft(where)
 	}
 	return calls
 }
 
-// TestOldAttempt: an attempt of more than a day is not published, whatever became of
-// its rows, and begins again.
+// TestOldAttempt checks that an attempt that took more than a day is not published, and that the
+// compaction starts over.
 func TestOldAttempt(t *testing.T) {
 	in := &faults.Plan{}
 	x := newWorld(t, faulty(in))
@@ -114,21 +112,21 @@ func TestOldAttempt(t *testing.T) {
 	x.NothingLeft("old attempt")
 }
 
-// TestStandbyDoesNotSweep: a compactor without the lease deletes nothing.
+// TestStandbyDoesNotSweep checks that a compactor without the lease deletes nothing.
 func TestStandbyDoesNotSweep(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Keep = 10 * 24 * time.Hour
 	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}, "i1")
 	x.Now = x.Now.Add(3 * 24 * time.Hour)
-	x.compact(Due) // takes the lease
+	x.compact(Due) // acquires the lease
 	x.Now = x.Now.Add(14 * time.Minute)
-	x.Keep = time.Hour // the day is beyond it
+	x.Keep = time.Hour // the day is beyond retention
 	standby := New(Options{ID: "c2", Store: x.Store, Lifecycle: x.Lifecycle, Retention: x.comp.opts.Retention, Tenants: x.comp.opts.Tenants, KeepDeletions: x.comp.opts.KeepDeletions, Now: x.comp.opts.Now})
 	if err := standby.sweepDue(ctx); err != nil {
 		t.Fatal(err)
 	}
 	x.Check("swept by a standby")
-	x.Now = x.Now.Add(2 * time.Minute) // the lease has ended
+	x.Now = x.Now.Add(2 * time.Minute) // the lease has expired
 	if err := standby.sweepDue(ctx); err != nil {
 		t.Fatal(err)
 	}

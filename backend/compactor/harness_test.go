@@ -22,7 +22,7 @@ const testDay = storetest.Day
 // data is samples of one tenant by series.
 type data = storetest.Data
 
-// world is a store with everything around it, what should be in it, and a compactor.
+// world is a storetest.World with a compactor.
 type world struct {
 	*storetest.World
 	comp   *Compactor
@@ -30,12 +30,12 @@ type world struct {
 	reg    *prometheus.Registry // of the compactor
 }
 
-// wrap lets a test put something between the store and its ports.
+// wrap lets a test wrap the ports of the store.
 type wrap struct {
 	rows    func(rows.Store) rows.Store
 	objects func(objects.Store) objects.Store
 	bytes   int64 // of a pack
-	atOnce  int   // tenants compacted at once; 0 is the default
+	atOnce  int   // Options.TenantsAtOnce
 }
 
 // faulty puts the faults of a plan before both ports.

@@ -22,12 +22,12 @@ import (
 type input struct {
 	name string
 	scan *pack.Scanner
-	// gone tells what deletions took of a series in this run since it was written.
+	// gone returns the intervals of a series that deletions after this run deleted.
 	gone func(labels.Labels) []series.Interval
 }
 
-// merger joins sorted runs into one: every series once, every timestamp of it
-// once. It holds one page and one frame of every run.
+// merger merges sorted runs into one, with each series once and each of its timestamps
+// once. It has one page and one frame of each run in memory.
 type merger struct {
 	runs inputs
 	err  error
@@ -38,7 +38,7 @@ type merger struct {
 	floats floatMerge
 }
 
-// inputs is a heap of runs by the series they stand at.
+// inputs is a heap of runs, ordered by their current series.
 type inputs []*input
 
 func (h inputs) Len() int      { return len(h) }
@@ -58,7 +58,7 @@ func compareSeries(am string, a labels.Labels, bm string, b labels.Labels) int {
 	return cmp.Or(strings.Compare(am, bm), labels.Compare(a, b))
 }
 
-// newMerger steps every run to its first series.
+// newMerger returns a merger of the runs, each advanced to its first series.
 func newMerger(ctx context.Context, runs []*input) *merger {
 	m := &merger{}
 	for _, r := range runs {
@@ -73,8 +73,8 @@ func newMerger(ctx context.Context, runs []*input) *merger {
 	return m
 }
 
-// next steps to the next series that has samples left, and false at the end or
-// an error.
+// next advances to the next series with samples. It returns false at the end and after an
+// error.
 func (m *merger) next(ctx context.Context) bool {
 	for m.err == nil && len(m.runs) > 0 {
 		m.labels = m.runs[0].scan.Labels()
@@ -96,7 +96,7 @@ func (m *merger) next(ctx context.Context) bool {
 	return false
 }
 
-// take adds what the first run has of the series, and steps the run on.
+// take adds the chunks of the current series in the first run, and advances the run.
 func (m *merger) take(ctx context.Context, r *input) error {
 	chunks := r.scan.Chunks()
 	if gone := r.gone(m.labels); len(gone) > 0 {
@@ -119,9 +119,9 @@ func (m *merger) take(ctx context.Context, r *input) error {
 	return nil
 }
 
-// add takes a chunk unless it is a copy, byte for byte, of one that a replica
-// had before: nearly all are, and what is not kept need not be sorted. A series of
-// very many chunks is not searched as a whole for each; join finds other copies.
+// add adds a chunk, unless it is a byte-for-byte copy of another replica's: nearly all
+// chunks are, and dropping them here saves sorting them. Only the last 1000 chunks are
+// compared; join drops the remaining copies.
 func (m *merger) add(c *series.Chunk) {
 	const searched = 1000
 	for i := len(m.chunks) - 1; i >= max(0, len(m.chunks)-searched); i-- {
@@ -133,8 +133,8 @@ func (m *merger) add(c *series.Chunk) {
 	m.chunks = append(m.chunks, *c)
 }
 
-// join makes one run of samples of the chunks. Copies that replicas made are
-// dropped byte for byte; what overlaps then is merged sample by sample.
+// join merges the chunks of the current series into out. It drops byte-for-byte copies,
+// and merges the remaining overlapping chunks sample by sample.
 func (m *merger) join() error {
 	m.out.T, m.out.V, m.out.Histograms = m.out.T[:0], m.out.V[:0], m.out.Histograms[:0]
 	chunks := series.DropCopies(m.chunks)
@@ -152,7 +152,7 @@ func (m *merger) join() error {
 	return nil
 }
 
-// joinOverlapping appends chunks that overlap each other and nothing else.
+// joinOverlapping merges a group of chunks that overlap no others and appends them to out.
 func (m *merger) joinOverlapping(chunks []series.Chunk) error {
 	hasFloats, hasHistograms := false, false
 	for i := range chunks {
@@ -184,13 +184,13 @@ func (m *merger) joinOverlapping(chunks []series.Chunk) error {
 	return nil
 }
 
-// floatMerge merges chunks of floats; its buffers are used again.
+// floatMerge merges chunks of floats. It reuses its buffers.
 type floatMerge struct {
 	t, mt []int64
 	v, mv []float64
 }
 
-// append appends the samples of the chunks, which come after those of ts.
+// append appends the merged samples of the chunks, which are later than those in ts.
 func (f *floatMerge) append(ts []int64, vs []float64, chunks []series.Chunk) ([]int64, []float64, error) {
 	base := len(ts)
 	var err error
@@ -238,8 +238,8 @@ func (f *floatMerge) merge(ts []int64, vs []float64) {
 	f.mt, f.mv = append(append(f.mt, ts[i:]...), f.t[j:]...), append(append(f.mv, vs[i:]...), f.v[j:]...)
 }
 
-// decode appends the samples of a chunk of floats, and checks that they are what
-// it says.
+// decode appends the samples of a chunk of floats, and checks their number and times
+// against the chunk.
 func decode(c *series.Chunk, ts []int64, vs []float64) ([]int64, []float64, error) {
 	before := len(ts)
 	var err error
@@ -253,8 +253,8 @@ func decode(c *series.Chunk, ts []int64, vs []float64) ([]int64, []float64, erro
 	}
 	got := ts[before:]
 	if len(got) != c.Samples || len(got) == 0 || got[0] < c.MinTime || got[len(got)-1] > c.MaxTime || !slices.IsSorted(got) {
-		return nil, nil, fmt.Errorf("%w: chunk from %d to %d does not hold the %d samples it is said to", pack.ErrCorrupt, c.MinTime, c.MaxTime,
-			c.Samples)
+		return nil, nil, fmt.Errorf("%w: chunk does not have %d samples from %d to %d as listed", pack.ErrCorrupt, c.Samples, c.MinTime,
+			c.MaxTime)
 	}
 	return ts, vs, nil
 }

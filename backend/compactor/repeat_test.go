@@ -19,22 +19,20 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// repetition is an upload that is done once more while a compactor compacts and
-// sweeps.
+// repetition is an upload that is repeated while the compactor compacts and sweeps.
 type repetition struct {
 	at   int  // the call of the compactor before which the upload is repeated
-	kill int  // the call of the upload at which its process dies; 0: none
-	lost bool // it never comes back
+	kill int  // call of the upload at which its process is killed; 0: none
+	lost bool // the ingester never returns
 }
 
 func (r repetition) String() string {
 	return fmt.Sprintf("repeated at call %d, killed at %d, lost %t", r.at, r.kill, r.lost)
 }
 
-// TestUploadRepeatedMeanwhile repeats an upload at every call of a compaction and
-// of the sweep of a week later, whole or killed at each of its steps, by an
-// ingester that comes back or never does. Nothing is lost or named that is not
-// there, and in the end nothing is left over.
+// TestUploadRepeatedMeanwhile repeats an upload at every call of a compaction and of the sweep one
+// week later, completely or killed at each of its steps, by an ingester that returns or does not.
+// No sample may be lost, no row may name a missing object, and no leftovers may exist in the end.
 func TestUploadRepeatedMeanwhile(t *testing.T) {
 	calls, steps := repeatRun(t, repetition{at: 1})
 	if calls < 20 || steps < 7 {
@@ -54,8 +52,8 @@ func TestUploadRepeatedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestUploadSplitOverCompaction does the first calls of a repeated upload at one
-// call of the compactor and the others at a later one.
+// TestUploadSplitOverCompaction runs the first calls of a repeated upload at one call of the
+// compactor and the others at a later one.
 func TestUploadSplitOverCompaction(t *testing.T) {
 	calls, steps := repeatRun(t, repetition{at: 1})
 	for pause := 1; pause <= steps; pause++ {
@@ -70,14 +68,14 @@ func TestUploadSplitOverCompaction(t *testing.T) {
 	}
 }
 
-// repeated is a world with a pack that was uploaded, and the process that uploads
-// it once more, which sees the same stores.
+// repeated is a world with an uploaded pack, and a second process that repeats the upload to the
+// same stores.
 type repeated struct {
 	*world
-	comp, again *faults.Plan // calls of the compactor, and of the repetition
+	comp, again *faults.Plan // faults of the compactor and of the repeated upload
 	uploader    *store.Store
 	up          store.Upload
-	done        bool // the repetition ended well
+	done        bool // the repeated upload succeeded
 }
 
 func newRepeated(t *testing.T) *repeated {
@@ -92,7 +90,7 @@ func newRepeated(t *testing.T) *repeated {
 			return objectsfaulty.Store{Store: o, Plan: r.comp}
 		}})
 	r.uploader = r.Other(rowsfaulty.Store{Store: bareRows, Plan: r.again}, objectsfaulty.Store{Store: bareObjects, Plan: r.again}, "again", 0)
-	// Two days and two tenants, each day with the samples of another one.
+	// Two days and two tenants.
 	d := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 3, 1, 2), "b": storetest.Window(rng(), testDay-1, 5, 1, 1)}
 	r.Expect(d)
 	r.up = r.Seal("i1", d, 0)
@@ -108,8 +106,7 @@ func (r *repeated) repeat() error {
 	return err
 }
 
-// story is a compaction and a sweep that comes a week later. It returns how many
-// calls there were.
+// story runs a compaction and, one week later, a sweep. It returns the number of calls.
 func (r *repeated) story(where string, hook func(call int)) int {
 	r.T.Helper()
 	call := 0
@@ -125,15 +122,15 @@ func (r *repeated) story(where string, hook func(call int)) int {
 	return call
 }
 
-// settle lets everybody go on as they do, and checks at each step what is read and
-// that the store is consistent, and in the end that nothing is left.
-func (r *repeated) settle(where string) {
+// finish continues with compactions and sweeps without faults. It checks after each step that all
+// samples are read and that the store is consistent, and in the end that no leftovers exist.
+func (r *repeated) finish(where string) {
 	r.T.Helper()
 	r.again.Heal()
 	r.Check(where)
 	r.Verify()
-	// A sweep comes every ten minutes: what was journaled at the end of the last one
-	// is worked off before its pack is too old to be adopted.
+	// The first sweep is only ten minutes later, so that it processes the entries of the last
+	// one before their pack is too old to be adopted.
 	for _, later := range []time.Duration{10 * time.Minute, 8 * 24 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour} {
 		r.compact(All)
 		r.Check(where)
@@ -148,7 +145,7 @@ func (r *repeated) settle(where string) {
 		for day := int64(testDay - 1); day <= testDay; day++ {
 			c, err := r.Store.Catalog(ctx, t, day)
 			if err != nil || len(c.L0) > 0 {
-				r.T.Fatalf("%s: tenant %s, day %d: cells of L0 packs are left: %v, %v", where, t, day, c.L0, err)
+				r.T.Fatalf("%s: tenant %s, day %d: L0 cells are left: %v, %v", where, t, day, c.L0, err)
 			}
 		}
 	}
@@ -165,8 +162,8 @@ func (r *repeated) settle(where string) {
 	}
 }
 
-// repeatRun is the story with one repetition. It returns how many calls of the
-// ports the compactor and the repetition made.
+// repeatRun runs story with one repetition. It returns the number of calls of the compactor and of
+// the repetition.
 func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 	t.Helper()
 	r := newRepeated(t)
@@ -179,17 +176,17 @@ func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 	steps = len(r.again.Calls())
 	r.again.Heal()
 	if !p.lost && !r.done {
-		// The ingester has the pack still and answers for it until then.
+		// The ingester still has the pack, and serves its samples until then.
 		if err := r.repeat(); err != nil {
-			t.Fatalf("%s: the upload is repeated and fails: %v", p, err)
+			t.Fatalf("%s: the repeated upload fails: %v", p, err)
 		}
 	}
-	r.settle(p.String())
+	r.finish(p.String())
 	return calls, steps
 }
 
-// splitRun is the story with a repetition that begins before one call of the
-// compactor and goes on, from a call of its own, before another one.
+// splitRun runs story with a repetition that starts before one call of the compactor, pauses before
+// one of its own calls, and continues before a later call of the compactor.
 func splitRun(t *testing.T, from, to, pause int) {
 	t.Helper()
 	where := fmt.Sprintf("repeated at call %d, from its call %d on at call %d", from, pause, to)
@@ -213,7 +210,7 @@ func splitRun(t *testing.T, from, to, pause int) {
 			go func() { defer close(ended); _ = r.repeat() }()
 			select {
 			case <-paused:
-			case <-ended: // it saw the mark
+			case <-ended: // it failed because of the mark
 			}
 		case to:
 			finished = true
@@ -226,8 +223,8 @@ func splitRun(t *testing.T, from, to, pause int) {
 	r.again.Heal()
 	if !r.done {
 		if err := r.repeat(); err != nil {
-			t.Fatalf("%s: the upload is repeated and fails: %v", where, err)
+			t.Fatalf("%s: the repeated upload fails: %v", where, err)
 		}
 	}
-	r.settle(where)
+	r.finish(where)
 }

@@ -22,12 +22,12 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// The rules that docs/format/store.md names and that take a compaction, each with a
-// test that fails when it is broken. Those of one room are tested beside it: in
-// backend/store, backend/store/lifecycle, backend/store/fsck and backend/index.
+// Tests of the rules in docs/format/store.md that involve a compaction. Rules of a single package
+// are tested there: in backend/store, backend/store/lifecycle, backend/store/fsck and
+// backend/index.
 
-// TestPublishedIsNotComplete: samples that come late for a published day are in
-// answers before they are compacted, unless an ingester covers their pack.
+// TestPublishedIsNotComplete checks that late samples of a published day are read before they are
+// compacted, unless an ingester covers their pack.
 func TestPublishedIsNotComplete(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}, "i1")
@@ -40,7 +40,7 @@ func TestPublishedIsNotComplete(t *testing.T) {
 	if err != nil || len(sel.Series) != 0 || asked != 1 {
 		t.Errorf("a pack that an ingester covers was read: %d series, %d questions, %v", len(sel.Series), asked, err)
 	}
-	// A generation comes at most every six hours.
+	// A published day gets a new generation at most every six hours.
 	x.compact(Due)
 	if g := x.Manifest("a", testDay).Version.Generation; g != 1 {
 		t.Errorf("generation %d right after the first", g)
@@ -53,8 +53,8 @@ func TestPublishedIsNotComplete(t *testing.T) {
 	x.Check("second generation")
 }
 
-// TestRetention: a shorter retention lets days go, a longer one keeps them
-// though they were written under the shorter.
+// TestRetention checks that a shorter retention expires days, and that a longer one keeps days that
+// were written under the shorter one.
 func TestRetention(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Keep = 10 * 24 * time.Hour
@@ -62,7 +62,7 @@ func TestRetention(t *testing.T) {
 	x.compact(Due)
 	x.Keep = 200 * 24 * time.Hour
 	x.sweep()
-	x.Now = x.Now.Add(100 * 24 * time.Hour) // far beyond 10 days and the 30 that cells outlive them
+	x.Now = x.Now.Add(100 * 24 * time.Hour) // far beyond the retention of 10 days and the 30 days after which cells expire
 	x.sweep()
 	x.Check("retention was made longer")
 	x.Verify()
@@ -73,7 +73,7 @@ func TestRetention(t *testing.T) {
 	x.Now = x.Now.Add(24 * time.Hour)
 	x.sweep()
 	x.NothingLeft("retention was made shorter")
-	// What comes for a day beyond retention goes with it.
+	// Samples uploaded for a day beyond retention expire with it.
 	x.Push(map[tenant.ID]data{"a": {"__name__=old": {{T: testDay * series.DayMillis, V: 1}}}}, "i1")
 	x.compact(Due)
 	x.Want["a"] = nil
@@ -82,7 +82,7 @@ func TestRetention(t *testing.T) {
 	x.Check("samples beyond retention")
 }
 
-// TestRetentionForever: 0 keeps for ever.
+// TestRetentionForever checks that retention 0 keeps days forever.
 func TestRetentionForever(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 1, 1)}, "i1")
@@ -92,8 +92,8 @@ func TestRetentionForever(t *testing.T) {
 	x.Check("eight years later")
 }
 
-// TestWhenToPublish: a day is compacted when it has ended and nobody owes
-// samples, but lost ingesters of one zone; late samples are not waited for.
+// TestWhenToPublish checks that a day is compacted when it has ended and no ingester has pending
+// uploads, except lost ingesters of one zone and late intents.
 func TestWhenToPublish(t *testing.T) {
 	ended := time.UnixMilli((testDay+1)*series.DayMillis + settleTime.Milliseconds())
 	intent := func(ingester string, late bool) store.IntentOf {
@@ -107,10 +107,10 @@ func TestWhenToPublish(t *testing.T) {
 	}{
 		{"not ended", ended.Add(-time.Second), nil, "not ended"},
 		{"ended", ended, nil, ""},
-		{"owed", ended, []store.IntentOf{intent("i1", false)}, "i1 has not uploaded"},
+		{"pending", ended, []store.IntentOf{intent("i1", false)}, "i1 has not uploaded"},
 		{"late", ended, []store.IntentOf{intent("i1", true)}, ""},
 		{"one lost", ended, []store.IntentOf{intent("lost1", false)}, ""},
-		{"one lost, one owes", ended, []store.IntentOf{intent("lost1", false), intent("i1", false)}, "i1 has not uploaded"},
+		{"one lost, one pending", ended, []store.IntentOf{intent("lost1", false), intent("i1", false)}, "i1 has not uploaded"},
 		{"two lost of one zone", ended, []store.IntentOf{intent("lost1", false), intent("lost1b", false)}, ""},
 		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "accept-loss"},
 		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "accept-loss"},
@@ -137,23 +137,23 @@ func TestWhenToPublish(t *testing.T) {
 	}
 	x.compact(Due)
 	if x.Manifest("a", testDay) != nil {
-		t.Fatal("published though i2 owes samples")
+		t.Fatal("published although i2 has a pending window")
 	}
 	if w := x.comp.Status().Waiting; len(w) != 1 || w[0].Day != testDay {
-		t.Errorf("nobody is told that the day waits: %v", w)
+		t.Errorf("Status().Waiting = %v, want the day", w)
 	}
 	if n, err := x.Store.AcceptLoss(ctx, testDay); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	x.compact(Due)
 	if x.Manifest("a", testDay) == nil {
-		t.Fatal("not published though the loss was accepted")
+		t.Fatal("not published after the loss was accepted")
 	}
 	x.Check("loss accepted")
 }
 
-// TestStalledCompactor: nothing of an L0 pack goes before all days and tenants
-// in it are compacted, however long that takes.
+// TestStalledCompactor checks that an L0 pack is not deleted before all days and tenants in it are
+// compacted, however long that takes.
 func TestStalledCompactor(t *testing.T) {
 	x := newWorld(t, wrap{})
 	d := storetest.Window(rng(), testDay, 11, 2, 2)
@@ -166,7 +166,7 @@ func TestStalledCompactor(t *testing.T) {
 	}
 	x.compact(Due) // only the first day
 	if x.Manifest("a", testDay) == nil || x.Manifest("a", testDay+1) != nil {
-		t.Fatal("the first day should be published, and only that")
+		t.Fatal("want only the first day published")
 	}
 	for range 3 {
 		x.Now = x.Now.Add(8 * 24 * time.Hour)
@@ -182,9 +182,8 @@ func TestStalledCompactor(t *testing.T) {
 
 const l0Kept = 8 * 24 * time.Hour
 
-// TestDeletedSeries: what was there when series were deleted does not come back,
-// from packs that were on their way, from a repeated upload, or after
-// compaction; what is pushed afterwards stays.
+// TestDeletedSeries checks that deleted samples do not reappear from packs uploaded later, from a
+// repeated upload, or after compaction, and that samples pushed after the deletion are kept.
 func TestDeletedSeries(t *testing.T) {
 	x := newWorld(t, wrap{bytes: 3000})
 	old := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 3, 3)}
@@ -196,7 +195,7 @@ func TestDeletedSeries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.Check("a reserved deletion holds for nobody")
+	x.Check("a reserved deletion is not applied")
 	if err := x.Lifecycle.ActivateDeletion(ctx, "a", d); err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +229,7 @@ func TestDeletedSeries(t *testing.T) {
 	x.Check("pushed again")
 	x.compact(All)
 	x.Check("pushed again and compacted")
-	// Another one, of a part of the time.
+	// Another deletion, of a part of the time range.
 	mid := testDay*series.DayMillis + series.WindowMillis + 1_000_000
 	if d, err = x.Lifecycle.ReserveDeletion(ctx, "a", 0, mid, [][]*labels.Matcher{{metric("metric_1")}, {metric("metric_2")}}); err != nil {
 		t.Fatal(err)
@@ -246,7 +245,7 @@ func TestDeletedSeries(t *testing.T) {
 		}
 	}
 	x.Check("a part deleted")
-	x.compact(Due) // asked for by the deletion itself
+	x.compact(Due) // requested by the deletion
 	if m := x.Manifest("a", testDay); m.Tombstone != d.Number {
 		t.Errorf("the deletion was not applied: %d", m.Tombstone)
 	}
@@ -255,13 +254,13 @@ func TestDeletedSeries(t *testing.T) {
 	x.sweep()
 	_, deletions, err := x.Store.Day(ctx, "a", testDay)
 	if last, _ := deletions.Last(); err != nil || last != 0 {
-		t.Errorf("a deletion that all packs have applied is still remembered: %d, %v", last, err)
+		t.Errorf("a deletion that is applied to all packs is not forgotten: %d, %v", last, err)
 	}
 	x.Check("forgotten")
 }
 
-// TestPendingDeletion: one that is under way keeps compaction off, and is
-// cancelled when nobody goes on with it.
+// TestPendingDeletion checks that a pending deletion prevents compaction, and is cancelled if it is
+// not activated in time.
 func TestPendingDeletion(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 1, 1)}, "i1")
@@ -271,13 +270,13 @@ func TestPendingDeletion(t *testing.T) {
 	}
 	x.compact(All)
 	if x.Manifest("a", testDay) != nil {
-		t.Fatal("compacted while a deletion was under way")
+		t.Fatal("compacted while a deletion was pending")
 	}
 	x.Now = x.Now.Add(time.Hour)
 	x.compact(All)
 	x.compact(All)
 	if x.Manifest("a", testDay) == nil {
-		t.Fatal("a deletion that was given up blocks compaction")
+		t.Fatal("an overdue pending deletion still prevents compaction")
 	}
 	if err := x.Lifecycle.ActivateDeletion(ctx, "a", d); !errors.Is(err, lifecycle.ErrPendingGone) {
 		t.Fatalf("activated after it was cancelled: %v", err)
@@ -285,8 +284,8 @@ func TestPendingDeletion(t *testing.T) {
 	x.Check("cancelled")
 }
 
-// TestDeletedTenant: nothing of a deleted tenant is there, and nothing of it can
-// come back by upload, publication or adoption.
+// TestDeletedTenant checks that all data of a deleted tenant is erased, and that none of it reappears
+// by upload, publication or adoption.
 func TestDeletedTenant(t *testing.T) {
 	x := newWorld(t, wrap{})
 	both := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2), "b": storetest.Window(rng(), testDay, 1, 2, 2)}
@@ -316,7 +315,7 @@ func TestDeletedTenant(t *testing.T) {
 	x.compact(All)
 	x.Check("deleted")
 	if e, err := x.Lifecycle.Erasure(ctx, "a"); err != nil || e.Objects == 0 || e.Bytes == 0 || !e.Rows || e.Last == 0 {
-		t.Errorf("the report of the deletion says %+v, %v", e, err)
+		t.Errorf("Erasure() = %+v, %v", e, err)
 	}
 	left := 0
 	if err := x.Objects.List(ctx, "l1/a/", func(objects.Object) bool { left++; return true }); err != nil || left > 0 {
@@ -330,7 +329,7 @@ func TestDeletedTenant(t *testing.T) {
 	x.NothingLeft("a week later")
 }
 
-// TestSmallTenants: a pack with many small tenants is read once for all of them.
+// TestSmallTenants checks that a pack with many small tenants is read once for all of them.
 func TestSmallTenants(t *testing.T) {
 	var counting *counted.Store
 	x := newWorld(t, wrap{objects: func(o objects.Store) objects.Store { counting = counted.New(o); return counting }})
@@ -349,9 +348,9 @@ func TestSmallTenants(t *testing.T) {
 	x.Check("small tenants")
 }
 
-// TestLosses: what an ingester owed that was lost is known until the others have
-// uploaded their part of the window, and keeps a day from being published only
-// together with a loss elsewhere.
+// TestLosses checks that the pending windows of a lost ingester are listed as losses until the
+// replicas have uploaded these windows, and that they prevent publication only if an ingester of
+// another zone lost the same window.
 func TestLosses(t *testing.T) {
 	x := newWorld(t, wrap{})
 	w1, w2 := store.Window{Day: testDay, Number: 1}, store.Window{Day: testDay, Number: 2}
@@ -378,14 +377,14 @@ func TestLosses(t *testing.T) {
 	}
 	settle := func() {
 		t.Helper()
-		if _, err := x.Store.SettleLosses(ctx, x.Now.UnixMilli()); err != nil {
+		if _, err := x.Store.ClearLosses(ctx, x.Now.UnixMilli()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	intend("i1", "a", w1, w2)
 	intend("i2", "b", w1)
-	for range 2 { // again is as good as once
-		if _, err := x.Store.Lose(ctx, "i1", "x", "a", []store.Window{w2, {Day: testDay, Number: 3}}); err != nil {
+	for range 2 { // MarkLost is idempotent
+		if _, err := x.Store.MarkLost(ctx, "i1", "x", "a", []store.Window{w2, {Day: testDay, Number: 3}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -393,29 +392,29 @@ func TestLosses(t *testing.T) {
 		t.Errorf("losses %s", got)
 	}
 	if left, _ := x.Store.Intents(ctx, "i1"); len(left) != 0 {
-		t.Errorf("its successor would settle %v", left)
+		t.Errorf("intents of its next incarnation: %v", left)
 	}
-	settle() // window 1 is owed by i2; of 3 the intent is too young when it was made now
+	settle() // window 1 is pending on i2; the intent of window 3 may be too young
 	if got := fmt.Sprint(losses()); !strings.HasPrefix(got, "[i1~lost-x a 1") {
 		t.Errorf("losses %s", got)
 	}
-	if _, err := x.Store.Lose(ctx, "i2", "y", "b", nil); err != nil {
+	if _, err := x.Store.MarkLost(ctx, "i2", "y", "b", nil); err != nil {
 		t.Fatal(err)
 	}
-	settle() // two zones were lost with window 1
+	settle() // ingesters of two zones lost window 1
 	if got := fmt.Sprint(losses()); got != "[i1~lost-x a 1 i2~lost-y b 1]" {
 		t.Errorf("losses %s", got)
 	}
 	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}, "i3")
 	x.compact(Due)
 	if x.Manifest("a", testDay) != nil {
-		t.Error("published although samples may be lost")
+		t.Error("published although acknowledged samples may be lost")
 	}
 	if _, err := x.Store.AcceptLoss(ctx, testDay); err != nil {
 		t.Fatal(err)
 	}
 	x.compact(Due)
 	if x.Manifest("a", testDay) == nil || len(losses()) != 0 {
-		t.Errorf("accepted, and %v", losses())
+		t.Errorf("losses after AcceptLoss: %v", losses())
 	}
 }

@@ -16,20 +16,20 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// stopwatch is a clock that goes on with the calls of the ports.
+// stopwatch is a clock that advances with each call of the ports.
 type stopwatch struct{ seconds atomic.Int64 }
 
 func (s *stopwatch) now() time.Time { return time.Unix(1_700_000_000+s.seconds.Load(), 0) }
 
-// watched gives a compactor a worker with a clock of the test.
+// watched replaces the worker of a compactor by one with the clock of the test.
 func watched(x *world, clock *stopwatch, log *bytes.Buffer) *progress.Worker {
 	w := progress.NewWorker(progress.Options{Metric: "stalled_seconds", Help: "h", Message: "no progress", Now: clock.now, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	x.comp.work = w
 	return w
 }
 
-// TestSlowIsNotStalled: when every call of a port takes 50 seconds, uploads,
-// compactions and sweeps go on: each call that returns is a step.
+// TestSlowIsNotStalled checks that uploads, compactions and sweeps do not count as stalled when every
+// call of a port takes 50 seconds, since each call that returns is progress.
 func TestSlowIsNotStalled(t *testing.T) {
 	clock := &stopwatch{}
 	in := &faults.Plan{}
@@ -40,7 +40,7 @@ func TestSlowIsNotStalled(t *testing.T) {
 		calls++
 		clock.seconds.Add(50)
 		if d := work.Stalled(); d != 0 {
-			t.Errorf("in call %d, %s: stalled for %s; the call before it was no step", calls, name, d)
+			t.Errorf("call %d, %s: stalled for %s; the previous call did not count as progress", calls, name, d)
 		}
 	})
 	d := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 1, 2, 2)}
@@ -69,9 +69,9 @@ func TestSlowIsNotStalled(t *testing.T) {
 	}
 }
 
-// TestStalled: a call that hangs makes the compaction or sweep stall, which the
-// metric and one log line a minute tell, until its context ends; who waits for
-// the turn ends with its own context.
+// TestStalled checks that a call that hangs stalls the compaction or sweep until its context is done,
+// that the metric and one log line per minute report the stall, and that a waiting compaction returns
+// when its own context is done.
 func TestStalled(t *testing.T) {
 	for _, call := range []string{"ReadRows", "Get", "Put", "MutateRows"} {
 		t.Run(call, func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestStalled(t *testing.T) {
 			select {
 			case <-entered:
 			case err := <-ended:
-				t.Fatalf("the compaction ended without the call: %v", err)
+				t.Fatalf("the compaction ended without the hanging call: %v", err)
 			}
 			if work.Check(); work.Stalled() != 0 || log.Len() > 0 {
 				t.Errorf("stalled at once: %s", log)
@@ -105,15 +105,15 @@ func TestStalled(t *testing.T) {
 			}
 			waiter, give := context.WithCancel(context.Background())
 			give()
-			if _, err := x.comp.Compact(waiter, All); err == nil || !strings.Contains(err.Error(), "compaction that is under way") {
-				t.Errorf("who waits: %v", err)
+			if _, err := x.comp.Compact(waiter, All); err == nil || !strings.Contains(err.Error(), "running compaction") {
+				t.Errorf("Compact() while another compaction runs: %v", err)
 			}
 			cancel()
 			if err := <-ended; err == nil {
-				t.Error("the compaction succeeded")
+				t.Error("the compaction succeeded, want an error of its context")
 			}
 			if work.Stalled() != 0 {
-				t.Error("it stalls when it has ended")
+				t.Error("still stalled after the compaction ended")
 			}
 			in.Heal()
 			x.compact(All)

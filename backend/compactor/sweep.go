@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// sweepDue sweeps if this compactor has the lease: a standby that swept too would
-// only repeat the work, and fence off compactions of the one that has it.
+// sweepDue sweeps if this compactor has the lease. Without it, a standby compactor would
+// repeat the work, and fence the compactions of the active one.
 func (c *Compactor) sweepDue(ctx context.Context) error {
 	held, err := c.lease(ctx)
 	if err != nil || !held {
@@ -18,13 +18,13 @@ func (c *Compactor) sweepDue(ctx context.Context) error {
 	return c.Sweep(ctx)
 }
 
-// Sweep deletes what is beyond retention, what deleted tenants left, and
-// whatever the garbage queue has due. While the clock cannot be trusted it only
-// erases deleted tenants.
+// Sweep expires days beyond retention, erases deleted tenants, and processes the due
+// entries of the garbage queue. While the clock cannot be trusted, it only erases deleted
+// tenants.
 func (c *Compactor) Sweep(ctx context.Context) error { return c.sweep(ctx, false) }
 
-// ExpireAll is a sweep that takes all days that are beyond retention, however many
-// they are: an operator says that the clock is right.
+// ExpireAll is Sweep without the limit for the number of days that expire in 24 hours: an
+// operator confirms that the clock is right.
 func (c *Compactor) ExpireAll(ctx context.Context) error {
 	if _, err := c.opts.Clock.Now(); err != nil {
 		return fmt.Errorf("expire all days beyond retention: %w", err)
@@ -46,7 +46,7 @@ func (c *Compactor) sweep(ctx context.Context, all bool) error {
 	for _, t := range active {
 		now, err := c.opts.Clock.Now()
 		if err != nil {
-			break // it is logged
+			break // the clock guard has logged it
 		}
 		if ctx.Err() != nil {
 			errs.add(ctx.Err())
@@ -66,7 +66,7 @@ func (c *Compactor) sweep(ctx context.Context, all bool) error {
 	}
 	report, err := c.opts.Lifecycle.Sweep(ctx)
 	if report.Objects+report.Generations+report.Adopted > 0 {
-		c.opts.Logger.Info("swept", "objects", report.Objects, "generations", report.Generations, "adopted", report.Adopted)
+		c.opts.Logger.Info("swept garbage", "objects", report.Objects, "generations", report.Generations, "adopted", report.Adopted)
 	}
 	c.metrics.swept.Add(float64(report.Objects))
 	errs.add(err)
@@ -86,15 +86,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	return &metrics{
 		samples:  counter("pallium_compactor_samples_total", "Samples written into compacted packs."),
-		failures: counter("pallium_compactor_failures_total", "Compactions that failed and will be tried again."),
-		expired:  counter("pallium_compactor_days_expired_total", "Days of tenants that went beyond retention."),
+		failures: counter("pallium_compactor_failures_total", "Compactions that failed and are retried."),
+		expired:  counter("pallium_compactor_days_expired_total", "Days of tenants deleted because they are beyond retention."),
 		swept:    counter("pallium_compactor_objects_swept_total", "Objects deleted by the sweep."),
 		waiting: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_days_waiting",
-			Help: "Days that ended and may not be published, because ingesters owe samples."}),
+			Help: "Days that have ended and cannot be published yet, because ingesters have pending uploads or were lost."}),
 		unreadable: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_unreadable_packs",
-			Help: "L0 packs that cannot be opened; the days of the tenants in them are not compacted."}),
+			Help: "L0 packs that cannot be opened; the day of the tenants in them is not compacted."}),
 		failing: auto.NewGaugeVec(prometheus.GaugeOpts{Name: "pallium_compactor_failing_days",
-			Help: "Days of a tenant that cannot be compacted; only while there are any, and 100 tenants at most, others together."},
+			Help: "Days of a tenant that cannot be compacted. At most 100 tenants have a series; the others are in one series."},
 			[]string{"tenant"}),
 	}
 }

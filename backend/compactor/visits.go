@@ -12,50 +12,50 @@ import (
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
-// A sweep makes calls of the row store only for tenants of which something can be
-// due. What was found out about the others is remembered here, in memory: at a start
-// every tenant is looked at, and then once a UTC day, when its retention changes, and
-// when days that had to wait may go. Tenants that were deleted are looked at with a
-// distance that grows as long as nothing is found.
+// A sweep calls the row store only for tenants for which something may be due. The state
+// for that is in memory: a sweep visits every tenant after the process has started, once a
+// UTC day, when its retention changes, and when waiting days may expire. It erases deleted
+// tenants repeatedly, at intervals that double while nothing is found.
 
 const (
-	firstErasure = sweepEvery         // from the first look at a deleted tenant to the second
-	lastErasure  = 7 * 24 * time.Hour // the largest distance of two looks
+	firstErasure = sweepEvery         // interval from the first erasure of a deleted tenant to the second
+	lastErasure  = 7 * 24 * time.Hour // the longest interval
 )
 
-// visits is what sweeps know of tenants.
+// visits is the state of sweeps for all tenants.
 type visits struct {
 	mu      sync.Mutex
 	active  map[tenant.ID]*visit
 	deleted map[tenant.ID]*erasure
 }
 
-// visit is the last look at a tenant.
+// visit is the last visit of a tenant.
 type visit struct {
-	done    bool // it was looked at without an error
-	keep    time.Duration
-	before  int64 // the first day that was not beyond retention
-	today   int64
-	budget  clock.Budget // of days that went by their time alone
-	waiting int          // days that had to wait
+	done    bool          // it succeeded
+	keep    time.Duration // the tenant's retention then
+	before  int64         // the first day that was not beyond retention
+	today   int64         // the UTC day of the visit
+	budget  clock.Budget  // days expired because time passed, not because the retention was lowered
+	waiting int           // due days that were not expired
 }
 
-// settled reports whether the last look at the tenant was of the same retention and
-// days.
-func (v *visit) settled(keep time.Duration, before, today int64) bool {
+// current reports whether the last visit of the tenant succeeded with the same retention
+// and days.
+func (v *visit) current(keep time.Duration, before, today int64) bool {
 	return v.done && v.keep == keep && v.before == before && v.today == today
 }
 
-// erasure is the last look at a deleted tenant.
+// erasure is the schedule of erasures of a deleted tenant.
 type erasure struct {
-	next, distance time.Duration // of running
+	next     time.Duration // running time of the process at which the next erasure is due
+	interval time.Duration
 }
 
 func newVisits() *visits {
 	return &visits{active: map[tenant.ID]*visit{}, deleted: map[tenant.ID]*erasure{}}
 }
 
-// of returns what is known of a tenant.
+// of returns the state of a tenant.
 func (v *visits) of(t tenant.ID) *visit {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -65,7 +65,7 @@ func (v *visits) of(t tenant.ID) *visit {
 	return v.active[t]
 }
 
-// forget drops what is known of tenants that are neither.
+// forget deletes the state of tenants that are in neither list.
 func (v *visits) forget(active, deleted []tenant.ID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -85,7 +85,7 @@ func prune[T any](known map[tenant.ID]T, list []tenant.ID) {
 	}
 }
 
-// waiting is how many days wait, of all tenants.
+// waiting returns the number of due days that are not expired yet, of all tenants.
 func (v *visits) waiting() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -102,9 +102,9 @@ func (v *visits) setWaiting(one *visit, days int) {
 	one.waiting = days
 }
 
-// visit expires a tenant's days, makes cells last for a longer retention, and forgets
-// deletions of series, if any of that can be due. all takes every day that is beyond
-// retention.
+// visit expires a tenant's days, restamps cells after the retention was raised, and
+// forgets deletions of series, if any of these may be due. all expires all days beyond
+// retention, without the limit for 24 hours.
 func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all bool) error {
 	keep, err := c.opts.Retention(ctx, t)
 	if err != nil {
@@ -113,7 +113,7 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 	v, running := c.visits.of(t), c.opts.Clock.Running()
 	spent := v.budget.Spent(running)
 	before, today := lifecycle.ExpiredBefore(now, keep), series.Day(now.UnixMilli())
-	if v.settled(keep, before, today) && (v.waiting == 0 || spent > 0 && !all) {
+	if v.current(keep, before, today) && (v.waiting == 0 || spent > 0 && !all) {
 		return nil
 	}
 	v.done = false
@@ -123,17 +123,17 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 		v.budget.Spend(running, out.ByTime)
 	}
 	if err != nil {
-		return err // and the cell with the retention of before stays
+		return err // and keep the recorded retention
 	}
 	if out.Waiting > 0 && (out.Days > 0 || v.waiting == 0) {
-		c.opts.Logger.Warn("days beyond retention wait: only two, or a tenth of a tenant's days, go in 24 hours unless its "+
-			"retention was lowered; if the clock is right, POST /admin/v1/compact?expire=all takes them now",
+		c.opts.Logger.Warn("days beyond retention not deleted yet: unless the retention is lowered, at most two days or a tenth of "+
+			"a tenant's days are deleted in 24 hours; if the clock is right, POST /admin/v1/compact?expire=all deletes them now",
 			"tenant", t, "waiting", out.Waiting, "expired", out.Days)
 	}
 	c.visits.setWaiting(v, out.Waiting)
 	stamped, err := c.opts.Lifecycle.Restamp(ctx, t)
 	if stamped > 0 {
-		c.opts.Logger.Info("cells made to last for a longer retention", "tenant", t, "days", stamped)
+		c.opts.Logger.Info("restamped index cells for a longer retention", "tenant", t, "days", stamped)
 	}
 	if err == nil && out.Deletions {
 		err = c.opts.Lifecycle.ForgetDeletions(ctx, t, now.Add(-c.opts.KeepDeletions(t)).UnixMilli())
@@ -142,7 +142,7 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 	return err
 }
 
-// erase erases what a deleted tenant left, if it is time to look for it again.
+// erase erases the remaining data of a deleted tenant, if an erasure is due.
 func (c *Compactor) erase(ctx context.Context, t tenant.ID) error {
 	running := c.opts.Clock.Running()
 	e := c.visits.deleted[t]
@@ -156,13 +156,13 @@ func (c *Compactor) erase(ctx context.Context, t tenant.ID) error {
 	erased, err := c.opts.Lifecycle.Erase(ctx, t)
 	found := erased.Objects > 0 || erased.Rows
 	if found {
-		c.opts.Logger.Info("erased a deleted tenant", "tenant", t, "objects", erased.Objects, "bytes", erased.Bytes)
+		c.opts.Logger.Info("erased data of a deleted tenant", "tenant", t, "objects", erased.Objects, "bytes", erased.Bytes)
 	}
 	if err != nil || found {
-		e.next, e.distance = 0, 0
+		e.next, e.interval = 0, 0
 		return err
 	}
-	e.distance = min(max(2*e.distance, firstErasure), lastErasure)
-	e.next = running + e.distance
+	e.interval = min(max(2*e.interval, firstErasure), lastErasure)
+	e.next = running + e.interval
 	return nil
 }

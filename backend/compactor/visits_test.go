@@ -17,8 +17,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// guarded gives the compactor a clock that a test lets run, by what it returns, and
-// that tells when x.Now moved otherwise. It is a new process.
+// guarded replaces the compactor by one of a new process with a clock guard. The test advances the
+// clock by the returned function; the guard notices other changes of x.Now.
 func (x *world) guarded() (pass func(time.Duration)) {
 	var running time.Duration
 	x.open(0)
@@ -26,7 +26,7 @@ func (x *world) guarded() (pass func(time.Duration)) {
 	return func(d time.Duration) { x.Now, running = x.Now.Add(d), running+d }
 }
 
-// days counts the days of which the row store has a manifest, whatever their time.
+// days returns the number of days with a manifest in the row store, of any timestamp.
 func (x *world) days() int {
 	x.T.Helper()
 	n := 0
@@ -37,9 +37,8 @@ func (x *world) days() int {
 	return n
 }
 
-// TestClockAhead: nothing is deleted while the clock of the process is 400 days
-// ahead, by a sweep, by a compaction, or for an operator, and all goes on when it is
-// right again.
+// TestClockAhead checks that neither a sweep, a compaction nor an operator deletes anything while the
+// clock of the process is 400 days ahead, and that deletion resumes when the clock is right again.
 func TestClockAhead(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Keep = 30 * 24 * time.Hour
@@ -49,23 +48,23 @@ func TestClockAhead(t *testing.T) {
 	x.sweep()
 	x.Push(map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 5, 2, 2)}, "i1") // not compacted
 	right := x.Now
-	for _, days := range []int{400, 45} { // beyond the life of cells, and within it
+	for _, days := range []int{400, 45} { // beyond CellLife and within it
 		x.Now = right.AddDate(0, 0, days)
 		x.sweep()
 		x.compact(All)
 		x.compact(Due)
 		if err := x.comp.ExpireAll(ctx); err == nil {
-			t.Error("an operator's sweep went by a wrong clock")
+			t.Error("ExpireAll() succeeded with a wrong clock")
 		}
 		if c := x.comp.Status().Clock; !strings.Contains(c, "ahead") {
-			t.Errorf("the status says %q of the clock", c)
+			t.Errorf("Status().Clock = %q", c)
 		}
 		x.Now = right
 		x.Check(fmt.Sprintf("the clock was %d days ahead", days))
 		x.Verify()
 	}
 	if c := x.comp.Status().Clock; c != "" {
-		t.Errorf("the status says %q of a clock that is right", c)
+		t.Errorf("Status().Clock = %q with a right clock", c)
 	}
 	pass(40 * 24 * time.Hour)
 	x.sweep()
@@ -75,8 +74,8 @@ func TestClockAhead(t *testing.T) {
 	x.NothingLeft("40 days later")
 }
 
-// TestSealOfTheFuture: a compactor that sees a pack which was sealed in its future
-// deletes nothing by its time until the pack is compacted.
+// TestSealOfTheFuture checks that a compactor that finds a pack sealed in its future expires nothing
+// until the pack is compacted.
 func TestSealOfTheFuture(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Keep = 10 * 24 * time.Hour
@@ -91,17 +90,17 @@ func TestSealOfTheFuture(t *testing.T) {
 	x.compact(Due)
 	x.sweep()
 	x.Check("an ingester's clock is ahead")
-	x.compact(All) // then nothing is to do for the pack
+	x.compact(All) // then no receipt of the pack is left
 	x.compact(Due)
 	x.sweep()
 	if m := x.Manifest("a", testDay); m != nil {
-		t.Errorf("the day beyond retention is there still: %+v", m)
+		t.Errorf("the day beyond retention still exists: %+v", m)
 	}
 }
 
-// TestExpiryIsBounded: after a long time off, or with a clock that is wrong from the
-// start, a tenth of the days go in 24 hours of running, and the rest on later days or
-// when an operator says so.
+// TestExpiryIsBounded checks that a process that was off for a long time, or whose clock is wrong from
+// the start, expires a tenth of the days in 24 hours of running, and the rest on later days or when an
+// operator requests it.
 func TestExpiryIsBounded(t *testing.T) {
 	const all = 40
 	x := newWorld(t, wrap{})
@@ -138,15 +137,15 @@ func TestExpiryIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := x.days(); n != 0 || x.comp.Status().Expired != 0 {
-		t.Errorf("after an operator's sweep %d days are left, %d wait", n, x.comp.Status().Expired)
+		t.Errorf("after ExpireAll() %d days are left, %d wait", n, x.comp.Status().Expired)
 	}
 }
 
-// TestLoweredRetention: days that a lowered retention made due go at once, and those
-// of the same sweep that the time made due do not.
+// TestLoweredRetention checks that days that are due because the retention was lowered expire at once,
+// and that days of the same sweep that are due because time passed do not.
 func TestLoweredRetention(t *testing.T) {
 	const all = 40
-	for _, known := range []bool{true, false} { // whether a sweep wrote the retention of before
+	for _, known := range []bool{true, false} { // whether a sweep recorded the previous retention
 		x := newWorld(t, wrap{})
 		x.Now = time.UnixMilli((testDay + all) * series.DayMillis)
 		x.Keep = 200 * 24 * time.Hour
@@ -163,7 +162,7 @@ func TestLoweredRetention(t *testing.T) {
 		if n := x.days(); n != 11 || x.comp.Status().Expired != 0 {
 			t.Fatalf("%d days are left, %d wait, want 11 and none", n, x.comp.Status().Expired)
 		}
-		// The lowering explains nothing that comes later.
+		// The lowered retention does not explain days that are due later.
 		x.Now = x.Now.AddDate(0, 0, 400)
 		x.guarded()
 		x.sweep()
@@ -173,8 +172,8 @@ func TestLoweredRetention(t *testing.T) {
 	}
 }
 
-// TestSweepVisits: a sweep makes calls of the row store only for tenants of which
-// something can be due.
+// TestSweepVisits checks that a sweep calls the row store only for tenants for which something may be
+// due.
 func TestSweepVisits(t *testing.T) {
 	const tenants = 1000
 	var count counting
@@ -210,7 +209,7 @@ func TestSweepVisits(t *testing.T) {
 	delete(x.Want, "t0001")
 	x.sweep()
 	if n := len(x.comp.visits.active) + len(x.comp.visits.deleted); n != tenants-1 {
-		t.Errorf("%d tenants are remembered", n)
+		t.Errorf("state of %d tenants is kept", n)
 	}
 	if r, err := x.Lifecycle.Expire(ctx, "t0002", lifecycle.Expiry{Now: x.Now}); err != nil || r.Deletions {
 		t.Errorf("%+v, %v", r, err)

@@ -19,28 +19,27 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// counting counts what is read of both ports.
+// counting counts the reads of both ports.
 type counting struct {
 	rows    *rowscounted.Store
 	objects *objectscounted.Store
 }
 
-// wrap puts the counters before the ports.
+// wrap wraps the ports with the counters.
 func (c *counting) wrap() wrap {
 	return wrap{rows: func(r rows.Store) rows.Store { c.rows = rowscounted.New(r); return c.rows },
 		objects: func(o objects.Store) objects.Store { c.objects = objectscounted.New(o); return c.objects }}
 }
 
-// zero counts from nothing.
+// zero resets the counters.
 func (c *counting) zero() {
 	for _, n := range []*atomic.Int64{&c.rows.Reads, &c.rows.Cells, &c.objects.Gets, &c.objects.Bytes} {
 		n.Store(0)
 	}
 }
 
-// TestYear publishes days for many small tenants and shows that neither opening
-// the store nor a query of one day reads more when there are more days and
-// tenants: the same calls, cells and bytes with 10, 100 and 365 days.
+// TestYear publishes days of many small tenants, and checks that opening the store and querying one day
+// make the same number of calls, and read the same number of cells and bytes, with 10, 100 and 365 days.
 func TestYear(t *testing.T) {
 	tenants := 10
 	if n := os.Getenv("YEAR_TENANTS"); n != "" {

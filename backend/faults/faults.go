@@ -1,6 +1,6 @@
-// Package faults plans one fault in a sequence of calls, over several ports
-// together: what tests of crashes and of stores that do not answer put between the
-// code and its ports. The decorators rows/faulty and objects/faulty ask it.
+// Package faults injects a fault into a sequence of calls of one or several ports, for tests of
+// crashes and of stores that do not respond. The decorators rows/faulty and objects/faulty
+// apply it.
 package faults
 
 import (
@@ -9,33 +9,33 @@ import (
 	"sync"
 )
 
-// ErrInjected is the error of a call that fails by plan.
+// ErrInjected is the error of a call with an injected fault.
 var ErrInjected = errors.New("injected fault")
 
-// Kind is what happens at one call of a port.
+// Kind is a kind of fault.
 type Kind int
 
 // Kinds of faults.
 const (
 	None        Kind = iota
 	Rejected         // the call does nothing and fails
-	Lost             // the call does its work and its answer is lost
-	Partial          // a call over many rows does half of them; another one nothing
-	Hang             // the call does nothing until its context ends
-	Killed           // like Rejected, and so is every call after it
-	KilledAfter      // like Lost, and every call after it is rejected
+	Lost             // the call is executed, and fails as if its response was lost
+	Partial          // a call for many rows is executed for half of them and fails; any other call is Rejected
+	Hang             // the call does nothing until its context is done
+	Killed           // this call and all later ones are Rejected
+	KilledAfter      // this call is Lost and all later ones are Rejected
 )
 
-// String names the kind.
+// String returns the name of the kind.
 func (k Kind) String() string {
-	return [...]string{"none", "rejected", "answer lost", "half done", "hangs", "killed before", "killed after"}[k]
+	return [...]string{"none", "rejected", "response lost", "half done", "hangs", "killed before", "killed after"}[k]
 }
 
-// Kinds lists all that are faults.
+// Kinds returns all kinds except None.
 func Kinds() []Kind { return []Kind{Rejected, Lost, Partial, Hang, Killed, KilledAfter} }
 
-// Plan counts calls and has a fault at one of them. The zero Plan has none. It is
-// safe for concurrent use.
+// Plan counts calls and injects a fault into one of them. The zero Plan injects none. It is safe
+// for concurrent use.
 type Plan struct {
 	mu     sync.Mutex
 	at     int
@@ -46,30 +46,29 @@ type Plan struct {
 	hangAt string
 }
 
-// Fail has a fault at the nth call from now, counted from 1; 0 is none.
+// Fail injects a fault into the nth call from now, counted from 1; 0 injects none.
 func (p *Plan) Fail(nth int, k Kind) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.at, p.kind = len(p.names)+nth, k
 }
 
-// HangAt makes every call of a name hang.
+// HangAt makes every call with the name hang.
 func (p *Plan) HangAt(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.hangAt = name
 }
 
-// Before has fn called before each call, with its number, from 1, and its name; nil
-// ends that. The next call waits until fn returns, and so does every method of the
-// plan: fn must not use it.
+// Before sets a function that runs before each call, with the number of the call, counted from
+// 1, and its name; nil removes it. fn must not use the plan, which is locked while it runs.
 func (p *Plan) Before(fn func(call int, name string)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.hook = fn
 }
 
-// Heal ends all faults.
+// Heal removes all faults.
 func (p *Plan) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,8 +82,8 @@ func (p *Plan) Calls() []string {
 	return append([]string(nil), p.names...)
 }
 
-// Next counts a call that begins now and returns its fault: None, Rejected, Lost,
-// Partial or Hang.
+// Next counts a call that starts now and returns its fault: None, Rejected, Lost, Partial or
+// Hang.
 func (p *Plan) Next(name string) Kind {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,7 +111,7 @@ func (p *Plan) Next(name string) Kind {
 	return p.kind
 }
 
-// Do runs a call under its fault.
+// Do runs a call with its fault, if any.
 func (p *Plan) Do(ctx context.Context, name string, call func() error) error {
 	switch p.Next(name) {
 	case None:

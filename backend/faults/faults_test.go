@@ -10,7 +10,7 @@ import (
 func TestPlan(t *testing.T) {
 	for _, c := range []struct {
 		kind Kind
-		want []string // of four calls, the second of which fails
+		want []string // results of four calls with a fault at the second
 	}{
 		{None, []string{"done", "done", "done", "done"}},
 		{Rejected, []string{"done", "failed", "done", "done"}},
@@ -31,7 +31,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// calls makes four calls and tells what became of each.
+// calls makes four calls and returns the result of each.
 func calls(t *testing.T, p *Plan) (out []string) {
 	t.Helper()
 	for range 4 {
@@ -56,10 +56,10 @@ func TestHang(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := p.Do(ended, "slow", func() error { return nil }); !errors.Is(err, context.Canceled) {
-		t.Errorf("a call that hangs: %v", err)
+		t.Errorf("hanging call: %v", err)
 	}
 	if err := p.Do(ended, "other", func() error { return nil }); err != nil {
-		t.Errorf("a call of another name: %v", err)
+		t.Errorf("call with another name: %v", err)
 	}
 	if got := p.Calls(); !slices.Equal(got, []string{"slow", "other"}) {
 		t.Errorf("calls %q", got)

@@ -12,32 +12,32 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// AsideOf is the record of what an ingester set aside of a tenant in a window;
-// see docs/format/aside.md.
+// AsideOf is the record of the series that an ingester set aside of a tenant in a
+// window; see docs/format/aside.md.
 type AsideOf struct {
-	Ingester string // with the mark of lost ones
+	Ingester string // of a lost ingester: a name made by LostName
 	Window   Window
 	Tenant   tenant.ID
 	schema.Aside
 }
 
-// ErrNoAside is returned when there is no such record.
-var ErrNoAside = errors.New("nothing is recorded as set aside by that ingester for that tenant and window")
+// ErrNoAside is returned when there is no record for an ingester, tenant and window.
+var ErrNoAside = errors.New("no series set aside by this ingester for this tenant and window")
 
 func (a *AsideOf) qualifier() string {
 	return schema.AsideQualifier(a.Window.Number, a.Ingester, a.Tenant)
 }
 
-// Asides lists everything that is recorded as set aside.
+// Asides returns all records of series set aside.
 func (s *Work) Asides(ctx context.Context) ([]AsideOf, error) {
 	var out []AsideOf
 	err := s.Each(ctx, func(d *DayWork) error { out = append(out, d.Asides...); return nil })
 	return out, err
 }
 
-// SetAside records what an ingester set aside, in place of what was recorded for
-// the same window and tenant. A mark of Drop on it goes: there is more now than
-// the operator gave up.
+// SetAside writes records of series set aside, and replaces the records of the same
+// ingester, window and tenant. It replaces a record marked as dropped as well: there are
+// series now that the operator did not see.
 func (s *Work) SetAside(ctx context.Context, list []AsideOf) error {
 	byDay := map[int64][]rows.Mutation{}
 	for i := range list {
@@ -47,7 +47,7 @@ func (s *Work) SetAside(ctx context.Context, list []AsideOf) error {
 	return s.mutateWork(ctx, byDay, "record series that were set aside")
 }
 
-// ClearAside deletes records of what is not set aside any more.
+// ClearAside deletes records of series that are not set aside any more.
 func (s *Work) ClearAside(ctx context.Context, list []AsideOf) error {
 	byDay := map[int64][]rows.Mutation{}
 	for i := range list {
@@ -57,10 +57,10 @@ func (s *Work) ClearAside(ctx context.Context, list []AsideOf) error {
 	return s.mutateWork(ctx, byDay, "delete records of series that were set aside")
 }
 
-// DropAside gives up what an ingester set aside of a tenant in a window. The
-// record of an ingester that was lost goes at once; any other is marked, and the
-// ingester deletes its files and then the record. It returns what was given up,
-// or ErrNoAside.
+// DropAside drops the series that an ingester set aside of a tenant in a window. It
+// deletes the record of a lost ingester; any other record it marks as dropped, and the
+// ingester then deletes its files and the record. It returns the record as it was, or
+// ErrNoAside.
 func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenant.ID) (AsideOf, error) {
 	const attempts = 5
 	for range attempts {
@@ -79,7 +79,7 @@ func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenan
 			marked.Dropped = s.nowMillis()
 			mutation = rows.Set(rows.System, a.qualifier(), 0, marked.Encode())
 		}
-		// Only what the operator saw is given up.
+		// Only if the record is unchanged: the operator must not drop series unseen.
 		held, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(w.Day), rows.ValueIs(rows.System, a.qualifier(), a.Encode()),
 			[]rows.Mutation{mutation}, nil)
 		if err != nil {
@@ -89,18 +89,18 @@ func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenan
 			return a, nil
 		}
 	}
-	return AsideOf{}, errors.New("drop series that were set aside: the record keeps changing; repeat it")
+	return AsideOf{}, errors.New("drop series that were set aside: the record was changed concurrently; repeat the request")
 }
 
-// AsidesOf lists what an instance has set aside, under its own name or as one
-// that was lost, and that no operator gave up.
+// AsidesOf returns the records of an instance and of its lost incarnations that are not
+// marked as dropped.
 func (s *Work) AsidesOf(ctx context.Context, instance string) ([]AsideOf, error) {
 	all, err := s.Asides(ctx)
 	return slices.DeleteFunc(all, func(a AsideOf) bool { return a.Dropped != 0 || !ofInstance(a.Ingester, instance) }), err
 }
 
-// ForgetAsides deletes the records of an instance that an operator gave up: the
-// instance will not come back to do it.
+// ForgetAsides deletes the records of an instance that are marked as dropped, for an
+// instance that will not return to do so itself.
 func (s *Work) ForgetAsides(ctx context.Context, instance string) error {
 	all, err := s.Asides(ctx)
 	if err != nil {
@@ -113,7 +113,7 @@ func ofInstance(ingester, instance string) bool {
 	return ingester == instance || strings.HasPrefix(ingester, instance+lostMark)
 }
 
-// HasAside reports whether a tenant has something set aside that nobody gave up.
+// HasAside reports whether a tenant has series set aside that are not marked as dropped.
 func (s *Work) HasAside(ctx context.Context, t tenant.ID) (bool, error) {
 	all, err := s.Asides(ctx)
 	return slices.ContainsFunc(all, func(a AsideOf) bool { return a.Tenant == t && a.Dropped == 0 }), err

@@ -8,29 +8,29 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// TestAsideDrop: an operator gives up what he saw and nothing else. The ingester
-// does the rest, unless it is lost.
+// TestAsideDrop checks that DropAside marks the record that the operator saw, and that a record
+// written later is not dropped.
 func TestAsideDrop(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	w := Window{Day: testDay, Number: 3}
 	a := asideOf("i1", "a", testDay, 3)
 	if _, err := ix.Work.DropAside(ctx, "i1", w, "a"); !errors.Is(err, ErrNoAside) {
-		t.Errorf("without a record: %v", err)
+		t.Errorf("DropAside without a record: %v, want ErrNoAside", err)
 	}
 	setAside(t, ix, a)
 	if got, err := ix.Work.DropAside(ctx, "i1", w, "a"); err != nil || got != a {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	if all := asides(t, ix); len(all) != 1 || all[0].Dropped == 0 {
-		t.Fatalf("a live ingester's: %+v", all)
+		t.Fatalf("records after DropAside: %+v; want one that is marked", all)
 	}
 	if list, err := ix.Work.AsidesOf(ctx, "i1"); err != nil || len(list) != 0 {
-		t.Errorf("AsidesOf has what was dropped: %v, %v", list, err)
+		t.Errorf("AsidesOf returns a dropped record: %v, %v", list, err)
 	}
-	a.Series++ // there is more now
+	a.Series++ // the ingester has set more series aside
 	setAside(t, ix, a)
 	if list, err := ix.Work.AsidesOf(ctx, "i1"); err != nil || len(list) != 1 {
-		t.Errorf("AsidesOf lacks what came later: %v, %v", list, err)
+		t.Errorf("AsidesOf lacks a record written after the drop: %v, %v", list, err)
 	}
 	if _, err := ix.Work.DropAside(ctx, "i1", w, "a"); err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestAsideDrop(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all := asides(t, ix); len(all) != 2 {
-		t.Errorf("after the ingester was forgotten: %+v", all)
+		t.Errorf("records after ForgetAsides: %+v", all)
 	}
 }
 

@@ -15,15 +15,15 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Builder gathers the rows of the index of one compacted pack: pages,
-// summaries of metrics with several of them, metric names with their metadata,
-// and label values. The pack keeps all of them too.
+// Builder builds the index rows of one compacted pack: pages, summaries of metrics with
+// several pages, metric names with their metadata, and label values. The pack has a copy
+// of all of them.
 type Builder struct {
 	codec     *schema.Codec
 	version   schema.Version
 	part      int
-	continued bool // the first metric began in the pack before
-	continues bool // the last metric goes on in the next pack
+	continued bool // the previous pack has pages of the first metric
+	continues bool // the next pack has pages of the last metric
 
 	first, last string // metrics
 	names       []schema.Metric
@@ -32,37 +32,39 @@ type Builder struct {
 	pending     []pack.TablePage // of the last metric, for its summaries
 	cells       []pack.IndexCell
 
-	namesSize     int  // at least what the cell of the names has, without metadata, uncompressed
-	summariesSize int  // likewise of the summaries of the last metric
-	crowded       bool // a label has so many sets of metrics that its buckets could run out
+	namesSize     int  // upper bound of the size of the names cell, without metadata, uncompressed
+	summariesSize int  // the same for the summaries of the last metric
+	crowded       bool // a label may soon need more buckets than schema.MaxIndex
 }
 
-// First is the first metric of the pack, empty when it has none yet.
+// First returns the first metric of the pack, or "" if the pack has none yet.
 func (b *Builder) First() string { return b.first }
 
-// Last is the last metric so far.
+// Last returns the last metric so far.
 func (b *Builder) Last() string { return b.last }
 
-// Continues reports whether the last metric goes on in the next pack, once the
-// builder is finished.
+// Continues reports whether the next pack has pages of the last metric. It is valid
+// after Finish.
 func (b *Builder) Continues() bool { return b.continues }
 
-// NamesSize is at least what the cell of the names has so far in bytes, without
-// metadata and uncompressed.
+// NamesSize returns an upper bound of the size of the names cell so far, in bytes,
+// uncompressed and without metadata.
 func (b *Builder) NamesSize() int { return b.namesSize }
 
-// Cells returns what the pack keeps of its index beside its pages, once the builder
-// is finished.
+// Cells returns the index cells that the pack stores in addition to its pages. It is
+// valid after Finish.
 func (b *Builder) Cells() []pack.IndexCell { return b.cells }
 
-// maxIndexCell ends a pack before its names or the summaries of a metric pass it,
-// uncompressed and each string written out. A cell may have rows.MaxValueLength,
-// more than twice as much. The difference is for pages that were not heard of yet
-// (pack.maxGathered and a page) and for metadata that the last metric brings.
+// maxIndexCell is the size in bytes, uncompressed and without references between
+// strings, at which the names or the summaries of a metric end a pack. The limit of a
+// cell, rows.MaxValueLength, is more than twice as large: the difference leaves space
+// for pages that the pack writer has not passed on yet (pack.maxGathered and one page)
+// and for the metadata of the last metric.
 const maxIndexCell = 4 << 20
 
-// Full reports whether the pack should end before another series, since a cell of
-// its index nears its bound. metadata is the size of what its names will have.
+// Full reports whether the pack should end before another series is added, because a
+// cell of its index is close to its limit. metadata is the size in bytes of the metadata
+// that its names will have.
 func (b *Builder) Full(metadata int) bool {
 	if b.namesSize+metadata >= maxIndexCell || b.summariesSize >= maxIndexCell || b.crowded {
 		return true
@@ -77,17 +79,17 @@ type indexPage struct {
 	block  []byte
 }
 
-// NewBuilder begins the index of one pack: its part of the version. continued says
-// that its first metric began in the pack before.
+// NewBuilder returns a builder for the index of one pack, the given part of the version.
+// continued says that the previous pack has pages of its first metric.
 func NewBuilder(codec *schema.Codec, v schema.Version, part int, continued bool) *Builder {
 	return &Builder{codec: codec, version: v, part: part, continued: continued, values: map[string]*schema.ValuesBuilder{}}
 }
 
-// nameOverhead is more than a name and its counts take in the names beside its
-// bytes.
+// nameOverhead is an upper bound, in bytes, of the encoded size of a name and its counts
+// without the bytes of the name.
 const nameOverhead = 24
 
-// AddPage takes a finished page; pages come in the order of metrics.
+// AddPage adds a finished page. Pages must be added in the order of their metrics.
 func (b *Builder) AddPage(p pack.TablePage) error {
 	if len(b.names) == 0 {
 		b.first = p.Metric
@@ -126,8 +128,8 @@ func (b *Builder) AddPage(p pack.TablePage) error {
 	return nil
 }
 
-// endMetric writes the summaries of the metric that ended, if it has several
-// pages here or pages in another pack.
+// endMetric adds the summaries of the last metric, if it has several pages in this pack
+// or pages in another pack.
 func (b *Builder) endMetric(continues bool) {
 	if len(b.pending) == 0 {
 		return
@@ -147,8 +149,8 @@ func (b *Builder) endMetric(continues bool) {
 	b.pending = b.pending[:0]
 }
 
-// Finish makes the cells of names and values. metadata is sorted by metric; continues
-// says that the last metric goes on in the next pack.
+// Finish adds the cells of names and values. metadata is sorted by metric; continues says
+// that the next pack has pages of the last metric.
 func (b *Builder) Finish(metadata []series.MetricMetadata, continues bool) error {
 	b.continues = continues
 	b.endMetric(continues)
@@ -170,13 +172,13 @@ func (b *Builder) Finish(metadata []series.MetricMetadata, continues bool) error
 	return nil
 }
 
-// maxRowMutation is how many bytes one mutation of a row has before another one of
-// the same row begins: a metric may have hundreds of megabytes of pages in a pack,
-// and one mutation at most rows.MaxMutationBytes.
+// maxRowMutation is the size in bytes at which a mutation of a row is split: a metric may
+// have hundreds of megabytes of pages in a pack, but a mutation is limited to
+// rows.MaxMutationBytes.
 const maxRowMutation = 4 << 20
 
-// rows makes the row mutations of the pack's index, the names first: whoever
-// sweeps an attempt finds by them what else it may have written.
+// rows returns the row mutations of the pack's index, the names first: the sweep of an
+// unpublished attempt uses the names to find the other rows.
 func (b *Builder) rows(t tenant.ID, day, stamp int64) []rows.RowMutation {
 	out := make([]rows.RowMutation, 0, len(b.names)+len(b.cells))
 	byKey := map[string]int{}

@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// checkedRows is a row store that checks what it is given, as every adapter does.
+// checkedRows is a row store that checks its arguments, as every adapter does.
 type checkedRows struct {
 	rows.Store
 	cells map[string]int
@@ -33,8 +33,8 @@ func (c *checkedRows) MutateRows(_ context.Context, ms []rows.RowMutation) []err
 	return nil
 }
 
-// TestRowsOfLargeMetrics: pages of one metric that are more than a mutation of a
-// row may have are written by several, each in a batch of its own.
+// TestRowsOfLargeMetrics checks that pages of a metric that exceed the limit of a mutation are
+// written by several mutations, each in its own batch.
 func TestRowsOfLargeMetrics(t *testing.T) {
 	codec, err := schema.NewCodec()
 	if err != nil {
@@ -59,7 +59,7 @@ func TestRowsOfLargeMetrics(t *testing.T) {
 	}
 	again := rows.RowMutation{Key: "again", Mutations: []rows.Mutation{rows.Set(rows.Data, "q", 0, []byte{1})}}
 	if err := s.mutateRows(context.Background(), []rows.RowMutation{again, again}); err != nil {
-		t.Errorf("a row twice: %v", err)
+		t.Errorf("mutateRows with a row twice: %v", err)
 	}
 	whole := 0
 	for _, n := range c.cells {
@@ -68,6 +68,6 @@ func TestRowsOfLargeMetrics(t *testing.T) {
 		}
 	}
 	if whole != pages {
-		t.Errorf("%d of %d pages were written once and whole", whole, pages)
+		t.Errorf("%d of %d pages were written once and completely", whole, pages)
 	}
 }

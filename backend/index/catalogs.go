@@ -13,21 +13,22 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Catalog is what the index says of one tenant's UTC day.
+// Catalog is the catalog row of one tenant's UTC day: the manifest with the published
+// packs, and the L0 packs.
 type Catalog struct {
 	Tenant   tenant.ID
 	Day      int64
-	Manifest *schema.Manifest // nil: nothing is published
+	Manifest *schema.Manifest // nil if nothing is published
 	L0       []L0             // sections of L0 packs that are not compacted yet
 
-	cell     []byte // of the version, as it was read; nil: there is none
-	cellTime int64  // its timestamp
+	cell     []byte // value of the version cell as it was read; nil if there is none
+	cellTime int64  // timestamp of the version cell
 }
 
-// Catalogs is the rows of catalogs.
+// Catalogs gives access to the catalog rows.
 type Catalogs struct{ table }
 
-// Empty reports whether the day holds nothing that can be read.
+// Empty reports whether the day has neither a manifest nor L0 packs.
 func (c *Catalog) Empty() bool { return c.Manifest == nil && len(c.L0) == 0 }
 
 // L0 is a tenant's section of an L0 pack.
@@ -36,7 +37,7 @@ type L0 struct {
 	schema.L0Entry
 }
 
-// Version is that of the manifest; zero when there is none.
+// Version returns the version of the manifest, or zero if there is none.
 func (c *Catalog) Version() schema.Version {
 	if c.Manifest == nil {
 		return schema.Version{}
@@ -44,13 +45,13 @@ func (c *Catalog) Version() schema.Version {
 	return c.Manifest.Version
 }
 
-// Read reads what there is of a tenant's day.
+// Read reads the catalog of a tenant's day.
 func (s *Catalogs) Read(ctx context.Context, t tenant.ID, day int64) (Catalog, error) {
 	c, _, err := s.Day(ctx, t, day)
 	return c, err
 }
 
-// Day reads a tenant's day and its deletions.
+// Day reads the catalog of a tenant's day and the tenant's deletions.
 func (s *Catalogs) Day(ctx context.Context, t tenant.ID, day int64) (Catalog, Deletions, error) {
 	list, deletions, err := s.All(ctx, t, day, day)
 	if err != nil || len(list) == 0 {
@@ -59,21 +60,20 @@ func (s *Catalogs) Day(ctx context.Context, t tenant.ID, day int64) (Catalog, De
 	return list[0], deletions, nil
 }
 
-// Readable reads the catalogs of a tenant's days that hold something, ascending,
-// and the tenant's deletions, in one call. Cells whose time has passed are as if
-// they were not there: a cluster's store collects them when it likes.
+// Readable reads the catalogs of a tenant's days that are not empty, ascending, and the
+// tenant's deletions, in one call. It ignores cells older than CellLife, which Bigtable
+// may collect at any time.
 func (s *Catalogs) Readable(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, Deletions, error) {
 	return s.catalogsSince(ctx, t, first, last, s.oldest())
 }
 
-// Held is Readable with the cells whose time has passed, as far as they are there:
-// whoever decides what is deleted must not take a day for empty by its clock.
+// Held is Readable including cells older than CellLife that still exist, for callers that
+// delete data: those must not take a day for empty because of their clock.
 func (s *Catalogs) Held(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, Deletions, error) {
 	return s.catalogsSince(ctx, t, first, last, always)
 }
 
-// All reads the catalogs of a tenant's days, also of those that have a fence number
-// alone, from all cells that are there.
+// All is Held including the catalogs of empty days, which have a fence number only.
 func (s *Catalogs) All(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, Deletions, error) {
 	return s.catalogRows(ctx, t, first, last, always)
 }
@@ -83,8 +83,8 @@ func (s *Catalogs) catalogsSince(ctx context.Context, t tenant.ID, first, last, 
 	return slices.DeleteFunc(list, func(c Catalog) bool { return c.Empty() }), deletions, err
 }
 
-// catalogRows reads the catalogs of a tenant's days, also of those that have a fence
-// number alone, from cells that are not older than oldest.
+// catalogRows reads the catalogs of a tenant's days, including empty ones, from cells
+// with timestamps of at least oldest (Unix milliseconds).
 func (s *Catalogs) catalogRows(ctx context.Context, t tenant.ID, first, last, oldest int64) ([]Catalog, Deletions, error) {
 	start, end := schema.CatalogRange(t, first, last)
 	ranges := []rows.Range{{Start: start, End: end}, rows.Single(schema.TenantKey(t))}
@@ -111,7 +111,7 @@ func (s *Catalogs) catalogRows(ctx context.Context, t tenant.ID, first, last, ol
 	return list, deletions, nil
 }
 
-// decodeCatalog reads a catalog row, from cells that are not older than oldest.
+// decodeCatalog decodes a catalog row, from cells with timestamps of at least oldest.
 func decodeCatalog(r rows.Row, oldest int64) (Catalog, error) {
 	t, day, ok := schema.ParseCatalogKey(r.Key)
 	if !ok {
@@ -120,7 +120,7 @@ func decodeCatalog(r rows.Row, oldest int64) (Catalog, error) {
 	c := Catalog{Tenant: t, Day: day}
 	for _, cell := range r.Cells {
 		if cell.Family == rows.Data && cell.Qualifier == schema.VersionQualifier {
-			c.cell, c.cellTime = cell.Value, cell.Time // also an old one: conditions are about what is there
+			c.cell, c.cellTime = cell.Value, cell.Time // even if too old: conditions compare the existing cell
 		}
 		if cell.Family != rows.Data || cell.Time < oldest {
 			continue
@@ -135,7 +135,7 @@ func decodeCatalog(r rows.Row, oldest int64) (Catalog, error) {
 		case strings.HasPrefix(cell.Qualifier, schema.L0Prefix):
 			id, ok := schema.ParseL0Qualifier(cell.Qualifier)
 			if !ok {
-				return c, fmt.Errorf("catalog of day %d has the cell %q", day, cell.Qualifier)
+				return c, fmt.Errorf("catalog of day %d has a cell with the invalid qualifier %q", day, cell.Qualifier)
 			}
 			e, err := schema.DecodeL0Entry(cell.Value)
 			if err != nil {
@@ -147,10 +147,10 @@ func decodeCatalog(r rows.Row, oldest int64) (Catalog, error) {
 	return c, nil
 }
 
-// L0Cell is what the catalog of a tenant's day says of an L0 pack.
+// L0Cell is the cell for an L0 pack in the catalog of a tenant's day.
 type L0Cell struct {
 	TenantDay
-	Stamp int64 // timestamp of the cell
+	Stamp int64 // timestamp of the cell, Unix milliseconds
 	Entry schema.L0Entry
 }
 
@@ -168,8 +168,8 @@ func (s *Catalogs) AddL0(ctx context.Context, id ulid.ULID, cells []L0Cell) erro
 	return nil
 }
 
-// DropL0 takes the L0 packs out of a day's catalog without compacting them: the
-// day is beyond retention, or its tenant was deleted.
+// DropL0 removes the L0 packs from a day's catalog without compacting them, because the
+// day is beyond retention or its tenant was deleted.
 func (s *Catalogs) DropL0(ctx context.Context, c *Catalog) error {
 	if len(c.L0) == 0 {
 		return nil
@@ -179,12 +179,12 @@ func (s *Catalogs) DropL0(ctx context.Context, c *Catalog) error {
 		m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.Data, schema.L0Qualifier(l.ID)))
 	}
 	if err := s.rows.Mutate(ctx, m); err != nil {
-		return fmt.Errorf("take L0 packs out of day %d of tenant %s: %w", c.Day, c.Tenant, err)
+		return fmt.Errorf("remove L0 packs from day %d of tenant %s: %w", c.Day, c.Tenant, err)
 	}
 	return nil
 }
 
-// WithL0 returns which of the days have a cell of an L0 pack in their catalog.
+// WithL0 returns those of the days whose catalogs have a cell of the L0 pack.
 func (s *Catalogs) WithL0(ctx context.Context, id ulid.ULID, days []TenantDay) ([]TenantDay, error) {
 	keys := make([]rows.Range, 0, len(days))
 	for _, d := range days {
@@ -206,9 +206,9 @@ func (s *Catalogs) WithL0(ctx context.Context, id ulid.ULID, days []TenantDay) (
 	return out, nil
 }
 
-// TakeOutL0 deletes the cells of an L0 pack from catalogs, and its receipts from the
-// work of days.
-func (ix *Index) TakeOutL0(ctx context.Context, id ulid.ULID, catalogs []TenantDay, days []int64) error {
+// RemoveL0 deletes the cells of an L0 pack from catalogs, and its receipts from the work
+// rows of days.
+func (ix *Index) RemoveL0(ctx context.Context, id ulid.ULID, catalogs []TenantDay, days []int64) error {
 	var ms []rows.RowMutation
 	for _, d := range catalogs {
 		ms = append(ms, rows.RowMutation{Key: schema.CatalogKey(d.Tenant, d.Day),
@@ -219,7 +219,7 @@ func (ix *Index) TakeOutL0(ctx context.Context, id ulid.ULID, catalogs []TenantD
 			Mutations: []rows.Mutation{rows.DeleteColumn(rows.System, schema.ReceiptQualifier(id))}})
 	}
 	if err := ix.mutateRows(ctx, ms); err != nil {
-		return fmt.Errorf("take the L0 pack %s out of the index: %w", id, err)
+		return fmt.Errorf("remove L0 pack %s from the index: %w", id, err)
 	}
 	return nil
 }

@@ -19,8 +19,8 @@ func readCatalog(t *testing.T, ix *Index) Catalog {
 	return c
 }
 
-// TestConditions: each conditional write of a catalog happens when the version cell
-// is as it was read, and changes nothing when it is another one by then.
+// TestConditions checks that each conditional write of a catalog is applied if the version cell
+// is as it was read, and changes nothing if the cell has changed.
 func TestConditions(t *testing.T) {
 	for name, write := range map[string]func(*Index, *Catalog) (bool, error){
 		"publish": func(ix *Index, c *Catalog) (bool, error) {
@@ -49,13 +49,13 @@ func TestConditions(t *testing.T) {
 			must(t, nil, mustHold(ix.Catalogs.RaiseFence(t.Context(), &stale)))
 			before := readCatalog(t, ix)
 			if held, err := write(ix, &stale); held || err != nil {
-				t.Errorf("with a stale catalog: %t, %v", held, err)
+				t.Errorf("write with a stale catalog: held %t, error %v", held, err)
 			}
 			if now := readCatalog(t, ix); now.Version() != before.Version() || string(now.cell) != string(before.cell) || now.Manifest == nil {
-				t.Errorf("a write that did not hold changed the catalog: %+v", now)
+				t.Errorf("a rejected write changed the catalog: %+v", now)
 			}
 			if held, err := write(ix, &before); !held || err != nil {
-				t.Errorf("with the catalog as it is: %t, %v", held, err)
+				t.Errorf("write with the current catalog: held %t, error %v", held, err)
 			}
 		})
 	}
@@ -68,8 +68,8 @@ func mustHold(held bool, err error) error {
 	return err
 }
 
-// TestFence: raising it keeps the version, publication keeps the number that it is
-// given, and hiding a day raises it.
+// TestFence checks that RaiseFence keeps the version, that Publish writes the given fence
+// number, and that Hide raises the number.
 func TestFence(t *testing.T) {
 	ix := open(t)
 	number := func() uint64 {
@@ -100,11 +100,11 @@ func TestFence(t *testing.T) {
 		t.Errorf("hidden: fence %d, %+v", n, c)
 	}
 	if at, ok := c.VersionTime(); !ok || at != testNow.UnixMilli() {
-		t.Errorf("the version cell of a hidden day is of %d, %t", at, ok)
+		t.Errorf("VersionTime() of a hidden day = %d, %t", at, ok)
 	}
 }
 
-// TestL0Cells: publication takes the cells that were read and no others.
+// TestL0Cells checks that Publish removes the L0 cells that were read and no others.
 func TestL0Cells(t *testing.T) {
 	ix := open(t)
 	first, late := ulid.ULID{1}, ulid.ULID{2}
@@ -133,9 +133,9 @@ func TestL0Cells(t *testing.T) {
 	if got := with(first); len(got) != 1 || got[0] != b {
 		t.Errorf("days with the first pack: %v", got)
 	}
-	must(t, nil, ix.TakeOutL0(t.Context(), first, []TenantDay{b}, nil))
+	must(t, nil, ix.RemoveL0(t.Context(), first, []TenantDay{b}, nil))
 	if got := with(first); len(got) != 0 {
-		t.Errorf("days with the first pack when it was taken out: %v", got)
+		t.Errorf("days with the first pack after RemoveL0: %v", got)
 	}
 	must(t, nil, ix.Catalogs.DropL0(t.Context(), &c))
 	if c = readCatalog(t, ix); len(c.L0) != 0 || c.Manifest == nil {
@@ -143,30 +143,29 @@ func TestL0Cells(t *testing.T) {
 	}
 }
 
-// TestOldCells: cells whose time has passed are as if they were not there to reads,
-// and are there to who decides what is deleted.
+// TestOldCells checks that Readable ignores cells older than CellLife, and that Held and All
+// return them.
 func TestOldCells(t *testing.T) {
 	ix := open(t)
 	publish(t, ix, "a", 1)
 	ix.Catalogs.now = func() time.Time { return testNow.Add(CellLife + time.Hour) }
 	if list, _, err := ix.Catalogs.Readable(t.Context(), "a", 0, schema.MaxDay); err != nil || len(list) != 0 {
-		t.Errorf("readable: %v, %v", list, err)
+		t.Errorf("Readable() = %v, %v", list, err)
 	}
 	list, _, err := ix.Catalogs.Held(t.Context(), "a", 0, schema.MaxDay)
 	if err != nil || len(list) != 1 {
-		t.Errorf("held: %v, %v", list, err)
+		t.Errorf("Held() = %v, %v", list, err)
 	}
 	must(t, nil, ix.Catalogs.Hide(t.Context(), &list[0]))
 	if list, _, err = ix.Catalogs.Held(t.Context(), "a", 0, schema.MaxDay); err != nil || len(list) != 0 {
-		t.Errorf("held when it is hidden: %v, %v", list, err)
+		t.Errorf("Held() of a hidden day = %v, %v", list, err)
 	}
 	if list, _, err = ix.Catalogs.All(t.Context(), "a", 0, schema.MaxDay); err != nil || len(list) != 1 {
-		t.Errorf("all rows: %v, %v", list, err)
+		t.Errorf("All() = %v, %v", list, err)
 	}
 }
 
-// TestForeignRows: rows and cells that this version does not know are errors, never
-// less of an answer.
+// TestForeignRows checks that rows and cells that cannot be decoded are errors, and not ignored.
 func TestForeignRows(t *testing.T) {
 	for name, m := range map[string]rows.Mutation{
 		"manifest":    rows.Set(rows.Data, schema.ManifestQualifier, 0, []byte("x")),

@@ -10,9 +10,9 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// A compacted pack keeps the cells of its index, so that the index can be made from
-// packs again. A cell's name there has its kind first, and then what the key of its
-// row needs to know.
+// A compacted pack has a copy of its index cells, so that the index can be rebuilt from
+// packs. The name of a cell in a pack is its kind, followed by the variable parts of the
+// row key and the qualifier.
 
 // Kinds of cells, as the first byte of their names in a pack.
 const (
@@ -20,12 +20,12 @@ const (
 	cellValues    = 'v' // bucket as uvarint, label
 	cellSummaries = 'h' // metric
 
-	// cellGeneration is in the pack only: which part of which generation it is, from
-	// which a manifest can be made again.
+	// cellGeneration is in the pack only. It says which part of which generation the pack
+	// is, so that a manifest can be recovered.
 	cellGeneration = 'g'
 )
 
-// placeOf is the row and the qualifier of a pack's cell.
+// placeOf returns the row key and the qualifier for an index cell of a pack.
 func placeOf(c *pack.IndexCell, t tenant.ID, day int64, v schema.Version, part int) (key, qualifier string) {
 	switch c.Name[0] {
 	case cellNames:
@@ -38,7 +38,7 @@ func placeOf(c *pack.IndexCell, t tenant.ID, day int64, v schema.Version, part i
 	}
 }
 
-// checkCell reports a cell of a pack that this version does not know.
+// checkCell returns an error if a cell of a pack is of an unknown kind or malformed.
 func checkCell(c *pack.IndexCell) error {
 	if c.Name == "" {
 		return fmt.Errorf("index cell without a name: %w", pack.ErrCorrupt)
@@ -52,23 +52,23 @@ func checkCell(c *pack.IndexCell) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("index cell %q is not known to this version; a newer one wrote it", c.Name)
+	return fmt.Errorf("index cell %q is of an unknown kind: a newer version of Pallium wrote it", c.Name)
 }
 
-// Identity says in a compacted pack which part of which generation it is.
+// Identity says which part of which generation a compacted pack is.
 type Identity struct {
 	Version schema.Version
 	Part    int
 	Last    bool // no part follows
 }
 
-// Cell makes the cell of a pack that has the identity.
+// Cell returns the pack cell that stores the identity.
 func (i Identity) Cell() (pack.IndexCell, error) {
 	value, err := json.Marshal(i)
 	return pack.IndexCell{Name: string(rune(cellGeneration)), Value: value}, err
 }
 
-// IdentityOf reads a compacted pack's identity from its cells.
+// IdentityOf returns the identity of a compacted pack from its index cells.
 func IdentityOf(cells []pack.IndexCell) (Identity, error) {
 	var i Identity
 	for _, c := range cells {
@@ -76,10 +76,10 @@ func IdentityOf(cells []pack.IndexCell) (Identity, error) {
 			return i, json.Unmarshal(c.Value, &i)
 		}
 	}
-	return i, fmt.Errorf("%w: it does not say which generation it is of", pack.ErrCorrupt)
+	return i, fmt.Errorf("%w: the compacted pack has no cell with its generation", pack.ErrCorrupt)
 }
 
-// CellsOf calls set for every cell of the index that a compacted pack keeps.
+// CellsOf calls set for every index cell in a compacted pack.
 func CellsOf(r *pack.Reader, t tenant.ID, day int64, v schema.Version, part int, set func(key, qualifier string, value []byte)) error {
 	number, metric := 0, ""
 	first := true

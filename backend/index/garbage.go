@@ -11,30 +11,31 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Garbage is the garbage queue: what is to be looked at, at a time, and deleted if
-// nothing refers to it.
+// Garbage gives access to the garbage queue: names of objects and generations, each with
+// the time when a sweep checks whether anything refers to it, and deletes it if nothing
+// does.
 type Garbage struct{ table }
 
 // Kinds of garbage.
 const (
-	GarbagePack  = "pack"  // a compacted pack, unless the day's manifest names it
-	GarbageIndex = "index" // a generation's rows, unless it is the day's manifest's
-	GarbageL0    = "l0"    // an L0 pack that was consumed, unless a receipt or a catalog cell is left
-	GarbageAdopt = "adopt" // an L0 pack whose upload did not end: it is entered into the index
+	GarbagePack  = "pack"  // a compacted pack; deleted unless the day's manifest names it
+	GarbageIndex = "index" // the rows of a generation; deleted unless it is the published one
+	GarbageL0    = "l0"    // a consumed L0 pack; deleted unless a receipt or a catalog cell is left
+	GarbageAdopt = "adopt" // an L0 pack whose upload was interrupted; entered into the index
 )
 
-// PackGarbage is the entry of a compacted pack of a generation.
+// PackGarbage returns the entry for a compacted pack of a generation.
 func PackGarbage(object string, d TenantDay, v schema.Version) schema.Garbage {
 	return schema.Garbage{Kind: GarbagePack, Name: object, Tenant: d.Tenant, Day: d.Day, Version: v}
 }
 
-// IndexGarbage is the entry of the rows of a generation.
+// IndexGarbage returns the entry for the rows of a generation.
 func IndexGarbage(d TenantDay, v schema.Version) schema.Garbage {
 	return schema.Garbage{Kind: GarbageIndex, Name: fmt.Sprintf("index/%s/%d/%s", d.Tenant, d.Day, v), Tenant: d.Tenant, Day: d.Day,
 		Version: v}
 }
 
-// Enter enters something with the time at which it is due, in Unix milliseconds.
+// Enter adds an entry that is due at a time (Unix milliseconds).
 func (s *Garbage) Enter(ctx context.Context, at int64, e schema.Garbage) error {
 	if err := s.rows.Mutate(ctx, dueMutation(at, e)); err != nil {
 		return fmt.Errorf("enter %s into the garbage queue: %w", e.Name, err)
@@ -47,7 +48,8 @@ func dueMutation(at int64, e schema.Garbage) rows.RowMutation {
 		Mutations: []rows.Mutation{rows.Set(rows.System, schema.GarbageQualifier, 0, e.Encode())}}
 }
 
-// EnterGeneration enters the rows and the packs of a tenant's generation.
+// EnterGeneration adds entries for the rows and the packs of a tenant's generation, due
+// at a time (Unix milliseconds).
 func (s *Garbage) EnterGeneration(ctx context.Context, at int64, t tenant.ID, m *schema.Manifest) error {
 	d := TenantDay{t, m.Day}
 	ms := []rows.RowMutation{dueMutation(at, IndexGarbage(d, m.Version))}
@@ -60,14 +62,14 @@ func (s *Garbage) EnterGeneration(ctx context.Context, at int64, t tenant.ID, m 
 	return nil
 }
 
-// Drop takes the entry of a name and time out.
+// Drop removes the entry with the given due time and name.
 func (s *Garbage) Drop(ctx context.Context, at int64, name string) error {
 	return s.drop(ctx, schema.GarbageKey(at, name))
 }
 
 func (s *Garbage) drop(ctx context.Context, key string) error {
 	if err := s.rows.Mutate(ctx, rows.RowMutation{Key: key, Mutations: []rows.Mutation{rows.DeleteRow()}}); err != nil {
-		return fmt.Errorf("take %q out of the garbage queue: %w", key, err)
+		return fmt.Errorf("remove %q from the garbage queue: %w", key, err)
 	}
 	return nil
 }
@@ -78,10 +80,10 @@ type Due struct {
 	key string
 }
 
-// Done takes an entry out that was worked off.
+// Done removes a processed entry.
 func (s *Garbage) Done(ctx context.Context, d Due) error { return s.drop(ctx, d.key) }
 
-// Due lists entries that are due by the clock, at most so many, the oldest first.
+// Due returns at most the given number of due entries, the oldest first.
 func (s *Garbage) Due(ctx context.Context, most int) ([]Due, error) {
 	f := system()
 	f.Rows = most
@@ -90,7 +92,7 @@ func (s *Garbage) Due(ctx context.Context, most int) ([]Due, error) {
 	return list, err
 }
 
-// Each calls visit for all entries, due or not.
+// Each calls visit for all entries, whether due or not.
 func (s *Garbage) Each(ctx context.Context, visit func(schema.Garbage)) error {
 	return s.each(ctx, math.MaxInt64-1, system(), func(d Due) { visit(d.Garbage) })
 }
@@ -117,28 +119,28 @@ func (s *Garbage) each(ctx context.Context, until int64, f rows.Filter, visit fu
 	return nil
 }
 
-// markDue is the time of the garbage entry that marks an object whose deletion is
-// under way. The entry is due at once, so the next sweep finishes what a crash
-// left; and uploads find it by the name alone.
+// markDue is the due time of the garbage entry that marks an object as being deleted. The
+// entry is due at once, so that the next sweep finishes a deletion interrupted by a
+// crash, and uploads can find it by the name of the object alone.
 const markDue = 0
 
-// Mark says that the deletion of an L0 pack is under way.
+// Mark marks an L0 pack as being deleted.
 func (s *Garbage) Mark(ctx context.Context, object string) error {
 	return s.Enter(ctx, markDue, schema.Garbage{Kind: GarbageL0, Name: object})
 }
 
-// Unmark takes the mark back.
+// Unmark removes the mark.
 func (s *Garbage) Unmark(ctx context.Context, object string) error {
 	return s.Drop(ctx, markDue, object)
 }
 
-// Marked reports whether the deletion of an object is under way.
+// Marked reports whether an object is marked as being deleted.
 func (s *Garbage) Marked(ctx context.Context, object string) (bool, error) {
 	marked := false
 	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.GarbageKey(markDue, object))}, system(),
 		func(rows.Row) bool { marked = true; return false })
 	if err != nil {
-		return false, fmt.Errorf("look for the mark of a deletion: %w", err)
+		return false, fmt.Errorf("check whether the object is being deleted: %w", err)
 	}
 	return marked, nil
 }

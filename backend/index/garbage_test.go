@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// TestGarbage: entries are due at their time, the oldest first, until they are taken
-// out; a mark is found by the name of its object alone.
+// TestGarbage checks that entries are returned when they are due, the oldest first, until they
+// are removed, and that a mark is found by the name of its object.
 func TestGarbage(t *testing.T) {
 	ix, now := open(t), testNow.UnixMilli()
 	l0 := func(name string) schema.Garbage { return schema.Garbage{Kind: GarbageL0, Name: name} }
@@ -55,7 +55,7 @@ func TestGarbage(t *testing.T) {
 		return ok
 	}
 	if marked() {
-		t.Error("marked at first")
+		t.Error("object is marked before Mark")
 	}
 	must(t, nil, ix.Garbage.Mark(t.Context(), "l0/x"))
 	if list, err := ix.Garbage.Due(t.Context(), 10); !marked() || err != nil || len(list) != 1 {
@@ -63,12 +63,12 @@ func TestGarbage(t *testing.T) {
 	}
 	must(t, nil, ix.Garbage.Unmark(t.Context(), "l0/x"))
 	if marked() {
-		t.Error("marked in the end")
+		t.Error("object is marked after Unmark")
 	}
 }
 
-// TestTombstones: a deletion holds once it is active, and one that was cancelled
-// never does; numbers are not given twice.
+// TestTombstones checks that a deletion is applied when it is active, that a cancelled deletion
+// cannot be activated, and that numbers are not reused.
 func TestTombstones(t *testing.T) {
 	ix := open(t)
 	matcher := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}
@@ -92,11 +92,11 @@ func TestTombstones(t *testing.T) {
 		t.Fatalf("numbers %d and %d, %v", first.Number, second.Number, list())
 	}
 	if n, ok := list().Last(); n != 2 || ok {
-		t.Errorf("last %d, all are active: %t", n, ok)
+		t.Errorf("Last() = %d, %t; want 2, false", n, ok)
 	}
 	must(t, nil, ix.Tombstones.Cancel(t.Context(), "a", []uint64{2}))
 	if held, err := ix.Tombstones.Activate(t.Context(), "a", second); held || err != nil {
-		t.Errorf("a cancelled one is activated: %t, %v", held, err)
+		t.Errorf("Activate() of a cancelled deletion = %t, %v", held, err)
 	}
 	must(t, nil, mustHold(ix.Tombstones.Activate(t.Context(), "a", first)))
 	d := list()
@@ -114,8 +114,7 @@ func TestTombstones(t *testing.T) {
 	}
 }
 
-// TestTenants: which tenants there are, what their cells are stamped for, and what
-// was erased of them.
+// TestTenants tests the list of tenants, the recorded retention, and the totals of erasures.
 func TestTenants(t *testing.T) {
 	ix := open(t)
 	for _, id := range []tenant.ID{"a", "a-b", "b"} {
@@ -125,7 +124,7 @@ func TestTenants(t *testing.T) {
 		t.Errorf("tenants %v, %v", list, err)
 	}
 	if _, known, err := ix.Tenants.Kept(t.Context(), "a"); known || err != nil {
-		t.Errorf("a retention is known: %v", err)
+		t.Errorf("Kept() of a tenant without a record: known, %v", err)
 	}
 	must(t, nil, ix.Tenants.SetKept(t.Context(), "a", 48*time.Hour))
 	if keep, known, err := ix.Tenants.Kept(t.Context(), "a"); keep != 48*time.Hour || !known || err != nil {
@@ -141,11 +140,11 @@ func TestTenants(t *testing.T) {
 		t.Errorf("tenants %v, %v", list, err)
 	}
 	if e, err := ix.Tenants.Erasure(t.Context(), "a"); err != nil || e.Objects != 3 || !e.Rows {
-		t.Errorf("the report does not outlive the rows: %+v, %v", e, err)
+		t.Errorf("Erasure() after the rows were erased = %+v, %v", e, err)
 	}
 }
 
-// TestLeases: one holder at a time, until its time is over.
+// TestLeases checks that a lease has one holder at a time, until it expires.
 func TestLeases(t *testing.T) {
 	ix := open(t)
 	now := testNow
@@ -162,6 +161,6 @@ func TestLeases(t *testing.T) {
 	}
 	must(t, nil, ix.rows.Mutate(t.Context(), rows.RowMutation{Key: schema.LeaseKey("broken"), Mutations: []rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, []byte("x"))}}))
 	if held, err := ix.Leases.Take(t.Context(), "broken", "c1", time.Minute); held || err == nil {
-		t.Error("a lease that cannot be read is taken")
+		t.Error("acquired a lease that cannot be decoded")
 	}
 }

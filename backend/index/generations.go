@@ -14,25 +14,25 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Row is a row with pages of a metric, or values of a label, as it was read. Which
-// of its cells are of the published generation, only the catalog can say.
+// Row is a row with pages of a metric or values of a label. It may have cells of several
+// generations; the catalog says which of them is published.
 type Row = rows.Row
 
 // Cell is a cell of a Row.
 type Cell = rows.Cell
 
-// maxReads is how many reads one call has under way at the same time.
+// maxReads is the number of concurrent reads of one call.
 const maxReads = 64
 
-// Generations is the rows that generations of tenants' days are written to: pages,
-// names and values. A row has cells of several generations.
+// Generations gives access to the rows of pages, names and values. A row may have cells
+// of several generations.
 type Generations struct {
 	table
 	codec   *schema.Codec
 	rereads prometheus.Counter
 }
 
-// Published is the catalogs with a manifest by day.
+// Published returns the catalogs that have a manifest, by day.
 func Published(list []Catalog) map[int64]*Catalog {
 	out := map[int64]*Catalog{}
 	for i := range list {
@@ -43,8 +43,8 @@ func Published(list []Catalog) map[int64]*Catalog {
 	return out
 }
 
-// Write writes the rows of a pack's index. The names come first: whoever sweeps an
-// attempt finds by them what else it may have written.
+// Write writes the rows of a pack's index, the names first: the sweep of an unpublished
+// attempt uses the names to find the other rows.
 func (s *Generations) Write(ctx context.Context, d TenantDay, stamp int64, b *Builder) error {
 	ms := b.rows(d.Tenant, d.Day, stamp)
 	b.cells, b.pages = nil, nil
@@ -54,8 +54,8 @@ func (s *Generations) Write(ctx context.Context, d TenantDay, stamp int64, b *Bu
 	return nil
 }
 
-// PagesOf reads the rows of pages of metrics and days, the first perRow cells of
-// each, of all generations.
+// PagesOf reads the rows with the pages of metrics in a range of days: the first perRow
+// cells of each row, of all generations.
 func (s *Generations) PagesOf(ctx context.Context, t tenant.ID, metrics []string, first, last int64, perRow int) ([]Row, error) {
 	var ranges []rows.Range
 	for _, n := range metrics {
@@ -90,8 +90,8 @@ func (s *Generations) pages(ctx context.Context, ranges []rows.Range, perRow int
 	return out, nil
 }
 
-// Row reads the cells of one generation of a row: those of the qualifiers, or all
-// when there are none. It is empty when the row has none.
+// Row reads the cells of one generation in a row: those with the given qualifiers, or all
+// if qualifiers is empty. It returns an empty Row if there are none.
 func (s *Generations) Row(ctx context.Context, key string, v schema.Version, qualifiers []string) (Row, error) {
 	f := rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true}
 	if len(qualifiers) > 0 {
@@ -104,15 +104,15 @@ func (s *Generations) Row(ctx context.Context, key string, v schema.Version, qua
 	return out, err
 }
 
-// ExactRow is a row to be read by the cells of its catalog's published generation.
+// ExactRow is a row of which the cells of the published generation of a catalog are read.
 type ExactRow struct {
 	Catalog *Catalog
 	Key     string
 }
 
-// Exact reads the cells of the published generations of rows, the first
-// perRow of each (0: all), with one call for the rows of a day. It is called after
-// the catalogs were read: what it does not find is not there.
+// Exact reads the cells of the published generations in rows: the first perRow cells of
+// each row, or all if perRow is 0. It reads all rows of a day in one call of the row
+// store. Since the catalogs were read before, a cell that it does not find does not exist.
 func (s *Generations) Exact(ctx context.Context, list []ExactRow, perRow int) (map[string]Row, error) {
 	byDay := map[*Catalog][]rows.Range{}
 	for _, e := range list {
@@ -143,8 +143,8 @@ func (s *Generations) Exact(ctx context.Context, list []ExactRow, perRow int) (m
 	return out, nil
 }
 
-// EachValues calls visit for the rows with the values of a label of days, until it
-// returns an error.
+// EachValues calls visit for the rows with the values of a label in a range of days,
+// until visit returns an error.
 func (s *Generations) EachValues(ctx context.Context, t tenant.ID, label string, first, last int64,
 	visit func(day int64, r Row) error) error {
 	start, end := schema.ValuesRange(t, label, first, last)
@@ -168,12 +168,11 @@ func (s *Generations) EachValues(ctx context.Context, t tenant.ID, label string,
 	return nil
 }
 
-// rowsPerCall is how many rows of a generation are read at once when all of them are
-// gone through.
+// rowsPerCall is the number of rows per read when all rows of a generation are read.
 const rowsPerCall = 512
 
-// Delete deletes the rows of one generation of a day: what its names list, and then
-// the names.
+// Delete deletes the cells of one generation of a day: first those in the rows that its
+// names list, then the names.
 func (s *Generations) Delete(ctx context.Context, d TenantDay, v schema.Version) error {
 	parts, err := s.Names(ctx, d.Tenant, d.Day, d.Day)
 	if err != nil {
@@ -187,7 +186,7 @@ func (s *Generations) Delete(ctx context.Context, d TenantDay, v schema.Version)
 	return s.deleteCells(ctx, []rows.Range{rows.Single(schema.NamesKey(d.Tenant, d.Day))}, v)
 }
 
-// keysOf lists the rows of a generation but that of its names.
+// keysOf returns the keys of the rows of a generation, except the row of its names.
 func keysOf(d TenantDay, v schema.Version, parts []NamesPart) []rows.Range {
 	var keys []rows.Range
 	for _, p := range parts {
@@ -204,7 +203,7 @@ func keysOf(d TenantDay, v schema.Version, parts []NamesPart) []rows.Range {
 	return keys
 }
 
-// deleteCells deletes a generation's cells of the rows.
+// deleteCells deletes the cells of a generation in the given rows.
 func (s *Generations) deleteCells(ctx context.Context, keys []rows.Range, v schema.Version) error {
 	var ms []rows.RowMutation
 	err := s.rows.ReadRows(ctx, keys, rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: v.Prefix()}, func(r rows.Row) bool {
@@ -221,11 +220,11 @@ func (s *Generations) deleteCells(ctx context.Context, keys []rows.Range, v sche
 	return s.mutateRows(ctx, ms)
 }
 
-// restampedRows is how many rows are read and written again at once.
+// restampedRows is the number of rows that Restamp reads and rewrites at once.
 const restampedRows = 256
 
-// Restamp writes the cells of a day's published generation again with another
-// timestamp.
+// Restamp rewrites the cells of a day's published generation with another timestamp
+// (Unix milliseconds).
 func (s *Generations) Restamp(ctx context.Context, c *Catalog, stamp int64) error {
 	parts, err := s.Names(ctx, c.Tenant, c.Day, c.Day)
 	if err == nil {
@@ -262,7 +261,7 @@ func (s *Generations) Restamp(ctx context.Context, c *Catalog, stamp int64) erro
 	return nil
 }
 
-// EachCell calls visit for the cells of a generation in rows.
+// EachCell calls visit for the cells of a generation in the given rows.
 func (s *Generations) EachCell(ctx context.Context, keys []string, v schema.Version,
 	visit func(key, qualifier string, value []byte)) error {
 	f := rows.Filter{Families: []rows.Family{rows.Data}, QualifierPrefix: v.Prefix(), MinTime: s.oldest(), Latest: true}
@@ -280,14 +279,14 @@ func (s *Generations) EachCell(ctx context.Context, keys []string, v schema.Vers
 	return nil
 }
 
-// Cells gathers cells that are to be written in the place of whatever is there.
+// Cells collects cells that replace all existing versions of themselves.
 type Cells struct {
 	stamp int64
 	byKey map[string]int
 	ms    []rows.RowMutation
 }
 
-// NewCells gathers cells with a timestamp.
+// NewCells returns an empty collection of cells with the given timestamp.
 func NewCells(stamp int64) *Cells { return &Cells{stamp: stamp, byKey: map[string]int{}} }
 
 // Set adds a cell.
@@ -298,9 +297,9 @@ func (c *Cells) Set(key, qualifier string, value []byte) {
 		c.byKey[key] = i
 		c.ms = append(c.ms, rows.RowMutation{Key: key})
 	}
-	// All versions of the cell go: a damaged one may have a later timestamp.
+	// Delete all versions of the cell: a damaged one may have a later timestamp.
 	c.ms[i].Mutations = append(c.ms[i].Mutations, rows.DeleteColumn(rows.Data, qualifier), rows.Set(rows.Data, qualifier, c.stamp, value))
 }
 
-// Rewrite writes gathered cells.
+// Rewrite writes the collected cells.
 func (s *Generations) Rewrite(ctx context.Context, c *Cells) error { return s.mutateRows(ctx, c.ms) }

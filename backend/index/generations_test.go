@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// TestGenerations: of the rows of two generations, the names and cells of the
-// published one are found, and deleting the other leaves it whole.
+// TestGenerations checks that the names and cells of the published generation are found in rows
+// with two generations, and that deleting the other generation does not change it.
 func TestGenerations(t *testing.T) {
 	ix, d := open(t), TenantDay{"a", testDay}
 	other := schema.Version{Generation: 2, Attempt: 8}
@@ -54,8 +54,7 @@ func TestGenerations(t *testing.T) {
 	check("one deleted", 1)
 }
 
-// TestMissingNames: a published generation without its names is an error that names
-// the row.
+// TestMissingNames checks that a published generation without names is an error.
 func TestMissingNames(t *testing.T) {
 	ix := open(t)
 	publish(t, ix, "a", 1)
@@ -65,8 +64,8 @@ func TestMissingNames(t *testing.T) {
 	}
 }
 
-// TestRestamp: cells of the published generation get another timestamp, once, and
-// those of others keep theirs.
+// TestRestamp checks that Restamp changes the timestamps of the published generation only, and
+// that it is idempotent.
 func TestRestamp(t *testing.T) {
 	ix, d := open(t), TenantDay{"a", testDay}
 	publish(t, ix, "a", 1)
@@ -92,7 +91,7 @@ func TestRestamp(t *testing.T) {
 	}
 }
 
-// TestRewrite: a cell that is written again replaces all versions of it.
+// TestRewrite checks that a rewritten cell replaces all of its versions.
 func TestRewrite(t *testing.T) {
 	ix := open(t)
 	v := schema.Version{Generation: 1, Attempt: 1}

@@ -18,10 +18,10 @@ var errNotHeld = errors.New("the condition did not hold")
 
 const testDay = 20_000
 
-// testNow is the clock of the tests, noon after testDay.
+// testNow is the clock of the tests, at noon of the day after testDay.
 var testNow = time.UnixMilli(testDay*series.DayMillis + 36*3600_000)
 
-// open makes an index without rows.
+// open returns an index without rows.
 func open(t *testing.T) *Index {
 	t.Helper()
 	r, err := rowsmemory.Open()
@@ -41,7 +41,8 @@ func over(t *testing.T, r rows.Store) *Index {
 	return ix
 }
 
-// must fails the test on an error; the value before it does not matter.
+// must fails the test on an error. It ignores the second argument, so that it can take the
+// results of a call.
 func must(t *testing.T, _ any, err error) {
 	t.Helper()
 	if err != nil {
@@ -49,7 +50,7 @@ func must(t *testing.T, _ any, err error) {
 	}
 }
 
-// manifest is one of a generation with one pack of the metrics a and b.
+// manifest returns the manifest of a generation with one pack of the metrics a and b.
 func manifest(generation uint32) *schema.Manifest {
 	return &schema.Manifest{Version: schema.Version{Generation: generation, Attempt: 7}, Day: testDay, Series: 2, Samples: 2, Written: testNow.UnixMilli(),
 		Packs: []schema.PackEntry{{Object: fmt.Sprintf("l1/a/%d/%d.pk", testDay, generation), Size: 1, Series: 2, Samples: 2, FirstMetric: "a", LastMetric: "b"}}}
@@ -68,7 +69,7 @@ func writeIndex(t *testing.T, ix *Index, d TenantDay, v schema.Version, stamp in
 	must(t, nil, ix.Generations.Write(t.Context(), d, stamp, b))
 }
 
-// publish writes a generation and makes it the day's.
+// publish writes a generation and publishes it.
 func publish(t *testing.T, ix *Index, id tenant.ID, generation uint32) {
 	t.Helper()
 	m, d := manifest(generation), TenantDay{id, testDay}

@@ -1,10 +1,10 @@
-// Package index is the rows of the long-term store as types: catalogs and the rows
-// of their generations, the work of compaction, the garbage queue, deletions of
-// series, and leases. It puts package schema, which knows their bytes, over package
-// rows, which keeps them. Nothing here decides what is written or deleted, or when;
-// what is here is which cells an answer is made of, which cells a change touches,
-// and under which condition. docs/format/index.md has the rows as tables,
-// docs/format/store.md the protocols of those who call.
+// Package index gives typed access to the rows of the long-term store: catalogs and
+// the rows of their generations, the work of compaction, the garbage queue, deletions
+// of series, and leases. Package schema encodes the keys and values, package rows
+// stores them. This package defines which cells a read combines, and which cells a
+// change writes under which condition; its callers decide what is written or deleted,
+// and when. docs/format/index.md describes the rows, docs/format/store.md the protocols
+// of the callers.
 package index
 
 import (
@@ -21,26 +21,26 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// ErrInconsistent is in every error that says that rows of the index contradict each
-// other. The index can be made again from the packs: pallium verify
-// -rebuild-index.
+// ErrInconsistent is in the error of a read that finds that rows of the index contradict
+// each other. pallium verify -rebuild-index rebuilds the index from the packs.
 var ErrInconsistent = errors.New("index is inconsistent")
 
-// CellLife is how long after its timestamp a cell of rows.Data is sure to be there.
-// Readers take older cells as if they were collected already.
+// CellLife is the time after its timestamp for which a cell of rows.Data is sure to
+// exist. Readers treat older cells as if the row store had already collected them.
 const CellLife = 400 * 24 * time.Hour
 
-// MaxCell is how many bytes the value of a cell may have.
+// MaxCell is the largest size of a cell's value in bytes.
 const MaxCell = rows.MaxValueLength
 
-// Options of an Index.
+// Options are the options of an Index.
 type Options struct {
-	Rows       rows.Store       // stays the caller's to close
+	Rows       rows.Store       // closed by the caller
 	Now        func() time.Time // default time.Now
 	Registerer prometheus.Registerer
 }
 
-// Index is the index, by what its rows are. It is safe for concurrent use.
+// Index is the index, with one field for each kind of row. It is safe for concurrent
+// use.
 type Index struct {
 	Catalogs    *Catalogs
 	Generations *Generations
@@ -65,22 +65,22 @@ func New(o Options) (*Index, error) {
 	}
 	t := table{rows: steppingRows{o.Rows}, now: o.Now}
 	rereads := promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{Name: "pallium_store_index_rereads_total",
-		Help: "Rows of the index that were read again by their published generation, because the first read did not show all of it: " +
-			"a day was published meanwhile."})
+		Help: "Rows of the index read a second time, because the first read did not return all of the published generation: " +
+			"a day was published at the same time."})
 	return &Index{Catalogs: &Catalogs{t}, Generations: &Generations{table: t, codec: codec, rereads: rereads}, Work: &Work{t},
 		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, codec: codec, table: t}, nil
 }
 
-// Codec compresses and decodes the values of cells.
+// Codec returns the codec of the index, which compresses and decodes values of cells.
 func (ix *Index) Codec() *schema.Codec { return ix.codec }
 
-// TenantDay names a tenant's UTC day.
+// TenantDay identifies a UTC day of a tenant.
 type TenantDay struct {
 	Tenant tenant.ID
 	Day    int64
 }
 
-// table is the rows under one of the types.
+// table is the row store and the clock, embedded in the types for each kind of row.
 type table struct {
 	rows rows.Store
 	now  func() time.Time
@@ -88,19 +88,19 @@ type table struct {
 
 func (t *table) nowMillis() int64 { return t.now().UnixMilli() }
 
-// oldest is the timestamp below which cells are as good as collected.
+// oldest returns the timestamp below which cells are treated as collected.
 func (t *table) oldest() int64 { return t.nowMillis() - CellLife.Milliseconds() }
 
-// always is the time of the oldest cells where none is too old.
+// always is the oldest timestamp for reads of all cells.
 const always = math.MinInt64
 
-// system is the filter for rows of cells that stay until they are deleted.
+// system returns the filter for cells of rows.System, which never expire.
 func system(qualifiers ...string) rows.Filter {
 	return rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: qualifiers, Latest: true}
 }
 
-// mutateRows applies rows in batches and joins what went wrong. A row may come
-// several times: it is in one batch once.
+// mutateRows applies mutations in batches and joins the errors of a batch. A row may
+// appear several times in ms; each batch has it at most once.
 func (t *table) mutateRows(ctx context.Context, ms []rows.RowMutation) error {
 	for len(ms) > 0 {
 		n, bytes, mutations := 0, 0, 0

@@ -9,11 +9,11 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Leases is the rows of leases.
+// Leases gives access to the rows of leases.
 type Leases struct{ table }
 
-// Take takes or renews a lease, for efficiency only: two holders at once do
-// nothing wrong, they do the work twice. It reports whether the holder has it.
+// Take acquires or renews a lease and reports whether the holder has it. Leases only
+// avoid duplicate work: two holders at the same time do no harm.
 func (s *Leases) Take(ctx context.Context, name, holder string, life time.Duration) (bool, error) {
 	key := schema.LeaseKey(name)
 	now := s.nowMillis()
@@ -46,7 +46,7 @@ func (s *Leases) Take(ctx context.Context, name, holder string, life time.Durati
 	held, err := s.rows.CheckAndMutate(ctx, key, condition,
 		[]rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, next.Encode())}, nil)
 	if err != nil {
-		return false, fmt.Errorf("take lease %s: %w", name, err)
+		return false, fmt.Errorf("acquire lease %s: %w", name, err)
 	}
 	return held, nil
 }

@@ -11,25 +11,26 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// lostMark stands in the name of an ingester that was lost with its disk, in the
-// intents that it left. The names of instances cannot have it.
+// lostMark is the part of a lost ingester's name, in the intents of the lost windows,
+// between the instance and the incarnation. Names of instances cannot contain it.
 const lostMark = "~lost-"
 
-// LostName is the name of an incarnation of an ingester that was lost.
+// LostName returns the name of a lost incarnation of an ingester.
 func LostName(ingester, incarnation string) string { return ingester + lostMark + incarnation }
 
-// IsLostOf reports whether a name is that of an ingester's lost incarnation.
+// IsLostOf reports whether name is that of a lost incarnation of the ingester.
 func IsLostOf(name, ingester string) bool { return strings.HasPrefix(name, ingester+lostMark) }
 
-// IsLost reports whether an intent's ingester was lost: nobody will settle what
-// it owed.
+// IsLost reports whether the ingester of an intent was lost, so that it will not upload
+// the window and clear the intent.
 func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) }
 
-// Lose says that an ingester was lost with what it had not uploaded: its intents
-// stay under a name that tells so, marked by the incarnation that was lost (or
-// that took its place). also are windows of which it may have had samples before
-// it could say so. Repeating it is harmless. It returns how many windows it owed.
-func (s *Work) Lose(ctx context.Context, ingester, incarnation, zone string, also []Window) (int, error) {
+// MarkLost records that an ingester's disk is gone, together with its windows that were
+// never uploaded: it renames the ingester in its intents and in its records of series
+// set aside to LostName, with the lost incarnation (or the one that replaced it). also
+// are further windows of which the ingester may have had samples without an intent yet.
+// MarkLost is idempotent. It returns the number of intents and records marked as lost.
+func (s *Work) MarkLost(ctx context.Context, ingester, incarnation, zone string, also []Window) (int, error) {
 	name := LostName(ingester, incarnation)
 	var ms []rows.RowMutation
 	n := 0
@@ -56,7 +57,7 @@ func (s *Work) Lose(ctx context.Context, ingester, incarnation, zone string, als
 			}
 			m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.System, a.qualifier()))
 			if a.Dropped != 0 {
-				continue // given up before it was lost
+				continue // an operator dropped it before the ingester was lost
 			}
 			if a.Zone == "" {
 				a.Zone = zone
@@ -82,47 +83,46 @@ func (s *Work) Lose(ctx context.Context, ingester, incarnation, zone string, als
 			Mutations: []rows.Mutation{rows.Set(rows.System, schema.IntentQualifier(w.Number, name), 0, in.Encode())}})
 		n++
 	}
-	for _, m := range ms { // one row at a time: what was and what is now change together
+	for _, m := range ms { // each row in one atomic mutation
 		if err := s.rows.Mutate(ctx, m); err != nil {
-			return 0, fmt.Errorf("mark what %s owed as lost: %w", ingester, err)
+			return 0, fmt.Errorf("mark pending windows of %s as lost: %w", ingester, err)
 		}
 	}
 	return n, nil
 }
 
-// Damaged says that an ingester that lives on lost samples of windows that others
-// have, with a damaged log: it is marked as lost for them, by its incarnation,
-// until they have uploaded theirs. Repeating it is harmless.
-func (s *Work) Damaged(ctx context.Context, ingester, incarnation, zone string, windows []Window) error {
+// MarkDamaged records that a running ingester lost samples of windows because its
+// write-ahead log is damaged. Its incarnation counts as lost for these windows until
+// the replicas have uploaded their copies. MarkDamaged is idempotent.
+func (s *Work) MarkDamaged(ctx context.Context, ingester, incarnation, zone string, windows []Window) error {
 	name := LostName(ingester, incarnation)
 	for _, w := range windows { // one row at a time
 		in := schema.Intent{Since: s.nowMillis(), Zone: zone}
 		err := s.rows.Mutate(ctx, rows.RowMutation{Key: schema.WorkKey(w.Day),
 			Mutations: []rows.Mutation{rows.Set(rows.System, schema.IntentQualifier(w.Number, name), 0, in.Encode())}})
 		if err != nil {
-			return fmt.Errorf("mark windows as lost with a damaged log: %w", err)
+			return fmt.Errorf("mark windows of a damaged log as lost: %w", err)
 		}
 	}
 	return nil
 }
 
-// Lost is what a lost ingester may have had alone.
+// Lost is a window of which a lost ingester may have had the only copy of some samples.
 type Lost struct {
-	Ingester string // with the mark
+	Ingester string // a name made by LostName
 	Zone     string
 	Window   Window
-	Since    int64     // of the intent, Unix milliseconds
-	Tenant   tenant.ID // whose samples alone they are; empty: of all tenants
+	Since    int64     // time of the intent or record, Unix milliseconds
+	Tenant   tenant.ID // the only tenant that may have lost samples; empty if any may
 }
 
-// Overlaps reports whether the lost window has times of [mint, maxt].
+// Overlaps reports whether the lost window overlaps [mint, maxt].
 func (l *Lost) Overlaps(mint, maxt int64) bool {
 	from := l.Window.Day*series.DayMillis + int64(l.Window.Number)*series.WindowMillis
 	return from <= maxt && from+series.WindowMillis > mint
 }
 
-// Losses lists what lost ingesters may have had alone and is not known to be in
-// the long-term store.
+// Losses returns the lost windows that are not known to be in the long-term store.
 func (s *Work) Losses(ctx context.Context) ([]Lost, error) {
 	var out []Lost
 	err := s.Each(ctx, func(d *DayWork) error {
@@ -141,12 +141,13 @@ func (s *Work) Losses(ctx context.Context) ([]Lost, error) {
 	return out, err
 }
 
-// LossesOf counts the windows that an ingester of the name was lost with.
+// LossesOf returns the number of lost windows of an ingester. Series set aside do not
+// count.
 func (s *Work) LossesOf(ctx context.Context, ingester string) (int, error) {
 	list, err := s.Losses(ctx)
 	n := 0
 	for i := range list {
-		// What others can upload; what was set aside waits for an operator.
+		// Replicas cannot upload series set aside; an operator decides about those.
 		if IsLostOf(list[i].Ingester, ingester) && list[i].Tenant == "" {
 			n++
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// NamesPart is the metric and label names of one pack of a day.
+// NamesPart is the metric and label names of one pack of a generation.
 type NamesPart struct {
 	Day     int64
 	Version schema.Version
@@ -17,7 +17,7 @@ type NamesPart struct {
 	Names   schema.Names
 }
 
-// Names reads the metric names of a tenant's days, of all generations.
+// Names reads the names rows of a tenant's days, of all generations.
 func (s *Generations) Names(ctx context.Context, t tenant.ID, first, last int64) ([]NamesPart, error) {
 	start, end := schema.NamesRange(t, first, last)
 	var out []NamesPart
@@ -38,7 +38,7 @@ func (s *Generations) Names(ctx context.Context, t tenant.ID, first, last int64)
 	return out, nil
 }
 
-// decodeNames reads a row of names.
+// decodeNames decodes a row of names.
 func (s *Generations) decodeNames(r rows.Row) ([]NamesPart, error) {
 	_, day, ok := schema.ParseNamesKey(r.Key)
 	if !ok {
@@ -48,7 +48,7 @@ func (s *Generations) decodeNames(r rows.Row) ([]NamesPart, error) {
 	for _, cell := range r.Cells {
 		v, _, part, _, ok := schema.ParseQualifier(cell.Qualifier)
 		if !ok {
-			return nil, fmt.Errorf("row %q has the cell %q", r.Key, cell.Qualifier)
+			return nil, fmt.Errorf("row %q has a cell with the invalid qualifier %q", r.Key, cell.Qualifier)
 		}
 		n, err := s.codec.DecodeNames(cell.Value)
 		if err != nil {
@@ -59,10 +59,10 @@ func (s *Generations) decodeNames(r rows.Row) ([]NamesPart, error) {
 	return out, nil
 }
 
-// PublishedNames keeps the names of the published generations, by day and part.
-// A day of which parts does not have all of them is read again by its exact
-// generation: parts may have been read before the catalogs were. A manifest has
-// names of each of its packs, so what is missing then is an error.
+// PublishedNames returns the names of the published generations among parts, in the order
+// of the catalogs. Since parts may have been read before the catalogs, a day without the
+// names of all packs of its manifest is read again by its exact generation. If names are
+// still missing, PublishedNames returns ErrInconsistent.
 func (s *Generations) PublishedNames(ctx context.Context, catalogs []Catalog, parts []NamesPart) ([]NamesPart, error) {
 	byDay := Published(catalogs)
 	have := map[int64][]NamesPart{}
@@ -97,11 +97,11 @@ func (s *Generations) PublishedNames(ctx context.Context, catalogs []Catalog, pa
 	return out, nil
 }
 
-// namesOf reads the names of a day out of the row of exactly its generation.
+// namesOf decodes the names of a day from the cells of exactly its generation.
 func (s *Generations) namesOf(e ExactRow, r rows.Row) ([]NamesPart, error) {
 	packs := len(e.Catalog.Manifest.Packs)
 	if len(r.Cells) != packs {
-		return nil, fmt.Errorf("row %q has names of %d of the %d packs of the published generation %s: %w",
+		return nil, fmt.Errorf("row %q has the names of %d of the %d packs of the published generation %s: %w",
 			e.Key, len(r.Cells), packs, e.Catalog.Manifest.Version, ErrInconsistent)
 	}
 	if packs == 0 {

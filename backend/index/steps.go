@@ -7,8 +7,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// steppingRows tells the task of a context of each call that returned, and of
-// each row of a long read.
+// steppingRows is a row store that calls progress.Step for the task in the context after
+// each call and for each row of a read.
 type steppingRows struct{ rows.Store }
 
 func (s steppingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {

@@ -13,11 +13,11 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Tenants is the rows of tenants as a whole: which there are, the retention that
-// their cells are stamped for, and what was erased of deleted ones.
+// Tenants gives access to the rows for whole tenants: the list of tenants, the retention
+// for which their cells are stamped, and the totals erased of deleted tenants.
 type Tenants struct{ table }
 
-// List lists the tenants that the index has anything of, ascending.
+// List returns the tenants with rows in the index, ascending.
 func (s *Tenants) List(ctx context.Context) ([]tenant.ID, error) {
 	var out []tenant.ID
 	for start := schema.FirstTenant; ; {
@@ -32,19 +32,19 @@ func (s *Tenants) List(ctx context.Context) ([]tenant.ID, error) {
 		}
 		t, ok := schema.TenantOf(key)
 		if !ok {
-			return nil, fmt.Errorf("list tenants: row %q is of no tenant", key)
+			return nil, fmt.Errorf("list tenants: key %q does not name a tenant", key)
 		}
 		out = append(out, t)
 		start = rows.PrefixEnd(schema.TenantPrefix(t))
 	}
 }
 
-// keptQualifier is the cell of a tenant's row with the retention, in
-// milliseconds, that all its cells are stamped for at least.
+// keptQualifier is the qualifier of the cell in a tenant's row with the retention, in
+// milliseconds, for which all cells of the tenant are stamped at least.
 const keptQualifier = "kept"
 
-// Kept is the retention that all cells of a tenant are stamped for at least, if that
-// is known.
+// Kept returns the retention for which all cells of a tenant are stamped at least. known
+// is false if it was never recorded.
 func (s *Tenants) Kept(ctx context.Context, t tenant.ID) (keep time.Duration, known bool, err error) {
 	err = s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.TenantKey(t))}, system(keptQualifier), func(r rows.Row) bool {
 		if c, ok := r.Cell(rows.System, keptQualifier); ok && len(c.Value) == 8 {
@@ -58,7 +58,7 @@ func (s *Tenants) Kept(ctx context.Context, t tenant.ID) (keep time.Duration, kn
 	return keep, known, nil
 }
 
-// SetKept writes what Kept returns.
+// SetKept records the retention that Kept returns.
 func (s *Tenants) SetKept(ctx context.Context, t tenant.ID, keep time.Duration) error {
 	err := s.rows.Mutate(ctx, rows.RowMutation{Key: schema.TenantKey(t),
 		Mutations: []rows.Mutation{rows.Set(rows.System, keptQualifier, 0, binary.BigEndian.AppendUint64(nil, uint64(keep.Milliseconds())))}})
@@ -68,7 +68,7 @@ func (s *Tenants) SetKept(ctx context.Context, t tenant.ID, keep time.Duration) 
 	return nil
 }
 
-// Erase deletes all rows of a tenant. It reports whether there were any.
+// Erase deletes all rows of a tenant and reports whether there were any.
 func (s *Tenants) Erase(ctx context.Context, t tenant.ID) (found bool, err error) {
 	prefix := schema.TenantPrefix(t)
 	err = s.rows.ReadRows(ctx, []rows.Range{rows.Prefix(prefix)}, rows.Filter{Rows: 1}, func(rows.Row) bool { found = true; return false })
@@ -81,19 +81,18 @@ func (s *Tenants) Erase(ctx context.Context, t tenant.ID) (found bool, err error
 	return found, nil
 }
 
-// Erased is what was erased of a deleted tenant.
+// Erased is the total erased of a deleted tenant.
 type Erased struct {
-	Objects int   `json:"objects"` // compacted packs
-	Bytes   int64 `json:"bytes"`   // of them
-	Rows    bool  `json:"rows"`    // whether there were rows of the index
-	Last    int64 `json:"lastMs"`  // when something was found last, Unix milliseconds
+	Objects int   `json:"objects"` // number of compacted packs
+	Bytes   int64 `json:"bytes"`   // their total size
+	Rows    bool  `json:"rows"`    // whether the index had rows
+	Last    int64 `json:"lastMs"`  // when data was last found and erased, Unix milliseconds
 }
 
-// erasureQualifier is the one cell of an erasure's row.
+// erasureQualifier is the qualifier of the only cell in an erasure's row.
 const erasureQualifier = "e"
 
-// Erasure is all that was erased of a deleted tenant so far; zero when nothing
-// was.
+// Erasure returns the total erased of a deleted tenant so far, or zero.
 func (s *Tenants) Erasure(ctx context.Context, t tenant.ID) (Erased, error) {
 	var e Erased
 	var bad error
@@ -104,12 +103,12 @@ func (s *Tenants) Erasure(ctx context.Context, t tenant.ID) (Erased, error) {
 		return true
 	})
 	if err = errors.Join(err, bad); err != nil {
-		return e, fmt.Errorf("read what was erased of tenant %s: %w", t, err)
+		return e, fmt.Errorf("read the erasure record of tenant %s: %w", t, err)
 	}
 	return e, nil
 }
 
-// SetErasure writes what Erasure returns.
+// SetErasure writes the record that Erasure returns.
 func (s *Tenants) SetErasure(ctx context.Context, t tenant.ID, e Erased) error {
 	value, err := json.Marshal(e)
 	if err == nil {
@@ -117,7 +116,7 @@ func (s *Tenants) SetErasure(ctx context.Context, t tenant.ID, e Erased) error {
 			Mutations: []rows.Mutation{rows.Set(rows.System, erasureQualifier, 0, value)}})
 	}
 	if err != nil {
-		return fmt.Errorf("write what was erased of tenant %s: %w", t, err)
+		return fmt.Errorf("write the erasure record of tenant %s: %w", t, err)
 	}
 	return nil
 }

@@ -15,16 +15,16 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Deletion is a deletion of series, ready to be asked.
+// Deletion is a deletion of series with its compiled matchers.
 type Deletion struct {
 	schema.Tombstone
 	matches func(labels.Labels) bool
 }
 
-// Deletions is the deletions of series of a tenant.
+// Deletions are the deletions of series of a tenant.
 type Deletions []Deletion
 
-// decodeDeletions reads the row of a tenant.
+// decodeDeletions decodes the deletions in the row of a tenant.
 func decodeDeletions(r rows.Row) (Deletions, error) {
 	var out Deletions
 	for _, cell := range r.Cells {
@@ -45,7 +45,7 @@ func decodeDeletions(r rows.Row) (Deletions, error) {
 	return out, nil
 }
 
-// After tells what the deletions above a number took of a series.
+// After returns the intervals of a series that active deletions above a number delete.
 func (d Deletions) After(number uint64, ls labels.Labels) []series.Interval {
 	var out []series.Interval
 	for i := range d {
@@ -57,8 +57,8 @@ func (d Deletions) After(number uint64, ls labels.Labels) []series.Interval {
 	return out
 }
 
-// Last is the number of the last deletion; one that is not active yet does not
-// count, and ok is false.
+// Last returns the highest number of a deletion. ok is false if a deletion is pending:
+// then the number must not be used.
 func (d Deletions) Last() (number uint64, ok bool) {
 	ok = true
 	for i := range d {
@@ -78,12 +78,12 @@ func (d Deletions) Above(number uint64) bool {
 	return false
 }
 
-// Tombstones is the deletions of series in the rows of tenants; reading a catalog
-// reads them too.
+// Tombstones gives access to the deletions of series in the rows of tenants. Reads of a
+// catalog return them too.
 type Tombstones struct{ table }
 
-// Reserve numbers a deletion of a tenant and writes it as pending. deletion makes
-// it for a number; it may be called several times.
+// Reserve reserves the next number for a deletion of a tenant and writes the deletion as
+// pending. deletion returns the deletion for a number; it may be called several times.
 func (s *Tombstones) Reserve(ctx context.Context, t tenant.ID, deletion func(number uint64) schema.Tombstone) (schema.Tombstone, error) {
 	for range 10 {
 		raw, number, err := s.lastNumber(ctx, t)
@@ -106,7 +106,7 @@ func (s *Tombstones) Reserve(ctx context.Context, t tenant.ID, deletion func(num
 			return d, nil
 		}
 	}
-	return schema.Tombstone{}, errors.New("reserve a deletion: too many at the same time; repeat it")
+	return schema.Tombstone{}, errors.New("reserve a deletion: too many concurrent deletions of the tenant; repeat the request")
 }
 
 func (s *Tombstones) lastNumber(ctx context.Context, t tenant.ID) (raw []byte, number uint64, err error) {
@@ -122,8 +122,8 @@ func (s *Tombstones) lastNumber(ctx context.Context, t tenant.ID) (raw []byte, n
 	return raw, number, nil
 }
 
-// Activate makes a reserved deletion active. It reports false when it is not
-// reserved any more.
+// Activate makes a pending deletion active. It returns false if the deletion is not
+// pending any more.
 func (s *Tombstones) Activate(ctx context.Context, t tenant.ID, d schema.Tombstone) (bool, error) {
 	d.State = schema.Active
 	held, err := s.rows.CheckAndMutate(ctx, schema.TenantKey(t), rows.Present(rows.System, schema.PendingQualifier(d.Number)), []rows.Mutation{
@@ -136,7 +136,7 @@ func (s *Tombstones) Activate(ctx context.Context, t tenant.ID, d schema.Tombsto
 	return held, nil
 }
 
-// Cancel deletes reserved deletions.
+// Cancel deletes pending deletions.
 func (s *Tombstones) Cancel(ctx context.Context, t tenant.ID, numbers []uint64) error {
 	if len(numbers) == 0 {
 		return nil
@@ -161,8 +161,8 @@ func (s *Tombstones) Forget(ctx context.Context, t tenant.ID, number uint64) err
 	return nil
 }
 
-// Active calls visit for every active deletion of the tenants, in order
-// of tenant and number.
+// Active calls visit for every active deletion of the tenants, in the order of tenant and
+// number.
 func (s *Tombstones) Active(ctx context.Context, tenants []tenant.ID, visit func(tenant.ID, schema.Tombstone) error) error {
 	const atOnce = 1000
 	for len(tenants) > 0 {

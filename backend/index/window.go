@@ -8,7 +8,7 @@ type Window struct {
 	Number int // 0 to 11
 }
 
-// WindowOf is the window that holds t.
+// WindowOf returns the window that contains t (Unix milliseconds).
 func WindowOf(t int64) Window {
 	return Window{Day: series.Day(t), Number: int(t-series.Day(t)*series.DayMillis) / int(series.WindowMillis)}
 }

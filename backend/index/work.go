@@ -12,17 +12,17 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// DayWork is what there is to compact of a UTC day, of all tenants.
+// DayWork is the work row of a UTC day: pending uploads and compactions of all tenants.
 type DayWork struct {
 	Day      int64
 	Intents  []IntentOf
 	Receipts []ReceiptOf
-	Rewrites []tenant.ID // tenants of which deleted series are to be taken out
-	Asides   []AsideOf   // series that no pack could hold
+	Rewrites []tenant.ID // tenants whose day must be compacted to remove deleted series
+	Asides   []AsideOf   // series that no pack can contain
 }
 
-// Idle reports whether there is nothing to compact or to wait for. What was set
-// aside is neither.
+// Idle reports whether the day has nothing to compact and nothing to wait for. Series
+// set aside do not count.
 func (d *DayWork) Idle() bool { return len(d.Intents)+len(d.Receipts)+len(d.Rewrites) == 0 }
 
 // IntentOf records that an ingester has samples of a window that are not uploaded.
@@ -32,32 +32,32 @@ type IntentOf struct {
 	schema.Intent
 }
 
-// ReceiptOf is an uploaded pack that has samples of the day not compacted yet.
+// ReceiptOf is the receipt of an uploaded pack with samples of the day that are not
+// compacted yet.
 type ReceiptOf struct {
 	ID ulid.ULID
 	schema.Receipt
 	value []byte // of its cell
 }
 
-// Work is the rows with what there is to compact, and what keeps it from that:
-// intents, receipts, what ingesters set aside, and losses.
+// Work gives access to the work rows: intents, receipts, rewrites, records of series set
+// aside, and losses.
 type Work struct{ table }
 
-// Days lists the days that have something to compact or to wait for, ascending.
+// Days returns all work rows, ascending by day.
 func (s *Work) Days(ctx context.Context) ([]DayWork, error) {
 	var out []DayWork
 	err := s.Each(ctx, func(d *DayWork) error { out = append(out, *d); return nil })
 	return out, err
 }
 
-// Each calls fn for the days that have something to compact or to wait for,
-// ascending.
+// Each calls fn for all work rows, ascending by day, until it returns an error.
 func (s *Work) Each(ctx context.Context, fn func(*DayWork) error) error {
 	start, end := schema.WorkRange()
 	var broken error
 	err := s.rows.ReadRows(ctx, []rows.Range{{Start: start, End: end}}, system(), func(r rows.Row) bool {
 		if r.Key == schema.WorkKey(-1) {
-			return true // versions before 2026-12 wrote intents of days that no key can name
+			return true // versions before 2026-12 wrote intents for days outside the valid range
 		}
 		d, err := decodeWork(r)
 		if err == nil {
@@ -86,7 +86,7 @@ func decodeWork(r rows.Row) (DayWork, error) {
 		case strings.HasPrefix(c.Qualifier, schema.IntentPrefix):
 			window, ingester, ok := schema.ParseIntentQualifier(c.Qualifier)
 			if !ok {
-				return d, fmt.Errorf("work row of day %d has the cell %q", day, c.Qualifier)
+				return d, fmt.Errorf("work row of day %d has a cell with the invalid qualifier %q", day, c.Qualifier)
 			}
 			in, err := schema.DecodeIntent(c.Value)
 			if err != nil {
@@ -96,7 +96,7 @@ func decodeWork(r rows.Row) (DayWork, error) {
 		case strings.HasPrefix(c.Qualifier, schema.ReceiptPrefix):
 			id, ok := schema.ParseReceiptQualifier(c.Qualifier)
 			if !ok {
-				return d, fmt.Errorf("work row of day %d has the cell %q", day, c.Qualifier)
+				return d, fmt.Errorf("work row of day %d has a cell with the invalid qualifier %q", day, c.Qualifier)
 			}
 			rc, err := schema.DecodeReceipt(c.Value)
 			if err != nil {
@@ -108,11 +108,11 @@ func decodeWork(r rows.Row) (DayWork, error) {
 		case strings.HasPrefix(c.Qualifier, schema.AsidePrefix):
 			window, ingester, t, ok := schema.ParseAsideQualifier(c.Qualifier)
 			if !ok {
-				return d, fmt.Errorf("work row of day %d has the cell %q", day, c.Qualifier)
+				return d, fmt.Errorf("work row of day %d has a cell with the invalid qualifier %q", day, c.Qualifier)
 			}
 			a, err := schema.DecodeAside(c.Value)
 			if err != nil {
-				return d, fmt.Errorf("set aside by %s for window %d of day %d: %w", ingester, window, day, err)
+				return d, fmt.Errorf("record of series set aside by %s in window %d of day %d: %w", ingester, window, day, err)
 			}
 			d.Asides = append(d.Asides, AsideOf{Ingester: ingester, Window: Window{day, window}, Tenant: t, Aside: a})
 		}
@@ -120,21 +120,21 @@ func decodeWork(r rows.Row) (DayWork, error) {
 	return d, nil
 }
 
-// TakeReceipt takes a receipt out of a day's work unless it was rewritten since it
-// was read.
-func (s *Work) TakeReceipt(ctx context.Context, day int64, r ReceiptOf) error {
+// RemoveReceipt removes a receipt from a day's work, unless the receipt was rewritten
+// since it was read.
+func (s *Work) RemoveReceipt(ctx context.Context, day int64, r ReceiptOf) error {
 	q := schema.ReceiptQualifier(r.ID)
 	_, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(day), rows.ValueIs(rows.System, q, r.value),
 		[]rows.Mutation{rows.DeleteColumn(rows.System, q)}, nil)
 	if err != nil {
-		return fmt.Errorf("take receipt %s out of day %d: %w", r.ID, day, err)
+		return fmt.Errorf("remove receipt %s from the work of day %d: %w", r.ID, day, err)
 	}
 	return nil
 }
 
-// AcceptLoss takes back all intents of a day and the records of what lost
-// ingesters had set aside: the operator accepts that samples which only lost
-// ingesters had are not there. It returns how many there were.
+// AcceptLoss deletes all intents of a day, and the records of series set aside by lost
+// ingesters: an operator accepts that samples of which only lost ingesters had a copy
+// are gone. It returns the number of intents and records deleted.
 func (s *Work) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n := 0
 	m := rows.RowMutation{Key: schema.WorkKey(day)}
@@ -157,13 +157,12 @@ func (s *Work) AcceptLoss(ctx context.Context, day int64) (int, error) {
 		return n, err
 	}
 	if err := s.rows.Mutate(ctx, m); err != nil {
-		return 0, fmt.Errorf("take back the intents of day %d: %w", day, err)
+		return 0, fmt.Errorf("delete the intents of day %d: %w", day, err)
 	}
 	return n, nil
 }
 
-// Intend says in the work rows that an ingester has samples of the windows that
-// no receipt stands for yet.
+// Intend writes intents: the ingester has samples of the windows that are not uploaded.
 func (s *Work) Intend(ctx context.Context, ingester string, windows map[Window]schema.Intent) error {
 	byDay := map[int64][]rows.Mutation{}
 	for w, in := range windows {
@@ -172,13 +171,14 @@ func (s *Work) Intend(ctx context.Context, ingester string, windows map[Window]s
 	return s.mutateWork(ctx, byDay, "write intents")
 }
 
-// Settle deletes an ingester's intents of windows whose samples are all uploaded.
-func (s *Work) Settle(ctx context.Context, ingester string, windows []Window) error {
+// ClearIntents deletes the intents of an ingester for windows whose samples are all
+// uploaded.
+func (s *Work) ClearIntents(ctx context.Context, ingester string, windows []Window) error {
 	byDay := map[int64][]rows.Mutation{}
 	for _, w := range windows {
 		byDay[w.Day] = append(byDay[w.Day], rows.DeleteColumn(rows.System, schema.IntentQualifier(w.Number, ingester)))
 	}
-	return s.mutateWork(ctx, byDay, "take intents back")
+	return s.mutateWork(ctx, byDay, "clear intents")
 }
 
 func (s *Work) mutateWork(ctx context.Context, byDay map[int64][]rows.Mutation, what string) error {
@@ -192,7 +192,7 @@ func (s *Work) mutateWork(ctx context.Context, byDay map[int64][]rows.Mutation, 
 	return nil
 }
 
-// Intents lists the windows of which an ingester has recorded pending uploads.
+// Intents returns the windows for which an ingester has intents.
 func (s *Work) Intents(ctx context.Context, ingester string) ([]Window, error) {
 	var out []Window
 	err := s.Each(ctx, func(d *DayWork) error {
@@ -206,7 +206,7 @@ func (s *Work) Intents(ctx context.Context, ingester string) ([]Window, error) {
 	return out, err
 }
 
-// HasReceipt reports whether the work of one of the days has a receipt of a pack.
+// HasReceipt reports whether the work row of one of the days has a receipt of a pack.
 func (s *Work) HasReceipt(ctx context.Context, id ulid.ULID, days []int64) (bool, error) {
 	keys := make([]rows.Range, 0, len(days))
 	for _, day := range days {
@@ -229,17 +229,17 @@ func (s *Work) HasReceipt(ctx context.Context, id ulid.ULID, days []int64) (bool
 type DayReceipt struct {
 	Day     int64
 	Receipt schema.Receipt
-	Settled []int // windows of the day whose intents of the ingester go with it
+	Cleared []int // windows of the day whose intents of the ingester are deleted with it
 }
 
-// AddReceipts writes the receipts of a pack, each in one mutation with the end of
-// the intents that it settles.
+// AddReceipts writes the receipts of a pack. Each receipt is written in one mutation
+// with the deletion of the intents in Cleared.
 func (s *Work) AddReceipts(ctx context.Context, id ulid.ULID, list []DayReceipt) error {
 	ms := make([]rows.RowMutation, 0, len(list))
 	for i := range list {
 		r := &list[i]
 		m := []rows.Mutation{rows.Set(rows.System, schema.ReceiptQualifier(id), 0, r.Receipt.Encode())}
-		for _, w := range r.Settled {
+		for _, w := range r.Cleared {
 			m = append(m, rows.DeleteColumn(rows.System, schema.IntentQualifier(w, r.Receipt.Ingester)))
 		}
 		ms = append(ms, rows.RowMutation{Key: schema.WorkKey(r.Day), Mutations: m})
@@ -250,18 +250,17 @@ func (s *Work) AddReceipts(ctx context.Context, id ulid.ULID, list []DayReceipt)
 	return nil
 }
 
-// AskRewrites asks for the compaction of a tenant's days, since series in them were
-// deleted.
-func (s *Work) AskRewrites(ctx context.Context, t tenant.ID, days []int64) error {
+// RequestRewrites requests the compaction of a tenant's days, to remove deleted series.
+func (s *Work) RequestRewrites(ctx context.Context, t tenant.ID, days []int64) error {
 	byDay := map[int64][]rows.Mutation{}
 	for _, day := range days {
 		byDay[day] = []rows.Mutation{rows.Set(rows.System, schema.RewriteQualifier(t), 0, []byte{1})}
 	}
-	return s.mutateWork(ctx, byDay, "ask for compaction of deleted series")
+	return s.mutateWork(ctx, byDay, "request rewrites for deleted series")
 }
 
-// Rewritten takes a tenant's request for a rewrite out of a day's work.
+// Rewritten removes a tenant's request for a rewrite from a day's work.
 func (s *Work) Rewritten(ctx context.Context, t tenant.ID, day int64) error {
 	return s.mutateWork(ctx, map[int64][]rows.Mutation{day: {rows.DeleteColumn(rows.System, schema.RewriteQualifier(t))}},
-		"take a rewrite out of the work")
+		"remove a request for a rewrite")
 }

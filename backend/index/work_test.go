@@ -20,14 +20,14 @@ func workOf(t *testing.T, ix *Index) DayWork {
 	return list[0]
 }
 
-// TestReceipts: a receipt goes with the intents that it settles, and is taken out
-// only as it was read.
+// TestReceipts checks that AddReceipts clears intents, and that RemoveReceipt removes a receipt
+// only if it is unchanged.
 func TestReceipts(t *testing.T) {
 	ix, id := open(t), ulid.ULID{1}
 	must(t, nil, ix.Work.Intend(t.Context(), "i1", map[Window]schema.Intent{{testDay, 1}: {}, {testDay, 2}: {}}))
 	receipt := func(attempt uint64) {
 		t.Helper()
-		must(t, nil, ix.Work.AddReceipts(t.Context(), id, []DayReceipt{{Day: testDay, Settled: []int{1},
+		must(t, nil, ix.Work.AddReceipts(t.Context(), id, []DayReceipt{{Day: testDay, Cleared: []int{1},
 			Receipt: schema.Receipt{Object: "l0/x", Ingester: "i1", Attempt: attempt}}}))
 	}
 	receipt(1)
@@ -42,27 +42,27 @@ func TestReceipts(t *testing.T) {
 		return ok
 	}
 	receipt(2) // the upload is repeated
-	must(t, nil, ix.Work.TakeReceipt(t.Context(), testDay, before.Receipts[0]))
+	must(t, nil, ix.Work.RemoveReceipt(t.Context(), testDay, before.Receipts[0]))
 	if !has() {
-		t.Error("a receipt was taken out that was written after it was read")
+		t.Error("RemoveReceipt removed a receipt that was rewritten after the read")
 	}
-	must(t, nil, ix.Work.TakeReceipt(t.Context(), testDay, workOf(t, ix).Receipts[0]))
+	must(t, nil, ix.Work.RemoveReceipt(t.Context(), testDay, workOf(t, ix).Receipts[0]))
 	if has() {
-		t.Error("the receipt is there still")
+		t.Error("the receipt still exists after RemoveReceipt")
 	}
 	if left, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(left) != 1 {
 		t.Errorf("intents %v, %v", left, err)
 	}
-	must(t, nil, ix.Work.Settle(t.Context(), "i1", []Window{{testDay, 2}}))
+	must(t, nil, ix.Work.ClearIntents(t.Context(), "i1", []Window{{testDay, 2}}))
 	if list, err := ix.Work.Days(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("work %v, %v", list, err)
 	}
 }
 
-// TestRewrites: a request for a rewrite is work until it is taken out.
+// TestRewrites checks that a request for a rewrite is part of the work until it is removed.
 func TestRewrites(t *testing.T) {
 	ix := open(t)
-	must(t, nil, ix.Work.AskRewrites(t.Context(), "a", []int64{testDay}))
+	must(t, nil, ix.Work.RequestRewrites(t.Context(), "a", []int64{testDay}))
 	if d := workOf(t, ix); len(d.Rewrites) != 1 || d.Rewrites[0] != "a" || d.Idle() {
 		t.Errorf("%+v", d)
 	}
@@ -72,8 +72,8 @@ func TestRewrites(t *testing.T) {
 	}
 }
 
-// TestLosses: what a lost ingester had is under a name of its own, once however often
-// it is marked, and its successor has none of it.
+// TestLosses checks that MarkLost moves the windows of a lost ingester to a name of their own,
+// that it is idempotent, and that the ingester's next incarnation has none of them.
 func TestLosses(t *testing.T) {
 	ix := open(t)
 	w1, w2 := Window{testDay, 1}, Window{testDay, 2}
@@ -81,9 +81,9 @@ func TestLosses(t *testing.T) {
 	must(t, nil, ix.Work.Intend(t.Context(), "i10", map[Window]schema.Intent{w1: {Zone: "b"}}))
 	setAside(t, ix, asideOf("i1", "x", testDay, 3))
 	for range 2 {
-		must(t, nil, func() error { _, err := ix.Work.Lose(t.Context(), "i1", "inc", "a", []Window{w2}); return err }())
+		must(t, nil, func() error { _, err := ix.Work.MarkLost(t.Context(), "i1", "inc", "a", []Window{w2}); return err }())
 	}
-	must(t, nil, ix.Work.Damaged(t.Context(), "i10", "inc", "b", []Window{w2}))
+	must(t, nil, ix.Work.MarkDamaged(t.Context(), "i10", "inc", "b", []Window{w2}))
 	list, err := ix.Work.Losses(t.Context())
 	must(t, nil, err)
 	if len(list) != 4 {
@@ -96,19 +96,19 @@ func TestLosses(t *testing.T) {
 	}
 	for ingester, want := range map[string]int{"i1": 2, "i10": 1, "i": 0} {
 		if n, err := ix.Work.LossesOf(t.Context(), ingester); err != nil || n != want {
-			t.Errorf("%d windows were lost with %s, want %d, %v", n, ingester, want, err)
+			t.Errorf("LossesOf() = %d for %s, want %d; error %v", n, ingester, want, err)
 		}
 	}
 	if own, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(own) != 0 {
-		t.Errorf("intents of the successor %v, %v", own, err)
+		t.Errorf("intents of the next incarnation: %v, %v", own, err)
 	}
 	if n, err := ix.Work.AcceptLoss(t.Context(), testDay); err != nil || n != 5 {
-		t.Errorf("%d accepted, %v", n, err)
+		t.Errorf("AcceptLoss() = %d, %v; want 5", n, err)
 	}
 }
 
-// TestForeignWork: what this version cannot read of a work row is an error, but for
-// the row of a day that no key can name.
+// TestForeignWork checks that a cell of a work row that cannot be decoded is an error, except in
+// the row for days outside the valid range.
 func TestForeignWork(t *testing.T) {
 	for _, q := range []string{schema.IntentPrefix, schema.ReceiptPrefix + "short", schema.IntentQualifier(1, "i1"), schema.ReceiptQualifier(ulid.ULID{1}), schema.AsidePrefix} {
 		ix := open(t)

@@ -45,8 +45,8 @@ func (l faultyLongTerm) Intend(ctx context.Context, ingester string, windows map
 	return l.plan.Do(ctx, "Intend", func() error { return l.LongTerm.Intend(ctx, ingester, windows) })
 }
 
-func (l faultyLongTerm) Settle(ctx context.Context, ingester string, windows []store.Window) error {
-	return l.plan.Do(ctx, "Settle", func() error { return l.LongTerm.Settle(ctx, ingester, windows) })
+func (l faultyLongTerm) ClearIntents(ctx context.Context, ingester string, windows []store.Window) error {
+	return l.plan.Do(ctx, "ClearIntents", func() error { return l.LongTerm.ClearIntents(ctx, ingester, windows) })
 }
 
 func (l faultyLongTerm) Intents(ctx context.Context, ingester string) (out []store.Window, err error) {

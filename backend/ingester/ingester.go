@@ -71,11 +71,11 @@ type Options struct {
 	// directory; nil: statfs.
 	DiskFree func(dir string) (int64, error)
 
-	// Damaged is called before Open returns if records of the log are damaged and
+	// MarkDamaged is called before Open returns if records of the log are damaged and
 	// replicas have their samples, with the starts of the windows; nil: not called.
 	// Without replicas it is not called: reads of the missing samples fail with
 	// series.ErrLost.
-	Damaged func(ctx context.Context, windows []int64) error
+	MarkDamaged func(ctx context.Context, windows []int64) error
 
 	// Replaying is called about every second during the replay, and once at its end,
 	// with the replayed and the total bytes of the log; nil: not called.

@@ -62,7 +62,7 @@ func newBench(t *testing.T) *bench {
 }
 
 func (b *bench) options() Options {
-	return Options{ID: "ingester-1", Dir: b.dir, Replication: b.replicas, Limits: func(tenant.ID) limits.Limits { return b.lim }, LongTerm: b.longTerm, MemoryBytes: b.memory, DiskFree: b.diskFree, logDisk: b.logDisk, Damaged: b.damaged, Registerer: b.registry, Now: func() time.Time { return time.UnixMilli(b.clock.Load()) }}
+	return Options{ID: "ingester-1", Dir: b.dir, Replication: b.replicas, Limits: func(tenant.ID) limits.Limits { return b.lim }, LongTerm: b.longTerm, MemoryBytes: b.memory, DiskFree: b.diskFree, logDisk: b.logDisk, MarkDamaged: b.damaged, Registerer: b.registry, Now: func() time.Time { return time.UnixMilli(b.clock.Load()) }}
 }
 
 func (b *bench) open() {

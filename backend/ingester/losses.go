@@ -130,10 +130,10 @@ func (ing *Ingester) AcceptLoss(day int64) (int, error) {
 func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.Damage) error {
 	if ing.opts.Replication > 1 {
 		windows := r.damagedWindows(damage)
-		if len(windows) == 0 || ing.opts.Damaged == nil {
+		if len(windows) == 0 || ing.opts.MarkDamaged == nil {
 			return nil
 		}
-		return ing.opts.Damaged(ctx, windows)
+		return ing.opts.MarkDamaged(ctx, windows)
 	}
 	var found []loss
 	for id, days := range r.orphans {

@@ -25,7 +25,7 @@ import (
 type LongTerm interface {
 	Upload(ctx context.Context, u store.Upload) error
 	Intend(ctx context.Context, ingester string, windows map[store.Window]schema.Intent) error
-	Settle(ctx context.Context, ingester string, windows []store.Window) error
+	ClearIntents(ctx context.Context, ingester string, windows []store.Window) error
 	Intents(ctx context.Context, ingester string) ([]store.Window, error)
 	Consumed(ctx context.Context, info pack.Info) (bool, error)
 
@@ -140,7 +140,7 @@ func (u *uploader) sync(ctx context.Context) error {
 	if len(cleared) == 0 {
 		return nil
 	}
-	if err := u.long.Settle(ctx, u.ing.opts.ID, cleared); err != nil {
+	if err := u.long.ClearIntents(ctx, u.ing.opts.ID, cleared); err != nil {
 		return err
 	}
 	for _, w := range cleared {
@@ -211,7 +211,7 @@ func (u *uploader) upload(ctx context.Context, lp *localPack) error {
 		Ingester: u.ing.opts.ID, Zone: u.ing.opts.Zone, Sealed: int64(info.ID.Time()), Windows: lp.windows}
 	for _, w := range lp.windows {
 		if !pending[w] {
-			up.Settled = append(up.Settled, w)
+			up.Cleared = append(up.Cleared, w)
 		}
 	}
 	if err := u.long.Upload(ctx, up); err != nil {
@@ -222,7 +222,7 @@ func (u *uploader) upload(ctx context.Context, lp *localPack) error {
 	}
 	u.ing.packs.uploaded(lp)
 	u.ing.metrics.uploads.Inc()
-	for _, w := range up.Settled {
+	for _, w := range up.Cleared {
 		delete(u.declared, w)
 	}
 	return nil

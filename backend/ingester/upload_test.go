@@ -97,7 +97,7 @@ func (l *longTerm) Upload(_ context.Context, u store.Upload) error {
 		return errors.Join(err, errors.New("checksum differs"))
 	}
 	l.uploads = append(l.uploads, u)
-	for _, w := range u.Settled {
+	for _, w := range u.Cleared {
 		delete(l.intents, w)
 	}
 	return nil
@@ -112,7 +112,7 @@ func (l *longTerm) Intend(_ context.Context, _ string, windows map[store.Window]
 	return l.fail
 }
 
-func (l *longTerm) Settle(_ context.Context, _ string, windows []store.Window) error {
+func (l *longTerm) ClearIntents(_ context.Context, _ string, windows []store.Window) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fail == nil {

@@ -103,10 +103,10 @@ func (r *Recovery) markForgotten(ctx context.Context, in *ring.Instance, untrust
 	case !untrusted:
 		return 0, nil // not an ingester
 	}
-	windows, err = r.o.Store.Lose(ctx, in.ID, in.Incarnation, in.Zone, also)
+	windows, err = r.o.Store.MarkLost(ctx, in.ID, in.Incarnation, in.Zone, also)
 	if err == nil && untrusted && windows > 0 { // it was an ingester
 		var more int
-		more, err = r.o.Store.Lose(ctx, in.ID, in.Incarnation, in.Zone, r.lastWindows())
+		more, err = r.o.Store.MarkLost(ctx, in.ID, in.Incarnation, in.Zone, r.lastWindows())
 		windows += more
 	}
 	if err != nil || windows == 0 && untrusted {

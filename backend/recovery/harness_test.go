@@ -71,7 +71,7 @@ func (f *fakeStore) note(format string, args ...any) {
 	*f.steps = append(*f.steps, fmt.Sprintf(format, args...))
 }
 
-func (f *fakeStore) Lose(_ context.Context, name, incarnation, zone string, also []store.Window) (int, error) {
+func (f *fakeStore) MarkLost(_ context.Context, name, incarnation, zone string, also []store.Window) (int, error) {
 	if f.err != nil {
 		return 0, f.err
 	}
@@ -80,7 +80,7 @@ func (f *fakeStore) Lose(_ context.Context, name, incarnation, zone string, also
 	return n, nil
 }
 
-func (f *fakeStore) Damaged(_ context.Context, name, incarnation, _ string, windows []store.Window) error {
+func (f *fakeStore) MarkDamaged(_ context.Context, name, incarnation, _ string, windows []store.Window) error {
 	f.note("damaged %s~%s: %d windows", name, incarnation, len(windows))
 	return f.err
 }
@@ -92,7 +92,7 @@ func (f *fakeStore) Losses(context.Context) ([]store.Lost, error) {
 
 func (f *fakeStore) LossesOf(context.Context, string) (int, error) { return len(f.losses), f.err }
 
-func (f *fakeStore) SettleLoss(_ context.Context, name string) (int, error) {
+func (f *fakeStore) ClearLoss(_ context.Context, name string) (int, error) {
 	f.note("settle %s", name)
 	return f.stay, f.err
 }

@@ -62,7 +62,7 @@ func (r *Recovery) MarkPredecessor(ctx context.Context) (fresh bool, err error) 
 	if replaced {
 		also, zone = r.lastWindows(), r.o.Members.LostZone()
 	}
-	n, err := r.o.Store.Lose(ctx, self.ID, self.Incarnation, zone, also)
+	n, err := r.o.Store.MarkLost(ctx, self.ID, self.Incarnation, zone, also)
 	if err != nil {
 		return true, fmt.Errorf("mark the pending windows of lost ingester %s: %w", self.ID, err)
 	}
@@ -86,7 +86,7 @@ func (r *Recovery) MarkDamaged(ctx context.Context, starts []int64) error {
 		windows = append(windows, store.WindowOf(t))
 	}
 	self := r.o.Members.Self()
-	if err := r.o.Store.Damaged(ctx, self.ID, self.Incarnation, self.Zone, windows); err != nil {
+	if err := r.o.Store.MarkDamaged(ctx, self.ID, self.Incarnation, self.Zone, windows); err != nil {
 		return err
 	}
 	r.o.Logger.Warn("this ingester's write-ahead log is damaged: until replicas have uploaded the damaged windows, "+
@@ -126,7 +126,7 @@ func (r *Recovery) restore(ctx context.Context, ingester string) (left int, err 
 	if err := r.flushAll(ctx); err != nil {
 		return 0, err
 	}
-	if left, err = r.o.Store.SettleLoss(ctx, ingester); err == nil && left == 0 {
+	if left, err = r.o.Store.ClearLoss(ctx, ingester); err == nil && left == 0 {
 		r.o.Logger.Info("lost ingester's data fully recovered: uploaded by its replicas", "ingester", ingester)
 	}
 	return left, err

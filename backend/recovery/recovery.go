@@ -14,7 +14,7 @@
 //	 │                                                      │ Leave → lost
 //	 └──────────────────────────────────────────────── LEAVING ──► gone, nothing lost
 //
-// Lost windows are stored in the work rows under the lost incarnation (store.Lose), so
+// Lost windows are stored in the work rows under the lost incarnation (store.MarkLost), so
 // that they survive a loss of Redis. While a window is lost, queries of it count the
 // ingester's failure domain as unavailable (LostDomains). Restore ends that: all other
 // ingesters seal and upload, and the mark is removed unless an ingester of another
@@ -58,11 +58,11 @@ type Members interface {
 
 // Store is the part of the long-term store that records pending and lost windows.
 type Store interface {
-	Lose(ctx context.Context, ingester, incarnation, zone string, also []store.Window) (int, error)
-	Damaged(ctx context.Context, ingester, incarnation, zone string, windows []store.Window) error
+	MarkLost(ctx context.Context, ingester, incarnation, zone string, also []store.Window) (int, error)
+	MarkDamaged(ctx context.Context, ingester, incarnation, zone string, windows []store.Window) error
 	Losses(context.Context) ([]store.Lost, error)
 	LossesOf(ctx context.Context, ingester string) (int, error)
-	SettleLoss(ctx context.Context, ingester string) (int, error)
+	ClearLoss(ctx context.Context, ingester string) (int, error)
 	AsidesOf(ctx context.Context, instance string) ([]store.AsideOf, error)
 	ForgetAsides(ctx context.Context, instance string) error
 }

@@ -7,19 +7,19 @@ import (
 	"slices"
 )
 
-// Limits of every store. They are Bigtable's, or a little below.
+// Limits of every store. They are those of Bigtable, or a little below.
 const (
 	MaxKeyLength       = 4 << 10  // bytes
 	MaxQualifierLength = 16 << 10 // bytes
 	MaxValueLength     = 10 << 20 // bytes of one cell
 	MaxMutations       = 100_000  // in one RowMutation, and in one MutateRows
 	MaxMutationBytes   = 64 << 20 // qualifiers and values in one RowMutation
-	MaxConditionBytes  = 4 << 10  // qualifier of a Condition, and as much again of the value that it compares
+	MaxConditionBytes  = 4 << 10  // qualifier of a Condition, and value of a Condition, each
 	MaxRanges          = 4096     // in one ReadRows
 	MaxTime            = math.MaxInt64 / 1000
 )
 
-// Errors of every store. Their wrappings say more.
+// Errors of every store. Wrapping errors have the details.
 var (
 	ErrInvalid = errors.New("invalid use of the row store")
 	ErrClosed  = errors.New("row store is closed")
@@ -35,12 +35,12 @@ func CheckKey(key string) error {
 	case key == "":
 		return invalid("row key is empty")
 	case len(key) > MaxKeyLength:
-		return invalid("row key has %d bytes, at most %d are allowed", len(key), MaxKeyLength)
+		return invalid("row key has %d bytes, the limit is %d", len(key), MaxKeyLength)
 	}
 	return nil
 }
 
-// CheckRow checks all of one row's changes; an empty list is one too.
+// CheckRow checks the mutations of one row. An empty list is invalid.
 func CheckRow(m RowMutation) error {
 	if err := CheckKey(m.Key); err != nil {
 		return err
@@ -51,19 +51,19 @@ func CheckRow(m RowMutation) error {
 	return checkMutations(m.Key, m.Mutations)
 }
 
-// CheckRows checks what concerns a whole MutateRows: number and double keys.
-// The rows themselves are CheckRow's.
+// CheckRows checks the number of mutations in a MutateRows, and that no key appears
+// twice. CheckRow checks each row.
 func CheckRows(ms []RowMutation) error {
 	n, seen := 0, make(map[string]struct{}, len(ms))
 	for _, m := range ms {
 		if _, twice := seen[m.Key]; twice {
-			return invalid("row %q stands twice in one bulk", shorten(m.Key))
+			return invalid("row %q appears twice in one MutateRows", shorten(m.Key))
 		}
 		seen[m.Key] = struct{}{}
 		n += len(m.Mutations)
 	}
 	if n > MaxMutations {
-		return invalid("%d mutations in one bulk, at most %d are allowed", n, MaxMutations)
+		return invalid("MutateRows has %d mutations, the limit is %d", n, MaxMutations)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func CheckCondition(key string, c Condition, then, otherwise []Mutation) error {
 		return err
 	}
 	if n := max(len(c.Qualifier), len(c.Value)); n > MaxConditionBytes {
-		return invalid("condition has a qualifier or value of %d bytes, at most %d are allowed", n, MaxConditionBytes)
+		return invalid("condition has a qualifier or value of %d bytes, the limit is %d", n, MaxConditionBytes)
 	}
 	if err := checkMutations(key, then); err != nil {
 		return err
@@ -90,7 +90,7 @@ func CheckCondition(key string, c Condition, then, otherwise []Mutation) error {
 
 func checkMutations(key string, ms []Mutation) error {
 	if len(ms) > MaxMutations {
-		return invalid("row %q has %d mutations, at most %d are allowed", shorten(key), len(ms), MaxMutations)
+		return invalid("row %q has %d mutations, the limit is %d", shorten(key), len(ms), MaxMutations)
 	}
 	size := 0
 	for _, m := range ms {
@@ -100,7 +100,7 @@ func checkMutations(key string, ms []Mutation) error {
 		size += len(m.Qualifier) + len(m.Value)
 	}
 	if size > MaxMutationBytes {
-		return invalid("row %q gets %d bytes at once, at most %d are allowed", shorten(key), size, MaxMutationBytes)
+		return invalid("mutations of row %q have %d bytes, the limit is %d", shorten(key), size, MaxMutationBytes)
 	}
 	return nil
 }
@@ -119,10 +119,10 @@ func checkMutation(m Mutation) error {
 		return err
 	}
 	if m.Time < 0 || m.Time > MaxTime {
-		return invalid("timestamp %d is not within 0 and %d", m.Time, int64(MaxTime))
+		return invalid("timestamp %d is not between 0 and %d", m.Time, int64(MaxTime))
 	}
 	if len(m.Value) > MaxValueLength {
-		return invalid("value of %q has %d bytes, at most %d are allowed", shorten(m.Qualifier), len(m.Value), MaxValueLength)
+		return invalid("value of %q has %d bytes, the limit is %d", shorten(m.Qualifier), len(m.Value), MaxValueLength)
 	}
 	return nil
 }
@@ -132,7 +132,7 @@ func checkCell(f Family, qualifier string) error {
 		return err
 	}
 	if len(qualifier) > MaxQualifierLength {
-		return invalid("qualifier has %d bytes, at most %d are allowed", len(qualifier), MaxQualifierLength)
+		return invalid("qualifier has %d bytes, the limit is %d", len(qualifier), MaxQualifierLength)
 	}
 	return nil
 }
@@ -147,7 +147,7 @@ func checkFamily(f Family) error {
 // CheckRead checks the arguments of a ReadRows.
 func CheckRead(ranges []Range, f Filter) error {
 	if len(ranges) > MaxRanges {
-		return invalid("%d ranges, at most %d are allowed", len(ranges), MaxRanges)
+		return invalid("%d ranges, the limit is %d", len(ranges), MaxRanges)
 	}
 	for _, fam := range f.Families {
 		if err := checkFamily(fam); err != nil {
@@ -160,9 +160,9 @@ func CheckRead(ranges []Range, f Filter) error {
 	case f.CellsPerRow < 0 || f.Rows < 0:
 		return invalid("filter has a negative limit")
 	case f.CellsPerRow > 0 && len(f.Families) != 1:
-		return invalid("filter limits cells per row and so must name exactly one family")
+		return invalid("filter limits cells per row: it must name exactly one family")
 	case f.MinTime < 0 || f.MinTime > MaxTime:
-		return invalid("filter's least timestamp %d is not within 0 and %d", f.MinTime, int64(MaxTime))
+		return invalid("MinTime %d of the filter is not between 0 and %d", f.MinTime, int64(MaxTime))
 	}
 	return nil
 }
@@ -170,12 +170,12 @@ func CheckRead(ranges []Range, f Filter) error {
 // CheckPrefix checks the argument of a DeletePrefix.
 func CheckPrefix(prefix string) error {
 	if prefix == "" {
-		return invalid("empty prefix: that would delete the whole table")
+		return invalid("prefix is empty: that would delete the whole table")
 	}
 	return CheckKey(prefix)
 }
 
-// shorten keeps messages readable where a key is long.
+// shorten truncates long keys in error texts.
 func shorten(s string) string {
 	const most = 80
 	if len(s) <= most {
@@ -184,8 +184,8 @@ func shorten(s string) string {
 	return s[:most] + "..."
 }
 
-// Disjoint returns the ranges sorted and without overlap or empty ones, as an
-// adapter reads them.
+// Disjoint returns the ranges sorted, without empty ones, and with overlapping ones
+// merged.
 func Disjoint(ranges []Range) []Range {
 	sorted := make([]Range, 0, len(ranges))
 	for _, r := range ranges {

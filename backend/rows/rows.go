@@ -1,8 +1,8 @@
-// Package rows is the port to the sorted key-value store that holds the index
-// and the control data: Bigtable in a cluster, Pebble on one machine. It has
-// the Store interface, the nouns that it speaks in, and the checks of sizes and
-// shapes that every adapter makes first, so that what works embedded does not
-// fail in a cluster. Package rowtest is its contract in executable form.
+// Package rows is the port to the sorted key-value store for the index and the control
+// data: Bigtable in a cluster, Pebble on one machine. It defines the Store interface
+// with its types, and the checks of arguments that every adapter runs first, so that a
+// write that works with Pebble does not fail with Bigtable. Package rowtest tests that an
+// adapter keeps the contract.
 package rows
 
 import "context"
@@ -12,45 +12,44 @@ import "context"
 //
 // Rules that hold for all methods:
 //   - Keys and qualifiers are bytes and sort as bytes.
-//   - Values and rows handed in are not kept or changed after the call; what is
-//     handed out belongs to the caller.
-//   - What a call has reported as written survives a crash of the machine.
+//   - The store does not retain or change arguments after the call; the caller owns the
+//     results.
+//   - A write that has returned without an error survives a crash of the machine.
 //   - A change of one row is atomic: readers and other changes see all of it or
 //     nothing. There is no atomicity across rows.
-//   - A mistake of the caller (see the Check functions) is ErrInvalid, found
-//     before anything is written. After Close every call returns ErrClosed.
-//   - Any other error, of the context too, leaves open whether a write has
-//     happened. All but CheckAndMutate may simply be repeated, since timestamps
-//     are given by the caller; after CheckAndMutate read the row first.
-//   - All methods may be called at the same time from many goroutines.
+//   - An invalid argument (see the Check functions) returns ErrInvalid, and nothing is
+//     written. After Close every call returns ErrClosed.
+//   - After any other error, including that of the context, a write may or may not have
+//     been applied. All methods but CheckAndMutate may be repeated, because the caller
+//     sets the timestamps; after CheckAndMutate, read the row first.
+//   - All methods are safe for concurrent use.
 type Store interface {
-	// ReadRows calls visit for each row in the ranges that has a cell left after
-	// the filter, in key order and once each even where ranges overlap, until
-	// visit returns false. No ranges select no rows. Every row is seen as of one
-	// moment, different rows perhaps as of different ones. A row written before
-	// the call is seen. visit must not call the store.
+	// ReadRows calls visit for each row in the ranges of which the filter leaves a cell,
+	// in key order and once each even where ranges overlap, until visit returns false.
+	// Without ranges it reads no rows. Each row is a consistent snapshot; different rows
+	// may be read at different times. Rows written before the call are read. visit must
+	// not call the store.
 	ReadRows(ctx context.Context, ranges []Range, f Filter, visit func(Row) bool) error
 
 	// Mutate applies the mutations of one row in their order, atomically.
 	Mutate(ctx context.Context, m RowMutation) error
 
 	// MutateRows applies many rows, in any order, each atomically. It returns
-	// nil if all were applied, else one error per row, nil for the applied ones.
-	// No key may stand twice. A row that is itself invalid does not hinder the
-	// others.
+	// nil if all were applied, otherwise one error per row, nil for the applied ones.
+	// A key must not appear twice. An invalid row does not prevent the others from
+	// being applied.
 	MutateRows(ctx context.Context, ms []RowMutation) []error
 
-	// CheckAndMutate applies then if the condition holds for the row, and
-	// otherwise if not, atomically with the check. Either may be empty. It
-	// reports whether the condition held.
+	// CheckAndMutate applies the mutations in then if the condition holds for the row,
+	// and those in otherwise if it does not, atomically with the check. Either may be
+	// empty. It reports whether the condition held.
 	CheckAndMutate(ctx context.Context, key string, c Condition, then, otherwise []Mutation) (bool, error)
 
 	// DeletePrefix deletes every row whose key starts with prefix, which must
-	// not be empty. It is not atomic: rows written meanwhile may stay or go.
+	// not be empty. It is not atomic: rows written meanwhile may or may not be deleted.
 	DeletePrefix(ctx context.Context, prefix string) error
 
-	// Close releases the store. Calls under way end first. A second Close does
-	// nothing.
+	// Close waits for running calls and closes the store. A second Close does nothing.
 	Close() error
 }
 
@@ -58,15 +57,15 @@ type Store interface {
 type Family string
 
 const (
-	// Data is for cells that age. A cluster store may drop them 400 days after
-	// their timestamp, so writers put the expiry into it; see Filter.MinTime.
+	// Data is for cells that expire. Bigtable may drop them 400 days after their
+	// timestamp, so writers derive the timestamp from the expiry; see Filter.MinTime.
 	Data Family = "x"
-	// System is for cells that stay until they are deleted. Only the newest
-	// version of a cell is sure to be kept.
+	// System is for cells that do not expire. Only the newest version of a cell is
+	// guaranteed to be kept.
 	System Family = "s"
 )
 
-// Families lists all families, in their order within a row.
+// Families returns all families, in their order within a row.
 func Families() []Family { return []Family{System, Data} }
 
 // Cell is one version of one value.
@@ -77,7 +76,8 @@ type Cell struct {
 	Value     []byte
 }
 
-// Row is a key with its cells, ordered by family, qualifier, newest first.
+// Row is a key with its cells, ordered by family and qualifier, and then from the newest
+// version to the oldest.
 type Row struct {
 	Key   string
 	Cells []Cell
@@ -105,8 +105,8 @@ func Single(key string) Range { return Range{Start: key, End: key + "\x00"} }
 // Prefix selects all keys that start with p.
 func Prefix(p string) Range { return Range{Start: p, End: PrefixEnd(p)} }
 
-// PrefixEnd is the first key behind all keys that start with p, or "" if there
-// is none.
+// PrefixEnd returns the first key after all keys that start with p, or "" if there is
+// none.
 func PrefixEnd(p string) string {
 	for i := len(p) - 1; i >= 0; i-- {
 		if p[i] != 0xff {
@@ -116,19 +116,19 @@ func PrefixEnd(p string) string {
 	return ""
 }
 
-// Filter says which cells of the rows are wanted. Its parts apply in the order
-// of the fields. The zero Filter wants everything.
+// Filter selects cells of the rows. Its parts apply in the order of the fields. The zero
+// Filter selects all cells.
 type Filter struct {
 	Families        []Family // none = all
 	Qualifiers      []string // none = all; else exactly these
 	QualifierPrefix string   // may not be set together with Qualifiers
 	MinTime         int64    // drops cells with an older timestamp (milliseconds)
 	Latest          bool     // only the newest version of each cell
-	CellsPerRow     int      // 0 = all; else the first n; needs exactly one family, whose order is sure
+	CellsPerRow     int      // 0 = all; else the first n; requires exactly one family, since adapters order families differently
 	Rows            int      // 0 = all; else at most n rows that have a cell left
 }
 
-// Op is what a Mutation does.
+// Op is the operation of a Mutation.
 type Op uint8
 
 // The operations; the zero Op is invalid.
@@ -173,7 +173,7 @@ type RowMutation struct {
 	Mutations []Mutation
 }
 
-// Test is what a Condition asks of a cell.
+// Test is the kind of test in a Condition.
 type Test uint8
 
 // The tests; the zero Test is invalid.

@@ -38,6 +38,6 @@ func TestRowCell(t *testing.T) {
 		t.Errorf("got %v, %v", c, ok)
 	}
 	if _, ok := r.Cell(Data, "p"); ok {
-		t.Error("found a cell that is not there")
+		t.Error("found a cell that does not exist")
 	}
 }

@@ -7,16 +7,17 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// AsidePrefix begins the cells of a work row for series that were set aside.
+// AsidePrefix is the prefix of the qualifiers of records of series set aside, in a work
+// row.
 const AsidePrefix = "a/"
 
-// AsideQualifier is the cell of what an ingester set aside of a tenant in a
-// window of the row's day.
+// AsideQualifier returns the qualifier of the record of series that an ingester set aside
+// of a tenant in a window of the row's day.
 func AsideQualifier(window int, ingester string, t tenant.ID) string {
 	return AsidePrefix + string(byte(window)) + ingester + "/" + string(t)
 }
 
-// ParseAsideQualifier reads a qualifier of AsideQualifier.
+// ParseAsideQualifier parses a qualifier of AsideQualifier.
 func ParseAsideQualifier(q string) (window int, ingester string, t tenant.ID, ok bool) {
 	rest, ok := strings.CutPrefix(q, AsidePrefix)
 	if !ok || len(rest) < 4 || rest[0] > 11 {
@@ -30,19 +31,19 @@ func ParseAsideQualifier(q string) (window int, ingester string, t tenant.ID, ok
 	return int(rest[0]), ingester, t, err == nil
 }
 
-// Aside describes series of one tenant and window that an ingester keeps in
-// files of their own, because no pack could hold them.
+// Aside describes series of one tenant and window that an ingester keeps in separate
+// files, because no pack can contain them.
 type Aside struct {
 	Since   int64 // Unix milliseconds
 	Zone    string
 	Series  int64
 	Samples int64
-	Bytes   int64  // of the files
-	Reason  string // why the first of them was rejected
-	Dropped int64  // when an operator gave them up, Unix milliseconds; 0 = not
+	Bytes   int64  // size of the files
+	Reason  string // why the first of the series was rejected
+	Dropped int64  // when an operator dropped them, Unix milliseconds; 0 = not dropped
 }
 
-// Encode makes the value of the cell.
+// Encode returns the value of the cell.
 func (a *Aside) Encode() []byte {
 	b := appendText(appendVarint(nil, a.Since), a.Zone)
 	for _, n := range []int64{a.Series, a.Samples, a.Bytes} {
@@ -51,7 +52,7 @@ func (a *Aside) Encode() []byte {
 	return seal(valueAside, 1, appendVarint(appendText(b, a.Reason), a.Dropped))
 }
 
-// DecodeAside reads the value of the cell.
+// DecodeAside decodes the value of the cell.
 func DecodeAside(value []byte) (Aside, error) {
 	b, err := open(valueAside, 1, "record of series set aside", value)
 	if err != nil {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkDecode reads the names of a pack with 20,000 metrics, and a bucket of
-// the values of a Kubernetes-like tenant.
+// BenchmarkDecode decodes the names of a pack with 20,000 metrics, and a bucket of label values of a
+// Kubernetes-like tenant.
 func BenchmarkDecode(b *testing.B) {
 	c := testCodec(b)
 	var n Names
@@ -34,7 +34,7 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		}
 	})
-	b.Run("names-only", func(b *testing.B) { // what reading nothing but the metric names would take
+	b.Run("names-only", func(b *testing.B) { // the cost of decoding only the metric names
 		b.SetBytes(int64(len(raw.b)))
 		for b.Loop() {
 			r, err := c.open(valueNames, 1, "names", names)

@@ -7,16 +7,15 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxRaw is the size in bytes up to which a compressed value is uncompressed, and
-// up to which all its front-coded strings together may expand.
+// maxRaw is the largest uncompressed size of a value in bytes, and the largest total size of
+// its front-coded strings after expansion.
 const maxRaw = 256 << 20
 
-// maxRatio is what zstd can compress by at most: a block of 128 KiB of one byte
-// takes 4 bytes. A length beyond it is damage.
+// maxRatio is the highest compression ratio of zstd: a block of 128 KiB of one repeated byte
+// takes 4 bytes. A value that claims a higher ratio is corrupt.
 const maxRatio = 1 << 15
 
-// Codec compresses and uncompresses the larger values. It is safe for concurrent
-// use.
+// Codec compresses and decompresses the larger values. It is safe for concurrent use.
 type Codec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
@@ -27,18 +26,18 @@ func NewCodec() (*Codec, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
 		zstd.WithLowerEncoderMem(true))
 	if err != nil {
-		return nil, fmt.Errorf("make a zstd encoder: %w", err)
+		return nil, fmt.Errorf("create zstd encoder: %w", err)
 	}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxRaw), zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderLowmem(true))
 	if err != nil {
-		return nil, fmt.Errorf("make a zstd decoder: %w", err)
+		return nil, fmt.Errorf("create zstd decoder: %w", err)
 	}
 	return &Codec{enc, dec}, nil
 }
 
-// seal compresses a payload into the envelope: its length uncompressed, and then
-// zstd's frame.
+// seal returns an envelope with a compressed payload: its uncompressed length, followed by the
+// zstd frame.
 func (c *Codec) seal(kind, version byte, raw []byte) []byte {
 	return seal(kind, version, c.enc.EncodeAll(raw, binary.AppendUvarint(nil, uint64(len(raw)))))
 }
@@ -54,17 +53,17 @@ func (c *Codec) open(kind, version byte, what string, value []byte) (*reader, er
 		return nil, r.err
 	}
 	if n > uint64(len(r.b))*maxRatio {
-		return nil, fmt.Errorf("%w: %s says %d bytes uncompressed and has %d", ErrCorrupt, what, n, len(r.b))
+		return nil, fmt.Errorf("%w: %s claims %d bytes uncompressed in %d bytes compressed", ErrCorrupt, what, n, len(r.b))
 	}
 	raw, err := c.dec.DecodeAll(r.b, make([]byte, 0, n))
 	if err != nil || uint64(len(raw)) != n {
-		return nil, fmt.Errorf("%w: %s does not uncompress to %d bytes: %w", ErrCorrupt, what, n, err)
+		return nil, fmt.Errorf("%w: %s does not decompress to %d bytes: %w", ErrCorrupt, what, n, err)
 	}
 	return &reader{b: raw, spare: maxRaw}, nil
 }
 
-// appendSorted appends strings that ascend, each without the start that it shares
-// with the one before.
+// appendSorted appends ascending strings with front coding: each without the prefix that it
+// shares with the previous string.
 func appendSorted(b []byte, n int, at func(int) string) []byte {
 	b = binary.AppendUvarint(b, uint64(n))
 	prev := ""
@@ -80,9 +79,9 @@ func appendSorted(b []byte, n int, at func(int) string) []byte {
 	return b
 }
 
-// sorted reads what appendSorted wrote.
+// sorted decodes strings encoded by appendSorted.
 func (r *reader) sorted(what string) []string {
-	n := r.upTo(uint64(len(r.b)/2), what) // a string takes two bytes at least
+	n := r.upTo(uint64(len(r.b)/2), what) // a string takes at least two bytes
 	if n == 0 {
 		return nil
 	}
@@ -94,7 +93,7 @@ func (r *reader) sorted(what string) []string {
 		if r.spare -= shared + len(rest); r.spare < 0 {
 			r.fail("%s take more than %d bytes", what, maxRaw)
 		}
-		// Behind the shared start a string must go on higher than the one before.
+		// After the shared prefix, a string must have a higher byte than the previous one.
 		if i > 0 && (len(rest) == 0 || shared < len(prev) && rest[0] <= prev[shared]) {
 			r.fail("%s do not ascend", what)
 		}

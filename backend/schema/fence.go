@@ -6,22 +6,22 @@ import (
 )
 
 const (
-	versionBytes = 12 // of a Version in a version cell
-	fenceBytes   = 8  // of a fence number behind it
+	versionBytes = 12 // length of a Version in a version cell
+	fenceBytes   = 8  // length of the fence number after it
 )
 
-// VersionCell is the value of a catalog row's version cell, which every write
-// that publishes, replaces or hides a manifest compares. A day without a manifest
-// may have a fence number alone.
+// VersionCell is the value of a catalog row's version cell. Every write that publishes,
+// replaces or hides a manifest is conditional on it. A day without a manifest may have a
+// fence number only.
 type VersionCell struct {
-	Version Version // of the manifest; zero: there is none
-	// Fence is raised before anything of an unpublished attempt is deleted, so that
-	// no attempt that began before can publish.
+	Version Version // of the manifest; zero if there is none
+	// Fence is raised before anything of an unpublished attempt is deleted, so that no
+	// attempt that started earlier can publish.
 	Fence uint64
 }
 
-// Encode makes the value of the cell; empty when there is nothing to say, and
-// then the row has no such cell.
+// Encode returns the value of the cell. It is empty for the zero VersionCell, for which the
+// row has no cell.
 func (c VersionCell) Encode() []byte {
 	var b []byte
 	if c.Version.Generation > 0 {
@@ -33,15 +33,15 @@ func (c VersionCell) Encode() []byte {
 	return b
 }
 
-// DecodeVersionCell reads the value of the cell; nothing is the zero value. There
-// is one encoding of every value, since conditional writes compare bytes.
+// DecodeVersionCell decodes the value of the cell; an empty value is the zero VersionCell. Each
+// VersionCell has exactly one encoding, because conditional writes compare bytes.
 func DecodeVersionCell(value []byte) (VersionCell, error) {
 	var c VersionCell
 	rest := value
 	if len(rest) == versionBytes || len(rest) == versionBytes+fenceBytes {
 		c.Version = Version{Generation: ^binary.BigEndian.Uint32(rest), Attempt: binary.BigEndian.Uint64(rest[4:])}
 		if rest = rest[versionBytes:]; c.Version.Generation == 0 {
-			return VersionCell{}, fmt.Errorf("%w: version cell has the generation 0", ErrCorrupt)
+			return VersionCell{}, fmt.Errorf("%w: version cell has generation 0", ErrCorrupt)
 		}
 	}
 	switch len(rest) {
@@ -49,7 +49,7 @@ func DecodeVersionCell(value []byte) (VersionCell, error) {
 		return c, nil
 	case fenceBytes:
 		if c.Fence = binary.BigEndian.Uint64(rest); c.Fence == 0 {
-			return VersionCell{}, fmt.Errorf("%w: version cell has the fence number 0", ErrCorrupt)
+			return VersionCell{}, fmt.Errorf("%w: version cell has fence number 0", ErrCorrupt)
 		}
 		return c, nil
 	}

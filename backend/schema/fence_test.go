@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestVersionCell pins the bytes of the cell: those without a fence number are
-// what versions before 2026-12 wrote.
+// TestVersionCell checks the exact bytes of the cell. Those without a fence number are the cells of
+// versions before 2026-12.
 func TestVersionCell(t *testing.T) {
 	v := Version{Generation: 3, Attempt: 0x0102030405060708}
 	prefix := "\xff\xff\xff\xfc\x01\x02\x03\x04\x05\x06\x07\x08"
@@ -30,19 +30,19 @@ func TestVersionCell(t *testing.T) {
 	}
 	for _, bad := range []string{"x", prefix[:11], prefix + "x", prefix + number + "x", strings.Repeat("\x00", 8), prefix + strings.Repeat("\x00", 8), strings.Repeat("\xff", 12)} {
 		if c, err := DecodeVersionCell([]byte(bad)); !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%q was read as %+v, %v", bad, c, err)
+			t.Errorf("%q was decoded as %+v, %v; want an error", bad, c, err)
 		}
 	}
 }
 
-// FuzzVersionCell decodes any bytes. What decodes has one encoding.
+// FuzzVersionCell decodes arbitrary bytes, and checks that every valid cell has only one encoding.
 func FuzzVersionCell(f *testing.F) {
 	for _, c := range []VersionCell{{}, {Fence: 7}, {Version: Version{Generation: 1, Attempt: 9}}, {Version: Version{Generation: 1 << 31, Attempt: 9}, Fence: 1 << 63}} {
 		f.Add(c.Encode())
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, err := DecodeVersionCell(b); err == nil && !bytes.Equal(c.Encode(), b) {
-			t.Fatalf("%q was read as %+v, which is written as %q", b, c, c.Encode())
+			t.Fatalf("%q was decoded as %+v, which is encoded as %q", b, c, c.Encode())
 		}
 	})
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// FuzzRecords decodes any payload under a right checksum. What decodes must
-// encode to something that decodes to the same.
+// FuzzRecords decodes arbitrary payloads with a valid checksum, and checks that a decoded value is
+// unchanged after it is encoded and decoded again.
 func FuzzRecords(f *testing.F) {
 	list := records()
 	for i, r := range list {
@@ -26,7 +26,7 @@ func FuzzRecords(f *testing.F) {
 		encoded := p.MethodByName("Encode").Call(nil)[0].Bytes()
 		again, err := r.decode(encoded)
 		if err != nil || !reflect.DeepEqual(again, v) {
-			t.Fatalf("%s: %+v came back as %+v, %v", r.name, v, again, err)
+			t.Fatalf("%s: %+v was encoded and decoded as %+v, %v", r.name, v, again, err)
 		}
 		if d, ok := v.(Tombstone); ok {
 			if matches, err := d.Compile(); err == nil {
@@ -43,8 +43,7 @@ func FuzzRecords(f *testing.F) {
 	})
 }
 
-// FuzzCompressed does the same with the payloads of names, values and summaries,
-// before compression; the decoders' readers see them as they are.
+// FuzzCompressed does the same with uncompressed payloads of names, values and summaries.
 func FuzzCompressed(f *testing.F) {
 	c := testCodec(f)
 	kinds := []byte{valueNames, valueBucket, valueSummaries}
@@ -66,7 +65,7 @@ func FuzzCompressed(f *testing.F) {
 		case Names:
 			again, err := c.DecodeNames(v.Encode(c))
 			if err != nil || !reflect.DeepEqual(again, v) {
-				t.Fatalf("names %+v came back as %+v, %v", v, again, err)
+				t.Fatalf("names %+v were encoded and decoded as %+v, %v", v, again, err)
 			}
 		case *Bucket:
 			for i := range v.Len() {
@@ -84,7 +83,7 @@ func FuzzCompressed(f *testing.F) {
 	})
 }
 
-// FuzzValue decodes any bytes as any value, the payload as it is stored.
+// FuzzValue decodes arbitrary bytes as each kind of value.
 func FuzzValue(f *testing.F) {
 	c := testCodec(f)
 	list := append(records(), compressed(f, c)...)

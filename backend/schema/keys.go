@@ -1,7 +1,6 @@
-// Package schema is the layout of the long-term store's rows: the only place
-// that knows the bytes of their keys, qualifiers and values. docs/format/index.md
-// has them as tables. It knows no store: keys are strings and ranges pairs of
-// them.
+// Package schema encodes and decodes the keys, qualifiers and values of the long-term store's
+// rows; no other package knows their bytes. docs/format/index.md describes them in tables. The
+// package is independent of the row store: keys are strings, and ranges pairs of strings.
 package schema
 
 import (
@@ -12,10 +11,10 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Every key begins with this byte; control data has another one.
+// root is the first byte of every key. Keys of control data begin with another byte.
 const root = "\x01"
 
-// Kinds of a tenant's rows, and of rows of no tenant.
+// Kinds of rows: first those of tenants, then those without a tenant.
 const (
 	kindCatalog = 'C'
 	kindNames   = 'D'
@@ -28,23 +27,23 @@ const (
 	kindErasure = 'E'
 )
 
-// maxText is the length in bytes up to which a metric or label name is in a key
-// as it is. A longer one is cut there, and a zero byte and the start of its hash
-// tell it apart; the result is longer than maxText, so it is never another name.
+// maxText is the greatest length in bytes of a metric or label name that is in a key in full. A
+// longer name is truncated to maxText, followed by a zero byte and the first bytes of its hash.
+// The result is longer than maxText, so it differs from every name that is in full.
 const (
 	maxText  = 1 << 10
 	hashSize = 16
 	cutText  = maxText + 1 + hashSize
 )
 
-// TenantPrefix is the beginning of all rows of a tenant.
+// TenantPrefix returns the prefix of the keys of all rows of a tenant.
 func TenantPrefix(t tenant.ID) string { return root + string(t) + "\x00" }
 
-// MaxDay is the last day that keys can name; the first is 0, 1970-01-01.
+// MaxDay is the last valid day in a key. The first is 0, 1970-01-01.
 const MaxDay = 1<<31 - 1
 
-// noDay stands in keys for days outside 0 to MaxDay: no range has it, and
-// ParseKey rejects it.
+// noDay is used in keys for days outside 0 to MaxDay. No range contains it, and ParseKey
+// rejects it.
 const noDay = 1<<32 - 1
 
 func dayBytes(day int64) string {
@@ -54,8 +53,8 @@ func dayBytes(day int64) string {
 	return string(binary.BigEndian.AppendUint32(nil, uint32(day)))
 }
 
-// text is a user's string in a key: 00 is escaped, and the end is marked so that
-// a string sorts before those it begins.
+// text encodes a user's string for a key: it escapes 00 and appends a terminator, so that a
+// string sorts before the longer strings that begin with it.
 func text(s string) string {
 	if len(s) > maxText {
 		sum := sha256.Sum256([]byte(s))
@@ -64,8 +63,8 @@ func text(s string) string {
 	return strings.ReplaceAll(s, "\x00", "\x00\xff") + "\x00\x01"
 }
 
-// parseText reads what text wrote, and what follows. The name of a key that was
-// cut is not known: it comes back empty, with cut.
+// parseText decodes a string encoded by text, and returns the rest of the key. For a truncated
+// name it returns an empty string, and cut is true.
 func parseText(key string) (s, rest string, cut, ok bool) {
 	var b strings.Builder
 	for i := 0; i+1 < len(key); i++ {
@@ -92,8 +91,8 @@ func parseText(key string) (s, rest string, cut, ok bool) {
 	return "", "", false, false
 }
 
-// days is the range of keys of the days first to last under a prefix. It is
-// empty when there is no such day.
+// days returns the range of keys of the days first to last with a prefix. The range is empty
+// if there is no such valid day.
 func days(prefix string, first, last int64) (start, end string) {
 	first, last = max(first, 0), min(last, MaxDay)
 	if first > last {
@@ -103,63 +102,64 @@ func days(prefix string, first, last int64) (start, end string) {
 	return prefix + dayBytes(first), prefix + string(binary.BigEndian.AppendUint32(nil, uint32(last)+1))
 }
 
-// CatalogKey is the row of a tenant's day with its manifest and L0 packs.
+// CatalogKey returns the key of the row with the manifest and L0 packs of a tenant's day.
 func CatalogKey(t tenant.ID, day int64) string {
 	return TenantPrefix(t) + string(kindCatalog) + dayBytes(day)
 }
 
-// CatalogRange is the rows of CatalogKey of the days first to last.
+// CatalogRange returns the range of CatalogKey for the days first to last.
 func CatalogRange(t tenant.ID, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindCatalog), first, last)
 }
 
-// NamesKey is the row of a tenant's day with its metric and label names.
+// NamesKey returns the key of the row with the metric and label names of a tenant's day.
 func NamesKey(t tenant.ID, day int64) string {
 	return TenantPrefix(t) + string(kindNames) + dayBytes(day)
 }
 
-// NamesRange is the rows of NamesKey of the days first to last.
+// NamesRange returns the range of NamesKey for the days first to last.
 func NamesRange(t tenant.ID, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindNames), first, last)
 }
 
-// PagesKey is the row of a metric's day with its pages.
+// PagesKey returns the key of the row with the pages of a metric's day.
 func PagesKey(t tenant.ID, metric string, day int64) string {
 	return TenantPrefix(t) + string(kindPages) + text(metric) + dayBytes(day)
 }
 
-// PagesRange is the rows of PagesKey of the days first to last.
+// PagesRange returns the range of PagesKey for the days first to last.
 func PagesRange(t tenant.ID, metric string, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindPages)+text(metric), first, last)
 }
 
-// ValuesKey is the row of a label's day with its values.
+// ValuesKey returns the key of the row with the values of a label's day.
 func ValuesKey(t tenant.ID, label string, day int64) string {
 	return TenantPrefix(t) + string(kindValues) + text(label) + dayBytes(day)
 }
 
-// ValuesRange is the rows of ValuesKey of the days first to last.
+// ValuesRange returns the range of ValuesKey for the days first to last.
 func ValuesRange(t tenant.ID, label string, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindValues)+text(label), first, last)
 }
 
-// TenantKey is the row with a tenant's deletions of series.
+// TenantKey returns the key of the row with a tenant's deletions of series.
 func TenantKey(t tenant.ID) string { return TenantPrefix(t) + string(kindTenant) }
 
-// system is the beginning of rows of no tenant: no tenant's ID is empty.
+// system returns the prefix of the keys of a kind of rows without a tenant. It cannot be the
+// prefix of a tenant, because a tenant's ID is not empty.
 func system(kind byte) string { return root + "\x00" + string(kind) }
 
-// WorkKey is the row of a UTC day with intents and receipts of all ingesters.
+// WorkKey returns the key of the row with the intents and receipts of all ingesters for a UTC day.
 func WorkKey(day int64) string { return system(kindWork) + dayBytes(day) }
 
-// WorkRange is all rows of WorkKey.
+// WorkRange returns the range of all keys of WorkKey.
 func WorkRange() (start, end string) { return system(kindWork), system(kindWork + 1) }
 
-// GarbageKey is the row of something that is to be looked at, at a time in Unix
-// milliseconds; what was due before 1970 is due then.
+// GarbageKey returns the key of a garbage entry that is due at a time in Unix milliseconds. A
+// time before 1970 counts as 0.
 func GarbageKey(due int64, name string) string { return system(kindGarbage) + dueBytes(due) + name }
 
-// GarbageRange is the rows of GarbageKey that are due at a time.
+// GarbageRange returns the range of GarbageKey for entries that are due at a time.
 func GarbageRange(now int64) (start, end string) {
 	return system(kindGarbage), system(kindGarbage) + string(binary.BigEndian.AppendUint64(nil, uint64(max(now, 0))+1))
 }
@@ -168,21 +168,21 @@ func dueBytes(due int64) string {
 	return string(binary.BigEndian.AppendUint64(nil, uint64(max(due, 0))))
 }
 
-// LeaseKey is the row of a lease.
+// LeaseKey returns the key of the row of a lease.
 func LeaseKey(name string) string { return system(kindLease) + name }
 
-// ErasureKey is the row with what was erased of a deleted tenant. It is no
-// tenant's row, so that it outlives those.
+// ErasureKey returns the key of the row with the totals erased of a deleted tenant. It does not
+// have the tenant's prefix, so that it is not erased with the tenant's rows.
 func ErasureKey(t tenant.ID) string { return system(kindErasure) + string(t) }
 
-// FirstTenant is before the rows of all tenants, EndOfTenants behind them.
+// FirstTenant sorts before the keys of all tenants, EndOfTenants after them.
 const (
 	FirstTenant  = root + "\x01"
 	EndOfTenants = "\x02"
 )
 
-// TenantOf is the tenant of a key, for rows of tenants, of kinds that this version
-// does not know too.
+// TenantOf returns the tenant of a tenant's row, also for kinds of rows that are unknown to
+// this version.
 func TenantOf(key string) (tenant.ID, bool) {
 	rest, ok := strings.CutPrefix(key, root)
 	if !ok {

@@ -13,12 +13,12 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// maxKey is what every store of rows takes for a key, in bytes.
+// maxKey is the length in bytes that every row store accepts for a key.
 const maxKey = 4 << 10
 
 var testID = ulid.MustParse("01HZX5K3T0ABCDEFGHJKMNPQRS")
 
-// TestKeyBytes pins the bytes of keys and qualifiers: stored rows have them.
+// TestKeyBytes checks the exact bytes of keys and qualifiers, which existing stores contain.
 func TestKeyBytes(t *testing.T) {
 	v := Version{Generation: 2, Attempt: 0x0102030405060708}
 	for _, c := range []struct{ what, got, want string }{
@@ -48,7 +48,7 @@ func TestKeyBytes(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.what, got, want)
 		}
 	}
-	// sha256 of 1,025 times "m" begins like this.
+	// The first bytes of the SHA-256 of "m" repeated 1,025 times.
 	const sum = "74d015c07e6510d2e6766d487fda84b0"
 	want := "016131004d" + strings.Repeat("6d", maxText) + "00ff" + sum + "0001" + "00000001"
 	if got := hex.EncodeToString([]byte(PagesKey("a1", strings.Repeat("m", maxText+1), 1))); got != want {
@@ -84,21 +84,21 @@ func TestParseKey(t *testing.T) {
 		"\x01a\x00Mm\x00\x02\x00\x00\x00\x00", "\x01a\x00Mm", "\x01a\x00Mm\x00", "\x01a\x00M" + long + "\x00\x01\x00\x00\x00\x00",
 	} {
 		if got, ok := ParseKey(key); ok {
-			t.Errorf("ParseKey(%q) = %+v, want nothing", key, got)
+			t.Errorf("ParseKey(%q) = %+v, want false", key, got)
 		}
 	}
 	if _, _, ok := ParseCatalogKey(NamesKey("a", 5)); ok {
-		t.Error("ParseCatalogKey takes a row of names")
+		t.Error("ParseCatalogKey accepts the key of a names row")
 	}
 	if _, _, _, ok := ParsePagesKey(ValuesKey("a", "x", 5)); ok {
-		t.Error("ParsePagesKey takes a row of values")
+		t.Error("ParsePagesKey accepts the key of a values row")
 	}
 	if k, ok := ParseKey(GarbageKey(9, "o")); k.Row != RowGarbage || k.Due != 9 || k.Name != "o" || !ok {
 		t.Errorf("ParseKey = %+v, %v", k, ok)
 	}
 }
 
-// TestRanges holds ranges against brute force, with days at every edge.
+// TestRanges compares ranges with a search of all keys, for days at all boundaries.
 func TestRanges(t *testing.T) {
 	edges := []int64{math.MinInt64, -1, 0, 1, 19999, 20000, 20001, MaxDay - 1, MaxDay, MaxDay + 1, 1<<32 - 1, 1 << 32, 1<<32 + 1, math.MaxInt64}
 	kinds := map[string]struct {
@@ -159,7 +159,7 @@ func TestSystemRanges(t *testing.T) {
 	}
 }
 
-// randomName favours the bytes that escaping is about, and lengths around the cut.
+// randomName returns a random name, often with escaped bytes or a length close to maxText.
 func randomName(rng *rand.Rand) string {
 	n := rng.IntN(6)
 	if rng.IntN(4) == 0 {
@@ -173,12 +173,12 @@ func randomName(rng *rand.Rand) string {
 	return string(b)
 }
 
-// TestNamesInKeys checks that names keep apart and keep their order in keys.
+// TestNamesInKeys checks that different names have different keys in the order of the names.
 func TestNamesInKeys(t *testing.T) {
 	const seed = 1
 	rng := rand.New(rand.NewPCG(seed, 0))
 	long := strings.Repeat("\x00", 3*maxText)
-	sum := text(long) // what a cut name looks like to one who knows the scheme
+	sum := text(long) // a name constructed to look like a truncated one
 	plain, _, _, _ := parseText(sum)
 	names := []string{"", "\x00", "\x00\x01", "\x00\xff", long, long[:maxText], long[:maxText+1], long + "\x00", plain,
 		strings.ReplaceAll(strings.TrimSuffix(sum, "\x00\x01"), "\x00\xff", "\x00")}
@@ -195,7 +195,7 @@ func TestNamesInKeys(t *testing.T) {
 			t.Fatalf("key of a name of %d bytes has %d", len(n), len(key))
 		}
 		if other, ok := keys[key]; ok {
-			t.Fatalf("seed %d: %q and %q have one key", seed, n, other)
+			t.Fatalf("seed %d: %q and %q have the same key", seed, n, other)
 		}
 		keys[key] = n
 		_, got, _, ok := ParsePagesKey(key)
@@ -206,7 +206,7 @@ func TestNamesInKeys(t *testing.T) {
 			continue
 		}
 		if i > 0 && short != "" && key <= short {
-			t.Fatalf("seed %d: key of %q does not sort behind those of lesser names", seed, n)
+			t.Fatalf("seed %d: key of %q does not sort after those of smaller names", seed, n)
 		}
 		short = key
 	}
@@ -216,13 +216,13 @@ func TestTenantsKeepApart(t *testing.T) {
 	for _, other := range []tenant.ID{"a!", "aa", "a.", "b", "A"} {
 		for _, key := range []string{CatalogKey(other, 1), NamesKey(other, 1), PagesKey(other, "m", 1), ValuesKey(other, "l", 1), TenantKey(other)} {
 			if strings.HasPrefix(key, TenantPrefix("a")) {
-				t.Errorf("%q is under tenant a", key)
+				t.Errorf("key %q has the prefix of tenant a", key)
 			}
 		}
 	}
 	for _, key := range []string{WorkKey(1), GarbageKey(1, "a"), LeaseKey("a")} {
 		if strings.HasPrefix(key, TenantPrefix("a")) {
-			t.Errorf("%q is under tenant a", key)
+			t.Errorf("key %q has the prefix of tenant a", key)
 		}
 	}
 }
@@ -266,7 +266,7 @@ func TestQualifiers(t *testing.T) {
 		}
 		for _, bad := range []string{q[:len(q)-1], q + "x", q[:12] + "z" + q[13:]} {
 			if _, _, _, _, ok := ParseQualifier(bad); ok {
-				t.Errorf("ParseQualifier takes %q", bad)
+				t.Errorf("ParseQualifier accepts %q", bad)
 			}
 		}
 	}
@@ -285,14 +285,14 @@ func TestQualifiers(t *testing.T) {
 		t.Errorf("ParseReceiptQualifier = %s, %v", id, ok)
 	}
 	if _, ok := ParseReceiptQualifier(L0Qualifier(testID)); ok {
-		t.Error("ParseReceiptQualifier takes an L0 cell")
+		t.Error("ParseReceiptQualifier accepts the qualifier of an L0 cell")
 	}
 	if w, ing, ok := ParseIntentQualifier(IntentQualifier(11, "i/\x00")); w != 11 || ing != "i/\x00" || !ok {
 		t.Errorf("ParseIntentQualifier = %d, %q, %v", w, ing, ok)
 	}
 	for _, bad := range []string{"", "i/", "i/\x01", "i/\x0cx", "r/\x01x"} {
 		if _, _, ok := ParseIntentQualifier(bad); ok {
-			t.Errorf("ParseIntentQualifier takes %q", bad)
+			t.Errorf("ParseIntentQualifier accepts %q", bad)
 		}
 	}
 	if w, ing, id, ok := ParseAsideQualifier(AsideQualifier(11, "i~lost-1", "a.b")); w != 11 || ing != "i~lost-1" || id != "a.b" || !ok {
@@ -300,7 +300,7 @@ func TestQualifiers(t *testing.T) {
 	}
 	for _, bad := range []string{"", "a/", "a/\x01", "a/\x01i", "a/\x01i/", "a/\x01/t", "a/\x0ci/t", "a/\x01i/t/u", "i/\x01i/t"} {
 		if _, _, _, ok := ParseAsideQualifier(bad); ok {
-			t.Errorf("ParseAsideQualifier takes %q", bad)
+			t.Errorf("ParseAsideQualifier accepts %q", bad)
 		}
 	}
 	if got := v.String(); got != "9-ffffffffffffffff" {
@@ -308,7 +308,7 @@ func TestQualifiers(t *testing.T) {
 	}
 }
 
-// build makes the key that a parsed one must have come from.
+// build returns the key from which k was parsed.
 func (k Key) build() string {
 	switch k.Row {
 	case RowCatalog:
@@ -338,7 +338,7 @@ func FuzzParseKey(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, key string) {
 		if k, ok := ParseKey(key); ok && !k.Cut && k.build() != key {
-			t.Fatalf("key %q reads as %+v, which has the key %q", key, k, k.build())
+			t.Fatalf("key %q is parsed as %+v, which has the key %q", key, k, k.build())
 		}
 		if v, kind, part, index, ok := ParseQualifier(key); ok {
 			again := qualifier(v, kind, part, index)
@@ -346,7 +346,7 @@ func FuzzParseKey(f *testing.F) {
 				again = qualifier(v, kind, part)
 			}
 			if again != key {
-				t.Fatalf("qualifier %q reads as one that is written %q", key, again)
+				t.Fatalf("qualifier %q is parsed as one that is encoded as %q", key, again)
 			}
 		}
 	})

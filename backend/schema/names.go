@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Names is what there is in one pack of a tenant's day: metrics and labels.
+// Names lists the metrics and labels in one pack of a tenant's day.
 type Names struct {
 	Metrics  []Metric                // ascending by name
 	Labels   []Label                 // ascending by name; without the metric name
@@ -25,11 +25,11 @@ type Metric struct {
 // Label is a label of a pack.
 type Label struct {
 	Name    string
-	Values  int      // distinct
+	Values  int      // number of distinct values
 	Buckets []string // first value of each bucket
 }
 
-// Encode makes the value of the names' cell.
+// Encode returns the value of the names cell.
 func (n *Names) Encode(c *Codec) []byte {
 	b := appendSorted(nil, len(n.Metrics), func(i int) string { return n.Metrics[i].Name })
 	for i := range n.Metrics {
@@ -54,7 +54,7 @@ func (n *Names) Encode(c *Codec) []byte {
 	return c.seal(valueNames, 1, b)
 }
 
-// DecodeNames reads the value of the names' cell.
+// DecodeNames decodes the value of a names cell.
 func (c *Codec) DecodeNames(value []byte) (Names, error) {
 	r, err := c.open(valueNames, 1, "names", value)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// rowOf is what the key of a row with a name is made of.
+// rowOf has the parts of the key of a row with a name.
 type rowOf struct {
 	tenant tenant.ID
 	name   string
@@ -21,8 +21,8 @@ func (r rowOf) compare(o rowOf) int {
 	return cmp.Or(strings.Compare(string(r.tenant), string(o.tenant)), strings.Compare(r.name, o.name), cmp.Compare(r.day, o.day))
 }
 
-// TestRowsSort checks that rows of pages and of values sort by tenant, then name,
-// then day, for names that keys have whole: that makes a metric's days one range.
+// TestRowsSort checks that rows of pages and of values sort by tenant, then name, then day, for names
+// that are not truncated, so that the days of a metric are one range.
 func TestRowsSort(t *testing.T) {
 	const seed = 11
 	rng := rand.New(rand.NewPCG(seed, 0))
@@ -46,8 +46,8 @@ func TestRowsSort(t *testing.T) {
 	}
 }
 
-// TestRangesOfNames checks that a range of a name's days has those rows and no
-// row of another name, tenant or kind, names that are cut among them.
+// TestRangesOfNames checks that a range of a name's days contains these rows and no row of another name,
+// tenant or kind, including truncated names.
 func TestRangesOfNames(t *testing.T) {
 	const seed = 12
 	rng := rand.New(rand.NewPCG(seed, 0))

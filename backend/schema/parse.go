@@ -7,7 +7,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// RowKind tells the rows apart, by the byte that keys have for it.
+// RowKind is the kind of a row, as the byte in its key.
 type RowKind byte
 
 // The kinds of rows.
@@ -23,18 +23,18 @@ const (
 	RowErasure RowKind = kindErasure
 )
 
-// Key is what a row's key says. Fields that the kind does not have are zero.
+// Key is a parsed row key. Fields that a kind of row does not have are zero.
 type Key struct {
 	Row    RowKind
 	Tenant tenant.ID
 	Day    int64
 	Name   string // metric, label, garbage or lease
-	Cut    bool   // the metric or label is too long for keys, and Name empty
+	Cut    bool   // the metric or label is truncated in the key, and Name is empty
 	Due    int64  // of garbage, Unix milliseconds
 }
 
-// ParseKey reads the key of any row. It reports false for keys that no function
-// of this package makes.
+// ParseKey parses the key of any row. It returns false for keys that no function of this
+// package returns.
 func ParseKey(key string) (Key, bool) {
 	rest, ok := strings.CutPrefix(key, root)
 	if !ok {
@@ -57,7 +57,7 @@ func ParseKey(key string) (Key, bool) {
 	return k, k.parseTenant(rest)
 }
 
-// parseTenant reads what follows the kind in a tenant's key.
+// parseTenant parses the part after the kind in a tenant's key.
 func (k *Key) parseTenant(rest string) bool {
 	switch k.Row {
 	case RowCatalog, RowNames:
@@ -72,7 +72,7 @@ func (k *Key) parseTenant(rest string) bool {
 	return false
 }
 
-// parseSystem reads what follows the kind in a key of no tenant.
+// parseSystem parses the part after the kind in a key without a tenant.
 func (k *Key) parseSystem(rest string) bool {
 	switch k.Row {
 	case RowWork:
@@ -99,33 +99,31 @@ func (k *Key) parseDay(rest string) bool {
 	return k.Day <= MaxDay
 }
 
-// ParseCatalogKey reads a key of CatalogKey.
+// ParseCatalogKey parses a key of CatalogKey.
 func ParseCatalogKey(key string) (t tenant.ID, day int64, ok bool) {
 	k, ok := ParseKey(key)
 	return k.Tenant, k.Day, ok && k.Row == RowCatalog
 }
 
-// ParseNamesKey reads a key of NamesKey.
+// ParseNamesKey parses a key of NamesKey.
 func ParseNamesKey(key string) (t tenant.ID, day int64, ok bool) {
 	k, ok := ParseKey(key)
 	return k.Tenant, k.Day, ok && k.Row == RowNames
 }
 
-// ParsePagesKey reads a key of PagesKey. The metric is empty when it is longer
-// than keys are: whoever needs it knows it from elsewhere.
+// ParsePagesKey parses a key of PagesKey. The metric is empty if it is truncated in the key.
 func ParsePagesKey(key string) (t tenant.ID, metric string, day int64, ok bool) {
 	k, ok := ParseKey(key)
 	return k.Tenant, k.Name, k.Day, ok && k.Row == RowPages
 }
 
-// ParseValuesKey reads a key of ValuesKey. The label is empty when it is longer
-// than keys are.
+// ParseValuesKey parses a key of ValuesKey. The label is empty if it is truncated in the key.
 func ParseValuesKey(key string) (t tenant.ID, label string, day int64, ok bool) {
 	k, ok := ParseKey(key)
 	return k.Tenant, k.Name, k.Day, ok && k.Row == RowValues
 }
 
-// ParseWorkKey reads a key of WorkKey.
+// ParseWorkKey parses a key of WorkKey.
 func ParseWorkKey(key string) (day int64, ok bool) {
 	k, ok := ParseKey(key)
 	return k.Day, ok && k.Row == RowWork

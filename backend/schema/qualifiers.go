@@ -10,14 +10,14 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Version names one attempt to write a generation of a tenant's day.
+// Version identifies one attempt to write a generation of a tenant's day.
 type Version struct {
-	Generation uint32 // 1, 2, ...; 0 is none
+	Generation uint32 // 1, 2, ...; 0 means none
 	Attempt    uint64 // random
 }
 
-// Prefix is what the qualifiers of all cells of the version begin with. Newer
-// generations sort first.
+// Prefix returns the prefix of the qualifiers of all cells of the version. Newer generations
+// sort first.
 func (v Version) Prefix() string {
 	b := binary.BigEndian.AppendUint32(nil, ^v.Generation)
 	return string(binary.BigEndian.AppendUint64(b, v.Attempt))
@@ -42,27 +42,25 @@ func qualifier(v Version, kind byte, part int, index ...int) string {
 	return string(b)
 }
 
-// PageQualifier is the cell of a metric's page. part is the ordinal of its pack
-// in the manifest, page that of the metric's page in the pack.
+// PageQualifier returns the qualifier of a page of a metric. part is the ordinal of its pack in
+// the manifest, page the ordinal of the page among those of the metric in the pack.
 func PageQualifier(v Version, part, page int) string { return qualifier(v, KindPage, part, page) }
 
-// SummariesQualifier is the cell with the summaries of a metric's pages of a pack.
+// SummariesQualifier returns the qualifier of the summaries of a metric's pages in a pack.
 func SummariesQualifier(v Version, part int) string { return qualifier(v, KindSummaries, part) }
 
-// NamesQualifier is the cell with the names of a pack.
+// NamesQualifier returns the qualifier of the names of a pack.
 func NamesQualifier(v Version, part int) string { return qualifier(v, KindNames, part) }
 
-// ValuesQualifier is the cell with a bucket of a label's values of a pack.
+// ValuesQualifier returns the qualifier of a bucket of a label's values in a pack.
 func ValuesQualifier(v Version, part, bucket int) string {
 	return qualifier(v, KindValues, part, bucket)
 }
 
-// MaxIndex is the number of pages of a metric, and buckets of a label, that one
-// pack can have.
+// MaxIndex is the largest number of pages of a metric, and of buckets of a label, in one pack.
 const MaxIndex = 1 << 16
 
-// ParseQualifier reads the qualifier of a versioned cell; index is 0 for kinds
-// that have none.
+// ParseQualifier parses the qualifier of a versioned cell. index is 0 for kinds without one.
 func ParseQualifier(q string) (v Version, kind byte, part, index int, ok bool) {
 	if len(q) != 15 && len(q) != 17 {
 		return v, 0, 0, 0, false
@@ -89,24 +87,24 @@ const (
 	L0Prefix               = "l0/" // catalog row
 	IntentPrefix           = "i/"  // work row
 	ReceiptPrefix          = "r/"  // work row
-	RewritePrefix          = "d/"  // work row: a tenant with deleted series to take out
+	RewritePrefix          = "d/"  // work row: a tenant whose day must be rewritten without deleted series
 	TombstonePrefix        = "t/"  // tenant row: active deletions
 	PendingPrefix          = "p/"  // tenant row: reserved deletions
-	LastTombstoneQualifier = "n"   // tenant row: last number, 8 bytes
+	LastTombstoneQualifier = "n"   // tenant row: number of the last deletion, 8 bytes
 	GarbageQualifier       = "g"   // garbage row
 	LeaseQualifier         = "h"   // lease row
 )
 
-// L0Qualifier is the cell of an L0 pack in a catalog row.
+// L0Qualifier returns the qualifier of an L0 pack in a catalog row.
 func L0Qualifier(id ulid.ULID) string { return L0Prefix + string(id[:]) }
 
-// ParseL0Qualifier reads a qualifier of L0Qualifier.
+// ParseL0Qualifier parses a qualifier of L0Qualifier.
 func ParseL0Qualifier(q string) (ulid.ULID, bool) { return parseID(q, L0Prefix) }
 
-// ReceiptQualifier is the cell of a pack's receipt in a work row.
+// ReceiptQualifier returns the qualifier of a pack's receipt in a work row.
 func ReceiptQualifier(id ulid.ULID) string { return ReceiptPrefix + string(id[:]) }
 
-// ParseReceiptQualifier reads a qualifier of ReceiptQualifier.
+// ParseReceiptQualifier parses a qualifier of ReceiptQualifier.
 func ParseReceiptQualifier(q string) (ulid.ULID, bool) { return parseID(q, ReceiptPrefix) }
 
 func parseID(q, prefix string) (id ulid.ULID, ok bool) {
@@ -118,12 +116,12 @@ func parseID(q, prefix string) (id ulid.ULID, ok bool) {
 	return id, true
 }
 
-// IntentQualifier is the cell of an ingester's intent for a window of the day.
+// IntentQualifier returns the qualifier of an ingester's intent for a window of the day.
 func IntentQualifier(window int, ingester string) string {
 	return IntentPrefix + string(byte(window)) + ingester
 }
 
-// ParseIntentQualifier reads a qualifier of IntentQualifier.
+// ParseIntentQualifier parses a qualifier of IntentQualifier.
 func ParseIntentQualifier(q string) (window int, ingester string, ok bool) {
 	rest, ok := strings.CutPrefix(q, IntentPrefix)
 	if !ok || len(rest) < 2 || rest[0] > 11 {
@@ -132,13 +130,13 @@ func ParseIntentQualifier(q string) (window int, ingester string, ok bool) {
 	return int(rest[0]), rest[1:], true
 }
 
-// RewriteQualifier asks for the compaction of a tenant's day.
+// RewriteQualifier returns the qualifier of a request to rewrite a tenant's day.
 func RewriteQualifier(t tenant.ID) string { return RewritePrefix + string(t) }
 
-// TombstoneQualifier is the cell of an active deletion.
+// TombstoneQualifier returns the qualifier of an active deletion.
 func TombstoneQualifier(number uint64) string { return numbered(TombstonePrefix, number) }
 
-// PendingQualifier is the cell of a deletion that is not active yet.
+// PendingQualifier returns the qualifier of a pending deletion.
 func PendingQualifier(number uint64) string { return numbered(PendingPrefix, number) }
 
 func numbered(prefix string, n uint64) string {

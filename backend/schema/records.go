@@ -8,16 +8,15 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// MaxMetricName is the length in bytes of a metric name. A manifest has two of
-// every pack, and all of it is one cell: with names of this length it still has
-// room for a thousand packs.
+// MaxMetricName is the greatest length of a metric name in bytes. A manifest, which is a single
+// cell, has two names for every pack: with names of this length it can list a thousand packs.
 const MaxMetricName = 4 << 10
 
-// Manifest names everything that is published of a tenant's day.
+// Manifest lists the published packs of a tenant's day.
 type Manifest struct {
 	Version   Version
 	Day       int64
-	Expiry    int64  // Unix milliseconds as it was written; 0 = never
+	Expiry    int64  // Unix milliseconds, by the retention when it was written; 0 = never
 	Tombstone uint64 // number of the last deletion of series applied
 	Written   int64  // Unix milliseconds
 	Packs     []PackEntry
@@ -36,12 +35,12 @@ type PackEntry struct {
 	MaxTime int64
 	Series  int64
 	Samples int64
-	// Metrics ascend over the packs; one may go on in the next pack.
+	// Metrics ascend over the packs; the last metric of a pack may continue in the next.
 	FirstMetric, LastMetric string
 }
 
-// PartsOf returns the ordinals of the packs that may have pages of a metric:
-// from, up to but without to.
+// PartsOf returns the ordinals of the packs that may have pages of a metric: from
+// (inclusive) to to (exclusive).
 func (m *Manifest) PartsOf(metric string) (from, to int) {
 	for from < len(m.Packs) && m.Packs[from].LastMetric < metric {
 		from++
@@ -52,7 +51,7 @@ func (m *Manifest) PartsOf(metric string) (from, to int) {
 	return from, to
 }
 
-// Encode makes the value of the manifest's cell.
+// Encode returns the value of the manifest cell.
 func (m *Manifest) Encode() []byte {
 	b := binary.AppendUvarint(nil, uint64(m.Version.Generation))
 	b = binary.BigEndian.AppendUint64(b, m.Version.Attempt)
@@ -82,7 +81,7 @@ func (m *Manifest) Encode() []byte {
 	return seal(valueManifest, 1, b)
 }
 
-// DecodeManifest reads the value of a manifest's cell.
+// DecodeManifest decodes the value of a manifest cell.
 func DecodeManifest(value []byte) (Manifest, error) {
 	var m Manifest
 	b, err := open(valueManifest, 1, "manifest", value)
@@ -111,7 +110,7 @@ func DecodeManifest(value []byte) (Manifest, error) {
 	return m, r.end("manifest")
 }
 
-// check rejects packs in an order in which PartsOf would miss some.
+// check returns an error if the packs are not in the order that PartsOf requires.
 func (m *Manifest) check(r *reader) {
 	for i := range m.Packs {
 		p := &m.Packs[i]
@@ -131,7 +130,7 @@ func (r *reader) id(what string) (id ulid.ULID) {
 	return id
 }
 
-// L0Entry is a tenant's day in an L0 pack that is not compacted yet.
+// L0Entry is the section of a tenant's day in an L0 pack that is not compacted yet.
 type L0Entry struct {
 	Object     string
 	ObjectSize int64 // bytes
@@ -147,7 +146,7 @@ type L0Entry struct {
 	Sealed     int64  // Unix milliseconds
 }
 
-// Encode makes the value of the entry's cell.
+// Encode returns the value of the entry's cell.
 func (e *L0Entry) Encode() []byte {
 	b := appendText(nil, e.Object)
 	b = binary.AppendUvarint(b, uint64(e.ObjectSize))
@@ -164,7 +163,7 @@ func (e *L0Entry) Encode() []byte {
 	return seal(valueL0, 1, b)
 }
 
-// DecodeL0Entry reads the value of an entry's cell.
+// DecodeL0Entry decodes the value of an L0 cell.
 func DecodeL0Entry(value []byte) (L0Entry, error) {
 	b, err := open(valueL0, 1, "L0 entry", value)
 	if err != nil {
@@ -179,15 +178,14 @@ func DecodeL0Entry(value []byte) (L0Entry, error) {
 	return e, r.end("L0 entry")
 }
 
-// Intent is an ingester's word that it has samples of a window which no receipt
-// stands for yet.
+// Intent records that an ingester has samples of a window that are not uploaded.
 type Intent struct {
 	Since int64 // Unix milliseconds
-	Late  bool  // the window was sealed before: nobody waits for it
+	Late  bool  // the window was sealed before: compaction does not wait for the upload
 	Zone  string
 }
 
-// Encode makes the value of the intent's cell.
+// Encode returns the value of the intent cell.
 func (i *Intent) Encode() []byte {
 	late := byte(0)
 	if i.Late {
@@ -196,7 +194,7 @@ func (i *Intent) Encode() []byte {
 	return seal(valueIntent, 1, appendText(append(appendVarint(nil, i.Since), late), i.Zone))
 }
 
-// DecodeIntent reads the value of an intent's cell.
+// DecodeIntent decodes the value of an intent cell.
 func DecodeIntent(value []byte) (Intent, error) {
 	b, err := open(valueIntent, 1, "intent", value)
 	if err != nil {
@@ -207,7 +205,7 @@ func DecodeIntent(value []byte) (Intent, error) {
 	return i, r.end("intent")
 }
 
-// Receipt is an uploaded pack that has samples of the row's day.
+// Receipt records that an uploaded pack has samples of the row's day that are not compacted yet.
 type Receipt struct {
 	Object   string
 	Size     int64
@@ -217,15 +215,15 @@ type Receipt struct {
 	Windows  []int // of the day, 0 to 11
 	Tenants  int
 	Sealed   int64 // Unix milliseconds
-	// Attempt is a random number, another one each time that the pack is uploaded;
-	// 0 in what older versions wrote.
+	// Attempt is a random number, different for each upload of the pack; 0 in receipts of
+	// older versions.
 	Attempt uint64
 }
 
-// receiptVersion is that of receipts as they are written; 1 has no Attempt.
+// receiptVersion is the version of receipts that are written. Version 1 has no Attempt.
 const receiptVersion = 2
 
-// Encode makes the value of the receipt's cell.
+// Encode returns the value of the receipt cell.
 func (c *Receipt) Encode() []byte {
 	b := appendText(nil, c.Object)
 	b = binary.AppendUvarint(b, uint64(c.Size))
@@ -241,7 +239,7 @@ func (c *Receipt) Encode() []byte {
 	return seal(valueReceipt, receiptVersion, binary.BigEndian.AppendUint64(b, c.Attempt))
 }
 
-// DecodeReceipt reads the value of a receipt's cell.
+// DecodeReceipt decodes the value of a receipt cell.
 func DecodeReceipt(value []byte) (Receipt, error) {
 	version := byte(receiptVersion)
 	if len(value) > 1 && value[1] == 1 {
@@ -268,17 +266,17 @@ func DecodeReceipt(value []byte) (Receipt, error) {
 	return c, r.end("receipt")
 }
 
-// Garbage is something that may be deleted when its time comes, if nothing
-// refers to it then.
+// Garbage is an entry of the garbage queue: an object or generation that is deleted when the
+// entry is due, if nothing refers to it then.
 type Garbage struct {
 	Kind    string
-	Name    string // object, or what else tells it apart
+	Name    string // object name, or another unique name
 	Tenant  tenant.ID
 	Day     int64
 	Version Version
 }
 
-// Encode makes the value of the entry's cell.
+// Encode returns the value of the entry's cell.
 func (g *Garbage) Encode() []byte {
 	b := appendText(nil, g.Kind)
 	b = appendText(b, g.Name)
@@ -289,7 +287,7 @@ func (g *Garbage) Encode() []byte {
 	return seal(valueGarbage, 1, b)
 }
 
-// DecodeGarbage reads the value of an entry's cell.
+// DecodeGarbage decodes the value of a garbage cell.
 func DecodeGarbage(value []byte) (Garbage, error) {
 	b, err := open(valueGarbage, 1, "garbage entry", value)
 	if err != nil {
@@ -301,18 +299,18 @@ func DecodeGarbage(value []byte) (Garbage, error) {
 	return g, r.end("garbage entry")
 }
 
-// Lease says who does a job, for efficiency only.
+// Lease says which process does a job. It only avoids duplicate work.
 type Lease struct {
 	Holder string
 	Until  int64 // Unix milliseconds
 }
 
-// Encode makes the value of the lease's cell.
+// Encode returns the value of the lease cell.
 func (l *Lease) Encode() []byte {
 	return seal(valueLease, 1, appendVarint(appendText(nil, l.Holder), l.Until))
 }
 
-// DecodeLease reads the value of a lease's cell.
+// DecodeLease decodes the value of a lease cell.
 func DecodeLease(value []byte) (Lease, error) {
 	b, err := open(valueLease, 1, "lease", value)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-var update = flag.Bool("update", false, "write the golden values anew")
+var update = flag.Bool("update", false, "rewrite the golden values")
 
 func someManifest() Manifest {
 	return Manifest{
@@ -36,7 +36,7 @@ func someTombstone() Tombstone {
 	}, 1_790_000_000_000)
 }
 
-// record is a value of a cell that is not compressed.
+// record is an uncompressed value of a cell.
 type record struct {
 	name   string
 	value  any
@@ -64,8 +64,7 @@ func records() []record {
 	}
 }
 
-// compressed is the values that zstd makes, whose bytes may differ with its
-// version.
+// compressed returns values compressed with zstd, whose bytes may depend on its version.
 func compressed(t testing.TB, c *Codec) []record {
 	t.Helper()
 	n := someNames()
@@ -98,9 +97,9 @@ func compressed(t testing.TB, c *Codec) []record {
 	return out
 }
 
-// TestGolden reads values that an earlier build wrote, and expects to write the
-// same bytes where they are not compressed. If they differ, the format has
-// changed: see docs/format/index.md before running with -update.
+// TestGolden decodes values written by an earlier build, and checks that uncompressed values are encoded
+// to the same bytes. If they differ, the format has changed: see docs/format/index.md before running
+// with -update.
 func TestGolden(t *testing.T) {
 	c := testCodec(t)
 	for i, r := range append(records(), compressed(t, c)...) {
@@ -119,16 +118,16 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i < len(records()) && !bytes.Equal(r.bytes, want) {
-			t.Errorf("%s: bytes have changed: %x", r.name, r.bytes)
+			t.Errorf("%s: encoded bytes have changed: %x", r.name, r.bytes)
 		}
 		got, err := r.decode(want)
 		if err != nil || !reflect.DeepEqual(got, r.value) {
-			t.Errorf("%s: reads as %+v, %v, want %+v", r.name, got, err, r.value)
+			t.Errorf("%s: decoded as %+v, %v; want %+v", r.name, got, err, r.value)
 		}
 	}
 }
 
-// TestOldReceipt reads a receipt of the version without a number of the upload.
+// TestOldReceipt decodes a receipt of version 1, which has no Attempt.
 func TestOldReceipt(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("testdata", "receipt-1.hex"))
 	if err != nil {
@@ -140,7 +139,7 @@ func TestOldReceipt(t *testing.T) {
 	}
 	want := Receipt{Object: "l0/o", Size: 5, CRC: 0xffffffff, Ingester: "ing-1", Zone: "z1", Windows: []int{0, 3, 11}, Tenants: 100_000, Sealed: 7}
 	if got, err := DecodeReceipt(b); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("it reads as %+v, %v, want %+v", got, err, want)
+		t.Errorf("decoded as %+v, %v; want %+v", got, err, want)
 	}
 	body := b[2 : len(b)-4]
 	for _, payload := range [][]byte{append(bytes.Clone(body), 0), append(bytes.Clone(body), 0, 0, 0, 0, 0, 0, 0, 1), body[:len(body)-1]} {
@@ -150,8 +149,8 @@ func TestOldReceipt(t *testing.T) {
 	}
 }
 
-// TestDamage changes every byte of every value, cuts it and adds to it: always an
-// error, and never that a newer version wrote it.
+// TestDamage changes every byte of every value, truncates and extends the value, and checks that
+// decoding always returns ErrCorrupt, not ErrNewer.
 func TestDamage(t *testing.T) {
 	c := testCodec(t)
 	for _, r := range append(records(), compressed(t, c)...) {
@@ -181,7 +180,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestRejectedRecords has payloads under a right checksum that no writer makes.
+// TestRejectedRecords decodes invalid payloads with a valid checksum.
 func TestRejectedRecords(t *testing.T) {
 	for what, k := range map[string]struct {
 		value  []byte
@@ -228,7 +227,7 @@ func TestPartsOf(t *testing.T) {
 	}
 }
 
-// TestManifestSize is a day of 300 packs with names as they are.
+// TestManifestSize checks the size of the manifest of a day with 300 packs and typical names.
 func TestManifestSize(t *testing.T) {
 	m := someManifest()
 	m.Packs, m.Sources = nil, make([]ulid.ULID, 300)
@@ -263,7 +262,7 @@ func TestTombstone(t *testing.T) {
 			t.Errorf("deletion matches %s: %v", text, got)
 		}
 	}
-	// Nothing, not everything.
+	// Empty sets must match no series, rather than all.
 	for _, sets := range [][][]Matcher{nil, {}, {nil}, {{}, nil}} {
 		d := Tombstone{Sets: sets}
 		matches, err := d.Compile()
@@ -273,7 +272,7 @@ func TestTombstone(t *testing.T) {
 	}
 	d.Sets = [][]Matcher{{{Type: labels.MatchRegexp, Name: "a", Value: "("}}}
 	if _, err := d.Compile(); err == nil {
-		t.Error("a regular expression that is none compiles")
+		t.Error("an invalid regular expression compiles")
 	}
 	d.Sets[0][0].Type = 4
 	if _, err := DecodeTombstone(d.Encode()); !errors.Is(err, ErrNewer) {

@@ -16,8 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// any63 is a number of any size that signed fields take, any64 one that unsigned
-// fields take.
+// any63 returns a random number for a signed field, any64 one for an unsigned field, of any magnitude.
 func any63(rng *rand.Rand) int64  { return rng.Int64() >> rng.IntN(63) }
 func any64(rng *rand.Rand) uint64 { return rng.Uint64() >> rng.IntN(64) }
 
@@ -102,7 +101,7 @@ func anyNames(rng *rand.Rand) Names {
 	return n
 }
 
-// TestRoundTrip writes values with any content and reads them back.
+// TestRoundTrip encodes and decodes random values.
 func TestRoundTrip(t *testing.T) {
 	const seed = 21
 	c := testCodec(t)
@@ -110,7 +109,7 @@ func TestRoundTrip(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, round))
 		same := func(what string, want, got any, err error) {
 			if err != nil || !reflect.DeepEqual(got, want) {
-				t.Fatalf("seed %d, round %d: %s came back as %+v, %v, want %+v", seed, round, what, got, err, want)
+				t.Fatalf("seed %d, round %d: %s was decoded as %+v, %v; want %+v", seed, round, what, got, err, want)
 			}
 		}
 		m := anyManifest(rng)

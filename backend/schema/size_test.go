@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// cluster is what a Kubernetes-like tenant has of one label in one metric.
+// cluster is the metrics of a Kubernetes-like tenant.
 type cluster struct {
 	metrics []clusterMetric
 }
@@ -18,8 +18,8 @@ type clusterMetric struct {
 	labels map[string][]string // distinct values
 }
 
-// kubernetes makes a tenant of about 300,000 series and 350 metrics: containers
-// of 5,000 pods, with names as deployments give them, on 150 nodes.
+// kubernetes returns a tenant with about 300,000 series and 350 metrics: containers of 5,000 pods on 150
+// nodes, with typical pod names of deployments.
 func kubernetes(seed uint64) cluster {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	const podAlphabet = "bcdfghjklmnpqrstvwxz2456789"
@@ -51,13 +51,13 @@ func kubernetes(seed uint64) cluster {
 	add := func(name string, series int, l map[string][]string) {
 		c.metrics = append(c.metrics, clusterMetric{name, series, l})
 	}
-	for i := range 40 { // one series for each container
+	for i := range 40 { // metrics with one series per container
 		add(fmt.Sprintf("container_%s_%02d_total", []string{"cpu", "memory", "fs", "network"}[i%4], i), len(pods), map[string][]string{"pod": pods, "container": containers, "namespace": namespaces, "node": nodes, "id": uids})
 	}
 	for i := range 12 {
 		add(fmt.Sprintf("kube_pod_%02d_status", i), len(pods), map[string][]string{"pod": pods, "uid": uids, "namespace": namespaces, "phase": {"Failed", "Pending", "Running"}})
 	}
-	for i := range 200 { // of the applications' own, each in some pods
+	for i := range 200 { // metrics of applications, each in some pods
 		from := rng.IntN(len(pods) - 200)
 		add(fmt.Sprintf("app_%s_%03d_seconds", []string{"http_request", "grpc_server", "queue", "db_query"}[i%4], i), 200, map[string][]string{"pod": pods[from : from+200], "instance": ips[from : from+200], "namespace": namespaces[i%60 : i%60+1], "job": {"apps"}})
 	}
@@ -73,7 +73,7 @@ func kubernetes(seed uint64) cluster {
 	return c
 }
 
-// index makes the names and values of all of it in one pack.
+// index encodes the names and label values of the tenant as one pack.
 func (c *cluster) index(t testing.TB, codec *Codec) (names []byte, values [][]byte, series int) {
 	t.Helper()
 	builders := map[string]*ValuesBuilder{}
@@ -107,8 +107,8 @@ func (c *cluster) index(t testing.TB, codec *Codec) (names []byte, values [][]by
 	return n.Encode(codec), values, series
 }
 
-// TestIndexSize holds the names and label values of a Kubernetes-like tenant to
-// what the design promises of their size.
+// TestIndexSize checks the size of the names and label values of a Kubernetes-like tenant against the
+// limit in the design.
 func TestIndexSize(t *testing.T) {
 	c := kubernetes(1)
 	names, values, series := c.index(t, testCodec(t))

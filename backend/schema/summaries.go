@@ -13,25 +13,25 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Bounds of what a summary keeps of a label.
+// Limits of the summary of a label.
 const (
-	maxListed     = 64 // values listed one by one
-	bloomBits     = 10 // bits for each value beyond
+	maxListed     = 64 // values that are listed
+	bloomBits     = 10 // bits per value of a Bloom filter
 	bloomHashes   = 6
 	maxBloomBytes = 1 << 20
 
-	// Strings beyond these many bytes are not listed: summaries stay small next
-	// to the pages they stand for.
+	// Values with more bytes in total are not listed, so that summaries are much smaller
+	// than their pages.
 	maxListedBytes = 2 << 10
 )
 
 // Flags of a label in a summary.
 const (
 	flagMissing = 1 << iota // some series of the page lack the label
-	flagBloom               // bounds and a filter in place of the values
+	flagBloom               // bounds and a Bloom filter instead of the values
 )
 
-// SummariesBuilder gathers the summaries of a metric's pages in one pack.
+// SummariesBuilder builds the summaries of a metric's pages in one pack.
 type SummariesBuilder struct {
 	pages []byte
 	n     int
@@ -40,9 +40,9 @@ type SummariesBuilder struct {
 // NewSummariesBuilder returns an empty builder.
 func NewSummariesBuilder() *SummariesBuilder { return &SummariesBuilder{} }
 
-// AddPage adds a page of n series with its bounds in milliseconds of the day.
-// columns calls its argument for every label of the page, ascending by name, with
-// the distinct values, ascending, and whether some series lack the label.
+// AddPage adds a page of n series with its time range in milliseconds of the day. columns
+// calls its argument for every label of the page, ascending by name, with the distinct values,
+// ascending, and whether some series lack the label.
 func (b *SummariesBuilder) AddPage(n int, mint, maxt int64, columns func(func(name string, values []string, missing bool))) {
 	var cols []byte
 	count := 0
@@ -70,7 +70,7 @@ func (b *SummariesBuilder) AddPage(n int, mint, maxt int64, columns func(func(na
 	b.n++
 }
 
-// ColumnSize is at least how many bytes a summary has of a label with these
+// ColumnSize returns an upper bound of the size in bytes of a summary of a label with these
 // values.
 func ColumnSize(name string, values []string) int {
 	const overhead = 24
@@ -84,7 +84,7 @@ func ColumnSize(name string, values []string) int {
 	return size
 }
 
-// Encode makes the value of the summaries' cell.
+// Encode returns the value of the summaries cell.
 func (b *SummariesBuilder) Encode(c *Codec) []byte {
 	return c.seal(valueSummaries, 1, append(binary.AppendUvarint(nil, uint64(b.n)), b.pages...))
 }
@@ -92,7 +92,7 @@ func (b *SummariesBuilder) Encode(c *Codec) []byte {
 // lastMillis is the last millisecond of a day.
 const lastMillis int64 = series.DayMillis - 1
 
-// listed says whether values are few and short enough to be listed.
+// listed reports whether the values are few and short enough to be listed.
 func listed(values []string) bool {
 	if len(values) < 2 {
 		return true
@@ -112,8 +112,8 @@ func bloomOf(values []string) []byte {
 	return bits
 }
 
-// eachBit calls fn for the bits of a value in a filter of n bytes until it
-// returns false, and reports whether it never did.
+// eachBit calls fn for the bits of a value in a filter of n bytes until fn returns false. It
+// returns false if fn did.
 func eachBit(v string, n int, fn func(uint64) bool) bool {
 	h := xxhash.Sum64String(v)
 	step := h>>32 | 1
@@ -126,7 +126,8 @@ func eachBit(v string, n int, fn func(uint64) bool) bool {
 	return true
 }
 
-// Summaries says of each page of a metric which values may be in it.
+// Summaries summarizes each page of a metric: its time range and the label values that it may
+// contain.
 type Summaries struct{ pages []pageSummary }
 
 type pageSummary struct {
@@ -138,12 +139,12 @@ type pageSummary struct {
 type columnSummary struct {
 	name      string
 	missing   bool
-	values    []string // listed, or nil
+	values    []string // all values if they are listed, otherwise nil
 	low, high string
 	bloom     []byte
 }
 
-// DecodeSummaries reads the value of a summaries' cell.
+// DecodeSummaries decodes the value of a summaries cell.
 func (c *Codec) DecodeSummaries(value []byte) (*Summaries, error) {
 	r, err := c.open(valueSummaries, 1, "summaries", value)
 	if err != nil {
@@ -157,7 +158,7 @@ func (c *Codec) DecodeSummaries(value []byte) (*Summaries, error) {
 			col := columnSummary{name: r.text("label")}
 			flag := r.byte("flags of a label")
 			if flag&^(flagMissing|flagBloom) != 0 {
-				return nil, fmt.Errorf("summaries with the flags %02x: %w", flag, ErrNewer)
+				return nil, fmt.Errorf("summaries with flags %02x: %w", flag, ErrNewer)
 			}
 			col.missing = flag&flagMissing != 0
 			if flag&flagBloom == 0 {
@@ -178,12 +179,13 @@ func (c *Codec) DecodeSummaries(value []byte) (*Summaries, error) {
 	return s, r.end("summaries")
 }
 
-// Len is the number of pages.
+// Len returns the number of pages.
 func (s *Summaries) Len() int { return len(s.pages) }
 
-// MayMatch reports whether page i may have a series that matches, with a sample
-// in [mint, maxt] milliseconds of the day. It is never wrongly false. All pages
-// are of one metric, which its matchers are not asked about.
+// MayMatch reports whether page i may have a matching series with a sample in [mint, maxt]
+// (milliseconds of the day). It may return true for a page without such a series, but never
+// false for a page with one. Matchers of the metric name are ignored, because all pages are of
+// one metric.
 func (s *Summaries) MayMatch(i int, mint, maxt int64, ms []*labels.Matcher) bool {
 	p := &s.pages[i]
 	if p.mint > maxt || p.maxt < mint {
@@ -227,8 +229,8 @@ func (c *columnSummary) mayHave(v string) bool {
 	return v >= c.low && v <= c.high && eachBit(v, len(c.bloom), func(i uint64) bool { return c.bloom[i/8]&(1<<(i%8)) != 0 })
 }
 
-// mayBegin reports whether a value between the bounds may begin with a prefix:
-// such values sort from the prefix on, up to the last that has it.
+// mayBegin reports whether a value between the bounds may begin with a prefix. Values with the
+// prefix are adjacent in the sort order, starting at the prefix itself.
 func (c *columnSummary) mayBegin(prefix string) bool {
 	return c.high >= prefix && (c.low <= prefix || strings.HasPrefix(c.low, prefix))
 }

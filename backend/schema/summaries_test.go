@@ -12,13 +12,13 @@ import (
 
 func contains(err error, want string) bool { return strings.Contains(err.Error(), want) }
 
-// testPage is a page by its series.
+// testPage is a page, given by its series.
 type testPage struct {
 	series     []map[string]string
 	mint, maxt int64
 }
 
-// columns hands a page to a SummariesBuilder.
+// columns passes the columns of a page to a SummariesBuilder.
 func (p *testPage) columns(yield func(string, []string, bool)) {
 	values := map[string]map[string]bool{}
 	have := map[string]int{}
@@ -70,9 +70,8 @@ func (p *testPage) matches(ms []*labels.Matcher) bool {
 var matcherValues = []string{"", "v-00001", "v-00777", "V-00001", "v-00", "x", "v-00001|v-00002", "v-0000[1-3]", "v-00.*", ".*", ".+", "v-001.+", "(?i)V-00001", "(?i)v-00.*",
 	"()", "|v-00003", "a.*|v-.*", "w.*", "u.*", "[^v].*", ".*7", "v-(00001|00777)", "(?i:V)-00002", "v-00001.*|", "ſ.*", "(?i)k.*", "K", "k", "\xff", "v.*0|x"}
 
-// TestNoPageIsMissed holds MayMatch against the series themselves, for matchers
-// of all types and pages with few and with many values, long ones, and series
-// that lack a label.
+// TestNoPageIsMissed compares MayMatch with the series of pages, for matchers of all types, and pages with
+// few, many or long values and with series that lack a label.
 func TestNoPageIsMissed(t *testing.T) {
 	const seed = 9
 	c := testCodec(t)
@@ -114,7 +113,7 @@ func TestNoPageIsMissed(t *testing.T) {
 			for i := range pages {
 				got, want := s.MayMatch(i, 0, lastMillis, ms), pages[i].matches(ms)
 				if want && !got {
-					t.Fatalf("seed %d, round %d: page %d has a series for %v, its summary denies it", seed, round, i, ms)
+					t.Fatalf("seed %d, round %d: page %d has a series that matches %v, but MayMatch() = false", seed, round, i, ms)
 				}
 				if got {
 					maybe++
@@ -127,7 +126,7 @@ func TestNoPageIsMissed(t *testing.T) {
 	}
 	t.Logf("%d times said yes, %d times rightly", maybe, really)
 	if maybe > really*13/10 {
-		t.Errorf("summaries said yes %d times, and rightly only %d times", maybe, really)
+		t.Errorf("MayMatch returned true %d times, but pages matched only %d times", maybe, really)
 	}
 }
 
@@ -145,20 +144,19 @@ func TestSummariesOfTime(t *testing.T) {
 	}
 }
 
-// TestSummariesAndTheName checks that matchers of the metric name, which pages
-// of one metric need not have as a label, hide nothing.
+// TestSummariesAndTheName checks that matchers of the metric name do not exclude pages, which may lack the
+// label because they are of one metric.
 func TestSummariesAndTheName(t *testing.T) {
 	c := testCodec(t)
 	s := summariesOf(t, c, []testPage{{series: []map[string]string{{"a": "b"}}, maxt: 1}})
 	for _, m := range []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "__name__", "up"), labels.MustNewMatcher(labels.MatchRegexp, "__name__", "u.+"), labels.MustNewMatcher(labels.MatchNotEqual, "__name__", "")} {
 		if !s.MayMatch(0, 0, 1, []*labels.Matcher{m}) {
-			t.Errorf("%s hides a page", m)
+			t.Errorf("%s excludes a page", m)
 		}
 	}
 }
 
-// TestFilter measures how many values that are not there a full page's filter
-// lets through.
+// TestFilter checks the false positive rate of the filter of a full page.
 func TestFilter(t *testing.T) {
 	var values []string
 	for i := range 2048 {
@@ -178,12 +176,12 @@ func TestFilter(t *testing.T) {
 	}
 	t.Logf("filter of %d bytes for %d values: %.2f %% false", len(c.bloom), len(values), 100*float64(wrong)/float64(n))
 	if wrong > n*2/100 {
-		t.Errorf("%d of %d values that are not there pass the filter", wrong, n)
+		t.Errorf("%d of %d absent values pass the filter", wrong, n)
 	}
 }
 
-// TestSummariesSize is a metric of 200,000 series. One of a million has 489 pages,
-// and their summaries should stay below 1 MiB.
+// TestSummariesSize checks the size of the summaries of a metric with 200,000 series. A metric with a
+// million series has 489 pages, and their summaries should have less than 1 MiB.
 func TestSummariesSize(t *testing.T) {
 	c := testCodec(t)
 	rng := rand.New(rand.NewPCG(3, 0))

@@ -7,14 +7,14 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// Bounds of the deletions of series of a tenant. All of them stand in one row,
-// which every query reads.
+// Limits of the deletions of series of a tenant. All of them are in one row, which every query
+// reads.
 const (
-	MaxTombstone       = 64 << 10 // bytes of one, as Encode makes it
-	MaxTombstones      = 1000     // that are not forgotten yet, pending ones too
-	MaxTombstonesBytes = 4 << 20  // of all of them
-	// Instructions of the regular expressions of one and of all of them: ingesters
-	// keep them compiled until they are forgotten.
+	MaxTombstone       = 64 << 10 // encoded size of one deletion in bytes
+	MaxTombstones      = 1000     // number of deletions that are not forgotten yet, including pending ones
+	MaxTombstonesBytes = 4 << 20  // encoded size of all of them
+	// Instructions of the compiled regular expressions of one deletion, and of all of them:
+	// ingesters have them in memory until the deletions are forgotten.
 	MaxTombstoneInstructions  = 20_000
 	MaxTombstonesInstructions = 100_000
 )
@@ -22,9 +22,9 @@ const (
 // State of a deletion.
 type State uint8
 
-// The states.
+// States of a deletion.
 const (
-	Pending State = iota // reserved: nobody applies it
+	Pending State = iota // reserved and not applied yet
 	Active
 )
 
@@ -32,19 +32,19 @@ const (
 type Tombstone struct {
 	Number           uint64
 	State            State
-	MinTime, MaxTime int64 // Unix milliseconds, inclusive: which samples
-	// Sets has matcher sets; a series is meant when it matches all of one set.
+	MinTime, MaxTime int64 // of the deleted samples, Unix milliseconds, inclusive
+	// Sets are sets of matchers. A series is deleted if it matches all matchers of a set.
 	Sets    [][]Matcher
 	Created int64 // Unix milliseconds
 }
 
-// Matcher is a label matcher as it is kept.
+// Matcher is a label matcher as it is stored.
 type Matcher struct {
 	Type        labels.MatchType
 	Name, Value string
 }
 
-// NewTombstone makes a pending deletion.
+// NewTombstone returns a pending deletion.
 func NewTombstone(number uint64, mint, maxt int64, sets [][]*labels.Matcher, now int64) Tombstone {
 	t := Tombstone{Number: number, MinTime: mint, MaxTime: maxt, Created: now}
 	for _, set := range sets {
@@ -57,7 +57,7 @@ func NewTombstone(number uint64, mint, maxt int64, sets [][]*labels.Matcher, now
 	return t
 }
 
-// Compile returns what tells whether a series is meant.
+// Compile returns a function that reports whether a series is deleted.
 func (t *Tombstone) Compile() (func(labels.Labels) bool, error) {
 	sets := make([][]*labels.Matcher, 0, len(t.Sets))
 	for _, s := range t.Sets {
@@ -69,7 +69,7 @@ func (t *Tombstone) Compile() (func(labels.Labels) bool, error) {
 			}
 			set = append(set, lm)
 		}
-		if len(set) > 0 { // an empty set would mean every series
+		if len(set) > 0 { // an empty set would delete every series
 			sets = append(sets, set)
 		}
 	}
@@ -87,7 +87,7 @@ func (t *Tombstone) Compile() (func(labels.Labels) bool, error) {
 	}, nil
 }
 
-// Encode makes the value of the deletion's cell.
+// Encode returns the value of the deletion's cell.
 func (t *Tombstone) Encode() []byte {
 	b := binary.AppendUvarint(nil, t.Number)
 	b = append(b, byte(t.State))
@@ -104,7 +104,7 @@ func (t *Tombstone) Encode() []byte {
 	return seal(valueTombstone, 1, b)
 }
 
-// DecodeTombstone reads the value of a deletion's cell.
+// DecodeTombstone decodes the value of a deletion's cell.
 func DecodeTombstone(value []byte) (Tombstone, error) {
 	var t Tombstone
 	b, err := open(valueTombstone, 1, "deletion", value)

@@ -8,15 +8,15 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// Errors of every decoder. Their wrappings say more.
+// Errors of every decoder. Wrapping errors have the details.
 var (
-	// ErrCorrupt says that bytes are damaged.
-	ErrCorrupt = errors.New("index value is damaged")
-	// ErrNewer says that a newer version of Pallium wrote the value.
-	ErrNewer = errors.New("index value is not known to this version; a newer one wrote it")
+	// ErrCorrupt is in the error for a corrupt value.
+	ErrCorrupt = errors.New("index value is corrupt")
+	// ErrNewer is in the error for a value that a newer version of Pallium wrote.
+	ErrNewer = errors.New("index value has an unknown format: a newer version of Pallium wrote it")
 )
 
-// Kinds of values, the first byte of each.
+// Kinds of values: the first byte of a value.
 const (
 	valueManifest  = 1
 	valueL0        = 2
@@ -33,43 +33,42 @@ const (
 	lastValue = valueAside
 )
 
-// seal puts a payload into the envelope of every value: kind, version, payload,
-// checksum of all before.
+// seal returns the envelope of a value: kind, version, payload, and a checksum of these.
 func seal(kind, version byte, payload []byte) []byte {
 	b := append([]byte{kind, version}, payload...)
 	return binary.BigEndian.AppendUint32(b, disk.Checksum(b))
 }
 
-// open takes a payload out of its envelope.
+// open checks the envelope of a value and returns its payload.
 func open(kind, version byte, what string, b []byte) ([]byte, error) {
 	if len(b) < 6 {
-		return nil, fmt.Errorf("%w: %s has %d bytes, fewer than an empty one", ErrCorrupt, what, len(b))
+		return nil, fmt.Errorf("%w: %s has only %d bytes", ErrCorrupt, what, len(b))
 	}
 	body := b[:len(b)-4]
 	if got, want := disk.Checksum(body), binary.BigEndian.Uint32(b[len(b)-4:]); got != want {
-		return nil, fmt.Errorf("%w: %s has checksum %08x, should be %08x", ErrCorrupt, what, got, want)
+		return nil, fmt.Errorf("%w: %s has checksum %08x, want %08x", ErrCorrupt, what, got, want)
 	}
 	if body[0] > lastValue {
-		return nil, fmt.Errorf("value of kind %d in the place of a %s: %w", body[0], what, ErrNewer)
+		return nil, fmt.Errorf("value of kind %d instead of %s: %w", body[0], what, ErrNewer)
 	}
 	if body[0] != kind {
-		return nil, fmt.Errorf("%w: value of kind %d in the place of a %s", ErrCorrupt, body[0], what)
+		return nil, fmt.Errorf("%w: value of kind %d instead of %s", ErrCorrupt, body[0], what)
 	}
 	if body[1] == 0 {
-		return nil, fmt.Errorf("%w: %s of version 0", ErrCorrupt, what)
+		return nil, fmt.Errorf("%w: %s has version 0", ErrCorrupt, what)
 	}
 	if body[1] != version {
-		return nil, fmt.Errorf("%s of version %d: %w", what, body[1], ErrNewer)
+		return nil, fmt.Errorf("%s has version %d: %w", what, body[1], ErrNewer)
 	}
 	return body[2:], nil
 }
 
-// reader reads a payload front to back. The first thing that does not fit is
-// kept as its error; everything after it reads as zero.
+// reader decodes a payload sequentially. It keeps the first error; all later reads return zero
+// values.
 type reader struct {
 	b     []byte
 	err   error
-	spare int // bytes that front-coded strings may still take once expanded
+	spare int // remaining bytes for expanded front-coded strings
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -82,7 +81,7 @@ func (r *reader) fail(format string, args ...any) {
 func (r *reader) uvarint(what string) uint64 {
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {
-		r.fail("%s is cut short", what)
+		r.fail("%s is truncated", what)
 		return 0
 	}
 	r.b = r.b[n:]
@@ -92,13 +91,13 @@ func (r *reader) uvarint(what string) uint64 {
 func (r *reader) upTo(limit uint64, what string) uint64 {
 	v := r.uvarint(what)
 	if v > limit {
-		r.fail("%s is %d, at most %d is possible", what, v, limit)
+		r.fail("%s is %d, the limit is %d", what, v, limit)
 		return 0
 	}
 	return v
 }
 
-// count reads a number of things that take at least a byte each of what follows.
+// count decodes a number of items, each of which takes at least one byte of the rest.
 func (r *reader) count(what string) int { return int(r.upTo(uint64(len(r.b)), what)) }
 
 func (r *reader) varint(what string) int64 {
@@ -108,7 +107,7 @@ func (r *reader) varint(what string) int64 {
 
 func (r *reader) bytes(n int, what string) []byte {
 	if n < 0 || n > len(r.b) {
-		r.fail("%s is cut short", what)
+		r.fail("%s is truncated", what)
 		return nil
 	}
 	out := r.b[:n:n]
@@ -127,11 +126,11 @@ func (r *reader) byte(what string) byte {
 	return 0
 }
 
-// flag reads a byte that says no or yes.
+// flag decodes a byte that is 0 or 1.
 func (r *reader) flag(what string) bool {
 	b := r.byte(what)
 	if b > 1 {
-		r.fail("%s is %d, should be 0 or 1", what, b)
+		r.fail("%s is %d, want 0 or 1", what, b)
 	}
 	return b == 1
 }

@@ -8,23 +8,23 @@ import (
 	"sort"
 )
 
-// A bucket is closed before it passes bucketRaw bytes uncompressed, and made anew
-// with half of that while it has more than maxBucket compressed. One value with
-// all its metrics may have more. So two buckets that follow each other always
-// have more than maxBucket/2 bytes together.
+// A bucket is closed before it exceeds bucketRaw bytes uncompressed. If it has more than
+// maxBucket bytes compressed, it is built again with half the uncompressed size, repeatedly. A
+// single value with all its metrics may have more. So two consecutive buckets always have more
+// than maxBucket/2 bytes together.
 const (
 	bucketRaw = 256 << 10
 	maxBucket = 128 << 10
 )
 
-// ValuesBuilder gathers the values of one label in one pack, and which metrics
-// have each.
+// ValuesBuilder collects the values of one label in one pack, and the metrics that have each
+// value.
 type ValuesBuilder struct {
 	label   string
 	metrics map[string][]int // ascending ordinals
 	firsts  int              // see FirstsSize
-	longest int              // of the values that share a first value
-	sets    int              // ordinals in all sets
+	longest int              // length of the longest value below longValue
+	sets    int              // number of ordinals in all sets
 }
 
 // NewValuesBuilder returns a builder for a label.
@@ -32,8 +32,8 @@ func NewValuesBuilder(label string) *ValuesBuilder {
 	return &ValuesBuilder{label: label, metrics: map[string][]int{}}
 }
 
-// Add notes that a metric, by its ordinal in the names of the pack, has the
-// value. Any order will do; ascending ordinals are fastest.
+// Add adds a value of a metric, given by its ordinal in the names of the pack. Ordinals may
+// come in any order; ascending ones are fastest.
 func (b *ValuesBuilder) Add(value string, metric int) {
 	list := b.metrics[value]
 	switch n := len(list); {
@@ -55,13 +55,13 @@ func (b *ValuesBuilder) Add(value string, metric int) {
 	b.sets++
 }
 
-// longValue is the length in bytes above which a value counts as the first of a
-// bucket of its own.
+// longValue is the length in bytes above which a value counts as the first value of its own
+// bucket.
 const longValue = 1 << 10
 
-// firstShare is what a value adds to the first values of buckets. A long one may
-// be the first of its bucket; the shorter ones pay for theirs together, by their
-// share of the least that a bucket has.
+// firstShare returns what a value adds to the estimate of FirstsSize. A long value may be the
+// first one of its bucket. A shorter one adds its share of a first value, in proportion to its
+// share of the least size of a bucket.
 func firstShare(n int) int {
 	if n > longValue {
 		return n + 4
@@ -69,21 +69,22 @@ func firstShare(n int) int {
 	return (n+4)*longValue/(maxBucket/4) + 1
 }
 
-// FirstsSize is at least how many bytes the first values of all buckets have
-// together; they stand in the names.
+// FirstsSize returns an upper bound of the total size in bytes of the first values of all
+// buckets, which are part of the names.
 func (b *ValuesBuilder) FirstsSize() int { return b.firsts + b.longest }
 
-// Full reports whether more metrics with these values could make more buckets than
-// a label may have in a pack. Values alone reach the bound of FirstsSize before.
+// Full reports whether further metrics with these values could lead to more buckets than a
+// label may have in a pack. The number of values needs no check here: the limit for FirstsSize
+// is reached first.
 func (b *ValuesBuilder) Full() bool {
-	const ordinal = 5 // bytes at most
+	const ordinal = 5 // largest size in bytes
 	return b.sets >= MaxIndex/4*(maxBucket/4)/ordinal
 }
 
-// Len is the number of distinct values.
+// Len returns the number of distinct values.
 func (b *ValuesBuilder) Len() int { return len(b.metrics) }
 
-// Buckets makes the values of the label's cells, and the first value of each.
+// Buckets returns the values of the label's cells, and the first label value in each.
 func (b *ValuesBuilder) Buckets(c *Codec) (buckets [][]byte, firsts []string, err error) {
 	values := slices.Sorted(maps.Keys(b.metrics))
 	for len(values) > 0 {
@@ -104,9 +105,9 @@ func (b *ValuesBuilder) Buckets(c *Codec) (buckets [][]byte, firsts []string, er
 	return buckets, firsts, nil
 }
 
-// bucket encodes the first value, and those behind it up to a size in bytes, with
-// the sets of metrics that have them, and returns how many they are. Values mostly
-// share their set with others, so sets are listed once.
+// bucket encodes the first values, at least one, up to a size in bytes, with the sets of metrics
+// that have them, and returns the number of values encoded. Each distinct set is listed once,
+// since most values share their set with others.
 func (b *ValuesBuilder) bucket(values []string, limit int) (raw []byte, n int) {
 	places := map[string]int{}
 	var sets, refs, set []byte
@@ -132,8 +133,8 @@ func (b *ValuesBuilder) bucket(values []string, limit int) (raw []byte, n int) {
 	return append(append(raw, sets...), refs...), n
 }
 
-// appendSet appends ordinals: how many, and the difference of each to the one
-// before, for the first to 0.
+// appendSet appends a set of ordinals: their number, and the difference of each to the previous
+// one, or to 0 for the first.
 func appendSet(b []byte, metrics []int) []byte {
 	b = binary.AppendUvarint(b, uint64(len(metrics)))
 	prev := 0
@@ -144,10 +145,10 @@ func appendSet(b []byte, metrics []int) []byte {
 	return b
 }
 
-// maxOrdinal bounds the ordinals of metrics.
+// maxOrdinal is the largest ordinal of a metric.
 const maxOrdinal = 1<<31 - 1
 
-// set reads what appendSet wrote.
+// set decodes a set encoded by appendSet.
 func (r *reader) set() []int {
 	n := r.count("metrics of a value")
 	out := make([]int, 0, min(n, 1<<16))
@@ -170,23 +171,23 @@ type Bucket struct {
 	set    []int
 }
 
-// Len is the number of values.
+// Len returns the number of values.
 func (b *Bucket) Len() int { return len(b.values) }
 
-// Value is value i; values ascend.
+// Value returns value i. Values are in ascending order.
 func (b *Bucket) Value(i int) string { return b.values[i] }
 
-// Metrics is the ordinals of the metrics that have value i, ascending; shared,
-// not to be changed.
+// Metrics returns the ordinals of the metrics that have value i, ascending. The caller must not
+// change the slice.
 func (b *Bucket) Metrics(i int) []int { return b.sets[b.set[i]] }
 
-// Find looks for a value.
+// Find searches for a value.
 func (b *Bucket) Find(value string) (int, bool) {
 	i := sort.SearchStrings(b.values, value)
 	return i, i < len(b.values) && b.values[i] == value
 }
 
-// DecodeBucket reads the value of a bucket's cell.
+// DecodeBucket decodes the value of a bucket cell.
 func (c *Codec) DecodeBucket(value []byte) (*Bucket, error) {
 	r, err := c.open(valueBucket, 1, "label values", value)
 	if err != nil {

@@ -33,16 +33,16 @@ func TestNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(want.Metrics) > 0 && !reflect.DeepEqual(got, want) {
-			t.Errorf("names came back as %+v, want %+v", got, want)
+			t.Errorf("names were decoded as %+v, want %+v", got, want)
 		}
 		if len(got.Metrics) != len(want.Metrics) || len(got.Labels) != len(want.Labels) {
-			t.Errorf("names came back as %+v, want %+v", got, want)
+			t.Errorf("names were decoded as %+v, want %+v", got, want)
 		}
 	}
 }
 
-// TestBuckets adds values in any order and repeatedly, and expects sorted values
-// with their sets from buckets that are no larger than they should be.
+// TestBuckets adds values in random order and repeatedly, and checks that the buckets have the sorted
+// values with their sets of metrics, and the right size.
 func TestBuckets(t *testing.T) {
 	const seed = 5
 	c := testCodec(t)
@@ -53,7 +53,7 @@ func TestBuckets(t *testing.T) {
 		for range rng.IntN(4000) * (round%3 + 1) {
 			v := fmt.Sprintf("%x", rng.Uint64N(1<<(8*uint(round%4)+4)))
 			if round%5 == 4 {
-				v += string(randomBytes(rng, 64)) // what zstd cannot make smaller
+				v += string(randomBytes(rng, 64)) // bytes that zstd cannot compress
 			}
 			if want[v] == nil {
 				want[v] = map[int]bool{}
@@ -90,7 +90,7 @@ func TestBuckets(t *testing.T) {
 					t.Fatalf("seed %d, round %d: value %q has metrics %v, want %v", seed, round, v, set, want[v])
 				}
 				if _, ok := got.Find(v + "\x00"); ok {
-					t.Fatalf("seed %d, round %d: found a value that is not there", seed, round)
+					t.Fatalf("seed %d, round %d: found a value that does not exist", seed, round)
 				}
 			}
 		}
@@ -100,7 +100,7 @@ func TestBuckets(t *testing.T) {
 	}
 }
 
-// TestBucketOfLargeSets has values whose sets are what is large.
+// TestBucketOfLargeSets tests buckets of values with large sets of metrics.
 func TestBucketOfLargeSets(t *testing.T) {
 	c := testCodec(t)
 	rng := rand.New(rand.NewPCG(6, 0))
@@ -127,7 +127,7 @@ func TestBucketOfLargeSets(t *testing.T) {
 	if n != 2000 {
 		t.Errorf("%d values, want 2000", n)
 	}
-	// Sets that compress well are large all the same when they are read.
+	// Sets that compress well are still large when they are decoded.
 	regular := NewValuesBuilder("l")
 	for i := range 2000 {
 		for k := range 500 {
@@ -166,7 +166,7 @@ func randomBytes(rng *rand.Rand, n int) []byte {
 	return b
 }
 
-// TestRejected has payloads under a right checksum that no writer makes.
+// TestRejected decodes invalid payloads with a valid checksum.
 func TestRejected(t *testing.T) {
 	c := testCodec(t)
 	names := func(b []byte) error { _, err := c.DecodeNames(b); return err }
@@ -193,7 +193,7 @@ func TestRejected(t *testing.T) {
 		{"ordinals too high together", valueBucket, "\x01\x00\x01a\x01\x02\xff\xff\xff\xff\x07\x01\x00", bucket, ErrCorrupt},
 		{"unknown flag", valueSummaries, "\x01\x01\x00\x00\x01\x01l\x04\x00", summaries, ErrNewer},
 		{"empty filter", valueSummaries, "\x01\x01\x00\x00\x01\x01l\x02\x01a\x01b\x00", summaries, ErrCorrupt},
-		{"end behind the day", valueSummaries, "\x01\x01\xff\xb7\x99\x29\x01\x00", summaries, ErrCorrupt},
+		{"end after the day", valueSummaries, "\x01\x01\xff\xb7\x99\x29\x01\x00", summaries, ErrCorrupt},
 		{"labels do not ascend", valueSummaries, "\x01\x01\x00\x00\x02\x01l\x00\x00\x01l\x00\x00", summaries, ErrCorrupt},
 	} {
 		if err := k.decode(c.seal(k.kind, 1, []byte(k.raw))); !errors.Is(err, k.want) {
@@ -202,8 +202,8 @@ func TestRejected(t *testing.T) {
 	}
 }
 
-// TestSetMemory has a set that says it has as many metrics as bytes follow, and
-// ends at its second: what is read of it is allocated for, not what it says.
+// TestSetMemory decodes a set that claims as many metrics as there are bytes left, and is invalid at the
+// second one: decoding must not allocate memory for the claimed number.
 func TestSetMemory(t *testing.T) {
 	c := testCodec(t)
 	const size = 16 << 20
@@ -221,14 +221,14 @@ func TestSetMemory(t *testing.T) {
 	}
 }
 
-// TestExpansion has a short value that stands for more strings than fit.
+// TestExpansion decodes a short value that expands to more bytes of strings than allowed.
 func TestExpansion(t *testing.T) {
 	c := testCodec(t)
 	const long, n = 1 << 20, 300
 	s := make([]byte, long)
 	raw := append([]byte{0xac, 0x02, 0}, appendText(nil, string(s))...) // 300 strings, 1 MiB and up
 	for range n - 1 {
-		raw = append(raw, 0x80, 0x80, 0x40, 1, 'x') // shares 1 MiB with the one before
+		raw = append(raw, 0x80, 0x80, 0x40, 1, 'x') // shares 1 MiB with the previous string
 	}
 	if _, err := c.DecodeBucket(c.seal(valueBucket, 1, raw)); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("equal ends: %v", err)
@@ -249,9 +249,8 @@ func TestExpansion(t *testing.T) {
 	}
 }
 
-// TestFirstsSize: the first values of all buckets are never larger than was
-// estimated while values were added, whatever their lengths, and no bucket is
-// beyond what a cell may have.
+// TestFirstsSize checks that the first values of all buckets are never larger than FirstsSize, for values
+// of any length, and that no bucket exceeds the limit of a cell.
 func TestFirstsSize(t *testing.T) {
 	c := testCodec(t)
 	rng := rand.New(rand.NewPCG(8, 8))

@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestMetadataOfPack: of the metadata up to a pack's last metric, what stands
-// next to it is kept, and never more than the cell of its names has room for.
+// TestMetadataOfPack checks that, of the metadata up to a pack's last metric, the entries
+// closest to that metric are kept, and no more than fit into the names cell.
 func TestMetadataOfPack(t *testing.T) {
 	help := string(make([]byte, pack.MaxMetadataText))
 	var list []series.MetricMetadata
@@ -50,7 +50,7 @@ func TestMetadataOfPack(t *testing.T) {
 	}
 }
 
-// TestVariants: few entries of one metric are kept, and all of others.
+// TestVariants checks that at most maxVariants metadata entries of a metric are kept.
 func TestVariants(t *testing.T) {
 	var list []series.MetricMetadata
 	for i := range maxVariants + 5 {
@@ -63,8 +63,8 @@ func TestVariants(t *testing.T) {
 	}
 }
 
-// TestParts: a day of more packs than a manifest has room for is an error before
-// another one is begun.
+// TestParts checks that a day with more packs than a manifest can list returns an error
+// before the next pack is started.
 func TestParts(t *testing.T) {
 	g := &Generation{}
 	name := string(make([]byte, schema.MaxMetricName))
@@ -73,7 +73,7 @@ func TestParts(t *testing.T) {
 		g.manifest.Packs = append(g.manifest.Packs, schema.PackEntry{Object: string(make([]byte, 300)), FirstMetric: name, LastMetric: name, Size: 1 << 40, Series: 1 << 40, Samples: 1 << 40, MinTime: 1 << 40, MaxTime: 1 << 40})
 	}
 	if n < 1000 {
-		t.Errorf("only %d packs of a day are possible", n)
+		t.Errorf("a day can have only %d packs", n)
 	}
 	if size := len(g.manifest.Encode()); size > index.MaxCell {
 		t.Errorf("the manifest of %d packs has %d bytes", n, size)

@@ -2,8 +2,7 @@ package store
 
 import "github.com/palliumhq/pallium/backend/lru"
 
-// cache keeps values that never change under their keys, the ones used last,
-// within a budget of bytes.
+// cache is an LRU cache of immutable values, limited by their total size in bytes.
 type cache[K comparable, V any] struct {
 	largest int64
 	size    func(V) int64
@@ -16,13 +15,13 @@ func newCache[K comparable, V any](maxBytes int64, size func(V) int64) *cache[K,
 
 func (c *cache[K, V]) get(k K) (V, bool) { return c.values.Get(k) }
 
-// put keeps a value unless it alone is larger than a quarter of the cache, or the
-// key has one.
+// put stores a value, unless the value is larger than a quarter of the cache or the
+// cache has one for the key.
 func (c *cache[K, V]) put(k K, v V) {
 	if c.size(v) <= c.largest {
 		c.values.GetOrPut(k, v)
 	}
 }
 
-// used is the number of bytes in the cache.
+// used returns the total size of the cached values in bytes.
 func (c *cache[K, V]) used() int64 { return c.values.Used() }

@@ -8,9 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// frame is a table frame that a selection holds, as stored. It is uncompressed
-// when one of its series is read, and again when the cache has let go of it by
-// then.
+// frame is a compressed table frame of a selection. It is decompressed when one of
+// its series is read, and again if the cache has evicted the result by the next read.
 type frame struct {
 	s     *Store
 	key   blockKey
@@ -35,12 +34,12 @@ func (f *frame) table() (*column.Table, error) {
 	return t, nil
 }
 
-// frameColumn is the floats of one series of a frame, decoded when read.
+// frameColumn is the floats of one series of a frame, decoded when they are read.
 type frameColumn struct {
 	frame *frame
-	i     int
-	times []byte // block of the timestamp column; nil: none is needed
-	n     int
+	i     int    // number of the series in the frame
+	times []byte // block of the timestamp column; nil if none is needed
+	n     int    // number of samples according to the page
 }
 
 // AppendTo implements series.Column.
@@ -52,13 +51,13 @@ func (c *frameColumn) AppendTo(ts []int64, vs []float64) ([]int64, []float64, er
 	}
 	for i := range chunks {
 		if chunks[i].Column == nil {
-			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has a histogram that its page does not know",
+			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has a histogram, but its page lists floats only",
 				c.frame.key.object, c.frame.key.offset, pack.ErrCorrupt, c.i)
 		}
-		// What the frame claims is not believed before the page does: a few bytes can
-		// stand for a day of samples.
+		// The number is compared with the page's before anything is decoded: a few
+		// corrupt bytes could encode a day of samples.
 		if got := chunks[i].Samples; got > c.n {
-			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, its page says %d", c.frame.key.object,
+			return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, but its page lists %d", c.frame.key.object,
 				c.frame.key.offset, pack.ErrCorrupt, c.i, got, c.n)
 		}
 		if ts, vs, err = chunks[i].Column.AppendTo(ts, vs); err != nil {
@@ -66,7 +65,7 @@ func (c *frameColumn) AppendTo(ts []int64, vs []float64) ([]int64, []float64, er
 		}
 	}
 	if got := len(ts) - before; got != c.n {
-		return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, its page says %d", c.frame.key.object,
+		return ts, vs, fmt.Errorf("object %s: table frame at %d: %w: series %d has %d samples, but its page lists %d", c.frame.key.object,
 			c.frame.key.offset, pack.ErrCorrupt, c.i, got, c.n)
 	}
 	return ts, vs, nil

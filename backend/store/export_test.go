@@ -1,4 +1,4 @@
 package store
 
-// PublishMargin is for the tests of reads during a publication.
+// PublishMargin exports publishMargin to tests of reads during a publication.
 const PublishMargin = publishMargin

@@ -16,18 +16,18 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Bounds of a batch of ranged reads.
+// Limits of a batch of ranged reads.
 const (
-	maxGap     = 1 << 20 // bytes between two blocks that are read and thrown away
-	maxCoalesc = 8 << 20 // bytes of one ranged read, unless one block is larger
-	maxGets    = 64      // at the same time, of one query
+	maxGap      = 1 << 20 // bytes between two blocks that are read and discarded
+	maxCoalesce = 8 << 20 // bytes of one ranged read, unless one block is larger
+	maxGets     = 64      // concurrent reads of one query
 )
 
-// ErrMissing is in the error of a read that finds an object gone that the index
-// names.
-var ErrMissing = errors.New("object of the index is missing")
+// ErrMissing is in the error of a read of an object that the index names and that
+// does not exist.
+var ErrMissing = errors.New("object listed in the index is missing")
 
-// blockKey names a block for ever: objects are immutable.
+// blockKey identifies a block. It never changes its meaning: objects are immutable.
 type blockKey struct {
 	object string
 	offset int64
@@ -39,20 +39,20 @@ type want struct {
 	place  pack.Place
 }
 
-// fetcher brings the blocks of one query into memory, each once.
+// fetcher reads the blocks of one query into memory, each one once.
 type fetcher struct {
 	s      *Store
 	mu     sync.Mutex
 	blocks map[blockKey][]byte
-	bytes  int64 // fetched or taken from the cache
+	bytes  int64 // bytes fetched or read from the cache
 
-	charged int64 // of bytes, to the request's memory
+	charged int64 // how many of those are charged to the request's memory
 }
 
 func (s *Store) newFetcher() *fetcher { return &fetcher{s: s, blocks: map[blockKey][]byte{}} }
 
-// fetch reads the blocks that are neither held nor cached, in one batch of
-// coalesced parallel reads. It checks every checksum.
+// fetch reads the blocks that the query does not have and that are not cached, in one
+// batch of coalesced concurrent reads, and verifies their checksums.
 func (f *fetcher) fetch(ctx context.Context, wants []want) error {
 	missing := f.missing(wants)
 	total := f.bytes
@@ -75,7 +75,8 @@ func (f *fetcher) fetch(ctx context.Context, wants []want) error {
 	return g.Wait()
 }
 
-// missing takes what the cache has and returns the rest, sorted, each once.
+// missing reads blocks from the cache and returns those that are not cached, sorted
+// and without duplicates.
 func (f *fetcher) missing(wants []want) []want {
 	slices.SortFunc(wants, func(a, b want) int {
 		return cmp.Or(cmp.Compare(a.object, b.object), cmp.Compare(a.place.Offset, b.place.Offset))
@@ -98,14 +99,14 @@ func (f *fetcher) missing(wants []want) []want {
 	return out
 }
 
-// coalesce groups sorted blocks into runs that are read at once.
+// coalesce groups sorted blocks into runs; each run is fetched by one ranged read.
 func coalesce(wants []want) [][]want {
 	var out [][]want
 	for first := 0; first < len(wants); {
 		next := first + 1
 		for next < len(wants) && wants[next].object == wants[first].object &&
 			wants[next].place.Offset-wants[next-1].place.End() <= maxGap &&
-			wants[next].place.End()-wants[first].place.Offset <= maxCoalesc {
+			wants[next].place.End()-wants[first].place.Offset <= maxCoalesce {
 			next++
 		}
 		out = append(out, wants[first:next])
@@ -127,7 +128,7 @@ func (f *fetcher) get(ctx context.Context, run []want) error {
 		if err := pack.CheckBlock(block); err != nil {
 			return fmt.Errorf("object %s at %d: %w", object, w.place.Offset, err)
 		}
-		if len(run) > 1 { // else it would keep its neighbours in memory
+		if len(run) > 1 { // a subslice would keep the whole run in memory
 			block = slices.Clone(block)
 		}
 		k := blockKey{object, w.place.Offset}
@@ -139,8 +140,8 @@ func (f *fetcher) get(ctx context.Context, run []want) error {
 	return nil
 }
 
-// ObjectError is what a failed read of an object means: what the index names
-// must be there.
+// ObjectError returns the error of a failed read of an object that the index names.
+// It wraps ErrMissing if the object does not exist or is too short for the range.
 func ObjectError(object string, err error) error {
 	switch {
 	case errors.Is(err, objects.ErrNotFound), errors.Is(err, objects.ErrInvalid):

@@ -23,41 +23,43 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// ErrConflict is Publish's answer when another generation was published since
-// the catalog was read, when a sweep deleted what it took for the leftovers of an
-// attempt on the day, or when the attempt took too long. Nothing of this one became
-// visible, and the compaction begins again with the catalog.
-var ErrConflict = errors.New("the compaction of the day has to begin again")
+// ErrConflict is in the error of Publish if another generation was published since
+// the catalog was read, if a sweep raised the fence of the day because an attempt was
+// overdue, or if the attempt took too long. Nothing of this attempt is visible to
+// readers. The caller reads the catalog again and starts over.
+var ErrConflict = errors.New("compaction of the day must start over")
 
 var (
-	errPublished = fmt.Errorf("%w: the day was published, expired or swept since it was read", ErrConflict)
-	errTooOld    = fmt.Errorf("%w: it began more than %s ago", ErrConflict, maxAttemptAge)
+	errPublished = fmt.Errorf("%w: the day was published, expired or swept since its catalog was read", ErrConflict)
+	errTooOld    = fmt.Errorf("%w: the attempt started more than %s ago", ErrConflict, maxAttemptAge)
 )
 
-// Generation is one attempt to write all of a tenant's day again: packs, then
-// the rows of the index, then one conditional write that makes both visible and
-// takes back what they replace. Nothing of it is seen before, and an attempt
-// that ends earlier is swept. It is used by one goroutine.
+// Generation is one attempt to write a complete new generation of a tenant's day:
+// packs, then the rows of the index, then one conditional write that makes both
+// visible and removes the manifest they replace. Readers see nothing of it before
+// that write, and the sweep deletes an attempt that never gets there. Generation is
+// not safe for concurrent use.
 type Generation struct {
 	s        *Store
 	catalog  Catalog
 	manifest schema.Manifest
 	metadata []series.MetricMetadata
-	due      int // entries of metadata up to the last metric
-	dueSize  int // bytes of them
+	due      int // number of metadata entries up to the last metric
+	dueSize  int // size of those entries in bytes
 	stamp    int64
-	fence    uint64    // number of the catalog
-	begun    time.Time // with the monotonic clock
+	fence    uint64    // fence number of the catalog
+	begun    time.Time // with a monotonic clock reading
 
-	w     *pack.TableWriter // of the pack being written; nil between packs
+	w     *pack.TableWriter // writes the current pack; nil between packs
 	path  string
 	index *index.Builder
 	last  string // metric of the last series
 }
 
-// NewGeneration begins to write a day again. catalog is what the caller merges,
-// number that of the last deletion of series that it applies, metadata, sorted
-// by metric, what is known of the day's metrics.
+// NewGeneration starts a new generation of a day. catalog is the catalog that the
+// caller merges, number the number of the last deletion of series that the caller
+// applies, metadata the metadata of the day's metrics, sorted by metric. It returns
+// ErrDeleted if the tenant was deleted.
 func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint64, metadata []series.MetricMetadata) (*Generation, error) {
 	kept := fewVariants(metadata)
 	s.metrics.droppedMetadata.Add(float64(len(metadata) - len(kept)))
@@ -96,10 +98,10 @@ func (s *Store) rejectDeleted(ctx context.Context, t tenant.ID) error {
 	return nil
 }
 
-// ErrDeleted is in the error of a write for a tenant that was deleted.
+// ErrDeleted is in the error of a write for a deleted tenant.
 var ErrDeleted = errors.New("tenant was deleted")
 
-// day is what the generation is of.
+// day returns the tenant and day of the generation.
 func (g *Generation) day() index.TenantDay {
 	return index.TenantDay{Tenant: g.catalog.Tenant, Day: g.catalog.Day}
 }
@@ -128,19 +130,18 @@ func (g *Generation) Add(ctx context.Context, ls labels.Labels, s *column.Series
 	return nil
 }
 
-// maxPackEntry is more than the entry of a pack in a manifest takes beside the
-// names of its metrics.
+// maxPackEntry is an upper bound, in bytes, for a pack's entry in a manifest, without
+// the names of its metrics.
 const maxPackEntry = 512
 
-// checkParts reports a day that has so many packs that the manifest could not be
-// written with another one.
+// checkParts returns an error if another pack would make the manifest too large.
 func (g *Generation) checkParts() error {
 	size := len(g.manifest.Sources) * len(ulid.ULID{})
 	for i := range g.manifest.Packs {
 		size += maxPackEntry + len(g.manifest.Packs[i].FirstMetric) + len(g.manifest.Packs[i].LastMetric)
 	}
 	if size += maxPackEntry + 2*schema.MaxMetricName; size > index.MaxCell || len(g.manifest.Packs) >= schema.MaxIndex {
-		return fmt.Errorf("the day needs more than %d packs, and a manifest has no room for more; raise the size of a pack",
+		return fmt.Errorf("compacted day needs more than %d packs, the most that its manifest can list: increase the size of compacted packs",
 			len(g.manifest.Packs))
 	}
 	return nil
@@ -152,7 +153,8 @@ func (g *Generation) startPack(ctx context.Context) error {
 	}
 	id := ulid.Make()
 	object := fmt.Sprintf("%s/%d/%s%s", ObjectDir(g.catalog.Tenant), g.catalog.Day, id, pack.Suffix)
-	// The journal first: an object that no row names is deleted by it.
+	// The garbage entry comes first, so that the sweep deletes the object if no row
+	// ever names it.
 	if err := g.s.index.Garbage.Enter(ctx, g.s.nowMillis()+attemptDelay.Milliseconds(),
 		index.PackGarbage(object, g.day(), g.manifest.Version)); err != nil {
 		return err
@@ -173,8 +175,8 @@ func (g *Generation) startPack(ctx context.Context) error {
 }
 
 // endPack closes the pack, stores it (C4) and writes its rows of the index (C5).
-// continues says that its last metric goes on in the next pack, last that there
-// is no next one.
+// continues says that the next pack has more of its last metric, last that there is
+// no next pack.
 func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	w := g.w
 	if err := w.Finish(); err != nil {
@@ -217,16 +219,16 @@ func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	return g.s.index.Generations.Write(ctx, g.day(), g.stamp, g.index)
 }
 
-// Bounds of the metadata in the index. The ingesters' are higher; what a day's
-// packs have together, each with what was said at its time, could pass any bound.
+// Limits of the metadata in the index. Those of an ingester are higher. Compaction
+// needs its own, because the metadata of all packs of a day adds up without a limit.
 const (
-	maxVariants  = 8                      // of one metric; senders that disagree are few
+	maxVariants  = 8                      // entries of one metric; few senders disagree
 	maxEntrySize = 64 << 10               // bytes of one entry
 	maxNames     = index.MaxCell / 10 * 9 // bytes of the names of a pack, with metadata, uncompressed
 )
 
-// fewVariants drops what is beyond the first variants of a metric, and entries
-// larger than any that is accepted today. The list is sorted by metric.
+// fewVariants returns the list without the entries beyond the first maxVariants of a
+// metric and without entries larger than maxEntrySize. The list is sorted by metric.
 func fewVariants(list []series.MetricMetadata) []series.MetricMetadata {
 	out := make([]series.MetricMetadata, 0, len(list))
 	for i := range list {
@@ -239,7 +241,7 @@ func fewVariants(list []series.MetricMetadata) []series.MetricMetadata {
 	return out
 }
 
-// passMetadata counts the metadata that belongs to metrics up to the given one.
+// passMetadata adds the metadata of metrics up to the given one to due and dueSize.
 func (g *Generation) passMetadata(metric string) {
 	for g.due < len(g.metadata) && g.metadata[g.due].Metric <= metric {
 		g.dueSize += pack.MetadataSize(&g.metadata[g.due])
@@ -247,10 +249,11 @@ func (g *Generation) passMetadata(metric string) {
 	}
 }
 
-// metadataFor takes the metadata of the metrics up to the last one of the pack
-// from what is left; a family's goes with the first metric behind its name. There
-// is room for that of all metrics of the pack (see maxIndexCell). What is dropped
-// stands between two metrics: it is of families whose series are gone.
+// metadataFor removes the metadata of the metrics up to the pack's last one from the
+// remaining metadata and returns it. Metadata of a metric family goes with the first
+// metric that sorts after the family's name. The names have enough space for the
+// metadata of all metrics of the pack (see maxIndexCell of package index), so dropped
+// entries are of families that have no series any more.
 func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
 	n := 0
 	for n < len(g.metadata) && (g.metadata[n].Metric < g.index.Last() || !continues && g.metadata[n].Metric == g.index.Last()) {
@@ -268,8 +271,8 @@ func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
 	return out
 }
 
-// Publish makes the generation the day's (C6). It returns ErrConflict when the
-// attempt has to begin again.
+// Publish makes the generation the published one of its day (C6). It returns
+// ErrConflict when the compaction must start over.
 func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	if g.w != nil {
 		if err := g.endPack(ctx, false, true); err != nil {
@@ -288,7 +291,7 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	}
 	held, err := g.s.index.Catalogs.Publish(ctx, &g.catalog, &g.manifest, g.fence, g.stamp)
 	if err != nil {
-		return g.manifest, g.afterDoubt(ctx, err)
+		return g.manifest, g.verifyPublished(ctx, err)
 	}
 	if !held {
 		return g.manifest, g.lost(ctx, errPublished)
@@ -297,8 +300,8 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	return g.manifest, nil
 }
 
-// EnterReplaced enters what a catalog names, which is about to be replaced, into the
-// garbage queue.
+// EnterReplaced enters the generation that a catalog's manifest names, and that is
+// about to be replaced, into the garbage queue.
 func (s *Store) EnterReplaced(ctx context.Context, c *Catalog) error {
 	if c.Manifest == nil {
 		return nil
@@ -306,17 +309,18 @@ func (s *Store) EnterReplaced(ctx context.Context, c *Catalog) error {
 	return s.index.Garbage.EnterGeneration(ctx, s.nowMillis()+garbageDelay.Milliseconds(), c.Tenant, c.Manifest)
 }
 
-// doubtTime bounds how long it is tried to find out what became of a
-// publication, also when its context has ended.
-const doubtTime = 5 * time.Second
+// verifyTimeout limits the check whether a failed publication took effect. The check
+// runs even if the context of the publication has ended.
+const verifyTimeout = 5 * time.Second
 
-// afterDoubt finds out what became of a publication whose answer was lost.
-func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doubtTime)
+// verifyPublished returns nil if a publication that returned an error took effect
+// anyway: the row store may have applied the write although its response was lost.
+func (g *Generation) verifyPublished(ctx context.Context, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyTimeout)
 	defer cancel()
 	now, err := g.s.Catalog(ctx, g.catalog.Tenant, g.catalog.Day)
 	if err != nil {
-		return fmt.Errorf("publish day %d of tenant %s: %w; whether it was published could not be read: %w", g.catalog.Day, g.catalog.Tenant,
+		return fmt.Errorf("publish day %d of tenant %s: %w; could not read whether it was published: %w", g.catalog.Day, g.catalog.Tenant,
 			cause, err)
 	}
 	if now.Version() == g.manifest.Version {
@@ -325,15 +329,15 @@ func (g *Generation) afterDoubt(ctx context.Context, cause error) error {
 	return fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, cause)
 }
 
-// lost ends an attempt that may not publish. A sweep may have worked off its
-// garbage entries while it went on writing, so they are made again.
+// lost ends an attempt that may not publish. A sweep may have processed its garbage
+// entries while the attempt was still writing, so lost enters them again.
 func (g *Generation) lost(ctx context.Context, reason error) error {
 	err := g.s.index.Garbage.EnterGeneration(ctx, g.s.nowMillis()+attemptDelay.Milliseconds(), g.catalog.Tenant, &g.manifest)
 	return errors.Join(fmt.Errorf("publish day %d of tenant %s: %w", g.catalog.Day, g.catalog.Tenant, reason), err)
 }
 
-// Abort gives up what is being written on the local disk, also a finished pack
-// that could not be stored. What was stored already is swept later.
+// Abort deletes the current pack from the local disk, including a finished pack that
+// could not be stored. The sweep deletes the packs that were stored.
 func (g *Generation) Abort() error {
 	var err error
 	if g.w != nil {

@@ -23,10 +23,10 @@ import (
 
 const testDay = 20_000
 
-// testNow is the clock of the tests: half a day behind the end of testDay.
+// testNow is the clock of the tests: half a day after the end of testDay.
 func testNow() time.Time { return time.UnixMilli(testDay*series.DayMillis + 36*3600_000) }
 
-// memRows makes an empty row store.
+// memRows returns an empty row store.
 func memRows(t *testing.T) rows.Store {
 	t.Helper()
 	r, err := rowsmemory.Open()
@@ -37,7 +37,7 @@ func memRows(t *testing.T) rows.Store {
 	return r
 }
 
-// copyRows makes a row store with what another one has now.
+// copyRows returns a row store with a copy of the rows of another one.
 func copyRows(t *testing.T, from rows.Store) rows.Store {
 	t.Helper()
 	to := memRows(t)
@@ -61,7 +61,7 @@ func copyRows(t *testing.T, from rows.Store) rows.Store {
 	return to
 }
 
-// openStore opens a store whose clock is now.
+// openStore opens a store with the given clock.
 func openStore(t *testing.T, r rows.Store, o objects.Store, now func() time.Time) *store.Store {
 	t.Helper()
 	ix, err := index.New(index.Options{Rows: r, Now: now, Registerer: prometheus.NewRegistry()})
@@ -77,9 +77,9 @@ func openStore(t *testing.T, r rows.Store, o objects.Store, now func() time.Time
 	return s
 }
 
-// daySeries is what a day has in these tests: a metric that goes over several
-// packs, with several pages in each, and small ones before and behind it. Each
-// series has the given number of samples.
+// daySeries returns the series of a day: a metric that continues over several packs, with
+// several pages in each, and small metrics before and after it. Each series has the given
+// number of samples.
 func daySeries(large, samples int) (list []labels.Labels, data *column.Series) {
 	add := func(metric string, n int) {
 		for i := range n {
@@ -106,7 +106,7 @@ func publish(t *testing.T, s *store.Store, samples int) {
 	publishSized(t, s, 2500, samples)
 }
 
-// publishSized does it with a number of series of the large metric.
+// publishSized is publish with a given number of series of the large metric.
 func publishSized(t *testing.T, s *store.Store, large, samples int) {
 	t.Helper()
 	c, err := s.Catalog(t.Context(), "a", testDay)
@@ -132,10 +132,10 @@ func publishSized(t *testing.T, s *store.Store, large, samples int) {
 	}
 }
 
-// question is a read of the store, with its answer as a text.
+// question is a read of the store that returns its result as text.
 type question struct {
 	name     string
-	parallel bool // catalogs and other rows are read at the same time
+	parallel bool // reads catalogs and other rows concurrently
 	ask      func(*testing.T, *store.Store) (string, error)
 }
 
@@ -152,7 +152,7 @@ func matchers(pairs ...string) (out []*labels.Matcher) {
 	return out
 }
 
-// questions are all ways in which an answer can come from the index.
+// questions returns reads that use the index in all ways.
 func questions() []question {
 	request := func(ms ...string) series.Request {
 		return series.Request{Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1, Matchers: matchers(ms...)}

@@ -12,32 +12,32 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// firstCells is how many cells of a metric's row the first read takes: the
-// summaries of a large metric and its first pages.
+// firstCells is the number of cells of a metric's row that the first read requests:
+// the summaries of a large metric and its first pages.
 const firstCells = 8
 
-// publishMargin is how much older than a read a manifest must be for the rows
-// that were read beside it to be all of its generation. The rows are written
-// before the manifest, so any positive age would do if all clocks were one: two
-// processes may each differ by ten minutes from the reference before their guards
-// raise an alert, and the rest is to spare.
+// publishMargin is the least age of a manifest, at the start of a read, for which rows
+// read concurrently with the manifest are sure to have all of its generation. The rows
+// are written before the manifest, so with a single clock any positive age would do.
+// The clocks of two processes may each be off by ten minutes before an alert fires;
+// the other ten minutes are a reserve.
 const publishMargin = 30 * time.Minute
 
-// wantedRow is a row of pages that a query needs: of one metric and published day.
+// wantedRow is a row of pages that a query needs, of one metric and published day.
 type wantedRow struct {
 	catalog *Catalog
 	metric  string
 	key     string
-	// sure says that the manifest or the names list the metric. Without it the
-	// metric may also be absent from the day.
-	sure bool
+	// listed is true if the manifest or the names list the metric. If it is false,
+	// the day may have no such metric.
+	listed bool
 }
 
-// readIndex reads catalogs and pages. For a named metric both come in the same
-// round trip; else the metric names come with the catalogs, and the pages in the
-// next one. What was read beside the catalogs may be older than they are, so
-// nothing is concluded to be absent from it alone: see takeRows and
-// publishedNames.
+// readIndex reads catalogs and pages: with a metric name in one round trip; without
+// one, metric names and catalogs first and the pages in a second round trip. Rows
+// that were read concurrently with the catalogs may be older than the catalogs, so
+// their lack of a cell does not prove its absence: see takeRows and
+// index.Generations.PublishedNames.
 func (q *query) readIndex(ctx context.Context) error {
 	first, last, ok := DayRange(q.req.MinTime, q.req.MaxTime)
 	if !ok {
@@ -86,8 +86,8 @@ func (q *query) readIndex(ctx context.Context) error {
 	return q.takeRows(ctx, wanted, list)
 }
 
-// rowsOfMetrics lists the rows that named metrics have, or may have, by the
-// packs that the manifests name.
+// rowsOfMetrics returns the rows that the given metrics have or may have, judging by
+// the first and last metric of each pack in the manifests.
 func (q *query) rowsOfMetrics(metrics []string) []wantedRow {
 	var out []wantedRow
 	for i := range q.catalogs {
@@ -102,14 +102,13 @@ func (q *query) rowsOfMetrics(metrics []string) []wantedRow {
 			}
 			p := &c.Manifest.Packs[from]
 			out = append(out, wantedRow{catalog: c, metric: metric, key: schema.PagesKey(q.req.Tenant, metric, c.Day),
-				sure: to-from > 1 || p.FirstMetric == metric || p.LastMetric == metric})
+				listed: to-from > 1 || p.FirstMetric == metric || p.LastMetric == metric})
 		}
 	}
 	return out
 }
 
-// rowsOfNames lists the rows of the metrics that the names list and the matchers
-// accept.
+// rowsOfNames returns the rows of the listed metrics that the matchers accept.
 func (q *query) rowsOfNames(ctx context.Context, parts []index.NamesPart) ([]wantedRow, error) {
 	var out []wantedRow
 	byDay := index.Published(q.catalogs)
@@ -127,7 +126,7 @@ func (q *query) rowsOfNames(ctx context.Context, parts []index.NamesPart) ([]wan
 			}
 			if ok {
 				key := schema.PagesKey(q.req.Tenant, m.Name, p.Day)
-				out = append(out, wantedRow{catalog: byDay[p.Day], metric: m.Name, key: key, sure: true})
+				out = append(out, wantedRow{catalog: byDay[p.Day], metric: m.Name, key: key, listed: true})
 			}
 		}
 	}

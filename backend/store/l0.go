@@ -16,18 +16,18 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// OpenPack opens a pack of the object store for reading by ranges. Every read of
-// it fetches what it needs, at least readAhead bytes. The caller releases it. A
-// zero ID accepts any.
+// OpenPack opens a pack of the object store for ranged reads. Every read fetches at
+// least readAhead bytes. The caller releases the reader. Unless id is zero, the pack
+// must have that ID.
 func (s *Store) OpenPack(ctx context.Context, id ulid.ULID, object string, size int64) (*pack.Reader, error) {
 	return s.openSource(&objectSource{ctx: ctx, s: s, object: object, size: size}, id)
 }
 
-// maxSection is the size up to which a section is fetched whole.
+// maxSection is the largest size, in bytes, of a section that is fetched whole.
 const maxSection = 32 << 20
 
-// openSection opens a pack and, unless it is large, fetches a section of it, so
-// that reading the section fetches nothing more.
+// openSection opens a pack and, unless the section is large, fetches the whole
+// section, so that later reads of it fetch nothing more.
 func (s *Store) openSection(ctx context.Context, l *L0) (*pack.Reader, error) {
 	src := &objectSource{ctx: ctx, s: s, object: l.Object, size: l.ObjectSize}
 	r, err := s.openSource(src, l.ID)
@@ -47,33 +47,33 @@ func (s *Store) openSource(src *objectSource, id ulid.ULID) (*pack.Reader, error
 		return nil, fmt.Errorf("object %s: %w", object, err)
 	}
 	if got := r.Info().ID; id != (ulid.ULID{}) && got != id {
-		return nil, errors.Join(fmt.Errorf("object %s: %w: it is pack %s, the index says %s", object, pack.ErrCorrupt, got, id), r.Release())
+		err := fmt.Errorf("object %s: %w: the object contains pack %s, the index says %s", object, pack.ErrCorrupt, got, id)
+		return nil, errors.Join(err, r.Release())
 	}
 	return r, nil
 }
 
-// readAhead is how much of an object is fetched at once, going forward.
+// readAhead is the least number of bytes that one ranged read fetches.
 const readAhead = 1 << 20
 
-// objectSource reads a pack by ranges of its object. It keeps the ranges that it
-// read last, so that reading front to back, at a few places at once, fetches
-// every byte once. What was handed out stays as it is: buffers are never written
-// to again.
+// objectSource reads a pack by ranges of its object. It keeps the last few ranges, so
+// that sequential reads at a few offsets at once fetch every byte only once. Returned
+// slices stay valid: buffers are never reused.
 type objectSource struct {
 	ctx    context.Context
 	s      *Store
 	object string
 	size   int64
-	exact  bool // fetch no more than is asked for
+	exact  bool // fetch only the requested bytes
 
 	mu      sync.Mutex
-	ranges  []heldRange // used last behind
+	ranges  []heldRange // least recently used first
 	closed  bool
 	fetched int64
 }
 
-// heldRanges is how many ranges a source keeps: the pages and the frames of a
-// pack are read side by side.
+// heldRanges is the number of ranges that a source keeps: the pages and the frames of
+// a pack are read alternately.
 const heldRanges = 3
 
 type heldRange struct {
@@ -84,7 +84,7 @@ type heldRange struct {
 // Range implements pack.Source.
 func (o *objectSource) Range(off int64, n int) ([]byte, error) {
 	if off < 0 || n < 0 || off > o.size || int64(n) > o.size-off {
-		return nil, fmt.Errorf("%w: bytes %d to %d are wanted of an object of %d", pack.ErrCorrupt, off, off+int64(n), o.size)
+		return nil, fmt.Errorf("%w: range of bytes %d to %d in an object of %d bytes", pack.ErrCorrupt, off, off+int64(n), o.size)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -131,8 +131,8 @@ func (o *objectSource) Close() error {
 	return nil
 }
 
-// OpenTail opens a compacted pack and fetches its index in one read. read tells
-// how many bytes were fetched so far.
+// OpenTail opens a compacted pack and fetches its index in one read. read returns the
+// number of bytes fetched so far.
 func (s *Store) OpenTail(ctx context.Context, e *schema.PackEntry) (r *pack.Reader, read func() int64, err error) {
 	src := &objectSource{ctx: ctx, s: s, object: e.Object, size: e.Size, exact: true}
 	read = func() int64 { src.mu.Lock(); defer src.mu.Unlock(); return src.fetched }
@@ -150,8 +150,8 @@ func (s *Store) OpenTail(ctx context.Context, e *schema.PackEntry) (r *pack.Read
 	return r, read, nil
 }
 
-// selectL0 reads the L0 packs of the catalogs that are neither compacted nor
-// covered by an ingester.
+// selectL0 reads the L0 packs of the catalogs, which are not compacted yet, except
+// those covered by an ingester.
 func (q *query) selectL0(ctx context.Context) error {
 	return q.eachL0(ctx, func(r *pack.Reader, c *Catalog, l *L0) error {
 		list, err := r.Select(ctx, q.req.Tenant, max(q.req.MinTime, c.Day*series.DayMillis), min(q.req.MaxTime, (c.Day+1)*series.DayMillis-1),
@@ -186,18 +186,18 @@ func (q *query) selectL0(ctx context.Context) error {
 	})
 }
 
-// l0Batch is how many L0 packs are opened at the same time.
+// l0Batch is the number of L0 packs that are opened concurrently.
 const l0Batch = 16
 
-// openL0 is an L0 pack that a query must read itself.
+// openL0 is an L0 pack that a query reads because no ingester covers it.
 type openL0 struct {
 	catalog *Catalog
 	l       *L0
 	reader  *pack.Reader
 }
 
-// eachL0 calls fn for the L0 packs that the query must read itself, one after
-// the other. What a reader hands out stays valid behind the call.
+// eachL0 calls fn for each L0 pack of the range that no ingester covers, one after
+// the other. Data returned by the reader stays valid after fn returns.
 func (q *query) eachL0(ctx context.Context, fn func(*pack.Reader, *Catalog, *L0) error) error {
 	var list []openL0
 	for i := range q.catalogs {
@@ -218,9 +218,9 @@ func (q *query) eachL0(ctx context.Context, fn func(*pack.Reader, *Catalog, *L0)
 	return nil
 }
 
-// readL0 opens a batch of packs side by side and hands them to fn in order.
+// readL0 opens a batch of packs concurrently and calls fn for them in order.
 func (q *query) readL0(ctx context.Context, batch []openL0, fn func(*pack.Reader, *Catalog, *L0) error) error {
-	var g errgroup.Group // readers outlive the group: it must not end their context
+	var g errgroup.Group // without the group's context: the readers outlive it
 	for i := range batch {
 		g.Go(func() (err error) {
 			batch[i].reader, err = q.s.openSection(ctx, batch[i].l)

@@ -17,8 +17,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// LabelNames returns the sorted names of the labels of the series that Select
-// would find. Without matchers it goes by whole days.
+// LabelNames returns the sorted label names of the series that Select would return.
+// Without matchers it returns those of all series of the range's days.
 func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Covered) ([]string, error) {
 	set := memory.NewSet(memory.FromContext(ctx))
 	err := s.labels(ctx, req, covered, labelSink{
@@ -50,8 +50,8 @@ func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Cove
 	return set.Sorted()
 }
 
-// LabelValues returns the sorted values of a label of the series that Select
-// would find. Without matchers it goes by whole days.
+// LabelValues returns the sorted values of a label of the series that Select would
+// return. Without matchers it returns those of all series of the range's days.
 func (s *Store) LabelValues(ctx context.Context, name string, req series.Request, covered Covered) ([]string, error) {
 	set := memory.NewSet(memory.FromContext(ctx))
 	sink := labelSink{
@@ -97,13 +97,13 @@ func (s *Store) LabelValues(ctx context.Context, name string, req series.Request
 	return set.Sorted()
 }
 
-// labelSink takes what a read of labels comes by: whole series, pages, metric
-// names, values of one label, L0 packs.
+// labelSink collects the results of a read of labels. The read calls the function for
+// each kind of source: series, pages, names rows, values of one label, L0 packs.
 type labelSink struct {
 	series func(labels.Labels)
 	page   func(p *pack.Page, rows []uint16)
 	names  func(*schema.Names)
-	values string // label of which value wants all values, instead of names
+	values string // if names is nil: the label whose values are read
 	value  func(string)
 	l0     func(r *pack.Reader, mint, maxt int64) error
 }
@@ -151,8 +151,8 @@ func (s *Store) labels(ctx context.Context, req series.Request, covered Covered,
 	})
 }
 
-// deletionsPending reports whether some pack may have series that are deleted:
-// then labels are read series by series.
+// deletionsPending reports whether a pack may still contain deleted series: then
+// labels are read series by series.
 func (q *query) deletionsPending() bool {
 	for i := range q.deletions {
 		d := &q.deletions[i]
@@ -188,7 +188,7 @@ func (s *Store) labelsOfSeries(ctx context.Context, req series.Request, covered 
 }
 
 // wholeDays reads the names, or the values of one label, of published days. The
-// catalogs were read before, so what is not there then is missing.
+// catalogs were read before, so a cell that it does not find is missing.
 func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink) error {
 	byDay := index.Published(q.catalogs)
 	if len(byDay) == 0 {
@@ -221,21 +221,21 @@ func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink
 			want = len(p.Names.Labels[k].Buckets)
 		}
 		if got := seen[valuesPart{p.Day, p.Part}]; got != want {
-			return fmt.Errorf("row %q has %d of the %d buckets that the names of pack %d list of the published generation %s: %w",
+			return fmt.Errorf("row %q has %d of the %d buckets listed by the names of pack %d of the published generation %s: %w",
 				schema.ValuesKey(q.req.Tenant, sink.values, p.Day), got, want, p.Part, p.Version, index.ErrInconsistent)
 		}
 	}
 	return nil
 }
 
-// valuesPart is the values that one pack of a day has of a label.
+// valuesPart identifies the label values of one pack of a day.
 type valuesPart struct {
 	day  int64
 	part int
 }
 
-// values reads the values of one label of published days, and counts in seen the
-// buckets of each pack.
+// values reads the values of one label in published days, and counts the buckets of
+// each pack in seen.
 func (q *query) values(ctx context.Context, first, last int64, byDay map[int64]*Catalog, seen map[valuesPart]int, sink labelSink) error {
 	return q.s.index.Generations.EachValues(ctx, q.req.Tenant, sink.values, first, last, func(day int64, r index.Row) error {
 		return q.s.takeValues(day, r, byDay, seen, sink.value)
@@ -250,7 +250,7 @@ func (s *Store) takeValues(day int64, r index.Row, byDay map[int64]*Catalog, see
 	for _, cell := range r.Cells {
 		v, _, part, _, ok := schema.ParseQualifier(cell.Qualifier)
 		if !ok {
-			return fmt.Errorf("row %q has the cell %q", r.Key, cell.Qualifier)
+			return fmt.Errorf("row %q has a cell with the invalid qualifier %q", r.Key, cell.Qualifier)
 		}
 		if v != c.Manifest.Version {
 			continue

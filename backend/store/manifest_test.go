@@ -23,8 +23,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestManifestDecides: rows and packs of a generation that is not published are
-// never seen, though they are newer; and one that lost the race stays unseen.
+// TestManifestDecides checks that rows and packs of a generation that is not published are
+// never read, even if they are newer, and neither are those of an attempt that lost a race.
 func TestManifestDecides(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 3, 2)}, "i1")
@@ -48,18 +48,18 @@ func TestManifestDecides(t *testing.T) {
 	loser := unpublished(before)
 	x.Merge(storetest.Day)
 	if _, err := loser.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
-		t.Fatalf("the loser of a race: %v", err)
+		t.Fatalf("Publish of an attempt that lost a race: %v, want ErrConflict", err)
 	}
 	x.Check("after the loser")
 	now, err := x.Store.Catalog(t.Context(), "a", storetest.Day)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 9 { // newer generations hide the published one in the first cells
-		stale := before // it loses: the version cell is another one by now
+	for range 9 { // newer generations fill the first cells of the rows
+		stale := before // cannot publish: the version cell has changed
 		stale.Manifest = now.Manifest
 		g := unpublished(stale)
-		now.Manifest.Version.Generation++ // the next looks newer still
+		now.Manifest.Version.Generation++ // the next attempt has a higher generation
 		if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestManifestDecides(t *testing.T) {
 		got := x.Read("a", 0, math.MaxInt64, m)
 		for s := range got {
 			if strings.Contains(s, "wrong") {
-				t.Errorf("series %s of a generation that is not published", s)
+				t.Errorf("series %s is of a generation that is not published", s)
 			}
 		}
 		if len(got) == 0 {
@@ -78,8 +78,8 @@ func TestManifestDecides(t *testing.T) {
 	}
 }
 
-// TestDamage: a damaged or missing object is an error that names it, never a
-// shorter answer.
+// TestDamage checks that a read of a damaged or missing object returns an error that names
+// the object, and never an incomplete result.
 func TestDamage(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 3, 5)}, "i1")
@@ -107,22 +107,22 @@ func TestDamage(t *testing.T) {
 		b[i] ^= 4
 		mem.Replace(name, b)
 		if err := read(); !errors.Is(err, pack.ErrCorrupt) || !strings.Contains(err.Error(), name) {
-			t.Fatalf("byte %d was changed: %v", i, err)
+			t.Fatalf("read with byte %d changed: %v, want an error", i, err)
 		}
 	}
 	mem.Replace(name, whole[:len(whole)/3])
 	if err := read(); err == nil || !strings.Contains(err.Error(), name) {
-		t.Errorf("object cut short: %v", err)
+		t.Errorf("read of a truncated object: %v, want an error", err)
 	}
 	x.Must(nil, mem.Delete(t.Context(), name))
 	if err := read(); !errors.Is(err, store.ErrMissing) || !strings.Contains(err.Error(), name) {
-		t.Errorf("object missing: %v", err)
+		t.Errorf("read of a missing object: %v, want an error", err)
 	}
 }
 
-// TestLargeMetric: a metric of more pages than a first read takes, in one pack
-// and over several, is found whole, and a query of one series reads one page of
-// it by the summaries, in three round trips.
+// TestLargeMetric checks that a metric with more pages than a first read requests, in one
+// pack and in several, is read completely, and that a query for one series reads only one
+// of its pages, by the summaries, in three round trips.
 func TestLargeMetric(t *testing.T) {
 	for _, packBytes := range []int64{0, 1_000_000} {
 		var readRows *rowscounted.Store
@@ -164,7 +164,7 @@ func TestLargeMetric(t *testing.T) {
 			t.Errorf("a query of one series reads %d cells of rows", readRows.Cells.Load())
 		}
 		if got := x.Read("a", 0, math.MaxInt64, storetest.Metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "none")); len(got) != 0 {
-			t.Fatalf("%d series of an id that is not there", len(got))
+			t.Fatalf("%d series for an id that does not exist", len(got))
 		}
 		if got := x.Read("a", 0, math.MaxInt64, storetest.Metric("large"), labels.MustNewMatcher(labels.MatchRegexp, "id", "0.*7|nothing")); len(got) != 900 {
 			t.Fatalf("%d series by a regular expression", len(got))

@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Metadata is what the published days of a range know of a tenant's metrics,
-// sorted by metric, the newest first of each.
+// Metadata returns the metadata of a tenant's metrics in the published days of a
+// range, sorted by metric and, for each metric, from the newest day to the oldest.
 func (s *Store) Metadata(ctx context.Context, t tenant.ID, first, last int64) ([]series.MetricMetadata, error) {
 	list, _, err := s.index.Catalogs.Readable(ctx, t, first, last)
 	if err != nil {
@@ -35,7 +35,7 @@ func (s *Store) Metadata(ctx context.Context, t tenant.ID, first, last int64) ([
 	return out, nil
 }
 
-// sortMetadata sorts by metric and leaves the order of one metric's as it is.
+// sortMetadata sorts by metric and keeps the order of entries of the same metric.
 func sortMetadata(list []series.MetricMetadata) {
 	slices.SortStableFunc(list, func(a, b series.MetricMetadata) int { return strings.Compare(a.Metric, b.Metric) })
 }

@@ -20,11 +20,11 @@ func newMetrics(reg prometheus.Registerer, s *Store) *metrics {
 			ConstLabels: prometheus.Labels{"cache": name}}, func() float64 { return float64(c.used()) })
 	}
 	return &metrics{
-		uploads:   counter("pallium_store_uploads_total", "L0 packs that became part of the long-term store."),
-		published: counter("pallium_store_generations_published_total", "Days of tenants published by compaction."),
-		bytesRead: counter("pallium_store_object_bytes_read_total", "Bytes read from objects."),
+		uploads:   counter("pallium_store_uploads_total", "L0 packs uploaded and entered into the index."),
+		published: counter("pallium_store_generations_published_total", "Generations of tenants' days published by compaction."),
+		bytesRead: counter("pallium_store_object_bytes_read_total", "Bytes read from the object store."),
 		droppedMetadata: counter("pallium_store_dropped_metadata_total",
-			"Entries of metadata that compaction left out: more than eight for one metric, or of series that are gone."),
-		cacheHits: counter("pallium_store_frame_cache_hits_total", "Blocks that queries found in the cache."),
+			"Metadata entries dropped by compaction: more than eight for one metric, too large, or of metrics without series."),
+		cacheHits: counter("pallium_store_frame_cache_hits_total", "Blocks that queries read from the frame cache."),
 	}
 }

@@ -13,35 +13,34 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// pageKey names a page for ever.
+// pageKey identifies a page. It never changes its meaning: generations are immutable.
 type pageKey struct {
 	row, qualifier string
 }
 
-// incomplete is a row whose first cells were not all that the manifest's
-// generation has there.
+// incomplete is a row of which only the first cells were read, and whose published
+// generation may have more cells.
 type incomplete struct {
 	wantedRow
 	row index.Row
 }
 
-// shown is how much a read of a row shows of the published generation.
+// shown says how much of the published generation a read of a row returned.
 type shown int
 
 const (
-	showsNothing shown = iota // no cell, and the row has no others
-	showsOthers               // no cell among the first ones, there are more
-	showsPart                 // some cells, others of it are not there
-	showsFirst                // some cells, there may be more behind them
+	showsNothing shown = iota // no cell of the generation, and the row has no further cells
+	showsOthers               // no cell of the generation so far, but the row has further cells
+	showsPart                 // some cells of the generation; the others do not exist
+	showsFirst                // some cells of the generation; further ones may follow
 	showsAll
 )
 
-// takeRows takes the pages of the published generations out of rows that were
-// read by their first cells, perhaps before the catalogs were. A wanted row that
-// does not show all of its generation is read again by exactly that generation;
-// that read began after the catalogs were there, so what it does not find is
-// absent. Only a generation that was published long before the query may be
-// absent by the first read.
+// takeRows decodes the pages of the published generations from rows of which the
+// first cells were read, perhaps before the catalogs. A wanted row without all pages
+// of its generation is read again by exactly that generation. That read starts after
+// the catalogs were read, so a cell that it does not find does not exist. The first
+// read proves absence only for a generation published long before the query.
 func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []index.Row) error {
 	byKey := make(map[string]index.Row, len(list))
 	for _, r := range list {
@@ -56,13 +55,13 @@ func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []index.R
 		if err != nil {
 			return err
 		}
-		settled := q.began-w.catalog.Manifest.Written > publishMargin.Milliseconds()
+		published := q.began-w.catalog.Manifest.Written > publishMargin.Milliseconds() // before both reads
 		switch {
 		case state == showsAll:
 			err = q.takePages(&w, r.Cells)
 		case state == showsFirst:
 			large = append(large, incomplete{w, r})
-		case state == showsNothing && !w.sure && settled: // the metric is not in the day
+		case state == showsNothing && !w.listed && published: // the metric is not in the day
 		default:
 			again = append(again, w)
 		}
@@ -80,8 +79,8 @@ func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []index.R
 	return q.readLarge(ctx, append(large, exact...))
 }
 
-// takeExact reads rows by the published generation and takes their pages. It
-// returns the rows that have more than the first cells.
+// takeExact reads rows by the published generation and decodes their pages. It
+// returns the rows that have more cells than the first ones.
 func (q *query) takeExact(ctx context.Context, wanted []wantedRow) ([]incomplete, error) {
 	if len(wanted) == 0 {
 		return nil, nil
@@ -106,9 +105,9 @@ func (q *query) takeExact(ctx context.Context, wanted []wantedRow) ([]incomplete
 			err = q.takePages(&w, r.Cells)
 		case state == showsFirst:
 			large = append(large, incomplete{w, r})
-		case state == showsNothing && !w.sure: // the metric is not in the day
+		case state == showsNothing && !w.listed: // the metric is not in the day
 		default:
-			err = lacks(&w)
+			err = missingPages(&w)
 		}
 		if err != nil {
 			return nil, err
@@ -117,13 +116,14 @@ func (q *query) takeExact(ctx context.Context, wanted []wantedRow) ([]incomplete
 	return large, nil
 }
 
-// lacks is the error of a row that does not have all that is published of it.
-func lacks(w *wantedRow) error {
+// missingPages returns the error of a row without all pages of its published
+// generation.
+func missingPages(w *wantedRow) error {
 	return fmt.Errorf("row %q lacks pages of the published generation %s: %w", w.key, w.catalog.Manifest.Version, index.ErrInconsistent)
 }
 
-// checkUnwanted reports a row with pages of a published generation whose manifest
-// says that the metric is not in the day: an answer would miss them.
+// checkUnwanted returns an error if a row has pages of a published generation whose
+// manifest says that the metric is not in the day: the result would lack them.
 func (q *query) checkUnwanted(list map[string]index.Row) error {
 	if len(list) == 0 {
 		return nil
@@ -132,37 +132,37 @@ func (q *query) checkUnwanted(list map[string]index.Row) error {
 	for key, r := range list {
 		_, _, day, ok := schema.ParsePagesKey(key)
 		if !ok {
-			return fmt.Errorf("row %q is not a row of pages", key)
+			return fmt.Errorf("row key %q is not that of a metric's pages", key)
 		}
 		c := byDay[day]
 		if c == nil {
-			continue // not published: whoever writes it is not done
+			continue // not published yet
 		}
 		for _, cell := range r.Cells {
 			if strings.HasPrefix(cell.Qualifier, c.Manifest.Version.Prefix()) {
-				return fmt.Errorf("row %q has pages of the published generation %s, whose packs do not have the metric: %w", key, c.Manifest.Version,
-					index.ErrInconsistent)
+				return fmt.Errorf("row %q has pages of the published generation %s, but no pack of its manifest has the metric: %w", key,
+					c.Manifest.Version, index.ErrInconsistent)
 			}
 		}
 	}
 	return nil
 }
 
-// counted is what a row has of the published generation.
+// counted is the number of cells that a row has of the published generation.
 type counted struct {
 	summaries, pages int
-	declared         int  // pages that the summaries say there are
-	ended            bool // there are no more behind those that were read
+	declared         int  // number of pages according to the summaries
+	ended            bool // no further cells of the generation follow
 }
 
-// count counts the cells of the published generation among those of a row, which are
-// in order; all says that the row has no other cells.
+// count counts the cells of the published generation in cells, the sorted first cells
+// of a row; all says that the row has no further cells.
 func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, error) {
 	n := counted{ended: all}
 	for _, cell := range cells {
 		v, kind, _, _, ok := schema.ParseQualifier(cell.Qualifier)
 		if !ok {
-			return n, fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
+			return n, fmt.Errorf("row %q has the cell %q, which is not a page or its summaries", w.key, cell.Qualifier)
 		}
 		switch {
 		case v != w.catalog.Manifest.Version:
@@ -181,8 +181,8 @@ func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, erro
 	return n, nil
 }
 
-// shows tells how much of the published generation is among the cells of a row,
-// which are in order; all says that the row has no other cells.
+// shows returns how much of the published generation is in cells, the sorted first
+// cells of a row; all says that the row has no further cells.
 func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error) {
 	n, err := q.count(w, cells, all)
 	if err != nil {
@@ -204,7 +204,7 @@ func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error)
 	case !n.ended:
 		return showsFirst, nil
 	case n.pages > n.declared && (n.summaries == to-from || to-from == 1):
-		return 0, fmt.Errorf("row %q has %d pages of generation %s, its summaries say %d: %w",
+		return 0, fmt.Errorf("row %q has %d pages of generation %s, but its summaries list %d: %w",
 			w.key, n.pages, m.Version, n.declared, index.ErrInconsistent)
 	case n.pages != n.declared || !everySummary:
 		return showsPart, nil
@@ -212,13 +212,13 @@ func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error)
 	return showsAll, nil
 }
 
-// takePages takes the pages of the published generation out of the cells of a row.
+// takePages decodes the pages of the published generation from the cells of a row.
 func (q *query) takePages(w *wantedRow, cells []index.Cell) error {
 	dp := dayPages{catalog: w.catalog, metric: w.metric}
 	for _, cell := range cells {
 		v, kind, part, _, ok := schema.ParseQualifier(cell.Qualifier)
 		if !ok {
-			return fmt.Errorf("row %q has the cell %q, which is not of a page", w.key, cell.Qualifier)
+			return fmt.Errorf("row %q has the cell %q, which is not a page or its summaries", w.key, cell.Qualifier)
 		}
 		if v != w.catalog.Manifest.Version || kind == schema.KindSummaries {
 			continue
@@ -234,7 +234,7 @@ func (q *query) takePages(w *wantedRow, cells []index.Cell) error {
 func (q *query) takePage(dp *dayPages, key string, cell index.Cell, part int) error {
 	packs := dp.catalog.Manifest.Packs
 	if part >= len(packs) {
-		return fmt.Errorf("row %q has a page of pack %d, the manifest has %d packs: %w", key, part, len(packs), index.ErrInconsistent)
+		return fmt.Errorf("row %q has a page of pack %d, but the manifest has %d packs: %w", key, part, len(packs), index.ErrInconsistent)
 	}
 	p, err := q.s.page(key, cell)
 	if err != nil {
@@ -244,7 +244,7 @@ func (q *query) takePage(dp *dayPages, key string, cell index.Cell, part int) er
 		return fmt.Errorf("row %q has a page of day %d: %w", key, p.Day(), index.ErrInconsistent)
 	}
 	dp.pages = append(dp.pages, partPage{object: packs[part].Object, page: p})
-	return q.memory.Take(p.Bytes()) // the cache may let go of it, the query does not
+	return q.memory.Take(p.Bytes()) // the query keeps the page even if the cache evicts it
 }
 
 func (s *Store) page(key string, cell index.Cell) (*pack.Page, error) {
@@ -260,9 +260,9 @@ func (s *Store) page(key string, cell index.Cell) (*pack.Page, error) {
 	return p, nil
 }
 
-// readLarge reads what the first cells of rows left open, in one round trip: the
-// pages that the summaries do not rule out, when the first cells had all
-// summaries; else all cells of the manifests' generations.
+// readLarge reads the remaining pages of rows in one round trip: if the first cells
+// have all summaries, the pages that the summaries do not rule out; otherwise all
+// cells of the published generation.
 func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxGets)
@@ -286,7 +286,7 @@ func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return fmt.Errorf("read pages again: %w", err)
+		return fmt.Errorf("read the remaining pages: %w", err)
 	}
 	for i := range large {
 		if skip[i] {
@@ -299,12 +299,12 @@ func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 	return nil
 }
 
-// takeLarge takes what was read of a row behind its first cells. All of it was
-// read after the catalogs: what is missing is missing.
+// takeLarge decodes the pages that readLarge read of a row. They were read after the
+// catalogs, so a page that was not found is missing.
 func (q *query) takeLarge(a *incomplete, r index.Row, pruned []string) error {
 	if pruned != nil {
 		if len(r.Cells) != len(pruned) {
-			return fmt.Errorf("row %q has %d of the %d pages that its summaries name: %w", a.key, len(r.Cells), len(pruned), index.ErrInconsistent)
+			return fmt.Errorf("row %q has %d of the %d pages that its summaries list: %w", a.key, len(r.Cells), len(pruned), index.ErrInconsistent)
 		}
 		return q.takePages(&a.wantedRow, r.Cells)
 	}
@@ -313,13 +313,13 @@ func (q *query) takeLarge(a *incomplete, r index.Row, pruned []string) error {
 		return err
 	}
 	if state != showsAll {
-		return lacks(&a.wantedRow)
+		return missingPages(&a.wantedRow)
 	}
 	return q.takePages(&a.wantedRow, r.Cells)
 }
 
-// prune lists the pages of a row that may hold something for the query, by the
-// summaries among its first cells. known is false when those are not all there.
+// prune returns the qualifiers of the pages of a row that may have matching series,
+// by the summaries in its first cells. known is false if a summary is not among them.
 func (q *query) prune(ctx context.Context, a incomplete) (qualifiers []string, known bool, err error) {
 	m := a.catalog.Manifest
 	from, to := m.PartsOf(a.metric)
@@ -337,7 +337,7 @@ func (q *query) prune(ctx context.Context, a incomplete) (qualifiers []string, k
 		}
 		seen++
 		for page := range sm.Len() {
-			if err := ctx.Err(); err != nil { // a regular expression may take long for a page
+			if err := ctx.Err(); err != nil { // matching a regular expression on one page may take long
 				return nil, false, err
 			}
 			if sm.MayMatch(page, mint, maxt, q.req.Matchers) {

@@ -20,8 +20,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// stepRows writes the rows of a batch one by one, as a store may, and tells after
-// each of them.
+// stepRows is a row store that writes the rows of a batch one by one and calls a function
+// after each.
 type stepRows struct {
 	rows.Store
 	wrote func()
@@ -37,19 +37,19 @@ func (s *stepRows) MutateRows(ctx context.Context, ms []rows.RowMutation) []erro
 	return nil
 }
 
-// racingRows answers reads of the index that begin before a catalog was answered
-// from an older copy of the store: the worst order of two reads that run side by
-// side. A catalog is answered once such a read has begun.
+// racingRows is a row store that serves reads of the index from an older copy of the rows
+// if they start before a read of a catalog has returned: the worst order of two concurrent
+// reads. A read of a catalog returns only after such a read has started.
 type racingRows struct {
 	rows.Store
 	before   rows.Store
-	parallel bool // the question reads both side by side
+	parallel bool // the question reads both concurrently
 	began    chan struct{}
 	once     sync.Once
 	answered atomic.Bool
 }
 
-// race begins another race.
+// race starts another race.
 func (r *racingRows) race(before rows.Store, parallel bool) {
 	r.before, r.parallel, r.began, r.once = before, parallel, make(chan struct{}), sync.Once{}
 	r.answered.Store(false)
@@ -79,10 +79,10 @@ func (r *racingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.F
 	return r.before.ReadRows(ctx, ranges, f, visit)
 }
 
-// TestReadDuringPublication asks everything while a day is published, the first
-// time and again: the rows of the index as they were before each write of the
-// publication, the catalog as it is behind it. Nothing may be short, and what is
-// read before the publication is what was there before.
+// TestReadDuringPublication runs all questions while a day is published, for the first and
+// the second time, with the index rows from before each write of the publication and the
+// catalog from after it. No result may be incomplete, and before the publication the results
+// are those of the previous generation.
 func TestReadDuringPublication(t *testing.T) {
 	live, objects := memRows(t), memory.New()
 	last := map[string]string{}
@@ -124,8 +124,8 @@ func TestReadDuringPublication(t *testing.T) {
 	}
 }
 
-// TestRereads: a metric that is not in the day is looked for twice only while the
-// manifest is young, and not at all again when no pack can have it.
+// TestRereads checks that the row of a metric that is not in the day is read twice only if
+// the manifest is young and a pack may have the metric.
 func TestRereads(t *testing.T) {
 	live, objects := memRows(t), memory.New()
 	now := testNow()
@@ -153,7 +153,7 @@ func TestRereads(t *testing.T) {
 		age    time.Duration
 		want   float64
 	}{
-		{"a2", 0, 0}, // is there
+		{"a2", 0, 0}, // exists
 		{"a2x", 0, 1},
 		{"a2x", store.PublishMargin, 1},
 		{"a2x", store.PublishMargin + time.Millisecond, 0},
@@ -173,8 +173,8 @@ func TestRereads(t *testing.T) {
 	}
 }
 
-// TestMissingRows: what the manifest or the names list and the index lacks is an
-// error that names the row, on every path and however old the manifest is.
+// TestMissingRows checks that a row that is missing although the manifest or the names list it
+// is an error that names the row, in all reads and for manifests of any age.
 func TestMissingRows(t *testing.T) {
 	live, objects := memRows(t), memory.New()
 	s := openStore(t, live, objects, testNow)

@@ -13,9 +13,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestReadsTakeMemory: what a read fetches of the long-term store is its request's,
-// beside the series that it selects: pages, blocks of samples, and ranges of L0 packs.
-// Without memory for them it ends.
+// TestReadsTakeMemory checks that pages, blocks of samples and ranges of L0 packs that a read
+// fetches are charged to the memory of its request, in addition to the selected series, and that
+// the read fails if they exceed its limit.
 func TestReadsTakeMemory(t *testing.T) {
 	s := openStore(t, memRows(t), objectmemory.New(), testNow)
 	publish(t, s, 1000)
@@ -37,7 +37,7 @@ func TestReadsTakeMemory(t *testing.T) {
 		}
 		defer sel.Release()
 		held = h.Used()
-		for i := range sel.Series { // what it was charged with as series
+		for i := range sel.Series { // subtract the charge for the series
 			held -= series.SelectedBytes(sel.Series[i].Labels, 0)
 		}
 		if len(sel.Series) == 0 {
@@ -53,21 +53,21 @@ func TestReadsTakeMemory(t *testing.T) {
 		matchers   []string
 		least      func() int64
 	}{
-		// All pages of a metric's row are decoded for one series: some 40 bytes for each.
+		// One series needs all pages of the metric's row decoded, about 40 bytes for each series.
 		{"pages", "a", true, []string{"__name__=big", "pod=pod-00042"}, func() int64 { return 2500*20 + file.Size() }},
 		{"blocks", "a", false, []string{"__name__=big", "pod=pod-00042"}, func() int64 { return pages + 50 }},
 		{"an L0 pack", "b", false, []string{"__name__=m"}, func() int64 { return file.Size() }},
 	} {
 		held, err := read(tt.tenant, tt.labelsOnly, 0, tt.matchers...)
 		if err != nil || held < tt.least() {
-			t.Errorf("%s: %d bytes are held, want %d or more: %v", tt.name, held, tt.least(), err)
+			t.Errorf("%s: %d bytes are charged, want %d or more: %v", tt.name, held, tt.least(), err)
 		}
 		if tt.name == "pages" {
 			pages = held
 		}
 		var exceeded *limits.Exceeded
 		if _, err := read(tt.tenant, tt.labelsOnly, held, tt.matchers...); !errors.As(err, &exceeded) {
-			t.Errorf("%s without room for the series: %v", tt.name, err)
+			t.Errorf("%s with a limit below the series: %v, want Exceeded", tt.name, err)
 		}
 	}
 }

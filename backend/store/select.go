@@ -15,17 +15,17 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Covered reports whether an ingester that answers the same read serves an L0
-// pack itself. nil covers none.
+// Covered reports whether an ingester that takes part in the same read serves the
+// samples of an L0 pack from its local copy. nil covers no pack.
 type Covered func(ulid.ULID) bool
 
-// Select returns a tenant's series with samples in the range: from the packs
-// that the manifests name, and from L0 packs that are not compacted yet and not
-// covered. What cannot be read is an error that names it.
+// Select returns a tenant's series with samples in the range, from the packs that the
+// manifests name and from L0 packs that are neither compacted nor covered. When a row
+// or object cannot be read it returns an error that names the row or object.
 //
-// For a named metric it takes two dependent round trips: rows, then objects; one
-// more for a metric of more pages than the first cells of its row, or without a
-// name, and for L0 packs.
+// A query with a metric name takes two dependent round trips: rows, then objects. One
+// more is needed for a metric with more pages than the first cells of its row, for a
+// query without a metric name, and for L0 packs.
 func (s *Store) Select(ctx context.Context, req series.Request, covered Covered) (*series.Selection, error) {
 	q := s.newQuery(ctx, req, covered)
 	if err := q.readIndex(ctx); err != nil {
@@ -41,20 +41,20 @@ func (s *Store) Select(ctx context.Context, req series.Request, covered Covered)
 	sel.Series = q.join.Series()
 	if req.LabelsOnly {
 		for i := range sel.Series {
-			sel.Series[i].Chunks = nil // they only said where samples are
+			sel.Series[i].Chunks = nil // they have a time range only
 		}
 	}
 	return sel, nil
 }
 
-// query is one read on its way.
+// query is the state of one read.
 type query struct {
 	s       *Store
 	req     series.Request
 	covered Covered
 	began   int64 // Unix milliseconds
 
-	catalogs  []Catalog // that overlap the range, ascending
+	catalogs  []Catalog // of the days that overlap the range, ascending
 	deletions Deletions
 	pages     []dayPages
 	fetch     *fetcher
@@ -62,14 +62,14 @@ type query struct {
 	join      *series.Joiner
 }
 
-// dayPages is the pages of one metric and day that may hold something.
+// dayPages is the pages of one metric and day that may have matching series.
 type dayPages struct {
 	catalog *Catalog
 	metric  string
 	pages   []partPage
 }
 
-// partPage is a page and the pack that it stands in.
+// partPage is a page and the object of the pack that has its series.
 type partPage struct {
 	object string
 	page   *pack.Page
@@ -84,12 +84,11 @@ func (s *Store) newQuery(ctx context.Context, req series.Request, covered Covere
 		memory: held, join: series.NewJoiner(req.MaxSeries, held)}
 }
 
-// nameSets returns the metric names that the matchers leave, when they name
-// them: by equality, or by a regular expression that is a list.
-func metricNames(ms []*labels.Matcher) ([]string, bool) {
+// metricNames returns the metric names that the matchers select, if a matcher lists
+// them: by equality, or by a regular expression that is an alternation of literals.
+// ok is false if none does.
+func metricNames(ms []*labels.Matcher) (names []string, ok bool) {
 	const most = 64
-	var names []string
-	named := false
 	for _, m := range ms {
 		if m.Name != model.MetricNameLabel {
 			continue
@@ -103,19 +102,19 @@ func metricNames(ms []*labels.Matcher) ([]string, bool) {
 		default:
 			continue
 		}
-		if !named || len(set) < len(names) {
-			names, named = set, true
+		if !ok || len(set) < len(names) {
+			names, ok = set, true
 		}
 	}
-	return names, named
+	return names, ok
 }
 
-// rowsOf is the rows of a page that the query selects.
+// rowsOf returns the rows of a page that the query selects.
 func (q *query) rowsOf(ctx context.Context, p *pack.Page, buf []uint16) ([]uint16, error) {
 	return p.Rows(ctx, q.req.MinTime, q.req.MaxTime, q.req.Matchers, buf)
 }
 
-// found is a series of a page and where its samples are.
+// found is a series of a page and the location of its samples.
 type found struct {
 	labels  labels.Labels
 	ref     pack.TableRef
@@ -162,7 +161,7 @@ func (q *query) selectPages(ctx context.Context) error {
 	return q.addFound(all)
 }
 
-// addFound makes chunks of what was found and joins them to the series.
+// addFound joins the chunks of the series found to the result.
 func (q *query) addFound(all []found) error {
 	frames := map[blockKey]*frame{}
 	for i := range all {
@@ -185,8 +184,8 @@ func (q *query) addFound(all []found) error {
 	return nil
 }
 
-// chunksOf makes the chunks of a series of a page. Floats are decoded when they
-// are read; histograms, and what a deletion cuts, now.
+// chunksOf returns the chunks of a series of a page. Floats are decoded when the chunk
+// is read, or now; histograms are always decoded now.
 func (q *query) chunksOf(f *found, frames map[blockKey]*frame, now bool) ([]series.Chunk, error) {
 	whole := series.Chunk{MinTime: f.ref.MinTime, MaxTime: f.ref.MaxTime, Samples: f.ref.Samples}
 	if q.req.LabelsOnly {
@@ -209,8 +208,8 @@ func (q *query) chunksOf(f *found, frames map[blockKey]*frame, now bool) ([]seri
 	return fr.chunks(f.ref.Series, times, f.ref.MinTime, f.ref.MaxTime)
 }
 
-// cutDeleted takes deleted intervals out of chunks. Chunks without data stand
-// for a series' span only; they go when all of it is deleted.
+// cutDeleted removes deleted intervals from chunks. With labelsOnly the chunks have
+// only the time range of a series, and are removed when all of the range is deleted.
 func cutDeleted(chunks []series.Chunk, gone []series.Interval, labelsOnly bool) ([]series.Chunk, error) {
 	if !labelsOnly {
 		return series.Without(chunks, gone)
@@ -223,7 +222,7 @@ func cutDeleted(chunks []series.Chunk, gone []series.Interval, labelsOnly bool) 
 	return chunks, nil
 }
 
-// matchesName reports whether the matchers of the metric name accept it.
+// matchesName reports whether a metric name satisfies all matchers on the name.
 func matchesName(ms []*labels.Matcher, name string) bool {
 	for _, m := range ms {
 		if m.Name == model.MetricNameLabel && !m.Matches(name) {
@@ -234,7 +233,8 @@ func matchesName(ms []*labels.Matcher, name string) bool {
 }
 
 // DayRange returns the first and last UTC day of a range of times in Unix
-// milliseconds, within what days can be.
+// milliseconds, limited to the valid days (0 to schema.MaxDay). ok is false if the
+// range has no such day.
 func DayRange(mint, maxt int64) (first, last int64, ok bool) {
 	if maxt < 0 || mint > maxt {
 		return 0, 0, false
@@ -242,5 +242,5 @@ func DayRange(mint, maxt int64) (first, last int64, ok bool) {
 	return series.Day(max(mint, 0)), min(series.Day(maxt), schema.MaxDay), true
 }
 
-// ObjectDir is where a tenant's compacted packs are.
+// ObjectDir returns the prefix of the object names of a tenant's compacted packs.
 func ObjectDir(t tenant.ID) string { return "l1/" + string(t) }

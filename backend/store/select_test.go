@@ -7,8 +7,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestLabelsOnly: a selection of labels alone has the series with samples in the
-// range, and no chunks: a reader that goes through them finds none.
+// TestLabelsOnly checks that a selection of labels only has the series with samples in the
+// range, without chunks.
 func TestLabelsOnly(t *testing.T) {
 	s := openStore(t, memRows(t), memory.New(), testNow)
 	publish(t, s, 10)

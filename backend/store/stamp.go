@@ -10,12 +10,12 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// forever stands for the expiry of what is kept for ever.
+// forever is the timestamp of cells that never expire.
 const forever = int64(253402300799000) // the end of the year 9999
 
-// Stamp returns the timestamp for the cells of a tenant's day, and the day's
-// expiry (both Unix milliseconds; an expiry of 0 is never). Readers do not go by the timestamp;
-// it only lets the store collect cells long after their time.
+// Stamp returns the timestamp for the cells of a tenant's day, and the day's expiry
+// (both Unix milliseconds; an expiry of 0 means never). The timestamp only lets the
+// row store collect cells long after their expiry.
 func (s *Store) Stamp(ctx context.Context, t tenant.ID, day int64) (stamp, expiry int64, err error) {
 	keep, err := s.opts.Retention(ctx, t)
 	if err != nil {
@@ -25,7 +25,7 @@ func (s *Store) Stamp(ctx context.Context, t tenant.ID, day int64) (stamp, expir
 	return stamp, expiry, nil
 }
 
-// StampFor is Stamp for a retention; 0 is for ever.
+// StampFor is Stamp for a given retention; 0 means forever.
 func StampFor(day int64, keep time.Duration) (stamp, expiry int64) {
 	if keep == 0 {
 		return forever, 0

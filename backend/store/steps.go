@@ -7,9 +7,9 @@ import (
 	"github.com/palliumhq/pallium/backend/progress"
 )
 
-// steppingObjects tells the task of a context of each call that returned, and of
-// each object of a long list. A Put that is under way steps by itself, with the
-// bytes that it sends.
+// steppingObjects is an object store that calls progress.Step for the task in the
+// context after each call and for each object of a list. During a Put the adapter
+// reports progress itself, as it sends bytes.
 type steppingObjects struct{ objects.Store }
 
 func (s steppingObjects) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {

@@ -1,12 +1,12 @@
-// Package store is the long-term store: packs in the object store and the index
-// that finds their series, as one thing that can be written, published and read.
-// Package lifecycle deletes from it, package fsck checks and mends it.
+// Package store implements the long-term store: packs in the object store, and the
+// index by which their series are found, written, published and read together.
+// Package lifecycle deletes from the store, package fsck checks and repairs it.
 //
-// Ingesters upload what they sealed (level 0, Upload); the compactor makes one
-// sorted copy of a tenant's day of it (level 1, Generation) and publishes that
-// by one conditional write of the day's catalog row; reads (Select, LabelNames,
-// LabelValues) join both. docs/format/store.md has the order of every write and
-// what holds after a crash between any two of them.
+// Ingesters upload sealed packs (level 0, Upload). The compactor merges them into
+// one sorted copy of a tenant's day (level 1, Generation) and publishes it by one
+// conditional write of the day's catalog row. Reads (Select, LabelNames,
+// LabelValues) merge both levels. docs/format/store.md lists the order of all
+// writes and the state after a crash between any two of them.
 package store
 
 import (
@@ -33,31 +33,32 @@ type Options struct {
 	Objects objects.Store
 	Scratch string // directory for packs that are being written; emptied by Open
 
-	// Retention is how long a tenant's samples are kept, now; 0 is for ever. An
-	// error stops what would delete; reads do not ask, their caller clips.
+	// Retention returns a tenant's current retention; 0 keeps samples forever.
+	// When it fails, nothing of the tenant is deleted. Reads do not call it: the
+	// caller of a read clips the range.
 	Retention func(context.Context, tenant.ID) (time.Duration, error)
-	// Deleted reports whether a tenant was deleted; its data is then neither
-	// written nor published any more.
+	// Deleted reports whether a tenant was deleted. The data of a deleted tenant
+	// is neither written nor published.
 	Deleted func(context.Context, tenant.ID) (bool, error)
 
 	PageCacheBytes  int64 // decoded pages; default 64 MiB
-	FrameCacheBytes int64 // frames as stored; default 128 MiB
+	FrameCacheBytes int64 // compressed frames; default 128 MiB
 	TableCacheBytes int64 // uncompressed frames; default 64 MiB
-	MaxQueryBytes   int64 // that one read may fetch from objects; default 1 GiB
-	PackBytes       int64 // at which a compacted pack is closed; default 512 MiB
+	MaxQueryBytes   int64 // bytes that one read may fetch from objects; default 1 GiB
+	PackBytes       int64 // size at which a compacted pack is closed; default 512 MiB
 
-	Now        func() time.Time // the index's clock too; default time.Now
+	Now        func() time.Time // the same clock as the index's; default time.Now
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Times of the protocols.
+// Delays of the protocols in docs/format/store.md.
 const (
-	garbageDelay = 6 * time.Hour       // from publication to the deletion of what it replaced; above any query's time
-	attemptDelay = 48 * time.Hour      // after which an attempt that was not published is rubbish
-	expiryDelay  = 30 * 24 * time.Hour // by which cells outlive the retention they were written under
+	garbageDelay = 6 * time.Hour       // from publication to the deletion of the replaced generation; longer than any query
+	attemptDelay = 48 * time.Hour      // until an unpublished attempt is swept
+	expiryDelay  = 30 * 24 * time.Hour // from the end of retention to the expiry of cells, by the retention when they were written
 
-	maxAttemptAge = 24 * time.Hour // of an attempt that may be published
+	maxAttemptAge = 24 * time.Hour // an older attempt may not be published
 
 	// L0Delay is how long consumed L0 packs are kept, so that a bad compaction can be
 	// repaired.
@@ -66,8 +67,8 @@ const (
 
 var errNoOption = errors.New("store: Index, Objects, Scratch, Retention and Deleted must be set")
 
-// work is what the index has of work: those who write and recover use it as part of
-// the store.
+// work makes the methods of index.Work part of Store, for ingesters, the compactor
+// and recovery.
 type work = index.Work
 
 // Store is the long-term store. It is safe for concurrent use.
@@ -83,7 +84,8 @@ type Store struct {
 	metrics *metrics
 }
 
-// Open returns a store over its two ports, which stay the caller's to close.
+// Open returns a store on the index and the object store of the options. The caller
+// closes those two.
 func Open(o Options) (*Store, error) {
 	if o.Index == nil || o.Objects == nil || o.Scratch == "" || o.Retention == nil || o.Deleted == nil {
 		return nil, errNoOption
@@ -107,7 +109,7 @@ func Open(o Options) (*Store, error) {
 	}
 	o.Objects = steppingObjects{o.Objects}
 	if err := emptyDir(o.Scratch); err != nil {
-		return nil, fmt.Errorf("store: scratch directory: %w", err)
+		return nil, fmt.Errorf("store: empty the scratch directory: %w", err)
 	}
 	dec, err := pack.NewDecoder()
 	if err != nil {
@@ -125,15 +127,17 @@ func Open(o Options) (*Store, error) {
 	return s, nil
 }
 
-// Options returns what the store was opened with, with the defaults: rooms that work
-// on the same data take it from here. Calls of its Objects tell the task of their
-// context that they returned.
+// Options returns the options that the store was opened with, defaults included, for
+// packages that work on the same data. The returned Objects report progress to the
+// task in the context of each call; see steppingObjects.
 func (s *Store) Options() Options { return s.opts }
 
-// Close releases what the store keeps open of its own.
+// Close does nothing: the store owns no files or connections. The caller closes the
+// index and the object store.
 func (s *Store) Close() error { return nil }
 
-// emptyDir makes a directory and removes what an earlier process left in it.
+// emptyDir creates a directory, or removes everything that an earlier process left
+// in it.
 func emptyDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -152,12 +156,12 @@ func emptyDir(dir string) error {
 
 func (s *Store) nowMillis() int64 { return s.opts.Now().UnixMilli() }
 
-// Catalog reads what there is of a tenant's day.
+// Catalog reads the catalog of a tenant's day.
 func (s *Store) Catalog(ctx context.Context, t tenant.ID, day int64) (Catalog, error) {
 	return s.index.Catalogs.Read(ctx, t, day)
 }
 
-// Day reads a tenant's day and its deletions, for compaction.
+// Day reads the catalog of a tenant's day and the tenant's deletions, for compaction.
 func (s *Store) Day(ctx context.Context, t tenant.ID, day int64) (Catalog, Deletions, error) {
 	return s.index.Catalogs.Day(ctx, t, day)
 }

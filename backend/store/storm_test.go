@@ -18,8 +18,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
-// jitterRows lets reads begin a little later, each by another time, as those of a
-// store on a network do: otherwise the two reads of a query are rarely apart.
+// jitterRows is a row store that delays each read by a random time, like a store on a
+// network: without it, the two reads of a query rarely happen at different times.
 type jitterRows struct{ rows.Store }
 
 func (j jitterRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
@@ -27,7 +27,7 @@ func (j jitterRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Fi
 	return j.Store.ReadRows(ctx, ranges, f, visit)
 }
 
-// storm is a day that is published again and again, and what its generations hold.
+// storm is a day that is published repeatedly, with the expected contents of its generations.
 type storm struct {
 	started, published atomic.Int64 // generations
 	queries, short     atomic.Int64
@@ -35,14 +35,13 @@ type storm struct {
 	first              map[string]string
 }
 
-// samplesOf is how many samples each series has in a generation.
+// samplesOf returns the number of samples of each series in a generation.
 func samplesOf(generation int64) int64 { return generation%40 + 1 }
 
-// TestPublicationStorm asks everything while one generation after the other is
-// published and old ones are swept: each answer is all of one generation, not
-// older than the one that was published when the question was asked.
-// STORM_PUBLICATIONS is how many generations there are, 30 unless it is set; there
-// are at least a hundred queries for each.
+// TestPublicationStorm runs all questions while generations are published one after the other
+// and old ones are swept. Each result must be a complete generation, at least as new as the
+// one published when the read started. STORM_PUBLICATIONS is the number of generations,
+// default 30; each has at least a hundred queries.
 func TestPublicationStorm(t *testing.T) {
 	publications := 30
 	if n := os.Getenv("STORM_PUBLICATIONS"); n != "" {
@@ -101,7 +100,7 @@ func TestPublicationStorm(t *testing.T) {
 	t.Logf("%d publications, %d queries, %d short", st.published.Load(), st.queries.Load(), st.short.Load())
 }
 
-// ask asks one question and checks its answer.
+// ask runs one question and checks its result.
 func (st *storm) ask(t *testing.T, s *store.Store, q question) {
 	from := st.published.Load()
 	got, err := q.ask(t, s)
@@ -115,8 +114,8 @@ func (st *storm) ask(t *testing.T, s *store.Store, q question) {
 	}
 }
 
-// wrong compares an answer with that of the first generation; samples must be those
-// of a generation of the range.
+// wrong compares a result with that of the first generation. The number of samples must be
+// that of a generation in the range.
 func (st *storm) wrong(first, got string, from, to int64) error {
 	var wantSeries, series, samples, n int64
 	if k, _ := fmt.Sscanf(first, "%d series, %d samples", &wantSeries, &n); k < 2 {

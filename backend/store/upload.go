@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Upload is a sealed pack of an ingester that is to become part of the store.
+// Upload describes a sealed pack of an ingester to be uploaded.
 type Upload struct {
 	Path     string // of the local file
 	Object   string // name of the object
@@ -27,13 +27,14 @@ type Upload struct {
 	Ingester string
 	Zone     string
 	Sealed   int64 // Unix milliseconds
-	// Windows are the windows of which the pack has samples. Settled are those
-	// of them of which the ingester owes nothing more: their intents go.
-	Windows, Settled []Window
+	// Windows are the windows of which the pack has samples. Cleared are those among
+	// them that the ingester has no other pending samples of: the upload deletes
+	// their intents.
+	Windows, Cleared []Window
 }
 
-// L0Object is the name of an ingester's pack that holds samples of one window,
-// or of several.
+// L0Object returns the object name of an ingester's pack with samples of one or
+// several windows.
 func L0Object(windows []Window, ingester string, id ulid.ULID) string {
 	if len(windows) == 1 {
 		return fmt.Sprintf("l0/%d/%02d/%s-%s%s", windows[0].Day, windows[0].Number, ingester, id, pack.Suffix)
@@ -41,11 +42,11 @@ func L0Object(windows []Window, ingester string, id ulid.ULID) string {
 	return fmt.Sprintf("l0/late/%s-%s%s", ingester, id, pack.Suffix)
 }
 
-// Upload makes a sealed pack part of the store: the object first (F2), then a
-// cell in the catalog of every tenant and day in it, then the receipts (F3).
-// Every step may be repeated, and a repetition of all of them is how a crash
-// between any two is mended. When it returns nil the samples are as safe as the
-// two stores are.
+// Upload makes a sealed pack part of the store: it writes the object first (F2), then
+// a cell in the catalog of every tenant and day in the pack, then the receipts (F3).
+// All steps are idempotent: after a crash or an error the caller repeats the whole
+// upload. When Upload returns nil, the samples are durable in the object store and
+// the row store.
 func (s *Store) Upload(ctx context.Context, u Upload) error {
 	if err := s.journalL0(ctx, u); err != nil {
 		return fmt.Errorf("upload %s: %w", u.Object, err)
@@ -58,8 +59,8 @@ func (s *Store) Upload(ctx context.Context, u Upload) error {
 		if err := s.enter(ctx, u, obj); err != nil {
 			return fmt.Errorf("upload %s: %w", u.Object, err)
 		}
-		// An object that was there before may have been on its way out: then it is
-		// stored again.
+		// If the object existed before, a sweep may have deleted it since Put: then it
+		// is stored again.
 		switch _, err := s.opts.Objects.Stat(ctx, u.Object); {
 		case err == nil:
 			s.metrics.uploads.Inc()
@@ -68,26 +69,26 @@ func (s *Store) Upload(ctx context.Context, u Upload) error {
 			return fmt.Errorf("upload %s: %w", u.Object, err)
 		}
 	}
-	return fmt.Errorf("upload %s: it is deleted as soon as it is stored", u.Object)
+	return fmt.Errorf("upload %s: the object was missing after each of 3 uploads", u.Object)
 }
 
-// journalL0 enters an L0 pack that is about to be uploaded.
+// journalL0 enters an L0 pack that is about to be uploaded into the garbage queue.
 func (s *Store) journalL0(ctx context.Context, u Upload) error {
 	return s.index.Garbage.Enter(ctx, u.Sealed+attemptDelay.Milliseconds(), schema.Garbage{Kind: index.GarbageAdopt, Name: u.Object})
 }
 
-// uploaded takes the journal's entry of an upload that ended.
+// uploaded removes the garbage entry of a complete upload.
 func (s *Store) uploaded(ctx context.Context, u Upload) error {
 	return s.index.Garbage.Drop(ctx, u.Sealed+attemptDelay.Milliseconds(), u.Object)
 }
 
-// ErrBeingDeleted is in the error of an upload whose object may be deleted at any
+// ErrBeingDeleted is in the error of an upload whose object a sweep may delete at any
 // moment.
-var ErrBeingDeleted = errors.New("the sweep is about to delete the object, which was compacted before; the upload is repeated after that")
+var ErrBeingDeleted = errors.New("a sweep is deleting the object, which is already compacted; the upload is repeated afterwards")
 
-// enter writes what the index says of an uploaded pack: cells first, since a
-// receipt says that compaction sees them. It fails if the object is on its way
-// out.
+// enter writes the index cells of an uploaded pack: the catalog cells first, because
+// a receipt implies that compaction finds them. It fails with ErrBeingDeleted if a
+// sweep is deleting the object.
 func (s *Store) enter(ctx context.Context, u Upload, obj objects.Object) error {
 	cells, err := s.l0Cells(ctx, u, obj)
 	if err != nil {
@@ -106,7 +107,7 @@ func (s *Store) enter(ctx context.Context, u Upload, obj objects.Object) error {
 	return err
 }
 
-// l0Cells makes the catalog cells of a pack. Tenants that were deleted get none.
+// l0Cells returns the catalog cells of a pack. Deleted tenants get none.
 func (s *Store) l0Cells(ctx context.Context, u Upload, obj objects.Object) ([]index.L0Cell, error) {
 	gone, err := s.deletedOf(ctx, u.Info)
 	if err != nil {
@@ -130,8 +131,8 @@ func (s *Store) l0Cells(ctx context.Context, u Upload, obj objects.Object) ([]in
 	return out, nil
 }
 
-// deletedOf tells of each section whether its tenant was deleted. The questions
-// go side by side: a pack may have ten thousand tenants.
+// deletedOf returns for each section of a pack whether its tenant was deleted. It
+// checks them concurrently, since a pack may have ten thousand tenants.
 func (s *Store) deletedOf(ctx context.Context, info pack.Info) ([]bool, error) {
 	gone := make([]bool, len(info.Sections))
 	g, ctx := errgroup.WithContext(ctx)
@@ -147,9 +148,10 @@ func (s *Store) deletedOf(ctx context.Context, info pack.Info) ([]bool, error) {
 	return gone, g.Wait()
 }
 
-// receipts makes the receipts of a pack: one in the work row of every day it has
-// samples of, in one mutation with the end of the intents that it settles. Each
-// call makes other ones: Discharge must not take those that it has not seen.
+// receipts returns the receipts of a pack, one for the work row of every day of which
+// it has samples, with the intents that the upload clears. Each call returns receipts
+// with a new attempt number, so that MarkConsumed cannot remove a receipt that was
+// written after the one it read.
 func receipts(u Upload, obj objects.Object) []index.DayReceipt {
 	tenants := map[int64]map[tenant.ID]struct{}{}
 	for i := range u.Info.Sections {
@@ -170,9 +172,9 @@ func receipts(u Upload, obj objects.Object) []index.DayReceipt {
 			}
 		}
 		of := index.DayReceipt{Day: day, Receipt: r}
-		for _, w := range u.Settled {
+		for _, w := range u.Cleared {
 			if w.Day == day {
-				of.Settled = append(of.Settled, w.Number)
+				of.Cleared = append(of.Cleared, w.Number)
 			}
 		}
 		out = append(out, of)
@@ -180,14 +182,14 @@ func receipts(u Upload, obj objects.Object) []index.DayReceipt {
 	return out
 }
 
-// Consumed reports whether all of an uploaded pack is in published compacted
-// packs: no work row has a receipt of it any more.
+// Consumed reports whether all of an uploaded pack is in published compacted packs,
+// that is, whether no work row has a receipt of it.
 func (s *Store) Consumed(ctx context.Context, info pack.Info) (bool, error) {
 	left, err := s.index.Work.HasReceipt(ctx, info.ID, DaysOf(info))
 	return !left, err
 }
 
-// DaysOf lists the days that a pack has samples of.
+// DaysOf returns the days of which a pack has samples, ascending.
 func DaysOf(info pack.Info) []int64 {
 	days := map[int64]struct{}{}
 	for i := range info.Sections {
@@ -196,14 +198,15 @@ func DaysOf(info pack.Info) []int64 {
 	return slices.Sorted(maps.Keys(days))
 }
 
-// Discharge takes the receipt of a pack out of a day's work once no catalog of
-// the day names the pack any more. When it was the pack's last day, the object
-// is due to be deleted later. A receipt that was rewritten since it was read
-// stays: the upload was repeated, and catalogs may name the pack again.
-func (s *Store) Discharge(ctx context.Context, day int64, r ReceiptOf) error {
+// MarkConsumed removes the receipt of a pack from a day's work. The caller calls it
+// when no catalog of the day names the pack any more. The object is due for deletion
+// after L0Delay, unless a receipt for another day is left then. A receipt that was
+// rewritten since it was read stays: the upload was repeated, and catalogs may name
+// the pack again.
+func (s *Store) MarkConsumed(ctx context.Context, day int64, r ReceiptOf) error {
 	if err := s.index.Garbage.Enter(ctx, s.nowMillis()+L0Delay.Milliseconds(),
 		schema.Garbage{Kind: index.GarbageL0, Name: r.Object}); err != nil {
 		return err
 	}
-	return s.index.Work.TakeReceipt(ctx, day, r)
+	return s.index.Work.RemoveReceipt(ctx, day, r)
 }

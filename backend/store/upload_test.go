@@ -22,7 +22,7 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// sealed makes a pack of an ingester with a sample of tenants a and b on testDay
+// sealed returns a pack of an ingester with a sample of each of the tenants a and b on testDay
 // and on the day before.
 func sealed(t *testing.T) store.Upload {
 	t.Helper()
@@ -55,12 +55,12 @@ func sealed(t *testing.T) store.Upload {
 		t.Fatal(err)
 	}
 	windows := store.WindowsOf(info)
-	return store.Upload{Path: path, Object: store.L0Object(windows, "i1", id), CRC: crc, Info: info, Ingester: "i1", Sealed: testNow().UnixMilli(), Windows: windows, Settled: windows}
+	return store.Upload{Path: path, Object: store.L0Object(windows, "i1", id), CRC: crc, Info: info, Ingester: "i1", Sealed: testNow().UnixMilli(), Windows: windows, Cleared: windows}
 }
 
-// TestCellsBeforeReceipts looks at every moment of an upload: a receipt says that
-// the catalogs of its day have their cells. Otherwise a compaction that saw it
-// would take it for used up.
+// TestCellsBeforeReceipts checks at every point of an upload that the catalogs of a day have
+// their cells if the day has a receipt. Otherwise a compaction could remove the receipt of a
+// pack that it has not merged.
 func TestCellsBeforeReceipts(t *testing.T) {
 	live, u := memRows(t), sealed(t)
 	plain := openStore(t, live, memory.New(), testNow)
@@ -91,8 +91,8 @@ func TestCellsBeforeReceipts(t *testing.T) {
 	}
 }
 
-// vanishing deletes an object behind each of the next Puts, as a sweep does that
-// had looked before.
+// vanishing is an object store that deletes the object after each of the next Puts, as a
+// concurrent sweep may do.
 type vanishing struct {
 	objects.Store
 	left int
@@ -107,8 +107,8 @@ func (v *vanishing) Put(ctx context.Context, name, path string, crc uint32) (obj
 	return o, err
 }
 
-// TestObjectDeletedDuringUpload: an upload that ends well has left its object,
-// though one that was there before was deleted meanwhile.
+// TestObjectDeletedDuringUpload checks that the object exists after a successful upload, even
+// if an earlier object was deleted during the upload.
 func TestObjectDeletedDuringUpload(t *testing.T) {
 	for deleted := range 4 {
 		o := &vanishing{Store: memory.New(), left: deleted}
@@ -123,9 +123,9 @@ func TestObjectDeletedDuringUpload(t *testing.T) {
 	}
 }
 
-// TestDischarge: a receipt goes if it is the one that was read, of old versions
-// too, and stays when the upload was repeated since.
-func TestDischarge(t *testing.T) {
+// TestMarkConsumed checks that a receipt is removed if it is the one that was read, including
+// receipts of older versions, and that it stays if the upload was repeated since.
+func TestMarkConsumed(t *testing.T) {
 	r := memRows(t)
 	s, u := openStore(t, r, memory.New(), testNow), sealed(t)
 	if err := s.Upload(t.Context(), u); err != nil {
@@ -138,10 +138,10 @@ func TestDischarge(t *testing.T) {
 	if err := s.Upload(t.Context(), u); err != nil {
 		t.Fatal(err)
 	}
-	discharge := func(list []store.DayWork) (left int) {
+	consume := func(list []store.DayWork) (left int) {
 		t.Helper()
 		for _, d := range list {
-			if err := s.Discharge(t.Context(), d.Day, d.Receipts[0]); err != nil {
+			if err := s.MarkConsumed(t.Context(), d.Day, d.Receipts[0]); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -151,7 +151,7 @@ func TestDischarge(t *testing.T) {
 		}
 		return len(work)
 	}
-	if left := discharge(before); left != 2 {
+	if left := consume(before); left != 2 {
 		t.Fatalf("%d days have receipts, want 2: the upload was repeated", left)
 	}
 	// One of the receipts as an older version wrote it.
@@ -166,16 +166,16 @@ func TestDischarge(t *testing.T) {
 	if err != nil || now[0].Receipts[0].Attempt != 0 || now[1].Receipts[0].Attempt == 0 {
 		t.Fatalf("%+v, %v", now, err)
 	}
-	if left := discharge(now); left != 0 {
+	if left := consume(now); left != 0 {
 		t.Errorf("%d days have receipts, want none", left)
 	}
 }
 
-// damaging changes one byte of each read of an object.
+// damaging is an object store that changes one byte of each read.
 type damaging struct {
 	objects.Store
-	at   int // of the bytes that are read; -1: none
-	read int // bytes of the last read
+	at   int // offset of the changed byte in a read; -1: none
+	read int // number of bytes of the last read
 }
 
 func (d *damaging) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
@@ -187,8 +187,8 @@ func (d *damaging) Get(ctx context.Context, name string, off int64, n int) ([]by
 	return b, err
 }
 
-// TestDamagedBlock changes every byte of what a query fetches: always an error, no
-// wrong sample, and nothing of it stays in a cache.
+// TestDamagedBlock changes every byte that a query fetches, one at a time: the query must return
+// ErrCorrupt each time, and the next query the right samples, since no damaged block may be cached.
 func TestDamagedBlock(t *testing.T) {
 	live, o := memRows(t), &damaging{Store: memory.New(), at: -1}
 	publish(t, openStore(t, live, o, testNow), 50)
@@ -220,11 +220,11 @@ func TestDamagedBlock(t *testing.T) {
 		s := openStore(t, live, o, testNow)
 		o.at = at
 		if got, err := ask(s); !errors.Is(err, pack.ErrCorrupt) {
-			t.Errorf("byte %d of %d is wrong: %v; the answer is right: %t", at, bytes, err, got == want)
+			t.Errorf("byte %d of %d changed: error %v, want ErrCorrupt; result is right: %t", at, bytes, err, got == want)
 		}
 		o.at = -1
 		if got, err := ask(s); err != nil || got != want {
-			t.Errorf("byte %d of %d was wrong once, and the next answer is right: %t, %v", at, bytes, got == want, err)
+			t.Errorf("after byte %d of %d was changed once: next result is right: %t, error %v", at, bytes, got == want, err)
 		}
 	}
 }

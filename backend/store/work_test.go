@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestIntentsEnd: an upload settles the intents it is told to and no others, and
-// does so only together with its receipt.
+// TestIntentsEnd checks that an upload clears only the intents in Cleared, and clears them in
+// the same mutation as it writes the receipt.
 func TestIntentsEnd(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	w := store.Window{Day: storetest.Day, Number: 1}
@@ -31,24 +31,24 @@ func TestIntentsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, err := x.Store.Intents(t.Context(), "i1"); err != nil || len(left) != 1 || left[0].Number != 2 {
-		t.Errorf("i1 owes %v, %v", left, err)
+		t.Errorf("intents of i1: %v, %v", left, err)
 	}
 	if left, err := x.Store.Intents(t.Context(), "i2"); err != nil || len(left) != 2 {
-		t.Errorf("i2 owes %v, %v", left, err)
+		t.Errorf("intents of i2: %v, %v", left, err)
 	}
 }
 
-// TestDamagedLog: windows that an ingester lost samples of with a damaged log are
-// lost in its zone, until the others have uploaded theirs. The ingester lives on:
-// its pending uploads stay its own.
+// TestDamagedLog checks that windows of which an ingester lost samples, because its log is
+// damaged, are lost windows of its zone until the replicas have uploaded them. The ingester
+// keeps its own intents.
 func TestDamagedLog(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	w1, w2 := store.Window{Day: storetest.Day, Number: 1}, store.Window{Day: storetest.Day, Number: 2}
 	for _, i := range []string{"i1", "i2"} {
 		x.Must(nil, x.Store.Intend(t.Context(), i, map[store.Window]schema.Intent{w1: {Zone: "z-" + i, Since: x.Now.Add(-time.Hour).UnixMilli()}}))
 	}
-	for range 2 { // again is as good as once
-		x.Must(nil, x.Store.Damaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1, w2}))
+	for range 2 { // MarkDamaged is idempotent
+		x.Must(nil, x.Store.MarkDamaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1, w2}))
 	}
 	list, err := x.Store.Losses(t.Context())
 	x.Must(nil, err)
@@ -56,24 +56,24 @@ func TestDamagedLog(t *testing.T) {
 		t.Errorf("losses %+v", list)
 	}
 	if own, _ := x.Store.Intents(t.Context(), "i1"); len(own) != 1 {
-		t.Errorf("pending uploads of the ingester: %v", own)
+		t.Errorf("intents of the ingester: %v", own)
 	}
 	if n, err := x.Store.LossesOf(t.Context(), "i1"); err != nil || n != 2 {
-		t.Errorf("%d losses of the ingester, %v", n, err)
+		t.Errorf("LossesOf() = %d, %v", n, err)
 	}
-	// All have uploaded what they had, says the caller; none of another zone was lost.
-	if left, err := x.Store.SettleLoss(t.Context(), "i1"); err != nil || left != 0 {
-		t.Errorf("%d losses are left, %v", left, err)
+	// All ingesters have uploaded, and none of another zone was lost.
+	if left, err := x.Store.ClearLoss(t.Context(), "i1"); err != nil || left != 0 {
+		t.Errorf("ClearLoss() = %d, %v; want 0", left, err)
 	}
-	x.Must(nil, x.Store.Damaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1}))
-	x.Must(nil, x.Store.Damaged(t.Context(), "i2", "inc2", "z-i2", []store.Window{w1}))
-	if left, err := x.Store.SettleLoss(t.Context(), "i1"); err != nil || left != 1 {
-		t.Errorf("with damage in two zones %d losses are left, %v", left, err)
+	x.Must(nil, x.Store.MarkDamaged(t.Context(), "i1", "inc", "z-i1", []store.Window{w1}))
+	x.Must(nil, x.Store.MarkDamaged(t.Context(), "i2", "inc2", "z-i2", []store.Window{w1}))
+	if left, err := x.Store.ClearLoss(t.Context(), "i1"); err != nil || left != 1 {
+		t.Errorf("ClearLoss() with damage in two zones = %d, %v; want 1", left, err)
 	}
 }
 
-// TestConsumedOfManyDays: a pack of more days than the row store takes ranges at
-// once, as earlier versions sealed it, can be dropped in the end.
+// TestConsumedOfManyDays checks that Consumed works for a pack with more days than the row
+// store accepts ranges per call. Earlier versions sealed such packs.
 func TestConsumedOfManyDays(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	info := pack.Info{ID: ulid.Make()}

@@ -1,6 +1,6 @@
-// Package admin is the admin API, /admin/v1: tenants and their limits, plans,
-// access policies, API keys and the audit trail, as JSON over HTTP. It decodes,
-// calls authn/control and encodes; docs/admin-api.md describes it for users.
+// Package admin is the admin API, /admin/v1: tenants and their limits, plans, access
+// policies, API keys and the audit log, as JSON over HTTP. It decodes requests, calls
+// authn/control and encodes the results; docs/admin-api.md describes the API for users.
 package admin
 
 import (
@@ -17,22 +17,23 @@ import (
 	"github.com/palliumhq/pallium/authn/control"
 )
 
-// Root is the path that all routes of the API stand under.
+// Root is the path prefix of all routes of the API.
 const Root = "/admin/v1"
 
-// Options of the admin API. Control, Token and EdgeURL are needed.
+// Options are the options of New. Control, Token and EdgeURL are required.
 type Options struct {
 	Control *control.Control
 	Token   string // the admin credential; see CheckToken
-	EdgeURL string // where clients reach the edge, such as https://metrics.example.com; for the snippets that come with a new key
+	EdgeURL string // URL of the edge for clients, such as https://metrics.example.com; used in the snippets that come with a new key
 
-	// Extra adds routes under Root, behind the admin credential, the audit trail and
-	// the Idempotency-Key, such as POST /flush. They end when their client hangs up.
+	// Extra adds routes under Root, such as POST /flush. They require the admin
+	// credential, are audited and support Idempotency-Key. Unlike the API's own routes
+	// they are canceled when their client disconnects.
 	Extra func(chi.Router)
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
-	Now        func() time.Time // time.Now
+	Now        func() time.Time // nil: time.Now
 }
 
 type api struct {
@@ -42,14 +43,14 @@ type api struct {
 	now     func() time.Time
 }
 
-// New returns the handler of all paths under Root. It answers 404 to others.
+// New returns the handler of all paths under Root. It responds with 404 to other paths.
 func New(o Options) (http.Handler, error) {
 	if err := CheckToken(o.Token); err != nil {
 		return nil, err
 	}
 	edge, err := url.Parse(o.EdgeURL)
 	if err != nil || edge.Scheme != "http" && edge.Scheme != "https" || edge.Host == "" {
-		return nil, errors.New("the edge's URL must read http(s)://host[:port]")
+		return nil, errors.New("the edge URL must have the form http(s)://host[:port]")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -116,7 +117,7 @@ func (a *api) routes(r chi.Router) {
 	}
 }
 
-// handler answers a request itself or returns what is wrong with it.
+// handler writes the response itself or returns an error.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
 func (a *api) serve(h handler) http.HandlerFunc {
@@ -128,7 +129,7 @@ func (a *api) serve(h handler) http.HandlerFunc {
 }
 
 func (a *api) notFound(http.ResponseWriter, *http.Request) error {
-	return &problem{status: http.StatusNotFound, message: "there is nothing at this path; see docs/admin-api.md"}
+	return &problem{status: http.StatusNotFound, message: "the admin API has no such path; docs/admin-api.md lists all paths"}
 }
 
 func (a *api) methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
@@ -141,10 +142,10 @@ func (a *api) methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
-	return &problem{status: http.StatusMethodNotAllowed, message: "method " + shorten(r.Method) + " is not allowed here; allowed are " + list}
+	return &problem{status: http.StatusMethodNotAllowed, message: "method " + shorten(r.Method) + " is not allowed at this path: use " + list}
 }
 
-// routePath is the path that chi routes by.
+// routePath returns the path that chi matches.
 func routePath(r *http.Request) string {
 	if r.URL.RawPath != "" {
 		return r.URL.RawPath
@@ -152,15 +153,15 @@ func routePath(r *http.Request) string {
 	return r.URL.Path
 }
 
-// param is a part of the path, decoded.
+// param returns a decoded parameter of the path.
 func param(r *http.Request, name string) string {
 	v := chi.URLParam(r, name)
 	if r.URL.RawPath == "" {
-		return v // the path was decoded already
+		return v // net/http has decoded the path
 	}
 	decoded, err := url.PathUnescape(v)
 	if err != nil {
-		return v // not the name of anything
+		return v // no object has such a name
 	}
 	return decoded
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/authn/apikey"
 )
 
-// TestRequests sends one request each to a server with the seed.
+// TestRequests sends each request to a server with the objects of seed.
 func TestRequests(t *testing.T) {
 	s, tk := seed(t)
 	big := `{"name":"` + strings.Repeat("x", 1<<20) + `"}`
@@ -30,7 +30,7 @@ func TestRequests(t *testing.T) {
 		{"GET /tenants?pageSize=0", nil, 400, `"field":"pageSize"`},
 		{"GET /tenants?pageSize=501", nil, 400, `pageSize is \"501\"`},
 		{"GET /tenants?pageSize=x", nil, 400, `"field":"pageSize"`},
-		{"GET /tenants?pagesize=1", nil, 400, `there is no query parameter \"pagesize\"`},
+		{"GET /tenants?pagesize=1", nil, 400, `unknown query parameter \"pagesize\"`},
 		{"GET /tenants?pageSize=1&pageSize=2", nil, 400, `appears twice`},
 		{"GET /tenants?pageCursor=forged", nil, 400, `"field":"pageCursor"`},
 		{"GET /tenants?includeDeleted=maybe", nil, 400, `includeDeleted must be true or false`},
@@ -42,13 +42,13 @@ func TestRequests(t *testing.T) {
 		{"GET /tenants/none/limits", nil, 404, `not_found`},
 		{"POST /tenants", nil, 400, `the body is empty`},
 		{"POST /tenants {", nil, 400, `not valid JSON`},
-		{"POST /tenants []", nil, 400, `cannot be a array`},
-		{`POST /tenants {"name":"c"} {}`, nil, 400, `behind its JSON object`},
-		{`POST /tenants {"name":"c","color":"red"}`, nil, 400, `there is no field \"color\"`},
-		{`POST /tenants {"name":5}`, nil, 400, `field \"name\" cannot be a number`},
+		{"POST /tenants []", nil, 400, `must be a JSON object, but is of type array`},
+		{`POST /tenants {"name":"c"} {}`, nil, 400, `data after its JSON object`},
+		{`POST /tenants {"name":"c","color":"red"}`, nil, 400, `unknown field \"color\"`},
+		{`POST /tenants {"name":5}`, nil, 400, `field \"name\" must not be of type number`},
 		{`POST /tenants {"name":""}`, nil, 400, `tenant ID is empty`},
-		{`POST /tenants {"name":"a/b"}`, nil, 400, `has the character '/'`},
-		{`POST /tenants {"name":"a"}`, nil, 409, `tenant a exists already`},
+		{`POST /tenants {"name":"a/b"}`, nil, 400, `contains the character '/'`},
+		{`POST /tenants {"name":"a"}`, nil, 409, `tenant a already exists`},
 		{`POST /tenants {"name":"c","plan":"tin"}`, nil, 400, `plan \"tin\" does not exist`},
 		{`POST /tenants {"name":"c","limits":{"max_activ_series":1}}`, nil, 400, `did you mean \"max_active_series\"?`},
 		{`POST /tenants {"name":"c","limits":{"retention":30}}`, nil, 400, `"field":"retention"`},
@@ -63,29 +63,29 @@ func TestRequests(t *testing.T) {
 		{`PUT /tenants/a {"name":"b"}`, []string{`If-Match: *`}, 400, `names cannot be changed`},
 		{`PUT /tenants/none {}`, []string{`If-Match: *`}, 404, `not_found`},
 		{`PUT /tenants/a/limits {}`, []string{`If-Match: *`}, 400, `overrides is missing`},
-		{`PUT /tenants/a/limits {"overrides":{"x":1}}`, []string{`If-Match: *`}, 400, `there is no limit \"x\"`},
+		{`PUT /tenants/a/limits {"overrides":{"x":1}}`, []string{`If-Match: *`}, 400, `unknown limit \"x\"`},
 		{`PUT /tenants/a/limits {"overrides":{}}`, []string{`If-Match: "stale"`}, 412, `precondition_failed`},
 		{`DELETE /tenants/a`, nil, 428, `If-Match`},
 		{`DELETE /tenants/pallium`, []string{`If-Match: *`}, 409, `cannot be deleted`},
-		{`PATCH /tenants/a`, nil, 405, `allowed are GET, PUT, DELETE`},
-		{`DELETE /tenants`, nil, 405, `allowed are GET, POST`},
+		{`PATCH /tenants/a`, nil, 405, `use GET, PUT, DELETE`},
+		{`DELETE /tenants`, nil, 405, `use GET, POST`},
 		{"GET /tenant", nil, 404, `"code":"not_found"`},
 		{"GET /tenants/", nil, 404, `"code":"not_found"`},
 		{"GET /tenants/a/b/c", nil, 404, `"code":"not_found"`},
 		{"GET /plans", nil, 200, `"name":"gold"`},
 		{"GET /plans/gold", nil, 200, `"limits":{"max_active_series":7}`},
 		{"GET /plans/tin", nil, 404, `not_found`},
-		{`POST /plans {"name":"gold"}`, nil, 409, `exists already`},
+		{`POST /plans {"name":"gold"}`, nil, 409, `already exists`},
 		{`POST /plans {"name":"a b"}`, nil, 400, `"field":"name"`},
 		{`PUT /plans/gold {"limits":{"max_active_series":-1}}`, []string{`If-Match: *`}, 400, `-1 is not allowed`},
-		{`DELETE /plans/gold`, []string{`If-Match: *`}, 409, `in use, by tenant a`},
+		{`DELETE /plans/gold`, []string{`If-Match: *`}, 409, `in use, for example by tenant a`},
 		{"GET /access-policies", nil, 200, `"id":"pol"`},
 		{"GET /access-policies?tenant=b", nil, 200, `"realms":[{"tenant":"a"},{"tenant":"b"}]`},
 		{"GET /access-policies/pol", nil, 200, `"scopes":["metrics:read"]`},
 		{"GET /access-policies/a:metrics:read+metrics:write", nil, 200, `"derived":true`},
 		{"GET /access-policies/a%3Ametrics:read%2Bmetrics:write", nil, 200, `"derived":true`},
 		{"GET /access-policies/none", nil, 404, `not_found`},
-		{`POST /access-policies {"name":"p","scopes":["admin:*"],"realms":[{"tenant":"a"}]}`, nil, 400, `the scopes are metrics:read`},
+		{`POST /access-policies {"name":"p","scopes":["admin:*"],"realms":[{"tenant":"a"}]}`, nil, 400, `use metrics:read`},
 		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[{"tenant":"x"}]}`, nil, 400, `\"x\" does not exist`},
 		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[]}`, nil, 400, `"field":"realms"`},
 		{`POST /access-policies {"name":"p","scopes":["metrics:read"],"realms":[{"tenant":"a","labelPolicies":[{"selector":"{}"}]}]}`, nil, 400, `label policies are not supported yet`},
@@ -96,7 +96,7 @@ func TestRequests(t *testing.T) {
 		{`POST /access-policies/simulate {"accessPolicyId":"pol","scope":"metrics:read"}`, nil, 200, `"reason":"selector_required"`},
 		{`POST /access-policies/simulate {"tokenId":"TK","scope":"metrics:write"}`, nil, 200, `"allowed":true`},
 		{`POST /access-policies/simulate {"tokenId":"TK","tenant":"b","scope":"metrics:write"}`, nil, 200, `"reason":"tenant_not_allowed"`},
-		{`POST /access-policies/simulate {"tokenId":"TK","accessPolicyId":"pol","scope":"metrics:write"}`, nil, 400, `give one of`},
+		{`POST /access-policies/simulate {"tokenId":"TK","accessPolicyId":"pol","scope":"metrics:write"}`, nil, 400, `set exactly one of`},
 		{`POST /access-policies/simulate {"tokenId":"TK","scope":"x"}`, nil, 400, `"field":"scope"`},
 		{"GET /tokens", nil, 200, `"status":"active"`},
 		{"GET /tokens?tenant=b", nil, 200, `{"items":[]}`},
@@ -107,14 +107,14 @@ func TestRequests(t *testing.T) {
 		{`POST /tokens {"name":"n","tenant":"x","scopes":["metrics:read"]}`, nil, 400, `pallium tenant create x`},
 		{`POST /tokens {"name":"n","accessPolicyId":"none"}`, nil, 400, `access policy \"none\" does not exist`},
 		{`POST /tokens {"name":"n","accessPolicyId":"pol","expiresAt":"tomorrow"}`, nil, 400, `"field":"expiresAt"`},
-		{`POST /tokens {"name":"n","accessPolicyId":"pol","expiresAt":"2029-01-01T00:00:00Z"}`, nil, 400, `must lie in the future`},
+		{`POST /tokens {"name":"n","accessPolicyId":"pol","expiresAt":"2029-01-01T00:00:00Z"}`, nil, 400, `must be in the future`},
 		{`POST /tokens/TK/rotate {"graceSeconds":-1}`, nil, 400, `"field":"graceSeconds"`},
 		{`POST /tokens/TK/rotate {"graceSeconds":9223372036854775807}`, nil, 400, `"field":"graceSeconds"`},
 		{`POST /tokens/tk_none/rotate`, nil, 404, `not_found`},
-		{`POST /tokens/TK/revoke {"why":"x"}`, nil, 400, `there is no field \"why\"`},
+		{`POST /tokens/TK/revoke {"why":"x"}`, nil, 400, `unknown field \"why\"`},
 		{`DELETE /tokens/TK`, nil, 428, `If-Match`},
 		{"GET /audit-events?pageSize=1", nil, 200, `"nextPageCursor"`},
-		{"GET /panic", nil, 500, `internal error; see the log`},
+		{"GET /panic", nil, 500, `internal error; the server's log has the cause`},
 	} {
 		method, rest, _ := strings.Cut(strings.ReplaceAll(c.request, "TK", tk), " ")
 		path, body, _ := strings.Cut(rest, " ")
@@ -143,7 +143,7 @@ func TestTenantLife(t *testing.T) {
 		t.Errorf("updated: %v %s", b.header, b.body)
 	}
 	if got := s.do("PUT", "/admin/v1/tenants/team-a", `{}`, etag); got.status != 412 {
-		t.Errorf("second update with one ETag: %d", got.status)
+		t.Errorf("second update with the same ETag: status %d, want 412", got.status)
 	}
 	l := s.must("PUT", "/tenants/team-a/limits", `{"overrides":{"retention":"7d"}}`, "If-Match: "+b.header.Get("ETag"))
 	if l.field("effective", "retention") != "1w" || l.field("effective", "max_exemplars") == 5.0 || fmt.Sprint(l.field("overrides")) != "map[retention:1w]" {
@@ -155,7 +155,7 @@ func TestTenantLife(t *testing.T) {
 	if got := s.must("DELETE", "/tenants/team-a", "", "If-Match: "+l.header.Get("ETag")); got.status != 204 || got.body != "" {
 		t.Errorf("deleted: %d %s", got.status, got.body)
 	}
-	if got := s.do("POST", "/admin/v1/tenants", `{"name":"team-a"}`); got.status != 409 || !strings.Contains(got.body, "never used again") {
+	if got := s.do("POST", "/admin/v1/tenants", `{"name":"team-a"}`); got.status != 409 || !strings.Contains(got.body, "cannot be reused") {
 		t.Errorf("created again: %d %s", got.status, got.body)
 	}
 	if got := s.must("GET", "/tenants?includeDeleted=true", ""); !strings.Contains(got.body, `"deletedAt":"2030-01-01T00:00:00Z"`) {
@@ -188,12 +188,12 @@ func TestTokenLife(t *testing.T) {
 	}
 	for _, want := range []string{"url: https://edge.example/prometheus\n", "httpHeaderName1: Authorization\n", "httpHeaderValue1: Bearer " + key + "\n", "apiVersion: 1\n"} {
 		if !strings.Contains(a.text("grafana"), want) {
-			t.Errorf("grafana lacks %q: %s", want, a.text("grafana"))
+			t.Errorf("Grafana snippet does not contain %q: %s", want, a.text("grafana"))
 		}
 	}
 	path := "/tokens/" + a.text("id")
 	if got := s.must("GET", path, ""); strings.Contains(got.body, key) {
-		t.Error("the key is shown twice")
+		t.Error("the token shows its key a second time")
 	}
 	rot := s.must("POST", path+"/rotate", "")
 	if rot.text("token") == key || rot.text("id") != a.text("id") || rot.text("previousValidUntil") != "2030-01-02T00:00:00Z" {
@@ -203,7 +203,7 @@ func TestTokenLife(t *testing.T) {
 		t.Errorf("revoked: %s", got.body)
 	}
 	if got := s.do("POST", "/admin/v1"+path+"/rotate", ""); got.status != 409 {
-		t.Errorf("rotate revoked: %d %s", got.status, got.body)
+		t.Errorf("rotation of a revoked token: %d %s", got.status, got.body)
 	}
 	if got := s.must("POST", "/access-policies/simulate", `{"tokenId":"`+a.text("id")+`","scope":"metrics:read"}`); !strings.Contains(got.body, "token_revoked") {
 		t.Errorf("simulate: %s", got.body)
@@ -222,7 +222,7 @@ func TestTokenLife(t *testing.T) {
 	}
 	s.must("DELETE", "/access-policies/pol?cascade=true", "", "If-Match: *")
 	if got := s.do("GET", "/admin/v1/tokens/"+two.text("id"), ""); got.status != 404 {
-		t.Errorf("after the cascade: %d", got.status)
+		t.Errorf("token of a policy deleted with cascade: status %d, want 404", got.status)
 	}
 }
 
@@ -240,7 +240,7 @@ func TestIdempotencyKey(t *testing.T) {
 	if got := s.do("POST", "/admin/v1/plans", body, "Idempotency-Key: "+strings.Repeat("x", 256)); got.status != 400 {
 		t.Errorf("long key: %d %s", got.status, got.body)
 	}
-	// A request that was rejected may be mended and sent again.
+	// A request that was rejected may be corrected and sent again.
 	if got := s.do("POST", "/admin/v1/tenants", `{"name":"c","plan":"tin"}`, "Idempotency-Key: two"); got.status != 400 {
 		t.Errorf("rejected: %d", got.status)
 	}
@@ -250,21 +250,21 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
-// hangUp is a body whose client goes away while it is read.
-type hangUp struct {
+// disconnecting is a body whose client disconnects while it is read.
+type disconnecting struct {
 	io.Reader
 	cancel context.CancelFunc
 }
 
-func (h hangUp) Read(b []byte) (int, error) {
+func (h disconnecting) Read(b []byte) (int, error) {
 	h.cancel()
 	return h.Reader.Read(b)
 }
 
-func TestClientHangsUp(t *testing.T) {
+func TestClientDisconnects(t *testing.T) {
 	s := newServer(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	r := httptest.NewRequestWithContext(ctx, "POST", "/admin/v1/tenants", hangUp{strings.NewReader(`{"name":"a"}`), cancel})
+	r := httptest.NewRequestWithContext(ctx, "POST", "/admin/v1/tenants", disconnecting{strings.NewReader(`{"name":"a"}`), cancel})
 	r.Header.Set("Authorization", "Bearer "+token)
 	w := httptest.NewRecorder()
 	s.handler.ServeHTTP(w, r)
@@ -284,7 +284,7 @@ func TestAudit(t *testing.T) {
 	s.do("POST", "/admin/v1/nowhere", "")
 	s.must("GET", "/tenants", "")
 	if s.extra != 1 {
-		t.Errorf("extra route called %d times", s.extra)
+		t.Errorf("extra route was called %d times, want 1", s.extra)
 	}
 	var list struct{ Items []map[string]any }
 	if err := json.Unmarshal([]byte(s.must("GET", "/audit-events", "").body), &list); err != nil || len(list.Items) != 3 {
@@ -305,9 +305,9 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// TestAuditMissesNothing: neither a policy with the name of a route, nor does it
-// keep a key that was sent in the place of an ID.
-func TestAuditMissesNothing(t *testing.T) {
+// TestAuditCompleteAndRedacted checks that changes of a policy with the name of a route
+// are audited, and that a key sent in place of an ID is redacted.
+func TestAuditCompleteAndRedacted(t *testing.T) {
 	s, _ := seed(t)
 	pol := s.must("POST", "/access-policies", `{"name":"simulate","scopes":["metrics:read"],"realms":[{"tenant":"a"}]}`)
 	s.must("PUT", "/access-policies/simulate", `{"scopes":["metrics:write"],"realms":[{"tenant":"a"}]}`, "If-Match: "+pol.header.Get("ETag"))

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestWhatCannotBeAuditedIsNotDone: with an audit trail that cannot be written every
-// change is rejected and nothing is changed; reading goes on.
-func TestWhatCannotBeAuditedIsNotDone(t *testing.T) {
+// TestChangeRejectedWithoutAudit checks that every change is rejected, and reads still
+// work, while the audit log cannot be written.
+func TestChangeRejectedWithoutAudit(t *testing.T) {
 	s, tokenID := seed(t)
 	changes := []struct{ method, path, body string }{
 		{"POST", "/tenants", `{"name":"c"}`},
@@ -35,7 +35,7 @@ func TestWhatCannotBeAuditedIsNotDone(t *testing.T) {
 		}
 	}
 	if s.store.changes != before || s.extra != 0 {
-		t.Errorf("%d changes were made, %d actions done", s.store.changes-before, s.extra)
+		t.Errorf("%d changes and %d extra actions were executed without audit, want none", s.store.changes-before, s.extra)
 	}
 	s.must("GET", "/tenants/a", "")
 	s.must("POST", "/access-policies/simulate", `{"tokenId":"`+tokenID+`","scope":"metrics:read"}`)
@@ -43,6 +43,6 @@ func TestWhatCannotBeAuditedIsNotDone(t *testing.T) {
 	s.must("POST", "/tenants", `{"name":"c"}`)
 	s.must("POST", "/flush", "")
 	if s.store.changes == before || s.extra != 1 {
-		t.Errorf("%d changes, %d actions with the audit trail again", s.store.changes-before, s.extra)
+		t.Errorf("%d changes and %d extra actions were executed after the audit log was available again", s.store.changes-before, s.extra)
 	}
 }

@@ -9,23 +9,23 @@ import (
 	"strings"
 )
 
-// What stands between a browser that knows the operator's password and other
-// sites that it has open.
+// This file protects the admin listener from other sites that are open in a browser
+// that knows the operator's password.
 
-// CheckHosts reports which of the configured names is no host name.
+// CheckHosts returns an error if one of the configured names is not a host name.
 func CheckHosts(names []string) error {
 	for _, n := range names {
 		if n == "" || strings.ContainsAny(n, ":/@*, ") {
-			return fmt.Errorf("admin_hosts: %q is not a host name such as pallium.example.com, without scheme and port", n)
+			return fmt.Errorf("admin_hosts: %q is not a host name: write a name such as pallium.example.com, without scheme and port", n)
 		}
 	}
 	return nil
 }
 
-// RequireHost lets only requests in whose Host is an IP address, localhost or one
-// of the names, and gives every answer headers against use by other sites. A site
-// whose own name is made to resolve to this listener (DNS rebinding) would otherwise
-// be of one origin with it, and could read /metrics.
+// RequireHost accepts only requests whose Host is an IP address, localhost or one of the
+// names, and sets headers on every response that keep other sites from using it. Without
+// the check, a site that makes its own name resolve to this listener (DNS rebinding)
+// would have the same origin as the listener and could read /metrics.
 func RequireHost(names []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -34,18 +34,19 @@ func RequireHost(names []string, next http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", ContentSecurityPolicy)
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if !hostAllowed(r.Host, names) {
-			http.Error(w, fmt.Sprintf("host %.100q is not a name of this listener: use an IP address or localhost, "+
-				"or add the name to admin_hosts", r.Host), http.StatusMisdirectedRequest)
+			http.Error(w, fmt.Sprintf("host %.100q is not a known name of this listener: use an IP address or localhost, "+
+				"or add the name to admin_hosts in the configuration", r.Host), http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// ContentSecurityPolicy is that of every answer: nothing is loaded or framed.
+// ContentSecurityPolicy is sent with every response: a page may not load anything and may
+// not be framed.
 const ContentSecurityPolicy = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
-// hostAllowed takes a missing Host, too: browsers send one, old probes do not.
+// hostAllowed also accepts a missing Host: browsers always send one, old probes do not.
 func hostAllowed(host string, names []string) bool {
 	if host == "" {
 		return true
@@ -57,13 +58,14 @@ func hostAllowed(host string, names []string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(strings.TrimSuffix(n, "."), name) })
 }
 
-// RejectCrossSite is middleware for what takes Basic authentication, which a browser
-// sends along with requests of any site. It goes by Sec-Fetch-Site, which browsers
-// send over TLS and to localhost, and by Origin, which they send with every POST.
+// RejectCrossSite is middleware for routes with Basic authentication, whose credential a
+// browser also sends with requests that other sites cause. It checks Sec-Fetch-Site,
+// which browsers send over TLS and to localhost, and Origin, which they send with every
+// POST.
 func RejectCrossSite(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if crossSite(r) {
-			http.Error(w, "the request comes from another site: open the address itself", http.StatusForbidden)
+			http.Error(w, "the request was made by another site: open this address directly in the browser", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -77,7 +79,7 @@ func crossSite(r *http.Request) bool {
 		}
 	}
 	for _, origin := range r.Header.Values("Origin") {
-		// The scheme is not compared: a proxy may have ended TLS.
+		// The scheme is not compared: a proxy may terminate TLS.
 		u, err := url.Parse(origin)
 		if err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
 			return true

@@ -27,15 +27,15 @@ func TestRequireHost(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		if w.Code != status {
-			t.Errorf("host %q: %d, want %d", host, w.Code, status)
+			t.Errorf("host %q: status %d, want %d", host, w.Code, status)
 		}
 		if status == 421 && !strings.Contains(w.Body.String(), "admin_hosts") {
-			t.Errorf("host %q: it is not told how to allow it: %s", host, w.Body)
+			t.Errorf("host %q: the error does not name admin_hosts: %s", host, w.Body)
 		}
 		for name, value := range map[string]string{"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
 			"Content-Security-Policy": "frame-ancestors 'none'"} {
 			if !strings.Contains(w.Header().Get(name), value) {
-				t.Errorf("host %q: %s is %q", host, name, w.Header().Get(name))
+				t.Errorf("host %q: header %s = %q", host, name, w.Header().Get(name))
 			}
 		}
 	}
@@ -76,7 +76,7 @@ func TestRejectCrossSite(t *testing.T) {
 			w := httptest.NewRecorder()
 			RejectCrossSite(anyPage()).ServeHTTP(w, r)
 			if w.Code != tt.status {
-				t.Errorf("%s, %s: %d, want %d", tt.name, method, w.Code, tt.status)
+				t.Errorf("%s, %s: status %d, want %d", tt.name, method, w.Code, tt.status)
 			}
 		}
 	}

@@ -16,39 +16,40 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// MinTokenLength is the least length of the admin credential in bytes.
+// MinTokenLength is the minimum length of the admin credential in bytes.
 const MinTokenLength = 32
 
-// Failed logins that one network (an IPv4 /24 or IPv6 /64) may make at once,
-// and how soon it gets another.
+// Each network (an IPv4 /24 or IPv6 /64) may make loginBurst failed logins at once, and
+// one more per loginRefill.
 const (
 	loginBurst  = 10
 	loginRefill = 6 * time.Second
 	maxNetworks = 4096
 )
 
-// CheckToken reports why an admin credential will not do.
+// CheckToken returns an error if an admin credential is too short or malformed.
 func CheckToken(token string) error {
 	if len(token) < MinTokenLength {
-		return fmt.Errorf("admin token has %d bytes, at least %d are needed; set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE",
+		return fmt.Errorf("admin token has %d bytes, at least %d are required: set a longer one in PALLIUM_ADMIN_TOKEN or "+
+			"PALLIUM_ADMIN_TOKEN_FILE",
 			len(token), MinTokenLength)
 	}
 	for i := range len(token) {
 		if token[i] <= ' ' || token[i] > '~' {
-			return errors.New("admin token has a blank or a character that is not printable ASCII")
+			return errors.New("admin token contains a space or a character that is not printable ASCII")
 		}
 	}
 	return nil
 }
 
-// RequireToken returns middleware that lets only the admin credential in, sent
-// as Authorization: Bearer. It is for pages beside the admin API. With a token
-// that CheckToken rejects, nobody gets in.
+// RequireToken returns middleware that accepts only requests with the admin credential,
+// sent as Authorization: Bearer. It is for pages outside the admin API. With a token that
+// CheckToken rejects, all requests are rejected.
 func RequireToken(token string) func(http.Handler) http.Handler {
 	return newGuard(token, time.Now, slog.New(slog.DiscardHandler), nil).require
 }
 
-// guard compares credentials and slows down guessing.
+// guard compares credentials and limits the rate of failed logins.
 type guard struct {
 	usable   bool
 	want     [sha256.Size]byte
@@ -58,10 +59,10 @@ type guard struct {
 
 	mu       sync.Mutex
 	networks map[netip.Prefix]*bucket
-	others   bucket // of the networks that find no room
+	others   bucket // shared by networks beyond maxNetworks
 }
 
-// bucket counts how many failures a network still has.
+// bucket counts how many more logins of a network may fail.
 type bucket struct {
 	left  float64
 	since time.Time
@@ -72,7 +73,7 @@ func newGuard(token string, now func() time.Time, logger *slog.Logger, reg prome
 		usable: CheckToken(token) == nil, want: sha256.Sum256([]byte(token)), now: now, logger: logger,
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_admin_login_failures_total",
-			Help: "Requests to the admin API that were rejected for their credential.",
+			Help: "Requests to the admin API that were rejected because of their credential, by reason.",
 		}, []string{"reason"}),
 		networks: map[netip.Prefix]*bucket{},
 		others:   bucket{left: loginBurst},
@@ -92,13 +93,14 @@ func (g *guard) require(next http.Handler) http.Handler {
 		case errors.Is(err, errTooMany):
 			g.failures.WithLabelValues("too_many").Inc()
 			w.Header().Set("Retry-After", strconv.Itoa(int(loginRefill/time.Second)))
-			writeProblem(w, r, &problem{status: http.StatusTooManyRequests, message: "too many failed logins from this network; try again later"})
+			writeProblem(w, r, &problem{status: http.StatusTooManyRequests, message: "too many failed logins from this network; try again in " +
+				"some seconds"})
 		default:
 			g.failures.WithLabelValues("wrong").Inc()
 			g.logger.Warn("admin login failed", "source", source(r), "request", requestID(r))
 			w.Header().Set("WWW-Authenticate", `Bearer realm="pallium admin"`)
 			writeProblem(w, r,
-				&problem{status: http.StatusUnauthorized, message: "the admin token is missing or wrong; send it as Authorization: Bearer <token>"})
+				&problem{status: http.StatusUnauthorized, message: "the admin token is missing or wrong: send it as Authorization: Bearer <token>"})
 		}
 	})
 }
@@ -110,7 +112,7 @@ var (
 
 func (g *guard) check(r *http.Request) error {
 	if g.usable && g.matches(r.Header.Values("Authorization")) {
-		return nil // whatever others in its network got wrong: a revocation must not wait for them
+		return nil // even if others in its network failed too often: a revocation must not wait for them
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -135,8 +137,8 @@ func (g *guard) matches(authorization []string) bool {
 	return subtle.ConstantTimeCompare(have[:], g.want[:]) == 1
 }
 
-// bucket returns the network's bucket. When there are too many, those that are
-// full again go; if that is not enough, the rest share one.
+// bucket returns the network's bucket. If there are too many buckets, full ones are
+// deleted first; if there are still too many, new networks share one.
 func (g *guard) bucket(n netip.Prefix) *bucket {
 	if b := g.networks[n]; b != nil {
 		return b
@@ -162,7 +164,8 @@ func (b *bucket) refill(now time.Time) {
 	b.since = now
 }
 
-// network is the client's; the zero Prefix stands for what is no IP address.
+// network returns the client's network, or the zero Prefix if its address is not an IP
+// address.
 func network(r *http.Request) netip.Prefix {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -179,7 +182,7 @@ func network(r *http.Request) netip.Prefix {
 	return p
 }
 
-// source is the client's address for logs and audit.
+// source returns the client's address for logs and the audit log.
 func source(r *http.Request) string {
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		return ap.Addr().String()

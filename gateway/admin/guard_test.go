@@ -34,8 +34,8 @@ func TestLogin(t *testing.T) {
 			t.Errorf("%d: %d %s", i, a.status, a.body)
 		}
 	}
-	// The network has used up its failures. The right token still gets in: a
-	// neighbour's guesses must not hold up a revocation.
+	// The network has used up its failures. The right token is still accepted, because
+	// guesses of others in the network must not delay a revocation.
 	if a := from("10.0.0.3:1", good); a.status != 404 {
 		t.Errorf("right token after its network's failures: %d", a.status)
 	}
@@ -50,7 +50,7 @@ func TestLogin(t *testing.T) {
 	if a := from("10.0.0.3:1", "Bearer wrong"); a.status != 401 {
 		t.Errorf("later: %d", a.status)
 	}
-	// Many networks share one bucket in the end, and memory stays bounded.
+	// Networks beyond maxNetworks share one bucket, so that memory stays bounded.
 	g := newGuard(token, func() time.Time { return s.now }, nil, nil)
 	for i := range maxNetworks + 100 {
 		r := httptest.NewRequest("GET", "/", nil)
@@ -58,7 +58,7 @@ func TestLogin(t *testing.T) {
 		_ = g.check(r)
 	}
 	if len(g.networks) > maxNetworks || g.others.left >= 1 {
-		t.Errorf("%d networks, %v left for the others", len(g.networks), g.others.left)
+		t.Errorf("%d networks, want at most the maximum; %v failures left in the shared bucket, want less than 1", len(g.networks), g.others.left)
 	}
 }
 
@@ -73,17 +73,17 @@ func TestRequireToken(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		if w.Code != c.status {
-			t.Errorf("%q against %q: %d", c.sent, c.token, w.Code)
+			t.Errorf("token %q sent to a server with %q: status %d", c.sent, c.token, w.Code)
 		}
 	}
 	for _, bad := range []string{"", token[:31], token + " ", token + "\n", token + "ü"} {
 		if _, err := New(Options{Token: bad, EdgeURL: "http://x"}); err == nil {
-			t.Errorf("admin token %q was taken", bad)
+			t.Errorf("admin token %q was accepted", bad)
 		}
 	}
 	for _, bad := range []string{"", "edge:9009", "ftp://x", "http://", "/x"} {
 		if _, err := New(Options{Token: token, EdgeURL: bad}); err == nil {
-			t.Errorf("edge URL %q was taken", bad)
+			t.Errorf("edge URL %q was accepted", bad)
 		}
 	}
 }

@@ -31,7 +31,7 @@ type server struct {
 	store   *auditedStore
 }
 
-// auditedStore counts the changes, and can reject those of the audit trail.
+// auditedStore counts changes, and can reject writes of audit events.
 type auditedStore struct {
 	rows.Store
 	down    bool
@@ -124,7 +124,7 @@ func (s *server) do(method, path, body string, headers ...string) answer {
 	return answer{w.Code, w.Header(), w.Body.String()}
 }
 
-// must is do for a request that has to succeed.
+// must sends a request that has to succeed.
 func (s *server) must(method, path, body string, headers ...string) answer {
 	s.t.Helper()
 	a := s.do(method, "/admin/v1"+path, body, headers...)

@@ -17,10 +17,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// problem is an answer that rejects the request.
+// problem is an error response.
 type problem struct {
 	status  int
-	field   string // at fault; may be empty
+	field   string // the part of the request that is wrong; may be empty
 	message string
 }
 
@@ -30,7 +30,7 @@ func badField(field, format string, args ...any) *problem {
 	return &problem{status: http.StatusBadRequest, field: field, message: fmt.Sprintf(format, args...)}
 }
 
-// code is the stable word for a status.
+// code returns the API's error code for a status.
 func code(status int) string {
 	switch status {
 	case http.StatusBadRequest:
@@ -80,8 +80,8 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	writeJSON(w, p.status, body)
 }
 
-// reject answers with an error. What is not the caller's mistake is logged, and
-// answered without its text.
+// reject sends an error response. An error that is not the client's mistake is logged,
+// and its text is not sent.
 func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	var p *problem
 	var e *control.Error
@@ -94,10 +94,10 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", "5")
 		p = &problem{
 			status:  http.StatusServiceUnavailable,
-			message: "the store could not answer; see the log of the server for request " + requestID(r),
+			message: "the request failed, probably because the store is unavailable; the server's log has the cause under request " + requestID(r),
 		}
 	}
-	// A key in the place of a name would be repeated into shells and their logs.
+	// A key that was sent instead of a name must not end up in shells and their logs.
 	p = &problem{status: p.status, field: apikey.Redact(p.field), message: apikey.Redact(p.message)}
 	writeProblem(w, r, p)
 }
@@ -120,22 +120,22 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		status, b = http.StatusInternalServerError, *bytes.NewBufferString(`{"code":"internal","message":"the answer could not be encoded"}`)
+		status, b = http.StatusInternalServerError, *bytes.NewBufferString(`{"code":"internal","message":"the response could not be encoded"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // the client may be gone; there is nobody to tell
+	_, _ = w.Write(b.Bytes()) // an error means that the client has disconnected
 }
 
-// resource answers with one thing and its ETag.
+// resource sends one object with its ETag.
 func resource(w http.ResponseWriter, status int, etag string, v any) error {
 	w.Header().Set("ETag", strconv.Quote(etag))
 	writeJSON(w, status, v)
 	return nil
 }
 
-// created answers a POST that made something.
+// created sends the response to a POST that created an object.
 func created(w http.ResponseWriter, etag string, v any, path ...string) error {
 	for i := range path {
 		path[i] = url.PathEscape(path[i])
@@ -149,7 +149,7 @@ type listBody[T any] struct {
 	NextPageCursor string `json:"nextPageCursor,omitempty"`
 }
 
-// list answers with a page, its items as the API shows them.
+// list sends a page of a list; view converts an item to its JSON form.
 func list[S, T any](w http.ResponseWriter, items []S, next string, view func(S) T) error {
 	out := listBody[T]{Items: make([]T, 0, len(items)), NextPageCursor: next}
 	for _, v := range items {
@@ -159,8 +159,8 @@ func list[S, T any](w http.ResponseWriter, items []S, next string, view func(S) 
 	return nil
 }
 
-// decode reads the body into a struct. Fields that it does not have are
-// rejected. optional bodies may be empty.
+// decode decodes the body into a struct and rejects unknown fields. An optional body may
+// be empty.
 func decode(r *http.Request, into any, optional bool) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -169,14 +169,14 @@ func decode(r *http.Request, into any, optional bool) error {
 		if optional {
 			return nil
 		}
-		return badField("", "the body is empty; send a JSON object")
+		return badField("", "the body is empty: send a JSON object")
 	}
 	if err == nil {
 		if _, err = dec.Token(); errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err == nil || !isTooLarge(err) {
-			return badField("", "the body has something behind its JSON object")
+			return badField("", "the body has data after its JSON object: send exactly one object")
 		}
 	}
 	return decodeProblem(err)
@@ -195,29 +195,31 @@ func decodeProblem(err error) error {
 	case errors.As(err, &p):
 		return p
 	case isTooLarge(err):
-		return &problem{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the body is larger than %d bytes", maxBody)}
+		return &problem{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the body is larger than the limit of %d bytes", maxBody)}
 	case errors.As(err, &limit):
 		return badField(limit.Key, "%s", limit.Message)
 	case errors.As(err, &wrong):
-		return badField(wrong.Field, "field %q cannot be a %s", wrong.Field, wrong.Value)
+		if wrong.Field == "" {
+			return badField("", "the body must be a JSON object, but is of type %s", wrong.Value)
+		}
+		return badField(wrong.Field, "field %q must not be of type %s", wrong.Field, wrong.Value)
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		field = strings.Trim(field, `"`)
-		return badField(shorten(field), "there is no field %q here; see docs/admin-api.md", shorten(field))
+		return badField(shorten(field), "unknown field %q; docs/admin-api.md lists the fields", shorten(field))
 	}
 	return badField("", "the body is not valid JSON: %s", shorten(err.Error()))
 }
 
-// query reads the query string; parameters that the route does not have are
-// rejected.
+// query parses the query string and rejects parameters that the route does not have.
 func query(r *http.Request, known ...string) (url.Values, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, badField("", "the query string is malformed")
+		return nil, badField("", "the query string is malformed: check its escapes")
 	}
 	for name, values := range q {
 		if !slices.Contains(known, name) {
-			return nil, badField(shorten(name), "there is no query parameter %q here; there are: %s", shorten(name), strings.Join(known, ", "))
+			return nil, badField(shorten(name), "unknown query parameter %q; supported: %s", shorten(name), strings.Join(known, ", "))
 		}
 		if len(values) > 1 {
 			return nil, badField(name, "query parameter %s appears twice", name)
@@ -226,7 +228,7 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 	return q, nil
 }
 
-// page reads pageSize and pageCursor, with the other parameters of the route.
+// page parses pageSize and pageCursor, together with the other parameters of the route.
 func page(r *http.Request, others ...string) (control.Page, url.Values, error) {
 	q, err := query(r, append([]string{"pageSize", "pageCursor"}, others...)...)
 	if err != nil {
@@ -236,7 +238,7 @@ func page(r *http.Request, others ...string) (control.Page, url.Values, error) {
 	return control.Page{Cursor: q.Get("pageCursor"), Size: size}, q, err
 }
 
-// PageSize reads how many items a page of a list shall have.
+// PageSize returns the requested number of items per page.
 func PageSize(q url.Values) (int, error) {
 	s := q.Get("pageSize")
 	if s == "" {
@@ -244,12 +246,12 @@ func PageSize(q url.Values) (int, error) {
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 || n > control.MaxPageSize {
-		return 0, badField("pageSize", "pageSize is %q, it must be a number from 1 to %d", shorten(s), control.MaxPageSize)
+		return 0, badField("pageSize", "pageSize is %q: it must be a number from 1 to %d", shorten(s), control.MaxPageSize)
 	}
 	return n, nil
 }
 
-// flag reads a query parameter that is true or false.
+// flag parses a boolean query parameter.
 func flag(q url.Values, name string) (bool, error) {
 	switch q.Get(name) {
 	case "", "false":
@@ -261,14 +263,14 @@ func flag(q url.Values, name string) (bool, error) {
 	}
 }
 
-// ifMatch reads the ETag that PUT and DELETE must give.
+// ifMatch returns the ETag in If-Match, which PUT and DELETE require.
 func ifMatch(r *http.Request) (string, error) {
 	values := r.Header.Values("If-Match")
 	if len(values) == 0 {
 		return "", &problem{
 			status:  http.StatusPreconditionRequired,
 			field:   "If-Match",
-			message: "header If-Match is missing; send the ETag that GET answers, so that no other change is lost",
+			message: "header If-Match is missing: send the ETag of the last GET, so that no concurrent change is lost, or * to skip the check",
 		}
 	}
 	v := strings.TrimSpace(values[0])
@@ -278,7 +280,7 @@ func ifMatch(r *http.Request) (string, error) {
 	etag, ok := strings.CutPrefix(v, `"`)
 	etag, ok2 := strings.CutSuffix(etag, `"`)
 	if len(values) > 1 || !ok || !ok2 || strings.Contains(etag, `"`) {
-		return "", badField("If-Match", `If-Match must be one ETag in double quotes, as GET answers it, or *`)
+		return "", badField("If-Match", `If-Match must be * or one ETag in double quotes, as GET returns it`)
 	}
 	if etag == "" {
 		return "none", nil // matches nothing
@@ -286,7 +288,7 @@ func ifMatch(r *http.Request) (string, error) {
 	return etag, nil
 }
 
-// shorten keeps what a client sent from filling an answer.
+// shorten limits how much of a client's text is repeated in a response.
 func shorten(s string) string {
 	const most = 100
 	if len(s) <= most {

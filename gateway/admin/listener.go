@@ -20,9 +20,9 @@ import (
 	"github.com/palliumhq/pallium/gateway/conn"
 )
 
-// Listener is the admin listener. It is open from the beginning of the start to the
-// end of the process, so that probes, Prometheus and an operator can tell a long
-// replay from a process that hangs.
+// Listener is the admin listener. It is open from the beginning of the start until the
+// end of the process, so that probes, Prometheus and an operator can tell a long replay
+// of the write-ahead log from a process that hangs.
 type Listener struct {
 	listener net.Listener
 	server   *http.Server
@@ -35,13 +35,14 @@ type Listener struct {
 // ListenerOptions are the options of Listen.
 type ListenerOptions struct {
 	Address string
-	Hosts   []string      // names in URLs, beside localhost, IP addresses and that of Address
-	Doing   func() string // what the process does during the start
+	Hosts   []string      // accepted host names, in addition to localhost, IP addresses and the host of Address
+	Doing   func() string // returns what the process is doing during the start
 	Logger  *slog.Logger
-	Context context.Context // of requests; it ends when they are cut off
+	Context context.Context // parent of the requests' contexts
 }
 
-// Listen opens the listener, which tells of the start until Serve is called.
+// Listen opens the listener. Until Serve is called, it responds that the process is
+// starting.
 func Listen(o ListenerOptions) (*Listener, error) {
 	l, err := net.Listen("tcp", o.Address)
 	if err != nil {
@@ -64,23 +65,23 @@ func Listen(o ListenerOptions) (*Listener, error) {
 	return ad, nil
 }
 
-// Addr is where it listens.
+// Addr returns the listener's address.
 func (ad *Listener) Addr() net.Addr { return ad.listener.Addr() }
 
-// Server is the server of its requests.
+// Server returns the listener's HTTP server.
 func (ad *Listener) Server() *http.Server { return ad.server }
 
-// Failed gets why it does not serve any more.
+// Failed receives the error with which serving ended.
 func (ad *Listener) Failed() <-chan error { return ad.failed }
 
-// Early has the metrics that are shown during the start: those that are complete
-// while parts of the process do not exist yet.
+// Early returns the registry of the metrics that are served during the start: those that
+// are complete while parts of the process do not exist yet.
 func (ad *Listener) Early() *prometheus.Registry { return ad.early }
 
-// Close closes it and waits until nothing of it runs.
+// Close closes the listener and waits until its goroutine has ended.
 func (ad *Listener) Close() error {
 	err := ad.server.Close()
-	if closed := ad.listener.Close(); !errors.Is(closed, net.ErrClosed) { // Serve may not have begun
+	if closed := ad.listener.Close(); !errors.Is(closed, net.ErrClosed) { // the server does not know the listener before it serves
 		err = errors.Join(err, closed)
 	}
 	<-ad.ended
@@ -89,7 +90,7 @@ func (ad *Listener) Close() error {
 
 func (ad *Listener) answer(h http.Handler) { ad.handler.Store(&h) }
 
-// starting is the handler during the start.
+// starting returns the handler for the time of the start.
 func (ad *Listener) starting(doing func() string, logger *slog.Logger) http.Handler {
 	r := chi.NewRouter()
 	r.Handle("/metrics", promhttp.HandlerFor(ad.early, promhttp.HandlerOpts{}))
@@ -105,20 +106,22 @@ func (ad *Listener) starting(doing func() string, logger *slog.Logger) http.Hand
 
 func serveHealthy(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("healthy\n")) }
 
-// Surface is what the listener of a process that serves has: metrics and health, open
-// to all who can reach it, and behind a token the profiles, the page and the API.
+// Surface is what the listener serves once the process has started: metrics and health to
+// everyone who can reach it, and profiles, the overview page and the API to clients with
+// a token.
 type Surface struct {
 	Metrics *prometheus.Registry
-	// Ready returns why the process is not ready, or what one that is ready cannot do.
+	// Ready returns an error if the process is not ready; impaired is what a ready
+	// process cannot do at the moment.
 	Ready func(context.Context) (impaired, err error)
-	// Token is for profiles and the page; empty: there are none. TokenName says to a
-	// browser what to ask for.
+	// Token protects the profiles and the page; without it, neither is served. TokenName
+	// is the token's name in a browser's password prompt.
 	Token, TokenName string
-	Page             http.Handler // at /; nil: there is none
-	API              http.Handler // of all paths below Root; nil: there is none
+	Page             http.Handler // served at /; nil: no page
+	API              http.Handler // handles all paths below Root; nil: no API
 }
 
-// Handler is the handler of a surface.
+// Handler returns the handler of the surface.
 func (s Surface) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Handle("/metrics", promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{Registry: s.Metrics}))
@@ -145,7 +148,7 @@ func (s Surface) Handler() http.Handler {
 	})
 }
 
-// Serve has a surface answer from now on.
+// Serve replaces the handler of the start by that of the surface.
 func (ad *Listener) Serve(s Surface) { ad.answer(s.Handler()) }
 
 func (s *Surface) serveReady(w http.ResponseWriter, r *http.Request) {
@@ -169,8 +172,8 @@ func profileRoutes(r chi.Router) {
 	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 }
 
-// askBrowser lets a browser send a token as the password of Basic auth, and asks
-// it for one.
+// askBrowser accepts a token as the password of Basic authentication, and makes a browser
+// prompt for it.
 func askBrowser(token string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -180,7 +183,8 @@ func askBrowser(token string) func(http.Handler) http.Handler {
 			}
 			if r.Header.Get("Authorization") == "" {
 				w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Basic realm="Pallium operator: any user, the %s as password"`, token))
-				http.Error(w, "the "+token+" is needed", http.StatusUnauthorized)
+				http.Error(w, "authentication required: send the "+token+" as the password of Basic authentication or as a Bearer "+
+					"token", http.StatusUnauthorized)
 				return
 			}
 			next.ServeHTTP(w, r)

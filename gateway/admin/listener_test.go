@@ -12,8 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestListener: during the start it says what the process does, and then it has the
-// surface; when it is closed nothing of it runs.
+// TestListener checks that the listener responds with the start's progress until Serve is
+// called, then with the surface, and that Close ends it.
 func TestListener(t *testing.T) {
 	ad, err := Listen(ListenerOptions{Address: "127.0.0.1:0", Hosts: []string{"operator.example"}, Doing: func() string { return "starting: thinking" },
 		Logger: slog.New(slog.DiscardHandler), Context: context.Background()})
@@ -70,7 +70,7 @@ func TestListener(t *testing.T) {
 		API:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "the API") })})
 	check([]want{
 		{"/ready", "localhost", "", 200, "ready"}, {"/metrics", "localhost", "", 200, "promhttp"}, {Root + "/tenants", "localhost", "", 200, "the API"},
-		{"/", "localhost", "", 401, "the test token is needed"}, {"/", "localhost", "wrong", 401, ""}, {"/", "localhost", token, 200, "the page"},
+		{"/", "localhost", "", 401, "authentication required: send the test token"}, {"/", "localhost", "wrong", 401, ""}, {"/", "localhost", token, 200, "the page"},
 		{"/debug/pprof/cmdline", "localhost", "", 401, ""}, {"/debug/pprof/cmdline", "localhost", token, 200, ""},
 	})
 	impaired = errors.New("writes fail")
@@ -84,6 +84,6 @@ func TestListener(t *testing.T) {
 		t.Error(err)
 	}
 	if err := <-ad.Failed(); !errors.Is(err, http.ErrServerClosed) {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("Failed() = %v, want http.ErrServerClosed", err)
 	}
 }

@@ -21,7 +21,7 @@ import (
 
 const (
 	maxBody         = 1 << 20          // bytes
-	changeTimeout   = 30 * time.Second // of what goes on without its client
+	changeTimeout   = 30 * time.Second // of a change whose client has disconnected
 	maxIdempotency  = 255              // bytes of an Idempotency-Key
 	pathSimulate    = Root + "/access-policies/simulate"
 	headerRequestID = "X-Request-Id"
@@ -29,12 +29,13 @@ const (
 
 type requestKey struct{}
 
-// identify gives each request an ID of our own; a client's could be forged.
+// identify gives each request an ID generated here, because a client's ID could be
+// forged.
 func (a *api) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := apikey.NewID(16)
 		if err != nil {
-			a.logger.Error("request ID", "err", err)
+			a.logger.Error("could not generate a request ID", "err", err)
 		}
 		w.Header().Set(headerRequestID, id)
 		next.ServeHTTP(w, r.WithContext(withRequestID(r.Context(), id)))
@@ -45,7 +46,7 @@ func withRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestKey{}, id)
 }
 
-// RequestID is the ID of a request that the API, or a route of Extra, serves.
+// RequestID returns the ID of a request to the API or to a route of Extra.
 func RequestID(r *http.Request) string { return requestID(r) }
 
 func requestID(r *http.Request) string {
@@ -53,7 +54,7 @@ func requestID(r *http.Request) string {
 	return id
 }
 
-// rescue turns a panic into an answer.
+// rescue turns a panic into an error response.
 func (a *api) rescue(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -62,35 +63,36 @@ func (a *api) rescue(next http.Handler) http.Handler {
 				return
 			}
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				panic(v) // net/http's own way to hang up
+				panic(v) // net/http's way to abort a response
 			}
 			a.logger.Error("admin request panicked", "path", apikey.Redact(r.URL.Path), "request", requestID(r), "panic", v,
 				"stack", string(debug.Stack()))
 			writeProblem(w, r,
-				&problem{status: http.StatusInternalServerError, message: "internal error; see the log of the server for request " + requestID(r)})
+				&problem{status: http.StatusInternalServerError, message: "internal error; the server's log has the cause under " +
+					"request " + requestID(r)})
 		}()
 		next.ServeHTTP(w, r)
 	})
 }
 
-// changes reports whether a request may change something.
+// changes reports whether a request may change state.
 func changes(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		return false
 	case http.MethodPost:
-		return r.URL.Path != pathSimulate // a policy may have that name too
+		return r.URL.Path != pathSimulate // a policy may be named "simulate", too
 	}
 	return true
 }
 
-// limitBody bounds the body and asks for JSON.
+// limitBody limits the size of the body and requires JSON.
 func (a *api) limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > maxBody {
 			writeProblem(w, r, &problem{
 				status:  http.StatusRequestEntityTooLarge,
-				message: fmt.Sprintf("the body has %d bytes, at most %d are allowed", r.ContentLength, maxBody),
+				message: fmt.Sprintf("the body has %d bytes; the limit is %d bytes", r.ContentLength, maxBody),
 			})
 			return
 		}
@@ -99,7 +101,7 @@ func (a *api) limitBody(next http.Handler) http.Handler {
 				writeProblem(w, r, &problem{
 					status:  http.StatusUnsupportedMediaType,
 					field:   "Content-Type",
-					message: fmt.Sprintf("Content-Type is %q; send application/json", shorten(ct)),
+					message: fmt.Sprintf("Content-Type is %q: send application/json", shorten(ct)),
 				})
 				return
 			}
@@ -109,8 +111,8 @@ func (a *api) limitBody(next http.Handler) http.Handler {
 	})
 }
 
-// finish lets a change go on when its client hangs up, so that no half of one
-// is left.
+// finish lets a change continue when its client disconnects, so that no change is left
+// half done.
 func (a *api) finish(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if changes(r) {
@@ -122,13 +124,14 @@ func (a *api) finish(next http.Handler) http.Handler {
 	})
 }
 
-// detached is the request's context without its client's end.
+// detached returns the request's context without its cancellation when the client
+// disconnects.
 func detached(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }
 
-// audit writes an event before each change and its outcome after it. What
-// cannot be audited is not done.
+// audit writes an audit event before each change and its outcome after it. A change whose
+// event cannot be written is not made.
 func (a *api) audit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		match := chi.NewRouteContext()
@@ -150,16 +153,16 @@ func (a *api) audit(next http.Handler) http.Handler {
 		defer cancel()
 		err = a.control.EndEvent(ctx, e, control.Outcome{Status: rec.status, Target: w.Header().Get("Location")})
 		if err != nil {
-			a.logger.Error("outcome of an audit event is lost", "event", e.ID, "status", rec.status, "err", err)
+			a.logger.Error("failed to record the outcome of an audit event", "event", e.ID, "status", rec.status, "err", err)
 		}
 	})
 }
 
-// recorder notes the status of an answer, and its body if it is to be kept.
+// recorder records the status of a response, and its body if it is to be stored.
 type recorder struct {
 	http.ResponseWriter
 	status int
-	body   *bytes.Buffer // nil: not kept
+	body   *bytes.Buffer // nil: not recorded
 }
 
 func (r *recorder) WriteHeader(status int) {
@@ -174,11 +177,11 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap supports http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// replay gives a POST that is repeated with its Idempotency-Key the answer of
-// the first.
+// replay responds to a POST that repeats an Idempotency-Key with the response to the
+// first one.
 func (a *api) replay(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")
@@ -194,7 +197,7 @@ func (a *api) replay(next http.Handler) http.Handler {
 
 func (a *api) serveOnce(w http.ResponseWriter, r *http.Request, key string, next http.Handler) error {
 	if len(key) > maxIdempotency {
-		return badField("Idempotency-Key", "Idempotency-Key has %d bytes, at most %d are allowed", len(key), maxIdempotency)
+		return badField("Idempotency-Key", "Idempotency-Key has %d bytes; the limit is %d bytes", len(key), maxIdempotency)
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -212,7 +215,7 @@ func (a *api) serveOnce(w http.ResponseWriter, r *http.Request, key string, next
 		}
 		w.Header().Set("Idempotency-Replayed", "true")
 		w.WriteHeader(earlier.Status)
-		_, _ = w.Write(earlier.Body) // the client may be gone
+		_, _ = w.Write(earlier.Body) // an error means that the client has disconnected
 		return nil
 	}
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK, body: &bytes.Buffer{}}
@@ -223,10 +226,10 @@ func (a *api) serveOnce(w http.ResponseWriter, r *http.Request, key string, next
 	return nil
 }
 
-// endRequest keeps the answer of a request that succeeded. One that was rejected
-// or failed may be sent again.
+// endRequest stores the response to a request that succeeded. A request that was rejected
+// or failed may be sent again with the same key.
 func (a *api) endRequest(r *http.Request, req control.Request, rec *recorder, done bool) {
-	ctx, cancel := detached(r) // the client may be gone
+	ctx, cancel := detached(r) // the client may have disconnected
 	defer cancel()
 	var err error
 	if done && rec.status < 300 {
@@ -241,6 +244,6 @@ func (a *api) endRequest(r *http.Request, req control.Request, rec *recorder, do
 		err = a.control.AbandonRequest(ctx, req)
 	}
 	if err != nil {
-		a.logger.Error("answer for an Idempotency-Key was not kept", "request", requestID(r), "err", err)
+		a.logger.Error("failed to store the response for an Idempotency-Key", "request", requestID(r), "err", err)
 	}
 }

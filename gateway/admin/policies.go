@@ -19,8 +19,8 @@ type policyBody struct {
 	Scopes      []tenant.Scope `json:"scopes"`
 	Realms      []realm        `json:"realms"`
 
-	// Known from the design and not built yet; asking for them must not grant
-	// more than was asked for.
+	// Not supported yet. They are decoded so that they can be rejected: ignoring
+	// them would grant more than was requested.
 	Subjects   json.RawMessage `json:"subjects,omitempty"`
 	Conditions json.RawMessage `json:"conditions,omitempty"`
 	Limits     json.RawMessage `json:"limits,omitempty"`
@@ -54,21 +54,24 @@ func viewPolicy(p control.Policy) policyView {
 	return v
 }
 
-// policy checks what of the body is not built yet and returns the rest.
+// policy returns the policy of the body, or an error if the body uses a feature that is
+// not supported.
 func (b policyBody) policy() (control.Policy, error) {
 	p := control.Policy{Name: b.Name, DisplayName: b.DisplayName, Scopes: b.Scopes}
 	for field, v := range map[string]json.RawMessage{"subjects": b.Subjects, "conditions": b.Conditions, "limits": b.Limits} {
 		if v != nil {
-			return p, badField(field, "%s of an access policy are not supported yet", field)
+			return p, badField(field, "%s of an access policy are not supported yet: leave them out", field)
 		}
 	}
 	for _, r := range b.Realms {
 		if r.LabelPolicies != nil {
-			return p, badField("labelPolicies", "label policies are not supported yet; the realm of tenant %q would be all its series",
+			return p, badField("labelPolicies", "label policies are not supported yet: leave labelPolicies out only if the policy may read all "+
+				"series of tenant %q",
 				shorten(string(r.Tenant)))
 		}
 		if r.WritePolicy != nil {
-			return p, badField("writePolicy", "write policies are not supported yet; tenant %q could be written with any labels",
+			return p, badField("writePolicy", "write policies are not supported yet: leave writePolicy out only if the policy may write series "+
+				"with any labels to tenant %q",
 				shorten(string(r.Tenant)))
 		}
 		p.Tenants = append(p.Tenants, r.Tenant)
@@ -158,7 +161,7 @@ func (a *api) deletePolicy(w http.ResponseWriter, r *http.Request) error {
 type simulateBody struct {
 	AccessPolicyID string       `json:"accessPolicyId"`
 	TokenID        string       `json:"tokenId"`
-	Tenant         string       `json:"tenant"` // X-Scope-OrgID; may be empty
+	Tenant         string       `json:"tenant"` // value of X-Scope-OrgID; may be empty
 	Scope          tenant.Scope `json:"scope"`
 }
 
@@ -169,17 +172,17 @@ type simulateView struct {
 	LabelPolicy string    `json:"labelPolicy,omitempty"`
 }
 
-// simulate answers what the edge would decide for a token or a policy.
+// simulate responds with what the edge would decide for a token or a policy.
 func (a *api) simulate(w http.ResponseWriter, r *http.Request) error {
 	var b simulateBody
 	if err := decode(r, &b, false); err != nil {
 		return err
 	}
 	if !b.Scope.Valid() {
-		return badField("scope", "there is no scope %q", shorten(string(b.Scope)))
+		return badField("scope", "unknown scope %q; docs/admin-api.md lists the scopes", shorten(string(b.Scope)))
 	}
 	if (b.AccessPolicyID == "") == (b.TokenID == "") {
-		return badField("accessPolicyId", "give one of accessPolicyId and tokenId")
+		return badField("accessPolicyId", "set exactly one of accessPolicyId and tokenId")
 	}
 	id, rejection, err := a.simulated(r, b)
 	if err != nil {
@@ -197,7 +200,8 @@ func (a *api) simulate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// simulated is the identity that the edge would see, or why it would see none.
+// simulated returns the identity that the edge would derive, or the reason why it would
+// reject the credential.
 func (a *api) simulated(r *http.Request, b simulateBody) (id tenant.Identity, rejection string, err error) {
 	if b.TokenID == "" {
 		p, err := a.control.Policy(r.Context(), b.AccessPolicyID)

@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// The snippets that come with a new key are made of structs, so that no name
-// can break out of its place.
+// The snippets that come with a new key are encoded from structs, so that all names
+// are quoted correctly.
 
 type authorization struct {
 	Type        string `yaml:"type"`
@@ -28,8 +28,8 @@ type remoteWrite struct {
 	QueueConfig   queueConfig       `yaml:"queue_config"`
 }
 
-// prometheusSnippet is for prometheus.yml. Without retry_on_http_429 Prometheus
-// would drop what a rate limit rejects.
+// prometheusSnippet returns a part of prometheus.yml. Without retry_on_http_429
+// Prometheus would drop samples that a rate limit rejects.
 func prometheusSnippet(edge string, tenants []tenant.ID, key apikey.Key) (string, error) {
 	rw := remoteWrite{
 		URL:           edge + "/api/v1/push",
@@ -51,7 +51,7 @@ type dataSource struct {
 	SecureJSONData map[string]string `yaml:"secureJsonData"`
 }
 
-// grafanaSnippet is for a file in Grafana's provisioning/datasources.
+// grafanaSnippet returns a file for Grafana's directory provisioning/datasources.
 func grafanaSnippet(edge string, tenants []tenant.ID, key apikey.Key) (string, error) {
 	ds := dataSource{
 		Name: "Pallium", Type: "prometheus", Access: "proxy", URL: edge + "/prometheus",

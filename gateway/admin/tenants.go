@@ -30,7 +30,7 @@ func viewTenant(t control.Tenant) tenantView {
 	}
 }
 
-// sameName rejects a body whose name is not the one in the path.
+// sameName rejects a body whose name differs from that in the path.
 func sameName(inPath, inBody string) error {
 	if inBody != "" && inBody != inPath {
 		return badField("name", "name is %q in the body and %q in the path; names cannot be changed", shorten(inBody), inPath)
@@ -131,7 +131,7 @@ func (a *api) getLimits(w http.ResponseWriter, r *http.Request) error {
 	return a.writeLimits(w, r, t)
 }
 
-// putLimits replaces the overrides, and nothing else of the tenant.
+// putLimits replaces the overrides of a tenant and leaves the rest of it unchanged.
 func (a *api) putLimits(w http.ResponseWriter, r *http.Request) error {
 	etag, err := ifMatch(r)
 	if err != nil {
@@ -144,7 +144,7 @@ func (a *api) putLimits(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if b.Overrides == nil {
-		return badField("overrides", "overrides is missing; {} removes all")
+		return badField("overrides", "overrides is missing: send the overrides to set, or {} to remove all")
 	}
 	t, err := a.control.Tenant(r.Context(), tenant.ID(param(r, "tenant")))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// actor is who all requests come from, as long as there is one credential.
+// actor is the actor in audit events, as long as there is only one admin credential.
 const actor = "admin"
 
 type tokenBody struct {
@@ -38,7 +38,7 @@ func (e *expiry) UnmarshalJSON(data []byte) error {
 	}
 	var t time.Time
 	if err := t.UnmarshalJSON(data); err != nil {
-		return badField("expiresAt", `expiresAt is %s; it must be a time such as "2030-12-31T00:00:00Z", or "never"`, shorten(string(data)))
+		return badField("expiresAt", `expiresAt is %s: it must be a time such as "2030-12-31T00:00:00Z", or "never"`, shorten(string(data)))
 	}
 	*e = expiry(t)
 	return nil
@@ -71,7 +71,7 @@ func (a *api) viewToken(t control.Token) tokenView {
 	}
 }
 
-// newTokenView is the one answer that has the key itself in it.
+// newTokenView is the only response that contains the key itself.
 type newTokenView struct {
 	tokenView
 	Token      string `json:"token"`
@@ -143,7 +143,7 @@ func (a *api) rotateToken(w http.ResponseWriter, r *http.Request) error {
 	if b.GraceSeconds != nil {
 		most := int64(control.MaxGrace / time.Second)
 		if *b.GraceSeconds < 0 || *b.GraceSeconds > most {
-			return badField("graceSeconds", "graceSeconds is %d; it must be from 0 to %d", *b.GraceSeconds, most)
+			return badField("graceSeconds", "graceSeconds is %d: it must be between 0 and %d", *b.GraceSeconds, most)
 		}
 		grace = time.Duration(*b.GraceSeconds) * time.Second
 	}
@@ -188,7 +188,7 @@ func (a *api) whoami(w http.ResponseWriter, r *http.Request) error {
 
 type eventView struct {
 	control.Event
-	Status int    `json:"status"` // 0: not known, the request was cut off
+	Status int    `json:"status"` // 0: unknown, because the process ended during the request
 	Target string `json:"target,omitempty"`
 }
 

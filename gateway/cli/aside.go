@@ -25,8 +25,8 @@ type asideAnswer struct {
 
 func asideVerbs() []command.Command {
 	return []command.Command{
-		verb("aside list", "", "list series that no pack could hold", 0, 0, asideList),
-		destroys(verb("aside drop", "", "delete series that no pack could hold, of one tenant, window and ingester", 0, 0, asideDrop)),
+		verb("aside list", "", "list series that were set aside because no pack could hold them", 0, 0, asideList),
+		destroys(verb("aside drop", "", "delete the series that one ingester set aside for a tenant and window", 0, 0, asideDrop)),
 	}
 }
 
@@ -50,17 +50,17 @@ func asideList(*flag.FlagSet) action {
 func asideDrop(fs *flag.FlagSet) action {
 	tenant := fs.String("tenant", "", "`tenant` of the series")
 	date := fs.String("day", "", "UTC `day`, such as 2026-11-30")
-	window := fs.Int("window", -1, "`number` of the window of two hours, from 0 to 11")
-	ingester := fs.String("ingester", "", "`instance` that set them aside")
+	window := fs.Int("window", -1, "`number` of the two-hour window, from 0 to 11")
+	ingester := fs.String("ingester", "", "`instance` of the ingester that set them aside")
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, _ []string) error {
 		switch {
 		case *tenant == "":
-			return command.Misused("-tenant is missing; 'pallium aside list' lists what there is")
+			return command.Misused("-tenant is missing; 'pallium aside list' shows all series that are set aside")
 		case *date == "":
-			return command.Misused("-day is missing; 'pallium aside list' lists what there is")
+			return command.Misused("-day is missing; 'pallium aside list' shows all series that are set aside")
 		case *window < 0 || *window > 11:
-			return command.Misused("-window must be a number from 0 to 11; 'pallium aside list' lists what there is")
+			return command.Misused("-window must be a number from 0 to 11; 'pallium aside list' shows all series that are set aside")
 		}
 		n, err := parseDay(*date)
 		if err != nil {
@@ -70,7 +70,7 @@ func asideDrop(fs *flag.FlagSet) action {
 		if *ingester != "" {
 			q.Set("ingester", *ingester)
 		}
-		warning := fmt.Sprintf("This deletes the series of tenant %s that ingester %s set aside in window %d of %s, permanently.",
+		warning := fmt.Sprintf("This permanently deletes the series of tenant %s that ingester %s set aside in window %d of %s.",
 			*tenant, orNone(*ingester), *window, dateOf(n))
 		if err := s.confirm(*yes, warning, *tenant); err != nil {
 			return err

@@ -1,5 +1,6 @@
-// Package cli is the admin API from the shell: pallium tenant, token, policy, limits
-// and the operator's commands. It speaks HTTP to a running Pallium and keeps no state.
+// Package cli implements the commands for the admin API: pallium tenant, token, policy,
+// limits and the operator's commands. It sends HTTP requests to a running Pallium and
+// stores nothing.
 package cli
 
 import (
@@ -15,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// Groups are the commands that talk to a running Pallium.
+// Groups returns the commands that talk to a running Pallium.
 func Groups() []command.Group {
 	return []command.Group{
 		{Title: "Tenants and credentials", Commands: join(tenantVerbs(), tokenVerbs(), policyVerbs(), limitsVerbs())},
@@ -30,20 +31,20 @@ func join(lists ...[]command.Command) (out []command.Command) {
 	return out
 }
 
-// action runs a command with the arguments that are not flags.
+// action runs a command with its positional arguments.
 type action func(ctx context.Context, s *session, args []string) error
 
-// session is one run of a command: where the server is, and how to print.
+// session is one run of a command: the server to talk to and the output format.
 type session struct {
 	*command.Shell
 	quiet   bool
 	format  string
 	url     string
 	dataDir string
-	patient bool // the server may take as long as it needs
+	patient bool // no timeout for requests
 }
 
-// verb is a command that has the flags of a session beside its own.
+// verb returns a command with the flags of a session in addition to its own.
 func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) action) command.Command {
 	return command.Command{Name: name, Args: args, About: about, Min: least, Max: most, Setup: func(fs *flag.FlagSet) command.Action {
 		s := &session{}
@@ -60,21 +61,21 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 	}}
 }
 
-// destroys marks a command that is never suggested.
+// destroys marks a command that is never suggested for a mistyped one.
 func destroys(c command.Command) command.Command {
 	c.Destroys = true
 	return c
 }
 
 func (s *session) flags(fs *flag.FlagSet) {
-	fs.BoolVar(&s.quiet, "q", false, "print the bare value only, for scripts")
-	fs.StringVar(&s.format, "o", "text", "output `format`: text, or json for the server's whole answer")
+	fs.BoolVar(&s.quiet, "q", false, "print only the bare value, for scripts")
+	fs.StringVar(&s.format, "o", "text", "output `format`: text, or json for the complete response of the server")
 	fs.StringVar(&s.url, "admin-url", "", "`URL` of the admin listener (default $PALLIUM_ADMIN_URL, or http://127.0.0.1:9010)")
 	fs.StringVar(&s.dataDir, "data-dir", "data",
 		"`directory` with the admin-token file, if neither PALLIUM_ADMIN_TOKEN nor PALLIUM_ADMIN_TOKEN_FILE is set")
 }
 
-// findServer sets the URL of the server where no flag did.
+// findServer sets the default of -admin-url.
 func (s *session) findServer() {
 	if s.url == "" {
 		s.url = s.Env("PALLIUM_ADMIN_URL")
@@ -87,30 +88,31 @@ func (s *session) findServer() {
 func (s *session) check() error {
 	switch {
 	case s.format != "text" && s.format != "json":
-		return command.Misused("-o %s: choose text or json", s.format)
+		return command.Misused("-o %s is not supported: use text or json", s.format)
 	case s.quiet && s.format == "json":
-		return command.Misused("-q and -o json exclude each other")
+		return command.Misused("-q and -o json cannot be combined: use one of them")
 	}
 	return nil
 }
 
-// tokenFile is where `pallium all` leaves the admin token it made.
+// tokenFile returns the file in which `pallium all` stores the admin token that it
+// generated.
 func (s *session) tokenFile() string { return filepath.Join(s.dataDir, "admin-token") }
 
-// yesFlag declares the flag of commands that ask before they destroy something.
+// yesFlag declares the flag of commands that ask for confirmation.
 func yesFlag(fs *flag.FlagSet) *bool {
-	return fs.Bool("yes", false, "do it without asking, for scripts")
+	return fs.Bool("yes", false, "do not ask for confirmation, for scripts")
 }
 
-// errNotConfirmed ends a command that destroys something when nobody agreed.
+// errNotConfirmed is returned if a destructive command was not confirmed.
 var errNotConfirmed = errors.New("nothing was changed")
 
-// confirm shows what a command is about to destroy and has the user type a word.
+// confirm shows what a command is about to destroy and asks the user to type a word.
 func (s *session) confirm(yes bool, warning, word string) error {
 	if yes {
 		return nil
 	}
-	fmt.Fprintf(s.Err, "%s\nType %s to go on: ", warning, word)
+	fmt.Fprintf(s.Err, "%s\nType %s to continue: ", warning, word)
 	line, err := bufio.NewReader(io.LimitReader(s.In, 4096)).ReadString('\n')
 	typed := strings.TrimSpace(line)
 	switch {
@@ -118,7 +120,7 @@ func (s *session) confirm(yes bool, warning, word string) error {
 		return nil
 	case err != nil && typed == "":
 		fmt.Fprintln(s.Err)
-		return fmt.Errorf("%w: there was no input to confirm it; scripts pass -yes", errNotConfirmed)
+		return fmt.Errorf("%w: no confirmation was typed; use -yes in scripts", errNotConfirmed)
 	}
-	return fmt.Errorf("%w: %q was typed and not %q", errNotConfirmed, typed, word)
+	return fmt.Errorf("%w: %q was typed instead of %q", errNotConfirmed, typed, word)
 }

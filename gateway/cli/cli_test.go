@@ -32,7 +32,7 @@ type shell struct {
 
 func newShell(t *testing.T) *shell { return newShellWith(t, nil) }
 
-// newShellWith has a server with more routes.
+// newShellWith returns a shell with a server that has additional routes.
 func newShellWith(t *testing.T, extra func(chi.Router)) *shell {
 	t.Helper()
 	store, err := pebble.Open("db", pebble.Options{FS: vfs.NewMem()})
@@ -57,7 +57,7 @@ func newShellWith(t *testing.T, extra func(chi.Router)) *shell {
 	return &shell{t: t, url: srv.URL, env: map[string]string{"PALLIUM_ADMIN_TOKEN": adminToken}}
 }
 
-// run runs a command line, split at blanks.
+// run runs a command line, split at spaces.
 func (s *shell) run(line string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	args := append(strings.Fields(line), "-admin-url", s.url)
@@ -66,7 +66,7 @@ func (s *shell) run(line string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// must runs a command that has to succeed and returns what it printed.
+// must runs a command that has to succeed and returns its output.
 func (s *shell) must(line string) string {
 	s.t.Helper()
 	code, out, errs := s.run(line)
@@ -85,8 +85,8 @@ func TestScript(t *testing.T) {
 		want string // part of stdout, or of stderr if the code is not 0
 	}{
 		{"tenant create team-a -display-name A -limit retention=30d", 0, "pallium token issue -tenant team-a"},
-		{"tenant create team-a", 1, "pallium tenant create: tenant team-a exists already (request "},
-		{"tenant create a/b", 1, "has the character '/'"},
+		{"tenant create team-a", 1, "pallium tenant create: tenant team-a already exists (request "},
+		{"tenant create a/b", 1, "contains the character '/'"},
 		{"tenant create", 2, "NAME is missing"},
 		{"tenant create a b", 2, `unexpected argument "b" after NAME`},
 		{"tenant create x -limit retention=5", 2, `limit retention: "5" is not allowed`},
@@ -97,8 +97,8 @@ func TestScript(t *testing.T) {
 		{"tenant show team-a", 0, "overrides:     retention=30d\n"},
 		{"tenant show none", 1, `tenant "none" does not exist`},
 		{"tenant show team-a -o json", 0, `"displayName": "A"`},
-		{"tenant show team-a -o yaml", 2, "choose text or json"},
-		{"tenant show team-a -q -o json", 2, "exclude each other"},
+		{"tenant show team-a -o yaml", 2, "use text or json"},
+		{"tenant show team-a -q -o json", 2, "cannot be combined"},
 		{"tenant creat team-a", 2, `did you mean "pallium tenant create"?`},
 		{"tokn issue", 2, `did you mean "pallium token"?`},
 		{"token", 2, `"pallium token" needs a command`},
@@ -106,9 +106,9 @@ func TestScript(t *testing.T) {
 		{"token issue -tenant team-a -scopes metrics:read", 2, "-name is missing"},
 		{"token issue -scopes metrics:read -name n", 2, "-tenant is missing"},
 		{"token issue -tenant team-a -name n", 2, "-scopes is missing"},
-		{"token issue -tenant team-a -scopes metrics:read -policy p -name n", 2, "give either -policy"},
+		{"token issue -tenant team-a -scopes metrics:read -policy p -name n", 2, "-policy cannot be combined with"},
 		{"token issue -tenant team-a -scopes metrics:read -name n -expires soon", 2, `-expires "soon" must be`},
-		{"token issue -tenant team-a -scopes metrics:reed -name n", 1, `there is no scope "metrics:reed"`},
+		{"token issue -tenant team-a -scopes metrics:reed -name n", 1, `unknown scope "metrics:reed"`},
 		{"token issue -tenant team-x -scopes metrics:read -name n", 1, "pallium tenant create team-x"},
 		{"token issue -tenant team-c -scopes metrics:read,metrics:write -name n -expires 90d -create-tenant", 0, "retry_on_http_429: true"},
 		{"token issue -tenant team-a -scopes metrics:read -name n -expires never -create-tenant", 0, "expires never"},
@@ -120,7 +120,7 @@ func TestScript(t *testing.T) {
 		{"policy list -tenant team-b", 0, "team-a,team-b"},
 		{"policy show both", 0, "scopes:   metrics:read\n"},
 		{"token issue -policy both -name n -q", 0, "plm_"},
-		{"policy delete both", 1, "or delete all with -cascade"},
+		{"policy delete both", 1, "or delete them with the policy by -cascade"},
 		{"policy delete both -cascade", 1, "nothing was changed"},
 		{"policy delete both -cascade -yes", 0, "deleted both"},
 		{"policy show both", 1, "does not exist"},
@@ -141,11 +141,11 @@ func TestScript(t *testing.T) {
 		{"limits set team-d max_active_series=9 retention=0s", 0, "max_active_series: 8 -> 9\n"},
 		{"limits show team-d -q", 0, "max_active_series=9\n"},
 		{"limits set team-d max_active_series=", 0, "max_active_series: 9 -> 8\n"},
-		{"limits set team-d max_active_series=", 0, "same values as before"},
-		{"limits set team-d max_active_series", 2, "must read key=value"},
+		{"limits set team-d max_active_series=", 0, "are unchanged"},
+		{"limits set team-d max_active_series", 2, "must have the form key=value"},
 		{"limits set team-d max_active_series=-1", 2, "-1 is not allowed"},
 		{"limits set none max_active_series=1", 1, "does not exist"},
-		{"limits plans delete gold", 1, "in use, by tenant team-d"},
+		{"limits plans delete gold", 1, "in use, for example by tenant team-d"},
 		{"tenant delete team-d -yes", 0, "deleted team-d"},
 		{"tenant delete team-d", 1, "was deleted on"},
 		{"limits plans delete gold", 0, "deleted gold"},
@@ -182,7 +182,7 @@ func TestTokenLife(t *testing.T) {
 	if _, err := apikey.Parse(next); err != nil || next == key {
 		t.Errorf("rotated to %q, %v", next, err)
 	}
-	if out := s.must("token rotate " + id); !strings.Contains(out, "The key before it is valid until") {
+	if out := s.must("token rotate " + id); !strings.Contains(out, "The previous key is valid until") {
 		t.Errorf("rotate: %s", out)
 	}
 	if out := s.must("token revoke -q " + id); out != id+"\n" {
@@ -220,7 +220,7 @@ func TestAdminToken(t *testing.T) {
 		{"environment", map[string]string{"PALLIUM_ADMIN_TOKEN": adminToken}, "", ""},
 		{"file", map[string]string{"PALLIUM_ADMIN_TOKEN_FILE": file}, "", ""},
 		{"data directory", nil, " -data-dir " + dir, ""},
-		{"environment wins", map[string]string{"PALLIUM_ADMIN_TOKEN": "wrong"}, " -data-dir " + dir, "the token came from PALLIUM_ADMIN_TOKEN"},
+		{"environment takes precedence", map[string]string{"PALLIUM_ADMIN_TOKEN": "wrong"}, " -data-dir " + dir, "the token was read from PALLIUM_ADMIN_TOKEN"},
 		{"none", nil, " -data-dir " + filepath.Join(dir, "none"), "no admin token: set PALLIUM_ADMIN_TOKEN"},
 		{"empty", map[string]string{"PALLIUM_ADMIN_TOKEN_FILE": empty}, "", "is empty"},
 	} {
@@ -247,10 +247,10 @@ func TestServers(t *testing.T) {
 		code    int
 		want    string
 	}{
-		{"no server", "http://127.0.0.1:1", nil, 1, "is pallium running there? (-admin-url)"},
-		{"no URL", "127.0.0.1:9010", nil, 2, "must read http(s)://host[:port]"},
-		{"another server", srv.URL, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "nginx", 404) }, 1, "404 Not Found; is that Pallium's admin listener?"},
-		{"not JSON", srv.URL, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }, 1, "is not what this version knows"},
+		{"no server", "http://127.0.0.1:1", nil, 1, "check that Pallium is running and that -admin-url is right"},
+		{"no URL", "127.0.0.1:9010", nil, 2, "must have the form http(s)://host[:port]"},
+		{"another server", srv.URL, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "nginx", 404) }, 1, "404 Not Found: check that -admin-url is Pallium's admin listener"},
+		{"not JSON", srv.URL, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }, 1, "does its version differ from this one?"},
 		{"redirect", srv.URL, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, s.url, http.StatusFound) }, 1, "302 Found"},
 		{"endless", srv.URL, func(w http.ResponseWriter, _ *http.Request) {
 			for range 20 {

@@ -22,7 +22,7 @@ const (
 	maxTokenFile   = 4 << 10  // bytes
 )
 
-// apiError is a rejection of the server.
+// apiError is an error response of the server.
 type apiError struct {
 	Status    int    `json:"-"`
 	Code      string `json:"code"`
@@ -38,7 +38,8 @@ func (e *apiError) Error() string {
 	return fmt.Sprintf("%s (request %s)", message, e.RequestID)
 }
 
-// words are the API's words in messages of the server, and those of the command line.
+// words translates terms of the API in error messages of the server to those of the
+// command line.
 var words = strings.NewReplacer(
 	"?cascade=true", "-cascade", "&force=true", "-force", "?force=true", "-force", "expiresAt", "-expires", "accessPolicyId", "-policy",
 	"displayName", "-display-name", "GET /admin/v1/aside", "'pallium aside list'", "GET /admin/v1/ring", "'pallium ring list'",
@@ -49,13 +50,13 @@ func isStatus(err error, status int) bool {
 	return errors.As(err, &e) && e.Status == status
 }
 
-// answer is what the server answered.
+// answer is a response of the server.
 type answer struct {
 	body []byte
 	etag string
 }
 
-// path joins escaped parts below the root of the API.
+// path joins escaped path elements under the root of the API.
 func path(parts ...string) string {
 	for i, p := range parts {
 		parts[i] = url.PathEscape(p)
@@ -63,8 +64,8 @@ func path(parts ...string) string {
 	return "/admin/v1/" + strings.Join(parts, "/")
 }
 
-// call sends a request; body is encoded as JSON unless nil, and the answer
-// decoded into into unless nil.
+// call sends a request. body is encoded as JSON unless it is nil, and the response is
+// decoded into into unless that is nil.
 func (s *session) call(ctx context.Context, method, path, etag string, body, into any) (answer, error) {
 	token, from, err := s.token()
 	if err != nil {
@@ -85,14 +86,14 @@ func (s *session) call(ctx context.Context, method, path, etag string, body, int
 	}
 	a, err := send(req)
 	if isStatus(err, http.StatusUnauthorized) {
-		return a, fmt.Errorf("%w; the token came from %s", err, from)
+		return a, fmt.Errorf("%w; the token was read from %s", err, from)
 	}
 	if err != nil {
 		return a, err
 	}
 	if into != nil {
 		if err := json.Unmarshal(a.body, into); err != nil {
-			return a, fmt.Errorf("the answer of %s is not what this version knows: %w", s.url, err)
+			return a, fmt.Errorf("decode the response of %s (does its version differ from this one?): %w", s.url, err)
 		}
 	}
 	return a, nil
@@ -109,11 +110,11 @@ func (s *session) request(ctx context.Context, method, path string, body any) (*
 	}
 	base, err := url.Parse(s.url)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, command.Misused("-admin-url (or PALLIUM_ADMIN_URL) %q must read http(s)://host[:port]", s.url)
+		return nil, command.Misused("-admin-url (or PALLIUM_ADMIN_URL) %q must have the form http(s)://host[:port]", s.url)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(s.url, "/")+path, r)
 	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
+		return nil, fmt.Errorf("create request: %w", err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -123,32 +124,32 @@ func (s *session) request(ctx context.Context, method, path string, body any) (*
 
 func send(req *http.Request) (answer, error) {
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse // the token goes where it was meant to go only
+		return http.ErrUseLastResponse // never send the token to another server
 	}}
 	defer client.CloseIdleConnections()
 	resp, err := client.Do(req)
 	if err != nil {
-		return answer{}, fmt.Errorf("the admin API does not answer; is pallium running there? (-admin-url): %w", err)
+		return answer{}, fmt.Errorf("the admin API cannot be reached: check that Pallium is running and that -admin-url is right: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return answer{}, fmt.Errorf("read the server's answer: %w", err)
+		return answer{}, fmt.Errorf("read the server's response: %w", err)
 	}
 	if len(b) > maxAnswer {
-		return answer{}, fmt.Errorf("the server's answer is larger than %d bytes", maxAnswer)
+		return answer{}, fmt.Errorf("the server's response is larger than %d bytes", maxAnswer)
 	}
 	if resp.StatusCode >= 300 {
 		e := &apiError{Status: resp.StatusCode}
 		if json.Unmarshal(b, e) != nil || e.Message == "" {
-			e.Message = fmt.Sprintf("%s answered %s; is that Pallium's admin listener?", req.URL.Host, resp.Status)
+			e.Message = fmt.Sprintf("%s responded with %s: check that -admin-url is Pallium's admin listener", req.URL.Host, resp.Status)
 		}
 		return answer{}, e
 	}
 	return answer{body: b, etag: resp.Header.Get("ETag")}, nil
 }
 
-// token finds the admin token, in the places where the server does.
+// token returns the admin token from the same sources as the server, and the source.
 func (s *session) token() (token, from string, err error) {
 	if t := s.Env("PALLIUM_ADMIN_TOKEN"); t != "" {
 		return strings.TrimSpace(t), "PALLIUM_ADMIN_TOKEN", nil
@@ -159,7 +160,8 @@ func (s *session) token() (token, from string, err error) {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return "", "", fmt.Errorf("no admin token: set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE, or give the server's -data-dir: %w", err)
+		return "", "", fmt.Errorf("no admin token: set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE, or set -data-dir to the data "+
+			"directory of the server: %w", err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
@@ -187,7 +189,7 @@ func items[T any](ctx context.Context, s *session, path string, q url.Values) (p
 		for _, r := range page.Items {
 			var v T
 			if err := json.Unmarshal(r, &v); err != nil {
-				return nil, nil, fmt.Errorf("the answer of %s is not what this version knows: %w", s.url, err)
+				return nil, nil, fmt.Errorf("decode the response of %s (does its version differ from this one?): %w", s.url, err)
 			}
 			parsed, raw = append(parsed, v), append(raw, r)
 		}

@@ -29,14 +29,14 @@ type planAnswer struct {
 
 func limitsVerbs() []command.Command {
 	return []command.Command{
-		verb("limits show", "TENANT", "show a tenant's limits and where they come from", 1, 1, limitsShow),
+		verb("limits show", "TENANT", "show a tenant's limits and the source of each", 1, 1, limitsShow),
 		verb("limits set", "TENANT KEY=VALUE...", "set limits of a tenant; KEY= removes one", 2, -1, limitsSet),
 		verb("limits describe", "", "list all limits with unit, default and meaning", 0, 0, limitsDescribe),
 		verb("limits plans create", "NAME", "create a plan", 1, 1, planCreate),
 		verb("limits plans list", "", "list plans", 0, 0, planList),
 		verb("limits plans show", "NAME", "show a plan", 1, 1, planShow),
 		verb("limits plans set", "NAME KEY=VALUE...", "set limits of a plan; KEY= removes one", 2, -1, planSet),
-		destroys(verb("limits plans delete", "NAME", "delete a plan that no tenant is on", 1, 1, planDelete)),
+		destroys(verb("limits plans delete", "NAME", "delete a plan that no tenant uses", 1, 1, planDelete)),
 	}
 }
 
@@ -57,7 +57,7 @@ func limitsShow(*flag.FlagSet) action {
 	}
 }
 
-// value is a limit's value as it is written on the command line.
+// value returns a limit's value in the format of the command line.
 func (l *limitsAnswer) value(name string) string { return strings.Trim(string(l.Effective[name]), `"`) }
 
 func (s *session) printLimits(a answer, l *limitsAnswer, plan *planAnswer) error {
@@ -113,7 +113,7 @@ func limitsSet(*flag.FlagSet) action {
 				changed = changed || before.value(name) != after.value(name)
 			}
 			if !changed {
-				s.say("the limits of tenant %s have the same values as before\n", args[0])
+				s.say("the limits of tenant %s are unchanged\n", args[0])
 			}
 		})
 	}
@@ -141,12 +141,12 @@ func limitsDescribe(*flag.FlagSet) action {
 				}
 				s.say("%s (%s, default %v%s)\n%s\n", d.Name, d.Unit, d.Default, zero, wrapped(d.Meaning, "    ", 80))
 			}
-			s.say("The defaults are those of Pallium; the configuration of a server may have others under 'limits:'.\n")
+			s.say("These are Pallium's built-in defaults; the configuration of a server can change them under 'limits:'.\n")
 		})
 	}
 }
 
-// wrapped breaks a text into indented lines of a width.
+// wrapped wraps a text into indented lines of at most width columns.
 func wrapped(text, indent string, width int) string {
 	var b strings.Builder
 	column := 0
@@ -170,7 +170,7 @@ func wrapped(text, indent string, width int) string {
 }
 
 func planCreate(fs *flag.FlagSet) action {
-	display := fs.String("display-name", "", "a `name` for people")
+	display := fs.String("display-name", "", "display `name`")
 	var l limits.Partial
 	fs.Func("limit", "set a limit, as `key=value`; may be repeated", func(s string) error { return assign(&l, s) })
 	return func(ctx context.Context, s *session, args []string) error {

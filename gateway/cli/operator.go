@@ -14,11 +14,11 @@ import (
 
 func operatorVerbs() []command.Command {
 	return []command.Command{
-		verb("status", "", "show ingesters, the compactor and the members of the ring", 0, 0, showStatus),
+		verb("status", "", "show the state of ingesters, compactors and the ring", 0, 0, showStatus),
 		verb("flush", "", "seal everything in memory and upload it", 0, 0, flush),
-		verb("compact", "", "compact everything that is uploaded, open days too", 0, 0, compact),
-		verb("loss list", "", "list windows that were lost with an ingester's disk and are not uploaded by replicas", 0, 0, lossList),
-		destroys(verb("loss accept", "DAY", "give up the lost samples of a UTC day, which is compacted and queried without them", 1, 1,
+		verb("compact", "", "compact everything that is uploaded, including open days", 0, 0, compact),
+		verb("loss list", "", "list lost windows: lost with an ingester's disk and not yet uploaded by its replicas", 0, 0, lossList),
+		destroys(verb("loss accept", "DAY", "accept that a UTC day is compacted and queried without its lost samples", 1, 1,
 			lossAccept)),
 		verb("erasure show", "TENANT", "show what was erased of a deleted tenant", 1, 1, erasureShow),
 	}
@@ -26,10 +26,10 @@ func operatorVerbs() []command.Command {
 
 // taskFlags declares the flags of commands that may take long.
 func taskFlags(fs *flag.FlagSet, of string) (instance *string, background *bool) {
-	return fs.String("instance", "", of), fs.Bool("background", false, "return at once and do not wait until it is done")
+	return fs.String("instance", "", of), fs.Bool("background", false, "return immediately instead of waiting for the result")
 }
 
-// task starts a command, and waits for it unless it is to go on in the background.
+// task starts a command, and waits for its end unless background is set.
 func (s *session) task(ctx context.Context, p string, q url.Values, background bool, done string) error {
 	if !background {
 		s.patient = true
@@ -43,7 +43,7 @@ func (s *session) task(ctx context.Context, p string, q url.Values, background b
 		return err
 	}
 	if background {
-		return s.print(a, "started", func() { s.say("started; the log and 'pallium status' say how far it is\n") })
+		return s.print(a, "started", func() { s.say("started; 'pallium status' and the log show the progress\n") })
 	}
 	return s.print(a, "done", func() {
 		s.say("%s\n", done)
@@ -54,10 +54,10 @@ func (s *session) task(ctx context.Context, p string, q url.Values, background b
 }
 
 func flush(fs *flag.FlagSet) action {
-	instance, background := taskFlags(fs, "flush the `ingester` of this name only")
+	instance, background := taskFlags(fs, "flush only this `ingester`")
 	return func(ctx context.Context, s *session, _ []string) error {
 		return s.task(ctx, path("flush"), instanceOf(*instance), *background,
-			"flushed: every sample acknowledged before is in the long-term store")
+			"flushed: all samples acknowledged before the flush are in the long-term store")
 	}
 }
 
@@ -70,8 +70,9 @@ func instanceOf(name string) url.Values {
 }
 
 func compact(fs *flag.FlagSet) action {
-	instance, background := taskFlags(fs, "have the `compactor` of this name do it")
-	expire := fs.Bool("expire-all", false, "then delete all days beyond retention at once, however many they are; the clock must be right")
+	instance, background := taskFlags(fs, "run it on this `compactor`")
+	expire := fs.Bool("expire-all", false, "afterwards delete all days beyond retention, without the usual limit on their number; the "+
+		"clock must be right")
 	return func(ctx context.Context, s *session, _ []string) error {
 		q := instanceOf(*instance)
 		if *expire {
@@ -110,8 +111,8 @@ func lossAccept(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		warning := fmt.Sprintf("This gives up the samples of %s (day %d) that only lost ingesters have, permanently. "+
-			"Replicas upload their copies by themselves; 'pallium loss list' shows what is left.", dateOf(n), n)
+		warning := fmt.Sprintf("This permanently gives up the samples of %s (day %d) that only lost ingesters had. "+
+			"Replicas upload their copies by themselves; 'pallium loss list' shows the windows that are still missing.", dateOf(n), n)
 		if err := s.confirm(*yes, warning, args[0]); err != nil {
 			return err
 		}
@@ -149,20 +150,20 @@ func erasureShow(*flag.FlagSet) action {
 
 const dayLayout = time.DateOnly
 
-// dateOf is the date of a UTC day that is counted since 1970.
+// dateOf returns the date of a UTC day counted since 1970.
 func dateOf(day int64) string { return time.Unix(day*86400, 0).UTC().Format(dayLayout) }
 
-// windowOf is the time of day of a window.
+// windowOf returns the time of day of a window.
 func windowOf(window int) string { return fmt.Sprintf("%02d:00-%02d:00", window*2, window*2+2) }
 
-// parseDay reads a date, or the number of a day since 1970 as logs have it.
+// parseDay parses a date, or the number of a day since 1970 as it appears in logs.
 func parseDay(text string) (int64, error) {
 	if n, err := strconv.ParseInt(text, 10, 32); err == nil {
 		return n, nil
 	}
 	t, err := time.Parse(dayLayout, text)
 	if err != nil {
-		return 0, command.Misused("%q is not a UTC day such as 2026-11-30", text)
+		return 0, command.Misused("%q is not a UTC day: write it as 2026-11-30", text)
 	}
 	return t.Unix() / 86400, nil
 }
@@ -235,10 +236,10 @@ func (s *session) sayStatus(st *statusAnswer) {
 			}
 		}
 		for _, w := range c.Waiting {
-			s.say("  %s waits: %s\n", dateOf(w.Day), w.Reason)
+			s.say("  %s is waiting: %s\n", dateOf(w.Day), w.Reason)
 		}
 		for _, f := range c.Failing {
-			s.say("  %s of tenant %s fails: %s\n", dateOf(f.Day), f.Tenant, f.Err)
+			s.say("  compaction of %s of tenant %s fails: %s\n", dateOf(f.Day), f.Tenant, f.Err)
 		}
 	}
 	if st.RingError != "" {

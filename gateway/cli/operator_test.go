@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// cluster is a backend that remembers what it was told.
+// cluster is a backend that records commands.
 type cluster struct{ did []string }
 
 func (c *cluster) note(format string, args ...any) {
@@ -80,8 +80,8 @@ func (c *cluster) Leave(_ context.Context, id string, wait bool) error {
 	return nil
 }
 
-// TestOperator: each of the operator's commands does what it is for, and those that
-// destroy something do nothing before they are confirmed.
+// TestOperator checks that each of the operator's commands executes, and that destructive
+// ones do nothing before they are confirmed.
 func TestOperator(t *testing.T) {
 	c := &cluster{}
 	s := newShellWith(t, operator.New(operator.Options{Backend: c, Ring: c, Logger: slog.New(slog.DiscardHandler), Background: func(do func(context.Context)) { do(context.Background()) }}).Routes)
@@ -92,21 +92,21 @@ func TestOperator(t *testing.T) {
 		want  string
 		did   string
 	}{
-		{line: "flush", want: "every sample acknowledged before", did: `flush ""`},
+		{line: "flush", want: "all samples acknowledged before the flush", did: `flush ""`},
 		{line: "flush -instance i -background", want: "started", did: `flush "i"`},
 		{line: "compact", want: "compacted", did: `compact "" false`},
 		{line: "compact -instance c -expire-all -q", want: "done\n", did: `compact "c" true`},
 		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local packs\n"},
 		{line: "status", want: "b-1: connection refused\n"},
-		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  2024-10-04 waits: an upload is pending\n  2024-10-05 of tenant a fails: pack is damaged\n"},
+		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
 		{line: "status", want: "ACTIVE, unhealthy"},
 		{line: "loss list", want: "2024-10-04  22:00-24:00  ingester-2  zone-b"},
 		{line: "loss list -q", want: "2024-10-04\n"},
-		{line: "loss accept 2024-10-04", code: 1, want: "scripts pass -yes"},
-		{line: "loss accept 2024-10-04", typed: "yes\n", code: 1, want: `nothing was changed: "yes" was typed and not "2024-10-04"`},
+		{line: "loss accept 2024-10-04", code: 1, want: "use -yes in scripts"},
+		{line: "loss accept 2024-10-04", typed: "yes\n", code: 1, want: `nothing was changed: "yes" was typed instead of "2024-10-04"`},
 		{line: "loss accept 2024-10-04", typed: "2024-10-04\n", want: "accepted the loss of 2 windows", did: "accept 20000"},
 		{line: "loss accept 20000 -yes", want: "accepted the loss of 2 windows", did: "accept 20000"},
-		{line: "loss accept yesterday", code: 2, want: `"yesterday" is not a UTC day such as 2026-11-30`},
+		{line: "loss accept yesterday", code: 2, want: `"yesterday" is not a UTC day: write it as 2026-11-30`},
 		{line: "erasure show gone", want: "objects erased:"},
 		{line: "erasure show a", code: 1, want: `tenant "a" is not a deleted tenant`},
 		{line: "ring list", want: "ingester-1  ingester  ACTIVE  zone-a  1.2s            50.0%"},
@@ -117,7 +117,7 @@ func TestOperator(t *testing.T) {
 		{line: "ring forget i", code: 1, want: "nothing was changed"},
 		{line: "ring forget i", typed: "i", want: "replicas must upload 4 windows", did: "forget i false"},
 		{line: "ring forget alive -yes", code: 1, want: "it still sends heartbeats; -force removes it all the same"},
-		{line: "ring forget alive -yes -force", want: "forgot alive", did: "forget alive true"},
+		{line: "ring forget alive -yes -force", want: "removed alive from the ring", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
 		{line: "aside drop", code: 2, want: "-tenant is missing"},
 		{line: "aside drop -tenant a -day 2024-10-04", code: 2, want: "-window must be a number from 0 to 11"},
@@ -137,7 +137,7 @@ func TestOperator(t *testing.T) {
 	}
 }
 
-// TestOneProcess: without a cluster there is no ring.
+// TestOneProcess checks that commands for the ring fail without a cluster.
 func TestOneProcess(t *testing.T) {
 	s := newShellWith(t, operator.New(operator.Options{Backend: &cluster{}, Logger: slog.New(slog.DiscardHandler)}).Routes)
 	if code, _, errs := s.run("ring list"); code != 1 || errs == "" {
@@ -145,7 +145,8 @@ func TestOneProcess(t *testing.T) {
 	}
 }
 
-// TestDeleteTenant: a deletion says what is lost and needs the tenant's name.
+// TestDeleteTenant checks that the deletion of a tenant shows what is lost and requires
+// the tenant's name.
 func TestDeleteTenant(t *testing.T) {
 	s := newShell(t)
 	s.must("token issue -create-tenant -tenant a -scopes metrics:read -name dashboards")
@@ -156,9 +157,9 @@ func TestDeleteTenant(t *testing.T) {
 		if code != 1 || !strings.Contains(errs, "nothing was changed") {
 			t.Errorf("typed %q: exit %d, %s", typed, code, errs)
 		}
-		for _, want := range []string{"all its samples", "2 active API keys (", "prometheus", "2 access policies", "cannot be used again", "Type a to go on: "} {
+		for _, want := range []string{"all its samples", "2 active API keys (", "prometheus", "2 access policies", "can never be used again", "Type a to continue: "} {
 			if !strings.Contains(errs, want) {
-				t.Errorf("it does not say %q: %s", want, errs)
+				t.Errorf("the warning does not contain %q: %s", want, errs)
 			}
 		}
 	}
@@ -168,7 +169,7 @@ func TestDeleteTenant(t *testing.T) {
 	}
 }
 
-// TestChanges: what only the API could change.
+// TestChanges checks commands that change existing objects.
 func TestChanges(t *testing.T) {
 	s := newShell(t)
 	s.must("tenant create a -display-name A -limit max_query_steps=5")
@@ -182,11 +183,11 @@ func TestChanges(t *testing.T) {
 	out := s.must("limits show a")
 	for _, want := range []string{"max_active_series", "plan gold", "override", "default"} {
 		if !strings.Contains(out, want) {
-			t.Errorf("limits show lacks %q: %s", want, out)
+			t.Errorf("limits show does not contain %q: %s", want, out)
 		}
 	}
 	if out := s.must(`tenant set a -plan=`); out != "plan: gold -> (none)\n" || strings.Contains(s.must("limits show a"), "plan gold") {
-		t.Errorf("take the plan away: %q", out)
+		t.Errorf("remove the plan: %q", out)
 	}
 	if code, _, errs := s.run("tenant set a"); code != 2 || !strings.Contains(errs, "limits set") {
 		t.Errorf("nothing to set: %d %s", code, errs)
@@ -196,7 +197,7 @@ func TestChanges(t *testing.T) {
 	if out := s.must("policy set p -tenants a,b -scopes metrics:read,metrics:write"); out != "tenants: a -> a,b\nscopes: metrics:read -> metrics:read,metrics:write\n" {
 		t.Errorf("policy set: %q", out)
 	}
-	if code, _, errs := s.run("policy set p"); code != 2 || !strings.Contains(errs, "give -tenants") {
+	if code, _, errs := s.run("policy set p"); code != 2 || !strings.Contains(errs, "nothing to change: set -tenants") {
 		t.Errorf("policy set without flags: %d %s", code, errs)
 	}
 	s.must("token issue -policy p -name n")
@@ -208,24 +209,24 @@ func TestChanges(t *testing.T) {
 	if out := s.must("token list -q"); out != "" {
 		t.Errorf("a deleted token is listed: %s", out)
 	}
-	if code, _, errs := s.run("token rotate x -grace 31d"); code != 2 || !strings.Contains(errs, "30d at most") {
+	if code, _, errs := s.run("token rotate x -grace 31d"); code != 2 || !strings.Contains(errs, "the maximum is 30d") {
 		t.Errorf("a long grace: %d %s", code, errs)
 	}
 }
 
-// TestWrapped: no line is longer than the width unless one word is.
+// TestWrapped checks that no line is longer than the width unless it is a single word.
 func TestWrapped(t *testing.T) {
 	text := strings.Repeat("word ", 40) + strings.Repeat("x", 90) + " end"
 	lines := strings.Split(strings.TrimSuffix(wrapped(text, "  ", 40), "\n"), "\n")
 	if got := strings.Join(strings.Fields(strings.Join(lines, " ")), " "); got != strings.Join(strings.Fields(text), " ") {
-		t.Errorf("words were lost: %s", got)
+		t.Errorf("wrapped text has other words: %s", got)
 	}
 	if i := slices.IndexFunc(lines, func(l string) bool { return len(l) > 40 && !strings.Contains(l, "xxx") || !strings.HasPrefix(l, "  ") }); i >= 0 {
 		t.Errorf("line %d: %q", i, lines[i])
 	}
 }
 
-// TestDays: dates and the numbers of logs are the same days.
+// TestDays checks that dates and day numbers are parsed to the same days.
 func TestDays(t *testing.T) {
 	for text, want := range map[string]int64{"1970-01-01": 0, "2024-10-04": 20_000, "20000": 20_000, "0": 0} {
 		if got, err := parseDay(text); err != nil || got != want || dateOf(got) != time.Unix(want*86400, 0).UTC().Format(time.DateOnly) {

@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 )
 
-// print shows an answer: as it is, as the bare value, or as text.
+// print prints a response: as JSON, as the bare value, or as text.
 func (s *session) print(a answer, bare string, text func()) error {
 	switch {
 	case s.format == "json":
@@ -28,7 +28,7 @@ func (s *session) printJSON(body []byte) error {
 	var v json.RawMessage = body
 	out, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return fmt.Errorf("the server's answer is not JSON: %w", err)
+		return fmt.Errorf("the server's response is not JSON: %w", err)
 	}
 	_, err = fmt.Fprintf(s.Out, "%s\n", out)
 	return err
@@ -38,7 +38,7 @@ func (s *session) say(format string, args ...any) {
 	fmt.Fprintf(s.Out, format, args...)
 }
 
-// list shows a list: all items, their names one per line, or a table.
+// list prints a list: as JSON, as names one per line, or as a table.
 func list[T any](
 	ctx context.Context, s *session, path string, q url.Values, name func(T) string, head []string, cells func(T) []string,
 ) error {
@@ -70,7 +70,7 @@ func list[T any](
 	return nil
 }
 
-// table shows an answer as it is, as the first column, or as a table.
+// table prints a response as JSON, as its first column, or as a table.
 func (s *session) table(a answer, head []string, rows [][]string) error {
 	var first []string
 	for _, row := range rows {
@@ -85,10 +85,10 @@ func (s *session) sayTable(head []string, rows [][]string) {
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	_ = w.Flush() // an error of stdout shows in the next write or nowhere
+	_ = w.Flush() // errors of stdout are ignored
 }
 
-// fields shows names and values below each other.
+// fields prints pairs of names and values, one per line.
 func (s *session) fields(pairs ...string) {
 	w := tabwriter.NewWriter(s.Out, 0, 8, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -96,10 +96,10 @@ func (s *session) fields(pairs ...string) {
 			fmt.Fprintf(w, "%s:\t%s\n", pairs[i], pairs[i+1])
 		}
 	}
-	_ = w.Flush() // an error of stdout shows in the next write or nowhere
+	_ = w.Flush() // errors of stdout are ignored
 }
 
-// changed shows a value that a command changed.
+// changed prints a value that a command changed.
 func (s *session) changed(name, before, after string) {
 	if before != after {
 		s.say("%s: %s -> %s\n", name, orNone(before), orNone(after))
@@ -113,7 +113,7 @@ func orNone(value string) string {
 	return value
 }
 
-// remove deletes what is at the path as it is now.
+// remove deletes an object in its current state.
 func (s *session) remove(ctx context.Context, p, query, name string) error {
 	have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
 	if err != nil {
@@ -122,19 +122,19 @@ func (s *session) remove(ctx context.Context, p, query, name string) error {
 	return s.removeAs(ctx, p, query, name, have.etag)
 }
 
-// removeAs deletes what is at the path if it still has the ETag.
+// removeAs deletes an object if it still has the ETag.
 func (s *session) removeAs(ctx context.Context, p, query, name, etag string) error {
 	if _, err := s.call(ctx, http.MethodDelete, p+query, etag, nil, nil); err != nil {
 		return err
 	}
 	body, err := json.Marshal(map[string]string{"deleted": name})
 	if err != nil {
-		return fmt.Errorf("encode answer: %w", err)
+		return fmt.Errorf("encode result: %w", err)
 	}
 	return s.print(answer{body: body}, name, func() { s.say("deleted %s\n", name) })
 }
 
-// split cuts a list with commas; empty parts are dropped.
+// split splits a comma-separated list and drops empty parts.
 func split(s string) []string {
 	var out []string
 	for _, p := range strings.Split(s, ",") {
@@ -145,7 +145,7 @@ func split(s string) []string {
 	return out
 }
 
-// day shortens a time of the API to its date.
+// day returns the date of a time in the format of the API.
 func day(t string) string {
 	d, _, _ := strings.Cut(t, "T")
 	return d

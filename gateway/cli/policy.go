@@ -43,16 +43,16 @@ func policyVerbs() []command.Command {
 }
 
 func policyCreate(fs *flag.FlagSet) action {
-	tenants := fs.String("tenants", "", "`tenants` that its keys may act for, separated by commas")
-	scopes := fs.String("scopes", "", "what its keys may do: `scopes` separated by commas, such as metrics:read,rules:read")
-	display := fs.String("display-name", "", "a `name` for people")
+	tenants := fs.String("tenants", "", "`tenants` for which its keys are valid, separated by commas")
+	scopes := fs.String("scopes", "", "`scopes` of its keys, separated by commas, such as metrics:read,rules:read")
+	display := fs.String("display-name", "", "display `name`")
 	return func(ctx context.Context, s *session, args []string) error {
 		realms := realmsOf(*tenants)
 		if len(realms) == 0 {
-			return command.Misused("-tenants is missing")
+			return command.Misused("-tenants is missing: name the tenants for which its keys are valid")
 		}
 		if len(split(*scopes)) == 0 {
-			return command.Misused("-scopes is missing")
+			return command.Misused("-scopes is missing: name the rights of its keys, such as metrics:read")
 		}
 		body := map[string]any{"name": args[0], "displayName": *display, "scopes": split(*scopes), "realms": realms}
 		a, err := s.call(ctx, http.MethodPost, path("access-policies"), "", body, nil)
@@ -72,12 +72,12 @@ func realmsOf(tenants string) []realm {
 }
 
 func policySet(fs *flag.FlagSet) action {
-	tenants := fs.String("tenants", "", "all `tenants` that its keys may act for, separated by commas")
+	tenants := fs.String("tenants", "", "all `tenants` for which its keys are valid, separated by commas")
 	scopes := fs.String("scopes", "", "all `scopes` of its keys, separated by commas")
-	display := fs.String("display-name", "", "a `name` for people")
+	display := fs.String("display-name", "", "display `name`")
 	return func(ctx context.Context, s *session, args []string) error {
 		if !given(fs, "tenants") && !given(fs, "scopes") && !given(fs, "display-name") {
-			return command.Misused("give -tenants, -scopes or -display-name")
+			return command.Misused("nothing to change: set -tenants, -scopes or -display-name")
 		}
 		p := path("access-policies", args[0])
 		var policy policyAnswer
@@ -109,7 +109,7 @@ func policySet(fs *flag.FlagSet) action {
 }
 
 func policyList(fs *flag.FlagSet) action {
-	tenant := fs.String("tenant", "", "only policies that name this `tenant`")
+	tenant := fs.String("tenant", "", "only policies that include this `tenant`")
 	return func(ctx context.Context, s *session, _ []string) error {
 		q := url.Values{}
 		if *tenant != "" {
@@ -137,7 +137,7 @@ func policyShow(*flag.FlagSet) action {
 }
 
 func policyDelete(fs *flag.FlagSet) action {
-	cascade := fs.Bool("cascade", false, "delete its tokens, too: their keys end at once")
+	cascade := fs.Bool("cascade", false, "also delete its tokens; their keys become invalid immediately")
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
 		query := ""
@@ -147,7 +147,8 @@ func policyDelete(fs *flag.FlagSet) action {
 			if err != nil {
 				return err
 			}
-			warning := fmt.Sprintf("This deletes access policy %s and its %d API keys%s, which end at once.", args[0], len(keys), named(keys))
+			warning := fmt.Sprintf("This deletes access policy %s and its %d API keys%s, which become invalid "+
+				"immediately.", args[0], len(keys), named(keys))
 			if err := s.confirm(*yes || len(keys) == 0, warning, args[0]); err != nil {
 				return err
 			}

@@ -31,7 +31,7 @@ type memberAnswer struct {
 func ringVerbs() []command.Command {
 	return []command.Command{
 		verb("ring list", "", "list the members of the ring", 0, 0, ringList),
-		destroys(verb("ring leave", "INSTANCE", "have an ingester upload everything and leave the cluster", 1, 1, ringLeave)),
+		destroys(verb("ring leave", "INSTANCE", "make an ingester upload everything and leave the cluster", 1, 1, ringLeave)),
 		destroys(verb("ring forget", "INSTANCE", "remove an instance that will not come back", 1, 1, ringForget)),
 	}
 }
@@ -64,18 +64,18 @@ func ringList(*flag.FlagSet) action {
 }
 
 func ringLeave(fs *flag.FlagSet) action {
-	background := fs.Bool("background", false, "return at once and do not wait until it has left")
+	background := fs.Bool("background", false, "return immediately instead of waiting until it has left")
 	return func(ctx context.Context, s *session, args []string) error {
 		return s.task(ctx, path("ring", "leave"), instanceOf(args[0]), *background, args[0]+" has left the cluster")
 	}
 }
 
 func ringForget(fs *flag.FlagSet) action {
-	force := fs.Bool("force", false, "also one that still sends heartbeats")
+	force := fs.Bool("force", false, "also remove an instance that still sends heartbeats")
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
-		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: what it did not upload "+
-			"must come from its replicas. An ingester that can still run leaves by 'pallium ring leave' without any loss.", args[0])
+		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: samples that it did not upload "+
+			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which loses nothing.", args[0])
 		if err := s.confirm(*yes, warning, args[0]); err != nil {
 			return err
 		}
@@ -91,7 +91,8 @@ func ringForget(fs *flag.FlagSet) action {
 			return err
 		}
 		return s.print(a, strconv.Itoa(result.Windows), func() {
-			s.say("forgot %s; replicas must upload %d windows that it had not uploaded ('pallium loss list')\n", args[0], result.Windows)
+			s.say("removed %s from the ring; replicas must upload %d windows that it had not uploaded ('pallium loss list' shows "+
+				"them)\n", args[0], result.Windows)
 		})
 	}
 }

@@ -35,8 +35,8 @@ func tenantVerbs() []command.Command {
 }
 
 func tenantCreate(fs *flag.FlagSet) action {
-	display := fs.String("display-name", "", "a `name` for people")
-	plan := fs.String("plan", "", "`plan` that the tenant's limits come from")
+	display := fs.String("display-name", "", "display `name`")
+	plan := fs.String("plan", "", "`plan` with the tenant's limits")
 	var overrides limits.Partial
 	fs.Func("limit", "set a limit, as `key=value`; may be repeated", func(s string) error { return assign(&overrides, s) })
 	return func(ctx context.Context, s *session, args []string) error {
@@ -53,7 +53,7 @@ func tenantCreate(fs *flag.FlagSet) action {
 }
 
 func tenantList(fs *flag.FlagSet) action {
-	deleted := fs.Bool("deleted", false, "list deleted tenants too")
+	deleted := fs.Bool("deleted", false, "also list deleted tenants")
 	return func(ctx context.Context, s *session, _ []string) error {
 		q := url.Values{}
 		if *deleted {
@@ -80,11 +80,11 @@ func tenantShow(*flag.FlagSet) action {
 }
 
 func tenantSet(fs *flag.FlagSet) action {
-	display := fs.String("display-name", "", "a `name` for people")
-	plan := fs.String("plan", "", "`plan` that the tenant's limits come from; \"\" for none")
+	display := fs.String("display-name", "", "display `name`")
+	plan := fs.String("plan", "", "`plan` with the tenant's limits; \"\" for none")
 	return func(ctx context.Context, s *session, args []string) error {
 		if !given(fs, "display-name") && !given(fs, "plan") {
-			return command.Misused("give -display-name or -plan; limits are changed by 'pallium limits set'")
+			return command.Misused("nothing to change: set -display-name or -plan; 'pallium limits set' changes limits")
 		}
 		p := path("tenants", args[0])
 		var t tenantAnswer
@@ -110,7 +110,7 @@ func tenantSet(fs *flag.FlagSet) action {
 	}
 }
 
-// given reports whether a flag was on the command line.
+// given reports whether a flag is set on the command line.
 func given(fs *flag.FlagSet, name string) bool {
 	found := false
 	fs.Visit(func(f *flag.Flag) { found = found || f.Name == name })
@@ -138,7 +138,7 @@ func tenantDelete(fs *flag.FlagSet) action {
 	}
 }
 
-// whatIsLost is what the deletion of a tenant ends.
+// whatIsLost describes what the deletion of a tenant destroys.
 func (s *session) whatIsLost(ctx context.Context, name string) (string, error) {
 	q := url.Values{"tenant": {name}}
 	keys, _, err := items[tokenAnswer](ctx, s, path("tokens"), q)
@@ -153,12 +153,12 @@ func (s *session) whatIsLost(ctx context.Context, name string) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "This deletes tenant %s permanently:\n", name)
 	fmt.Fprintf(&b, "  - all its samples, in memory and in the long-term store\n")
-	fmt.Fprintf(&b, "  - its access by %d active API keys%s and %d access policies\n", len(keys), named(keys), len(policies))
-	fmt.Fprintf(&b, "  - its name, which cannot be used again\n")
+	fmt.Fprintf(&b, "  - the access to it of %d active API keys%s and %d access policies\n", len(keys), named(keys), len(policies))
+	fmt.Fprintf(&b, "  - its name, which can never be used again\n")
 	return b.String(), nil
 }
 
-// named lists the first names of tokens.
+// named returns a list of the first token names in parentheses.
 func named(keys []tokenAnswer) string {
 	if len(keys) == 0 {
 		return ""
@@ -183,11 +183,11 @@ func overridesText(p limits.Partial) string {
 	return strings.Join(out, " ")
 }
 
-// assign sets a limit from key=value; key= alone removes it.
+// assign sets a limit from key=value; key= removes it.
 func assign(p *limits.Partial, s string) error {
 	key, value, ok := strings.Cut(s, "=")
 	if !ok {
-		return command.Misused("%q must read key=value, or key= to remove the limit", s)
+		return command.Misused("%q must have the form key=value, or key= to remove the limit", s)
 	}
 	err := p.Unset(key)
 	if value != "" {

@@ -30,21 +30,22 @@ type tokenAnswer struct {
 
 func tokenVerbs() []command.Command {
 	return []command.Command{
-		verb("token issue", "", "issue an API key, for a tenant and scopes or under an access policy", 0, 0, tokenIssue),
+		verb("token issue", "", "issue an API key, for a tenant and scopes or for an access policy", 0, 0, tokenIssue),
 		verb("token list", "", "list API keys", 0, 0, tokenList),
 		verb("token show", "ID", "show a token; its key cannot be shown again", 1, 1, tokenShow),
 		verb("token rotate", "ID", "issue a new key for a token; the old one stays valid for -grace", 1, 1, tokenRotate),
-		destroys(verb("token revoke", "ID", "end a token and all its keys at once; it stays in the list", 1, 1, tokenRevoke)),
-		destroys(verb("token delete", "ID", "end a token and all its keys at once, and take it out of the list", 1, 1, tokenDelete)),
+		destroys(verb("token revoke", "ID", "revoke a token and all its keys immediately; the token stays in the list", 1, 1, tokenRevoke)),
+		destroys(verb("token delete", "ID", "revoke a token and all its keys immediately, and remove it from the list", 1, 1, tokenDelete)),
 	}
 }
 
 func tokenIssue(fs *flag.FlagSet) action {
-	tenant := fs.String("tenant", "", "`tenant` that the key is for")
-	scopes := fs.String("scopes", "", "what the key may do: `scopes` separated by commas, such as metrics:write,metrics:read")
-	policy := fs.String("policy", "", "access `policy` to issue under, instead of -tenant and -scopes")
+	tenant := fs.String("tenant", "", "`tenant` for which the key is valid")
+	scopes := fs.String("scopes", "", "`scopes` of the key, separated by commas, such as metrics:write,metrics:read")
+	policy := fs.String("policy", "", "access `policy` of the key, instead of -tenant and -scopes")
 	name := fs.String("name", "", "what the key is for")
-	expires := fs.String("expires", "", "`when` the key expires: in 90d, at 2030-12-31T00:00:00Z, or never (default in a year)")
+	expires := fs.String("expires", "", "`time` when the key expires: a duration such as 90d, a time such as 2030-12-31T00:00:00Z, or "+
+		"never (default one year)")
 	create := fs.Bool("create-tenant", false, "create the tenant if it does not exist")
 	return func(ctx context.Context, s *session, _ []string) error {
 		body, err := issueBody(*tenant, *scopes, *policy, *name, *expires)
@@ -72,13 +73,13 @@ func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, er
 	body := map[string]any{"name": name}
 	switch {
 	case policy != "" && (tenant != "" || scopes != ""):
-		return nil, command.Misused("give either -policy, or -tenant and -scopes")
+		return nil, command.Misused("-policy cannot be combined with -tenant and -scopes: use one or the other")
 	case policy != "":
 		body["accessPolicyId"] = policy
 	case tenant == "":
-		return nil, command.Misused("-tenant is missing (or -policy)")
+		return nil, command.Misused("-tenant is missing: set -tenant and -scopes, or -policy")
 	case len(split(scopes)) == 0:
-		return nil, command.Misused("-scopes is missing, such as metrics:write,metrics:read")
+		return nil, command.Misused("-scopes is missing: name the rights of the key, such as metrics:write,metrics:read")
 	default:
 		body["tenant"], body["scopes"] = tenant, split(scopes)
 	}
@@ -94,7 +95,7 @@ func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, er
 	return body, nil
 }
 
-// ensureTenant creates the tenant unless it exists.
+// ensureTenant creates the tenant if it does not exist.
 func (s *session) ensureTenant(ctx context.Context, name string) error {
 	_, err := s.call(ctx, http.MethodGet, path("tenants", name), "", nil, nil)
 	if !isStatus(err, http.StatusNotFound) {
@@ -104,12 +105,12 @@ func (s *session) ensureTenant(ctx context.Context, name string) error {
 	return err
 }
 
-// sayKey shows a new key and what to paste where.
+// sayKey prints a new key and the configuration snippets for it.
 func (s *session) sayKey(what string, t tokenAnswer) {
-	s.say("%s token %s for %s (%s), expires %s\n\nThe key, shown this once:\n\n%s\n",
+	s.say("%s token %s for %s (%s), expires %s\n\nThe key, which is never shown again:\n\n%s\n",
 		what, t.ID, strings.Join(t.Tenants, ", "), strings.Join(t.Scopes, ", "), t.ExpiresAt, t.Token)
 	if t.PreviousValidUntil != "" {
-		s.say("\nThe key before it is valid until %s.\n", t.PreviousValidUntil)
+		s.say("\nThe previous key is valid until %s.\n", t.PreviousValidUntil)
 	}
 	if t.Prometheus != "" {
 		s.say("\n# For prometheus.yml:\n%s", t.Prometheus)
@@ -120,7 +121,7 @@ func (s *session) sayKey(what string, t tokenAnswer) {
 }
 
 func tokenList(fs *flag.FlagSet) action {
-	tenant := fs.String("tenant", "", "only tokens that may act for this `tenant`")
+	tenant := fs.String("tenant", "", "only tokens that are valid for this `tenant`")
 	policy := fs.String("policy", "", "only tokens of this access `policy`")
 	return func(ctx context.Context, s *session, _ []string) error {
 		q := url.Values{}
@@ -157,18 +158,18 @@ func tokenDelete(*flag.FlagSet) action {
 	}
 }
 
-// maxGrace is how long the API lets a key live on after a rotation.
+// maxGrace is the longest time for which the API keeps an old key valid after a rotation.
 const maxGrace = 30 * 24 * time.Hour
 
 func tokenRotate(fs *flag.FlagSet) action {
-	grace := fs.String("grace", "1d", "how `long` the old key stays valid, at most 30d; 0 ends it at once")
+	grace := fs.String("grace", "1d", "`duration` for which the old key stays valid, at most 30d; with 0 it becomes invalid immediately")
 	return func(ctx context.Context, s *session, args []string) error {
 		d, err := model.ParseDuration(*grace)
 		if err != nil {
 			return command.Misused("-grace %q must be a duration such as 12h or 1d", *grace)
 		}
 		if time.Duration(d) > maxGrace {
-			return command.Misused("-grace %s is too long: an old key stays valid for 30d at most", *grace)
+			return command.Misused("-grace %s is too long: the maximum is 30d", *grace)
 		}
 		var t tokenAnswer
 		body := map[string]any{"graceSeconds": int64(time.Duration(d).Seconds())}

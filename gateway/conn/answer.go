@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// pace is how fast a client must read. As with bodies (see BodyGrace), an answer may
-// keep the server waiting for grace, and for a second for every rate bytes that
-// were sent so far.
+// pace is the minimum speed at which a client must read. As for bodies (see BodyGrace), a
+// response may keep the server waiting for grace, plus one second for every rate bytes
+// that were sent so far.
 type pace struct {
 	grace time.Duration
-	// hasty is the grace of what the edge answers itself, which is little, and of all
-	// answers to clients that have proven nothing: see Patient. 0: all have grace.
+	// hasty is the grace of responses of the edge itself, which are small, and of all
+	// responses to unauthenticated clients: see Patient. 0: grace applies to all.
 	hasty time.Duration
-	rate  int64         // bytes for which a second is allowed
-	slice int           // bytes of a large write that are passed on at once
-	total time.Duration // from the request to the end of the answer, whatever the rate
+	rate  int64         // bytes per second
+	slice int           // maximum bytes per write to the connection
+	total time.Duration // maximum time from the request to the end of the response
 	now   func() time.Time
 }
 
@@ -25,9 +25,9 @@ func answerPace() pace {
 	return pace{grace: BodyGrace, hasty: hastyGrace, rate: BodyRate, slice: 64 << 10, total: answerTimeout, now: time.Now}
 }
 
-// timeAnswers gives every answer a deadline that moves as the client reads it.
-// Without one, ten clients that do not read hold the places of a tenant until
-// the server's WriteTimeout.
+// timeAnswers gives every response a deadline that moves as the client reads. Without it,
+// ten clients that do not read would hold concurrent requests of a tenant until the
+// server's WriteTimeout.
 func (p pace) timeAnswers(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := &timedAnswer{
@@ -41,7 +41,7 @@ func (p pace) timeAnswers(h http.Handler) http.Handler {
 		if p.hasty > 0 {
 			a.grace, a.rate = p.hasty, 0
 		}
-		if a.stream { // which ends with the server's own deadline
+		if a.stream { // the server's own deadline would end the stream
 			_ = a.rc.SetWriteDeadline(a.end)
 		}
 		h.ServeHTTP(a, r)
@@ -49,9 +49,9 @@ func (p pace) timeAnswers(h http.Handler) http.Handler {
 	})
 }
 
-// timedAnswer counts only the time in which the server waits for the client:
-// one that waits for a slow handler did nothing wrong. It has no ReadFrom, in
-// which the two could not be told apart; a ReverseProxy does not use it.
+// timedAnswer counts only the time during which the server waits for the client, not the
+// time of a slow handler. It has no ReadFrom, in which the two could not be
+// distinguished; a ReverseProxy does not use it.
 type timedAnswer struct {
 	http.ResponseWriter
 	rc *http.ResponseController
@@ -59,17 +59,17 @@ type timedAnswer struct {
 
 	slow     pace // see Patient
 	end      time.Time
-	stream   bool // of HTTP/2, which ends when its deadline passes, even if nothing is written
+	stream   bool // HTTP/2: the stream ends when its deadline passes, even if nothing is written
 	sent     int64
 	waited   time.Duration
 	armed    time.Time // when the deadline was set
-	armedAt  int64     // sent by then
+	armedAt  int64     // value of sent at that time
 	hijacked bool
 }
 
-// Patient gives the client of an answer that a backend makes all the time that
-// answers have: BodyGrace, and a second for every BodyRate bytes. Until it is called
-// a client may keep the server waiting for a few seconds only.
+// Patient gives the client of a response by a backend the full time to read it:
+// BodyGrace, and a second for every BodyRate bytes. Before it is called, a client may
+// keep the server waiting only for a few seconds.
 func Patient(w http.ResponseWriter) {
 	for w != nil {
 		if a, ok := w.(*timedAnswer); ok {
@@ -84,8 +84,8 @@ func Patient(w http.ResponseWriter) {
 	}
 }
 
-// arm sets the deadline of what is written next. Setting it costs about as much
-// as a small write, so it is not done for each of many.
+// arm sets the deadline of the next write. Setting it costs about as much as a small
+// write, so it is not set for each of many writes.
 func (a *timedAnswer) arm(now time.Time) {
 	if !a.armed.IsZero() && now.Sub(a.armed) < a.grace/16 && a.sent-a.armedAt < int64(a.slice) {
 		return
@@ -97,12 +97,12 @@ func (a *timedAnswer) arm(now time.Time) {
 	}
 	deadline := now.Add(allowed - a.waited)
 	if a.end.Before(deadline) {
-		deadline = a.end // it replaces that of http.Server
+		deadline = a.end // the deadline replaces that of http.Server
 	}
-	_ = a.rc.SetWriteDeadline(deadline) // not every connection has deadlines; those of the edge do
+	_ = a.rc.SetWriteDeadline(deadline) // ignored: all connections of the edge support deadlines
 }
 
-// begin and done surround what may wait for the client.
+// begin is called before an operation that may wait for the client, done after it.
 func (a *timedAnswer) begin() time.Time {
 	now := a.now()
 	a.arm(now)
@@ -140,7 +140,8 @@ func (a *timedAnswer) writePart(p []byte) (int, error) {
 	return n, err
 }
 
-// FlushError implements what http.ResponseController looks for first.
+// FlushError implements the interface that http.ResponseController prefers to
+// http.Flusher.
 func (a *timedAnswer) FlushError() error {
 	defer a.done(a.begin())
 	return a.rc.Flush()
@@ -149,18 +150,18 @@ func (a *timedAnswer) FlushError() error {
 // Flush implements http.Flusher.
 func (a *timedAnswer) Flush() { _ = a.FlushError() }
 
-// Hijack implements http.Hijacker. The connection is the handler's from then on.
+// Hijack implements http.Hijacker. The handler owns the connection afterwards.
 func (a *timedAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := a.rc.Hijack()
 	a.hijacked = a.hijacked || err == nil
 	return conn, rw, err
 }
 
-// Unwrap leaves the rest to http.ResponseController.
+// Unwrap supports http.ResponseController.
 func (a *timedAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// finish sets the deadline for what the server still has in its buffer, which
-// is all of a small answer: those of pipelined requests that nobody reads, too.
+// finish sets the deadline for what the server still has in its buffer. A small response
+// is buffered as a whole; so are those to pipelined requests that nobody reads.
 func (a *timedAnswer) finish() {
 	if a.hijacked {
 		return

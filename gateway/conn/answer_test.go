@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// slowWriter is a ResponseWriter that takes time, by a clock of its own, and
-// notes the write deadlines it is given.
+// slowWriter is a ResponseWriter whose writes take time on its own clock. It records
+// write deadlines.
 type slowWriter struct {
 	header   http.Header
 	clock    time.Time
@@ -46,9 +46,9 @@ func (w *slowWriter) SetWriteDeadline(t time.Time) error {
 
 func (w *slowWriter) last() time.Time { return w.deadline[len(w.deadline)-1] }
 
-// TestAnswerDeadlines: the deadline of each write, by a clock that only moves
-// while something is written or when the handler says so.
-func TestAnswerDeadlines(t *testing.T) {
+// TestResponseDeadlines checks the deadline of each write, with a clock that only moves
+// during writes or when the handler moves it.
+func TestResponseDeadlines(t *testing.T) {
 	w := &slowWriter{header: http.Header{}, clock: time.Unix(1_000_000, 0)}
 	begun := w.clock
 	p := answerPace()
@@ -56,12 +56,12 @@ func TestAnswerDeadlines(t *testing.T) {
 	is := func(what string, want time.Time) {
 		t.Helper()
 		if got := w.last(); !got.Equal(want) {
-			t.Errorf("%s: the deadline is %s after the beginning, want %s", what, got.Sub(begun), want.Sub(begun))
+			t.Errorf("%s: deadline is %s after the start, want %s", what, got.Sub(begun), want.Sub(begun))
 		}
 	}
 	p.timeAnswers(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		Patient(rw)
-		w.clock = w.clock.Add(time.Minute) // nobody waits for the client
+		w.clock = w.clock.Add(time.Minute) // the server does not wait for the client meanwhile
 		rw.WriteHeader(200)
 		is("the first write", w.clock.Add(15*time.Second))
 
@@ -70,7 +70,7 @@ func TestAnswerDeadlines(t *testing.T) {
 			fmt.Fprint(rw, "small")
 		}
 		if len(w.deadline) != n {
-			t.Errorf("%d deadlines for writes that take no time", len(w.deadline)-n)
+			t.Errorf("%d deadlines were set for writes that take no time", len(w.deadline)-n)
 		}
 
 		w.takes = 250 * time.Millisecond
@@ -79,12 +79,12 @@ func TestAnswerDeadlines(t *testing.T) {
 			t.Errorf("wrote %d: %v", written, err)
 		}
 		if w.largest != 64<<10 || len(w.deadline) < n+63 {
-			t.Errorf("a large write was passed on in parts of %d, with %d deadlines", w.largest, len(w.deadline)-n)
+			t.Errorf("a large write was split into parts of %d bytes with %d deadlines", w.largest, len(w.deadline)-n)
 		}
 		w.takes = 0
 		w.clock = w.clock.Add(time.Minute)
 		fmt.Fprint(rw, "more")
-		// 16 seconds were waited, and 4 MiB and 5,000 bytes sent.
+		// The server has waited for 16 seconds and sent 4 MiB and 5,000 bytes.
 		is("after 4 MiB", w.clock.Add((15+256-16)*time.Second))
 
 		w.takes = time.Second
@@ -102,7 +102,7 @@ func TestAnswerDeadlines(t *testing.T) {
 		is("near the end", begun.Add(10*time.Minute))
 	})).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 
-	// What the server still has when the handler is done.
+	// Data that is still buffered when the handler returns.
 	w = &slowWriter{header: http.Header{}, clock: begun}
 	p.timeAnswers(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { w.clock = w.clock.Add(time.Minute) })).
 		ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
@@ -117,7 +117,7 @@ func TestAnswerDeadlines(t *testing.T) {
 			write()
 			is("a stream", begun.Add(10*time.Minute))
 			if got := w.deadline[len(w.deadline)-2]; !got.Equal(begun.Add(15 * time.Second)) {
-				t.Errorf("while a stream is written the deadline is %s after the beginning", got.Sub(begun))
+				t.Errorf("during a write of a stream the deadline is %s after the start, want 15s", got.Sub(begun))
 			}
 		}
 	})).ServeHTTP(w, &http.Request{ProtoMajor: 2})
@@ -130,11 +130,12 @@ func impatient() pace {
 	return p
 }
 
-// place is a server with one place, which reports how the handler fared.
+// place is a server that serves one request at a time and reports the errors of the
+// handler.
 type place struct {
 	*httptest.Server
 	results chan error
-	done    sync.WaitGroup // for what surrounds the handlers
+	done    sync.WaitGroup // includes the middleware around the handlers
 }
 
 func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.ResponseWriter, *http.Request) error) *place {
@@ -157,7 +158,7 @@ func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.Respo
 		err := h(w, r)
 		select {
 		case pl.results <- err:
-		default: // nobody needs those of so many
+		default: // later results are dropped
 		}
 	}), Logger: slog.New(slog.DiscardHandler), pace: p, Hasty: true})
 	inner := pl.Config.Handler
@@ -184,7 +185,7 @@ func (pl *place) result(t *testing.T) error {
 	case err := <-pl.results:
 		return err
 	case <-time.After(20 * time.Second):
-		t.Fatal("the handler still waits for a client that does not read")
+		t.Fatal("the handler is still waiting for a client that does not read")
 		return nil
 	}
 }
@@ -197,11 +198,11 @@ func (pl *place) isFree(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "small" {
-		t.Errorf("another client got %q: %v", b, err)
+		t.Errorf("response to another client = %q: %v", b, err)
 	}
 }
 
-// large is more than what the sockets of both sides hold.
+// large is more than the socket buffers of both sides can hold.
 const large = 64 << 20
 
 var writers = map[string]func(http.ResponseWriter, *http.Request) error{
@@ -245,13 +246,14 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// TestUnreadAnswers: who does not read an answer does not keep the place.
-func TestUnreadAnswers(t *testing.T) {
+// TestUnreadResponses checks that a client that does not read a response does not block
+// the server.
+func TestUnreadResponses(t *testing.T) {
 	for name, h := range writers {
 		for _, request := range []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"} {
 			for _, encrypted := range []bool{false, true} {
 				if encrypted && name != "one write" {
-					continue // closing TLS takes five seconds where nobody reads
+					continue // closing a TLS connection that nobody reads takes five seconds
 				}
 				t.Run(fmt.Sprintf("%s/%.14s/%t", name, request, encrypted), func(t *testing.T) {
 					pl := serve(t, impatient(), func(s *httptest.Server) {
@@ -262,7 +264,7 @@ func TestUnreadAnswers(t *testing.T) {
 					c := dialServer(t, pl.Server)
 					fmt.Fprint(c, request)
 					if err := pl.result(t); !errors.Is(err, os.ErrDeadlineExceeded) {
-						t.Errorf("the handler's error is %v", err)
+						t.Errorf("error of the handler = %v, want os.ErrDeadlineExceeded", err)
 					}
 					pl.isFree(t)
 				})
@@ -285,8 +287,8 @@ func dialServer(t *testing.T, s *httptest.Server) net.Conn {
 	return c
 }
 
-// TestUnreadPipeline: answers that fit into a buffer of the server's are bounded
-// as well, whether the handler writes them or the server does.
+// TestUnreadPipeline checks that responses that fit into a buffer of the server are
+// bounded as well, whether the handler or the server writes them.
 func TestUnreadPipeline(t *testing.T) {
 	for name, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"nothing":  func(http.ResponseWriter, *http.Request) error { return nil },
@@ -319,14 +321,14 @@ func TestUnreadPipeline(t *testing.T) {
 			select {
 			case <-closed:
 			case <-time.After(30 * time.Second):
-				t.Fatal("the connection stays open")
+				t.Fatal("the connection is still open")
 			}
 		})
 	}
 }
 
-// TestSlowReaders: who reads steadily gets all of an answer, though that takes
-// many times the grace.
+// TestSlowReaders checks that a client that reads steadily gets the whole response, even
+// if that takes many times the grace.
 func TestSlowReaders(t *testing.T) {
 	p := impatient()
 	p.rate = 1 << 20
@@ -362,8 +364,8 @@ func TestSlowReaders(t *testing.T) {
 	}
 }
 
-// TestSlowHandler: the client is not to blame for the pauses of a handler, and
-// gets what was flushed before.
+// TestSlowHandler checks that pauses of a handler do not count against the client, and
+// that it gets what was flushed before.
 func TestSlowHandler(t *testing.T) {
 	p := impatient()
 	for _, http2 := range []bool{false, true} {
@@ -374,7 +376,7 @@ func TestSlowHandler(t *testing.T) {
 			}
 		}, func(w http.ResponseWriter, r *http.Request) error {
 			if r.ProtoMajor == 2 != http2 {
-				return fmt.Errorf("the protocol is %s", r.Proto)
+				return fmt.Errorf("protocol = %s", r.Proto)
 			}
 			for range 2 {
 				if _, err := io.WriteString(w, strings.Repeat("x", 1000)); err != nil {
@@ -397,7 +399,7 @@ func TestSlowHandler(t *testing.T) {
 			goOn <- struct{}{}
 		}
 		if b, err := io.ReadAll(resp.Body); err != nil || len(b) > 0 {
-			t.Errorf("%d bytes more: %v", len(b), err)
+			t.Errorf("%d more bytes than written: %v", len(b), err)
 		}
 		resp.Body.Close()
 		if err := pl.result(t); err != nil {
@@ -416,17 +418,17 @@ func TestStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		if resp.ProtoMajor != 2 {
-			t.Fatalf("the protocol is %s", resp.Proto)
+			t.Fatalf("protocol = %s, want HTTP/2", resp.Proto)
 		}
 		if err := pl.result(t); err == nil {
-			t.Errorf("%s: a stream that nobody reads was written", name)
+			t.Errorf("%s: writing a stream that nobody reads returned no error", name)
 		}
 		resp.Body.Close()
 		pl.isFree(t)
 	}
 }
 
-// TestHijack: a connection that was taken over has no deadline of ours.
+// TestHijack checks that no deadline is set on a hijacked connection.
 func TestHijack(t *testing.T) {
 	p := impatient()
 	p.grace = time.Nanosecond
@@ -450,7 +452,7 @@ func TestHijack(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		taken := <-conns
-		pl.done.Wait() // what follows the handler is done as well
+		pl.done.Wait() // the middleware has returned as well
 		if _, err := io.WriteString(taken, "taken"); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -461,8 +463,8 @@ func TestHijack(t *testing.T) {
 	}
 }
 
-// TestHasty: until a handler says that the client may take its time, it has a few
-// seconds, however much was sent.
+// TestHasty checks that a client has only a few seconds before the handler calls Patient,
+// however much was sent.
 func TestHasty(t *testing.T) {
 	w := &slowWriter{header: http.Header{}, clock: time.Unix(1_000_000, 0)}
 	p := answerPace()
@@ -470,12 +472,12 @@ func TestHasty(t *testing.T) {
 	p.timeAnswers(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		_, _ = rw.Write(make([]byte, 1<<20))
 		if got := w.last(); !got.Equal(w.clock.Add(5 * time.Second)) {
-			t.Errorf("the deadline is in %s", got.Sub(w.clock))
+			t.Errorf("deadline is in %s, want 5s", got.Sub(w.clock))
 		}
 		Patient(rw)
 		fmt.Fprint(rw, "x")
 		if got := w.last(); !got.Equal(w.clock.Add((15 + 64) * time.Second)) {
-			t.Errorf("the deadline of a patient answer is in %s", got.Sub(w.clock))
+			t.Errorf("deadline after Patient is in %s, want 79s", got.Sub(w.clock))
 		}
 	})).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 }

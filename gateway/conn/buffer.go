@@ -10,26 +10,25 @@ const (
 	mostPiece  = 1 << 20
 )
 
-// Buffer keeps bytes as they come, and takes the memory for them before it has
-// them: a sender that announces much and sends little holds little.
+// Buffer stores bytes as they arrive, and reserves the memory for them before: a sender
+// that announces much and sends little holds little memory.
 type Buffer struct {
-	// Take takes bytes from an account; nil takes nothing. After its error nothing
-	// more is kept.
+	// Take reserves memory; nil reserves nothing. Nothing is stored after its error.
 	Take func(n int64) error
 
 	pieces [][]byte
 	size   int64
 }
 
-// Len is how many bytes are kept.
+// Len returns the number of stored bytes.
 func (b *Buffer) Len() int64 { return b.size }
 
-// grow returns the last piece, with room for at least a byte.
+// grow returns the last piece, with space for at least one byte.
 func (b *Buffer) grow() (*[]byte, error) {
 	if n := len(b.pieces); n > 0 && len(b.pieces[n-1]) < cap(b.pieces[n-1]) {
 		return &b.pieces[n-1], nil
 	}
-	next := int(min(max(b.size, leastPiece), mostPiece)) // as much again as there is
+	next := int(min(max(b.size, leastPiece), mostPiece)) // doubles the size
 	if b.Take != nil {
 		if err := b.Take(int64(next)); err != nil {
 			return nil, err
@@ -39,7 +38,7 @@ func (b *Buffer) grow() (*[]byte, error) {
 	return &b.pieces[len(b.pieces)-1], nil
 }
 
-// Write keeps p. Its error is that of Take.
+// Write appends p. Its error is that of Take.
 func (b *Buffer) Write(p []byte) (int, error) {
 	written := 0
 	for written < len(p) {
@@ -55,7 +54,7 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// ReadFrom keeps what r gives until its end. Its error is that of Take or of r.
+// ReadFrom appends everything that r returns. Its error is that of Take or of r.
 func (b *Buffer) ReadFrom(r io.Reader) (int64, error) {
 	before := b.size
 	for {
@@ -76,8 +75,8 @@ func (b *Buffer) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
-// Reader reads what is kept from its beginning. It may be used after the buffer
-// was thrown away, and beside other readers.
+// Reader returns a reader of the stored bytes. It may be used after the buffer was
+// discarded, and concurrently with other readers.
 func (b *Buffer) Reader() io.Reader { return &bufferReader{pieces: b.pieces} }
 
 type bufferReader struct {

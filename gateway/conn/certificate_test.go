@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// writePair writes a certificate with a serial number, and its key.
+// writePair writes a certificate with the serial number, and its key.
 func writePair(t *testing.T, dir string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -35,13 +35,13 @@ func writePair(t *testing.T, dir string, serial int64) {
 	}
 }
 
-// TestCertificate: a new certificate is used once it is loaded, and one that cannot be
-// read leaves the old one.
+// TestCertificate checks that a new certificate is used after Load, and that an
+// unreadable one does not replace the old one.
 func TestCertificate(t *testing.T) {
 	dir := t.TempDir()
 	c := &Certificate{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key")}
 	if err := c.Load(); err == nil {
-		t.Fatal("files that do not exist were loaded")
+		t.Fatal("Load of missing files returned no error")
 	}
 	serial := func() int64 {
 		t.Helper()
@@ -54,16 +54,16 @@ func TestCertificate(t *testing.T) {
 	for i := int64(1); i <= 2; i++ {
 		writePair(t, dir, i)
 		if i > 1 && serial() != i-1 {
-			t.Error("files are used that nobody loaded")
+			t.Error("new files are used without Load")
 		}
 		if err := c.Load(); err != nil || serial() != i {
-			t.Fatalf("certificate %d, %v", serial(), err)
+			t.Fatalf("serial number = %d, error %v", serial(), err)
 		}
 	}
 	if err := os.WriteFile(c.KeyFile, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Load(); err == nil || serial() != 2 {
-		t.Errorf("with a broken key: %v, certificate %d", err, serial())
+		t.Errorf("Load of a broken key = %v, serial number in use = %d", err, serial())
 	}
 }

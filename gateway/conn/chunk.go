@@ -1,7 +1,7 @@
 package conn
 
-// chunkByte takes one byte of what surrounds chunks; done is set at the end of the
-// body. Leading zeros, extensions and trailers are allowed, and nothing else.
+// chunkByte processes one byte between chunks; done is set at the end of the body.
+// Leading zeros, extensions and trailers are allowed; everything else is an error.
 func (f *framing) chunkByte(c byte) (done bool, _ error) {
 	f.size++
 	if f.cr != (c == '\n') {
@@ -34,7 +34,7 @@ func (f *framing) chunkByte(c byte) (done bool, _ error) {
 	return false, nil
 }
 
-// trailerByte takes a byte of a trailer. Its lines must not be folded.
+// trailerByte processes one byte of a trailer. Its lines must not be folded.
 func (f *framing) trailerByte(c byte) error {
 	if f.size > maxTrailer || f.state == trailerStart && (c == ' ' || c == '\t') {
 		return errChunk
@@ -43,7 +43,7 @@ func (f *framing) trailerByte(c byte) error {
 	return nil
 }
 
-// chunkSizeByte takes a digit of a chunk's size, or what ends it.
+// chunkSizeByte processes a digit of a chunk's size, or the byte that ends it.
 func (f *framing) chunkSizeByte(c byte) error {
 	digit := hexDigit(c)
 	switch {

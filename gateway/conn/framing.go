@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Rejection is why a request is not served: what is wrong with its header.
+// Rejection is the reason why a request with an invalid header is not served.
 type Rejection struct {
 	Status int
-	Reason string // a code out of a fixed set, for metrics and logs
+	Reason string // one of a fixed set of codes, for metrics and logs
 	Text   string // for the client
 }
 
@@ -19,52 +19,53 @@ func framingError(text string) *Rejection {
 	return &Rejection{Status: http.StatusBadRequest, Reason: "framing", Text: text}
 }
 
-// errChunk is the error of a body whose chunks are not as RFC 9112 has them.
+// errChunk is returned for a body whose chunks violate RFC 9112.
 var errChunk = errors.New("malformed chunked encoding")
 
 const (
-	// maxHeaderLines bounds the lines of a header. Each takes net/http a hundred
-	// bytes and more, however short it is.
+	// maxHeaderLines bounds the lines of a header. net/http needs at least a hundred
+	// bytes for each, however short it is.
 	maxHeaderLines = 256
-	// maxName is how much of a line is held back until its name is known. The names
-	// that matter are shorter.
+	// maxName is how much of a line is held back until its name is complete. The names
+	// of headers that affect framing are shorter.
 	maxName = 24
-	// maxValue bounds a Content-Length with the blanks around it.
+	// maxValue bounds a Content-Length with surrounding white space.
 	maxValue = 64
-	// maxChunkLine bounds the line before a chunk, with its extensions.
+	// maxChunkLine bounds the size line of a chunk, including its extensions.
 	maxChunkLine = 256
-	// maxTrailer bounds the trailer of a chunked body. net/http reads no longer ones
-	// than its buffer.
+	// maxTrailer bounds the trailer of a chunked body. net/http does not read trailers
+	// that are longer than its buffer.
 	maxTrailer = 2 << 10
 )
 
 // framing follows the framing of the requests on a connection, more strictly than
-// net/http: it takes only lines that end in CRLF, none that is folded, and one
-// Content-Length. What it lets pass, net/http splits into the same requests.
+// net/http: it accepts only lines that end in CRLF, no folded lines, and one
+// Content-Length. Everything that it passes on is split by net/http into the same
+// requests.
 //
-// A header passes through it as it comes, line by line. When one is rejected,
-// the lines that passed are closed so that they make a request, which is then
-// answered with the rejection: net/http alone would answer some of them
-// itself, and let the others pass.
+// A header is passed on line by line as it arrives. When a request is rejected, the lines
+// that were passed on are completed to a valid request, whose handler then responds with
+// the rejection: net/http alone would respond to some invalid requests itself, and accept
+// the others.
 type framing struct {
-	limit int // bytes of a header
+	limit int // maximum bytes of a header
 
 	state framingState
 	cr    bool // the last byte was a CR, which is held back
 	size  int  // bytes of the header, or of the chunk's line or the trailer
 	lines int  // of the header
 
-	first   byte    // of the request line
+	first   byte    // first byte of the request line
 	version [8]byte // the last bytes of the request line
-	held    []byte  // a name as far as it came
-	value   []byte  // of Content-Length, as far as it came
-	which   header  // that is read
+	held    []byte  // the part of a name that has arrived
+	value   []byte  // the part of Content-Length's value that has arrived
+	which   header  // the header that is being read
 
-	host, length, chunked bool // were seen in this header
+	host, length, chunked bool // present in this header
 
-	ext bool // an extension of a chunk began
+	ext bool // in an extension of a chunk
 
-	left int64 // bytes of the body or chunk
+	left int64 // bytes left of the body or chunk
 }
 
 type framingState int
@@ -74,19 +75,19 @@ const (
 	requestLine                      //
 	lineStart                        // of a header line
 	inName                           //
-	inLongName                       // of no header that matters
+	inLongName                       // the name of a header that does not affect framing
 	inValue                          //
 	inBody                           //
 	inChunkSize                      //
-	inChunkExt                       // whitespace or extension behind the size
+	inChunkExt                       // white space or extension after the size
 	inChunk                          //
-	chunkEnd                         // the line break behind a chunk
+	chunkEnd                         // the line break after a chunk
 	trailerStart                     //
 	inTrailer                        //
-	failed                           // nothing more passes
+	failed                           // nothing more is passed on
 )
 
-// header is one that decides where a request ends.
+// header is a header that affects where a request ends.
 type header int
 
 const (
@@ -96,9 +97,9 @@ const (
 	expectHeader
 )
 
-// step takes bytes from in, and appends to out what is to be passed on. It stops
-// behind a header and behind a body, so that what is wrong with a request is
-// known when its turn has come and not before. taken is how many bytes it took.
+// step processes bytes of in, and appends to out the bytes to pass on. It stops after a
+// header and after a body, so that an invalid request is only rejected when the requests
+// before it were served. taken is the number of processed bytes.
 func (f *framing) step(in, out []byte) (taken int, _ []byte, _ *Rejection, _ error) {
 	for i := 0; i < len(in); {
 		if n := f.opaque(); n > 0 {
@@ -137,7 +138,7 @@ func (f *framing) step(in, out []byte) (taken int, _ []byte, _ *Rejection, _ err
 	return len(in), out, nil, nil
 }
 
-// opaque is how many bytes pass without being looked at.
+// opaque returns the number of bytes to pass on without inspection.
 func (f *framing) opaque() int64 {
 	if f.state == inBody || f.state == inChunk {
 		return f.left
@@ -145,7 +146,8 @@ func (f *framing) opaque() int64 {
 	return 0
 }
 
-// passed notes that n opaque bytes went by, and reports whether the body ended.
+// passed records that n opaque bytes were passed on, and reports whether the body has
+// ended.
 func (f *framing) passed(n int64) bool {
 	f.left -= n
 	if f.left > 0 {
@@ -159,14 +161,14 @@ func (f *framing) passed(n int64) bool {
 	return true
 }
 
-// headerByte takes one byte of a header; done is set at its end.
+// headerByte processes one byte of a header; done is set at its end.
 func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Rejection) {
 	f.size++
 	if f.size > f.limit {
 		return out, false, f.tooLong()
 	}
 	if f.cr != (c == '\n') {
-		return out, false, framingError("lines of a header must end in CRLF")
+		return out, false, framingError("header lines must end with CRLF")
 	}
 	switch c {
 	case '\r':
@@ -197,7 +199,7 @@ func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Reject
 	case inValue:
 		if f.which == contentLength {
 			if len(f.value) == maxValue {
-				return out, false, framingError("Content-Length is not a number")
+				return out, false, framingError("Content-Length is not a valid number")
 			}
 			f.value = append(f.value, c)
 			return out, false, nil
@@ -206,7 +208,7 @@ func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Reject
 	return append(out, c), false, nil
 }
 
-// beginLine begins a header line with its first byte.
+// beginLine processes the first byte of a header line.
 func (f *framing) beginLine(c byte) *Rejection {
 	if c == ' ' || c == '\t' {
 		return framingError("header lines must not be folded")
@@ -218,7 +220,7 @@ func (f *framing) beginLine(c byte) *Rejection {
 	return nil
 }
 
-// nameByte holds a name back until it is known.
+// nameByte holds a name back until it is complete.
 func (f *framing) nameByte(c byte, out []byte) ([]byte, bool, *Rejection) {
 	if c != ':' {
 		f.held = append(f.held, c)
@@ -236,22 +238,22 @@ func (f *framing) nameByte(c byte, out []byte) ([]byte, bool, *Rejection) {
 		f.length = true
 	case transferEncoding:
 		if f.old() {
-			return out, false, framingError("HTTP/1.0 has no Transfer-Encoding: send Content-Length")
+			return out, false, framingError("Transfer-Encoding is not allowed in HTTP/1.0: send Content-Length")
 		}
 		f.chunked = true
 	case expectHeader:
 		if f.old() {
-			return out, false, framingError("HTTP/1.0 has no Expect")
+			return out, false, framingError("the header Expect is not allowed in HTTP/1.0")
 		}
 	}
-	if f.which != contentLength { // which passes when it is known to be a number
+	if f.which != contentLength { // it is passed on when its value is complete and valid
 		out = append(append(out, f.held...), ':')
 	}
 	f.held, f.state = f.held[:0], inValue
 	return out, false, nil
 }
 
-// named is which header the held name is of.
+// named returns the header whose name is held back.
 func (f *framing) named() header {
 	switch {
 	case bytes.EqualFold(f.held, []byte("Content-Length")):
@@ -266,23 +268,24 @@ func (f *framing) named() header {
 	return otherHeader
 }
 
-// endLine takes the line break, which was held back.
+// endLine processes a line break, whose CR was held back.
 func (f *framing) endLine(out []byte) ([]byte, bool, *Rejection) {
 	switch f.state {
-	case between: // old clients send an empty line behind a body; net/http takes some of them
+	case between: // old clients send an empty line after a body; net/http accepts it in some cases
 		return out, false, nil
 	case lineStart:
 		return f.endHeader(out)
 	case requestLine:
 		if v := string(f.version[:]); strings.HasPrefix(v, "HTTP/") && v != "HTTP/1.1" && v != "HTTP/1.0" {
-			return out, false, &Rejection{Status: http.StatusHTTPVersionNotSupported, Reason: "http_version", Text: "HTTP/1.1 is needed"}
+			return out, false, &Rejection{Status: http.StatusHTTPVersionNotSupported, Reason: "http_version", Text: "the HTTP version is not " +
+				"supported: use HTTP/1.1"}
 		}
-	case inName: // without a colon: net/http answers
+	case inName: // without a colon: net/http rejects it
 		out, f.held = append(out, f.held...), f.held[:0]
 	case inValue:
 		if f.which == contentLength {
 			if f.left = parseLength(f.value); f.left < 0 {
-				return out, false, framingError("Content-Length is not a number")
+				return out, false, framingError("Content-Length is not a valid number")
 			}
 			out = strconv.AppendInt(append(out, "Content-Length: "...), f.left, 10)
 		}
@@ -291,7 +294,7 @@ func (f *framing) endLine(out []byte) ([]byte, bool, *Rejection) {
 	return append(out, '\r', '\n'), false, nil
 }
 
-// old reports whether the request is of HTTP/1.0.
+// old reports whether the request has the version HTTP/1.0.
 func (f *framing) old() bool { return string(f.version[:]) == "HTTP/1.0" }
 
 func (f *framing) endHeader(out []byte) ([]byte, bool, *Rejection) {
@@ -299,7 +302,7 @@ func (f *framing) endHeader(out []byte) ([]byte, bool, *Rejection) {
 	case f.chunked && f.length:
 		return out, false, framingError("Transfer-Encoding and Content-Length must not both be sent")
 	case f.old() && f.first == 'P' && !f.length: // POST, PUT, PATCH
-		return out, false, framingError("a body in HTTP/1.0 needs Content-Length")
+		return out, false, framingError("a request with a body requires Content-Length in HTTP/1.0")
 	}
 	next := between
 	switch {
@@ -312,7 +315,7 @@ func (f *framing) endHeader(out []byte) ([]byte, bool, *Rejection) {
 	return append(out, '\r', '\n'), true, nil
 }
 
-// close makes a request of the part of a header that passed.
+// close completes the part of a header that was passed on to a valid request.
 func (f *framing) close(out []byte) []byte {
 	switch f.state {
 	case between:
@@ -346,7 +349,7 @@ func (f *framing) tooLong() *Rejection {
 			strconv.Itoa(maxHeaderLines) + " lines"}
 }
 
-// parseLength is a Content-Length, -1 if it is none.
+// parseLength returns the value of a Content-Length, or -1 if it is invalid.
 func parseLength(value []byte) int64 {
 	value = bytes.Trim(value, " \t")
 	if len(value) == 0 || len(value) > 18 {

@@ -23,8 +23,8 @@ const (
 	chunked = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n013;x=y\r\nContent-Length: 5\r\n\r\n0\r\nT: x\r\n\r\n"
 )
 
-// framingRows are streams, how many requests of them pass, and what the next is
-// rejected with: a status, 0 for none, -1 for a body that breaks.
+// framingRows are streams of requests, the number of requests that pass, and the status
+// with which the next one is rejected: 0 for none, -1 for a malformed body.
 var framingRows = []struct {
 	name, stream string
 	pass, status int
@@ -46,8 +46,8 @@ var framingRows = []struct {
 	{"two lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 0, 400},
 	{"two equal lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\nx", 0, 400},
 	{"a list of lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\nx", 0, 400},
-	{"a length of many blanks", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length:" + strings.Repeat(" ", 100) + "1\r\n\r\nx", 0, 400},
-	{"a length with something behind many blanks", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1" + strings.Repeat(" ", 100) + "1\r\n\r\nx", 0, 400},
+	{"a length with many spaces", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length:" + strings.Repeat(" ", 100) + "1\r\n\r\nx", 0, 400},
+	{"a length with a digit after many spaces", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1" + strings.Repeat(" ", 100) + "1\r\n\r\nx", 0, 400},
 	{"a length with a sign", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\nx", 0, 400},
 	{"bare line feeds", "GET / HTTP/1.1\nHost: x\n\n", 0, 400},
 	{"a bare line feed in a header", "GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", 0, 400},
@@ -70,14 +70,14 @@ var framingRows = []struct {
 	{"an extension with a bare line feed", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;a\nx\r\n0\r\n\r\n", 0, -1},
 	{"a chunk that is too long", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxx\r\n0\r\n\r\n", 0, -1},
 	{"no size", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\r\nx\r\n0\r\n\r\n", 0, -1},
-	{"a size that is no number", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n", 0, -1},
+	{"a size that is not a number", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n", 0, -1},
 	{"a size of 17 digits", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n00000000000000001\r\nx\r\n0\r\n\r\n", 0, -1},
 	{"a size that overflows", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nx\r\n0\r\n\r\n", 0, -1},
 	{"a folded trailer", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n a: b\r\n\r\n", 0, -1},
 	{"a trailer with a bare line feed", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nT: x\n\r\n\r\n", 0, -1},
 }
 
-// parts is a connection that gives a stream out in parts.
+// parts is a connection from which each Read returns at most step bytes.
 type parts struct {
 	net.Conn
 	data []byte
@@ -95,9 +95,9 @@ func (c *parts) Read(p []byte) (int, error) {
 
 type request struct{ method, uri, body string }
 
-// requests reads all requests, as net/http does, until one cannot be read. agree
-// is called behind each.
-func requests(r io.Reader, agree func(in *bufio.Reader)) (out []request, err error) {
+// requests reads requests like net/http until one cannot be read. after is called after
+// each.
+func requests(r io.Reader, after func(in *bufio.Reader)) (out []request, err error) {
 	in := bufio.NewReader(r)
 	for {
 		req, err := http.ReadRequest(in)
@@ -109,12 +109,12 @@ func requests(r io.Reader, agree func(in *bufio.Reader)) (out []request, err err
 			return out, err
 		}
 		out = append(out, request{req.Method, req.RequestURI, string(body)})
-		agree(in)
+		after(in)
 	}
 }
 
 func guarded(data string, step int) *guardConn {
-	return &guardConn{Conn: &parts{data: []byte(data), step: step}, framing: framing{limit: 1500}, scratch: &sync.Pool{}, room: &room{limit: headerRoom}}
+	return &guardConn{Conn: &parts{data: []byte(data), step: step}, framing: framing{limit: 1500}, scratch: &sync.Pool{}, headerBudget: &headerBudget{limit: headerMemory}}
 }
 
 func TestFraming(t *testing.T) {
@@ -135,15 +135,15 @@ func TestFraming(t *testing.T) {
 					status = -1
 				}
 				if passed != tt.pass || status != tt.status {
-					t.Errorf("in steps of %d: %d requests, then %d (%v); want %d, then %d", step, passed, status, err, tt.pass, tt.status)
+					t.Errorf("read in steps of %d: %d requests, then status %d (%v); want %d, then %d", step, passed, status, err, tt.pass, tt.status)
 				}
 			}
 		})
 	}
 }
 
-// FuzzFraming compares the guard with net/http: where both accept a request they
-// see the same one, and it ends where the guard says.
+// FuzzFraming compares the guard with net/http: if both accept a request, they must parse
+// the same one, and it must end where the guard expects.
 func FuzzFraming(f *testing.F) {
 	for _, tt := range framingRows {
 		f.Add([]byte(tt.stream), byte(3))
@@ -158,12 +158,12 @@ func FuzzFraming(f *testing.F) {
 			}
 			accepted++
 			if g.framing.state != between || in.Buffered() != 0 || len(g.out) != 0 {
-				t.Fatalf("request %d ended for net/http, the guard is in state %d; %d bytes are left", accepted, g.framing.state, in.Buffered())
+				t.Fatalf("request %d ended for net/http, but the guard is in state %d and %d bytes are left", accepted, g.framing.state, in.Buffered())
 			}
 		})
 		for i, r := range through[:accepted] {
 			if i < len(alone) && alone[i] != r {
-				t.Fatalf("request %d is %+v, for net/http alone %+v", i, r, alone[i])
+				t.Fatalf("request %d is %+v with the guard, %+v without", i, r, alone[i])
 			}
 		}
 		if len(g.framing.held) > maxName+1 || len(g.framing.value) > maxValue {
@@ -172,11 +172,12 @@ func FuzzFraming(f *testing.F) {
 	})
 }
 
-// TestRejectionsOnTheWire: on a connection to a real server, requests before the
-// rejected one are served, and it is answered whole, though the client sends on.
+// TestRejectionsOnTheWire checks on connections to a real server that requests before the
+// rejected one are served, and that the client can read the whole rejection even if it
+// continues to send.
 func TestRejectionsOnTheWire(t *testing.T) {
 	for _, tt := range framingRows {
-		if tt.status <= 0 || tt.status == 505 { // net/http answers 505 itself
+		if tt.status <= 0 || tt.status == 505 { // net/http responds with 505 itself
 			continue
 		}
 		t.Run(tt.name, func(t *testing.T) {
@@ -194,26 +195,26 @@ func TestRejectionsOnTheWire(t *testing.T) {
 			in := bufio.NewReader(c)
 			for range tt.pass {
 				if status, body := readAnswer(t, in); status != 200 || body != "served" {
-					t.Fatalf("answered %d %q before", status, body)
+					t.Fatalf("response to an earlier request = %d %q, want 200", status, body)
 				}
 			}
 			if status, body := readAnswer(t, in); status != tt.status || body == "served" {
-				t.Errorf("answered %d %q, want %d", status, body, tt.status)
+				t.Errorf("response = %d %q, want status %d", status, body, tt.status)
 			}
 			if more, err := io.ReadAll(in); err != nil || len(more) > 0 {
-				t.Errorf("behind it: %q, %v", more, err)
+				t.Errorf("data after the rejection: %q, %v", more, err)
 			}
 		})
 	}
 }
 
-// TestRoomOfHeaders: long headers take room while they are read and served, and one
-// that finds none is rejected.
-func TestRoomOfHeaders(t *testing.T) {
-	r := &room{limit: 3 * roomStep}
+// TestHeaderMemory checks that long headers reserve memory while they are read and
+// served, and that a header is rejected if none is left.
+func TestHeaderMemory(t *testing.T) {
+	r := &headerBudget{limit: 3 * budgetStep}
 	request := func(size int) string { return "GET /" + strings.Repeat("a", size) + " HTTP/1.1\r\nHost: x\r\n\r\n" }
 	open := func(stream string) *guardConn {
-		return &guardConn{Conn: &halfOpen{parts{data: []byte(stream), step: 1000}}, framing: framing{limit: HeaderBytes}, scratch: &sync.Pool{}, room: r}
+		return &guardConn{Conn: &halfOpen{parts{data: []byte(stream), step: 1000}}, framing: framing{limit: HeaderBytes}, scratch: &sync.Pool{}, headerBudget: r}
 	}
 	read := func(g *guardConn) {
 		_, _ = io.Copy(io.Discard, g)
@@ -221,28 +222,28 @@ func TestRoomOfHeaders(t *testing.T) {
 	short, long, second := open(request(10_000)), open(request(40_000)), open(request(40_000)+request(10))
 	read(short)
 	read(long)
-	if used := r.used.Load(); used != 2*roomStep || short.rejected.Load() != nil || long.rejected.Load() != nil {
-		t.Errorf("%d bytes of room are used", used)
+	if used := r.used.Load(); used != 2*budgetStep || short.rejected.Load() != nil || long.rejected.Load() != nil {
+		t.Errorf("%d bytes of header memory are reserved", used)
 	}
 	read(second)
 	if got := second.rejected.Load(); got == nil || got.Status != 503 {
-		t.Errorf("without room: %+v", got)
+		t.Errorf("without free memory: rejection = %+v, want status 503", got)
 	}
 	_ = long.Close()
 	_ = second.Close()
 	if used := r.used.Load(); used != 0 {
-		t.Errorf("%d bytes of room are used in the end", used)
+		t.Errorf("%d bytes of header memory are reserved after all connections were closed", used)
 	}
 	third := open(request(40_000) + request(10))
 	read(third)
 	if used := r.used.Load(); used != 0 || third.rejected.Load() != nil {
-		t.Errorf("%d bytes of room are used behind the next header", used)
+		t.Errorf("%d bytes of header memory are reserved after the next header", used)
 	}
 }
 
-// TestRejectionIsOfItsRequest: while a request is served net/http reads a byte of what
-// is behind it. If that is rejected, the request that is served is not.
-func TestRejectionIsOfItsRequest(t *testing.T) {
+// TestRejectionAppliesToItsRequest checks that a rejection does not affect the previous
+// request: while that is being served, net/http reads one byte of the next one.
+func TestRejectionAppliesToItsRequest(t *testing.T) {
 	g := guarded(plain+"\n", 1000)
 	if n, err := io.ReadFull(g, make([]byte, len(plain))); err != nil {
 		t.Fatal(n, err)
@@ -251,13 +252,13 @@ func TestRejectionIsOfItsRequest(t *testing.T) {
 		t.Errorf("read %d bytes (%v), rejected %+v", n, err, g.rejected.Load())
 	}
 	if _, err := io.Copy(io.Discard, g); err != nil || g.rejected.Load() == nil {
-		t.Errorf("the second is not rejected (%v)", err)
+		t.Errorf("the second request was not rejected (%v)", err)
 	}
 }
 
-// TestRoomIsGivenBack: the room of a header is free when its request was answered,
-// though the connection stays open.
-func TestRoomIsGivenBack(t *testing.T) {
+// TestHeaderMemoryIsReleased checks that the memory of a header is released after the
+// response, although the connection stays open.
+func TestHeaderMemoryIsReleased(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -265,7 +266,7 @@ func TestRoomIsGivenBack(t *testing.T) {
 	guard := Guard(l, HeaderBytes).(*guardListener)
 	var held atomic.Int64
 	srv := Server(Options{Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		held.Store(guard.room.used.Load())
+		held.Store(guard.headerBudget.used.Load())
 	})})
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(guard) }()
@@ -280,12 +281,12 @@ func TestRoomIsGivenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if status, _ := readAnswer(t, bufio.NewReader(c)); status != 200 || held.Load() == 0 {
-		t.Errorf("answered %d, %d bytes of room were used meanwhile", status, held.Load())
+		t.Errorf("status %d, %d bytes of header memory were reserved while it was served", status, held.Load())
 	}
-	kit.Until(t, "no room is used behind the answer", func() bool { return guard.room.used.Load() == 0 })
+	kit.Until(t, "the header memory is released after the response", func() bool { return guard.headerBudget.used.Load() == 0 })
 }
 
-// halfOpen is a connection that can be closed.
+// halfOpen is a parts that can be closed.
 type halfOpen struct{ parts }
 
 func (*halfOpen) Close() error { return nil }

@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// Guard wraps a listener of plain HTTP/1, or of TLS that negotiates nothing else,
-// so that a request whose end is not certain is rejected. net/http alone lets
-// some of them pass, and a proxy in front may have split them otherwise.
-// headerBytes bounds a header. Serve it with Server.
+// Guard wraps a listener of plain HTTP/1, or of TLS that negotiates nothing else, so that
+// requests whose end is ambiguous are rejected. net/http alone accepts some of them, and
+// a proxy in front may have split them differently. headerBytes bounds a header. Use it
+// with Server.
 func Guard(l net.Listener, headerBytes int) net.Listener {
 	out := &guardListener{Listener: l, headerBytes: headerBytes}
-	out.room.limit = headerRoom
+	out.headerBudget.limit = headerMemory
 	return out
 }
 
 type guardListener struct {
 	net.Listener
-	headerBytes int
-	scratch     sync.Pool // of *[]byte, for what passes through a Read
-	room        room      // of long headers
+	headerBytes  int
+	scratch      sync.Pool    // of *[]byte, for the output of a Read
+	headerBudget headerBudget // memory for long headers
 }
 
 // Accept implements net.Listener.
@@ -34,28 +34,28 @@ func (l *guardListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guardConn{Conn: c, framing: framing{limit: l.headerBytes}, scratch: &l.scratch, room: &l.room}, nil
+	return &guardConn{Conn: c, framing: framing{limit: l.headerBytes}, scratch: &l.scratch, headerBudget: &l.headerBudget}, nil
 }
 
-// guardConn follows the framing of what is read through it. Read is for one
-// goroutine at a time, as net/http has it.
+// guardConn follows the framing of the data that is read through it. Read must not be
+// called concurrently, as in net/http.
 type guardConn struct {
 	net.Conn
 	framing  framing
 	scratch  *sync.Pool
-	in       []byte                    // was read and not looked at
-	out      []byte                    // is to be passed on
-	err      error                     // after that
-	pending  *Rejection                // of the request whose header is being passed on
-	rejected atomic.Pointer[Rejection] // that one, when all of its header was
+	in       []byte                    // read and not processed
+	out      []byte                    // to be passed on
+	err      error                     // returned after out
+	pending  *Rejection                // rejection of the request whose header is being passed on
+	rejected atomic.Pointer[Rejection] // pending, after the whole header was passed on
 
-	room     *room
-	reserved atomic.Int64 // of the room
-	closed   atomic.Bool
+	headerBudget *headerBudget
+	reserved     atomic.Int64 // bytes reserved in headerBudget
+	closed       atomic.Bool
 }
 
-// Read passes on what is read as far as its framing is right. Behind a rejection
-// and behind a broken chunk nothing is read any more.
+// Read returns data whose framing is valid. After a rejection or a malformed chunk,
+// nothing more is read.
 func (c *guardConn) Read(p []byte) (int, error) {
 	for len(p) > 0 {
 		if len(c.out) > 0 {
@@ -99,8 +99,8 @@ func (c *guardConn) Read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// follow replaces the n bytes in p by what is to be passed on of them, and keeps
-// the rest. It returns how many bytes p has then.
+// follow replaces the n bytes in p by the bytes to pass on, and stores the rest. It
+// returns the number of bytes in p.
 func (c *guardConn) follow(p []byte, n int) int {
 	buf, _ := c.scratch.Get().(*[]byte)
 	if buf == nil {
@@ -111,7 +111,7 @@ func (c *guardConn) follow(p []byte, n int) int {
 	}
 	taken, out, rejection, err := c.framing.step(p[:n], (*buf)[:0])
 	if rejection == nil && c.framing.state < inBody && !c.reserve(int64(c.framing.size)) {
-		rejection, out = noRoom(), c.framing.close(out)
+		rejection, out = noHeaderMemory(), c.framing.close(out)
 	}
 	if taken < n {
 		c.in = append(append([]byte(nil), p[taken:n]...), c.in...)
@@ -134,8 +134,9 @@ func (c *guardConn) follow(p []byte, n int) int {
 	return passed
 }
 
-// tell has the next request answered with its rejection. Not before its whole header is
-// passed on: net/http reads the first byte of it while the request before is served.
+// tell makes the handler of the next request respond with its rejection. It must not be
+// called before the whole header was passed on: net/http reads its first byte while the
+// previous request is being served.
 func (c *guardConn) tell() {
 	if c.pending != nil {
 		c.rejected.Store(c.pending)
@@ -149,8 +150,8 @@ func (c *guardConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Write resets the connection when it fails: what was not sent is dropped at once,
-// and the client cannot take a part of an answer for all of it.
+// Write resets the connection if it fails: unsent data is dropped at once, and the client
+// cannot mistake a partial response for a complete one.
 func (c *guardConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil {
@@ -159,9 +160,9 @@ func (c *guardConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// resetOnClose has a connection reset when it is closed, below TLS too.
+// resetOnClose makes a connection send a reset when it is closed, also below TLS.
 func resetOnClose(c net.Conn) {
-	if over, ok := c.(interface{ NetConn() net.Conn }); ok { // of TLS
+	if over, ok := c.(interface{ NetConn() net.Conn }); ok { // a TLS connection
 		c = over.NetConn()
 	}
 	if tcp, ok := c.(interface{ SetLinger(sec int) error }); ok {
@@ -169,8 +170,8 @@ func resetOnClose(c net.Conn) {
 	}
 }
 
-// CloseWrite ends the server's half of the connection. net/http looks for it, to
-// let a client read the answer to what it is still sending.
+// CloseWrite closes the server's half of the connection. net/http calls it so that a
+// client can read the response to a request that it is still sending.
 func (c *guardConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -183,8 +184,8 @@ const (
 	lingerTime  = 2 * time.Second
 )
 
-// linger reads what the client still sends of a rejected request, so that the
-// answer is not lost: closing a connection of which not all was read resets it.
+// linger reads what the client still sends of a rejected request, so that the response is
+// not lost: closing a connection with unread data resets it.
 func (c *guardConn) linger() {
 	_ = c.CloseWrite()
 	_ = c.SetReadDeadline(time.Now().Add(lingerTime))
@@ -193,7 +194,7 @@ func (c *guardConn) linger() {
 
 type guardKey struct{}
 
-// withGuard is for http.Server.ConnContext.
+// withGuard implements http.Server.ConnContext.
 func withGuard(ctx context.Context, c net.Conn) context.Context {
 	if g, ok := c.(*guardConn); ok {
 		return context.WithValue(ctx, guardKey{}, g)
@@ -201,12 +202,13 @@ func withGuard(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// Rejecter is a handler that answers rejected requests itself.
+// Rejecter is a handler that responds to rejected requests itself.
 type Rejecter interface {
 	Reject(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// rejectRequests answers what the guard rejected, by own if that is a Rejecter.
+// rejectRequests responds to requests that the guard rejected, with own if that is a
+// Rejecter.
 func rejectRequests(h, own http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g, ok := r.Context().Value(guardKey{}).(*guardConn)
@@ -214,21 +216,21 @@ func rejectRequests(h, own http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
-		// Nothing of the next header has been read by then but its first byte.
+		// At that time at most the first byte of the next header has been read.
 		defer g.release()
 		rejection := g.rejected.Load()
 		if rejection == nil {
 			h.ServeHTTP(w, r)
 			return
 		}
-		w.Header().Set("Connection", "close") // where the next request begins is not certain
+		w.Header().Set("Connection", "close") // it is uncertain where the next request begins
 		reject(w, r, own, rejection)
 		_ = http.NewResponseController(w).Flush()
 		g.linger()
 	})
 }
 
-// reject answers a request that is not served.
+// reject responds to a request that is not served.
 func reject(w http.ResponseWriter, r *http.Request, own http.Handler, why *Rejection) {
 	if own, ok := own.(Rejecter); ok {
 		own.Reject(w, r, why)

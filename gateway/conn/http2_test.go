@@ -61,7 +61,7 @@ func dialTLS(t *testing.T, addr string, protocols ...string) *tls.Conn {
 	return c
 }
 
-// TestGuardOverTLS: the guard holds for HTTP/1 over TLS, with and without ALPN.
+// TestGuardOverTLS checks that the guard protects HTTP/1 over TLS, with and without ALPN.
 func TestGuardOverTLS(t *testing.T) {
 	addr := startTLS(t, Options{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
 	for _, protocols := range [][]string{nil, {"http/1.1"}} {
@@ -83,16 +83,16 @@ func TestGuardOverTLS(t *testing.T) {
 	}
 }
 
-// client2 speaks HTTP/2 frame by frame.
+// client2 is an HTTP/2 client that sends individual frames.
 type client2 struct {
 	*http2.Framer
 	t      *testing.T
 	conn   net.Conn
 	header bytes.Buffer
 	hpack  *hpack.Encoder
-	ended  chan struct{} // closed when the server closed the connection
+	ended  chan struct{} // closed after the server has closed the connection
 	reset  atomic.Int64  // streams that the server reset
-	status chan string   // of answers
+	status chan string   // of responses
 	away   atomic.Int64  // GOAWAY frames
 	limits chan []http2.Setting
 }
@@ -101,7 +101,7 @@ func dial2(t *testing.T, addr string, settings ...http2.Setting) *client2 {
 	t.Helper()
 	c := dialTLS(t, addr, "h2")
 	if p := c.ConnectionState().NegotiatedProtocol; p != "h2" {
-		t.Fatalf("the protocol is %q", p)
+		t.Fatalf("negotiated protocol = %q, want h2", p)
 	}
 	out := &client2{Framer: http2.NewFramer(c, c), t: t, conn: c, ended: make(chan struct{}), limits: make(chan []http2.Setting, 1), status: make(chan string, 100)}
 	out.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
@@ -152,7 +152,7 @@ func (c *client2) headers(method string) []byte {
 	return c.header.Bytes()
 }
 
-// open begins a stream; its error is that of the connection.
+// open starts a stream. Its error is that of the connection.
 func (c *client2) open(id uint32, method string) error {
 	return c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: c.headers(method), EndHeaders: true, EndStream: method == "GET"})
 }
@@ -162,7 +162,7 @@ func (c *client2) waitEnd(what string) {
 	select {
 	case <-c.ended:
 	case <-time.After(time.Minute):
-		c.t.Errorf("%s: the connection stays open", what)
+		c.t.Errorf("%s: the connection is still open", what)
 	}
 }
 
@@ -177,25 +177,25 @@ func TestHTTP2(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if b, err := io.ReadAll(resp.Body); string(b) != "HTTP/2.0" || err != nil {
-		t.Errorf("served in %q: %v", b, err)
+		t.Errorf("protocol of the request = %q: %v", b, err)
 	}
 	want := map[http2.SettingID]uint32{http2.SettingMaxConcurrentStreams: 64, http2.SettingHeaderTableSize: 4096,
 		http2.SettingMaxFrameSize: 16 << 10, http2.SettingInitialWindowSize: 256 << 10}
-	got := map[http2.SettingID]uint32{http2.SettingHeaderTableSize: 4096, http2.SettingMaxFrameSize: 16 << 10} // of the protocol
+	got := map[http2.SettingID]uint32{http2.SettingHeaderTableSize: 4096, http2.SettingMaxFrameSize: 16 << 10} // defaults of the protocol
 	for _, s := range <-dial2(t, addr).limits {
 		got[s.ID] = s.Val
 	}
 	for id, v := range want {
 		if got[id] != v {
-			t.Errorf("%v is %d, want %d", id, got[id], v)
+			t.Errorf("setting %v = %d, want %d", id, got[id], v)
 		}
 	}
 	if v := got[http2.SettingMaxHeaderListSize]; v == 0 || v > 64<<10 {
-		t.Errorf("a header may have %d bytes", v)
+		t.Errorf("maximum header list size = %d, want 1 to 65536", v)
 	}
 }
 
-// stuck is a handler that does not end by itself, and counts those at a time.
+// stuck is a handler that blocks until release is closed, and counts concurrent calls.
 type stuck struct {
 	now, most atomic.Int64
 	release   chan struct{}
@@ -209,8 +209,8 @@ func (s *stuck) ServeHTTP(http.ResponseWriter, *http.Request) {
 	s.now.Add(-1)
 }
 
-// TestRapidReset: streams that are opened and reset at once do not run more
-// handlers at a time than streams are allowed, and end the connection.
+// TestRapidReset checks that streams that are opened and reset immediately do not run
+// more handlers concurrently than streams are allowed, and that the connection is closed.
 func TestRapidReset(t *testing.T) {
 	s := &stuck{release: make(chan struct{})}
 	addr := startTLS(t, Options{Handler: s})
@@ -223,17 +223,17 @@ func TestRapidReset(t *testing.T) {
 	}
 	c.waitEnd("rapid reset")
 	if s.most.Load() > 64 {
-		t.Errorf("%d handlers at a time", s.most.Load())
+		t.Errorf("%d concurrent handlers, want at most 64", s.most.Load())
 	}
 }
 
-// TestManyStreams: streams beyond the limit are rejected.
+// TestManyStreams checks that streams beyond the limit are rejected.
 func TestManyStreams(t *testing.T) {
 	s := &stuck{release: make(chan struct{})}
 	addr := startTLS(t, Options{Handler: s})
 	t.Cleanup(func() { close(s.release) })
 	c := dial2(t, addr)
-	kit.Receive(t, "the server's settings come", c.limits)
+	kit.Receive(t, "the server sends its settings", c.limits)
 	_ = c.WriteSettingsAck()
 	for id := uint32(1); id < 2*100; id += 2 {
 		if c.open(id, "GET") != nil {
@@ -242,12 +242,12 @@ func TestManyStreams(t *testing.T) {
 	}
 	kit.Until(t, "36 of 100 streams are rejected", func() bool { return c.reset.Load() >= 36 || c.away.Load() != 0 })
 	if s.most.Load() > 64 {
-		t.Errorf("%d handlers at a time", s.most.Load())
+		t.Errorf("%d concurrent handlers, want at most 64", s.most.Load())
 	}
 }
 
-// TestEndlessHeader: CONTINUATION frames without end, and header fields that are
-// small on the wire and large when they are decoded, end the connection or get 431.
+// TestEndlessHeader checks that endless CONTINUATION frames, and header fields that are
+// small on the wire and large when decoded, close the connection or get 431.
 func TestEndlessHeader(t *testing.T) {
 	served := make(chan struct{}, 1)
 	addr := startTLS(t, Options{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served <- struct{}{} })})
@@ -264,7 +264,7 @@ func TestEndlessHeader(t *testing.T) {
 		}
 	}
 	if sent >= 64<<20 {
-		t.Error("64 MiB of a header were taken")
+		t.Error("the server accepted 64 MiB of a header")
 	}
 	c.waitEnd("CONTINUATION flood")
 
@@ -275,7 +275,7 @@ func TestEndlessHeader(t *testing.T) {
 		_ = c.hpack.WriteField(hpack.HeaderField{Name: "a", Value: strings.Repeat("a", 3000)}) // a byte each
 	}
 	if c.header.Len() > 10_000 {
-		t.Fatalf("the bomb has %d bytes", c.header.Len())
+		t.Fatalf("the encoded header has %d bytes, want a small one", c.header.Len())
 	}
 	if err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.header.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
 		t.Fatal(err)
@@ -285,16 +285,15 @@ func TestEndlessHeader(t *testing.T) {
 		t.Error("a header of 15 MB was served")
 	case status := <-c.status:
 		if status != "431" {
-			t.Errorf("a header of 15 MB is answered %s", status)
+			t.Errorf("response to a header of 15 MB = %s, want 431", status)
 		}
 	case <-c.ended:
 	case <-time.After(time.Minute):
-		t.Error("a header of 15 MB is not answered")
+		t.Error("no response to a header of 15 MB")
 	}
 }
 
-// TestManyHeaderLines: HTTP/2 has as many lines in a header as HTTP/1, and what is
-// rejected is given up.
+// TestManyHeaderLines checks that HTTP/2 has the same limit of header lines as HTTP/1.
 func TestManyHeaderLines(t *testing.T) {
 	served := make(chan *http.Request, 2)
 	addr := startTLS(t, Options{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { served <- r })})
@@ -310,19 +309,20 @@ func TestManyHeaderLines(t *testing.T) {
 		select {
 		case status := <-c.status:
 			if status != want {
-				t.Errorf("%d lines: %s, want %s", lines, status, want)
+				t.Errorf("%d lines: status %s, want %s", lines, status, want)
 			}
 		case <-time.After(time.Minute):
-			t.Fatalf("%d lines: no answer", lines)
+			t.Fatalf("%d lines: no response", lines)
 		}
 	}
 	if len(served) != 1 {
-		t.Errorf("%d requests were served", len(served))
+		t.Errorf("%d requests were served, want 1", len(served))
 	}
 }
 
-// TestUnfinishedHeader: a header of HTTP/2 that is not finished, though frames of it
-// come, keeps no connection, and a client that only waits keeps its own.
+// TestUnfinishedHeader checks that an HTTP/2 header that is never completed, even if
+// frames of it arrive, does not keep a connection open, and that a client that only waits
+// keeps its connection.
 func TestUnfinishedHeader(t *testing.T) {
 	release := make(chan struct{})
 	addr := startTLS(t, Options{readHeaderTimeout: 500 * time.Millisecond, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release })})
@@ -342,19 +342,19 @@ func TestUnfinishedHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(20 * time.Second); c.WriteContinuation(1, false, nil) == nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) { // before which nothing else ends it
-			t.Error("the connection stays open")
+		if time.Now().After(deadline) { // before any other timeout ends it
+			t.Error("the connection is still open")
 			break
 		}
 	}
 	close(release)
 	if err := <-waited; err != nil {
-		t.Errorf("the client that waited: %v", err)
+		t.Errorf("request of the waiting client: %v", err)
 	}
 }
 
-// TestClosedWindows: a client that opens no window for an answer does not keep the
-// handler, and one that does not send its body does not either.
+// TestClosedWindows checks that neither a client that opens no window for a response nor
+// one that does not send its body blocks the handler.
 func TestClosedWindows(t *testing.T) {
 	results := make(chan error, 10)
 	addr := startTLS(t, Options{pace: impatient(), Hasty: true, bodyGrace: 250 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -374,10 +374,10 @@ func TestClosedWindows(t *testing.T) {
 		select {
 		case err := <-results:
 			if err == nil {
-				t.Errorf("%s: the handler noticed nothing", method)
+				t.Errorf("%s: the handler got no error", method)
 			}
 		case <-time.After(time.Minute):
-			t.Fatalf("%s: the handler is kept", method)
+			t.Fatalf("%s: the handler is still blocked", method)
 		}
 	}
 }

@@ -11,24 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits bound the connections of a listener; 0 is the default.
+// Limits bound the connections of a listener; 0 selects the default.
 type Limits struct {
-	Max        int `yaml:"max"`         // in all
-	PerAddress int `yaml:"per_address"` // of one address
-	PerNetwork int `yaml:"per_network"` // of one IPv4 /24 or IPv6 /64
+	Max        int `yaml:"max"`         // all connections
+	PerAddress int `yaml:"per_address"` // connections of one address
+	PerNetwork int `yaml:"per_network"` // connections of one IPv4 /24 or IPv6 /64
 }
 
-// mostConnections is the default of Max where there are file descriptors enough.
-const mostConnections = 10_000
+// defaultMax is the default of Max if enough file descriptors are available.
+const defaultMax = 10_000
 
-// Resolve fills in the defaults and checks the values. files is how many file
-// descriptors the process may have: half of them are reserved for the store and
-// for connections to backends. 0 files are as many as one wants.
+// Resolve sets the defaults and checks the values. files is the number of file
+// descriptors that the process may open: half of them are reserved for the store and for
+// connections to backends. 0 means unlimited.
 func (l Limits) Resolve(files uint64) (Limits, error) {
 	if l.Max < 0 || l.PerAddress < 0 || l.PerNetwork < 0 {
 		return l, fmt.Errorf("connections: max, per_address and per_network must not be negative")
 	}
-	most := mostConnections
+	most := defaultMax
 	if files > 0 && files/2 < uint64(most) {
 		most = max(int(files/2), 1)
 	}
@@ -36,7 +36,9 @@ func (l Limits) Resolve(files uint64) (Limits, error) {
 		l.Max = most
 	}
 	if files > 0 && uint64(l.Max) >= files {
-		return l, fmt.Errorf("connections.max is %d, the process may open only %d files: raise its limit (ulimit -n) to twice as many",
+		return l, fmt.Errorf("connections.max is %d, but the process may open only %d files: lower connections.max, or raise the limit of "+
+			"open files (ulimit -n) "+
+			"to twice its value",
 			l.Max, files)
 	}
 	if l.PerNetwork == 0 {
@@ -48,7 +50,7 @@ func (l Limits) Resolve(files uint64) (Limits, error) {
 	return l, nil
 }
 
-// OpenFiles is how many files the process may open; 0 if that is not known.
+// OpenFiles returns the number of files that the process may open, or 0 if it is unknown.
 func OpenFiles() uint64 {
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
@@ -58,28 +60,30 @@ func OpenFiles() uint64 {
 }
 
 const (
-	// unsentBytes is how much of an answer waits in the kernel, beside what is on
-	// its way to the client. Without it a client that does not read keeps megabytes.
+	// unsentBytes bounds the unsent part of a response in the kernel. Without it, a
+	// client that does not read would hold megabytes.
 	unsentBytes = 128 << 10
-	// receiveBytes bounds what the kernel keeps of requests that were not read yet. A
-	// client 100 ms away can send 5 MB a second.
+	// receiveBytes bounds the unread part of requests in the kernel. A client with a
+	// round-trip time of 100 ms can still send 5 MB per second.
 	receiveBytes = 512 << 10
 )
 
-// Limit bounds the connections of a TCP listener. One too many is reset as soon as
-// it is accepted. Addresses in trusted, those of proxies, count in all only.
+// Limit bounds the connections of a TCP listener. A connection beyond a limit is reset
+// right after it was accepted. Addresses in trusted, those of proxies, count only against
+// Max.
 func Limit(l net.Listener, limits Limits, trusted []netip.Prefix, reg prometheus.Registerer) net.Listener {
 	out := &limitListener{Listener: l, limits: limits, trusted: trusted,
 		addresses: map[netip.Addr]int{}, networks: map[netip.Prefix]int{},
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pallium_gateway_connections_rejected_total",
-			Help: "Connections that were reset because of gateway.connections, by which limit: max, per_address, per_network."}, []string{"reason"}),
+			Help: "Connections that were reset because of a limit in gateway.connections, by limit (max, per_address, " +
+				"per_network)."}, []string{"reason"}),
 	}
 	for _, reason := range []string{"max", "per_address", "per_network"} {
 		out.rejected.WithLabelValues(reason)
 	}
 	if reg != nil {
 		reg.MustRegister(out.rejected, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "pallium_gateway_connections", Help: "Connections of clients that are open.",
+			Name: "pallium_gateway_connections", Help: "Open connections of clients.",
 		}, func() float64 { return float64(out.count()) }))
 	}
 	return out
@@ -122,8 +126,8 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	}
 }
 
-// counted is the address as it is counted; the zero one is a trusted proxy's, or
-// of no IP.
+// counted returns the address under which a connection is counted; it is the zero Addr
+// for a trusted proxy and for anything but TCP.
 func (l *limitListener) counted(a net.Addr) netip.Addr {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -143,11 +147,11 @@ func network(a netip.Addr) netip.Prefix {
 	if a.Is4() {
 		bits = 24
 	}
-	p, _ := a.Prefix(bits) // fits the address
+	p, _ := a.Prefix(bits) // cannot fail
 	return p
 }
 
-// enter counts a connection, or says which limit it is beyond.
+// enter counts a connection, or returns the limit that it exceeds.
 func (l *limitListener) enter(a netip.Addr) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -185,7 +189,7 @@ func (l *limitListener) leave(a netip.Addr) {
 	}
 }
 
-// bound bounds what the kernel keeps of a connection.
+// bound limits the memory of a connection in the kernel.
 func bound(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
@@ -196,12 +200,12 @@ func bound(c net.Conn) {
 	if err != nil {
 		return
 	}
-	_ = raw.Control(func(fd uintptr) { // a kernel without it keeps more
+	_ = raw.Control(func(fd uintptr) { // ignored: a kernel without the option buffers more
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes)
 	})
 }
 
-// limitedConn is counted until it is closed.
+// limitedConn is a connection that counts against the limits until it is closed.
 type limitedConn struct {
 	net.Conn
 	leave func()
@@ -214,8 +218,8 @@ func (c *limitedConn) Close() error {
 	return err
 }
 
-// Write resets the connection when it fails: what was not sent is dropped at once,
-// and the client cannot take a part of an answer for all of it.
+// Write resets the connection if it fails: unsent data is dropped at once, and the client
+// cannot mistake a partial response for a complete one.
 func (c *limitedConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil {
@@ -224,7 +228,7 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// SetLinger is for resetOnClose.
+// SetLinger is called by resetOnClose.
 func (c *limitedConn) SetLinger(sec int) error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		return tcp.SetLinger(sec)
@@ -232,7 +236,7 @@ func (c *limitedConn) SetLinger(sec int) error {
 	return nil
 }
 
-// CloseWrite ends the server's half of the connection.
+// CloseWrite closes the server's half of the connection.
 func (c *limitedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

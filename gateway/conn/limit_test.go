@@ -63,7 +63,8 @@ type from struct {
 func (f *from) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(f.addr) }
 func (f *from) Close() error         { f.closed = true; return nil }
 
-// TestConnectionLimits: a row is an address that connects, and whether it is let in.
+// TestConnectionLimits lets addresses connect in the order of the rows and checks which
+// connections are accepted.
 func TestConnectionLimits(t *testing.T) {
 	q := queue{conns: make(chan net.Conn, 100)}
 	reg := prometheus.NewPedanticRegistry()
@@ -94,11 +95,11 @@ func TestConnectionLimits(t *testing.T) {
 	}
 	for i, r := range rows {
 		if conns[i].closed == r.in {
-			t.Errorf("connection %d from %s: closed %v", i, r.addr, conns[i].closed)
+			t.Errorf("connection %d from %s: closed = %v", i, r.addr, conns[i].closed)
 		}
 	}
 	const metrics = `
-# HELP pallium_gateway_connections_rejected_total Connections that were reset because of gateway.connections, by which limit: max, per_address, per_network.
+# HELP pallium_gateway_connections_rejected_total Connections that were reset because of a limit in gateway.connections, by limit (max, per_address, per_network).
 # TYPE pallium_gateway_connections_rejected_total counter
 pallium_gateway_connections_rejected_total{reason="max"} 1
 pallium_gateway_connections_rejected_total{reason="per_address"} 2
@@ -113,11 +114,12 @@ pallium_gateway_connections_rejected_total{reason="per_network"} 2
 	}
 	ll := l.(*limitListener)
 	if ll.open != 0 || len(ll.addresses) != 0 || len(ll.networks) != 0 {
-		t.Errorf("%d connections, %d addresses, %d networks are left", ll.open, len(ll.addresses), len(ll.networks))
+		t.Errorf("after all connections were closed: %d connections, %d addresses and %d networks are counted", ll.open, len(ll.addresses), len(ll.networks))
 	}
 }
 
-// TestUnsentIsBounded: of what a client does not read, the kernel keeps little.
+// TestUnsentIsBounded checks that the kernel buffers little for a client that does not
+// read.
 func TestUnsentIsBounded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -143,6 +145,6 @@ func TestUnsentIsBounded(t *testing.T) {
 		t.Fatalf("wrote %d bytes: %v", written, err)
 	}
 	if written > 1<<20 {
-		t.Errorf("%d bytes were taken for a client that does not read", written)
+		t.Errorf("%d bytes were buffered for a client that does not read", written)
 	}
 }

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Serve serves a listener until the server is shut down, and returns as
-// http.Server.Serve does. With a TLS configuration, whose NextProtos it sets, it
-// serves HTTP/1, and HTTP/2 by the second server, which is to be shut down, too;
-// without one HTTP/1. HTTP/1 is guarded, as by Guard.
+// Serve serves a listener until the server is shut down, and returns the same errors as
+// http.Server.Serve. Without a TLS configuration it serves HTTP/1. With one, whose
+// NextProtos it sets, it also serves HTTP/2, by the second server, which must be shut
+// down as well. HTTP/1 is guarded as by Guard.
 func Serve(srv, two *http.Server, l net.Listener, config *tls.Config, headerBytes int) error {
 	if config == nil {
 		return srv.Serve(Guard(l, headerBytes))
@@ -32,14 +32,14 @@ func Serve(srv, two *http.Server, l net.Listener, config *tls.Config, headerByte
 	running.Wait()
 	for range 2 {
 		if e := <-failed; errors.Is(e, http.ErrServerClosed) {
-			err = e // the others ended since it ended
+			err = e // the other listeners ended because of it
 		}
 	}
 	return err
 }
 
-// splitter completes TLS handshakes and splits connections by protocol: net/http
-// speaks HTTP/2 only on a connection of package tls, which the guard is not.
+// splitter makes TLS handshakes and distributes connections by protocol: net/http serves
+// HTTP/2 only on a connection of package tls, which the guard is not.
 type splitter struct {
 	net.Listener
 	config *tls.Config
@@ -47,7 +47,7 @@ type splitter struct {
 	once   sync.Once
 }
 
-// Close ends the accepting, and handshakes under way.
+// Close stops accepting connections and aborts handshakes.
 func (s *splitter) Close() error {
 	s.once.Do(func() { close(s.done) })
 	return s.Listener.Close()
@@ -66,9 +66,9 @@ func (s *splitter) run(one, two *half) error {
 			shaking.Go(func() { s.shake(ctx, c, one, two) })
 			continue
 		}
-		// As net/http does: with no file descriptor left there may be one later.
+		// Retry like net/http: file descriptors may become available later.
 		var ne net.Error
-		if !errors.As(err, &ne) || !ne.Temporary() { //nolint:staticcheck // net/http asks as well
+		if !errors.As(err, &ne) || !ne.Temporary() { //nolint:staticcheck // net/http uses it as well
 			_ = s.Close()
 			return err
 		}
@@ -100,7 +100,7 @@ func (s *splitter) shake(ctx context.Context, raw net.Conn, one, two *half) {
 	}
 }
 
-// half is the listener of one protocol.
+// half is the listener for one protocol.
 type half struct {
 	*splitter
 	conns chan net.Conn
@@ -116,9 +116,9 @@ func (h *half) Accept() (net.Conn, error) {
 	}
 }
 
-// limitsOfHTTP2 are those of one connection. net/http has no deadline for a header in
-// HTTP/2. It notices no frame while one is read, however: the pings to clients from
-// which no frame came end what is unfinished, after three times headerTimeout.
+// limitsOfHTTP2 returns the limits of one HTTP/2 connection. net/http has no deadline for
+// a header in HTTP/2, but while it reads a header it processes no other frames: a header
+// that is not completed is ended by the ping timeout, after three times headerTimeout.
 func limitsOfHTTP2(headerTimeout time.Duration) *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams:          64,

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// startServer serves on a guarded listener of the loopback interface until the
-// test ends.
+// startServer serves on a guarded loopback listener until the test ends.
 func startServer(t *testing.T, o Options) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -31,8 +30,8 @@ func startServer(t *testing.T, o Options) (addr string) {
 	return l.Addr().String()
 }
 
-// TestReadHeaderTimeout: whoever sends no header, a part of one or one byte after
-// the other is closed.
+// TestReadHeaderTimeout checks that connections are closed on which no header or only a
+// part of one arrives.
 func TestReadHeaderTimeout(t *testing.T) {
 	addr := startServer(t, Options{readHeaderTimeout: 300 * time.Millisecond, Handler: http.NotFoundHandler()})
 	const whole = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -50,28 +49,29 @@ func TestReadHeaderTimeout(t *testing.T) {
 		}
 		var timeout net.Error
 		if _, err := io.Copy(io.Discard, c); errors.As(err, &timeout) && timeout.Timeout() {
-			t.Errorf("%s: the connection stays open", name)
+			t.Errorf("%s: the connection is still open", name)
 		}
 	}
 }
 
-// TestHeadersOfHTTP2: they are shorter, unless those of HTTP/1 are shorter still.
+// TestHeadersOfHTTP2 checks that the header limit of HTTP/2 is lower, unless the
+// configured one is lower still.
 func TestHeadersOfHTTP2(t *testing.T) {
 	for set, want := range map[int]int{0: http2HeaderBytes, HeaderBytes: http2HeaderBytes, 8 << 10: 8 << 10} {
 		o := Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler), HeaderBytes: set}
 		if got := ServerOfHTTP2(o).MaxHeaderBytes; got != want+4096 {
-			t.Errorf("%d: %d, want %d", set, got, want)
+			t.Errorf("HeaderBytes %d: MaxHeaderBytes = %d, want %d", set, got, want)
 		}
 	}
 }
 
-// TestIdleTimeout: an idle connection is closed after the time that is set.
+// TestIdleTimeout checks the default and the configured idle timeout.
 func TestIdleTimeout(t *testing.T) {
 	for _, c := range []struct {
 		set, want time.Duration
 	}{{0, idleTimeout}, {620 * time.Second, 620 * time.Second}} {
 		if srv := Server(Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler), IdleTimeout: c.set}); srv.IdleTimeout != c.want {
-			t.Errorf("%v: %v", c.set, srv.IdleTimeout)
+			t.Errorf("IdleTimeout %v: server has %v", c.set, srv.IdleTimeout)
 		}
 	}
 }

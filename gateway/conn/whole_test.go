@@ -14,9 +14,10 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestBrokenAnswerIsReset: a client of HTTP/1.0 that does not read sees no orderly
-// end behind a part of its answer.
-func TestBrokenAnswerIsReset(t *testing.T) {
+// TestTruncatedResponseIsReset checks that the connection of an HTTP/1.0 client that does
+// not read is reset, so that the client cannot mistake a truncated response for a
+// complete one.
+func TestTruncatedResponseIsReset(t *testing.T) {
 	gaveUp := make(chan struct{})
 	addr := startServer(t, Options{pace: impatient(), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		whole := NewWhole(w, 64<<20)
@@ -37,7 +38,7 @@ func TestBrokenAnswerIsReset(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	var timeout net.Error
 	if _, err := io.Copy(io.Discard, c); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
-		t.Errorf("the answer ended like a whole one: %v", err)
+		t.Errorf("the truncated response ended like a complete one: %v", err)
 	}
 }
 
@@ -61,7 +62,7 @@ func TestBuffer(t *testing.T) {
 		}
 	}
 	if b.Len() != int64(len(data)) || taken < b.Len() || taken > 2*b.Len() {
-		t.Errorf("%d bytes, %d of memory for %d", b.Len(), taken, len(data))
+		t.Errorf("Len() = %d with %d bytes of memory, want %d", b.Len(), taken, len(data))
 	}
 	if err := iotest.TestReader(b.Reader(), data); err != nil {
 		t.Error(err)

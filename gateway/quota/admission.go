@@ -1,9 +1,9 @@
-// Package quota holds the tenants to their limits at one gateway: tenants' budgets of
-// requests, bytes and samples, of which each gateway has a share, their requests under
-// way, and the gate where all tenants take turns.
+// Package quota enforces the limits of tenants at one gateway: the tenants' budgets of
+// requests, bytes and samples, of which each gateway has a share, their concurrent
+// requests, and the gate that shares the gateway fairly between tenants.
 //
-// A request is admitted by what its header tells, enters when all of its body has
-// arrived, and is done when it is answered; its cost is corrected each time.
+// A request is admitted by its header, enters when its whole body has arrived, and is
+// done when the response was sent; its cost is corrected each time.
 package quota
 
 import (
@@ -14,29 +14,29 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// Request is what the header of a request tells of its cost.
+// Request describes a request by its header.
 type Request struct {
 	Tenant tenant.ID
-	Limits *limits.Limits // of the tenant, as read for this request
-	Cost   routes.Cost    // of the route
-	Length int64          // of the body in bytes, as announced; -1: not known
+	Limits *limits.Limits // current limits of the tenant
+	Cost   routes.Cost    // cost of the route
+	Length int64          // Content-Length in bytes; -1: unknown
 }
 
-// Rejection is a limit that keeps a request out.
+// Rejection is the reason why a request exceeds a limit.
 type Rejection struct {
-	Limit string        // its name
-	Text  string        // for the client: the limit, its value, the use and what to do
-	Retry time.Duration // when to try again; 0: the request will never pass
+	Limit string        // name of the limit
+	Text  string        // for the client: the limit, its value, the current use and what to do
+	Retry time.Duration // when the client should retry; 0: the request can never succeed
 }
 
-// Outcome is what a request turned out to cost.
+// Outcome is the actual cost of a request.
 type Outcome struct {
-	Read    int64 // bytes of the body that arrived
-	Samples int64 // of a write; may be Untold
-	Beside  int64 // what a write costs beside its samples, in samples
+	Read    int64 // bytes of the body that were received
+	Samples int64 // samples of a write; may be UnknownSamples
+	Extra   int64 // what a write costs in addition to its samples, in samples
 }
 
-// Admission is a request that was let in. It is not safe for concurrent use.
+// Admission is an admitted request. It is not safe for concurrent use.
 type Admission struct {
 	now      func() time.Time
 	state    *state
@@ -45,8 +45,8 @@ type Admission struct {
 	entered  bool
 }
 
-// Admit lets a request in and charges what is known of its cost, or says which limit
-// rejects it. Done must be called for an admission, once.
+// Admit admits a request and charges the cost that is known from its header, or returns
+// the limit that it exceeds. Done must be called once for every admission.
 func (t *Tenants) Admit(r Request) (Admission, *Rejection) {
 	now := t.now()
 	st := t.get(r.Tenant, now)
@@ -57,9 +57,9 @@ func (t *Tenants) Admit(r Request) (Admission, *Rejection) {
 	return Admission{now: t.now, state: st, request: r}, nil
 }
 
-// Enter takes what the request needs from when its whole body of so many bytes has arrived
-// until Done: the samples that a write is expected to have, and one of the tenant's
-// places for requests under way. A request that sends slowly holds neither.
+// Enter reserves what the request needs after its body of length bytes has arrived, until
+// Done: the samples that a write is expected to contain, and one of the tenant's
+// concurrent requests. A request whose body arrives slowly reserves neither.
 func (a *Admission) Enter(length int64) *Rejection {
 	if a.request.Cost == routes.Samples {
 		var rej *Rejection
@@ -74,7 +74,7 @@ func (a *Admission) Enter(length int64) *Rejection {
 	return nil
 }
 
-// Done gives back what the request holds, and charges what is known only now.
+// Done releases what the request has reserved, and charges its actual cost.
 func (a *Admission) Done(o Outcome) {
 	if a.entered {
 		a.state.leave()

@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// admission is a step of a request.
+// admission holds the budgets and limits of a test.
 type admission struct {
 	t *testing.T
 	c *kit.Clock
@@ -33,7 +33,7 @@ func (a *admission) admit(id tenant.ID, cost routes.Cost, length int64) Admissio
 	return got
 }
 
-// rejects checks that the next request is kept out by a limit.
+// rejects checks that the next request is rejected because of the limit.
 func (a *admission) rejects(id tenant.ID, cost routes.Cost, length int64, limit string, retry bool) {
 	a.t.Helper()
 	_, rej := a.q.Admit(Request{Tenant: id, Limits: &a.l, Cost: cost, Length: length})
@@ -42,8 +42,9 @@ func (a *admission) rejects(id tenant.ID, cost routes.Cost, length int64, limit 
 	}
 }
 
-// TestPlaces: a place is taken at Enter and not before, and given back by Done.
-func TestPlaces(t *testing.T) {
+// TestConcurrentRequests checks that a request counts as concurrent from Enter until
+// Done.
+func TestConcurrentRequests(t *testing.T) {
 	a := newAdmission(t, limits.Limits{MaxConcurrentRequests: 1})
 	first, second, other := a.admit("a", routes.Query, 0), a.admit("a", routes.Query, 0), a.admit("b", routes.Query, 0)
 	for _, in := range []*Admission{&first, &other} {
@@ -52,30 +53,31 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 	if rej := second.Enter(0); rej == nil || rej.Limit != "max_concurrent_requests" || rej.Retry <= 0 {
-		t.Errorf("a second one: %+v", rej)
+		t.Errorf("second concurrent request: %+v, want a rejection", rej)
 	}
-	second.Done(Outcome{}) // gives back no place, since it had none
+	second.Done(Outcome{}) // changes nothing, because Enter was rejected
 	third := a.admit("a", routes.Query, 0)
 	if rej := third.Enter(0); rej == nil {
-		t.Error("a third one has the place of the first")
+		t.Error("third request was admitted while the first one is in progress")
 	}
 	third.Done(Outcome{})
 	first.Done(Outcome{})
 	fourth := a.admit("a", routes.Query, 0)
 	if rej := fourth.Enter(0); rej != nil {
-		t.Errorf("after the first is done: %s", rej.Text)
+		t.Errorf("request after the first one is done: %s", rej.Text)
 	}
 	for _, in := range []*Admission{&fourth, &other} {
 		in.Done(Outcome{})
 	}
 	for _, id := range []tenant.ID{"a", "b"} {
 		if st := a.q.get(id, a.c.Now()); st.admitted != 0 || st.inflight != 0 {
-			t.Errorf("%s: %d are admitted and %d under way", id, st.admitted, st.inflight)
+			t.Errorf("%s: %d admitted and %d in progress, want none", id, st.admitted, st.inflight)
 		}
 	}
 }
 
-// TestWriteIsReserved: samples of a write are expected from Enter to Done, of reads none.
+// TestWriteIsReserved checks that samples are reserved for writes from Enter to Done, and
+// none for reads.
 func TestWriteIsReserved(t *testing.T) {
 	a := newAdmission(t, limits.Limits{SamplesPerSecond: 100})
 	read := a.admit("a", routes.Query, 1<<20)
@@ -90,30 +92,30 @@ func TestWriteIsReserved(t *testing.T) {
 	write.Done(Outcome{Read: 1 << 20, Samples: 10})
 	read.Done(Outcome{Read: 1 << 20})
 	if st := a.q.get("a", a.c.Now()); st.samples.tokens != 90 || st.reserved != 0 {
-		t.Errorf("%v samples are left, %v reserved", st.samples.tokens, st.reserved)
+		t.Errorf("%v samples are left, want 90; %v are reserved, want 0", st.samples.tokens, st.reserved)
 	}
 }
 
-// TestBytesAreCorrected: a body costs what came of it.
+// TestBytesAreCorrected checks that a body costs the bytes that were received.
 func TestBytesAreCorrected(t *testing.T) {
 	for _, tt := range []struct {
-		name            string
-		announced, came int64
-		left            float64
+		name                string
+		announced, received int64
+		left                float64
 	}{
 		{"as announced", 50, 50, 50}, {"less", 100, 10, 90}, {"nothing", 100, 0, 100}, {"not announced", -1, 70, 30}, {"beyond the budget", 150, 150, -50},
 	} {
 		a := newAdmission(t, limits.Limits{BytesPerSecond: 100})
 		in := a.admit("a", routes.Samples, tt.announced)
-		in.Done(Outcome{Read: tt.came})
+		in.Done(Outcome{Read: tt.received})
 		if st := a.q.get("a", a.c.Now()); st.bytes.tokens != tt.left {
 			t.Errorf("%s: %v bytes are left, want %v", tt.name, st.bytes.tokens, tt.left)
 		}
 	}
 }
 
-// TestRejections: each limit that the header of a request can exceed, and whether it makes
-// sense to come again.
+// TestRejections checks each limit that a request can exceed by its header, and whether a
+// retry makes sense.
 func TestRejections(t *testing.T) {
 	a := newAdmission(t, limits.Limits{MaxBodyBytes: 10})
 	a.rejects("a", routes.Samples, 11, "max_body_bytes", false)

@@ -5,16 +5,17 @@ import (
 	"time"
 )
 
-// bucket is a token bucket that can go into debt: what a request costs is often
-// known only after it was served. Its rate and size are given with every call,
-// so that changed limits hold at once. It is guarded by its owner's lock.
+// bucket is a token bucket that can go into debt, because the cost of a request is often
+// known only after it was served. Rate and size are passed with every call, so that
+// changed limits take effect immediately. Its owner's lock guards it.
 type bucket struct {
 	tokens float64
 	last   time.Time
-	used   bool // whether tokens means anything
+	used   bool // whether tokens is valid
 }
 
-// fill brings the bucket up to date. A burst of 0 is one second's worth.
+// fill adds the tokens since the last call and returns the bucket's size. A burst of 0 is
+// the tokens of one second.
 func (b *bucket) fill(now time.Time, rate float64, burst int) float64 {
 	size := float64(burst)
 	if size <= 0 {
@@ -31,8 +32,8 @@ func (b *bucket) fill(now time.Time, rate float64, burst int) float64 {
 	return size
 }
 
-// open reports whether the bucket lets another request in, and if not, how long
-// until it will. A rate of 0 is unlimited.
+// open reports whether the bucket admits another request and, if not, after which time it
+// will. A rate of 0 is unlimited.
 func (b *bucket) open(now time.Time, rate float64, burst int, least float64) (wait time.Duration, ok bool) {
 	if rate <= 0 {
 		return 0, true
@@ -46,7 +47,7 @@ func (b *bucket) open(now time.Time, rate float64, burst int, least float64) (wa
 	return time.Duration(seconds * float64(time.Second)), false
 }
 
-// take charges n tokens, into debt if need be.
+// take removes n tokens and may put the bucket into debt.
 func (b *bucket) take(now time.Time, rate float64, burst int, n float64) {
 	if rate <= 0 {
 		b.used = false // unlimited: a later limit starts with a full bucket
@@ -56,14 +57,14 @@ func (b *bucket) take(now time.Time, rate float64, burst int, n float64) {
 	b.tokens -= n
 }
 
-// credit fills a bucket that was used, before its rate changes.
+// credit fills a bucket before its rate changes.
 func (b *bucket) credit(now time.Time, rate float64, burst int) {
 	if rate > 0 && b.used {
 		b.fill(now, rate, burst)
 	}
 }
 
-// full reports whether the bucket is as if never used.
+// full reports whether the bucket is full, as if never used.
 func (b *bucket) full(now time.Time, rate float64, burst int) bool {
 	if rate <= 0 || !b.used {
 		return true

@@ -10,21 +10,21 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// ErrBusy is of a request that found no place at the gate.
-var ErrBusy = errors.New("too many requests are waiting")
+// ErrBusy is returned if a request could not pass the gate.
+var ErrBusy = errors.New("too many requests are queued")
 
-// Gate bounds the requests under way in the whole gateway. When it is full,
-// requests wait in one queue per tenant, and the queues are served in turn: a
-// tenant that sends ten times as much waits for itself.
+// Gate bounds the concurrent requests of the whole gateway. When it is full, requests
+// wait in one queue per tenant, and the queues are served round robin: a tenant that
+// sends ten times as many requests as others delays only itself.
 type Gate struct {
-	max       int           // requests under way
-	maxQueued int           // requests waiting, of one tenant
+	max       int           // concurrent requests
+	maxQueued int           // queued requests of one tenant
 	timeout   time.Duration // longest wait
 
 	mu       sync.Mutex
 	inflight int
 	queues   map[tenant.ID]*gateQueue
-	turns    []*gateQueue // queues that are not empty, next first
+	turns    []*gateQueue // non-empty queues in the order in which they are served
 }
 
 type gateQueue struct {
@@ -32,15 +32,15 @@ type gateQueue struct {
 	waiting []chan struct{}
 }
 
-// NewGate returns a gate for max requests under way. Beyond them maxQueued requests of
-// each tenant may wait, for timeout at most.
+// NewGate returns a gate for max concurrent requests. When it is full, up to maxQueued
+// requests of each tenant may wait for up to timeout.
 func NewGate(max, maxQueued int, timeout time.Duration) *Gate {
 	return &Gate{max: max, maxQueued: maxQueued, timeout: timeout, queues: make(map[tenant.ID]*gateQueue)}
 }
 
-// Enter returns when the request may go on; then Leave must be called. It
-// returns ErrBusy if the tenant's queue is full or the wait took too long, and
-// the context's error if that ends first.
+// Enter waits until the request may continue; Leave must be called afterwards. It returns
+// ErrBusy if the tenant's queue is full or the wait times out, and the context's error if
+// the context ends first.
 func (g *Gate) Enter(ctx context.Context, id tenant.ID) error {
 	g.mu.Lock()
 	if g.inflight < g.max {
@@ -74,12 +74,12 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID) error {
 		err = ErrBusy
 	}
 	if !g.giveUp(q, turn) {
-		g.Leave() // the turn came at the last moment
+		g.Leave() // the request was allowed at the same time
 	}
 	return err
 }
 
-// giveUp takes a waiter out of its queue, and reports whether it was still there.
+// giveUp removes a waiter from its queue, and reports whether it was still queued.
 func (g *Gate) giveUp(q *gateQueue, turn chan struct{}) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -95,7 +95,7 @@ func (g *Gate) giveUp(q *gateQueue, turn chan struct{}) bool {
 	return true
 }
 
-// Leave gives the place to the first request of the tenant whose turn it is.
+// Leave ends a request and lets the next queued request continue.
 func (g *Gate) Leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -114,7 +114,7 @@ func (g *Gate) Leave() {
 	delete(g.queues, q.id)
 }
 
-// Load is how many requests are under way.
+// Load returns the number of concurrent requests.
 func (g *Gate) Load() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()

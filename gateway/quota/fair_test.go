@@ -14,10 +14,10 @@ import (
 
 func tenantName(i int) tenant.ID { return tenant.ID(fmt.Sprintf("t%d", i)) }
 
-// waitQueued returns when n requests wait.
+// waitQueued returns when n requests are queued.
 func waitQueued(t *testing.T, g *Gate, n int) {
 	t.Helper()
-	kit.Until(t, fmt.Sprintf("%d requests wait", n), func() bool {
+	kit.Until(t, fmt.Sprintf("%d requests are queued", n), func() bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		have := 0
@@ -59,10 +59,10 @@ func TestFairGateServesInTurn(t *testing.T) {
 	g.Leave()
 	got := strings.Join(order[:4], " ")
 	if got != "loud quiet calm loud" {
-		t.Errorf("served %s first", got)
+		t.Errorf("order of the first requests = %s, want loud quiet calm loud", got)
 	}
 	if g.Load() != 0 || len(g.queues) != 0 || len(g.turns) != 0 {
-		t.Errorf("left over: %d under way, %d queues, %d turns", g.Load(), len(g.queues), len(g.turns))
+		t.Errorf("at the end: %d requests in progress, %d queues, %d turns, want none", g.Load(), len(g.queues), len(g.turns))
 	}
 }
 
@@ -80,10 +80,10 @@ func TestFairGateRejects(t *testing.T) {
 	}
 	cancel()
 	if err := <-result; !errors.Is(err, context.Canceled) {
-		t.Errorf("gave up: %v", err)
+		t.Errorf("canceled: %v", err)
 	}
 	g.Leave()
 	if g.Load() != 0 || len(g.queues) != 0 {
-		t.Error("left over")
+		t.Error("requests or queues are left at the end")
 	}
 }

@@ -9,27 +9,28 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// topTenants is how many tenants have metrics of their own.
+// topTenants is the number of tenants with metrics of their own.
 const topTenants = 100
 
-// tenantCollector shows the use of the tenants with most requests. It is read
-// from the budgets when asked, so that a request pays nothing for it.
+// tenantCollector exports the use of the tenants with the most requests. It reads the
+// budgets when it is scraped, so that requests do not pay for it.
 type tenantCollector struct {
 	tenants                            *Tenants
 	requests, rejected, samples, bytes *prometheus.Desc
 }
 
-// Collector returns the metrics of the tenants with most requests.
+// Collector returns a collector of the metrics of the tenants with the most requests.
 func (t *Tenants) Collector() prometheus.Collector {
 	desc := func(name, help string) *prometheus.Desc {
-		return prometheus.NewDesc(name, help+" Only the 100 busiest tenants are shown; counters of a tenant start anew after it was idle.",
+		return prometheus.NewDesc(name, help+" Only the 100 tenants with the most requests are exported; counters of a tenant are reset "+
+			"after it was idle.",
 			[]string{"tenant"}, nil)
 	}
 	return &tenantCollector{
 		tenants:  t,
 		requests: desc("pallium_gateway_tenant_requests_total", "Authenticated requests of a tenant."),
-		rejected: desc("pallium_gateway_tenant_rejected_requests_total", "Requests of a tenant rejected by its limits."),
-		samples:  desc("pallium_gateway_tenant_samples_total", "Samples written by a tenant, as the backend counted them."),
+		rejected: desc("pallium_gateway_tenant_rejected_requests_total", "Requests of a tenant that were rejected because of its limits."),
+		samples:  desc("pallium_gateway_tenant_samples_total", "Samples written by a tenant, as counted by the backend."),
 		bytes:    desc("pallium_gateway_tenant_body_bytes_total", "Bytes of request bodies of a tenant."),
 	}
 }
@@ -58,7 +59,7 @@ type tenantTop struct {
 	use usage
 }
 
-// top returns the n tenants with most requests.
+// top returns the n tenants with the most requests.
 func (t *Tenants) top(n int) []tenantTop {
 	var all []tenantTop
 	for i := range t.shards {

@@ -8,21 +8,21 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// What a write costs in samples is known only from its answer. Until then it is
-// estimated from the body's length and reserved: else any number of writes at the
-// same time would find the same budget.
+// The number of samples of a write is known only from its response. Until then it is
+// estimated from the length of the body and reserved, because otherwise any number of
+// concurrent writes would use the same budget.
 const (
-	// firstPerByte is samples per byte of a tenant's first writes: compressed, a
-	// sample takes about 30 bytes with its labels. It is rather too low, so that
-	// a new sender is not turned away for what it does not send.
+	// firstPerByte is the estimate of samples per byte for a tenant's first writes:
+	// a compressed sample with its labels takes about 30 bytes. It is rather low, so
+	// that a new sender is not rejected for samples that it does not send.
 	firstPerByte = 1. / 32
-	// What is learned is kept within these, since a sender can shape its bodies.
+	// The bounds of the learned ratio, because a sender can craft its bodies.
 	leastPerByte, mostPerByte = 1. / 256, 1.
 )
 
-// reserve estimates what an admitted write with a body of so many bytes costs and
-// takes it from the budget, unless others have put that in debt meanwhile. What it
-// returns must be given to done.
+// reserve estimates the samples of an admitted write with a body of length bytes and
+// takes them from the budget, unless other writes have put the budget in debt meanwhile.
+// The result must be passed to done.
 func (st *state) reserve(now time.Time, l *limits.Limits, length int64) (float64, *Rejection) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -32,7 +32,7 @@ func (st *state) reserve(now time.Time, l *limits.Limits, length int64) (float64
 		st.asked[budget.Samples] += st.perWrite
 		return 0, f
 	}
-	if r.samples <= 0 || st.untold || length == 0 {
+	if r.samples <= 0 || st.unreported || length == 0 {
 		return 0, nil
 	}
 	n := float64(length) * st.ratio()
@@ -48,10 +48,10 @@ func (st *state) ratio() float64 {
 	return st.perByte
 }
 
-// learn notes what a write came to. What it cost beside its samples, such as a day
-// that is compacted again, says nothing about the length of bodies.
+// learn updates the estimates with the outcome of a write. Costs in addition to samples,
+// such as a day that must be compacted again, say nothing about the length of bodies.
 func (st *state) learn(o Outcome) {
-	st.perWrite += (float64(max(o.Samples, 0)+o.Beside) - st.perWrite) / 8
+	st.perWrite += (float64(max(o.Samples, 0)+o.Extra) - st.perWrite) / 8
 	if o.Read <= 0 || o.Samples <= 0 {
 		return
 	}
@@ -63,20 +63,20 @@ func (st *state) learn(o Outcome) {
 	st.perByte += (ratio - st.perByte) / 8
 }
 
-// Untold is the number of samples of a write that a backend took without saying how
-// many there were. Its writes are held to bytes only.
-const Untold = -1
+// UnknownSamples is the number of samples of a write that a backend accepted without reporting
+// their number. Only the byte limits apply to such writes.
+const UnknownSamples = -1
 
-// settle charges what a write came to in place of what was reserved for it.
-func (st *state) settle(now time.Time, r *rates, reserved float64, o Outcome) {
+// replaceReservation replaces the reservation of a write by its actual cost.
+func (st *state) replaceReservation(now time.Time, r *rates, reserved float64, o Outcome) {
 	switch {
-	case o.Samples == Untold:
-		st.untold = true
+	case o.Samples == UnknownSamples:
+		st.unreported = true
 	case o.Samples > 0:
-		st.untold = false
+		st.unreported = false
 	}
 	st.reserved -= reserved
-	if cost := float64(max(o.Samples, 0)+o.Beside) - reserved; cost != 0 {
+	if cost := float64(max(o.Samples, 0)+o.Extra) - reserved; cost != 0 {
 		st.samples.take(now, r.samples, r.sampleBurst, cost)
 	}
 }

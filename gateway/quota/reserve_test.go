@@ -17,15 +17,15 @@ func admitWrite(st *state, now time.Time, l *limits.Limits, length int64) (float
 	return st.reserve(now, l, length)
 }
 
-// TestReservationIsSettled: what stays charged is what the answer says, whatever
-// was expected.
-func TestReservationIsSettled(t *testing.T) {
+// TestReservationIsReplaced checks that a write is finally charged by its response,
+// whatever was reserved.
+func TestReservationIsReplaced(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1000, SampleBurst: 10_000}
 	for _, tt := range []struct {
-		name                    string
-		length, samples, beside int64
-		reserved, left          float64
+		name                   string
+		length, samples, extra int64
+		reserved, left         float64
 	}{
 		{"as expected", 32_000, 1000, 0, 1000, 9000},
 		{"fewer", 32_000, 10, 0, 1000, 9990},
@@ -33,24 +33,24 @@ func TestReservationIsSettled(t *testing.T) {
 		{"beyond the burst", 32_000, 15_000, 0, 1000, -5000},
 		{"expected beyond the burst", 640_000, 1000, 0, 20_000, 9000},
 		{"failed", 32_000, 0, 0, 1000, 10_000},
-		{"not told", 32_000, Untold, 0, 1000, 10_000},
-		{"a day far away", 32_000, 1000, 5000, 1000, 4000},
+		{"not reported", 32_000, UnknownSamples, 0, 1000, 10_000},
+		{"with an additional cost", 32_000, 1000, 5000, 1000, 4000},
 		{"no body", 0, 0, 0, 0, 10_000},
 	} {
 		st := &state{}
 		reserved, f := admitWrite(st, now, &lim, tt.length)
 		if f != nil || reserved != tt.reserved || st.reserved != reserved {
-			t.Errorf("%s: reserved %v, in all %v, %v", tt.name, reserved, st.reserved, f)
+			t.Errorf("%s: reserved %v, in total %v, rejection %v", tt.name, reserved, st.reserved, f)
 		}
-		st.done(now, tt.length, reserved, Outcome{Read: max(tt.length, 0), Samples: tt.samples, Beside: tt.beside})
+		st.done(now, tt.length, reserved, Outcome{Read: max(tt.length, 0), Samples: tt.samples, Extra: tt.extra})
 		if st.samples.tokens != tt.left || st.reserved != 0 {
 			t.Errorf("%s: %v samples are left, want %v; %v reserved", tt.name, st.samples.tokens, tt.left, st.reserved)
 		}
 	}
 }
 
-// TestReservationLearns: a sender whose samples are small, or large, is held to
-// what its own writes had, within bounds.
+// TestReservationLearns checks that the estimate adapts to the previous writes of a
+// tenant, within bounds.
 func TestReservationLearns(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1e9}
@@ -64,22 +64,22 @@ func TestReservationLearns(t *testing.T) {
 		st := &state{}
 		for range 100 {
 			reserved, _ := admitWrite(st, now, &lim, 10_000)
-			st.done(now, 10_000, reserved, Outcome{Read: 10_000, Samples: tt.samples, Beside: 50_000})
+			st.done(now, 10_000, reserved, Outcome{Read: 10_000, Samples: tt.samples, Extra: 50_000})
 		}
-		// A write that failed, or had metadata only, says nothing about others.
+		// Writes that fail, or contain only metadata, do not change the estimate.
 		for range 100 {
 			reserved, _ := admitWrite(st, now, &lim, 10_000)
 			st.done(now, 10_000, reserved, Outcome{Read: 10_000})
 		}
 		if reserved, _ := admitWrite(st, now, &lim, 10_000); reserved < tt.reserved*0.999 || reserved > tt.reserved*1.001 {
-			t.Errorf("%s: %v are reserved, want %v", name, reserved, tt.reserved)
+			t.Errorf("%s: %v samples are reserved, want %v", name, reserved, tt.reserved)
 		}
 	}
 }
 
-// TestUntoldSamples: a backend that does not count is held to bytes only, also
-// while writes are under way; one that counts again is not.
-func TestUntoldSamples(t *testing.T) {
+// TestUnknownSamples checks that nothing is reserved while a backend does not report
+// samples, including for writes in progress, until it reports them again.
+func TestUnknownSamples(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1}
 	st := &state{}
@@ -90,20 +90,20 @@ func TestUntoldSamples(t *testing.T) {
 		}
 		return reserved
 	}
-	st.done(now, 100_000, reserve(), Outcome{Read: 100_000, Samples: Untold})
+	st.done(now, 100_000, reserve(), Outcome{Read: 100_000, Samples: UnknownSamples})
 	if got := reserve() + reserve(); got != 0 {
-		t.Errorf("%v are reserved", got)
+		t.Errorf("%v samples are reserved, want 0", got)
 	}
-	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: Untold})
+	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: UnknownSamples})
 	st.done(now, 100_000, 0, Outcome{Read: 100_000, Samples: 1})
 	now = now.Add(time.Hour)
 	if reserve() == 0 {
-		t.Error("nothing is reserved for a backend that counts again")
+		t.Error("nothing is reserved for a backend that reports samples again")
 	}
 }
 
-// TestReservationChecks: writes that were admitted together, whose bodies take their
-// time, find one budget all the same.
+// TestReservationChecks checks that writes that were admitted together and whose bodies
+// arrive later share one budget.
 func TestReservationChecks(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 100}
@@ -114,14 +114,14 @@ func TestReservationChecks(t *testing.T) {
 		}
 	}
 	if _, f := st.reserve(now, &lim, 30_000); f != nil {
-		t.Errorf("the first: %s", f.Text)
+		t.Errorf("first write: %s", f.Text)
 	}
 	for range 2 {
 		if _, f := st.reserve(now, &lim, 30_000); f == nil || f.Retry <= 0 {
-			t.Errorf("one more: %+v", f)
+			t.Errorf("further write: %+v, want a rejection with Retry", f)
 		}
 	}
 	if st.use.rejected != 2 {
-		t.Errorf("%d rejected", st.use.rejected)
+		t.Errorf("%d rejections were counted, want 2", st.use.rejected)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/policies/budget"
 )
 
-// demandTime is over how long demand is smoothed, and demandIdle how long a
-// tenant is looked at after its last request.
+// demandTime is the time constant for smoothing demand; demandIdle is how long the
+// demand of a tenant is reported after its last request.
 const (
 	demandTime = time.Second
 	demandIdle = 5 * time.Second
@@ -17,9 +17,9 @@ const (
 
 var _ budget.Tenants = (*Tenants)(nil)
 
-// sharing is which part of the limits this gateway may use.
+// sharing holds the fractions of the limits that this gateway may use.
 type sharing struct {
-	byID     map[tenant.ID]budget.Share // not to be changed
+	byID     map[tenant.ID]budget.Share // read-only
 	rest     budget.Share
 	gateways int
 }
@@ -31,8 +31,8 @@ func (s *sharing) of(id tenant.ID) budget.Share {
 	return s.rest
 }
 
-// Share returns which part of a tenant's limits this gateway may use, and how many
-// gateways share them.
+// Share returns the fraction of a tenant's limits that this gateway may use, and the
+// number of gateways that share the limits.
 func (t *Tenants) Share(id tenant.ID) (share budget.Share, gateways int) {
 	s := t.sharing.Load()
 	return s.of(id), s.gateways
@@ -56,17 +56,17 @@ func (s *shard) demands(now time.Time, held *sharing, visit func(tenant.ID, budg
 	defer s.mu.Unlock()
 	for id, st := range s.byID {
 		if now.Sub(st.seen) <= demandIdle {
-			if u := st.lookAtDemand(now, held.of(id), held.gateways); u != (budget.Use{}) {
+			if u := st.updateDemand(now, held.of(id), held.gateways); u != (budget.Use{}) {
 				visit(id, u)
 			}
 		}
 	}
 }
 
-// lookAtDemand brings the smoothed demand up to date and returns it as a part of
-// the limits. It fills the buckets by the share that was held until now, since
-// the next one must not count for the time before it.
-func (st *state) lookAtDemand(now time.Time, held budget.Share, gateways int) budget.Use {
+// updateDemand updates the smoothed demand and returns it as a fraction of the limits. It
+// first fills the buckets with the share that applied until now, because the next share
+// must not count for the time before it.
+func (st *state) updateDemand(now time.Time, held budget.Share, gateways int) budget.Use {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.share, st.gateways = held, gateways
@@ -74,14 +74,14 @@ func (st *state) lookAtDemand(now time.Time, held budget.Share, gateways int) bu
 	st.requests.credit(now, r.requests, r.requestBurst)
 	st.samples.credit(now, r.samples, r.sampleBurst)
 	st.bytes.credit(now, r.bytes, r.byteBurst)
-	d := now.Sub(st.lookedAt)
+	d := now.Sub(st.demandAt)
 	if d <= 0 {
 		return budget.Use{}
 	}
-	if st.lookedAt.IsZero() || d > demandIdle {
+	if st.demandAt.IsZero() || d > demandIdle {
 		d = demandTime
 	}
-	st.lookedAt = now
+	st.demandAt = now
 	keep := math.Exp(-d.Seconds() / demandTime.Seconds())
 	limit := [...]float64{st.limits.RequestsPerSecond, st.limits.SamplesPerSecond, st.limits.BytesPerSecond}
 	var out budget.Use

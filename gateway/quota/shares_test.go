@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/fake"
 )
 
-// cluster is some gateways that share budgets.
+// cluster is a number of gateways that share budgets.
 type cluster struct {
 	clock    *kit.Clock
 	gateways []*Tenants
@@ -34,8 +34,8 @@ func newCluster(n int) *cluster {
 	return c
 }
 
-// write asks a gateway to take samples, in writes of size each, and returns how
-// many it took.
+// write sends samples to a gateway in writes of size samples, and returns how many were
+// accepted.
 func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int) (taken int) {
 	for ; samples > 0; samples -= size {
 		if a, rej := c.gateways[i].Admit(Request{Tenant: id, Limits: l, Cost: routes.Samples}); rej == nil {
@@ -46,16 +46,16 @@ func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int
 	return taken
 }
 
-// TestSharedBudgets: whatever way demand moves between three gateways, they take
-// no more together than the limit, one burst, an interval's worth for each move,
-// and one write beyond the budget each; and nearly the limit if that much comes.
+// TestSharedBudgets checks that, however demand moves between three gateways, they accept
+// together at most the limit, one burst, an interval's samples for each move, and one
+// write beyond the budget each; and nearly the limit if there is that much demand.
 func TestSharedBudgets(t *testing.T) {
 	const n, step, second, size = 3, 50 * time.Millisecond, 20, 500
 	const limit = 100_000
 	tests := []struct {
 		name   string
 		burst  int
-		most   bool // whether nearly the limit is asked for at all times
+		most   bool // whether there is demand for nearly the limit at all times
 		demand func(rnd *rand.Rand, k int) (parts [n]float64, moved bool)
 	}{
 		{"moves at random", limit, true, func() func(*rand.Rand, int) ([n]float64, bool) {
@@ -75,10 +75,10 @@ func TestSharedBudgets(t *testing.T) {
 				return w, true
 			}
 		}()},
-		{"all at one, the others idle", limit, true, func(_ *rand.Rand, k int) ([n]float64, bool) {
+		{"all at one gateway, the others idle", limit, true, func(_ *rand.Rand, k int) ([n]float64, bool) {
 			return [n]float64{2, 0, 0}, k == 0
 		}},
-		{"bursts at one that was idle", 60 * limit, true, func(_ *rand.Rand, k int) ([n]float64, bool) {
+		{"bursts at an idle gateway", 60 * limit, true, func(_ *rand.Rand, k int) ([n]float64, bool) {
 			switch k % (60 * second) {
 			case 0:
 				return [n]float64{2, 400, 400}, true
@@ -87,11 +87,11 @@ func TestSharedBudgets(t *testing.T) {
 			}
 			return [n]float64{2, 0, 0}, false
 		}},
-		{"in turn, each for seconds", limit, false, func(_ *rand.Rand, k int) (p [n]float64, moved bool) {
+		{"alternating every three seconds", limit, false, func(_ *rand.Rand, k int) (p [n]float64, moved bool) {
 			p[k/(3*second)%n] = 5
 			return p, k%(3*second) == 0
 		}},
-		{"short bursts in turn", 10 * limit, false, func(_ *rand.Rand, k int) (p [n]float64, moved bool) {
+		{"alternating short bursts", 10 * limit, false, func(_ *rand.Rand, k int) (p [n]float64, moved bool) {
 			if k%(4*second) == 0 {
 				p[k/(4*second)%n] = 200
 				moved = true
@@ -115,7 +115,7 @@ func TestSharedBudgets(t *testing.T) {
 				for _, i := range rnd.Perm(n) {
 					taken += c.write(i, "a", l, int(parts[i]*limit*step.Seconds()), size)
 				}
-				for i, s := range c.sharers { // each at a time of its own within 200 ms
+				for i, s := range c.sharers { // at different times within 200 ms
 					if k%4 == i {
 						s.Step(context.Background())
 					}
@@ -123,19 +123,19 @@ func TestSharedBudgets(t *testing.T) {
 			}
 			seconds := steps * step.Seconds()
 			most := limit*(seconds+0.2*float64(moves)) + float64(tt.burst) + n*size
-			t.Logf("took %.1f seconds' worth in %.0f, at most %.1f; %d moves", float64(taken)/limit, seconds, most/limit, moves)
+			t.Logf("accepted the limit of %.1f seconds in %.0f seconds, at most %.1f; %d moves", float64(taken)/limit, seconds, most/limit, moves)
 			if float64(taken) > most {
-				t.Errorf("took %d samples, at most %.0f may be", taken, most)
+				t.Errorf("accepted %d samples, want at most %.0f", taken, most)
 			}
 			if tt.most && float64(taken) < 0.9*limit*seconds {
-				t.Errorf("took %d samples of %.0f", taken, limit*seconds)
+				t.Errorf("accepted %d samples, want nearly %.0f", taken, limit*seconds)
 			}
 		})
 	}
 }
 
-// TestQueriesLeaveSamples: that a tenant queries at one gateway takes nothing from
-// what it may write at another.
+// TestQueriesLeaveSamples checks that queries of a tenant at one gateway do not reduce
+// its sample budget at another.
 func TestQueriesLeaveSamples(t *testing.T) {
 	c := newCluster(2)
 	l := &limits.Limits{SamplesPerSecond: 1000, RequestsPerSecond: 100}
@@ -154,29 +154,29 @@ func TestQueriesLeaveSamples(t *testing.T) {
 	st := c.gateways[0].get("a", c.clock.Now())
 	st.share, _ = c.gateways[0].Share("a")
 	if r := st.scaled(l); r.samples < 900 {
-		t.Errorf("%.0f of 1000 samples/s may be written where all are", r.samples)
+		t.Errorf("the gateway with all writes has a share of %.0f of 1000 samples/s, want at least 900", r.samples)
 	}
 }
 
-// TestShareCountsFromItsExchange: a share that grows does not fill buckets for the
-// time before it grew.
+// TestShareCountsFromItsExchange checks that a larger share does not fill buckets for the
+// time before the exchange.
 func TestShareCountsFromItsExchange(t *testing.T) {
 	c := newCluster(1)
 	g, l := c.gateways[0], &limits.Limits{SamplesPerSecond: 1000, SampleBurst: 10_000}
 	g.SetShares(nil, budget.Rest(2, 0), 2) // 2500 of the burst, 25 samples/s
 	if n := c.write(0, "a", l, 5000, 100); n != 2500 {
-		t.Fatalf("took %d of the burst", n)
+		t.Fatalf("accepted %d of the burst, want 2500", n)
 	}
 	c.clock.Advance(4 * time.Second)
 	g.Demands(func(tenant.ID, budget.Use) {})
 	g.SetShares(nil, budget.Whole(), 1)
 	if n := c.write(0, "a", l, 5000, 100); n != 100 {
-		t.Errorf("took %d for 4 s at 25 samples/s", n)
+		t.Errorf("accepted %d for 4 s at 25 samples/s, want 100", n)
 	}
 	c.clock.Advance(time.Second)
 	g.Demands(func(tenant.ID, budget.Use) {})
 	if n := c.write(0, "a", l, 5000, 100); n != 1000 {
-		t.Errorf("took %d for 1 s at 1000 samples/s", n)
+		t.Errorf("accepted %d for 1 s at 1000 samples/s, want 1000", n)
 	}
 }
 

@@ -17,13 +17,13 @@ import (
 
 const (
 	shardCount = 64
-	// An idle tenant with full buckets is as one never seen; it is dropped.
+	// The state of an idle tenant with full buckets equals a new one and is dropped.
 	tenantIdle  = 5 * time.Minute
 	sweepPeriod = time.Minute
 )
 
-// Tenants holds the budgets of the tenants that were active lately. It is safe for
-// concurrent use and owns no goroutines.
+// Tenants holds the budgets of recently active tenants. It is safe for concurrent use and
+// starts no goroutines.
 type Tenants struct {
 	now      func() time.Time
 	perShard int
@@ -37,7 +37,7 @@ type shard struct {
 	swept time.Time
 }
 
-// state are the budgets of one tenant, and what it used of them.
+// state holds the budgets of one tenant and its use of them.
 type state struct {
 	seen time.Time // guarded by the shard
 
@@ -47,28 +47,28 @@ type state struct {
 	samples  bucket
 	bytes    bucket
 	admitted int // requests between admit and done
-	inflight int // of these, those between enter and leave
+	inflight int // those of them between enter and leave
 	use      usage
 	share    budget.Share
 	gateways int
 
-	asked    budget.Use // since the last look at demand, in requests, samples and bytes
-	lookedAt time.Time
-	demand   budget.Use // a second's worth, smoothed
-	perWrite float64    // samples of a write, smoothed
-	perByte  float64    // samples for each byte of a write's body, smoothed; 0: not known
-	reserved float64    // samples of writes that are under way, estimated
-	untold   bool       // the backend does not say how many samples it took
+	asked      budget.Use // since the last updateDemand, in requests, samples and bytes
+	demandAt   time.Time
+	demand     budget.Use // per second, smoothed
+	perWrite   float64    // samples per write, smoothed
+	perByte    float64    // samples per byte of a write's body, smoothed; 0: unknown
+	reserved   float64    // estimated samples of writes in progress
+	unreported bool       // the backend does not report the number of samples
 }
 
-// usage is counted since the entry was made.
+// usage is counted since the state was created.
 type usage struct {
 	requests, rejected uint64
 	samples, bytes     uint64
 }
 
-// NewTenants returns budgets of about max tenants. Those of more are forgotten, the ones
-// that were used longest ago first.
+// NewTenants returns budgets for about max tenants. Beyond that, the least recently used
+// ones are dropped.
 func NewTenants(max int, now func() time.Time) *Tenants {
 	t := &Tenants{now: now, perShard: max/shardCount + 1}
 	for i := range t.shards {
@@ -78,7 +78,7 @@ func NewTenants(max int, now func() time.Time) *Tenants {
 	return t
 }
 
-// get returns the state of a tenant, made if need be.
+// get returns the state of a tenant and creates it if necessary.
 func (t *Tenants) get(id tenant.ID, now time.Time) *state {
 	s := &t.shards[xxhash.Sum64String(string(id))%shardCount]
 	s.mu.Lock()
@@ -107,8 +107,8 @@ func (s *shard) sweep(now time.Time) {
 	}
 }
 
-// evict drops the entry that was not seen for longest, its debt with it: memory
-// is bounded first.
+// evict drops the least recently used entry, including its debt: the bound of memory is
+// more important.
 func (s *shard) evict() {
 	var oldest tenant.ID
 	var at time.Time
@@ -120,15 +120,14 @@ func (s *shard) evict() {
 	delete(s.byID, oldest)
 }
 
-// rates are a tenant's limits as far as this gateway may use them.
+// rates are this gateway's share of a tenant's limits.
 type rates struct {
 	requests, samples, bytes                float64
-	requestBurst, sampleBurst, byteBurst, n int // n is how many requests at a time
+	requestBurst, sampleBurst, byteBurst, n int // n is the number of concurrent requests
 }
 
-// scaled takes this gateway's share of the limits. Bursts are shared too, so that
-// all gateways together let one burst through; requests at a time are shared
-// equally.
+// scaled returns this gateway's share of the limits. Bursts are shared, too, so that all
+// gateways together allow one burst; concurrent requests are shared equally.
 func (st *state) scaled(l *limits.Limits) rates {
 	s := &st.share
 	r := rates{
@@ -146,8 +145,8 @@ func (st *state) scaled(l *limits.Limits) rates {
 	return r
 }
 
-// part is a share of a burst, at least 1: of what is set, or else of one second's
-// worth.
+// part returns a share of a burst, or of one second's tokens if no burst is set; at least
+// 1.
 func part(rate float64, burst int, share float64) int {
 	if share == 1 {
 		return burst
@@ -169,8 +168,8 @@ func (st *state) idle(now time.Time) bool {
 		st.bytes.full(now, r.bytes, r.byteBurst)
 }
 
-// admit lets a request in, and charges what is known of its cost, or says which
-// limit rejects it. Whoever is let in must be given back with done.
+// admit admits a request and charges the cost that is known, or returns the limit that
+// the request exceeds. done must be called for every admitted request.
 func (st *state) admit(now time.Time, r *Request, share budget.Share, gateways int) *Rejection {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -180,7 +179,7 @@ func (st *state) admit(now time.Time, r *Request, share budget.Share, gateways i
 	st.asked[budget.Bytes] += float64(max(r.Length, 0))
 	if rej := st.check(now, r); rej != nil {
 		st.use.rejected++
-		if r.Cost == routes.Samples { // what it would have cost nobody knows
+		if r.Cost == routes.Samples { // its number of samples is unknown
 			st.asked[budget.Samples] += st.perWrite
 		}
 		return rej
@@ -193,8 +192,8 @@ func (st *state) admit(now time.Time, r *Request, share budget.Share, gateways i
 	return nil
 }
 
-// enter takes one of the tenant's places for requests under way, which leave gives
-// back. The request's body has arrived by then.
+// enter counts a request whose body has arrived as one of the tenant's concurrent
+// requests, until leave.
 func (st *state) enter(l *limits.Limits) *Rejection {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -242,30 +241,30 @@ func (st *state) checkSamples(now time.Time, l *limits.Limits, r *rates) *Reject
 	}
 	e := limits.SamplesPerSecond.Exceeded(l, whole(-st.samples.tokens))
 	if st.reserved >= 0.5 {
-		e = e.With(fmt.Sprintf(", with %.0f that requests under way are expected to have", st.reserved))
+		e = e.With(fmt.Sprintf(", including %.0f that requests in progress are expected to contain", st.reserved))
 	}
 	return st.tooMany(e, wait)
 }
 
-// whole is a number of samples or bytes without its fraction.
+// whole rounds a number of samples or bytes to an integer.
 func whole(v float64) int64 { return int64(math.RoundToEven(v)) }
 
-// done gives back an admitted request and charges what is known only now: samples
-// written in place of those reserved, and the bytes of the body that came in place of
-// those announced.
+// done ends an admitted request and charges its actual cost: the samples written instead
+// of those reserved, and the bytes of the body that were received instead of those
+// announced.
 func (st *state) done(now time.Time, length int64, reserved float64, o Outcome) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
 	st.admitted--
-	// What was charged is the length that was announced: nothing if none was. What did
-	// not come is given back, so that announcing alone puts no tenant in debt.
+	// admit has charged Content-Length, or nothing without one. The difference to what
+	// was received is corrected, so that announcing alone puts no tenant in debt.
 	if more := float64(o.Read - max(length, 0)); more != 0 {
 		st.bytes.take(now, r.bytes, r.byteBurst, more)
 		st.asked[budget.Bytes] += more
 	}
-	st.settle(now, &r, reserved, o)
-	if n := max(o.Samples, 0) + o.Beside; n > 0 {
+	st.replaceReservation(now, &r, reserved, o)
+	if n := max(o.Samples, 0) + o.Extra; n > 0 {
 		st.use.samples += uint64(n)
 		st.asked[budget.Samples] += float64(n)
 		st.learn(o)
@@ -273,17 +272,17 @@ func (st *state) done(now time.Time, length int64, reserved float64, o Outcome) 
 	st.use.bytes += uint64(max(o.Read, 0))
 }
 
-// tooMany rejects what may come again later. The text says what, how much, and what was
-// used.
+// tooMany returns a rejection with 429. The text contains the limit, its value and the
+// current use.
 func (st *state) tooMany(e *limits.Exceeded, wait time.Duration) *Rejection {
 	if st.gateways > 1 {
-		e = e.With(fmt.Sprintf(" at this one of %d gateways, which share the limit", st.gateways))
+		e = e.With(fmt.Sprintf(" at this gateway, which shares the limit with the others of %d gateways", st.gateways))
 	}
 	return &Rejection{Limit: e.Name(), Text: e.Error(), Retry: max(wait, time.Millisecond)}
 }
 
-// BodyTooLarge rejects a request whose body has more bytes than the limit; bytes may be
-// limits.More.
+// BodyTooLarge returns the rejection of a body with more bytes than the limit; bytes may
+// be limits.More.
 func BodyTooLarge(limit, bytes int64) *Rejection {
 	e := limits.MaxBodyBytes.ExceededAt(limit, bytes)
 	return &Rejection{Limit: e.Name(), Text: e.Error()}

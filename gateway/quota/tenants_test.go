@@ -15,22 +15,22 @@ func TestTenantStatesAreBounded(t *testing.T) {
 		s.get(tenantName(i), now)
 	}
 	if n := len(s.top(1 << 20)); n > shardCount*3 {
-		t.Errorf("%d entries", n)
+		t.Errorf("%d entries, want at most 192", n)
 	}
-	// What is idle goes, and what is in debt stays.
+	// Idle entries are dropped, those in debt are not.
 	lim := limits.Limits{SamplesPerSecond: 1e-9}
 	debtor := s.get("debtor", now)
 	if f := debtor.admit(now, &Request{Limits: &lim, Cost: routes.Samples}, budget.Whole(), 1); f != nil {
 		t.Fatal(f.Text)
 	}
 	debtor.done(now, 0, 0, Outcome{Samples: 1000})
-	late := now.Add(tenantIdle + 2*sweepPeriod)
+	later := now.Add(tenantIdle + 2*sweepPeriod)
 	for i := range shardCount {
 		s.shards[i].mu.Lock()
-		s.shards[i].sweep(late)
+		s.shards[i].sweep(later)
 		s.shards[i].mu.Unlock()
 	}
 	if left := s.top(1 << 20); len(left) != 1 || left[0].id != "debtor" {
-		t.Errorf("left are %v", left)
+		t.Errorf("remaining entries = %v, want only debtor", left)
 	}
 }

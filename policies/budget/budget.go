@@ -1,7 +1,7 @@
-// Package budget shares the rate limits of tenants between gateways. Each gateway
-// keeps token buckets of its own and may fill them by its share of a limit only;
-// shares follow demand, which gateways tell each other a few times a second. No
-// request waits for it.
+// Package budget distributes the rate limits of tenants over several gateways. Each
+// gateway has its own token buckets and fills them only with its share of a limit; shares
+// follow the demand, which gateways exchange a few times per second. No request waits for
+// an exchange.
 package budget
 
 import (
@@ -26,20 +26,20 @@ const (
 	dimensions
 )
 
-// Use is what a tenant asks of one gateway, rejected requests included, as a part
-// of its limits: 1 is all of one. A dimension without limit is 0.
+// Use is the demand of a tenant at one gateway, including rejected requests, as a
+// fraction of its limits: 1 is the whole limit. It is 0 in a dimension without a limit.
 type Use [dimensions]float64
 
-// Share is which part of a tenant's limits one gateway may use: of the rates, by
-// which its buckets fill, and of the bursts, which they hold. All are above 0.
+// Share is the fraction of a tenant's limits that one gateway may use: of the rates at
+// which its buckets fill, and of the bursts that they hold. All fractions are above 0.
 type Share struct {
 	Rate, Burst [dimensions]float64
 }
 
-// Whole is the share of a gateway that is the only one.
+// Whole returns the share of a single gateway.
 func Whole() Share { return even(1, 1) }
 
-// Equal is the share of each of some gateways that know nothing of demand.
+// Equal returns the share of each gateway when the demand is unknown.
 func Equal(gateways int) Share {
 	part := 1 / float64(max(gateways, 1))
 	return even(part, part)
@@ -49,68 +49,70 @@ func even(rate, burst float64) Share {
 	return Share{Rate: [dimensions]float64{rate, rate, rate}, Burst: [dimensions]float64{burst, burst, burst}}
 }
 
-// Demands is what one gateway was asked for.
+// Demands is the demand at one gateway, by tenant.
 type Demands map[tenant.ID]Use
 
-// Exchange tells other gateways what this one was asked for, and returns what
-// every gateway that lives was asked for, this one included, by the gateway's ID.
-// A gateway that has not called for two seconds does not live. It may be called
-// again after an error.
+// Exchange publishes the demand at this gateway to other gateways, and returns the demand
+// at every live gateway, including this one, by the gateway's ID. A gateway that has not
+// called Exchange for two seconds is not live. Exchange may be called again after an
+// error.
 type Exchange interface {
 	Exchange(ctx context.Context, id string, mine Demands) (map[string]Demands, error)
 }
 
-// Tenants are the buckets of a gateway.
+// Tenants are the token buckets of a gateway.
 type Tenants interface {
-	// Demands calls visit for every tenant that asked for something lately.
+	// Demands calls visit for every tenant that had requests recently.
 	Demands(visit func(id tenant.ID, u Use))
-	// SetShares replaces all shares. Tenants that have none of their own have rest.
-	// gateways is how many share the limits.
+	// SetShares replaces all shares. rest is the share of tenants that are not in shares.
+	// gateways is the number of gateways that share the limits.
 	SetShares(shares map[tenant.ID]Share, rest Share, gateways int)
 }
 
 const (
-	// told is from which part of an equal share on demand is told to others. Who
-	// asks for less has that much of the rate, which others leave free.
+	// told is the fraction of an equal share from which on demand is published to
+	// other gateways. A tenant with less demand gets this fraction of the rate, which
+	// other gateways leave free.
 	told = 1.0 / 20
-	// least is the part of an equal share that whoever can use it has of the rate,
-	// and everybody of the burst.
+	// least is the minimum fraction of an equal share: of the rate for every gateway
+	// whose demand can use it, and of the burst for every gateway.
 	least = 1.0 / 2
-	// headroom is how many times its demand one may grow to use its least share;
-	// to leave more to who asks for little would take it from who asks for much.
+	// headroom bounds the minimum share to this multiple of the demand. A larger share
+	// for a gateway with little demand would take it from gateways with much.
 	headroom = 4
-	// MaxTenants bounds one exchange. A gateway that has more tells of those who
-	// ask for most; for the others it has the least of the rate, and all know.
+	// MaxTenants bounds the tenants of one exchange. A gateway with more publishes the
+	// ones with the highest demand, and all gateways assign it the minimum share of
+	// the rate for its other tenants.
 	MaxTenants = 10_000
 )
 
-// Options of a Sharer. Durations of 0 are the defaults.
+// Options are the options of New. Durations of 0 select the defaults.
 type Options struct {
-	ID       string // of this gateway; what makes it unique is added
+	ID       string // name of this gateway; New appends a random suffix to make it unique
 	Exchange Exchange
 	Tenants  Tenants
-	// Gateways is how many there are as long as nobody has told; at least 1.
+	// Gateways is the number of gateways to assume before the first exchange; at least 1.
 	Gateways int
-	Every    time.Duration // between exchanges; default 200 ms
-	Keep     time.Duration // how long shares hold without an exchange; default 10 s
+	Every    time.Duration // interval of exchanges; default 200 ms
+	Keep     time.Duration // how long shares stay valid without an exchange; default 10 s
 
 	Now        func() time.Time
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
-// Sharer keeps the shares of one gateway's buckets up to date.
+// Sharer updates the shares of one gateway's buckets.
 type Sharer struct {
 	o         Options
 	exchanges *prometheus.CounterVec
 
 	mu       sync.Mutex
 	gateways int
-	last     time.Time // of the last exchange that worked
+	last     time.Time // of the last successful exchange
 	failing  bool
 }
 
-// New returns a Sharer that has set first shares; Run or Step changes them.
+// New returns a Sharer and sets equal shares; Run or Step updates them.
 func New(o Options) *Sharer {
 	if o.Every == 0 {
 		o.Every = 200 * time.Millisecond
@@ -124,7 +126,7 @@ func New(o Options) *Sharer {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	// Two that had one ID would each take the whole.
+	// Two gateways with the same ID would each use the whole limit.
 	o.ID += "-" + rand.Text()[:8]
 	s := &Sharer{o: o, gateways: max(o.Gateways, 1)}
 	s.exchanges = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -134,11 +136,11 @@ func New(o Options) *Sharer {
 			s.exchanges,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "pallium_gateway_budget_gateways",
-				Help: "Gateways that share the rate limits.",
+				Help: "Number of gateways that share the rate limits.",
 			}, s.countGateways),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "pallium_gateway_budget_exchange_age_seconds",
-				Help: "Since the last exchange that worked; 0 before the first.",
+				Help: "Seconds since the last successful exchange; 0 before the first one.",
 			}, s.age),
 		)
 	}
@@ -161,7 +163,7 @@ func (s *Sharer) age() float64 {
 	return s.o.Now().Sub(s.last).Seconds()
 }
 
-// Run exchanges at once, and then until ctx is done.
+// Run exchanges demand immediately and then periodically until ctx is done.
 func (s *Sharer) Run(ctx context.Context) {
 	tick := time.NewTicker(s.o.Every)
 	defer tick.Stop()
@@ -176,14 +178,14 @@ func (s *Sharer) Run(ctx context.Context) {
 	}
 }
 
-// Step is one exchange.
+// Step makes one exchange.
 func (s *Sharer) Step(ctx context.Context) {
 	mine := s.demands()
 	limited, cancel := context.WithTimeout(ctx, max(s.o.Every, time.Second))
 	defer cancel()
 	all, err := s.o.Exchange.Exchange(limited, s.o.ID, mine)
 	if ctx.Err() != nil {
-		return // the gateway ends
+		return // the gateway is stopping
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,7 +193,7 @@ func (s *Sharer) Step(ctx context.Context) {
 	if err != nil {
 		s.exchanges.WithLabelValues("error").Inc()
 		if !s.failing {
-			s.o.Logger.Warn("demand cannot be exchanged with other gateways; the last shares of rate limits hold for a while, then equal ones",
+			s.o.Logger.Warn("failed to exchange demand with other gateways: keeping the last shares of rate limits for a while, then equal shares",
 				"gateways", s.gateways, "err", err)
 		}
 		s.failing = true
@@ -202,13 +204,13 @@ func (s *Sharer) Step(ctx context.Context) {
 	}
 	s.exchanges.WithLabelValues("ok").Inc()
 	if s.failing {
-		s.o.Logger.Info("demand is exchanged with other gateways again", "gateways", len(all))
+		s.o.Logger.Info("exchange of demand with other gateways works again", "gateways", len(all))
 	}
 	s.failing, s.last, s.gateways = false, now, max(len(all), 1)
 	s.o.Tenants.SetShares(Shares(s.o.ID, all), Rest(s.gateways, len(all[s.o.ID])), s.gateways)
 }
 
-// demands are those that are worth telling.
+// demands returns the demand that is high enough to be published.
 func (s *Sharer) demands() Demands {
 	s.mu.Lock()
 	from := told / float64(s.gateways)
@@ -234,9 +236,10 @@ func (s *Sharer) demands() Demands {
 	return out
 }
 
-// Rest is the share of a tenant that a gateway told nothing about, of which it
-// told tenants in all. Its rate is what others leave free. When demand rises the
-// burst, a second's worth of the least share or more, lasts until others know.
+// Rest returns the share for a tenant whose demand a gateway did not publish; tenants is
+// the number of tenants that the gateway published. The rate is what other gateways leave
+// free. When the demand rises, the burst, which is at least a second's worth of the
+// minimum share, lasts until other gateways know the new demand.
 func Rest(gateways, tenants int) Share {
 	if gateways <= 1 {
 		return Whole()
@@ -248,11 +251,11 @@ func Rest(gateways, tenants int) Share {
 	return even(told/n, least/n)
 }
 
-// Shares computes a gateway's shares from what all gateways were asked for. Those
-// who ask for enough to tell share by demand, but none has less than the least
-// share if it could use that; those who do not, in one dimension or at all, have
-// Rest. Rates and bursts of all gateways add up to 1 at most. It is the same
-// function on every gateway.
+// Shares computes a gateway's shares from the demand at all gateways. Gateways whose
+// demand is high enough to be published share the limit by demand, but each gets at least
+// the minimum share if it can use it; all others, in one dimension or entirely, get Rest.
+// The rates and bursts of all gateways add up to at most 1. Every gateway computes the
+// same function.
 func Shares(id string, all map[string]Demands) map[tenant.ID]Share {
 	out := make(map[tenant.ID]Share, len(all[id]))
 	rest := Rest(len(all), 0)
@@ -261,7 +264,7 @@ func Shares(id string, all map[string]Demands) map[tenant.ID]Share {
 	var asking []float64
 	for t, mine := range all[id] {
 		uses = uses[:0]
-		free := Whole() // for those who tell
+		free := Whole() // what remains for the gateways that published demand
 		for _, of := range all {
 			if u, ok := of[t]; ok {
 				uses = append(uses, u)
@@ -300,9 +303,9 @@ func (s Share) less(o Share) Share {
 	return s
 }
 
-// divide returns which part of 1 is for one of those who ask, by demand. It sorts
-// asking. Those who ask for least come first: theirs is furthest below the floor,
-// and what they have to reach it is no longer there for the others.
+// divide returns the fraction of 1 for one of the demands in asking, which it sorts. The
+// smallest demands come first: they are furthest below the floor, and what raises them to
+// the floor is no longer available to the others.
 func divide(mine float64, asking []float64, gateways int) float64 {
 	slices.Sort(asking)
 	left, sum := 1.0, 0.0
@@ -323,5 +326,5 @@ func divide(mine float64, asking []float64, gateways int) float64 {
 	return left * mine / sum
 }
 
-// capped bounds what one demand counts, so that sums stay exact.
+// capped bounds one demand, so that sums stay exact.
 func capped(u float64) float64 { return min(u, 1e6) }

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// shareOf is what a gateway has of tenant t.
+// shareOf returns a gateway's share of tenant t.
 func shareOf(id string, all map[string]Demands) Share {
 	if s, ok := Shares(id, all)["t"]; ok {
 		return s
@@ -37,15 +37,15 @@ func TestShares(t *testing.T) {
 		rate, burst map[string]float64
 	}{
 		{"alone", map[string]Demands{"a": d(3)}, map[string]float64{"a": 1}, map[string]float64{"a": 1}},
-		{"alone, asked for nothing", map[string]Demands{"a": {}}, map[string]float64{"a": 1}, map[string]float64{"a": 1}},
+		{"alone, no demand", map[string]Demands{"a": {}}, map[string]float64{"a": 1}, map[string]float64{"a": 1}},
 		{"equal", map[string]Demands{"a": d(1), "b": d(1)}, map[string]float64{"a": 0.5, "b": 0.5}, map[string]float64{"a": 0.5, "b": 0.5}},
 		{"by demand", map[string]Demands{"a": d(3), "b": d(1)}, map[string]float64{"a": 0.75, "b": 0.25}, map[string]float64{"a": 0.75, "b": 0.25}},
 		{"not below half of an equal share", map[string]Demands{"a": d(99), "b": d(1)}, map[string]float64{"a": 0.75, "b": 0.25}, map[string]float64{"a": 0.75, "b": 0.25}},
-		{"nor is more left than can be used", map[string]Demands{"a": d(2), "b": d(0.04)}, map[string]float64{"a": 0.840, "b": 0.160}, nil},
-		{"one does not tell", map[string]Demands{"a": d(1), "b": {}}, map[string]float64{"a": 0.975, "b": 0.025}, map[string]float64{"a": 0.75, "b": 0.25}},
-		{"one tells what need not be told", map[string]Demands{"a": d(1), "b": d(0.001)}, map[string]float64{"a": 0.975, "b": 0.025}, map[string]float64{"a": 0.75, "b": 0.25}},
-		{"nine do not tell", nine, map[string]float64{"a": 0.955, "b": 0.005}, map[string]float64{"a": 0.55, "b": 0.05}},
-		{"one could not tell", map[string]Demands{"a": d(1), "b": full}, map[string]float64{"a": 0.75, "b": 0.25}, map[string]float64{"a": 0.75, "b": 0.25}},
+		{"the minimum share is bounded by the demand", map[string]Demands{"a": d(2), "b": d(0.04)}, map[string]float64{"a": 0.840, "b": 0.160}, nil},
+		{"one publishes nothing", map[string]Demands{"a": d(1), "b": {}}, map[string]float64{"a": 0.975, "b": 0.025}, map[string]float64{"a": 0.75, "b": 0.25}},
+		{"one publishes too little demand", map[string]Demands{"a": d(1), "b": d(0.001)}, map[string]float64{"a": 0.975, "b": 0.025}, map[string]float64{"a": 0.75, "b": 0.25}},
+		{"nine publish nothing", nine, map[string]float64{"a": 0.955, "b": 0.005}, map[string]float64{"a": 0.55, "b": 0.05}},
+		{"one has too many tenants to publish", map[string]Demands{"a": d(1), "b": full}, map[string]float64{"a": 0.75, "b": 0.25}, map[string]float64{"a": 0.75, "b": 0.25}},
 	}
 	for _, tt := range tests {
 		for id := range tt.all {
@@ -65,8 +65,8 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// TestSum: whatever gateways tell, what they have of rates and bursts adds up to 1
-// at most, and none has nothing.
+// TestSum checks that the shares of rates and bursts add up to at most 1 whatever
+// gateways publish, and that none is 0.
 func TestSum(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	for range 20_000 {
@@ -90,19 +90,19 @@ func TestSum(t *testing.T) {
 				sum.Rate[k] += s.Rate[k]
 				sum.Burst[k] += s.Burst[k]
 				if !(s.Rate[k] > 0 && s.Rate[k] <= 1 && s.Burst[k] > 0 && s.Burst[k] <= 1) {
-					t.Fatalf("%s has %v of %v", id, s, all)
+					t.Fatalf("share of %s = %v with demand %v", id, s, all)
 				}
 			}
 		}
 		for k := range dimensions {
 			if sum.Rate[k] > 1+1e-9 || sum.Burst[k] > 1+1e-9 {
-				t.Fatalf("shares add up to %v of %v", sum, all)
+				t.Fatalf("shares add up to %v with demand %v", sum, all)
 			}
 		}
 	}
 }
 
-// many is a gateway with more tenants than can be told.
+// many is a gateway with more tenants than it can publish.
 type many struct{ rest Share }
 
 func (m *many) Demands(visit func(tenant.ID, Use)) {
@@ -113,7 +113,8 @@ func (m *many) Demands(visit func(tenant.ID, Use)) {
 
 func (m *many) SetShares(_ map[tenant.ID]Share, rest Share, _ int) { m.rest = rest }
 
-// BenchmarkShares is an exchange of ten gateways that each tell all they may.
+// BenchmarkShares computes an exchange of ten gateways that each publish the maximum
+// number of tenants.
 func BenchmarkShares(b *testing.B) {
 	all := map[string]Demands{}
 	for i := range 10 {
@@ -135,14 +136,14 @@ func TestMaxTenants(t *testing.T) {
 	s.Step(context.Background())
 	mine := h.all[s.o.ID]
 	if _, ok := mine["t-99"]; ok || len(mine) != MaxTenants || mine["t-100"] != (Use{101}) {
-		t.Errorf("%d tenants are told", len(mine))
+		t.Errorf("%d tenants were published", len(mine))
 	}
 	if m.rest != even(0.25, 0.25) {
-		t.Errorf("those not told have %v", m.rest)
+		t.Errorf("share of unpublished tenants = %v", m.rest)
 	}
 }
 
-// hub is an exchange in memory that can fail.
+// hub is an in-memory Exchange that can fail.
 type hub struct {
 	now  *time.Time
 	down bool
@@ -169,7 +170,7 @@ type buckets struct {
 	share    Share
 	gateways int
 	tokens   float64
-	demand   float64 // a second's, as a part of the limit, smoothed
+	demand   float64 // per second, as a fraction of the limit, smoothed
 	asked    float64
 }
 
@@ -186,9 +187,9 @@ func (b *buckets) SetShares(shares map[tenant.ID]Share, rest Share, gateways int
 	}
 }
 
-// TestSimulation: while demand moves between gateways, they let no more through
-// together than the limit, a burst, and what an exchange too late costs; and
-// nearly all of it when there is enough demand.
+// TestSimulation checks that gateways, while demand moves between them, together admit at
+// most the limit, a burst, and the cost of one late exchange; and nearly the limit if
+// there is enough demand.
 func TestSimulation(t *testing.T) {
 	for seed := range int64(8) {
 		rnd := rand.New(rand.NewSource(seed))
@@ -206,7 +207,7 @@ func TestSimulation(t *testing.T) {
 		through, asked, moves := 0.0, 0.0, 0
 		const steps = 5000
 		for k := range steps {
-			if k%100 == 0 { // demand moves to others, altogether twice the limit
+			if k%100 == 0 { // the demand, in total twice the limit, moves
 				moves++
 				sum := 0.0
 				for i := range weights {
@@ -232,18 +233,18 @@ func TestSimulation(t *testing.T) {
 			}
 		}
 		limit := steps * step.Seconds()
-		// A move is seen one exchange late by each, and smoothed over a second.
+		// Each gateway sees a move one exchange later, and smoothed over a second.
 		if most := limit + burst + float64(moves)*step.Seconds()*n; through > most {
-			t.Errorf("seed %d: %.1f seconds' worth let through in %.0f, at most %.1f may be", seed, through, limit, most)
+			t.Errorf("seed %d: admitted the limit of %.1f seconds in %.0f seconds, want at most %.1f", seed, through, limit, most)
 		}
 		if through < 0.9*limit {
-			t.Errorf("seed %d: %.1f of %.0f used though %.0f were asked for", seed, through, limit, asked)
+			t.Errorf("seed %d: admitted %.1f of %.0f although the demand was %.0f", seed, through, limit, asked)
 		}
 	}
 }
 
-// TestLost: the last shares hold for a while without the others, then equal ones;
-// never nothing, never everything.
+// TestLost checks that the last shares stay valid for a while without exchanges, then
+// equal ones are used; never nothing, never everything.
 func TestLost(t *testing.T) {
 	now := time.Unix(0, 0)
 	h := &hub{now: &now, all: map[string]Demands{}, at: map[string]time.Time{}, down: true}
@@ -271,7 +272,7 @@ func TestLost(t *testing.T) {
 	h.down = true
 	step(40)
 	if a.share.Rate[0] < 0.9 {
-		t.Errorf("a moment after the loss: %v", a.share)
+		t.Errorf("shortly after the loss: %v", a.share)
 	}
 	step(20)
 	if a.share != Equal(2) || b.share != Equal(2) {
@@ -282,7 +283,7 @@ func TestLost(t *testing.T) {
 	if a.share.Rate[0] < 0.9 {
 		t.Errorf("back again: %v", a.share)
 	}
-	for range 20 { // b dies
+	for range 20 { // b ends
 		now = now.Add(200 * time.Millisecond)
 		a.asked = 0.2
 		sa.Step(context.Background())
@@ -302,16 +303,16 @@ func TestMetrics(t *testing.T) {
 	s.Step(context.Background())
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	s.Step(ended) // is no error
+	s.Step(ended) // not counted as an error
 	want := `
-# HELP pallium_gateway_budget_exchange_age_seconds Since the last exchange that worked; 0 before the first.
+# HELP pallium_gateway_budget_exchange_age_seconds Seconds since the last successful exchange; 0 before the first one.
 # TYPE pallium_gateway_budget_exchange_age_seconds gauge
 pallium_gateway_budget_exchange_age_seconds 3
 # HELP pallium_gateway_budget_exchanges_total Exchanges of demand with other gateways, by result.
 # TYPE pallium_gateway_budget_exchanges_total counter
 pallium_gateway_budget_exchanges_total{result="error"} 1
 pallium_gateway_budget_exchanges_total{result="ok"} 1
-# HELP pallium_gateway_budget_gateways Gateways that share the rate limits.
+# HELP pallium_gateway_budget_gateways Number of gateways that share the rate limits.
 # TYPE pallium_gateway_budget_gateways gauge
 pallium_gateway_budget_gateways 2
 `

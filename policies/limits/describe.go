@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/policies/nearest"
 )
 
-// Unit says what a limit counts, and so how its value is written.
+// Unit is the unit of a limit. It determines the format of values.
 type Unit string
 
 // The units.
@@ -23,28 +23,28 @@ const (
 	Bytes     Unit = "bytes"      // a whole number
 	Time      Unit = "duration"   // a Prometheus duration such as 90s, 1h30m or 14d
 	Switch    Unit = "switch"     // true or false
-	LabelName Unit = "label name" // the name of a label, not empty
+	LabelName Unit = "label name" // a label name, not empty
 )
 
 // Description is the declaration of one limit.
 type Description struct {
 	Name    string // the key in plans and overrides
 	Unit    Unit
-	Zero    string // what 0 means, or false, or an empty name
+	Zero    string // the meaning of 0, false or an empty name
 	Meaning string
 
-	Default any    `json:"-"` // of the type of the limit's field
-	Max     int64  `json:"-"` // the largest value of a number; 0: maxNumber
-	Counts  string `json:"-"` // what a number that is not of bytes counts, in the plural
-	Burst   string `json:"-"` // of a rate: the limit that is its burst
-	Use     string `json:"-"` // what the error says about the use; %s is the amount
-	Hint    string `json:"-"` // what the error says about how to stay below
+	Default any    `json:"-"` // has the type of the limit's field
+	Max     int64  `json:"-"` // the maximum of a numeric limit; 0: maxNumber
+	Counts  string `json:"-"` // what a number other than bytes counts, in the plural
+	Burst   string `json:"-"` // for a rate: the name of the limit of its burst
+	Use     string `json:"-"` // text of the error about the use; %s is the amount
+	Hint    string `json:"-"` // text of the error about what to do
 }
 
-// Describe lists every limit in the order of the Limits struct.
+// Describe returns all limits in the order of the Limits struct.
 func Describe() []Description { return slices.Clone(table) }
 
-// Names are the keys of all limits.
+// Names returns the keys of all limits.
 func Names() []string {
 	var out []string
 	for _, d := range Describe() {
@@ -53,19 +53,18 @@ func Names() []string {
 	return out
 }
 
-// The largest values; they keep sums of limits within an int64, and numbers
-// exact in JSON.
+// Maximum values. They keep sums of limits within an int64, and numbers exact in JSON.
 const (
 	maxNumber   = 1 << 50
 	maxDuration = 100 * 365 * 24 * time.Hour
 
 	maxLabelName = 1024 // bytes
 
-	// maxSteps is what Prometheus' handler of range queries lets through.
+	// maxSteps is the maximum of Prometheus' handler of range queries.
 	maxSteps = 11_000
 )
 
-// Most is the largest value that a limit of a number may have.
+// Most returns the maximum value of a numeric limit.
 func Most(name string) int64 {
 	l, err := find(name)
 	if err != nil {
@@ -81,7 +80,7 @@ func (d Description) most() int64 {
 	return maxNumber
 }
 
-// Check reports the first value that is out of range.
+// Check returns an error for the first value that is out of range.
 func (l Limits) Check() error {
 	for i, d := range table {
 		if err := d.check(l.field(Limit(i)).Interface()); err != nil {
@@ -91,7 +90,7 @@ func (l Limits) Check() error {
 	return nil
 }
 
-// allowed is the range of a limit's values in words.
+// allowed describes the valid values of a limit.
 func (d Description) allowed() string {
 	switch d.Unit {
 	case PerSecond:
@@ -101,17 +100,17 @@ func (d Description) allowed() string {
 	case Switch:
 		return "true or false"
 	case LabelName:
-		return fmt.Sprintf("the name of a label other than __name__, of 1 to %d bytes", maxLabelName)
+		return fmt.Sprintf("a label name other than __name__, with 1 to %d bytes", maxLabelName)
 	default:
 		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, d.most())
 	}
 }
 
 func (d Description) reject(value any) error {
-	return &Error{Key: d.Name, Message: fmt.Sprintf("limit %s: %v is not allowed; it must be %s", d.Name, value, d.allowed())}
+	return &Error{Key: d.Name, Message: fmt.Sprintf("limit %s: %v is not allowed: it must be %s", d.Name, value, d.allowed())}
 }
 
-// check looks at a value of the type of the limit's field.
+// check validates a value of the type of the limit's field.
 func (d Description) check(value any) error {
 	ok := false
 	switch v := value.(type) {
@@ -138,29 +137,29 @@ func validLabelName(s string) bool {
 	return s != "" && s != model.MetricNameLabel && len(s) <= maxLabelName && utf8.ValidString(s)
 }
 
-// Error is a mistake in a document of limits.
+// Error is a mistake in a document with limits.
 type Error struct {
-	Key     string // the key as it was given
-	Message string // names key and value, and what is allowed
+	Key     string // the key as it was written
+	Message string // contains key, value and the valid values
 }
 
 func (e *Error) Error() string { return e.Message }
 
-// find returns the limit of a name.
+// find returns the limit with the given name.
 func find(key string) (Limit, error) {
 	for i, d := range table {
 		if d.Name == key {
 			return Limit(i), nil
 		}
 	}
-	msg := fmt.Sprintf("there is no limit %q", key)
+	msg := fmt.Sprintf("unknown limit %q", key)
 	if near := nearest.Word(snakeCase(key), Names()); near != "" {
 		msg += fmt.Sprintf("; did you mean %q?", near)
 	}
 	return 0, &Error{Key: key, Message: msg}
 }
 
-// describe returns the declaration of a limit's name.
+// describe returns the declaration of the limit with the given name.
 func describe(key string) (Description, error) {
 	l, err := find(key)
 	if err != nil {
@@ -169,7 +168,8 @@ func describe(key string) (Description, error) {
 	return table[l], nil
 }
 
-// snakeCase is a key as limits are written; users of other JSON APIs try camelCase.
+// snakeCase converts a key to the spelling of limits; users of other JSON APIs try
+// camelCase.
 func snakeCase(key string) string {
 	var b strings.Builder
 	for _, c := range key {

@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// TestDocumentation holds docs/limits.md to the code: every limit with its
-// unit, default and meaning.
+// TestDocumentation compares docs/limits.md with the declarations.
 func TestDocumentation(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/limits.md")
 	if err != nil {
@@ -27,7 +26,7 @@ func TestDocumentation(t *testing.T) {
 		}
 		row := fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", d.Name, d.Unit, value, d.Zero, d.Meaning)
 		if !strings.Contains(string(doc), row) {
-			t.Errorf("docs/limits.md lacks the row\n%s", row)
+			t.Errorf("docs/limits.md does not contain the row\n%s", row)
 		}
 	}
 }

@@ -9,21 +9,22 @@ import (
 	"time"
 )
 
-// Exceeded is the error of a request that exceeds one of its tenant's limits. Its
-// text is for the tenant: it names the limit, its value, the use, and what to do.
-// It is made with the Exceeded of a Limit, so that only a declared limit has one.
+// Exceeded is the error of a request that exceeds one of its tenant's limits. Its text is
+// for the tenant: it contains the limit, its value, the current use, and what to do. It
+// is created by the Exceeded method of a Limit, so that only a declared limit can be
+// exceeded.
 type Exceeded struct {
 	name  string
 	Limit string // the value, with its unit
-	Use   string // what the request wanted or used
-	Hint  string // how to stay below; may be empty
+	Use   string // what the request used or needs
+	Hint  string // what to do; may be empty
 }
 
-// More is a use that is only known to be above the limit.
+// More is the use of a request for which only is known that it is above the limit.
 const More = -1
 
-// Exceeded is the error of a request that exceeds the limit, which is one of lim.
-// used is in the limit's unit (milliseconds for a duration), or More.
+// Exceeded returns the error of a request that exceeds the limit; lim are the tenant's
+// limits. used has the limit's unit (milliseconds for a duration), or is More.
 func (l Limit) Exceeded(lim *Limits, used int64) *Exceeded {
 	d := &table[l]
 	value := d.value(lim.field(l))
@@ -35,34 +36,34 @@ func (l Limit) Exceeded(lim *Limits, used int64) *Exceeded {
 	return d.exceeded(value, used)
 }
 
-// ExceededAt is Exceeded where only the value of a limit is known, in its unit: a
-// part of the request carries it, or something other than the tenant's limits makes
-// it lower.
+// ExceededAt is like Exceeded, for callers that know only the value of the limit, in its
+// unit: because a part of the request carries it, or because something other than the
+// tenant's limits lowers it.
 func (l Limit) ExceededAt(value, used int64) *Exceeded {
 	d := &table[l]
 	return d.exceeded(d.amount(value), used)
 }
 
-// ExceededSetting is the error of a request that exceeds a setting of the
-// configuration, which holds for every tenant.
+// ExceededSetting returns the error of a request that exceeds a setting of the
+// configuration, which applies to all tenants.
 func ExceededSetting(name, value, use, hint string) *Exceeded {
 	return &Exceeded{name: name, Limit: value, Use: use, Hint: hint}
 }
 
-// Name is the name of the limit that is exceeded, as in metrics.
+// Name returns the name of the exceeded limit, as in metrics.
 func (e *Exceeded) Name() string { return e.name }
 
-// Of reports whether the limit is the one that is exceeded.
+// Of reports whether l is the exceeded limit.
 func (e *Exceeded) Of(l Limit) bool { return e.name == l.Name() }
 
-// With adds what the text of the limit's declaration cannot have to the use.
+// With appends a detail to the text about the use.
 func (e *Exceeded) With(detail string) *Exceeded {
 	e.Use += detail
 	return e
 }
 
-// Reason is what a rejected part of a request is told: the reason as in metrics, and
-// the text.
+// Reason returns the reason, as in metrics, and the text for a part of a request that was
+// rejected.
 func (e *Exceeded) Reason() (name, text string) { return e.name, e.Error() }
 
 func (e *Exceeded) Error() string {
@@ -73,8 +74,8 @@ func (e *Exceeded) Error() string {
 	return "limit " + e.name + " of " + e.Limit + " exceeded: " + e.Use + hint
 }
 
-// message is what processes tell each other of an Exceeded. Its fields are a format:
-// processes of different versions run side by side.
+// message is the encoding of an Exceeded between processes. Its fields are a stable
+// format, because processes of different versions run at the same time.
 type message struct{ Name, Limit, Use, Hint string }
 
 // MarshalJSON implements json.Marshaler.
@@ -82,8 +83,7 @@ func (e *Exceeded) MarshalJSON() ([]byte, error) {
 	return json.Marshal(message{Name: e.name, Limit: e.Limit, Use: e.Use, Hint: e.Hint})
 }
 
-// UnmarshalJSON implements json.Unmarshaler. The limit may be one that this version
-// does not know.
+// UnmarshalJSON implements json.Unmarshaler. The limit may be unknown to this version.
 func (e *Exceeded) UnmarshalJSON(data []byte) error {
 	var m message
 	if err := json.Unmarshal(data, &m); err != nil {
@@ -93,7 +93,7 @@ func (e *Exceeded) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// exceeded makes the error. It is made for each sample that is rejected, so it is quick.
+// exceeded creates the error. It is called for every rejected sample, so it must be fast.
 func (d *Description) exceeded(value string, used int64) *Exceeded {
 	use := d.Use
 	if before, after, ok := strings.Cut(use, "%s"); ok {
@@ -106,7 +106,7 @@ func (d *Description) exceeded(value string, used int64) *Exceeded {
 	return &Exceeded{name: d.Name, Limit: value, Use: use, Hint: d.Hint}
 }
 
-// value is the value of the limit's field as errors have it.
+// value formats the value of the limit's field for errors.
 func (d *Description) value(field reflect.Value) string {
 	switch d.Unit {
 	case PerSecond:
@@ -119,7 +119,7 @@ func (d *Description) value(field reflect.Value) string {
 	return d.amount(field.Int())
 }
 
-// amount is so much of what the limit counts. A duration is in milliseconds.
+// amount formats a number with what the limit counts. A duration is in milliseconds.
 func (d *Description) amount(n int64) string {
 	switch d.Unit {
 	case Bytes:

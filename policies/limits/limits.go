@@ -1,7 +1,7 @@
-// Package limits has the limits of a tenant: their declarations, the struct that
-// every part of Pallium reads them from, the errors of requests that exceed them,
-// the named plans and per-tenant overrides that they are made of, and their
-// validation. It is pure: storage is authn/control's.
+// Package limits defines the limits of a tenant: their declarations, the struct from
+// which every part of Pallium reads them, the errors of requests that exceed them, the
+// plans and per-tenant overrides that set them, and their validation. It is pure:
+// authn/control stores them.
 package limits
 
 //go:generate go run ./generate
@@ -12,24 +12,24 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Duration is written as Prometheus writes it ("14d", "1h30m"); "0s" is zero.
+// Duration is a duration in the format of Prometheus ("14d", "1h30m"); "0s" is zero.
 type Duration = model.Duration
 
-// Limit identifies one of the limits: its place in the declarations, and that of its
-// field in Limits.
+// Limit identifies a limit by its index in the declarations, which is also the index of
+// its field in Limits.
 type Limit int
 
-// table has the declarations. It is never changed: a request may have thousands of
-// samples that exceed a limit, each of which needs the declaration.
+// table holds the declarations and is never changed. It avoids creating them for each of
+// the thousands of samples of a request that may exceed a limit.
 var table = declared()
 
-// Name is the limit's key in plans, overrides, the admin API and errors.
+// Name returns the limit's key in plans, overrides, the admin API and errors.
 func (l Limit) Name() string { return table[l].Name }
 
-// field is the struct field of a limit; it is settable.
+// field returns the settable struct field of a limit.
 func (l *Limits) field(limit Limit) reflect.Value { return reflect.ValueOf(l).Elem().Field(int(limit)) }
 
-// Default are the limits of a tenant without plan and overrides.
+// Default returns the limits of a tenant without plan and overrides.
 func Default() Limits {
 	var l Limits
 	for i, d := range table {

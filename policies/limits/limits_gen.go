@@ -8,7 +8,7 @@ type Limits struct {
 	// RequestsPerSecond: requests of the tenant at the edge.
 	// 0 means unlimited.
 	RequestsPerSecond float64 `yaml:"requests_per_second" json:"requests_per_second"`
-	// RequestBurst: requests that may come at once.
+	// RequestBurst: requests that may arrive at once.
 	// 0 means one second's worth.
 	RequestBurst int `yaml:"request_burst" json:"request_burst"`
 	// SamplesPerSecond: samples written.
@@ -20,7 +20,7 @@ type Limits struct {
 	// BytesPerSecond: bytes of request bodies as sent.
 	// 0 means unlimited.
 	BytesPerSecond float64 `yaml:"bytes_per_second" json:"bytes_per_second"`
-	// ByteBurst: bytes of request bodies that may come at once.
+	// ByteBurst: bytes of request bodies that may arrive at once.
 	// 0 means one second's worth.
 	ByteBurst int `yaml:"byte_burst" json:"byte_burst"`
 	// MaxBodyBytes: size of one request body as sent.
@@ -29,10 +29,10 @@ type Limits struct {
 	// MaxDecodedBytes: size of one request body after decompression.
 	// 0 means unlimited.
 	MaxDecodedBytes int64 `yaml:"max_decoded_bytes" json:"max_decoded_bytes"`
-	// MaxConcurrentRequests: requests under way at once.
+	// MaxConcurrentRequests: requests in progress at the same time.
 	// 0 means unlimited.
 	MaxConcurrentRequests int `yaml:"max_concurrent_requests" json:"max_concurrent_requests"`
-	// MaxActiveSeries: series that got samples lately.
+	// MaxActiveSeries: series that had a sample within the last 30 minutes.
 	// 0 means unlimited.
 	MaxActiveSeries int `yaml:"max_active_series" json:"max_active_series"`
 	// MaxLabelsPerSeries: labels of one series.
@@ -44,22 +44,22 @@ type Limits struct {
 	// MaxLabelValueLength: length of a label value.
 	// 0 means unlimited.
 	MaxLabelValueLength int `yaml:"max_label_value_length" json:"max_label_value_length"`
-	// MaxExemplars: exemplars kept in memory.
-	// 0 means none are kept.
+	// MaxExemplars: exemplars in memory.
+	// 0 means no exemplars are stored.
 	MaxExemplars int `yaml:"max_exemplars" json:"max_exemplars"`
-	// MaxMetadataMetrics: metrics that have a type, help or unit kept.
+	// MaxMetadataMetrics: metrics with a stored type, help or unit.
 	// 0 means unlimited.
 	MaxMetadataMetrics int `yaml:"max_metadata_metrics" json:"max_metadata_metrics"`
-	// MaxHistogramBuckets: buckets of one native histogram sample; one with more is reduced in resolution as far as that goes.
+	// MaxHistogramBuckets: buckets of one native histogram sample; the resolution of a larger one is reduced if possible.
 	// 0 means unlimited.
 	MaxHistogramBuckets int `yaml:"max_histogram_buckets" json:"max_histogram_buckets"`
-	// AcceptHASamples: whether one of several replicas of a sender is elected, and only its samples are kept.
-	// False means all samples are kept.
+	// AcceptHASamples: whether one of several replicas of a sender is elected, and only its samples are accepted.
+	// False means the samples of all replicas are accepted.
 	AcceptHASamples bool `yaml:"accept_ha_samples" json:"accept_ha_samples"`
-	// HAClusterLabel: label that names what the replicas are replicas of.
+	// HAClusterLabel: label with the name of the sender that the replicas belong to.
 	// Empty is not allowed.
 	HAClusterLabel string `yaml:"ha_cluster_label" json:"ha_cluster_label"`
-	// HAReplicaLabel: label that names the replica; it is taken off the samples that are kept.
+	// HAReplicaLabel: label with the name of the replica; it is removed from accepted samples.
 	// Empty is not allowed.
 	HAReplicaLabel string `yaml:"ha_replica_label" json:"ha_replica_label"`
 	// HAMaxClusters: values of the cluster label seen within an hour.
@@ -71,13 +71,13 @@ type Limits struct {
 	// FutureGrace: how far ahead of now a sample may be.
 	// 0 means any time.
 	FutureGrace Duration `yaml:"future_grace" json:"future_grace"`
-	// Retention: how long samples are kept.
-	// 0 means for ever.
+	// Retention: how long samples are stored.
+	// 0 means forever.
 	Retention Duration `yaml:"retention" json:"retention"`
-	// MaxQueryRange: time that one query may span, with what its selectors look back.
+	// MaxQueryRange: time that one query may span, including the ranges of its selectors.
 	// 0 means unlimited.
 	MaxQueryRange Duration `yaml:"max_query_range" json:"max_query_range"`
-	// MaxQuerySteps: steps of a range query; it has a point more for each series. No more than 11000 are possible, as in Prometheus.
+	// MaxQuerySteps: steps of a range query, which has one more point than steps for each series. The maximum is 11000, as in Prometheus.
 	// 0 means 11000.
 	MaxQuerySteps int `yaml:"max_query_steps" json:"max_query_steps"`
 	// MaxQuerySeries: series that one query may select.
@@ -89,20 +89,20 @@ type Limits struct {
 	// QueryTimeout: how long one query may run.
 	// 0 means unlimited.
 	QueryTimeout Duration `yaml:"query_timeout" json:"query_timeout"`
-	// MaxConcurrentQueries: queries under way at once.
+	// MaxConcurrentQueries: queries in progress at the same time.
 	// 0 means unlimited.
 	MaxConcurrentQueries int `yaml:"max_concurrent_queries" json:"max_concurrent_queries"`
 	// MaxQueryLength: length of a query's expression, or of all its selectors together.
 	// 0 means unlimited.
 	MaxQueryLength int `yaml:"max_query_length" json:"max_query_length"`
-	// MaxQueuedQueries: queries that wait for others of the tenant to end.
-	// 0 means none wait.
+	// MaxQueuedQueries: queries that wait for other queries of the tenant to finish.
+	// 0 means no queue.
 	MaxQueuedQueries int `yaml:"max_queued_queries" json:"max_queued_queries"`
-	// MaxRegexInstructions: size of the regular expressions of one query, compiled.
+	// MaxRegexInstructions: size of the compiled regular expressions of one query.
 	// 0 means unlimited.
 	MaxRegexInstructions int `yaml:"max_regex_instructions" json:"max_regex_instructions"`
-	// MaxMemoryBytes: memory that requests under way hold in one process.
-	// 0 means what a process allows.
+	// MaxMemoryBytes: memory that requests in progress hold in one process.
+	// 0 means limited only by the process.
 	MaxMemoryBytes int64 `yaml:"max_memory_bytes" json:"max_memory_bytes"`
 }
 

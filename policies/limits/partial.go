@@ -15,9 +15,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Partial is a document that sets some of the limits: a plan, or a tenant's
-// overrides. Decoding it from JSON or YAML, or making it with Set, checks every
-// key and value. The zero Partial sets nothing. Copies are independent.
+// Partial is a document that sets some of the limits: a plan, or a tenant's overrides.
+// Every key and value is checked when a Partial is decoded from JSON or YAML and in Set.
+// The zero Partial sets nothing. Copies are independent.
 type Partial struct {
 	values map[string]any // values have the type of the limit's field
 }
@@ -28,14 +28,14 @@ type Plan struct {
 	Limits Partial
 }
 
-// Merge lays documents over the defaults, later ones winning: the plan, then
-// the tenant's overrides.
+// Merge applies documents to the defaults in order: the plan, then the tenant's
+// overrides. Later documents take precedence.
 func Merge(defaults Limits, layers ...Partial) Limits {
 	for _, layer := range layers {
 		for name, value := range layer.values {
 			l, err := find(name)
 			if err != nil {
-				continue // decoding lets no other name in
+				continue // cannot happen: decoding rejects unknown names
 			}
 			f := defaults.field(l)
 			switch v := value.(type) {
@@ -55,7 +55,7 @@ func Merge(defaults Limits, layers ...Partial) Limits {
 	return defaults
 }
 
-// Set sets one limit from text, as the command line gives it.
+// Set sets one limit from text in the format of the command line.
 func (p *Partial) Set(key, value string) error {
 	d, err := describe(key)
 	if err != nil {
@@ -69,7 +69,8 @@ func (p *Partial) Set(key, value string) error {
 	return nil
 }
 
-// Unset removes a limit from the document; the layer below shows again.
+// Unset removes a limit from the document, so that the value of the plan or the default
+// applies again.
 func (p *Partial) Unset(key string) error {
 	if _, err := describe(key); err != nil {
 		return err
@@ -78,7 +79,7 @@ func (p *Partial) Unset(key string) error {
 	return nil
 }
 
-// change works on a copy: copies of a Partial share their values.
+// change modifies a copy of the values, because copies of a Partial share them.
 func (p *Partial) change(f func(map[string]any)) {
 	values := maps.Clone(p.values)
 	if values == nil {
@@ -88,7 +89,7 @@ func (p *Partial) change(f func(map[string]any)) {
 	p.values = values
 }
 
-// Keys are the limits that the document sets, sorted.
+// Keys returns the names of the limits that the document sets, sorted.
 func (p Partial) Keys() []string { return slices.Sorted(maps.Keys(p.values)) }
 
 // Get returns the value of a limit as text, and whether the document sets it.
@@ -97,8 +98,7 @@ func (p Partial) Get(key string) (string, bool) {
 	return fmt.Sprint(v), ok
 }
 
-// parse reads a value and checks it; the result has the kind of the
-// limit's field.
+// parse parses and checks a value.
 func (d Description) parse(text string) (any, error) {
 	var v any
 	var err error
@@ -127,8 +127,8 @@ func (d Description) parse(text string) (any, error) {
 	return v, d.check(v)
 }
 
-// UnmarshalJSON reads an object of limits. Numbers may not be written as
-// strings; durations must be.
+// UnmarshalJSON decodes an object of limits. Numbers must not be written as strings;
+// durations must be.
 func (p *Partial) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
@@ -164,14 +164,14 @@ func (p *Partial) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// add takes a decoded value: a json.Number, a string or a bool.
+// add sets a limit from a decoded value: a json.Number, a string or a bool.
 func (p *Partial) add(key string, value any) error {
 	d, err := describe(key)
 	if err != nil {
 		return err
 	}
 	if _, twice := p.values[key]; twice {
-		return &Error{Key: key, Message: fmt.Sprintf("limit %s stands twice", key)}
+		return &Error{Key: key, Message: fmt.Sprintf("limit %s appears twice: remove one of the two", key)}
 	}
 	switch v := value.(type) {
 	case json.Number:
@@ -194,7 +194,7 @@ func (p *Partial) add(key string, value any) error {
 	}
 }
 
-// MarshalJSON writes the document with sorted keys.
+// MarshalJSON encodes the document with sorted keys.
 func (p Partial) MarshalJSON() ([]byte, error) {
 	if p.values == nil {
 		return []byte("{}"), nil
@@ -202,7 +202,7 @@ func (p Partial) MarshalJSON() ([]byte, error) {
 	return json.Marshal(p.values)
 }
 
-// UnmarshalYAML reads a mapping of limits, as in the config file.
+// UnmarshalYAML decodes a mapping of limits, as in the configuration file.
 func (p *Partial) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		*p = Partial{}
@@ -229,7 +229,7 @@ func (p *Partial) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// MarshalYAML writes the document with sorted keys.
+// MarshalYAML encodes the document with sorted keys.
 func (p Partial) MarshalYAML() (any, error) {
 	if p.values == nil {
 		return map[string]any{}, nil

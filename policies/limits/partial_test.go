@@ -12,8 +12,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// TestDescribeIsComplete holds the list of descriptions to the struct: same
-// names, same order, json the same as yaml, units that fit the types.
+// TestDescribeIsComplete compares the descriptions with the struct: names, order, tags
+// and units.
 func TestDescribeIsComplete(t *testing.T) {
 	typ := reflect.TypeFor[Limits]()
 	ds := Describe()
@@ -23,14 +23,14 @@ func TestDescribeIsComplete(t *testing.T) {
 	for i, d := range ds {
 		f := typ.Field(i)
 		if f.Tag.Get("yaml") != d.Name || f.Tag.Get("json") != d.Name {
-			t.Errorf("description %d is of %s, the field is %s with yaml %q, json %q", i, d.Name, f.Name, f.Tag.Get("yaml"), f.Tag.Get("json"))
+			t.Errorf("description %d is %s, but the field is %s with yaml %q, json %q", i, d.Name, f.Name, f.Tag.Get("yaml"), f.Tag.Get("json"))
 		}
 		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName}}[f.Type.String()]
 		if !slices.Contains(fits, d.Unit) {
 			t.Errorf("%s: unit %s does not fit type %s", d.Name, d.Unit, f.Type)
 		}
 		if d.Meaning == "" || d.Zero == "" {
-			t.Errorf("%s is not described", d.Name)
+			t.Errorf("%s has no description", d.Name)
 		}
 	}
 	if err := Default().Check(); err != nil {
@@ -67,32 +67,32 @@ func TestMerge(t *testing.T) {
 		}
 		var back Partial
 		if err := yaml.Unmarshal(b, &back); err != nil || !reflect.DeepEqual(back, over) {
-			t.Errorf("%s came back as %v, %v", b, back, err)
+			t.Errorf("decoding of %s = %v, %v", b, back, err)
 		}
 	}
 }
 
 func TestRejections(t *testing.T) {
 	for doc, want := range map[string]string{
-		`{"max_activ_series": 1}`:            `there is no limit "max_activ_series"; did you mean "max_active_series"?`,
+		`{"max_activ_series": 1}`:            `unknown limit "max_activ_series"; did you mean "max_active_series"?`,
 		`{"maxActiveSeries": 1}`:             `did you mean "max_active_series"?`,
 		`{"samples_per_sec": 1}`:             `did you mean "samples_per_second"?`,
-		`{"max_active_series": -1}`:          `limit max_active_series: -1 is not allowed; it must be a whole number from 0 (unlimited)`,
+		`{"max_active_series": -1}`:          `limit max_active_series: -1 is not allowed: it must be a whole number from 0 (unlimited)`,
 		`{"max_active_series": 1.5}`:         `limit max_active_series: "1.5" is not allowed`,
 		`{"max_active_series": "5"}`:         `limit max_active_series: "5" is not allowed`,
 		`{"max_active_series": 1e30}`:        `"1e30" is not allowed`,
 		`{"max_active_series": null}`:        `<nil> is not allowed`,
 		`{"max_active_series": [1]}`:         `is not allowed`,
 		`{"max_active_series": true}`:        `limit max_active_series: true is not allowed`,
-		`{"retention": 30}`:                  `limit retention: 30 is not allowed; it must be a duration such as 90s, 1h30m or 14d, from 0s (for ever)`,
+		`{"retention": 30}`:                  `limit retention: 30 is not allowed: it must be a duration such as 90s, 1h30m or 14d, from 0s (forever)`,
 		`{"retention": "30 days"}`:           `limit retention: "30 days" is not allowed`,
 		`{"retention": "-1d"}`:               `limit retention: "-1d" is not allowed`,
 		`{"retention": "101y"}`:              `limit retention: 101y is not allowed`,
-		`{"requests_per_second": -0.1}`:      `limit requests_per_second: -0.1 is not allowed; it must be a number from 0`,
-		`{"byte_burst": 1, "byte_burst": 2}`: `limit byte_burst stands twice`,
-		`{"accept_ha_samples": "true"}`:      `limit accept_ha_samples: "true" is not allowed; it must be true or false`,
+		`{"requests_per_second": -0.1}`:      `limit requests_per_second: -0.1 is not allowed: it must be a number from 0`,
+		`{"byte_burst": 1, "byte_burst": 2}`: `limit byte_burst appears twice`,
+		`{"accept_ha_samples": "true"}`:      `limit accept_ha_samples: "true" is not allowed: it must be true or false`,
 		`{"accept_ha_samples": 1}`:           `limit accept_ha_samples: "1" is not allowed`,
-		`{"ha_cluster_label": 1}`:            `limit ha_cluster_label: 1 is not allowed; it must be the name of a label`,
+		`{"ha_cluster_label": 1}`:            `limit ha_cluster_label: 1 is not allowed: it must be a label name`,
 		`{"ha_cluster_label": true}`:         `limit ha_cluster_label: true is not allowed`,
 		`{"ha_cluster_label": ""}`:           `limit ha_cluster_label:  is not allowed`,
 		`{"ha_replica_label": "__name__"}`:   `limit ha_replica_label: __name__ is not allowed`,
@@ -116,10 +116,10 @@ func TestRejections(t *testing.T) {
 	}
 	var p Partial
 	if err := p.Set("requests_per_second", "NaN"); err == nil {
-		t.Error("NaN was taken")
+		t.Error("Set accepted NaN")
 	}
 	if err := p.Unset("nonsense"); err == nil {
-		t.Error("an unknown limit was unset")
+		t.Error("Unset accepted an unknown limit")
 	}
 }
 
@@ -158,7 +158,7 @@ func FuzzPartial(f *testing.F) {
 		}
 		var back Partial
 		if err := json.Unmarshal(text, &back); err != nil || Merge(Default(), back) != Merge(Default(), p) {
-			t.Errorf("%s came back as %v, %v", text, back, err)
+			t.Errorf("decoding of %s = %v, %v", text, back, err)
 		}
 	})
 }

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Word returns the known word that a mistyped one probably means: one that differs in
-// at most a third of its characters, or else has all its parts between underscores. It
-// returns "" when there is none.
+// Word returns the known word that a mistyped one probably means: the closest one that
+// differs in at most a third of its characters, or else one that contains all the parts
+// of the word between underscores. It returns "" if there is none.
 func Word(word string, known []string) string {
 	const longest = 64
 	word = strings.ToLower(word[:min(len(word), longest)])
@@ -29,7 +29,7 @@ func closest(word string, known []string, fits func(string) bool) string {
 	return best
 }
 
-// hasParts reports whether a word has at least two parts, and k all of them.
+// hasParts reports whether word has at least two parts and k contains all of them.
 func hasParts(k, word string) bool {
 	parts, of := strings.Split(word, "_"), strings.Split(k, "_")
 	for _, p := range parts {
@@ -40,8 +40,8 @@ func hasParts(k, word string) bool {
 	return len(parts) > 1
 }
 
-// distance is the number of bytes to insert, delete, replace or swap with the next one
-// to get from a to b (optimal string alignment).
+// distance returns the number of bytes to insert, delete, replace or swap with the next
+// one to get from a to b (optimal string alignment).
 func distance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

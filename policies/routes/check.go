@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Check returns what is wrong with a table: columns that are missing or contradict each
-// other, and paths that two routes could both answer.
+// Check returns an error if the table is invalid: if columns are missing or contradict
+// each other, or if two routes match the same path.
 func Check(table []Route) error {
 	names, paths := map[string]bool{}, []string{}
 	for i := range table {
@@ -18,7 +18,7 @@ func Check(table []Route) error {
 			return err
 		}
 		if names[r.Name] {
-			return fmt.Errorf("the name %s appears twice in the route table", r.Name)
+			return fmt.Errorf("route name %s appears twice in the route table", r.Name)
 		}
 		names[r.Name] = true
 		for _, p := range r.Paths {
@@ -35,7 +35,7 @@ func Check(table []Route) error {
 
 func checkRoute(r *Route) error {
 	if r.Name == "" || len(r.Methods) == 0 || len(r.Paths) == 0 {
-		return fmt.Errorf("route %q %q has no name, no methods or no path", r.Name, r.Paths)
+		return fmt.Errorf("route %q with paths %q must have a name, a method and a path", r.Name, r.Paths)
 	}
 	for _, p := range r.Paths {
 		if err := checkPath(p, r.Paths[0]); err != nil {
@@ -43,24 +43,24 @@ func checkRoute(r *Route) error {
 		}
 	}
 	if (r.Scope == "") != (r.Kind == Open) {
-		return errors.New("route " + r.Name + ": only an open route has no scope")
+		return errors.New("route " + r.Name + ": open routes must not have a scope, all other routes must have one")
 	}
 	if r.Scope != "" && !r.Scope.Valid() {
 		return fmt.Errorf("route %s: %q is not a scope", r.Name, r.Scope)
 	}
 	if !fits(r) {
-		return fmt.Errorf("route %s: its kind, its cost (%s) and what answers it do not fit together", r.Name, r.Cost)
+		return fmt.Errorf("route %s: its kind, cost (%s) and handler contradict each other", r.Name, r.Cost)
 	}
 	if r.By == Prometheus && !strings.HasPrefix(r.Upstream(), PrometheusAPI+"/") {
-		return fmt.Errorf("route %s: Prometheus' own API is under %s", r.Name, PrometheusAPI)
+		return fmt.Errorf("route %s: the paths of Prometheus' own API begin with %s", r.Name, PrometheusAPI)
 	}
 	return nil
 }
 
-// param is the only parameter that a path may have, in one segment.
+// param is the only parameter that a path may contain; it is one segment.
 const param = "{name}"
 
-// checkPath checks one path of a route, whose first path is given too.
+// checkPath checks one path of a route against its first path.
 func checkPath(path, first string) error {
 	if !strings.HasPrefix(path, "/") || strings.Contains(path, "*") {
 		return errors.New("is not an exact path")
@@ -70,16 +70,16 @@ func checkPath(path, first string) error {
 		if s == param {
 			n++
 		} else if strings.ContainsAny(s, "{}") {
-			return errors.New("has another parameter than " + param)
+			return errors.New("has a parameter other than " + param)
 		}
 	}
 	if n > 1 || n != strings.Count(first, param) {
-		return errors.New("must have " + param + " once, if the first path has it")
+		return errors.New("must contain " + param + " once if the first path of the route contains it, and not otherwise")
 	}
 	return nil
 }
 
-// fits reports whether kind, cost and answerer of a route belong together.
+// fits reports whether kind, cost and handler of a route are consistent.
 func fits(r *Route) bool {
 	switch r.Kind {
 	case Open:
@@ -94,7 +94,7 @@ func fits(r *Route) bool {
 	return false
 }
 
-// overlap reports whether some path fits both patterns.
+// overlap reports whether a path can match both patterns.
 func overlap(a, b string) bool {
 	as, bs := segments(a), segments(b)
 	if len(as) != len(bs) {
@@ -108,8 +108,8 @@ func overlap(a, b string) bool {
 	return true
 }
 
-// CheckHandlers returns an error that names the routes of a table that have no handler,
-// and the handlers that have no route. Handlers are named as their routes are.
+// CheckHandlers returns an error that names all routes without a handler and all handlers
+// without a route. Handlers have the names of their routes.
 func CheckHandlers(table []Route, handlers iter.Seq[string]) error {
 	have := slices.Sorted(handlers)
 	var names []string

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestRoutesAreDocumented keeps docs/gateway.md and the route table the same.
+// TestRoutesAreDocumented compares docs/gateway.md with the route table.
 func TestRoutesAreDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/gateway.md")
 	if err != nil {
@@ -31,7 +31,7 @@ func TestRoutesAreDocumented(t *testing.T) {
 	}
 }
 
-// TestCostsAreDocumented: docs/gateway.md says what each class of cost is.
+// TestCostsAreDocumented checks that docs/gateway.md describes each class of cost.
 func TestCostsAreDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/gateway.md")
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package routes is the table of what clients may ask for. The gateway and the
-// backend's API bind their handlers to it by name, and do not start when a handler
-// is missing. What is not in the table does not exist.
+// Package routes is the table of all paths that clients can use. The gateway and the
+// backend's API bind their handlers to it by name, and do not start if a handler is
+// missing. All other paths are 404.
 package routes
 
 import (
@@ -10,32 +10,32 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Kind is what a route does, which decides how its errors read and whether it needs a
-// credential.
+// Kind is the kind of a route. It determines the format of its errors and whether it
+// requires a credential.
 type Kind int
 
 // The kinds of routes.
 const (
-	Read  Kind = iota + 1 // goes to the backend; errors are Prometheus' JSON
-	Write                 // goes to the backend; errors are plain text, since Prometheus logs the first line
-	Open                  // answered by the gateway, without a credential
-	Local                 // answered by the gateway, with a credential
+	Read  Kind = iota + 1 // handled by the backend; errors have Prometheus' JSON format
+	Write                 // handled by the backend; errors are plain text, because Prometheus logs the first line
+	Open                  // handled by the gateway, without a credential
+	Local                 // handled by the gateway, with a credential
 )
 
-// Cost is which of its tenant's budgets a request uses.
+// Cost determines which of its tenant's budgets a request uses.
 type Cost int
 
-// The classes of cost. Each one includes those above it, but for Samples, which
-// does not include Query.
+// The classes of cost. Each one includes those above it, except that Samples does not
+// include Query.
 const (
-	Free    Cost = iota + 1 // none: it is not known whose request it is
+	Free    Cost = iota + 1 // none, because the tenant is unknown
 	Request                 // requests_per_second, and bytes_per_second for its body
-	Place                   // one of max_concurrent_requests, and a place in the gateway's fair gate
+	Place                   // one of max_concurrent_requests, and one of the gateway's max_in_flight
 	Query                   // one of the backend's max_concurrent_queries
 	Samples                 // samples_per_second
 )
 
-// String returns the name that docs/gateway.md has for the class.
+// String returns the name of the class in docs/gateway.md.
 func (c Cost) String() string {
 	switch c {
 	case Free:
@@ -52,32 +52,32 @@ func (c Cost) String() string {
 	return "unknown"
 }
 
-// Answerer is what answers a route.
+// Answerer is the component that handles a route.
 type Answerer int
 
-// Those who answer.
+// The components that handle routes.
 const (
 	Gateway    Answerer = iota + 1 // a handler of the gateway
 	Backend                        // a handler of the backend's API
-	Prometheus                     // Prometheus' own API, in the backend, under PrometheusAPI
+	Prometheus                     // Prometheus' own API in the backend, below PrometheusAPI
 )
 
-// PrometheusAPI is where the backend has Prometheus' own API.
+// PrometheusAPI is the path prefix of Prometheus' own API in the backend.
 const PrometheusAPI = "/prometheus/api/v1"
 
-// Route is one line of the table.
+// Route is one row of the table.
 type Route struct {
-	Name    string       // unique; binds the handler, and is a label in metrics and logs
+	Name    string       // unique; binds the handler, and is used in metrics and logs
 	Methods []string     //
-	Paths   []string     // exact, but for {name}, which is one segment; the first is the backend's
-	Scope   tenant.Scope // that the credential needs; "" for open routes
+	Paths   []string     // exact, except that {name} matches one segment; the first one is the backend's
+	Scope   tenant.Scope // required of the credential; "" for open routes
 	Kind    Kind
 	Cost    Cost
 	By      Answerer
 }
 
-// Upstream returns the path that the backend is asked for, by whichever path the client
-// asked. It has {name} where the client's path has it.
+// Upstream returns the path of the request to the backend, for all paths of the route. It
+// contains {name} if the client's path does.
 func (r *Route) Upstream() string { return r.Paths[0] }
 
 // Table returns all routes, in the order of the documentation.
@@ -108,7 +108,8 @@ func Table() []Route {
 	}
 }
 
-// query returns the paths of a route of the query API: Mimir's, and Cortex' old one.
+// query returns the paths of a route of the query API: Mimir's, and the old one of
+// Cortex.
 func query(path string) []string {
 	return []string{PrometheusAPI + "/" + path, "/api/prom/api/v1/" + path}
 }

@@ -10,8 +10,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestRouteTable: a table whose columns contradict each other, or whose paths overlap, is
-// not served.
+// TestRouteTable checks that invalid tables are rejected.
 func TestRouteTable(t *testing.T) {
 	if err := Check(Table()); err != nil {
 		t.Fatal(err)
@@ -33,9 +32,9 @@ func TestRouteTable(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		table []Route
-		err   string // "" if the table is right
+		err   string // "": valid
 	}{
-		{"right", one(func(*Route) {}), ""},
+		{"valid", one(func(*Route) {}), ""},
 		{"same", paths("/a", "/a"), "overlap"},
 		{"same in one route", one(func(r *Route) { r.Paths = []string{"/a", "/b", "/a"} }), "overlap"},
 		{"parameter", paths("/a/{name}", "/a/b"), "overlap"},
@@ -43,29 +42,29 @@ func TestRouteTable(t *testing.T) {
 		{"parameters apart", paths("/{name}/b", "/a/{name}/c"), ""},
 		{"wildcard", paths("/a/*"), "exact"},
 		{"relative", paths("a"), "exact"},
-		{"another parameter", paths("/a/{group}"), "another parameter"},
-		{"half a parameter", paths("/a/x{name}"), "another parameter"},
+		{"another parameter", paths("/a/{group}"), "a parameter other than"},
+		{"half a parameter", paths("/a/x{name}"), "a parameter other than"},
 		{"two parameters", paths("/{name}/{name}"), "once"},
 		{"a parameter that the backend lacks", one(func(r *Route) { r.Paths = []string{"/a", "/b/{name}"} }), "once"},
 		{"a parameter that the client lacks", one(func(r *Route) { r.Paths = []string{"/b/{name}", "/a"} }), "once"},
 		{"no scope", one(func(r *Route) { r.Scope = "" }), "scope"},
 		{"no such", one(func(r *Route) { r.Scope = "x" }), "not a scope"},
 		{"open scoped", one(func(r *Route) { r.Kind, r.Cost, r.By = Open, Free, Gateway }), "scope"},
-		{"no name", one(func(r *Route) { r.Name = "" }), "no name"},
-		{"no method", one(func(r *Route) { r.Methods = nil }), "no name"},
-		{"no path", one(func(r *Route) { r.Paths = nil }), "no path"},
+		{"no name", one(func(r *Route) { r.Name = "" }), "must have a name"},
+		{"no method", one(func(r *Route) { r.Methods = nil }), "must have a name"},
+		{"no path", one(func(r *Route) { r.Paths = nil }), "must have a name"},
 		{"same name", append(paths("/b"), one(func(r *Route) { r.Name = "a" })...), "twice"},
-		{"no kind", one(func(r *Route) { r.Kind = 0 }), "fit"},
-		{"no cost", one(func(r *Route) { r.Cost = 0 }), "fit"},
-		{"nobody answers", one(func(r *Route) { r.By = 0 }), "fit"},
-		{"an open route at the backend", one(func(r *Route) { r.Kind, r.Scope, r.Cost = Open, "", Free }), "fit"},
-		{"an open route with a cost", one(func(r *Route) { r.Kind, r.Scope, r.By = Open, "", Gateway }), "fit"},
-		{"a local route with a place", one(func(r *Route) { r.Kind, r.By = Local, Gateway }), "fit"},
-		{"a local route at the backend", one(func(r *Route) { r.Kind, r.Cost = Local, Request }), "fit"},
-		{"a write without samples", one(func(r *Route) { r.Kind = Write }), "fit"},
-		{"a read with samples", one(func(r *Route) { r.Cost = Samples }), "fit"},
-		{"a free read", one(func(r *Route) { r.Cost = Free }), "fit"},
-		{"a read at the gateway", one(func(r *Route) { r.By = Gateway }), "fit"},
+		{"no kind", one(func(r *Route) { r.Kind = 0 }), "contradict"},
+		{"no cost", one(func(r *Route) { r.Cost = 0 }), "contradict"},
+		{"no handler", one(func(r *Route) { r.By = 0 }), "contradict"},
+		{"an open route at the backend", one(func(r *Route) { r.Kind, r.Scope, r.Cost = Open, "", Free }), "contradict"},
+		{"an open route with a cost", one(func(r *Route) { r.Kind, r.Scope, r.By = Open, "", Gateway }), "contradict"},
+		{"a local route with a place", one(func(r *Route) { r.Kind, r.By = Local, Gateway }), "contradict"},
+		{"a local route at the backend", one(func(r *Route) { r.Kind, r.Cost = Local, Request }), "contradict"},
+		{"a write without samples", one(func(r *Route) { r.Kind = Write }), "contradict"},
+		{"a read with samples", one(func(r *Route) { r.Cost = Samples }), "contradict"},
+		{"a free read", one(func(r *Route) { r.Cost = Free }), "contradict"},
+		{"a read at the gateway", one(func(r *Route) { r.By = Gateway }), "contradict"},
 		{"Prometheus elsewhere", one(func(r *Route) { r.By = Prometheus }), PrometheusAPI},
 	} {
 		err := Check(tt.table)
@@ -75,7 +74,7 @@ func TestRouteTable(t *testing.T) {
 	}
 }
 
-// TestUpstreamPaths: clients' names for a route reach the backend as one.
+// TestUpstreamPaths checks that all paths of a route have the same path at the backend.
 func TestUpstreamPaths(t *testing.T) {
 	want := map[string]string{
 		"/api/v1/push": "/api/v1/push", "/api/v1/write": "/api/v1/push", "/api/prom/push": "/api/v1/push",
@@ -86,7 +85,7 @@ func TestUpstreamPaths(t *testing.T) {
 	for _, r := range Table() {
 		for _, p := range r.Paths {
 			if up, ok := want[p]; ok && up != r.Upstream() {
-				t.Errorf("%s is asked for by %s, want %s", p, r.Upstream(), up)
+				t.Errorf("upstream path of %s = %s, want %s", p, r.Upstream(), up)
 			}
 			delete(want, p)
 		}
@@ -96,16 +95,16 @@ func TestUpstreamPaths(t *testing.T) {
 	}
 }
 
-// TestTableIsACopy: nobody can change the table for others.
+// TestTableIsACopy checks that callers cannot change the table for others.
 func TestTableIsACopy(t *testing.T) {
 	first := Table()
 	first[0].Name, first[0].Methods[0], first[0].Paths[0] = "x", "x", "x"
 	if second := Table(); second[0].Name == "x" || second[0].Methods[0] == "x" || second[0].Paths[0] == "x" {
-		t.Errorf("the table is now %+v", second[0])
+		t.Errorf("the table was changed: %+v", second[0])
 	}
 }
 
-// TestCheckHandlers: all that is missing is named at once.
+// TestCheckHandlers checks that one error names all missing handlers and routes.
 func TestCheckHandlers(t *testing.T) {
 	table := []Route{{Name: "a"}, {Name: "b"}, {Name: "c"}}
 	for _, tt := range []struct{ handlers, err string }{

@@ -1,5 +1,5 @@
-// Package counted is an object store that counts what is read of it: a cost that
-// does not depend on how busy the machine is.
+// Package counted provides an object store that counts reads, as a measure of cost that does
+// not depend on the load of the machine.
 package counted
 
 import (
@@ -9,16 +9,16 @@ import (
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
-// Store is an object store that counts.
+// Store counts the reads of an object store.
 type Store struct {
 	objects.Store
 	Gets  atomic.Int64 // calls of Get
-	Bytes atomic.Int64 // that they asked for
+	Bytes atomic.Int64 // bytes requested by them
 }
 
 var _ objects.Store = (*Store)(nil)
 
-// New returns a store over another one that has counted nothing yet.
+// New returns a Store for s with counters at zero.
 func New(s objects.Store) *Store { return &Store{Store: s} }
 
 // Get implements objects.Store.

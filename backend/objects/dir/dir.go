@@ -1,6 +1,5 @@
-// Package dir keeps objects as files below a directory, for Pallium on one
-// machine. An object's name is its path. It implements objects.Store; only
-// package main imports it.
+// Package dir implements objects.Store with files under a directory, for Pallium on one
+// machine. An object's name is its path in the directory. Only package main imports it.
 package dir
 
 import (
@@ -22,23 +21,24 @@ import (
 
 const temporary = ".tmp"
 
-// Store is a directory of objects. One process uses it at a time.
+// Store is an objects.Store in a directory. Only one process may use the directory at a
+// time.
 type Store struct {
 	root   string
 	tops   []string
-	link   func(from, to string) error // os.Link; tests have others
+	link   func(from, to string) error // os.Link, or a replacement in tests
 	sums   checksums
 	closed atomic.Bool
 }
 
 var _ objects.Store = (*Store)(nil)
 
-// Open opens the directory, makes it if it is missing, and removes what a crash
-// left half copied. tops are the first segments that names may have: nothing else
-// below root is looked at or touched. root may be written in any form; the root
-// and the tops may be symbolic links to directories.
+// Open opens the directory, creates it if it does not exist, and removes incomplete copies
+// left by a crash. tops are the allowed first segments of names: Store neither reads nor
+// changes anything else under root. root may be any form of a path; root and tops may be
+// symbolic links to directories.
 func Open(root string, tops ...string) (*Store, error) {
-	// Paths are compared with the root, so it needs its one shortest form.
+	// Paths are compared with the root, so it must be an absolute, clean path.
 	root, err := filepath.Abs(root)
 	if err == nil {
 		err = disk.MakeDir(root)
@@ -48,13 +48,13 @@ func Open(root string, tops ...string) (*Store, error) {
 	}
 	for _, top := range tops {
 		if err := sweep(filepath.Join(root, top)); err != nil {
-			return nil, fmt.Errorf("open objects: remove what is half written: %w", err)
+			return nil, fmt.Errorf("open objects: remove temporary files: %w", err)
 		}
 	}
 	return &Store{root: root, tops: tops, link: os.Link}, nil
 }
 
-// sweep removes temporary files below a directory, which may be a symbolic link.
+// sweep removes temporary files under a directory, which may be a symbolic link.
 func sweep(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir) // WalkDir does not follow a link
 	if errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +75,7 @@ func sweep(dir string) error {
 	return err
 }
 
-// path checks a call and returns the object's file.
+// path checks the arguments of a call and returns the path of the object's file.
 func (s *Store) path(ctx context.Context, name string) (string, error) {
 	if s.closed.Load() {
 		return "", objects.ErrClosed
@@ -92,10 +92,9 @@ func (s *Store) path(ctx context.Context, name string) (string, error) {
 	return filepath.Join(s.root, filepath.FromSlash(name)), nil
 }
 
-// Put implements objects.Store. The object is a hard link to the file where the
-// file system allows it, else a copy. Either way the file is read once to check
-// its CRC. A file that is linked gets the time of the Put as its modification
-// time: that is what Created reports.
+// Put implements objects.Store. The object is a hard link to the file where the file system
+// allows it, and a copy otherwise. In both cases the file is read once to verify its CRC. Put
+// sets the modification time of a linked file to the current time, which becomes Created.
 func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
 	to, err := s.path(ctx, name)
 	if err != nil {
@@ -104,12 +103,12 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	if got, err := checksum(ctx, path); err != nil {
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
 	} else if got != crc {
-		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, %08x was announced", name, objects.ErrInvalid, got, crc)
+		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, want %08x", name, objects.ErrInvalid, got, crc)
 	}
 	if _, err := os.Lstat(to); err == nil {
 		return s.existing(ctx, name, path, crc)
 	}
-	const attempts = 100 // racing Deletes may take the directories away
+	const attempts = 100 // concurrent Deletes may remove the directories
 	for range attempts {
 		if err = disk.MakeDir(filepath.Dir(to)); err == nil {
 			err = s.place(ctx, path, to, crc)
@@ -130,8 +129,8 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	return s.stored(name, path, to, crc)
 }
 
-// stored describes an object that was just put, which a Delete may have taken
-// away again.
+// stored describes an object that was just stored. A concurrent Delete may have removed it
+// already.
 func (s *Store) stored(name, path, to string, crc uint32) (objects.Object, error) {
 	st, err := os.Stat(to)
 	if missing(err) {
@@ -146,7 +145,8 @@ func (s *Store) stored(name, path, to string, crc uint32) (objects.Object, error
 	return objects.Object{Name: name, Size: st.Size(), CRC: crc, Created: st.ModTime()}, nil
 }
 
-// existing compares an object whose name was taken with the file.
+// existing returns the existing object if it has the size and CRC of the file, and ErrExists
+// otherwise.
 func (s *Store) existing(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
 	o, err := s.Stat(ctx, name)
 	if err != nil {
@@ -159,7 +159,7 @@ func (s *Store) existing(ctx context.Context, name, path string, crc uint32) (ob
 	if o.Size != st.Size() || o.CRC != crc {
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, objects.ErrExists)
 	}
-	// It may have been linked by a call whose name never reached the disk.
+	// The call that created the link may not have synced its directories.
 	return o, s.syncPath(filepath.Join(s.root, filepath.FromSlash(name)))
 }
 
@@ -185,7 +185,7 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 		return nil, named(name, fs.ErrNotExist)
 	}
 	if off > st.Size()-int64(n) {
-		return nil, fmt.Errorf("get %s: %w: %d bytes from %d of an object of %d", name, objects.ErrInvalid, n, off, st.Size())
+		return nil, fmt.Errorf("get %s: %w: range of %d bytes from %d in an object of %d bytes", name, objects.ErrInvalid, n, off, st.Size())
 	}
 	b := make([]byte, n)
 	if _, err := f.ReadAt(b, off); err != nil {
@@ -194,9 +194,9 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 	return b, nil
 }
 
-// Stat implements objects.Store. The first Stat in a process of an object that it
-// did not put reads the whole file for its CRC. Later ones trust that the file
-// has its bytes still while identity, size and modification time are the same.
+// Stat implements objects.Store. The first Stat of an object that this process did not store
+// reads the whole file to compute its CRC. Later calls use the remembered CRC while the
+// file's identity, size and modification time are unchanged.
 func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
 	path, err := s.path(ctx, name)
 	if err != nil {
@@ -226,8 +226,8 @@ func named(name string, err error) error {
 	return fmt.Errorf("object %s: %w", name, err)
 }
 
-// missing reports whether there is no such file, perhaps because a file stands
-// where the name has a directory.
+// missing reports whether a file does not exist, which includes that a parent in its path is
+// not a directory.
 func missing(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
@@ -241,8 +241,8 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(objects.Obje
 	return err
 }
 
-// list visits what is below a directory, by its name with a slash at the end,
-// and reports whether to go on.
+// list visits the objects in dir, a path that is empty or ends in a slash, and its
+// subdirectories. It reports whether to continue.
 func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects.Object) bool) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
@@ -275,9 +275,8 @@ func (s *Store) list(ctx context.Context, dir, prefix string, visit func(objects
 	return true, nil
 }
 
-// names lists the entries of a directory below which there may be names with the
-// prefix, sorted; directories end in a slash, since their objects sort by their name
-// with it.
+// names returns the sorted entries of a directory that have the prefix or may contain names
+// with it. Directories end in a slash, because their objects sort by the name with the slash.
 func (s *Store) names(dir, prefix string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(dir)))
 	if missing(err) {
@@ -309,7 +308,7 @@ func (s *Store) isDir(top string) bool {
 	return err == nil && st.IsDir()
 }
 
-// Delete implements objects.Store. Directories that it empties go too.
+// Delete implements objects.Store. It also removes directories that become empty.
 func (s *Store) Delete(ctx context.Context, name string) error {
 	path, err := s.path(ctx, name)
 	if err != nil {
@@ -330,7 +329,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	// Another Delete may have taken the directory: then its parent has to know.
+	// Another Delete may have removed the directory: then its parent is synced.
 	for _, dir := range dirs {
 		if err = disk.SyncDir(dir); !missing(err) {
 			break
@@ -339,12 +338,12 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	removeEmpty(dirs[:len(dirs)-1]) // but for the root
+	removeEmpty(dirs[:len(dirs)-1]) // except the root
 	return nil
 }
 
-// removeEmpty removes directories, the deepest first, up to one that is not empty
-// or is a link: os.Remove would take away a link to a directory with objects.
+// removeEmpty removes directories, the deepest first, until one is not empty or is a symbolic
+// link. It does not use os.Remove, which would remove a link to a directory with objects.
 func removeEmpty(dirs []string) {
 	for _, dir := range dirs {
 		if syscall.Rmdir(dir) != nil {

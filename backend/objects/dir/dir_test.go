@@ -21,7 +21,7 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// TestOnlyOurs: what is not below the first segments of names is not touched.
+// TestOnlyOurs checks that files outside the allowed first segments are neither read nor changed.
 func TestOnlyOurs(t *testing.T) {
 	root := t.TempDir()
 	for _, name := range []string{"other/x.tmp", "l1/a/half.tmp", "l1/a/whole"} {
@@ -39,12 +39,12 @@ func TestOnlyOurs(t *testing.T) {
 		t.Errorf("%q, %v", seen, err)
 	}
 	if _, err := os.Stat(filepath.Join(root, "other/x.tmp")); err != nil {
-		t.Error("a file of others was deleted")
+		t.Error("a file outside the first segments was deleted")
 	}
 	if _, err := os.Stat(filepath.Join(root, "l1/a/half.tmp")); err == nil {
-		t.Error("a half copied object is there still")
+		t.Error("an incomplete copy still exists")
 	}
 	if err := s.Delete(context.Background(), "other/x"); !errors.Is(err, objects.ErrInvalid) {
-		t.Errorf("delete of a file of others: %v", err)
+		t.Errorf("Delete of a file outside the first segments: %v", err)
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/progress"
 )
 
-// place makes to the same file as from, or a copy of it, exclusively.
+// place creates the file to as a hard link to from or as a copy of it. It fails if to exists.
 func (s *Store) place(ctx context.Context, from, to string, crc uint32) error {
 	err := os.Chtimes(from, time.Time{}, time.Now())
 	if err == nil {
@@ -34,7 +34,8 @@ func (s *Store) place(ctx context.Context, from, to string, crc uint32) error {
 	return errors.Join(s.link(tmp, to), os.Remove(tmp))
 }
 
-// copyTo copies a file to a temporary name beside another, on disk.
+// copyTo copies a file to a temporary file in the directory of to, and syncs it. It returns
+// the path of the temporary file.
 func copyTo(ctx context.Context, from, to string, crc uint32) (string, error) {
 	in, err := os.Open(from)
 	if err != nil {
@@ -59,7 +60,7 @@ func copyTo(ctx context.Context, from, to string, crc uint32) (string, error) {
 	return out.Name(), nil
 }
 
-// checksum reads a file for its CRC-32C.
+// checksum returns the CRC-32C of a file.
 func checksum(ctx context.Context, path string) (uint32, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -71,7 +72,7 @@ func checksum(ctx context.Context, path string) (uint32, error) {
 	return h.Sum32(), err
 }
 
-// reader ends with its context.
+// reader is a reader that fails when its context is done, and reports progress.
 type reader struct {
 	ctx context.Context
 	io.Reader
@@ -85,11 +86,11 @@ func (r reader) Read(b []byte) (int, error) {
 	return r.Reader.Read(b)
 }
 
-// maxChecksums is how many objects' CRCs are remembered: about 300 bytes each.
+// maxChecksums is the number of CRCs that are remembered, of about 300 bytes each.
 const maxChecksums = 4096
 
-// checksums remembers the CRCs of files while they are the same files. The zero
-// value is ready.
+// checksums remembers the CRCs of files as long as the files are unchanged. The zero value is
+// ready to use.
 type checksums struct {
 	mu    sync.Mutex
 	known map[string]sum
@@ -120,7 +121,7 @@ func (c *checksums) remember(name string, st fs.FileInfo, crc uint32) {
 		if len(c.known) < maxChecksums {
 			break
 		}
-		delete(c.known, other) // any: what is asked for again is read again
+		delete(c.known, other) // any entry: its file is read again when needed
 	}
 	c.known[name] = sum{of: st, crc: crc}
 }
@@ -131,15 +132,15 @@ func (c *checksums) forget(name string) {
 	delete(c.known, name)
 }
 
-// syncPath brings a file's name to disk, and the names of all directories up to
-// the root: another call may have made those and not synced them yet.
+// syncPath syncs all directories from that of the file up to the root: another call may have
+// created some of them and not synced them yet.
 func (s *Store) syncPath(path string) error {
 	dirs, err := s.dirsOf(path)
 	if err != nil {
 		return err
 	}
 	for _, dir := range dirs {
-		// A directory is gone only if a Delete took the object since.
+		// A directory is missing only if a Delete has removed the object.
 		if err := disk.SyncDir(dir); err != nil && !missing(err) {
 			return err
 		}
@@ -147,8 +148,8 @@ func (s *Store) syncPath(path string) error {
 	return nil
 }
 
-// dirsOf lists the directories above a path, up to the root and with it. It ends
-// at the file system's root at the latest.
+// dirsOf returns the directories above a path, up to and including the root. It returns an
+// error if the path is not under the root.
 func (s *Store) dirsOf(path string) ([]string, error) {
 	var dirs []string
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
@@ -157,7 +158,7 @@ func (s *Store) dirsOf(path string) ([]string, error) {
 			return dirs, nil
 		}
 		if dir == filepath.Dir(dir) {
-			return nil, fmt.Errorf("%s is not below the objects' directory %s", path, s.root)
+			return nil, fmt.Errorf("%s is not in the object directory %s", path, s.root)
 		}
 	}
 }

@@ -15,15 +15,15 @@ import (
 	"github.com/palliumhq/pallium/backend/objects/objecttest"
 )
 
-// forms are the ways to write one directory, seen from a working directory in
-// which "a" and the symbolic link "link" to "linked" exist.
+// forms returns different paths of one directory, for a working directory with a directory "a" and a
+// symbolic link "link" to "linked".
 func forms(here string) []string {
 	return []string{"data", "./data", "data/", "data/.", "data//", "a/../data", "deep/er/data", "deep/er/data/",
 		".", "./", "link", "link/", "link/data/",
 		filepath.Join(here, "data"), filepath.Join(here, "data") + "/", here + "/a/../data", here + "/./data/.", here + "/link"}
 }
 
-// inDirectory goes to a new working directory for the test.
+// inDirectory changes to a new working directory for the test.
 func inDirectory(t *testing.T) string {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -52,7 +52,7 @@ func within(t *testing.T, what string, call func() error) {
 	}
 }
 
-// source writes a file outside of all stores.
+// source writes a file outside the store.
 func source(t *testing.T, content string) (string, uint32) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "source")
@@ -62,8 +62,8 @@ func source(t *testing.T, content string) (string, uint32) {
 	return path, disk.Checksum([]byte(content))
 }
 
-// TestForms: whatever the form in which the directory is written, every call
-// ends, and it is the same directory.
+// TestForms checks that every call returns for all forms of the directory's path, and that all forms
+// are the same directory.
 func TestForms(t *testing.T) {
 	ctx := context.Background()
 	for i := range forms("") {
@@ -76,10 +76,10 @@ func TestForms(t *testing.T) {
 				t.Fatal(err)
 			}
 			path, crc := source(t, "content")
-			for _, name := range []string{"l0/1/00/x", "l0/1/00/x", "l1/y"} { // one twice
+			for _, name := range []string{"l0/1/00/x", "l0/1/00/x", "l1/y"} { // the first one twice
 				within(t, "put", func() error { _, err := s.Put(ctx, name, path, crc); return err })
 			}
-			t.Chdir(t.TempDir()) // the store stays where it was opened
+			t.Chdir(t.TempDir()) // the store must keep the directory in which it was opened
 			if b, err := s.Get(ctx, "l0/1/00/x", 0, 7); err != nil || string(b) != "content" {
 				t.Errorf("get: %q, %v", b, err)
 			}
@@ -99,17 +99,16 @@ func TestForms(t *testing.T) {
 				return errors.Join(s.Delete(ctx, "l0/1/00/x"), s.Delete(ctx, "l0/1/00/x"), s.Delete(ctx, "l1/y"))
 			})
 			if _, err := os.Stat(filepath.Join(abs, "l0")); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("an emptied directory is there still: %v", err)
+				t.Errorf("an empty directory still exists: %v", err)
 			}
 			if st, err := os.Stat(abs); err != nil || !st.IsDir() {
-				t.Errorf("the root went with its last object: %v", err)
+				t.Errorf("the root was deleted with its last object: %v", err)
 			}
 		})
 	}
 }
 
-// TestContractRelative is the contract with a root that is relative, and not in
-// its shortest form.
+// TestContractRelative tests the contract with relative, unclean paths of the root.
 func TestContractRelative(t *testing.T) {
 	inDirectory(t)
 	for _, root := range []string{"data/", "./data", "link"} {
@@ -128,15 +127,14 @@ func TestContractRelative(t *testing.T) {
 	}
 }
 
-// TestWalkIsBounded: walking up from a path that is not below the root ends with
-// an error that names both, at the file system's root or at the working
-// directory.
+// TestWalkIsBounded checks that walking up from a path outside the root ends with an error that names
+// both paths.
 func TestWalkIsBounded(t *testing.T) {
 	for _, root := range []string{"/nowhere", "data", "./data", "/tmp/", ""} {
 		for _, path := range []string{"/tmp/l0/x", "l0/x", "../x", "x", "/", "."} {
 			s := &Store{root: root}
 			within(t, root+" and "+path, func() error {
-				if err := s.syncPath(path); err == nil || !strings.Contains(err.Error(), "not below the objects' directory "+root) {
+				if err := s.syncPath(path); err == nil || !strings.Contains(err.Error(), "not in the object directory "+root) {
 					t.Errorf("root %q, path %q: %v", root, path, err)
 				}
 				return nil
@@ -145,9 +143,9 @@ func TestWalkIsBounded(t *testing.T) {
 	}
 }
 
-// TestLinkedTop: a first segment may be a symbolic link, to a larger disk
-// perhaps. What is half written behind it is swept, what is there is listed, and
-// deleting its last object leaves the link.
+// TestLinkedTop checks that a first segment may be a symbolic link, for example to a larger disk: Open
+// removes incomplete copies in it, List returns its objects, and deleting its last object keeps the
+// link.
 func TestLinkedTop(t *testing.T) {
 	ctx := context.Background()
 	root, disk := t.TempDir(), t.TempDir()
@@ -160,7 +158,7 @@ func TestLinkedTop(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(disk, "t", "half.tmp")); err == nil {
-		t.Error("a half copied object is there still")
+		t.Error("an incomplete copy still exists")
 	}
 	path, crc := source(t, "content")
 	for _, name := range []string{"l1/t/x", "l1/u/y"} {
@@ -189,7 +187,7 @@ func TestLinkedTop(t *testing.T) {
 	}
 }
 
-// TestDanglingRoot: a symbolic link to nowhere is an error that names it.
+// TestDanglingRoot checks that a root that is a dangling symbolic link is an error with its path.
 func TestDanglingRoot(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "data")
 	if err := os.Symlink("/nowhere/at/all", root); err != nil {

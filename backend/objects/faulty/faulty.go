@@ -1,4 +1,4 @@
-// Package faulty is an object store whose calls fail by plan; see package faults.
+// Package faulty provides an object store with injected faults; see package faults.
 package faulty
 
 import (
@@ -8,7 +8,7 @@ import (
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
-// Store is an object store whose calls are named, counted and failed by a plan:
+// Store injects the faults of a plan into calls of an object store. The calls are named
 // "Put", "Get", "Stat", "List" and "Delete".
 type Store struct {
 	objects.Store

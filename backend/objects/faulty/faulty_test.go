@@ -13,12 +13,12 @@ import (
 	"github.com/palliumhq/pallium/backend/objects/objecttest"
 )
 
-// TestContract: without a fault it is an object store.
+// TestContract checks that Store keeps the contract if the plan has no fault.
 func TestContract(t *testing.T) {
 	objecttest.Run(t, func(*testing.T) objects.Store { return Store{memory.New(), &faults.Plan{}} })
 }
 
-// TestFaults: a fault is before or after the call took effect.
+// TestFaults checks which faults happen before and which after the call took effect.
 func TestFaults(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {

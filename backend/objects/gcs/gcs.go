@@ -1,5 +1,5 @@
-// Package gcs keeps objects in a bucket of Google Cloud Storage. It implements
-// objects.Store over the official client; only package main imports it.
+// Package gcs implements objects.Store in a bucket of Google Cloud Storage, with the official
+// client. Only package main imports it.
 package gcs
 
 import (
@@ -23,23 +23,23 @@ import (
 	"github.com/palliumhq/pallium/backend/progress"
 )
 
-// Options name a bucket.
+// Options identify a bucket and how to connect to it.
 type Options struct {
 	Bucket string
 	Prefix string // before every object's name; empty or ending in a slash
-	// CredentialsFile is a service account's key; empty: the machine's own.
+	// CredentialsFile is the key file of a service account; empty: the machine's default credentials.
 	CredentialsFile string
-	// Endpoint is the URL of an emulator, instead of the service.
+	// Endpoint is the URL of an emulator to use instead of the service.
 	Endpoint string
 }
 
-// Bounds of the client's own repetitions, within the caller's context.
+// Limits of the client's own retries, within the caller's context.
 const (
 	retryFor  = 2 * time.Minute
-	chunkSize = 16 << 20 // bytes sent at once; a part that fails is sent again
+	chunkSize = 16 << 20 // bytes per upload request; a failed request is retried
 )
 
-// Store is one bucket, or a part of it.
+// Store is an objects.Store in a bucket, or in the part of it under a prefix.
 type Store struct {
 	client *storage.Client
 	bucket *storage.BucketHandle
@@ -50,10 +50,10 @@ type Store struct {
 
 var _ objects.Store = (*Store)(nil)
 
-// service answers for every bucket.
+// service is the endpoint for all buckets.
 const service = "https://storage.googleapis.com"
 
-// Open connects to a bucket that exists.
+// Open connects to an existing bucket.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Bucket == "" {
 		return nil, errors.New("gcs: bucket must be set")
@@ -73,38 +73,40 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to cloud storage: %w", err)
 	}
-	// All our calls are idempotent: writes and deletes carry a precondition.
+	// The client may retry all calls: writes and deletes have a precondition, so that they
+	// are idempotent.
 	c.SetRetry(storage.WithMaxRetryDuration(retryFor))
 	return &Store{client: c, bucket: c.Bucket(o.Bucket), prefix: o.Prefix, url: cmp.Or(o.Endpoint, service)}, nil
 }
 
-// Now is the time by the service's clock: the Date of an answer, whatever it says.
+// Now returns the time of the service's clock: the Date header of a response, whatever its
+// status.
 func (s *Store) Now(ctx context.Context) (time.Time, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, s.url, http.NoBody)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cloud storage: ask for the time: %w", err)
+		return time.Time{}, fmt.Errorf("cloud storage: request the time: %w", err)
 	}
 	req.Close = true
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cloud storage: ask for the time: %w", err)
+		return time.Time{}, fmt.Errorf("cloud storage: request the time: %w", err)
 	}
-	defer func() { _ = resp.Body.Close() }() // the answer to HEAD has no body
+	defer func() { _ = resp.Body.Close() }() // the response to HEAD has no body
 	at, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cloud storage: Date of an answer: %w", err)
+		return time.Time{}, fmt.Errorf("cloud storage: parse the Date header of a response: %w", err)
 	}
 	return at, nil
 }
 
-// Bounds of a call whose caller has set no deadline.
+// Timeouts of calls without a deadline.
 const (
-	callTime = 2 * time.Minute
-	putTime  = 15 * time.Minute
+	callTimeout = 2 * time.Minute
+	putTimeout  = 15 * time.Minute
 )
 
-// bounded gives a context a deadline unless it has one.
-func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+// withTimeout adds a timeout to a context that has no deadline.
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
@@ -124,7 +126,8 @@ func (s *Store) object(ctx context.Context, name string) (*storage.ObjectHandle,
 	return s.bucket.Object(s.prefix + name), nil
 }
 
-// failed tells of which object a call failed, in the port's words.
+// failed wraps the error of a call for an object, and converts it to an error of package
+// objects where there is one.
 func failed(ctx context.Context, what, name string, err error) error {
 	var api *googleapi.Error
 	switch {
@@ -133,7 +136,7 @@ func failed(ctx context.Context, what, name string, err error) error {
 	case errors.Is(err, storage.ErrObjectNotExist):
 		err = objects.ErrNotFound
 	case errors.As(err, &api) && api.Code == http.StatusRequestedRangeNotSatisfiable:
-		err = fmt.Errorf("%w: the range lies beyond the end of the object", objects.ErrInvalid)
+		err = fmt.Errorf("%w: range beyond the end of the object", objects.ErrInvalid)
 	}
 	return fmt.Errorf("cloud storage: %s %s: %w", what, name, err)
 }
@@ -153,10 +156,10 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	if err != nil {
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
 	}
-	ctx, end := bounded(ctx, putTime)
+	ctx, end := withTimeout(ctx, putTimeout)
 	defer end()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends an upload that was not completed
+	defer cancel() // aborts an incomplete upload
 	w := h.If(storage.Conditions{DoesNotExist: true}).NewWriter(ctx)
 	w.ChunkSize = int(min(chunkSize, max(st.Size(), 256<<10)))
 	w.CRC32C, w.SendCRC32C = crc, true
@@ -177,13 +180,15 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	}
 	o := s.describe(w.Attrs())
 	if o.Size != st.Size() || o.CRC != crc {
-		err := fmt.Errorf("%w: it has %d bytes with checksum %08x, %d with %08x were sent", objects.ErrInvalid, o.Size, o.CRC, st.Size(), crc)
+		err := fmt.Errorf("%w: stored %d bytes with checksum %08x, want %d bytes with checksum %08x", objects.ErrInvalid, o.Size, o.CRC,
+			st.Size(), crc)
 		return objects.Object{}, errors.Join(fmt.Errorf("put %s: %w", name, err), h.Delete(ctx))
 	}
 	return o, nil
 }
 
-// existing compares the object whose name was taken with what was to be stored.
+// existing returns the existing object if it has the given size and CRC, and ErrExists
+// otherwise.
 func (s *Store) existing(ctx context.Context, name string, size int64, crc uint32) (objects.Object, error) {
 	o, err := s.Stat(ctx, name)
 	if err != nil {
@@ -201,7 +206,7 @@ func (s *Store) describe(a *storage.ObjectAttrs) objects.Object {
 
 // Get implements objects.Store.
 func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
-	ctx, end := bounded(ctx, callTime)
+	ctx, end := withTimeout(ctx, callTimeout)
 	defer end()
 	h, err := s.object(ctx, name)
 	if err != nil {
@@ -214,9 +219,10 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 	if err != nil {
 		return nil, failed(ctx, "get", name, err)
 	}
-	defer func() { _ = r.Close() }() // all that is wanted was read, or has failed
+	defer func() { _ = r.Close() }() // after a complete or failed read
 	if off+int64(n) > r.Attrs.Size {
-		return nil, fmt.Errorf("get %s: %w: bytes %d to %d of an object of %d", name, objects.ErrInvalid, off, off+int64(n), r.Attrs.Size)
+		return nil, fmt.Errorf("get %s: %w: range of bytes %d to %d in an object of %d bytes", name, objects.ErrInvalid, off, off+int64(n),
+			r.Attrs.Size)
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
@@ -227,7 +233,7 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 
 // Stat implements objects.Store.
 func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
-	ctx, end := bounded(ctx, callTime)
+	ctx, end := withTimeout(ctx, callTimeout)
 	defer end()
 	h, err := s.object(ctx, name)
 	if err != nil {
@@ -264,10 +270,10 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(objects.Obje
 	}
 }
 
-// Delete implements objects.Store. It deletes the generation that it finds, so
-// that a repetition does not take an object that was stored since.
+// Delete implements objects.Store. It deletes the generation of the object that exists when
+// it is called, so that a retry does not delete an object stored later.
 func (s *Store) Delete(ctx context.Context, name string) error {
-	ctx, end := bounded(ctx, callTime)
+	ctx, end := withTimeout(ctx, callTimeout)
 	defer end()
 	h, err := s.object(ctx, name)
 	if err != nil {

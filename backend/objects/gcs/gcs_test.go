@@ -55,7 +55,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestNow: the time is the Date of an answer, also of one that rejects the request.
+// TestNow checks that Now returns the Date header of a response, including one that rejects the request.
 func TestNow(t *testing.T) {
 	date := time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -72,6 +72,6 @@ func TestNow(t *testing.T) {
 	}
 	srv.Close()
 	if got, err := s.Now(context.Background()); err == nil {
-		t.Errorf("%s of a service that does not answer", got)
+		t.Errorf("Now() = %s for a service that does not respond", got)
 	}
 }

@@ -1,5 +1,4 @@
-// Package memory keeps objects in the memory of the process: for tests and for
-// measurements. It implements objects.Store; nothing in it survives the process.
+// Package memory implements objects.Store in memory, for tests and benchmarks.
 package memory
 
 import (
@@ -17,14 +16,14 @@ import (
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
-// Store is a set of objects in memory. New makes one.
+// Store is an objects.Store in memory. Use New to create one.
 type Store struct {
 	mu     sync.Mutex
 	byName map[string]object
 	closed bool
 }
 
-// object is an object with its bytes, which never change.
+// object is an object with its immutable bytes.
 type object struct {
 	objects.Object
 	data []byte
@@ -35,7 +34,7 @@ var _ objects.Store = (*Store)(nil)
 // New returns an empty store.
 func New() *Store { return &Store{byName: map[string]object{}} }
 
-// enter checks a call and locks the store; leave with s.mu.Unlock.
+// enter starts a call and locks the store. The caller unlocks s.mu.
 func (s *Store) enter(ctx context.Context) error {
 	s.mu.Lock()
 	err := ctx.Err()
@@ -78,7 +77,7 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 		return objects.Object{}, fmt.Errorf("put %s: %w", name, err)
 	}
 	if got := disk.Checksum(data); got != crc {
-		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, %08x was announced", name, objects.ErrInvalid, got, crc)
+		return objects.Object{}, fmt.Errorf("put %s: %w: the file has checksum %08x, want %08x", name, objects.ErrInvalid, got, crc)
 	}
 	if err := s.enter(ctx); err != nil {
 		return objects.Object{}, err
@@ -105,7 +104,7 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 		return nil, err
 	}
 	if off > o.Size || int64(n) > o.Size-off {
-		return nil, fmt.Errorf("%w: range of %d bytes from %d of object %s, which has %d", objects.ErrInvalid, n, off, name, o.Size)
+		return nil, fmt.Errorf("%w: range of %d bytes from %d in object %s of %d bytes", objects.ErrInvalid, n, off, name, o.Size)
 	}
 	return bytes.Clone(o.data[off : off+int64(n)]), nil
 }
@@ -132,7 +131,7 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(objects.Obje
 		}
 		o, there := s.byName[name]
 		s.mu.Unlock()
-		o.CRC = 0 // a list leaves it out
+		o.CRC = 0 // List does not return it
 		if there && !visit(o.Object) {
 			return nil
 		}
@@ -153,16 +152,16 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// Bytes returns the bytes of an object, nil when there is none. They must not be
-// changed.
+// Bytes returns the bytes of an object, or nil if there is none. The caller must not change
+// them.
 func (s *Store) Bytes(name string) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.byName[name].data
 }
 
-// Replace puts other bytes in the place of an object's, as damage does: no caller of
-// the port can do that. The object says of itself what its new bytes are.
+// Replace replaces the bytes of an object, with their size and CRC, to simulate damage. No
+// method of objects.Store can do that.
 func (s *Store) Replace(name string, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

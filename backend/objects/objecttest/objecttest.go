@@ -1,5 +1,5 @@
-// Package objecttest is the contract of objects.Store in executable form. Every
-// adapter runs it; what it does not ask for, callers may not rely on.
+// Package objecttest tests the contract of objects.Store. Every adapter must pass it, and callers may
+// rely only on behavior that it tests.
 package objecttest
 
 import (
@@ -19,8 +19,8 @@ import (
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
-// Run checks the contract. open returns a new, empty store, in which names begin
-// with l0/ or l1/; the suite closes it.
+// Run runs the tests. open returns a new, empty store that accepts names beginning with l0/ or l1/; Run
+// closes it.
 func Run(t *testing.T, open func(t *testing.T) objects.Store) {
 	t.Helper()
 	for _, c := range []struct {
@@ -116,13 +116,13 @@ func testPutGet(t *testing.T, s objects.Store) {
 		t.Errorf("stat: %+v, %v", got, err)
 	}
 	if o.Name != got.Name || o.Size != got.Size || o.CRC != got.CRC {
-		t.Errorf("put says %+v, stat %+v", o, got)
+		t.Errorf("Put() = %+v, Stat() = %+v", o, got)
 	}
 	b, err := s.Get(ctx, "l1/a/b", 0, len(content))
 	if err != nil || !bytes.Equal(b, content) {
 		t.Fatalf("get: %d bytes, %v", len(b), err)
 	}
-	clear(b) // the bytes are the caller's
+	clear(b) // the caller owns the bytes
 	if b, err = s.Get(ctx, "l1/a/b", 0, len(content)); err != nil || !bytes.Equal(b, content) {
 		t.Errorf("get after the caller changed its bytes: %v", err)
 	}
@@ -134,7 +134,7 @@ func testCreateOnly(t *testing.T, s objects.Store) {
 	for _, other := range []string{"two", "longer"} {
 		path, crc := file(t, []byte(other))
 		if _, err := s.Put(ctx, "l1/a", path, crc); !errors.Is(err, objects.ErrExists) {
-			t.Errorf("put of other content: %v", err)
+			t.Errorf("put of different content: %v", err)
 		}
 	}
 	if b, err := s.Get(ctx, "l1/a", 0, 3); err != nil || string(b) != "one" {
@@ -145,7 +145,7 @@ func testCreateOnly(t *testing.T, s objects.Store) {
 func testChecksum(t *testing.T, s objects.Store) {
 	path, crc := file(t, pattern(100_000))
 	if _, err := s.Put(ctx, "l1/a", path, crc^1); err == nil {
-		t.Error("stored with a wrong checksum")
+		t.Error("Put succeeded with a wrong checksum")
 	}
 	if _, err := s.Stat(ctx, "l1/a"); !errors.Is(err, objects.ErrNotFound) {
 		t.Errorf("stat after a rejected put: %v", err)
@@ -206,13 +206,13 @@ func testList(t *testing.T, s objects.Store) {
 	}
 	n := 0
 	if err := s.List(ctx, "l1/", func(objects.Object) bool { n++; return n < 2 }); err != nil || n != 2 {
-		t.Errorf("a list that is stopped: %d visits, %v", n, err)
+		t.Errorf("List stopped by visit: %d visits, %v", n, err)
 	}
 	err := s.List(ctx, "l1/a/", func(o objects.Object) bool { return s.Delete(ctx, o.Name) == nil })
 	if err != nil {
-		t.Errorf("a visit that deletes: %v", err)
+		t.Errorf("List with a visit that deletes: %v", err)
 	}
-	if err := s.List(ctx, "l1/a/", func(o objects.Object) bool { t.Errorf("%s is there still", o.Name); return true }); err != nil {
+	if err := s.List(ctx, "l1/a/", func(o objects.Object) bool { t.Errorf("%s still exists", o.Name); return true }); err != nil {
 		t.Error(err)
 	}
 }
@@ -229,10 +229,10 @@ func testDelete(t *testing.T, s objects.Store) {
 		t.Errorf("stat: %v", err)
 	}
 	if b, err := s.Get(ctx, "l1/a/b/d", 0, 3); err != nil || string(b) != "two" {
-		t.Errorf("the object beside: %q, %v", b, err)
+		t.Errorf("the other object: %q, %v", b, err)
 	}
 	if err := s.Delete(ctx, "l1/a/b"); err != nil {
-		t.Errorf("delete of what is no object: %v", err)
+		t.Errorf("delete of a name without an object: %v", err)
 	}
 	put(t, s, "l1/a/b/c", []byte("again, and other"))
 }
@@ -242,7 +242,7 @@ func testOneWinner(t *testing.T, s objects.Store) {
 	var wg sync.WaitGroup
 	errs := make([]error, racers)
 	for i := range racers {
-		path, crc := file(t, []byte(fmt.Sprintf("content %d", i/2))) // two of each
+		path, crc := file(t, []byte(fmt.Sprintf("content %d", i/2))) // two files with each content
 		wg.Go(func() { _, errs[i] = s.Put(ctx, "l1/x/race", path, crc) })
 	}
 	wg.Wait()
@@ -253,7 +253,7 @@ func testOneWinner(t *testing.T, s objects.Store) {
 	for i, err := range errs {
 		won := string(b) == fmt.Sprintf("content %d", i/2)
 		if won && err != nil || !won && !errors.Is(err, objects.ErrExists) {
-			t.Errorf("racer %d, %q is there: %v", i, b, err)
+			t.Errorf("put %d: %v; stored content %q", i, err, b)
 		}
 	}
 }
@@ -289,7 +289,7 @@ func testFileGoes(t *testing.T, s objects.Store) {
 		t.Errorf("%q, %v", b, err)
 	}
 	if _, err := s.Put(ctx, "l1/b", path, crc); err == nil {
-		t.Error("stored a file that is not there")
+		t.Error("Put succeeded with a missing file")
 	}
 }
 

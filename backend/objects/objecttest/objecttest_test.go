@@ -12,7 +12,7 @@ import (
 
 const fault = "PALLIUM_TEST_OBJECTS_FAULT"
 
-// broken is an adapter with one of several faults.
+// broken is an adapter that breaks one rule of the contract.
 type broken struct {
 	objects.Store
 	fault string
@@ -54,12 +54,12 @@ func (b broken) Delete(ctx context.Context, name string) error {
 	return b.Store.Delete(ctx, name)
 }
 
-// TestSuite runs the suite over an adapter, which has a fault when TestFaults says so.
+// TestSuite runs the suite with an adapter, which is broken if TestFaults sets a fault.
 func TestSuite(t *testing.T) {
 	Run(t, func(*testing.T) objects.Store { return broken{memory.New(), os.Getenv(fault)} })
 }
 
-// TestFaults: the suite fails for an adapter with a fault.
+// TestFaults checks that the suite fails for a broken adapter.
 func TestFaults(t *testing.T) {
 	for _, f := range []string{"overwrites", "short", "backwards", "strict delete"} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestSuite$")

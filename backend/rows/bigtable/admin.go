@@ -12,11 +12,11 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// dataLife is after how long the service may collect a cell of the Data family:
-// writers put the expiry, less this, into its timestamp.
+// dataLife is the age at which Bigtable may collect a cell of the Data family. Writers set
+// the timestamp of a cell to its expiry minus dataLife.
 const dataLife = 400 * 24 * time.Hour
 
-// Admin makes and changes the table; serving needs none of it, nor its rights.
+// Admin creates and changes the table. Serving needs neither Admin nor its permissions.
 type Admin struct {
 	client *bigtable.AdminClient
 	table  string
@@ -35,10 +35,11 @@ func OpenAdmin(ctx context.Context, o Options) (*Admin, error) {
 	return &Admin{client: c, table: o.Table}, nil
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (a *Admin) Close() error { return a.client.Close() }
 
-// Ready reports whether the table has all families with their rules.
+// Ready reports whether the table has all column families with their garbage collection
+// rules.
 func (a *Admin) Ready(ctx context.Context) (bool, error) {
 	families, err := a.families(ctx)
 	if err != nil || families == nil {
@@ -53,7 +54,8 @@ func (a *Admin) Ready(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// families maps the table's families to their rules; nil when there is no table.
+// families returns the garbage collection rules of the table's families, or nil if the
+// table does not exist.
 func (a *Admin) families(ctx context.Context) (map[string]string, error) {
 	info, err := a.client.TableInfo(ctx, a.table)
 	if status.Code(err) == codes.NotFound {
@@ -69,8 +71,8 @@ func (a *Admin) families(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
-// policies are the rules of garbage collection. The rule of Data is the longest
-// that a cell can need; retention is in the cells' timestamps.
+// policies returns the garbage collection rules of the families. The rule of Data is the
+// same for all tenants; their retention is part of the timestamps of cells.
 func policies() map[rows.Family]bigtable.GCPolicy {
 	return map[rows.Family]bigtable.GCPolicy{
 		rows.Data:   bigtable.MaxAgePolicy(dataLife),
@@ -78,8 +80,8 @@ func policies() map[rows.Family]bigtable.GCPolicy {
 	}
 }
 
-// Create makes what is missing of the table, its families and their rules. It
-// may be repeated.
+// Create creates the table, its families and their rules, unless they exist. It is
+// idempotent.
 func (a *Admin) Create(ctx context.Context) error {
 	families, err := a.families(ctx)
 	if err != nil {
@@ -97,9 +99,9 @@ func (a *Admin) Create(ctx context.Context) error {
 				return fmt.Errorf("bigtable: create family %s: %w", name, err)
 			}
 		}
-		// Always set: the rule given with a new family is not applied everywhere.
+		// Always set the rule: not every server applies one given with a new family.
 		if err := a.client.SetGCPolicy(ctx, a.table, name, policy); err != nil {
-			return fmt.Errorf("bigtable: set rule of family %s: %w", name, err)
+			return fmt.Errorf("bigtable: set garbage collection rule of family %s: %w", name, err)
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Package bigtable keeps rows in Google Bigtable. It implements rows.Store over
-// the official client; only package main and migrations import it.
+// Package bigtable implements rows.Store in Google Bigtable, with the official client. Only
+// package main and migrations import it.
 package bigtable
 
 import (
@@ -17,21 +17,21 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Options name a table.
+// Options identify a table and how to connect to it.
 type Options struct {
 	Project    string
 	Instance   string
 	Table      string
 	AppProfile string // empty: the instance's default; it must route to one cluster, or conditional writes are rejected
-	// CredentialsFile is a service account's key; empty: the machine's own.
+	// CredentialsFile is the key file of a service account; empty: the machine's default credentials.
 	CredentialsFile string
-	// Emulator is the address of an emulator, instead of the service.
+	// Emulator is the address of an emulator to use instead of the service.
 	Emulator string
 
 	dial []grpc.DialOption // of tests
 }
 
-// maxMessage bounds an answer of the service: a row may have up to 256 MiB.
+// maxMessage is the largest gRPC message: a row may have up to 256 MiB.
 const maxMessage = 256 << 20
 
 func (o Options) client() ([]option.ClientOption, error) {
@@ -54,12 +54,12 @@ func (o Options) client() ([]option.ClientOption, error) {
 	return out, nil
 }
 
-// Store is one table.
+// Store is a rows.Store in one table.
 type Store struct {
 	client *bigtable.Client
 	table  *bigtable.Table
 
-	silence time.Duration // see silenceTime
+	noResponseAfter time.Duration // see defaultNoResponseAfter
 
 	mu     sync.RWMutex // held for reading by every call, for writing by Close
 	closed bool
@@ -67,32 +67,32 @@ type Store struct {
 
 var _ rows.Store = (*Store)(nil)
 
-// Open connects to a table that exists.
+// Open connects to an existing table.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	opts, err := o.client()
 	if err != nil {
 		return nil, err
 	}
-	// The client's own metrics would go to Cloud Monitoring and be billed.
+	// Without the client's own metrics, which go to Cloud Monitoring and are billed.
 	c, err := bigtable.NewClientWithConfig(ctx, o.Project, o.Instance,
 		bigtable.ClientConfig{AppProfile: o.AppProfile, MetricsProvider: bigtable.NoopMetricsProvider{}}, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to bigtable: %w", err)
 	}
-	return &Store{client: c, table: c.Open(o.Table), silence: silenceTime}, nil
+	return &Store{client: c, table: c.Open(o.Table), noResponseAfter: defaultNoResponseAfter}, nil
 }
 
-// callTime bounds a call whose caller has set no deadline: the client would try
-// for ever to reach a service that does not answer.
-const callTime = 2 * time.Minute
+// callTimeout limits a call without a deadline: the client would retry forever if Bigtable
+// does not respond.
+const callTimeout = 2 * time.Minute
 
-// silenceTime is how long a read may be without a row before it fails: a request
-// that waits for it is better told so than left to wait for its own deadline.
-const silenceTime = 20 * time.Second
+// defaultNoResponseAfter is the time without a row after which a read fails, so that a
+// request gets this error instead of waiting for its own deadline.
+const defaultNoResponseAfter = 20 * time.Second
 
-var errSilent = fmt.Errorf("no answer for %s", silenceTime)
+var errNoResponse = fmt.Errorf("no response for %s", defaultNoResponseAfter)
 
-// enter begins a call; the returned function ends it.
+// enter starts a call; the caller calls the returned function at its end.
 func (s *Store) enter(ctx context.Context) (context.Context, func(), error) {
 	s.mu.RLock()
 	if s.closed {
@@ -102,7 +102,7 @@ func (s *Store) enter(ctx context.Context) (context.Context, func(), error) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, s.mu.RUnlock, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTime)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	return ctx, func() { cancel(); s.mu.RUnlock() }, nil
 }
 
@@ -117,11 +117,11 @@ func (s *Store) Close() error {
 	return s.client.Close()
 }
 
-// failed tells what was being done. A call whose context ended fails with the
-// context's error, which the client words its own way.
+// failed wraps the error of a call. If the context is done it returns the context's error,
+// which the client reports as errors of other types.
 func failed(ctx context.Context, what string, err error) error {
-	if errors.Is(context.Cause(ctx), errSilent) {
-		return fmt.Errorf("bigtable: %s: %w", what, errSilent)
+	if errors.Is(context.Cause(ctx), errNoResponse) {
+		return fmt.Errorf("bigtable: %s: %w", what, errNoResponse)
 	}
 	if cause := ctx.Err(); cause != nil {
 		return fmt.Errorf("bigtable: %s: %w", what, cause)

@@ -45,7 +45,7 @@ func open(t *testing.T, address, table string) *Store {
 	if err := a.Create(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// The emulator collects garbage every second, and the contract's cells are old.
+	// The emulator collects garbage every second, and the cells of rowtest are old.
 	for _, f := range rows.Families() {
 		if err := a.client.SetGCPolicy(ctx, table, string(f), bigtable.NoGcPolicy()); err != nil {
 			t.Fatal(err)
@@ -58,8 +58,7 @@ func open(t *testing.T, address, table string) *Store {
 	return s
 }
 
-// checked makes calls fail that the service would reject and the emulator does
-// not.
+// checked adds a check that fails calls that Bigtable rejects and the emulator accepts.
 func checked(o Options) Options {
 	o.dial = append(o.dial,
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, c *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -101,7 +100,7 @@ func checkRequest(m any) error {
 	return nil
 }
 
-// TestChecked: the check of what the service rejects is at work.
+// TestChecked checks that the check added by checked works.
 func TestChecked(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, programs.Bigtable(t), "checked")
@@ -109,22 +108,22 @@ func TestChecked(t *testing.T) {
 	visit := func(bigtable.Row) bool { return true }
 	long := strings.Repeat("q", 20<<10)
 	if err := s.table.ReadRows(ctx, bigtable.InfiniteRange(""), visit, bigtable.RowFilter(bigtable.ColumnFilter(long))); status.Code(err) != codes.InvalidArgument {
-		t.Errorf("a long filter: %v", err)
+		t.Errorf("read with a long filter: %v", err)
 	}
 	m := bigtable.NewCondMutation(bigtable.ColumnFilter(long), mutation([]rows.Mutation{rows.DeleteRow()}), nil)
 	if err := s.table.Apply(ctx, "r", m); status.Code(err) != codes.InvalidArgument {
-		t.Errorf("a long condition: %v", err)
+		t.Errorf("CheckAndMutate with a long condition: %v", err)
 	}
 	var many bigtable.RowList
 	for range 30 {
 		many = append(many, long)
 	}
 	if err := s.table.ReadRows(ctx, many, visit); status.Code(err) != codes.InvalidArgument {
-		t.Errorf("many keys: %v", err)
+		t.Errorf("read of many keys: %v", err)
 	}
 }
 
-// TestColumnPattern: what can be exact is, and what cannot is close.
+// TestColumnPattern checks that a pattern is exact if it fits, and otherwise as long as possible.
 func TestColumnPattern(t *testing.T) {
 	page := func(i int) string { return "\x00\xff\xee\xdd12345678p\x00\x01" + string([]byte{byte(i >> 8), byte(i)}) }
 	var pages, some, far []string
@@ -147,18 +146,18 @@ func TestColumnPattern(t *testing.T) {
 	} {
 		got, exact := columnPattern(rows.Filter{Qualifiers: c.qualifiers})
 		if exact != c.exact || got == "" || len(got) > maxPattern {
-			t.Errorf("%s: a pattern of %d bytes, exact: %v", c.name, len(got), exact)
+			t.Errorf("%s: pattern has %d bytes, exact: %v", c.name, len(got), exact)
 		}
 		if !exact {
 			cut, _ := alternatives(cutAll(slices.Sorted(slices.Values(c.qualifiers)), c.atLeast), c.atLeast)
 			if len(got) < len(cut) {
-				t.Errorf("%s: a pattern of %d bytes, for the first %d bytes of each it has %d", c.name, len(got), c.atLeast, len(cut))
+				t.Errorf("%s: pattern has %d bytes; a pattern for the first %d bytes of each qualifier has %d", c.name, len(got), c.atLeast, len(cut))
 			}
 		}
 	}
 }
 
-// TestAdmin makes a table from nothing, from a part of it, and twice.
+// TestAdmin checks that Create creates a table, completes an incomplete one, and is idempotent.
 func TestAdmin(t *testing.T) {
 	ctx := context.Background()
 	o := Options{Project: "p", Instance: "i", Table: "ix1", Emulator: programs.Bigtable(t)}
@@ -190,9 +189,9 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
-// TestSilence: a read of a service that cannot be reached fails by itself, long
-// before the caller gives up, and is not a caller's that went away.
-func TestSilence(t *testing.T) {
+// TestNoResponse checks that a read fails by itself if Bigtable cannot be reached, long before the
+// caller's deadline, and that the error is not that of a canceled request.
+func TestNoResponse(t *testing.T) {
 	addr := programs.Bigtable(t)
 	var dialed []net.Conn
 	var mu sync.Mutex
@@ -201,7 +200,7 @@ func TestSilence(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if gone {
-			return nil, errors.New("nobody is there")
+			return nil, errors.New("connection refused")
 		}
 		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		dialed = append(dialed, c)
@@ -218,11 +217,11 @@ func TestSilence(t *testing.T) {
 		_ = c.Close()
 	}
 	mu.Unlock()
-	s.silence = 50 * time.Millisecond
+	s.noResponseAfter = 50 * time.Millisecond
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err = s.ReadRows(ctx, []rows.Range{rows.Single("k")}, rows.Filter{}, func(rows.Row) bool { return true })
-	if !errors.Is(err, errSilent) || errors.Is(err, context.Canceled) || ctx.Err() != nil {
+	if !errors.Is(err, errNoResponse) || errors.Is(err, context.Canceled) || ctx.Err() != nil {
 		t.Errorf("%v", err)
 	}
 }

@@ -10,23 +10,23 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Bounds of a filter: the service takes 20 KiB, and RE2 has a bound for nested
-// groups of its own.
+// Limits of a filter: Bigtable accepts 20 KiB, and RE2 limits nested groups.
 const (
 	maxFilter  = 20 << 10
 	maxPattern = maxFilter - 512 // of a qualifier; the rest of a filter is short
 	maxNested  = 100
 )
 
-// translated is a filter as the service gets it. With wanted it lets too much
-// through: cells whose qualifiers are not wanted, and all cells of a row.
+// translated is a filter as it is sent to Bigtable. If wanted is set, the sent filter is
+// too wide, and rest must be applied to the cells of each row: the sent filter may match
+// other qualifiers, and does not limit the cells per row.
 type translated struct {
 	filter bigtable.Filter
 	wanted func(qualifier string) bool
 }
 
-// rest applies what the service could not: it returns the wanted ones of a row's
-// cells, at most so many; 0 is all.
+// rest applies the part of the filter that was not sent. It returns the selected cells of
+// a row, at most the given number; 0 means all.
 func (t *translated) rest(cells []rows.Cell, most int) []rows.Cell {
 	cells = slices.DeleteFunc(cells, func(c rows.Cell) bool { return !t.wanted(c.Qualifier) })
 	if most > 0 && len(cells) > most {
@@ -35,7 +35,7 @@ func (t *translated) rest(cells []rows.Cell, most int) []rows.Cell {
 	return cells
 }
 
-// translate translates a filter; its parts apply in the order of the fields.
+// translate converts a filter. Its parts apply in the order of the fields.
 func translate(f rows.Filter) translated {
 	var out translated
 	var chain []bigtable.Filter
@@ -73,9 +73,9 @@ func translate(f rows.Filter) translated {
 	return out
 }
 
-// columnPattern is a regular expression for the qualifiers that a filter wants;
-// "" is for all. If one for exactly these would be too long, the longest of
-// their beginnings that fit are taken.
+// columnPattern returns a regular expression for the qualifiers that a filter selects; ""
+// means all. If the exact expression is too long, it matches the longest prefixes of the
+// qualifiers that fit, and exact is false.
 func columnPattern(f rows.Filter) (pattern string, exact bool) {
 	if len(f.Qualifiers) == 0 {
 		if f.QualifierPrefix == "" {
@@ -114,7 +114,7 @@ func columnPattern(f rows.Filter) (pattern string, exact bool) {
 	return best, false
 }
 
-// cutAll cuts sorted texts to n bytes.
+// cutAll truncates sorted texts to n bytes and removes duplicates.
 func cutAll(sorted []string, n int) []string {
 	out := make([]string, 0, len(sorted))
 	for _, q := range sorted {
@@ -126,7 +126,7 @@ func cutAll(sorted []string, n int) []string {
 	return out
 }
 
-// wanted reports for a qualifier whether the filter wants it.
+// wanted returns a function that reports whether the filter selects a qualifier.
 func wanted(f rows.Filter) func(string) bool {
 	if len(f.Qualifiers) == 0 {
 		return func(q string) bool { return strings.HasPrefix(q, f.QualifierPrefix) }
@@ -141,15 +141,15 @@ func wanted(f rows.Filter) func(string) bool {
 // anything matches any bytes.
 const anything = `\C*`
 
-// patternWriter writes a regular expression for a set of texts that has what
-// they begin with in common only once.
+// patternWriter writes a regular expression for a set of texts, with their common prefixes
+// written only once.
 type patternWriter struct {
 	b    strings.Builder
-	open int // texts of this length stand for all that begin with them
+	open int // a text of this length is a prefix: it matches all texts that begin with it
 }
 
-// alternatives writes the pattern of sorted, different texts. ok is false if it
-// is too long or too deep.
+// alternatives returns the pattern of sorted, distinct texts. ok is false if the pattern is
+// too long or too deeply nested.
 func alternatives(texts []string, open int) (pattern string, ok bool) {
 	w := patternWriter{open: open}
 	if !w.write(texts, 0, 0) {
@@ -158,7 +158,7 @@ func alternatives(texts []string, open int) (pattern string, ok bool) {
 	return w.b.String(), true
 }
 
-// write writes what follows the first at bytes, which all texts share.
+// write writes the pattern of the texts without their first at bytes, which they share.
 func (w *patternWriter) write(texts []string, at, depth int) bool {
 	first, last := texts[0], texts[len(texts)-1]
 	shared := at
@@ -176,7 +176,7 @@ func (w *patternWriter) write(texts []string, at, depth int) bool {
 		}
 		return w.fits()
 	}
-	ends := len(first) == at // the others go on
+	ends := len(first) == at // the first text ends here; the others are longer
 	if ends {
 		texts = texts[1:]
 	}
@@ -191,8 +191,8 @@ func (w *patternWriter) write(texts []string, at, depth int) bool {
 	return w.fits()
 }
 
-// branches writes texts that go on differently: those that end with the next
-// byte as a class, the others one by one.
+// branches writes the alternatives for texts that differ at byte at: the texts that end
+// with that byte as a character class, the others one by one.
 func (w *patternWriter) branches(texts []string, at, depth int) bool {
 	var leaves []byte
 	var groups [][]string
@@ -225,7 +225,7 @@ func (w *patternWriter) branches(texts []string, at, depth int) bool {
 	return true
 }
 
-// class writes ascending bytes as a class, runs of them as ranges.
+// class writes ascending bytes as a character class, with ranges for consecutive bytes.
 func (w *patternWriter) class(bytes []byte) {
 	w.b.WriteByte('[')
 	for i := 0; i < len(bytes); {
@@ -247,14 +247,14 @@ func (w *patternWriter) class(bytes []byte) {
 
 func (w *patternWriter) fits() bool { return w.b.Len() <= maxPattern }
 
-// exactly passes the cells of one column. Unlike a pattern it takes its bytes as
-// they are.
+// exactly returns a filter for the cells of one column. Unlike in a pattern, the bytes of
+// the qualifier need no quoting.
 func exactly(f rows.Family, qualifier string) bigtable.Filter {
 	return bigtable.ColumnRangeFilter(string(f), qualifier, qualifier+"\x00")
 }
 
-// quote escapes bytes for RE2 as Bigtable reads it: as bytes, of which none but
-// letters, digits and the underscore may stand for themselves.
+// quote escapes bytes for RE2 in Bigtable, which matches bytes: all but letters, digits and
+// the underscore must be escaped.
 func quote(s string) string {
 	var b strings.Builder
 	for i := range len(s) {

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// maxRangeBytes bounds the keys of one read request, which may have 512 KiB
-// altogether. Each range costs rangeBytes more than its keys.
+// maxRangeBytes limits the keys of one read request; Bigtable accepts requests of 512 KiB.
+// The encoding of a range has up to rangeBytes more than its keys.
 const (
 	maxRangeBytes = 448 << 10
 	rangeBytes    = 16
@@ -27,9 +27,9 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 	defer leave()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// The client tries again until its context ends, however long nothing answers.
-	silent := time.AfterFunc(s.silence, func() { cancel(errSilent) })
-	defer silent.Stop()
+	// The client retries until its context is done, even without any response.
+	timeout := time.AfterFunc(s.noResponseAfter, func() { cancel(errNoResponse) })
+	defer timeout.Stop()
 	if err := rows.CheckRead(ranges, f); err != nil {
 		return err
 	}
@@ -45,8 +45,8 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 			opts = append(opts, bigtable.LimitRows(int64(left)))
 		}
 		err := s.table.ReadRows(ctx, set, func(r bigtable.Row) bool {
-			silent.Stop() // what is done with a row is not the service's time
-			defer silent.Reset(s.silence)
+			timeout.Stop() // the time that visit takes does not count
+			defer timeout.Reset(s.noResponseAfter)
 			row := row(r)
 			if sent.wanted != nil {
 				if row.Cells = sent.rest(row.Cells, f.CellsPerRow); len(row.Cells) == 0 {
@@ -62,8 +62,8 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 		if err != nil {
 			return failed(ctx, "read rows", err)
 		}
-		// The client answers a context that ended while it was told to stop, and
-		// sometimes one that had ended before, with nil.
+		// The client may return nil although the context is done: if the context ended
+		// while the read was being stopped, and sometimes if it had ended before.
 		if err := ctx.Err(); err != nil && !stopped {
 			return failed(ctx, "read rows", err)
 		}
@@ -71,7 +71,7 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 	return nil
 }
 
-// nextRanges takes as many ranges as fit one request.
+// nextRanges returns as many ranges as fit into one request, and the others.
 func nextRanges(ranges []rows.Range) (set bigtable.RowRangeList, left []rows.Range) {
 	size := 0
 	for i, r := range ranges {
@@ -91,8 +91,8 @@ func rowRange(r rows.Range) bigtable.RowRange {
 	return bigtable.NewRange(r.Start, r.End)
 }
 
-// row translates a row: families and qualifiers ascending, the newest version of
-// a cell first.
+// row converts a row: families and qualifiers ascending, the newest version of a cell
+// first.
 func row(r bigtable.Row) rows.Row {
 	out := rows.Row{Key: r.Key()}
 	families := make([]string, 0, len(r))

@@ -8,15 +8,15 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Bounds of one bulk request: the emulator and gRPC's default take 4 MiB, the
-// service 100,000 mutations.
+// Limits of one bulk request: the emulator, with gRPC's default, accepts 4 MiB; Bigtable
+// accepts 100,000 mutations.
 const (
 	maxBatchBytes     = 3 << 20
 	maxBatchMutations = 50_000
 )
 
-// mutation translates the changes of a row. Every cell has its timestamp from
-// the caller: only so the client repeats the call after an error.
+// mutation converts the mutations of a row. Every cell has a timestamp set by the caller:
+// the client retries only such mutations.
 func mutation(ms []rows.Mutation) *bigtable.Mutation {
 	out := bigtable.NewMutation()
 	for _, m := range ms {
@@ -96,8 +96,8 @@ func (s *Store) MutateRows(ctx context.Context, ms []rows.RowMutation) []error {
 	return errs
 }
 
-// applyBatch applies some of the rows and notes what went wrong with each. The
-// client reports the failure of a part beside a nil error.
+// applyBatch applies some of the rows and sets the errors of those that failed. The client
+// reports a partial failure in the list of errors, with a nil error for the call.
 func (s *Store) applyBatch(ctx context.Context, ms []rows.RowMutation, batch []int, errs []error) (bad bool) {
 	if len(batch) == 0 {
 		return false
@@ -119,7 +119,7 @@ func (s *Store) applyBatch(ctx context.Context, ms []rows.RowMutation, batch []i
 	return bad
 }
 
-// CheckAndMutate implements rows.Store. The client never repeats it.
+// CheckAndMutate implements rows.Store. The client never retries it.
 func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
 	ctx, leave, err := s.enter(ctx)
 	if err != nil {
@@ -131,8 +131,8 @@ func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition
 	}
 	filter := bigtable.ChainFilters(exactly(c.Family, c.Qualifier), bigtable.LatestNFilter(1))
 	if c.Test == rows.HasValue {
-		// The end of the range is exclusive: the value and one more byte is the
-		// first value behind it.
+		// The end of the range is exclusive. The value with a zero byte appended is the
+		// next value after it.
 		filter = bigtable.ChainFilters(filter, bigtable.ValueRangeFilter(c.Value, append(append([]byte(nil), c.Value...), 0)))
 	}
 	onMatch, onNone := then, otherwise
@@ -150,7 +150,7 @@ func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition
 	return matched != (c.Test == rows.IsAbsent), nil
 }
 
-// check answers a condition that nothing hangs on.
+// check tests a condition without mutations.
 func (s *Store) check(ctx context.Context, key string, filter bigtable.Filter, absent bool) (bool, error) {
 	row, err := s.table.ReadRow(ctx, key, bigtable.RowFilter(filter))
 	if err != nil {
@@ -166,9 +166,9 @@ func orNil(ms []rows.Mutation) *bigtable.Mutation {
 	return mutation(ms)
 }
 
-// DeletePrefix implements rows.Store. It reads keys and deletes rows: the
-// service's own DropRowRange is an administrative call with a daily quota, one
-// at a time, and not meant for replicated instances.
+// DeletePrefix implements rows.Store. It reads keys and deletes rows, because Bigtable's
+// DropRowRange is an administrative call with a daily quota, allows one call at a time,
+// and is not meant for replicated instances.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string) error {
 	ctx, leave, err := s.enter(ctx)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package counted is a row store that counts what is read of it: a cost that does
-// not depend on how busy the machine is.
+// Package counted provides a row store that counts reads, as a measure of cost that does
+// not depend on the load of the machine.
 package counted
 
 import (
@@ -9,16 +9,16 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Store is a row store that counts.
+// Store counts the reads of a row store.
 type Store struct {
 	rows.Store
 	Reads atomic.Int64 // calls of ReadRows
-	Cells atomic.Int64 // of the rows that they visited
+	Cells atomic.Int64 // cells of the rows visited
 }
 
 var _ rows.Store = (*Store)(nil)
 
-// New returns a store over another one that has counted nothing yet.
+// New returns a Store for s with counters at zero.
 func New(s rows.Store) *Store { return &Store{Store: s} }
 
 // ReadRows implements rows.Store.

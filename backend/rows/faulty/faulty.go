@@ -1,4 +1,4 @@
-// Package faulty is a row store whose calls fail by plan; see package faults.
+// Package faulty provides a row store with injected faults; see package faults.
 package faulty
 
 import (
@@ -8,7 +8,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Store is a row store whose calls are named, counted and failed by a plan:
+// Store injects the faults of a plan into calls of a row store. The calls are named
 // "ReadRows", "Mutate", "MutateRows", "CheckAndMutate" and "DeletePrefix".
 type Store struct {
 	rows.Store

@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows/rowtest"
 )
 
-// TestContract: without a fault it is a row store.
+// TestContract checks that Store keeps the contract if the plan has no fault.
 func TestContract(t *testing.T) {
 	rowtest.Run(t, func(t *testing.T) rows.Store { return Store{memory(t), &faults.Plan{}} })
 }
@@ -23,7 +23,7 @@ func memory(t *testing.T) rows.Store {
 	return s
 }
 
-// TestFaults: what each fault leaves of a bulk of four rows.
+// TestFaults checks how many of four rows MutateRows writes with each fault.
 func TestFaults(t *testing.T) {
 	for kind, want := range map[faults.Kind]int{faults.None: 4, faults.Rejected: 0, faults.Lost: 4, faults.Partial: 2, faults.Killed: 0, faults.KilledAfter: 4} {
 		inner, plan := memory(t), &faults.Plan{}
@@ -44,7 +44,7 @@ func TestFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		if told := map[faults.Kind]int{faults.None: 0, faults.Partial: 2}; there != want || kind != faults.None && kind != faults.Partial && failed != 4 || (kind == faults.None || kind == faults.Partial) && failed != told[kind] {
-			t.Errorf("%s: %d rows are there, want %d; %d are told to have failed", kind, there, want, failed)
+			t.Errorf("%s: %d rows exist, want %d; %d rows have errors", kind, there, want, failed)
 		}
 		if err := inner.Close(); err != nil {
 			t.Fatal(err)

@@ -1,5 +1,5 @@
-// Package memory is the row store in the memory of the process, for tests and
-// measurements: Pebble's adapter over a file system that is gone with it.
+// Package memory provides a row store in memory, for tests and benchmarks: the Pebble
+// adapter on a file system in memory.
 package memory
 
 import (

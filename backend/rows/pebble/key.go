@@ -13,9 +13,9 @@ import (
 //
 //	escape(row key) 00 01  family  escape(qualifier) 00 01  ^timestamp:8
 //
-// where escape writes 00 as 00 FF. So keys sort as (row, family, qualifier,
-// newest first), and a row's cells stand together. Keys that begin with 00 00
-// are the adapter's own; no row key escapes to that.
+// where escape replaces 00 by 00 FF. So keys sort by row, family and qualifier, the newest
+// version first, and the cells of a row are adjacent. Keys that begin with 00 00 are the
+// adapter's own: no escaped row key begins with these bytes.
 const (
 	escByte  = 0x00
 	escZero  = 0xff
@@ -23,10 +23,10 @@ const (
 	timeSize = 8
 )
 
-// firstRow is below every row's key and above the adapter's own keys.
+// firstRow sorts before the keys of all rows and after the adapter's own keys.
 var firstRow = []byte{0x00, 0x02}
 
-// formatKey holds the version of this layout.
+// formatKey is the key of the layout version.
 var formatKey = []byte{0x00, 0x00, 'f'}
 
 var errKey = errors.New("damaged key in the row store")
@@ -43,7 +43,7 @@ func appendEscaped(b []byte, s string) []byte {
 	}
 }
 
-// rowPrefix is what the keys of all cells of a row begin with.
+// rowPrefix returns the prefix of the keys of all cells of a row.
 func rowPrefix(row string) []byte {
 	b := make([]byte, 0, len(row)+32)
 	return append(appendEscaped(b, row), escByte, escEnd)
@@ -53,7 +53,7 @@ func familyPrefix(row []byte, f rows.Family) []byte {
 	return append(bytes.Clone(row), f[0])
 }
 
-// columnPrefix is what the keys of all versions of a cell begin with.
+// columnPrefix returns the prefix of the keys of all versions of a cell.
 func columnPrefix(row []byte, f rows.Family, qualifier string) []byte {
 	return append(appendEscaped(familyPrefix(row, f), qualifier), escByte, escEnd)
 }
@@ -62,8 +62,8 @@ func cellKey(row []byte, f rows.Family, qualifier string, ms int64) []byte {
 	return binary.BigEndian.AppendUint64(columnPrefix(row, f, qualifier), ^uint64(ms))
 }
 
-// prefixEnd is the first key behind all that begin with p. p holds a byte below
-// FF or consists of at most a row key's length of FF, which one more is above.
+// prefixEnd returns the first key after all keys that begin with p. A prefix without a
+// byte below FF is at most as long as a row key, so tableEnd sorts after it.
 func prefixEnd(p []byte) []byte {
 	if end := rows.PrefixEnd(string(p)); end != "" {
 		return []byte(end)
@@ -71,10 +71,10 @@ func prefixEnd(p []byte) []byte {
 	return tableEnd()
 }
 
-// tableEnd is behind every possible key.
+// tableEnd returns a key that sorts after all possible keys.
 func tableEnd() []byte { return bytes.Repeat([]byte{0xff}, rows.MaxKeyLength+1) }
 
-// bounds are the keys of all cells of the rows in r.
+// bounds returns the bounds of the keys of all cells of the rows in r.
 func bounds(r rows.Range) (lower, upper []byte) {
 	lower, upper = appendEscaped(nil, r.Start), tableEnd()
 	if bytes.Compare(lower, firstRow) < 0 {
@@ -86,7 +86,7 @@ func bounds(r rows.Range) (lower, upper []byte) {
 	return lower, upper
 }
 
-// splitRow cuts a key behind its row part, terminator included.
+// splitRow splits a key after its row part, which includes the terminator.
 func splitRow(key []byte) (row, rest []byte, err error) {
 	n := terminated(key)
 	if n < 0 {
@@ -95,7 +95,7 @@ func splitRow(key []byte) (row, rest []byte, err error) {
 	return key[:n], key[n:], nil
 }
 
-// decodeCell reads what stands behind the row part.
+// decodeCell decodes the part of a key after the row part. ms is in Unix milliseconds.
 func decodeCell(rest []byte) (f rows.Family, qualifier string, ms int64, err error) {
 	if len(rest) < 1+2+timeSize {
 		return "", "", 0, errKey
@@ -118,8 +118,8 @@ func decodeCell(rest []byte) (f rows.Family, qualifier string, ms int64, err err
 	return f, unescape(rest[:n]), ms, nil
 }
 
-// terminated is the length of the escaped string that b begins with, its
-// terminator included, or -1.
+// terminated returns the length of the escaped string at the start of b, including its
+// terminator, or -1.
 func terminated(b []byte) int {
 	for i := 0; ; {
 		j := bytes.IndexByte(b[i:], escByte)

@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// addRow adds the mutations of one row to an indexed batch, whose own earlier
-// content the deletions must see.
+// addRow adds the mutations of one row to a batch. The batch is indexed, because
+// deletions must see earlier mutations of the batch.
 func addRow(b *pebble.Batch, m rows.RowMutation) error {
 	row := rowPrefix(m.Key)
 	for _, mut := range m.Mutations {
@@ -37,11 +37,11 @@ func addRow(b *pebble.Batch, m rows.RowMutation) error {
 	return nil
 }
 
-// closeBatch gives a batch back; a commit has told of all that can go wrong.
+// closeBatch releases a batch. Commit has already returned every relevant error.
 func closeBatch(b *pebble.Batch) { _ = b.Close() }
 
-// manyCells is from how many cells on one range deletion is cheaper for later
-// readers than a tombstone per cell.
+// manyCells is the number of cells above which one range deletion is cheaper for later
+// reads than a tombstone per cell.
 const manyCells = 64
 
 // deleteUnder deletes all cells whose keys begin with p.
@@ -69,13 +69,12 @@ func deleteUnder(b *pebble.Batch, p []byte) error {
 	return nil
 }
 
-// stripes are locks that rows share by hash.
+// stripes are mutexes of rows, by the hash of the row key.
 type stripes struct {
 	locks [256]sync.Mutex
 }
 
-// lock takes the stripes of all the rows, in order, so that two callers cannot
-// wait for each other.
+// lock locks the stripes of all the rows, in ascending order to avoid a deadlock.
 func (s *stripes) lock(ms []rows.RowMutation) (unlock func()) {
 	ids := make([]uint8, 0, len(ms))
 	for _, m := range ms {
@@ -93,19 +92,19 @@ func (s *stripes) lock(ms []rows.RowMutation) (unlock func()) {
 	}
 }
 
-// logger passes Pebble's errors on and drops its chatter.
+// logger logs Pebble's errors and discards its informational messages.
 type logger struct{ to *slog.Logger }
 
 func (l logger) Infof(string, ...any) {}
 
 func (l logger) Errorf(format string, args ...any) {
 	if l.to != nil {
-		l.to.Error("row store", "err", fmt.Sprintf(format, args...))
+		l.to.Error("row store: error from Pebble", "err", fmt.Sprintf(format, args...))
 	}
 }
 
-// Fatalf is called where Pebble can no longer keep its promises; it must not
-// return.
+// Fatalf panics. Pebble calls it when it can no longer guarantee the consistency of the
+// store, and requires that it does not return.
 func (l logger) Fatalf(format string, args ...any) {
 	panic("row store: " + fmt.Sprintf(format, args...))
 }

@@ -1,5 +1,5 @@
-// Package pebble keeps rows in an embedded Pebble database: the row store of
-// one machine. It is an adapter; only package main and tests import it.
+// Package pebble implements rows.Store in an embedded Pebble database, for Pallium on one
+// machine. Only package main and tests import it.
 package pebble
 
 import (
@@ -16,14 +16,14 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// layout is the version of the keys (see key.go) written into a new store.
+// layout is the layout version of the keys (see key.go) in a new store.
 const layout = "pallium rows 1"
 
-// Options of a store; the zero value is sensible.
+// Options are the options of a store. The zero value is ready to use.
 type Options struct {
 	CacheBytes int64        // block cache; 0 = 64 MiB
 	Logger     *slog.Logger // for Pebble's errors; nil = none
-	FS         vfs.FS       // nil = the file system; tests give one in memory
+	FS         vfs.FS       // nil = the operating system's; tests use one in memory
 }
 
 // Store is a rows.Store in a directory.
@@ -35,9 +35,9 @@ type Store struct {
 	mu     sync.RWMutex // held for reading by every call, for writing by Close
 	closed bool
 
-	// Changes of rows hold prefix for reading and the stripes of their rows, so
-	// that nothing comes between a condition and its mutations. DeletePrefix
-	// holds prefix for writing.
+	// A change of rows read-locks prefix and locks the stripes of its rows, so that no
+	// other change happens between a condition and its mutations. DeletePrefix locks
+	// prefix for writing.
 	prefix  sync.RWMutex
 	stripes stripes
 	unlock  func() error // releases the directory
@@ -46,8 +46,8 @@ type Store struct {
 
 var _ rows.Store = (*Store)(nil)
 
-// Open opens or creates the store in dir. A directory that another process has
-// open, and a layout that this version does not know, are errors.
+// Open opens or creates the store in dir. It returns an error if another process has the
+// directory open, or if the layout is unknown.
 func Open(dir string, o Options) (*Store, error) {
 	fs := o.FS
 	if fs == nil {
@@ -58,7 +58,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
-		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process; stop it, or give this one another -data-dir: %w",
+		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process: stop that process, or use another -data-dir: %w",
 			dir, err)
 	}
 	r := &reserve{fs: fs, dir: dir, path: fs.PathJoin(dir, reserveName)}
@@ -81,7 +81,8 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// options are for a small embedded store: bounded memory, few files, fast start.
+// options returns options for a small embedded store: limited memory, few files, fast
+// start.
 func options(o Options, fs vfs.FS) *pebble.Options {
 	size := o.CacheBytes
 	if size == 0 {
@@ -112,12 +113,12 @@ func (s *Store) checkLayout() error {
 		return err
 	}
 	if have != layout {
-		return fmt.Errorf("its layout is %q, this version knows %q only", have, layout)
+		return fmt.Errorf("unknown layout %q: this version of Pallium supports %q only", have, layout)
 	}
 	return nil
 }
 
-// enter guards a call against Close; leave with s.mu.RUnlock.
+// enter starts a call and prevents Close until s.mu.RUnlock.
 func (s *Store) enter(ctx context.Context) error {
 	s.mu.RLock()
 	err := ctx.Err()
@@ -156,7 +157,7 @@ func (s *Store) Mutate(ctx context.Context, m rows.RowMutation) error {
 	return s.apply([]rows.RowMutation{m})
 }
 
-// batchBytes is about how much one batch of MutateRows holds in memory.
+// batchBytes is the approximate size of one batch of MutateRows.
 const batchBytes = 8 << 20
 
 // MutateRows implements rows.Store.

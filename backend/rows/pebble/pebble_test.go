@@ -50,8 +50,8 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// TestCrash loses everything that was not synced: what was reported as written
-// must still be there.
+// TestCrash checks that all successful writes exist after a crash that loses all data that was not
+// synced.
 func TestCrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s, err := Open("db", Options{FS: fs})
@@ -101,22 +101,22 @@ func TestUnknownLayout(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second try shows that the lock was given back
+	for range 2 { // the second attempt shows that the lock was released
 		if _, err := Open("db", Options{FS: fs}); err == nil || !strings.Contains(err.Error(), "pallium rows 9") {
 			t.Errorf("open: %v", err)
 		}
 	}
 }
 
-// TestLocked opens a store that another process holds. The other process is
-// this test binary, run again.
+// TestLocked checks that a store that is open cannot be opened again, neither in the same process nor
+// in another one, which is this test binary.
 func TestLocked(t *testing.T) {
 	if dir := os.Getenv("PALLIUM_TEST_LOCKED_DIR"); dir != "" {
 		if s, err := Open(dir, Options{}); err == nil {
 			_ = s.Close()
-			t.Fatal("the other process could open it too")
+			t.Fatal("the other process could open the store")
 		} else if !strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), dir) {
-			t.Fatalf("unclear error: %v", err)
+			t.Fatalf("Open of a locked store: %v, want an error with the directory", err)
 		}
 		return
 	}
@@ -150,7 +150,7 @@ func FuzzKey(f *testing.F) {
 			return
 		}
 		if back := cellKey(rowPrefix(unescape(row)), fam, q, ms); !bytes.Equal(back, key) {
-			t.Errorf("%q came back as %q", key, back)
+			t.Errorf("key %q was decoded and encoded as %q", key, back)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// checkEvery is how many cells are read between looks at the context.
+// checkEvery is the number of cells read between two checks of the context.
 const checkEvery = 1024
 
 // ReadRows implements rows.Store.
@@ -49,19 +49,19 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 	return nil
 }
 
-// reader gathers cells into rows. One reader is one ReadRows.
+// reader reads the rows of one ReadRows call.
 type reader struct {
 	ctx     context.Context
 	it      *pebble.Iterator
 	filter  rows.Filter
-	wanted  [][]byte // sorted beginnings of wanted columns; none = all
+	wanted  [][]byte // sorted key prefixes of the selected columns, after the row part; none = all
 	visit   func(rows.Row) bool
 	visited int
 	cells   int
 }
 
-// wantedColumns are the beginnings, behind the row part, of the keys that the
-// filter's families and qualifiers select, so that the rest can be jumped over.
+// wantedColumns returns the prefixes, after the row part, of the keys that the families
+// and qualifiers of a filter select, so that the reader can skip the others.
 func wantedColumns(f rows.Filter) [][]byte {
 	if len(f.Families) == 0 && len(f.Qualifiers) == 0 && f.QualifierPrefix == "" {
 		return nil
@@ -109,8 +109,7 @@ func (r *reader) scan(rg rows.Range) (bool, error) {
 	return true, r.it.Error()
 }
 
-// row reads the cells of the row that the iterator stands on and leaves it on
-// the next row.
+// row reads the cells of the iterator's current row and advances it to the next row.
 func (r *reader) row(row []byte) ([]rows.Cell, error) {
 	var cells []rows.Cell
 	for r.it.Valid() && bytes.HasPrefix(r.it.Key(), row) {
@@ -144,8 +143,8 @@ func (r *reader) row(row []byte) ([]rows.Cell, error) {
 	return cells, r.it.Error()
 }
 
-// place reports whether rest is in a wanted column; if not, jump is where the
-// next one begins, or nil behind the last.
+// place reports whether rest is in a selected column. If not, jump is the prefix of the
+// next selected column, or nil after the last one.
 func (r *reader) place(rest []byte) (in bool, jump []byte) {
 	if len(r.wanted) == 0 {
 		return true, nil
@@ -160,7 +159,7 @@ func (r *reader) place(rest []byte) (in bool, jump []byte) {
 	return false, r.wanted[i]
 }
 
-// cell decodes the cell under the iterator and applies the rest of the filter.
+// cell decodes the current cell and applies the rest of the filter.
 func (r *reader) cell(rest []byte, before []rows.Cell) (rows.Cell, bool, error) {
 	f, qualifier, ms, err := decodeCell(rest)
 	if err != nil {

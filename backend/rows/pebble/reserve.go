@@ -11,33 +11,33 @@ import (
 )
 
 const (
-	// reserveName is a file that holds room for the next start: to open a store,
-	// Pebble writes a few files and what its log has not yet in tables. Without it a
-	// store on a full disk could not be opened, and nobody could read, or compact
-	// what fills the disk.
+	// reserveName is a file that reserves disk space for the next start: to open a store,
+	// Pebble writes a few files, and tables with the contents of its log. Without the
+	// reserve, a store on a full disk could not be opened, and the data that fills the
+	// disk could be neither read nor compacted.
 	reserveName = "full-disk-reserve"
-	// reserveBytes is as much as Pebble may have in its log: one memtable.
+	// reserveBytes is the most that Pebble may have in its log: one memtable.
 	reserveBytes = 16 << 20
-	// leastReserve is the least that a start needs, and that is kept for it on a disk
-	// without room for more.
+	// leastReserve is the least that a start needs, and the least that is reserved on a
+	// disk without space for reserveBytes.
 	leastReserve = 1 << 20
 )
 
-// reserve is the file with room for the next start.
+// reserve manages the file that reserves disk space for the next start.
 type reserve struct {
 	fs   vfs.FS
 	path string
 	dir  string
 
-	mu       sync.Mutex
-	whole    bool // the file has reserveBytes
-	released bool // by this start: what is left of it is taken back
-	rejected bool // the file system has no means to hold room
+	mu          sync.Mutex
+	whole       bool // the file has reserveBytes
+	released    bool // this start released the reserve: hold reserves what is left
+	unsupported bool // the file system cannot preallocate space
 }
 
-// release gives the room back to the disk if Pebble may need it now. A disk that
-// is full all the same is an error: Pebble would try for ever to write what it
-// needs to open.
+// release deletes the reserve if the disk is nearly full, so that Pebble can use the
+// space to open the store. If the disk is full even then, release returns an error:
+// Pebble would retry forever.
 func (r *reserve) release() error {
 	usage, err := r.fs.GetDiskUsage(r.dir)
 	if err != nil || usage.AvailBytes >= minFree {
@@ -49,22 +49,22 @@ func (r *reserve) release() error {
 	case err == nil:
 		r.released = true
 	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("release the room that is kept for a start on a full disk: %w", err)
+		return fmt.Errorf("release the disk space reserved for a start on a full disk: %w", err)
 	}
 	usage, err = r.fs.GetDiskUsage(r.dir)
 	if err == nil && usage.AvailBytes < leastReserve {
-		return fmt.Errorf("disk is full: %d bytes are free in %s, to open the row store needs %d", usage.AvailBytes, r.dir, leastReserve)
+		return fmt.Errorf("disk is full: %d bytes are free in %s, opening the row store needs %d", usage.AvailBytes, r.dir, leastReserve)
 	}
 	return nil
 }
 
-// hold takes the room for the next start, or what there is of it when this start
-// released it. It does nothing when the disk has too little room, when it does not
-// tell, or when all is held.
+// hold reserves disk space for the next start, or as much as is left if this start
+// released the reserve. It does nothing if the disk has too little free space or does not
+// report it, or if reserveBytes are reserved already.
 func (r *reserve) hold() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.whole || r.rejected {
+	if r.whole || r.unsupported {
 		return
 	}
 	usage, err := r.fs.GetDiskUsage(r.dir)
@@ -77,7 +77,7 @@ func (r *reserve) hold() {
 	}
 	f, err := r.fs.OpenReadWrite(r.path, vfs.WriteCategoryUnspecified)
 	if err != nil {
-		return // no harm now, and the next write tries again
+		return // not needed now, and the next write tries again
 	}
 	for size := int64(reserveBytes); size >= leastReserve; size /= 2 {
 		if err = f.Preallocate(0, size); err == nil {
@@ -88,7 +88,7 @@ func (r *reserve) hold() {
 			break
 		}
 	}
-	r.rejected = errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS)
+	r.unsupported = errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS)
 	r.released = false
 	_ = f.Close() // it has no data
 }

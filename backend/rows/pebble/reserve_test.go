@@ -14,12 +14,12 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// fullFS is a disk on which nothing fits but what a reserve gives free.
+// fullFS is a file system whose only free space is that of a released reserve.
 type fullFS struct {
 	vfs.FS
 	reserve string
 	full    bool
-	used    bool // something else took what the reserve gave free
+	used    bool // another writer used the released space
 }
 
 func (f *fullFS) held() int64 {
@@ -47,8 +47,8 @@ func (f *fullFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) 
 	return f.FS.Create(name, c)
 }
 
-// TestStartOnFullDisk: a store on a disk without room opens, can be read, rejects
-// writes, and has what the next start needs again.
+// TestStartOnFullDisk checks that a store on a full disk can be opened and read, rejects writes, and
+// reserves space for the next start again.
 func TestStartOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	fs := &fullFS{FS: vfs.Default, reserve: filepath.Join(dir, reserveName)}
@@ -64,7 +64,7 @@ func TestStartOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	if held := fs.held(); held < reserveBytes {
-		t.Fatalf("%d bytes are held", held)
+		t.Fatalf("%d bytes are reserved", held)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -79,21 +79,21 @@ func TestStartOnFullDisk(t *testing.T) {
 			t.Errorf("%d rows, %v", n, err)
 		}
 		if err := set(s, "b"); err == nil {
-			t.Error("a write on a full disk")
+			t.Error("a write on a full disk succeeded")
 		}
 		if held := fs.held(); held < reserveBytes {
-			t.Errorf("%d bytes are held for the next start", held)
+			t.Errorf("%d bytes are reserved for the next start", held)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	fs.used = true // else Pebble would wait for ever
+	fs.used = true // otherwise Pebble would retry forever
 	if _, err = Open(dir, Options{FS: fs}); err == nil || !strings.Contains(err.Error(), "disk is full") {
-		t.Fatalf("opened without any room: %v", err)
+		t.Fatalf("Open without any free space: %v, want an error", err)
 	}
 	fs.used = false
-	// Lost while the disk was full, it is taken again when there is room.
+	// A reserve lost while the disk was full is created again when there is free space.
 	if err := os.RemoveAll(fs.reserve); err != nil {
 		t.Fatal(err)
 	}
@@ -102,18 +102,18 @@ func TestStartOnFullDisk(t *testing.T) {
 	}
 	defer s.Close()
 	if held := fs.held(); held > 0 {
-		t.Errorf("%d bytes of a full disk were taken", held)
+		t.Errorf("%d bytes of a full disk were reserved", held)
 	}
 	fs.full = false
 	if err := set(s, "c"); err != nil {
 		t.Fatal(err)
 	}
 	if held := fs.held(); held < reserveBytes {
-		t.Errorf("%d bytes are held when there is room again", held)
+		t.Errorf("%d bytes are reserved after space was freed", held)
 	}
 }
 
-// TestReserveThatCannotBeReleased is an error that says so.
+// TestReserveThatCannotBeReleased checks the error if the reserve cannot be deleted.
 func TestReserveThatCannotBeReleased(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, reserveName, "x"), 0o750); err != nil {
@@ -121,6 +121,6 @@ func TestReserveThatCannotBeReleased(t *testing.T) {
 	}
 	_, err := Open(dir, Options{FS: &fullFS{FS: vfs.Default, reserve: filepath.Join(dir, "none"), full: true}})
 	if !errors.Is(err, syscall.ENOTEMPTY) {
-		t.Errorf("opened with %v", err)
+		t.Errorf("Open(): %v, want the error of the release", err)
 	}
 }

@@ -6,22 +6,22 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// minFree is how many bytes must be free on the disk for a write to begin. What
-// else writes to the disk may fill it to the last byte; Pebble must not meet
-// that: a write of its log that fails breaks the store until a restart.
+// minFree is the number of bytes that must be free on the disk for a write to start.
+// Other writers may fill the disk to the last byte, but Pebble must not run out of space:
+// a failed write of its log makes the store unusable until a restart.
 const minFree = 16 << 20
 
-// commit writes a batch to the disk.
+// commit writes a batch and syncs it.
 func (s *Store) commit(b *pebble.Batch) error {
 	if err := s.space(); err != nil {
 		return err
 	}
-	s.reserve.hold() // the disk may have been too full for it before
+	s.reserve.hold() // the disk may have been too full before
 	return b.Commit(pebble.Sync)
 }
 
-// space is an error when the disk is nearly full. A file system that does not
-// tell counts as empty.
+// space returns an error if the disk is nearly full. A file system that does not report
+// its free space counts as empty.
 func (s *Store) space() error {
 	if usage, err := s.fs.GetDiskUsage(s.dir); err == nil && usage.AvailBytes < minFree {
 		return fmt.Errorf("disk is full: %d bytes are free in %s, a write needs %d", usage.AvailBytes, s.dir, minFree)

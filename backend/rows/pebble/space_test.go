@@ -10,7 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Writes are rejected before the disk is quite full, and taken again after that.
+// TestFullDisk checks that writes are rejected before the disk is completely full, and accepted
+// again when space is free.
 func TestFullDisk(t *testing.T) {
 	fs := vfs.NewMem()
 	s, err := Open("db", Options{FS: fs})

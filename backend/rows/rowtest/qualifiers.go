@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// longLists are lists of qualifiers that are long, alike or many: what a cluster
-// store takes as a filter is small.
+// longLists returns lists of long, similar or many qualifiers, which do not fit into a filter of
+// Bigtable.
 func longLists() map[string][]string {
 	rnd := rand.New(rand.NewSource(1))
 	random := func(n int) string {
@@ -46,7 +46,7 @@ func longLists() map[string][]string {
 	return lists
 }
 
-// testLongLists compares reads by long lists of qualifiers with what was written.
+// testLongLists compares reads with long lists of qualifiers with the cells written.
 func testLongLists(t *testing.T, s rows.Store) {
 	for name, list := range longLists() {
 		t.Run(name, func(t *testing.T) { testLongList(t, s, name, list) })
@@ -54,7 +54,7 @@ func testLongLists(t *testing.T, s rows.Store) {
 }
 
 func testLongList(t *testing.T, s rows.Store, name string, list []string) {
-	const base = 4_000_000_000_000 // far ahead: a cluster store drops old cells
+	const base = 4_000_000_000_000 // far in the future: Bigtable drops old cells
 	rnd := rand.New(rand.NewSource(int64(len(list))))
 	name += "/"
 	for _, key := range []string{"1", "2", "3", "4"} {
@@ -64,14 +64,14 @@ func testLongList(t *testing.T, s rows.Store, name string, list []string) {
 			for _, q := range []string{q, q + "\x00", q[:len(q)/2], strings.ToUpper(q)} {
 				if rnd.Intn(3) > 0 && len(q) <= rows.MaxQualifierLength {
 					f, ms := rows.Families()[rnd.Intn(2)], base+int64(rnd.Intn(3))
-					if f == sys { // only the newest version is sure to be kept
+					if f == sys { // only the newest version is guaranteed to be kept
 						ms = base + int64(len(q)%3)
 					}
 					m.Mutations = append(m.Mutations, set(f, q, ms, "v"))
 				}
 			}
 		}
-		if key == "3" { // none of the list
+		if key == "3" { // no qualifier of the list
 			m.Mutations = []rows.Mutation{set(sys, "none of them", base, "v"), set(data, "none of them", base, "v")}
 		}
 		if errs := s.MutateRows(context.Background(), []rows.RowMutation{m}); errs != nil {
@@ -145,7 +145,7 @@ func text(r rows.Row) string {
 	return b.String()
 }
 
-// filtered is what a filter leaves of a row's cells.
+// filtered returns the cells of a row that a filter selects.
 func filtered(cells []rows.Cell, f rows.Filter) []rows.Cell {
 	wanted := map[string]bool{}
 	for _, q := range f.Qualifiers {
@@ -166,8 +166,7 @@ func filtered(cells []rows.Cell, f rows.Filter) []rows.Cell {
 	return out
 }
 
-// testLongConditions asks for cells with the longest qualifiers and values that
-// a condition may have.
+// testLongConditions tests conditions with the longest qualifiers and values allowed.
 func testLongConditions(t *testing.T, s rows.Store) {
 	q, v := strings.Repeat("\xff", rows.MaxConditionBytes), strings.Repeat("\x00", rows.MaxConditionBytes)
 	put(t, s, "r", set(sys, q, 1, v), set(sys, q[1:], 1, v+"\x00"))
@@ -188,7 +187,7 @@ func testLongConditions(t *testing.T, s rows.Store) {
 	}
 }
 
-// testManyRanges reads by as many long ranges as one call may have.
+// testManyRanges reads with the largest number of long ranges allowed.
 func testManyRanges(t *testing.T, s rows.Store) {
 	var ranges []rows.Range
 	var keys []string

@@ -1,5 +1,5 @@
-// Package rowtest is the contract of rows.Store in executable form. Every
-// adapter runs it; what it does not ask for, callers may not rely on.
+// Package rowtest tests the contract of rows.Store. Every adapter must pass it, and callers may rely
+// only on behavior that it tests.
 package rowtest
 
 import (
@@ -13,8 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Run checks the contract. open returns a new, empty store, which the suite
-// closes.
+// Run runs the tests. open returns a new, empty store, which Run closes.
 func Run(t *testing.T, open func(t *testing.T) rows.Store) {
 	t.Helper()
 	for _, c := range []struct {
@@ -190,7 +189,7 @@ func testFilters(t *testing.T, s rows.Store) {
 		{"time before cells per row", rows.Filter{Families: []rows.Family{data}, MinTime: 15, CellsPerRow: 1},
 			[]string{"a{x:p/2@20=3}", "b{x:p/1@30=6}"}},
 		{"rows", rows.Filter{Qualifiers: []string{"h"}, Rows: 1}, []string{"a{x:h@10=1}"}},
-		{"rows counts what is left", rows.Filter{Qualifiers: []string{"q"}, Rows: 1}, []string{"b{x:q@30=7}"}},
+		{"rows limit after the other filters", rows.Filter{Qualifiers: []string{"q"}, Rows: 1}, []string{"b{x:q@30=7}"}},
 		{"nothing left", rows.Filter{MinTime: 31}, nil},
 	} {
 		want(t, c.name, read(t, s, c.f, all), c.want...)

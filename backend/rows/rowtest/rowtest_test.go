@@ -12,7 +12,7 @@ import (
 
 const fault = "PALLIUM_TEST_ROWS_FAULT"
 
-// broken is an adapter with one of several faults.
+// broken is an adapter that breaks one rule of the contract.
 type broken struct {
 	rows.Store
 	fault string
@@ -42,7 +42,7 @@ func (b broken) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 	return b.Store.ReadRows(ctx, ranges, f, visit)
 }
 
-// TestSuite runs the suite over an adapter, which has a fault when TestFaults says so.
+// TestSuite runs the suite with an adapter, which is broken if TestFaults sets a fault.
 func TestSuite(t *testing.T) {
 	Run(t, func(t *testing.T) rows.Store {
 		s, err := memory.Open()
@@ -53,7 +53,7 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// TestFaults: the suite fails for an adapter with a fault.
+// TestFaults checks that the suite fails for a broken adapter.
 func TestFaults(t *testing.T) {
 	for _, f := range []string{"holds always", "half a row", "no filter"} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestSuite$")

@@ -77,7 +77,7 @@ func testDeletePrefix(t *testing.T, s rows.Store) {
 		}
 		for _, k := range keys {
 			if left[k] == strings.HasPrefix(k, p) {
-				t.Errorf("after delete of prefix %q: row %q is there: %v", p, k, left[k])
+				t.Errorf("after delete of prefix %q: row %q exists: %v", p, k, left[k])
 			}
 		}
 	}
@@ -186,7 +186,7 @@ func testSizes(t *testing.T, s rows.Store) {
 		t.Fatalf("%d rows, %v", len(got), err)
 	}
 	if c := got[0].Cells[0]; c.Qualifier != q || c.Time != rows.MaxTime || !bytes.Equal(c.Value, v) {
-		t.Error("the largest cell came back changed")
+		t.Error("the largest cell was read with a different value")
 	}
 }
 
@@ -257,8 +257,8 @@ func testOneWinner(t *testing.T, s rows.Store) {
 	}
 }
 
-// testCounter adds up under contention, with plain writes to the same row and
-// its neighbours meanwhile.
+// testCounter increments a counter concurrently, with other writes to the same row and adjacent rows at
+// the same time.
 func testCounter(t *testing.T, s rows.Store) {
 	ctx := context.Background()
 	put(t, s, "n", set(sys, "n", 1, "0"))
@@ -293,7 +293,7 @@ func testCounter(t *testing.T, s rows.Store) {
 	want(t, "sum", read(t, s, rows.Filter{Qualifiers: []string{"n"}}, all), fmt.Sprintf("n{s:n@1=%d}", workers*each))
 }
 
-// testAtomicRows looks for a row that is half of one write and half of another.
+// testAtomicRows checks that no read returns a row with parts of two writes.
 func testAtomicRows(t *testing.T, s rows.Store) {
 	ctx := context.Background()
 	write := func(v string) []rows.Mutation {
@@ -317,7 +317,7 @@ func testAtomicRows(t *testing.T, s rows.Store) {
 	for range 200 {
 		err := s.ReadRows(ctx, []rows.Range{all}, rows.Filter{}, func(r rows.Row) bool {
 			if len(r.Cells) != 2 || !bytes.Equal(r.Cells[0].Value, r.Cells[1].Value) {
-				t.Errorf("half a row: %v", r)
+				t.Errorf("row with parts of two writes: %v", r)
 				return false
 			}
 			return true

@@ -1,5 +1,5 @@
-// Package fsck checks what must hold between the packs of the long-term store and
-// its index, and makes the index again from the packs.
+// Package fsck checks that the packs of the long-term store and its index are
+// consistent, and rebuilds the index from the packs.
 package fsck
 
 import (
@@ -15,17 +15,18 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Checker checks and mends a store. It is safe for concurrent use.
+// Checker checks and repairs a store. It is safe for concurrent use.
 type Checker struct {
 	opts  store.Options
 	index *index.Index
 	store *store.Store
 }
 
-// Progress is told how much is done, from 0 to 1, and what is done next; nil: nobody is.
+// Progress is called with the completed part, from 0 to 1, and the name of the next day. It
+// may be nil.
 type Progress func(done float64, next string)
 
-// day tells that one of a tenant's days is next.
+// day reports that a day of a tenant is next.
 func (p Progress) day(c *index.Catalog, tenantsDone, tenants, daysDone, days int) {
 	if p != nil {
 		done := (float64(tenantsDone) + float64(daysDone)/float64(days)) / float64(tenants)
@@ -33,13 +34,13 @@ func (p Progress) day(c *index.Catalog, tenantsDone, tenants, daysDone, days int
 	}
 }
 
-// New returns a checker of a store, with its options.
+// New returns a Checker for a store, with the options of the store.
 func New(s *store.Store) *Checker {
 	o := s.Options()
 	return &Checker{opts: o, index: o.Index, store: s}
 }
 
-// Tenants lists the tenants that the index or the object store has anything of,
+// Tenants returns the tenants with rows in the index or objects in the object store,
 // ascending.
 func (k *Checker) Tenants(ctx context.Context) ([]tenant.ID, error) {
 	set := map[tenant.ID]struct{}{}

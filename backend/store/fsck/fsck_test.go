@@ -17,8 +17,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestRebuildIndex: the rows of the index, deleted, come back from the packs as
-// they were.
+// TestRebuildIndex deletes rows of the index, with and without the catalogs, and checks
+// that RebuildIndex restores them from the packs.
 func TestRebuildIndex(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{Bytes: 5000})
 	for w := range 4 {
@@ -34,7 +34,7 @@ func TestRebuildIndex(t *testing.T) {
 	}
 	findings := 0
 	if _, err := x.Fsck.Verify(t.Context(), []tenant.ID{"a", "b"}, fsck.Options{Finding: func(string, error) { findings++ }}); err != nil || findings == 0 {
-		t.Fatalf("%d findings without an index, %v", findings, err)
+		t.Fatalf("Verify without index rows: %d findings, error %v; want findings", findings, err)
 	}
 	report, err := x.Fsck.RebuildIndex(t.Context(), []tenant.ID{"a", "b"}, nil)
 	if err != nil {
@@ -43,7 +43,7 @@ func TestRebuildIndex(t *testing.T) {
 	t.Logf("%+v", report)
 	x.Verify()
 	x.Check("rebuilt")
-	// The catalogs too, with L0 packs that were not compacted.
+	// The same for the catalogs, with an L0 pack that is not compacted.
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 7, 2, 2)}, "i1")
 	if err := x.Rows.DeletePrefix(t.Context(), schema.TenantPrefix("a")); err != nil {
 		t.Fatal(err)
@@ -53,11 +53,11 @@ func TestRebuildIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := x.Read("a", 0, math.MaxInt64); len(got) > 0 {
-		t.Fatal("the index is there still")
+		t.Fatal("the index still has series after its rows were deleted")
 	}
 	found, err := x.Fsck.Tenants(t.Context())
 	if err != nil || len(found) != 2 {
-		t.Fatalf("tenants %v, %v", found, err)
+		t.Fatalf("Tenants() = %v, %v; want 2 tenants", found, err)
 	}
 	if report, err = x.Fsck.RebuildIndex(t.Context(), found, nil); err != nil || report.Recovered != 1 {
 		t.Fatalf("%+v, %v", report, err)
@@ -68,14 +68,14 @@ func TestRebuildIndex(t *testing.T) {
 	x.Check("recovered and compacted")
 }
 
-// TestRecoveryFences: an attempt of before a manifest was recovered does not publish,
-// though the version is the same again.
+// TestRecoveryFences checks that an attempt from before the recovery of a lost manifest
+// cannot publish, although the recovered version is the one that it read.
 func TestRecoveryFences(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
 	x.Merge(storetest.Day)
 	g := x.Attempt("a", storetest.Day)
-	// The catalog row is lost and made again, with the same version.
+	// Lose the manifest, then recover it with the same version.
 	lost := []rows.Mutation{rows.DeleteColumn(rows.Data, "m"), rows.DeleteColumn(rows.Data, "g")}
 	key := ""
 	if err := x.Rows.ReadRows(t.Context(), []rows.Range{{}}, rows.Filter{Qualifiers: []string{"m"}}, func(r rows.Row) bool { key = r.Key; return true }); err != nil {
@@ -88,13 +88,13 @@ func TestRecoveryFences(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
-		t.Fatalf("an attempt of before the recovery was published: %v", err)
+		t.Fatalf("Publish of an attempt from before the recovery: %v, want ErrConflict", err)
 	}
 	x.Check("recovered")
 	x.Verify()
 }
 
-// TestFindings: each kind of damage is one finding that says what is wrong.
+// TestFindings checks that Verify finds each kind of damage and says what is wrong.
 func TestFindings(t *testing.T) {
 	v := schema.Version{Generation: 1}
 	for want, damage := range map[string]func(x *storetest.World, m *schema.Manifest) []rows.RowMutation{
@@ -106,17 +106,17 @@ func TestFindings(t *testing.T) {
 			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
 				Mutations: []rows.Mutation{rows.Set(rows.Data, schema.PageQualifier(m.Version, 0, 7), x.Now.UnixMilli(), []byte("x"))}}}
 		},
-		"is not what its pack has": func(_ *storetest.World, m *schema.Manifest) []rows.RowMutation {
+		"differs from the copy in its pack": func(_ *storetest.World, m *schema.Manifest) []rows.RowMutation {
 			return []rows.RowMutation{{Key: schema.PagesKey("a", "m", storetest.Day),
 				Mutations: []rows.Mutation{rows.Set(rows.Data, schema.PageQualifier(m.Version, 0, 0), 253402300799000, []byte("x"))}}}
 		},
-		"its version cell of": func(x *storetest.World, _ *schema.Manifest) []rows.RowMutation {
+		"the version cell ": func(x *storetest.World, _ *schema.Manifest) []rows.RowMutation {
 			cell := schema.VersionCell{Version: v}
 			return []rows.RowMutation{{Key: schema.CatalogKey("a", storetest.Day),
 				Mutations: []rows.Mutation{rows.DeleteColumn(rows.Data, schema.VersionQualifier),
 					rows.Set(rows.Data, schema.VersionQualifier, x.Now.UnixMilli(), cell.Encode())}}}
 		},
-		"object of the index is missing": func(x *storetest.World, m *schema.Manifest) []rows.RowMutation {
+		"object listed in the index is missing": func(x *storetest.World, m *schema.Manifest) []rows.RowMutation {
 			x.Must(nil, x.Objects.Delete(t.Context(), m.Packs[0].Object))
 			return nil
 		},

@@ -9,17 +9,17 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// RebuildReport counts what RebuildIndex did.
+// RebuildReport counts the results of RebuildIndex.
 type RebuildReport struct {
-	Recovered          int // manifests that were lost and made again
+	Recovered          int // lost manifests recovered
 	Days, Packs, Cells int
-	Bytes, Read        int64 // size of the packs, and bytes read of them
+	Bytes, Read        int64 // total size of the packs, and how much of it was read
 }
 
-// RebuildIndex writes the rows of the index of published days again, from what
-// the packs keep of them. It reads only the ends of packs. Days that have packs
-// and no manifest get one again first; L0 packs that no catalog names are entered
-// into it.
+// RebuildIndex rewrites the index rows of published days from the copies of the rows
+// at the end of each pack, and reads only that part of the packs. First it recovers
+// the manifests of days with packs and no manifest, and enters L0 packs without a
+// receipt into the index.
 func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID, progress Progress) (RebuildReport, error) {
 	var report RebuildReport
 	if err := k.recoverL0(ctx); err != nil {

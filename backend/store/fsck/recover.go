@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// foundPack is a compacted pack that was found by listing objects.
+// foundPack is a compacted pack found by listing objects.
 type foundPack struct {
 	entry    schema.PackEntry
 	id       index.Identity
@@ -25,9 +25,10 @@ type foundPack struct {
 	deletion uint64
 }
 
-// recoverManifests makes manifests for the days of a tenant that have compacted
-// packs and none: of the newest generation that is complete. It may be one that
-// was never published; it then holds what was to be published.
+// recoverManifests writes a manifest for each day of a tenant that has compacted packs
+// and no manifest, for the newest complete generation. That generation may never have
+// been published; it is complete nevertheless. It returns the number of manifests
+// written.
 func (k *Checker) recoverManifests(ctx context.Context, t tenant.ID) (int, error) {
 	byDay := map[int64][]objects.Object{}
 	var broken error
@@ -63,7 +64,7 @@ func (k *Checker) recoverManifests(ctx context.Context, t tenant.ID) (int, error
 		}
 		m, ok := newestComplete(found)
 		if !ok {
-			return n, fmt.Errorf("day %d has packs of which no generation is complete", day)
+			return n, fmt.Errorf("day %d has compacted packs but no complete generation", day)
 		}
 		if err := k.writeRecovered(ctx, &c, m); err != nil {
 			return n, err
@@ -73,7 +74,7 @@ func (k *Checker) recoverManifests(ctx context.Context, t tenant.ID) (int, error
 	return n, nil
 }
 
-// identify reads what a compacted pack says of itself.
+// identify reads the manifest entry, version and part of a compacted pack from the pack.
 func (k *Checker) identify(ctx context.Context, name string) (foundPack, error) {
 	var f foundPack
 	o, err := k.opts.Objects.Stat(ctx, name)
@@ -85,10 +86,10 @@ func (k *Checker) identify(ctx context.Context, name string) (foundPack, error) 
 	if err != nil {
 		return f, err
 	}
-	defer func() { _ = r.Release() }() // a source that fetches has nothing to close
+	defer func() { _ = r.Release() }() // closing an object source cannot fail
 	info := r.Info()
 	if len(info.Sections) != 1 {
-		return f, fmt.Errorf("%w: it has %d sections", pack.ErrCorrupt, len(info.Sections))
+		return f, fmt.Errorf("%w: compacted pack has %d sections, want 1", pack.ErrCorrupt, len(info.Sections))
 	}
 	sec := &info.Sections[0]
 	f.entry.ID, f.entry.MinTime, f.entry.MaxTime = info.ID, sec.MinTime, sec.MaxTime
@@ -113,8 +114,8 @@ func (k *Checker) identify(ctx context.Context, name string) (foundPack, error) 
 	return f, err
 }
 
-// newestComplete makes the manifest of the newest generation of which all parts
-// are there.
+// newestComplete returns the manifest of the newest generation of which all parts
+// exist.
 func newestComplete(found []foundPack) (schema.Manifest, bool) {
 	byVersion := map[schema.Version][]foundPack{}
 	for _, f := range found {
@@ -141,9 +142,9 @@ next:
 	return schema.Manifest{}, false
 }
 
-// writeRecovered publishes a recovered manifest, unless there is one by now. It
-// raises the fence number: the version may be one that an attempt under way read
-// before it was replaced and lost.
+// writeRecovered publishes a recovered manifest. It returns store.ErrConflict if a
+// manifest was published in the meantime. It raises the fence number, because a running
+// attempt may have read the same version before the manifest was replaced and lost.
 func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema.Manifest) error {
 	stamp, expiry, err := k.store.Stamp(ctx, c.Tenant, m.Day)
 	if err != nil {
@@ -161,9 +162,8 @@ func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema
 	return err
 }
 
-// recoverL0 enters L0 packs into the index that no receipt and no garbage entry
-// names. One that was compacted before is compacted again, which changes
-// nothing.
+// recoverL0 enters L0 packs that no receipt and no garbage entry names into the index.
+// A pack that was already compacted is compacted again, which changes nothing.
 func (k *Checker) recoverL0(ctx context.Context) error {
 	known := map[string]bool{}
 	err := k.index.Work.Each(ctx, func(d *index.DayWork) error {

@@ -16,31 +16,32 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Options says how deep Verify looks.
+// Options are the options of Verify.
 type Options struct {
-	// Data reads every byte of every pack and decodes all samples; without it,
-	// the packs' ends are read, and of the objects name, size and checksum.
+	// Data makes Verify read every byte of every pack and decode all samples. Without
+	// it, Verify reads the end of each pack, and the name, size and checksum of each
+	// object.
 	Data bool
-	// Finding is told what is wrong, one thing at a time, and where.
+	// Finding is called for each inconsistency, with its location.
 	Finding func(where string, err error)
-	// Progress is told before each day how much is done.
+	// Progress is called before each day.
 	Progress Progress
 }
 
-// Report counts what Verify saw.
+// Report counts what Verify checked.
 type Report struct {
 	Days, Packs, Cells int
 	Series, Samples    int64
-	Bytes              int64 // of packs
-	Read               int64 // bytes read of them
+	Bytes              int64 // total size of the packs
+	Read               int64 // bytes read of the packs
 	Findings           int
 }
 
-// Verify checks what must hold between catalog, packs and index of tenants: that
-// every pack that a manifest names is there with its size and checksum, that the
-// rows of the index are byte for byte what the packs keep of them, and that L0
-// packs that catalogs name are there. What is wrong goes to o.Finding; an error
-// means that checking itself failed.
+// Verify checks that the catalogs, packs and index rows of tenants are consistent:
+// every pack that a manifest names exists with its size and checksum, every index row
+// is identical to the copy in its pack, and every L0 pack that a catalog or a receipt
+// names exists. Inconsistencies are passed to o.Finding; an error means that the check
+// itself failed.
 func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (Report, error) {
 	v := &verifier{k: k, o: o}
 	for n, t := range tenants {
@@ -87,7 +88,7 @@ func (v *verifier) day(ctx context.Context, c *index.Catalog) {
 		return
 	}
 	if cell, err := c.VersionCell(); err != nil || cell.Version != m.Version {
-		v.finding(where, errors.Join(err, fmt.Errorf("%w: the manifest is of generation %s, its version cell of %s", index.ErrInconsistent,
+		v.finding(where, errors.Join(err, fmt.Errorf("%w: the manifest has generation %s, the version cell %s", index.ErrInconsistent,
 			m.Version, cell.Version)))
 	}
 	series, samples := int64(0), int64(0)
@@ -100,7 +101,7 @@ func (v *verifier) day(ctx context.Context, c *index.Catalog) {
 		}
 	}
 	if series != m.Series || samples != m.Samples {
-		v.finding(where, fmt.Errorf("%w: its packs have %d series and %d samples, the manifest says %d and %d", index.ErrInconsistent, series,
+		v.finding(where, fmt.Errorf("%w: the packs have %d series and %d samples, the manifest lists %d and %d", index.ErrInconsistent, series,
 			samples, m.Series, m.Samples))
 	}
 	v.report.Series += series
@@ -114,29 +115,30 @@ func (v *verifier) l0(ctx context.Context, c *index.Catalog, l *index.L0) error 
 		return store.ObjectError(l.Object, err)
 	}
 	if obj.Size != l.ObjectSize {
-		return fmt.Errorf("%w: it has %d bytes, the index says %d", pack.ErrCorrupt, obj.Size, l.ObjectSize)
+		return fmt.Errorf("%w: the object has %d bytes, the index says %d", pack.ErrCorrupt, obj.Size, l.ObjectSize)
 	}
 	r, err := v.k.store.OpenPack(ctx, l.ID, l.Object, obj.Size)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = r.Release() }() // a source that fetches has nothing to close
+	defer func() { _ = r.Release() }() // closing an object source cannot fail
 	for _, sec := range r.Info().Sections {
 		if sec.Tenant != c.Tenant || sec.Day != c.Day {
 			continue
 		}
 		if sec.Offset != l.Offset || sec.Length != l.Length || sec.CRC != l.CRC || sec.Samples != l.Samples {
-			return fmt.Errorf("%w: its section is not the one that the catalog names", index.ErrInconsistent)
+			return fmt.Errorf("%w: the section of the tenant's day in the L0 pack differs from its entry in the catalog", index.ErrInconsistent)
 		}
 		if v.o.Data {
 			return r.Verify()
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: it has no section of the day", index.ErrInconsistent)
+	return fmt.Errorf("%w: the L0 pack has no section of the tenant's day", index.ErrInconsistent)
 }
 
-// pack checks a compacted pack and notes which rows it should have in the index.
+// pack checks a compacted pack and adds the index cells that it should have to
+// expected.
 func (v *verifier) pack(ctx context.Context, c *index.Catalog, part int, expected map[string]map[string][]byte) error {
 	e := &c.Manifest.Packs[part]
 	obj, err := v.k.opts.Objects.Stat(ctx, e.Object)
@@ -144,20 +146,20 @@ func (v *verifier) pack(ctx context.Context, c *index.Catalog, part int, expecte
 		return store.ObjectError(e.Object, err)
 	}
 	if obj.Size != e.Size || obj.CRC != e.CRC {
-		return fmt.Errorf("%w: it has %d bytes with checksum %08x, the manifest says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, e.Size,
-			e.CRC)
+		return fmt.Errorf("%w: the object has %d bytes with checksum %08x, the manifest says %d bytes with checksum %08x", pack.ErrCorrupt,
+			obj.Size, obj.CRC, e.Size, e.CRC)
 	}
 	r, read, err := v.k.store.OpenTail(ctx, e)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = r.Release() }() // a source that fetches has nothing to close
+	defer func() { _ = r.Release() }() // closing an object source cannot fail
 	v.report.Packs++
 	v.report.Bytes += e.Size
 	info := r.Info()
 	if len(info.Sections) != 1 || info.Sections[0].Tenant != c.Tenant || info.Sections[0].Day != c.Day ||
 		info.Sections[0].Samples != e.Samples || int64(info.Sections[0].Series) != e.Series {
-		return fmt.Errorf("%w: it does not hold what the manifest says", index.ErrInconsistent)
+		return fmt.Errorf("%w: tenant, day or number of series or samples of the pack differ from the manifest", index.ErrInconsistent)
 	}
 	err = index.CellsOf(r, c.Tenant, c.Day, c.Manifest.Version, part, func(key, qualifier string, value []byte) {
 		if expected[key] == nil {
@@ -172,8 +174,8 @@ func (v *verifier) pack(ctx context.Context, c *index.Catalog, part int, expecte
 	return err
 }
 
-// rows compares the rows of the index with what the packs keep of them, and
-// looks for cells of the generation that no pack has.
+// rows compares the index rows of a generation with the copies in its packs, and finds
+// cells that no pack has.
 func (v *verifier) rows(ctx context.Context, where string, version schema.Version, expected map[string]map[string][]byte) {
 	keys := slices.Collect(maps.Keys(expected))
 	err := v.k.index.Generations.EachCell(ctx, keys, version, func(key, qualifier string, cell []byte) {
@@ -182,7 +184,7 @@ func (v *verifier) rows(ctx context.Context, where string, version schema.Versio
 		case !ok:
 			v.finding(where, fmt.Errorf("%w: row %q has the cell %q, which no pack has", index.ErrInconsistent, key, qualifier))
 		case !bytes.Equal(value, cell):
-			v.finding(where, fmt.Errorf("%w: cell %q of row %q is not what its pack has", index.ErrInconsistent, qualifier, key))
+			v.finding(where, fmt.Errorf("%w: cell %q of row %q differs from the copy in its pack", index.ErrInconsistent, qualifier, key))
 		}
 		v.report.Cells++
 		delete(expected[key], qualifier)
@@ -198,7 +200,7 @@ func (v *verifier) rows(ctx context.Context, where string, version schema.Versio
 	}
 }
 
-// work checks that the packs of receipts are there.
+// work checks that the packs of all receipts exist.
 func (v *verifier) work(ctx context.Context) {
 	list, err := v.k.index.Work.Days(ctx)
 	if err != nil {
@@ -211,8 +213,8 @@ func (v *verifier) work(ctx context.Context) {
 			if errors.Is(err, objects.ErrNotFound) {
 				err = store.ObjectError(r.Object, err)
 			} else if err == nil && (obj.Size != r.Size || obj.CRC != r.CRC) {
-				err = fmt.Errorf("%w: it has %d bytes with checksum %08x, its receipt says %d with %08x", pack.ErrCorrupt, obj.Size, obj.CRC, r.Size,
-					r.CRC)
+				err = fmt.Errorf("%w: the object has %d bytes with checksum %08x, its receipt says %d bytes with checksum %08x",
+					pack.ErrCorrupt, obj.Size, obj.CRC, r.Size, r.CRC)
 			}
 			if err != nil {
 				v.finding(fmt.Sprintf("receipt of day %d, object %s", d.Day, r.Object), err)

@@ -11,9 +11,10 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Erase deletes all compacted packs and all rows of a tenant that was deleted.
-// It may be repeated, and is, for what was being written meanwhile. L0 packs
-// hold many tenants; they go within a week of their upload.
+// Erase deletes all compacted packs and all rows of a deleted tenant. It is called
+// repeatedly, to delete data that was still being written during earlier calls. L0
+// packs have samples of many tenants; the sweep deletes them a week after they are
+// compacted.
 func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	var e index.Erased
 	gone, err := k.opts.Deleted(ctx, t)
@@ -21,7 +22,7 @@ func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 		return e, err
 	}
 	if !gone {
-		return e, fmt.Errorf("erase tenant %s: it is not deleted", t)
+		return e, fmt.Errorf("erase tenant %s: the tenant is not deleted", t)
 	}
 	if e.Rows, err = k.index.Tenants.Erase(ctx, t); err != nil {
 		return e, err
@@ -44,7 +45,7 @@ func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	return e, k.report(ctx, t, e)
 }
 
-// report adds to what is known to be erased of a tenant.
+// report adds e to the totals erased of a tenant.
 func (k *Keeper) report(ctx context.Context, t tenant.ID, e index.Erased) error {
 	all, err := k.index.Tenants.Erasure(ctx, t)
 	if err != nil {
@@ -54,8 +55,7 @@ func (k *Keeper) report(ctx context.Context, t tenant.ID, e index.Erased) error 
 	return k.index.Tenants.SetErasure(ctx, t, all)
 }
 
-// Erasure is all that was erased of a deleted tenant so far; zero when nothing
-// was.
+// Erasure returns the totals erased of a deleted tenant so far, or zero.
 func (k *Keeper) Erasure(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	return k.index.Tenants.Erasure(ctx, t)
 }

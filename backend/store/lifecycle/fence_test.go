@@ -19,8 +19,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestFenceOutlivesExpiry: an attempt on a day that was empty when it began does not
-// publish after the day was published, swept and expired, though there is no version
+// TestFenceOutlivesExpiry checks that an attempt that started on an empty day cannot
+// publish after the day was published and expired, although the day has no manifest
 // again.
 func TestFenceOutlivesExpiry(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
@@ -32,12 +32,12 @@ func TestFenceOutlivesExpiry(t *testing.T) {
 	if n, err := ahead.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now.Add(20 * 24 * time.Hour)}); n.Days != 1 || err != nil {
 		t.Fatalf("%+v expired, %v", n, err)
 	}
-	// The next look at the tenant keeps the number: the attempt may still be under way.
+	// The next expiry keeps the fence number: the attempt may still be running.
 	x.Must(ahead.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now.Add(20 * 24 * time.Hour)}))
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
-		t.Fatalf("an attempt of before was published: %v", err)
+		t.Fatalf("Publish of an attempt from before the expiry: %v, want ErrConflict", err)
 	}
-	// Once no such attempt can be under way, nothing of the day is left.
+	// When no such attempt can be running, expiry deletes the fence number.
 	x.Now = x.Now.Add(40 * 24 * time.Hour)
 	if n, err := x.Lifecycle.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now}); n.Days != 0 || err != nil {
 		t.Fatalf("%+v expired again, %v", n, err)
@@ -55,8 +55,8 @@ func TestFenceOutlivesExpiry(t *testing.T) {
 	}
 }
 
-// TestFenceIsKept: every write of the version cell keeps the fence number or raises
-// it, and an attempt that read the cell before the number was raised loses.
+// TestFenceIsKept checks that every write of the version cell keeps or raises the fence
+// number, and that an attempt that read the cell before it was raised cannot publish.
 func TestFenceIsKept(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Keep = 10 * 24 * time.Hour
@@ -86,7 +86,7 @@ func TestFenceIsKept(t *testing.T) {
 	sweep()
 	fence("swept before the first generation", 1)
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
-		t.Fatalf("swept before the first generation: %v", err)
+		t.Fatalf("Publish after a sweep before the first generation: %v, want ErrConflict", err)
 	}
 	x.Merge(storetest.Day)
 	fence("published", 1)
@@ -94,19 +94,19 @@ func TestFenceIsKept(t *testing.T) {
 	sweep()
 	fence("swept before the second generation", 2)
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
-		t.Fatalf("swept before the second generation: %v", err)
+		t.Fatalf("Publish after a sweep before the second generation: %v, want ErrConflict", err)
 	}
 	x.Keep = 200 * 24 * time.Hour
 	if _, err := x.Lifecycle.Restamp(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	fence("stamped for a longer retention", 2)
+	fence("restamped for a longer retention", 2)
 	x.Check("fenced twice")
 	x.Verify()
 }
 
-// TestPackEntriesWithoutVersion: entries for packs that older versions wrote do not
-// say whose the packs are, so the day is fenced in any case.
+// TestPackEntriesWithoutVersion checks that the sweep raises the fence before it deletes
+// a pack whose garbage entry has no version, as older versions of Pallium wrote them.
 func TestPackEntriesWithoutVersion(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
@@ -139,14 +139,14 @@ func TestPackEntriesWithoutVersion(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
-		t.Fatalf("published after its pack was swept: %v", err)
+		t.Fatalf("Publish after the pack was swept: %v, want ErrConflict", err)
 	}
 	x.Check("swept by an old entry")
 	x.Verify()
 }
 
-// TestFenceRace: an attempt that publishes between a sweep's look at the day and its
-// fence keeps what it wrote: the sweep looks again.
+// TestFenceRace checks that a sweep reads the day again, and deletes nothing, when an
+// attempt publishes after the sweep has read the day and before it raises the fence.
 func TestFenceRace(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": {"__name__=m": {{T: storetest.Day * series.DayMillis, V: 1}}}}, "i1")

@@ -12,9 +12,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// collectL0 deletes a consumed L0 pack, unless it was entered again since. It
-// marks the object before it looks, and an upload looks for the mark after it has
-// written: so one of the two sees the other.
+// collectL0 deletes a consumed L0 pack, unless an upload has entered it into the index
+// again. It marks the object before it reads the index, and an upload checks for the
+// mark after it has written to the index: so at least one of the two notices the other.
 func (k *Keeper) collectL0(ctx context.Context, e schema.Garbage, report *SweepReport) error {
 	obj, info, err := k.store.L0Info(ctx, e.Name)
 	if errors.Is(err, objects.ErrNotFound) {
@@ -38,16 +38,17 @@ func (k *Keeper) collectL0(ctx context.Context, e schema.Garbage, report *SweepR
 		return err
 	}
 	report.Objects++
-	if err := k.takeBack(ctx, e.Name, info); err != nil {
+	if err := k.removeCells(ctx, e.Name, info); err != nil {
 		return err
 	}
 	return k.index.Garbage.Unmark(ctx, e.Name)
 }
 
-// takeBack deletes what an upload wrote while its object was deleted: cells and
-// receipts. All of the pack is in compacted ones. The upload fails, or stores the
-// object again just before: so that is due once more.
-func (k *Keeper) takeBack(ctx context.Context, object string, info pack.Info) error {
+// removeCells deletes the catalog cells and receipts that a repeated upload wrote while
+// its object was being deleted; all samples of the pack are in compacted packs. The
+// upload then fails, or it stored the object again after the deletion, so the object is
+// entered into the garbage queue once more.
+func (k *Keeper) removeCells(ctx context.Context, object string, info pack.Info) error {
 	days, err := k.index.Catalogs.WithL0(ctx, info.ID, daysOf(info))
 	if err != nil {
 		return err
@@ -60,12 +61,12 @@ func (k *Keeper) takeBack(ctx context.Context, object string, info pack.Info) er
 		schema.Garbage{Kind: index.GarbageL0, Name: object}); err != nil {
 		return err
 	}
-	return k.index.TakeOutL0(ctx, info.ID, days, store.DaysOf(info))
+	return k.index.RemoveL0(ctx, info.ID, days, store.DaysOf(info))
 }
 
-// l0Needed reports whether an L0 pack has a receipt or a cell in a catalog. Days
-// that have cells and no receipt get one, so that they are compacted: otherwise
-// the cells would name the pack for ever.
+// l0Needed reports whether an L0 pack has a receipt or a cell in a catalog. It writes a
+// receipt for days with a cell and no receipt: without one, the day would not be
+// compacted and the cell would name the pack forever.
 func (k *Keeper) l0Needed(ctx context.Context, obj objects.Object, info pack.Info) (bool, error) {
 	consumed, err := k.store.Consumed(ctx, info)
 	if err != nil || !consumed {
@@ -83,12 +84,12 @@ func (k *Keeper) l0Needed(ctx context.Context, obj objects.Object, info pack.Inf
 	if err := k.index.Work.AddReceipts(ctx, info.ID, receipts); err != nil {
 		return false, err
 	}
-	k.opts.Logger.Warn("an L0 pack was in catalogs and in no work row, so that nothing would have compacted it; it is in work rows now",
+	k.opts.Logger.Warn("L0 pack had catalog cells but no receipts: wrote its receipts again, so that it is compacted",
 		"object", obj.Name, "ingester", info.Source, "days", len(named))
 	return true, nil
 }
 
-// daysOf lists the tenants' days that a pack has sections of.
+// daysOf returns the tenant and day of each section of a pack.
 func daysOf(info pack.Info) []index.TenantDay {
 	out := make([]index.TenantDay, 0, len(info.Sections))
 	for i := range info.Sections {

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// twoDays is samples of two tenants, each of testDay and the day before.
+// twoDays returns samples of two tenants in storetest.Day and the day before.
 func twoDays() map[tenant.ID]storetest.Data {
 	out := map[tenant.ID]storetest.Data{}
 	for _, t := range []tenant.ID{"a", "b"} {
@@ -23,14 +23,14 @@ func twoDays() map[tenant.ID]storetest.Data {
 	return out
 }
 
-// TestUploadSeesMark: an upload does not end while a sweep is about to delete its
-// object; the sweep finishes what another one began.
+// TestUploadSeesMark checks that an upload fails while its object is marked for
+// deletion, and that the next sweep removes a mark left by an interrupted one.
 func TestUploadSeesMark(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	u := x.Seal("i1", twoDays(), 0)
 	x.Must(nil, x.Index.Garbage.Mark(t.Context(), u.Object))
 	if err := x.Store.Upload(t.Context(), u); !errors.Is(err, store.ErrBeingDeleted) {
-		t.Errorf("the upload ends with %v", err)
+		t.Errorf("Upload of a marked object: %v, want ErrBeingDeleted", err)
 	}
 	if report, err := x.Lifecycle.Sweep(t.Context()); err != nil || report.Kept != 1 || report.Objects != 0 {
 		t.Errorf("sweep: %+v, %v; want one kept", report, err)
@@ -40,8 +40,8 @@ func TestUploadSeesMark(t *testing.T) {
 	}
 }
 
-// TestCellWithoutReceipt: a sweep keeps an L0 pack that a catalog names and no
-// work row, and puts it into the work rows again: compaction would not find it.
+// TestCellWithoutReceipt checks that a sweep keeps an L0 pack that has catalog cells but
+// no receipt, and writes its receipts, so that the pack is compacted.
 func TestCellWithoutReceipt(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Must(nil, x.Store.Upload(t.Context(), x.Seal("i1", twoDays(), 0)))
@@ -49,24 +49,24 @@ func TestCellWithoutReceipt(t *testing.T) {
 	if err != nil || len(work) == 0 {
 		t.Fatalf("%v, %v", work, err)
 	}
-	for _, d := range work { // as if the upload had ended between cells and receipts
-		x.Must(nil, x.Store.Discharge(t.Context(), d.Day, d.Receipts[0]))
+	for _, d := range work { // as if the upload had crashed between cells and receipts
+		x.Must(nil, x.Store.MarkConsumed(t.Context(), d.Day, d.Receipts[0]))
 	}
 	x.Now = x.Now.Add(store.L0Delay)
 	if report, err := x.Lifecycle.Sweep(t.Context()); err != nil || report.Kept != 1 || report.Objects != 0 {
-		t.Errorf("collected: %+v, %v; want it kept", report, err)
+		t.Errorf("Sweep() = %+v, %v; want the pack kept", report, err)
 	}
 	if again, err := x.Store.Days(t.Context()); err != nil || len(again) != len(work) || len(again[0].Receipts) != 1 {
 		t.Errorf("%d days have work, want %d, %v", len(again), len(work), err)
 	}
 }
 
-// TestAdoption: an object whose ingester was lost between F2 and F3 is entered
-// into the index; one that is too old is not.
+// TestAdoption checks that an object whose ingester was lost between F2 and F3 is
+// entered into the index, unless the pack is too old.
 func TestAdoption(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	in := &faults.Plan{}
-	in.Fail(3, faults.Killed) // the journal, the object, and no further
+	in.Fail(3, faults.Killed) // after the garbage entry and the object
 	f := storetest.Faulty(in)
 	x.Rows, x.Objects = f.Rows(x.Rows), f.Objects(x.Objects)
 	x.Open(0)
@@ -75,7 +75,7 @@ func TestAdoption(t *testing.T) {
 	u := x.Seal("i1", d, 0)
 	u.Sealed = int64(u.Info.ID.Time())
 	if err := x.Store.Upload(t.Context(), u); err == nil {
-		t.Fatal("the upload should have failed")
+		t.Fatal("Upload succeeded, want an injected error")
 	}
 	in.Heal()
 	x.Now = time.UnixMilli(u.Sealed).Add(47 * time.Hour)
@@ -102,7 +102,7 @@ func TestAdoption(t *testing.T) {
 	in.Heal()
 	x.Now = time.UnixMilli(u.Sealed).Add(20 * 24 * time.Hour)
 	if _, err := x.Lifecycle.Sweep(t.Context()); err == nil || !strings.Contains(err.Error(), "too old") {
-		t.Fatalf("a pack of three weeks: %v", err)
+		t.Fatalf("sweep of a pack 20 days old: %v, want an error", err)
 	}
 	x.Check("not adopted")
 }

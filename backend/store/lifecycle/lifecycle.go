@@ -1,7 +1,7 @@
-// Package lifecycle ends what the long-term store holds: days that are beyond
-// retention, series and tenants that were deleted, packs and rows that nothing refers
-// to any more. docs/format/store.md has the order of every deletion and what holds
-// after a crash between any two of them.
+// Package lifecycle deletes data from the long-term store: days beyond retention,
+// deleted series and tenants, and packs and rows that nothing refers to any more.
+// docs/format/store.md lists the order of all deletions and the state after a crash
+// between any two of them.
 package lifecycle
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Keeper works on a store. It is safe for concurrent use.
+// Keeper deletes data from a store. It is safe for concurrent use.
 type Keeper struct {
 	opts   store.Options
 	index  *index.Index
@@ -24,25 +24,25 @@ type Keeper struct {
 	fenced prometheus.Counter
 }
 
-// New returns a keeper of a store, with its options.
+// New returns a Keeper for a store, with the options of the store.
 func New(s *store.Store) *Keeper {
 	o := s.Options()
 	fenced := promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{Name: "pallium_store_fences_raised_total",
-		Help: "Times that a sweep made compactions of a tenant's day begin again, before it deleted leftovers of the day."})
+		Help: "Fences raised by sweeps: running compactions of the tenant's day must start over before the sweep deletes its leftovers."})
 	return &Keeper{opts: o, index: o.Index, store: s, fenced: fenced}
 }
 
 func (k *Keeper) nowMillis() int64 { return k.opts.Now().UnixMilli() }
 
-// tenantDay names a catalog row.
+// tenantDay identifies a catalog row.
 func tenantDay(t tenant.ID, day int64) index.TenantDay { return index.TenantDay{Tenant: t, Day: day} }
 
-// fenceLife is how long the fence number of an expired day is kept; above any
-// attempt's time.
+// fenceLife is the time for which the fence number of an expired day is kept. It is
+// longer than any attempt may take.
 const fenceLife = 7 * 24 * time.Hour
 
-// forgetFence takes the fence number of a day that holds nothing, once no attempt
-// of before it can be under way.
+// forgetFence deletes the fence number of an empty day when no attempt that started
+// before the day expired can be running.
 func (k *Keeper) forgetFence(ctx context.Context, c *index.Catalog) error {
 	at, ok := c.VersionTime()
 	if !ok || c.Manifest != nil || len(c.L0) > 0 || k.nowMillis()-at < fenceLife.Milliseconds() {
@@ -51,8 +51,8 @@ func (k *Keeper) forgetFence(ctx context.Context, c *index.Catalog) error {
 	return k.index.Catalogs.ForgetFence(ctx, c)
 }
 
-// DropL0 takes the L0 packs out of a day's catalog without compacting them: the
-// day is beyond retention, or its tenant was deleted.
+// DropL0 removes the L0 packs from a day's catalog without compacting them, because
+// the day is beyond retention or its tenant was deleted.
 func (k *Keeper) DropL0(ctx context.Context, c *index.Catalog) error {
 	return k.index.Catalogs.DropL0(ctx, c)
 }

@@ -14,27 +14,28 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Expiry says what Expire may take.
+// Expiry are the parameters of Expire.
 type Expiry struct {
 	Now time.Time
-	// Spent is how many days of the tenant the last 24 hours of running took by their
-	// time alone; an expiry of All has no bound.
+	// Spent is the number of days of the tenant that expired in the last 24 hours of
+	// running because time passed, rather than because the retention was lowered. The
+	// number of such days in 24 hours is limited, unless All is set.
 	Spent int
 	All   bool
 }
 
-// Expired is what Expire did.
+// Expired is the result of Expire.
 type Expired struct {
-	Days      int  // that went
-	ByTime    int  // of them those that only the time made due
-	Waiting   int  // days that are due and wait for the next day, or for an operator
-	Deletions bool // whether the tenant has deletions of series, as far as is known
+	Days      int  // days expired
+	ByTime    int  // how many of them because time passed, not because the retention was lowered
+	Waiting   int  // due days that wait for a later day, or for an operator
+	Deletions bool // whether the tenant may have deletions of series
 }
 
-// Expire takes the days of a tenant out of the index that are wholly beyond its
-// retention, and enters their packs and rows into the garbage queue. Days that a
-// lowered retention made due go all at once; of others, which only the time made
-// due, few go in 24 hours, since the clock may be wrong.
+// Expire removes the days of a tenant that are wholly beyond its retention from the
+// index, and enters their packs and rows into the garbage queue. Days that are due
+// because the retention was lowered expire at once. Of the days that are due because
+// time passed, only a few expire in 24 hours, since the clock may be wrong.
 func (k *Keeper) Expire(ctx context.Context, t tenant.ID, e Expiry) (Expired, error) {
 	out := Expired{Deletions: true}
 	keep, err := k.opts.Retention(ctx, t)
@@ -77,8 +78,9 @@ func (k *Keeper) Expire(ctx context.Context, t tenant.ID, e Expiry) (Expired, er
 	return out, nil
 }
 
-// ExpiredBefore is the first day that a retention keeps: one more than it says, so
-// that a read that clipped its range a moment ago finds everything.
+// ExpiredBefore returns the first day that is kept under a retention. One day more is
+// kept than the retention demands, so that a read that clipped its range a moment ago
+// finds all of its samples.
 func ExpiredBefore(now time.Time, keep time.Duration) int64 {
 	if keep == 0 {
 		return 0
@@ -86,15 +88,15 @@ func ExpiredBefore(now time.Time, keep time.Duration) int64 {
 	return series.Day(now.Add(-keep).UnixMilli()) - 1
 }
 
-// allowance is which of a tenant's days may go.
+// allowance says which of a tenant's due days may expire.
 type allowance struct {
-	byTime  int
-	lowered func(*index.Catalog) bool
+	byTime  int                       // number of days that may expire because time passed
+	lowered func(*index.Catalog) bool // whether a day is due because the retention was lowered
 }
 
-// mayExpire finds out which days a lowered retention made due: those that would not
-// be due by the retention for which the tenant's cells were stamped last, or where
-// that is not known, by the one that the day was written under.
+// mayExpire returns which due days may expire. A day counts as due because of a lowered
+// retention if it would not be due under the retention for which the tenant's cells
+// were last stamped or, where that is unknown, under the expiry in the day's manifest.
 func (k *Keeper) mayExpire(ctx context.Context, t tenant.ID, due []index.Catalog, e Expiry) (allowance, error) {
 	all := allowance{byTime: len(due), lowered: func(*index.Catalog) bool { return false }}
 	if e.All || !slices.ContainsFunc(due, func(c index.Catalog) bool { return !c.Empty() }) {
@@ -118,8 +120,8 @@ func (k *Keeper) mayExpire(ctx context.Context, t tenant.ID, due []index.Catalog
 	return all, nil
 }
 
-// expireDay deletes the catalog cells of a day, and so hides it; what they named
-// is swept later.
+// expireDay deletes the catalog cells of a day, which hides the day from reads. The
+// sweep deletes its packs and rows later.
 func (k *Keeper) expireDay(ctx context.Context, c *index.Catalog) error {
 	if err := k.index.Catalogs.DropL0(ctx, c); err != nil || c.Manifest == nil {
 		return err
@@ -130,9 +132,9 @@ func (k *Keeper) expireDay(ctx context.Context, c *index.Catalog) error {
 	return k.index.Catalogs.Hide(ctx, c)
 }
 
-// Restamp makes the cells of a tenant's days last as long as its retention, when
-// that has become longer than they were written for. It returns how many days it
-// stamped again.
+// Restamp writes the cells of a tenant's days with later timestamps if the retention
+// has become longer than the one they were written for. It returns the number of days
+// restamped.
 func (k *Keeper) Restamp(ctx context.Context, t tenant.ID) (int, error) {
 	keep, err := k.opts.Retention(ctx, t)
 	if err != nil {
@@ -154,7 +156,7 @@ func (k *Keeper) Restamp(ctx context.Context, t tenant.ID) (int, error) {
 	return days, k.index.Tenants.SetKept(ctx, t, keep)
 }
 
-// longer reports whether retention a is longer than b; 0 is for ever.
+// longer reports whether retention a is longer than b; 0 means forever.
 func longer(a, b time.Duration) bool { return b != 0 && (a == 0 || a > b) }
 
 func (k *Keeper) restampDays(ctx context.Context, t tenant.ID, keep time.Duration) (int, error) {
@@ -170,16 +172,16 @@ func (k *Keeper) restampDays(ctx context.Context, t tenant.ID, keep time.Duratio
 			continue
 		}
 		if err := k.restampDay(ctx, c, stamp, expiry); err != nil {
-			return n, fmt.Errorf("stamp day %d of tenant %s anew: %w", c.Day, t, err)
+			return n, fmt.Errorf("restamp day %d of tenant %s: %w", c.Day, t, err)
 		}
 		n++
 	}
 	return n, nil
 }
 
-// restampDay writes a day's cells again with a later timestamp: the rows of the
-// index first, then the manifest, so that a crash leaves a day that is stamped
-// once more.
+// restampDay writes a day's cells again with a later timestamp: the rows of the index
+// first, then the manifest, so that a day left incomplete by a crash is restamped
+// again.
 func (k *Keeper) restampDay(ctx context.Context, c *index.Catalog, stamp, expiry int64) error {
 	if err := k.index.Generations.Restamp(ctx, c, stamp); err != nil {
 		return err

@@ -16,30 +16,33 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Deletion of series. A deletion has a number; every pack says which was the
-// last one that was applied to what it holds, and whoever reads a pack applies
-// the later ones. So that a number means the same everywhere, it is reserved
-// first (nobody applies it yet), then every ingester seals what it has and takes
-// the number for what it seals from then on, and then it is activated.
+// Deletions of series are numbered. Every pack records the number of the last deletion
+// applied to its samples, and readers of the pack apply the later ones. For the numbers
+// to have the same meaning in all packs, a deletion is first reserved (not applied
+// yet); then every ingester seals its head and gives the number to the packs that it
+// seals from then on; then the deletion is activated.
 
-// maxPending is how long a reserved deletion may wait to be activated. Until
-// then nothing of the tenant is compacted.
+// maxPending is the time after which a reserved deletion that was not activated is
+// cancelled. While a deletion is reserved, the tenant is not compacted.
 const maxPending = 15 * time.Minute
 
-// ErrPendingGone is returned when a deletion waited too long to be activated.
-var ErrPendingGone = errors.New("deletion took too long to reach all ingesters; nothing was deleted, repeat it")
+// ErrPendingGone is returned when a deletion was cancelled because it was not
+// activated within maxPending.
+var ErrPendingGone = errors.New("deletion took too long to reach all ingesters; nothing was deleted: repeat the request")
 
-// InvalidDeletion is the error of a deletion that the index has no room for: the
-// caller's to mend.
+// InvalidDeletion is the error of a deletion that exceeds a limit of the index. The
+// caller can correct the request.
 type InvalidDeletion string
 
+// Error implements error.
 func (e InvalidDeletion) Error() string { return string(e) }
 
-// checkDeletion reports whether there is room for another deletion of the tenant.
+// checkDeletion returns InvalidDeletion if another deletion would exceed a limit of the
+// tenant's deletions.
 func (k *Keeper) checkDeletion(ctx context.Context, t tenant.ID, d *schema.Tombstone) error {
 	size := len(d.Encode())
 	if size > schema.MaxTombstone {
-		return InvalidDeletion(fmt.Sprintf("the matchers of the deletion have %d bytes, at most %d are possible; send several "+
+		return InvalidDeletion(fmt.Sprintf("the matchers of the deletion have %d bytes, the limit is %d: send several "+
 			"deletions with fewer or shorter match[]", size, schema.MaxTombstone))
 	}
 	_, list, err := k.index.Catalogs.Readable(ctx, t, 0, 0)
@@ -47,35 +50,36 @@ func (k *Keeper) checkDeletion(ctx context.Context, t tenant.ID, d *schema.Tombs
 		return err
 	}
 	if len(list) >= schema.MaxTombstones {
-		return InvalidDeletion(fmt.Sprintf("the tenant has %d deletions of series that are not worked off yet, at most %d are "+
-			"possible; delete more series at once, with wider matchers, or wait until older deletions are forgotten",
+		return InvalidDeletion(fmt.Sprintf("the tenant has %d unfinished deletions of series, the limit is %d: "+
+			"delete more series at once, with wider matchers, or wait until older deletions are finished",
 			len(list), schema.MaxTombstones))
 	}
 	program, err := instructionsOf(d, schema.MaxTombstoneInstructions)
 	if err != nil {
-		return InvalidDeletion(fmt.Sprintf("the regular expressions of the deletion have more than %d instructions once they are "+
-			"compiled; use several deletions, or fewer alternatives and repetitions", schema.MaxTombstoneInstructions))
+		return InvalidDeletion(fmt.Sprintf("the compiled regular expressions of the deletion have more than %d instructions: "+
+			"send several deletions, or use fewer alternatives and repetitions", schema.MaxTombstoneInstructions))
 	}
 	all := size
 	for i := range list {
 		all += len(list[i].Encode())
 		n, err := instructionsOf(&list[i].Tombstone, schema.MaxTombstonesInstructions-program)
 		if err != nil {
-			return InvalidDeletion(fmt.Sprintf("the regular expressions of the tenant's deletions of series would have more than %d "+
-				"instructions with those of this one; use shorter ones or wait until older deletions are forgotten", schema.MaxTombstonesInstructions))
+			return InvalidDeletion(fmt.Sprintf("with this deletion, the compiled regular expressions of the tenant's deletions of series "+
+				"would have more than %d instructions: use shorter ones, or wait until older deletions are finished",
+				schema.MaxTombstonesInstructions))
 		}
 		program += n
 	}
 	if all > schema.MaxTombstonesBytes {
-		return InvalidDeletion(fmt.Sprintf("the tenant's deletions of series would have %d bytes with this one, at most %d are "+
-			"possible; use shorter matchers or wait until older deletions are forgotten",
+		return InvalidDeletion(fmt.Sprintf("with this deletion, the tenant's deletions of series would have %d bytes, the limit is %d: "+
+			"use shorter matchers, or wait until older deletions are finished",
 			all, schema.MaxTombstonesBytes))
 	}
 	return nil
 }
 
-// instructionsOf counts the instructions of a deletion's regular expressions. The
-// error is that they are more than most.
+// instructionsOf returns the number of instructions of a deletion's compiled regular
+// expressions, or an error if the number exceeds most.
 func instructionsOf(d *schema.Tombstone, most int) (int, error) {
 	sum := 0
 	for _, set := range d.Sets {
@@ -93,18 +97,20 @@ func instructionsOf(d *schema.Tombstone, most int) (int, error) {
 	return sum, nil
 }
 
-// Deletion is a request to delete series: those that one of the matcher sets matches,
-// their samples in [MinTime, MaxTime] (Unix milliseconds).
+// Deletion is a request to delete the samples in [MinTime, MaxTime] (Unix
+// milliseconds) of the series that match one of the sets of matchers.
 type Deletion struct {
 	Tenant           tenant.ID
 	MinTime, MaxTime int64
 	Sets             [][]*labels.Matcher
 }
 
-// DeleteSeries deletes a tenant's series everywhere. The order matters: the deletion
-// is numbered; recent has all ingesters learn of it and seal what they have, so that
-// whatever comes later is newer; then it holds for all packs. A step that fails leaves
-// a reserved number, which deletes nothing; the caller repeats the request.
+// DeleteSeries deletes a tenant's series in ingesters and in the long-term store. It
+// reserves the number of the deletion, calls recent, which makes all ingesters record
+// the deletion and seal their heads, and then activates the deletion for all packs
+// with a lower number. The order matters: samples received after the deletion must get
+// into packs with its number. If a step fails, the reserved number deletes nothing,
+// and the caller repeats the request.
 func (k *Keeper) DeleteSeries(ctx context.Context, d Deletion, recent func(context.Context, tenant.ID, schema.Tombstone) error) error {
 	reserved, err := k.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
 	if err != nil {
@@ -116,9 +122,9 @@ func (k *Keeper) DeleteSeries(ctx context.Context, d Deletion, recent func(conte
 	return k.ActivateDeletion(ctx, d.Tenant, reserved)
 }
 
-// ReserveDeletion numbers a deletion of the series that one of the matcher sets
-// matches, of samples in [mint, maxt]. One that there is no room for is
-// InvalidDeletion, and nothing is reserved.
+// ReserveDeletion reserves a number for a deletion of the samples in [mint, maxt] of
+// the series that match one of the sets of matchers. It returns InvalidDeletion if the
+// deletion exceeds a limit.
 func (k *Keeper) ReserveDeletion(ctx context.Context, t tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) (schema.Tombstone, error) {
 	deletion := func(number uint64) schema.Tombstone {
 		return schema.NewTombstone(number, mint, maxt, sets, k.nowMillis())
@@ -130,8 +136,9 @@ func (k *Keeper) ReserveDeletion(ctx context.Context, t tenant.ID, mint, maxt in
 	return k.index.Tombstones.Reserve(ctx, t, deletion)
 }
 
-// ActivateDeletion makes a reserved deletion hold for every pack with a lower
-// number, at once, and asks for the compaction of the days that it touches.
+// ActivateDeletion applies a reserved deletion to all packs with a lower number, from
+// now on, and requests rewrites of the days with affected packs. It returns
+// ErrPendingGone if the deletion was cancelled.
 func (k *Keeper) ActivateDeletion(ctx context.Context, t tenant.ID, d schema.Tombstone) error {
 	held, err := k.index.Tombstones.Activate(ctx, t, d)
 	if err != nil {
@@ -140,11 +147,12 @@ func (k *Keeper) ActivateDeletion(ctx context.Context, t tenant.ID, d schema.Tom
 	if !held {
 		return ErrPendingGone
 	}
-	return k.askRewrites(ctx, t, d)
+	return k.requestRewrites(ctx, t, d)
 }
 
-// askRewrites enters the days with data that a deletion touches into the work.
-func (k *Keeper) askRewrites(ctx context.Context, t tenant.ID, d schema.Tombstone) error {
+// requestRewrites adds a rewrite to the work of each published day to which a deletion
+// was not applied yet.
+func (k *Keeper) requestRewrites(ctx context.Context, t tenant.ID, d schema.Tombstone) error {
 	first, last, ok := store.DayRange(d.MinTime, d.MaxTime)
 	if !ok {
 		return nil
@@ -159,10 +167,11 @@ func (k *Keeper) askRewrites(ctx context.Context, t tenant.ID, d schema.Tombston
 			days = append(days, list[i].Day)
 		}
 	}
-	return k.index.Work.AskRewrites(ctx, t, days)
+	return k.index.Work.RequestRewrites(ctx, t, days)
 }
 
-// CancelDeletions gives up reserved deletions that were never activated.
+// CancelDeletions cancels deletions that were reserved more than maxPending ago and not
+// activated.
 func (k *Keeper) CancelDeletions(ctx context.Context, t tenant.ID, d index.Deletions) error {
 	var over []uint64
 	for i := range d {
@@ -173,8 +182,10 @@ func (k *Keeper) CancelDeletions(ctx context.Context, t tenant.ID, d index.Delet
 	return k.index.Tombstones.Cancel(ctx, t, over)
 }
 
-// ForgetDeletions drops the deletions that were created before a time and that
-// no compacted pack of theirs lacks. Those that some lack are asked for again.
+// ForgetDeletions deletes the records of deletions created before a time (Unix
+// milliseconds) that are applied to all packs of their range. For the others it
+// requests the rewrites again. It deletes no record while the tenant has series set
+// aside.
 func (k *Keeper) ForgetDeletions(ctx context.Context, t tenant.ID, before int64) error {
 	_, deletions, err := k.index.Catalogs.Held(ctx, t, 0, 0)
 	if err != nil {
@@ -194,13 +205,13 @@ func (k *Keeper) ForgetDeletions(ctx context.Context, t tenant.ID, before int64)
 			return err
 		}
 		if needed(list, d.Number) {
-			if err := k.askRewrites(ctx, t, d.Tombstone); err != nil {
+			if err := k.requestRewrites(ctx, t, d.Tombstone); err != nil {
 				return err
 			}
 			continue
 		}
 		if aside, err := k.index.Work.HasAside(ctx, t); err != nil || aside {
-			return err // files of an ingester may be older than the deletion
+			return err // the series set aside on an ingester may be older than the deletion
 		}
 		if err := k.index.Tombstones.Forget(ctx, t, d.Number); err != nil {
 			return err
@@ -209,7 +220,7 @@ func (k *Keeper) ForgetDeletions(ctx context.Context, t tenant.ID, before int64)
 	return nil
 }
 
-// needed reports whether some pack was written before the deletion.
+// needed reports whether a deletion is not applied to some pack yet.
 func needed(list []index.Catalog, number uint64) bool {
 	for i := range list {
 		if m := list[i].Manifest; m != nil && m.Tombstone < number {

@@ -16,9 +16,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestBoundDeletions: what a cell cannot hold, or what would be too many, is the
-// caller's mistake, and nothing is reserved.
-func TestBoundDeletions(t *testing.T) {
+// TestDeletionLimits checks that a deletion beyond a limit returns InvalidDeletion and
+// reserves nothing.
+func TestDeletionLimits(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	ctx := context.Background()
 	sets := func(n int) [][]*labels.Matcher {
@@ -35,10 +35,10 @@ func TestBoundDeletions(t *testing.T) {
 	}
 	var invalid lifecycle.InvalidDeletion
 	if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
-		t.Errorf("at the bound: %v", err)
+		t.Errorf("matchers of the largest size: %v", err)
 	}
 	if err := reserve("a", schema.MaxTombstone-overhead+1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstone)) {
-		t.Errorf("one byte beyond: %v", err)
+		t.Errorf("matchers one byte too large: %v", err)
 	}
 	if err := reserve("b", 1); err != nil {
 		t.Fatal(err)
@@ -49,7 +49,7 @@ func TestBoundDeletions(t *testing.T) {
 		}
 	}
 	if err := reserve("b", 1); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstones)) {
-		t.Errorf("one deletion too many: %v", err)
+		t.Errorf("one deletion more than the limit: %v", err)
 	}
 	for range schema.MaxTombstonesBytes/schema.MaxTombstone - 1 {
 		if err := reserve("a", schema.MaxTombstone-overhead); err != nil {
@@ -57,7 +57,7 @@ func TestBoundDeletions(t *testing.T) {
 		}
 	}
 	if err := reserve("a", 1000); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesBytes)) {
-		t.Errorf("too many bytes: %v", err)
+		t.Errorf("deletions with too many bytes in total: %v", err)
 	}
 	regex := func(t tenant.ID, n int) error { // of about 1,000 n instructions
 		m := labels.MustNewMatcher(labels.MatchRegexp, "a", fmt.Sprintf("(?:%s){%d}", strings.Repeat("x", 100), 10*n))
@@ -73,14 +73,14 @@ func TestBoundDeletions(t *testing.T) {
 		}
 	}
 	if err := regex("d", 21); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstoneInstructions)) {
-		t.Errorf("one deletion's regular expressions are too large: %v", err)
+		t.Errorf("too many instructions in one deletion: %v", err)
 	}
 	if err := regex("c", 19); !errors.As(err, &invalid) || !strings.Contains(err.Error(), fmt.Sprint(schema.MaxTombstonesInstructions)) {
-		t.Errorf("all deletions' regular expressions are too large: %v", err)
+		t.Errorf("too many instructions in all deletions: %v", err)
 	}
 	numbers := map[tenant.ID]int{}
 	err := x.Store.ActiveDeletions(ctx, []tenant.ID{"a", "b"}, func(id tenant.ID, _ schema.Tombstone) error { numbers[id]++; return nil })
 	if err != nil || numbers["b"] != schema.MaxTombstones || numbers["a"] != schema.MaxTombstonesBytes/schema.MaxTombstone {
-		t.Errorf("deletions %v, %v", numbers, err)
+		t.Errorf("active deletions %v, error %v", numbers, err)
 	}
 }

@@ -10,33 +10,33 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// The garbage queue. Whoever is about to write something that a crash could
-// leave behind, or to publish something that replaces another, first enters it
-// here with a time. When the time has come, Sweep looks whether anything refers
-// to it, and deletes it only if nothing does. So every leftover is found by its
-// entry, and nothing has to list all objects or rows to find one.
+// The garbage queue lists objects and rows that may become garbage, each with a due
+// time. An entry is written before an object or row that a crash could leave behind,
+// and before a publication for everything that it replaces. When an entry is due,
+// Sweep deletes its object or rows unless something refers to them. So leftovers are
+// found without listing all objects or rows.
 
-// SweepReport counts what Sweep did.
+// SweepReport counts the results of a sweep.
 type SweepReport struct {
 	Objects, Generations int // deleted
-	Kept                 int // entries of what turned out to be in use
-	Adopted              int // L0 packs whose upload had not ended
+	Kept                 int // entries whose object or rows are in use
+	Adopted              int // L0 packs of interrupted uploads entered into the index
 }
 
-// sweeper works off one list of due entries.
+// sweeper processes one list of due entries.
 type sweeper struct {
 	k      *Keeper
 	report *SweepReport
-	// fenced are the days whose fence was raised since the list was read: none of
-	// the attempts that had an entry then can publish any more.
+	// fenced are the days whose fence was raised since the list was read: no attempt
+	// with an entry in the list can publish any more.
 	fenced map[index.TenantDay]struct{}
 }
 
-// Sweep works off the garbage queue as far as it is due. What fails stays in the
+// Sweep processes all due entries of the garbage queue. Entries that fail stay in the
 // queue; the errors are joined.
 func (k *Keeper) Sweep(ctx context.Context) (SweepReport, error) {
 	var report SweepReport
-	errs := k.settleAsides(ctx)
+	errs := k.clearAsides(ctx)
 	for {
 		list, err := k.index.Garbage.Due(ctx, 1000)
 		if err != nil {
@@ -61,7 +61,7 @@ func (k *Keeper) Sweep(ctx context.Context) (SweepReport, error) {
 	}
 }
 
-// collect deletes what an entry names unless something refers to it.
+// collect deletes the object or rows of an entry unless something refers to them.
 func (sw *sweeper) collect(ctx context.Context, e schema.Garbage) error {
 	switch e.Kind {
 	case index.GarbagePack:
@@ -77,7 +77,7 @@ func (sw *sweeper) collect(ctx context.Context, e schema.Garbage) error {
 		}
 		return err
 	}
-	return fmt.Errorf("garbage of the kind %q is not known to this version; a newer one wrote it", e.Kind)
+	return fmt.Errorf("garbage entry of unknown kind %q: a newer version of Pallium wrote it", e.Kind)
 }
 
 func (sw *sweeper) collectPack(ctx context.Context, e schema.Garbage) error {
@@ -100,14 +100,14 @@ func (sw *sweeper) collectIndex(ctx context.Context, e schema.Garbage) error {
 	return sw.k.index.Generations.Delete(ctx, tenantDay(e.Tenant, e.Day), e.Version)
 }
 
-// maxFenceTries is how often a sweep tries to raise the fence of a day that others
-// publish at the same time; then the entry waits for the next sweep.
+// maxFenceTries is the number of times that a sweep tries to raise the fence of a day
+// while the day is being published. After that the entry waits for the next sweep.
 const maxFenceTries = 3
 
-// inUse reports whether the manifest of the entry's day names what the entry does.
-// When it does not, it never will: an attempt that could still publish it is
-// fenced off. The time of an entry says only that the attempt should have ended,
-// by the clock of whoever sweeps.
+// inUse reports whether the manifest of the entry's day names the object or rows of
+// the entry. If it returns false, no later manifest can name them: an attempt that
+// could still publish them was fenced. The due time of an entry alone does not prove
+// that the attempt has ended; it is a guess by the clock of the sweeping process.
 func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*schema.Manifest) bool) (bool, error) {
 	day := tenantDay(e.Tenant, e.Day)
 	for range maxFenceTries {
@@ -122,7 +122,8 @@ func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*sche
 		if _, done := sw.fenced[day]; done || !mayPublish(&c, e.Version) {
 			return false, nil
 		}
-		// The rows of a deleted tenant go again and again, and what publishes with them.
+		// A deleted tenant needs no fence: its rows are erased repeatedly, and a manifest
+		// published meanwhile with them.
 		if gone, err := sw.k.opts.Deleted(ctx, e.Tenant); err != nil || gone {
 			return false, err
 		}
@@ -136,19 +137,19 @@ func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*sche
 			return false, nil
 		}
 	}
-	return false, fmt.Errorf("day %d of tenant %s is being published by others; its leftovers wait for the next sweep", e.Day, e.Tenant)
+	return false, fmt.Errorf("day %d of tenant %s is being published concurrently; the next sweep retries its leftovers", e.Day, e.Tenant)
 }
 
-// mayPublish reports whether an attempt could still be published: its condition is
-// that the generation before its own is, unless its fence number was passed.
-// Entries that older versions wrote for packs do not say whose they are.
+// mayPublish reports whether an attempt could still be published, that is, whether its
+// generation is above the published one. Entries for packs by older versions have no
+// generation.
 func mayPublish(c *index.Catalog, v schema.Version) bool {
 	return v.Generation == 0 || v.Generation > c.Version().Generation
 }
 
-// settleAsides deletes the records of lost ingesters that can be of no more use:
-// their tenant was deleted, or its retention has passed.
-func (k *Keeper) settleAsides(ctx context.Context) error {
+// clearAsides deletes the records of series set aside by lost ingesters if the tenant
+// was deleted or the samples are beyond retention.
+func (k *Keeper) clearAsides(ctx context.Context) error {
 	all, err := k.index.Work.Asides(ctx)
 	if err != nil {
 		return err

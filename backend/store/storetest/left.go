@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// NothingLeft checks that every object is named by a manifest or waits for its
-// time in the garbage queue, and that the index has one generation of each day.
+// NothingLeft checks that every object is named by a manifest, that the index has cells
+// of the published generations only, and that no receipts are left.
 func (x *World) NothingLeft(where string) {
 	x.T.Helper()
 	ctx := context.Background()
@@ -50,7 +50,7 @@ func (x *World) NothingLeft(where string) {
 	}
 }
 
-// onlyPublished checks that the index has cells of no other versions of a day.
+// onlyPublished checks that the index has no cells of other versions of a day.
 func (x *World) onlyPublished(where string, versions map[string]schema.Version) {
 	x.T.Helper()
 	err := x.Rows.ReadRows(context.Background(), []rows.Range{{}}, rows.Filter{}, func(r rows.Row) bool {
@@ -68,7 +68,7 @@ func (x *World) onlyPublished(where string, versions map[string]schema.Version) 
 	}
 }
 
-// dayOf is the tenant's day of a row of names, pages or values.
+// dayOf returns the tenant and day of a row of names, pages or values.
 func dayOf(key string) (t tenant.ID, day int64, ok bool) {
 	if t, day, ok = schema.ParseNamesKey(key); ok {
 		return t, day, ok

@@ -15,9 +15,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Merge publishes a day of all tenants as a compaction does: what is read of it is
-// written as one generation, and the day's receipts go. It checks that the store is
-// consistent then.
+// Merge publishes a day of all tenants, as a compaction does: it reads all samples of the
+// day, writes them as one generation and removes the day's receipts. Then it checks that
+// the store is consistent.
 func (x *World) Merge(day int64) {
 	x.T.Helper()
 	ctx := context.Background()
@@ -31,7 +31,7 @@ func (x *World) Merge(day int64) {
 	for _, d := range work {
 		for _, r := range d.Receipts {
 			if d.Day == day {
-				x.Must(nil, x.Store.Discharge(ctx, day, r))
+				x.Must(nil, x.Store.MarkConsumed(ctx, day, r))
 			}
 		}
 	}
@@ -63,12 +63,12 @@ func (x *World) merge(t tenant.ID, day int64) {
 	x.Must(g.Publish(ctx))
 }
 
-// byMetric is the order of the series of a pack.
+// byMetric compares series in the order of a pack.
 func byMetric(a, b labels.Labels) int {
 	return cmp.Or(strings.Compare(a.Get("__name__"), b.Get("__name__")), labels.Compare(a, b))
 }
 
-// columnOf makes a series as it is compacted.
+// columnOf converts samples to the form in which compaction writes them.
 func columnOf(t testing.TB, samples map[int64]series.Sample) *column.Series {
 	t.Helper()
 	out := &column.Series{}

@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Window makes samples of many kinds of series in one window of a day.
+// Window returns samples of many kinds of series in one window of a day.
 func Window(rng *rand.Rand, day int64, number int, metrics, targets int) Data {
 	d := Data{}
 	start := day*series.DayMillis + int64(number)*series.WindowMillis
@@ -55,10 +55,10 @@ func Window(rng *rand.Rand, day int64, number int, metrics, targets int) Data {
 	return d
 }
 
-// Rand makes the random numbers of a test, the same in each run.
+// Rand returns a random number generator with a fixed seed.
 func Rand() *rand.Rand { return rand.New(rand.NewPCG(11, 12)) }
 
-// Metric matches a metric by its name.
+// Metric returns a matcher for a metric name.
 func Metric(name string) *labels.Matcher {
 	return labels.MustNewMatcher(labels.MatchEqual, "__name__", name)
 }

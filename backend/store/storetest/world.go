@@ -1,5 +1,5 @@
-// Package storetest is a long-term store with everything around it, and what should
-// be in it: for the tests of the store, of what works on it, and of compaction.
+// Package storetest provides a complete long-term store in memory together with its
+// expected contents, for tests of the store, of its subpackages and of the compactor.
 package storetest
 
 import (
@@ -36,10 +36,10 @@ import (
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
-// Day is the UTC day that tests write to.
+// Day is the UTC day to which tests write.
 const Day = 20_000
 
-// World is a store with everything around it, and what should be in it.
+// World is a store with its ports, index and subpackages, and its expected contents.
 type World struct {
 	T         testing.TB
 	Dir       string
@@ -49,20 +49,20 @@ type World struct {
 	Store     *store.Store
 	Lifecycle *lifecycle.Keeper
 	Fsck      *fsck.Checker
-	Now       time.Time     // 30 hours behind the beginning of Day
-	Keep      time.Duration // retention of all tenants; 0 is for ever
+	Now       time.Time     // 30 hours after the beginning of Day
+	Keep      time.Duration // retention of all tenants; 0 means forever
 	Deleted   map[tenant.ID]bool
 	Want      map[tenant.ID]map[string]map[int64]series.Sample // by labels and time
 }
 
-// Ports lets a test put something between the store and its ports.
+// Ports lets a test wrap the row store and the object store.
 type Ports struct {
 	Rows    func(rows.Store) rows.Store
 	Objects func(objects.Store) objects.Store
-	Bytes   int64 // of a pack
+	Bytes   int64 // store.Options.PackBytes
 }
 
-// Faulty puts the faults of a plan before both ports.
+// Faulty wraps both ports to inject the faults of a plan.
 func Faulty(p *faults.Plan) Ports {
 	return Ports{Rows: func(r rows.Store) rows.Store { return rowsfaulty.Store{Store: r, Plan: p} },
 		Objects: func(o objects.Store) objects.Store { return objectsfaulty.Store{Store: o, Plan: p} }}
@@ -89,7 +89,7 @@ func New(t testing.TB, p Ports) *World {
 	return x
 }
 
-// Open makes the store and what works on it again, as a restart does.
+// Open opens the store again, as after a restart.
 func (x *World) Open(packBytes int64) {
 	x.T.Helper()
 	x.Store = x.open(x.Rows, x.Objects, "scratch", packBytes, 0)
@@ -97,7 +97,8 @@ func (x *World) Open(packBytes int64) {
 	x.Lifecycle, x.Fsck = lifecycle.New(x.Store), fsck.New(x.Store)
 }
 
-// Other is the store of another process over ports, whose clock is ahead by some time.
+// Other returns the store of another process over the given ports, whose clock is ahead
+// by the given time.
 func (x *World) Other(r rows.Store, o objects.Store, name string, ahead time.Duration) *store.Store {
 	x.T.Helper()
 	return x.open(r, o, "scratch-"+name, 0, ahead)
@@ -119,7 +120,7 @@ func (x *World) open(r rows.Store, o objects.Store, scratch string, packBytes in
 	return s
 }
 
-// Attempt begins to publish a day of a tenant, from what is published now.
+// Attempt starts a generation of a tenant's day from its current catalog.
 func (x *World) Attempt(t tenant.ID, day int64) *store.Generation {
 	x.T.Helper()
 	c, err := x.Store.Catalog(x.T.Context(), t, day)
@@ -133,13 +134,13 @@ func (x *World) Attempt(t tenant.ID, day int64) *store.Generation {
 	return g
 }
 
-// Retention is how long samples of a tenant are kept.
+// Retention returns the retention of a tenant, for store.Options.
 func (x *World) Retention(context.Context, tenant.ID) (time.Duration, error) { return x.Keep, nil }
 
-// Data is samples of one tenant by series, named as Parse reads them.
+// Data is the samples of one tenant by series, in the notation of Parse.
 type Data map[string][]series.Sample
 
-// Seal writes samples as an ingester does and returns the upload.
+// Seal writes samples into a local pack, as an ingester does, and returns the upload.
 func (x *World) Seal(ingester string, byTenant map[tenant.ID]Data, number uint64) store.Upload {
 	x.T.Helper()
 	id := ulid.MustNew(ulid.Timestamp(x.Now), ulid.DefaultEntropy())
@@ -196,10 +197,10 @@ func (x *World) Seal(ingester string, byTenant map[tenant.ID]Data, number uint64
 	}
 	windows := store.WindowsOf(info)
 	return store.Upload{Path: path, Object: store.L0Object(windows, ingester, id), CRC: crc, Info: info, Ingester: ingester,
-		Sealed: x.Now.UnixMilli(), Windows: windows, Settled: windows}
+		Sealed: x.Now.UnixMilli(), Windows: windows, Cleared: windows}
 }
 
-// Push seals and uploads samples on the given ingesters, and expects them.
+// Push seals and uploads samples from each of the given ingesters, and calls Expect.
 func (x *World) Push(byTenant map[tenant.ID]Data, ingesters ...string) {
 	x.T.Helper()
 	x.Expect(byTenant)
@@ -210,7 +211,7 @@ func (x *World) Push(byTenant map[tenant.ID]Data, ingesters ...string) {
 	}
 }
 
-// Expect notes samples as acknowledged.
+// Expect adds samples to the expected contents.
 func (x *World) Expect(byTenant map[tenant.ID]Data) {
 	for t, d := range byTenant {
 		if x.Want[t] == nil {
@@ -229,7 +230,7 @@ func (x *World) Expect(byTenant map[tenant.ID]Data) {
 	}
 }
 
-// Parse reads the labels of a series: name=value, joined by commas.
+// Parse parses the labels of a series: name=value pairs, separated by commas.
 func Parse(text string) labels.Labels {
 	b := labels.NewScratchBuilder(4)
 	for pair := range strings.SplitSeq(text, ",") {
@@ -246,7 +247,7 @@ func unparse(ls labels.Labels) string {
 	return strings.Join(out, ",")
 }
 
-// Read reads the series of a tenant.
+// Read returns the samples of a tenant in a range, by series and time.
 func (x *World) Read(t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) map[string]map[int64]series.Sample {
 	x.T.Helper()
 	sel, err := x.Store.Select(context.Background(), series.Request{Tenant: t, MinTime: mint, MaxTime: maxt, Matchers: ms}, nil)
@@ -265,7 +266,7 @@ func (x *World) Read(t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) map[s
 		for vt := it.Next(); vt != chunkenc.ValNone; vt = it.Next() {
 			at := it.AtT()
 			if at <= last {
-				x.T.Fatalf("series %s: %d after %d", s.Labels, at, last)
+				x.T.Fatalf("series %s: sample at %d follows sample at %d", s.Labels, at, last)
 			}
 			last = at
 			switch vt {
@@ -282,7 +283,7 @@ func (x *World) Read(t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) map[s
 			x.T.Fatal(it.Err())
 		}
 		if _, twice := out[unparse(s.Labels)]; twice {
-			x.T.Fatalf("series %s is there twice", s.Labels)
+			x.T.Fatalf("series %s appears twice", s.Labels)
 		}
 		if len(samples) > 0 {
 			out[unparse(s.Labels)] = samples
@@ -291,7 +292,7 @@ func (x *World) Read(t tenant.ID, mint, maxt int64, ms ...*labels.Matcher) map[s
 	return out
 }
 
-// Same reports whether two samples are the same, bit by bit.
+// Same reports whether two samples have the same value, bit by bit.
 func Same(a, b series.Sample) bool {
 	if (a.H != nil) != (b.H != nil) {
 		return false
@@ -302,7 +303,7 @@ func Same(a, b series.Sample) bool {
 	return math.Float64bits(a.V) == math.Float64bits(b.V)
 }
 
-// Check compares everything with what is expected.
+// Check compares the samples of all tenants with the expected contents.
 func (x *World) Check(what string) {
 	x.T.Helper()
 	for t, want := range x.Want {
@@ -316,7 +317,7 @@ func (x *World) Check(what string) {
 	}
 }
 
-// Differ tells in what way samples are not those that are wanted.
+// Differ returns an error that describes the first difference between got and want.
 func Differ(got, want map[string]map[int64]series.Sample) error {
 	for s, samples := range want {
 		if len(samples) == 0 {
@@ -325,7 +326,7 @@ func Differ(got, want map[string]map[int64]series.Sample) error {
 		for at, w := range samples {
 			g, ok := got[s][at]
 			if !ok {
-				return fmt.Errorf("series %s: sample at %d is lost (%d of %d are there)", s, at, len(got[s]), len(samples))
+				return fmt.Errorf("series %s: sample at %d is missing (found %d of %d)", s, at, len(got[s]), len(samples))
 			}
 			if !Same(g, w) {
 				return fmt.Errorf("series %s: sample at %d is %v, want %v", s, at, g, w)
@@ -337,7 +338,7 @@ func Differ(got, want map[string]map[int64]series.Sample) error {
 	}
 	for s := range got {
 		if len(want[s]) == 0 {
-			return fmt.Errorf("series %s should not be there", s)
+			return fmt.Errorf("unexpected series %s", s)
 		}
 	}
 	return nil
@@ -355,7 +356,7 @@ func (x *World) Verify() {
 	}
 }
 
-// Manifest is what is published of a tenant's day; nil when nothing is.
+// Manifest returns the manifest of a tenant's day, or nil.
 func (x *World) Manifest(t tenant.ID, day int64) *schema.Manifest {
 	x.T.Helper()
 	c, err := x.Store.Catalog(context.Background(), t, day)
@@ -365,7 +366,8 @@ func (x *World) Manifest(t tenant.ID, day int64) *schema.Manifest {
 	return c.Manifest
 }
 
-// Must fails the test on an error; the value before it does not matter.
+// Must fails the test on an error. It ignores the first argument, so that it can take
+// the results of a call.
 func (x *World) Must(_ any, err error) {
 	x.T.Helper()
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestMerge: what several ingesters uploaded of a day, floats and histograms, is read
-// the same once it is merged, and late samples make another generation.
+// TestMerge checks that samples of a day uploaded by several ingesters, floats and histograms,
+// are read unchanged after they are merged, and that late samples lead to another generation.
 func TestMerge(t *testing.T) {
 	x := New(t, Ports{Bytes: 20_000})
 	x.Push(map[tenant.ID]Data{"a": Window(Rand(), Day, 1, 6, 6), "b": Window(Rand(), Day, 2, 2, 2)}, "i1", "i2")

@@ -20,7 +20,7 @@ func (c *Commands) flush(w http.ResponseWriter, r *http.Request, q url.Values) e
 	if err != nil {
 		return c.failed(r, err, "flush failed")
 	}
-	return c.begin(w, r, q, "flush failed: nothing is lost, what was not sealed stays in memory and in the write-ahead log", do)
+	return c.begin(w, r, q, "flush failed; no data is lost: samples that were not sealed stay in memory and in the write-ahead log", do)
 }
 
 func (c *Commands) compact(w http.ResponseWriter, r *http.Request, q url.Values) error {
@@ -32,18 +32,18 @@ func (c *Commands) compact(w http.ResponseWriter, r *http.Request, q url.Values)
 	if err != nil {
 		return c.failed(r, err, "compaction failed")
 	}
-	return c.begin(w, r, q, "compaction failed: nothing is lost, what was not compacted stays where it was", do)
+	return c.begin(w, r, q, "compaction failed; no data is lost: packs that were not compacted stay as they are", do)
 }
 
 func (c *Commands) acceptLoss(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
 	if err != nil {
 		return admin.Fail(http.StatusBadRequest, "day",
-			"day must be the number of a UTC day since 1970, as the log and the operator page name it")
+			"day must be the number of a UTC day since 1970, as shown in the log and on the overview page")
 	}
 	n, err := c.o.Backend.AcceptLoss(r.Context(), day)
 	if err != nil {
-		return c.failed(r, err, fmt.Sprintf("not all losses of day %d could be accepted, repeat the command", day))
+		return c.failed(r, err, fmt.Sprintf("not all losses of day %d were accepted: repeat the command", day))
 	}
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "intents": n})
 	return nil
@@ -57,7 +57,7 @@ func (c *Commands) erasure(w http.ResponseWriter, r *http.Request, _ url.Values)
 	e, err := c.o.Backend.Erasure(r.Context(), id)
 	switch {
 	case err != nil:
-		return c.failed(r, err, "the report could not be read")
+		return c.failed(r, err, "could not read the report of the erasure")
 	case e == nil:
 		return admin.Fail(http.StatusNotFound, "tenant", "tenant %q is not a deleted tenant", id)
 	}
@@ -65,7 +65,8 @@ func (c *Commands) erasure(w http.ResponseWriter, r *http.Request, _ url.Values)
 	return nil
 }
 
-// cursor orders records, and names the last one of a page.
+// cursor returns the sort key of a record; that of the last record of a page is the
+// page's cursor.
 func (k *AsideKey) cursor() string {
 	return fmt.Sprintf("%09d/%02d/%s/%s", k.Day, k.Window, k.Ingester, k.Tenant)
 }
@@ -77,7 +78,7 @@ func (c *Commands) listAside(w http.ResponseWriter, r *http.Request, q url.Value
 	}
 	all, err := c.o.Backend.Asides(r.Context())
 	if err != nil {
-		return c.failed(r, err, "the records of series that were set aside could not be read")
+		return c.failed(r, err, "could not read the records of series that were set aside")
 	}
 	slices.SortFunc(all, func(a, b Aside) int { return cmp.Compare(a.cursor(), b.cursor()) })
 	after := q.Get("pageCursor")
@@ -94,15 +95,15 @@ func (c *Commands) listAside(w http.ResponseWriter, r *http.Request, q url.Value
 	return nil
 }
 
-// asideKey reads the parameters that name a record.
+// asideKey parses the parameters that identify a record.
 func asideKey(q url.Values) (k AsideKey, err error) {
 	if k.Day, err = strconv.ParseInt(q.Get("day"), 10, 64); err != nil || k.Day < 0 {
 		return k, admin.Fail(http.StatusBadRequest, "day",
-			"day %q is not the number of a UTC day since 1970; GET %s/aside lists what is set aside", q.Get("day"), admin.Root)
+			"day %q is not the number of a UTC day since 1970; GET %s/aside lists the series that are set aside", q.Get("day"), admin.Root)
 	}
 	const windows = 12 // of a day, of two hours each
 	if k.Window, err = strconv.Atoi(q.Get("window")); err != nil || k.Window < 0 || k.Window >= windows {
-		return k, admin.Fail(http.StatusBadRequest, "window", "window %q is not the number of a window of the day, from 0 to %d",
+		return k, admin.Fail(http.StatusBadRequest, "window", "window %q is not the number of a two-hour window of the day, from 0 to %d",
 			q.Get("window"), windows-1)
 	}
 	if k.Tenant, err = tenant.ParseID(q.Get("tenant")); err != nil {
@@ -119,17 +120,17 @@ func (c *Commands) dropAside(w http.ResponseWriter, r *http.Request, q url.Value
 	}
 	got, lost, err := c.o.Backend.DropAside(r.Context(), key)
 	if errors.Is(err, ErrNoAside) {
-		return admin.Fail(http.StatusNotFound, "", "%s; GET %s/aside lists what is set aside", err, admin.Root)
+		return admin.Fail(http.StatusNotFound, "", "%s; GET %s/aside lists the series that are set aside", err, admin.Root)
 	}
 	if err != nil {
-		return c.failed(r, err, "nothing was dropped")
+		return c.failed(r, err, "the series were not dropped")
 	}
-	c.o.Logger.Warn("an operator dropped series that were set aside",
+	c.o.Logger.Warn("operator dropped series that were set aside",
 		"ingester", key.Ingester, "tenant", key.Tenant, "day", key.Day, "window", key.Window, "series", got.Series, "samples", got.Samples)
-	message := "marked: the ingester deletes the files within about a minute; " +
-		"if more is set aside before that, the mark goes and the command must be repeated"
+	message := "marked for deletion: the ingester deletes the files within about a minute; " +
+		"if it sets more series aside before that, the mark is removed: repeat the command"
 	if lost {
-		message = "the record of the lost ingester is deleted"
+		message = "the record of the lost ingester was deleted"
 	}
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "message": message, "dropped": got})
 	return nil
@@ -138,33 +139,34 @@ func (c *Commands) dropAside(w http.ResponseWriter, r *http.Request, q url.Value
 func (c *Commands) showStatus(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	status, err := c.o.Backend.Status(r.Context())
 	if err != nil {
-		return c.failed(r, err, "the status could not be read")
+		return c.failed(r, err, "could not read the status")
 	}
 	admin.WriteJSON(w, http.StatusOK, status)
 	return nil
 }
 
-// status is what the overview page shows: of this process's own commands.
+// status returns the JSON that the overview page shows, from this process's own backend.
 func (c *Commands) status(ctx context.Context) ([]byte, error) { return c.o.Backend.Status(ctx) }
 
 func (c *Commands) showRing(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	members, err := c.o.Ring.Members(r.Context())
 	if err != nil {
-		return admin.Fail(http.StatusServiceUnavailable, "", "the ring is not known: %s", err)
+		return admin.Fail(http.StatusServiceUnavailable, "", "could not read the ring: %s", err)
 	}
 	losses, err := c.o.Ring.Losses(r.Context())
 	if err != nil {
-		return c.failed(r, err, "the losses of ingesters could not be read")
+		return c.failed(r, err, "could not read the losses of ingesters")
 	}
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"members": append([]Member{}, members...), "losses": append([]Loss{}, losses...)})
 	return nil
 }
 
-// instance reads the parameter that names one.
+// instance returns the required parameter "instance".
 func instance(q url.Values, what string) (string, error) {
 	id := q.Get("instance")
 	if strings.TrimSpace(id) == "" {
-		return "", admin.Fail(http.StatusBadRequest, "instance", "instance is missing: %s? GET %s/ring lists them", what, admin.Root)
+		return "", admin.Fail(http.StatusBadRequest, "instance", "instance is missing: name the instance to %s; GET %s/ring lists all "+
+			"instances", what, admin.Root)
 	}
 	return id, nil
 }
@@ -174,15 +176,15 @@ func (c *Commands) forget(w http.ResponseWriter, r *http.Request, q url.Values) 
 	if err != nil {
 		return err
 	}
-	id, err := instance(q, "which one is to be forgotten")
+	id, err := instance(q, "forget")
 	if err != nil {
 		return err
 	}
 	windows, err := c.o.Ring.Forget(r.Context(), id, force)
 	if err != nil {
-		return c.failed(r, err, "the instance was not forgotten")
+		return c.failed(r, err, "could not remove the instance from the ring")
 	}
-	c.o.Logger.Warn("an operator had an instance forgotten", "instance", id, "pending_windows", windows)
+	c.o.Logger.Warn("operator removed an instance from the ring", "instance", id, "pending_windows", windows)
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "pendingWindows": windows})
 	return nil
 }
@@ -192,19 +194,19 @@ func (c *Commands) leave(w http.ResponseWriter, r *http.Request, q url.Values) e
 	if err != nil {
 		return err
 	}
-	id, err := instance(q, "which ingester is to leave")
+	id, err := instance(q, "remove from the cluster")
 	if err != nil {
 		return err
 	}
 	err = c.o.Ring.Leave(r.Context(), id, wait)
 	switch {
 	case err != nil:
-		return c.failed(r, err, "leaving failed, nothing is lost; repeat the command")
+		return c.failed(r, err, "the ingester did not leave; no data is lost: repeat the command")
 	case !wait:
 		admin.WriteJSON(w, http.StatusAccepted, map[string]string{"status": "started"})
 	default:
 		admin.WriteJSON(w, http.StatusOK, map[string]string{"status": "done",
-			"message": "everything is uploaded and the ring knows; stop the process, its disk is not needed any more"})
+			"message": "everything is uploaded and the ingester has left the ring: stop the process; its disk can be deleted"})
 	}
 	return nil
 }

@@ -16,15 +16,15 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
-// Forwarder passes the operator's commands on to one of a gateway's backends.
+// Forwarder forwards the operator's commands to one of a gateway's backends.
 type Forwarder struct {
 	backends  []*url.URL
 	transport http.RoundTripper
 	proxy     *httputil.ReverseProxy
 }
 
-// NewForwarder returns one over a transport that proves to backends that this process
-// belongs to their cluster.
+// NewForwarder returns a Forwarder. transport must authenticate this process to the
+// backends as a member of their cluster.
 func NewForwarder(backends []string, transport http.RoundTripper, logger *slog.Logger) (*Forwarder, error) {
 	f := &Forwarder{transport: transport}
 	for _, text := range backends {
@@ -40,19 +40,20 @@ func NewForwarder(backends []string, transport http.RoundTripper, logger *slog.L
 			if pr.Out.URL.RawPath != "" {
 				pr.Out.URL.RawPath = Root + strings.TrimPrefix(pr.Out.URL.RawPath, admin.Root)
 			}
-			// Nothing of the client's goes on but the path and its parameters.
+			// Only the path and the query of the client's request are forwarded.
 			pr.Out.Header = http.Header{admin.HeaderRequestID: {admin.RequestID(pr.In)}}
 			pr.Out.Body, pr.Out.ContentLength = http.NoBody, 0
 		},
 		Transport: f,
 		ModifyResponse: func(resp *http.Response) error {
-			resp.Header.Del(admin.HeaderRequestID) // the answer has it already
+			resp.Header.Del(admin.HeaderRequestID) // the gateway has set it already
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			admin.Serve(func(http.ResponseWriter, *http.Request) error {
-				logger.Error("passing a command on to the backend failed", "path", r.URL.Path, "request", admin.RequestID(r), "err", err)
-				return admin.Fail(http.StatusServiceUnavailable, "", "no backend answers, or it was cut off; see the log for request %s",
+				logger.Error("failed to forward an operator command to a backend", "path", r.URL.Path, "request", admin.RequestID(r), "err", err)
+				return admin.Fail(http.StatusServiceUnavailable, "", "no backend could be reached, or the connection to it broke; the gateway's "+
+					"log has the cause under request %s",
 					admin.RequestID(r))
 			}, logger)(w, r)
 		},
@@ -62,8 +63,8 @@ func NewForwarder(backends []string, transport http.RoundTripper, logger *slog.L
 
 func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.proxy.ServeHTTP(w, r) }
 
-// RoundTrip sends a request to the first backend that can be reached. One that may
-// have been carried out is not sent again.
+// RoundTrip sends a request to the first backend that can be reached. A command that a
+// backend may have executed is not sent again.
 func (f *Forwarder) RoundTrip(r *http.Request) (*http.Response, error) {
 	var errs error
 	for _, b := range f.backends {
@@ -83,10 +84,10 @@ func (f *Forwarder) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errs
 }
 
-// maxStatusBytes bounds an answer that status reads.
+// maxStatusBytes bounds the response that status reads.
 const maxStatusBytes = 64 << 20
 
-// status asks a backend for what the overview page shows.
+// status requests the JSON that the overview page shows from a backend.
 func (f *Forwarder) status(ctx context.Context) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, Root+"/status", nil)
 	if err != nil {
@@ -94,15 +95,15 @@ func (f *Forwarder) status(ctx context.Context) ([]byte, error) {
 	}
 	resp, err := f.RoundTrip(req)
 	if err != nil {
-		return nil, fmt.Errorf("no backend answers: %w", err)
+		return nil, fmt.Errorf("no backend could be reached: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxStatusBytes))
 	if err != nil {
-		return nil, fmt.Errorf("a backend's answer: %w", err)
+		return nil, fmt.Errorf("read a backend's response: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("a backend answers %s: %s", resp.Status, body[:min(len(body), 500)])
+		return nil, fmt.Errorf("a backend responded with %s: %s", resp.Status, body[:min(len(body), 500)])
 	}
 	return body, nil
 }

@@ -13,19 +13,20 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
-// TestForward: a gateway passes commands on to the first backend that it reaches,
-// with nothing of the client's, and repeats none that may have been carried out.
+// TestForward checks that a gateway forwards commands to the first backend that it can
+// reach, with no headers or body of the client, and that it never repeats a command that
+// a backend may have executed.
 func TestForward(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = closed.Close()
-	asked := 0
+	received := 0
 	var last *http.Request
 	var body []byte
 	second := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked++
+		received++
 		last = r
 		body, _ = io.ReadAll(r.Body)
 		w.Header().Set("X-Request-Id", "of the backend")
@@ -50,36 +51,37 @@ func TestForward(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, first, method string
-		code, asked         int
+		code, received      int
 	}{
-		{"first is down", "http://" + closed.Addr().String(), "POST", 409, 1},
-		{"first breaks", breaks.URL, "POST", 503, 0},
-		{"first breaks, nothing changes", breaks.URL, "GET", 409, 1},
+		{"first backend is down", "http://" + closed.Addr().String(), "POST", 409, 1},
+		{"first backend aborts a command", breaks.URL, "POST", 503, 0},
+		{"first backend aborts a read", breaks.URL, "GET", 409, 1},
 	} {
-		asked = 0
+		received = 0
 		w := ask(c.first, c.method, "/admin/v1/erasures/a%2Fb?wait=true")
-		if w.Code != c.code || asked != c.asked || !strings.Contains(w.Body.String(), `"code"`) {
-			t.Errorf("%s: %d %s, %d asked", c.name, w.Code, w.Body, asked)
+		if w.Code != c.code || received != c.received || !strings.Contains(w.Body.String(), `"code"`) {
+			t.Errorf("%s: %d %s, second backend received %d requests", c.name, w.Code, w.Body, received)
 		}
 	}
 	if last.URL.EscapedPath() != "/internal/operator/erasures/a%2Fb" || last.URL.RawQuery != "wait=true" {
-		t.Errorf("passed on as %s", last.URL)
+		t.Errorf("forwarded as %s", last.URL)
 	}
 	for _, name := range []string{"Authorization", "Cookie"} {
 		if last.Header.Get(name) != "" {
-			t.Errorf("%s is passed on", name)
+			t.Errorf("header %s was forwarded", name)
 		}
 	}
 	if len(body) > 0 {
-		t.Errorf("the body is passed on: %q", body)
+		t.Errorf("the body was forwarded: %q", body)
 	}
 	if got := ask(second.URL, "POST", "/admin/v1/flush").Header().Values("X-Request-Id"); len(got) > 0 {
-		t.Errorf("request IDs of the answer: %v", got)
+		t.Errorf("request IDs of the response = %v, want none of the backend", got)
 	}
 }
 
-// TestStatusOfNobody: the page of a gateway says that no backend answers.
-func TestStatusOfNobody(t *testing.T) {
+// TestPageWithoutBackend checks that the page of a gateway shows that no backend can be
+// reached.
+func TestPageWithoutBackend(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
 	f, err := NewForwarder([]string{"http://127.0.0.1:1"}, &http.Transport{}, logger)
 	if err != nil {
@@ -91,7 +93,7 @@ func TestStatusOfNobody(t *testing.T) {
 	}
 	w := httptest.NewRecorder()
 	page.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
-	if w.Code != 200 || !strings.Contains(w.Body.String(), "no backend answers") {
+	if w.Code != 200 || !strings.Contains(w.Body.String(), "no backend could be reached") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }

@@ -1,7 +1,7 @@
-// Package operator has the operator's routes of the admin API: flush and compact,
+// Package operator serves the operator's routes of the admin API: flush and compact,
 // losses, series that were set aside, the ring, and the overview page. Each command is
-// carried out by one process for all of the cluster; a gateway of a cluster passes it
-// on to a backend. docs/admin-api.md describes the routes for users.
+// executed by one process for the whole cluster; a gateway of a cluster forwards it to a
+// backend. docs/admin-api.md describes the routes for users.
 package operator
 
 import (
@@ -19,70 +19,75 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
-// Root is where a backend serves the commands for gateways, which have checked and
-// audited them.
+// Root is the path prefix at which a backend serves the commands for gateways, which have
+// authenticated and audited them.
 const Root = "/internal/operator"
 
-// Backend carries out commands for all of the cluster, or for one process that is all
-// there is. Errors are those of the admin package's Fail for what is wrong with a
-// command, ErrUnavailable for what may succeed later, and others, which are logged.
+// Backend executes commands for the whole cluster, or for the only process. Errors are
+// those of the admin package's Fail for a wrong command, ErrUnavailable for a command
+// that may succeed later, and any other error, which is logged.
 type Backend interface {
-	// Flush seals everything in memory and uploads it: of all ingesters, or of the
-	// instance that is named.
+	// Flush seals and uploads everything in memory: of all ingesters, or only of the
+	// named instance.
 	Flush(ctx context.Context, instance string) (Task, error)
-	// Compact compacts everything that is uploaded, open days too; with expireAll it
-	// takes all days that are beyond retention after that.
+	// Compact compacts everything that is uploaded, including open days; with expireAll
+	// it then deletes all days beyond retention.
 	Compact(ctx context.Context, instance string, expireAll bool) (Task, error)
-	// AcceptLoss lets a day (since 1970) be compacted although ingesters with pending
-	// uploads of it are lost. It returns how many windows that are.
+	// AcceptLoss allows a day (counted since 1970) to be compacted although ingesters
+	// with pending uploads of it are lost. It returns the number of windows that are
+	// affected.
 	AcceptLoss(ctx context.Context, day int64) (int, error)
-	// Erasure reports what was erased of a deleted tenant; nil for any other tenant.
+	// Erasure reports what was erased of a deleted tenant; it returns nil for any other
+	// tenant.
 	Erasure(context.Context, tenant.ID) (*Erasure, error)
-	// Asides lists series that no pack could hold, in the order of day, window,
-	// ingester and tenant.
+	// Asides lists series that no pack could hold, ordered by day, window, ingester and
+	// tenant.
 	Asides(context.Context) ([]Aside, error)
-	// DropAside gives the series of one record up; ErrNoAside without it. lost reports
-	// whether the ingester is lost: then the record is gone.
+	// DropAside deletes the series of one record. It returns ErrNoAside if the record
+	// does not exist. lost reports whether the ingester is lost; in that case the record
+	// was deleted.
 	DropAside(ctx context.Context, key AsideKey) (dropped Aside, lost bool, err error)
-	// Status is what the overview shows, as JSON.
+	// Status returns the JSON that the overview page shows.
 	Status(context.Context) (json.RawMessage, error)
 }
 
-// Ring is what the backend of a cluster can do beside.
+// Ring has the additional operations of a cluster's backend.
 type Ring interface {
 	// Members lists everything in the ring, ingesters first.
 	Members(context.Context) ([]Member, error)
 	Losses(context.Context) ([]Loss, error)
-	// Forget takes an instance out of the ring that will not come back, and that need
-	// not answer. It returns how many windows were pending that others must upload.
+	// Forget removes an instance that will not come back from the ring; the instance need
+	// not be reachable. It returns the number of pending windows that its replicas must
+	// upload.
 	Forget(ctx context.Context, instance string, force bool) (windows int, err error)
-	// Leave takes an ingester out of the cluster without loss. With wait it returns
-	// when that process may be stopped and its disk deleted.
+	// Leave removes an ingester from the cluster without loss. With wait it returns when
+	// the ingester's process may be stopped and its disk deleted.
 	Leave(ctx context.Context, instance string, wait bool) error
 }
 
-// Task is work that may take long. Its results are shown to who waits for them.
+// Task is work that may take long. Its results are sent to a client that waits for them.
 type Task func(context.Context) (results map[string]any, err error)
 
 var (
-	// ErrUnavailable is in errors of what may succeed when it is repeated.
+	// ErrUnavailable is wrapped by errors of commands that may succeed when repeated.
 	ErrUnavailable = errors.New("temporarily unavailable")
-	// ErrNoAside is returned when there is no such record.
-	ErrNoAside = errors.New("nothing is recorded as set aside by that ingester for that tenant and window")
+	// ErrNoAside is returned if there is no record with the given key.
+	ErrNoAside = errors.New("that ingester has set no series aside for that tenant and window")
 )
 
-// Erasure is what was erased of a deleted tenant.
+// Erasure reports what was erased of a deleted tenant.
 type Erasure struct {
 	Tenant    tenant.ID `json:"tenant"`
 	DeletedAt time.Time `json:"deletedAt"`
 	Objects   int       `json:"erasedObjects"`
 	Bytes     int64     `json:"erasedBytes"`
 	Rows      bool      `json:"erasedIndex"`
-	// SharedBy is when packs that hold many tenants have nothing of it any more.
+	// SharedBy is the time by which all packs shared with other tenants are free of
+	// its data.
 	SharedBy time.Time `json:"sharedPacksGoneBy"`
 }
 
-// AsideKey names a record of series that were set aside.
+// AsideKey identifies a record of series that were set aside.
 type AsideKey struct {
 	Ingester string    `json:"ingester"`
 	Tenant   tenant.ID `json:"tenant"`
@@ -113,11 +118,12 @@ type Member struct {
 	Since       string    `json:"sinceHeartbeat"` // since the last heartbeat
 	Registered  time.Time `json:"registered"`
 	Tokens      int       `json:"tokens"`
-	Share       float64   `json:"share"` // of the series, one of which has as many replicas as there are
+	Share       float64   `json:"share"` // fraction of all replicas of series
 	Incarnation string    `json:"incarnation,omitempty"`
 }
 
-// Loss is a window that a lost ingester had and nobody is known to have uploaded.
+// Loss is a window of a lost ingester that is not yet known to be uploaded by its
+// replicas.
 type Loss struct {
 	Ingester string `json:"ingester"`
 	Zone     string `json:"zone"`
@@ -125,27 +131,27 @@ type Loss struct {
 	Window   int    `json:"window"`
 }
 
-// Options of Commands. Ring is nil without a cluster.
+// Options are the options of New. Ring is nil without a cluster.
 type Options struct {
 	Backend Backend
 	Ring    Ring
-	// Background runs what goes on after its request was answered, and ends it with
-	// the process.
+	// Background runs a function that continues after the response was sent. Its context
+	// ends with the process.
 	Background func(func(context.Context))
 	Logger     *slog.Logger
 }
 
-// Commands are the routes of the process that carries commands out.
+// Commands serves the routes of the process that executes commands.
 type Commands struct{ o Options }
 
 // New returns Commands.
 func New(o Options) *Commands { return &Commands{o: o} }
 
-// command is one of the operator's commands beside the rest of the admin API.
+// command is one of the operator's routes of the admin API.
 type command struct {
 	method, path string
 	params       []string
-	cluster      bool // it is of a cluster only
+	cluster      bool // only available in a cluster
 	do           func(*Commands, http.ResponseWriter, *http.Request, url.Values) error
 }
 
@@ -164,12 +170,12 @@ func commands() []command {
 	}
 }
 
-// Routes adds the commands that this process carries out.
+// Routes adds the routes of commands that this process executes.
 func (c *Commands) Routes(r chi.Router) {
 	for _, cmd := range commands() {
 		r.Method(cmd.method, cmd.path, admin.Serve(func(w http.ResponseWriter, r *http.Request) error {
 			if cmd.cluster && c.o.Ring == nil {
-				return admin.Fail(http.StatusNotFound, "", "there is no ring: this Pallium is one process")
+				return admin.Fail(http.StatusNotFound, "", "this Pallium runs as a single process and has no ring")
 			}
 			q, err := admin.Query(r, cmd.params...)
 			if err != nil {
@@ -180,28 +186,29 @@ func (c *Commands) Routes(r chi.Router) {
 	}
 }
 
-// Routes adds all commands, which are passed on.
+// Routes adds the routes of all commands, which are forwarded.
 func (f *Forwarder) Routes(r chi.Router) {
 	for _, cmd := range commands() {
 		r.Method(cmd.method, cmd.path, f)
 	}
 }
 
-// failed is the answer when something went wrong that the log tells more about.
+// failed logs an error of a command and returns the error for the client, which names the
+// request to search the log for.
 func (c *Commands) failed(r *http.Request, err error, message string) error {
 	if admin.IsProblem(err) {
 		return err
 	}
-	c.o.Logger.Error("operator's command failed", "path", r.URL.Path, "request", admin.RequestID(r), "err", err)
+	c.o.Logger.Error("operator command failed", "path", r.URL.Path, "request", admin.RequestID(r), "err", err)
 	status := http.StatusInternalServerError
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		status = http.StatusServiceUnavailable
 	}
-	return admin.Fail(status, "", "%s; see the log of the backend for request %s", message, admin.RequestID(r))
+	return admin.Fail(status, "", "%s; the backend's log has the cause under request %s", message, admin.RequestID(r))
 }
 
-// begin carries out what may take long: with wait=true it answers what the task
-// returns, else at once.
+// begin runs a task that may take long. With wait=true it responds with the task's
+// results, otherwise it responds at once.
 func (c *Commands) begin(w http.ResponseWriter, r *http.Request, q url.Values, what string, do Task) error {
 	wait, err := admin.Flag(q, "wait")
 	if err != nil {
@@ -211,7 +218,7 @@ func (c *Commands) begin(w http.ResponseWriter, r *http.Request, q url.Values, w
 		path := r.URL.Path
 		c.o.Background(func(ctx context.Context) {
 			if _, err := do(ctx); err != nil {
-				c.o.Logger.Error("operator's command failed", "path", path, "err", err)
+				c.o.Logger.Error("operator command failed", "path", path, "err", err)
 			}
 		})
 		admin.WriteJSON(w, http.StatusAccepted, map[string]string{"status": "started"})

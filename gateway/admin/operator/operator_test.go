@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
-// fake carries commands out as a test wants, and remembers them.
+// fake is a Backend and a Ring that records commands.
 type fake struct {
 	err    error
 	asides []Aside
@@ -88,8 +88,9 @@ func commandsOver(f *fake, cluster bool, log *bytes.Buffer) *Commands {
 	return New(o)
 }
 
-// TestCommands: each command reads its parameters, does what it is for, and answers in
-// the form of the admin API; a wrong or unknown parameter does nothing.
+// TestCommands checks that each command parses its parameters, executes, and responds in
+// the format of the admin API, and that an invalid or unknown parameter prevents the
+// execution.
 func TestCommands(t *testing.T) {
 	down := fmt.Errorf("%w: backend down", ErrUnavailable)
 	for _, tt := range []struct {
@@ -100,8 +101,8 @@ func TestCommands(t *testing.T) {
 	}{
 		{"POST", "/flush", nil, 202, `"started"`, "flush "},
 		{"POST", "/flush?wait=true&instance=i", nil, 200, `"done"`, "flush i"},
-		{"POST", "/flush?wait=true", errors.New("broken disk"), 500, "nothing is lost", "flush "},
-		{"POST", "/flush?wait=true", down, 503, "nothing is lost", "flush "},
+		{"POST", "/flush?wait=true", errors.New("broken disk"), 500, "no data is lost", "flush "},
+		{"POST", "/flush?wait=true", down, 503, "no data is lost", "flush "},
 		{"POST", "/flush", down, 202, `"started"`, "flush "},
 		{"POST", "/flush?instance=unknown", nil, 404, "no such instance", ""},
 		{"POST", "/flush?wait=yes", nil, 400, "wait must be true or false", ""},
@@ -118,19 +119,19 @@ func TestCommands(t *testing.T) {
 		{"GET", "/aside", nil, 200, `"items":[]`, ""},
 		{"GET", "/aside?pageSize=0", nil, 400, "it must be a number from 1 to", ""},
 		{"POST", "/aside/drop?day=1&window=2&ingester=i&tenant=t", nil, 200, "within about a minute", "drop 000000001/02/i/t"},
-		{"POST", "/aside/drop?day=1&window=2&ingester=lost&tenant=t", nil, 200, "lost ingester is deleted", "drop 000000001/02/lost/t"},
-		{"POST", "/aside/drop?day=1&window=11&ingester=i&tenant=t", nil, 404, "lists what is set aside", "drop 000000001/11/i/t"},
+		{"POST", "/aside/drop?day=1&window=2&ingester=lost&tenant=t", nil, 200, "lost ingester was deleted", "drop 000000001/02/lost/t"},
+		{"POST", "/aside/drop?day=1&window=11&ingester=i&tenant=t", nil, 404, "lists the series that are set aside", "drop 000000001/11/i/t"},
 		{"POST", "/aside/drop?day=1&window=12&ingester=i&tenant=t", nil, 400, "from 0 to 11", ""},
 		{"POST", "/aside/drop?day=-1&window=1&ingester=i&tenant=t", nil, 400, "UTC day", ""},
 		{"GET", "/status", nil, 200, `"processes"`, ""},
 		{"GET", "/ring", nil, 200, `"losses":[]`, ""},
 		{"GET", "/ring", errors.New("no ring yet"), 503, "no ring yet", ""},
 		{"POST", "/ring/forget?instance=i&force=true", nil, 200, `"pendingWindows":4`, "forget i true"},
-		{"POST", "/ring/forget", nil, 400, "which one is to be forgotten", ""},
+		{"POST", "/ring/forget", nil, 400, "name the instance to forget", ""},
 		{"POST", "/ring/forget?instance=i", admin.Conflict("instance", "it is alive"), 409, "it is alive", "forget i false"},
 		{"POST", "/ring/leave?instance=i", nil, 202, `"started"`, "leave i false"},
-		{"POST", "/ring/leave?instance=i&wait=true", nil, 200, "its disk is not needed", "leave i true"},
-		{"POST", "/ring/leave?instance=%20", nil, 400, "which ingester is to leave", ""},
+		{"POST", "/ring/leave?instance=i&wait=true", nil, 200, "its disk can be deleted", "leave i true"},
+		{"POST", "/ring/leave?instance=%20", nil, 400, "name the instance to remove from the cluster", ""},
 	} {
 		f := &fake{err: tt.err, status: `{"processes":[]}`}
 		var log bytes.Buffer
@@ -142,15 +143,15 @@ func TestCommands(t *testing.T) {
 		}
 		var body struct{ Code, Message string }
 		if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || tt.code >= 400 && (body.Code == "" || body.Message == "") {
-			t.Errorf("%s: an answer of another form: %s", tt.path, w.Body)
+			t.Errorf("%s: response is not in the API's error format: %s", tt.path, w.Body)
 		}
 		if tt.err != nil && !admin.IsProblem(tt.err) && tt.path != "/ring" && !strings.Contains(log.String(), tt.err.Error()) {
-			t.Errorf("%s: the log does not tell of %v: %s", tt.path, tt.err, log.String())
+			t.Errorf("%s: the log does not contain %v: %s", tt.path, tt.err, log.String())
 		}
 	}
 }
 
-// TestWithoutCluster: a process that is all there is has no routes of the ring.
+// TestWithoutCluster checks that a single process has no routes of the ring.
 func TestWithoutCluster(t *testing.T) {
 	h := admin.Passed(Root, commandsOver(&fake{}, false, &bytes.Buffer{}).Routes, slog.New(slog.DiscardHandler))
 	for path, want := range map[string]int{"/ring": 404, "/aside": 200} {
@@ -162,7 +163,7 @@ func TestWithoutCluster(t *testing.T) {
 	}
 }
 
-// TestAsidePages: all pages together are all records, each once, in their order.
+// TestAsidePages checks that the pages of every size contain all records once, in order.
 func TestAsidePages(t *testing.T) {
 	f := &fake{}
 	for day := range int64(3) {
@@ -177,7 +178,7 @@ func TestAsidePages(t *testing.T) {
 		cursor, last, n := "", "", 0
 		for pages := 0; ; pages++ {
 			if pages > len(f.asides) {
-				t.Fatalf("pages of %d do not end", size)
+				t.Fatalf("page size %d: the list does not end", size)
 			}
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("%s/aside?pageSize=%d&pageCursor=%s", Root, size, cursor), nil))
@@ -201,12 +202,12 @@ func TestAsidePages(t *testing.T) {
 			}
 		}
 		if n != len(f.asides) {
-			t.Errorf("pages of %d have %d records, want %d", size, n, len(f.asides))
+			t.Errorf("page size %d: %d records, want %d", size, n, len(f.asides))
 		}
 	}
 }
 
-// TestPage: what the status has is on the page, escaped.
+// TestPage checks that the page shows the status, HTML-escaped.
 func TestPage(t *testing.T) {
 	f := &fake{status: `{"processes":[
 		{"instance":"ingester-1","ingester":{"id":"ingester-1","headBytes":1048576,"segment":7,"tenants":[{"tenant":"<acme>","series":3,"minTime":0,"maxTime":60000}],
@@ -229,10 +230,10 @@ func TestPage(t *testing.T) {
 	for _, want := range []string{"Pallium 1.2.3", "Role all", "1970-01-01 00:00:00 UTC", "1.0 MiB in memory", "segment 7", "&lt;acme&gt;", "pack-1", "compacting day 20000",
 		"2026-11-25 01:02:03", "is broken", "clock is off", "2 days beyond retention", "ingester-2 has not uploaded", "bad pack", "it does not answer", "ACTIVE", "25.0%", "ring is late"} {
 		if !strings.Contains(text, want) {
-			t.Errorf("the page lacks %q:\n%s", want, text)
+			t.Errorf("the page does not contain %q:\n%s", want, text)
 		}
 	}
 	if f.err = errors.New("store is down"); !strings.Contains(show(), "store is down") {
-		t.Error("the page does not tell why there is no status")
+		t.Error("the page does not show why the status is missing")
 	}
 }

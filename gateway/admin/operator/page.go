@@ -16,20 +16,20 @@ import (
 //go:embed page.html
 var pageText string
 
-// statusTimeout bounds how long the page waits for what it shows.
+// statusTimeout bounds how long the page waits for the status.
 const statusTimeout = 10 * time.Second
 
-// Page is the operator's overview.
+// Page is the operator's overview page.
 type Page struct {
 	version, role string
 	now           func() time.Time
-	status        func(context.Context) ([]byte, error) // JSON; nil: there is none to show
+	status        func(context.Context) ([]byte, error) // returns JSON; nil: no status to show
 	template      *template.Template
 	logger        *slog.Logger
 }
 
-// PageOptions of NewPage. Commands or Forwarder have the status; both are nil in a
-// gateway before another backend.
+// PageOptions are the options of NewPage. The status comes from Commands or Forwarder;
+// both are nil in a gateway in front of another backend than Pallium.
 type PageOptions struct {
 	Version, Role string
 	Commands      *Commands
@@ -52,7 +52,7 @@ func NewPage(o PageOptions) (*Page, error) {
 		"bytes":   func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
 	}).Parse(pageText)
 	if err != nil {
-		return nil, fmt.Errorf("operator page: %w", err)
+		return nil, fmt.Errorf("parse the template of the overview page: %w", err)
 	}
 	p := &Page{version: o.Version, role: o.Role, now: o.Now, template: t, logger: o.Logger}
 	switch {
@@ -66,16 +66,16 @@ func NewPage(o PageOptions) (*Page, error) {
 
 const timeFormat = "2006-01-02 15:04:05"
 
-// view is what the template shows; the fields of the status are those of GET /status
+// view is the data of the template; the fields of the status are the ones of GET /status
 // that it needs.
 type view struct {
 	Version, Role string
 	Now           time.Time
-	Error         string // why there is no status
+	Error         string // why the status is missing
 
 	Processes []struct {
 		Instance string
-		Error    string // why it could not be asked
+		Error    string // why the request to it failed
 		Ingester *struct {
 			ID        string
 			HeadBytes int64
@@ -132,6 +132,6 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", admin.ContentSecurityPolicy+"; style-src 'unsafe-inline'")
 	if err := p.template.Execute(w, v); err != nil {
-		p.logger.Error("operator page", "err", err)
+		p.logger.Error("failed to render the overview page", "err", err)
 	}
 }

@@ -1,9 +1,9 @@
-// Package redis exchanges demand between gateways through one hash in Redis: a
-// field for each gateway, with its time, its signature and what it was asked for.
-// An exchange is one round trip. It needs the commands EVALSHA, EVAL, TIME, HSET,
-// HGET, HGETALL, HDEL, DEL and PEXPIRE on one key, and may lose everything at any
-// time. Others may write to the key, too: what is not signed by a gateway of this
-// cluster counts for nothing and is deleted.
+// Package redis exchanges demand between gateways through one hash in Redis, with one
+// field for each gateway that contains its time, signature and demand. An exchange is one
+// round trip. It uses the commands EVALSHA, EVAL, TIME, HSET, HGET, HGETALL, HDEL, DEL
+// and PEXPIRE on one key, and tolerates the loss of all data at any time. Other clients
+// may be able to write to the key: fields that are not signed by a gateway of this
+// cluster are ignored and deleted.
 package redis
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/palliumhq/pallium/policies/budget"
 )
 
-// Signer signs what this gateway tells, and verifies what others tell. An error
-// of Verify means that no member of the cluster signed the parts.
+// Signer signs the demand of this gateway and verifies that of others. An error of Verify
+// means that no member of the cluster signed the parts.
 type Signer interface {
 	Sign(purpose string, parts ...string) (string, error)
 	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)
@@ -33,20 +33,21 @@ type Signer interface {
 const (
 	purpose = "demand of a gateway"
 
-	aliveFor = 2 * time.Second // since a gateway last told something
-	// maxApart is how far the time of a field may be from Redis'. Gateways go by
-	// Redis' own, so that only one whose clock jumps sees more than milliseconds.
+	aliveFor = 2 * time.Second // time since its last exchange after which a gateway is not live
+	// maxApart is the maximum difference between the time of a field and the time of
+	// Redis. Gateways use the time of Redis, so that the difference is milliseconds
+	// unless a gateway's clock jumps.
 	maxApart = 10 * time.Second
-	// maxGateways bounds those that count; a cluster has a few dozen.
+	// maxGateways bounds the live gateways; a cluster has a few dozen.
 	maxGateways = 1000
 	// maxDeletions bounds the fields that one exchange deletes.
 	maxDeletions = 5000
 )
 
-// script deletes the fields ARGV[3], ARGV[5] and so on if their values still have
-// the SHA-1 that follows each, sets the field ARGV[1] to ARGV[2] unless that is
-// empty, and answers Redis' time in ms, how many fields it deleted because no
-// gateway makes ones of that size, and the fields and values that there are.
+// script deletes the fields ARGV[3], ARGV[5] and so on if their values still have the
+// SHA-1 that follows each, sets the field ARGV[1] to ARGV[2] unless that is empty, and
+// returns the time of Redis in ms, the number of fields that it deleted because they are
+// larger than any gateway's, and all remaining fields and values.
 const script = `
 local t = redis.call('TIME')
 local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
@@ -78,7 +79,7 @@ end
 out[2] = tostring(large)
 return out`
 
-// Options of an Exchange. All may be left out.
+// Options are the options of New. All are optional.
 type Options struct {
 	Now        func() time.Time
 	Logger     *slog.Logger
@@ -95,14 +96,14 @@ type Exchange struct {
 	ignored *prometheus.CounterVec
 
 	mu     sync.Mutex
-	redis  int64     // Redis' time of the last answer, in Unix ms; 0 before the first
-	at     time.Time // when that came
+	redis  int64     // time of Redis at the last exchange, in Unix ms; 0 before the first
+	at     time.Time // local time of the last exchange
 	known  map[string]told
-	junk   []any // fields to delete and the SHA-1 of their values, in turn
+	junk   []any // fields to delete, each followed by the SHA-1 of its value
 	logged time.Time
 }
 
-// told is what a gateway told last, and when by Redis' time.
+// told is the last published demand of a gateway, with the time of Redis.
 type told struct {
 	at      int64 // Unix ms
 	demands budget.Demands
@@ -110,7 +111,7 @@ type told struct {
 
 var _ budget.Exchange = (*Exchange)(nil)
 
-// New returns an exchange over a client that stays the caller's.
+// New returns an exchange. The caller closes the client.
 func New(client goredis.UniversalClient, key string, signer Signer, o Options) *Exchange {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -120,7 +121,8 @@ func New(client goredis.UniversalClient, key string, signer Signer, o Options) *
 	}
 	e := &Exchange{client: client, key: "{" + key + "}", signer: signer, script: goredis.NewScript(script), o: o, known: map[string]told{}}
 	e.ignored = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pallium_gateway_budget_ignored_fields_total",
-		Help: "Fields in Redis that no gateway of this cluster wrote as they are, by reason (damaged, forged, future)."}, []string{"reason"})
+		Help: "Fields in Redis that were ignored because no gateway of this cluster wrote them, by reason (damaged, forged, " +
+			"future)."}, []string{"reason"})
 	for _, reason := range []string{damaged, forged, future} {
 		e.ignored.WithLabelValues(reason)
 	}
@@ -134,9 +136,9 @@ func New(client goredis.UniversalClient, key string, signer Signer, o Options) *
 func (e *Exchange) Exchange(ctx context.Context, id string, mine budget.Demands) (map[string]budget.Demands, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.redis == 0 { // what is signed has Redis' time
+	if e.redis == 0 { // the signature includes the time of Redis
 		if _, err := e.run(ctx, id, ""); err != nil {
-			return nil, fmt.Errorf("exchange demand: read Redis' time: %w", err)
+			return nil, fmt.Errorf("exchange demand: read the time of Redis: %w", err)
 		}
 	}
 	value, err := e.sign(id, mine)
@@ -149,18 +151,18 @@ func (e *Exchange) Exchange(ctx context.Context, id string, mine budget.Demands)
 	}
 	e.learn(id, fields)
 	if len(e.known) > maxGateways {
-		return nil, fmt.Errorf("exchange demand: %d gateways tell theirs, at most %d may", len(e.known), maxGateways)
+		return nil, fmt.Errorf("exchange demand: %d gateways are live, but at most %d are supported", len(e.known), maxGateways)
 	}
 	out := make(map[string]budget.Demands, len(e.known)+1)
 	for other, t := range e.known {
 		out[other] = t.demands
 	}
-	out[id] = mine // whatever became of it in Redis
+	out[id] = mine // even if it was overwritten in Redis
 	return out, nil
 }
 
-// run runs the script, takes Redis' time from its answer, and returns fields and
-// values in turn.
+// run runs the script, stores the time of Redis, and returns alternating fields and
+// values.
 func (e *Exchange) run(ctx context.Context, id, value string) ([]string, error) {
 	args := append([]any{id, value}, e.junk...)
 	list, err := e.script.Run(ctx, e.client, []string{e.key}, args...).StringSlice()
@@ -168,15 +170,15 @@ func (e *Exchange) run(ctx context.Context, id, value string) ([]string, error) 
 		return nil, err
 	}
 	if len(list) < 2 || len(list)%2 != 0 {
-		return nil, fmt.Errorf("an answer of %d parts", len(list))
+		return nil, fmt.Errorf("the script returned %d values", len(list))
 	}
 	now, err := strconv.ParseInt(list[0], 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("time of Redis: %w", err)
+		return nil, fmt.Errorf("parse the time of Redis: %w", err)
 	}
 	large, err := strconv.Atoi(list[1])
 	if err != nil {
-		return nil, fmt.Errorf("number of deleted fields: %w", err)
+		return nil, fmt.Errorf("parse the number of deleted fields: %w", err)
 	}
 	e.redis, e.at, e.junk = now, e.o.Now(), nil
 	if large > 0 {
@@ -186,7 +188,7 @@ func (e *Exchange) run(ctx context.Context, id, value string) ([]string, error) 
 	return list[2:], nil
 }
 
-// learn takes over what gateways told, and finds what is to be deleted.
+// learn stores the demand of other gateways, and collects the fields to delete.
 func (e *Exchange) learn(id string, fields []string) {
 	for other, t := range e.known {
 		if !alive(t.at, e.redis) {
@@ -200,15 +202,15 @@ func (e *Exchange) learn(id string, fields []string) {
 		if err != nil {
 			ignored[reasonOf(err)]++
 		}
-		// One that no longer lives is deleted late: it may only be slow.
+		// The field of a gateway that is not live is deleted later: it may only be slow.
 		if err != nil || e.redis-t.at > maxApart.Milliseconds() {
 			if field != id && len(e.junk) < 2*maxDeletions {
-				sum := sha1.Sum([]byte(value)) // as Redis has it; it only tells whether the field is still the same
+				sum := sha1.Sum([]byte(value)) // as in the script; only detects that the field has changed
 				e.junk = append(e.junk, field, hex.EncodeToString(sum[:]))
 			}
 			continue
 		}
-		// An older value than the last one is a repetition.
+		// A value older than the last one is a replay.
 		if alive(t.at, e.redis) && t.at >= e.known[field].at {
 			e.known[field] = t
 		}
@@ -219,22 +221,22 @@ func (e *Exchange) learn(id string, fields []string) {
 	}
 }
 
-// alive reports whether a gateway lives that told something at a time.
+// alive reports whether a gateway that published at the time at is live.
 func alive(at, now int64) bool {
 	return now-at <= aliveFor.Milliseconds() && at-now <= maxApart.Milliseconds()
 }
 
-// log tells of fields that are ignored, at most once a minute.
+// log logs ignored fields, at most once per minute.
 func (e *Exchange) log(reason string, n int) {
 	now := e.o.Now()
 	if !e.logged.IsZero() && now.Sub(e.logged) < time.Minute {
 		return
 	}
 	e.logged = now
-	e.o.Logger.Warn("ignoring and deleting fields in Redis that no gateway of this cluster wrote", "key", e.key, "reason", reason, "fields", n)
+	e.o.Logger.Warn("ignored and deleted fields in Redis that no gateway of this cluster wrote", "key", e.key, "reason", reason, "fields", n)
 }
 
-// reasonOf is the metric's word for why a field is ignored.
+// reasonOf returns the reason for the metric.
 func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, errFuture):

@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// signer signs as a member of a cluster with the secret does.
+// signer returns a member of a cluster with the secret.
 func signer(t *testing.T, secret string) Signer {
 	t.Helper()
 	secrets, err := cluster.ParseSecrets(secret)
@@ -41,7 +41,7 @@ const (
 
 func secretOf(letter string) string { return strings.Repeat(letter, cluster.MinSecretBytes) }
 
-// open returns an exchange, its metrics and a client for the test's own.
+// open returns an exchange, its metrics and another client for the test.
 func open(t *testing.T, addr string, s Signer) (*Exchange, *prometheus.Registry, *goredis.Client) {
 	t.Helper()
 	client := goredis.NewClient(&goredis.Options{Addr: addr})
@@ -72,7 +72,7 @@ func TestExchange(t *testing.T) {
 	if err != nil || len(all) != 2 || !maps.Equal(all["a"], one) || !maps.Equal(all["b"], many) {
 		t.Fatalf("%d gateways, %v", len(all), err)
 	}
-	// One that died is gone after two seconds of Redis' time.
+	// A gateway that ended is not live after two seconds of Redis' time.
 	for deadline := time.Now().Add(30 * time.Second); len(all) != 1; time.Sleep(50 * time.Millisecond) {
 		if all, err = e.Exchange(ctx, "a", nil); err != nil || time.Now().After(deadline) {
 			t.Fatalf("%d gateways, %v", len(all), err)
@@ -88,7 +88,7 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestRights: the commands and the key that docs/cluster.md names are enough.
+// TestRights checks that the commands and the key in docs/cluster.md suffice.
 func TestRights(t *testing.T) {
 	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hget +hgetall +hdel +del +pexpire")
 	srv := programs.Redis(t, append([]string{"--user"}, rights...)...)
@@ -112,11 +112,11 @@ func TestRights(t *testing.T) {
 		}
 	}
 	if _, err := New(client, "another", s, Options{}).Exchange(ctx, "a", nil); err == nil {
-		t.Error("the user is not bound to the key: this test shows nothing")
+		t.Error("the user may access other keys: the test is void")
 	}
 }
 
-// TestExpires: nothing is left for ever in Redis.
+// TestExpires checks that the key in Redis expires.
 func TestExpires(t *testing.T) {
 	srv := programs.Redis(t)
 	e, _, client := open(t, srv.Addr, signer(t, secretOf(secret)))
@@ -125,11 +125,11 @@ func TestExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d, err := client.PTTL(ctx, field).Result(); err != nil || d <= 2*time.Second || d > time.Minute {
-		t.Errorf("the key lives for %v more, %v", d, err)
+		t.Errorf("TTL of the key = %v, %v", d, err)
 	}
 }
 
-// ignored is the metric.
+// ignored returns the values of the metric of ignored fields.
 func ignored(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -145,12 +145,12 @@ func ignored(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	return out
 }
 
-// TestPoisoned: what no gateway of the cluster wrote does not count, is deleted,
-// and stops nothing.
+// TestPoisoned checks that fields that no gateway of the cluster wrote are ignored and
+// deleted, and do not disturb exchanges.
 func TestPoisoned(t *testing.T) {
 	ctx := context.Background()
 	right, wrong := signer(t, secretOf(secret)), signer(t, secretOf(another))
-	// signedAt is a value of gateway b at a time relative to Redis'.
+	// signedAt returns a value of a gateway at a time relative to Redis' time.
 	signedAt := func(s Signer, id string, ahead time.Duration) string {
 		e := New(nil, key, s, Options{})
 		e.redis, e.at = time.Now().Add(ahead).UnixMilli(), time.Now()
@@ -164,20 +164,20 @@ func TestPoisoned(t *testing.T) {
 		name, value, reason string
 		counts, gone        bool
 	}{
-		{"right", signedAt(right, "b", 0), "", true, false},
+		{"valid", signedAt(right, "b", 0), "", true, false},
 		{"a clock that is a little ahead", signedAt(right, "b", 5*time.Second), "", true, false},
-		{"no longer alive", signedAt(right, "b", -5*time.Second), "", false, false},
+		{"not live", signedAt(right, "b", -5*time.Second), "", false, false},
 		{"old", signedAt(right, "b", -15*time.Second), "", false, true},
 		{"future", signedAt(right, "b", time.Minute), future, false, true},
 		{"forged", signedAt(wrong, "b", 0), forged, false, true},
 		{"another gateway's", signedAt(right, "c", 0), forged, false, true},
 		{"another time", strings.Replace(signedAt(right, "b", 0), " 1", " 2", 1), forged, false, true},
 		{"other demands", signedAt(right, "b", 0) + "x", forged, false, true},
-		{"of an older version", fmt.Sprintf("%016d", time.Now().UnixMilli()) + encode(budget.Demands{"t": {1, 1, 1}}), damaged, false, true},
+		{"older version", fmt.Sprintf("%016d", time.Now().UnixMilli()) + encode(budget.Demands{"t": {1, 1, 1}}), damaged, false, true},
 		{"dated far ahead by hand", "9999999999999999", damaged, false, true},
-		{"no number", "2 x y z", damaged, false, true},
+		{"not a number", "2 x y z", damaged, false, true},
 		{"empty", "", damaged, false, true},
-		{"cut off", signedAt(right, "b", 0)[:40], damaged, false, true},
+		{"truncated", signedAt(right, "b", 0)[:40], damaged, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			srv := programs.Redis(t)
@@ -196,15 +196,15 @@ func TestPoisoned(t *testing.T) {
 				t.Fatal(err)
 			}
 			if there, err := client.HExists(ctx, field, "b").Result(); err != nil || there == c.gone {
-				t.Errorf("it is there: %v, %v", there, err)
+				t.Errorf("field exists = %v, %v", there, err)
 			}
 		})
 	}
 }
 
-// TestRepeated: an older value of a gateway in place of its last one changes
-// nothing, and neither does its deletion.
-func TestRepeated(t *testing.T) {
+// TestReplay checks that neither an older value of a gateway nor the deletion of its
+// field changes its demand.
+func TestReplay(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	e, _, client := open(t, srv.Addr, s)
@@ -243,7 +243,8 @@ func TestRepeated(t *testing.T) {
 	}
 }
 
-// TestJunk: thousands of fields do not count as gateways, and go.
+// TestJunk checks that thousands of invalid fields do not count as gateways, and are
+// deleted.
 func TestJunk(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
@@ -264,18 +265,19 @@ func TestJunk(t *testing.T) {
 			t.Fatalf("%d gateways, %v", len(all), err)
 		}
 		if n, err := client.HExists(ctx, field, "large").Result(); err != nil || n {
-			t.Errorf("what is large is answered to everybody: %v, %v", n, err)
+			t.Errorf("the large field still exists: %v, %v", n, err)
 		}
 	}
 	if n, err := client.HLen(ctx, field).Result(); err != nil || n != 1 {
-		t.Errorf("%d fields are left, %v", n, err)
+		t.Errorf("%d fields are left, want 1, %v", n, err)
 	}
-	if n := strings.Count(log.String(), "ignoring"); n != 1 {
+	if n := strings.Count(log.String(), "ignored and deleted"); n != 1 {
 		t.Errorf("logged %d times: %s", n, log.String())
 	}
 }
 
-// TestJunkChanges: a field that a gateway wrote over junk is not deleted for it.
+// TestJunkChanges checks that a field is not deleted if a gateway has overwritten the
+// invalid value.
 func TestJunkChanges(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
@@ -306,11 +308,11 @@ func TestJunkChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	if there, err := client.HExists(ctx, field, "c").Result(); err != nil || there {
-		t.Errorf("changed junk is there: %v, %v", there, err)
+		t.Errorf("changed invalid field exists = %v, %v", there, err)
 	}
 }
 
-// TestClock: what counts is Redis' time, not that of gateways.
+// TestClock checks that the time of Redis is used, not that of gateways.
 func TestClock(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
@@ -325,13 +327,14 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// idle is a tenant's bucket of a gateway.
+// idle is a gateway without demand.
 type idle struct{ share budget.Share }
 
 func (*idle) Demands(func(tenant.ID, budget.Use))                                {}
 func (i *idle) SetShares(_ map[tenant.ID]budget.Share, rest budget.Share, _ int) { i.share = rest }
 
-// TestIdle: junk takes nothing from the share of a tenant that asks for little.
+// TestIdle checks that invalid fields do not reduce the share of a tenant with little
+// demand.
 func TestIdle(t *testing.T) {
 	srv := programs.Redis(t)
 	e, _, client := open(t, srv.Addr, signer(t, secretOf(secret)))
@@ -347,11 +350,11 @@ func TestIdle(t *testing.T) {
 	sharer := budget.New(budget.Options{ID: "a", Exchange: e, Tenants: of, Gateways: 4})
 	sharer.Step(ctx)
 	if of.share != budget.Whole() {
-		t.Errorf("it has %v", of.share)
+		t.Errorf("share = %v, want the whole", of.share)
 	}
 }
 
-// FuzzVerify: no text is taken for a gateway's.
+// FuzzVerify checks that no other text is accepted as a gateway's value.
 func FuzzVerify(f *testing.F) {
 	secrets, err := cluster.ParseSecrets(secretOf(secret))
 	if err != nil {
@@ -371,7 +374,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add("a", "2 1 m z")
 	f.Fuzz(func(t *testing.T, field, value string) {
 		if _, err := e.verify(field, value); err == nil && (field != "a" || !strings.HasPrefix(value, "2 ")) {
-			t.Errorf("%q of %q is taken", value, field)
+			t.Errorf("verify accepted %q of %q", value, field)
 		}
 	})
 }
@@ -385,7 +388,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		again, err := decode(encode(d))
 		if err != nil || !maps.Equal(d, again) {
-			t.Errorf("%v came back as %v, %v", d, again, err)
+			t.Errorf("decode(encode(%v)) = %v, %v", d, again, err)
 		}
 	})
 }

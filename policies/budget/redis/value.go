@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/policies/budget"
 )
 
-// Why a field is ignored, as the metric says it.
+// Reasons for ignoring a field, as in the metric.
 const (
 	damaged = "damaged"
 	forged  = "forged"
@@ -21,14 +21,14 @@ const (
 
 var (
 	errDamaged = errors.New("the field is damaged")
-	errFuture  = errors.New("the field's time is in the future")
+	errFuture  = errors.New("the time of the field is in the future")
 )
 
-// version begins each value.
+// version is the first part of each value.
 const version = "2"
 
-// sign makes the value of this gateway's field: version, Redis' time in ms as far
-// as this process can tell, signature, and demands, separated by blanks.
+// sign returns the value of this gateway's field: version, the estimated current time of
+// Redis in ms, signature and demand, separated by spaces.
 func (e *Exchange) sign(id string, d budget.Demands) (string, error) {
 	now := strconv.FormatInt(e.redis+e.o.Now().Sub(e.at).Milliseconds(), 10)
 	demands := encode(d)
@@ -39,7 +39,7 @@ func (e *Exchange) sign(id string, d budget.Demands) (string, error) {
 	return strings.Join([]string{version, now, sig, demands}, " "), nil
 }
 
-// verify decodes the value of a field that a gateway of this cluster wrote.
+// verify decodes the value of a field and checks that a gateway of this cluster wrote it.
 func (e *Exchange) verify(field, value string) (told, error) {
 	parts := strings.SplitN(value, " ", 4)
 	if len(parts) != 4 || parts[0] != version {
@@ -59,11 +59,11 @@ func (e *Exchange) verify(field, value string) (told, error) {
 	return told{at: at, demands: d}, err
 }
 
-// entryBytes is the size of one entry beside the tenant's ID.
+// entryBytes is the size of one entry without the tenant's ID.
 const entryBytes = 1 + 3*4
 
-// encode writes, for each tenant: the length of its ID in one byte, the ID, and
-// three little-endian float32.
+// encode writes, for each tenant: the length of its ID in one byte, the ID, and three
+// little-endian float32.
 func encode(d budget.Demands) string {
 	b := make([]byte, 0, len(d)*(entryBytes+16))
 	for id, u := range d {

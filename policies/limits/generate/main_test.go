@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestGenerated compares what is generated with the declarations.
+// TestGenerated compares the generated files with the declarations.
 func TestGenerated(t *testing.T) {
 	for name, text := range map[string]func([]byte) ([]byte, error){sourceFile: source, docFile: document} {
 		got, err := os.ReadFile(filepath.Join("..", name))
@@ -20,12 +20,12 @@ func TestGenerated(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if !bytes.Equal(got, want) {
-			t.Errorf("%s is not what the declarations say; run `go generate ./policies/limits`", name)
+			t.Errorf("%s is outdated: run `go generate ./policies/limits`", name)
 		}
 	}
 }
 
-// TestDocumentKeepsTheRest: only what is between the markers is replaced.
+// TestDocumentKeepsTheRest checks that only the text between the markers is replaced.
 func TestDocumentKeepsTheRest(t *testing.T) {
 	const doc = "# Before\n<!-- generated: limits; go generate ./policies/limits -->\noutdated\n<!-- end -->\nbetween\n" +
 		"<!-- generated: hints; go generate ./policies/limits -->\n<!-- end -->\nafter\n"
@@ -39,7 +39,7 @@ func TestDocumentKeepsTheRest(t *testing.T) {
 	}
 	again, err := document(got)
 	if err != nil || !bytes.Equal(again, got) {
-		t.Errorf("a second time: %v\n%s", err, again)
+		t.Errorf("second run: %v\n%s", err, again)
 	}
 	for _, broken := range []string{"", strings.Replace(doc, "<!-- end -->", "", 2), strings.Replace(doc, "generated: hints", "hints", 1)} {
 		if _, err := document([]byte(broken)); err == nil {

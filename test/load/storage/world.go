@@ -125,7 +125,7 @@ func (w *world) uploadWindow(ctx context.Context, t tenant.ID, r *run, start int
 		}
 		windows, ingester := store.WindowsOf(info), fmt.Sprintf("ingester-%d", i)
 		err = w.store.Upload(ctx, store.Upload{Path: s.path, Object: store.L0Object(windows, ingester, s.id), CRC: crc, Info: info,
-			Ingester: ingester, Sealed: w.now.UnixMilli(), Windows: windows, Settled: windows})
+			Ingester: ingester, Sealed: w.now.UnixMilli(), Windows: windows, Cleared: windows})
 		if err != nil {
 			return err
 		}

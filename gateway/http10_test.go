@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// old sends a request of HTTP/1.0 and reads until the server closes the connection.
+// old sends an HTTP/1.0 request and reads until the server closes the connection.
 func (e *edge) old(t *testing.T, request string) (answer, error) {
 	t.Helper()
 	c, err := net.Dial("tcp", e.addr)
@@ -32,21 +32,21 @@ func (e *edge) old(t *testing.T, request string) (answer, error) {
 		return answer{}, err
 	}
 	if resp.ContentLength < 0 {
-		t.Error("an answer without a length")
+		t.Error("the response has no length")
 	}
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return answer{}, err
 	}
 	if rest, err := io.ReadAll(in); err != nil || len(rest) > 0 {
-		t.Errorf("behind the answer: %q, %v", rest, err)
+		t.Errorf("data after the response: %q, %v", rest, err)
 	}
 	return answer{resp.StatusCode, resp.Header, string(data)}, nil
 }
 
-// TestOldAnswers: whatever a backend does, an answer in HTTP/1.0 has a length, is
-// whole or an error, and is the last on its connection.
-func TestOldAnswers(t *testing.T) {
+// TestHTTP10Responses checks that every response to an HTTP/1.0 client has a length, is
+// complete or an error, and is the last one on its connection, whatever the backend does.
+func TestHTTP10Responses(t *testing.T) {
 	write := func(parts int, flush bool) func(http.ResponseWriter, *http.Request) {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			for range parts {
@@ -63,10 +63,10 @@ func TestOldAnswers(t *testing.T) {
 		name   string
 		answer func(http.ResponseWriter, *http.Request)
 		status int
-		size   int // of an answer that is not an error
+		size   int // of a response that is not an error
 		says   string
 	}{
-		{"in one", write(1, false), 200, 1000, ""},
+		{"one write", write(1, false), 200, 1000, ""},
 		{"flushed", write(100, true), 200, 100_000, ""},
 		{"nothing", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, 204, 0, ""},
 		{"an error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad", http.StatusConflict) }, 409, 4, ""},
@@ -78,20 +78,20 @@ func TestOldAnswers(t *testing.T) {
 		{"broken", func(w http.ResponseWriter, r *http.Request) {
 			write(10, true)(w, r)
 			panic(http.ErrAbortHandler)
-		}, 503, 0, "broke off"},
+		}, 503, 0, "incomplete"},
 	}
 	for _, mode := range modes {
 		for _, tt := range tests {
 			t.Run(mode+"/"+tt.name, func(t *testing.T) {
 				e := newEdge(t, mode, nil)
-				e.gateway.wholeMost = 200_000
+				e.gateway.wholeLimit = 200_000
 				e.backend.answer = tt.answer
 				a, err := e.old(t, "GET /prometheus/api/v1/query?query=up HTTP/1.0\r\nConnection: keep-alive\r\n"+e.fill("Authorization: Bearer $A")+"\r\n\r\n")
 				if err != nil {
 					t.Fatal(err)
 				}
 				if a.status != tt.status || !strings.Contains(a.body, tt.says) || a.header.Get("X-Request-Id") == "" {
-					t.Errorf("answered %d %.100q, want %d %q", a.status, a.body, tt.status, tt.says)
+					t.Errorf("response = %d %.100q, want %d with %q", a.status, a.body, tt.status, tt.says)
 				}
 				if tt.says == "" && len(a.body) != tt.size {
 					t.Errorf("%d bytes, want %d", len(a.body), tt.size)
@@ -105,7 +105,7 @@ func TestOldAnswers(t *testing.T) {
 type account struct {
 	mu       sync.Mutex
 	free     int64
-	err      error // of what finds no room
+	err      error // of Take when nothing is free
 	holdings int
 }
 
@@ -138,7 +138,7 @@ func (h *holding) Close() {
 	h.free, h.taken = h.free+h.taken, 0
 }
 
-// is waits until so many bytes are free and nothing is held.
+// is waits until free bytes are free and no account is open.
 func (a *account) is(t *testing.T, free int64) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -149,14 +149,14 @@ func (a *account) is(t *testing.T, free int64) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d bytes are free of %d, %d holdings", a.free, free, a.holdings)
+			t.Fatalf("%d bytes are free, want %d; %d accounts are open", a.free, free, a.holdings)
 		}
 	}
 }
 
-// TestOldAnswersTakeMemory: what is kept of an answer is taken from the account, and
-// given back.
-func TestOldAnswersTakeMemory(t *testing.T) {
+// TestHTTP10MemoryAccount checks that the memory of a buffered response is reserved and
+// released.
+func TestHTTP10MemoryAccount(t *testing.T) {
 	const free = 64 << 10
 	m := &account{free: free, err: ErrNoMemory}
 	e := newEdge(t, "direct", func(o *Options) { o.Memory = m })
@@ -170,13 +170,13 @@ func TestOldAnswersTakeMemory(t *testing.T) {
 	}
 }
 
-// TestOldRejectionHasItsText: when the account has nothing left, the answer that says
-// so is sent all the same.
-func TestOldRejectionHasItsText(t *testing.T) {
+// TestHTTP10RejectionWithoutMemory checks that a rejection for lack of memory is sent
+// even if the account is exhausted.
+func TestHTTP10RejectionWithoutMemory(t *testing.T) {
 	m := &account{free: 8 << 10, err: ErrNoMemory}
 	e := newEdge(t, "direct", func(o *Options) { o.Memory = m })
 	a := e.do(push+" HTTP/1.0", bearer("$A"), strings.Repeat("x", 100_000))
 	if a.status != 503 || !strings.Contains(a.body, "memory") {
-		t.Errorf("answered %d %q", a.status, a.body)
+		t.Errorf("response = %d %q, want 503", a.status, a.body)
 	}
 }

@@ -15,10 +15,10 @@ import (
 	"github.com/palliumhq/pallium/gateway/conn"
 )
 
-// TestLeftOverBody: what a handler left of a request body is never taken for the
-// next request of the connection, however much of it was read and whether or not
-// the handler closed it.
-func TestLeftOverBody(t *testing.T) {
+// TestUnreadBody checks that the unread rest of a request body is never parsed as the
+// next request of the connection, however much of it a handler read and whether or not it
+// closed the body.
+func TestUnreadBody(t *testing.T) {
 	const size = 4 << 20
 	handlers := map[string]func(http.ResponseWriter, *http.Request){
 		"unread":       func(http.ResponseWriter, *http.Request) {},
@@ -58,17 +58,17 @@ func TestLeftOverBody(t *testing.T) {
 						header = "Transfer-Encoding: chunked\r\n\r\n"
 						body = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", size, body)
 					}
-					_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\n"+header+body) // fails once the server has closed
+					_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\n"+header+body) // fails after the server has closed the connection
 				}()
 				in := bufio.NewReader(c)
 				if resp, err := http.ReadResponse(in, nil); err == nil {
 					_, _ = io.Copy(io.Discard, resp.Body)
 					if more, err := http.ReadResponse(in, nil); err == nil {
-						t.Errorf("a second answer: %s", more.Status)
+						t.Errorf("second response: %s", more.Status)
 					}
 				}
 				if n := calls.Load(); n != 1 {
-					t.Errorf("%d requests were served, one was sent", n)
+					t.Errorf("%d requests were served, want 1", n)
 				}
 			})
 		}

@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// authRejection is the answer to a credential that was not accepted. Which of the
-// kinds of 401 it was, only log and metrics tell.
+// authRejection returns the response to a credential that was not accepted. Clients see
+// one text for every kind of 401; only the log and the metrics have the kind.
 func (x *exchange) authRejection(err error) *rejection {
 	var e *authn.Error
 	if !errors.As(err, &e) {
@@ -24,12 +24,13 @@ func (x *exchange) authRejection(err error) *rejection {
 	switch e.Kind {
 	case authn.Missing, authn.Invalid, authn.Expired, authn.Revoked:
 		return &rejection{status: http.StatusUnauthorized, reason: "auth_" + e.Kind.String(), detail: err,
-			text: "a valid credential is needed: send an API key or JWT as Bearer, or as the password of Basic with the tenant as user"}
+			text: "the credential is missing, invalid, expired or revoked: send a valid API key or JWT as a Bearer token, or as the password " +
+				"of Basic authentication with the tenant as the user name"}
 	case authn.Throttled:
-		// Not 429: Prometheus drops what is answered with that, and this
-		// credential may be a good one.
+		// Not 429: Prometheus drops a batch that gets 429, and this
+		// credential may be valid.
 		return &rejection{status: http.StatusServiceUnavailable, reason: "auth_throttled", detail: err,
-			text: "too many credentials wait to be checked, most of them from your network; try again", retry: max(e.RetryAfter, time.Second)}
+			text: "too many credentials from your network are waiting to be verified; try again later", retry: max(e.RetryAfter, time.Second)}
 	}
 	if x.r.Context().Err() != nil {
 		return clientGone()
@@ -37,45 +38,46 @@ func (x *exchange) authRejection(err error) *rejection {
 	return unavailable("auth_unavailable", err)
 }
 
-// denied is the answer to a decision against the request.
+// denied returns the response to a request that the policy decision does not allow.
 func denied(reason policies.Reason, scope tenant.Scope) *rejection {
 	switch reason {
 	case policies.MissingScope:
-		return &rejection{status: http.StatusForbidden, reason: string(reason), text: "the credential lacks the scope " + string(scope)}
+		return &rejection{status: http.StatusForbidden, reason: string(reason), text: "the credential does not have the scope " + string(scope)}
 	case policies.SelectorRequired:
-		return badRequest(string(reason), "the credential is valid for several tenants: choose one with the header "+tenant.HeaderOrgID)
+		return badRequest(string(reason), "the credential is valid for several tenants: select one with the header "+tenant.HeaderOrgID)
 	case policies.SelectorInvalid:
 		return badRequest(string(reason), "the header "+tenant.HeaderOrgID+" is not a tenant ID")
 	case policies.SelectorFederation:
 		return badRequest(string(reason),
-			"the header "+tenant.HeaderOrgID+" names several tenants; requests over several tenants are not supported")
+			"the header "+tenant.HeaderOrgID+" names several tenants; queries across tenants are not supported, send one tenant ID")
 	case policies.BasicUserDisagrees:
 		return &rejection{status: http.StatusForbidden, reason: string(reason),
-			text: "the user of the Basic credential and the header " + tenant.HeaderOrgID + " name different tenants"}
+			text: "the user name of Basic authentication and the header " + tenant.HeaderOrgID + " name different tenants: send the same " +
+				"tenant in both, or only one of them"}
 	}
 	return tenantRejected(string(reason))
 }
 
-// tenantRejected reads the same whether the tenant is another's or does not
-// exist, so that nobody learns which names are taken.
+// tenantRejected returns the same text for another customer's tenant and for one that
+// does not exist, so that a client cannot find out which tenant names exist.
 func tenantRejected(reason string) *rejection {
 	return &rejection{status: http.StatusForbidden, reason: reason, text: "the credential is not valid for this tenant"}
 }
 
 func unavailable(reason string, err error) *rejection {
 	return &rejection{status: http.StatusServiceUnavailable, reason: reason, detail: err,
-		text: "the service is temporarily unavailable, try again", retry: 2 * time.Second}
+		text: "the service is temporarily unavailable; try again later", retry: 2 * time.Second}
 }
 
-// prometheusVersion is the Prometheus whose API the backend serves. Grafana
-// decides by it which calls a data source understands, and would take our own
-// version for a Prometheus of long ago.
+// prometheusVersion is the version of Prometheus whose API the backend serves. Grafana
+// decides by this version which API calls a data source supports; it would mistake
+// Pallium's own version for a very old Prometheus.
 const prometheusVersion = "3.16.0"
 
 type versionInfo struct{ version, revision string }
 
-// answers are the handlers of the routes that the gateway answers itself.
-func answers() ownHandlers {
+// newOwnHandlers returns the handlers of the routes that the gateway serves itself.
+func newOwnHandlers() ownHandlers {
 	return ownHandlers{
 		open: map[string]openHandler{
 			"buildinfo": (*exchange).serveBuildInfo,
@@ -88,8 +90,8 @@ func answers() ownHandlers {
 	}
 }
 
-// serveBuildInfo answers as Prometheus does. Grafana takes empty features for
-// Prometheus, any for Mimir.
+// serveBuildInfo responds as Prometheus does. Grafana takes a server with empty features
+// for Prometheus, and one with any feature for Mimir.
 func (x *exchange) serveBuildInfo() *rejection {
 	return x.json(map[string]any{"status": "success", "data": map[string]any{
 		"application": "Pallium", "version": prometheusVersion, "palliumVersion": x.g.version.version, "revision": x.g.version.revision,
@@ -98,7 +100,7 @@ func (x *exchange) serveBuildInfo() *rejection {
 	}})
 }
 
-// serveReady tells whether the process serves requests.
+// serveReady reports whether the process is ready to serve requests.
 func (x *exchange) serveReady() *rejection {
 	if x.g.ready != nil {
 		if err := x.g.ready(x.r.Context()); err != nil {
@@ -108,10 +110,10 @@ func (x *exchange) serveReady() *rejection {
 	return x.text("ready")
 }
 
-// serveHealthy tells that the process runs.
+// serveHealthy reports that the process is running.
 func (x *exchange) serveHealthy() *rejection { return x.text("healthy") }
 
-// serveUserLimits tells a tenant its limits.
+// serveUserLimits returns the tenant's effective limits.
 func (x *exchange) serveUserLimits(lim *limits.Limits) *rejection { return x.json(lim) }
 
 func (x *exchange) text(line string) *rejection {

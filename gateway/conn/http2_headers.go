@@ -5,11 +5,11 @@ import (
 	"strconv"
 )
 
-// boundHeaders holds the headers of HTTP/2 to the lines and the room that those of
-// HTTP/1 have. net/http has decoded them by then, to many times what the client
-// sent, and keeps them until the answer was taken: they are dropped before that.
+// boundHeaders applies the limits for lines and memory of HTTP/1 headers to headers of
+// HTTP/2. net/http has already decoded them, to many times the size on the wire, and
+// holds them until the response was read; boundHeaders drops them before that.
 func boundHeaders(h, own http.Handler) http.Handler {
-	long := &room{limit: headerRoom}
+	long := &headerBudget{limit: headerMemory}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor < 2 {
 			h.ServeHTTP(w, r)
@@ -24,7 +24,7 @@ func boundHeaders(h, own http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 		case !long.take(size):
 			r.Header = http.Header{}
-			reject(w, r, own, noRoom())
+			reject(w, r, own, noHeaderMemory())
 		default:
 			defer long.used.Add(-size)
 			h.ServeHTTP(w, r)
@@ -33,7 +33,8 @@ func boundHeaders(h, own http.Handler) http.Handler {
 	})
 }
 
-// headerSize is what a header takes. RFC 9113 6.5.2 adds 32 bytes for a line.
+// headerSize returns the number of lines of a header and its size. RFC 9113 6.5.2 adds 32
+// bytes per line.
 func headerSize(r *http.Request) (lines int, size int64) {
 	size = int64(len(r.RequestURI))
 	for name, values := range r.Header {
@@ -47,5 +48,5 @@ func headerSize(r *http.Request) (lines int, size int64) {
 
 func tooManyLines() *Rejection {
 	return &Rejection{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "header_too_large",
-		Text: "the header is longer than " + strconv.Itoa(maxHeaderLines) + " lines"}
+		Text: "the header has more than " + strconv.Itoa(maxHeaderLines) + " lines"}
 }
