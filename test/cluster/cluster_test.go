@@ -288,7 +288,7 @@ func (s *story) strangers(t *testing.T) {
 // pepper.
 func (s *story) operator(t *testing.T) {
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "shown", 1, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	for _, g := range []string{"gateway-1", "gateway-2"} {
 		page, err := s.c.Page(s.ctx, g)
@@ -404,7 +404,7 @@ func (s *story) tenants(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code, body := s.write(t, s.c.Edges[0], b, "mine", 10, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, b, "count(mine)"); v != 10 {
@@ -422,13 +422,13 @@ func (s *story) tenants(t *testing.T) {
 // deletion: a deletion of series reaches all ingesters.
 func (s *story) deletion(t *testing.T) {
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "gone", 10, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	if v := s.value(t, s.c.Edges[1], s.c.Token, "count(gone)"); v != 10 {
 		t.Fatalf("before: %v", v)
 	}
 	if code, body := s.do(t, http.MethodPost, s.c.Edges[0]+`/prometheus/api/v1/admin/tsdb/delete_series?match[]=gone{i=~"[0-4]"}`, s.c.Token, nil); code != 204 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("delete_series: %d %s", code, body)
 	}
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, s.c.Token, "count(gone)"); v != 5 {
@@ -464,14 +464,14 @@ func (s *story) scaleIn(t *testing.T) {
 	}
 	// The new ingester knows the earlier deletion, and that these samples are newer.
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "gone", 10, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	defer func() {
 		if code, body, err := s.c.Admin(s.ctx, "backend-1", "/flush?wait=true", nil); err != nil || code != 200 {
-			t.Errorf("%d %s %v", code, body, err)
+			t.Errorf("flush: %d %s %v", code, body, err)
 		}
 		if code, body, err := s.c.Admin(s.ctx, "backend-1", "/compact?wait=true", nil); err != nil || code != 200 {
-			t.Errorf("%d %s %v", code, body, err)
+			t.Errorf("compact: %d %s %v", code, body, err)
 		}
 		if v := s.value(t, s.c.Edges[0], s.c.Token, "count(gone)"); v != 10 {
 			t.Errorf("found %v series that were written again after their deletion", v)
@@ -549,8 +549,8 @@ func (s *story) aside(t *testing.T) {
 	kit.UntilSlow(t, 2*time.Minute, "no series set aside are recorded", func() bool { return strings.Contains(listed(), `"items":[]`) })
 }
 
-// forget: an operator removes an ingester that is permanently gone from the ring; a
-// running one is not removed.
+// forget: an operator removes a permanently lost ingester from the ring; a running one
+// is not removed.
 func (s *story) forget(t *testing.T) {
 	code, body, err := s.c.Admin(s.ctx, "backend-1", "/ring/forget?instance=ingester-2", nil)
 	if err != nil || code != 409 {
@@ -560,7 +560,7 @@ func (s *story) forget(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "kept", 50, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	if err := s.c.Stop(s.ctx, "ingester-3", syscall.SIGKILL); err != nil {
 		t.Fatal(err)

@@ -153,7 +153,7 @@ func (e expectation) rawSeries(s *Series, r *result, mint, maxt int64, render fu
 		}
 		if !o.has(got[t]) {
 			return s.differs(t, at(t)+": "+o.String(),
-				orNothing(got[t])+fmt.Sprintf(" (the answer has %d of %d samples of the series)", len(got), len(s.times(mint, maxt))))
+				orNothing(got[t])+fmt.Sprintf(" (the response has %d of %d samples of the series)", len(got), len(s.times(mint, maxt))))
 		}
 	}
 	return nil

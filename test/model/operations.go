@@ -79,7 +79,7 @@ func (r *run) replaceTenant() {
 		if !r.faulty.Load() {
 			r.t.Errorf("seed %d, step %d: %v", r.seed, r.step, err)
 		}
-		return // the next tenant of that name is tried later
+		return // the tenant remains; a later call may choose it again
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; { // other processes apply the deletion within a second
 		open := ""
@@ -102,8 +102,7 @@ func (r *run) replaceTenant() {
 	r.tenants[i] = r.newTenant()
 }
 
-// publishing pushes, flushes and compacts a few times while queries run, and each time
-// waits for the pushed samples.
+// publishing pushes, flushes and compacts a few times while queries run.
 func (r *run) publishing() { r.publications(1 + r.gen.rnd.Intn(5)) }
 
 func (r *run) publications(rounds int) {

@@ -359,12 +359,10 @@ func (w *world) count(short, long int) int {
 // store breaks one of the two stores while the cluster uses it.
 func (w *world) store(name string, m Mode) {
 	d := w.length(6*time.Second, time.Duration(minutes())*time.Minute)
-	go func() { _, _, _ = w.c.Admin(w.ctx, w.ingester1(), "/flush?wait=true", nil) }()
+	go func() { _, _, _ = w.c.Admin(w.ctx, "ingester-1", "/flush?wait=true", nil) }()
 	w.disturb(name, m, d)
 	w.flush()
 }
-
-func (w *world) ingester1() string { return "ingester-1" }
 
 // waitRecovered waits until the cluster knows that replicas have uploaded a lost
 // ingester's pending windows: from then on any one ingester may be lost again.
