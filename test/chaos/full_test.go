@@ -163,7 +163,7 @@ func waitRejected(t *testing.T, l *load) {
 func flushFails(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	code, text := programs.Do(t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)
-	if code/100 != 5 || !strings.Contains(text, "nothing is lost") && !strings.Contains(text, "store could not answer") {
+	if code/100 != 5 || !strings.Contains(text, "no data is lost") && !strings.Contains(text, "the store is unavailable") {
 		t.Errorf("flush on a full disk: %d %s", code, text)
 	}
 }

@@ -380,7 +380,7 @@ func (s *story) zones(t *testing.T) {
 		_ = resp.Body.Close()
 		var code int
 		code, ready = s.do(t, http.MethodGet, "http://"+addr[2]+"/ready", "", nil)
-		return code == 503 && strings.Contains(ready, "in 3 zones") && strings.Contains(ready, "5 are needed")
+		return code == 503 && strings.Contains(ready, "3 zones have ACTIVE ingesters") && strings.Contains(ready, "5 are needed")
 	})
 	kit.UntilSlow(t, 2*time.Minute, "the metrics report it", func() bool {
 		_, metrics = s.do(t, http.MethodGet, "http://"+addr[2]+"/metrics", "", nil)

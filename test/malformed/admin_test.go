@@ -18,7 +18,7 @@ func adminRows(b *bench) []row {
 		{name: "no body", body: []byte{}, url: root + "/tenants", code: 400, says: "empty"},
 		{name: "not JSON", body: []byte("hello"), url: root + "/tenants", code: 400, says: "not valid JSON"},
 		{name: "truncated JSON", body: []byte(`{"name": "a"`), url: root + "/tenants", code: 400, says: "not valid JSON"},
-		{name: "two JSON values", body: []byte(`{"name": "a"}{}`), url: root + "/tenants", code: 400, says: "behind its JSON"},
+		{name: "two JSON values", body: []byte(`{"name": "a"}{}`), url: root + "/tenants", code: 400, says: "after its JSON"},
 		{name: "an array", body: []byte(`[]`), url: root + "/tenants", code: 400, says: "array"},
 		{name: "null", body: []byte(`null`), url: root + "/tenants", code: 400, says: "name"},
 		{name: "unknown field", body: []byte(`{"name": "a", "colour": "red"}`), url: root + "/tenants", code: 400, says: "colour"},

@@ -151,7 +151,7 @@ func commands(t *testing.T, b *bench) {
 		{"revoke an unknown token", "", "token revoke tk_nothing", 1, "tk_nothing"},
 		{"unknown policy", "", "policy show nothing", 1, "nothing"},
 		{"bad URL", "", "tenant list -admin-url nonsense", 2, "-admin-url|nonsense"},
-		{"no server", "", "tenant list -admin-url http://127.0.0.1:1", 1, "does not answer|-admin-url"},
+		{"no server", "", "tenant list -admin-url http://127.0.0.1:1", 1, "cannot be reached|-admin-url"},
 		{"the edge for the admin API", "", "tenant list -admin-url " + b.p.Edge, 1, "admin listener"},
 		{"no token file", "", "tenant list -data-dir /nowhere", 1, "PALLIUM_ADMIN_TOKEN|/nowhere"},
 		{"wrong token", "PALLIUM_ADMIN_TOKEN=" + strings.Repeat("x", 43), "tenant list", 1, "PALLIUM_ADMIN_TOKEN"},
