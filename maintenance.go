@@ -113,7 +113,8 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		}
 	}
 	report, err := check.Verify(ctx, tenants,
-		fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) }, Progress: progress.of("verify")})
+		fsck.Options{Data: v.Data, Finding: func(where string, err error) { fmt.Fprintf(out, "%s: %v\n", where, err) },
+			Progress: progress.of("verify")})
 	progress.end()
 	if err != nil {
 		return err
