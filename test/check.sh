@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `make check` runs: format, build, lint and tests of the packages that differ from
-# BASE (default: the last commit) and of nothing else. GO and LINT name the programs.
+# `make check` runs this script: it checks the format, builds, lints and tests only the
+# packages that differ from BASE (default: the last commit). GO and LINT are the programs.
 set -eu
 base=${BASE:-HEAD}
 files=$(git diff --name-only --diff-filter=d "$base" -- '*.go'; git ls-files --others --exclude-standard -- '*.go')
@@ -8,7 +8,7 @@ if [ -z "$files" ]; then
 	echo "no Go file differs from $base"
 	exit 0
 fi
-# shellcheck disable=SC2086 # one argument for each file
+# shellcheck disable=SC2086 # one argument per file
 unformatted=$(gofmt -l $files)
 if [ -n "$unformatted" ]; then
 	echo "not formatted, run gofmt -w:"
@@ -21,7 +21,7 @@ packages=$(for f in $files; do echo "./$(dirname "$f")"; done | sort -u)
 "$GO" vet -stdmethods=false $packages
 # shellcheck disable=SC2086
 "$LINT" run $packages
-# Tests below test/ want servers; `make e2e` has them.
+# Most tests below test/ need servers, which `make e2e` sets up.
 small=$(echo "$packages" | grep -v '^\./test/' || true)
 if [ -n "$small" ]; then
 	# shellcheck disable=SC2086

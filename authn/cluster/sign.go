@@ -25,9 +25,19 @@ const (
 var ErrNotSigned = errors.New("not signed by a member of this cluster: the writer has a different PALLIUM_CLUSTER_SECRET or cluster.tls, " +
 	"or does not belong to the cluster")
 
-// ErrExpired wraps ErrNotSigned: a member signed the data with a certificate that was
+// ErrExpired is an ErrNotSigned: a member signed the data with a certificate that was
 // valid then and has expired since.
-var ErrExpired = fmt.Errorf("%w any more: the certificate of the signer has expired; restart that process with a new one", ErrNotSigned)
+var ErrExpired error = expiredError{}
+
+// expiredError has a text of its own, since nothing is wrong with the membership.
+type expiredError struct{}
+
+func (expiredError) Error() string {
+	return "the certificate of the signing process has expired: renew it and restart that process"
+}
+
+// Is reports that an expired signature counts as none.
+func (expiredError) Is(target error) bool { return target == ErrNotSigned }
 
 // maxChain bounds the number of certificates in a signature.
 const maxChain = 8

@@ -134,7 +134,7 @@ func (c *Control) IssueToken(ctx context.Context, r TokenRequest) (Token, apikey
 	}
 	ok, err := c.save(ctx, prefToken+t.ID, "", &t)
 	if err == nil && !ok {
-		err = errors.New("random token ID already exists")
+		err = errors.New("the generated token ID is in use: repeat the request")
 	}
 	if err != nil {
 		return Token{}, apikey.Key{}, err

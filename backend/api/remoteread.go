@@ -101,7 +101,7 @@ func decodeRead(compressed []byte) (*prompb.ReadRequest, error) {
 		return nil, err
 	}
 	if n := len(req.Queries); n > maxReadQueries {
-		return nil, fmt.Errorf("it has %d queries, the maximum is %d; send several requests", n, maxReadQueries)
+		return nil, fmt.Errorf("the remote read request has %d queries, the maximum is %d: send several requests", n, maxReadQueries)
 	}
 	return req, nil
 }

@@ -315,7 +315,7 @@ func TestRemoteRead(t *testing.T) {
 		{"not snappy", func(*limits.Limits) {}, []byte("\xff\xff\xff\xff\xff\xff"), 400, "snappy"},
 		{"not protobuf", func(*limits.Limits) {}, snappy.Encode(nil, []byte("\x0a\xff")), 400, ""},
 		{"many queries", func(*limits.Limits) {}, repeated(t, samples, 64), 200, ""},
-		{"too many queries", func(*limits.Limits) {}, repeated(t, samples, 65), 400, "it has 65 queries, the maximum is 64"},
+		{"too many queries", func(*limits.Limits) {}, repeated(t, samples, 65), 400, "has 65 queries, the maximum is 64"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -121,7 +121,7 @@ func (g *Guard) Ask(ctx context.Context) {
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil {
-				g.o.Logger.Warn("failed to read another clock; retrying", "source", s.Name, "err", err)
+				g.o.Logger.Warn("failed to read a reference clock; retrying", "source", s.Name, "err", err)
 			}
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,7 +41,7 @@ type oneTenantFault struct {
 	call, key string
 	after     bool // only after a conditional write of the key
 	written   bool
-	puts      int
+	puts      *atomic.Int32
 	failPut   string // prefix of the objects whose Put fails
 }
 
@@ -95,7 +96,7 @@ type puttingObjects struct {
 }
 
 func (c puttingObjects) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
-	c.f.puts++
+	c.f.puts.Add(1)
 	if c.f.on && c.f.failPut != "" && strings.HasPrefix(name, c.f.failPut) {
 		return objects.Object{}, faults.ErrInjected
 	}
@@ -113,7 +114,7 @@ type failingWorld struct {
 
 func newFailingWorld(t *testing.T) *failingWorld {
 	t.Helper()
-	w := &failingWorld{f: &oneTenantFault{}, packs: map[string]store.Upload{}}
+	w := &failingWorld{f: &oneTenantFault{puts: &atomic.Int32{}}, packs: map[string]store.Upload{}}
 	w.world = newWorld(t, wrap{rows: func(r rows.Store) rows.Store { return oneTenantRows{r, w.f} },
 		objects: func(o objects.Store) objects.Store { return puttingObjects{o, w.f} }})
 	w.comp.opts.Logger = slog.New(slog.NewTextHandler(&w.log, nil))
@@ -133,7 +134,7 @@ func newFailingWorld(t *testing.T) *failingWorld {
 		}
 	}
 	w.Deleted["gone"] = true
-	w.f.puts = 0
+	w.f.puts.Store(0)
 	return w
 }
 
@@ -303,8 +304,8 @@ func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 	if consumed != "bad bad+good fine+gone good+fine" && (failures < 5 || failures > 20) {
 		w.T.Errorf("%d attempts failed", failures)
 	}
-	if w.f.puts > 22 {
-		w.T.Errorf("%d objects were stored", w.f.puts)
+	if w.f.puts.Load() > 22 {
+		w.T.Errorf("%d objects were stored", w.f.puts.Load())
 	}
 	if left := w.scratch(); len(left) > 0 {
 		w.T.Errorf("scratch has %q", left)

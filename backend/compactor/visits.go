@@ -133,7 +133,7 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 	c.visits.setWaiting(v, out.Waiting)
 	stamped, err := c.opts.Lifecycle.Restamp(ctx, t)
 	if stamped > 0 {
-		c.opts.Logger.Info("restamped index cells for a longer retention", "tenant", t, "days", stamped)
+		c.opts.Logger.Info("extended the expiry of index cells for a longer retention", "tenant", t, "days", stamped)
 	}
 	if err == nil && out.Deletions {
 		err = c.opts.Lifecycle.ForgetDeletions(ctx, t, now.Add(-c.opts.KeepDeletions(t)).UnixMilli())

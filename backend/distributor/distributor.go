@@ -65,7 +65,7 @@ type Options struct {
 var ErrUnavailable = errors.New("too few ingesters accepted the request")
 
 // errNoLimits is returned for a batch without limits, which cannot be validated.
-var errNoLimits = errors.New("the batch of a write request carries no limits")
+var errNoLimits = errors.New("internal error: the batch of a write request has no limits of its tenant")
 
 // Distributor is safe for concurrent use.
 type Distributor struct {

@@ -127,7 +127,7 @@ func TestHAFilter(t *testing.T) {
 		"too many clusters": {limits: func(l *limits.Limits) { l.HAMaxClusters = 1 }, give: []series.Entry{
 			entry(n, "1", "cluster", "c", "__replica__", "a"), entry(n, "2", "cluster", "new", "__replica__", "a"), entry(n, "3"),
 		}, want: `{__name__="1", cluster="c"} {__name__="3"}`,
-			rejected: `limit ha_max_clusters of 1 clusters exceeded: the cluster label names more (label cluster); let fewer groups of replicas send, or none that gives itself a new name (ha_max_clusters): 2 samples rejected, first: {__name__="2", __replica__="a", cluster="new"}`},
+			rejected: `limit ha_max_clusters of 1 clusters exceeded: the cluster label has more as values (label cluster); send from fewer groups of replicas, and keep the values of the cluster label stable (ha_max_clusters): 2 samples rejected, first: {__name__="2", __replica__="a", cluster="new"}`},
 		"long names": {give: []series.Entry{entry(n, "1", "cluster", long, "__replica__", "a"), entry(n, "2", "cluster", "c", "__replica__", long)},
 			rejected: `labels cluster and __replica__ may each have up to 1024 bytes to name an HA replica, one has 1025`},
 	} {

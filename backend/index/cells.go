@@ -76,7 +76,7 @@ func IdentityOf(cells []pack.IndexCell) (Identity, error) {
 			return i, json.Unmarshal(c.Value, &i)
 		}
 	}
-	return i, fmt.Errorf("%w: the compacted pack has no cell with its generation", pack.ErrCorrupt)
+	return i, fmt.Errorf("%w: the compacted pack lacks the cell with its generation", pack.ErrCorrupt)
 }
 
 // CellsOf calls set for every index cell in a compacted pack.

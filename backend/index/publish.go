@@ -66,7 +66,7 @@ func (s *Catalogs) RaiseFence(ctx context.Context, c *Catalog) (bool, error) {
 	held, err := s.rows.CheckAndMutate(ctx, schema.CatalogKey(c.Tenant, c.Day), c.unchanged(),
 		setVersion(schema.VersionCell{Version: c.Version(), Fence: number + 1}, stamp), nil)
 	if err != nil {
-		return false, fmt.Errorf("raise the fence of day %d of tenant %s: %w", c.Day, c.Tenant, err)
+		return false, fmt.Errorf("raise the fence against older compactions of day %d of tenant %s: %w", c.Day, c.Tenant, err)
 	}
 	return held, nil
 }

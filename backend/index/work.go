@@ -90,7 +90,7 @@ func decodeWork(r rows.Row) (DayWork, error) {
 			}
 			in, err := schema.DecodeIntent(c.Value)
 			if err != nil {
-				return d, fmt.Errorf("intent of %s for window %d of day %d: %w", ingester, window, day, err)
+				return d, fmt.Errorf("decode the intent (pending upload) of %s for window %d of day %d: %w", ingester, window, day, err)
 			}
 			d.Intents = append(d.Intents, IntentOf{Ingester: ingester, Window: window, Intent: in})
 		case strings.HasPrefix(c.Qualifier, schema.ReceiptPrefix):
@@ -100,7 +100,7 @@ func decodeWork(r rows.Row) (DayWork, error) {
 			}
 			rc, err := schema.DecodeReceipt(c.Value)
 			if err != nil {
-				return d, fmt.Errorf("receipt %s of day %d: %w", id, day, err)
+				return d, fmt.Errorf("decode the receipt (upload) %s of day %d: %w", id, day, err)
 			}
 			d.Receipts = append(d.Receipts, ReceiptOf{ID: id, Receipt: rc, value: c.Value})
 		case strings.HasPrefix(c.Qualifier, schema.RewritePrefix):

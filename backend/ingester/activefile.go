@@ -134,7 +134,7 @@ func decodeActiveList(d *encoding.Decbuf) (l activeList, err error) {
 	l.tenant = id
 	size := d.Uvarint64()
 	if size > 1<<32 {
-		return l, fmt.Errorf("%w: average size of a series is %d bytes", errActive, size)
+		return l, fmt.Errorf("%w: implausible average size of a series: %d bytes", errActive, size)
 	}
 	l.bytes = int64(size)
 	if l.series, err = decodeEntries(d, false); err != nil {

@@ -32,7 +32,7 @@ const (
 
 // ErrAside is returned for pushes of a tenant whose disk space for series set aside
 // is full.
-var ErrAside = errors.New("the tenant's disk space for series that cannot be stored is full")
+var ErrAside = errors.New("the tenant's disk quota for series that cannot be stored (ingester.aside_bytes) is used up")
 
 // asideFile is one file that is served. It is immutable.
 type asideFile struct {

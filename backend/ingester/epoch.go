@@ -62,7 +62,7 @@ func (ing *Ingester) truncateLog(needed int) error {
 	}
 	if err := ing.keepExemplars(); err != nil {
 		// Truncate anyway: otherwise a full disk would stay full.
-		ing.opts.Logger.Warn("failed to write exemplars to the write-ahead log again: they will be lost at a restart", "err", err)
+		ing.opts.Logger.Warn("failed to copy exemplars to the new write-ahead log segment: they will be lost at a restart", "err", err)
 	}
 	if err := ing.log.Truncate(needed); err != nil {
 		return err

@@ -96,7 +96,7 @@ func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send fun
 // there is no memory for them. Both cases are counted.
 func (ing *Ingester) KeepPlaces(ctx context.Context, a *ActiveSeries) error {
 	if len(a.Hashes) != len(a.Seconds) || len(a.Hashes) > HandOverSlice {
-		return fmt.Errorf("%w: %d series with %d times; the maximum is %d series",
+		return fmt.Errorf("%w: %d series but %d timestamps; the maximum is %d series",
 			ErrHandOver, len(a.Hashes), len(a.Seconds), HandOverSlice)
 	}
 	if len(a.Hashes) == 0 || ing.tenantGone(ctx, a.Tenant) {

@@ -205,12 +205,12 @@ func (ing *Ingester) start() {
 	ing.background.Go(ing.run)
 	ing.background.Go(func(ctx context.Context) {
 		ing.labels.run(ctx, func(err error) {
-			ing.opts.Logger.Error("failed to write the second copy of labels to the write-ahead log; retrying", "err", err)
+			ing.opts.Logger.Error("label checkpoint in the write-ahead log failed; retrying", "err", err)
 		})
 	})
 	ing.background.Go(func(ctx context.Context) {
 		if err := ing.retryAside(ctx); err != nil && ctx.Err() == nil {
-			ing.opts.Logger.Error("failed to seal series set aside: they stay in their files until the next start", "err", err)
+			ing.opts.Logger.Error("failed to move series set aside into packs: they stay in their files until the next start", "err", err)
 		}
 	})
 	if ing.uploads != nil {

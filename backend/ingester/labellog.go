@@ -151,7 +151,7 @@ func (l *labelLog) checkpoint(ctx context.Context) error {
 	if l.overdue(l.log.Segment()) {
 		at, err := l.log.Split()
 		if err != nil {
-			return fmt.Errorf("checkpoint of labels: %w", err)
+			return fmt.Errorf("write the label checkpoint: %w", err)
 		}
 		l.mu.Lock()
 		l.turn(at.Segment)
@@ -164,7 +164,7 @@ func (l *labelLog) checkpoint(ctx context.Context) error {
 	}
 	if err != nil {
 		l.putBack(written)
-		return fmt.Errorf("checkpoint of labels: %w", err)
+		return fmt.Errorf("write the label checkpoint: %w", err)
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func decodeSections(d *encoding.Decbuf, h recordHandler) error {
 	for d.Len() > 0 {
 		tag, n := d.Byte(), d.Be32int()
 		if d.Err() != nil || n < 0 || n > d.Len() {
-			return fmt.Errorf("%w: section %d claims %d of %d bytes", errRecord, tag, n, d.Len())
+			return fmt.Errorf("%w: section %d has a length of %d bytes, %d are left", errRecord, tag, n, d.Len())
 		}
 		content := d.B[:n]
 		d.B = d.B[n:]
@@ -119,7 +119,7 @@ func decompress(content []byte) ([]byte, error) {
 		return nil, err
 	}
 	if n > maxCompression*len(content) {
-		return nil, fmt.Errorf("%d compressed bytes cannot be %d decompressed bytes", len(content), n)
+		return nil, fmt.Errorf("implausible decompressed size of %[2]d bytes for %[1]d compressed bytes", len(content), n)
 	}
 	return snappy.Decode(nil, content)
 }

@@ -145,7 +145,7 @@ func (r *replay) define(number uint64, ls labels.Labels) (*reference, error) {
 		return r.refs.set(number, r.th, ls), nil
 	}
 	if !labels.Equal(known.all, ls) {
-		return nil, fmt.Errorf("reference %d names both %s and %s", number, known.all, ls)
+		return nil, fmt.Errorf("series reference %d is used for both %s and %s", number, known.all, ls)
 	}
 	return known, nil
 }

@@ -30,7 +30,7 @@ var (
 	ErrEnded = errors.New("request ended: the process was nearly out of memory, and this request held most of it")
 
 	// errClosed is the error of a request that takes memory after its end.
-	errClosed = errors.New("memory taken after the request's end")
+	errClosed = errors.New("internal error: memory taken after the request ended")
 )
 
 // TooLargeError is the error of a write request that alone needs more memory than

@@ -98,7 +98,7 @@ func parseBlock(b []byte, kind blockKind) (block, error) {
 	}
 	k := blockKind(b[8])
 	if k > kindCell {
-		return block{}, fmt.Errorf("found %s instead of %s; it is not known to this version; a newer one wrote it", k, kind)
+		return block{}, fmt.Errorf("found %s instead of %s; a newer version of Pallium wrote it", k, kind)
 	}
 	if k != kind {
 		return block{}, fmt.Errorf("%w: found %s instead of %s", ErrCorrupt, k, kind)

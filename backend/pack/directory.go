@@ -281,7 +281,7 @@ func (d *directory) decodePages(c *cursor, s *section) {
 		end, seriesIn, chunksIn, last = p.end(), seriesIn+p.series, chunksIn+p.chunks, p.last
 	}
 	if c.err == nil && (seriesIn != s.Series || chunksIn != s.Chunks) {
-		c.fail("section has %d series and %d chunks, its pages %d and %d", s.Series, s.Chunks, seriesIn, chunksIn)
+		c.fail("section lists %d series and %d chunks, its pages list %d and %d", s.Series, s.Chunks, seriesIn, chunksIn)
 	}
 }
 

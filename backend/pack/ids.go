@@ -85,7 +85,7 @@ func (c *cursor) ids(n int, top uint16, what string) (ids []uint16, constant uin
 		for i := 0; i < n && c.err == nil; i++ {
 			d := c.zigzag(what)
 			if prev+d < 0 || prev+d > int64(top) || d > int64(top) {
-				c.fail("%s has a number beyond the dictionary", what)
+				c.fail("%s has an index beyond the dictionary", what)
 				break
 			}
 			prev += d
@@ -133,7 +133,7 @@ func (c *cursor) bitpacked(ids []uint16, top uint16, what string) {
 		acc >>= width
 		have -= width
 		if id > top {
-			c.fail("%s has a number beyond the dictionary", what)
+			c.fail("%s has an index beyond the dictionary", what)
 		}
 		ids[i] = id
 	}

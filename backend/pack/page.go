@@ -95,7 +95,7 @@ func (col *pageColumn) decodeValues(c *cursor, most, room int, arena []byte) []b
 	arena = arena[:0]
 	n := c.count("label values")
 	if c.err == nil && (n < 1 || n > most) {
-		c.fail("label has %d values in %d series", n, most)
+		c.fail("invalid number of label values: %d in %d series", n, most)
 	}
 	if c.err != nil {
 		return arena
@@ -130,7 +130,7 @@ func (col *pageColumn) decodeValues(c *cursor, most, room int, arena []byte) []b
 func (p *page) decodeFrames(c *cursor) {
 	n := c.count("frames")
 	if c.err == nil && (n < 1 || n > maxPageFrames) {
-		c.fail("page points into %d frames", n)
+		c.fail("invalid number of frames: %d", n)
 	}
 	end := int64(0)
 	for i := 0; i < n && c.err == nil; i++ {
@@ -227,7 +227,7 @@ func (p *page) place(c *cursor) {
 		offset := uint64(0)
 		for range p.frames[f].chunks {
 			if i == len(p.chunks) || offset+uint64(p.chunks[i].length) > maxFrame {
-				c.fail("chunks do not fit the frames")
+				c.fail("chunk offsets exceed the frames")
 				return
 			}
 			p.chunks[i].frame, p.chunks[i].offset = uint16(f), uint32(offset)
@@ -236,7 +236,7 @@ func (p *page) place(c *cursor) {
 		}
 	}
 	if c.err == nil && i < len(p.chunks) {
-		c.fail("chunks do not fit the frames")
+		c.fail("chunk offsets exceed the frames")
 	}
 	for s := 0; s < p.series && c.err == nil; s++ {
 		checkEntries(c, p.chunks[p.first[s]:p.first[s+1]])
@@ -251,7 +251,7 @@ func checkEntries(c *cursor, chunks []chunkEntry) {
 			c.newer("chunk encoding %d", chunks[k].encoding)
 		}
 		if codec != chunks[k].codec {
-			c.fail("chunk has codec %d with encoding %d", chunks[k].codec, chunks[k].encoding)
+			c.fail("chunk has the unsupported codec %d with encoding %d", chunks[k].codec, chunks[k].encoding)
 		}
 		if chunks[k].max >= uint32(series.DayMillis) || k > 0 && chunks[k-1].max >= chunks[k].min {
 			c.fail("chunk times of a series are not ascending within the day")

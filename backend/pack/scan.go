@@ -204,7 +204,7 @@ func AppendTableChunks(chunks []series.Chunk, t *column.Table, i int, times []by
 		return nil, fmt.Errorf("%w: series %d is not in a table frame with %d series", ErrCorrupt, i, t.Len())
 	}
 	if t.NeedsTimes(i) != (times != nil) {
-		return nil, fmt.Errorf("%w: series %d of a table frame has a timestamp column and its page has none, or the reverse", ErrCorrupt, i)
+		return nil, fmt.Errorf("%w: table frame and page disagree on whether series %d has a timestamp column", ErrCorrupt, i)
 	}
 	if n := t.Floats(i); n > 0 {
 		chunks = append(chunks, series.Chunk{MinTime: mint, MaxTime: maxt, Samples: n, Column: &tableColumn{table: t, i: i, times: times}})

@@ -17,7 +17,7 @@ import (
 // ErrRejected is wrapped by every error of a Writer that is caused by its
 // input: a limit of the format or the order of calls. A retry with the same
 // input fails again. Disk errors do not wrap it.
-var ErrRejected = errors.New("it cannot be stored in a pack")
+var ErrRejected = errors.New("the series exceeds the limits of a pack")
 
 func rejected(err error) error { return fmt.Errorf("%w: %w", ErrRejected, err) }
 

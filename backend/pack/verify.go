@@ -132,7 +132,7 @@ func (f *floatBuffers) bounds(c *series.Chunk) (first, last int64, err error) {
 	}
 	n := len(f.ts)
 	if n != c.Samples || n == 0 || f.ts[0] < c.MinTime || f.ts[n-1] > c.MaxTime {
-		return 0, 0, fmt.Errorf("%w: its %d floats differ from its page, which has times from %d to %d", ErrCorrupt, n, c.MinTime, c.MaxTime)
+		return 0, 0, fmt.Errorf("%w: time range or number of its %d floats do not match the page, which has times from %d to %d", ErrCorrupt, n, c.MinTime, c.MaxTime)
 	}
 	return f.ts[0], f.ts[n-1], nil
 }

@@ -49,7 +49,7 @@ func (q *Quorum) check(peers int) error {
 		return nil
 	}
 	return fmt.Errorf("%w: ingesters in %d failure domains (%s) were lost with samples of this time range that may have no other copy; "+
-		"an operator can accept the loss", ErrTooFew, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+		"an operator can accept the loss (pallium loss accept DAY)", ErrTooFew, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
 }
 
 func lostDomains(q *Quorum) map[string]bool {

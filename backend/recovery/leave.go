@@ -116,6 +116,6 @@ func (r *Recovery) mayLeave(ctx context.Context, ing Leaving) error {
 	if err := r.checkAside(ctx, r.o.Members.Self().ID); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %d records are not stored yet, or are dropped and their files not deleted yet; repeat the command in a minute",
+	return fmt.Errorf("%w: %d records of series set aside are still pending; repeat the command in a minute",
 		ErrHasAside, len(list))
 }

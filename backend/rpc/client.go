@@ -265,7 +265,7 @@ func decodeSeries(s *wire.Series, b *labels.ScratchBuilder) (series.WithChunks, 
 	for _, c := range s.Chunks {
 		enc := chunkenc.Encoding(c.Encoding)
 		if c.Encoding < 0 || c.Encoding > 255 || !chunkenc.IsValidEncoding(enc) || c.Samples <= 0 || c.MinTime > c.MaxTime {
-			return w, fmt.Errorf("chunk of %s: encoding %d, %d samples from %d to %d", ls, c.Encoding, c.Samples, c.MinTime, c.MaxTime)
+			return w, fmt.Errorf("ingester sent an invalid chunk of %s: encoding %d, %d samples from %d to %d", ls, c.Encoding, c.Samples, c.MinTime, c.MaxTime)
 		}
 		w.Chunks = append(w.Chunks, series.Chunk{MinTime: c.MinTime, MaxTime: c.MaxTime, Samples: int(c.Samples), Encoding: enc, Data: c.Data})
 	}

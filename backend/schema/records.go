@@ -116,7 +116,7 @@ func (m *Manifest) check(r *reader) {
 		p := &m.Packs[i]
 		switch {
 		case p.MinTime > p.MaxTime:
-			r.fail("pack %d ends before it begins", i)
+			r.fail("pack %d has a minimum time after its maximum time", i)
 		case p.FirstMetric > p.LastMetric, i > 0 && m.Packs[i-1].LastMetric > p.FirstMetric:
 			r.fail("metrics of pack %d are not in order", i)
 		}

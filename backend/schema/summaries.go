@@ -158,7 +158,7 @@ func (c *Codec) DecodeSummaries(value []byte) (*Summaries, error) {
 			col := columnSummary{name: r.text("label")}
 			flag := r.byte("flags of a label")
 			if flag&^(flagMissing|flagBloom) != 0 {
-				return nil, fmt.Errorf("summaries with flags %02x: %w", flag, ErrNewer)
+				return nil, fmt.Errorf("unsupported summary flags %02x: %w", flag, ErrNewer)
 			}
 			col.missing = flag&flagMissing != 0
 			if flag&flagBloom == 0 {

@@ -127,12 +127,12 @@ func DecodeTombstone(value []byte) (Tombstone, error) {
 		return t, err
 	}
 	if t.State > Active {
-		return t, fmt.Errorf("deletion in state %d: %w", t.State, ErrNewer)
+		return t, fmt.Errorf("unknown deletion state %d: %w", t.State, ErrNewer)
 	}
 	for _, s := range t.Sets {
 		for _, m := range s {
 			if m.Type > labels.MatchNotRegexp {
-				return t, fmt.Errorf("matcher of type %d: %w", m.Type, ErrNewer)
+				return t, fmt.Errorf("unknown matcher type %d: %w", m.Type, ErrNewer)
 			}
 		}
 	}

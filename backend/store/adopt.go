@@ -29,12 +29,12 @@ func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err err
 	}
 	if age := s.nowMillis() - int64(info.ID.Time()); age > maxAdoptAge {
 		return false, fmt.Errorf("the pack is %d days old and was never entered into the index, and is now too old to be entered safely: "+
-			"delete the object, or restore its ingester", age/86_400_000)
+			"delete the object, or start the ingester that has the pack", age/86_400_000)
 	}
 	if err := s.enter(ctx, uploadOf(obj, info), obj); err != nil {
 		return false, err
 	}
-	s.opts.Logger.Warn("adopted L0 pack: its ingester did not finish the upload", "object", object, "ingester", info.Source)
+	s.opts.Logger.Warn("indexed an orphaned L0 pack: its ingester did not finish the upload", "object", object, "ingester", info.Source)
 	return true, nil
 }
 

@@ -27,7 +27,7 @@ import (
 // the catalog was read, if a sweep raised the fence of the day because an attempt was
 // overdue, or if the attempt took too long. Nothing of this attempt is visible to
 // readers. The caller reads the catalog again and starts over.
-var ErrConflict = errors.New("compaction of the day must start over")
+var ErrConflict = errors.New("the day changed during its compaction, which must start over")
 
 var (
 	errPublished = fmt.Errorf("%w: the day was published, expired or swept since its catalog was read", ErrConflict)

@@ -221,7 +221,7 @@ func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink
 			want = len(p.Names.Labels[k].Buckets)
 		}
 		if got := seen[valuesPart{p.Day, p.Part}]; got != want {
-			return fmt.Errorf("row %q has %d of the %d buckets listed by the names of pack %d of the published generation %s: %w",
+			return fmt.Errorf("row %q lacks label buckets: it has %d of the %d listed for pack %d of the published generation %s: %w",
 				schema.ValuesKey(q.req.Tenant, sink.values, p.Day), got, want, p.Part, p.Version, index.ErrInconsistent)
 		}
 	}

@@ -2,7 +2,6 @@ package wal
 
 import (
 	"os"
-	"syscall"
 
 	"github.com/palliumhq/pallium/backend/disk"
 )
@@ -50,14 +49,3 @@ func (osDisk) Remove(path string) error { return os.Remove(path) }
 func (osDisk) SyncDir(dir string) error { return disk.SyncDir(dir) }
 
 type osFile struct{ *os.File }
-
-// Datasync implements File with fdatasync, which writes the file's data and length
-// but not its times. That saves a journal commit on most file systems.
-func (f osFile) Datasync() error {
-	for {
-		err := syscall.Fdatasync(int(f.Fd()))
-		if err != syscall.EINTR {
-			return err
-		}
-	}
-}

@@ -193,7 +193,7 @@ func (s *Sharer) Step(ctx context.Context) {
 	if err != nil {
 		s.exchanges.WithLabelValues("error").Inc()
 		if !s.failing {
-			s.o.Logger.Warn("failed to exchange demand with other gateways: keeping the last shares of rate limits for a while, then equal shares",
+			s.o.Logger.Warn("failed to share rate limits with other gateways: using the last shares for a while, then equal shares",
 				"gateways", s.gateways, "err", err)
 		}
 		s.failing = true

@@ -15,57 +15,57 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// Bytes of headers; see docs/format/wal.md.
+// Sizes of headers; see docs/format/wal.md.
 const (
 	segmentHeader = 28
 	frameHeader   = 13
 )
 
-// settleLog waits until the log has all labels twice: before, damage may cost more
-// than the record.
-func settleLog(t *testing.T, p *programs.Pallium) {
+// waitCheckpoint waits until the log contains all labels twice: before that, damage may
+// destroy more than the damaged record.
+func waitCheckpoint(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		if p.Metric("pallium_ingester_wal_series_awaiting_checkpoint") == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("labels are still in the log once")
+			t.Fatal("some labels are still in the log only once")
 		}
 	}
 }
 
-// damage changes the files of a write-ahead log. says is what the server's log
-// must tell about it, "" for nothing.
+// damage changes the files of a write-ahead log. says is the text that the server's
+// log must contain about it, "" for none.
 type damage struct {
 	name string
 	says string
 	do   func(t *testing.T, dir string)
 }
 
-// TestLogDamage damages the write-ahead log between a kill and a restart: what
-// stands in other records, and in packs, is all there.
+// TestLogDamage damages the write-ahead log between a kill and a restart: samples in
+// other records, and in packs, must not be lost.
 func TestLogDamage(t *testing.T) {
 	dir := t.TempDir()
 	p := programs.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "alpha", "beta")
 	senders := newSenders(tenants, 2, 500)
 	startLoad(t, p.Edge, senders, 10).wait(false)
-	p.Flush() // what came before is in packs
+	p.Flush() // earlier samples are in packs
 	sealed := map[string]map[sampleKey]bool{}
 	for _, tn := range tenants {
 		sealed[tn.id] = tn.ledger.ackedKeys()
 	}
 	startLoad(t, p.Edge, senders, 12).wait(false)
-	settleLog(t, p)
+	waitCheckpoint(t, p)
 	p.Kill()
 	p.Restart()
 	startLoad(t, p.Edge, senders, 12).wait(false)
-	settleLog(t, p)
+	waitCheckpoint(t, p)
 	p.Kill()
 	before, report := readLog(t, dir)
 	if len(before) < 30 || report.Segments < 2 {
-		t.Fatalf("the log has %d records in %d segments, too few to test with", len(before), report.Segments)
+		t.Fatalf("the log has %d records in %d segments, too few for this test", len(before), report.Segments)
 	}
 	for _, d := range damages(t, dir) {
 		t.Run(d.name, func(t *testing.T) {
@@ -74,7 +74,7 @@ func TestLogDamage(t *testing.T) {
 			after, _ := readLog(t, copied)
 			lost := lostSamples(before, after)
 			p := programs.StartPalliumIn(t, copied, unlimited)
-			for range 2 { // the second time with what the first wrote behind it
+			for range 2 { // the second start also reads what the first one appended
 				for _, tn := range tenants {
 					excused := map[sampleKey]bool{}
 					for key := range lost {
@@ -83,7 +83,7 @@ func TestLogDamage(t *testing.T) {
 					tn.ledger.verify(t, d.name, mustReadAll(t, p, tn.token), excused)
 				}
 				if !strings.Contains(p.Log(), d.says) {
-					t.Errorf("the log does not say %q:\n%s", d.says, p.Log())
+					t.Errorf("the server's log has no %q:\n%s", d.says, p.Log())
 				}
 				p.Kill()
 				p.Restart()
@@ -93,7 +93,7 @@ func TestLogDamage(t *testing.T) {
 	}
 }
 
-// restrict gives secrets the mode that os.CopyFS does not keep.
+// restrict restores the mode of secret files, which os.CopyFS does not preserve.
 func restrict(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range []string{"admin-token", "key-pepper"} {
@@ -103,19 +103,19 @@ func restrict(t *testing.T, dir string) {
 	}
 }
 
-// damages are the ways to damage the log in dir.
+// damages returns the ways to damage the log in dir.
 func damages(t *testing.T, dir string) []damage {
 	rnd := rand.New(rand.NewSource(2))
 	first, last := segmentFiles(t, filepath.Join(dir, "ingester", "wal"))
 	lost, torn := "damaged write-ahead log", "partial record"
 	out := []damage{
 		{"nothing", "", func(*testing.T, string) {}},
-		{"garbage behind the end", lost, edit(last, func(b []byte) []byte { return append(b, "garbage without end"...) })},
-		{"zeros behind the end", torn, edit(last, func(b []byte) []byte { return append(b, make([]byte, 4096)...) })},
-		{"empty segment behind", "", func(t *testing.T, dir string) {
+		{"garbage after the end", lost, edit(last, func(b []byte) []byte { return append(b, "garbage without end"...) })},
+		{"zeros after the end", torn, edit(last, func(b []byte) []byte { return append(b, make([]byte, 4096)...) })},
+		{"empty last segment", "", func(t *testing.T, dir string) {
 			writeFile(t, filepath.Join(dir, "00000900.wal"), nil)
 		}},
-		{"segment with half a magic behind", torn, func(t *testing.T, dir string) {
+		{"last segment with half a magic", torn, func(t *testing.T, dir string) {
 			writeFile(t, filepath.Join(dir, "00000900.wal"), []byte("PLW"))
 		}},
 		{"record with the first labels", lost, edit(first, flip(0, frameHeader+40))},
@@ -124,7 +124,7 @@ func damages(t *testing.T, dir string) []damage {
 		{"huge length of a record", lost, edit(first, flip(3, 4))},
 		{"magic of a record", lost, edit(first, flip(4, 0))},
 		{"checksum of a record", lost, edit(first, flip(5, 9))},
-		{"last record of all", lost, edit(last, flip(-1, frameHeader+9))},
+		{"last record", lost, edit(last, flip(-1, frameHeader+9))},
 		{"magic of the segment", lost, edit(first, func(b []byte) []byte { b[1] ^= 1; return b })},
 		{"first page zeroed", lost, edit(first, zero(0, 4096))},
 		{"page in the middle zeroed", lost, edit(first, zero(8192, 4096))},
@@ -140,7 +140,7 @@ func damages(t *testing.T, dir string) []damage {
 	for _, n := range []int{0, 1, 7, 8, segmentHeader, segmentHeader + 1, segmentHeader + frameHeader - 1, segmentHeader + frameHeader, end, end + 1, end + 4, end + 8, end + frameHeader, end + frameHeader + 1, len(data) - 1} {
 		says := torn
 		if n == 0 || n == segmentHeader || n == end {
-			says = "" // nothing shows that there was more
+			says = "" // an undamaged shorter log looks the same
 		}
 		out = append(out, damage{fmt.Sprint("cut to ", n, " bytes"), says, edit(last, func(b []byte) []byte { return b[:n] })})
 	}
@@ -158,7 +158,7 @@ func segmentFiles(t *testing.T, dir string) (first, last string) {
 	return filepath.Base(names[0]), filepath.Base(names[len(names)-1])
 }
 
-// edit changes the content of one segment.
+// edit returns a damage that changes the content of one segment.
 func edit(name string, change func([]byte) []byte) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		path := filepath.Join(dir, name)
@@ -166,8 +166,8 @@ func edit(name string, change func([]byte) []byte) func(*testing.T, string) {
 	}
 }
 
-// flip flips a bit of the i-th frame of a segment, counted from the end if i is
-// negative.
+// flip returns a change that flips a bit of the i-th frame of a segment, counted from
+// the end if i is negative.
 func flip(i, offset int) func([]byte) []byte {
 	return func(b []byte) []byte {
 		frames := frameStarts(b)
@@ -186,7 +186,7 @@ func zero(from, n int) func([]byte) []byte {
 	}
 }
 
-// frameStarts are the offsets of the frames in a whole segment.
+// frameStarts returns the offsets of the frames in an undamaged segment.
 func frameStarts(b []byte) []int {
 	var out []int
 	for at := segmentHeader; at+frameHeader <= len(b) && bytes.HasPrefix(b[at:], []byte("\xd6PW\x01")); {

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// disk is a place for data that can be full.
+// disk is a directory for data on a disk that can be filled.
 type disk struct {
 	dir  string
 	rows bool // the row store rejects writes too
@@ -24,8 +24,8 @@ type disk struct {
 	free func(p *programs.Pallium)
 }
 
-// boundedFiles makes files that cannot grow stand for a full disk: the
-// row store, whose files are smaller, does not notice.
+// boundedFiles simulates a full disk with a limit on the size of files. The row store,
+// whose files are smaller, is not affected.
 func boundedFiles(t *testing.T) disk {
 	t.Helper()
 	return disk{dir: t.TempDir(),
@@ -33,7 +33,7 @@ func boundedFiles(t *testing.T) disk {
 		free: func(p *programs.Pallium) { limitFiles(t, p.Pid(), ^uint64(0)) }}
 }
 
-// smallDisk mounts a file system in memory, or is boundedFiles where that is not
+// smallDisk mounts a file system in memory, or is boundedFiles where mounting is not
 // permitted.
 func smallDisk(t *testing.T) disk {
 	t.Helper()
@@ -60,7 +60,7 @@ func smallDisk(t *testing.T) disk {
 		}}
 }
 
-// fillUp writes a file until nothing more fits.
+// fillUp writes a file until the disk is full.
 func fillUp(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -78,12 +78,12 @@ func fillUp(t *testing.T, path string) {
 	}
 }
 
-// limitFiles bounds the size of the files that a process can write.
+// limitFiles limits the size of the files that a process can write.
 func limitFiles(t *testing.T, pid int, bytes uint64) {
 	t.Helper()
 	limit := syscall.Rlimit{Cur: bytes, Max: ^uint64(0)}
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(syscall.RLIMIT_FSIZE), uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
-	if errno != 0 && errno != syscall.ESRCH { // the process may be gone
+	if errno != 0 && errno != syscall.ESRCH { // the process may have ended
 		t.Fatal(errno)
 	}
 }
@@ -114,10 +114,10 @@ func fullDisk(t *testing.T, d disk) {
 		works(t, p, senders[0])
 		p.Tenant(fmt.Sprint("after-", round))
 		startLoad(t, p.Edge, senders, 30).wait(false)
-		verifyAll(t, "with space again", p, tenants)
+		verifyAll(t, "with free space again", p, tenants)
 		if round == 1 {
 			p.Flush()
-			verifyAll(t, "after a flush with space again", p, tenants)
+			verifyAll(t, "after a flush with free space again", p, tenants)
 		}
 	}
 	noPanic(t, p)
@@ -140,7 +140,7 @@ func waitRejected(t *testing.T, l *load) {
 	t.Helper()
 	kit.Eventually(t, time.Minute, func() error {
 		if _, ok := l.answers.Load(http.StatusServiceUnavailable); !ok {
-			return errors.New("no write was answered 503")
+			return errors.New("no write was rejected with status 503")
 		}
 		return nil
 	})
@@ -149,36 +149,36 @@ func waitRejected(t *testing.T, l *load) {
 		case 0, http.StatusNoContent, http.StatusBadRequest:
 		case http.StatusServiceUnavailable:
 			if !strings.Contains(text.(string), "send the request again") {
-				t.Errorf("503 says %q", text)
+				t.Errorf("text of the 503 response = %q", text)
 			}
 		default:
-			t.Errorf("a write was answered %d: %s", code, text)
+			t.Errorf("status of a write = %d: %s", code, text)
 		}
 		return true
 	})
 }
 
-// flushFails sees that a flush says that it failed: because of its pack, or of
-// the audit trail, without which nothing is done.
+// flushFails checks that a flush reports its failure: of the pack, or of the audit
+// log, without which no admin action is done.
 func flushFails(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	code, text := programs.Do(t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)
-	if code/100 != 5 || !strings.Contains(text, "nothing is lost") && !strings.Contains(text, "store could not answer") {
+	if code/100 != 5 || !strings.Contains(text, "no data is lost") && !strings.Contains(text, "the store is unavailable") {
 		t.Errorf("flush on a full disk: %d %s", code, text)
 	}
 }
 
-// adminSurvives sees that the process outlives a change that cannot be stored.
+// adminSurvives checks that the process survives a change that cannot be stored.
 func adminSurvives(t *testing.T, p *programs.Pallium, rejected bool, name string) {
 	t.Helper()
 	err := p.AdminAPI(http.MethodPost, "/tenants", map[string]any{"name": name}, nil)
 	if rejected && (err == nil || !strings.Contains(err.Error(), "503")) {
-		t.Errorf("a tenant made on a full disk: %v", err)
+		t.Errorf("create a tenant on a full disk: %v", err)
 	}
-	if rejected { // what the process prints arrives a little later
+	if rejected { // the process's output arrives a little later
 		kit.Eventually(t, time.Minute, func() error {
 			if !strings.Contains(p.Log(), "disk is full") {
-				return errors.New("the log does not say that the disk is full")
+				return errors.New("the log does not report that the disk is full")
 			}
 			return nil
 		})
@@ -188,7 +188,7 @@ func adminSurvives(t *testing.T, p *programs.Pallium, rejected bool, name string
 	}
 }
 
-// works waits until a write is taken again.
+// works waits until a write is accepted again.
 func works(t *testing.T, p *programs.Pallium, s *sender) {
 	t.Helper()
 	kit.Eventually(t, time.Minute, func() error {
@@ -204,7 +204,7 @@ func noPanic(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	for _, word := range []string{"panic", "goroutine 1 ["} {
 		if strings.Contains(p.Log(), word) {
-			t.Errorf("the log has a %q:\n%s", word, p.Log())
+			t.Errorf("the log contains %q:\n%s", word, p.Log())
 		}
 	}
 }

@@ -18,11 +18,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestHostileTenants lets two tenants send whatever is hostile and accepted, one
-// with the default limits and one without any, while a third one works normally
-// and an operator flushes, compacts, restarts and kills the process. Nothing of
-// that may fail, nor cost any of the three a sample. CHAOS=long takes ten
-// minutes; the seed is in CHAOS_SEED.
+// TestHostileTenants lets two tenants send every kind of hostile but accepted request,
+// one with the default limits and one without limits, while a third one works normally
+// and an operator flushes, compacts, restarts and kills the process. No operation of
+// the operator or the normal tenant may fail, and none of the three may lose a sample.
+// CHAOS=long takes ten minutes; CHAOS_SEED is the seed.
 func TestHostileTenants(t *testing.T) {
 	seed := time.Now().UnixNano()
 	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {
@@ -56,22 +56,22 @@ type hostileRun struct {
 	t       *testing.T
 	p       *programs.Pallium
 	seed    int64
-	rnd     *rand.Rand // of the operator
+	rnd     *rand.Rand // for the operator's actions
 	long    bool
 	begin   time.Time
 	client  *http.Client
 	good    *goodTenant
 	hostile []*hostileTenant
 
-	acting sync.Mutex // held by an action of the operator, and by whoever wants none
+	acting sync.Mutex // held by an action of the operator, and by whoever must exclude them
 	finish atomic.Bool
-	down   atomic.Bool  // the process does not run, or is about to end
-	starts atomic.Int64 // how often it was started again
-	odd    sync.Map     // status and text of answers that are worth a look → true
+	down   atomic.Bool  // the process is not running, or is about to end
+	starts atomic.Int64 // number of restarts
+	odd    sync.Map     // status and text of unusual responses → true
 }
 
-// steadily calls do while the process runs, again if the process ended
-// meanwhile, and returns how often.
+// steadily calls do while the process runs, and repeats the call if the process ended
+// meanwhile. tries is the number of calls.
 func (r *hostileRun) steadily(do func() answer) (a answer, tries int) {
 	for tries = 1; ; tries++ {
 		for r.down.Load() {
@@ -110,8 +110,8 @@ func (r *hostileRun) call(method, url, token, contentType, body string) answer {
 
 const form = "application/x-www-form-urlencoded"
 
-// operate does everything that an operator does, in an order of its own each
-// time, until the hostile tenants have sent each attack once, or for ten minutes.
+// operate does every kind of operator action, each round in another order, until the
+// hostile tenants have sent each attack once, or for ten minutes.
 func (r *hostileRun) operate() {
 	actions := []struct {
 		name string
@@ -137,7 +137,7 @@ func (r *hostileRun) operate() {
 	}
 }
 
-// act flushes or compacts, which must always be possible.
+// act flushes or compacts, which must always succeed.
 func (r *hostileRun) act(action string) {
 	a := r.call(http.MethodPost, r.p.Admin+"/admin/v1/"+action+"?wait=true", r.p.AdminToken(), "", "")
 	if a.code != http.StatusOK {
@@ -185,13 +185,13 @@ func (r *hostileRun) checkLog() {
 	}
 }
 
-// check sees that nothing was set aside and that no seal, upload or compaction
-// has failed since the start of the process.
+// check checks that no series was set aside and that no seal, upload or compaction has
+// failed since the process started.
 func (r *hostileRun) check() {
 	a := r.call(http.MethodGet, r.p.Admin+"/admin/v1/aside", r.p.AdminToken(), "", "")
 	var aside struct{ Items []json.RawMessage }
 	if err := json.Unmarshal([]byte(a.text), &aside); a.code != http.StatusOK || err != nil || len(aside.Items) > 0 {
-		r.t.Errorf("what is set aside: %d %s", a.code, a.text)
+		r.t.Errorf("series set aside: %d %s", a.code, a.text)
 	}
 	a = r.call(http.MethodGet, r.p.Admin+"/metrics", "", "", "")
 	found := 0
@@ -202,17 +202,17 @@ func (r *hostileRun) check() {
 			}
 			found++
 			if !strings.HasSuffix(line, " 0") {
-				r.t.Errorf("a failure: %s", line)
+				r.t.Errorf("a failure was counted: %s", line)
 			}
 		}
 	}
 	if found < 3 {
-		r.t.Errorf("%d metrics of failures: %d", found, a.code)
+		r.t.Errorf("found %d failure metrics, status %d", found, a.code)
 	}
 }
 
-// finalChecks reads everything back from the head, from packs, and from the
-// long-term store alone.
+// finalChecks reads everything back from the head, from packs, and from the long-term
+// store alone.
 func (r *hostileRun) finalChecks() {
 	r.verify("at the end")
 	r.act("flush")
@@ -229,7 +229,7 @@ func (r *hostileRun) finalChecks() {
 		r.t.Errorf("verify: %v\n%s", err, out)
 	}
 	if r.p.DropUploaded() == 0 {
-		r.t.Error("nothing was uploaded")
+		r.t.Error("no pack was uploaded")
 	}
 	r.p.Restart()
 	r.verify("from the long-term store alone")
@@ -251,7 +251,7 @@ func (r *hostileRun) verify(when string) {
 	r.t.Logf("%s: everything %s read in %s", time.Since(r.begin).Round(time.Second), when, time.Since(began).Round(time.Millisecond))
 }
 
-// unlimitedLimits are all limits at their 0.
+// unlimitedLimits returns all limits with value 0.
 func unlimitedLimits() []string {
 	var out []string
 	for _, name := range []string{"requests_per_second", "request_burst", "samples_per_second", "sample_burst", "bytes_per_second", "byte_burst", "max_body_bytes",
@@ -266,7 +266,7 @@ func unlimitedLimits() []string {
 	return out
 }
 
-// tenantToken makes a tenant with a key that may also delete.
+// tenantToken creates a tenant with a key that also has the scope to delete.
 func tenantToken(p *programs.Pallium, id string, limits ...string) string {
 	p.Tenant(id, limits...)
 	return p.Token(id, "metrics:read,metrics:write,metrics:delete")

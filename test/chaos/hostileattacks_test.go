@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// The bounds of docs/format/bounds.md, as a client knows them.
+// Bounds of docs/format/bounds.md, from a client's view.
 const (
 	boundTime       = int64(9_214_646_399_999)
 	boundLabels     = 16_384
@@ -24,24 +24,23 @@ const (
 	boundWindows    = 1_024
 )
 
-// attacker makes the requests of one hostile tenant. Each call of an attack has
-// series of its own, by id.
+// attacker creates the requests of one hostile tenant. Each call of an attack has
+// series of its own, distinguished by id.
 type attacker struct {
 	rnd       *rand.Rand
 	unlimited bool // the tenant's limits are all 0
-	long      bool // now and then, requests may be as large as they can be
+	long      bool // requests may occasionally have the maximal size
 	id        string
 	now       int64
 }
 
-// attack is one kind of requests. bounded ones have a part beyond a bound that
-// a tenant without limits must be told of.
+// attack is one kind of requests.
 type attack struct {
 	name string
 	make func(a *attacker) []hostileRequest
 }
 
-// attacks are all kinds.
+// attacks contains all kinds of attacks.
 var attacks = []attack{
 	{"alternating", (*attacker).alternating}, {"resets", (*attacker).resets}, {"layouts", (*attacker).layouts},
 	{"buckets", (*attacker).buckets}, {"bounds", (*attacker).customBounds}, {"special", (*attacker).special},
@@ -57,7 +56,8 @@ func (a *attacker) series(attack string, points ...point) hostileSeries {
 	return hostileSeries{labels: hostileLabels(attack, a.id), points: points}
 }
 
-// intHistogram has n buckets of which the first has count.
+// intHistogram returns a histogram with n buckets, of which the first has count
+// observations.
 func intHistogram(schema int32, offset int32, n int, count uint64) *histogram.Histogram {
 	h := &histogram.Histogram{Schema: schema, ZeroThreshold: 0.001, Count: count, Sum: float64(count), PositiveSpans: []histogram.Span{{Offset: offset, Length: uint32(n)}}}
 	h.PositiveBuckets = make([]int64, n)
@@ -69,8 +69,8 @@ func intHistogram(schema int32, offset int32, n int, count uint64) *histogram.Hi
 	return h
 }
 
-// alternating changes between the three kinds with every sample, up to the bound
-// of chunks and beyond.
+// alternating alternates between the three kinds of values with every sample, up to
+// the bound of chunks and beyond.
 func (a *attacker) alternating() []hostileRequest {
 	mixed := func(from, n int) []point {
 		var out []point
@@ -88,9 +88,9 @@ func (a *attacker) alternating() []hostileRequest {
 		}
 		return out
 	}
-	// The bound itself, each sample in an entry of its own as Prometheus sends them:
-	// one entry has floats and histograms apart, and so out of order. Then more, in
-	// a request that is rejected in part.
+	// Exactly the bound, each sample in an entry of its own as Prometheus sends them:
+	// one entry has floats and histograms in separate lists, and so out of order. Then a
+	// request beyond the bound, which is rejected in part.
 	var exact []hostileSeries
 	for _, p := range mixed(0, boundChunks) {
 		exact = append(exact, a.series("alternating", p))
@@ -101,8 +101,8 @@ func (a *attacker) alternating() []hostileRequest {
 	}
 }
 
-// flood alternates between floats and histograms so often that a page would not
-// hold the chunks, in ordinary requests. All but the first is rejected.
+// flood alternates between floats and histograms so often that a page could not hold
+// the chunks, in ordinary requests. All but the first are rejected.
 func (a *attacker) flood(part int) hostileRequest {
 	const n = 100_000
 	s := hostileSeries{labels: hostileLabels("alternating", a.id, "kind", "flood")}
@@ -117,7 +117,7 @@ func (a *attacker) flood(part int) hostileRequest {
 	return hostileRequest{version: 1, good: []hostileSeries{s}, reason: "too_many_sample_type_changes"}
 }
 
-// floodRequests of flood are more than the 2^20 chunks of a page.
+// floodRequests is the number of requests of flood that exceed the 2^20 chunks of a page.
 const floodRequests = 11
 
 func (a *attacker) resets() []hostileRequest {
@@ -145,10 +145,10 @@ func (a *attacker) layouts() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{s}}}
 }
 
-// buckets has as many buckets, and as many spans, as one histogram may have.
+// buckets sends histograms with the maximal number of buckets, and of spans.
 func (a *attacker) buckets() []hostileRequest {
 	n, reason := a.parts()
-	spread := func(n int) *histogram.Histogram { // a span for each
+	spread := func(n int) *histogram.Histogram { // one span for each bucket
 		h := intHistogram(8, -5, n, 3)
 		h.PositiveSpans = nil
 		for range n {
@@ -165,8 +165,8 @@ func (a *attacker) buckets() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{good}, beyond: []hostileSeries{beyond}, reason: reason}}
 }
 
-// parts is how many buckets, spans or custom bounds a histogram may have, and
-// the reason why no more.
+// parts returns the maximal number of buckets, spans or custom bounds of a histogram,
+// and the reason with which more are rejected.
 func (a *attacker) parts() (n int, reason string) {
 	if a.unlimited {
 		return boundParts, "histogram_too_large"
@@ -193,7 +193,8 @@ func (a *attacker) customBounds() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{s}, beyond: []hostileSeries{beyond}, reason: reason}}
 }
 
-// special has the floats that are none, among floats and histograms.
+// special sends the special floats (NaN, infinities, zeros), between floats and
+// histograms.
 func (a *attacker) special() []hostileRequest {
 	stale := math.Float64frombits(value.StaleNaN)
 	floats := []float64{stale, math.Copysign(0, -1), 0, math.Inf(1), math.Inf(-1), math.MaxFloat64, -math.MaxFloat64, math.SmallestNonzeroFloat64, math.NaN(),
@@ -209,7 +210,7 @@ func (a *attacker) special() []hostileRequest {
 		case 1:
 			p.fh = &histogram.FloatHistogram{Sum: stale}
 		case 2:
-			h.Sum, h.Count = math.NaN(), h.Count+5 // NaN was observed
+			h.Sum, h.Count = math.NaN(), h.Count+5 // a NaN was observed
 			p.h = h
 		case 3:
 			p.fh = h.ToFloat(nil)
@@ -222,7 +223,7 @@ func (a *attacker) special() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{plain, mixed}}}
 }
 
-// late sends the newest first, floats and histograms.
+// late sends the newest samples first, floats and histograms.
 func (a *attacker) late() []hostileRequest {
 	floats, mixed := a.series("late"), hostileSeries{labels: hostileLabels("late", a.id, "kind", "mixed")}
 	order := a.rnd.Perm(4000)
@@ -239,8 +240,8 @@ func (a *attacker) late() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{floats, mixed}}}
 }
 
-// conflicts sends several values for one time, in one request and in several,
-// and copies of them.
+// conflicts sends several values for one time, in one request and in several, and
+// duplicates of them.
 func (a *attacker) conflicts() []hostileRequest {
 	newest := a.series("conflicts", point{t: a.now, v: 1})
 	all := []hostileRequest{{version: 1, good: []hostileSeries{newest}}}
@@ -282,7 +283,7 @@ func (a *attacker) times() []hostileRequest {
 	}
 }
 
-// windows has as many windows as a request may have, and one more.
+// windows sends as many windows as a request may have, and one more.
 func (a *attacker) windows() []hostileRequest {
 	n, start := boundWindows, int64(1_000_000_000_000)
 	if !a.unlimited {
@@ -301,7 +302,7 @@ func (a *attacker) windows() []hostileRequest {
 	return []hostileRequest{r}
 }
 
-// days has one sample in each of many days, decades apart from the other ones.
+// days sends one sample in each of many days, decades before all other samples.
 func (a *attacker) days() []hostileRequest {
 	n, start := int64(40), a.rnd.Int63n(40)*365*dayMillis
 	switch {
@@ -317,7 +318,7 @@ func (a *attacker) days() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{s}}}
 }
 
-// far has samples of the far future, floats and histograms.
+// far sends samples in the far future, floats and histograms.
 func (a *attacker) far() []hostileRequest {
 	s := a.series("far")
 	for i := range 20 {
@@ -335,7 +336,7 @@ func nowMillis() int64 { return time.Now().UnixMilli() }
 
 func repeat(c string, n int) string { return strings.Repeat(c, n) }
 
-// padded has labels of exactly n bytes in all, by a label pad of the right size.
+// padded adds a label "pad" so that the labels have exactly n bytes in total.
 func padded(ls labels.Labels, n int) labels.Labels {
 	size := len("pad")
 	ls.Range(func(l labels.Label) { size += len(l.Name) + len(l.Value) })

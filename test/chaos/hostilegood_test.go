@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// goodTenant works normally, and nothing may ever fail for it.
+// goodTenant works normally; none of its requests may fail.
 type goodTenant struct {
 	run     *hostileRun
 	tenant  *tenantUnderTest
@@ -81,8 +81,8 @@ func (g *goodTenant) pushRest() {
 	g.want("push of metadata", func() answer { return push(g.run.client, g.run.p.Edge, g.tenant.token, 1, body) })
 }
 
-// want calls do until the process did not end meanwhile, and fails the test if
-// the answer is not 2xx then.
+// want repeats do until the process did not end during the call, and fails the test if
+// the response is then not 2xx.
 func (g *goodTenant) want(what string, do func() answer) bool {
 	a, _ := g.run.steadily(do)
 	if a.code/100 != 2 {
@@ -92,7 +92,7 @@ func (g *goodTenant) want(what string, do func() answer) bool {
 	return true
 }
 
-// query asks for what was just written, in several ways.
+// query queries the newest samples in several ways.
 func (g *goodTenant) query() {
 	if len(g.pushed) == 0 {
 		return
@@ -146,7 +146,7 @@ func (g *goodTenant) verify(when string) {
 	}
 }
 
-// report logs what the tenant did, and sees that its metadata is still there.
+// report logs what the tenant did, and checks that its metadata is still there.
 func (g *goodTenant) report() {
 	a := g.run.call(http.MethodGet, g.run.p.Edge+"/prometheus/api/v1/metadata?metric=chaos_float", g.tenant.token, "", "")
 	if !strings.Contains(a.text, "A good metric.") {
@@ -154,6 +154,6 @@ func (g *goodTenant) report() {
 	}
 	g.run.t.Logf("the good tenant: %d requests acknowledged, %d rounds of queries", len(g.pushed), g.queries)
 	if len(g.pushed) < 20 {
-		g.run.t.Error("too few requests of the good tenant to say anything")
+		g.run.t.Error("the good tenant sent too few requests for a meaningful test")
 	}
 }

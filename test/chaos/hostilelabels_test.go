@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// The attacks that are made of labels, metadata, exemplars and sizes.
+// The attacks with labels, metadata, exemplars and sizes.
 
 func (a *attacker) one(ls labels.Labels) hostileSeries {
 	return hostileSeries{labels: ls, points: []point{{t: a.now, v: 1}}}
@@ -36,14 +36,14 @@ func (a *attacker) largeLabels() []hostileRequest {
 			{version: a.version(), good: []hostileSeries{a.one(ls(repeat("n", 1024), "v"))}, beyond: []hostileSeries{a.one(ls(repeat("n", 1025), "v"))}, reason: "max_label_name_length"},
 		}
 	}
-	name := repeat("n", boundLabelBytes-200) // nearly all of it is a label's name
+	name := repeat("n", boundLabelBytes-200) // the label's name has nearly all of the bytes
 	return []hostileRequest{
 		{version: a.version(), good: []hostileSeries{a.one(padded(ls(), boundLabelBytes)), a.one(padded(ls(name, "v"), boundLabelBytes))},
 			beyond: []hostileSeries{a.one(padded(ls("b", "1"), boundLabelBytes+1))}, reason: "labels_too_large"},
 	}
 }
 
-// names has metric names up to the bound that begin with each other.
+// names sends metric names up to the maximal length, many of them prefixes of others.
 func (a *attacker) names() []hostileRequest {
 	var good []hostileSeries
 	for _, n := range []int{1, 2, 3, 1023, 1024, 1025, 2048, boundMetricName - 1, boundMetricName} {
@@ -59,7 +59,7 @@ func (a *attacker) names() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: good, beyond: beyond, reason: "metric_name_too_long"}}
 }
 
-// bytes has labels of all that UTF-8 allows, and one that it does not.
+// bytes sends labels with all kinds of valid UTF-8, and one with invalid UTF-8.
 func (a *attacker) bytes() []hostileRequest {
 	texts := []string{"\x00", "\x00\x00", "a\x00", "\x01\x02\x1f\x7f", "\n\r\t", "\"\\{}[]`", "\U0001f4a3", "\U0010ffff", "\u0000\uffff", "\ufeff", "é", "e\u0301", "%00", "../../..", "__reserved__", " ", "=", ","}
 	var good []hostileSeries
@@ -72,7 +72,7 @@ func (a *attacker) bytes() []hostileRequest {
 	return []hostileRequest{r}
 }
 
-// metrics has thousands of metric names, each with a label that nobody else has.
+// metrics sends thousands of metric names, each with a label name of its own.
 func (a *attacker) metrics() []hostileRequest {
 	n := 3000
 	if a.long {
@@ -85,8 +85,8 @@ func (a *attacker) metrics() []hostileRequest {
 	return []hostileRequest{r}
 }
 
-// metadataOnly has help of maximal size for more metrics than a tenant may have
-// it for, kinds that do not exist, and metadata in both versions.
+// metadataOnly sends metadata with the longest help for more metrics than a tenant
+// may have metadata for, with unknown metric types, and in both versions.
 func (a *attacker) metadataOnly() []hostileRequest {
 	var all []hostileRequest
 	for part := range 2 {
@@ -102,7 +102,7 @@ func (a *attacker) metadataOnly() []hostileRequest {
 		r2.good = append(r2.good, a.one(hostileLabels("metadata", a.id, "i", fmt.Sprint(i))))
 		r2.metadata = append(r2.metadata, metadataSent{help: "help " + a.id, unit: repeat("u", boundHelp+1), kind: int32(i)})
 	}
-	for _, kind := range []int32{8, 99, -1, math.MaxInt32} { // they count as unknown
+	for _, kind := range []int32{8, 99, -1, math.MaxInt32} { // stored as unknown
 		metadata := []metadataSent{{metric: "hostile_unknown", kind: kind}}
 		for version := 1; version <= 2; version++ {
 			good := []hostileSeries{a.one(hostileLabels("metadata", a.id, "kind", fmt.Sprint(kind), "version", fmt.Sprint(version)))}
@@ -112,12 +112,12 @@ func (a *attacker) metadataOnly() []hostileRequest {
 	return append(all, r2)
 }
 
-// exemplars has thousands of exemplars of all times, some too long, and some
-// without a sample.
+// exemplars sends thousands of exemplars at all times, some too long, and some without
+// a sample.
 func (a *attacker) exemplars() []hostileRequest {
 	s := a.series("exemplars", point{t: a.now, v: 1})
 	for i := range 5000 {
-		x := exemplarSent{labels: labels.FromStrings("trace_id", repeat("é", 119+i%3)), v: float64(i), t: a.now - int64(i)*1000} // 127, 128, 129 characters
+		x := exemplarSent{labels: labels.FromStrings("trace_id", repeat("é", 119+i%3)), v: float64(i), t: a.now - int64(i)*1000} // 127, 128 and 129 characters
 		switch i % 50 {
 		case 0:
 			x.t = 0
@@ -134,8 +134,8 @@ func (a *attacker) exemplars() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{s, alone}}}
 }
 
-// symbols has large labels that take a symbol each and are in many series: some
-// that are accepted, and more than a request may stand for.
+// symbols sends large labels that need one symbol each but are in many series: some
+// requests are accepted, and one expands to more bytes than a request may.
 func (a *attacker) symbols() []hostileRequest {
 	n, size := 10, 900<<10
 	if !a.unlimited {
@@ -155,8 +155,8 @@ func (a *attacker) symbols() []hostileRequest {
 	return []hostileRequest{{version: 2, good: series(n)}, too}
 }
 
-// dense has more floats in a minute than a chunk may have, in order, and then
-// the same again.
+// dense sends more floats in a minute than a chunk may have, in order, and then the
+// same ones again.
 func (a *attacker) dense() []hostileRequest {
 	s := a.series("dense")
 	for i := range 70_000 {
@@ -166,8 +166,8 @@ func (a *attacker) dense() []hostileRequest {
 	return []hostileRequest{r, r}
 }
 
-// requests has empty requests, series without samples, the same series many
-// times, and more series than a request may have.
+// requests sends empty requests, series without samples, the same series many times,
+// and more series than a request may have.
 func (a *attacker) requests() []hostileRequest {
 	empty := a.series("requests")
 	var many []hostileSeries

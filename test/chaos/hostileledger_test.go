@@ -4,23 +4,23 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// attackLabel is the label of each hostile series that names its attack. A
-// tenant is read back attack by attack.
+// attackLabel is the label of each hostile series with the name of its attack. A
+// tenant's data is read back attack by attack.
 const attackLabel = "attack"
 
-// hostileLedger has what a hostile tenant sent: the marks of all values by
-// attack, series and time. One goroutine uses it at a time.
+// hostileLedger records what a hostile tenant sent: the marks of all values by attack,
+// series and time. It is not safe for concurrent use.
 type hostileLedger struct {
 	tenant  string
 	attacks map[string]map[string]map[int64][]mark // by attack, then by labels
-	acked   map[string]int                         // samples acknowledged, by attack; deleted ones too
+	acked   map[string]int                         // number of acknowledged samples by attack, including deleted ones
 }
 
 func newHostileLedger(tenant string) *hostileLedger {
 	return &hostileLedger{tenant: tenant, attacks: map[string]map[string]map[int64][]mark{}, acked: map[string]int{}}
 }
 
-// note enters what was sent. Samples that were only sent may be there or not.
+// note records a request. Samples that were not acknowledged may be stored or not.
 func (l *hostileLedger) note(all []hostileSeries, acked bool) {
 	for i := range all {
 		attack := all[i].labels.Get(attackLabel)
@@ -54,8 +54,8 @@ func enter(marks []mark, m mark) []mark {
 	return append(marks, m)
 }
 
-// remove is what a deletion of series does. One that was not answered may have
-// been carried out or not: then nothing that it matches is required any more.
+// remove applies a deletion of series. A deletion without a response may have taken
+// effect or not: then no sample that it matches is required any more.
 func (l *hostileLedger) remove(attack string, mint, maxt int64, done bool) {
 	for name, all := range l.attacks {
 		if attack != "" && attack != name {
@@ -80,7 +80,7 @@ func (l *hostileLedger) remove(attack string, mint, maxt int64, done bool) {
 	}
 }
 
-// compare compares what was read of one attack with what was sent.
+// compare compares the samples read for one attack with those that were sent.
 func (l *hostileLedger) compare(attack string, got []readSeries) faults {
 	var wrong faults
 	read := map[string]map[int64]bool{}
@@ -101,11 +101,11 @@ func (l *hostileLedger) compare(attack string, got []readSeries) faults {
 			marks := times[p.t]
 			switch {
 			case len(marks) == 0:
-				wrong.add("%s at %d was never sent, rejected or deleted, and is there", short(key), p.t)
+				wrong.add("%s at %d was never sent, or was rejected or deleted, but was read", short(key), p.t)
 			case seen[p.t]:
 				wrong.add("%s at %d was read twice", short(key), p.t)
 			case !allowed(marks, markOf(p)):
-				wrong.add("%s at %d has a value that was not sent or had to give way: %v %v %v", short(key), p.t, p.v, p.h, p.fh)
+				wrong.add("%s at %d has a value that was not sent or lost a conflict: %v %v %v", short(key), p.t, p.v, p.h, p.fh)
 			}
 			seen[p.t] = true
 		}
@@ -113,7 +113,7 @@ func (l *hostileLedger) compare(attack string, got []readSeries) faults {
 	for key, times := range l.attacks[attack] {
 		for t, marks := range times {
 			if required(marks) && !read[key][t] {
-				wrong.add("%s at %d was acknowledged and is missing", short(key), t)
+				wrong.add("%s at %d was acknowledged but is missing", short(key), t)
 			}
 		}
 	}
@@ -129,8 +129,8 @@ func required(marks []mark) bool {
 	return false
 }
 
-// allowed reports whether got is one of the values that were sent, and no
-// acknowledged one wins over it.
+// allowed reports whether got is one of the values that were sent, and no acknowledged
+// value takes precedence over it.
 func allowed(marks []mark, got mark) bool {
 	found := false
 	for _, m := range marks {
@@ -149,7 +149,8 @@ func short(key string) string {
 	return key
 }
 
-// hostileLabels are the labels of a hostile series; more are pairs.
+// hostileLabels returns the labels of a hostile series; more contains additional names
+// and values.
 func hostileLabels(attack, id string, more ...string) labels.Labels {
 	b := labels.NewBuilder(labels.FromStrings("__name__", "hostile_"+attack, attackLabel, attack, "id", id))
 	for i := 0; i+1 < len(more); i += 2 {

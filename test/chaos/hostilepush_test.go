@@ -14,7 +14,7 @@ import (
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 )
 
-// hostileSeries is one series of a request with the samples as they are sent.
+// hostileSeries is one series of a request with its samples in the order of sending.
 type hostileSeries struct {
 	labels    labels.Labels
 	points    []point
@@ -32,14 +32,15 @@ type metadataSent struct {
 	kind               int32
 }
 
-// hostileRequest is one request of a hostile tenant. good must be stored by a
-// tenant without limits, beyond must be rejected for the reason.
+// hostileRequest is one request of a hostile tenant. The samples in good must be
+// accepted from a tenant without limits, those in beyond must be rejected with the
+// reason.
 type hostileRequest struct {
 	version      int
 	good, beyond []hostileSeries
 	metadata     []metadataSent
-	reason       string // in the answer to beyond
-	code         int    // the only answer that a tenant without limits may get, unless it is 0
+	reason       string // in the response to beyond
+	code         int    // the only status allowed for a tenant without limits; 0 allows any
 }
 
 func samplesOf(all []hostileSeries) int {
@@ -89,8 +90,8 @@ func encodeHostile1(all []hostileSeries, metadata []metadataSent) ([]byte, error
 	return req.Marshal()
 }
 
-// encodeHostile2 writes start timestamps before, at and after each sample's
-// time, symbols that nobody refers to, and metadata as the series' own.
+// encodeHostile2 writes start timestamps before, at and after each sample's time,
+// unused symbols, and metadata with the series.
 func encodeHostile2(all []hostileSeries, metadata []metadataSent) ([]byte, error) {
 	st := writev2.NewSymbolTable()
 	st.Symbolize("a symbol that nobody refers to")
@@ -125,19 +126,19 @@ func encodeHostile2(all []hostileSeries, metadata []metadataSent) ([]byte, error
 
 func negativeZero(v float64) bool { return v == 0 && math.Signbit(v) }
 
-// appendNegativeZero appends a sample of -0 to a series, which has the same form
-// in both versions: the generated code leaves -0 out as if it were 0.
+// appendNegativeZero appends a sample of -0 to a series; it has the same encoding in
+// both versions. The generated code would omit -0 like 0.
 func appendNegativeZero(to []byte, t int64) []byte {
 	smp := binary.LittleEndian.AppendUint64([]byte{1<<3 | 1}, math.Float64bits(math.Copysign(0, -1)))
 	smp = binary.AppendUvarint(append(smp, 2<<3), uint64(t))
 	return append(append(to, 2<<3|2, byte(len(smp))), smp...)
 }
 
-// mark is what the ledger of a hostile tenant keeps of a value.
+// mark is what the ledger of a hostile tenant stores of a value.
 type mark struct {
-	print  uint64 // of the value as any storage may give it back
+	print  uint64 // hash of the value, equal for every form in which storage may return it
 	rank   rank
-	number float64 // of a float
+	number float64 // the value of a float
 	acked  bool
 }
 
@@ -153,8 +154,8 @@ const (
 	rankHistogram
 )
 
-// beats reports whether a value is kept and another one of its time is not, as far
-// as a mark tells: histograms of one kind are not compared.
+// beats reports whether a value takes precedence over another one at the same time, if
+// a mark is enough to decide: histograms of one kind are not compared.
 func (m mark) beats(o mark) bool {
 	return m.rank > o.rank || m.rank == rankFloat && o.rank == rankFloat && m.number > o.number
 }
@@ -179,7 +180,7 @@ func markOf(p *point) mark {
 	case value.IsStaleNaN(p.v):
 		return mark{print: 0, rank: rankStale}
 	}
-	hashNumbers(h.Write, 5, p.v+0) // an answer of remote read does not tell -0 from 0
+	hashNumbers(h.Write, 5, p.v+0) // responses of remote read do not distinguish -0 from 0
 	if math.IsNaN(p.v) {
 		return mark{print: h.Sum64(), rank: rankNaN}
 	}

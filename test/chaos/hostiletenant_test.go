@@ -13,26 +13,26 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 )
 
-// hostileTenant sends one attack after the other, and deletes.
+// hostileTenant sends one attack after the other, and deletes series and tenants.
 type hostileTenant struct {
 	run       *hostileRun
 	name      string
 	unlimited bool
 	rnd       *rand.Rand
-	tokens    []string // of the tenants of this kind: each is deleted and the next one used
+	tokens    []string // of the successive tenants: each one is deleted and the next one used
 	used      int
 	serial    int
-	sent      []string // attacks that the tenant has series of
+	sent      []string // attacks that stored series
 	ledger    *hostileLedger
 	rounds    atomic.Int64
 	answers   map[int]int
-	told      map[string]bool // reasons that were given
+	reasons   map[string]bool // reasons that were given
 }
 
-const lives = 5 // tenants of a kind
+const lives = 5 // number of successive tenants
 
 func newHostileTenant(r *hostileRun, name string, unlimited bool) *hostileTenant {
-	h := &hostileTenant{run: r, name: name, unlimited: unlimited, rnd: rand.New(rand.NewSource(r.seed + int64(len(name)))), answers: map[int]int{}, told: map[string]bool{}}
+	h := &hostileTenant{run: r, name: name, unlimited: unlimited, rnd: rand.New(rand.NewSource(r.seed + int64(len(name)))), answers: map[int]int{}, reasons: map[string]bool{}}
 	var limits []string
 	if unlimited {
 		limits = unlimitedLimits()
@@ -47,10 +47,10 @@ func newHostileTenant(r *hostileRun, name string, unlimited bool) *hostileTenant
 func (h *hostileTenant) id() string    { return fmt.Sprint(h.name, "-", h.used) }
 func (h *hostileTenant) token() string { return h.tokens[h.used] }
 
-// work begins with a few attacks of which nothing remains, and goes on with
-// rounds of all attacks.
+// work begins with a few attacks whose data is deleted, and continues with rounds of
+// all attacks.
 func (h *hostileTenant) work() {
-	defer h.rounds.Add(1) // also when it failed
+	defer h.rounds.Add(1) // also after a failure
 	for _, i := range h.rnd.Perm(len(attacks))[:5] {
 		h.attack(attacks[i])
 	}
@@ -79,8 +79,8 @@ func (h *hostileTenant) work() {
 	}
 }
 
-// remaining makes those attacks again of which nothing was acknowledged: on a slow
-// machine the process may have been killed in the only one of a kind.
+// remaining repeats the attacks of which no sample was acknowledged: on a slow machine
+// the process may have been killed during the only one of a kind.
 func (h *hostileTenant) remaining() {
 	for _, k := range attacks {
 		if h.unlimited && h.ledger.acked[k.name] == 0 && !h.run.t.Failed() {
@@ -89,7 +89,7 @@ func (h *hostileTenant) remaining() {
 	}
 }
 
-// end deletes all that the tenant has, or the tenant.
+// end deletes all series of the tenant, or the tenant.
 func (h *hostileTenant) end() {
 	if !h.unlimited && h.rnd.Intn(3) > 0 || h.used == lives-1 {
 		h.deleteSeries("", `{__name__=~".+"}`, math.MinInt64, math.MaxInt64)
@@ -122,7 +122,7 @@ func (h *hostileTenant) attack(k attack) {
 	h.sent = append(h.sent, k.name)
 }
 
-// flood sends more than a page would hold into one head.
+// flood sends more chunks into one head than a page can hold.
 func (h *hostileTenant) flood() {
 	h.run.acting.Lock()
 	defer h.run.acting.Unlock()
@@ -134,7 +134,7 @@ func (h *hostileTenant) flood() {
 	}
 }
 
-// send sends a request and enters what became of it.
+// send sends a request and records its outcome.
 func (h *hostileTenant) send(name string, req *hostileRequest) {
 	body, err := req.encode()
 	if err != nil {
@@ -151,17 +151,17 @@ func (h *hostileTenant) send(name string, req *hostileRequest) {
 	case req.code != 0 && a.code != req.code && h.unlimited:
 		h.run.t.Errorf("tenant %s, %s: %d, want %d: %s", h.id(), name, a.code, req.code, short(a.text))
 	case a.code/100 == 2 && samplesOf(req.beyond) > 0:
-		h.run.t.Errorf("tenant %s, %s: what is beyond the bound was accepted: %d", h.id(), name, a.code)
+		h.run.t.Errorf("tenant %s, %s: samples beyond the bound were accepted: %d", h.id(), name, a.code)
 	case a.code/100 == 2 && a.written == all, a.code == http.StatusBadRequest && samplesOf(req.beyond) > 0 && a.written == all && strings.Contains(a.text, req.reason):
 		h.ledger.note(req.good, true)
 		if a.code == http.StatusBadRequest {
-			h.told[req.reason] = true
+			h.reasons[req.reason] = true
 		}
 	case a.code/100 == 2:
-		h.run.t.Errorf("tenant %s, %s: %d of %d samples were written, and the answer is %d", h.id(), name, a.written, all, a.code)
+		h.run.t.Errorf("tenant %s, %s: %d of %d samples were written, status %d", h.id(), name, a.written, all, a.code)
 	case samplesOf(req.beyond) == 0 && req.reason != "" && strings.Contains(a.text, req.reason):
-		h.told[req.reason] = true
-	case tries > 1 && strings.Contains(a.text, "too_many_sample_type_changes"): // each copy counts as out of order
+		h.reasons[req.reason] = true
+	case tries > 1 && strings.Contains(a.text, "too_many_sample_type_changes"): // each repeated copy counts as out of order
 	case h.unlimited && a.code != req.code:
 		h.run.t.Errorf("tenant %s, %s: %d, %d of %d samples were written: %s", h.id(), name, a.code, a.written, all, short(a.text))
 	default:
@@ -169,7 +169,7 @@ func (h *hostileTenant) send(name string, req *hostileRequest) {
 	}
 }
 
-// deleteSome deletes what one of the attacks sent, all or of a range of time.
+// deleteSome deletes the samples of one of the attacks, all or those in a time range.
 func (h *hostileTenant) deleteSome() {
 	name := h.sent[h.rnd.Intn(len(h.sent))]
 	mint, maxt := int64(math.MinInt64), int64(math.MaxInt64)
@@ -195,8 +195,8 @@ func (h *hostileTenant) deleteSeries(attack, selector string, mint, maxt int64) 
 	h.ledger.remove(attack, mint, maxt, a.code == http.StatusNoContent)
 }
 
-// deleteLarge has matchers near the bound, which are accepted, and beyond it, which
-// is beyond the default of max_query_length, too.
+// deleteLarge sends matchers near the bound, which must be accepted, and beyond the
+// bound, which is also beyond the default of max_query_length.
 func (h *hostileTenant) deleteLarge() {
 	for size, want := range map[int]int{60 << 10: http.StatusNoContent, 66 << 10: http.StatusBadRequest} {
 		params := url.Values{"match[]": {`{attack="none",text="` + repeat("x", size) + `"}`}}
@@ -223,24 +223,24 @@ func (h *hostileTenant) verify(when string) {
 	}
 }
 
-// report logs what the tenant did and fails if an attack did nothing.
+// report logs what the tenant did, and fails the test if an attack had no effect.
 func (h *hostileTenant) report() {
-	var counts, told []string
+	var counts, reasons []string
 	total := 0
 	for _, k := range attacks {
 		total += h.ledger.acked[k.name]
 		counts = append(counts, fmt.Sprintf("%s %d", k.name, h.ledger.acked[k.name]))
 		if h.unlimited && h.ledger.acked[k.name] == 0 {
-			h.run.t.Errorf("tenant %s: nothing of %s was acknowledged", h.id(), k.name)
+			h.run.t.Errorf("tenant %s: no sample of attack %s was acknowledged", h.id(), k.name)
 		}
 	}
-	for reason := range h.told {
-		told = append(told, reason)
+	for reason := range h.reasons {
+		reasons = append(reasons, reason)
 	}
-	sort.Strings(told)
-	h.run.t.Logf("tenant %s: %d samples acknowledged (%s); answers %v; told %v", h.id(), total, strings.Join(counts, ", "), h.answers, told)
+	sort.Strings(reasons)
+	h.run.t.Logf("tenant %s: %d samples acknowledged (%s); answers %v; reasons %v", h.id(), total, strings.Join(counts, ", "), h.answers, reasons)
 	if want := "after_2261 before_1970 histogram_too_large invalid_label labels_too_large max_request_windows metric_name_too_long " +
-		"too_many_labels too_many_sample_type_changes"; h.unlimited && strings.Join(told, " ") != want {
-		h.run.t.Errorf("tenant %s was told of %v, want %s", h.id(), told, want)
+		"too_many_labels too_many_sample_type_changes"; h.unlimited && strings.Join(reasons, " ") != want {
+		h.run.t.Errorf("tenant %s got the reasons %v, want %s", h.id(), reasons, want)
 	}
 }

@@ -1,6 +1,5 @@
-// Package chaos tests that what Pallium acknowledged is still there, and
-// nothing else, after the process was killed, its files damaged, or its disk
-// full.
+// Package chaos tests that after a kill, damaged files or a full disk Pallium still
+// has everything that it acknowledged, and nothing else.
 package chaos
 
 import (
@@ -16,11 +15,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestKill kills the process again and again at full rate, in half of the
-// rounds while it seals, uploads and compacts; in some it loses its local packs
-// too, as far as they are part of the long-term store.
+// TestKill repeatedly kills the process at full load, in half of the rounds while it
+// seals, uploads and compacts; in some rounds it also loses its local packs that are
+// in the long-term store.
 func TestKill(t *testing.T) {
-	const rounds, requests = 20, 200 // requests of one sender in a round, at most
+	const rounds, requests = 20, 200 // maximal number of requests of one sender in a round
 	rnd := rand.New(rand.NewSource(1))
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha", "beta", "gamma")
@@ -54,20 +53,20 @@ func TestKill(t *testing.T) {
 	p.Restart()
 	verifyAll(t, "from the long-term store alone", p, tenants)
 	if out, err := offlineVerify(p); err != nil || dropped == 0 {
-		t.Errorf("%d packs were uploaded; verify: %v\n%s", dropped, err, out)
+		t.Errorf("%d local packs deleted; verify: %v\n%s", dropped, err, out)
 	}
 	checkRangeVectors(t, p, tenants[0])
 	checkForeignTenant(t, p, tenants)
 	for _, tn := range tenants {
-		t.Logf("tenant %s: %d samples acknowledged, %d not answered, %d rejected", tn.id, tn.ledger.count(acked), tn.ledger.count(sent), tn.ledger.count(never))
+		t.Logf("tenant %s: %d samples acknowledged, %d without a response, %d rejected", tn.id, tn.ledger.count(acked), tn.ledger.count(sent), tn.ledger.count(never))
 		if tn.ledger.count(acked) < 1000 {
-			t.Errorf("tenant %s: too few samples to say anything", tn.id)
+			t.Errorf("tenant %s: too few samples for a meaningful test", tn.id)
 		}
 	}
 }
 
-// actSoon has an operator's actions follow one another and does not care for the
-// answers: the process may be gone before.
+// actSoon starts operator actions one after the other and ignores the responses: the
+// process may end before.
 func actSoon(p *programs.Pallium, actions ...string) *sync.WaitGroup {
 	var wg sync.WaitGroup
 	token := p.AdminToken()
@@ -88,15 +87,15 @@ func actSoon(p *programs.Pallium, actions ...string) *sync.WaitGroup {
 	return &wg
 }
 
-// offlineVerify stops the process, checks all of the long-term store and starts
-// it again.
+// offlineVerify stops the process, verifies the whole long-term store and starts the
+// process again.
 func offlineVerify(p *programs.Pallium) (string, error) {
 	p.Kill()
 	defer p.Restart()
 	return p.Offline("verify", "-data")
 }
 
-// checkForeignTenant asks for another tenant's data with a tenant's key.
+// checkForeignTenant queries another tenant's data with a tenant's key.
 func checkForeignTenant(t *testing.T, p *programs.Pallium, tenants []*tenantUnderTest) {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=chaos_float", nil)
@@ -111,11 +110,11 @@ func checkForeignTenant(t *testing.T, p *programs.Pallium, tenants []*tenantUnde
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusForbidden {
-		t.Errorf("another tenant's name: %d, want 403", resp.StatusCode)
+		t.Errorf("status of a query for another tenant = %d, want 403", resp.StatusCode)
 	}
 }
 
-// TestTerminate stops the process in the middle of the load.
+// TestTerminate stops the process during the load.
 func TestTerminate(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 20s\n")
 	tenants := newTenants(p, "alpha", "beta")
@@ -129,7 +128,7 @@ func TestTerminate(t *testing.T) {
 		}
 		l.wait(true)
 		if strings.Contains(p.Log(), "panic") {
-			t.Errorf("it printed a panic:\n%s", p.Log())
+			t.Errorf("the process printed a panic:\n%s", p.Log())
 		}
 		p.Restart()
 		verifyAll(t, "after SIGTERM", p, tenants)
@@ -152,8 +151,7 @@ func TestSecondProcess(t *testing.T) {
 	verifyAll(t, "after a second process was rejected", p, tenants)
 }
 
-// TestWrongPepper starts with another pepper than the one that the keys were
-// made with.
+// TestWrongPepper starts with another pepper than the one that created the keys.
 func TestWrongPepper(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha")
@@ -166,7 +164,7 @@ func TestWrongPepper(t *testing.T) {
 	} {
 		code, out := programs.RunPallium(t, 30*time.Second, []string{"PALLIUM_KEY_PEPPER=" + pepper}, args...)
 		if code != 1 || !strings.Contains(out, want) || strings.Contains(out, pepper) && pepper != "short" {
-			t.Errorf("a wrong pepper: ended with %d and printed:\n%s", code, out)
+			t.Errorf("with a wrong pepper the process ended with %d and printed:\n%s", code, out)
 		}
 	}
 	p.Restart()

@@ -22,14 +22,14 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestKillManySeries kills the process again and again while senders push many
-// series at full rate, also while labels are written to the log a second time:
-// what was acknowledged is there. The senders repeat what was not, so that in the
-// end every sample is counted once. CHAOS=long has 300,000 series and 20 kills.
+// TestKillManySeries repeatedly kills the process while senders push many series at
+// full rate, also while labels are written to the log a second time: acknowledged
+// samples must not be lost. The senders retry the others, so that in the end every
+// sample is counted once. CHAOS=long has 300,000 series and 20 kills.
 func TestKillManySeries(t *testing.T) {
 	series, kills, most := 20_000, 2, 3*time.Second
 	if os.Getenv("CHAOS") == "long" {
-		series, kills, most = 300_000, 20, 25*time.Second // labels are due again after 15 s
+		series, kills, most = 300_000, 20, 25*time.Second // labels are logged again after 15 s
 	}
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	s := &manySeries{t: t, p: p, token: p.Tenant("many", "max_active_series=0", "max_query_samples=0", "max_query_series=0"),
@@ -39,7 +39,7 @@ func TestKillManySeries(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		var pushing sync.WaitGroup
 		pushing.Go(func() { s.push(ctx) })
-		time.Sleep(time.Second + time.Duration(rnd.Int63n(int64(most)))) // when it is killed is left to chance
+		time.Sleep(time.Second + time.Duration(rnd.Int63n(int64(most)))) // the process is killed at a random time
 		p.Kill()
 		stop()
 		pushing.Wait()
@@ -51,11 +51,11 @@ func TestKillManySeries(t *testing.T) {
 	s.check()
 }
 
-// batchSeries is how many series are in one request.
+// batchSeries is the number of series in one request.
 const batchSeries = 2000
 
 // manySeries pushes rounds of samples of many series. Each request is one batch of
-// series with a sample each.
+// series with one sample each.
 type manySeries struct {
 	t       *testing.T
 	p       *programs.Pallium
@@ -64,11 +64,11 @@ type manySeries struct {
 	now     int64
 
 	round int
-	left  []int // batches of the round that were not acknowledged
+	left  []int // batches of the round that were not acknowledged yet
 	acked atomic.Int64
 }
 
-// push goes on where it ended, with four requests at a time, until ctx is done.
+// push continues where it stopped, with four concurrent requests, until ctx is done.
 func (s *manySeries) push(ctx context.Context) {
 	for ctx.Err() == nil {
 		if len(s.left) == 0 {
@@ -81,7 +81,7 @@ func (s *manySeries) push(ctx context.Context) {
 	}
 }
 
-// rest sends what is left of the round.
+// rest sends the remaining batches of the round.
 func (s *manySeries) rest(ctx context.Context) {
 	var mu sync.Mutex
 	var failed []int
@@ -127,7 +127,7 @@ func (s *manySeries) send(ctx context.Context, batch int) bool {
 	post.Header.Set("Content-Type", "application/x-protobuf")
 	resp, err := http.DefaultClient.Do(post)
 	if err != nil {
-		return false // it was killed
+		return false // the process was killed
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -137,7 +137,7 @@ func (s *manySeries) send(ctx context.Context, batch int) bool {
 	return err == nil && resp.StatusCode/100 == 2
 }
 
-// finish sends what is left of the last round.
+// finish sends the remaining batches of the last round.
 func (s *manySeries) finish() {
 	for len(s.left) > 0 && !s.t.Failed() {
 		s.rest(s.t.Context())
@@ -161,7 +161,7 @@ func (s *manySeries) check() {
 			s.t.Fatalf("query: %d %s", code, body)
 		}
 		if r := answer.Data.Result; len(r) != 1 || r[0].Value[1] != strconv.Itoa(batchSeries) {
-			s.t.Errorf("batch %d: series with all of %d samples: %v, want %d", batch, s.round, r, batchSeries)
+			s.t.Errorf("batch %d: number of series with all %d samples = %v, want %d", batch, s.round, r, batchSeries)
 		}
 	}
 }

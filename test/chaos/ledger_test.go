@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// ledger is what was sent for one tenant and what of it was acknowledged. The
+// ledger records what was sent for one tenant and which of it was acknowledged. The
 // value of a sample follows from its series and time, so times are enough.
 type ledger struct {
 	tenant string
@@ -21,20 +21,20 @@ type ledger struct {
 	series map[string]map[int64]fate // by labels
 }
 
-// fate is what became of a sample that was sent.
+// fate is the outcome of a sample that was sent.
 type fate uint8
 
 const (
-	sent  fate = iota // in a request that was not answered, or answered 5xx
-	acked             // in a request that was answered 2xx, or counted as written
-	never             // answered as rejected: it must not be there
+	sent  fate = iota // in a request without a response, or with a 5xx response
+	acked             // in a request with a 2xx response, or counted as written
+	never             // reported as rejected: it must not be stored
 )
 
 func newLedger(tenant string) *ledger {
 	return &ledger{tenant: tenant, series: map[string]map[int64]fate{}}
 }
 
-// note enters the samples of a request. What was acknowledged once stays so.
+// note records the samples of a request. An acknowledged sample stays acknowledged.
 func (l *ledger) note(entries []entry, f fate) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,13 +67,13 @@ func (l *ledger) count(f fate) int {
 	return n
 }
 
-// sampleKey names one sample.
+// sampleKey identifies one sample.
 type sampleKey struct {
 	series string
 	t      int64
 }
 
-// ackedKeys lists what was acknowledged so far.
+// ackedKeys returns the samples that were acknowledged so far.
 func (l *ledger) ackedKeys() map[sampleKey]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -88,7 +88,7 @@ func (l *ledger) ackedKeys() map[sampleKey]bool {
 	return out
 }
 
-// verify fails the test if what was read is not what the ledger says.
+// verify fails the test if the samples that were read contradict the ledger.
 func (l *ledger) verify(t testing.TB, when string, got []readSeries, excused map[sampleKey]bool) {
 	t.Helper()
 	if wrong := l.compare(got, excused); wrong.n > 0 {
@@ -96,9 +96,9 @@ func (l *ledger) verify(t testing.TB, when string, got []readSeries, excused map
 	}
 }
 
-// compare compares what was read with the ledger: every acknowledged sample is
-// there, none that was never sent or was rejected, and every value is the one
-// that was sent. excused samples may be missing.
+// compare compares the samples that were read with the ledger: every acknowledged
+// sample is there, no sample that was never sent or was rejected, and every value is
+// the one that was sent. excused samples may be missing.
 func (l *ledger) compare(got []readSeries, excused map[sampleKey]bool) faults {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,7 +122,7 @@ func (l *ledger) compare(got []readSeries, excused map[sampleKey]bool) faults {
 			case !ok:
 				wrong.add("%s at %d was never sent", key, p.t)
 			case f == never:
-				wrong.add("%s at %d was rejected and is there", key, p.t)
+				wrong.add("%s at %d was rejected but was read", key, p.t)
 			case seen[p.t]:
 				wrong.add("%s at %d was read twice", key, p.t)
 			case !p.right(key):
@@ -134,14 +134,14 @@ func (l *ledger) compare(got []readSeries, excused map[sampleKey]bool) faults {
 	for key, times := range l.series {
 		for at, f := range times {
 			if f == acked && !read[key][at] && !excused[sampleKey{key, at}] {
-				wrong.add("%s at %d was acknowledged and is missing", key, at)
+				wrong.add("%s at %d was acknowledged but is missing", key, at)
 			}
 		}
 	}
 	return wrong
 }
 
-// faults collects a few of what may be very many.
+// faults counts faults and stores the text of the first few.
 type faults struct {
 	n    int
 	text string
@@ -153,7 +153,7 @@ func (f *faults) add(format string, args ...any) {
 	}
 }
 
-// seed is a number that follows from a series and a time.
+// seed returns a number that depends on series and time only.
 func seed(series string, t int64) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(series))
@@ -163,7 +163,7 @@ func seed(series string, t int64) uint64 {
 	return h.Sum64()
 }
 
-// kind is what a sample is.
+// kind is the kind of a sample.
 type kind int
 
 const (
@@ -172,8 +172,8 @@ const (
 	kindFloatHistogram
 )
 
-// kindOf makes the series of one metric floats, of another histograms, and of a
-// third a mixture.
+// kindOf returns floats for the series of one metric, histograms for those of another,
+// and a mixture for those of a third.
 func kindOf(ls labels.Labels, t int64) kind {
 	switch ls.Get(model.MetricNameLabel) {
 	case "chaos_histogram":
@@ -186,7 +186,7 @@ func kindOf(ls labels.Labels, t int64) kind {
 	return kindFloat
 }
 
-// floatOf is the value of a float sample; now and then it is a special one.
+// floatOf returns the value of a float sample; occasionally it is a special one.
 func floatOf(series string, t int64) float64 {
 	n := seed(series, t)
 	switch n % 97 {
@@ -222,8 +222,8 @@ type readSeries struct {
 	points []point
 }
 
-// right reports whether the sample has the value that was sent. Counter reset
-// hints and the layout of empty buckets are the storage's own business.
+// right reports whether the sample has the value that was sent. It ignores counter
+// reset hints and the layout of empty buckets, which storage may change.
 func (p point) right(key string) bool {
 	want := histogramOf(key, p.t)
 	switch {

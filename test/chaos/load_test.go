@@ -20,13 +20,13 @@ const (
 	dayMillis    = 24 * 60 * 60 * 1000
 )
 
-// unlimited has the limits that only tell how fast a test may go.
+// unlimited contains no limits that would slow a test down.
 const unlimited = `
 limits: {requests_per_second: 0, samples_per_second: 0, bytes_per_second: 0, max_concurrent_requests: 0, max_query_series: 0}
 self_monitoring: {interval: 1s}
 `
 
-// tenantUnderTest is a tenant with its key and what was sent for it.
+// tenantUnderTest is a tenant with its key and the ledger of its samples.
 type tenantUnderTest struct {
 	id, token string
 	ledger    *ledger
@@ -48,7 +48,7 @@ func verifyAll(t testing.TB, when string, p *programs.Pallium, tenants []*tenant
 	}
 }
 
-// sender is one connection that writes as fast as it is answered. It alone
+// sender is one connection that sends as fast as it gets responses. No other sender
 // writes its series.
 type sender struct {
 	name    string
@@ -56,10 +56,10 @@ type sender struct {
 	version int
 	client  *http.Client
 	rnd     *rand.Rand
-	metrics []labels.Labels // the series that go on for ever
+	metrics []labels.Labels // the permanent series
 	clock   int64           // time of the next steady sample, Unix ms
-	fresh   int             // for series that are new all the time
-	last    []entry         // the last request, to be sent again
+	fresh   int             // numbers series that are new in each request
+	last    []entry         // the last request, to be repeated
 }
 
 func newSenders(tenants []*tenantUnderTest, n int, seed int64) []*sender {
@@ -82,7 +82,7 @@ func (s *sender) labels(metric, id string) labels.Labels {
 	return labels.FromStrings("__name__", metric, "id", id, "sender", s.name, "tenant", s.tenant.id)
 }
 
-// request makes the next request. bad are entries in it that must be rejected.
+// request creates the next request. bad contains entries that must be rejected.
 func (s *sender) request() (good, bad []entry) {
 	s.clock = min(s.clock+1000, time.Now().UnixMilli())
 	for _, ls := range s.metrics { // in order, and some out of order
@@ -113,11 +113,11 @@ func (s *sender) request() (good, bad []entry) {
 	return good, bad
 }
 
-// send sends one request and enters in the ledger what became of it. It
-// returns the answer's status, 0 if there was none.
+// send sends one request and records its outcome in the ledger. It returns the
+// response, with code 0 if there was none.
 func (s *sender) send(url string) (answer, error) {
 	good, bad := s.request()
-	if s.last != nil && s.rnd.Intn(16) == 0 { // as a sender does that missed the answer
+	if s.last != nil && s.rnd.Intn(16) == 0 { // like a sender that missed the response
 		good, bad = s.last, nil
 	}
 	s.last = good
@@ -129,19 +129,19 @@ func (s *sender) send(url string) (answer, error) {
 	a := push(s.client, url, s.tenant.token, s.version, body)
 	switch {
 	case a.code/100 == 2 && len(bad) > 0:
-		return a, fmt.Errorf("a request with samples that are too old was answered %d", a.code)
+		return a, fmt.Errorf("status %d for a request with samples that are too old", a.code)
 	case a.code/100 == 2 || a.code == http.StatusBadRequest && len(bad) > 0:
 		n := 0
 		for _, e := range good {
 			n += len(e.times)
 		}
 		if a.written != n {
-			return a, fmt.Errorf("%d samples were good, the answer %d counts %d: %s", n, a.code, a.written, a.text)
+			return a, fmt.Errorf("%d samples were valid, the response with status %d counts %d: %s", n, a.code, a.written, a.text)
 		}
 		s.tenant.ledger.note(good, acked)
 		s.tenant.ledger.note(bad, never)
 	case a.code/100 == 4:
-		return a, fmt.Errorf("answered %d: %s", a.code, a.text)
+		return a, fmt.Errorf("status %d: %s", a.code, a.text)
 	}
 	return a, nil
 }
@@ -150,12 +150,12 @@ func (s *sender) send(url string) (answer, error) {
 type load struct {
 	stop     atomic.Bool
 	done     sync.WaitGroup
-	requests atomic.Int64 // acknowledged
-	answers  sync.Map     // status → text of one answer
+	requests atomic.Int64 // number of acknowledged requests
+	answers  sync.Map     // status → text of one response
 }
 
-// startLoad lets every sender send up to most requests. A sender ends at the
-// first request without an answer: the process is gone.
+// startLoad lets every sender send at most most requests. A sender stops at the first
+// request without a response: the process has ended.
 func startLoad(t testing.TB, url string, senders []*sender, most int) *load {
 	l := &load{}
 	for _, s := range senders {
@@ -180,7 +180,7 @@ func startLoad(t testing.TB, url string, senders []*sender, most int) *load {
 	return l
 }
 
-// wait waits until all senders are through, or asks them to stop.
+// wait waits until all senders have finished, or asks them to stop.
 func (l *load) wait(stop bool) {
 	if stop {
 		l.stop.Store(true)
@@ -188,12 +188,12 @@ func (l *load) wait(stop bool) {
 	l.done.Wait()
 }
 
-// waitRequests waits until so many requests were acknowledged.
+// waitRequests waits until n requests were acknowledged.
 func (l *load) waitRequests(t testing.TB, n int64) {
 	t.Helper()
 	kit.Eventually(t, time.Minute, func() error {
 		if have := l.requests.Load(); have < n {
-			return fmt.Errorf("%d of %d requests were answered", have, n)
+			return fmt.Errorf("%d of %d requests were acknowledged", have, n)
 		}
 		return nil
 	})

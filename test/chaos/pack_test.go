@@ -14,14 +14,14 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestFirstLabels damages, one after the other, the first records of a log: it
-// costs no more than the samples of the record.
+// TestFirstLabels damages each of the first records of a log in turn: only the samples
+// of the damaged record may be lost.
 func TestFirstLabels(t *testing.T) {
 	dir := t.TempDir()
 	p := programs.StartPalliumIn(t, dir, unlimited)
 	tenants := newTenants(p, "alpha")
 	startLoad(t, p.Edge, newSenders(tenants, 1, 600), 20).wait(false)
-	settleLog(t, p)
+	waitCheckpoint(t, p)
 	p.Kill()
 	before, _ := readLog(t, dir)
 	first, _ := segmentFiles(t, filepath.Join(dir, "ingester", "wal"))
@@ -37,7 +37,7 @@ func TestFirstLabels(t *testing.T) {
 		edit(first, flip(i, frameHeader+len(r.raw)/2))(t, filepath.Join(copied, "ingester", "wal"))
 		after, _ := readLog(t, copied)
 		if len(after) != len(before)-1 {
-			t.Fatalf("damage to record %d leaves %d of %d", i, len(after), len(before))
+			t.Fatalf("after damage to record %d the log has %d of %d records", i, len(after), len(before))
 		}
 		p := programs.StartPalliumIn(t, copied, unlimited)
 		tenants[0].ledger.verify(t, fmt.Sprint("damage to record ", n), mustReadAll(t, p, tenants[0].token), lostSamples(before, after))
@@ -45,7 +45,7 @@ func TestFirstLabels(t *testing.T) {
 	}
 }
 
-// TestSealFiles loses or spoils what Pallium keeps about seals.
+// TestSealFiles deletes or damages the files about seals.
 func TestSealFiles(t *testing.T) {
 	dir, tenants := sealedData(t, 700)
 	sealed := filepath.Join("ingester", "sealed.json")
@@ -64,11 +64,11 @@ func TestSealFiles(t *testing.T) {
 			p := programs.StartPalliumIn(t, copied, unlimited)
 			verifyAll(t, "with a damaged sealed.json", p, tenants)
 			if !strings.Contains(p.Log(), "removed the damaged list of seals") {
-				t.Errorf("the log does not say so:\n%s", p.Log())
+				t.Errorf("the log does not report it:\n%s", p.Log())
 			}
 		})
 	}
-	t.Run("a half-written pack and its like", func(t *testing.T) {
+	t.Run("half-written files", func(t *testing.T) {
 		copied := copyData(t, dir)
 		pk := packs(t, copied)[0]
 		half := filepath.Join(filepath.Dir(pk), "ingester-1-01ARZ3NDEKTSV4RRFFQ69G5FAV.pk.tmp")
@@ -82,8 +82,8 @@ func TestSealFiles(t *testing.T) {
 	})
 }
 
-// TestPackDamage cuts and flips packs. The start is rejected and the file named,
-// or queries fail; an answer is never shorter than it should be.
+// TestPackDamage truncates packs and flips bits in them. Either the start fails and
+// names the file, or queries fail; a response is never shorter than it should be.
 func TestPackDamage(t *testing.T) {
 	dir, tenants := sealedData(t, 800)
 	pk, err := filepath.Rel(dir, packs(t, dir)[0])
@@ -115,8 +115,8 @@ func TestPackDamage(t *testing.T) {
 	}
 }
 
-// neverShorter starts a server on the data, which may reject with the name of
-// the damaged file, or fail reads, or answer all.
+// neverShorter starts a server on the data. The server may fail to start and name the
+// damaged file, or fail reads, or return everything.
 func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 	t.Helper()
 	edge := kit.FreeAddr(t)
@@ -127,14 +127,14 @@ func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 		select {
 		case <-ended:
 			if !strings.Contains(p.Log(), file) {
-				t.Errorf("it refused to start, and did not name %s:\n%s", file, p.Log())
+				t.Errorf("the start failed without naming %s:\n%s", file, p.Log())
 			}
-			t.Log("start rejected")
+			t.Log("the start failed")
 			return
 		default:
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("neither serving nor ended:\n%s", p.Log())
+			t.Fatalf("the process is neither ready nor ended:\n%s", p.Log())
 		}
 	}
 	running := &programs.Pallium{Edge: "http://" + edge}
@@ -148,7 +148,7 @@ func neverShorter(t *testing.T, dir, file string, tenants []*tenantUnderTest) {
 	}
 }
 
-// sealedData makes a data directory with packs, and with a log behind them.
+// sealedData creates a data directory with packs, and with newer samples in the log.
 func sealedData(t *testing.T, seed int64) (string, []*tenantUnderTest) {
 	t.Helper()
 	dir := t.TempDir()
@@ -172,7 +172,7 @@ func copyData(t *testing.T, dir string) string {
 	return copied
 }
 
-// packs lists the packs in a data directory.
+// packs returns the packs in a data directory.
 func packs(t *testing.T, dir string) []string {
 	t.Helper()
 	var out []string
@@ -188,23 +188,25 @@ func packs(t *testing.T, dir string) []string {
 	return out
 }
 
-// rejected starts a server that must reject, and say why with these words.
+// rejected starts a server whose start must fail, with an error that contains these
+// words.
 func rejected(t *testing.T, dir string, words ...string) {
 	t.Helper()
 	code, out := programs.RunPallium(t, time.Minute, nil, "all", "-data-dir", dir, "-listen", kit.FreeAddr(t), "-admin-listen", kit.FreeAddr(t))
 	if code != 1 {
-		t.Errorf("ended with %d, want 1", code)
+		t.Errorf("exit code = %d, want 1", code)
 	}
 	for _, word := range words {
 		if !strings.Contains(out, word) {
-			t.Errorf("it does not say %q:\n%s", word, out)
+			t.Errorf("the output does not contain %q:\n%s", word, out)
 		}
 	}
 }
 
-// TestLostLabels damages the first record of a log before its labels are there
-// twice: queries of that tenant and time say that samples were lost, also after a
-// seal and a restart, until the operator accepts it; other tenants' go on.
+// TestLostLabels damages the first record of a log before its labels are in the log
+// twice: queries of that tenant and time report that samples were lost, also after a
+// seal and a restart, until the operator accepts the loss; queries of other tenants
+// work.
 func TestLostLabels(t *testing.T) {
 	dir := t.TempDir()
 	p := programs.StartPalliumIn(t, dir, unlimited)
@@ -245,7 +247,7 @@ func TestLostLabels(t *testing.T) {
 	p.Restart()
 	check("after a restart")
 	day := time.Now().Unix() / 86400
-	for _, d := range []int64{day - 1, day} { // samples may be of the day before
+	for _, d := range []int64{day - 1, day} { // samples may be from the day before
 		if code, body := programs.Do(t, http.MethodPost, fmt.Sprintf("%s/admin/v1/compact/accept-loss?day=%d", p.Admin, d), p.AdminToken(), "", nil); code != http.StatusOK {
 			t.Fatalf("accept the loss: %d %s", code, body)
 		}

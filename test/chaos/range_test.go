@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// checkRangeVectors reads the floats of a tenant by PromQL's range selector and
-// compares them with what remote read answers: two ways to the same samples.
+// checkRangeVectors reads the floats of a tenant with PromQL's range selector and
+// compares them with the response of remote read: two ways to the same samples.
 func checkRangeVectors(t *testing.T, p *programs.Pallium, tn *tenantUnderTest) {
 	t.Helper()
 	want := map[sampleKey]bool{}
@@ -47,7 +47,7 @@ func checkRangeVectors(t *testing.T, p *programs.Pallium, tn *tenantUnderTest) {
 			n++
 			at := int64(v[0].(float64)*1000 + 0.5)
 			if !want[sampleKey{key, at}] {
-				wrong.add("%s at %d is in the range vector only", key, at)
+				wrong.add("%s at %d is only in the range vector", key, at)
 			}
 			got, err := strconv.ParseFloat(fmt.Sprint(v[1]), 64)
 			if want := floatOf(key, at); err != nil || got != want && !(math.IsNaN(got) && math.IsNaN(want)) {

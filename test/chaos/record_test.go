@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// logRecord is one record of the write-ahead log, taken apart as
-// docs/format/wal.md describes it.
+// logRecord is one decoded record of the write-ahead log, as docs/format/wal.md
+// describes it.
 type logRecord struct {
 	segment int
 	raw     string
@@ -28,7 +28,7 @@ type logSample struct {
 	t   int64
 }
 
-// readLog reads all whole records below a data directory.
+// readLog reads all undamaged records below a data directory.
 func readLog(t *testing.T, dataDir string) ([]logRecord, wal.Report) {
 	t.Helper()
 	var out []logRecord
@@ -68,7 +68,7 @@ func parseRecord(rec []byte) (logRecord, error) {
 			err = fmt.Errorf("section %d", tag)
 		}
 		if err = errors.Join(err, section.Err()); err != nil {
-			return r, fmt.Errorf("record does not read as documented: section %d: %w", tag, err)
+			return r, fmt.Errorf("record differs from its documented format: section %d: %w", tag, err)
 		}
 	}
 	return r, d.Err()
@@ -117,7 +117,7 @@ func (r *logRecord) parseHistograms(d *encoding.Decbuf) {
 	}
 }
 
-// lostSamples are those of the records of before that are not in after.
+// lostSamples returns the samples in the records of before that are not in after.
 func lostSamples(before, after []logRecord) map[sampleKey]bool {
 	names := map[uint64]labels.Labels{}
 	for _, r := range before {

@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// TestLedger sees that the checker finds what it is there to find.
+// TestLedger checks that the checker detects every kind of fault.
 func TestLedger(t *testing.T) {
 	a, b := labels.FromStrings("__name__", "chaos_float", "id", "a"), labels.FromStrings("__name__", "chaos_histogram", "id", "b")
 	l := newLedger("alpha")
@@ -31,10 +31,10 @@ func TestLedger(t *testing.T) {
 		want string
 	}{
 		{"all", []readSeries{{a, at(1, 2)}, hist}, ""},
-		{"and what was not answered", []readSeries{{a, at(1, 2, 3)}, hist}, ""},
-		{"a sample missing", []readSeries{{a, at(1, 3)}, hist}, "acknowledged and is missing"},
-		{"a series missing", []readSeries{hist}, "acknowledged and is missing"},
-		{"a rejected sample", []readSeries{{a, at(1, 2, 4)}, hist}, "rejected and is there"},
+		{"with a sample without a response", []readSeries{{a, at(1, 2, 3)}, hist}, ""},
+		{"a sample missing", []readSeries{{a, at(1, 3)}, hist}, "acknowledged but is missing"},
+		{"a series missing", []readSeries{hist}, "acknowledged but is missing"},
+		{"a rejected sample", []readSeries{{a, at(1, 2, 4)}, hist}, "rejected but was read"},
 		{"an unknown sample", []readSeries{{a, at(1, 2, 9)}, hist}, "never sent"},
 		{"an unknown series", []readSeries{{a, at(1, 2)}, hist, {labels.FromStrings("__name__", "chaos_float", "id", "c"), at(1)}}, "never sent"},
 		{"a wrong value", []readSeries{{a, []point{{t: 1, v: -7}, at(2)[0]}}, hist}, "wrong value"},
@@ -80,14 +80,14 @@ func TestHostileLedger(t *testing.T) {
 		want string
 	}{
 		{"all", all, ""},
-		{"and what was not acknowledged", slices.Concat(all, floats(7, 6)), ""},
-		{"the smaller of two floats", slices.Concat(floats(7, 1, 3), all[2:]), "had to give way"},
-		{"a sample missing", all[1:], "acknowledged and is missing"},
-		{"a deleted sample", slices.Concat(all, floats(7, 5)), "is there"},
+		{"with a sample that was not acknowledged", slices.Concat(all, floats(7, 6)), ""},
+		{"the smaller of two floats", slices.Concat(floats(7, 1, 3), all[2:]), "lost a conflict"},
+		{"a sample missing", all[1:], "acknowledged but is missing"},
+		{"a deleted sample", slices.Concat(all, floats(7, 5)), "but was read"},
 		{"a sample twice", slices.Concat(all, floats(7, 1)), "read twice"},
 		{"a wrong value", slices.Concat(all[1:], floats(6, 1)), "a value that was not sent"},
-		{"a staleness marker that wins", slices.Concat(all[:2], floats(stale, 2), all[3:]), "had to give way"},
-		{"a float that wins over a histogram", slices.Concat(all[:3], floats(7, 4)), "had to give way"},
+		{"a staleness marker that wins", slices.Concat(all[:2], floats(stale, 2), all[3:]), "lost a conflict"},
+		{"a float that wins over a histogram", slices.Concat(all[:3], floats(7, 4)), "lost a conflict"},
 		{"another histogram", slices.Concat(all[:3], []point{{t: 4, h: intHistogram(1, 0, 2, 6)}}), "a value that was not sent"},
 		{"a float histogram", slices.Concat(all[:3], []point{{t: 4, fh: h.ToFloat(nil)}}), "a value that was not sent"},
 	}
@@ -98,6 +98,6 @@ func TestHostileLedger(t *testing.T) {
 		}
 	}
 	if wrong := l.compare("b", nil); wrong.n != 0 {
-		t.Errorf("a deletion that was not answered: %s", wrong.text)
+		t.Errorf("deletion without a response: %s", wrong.text)
 	}
 }

@@ -28,8 +28,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// writeLog adds samples of the last half hour to the write-ahead log of a process
-// that does not run, in whole requests as it would have logged them.
+// writeLog adds samples of the last half hour to the write-ahead log of a process that
+// is not running, in whole requests as the process would have logged them.
 func writeLog(t *testing.T, p *programs.Pallium, id string, seriesCount, samples int) {
 	t.Helper()
 	lim := limits.Default()
@@ -41,7 +41,7 @@ func writeLog(t *testing.T, p *programs.Pallium, id string, seriesCount, samples
 	if err != nil {
 		t.Fatal(err)
 	}
-	const atOnce = 100_000 // samples
+	const atOnce = 100_000 // samples in a request
 	step := (20 * time.Minute).Milliseconds() / int64(samples)
 	from := time.Now().Add(-30 * time.Minute).UnixMilli()
 	b := &series.Batch{Tenant: tenant.ID(id)}
@@ -85,7 +85,7 @@ func countLogged(t *testing.T, when string, p *programs.Pallium, token string, s
 	}
 }
 
-// segments are names and sizes of the segments of the log.
+// segments returns names and sizes of the segments of the log.
 func segments(t *testing.T, p *programs.Pallium) string {
 	t.Helper()
 	var out strings.Builder
@@ -105,15 +105,15 @@ func segments(t *testing.T, p *programs.Pallium) string {
 	return out.String()
 }
 
-// waitReadySays waits until the admin listener says that the process is not
-// ready because of something.
+// waitReadySays waits until the admin listener reports that the process is not ready,
+// with want as the reason.
 func waitReadySays(t *testing.T, p *programs.Pallium, want string) {
 	t.Helper()
 	text := ""
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		resp, err := http.Get(p.Admin + "/ready")
 		if err != nil {
-			continue // the process has not come so far
+			continue // the listener is not open yet
 		}
 		data, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
@@ -121,21 +121,21 @@ func waitReadySays(t *testing.T, p *programs.Pallium, want string) {
 		switch {
 		case err != nil:
 		case resp.StatusCode == http.StatusOK:
-			t.Fatalf("it is ready and never said %q:\n%s", want, p.Log())
+			t.Fatalf("the process is ready and never reported %q:\n%s", want, p.Log())
 		case strings.Contains(text, want):
 			return
 		}
 	}
-	t.Fatalf("it never said %q but %q:\n%s", want, text, p.Log())
+	t.Fatalf("readiness never reported %q, but %q:\n%s", want, text, p.Log())
 }
 
-// exitCode waits for the process to end.
+// exitCode waits for the process to end and returns its exit code.
 func exitCode(t *testing.T, p *programs.Pallium) int {
 	t.Helper()
 	err := p.Wait(time.Minute)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("it did not end: %v\n%s", err, p.Log())
+		t.Fatalf("the process did not end: %v\n%s", err, p.Log())
 	}
 	if exit != nil {
 		return exit.ExitCode()
@@ -143,9 +143,9 @@ func exitCode(t *testing.T, p *programs.Pallium) int {
 	return 0
 }
 
-// TestTerminateWhileReplaying: the admin listener is open while the log is
-// replayed and the edge is not, SIGTERM ends the start well and soon, and the next
-// start has everything.
+// TestTerminateWhileReplaying: the admin listener is open while the log is replayed
+// and the edge is not, SIGTERM ends the process soon and with exit code 0, and the
+// next start loses nothing.
 func TestTerminateWhileReplaying(t *testing.T) {
 	const seriesCount, samples = 400, 10_000
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 1m\n")
@@ -158,7 +158,7 @@ func TestTerminateWhileReplaying(t *testing.T) {
 		waitReadySays(t, p, "write-ahead log")
 		if c, err := net.Dial("tcp", strings.TrimPrefix(p.Edge, "http://")); err == nil {
 			c.Close()
-			t.Error("the edge takes connections during the replay")
+			t.Error("the edge accepts connections during the replay")
 		}
 		for path, want := range map[string]string{"/healthy": "200", "/metrics": "200", "/admin/v1/tenants": `503 {"code":"unavailable"`} {
 			if code, text := programs.Do(t, http.MethodGet, p.Admin+path, "", "", nil); !strings.HasPrefix(fmt.Sprint(code, " ", text), want) {
@@ -178,9 +178,8 @@ func TestTerminateWhileReplaying(t *testing.T) {
 	countLogged(t, "after SIGTERM during the replay", p, token, seriesCount, samples)
 }
 
-// TestEndWhileSealing: when the time to stop is shorter than the seal takes, or
-// the process is killed in the middle of it, nothing is lost, and the seal is done
-// when there is time.
+// TestEndWhileSealing: if the shutdown timeout is shorter than the seal, or the
+// process is killed during the seal, nothing is lost, and a later seal completes.
 func TestEndWhileSealing(t *testing.T) {
 	const seriesCount, samples = 60_000, 25
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
@@ -195,7 +194,7 @@ func TestEndWhileSealing(t *testing.T) {
 	configure("100ms")
 	for range 2 {
 		p.Restart()
-		countLogged(t, "before a seal that is cut off", p, token, seriesCount, samples)
+		countLogged(t, "before an interrupted seal", p, token, seriesCount, samples)
 		p.Signal(syscall.SIGTERM)
 		code := exitCode(t, p)
 		for _, want := range []string{"sealing the head", "shutdown timeout exceeded", "nothing acknowledged is lost", `waiting_for="sealing of the head"`} {
@@ -207,33 +206,33 @@ func TestEndWhileSealing(t *testing.T) {
 	}
 	configure("2m")
 	p.Restart()
-	countLogged(t, "after a seal that was cut off", p, token, seriesCount, samples)
+	countLogged(t, "after an interrupted seal", p, token, seriesCount, samples)
 	p.Signal(syscall.SIGTERM)
 	kit.Eventually(t, time.Minute, func() error {
 		if !strings.Contains(p.Log(), "sealing the head") {
-			return errors.New("it does not seal")
+			return errors.New("the process is not sealing")
 		}
 		return nil
 	})
 	p.Kill()
 	if strings.Contains(p.Log(), `msg="sealed samples into packs"`) {
-		t.Log("it had sealed before it was killed")
+		t.Log("the seal had completed before the process was killed")
 	}
 	p.Restart()
-	countLogged(t, "after a kill in the middle of the seal", p, token, seriesCount, samples)
+	countLogged(t, "after a kill during the seal", p, token, seriesCount, samples)
 	p.Stop()
 	if !strings.Contains(p.Log(), `msg="sealed samples into packs" series=`) {
-		t.Errorf("nothing was sealed with time to do it:\n%s", p.Log())
+		t.Errorf("nothing was sealed although there was enough time:\n%s", p.Log())
 	}
 	p.Restart()
-	countLogged(t, "after a seal with time to do it", p, token, seriesCount, samples)
+	countLogged(t, "after a complete seal", p, token, seriesCount, samples)
 	if strings.Contains(p.Log(), "replayed the write-ahead log") {
-		t.Errorf("the log was replayed after a seal:\n%s", p.Log())
+		t.Errorf("the log was replayed although it had been sealed:\n%s", p.Log())
 	}
 }
 
-// TestRestartOnFullDisk: a process whose disk is full starts, has everything,
-// rejects writes with a text that helps, and takes them again when there is room.
+// TestRestartOnFullDisk: a process whose disk is full starts, has all data, rejects
+// writes with a helpful text, and accepts them again when the disk has space.
 func TestRestartOnFullDisk(t *testing.T) {
 	t.Run("small disk", func(t *testing.T) { restartOnFullDisk(t, smallDisk(t)) })
 	t.Run("bounded files", func(t *testing.T) { restartOnFullDisk(t, boundedFiles(t)) })
@@ -246,12 +245,12 @@ func restartOnFullDisk(t *testing.T, d disk) {
 	startLoad(t, p.Edge, senders, 30).wait(false)
 	p.Flush()
 	startLoad(t, p.Edge, senders, 30).wait(false)
-	p.Kill() // the second half is in the log only
+	p.Kill() // the second half is only in the log
 	d.fill(p)
 	for round := range 2 {
 		p.Begin()
 		if !d.rows {
-			d.fill(p) // a limit is the process's own
+			d.fill(p) // a limit applies to one process
 		}
 		p.WaitReady(p.Edge + "/ready")
 		verifyAll(t, fmt.Sprint("after restart ", round, " on a full disk"), p, tenants)
@@ -272,10 +271,10 @@ func restartOnFullDisk(t *testing.T, d disk) {
 	works(t, p, senders[0])
 	p.Tenant("after")
 	startLoad(t, p.Edge, senders, 30).wait(false)
-	verifyAll(t, "with room again", p, tenants)
+	verifyAll(t, "with free space again", p, tenants)
 	p.Flush()
 	p.Kill()
 	p.Restart()
-	verifyAll(t, "with room again, after a restart", p, tenants)
+	verifyAll(t, "with free space again, after a restart", p, tenants)
 	noPanic(t, p)
 }

@@ -17,13 +17,13 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// entry is the samples of one series in a request.
+// entry contains the samples of one series in a request.
 type entry struct {
 	labels labels.Labels
 	times  []int64
 }
 
-// encode makes the body of a remote write request.
+// encode encodes the body of a remote write request.
 func encode(version int, entries []entry) ([]byte, error) {
 	var raw []byte
 	var err error
@@ -77,7 +77,7 @@ func encode2(entries []entry) ([]byte, error) {
 	return req.Marshal()
 }
 
-// answer is what became of a request. code 0 is no answer.
+// answer is the response to a request; code 0 means that none was received.
 type answer struct {
 	code    int
 	text    string
@@ -113,13 +113,12 @@ func push(client *http.Client, url, token string, version int, body []byte) answ
 	return a
 }
 
-// readAll reads everything that a tenant has, by remote read.
+// readAll reads all of a tenant's samples by remote read.
 func readAll(p *programs.Pallium, token string) ([]readSeries, error) {
 	return readMatching(p, token, time.Now().Add(24*time.Hour).UnixMilli(), &prompb.LabelMatcher{Type: prompb.LabelMatcher_RE, Name: "__name__", Value: "chaos_.+"})
 }
 
-// readMatching reads the samples up to maxt of the series that a matcher
-// selects.
+// readMatching reads the samples up to maxt of the series that a matcher selects.
 func readMatching(p *programs.Pallium, token string, maxt int64, m *prompb.LabelMatcher) ([]readSeries, error) {
 	q := prompb.ReadRequest{Queries: []*prompb.Query{{StartTimestampMs: 0, EndTimestampMs: maxt, Matchers: []*prompb.LabelMatcher{m}}}}
 	raw, err := q.Marshal()
@@ -176,7 +175,7 @@ func convert(r *prompb.QueryResult) []readSeries {
 	return all
 }
 
-// mustReadAll is readAll for a server that is well.
+// mustReadAll is readAll for a healthy server.
 func mustReadAll(t testing.TB, p *programs.Pallium, token string) []readSeries {
 	t.Helper()
 	got, err := readAll(p, token)

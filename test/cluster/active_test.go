@@ -13,12 +13,13 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// activeLimit is how many series the tenant of TestActiveSeries may have, and has.
+// activeLimit is the tenant's limit of active series in TestActiveSeries; the tenant
+// has that many.
 const activeLimit = 30
 
-// TestActiveSeries: a tenant at its limit keeps the series that it has, and gets
-// no others, over rolling restarts, over the loss of a disk, and when an ingester
-// joins and another leaves. Nothing is pushed meanwhile.
+// TestActiveSeries: a tenant at its limit of active series keeps its series and gets
+// no new ones, across rolling restarts, the loss of a disk, and an ingester that joins
+// while another one leaves. Nothing is pushed meanwhile.
 func TestActiveSeries(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, nil)
@@ -57,7 +58,7 @@ type activeSeries struct {
 func (a *activeSeries) limitHolds() {
 	for edge := range 2 {
 		limited := 0
-		kit.UntilSlow(a.t, 2*time.Minute, "the limit holds", func() bool {
+		kit.UntilSlow(a.t, 2*time.Minute, "the limit applies", func() bool {
 			a.fresh++
 			code, _, _ := a.send(a.token, edge, fmt.Sprintf("fresh_%d", a.fresh), 1, 0)
 			if limited++; code != http.StatusBadRequest {
@@ -68,7 +69,7 @@ func (a *activeSeries) limitHolds() {
 	}
 }
 
-// check pushes new series, which must be rejected, and then the known ones, which
+// check pushes new series, which must be rejected, and then the existing ones, which
 // must be accepted.
 func (a *activeSeries) check(when string) {
 	a.t.Helper()
@@ -77,19 +78,19 @@ func (a *activeSeries) check(when string) {
 		a.t.Errorf("%s: new series: %d, %s written, %s", when, code, written, body)
 	}
 	if code, written, body := a.decided("", 0, activeLimit); code/100 != 2 || written != strconv.Itoa(activeLimit) {
-		a.t.Errorf("%s: known series: %d, %s written, %s", when, code, written, body)
+		a.t.Errorf("%s: existing series: %d, %s written, %s", when, code, written, body)
 	}
 	if a.t.Failed() {
 		a.t.FailNow()
 	}
 }
 
-// decided pushes series until they are decided. A gateway's connections to
-// ingesters that were just restarted may be down for a moment: then it answers 503
-// and the sender repeats.
+// decided pushes series until the response is not 503. A gateway's connections to
+// ingesters that were just restarted may be down for a moment: the gateway then
+// returns 503 and senders retry.
 func (a *activeSeries) decided(name string, fresh, known int) (code int, written, body string) {
 	a.t.Helper()
-	kit.UntilSlow(a.t, 2*time.Minute, "a push is decided", func() bool {
+	kit.UntilSlow(a.t, 2*time.Minute, "the response to a push is not 503", func() bool {
 		code, written, body = a.send(a.token, a.fresh, name, fresh, known)
 		return code != http.StatusServiceUnavailable
 	})
@@ -106,28 +107,28 @@ func (a *activeSeries) restart(name string, sig syscall.Signal) {
 	}
 }
 
-// counted is how many active series of the tenant an ingester counts.
+// counted returns how many active series of the tenant an ingester counts.
 func (a *activeSeries) counted(name string) int {
 	a.t.Helper()
 	n := 0
-	// A backend may need a moment to reach one that has just started.
-	kit.UntilSlow(a.t, 2*time.Minute, name+" tells its status", func() bool {
+	// A backend may need a moment to connect to an ingester that has just started.
+	kit.UntilSlow(a.t, 2*time.Minute, name+" reports its status", func() bool {
 		text, err := a.c.AdminGet(a.ctx, "gateway-1", "/status")
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		var told bool
-		if n, told = countedIn(a.t, text, name); !told {
-			a.t.Logf("%s has not told its status yet", name)
+		var ok bool
+		if n, ok = countedIn(a.t, text, name); !ok {
+			a.t.Logf("%s has not reported its status yet", name)
 		}
-		return told
+		return ok
 	})
 	return n
 }
 
-// countedIn is how many series of the tenant an ingester counts by a status, and
-// whether it tells.
-func countedIn(t *testing.T, text, name string) (n int, told bool) {
+// countedIn returns how many series of the tenant an ingester counts according to a
+// status page, and whether the page has the ingester's count.
+func countedIn(t *testing.T, text, name string) (n int, ok bool) {
 	t.Helper()
 	var status struct {
 		Processes []struct {
@@ -147,17 +148,18 @@ func countedIn(t *testing.T, text, name string) (n int, told bool) {
 		if p.Instance != name || p.Ingester == nil {
 			continue
 		}
-		told = true
+		ok = true
 		for _, of := range p.Ingester.Tenants {
 			if of.Tenant == "limited" {
 				n = of.Series
 			}
 		}
 	}
-	return n, told
+	return n, ok
 }
 
-// loseDisk: the successor of a lost ingester learns of the series from the others.
+// loseDisk: an ingester that restarts with an empty disk gets the active series from
+// its replicas.
 func (a *activeSeries) loseDisk() {
 	if err := a.c.Stop(a.ctx, "ingester-2", syscall.SIGKILL); err != nil {
 		a.t.Fatal(err)
@@ -169,13 +171,13 @@ func (a *activeSeries) loseDisk() {
 		a.t.Fatal(err)
 	}
 	if n, from := a.counted("ingester-2"), a.counted("ingester-1"); n != from || n < activeLimit {
-		a.t.Errorf("the successor of a lost ingester counts %d series, another %d", n, from)
+		a.t.Errorf("the ingester that lost its disk counts %d series, another one %d", n, from)
 	}
 	a.check("after the loss of a disk")
 }
 
-// joinAndLeave: an ingester joins, and another of its zone leaves, which hands
-// over what the new one did not take when it joined.
+// joinAndLeave: an ingester joins, and another one of its zone leaves, which transfers
+// the series that the new one did not get when it joined.
 func (a *activeSeries) joinAndLeave() {
 	if err := a.c.AddIngester(a.ctx, "ingester-4", "zone-a"); err != nil {
 		a.t.Fatal(err)
@@ -188,10 +190,10 @@ func (a *activeSeries) joinAndLeave() {
 	if err := a.c.Stop(a.ctx, "ingester-1", syscall.SIGTERM); err != nil {
 		a.t.Fatal(err)
 	}
-	// A tenant's shard has one ingester of the zone: the new one is told all when it
-	// joins or, as happens here, all when the other leaves.
+	// A tenant's shard has one ingester of the zone: the new one gets all series either
+	// when it joins or, as here, when the other one leaves.
 	if left := a.counted("ingester-4"); left != all {
-		a.t.Errorf("of %d series, %d were known to the new one when it joined, and %d when the other had left", all, joined, left)
+		a.t.Errorf("of %d series the new ingester had %d when it joined, and %d after the other one had left", all, joined, left)
 	}
 	a.check("after one joined and one left")
 }

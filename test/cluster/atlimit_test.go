@@ -23,9 +23,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestAtItsLimit: tenants at their limit keep the series that they have while one
-// ingester is away and another has just joined, or has no memory for new series:
-// every push of known series is accepted, and of a push with new ones the known
+// TestAtItsLimit: tenants at their limit keep their series while one ingester is down
+// and another one has just joined, or has no memory for new series. Every push of
+// existing series is accepted, and of a push that also has new series the existing
 // part. CHAOS=long takes ten minutes.
 func TestAtItsLimit(t *testing.T) {
 	ctx := context.Background()
@@ -38,7 +38,7 @@ func TestAtItsLimit(t *testing.T) {
 	for i := range 6 {
 		l.crowd(fmt.Sprintf("crowd-%d", i))
 	}
-	l.rounds("all ingesters there", l.phase/4)
+	l.rounds("all ingesters running", l.phase/4)
 	l.joined()
 	l.overBudget()
 }
@@ -59,7 +59,7 @@ func (l *atLimit) stop() {
 	l.writers.Wait()
 }
 
-// rounds lets the writers go on for some time.
+// rounds lets the writers run for some time.
 func (l *atLimit) rounds(what string, span time.Duration) {
 	l.t.Helper()
 	before := l.pushed.Load()
@@ -75,12 +75,12 @@ func (l *atLimit) rounds(what string, span time.Duration) {
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.t.Fatalf("%s: what was wrong (first %d of all):\n%s", what, len(l.wrong), strings.Join(l.wrong, "\n"))
+		l.t.Fatalf("%s: wrong responses (the first %d):\n%s", what, len(l.wrong), strings.Join(l.wrong, "\n"))
 	}
 }
 
-// errorf fails the test, and has the first reasons told again behind the logs,
-// which may be longer than what is kept of the output.
+// errorf fails the test, and stores the first texts so that they are logged again
+// after the processes' logs, which may be longer than the test output that is stored.
 func (l *atLimit) errorf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	l.t.Error(text)
@@ -91,30 +91,30 @@ func (l *atLimit) errorf(format string, args ...any) {
 	}
 }
 
-// joined: one ingester is away, and one joins.
+// joined: one ingester is down, and another one joins.
 func (l *atLimit) joined() {
 	if err := l.c.Stop(l.ctx, "ingester-3", syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("one ingester away", l.phase/4)
+	l.rounds("one ingester down", l.phase/4)
 	if err := l.c.AddIngester(l.ctx, "ingester-4", "zone-b"); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("one away and one has joined", l.phase)
-	told := l.metric("ingester-4", `pallium_ingester_handed_over_series_total{result="kept"}`)
-	l.t.Logf("it has series of %v tenants, was told of %v series when it joined, and %v pushes were repeated to it",
-		l.metric("ingester-4", "pallium_ingester_tenants"), told, l.repeats("ingester-4"))
-	if told == 0 {
-		l.errorf("the ingester that joined was not told what the others have")
+	l.rounds("one down and one joined", l.phase)
+	received := l.metric("ingester-4", `pallium_ingester_handed_over_series_total{result="kept"}`)
+	l.t.Logf("the new ingester has series of %v tenants, received %v series when it joined, and accepted %v repeated pushes",
+		l.metric("ingester-4", "pallium_ingester_tenants"), received, l.repeats("ingester-4"))
+	if received == 0 {
+		l.errorf("the ingester that joined received no series from the others")
 	}
 	if err := l.c.Start(l.ctx, "ingester-3"); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("it is back", l.phase/4)
+	l.rounds("all ingesters running again", l.phase/4)
 }
 
-// overBudget: one ingester has no memory for new series, and another is away
-// which has some that it does not have.
+// overBudget: one ingester has no memory for new series, and another one is down that
+// has some series which the first one lacks.
 func (l *atLimit) overBudget() {
 	l.small("ingester-4", 64<<20)
 	hogs := make([]string, 4)
@@ -128,13 +128,13 @@ func (l *atLimit) overBudget() {
 	push := func(token string, n int) {
 		series++
 		code, _, body := l.send(token, 0, fmt.Sprintf("hog_%d_%s", series, strings.Repeat("x", 400)), n, 0)
-		switch code { // with one away and one full, new series are rejected, and a large tenant gets 503
+		switch code { // with one ingester down and one full, new series are rejected, and a large tenant gets 503
 		case http.StatusOK, http.StatusNoContent, http.StatusAccepted, http.StatusBadRequest, http.StatusServiceUnavailable:
 		default:
 			l.errorf("filling: %d %s", code, body)
 		}
 	}
-	for _, hog := range hogs { // the first up to its bound, then the others up to everybody's
+	for _, hog := range hogs { // the first one up to its own limit, then the others up to the shared one
 		for last, still := 0.0, 0; still < 3 && l.fill() < 0.88; {
 			if push(hog, 500); l.fill() <= last {
 				still++
@@ -144,9 +144,9 @@ func (l *atLimit) overBudget() {
 		}
 	}
 	if f := l.fill(); f < 0.85 {
-		l.t.Fatalf("%.2f of the budget is filled", f)
+		l.t.Fatalf("%.2f of the memory budget is used", f)
 	}
-	l.writers.Go(func() { // sealing makes room that new series take at once
+	l.writers.Go(func() { // sealing frees memory, which new series use at once
 		for !l.ending.Load() {
 			push(hogs[1+series%3], 20)
 			time.Sleep(500 * time.Millisecond)
@@ -155,15 +155,15 @@ func (l *atLimit) overBudget() {
 	for i := range 6 {
 		l.crowd(fmt.Sprintf("late-%d", i))
 	}
-	l.rounds("one over its budget", l.phase/4)
+	l.rounds("one over its memory budget", l.phase/4)
 	before := l.repeats("ingester-4")
 	if err := l.c.Stop(l.ctx, "ingester-3", syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rounds("one over its budget and one away", l.phase)
-	l.t.Logf("%.2f of the budget is filled, %v pushes were repeated for it", l.fill(), l.repeats("ingester-4")-before)
+	l.rounds("one over its memory budget and one down", l.phase)
+	l.t.Logf("%.2f of the memory budget is used, the ingester accepted %v repeated pushes", l.fill(), l.repeats("ingester-4")-before)
 	if l.repeats("ingester-4") == before {
-		l.errorf("nothing was repeated to the ingester over its budget")
+		l.errorf("no push was repeated to the ingester over its memory budget")
 	}
 }
 
@@ -179,7 +179,7 @@ func (l *atLimit) small(name string, memory int) {
 	}
 	changed := strings.Replace(string(text), "memory_bytes: 536870912", fmt.Sprintf("memory_bytes: %d", memory), 1)
 	if changed == string(text) {
-		l.t.Fatalf("no budget in %s", text)
+		l.t.Fatalf("no memory budget in %s", text)
 	}
 	if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
 		l.t.Fatal(err)
@@ -189,12 +189,12 @@ func (l *atLimit) small(name string, memory int) {
 	}
 }
 
-// fill is which part of its budget the small ingester uses.
+// fill returns the used fraction of the small ingester's memory budget.
 func (l *atLimit) fill() float64 {
 	return l.metric("ingester-4", "pallium_ingester_head_bytes") / l.metric("ingester-4", "pallium_ingester_head_limit_bytes")
 }
 
-// repeats counts the repeated pushes that an ingester accepted.
+// repeats returns how many repeated pushes an ingester accepted.
 func (l *atLimit) repeats(ingester string) float64 {
 	sum := 0.0
 	for _, name := range []string{"backend-1", "backend-2"} {
@@ -203,7 +203,8 @@ func (l *atLimit) repeats(ingester string) float64 {
 	return sum
 }
 
-// metric is a series of a process's metrics; 0 when it is not there.
+// metric returns the value of a series of a process's own metrics; 0 if it does not
+// exist.
 func (l *atLimit) metric(process, name string) float64 {
 	l.t.Helper()
 	_, body := l.do(l.t, http.MethodGet, l.c.Process(process).Admin+"/metrics", "", nil)
@@ -211,10 +212,11 @@ func (l *atLimit) metric(process, name string) float64 {
 	return v
 }
 
-// crowdSeries is how many series a tenant of the crowd may have, and has.
+// crowdSeries is the limit of active series of a tenant of the crowd; each tenant
+// reaches it.
 const crowdSeries = 200
 
-// crowd makes a tenant, brings it to its limit, and has it push from then on.
+// crowd creates a tenant, pushes series up to its limit, and starts a writer for it.
 func (l *atLimit) crowd(name string) {
 	token, err := l.c.NewToken(l.ctx, name, "metrics:read", "metrics:write")
 	if err != nil {
@@ -227,29 +229,31 @@ func (l *atLimit) crowd(name string) {
 		l.t.Fatalf("%s: %d %s", name, code, body)
 	}
 	fresh, limited := 0, 0
-	// A process to which the row store answers late begins with the default limits
-	// and asks again after a second: one rejection does not tell that all know this
-	// one. Both edges have to reject for longer than that.
-	kit.UntilSlow(l.t, 2*time.Minute, "the limit holds", func() bool {
+	// A process that gets a late response from the row store begins with the default
+	// limits and reads them again after a second, so one rejection does not prove that
+	// every process has this tenant's limits. Both edges must reject for longer than
+	// that.
+	kit.UntilSlow(l.t, 2*time.Minute, "the limit applies", func() bool {
 		fresh++
 		code, _, _ := l.send(token, fresh, fmt.Sprintf("fresh_%d", fresh), 1, 0)
 		if limited++; code != http.StatusBadRequest {
 			limited = 0
 		}
-		return limited >= 30 // of one each 100 ms
+		return limited >= 30 // of one push each 100 ms
 	})
 	l.writers.Go(func() {
 		for n := 0; !l.ending.Load() && !l.t.Failed(); n++ {
-			// Some of them: new series are to reach an ingester before all known ones do.
+			// Only some of the series: new series must reach an ingester before all existing
+			// ones do.
 			code, _, body := l.send(token, n, "", 0, crowdSeries/4)
 			if code/100 != 2 {
-				l.errorf("%s: known series: %d %s", name, code, body)
+				l.errorf("%s: existing series: %d %s", name, code, body)
 			}
 			fresh++
 			code, written, body := l.send(token, n, fmt.Sprintf("fresh_%d", fresh), 20, crowdSeries)
 			limited := strings.Contains(body, "max_active_series") || strings.Contains(body, "instance_memory")
 			if code != http.StatusBadRequest || written != strconv.Itoa(crowdSeries) || !limited {
-				l.errorf("%s: known series and new ones: %d, %s written, %s", name, code, written, body)
+				l.errorf("%s: existing and new series: %d, %s written, %s", name, code, written, body)
 			}
 			l.pushed.Add(2)
 			time.Sleep(300 * time.Millisecond)
@@ -257,8 +261,8 @@ func (l *atLimit) crowd(name string) {
 	})
 }
 
-// send pushes so many series of one name and after them so many known ones, and
-// returns the code, how many samples were written, and the text.
+// send pushes fresh new series of one name and then known existing ones, and returns
+// the status code, the number of written samples, and the text.
 func (l *atLimit) send(token string, edge int, name string, fresh, known int) (code int, written, text string) {
 	req := prompb.WriteRequest{}
 	now := time.Now().UnixMilli()

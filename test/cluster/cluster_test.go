@@ -28,9 +28,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestCluster tells what a cluster promises beside not losing anything, which is
-// the chaos test's: a real Prometheus writes into it and reads from it, gateways
-// agree on who may do what and how much, ingesters come and go.
+// TestCluster tests what a cluster promises in addition to not losing samples, which
+// the chaos test covers: a real Prometheus writes to the cluster and reads from it,
+// gateways agree on credentials and limits, and ingesters join and leave.
 func TestCluster(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, nil)
@@ -115,8 +115,8 @@ func (s *story) value(t *testing.T, edge, token, expr string) float64 {
 	return v
 }
 
-// prometheus has a real one scrape the cluster and write into one gateway; the
-// other answers.
+// prometheus lets a real Prometheus scrape the cluster and write through one gateway,
+// and queries the other one.
 func (s *story) prometheus(t *testing.T) {
 	dir := t.TempDir()
 	var targets []string
@@ -139,7 +139,7 @@ remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue
 		return s.value(t, s.c.Edges[1], s.c.Token, `sum(up{job="pallium"})`) == float64(len(targets))
 	})
 	at := time.Now().Add(-3 * time.Second).Unix()
-	kit.UntilSlow(t, 2*time.Minute, "the cluster has what Prometheus has", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the cluster has the samples of Prometheus", func() bool {
 		for _, q := range []string{"count({__name__=~\".+\"})", "sum by (job) (rate(process_cpu_seconds_total[10s]))", "sort(go_goroutines)"} {
 			path := fmt.Sprintf("/api/v1/query?query=%s&time=%d", url.QueryEscape(q), at)
 			code1, mine := s.do(t, http.MethodGet, s.c.Edges[1]+"/prometheus"+path, s.c.Token, nil)
@@ -153,7 +153,7 @@ remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue
 	})
 }
 
-// revocation: a revoked key is rejected by every gateway within a second.
+// revocation: every gateway rejects a revoked key within a second.
 func (s *story) revocation(t *testing.T) {
 	for range 3 {
 		key, err := s.c.NewToken(s.ctx, "revoked", "metrics:read")
@@ -192,11 +192,11 @@ func (s *story) revocation(t *testing.T) {
 				return code == 401
 			})
 		}
-		t.Logf("rejected everywhere after %v", time.Since(since).Round(time.Millisecond))
+		t.Logf("every gateway rejected the key after %v", time.Since(since).Round(time.Millisecond))
 	}
 }
 
-// limits: a rate limit holds over both gateways together.
+// limits: a rate limit applies to both gateways together.
 func (s *story) limits(t *testing.T) {
 	key, err := s.c.NewToken(s.ctx, "limited", "metrics:read")
 	if err != nil {
@@ -206,8 +206,8 @@ func (s *story) limits(t *testing.T) {
 	if out, err := s.c.Pallium(s.ctx, "limits", "set", "limited", fmt.Sprintf("requests_per_second=%d", rate), fmt.Sprintf("request_burst=%d", burst)); err != nil {
 		t.Fatal(err, out)
 	}
-	for _, e := range s.c.Edges { // it is known within a second
-		kit.UntilSlow(t, 2*time.Minute, "the limit holds", func() bool {
+	for _, e := range s.c.Edges { // gateways apply the limit within a second
+		kit.UntilSlow(t, 2*time.Minute, "the limit applies", func() bool {
 			_, body := s.do(t, http.MethodGet, e+"/api/v1/user_limits", key, nil)
 			if strings.Contains(body, fmt.Sprint(rate)) {
 				return true
@@ -227,7 +227,7 @@ func (s *story) limits(t *testing.T) {
 	const span = 8 * time.Second
 	var all sync.WaitGroup
 	for i, e := range s.c.Edges {
-		for range 3 - 2*i { // three times the demand at the first
+		for range 3 - 2*i { // three times the demand at the first gateway
 			all.Go(func() {
 				for time.Since(begun) < span {
 					switch code, body := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil); code {
@@ -247,17 +247,18 @@ func (s *story) limits(t *testing.T) {
 	}
 	all.Wait()
 	seconds := time.Since(begun).Seconds()
-	most := rate*seconds + burst + rate*1.0 // an interval too late, generously
+	most := rate*seconds + burst + rate*1.0 // allows for one interval of delay
 	t.Logf("%d admitted and %d rejected in %.1f s; the limit is %d/s with a burst of %d", admitted.Load(), rejected.Load(), seconds, rate, burst)
 	if n := float64(admitted.Load()); n > most || n < 0.6*rate*seconds {
-		t.Errorf("%.0f requests were let through, at most %.0f may be, and most of that should", n, most)
+		t.Errorf("%.0f requests were admitted, want at most %.0f and at least most of that", n, most)
 	}
 	if body, _ := text.Load().(string); !strings.Contains(body, "40 requests/s") || !strings.Contains(body, "2 gateways") {
 		t.Errorf("rejected with %q", body)
 	}
 }
 
-// strangers: who does not have the cluster's secret gets nothing behind the edge.
+// strangers: a client without the cluster's secret cannot use the internal and rpc
+// listeners.
 func (s *story) strangers(t *testing.T) {
 	file, err := os.ReadFile(strings.TrimSuffix(s.c.Dir(), "/") + "/gateway-1.yaml")
 	if err != nil {
@@ -276,17 +277,18 @@ func (s *story) strangers(t *testing.T) {
 			req.Header.Set("X-Pallium-Policy", "unrestricted")
 			if resp, err := http.DefaultClient.Do(req); err == nil {
 				resp.Body.Close()
-				t.Errorf("%s %s is answered with %d without a proof", method, path, resp.StatusCode)
+				t.Errorf("%s %s without a proof: status %d", method, path, resp.StatusCode)
 			}
 		}
 	}
 }
 
-// operator: an operator's commands go to any gateway, which shows all processes,
-// and to nobody else; backends have neither the admin token nor the pepper.
+// operator: any gateway accepts an operator's commands and shows all processes, other
+// processes reject the commands, and backends have neither the admin token nor the
+// pepper.
 func (s *story) operator(t *testing.T) {
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "shown", 1, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	for _, g := range []string{"gateway-1", "gateway-2"} {
 		page, err := s.c.Page(s.ctx, g)
@@ -324,7 +326,7 @@ func (s *story) operator(t *testing.T) {
 		}
 	}
 	if events, err := s.c.AdminGet(s.ctx, "gateway-1", "/audit-events"); err != nil || !strings.Contains(events, "POST /admin/v1/compact/accept-loss") {
-		t.Errorf("not audited: %v", err)
+		t.Errorf("the audit log lacks the commands: %v", err)
 	}
 	for _, name := range []string{"ingester-1", "backend-1", "compactor-1"} {
 		for path, want := range map[string]int{"/ready": 200, "/healthy": 200, "/metrics": 200, "/": 404, "/admin/v1/ring": 404, "/admin/v1/flush": 404, "/debug/pprof/": 404} {
@@ -334,12 +336,12 @@ func (s *story) operator(t *testing.T) {
 		}
 		script, err := os.ReadFile(filepath.Join(s.c.Dir(), name+".sh"))
 		if err != nil || strings.Contains(string(script), "ADMIN_TOKEN") || strings.Contains(string(script), "PEPPER") {
-			t.Errorf("%s is given secrets that it does not need: %v", name, err)
+			t.Errorf("%s has secrets that it does not need: %v", name, err)
 		}
 	}
 }
 
-// zones: a distributor whose writes need more zones than have ingesters says so.
+// zones: a distributor that needs more zones than have ingesters reports that.
 func (s *story) zones(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(s.c.Dir(), "backend-1.yaml"))
 	if err != nil {
@@ -370,7 +372,7 @@ func (s *story) zones(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ready, metrics string
-	kit.UntilSlow(t, 2*time.Minute, "it tells how many zones there are", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "readiness reports the number of zones", func() bool {
 		resp, err := http.Get("http://" + addr[2] + "/ready")
 		if err != nil {
 			return false
@@ -378,35 +380,35 @@ func (s *story) zones(t *testing.T) {
 		_ = resp.Body.Close()
 		var code int
 		code, ready = s.do(t, http.MethodGet, "http://"+addr[2]+"/ready", "", nil)
-		return code == 503 && strings.Contains(ready, "in 3 zones") && strings.Contains(ready, "5 are needed")
+		return code == 503 && strings.Contains(ready, "3 zones have ACTIVE ingesters") && strings.Contains(ready, "5 are needed")
 	})
-	kit.UntilSlow(t, 2*time.Minute, "its metrics say so", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the metrics report it", func() bool {
 		_, metrics = s.do(t, http.MethodGet, "http://"+addr[2]+"/metrics", "", nil)
 		return strings.Contains(metrics, "pallium_distributor_zones 3") && strings.Contains(metrics, "pallium_distributor_zones_needed 5")
 	})
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	_ = cmd.Wait()
 	if !strings.Contains(log.String(), "too few zones") {
-		t.Errorf("the log does not say so:\n%s", log.String())
+		t.Errorf("the log does not report too few zones:\n%s", log.String())
 	}
-	kit.UntilSlow(t, 2*time.Minute, "it is forgotten", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the ingester is removed from the ring", func() bool {
 		code, _, err := s.c.Admin(s.ctx, "gateway-1", "/ring/forget?force=true&instance=short", nil)
 		return err == nil && (code == 200 || code == 404)
 	})
 }
 
-// tenants: one does not see the other, through either gateway.
+// tenants: no tenant sees another one's data, through either gateway.
 func (s *story) tenants(t *testing.T) {
 	b, err := s.c.NewToken(s.ctx, "other", "metrics:read", "metrics:write")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if code, body := s.write(t, s.c.Edges[0], b, "mine", 10, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, b, "count(mine)"); v != 10 {
-			t.Errorf("its own: %v", v)
+			t.Errorf("the tenant's own series: %v", v)
 		}
 		if v := s.value(t, e, s.c.Token, "count(mine)"); !math.IsNaN(v) {
 			t.Errorf("another tenant sees %v", v)
@@ -417,16 +419,16 @@ func (s *story) tenants(t *testing.T) {
 	}
 }
 
-// deletion of series reaches all ingesters.
+// deletion: a deletion of series reaches all ingesters.
 func (s *story) deletion(t *testing.T) {
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "gone", 10, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	if v := s.value(t, s.c.Edges[1], s.c.Token, "count(gone)"); v != 10 {
 		t.Fatalf("before: %v", v)
 	}
 	if code, body := s.do(t, http.MethodPost, s.c.Edges[0]+`/prometheus/api/v1/admin/tsdb/delete_series?match[]=gone{i=~"[0-4]"}`, s.c.Token, nil); code != 204 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("delete_series: %d %s", code, body)
 	}
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, s.c.Token, "count(gone)"); v != 5 {
@@ -435,8 +437,8 @@ func (s *story) deletion(t *testing.T) {
 	}
 }
 
-// scaleIn: an ingester joins and another leaves, without a failed write and
-// without a sample that is not found.
+// scaleIn: an ingester joins and another one leaves, without a failed write and
+// without a missing sample.
 func (s *story) scaleIn(t *testing.T) {
 	stop := make(chan struct{})
 	var pushed, failed atomic.Int64
@@ -452,7 +454,7 @@ func (s *story) scaleIn(t *testing.T) {
 			code, body := s.write(t, s.c.Edges[n%2], s.c.Token, "scaled", 20, time.Now())
 			if code/100 != 2 {
 				failed.Add(1)
-				t.Errorf("a write during the change: %d %s", code, body)
+				t.Errorf("write during the change: %d %s", code, body)
 			}
 			pushed.Add(1)
 		}
@@ -460,22 +462,22 @@ func (s *story) scaleIn(t *testing.T) {
 	if err := s.c.AddIngester(s.ctx, "ingester-4", "zone-a"); err != nil {
 		t.Fatal(err)
 	}
-	// It knows what was deleted before it came, and that this is younger.
+	// The new ingester knows the earlier deletion, and that these samples are newer.
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "gone", 10, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	defer func() {
 		if code, body, err := s.c.Admin(s.ctx, "backend-1", "/flush?wait=true", nil); err != nil || code != 200 {
-			t.Errorf("%d %s %v", code, body, err)
+			t.Errorf("flush: %d %s %v", code, body, err)
 		}
 		if code, body, err := s.c.Admin(s.ctx, "backend-1", "/compact?wait=true", nil); err != nil || code != 200 {
-			t.Errorf("%d %s %v", code, body, err)
+			t.Errorf("compact: %d %s %v", code, body, err)
 		}
 		if v := s.value(t, s.c.Edges[0], s.c.Token, "count(gone)"); v != 10 {
-			t.Errorf("%v series are there that were written again after they were deleted", v)
+			t.Errorf("found %v series that were written again after their deletion", v)
 		}
 	}()
-	kit.UntilSlow(t, 2*time.Minute, "it has a share", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the new ingester stores series", func() bool {
 		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
 		return err == nil && strings.Count(text, `"state":"ACTIVE"`) >= 4+3 && strings.Contains(text, `"share":0.5`)
 	})
@@ -492,13 +494,13 @@ func (s *story) scaleIn(t *testing.T) {
 	writer.Wait()
 	count := s.value(t, s.c.Edges[0], s.c.Token, fmt.Sprintf("sum(count_over_time(scaled[%ds]))", int(time.Since(begun).Seconds())+5))
 	if int64(count) != 20*pushed.Load() {
-		t.Errorf("%v samples are found, %d were acknowledged", count, 20*pushed.Load())
+		t.Errorf("found %v samples, %d were acknowledged", count, 20*pushed.Load())
 	}
 	t.Logf("%d writes, %d failed", pushed.Load(), failed.Load())
 }
 
-// aside: an ingester that has series which no pack can hold on its disk alone
-// neither leaves nor is forgotten until an operator gives them up.
+// aside: an ingester with series set aside on its disk, which no pack can hold,
+// neither leaves nor is forgotten until an operator drops them.
 func (s *story) aside(t *testing.T) {
 	const name, drop = "ingester-3", "/aside/drop?day=20000&window=0&tenant=team-a&ingester="
 	if err := s.c.Stop(s.ctx, name, syscall.SIGKILL); err != nil {
@@ -518,7 +520,7 @@ func (s *story) aside(t *testing.T) {
 		}
 		return text
 	}
-	kit.UntilSlow(t, 2*time.Minute, "it is recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
+	kit.UntilSlow(t, 2*time.Minute, "the series set aside are recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
 	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 409 || !strings.Contains(body, "aside/drop") {
 		t.Errorf("leave: %d %s %v", code, body, err)
 	}
@@ -529,35 +531,36 @@ func (s *story) aside(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget := "/ring/forget?instance=" + name
-	kit.UntilSlow(t, 2*time.Minute, "forgetting it is rejected for what it has", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "forget is rejected because of the series set aside", func() bool {
 		code, body, err := s.c.Admin(s.ctx, "backend-1", forget, nil)
 		return err == nil && code == 409 && strings.Contains(body, "team-a")
 	})
 	if code, body, err := s.c.Admin(s.ctx, "gateway-2", drop+"ingester-1", nil); err != nil || code != 404 {
-		t.Errorf("drop of another one's: %d %s %v", code, body, err)
+		t.Errorf("drop on another ingester: %d %s %v", code, body, err)
 	}
 	if code, body, err := s.c.Admin(s.ctx, "gateway-2", drop+name, nil); err != nil || code != 200 {
 		t.Fatalf("drop: %d %s %v", code, body, err)
 	}
-	// It comes back with an empty disk: the record goes with what it had.
+	// The ingester starts again with an empty disk: the record of its series is removed
+	// together with its data.
 	if err := s.c.Start(s.ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	kit.UntilSlow(t, 2*time.Minute, "nothing is recorded any more", func() bool { return strings.Contains(listed(), `"items":[]`) })
+	kit.UntilSlow(t, 2*time.Minute, "no series set aside are recorded", func() bool { return strings.Contains(listed(), `"items":[]`) })
 }
 
-// forget: an ingester that is gone for good is taken out by an operator, and one
-// that lives is not.
+// forget: an operator removes a permanently lost ingester from the ring; a running one
+// is not removed.
 func (s *story) forget(t *testing.T) {
 	code, body, err := s.c.Admin(s.ctx, "backend-1", "/ring/forget?instance=ingester-2", nil)
 	if err != nil || code != 409 {
-		t.Fatalf("a living one: %d %s %v", code, body, err)
+		t.Fatalf("forget a running ingester: %d %s %v", code, body, err)
 	}
 	if err := s.c.AddIngester(s.ctx, "ingester-5", "zone-c"); err != nil {
 		t.Fatal(err)
 	}
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "kept", 50, time.Now()); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push: %d %s", code, body)
 	}
 	if err := s.c.Stop(s.ctx, "ingester-3", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -565,17 +568,17 @@ func (s *story) forget(t *testing.T) {
 	if err := s.c.Lose("ingester-3"); err != nil {
 		t.Fatal(err)
 	}
-	kit.UntilSlow(t, 2*time.Minute, "it is forgotten", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the ingester is removed from the ring", func() bool {
 		code, body, err = s.c.Admin(s.ctx, "backend-2", "/ring/forget?instance=ingester-3", nil)
 		return err == nil && code == 200
 	})
-	kit.UntilSlow(t, 2*time.Minute, "what it had is known to be elsewhere", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "replicas have the ingester's data", func() bool {
 		text, err := s.c.AdminGet(s.ctx, "backend-1", "/ring")
 		return err == nil && strings.Contains(text, `"losses":[]`) && !strings.Contains(text, `"id":"ingester-3"`)
 	})
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, s.c.Token, "count(kept)"); v != 50 {
-			t.Errorf("%v series are left", v)
+			t.Errorf("found %v series", v)
 		}
 	}
 }

@@ -22,11 +22,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
-// TestLittleMemory: a cluster whose processes have 512 MiB, its ingesters 1 GiB, is
-// attacked by one tenant with what once ended processes of 4 GiB. Every attack is
-// rejected or rightly answered, every process stays within its memory and gives all
-// of it back, and another tenant that pushes and asks one at a time always gets its
-// right answer.
+// TestLittleMemory: one tenant attacks a cluster whose processes have 512 MiB, its
+// ingesters 1 GiB, with requests that once ended processes of 4 GiB. Every attack is
+// rejected or gets a right response, every process stays within its memory and
+// releases all of it, and another tenant that sends one push and one query at a time
+// always gets the right response.
 func TestLittleMemory(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, memoryOf)
@@ -36,7 +36,7 @@ func TestLittleMemory(t *testing.T) {
 	if m.good, err = c.NewToken(ctx, "good", "metrics:read", "metrics:write"); err != nil {
 		t.Fatal(err)
 	}
-	// No rate is to keep the attacks away from the account.
+	// No rate limit may protect the memory account from the attacks.
 	if out, err := c.Pallium(ctx, "limits", "set", cluster.Tenant, "samples_per_second=0", "bytes_per_second=0", "requests_per_second=0"); err != nil {
 		t.Fatal(err, out)
 	}
@@ -68,12 +68,12 @@ type littleMemory struct {
 	pid  map[string]string
 
 	mu    sync.Mutex
-	most  map[string]int64 // resident bytes of a process that are no file's
-	asked int              // by the other tenant
-	wrong []string         // that it was told
+	most  map[string]int64 // largest resident memory of each process without mapped files, in bytes
+	asked int              // requests of the other tenant
+	wrong []string         // wrong responses to the other tenant
 }
 
-// pids finds the processes of ours.
+// pids finds the cluster's Pallium processes.
 func (m *littleMemory) pids() {
 	m.pid = map[string]string{}
 	for _, p := range m.c.Processes {
@@ -90,10 +90,10 @@ func (m *littleMemory) pids() {
 
 const (
 	filledSeries = 10_000
-	filledPoints = 40 // of each series, a quarter of a minute apart
+	filledPoints = 40 // of each series, 15 seconds apart
 )
 
-// fillAttacker gives the attacking tenant its series.
+// fillAttacker writes the attacking tenant's series.
 func (m *littleMemory) fillAttacker() {
 	pad := strings.Repeat("p", 20)
 	for from := 0; from < filledSeries; from += 500 {
@@ -120,14 +120,14 @@ func (m *littleMemory) fillAttacker() {
 	}
 }
 
-// reply is what a tenant was told.
+// reply is a response to a tenant.
 type reply struct {
 	code int
 	body string
 	err  error
 }
 
-// request sends something to one of the edges.
+// request sends a request to one of the edges.
 func (m *littleMemory) request(token, method string, edge int, path string, body []byte, contentType string) reply {
 	ctx, cancel := context.WithTimeout(m.ctx, 3*time.Minute)
 	defer cancel()
@@ -148,12 +148,13 @@ func (m *littleMemory) request(token, method string, edge int, path string, body
 	return reply{code: resp.StatusCode, body: string(text), err: err}
 }
 
-// clusterAttack is one request, sent many times at once.
+// clusterAttack is one request that is sent many times at once.
 type clusterAttack struct {
 	name string
 	many int
 	do   func(i int) reply
-	// right is in every answer of 200; empty: there may be none.
+	// right is a text in every response of status 200; if it is empty, no request may
+	// succeed.
 	right string
 }
 
@@ -195,7 +196,7 @@ func (m *littleMemory) attacks() []clusterAttack {
 		return func(i int) reply { return m.request(m.c.Token, http.MethodPost, i, "/api/v1/push", body, "") }
 	}
 	long := strings.Repeat("a", 60<<20)
-	wide := &prompb.WriteRequest{} // a body whose series are all good: it goes to the ingesters
+	wide := &prompb.WriteRequest{} // a body with valid series only: it reaches the ingesters
 	for i := range 5000 {
 		wide.Timeseries = append(wide.Timeseries, prompb.TimeSeries{Samples: []prompb.Sample{{Timestamp: end.UnixMilli(), Value: 1}},
 			Labels: []prompb.Label{{Name: "__name__", Value: "wide"}, {Name: "i", Value: fmt.Sprint(i)}, {Name: "pad", Value: strings.Repeat("w", 1800)}}})
@@ -217,7 +218,7 @@ func (m *littleMemory) attacks() []clusterAttack {
 	}
 }
 
-// attack sends an attack, once and many times at once, and checks every reply.
+// attack sends an attack, once and then many times at once, and checks every response.
 func (m *littleMemory) attack(a clusterAttack) {
 	for _, n := range []int{1, a.many} {
 		codes := map[int]int{}
@@ -241,24 +242,24 @@ func (m *littleMemory) attack(a clusterAttack) {
 	}
 }
 
-// judge says what is wrong with a reply.
+// judge returns an error if a response is wrong.
 func (a clusterAttack) judge(rep reply) error {
 	switch rep.code {
 	case http.StatusOK, http.StatusNoContent:
 		if a.right == "" && rep.code == http.StatusOK || !strings.Contains(rep.body+" ", a.right) {
-			return fmt.Errorf("answered with %d %.200s", rep.code, rep.body)
+			return fmt.Errorf("status %d: %.200s", rep.code, rep.body)
 		}
 		return nil
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		if len(rep.body) < 20 {
-			return fmt.Errorf("%d says only %q", rep.code, rep.body)
+			return fmt.Errorf("status %d has only the text %q", rep.code, rep.body)
 		}
 		return rep.err
 	}
-	return fmt.Errorf("answered with %d %.200s: %w", rep.code, rep.body, rep.err)
+	return fmt.Errorf("status %d: %.200s: %w", rep.code, rep.body, rep.err)
 }
 
-// work is the other tenant: one push and one query at a time.
+// work sends the other tenant's requests: one push and one query at a time.
 func (m *littleMemory) work(stop <-chan struct{}) {
 	for i := 0; ; i++ {
 		select {
@@ -288,7 +289,7 @@ func (m *littleMemory) expect(code int, text string, rep reply) {
 	}
 }
 
-// watch looks at what is resident of each process.
+// watch samples the resident memory of each process.
 func (m *littleMemory) watch(stop <-chan struct{}) {
 	for {
 		for name, pid := range m.pid {
@@ -305,8 +306,8 @@ func (m *littleMemory) watch(stop <-chan struct{}) {
 	}
 }
 
-// anonymous is how many bytes of a process are resident and no file's; 0 when it
-// is gone.
+// anonymous returns the resident memory of a process without mapped files, in bytes; 0
+// if the process has ended.
 func anonymous(pid string) int64 {
 	text, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {
@@ -325,17 +326,17 @@ func (m *littleMemory) report() {
 	for _, w := range m.wrong[:min(len(m.wrong), 5)] {
 		m.t.Errorf("the other tenant: %s", w)
 	}
-	m.t.Logf("the other tenant: %d requests, %d without their right answer", m.asked, len(m.wrong))
+	m.t.Logf("the other tenant: %d requests, %d without the right response", m.asked, len(m.wrong))
 	if m.asked < 20 {
-		m.t.Error("the other tenant hardly came to ask")
+		m.t.Error("the other tenant sent too few requests")
 	}
 	for name, pid := range m.pid {
 		m.t.Logf("%-12s at most %d of %d MiB", name, m.most[name]>>20, memoryOf(name)>>20)
 		if m.most[name] == 0 || m.most[name] > memoryOf(name) || anonymous(pid) == 0 {
-			m.t.Errorf("%s: %d bytes were resident, it has %d", name, m.most[name], memoryOf(name))
+			m.t.Errorf("%s: resident memory reached %d bytes, limit %d", name, m.most[name], memoryOf(name))
 		}
 		if limit := m.metric(name, "pallium_memory_requests_limit_bytes"); (limit > 0) != !strings.HasPrefix(name, "compactor") {
-			m.t.Errorf("%s has an account of %g bytes", name, limit)
+			m.t.Errorf("%s has a memory account of %g bytes", name, limit)
 		}
 		kit.UntilSlow(m.t, 2*time.Minute, name+" holds nothing", func() bool { return m.metric(name, "pallium_memory_requests_bytes") == 0 })
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// startCluster brings a cluster up that ends with the test. memory is what each
-// process may use; nil leaves it open.
+// startCluster starts a cluster that ends with the test. memory returns each process's
+// memory limit; nil sets none.
 func startCluster(ctx context.Context, t *testing.T, memory func(process string) int64) *cluster.Cluster {
 	t.Helper()
 	redis := os.Getenv("REDIS_SERVER")
@@ -35,7 +35,7 @@ func startCluster(ctx context.Context, t *testing.T, memory func(process string)
 	return c
 }
 
-// logAll prints what the processes of a cluster printed.
+// logAll logs the output of all processes of a cluster.
 func logAll(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	for _, p := range c.Processes {
@@ -43,7 +43,7 @@ func logAll(t *testing.T, c *cluster.Cluster) {
 	}
 }
 
-// logAllIfFailed has a test that fails print what the processes printed.
+// logAllIfFailed logs the output of all processes if the test fails.
 func logAllIfFailed(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	t.Cleanup(func() {

@@ -17,13 +17,13 @@ import (
 // epsilon is the relative error that promqltest allows.
 const epsilon = 0.000001
 
-// answer is what the HTTP API says to a query. The answer of an engine in this
-// process is brought to the same form, to be compared.
+// answer is a response of the query HTTP API. Results of an engine in this process are
+// converted to the same form for comparison.
 type answer struct {
 	err             string
 	warnings, infos []string
 	kind            parser.ValueType
-	text            string // of a string
+	text            string // value of a string
 	series          []line // a scalar is one series without labels
 }
 
@@ -33,11 +33,12 @@ type line struct {
 	hists  []histPoint
 }
 
-// histPoint is a histogram as the API shows it: no schema, no spans, no hint.
+// histPoint is a histogram as the API returns it: without schema, spans and counter
+// reset hint.
 type histPoint struct {
 	t          int64
 	count, sum float64
-	buckets    []bucket // those that are not empty
+	buckets    []bucket // non-empty buckets
 }
 
 type bucket struct {
@@ -47,7 +48,7 @@ type bucket struct {
 	count      float64
 }
 
-// Shapes of the API's JSON.
+// Types of the API's JSON.
 type (
 	wireAnswer struct {
 		Status, Error   string
@@ -74,7 +75,7 @@ type (
 	}
 )
 
-// UnmarshalJSON reads [seconds, value].
+// UnmarshalJSON decodes [seconds, value].
 func (p *wirePoint) UnmarshalJSON(data []byte) error {
 	var pair [2]json.RawMessage
 	if err := json.Unmarshal(data, &pair); err != nil {
@@ -136,7 +137,7 @@ func (p *wirePoint) histogram() (histPoint, error) {
 	return h, nil
 }
 
-// parseAnswer reads a body of the query API.
+// parseAnswer decodes a response body of the query API.
 func parseAnswer(body string) (answer, error) {
 	var w wireAnswer
 	if err := json.Unmarshal([]byte(body), &w); err != nil {
@@ -145,7 +146,7 @@ func parseAnswer(body string) (answer, error) {
 	a := answer{err: w.Error, warnings: w.Warnings, infos: w.Infos, kind: w.Data.ResultType}
 	if w.Status != "success" {
 		if w.Error == "" {
-			return a, fmt.Errorf("an error without text: %s", body)
+			return a, fmt.Errorf("error response without text: %s", body)
 		}
 		return a, nil
 	}
@@ -201,7 +202,7 @@ func (s *wireSeries) line() (line, error) {
 	return l, nil
 }
 
-// answerOf brings an engine's result to the form of the API.
+// answerOf converts an engine's result to the form of the API.
 func answerOf(r *promql.Result, query string) answer {
 	if r.Err != nil {
 		return answer{err: r.Err.Error()}
@@ -248,8 +249,8 @@ func histPointOf(t int64, h *histogram.FloatHistogram) histPoint {
 	return p
 }
 
-// difference says where two answers differ; "" means that they do not. The
-// order of series is not compared.
+// difference describes where two answers differ; "" means that they are equal. The
+// order of series is ignored.
 func difference(got, want answer) string {
 	if got.err != want.err {
 		return fmt.Sprintf("error %q, want %q", got.err, want.err)
@@ -299,7 +300,7 @@ func (p histPoint) equal(o histPoint) bool {
 		slices.EqualFunc(p.buckets, o.buckets, sameBucket)
 }
 
-// note is a warning or info that came over HTTP.
+// note is a warning or info annotation of an HTTP response.
 type note struct {
 	text string
 	kind error
@@ -308,8 +309,8 @@ type note struct {
 func (n note) Error() string { return n.text }
 func (n note) Unwrap() error { return n.kind }
 
-// result makes of the answer what promqltest looks at. histogramOf finds the
-// histogram that a point stands for.
+// result converts the answer to the form that promqltest checks. histogramOf returns
+// the histogram of a point.
 func (a answer) result(histogramOf func(labels.Labels, histPoint) *histogram.FloatHistogram) *promql.Result {
 	if a.err != "" {
 		return &promql.Result{Err: fmt.Errorf("%s", a.err)}

@@ -1,6 +1,6 @@
-// Package conformance runs Prometheus' own PromQL test scripts through a running
-// Pallium: what they load is remote-written to a tenant, what they evaluate is
-// asked of the query API, and promqltest judges the answers.
+// Package conformance runs Prometheus' own PromQL test scripts against a running
+// Pallium: the data that they load is remote-written to a tenant, the expressions that
+// they evaluate are sent to the query API, and promqltest checks the responses.
 package conformance
 
 import (
@@ -23,7 +23,7 @@ self_monitoring: {disabled: true}
 querier: {experimental_functions: true}
 `
 
-// wide are limits that let the scripts' data in, which is of 1970.
+// wide contains limits that allow the scripts' data, whose timestamps are in 1970.
 var wide = []string{"past_grace=0s", "future_grace=0s", "requests_per_second=0", "samples_per_second=0", "bytes_per_second=0", "max_query_samples=0"}
 
 func TestPromQL(t *testing.T) {
@@ -55,7 +55,7 @@ func TestPromQL(t *testing.T) {
 
 type counts struct{ passed, excepted int }
 
-// script is the state of a script as it runs.
+// script is the state of a running script.
 type script struct {
 	pallium  *programs.Pallium
 	protocol protocol
@@ -90,7 +90,7 @@ func runScript(t *testing.T, p *programs.Pallium, version protocol, file string)
 	return c
 }
 
-// clear makes the next command begin with an empty tenant.
+// clear makes the next command start with an empty tenant.
 func (s *script) clear(t *testing.T) {
 	if s.loader == nil {
 		return
@@ -101,7 +101,8 @@ func (s *script) clear(t *testing.T) {
 	s.loader = nil
 }
 
-// open gives the next command a tenant, unless the one before has left its own.
+// open provides a tenant for the next command, unless the previous command's tenant is
+// still in use.
 func (s *script) open(t *testing.T) {
 	if s.loader != nil {
 		return
@@ -111,20 +112,20 @@ func (s *script) open(t *testing.T) {
 	s.loader = &loader{Storage: promqltest.NewBuiltinTestStorage(t), url: s.pallium.Edge, token: s.pallium.Tenant(id, wide...), protocol: s.protocol}
 }
 
-// run has promqltest run one command.
+// run executes one command with promqltest.
 func (s *script) run(t *testing.T, b block, engine *remote) {
 	engine.t, engine.to, engine.local = t, s.loader, s.local
 	promqltest.RunTestWithStorage(t, b.padded(), engine, func(testing.TB) storage.Storage { return s.loader })
 }
 
-// eval has promqltest run an eval and judge it, or makes sure that it is rightly
-// on the list of exceptions.
+// eval executes and checks an eval with promqltest, or checks that an eval which is
+// expected to fail still does.
 func (s *script) eval(t *testing.T, b block, c *counts) {
 	engine := &remote{except: exceptionOf(s.exceptions, s.name, b.line)}
 	passed := t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
 		s.run(t, b, engine)
 		if engine.except != nil && engine.differed == "" {
-			t.Errorf("line %d passes, take it off the list of exceptions (%s)", b.line, engine.except.reason)
+			t.Errorf("line %d passes: remove it from the list of exceptions (%s)", b.line, engine.except.reason)
 		}
 	})
 	switch {

@@ -20,11 +20,10 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// engines run queries in this process, on the data that was also written to
-// Pallium.
+// engines run queries in this process, on the data that was also written to Pallium.
 type engines struct {
-	full    *promql.Engine // as promqltest has it, with all features
-	shipped *promql.Engine // as Prometheus has it without feature flags but for experimental functions
+	full    *promql.Engine // as in promqltest, with all features
+	shipped *promql.Engine // as in Prometheus without feature flags, except experimental functions
 }
 
 func newEngines(t testing.TB) engines {
@@ -38,15 +37,15 @@ func newEngines(t testing.TB) engines {
 	}
 }
 
-// remote is a promql.QueryEngine that asks Pallium over HTTP, for one eval of a
+// remote is a promql.QueryEngine that queries Pallium over HTTP, for one eval of a
 // script.
 type remote struct {
 	t     *testing.T
 	to    *loader
 	local engines
-	// except is set when the eval is known not to pass.
+	// except is set if the eval is expected to fail.
 	except *exception
-	// differed is set when an answer was not that of the full engine.
+	// differed is set when a response differed from the full engine's result.
 	differed string
 }
 
@@ -73,8 +72,9 @@ func (q *query) Statement() parser.Statement { return nil }
 func (q *query) Stats() *stats.Statistics    { return nil }
 func (q *query) String() string              { return q.text }
 
-// Exec implements promql.Query. For an eval that is excepted it returns the full
-// engine's result, lest the script fail, and notes whether Pallium's differs.
+// Exec implements promql.Query. For an eval that is expected to fail it returns the
+// full engine's result, so that the script does not fail, and records whether
+// Pallium's response differs.
 func (q *query) Exec(ctx context.Context) *promql.Result {
 	got := q.ask()
 	if q.except == nil {
@@ -86,13 +86,13 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	}
 	if q.except.likePrometheus {
 		if d := difference(got, answerOf(q.run(ctx, q.local.shipped), q.text)); d != "" {
-			q.t.Errorf("%s: excepted because %s, but Prometheus without it answers otherwise: %s", q.text, q.except.reason, d)
+			q.t.Errorf("%s: excepted because %s, but Prometheus without the feature returns a different result: %s", q.text, q.except.reason, d)
 		}
 	}
 	return full
 }
 
-// ask puts the query to Pallium.
+// ask sends the query to Pallium.
 func (q *query) ask() answer {
 	params := url.Values{"query": {q.text}}
 	endpoint := "query"
@@ -129,12 +129,12 @@ func (q *query) run(ctx context.Context, e *promql.Engine) *promql.Result {
 	if err != nil {
 		return &promql.Result{Err: err}
 	}
-	return inner.Exec(ctx) // not closed: its points are still read
+	return inner.Exec(ctx) // not closed: its points are still used
 }
 
-// histogramOf returns the full engine's histogram where Pallium's looks the same
-// in JSON, which leaves out schema, spans and counter reset hints; and one that
-// no script expects where it does not.
+// histogramOf returns the full engine's histogram if Pallium's has the same JSON,
+// which omits schema, spans and counter reset hints; otherwise it returns a histogram
+// that no script expects.
 func (q *query) histogramOf(ctx context.Context, metric labels.Labels, p histPoint) *histogram.FloatHistogram {
 	find := func(m labels.Labels, t int64, h *histogram.FloatHistogram) bool {
 		return h != nil && t == p.t && labels.Equal(m, metric) && histPointOf(t, h).equal(p)
@@ -155,6 +155,6 @@ func (q *query) histogramOf(ctx context.Context, metric labels.Labels, p histPoi
 			}
 		}
 	}
-	q.t.Logf("%s: %s has a histogram that the reference has not: %+v", q.text, metric, p)
+	q.t.Logf("%s: %s has a histogram that the reference engine does not return: %+v", q.text, metric, p)
 	return &histogram.FloatHistogram{Schema: math.MaxInt32, Count: p.count, Sum: p.sum}
 }

@@ -2,20 +2,20 @@ package conformance
 
 import "slices"
 
-// exception says why evals of a script do not pass.
+// exception says why evals of a script fail.
 type exception struct {
 	file  string
-	lines []int // of the evals
-	// reason ends "it does not pass because".
+	lines []int // line numbers of the evals
+	// reason completes the sentence "the eval fails because".
 	reason string
-	// likePrometheus says that Prometheus without its feature flags would not
-	// pass either. Its answer and Pallium's must then be the same.
+	// likePrometheus means that the eval also fails in Prometheus without feature flags.
+	// Its result and Pallium's must then be equal.
 	likePrometheus bool
 }
 
-// exceptions are the evals that do not pass, of the scripts of the Prometheus
-// version in go.mod. The test fails when one is missing here, and when one passes
-// that is here.
+// exceptions returns the evals that fail, for the scripts of the Prometheus version in
+// go.mod. The test fails if a failing eval is missing here, or if an eval listed here
+// passes.
 func exceptions() []exception {
 	return []exception{
 		{

@@ -5,21 +5,21 @@ import (
 	"strings"
 )
 
-// block is one command of a script with the lines that belong to it.
+// block is one command of a script with its lines.
 type block struct {
 	kind string // load, eval or clear
-	line int    // in its file, from 1
+	line int    // line number in the file, from 1
 	text string
 }
 
 var command = regexp.MustCompile(`^(load|eval|clear)(_[a-z_]+)?(\s|$)`)
 
-// padded is the block alone in a file, at the line where it stood, so that what
-// promqltest says of it names the right line.
+// padded returns the block alone in a file, at its original line, so that promqltest's
+// messages have the right line number.
 func (b block) padded() string { return strings.Repeat("\n", b.line-1) + b.text + "\n" }
 
-// blocks splits a script into its commands. A command ends before the next one,
-// and at a line that is empty or a comment, as promqltest reads it.
+// blocks splits a script into its commands. A command ends before the next one, and at
+// an empty line or a comment, as in promqltest.
 func blocks(script string) []block {
 	var out []block
 	open := false
@@ -34,7 +34,7 @@ func blocks(script string) []block {
 			open = true
 			continue
 		}
-		if !open { // promqltest will reject it
+		if !open { // promqltest will reject this line
 			out = append(out, block{kind: "eval", line: i + 1, text: line})
 			continue
 		}

@@ -22,16 +22,16 @@ const (
 	v2 protocol = "2.0"
 )
 
-// loader is the storage that promqltest loads into: what is appended goes to a
-// tenant of Pallium by remote write, and to the local storage that the reference
-// answers come from.
+// loader is the storage that promqltest loads data into: samples are remote-written to
+// a tenant of Pallium, and appended to the local storage of the reference engines.
 type loader struct {
-	storage.Storage // local
+	storage.Storage // local storage
 	url, token      string
 	protocol        protocol
 }
 
-// Close leaves the storage open: promqltest closes it after each command.
+// Close does nothing: promqltest closes the storage after each command, but later
+// commands use it.
 func (l *loader) Close() error { return nil }
 
 // AppenderV2 implements storage.AppendableV2.
@@ -60,7 +60,7 @@ type sample struct {
 // Append implements storage.AppenderV2.
 func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AppendV2Options) (storage.SeriesRef, error) {
 	if h != nil {
-		return 0, fmt.Errorf("scripts have no integer histograms, yet %s has one", ls)
+		return 0, fmt.Errorf("unexpected integer histogram in series %s: the scripts load only float histograms", ls)
 	}
 	i, ok := a.index[ls.Hash()]
 	if !ok {

@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// composition is compose.yaml as far as the tests look at it.
+// composition contains the fields of compose.yaml that the tests check.
 type composition struct {
 	Services map[string]*service
 	Secrets  map[string]struct{ File string }
@@ -50,7 +50,7 @@ func read(t *testing.T, path string) []byte {
 	return data
 }
 
-// dependencies are what a service waits for, with the condition.
+// dependencies returns the services that a service waits for, with the conditions.
 func (s *service) dependencies(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -77,7 +77,7 @@ func (s *service) dependencies(t *testing.T) map[string]string {
 	return out
 }
 
-// TestCompose checks that what compose.yaml names is there.
+// TestCompose checks that everything to which compose.yaml refers exists.
 func TestCompose(t *testing.T) {
 	c := readComposition(t)
 	stage := regexp.MustCompile(`(?m)^FROM \S+ AS (\S+)$`)
@@ -86,14 +86,14 @@ func TestCompose(t *testing.T) {
 			for on, condition := range s.dependencies(t) {
 				other := c.Services[on]
 				if other == nil {
-					t.Errorf("it depends on %s, which there is not", on)
+					t.Errorf("the service depends on %s, which does not exist", on)
 				} else if condition == "service_healthy" && other.Healthcheck.IsZero() {
 					t.Errorf("%s has no health check to wait for", on)
 				}
 			}
 			for _, secret := range s.Secrets {
 				if c.Secrets[secret].File == "" {
-					t.Errorf("there is no secret %s", secret)
+					t.Errorf("secret %s does not exist", secret)
 				}
 			}
 			for _, v := range s.Volumes {
@@ -101,12 +101,12 @@ func TestCompose(t *testing.T) {
 				if strings.HasPrefix(from, "./") {
 					read(t, from)
 				} else if _, ok := c.Volumes[from]; !ok {
-					t.Errorf("there is no volume %s", from)
+					t.Errorf("volume %s does not exist", from)
 				}
 			}
 			for _, p := range s.Ports {
 				if !strings.HasPrefix(p, "127.0.0.1:") {
-					t.Errorf("port %s is open to others than this machine", p)
+					t.Errorf("port %s is open to other machines", p)
 				}
 			}
 			if b := s.Build; b != nil {
@@ -134,7 +134,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// TestComposeConfigurations has Pallium read what each service gets.
+// TestComposeConfigurations loads each service's configuration with Pallium.
 func TestComposeConfigurations(t *testing.T) {
 	c := readComposition(t)
 	zones, found := map[string]bool{}, 0
@@ -149,7 +149,7 @@ func TestComposeConfigurations(t *testing.T) {
 			for _, h := range slices.Concat(cfg.Upstream.URLs, cfg.Upstream.WriteURLs) {
 				host, _, _ := strings.Cut(strings.TrimPrefix(h, "http://"), ":")
 				if c.Services[host] == nil {
-					t.Errorf("upstream %s is no service", h)
+					t.Errorf("upstream %s is not a service", h)
 				}
 			}
 			if s.Command[0] == "migrate" {
@@ -168,7 +168,7 @@ func TestComposeConfigurations(t *testing.T) {
 	}
 }
 
-// source is the file of the repository that a service sees at a path.
+// source returns the path in the repository of the file that a service has at a path.
 func (s *service) source(t *testing.T, path string) string {
 	t.Helper()
 	for _, v := range s.Volumes {
@@ -180,7 +180,7 @@ func (s *service) source(t *testing.T, path string) string {
 	return ""
 }
 
-// TestVersions: what stands in two places must say the same.
+// TestVersions checks that versions which are written in two places are equal.
 func TestVersions(t *testing.T) {
 	makefile, emulators := string(read(t, "Makefile")), string(read(t, "deploy/compose/emulators.Dockerfile"))
 	for variable, install := range map[string]string{
@@ -189,7 +189,7 @@ func TestVersions(t *testing.T) {
 	} {
 		m := regexp.MustCompile(variable + ` := (\S+)`).FindStringSubmatch(makefile)
 		if m == nil || !strings.Contains(emulators, install+m[1]+"\n") {
-			t.Errorf("%s of the Makefile (%v) is not that of emulators.Dockerfile", variable, m)
+			t.Errorf("%s of the Makefile (%v) differs from emulators.Dockerfile", variable, m)
 		}
 	}
 	gomod := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(string(read(t, "go.mod")))

@@ -19,8 +19,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// environment is what a workload's container sees, as Kubernetes makes it: the
-// pod is named NAME-0, and $(NAME) stands for a variable that was set before.
+// environment returns the environment of a workload's container as Kubernetes creates
+// it: the pod is named NAME-0, and $(NAME) is replaced by the value of an earlier
+// variable.
 func (c *cluster) environment(t *testing.T, m *manifest) map[string]string {
 	t.Helper()
 	env := map[string]string{}
@@ -42,14 +43,14 @@ func (c *cluster) environment(t *testing.T, m *manifest) map[string]string {
 			v = strings.ReplaceAll(v, "$("+k+")", known)
 		}
 		if strings.Contains(v, "$(") {
-			t.Errorf("%s: %s=%s names a variable that is not set before it", m.Metadata.Name, e.Name, v)
+			t.Errorf("%s: %s=%s refers to a variable that is not set before it", m.Metadata.Name, e.Name, v)
 		}
 		env[e.Name] = v
 	}
 	return env
 }
 
-// mounted finds what is at a path of a container: the volume and the rest of the
+// mounted returns the volume that contains a path of a container, and the rest of the
 // path.
 func (m *manifest) mounted(file string) (v volume, rest string) {
 	p := &m.Spec.Template.Spec
@@ -64,7 +65,7 @@ func (m *manifest) mounted(file string) (v volume, rest string) {
 	return volume{}, file
 }
 
-// config has Pallium read the configuration that a workload gets.
+// config loads the configuration of a workload with Pallium.
 func (c *cluster) config(t *testing.T, m *manifest) config {
 	t.Helper()
 	args := m.Spec.Template.Spec.Containers[0].Args
@@ -83,7 +84,7 @@ func (c *cluster) config(t *testing.T, m *manifest) config {
 	return load(t, maps.Data[name], c.environment(t, m))
 }
 
-// config is the part of Pallium's configuration that the manifests must fit to.
+// config contains the fields of Pallium's configuration that must match the manifests.
 type config struct {
 	DataDir         string         `yaml:"data_dir"`
 	Listen          string         `yaml:"listen"`
@@ -117,10 +118,10 @@ type redis struct {
 	Addresses []string `yaml:"addresses"`
 }
 
-// Set reports whether there is such a server.
+// Set reports whether the server is configured.
 func (r *redis) Set() bool { return len(r.Addresses) > 0 }
 
-// load has the program read a configuration and tell what it comes to.
+// load reads a configuration with the program and returns the effective one.
 func load(t *testing.T, text string, env map[string]string) config {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.yaml")
@@ -170,7 +171,7 @@ func TestConfigurations(t *testing.T) {
 			switch one.Args[0] {
 			case "migrate":
 				if cfg.Store.Bigtable.Project == "" {
-					t.Error("it migrates the data directory")
+					t.Error("the workload would migrate a data directory")
 				}
 				return
 			case "gateway":
@@ -197,7 +198,7 @@ func (c *cluster) checkGateway(t *testing.T, cfg *config, one *container) {
 		t.Error("no upstream")
 	}
 	if cfg.Cluster.Redis.Set() || !cfg.Cluster.CacheRedis.Set() {
-		t.Error("it needs the Redis for shares of rate limits, and no other")
+		t.Error("the gateway must have the Redis for shares of rate limits, and no other")
 	}
 	for target, urls := range map[string][]string{"querier": cfg.Upstream.URLs, "distributor": cfg.Upstream.WriteURLs} {
 		for _, u := range urls {
@@ -208,7 +209,7 @@ func (c *cluster) checkGateway(t *testing.T, cfg *config, one *container) {
 	}
 }
 
-// serves checks that a URL leads to a service whose pods have a role.
+// serves checks that a URL refers to a service whose pods have a role.
 func (c *cluster) serves(t *testing.T, address string, role string) error {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -216,7 +217,7 @@ func (c *cluster) serves(t *testing.T, address string, role string) error {
 	}
 	s := c.find("Service", u.Hostname())
 	if s == nil {
-		return fmt.Errorf("there is no Service %q", u.Hostname())
+		return fmt.Errorf("Service %q does not exist", u.Hostname())
 	}
 	if !slices.ContainsFunc(s.Spec.Ports, func(p servicePort) bool { return strconv.Itoa(p.Port) == u.Port() && p.TargetPort == "internal" }) {
 		return fmt.Errorf("the service has no port %s to internal", u.Port())
@@ -236,7 +237,7 @@ func targets(t *testing.T, one *container) map[string]bool {
 			out := map[string]bool{}
 			for _, name := range strings.Split(list, ",") {
 				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier"}, name) {
-					t.Fatalf("there is no role %q", name)
+					t.Fatalf("unknown role %q", name)
 				}
 				out[name] = true
 			}
@@ -258,7 +259,7 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *config, one *cont
 		return
 	}
 	if m.Kind != "StatefulSet" {
-		t.Error("an ingester needs a disk and a name that stay")
+		t.Error("an ingester needs a persistent disk and a stable name")
 	}
 	host, _, _ := net.SplitHostPort(cfg.Cluster.Advertise)
 	if want := m.Metadata.Name + "-0." + m.Spec.ServiceName + ".pallium.svc"; host != want {
@@ -270,7 +271,7 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *config, one *cont
 	}
 }
 
-// checkStop: a pod must not be killed while it drains and seals.
+// checkStop checks that a pod is not killed while it drains and seals.
 func checkStop(t *testing.T, m *manifest, cfg *config) {
 	p := &m.Spec.Template.Spec
 	need := time.Duration(cfg.ShutdownTimeout) + time.Duration(p.Containers[0].Lifecycle.PreStop.Sleep.Seconds)*time.Second
@@ -282,7 +283,8 @@ func checkStop(t *testing.T, m *manifest, cfg *config) {
 	}
 }
 
-// checkSecrets: every secret's file is mounted, and nobody has more than it needs.
+// checkSecrets checks that every secret's file is mounted, and that no pod has more
+// secrets than it needs.
 func (c *cluster) checkSecrets(t *testing.T, m *manifest) {
 	want := []string{"PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE"}
 	if m.component() == "gateway" {
@@ -298,11 +300,11 @@ func (c *cluster) checkSecrets(t *testing.T, m *manifest) {
 		items = len(v.Secret.Items)
 	}
 	if items != len(want) {
-		t.Errorf("it mounts %d secrets and needs %d", items, len(want))
+		t.Errorf("the pod mounts %d secrets and needs %d", items, len(want))
 	}
 	for k, v := range env {
 		if strings.HasSuffix(k, "_FILE") && strings.HasPrefix(k, "PALLIUM_") && !slices.Contains(want, k) {
-			t.Errorf("%s=%s is not for it", k, path.Base(v))
+			t.Errorf("the pod does not need %s=%s", k, path.Base(v))
 		}
 	}
 }

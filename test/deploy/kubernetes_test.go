@@ -63,7 +63,7 @@ func checkPod(t *testing.T, p *pod) {
 		t.Error("automountServiceAccountToken is not false")
 	}
 	if len(p.InitContainers) > 0 || len(p.Containers) != 1 {
-		t.Errorf("%d containers; the checks know one", len(p.Containers)+len(p.InitContainers))
+		t.Errorf("%d containers; the checks support only one", len(p.Containers)+len(p.InitContainers))
 	}
 }
 
@@ -93,17 +93,17 @@ func checkContainer(t *testing.T, c *container, job bool) {
 			port = p.TCPSocket.Port
 		}
 		if port != "" && c.port(port) == 0 {
-			t.Errorf("the %s probe asks port %q, which there is not", name, port)
+			t.Errorf("the %s probe uses port %q, which does not exist", name, port)
 		}
-		// Of a process that starts, only the admin listener is open, and /ready is 503
-		// for as long as the log takes to replay: who asks it whether to end the
-		// process would end every replay that takes longer.
+		// While a process starts, only its admin listener is open, and /ready returns 503
+		// as long as the log is replayed: a liveness probe of /ready would kill the
+		// process during every long replay.
 		want := "/healthy"
 		if name == "readiness" {
 			want = "/ready"
 		}
 		if h := p.HTTPGet; h != nil && c.port("admin") != 0 && (h.Port != "admin" || h.Path != want) {
-			t.Errorf("the %s probe asks %s of port %s, not %s of admin", name, h.Path, h.Port, want)
+			t.Errorf("the %s probe uses %s on port %s, want %s on port admin", name, h.Path, h.Port, want)
 		}
 	}
 }
@@ -117,17 +117,18 @@ func (c *container) port(name string) int {
 	return 0
 }
 
-// checkReferences looks up what a pod names: account, volumes, config maps.
+// checkReferences checks that the account, volumes and config maps to which a pod
+// refers exist.
 func (c *cluster) checkReferences(t *testing.T, p *pod) {
 	if a := p.ServiceAccountName; a != "" && c.find("ServiceAccount", a) == nil {
-		t.Errorf("there is no ServiceAccount %q", a)
+		t.Errorf("ServiceAccount %q does not exist", a)
 	}
 	for _, v := range p.Volumes {
 		if v.ConfigMap != nil && !v.ConfigMap.Optional && c.find("ConfigMap", v.ConfigMap.Name) == nil {
-			t.Errorf("volume %s: there is no ConfigMap %q", v.Name, v.ConfigMap.Name)
+			t.Errorf("volume %s: ConfigMap %q does not exist", v.Name, v.ConfigMap.Name)
 		}
 		if v.Secret != nil && (v.Secret.SecretName != "pallium" || len(v.Secret.Items) == 0) {
-			t.Errorf("volume %s: secret %+v; the docs make one named pallium, of which each pod mounts what it needs", v.Name, *v.Secret)
+			t.Errorf("volume %s: secret %+v; the docs create one named pallium, from which each pod mounts the keys that it needs", v.Name, *v.Secret)
 		}
 		if v.EmptyDir != nil && v.EmptyDir.SizeLimit == "" {
 			t.Errorf("volume %s has no sizeLimit", v.Name)
@@ -135,7 +136,7 @@ func (c *cluster) checkReferences(t *testing.T, p *pod) {
 	}
 	for _, e := range p.Containers[0].EnvFrom {
 		if c.find("ConfigMap", e.ConfigMapRef.Name) == nil {
-			t.Errorf("envFrom: there is no ConfigMap %q", e.ConfigMapRef.Name)
+			t.Errorf("envFrom: ConfigMap %q does not exist", e.ConfigMapRef.Name)
 		}
 	}
 }
@@ -160,18 +161,18 @@ func (c *cluster) checkService(t *testing.T, s *manifest) error {
 		found = true
 		for _, p := range s.Spec.Ports {
 			if got := m.Spec.Template.Spec.Containers[0].port(p.TargetPort); got != p.Port {
-				return fmt.Errorf("port %d goes to %q of %s, which is %d", p.Port, p.TargetPort, m.Metadata.Name, got)
+				return fmt.Errorf("port %d refers to %q of %s, which is port %d", p.Port, p.TargetPort, m.Metadata.Name, got)
 			}
 		}
 	}
 	if !found {
-		return fmt.Errorf("it selects no pods")
+		return fmt.Errorf("the service selects no pods")
 	}
 	return nil
 }
 
-// TestBudgets: a pod under two disruption budgets cannot be evicted, one under
-// none may go with all the others.
+// TestBudgets: a pod with two disruption budgets cannot be evicted, and pods without a
+// budget may all be evicted at once.
 func TestBudgets(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)
@@ -188,12 +189,12 @@ func TestBudgets(t *testing.T) {
 				}
 			}, "PodDisruptionBudget")
 			if len(over) != 1 {
-				t.Errorf("%s: %s is under the budgets %v", b, m.Metadata.Name, over)
+				t.Errorf("%s: %s is selected by the budgets %v", b, m.Metadata.Name, over)
 			}
 		}
 		c.each(t, func(t *testing.T, p *manifest) {
 			if !used[p.Metadata.Name] {
-				t.Error("it selects no pods")
+				t.Error("the budget selects no pods")
 			}
 		}, "PodDisruptionBudget")
 	}
@@ -217,7 +218,7 @@ func TestZones(t *testing.T) {
 		}
 		budget := c.find("PodDisruptionBudget", "ingester")
 		if budget == nil || !budget.selects(t).matches(m.podLabels()) {
-			t.Errorf("%s is not under the budget of all ingesters", m.Metadata.Name)
+			t.Errorf("%s is not selected by the budget of all ingesters", m.Metadata.Name)
 		}
 	}
 	if len(zones) != 3 || len(places) != 3 || places[""] {
@@ -230,13 +231,13 @@ func TestAutoscalers(t *testing.T) {
 	c.each(t, func(t *testing.T, h *manifest) {
 		m := c.find(h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name)
 		if m == nil {
-			t.Fatalf("its target %+v is missing", h.Spec.ScaleTargetRef)
+			t.Fatalf("the target %+v does not exist", h.Spec.ScaleTargetRef)
 		}
 		if m.Spec.Replicas != nil {
-			t.Errorf("its target has %d replicas: an apply sets back what it scaled", *m.Spec.Replicas)
+			t.Errorf("the target sets %d replicas: each apply would reset the scaling", *m.Spec.Replicas)
 		}
 		if m.component() == "ingester" {
-			t.Error("ingesters must not be scaled by themselves")
+			t.Error("ingesters must not be scaled automatically")
 		}
 	}, "HorizontalPodAutoscaler")
 }
@@ -246,7 +247,7 @@ func TestMonitor(t *testing.T) {
 	c.each(t, func(t *testing.T, m *manifest) {
 		s := c.find("Service", "metrics")
 		if s == nil || !m.selects(t).matches(s.Metadata.Labels) {
-			t.Fatal("it does not select the service metrics")
+			t.Fatal("the monitor does not select the service metrics")
 		}
 		for _, e := range m.Spec.Endpoints {
 			if !slices.ContainsFunc(s.Spec.Ports, func(p servicePort) bool { return p.Name == e.Port }) {
@@ -260,7 +261,7 @@ func TestMonitor(t *testing.T) {
 		}
 		c.each(t, func(t *testing.T, other *manifest) {
 			if other != s && m.selects(t).matches(other.Metadata.Labels) {
-				t.Error("it is scraped a second time")
+				t.Error("the pods are scraped twice")
 			}
 		}, "Service")
 	}, "ServiceMonitor")
@@ -272,7 +273,7 @@ func TestNoSecrets(t *testing.T) {
 	for _, b := range built {
 		c := build(t, b)
 		if i := slices.IndexFunc(c.manifests, func(m manifest) bool { return m.Kind == "Secret" }); i >= 0 {
-			t.Errorf("%s has the Secret %s", b, c.manifests[i].Metadata.Name)
+			t.Errorf("%s contains the Secret %s", b, c.manifests[i].Metadata.Name)
 		}
 		c.each(t, func(t *testing.T, m *manifest) {
 			for _, e := range m.Spec.Template.Spec.Containers[0].Env {

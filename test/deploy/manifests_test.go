@@ -1,7 +1,7 @@
-// Package deploy checks what is under deploy and compose.yaml beyond their
-// schemas: that configuration files are read by Pallium itself, that names, ports
-// and labels fit each other, and that no secret is in the repository. `make
-// deploy-check` names the tools that it needs.
+// Package deploy checks deploy/ and compose.yaml beyond their schemas: Pallium itself
+// must read the configuration files, names, ports and labels must match each other,
+// and no secret may be in the repository. `make deploy-check` names the required
+// tools.
 package deploy
 
 import (
@@ -20,13 +20,13 @@ import (
 
 const root = "../.."
 
-// built are the directories that are built and checked.
+// built contains the directories that are built and checked.
 var built = []string{"base", "overlays/small", "overlays/production"}
 
-// complete are those that are whole clusters.
+// complete contains the directories that define whole clusters.
 var complete = []string{"overlays/small", "overlays/production"}
 
-// manifest is one object of Kubernetes.
+// manifest is one Kubernetes object.
 type manifest struct {
 	Kind     string
 	Metadata struct {
@@ -38,13 +38,13 @@ type manifest struct {
 	Spec spec
 }
 
-// spec has the fields of every kind that the tests look at.
+// spec contains the fields of all kinds that the tests check.
 type spec struct {
 	Replicas       *int
 	ServiceName    string                `yaml:"serviceName"`
 	ClusterIP      string                `yaml:"clusterIP"`
 	UpdateStrategy struct{ Type string } `yaml:"updateStrategy"`
-	Selector       yaml.Node             // of a Service it is a map, else has matchLabels
+	Selector       yaml.Node             // a map in a Service; other kinds have matchLabels
 	Template       struct {
 		Metadata struct{ Labels map[string]string }
 		Spec     pod
@@ -89,7 +89,7 @@ type servicePort struct {
 	TargetPort string `yaml:"targetPort"`
 }
 
-// rule of a network policy.
+// rule is a rule of a network policy.
 type rule struct {
 	From []struct {
 		PodSelector       *selector `yaml:"podSelector"`
@@ -98,7 +98,7 @@ type rule struct {
 	Ports []struct{ Port int }
 }
 
-// egressRule of a network policy.
+// egressRule is an egress rule of a network policy.
 type egressRule struct {
 	To []struct {
 		PodSelector       *selector `yaml:"podSelector"`
@@ -187,7 +187,7 @@ type probe struct {
 	Exec             *struct{ Command []string }
 }
 
-// cluster is what one directory builds to.
+// cluster contains the objects that one directory builds.
 type cluster struct {
 	text      []byte
 	manifests []manifest
@@ -221,7 +221,7 @@ func kustomize(directory string) (cluster, error) {
 		if err := d.Decode(&m); errors.Is(err, io.EOF) {
 			return c, nil
 		} else if err != nil {
-			return cluster{}, fmt.Errorf("what %s builds to: %w", directory, err)
+			return cluster{}, fmt.Errorf("decode the objects of %s: %w", directory, err)
 		}
 		c.manifests = append(c.manifests, m)
 	}
@@ -239,7 +239,7 @@ func (c *cluster) each(t *testing.T, fn func(*testing.T, *manifest), kinds ...st
 		}
 	}
 	if !found {
-		t.Errorf("there is none of %v", kinds)
+		t.Errorf("no object has one of the kinds %v", kinds)
 	}
 }
 
@@ -253,7 +253,7 @@ func (c *cluster) find(kind, name string) *manifest {
 	return nil
 }
 
-// servers are the workloads that run for good.
+// servers returns the workloads that run permanently.
 func (c *cluster) servers() []*manifest {
 	var out []*manifest
 	for i := range c.manifests {
@@ -271,7 +271,7 @@ func (m *manifest) component() string { return m.podLabels()["app.kubernetes.io/
 // ours reports whether a workload runs Pallium.
 func (m *manifest) ours() bool { return m.podLabels()["app.kubernetes.io/name"] == "pallium" }
 
-// selects is the selector of a Service or of any other kind.
+// selects returns the selector of a Service or of any other kind.
 func (m *manifest) selects(t *testing.T) selector {
 	t.Helper()
 	var s selector

@@ -13,7 +13,7 @@ import (
 
 var metric = regexp.MustCompile(`\bpallium_[a-z0-9_]+`)
 
-// TestMetrics: alerts and the docs of operations name metrics that there are.
+// TestMetrics checks that the metrics in alerts and in the operator docs exist.
 func TestMetrics(t *testing.T) {
 	known := map[string]bool{}
 	literal := regexp.MustCompile(`"(pallium_[a-z0-9_]+)"`)
@@ -34,7 +34,7 @@ func TestMetrics(t *testing.T) {
 		return err
 	})
 	if err != nil || len(known) < 20 {
-		t.Fatalf("%d metrics in the code: %v", len(known), err)
+		t.Fatalf("only %d metrics in the code: %v", len(known), err)
 	}
 	docs, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	if err != nil {
@@ -47,17 +47,17 @@ func TestMetrics(t *testing.T) {
 	for _, file := range files {
 		for _, name := range metric.FindAllString(string(read(t, file)), -1) {
 			if !known[name] && !known[strings.TrimSuffix(name, "_bucket")] && !strings.HasSuffix(name, "_") {
-				t.Errorf("%s: there is no metric %s", file, name)
+				t.Errorf("%s: metric %s does not exist", file, name)
 			}
 		}
 	}
 	if len(metric.FindAllString(string(read(t, files[0])), -1)) < 20 {
-		t.Errorf("%s names no metrics", files[0])
+		t.Errorf("%s contains no metrics", files[0])
 	}
 }
 
-// TestRunbooks: every alert has a section that says what to do, and every section an
-// alert.
+// TestRunbooks checks that every alert has a section in the runbooks, and every
+// section an alert.
 func TestRunbooks(t *testing.T) {
 	names := func(file, pattern string) []string {
 		var out []string

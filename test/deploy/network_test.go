@@ -6,19 +6,19 @@ import (
 	"testing"
 )
 
-// TestNetwork decides about connections as the network policies do.
+// TestNetwork evaluates the network policies for connections.
 func TestNetwork(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)
 		for _, to := range c.servers() {
 			for _, one := range []struct {
 				name      string
-				namespace string // of another namespace, by its name
+				namespace string // namespace of the client; empty: the same one
 				from      map[string]string
 				port      int
 				allowed   bool
 			}{
-				{"anybody", "elsewhere", map[string]string{}, 9009, to.component() == "gateway"},
+				{"any client", "elsewhere", map[string]string{}, 9009, to.component() == "gateway"},
 				{"gateway", "", c.labels(t, "gateway"), 9011, to.ours() && to.component() != "gateway"},
 				{"gateway", "", c.labels(t, "gateway"), 9012, false},
 				{"gateway", "", c.labels(t, "gateway"), 9010, false},
@@ -26,10 +26,10 @@ func TestNetwork(t *testing.T) {
 				{"backend", "", c.labels(t, "compactor"), 9011, false},
 				{"backend", "", c.labels(t, "compactor"), 9012, to.ours() && to.component() != "gateway"},
 				{"backend", "", c.labels(t, "ingester"), 6379, to.component() == "redis"},
-				{"stranger", "", map[string]string{"app": "other"}, 9011, false},
-				{"stranger", "", map[string]string{"app": "other"}, 9012, false},
-				{"stranger", "", map[string]string{"app": "other"}, 6379, false},
-				{"stranger", "elsewhere", map[string]string{}, 9010, false},
+				{"other pod", "", map[string]string{"app": "other"}, 9011, false},
+				{"other pod", "", map[string]string{"app": "other"}, 9012, false},
+				{"other pod", "", map[string]string{"app": "other"}, 6379, false},
+				{"other pod", "elsewhere", map[string]string{}, 9010, false},
 				{"gateway elsewhere", "elsewhere", c.labels(t, "gateway"), 9011, false},
 				{"monitoring", "monitoring", map[string]string{}, 9010, to.ours()},
 				{"monitoring", "monitoring", map[string]string{}, 9011, false},
@@ -42,7 +42,8 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestEgress: processes reach what they need, by the same policies, and no more.
+// TestEgress checks with the same policies that processes reach what they need, and
+// nothing else.
 func TestEgress(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)
@@ -72,17 +73,17 @@ func TestEgress(t *testing.T) {
 				}
 			}
 			if redis && !c.reaches(from.podLabels(), map[string]string{"app.kubernetes.io/name": "redis"}, "", 6379) && from.ours() {
-				t.Errorf("%s: %s does not reach Redis", b, from.Metadata.Name)
+				t.Errorf("%s: %s cannot reach Redis", b, from.Metadata.Name)
 			}
 		}
 		if !c.reaches(map[string]string{"app.kubernetes.io/name": "pallium-migrate"}, nil, "142.250.1.1", 443) {
-			t.Errorf("%s: the job that migrates does not reach Bigtable", b)
+			t.Errorf("%s: the migration job cannot reach Bigtable", b)
 		}
 	}
 }
 
-// reaches decides about a connection to a pod of the same namespace, or to an
-// address.
+// reaches reports whether the policies allow a connection to a pod of the same
+// namespace, or to an address.
 func (c *cluster) reaches(from, to map[string]string, address string, port int) bool {
 	for i := range c.manifests {
 		p := &c.manifests[i]
@@ -127,12 +128,12 @@ func (c *cluster) labels(t *testing.T, component string) map[string]string {
 			return m.podLabels()
 		}
 	}
-	t.Fatalf("there is no %s", component)
+	t.Fatalf("no pod has the component %s", component)
 	return nil
 }
 
-// allows decides about a connection from a pod of the same namespace, or of the
-// named one.
+// allows reports whether the policies allow a connection from a pod of the same
+// namespace, or of the named one.
 func (c *cluster) allows(namespace string, from, to map[string]string, port int) bool {
 	guarded := false
 	for i := range c.manifests {

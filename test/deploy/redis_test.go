@@ -20,8 +20,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestRedisUsers starts a Redis with the users that redis.sh makes: each may do
-// what its processes need, and nothing of the other's.
+// TestRedisUsers starts a Redis with the users that redis.sh creates: each user has
+// the permissions that its processes need, and none for the other user's keys.
 func TestRedisUsers(t *testing.T) {
 	ctx, dir := context.Background(), t.TempDir()
 	for name, password := range map[string]string{"redis-password": "of-the-ring", "cache-redis-password": "of-the-cache"} {

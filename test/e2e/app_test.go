@@ -11,10 +11,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// startApp serves the metrics of an application that has what Prometheus and
-// node_exporter have not: exemplars, native histograms, names in UTF-8, and a
-// series that comes and goes. Each scrape is one more request to the
-// application. It returns the address.
+// startApp serves the metrics of an application with features that Prometheus' and
+// node_exporter's metrics lack: exemplars, native histograms, UTF-8 names, and a
+// series that comes and goes. Each scrape counts one more request to the application.
+// It returns the address.
 func startApp(t *testing.T) string {
 	t.Helper()
 	reg := prometheus.NewRegistry()

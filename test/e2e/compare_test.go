@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// vector and matrix results of the query API, by labels.
+// result is a vector or matrix of the query API, by labels.
 type result struct {
 	kind   string
-	scalar json.RawMessage // of a scalar or string
+	scalar json.RawMessage // the JSON of a scalar or string
 	series map[string]points
 }
 
@@ -25,8 +25,8 @@ type points struct {
 	Histograms json.RawMessage
 }
 
-// parseResult reads the data of a query. Series are keyed by their labels as
-// JSON, which Go writes in order.
+// parseResult decodes the data of a query. Series are keyed by their labels as JSON,
+// whose keys Go sorts.
 func parseResult(data json.RawMessage) (result, error) {
 	var d struct {
 		ResultType string
@@ -53,16 +53,16 @@ func parseResult(data json.RawMessage) (result, error) {
 			return r, err
 		}
 		if _, twice := r.series[string(key)]; twice {
-			return r, fmt.Errorf("series %s stands twice in the answer", key)
+			return r, fmt.Errorf("series %s appears twice in the response", key)
 		}
 		r.series[string(key)] = s.points
 	}
 	return r, nil
 }
 
-// sameResult compares the data of two answers to a query. Raw samples must be
-// the same to the bit; what is computed may differ in the last digits, since
-// sums depend on the order of series.
+// sameResult compares the data of two responses to a query. Raw samples must be
+// exactly equal; computed values may differ in the last digits, since sums depend on
+// the order of series.
 func sameResult(got, want json.RawMessage, raw bool) error {
 	g, err := parseResult(got)
 	if err != nil {
@@ -91,14 +91,14 @@ func sameResult(got, want json.RawMessage, raw bool) error {
 	}
 	for key := range g.series {
 		if _, ok := w.series[key]; !ok {
-			return fmt.Errorf("series %s should not be there", key)
+			return fmt.Errorf("unexpected series %s", key)
 		}
 	}
 	return nil
 }
 
-// near reports whether two JSON texts are the same but for numbers (as text or
-// not) that differ by a billionth at most.
+// near reports whether two JSON texts are equal except for numbers (also numbers as
+// text) that differ by a relative error of at most a billionth.
 func near(a, b json.RawMessage) bool {
 	var x, y any
 	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
@@ -138,7 +138,7 @@ func nearValue(x, y any) bool {
 	return x == y
 }
 
-// sameQuery asks both the same and compares.
+// sameQuery sends a query to both and compares the responses.
 func sameQuery(t testing.TB, got, want client, endpoint string, form url.Values, raw bool) error {
 	t.Helper()
 	w, err := want.data(t, endpoint, form)
@@ -155,8 +155,8 @@ func sameQuery(t testing.TB, got, want client, endpoint string, form url.Values,
 	return nil
 }
 
-// sameList compares answers that are lists, whose order Prometheus does not
-// promise.
+// sameList compares responses that are lists, whose order Prometheus does not
+// guarantee.
 func sameList(t testing.TB, got, want client, endpoint string, form url.Values) error {
 	t.Helper()
 	var lists [2][]string
@@ -181,7 +181,7 @@ func sameList(t testing.TB, got, want client, endpoint string, form url.Values) 
 	for i := range lists {
 		for _, item := range lists[i] {
 			if _, ok := slices.BinarySearch(lists[1-i], item); !ok {
-				return fmt.Errorf("%s %v: %s stands only in the answer of %s", endpoint, form, item, []client{got, want}[i].name)
+				return fmt.Errorf("%s %v: only the response of %s has %s", endpoint, form, []client{got, want}[i].name, item)
 			}
 		}
 	}
@@ -191,7 +191,7 @@ func sameList(t testing.TB, got, want client, endpoint string, form url.Values) 
 	return nil
 }
 
-// names splits a JSON list of strings.
+// names decodes a JSON list of strings.
 func names(data json.RawMessage) ([]string, error) {
 	var list []string
 	err := json.Unmarshal(data, &list)

@@ -14,7 +14,7 @@ import (
 
 // page is one page of the documentation.
 type page struct {
-	name string // from the top of the repository
+	name string // path from the root of the repository
 	text string
 }
 
@@ -41,7 +41,7 @@ func pages(t *testing.T) []page {
 	return out
 }
 
-// block is a shell block; runnable ones have a comment of that name before them.
+// block is a shell block; it is runnable if an HTML comment "runnable" precedes it.
 type block struct {
 	script   string
 	runnable bool
@@ -54,9 +54,9 @@ func (p *page) blocks() (out []block) {
 	return out
 }
 
-// TestDocs runs every shell block of the documentation that is marked as runnable, those
-// of one page in one shell and in order, against a server of the page's own. All other
-// blocks must be shell. The README's have TestREADME.
+// TestDocs runs every shell block of the documentation that is marked as runnable, the
+// blocks of one page in order and in one shell, against a server for that page. All
+// other blocks must be valid shell. TestREADME covers the README's blocks.
 func TestDocs(t *testing.T) {
 	bin, err := filepath.Abs(programs.Binary(t, "PALLIUM"))
 	if err != nil {
@@ -69,7 +69,7 @@ func TestDocs(t *testing.T) {
 			cmd := exec.Command("bash", "-n")
 			cmd.Stdin = strings.NewReader(b.script)
 			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%s: a block is no shell: %v %s\n%s", p.name, err, out, b.script)
+				t.Errorf("%s: a block is not valid shell: %v %s\n%s", p.name, err, out, b.script)
 			}
 			if b.runnable {
 				script += b.script
@@ -96,12 +96,12 @@ func TestDocs(t *testing.T) {
 		})
 	}
 	if ran < 3 {
-		t.Errorf("%d pages have blocks that were run", ran)
+		t.Errorf("only %d pages have runnable blocks", ran)
 	}
 }
 
-// commandLine finds pallium commands: in shell blocks at the start of a line or after a
-// pipe or $(, elsewhere in backquotes.
+// commandLine matches pallium commands: in shell blocks at the start of a line or
+// after a pipe or $(, elsewhere in backquotes.
 var commandLine = regexp.MustCompile("(?m)(?:^|[`|;]|\\$\\(|&& |sudo -u pallium |run )\\s*(pallium [a-z][^`|;&)\n]*)")
 
 // TestCommandsOfDocs: every pallium command in the documentation exists, and so do its
@@ -123,7 +123,7 @@ func TestCommandsOfDocs(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range pages(t) {
 		if p.name == "CHANGELOG.md" {
-			continue // has commands of the past
+			continue // contains former commands
 		}
 		for _, m := range commandLine.FindAllStringSubmatch(p.text, -1) {
 			line, _, _ := strings.Cut(m[1], " #")

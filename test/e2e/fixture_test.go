@@ -1,6 +1,5 @@
-// Package e2e tests Pallium with the clients that its users have: a real
-// Prometheus that writes and reads, promtool, and the calls of Grafana's
-// Prometheus data source.
+// Package e2e tests Pallium with its users' clients: a real Prometheus that writes and
+// reads, promtool, and the requests of Grafana's Prometheus data source.
 package e2e
 
 import (
@@ -48,21 +47,21 @@ remote_write:
     queue_config: {batch_send_deadline: 500ms, max_backoff: 1s}
 `
 
-// client asks one Prometheus API.
+// client sends requests to one Prometheus API.
 type client struct {
 	name string
-	base string // up to and without /api/v1
+	base string // URL before /api/v1
 	auth func(*http.Request)
-	user string // of Basic auth
-	key  string // "" for a Prometheus without authentication
+	user string // user of Basic authentication
+	key  string // empty for a Prometheus without authentication
 }
 
-// system is a Prometheus that scrapes and writes to two tenants of a Pallium.
+// system is a Prometheus that scrapes targets and writes to two tenants of a Pallium.
 type system struct {
 	pallium *programs.Pallium
 	prom    *programs.Prometheus
 	local   client   // that Prometheus
-	tenants []client // what it writes by remote write 1.0 and 2.0
+	tenants []client // written by remote write 1.0 and 2.0
 }
 
 func startSystem(t *testing.T) *system {
@@ -83,14 +82,15 @@ func startSystem(t *testing.T) *system {
 	return s
 }
 
-// basic is the same tenant with the tenant as user and the key as password.
+// basic returns a client of the same tenant that sends the tenant as user and the key
+// as password.
 func (c client) basic() client {
 	c.name += ", basic auth"
 	c.auth = func(r *http.Request) { r.SetBasicAuth(c.user, c.key) }
 	return c
 }
 
-// call sends a request. form goes into the body of a POST and the URL of a GET.
+// call sends a request. form is sent in the body of a POST and in the URL of a GET.
 func (c client) call(t testing.TB, method, path string, form url.Values, header http.Header) programs.Answer {
 	t.Helper()
 	target, body := c.base+path, ""
@@ -113,7 +113,7 @@ func (c client) call(t testing.TB, method, path string, form url.Values, header 
 	return programs.Send(t, req)
 }
 
-// data asks for the data of an answer; an answer that is none is an error.
+// data returns the data of a response; a failed query is an error.
 func (c client) data(t testing.TB, endpoint string, form url.Values) (json.RawMessage, error) {
 	t.Helper()
 	method := http.MethodPost
@@ -131,5 +131,5 @@ func (c client) data(t testing.TB, endpoint string, form url.Values) (json.RawMe
 	return a.Data, nil
 }
 
-// seconds writes a time as the API reads it.
+// seconds formats a time for the API.
 func seconds(t time.Time) string { return fmt.Sprintf("%.3f", float64(t.UnixMilli())/1000) }

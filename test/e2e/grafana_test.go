@@ -15,14 +15,14 @@ import (
 type grafanaCall struct {
 	name   string
 	method string
-	path   string // with what Grafana puts into the URL
+	path   string // includes the query that Grafana puts into the URL
 	form   url.Values
 	header http.Header
-	list   bool // the data is a list in no certain order
+	list   bool // the data is a list in arbitrary order
 }
 
-// grafanaCalls are the data source's calls: its health check, panels, metadata
-// for the editor, and the odd ones.
+// grafanaCalls returns the data source's requests: its health check, panels, metadata
+// for the editor, and unusual ones.
 func grafanaCalls(w window) []grafanaCall {
 	const get, post = http.MethodGet, http.MethodPost
 	with := func(more ...string) url.Values {
@@ -69,8 +69,8 @@ func grafanaCalls(w window) []grafanaCall {
 	}
 }
 
-// grafana makes Grafana's calls of Prometheus and Pallium and compares status,
-// content type and all of the body but times of execution.
+// grafana sends Grafana's requests to Prometheus and Pallium and compares status,
+// content type and the whole body except execution times.
 func (s *system) grafana(t *testing.T, w window) {
 	for _, tenant := range s.tenants {
 		for _, c := range []client{tenant, tenant.basic()} {
@@ -95,7 +95,7 @@ func (s *system) grafana(t *testing.T, w window) {
 	}
 }
 
-// normal decodes an answer without what differs between two runs.
+// normal decodes a response and removes what differs between two runs.
 func normal(t *testing.T, body string, list bool) any {
 	t.Helper()
 	var a map[string]any
@@ -130,8 +130,9 @@ func inOrder(list []any) []any {
 	return slices.SortedFunc(slices.Values(list), func(a, b any) int { return strings.Compare(text(a), text(b)) })
 }
 
-// grafanaBuildInfo checks what Grafana takes the data source's kind from: the
-// version is Prometheus', and no features, which would mean Mimir.
+// grafanaBuildInfo checks the fields from which Grafana derives the kind of data
+// source: the version is Prometheus', and there are no features, which would mean
+// Mimir.
 func (s *system) grafanaBuildInfo(t *testing.T, c client) {
 	var info struct {
 		Status string

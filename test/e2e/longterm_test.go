@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// pushSeries writes a sample of each metric now.
+// pushSeries writes a sample of each metric with the current time.
 func pushSeries(t *testing.T, p *programs.Pallium, token string, value float64, metrics ...string) {
 	t.Helper()
 	req := &prompb.WriteRequest{}
@@ -35,7 +35,7 @@ func pushSeries(t *testing.T, p *programs.Pallium, token string, value float64, 
 	}
 }
 
-// metricsOf lists a tenant's metrics by a query, so by samples.
+// metricsOf returns a tenant's metrics that have samples, by a query.
 func metricsOf(t *testing.T, p *programs.Pallium, token string) string {
 	t.Helper()
 	form := url.Values{"query": {`last_over_time({__name__=~"m_.*"}[1h])`}}
@@ -64,8 +64,9 @@ func metricsOf(t *testing.T, p *programs.Pallium, token string) string {
 	return strings.Join(out, " ")
 }
 
-// TestDeletion deletes series of one tenant, and then a tenant, over the edge
-// and the admin API: nobody else loses anything, nothing comes back.
+// TestDeletion deletes series of one tenant through the edge, and then a tenant
+// through the admin API: other tenants lose nothing, and the deleted data does not
+// come back.
 func TestDeletion(t *testing.T) {
 	p := programs.StartPallium(t, "")
 	p.Tenant("team-a")
@@ -86,7 +87,7 @@ func TestDeletion(t *testing.T) {
 		t.Errorf("without the scope: %d", code)
 	}
 	if code := del(a, "m_1{"); code != http.StatusBadRequest {
-		t.Errorf("a selector that is none: %d", code)
+		t.Errorf("an invalid selector: %d", code)
 	}
 	if code := del(a, "m_1"); code != http.StatusNoContent {
 		t.Fatalf("delete: %d", code)
@@ -108,7 +109,7 @@ func TestDeletion(t *testing.T) {
 	p.Compact()
 	p.Stop()
 	if p.DropUploaded() == 0 {
-		t.Error("nothing was uploaded")
+		t.Error("no pack was uploaded")
 	}
 	p.Restart()
 	check("from the long-term store", "m_2 m_3", "m_1 m_2")
@@ -128,15 +129,15 @@ func TestDeletion(t *testing.T) {
 		return nil
 	})
 	if left, _ := filepath.Glob(filepath.Join(p.DataDir, "l1", "team-a", "*")); len(left) > 0 {
-		t.Errorf("%q is left", left)
+		t.Errorf("%q were not deleted", left)
 	}
 	if got := metricsOf(t, p, b); got != "m_1 m_2" {
 		t.Errorf("team-b has %q", got)
 	}
 }
 
-// TestVerify finds damage of a compacted pack, names it, fails the query that
-// needs it, and makes a deleted index again.
+// TestVerify: `pallium verify` finds damage in a compacted pack and names the pack, a
+// query that needs it fails, and a deleted index is rebuilt.
 func TestVerify(t *testing.T) {
 	p := programs.StartPallium(t, "self_monitoring: {disabled: true}\n")
 	p.Tenant("team-a")
@@ -146,7 +147,7 @@ func TestVerify(t *testing.T) {
 	p.Compact()
 	p.Stop()
 	if p.DropUploaded() == 0 {
-		t.Error("nothing was uploaded")
+		t.Error("no pack was uploaded")
 	}
 	if out, err := p.Offline("verify", "-data"); err != nil || !strings.Contains(out, " 0 findings") {
 		t.Fatalf("%v\n%s", err, out)
@@ -174,9 +175,9 @@ func TestVerify(t *testing.T) {
 	p.Restart()
 	code, body := programs.Do(t, http.MethodGet, p.Edge+"/prometheus/api/v1/query?query=m_1", token, "", nil)
 	if code != http.StatusServiceUnavailable {
-		t.Errorf("a query of a damaged pack: %d %s", code, body)
+		t.Errorf("a query that reads a damaged pack: %d %s", code, body)
 	}
-	kit.Eventually(t, 10*time.Second, func() error { // the log comes through a pipe
+	kit.Eventually(t, 10*time.Second, func() error { // the log arrives through a pipe
 		if !strings.Contains(p.Log(), name) {
 			return fmt.Errorf("the log does not name the damaged pack %s", name)
 		}
@@ -186,7 +187,7 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(packs[0], whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// All rows but the control data are lost.
+	// Delete all rows except the control data.
 	if err := os.RemoveAll(filepath.Join(p.DataDir, "rows")); err != nil {
 		t.Fatal(err)
 	}

@@ -13,14 +13,14 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// history is how much must be scraped before anything is compared.
+// history is how long Prometheus must scrape before anything is compared.
 const history = 15 * time.Second
 
-// catchUp is how long remote write may take to deliver what was scraped.
+// catchUp is how long remote write may take to deliver scraped samples.
 const catchUp = 30 * time.Second
 
-// TestPrometheus has a real Prometheus write to Pallium and compares what both
-// answer, through sealing, restart and crash.
+// TestPrometheus lets a real Prometheus write to Pallium and compares the responses of
+// both, through sealing, restart and crash.
 func TestPrometheus(t *testing.T) {
 	s := startSystem(t)
 	begin := time.Now()
@@ -41,9 +41,9 @@ func TestPrometheus(t *testing.T) {
 	t.Run("compacted", func(t *testing.T) { s.agree(t, w) })
 
 	s.pallium.Stop()
-	// From here on the long-term store alone has what was compacted.
+	// From here on only the long-term store has the compacted samples.
 	if n := s.pallium.DropUploaded(); n == 0 {
-		t.Error("nothing was uploaded")
+		t.Error("no pack was uploaded")
 	}
 	s.pallium.Restart()
 	t.Run("from the long-term store", func(t *testing.T) { s.agree(t, w) })
@@ -58,7 +58,7 @@ func TestPrometheus(t *testing.T) {
 	w.end = time.Now().Add(-time.Second).Truncate(time.Second)
 	t.Run("after a crash", func(t *testing.T) { s.agree(t, w) })
 	t.Run("exemplars after a crash", func(t *testing.T) {
-		// Exemplars are kept in memory only.
+		// Exemplars are only in memory.
 		s.agreeExemplars(t, window{start: back.Add(time.Second), end: w.end})
 	})
 
@@ -75,7 +75,7 @@ func TestPrometheus(t *testing.T) {
 	}
 }
 
-// window is a span of time whose samples Prometheus has all scraped.
+// window is a time range in which Prometheus has scraped every sample.
 type window struct{ start, end time.Time }
 
 func (w window) instant(query string) url.Values {
@@ -86,12 +86,12 @@ func (w window) over(query string) url.Values {
 	return url.Values{"query": {query}, "start": {seconds(w.start)}, "end": {seconds(w.end)}, "step": {"1.5"}}
 }
 
-// between bounds calls that list labels and series.
+// between returns parameters for requests that list labels and series.
 func (w window) between() url.Values {
 	return url.Values{"start": {seconds(w.start)}, "end": {seconds(w.end)}}
 }
 
-// all is a range that reaches from the window's end back to its start.
+// all returns a range from the window's end back to its start.
 func (w window) all() string {
 	return fmt.Sprintf("[%ds]", int(w.end.Sub(w.start).Seconds()))
 }
@@ -115,7 +115,7 @@ func (s *system) scraped(t *testing.T, at time.Time) {
 	})
 }
 
-// computed are queries of the kinds that dashboards and alerts have.
+// computed returns queries of the kinds that dashboards and alerts use.
 func computed() []string {
 	return []string{
 		`up`,
@@ -152,7 +152,7 @@ func computed() []string {
 // agree compares all samples of all metrics, and the computed queries.
 func (s *system) agree(t *testing.T, w window) {
 	for _, tenant := range s.tenants {
-		// Remote write is behind at first; from here on all is there.
+		// Remote write may lag at first; after this, every sample has arrived.
 		kit.Eventually(t, catchUp, func() error {
 			return sameQuery(t, tenant, s.local, "query", w.instant(`{__name__!=""}`+w.all()), true)
 		})
@@ -178,7 +178,7 @@ func (s *system) agree(t *testing.T, w window) {
 				t.Error(err)
 			}
 			if q == `"text"` {
-				continue // no range query has a string
+				continue // a range query cannot return a string
 			}
 			if err := sameQuery(t, tenant, s.local, "query_range", w.over(q), false); err != nil {
 				t.Error("range query: ", err)
@@ -216,8 +216,8 @@ func (s *system) agreeLists(t *testing.T, tenant client, w window) {
 	}
 }
 
-// agreeMetadata compares the metadata API. Prometheus has an entry for each
-// different text of its targets, Pallium the one that came last.
+// agreeMetadata compares the metadata API. Prometheus has an entry for each different
+// text of its targets, Pallium the latest one.
 func (s *system) agreeMetadata(t *testing.T) {
 	type entry struct{ Type, Help, Unit string }
 	all := func(c client) (map[string][]entry, error) {
@@ -245,9 +245,9 @@ func (s *system) agreeMetadata(t *testing.T) {
 				}
 			}
 			for metric := range got {
-				// Prometheus also sends what it knows of its own report on a scrape.
+				// Prometheus also sends metadata of its own series about scrapes.
 				if _, ok := want[metric]; !ok && metric != "up" && !strings.HasPrefix(metric, "scrape_") {
-					return fmt.Errorf("%s: there is metadata of %s, which Prometheus has not", tenant.name, metric)
+					return fmt.Errorf("%s: metadata of %s, which Prometheus does not have", tenant.name, metric)
 				}
 			}
 			return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// promtool runs the tool against Prometheus and Pallium, and compares what it
-// prints; then it has it push metrics.
+// promtool runs the tool against Prometheus and Pallium, and compares the outputs;
+// then it pushes metrics with the tool.
 func (s *system) promtool(t *testing.T, w window) {
 	dir := t.TempDir()
 	for _, tenant := range s.tenants {
@@ -56,9 +56,9 @@ func (s *system) promtool(t *testing.T, w window) {
 	}
 }
 
-// promtoolPush has promtool push metrics to a tenant of its own: those of the
-// others must stay what Prometheus has. (For protocol 2.0 promtool sends a body
-// of 1.0 under the name of 2.0, which says nothing to any receiver.)
+// promtoolPush lets promtool push metrics to a tenant of its own, since the other
+// tenants must stay equal to Prometheus. (For protocol 2.0 promtool sends a 1.0 body
+// labelled as 2.0, which no receiver can decode.)
 func (s *system) promtoolPush(t *testing.T, tenant client, config string, run func(...string) (string, error)) {
 	id := "pushed-" + tenant.user
 	key := s.pallium.Tenant(id)
@@ -75,6 +75,6 @@ func (s *system) promtoolPush(t *testing.T, tenant client, config string, run fu
 	}
 	out, err := run("query", "instant", "--http.config.file="+config, s.pallium.Edge+"/prometheus", `pushed_total{job="batch",code="200"} == 42`)
 	if err != nil || !strings.Contains(out, "=> 42 @") {
-		t.Errorf("metrics were pushed, but a query finds %q %v", out, err)
+		t.Errorf("a query of the pushed metrics returned %q %v", out, err)
 	}
 }

@@ -29,9 +29,9 @@ remote_read:
     authorization: {credentials: %s}
 `
 
-// remoteRead compares what Prometheus' own client reads from Pallium, in both
-// kinds of answers, with what it reads from the Prometheus that wrote it; and
-// asks a Prometheus that has nothing but Pallium to read from.
+// remoteRead compares what Prometheus' own client reads from Pallium, in both response
+// types, with what it reads from the Prometheus that wrote it. It also queries a
+// Prometheus that has no data of its own and reads from Pallium.
 func (s *system) remoteRead(t *testing.T, w window) {
 	matchers := [][]*labels.Matcher{
 		{labels.MustNewMatcher(labels.MatchEqual, "job", "app")},
@@ -47,7 +47,7 @@ func (s *system) remoteRead(t *testing.T, w window) {
 			for _, h := range all {
 				want := s.local.readRemotely(t, kind, w, m, h)
 				if len(want) == 0 && m[0].Value != "nothing" {
-					t.Errorf("Prometheus has nothing of %v with the hints %+v", m, h)
+					t.Errorf("Prometheus returned no series for %v with the hints %+v", m, h)
 				}
 				for _, tenant := range s.tenants {
 					if d := firstDifference(tenant.readRemotely(t, kind, w, m, h), want); d != "" {
@@ -75,8 +75,8 @@ func (s *system) remoteRead(t *testing.T, w window) {
 	}
 }
 
-// hints are those that clients send: none; those of a function and of an
-// aggregation; a part of the query's time; and those of a list of series.
+// hints returns hints that clients send: none; those of a function and of an
+// aggregation; a part of the query's time range; and those of a list of series.
 func hints(w window) []*storage.SelectHints {
 	start, end := w.start.UnixMilli(), w.end.UnixMilli()
 	part := (end - start) / 4
@@ -141,8 +141,8 @@ func texts(t *testing.T, set storage.SeriesSet) []string {
 	return out
 }
 
-// valueText tells apart all values but stale markers: Prometheus makes those of
-// histograms itself, from the floats that it remote-writes.
+// valueText returns a text that differs for all values except staleness markers:
+// Prometheus derives those of histograms from the floats that it remote-writes.
 func valueText(it chunkenc.Iterator, vt chunkenc.ValueType) string {
 	if vt == chunkenc.ValFloat {
 		_, v := it.At()
@@ -155,8 +155,8 @@ func valueText(it chunkenc.Iterator, vt chunkenc.ValueType) string {
 	if value.IsStaleNaN(h.Sum) {
 		return "stale"
 	}
-	// Empty buckets depend on what else the chunk has. The spans are the
-	// iterator's, so it is a copy that loses them.
+	// Empty buckets depend on the other samples of the chunk. The iterator owns the
+	// spans, so the copy is compacted.
 	return h.Copy().Compact(0).String()
 }
 

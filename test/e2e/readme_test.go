@@ -24,8 +24,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// readme is what a reader of README.md has: a fresh copy of the repository and
-// the commands of its code blocks.
+// readme is the setup of a reader of README.md: a fresh copy of the repository and the
+// commands of the README's code blocks.
 type readme struct {
 	t    *testing.T
 	dir  string
@@ -33,7 +33,8 @@ type readme struct {
 	env  []string
 }
 
-// copyTree copies what git tracks, and what is not ignored, as it is now.
+// copyTree copies the tracked files, and the untracked ones that are not ignored, with
+// their current content.
 func copyTree(t *testing.T, to string) {
 	t.Helper()
 	top, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
@@ -49,7 +50,7 @@ func copyTree(t *testing.T, to string) {
 		from, dst := filepath.Join(root, name), filepath.Join(to, name)
 		st, err := os.Lstat(from)
 		if err != nil || !st.Mode().IsRegular() {
-			continue // deleted, or a link to what a developer has elsewhere
+			continue // deleted, or a developer's link to a directory elsewhere
 		}
 		data, err := os.ReadFile(from)
 		if err == nil {
@@ -73,13 +74,13 @@ func newReadme(t *testing.T) *readme {
 		t.Fatal(err)
 	}
 	r.text = string(text)
-	for _, e := range os.Environ() { // nobody's home, and nothing of make e2e
+	for _, e := range os.Environ() { // neither a home directory nor variables of make e2e
 		name, _, _ := strings.Cut(e, "=")
 		if name != "HOME" && !strings.HasPrefix(name, "XDG_") && !strings.HasPrefix(name, "PALLIUM") && !strings.HasPrefix(name, "MAKE") && name != "MFLAGS" {
 			r.env = append(r.env, e)
 		}
 	}
-	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH"} { // go needs these where there is no HOME
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH"} { // go needs these if HOME is not set
 		value, err := exec.Command("go", "env", name).Output()
 		if err != nil {
 			t.Fatalf("go env %s: %v", name, err)
@@ -89,7 +90,7 @@ func newReadme(t *testing.T) *readme {
 	return r
 }
 
-// block returns the shell code block that has a text.
+// block returns the shell code block that contains a text.
 func (r *readme) block(has string) string {
 	r.t.Helper()
 	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(r.text, -1) {
@@ -106,7 +107,7 @@ func (r *readme) find(pattern string) string {
 	r.t.Helper()
 	m := regexp.MustCompile(pattern).FindStringSubmatch(r.text)
 	if m == nil {
-		r.t.Fatalf("README.md has nothing like %s", pattern)
+		r.t.Fatalf("README.md has no match of %s", pattern)
 	}
 	return m[1]
 }
@@ -117,7 +118,7 @@ func (r *readme) command(ctx context.Context, script string) *exec.Cmd {
 	return cmd
 }
 
-// shell runs a script in the copy and returns what it printed.
+// shell runs a script in the copy and returns its output.
 func (r *readme) shell(script string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -129,17 +130,17 @@ func (r *readme) shell(script string) (string, error) {
 type server struct {
 	r    *readme
 	cmd  *exec.Cmd
-	log  bytes.Buffer // read when done is closed
+	log  bytes.Buffer // read after done is closed
 	done chan struct{}
 }
 
-// serve runs the README's first command until the edge is ready.
+// serve runs the README's first command and waits until the edge is ready.
 func (r *readme) serve() *server {
 	r.t.Helper()
 	for _, addr := range []string{":9009", "127.0.0.1:9010"} {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			r.t.Fatalf("this test is about the default ports, and something else uses one: %v", err)
+			r.t.Fatalf("this test needs the default ports, but one is in use: %v", err)
 		}
 		_ = l.Close()
 	}
@@ -152,13 +153,13 @@ func (r *readme) serve() *server {
 	}
 	go func() { _ = s.cmd.Wait(); close(s.done) }()
 	r.t.Cleanup(func() {
-		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // the group that we made
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // the process group of this test's command
 		<-s.done
 		if r.t.Failed() {
 			r.t.Logf("%s printed:\n%s", line, s.log.String())
 		}
 	})
-	kit.Eventually(r.t, 5*time.Minute, func() error { // it builds first
+	kit.Eventually(r.t, 5*time.Minute, func() error { // the command builds first
 		select {
 		case <-s.done:
 			r.t.Fatalf("%s ended:\n%s", line, s.log.String())
@@ -177,8 +178,8 @@ func (r *readme) serve() *server {
 	return s
 }
 
-// end sends a signal to make alone, which passes it on, or to all, as a terminal
-// does, and waits for the end.
+// end sends a signal and waits for the end: either to make alone, which forwards it,
+// or to all processes, as a terminal does.
 func (s *server) end(sig syscall.Signal, all bool) {
 	t := s.r.t
 	t.Helper()
@@ -192,20 +193,21 @@ func (s *server) end(sig syscall.Signal, all bool) {
 	select {
 	case <-s.done:
 	case <-time.After(time.Minute):
-		t.Fatalf("a minute after %s it runs still", sig)
+		t.Fatalf("the process is still running a minute after %s", sig)
 	}
 	log := s.log.String()
 	if !strings.Contains(log, "msg=stopping") || !strings.Contains(log, `msg="sealed samples into packs"`) {
-		t.Errorf("after %s it did not stop in order", sig)
+		t.Errorf("after %s the process did not shut down cleanly", sig)
 	}
 	for _, bad := range []string{"level=ERROR", "level=WARN", "panic"} {
 		if strings.Contains(log, bad) {
-			t.Errorf("the log has %s", bad)
+			t.Errorf("the log contains %s", bad)
 		}
 	}
 }
 
-// do sends a request and wants 2xx; a call that hangs ends after two minutes.
+// do sends a request and requires status 2xx; a hanging request ends after two
+// minutes.
 func (r *readme) do(method, target, token string, body io.Reader) string {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -227,7 +229,7 @@ func (r *readme) do(method, target, token string, body io.Reader) string {
 	return string(text)
 }
 
-// push writes one sample by the URL of the README's Prometheus configuration.
+// push writes one sample to the URL of the README's Prometheus configuration.
 func (r *readme) push(key, metric string, value float64) {
 	r.t.Helper()
 	data, err := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
@@ -240,7 +242,7 @@ func (r *readme) push(key, metric string, value float64) {
 	r.do(http.MethodPost, r.find(`- url: (http://localhost:9009/\S+)`), key, bytes.NewReader(snappy.Encode(nil, data)))
 }
 
-// value asks for a metric by the URL of the README's Grafana data source.
+// value queries a metric at the URL of the README's Grafana data source.
 func (r *readme) value(key, metric string) string {
 	r.t.Helper()
 	form := url.Values{"query": {"last_over_time(" + metric + "[1h])"}}
@@ -254,9 +256,9 @@ func (r *readme) value(key, metric string) string {
 	return fmt.Sprint(a.Data.Result[0].Value[1])
 }
 
-// TestREADME does what README.md says, literally, in a fresh copy of the
-// repository: its commands, directory, ports and other defaults; through seal,
-// upload, compaction, restart and both ways to end it.
+// TestREADME follows README.md literally in a fresh copy of the repository: its
+// commands, directory, ports and other defaults; through seal, upload, compaction,
+// restart and both ways to stop the process.
 func TestREADME(t *testing.T) {
 	r := newReadme(t)
 	s := r.serve()
@@ -276,7 +278,8 @@ func TestREADME(t *testing.T) {
 	}
 	r.push(key, "readme_metric", 1)
 
-	// "Or ask with curl": own metrics come within seconds. curl fails on no status.
+	// "Or ask with curl": Pallium's own metrics arrive within seconds. curl does not
+	// fail on an error status.
 	path := regexp.MustCompile(`(?m)^export PATH=.*$`).FindString(second)
 	curl := path + "\n" + r.block("curl -H")
 	kit.Eventually(t, time.Minute, func() error {
@@ -300,7 +303,7 @@ func TestREADME(t *testing.T) {
 	}
 	finish()
 	if packs, _ := filepath.Glob(filepath.Join(r.dir, "data", "l1", "team-a", "*", "*.pk")); len(packs) == 0 {
-		t.Error("nothing was compacted")
+		t.Error("no day was compacted")
 	}
 	r.push(key, "readme_later", 2)
 	check := func(when string) {

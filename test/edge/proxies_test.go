@@ -23,7 +23,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// program finds a proxy. Debian has them in /usr/sbin, which is not in every PATH.
+// program returns the path of a proxy. Debian installs them in /usr/sbin, which is not
+// in every PATH.
 func program(t *testing.T, name, debian string) string {
 	t.Helper()
 	if path, err := exec.LookPath(name); err == nil {
@@ -36,8 +37,8 @@ func program(t *testing.T, name, debian string) string {
 	return path
 }
 
-// nginx starts nginx before the edge, as its documentation has proxy_pass: it then
-// speaks HTTP/1.0 to it. more goes into the location.
+// nginx starts nginx in front of the edge, with proxy_pass as in its documentation,
+// which uses HTTP/1.0 to the edge. more is added to the location block.
 func nginx(t *testing.T, edge, more string) (base string) {
 	dir, addr := t.TempDir(), kit.FreeAddr(t)
 	user := ""
@@ -59,8 +60,8 @@ http {
 	return "http://" + addr
 }
 
-// haproxy starts HAProxy before the edge, which it checks with HTTP/1.0, and
-// returns when the check succeeded.
+// haproxy starts HAProxy in front of the edge, with a health check over HTTP/1.0, and
+// returns when the check has succeeded.
 func haproxy(t *testing.T, edge string) (base string) {
 	dir, addr := t.TempDir(), kit.FreeAddr(t)
 	socket := filepath.Join(dir, "stats")
@@ -86,7 +87,7 @@ backend pallium
 	kit.Eventually(t, time.Minute, func() error {
 		c, err := net.Dial("unix", socket)
 		if err != nil {
-			return fmt.Errorf("%w; it printed %s", err, p.Log())
+			return fmt.Errorf("%w; output: %s", err, p.Log())
 		}
 		defer c.Close()
 		if _, err := io.WriteString(c, "show stat\n"); err != nil {
@@ -97,14 +98,14 @@ backend pallium
 			return err
 		}
 		if !strings.Contains(string(stat), "L7OK") {
-			return fmt.Errorf("the check did not succeed: %s", stat)
+			return fmt.Errorf("the health check did not succeed: %s", stat)
 		}
 		return nil
 	})
 	return "http://" + addr
 }
 
-const pushed = 2000 // series
+const pushed = 2000 // number of series
 
 func push(t *testing.T, base, token string, name string, at time.Time) int {
 	t.Helper()
@@ -129,8 +130,8 @@ func push(t *testing.T, base, token string, name string, at time.Time) int {
 	return programs.Send(t, req).Code
 }
 
-// TestBehindProxies: writes and reads go through proxies in their default forms,
-// and all of a large answer arrives.
+// TestBehindProxies: writes and reads work through proxies in their default
+// configurations, and a large response arrives complete.
 func TestBehindProxies(t *testing.T) {
 	p := programs.StartPallium(t, "")
 	token := p.Tenant("team")

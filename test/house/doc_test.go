@@ -12,8 +12,8 @@ import (
 )
 
 // TestDocComments checks that a doc comment begins with the name that it documents, as
-// those of the standard library do, of unexported names too: a comment that names
-// something else was left behind when the code under it was renamed.
+// in the standard library, also for unexported names. A comment that begins with
+// another name was usually forgotten when the code was renamed.
 func TestDocComments(t *testing.T) {
 	top, err := filepath.Abs("../..")
 	if err != nil {
@@ -50,12 +50,12 @@ func TestDocComments(t *testing.T) {
 		return nil
 	})
 	if err != nil || checked < 1000 {
-		t.Fatalf("%d comments were checked: %v", checked, err)
+		t.Fatalf("only %d comments were checked: %v", checked, err)
 	}
 }
 
-// documented returns the declared names of a file that have a comment of their own.
-// One comment over several names is free.
+// documented returns the declared names of a file that have a comment of their own. A
+// comment on several names is not checked.
 func documented(file *ast.File) map[*ast.Ident]*ast.CommentGroup {
 	out := map[*ast.Ident]*ast.CommentGroup{}
 	add := func(name *ast.Ident, doc *ast.CommentGroup) {

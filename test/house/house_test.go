@@ -1,6 +1,7 @@
-// Package house holds the repository to its own rules: who imports whom, how wide a
-// package may reach, how long a file may be, and that every package has tests. The
-// linter holds it to the floors, and to the length and complexity of functions.
+// Package house checks the repository against its own rules: which package imports
+// which, how many packages one may import, how long a file may be, and that every
+// package has tests. The linter checks the layers of packages, and the length and
+// complexity of functions.
 package house
 
 import (
@@ -23,8 +24,8 @@ const (
 	module = "github.com/palliumhq/pallium"
 	root   = "../.."
 
-	maxImports = 20      // of the project's packages; only package main has more
-	maxLines   = 400     // of a file that is written by hand and is no test
+	maxImports = 20      // of the project's packages; only package main imports more
+	maxLines   = 400     // of a file that is written by hand and not a test
 	maxBytes   = 1 << 20 // of a file in the repository
 )
 
@@ -43,7 +44,7 @@ func (p *listed) name() string {
 	return strings.TrimPrefix(p.ImportPath, module+"/")
 }
 
-// own are the project's packages that a package imports, by their short names.
+// own returns the project's packages that a package imports, by their short names.
 func (p *listed) own() []string {
 	var out []string
 	for _, i := range p.Imports {
@@ -74,13 +75,13 @@ func packages(t *testing.T) []listed {
 		list = append(list, p)
 	}
 	if len(list) < 50 {
-		t.Fatalf("go list knows of %d packages", len(list))
+		t.Fatalf("go list returned only %d packages", len(list))
 	}
 	return list
 }
 
-// TestImports: the drawing of the house in docs/architecture.md is what the code is.
-// UPDATE=1 draws it again.
+// TestImports checks that the diagram of imports in docs/architecture.md matches the
+// code. UPDATE=1 updates the diagram.
 func TestImports(t *testing.T) {
 	const begin, end = "<!-- imports: begin -->\n```\n", "```\n<!-- imports: end -->\n"
 	var b strings.Builder
@@ -104,14 +105,14 @@ func TestImports(t *testing.T) {
 		return
 	}
 	if os.Getenv("UPDATE") == "" {
-		t.Fatalf("docs/architecture.md draws other imports than the code has; look whether that is right, and run UPDATE=1 go test ./test/house\n%s", different(got, drawing))
+		t.Fatalf("the diagram in docs/architecture.md does not match the imports of the code; check that the new imports are intended, and run UPDATE=1 go test ./test/house\n%s", different(got, drawing))
 	}
 	if err := os.WriteFile(path, []byte(before+begin+drawing+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// different lists the lines that only one of two texts has.
+// different returns the lines that only one of two texts has.
 func different(doc, code string) string {
 	a, b := strings.Split(doc, "\n"), strings.Split(code, "\n")
 	var out []string
@@ -128,7 +129,8 @@ func different(doc, code string) string {
 	return strings.Join(out, "\n")
 }
 
-// TestReach: a package that imports too many others is several packages.
+// TestReach checks the number of imports: a package that imports too many others
+// should be several packages.
 func TestReach(t *testing.T) {
 	for _, p := range packages(t) {
 		if n := len(p.own()); n > maxImports && p.name() != "main" {
@@ -137,7 +139,7 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// TestTested: every package with code has tests.
+// TestTested checks that every package with code has tests.
 func TestTested(t *testing.T) {
 	for _, p := range packages(t) {
 		if len(p.GoFiles) > 0 && len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 {
@@ -146,7 +148,7 @@ func TestTested(t *testing.T) {
 	}
 }
 
-// TestFileLength: a file can be read in one sitting.
+// TestFileLength checks that no file is too long to be read at once.
 func TestFileLength(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, f := range append(p.GoFiles, p.IgnoredGoFiles...) {
@@ -161,9 +163,9 @@ func TestFileLength(t *testing.T) {
 	}
 }
 
-// TestFilesAreReplaced: files are made in few places, each with its own order of syncs.
-// Everybody else replaces them by package disk, so that a power loss leaves the old or
-// the new content.
+// TestFilesAreReplaced checks that files are created in few packages, each with its
+// own order of syncs. All other packages must replace files with package disk, so that
+// after a power loss a file has either the old or the new content.
 func TestFilesAreReplaced(t *testing.T) {
 	makers := map[string]string{
 		"backend/disk":               "replaces small files",
@@ -190,13 +192,13 @@ func TestFilesAreReplaced(t *testing.T) {
 			}
 		}
 		if makers[p.name()] != "" && !found {
-			t.Errorf("%s makes no files any more", p.name())
+			t.Errorf("%s no longer creates files: remove it from the list", p.name())
 		}
 	}
 }
 
-// TestNoBinaries: what is built is not in the repository, where it would stay for ever.
-// It looks at all files that .gitignore does not name.
+// TestNoBinaries checks that no build output is committed, since it would stay in the
+// history permanently. It checks all files that .gitignore does not match.
 func TestNoBinaries(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, ".gitignore"))
 	if err != nil {
@@ -206,7 +208,7 @@ func TestNoBinaries(t *testing.T) {
 	n := 0
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // deleted meanwhile
+			return nil // deleted during the test
 		}
 		if err != nil {
 			return err
@@ -231,12 +233,12 @@ func TestNoBinaries(t *testing.T) {
 		return nil
 	})
 	if err != nil || n < 500 {
-		t.Errorf("%d files looked at, %v", n, err)
+		t.Errorf("only %d files were checked: %v", n, err)
 	}
 }
 
-// ignores reports whether a line of .gitignore names a file: one below the root with a
-// slash in front, else one of any folder.
+// ignores reports whether a line of .gitignore matches a file: a pattern with a
+// leading slash matches below the root, any other in every folder.
 func ignores(pattern, name string) bool {
 	if rooted, ok := strings.CutPrefix(pattern, "/"); ok {
 		return name == strings.TrimSuffix(rooted, "/")
@@ -245,7 +247,7 @@ func ignores(pattern, name string) bool {
 	return ok && err == nil
 }
 
-// generated reports whether a file says that it is; see go help generate.
+// generated reports whether a file is marked as generated; see go help generate.
 func generated(text []byte) bool {
 	return bytes.HasPrefix(text, []byte("// Code generated ")) || bytes.Contains(text, []byte("\n// Code generated "))
 }

@@ -1,8 +1,8 @@
-// Package kit is what tests of all packages share: a clock that tests move,
-// waiting with a deadline, a buffer for logs that are read while they are written,
-// and free addresses. It imports nothing of the project, so that every package's
-// tests may use it. Processes are in kit/programs, whole clusters in kit/cluster,
-// and fakes of the project's own interfaces in kit/fake.
+// Package kit contains what the tests of all packages share: a clock that tests move,
+// waiting with a deadline, a buffer for logs that are read while they are written, and
+// free addresses. It imports nothing of the project, so that every package's tests can
+// use it. Processes are in kit/programs, whole clusters in kit/cluster, and fakes of
+// the project's own interfaces in kit/fake.
 package kit
 
 import (
@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Patience is how long tests wait for what should happen at once. It is generous:
-// test machines are busy.
+// Patience is how long tests wait for an event that should happen at once. It is long
+// because test machines are busy.
 const Patience = time.Minute
 
 // Clock is a time that tests move. It is safe for concurrent use.
@@ -25,7 +25,7 @@ type Clock struct {
 // NewClock returns a clock that shows t.
 func NewClock(t time.Time) *Clock { return &Clock{t: t} }
 
-// Now is what the clock shows.
+// Now returns the clock's time.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,21 +52,21 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	return b.buf.Write(p)
 }
 
-// String is what was written so far.
+// String returns what was written so far.
 func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
 
-// Until waits until ok returns true, asking every millisecond. what says in the
-// failure what never happened.
+// Until polls ok every millisecond until it returns true. On timeout the failure names
+// the event that did not happen, what.
 func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	until(t, Patience, time.Millisecond, what, ok)
 }
 
-// UntilSlow is Until for what takes longer than a moment, or is dear to ask.
+// UntilSlow is Until for events that take longer, or whose check is expensive.
 func UntilSlow(t testing.TB, timeout time.Duration, what string, ok func() bool) {
 	t.Helper()
 	until(t, timeout, 100*time.Millisecond, what, ok)
@@ -81,8 +81,8 @@ func until(t testing.TB, timeout, every time.Duration, what string, ok func() bo
 	}
 }
 
-// Eventually repeats check until it returns nil; it fails the test with the
-// last error after the timeout.
+// Eventually repeats check until it returns nil; after the timeout it fails the test
+// with the last error.
 func Eventually(t testing.TB, timeout time.Duration, check func() error) {
 	t.Helper()
 	err := check()
@@ -94,8 +94,8 @@ func Eventually(t testing.TB, timeout time.Duration, check func() error) {
 	}
 }
 
-// Receive waits for a value from c, or for its end, and returns it. what says in
-// the failure what never happened.
+// Receive waits for a value from c, or until c is closed, and returns the value. On
+// timeout the failure names the event that did not happen, what.
 func Receive[T any](t testing.TB, what string, c <-chan T) T {
 	t.Helper()
 	select {
@@ -107,7 +107,7 @@ func Receive[T any](t testing.TB, what string, c <-chan T) T {
 	}
 }
 
-// FreeAddr returns an address on the loopback interface that nobody listens on.
+// FreeAddr returns an address of the loopback interface on which nothing listens.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	port, err := FreePort()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// failing is a test that notes how it fails.
+// failing is a testing.TB that records its failure.
 type failing struct {
 	testing.TB
 	text string
@@ -24,7 +24,7 @@ func (f *failing) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// fails returns how wait fails its test; empty if it does not.
+// fails returns the message with which wait fails its test; empty if it does not.
 func fails(t *testing.T, wait func(t testing.TB)) string {
 	t.Helper()
 	f := &failing{TB: t}
@@ -37,9 +37,9 @@ func fails(t *testing.T, wait func(t testing.TB)) string {
 	return f.text
 }
 
-// TestWaits: a wait ends when what it waits for happens, and fails its test, with
-// what it waited for, when that never does.
-func TestWaits(t *testing.T) {
+// TestUntilAndEventually: a wait ends when its event happens; otherwise it fails its test and names
+// the event.
+func TestUntilAndEventually(t *testing.T) {
 	third := func() func() bool {
 		n := 0
 		return func() bool { n++; return n == 3 }
@@ -49,10 +49,10 @@ func TestWaits(t *testing.T) {
 		wait func(t testing.TB)
 		want string // part of the failure; empty: none
 	}{
-		{"it happens", func(t testing.TB) { Until(t, "third", third()) }, ""},
-		{"it happens slowly", func(t testing.TB) { UntilSlow(t, time.Minute, "third", third()) }, ""},
-		{"never", func(t testing.TB) { UntilSlow(t, 0, "pigs fly", func() bool { return false }) }, "not after 0s: pigs fly"},
-		{"no error in the end", func(t testing.TB) {
+		{"event happens", func(t testing.TB) { Until(t, "third", third()) }, ""},
+		{"event happens later", func(t testing.TB) { UntilSlow(t, time.Minute, "third", third()) }, ""},
+		{"event never happens", func(t testing.TB) { UntilSlow(t, 0, "pigs fly", func() bool { return false }) }, "not after 0s: pigs fly"},
+		{"error, then none", func(t testing.TB) {
 			ok := third()
 			Eventually(t, time.Minute, func() error {
 				if !ok() {
@@ -62,7 +62,7 @@ func TestWaits(t *testing.T) {
 			})
 		}, ""},
 		{"always an error", func(t testing.TB) { Eventually(t, 0, func() error { return errors.New("not yet") }) }, "after 0s: not yet"},
-		{"asked at least once", func(t testing.TB) { Eventually(t, 0, func() error { return nil }) }, ""},
+		{"checked at least once", func(t testing.TB) { Eventually(t, 0, func() error { return nil }) }, ""},
 	}
 	for _, tt := range tests {
 		if got := fails(t, tt.wait); !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
@@ -79,12 +79,12 @@ func TestReceive(t *testing.T) {
 	}
 	close(c)
 	if got := Receive(t, "the end", c); got != 0 {
-		t.Errorf("received %d of a closed channel", got)
+		t.Errorf("received %d from a closed channel", got)
 	}
 }
 
-// TestShared: a clock and a buffer are safe for concurrent use.
-func TestShared(t *testing.T) {
+// TestConcurrentUse: a clock and a buffer are safe for concurrent use.
+func TestConcurrentUse(t *testing.T) {
 	clock, buffer := NewClock(time.Unix(100, 0)), &Buffer{}
 	var wg sync.WaitGroup
 	for range 10 {

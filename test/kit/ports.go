@@ -11,20 +11,20 @@ import (
 	"syscall"
 )
 
-// Ports are below those that the system gives to outgoing connections, which could
-// take a port while the process that is to listen on it is being started again.
+// Ports are below those that the system assigns to outgoing connections. Otherwise
+// such a connection could occupy the port of a process while it restarts.
 const lowest, highest = 10_000, 30_000
 
-// FreePort returns a port of the loopback interface on which nobody listens and that
-// no other call has returned, in this process or in another that is still running:
-// a test asks for all ports of a cluster before it starts the first process, and
-// tests of several packages run at once.
+// FreePort returns a port of the loopback interface on which nothing listens and that
+// no other call has returned, in this process or in another running one. Tests reserve
+// all ports of a cluster before they start the first process, and the tests of several
+// packages run at once.
 func FreePort() (string, error) {
 	return between(lowest, highest)
 }
 
 func between(low, high int) (string, error) {
-	err := errors.New("all are taken")
+	err := errors.New("all ports are in use")
 	for range 100 {
 		port := strconv.Itoa(low + rand.IntN(high-low))
 		mine, reserveErr := reserve(port)
@@ -42,8 +42,8 @@ func between(low, high int) (string, error) {
 	return "", fmt.Errorf("find a free port: %w", err)
 }
 
-// reserve takes the lock of a port and holds it until this process ends: the file
-// is not closed, and processes that this one starts do not inherit it.
+// reserve acquires the lock file of a port and holds it until this process ends: the
+// file is never closed, and child processes do not inherit it.
 func reserve(port string) (bool, error) {
 	dir := filepath.Join(os.TempDir(), "pallium-test-ports-"+strconv.Itoa(os.Getuid()))
 	if err := os.MkdirAll(dir, 0o777); err != nil {

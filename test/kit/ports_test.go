@@ -10,8 +10,8 @@ import (
 
 const child = "PALLIUM_TEST_PORTS_CHILD"
 
-// TestMain lets the test start itself as a second process, which reserves one of
-// two ports and holds it until its input ends.
+// TestMain lets the test run itself as a second process, which reserves one of two
+// ports and holds it until its standard input is closed.
 func TestMain(m *testing.M) {
 	if os.Getenv(child) == "" {
 		os.Exit(m.Run())
@@ -24,9 +24,9 @@ func TestMain(m *testing.M) {
 	_, _ = bufio.NewReader(os.Stdin).ReadByte()
 }
 
-// TestOnlyOnce: no port is returned twice, although nobody listens on any of them.
-// Of a hundred ports, drawn at random, fifty without a repetition are not luck.
-func TestOnlyOnce(t *testing.T) {
+// TestPortsAreUnique: no port is returned twice, although nothing listens on any of them.
+// Fifty of a hundred ports drawn at random without a repetition cannot be chance.
+func TestPortsAreUnique(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	seen := map[string]bool{}
 	for range 50 {
@@ -41,9 +41,9 @@ func TestOnlyOnce(t *testing.T) {
 	}
 }
 
-// TestOtherProcess: what a running process has reserved is not given to another
-// one, and is free again when it has ended.
-func TestOtherProcess(t *testing.T) {
+// TestPortsOfOtherProcesses: a port that a running process has reserved is not returned to
+// another one, and is free again when that process has ended.
+func TestPortsOfOtherProcesses(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	first, end := process(t)
 	second, endSecond := process(t)
@@ -51,14 +51,14 @@ func TestOtherProcess(t *testing.T) {
 		t.Errorf("two processes got port %s", first)
 	}
 	third, endThird := process(t)
-	if !strings.Contains(third, "all are taken") {
+	if !strings.Contains(third, "all ports are in use") {
 		t.Errorf("a third process got %s of two ports", third)
 	}
 	endThird()
 	end()
 	again, endAgain := process(t)
 	if again != first {
-		t.Errorf("after the end of the process with port %s another one got %s", first, again)
+		t.Errorf("after the process with port %s ended, another process got port %s", first, again)
 	}
 	endAgain()
 	endSecond()

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// compare measures what ingestion costs two builds of Pallium, in one run: both
-// get the same bodies, and who gets one first changes from round to round. With
-// the same binary twice it shows the spread of the measurement.
+// compare measures the ingestion cost of two builds of Pallium in one run: both get
+// the same bodies, and the order alternates from round to round. With the same binary
+// twice it shows the variance of the measurement.
 func compare(ctx context.Context, o options) error {
 	var targets []*target
 	for i, path := range []string{o.pallium, o.against} {
@@ -24,7 +24,7 @@ func compare(ctx context.Context, o options) error {
 	}
 	g := newGenerator(o.series, o.series, o.version)
 	at := time.Now().Truncate(time.Minute).Add(-time.Hour)
-	if err := feed(ctx, g, targets, at, o.series); err != nil { // series are made
+	if err := feed(ctx, g, targets, at, o.series); err != nil { // creates the series
 		return err
 	}
 	for _, t := range targets {

@@ -15,12 +15,12 @@ import (
 
 const perRequest = 2000 // Prometheus' default max_samples_per_send
 
-// generator makes the bodies of remote write requests. The labels of a series
-// are encoded once; a round encodes only values.
+// generator creates the bodies of remote write requests. The labels of a series are
+// encoded once; a round encodes only values.
 type generator struct {
 	version int
 	series  []generated
-	symbols [][]byte // version 2: the encoded symbol table of each request of a round
+	symbols [][]byte // version 2.0: the encoded symbol table of each request of a round
 	rnd     *rand.Rand
 }
 
@@ -30,8 +30,8 @@ type generated struct {
 	kind  int // 0 constant, 1 counter, 2 integer gauge, 3 decimal gauge
 }
 
-// newGenerator makes series like those of a Kubernetes cluster: the first
-// queried of them are one metric, the others are spread over many.
+// newGenerator creates series like those of a Kubernetes cluster: the first queried
+// ones belong to one metric, the others to many.
 func newGenerator(n, queried, version int) *generator {
 	g := &generator{version: version, rnd: rand.New(rand.NewSource(1))}
 	st := writev2.NewSymbolTable()
@@ -97,7 +97,7 @@ func appendBytes(dst []byte, field uint64, b []byte) []byte {
 	return append(dst, b...)
 }
 
-// next moves a series on by one sample.
+// next advances a series by one sample and returns its value.
 func (g *generator) next(s *generated) float64 {
 	switch s.kind {
 	case 1:
@@ -110,7 +110,7 @@ func (g *generator) next(s *generated) float64 {
 	return s.value
 }
 
-// bodies makes the requests of one round: a sample at t for the first n series.
+// bodies creates the requests of one round: a sample at t for the first n series.
 func (g *generator) bodies(t time.Time, n int) [][]byte {
 	var out [][]byte
 	var raw, one, sample []byte

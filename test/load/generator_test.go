@@ -10,8 +10,8 @@ import (
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 )
 
-// TestGenerator: what is written by hand for speed is what Prometheus' own types
-// decode, the same series in both versions, each once in a round.
+// TestGenerator: Prometheus' own types decode the hand-written encoding, to the same
+// series in both versions, each once per round.
 func TestGenerator(t *testing.T) {
 	const n, queried = 2*perRequest + 7, 100
 	at := time.UnixMilli(1_700_000_000_000)
@@ -58,7 +58,7 @@ func TestGenerator(t *testing.T) {
 			}
 		}
 		if len(got) != n || first != queried {
-			t.Errorf("version %d: %d series, %d of the first metric", version, len(got), first)
+			t.Errorf("version %d: %d series, %d in the first metric", version, len(got), first)
 		}
 		decoded[version-1] = got
 	}

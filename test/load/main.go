@@ -1,10 +1,10 @@
-// Command load measures Pallium beside Prometheus' own remote-write receiver:
-// both get the same request bodies, turn about, in one run on one machine, so
-// that the ratios mean something even where absolute times do not.
+// Command load compares Pallium with Prometheus' own remote-write receiver: both get
+// the same request bodies alternately, in one run on one machine, so that the ratios
+// are meaningful even where absolute times are not.
 //
-// It reports, for each: CPU time per ingested sample, memory per active series,
-// samples per second, and CPU time and latency of queries over one and 24 hours.
-// Pallium is fed through its gateway, with an API key.
+// It reports for each: CPU time per ingested sample, memory per active series, samples
+// per second, and CPU time and latency of queries over one and 24 hours. Pallium
+// receives samples through its gateway, with an API key.
 package main
 
 import (
@@ -38,8 +38,8 @@ func main() {
 	flag.IntVar(&o.version, "version", 1, "remote write `version`, 1 or 2")
 	flag.IntVar(&o.hours, "hours", 24, "hours of samples of the queried metric")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of Pallium to this `directory`")
-	flag.StringVar(&o.against, "against", "", "measure ingestion beside another build of Pallium, this `binary`, and nothing else")
-	flag.IntVar(&o.rounds, "rounds", 200, "rounds of -against, a sample of each series each")
+	flag.StringVar(&o.against, "against", "", "compare only ingestion with another build of Pallium, this `binary`")
+	flag.IntVar(&o.rounds, "rounds", 200, "rounds of -against; each has one sample of each series")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -51,7 +51,7 @@ func main() {
 
 func run(ctx context.Context, o options) (err error) {
 	if o.pallium == "" || o.prometheus == "" && o.against == "" {
-		return fmt.Errorf("set PALLIUM and PROMETHEUS to the binaries, or run `make load`")
+		return fmt.Errorf("PALLIUM or PROMETHEUS is not set: set them to the paths of the binaries, or run `make load`")
 	}
 	if o.dir, err = os.MkdirTemp("", "pallium-load-"); err != nil {
 		return err
@@ -82,14 +82,14 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	reportMemory(targets, o.series)
-	fmt.Println("\nfrom the head (Pallium) and head and blocks (Prometheus)")
+	fmt.Println("\nqueries of the head (Pallium) and of the head and blocks (Prometheus)")
 	if err := queries(ctx, targets, end, o.hours); err != nil {
 		return err
 	}
 	if err := pal.flush(ctx); err != nil {
 		return err
 	}
-	fmt.Println("\nafter Pallium has sealed everything into packs")
+	fmt.Println("\nqueries after Pallium has sealed everything into packs")
 	stopProfile := pal.profile(o.profile, "query", 20)
 	defer stopProfile()
 	if err := queries(ctx, targets, end, o.hours); err != nil {
@@ -107,11 +107,11 @@ func ingest(ctx context.Context, g *generator, targets []*target, pal *target, s
 			return err
 		}
 	}
-	// In the course of a day the older windows would have been sealed.
+	// In operation the older windows would already have been sealed.
 	if err := pal.flush(ctx); err != nil {
 		return err
 	}
-	// The first round makes the series; what comes after is the steady state.
+	// The first round creates the series; the later ones are the steady state.
 	if err := measured(ctx, "first round, series are made", targets, func() (int, error) {
 		return o.series, feed(ctx, g, targets, recent, o.series)
 	}); err != nil {

@@ -19,7 +19,7 @@ import (
 
 const senders = 4
 
-// feed sends one round to all targets, body by body, turn about.
+// feed sends one round to all targets, alternating between them body by body.
 func feed(ctx context.Context, g *generator, targets []*target, t time.Time, n int) error {
 	bodies := g.bodies(t, n)
 	contentType := "application/x-protobuf"
@@ -38,7 +38,7 @@ func feed(ctx context.Context, g *generator, targets []*target, t time.Time, n i
 						"Content-Encoding", "snappy", "X-Prometheus-Remote-Write-Version", version)
 					if err != nil {
 						failed <- err
-						for range work { // let the sender finish
+						for range work { // drain, so that the sender can finish
 						}
 						return
 					}
@@ -55,7 +55,7 @@ func feed(ctx context.Context, g *generator, targets []*target, t time.Time, n i
 	return <-failed
 }
 
-// measured runs something that feeds the targets and reports what it cost each.
+// measured calls fn, which feeds the targets, and reports the cost for each target.
 func measured(_ context.Context, what string, targets []*target, fn func() (samples int, err error)) error {
 	for _, t := range targets {
 		t.since, t.busy = t.cpu(), 0
@@ -82,8 +82,8 @@ func measured(_ context.Context, what string, targets []*target, fn func() (samp
 	return nil
 }
 
-// reportMemory prints the anonymous memory of the processes as it is, and their
-// live heap after a collection.
+// reportMemory prints the anonymous memory of the processes, and their live heap after
+// a garbage collection.
 func reportMemory(targets []*target, series int) {
 	fmt.Printf("memory with %d active series\n", series)
 	var first [2]float64
@@ -101,7 +101,8 @@ func reportMemory(targets []*target, series int) {
 	}
 }
 
-// heap is the live heap after a collection, which a heap profile causes.
+// heap returns the live heap in bytes after a garbage collection, which a heap profile
+// triggers.
 func (t *target) heap() int64 {
 	base, token := strings.TrimSuffix(t.query, "/prometheus"), ""
 	if t.admin != "" {
@@ -182,15 +183,15 @@ func queries(ctx context.Context, targets []*target, end time.Time, hours int) e
 			fmt.Printf("  %-11s %.3f s CPU, %.3f s median latency%s\n", t.name, cpu, median, ratio)
 		}
 		if answers[0] != answers[1] {
-			return errors.New("the two gave different answers")
+			return errors.New("the targets returned different results")
 		}
-		fmt.Printf("  same answer, %d bytes\n", len(answers[0]))
+		fmt.Printf("  same result, %d bytes\n", len(answers[0]))
 	}
 	return nil
 }
 
-// reportDisk prints the size of the data directories. Prometheus' head is still
-// in its log and head chunks, so this is for orientation only.
+// reportDisk prints the size of the data directories. Prometheus' head is still in its
+// WAL and head chunks, so the comparison is only a rough one.
 func reportDisk(targets []*target) error {
 	fmt.Println("\non disk")
 	for _, t := range targets {

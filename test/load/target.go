@@ -19,17 +19,17 @@ import (
 	"time"
 )
 
-// target is one of the systems that are measured.
+// target is one of the measured systems.
 type target struct {
 	name    string
 	cmd     *exec.Cmd
 	push    string // URL
-	query   string // URL up to /api/v1
-	admin   string // Pallium's
+	query   string // URL before /api/v1
+	admin   string // URL of Pallium's admin listener
 	dataDir string
 	token   string
 	since   time.Duration // CPU time at the last mark
-	busy    time.Duration // wall time spent in this target's requests
+	busy    time.Duration // wall-clock time spent in this target's requests
 	mu      sync.Mutex
 }
 
@@ -62,7 +62,7 @@ func (t *target) start(ready string, path string, args ...string) error {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return errors.New(t.name + " does not get ready")
+	return errors.New(t.name + " did not become ready")
 }
 
 func (t *target) stop() {
@@ -149,7 +149,7 @@ func startPrometheus(path, dir string) (*target, error) {
 		"--web.listen-address="+addr, "--web.enable-remote-write-receiver", "--query.max-samples=1000000000")
 }
 
-// cpu is the CPU time the process has used, user and system.
+// cpu returns the user and system CPU time of the process.
 func (t *target) cpu() time.Duration {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", t.cmd.Process.Pid))
 	if err != nil {
@@ -175,7 +175,7 @@ func (t *target) rss() int64 {
 	return 0
 }
 
-// do sends a request and reads the whole answer.
+// do sends a request and reads the whole response.
 func (t *target) do(ctx context.Context, method, url, contentType string, body []byte, headers ...string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
@@ -204,7 +204,7 @@ func (t *target) do(ctx context.Context, method, url, contentType string, body [
 	return out, err
 }
 
-// flush seals all that Pallium has in memory.
+// flush seals everything that Pallium has in memory.
 func (t *target) flush(context.Context) error {
 	out, err := t.adminCall(filepath.Dir(t.dataDir), "flush?wait=true", "")
 	if err != nil {
@@ -213,7 +213,7 @@ func (t *target) flush(context.Context) error {
 	return nil
 }
 
-// profile starts a CPU profile of Pallium and returns what waits for it.
+// profile starts a CPU profile of Pallium and returns a function that waits for it.
 func (t *target) profile(dir, name string, seconds int) func() {
 	if dir == "" {
 		return func() {}

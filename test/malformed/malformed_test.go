@@ -1,5 +1,5 @@
-// Package malformed sends nonsense to the real binary: every answer says what
-// is wrong, and the process serves on as if nothing had been.
+// Package malformed sends malformed input to the real binary: every response says what
+// is wrong, and the process keeps serving as before.
 package malformed
 
 import (
@@ -19,14 +19,14 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// tight are limits that a request of a test can go beyond.
+// tight contains low limits, which a test's request can exceed.
 var tight = []string{
 	"max_labels_per_series=5", "max_label_name_length=50", "max_label_value_length=100", "max_histogram_buckets=4",
 	"max_body_bytes=50000", "max_decoded_bytes=200000", "max_active_series=8", "max_query_length=300",
 	"max_query_steps=100", "max_query_series=3", "max_query_samples=40", "max_query_range=2d",
 }
 
-// bench is the one server that all rows are sent to.
+// bench is the server to which all rows are sent.
 type bench struct {
 	p                     *programs.Pallium
 	team, tight, readOnly string // keys
@@ -59,7 +59,7 @@ func (b *bench) push(t *testing.T, key string, body []byte) {
 	}
 }
 
-// unharmed sees that the same process still serves what it served before.
+// unharmed checks that the same process still serves what it served before.
 func (b *bench) unharmed(t *testing.T) {
 	t.Helper()
 	if code, text := programs.Do(t, http.MethodGet, b.p.Edge+"/-/healthy", "", "", nil); code != http.StatusOK {
@@ -72,7 +72,7 @@ func (b *bench) unharmed(t *testing.T) {
 	b.push(t, b.team, body1(float("kept", time.Now().UnixMilli(), 43)))
 	for _, word := range []string{"panic", "fatal error", "runtime error"} {
 		if strings.Contains(b.p.Log(), word) {
-			t.Errorf("the log has a %q:\n%s", word, b.p.Log())
+			t.Errorf("the log contains %q:\n%s", word, b.p.Log())
 		}
 	}
 	if err := b.p.Wait(time.Millisecond); err == nil || !strings.Contains(err.Error(), "still running") {
@@ -92,16 +92,16 @@ func TestRequests(t *testing.T) {
 	b.unharmed(t)
 }
 
-// row is one malformed request and what must be answered.
+// row is one malformed request and the expected response.
 type row struct {
 	name    string
-	method  string // GET, or POST with a body
+	method  string // default: GET, or POST with a body
 	url     string
 	key     string
-	headers string // "Name: value" with "|" between
+	headers string // "Name: value", separated by "|"
 	body    []byte
 	code    int
-	says    string // words, with "|" between
+	says    string // words, separated by "|"
 }
 
 func (b *bench) run(t *testing.T, rows []row) {
@@ -109,15 +109,15 @@ func (b *bench) run(t *testing.T, rows []row) {
 		t.Run(r.name, func(t *testing.T) {
 			code, text := r.send(t)
 			if code != r.code {
-				t.Errorf("answered %d, want %d: %s", code, r.code, text)
+				t.Errorf("status = %d, want %d: %s", code, r.code, text)
 			}
 			for _, word := range strings.Split(r.says, "|") {
 				if !strings.Contains(strings.ToLower(text), strings.ToLower(word)) {
-					t.Errorf("%d, and it does not say %q: %s", code, word, text)
+					t.Errorf("the response with status %d does not contain %q: %s", code, word, text)
 				}
 			}
 			if len(text) > 4000 {
-				t.Errorf("the answer has %d bytes", len(text))
+				t.Errorf("the response has %d bytes", len(text))
 			}
 		})
 	}
@@ -156,7 +156,8 @@ func (r row) send(t *testing.T) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-// float is a series with one sample; more are names and values of labels.
+// float returns a series with one sample; more contains names and values of additional
+// labels.
 func float(metric string, t int64, v float64, more ...string) prompb.TimeSeries {
 	ts := prompb.TimeSeries{Samples: []prompb.Sample{{Timestamp: t, Value: v}}}
 	if metric != "" {
@@ -168,7 +169,7 @@ func float(metric string, t int64, v float64, more ...string) prompb.TimeSeries 
 	return ts
 }
 
-// body1 is the body of a remote write 1.0 request.
+// body1 encodes the body of a remote write 1.0 request.
 func body1(series ...prompb.TimeSeries) []byte {
 	raw, err := (&prompb.WriteRequest{Timeseries: series}).Marshal()
 	if err != nil {

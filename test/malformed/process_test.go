@@ -10,23 +10,23 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// check compares the end of a process with what it must be.
+// check compares exit code and output of a process with the expected ones.
 func check(t *testing.T, code, want int, out, says string) {
 	t.Helper()
 	if code != want {
-		t.Errorf("ended with %d, want %d: %s", code, want, out)
+		t.Errorf("exit code = %d, want %d: %s", code, want, out)
 	}
 	for _, word := range strings.Split(says, "|") {
 		if !strings.Contains(out, word) {
-			t.Errorf("it does not say %q: %s", word, out)
+			t.Errorf("the output does not contain %q: %s", word, out)
 		}
 	}
 	if strings.Contains(out, "goroutine") {
-		t.Errorf("it panicked: %s", out)
+		t.Errorf("the process panicked: %s", out)
 	}
 }
 
-// TestConfiguration starts servers with files that are wrong: none may start.
+// TestConfiguration starts servers with wrong configuration files: none may start.
 func TestConfiguration(t *testing.T) {
 	rows := []struct {
 		name, yaml string
@@ -34,7 +34,7 @@ func TestConfiguration(t *testing.T) {
 		says       string
 	}{
 		{"unknown key", "colour: red", 2, "colour|line 1"},
-		{"unknown key deep down", "gateway:\n  max_queud: 5", 2, "max_queud|line 2"},
+		{"unknown nested key", "gateway:\n  max_queud: 5", 2, "max_queud|line 2"},
 		{"key twice", "listen: ':1'\nlisten: ':2'", 2, "listen|line 2"},
 		{"wrong type", "gateway: {max_in_flight: many}", 2, "gateway.max_in_flight|many|a whole number"},
 		{"a list for a map", "gateway: [1]", 2, "line 1"},
@@ -54,7 +54,7 @@ func TestConfiguration(t *testing.T) {
 		{"unknown limit", "limits: {max_actve_series: 5}", 2, "max_actve_series|max_active_series"},
 		{"negative limit", "limits: {max_active_series: -5}", 2, "max_active_series|-5"},
 		{"limit of a wrong type", "limits: {retention: 5}", 2, "retention"},
-		{"often monitoring", "self_monitoring: {interval: 1ms}", 2, "self_monitoring.interval|1s"},
+		{"too short monitoring interval", "self_monitoring: {interval: 1ms}", 2, "self_monitoring.interval|1s"},
 		{"bad proxy", "gateway: {trusted_proxies: [everyone]}", 1, "trusted_proxies|everyone"},
 		{"issuer without keys", "auth: {issuers: [{issuer: https://a, audiences: [b]}]}", 1, "https://a|keys"},
 		{"issuer without audience", "auth: {issuers: [{issuer: https://a, keys: {jwks_file: x}}]}", 1, "audience"},
@@ -95,7 +95,7 @@ func TestStart(t *testing.T) {
 	}{
 		{"unknown command", "", "frobnicate", 2, "frobnicate|pallium help"},
 		{"unknown flag", "", "all -colour red", 2, "-colour"},
-		{"argument too many", "", "all now", 2, `"now"`},
+		{"too many arguments", "", "all now", 2, `"now"`},
 		{"no such file", "", "all -config " + dir + "/nowhere.yaml", 2, "nowhere.yaml"},
 		{"a directory", "", "all -config " + dir, 2, "is a directory"},
 		{"gateway without upstream", "", "gateway -data-dir " + data, 1, "upstream.urls"},
@@ -120,8 +120,8 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// commands calls the admin commands wrongly. Wrong tokens come last and few: the
-// server stops listening to who guesses.
+// commands runs admin commands with wrong arguments. The few wrong tokens come last:
+// the server limits clients that guess.
 func commands(t *testing.T, b *bench) {
 	rows := []struct {
 		name, env, args string
@@ -132,11 +132,11 @@ func commands(t *testing.T, b *bench) {
 		{"unknown verb", "", "tenant destroy x", 2, "tenant destroy|tenant list"},
 		{"unknown flag", "", "tenant list -colour", 2, "unknown flag -colour|tenant list -h"},
 		{"missing argument", "", "tenant create", 2, "NAME"},
-		{"argument too many", "", "tenant create a b", 2, "unexpected argument|after NAME"},
+		{"too many arguments", "", "tenant create a b", 2, "unexpected argument|after NAME"},
 		{"bad output", "", "tenant list -o xml", 2, "xml|json"},
 		{"quiet and JSON", "", "tenant list -q -o json", 2, "-q"},
 		{"bad tenant", "", "tenant create a/b", 1, "a/b"},
-		{"tenant that is there", "", "tenant create team", 1, "exists"},
+		{"existing tenant", "", "tenant create team", 1, "exists"},
 		{"unknown tenant", "", "tenant show nobody", 1, "nobody"},
 		{"delete an unknown tenant", "", "tenant delete nobody", 1, "nobody"},
 		{"unknown limit", "", "tenant create x -limit max_actve_series=5", 2, "max_active_series"},
@@ -146,12 +146,12 @@ func commands(t *testing.T, b *bench) {
 		{"key without scopes", "", "token issue -tenant team -name x", 2, "-scopes"},
 		{"key with a bad scope", "", "token issue -tenant team -name x -scopes metrics:all", 1, "metrics:all"},
 		{"key with a bad expiry", "", "token issue -tenant team -name x -scopes metrics:read -expires soon", 2, "-expires|soon"},
-		{"rotate what is not there", "", "token rotate tk_nothing", 1, "tk_nothing"},
+		{"rotate an unknown token", "", "token rotate tk_nothing", 1, "tk_nothing"},
 		{"bad grace", "", "token rotate tk_nothing -grace soon", 2, "-grace|soon"},
-		{"revoke what is not there", "", "token revoke tk_nothing", 1, "tk_nothing"},
+		{"revoke an unknown token", "", "token revoke tk_nothing", 1, "tk_nothing"},
 		{"unknown policy", "", "policy show nothing", 1, "nothing"},
 		{"bad URL", "", "tenant list -admin-url nonsense", 2, "-admin-url|nonsense"},
-		{"nobody there", "", "tenant list -admin-url http://127.0.0.1:1", 1, "does not answer|-admin-url"},
+		{"no server", "", "tenant list -admin-url http://127.0.0.1:1", 1, "cannot be reached|-admin-url"},
 		{"the edge for the admin API", "", "tenant list -admin-url " + b.p.Edge, 1, "admin listener"},
 		{"no token file", "", "tenant list -data-dir /nowhere", 1, "PALLIUM_ADMIN_TOKEN|/nowhere"},
 		{"wrong token", "PALLIUM_ADMIN_TOKEN=" + strings.Repeat("x", 43), "tenant list", 1, "PALLIUM_ADMIN_TOKEN"},

@@ -21,7 +21,7 @@ func body2(req writev2.Request) []byte {
 	return snappy.Encode(nil, raw)
 }
 
-// of2 is a version 2 request with one series of these label references.
+// of2 returns a version 2.0 request with one series that has these label references.
 func of2(symbols []string, refs ...uint32) []byte {
 	return body2(writev2.Request{Symbols: symbols, Timeseries: []writev2.TimeSeries{{LabelsRefs: refs, Samples: []writev2.Sample{{Timestamp: 1, Value: 1}}}}})
 }
@@ -49,14 +49,14 @@ func pushRows(b *bench) []row {
 		{name: "JSON in snappy", body: snappy.Encode(nil, []byte(`{"a":1}`)), code: 400, says: "malformed"},
 		{name: "cut off", body: ok[:len(ok)-3], code: 400, says: "snappy"},
 		{name: "a length without data", body: bomb, code: 413, says: "max_decoded_bytes"},
-		{name: "a length that cannot be true", body: append(binary.AppendUvarint(nil, 30<<20), 0, 0), code: 400, says: "cannot decompress"},
-		{name: "a bomb", key: b.tight, body: zeros, code: 413, says: "1048576|max_decoded_bytes|200000"},
-		{name: "large as sent", key: b.tight, body: make([]byte, 60000), code: 413, says: "50000"},
+		{name: "an impossible length", body: append(binary.AppendUvarint(nil, 30<<20), 0, 0), code: 400, says: "cannot decompress"},
+		{name: "a decompression bomb", key: b.tight, body: zeros, code: 413, says: "1048576|max_decoded_bytes|200000"},
+		{name: "a large compressed body", key: b.tight, body: make([]byte, 60000), code: 413, says: "50000"},
 		{name: "protobuf cut off", body: snappy.Encode(nil, []byte{0x0a, 0x20, 0x0a}), code: 400, says: "malformed"},
 		{name: "protobuf with a wrong type", body: snappy.Encode(nil, []byte{0x0d, 1, 2, 3}), code: 400, says: "malformed"},
 		{name: "JSON", headers: "Content-Type: application/json", body: []byte("{}"), code: 415, says: "application/json|application/x-protobuf"},
 		{name: "an unknown message", headers: "Content-Type: application/x-protobuf;proto=some.Thing", body: ok, code: 415, says: "some.Thing|io.prometheus.write.v2.Request"},
-		{name: "no content type at all", headers: "Content-Type: ;;", body: ok, code: 415, says: "Content-Type"},
+		{name: "no content type", headers: "Content-Type: ;;", body: ok, code: 415, says: "Content-Type"},
 		{name: "gzip", headers: "Content-Encoding: gzip", body: ok, code: 415, says: "gzip|snappy"},
 		{name: "zstd", headers: "Content-Encoding: zstd", body: ok, code: 415, says: "zstd|snappy"},
 
@@ -76,8 +76,8 @@ func pushRows(b *bench) []row {
 		{name: "before 1970", body: body1(float("m", -1, 1)), code: 400, says: "1970"},
 		{name: "too old", body: body1(float("m", now-15*24*hour, 1)), code: 400, says: "past_grace|2w"},
 		{name: "from the future", body: body1(float("m", now+hour, 1)), code: 400, says: "future_grace|10m|clock"},
-		{name: "the end of time", body: body1(float("m", 1<<63-1, 1)), code: 400, says: "after_2261|2261"},
-		{name: "the beginning of time", body: body1(float("m", -1<<63, 1)), code: 400, says: "1970"},
+		{name: "the largest timestamp", body: body1(float("m", 1<<63-1, 1)), code: 400, says: "after_2261|2261"},
+		{name: "the smallest timestamp", body: body1(float("m", -1<<63, 1)), code: 400, says: "1970"},
 		{name: "a smaller value at the time", body: body1(float("kept", now, -1)), code: 204},
 
 		{name: "histogram with a wrong count", body: hist(now, func(h *prompb.Histogram) { h.Count = &prompb.Histogram_CountInt{CountInt: 99} }), code: 400, says: "histogram|count"},

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 )
 
-// queryRows are requests to the query API and to remote read.
+// queryRows returns requests to the query API and to remote read.
 func queryRows(b *bench) []row {
 	q := func(endpoint string, params ...string) string {
 		v := url.Values{}
@@ -45,10 +45,10 @@ func queryRows(b *bench) []row {
 		{name: "long expression", key: b.tight, url: q("query", "query", long), code: 422, says: "max_query_length|300"},
 		{name: "too many steps", key: b.tight, url: q("query_range", "query", "some", "start", "1", "end", "1000", "step", "1"), code: 422, says: "max_query_steps|100|999"},
 		{name: "too long a range", key: b.tight, url: q("query_range", "query", "some", "start", "1", "end", "864000", "step", "86400"), code: 422, says: "max_query_range|2d"},
-		{name: "too far a look back", key: b.tight, url: q("query", "query", "some[3d]"), code: 422, says: "max_query_range|2d"},
+		{name: "too long a lookback", key: b.tight, url: q("query", "query", "some[3d]"), code: 422, says: "max_query_range|2d"},
 		{name: "too many series", key: b.tight, url: q("query", "query", "some"), code: 422, says: "max_query_series|3"},
 		{name: "too many samples", key: b.tight, url: q("query_range", "query", `some{i=~"[01]"}[5m:1s]`, "start", "1", "end", "2", "step", "1"), code: 400, says: "range vector"},
-		{name: "too many steps than samples", key: b.tight, url: q("query", "query", `sum_over_time(vector(1)[10m:1s])`), code: 422, says: "max_query_samples|40"},
+		{name: "more steps than samples allowed", key: b.tight, url: q("query", "query", `sum_over_time(vector(1)[10m:1s])`), code: 422, says: "max_query_samples|40"},
 
 		{name: "remote read of nothing", url: q("read"), body: []byte{}, code: 400, says: "snappy"},
 		{name: "remote read of text", url: q("read"), body: []byte("hello"), code: 400, says: "snappy"},
@@ -75,7 +75,7 @@ func read(m *prompb.LabelMatcher) []byte {
 	return snappy.Encode(nil, raw)
 }
 
-// edgeRows are requests that get no further than the gateway.
+// edgeRows returns requests that the gateway rejects.
 func edgeRows(b *bench) []row {
 	e, ok := b.p.Edge, "/prometheus/api/v1/query?query=kept"
 	many := ok + strings.Repeat("&a=b", 1001)
@@ -83,8 +83,8 @@ func edgeRows(b *bench) []row {
 		{name: "no credential", url: e + ok, code: 401, says: "unauthorized"},
 		{name: "unknown key", key: "plm_nonsense", url: e + ok, code: 401, says: "unauthorized"},
 		{name: "half a key", key: b.team[:20], url: e + ok, code: 401, says: "unauthorized"},
-		{name: "key with a wrong end", key: b.team[:len(b.team)-1] + "!", url: e + ok, code: 401, says: "unauthorized"},
-		{name: "a token of nobody", key: "a.b.c", url: e + ok, code: 401, says: "unauthorized"},
+		{name: "key with an invalid last character", key: b.team[:len(b.team)-1] + "!", url: e + ok, code: 401, says: "unauthorized"},
+		{name: "a malformed JWT", key: "a.b.c", url: e + ok, code: 401, says: "unauthorized"},
 		{name: "digest", headers: `Authorization: Digest username="team"`, url: e + ok, code: 401, says: ""},
 		{name: "basic without base64", headers: "Authorization: Basic %%%", url: e + ok, code: 401, says: ""},
 		{name: "scope missing", key: b.readOnly, url: e + "/api/v1/push", body: body1(float("m", 1, 1)), code: 403, says: "metrics:write"},
@@ -93,13 +93,13 @@ func edgeRows(b *bench) []row {
 		{name: "a bad tenant", key: b.team, headers: "X-Scope-OrgID: a/b", url: e + ok, code: 400, says: "X-Scope-OrgID"},
 		{name: "several tenants", key: b.team, headers: "X-Scope-OrgID: team|X-Scope-OrgID: tight", url: e + ok, code: 400, says: "X-Scope-Orgid|repeated"},
 		{name: "tenant twice in one", key: b.team, headers: "X-Scope-OrgID: team;tight", url: e + ok, code: 400, says: ""},
-		{name: "no such path", key: b.team, url: e + "/prometheus/api/v1/nothing", code: 404, says: "nothing at this path"},
-		{name: "a path to come", key: b.team, url: e + "/prometheus/api/v1/rules", code: 404, says: "nothing at this path"},
+		{name: "unknown path", key: b.team, url: e + "/prometheus/api/v1/nothing", code: 404, says: "nothing at this path"},
+		{name: "a path that is not implemented yet", key: b.team, url: e + "/prometheus/api/v1/rules", code: 404, says: "nothing at this path"},
 		{name: "the admin API at the edge", key: b.team, url: e + "/admin/v1/tenants", code: 404, says: "nothing at this path"},
 		{name: "double slash", key: b.team, url: e + "//prometheus/api/v1/query", code: 400, says: "canonical"},
 		{name: "encoded slash", key: b.team, url: e + "/prometheus%2fapi/v1/query", code: 400, says: "canonical"},
 		{name: "dots", key: b.team, url: e + "/prometheus/../admin", code: 400, says: "canonical"},
-		{name: "a method", key: b.team, method: "BREW", url: e + ok, code: 405, says: "GET, POST"},
+		{name: "wrong method", key: b.team, method: "BREW", url: e + ok, code: 405, says: "GET, POST"},
 		{name: "OPTIONS", key: b.team, method: http.MethodOptions, url: e + ok, code: 405, says: "GET, POST"},
 		{name: "broken escape", key: b.team, url: e + "/prometheus/api/v1/query?query=%zz", code: 400, says: "% escapes"},
 		{name: "semicolon", key: b.team, url: e + ok + ";a=b", code: 400, says: "%3B"},

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// wire writes bytes to both listeners that are not HTTP, or not quite. The
-// answer must have the status, or there must be none.
+// wire writes bytes that are not valid HTTP to both listeners. The response must have
+// the status, or there must be none.
 func wire(t *testing.T, b *bench) {
 	edge, admin := strings.TrimPrefix(b.p.Edge, "http://"), strings.TrimPrefix(b.p.Admin, "http://")
 	auth := "Host: x\r\nAuthorization: Bearer " + b.team + "\r\n"
@@ -50,14 +50,14 @@ func wire(t *testing.T, b *bench) {
 		t.Run(r.name, func(t *testing.T) {
 			got := converse(t, r.addr, r.send)
 			if !strings.HasPrefix(got, "HTTP/1.1 "+r.want) && !strings.HasPrefix(got, "HTTP/1.0 "+r.want) {
-				t.Errorf("answered %.300q, want %s", got, r.want)
+				t.Errorf("response = %.300q, want status %s", got, r.want)
 			}
 		})
 	}
 }
 
-// converse sends, closes its half of the connection, and reads to the end. The
-// server may answer and close before it has read everything.
+// converse sends, closes the sending side of the connection, and reads to the end. The
+// server may respond and close before it has read everything.
 func converse(t *testing.T, addr, send string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -76,7 +76,7 @@ func converse(t *testing.T, addr, send string) string {
 	}
 	var got strings.Builder
 	if _, err := io.Copy(&got, c); err != nil && got.Len() == 0 {
-		t.Errorf("no answer: %v (write: %v)", err, werr)
+		t.Errorf("no response: %v (write: %v)", err, werr)
 	}
 	return got.String()
 }

@@ -13,17 +13,17 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 )
 
-// attack is one request that once ended a process of 4 GiB, or kept others from
-// being answered.
+// attack is one request that once ended a process of 4 GiB, or prevented responses to
+// other tenants.
 type attack struct {
 	name string
-	many int // at once, in the second round
+	many int // concurrent requests in the second round
 	do   func(r *run) reply
-	// right checks an answer of 200; nil: none may be given.
+	// right checks a response of status 200; if it is nil, no request may succeed.
 	right func(body string) error
 }
 
-// reply is what the attacker was told.
+// reply is a response to the attacker.
 type reply struct {
 	code int
 	body string
@@ -32,7 +32,7 @@ type reply struct {
 
 const (
 	attackSeries = 20_000
-	attackPoints = 40 // of each series, a quarter of a minute apart
+	attackPoints = 40 // of each series, 15 seconds apart
 )
 
 func attacks() []attack {
@@ -102,24 +102,24 @@ func attacks() []attack {
 		}},
 		attack{name: "regexes in series", many: 10, do: func(r *run) reply { return r.form("series", slow) }, right: anything},
 		attack{name: "snappy bombs", many: 90, do: func(r *run) reply { return r.bomb() }},
-		attack{name: "hang-ups in slow regexes", many: 100, do: func(r *run) reply { return r.hangUp() }, right: anything},
+		attack{name: "canceled requests with slow regexes", many: 100, do: func(r *run) reply { return r.hangUp() }, right: anything},
 	)
 }
 
 func anything(string) error { return nil }
 
-// value checks that every value of an answer is v.
+// value checks that every value of a response is v.
 func value(v string) func(string) error {
 	return func(body string) error {
 		found := strings.Count(body, `"`+v+`"]`)
 		if all := strings.Count(body, `"]`); all == 0 || found != all {
-			return fmt.Errorf("%d of %d values are %s", found, all, v)
+			return fmt.Errorf("%d of %d values are %s, want all", found, all, v)
 		}
 		return nil
 	}
 }
 
-// points checks the numbers of series and of their points in an answer.
+// points checks the number of series and of their points in a response.
 func points(series, steps int) func(string) error {
 	return func(body string) error {
 		if n := strings.Count(body, `{"metric":`); n != series {
@@ -149,7 +149,7 @@ func (r *run) get(endpoint string, params url.Values) reply {
 	return r.send(req)
 }
 
-// ranged asks over the time that has samples, in so many steps.
+// ranged queries the time range that has samples, in the given number of steps.
 func (r *run) ranged(query string, steps int) reply {
 	end := r.last
 	start := end.Add(-time.Duration(attackPoints-1) * 15 * time.Second)
@@ -159,7 +159,8 @@ func (r *run) ranged(query string, steps int) reply {
 
 func stamp(t time.Time) string { return fmt.Sprintf("%.3f", float64(t.UnixMilli())/1000) }
 
-// read sends a remote read, not streamed, of the same query several times.
+// read sends a remote read request with the same query several times, for a response
+// that is not streamed.
 func (r *run) read(queries int, m *prompb.LabelMatcher) reply {
 	msg := &prompb.ReadRequest{}
 	for range queries {
@@ -176,7 +177,7 @@ func (r *run) read(queries int, m *prompb.LabelMatcher) reply {
 	return r.send(req)
 }
 
-// hangUp asks for what takes seconds for each value, and does not wait for it.
+// hangUp sends a request that takes seconds for each value, and closes the connection.
 func (r *run) hangUp() reply {
 	ctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
 	defer cancel()
@@ -192,8 +193,8 @@ func (r *run) hangUp() reply {
 	return rep
 }
 
-// bomb pushes a body of 1.4 MB that decompresses to 30 MiB, of 80,000 series that
-// are not valid.
+// bomb pushes a body of 1.4 MB that decompresses to 30 MiB, with 80,000 invalid
+// series.
 func (r *run) bomb() reply {
 	req, err := http.NewRequest(http.MethodPost, r.edge+"/api/v1/push", bytes.NewReader(r.bombBody))
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package memory attacks a process that has little memory with everything that
-// once ended one of 4 GiB, while another tenant works.
+// Package memory attacks a process that has little memory with every request that once
+// ended a process of 4 GiB, while another tenant works.
 package memory
 
 import (
@@ -30,7 +30,7 @@ type run struct {
 	t        testing.TB
 	p        *programs.Pallium
 	edge     string
-	attacker string // a key
+	attacker string // the attacker's key
 	good     string
 	last     time.Time // of the attacker's newest sample
 	client   *http.Client
@@ -38,25 +38,25 @@ type run struct {
 	limit    int64
 
 	mu    sync.Mutex
-	times []time.Duration // of the good tenant's requests
-	wrong []string        // that it was told
+	times []time.Duration // durations of the good tenant's requests
+	wrong []string        // wrong responses to the good tenant
 }
 
-// TestMemoryAttacks: each attack, alone and many at once, ends in a clear rejection
-// or in a right answer; the process lives within its limit; another tenant that
-// asks one query and sends one push at a time always gets an answer; and in the end
-// nothing is held. MEMORY_LIMIT is the limit in MiB (default 2048).
+// TestMemoryAttacks: each attack, once and many times at once, is rejected with a
+// clear error or gets a right response; the process stays within its limit; another
+// tenant that sends one query and one push at a time always gets a response; and in
+// the end all memory is released. MEMORY_LIMIT is the limit in MiB (default 2048).
 func TestMemoryAttacks(t *testing.T) {
 	limit := limitOf(t)
 	config := fmt.Sprintf("memory: {limit_bytes: %d}\n", limit)
 	group := cgroup(t, limit)
 	if group != "" {
-		config = "" // it is to find out by itself
+		config = "" // the process must detect the limit
 	}
 	p := programs.StartPallium(t, config)
 	r := newRun(t, p, limit)
 	if !strings.Contains(p.Log(), fmt.Sprintf("limit_bytes=%d", limit)) {
-		t.Errorf("the process does not know its limit of %d bytes: %s", limit, p.Log())
+		t.Errorf("the process did not detect its limit of %d bytes: %s", limit, p.Log())
 	}
 	r.fill()
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -72,19 +72,19 @@ func TestMemoryAttacks(t *testing.T) {
 	close(stop)
 	<-done
 	r.report()
-	// The last regular expressions may be in the middle of a value.
+	// The last regular expressions may still be matching a value.
 	kit.Eventually(t, 2*time.Minute, func() error {
 		if held := r.metric("pallium_memory_requests_bytes"); held != 0 {
-			return fmt.Errorf("%g bytes are still held", held)
+			return fmt.Errorf("%g bytes are not released yet", held)
 		}
 		return nil
 	})
 	if group != "" {
-		t.Logf("control group: most memory used %s", read(group+"/memory.max_usage_in_bytes"))
+		t.Logf("control group: maximal memory used %s", read(group+"/memory.max_usage_in_bytes"))
 	}
 }
 
-// limitOf is the limit that the process is to have.
+// limitOf returns the process's memory limit in bytes.
 func limitOf(t testing.TB) int64 {
 	s := os.Getenv("MEMORY_LIMIT")
 	if s == "" {
@@ -97,7 +97,7 @@ func limitOf(t testing.TB) int64 {
 	return n << 20
 }
 
-// newRun makes the two tenants.
+// newRun creates the two tenants.
 func newRun(t testing.TB, p *programs.Pallium, limit int64) *run {
 	r := &run{t: t, p: p, edge: p.Edge, limit: limit, last: time.Now().Truncate(time.Second), bombBody: bombBody(),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 200}, Timeout: 5 * time.Minute}}
@@ -107,7 +107,7 @@ func newRun(t testing.TB, p *programs.Pallium, limit int64) *run {
 	return r
 }
 
-// fill gives the attacker its series.
+// fill writes the attacker's series.
 func (r *run) fill() {
 	slow := &prompb.WriteRequest{}
 	for i := range 40 {
@@ -131,7 +131,7 @@ func (r *run) fill() {
 	}
 }
 
-// pushAll pushes until it is accepted.
+// pushAll retries a push until it is accepted.
 func (r *run) pushAll(req *prompb.WriteRequest) {
 	data, err := req.Marshal()
 	if err != nil {
@@ -146,7 +146,7 @@ func (r *run) pushAll(req *prompb.WriteRequest) {
 	})
 }
 
-// attack sends n of an attack at once and checks every reply.
+// attack sends n concurrent requests of an attack and checks every response.
 func (r *run) attack(a attack, n int) {
 	codes := map[int]int{}
 	var mu sync.Mutex
@@ -166,13 +166,13 @@ func (r *run) attack(a attack, n int) {
 	}
 	all.Wait()
 	rss, peak := r.memory()
-	r.t.Logf("%-40s %3d at once: %v in %s; resident %d MiB, at most %d MiB", a.name, n, codes, time.Since(start).Round(time.Millisecond), rss>>20, peak>>20)
+	r.t.Logf("%-40s %3d at once: %v in %s; resident %d MiB, maximum %d MiB", a.name, n, codes, time.Since(start).Round(time.Millisecond), rss>>20, peak>>20)
 	if peak > r.limit {
-		r.t.Errorf("%s, %d at once: %d bytes were resident, the limit is %d", a.name, n, peak, r.limit)
+		r.t.Errorf("%s, %d at once: resident memory reached %d bytes, limit %d", a.name, n, peak, r.limit)
 	}
 }
 
-// judge says what is wrong with a reply.
+// judge returns an error if a response is wrong.
 func (r *run) judge(a attack, rep reply) error {
 	switch {
 	case rep.err != nil:
@@ -182,11 +182,11 @@ func (r *run) judge(a attack, rep reply) error {
 	case rep.code == http.StatusBadRequest, rep.code == http.StatusRequestEntityTooLarge, rep.code == http.StatusUnprocessableEntity,
 		rep.code == http.StatusTooManyRequests, rep.code == http.StatusServiceUnavailable:
 		if len(rep.body) < 20 {
-			return fmt.Errorf("%d says only %q", rep.code, rep.body)
+			return fmt.Errorf("status %d has only the text %q", rep.code, rep.body)
 		}
 		return nil
 	}
-	return fmt.Errorf("answered with %d %.200s", rep.code, rep.body)
+	return fmt.Errorf("status %d: %.200s", rep.code, rep.body)
 }
 
 func (r *run) send(req *http.Request) reply {
@@ -200,7 +200,7 @@ func (r *run) send(req *http.Request) reply {
 	return reply{code: resp.StatusCode, body: string(body), err: err}
 }
 
-// work is the other tenant: one push and one query at a time.
+// work sends the other tenant's requests: one push and one query at a time.
 func (r *run) work(stop <-chan struct{}) {
 	for i := 0; ; i++ {
 		select {
@@ -223,7 +223,8 @@ func (r *run) work(stop <-chan struct{}) {
 	}
 }
 
-// timed sends one request of the good tenant and remembers how it went.
+// timed sends one request of the good tenant and records its duration and whether the
+// response was right.
 func (r *run) timed(code int, want string, make func() (*http.Request, error)) {
 	req, err := make()
 	if err != nil {
@@ -256,13 +257,13 @@ func (r *run) report() {
 	}
 	slices.Sort(r.times)
 	if n := len(r.times); n > 0 {
-		r.t.Logf("the other tenant: %d requests, %d without their answer; half within %s, 99 of 100 within %s, all within %s",
+		r.t.Logf("the other tenant: %d requests, %d without the right response; half within %s, 99 of 100 within %s, all within %s",
 			n, len(r.wrong), r.times[n/2], r.times[n*99/100], r.times[n-1])
 	}
 }
 
-// memory is how much of the process is resident, now and at most, without mapped
-// files, which the system takes back.
+// memory returns the process's resident memory in bytes, current and maximal, without
+// mapped files, which the system can reclaim.
 func (r *run) memory() (now, most int64) {
 	status := read(fmt.Sprintf("/proc/%d/status", r.p.Pid()))
 	field := func(name string) int64 {
@@ -299,15 +300,15 @@ func read(file string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// cgroup makes a memory control group of version 1 with the limit and has the
-// processes of the test started in it. It returns "" where none can be made, which
-// is the rule: then the limit is configured, and what is resident is looked at.
+// cgroup creates a memory control group (version 1) with the limit and starts the
+// test's processes in it. It returns "" if that is not possible, which is usual: then
+// the limit is configured, and the test checks the resident memory.
 func cgroup(t testing.TB, limit int64) string {
 	dir := filepath.Join("/sys/fs/cgroup/memory", fmt.Sprintf("pallium-test-%d", os.Getpid()))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return ""
 	}
-	t.Cleanup(func() { // when its processes have ended
+	t.Cleanup(func() { // after its processes have ended
 		for range 100 {
 			if err := os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
 				return

@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// neighbours is how many requests the loud tenant has under way.
+	// neighbours is the number of concurrent requests of the loud tenant.
 	neighbours = 10
-	// measured is for how long each of the two is loud.
+	// measured is how long each of the two loud tenants is measured.
 	measured = time.Minute
 )
 
-// BenchmarkNeighbour compares what a tenant with one push and one query at a time
-// waits beside one that attacks with what it waits beside one that asks as much, and
-// behaves well. It reports both 99th percentiles and their ratio.
+// BenchmarkNeighbour compares the latency of a tenant with one push and one query at a
+// time in two cases: another tenant attacks, and another tenant sends as many
+// well-behaved requests. It reports both 99th percentiles and their ratio.
 func BenchmarkNeighbour(b *testing.B) {
 	for b.Loop() {
 		limit := limitOf(b)
@@ -33,13 +33,13 @@ func BenchmarkNeighbour(b *testing.B) {
 		b.ReportMetric(loud.Seconds()*1000, "loud-p99-ms")
 		b.ReportMetric(loud.Seconds()/calm.Seconds(), "ratio")
 		if n := len(r.wrong); n > 0 {
-			b.Errorf("%d requests of the other tenant without their answer, first: %s", n, r.wrong[0])
+			b.Errorf("%d requests of the other tenant without the right response, first: %s", n, r.wrong[0])
 		}
 	}
 }
 
-// waits has the attacker do something, over and over, and returns the 99th
-// percentile of what the other tenant waits.
+// waits repeats do from the attacking side and returns the 99th percentile of the
+// other tenant's latency.
 func (r *run) waits(do func(i int)) time.Duration {
 	r.times = nil
 	stop, done := make(chan struct{}), make(chan struct{})

@@ -14,21 +14,21 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// BenchmarkOtherTenant reports how long a tenant that sends one request at a time
-// waits for 99 of 100 answers: while another one attacks with everything in this
-// package, and while another one uses as much CPU time with ordinary dashboard
+// BenchmarkOtherTenant reports the 99th percentile of the latency of a tenant that
+// sends one request at a time: while another tenant attacks with everything in this
+// package, and while another tenant uses as much CPU time with ordinary dashboard
 // queries. MEMORY_LIMIT is the limit in MiB (default 2048).
 func BenchmarkOtherTenant(b *testing.B) {
 	limit := limitOf(b)
 	r := newRun(b, programs.StartPallium(b, fmt.Sprintf("memory: {limit_bytes: %d}\n", limit)), limit)
 	r.fill()
 	for b.Loop() {
-		attacked := r.beside(func() {
+		attacked := r.during(func() {
 			for _, a := range attacks() {
 				r.attack(a, a.many)
 			}
 		})
-		ordinary := r.beside(func() { r.ordinary(attacked.cpu, attacked.wall) })
+		ordinary := r.during(func() { r.ordinary(attacked.cpu, attacked.wall) })
 		b.ReportMetric(attacked.p99.Seconds()*1e3, "attacked-p99-ms")
 		b.ReportMetric(ordinary.p99.Seconds()*1e3, "ordinary-p99-ms")
 		b.ReportMetric(float64(attacked.p99)/float64(ordinary.p99), "p99-ratio")
@@ -36,19 +36,20 @@ func BenchmarkOtherTenant(b *testing.B) {
 		b.ReportMetric(ordinary.cpu/ordinary.wall.Seconds(), "ordinary-cpus")
 	}
 	if len(r.wrong) > 0 {
-		b.Fatalf("the other tenant: %d requests without their answer, first %s", len(r.wrong), r.wrong[0])
+		b.Fatalf("the other tenant: %d requests without the right response, first %s", len(r.wrong), r.wrong[0])
 	}
 }
 
-// phase is what a tenant waited for, and what the process used meanwhile.
+// phase contains a tenant's latencies, and the resources that the process used
+// meanwhile.
 type phase struct {
 	p99  time.Duration
 	cpu  float64 // seconds
 	wall time.Duration
 }
 
-// beside measures the good tenant's requests while load runs.
-func (r *run) beside(load func()) phase {
+// during measures the good tenant's requests while load runs.
+func (r *run) during(load func()) phase {
 	r.times = nil
 	stop := make(chan struct{})
 	var work sync.WaitGroup
@@ -63,7 +64,7 @@ func (r *run) beside(load func()) phase {
 	return p
 }
 
-// ordinary has ten senders ask what dashboards ask, so often that the process uses
+// ordinary runs ten senders of dashboard queries, at a rate at which the process uses
 // cpu seconds in the given time.
 func (r *run) ordinary(cpu float64, span time.Duration) {
 	used, start := r.cpu(), time.Now()
@@ -88,14 +89,15 @@ func (r *run) ordinary(cpu float64, span time.Duration) {
 	senders.Wait()
 }
 
-// cpu is the CPU time of the process in seconds.
+// cpu returns the CPU time of the process in seconds.
 func (r *run) cpu() float64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.p.Pid()))
 	if err != nil {
 		r.t.Error(err)
 		return 0
 	}
-	// The name, in brackets, may have spaces; utime and stime are fields 14 and 15.
+	// The process name, in parentheses, may contain spaces; utime and stime are fields
+	// 14 and 15.
 	_, rest, _ := strings.Cut(string(data), ") ")
 	fields := strings.Fields(rest)
 	var user, system float64

@@ -17,26 +17,26 @@ import (
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 )
 
-// client sends requests of tenants.
+// client sends requests on behalf of tenants.
 type client struct{ http *http.Client }
 
 func newClient() *client {
 	return &client{&http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}}
 }
 
-// response is an answer. code 0 is none.
+// response is a response; code 0 means that none was received.
 type response struct {
 	code   int
 	header http.Header
 	body   []byte
-	unsent bool // nobody listened, so the request was not sent
+	unsent bool // nothing listened, so the request was not sent
 }
 
 func (r response) String() string {
 	return fmt.Sprintf("%d %s", r.code, bytes.TrimSpace(r.body[:min(len(r.body), 300)]))
 }
 
-// do sends a request; an error of the connection becomes an answer without code.
+// do sends a request; a connection error becomes a response with code 0.
 func (c *client) do(ctx context.Context, method, url, token string, body []byte, header ...string) response {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
@@ -58,8 +58,9 @@ func (c *client) do(ctx context.Context, method, url, token string, body []byte,
 	return response{code: resp.StatusCode, header: resp.Header, body: data}
 }
 
-// push sends samples by remote write 1 or 2 and returns the answer and how many it
-// says were written (remote write 2 and answers of Pallium have that).
+// push sends samples by remote write 1.0 or 2.0 and returns the response and the
+// number of written samples that its headers state (remote write 2.0 requires them,
+// and Pallium always sends them).
 func (c *client) push(ctx context.Context, edge, token string, version int, entries []entry) (response, int) {
 	raw, err := encode(version, entries)
 	if err != nil {
@@ -73,19 +74,19 @@ func (c *client) push(ctx context.Context, edge, token string, version int, entr
 		contentType)
 	written := 0
 	for _, name := range []string{"Samples", "Histograms"} {
-		n, _ := strconv.Atoi(r.header.Get("X-Prometheus-Remote-Write-" + name + "-Written")) // missing is 0
+		n, _ := strconv.Atoi(r.header.Get("X-Prometheus-Remote-Write-" + name + "-Written")) // a missing header counts as 0
 		written += n
 	}
 	return r, written
 }
 
-// entry is the samples of one series in a request.
+// entry contains the samples of one series in a request.
 type entry struct {
 	labels  []prompb.Label
 	samples []Sample
 }
 
-// entries brings samples together by their series.
+// entries groups samples by series.
 func (t *Tenant) entries(samples []Sample) []entry {
 	var out []entry
 	for i, s := range samples {
@@ -129,7 +130,7 @@ func encode2(entries []entry) ([]byte, error) {
 			ts.LabelsRefs = append(ts.LabelsRefs, st.Symbolize(l.Name), st.Symbolize(l.Value))
 		}
 		for _, s := range e.samples {
-			start := s.at - s.at%60_000 // of a counter; answers do not show it
+			start := s.at - s.at%60_000 // of a counter; responses do not contain it
 			switch v := s.value; v.kind() {
 			case kindHistogram:
 				ts.Histograms = append(ts.Histograms, writev2.FromIntHistogram(start, s.at, v.H))
@@ -145,8 +146,8 @@ func encode2(entries []entry) ([]byte, error) {
 	return req.Marshal()
 }
 
-// strays are samples that are never valid, each with a time at which nothing else
-// is: too old, too far ahead, and a histogram that contradicts itself.
+// stray returns a sample that is always invalid, at a time that no other sample has:
+// it is too old, too far in the future, or a histogram that contradicts itself.
 func (g *generator) stray(now time.Time) Sample {
 	s := Sample{series: g.rnd.Intn(2 * mixes), value: &Value{V: 666}}
 	switch g.rnd.Intn(3) {

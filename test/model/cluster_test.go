@@ -17,7 +17,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// many is a cluster, with proxies before what may fail.
+// many is a cluster with proxies in front of the services that may fail.
 type many struct {
 	t     *testing.T
 	ctx   context.Context
@@ -86,21 +86,21 @@ func (m *many) admin(ctx context.Context, name, path string) error {
 	return err
 }
 
-// TestCluster compares a cluster of which parts fail with the model, for less than
-// a minute or as long as MODEL says.
+// TestCluster compares a cluster in which parts fail with the model, for less than a
+// minute or for the duration in MODEL.
 func TestCluster(t *testing.T) {
 	m := newMany(t)
-	r := newRun(t, m, slacks{clock: 6 * time.Minute, settle: 5 * time.Second}, true)
+	r := newRun(t, m, slacks{clock: 6 * time.Minute, limits: 5 * time.Second}, true)
 	faults := m.faults()
-	for i := range faults { // about every third step; without that a run of minutes has few of each
+	for i := range faults { // about every third step; otherwise a run of minutes has too few of each fault
 		faults[i].weight *= 8
 	}
 	r.play(duration(t, 40*time.Second), append(common(), faults...))
 }
 
-// fault makes an operation of something that breaks and is mended: while it is
-// broken, samples are pushed, series deleted, and queries asked.
-func (m *many) fault(name string, weight int, breaks, mends func(*run)) operation {
+// fault returns an operation in which something breaks and is repaired. While it is
+// broken, samples are pushed, series are deleted, and queries run.
+func (m *many) fault(name string, weight int, breaks, repairs func(*run)) operation {
 	return operation{name, weight, func(r *run) {
 		r.faulty.Store(true)
 		breaks(r)
@@ -119,14 +119,14 @@ func (m *many) fault(name string, weight int, breaks, mends func(*run)) operatio
 				r.maintain(m.compact)
 			}
 		}
-		mends(r)
-		// What an ingester missed shows now: a deletion has all of them seal and upload
-		// what they have, and then every query reads that from the long-term store.
+		repairs(r)
+		// This shows what an ingester missed: a deletion makes all ingesters seal and
+		// upload their samples, and every later query reads them from the long-term store.
 		m.recovers(r, pushesAndQueries)
 		for _, t := range r.tenants {
 			r.ask(t, 5)
 		}
-		m.whole(r)
+		m.waitHealthy(r)
 		r.faulty.Store(false)
 		for _, t := range r.tenants {
 			r.ask(t, 5)
@@ -143,24 +143,24 @@ func (m *many) must(err error) {
 
 func (m *many) ingester(r *run) string { return fmt.Sprintf("ingester-%d", 1+r.gen.rnd.Intn(3)) }
 
-// What has to work for a cluster to have recovered.
+// Levels of what must work for a cluster to count as recovered.
 const (
 	pushesAndQueries = false
 	deletionsToo     = true
 )
 
-// whole waits until every process serves, and pushes, queries and deletions of every
-// tenant work at every edge.
-func (m *many) whole(r *run) { m.recovers(r, deletionsToo) }
+// waitHealthy waits until every process is ready, and pushes, queries and deletions of every
+// tenant succeed through every edge.
+func (m *many) waitHealthy(r *run) { m.recovers(r, deletionsToo) }
 
 func (m *many) recovers(r *run, deletions bool) {
 	for _, p := range m.c.Processes {
 		m.must(m.c.WaitReady(m.ctx, p.Name))
 	}
-	good := 0 // in a row; a gateway asks backends in turn
+	good := 0 // consecutive successes; a gateway sends requests to the backends in turn
 	for deadline := time.Now().Add(3 * time.Minute); good < 4; {
 		if time.Now().After(deadline) {
-			m.t.Fatalf("seed %d, step %d: the cluster does not recover: %v", r.seed, r.step, m.works(r, deletions))
+			m.t.Fatalf("seed %d, step %d: the cluster did not recover: %v", r.seed, r.step, m.works(r, deletions))
 		}
 		if m.works(r, deletions) == nil {
 			good++
@@ -182,7 +182,7 @@ func (m *many) works(r *run, deletions bool) error {
 			samples := r.gen.samples(t, time.Now())
 			t.mu.Unlock()
 			if !r.repeatDeletion(t) {
-				return fmt.Errorf("deletion of %s fails", t.name)
+				return fmt.Errorf("the deletion for tenant %s failed", t.name)
 			}
 			// A deletion needs every ingester; pushes and queries do not.
 			if deletions {
@@ -194,16 +194,16 @@ func (m *many) works(r *run, deletions bool) error {
 			failed := r.counted("push failed")
 			r.send(m.ctx, t, samples, edge, 1)
 			if r.counted("push failed") > failed {
-				return fmt.Errorf("a push to %s fails", edge)
+				return fmt.Errorf("a push to %s failed", edge)
 			}
 		}
 	}
 	return nil
 }
 
-// settle waits until what a lost ingester had is uploaded by the others: from then
-// on another one may be lost.
-func (m *many) settle() {
+// waitRecovered waits until replicas have uploaded a lost ingester's data: from then
+// on another ingester may be lost.
+func (m *many) waitRecovered() {
 	for deadline := time.Now().Add(4 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		var ring struct{ Losses []any }
 		text, err := m.c.AdminGet(m.ctx, "backend-1", "/ring")
@@ -211,12 +211,12 @@ func (m *many) settle() {
 			return
 		}
 		if time.Now().After(deadline) {
-			m.t.Fatalf("losses are never settled: %s %v", text, err)
+			m.t.Fatalf("replicas did not upload the lost ingester's windows: %s %v", text, err)
 		}
 	}
 }
 
-// disturbed is a fault of the way to a process.
+// disturbed returns a fault of the network path to a process.
 func (m *many) disturbed(name, process string, weight int, mode chaos.Mode) operation {
 	set := func(mode chaos.Mode) func(*run) {
 		return func(*run) {
@@ -229,7 +229,7 @@ func (m *many) disturbed(name, process string, weight int, mode chaos.Mode) oper
 	return m.fault(name, weight, set(mode), set(chaos.Pass))
 }
 
-// skewed is a fault of a clock: the process runs with another one.
+// skewed returns a fault in which a process runs with its clock offset.
 func (m *many) skewed(name string, weight int, pick func(*run) string, offsets ...string) operation {
 	process := ""
 	restart := func(wrap string) {
@@ -260,7 +260,7 @@ func (m *many) faults() []operation {
 			name = m.ingester(r)
 			m.must(m.c.Stop(m.ctx, name, syscall.SIGTERM))
 		}, start),
-		m.fault("disk lost", 4, func(r *run) { kill(r); m.must(m.c.Lose(name)) }, func(r *run) { start(r); m.settle() }),
+		m.fault("disk lost", 4, func(r *run) { kill(r); m.must(m.c.Lose(name)) }, func(r *run) { start(r); m.waitRecovered() }),
 		m.fault("ingester hangs", 2, func(r *run) {
 			name = m.ingester(r)
 			m.must(m.c.Signal(name, syscall.SIGSTOP))
@@ -286,8 +286,8 @@ func (m *many) faults() []operation {
 	return list
 }
 
-// drop deletes the local packs of every ingester that are part of the long-term
-// store, one ingester after the other.
+// drop deletes the local packs that are in the long-term store from every ingester,
+// one ingester after the other.
 func (m *many) drop(r *run) {
 	r.faulty.Store(true)
 	for i := range 3 {
@@ -296,12 +296,12 @@ func (m *many) drop(r *run) {
 		programs.DropUploaded(m.t, filepath.Join(m.c.Dir(), name))
 		m.must(m.c.Start(m.ctx, name))
 	}
-	m.whole(r)
+	m.waitHealthy(r)
 	r.faulty.Store(false)
 }
 
-// fromSlowStore is fromStore while the index is slow for queriers, and their calls
-// reach it in another order than they were made; compactors publish as fast as ever.
+// fromSlowStore is fromStore with a slow index for queriers, whose calls reach the
+// index in another order than they were made. Compactors publish as fast as ever.
 func (m *many) fromSlowStore(r *run) {
 	r.fromStore(func() {
 		m.drop(r)
@@ -310,7 +310,7 @@ func (m *many) fromSlowStore(r *run) {
 	m.proxy["querier-bigtable"].Set(chaos.Pass)
 }
 
-// race has two compactors at once, while queries run.
+// race runs two compactors at once during queries.
 func (m *many) race(r *run) {
 	t := r.tenant()
 	r.push(m.ctx, t)
@@ -331,12 +331,12 @@ func (m *many) race(r *run) {
 	r.askUntil(t, stop, r.seeds())
 }
 
-// killCompactor kills a compaction at a time that is left to chance.
+// killCompactor kills the compactor at a random time during a compaction.
 func (m *many) killCompactor(r *run) {
 	r.maintain(m.flush)
 	var compaction sync.WaitGroup
 	compaction.Go(func() {
-		_ = m.admin(m.ctx, "compactor-1", "/compact?wait=true") // it is killed
+		_ = m.admin(m.ctx, "compactor-1", "/compact?wait=true") // the compactor is killed
 	})
 	time.Sleep(time.Duration(r.gen.rnd.Intn(150)) * time.Millisecond)
 	m.must(m.c.Stop(m.ctx, "compactor-1", syscall.SIGKILL))

@@ -10,11 +10,12 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// slacks is how exactly the model knows the clocks of what it tests: by how much
-// they may be off, and how long a change of limits takes to be known.
-type slacks struct{ clock, settle time.Duration }
+// slacks says how precisely the model knows the system's timing: clock is by how much
+// its clocks may differ, limits is how long a change of limits takes to reach every
+// process.
+type slacks struct{ clock, limits time.Duration }
 
-// Difference is an answer that is not what the model says.
+// Difference is a difference between a response and the model.
 type Difference struct {
 	Series, Expected, Got string
 	Log                   []string // the last operations on the series
@@ -25,7 +26,7 @@ func (d *Difference) String() string {
 		d.Series, d.Expected, d.Got, strings.Join(d.Log, "\n  "))
 }
 
-// options are the values that an answer may have at one time; "" is none.
+// options are the values that a response may have at one time; "" means none.
 type options []string
 
 func (o options) has(s string) bool { return slices.Contains(o, s) }
@@ -41,23 +42,24 @@ func (o options) String() string {
 	return strings.Join(out, " or ")
 }
 
-// expectation says what an answer may have.
+// expectation is what a response may contain.
 type expectation struct {
 	v            *View
 	nothing, all int64 // where retention cuts
 }
 
-// expect is called when the answer is there. What is sent from now on cannot be in
-// it.
+// expect must be called when the response has arrived: samples sent after that cannot
+// be in it.
 func (v *View) expect(s slacks) expectation {
 	v.t.mu.Lock()
 	defer v.t.mu.Unlock()
 	delete(v.t.views, v)
-	nothing, all := v.kept(s.clock, s.settle)
+	nothing, all := v.cuts(s.clock, s.limits)
 	return expectation{v, nothing, all}
 }
 
-// possible is what a time of a series may have.
+// possible returns the values that a series may have at a time, and whether it may
+// have none.
 func (e expectation) possible(s *Series, t int64) ([]*Value, bool) {
 	if t < e.nothing {
 		return nil, true
@@ -66,7 +68,7 @@ func (e expectation) possible(s *Series, t int64) ([]*Value, bool) {
 	return values, absent || t < e.all
 }
 
-// times are the times of a series in a range, the last first.
+// times returns the times of a series in a range, the last first.
 func (s *Series) times(mint, maxt int64) []int64 {
 	var out []int64
 	for t := range s.cells {
@@ -78,7 +80,7 @@ func (s *Series) times(mint, maxt int64) []int64 {
 	return out
 }
 
-// selected are the series that matchers select.
+// selected returns the series that the matchers select.
 func (v *View) selected(matchers []*labels.Matcher) []*Series {
 	var out []*Series
 	for _, s := range v.series {
@@ -89,22 +91,22 @@ func (v *View) selected(matchers []*labels.Matcher) []*Series {
 	return out
 }
 
-// byLabels brings the series of an answer into a map. drop is a label that the
-// query takes off.
+// byLabels maps the series of a response by their labels.
 func byLabels(got []result) (map[string]*result, *Difference) {
 	out := map[string]*result{}
 	for i := range got {
 		key := got[i].labels.String()
 		if out[key] != nil {
-			return nil, &Difference{Series: key, Expected: "a series once", Got: "it is in the answer twice"}
+			return nil, &Difference{Series: key, Expected: "a series once", Got: "two series with these labels"}
 		}
 		out[key] = &got[i]
 	}
 	return out, nil
 }
 
-// raw compares the samples of an answer with all that the model has in the range.
-// render is how the answer shows a value; "" when it does not.
+// raw compares the samples of a response with all samples of the model in the range.
+// render returns the text of a value in the response, or "" if the response omits the
+// value.
 func (e expectation) raw(got []result, matchers []*labels.Matcher, mint, maxt int64, render func(*Value) string) *Difference {
 	series, d := byLabels(got)
 	if d != nil {
@@ -124,7 +126,7 @@ func (e expectation) raw(got []result, matchers []*labels.Matcher, mint, maxt in
 	return unexpected(series)
 }
 
-// unexpected is the difference of series that the model does not have.
+// unexpected returns a difference for series that the model does not have.
 func unexpected(series map[string]*result) *Difference {
 	for key := range series {
 		return &Difference{Series: key, Expected: "no such series", Got: fmt.Sprint(series[key].points)}
@@ -151,7 +153,7 @@ func (e expectation) rawSeries(s *Series, r *result, mint, maxt int64, render fu
 		}
 		if !o.has(got[t]) {
 			return s.differs(t, at(t)+": "+o.String(),
-				orNothing(got[t])+fmt.Sprintf(" (the answer has %d of %d samples of the series)", len(got), len(s.times(mint, maxt))))
+				orNothing(got[t])+fmt.Sprintf(" (the response has %d of %d samples of the series)", len(got), len(s.times(mint, maxt))))
 		}
 	}
 	return nil
@@ -178,7 +180,7 @@ func (s *Series) differs(t int64, expected, got string) *Difference {
 	return &Difference{Series: s.labels.String(), Expected: expected, Got: got, Log: s.about(t)}
 }
 
-// jsonText shows a value as range vectors do, which leave staleness markers out.
+// jsonText returns a value's text in range vectors, which omit staleness markers.
 func jsonText(v *Value) string {
 	if v.stale() {
 		return ""
@@ -186,8 +188,8 @@ func jsonText(v *Value) string {
 	return v.json()
 }
 
-// last is what the last sample in (from, to] may be. overStale looks behind
-// staleness markers.
+// last returns the possible values of the last sample in (from, to]. With overStale,
+// staleness markers are skipped.
 func (e expectation) last(s *Series, from, to int64, overStale bool) options {
 	var o options
 	for _, t := range s.times(from+1, to) {
@@ -236,7 +238,8 @@ func (e expectation) steps(got []result, matchers []*labels.Matcher, steps []int
 	return unexpected(series)
 }
 
-// count is how many samples that are not stale a series may have in (from, to].
+// count returns how many samples other than staleness markers a series may have in
+// (from, to], at least and at most.
 func (e expectation) count(s *Series, from, to int64) (least, most int) {
 	for _, t := range s.times(from+1, to) {
 		values, absent := e.possible(s, t)
@@ -255,8 +258,8 @@ func (e expectation) count(s *Series, from, to int64) (least, most int) {
 	return least, most
 }
 
-// listed are the series that a list of a range must have, and those that it may
-// have besides.
+// listed returns the series that a list of a range must contain, and those that it may
+// contain in addition.
 func (e expectation) listed(matchers []*labels.Matcher, mint, maxt int64) (must, may []*Series) {
 	for _, s := range e.v.selected(matchers) {
 		certain := false
@@ -280,7 +283,8 @@ func (e expectation) listed(matchers []*labels.Matcher, mint, maxt int64) (must,
 	return must, may
 }
 
-// list compares a list of names, values or series. of has what a series adds.
+// list compares a list of names, values or series. of returns the items that a series
+// adds.
 func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt int64, of func(labels.Labels) []string) *Difference {
 	must, may := e.listed(matchers, mint, maxt)
 	allowed := map[string]bool{}
@@ -292,7 +296,7 @@ func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt i
 	for _, s := range must {
 		for _, text := range of(s.labels) {
 			if !slices.Contains(got, text) {
-				return s.differs(always, text, "it is missing in "+strings.Join(got, " "))
+				return s.differs(always, text, "missing in "+strings.Join(got, " "))
 			}
 		}
 	}
@@ -306,7 +310,7 @@ func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt i
 			sort.Strings(names)
 			return &Difference{
 				Series:   text,
-				Expected: "at most, each once: " + strings.Join(names, " "),
+				Expected: "at most these, each once: " + strings.Join(names, " "),
 				Got:      strings.Join(got, " "),
 				Log:      e.v.logs(text, of),
 			}
@@ -316,7 +320,7 @@ func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt i
 	return nil
 }
 
-// logs are the last operations on the series that would add a text to a list.
+// logs returns the last operations on the series that would add a text to a list.
 func (v *View) logs(text string, of func(labels.Labels) []string) []string {
 	for _, s := range v.series {
 		if slices.Contains(of(s.labels), text) {

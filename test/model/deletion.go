@@ -17,7 +17,7 @@ type deletion struct {
 
 func (d *deletion) whole() bool { return d.mint == math.MinInt64 && d.maxt == math.MaxInt64 }
 
-// each calls fn with the cells that the deletion takes.
+// each calls fn for every cell that the deletion matches.
 func (d *deletion) each(list []*Series, fn func(*Series, int64, *cell)) {
 	for _, s := range list {
 		if !matches(d.matchers, s.labels) {
@@ -40,7 +40,7 @@ func matches(matchers []*labels.Matcher, ls labels.Labels) bool {
 	return true
 }
 
-// beginDeletion notes a deletion that is sent now.
+// beginDeletion records that a deletion is being sent.
 func (t *Tenant) beginDeletion(d *deletion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -51,8 +51,8 @@ func (t *Tenant) beginDeletion(d *deletion) {
 	}
 }
 
-// finishDeletion notes what became of it. One that failed is to be repeated: it
-// may be done at any time from now on.
+// finishDeletion records the outcome. A failed deletion must be repeated: it may take
+// effect at any time from now on.
 func (t *Tenant) finishDeletion(d *deletion, o Outcome, how string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -72,15 +72,15 @@ func (t *Tenant) finishDeletion(d *deletion, o Outcome, how string) {
 	d.each(t.series, func(s *Series, at int64, _ *cell) { delete(s.cells, at) })
 }
 
-// failedDeletion is the deletion that is to be repeated, or nil.
+// failedDeletion returns the deletion that must be repeated, or nil.
 func (t *Tenant) failedDeletion() *deletion {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.deletion
 }
 
-// setRetention notes that the retention is changed now. What is older than either
-// the one before or the new one may be gone for ever, also in part.
+// setRetention records that the retention is being changed. Samples older than the
+// previous or the new retention may be gone permanently, all or some of them.
 func (t *Tenant) setRetention(r, slack time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -105,12 +105,12 @@ func (t *Tenant) setRetention(r, slack time.Duration) {
 	}
 }
 
-// kept returns the times around which the tenant's retention cuts an answer that
-// comes now: below the first there is nothing, from the second on everything. The
-// caller holds the tenant's lock.
-func (v *View) kept(slack, settle time.Duration) (nothing, all int64) {
+// cuts returns the times at which the tenant's retention cuts a response that arrives
+// now: before nothing it has no samples, from all on it has every sample. The caller
+// must hold the tenant's lock.
+func (v *View) cuts(slack, delay time.Duration) (nothing, all int64) {
 	longest, shortest := v.t.retention[1], v.t.retention[1]
-	if v.begun.Sub(v.t.changed) < settle {
+	if v.begun.Sub(v.t.changed) < delay {
 		before := v.t.retention[0]
 		if longest != 0 && (before == 0 || before > longest) {
 			longest = before

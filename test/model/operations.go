@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// delete sends a deletion and notes what became of it.
+// delete sends a deletion and records the outcome.
 func (r *run) delete(t *Tenant, d *deletion) bool {
 	params := url.Values{"match[]": {d.selector}}
 	if d.mint != math.MinInt64 {
@@ -38,9 +38,9 @@ func (r *run) delete(t *Tenant, d *deletion) bool {
 	return false
 }
 
-// repeatDeletion sends a deletion that failed again, as its answer says, and reports
-// whether there is none left. Nothing is pushed before it is done: it could delete
-// that, too.
+// repeatDeletion repeats a failed deletion, as its error response tells clients to,
+// and reports whether none is left. Nothing is pushed before that: the deletion could
+// delete the new samples, too.
 func (r *run) repeatDeletion(t *Tenant) bool {
 	d := t.failedDeletion()
 	return d == nil || r.delete(t, d)
@@ -56,7 +56,7 @@ func (r *run) changeRetention() {
 		if !r.faulty.Load() {
 			r.t.Errorf("seed %d, step %d: %v", r.seed, r.step, err)
 		}
-		t.setRetention(keep, r.slacks.clock) // it may be set or not: what either cuts is open
+		t.setRetention(keep, r.slacks.clock) // it may be set or not: samples that either retention cuts may be there or not
 	}
 	t.mu.Lock()
 	t.changed = time.Now()
@@ -70,8 +70,8 @@ func zero(d time.Duration) string {
 	return ""
 }
 
-// replaceTenant deletes a tenant, whose key is worth nothing from then on, and
-// makes another one.
+// replaceTenant deletes a tenant, whose key must be rejected from then on, and creates
+// another one.
 func (r *run) replaceTenant() {
 	i := r.gen.rnd.Intn(len(r.tenants))
 	t := r.tenants[i]
@@ -79,9 +79,9 @@ func (r *run) replaceTenant() {
 		if !r.faulty.Load() {
 			r.t.Errorf("seed %d, step %d: %v", r.seed, r.step, err)
 		}
-		return // the next one of the name is tried later
+		return // the tenant remains; a later call may choose it again
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; { // other processes know within a second
+	for deadline := time.Now().Add(30 * time.Second); ; { // other processes apply the deletion within a second
 		open := ""
 		for _, edge := range r.sys.edges() {
 			a := r.client.do(context.Background(), http.MethodGet, edge+"/prometheus/api/v1/query?query="+url.QueryEscape(`count({__name__=~".+"})`),
@@ -102,8 +102,7 @@ func (r *run) replaceTenant() {
 	r.tenants[i] = r.newTenant()
 }
 
-// publishing pushes, flushes and compacts a few times while queries run, and each
-// time waits for what was pushed.
+// publishing pushes, flushes and compacts a few times while queries run.
 func (r *run) publishing() { r.publications(1 + r.gen.rnd.Intn(5)) }
 
 func (r *run) publications(rounds int) {
@@ -128,8 +127,8 @@ func (r *run) publications(rounds int) {
 	r.writing.Store(false)
 }
 
-// fromStore has everything that is there read from the long-term store, and not
-// from what ingesters keep of it for an hour.
+// fromStore runs queries that read everything from the long-term store, and nothing
+// from the local packs that ingesters keep for an hour.
 func (r *run) fromStore(drop func()) {
 	r.maintain(r.sys.flush)
 	r.maintain(r.sys.compact)
@@ -140,14 +139,14 @@ func (r *run) fromStore(drop func()) {
 	r.publications(publicationsFromStore)
 }
 
-// publicationsFromStore are many: a query that reads between two writes of a
-// publication is rare, and only what is read from the long-term store alone shows it.
+// publicationsFromStore is high: a query that reads between two writes of a
+// publication is rare, and only data read from the long-term store alone reveals it.
 const publicationsFromStore = 12
 
 const askers = 3
 
-// seeds are one for each asker: the generator is another goroutine's while they
-// ask.
+// seeds returns one seed for each querying goroutine: the generator belongs to another
+// goroutine while they run.
 func (r *run) seeds() []int64 {
 	var out []int64
 	for range askers {
@@ -156,7 +155,7 @@ func (r *run) seeds() []int64 {
 	return out
 }
 
-// askUntil asks from several goroutines until the channel is closed.
+// askUntil runs queries from several goroutines until the channel is closed.
 func (r *run) askUntil(t *Tenant, stop <-chan struct{}, seeds []int64) {
 	var all sync.WaitGroup
 	for _, seed := range seeds {
@@ -175,9 +174,9 @@ func (r *run) askUntil(t *Tenant, stop <-chan struct{}, seeds []int64) {
 	all.Wait()
 }
 
-// concurrent is the mode without barriers: a writer pushes while queries run, and
-// now and then everything is flushed and compacted. Each point of an answer is as
-// it was before or after a write that was under way.
+// concurrent runs without barriers: a writer pushes while queries run, and now and
+// then everything is flushed and compacted. Each point of a response must be as it was
+// before or after a concurrent write.
 func (r *run) concurrent() {
 	t := r.tenant()
 	if !r.repeatDeletion(t) {

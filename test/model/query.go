@@ -16,27 +16,27 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// query is one question to one process, and the check of its answer.
+// query is one query to one process, and the check of its response.
 type query struct {
 	rnd    *rand.Rand
 	client *client
 	edges  []string
 	view   *View
 	slacks slacks
-	// without names kinds that are left out.
+	// without names kinds of queries that are left out.
 	without map[string]bool
 
 	edge     string
 	kind     string
 	selector string
 	matchers []*labels.Matcher
-	from, to int64 // what it looks at, the first not included
+	from, to int64 // the range that the query reads, from excluded
 	text     string
 	answer   response
 	results  []result
 }
 
-// selectors are what queries and deletions select.
+// selectors returns the selectors of queries and deletions.
 func selectors() []string {
 	return []string{
 		`model_a`,
@@ -53,7 +53,7 @@ func selectors() []string {
 	}
 }
 
-// kinds of queries. The first are asked more often than once.
+// kinds returns the kinds of queries by name.
 func kinds() map[string]func(*query, context.Context) *Difference {
 	return map[string]func(*query, context.Context) *Difference{
 		"range selector": (*query).rangeSelector, "instant": (*query).instant, "range": (*query).rangeQuery,
@@ -65,8 +65,8 @@ func kinds() map[string]func(*query, context.Context) *Difference {
 
 const lookback = 5 * 60 * 1000
 
-// ask sends the query and compares the answer. A nil Difference with an answer
-// other than 200 is one that failed: the caller knows whether it may.
+// ask sends the query and compares the response. If the response is not 200, the query
+// failed and the Difference is nil: the caller decides whether it may fail.
 func (q *query) ask(ctx context.Context) *Difference {
 	q.edge = q.edges[q.rnd.Intn(len(q.edges))]
 	list := selectors()
@@ -88,7 +88,7 @@ func (q *query) ask(ctx context.Context) *Difference {
 	return kinds()[q.kind](q, ctx)
 }
 
-// someTime is the time of a sample, often.
+// someTime often returns the time of a sample.
 func (q *query) someTime(now int64) int64 {
 	q.view.t.mu.Lock() // a writer may add to the view
 	defer q.view.t.mu.Unlock()
@@ -103,7 +103,7 @@ func (q *query) String() string {
 	return fmt.Sprintf("%s %s of %s: %s in (%s, %s]", q.edge, q.kind, q.view.t.name, q.text, at(q.from), at(q.to))
 }
 
-// get asks the API and reports whether the answer is 200.
+// get sends a request to the API and reports whether the response is 200.
 func (q *query) get(ctx context.Context, path string, params url.Values) bool {
 	q.text = path + " " + params.Encode()
 	if text := params.Get("query"); text != "" {
@@ -113,7 +113,7 @@ func (q *query) get(ctx context.Context, path string, params url.Values) bool {
 	return q.answer.code == http.StatusOK
 }
 
-// evaluate asks an instant query, or a range query when there are steps.
+// evaluate runs an instant query, or a range query if there are steps.
 func (q *query) evaluate(ctx context.Context, text string, steps ...int64) (bool, *Difference) {
 	var ok bool
 	if len(steps) == 0 {
@@ -133,12 +133,12 @@ func (q *query) evaluate(ctx context.Context, text string, steps ...int64) (bool
 }
 
 func unreadable(err error) *Difference {
-	return &Difference{Expected: "an answer", Got: "it cannot be decoded: " + err.Error()}
+	return &Difference{Expected: "a valid response", Got: "a response that cannot be decoded: " + err.Error()}
 }
 
 func seconds(ms int64) string { return strconv.FormatFloat(float64(ms)/1000, 'f', 3, 64) }
 
-// ranged is the selector with a range.
+// ranged returns the selector with a range.
 func (q *query) ranged() string { return fmt.Sprintf("%s[%dms]", q.selector, q.to-q.from) }
 
 func (q *query) rangeSelector(ctx context.Context) *Difference {
@@ -180,7 +180,7 @@ func (q *query) rangeQuery(ctx context.Context) *Difference {
 	return q.view.expect(q.slacks).steps(q.results, q.matchers, steps, lookback, false)
 }
 
-// count checks count_over_time, which takes the name off.
+// count checks count_over_time, which drops the metric name.
 func (q *query) count(ctx context.Context) *Difference {
 	ok, d := q.evaluate(ctx, "count_over_time("+q.ranged()+")")
 	if !ok {
@@ -195,7 +195,7 @@ func (q *query) count(ctx context.Context) *Difference {
 		key := s.labels.DropReserved(func(name string) bool { return name == model.MetricNameLabel }).String()
 		n := 0
 		if r := series[key]; r != nil {
-			n, _ = strconv.Atoi(r.points[0].value) // what is no number differs
+			n, _ = strconv.Atoi(r.points[0].value) // text that is not a number is a difference
 		}
 		delete(series, key)
 		if least, most := e.count(s, q.from, q.to); n < least || n > most {
@@ -222,7 +222,7 @@ func (q *query) read(ctx context.Context, chunks bool) *Difference {
 	return q.view.expect(q.slacks).raw(q.results, q.matchers, q.from+1, q.to, (*Value).text)
 }
 
-// lists asks for a list of a whole range.
+// lists requests a list for a whole range.
 func (q *query) lists(ctx context.Context, path string, match bool) (json.RawMessage, bool, *Difference) {
 	params := url.Values{"start": {seconds(q.from + 1)}, "end": {seconds(q.to)}}
 	if match {
@@ -285,8 +285,8 @@ func (q *query) strings(ctx context.Context, path string, of func(labels.Labels)
 	return q.view.expect(q.slacks).list(got, q.matchers, q.from+1, q.to, of)
 }
 
-// twice asks the same of every edge, with expressions of which the answer depends
-// on the order of series: nothing changes in between, so the answers are the same.
+// twice sends the same query to every edge, with expressions whose result depends on
+// the order of series. Nothing changes in between, so the responses must be equal.
 func (q *query) twice(ctx context.Context) *Difference {
 	form := []string{"%s", "topk(2, count_over_time(%s))", "avg(last_over_time(%s))", "sum(avg_over_time(%s))"}[q.rnd.Intn(4)]
 	text := fmt.Sprintf(form, q.ranged())
@@ -303,13 +303,13 @@ func (q *query) twice(ctx context.Context) *Difference {
 	certain := q.certain()
 	for _, got := range answers {
 		if certain && got != answers[0] {
-			return &Difference{Expected: "the answer as before: " + answers[0], Got: got}
+			return &Difference{Expected: "the same response as before: " + answers[0], Got: got}
 		}
 	}
 	return nil
 }
 
-// certain reports whether one answer alone is right.
+// certain reports whether only one response is right.
 func (q *query) certain() bool {
 	e := q.view.expect(q.slacks)
 	if q.view.doubts {

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// The kinds of values that a series gets.
+// Kinds of values that a series gets.
 const (
 	mixFloats = iota
 	mixHistograms
@@ -22,8 +22,8 @@ const (
 	mixes
 )
 
-// newSeries makes the series of a tenant: several metrics, so that rows of an
-// index have neighbours, and labels that differ in number.
+// newSeries creates the series of a tenant: several metrics, so that rows of an index
+// have neighbours, and labels that differ in number.
 func newSeries() []*Series {
 	var out []*Series
 	for i := range 2 * mixes {
@@ -39,23 +39,23 @@ func newSeries() []*Series {
 	return out
 }
 
-// generator makes random samples.
+// generator creates random samples.
 type generator struct {
 	rnd     *rand.Rand
 	without map[string]bool
 }
 
-// chance is true once in n times.
+// chance returns true once in n calls on average.
 func (g *generator) chance(n int) bool { return g.rnd.Intn(n) == 0 }
 
-// times are what a sample's time may be.
+// times are the possible times of a sample.
 type times struct {
 	now, oldest int64
-	known       []int64 // of the series
+	known       []int64 // existing times of the series
 }
 
-// time picks a time for a sample: in order, out of order, late, at the start and
-// end of windows and days, and often one that the series has.
+// time picks a time for a sample: in order, out of order, late, at the start and end
+// of windows and days, and often an existing time of the series.
 func (g *generator) time(ts times) int64 {
 	window := int64(2 * time.Hour / time.Millisecond)
 	hour := window / 2
@@ -63,7 +63,7 @@ func (g *generator) time(ts times) int64 {
 	switch n := g.rnd.Intn(20); {
 	case n < 6 && len(ts.known) > 0:
 		return ts.known[g.rnd.Intn(len(ts.known))]
-	case n < 10: // in order, unless clocks and other series say otherwise
+	case n < 10: // in order, unless clocks or other series interfere
 		last := ts.now - hour
 		if len(ts.known) > 0 {
 			last = min(slices.Max(ts.known), ts.now)
@@ -87,7 +87,7 @@ func (g *generator) time(ts times) int64 {
 	return t
 }
 
-// value makes a value for a series.
+// value creates a value for a series.
 func (g *generator) value(mix int) *Value {
 	if mix == mixAll {
 		mix = g.rnd.Intn(mixAll)
@@ -118,8 +118,9 @@ func (g *generator) value(mix int) *Value {
 
 func (g *generator) staleNow() bool { return g.chance(6) && !g.without["stale"] }
 
-// float is often one of a few, so that values are equal or nearly so. It is never
-// -0: Prometheus' encoders of remote write and read leave zeros out, -0 too.
+// float often returns one of a few numbers, so that values are equal or nearly equal.
+// It never returns -0: Prometheus' encoders of remote write and remote read omit
+// zeros, and -0 with them.
 func (g *generator) float() float64 {
 	list := []float64{0, 5, -50, 1e300, -1e-300, 0.1, math.Inf(1), math.Inf(-1)}
 	if !g.without["nan"] {
@@ -131,8 +132,8 @@ func (g *generator) float() float64 {
 	return float64(g.rnd.Intn(1000)) / 8
 }
 
-// histogram makes a native histogram with exponential buckets. One meaning has
-// many layouts: buckets may be empty, and spans cut anywhere.
+// histogram creates a native histogram with exponential buckets. The same histogram
+// can have many layouts: buckets may be empty, and spans may be split anywhere.
 func (g *generator) histogram() *histogram.Histogram {
 	h := &histogram.Histogram{
 		Schema:        int32(g.rnd.Intn(3)),
@@ -155,7 +156,7 @@ func (g *generator) histogram() *histogram.Histogram {
 	return h
 }
 
-// bounds makes a native histogram with custom bounds.
+// bounds creates a native histogram with custom bounds.
 func (g *generator) bounds() *histogram.Histogram {
 	h := &histogram.Histogram{
 		Schema:       histogram.CustomBucketsSchema,
@@ -169,7 +170,7 @@ func (g *generator) bounds() *histogram.Histogram {
 	return h
 }
 
-// buckets makes at most five buckets from an index on, as deltas.
+// buckets creates at most five buckets from an index on, encoded as deltas.
 func (g *generator) buckets(first int32) (spans []histogram.Span, deltas []int64, count uint64) {
 	last := int64(0)
 	for i := range 1 + g.rnd.Intn(5) {
@@ -189,14 +190,14 @@ func (g *generator) buckets(first int32) (spans []histogram.Span, deltas []int64
 	return spans, deltas, count
 }
 
-// samples makes the samples of a request: of some series, each at some times. The
-// caller holds the tenant's lock.
+// samples creates the samples of a request: for some series, each at some times. The
+// caller must hold the tenant's lock.
 func (g *generator) samples(t *Tenant, now time.Time) []Sample {
 	var out []Sample
 	for range 1 + g.rnd.Intn(4) {
 		i := g.rnd.Intn(len(t.series))
 		if g.without["conflict"] && slices.ContainsFunc(out, func(s Sample) bool { return s.series == i }) {
-			continue // a request has no two values at a time then, either
+			continue // a request never has two values at one time in this case either
 		}
 		s := t.series[i]
 		ts := times{now: now.UnixMilli(), oldest: now.Add(-13 * 24 * time.Hour).UnixMilli()}
@@ -216,7 +217,7 @@ func (g *generator) samples(t *Tenant, now time.Time) []Sample {
 	return out
 }
 
-// of makes the samples of one series in a request, in order.
+// of creates the samples of one series in a request, in order.
 func (g *generator) of(s *Series, index int, ts times) []Sample {
 	var out []Sample
 	for range 1 + g.rnd.Intn(5) {

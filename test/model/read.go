@@ -19,20 +19,20 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-// point is a sample of an answer, its value as text.
+// point is a sample of a response, with its value as text.
 type point struct {
 	t     int64
 	value string
-	full  *Value // nil in JSON
+	full  *Value // nil for JSON
 }
 
-// result is a series of an answer.
+// result is a series of a response.
 type result struct {
 	labels labels.Labels
 	points []point
 }
 
-// jsonSeries is a series in the JSON of a query.
+// jsonSeries is a series in the JSON response of a query.
 type jsonSeries struct {
 	Metric     map[string]string `json:"metric"`
 	Value      *jsonPoint        `json:"value"`
@@ -41,7 +41,7 @@ type jsonSeries struct {
 	Histograms []jsonPoint       `json:"histograms"`
 }
 
-// jsonPoint is a sample in the JSON of a query.
+// jsonPoint is a sample in the JSON response of a query.
 type jsonPoint struct{ point }
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -98,7 +98,7 @@ func jsonHistogram(raw json.RawMessage) (string, error) {
 	return b.String(), err
 }
 
-// decodeQuery reads a vector or matrix.
+// decodeQuery decodes a vector or matrix.
 func decodeQuery(body []byte) ([]result, error) {
 	var a struct {
 		Data struct{ Result []jsonSeries }
@@ -122,7 +122,7 @@ func decodeQuery(body []byte) ([]result, error) {
 	return out, nil
 }
 
-// remoteRead reads raw samples, as samples or in chunks.
+// remoteRead reads raw samples, as samples or as chunks.
 func (c *client) remoteRead(
 	ctx context.Context, edge, token string, chunks bool, mint, maxt int64, matchers []*labels.Matcher,
 ) (response, []result, error) {
@@ -182,8 +182,8 @@ func decodeSamples(body []byte) ([]result, error) {
 
 func (r *result) add(t int64, v *Value) { r.points = append(r.points, point{t, v.text(), v}) }
 
-// decodeChunks reads streamed chunks. A chunk may have samples around the range,
-// which are left out here.
+// decodeChunks decodes streamed chunks. A chunk may have samples outside the range;
+// decodeChunks drops them.
 func decodeChunks(body []byte, mint, maxt int64) ([]result, error) {
 	in := remote.NewChunkedReader(bytes.NewReader(body), 1<<26, nil)
 	var out []result

@@ -5,11 +5,12 @@ import (
 	"math"
 )
 
-// compare orders the values that one time of one series may have; the larger one
-// is kept, in whatever order they arrive. It is the model's own: it shares nothing
-// with what it tests. A value beats a staleness marker, an integer histogram a
-// float histogram and that a float, a number NaN, and the larger number wins.
-// Start timestamps come last; no answer shows them, so the model leaves them out.
+// compare orders the values that one series may have at one time; the larger one is
+// kept, in whatever order they arrive. The model has its own implementation, which
+// shares nothing with the code under test. A value beats a staleness marker, an
+// integer histogram beats a float histogram, which beats a float, a number beats NaN,
+// and the larger number wins. Start timestamps come last; responses do not contain
+// them, so the model ignores them.
 func compare(a, b *Value) int {
 	if a.stale() || b.stale() {
 		return order(!a.stale(), !b.stale())
@@ -23,7 +24,7 @@ func compare(a, b *Value) int {
 	return compareMeanings(meaningOf(a.float()), meaningOf(b.float()))
 }
 
-// order has false below true.
+// order sorts false before true.
 func order(a, b bool) int {
 	switch {
 	case a == b:
@@ -34,8 +35,8 @@ func order(a, b bool) int {
 	return -1
 }
 
-// compareNumbers has every NaN below every number, NaNs by their bits, and -0
-// below +0.
+// compareNumbers sorts every NaN below every number, NaNs by their bits, and -0 below
+// +0.
 func compareNumbers(a, b float64) int {
 	switch aNaN, bNaN := math.IsNaN(a), math.IsNaN(b); {
 	case aNaN && bNaN:

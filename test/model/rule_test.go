@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// ranked are values from the smallest to the largest, as issue "two values at one
-// time" has them. The model itself is known to work by it.
+// ranked returns values from the smallest to the largest, as docs/duplicate-samples.md
+// orders them. TestRule checks the model against this list.
 func ranked() []struct {
 	name string
 	v    *Value
@@ -52,7 +52,7 @@ func ranked() []struct {
 		{"smaller bucket", as(func(h *histogram.Histogram) { h.PositiveBuckets = []int64{1, 0} })},
 		{"histogram", as(func(*histogram.Histogram) {})},
 		{"larger index", as(func(h *histogram.Histogram) { h.PositiveSpans[0].Offset = 1 })},
-		{"more of negative buckets", as(func(h *histogram.Histogram) {
+		{"larger negative buckets", as(func(h *histogram.Histogram) {
 			h.PositiveSpans[0].Offset = 1
 			h.NegativeSpans, h.NegativeBuckets = []histogram.Span{{Length: 1}}, []int64{1}
 		})},
@@ -72,8 +72,8 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// TestEqual: what recoding changes is not compared, and staleness markers of every
-// kind are equal.
+// TestEqual: differences that recoding introduces are ignored, and staleness markers
+// of every kind are equal.
 func TestEqual(t *testing.T) {
 	stale := math.Float64frombits(value.StaleNaN)
 	one := &histogram.Histogram{Count: 3, Sum: 1, PositiveSpans: []histogram.Span{{Offset: 1, Length: 3}}, PositiveBuckets: []int64{1, -1, 2}}
@@ -91,8 +91,8 @@ func TestEqual(t *testing.T) {
 	}
 }
 
-// TestTextTellsApart: values that the rule tells apart have different texts, so
-// that an answer with the wrong one is found.
+// TestTextTellsApart: values that compare distinguishes have different texts, so that
+// a response with the wrong one is detected.
 func TestTextTellsApart(t *testing.T) {
 	g := &generator{rnd: rand.New(rand.NewSource(1))}
 	var list []*Value

@@ -18,17 +18,17 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// system is what the model is compared with: one process, or a cluster.
+// system is the system under test: one process, or a cluster.
 type system interface {
 	edges() []string
-	// command runs the command line's admin commands.
+	// command runs an admin command of the command line.
 	command(args ...string) (string, error)
-	// flush and compact return an error when they could not be done.
+	// flush and compact return an error if they failed.
 	flush(ctx context.Context) error
 	compact(ctx context.Context) error
 }
 
-// operation is something that happens to the system.
+// operation is a random operation on the system.
 type operation struct {
 	name   string
 	weight int
@@ -41,29 +41,29 @@ type run struct {
 	seed    int64
 	sys     system
 	slacks  slacks
-	strays  bool // the system has replicas: an answer proves nothing about the next
+	strays  bool // the system has replicas: a response proves nothing about the next one
 	gen     *generator
 	client  *client
 	tenants []*Tenant
 	step    int
-	made    int // tenants, in all
+	made    int // number of tenants created so far
 	failed  sync.Mutex
-	// faulty is set while something is broken: what fails then, with a status that
-	// tells to try again, may.
+	// faulty is set while something is broken: requests may then fail with a status that
+	// tells the client to retry.
 	faulty atomic.Bool
-	// writing is set while samples are pushed beside queries.
+	// writing is set while samples are pushed concurrently with queries.
 	writing atomic.Bool
 
 	counting sync.Mutex
-	done     map[string]int // how often something was done, by its name
-	recent   []string       // what was done last
+	done     map[string]int // count of each operation, by name
+	recent   []string       // names of the last operations
 }
 
-// tenants that exist at a time.
+// tenantCount is the number of tenants that exist at a time.
 const tenantCount = 3
 
-// newRun begins a run. The seed is in MODEL_SEED, or new; MODEL_WITHOUT names
-// operations, and kinds of samples, that are left out.
+// newRun creates a run. The seed is in MODEL_SEED, or random; MODEL_WITHOUT names
+// operations, and kinds of samples, to leave out.
 func newRun(t *testing.T, sys system, s slacks, strays bool) *run {
 	t.Helper()
 	seed := time.Now().UnixNano() % 1_000_000
@@ -87,7 +87,8 @@ func newRun(t *testing.T, sys system, s slacks, strays bool) *run {
 	return r
 }
 
-// duration is how long a run takes: MODEL says it for long ones.
+// duration returns how long a run takes: short, or the duration in MODEL for long
+// runs.
 func duration(t *testing.T, short time.Duration) time.Duration {
 	t.Helper()
 	text := os.Getenv("MODEL")
@@ -101,17 +102,17 @@ func duration(t *testing.T, short time.Duration) time.Duration {
 	return d
 }
 
-// spare is the time that is left for ending everything before -timeout.
+// spare is the time reserved for stopping everything before -timeout.
 const spare = time.Minute
 
-// lastMoment is when the test must end everything; ok is false without -timeout.
+// lastMoment returns when the test must stop everything; ok is false without -timeout.
 func lastMoment(t *testing.T) (at time.Time, ok bool) {
 	t.Helper()
 	at, ok = t.Deadline()
 	return at.Add(-spare), ok
 }
 
-// newTenant makes a tenant without limits that would slow the test down.
+// newTenant creates a tenant without limits that would slow the test down.
 func (r *run) newTenant() *Tenant {
 	r.t.Helper()
 	r.made++
@@ -121,7 +122,7 @@ func (r *run) newTenant() *Tenant {
 		"max_concurrent_requests=0"))
 	t.token = r.must(
 		r.sys.command("token", "issue", "-tenant", t.name, "-scopes", "metrics:read,metrics:write,metrics:delete", "-name", t.name, "-q"))
-	// Other processes know a new key within a second.
+	// Other processes accept a new key within a second.
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		known := true
 		for _, edge := range r.sys.edges() {
@@ -132,7 +133,7 @@ func (r *run) newTenant() *Tenant {
 			return t
 		}
 		if time.Now().After(deadline) {
-			r.t.Fatalf("seed %d, step %d: the key of a new tenant is not known", r.seed, r.step)
+			r.t.Fatalf("seed %d, step %d: the key of a new tenant is still rejected", r.seed, r.step)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -146,7 +147,7 @@ func (r *run) must(out string, err error) string {
 	return out
 }
 
-// play does random operations until the time is over or something differs.
+// play runs random operations until the time is over or a response differs.
 func (r *run) play(d time.Duration, list []operation) {
 	r.t.Helper()
 	total := 0
@@ -170,18 +171,18 @@ func (r *run) play(d time.Duration, list []operation) {
 	if r.t.Failed() {
 		return
 	}
-	for _, t := range r.tenants { // all that is left, in every form
+	for _, t := range r.tenants { // the remaining tenants, with every kind of query
 		r.ask(t, 60)
 	}
 	samples := 0
 	for _, t := range r.tenants {
 		samples += t.samples
 	}
-	r.t.Logf("seed %d: %d steps, %d samples acknowledged of the %d tenants that are left, no difference; %v",
+	r.t.Logf("seed %d: %d steps, %d acknowledged samples in the %d remaining tenants, no difference; %v",
 		r.seed, r.step, samples, len(r.tenants), r.done)
 }
 
-// common are the operations that every system can do.
+// common returns the operations that every system supports.
 func common() []operation {
 	return []operation{
 		{"push", 400, func(r *run) { r.push(context.Background(), r.tenant()) }},
@@ -197,7 +198,7 @@ func common() []operation {
 	}
 }
 
-// count notes that something was done.
+// count records that an operation was done.
 func (r *run) count(name string) {
 	r.counting.Lock()
 	defer r.counting.Unlock()
@@ -205,14 +206,14 @@ func (r *run) count(name string) {
 	r.recent = append(r.recent[max(0, len(r.recent)-9):], time.Now().UTC().Format("15:04:05.000 ")+name)
 }
 
-// lately is what was done last.
+// lately returns the names of the last operations.
 func (r *run) lately() []string {
 	r.counting.Lock()
 	defer r.counting.Unlock()
 	return slices.Clone(r.recent)
 }
 
-// counted returns how often something was done.
+// counted returns how often an operation was done.
 func (r *run) counted(name string) int {
 	r.counting.Lock()
 	defer r.counting.Unlock()
@@ -227,20 +228,20 @@ func (r *run) edge() string { return r.sys.edges()[r.gen.rnd.Intn(len(r.sys.edge
 func (r *run) differ(t *Tenant, what string, d *Difference) {
 	r.failed.Lock()
 	defer r.failed.Unlock()
-	if !r.t.Failed() { // one is enough; others follow from it
-		r.t.Errorf("an answer differs from the model\nseed:     %d (MODEL_SEED)\nstep:     %d\ndone:     %s\ntenant:   %s\nquery:    %s\n%s",
+	if !r.t.Failed() { // the first difference is enough; others follow from it
+		r.t.Errorf("a response differs from the model\nseed:     %d (MODEL_SEED)\nstep:     %d\ndone:     %s\ntenant:   %s\nquery:    %s\n%s",
 			r.seed, r.step, strings.Join(r.lately(), ", "), t.name, what, d)
 	}
 }
 
-// mayFail reports whether an answer other than 2xx is allowed: one that tells to
-// try again, while something is broken.
+// mayFail reports whether a response other than 2xx is allowed: one that tells the
+// client to retry, while something is broken.
 func (r *run) mayFail(a response) bool {
 	return r.faulty.Load() && (a.code == 0 || a.code == http.StatusServiceUnavailable)
 }
 
-// push sends random samples and notes what became of them. It reports whether they
-// were sent.
+// push sends random samples and records their outcome. It reports whether they were
+// sent.
 func (r *run) push(ctx context.Context, t *Tenant) bool {
 	if !r.repeatDeletion(t) {
 		return false
@@ -277,14 +278,14 @@ func (r *run) send(ctx context.Context, t *Tenant, samples []Sample, edge string
 		}
 		r.count("push failed")
 		if ctx.Err() == nil && !r.mayFail(a) {
-			r.differ(t, how, &Difference{Expected: "the push is accepted, nothing is broken", Got: a.String()})
+			r.differ(t, how, &Difference{Expected: "the push is accepted because nothing is broken", Got: a.String()})
 		}
 	}
 	return !a.unsent
 }
 
-// stray sends valid samples and one that is never valid: it is rejected, and the
-// others are kept.
+// stray sends valid samples and one that is always invalid: it must be rejected, and
+// the others accepted.
 func (r *run) stray() {
 	t := r.tenant()
 	if !r.repeatDeletion(t) {
@@ -315,8 +316,8 @@ func (r *run) stray() {
 	}
 }
 
-// ask asks random queries, one after the other, and compares the answers. Nothing
-// is pushed meanwhile.
+// ask runs random queries, one after the other, and compares the responses. Nothing is
+// pushed meanwhile.
 func (r *run) ask(t *Tenant, n int) {
 	for range n {
 		r.askOnce(t, r.gen.rnd.Int63())
@@ -333,7 +334,7 @@ func (r *run) askOnce(t *Tenant, seed int64) {
 	defer cancel()
 	d := q.ask(ctx)
 	if d == nil && q.answer.code != http.StatusOK && !r.mayFail(q.answer) {
-		d = &Difference{Expected: "an answer", Got: q.answer.String()}
+		d = &Difference{Expected: "a 200 response", Got: q.answer.String()}
 	}
 	if d != nil {
 		r.differ(t, q.String(), d)
@@ -344,7 +345,7 @@ func (r *run) askOnce(t *Tenant, seed int64) {
 	}
 }
 
-// prove notes what an answer proves about samples that may be there.
+// prove records what a response proves about samples that may exist.
 func (r *run) prove(t *Tenant, q *query) {
 	seen := map[string]map[int64]*Value{}
 	for i := range q.results {
@@ -365,10 +366,10 @@ func (r *run) prove(t *Tenant, q *query) {
 	}
 }
 
-// patience is how long a request waits. While a store is broken it would wait for
-// long, or for ever, if nobody gave up.
+// patience is the timeout of a request. While a store is broken, a request could
+// otherwise wait very long, or forever.
 const (
-	patience       = 5 * time.Minute // compactions of many packs on a busy machine among them
+	patience       = 5 * time.Minute // includes compactions of many packs on a busy machine
 	brokenPatience = 3 * time.Second
 )
 
@@ -389,7 +390,7 @@ func (r *run) maintain(do func(context.Context) error) {
 	}
 }
 
-// parse reads a selector of the test's own.
+// parse parses a selector of the test.
 func parse(selector string) []*labels.Matcher {
 	ms, err := parser.NewParser(parser.Options{}).ParseMetricSelector(selector)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 type single struct {
 	p   *programs.Pallium
 	t   *testing.T
-	dir string // where its guard looks for its number
+	dir string // the directory from which its guard reads the process ID
 }
 
 // newSingle starts a process that ends with the test, however the test ends.
@@ -63,8 +63,8 @@ func (s *single) admin(ctx context.Context, action string) error {
 	return err
 }
 
-// TestSingle compares one process with the model, for half a minute or as long as
-// MODEL says.
+// TestSingle compares one process with the model, for half a minute or for the
+// duration in MODEL.
 func TestSingle(t *testing.T) {
 	s := newSingle(t)
 	r := newRun(t, s, slacks{clock: 2 * time.Second}, false)
@@ -80,16 +80,16 @@ func TestSingle(t *testing.T) {
 		operation{"terminate", 2, func(r *run) { s.end(r, syscall.SIGTERM) }}))
 }
 
-// end ends the process while samples are pushed, and now and then while it flushes
-// and compacts; sometimes it has only the long-term store of what is there when it
-// starts again.
+// end ends the process while samples are pushed, and now and then while it flushes and
+// compacts. Sometimes the process starts again without the local packs that are in the
+// long-term store.
 func (s *single) end(r *run, sig syscall.Signal) {
 	r.faulty.Store(true)
 	ctx, cancel := context.WithCancel(context.Background())
 	var busy sync.WaitGroup
 	if r.gen.chance(2) {
 		busy.Go(func() {
-			_ = s.flush(ctx) // it may be gone
+			_ = s.flush(ctx) // the process may have ended
 			_ = s.compact(ctx)
 		})
 	}
@@ -98,7 +98,7 @@ func (s *single) end(r *run, sig syscall.Signal) {
 		for ctx.Err() == nil && r.push(ctx, r.tenant()) {
 		}
 	})
-	time.Sleep(pause) // when it ends is left to chance
+	time.Sleep(pause) // the process ends at a random time
 	if sig == syscall.SIGTERM {
 		s.p.Stop()
 	} else {

@@ -13,18 +13,18 @@ import (
 
 const dayMillis = 24 * 60 * 60 * 1000
 
-// cell is what one time of one series may have.
+// cell contains the possible values of one series at one time.
 type cell struct {
-	floor  *Value   // the largest that was acknowledged; nil if none was
-	losers []*Value // acknowledged, and smaller
-	maybe  []*Value // perhaps there: under way, or failed without proof
-	// fading is set once a retention cut the time. What was there then may be read
-	// from an ingester's copy when the retention is over, and go with the copy.
+	floor  *Value   // the largest acknowledged value; nil if none was acknowledged
+	losers []*Value // acknowledged smaller values
+	maybe  []*Value // possibly stored: in flight, or failed without proof
+	// fading is set once a retention cut the time. Values from before that may be read
+	// from an ingester's copy after the retention is lengthened again, and disappear
+	// with the copy.
 	fading bool
 }
 
-// possible returns the values that an answer may have, and whether it may have
-// none.
+// possible returns the values that a response may have, and whether it may have none.
 func (c *cell) possible() (values []*Value, absent bool) {
 	if c == nil {
 		return nil, true
@@ -40,7 +40,7 @@ func (c *cell) possible() (values []*Value, absent bool) {
 	return values, c.floor == nil
 }
 
-// acknowledge takes a value that is there for certain.
+// acknowledge adds a value that is certainly stored.
 func (c *cell) acknowledge(v *Value) {
 	c.forget(v)
 	if c.floor == nil || compare(v, c.floor) > 0 {
@@ -55,9 +55,9 @@ func (c *cell) forget(v *Value) {
 	c.maybe = slices.DeleteFunc(slices.Clone(c.maybe), func(o *Value) bool { return o == v })
 }
 
-func (c *cell) perhaps(v *Value) { c.maybe = append(slices.Clip(c.maybe), v) }
+func (c *cell) addPossible(v *Value) { c.maybe = append(slices.Clip(c.maybe), v) }
 
-// doubt makes everything perhaps gone.
+// doubt marks every value as possibly deleted.
 func (c *cell) doubt() {
 	c.maybe = append(slices.Clip(c.maybe), c.losers...)
 	if c.floor != nil {
@@ -66,20 +66,20 @@ func (c *cell) doubt() {
 	c.floor, c.losers = nil, nil
 }
 
-// Series is what the model knows of one series.
+// Series is the model's state of one series.
 type Series struct {
 	labels labels.Labels
-	mix    int // which kinds of values it gets
+	mix    int // kinds of values that the series gets
 	cells  map[int64]*cell
-	// days have the days of which the series may be listed: lists of labels go by
-	// whole days.
+	// days contains the days for which the series may be listed: lists of labels and
+	// series have the granularity of whole days.
 	days map[int64]bool
 	log  []operated // the last operations
 }
 
-// operated is something that was done to a series.
+// operated is an operation on a series.
 type operated struct {
-	at   int64 // time of the sample; always for what is not one sample's
+	at   int64 // time of the sample; always for operations that are not on one sample
 	text string
 }
 
@@ -94,7 +94,7 @@ func (s *Series) note(at int64, format string, args ...any) {
 		operated{at, time.Now().UTC().Format("15:04:05.000 ") + fmt.Sprintf(format, args...)})
 }
 
-// about are the last operations on a time of the series, and a few on others.
+// about returns the last operations on a time of the series, and a few on other times.
 func (s *Series) about(at int64) []string {
 	var out []string
 	for i, o := range s.log {
@@ -117,7 +117,7 @@ func (s *Series) cell(t int64) *cell {
 
 func floorDay(t int64) int64 { return t / dayMillis }
 
-// clone is a copy to compare an answer with.
+// clone returns a copy to compare a response with.
 func (s *Series) clone() *Series {
 	c := &Series{labels: s.labels, cells: make(map[int64]*cell, len(s.cells)), days: maps.Clone(s.days), log: slices.Clone(s.log)}
 	for t, v := range s.cells {
@@ -127,29 +127,29 @@ func (s *Series) clone() *Series {
 	return c
 }
 
-// Tenant is what the model knows of one tenant.
+// Tenant is the model's state of one tenant.
 type Tenant struct {
 	name, token string
 
 	mu        sync.Mutex
 	series    []*Series
 	views     map[*View]bool
-	retention [2]time.Duration // the one before and the present one; 0 keeps all
+	retention [2]time.Duration // the previous and the current one; 0 means no limit
 	changed   time.Time        // when the retention changed
-	deletion  *deletion        // failed, to be repeated before anything is pushed
-	samples   int              // acknowledged
+	deletion  *deletion        // a failed one, which must be repeated before anything is pushed
+	samples   int              // number of acknowledged samples
 }
 
-// View is what a query that runs now may answer: the state when it was sent, and
-// everything that was under way until its answer came.
+// View is what the response of a running query may contain: the state when the query
+// was sent, and every write that was in flight until the response arrived.
 type View struct {
 	t      *Tenant
 	series []*Series
 	begun  time.Time
-	doubts bool // writes or deletions were under way
+	doubts bool // writes or deletions were in flight
 }
 
-// look begins a view. The caller ends it.
+// look begins a view. The caller must end it.
 func (t *Tenant) look() *View {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -169,28 +169,28 @@ func (v *View) end() {
 
 // Sample is one write.
 type Sample struct {
-	series int // index
+	series int // index of the series
 	at     int64
 	value  *Value
 }
 
-// begin notes writes that are sent now.
+// begin records writes that are being sent.
 func (t *Tenant) begin(samples []Sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range samples {
-		t.series[s.series].cell(s.at).perhaps(s.value)
+		t.series[s.series].cell(s.at).addPossible(s.value)
 		for v := range t.views {
 			v.doubts = true
-			v.series[s.series].cell(s.at).perhaps(s.value)
+			v.series[s.series].cell(s.at).addPossible(s.value)
 		}
 	}
 }
 
-// Outcome is what became of a request.
+// Outcome is the outcome of a request.
 type Outcome int
 
-// The outcomes.
+// Outcomes of a request.
 const (
 	Unknown Outcome = iota
 	Acknowledged
@@ -199,7 +199,7 @@ const (
 
 func (o Outcome) String() string { return [...]string{"unknown", "acknowledged", "rejected"}[o] }
 
-// finish notes what became of writes.
+// finish records the outcome of writes.
 func (t *Tenant) finish(samples []Sample, o Outcome, how string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -216,8 +216,8 @@ func (t *Tenant) finish(samples []Sample, o Outcome, how string) {
 	}
 }
 
-// proven takes an answer of one process as proof: what was there then stays, what
-// was not never comes.
+// proven uses the response of a single process as proof: a value that it had stays,
+// and a value that it did not have never appears.
 func (t *Tenant) proven(series int, at int64, seen *Value) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

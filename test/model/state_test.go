@@ -12,7 +12,7 @@ import (
 
 func testTenant() *Tenant { return &Tenant{name: "t", series: newSeries(), views: map[*View]bool{}} }
 
-// TestState goes through what may happen to one time of one series.
+// TestState checks sequences of operations on one time of one series.
 func TestState(t *testing.T) {
 	const at = 1_000_000
 	of := func(v float64) []Sample { return []Sample{{0, at, &Value{V: v}}} }
@@ -33,22 +33,22 @@ func TestState(t *testing.T) {
 	stale := math.Float64frombits(value.StaleNaN)
 	for name, c := range map[string]struct {
 		do   []func(*Tenant)
-		want string // values that are possible
+		want string // possible values
 	}{
-		"nothing":                   {nil, "nothing"},
-		"acknowledged":              {[]func(*Tenant){push(Acknowledged, 5)}, "5"},
-		"rejected":                  {[]func(*Tenant){push(Rejected, 5)}, "nothing"},
-		"failed":                    {[]func(*Tenant){push(Unknown, 5)}, "5 or nothing"},
-		"larger one first":          {[]func(*Tenant){push(Acknowledged, 5), push(Acknowledged, -50)}, "5"},
-		"larger one last":           {[]func(*Tenant){push(Acknowledged, -50), push(Acknowledged, 5)}, "5"},
-		"marker":                    {[]func(*Tenant){push(Acknowledged, -50), push(Acknowledged, stale)}, "-50"},
-		"larger one failed":         {[]func(*Tenant){push(Acknowledged, 5), push(Unknown, 7)}, "5 or 7"},
-		"smaller one failed":        {[]func(*Tenant){push(Unknown, 3), push(Acknowledged, 5)}, "5"},
-		"deleted":                   {[]func(*Tenant){push(Acknowledged, 5), remove(Acknowledged)}, "nothing"},
-		"smaller after a deletion":  {[]func(*Tenant){push(Acknowledged, 5), remove(Acknowledged), push(Acknowledged, 3)}, "3"},
-		"deletion failed":           {[]func(*Tenant){push(Acknowledged, 5), remove(Unknown)}, "5 or nothing"},
-		"deletion of two failed":    {[]func(*Tenant){push(Acknowledged, 5), push(Acknowledged, 3), remove(Unknown)}, "3 or 5 or nothing"},
-		"deletion failed and again": {[]func(*Tenant){push(Acknowledged, 5), remove(Unknown), remove(Acknowledged)}, "nothing"},
+		"nothing":                      {nil, "nothing"},
+		"acknowledged":                 {[]func(*Tenant){push(Acknowledged, 5)}, "5"},
+		"rejected":                     {[]func(*Tenant){push(Rejected, 5)}, "nothing"},
+		"failed":                       {[]func(*Tenant){push(Unknown, 5)}, "5 or nothing"},
+		"larger one first":             {[]func(*Tenant){push(Acknowledged, 5), push(Acknowledged, -50)}, "5"},
+		"larger one last":              {[]func(*Tenant){push(Acknowledged, -50), push(Acknowledged, 5)}, "5"},
+		"marker":                       {[]func(*Tenant){push(Acknowledged, -50), push(Acknowledged, stale)}, "-50"},
+		"larger write failed":          {[]func(*Tenant){push(Acknowledged, 5), push(Unknown, 7)}, "5 or 7"},
+		"smaller write failed":         {[]func(*Tenant){push(Unknown, 3), push(Acknowledged, 5)}, "5"},
+		"deleted":                      {[]func(*Tenant){push(Acknowledged, 5), remove(Acknowledged)}, "nothing"},
+		"smaller after a deletion":     {[]func(*Tenant){push(Acknowledged, 5), remove(Acknowledged), push(Acknowledged, 3)}, "3"},
+		"deletion failed":              {[]func(*Tenant){push(Acknowledged, 5), remove(Unknown)}, "5 or nothing"},
+		"deletion of two failed":       {[]func(*Tenant){push(Acknowledged, 5), push(Acknowledged, 3), remove(Unknown)}, "3 or 5 or nothing"},
+		"deletion failed and repeated": {[]func(*Tenant){push(Acknowledged, 5), remove(Unknown), remove(Acknowledged)}, "nothing"},
 	} {
 		tn := testTenant()
 		for _, do := range c.do {
@@ -67,8 +67,8 @@ func TestState(t *testing.T) {
 	}
 }
 
-// TestViewWhileWriting: a query sees the state before and after what was under way
-// while it ran, and nothing that was sent later.
+// TestViewWhileWriting: a query sees the state before and after the writes that were
+// in flight while it ran, and nothing that was sent later.
 func TestViewWhileWriting(t *testing.T) {
 	tn := testTenant()
 	write := func(v float64) {
@@ -87,7 +87,7 @@ func TestViewWhileWriting(t *testing.T) {
 	}
 }
 
-// TestComparisons has answers that differ, each found.
+// TestComparisons checks that every kind of difference in a response is found.
 func TestComparisons(t *testing.T) {
 	tn := testTenant()
 	samples := []Sample{{0, 1000, &Value{V: 1}}, {0, 2000, &Value{V: 2}}, {0, 3000, &Value{V: math.Float64frombits(value.StaleNaN)}}}
@@ -131,8 +131,8 @@ func TestComparisons(t *testing.T) {
 	}
 }
 
-// TestRetentionOfTheModel: around the cut both are allowed, behind it nothing, and
-// what was behind it once may be gone.
+// TestRetentionOfTheModel: around the cut a sample may be there or not, before the cut
+// it must not be there, and a sample that was once before the cut may be gone.
 func TestRetentionOfTheModel(t *testing.T) {
 	tn := testTenant()
 	now := time.Now()
@@ -156,14 +156,14 @@ func TestRetentionOfTheModel(t *testing.T) {
 			}
 		}
 	}
-	check("for ever", "1", "2", "3")
+	check("unlimited", "1", "2", "3")
 	tn.setRetention(2*time.Hour, s.clock)
 	check("two hours", "nothing", "2 or nothing", "3")
 	tn.setRetention(0, s.clock)
-	check("for ever again", "1 or nothing", "2 or nothing", "3")
-	tn.proven(0, old, samples[0].value) // it was read from a copy
+	check("unlimited again", "1 or nothing", "2 or nothing", "3")
+	tn.proven(0, old, samples[0].value) // a response had it, read from a copy
 	tn.proven(0, young, samples[2].value)
-	check("for ever again, read once", "1 or nothing", "2 or nothing", "3")
+	check("unlimited again, read once", "1 or nothing", "2 or nothing", "3")
 	tn.proven(0, old, nil)
-	check("for ever again, not read", "nothing", "2 or nothing", "3")
+	check("unlimited again, not read", "nothing", "2 or nothing", "3")
 }

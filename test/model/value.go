@@ -1,6 +1,6 @@
-// Package model is a model-based test of the whole system: random operations run
-// against the real binary, one process or a cluster, and a small model that knows
-// the rules says what each answer must be. docs/testing.md describes it.
+// Package model is a model-based test of the whole system. It runs random operations
+// against the real binary, as one process or a cluster, and compares each response
+// with a small model that knows the rules. docs/testing.md describes it.
 package model
 
 import (
@@ -13,16 +13,16 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// Value is the value of a sample: a float, an integer histogram or a float
-// histogram. A Value is never changed after it was made; the model tells copies of
-// one write from other writes by its address.
+// Value is the value of a sample: a float, an integer histogram or a float histogram.
+// A Value is never changed after its creation; the model distinguishes copies of one
+// write from other writes by address.
 type Value struct {
 	V  float64
 	H  *histogram.Histogram
 	FH *histogram.FloatHistogram
 }
 
-// The kinds of a value, in the order in which they win over each other.
+// Kinds of values, in the order of their precedence.
 const (
 	kindFloat = iota
 	kindFloatHistogram
@@ -50,7 +50,7 @@ func (v *Value) stale() bool {
 	return value.IsStaleNaN(v.V)
 }
 
-// float is the histogram with counts that are floats; nil for a float.
+// float returns the histogram with float counts; nil for a float.
 func (v *Value) float() *histogram.FloatHistogram {
 	if v.H != nil {
 		return v.H.ToFloat(nil)
@@ -58,13 +58,14 @@ func (v *Value) float() *histogram.FloatHistogram {
 	return v.FH
 }
 
-// bucket is a bucket of a native histogram that is not empty.
+// bucket is a non-empty bucket of a native histogram.
 type bucket struct {
 	index int32
 	count float64
 }
 
-// meaning is what a native histogram says, however its spans are laid out.
+// meaning is the content of a native histogram, independent of how its spans are laid
+// out.
 type meaning struct {
 	gauge                    bool
 	count, sum               float64
@@ -96,10 +97,10 @@ func bucketsOf(spans []histogram.Span, counts []float64) []bucket {
 	return out
 }
 
-// staleText is the text of a staleness marker of any kind: they are equal.
+// staleText is the text of a staleness marker of any kind: all are equal.
 const staleText = "stale"
 
-// text is the value to the bit, for answers that have all of it.
+// text returns the exact value as text, for responses that contain all of it.
 func (v *Value) text() string {
 	if v.stale() {
 		return staleText
@@ -117,8 +118,8 @@ func (v *Value) text() string {
 		m.custom)
 }
 
-// json is the value as far as the JSON of a query has it, which knows one NaN, and
-// one kind of histogram by its buckets' bounds.
+// json returns the value as the JSON of a query shows it, which has only one NaN, and
+// one kind of histogram, described by the bounds of its buckets.
 func (v *Value) json() string {
 	if v.stale() {
 		return staleText

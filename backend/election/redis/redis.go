@@ -130,7 +130,7 @@ func (s *Store) claim(ctx context.Context, c election.Cluster, seen []election.S
 			return decided, err
 		}
 		if left--; left == 0 {
-			return election.Sighting{}, fmt.Errorf("record changed concurrently in %d attempts", attempts)
+			return election.Sighting{}, fmt.Errorf("gave up after %d conflicting updates of the record", attempts)
 		}
 	}
 }

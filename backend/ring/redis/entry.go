@@ -86,7 +86,7 @@ func digest(value string) string {
 
 var (
 	errDecode  = errors.New("invalid value")
-	errForeign = errors.New("value belongs to another instance")
+	errForeign = errors.New("ring entry has the ID of another instance")
 )
 
 // decodeEntry decodes and verifies an instance's value. An entry whose certificate

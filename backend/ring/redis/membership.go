@@ -110,7 +110,7 @@ func Open(o Options) (*Membership, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Signer == nil {
-		return nil, errors.New("ring in Redis: no signer for entries")
+		return nil, errors.New("internal error: the ring has no signing key")
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -154,7 +154,7 @@ func (m *Membership) takeOver(self *ring.Instance, old ring.Instance) error {
 	}
 	if self.Incarnation != old.Incarnation && m.o.File != "" {
 		m.replaced, m.lostZone = true, old.Zone
-		m.o.Logger.Warn("a member with this ID had another data directory: taking over its tokens",
+		m.o.Logger.Warn("ingester returns with a new data directory: taking over its tokens; replicas must upload its pending windows",
 			"id", self.ID, "address", old.Addr)
 	}
 	return nil
@@ -322,7 +322,7 @@ func (m *Membership) loadFile() error {
 	}
 	s, tokens, err := decodeFile(data)
 	if err != nil {
-		m.o.Logger.Warn("ring file damaged: joining as an ingester that returns without its disk, with the tokens in Redis",
+		m.o.Logger.Warn("ring file damaged: treated as a lost disk; restoring the tokens from Redis",
 			"file", m.o.File, "err", err)
 		m.begin()
 		return nil
@@ -358,7 +358,7 @@ func decodeFile(data []byte) (s saved, tokens []uint32, err error) {
 		return s, nil, err
 	}
 	if s.ID == "" || s.Incarnation == "" {
-		return s, nil, errors.New("no instance or incarnation")
+		return s, nil, errors.New("ring file lacks instance or incarnation")
 	}
 	tokens, err = decodeTokens(s.Tokens)
 	return s, tokens, err

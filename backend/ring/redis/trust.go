@@ -97,7 +97,7 @@ func (m *Membership) noteRemovals(gone map[string]string) {
 
 var (
 	errOlder = errors.New("the entry's version is not newer than the current one")
-	errAhead = errors.New("the entry's version is more than ten minutes ahead of the time of Redis and of the current version")
+	errAhead = errors.New("the entry's version is more than ten minutes in the future, by the time of Redis")
 
 	errHeartbeat = errors.New("the heartbeat does not belong to the instance's entry, or is ahead of the time of Redis")
 )

@@ -172,7 +172,7 @@ func (k *Keeper) restampDays(ctx context.Context, t tenant.ID, keep time.Duratio
 			continue
 		}
 		if err := k.restampDay(ctx, c, stamp, expiry); err != nil {
-			return n, fmt.Errorf("restamp day %d of tenant %s: %w", c.Day, t, err)
+			return n, fmt.Errorf("extend the expiry of day %d of tenant %s: %w", c.Day, t, err)
 		}
 		n++
 	}

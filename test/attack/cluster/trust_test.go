@@ -1,6 +1,6 @@
-// Package cluster_test attacks a running cluster as somebody who can write to its
-// Redis, or who took an address of one of its processes over, and looks at what
-// that somebody gets: no sample, no secret, no tenant.
+// Package cluster_test attacks a running cluster as an attacker who can write to its
+// Redis, or who has taken over the address of one of its processes, and checks what
+// the attacker gets: no sample, no secret, no tenant.
 package cluster_test
 
 import (
@@ -35,20 +35,20 @@ import (
 const (
 	membersKey, beatsKey, goneKey, metaKey = "{pallium:ring}:members", "{pallium:ring}:beats", "{pallium:ring}:gone", "{pallium:ring}:meta"
 
-	// marker is in every sample's labels: whoever reads it has samples.
+	// marker is a label value of every sample: data that contains it leaks samples.
 	marker = "secret_metric_of_demo"
 )
 
-// listener is a stranger's: it takes every connection, speaks TLS with who begins
-// so, and keeps all that it is sent.
+// listener is the attacker's. It accepts every connection, speaks TLS with clients
+// that start it, and records everything that it receives.
 type listener struct {
 	net.Listener
 	cert tls.Certificate
 
 	mu        sync.Mutex
 	conns     int
-	encrypted bytes.Buffer // as it came
-	plain     bytes.Buffer // what was inside of TLS
+	encrypted bytes.Buffer // as received
+	plain     bytes.Buffer // decrypted from TLS
 }
 
 func listen(t *testing.T, addr string) *listener {
@@ -87,7 +87,7 @@ func listen(t *testing.T, addr string) *listener {
 	return l
 }
 
-// tapped keeps what is read from a connection.
+// tapped records everything that is read from a connection.
 type tapped struct {
 	net.Conn
 	l *listener
@@ -115,12 +115,13 @@ func (l *listener) serve(raw net.Conn) {
 		if err != nil {
 			return
 		}
-		// Whatever the first bytes are: an answer that a careless client would take for one.
+		// A response that a careless client would accept, whatever the request.
 		_, _ = conn.Write(append([]byte{1}, buf[:min(n, 32)]...))
 	}
 }
 
-// got describes what the stranger got, and reports what it must not have.
+// got logs what the attacker received, and fails the test if that includes data which
+// an attacker must not get.
 func (l *listener) got(t *testing.T, what string, c *cluster.Cluster, perConn int) int {
 	t.Helper()
 	l.mu.Lock()
@@ -133,12 +134,12 @@ func (l *listener) got(t *testing.T, what string, c *cluster.Cluster, perConn in
 	for name, b := range map[string][]byte{"on the wire": l.encrypted.Bytes(), "inside of TLS": l.plain.Bytes()} {
 		for _, bad := range []string{marker, strings.TrimSpace(string(secret)), c.Token, "PRI * HTTP/2", "POST ", "X-Scope-OrgID", "pallium-tenant"} {
 			if bytes.Contains(b, []byte(bad)) {
-				t.Errorf("%s: %q was sent to the stranger %s", what, bad[:min(len(bad), 12)], name)
+				t.Errorf("%s: %q was sent to the attacker %s", what, bad[:min(len(bad), 12)], name)
 			}
 		}
 	}
 	if l.plain.Len() > perConn*l.conns {
-		t.Errorf("%s: the stranger was sent %d bytes in %d connections, a proof has %d", what, l.plain.Len(), l.conns, perConn)
+		t.Errorf("%s: the attacker received %d bytes in %d connections, want at most %d, the size of a proof, per connection", what, l.plain.Len(), l.conns, perConn)
 	}
 	return l.conns
 }
@@ -183,12 +184,12 @@ func newAttack(t *testing.T) *attack {
 			return a
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the cluster takes no samples: %d %s", code, body)
+			t.Fatalf("the cluster accepts no samples: %d %s", code, body)
 		}
 	}
 }
 
-// write sets fields of the ring's hashes and tells everybody.
+// write sets fields of the ring's hashes and publishes the change.
 func (a *attack) write(fields map[string][2]string) {
 	a.t.Helper()
 	ctx := a.t.Context()
@@ -213,8 +214,7 @@ func (a *attack) field(key, id string) string {
 	return v
 }
 
-// use pushes and queries through both gateways, with samples that tell on whoever
-// reads them.
+// use pushes and queries through both gateways, with samples that contain the marker.
 func (a *attack) use(rounds int) {
 	a.t.Helper()
 	for range rounds {
@@ -227,11 +227,11 @@ func (a *attack) use(rounds int) {
 				a.t.Errorf("query through gateway %d: %d %s", i+1, code, body)
 			}
 		}
-		time.Sleep(100 * time.Millisecond) // so that heartbeats and looks at the ring come between
+		time.Sleep(100 * time.Millisecond) // leaves time for heartbeats and reads of the ring
 	}
 }
 
-// body is a push of 20 series.
+// body returns a push of 20 series.
 func (a *attack) body() []byte {
 	a.t.Helper()
 	a.n++
@@ -278,51 +278,51 @@ func (a *attack) must(err error) {
 	}
 }
 
-// beatsCount is for how long a heartbeat counts.
-const beatsCount = 30 * time.Second
+// heartbeatValidity is how long a heartbeat is valid.
+const heartbeatValidity = 30 * time.Second
 
-// proofBytes is what a process sends before the other has proved anything.
+// proofBytes is what a process sends before the other side has proved anything.
 const proofBytes = 32
 
-// TestTrust: what a false member of the ring, an entry that is written back, and
-// somebody at the address of a dead ingester get.
+// TestTrust checks what a false member of the ring, a restored old entry, and an
+// attacker at the address of a dead ingester get.
 func TestTrust(t *testing.T) {
 	a := newAttack(t)
 	ctx := t.Context()
 	a.use(3)
 
-	// A false member: entries with the stranger's address, for ingesters that live.
-	stranger := listen(t, "127.0.0.1:0")
-	evil := stranger.Addr().String()
+	// A false member: entries with the attacker's address for running ingesters.
+	attacker := listen(t, "127.0.0.1:0")
+	address := attacker.Addr().String()
 	for round := range 10 {
 		fields := map[string][2]string{}
 		for i := range 3 {
 			id := fmt.Sprintf("ingester-%d", i+1)
-			forged := strings.ReplaceAll(a.field(membersKey, id), a.c.Process(id).Addr, evil)
+			forged := strings.ReplaceAll(a.field(membersKey, id), a.c.Process(id).Addr, address)
 			if i == round%3 {
 				fields[membersKey] = [2]string{id, forged}
 			}
 		}
-		fields[beatsKey] = [2]string{"stranger", fmt.Sprint(time.Now().UnixMilli())}
+		fields[beatsKey] = [2]string{"attacker", fmt.Sprint(time.Now().UnixMilli())}
 		a.write(fields)
 		a.use(1)
 	}
-	if n := stranger.got(t, "a false member", a.c, 0); n > 0 {
+	if n := attacker.got(t, "a false member", a.c, 0); n > 0 {
 		t.Errorf("%d connections to a false member", n)
 	}
 
-	// The address of a member that is dead: it is called, and proves nothing.
+	// The address of a dead member: processes connect to it, and it proves nothing.
 	a.must(a.c.Stop(ctx, "ingester-3", syscall.SIGKILL))
 	taken := listen(t, a.c.Process("ingester-3").Addr)
 	a.use(10)
 	if n := taken.got(t, "the address of a dead ingester", a.c, proofBytes); n == 0 {
-		t.Error("nobody called the address: this shows nothing")
+		t.Error("no process connected to the address: the test proves nothing")
 	}
 	a.must(taken.Close())
 	a.must(a.c.Start(ctx, "ingester-3"))
 
-	// An entry that was true once: of an ingester that left, at whose address
-	// the stranger listens now.
+	// An entry that was once valid: of an ingester that left, at whose address the
+	// attacker listens now.
 	a.must(a.c.AddIngester(ctx, "ingester-4", "zone-a"))
 	a.use(3)
 	entry, beat := a.field(membersKey, "ingester-4"), a.field(beatsKey, "ingester-4")
@@ -332,7 +332,7 @@ func TestTrust(t *testing.T) {
 	left := time.Now()
 	a.must(a.c.Stop(ctx, "ingester-4", syscall.SIGTERM))
 	replayed := listen(t, a.c.Process("ingester-4").Addr)
-	earlier := -1 // who still knows it may call for a moment
+	earlier := -1 // processes with an old view of the ring may still connect for a moment
 	for n := 0; earlier != n; {
 		earlier = n
 		a.use(10)
@@ -342,9 +342,9 @@ func TestTrust(t *testing.T) {
 		a.write(map[string][2]string{membersKey: {"ingester-4", entry}, beatsKey: {"ingester-4", beat}})
 		a.use(1)
 	}
-	// For a process that starts, and does not know that it was removed, once the
-	// heartbeat does not count any more.
-	for time.Since(left) < beatsCount+time.Second {
+	// After the heartbeat has expired, also for a process that starts and does not know
+	// that the entry was removed.
+	for time.Since(left) < heartbeatValidity+time.Second {
 		a.use(1)
 	}
 	a.must(a.redis.HDel(ctx, goneKey, "ingester-4").Err())
@@ -353,12 +353,12 @@ func TestTrust(t *testing.T) {
 	a.must(a.c.Start(ctx, "backend-1"))
 	a.use(5)
 	if n := replayed.got(t, "an entry that was written back", a.c, proofBytes); n > earlier {
-		t.Errorf("%d connections to the address of an entry that was written back", n-earlier)
+		t.Errorf("%d connections to the address of a restored entry", n-earlier)
 	}
 }
 
-// TestFalseBudget: fields that no gateway wrote take nothing of a tenant's rate
-// limits, which gateways share through Redis.
+// TestFalseBudget: fields that no gateway wrote do not reduce a tenant's rate limits,
+// which gateways share through Redis.
 func TestFalseBudget(t *testing.T) {
 	const budgetKey = "{pallium:budget}"
 	a := newAttack(t)
@@ -368,7 +368,7 @@ func TestFalseBudget(t *testing.T) {
 	}
 	own := a.redis.HGetAll(ctx, budgetKey).Val()
 	if len(own) == 0 {
-		t.Fatal("gateways share nothing: this shows nothing")
+		t.Fatal("gateways share no budget: the test proves nothing")
 	}
 	far := fmt.Sprint(time.Now().Add(24 * time.Hour).UnixMilli())
 	for round := range 5 {
@@ -376,11 +376,11 @@ func TestFalseBudget(t *testing.T) {
 		for i := range 2000 {
 			id := fmt.Sprintf("gateway-%d-%d", round, i)
 			switch i % 4 {
-			case 0: // as older versions wrote them
+			case 0: // in the format of older versions
 				fields = append(fields, id, far+"x")
-			case 1: // of the future
+			case 1: // with a time in the future
 				fields = append(fields, id, "2 "+far+" mAAAA ")
-			case 2: // a gateway's own, under another name
+			case 2: // a gateway's own field under another name
 				for _, v := range own {
 					fields = append(fields, id, v)
 					break
@@ -402,17 +402,17 @@ func TestFalseBudget(t *testing.T) {
 			}
 		}
 		if rejected > 0 {
-			t.Errorf("round %d: %d of 40 requests of a tenant that is allowed 100 a second are rejected", round, rejected)
+			t.Errorf("round %d: %d of 40 requests of a tenant with a limit of 100/s were rejected", round, rejected)
 		}
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		left := a.redis.HLen(ctx, budgetKey).Val()
 		if left <= int64(len(a.c.Edges)) {
-			t.Logf("10000 false fields: no request rejected, %d fields left", left)
+			t.Logf("10000 false fields: no request was rejected, %d fields remain", left)
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d fields are left", left)
+			t.Fatalf("%d fields remain", left)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package edge attacks the connections of a real process's edge over the loopback
-// interface, prints what each kind of connection costs, and holds that to bounds.
+// Package edge attacks the edge of a real process with connections over the loopback
+// interface, prints the cost of each kind of connection, and checks it against limits.
 package edge
 
 import (
@@ -20,15 +20,15 @@ import (
 )
 
 const (
-	many       = 200 // connections of a kind
-	perAddress = 300 // that the process allows
+	many       = 200 // connections of one kind
+	perAddress = 300 // the process's limit
 )
 
 type world struct {
 	t     *testing.T
 	p     *programs.Pallium
 	addr  string
-	port  string // in hexadecimal, as the kernel lists it
+	port  string // in hexadecimal, as in the kernel's list of sockets
 	token string
 	open  []net.Conn
 }
@@ -61,7 +61,8 @@ func (w *world) dial(from string) net.Conn {
 	return c
 }
 
-// hangUp ends the attack and waits until the process has closed its connections.
+// hangUp ends the attack and waits until the process has closed its side of all
+// connections.
 func (w *world) hangUp() {
 	for _, c := range w.open {
 		_ = c.(*net.TCPConn).SetLinger(0)
@@ -76,7 +77,7 @@ func (w *world) hangUp() {
 	})
 }
 
-// resident is the process's resident memory.
+// resident returns the process's resident memory in bytes.
 func (w *world) resident() int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.p.Pid()))
 	if err != nil {
@@ -95,8 +96,8 @@ func (w *world) resident() int64 {
 	return 0
 }
 
-// queued is what the kernel keeps for the edge's connections, of requests that were
-// not read and of answers that were not taken: in sum, and the largest of each.
+// queued returns the bytes in the kernel's queues for the edge's connections, of
+// unread requests and unread responses: the sum, and the largest queue of each kind.
 func (w *world) queued() (sum, mostSent, mostReceived int64) {
 	data, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
@@ -119,7 +120,8 @@ func (w *world) queued() (sum, mostSent, mostReceived int64) {
 	return sum, mostSent, mostReceived
 }
 
-// kernel is the memory of all TCP sockets of the machine, in which others are too.
+// kernel returns the memory of all TCP sockets of the machine, including those of
+// other processes.
 func kernel(t *testing.T) int64 {
 	data, err := os.ReadFile("/proc/net/sockstat")
 	if err != nil {
@@ -144,12 +146,12 @@ func (w *world) query() (int, string) {
 	return programs.Do(w.t, http.MethodGet, w.p.Edge+"/prometheus/api/v1/query?query=up", w.token, "", nil)
 }
 
-// attack is a kind of connection: what it sends, and what one may cost.
+// attack is a kind of connection: what it sends, and the limits of its cost.
 type attack struct {
 	name     string
 	send     func(w *world, c net.Conn)
 	memory   int64 // of the process
-	sent     int64 // of answers, in the kernel
+	sent     int64 // of responses, in the kernel
 	received int64 // of requests, in the kernel
 }
 
@@ -162,7 +164,7 @@ func text(format func(w *world) string) func(*world, net.Conn) {
 	}
 }
 
-// fill sends pipelined requests until the server takes no more.
+// fill sends pipelined requests until the server reads no more.
 func fill(w *world, c net.Conn) {
 	requests := strings.Repeat("GET /ready HTTP/1.1\r\nHost: x\r\n\r\n", 1000)
 	for range 1000 {
@@ -171,17 +173,17 @@ func fill(w *world, c net.Conn) {
 			return
 		}
 	}
-	w.t.Error("32 MB of requests were taken of a client that does not read")
+	w.t.Error("the server read 32 MB of requests from a client that does not read responses")
 }
 
-// TestEdge: the order is that of the growing cost.
+// TestEdge: the attacks are in the order of growing cost.
 func TestEdge(t *testing.T) {
 	w := newWorld(t)
 	for _, a := range []attack{
 		{"idle after a request", func(w *world, c net.Conn) {
 			text(func(*world) string { return "GET /ready HTTP/1.1\r\nHost: x\r\n\r\n" })(w, c)
 			if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != http.StatusOK {
-				w.t.Errorf("not answered: %v", err)
+				w.t.Errorf("no response: %v", err)
 			}
 		}, 64 << 10, 0, 0},
 		{"half a header", text(func(*world) string { return "GET /ready HTTP/1.1\r\nHost: x\r\nA: " }), 64 << 10, 0, 64},
@@ -191,38 +193,39 @@ func TestEdge(t *testing.T) {
 		{"half a long header", text(func(*world) string {
 			return "GET /ready HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 200<<10)
 		}), 1 << 20, 1 << 10, 1 << 20},
-		{"not reading", fill, 256 << 10, 512 << 10, 1 << 20},
+		{"responses not read", fill, 256 << 10, 512 << 10, 1 << 20},
 	} {
 		t.Run(a.name, func(t *testing.T) {
 			before, kernelBefore := w.resident(), kernel(t)
 			n := many
 			if a.name == "not reading" {
-				n = 20 // each takes a moment to fill
+				n = 20 // filling a connection takes longer
 			}
 			for range n {
 				a.send(w, w.dial("127.0.0.1"))
 			}
 			code, body := w.query()
 			if code != http.StatusOK {
-				t.Errorf("a query meanwhile: %d %s", code, body)
+				t.Errorf("query during the attack: %d %s", code, body)
 			}
 			var sum, sent, received, memory int64
-			kit.Eventually(t, time.Minute, func() error { // the process reads what came a moment ago
+			kit.Eventually(t, time.Minute, func() error { // the process may still be reading
 				sum, sent, received = w.queued()
 				memory = (w.resident() - before) / int64(n)
 				if memory > a.memory || sent > a.sent || received > a.received {
-					return fmt.Errorf("more than %d bytes of memory, %d of answers or %d of requests: %d, %d, %d", a.memory, a.sent, a.received, memory, sent, received)
+					return fmt.Errorf("want at most %d bytes of memory, %d of responses and %d of requests, got %d, %d, %d", a.memory, a.sent, a.received, memory, sent, received)
 				}
 				return nil
 			})
-			t.Logf("each of %d connections: process %d KiB, queued in the kernel %d KiB (at most %d of answers, %d of requests); the machine's TCP memory grew by %d KiB",
+			t.Logf("each of %d connections: process %d KiB, queued in the kernel %d KiB (at most %d of responses, %d of requests); the machine's TCP memory grew by %d KiB",
 				n, memory>>10, sum>>10/int64(n), sent>>10, received>>10, (kernel(t)-kernelBefore)>>10)
 			w.hangUp()
 		})
 	}
 }
 
-// TestUnreadIsClosed: the server closes a connection whose client does not read.
+// TestUnreadIsClosed: the server closes a connection whose client does not read
+// responses.
 func TestUnreadIsClosed(t *testing.T) {
 	w := newWorld(t)
 	fill(w, w.dial("127.0.0.1"))
@@ -234,13 +237,13 @@ func TestUnreadIsClosed(t *testing.T) {
 	})
 }
 
-// TestCaps: one address cannot take the connections of others.
+// TestCaps: one address cannot occupy the connections of others.
 func TestCaps(t *testing.T) {
 	w := newWorld(t)
 	const more = 100
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.3")}, Timeout: time.Minute}
 	for range perAddress + more {
-		if c, err := d.Dial("tcp", w.addr); err == nil { // or it was reset at once
+		if c, err := d.Dial("tcp", w.addr); err == nil { // otherwise the connection was reset at once
 			w.open = append(w.open, c)
 		}
 	}

@@ -26,7 +26,8 @@ func random(n int) string {
 	return string(out)
 }
 
-// forgedKey is an API key of that ID with a random secret and the right checksum.
+// forgedKey returns an API key with the given ID, a random secret and a valid
+// checksum.
 func forgedKey(id string) string {
 	body := "plm_" + id + "_" + random(43)
 	sum := crc32.ChecksumIEEE([]byte(body))
@@ -38,10 +39,10 @@ func forgedKey(id string) string {
 	return body + "_" + string(crc[:])
 }
 
-// issuer signs JWTs with a key that the process under attack knows.
+// issuer signs JWTs with a key that the attacked process trusts.
 type issuer struct {
 	key  *rsa.PrivateKey
-	jwks string // file
+	jwks string // path of the file
 	made atomic.Int64
 }
 
@@ -62,7 +63,7 @@ func (i *issuer) config() string {
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// unsigned is header and payload of a token that was never made before.
+// unsigned returns header and payload of a token that is different in each call.
 func (i *issuer) unsigned(subject string) string {
 	now := time.Now().Unix()
 	payload, err := json.Marshal(map[string]any{"iss": "https://issuer.test", "aud": "pallium", "sub": subject, "iat": now, "exp": now + 600,
@@ -73,7 +74,7 @@ func (i *issuer) unsigned(subject string) string {
 	return encode([]byte(`{"alg":"RS256","kid":"public:a"}`)) + "." + encode(payload)
 }
 
-// token is a fresh, valid token.
+// token returns a new, valid token.
 func (i *issuer) token(subject string) string {
 	text := i.unsigned(subject)
 	sum := sha256.Sum256([]byte(text))
@@ -84,10 +85,11 @@ func (i *issuer) token(subject string) string {
 	return text + "." + encode(sig)
 }
 
-// forged is one whose signature must be checked to be found wrong.
+// forged returns a well-formed token whose forgery only the check of its signature
+// detects.
 func (i *issuer) forged(subject string) string {
 	sig := make([]byte, i.key.Size())
 	_, _ = rand.Read(sig)
-	sig[0] = 0 // below the modulus
+	sig[0] = 0 // makes the number smaller than the modulus
 	return i.unsigned(subject) + "." + encode(sig)
 }

@@ -1,6 +1,6 @@
-// Package login attacks the logins of a real process: valid credentials, each used
-// for the first time, beside a thousand bad ones a second. None of them may be
-// rejected.
+// Package login attacks the authentication of a real process: valid credentials, each
+// used for the first time, arrive during a thousand bad ones a second. No valid
+// credential may be rejected.
 package login
 
 import (
@@ -23,19 +23,19 @@ import (
 
 const (
 	badPerSecond = 1000
-	leastBad     = 2000 // that are sent before an attack may end
-	senders      = 30   // with a key and a JWT each
+	leastBad     = 2000 // number of bad logins before an attack may end
+	senders      = 30   // each with a key and a JWT
 	proxy        = "127.0.0.9"
 )
 
-// attack says from where both sides come.
+// attack defines the addresses of the valid and the bad clients.
 type attack struct {
 	name string
 	bad  func(n int) from
 	good func(n int) from
 }
 
-// from is the address that a client binds, and what it says in X-Forwarded-For.
+// from is the address that a client binds, and its X-Forwarded-For header.
 type from struct{ address, forwarded string }
 
 func fixed(address, forwarded string) func(int) from {
@@ -53,7 +53,8 @@ func attacks() []attack {
 	}
 }
 
-// TestLogins restarts the process for each attack, so that it remembers nobody.
+// TestLogins restarts the process for each attack, so that it has no state of earlier
+// clients.
 func TestLogins(t *testing.T) {
 	iss := newIssuer(t)
 	p := programs.StartPallium(t, iss.config()+fmt.Sprintf("gateway: {trusted_proxies: [\"%s/32\"]}\n", proxy))
@@ -80,9 +81,9 @@ type run struct {
 
 	mu      sync.Mutex
 	clients map[string]*http.Client // by address
-	bad     map[int]int             // answers by status; 0 is none
+	bad     map[int]int             // number of responses by status; 0 means no response
 	sent    atomic.Int64
-	waiting float64 // most that were delayed at once
+	waiting float64 // largest number of logins that were delayed at the same time
 	waits   []time.Duration
 }
 
@@ -107,7 +108,7 @@ func (r *run) do() {
 	}
 }
 
-// atLeast waits until so many bad logins were sent.
+// atLeast waits until n bad logins were sent.
 func (r *run) atLeast(n int64) {
 	kit.Eventually(r.t, 2*time.Minute, func() error {
 		w := r.p.Metric(`pallium_gateway_auth_waiting_requests{for="delay"}`)
@@ -115,14 +116,14 @@ func (r *run) atLeast(n int64) {
 		r.waiting = max(r.waiting, w)
 		r.mu.Unlock()
 		if got := r.sent.Load(); got < n {
-			return fmt.Errorf("%d bad logins were sent, %d are needed", got, n)
+			return fmt.Errorf("%d bad logins were sent, want %d", got, n)
 		}
 		return nil
 	})
 }
 
-// send uses a key and a JWT for the first time, then the key and a fresh JWT of the
-// same subject again.
+// send uses a key and a JWT for the first time, and then the same key and a new JWT of
+// the same subject.
 func (r *run) send(n int) {
 	time.Sleep(time.Duration(n) * 30 * time.Millisecond)
 	src := r.attack.good(n)
@@ -140,7 +141,7 @@ func (r *run) send(n int) {
 	}
 }
 
-// flood sends bad logins at a steady pace, whether they are answered or not.
+// flood sends bad logins at a steady rate, whether or not they get responses.
 func (r *run) flood(stop chan struct{}) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -172,9 +173,9 @@ func (r *run) flood(stop chan struct{}) {
 	}
 }
 
-// badCredential is one of the kinds that cost something: a key that does not exist,
-// a wrong secret of one that does, a forged token of a subject that is valid, and of
-// one that is not.
+// badCredential returns one of the expensive kinds: a key that does not exist, a wrong
+// secret of an existing key, a forged token of a valid subject, or one of an unknown
+// subject.
 func (r *run) badCredential(n int) string {
 	switch n % 4 {
 	case 0:
@@ -201,12 +202,12 @@ func (r *run) login(credential string, src from) (code int, text string, err err
 		return 0, "", err
 	}
 	defer resp.Body.Close()
-	buf := make([]byte, 4096) // all of the answer, so that the connection is used again
+	buf := make([]byte, 4096) // reads the whole response, so that the connection is reused
 	n, _ := resp.Body.Read(buf)
 	return resp.StatusCode, string(buf[:n]), nil
 }
 
-// client is one whose connections come from the address.
+// client returns a client whose connections come from the address.
 func (r *run) client(address string) *http.Client {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -225,15 +226,15 @@ func (r *run) report(took time.Duration, cpu float64) {
 	for code, n := range r.bad {
 		total += n
 		if code != http.StatusUnauthorized && code != http.StatusServiceUnavailable && code != 0 {
-			r.t.Errorf("%d bad logins were answered %d", n, code)
+			r.t.Errorf("%d bad logins got status %d", n, code)
 		}
 	}
 	if r.bad[http.StatusUnauthorized] < leastBad/2 {
-		r.t.Errorf("only %d of %d bad logins were checked: this was no attack", r.bad[http.StatusUnauthorized], total)
+		r.t.Errorf("only %d of %d bad logins were checked: the attack was too weak", r.bad[http.StatusUnauthorized], total)
 	}
-	r.t.Logf("%s: %d valid logins, each must have been taken; slowest %s, median %s", r.attack.name, len(r.waits),
+	r.t.Logf("%s: %d valid logins, all of which must succeed; slowest %s, median %s", r.attack.name, len(r.waits),
 		r.waits[len(r.waits)-1].Round(time.Microsecond), r.waits[len(r.waits)/2].Round(time.Microsecond))
-	r.t.Logf("%d bad ones in %s, %.0f a second, answers %v, up to %.0f delayed at once; CPU %.1f ms for each login, %.0f%% of one processor",
+	r.t.Logf("%d bad logins in %s, %.0f/s, responses by status %v, up to %.0f delayed at once; CPU %.1f ms for each login, %.0f%% of one processor",
 		total, took.Round(time.Millisecond), float64(total)/took.Seconds(), r.bad, r.waiting,
 		1000*cpu/float64(total+len(r.waits)), 100*cpu/took.Seconds())
 }

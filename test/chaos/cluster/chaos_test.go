@@ -28,23 +28,22 @@ type world struct {
 	long  bool
 	start time.Time
 	proxy map[string]*Proxy
-	ns    *cluster.Namespace // of one ingester, in the long run
+	ns    *cluster.Namespace // for one ingester, in the long run
 
 	checks sync.WaitGroup
 	stop   context.CancelFunc
 
 	mu     sync.Mutex
-	failed []string // queries, the last few
+	failed []string // errors of the last few failed queries
 }
 
-// fault is something that happens to a cluster. It returns when the cluster is
-// whole again.
+// fault disturbs a cluster. Its do returns after the disturbance has been undone.
 type fault struct {
 	name string
-	// free of failures: neither a push nor a query may fail.
-	free  bool
-	apart bool // needs an ingester in a network namespace, which the long run has
-	do    func(w *world)
+	// noFailures means that neither a push nor a query may fail.
+	noFailures bool
+	namespaced bool // needs an ingester in a network namespace, which only the long run has
+	do         func(w *world)
 }
 
 func newWorld(t *testing.T, seed int64, long bool) *world {
@@ -60,7 +59,7 @@ func newWorld(t *testing.T, seed int64, long bool) *world {
 		Dir: dir, Free: true, Binaries: binaries(t), TwoCompactors: true, Namespace: w.ns,
 		Through: func(name, address string) string {
 			if w.ns != nil && name == w.ns.Ingester {
-				return address // nothing but its own wire is between
+				return address // the other processes are reached without a proxy
 			}
 			if w.proxy[name] == nil {
 				ip := "127.0.0.1"
@@ -104,7 +103,7 @@ func binaries(t *testing.T) cluster.Binaries {
 		Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")}
 }
 
-// keepChecking reads the last half minute back, again and again.
+// keepChecking repeatedly reads back the last half minute.
 func (w *world) keepChecking(ctx context.Context, n int) {
 	for i := n; ctx.Err() == nil; i++ {
 		err := w.r.Check(ctx, w.t, w.c.Edges[i%len(w.c.Edges)], i%writers, time.Now().Add(-30*time.Second))
@@ -131,7 +130,7 @@ func (w *world) pause(short, long time.Duration) {
 	time.Sleep(short)
 }
 
-// proxied is an ingester that others reach through a proxy.
+// proxied returns an ingester that other processes reach through a proxy.
 func (w *world) proxied() string {
 	for {
 		if name := w.ingester(); w.proxy[name] != nil {
@@ -142,17 +141,17 @@ func (w *world) proxied() string {
 
 func (w *world) ingester() string { return fmt.Sprintf("ingester-%d", 1+w.rnd.Intn(3)) }
 
-// whole waits until every ingester answers queries again.
-func (w *world) whole() {
+// waitHealthy waits until every ingester answers queries again.
+func (w *world) waitHealthy() {
 	w.t.Helper()
 	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
 		w.must(w.c.WaitReady(w.ctx, name))
 	}
-	time.Sleep(time.Second) // connections are tried again twice within that, on a slow machine once
+	time.Sleep(time.Second) // connections are retried twice within that, on a slow machine once
 }
 
-// all reads everything since the start back.
-func (w *world) all() {
+// checkAll reads back everything since the start.
+func (w *world) checkAll() {
 	w.t.Helper()
 	for n := range writers {
 		var err error
@@ -166,7 +165,7 @@ func (w *world) all() {
 	}
 }
 
-// command runs an operator's command and repeats it while it fails.
+// command runs an operator's command, and repeats it while it fails.
 func (w *world) command(name, path string) {
 	w.t.Helper()
 	var code int
@@ -184,9 +183,10 @@ func (w *world) command(name, path string) {
 func (w *world) flush()   { w.command("backend-1", "/flush?wait=true") }
 func (w *world) compact() { w.command("backend-2", "/compact?wait=true") }
 
-// exchangeSecret puts another secret in the place of the cluster's, as
-// docs/cluster-trust.md says: second everywhere, swapped everywhere, and then alone.
-func (w *world) exchangeSecret() {
+// rotateSecret replaces the cluster's secret as docs/cluster-trust.md describes: the
+// new one is added as the second secret everywhere, then the two are swapped
+// everywhere, and then the old one is removed.
+func (w *world) rotateSecret() {
 	w.t.Helper()
 	path := filepath.Join(w.c.Dir(), "cluster-secret")
 	data, err := os.ReadFile(path)
@@ -201,7 +201,7 @@ func (w *world) exchangeSecret() {
 			}
 			w.must(w.c.Stop(w.ctx, p.Name, syscall.SIGTERM))
 			w.must(w.c.Start(w.ctx, p.Name))
-			w.whole()
+			w.waitHealthy()
 		}
 	}
 }
@@ -219,61 +219,61 @@ func (w *world) disturb(name string, m Mode, d time.Duration) {
 
 func faults() []fault {
 	return []fault{
-		{name: "kill an ingester", free: true, do: func(w *world) {
+		{name: "kill an ingester", noFailures: true, do: func(w *world) {
 			name := w.ingester()
 			w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
 			w.pause(2*time.Second, 10*time.Second)
 			w.must(w.c.Start(w.ctx, name))
 		}},
-		{name: "kill an ingester and lose its disk", free: true, do: func(w *world) {
+		{name: "kill an ingester and lose its disk", noFailures: true, do: func(w *world) {
 			name := w.ingester()
 			w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
 			w.must(w.c.Lose(name))
 			w.pause(2*time.Second, 10*time.Second)
 			w.must(w.c.Start(w.ctx, name))
-			w.whole()
-			w.all()
-			w.settle()
+			w.waitHealthy()
+			w.checkAll()
+			w.waitRecovered()
 		}},
-		{name: "restart all in turn", free: true, do: func(w *world) {
+		{name: "restart all in turn", noFailures: true, do: func(w *world) {
 			for _, name := range []string{"ingester-1", "ingester-2", "ingester-3", "compactor-1", "backend-1", "backend-2"} {
 				w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
 				w.must(w.c.Start(w.ctx, name))
-				w.whole()
+				w.waitHealthy()
 			}
 		}},
-		{name: "the cluster's secret is exchanged", do: func(w *world) { w.exchangeSecret() }}, // gateways restart, too
-		{name: "Redis stopped, emptied and back", free: true, do: func(w *world) {
+		{name: "cluster secret rotated", do: func(w *world) { w.rotateSecret() }}, // gateways restart, too
+		{name: "Redis restarted empty", noFailures: true, do: func(w *world) {
 			w.must(w.c.Stop(w.ctx, "redis", syscall.SIGKILL))
 			w.pause(8*time.Second, 2*time.Minute)
 			w.must(w.c.Start(w.ctx, "redis"))
 			w.pause(5*time.Second, 20*time.Second)
 		}},
-		{name: "Redis hangs", free: true, do: func(w *world) { w.disturb("redis", Hang, w.length(4*time.Second, time.Minute)) }},
-		{name: "an ingester cut off", free: true, do: func(w *world) { w.disturb(w.proxied(), Reject, w.length(3*time.Second, 30*time.Second)) }},
-		{name: "an ingester hangs", free: true, do: func(w *world) {
+		{name: "Redis hangs", noFailures: true, do: func(w *world) { w.disturb("redis", Hang, w.length(4*time.Second, time.Minute)) }},
+		{name: "an ingester cut off", noFailures: true, do: func(w *world) { w.disturb(w.proxied(), Reject, w.length(3*time.Second, 30*time.Second)) }},
+		{name: "an ingester's process stopped", noFailures: true, do: func(w *world) {
 			name := w.ingester()
 			w.must(w.c.Signal(name, syscall.SIGSTOP))
 			w.pause(12*time.Second, 40*time.Second)
 			w.must(w.c.Signal(name, syscall.SIGCONT))
 			w.pause(time.Second, 5*time.Second)
 		}},
-		{name: "an ingester cut off one way", free: true, do: func(w *world) { w.disturb(w.proxied(), OneWay, w.length(12*time.Second, 40*time.Second)) }},
-		{name: "an ingester swallows everything", free: true, do: func(w *world) { w.disturb(w.proxied(), Hang, w.length(12*time.Second, 40*time.Second)) }},
+		{name: "an ingester cut off one way", noFailures: true, do: func(w *world) { w.disturb(w.proxied(), OneWay, w.length(12*time.Second, 40*time.Second)) }},
+		{name: "an ingester's connections hang", noFailures: true, do: func(w *world) { w.disturb(w.proxied(), Hang, w.length(12*time.Second, 40*time.Second)) }},
 		{name: "an ingester's connections break", do: func(w *world) { w.disturb(w.proxied(), Partial, w.length(5*time.Second, time.Minute)) }},
-		{name: "an ingester's network is gone", free: true, apart: true, do: func(w *world) {
+		{name: "an ingester's network down", noFailures: true, namespaced: true, do: func(w *world) {
 			run(w.t, "ip", "link", "set", hostLink, "down")
 			w.pause(0, time.Minute)
 			run(w.t, "ip", "link", "set", hostLink, "up")
 			w.pause(0, 10*time.Second)
 		}},
-		{name: "an ingester hears and is not heard", free: true, apart: true, do: func(w *world) {
+		{name: "an ingester receives and cannot send", noFailures: true, namespaced: true, do: func(w *world) {
 			run(w.t, "ip", "-n", w.ns.Name, "route", "add", "blackhole", hostIP+"/32")
 			w.pause(0, time.Minute)
 			run(w.t, "ip", "-n", w.ns.Name, "route", "del", "blackhole", hostIP+"/32")
 			w.pause(0, 10*time.Second)
 		}},
-		{name: "an ingester is heard and hears nothing", free: true, apart: true, do: func(w *world) {
+		{name: "an ingester sends and cannot receive", noFailures: true, namespaced: true, do: func(w *world) {
 			run(w.t, "ip", "route", "add", "blackhole", w.ns.IP+"/32")
 			w.pause(0, time.Minute)
 			run(w.t, "ip", "route", "del", "blackhole", w.ns.IP+"/32")
@@ -285,7 +285,7 @@ func faults() []fault {
 		{name: "Bigtable rejects", do: func(w *world) { w.store("bigtable", Reject) }},
 		{name: "Bigtable hangs", do: func(w *world) { w.store("bigtable", Hang) }},
 		{name: "Bigtable fails partially", do: func(w *world) { w.store("bigtable", Partial) }},
-		{name: "an ingester's disk is full", free: true, do: func(w *world) {
+		{name: "an ingester's disk is full", noFailures: true, do: func(w *world) {
 			name := w.ingester()
 			w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
 			w.must(w.c.StartWith(w.ctx, name, "prlimit --fsize=65536 --"))
@@ -293,20 +293,20 @@ func faults() []fault {
 			w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
 			w.must(w.c.Start(w.ctx, name))
 		}},
-		{name: "an ingester's clock five minutes off", free: true, do: func(w *world) {
+		{name: "an ingester's clock five minutes off", noFailures: true, do: func(w *world) {
 			name := w.ingester()
 			offset := []string{"5m", "-5m"}[w.rnd.Intn(2)]
 			w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
 			wrap, err := cluster.Skewed(offset)
 			w.must(err)
 			w.must(w.c.StartWith(w.ctx, name, wrap))
-			w.whole()
+			w.waitHealthy()
 			w.flush()
 			w.pause(4*time.Second, 30*time.Second)
 			w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
 			w.must(w.c.Start(w.ctx, name))
 		}},
-		{name: "two compactors at once", free: true, do: func(w *world) {
+		{name: "two compactors at once", noFailures: true, do: func(w *world) {
 			w.flush()
 			var both sync.WaitGroup
 			for _, name := range []string{"compactor-1", "compactor-2"} {
@@ -319,7 +319,7 @@ func faults() []fault {
 			both.Wait()
 			w.compact()
 		}},
-		{name: "compactions killed", free: true, do: func(w *world) {
+		{name: "compactions killed", noFailures: true, do: func(w *world) {
 			for range w.count(3, 20) {
 				w.flush()
 				go func() { _, _, _ = w.c.Admin(w.ctx, "compactor-1", "/compact?wait=true", nil) }()
@@ -329,14 +329,14 @@ func faults() []fault {
 			}
 			w.compact()
 		}},
-		{name: "flushes killed", free: true, do: func(w *world) {
+		{name: "flushes killed", noFailures: true, do: func(w *world) {
 			for range w.count(3, 20) {
 				name := w.ingester()
 				go func() { _, _, _ = w.c.Admin(w.ctx, name, "/flush?wait=true", nil) }()
 				time.Sleep(time.Duration(w.rnd.Intn(100)) * time.Millisecond)
 				w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
 				w.must(w.c.Start(w.ctx, name))
-				w.whole()
+				w.waitHealthy()
 			}
 		}},
 	}
@@ -356,19 +356,17 @@ func (w *world) count(short, long int) int {
 	return short
 }
 
-// store breaks one of the two stores while everybody tries to use it.
+// store breaks one of the two stores while the cluster uses it.
 func (w *world) store(name string, m Mode) {
 	d := w.length(6*time.Second, time.Duration(minutes())*time.Minute)
-	go func() { _, _, _ = w.c.Admin(w.ctx, w.ingester0(), "/flush?wait=true", nil) }()
+	go func() { _, _, _ = w.c.Admin(w.ctx, "ingester-1", "/flush?wait=true", nil) }()
 	w.disturb(name, m, d)
 	w.flush()
 }
 
-func (w *world) ingester0() string { return "ingester-1" }
-
-// settle waits until what a lost ingester owed is known to be uploaded by the
-// others: from then on any one may be lost again.
-func (w *world) settle() {
+// waitRecovered waits until the cluster knows that replicas have uploaded a lost
+// ingester's pending windows: from then on any one ingester may be lost again.
+func (w *world) waitRecovered() {
 	w.t.Helper()
 	for range 200 {
 		var ring struct{ Losses []any }
@@ -376,18 +374,18 @@ func (w *world) settle() {
 		w.must(err)
 		w.must(json.Unmarshal([]byte(text), &ring))
 		if len(ring.Losses) == 0 {
-			// Backends use what they knew for five seconds more; a query that began then, and
-			// waits for an ingester that is cut off next, fails.
+			// Backends use their cached state for five more seconds; a query that began in
+			// that time, and waits for the next ingester that is cut off, would fail.
 			time.Sleep(6 * time.Second)
 			return
 		}
 		time.Sleep(time.Second)
 	}
-	w.t.Fatal("losses are never settled")
+	w.t.Fatal("replicas did not upload the lost ingester's windows within 200 s")
 }
 
-// oneCopy looks into the long-term store: three replicas with gaps have become
-// one copy of every sample.
+// oneCopy checks that the long-term store has exactly one copy of every sample,
+// although it came from three replicas with gaps.
 func (w *world) oneCopy() {
 	w.t.Helper()
 	out, err := w.c.Verify(w.ctx, "-data", "-tenant", cluster.Tenant)
@@ -400,13 +398,13 @@ func (w *world) oneCopy() {
 		w.t.Fatalf("%q: %v", line, err)
 	}
 	if samples < w.r.Acked() || samples > w.r.Attempted() || series != writers*perWriter*days {
-		w.t.Errorf("the compacted packs have %d samples of %d series in %d days; %d were acknowledged, %d sent", samples, series, days, w.r.Acked(), w.r.Attempted())
+		w.t.Errorf("compacted packs have %d samples of %d series in %d days; %d samples were acknowledged, %d sent", samples, series, days, w.r.Acked(), w.r.Attempted())
 	}
 	w.t.Logf("compacted: %s", strings.TrimSpace(line))
 }
 
-// minutes is how long the long run breaks a store: ten, or what CHAOS_MINUTES
-// says.
+// minutes returns for how many minutes the long run breaks a store: CHAOS_MINUTES, or
+// ten.
 func minutes() int {
 	if n, err := strconv.Atoi(os.Getenv("CHAOS_MINUTES")); err == nil {
 		return n
@@ -414,9 +412,9 @@ func minutes() int {
 	return 10
 }
 
-// TestChaos: whatever happens to one part of a cluster, no acknowledged sample
-// is lost and no answer is wrong. The seed is in CHAOS_SEED, CHAOS=long takes
-// every fault for long, CHAOS_FAULTS names some.
+// TestChaos: whichever part of a cluster fails, no acknowledged sample is lost and no
+// response is wrong. CHAOS_SEED is the seed, CHAOS=long makes every fault last long,
+// CHAOS_FAULTS selects faults by name.
 func TestChaos(t *testing.T) {
 	seed := int64(1)
 	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {
@@ -429,7 +427,7 @@ func TestChaos(t *testing.T) {
 	list := faults()
 	w.rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	for _, f := range list {
-		if f.apart && w.ns == nil {
+		if f.namespaced && w.ns == nil {
 			continue
 		}
 		if only := os.Getenv("CHAOS_FAULTS"); only != "" && !strings.Contains(only, f.name) {
@@ -438,11 +436,11 @@ func TestChaos(t *testing.T) {
 		before := w.r.tally()
 		begun := time.Now()
 		f.do(w)
-		w.whole()
-		w.all()
+		w.waitHealthy()
+		w.checkAll()
 		got := w.r.tally().since(before)
 		t.Logf("%-38s %5.1fs  %s", f.name, time.Since(begun).Seconds(), got)
-		if f.free && (got.failed > 0 || got.queriesNo > 0) {
+		if f.noFailures && (got.failed > 0 || got.queriesNo > 0) {
 			w.r.mu.Lock()
 			w.mu.Lock()
 			t.Errorf("%s: %s; pushes %q, queries %q", f.name, got, w.r.errs, w.failed)
@@ -457,10 +455,10 @@ func TestChaos(t *testing.T) {
 	w.stop()
 	w.checks.Wait()
 	w.ctx = context.Background()
-	w.all()
+	w.checkAll()
 	w.flush()
 	w.compact()
-	w.all()
+	w.checkAll()
 	w.oneCopy()
-	t.Logf("%d samples sent, %d acknowledged, all there; in all %s", w.r.Attempted(), w.r.Acked(), w.r.tally())
+	t.Logf("%d samples sent, %d acknowledged, none lost; in total %s", w.r.Attempted(), w.r.Acked(), w.r.tally())
 }

@@ -8,19 +8,19 @@ import (
 )
 
 // Addresses of this machine and of an ingester in a network namespace, and this
-// machine's end of the wire between them. They are of a network for tests.
+// machine's end of the link between them. The addresses are reserved for tests.
 const (
 	hostIP   = "198.18.77.1"
 	insideIP = "198.18.77.2"
 	hostLink = "plmchaos0"
 )
 
-// newNamespace makes a network namespace with a wire to this machine, until the
-// test ends. It needs root.
+// newNamespace creates a network namespace with a link to this machine, and removes it
+// when the test ends. It requires root.
 func newNamespace(t testing.TB) *cluster.Namespace {
 	t.Helper()
 	const name = "plmchaos"
-	_ = exec.Command("ip", "netns", "del", name).Run() // of a run that was killed
+	_ = exec.Command("ip", "netns", "del", name).Run() // left behind by a killed run
 	_ = exec.Command("ip", "link", "del", hostLink).Run()
 	for _, args := range [][]string{
 		{"netns", "add", name},

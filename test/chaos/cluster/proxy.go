@@ -1,7 +1,7 @@
-// Package cluster is the chaos test of a whole cluster: a recorder pushes samples
-// whose values follow from series and time and notes what was acknowledged, a
-// checker reads everything back, and meanwhile processes are killed, frozen, cut
-// off and robbed of their disks and stores.
+// Package cluster is the chaos test of a whole cluster. A recorder pushes samples
+// whose values follow from series and time, and records which were acknowledged. A
+// checker reads everything back. Meanwhile processes are killed, stopped, cut off, and
+// lose their disks and stores.
 package cluster
 
 import (
@@ -13,27 +13,27 @@ import (
 	"time"
 )
 
-// Mode is what a proxy does with connections.
+// Mode is the way in which a proxy treats connections.
 type Mode int
 
-// The modes.
+// Modes of a proxy.
 const (
 	Pass    Mode = iota
 	Reject       // closes every connection
-	Hang         // takes connections and bytes, and passes nothing on
-	OneWay       // passes on what callers send, and nothing back
-	Partial      // cuts connections off in the middle, by chance
-	Slow         // passes everything, each part up to slowest later
+	Hang         // accepts connections and bytes, and forwards nothing
+	OneWay       // forwards requests, and no responses
+	Partial      // cuts connections off at random points
+	Slow         // forwards everything, each part delayed by up to slowest
 )
 
 func (m Mode) String() string {
-	return [...]string{"passes", "rejects", "hangs", "is cut off one way", "fails partially", "is slow"}[m]
+	return [...]string{"is healthy", "rejects", "hangs", "is cut off one way", "fails partially", "is slow"}[m]
 }
 
-// slowest is by how much a slow proxy holds a part up, at most.
+// slowest is the longest delay of a slow proxy.
 const slowest = 60 * time.Millisecond
 
-// Proxy stands before an address and can fail.
+// Proxy forwards connections to an address and can be made to fail.
 type Proxy struct {
 	Addr   string
 	target string
@@ -46,7 +46,7 @@ type Proxy struct {
 	l     net.Listener
 }
 
-// NewProxy returns a proxy at an IP address that passes everything until the test
+// NewProxy returns a proxy at an IP address, which forwards everything until the test
 // ends.
 func NewProxy(t testing.TB, ip, target string, seed int64) *Proxy {
 	t.Helper()
@@ -64,13 +64,13 @@ func NewProxy(t testing.TB, ip, target string, seed int64) *Proxy {
 	return p
 }
 
-// Set changes what the proxy does. Connections that are open feel it, too.
+// Set changes the mode, also for open connections.
 func (p *Proxy) Set(m Mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.mode
 	p.mode = m
-	if m == Reject || m == Pass && before != Pass && before != Slow { // what was swallowed is missing
+	if m == Reject || m == Pass && before != Pass && before != Slow { // discarded bytes are missing from open connections
 		for c := range p.conns {
 			_ = c.Close()
 		}
@@ -144,7 +144,7 @@ func (p *Proxy) copy(dst io.Writer, src io.Reader, back bool) {
 		case m == Reject:
 			return
 		case m == Hang, m == OneWay && back:
-			continue // swallowed
+			continue // discarded
 		case m == Partial && p.chance(20):
 			_, _ = dst.Write(buf[:n/2])
 			return

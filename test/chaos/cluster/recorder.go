@@ -27,22 +27,22 @@ const (
 	perWriter = 25 // series; a push has one sample of each
 )
 
-// value is what the series must have at the time.
+// value returns the value that the series must have at the time.
 func value(series int, t int64) float64 {
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%d %d", series, t)
 	return float64(h.Sum64()%1_000_000) / 8
 }
 
-// push is one request and what became of it.
+// push is one request and its outcome.
 type push struct {
 	t     int64 // of its samples, Unix ms
 	acked bool
-	at    time.Time // when the answer came
+	at    time.Time // when the response arrived
 }
 
-// Recorder pushes until it is stopped. Its pushes are not repeated when they
-// fail, so that failures are counted as they are.
+// Recorder pushes until it is stopped. It does not retry failed pushes, so that every
+// failure is counted.
 type Recorder struct {
 	edges []string
 	token string
@@ -59,7 +59,7 @@ type Recorder struct {
 	done                 sync.WaitGroup
 }
 
-// NewRecorder begins to push.
+// NewRecorder creates a recorder and starts it.
 func NewRecorder(edges []string, token string, tick time.Duration) *Recorder {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Recorder{edges: edges, token: token, tick: tick, stop: stop, http: &http.Client{Timeout: 30 * time.Second}}
@@ -69,7 +69,7 @@ func NewRecorder(edges []string, token string, tick time.Duration) *Recorder {
 	return r
 }
 
-// Stop ends the pushing.
+// Stop stops the pushes.
 func (r *Recorder) Stop() {
 	r.stop()
 	r.done.Wait()
@@ -89,7 +89,7 @@ func (r *Recorder) write(ctx context.Context, w int) {
 		last = t
 		err := r.push(ctx, r.edges[(n+w)%len(r.edges)], w, t)
 		if ctx.Err() != nil {
-			err = ctx.Err() // perhaps taken, perhaps not
+			err = ctx.Err() // may or may not have been accepted
 		} else if err == nil {
 			r.ok.Add(1)
 		} else {
@@ -147,7 +147,7 @@ func (r *Recorder) do(ctx context.Context, method, url string, body []byte) (int
 	return resp.StatusCode, out, err
 }
 
-// answer is Prometheus' matrix.
+// answer is a Prometheus API response with a matrix.
 type answer struct {
 	Data struct {
 		Result []struct {
@@ -157,8 +157,8 @@ type answer struct {
 	} `json:"data"`
 }
 
-// Check reads the samples of one writer of the last range back and compares. An
-// error is a query that failed; what is wrong in an answer fails the test.
+// Check reads back one writer's samples of the last range and compares them. It
+// returns an error if the query failed; wrong data in a response fails the test.
 func (r *Recorder) Check(ctx context.Context, t *testing.T, edge string, w int, from time.Time) error {
 	t.Helper()
 	begun := time.Now()
@@ -179,15 +179,15 @@ func (r *Recorder) Check(ctx context.Context, t *testing.T, edge string, w int, 
 	r.queriesOK.Add(1)
 	var a answer
 	if err := json.Unmarshal(body, &a); err != nil {
-		t.Errorf("an answer that is not JSON: %v", err)
+		t.Errorf("the response is not JSON: %v", err)
 		return nil
 	}
 	r.compare(t, a, w, to.UnixMilli()-span, begun)
 	return nil
 }
 
-// compare looks for acknowledged samples that are missing, and for samples that
-// are not what they should be.
+// compare checks that no acknowledged sample is missing, and that every sample has the
+// right value.
 func (r *Recorder) compare(t *testing.T, a answer, w int, from int64, begun time.Time) {
 	t.Helper()
 	r.mu.Lock()
@@ -204,7 +204,7 @@ func (r *Recorder) compare(t *testing.T, a answer, w int, from int64, begun time
 			at := int64(math.Round(sec * 1000))
 			f, err := strconv.ParseFloat(text, 64)
 			if err != nil || f != value(id, at) || at <= last {
-				t.Errorf("series %d at %d is %s, want %v", id, at, text, value(id, at))
+				t.Errorf("value of series %d at %d = %s, want %v", id, at, text, value(id, at))
 				return
 			}
 			last = at
@@ -213,25 +213,25 @@ func (r *Recorder) compare(t *testing.T, a answer, w int, from int64, begun time
 	}
 	missing := 0
 	for _, p := range pushes {
-		// The range is open at its start.
+		// The start of the range is exclusive.
 		if !p.acked || p.at.After(begun) || p.t <= from {
 			continue
 		}
 		for i := range perWriter {
 			if !got[w*perWriter+i][p.t] {
 				if missing++; missing < 4 {
-					t.Errorf("series %d has no sample at %d (%s), which was acknowledged",
+					t.Errorf("series %d has no sample at %d (%s), although it was acknowledged",
 						w*perWriter+i, p.t, time.UnixMilli(p.t).UTC().Format(time.TimeOnly))
 				}
 			}
 		}
 	}
 	if missing > 0 {
-		t.Errorf("writer %d: %d acknowledged samples are missing of an answer with %d series", w, missing, len(a.Data.Result))
+		t.Errorf("writer %d: a response with %d series lacks %d acknowledged samples", w, len(a.Data.Result), missing)
 	}
 }
 
-// Acked counts acknowledged samples.
+// Acked returns the number of acknowledged samples.
 func (r *Recorder) Acked() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -246,7 +246,7 @@ func (r *Recorder) Acked() int {
 	return n
 }
 
-// Attempted counts samples that were sent.
+// Attempted returns the number of samples that were sent.
 func (r *Recorder) Attempted() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -257,7 +257,7 @@ func (r *Recorder) Attempted() int {
 	return n
 }
 
-// tally is how many pushes and queries were answered and failed.
+// tally counts successful and failed pushes and queries.
 type tally struct{ ok, failed, queriesOK, queriesNo int64 }
 
 func (r *Recorder) tally() tally {

@@ -1,4 +1,4 @@
-// Command local starts and stops a cluster as processes of this machine; `make
+// Command local starts and stops a cluster as processes on this machine; `make
 // cluster` and `make cluster-stop` run it.
 package main
 
@@ -41,7 +41,7 @@ func run(args []string) error {
 	if args[0] == "down" {
 		return c.Down(ctx)
 	}
-	if err := c.Down(ctx); err != nil { // what an earlier one left
+	if err := c.Down(ctx); err != nil { // processes of an earlier cluster
 		return err
 	}
 	if err := c.Reset(); err != nil {
@@ -50,7 +50,7 @@ func run(args []string) error {
 	if err := c.Up(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("The cluster runs: edges %v, admin API %s.\n", c.Edges, c.AdminURL)
-	fmt.Printf("Its processes, logs and cluster.env are in %s; `make cluster-stop` ends it.\n", dir)
+	fmt.Printf("The cluster is running: edges %v, admin API %s.\n", c.Edges, c.AdminURL)
+	fmt.Printf("Its processes, logs and cluster.env are in %s; `make cluster-stop` stops it.\n", dir)
 	return nil
 }

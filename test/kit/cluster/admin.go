@@ -18,10 +18,10 @@ func (c *Cluster) makeBucket(ctx context.Context) error {
 	body, _ := json.Marshal(map[string]string{"name": bucket})
 	resp, err := c.post(ctx, "http://"+c.Process("gcs").Addr+"/storage/v1/b?project="+project, body, "")
 	if err != nil {
-		return fmt.Errorf("make the bucket: %w", err)
+		return fmt.Errorf("create the bucket: %w", err)
 	}
 	if resp.code != http.StatusOK && resp.code != http.StatusConflict {
-		return fmt.Errorf("make the bucket: %d %s", resp.code, resp.body)
+		return fmt.Errorf("create the bucket: %d %s", resp.code, resp.body)
 	}
 	return nil
 }
@@ -49,9 +49,9 @@ func (c *Cluster) post(ctx context.Context, url string, body []byte, token strin
 	return response{resp.StatusCode, out}, err
 }
 
-// Admin has an operator's command carried out: by a gateway of that name, or by
-// the first gateway that runs, which has an ingester or a compactor of that name do
-// it; other backends are as good as any.
+// Admin sends an operator's command to the gateway of that name. If the name is an
+// ingester's or a compactor's, the first running gateway forwards the command to that
+// process; for other backends any gateway may process the command.
 func (c *Cluster) Admin(ctx context.Context, name, path string, body []byte) (int, string, error) {
 	gateways, path := c.operator(name, path)
 	var resp response
@@ -64,7 +64,7 @@ func (c *Cluster) Admin(ctx context.Context, name, path string, body []byte) (in
 	return resp.code, string(resp.body), err
 }
 
-// operator returns the gateways that may carry a command out, and its path.
+// operator returns the gateways that may process a command, and its path.
 func (c *Cluster) operator(name, path string) ([]string, string) {
 	kind, _, _ := strings.Cut(name, "-")
 	switch kind {
@@ -80,7 +80,7 @@ func (c *Cluster) operator(name, path string) ([]string, string) {
 	return []string{"gateway-1", "gateway-2"}, path
 }
 
-// AdminGet gets from the admin API, as Admin does.
+// AdminGet sends a GET request to the admin API; name selects the gateway as in Admin.
 func (c *Cluster) AdminGet(ctx context.Context, name, path string) (string, error) {
 	gateways, path := c.operator(name, path)
 	var text string
@@ -93,7 +93,7 @@ func (c *Cluster) AdminGet(ctx context.Context, name, path string) (string, erro
 	return text, err
 }
 
-// Page gets the operator's page of a gateway.
+// Page returns the operator's page of a gateway.
 func (c *Cluster) Page(ctx context.Context, gateway string) (string, error) {
 	return c.adminGet(ctx, gateway, "/")
 }
@@ -138,7 +138,7 @@ func (c *Cluster) Pallium(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// NewToken makes a tenant, if it is not there, and issues a key for it.
+// NewToken creates the tenant if it does not exist, and issues a key for it.
 func (c *Cluster) NewToken(ctx context.Context, tenant string, scopes ...string) (string, error) {
 	if _, err := c.Pallium(ctx, "tenant", "show", tenant); err != nil {
 		if _, err := c.Pallium(ctx, "tenant", "create", tenant); err != nil {
@@ -149,7 +149,7 @@ func (c *Cluster) NewToken(ctx context.Context, tenant string, scopes ...string)
 		"-name", "cluster-"+strconv.FormatInt(time.Now().UnixNano(), 36), "-q")
 }
 
-// provision makes the tenant and its token.
+// provision creates the tenant and its token.
 func (c *Cluster) provision(ctx context.Context) error {
 	var err error
 	c.Token, err = c.NewToken(ctx, Tenant, "metrics:read", "metrics:write", "metrics:delete")

@@ -1,10 +1,10 @@
-// Package cluster runs a Pallium cluster as processes of this machine: Redis,
-// the emulators of Bigtable and Cloud Storage, three ingesters in three zones,
-// two processes that distribute and query, a compactor and two gateways. `make
-// cluster` and the tests of the cluster use it.
+// Package cluster runs a Pallium cluster as processes on this machine: Redis, the
+// emulators of Bigtable and Cloud Storage, three ingesters in three zones, two
+// processes with distributor and querier, a compactor and two gateways. `make cluster`
+// and the cluster tests use it.
 //
-// Every process has a file NAME.pid with its number, NAME.log with what it
-// prints, and NAME.sh that starts it (again), in the cluster's directory.
+// For every process the cluster's directory contains NAME.pid with its process ID,
+// NAME.log with its output, and NAME.sh, which starts or restarts it.
 package cluster
 
 import (
@@ -32,74 +32,76 @@ type Binaries struct {
 type Options struct {
 	Dir      string // absolute
 	Binaries Binaries
-	// Free takes free ports instead of the documented ones.
+	// Free uses free ports instead of the documented ones.
 	Free bool
-	// AdminTokenFile holds the admin token; it is made when missing. Default: in
-	// Dir.
+	// AdminTokenFile contains the admin token; it is created if missing. The default is
+	// a file in Dir.
 	AdminTokenFile string
-	// Config is more YAML for every backend process, Env more environment.
+	// Config is additional YAML for every backend process, Env additional environment
+	// variables.
 	Config string
 	Env    []string
-	// Memory is how much memory a process of ours is told to use, in bytes; nil or 0:
-	// what the machine has.
+	// Memory returns the memory limit of a Pallium process in bytes; if it is nil or
+	// returns 0, the process detects the machine's memory.
 	Memory func(name string) int64
-	// Namespace runs one ingester in a network namespace of its own; nil: none does.
+	// Namespace runs one ingester in a network namespace of its own; nil disables that.
 	Namespace *Namespace
 	// TwoCompactors adds compactor-2.
 	TwoCompactors bool
-	// Through replaces the addresses at which Pallium reaches Redis, Bigtable and
-	// Cloud Storage, for tests that stand in between. nil: none.
+	// Through returns the addresses to use instead of those at which Pallium reaches Redis,
+	// Bigtable and Cloud Storage, for tests that put a proxy in between. nil replaces
+	// none.
 	Through func(name, address string) string
-	// QueriersApart has queriers reach Bigtable through "querier-bigtable".
+	// QueriersApart makes queriers connect to Bigtable through "querier-bigtable".
 	QueriersApart bool
 }
 
-// Namespace is a network namespace that exists and is joined to this machine by a
+// Namespace is an existing network namespace that is connected to this machine by a
 // pair of addresses.
 type Namespace struct {
 	Name     string
-	Ingester string // that runs in it
+	Ingester string // the ingester that runs in it
 	IP       string // of the ingester
 }
 
 // Process is one process of a cluster.
 type Process struct {
 	Name  string
-	Addr  string // where it serves others
-	Admin string // its admin listener; empty for foreign programs
+	Addr  string // serves other processes
+	Admin string // admin listener; empty for programs other than Pallium
 	args  []string
 	env   []string
 }
 
-// Cluster is a cluster that was laid out, running or not.
+// Cluster is a cluster whose files were written; it may be running or not.
 type Cluster struct {
 	o         Options
 	Processes []Process
 	Edges     []string // URLs of the gateways
 	AdminURL  string   // of the first gateway
-	Token     string   // of the tenant demo, may read and write
+	Token     string   // of the tenant demo, with read and write scopes
 	admin     string   // token
-	common    string   // configuration of all
+	common    string   // configuration of all processes
 	redis     string   // address
 
-	commonInside, redisInside string // of the ingester in a namespace
-	commonQuerier             string // of processes with a querier
+	commonInside, redisInside string // for the ingester in a namespace
+	commonQuerier             string // for processes with a querier
 }
 
-// Dir is the cluster's directory.
+// Dir returns the cluster's directory.
 func (c *Cluster) Dir() string { return c.o.Dir }
 
 const (
 	project, instance, bucket = "local", "local", "pallium"
 
-	// Tenant is the tenant that Token belongs to.
+	// Tenant is the tenant of Token.
 	Tenant = "demo"
 )
 
-// startTimeout is generous: test machines are busy.
+// startTimeout is long because test machines are busy.
 const startTimeout = 3 * time.Minute
 
-// documented are the ports of each process.
+// documented contains the documented ports of each process.
 var documented = map[string]int{
 	"redis": 9379, "bigtable": 9086, "gcs": 9443,
 	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,
@@ -107,7 +109,8 @@ var documented = map[string]int{
 	"gateway-1": 9009, "gateway-2": 9019,
 }
 
-// New lays a cluster out: its directory, secrets and configuration files.
+// New creates the cluster's directory, secrets and configuration files, and starts
+// nothing.
 func New(o Options) (*Cluster, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, err
@@ -152,7 +155,7 @@ func New(o Options) (*Cluster, error) {
 	return c, c.gateways()
 }
 
-// stores is the configuration of the two stores.
+// stores returns the configuration of the two stores.
 func stores(bigtable, gcs string) string {
 	return fmt.Sprintf(`store:
   bigtable: {project: %s, instance: %s, emulator: "%s"}
@@ -160,7 +163,7 @@ func stores(bigtable, gcs string) string {
 `, project, instance, bigtable, bucket, gcs)
 }
 
-// backend adds a process of the backend.
+// backend adds a backend process.
 func (c *Cluster) backend(name, zone, target string) {
 	rpc := c.address(name, 0)
 	common, redis := c.common, c.redis
@@ -186,7 +189,7 @@ shutdown_timeout: 25s
 	c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
 }
 
-// backends adds those that a cluster begins with.
+// backends adds the backend processes that every cluster has.
 func (c *Cluster) backends() {
 	for i, zone := range []string{"zone-a", "zone-b", "zone-c"} {
 		c.backend(fmt.Sprintf("ingester-%d", i+1), zone, "ingester")
@@ -217,7 +220,7 @@ shutdown_timeout: 25s
 	return c.writeFiles()
 }
 
-// pallium adds a process of ours and its configuration file.
+// pallium adds a Pallium process and writes its configuration file.
 func (c *Cluster) pallium(name, addr, admin, config string, args ...string) {
 	file := c.path(name + ".yaml")
 	if c.o.Memory != nil {
@@ -230,15 +233,15 @@ func (c *Cluster) pallium(name, addr, admin, config string, args ...string) {
 		p.env = append(p.env, "PALLIUM_ADMIN_TOKEN_FILE="+c.o.AdminTokenFile, "PALLIUM_KEY_PEPPER_FILE="+c.path("key-pepper"))
 	}
 	c.add(p)
-	_ = os.WriteFile(file, []byte(config), 0o644) // a failure is that of the start
+	_ = os.WriteFile(file, []byte(config), 0o644) // the start reports a failure
 }
 
 func (c *Cluster) add(p Process) { c.Processes = append(c.Processes, p) }
 
 func (c *Cluster) path(name string) string { return filepath.Join(c.o.Dir, name) }
 
-// address is where a process listens: its documented port and the next ones, or
-// free ports, which are kept for the next time.
+// address returns the address on which a process listens: its documented port and the
+// next ones, or free ports, which are stored for later calls.
 func (c *Cluster) address(name string, k int) string {
 	ip := "127.0.0.1:"
 	if n := c.o.Namespace; n != nil && n.Ingester == name {
@@ -255,7 +258,7 @@ func (c *Cluster) address(name string, k int) string {
 	if err != nil {
 		return ip + "0"
 	}
-	_ = os.WriteFile(file, []byte(free), 0o644) // a failure is that of the start
+	_ = os.WriteFile(file, []byte(free), 0o644) // the start reports a failure
 	return ip + free
 }
 
@@ -269,7 +272,7 @@ func (c *Cluster) writeFiles() error {
 			fmt.Fprintf(&b, "export %s=%s\n", name, quote(value))
 		}
 		b.WriteString("unset BIGTABLE_EMULATOR_HOST STORAGE_EMULATOR_HOST\n")
-		b.WriteString("exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-\n") // of the shell that this is called from
+		b.WriteString("exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-\n") // inherited from the shell that runs the script
 		args := make([]string, len(p.args))
 		for i, a := range p.args {
 			args[i] = quote(a)
@@ -287,7 +290,7 @@ func (c *Cluster) writeFiles() error {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// makeSecret writes a new secret where there is none.
+// makeSecret creates a secret unless the file exists.
 func makeSecret(path string) error {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
-// TestOpenFiles: a process of a cluster has none of the files that were open where
-// it was started, as a shell's and make's are.
+// TestOpenFiles: a process of a cluster does not inherit files that are open in the
+// process that starts it, such as those of a shell or of make.
 func TestOpenFiles(t *testing.T) {
 	redis := os.Getenv("REDIS_SERVER")
 	if redis == "" {
@@ -29,8 +29,8 @@ func TestOpenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	for range 12 { // below and above ten, with which not every shell can deal
-		fd, err := syscall.Dup(int(file.Fd())) // is passed on
+	for range 12 { // descriptors below and above 10: some shells cannot close those above
+		fd, err := syscall.Dup(int(file.Fd())) // inherited by child processes
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,7 @@ func TestOpenFiles(t *testing.T) {
 	closed(t, c, "started by a shell")
 }
 
-// closed checks that Redis has not the file open.
+// closed checks that Redis did not inherit the file.
 func closed(t *testing.T, c *cluster.Cluster, how string) {
 	t.Helper()
 	pid, err := os.ReadFile(filepath.Join(c.Dir(), "redis.pid"))

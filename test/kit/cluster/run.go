@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Reset deletes what the processes of an earlier run left: the emulators begin
-// empty, and ingesters that remember uploads to others would be wrong.
+// Reset deletes the data of an earlier run: the emulators start empty, and ingesters
+// must not remember uploads to the earlier ones.
 func (c *Cluster) Reset() error {
 	var errs error
 	for _, p := range c.Processes {
@@ -26,7 +26,7 @@ func (c *Cluster) Reset() error {
 	return errs
 }
 
-// Up starts everything in order, creates the tenant and its token, and writes
+// Up starts all processes in order, creates the tenant and its token, and writes
 // cluster.env.
 func (c *Cluster) Up(ctx context.Context) error {
 	for _, name := range []string{"redis", "bigtable", "gcs"} {
@@ -71,7 +71,7 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 	return c.WaitReady(ctx, name)
 }
 
-// StartWith is Start with a command in front of the program.
+// StartWith is Start with a command that wraps the program.
 func (c *Cluster) StartWith(ctx context.Context, name, wrap string) error {
 	if err := c.launch(name, "WRAP="+wrap); err != nil {
 		return err
@@ -90,13 +90,13 @@ func (c *Cluster) launch(name string, env ...string) error {
 	return nil
 }
 
-// closeOnExec keeps the files that this process was started with, by make or by a
-// shell, from processes that it starts: they would be open for as long as those
-// run. Files that Go opens are never passed on.
+// closeOnExec marks the files that this process inherited from make or a shell as
+// close-on-exec; otherwise the processes that it starts would keep them open. Files
+// that Go opens are never inherited.
 func closeOnExec() {
 	open, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return // not on this system
+		return // not available on this system
 	}
 	for _, e := range open {
 		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
@@ -105,7 +105,7 @@ func closeOnExec() {
 	}
 }
 
-// AddIngester starts one more ingester.
+// AddIngester starts an additional ingester.
 func (c *Cluster) AddIngester(ctx context.Context, name, zone string) error {
 	c.backend(name, zone, "ingester")
 	if err := c.writeFiles(); err != nil {
@@ -124,7 +124,7 @@ func (c *Cluster) Process(name string) Process {
 	panic("no process " + name)
 }
 
-// WaitReady waits until a process serves.
+// WaitReady waits until a process is ready.
 func (c *Cluster) WaitReady(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -144,7 +144,7 @@ func (c *Cluster) WaitReady(ctx context.Context, name string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not get ready: %w\n%s", name, err, c.Log(name))
+			return fmt.Errorf("%s did not become ready: %w\n%s", name, err, c.Log(name))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -176,7 +176,7 @@ func dial(ctx context.Context, addr string) error {
 	return conn.Close()
 }
 
-// Log is the end of what a process printed.
+// Log returns the end of a process's output.
 func (c *Cluster) Log(name string) string {
 	data, _ := os.ReadFile(c.path(name + ".log"))
 	const most = 8 << 10
@@ -192,16 +192,16 @@ func (c *Cluster) pid(name string) int {
 	return pid
 }
 
-// Signal sends a process a signal.
+// Signal sends a signal to a process.
 func (c *Cluster) Signal(name string, sig syscall.Signal) error {
 	pid := c.pid(name)
 	if pid <= 0 {
-		return fmt.Errorf("%s does not run", name)
+		return fmt.Errorf("%s is not running", name)
 	}
 	return syscall.Kill(pid, sig)
 }
 
-// Stop sends a process a signal and waits until it is gone.
+// Stop sends a signal to a process and waits until the process has ended.
 func (c *Cluster) Stop(ctx context.Context, name string, sig syscall.Signal) error {
 	if err := c.Signal(name, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
@@ -209,15 +209,14 @@ func (c *Cluster) Stop(ctx context.Context, name string, sig syscall.Signal) err
 	for pid := c.pid(name); alive(pid); {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not end: %w", name, ctx.Err())
+			return fmt.Errorf("%s did not end: %w", name, ctx.Err())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	return nil
 }
 
-// alive reports whether a process runs. One that ended and that nobody waited
-// for does not.
+// alive reports whether a process is running. A zombie is not.
 func alive(pid int) bool {
 	if pid <= 0 || syscall.Kill(pid, 0) != nil {
 		return false
@@ -230,7 +229,7 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(rest, "Z")
 }
 
-// Down ends everything.
+// Down stops all processes.
 func (c *Cluster) Down(ctx context.Context) error {
 	var errs error
 	_ = os.Remove(c.path("cluster.env"))

@@ -7,8 +7,9 @@ import (
 	"runtime"
 )
 
-// Skewed is the command for StartWith of a server whose clock is off by an offset, such
-// as -5m. The binary is that of PALLIUM_SKEWED, else what `make bin/skewed` builds.
+// Skewed returns the command with which StartWith runs a server with its clock offset
+// by a duration such as -5m. The binary is the one in PALLIUM_SKEWED, or the one that
+// `make bin/skewed` builds.
 func Skewed(offset string) (string, error) {
 	_, file, _, _ := runtime.Caller(0)
 	dir := filepath.Dir(file)

@@ -1,5 +1,5 @@
-// Package fake has the project's stores and exchanges in memory, for tests of
-// several packages: keys of tenants, and gateways that share budgets.
+// Package fake implements interfaces of the project in memory for the tests of several
+// packages: a store of tenants' keys, and an exchange of budgets between gateways.
 package fake
 
 import (
@@ -11,11 +11,11 @@ import (
 	"github.com/palliumhq/pallium/policies/budget"
 )
 
-// Keys is a key store in memory that counts its reads and can be broken. Its
-// fields are set before it is used.
+// Keys is a key store in memory that counts its reads and can be made to fail. Its
+// exported fields must be set before the first use.
 type Keys struct {
 	ByID  map[string]apikey.Credential
-	Takes time.Duration // a read
+	Takes time.Duration // duration of a read
 
 	mu      sync.Mutex
 	broken  error
@@ -23,13 +23,13 @@ type Keys struct {
 	touched []string
 }
 
-// NewKeys returns a store without keys.
+// NewKeys returns an empty key store.
 func NewKeys() *Keys { return &Keys{ByID: map[string]apikey.Credential{}} }
 
 // Credential implements authn.KeyStore.
 func (s *Keys) Credential(_ context.Context, id string) (apikey.Credential, error) {
 	if s.Takes > 0 {
-		time.Sleep(s.Takes) // tests that set it have a clock of their own
+		time.Sleep(s.Takes) // tests that set Takes run on a fake clock
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,32 +51,32 @@ func (s *Keys) Touch(id string) {
 	s.touched = append(s.touched, id)
 }
 
-// Fail makes reads fail from now on; nil ends it.
+// Fail makes all further reads return err; nil makes them succeed again.
 func (s *Keys) Fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.broken = err
 }
 
-// Reads is how many reads there were.
+// Reads returns the number of reads so far.
 func (s *Keys) Reads() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reads
 }
 
-// Touched returns the keys that were used, in order.
+// Touched returns the IDs of the used keys in order.
 func (s *Keys) Touched() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string(nil), s.touched...)
 }
 
-// hubMemory is how long a hub tells others of a gateway's demands after their last
-// exchange, as the exchange by Redis does.
+// hubMemory is how long after a gateway's last exchange the hub returns its demands to
+// other gateways; the exchange over Redis does the same.
 const hubMemory = 2 * time.Second
 
-// Hub is an exchange of budgets between gateways in memory.
+// Hub is an in-memory exchange of budgets between gateways.
 type Hub struct {
 	now func() time.Time
 	mu  sync.Mutex

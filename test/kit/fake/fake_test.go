@@ -19,12 +19,12 @@ func TestKeys(t *testing.T) {
 		t.Errorf("key k: %+v, %v", c, err)
 	}
 	if _, err := s.Credential(ctx, "x"); !errors.Is(err, apikey.ErrNotFound) {
-		t.Errorf("no such key: %v", err)
+		t.Errorf("missing key: %v", err)
 	}
 	down := errors.New("down")
 	s.Fail(down)
 	if _, err := s.Credential(ctx, "k"); !errors.Is(err, down) {
-		t.Errorf("broken: %v", err)
+		t.Errorf("failing store: %v", err)
 	}
 	s.Touch("k")
 	if s.Reads() != 3 || !slices.Equal(s.Touched(), []string{"k"}) {
@@ -32,20 +32,20 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestHub: a gateway hears of those that exchanged within two seconds.
+// TestHub: a gateway receives the demands of those that exchanged within two seconds.
 func TestHub(t *testing.T) {
 	ctx, clock := context.Background(), kit.NewClock(time.Unix(0, 0))
 	h := NewHub(clock.Now)
-	hears := func(id string, want int) {
+	received := func(id string, want int) {
 		t.Helper()
 		all, err := h.Exchange(ctx, id, budget.Demands{"t": {1}})
 		if _, self := all[id]; err != nil || len(all) != want || !self {
-			t.Errorf("%s at %s hears %v, %v, want %d", id, clock.Now(), all, err, want)
+			t.Errorf("%s at %s received %v, %v, want %d demands", id, clock.Now(), all, err, want)
 		}
 	}
-	hears("a", 1)
+	received("a", 1)
 	clock.Advance(2 * time.Second)
-	hears("b", 2)
+	received("b", 2)
 	clock.Advance(time.Millisecond)
-	hears("b", 1)
+	received("b", 1)
 }

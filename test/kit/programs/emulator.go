@@ -14,8 +14,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// Bigtable starts Google's Bigtable emulator and returns its address. It ends
-// with the test.
+// Bigtable starts Google's Bigtable emulator and returns its address. The emulator is
+// stopped when the test ends.
 func Bigtable(t testing.TB) string {
 	t.Helper()
 	address := kit.FreeAddr(t)
@@ -31,7 +31,8 @@ func Bigtable(t testing.TB) string {
 	return address
 }
 
-// GCS starts fake-gcs-server and returns its URL. It ends with the test.
+// GCS starts fake-gcs-server and returns its URL. The server is stopped when the test
+// ends.
 func GCS(t testing.TB) string {
 	t.Helper()
 	address := kit.FreeAddr(t)
@@ -49,8 +50,8 @@ func GCS(t testing.TB) string {
 	return url
 }
 
-// emulator finds an emulator: where the variable says, or where the Makefile puts
-// it.
+// emulator returns the path of an emulator: the value of the environment variable, or
+// the path to which the Makefile installs it.
 func emulator(t testing.TB, variable, name string) string {
 	t.Helper()
 	path := os.Getenv(variable)
@@ -75,6 +76,6 @@ func run(t testing.TB, path string, args ...string) {
 	}
 	t.Cleanup(func() {
 		cancel()
-		_ = cmd.Wait() // it was killed
+		_ = cmd.Wait() // killed: the error is expected
 	})
 }

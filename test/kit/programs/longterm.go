@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Compact compacts everything that is uploaded.
+// Compact compacts all uploaded data.
 func (p *Pallium) Compact() {
 	p.t.Helper()
 	code, body := Do(p.t, http.MethodPost, p.Admin+"/admin/v1/compact?wait=true", p.AdminToken(), "", nil)
@@ -19,16 +19,15 @@ func (p *Pallium) Compact() {
 	}
 }
 
-// DropUploaded deletes the ingester's local packs that are part of the long-term
-// store, as the ingester does an hour after they were compacted, and returns how
-// many there were. The process must not run.
+// DropUploaded deletes the ingester's local packs that are in the long-term store, as
+// the ingester does one hour after their compaction, and returns their number. The
+// process must not be running.
 func (p *Pallium) DropUploaded() int {
 	p.t.Helper()
 	return DropUploaded(p.t, p.DataDir)
 }
 
-// DropUploaded is what the method of Pallium does, for any ingester's data
-// directory.
+// DropUploaded is Pallium.DropUploaded for any ingester's data directory.
 func DropUploaded(t testing.TB, dataDir string) int {
 	t.Helper()
 	n := 0
@@ -46,7 +45,7 @@ func DropUploaded(t testing.TB, dataDir string) int {
 }
 
 // Offline runs a command that opens the stores itself, with the process's
-// configuration, and returns what it printed.
+// configuration, and returns its output.
 func (p *Pallium) Offline(args ...string) (string, error) {
 	out, err := exec.Command(p.binary, append(args, "-config", p.Config, "-data-dir", p.DataDir)...).CombinedOutput()
 	return string(out), err

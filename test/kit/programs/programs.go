@@ -1,7 +1,7 @@
 // Package programs runs the real binaries for tests: Pallium, Prometheus, Redis and
-// the emulators of Google's stores as processes of their own, with ports and
-// directories of their own, ended with the test. It imports nothing of the
-// project but kit.
+// the emulators of Google's stores, each as a process with ports and directories of
+// its own, which is stopped when the test ends. It imports nothing of the project but
+// kit.
 package programs
 
 import (
@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// startTimeout bounds how long a process may take to get ready. It is generous:
+// startTimeout limits how long a process may take to become ready. It is long because
 // test machines are busy.
 const startTimeout = 2 * time.Minute
 
@@ -44,10 +44,10 @@ type Process struct {
 	cmd  *exec.Cmd
 	log  *logBuffer
 	done chan struct{}
-	err  error // of Wait; read after done
+	err  error // result of Wait; read after done
 }
 
-// logBuffer keeps the end of what a process printed.
+// logBuffer stores the end of a process's output.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -68,14 +68,13 @@ func (l *logBuffer) String() string {
 	return l.buf.String()
 }
 
-// Start runs a program until the test ends. Its output is shown if the test
-// fails.
+// Start runs a program until the test ends. Its output is logged if the test fails.
 func Start(t testing.TB, path string, args ...string) *Process {
 	t.Helper()
 	return startIn(t, "", path, args...)
 }
 
-// startIn is Start in a working directory; empty is the test's.
+// startIn is Start in a working directory; if dir is empty, in the test's.
 func startIn(t testing.TB, dir, path string, args ...string) *Process {
 	t.Helper()
 	p := &Process{t: t, name: filepath.Base(path), cmd: exec.Command(path, args...), log: &logBuffer{}, done: make(chan struct{})}
@@ -104,13 +103,13 @@ func tail(s string, n int) string {
 	return s
 }
 
-// Log is what the process printed so far.
+// Log returns the process's output so far.
 func (p *Process) Log() string { return p.log.String() }
 
-// Pid is the process's id.
+// Pid returns the process ID.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Kill ends the process with SIGKILL and waits.
+// Kill ends the process with SIGKILL and waits for it.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill()
 	<-p.done
@@ -119,7 +118,7 @@ func (p *Process) Kill() {
 // Signal sends a signal.
 func (p *Process) Signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Stop ends the process with SIGTERM and fails the test if it does not end well.
+// Stop sends SIGTERM, waits, and fails the test if the process ends with an error.
 func (p *Process) Stop() {
 	p.t.Helper()
 	p.Signal(syscall.SIGTERM)
@@ -128,7 +127,7 @@ func (p *Process) Stop() {
 	}
 }
 
-// Wait waits for the process to end and returns how it did.
+// Wait waits for the process to end and returns its error.
 func (p *Process) Wait(timeout time.Duration) error {
 	select {
 	case <-p.done:
@@ -138,7 +137,7 @@ func (p *Process) Wait(timeout time.Duration) error {
 	}
 }
 
-// WaitReady waits until the URL answers 200.
+// WaitReady waits until the URL returns status 200.
 func (p *Process) WaitReady(url string) {
 	p.t.Helper()
 	for deadline := time.Now().Add(startTimeout); ; {
@@ -170,7 +169,7 @@ type Pallium struct {
 
 	t      testing.TB
 	binary string
-	dir    string // working directory; empty is the test's
+	dir    string // working directory; if empty, the test's
 	args   []string
 }
 
@@ -181,21 +180,21 @@ func StartPallium(t testing.TB, config string) *Pallium {
 	return StartPalliumIn(t, filepath.Join(t.TempDir(), "data"), config)
 }
 
-// Begin starts the process again and does not wait until it serves.
+// Begin starts the process again and does not wait until it is ready.
 func (p *Pallium) Begin() {
 	p.t.Helper()
 	p.Process = startIn(p.t, p.dir, p.binary, p.args...)
 }
 
-// Restart starts the process again, after it was stopped or killed.
+// Restart starts the process again after it was stopped or killed, and waits until it
+// is ready.
 func (p *Pallium) Restart() {
 	p.t.Helper()
 	p.Begin()
 	p.WaitReady(p.Edge + "/ready")
 }
 
-// CLI runs an admin command and returns what it printed, without line breaks at
-// the ends.
+// CLI runs an admin command and returns its trimmed output.
 func (p *Pallium) CLI(args ...string) (string, error) {
 	var out, errOut bytes.Buffer
 	cmd := exec.Command(p.binary, append(args, "-admin-url", p.Admin, "-data-dir", p.DataDir)...)
@@ -207,8 +206,8 @@ func (p *Pallium) CLI(args ...string) (string, error) {
 	return strings.TrimSpace(out.String()), err
 }
 
-// AdminAPI sends a request to the admin API, with body as JSON unless it is
-// nil, and reads a 2xx answer into answer unless that is nil.
+// AdminAPI sends a request to the admin API, with body encoded as JSON unless it is
+// nil, and decodes a 2xx response into answer unless that is nil.
 func (p *Pallium) AdminAPI(method, path string, body, answer any) error {
 	p.t.Helper()
 	var in io.Reader
@@ -233,8 +232,8 @@ func (p *Pallium) AdminAPI(method, path string, body, answer any) error {
 	return nil
 }
 
-// Tenant makes a tenant, with limits given as key=value, and returns a key that
-// may read and write its metrics.
+// Tenant creates a tenant, with limits given as key=value, and returns a key with the
+// scopes to read and write its metrics.
 func (p *Pallium) Tenant(id string, limits ...string) string {
 	p.t.Helper()
 	set := map[string]any{}
@@ -252,7 +251,7 @@ func (p *Pallium) Tenant(id string, limits ...string) string {
 	return p.Token(id, "metrics:read,metrics:write")
 }
 
-// Token issues a key for a tenant, with scopes separated by commas.
+// Token issues a key for a tenant; scopes are separated by commas.
 func (p *Pallium) Token(id, scopes string) string {
 	p.t.Helper()
 	var key struct{ Token string }
@@ -263,7 +262,7 @@ func (p *Pallium) Token(id, scopes string) string {
 	return key.Token
 }
 
-// AdminToken is the admin credential that the process made.
+// AdminToken returns the admin token that the process generated.
 func (p *Pallium) AdminToken() string {
 	p.t.Helper()
 	data, err := os.ReadFile(filepath.Join(p.DataDir, "admin-token"))
@@ -282,7 +281,8 @@ func (p *Pallium) Flush() {
 	}
 }
 
-// Do sends a request with a bearer token and returns status and body.
+// Do sends a request with a bearer token and returns the status and body of the
+// response.
 func Do(t testing.TB, method, url, token, contentType string, body io.Reader) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, url, body)
@@ -299,14 +299,14 @@ func Do(t testing.TB, method, url, token, contentType string, body io.Reader) (i
 	return r.Code, r.Body
 }
 
-// Answer is what came back to a request.
+// Answer is the response to a request.
 type Answer struct {
 	Code   int
 	Header http.Header
 	Body   string
 }
 
-// Send sends the request and reads the whole answer.
+// Send sends the request and reads the whole response.
 func Send(t testing.TB, req *http.Request) Answer {
 	t.Helper()
 	resp, err := http.DefaultClient.Do(req)
@@ -321,8 +321,8 @@ func Send(t testing.TB, req *http.Request) Answer {
 	return Answer{Code: resp.StatusCode, Header: resp.Header, Body: string(data)}
 }
 
-// Query asks a Prometheus API (base is up to and without /api/v1) and returns
-// the data of its answer.
+// Query sends a request to a Prometheus API (base is the URL before /api/v1) and
+// returns the data of the response.
 func Query(t testing.TB, base, token, endpoint string, params url.Values) json.RawMessage {
 	t.Helper()
 	code, body := Do(t, http.MethodPost, base+"/api/v1/"+endpoint, token, "application/x-www-form-urlencoded",
@@ -337,8 +337,8 @@ func Query(t testing.TB, base, token, endpoint string, params url.Values) json.R
 	return answer.Data
 }
 
-// Metric is a series of the process's metrics by its name and labels as the text
-// has them; 0 when it is not there.
+// Metric returns the value of one of the process's own series, given by name and
+// labels as in the text format; 0 if the series does not exist.
 func (p *Pallium) Metric(name string) float64 {
 	p.t.Helper()
 	code, body := Do(p.t, http.MethodGet, p.Admin+"/metrics", "", "", nil)
@@ -349,7 +349,7 @@ func (p *Pallium) Metric(name string) float64 {
 	return v
 }
 
-// MetricIn finds a series by its name and labels in the text of metrics.
+// MetricIn finds a series by its name and labels in the text format of metrics.
 func MetricIn(t testing.TB, text, name string) (v float64, ok bool) {
 	t.Helper()
 	for line := range strings.Lines(text) {

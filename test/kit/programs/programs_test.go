@@ -24,21 +24,22 @@ func TestMetricIn(t *testing.T) {
 	}
 }
 
-// TestProcess: what a process prints is kept, a signal reaches it, and how it ended
-// is told.
+// TestProcess: a process's output is stored, a signal reaches the process, and Wait
+// returns how it ended.
 func TestProcess(t *testing.T) {
 	p := Start(t, "/bin/sh", "-c", `trap 'echo bye; exit 3' USR1; echo hello; while :; do sleep 0.01; done`)
-	kit.Until(t, "it says hello", func() bool { return strings.Contains(p.Log(), "hello") })
+	kit.Until(t, "the process prints hello", func() bool { return strings.Contains(p.Log(), "hello") })
 	if err := p.Wait(0); err == nil || !strings.Contains(err.Error(), "still running") {
-		t.Errorf("while it runs: %v", err)
+		t.Errorf("while the process runs: %v", err)
 	}
 	p.Signal(syscall.SIGUSR1)
 	if err := p.Wait(time.Minute); err == nil || err.Error() != "exit status 3" || !strings.Contains(p.Log(), "bye") {
-		t.Errorf("it ended with %v and printed %q", err, p.Log())
+		t.Errorf("the process ended with %v and printed %q", err, p.Log())
 	}
 }
 
-// TestLogKeepsTheEnd: a process that prints without end does not fill memory.
+// TestLogKeepsTheEnd: the output of a process that prints endlessly does not fill
+// memory.
 func TestLogKeepsTheEnd(t *testing.T) {
 	var l logBuffer
 	for range 3 << 10 {
@@ -46,7 +47,7 @@ func TestLogKeepsTheEnd(t *testing.T) {
 	}
 	_, _ = l.Write([]byte("end"))
 	if s := l.String(); len(s) > 2<<20 || !strings.HasSuffix(s, "end") {
-		t.Errorf("%d bytes are kept, the end is %q", len(s), s[len(s)-3:])
+		t.Errorf("the buffer has %d bytes and ends with %q", len(s), s[len(s)-3:])
 	}
 	if got := tail("abcdef", 2); got != "...ef" {
 		t.Errorf("tail: %q", got)

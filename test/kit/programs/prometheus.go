@@ -12,8 +12,8 @@ type Prometheus struct {
 	URL string
 }
 
-// StartPrometheus runs Prometheus with the configuration (YAML) on the address,
-// in a directory of its own.
+// StartPrometheus runs Prometheus with the configuration (YAML) on the address, in a
+// directory of its own.
 func StartPrometheus(t testing.TB, addr, config string, flags ...string) *Prometheus {
 	t.Helper()
 	dir := t.TempDir()

@@ -23,8 +23,8 @@ type RedisServer struct {
 	cmd  *exec.Cmd
 }
 
-// Redis starts a redis-server without persistence; args are further arguments of
-// it. It is stopped when the test ends.
+// Redis starts a redis-server without persistence, with args as additional arguments.
+// The server is stopped when the test ends.
 func Redis(t testing.TB, args ...string) *RedisServer {
 	t.Helper()
 	s := &RedisServer{Addr: kit.FreeAddr(t), t: t, args: args}
@@ -33,7 +33,7 @@ func Redis(t testing.TB, args ...string) *RedisServer {
 	return s
 }
 
-// Start starts the server (again), empty, and waits until it answers.
+// Start starts or restarts the server, with no data, and waits until it answers.
 func (s *RedisServer) Start() {
 	s.t.Helper()
 	path := os.Getenv("REDIS_SERVER")
@@ -45,7 +45,7 @@ func (s *RedisServer) Start() {
 		"--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--loglevel", "warning"}, s.args...)
 	s.cmd = exec.Command(path, args...)
 	if err := s.cmd.Start(); errors.Is(err, exec.ErrNotFound) {
-		s.t.Fatal("redis-server is not installed: install it (Debian: apt-get install redis-server) or name it in REDIS_SERVER")
+		s.t.Fatal("redis-server is not installed: install it (Debian: apt-get install redis-server) or set REDIS_SERVER to its path")
 	} else if err != nil {
 		s.t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func (s *RedisServer) Start() {
 	}
 }
 
-// answers sends PING as an inline command.
+// answers reports whether the server answers a PING, sent as an inline command.
 func answers(ctx context.Context, addr string) bool {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr)
@@ -79,7 +79,7 @@ func answers(ctx context.Context, addr string) bool {
 	return strings.HasPrefix(string(b[:n]), "+PONG") || strings.HasPrefix(string(b[:n]), "-NOAUTH")
 }
 
-// Kill ends the server at once; what it had is lost.
+// Kill ends the server at once; its data is lost.
 func (s *RedisServer) Kill() { s.signal(syscall.SIGKILL) }
 
 func (s *RedisServer) signal(sig syscall.Signal) {

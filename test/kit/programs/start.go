@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// StartPalliumIn is StartPallium on a data directory that the caller has made.
+// StartPalliumIn is StartPallium with a data directory that the caller has created.
 func StartPalliumIn(t testing.TB, dataDir, config string) *Pallium {
 	t.Helper()
 	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), DataDir: dataDir, Config: filepath.Join(t.TempDir(), "pallium.yaml")}
@@ -26,9 +26,9 @@ func StartPalliumIn(t testing.TB, dataDir, config string) *Pallium {
 	return p
 }
 
-// RunPallium runs the binary to its end, with env on top of the environment, and
-// returns its exit code and what it printed. A process that is still there
-// after the timeout is killed: its code is -1.
+// RunPallium runs the binary until it ends, with env added to the environment, and
+// returns its exit code and output. A process that is still running after the timeout
+// is killed; its exit code is -1.
 func RunPallium(t testing.TB, timeout time.Duration, env []string, args ...string) (code int, output string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)

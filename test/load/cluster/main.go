@@ -1,6 +1,7 @@
-// Command cluster measures what a cluster costs beside one process: CPU for each
-// sample by role, and bytes between distributor and ingesters. It writes the same
-// requests into `pallium all` and into a cluster of this machine, in turn.
+// Command cluster measures what a cluster costs compared with one process: CPU time
+// per sample by role, and bytes between distributor and ingesters. It alternates
+// between writing the same requests into `pallium all` and into a cluster on this
+// machine.
 //
 //	make load-cluster
 package main
@@ -32,11 +33,11 @@ import (
 )
 
 var (
-	series   = flag.Int("series", 40_000, "series")
-	perPush  = flag.Int("push", 2_000, "series of one request")
+	series   = flag.Int("series", 40_000, "number of series")
+	perPush  = flag.Int("push", 2_000, "series per request")
 	scrapes  = flag.Int("scrapes", 20, "samples of each series in one round, 15 s apart")
-	rounds   = flag.Int("rounds", 3, "rounds; each writes into both")
-	parallel = flag.Int("parallel", 4, "requests at a time")
+	rounds   = flag.Int("rounds", 3, "rounds; each writes into both targets")
+	parallel = flag.Int("parallel", 4, "concurrent requests")
 )
 
 func main() {
@@ -83,7 +84,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer one.stop()
-	time.Sleep(2 * time.Second) // limits are known
+	time.Sleep(2 * time.Second) // until the limits apply everywhere
 	m := measured{cpu: map[string]float64{}}
 	at := time.Now().Add(-time.Duration(*rounds**scrapes*15) * time.Second)
 	for range *rounds {
@@ -96,14 +97,14 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// measured is what all rounds took.
+// measured contains the totals of all rounds.
 type measured struct {
-	cpu     map[string]float64 // seconds, by role, and of the one process
+	cpu     map[string]float64 // seconds, by role, and of the single process
 	samples int
 	sent    int64 // bytes between distributor and ingesters
 }
 
-// round writes the same samples into the one process and into the cluster.
+// round writes the same samples into the single process and into the cluster.
 func (m *measured) round(ctx context.Context, one *one, c *cluster.Cluster, w *wires, at time.Time) error {
 	before := one.cpu()
 	if err := load(ctx, []string{one.edge}, one.token, at); err != nil {
@@ -125,7 +126,7 @@ func (m *measured) round(ctx context.Context, one *one, c *cluster.Cluster, w *w
 
 func (m *measured) report() {
 	samples := float64(m.samples)
-	fmt.Printf("%d samples of %d series, %d of a request\n", m.samples, *series, *perPush)
+	fmt.Printf("%d samples of %d series, %d per request\n", m.samples, *series, *perPush)
 	var names []string
 	for name := range m.cpu {
 		names = append(names, name)
@@ -134,20 +135,20 @@ func (m *measured) report() {
 	sum := 0.0
 	for _, name := range names {
 		us := m.cpu[name] / samples * 1e6
-		fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", name, us, m.cpu[name]/m.cpu["one"])
+		fmt.Printf("%-12s %6.3f µs CPU per sample, ratio to one process %.2f\n", name, us, m.cpu[name]/m.cpu["one"])
 		if name != "one" {
 			sum += m.cpu[name]
 		}
 	}
-	fmt.Printf("%-12s %6.3f µs of CPU a sample, %.2f of one process\n", "cluster", sum/samples*1e6, sum/m.cpu["one"])
-	fmt.Printf("between distributor and three ingesters: %.1f bytes a sample, %.1f to each\n",
+	fmt.Printf("%-12s %6.3f µs CPU per sample, ratio to one process %.2f\n", "cluster", sum/samples*1e6, sum/m.cpu["one"])
+	fmt.Printf("between distributor and three ingesters: %.1f bytes per sample, %.1f to each\n",
 		float64(m.sent)/samples, float64(m.sent)/samples/3)
 }
 
-// role is what a process is, whichever it is of several.
+// role returns the role of a process by its name, without the number.
 func role(name string) string { return strings.TrimRight(name, "-0123456789") }
 
-// load writes a round and waits for its answers.
+// load writes a round and waits for the responses.
 func load(ctx context.Context, edges []string, token string, at time.Time) error {
 	type job struct{ from, scrape int }
 	jobs := make(chan job)
@@ -213,7 +214,7 @@ func push(ctx context.Context, edge, token string, from int, t int64) error {
 	return err
 }
 
-// cpuOf is what the cluster's own processes have used, in seconds, by name.
+// cpuOf returns the CPU time of the cluster's Pallium processes in seconds, by name.
 func cpuOf(c *cluster.Cluster) map[string]float64 {
 	out := map[string]float64{}
 	for _, p := range c.Processes {
@@ -228,8 +229,8 @@ func cpuOf(c *cluster.Cluster) map[string]float64 {
 	return out
 }
 
-// cpu is user and system time of a process in seconds; the kernel counts in
-// hundredths.
+// cpu returns the user and system time of a process in seconds; the kernel counts
+// hundredths of a second.
 func cpu(pid string) float64 {
 	data, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {
@@ -242,7 +243,7 @@ func cpu(pid string) float64 {
 	return float64(user+system) / 100
 }
 
-// one is a `pallium all`.
+// one is a single `pallium all` process.
 type one struct {
 	cmd         *exec.Cmd
 	edge, token string
@@ -302,7 +303,7 @@ func freeAddr() string {
 	return "127.0.0.1:" + port
 }
 
-// wires counts what goes to ingesters.
+// wires counts the bytes sent to ingesters.
 type wires struct{ bytes atomic.Int64 }
 
 func (w *wires) through(name, address string) string {
@@ -331,7 +332,7 @@ func (w *wires) through(name, address string) string {
 	return l.Addr().String()
 }
 
-// Write counts.
+// Write counts the bytes of p.
 func (w *wires) Write(p []byte) (int, error) {
 	w.bytes.Add(int64(len(p)))
 	return len(p), nil

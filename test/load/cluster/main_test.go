@@ -16,7 +16,7 @@ func TestRole(t *testing.T) {
 	}
 }
 
-// TestCPU: a process that exists has used some time, one that does not none.
+// TestCPU: an existing process has used some CPU time, a missing one none.
 func TestCPU(t *testing.T) {
 	for sum, i := 0, 0; i < 200_000_000; i++ {
 		sum += i
@@ -28,11 +28,12 @@ func TestCPU(t *testing.T) {
 		t.Errorf("this process used %v seconds", got)
 	}
 	if got := cpu("0"); got != 0 {
-		t.Errorf("no process used %v seconds", got)
+		t.Errorf("a missing process used %v seconds", got)
 	}
 }
 
-// TestWires: bytes to an ingester go through and are counted, those to others go past.
+// TestWires: bytes to an ingester are forwarded and counted; connections to other
+// processes bypass the counter.
 func TestWires(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -53,7 +54,7 @@ func TestWires(t *testing.T) {
 	}()
 	var w wires
 	if through := w.through("backend-1", l.Addr().String()); through != l.Addr().String() {
-		t.Errorf("a backend is reached by %s", through)
+		t.Errorf("address of a backend = %s", through)
 	}
 	c, err := net.Dial("tcp", w.through("ingester-1", l.Addr().String()))
 	if err != nil {
@@ -64,6 +65,6 @@ func TestWires(t *testing.T) {
 		t.Fatal(err)
 	}
 	if text := <-got; text != "hello" || w.bytes.Load() != 5 {
-		t.Errorf("%q came through, %d bytes were counted", text, w.bytes.Load())
+		t.Errorf("forwarded %q, counted %d bytes", text, w.bytes.Load())
 	}
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// measureCold reads 10,000 series of a metric over a day and over 30 days with
-// the delays of services in the same region.
+// measureCold reads 10,000 series of a metric over a day and over 30 days with the
+// latencies of services in the same region.
 func measureCold(ctx context.Context, parent string) error {
-	fmt.Println("\nCold queries, a metric of 10,000 series, 5 ms a row call and 30 ms an object call\n\n| query | Select | decoding | " +
+	fmt.Println("\nCold queries, a metric of 10,000 series, 5 ms per row call and 30 ms per object call\n\n| query | Select | decoding | " +
 		"rounds | row calls | gets | bytes of rows | bytes of objects | peak heap | samples |\n| --- | --- | --- | --- | --- | --- | --- | --- " +
 		"| --- | --- |")
 	if err := coldOver(ctx, parent, 1, 15_000); err != nil {
@@ -61,7 +61,8 @@ func coldOver(ctx context.Context, parent string, days int, interval int64) (err
 	return nil
 }
 
-// timed is ask with the time until the answer is there, its samples not decoded.
+// timed is ask that also returns the time until Select returns, before samples are
+// decoded.
 func (w *world) timed(ctx context.Context, t tenant.ID, q shape, days int) (selected time.Duration, samples int64, err error) {
 	start := time.Now()
 	sel, err := w.store.Select(ctx, q.request(t, days), nil)

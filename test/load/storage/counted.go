@@ -9,18 +9,18 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// counts is what was asked of both stores. A round is a call that began while
-// none was under way: the number of calls that had to wait for another.
+// counts contains the calls of both stores. A round is a call that began while no
+// other was in flight: rounds are the calls that had to wait for another one.
 type counts struct {
 	Rounds                        int
 	RowCalls, RowCells            int
-	RowBytes                      int64 // read
+	RowBytes                      int64 // bytes read
 	Gets, Puts, Stats, Deletes    int
 	GotBytes, PutBytes, PutL0Size int64
 	PutsL0                        int
 }
 
-// counter counts the calls of both ports and delays them.
+// counterOf counts the calls of both stores and delays them.
 type counterOf struct {
 	mu       sync.Mutex
 	c        counts
@@ -29,7 +29,7 @@ type counterOf struct {
 	objDelay time.Duration
 }
 
-// take returns what was counted, and counts anew.
+// take returns the counts and resets them.
 func (c *counterOf) take() counts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,7 +40,7 @@ func (c *counterOf) take() counts {
 
 func (c *counterOf) delay(row, object time.Duration) { c.rowDelay, c.objDelay = row, object }
 
-// call counts one call and returns what ends it.
+// call counts one call and returns a function that ends it.
 func (c *counterOf) call(delay time.Duration, count func(*counts)) func() {
 	c.mu.Lock()
 	if c.inflight == 0 {
@@ -65,7 +65,7 @@ func (c *counterOf) add(count func(*counts)) {
 	c.mu.Unlock()
 }
 
-// countedRows is a rows.Store that counts.
+// countedRows is a rows.Store whose calls are counted.
 type countedRows struct {
 	rows.Store
 	c *counterOf
@@ -98,7 +98,7 @@ func (r countedRows) CheckAndMutate(ctx context.Context, key string, c rows.Cond
 	return r.Store.CheckAndMutate(ctx, key, c, then, otherwise)
 }
 
-// countedObjects is an objects.Store that counts.
+// countedObjects is an objects.Store whose calls are counted.
 type countedObjects struct {
 	objects.Store
 	c *counterOf

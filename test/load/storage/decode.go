@@ -11,16 +11,16 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// decodeTimes is the CPU time of the parts of reading a tenant.
+// decodeTimes contains the CPU time of each part of reading a tenant.
 type decodeTimes struct {
 	selecting, decoding time.Duration
 	samples             int64
 }
 
-// measureDecode reads everything, metric by metric so that it fits into memory:
-// once as arrays, the way an engine that takes columns would, and once more with
-// empty caches through iterators, one sample at a time. Frames are uncompressed
-// when they are decoded, so that is in both.
+// measureDecode reads everything, metric by metric so that it fits into memory: once
+// as arrays, as a columnar engine would, and again with empty caches through
+// iterators, one sample at a time. Frames are decompressed during decoding, so both
+// times include that.
 func measureDecode(ctx context.Context, w *world, t tenant.ID, r *run) error {
 	names, err := w.store.LabelValues(ctx, "__name__", everything(t), nil)
 	if err != nil {
@@ -40,7 +40,7 @@ func measureDecode(ctx context.Context, w *world, t tenant.ID, r *run) error {
 			}
 		}
 		if d.samples != r.samples {
-			return fmt.Errorf("read %d samples of %d", d.samples, r.samples)
+			return fmt.Errorf("read %d samples, want %d", d.samples, r.samples)
 		}
 		rate := func(of time.Duration) float64 { return float64(d.samples) / of.Seconds() / 1e6 }
 		line(t, "decoding "+way.name+", M samples per CPU second", ">= 100",
@@ -93,7 +93,7 @@ func appendAll(sel *series.Selection) (samples int64, err error) {
 	for _, s := range sel.Series {
 		for _, c := range s.Chunks {
 			if c.Column == nil {
-				return 0, fmt.Errorf("series %s: a compacted chunk of floats is no column", s.Labels)
+				return 0, fmt.Errorf("series %s: a compacted chunk of floats is not a column", s.Labels)
 			}
 			if ts, vs, err = c.Column.AppendTo(ts[:0], vs[:0]); err != nil {
 				return 0, err

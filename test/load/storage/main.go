@@ -1,8 +1,8 @@
-// Command storage measures the long-term store on generated tenants: bytes per
-// sample beside Prometheus' own block of the same samples, the size of the
-// index, writes of objects, the speed of compaction and of decoding, and what
-// queries wait for. It needs no network: rows are in Pebble and objects in a
-// directory, both behind counters.
+// Command storage measures the long-term store on generated tenants: bytes per sample
+// compared with Prometheus' own block of the same samples, the size of the index,
+// object writes, the speed of compaction and decoding, and the latency of queries. It
+// needs no network: rows are in Pebble and objects in a directory, and the calls of
+// both are counted.
 package main
 
 import (
@@ -36,16 +36,16 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.series, "series", 20_000, "series of each tenant")
-	flag.DurationVar(&o.interval, "interval", 15*time.Second, "between two samples of a series")
-	flag.DurationVar(&o.jitter, "jitter", 0, "of timestamps, to each side")
-	flag.IntVar(&o.ingesters, "ingesters", 3, "that have a copy of all samples")
+	flag.DurationVar(&o.interval, "interval", 15*time.Second, "interval between two samples of a series")
+	flag.DurationVar(&o.jitter, "jitter", 0, "maximal jitter of timestamps, in either direction")
+	flag.IntVar(&o.ingesters, "ingesters", 3, "ingesters with a copy of all samples")
 	flag.StringVar(&o.tenants, "tenants", "node,kubernetes,containers,random", "kinds of tenants to measure")
 	flag.BoolVar(&o.shapes, "shapes", true, "measure query shapes")
 	flag.BoolVar(&o.cold, "cold", false, "measure cold queries too; this takes minutes")
 	flag.BoolVar(&o.decode, "decode", true, "read and decode everything")
 	flag.BoolVar(&o.noProm, "no-prometheus", false, "do not write Prometheus' block")
-	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the compactions to `FILE`; the last tenant's stays")
-	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default a temporary one")
+	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the compactions to `FILE`; the last tenant's profile is kept")
+	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default: a temporary one")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -61,7 +61,7 @@ func runAll(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	fmt.Printf("%d series a tenant, one day at %s, jitter %s, %d ingesters\n\n", o.series, o.interval, o.jitter, o.ingesters)
+	fmt.Printf("%d series per tenant, one day at %s, jitter %s, %d ingesters\n\n", o.series, o.interval, o.jitter, o.ingesters)
 	fmt.Println("| tenant | what | measured | target |\n| --- | --- | --- | --- |")
 	for _, kind := range splitList(o.tenants) {
 		list, err := generate(kind, o.series)
@@ -96,10 +96,11 @@ func generate(kind string, n int) ([]oneSeries, error) {
 	case "random":
 		return kubernetes(n, randomContainers), nil
 	}
-	return nil, fmt.Errorf("-tenants: %q is none of node, kubernetes, containers and random", kind)
+	return nil, fmt.Errorf("-tenants: unknown tenant kind %q: use node, kubernetes, containers or random", kind)
 }
 
-// compactProfiled compacts on one core, under a profile if asked for.
+// compactProfiled compacts on one core, and writes a CPU profile if profile is not
+// empty.
 func compactProfiled(ctx context.Context, w *world, profile string) (report compactor.Report, cpu time.Duration, err error) {
 	if profile != "" {
 		f, err := os.Create(profile)

@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// cpuTime is what the process has used of all cores.
+// cpuTime returns the process's CPU time on all cores.
 func cpuTime() (time.Duration, error) {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -29,8 +29,8 @@ func cpuTime() (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
-// onOneCore runs f with one thread for Go code, and returns the CPU time of the
-// process meanwhile, garbage collection and system calls included.
+// onOneCore runs f with one thread for Go code, and returns the process's CPU time
+// meanwhile, including garbage collection and system calls.
 func onOneCore(f func() error) (time.Duration, error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	before, err := cpuTime()
@@ -44,7 +44,7 @@ func onOneCore(f func() error) (time.Duration, error) {
 	return after - before, err
 }
 
-// cellSizes is the cells of a tenant and their bytes: key, qualifier and value.
+// cellSizes counts the cells of a tenant and their bytes in key, qualifier and value.
 type cellSizes struct{ cells, bytes map[string]int64 }
 
 func (w *world) cells(ctx context.Context, t tenant.ID) (cellSizes, error) {
@@ -83,7 +83,7 @@ func (c cellSizes) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// objectBytes sums the objects under a prefix.
+// objectBytes returns the total size and the number of the objects under a prefix.
 func (w *world) objectBytes(ctx context.Context, prefix string) (n int64, number int, err error) {
 	err = w.objects.List(ctx, prefix, func(o objects.Object) bool {
 		n += o.Size
@@ -93,7 +93,7 @@ func (w *world) objectBytes(ctx context.Context, prefix string) (n int64, number
 	return n, number, err
 }
 
-// read selects and decodes, and returns how many series and samples there were.
+// read selects and decodes, and returns the number of series and samples.
 func (w *world) read(ctx context.Context, req series.Request) (nSeries int, samples int64, err error) {
 	sel, err := w.store.Select(ctx, req, nil)
 	if err != nil {
@@ -117,8 +117,8 @@ func everything(t tenant.ID, ms ...*labels.Matcher) series.Request {
 	return series.Request{Tenant: t, MinTime: 0, MaxTime: math.MaxInt64, Matchers: ms}
 }
 
-// peakHeap samples the bytes of objects on the heap until stop is called, which
-// returns the highest, less what there was before.
+// peakHeap samples the bytes of heap objects until stop is called, which returns the
+// maximum minus the initial value.
 func peakHeap() (stop func() int64) {
 	runtime.GC()
 	read := func() int64 {

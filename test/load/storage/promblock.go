@@ -15,10 +15,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// promBlock writes the samples of a run as Prometheus' own block of the same
-// range would have them, by its own writers: XOR chunks of half an hour (120
-// samples at 15 s, as its head cuts them) and its index. It returns the bytes of
-// both. Going through its head would give the same and take minutes.
+// promBlock writes the samples of a run as Prometheus' own block of the same range
+// would contain them, with Prometheus' writers: XOR chunks of half an hour (120
+// samples at 15 s, as its head cuts them) and its index. It returns the bytes of both.
+// Writing through the head would give the same result and take minutes.
 func promBlock(dir string, like *run) (chunkBytes, indexBytes int64, err error) {
 	defer os.RemoveAll(dir)
 	list := slices.Clone(like.series)
@@ -81,7 +81,7 @@ func addSymbols(w *index.Writer, list []oneSeries) error {
 	return nil
 }
 
-// metas encodes all of a series.
+// metas encodes all chunks of a series.
 func (r *run) metas(i int) ([]chunks.Meta, error) {
 	const start = firstDay * series.DayMillis
 	at := r.times(nil, r.series[i].target, start, start+int64(r.days)*series.DayMillis)

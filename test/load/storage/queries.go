@@ -20,12 +20,12 @@ func regex(name, value string) *labels.Matcher {
 	return labels.MustNewMatcher(labels.MatchRegexp, name, value)
 }
 
-// shape is a query and how it is asked.
+// shape is a query and its parameters.
 type shape struct {
 	name   string
 	days   int
 	ms     []*labels.Matcher
-	values string // a label, for label values
+	values string // name of a label, for label values
 }
 
 func shapes() []shape {
@@ -51,8 +51,8 @@ func shapes() []shape {
 	}
 }
 
-// measureShapes counts the dependent round trips of query shapes. Delays make
-// calls that run side by side overlap.
+// measureShapes counts the dependent round trips of query shapes. The calls are
+// delayed so that concurrent ones overlap.
 func measureShapes(ctx context.Context, parent string) (err error) {
 	w, err := newWorld(parent, "shapes")
 	if err != nil {
@@ -71,7 +71,7 @@ func measureShapes(ctx context.Context, parent string) (err error) {
 	if _, err := w.compact(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("\nQuery shapes, %d series, 7 days at 5 min, nothing cached; 25 ms a call so that those side by side overlap\n\n",
+	fmt.Printf("\nQuery shapes, %d series, 7 days at 5 min, nothing cached; 25 ms per call so that concurrent calls overlap\n\n",
 		len(r.series))
 	fmt.Println("| query | rounds | row calls | gets | bytes of rows | bytes of objects | series | samples |\n| --- | --- | --- | --- | --- " +
 		"| --- | --- | --- |")
@@ -92,7 +92,7 @@ func measureShapes(ctx context.Context, parent string) (err error) {
 	return nil
 }
 
-// request asks for the last days of a run of so many.
+// request returns a request for the last days of a run.
 func (q *shape) request(t tenant.ID, days int) series.Request {
 	end := int64(firstDay+days) * series.DayMillis
 	return series.Request{Tenant: t, MinTime: end - int64(q.days)*series.DayMillis, MaxTime: end - 1, Matchers: q.ms}

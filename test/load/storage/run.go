@@ -9,10 +9,10 @@ type run struct {
 	series    []oneSeries
 	days      int
 	interval  int64 // milliseconds
-	jitter    int64 // milliseconds to each side
-	ingesters int   // that have all samples, but for gaps
+	jitter    int64 // milliseconds in either direction
+	ingesters int   // ingesters that have all samples, except for gaps
 	states    []values
-	samples   int64 // unique, so far
+	samples   int64 // unique samples generated so far
 }
 
 func newRun(list []oneSeries, days int, interval, jitter int64, ingesters int) *run {
@@ -23,14 +23,14 @@ func newRun(list []oneSeries, days int, interval, jitter int64, ingesters int) *
 	return r
 }
 
-// mix spreads bits.
+// mix hashes a and b.
 func mix(a, b uint64) uint64 {
 	v := values{rng: a*0x9e3779b97f4a7c15 + b}
 	return v.next()
 }
 
-// times appends the timestamps of a target's scrapes in [start, end). All series
-// of a target share them.
+// times appends the timestamps of a target's scrapes in [start, end). All series of a
+// target share them.
 func (r *run) times(out []int64, target int, start, end int64) []int64 {
 	offset := int64(mix(uint64(target), 7) % uint64(r.interval))
 	if r.jitter > 0 {
@@ -46,8 +46,8 @@ func (r *run) times(out []int64, target int, start, end int64) []int64 {
 	return out
 }
 
-// window makes the next window of every series and hands each ingester's chunks
-// to add. One ingester lacks two minutes of 2% of them.
+// window generates the next window of every series and passes each ingester's chunks
+// to add. For 2% of the series one ingester lacks two minutes.
 func (r *run) window(start int64, add func(ingester, i int, chunks []series.Chunk) error) error {
 	var at []int64
 	vs := make([]float64, 0, series.WindowMillis/r.interval)
@@ -83,7 +83,7 @@ func (r *run) window(start int64, add func(ingester, i int, chunks []series.Chun
 	return nil
 }
 
-// encode encodes samples but those from a to b.
+// encode encodes the samples, except those from index a up to b.
 func encode(at []int64, vs []float64, a, b int) ([]series.Chunk, error) {
 	var c series.ChunkBuilder
 	for i, t := range at {

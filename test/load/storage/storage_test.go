@@ -13,9 +13,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestPromBlock holds the block that is written without Prometheus' head to the
-// size of one that went through it. The head cuts chunks of 120 samples wherever
-// the first began, so it has one more of them in a day.
+// TestPromBlock compares the size of the block that is written without Prometheus'
+// head with one written through the head. The head aligns chunks of 120 samples to the
+// first sample, so it has one more chunk per day.
 func TestPromBlock(t *testing.T) {
 	list := nodeExporter(1060)
 	r := newRun(list, 1, 15_000, 0, 1)
@@ -56,7 +56,7 @@ func TestPromBlock(t *testing.T) {
 	t.Logf("chunks %d, through the head %d; index %d, through the head %d", chunkBytes, theirs, indexBytes, index.Size())
 	for _, c := range [][2]int64{{chunkBytes, theirs}, {indexBytes, index.Size()}} {
 		if ratio := float64(c[0]) / float64(c[1]); ratio < 0.95 || ratio > 1.05 {
-			t.Errorf("%d bytes, through the head %d", c[0], c[1])
+			t.Errorf("%d bytes, %d bytes through the head", c[0], c[1])
 		}
 	}
 	if err := w.Close(); err != nil {
@@ -64,8 +64,9 @@ func TestPromBlock(t *testing.T) {
 	}
 }
 
-// TestGenerator: the mix has the constants that it promises, targets share their
-// timestamps, and one of the ingesters lacks samples of about 2%.
+// TestGenerator: the generated mix has the documented share of constant series,
+// targets share their timestamps, and one of the ingesters lacks samples of about 2%
+// of the series.
 func TestGenerator(t *testing.T) {
 	for _, kind := range []string{"node", "kubernetes", "containers", "random"} {
 		list, err := generate(kind, 5000)

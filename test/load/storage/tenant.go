@@ -36,7 +36,7 @@ func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o
 		return err
 	}
 	if report.Samples != r.samples || report.Series != int64(len(list)) {
-		return fmt.Errorf("compacted %d series and %d samples of %d and %d", report.Series, report.Samples, len(list), r.samples)
+		return fmt.Errorf("compacted %d series and %d samples, want %d and %d", report.Series, report.Samples, len(list), r.samples)
 	}
 	down := w.count.take()
 	l1, packs, err := w.objectBytes(ctx, "l1/")
@@ -90,8 +90,8 @@ func measurePrometheus(w *world, t tenant.ID, r *run, samples, series float64) e
 	return nil
 }
 
-// extrapolate gives the writes for 10 million series of this kind at 15 s: each
-// of I ingesters writes a pack a window; compacted packs have 512 MiB.
+// extrapolate prints the number of writes for 10 million series of this kind at 15 s:
+// each of I ingesters writes one pack per window; compacted packs have 512 MiB.
 func extrapolate(t tenant.ID, l1 int64, unique float64, puts int) {
 	const active, perDay, packBytes = 10e6, 5760, 512 << 20
 	samples := active * perDay
@@ -103,7 +103,7 @@ func extrapolate(t tenant.ID, l1 int64, unique float64, puts int) {
 	}
 }
 
-// measureRebuild deletes the rows of the index and has them made again.
+// measureRebuild deletes the index rows and rebuilds them.
 func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error {
 	before, err := w.cells(ctx, t)
 	if err != nil {
@@ -129,7 +129,7 @@ func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error 
 		return err
 	}
 	if total(before.cells) != total(after.cells) || total(before.bytes) != total(after.bytes) {
-		return fmt.Errorf("rebuilt index has %s, before %s", after, before)
+		return fmt.Errorf("the rebuilt index has %s, want %s", after, before)
 	}
 	line(t, "index rebuilt: bytes read / bytes of packs", "", "%.3f (%s of %s, %d cells, %s; the report says %s)",
 		float64(c.GotBytes)/float64(l1), mib(c.GotBytes), mib(l1), report.Cells, took.Round(time.Millisecond), mib(report.Read))

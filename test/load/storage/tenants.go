@@ -14,12 +14,12 @@ import (
 type oneSeries struct {
 	labels labels.Labels
 	metric string
-	target int // whose scrapes it stands in
+	target int // the target whose scrapes contain the series
 	kind   kind
 	seed   uint64
 }
 
-// kinds is the mix: 60 of 100 do not move.
+// kinds is the mix: 60 of 100 series are constant.
 var kinds = func() (k [100]kind) {
 	for i := range k {
 		k[i] = constant
@@ -41,7 +41,7 @@ var kinds = func() (k [100]kind) {
 	return k
 }()
 
-// spread takes the kinds in an order in which neighbours differ.
+// spread returns the kinds in an order in which neighbours differ.
 func spread(i int) kind { return kinds[i*37%100] }
 
 func sortSeries(list []oneSeries) []oneSeries {
@@ -51,7 +51,7 @@ func sortSeries(list []oneSeries) []oneSeries {
 	return list
 }
 
-// nodeExporter makes about n series of hosts with 530 each.
+// nodeExporter creates about n series of hosts with 530 each.
 func nodeExporter(n int) []oneSeries {
 	type family struct {
 		prefix  string
@@ -107,22 +107,22 @@ func nodeExporter(n int) []oneSeries {
 	return sortSeries(list)
 }
 
-// containerLabels says what a Kubernetes-like tenant has of cAdvisor's labels id,
-// name and image.
+// containerLabels is the form of cAdvisor's labels id, name and image in a
+// Kubernetes-like tenant.
 type containerLabels int
 
 const (
 	noContainers containerLabels = iota
-	// realContainers are as cAdvisor makes them: the container's hash stands in
-	// name and in id, beside the pod's UID, and the image is the deployment's.
+	// realContainers are like cAdvisor's: name and id contain the container's hash, id
+	// also the pod's UID, and the image is the deployment's.
 	realContainers
-	// randomContainers have a random hash of 64 digits in each of the three: 96
-	// bytes that nothing compresses.
+	// randomContainers have a random hash of 64 digits in each of the three labels: 96
+	// bytes that cannot be compressed.
 	randomContainers
 )
 
-// kubernetes makes about n series of 350 metrics with 11 labels beside the name.
-// Every metric has one series for each container.
+// kubernetes creates about n series of 350 metrics with 11 labels besides the name.
+// Every metric has one series per container.
 func kubernetes(n int, containers containerLabels) []oneSeries {
 	rng := rand.New(rand.NewPCG(2, 2))
 	random := func(n int, alphabet string) string {
@@ -169,7 +169,7 @@ func kubernetes(n int, containers containerLabels) []oneSeries {
 	return sortSeries(list)
 }
 
-// metricsOf makes metrics of given numbers of series.
+// metricsOf creates metrics with the given numbers of series.
 func metricsOf(sizes map[string]int) []oneSeries {
 	rng := rand.New(rand.NewPCG(3, 3))
 	var list []oneSeries

@@ -2,12 +2,12 @@ package main
 
 import "math"
 
-// kind is how the values of a series move.
+// kind is the way in which the values of a series change.
 type kind uint8
 
 const (
 	constant kind = iota
-	counter       // whole numbers, a few an interval, often none
+	counter       // integers, a few increments per interval, often none
 	cpuSeconds
 	byteCounter
 	decimalGauge
@@ -15,8 +15,8 @@ const (
 	fullPrecision
 )
 
-// values makes the samples of one series in their order. Its state is small:
-// a tenant has hundreds of thousands.
+// values generates the samples of one series in order. Its state is small because a
+// tenant has hundreds of thousands of series.
 type values struct {
 	kind kind
 	rng  uint64
@@ -47,7 +47,7 @@ func newValues(k kind, seed uint64) values {
 	return v
 }
 
-// next is splitmix64.
+// next implements splitmix64.
 func (v *values) next() uint64 {
 	v.rng += 0x9e3779b97f4a7c15
 	z := v.rng
@@ -59,8 +59,7 @@ func (v *values) next() uint64 {
 func (v *values) below(n uint64) uint64 { return v.next() % n }
 func (v *values) float() float64        { return float64(v.next()>>11) / (1 << 53) }
 
-// about is a whole number around the mean, zero most of the time when that is
-// below one.
+// about returns an integer near the mean, mostly zero if the mean is below one.
 func (v *values) about(mean float64) int64 {
 	x := mean * (0.5 + v.float())
 	whole := math.Floor(x)

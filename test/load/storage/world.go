@@ -24,7 +24,7 @@ import (
 
 const firstDay = 20_000
 
-// world is a store of its own in a directory, and the tenants in it.
+// world is a store in a directory of its own, with its tenants.
 type world struct {
 	dir     string
 	count   *counterOf
@@ -51,7 +51,7 @@ func newWorld(parent, name string) (*world, error) {
 	return w, w.reopen()
 }
 
-// reopen makes the store anew, with empty caches.
+// reopen opens the store again, with empty caches.
 func (w *world) reopen() (err error) {
 	if w.store != nil {
 		if err := w.store.Close(); err != nil {
