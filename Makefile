@@ -1,5 +1,5 @@
-# Everything that is needed beyond Go is built into .tools from the Go module
-# proxy, with pinned versions.
+# All tools except Go are built into .tools from the Go module proxy, with pinned
+# versions.
 GO        ?= go
 TOOLS     := $(CURDIR)/.tools
 PROMETHEUS_VERSION := v0.316.0
@@ -20,12 +20,12 @@ FUZZTIME  ?= 30s
 # The version is the tag, or the tag with the number of commits after it.
 VERSION   ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo dev)
 COMMIT    ?= $(shell git rev-parse HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo ', with changes')
-# Google's clients bring gRPC's xDS along for DirectPath, which we do not use: 128
+# Google's clients import gRPC's xDS for DirectPath, which we do not use: 128
 # packages and 9 MB.
 BUILDFLAGS := -tags disable_grpc_modules
 LDFLAGS   := -s -w -X main.version=$(VERSION) -X 'main.commit=$(COMMIT)'
-# Nothing needs C but the race detector: a bare machine compiles less, and the binary
-# is static.
+# Only the race detector needs C. Without it a bare machine compiles less, and the
+# binary is static.
 export CGO_ENABLED ?= 0
 UNIT      := $(shell $(GO) list ./... 2>/dev/null | grep -v /test/)
 
@@ -51,30 +51,30 @@ release: $(TOOLS)/nfpm-$(NFPM_VERSION) $(TOOLS)/cyclonedx-gomod-$(CYCLONEDX_VERS
 
 test: vet lint unit e2e         ## what CI runs
 
-cluster: build $(EMULATORS) redis  ## a whole cluster as processes of this machine; its state in data/cluster
+cluster: build $(EMULATORS) redis  ## start a whole cluster as processes of this machine; its state is in data/cluster
 	$(CLUSTERENV) $(GO) run ./test/cluster/local up $(CLUSTER)
 
-cluster-stop:                    ## ends it
+cluster-stop:                    ## stop it
 	$(CLUSTERENV) $(GO) run ./test/cluster/local down $(CLUSTER)
 
-redis:                           ## installs redis-server where it is missing and we may
+redis:                           ## install redis-server if it is missing and permissions allow
 	@command -v $(REDIS_SERVER) >/dev/null 2>&1 || { \
 	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq redis-server; \
 	  else sudo -n apt-get update -qq && sudo -n apt-get install -y -qq redis-server; fi; } || \
 	  { echo "redis-server is missing: install it (Debian: apt-get install redis-server), or set REDIS_SERVER" >&2; exit 1; }
 
-proto:                           ## messages between roles; needs protoc
+proto:                           ## generate the messages between roles; needs protoc
 	GOBIN=$(TOOLS) $(GO) install github.com/gogo/protobuf/protoc-gen-gogofaster
 	cd backend/wire && PATH="$(TOOLS):$$PATH" protoc -I. -I"$$($(GO) list -m -f '{{.Dir}}' github.com/gogo/protobuf)" --gogofaster_out=plugins=grpc,paths=source_relative:. wire.proto
 
 check: $(TOOLS)/golangci-lint-$(LINT_VERSION)  ## format, lint and tests of what differs from BASE (default HEAD); about a minute
 	@GO="$(GO)" LINT=$< BASE="$(BASE)" ./test/check.sh
 
-cover: $(EMULATORS) redis              ## how much of the code its own tests reach, package by package, worst last
+cover: $(EMULATORS) redis              ## test coverage by package, lowest last
 	$(GO) test -vet=off -coverprofile=cover.out $(UNIT) | grep -o 'pallium.*coverage: [0-9.]*%' | sort -t: -k2 -rn
 	$(GO) tool cover -func=cover.out | tail -1
 
-generate:                       ## what is generated from the code: the tables of docs/limits.md and the imports in docs/architecture.md
+generate:                       ## generate from the code: the tables of docs/limits.md and the imports in docs/architecture.md
 	$(GO) generate ./policies/...
 	UPDATE=1 $(GO) test -vet=off -count=1 -run TestImports ./test/house
 
@@ -101,7 +101,7 @@ e2e: build bin/skewed $(EMULATORS) $(KUBETOOLS) redis $(TOOLS)/prometheus-$(PROM
 	NODE_EXPORTER=$(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) \
 	$(CLUSTERENV) $(DEPLOYENV) $(GO) test -vet=off -count=1 -timeout 20m ./test/...
 
-deploy-check: build $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## the files under deploy and compose.yaml against their schemas
+deploy-check: build $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## check the files under deploy and compose.yaml against their schemas
 	PALLIUM=$(CURDIR)/bin/pallium $(DEPLOYENV) $(GO) test -vet=off -count=1 ./test/deploy
 
 chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile tenants, many series killed, and tenants at their limit, ten minutes each, and a cluster, about an hour and a half, and the model-based test, two hours; CHAOS_SEED and MODEL_SEED reproduce one
@@ -111,19 +111,19 @@ chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile ten
 	MODEL=$${MODEL:-1h} $(MAKE) model
 	STORM_PUBLICATIONS=1000 $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestPublicationStorm' ./backend/store
 
-model: build bin/skewed $(EMULATORS) redis  ## random operations against one process and a cluster, compared with a model; MODEL=1h takes that long for each, MODEL_SEED repeats one
+model: build bin/skewed $(EMULATORS) redis  ## random operations against one process and a cluster, compared with a model; MODEL=1h runs each for an hour, MODEL_SEED repeats a run
 	$(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 0 -v ./test/model
 
-bin/skewed: build                 ## pallium with a clock that tests set
+bin/skewed: build                 ## build pallium with a clock that tests can set
 	$(GO) build -tags skewed,disable_grpc_modules -o $@ .
 
 bench: $(EMULATORS) redis              ## micro-benchmarks
 	$(GO) test -vet=off -run '^$$' -bench . -benchmem $(UNIT)
 
-load: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION)  ## paired with Prometheus' remote-write receiver
+load: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION)  ## load test, compared with Prometheus' remote-write receiver
 	PALLIUM=$(CURDIR)/bin/pallium PROMETHEUS=$(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(GO) run ./test/load
 
-load-cluster: build $(EMULATORS) redis  ## what a cluster costs beside one process
+load-cluster: build $(EMULATORS) redis  ## load test of a cluster, compared with one process
 	$(CLUSTERENV) $(GO) run ./test/load/cluster
 
 tools: $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) $(TOOLS)/golangci-lint-$(LINT_VERSION) $(EMULATORS) $(KUBETOOLS)

@@ -1,5 +1,5 @@
-# The emulators of Bigtable and Cloud Storage, of the versions that the Makefile
-# has; they keep everything in memory and need no account.
+# The emulators of Bigtable and Cloud Storage, in the versions of the Makefile.
+# They store everything in memory and need no account.
 FROM golang:1.26-bookworm AS build
 ENV CGO_ENABLED=0 GOBIN=/out
 RUN go install cloud.google.com/go/bigtable/cmd/emulator@v1.58.0
@@ -13,7 +13,7 @@ ENTRYPOINT ["/usr/local/bin/bigtable-emulator", "-host", "0.0.0.0", "-port", "80
 
 FROM alpine:3.22 AS gcs
 COPY --from=build /out/fake-gcs-server /usr/local/bin/fake-gcs-server
-# Each directory below -data is a bucket at the start.
+# At the start, each directory below -data becomes a bucket.
 RUN mkdir -p /buckets/pallium
 USER 65532:65532
 EXPOSE 4443

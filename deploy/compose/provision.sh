@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the tenant "demo" and a key that writes and reads, for Prometheus and
+# Creates the tenant "demo" and a key for writes and reads, for Prometheus and
 # Grafana, in the shared volume. Each `docker compose up` issues a new key.
 set -eu
 for url in http://gateway-1:9010 http://gateway-2:9010; do

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the user of the service. The service is not started: look at the configuration first.
+# Creates the user of the service. Does not start the service, so that the configuration can be checked first.
 set -e
 if ! getent passwd pallium >/dev/null; then
 	useradd --system --user-group --home-dir /var/lib/pallium --no-create-home --shell /usr/sbin/nologin pallium

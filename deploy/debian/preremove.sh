@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stops the service when the package goes; an upgrade restarts it afterwards.
+# Stops the service when the package is removed; an upgrade restarts it.
 set -e
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
 	systemctl --no-reload disable --now pallium

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Redis for ring, elections and shares of rate limits: nothing on disk, and full is
-# an error, not an eviction. Who uses it may do what it needs (docs/cluster.md) and
-# no more. Passwords go into a file, since arguments can be read by everybody.
+# Redis for ring, elections and shares of rate limits: nothing is stored on disk,
+# and a full memory is an error, not an eviction. Each user has only the rights that it
+# needs (docs/cluster.md). Passwords are in a file, since every user can read arguments.
 set -eu
 umask 077
 {
