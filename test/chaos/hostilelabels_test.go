@@ -67,7 +67,7 @@ func (a *attacker) bytes() []hostileRequest {
 		good = append(good, a.one(hostileLabels("bytes", a.id, "value", v)), a.one(hostileLabels("bytes", a.id, v, "name")),
 			a.one(hostileLabels("bytes", a.id, "n", fmt.Sprint(i), "__name__", "hostile_"+v)), a.one(hostileLabels("bytes", a.id, v, v, "v"+v, v)))
 	}
-	r := hostileRequest{version: 2, good: good, reason: "invalid_label"}
+	r := hostileRequest{version: 2, good: good, reason: "label_value_invalid"}
 	r.beyond = []hostileSeries{a.one(hostileLabels("bytes", a.id, "value", "\xff\xfe")), a.one(hostileLabels("bytes", a.id, "\xc3", "v"))}
 	return []hostileRequest{r}
 }

@@ -239,7 +239,7 @@ func (h *hostileTenant) report() {
 	}
 	sort.Strings(reasons)
 	h.run.t.Logf("tenant %s: %d samples acknowledged (%s); answers %v; reasons %v", h.id(), total, strings.Join(counts, ", "), h.answers, reasons)
-	if want := "after_2261 before_1970 histogram_too_large invalid_label labels_too_large max_request_windows metric_name_too_long " +
+	if want := "after_2261 before_1970 histogram_too_large label_value_invalid labels_too_large max_request_windows metric_name_too_long " +
 		"too_many_labels too_many_sample_type_changes"; h.unlimited && strings.Join(reasons, " ") != want {
 		h.run.t.Errorf("tenant %s got the reasons %v, want %s", h.id(), reasons, want)
 	}
