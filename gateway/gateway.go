@@ -76,7 +76,7 @@ type Gateway struct {
 	wholeLimit int64 // maximum bytes of a response to an HTTP/1.0 client
 
 	router   *router
-	unrouted *boundRoute // stands in for the route of requests without one
+	unrouted *boundRoute // the route of requests that match none
 	trusted  []netip.Prefix
 	quota    *quota.Tenants
 	gate     *quota.Gate

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/gateway/cli/command"
 
 	"context"
@@ -158,9 +159,6 @@ func tokenDelete(*flag.FlagSet) action {
 	}
 }
 
-// maxGrace is the longest time for which the API keeps an old key valid after a rotation.
-const maxGrace = 30 * 24 * time.Hour
-
 func tokenRotate(fs *flag.FlagSet) action {
 	grace := fs.String("grace", "1d", "`duration` for which the old key stays valid, at most 30d; with 0 it becomes invalid immediately")
 	return func(ctx context.Context, s *session, args []string) error {
@@ -168,7 +166,7 @@ func tokenRotate(fs *flag.FlagSet) action {
 		if err != nil {
 			return command.Misused("-grace %q must be a duration such as 12h or 1d", *grace)
 		}
-		if time.Duration(d) > maxGrace {
+		if time.Duration(d) > control.MaxGrace {
 			return command.Misused("-grace %s is too long: the maximum is 30d", *grace)
 		}
 		var t tokenAnswer

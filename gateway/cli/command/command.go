@@ -105,7 +105,7 @@ func (t *Table) Run(ctx context.Context, args []string, sh Shell) int {
 	}
 	c, rest, err := t.find(args)
 	if err != nil {
-		fmt.Fprintf(sh.Err, "%s: %s\n", t.Program, strings.TrimRight(err.Error(), "\n"))
+		fmt.Fprintf(sh.Err, "%s: %s\n", t.Program, err)
 		return ExitUsage
 	}
 	if c == nil { // NOUN -h
@@ -225,6 +225,16 @@ func (t *Table) all() []*Command {
 	return out
 }
 
+// named returns the command of a name; nil without one.
+func (t *Table) named(name string) *Command {
+	for _, c := range t.all() {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
 // find returns the command whose name is the longest beginning of the arguments; nil
 // for NOUN -h.
 func (t *Table) find(args []string) (*Command, []string, error) {
@@ -233,15 +243,12 @@ func (t *Table) find(args []string) (*Command, []string, error) {
 		words++
 	}
 	for n := words; n > 0; n-- {
-		name := strings.Join(args[:n], " ")
-		for _, c := range t.all() {
-			if c.Name == name {
-				return c, args[n:], nil
-			}
+		if c := t.named(strings.Join(args[:n], " ")); c != nil {
+			return c, args[n:], nil
 		}
 	}
 	if words < len(args) && isHelp(args[words]) && len(t.below(args[0])) > 0 {
 		return nil, nil, nil
 	}
-	return nil, nil, Misused("%s", t.unknown(args[:words]))
+	return nil, nil, Misused("%s", strings.TrimRight(t.unknown(args[:words]), "\n"))
 }

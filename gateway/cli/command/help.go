@@ -17,13 +17,11 @@ func (t *Table) help(words []string, sh *Shell) int {
 		return ExitOK
 	}
 	name := strings.Join(words, " ")
-	for _, c := range t.all() {
-		if c.Name == name {
-			fs := flag.NewFlagSet(c.Name, flag.ContinueOnError)
-			c.Setup(fs)
-			fmt.Fprint(sh.Out, t.usageOf(c, fs))
-			return ExitOK
-		}
+	if c := t.named(name); c != nil {
+		fs := flag.NewFlagSet(c.Name, flag.ContinueOnError)
+		c.Setup(fs)
+		fmt.Fprint(sh.Out, t.usageOf(c, fs))
+		return ExitOK
 	}
 	if list := t.below(name); len(list) > 0 {
 		fmt.Fprintf(sh.Out, "Usage: %[1]s %[2]s COMMAND [FLAGS]\n\n%[3]s\nRun '%[1]s help %[2]s COMMAND' for its flags.\n",
