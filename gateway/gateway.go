@@ -179,6 +179,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.rec.kind = x.route.Kind
+	x.rec.counts = x.route.Kind == routes.Write && isWriteV2(r.Header)
 	if f := x.serve(); f != nil {
 		x.rec.reject(f)
 	}

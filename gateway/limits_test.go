@@ -134,7 +134,7 @@ func TestSampleBudget(t *testing.T) {
 			w.WriteHeader(http.StatusNoContent)
 		}
 		a := e.do(push, bearer("$A"), "x")
-		if a.status != 204 || a.header.Get("X-Prometheus-Remote-Write-Samples-Written") != "500" {
+		if a.status != 204 {
 			t.Fatalf("first: %d %v", a.status, a.header)
 		}
 		e.waitIdle() // samples may be charged after the response

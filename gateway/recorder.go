@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ type recorder struct {
 	kind      routes.Kind
 	requestID string
 	hasBody   bool        // the request has a body
+	counts    bool        // the client understands the counts of written samples: it sent remote write 2.0
 	whole     *conn.Whole // buffers the response to an HTTP/1.0 client; nil for others
 
 	status   int
@@ -38,12 +40,24 @@ var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), t
 // the samples that it contains.
 const headerCharged = "X-Pallium-Samples-Charged"
 
-// writtenHeaders are the counts that are charged to the sample budget. Exemplars are not
-// samples.
-var writtenHeaders = [...]string{
-	"X-Prometheus-Remote-Write-Samples-Written",
-	"X-Prometheus-Remote-Write-Histograms-Written",
-	headerCharged,
+// The counts of what a write contained, from remote write 2.0. Exemplars are not samples.
+const (
+	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
+	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"
+	headerExemplars  = "X-Prometheus-Remote-Write-Exemplars-Written"
+)
+
+// chargedHeaders are the counts that are charged to the sample budget.
+var chargedHeaders = [...]string{headerSamples, headerHistograms, headerCharged}
+
+// countHeaders are only for senders of remote write 2.0, which take a response that has
+// them as proof that the receiver understands 2.0.
+var countHeaders = [...]string{headerSamples, headerHistograms, headerExemplars}
+
+// isWriteV2 returns whether a request is remote write 2.0.
+func isWriteV2(h http.Header) bool {
+	_, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	return err == nil && params["proto"] == "io.prometheus.write.v2.Request"
 }
 
 func (w *recorder) WriteHeader(status int) {
@@ -54,6 +68,11 @@ func (w *recorder) WriteHeader(status int) {
 	w.count(h)
 	for _, name := range internalHeaders {
 		delete(h, name)
+	}
+	if w.kind == routes.Write && !w.counts {
+		for _, name := range countHeaders {
+			delete(h, name)
+		}
 	}
 	h[HeaderRequestID] = []string{w.requestID}
 	if w.whole != nil && strings.HasPrefix(h.Get("Content-Type"), "application/x-streamed-protobuf") {
@@ -71,7 +90,7 @@ func (w *recorder) count(h http.Header) {
 	if w.kind != routes.Write {
 		return
 	}
-	for _, name := range writtenHeaders {
+	for _, name := range chargedHeaders {
 		v := h[name]
 		if len(v) != 1 {
 			continue

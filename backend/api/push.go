@@ -18,7 +18,8 @@ import (
 )
 
 // Response headers with the number of written samples, from remote write 2.0.
-// They are sent for both versions, because the gateway charges budgets by them.
+// They are sent for both versions, because the gateway charges budgets by them; it
+// removes them from the answer to a sender of 1.0.
 const (
 	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
 	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"

@@ -61,7 +61,7 @@ func (g *goodTenant) push() {
 		return
 	}
 	g.tenant.ledger.note(entries, sent)
-	if !g.want("push", func() answer { return push(g.run.client, g.run.p.Edge, g.tenant.token, version, body) }) {
+	if !g.want("push", func() answer { return push(g.run.client, g.run.p.Edge, g.tenant.token, version, body, len(entries)) }) {
 		return
 	}
 	g.tenant.ledger.note(entries, acked)
@@ -78,7 +78,7 @@ func (g *goodTenant) pushRest() {
 		g.run.t.Error(err)
 		return
 	}
-	g.want("push of metadata", func() answer { return push(g.run.client, g.run.p.Edge, g.tenant.token, 1, body) })
+	g.want("push of metadata", func() answer { return push(g.run.client, g.run.p.Edge, g.tenant.token, 1, body, 0) })
 }
 
 // want repeats do until the process did not end during the call, and fails the test if

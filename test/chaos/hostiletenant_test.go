@@ -106,7 +106,7 @@ func (h *hostileTenant) end() {
 	if err != nil {
 		h.run.t.Error(err)
 	}
-	if a, _ = h.run.steadily(func() answer { return push(h.run.client, h.run.p.Edge, h.token(), 1, body) }); a.code != http.StatusUnauthorized {
+	if a, _ = h.run.steadily(func() answer { return push(h.run.client, h.run.p.Edge, h.token(), 1, body, 1) }); a.code != http.StatusUnauthorized {
 		h.run.t.Errorf("push to the deleted tenant %s: %d %s", h.id(), a.code, a.text)
 	}
 	h.used++
@@ -141,7 +141,7 @@ func (h *hostileTenant) send(name string, req *hostileRequest) {
 		h.run.t.Errorf("encode %s: %v", name, err)
 		return
 	}
-	a, tries := h.run.steadily(func() answer { return push(h.run.client, h.run.p.Edge, h.token(), req.version, body) })
+	a, tries := h.run.steadily(func() answer { return push(h.run.client, h.run.p.Edge, h.token(), req.version, body, samplesOf(req.good)+samplesOf(req.beyond)) })
 	h.answers[a.code]++
 	h.ledger.note(req.good, false)
 	all := samplesOf(req.good)

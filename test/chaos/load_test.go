@@ -126,16 +126,12 @@ func (s *sender) send(url string) (answer, error) {
 		return answer{}, err
 	}
 	s.tenant.ledger.note(good, sent)
-	a := push(s.client, url, s.tenant.token, s.version, body)
+	a := push(s.client, url, s.tenant.token, s.version, body, timesOf(good)+timesOf(bad))
 	switch {
 	case a.code/100 == 2 && len(bad) > 0:
 		return a, fmt.Errorf("status %d for a request with samples that are too old", a.code)
 	case a.code/100 == 2 || a.code == http.StatusBadRequest && len(bad) > 0:
-		n := 0
-		for _, e := range good {
-			n += len(e.times)
-		}
-		if a.written != n {
+		if n := timesOf(good); a.written != n {
 			return a, fmt.Errorf("%d samples were valid, the response with status %d counts %d: %s", n, a.code, a.written, a.text)
 		}
 		s.tenant.ledger.note(good, acked)
@@ -144,6 +140,15 @@ func (s *sender) send(url string) (answer, error) {
 		return a, fmt.Errorf("status %d: %s", a.code, a.text)
 	}
 	return a, nil
+}
+
+// timesOf returns the number of samples of entries.
+func timesOf(entries []entry) int {
+	n := 0
+	for _, e := range entries {
+		n += len(e.times)
+	}
+	return n
 }
 
 // load runs senders until it is stopped.

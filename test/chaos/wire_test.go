@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"testing"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 
+	"github.com/palliumhq/pallium/test/kit"
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
@@ -84,8 +84,8 @@ type answer struct {
 	written int // samples and histograms
 }
 
-// push sends a remote write request.
-func push(client *http.Client, url, token string, version int, body []byte) answer {
+// push sends a remote write request with a number of samples.
+func push(client *http.Client, url, token string, version int, body []byte, sent int) answer {
 	req, err := http.NewRequest(http.MethodPost, url+"/api/v1/push", bytes.NewReader(body))
 	if err != nil {
 		return answer{text: err.Error()}
@@ -106,10 +106,7 @@ func push(client *http.Client, url, token string, version int, body []byte) answ
 		return answer{text: err.Error()}
 	}
 	a := answer{code: resp.StatusCode, text: string(text)}
-	for _, name := range []string{"Samples", "Histograms"} {
-		n, _ := strconv.Atoi(resp.Header.Get("X-Prometheus-Remote-Write-" + name + "-Written"))
-		a.written += n
-	}
+	a.written = kit.Written(version, a.code, resp.Header, a.text, sent)
 	return a
 }
 

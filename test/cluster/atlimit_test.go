@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -252,8 +251,8 @@ func (l *atLimit) crowd(name string) {
 			fresh++
 			code, written, body := l.send(token, n, fmt.Sprintf("fresh_%d", fresh), 20, crowdSeries)
 			limited := strings.Contains(body, "max_active_series") || strings.Contains(body, "instance_memory")
-			if code != http.StatusBadRequest || written != strconv.Itoa(crowdSeries) || !limited {
-				l.errorf("%s: existing and new series: %d, %s written, %s", name, code, written, body)
+			if code != http.StatusBadRequest || written != crowdSeries || !limited {
+				l.errorf("%s: existing and new series: %d, %d written, %s", name, code, written, body)
 			}
 			l.pushed.Add(2)
 			time.Sleep(300 * time.Millisecond)
@@ -262,8 +261,8 @@ func (l *atLimit) crowd(name string) {
 }
 
 // send pushes fresh new series of one name and then known existing ones, and returns
-// the status code, the number of written samples, and the text.
-func (l *atLimit) send(token string, edge int, name string, fresh, known int) (code int, written, text string) {
+// the status code, the number of written samples that the response states, and the text.
+func (l *atLimit) send(token string, edge int, name string, fresh, known int) (code, written int, text string) {
 	req := prompb.WriteRequest{}
 	now := time.Now().UnixMilli()
 	add := func(name string, n int) {
@@ -277,24 +276,24 @@ func (l *atLimit) send(token string, edge int, name string, fresh, known int) (c
 	add("known", known)
 	data, err := req.Marshal()
 	if err != nil {
-		return 0, "", err.Error()
+		return 0, 0, err.Error()
 	}
 	url, packed := l.c.Edges[edge%2]+"/api/v1/push", bytes.NewReader(snappy.Encode(nil, data))
 	post, err := http.NewRequestWithContext(l.ctx, http.MethodPost, url, packed)
 	if err != nil {
-		return 0, "", err.Error()
+		return 0, 0, err.Error()
 	}
 	post.Header.Set("Authorization", "Bearer "+token)
 	post.Header.Set("Content-Encoding", "snappy")
 	post.Header.Set("Content-Type", "application/x-protobuf")
 	resp, err := http.DefaultClient.Do(post)
 	if err != nil {
-		return 0, "", err.Error()
+		return 0, 0, err.Error()
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return 0, "", err.Error()
+		return 0, 0, err.Error()
 	}
-	return resp.StatusCode, resp.Header.Get("X-Prometheus-Remote-Write-Samples-Written"), string(body)
+	return resp.StatusCode, kit.Written(1, resp.StatusCode, resp.Header, string(body), fresh+known), string(body)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -15,6 +14,8 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // client sends requests on behalf of tenants.
@@ -59,8 +60,7 @@ func (c *client) do(ctx context.Context, method, url, token string, body []byte,
 }
 
 // push sends samples by remote write 1.0 or 2.0 and returns the response and the
-// number of written samples that its headers state (remote write 2.0 requires them,
-// and Pallium always sends them).
+// number of written samples that it states.
 func (c *client) push(ctx context.Context, edge, token string, version int, entries []entry) (response, int) {
 	raw, err := encode(version, entries)
 	if err != nil {
@@ -72,12 +72,11 @@ func (c *client) push(ctx context.Context, edge, token string, version int, entr
 	}
 	r := c.do(ctx, http.MethodPost, edge+"/api/v1/push", token, snappy.Encode(nil, raw), "Content-Encoding", "snappy", "Content-Type",
 		contentType)
-	written := 0
-	for _, name := range []string{"Samples", "Histograms"} {
-		n, _ := strconv.Atoi(r.header.Get("X-Prometheus-Remote-Write-" + name + "-Written")) // a missing header counts as 0
-		written += n
+	sent := 0
+	for _, e := range entries {
+		sent += len(e.samples)
 	}
-	return r, written
+	return r, kit.Written(version, r.code, r.header, string(r.body), sent)
 }
 
 // entry contains the samples of one series in a request.
