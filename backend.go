@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -13,16 +14,20 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
+	cachememory "github.com/palliumhq/pallium/backend/cache/memory"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/election"
 	electionredis "github.com/palliumhq/pallium/backend/election/redis"
+	"github.com/palliumhq/pallium/backend/frontend"
+	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
@@ -259,7 +264,8 @@ func (b *backend) buildAPIOptions() {
 func (b *backend) buildQuerier(context.Context) error {
 	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
 	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
-	b.api.Engine = querier.NewEngine(querier.NewParser(syntax, querier.MaxOperators), b.opts.Logger, b.registry)
+	text := querier.NewParser(syntax, querier.MaxOperators)
+	b.api.Engine = b.buildFrontend(querier.NewEngine(text, b.opts.Logger, b.registry), text)
 	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
 	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
 		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
@@ -268,6 +274,26 @@ func (b *backend) buildQuerier(context.Context) error {
 		return querier.Metadata(ctx, b.recent, b.longTerm, id, b.opts.Now())
 	}
 	return nil
+}
+
+// buildFrontend returns the engine of queries: the given one, behind a frontend if it is
+// enabled.
+func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) promql.QueryEngine {
+	if !b.cfg.Frontend.Enabled {
+		return engine
+	}
+	o := frontend.Options{
+		Evaluator: engine, Parser: text, Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
+		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
+			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
+		},
+		Switches: fmt.Sprintf("experimental_functions=%t", b.cfg.Querier.ExperimentalFunctions),
+		Workers:  runtime.GOMAXPROCS(0), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+	}
+	if b.cfg.Frontend.Cache {
+		o.Cache = cachememory.New(b.cfg.Frontend.CacheBytes, b.registry)
+	}
+	return frontend.New(o)
 }
 
 // deleteRecent deletes series from all ingesters.
@@ -340,6 +366,10 @@ func (l localIngester) Metadata(_ context.Context, id tenant.ID) ([]series.Metri
 
 func (l localIngester) SeriesCount(_ context.Context, id tenant.ID) (int, error) {
 	return l.b.ingester.SeriesCount(id), nil
+}
+
+func (l localIngester) Version(_ context.Context, id tenant.ID) (series.IngesterVersion, error) {
+	return l.b.ingester.Version(id), nil
 }
 
 func (l localIngester) Exemplars(

@@ -40,6 +40,7 @@ type Config struct {
 	Memory   Memory         `yaml:"memory"`
 	Ingester Ingester       `yaml:"ingester"`
 	Querier  Querier        `yaml:"querier"`
+	Frontend Frontend       `yaml:"frontend"`
 	Store    Store          `yaml:"store"`
 	Cluster  Cluster        `yaml:"cluster"` // for `pallium backend`, and gateways in front of it
 
@@ -86,6 +87,14 @@ type Querier struct {
 	ExperimentalFunctions bool `yaml:"experimental_functions"`
 }
 
+// Frontend configures how range queries are answered.
+type Frontend struct {
+	Enabled bool `yaml:"enabled"` // false: every range is evaluated as a whole
+	Cache   bool `yaml:"cache"`   // keep results of days
+	// CacheBytes is the memory for results; 0 means a share of the memory.
+	CacheBytes int64 `yaml:"cache_bytes"`
+}
+
 // Store configures where rows and packs are stored, and the memory for reading them in bytes,
 // where 0 means the default.
 type Store struct {
@@ -117,6 +126,7 @@ func DefaultConfig() Config {
 		DataDir: "./data", Listen: ":9009", AdminListen: "127.0.0.1:9010", InternalListen: ":9011", RPCListen: ":9012",
 		Cluster:         Cluster{Replication: 3},
 		Log:             Log{Level: "info", Format: "text"},
+		Frontend:        Frontend{Enabled: true, Cache: true},
 		Self:            Self{Interval: model.Duration(5 * time.Second)},
 		Compactor:       Compactor{Interval: model.Duration(5 * time.Minute)},
 		ShutdownTimeout: model.Duration(2 * time.Minute),

@@ -94,13 +94,13 @@ func (p *process) want(limit int64) memory.Want {
 
 func (p *process) caches() []*int64 {
 	s := &p.cfg.Store
-	return []*int64{&s.PageCacheBytes, &s.FrameCacheBytes, &s.TableCacheBytes, &p.localPages}
+	return []*int64{&s.PageCacheBytes, &s.FrameCacheBytes, &s.TableCacheBytes, &p.localPages, &p.cfg.Frontend.CacheBytes}
 }
 
 // cacheWeights are the relative sizes of the caches, which are also their sizes in MiB if
 // another cache is configured: pages, frames and tables of the long-term store, pages of
-// local packs.
-var cacheWeights = [4]int64{64, 128, 64, 64}
+// local packs, results of queries.
+var cacheWeights = [5]int64{64, 128, 64, 64, 64}
 
 // configuredCaches returns the total size of all caches if any is configured, else 0.
 func configuredCaches(caches []*int64) int64 {

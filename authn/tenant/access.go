@@ -26,6 +26,14 @@ func Unrestricted() LabelPolicy { return LabelPolicy{unrestricted: true} }
 // IsUnrestricted reports whether all series may be read.
 func (p LabelPolicy) IsUnrestricted() bool { return p.unrestricted }
 
+// String returns the policy by its full value.
+func (p LabelPolicy) String() string {
+	if p.unrestricted {
+		return policyUnrestricted
+	}
+	return "none"
+}
+
 const policyUnrestricted = "unrestricted"
 
 // Access is what the edge granted to one request: the tenant for which it acts and the

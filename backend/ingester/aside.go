@@ -55,6 +55,8 @@ type asideSet struct {
 	limit  int64 // bytes per tenant
 	disk   asideDisk
 	logger *slog.Logger
+	// removed is called when a file is not read any more; nil: not called.
+	removed func(tenant.ID)
 
 	changing sync.Mutex      // serializes writes and removals of files; acquired before mu
 	dirty    map[string]bool // directories with entries that may not be synced yet; guarded by changing
@@ -177,6 +179,9 @@ func (s *asideSet) remove(f *asideFile) error {
 	defer s.changing.Unlock()
 	if !s.leave(f) {
 		return nil
+	}
+	if s.removed != nil {
+		s.removed(f.tenant)
 	}
 	if err := s.disk.Remove(f.path); err != nil {
 		return fmt.Errorf("remove the file of a series set aside: %w", err)

@@ -227,7 +227,9 @@ func (ing *Ingester) Delete(t tenant.ID, ts schema.Tombstone) error {
 	if err := ing.sealLocked(endOfTime); err != nil {
 		return fmt.Errorf("seal before deleting series: %w", err)
 	}
-	return ing.deletions.learn(t, ts)
+	err := ing.deletions.learn(t, ts)
+	ing.changes.changed(t)
+	return err
 }
 
 // LearnDeletions loads the active deletions of the given tenants, which must be all
@@ -279,7 +281,11 @@ func (ing *Ingester) LearnDeletions(ctx context.Context, tenants []tenant.ID) er
 		}
 	}
 	ing.opts.Logger.Info("loaded deletions of series from the long-term store", "deletions", len(list))
-	return ing.deletions.replace(all)
+	err = ing.deletions.replace(all)
+	for _, d := range list {
+		ing.changes.changed(d.of)
+	}
+	return err
 }
 
 // pruneDeletions drops the matchers of deletions that no local pack and no series

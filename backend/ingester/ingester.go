@@ -138,6 +138,7 @@ type Ingester struct {
 	activeMu    sync.Mutex // one writer of the file of active series at a time
 	activeSaved time.Time  // last write of the file; guarded by activeMu
 
+	changes    *changeLog
 	deletions  *deletionSet
 	unsealed   windowSet
 	uploads    *uploader     // nil without a long-term store
@@ -162,6 +163,7 @@ func Open(ctx context.Context, o Options) (*Ingester, error) {
 	o.Replication = max(o.Replication, 1)
 	ing := &Ingester{opts: o, tenants: map[tenant.ID]*tenantHead{}, flushNow: make(chan struct{}, 1), uploadNow: make(chan struct{}, 1)}
 	ing.labels = newLabelLog(o.Now)
+	ing.changes = newChangeLog()
 	ing.border.Store(series.WindowStart(o.Now().UnixMilli()) + series.WindowMillis)
 	ing.metrics = newMetrics(o.Registerer, ing)
 	ing.disk = newDiskGuard(ing)
@@ -176,6 +178,7 @@ func Open(ctx context.Context, o Options) (*Ingester, error) {
 	if ing.aside, err = openAsideSet(filepath.Join(o.Dir, "aside"), o.AsideBytes, o.asideDisk, o.Logger); err != nil {
 		return nil, errors.Join(err, packs.close())
 	}
+	ing.aside.removed = ing.changes.changed
 	if ing.losses, err = openLosses(filepath.Join(o.Dir, "lost.json")); err != nil {
 		return nil, errors.Join(err, packs.close())
 	}

@@ -144,16 +144,22 @@ func (p *packSet) retain(id tenant.ID, mint, maxt int64) []*pack.Reader {
 
 // remove removes the packs of which expired returns true for every section, and
 // deletes their files. Queries in progress can still read them. It returns the
-// number removed.
-func (p *packSet) remove(expired func(id tenant.ID, maxt int64) bool) (int, error) {
-	return p.removeIf(func(lp *localPack) bool {
-		for id, b := range boundsByTenant(lp.reader.Info()) {
+// number removed, and their tenants.
+func (p *packSet) remove(expired func(id tenant.ID, maxt int64) bool) (int, map[tenant.ID]bool, error) {
+	of := map[tenant.ID]bool{}
+	n, err := p.removeIf(func(lp *localPack) bool {
+		bounds := boundsByTenant(lp.reader.Info())
+		for id, b := range bounds {
 			if !expired(id, b.max) {
 				return false
 			}
 		}
+		for id := range bounds {
+			of[id] = true
+		}
 		return true
 	})
+	return n, of, err
 }
 
 func (p *packSet) removeIf(want func(*localPack) bool) (int, error) {

@@ -134,7 +134,12 @@ const maxPooledBody = 1 << 20
 func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim *limits.Limits, out *series.Outcome) error {
 	var bounds timeBounds
 	var grown int64
-	defer func() { th.grow(grown) }()
+	defer func() {
+		th.grow(grown)
+		if bounds.any { // also after an error: what was applied is read
+			ing.changes.pushed(th.id, bounds.min)
+		}
+	}()
 	for i, s := range w.series {
 		if s == nil {
 			continue

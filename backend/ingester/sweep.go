@@ -35,7 +35,10 @@ func (ing *Ingester) Sweep() error {
 	}
 	running := ing.opts.Clock.Running()
 	expired, days := ing.expired(now, running)
-	n, err := ing.packs.remove(expired)
+	n, of, err := ing.packs.remove(expired)
+	for id := range of {
+		ing.changes.changed(id)
+	}
 	ing.metrics.packsExpired.Add(float64(n))
 	err = errors.Join(err, ing.sweepAside(expired))
 	ing.expiry.budget.Spend(running, days)

@@ -51,13 +51,14 @@ type evaluation struct {
 	memory *memory.Holding
 	// peak returns the maximum number of samples that the engine has held so
 	// far; nil outside of the engine.
-	peak   func() int64
-	shape  shape
-	next   int         // position in shape.selectors of the next selection
-	series int64       // number of series selected so far
-	points int64       // bytes held for points
-	raw    bool        // remote read: all samples are held in memory
-	note   func(error) // called with the error that ended the reading; may be nil
+	peak     func() int64
+	shape    shape
+	selected int64       // the most series of one selection
+	next     int         // position in shape.selectors of the next selection
+	series   int64       // number of series selected so far
+	points   int64       // bytes held for points
+	raw      bool        // remote read: all samples are held in memory
+	note     func(error) // called with the error that ended the reading; may be nil
 }
 
 type evaluationKey struct{}

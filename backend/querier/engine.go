@@ -61,7 +61,8 @@ func NewEngine(p parser.Parser, logger *slog.Logger, reg prometheus.Registerer) 
 // combinations of limits the cache is cleared; creating an engine is cheap.
 const maxEngines = 64
 
-func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
+// engineKeyOf returns the limits that the engine itself enforces.
+func engineKeyOf(lim *limits.Limits) engineKey {
 	key := engineKey{maxSamples: lim.MaxQuerySamples, timeout: time.Duration(lim.QueryTimeout)}
 	if key.maxSamples <= 0 {
 		key.maxSamples = math.MaxInt
@@ -69,6 +70,19 @@ func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
 	if key.timeout <= 0 {
 		key.timeout = 24 * time.Hour
 	}
+	return key
+}
+
+func (e *Engine) options(key engineKey) promql.EngineOpts {
+	return promql.EngineOpts{
+		Logger: e.logger, MaxSamples: key.maxSamples, Timeout: key.timeout, LookbackDelta: LookbackDelta,
+		EnableAtModifier: true, EnableNegativeOffset: true, Parser: e.parser,
+		NoStepSubqueryIntervalFn: func(int64) int64 { return defaultSubqueryStep },
+	}
+}
+
+func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
+	key := engineKeyOf(lim)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if eng := e.engines[key]; eng != nil {
@@ -77,11 +91,7 @@ func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
 	if len(e.engines) >= maxEngines {
 		clear(e.engines)
 	}
-	eng := promql.NewEngine(promql.EngineOpts{
-		Logger: e.logger, MaxSamples: key.maxSamples, Timeout: key.timeout, LookbackDelta: LookbackDelta,
-		EnableAtModifier: true, EnableNegativeOffset: true, Parser: e.parser,
-		NoStepSubqueryIntervalFn: func(int64) int64 { return defaultSubqueryStep },
-	})
+	eng := promql.NewEngine(e.options(key))
 	e.engines[key] = eng
 	return eng
 }
@@ -131,6 +141,7 @@ type query struct {
 	lim        *limits.Limits
 	start, end time.Time
 	step       time.Duration // 0 for an instant query
+	ran        *evaluation   // nil before Exec
 }
 
 // Exec implements promql.Query.
@@ -140,6 +151,7 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	}
 	q.engine.queries.Inc()
 	e, err := newEvaluation(ctx, q)
+	q.ran = e
 	if err != nil {
 		return q.engine.failed(explain(ctx, err))
 	}

@@ -31,6 +31,8 @@ type Ingester interface {
 	Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error)
 	// SeriesCount returns the number of active series of the tenant.
 	SeriesCount(ctx context.Context, id tenant.ID) (int, error)
+	// Version returns the version of the answers for old samples of the tenant.
+	Version(ctx context.Context, id tenant.ID) (series.IngesterVersion, error)
 }
 
 // Peer is an ingester and its failure domain.
@@ -105,6 +107,18 @@ type from[T any] struct {
 	packs []ulid.ULID
 }
 
+// quorum returns all ingesters, and which of them a read of a tenant's range needs.
+func (in *Ingesters) quorum(ctx context.Context, id tenant.ID, mint, maxt int64) ([]Peer, peers.Quorum, error) {
+	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: isFinal, Late: in.late}
+	list, err := in.all(ctx)
+	if err == nil && in.o.Lost != nil {
+		if q.Lost, err = in.o.Lost(ctx, id, mint, maxt); err != nil {
+			err = fmt.Errorf("list lost ingesters: %w", err)
+		}
+	}
+	return list, q, err
+}
+
 // fanOut sends a request to the ingesters and returns a quorum of responses, with
 // the packs from which they were read. drop releases a response that is not
 // returned. On an error, fanOut returns only after all calls have ended: the
@@ -114,15 +128,9 @@ func fanOut[T any](
 	ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error),
 	drop func(T),
 ) ([]T, store.Covered, error) {
-	list, err := in.all(ctx)
+	list, q, err := in.quorum(ctx, id, mint, maxt)
 	if err != nil {
 		return nil, nil, err
-	}
-	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: isFinal, Late: in.late}
-	if in.o.Lost != nil {
-		if q.Lost, err = in.o.Lost(ctx, id, mint, maxt); err != nil {
-			return nil, nil, fmt.Errorf("list lost ingesters: %w", err)
-		}
 	}
 	answers, err := peers.Enough(ctx, list, q, func(ctx context.Context, ing Ingester) (from[T], error) {
 		v, packs, err := call(ctx, ing)

@@ -23,10 +23,11 @@ import (
 
 // peer is a fake ingester. It returns its series, fails, or hangs.
 type peer struct {
-	names []string
-	pack  ulid.ULID
-	err   error
-	hangs bool
+	names   []string
+	pack    ulid.ULID
+	err     error
+	hangs   bool
+	version series.IngesterVersion
 
 	asked, held atomic.Int32
 }
@@ -71,6 +72,9 @@ func (p *peer) Metadata(context.Context, tenant.ID) ([]series.MetricMetadata, er
 }
 
 func (p *peer) SeriesCount(context.Context, tenant.ID) (int, error) { return len(p.names), p.err }
+func (p *peer) Version(context.Context, tenant.ID) (series.IngesterVersion, error) {
+	return p.version, p.err
+}
 
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 

@@ -116,6 +116,9 @@ func (r *reader) selectSeries(
 		return nil, req, err
 	}
 	r.selections = append(r.selections, sel)
+	if e, ok := ctx.Value(evaluationKey{}).(*evaluation); ok {
+		e.selected = max(e.selected, int64(len(sel.Series)))
+	}
 	if err := chargeSelection(ctx, sel.Series, req.LabelsOnly); err != nil {
 		return nil, req, err
 	}

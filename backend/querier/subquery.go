@@ -2,6 +2,7 @@ package querier
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -14,8 +15,11 @@ import (
 // of 15 seconds.
 const maxSubquerySteps = 5 * 366 * 24 * 60 * 4
 
-// defaultSubqueryStep is the step of [1h:], in milliseconds.
-const defaultSubqueryStep = 60_000
+// SubqueryStep is the step of a subquery without one, as in [1h:].
+const SubqueryStep = time.Minute
+
+// defaultSubqueryStep is SubqueryStep in milliseconds.
+const defaultSubqueryStep = int64(SubqueryStep / time.Millisecond)
 
 // checkSubqueries compares the number of steps of every subquery with
 // max_query_samples: every step has at least one sample.

@@ -356,6 +356,15 @@ func (p *Peer) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	return int(resp.Series), nil
 }
 
+// Version returns the version of the ingester's answers for old samples of a tenant.
+func (p *Peer) Version(ctx context.Context, id tenant.ID) (series.IngesterVersion, error) {
+	resp, err := p.ingester.Version(ctx, &wire.TenantRequest{Tenant: string(id)})
+	if err = p.note(ctx, err); err != nil {
+		return series.IngesterVersion{}, err
+	}
+	return series.IngesterVersion{Instance: resp.Instance, Epoch: resp.Epoch, Changes: resp.Changes, Bound: resp.Bound}, nil
+}
+
 // Delete sends a tombstone to the ingester.
 func (p *Peer) Delete(ctx context.Context, id tenant.ID, ts schema.Tombstone) error {
 	_, err := p.ingester.Delete(ctx, &wire.DeleteRequest{Tenant: string(id), Tombstone: ts.Encode()})

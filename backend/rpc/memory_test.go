@@ -140,6 +140,9 @@ func (s *stuck) Push(context.Context, *series.Batch) (series.Outcome, error) {
 func (*stuck) SeriesCount(tenant.ID) int    { return 0 }
 func (*newcomer) SeriesCount(tenant.ID) int { return 0 }
 
+func (*stuck) Version(tenant.ID) series.IngesterVersion    { return series.IngesterVersion{} }
+func (*newcomer) Version(tenant.ID) series.IngesterVersion { return series.IngesterVersion{} }
+
 func openIngester(t *testing.T) *ingester.Ingester {
 	t.Helper()
 	ing, err := ingester.Open(context.Background(), ingester.Options{ID: "i", Dir: t.TempDir(), Replication: 3, Limits: func(tenant.ID) limits.Limits { return limits.Default() }})

@@ -39,6 +39,7 @@ type Ingester interface {
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 	Metadata(id tenant.ID) []series.MetricMetadata
 	SeriesCount(id tenant.ID) int
+	Version(id tenant.ID) series.IngesterVersion
 	Delete(id tenant.ID, ts schema.Tombstone) error
 	Flush() error
 	KeepPlaces(ctx context.Context, a *ingester.ActiveSeries) error
@@ -330,6 +331,15 @@ func (s *ingesterServer) SeriesCount(_ context.Context, in *wire.TenantRequest) 
 		return nil, err
 	}
 	return &wire.CountResponse{Series: int64(s.ing.SeriesCount(id))}, nil
+}
+
+func (s *ingesterServer) Version(_ context.Context, in *wire.TenantRequest) (*wire.VersionResponse, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	v := s.ing.Version(id)
+	return &wire.VersionResponse{Instance: v.Instance, Epoch: v.Epoch, Changes: v.Changes, Bound: v.Bound}, nil
 }
 
 func (s *ingesterServer) Delete(_ context.Context, in *wire.DeleteRequest) (*wire.Empty, error) {

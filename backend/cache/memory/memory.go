@@ -1,0 +1,124 @@
+// Package memory is a cache in the memory of the process.
+package memory
+
+import (
+	"context"
+	"math"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/cache"
+)
+
+// entryBytes is the approximate memory of an entry in addition to its key and value.
+const entryBytes = 200
+
+// maxPart is the divisor of the largest value: a value larger than this part of the
+// cache is not stored.
+const maxPart = 8
+
+// Cache implements cache.Cache.
+type Cache struct {
+	most    int64
+	evicted prometheus.Counter
+
+	mu      sync.Mutex
+	used    int64
+	tenants map[tenant.ID]*values
+}
+
+var _ cache.Cache = (*Cache)(nil)
+
+// values are the values of one tenant.
+type values struct {
+	used int64
+	list *simplelru.LRU[string, []byte]
+}
+
+// New returns a cache of at most so many bytes.
+func New(bytes int64, reg prometheus.Registerer) *Cache {
+	auto := promauto.With(reg)
+	c := &Cache{most: bytes, tenants: map[tenant.ID]*values{}, evicted: auto.NewCounter(prometheus.CounterOpts{
+		Name: "pallium_results_cache_evicted_total", Help: "Values that were evicted from the results cache in memory because it was full.",
+	})}
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_results_cache_bytes", Help: "Bytes in the results cache in memory."}, func() float64 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return float64(c.used)
+	})
+	return c
+}
+
+// Get implements cache.Cache.
+func (c *Cache) Get(_ context.Context, id tenant.ID, keys []string) map[string][]byte {
+	out := map[string][]byte{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	of := c.tenants[id]
+	if of == nil {
+		return out
+	}
+	for _, k := range keys {
+		if v, ok := of.list.Get(k); ok {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// Put implements cache.Cache.
+func (c *Cache) Put(_ context.Context, id tenant.ID, key string, value []byte) {
+	size := weight(key, value)
+	if size > c.most/maxPart {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	of := c.tenants[id]
+	if of == nil {
+		list, err := simplelru.NewLRU[string, []byte](math.MaxInt, nil)
+		if err != nil {
+			panic(err) // only if the size is not positive
+		}
+		of = &values{list: list}
+		c.tenants[id] = of
+	}
+	if old, ok := of.list.Peek(key); ok {
+		c.grow(of, -weight(key, old))
+	}
+	of.list.Add(key, value)
+	c.grow(of, size)
+	for c.used > c.most {
+		c.evict()
+	}
+}
+
+func weight(key string, value []byte) int64 { return int64(len(key)+cap(value)) + entryBytes }
+
+func (c *Cache) grow(of *values, n int64) {
+	of.used += n
+	c.used += n
+}
+
+// evict removes the least recently used value of the tenant with the most bytes.
+func (c *Cache) evict() {
+	var largest tenant.ID
+	most := int64(-1)
+	for id, of := range c.tenants {
+		if of.used > most {
+			largest, most = id, of.used
+		}
+	}
+	of := c.tenants[largest]
+	if key, value, ok := of.list.RemoveOldest(); ok {
+		c.grow(of, -weight(key, value))
+		c.evicted.Inc()
+	}
+	if of.list.Len() == 0 {
+		delete(c.tenants, largest)
+	}
+}

@@ -1,0 +1,121 @@
+// Package frontend answers range queries in parts: it divides the range, takes parts from
+// a cache of results, and evaluates the others. Its answers are those of the engine for
+// the whole range, and never older than the data. See docs/frontend.md.
+package frontend
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/cache"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// Evaluator is the engine that evaluates queries and their parts.
+type Evaluator interface {
+	promql.QueryEngine
+	// NewPartQuery returns the query of some steps of a range query.
+	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range) (
+		promql.Query, error)
+	// Check returns the error of a query that exceeds a limit before it runs, CheckCost
+	// that of an answer that would have read too much.
+	Check(q promql.Query) error
+	CheckCost(ctx context.Context, series, samples int64) error
+	// Cost returns the most series that one selector of a query selected, and the most
+	// samples that were held at the same time.
+	Cost(q promql.Query) (series, samples int64)
+	// Charge accounts for the memory of an answer that was not evaluated.
+	Charge(ctx context.Context, m promql.Matrix) error
+	// Failed returns the result of a query that failed with one of these errors.
+	Failed(err error) *promql.Result
+	// Retention returns how long the tenant's samples are kept; 0 means without limit.
+	Retention(ctx context.Context) (time.Duration, error)
+}
+
+// Options configure a Frontend.
+type Options struct {
+	Evaluator Evaluator
+	Parser    parser.Parser
+	// Versions reads the versions of all that answers for a range of times depend on
+	// (Unix milliseconds, inclusive).
+	Versions func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error)
+	Cache    cache.Cache // nil: answers are not kept
+	Engine   split.Options
+	// Switches are the engine's settings on which answers depend, as text.
+	Switches   string
+	Workers    int // parts of one query that are evaluated at the same time; at least 1
+	Now        func() time.Time
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Frontend is a promql.QueryEngine over an Evaluator. It is safe for concurrent use.
+type Frontend struct {
+	o       Options
+	metrics metrics
+}
+
+type metrics struct {
+	steps    *prometheus.CounterVec // by where they came from
+	unusable *prometheus.CounterVec // by reason
+	notKept  *prometheus.CounterVec
+	whole    prometheus.Counter
+}
+
+var _ promql.QueryEngine = (*Frontend)(nil)
+
+// New returns a Frontend.
+func New(o Options) *Frontend {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Workers = max(o.Workers, 1)
+	auto := promauto.With(o.Registerer)
+	return &Frontend{o: o, metrics: metrics{
+		steps: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_steps_total",
+			Help: "Steps of range queries that were answered, by source: cache, or evaluated."}, []string{"source"}),
+		unusable: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_unusable_results_total",
+			Help: "Cached results that could not be used, by reason."}, []string{"reason"}),
+		notKept: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_results_not_kept_total",
+			Help: "Results that could have been cached but were not, by reason."}, []string{"reason"}),
+		whole: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_undivided_queries_total",
+			Help: "Range queries that were evaluated as one part because their steps depend on each other."}),
+	}}
+}
+
+// NewInstantQuery implements promql.QueryEngine.
+func (f *Frontend) NewInstantQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, at time.Time,
+) (promql.Query, error) {
+	return f.o.Evaluator.NewInstantQuery(ctx, q, opts, text, at)
+}
+
+// NewRangeQuery implements promql.QueryEngine.
+func (f *Frontend) NewRangeQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, start, end time.Time, step time.Duration,
+) (promql.Query, error) {
+	whole, err := f.o.Evaluator.NewRangeQuery(ctx, q, opts, text, start, end, step)
+	if err != nil {
+		return nil, err
+	}
+	return &rangeQuery{Query: whole, f: f, storage: q, opts: opts, text: text,
+		times: split.Times{Start: start, End: end, Step: step}}, nil
+}
+
+type uncachedKey struct{}
+
+// WithoutCache returns a context for queries that neither use nor fill the cache.
+func WithoutCache(ctx context.Context) context.Context {
+	return context.WithValue(ctx, uncachedKey{}, true)
+}
+
+func uncached(ctx context.Context) bool { return ctx.Value(uncachedKey{}) != nil }

@@ -1,0 +1,252 @@
+package frontend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// expressions are of all kinds that the plan tells apart.
+var expressions = []string{
+	"load", "sum(load)", "sum by (job) (rate(requests_total[10m]))", "rate(requests_total[1h])", "avg_over_time(load[2h]) > 0",
+	"load offset 1h", "load offset -30m", "sum(rate(requests_total[30m])) / count(load)", "topk(2, load)", "absent(load)",
+	"latency", "histogram_quantile(0.9, rate(latency[1h]))", "max_over_time(rate(requests_total[10m])[1h:5m])",
+	"load @ 1772500000", "load @ start()", "sum(load) - sum(load @ end())", "time()", "vector(1)", "load and on (i) requests_total",
+	`label_replace(load, "x", "$1", "i", "(.*)")`, "count_values(\"v\", round(load))", "increase(requests_total[1d])",
+	"quantile_over_time(0.5, load[3h])", "stddev(load)", "load[5m:1m] offset 10m", "sum(sum by (i) (load))", "-load", "load * 2 > bool 1",
+	"rate(load[10m])", "histogram_count(latency)", `{__name__=~"load|requests_total"}`, "max_over_time(load[2d])", "timestamp(load)",
+}
+
+// TestAnswers asks random queries over random ranges, while samples are written at any time,
+// the bound moves, days are published and retention changes. Each answer is compared with
+// the engine's for the whole range.
+func TestAnswers(t *testing.T) {
+	seed, n := time.Now().UnixNano(), 400
+	if s := os.Getenv("FRONTEND_SEED"); s != "" {
+		seed, _ = strconv.ParseInt(s, 10, 64)
+	}
+	if s := os.Getenv("FRONTEND_QUERIES"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
+	t.Logf("FRONTEND_SEED=%d", seed)
+	rnd := rand.New(rand.NewSource(seed))
+	w := newWorld(t)
+	w.fill()
+	steps := []int64{5 * minute, 7 * minute, 30 * minute, 2 * hour}
+	for i := range n {
+		text := expressions[rnd.Intn(len(expressions))]
+		if text == "load[5m:1m] offset 10m" {
+			text = "sum_over_time(load[5m:1m] offset 10m)"
+		}
+		step := steps[rnd.Intn(len(steps))]
+		start := origin + rnd.Int63n(4*day)/hour*hour
+		if rnd.Intn(4) == 0 {
+			start += rnd.Int63n(hour)
+		}
+		w.ask(text, start, start+rnd.Int63n(3*day), step)
+		switch rnd.Intn(12) {
+		case 0:
+			w.write(origin+rnd.Int63n(5*day), rnd.Float64(), "__name__", "load", "i", fmt.Sprint(rnd.Intn(6)))
+		case 1:
+			at := w.bound + rnd.Int63n(hour) // not counted
+			w.write(at, rnd.Float64(), "__name__", "requests_total", "job", "job-0", "i", "7")
+		case 2:
+			w.bound += rnd.Int63n(hour)
+		case 3:
+			w.store.Days = []series.DayVersion{{Day: origin/day + rnd.Int63n(4), Digest: [16]byte{byte(i)}}}
+		case 4:
+			w.keep = time.Duration(rnd.Int63n(5*day)) * time.Millisecond
+		}
+		if t.Failed() {
+			t.Fatalf("query %d of FRONTEND_SEED=%d, step %d", i, seed, step)
+		}
+	}
+	if w.cache.found == 0 {
+		t.Error("the cache never had a part")
+	}
+}
+
+// again asks twice and returns how many steps the second query evaluated.
+func (w *world) again(text string, start, end, step int64) int64 {
+	w.t.Helper()
+	w.ask(text, start, end, step)
+	before := w.steps.Load()
+	w.ask(text, start, end, step)
+	return w.steps.Load() - before
+}
+
+// TestKept checks which steps of a repeated query are evaluated again.
+func TestKept(t *testing.T) {
+	start, end := origin, origin+3*day // all before the bound
+	steps := func(from, to int64) int64 { return (to-from)/hour + 1 }
+	for _, tt := range []struct {
+		name, text string
+		start, end int64
+		change     func(*world)
+		want       int64
+	}{
+		{"all days", "sum(load)", start, end, nil, 0},
+		{"a whole query", `label_replace(load, "x", "$1", "i", "(.*)")`, start, end, nil, 0},
+		{"the last day is not settled", "sum(load)", start, origin + 5*day, nil, steps(origin+4*day, origin+5*day)},
+		{"a negative offset", "sum(load offset -1d)", start, origin + 4*day, nil, steps(origin+3*day, origin+4*day)},
+		{"@ after the bound", "sum(load @ 1772900000)", start, end, nil, steps(start, end)},
+		{"@ before the bound", "sum(load @ 1772500000)", start, end, nil, 0},
+		{"no samples", "time()", start, end, nil, steps(start, end)},
+		{"nothing there", "sum(nothing)", start, end, nil, 0},
+		{"retention cuts the first day", "sum(load)", start, end, func(w *world) { w.keep = 98 * time.Hour },
+			steps(origin, origin+day)},
+		{"versions cannot be read", "sum(load)", start, end, func(w *world) { w.noVer = errors.New("down") }, steps(start, end)},
+		{"annotations", "rate(load[10m])", start, end, nil, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.fill()
+			if tt.change != nil {
+				tt.change(w)
+			}
+			if got := w.again(tt.text, tt.start, tt.end, hour); got != tt.want {
+				t.Errorf("%d steps were evaluated again, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestStale makes each component of the versions change, and checks that the parts that
+// depend on it are evaluated again. The answers are compared with the engine's.
+func TestStale(t *testing.T) {
+	start, end := origin, origin+3*day-hour
+	perDay := day / hour
+	for _, tt := range []struct {
+		name   string
+		change func(*world)
+		want   int64
+	}{
+		{"a late sample", func(w *world) { w.write(origin+day, 99, "__name__", "load", "i", "9") }, 3 * perDay},
+		{"another day's catalog", func(w *world) {
+			w.store.Days = []series.DayVersion{{Day: origin/day + 2, Digest: [16]byte{1}}}
+		}, perDay + 1}, // and the part whose look-back is in that day
+		{"a deletion", func(w *world) { w.store.Deletions = [16]byte{1} }, 3 * perDay},
+		{"nothing", func(*world) {}, 0},
+		{"a sample after the bound", func(w *world) { w.write(w.bound, 1, "__name__", "load", "i", "0") }, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.fill()
+			w.ask("sum(load)", start, end, hour)
+			tt.change(w)
+			before := w.steps.Load()
+			w.ask("sum(load)", start, end, hour)
+			if got := w.steps.Load() - before; (got == 0) != (tt.want == 0) || got > 3*perDay {
+				t.Errorf("%d steps were evaluated again, want about %d", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestChangedMeanwhile: an answer is not kept if a sample was written while it was
+// evaluated, before or after the evaluation read it.
+func TestChangedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	w.evaluate = func() {
+		w.evaluate = nil
+		w.changes++
+	}
+	w.front.o.Workers = 1
+	w.ask("sum(load)", origin, origin+2*day, hour)
+	if w.cache.puts != 0 {
+		t.Errorf("%d answers were kept", w.cache.puts)
+	}
+	w.ask("sum(load)", origin, origin+2*day, hour)
+	if w.cache.puts == 0 {
+		t.Error("no answer was kept when nothing changed")
+	}
+}
+
+// TestGrows: a moving dashboard evaluates only new steps, and the entry grows.
+func TestGrows(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	from, to := origin+10*hour, origin+34*hour
+	w.ask("sum(load)", from, to, hour)
+	for i := range int64(12) {
+		before := w.steps.Load()
+		w.ask("sum(load)", from+i*hour, to+i*hour, hour)
+		if got := w.steps.Load() - before; got > 1 {
+			t.Errorf("moved by %d hours: %d steps evaluated, want 1 at most", i, got)
+		}
+	}
+	before := w.steps.Load()
+	w.ask("sum(load)", from, to, hour)
+	w.ask("sum(load)", from+3*hour, to+9*hour, hour)
+	if got := w.steps.Load() - before; got != 0 {
+		t.Errorf("%d steps of ranges that were kept were evaluated", got)
+	}
+}
+
+// TestLimitOnHit: an answer that was kept fails by a limit that its evaluation would exceed.
+func TestLimitOnHit(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	w.ask("sum(load)", origin, origin+2*day, hour)
+	w.most = 3
+	if res := w.ask("sum(load)", origin, origin+2*day, hour); !errors.Is(res.Err, errTooMany) {
+		t.Errorf("got %v, want an error", res.Err)
+	}
+}
+
+// TestWithoutCache: a request may ask not to use the cache, and does not fill it.
+func TestWithoutCache(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	ctx := WithoutCache(context.Background())
+	w.askWith(ctx, "sum(load)", origin, origin+2*day, hour)
+	if w.cache.puts != 0 || w.reads != 0 {
+		t.Errorf("%d answers were kept, versions were read %d times", w.cache.puts, w.reads)
+	}
+	w.ask("sum(load)", origin, origin+2*day, hour)
+	before := w.steps.Load()
+	w.askWith(ctx, "sum(load)", origin, origin+2*day, hour)
+	if w.steps.Load() == before {
+		t.Error("the cache was used")
+	}
+}
+
+// TestAnnotationsOfSteps: an annotation of some steps of a kept day is not given to others.
+func TestAnnotationsOfSteps(t *testing.T) {
+	w := newWorld(t)
+	// A float among histograms makes a warning at the steps that see both.
+	for i := range int64(40) {
+		w.writeHistogram(origin+hour+i*30*minute, tsdbutil.GenerateTestFloatHistogram(i), "__name__", "mixed")
+	}
+	w.write(origin+3*hour+minute, 1, "__name__", "mixed")
+	whole := w.ask("rate(mixed[1h])", origin+hour, origin+20*hour, 30*minute)
+	if len(whole.Warnings) == 0 {
+		t.Fatal("no warning: the test is void")
+	}
+	w.ask("rate(mixed[1h])", origin+10*hour, origin+20*hour, 30*minute)
+	w.ask("rate(mixed[1h])", origin+hour, origin+20*hour, 30*minute)
+}
+
+// TestFailure: the error of a part is the error of the query, and nothing is kept.
+func TestFailure(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	res := w.ask(`label_replace(load, "i", "x", "i", ".*")`, origin, origin+2*day, hour)
+	if res.Err == nil || w.cache.puts != 0 {
+		t.Errorf("error = %v, %d answers kept", res.Err, w.cache.puts)
+	}
+	res = w.ask(`load + on () load`, origin, origin+2*day, hour)
+	if res.Err == nil || w.cache.puts != 0 {
+		t.Errorf("error = %v, %d answers kept", res.Err, w.cache.puts)
+	}
+}

@@ -1,0 +1,202 @@
+package frontend
+
+import (
+	"context"
+	"math"
+
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// lookUp finds the parts that the cache has, and makes tasks of all other steps.
+func (p *plan) lookUp(ctx context.Context) {
+	if p.cached = p.cached && p.readVersions(ctx); p.cached {
+		var keys []string
+		for i := range p.parts {
+			if !empty(p.parts[i].keepable) {
+				keys = append(keys, p.parts[i].key)
+			}
+		}
+		found := map[string][]byte{}
+		if len(keys) > 0 {
+			found = p.f.o.Cache.Get(ctx, p.id, keys)
+		}
+		for i := range p.parts {
+			part := &p.parts[i]
+			if value, ok := found[part.key]; ok && !empty(part.keepable) {
+				part.kept = p.usable(part, value)
+			}
+		}
+	}
+	for i := range p.parts {
+		p.addTasks(&p.parts[i])
+	}
+	for i := range p.tasks { // the list does not grow any more
+		t := &p.tasks[i]
+		t.part.tasks = append(t.part.tasks, t)
+	}
+}
+
+// readVersions reads the current versions, and determines what may be cached. It returns
+// false if nothing may.
+func (p *plan) readVersions(ctx context.Context) bool {
+	now := p.f.o.Now()
+	first := p.parts[0]
+	if w, _ := p.shape.Reads(first.steps.Start, first.steps.Start); w.To >= now.Add(-settleDelay).UnixMilli() {
+		return false
+	}
+	oldest := int64(math.MinInt64)
+	keep, err := p.f.o.Evaluator.Retention(ctx)
+	if err != nil {
+		return false
+	}
+	if keep > 0 {
+		oldest = now.Add(retentionMargin - keep).UnixMilli()
+	}
+	if p.versions, err = p.f.o.Versions(ctx, p.id, p.mint(), p.maxt()); err != nil {
+		// The query goes on: it fails only if its own reads fail.
+		p.f.metrics.notKept.WithLabelValues("versions_unavailable").Inc()
+		return false
+	}
+	p.setKeepable(p.versions.Bound(), oldest)
+	return true
+}
+
+// mint and maxt return the range of the samples on which any part depends.
+func (p *plan) mint() int64 {
+	mint, _ := p.window(&p.parts[0])
+	return mint
+}
+
+func (p *plan) maxt() int64 {
+	_, maxt := p.window(&p.parts[len(p.parts)-1])
+	return maxt
+}
+
+// usable decodes an entry and returns it if it is of the current versions and has steps
+// that the part needs.
+func (p *plan) usable(part *part, value []byte) *entry {
+	e, err := decodeEntry(part.key, value, p.step)
+	reason := ""
+	switch {
+	case err != nil:
+		reason = "damaged"
+	case !p.current(part, e):
+		reason = "changed"
+	case empty(intersect(e.steps, part.keepable)):
+		reason = "other_steps"
+	case len(e.notes) > 0 && (e.steps.Start < part.steps.Start || e.steps.End > part.steps.End):
+		reason = "annotations" // of which steps is not known
+	case !p.shape.Splittable && e.steps != part.steps:
+		reason = "other_steps"
+	default:
+		return e
+	}
+	p.f.metrics.unusable.WithLabelValues(reason).Inc()
+	return nil
+}
+
+// current reports whether the samples of an entry are as they were.
+func (p *plan) current(part *part, e *entry) bool {
+	now := p.storeVersion(&p.versions, part)
+	return now.Equal(&e.store) && p.versions.Confirms(e.ingesters)
+}
+
+// storeVersion returns the version of the days on which a part depends.
+func (p *plan) storeVersion(v *series.Versions, part *part) series.StoreVersion {
+	mint, maxt := p.window(part)
+	return v.Store.Within(floor(mint, split.Day)/split.Day, floor(maxt, split.Day)/split.Day)
+}
+
+// addTasks makes tasks of the steps of a part that are not kept: those that may be cached
+// separately from those that may not, because annotations are of all steps of a task.
+func (p *plan) addTasks(part *part) {
+	add := func(from, to int64) {
+		if from <= to {
+			p.tasks = append(p.tasks, task{part: part, steps: split.Range{Start: from, End: to}})
+		}
+	}
+	from := part.steps.Start
+	if e := part.kept; e != nil {
+		add(from, e.steps.Start-p.step)
+		from = max(from, e.steps.End+p.step)
+	}
+	if !empty(part.keepable) && part.keepable.End >= from {
+		add(from, part.keepable.End)
+		from = part.keepable.End + p.step
+	}
+	add(from, part.steps.End)
+}
+
+// keep stores the answers that were evaluated, if nothing changed meanwhile.
+func (p *plan) keep(ctx context.Context) {
+	if !p.cached {
+		return
+	}
+	var list []*entry
+	var of []*part
+	for i := range p.parts {
+		if e := p.grown(&p.parts[i]); e != nil {
+			list, of = append(list, e), append(of, &p.parts[i])
+		}
+	}
+	if len(list) == 0 {
+		return
+	}
+	after, err := p.f.o.Versions(ctx, p.id, p.mint(), p.maxt())
+	if err != nil {
+		p.f.metrics.notKept.WithLabelValues("versions_unavailable").Add(float64(len(list)))
+		return
+	}
+	then := p.versions.Ingesters()
+	for i, e := range list {
+		before, now := p.storeVersion(&p.versions, of[i]), p.storeVersion(&after, of[i])
+		if !after.Confirms(then) || !now.Equal(&before) {
+			p.f.metrics.notKept.WithLabelValues("changed").Inc()
+			continue
+		}
+		e.key, e.ingesters, e.store = of[i].key, then, before
+		p.f.o.Cache.Put(ctx, p.id, e.key, e.encode(p.step))
+	}
+}
+
+// grown returns the entry of a part with the steps that were evaluated, or nil if nothing
+// is to be stored.
+func (p *plan) grown(part *part) *entry {
+	e := &entry{}
+	var pieces []piece
+	if part.kept != nil {
+		e.notes, e.cost = part.kept.notes, part.kept.cost
+		pieces = append(pieces, piece{part.kept.steps, part.kept.points})
+	}
+	fresh := false
+	for _, t := range part.tasks {
+		if empty(part.keepable) || t.steps.End > part.keepable.End {
+			continue
+		}
+		if !t.storable {
+			p.f.metrics.notKept.WithLabelValues("annotations").Inc()
+			return nil
+		}
+		fresh = true
+		e.notes = append(e.notes, t.notes...)
+		e.cost = e.cost.and(t.cost)
+		pieces = append(pieces, piece{t.steps, t.points})
+	}
+	if !fresh {
+		return nil
+	}
+	sortPieces(pieces)
+	var all []promql.Matrix
+	for _, one := range pieces {
+		all = append(all, one.points)
+	}
+	var err error
+	if e.points, err = split.Merge(all); err != nil {
+		return nil
+	}
+	e.steps = split.Range{Start: pieces[0].steps.Start, End: pieces[len(pieces)-1].steps.End}
+	return e
+}

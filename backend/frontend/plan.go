@@ -1,0 +1,179 @@
+package frontend
+
+import (
+	"context"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/prometheus/model/timestamp"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+const (
+	// maxParts is the maximum number of parts of a query. Longer ranges have wider parts,
+	// and are not cached.
+	maxParts = 1000
+	// retentionMargin is added to the start of a tenant's retention: a part that reads
+	// older samples is not cached, since what it contains depends on the time and on the
+	// clock of whoever reads.
+	retentionMargin = time.Hour
+	// settleDelay is the least age of samples that may be before the ingesters' bound.
+	settleDelay = 15 * time.Minute
+)
+
+// plan is how a range query is answered.
+type plan struct {
+	q      *rangeQuery
+	f      *Frontend
+	id     tenant.ID
+	policy string
+	shape  split.Shape
+	step   int64
+	parts  []part
+	tasks  []task
+	cached bool // the cache may be used
+
+	versions series.Versions // before the first read; only if cached
+}
+
+// part is one part of a query and its entry in the cache.
+type part struct {
+	steps split.Range
+	// full is the range of steps that the part of a longer query would have: what the
+	// entry depends on is the same for all queries.
+	full split.Range
+	// keepable are the steps that may be cached; empty if none.
+	keepable split.Range
+	key      string
+
+	kept  *entry // usable entry of the cache; nil if there is none
+	tasks []*task
+}
+
+// plan returns how to answer the query. ok is false if it must be evaluated as a whole,
+// without the cache.
+func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
+	f := q.f
+	if q.times.Step <= 0 || q.times.Step%time.Millisecond != 0 || q.opts != nil && q.opts.EnablePerStepStats() {
+		return nil, false
+	}
+	expr, err := f.o.Parser.ParseExpr(q.text)
+	if err != nil {
+		return nil, false // the whole query reports it
+	}
+	resolved, err := split.Resolve(expr, q.times.Start, q.times.End, q.times.Step)
+	if err != nil {
+		return nil, false
+	}
+	access, err := tenant.FromContext(ctx)
+	if err != nil {
+		return nil, false
+	}
+	options := f.o.Engine
+	if q.opts != nil && q.opts.LookbackDelta() > 0 {
+		options.Lookback = q.opts.LookbackDelta()
+	}
+	p := &plan{q: q, f: f, id: access.Tenant, policy: access.Policy.String(), shape: split.Analyze(resolved, options),
+		step: q.times.Step.Milliseconds()}
+	start, end := timestamp.FromTime(q.times.Start), timestamp.FromTime(q.times.End)
+	if end < start {
+		return nil, false
+	}
+	p.divide(start, end, options.Lookback)
+	p.cached = p.cached && f.o.Cache != nil && !uncached(ctx)
+	if len(p.parts) == 1 && !p.cached {
+		return nil, false
+	}
+	return p, true
+}
+
+// divide sets the parts. A query that cannot be divided is one part, whose entry is only
+// for exactly its range.
+func (p *plan) divide(start, end int64, lookback time.Duration) {
+	interval := p.shape.Interval()
+	ranges := []split.Range{{Start: start, End: start + (end-start)/p.step*p.step}}
+	fixed := !p.shape.Splittable
+	if fixed {
+		p.f.metrics.whole.Inc()
+	} else {
+		ranges = split.Parts(start, end, p.step, interval, maxParts)
+	}
+	_, reads := p.shape.Reads(start, end)
+	p.cached = reads && (end-start)/interval < maxParts-1
+	for _, r := range ranges {
+		full := r
+		if !fixed {
+			first := floor(r.Start, interval)
+			full = split.Range{Start: first, End: first + interval - 1}
+		}
+		p.parts = append(p.parts, part{steps: r, full: full, key: p.key(r, interval, lookback, fixed)})
+	}
+}
+
+// key returns the key of a part: everything on which its answer depends, besides what the
+// versions cover.
+func (p *plan) key(r split.Range, interval int64, lookback time.Duration, fixed bool) string {
+	b := make([]byte, 0, 160+len(p.q.text))
+	put := func(s string) {
+		b = strconv.AppendInt(b, int64(len(s)), 10)
+		b = append(append(b, ':'), s...)
+	}
+	number := func(n int64) { put(strconv.FormatInt(n, 10)) }
+	put(string(p.id))
+	put(p.policy)
+	put(p.f.o.Switches)
+	number(lookback.Milliseconds())
+	number(p.step)
+	number(mod(r.Start, p.step))
+	number(interval)
+	number(floor(r.Start, interval))
+	if fixed || p.shape.DependsOnStep { // of one query only
+		number(timestamp.FromTime(p.q.times.Start))
+		number(timestamp.FromTime(p.q.times.End))
+	}
+	put(p.q.text)
+	return string(b)
+}
+
+// window returns the times of the samples on which the whole part of an entry depends.
+func (p *plan) window(part *part) (mint, maxt int64) {
+	w, _ := p.shape.Reads(part.full.Start, part.full.End)
+	return min(w.After, math.MaxInt64-1) + 1, w.To
+}
+
+// setKeepable sets which steps of the parts may be cached: those whose samples are all
+// before the bound, of parts that retention does not cut.
+func (p *plan) setKeepable(bound, oldest int64) {
+	for i := range p.parts {
+		part := &p.parts[i]
+		part.keepable = split.Range{Start: 0, End: -1}
+		if mint, _ := p.window(part); mint < oldest {
+			continue
+		}
+		if f := p.shape.Fixed; f != nil && f.To >= bound {
+			continue
+		}
+		last := part.steps.End
+		if p.shape.Moves {
+			last = min(last, bound-1-min(max(p.shape.After, -maxTime), maxTime))
+		}
+		if last >= part.steps.Start {
+			part.keepable = split.Range{Start: part.steps.Start, End: part.steps.Start + (last-part.steps.Start)/p.step*p.step}
+		}
+		if !p.shape.Splittable && part.keepable != part.steps {
+			part.keepable = split.Range{Start: 0, End: -1} // all or nothing
+		}
+	}
+}
+
+// maxTime keeps sums of times within an int64: 140,000 years.
+const maxTime = int64(1) << 52
+
+// floor returns the largest multiple of b that is not above a.
+func floor(a, b int64) int64 { return a - mod(a, b) }
+
+func mod(a, b int64) int64 { return (a%b + b) % b }

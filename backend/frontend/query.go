@@ -1,0 +1,240 @@
+package frontend
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
+	"github.com/prometheus/prometheus/util/stats"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/palliumhq/pallium/backend/frontend/split"
+)
+
+// rangeQuery is a range query that is answered in parts. The embedded query is the whole
+// one, which runs only if it cannot be divided.
+type rangeQuery struct {
+	promql.Query
+	f       *Frontend
+	storage storage.Queryable
+	opts    promql.QueryOpts
+	text    string
+	times   split.Times
+
+	mu      sync.Mutex
+	cancel  context.CancelFunc
+	running []promql.Query // parts; they own the points of the answer until Close
+}
+
+// Exec implements promql.Query.
+func (q *rangeQuery) Exec(ctx context.Context) *promql.Result {
+	p, ok := q.plan(ctx)
+	if !ok {
+		return q.Query.Exec(ctx)
+	}
+	if err := q.f.o.Evaluator.Check(q.Query); err != nil {
+		return q.f.o.Evaluator.Failed(err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	q.mu.Lock()
+	q.cancel = cancel
+	q.mu.Unlock()
+	return p.run(ctx)
+}
+
+// Cancel implements promql.Query.
+func (q *rangeQuery) Cancel() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.Query.Cancel()
+	if q.cancel != nil {
+		q.cancel()
+	}
+}
+
+// Close implements promql.Query.
+func (q *rangeQuery) Close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.Query.Close()
+	for _, r := range q.running {
+		r.Close()
+	}
+	q.running = nil
+}
+
+// run answers the query: from the cache what it has, the rest by evaluation.
+func (p *plan) run(ctx context.Context) *promql.Result {
+	timer := p.q.Stats().Timers.GetTimer(stats.ExecTotalTime).Start()
+	defer timer.Stop()
+	p.lookUp(ctx)
+	if err := p.checkKept(ctx); err != nil {
+		return p.f.o.Evaluator.Failed(err)
+	}
+	if failed := p.evaluate(ctx); failed != nil {
+		return failed
+	}
+	notes := annotations.Annotations{}
+	var pieces []promql.Matrix
+	for i := range p.parts {
+		part := &p.parts[i]
+		if part.kept != nil {
+			annotate(&notes, part.kept.notes)
+		}
+		for _, piece := range part.answer() {
+			pieces = append(pieces, piece.points)
+		}
+	}
+	p.keep(ctx) // before annotations are merged, which changes them
+	for i := range p.tasks {
+		notes.Merge(p.tasks[i].warnings)
+	}
+	m, err := split.Merge(pieces)
+	if err != nil {
+		return &promql.Result{Err: err}
+	}
+	p.count()
+	return &promql.Result{Value: m, Warnings: notes}
+}
+
+// checkKept returns the error of a limit that the kept answers would have exceeded.
+func (p *plan) checkKept(ctx context.Context) error {
+	var all cost
+	for i := range p.parts {
+		e := p.parts[i].kept
+		if e == nil {
+			continue
+		}
+		all = all.and(e.cost)
+		if err := p.f.o.Evaluator.Charge(ctx, e.points); err != nil {
+			return err
+		}
+	}
+	return p.f.o.Evaluator.CheckCost(ctx, all.series, all.samples)
+}
+
+// task is a range of steps that is evaluated.
+type task struct {
+	part  *part
+	steps split.Range
+
+	points   promql.Matrix
+	warnings annotations.Annotations
+	notes    []note
+	storable bool // the annotations can be kept
+	cost     cost
+}
+
+// evaluate runs all tasks, some at the same time. It returns the result of a task that
+// failed, or nil.
+func (p *plan) evaluate(ctx context.Context) *promql.Result {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(p.f.o.Workers)
+	var mu sync.Mutex
+	var failed *promql.Result
+	for i := range p.tasks {
+		t := &p.tasks[i]
+		g.Go(func() error {
+			res := p.evaluateTask(ctx, t)
+			if res.Err == nil {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if failed == nil { // later ones may fail because this one ended them
+				failed = res
+			}
+			return res.Err
+		})
+	}
+	_ = g.Wait() // the error is in failed
+	return failed
+}
+
+func (p *plan) evaluateTask(ctx context.Context, t *task) *promql.Result {
+	q := p.q
+	query, err := p.f.o.Evaluator.NewPartQuery(ctx, q.storage, q.opts, q.text, q.times, t.steps)
+	if err != nil {
+		return &promql.Result{Err: err}
+	}
+	q.mu.Lock()
+	q.running = append(q.running, query)
+	q.mu.Unlock()
+	res := query.Exec(ctx)
+	if res.Err != nil {
+		return res
+	}
+	if t.points, err = res.Matrix(); err != nil {
+		return &promql.Result{Err: err}
+	}
+	t.warnings = res.Warnings
+	t.notes, t.storable = notesOf(res.Warnings, q.text)
+	t.cost.series, t.cost.samples = p.f.o.Evaluator.Cost(query)
+	if s := query.Stats(); s != nil && s.Samples != nil {
+		t.cost.read = s.Samples.TotalSamples
+	}
+	return res
+}
+
+// count adds what was read to the statistics of the query and the process.
+func (p *plan) count() {
+	samples := p.q.Stats().Samples
+	kept, evaluated := int64(0), int64(0)
+	for i := range p.parts {
+		if e := p.parts[i].kept; e != nil {
+			kept += stepsIn(intersect(e.steps, p.parts[i].steps), p.step)
+			samples.TotalSamples += e.cost.read
+			samples.PeakSamples = max(samples.PeakSamples, int(e.cost.samples))
+		}
+	}
+	for i := range p.tasks {
+		t := &p.tasks[i]
+		evaluated += stepsIn(t.steps, p.step)
+		samples.TotalSamples += t.cost.read
+		samples.PeakSamples = max(samples.PeakSamples, int(t.cost.samples))
+	}
+	p.f.metrics.steps.WithLabelValues("cache").Add(float64(kept))
+	p.f.metrics.steps.WithLabelValues("evaluated").Add(float64(evaluated))
+}
+
+// piece is the answer for a range of steps.
+type piece struct {
+	steps  split.Range
+	points promql.Matrix
+}
+
+// answer returns the pieces of a part in order.
+func (part *part) answer() []piece {
+	var out []piece
+	if e := part.kept; e != nil {
+		steps := intersect(e.steps, part.steps)
+		out = append(out, piece{steps, split.Slice(e.points, steps.Start, steps.End)})
+	}
+	for _, t := range part.tasks {
+		out = append(out, piece{t.steps, t.points})
+	}
+	sortPieces(out)
+	return out
+}
+
+func sortPieces(list []piece) {
+	slices.SortFunc(list, func(a, b piece) int { return cmp.Compare(a.steps.Start, b.steps.Start) })
+}
+
+func intersect(a, b split.Range) split.Range {
+	return split.Range{Start: max(a.Start, b.Start), End: min(a.End, b.End)}
+}
+
+func empty(r split.Range) bool { return r.End < r.Start }
+
+func stepsIn(r split.Range, step int64) int64 {
+	if empty(r) {
+		return 0
+	}
+	return (r.End-r.Start)/step + 1
+}

@@ -1,0 +1,268 @@
+package frontend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/timestamp"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+	"github.com/prometheus/prometheus/util/teststorage"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/cache"
+	"github.com/palliumhq/pallium/backend/cache/memory"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+const (
+	minute = int64(60_000)
+	hour   = 60 * minute
+	day    = 24 * hour
+)
+
+// origin is the start of the samples; a day begins an hour later.
+var origin = timestamp.FromTime(time.Date(2026, 3, 1, 23, 0, 0, 0, time.UTC))
+
+// world is a frontend over Prometheus' engine and storage, in which the test writes samples
+// and says what the versions are.
+type world struct {
+	t      testing.TB
+	db     *teststorage.TestStorage
+	engine *promql.Engine
+	parser parser.Parser
+	front  *Frontend
+	cache  *spy
+
+	now      int64
+	bound    int64
+	changes  uint64
+	store    series.StoreVersion
+	noVer    error
+	keep     time.Duration
+	most     int64 // samples; 0 = no limit
+	evaluate func() // called before each evaluation of a part; may be nil
+	parts    atomic.Int64
+	steps    atomic.Int64
+	reads    int // of versions
+}
+
+// spy counts the calls of a cache.
+type spy struct {
+	cache.Cache
+	puts, found int
+}
+
+func (s *spy) Get(ctx context.Context, id tenant.ID, keys []string) map[string][]byte {
+	out := s.Cache.Get(ctx, id, keys)
+	s.found += len(out)
+	return out
+}
+
+func (s *spy) Put(ctx context.Context, id tenant.ID, key string, value []byte) {
+	s.puts++
+	s.Cache.Put(ctx, id, key, value)
+}
+
+func newWorld(t testing.TB) *world {
+	w := &world{t: t, parser: parser.NewParser(parser.Options{}), now: origin + 5*day, bound: origin + 4*day}
+	w.db = teststorage.New(t, func(o *tsdb.Options) {
+		o.OutOfOrderTimeWindow = 10 * day
+		o.MinBlockDuration, o.MaxBlockDuration = 100*day, 100*day
+	})
+	w.engine = promql.NewEngine(w.options(w.parser))
+	w.cache = &spy{Cache: memory.New(64<<20, prometheus.NewRegistry())}
+	w.front = w.frontend(w.cache)
+	return w
+}
+
+func (w *world) frontend(c cache.Cache) *Frontend {
+	return New(Options{
+		Evaluator: w, Parser: w.parser, Cache: c, Engine: split.Options{Lookback: 5 * time.Minute, SubqueryStep: time.Minute},
+		Versions: w.versions, Workers: 2, Now: func() time.Time { return timestamp.Time(w.now) }, Registerer: prometheus.NewRegistry(),
+	})
+}
+
+func (w *world) options(p parser.Parser) promql.EngineOpts {
+	return promql.EngineOpts{MaxSamples: math.MaxInt, Timeout: time.Hour, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
+		EnableNegativeOffset: true, Parser: p, NoStepSubqueryIntervalFn: func(int64) int64 { return minute }}
+}
+
+func (w *world) versions(_ context.Context, _ tenant.ID, mint, maxt int64) (series.Versions, error) {
+	w.reads++
+	if w.noVer != nil {
+		return series.Versions{}, w.noVer
+	}
+	v := series.Versions{Enough: 1, Domains: [][]series.IngesterVersion{{{Instance: "i", Epoch: 1, Changes: w.changes, Bound: w.bound}}}}
+	v.Store = w.store.Within(mint/day, maxt/day)
+	return v, nil
+}
+
+// write stores a sample, as an ingester would count it.
+func (w *world) write(t int64, v float64, ls ...string) {
+	w.t.Helper()
+	app := w.db.Appender(w.t.Context())
+	if _, err := app.Append(0, labels.FromStrings(ls...), t, v); err != nil {
+		w.t.Fatal(err)
+	}
+	w.commit(app, t)
+}
+
+func (w *world) writeHistogram(t int64, h *histogram.FloatHistogram, ls ...string) {
+	w.t.Helper()
+	app := w.db.Appender(w.t.Context())
+	if _, err := app.AppendHistogram(0, labels.FromStrings(ls...), t, nil, h); err != nil {
+		w.t.Fatal(err)
+	}
+	w.commit(app, t)
+}
+
+func (w *world) commit(app storage.Appender, t int64) {
+	w.t.Helper()
+	if err := app.Commit(); err != nil {
+		w.t.Fatal(err)
+	}
+	if t < w.bound {
+		w.changes++
+	}
+}
+
+// fill writes four days of a few series: counters and gauges, one that ends after a day,
+// one that begins later, and a native histogram.
+func (w *world) fill() {
+	w.t.Helper()
+	app := w.db.Appender(w.t.Context())
+	for i := int64(0); i < 4*day/(5*minute); i++ {
+		t := origin + i*5*minute
+		for j := range 4 {
+			if j == 2 && i > 300 || j == 3 && i < 500 {
+				continue
+			}
+			ls := labels.FromStrings("__name__", "requests_total", "job", fmt.Sprint("job-", j%2), "i", fmt.Sprint(j))
+			w.must(app.Append(0, ls, t, float64(i*int64(j+1)%977)))
+			ls = labels.FromStrings("__name__", "load", "i", fmt.Sprint(j))
+			w.must(app.Append(0, ls, t, math.Sin(float64(i))*float64(j+1)/3))
+		}
+		if i%3 == 0 {
+			h := tsdbutil.GenerateTestFloatHistogram(i / 3)
+			w.must(app.AppendHistogram(0, labels.FromStrings("__name__", "latency"), t, nil, h))
+		}
+	}
+	if err := app.Commit(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) must(_ storage.SeriesRef, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// ask returns the answer of the frontend, after comparing it with that of the engine.
+func (w *world) ask(text string, start, end, step int64) *promql.Result {
+	w.t.Helper()
+	return w.askWith(w.t.Context(), text, start, end, step)
+}
+
+func (w *world) askWith(ctx context.Context, text string, start, end, step int64) *promql.Result {
+	w.t.Helper()
+	ctx = tenant.NewContext(ctx, tenant.Access{Tenant: "t", Policy: tenant.Unrestricted()})
+	from, to, by := timestamp.Time(start), timestamp.Time(end), time.Duration(step)*time.Millisecond
+	q, err := w.front.NewRangeQuery(ctx, w.db, nil, text, from, to, by)
+	if err != nil {
+		w.t.Fatalf("%s: %v", text, err)
+	}
+	got := q.Exec(ctx)
+	want, err := w.engine.NewRangeQuery(ctx, w.db, nil, text, from, to, by)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer want.Close()
+	if got.Err == nil {
+		equal(w.t, text, got, want.Exec(ctx))
+	}
+	w.t.Cleanup(q.Close)
+	return got
+}
+
+// equal compares two answers exactly, annotations as the API prints them.
+func equal(t testing.TB, text string, got, want *promql.Result) {
+	t.Helper()
+	if want.Err != nil {
+		t.Errorf("%s: no error, want %v", text, want.Err)
+		return
+	}
+	if g, w := got.Value.String(), want.Value.String(); g != w {
+		t.Errorf("%s:\n got %.2000s\nwant %.2000s", text, g, w)
+	}
+	gw, gi := got.Warnings.AsStrings(text, 0, 0)
+	ww, wi := want.Warnings.AsStrings(text, 0, 0)
+	for _, list := range [][]string{gw, gi, ww, wi} {
+		slices.Sort(list)
+	}
+	if !slices.Equal(gw, ww) || !slices.Equal(gi, wi) {
+		t.Errorf("%s: annotations %q %q, want %q %q", text, gw, gi, ww, wi)
+	}
+}
+
+// The world is also the Evaluator.
+
+func (w *world) NewInstantQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, at time.Time,
+) (promql.Query, error) {
+	return w.engine.NewInstantQuery(ctx, q, opts, text, at)
+}
+
+func (w *world) NewRangeQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, start, end time.Time, step time.Duration,
+) (promql.Query, error) {
+	return w.engine.NewRangeQuery(ctx, q, opts, text, start, end, step)
+}
+
+func (w *world) NewPartQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+) (promql.Query, error) {
+	if w.evaluate != nil {
+		w.evaluate()
+	}
+	w.parts.Add(1)
+	w.steps.Add(stepsIn(part, whole.Step.Milliseconds()))
+	o := w.options(split.Parser(w.parser, whole.Start, whole.End, whole.Step))
+	return promql.NewEngine(o).NewRangeQuery(ctx, q, opts, text, timestamp.Time(part.Start), timestamp.Time(part.End), whole.Step)
+}
+
+func (w *world) Check(promql.Query) error { return nil }
+
+var errTooMany = errors.New("too many samples")
+
+func (w *world) CheckCost(_ context.Context, _, samples int64) error {
+	if w.most > 0 && samples > w.most {
+		return errTooMany
+	}
+	return nil
+}
+
+func (w *world) Cost(q promql.Query) (series, samples int64) {
+	return 1, int64(q.Stats().Samples.PeakSamples)
+}
+
+func (w *world) Charge(context.Context, promql.Matrix) error { return nil }
+
+func (w *world) Failed(err error) *promql.Result { return &promql.Result{Err: err} }
+
+func (w *world) Retention(context.Context) (time.Duration, error) { return w.keep, nil }

@@ -1,0 +1,120 @@
+package querier
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/prometheus/model/timestamp"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// NewPartQuery returns the query of a part of a range query: of the steps of a range. The
+// expression means what it means in the whole query. Its limits on text, range and steps
+// are checked for the part; for those of the whole query see Check.
+func (e *Engine) NewPartQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+) (promql.Query, error) {
+	lim, id, err := tenantLimits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// An engine of its own, since the parser cannot be chosen for a query. Engines are
+	// cheap to create and have no state but metrics.
+	o := e.options(engineKeyOf(lim))
+	o.Parser = split.Parser(e.parser, whole.Start, whole.End, whole.Step)
+	first, last := timestamp.Time(part.Start), timestamp.Time(part.End)
+	inner, err := promql.NewEngine(o).NewRangeQuery(ctx, q, opts, text, first, last, whole.Step)
+	if err != nil {
+		return nil, err
+	}
+	return &query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step}, nil
+}
+
+// Check returns the error of a query that exceeds a limit on its text, its range or its
+// steps.
+func (e *Engine) Check(q promql.Query) error {
+	switch q := q.(type) {
+	case *query:
+		return q.check()
+	case *unparsed:
+		return q.err
+	}
+	return nil
+}
+
+// CheckCost returns the error of a query that would read as much as an answer that was kept:
+// series is the most that one selector selected, samples the most held at the same time.
+func (e *Engine) CheckCost(ctx context.Context, series, samples int64) error {
+	lim, _, err := tenantLimits(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case lim.MaxQuerySeries > 0 && series > int64(lim.MaxQuerySeries):
+		return limits.MaxQuerySeries.Exceeded(lim, limits.More)
+	case lim.MaxQuerySamples > 0 && samples > int64(lim.MaxQuerySamples):
+		return limits.MaxQuerySamples.Exceeded(lim, limits.More)
+	}
+	return nil
+}
+
+// Failed returns the result of a query that failed with an error of Check or CheckCost, and
+// counts it.
+func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
+
+// Cost returns what a query that ran has read: the most series that one of its selectors
+// selected, and the most samples that the engine held at the same time.
+func (e *Engine) Cost(q promql.Query) (series, samples int64) {
+	own, ok := q.(*query)
+	if !ok || own.ran == nil {
+		return 0, 0
+	}
+	if s := q.Stats(); s != nil && s.Samples != nil {
+		samples = int64(s.Samples.PeakSamples)
+	}
+	return own.ran.selected, samples
+}
+
+// Charge accounts for the memory of an answer that was not evaluated: its points and its
+// text.
+func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
+	h := memory.FromContext(ctx)
+	points := int64(0)
+	for i := range m {
+		points += int64(len(m[i].Floats))
+		for j := range m[i].Histograms {
+			f := m[i].Histograms[j].H
+			points += 1 + histogramBytes(len(f.PositiveSpans)+len(f.NegativeSpans),
+				len(f.PositiveBuckets)+len(f.NegativeBuckets)+len(f.CustomValues))/pointBytes
+		}
+	}
+	if err := h.Take(sumOf(int64(len(m))*seriesBytes, points, 2*pointBytes)); err != nil {
+		return explained(ctx, err)
+	}
+	return explained(ctx, chargeResult(h, m))
+}
+
+func explained(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if public := explain(ctx, err); public != nil {
+		return public
+	}
+	return err
+}
+
+// Retention returns how long the samples of the tenant of a request are kept; 0 means
+// without limit.
+func (e *Engine) Retention(ctx context.Context) (time.Duration, error) {
+	lim, _, err := tenantLimits(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration(lim.Retention), nil
+}
