@@ -142,6 +142,17 @@ func TestWhenToPublish(t *testing.T) {
 	if w := x.comp.Status().Waiting; len(w) != 1 || w[0].Day != testDay {
 		t.Errorf("Status().Waiting = %v, want the day", w)
 	}
+	// i2 is not lost: it will upload.
+	if n, err := x.Store.AcceptLoss(ctx, testDay); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	x.compact(Due)
+	if x.Manifest("a", testDay) != nil {
+		t.Fatal("published although i2, which is not lost, has a pending window")
+	}
+	if _, err := x.Store.MarkLost(ctx, "i2", "y", "", nil); err != nil {
+		t.Fatal(err)
+	}
 	if n, err := x.Store.AcceptLoss(ctx, testDay); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
