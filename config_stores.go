@@ -118,6 +118,14 @@ func (s *Store) check() error {
 	if n > 1 {
 		return fmt.Errorf("store has %d buckets: choose one of %s", n, s.bucketKeys())
 	}
+	return s.checkTogether()
+}
+
+// checkTogether returns an error if packs are shared between processes and rows are not.
+func (s *Store) checkTogether() error {
+	if shared := s.shared(); shared != "" && !s.Bigtable.set() {
+		return fmt.Errorf("store.%s is set and store.bigtable is not: set both or none, rows and packs belong together, %s", shared, ownStore)
+	}
 	return nil
 }
 
@@ -134,8 +142,6 @@ func (s *Store) checkRole(role Role, inCluster bool) error {
 		return fmt.Errorf("this gateway belongs to a cluster (PALLIUM_CLUSTER_SECRET or cluster.tls is set) and needs store.bigtable: "+
 			"set it as in the backends, %s, "+
 			"and its tenants, keys and limits would be unknown to the cluster", ownStore)
-	case shared != "" && !bigtable:
-		return fmt.Errorf("store.%s is set and store.bigtable is not: set both or none, rows and packs belong together, %s", shared, ownStore)
 	case bigtable && shared == "" && role != Gateway:
 		return fmt.Errorf("store.bigtable is set and %s is not: set both or none, rows and packs belong together, %s", s.bucketKeys(), ownStore)
 	}

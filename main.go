@@ -207,7 +207,7 @@ func configuration(path string, flags func(*Config)) (Config, error) {
 	}
 	flags(&cfg)
 	if err := errors.Join(cfg.Check(), cfg.Resolve()); err != nil {
-		return cfg, fmt.Errorf("configuration: %w", err)
+		return cfg, inFile(path, err)
 	}
 	return cfg, nil
 }
