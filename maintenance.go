@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -101,11 +102,17 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	check := fsck.New(s)
-	tenants := v.Tenants
-	if len(tenants) == 0 {
-		if tenants, err = check.Tenants(ctx); err != nil {
-			return err
+	tenants, err := check.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range v.Tenants {
+		if !slices.Contains(tenants, t) {
+			return fmt.Errorf("tenant %q has no data in the store", t)
 		}
+	}
+	if len(v.Tenants) > 0 {
+		tenants = v.Tenants
 	}
 	if v.Rebuild {
 		if err := rebuildIndex(ctx, check, tenants, out, progress); err != nil {

@@ -127,7 +127,7 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 	}
 	if out.Waiting > 0 && (out.Days > 0 || v.waiting == 0) {
 		c.opts.Logger.Warn("days beyond retention not deleted yet: unless the retention is lowered, at most two days or a tenth of "+
-			"a tenant's days are deleted in 24 hours; if the clock is right, POST /admin/v1/compact?expire=all deletes them now",
+			"a tenant's days are deleted in 24 hours; if the clock is right, pallium compact -expire-all deletes them now",
 			"tenant", t, "waiting", out.Waiting, "expired", out.Days)
 	}
 	c.visits.setWaiting(v, out.Waiting)

@@ -133,7 +133,7 @@ func (s *asideSet) open(path string) error {
 	if err != nil {
 		f.damage, f.reason = err, "damaged file"
 		s.logger.Error("failed to read the file of a series set aside: queries of its tenant and window fail; "+
-			"restore it from a copy and restart, or drop it with POST /admin/v1/aside/drop", "tenant", t, "day", w.Day, "window", w.Number,
+			"restore it from a copy and restart, or drop it with: pallium aside drop", "tenant", t, "day", w.Day, "window", w.Number,
 			"err", err)
 	} else {
 		f.fill(&h)

@@ -31,7 +31,7 @@ type AsideError struct{ Records []store.AsideOf }
 func (e *AsideError) Error() string {
 	l := &e.Records[0]
 	return fmt.Sprintf("%s: %d records, the first of tenant %s, day %d, window %d; list them with GET /admin/v1/aside, "+
-		"drop them with POST /admin/v1/aside/drop", ErrHasAside, len(e.Records), l.Tenant, l.Window.Day, l.Window.Number)
+		"drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant, l.Window.Day, l.Window.Number)
 }
 
 // Unwrap returns ErrHasAside.

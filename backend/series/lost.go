@@ -6,4 +6,4 @@ import "errors"
 // the tenant were lost, until an operator accepts the loss. Its text is shown
 // to the tenant.
 var ErrLost = errors.New("samples in this time range were lost with damaged records of the write-ahead log; queries of other times work, " +
-	"and of this range once an operator accepts the loss (POST /admin/v1/compact/accept-loss)")
+	"and of this range once an operator accepts the loss (pallium loss accept DAY)")

@@ -521,7 +521,7 @@ func (s *story) aside(t *testing.T) {
 		return text
 	}
 	kit.UntilSlow(t, 2*time.Minute, "the series set aside are recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
-	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 409 || !strings.Contains(body, "aside/drop") {
+	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 409 || !strings.Contains(body, "aside drop") {
 		t.Errorf("leave: %d %s %v", code, body, err)
 	}
 	if err := s.c.Stop(s.ctx, name, syscall.SIGKILL); err != nil {
