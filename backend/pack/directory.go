@@ -203,7 +203,8 @@ func (d *directory) decodeIdentity(c *cursor) error {
 		return c.err
 	}
 	if f != format || flags != 0 {
-		return fmt.Errorf("pack has format %d with flags %#x, this version reads format %d without flags; it was written by a newer version", f, flags, format)
+		return fmt.Errorf("pack has format %d with flags %#x, this version reads format %d without flags; it was written by a newer version",
+			f, flags, format)
 	}
 	d.level = level
 	copy(d.id[:], id)

@@ -137,8 +137,8 @@ func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*sche
 			return false, nil
 		}
 	}
-	return false, fmt.Errorf("day %d of tenant %s is being published concurrently; its unreferenced objects and rows are deleted by the next sweep",
-		e.Day, e.Tenant)
+	return false, fmt.Errorf("day %d of tenant %s is being published concurrently; its unreferenced objects and rows are deleted "+
+		"by the next sweep", e.Day, e.Tenant)
 }
 
 // mayPublish reports whether an attempt could still be published, that is, whether its
