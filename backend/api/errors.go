@@ -77,7 +77,7 @@ func unavailable(err error) string {
 	case errors.Is(err, ingester.ErrFull):
 		return "ingester's memory is full; send the request again"
 	case errors.Is(err, ingester.ErrAside):
-		return "too many of the tenant's series cannot be stored; the operator must drop them (POST /admin/v1/aside/drop) " +
+		return "too many of the tenant's series cannot be stored; the operator must drop them (pallium aside drop) " +
 			"or increase ingester.aside_bytes; send the request again"
 	case errors.Is(err, ingester.ErrDiskFull):
 		return "ingester's disk is nearly full; send the request again: " +
