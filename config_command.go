@@ -25,7 +25,7 @@ import (
 func configCommands() []command.Command {
 	return []command.Command{
 		{Name: "config check", Args: "FILE", About: "check a configuration file", Max: 1, Setup: func(fs *flag.FlagSet) command.Action {
-			file := fs.String("config", "", "configuration `file` (YAML), in the place of FILE")
+			file := fs.String("config", "", "configuration `file` (YAML), instead of FILE")
 			return func(_ context.Context, sh *command.Shell, args []string) error {
 				switch {
 				case len(args) == 1 && *file != "":

@@ -98,7 +98,7 @@ func TestMalformedConfig(t *testing.T) {
 		{"the same address twice", "listen: :9010\nadmin_listen: :9010", []string{`line 2: admin_listen and listen are both ":9010"`}},
 		{"external_url", "external_url: foo", []string{`line 1: external_url is "foo"`, "http(s)://host"}},
 		{"external_url with a password", "external_url: ftp://u:hunter2@h", []string{`external_url is "ftp://u:xxxxx@h"`}},
-		{"gcs alone", "store:\n  gcs:\n    bucket: b", []string{"store.gcs is set and store.bigtable is not"}},
+		{"gcs alone", "store:\n  gcs:\n    bucket: b", []string{"store.gcs needs store.bigtable"}},
 		{"items that are keys", "upstream:\n  write_urls: [{a: b}]", []string{"line 2: upstream.write_urls: the items must be text"}},
 		{"URLs that are text, with a password", "upstream:\n  urls: http://u:hunter2@h", []string{`upstream.urls is "http://u:xxxxx@h"; it must be a list`}},
 		{"a URL in the place of keys", "upstream: http://u:hunter2@h", []string{`not "http://u:xxxxx@h"`}},
@@ -118,7 +118,7 @@ func TestMalformedConfig(t *testing.T) {
 				t.Errorf("%q does not name the file", err)
 			}
 			if err == nil {
-				t.Fatal("accepted")
+				t.Fatal("the configuration was accepted")
 			}
 			for _, part := range tt.say {
 				if !strings.Contains(err.Error(), part) {
@@ -227,12 +227,12 @@ func TestRejectedAtStart(t *testing.T) {
 		{"backend without stores", Backend, func(*Config) {}, secrets(), []string{"store.bigtable and store.gcs", "no other process sees", "pallium all"}},
 		{"backend without store.gcs", Backend, func(c *Config) { c.Store.Bigtable = table }, secrets(), []string{"store.bigtable and store.gcs"}},
 		{"backend without store.bigtable", Backend, func(c *Config) { c.Store.GCS.Bucket = "b" }, secrets(), []string{"store.bigtable and store.gcs"}},
-		{"all without store.gcs", All, func(c *Config) { c.Store.Bigtable = table }, nil, []string{"store.bigtable is set and store.gcs is not"}},
-		{"all without store.bigtable", All, func(c *Config) { c.Store.GCS.Bucket = "b" }, nil, []string{"store.gcs is set and store.bigtable is not"}},
-		{"gateway without store.bigtable", Gateway, func(c *Config) { c.Upstream.URLs, c.Store.GCS.Bucket = []string{"http://x"}, "b" }, secrets(), []string{"store.gcs is set and store.bigtable is not"}},
-		{"gateway of a cluster by its secret", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET": long}, []string{"belongs to a cluster", "store.bigtable"}},
-		{"gateway of a cluster by its secret's file", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET_FILE": "/x"}, []string{"belongs to a cluster", "store.bigtable"}},
-		{"gateway of a cluster by certificates", Gateway, func(c *Config) { c.Upstream.URLs, c.Cluster.TLS.CertFile = []string{"http://x"}, "/x" }, secrets(), []string{"belongs to a cluster", "store.bigtable"}},
+		{"all without store.gcs", All, func(c *Config) { c.Store.Bigtable = table }, nil, []string{"store.bigtable needs store.gcs"}},
+		{"all without store.bigtable", All, func(c *Config) { c.Store.GCS.Bucket = "b" }, nil, []string{"store.gcs needs store.bigtable"}},
+		{"gateway without store.bigtable", Gateway, func(c *Config) { c.Upstream.URLs, c.Store.GCS.Bucket = []string{"http://x"}, "b" }, secrets(), []string{"store.gcs needs store.bigtable"}},
+		{"gateway of a cluster by its secret", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET": long}, []string{"gateway of a cluster", "store.bigtable"}},
+		{"gateway of a cluster by its secret's file", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET_FILE": "/x"}, []string{"gateway of a cluster", "store.bigtable"}},
+		{"gateway of a cluster by certificates", Gateway, func(c *Config) { c.Upstream.URLs, c.Cluster.TLS.CertFile = []string{"http://x"}, "/x" }, secrets(), []string{"gateway of a cluster", "store.bigtable"}},
 		{"bad limits", All, func(c *Config) { c.Listen = "" }, nil, []string{"listen"}},
 	}
 	for _, tt := range tests {
@@ -245,7 +245,7 @@ func TestRejectedAtStart(t *testing.T) {
 			a, err := open(context.Background(), cfg, o)
 			if err == nil {
 				_ = a.close()
-				t.Fatal("started")
+				t.Fatal("the process started")
 			}
 			if strings.Contains(err.Error(), "store.") {
 				if _, err := os.Stat(cfg.DataDir); err == nil {

@@ -48,7 +48,7 @@ func TestUnreadable(t *testing.T) {
 	}{
 		"unreadable": {errors.New("file-7 is damaged"), http.StatusServiceUnavailable, ""},
 		"limit":      {limits.MaxQuerySeries.ExceededAt(1, 2), http.StatusUnprocessableEntity, "max_query_series"},
-		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "accept-loss"},
+		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "pallium loss accept"},
 	} {
 		p := parser.NewParser(parser.Options{})
 		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,

@@ -112,8 +112,8 @@ func TestWhenToPublish(t *testing.T) {
 		{"one lost", ended, []store.IntentOf{intent("lost1", false)}, ""},
 		{"one lost, one pending", ended, []store.IntentOf{intent("lost1", false), intent("i1", false)}, "i1 has not uploaded"},
 		{"two lost of one zone", ended, []store.IntentOf{intent("lost1", false), intent("lost1b", false)}, ""},
-		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "accept-loss"},
-		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "accept-loss"},
+		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "pallium loss accept"},
+		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "pallium loss accept"},
 	} {
 		comp := New(Options{Now: func() time.Time { return c.now }})
 		for i := range c.intents {
