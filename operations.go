@@ -305,30 +305,11 @@ func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (i
 	return windows, nil
 }
 
-// domainsWithout returns how many failure domains have ACTIVE ingesters without an instance.
-func domainsWithout(r *ring.Ring, id string) int {
-	domains := map[string]bool{}
-	for i := range r.Instances() {
-		if in := &r.Instances()[i]; in.ID != id && in.State == ring.Active {
-			domains[in.Domain()] = true
-		}
-	}
-	return len(domains)
-}
-
 // Leave implements operator.Ring.
 func (o clusterOperations) Leave(ctx context.Context, id string, wait bool) error {
 	p, err := o.m.instance(ctx, id, TargetIngester)
 	if err != nil {
 		return err
-	}
-	r, err := o.m.members.Ring(ctx)
-	if err != nil {
-		return unavailable(err)
-	}
-	if n := domainsWithout(r, id); n < o.m.replication {
-		return admin.Conflict("instance", "ingester %s cannot leave: only %d zones would have ACTIVE ingesters, and writes need %d "+
-			"(cluster.replication). Start another ingester first; to stop the whole cluster, stop its processes", id, n, o.m.replication)
 	}
 	err = p.Leave(ctx, wait)
 	switch {
