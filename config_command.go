@@ -81,7 +81,8 @@ func (c *Config) checkFiles() error {
 		cert := conn.Certificate{CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile}
 		errs = cert.Load()
 	}
-	_, err := authn.New(authn.Options{Config: c.Auth, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Now: time.Now})
+	o := authn.Options{Config: c.Auth, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Now: time.Now}
+	_, err := authn.New(o)
 	return errors.Join(errs, err)
 }
 

@@ -53,7 +53,8 @@ func (q *Quorum) check(peers int) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w: ingesters in %d failure domains (%s) were lost with samples of this time range that may have no other copy; "+
-		"an operator can accept the loss (pallium loss accept DAY)", ErrTooFew, ErrLost, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+		"an operator can accept the loss (pallium loss accept DAY)", ErrTooFew, ErrLost, len(lost),
+		strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
 }
 
 func lostDomains(q *Quorum) map[string]bool {
