@@ -68,7 +68,7 @@ func (m *membership) instance(ctx context.Context, id string, role Target) (*rpc
 	}
 	in, err := recovery.Member(r, id)
 	if err != nil {
-		return nil, admin.NotFound("instance", "instance %q is not in the ring; GET %s/ring lists its members", id, admin.Root)
+		return nil, admin.NotFound("instance", "instance %q is not in the ring; pallium ring list shows its members", id)
 	}
 	if !slices.Contains(in.Roles, string(role)) {
 		return nil, admin.Invalid("instance", "instance %s does not have the role %s", id, role)
@@ -271,6 +271,10 @@ func (o clusterOperations) Members(ctx context.Context) ([]operator.Member, erro
 
 // Losses implements operator.Ring.
 func (o clusterOperations) Losses(ctx context.Context) ([]operator.Loss, error) {
+	return operations{b: o.b}.losses(ctx)
+}
+
+func (o operations) losses(ctx context.Context) ([]operator.Loss, error) {
 	losses, err := o.b.longTerm.Losses(ctx)
 	var out []operator.Loss
 	for _, l := range losses {
@@ -284,10 +288,10 @@ func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (i
 	windows, err := o.m.recovery.Forget(ctx, id, force)
 	switch {
 	case errors.Is(err, recovery.ErrNotMember):
-		return 0, admin.NotFound("instance", "instance %q is not in the ring; GET %s/ring lists its members", id, admin.Root)
+		return 0, admin.NotFound("instance", "instance %q is not in the ring; pallium ring list shows its members", id)
 	case errors.Is(err, recovery.ErrAlive):
 		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s. Stop it first; "+
-			"to remove a running ingester without loss, POST %s/ring/leave?instance=%s", id, err, admin.Root, id)
+			"to remove a running ingester without loss, run: pallium ring leave %s", id, err, id)
 	case errors.Is(err, recovery.ErrHasAside):
 		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s", id, err)
 	case errors.Is(err, wire.ErrUnavailable):

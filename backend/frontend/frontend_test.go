@@ -106,6 +106,8 @@ func TestKept(t *testing.T) {
 			steps(origin, origin+day)},
 		{"versions cannot be read", "sum(load)", start, end, func(w *world) { w.noVer = errors.New("down") }, steps(start, end)},
 		{"annotations", "rate(load[10m])", start, end, nil, 0},
+		{"around 1970", "sum(load)", -2 * day, 2 * day, nil, 0},
+		{"around 1970, no samples", "pi()", -2 * hour, hour, nil, 4},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)

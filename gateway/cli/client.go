@@ -42,7 +42,8 @@ func (e *apiError) Error() string {
 // command line.
 var words = strings.NewReplacer(
 	"?cascade=true", "-cascade", "&force=true", "-force", "?force=true", "-force", "expiresAt", "-expires", "accessPolicyId", "-policy",
-	"displayName", "-display-name", "GET /admin/v1/aside", "'pallium aside list'", "GET /admin/v1/ring", "'pallium ring list'",
+	"displayName", "-display-name", "GET /admin/v1/aside", "'pallium aside list'", "POST /admin/v1/aside/drop", "'pallium aside drop'",
+	"GET /admin/v1/ring", "'pallium ring list'", "POST /admin/v1/ring/leave?instance=", "pallium ring leave ",
 )
 
 func isStatus(err error, status int) bool {

@@ -69,7 +69,11 @@ func (c *cluster) Losses(context.Context) ([]operator.Loss, error) {
 
 func (c *cluster) Forget(_ context.Context, id string, force bool) (int, error) {
 	if id == "alive" && !force {
-		return 0, admin.Fail(409, "instance", "it still sends heartbeats; ?force=true removes it all the same")
+		return 0, admin.Fail(409, "instance", "it still sends heartbeats; ?force=true removes it all the same; without loss: "+
+			"POST /admin/v1/ring/leave?instance=alive")
+	}
+	if id == "aside" {
+		return 0, admin.Fail(409, "instance", "list them with GET /admin/v1/aside, drop them with POST /admin/v1/aside/drop")
 	}
 	c.note("forget %s %v", id, force)
 	return 4, nil
@@ -116,7 +120,8 @@ func TestOperator(t *testing.T) {
 		{line: "ring leave", code: 2, want: "INSTANCE is missing"},
 		{line: "ring forget i", code: 1, want: "nothing was changed"},
 		{line: "ring forget i", typed: "i", want: "replicas must upload 4 windows", did: "forget i false"},
-		{line: "ring forget alive -yes", code: 1, want: "it still sends heartbeats; -force removes it all the same"},
+		{line: "ring forget alive -yes", code: 1, want: "it still sends heartbeats; -force removes it all the same; without loss: pallium ring leave alive"},
+		{line: "ring forget aside -yes", code: 1, want: "list them with 'pallium aside list', drop them with 'pallium aside drop'"},
 		{line: "ring forget alive -yes -force", want: "removed alive from the ring", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
 		{line: "aside drop", code: 2, want: "-tenant is missing"},

@@ -111,6 +111,8 @@ func TestCommands(t *testing.T) {
 		{"POST", "/compact?expire=some", nil, 400, "expire must be", ""},
 		{"POST", "/compact/accept-loss?day=7", nil, 200, `"intents":2`, "accept 7"},
 		{"POST", "/compact/accept-loss?day=x", nil, 400, "day must be", ""},
+		{"POST", "/compact/accept-loss?day=-5", nil, 400, "day must be", ""},
+		{"POST", "/compact/accept-loss?day=2147483647", nil, 400, "day must be", ""},
 		{"POST", "/compact/accept-loss?day=7&dry=true", nil, 400, "dry", ""},
 		{"POST", "/compact/accept-loss?day=7", down, 503, "repeat the command", "accept 7"},
 		{"GET", "/erasures/gone", nil, 200, `"erasedObjects":5`, ""},

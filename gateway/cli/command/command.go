@@ -87,7 +87,7 @@ func Invalid(err error) error {
 
 // ErrReported ends a command with ExitFailed when the reason is in its output or log
 // already.
-var ErrReported = errors.New("failed; the reason was reported")
+var ErrReported = errors.New("command failed; see the error above")
 
 // Run runs the command line and returns the exit code of the process.
 func (t *Table) Run(ctx context.Context, args []string, sh Shell) int {
