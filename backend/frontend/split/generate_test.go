@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// generator makes expressions: half of them with promqlsmith, which knows the
-// whole grammar of an earlier version, half with a grammar of its own, which
+// generator makes expressions: a third of them with promqlsmith, which knows the
+// whole grammar of an earlier version, the others with a grammar of its own, which
 // prefers what moves windows and couples steps.
 type generator struct {
 	*rand.Rand
@@ -39,7 +39,7 @@ func (g *generator) query() query {
 		start -= start % step
 	}
 	q := query{start: start, step: step, end: start + min(g.Int63n(dataHours*hour), 200*step)}
-	if g.Intn(2) == 0 {
+	if g.Intn(3) == 0 {
 		q.text = g.smith.WalkRangeQuery().String()
 	} else {
 		q.text = g.vector(3)
