@@ -2,6 +2,7 @@ package split
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -122,6 +123,9 @@ func (a *analysis) subquery(n *parser.SubqueryExpr, at place) order {
 	inner := place{step: n.Step.Milliseconds(), moved: at.moved || n.Timestamp != nil || n.OriginalOffset != 0}
 	if inner.step <= 0 {
 		inner.step = a.subqueryStep
+	}
+	if inner.step <= 0 {
+		inner.step = math.MaxInt64 // not known: any range may be shorter
 	}
 	return a.visit(n.Expr, inner)
 }

@@ -12,7 +12,8 @@ const (
 	// arguments at that step, and their result is collected in a map. The caches
 	// that they keep between steps only have labels.
 	byStep
-	// single functions are byStep and return at most one series.
+	// single functions are evaluated step by step, too, and return at most one
+	// series.
 	single
 	// byWindow functions are evaluated for each series and step with the samples
 	// of the range of that step, and keep the order of series.
@@ -31,15 +32,12 @@ func kindOf(name string) kind {
 		"hour", "ln", "log10", "log2", "minute", "month", "rad", "round", "sgn", "sin", "sinh", "sqrt", "tan", "tanh",
 		"timestamp", "year":
 		return byStep
-	case "absent", "max_of", "min_of", "pi", "scalar", "time", "vector":
+	case "absent", "absent_over_time", "max_of", "min_of", "pi", "scalar", "time", "vector":
 		return single
 	case "avg_over_time", "changes", "count_over_time", "delta", "deriv", "double_exponential_smoothing", "first_over_time",
 		"idelta", "increase", "integral", "irate", "last_over_time", "mad_over_time", "max_over_time", "min_over_time",
 		"predict_linear", "present_over_time", "quantile_over_time", "rate", "resets", "stddev_over_time", "stdvar_over_time",
-		"sum_over_time", "ts_of_first_over_time", "ts_of_last_over_time", "ts_of_max_over_time", "ts_of_min_over_time",
-		// It has no order, being one series, but keeping that of the argument is
-		// not wrong either.
-		"absent_over_time":
+		"sum_over_time", "ts_of_first_over_time", "ts_of_last_over_time", "ts_of_max_over_time", "ts_of_min_over_time":
 		return byWindow
 	case "label_join", "label_replace":
 		return byLabels

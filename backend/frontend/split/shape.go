@@ -28,7 +28,9 @@ type Shape struct {
 	OnlyOrder bool
 	// Open is set if Prometheus itself does not always give the same answer,
 	// since an aggregation gets its input in the order of a Go map: as with
-	// OnlyOrder, last bits and the choice between equal values can differ.
+	// OnlyOrder, last bits and the choice between equal values can differ. The
+	// same is true, and not seen here, of a selector of several names whose
+	// series become equal without the name.
 	Open bool
 
 	// Moves is set if samples are read relative to the step: the value at t
@@ -49,8 +51,8 @@ type Shape struct {
 	DependsOnStep bool
 }
 
-// Analyze returns the shape of an expression. It may be called before, not
-// after, an engine has evaluated the expression.
+// Analyze returns the shape of an expression, which no engine may have
+// evaluated yet.
 func Analyze(r Resolved, o Options) Shape {
 	a := analysis{subqueryStep: o.SubqueryStep.Milliseconds()}
 	a.visit(r.Expr, place{step: r.Step.Milliseconds()})

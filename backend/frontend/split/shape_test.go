@@ -3,6 +3,7 @@ package split
 import (
 	"math"
 	"testing"
+	"time"
 )
 
 // TestSplittable lists expressions that must be splittable: those of
@@ -15,18 +16,12 @@ func TestSplittable(t *testing.T) {
 		"1 - avg(rate(x[5m]))", "max(sum by (a) (x))", "count(count by (a) (x))", "max_over_time(rate(x[5m])[1h:1m])",
 		"absent(x)", "absent_over_time(x[5m])", "x and on(a) y", "x unless y", "x or y", "x offset 1w", "x @ 100", "x > 5",
 		"label_replace(x, \"a\", \"b\", \"c\", \"d\")", "sum(x) / scalar(sum(y))", "time() - timestamp(x)", "predict_linear(x[1h], 3600)",
-		"quantile(0.9, x)", "quantile(scalar(vector(0.9)) + 0, x) or quantile(0.5, x)", "limitk(2, x)", "limit_ratio(0.5, x)",
+		"quantile(0.9, x)", "topk(2 + 3, x)", "sum(absent_over_time(sum by (a) (x)[10m:]))", "limitk(2, x)", "limit_ratio(0.5, x)",
 		"avg by (a) (x)", "sum(sum(x))", "min by (b) (sum by (a, b) (rate(x[5m])))", "rate(x[5m] smoothed)", "increase(x[5m] anchored)",
 		"sum_over_time((x > 5)[1h:])", "count_values(\"v\", x)", "max_over_time((x @ 100)[1h:5m])",
 	} {
 		q := query{text: text, start: base, end: base + 2*Day, step: minute}
 		s := shapeOf(t, q)
-		if text == "quantile(scalar(vector(0.9)) + 0, x) or quantile(0.5, x)" {
-			if s.Splittable {
-				t.Errorf("%s: splittable", text)
-			}
-			continue
-		}
 		if !s.Splittable || s.Reason != "" || s.OnlyOrder || s.DependsOnStep {
 			t.Errorf("%s: %+v", text, s)
 		}
@@ -48,6 +43,21 @@ func TestNotSplittable(t *testing.T) {
 		if s := shapeOf(t, q); s.Splittable || s.Reason != reason {
 			t.Errorf("%s: %+v", text, s)
 		}
+	}
+}
+
+// TestUnknownSubqueryStep checks that a subquery without a step is not taken to
+// have a short one.
+func TestUnknownSubqueryStep(t *testing.T) {
+	expr, err := testParser().ParseExpr("max_over_time(max_over_time(x[1h:5m])[1h:])")
+	must(t, err)
+	r, err := Resolve(expr, at(base), at(base+Day), time.Minute)
+	must(t, err)
+	if !Analyze(r, testOptions).Splittable {
+		t.Error("not splittable with a step of a minute")
+	}
+	if Analyze(r, Options{Lookback: lookback}).Splittable {
+		t.Error("splittable with an unknown step")
 	}
 }
 
