@@ -40,13 +40,15 @@ func TestExclusions(t *testing.T) {
 			text: "info(x)", step: 10 * minute, end: 3 * hour, reason: "info joins",
 		},
 		"largest value of a parameter": {
-			load: "load 10m\n  x 1x20\n  k 2x5 3x20", text: "quantile(scalar(k), x)", step: 10 * minute, end: 2 * hour, reason: "parameter of quantile",
+			load: "load 10m\n  x 1x20\n  k 2x5 3x20", text: "quantile(scalar(k), x)",
+			step: 10 * minute, end: 2 * hour, reason: "parameter of quantile",
 		},
 		"range of a parameter": {
 			load: "load 10m\n  x 1x20\n  k -1e19x5 1x20", text: "topk(scalar(k), x)", step: 10 * minute, end: 2 * hour, reason: "parameter of topk",
 		},
 		"ratio": {
-			load: "load 10m\n  x 1x20\n  k 2x5 3x20", text: "limit_ratio(scalar(k), x)", step: 10 * minute, end: 2 * hour, reason: "parameter of limit_ratio",
+			load: "load 10m\n  x 1x20\n  k 2x5 3x20", text: "limit_ratio(scalar(k), x)",
+			step: 10 * minute, end: 2 * hour, reason: "parameter of limit_ratio",
 		},
 		"parameter of a fixed aggregation": {
 			load: "load 10m\n  x{a=\"1\"} 1x20\n  x{a=\"2\"} 2x20\n  k 1x5 2x20", text: "topk(scalar(k), x @ 0)", step: 10 * minute, end: 2 * hour,
@@ -62,15 +64,28 @@ func TestExclusions(t *testing.T) {
 		"@ in a subquery with @": {
 			load: "load 1m\n  x 0+1x300", text: "max_over_time((x @ 7200)[65m:5m] @ 3600)", step: 7 * minute, end: 4 * hour, reason: "@ inside",
 		},
-		"ties of topk":   {load: groups("5", "5"), text: "topk(1, sum by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "topk depends", only: true},
-		"ties of limitk": {load: groups("5", "5"), text: "limitk(1, sum by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "limitk depends", only: true},
+		"ties of topk": {
+			load: groups("5", "5"), text: "topk(1, sum by (g) (x))",
+			step: 10 * minute, end: 2*hour - 1, reason: "topk depends", only: true,
+		},
+		"ties of limitk": {
+			load: groups("5", "5"), text: "limitk(1, sum by (g) (x))",
+			step: 10 * minute, end: 2*hour - 1, reason: "limitk depends", only: true,
+		},
 		"ties of bottomk": {
 			load: groups("5", "5"), text: "bottomk(1, sum by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "bottomk depends", only: true,
 		},
-		"-0 of max": {load: groups("0", "-0"), text: "1 / max(max by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "max depends", only: true},
-		"-0 of min": {load: groups("0", "-0"), text: "1 / min(min by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "min depends", only: true},
+		"-0 of max": {
+			load: groups("0", "-0"), text: "1 / max(max by (g) (x))",
+			step: 10 * minute, end: 2*hour - 1, reason: "max depends", only: true,
+		},
+		"-0 of min": {
+			load: groups("0", "-0"), text: "1 / min(min by (g) (x))",
+			step: 10 * minute, end: 2*hour - 1, reason: "min depends", only: true,
+		},
 		"-0 of quantile": {
-			load: groups("0", "-0"), text: "1 / quantile(1, min by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "quantile depends", only: true,
+			load: groups("0", "-0"), text: "1 / quantile(1, min by (g) (x))",
+			step: 10 * minute, end: 2*hour - 1, reason: "quantile depends", only: true,
 		},
 		"sum of floats":  {load: bits, text: "sum(sum by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "sum depends", only: true},
 		"mean of floats": {load: bits, text: "avg(sum by (g) (x))", step: 10 * minute, end: 2*hour - 1, reason: "avg depends", only: true},
@@ -105,7 +120,8 @@ func TestExclusions(t *testing.T) {
 			reason: "- of histograms", unhinted: true,
 		},
 		"counter resets of a window": {
-			load: resets, text: "histogram_count(sum_over_time(h[11m]))", step: 10 * minute, end: hour, reason: "sum_over_time of histograms", unhinted: true,
+			load: resets, text: "histogram_count(sum_over_time(h[11m]))",
+			step: 10 * minute, end: hour, reason: "sum_over_time of histograms", unhinted: true,
 		},
 		"counter resets of the mean of a window": {
 			load: resets, text: "absent(avg_over_time(h[11m]))", step: 10 * minute, end: hour, reason: "avg_over_time of histograms", unhinted: true,

@@ -107,7 +107,8 @@ func (g *generator) aggregation(depth int) string {
 	by := g.of("", "by (pod) ", "by (job) ", "without (pod) ", "by (job, zone) ", "by (le) ")
 	in := g.vector(depth)
 	if g.Intn(4) == 0 { // groups of another aggregation, with equal values
-		in = g.of("sum", "max", "avg") + g.of(" by (pod) ", " by (job, zone) ", " without (pod) ") + g.of("(up)", "(temp)", "(-limit)", "("+in+")")
+		in = g.of("sum", "max", "avg") + g.of(" by (pod) ", " by (job, zone) ", " without (pod) ") +
+			g.of("(up)", "(temp)", "(-limit)", "("+in+")")
 	}
 	switch op := g.of("sum", "avg", "min", "max", "count", "group", "stddev", "sum", "avg", "topk", "bottomk", "limitk", "quantile",
 		"count_values", "limit_ratio"); op {

@@ -40,7 +40,10 @@ func TestMerge(t *testing.T) {
 			[]promql.Matrix{{series("y", 1)}, {series("x", 2), series("z", 2)}, {series("w", 3), series("y", 3)}},
 			promql.Matrix{series("w", 3), series("x", 2), series("y", 1, 3), series("z", 2)}, "",
 		},
-		"same step":              {[]promql.Matrix{{series("x", 1, 2)}, {series("x", 2)}}, nil, "part 1 of the query has a point at 2, a part before it has one at 2"},
+		"same step": {
+			[]promql.Matrix{{series("x", 1, 2)}, {series("x", 2)}}, nil,
+			"part 1 of the query has a point at 2, a part before it has one at 2",
+		},
 		"same step, histogram":   {[]promql.Matrix{{series("x", 1, 2)}, {series("x", -2)}}, nil, "part 1"},
 		"same step, other label": {[]promql.Matrix{{series("x", 1, 2)}, {series("y", 2)}}, nil, "part 1"},
 		"before":                 {[]promql.Matrix{{series("x", 5)}, {}, {series("x", 3)}}, nil, "part 2"},

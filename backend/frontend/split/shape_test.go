@@ -37,7 +37,8 @@ func TestNotSplittable(t *testing.T) {
 		"max_over_time(x[1m:1m])":                     "a subquery is also evaluated between its windows, which are shorter than the step",
 		"max_over_time(max_over_time(x[1m:])[1h:2m])": "a subquery is also evaluated between its windows, which are shorter than the step",
 		"topk(scalar(k), sum by (a) (x))":             "the parameter of topk is checked for all steps at once",
-		"sum(avg by (a) (x))":                         "sum depends on the order of the groups of another aggregation, which depends on the range",
+		"sum(avg by (a) (x))": "sum depends on the order of the groups of another aggregation, " +
+			"which depends on the range",
 	} {
 		q := query{text: text, start: base, end: base + 2*Day, step: 5 * minute}
 		if s := shapeOf(t, q); s.Splittable || s.Reason != reason {
@@ -98,9 +99,11 @@ func TestWindows(t *testing.T) {
 		"max_over_time(vector(time())[1h:5m])": {},
 		"max_over_time(rate(x[10m] offset 1m)[1h:5m] offset 3m)": {Moves: true, Before: 74 * minute, After: -4 * minute},
 		"max_over_time(rate(x[10m] offset 1m)[1h:5m] @ 3600)":    {Fixed: &Window{After: -11 * minute, To: 59 * minute}},
-		"max_over_time((x + x @ 60)[1h:5m])":                     {Moves: true, Before: 65 * minute, Fixed: &Window{After: -4 * minute, To: minute}},
-		"max_over_time((x @ 60)[1h:5m] @ 3600)":                  {Fixed: &Window{After: -4 * minute, To: minute}},
-		"max_over_time(max_over_time(x[1h:5m])[2h:10m])":         {Moves: true, Before: 185 * minute},
+		"max_over_time((x + x @ 60)[1h:5m])": {
+			Moves: true, Before: 65 * minute, Fixed: &Window{After: -4 * minute, To: minute},
+		},
+		"max_over_time((x @ 60)[1h:5m] @ 3600)":          {Fixed: &Window{After: -4 * minute, To: minute}},
+		"max_over_time(max_over_time(x[1h:5m])[2h:10m])": {Moves: true, Before: 185 * minute},
 		"info(x)": {Moves: true, Before: math.MaxInt64, After: math.MaxInt64},
 		"x offset 250y + x offset -250y": {
 			Moves: true, Before: 250*365*Day + 5*minute, After: 250 * 365 * Day,
