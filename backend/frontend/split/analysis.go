@@ -93,8 +93,8 @@ func (a *analysis) selector(n *parser.VectorSelector, at place) {
 	}
 	// The engine reads such histograms without buckets and works out the counter
 	// reset hint from the sample that it read before; at the first step of a
-	// query it has read none. With conflicting hints there is a warning, which
-	// the first step of a part would lack.
+	// query it has read none. With conflicting hints there is a warning, and + and
+	// - drop the result, which the first step of a part would not.
 	if at.hints != "" && n.SkipHistogramBuckets {
 		a.couple("%s of histograms of which only the count and sum are read compares counter resets with the step before", at.hints)
 	}
