@@ -38,7 +38,7 @@ func (g *generator) query() query {
 	if g.Intn(3) == 0 {
 		start -= start % step
 	}
-	q := query{start: start, step: step, end: start + min(g.Int63n(dataHours*hour), 200*step)}
+	q := query{start: start, step: step, end: start + min(g.Int63n(dataHours*hour), 100*step)}
 	if g.Intn(3) == 0 {
 		q.text = g.smith.WalkRangeQuery().String()
 	} else {

@@ -25,7 +25,7 @@ func inWindows(db storage.Queryable, s Shape, start, end int64) storage.Queryabl
 // few steps, with all samples and with those of their windows only.
 func TestNothingOutsideWindows(t *testing.T) {
 	seed := seedOf(os.Getenv("SPLIT_SEED")) + 1
-	queries := 300
+	queries := 200
 	if n, err := strconv.Atoi(os.Getenv("SPLIT_QUERIES")); err == nil {
 		queries = n
 	}
