@@ -32,7 +32,9 @@ func Parts(start, end, step, interval int64, most int) []Range {
 	if interval <= 0 || most < 2 || steps == 0 {
 		return []Range{{start, last}}
 	}
-	interval = widen(start, last, interval, steps, uint64(most))
+	if interval = widen(start, last, interval, steps, uint64(most)); interval == 0 {
+		return []Range{{start, last}}
+	}
 	var parts []Range
 	for first := start; ; {
 		to := last
@@ -51,16 +53,16 @@ func Parts(start, end, step, interval int64, most int) []Range {
 }
 
 // widen returns the smallest multiple of interval, or one a little larger, with
-// at most most parts; most is at least 2.
+// at most most parts, and 0 if that is beyond the int64; most is at least 2.
 func widen(start, last, interval int64, steps, most uint64) int64 {
-	intervals := uint64(floor(last, interval)-floor(start, interval)) + 1
-	if steps < most || intervals <= most {
+	boundaries := uint64(floor(last, interval) - floor(start, interval))
+	if steps < most || boundaries < most {
 		return interval
 	}
-	// Consecutive intervals, taken by n, are in at most (intervals-2)/n + 2
-	// groups, and in ceil(intervals/n) if the first one begins a group.
+	// Every n-th boundary of these remains. That may be one more than their
+	// number divided by n, rounded down, so the second try is for one less.
 	for _, groups := range []uint64{most, most - 1} {
-		n := (intervals + groups - 1) / groups
+		n := boundaries/groups + 1
 		if n > uint64((1<<63-1)/interval) {
 			break
 		}
@@ -69,7 +71,7 @@ func widen(start, last, interval int64, steps, most uint64) int64 {
 			return wide
 		}
 	}
-	return 1<<63 - 1 // a single boundary, at 0
+	return 0
 }
 
 // floor returns a/b rounded down; b is positive.

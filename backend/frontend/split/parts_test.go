@@ -37,6 +37,9 @@ func TestParts(t *testing.T) {
 		"few steps need no wider parts": {
 			0, 100 * d, 50 * d, d, 3, []Range{{0, 0}, {50 * d, 50 * d}, {100 * d, 100 * d}},
 		},
+		"whole time, no interval is wide enough": {
+			math.MinInt64, math.MaxInt64, 1 << 62, 1, 2, []Range{{math.MinInt64, 1 << 62}},
+		},
 		"whole time": {
 			math.MinInt64, math.MaxInt64, math.MaxInt64, d, 10,
 			[]Range{{math.MinInt64, math.MinInt64}, {-1, -1}, {math.MaxInt64 - 1, math.MaxInt64 - 1}},
