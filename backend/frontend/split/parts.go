@@ -1,0 +1,119 @@
+package split
+
+// Range is a part of a query: the times of its first and last step in
+// milliseconds. Both are steps of the query.
+type Range struct {
+	Start, End int64
+}
+
+// Day is the smallest interval of a split, in milliseconds.
+const Day = 24 * 60 * 60 * 1000
+
+// Parts divides the steps start, start+step, ... up to end, in milliseconds,
+// into parts that end before the next multiple of interval (from the Unix
+// epoch, so UTC). Every step is in exactly one part, and no part is empty. If
+// there were more than most parts, the boundaries are multiples of a larger
+// multiple of interval. There are no parts if end is before start, and one if
+// step or interval is not positive or most is less than two.
+//
+// The loop is over steps and not over boundaries: with start < end and special
+// cases, as in Cortex and Thanos, the last step of a range is easily lost.
+func Parts(start, end, step, interval int64, most int) []Range {
+	if end < start {
+		return nil
+	}
+	if step <= 0 {
+		return []Range{{start, start}}
+	}
+	// The difference of two int64 fits a uint64, and adding it to start is
+	// right modulo 2^64.
+	steps := (uint64(end) - uint64(start)) / uint64(step) // after the first
+	last := start + int64(steps*uint64(step))
+	if interval <= 0 || most < 2 || steps == 0 {
+		return []Range{{start, last}}
+	}
+	if interval = widen(start, last, interval, steps, uint64(most)); interval == 0 {
+		return []Range{{start, last}}
+	}
+	var parts []Range
+	for first := start; ; {
+		to := last
+		// The distance to the next boundary is at most interval, even where the
+		// boundary itself is beyond the int64.
+		left := uint64(interval - mod(first, interval))
+		if uint64(last)-uint64(first) >= left {
+			to = first + int64((left-1)/uint64(step)*uint64(step))
+		}
+		parts = append(parts, Range{first, to})
+		if to == last {
+			return parts
+		}
+		first = to + step
+	}
+}
+
+// widen returns the smallest multiple of interval, or one a little larger, with
+// at most most parts, and 0 if that is beyond the int64; most is at least 2.
+func widen(start, last, interval int64, steps, most uint64) int64 {
+	boundaries := uint64(floor(last, interval) - floor(start, interval))
+	if steps < most || boundaries < most {
+		return interval
+	}
+	// Every n-th boundary of these remains. That may be one more than their
+	// number divided by n, rounded down, so the second try is for one less.
+	for _, groups := range []uint64{most, most - 1} {
+		n := boundaries/groups + 1
+		if n > uint64((1<<63-1)/interval) {
+			break
+		}
+		wide := interval * int64(n)
+		if uint64(floor(last, wide)-floor(start, wide)) < most {
+			return wide
+		}
+	}
+	return 0
+}
+
+// floor returns a/b rounded down; b is positive.
+func floor(a, b int64) int64 {
+	if q := a / b; a%b >= 0 {
+		return q
+	}
+	return a/b - 1
+}
+
+// mod returns the remainder of floor(a, b), which is never negative.
+func mod(a, b int64) int64 {
+	if r := a % b; r >= 0 {
+		return r
+	}
+	return a%b + b
+}
+
+// maxDays is the longest interval in days: beyond it, splitting has no use, and
+// computing with milliseconds none either.
+const maxDays = 1 << 20
+
+// Interval returns the interval of a split in milliseconds, a multiple of a
+// day: that of the number of days that every part reads in addition to its own.
+// So all parts together read at most twice the days that the whole query reads:
+// a query over d days has at most d/n+2 parts with an interval of n days, and
+// with n more days for each they read d+n*(d/n+2) = 2*(d+n).
+//
+// The interval depends on the expression only: the parts of a dashboard whose
+// range moves keep their boundaries.
+func (s Shape) Interval() int64 {
+	days := int64(0)
+	if s.Moves {
+		days = addSat(days, daysOf(addSat(s.Before, s.After)))
+	}
+	if s.Fixed != nil {
+		days = addSat(days, daysOf(subSat(s.Fixed.To, s.Fixed.After)))
+	}
+	return Day * min(max(days, 1), maxDays)
+}
+
+// daysOf returns a duration in milliseconds in days, rounded up.
+func daysOf(ms int64) int64 {
+	return max(floor(addSat(ms, Day-1), Day), 0)
+}

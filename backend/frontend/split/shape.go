@@ -1,0 +1,86 @@
+package split
+
+import (
+	"math"
+	"time"
+)
+
+// Options are the settings of the engine on which the shape of an expression
+// depends.
+type Options struct {
+	// Lookback is how far an instant selector looks back for a sample.
+	Lookback time.Duration
+	// SubqueryStep is the step of a subquery without one.
+	SubqueryStep time.Duration
+}
+
+// Shape is what has to be known of an expression to divide its range.
+type Shape struct {
+	// Splittable is set if the value at each step depends only on the samples
+	// of a window around that step, so that dividing the range changes nothing.
+	Splittable bool
+	// Reason says why an expression is not splittable.
+	Reason string
+	// OnlyOrder is set if an expression is not splittable, and only since the
+	// order of the groups of an aggregation depends on the range: the answers
+	// of parts can differ in the last bits of sums of floats and in which of
+	// several equal values topk, bottomk and limitk return, in nothing else.
+	OnlyOrder bool
+	// Open is set if Prometheus itself does not always give the same answer,
+	// since an aggregation gets its input in the order of a Go map: as with
+	// OnlyOrder, last bits and the choice between equal values can differ. The
+	// same is true, and not seen here, of a selector of several names whose
+	// series become equal without the name.
+	Open bool
+
+	// Moves is set if samples are read relative to the step: the value at t
+	// depends on those in (t-Before, t+After], in milliseconds. Both can be
+	// negative, with offsets: x offset 1h has an After of minus one hour. They
+	// are the smallest and largest int64 where they would be beyond it, and
+	// where they are not known.
+	Moves         bool
+	Before, After int64
+	// Fixed are the times of the samples that are read at absolute times,
+	// because of the modifier @; nil if there are none.
+	Fixed *Window
+
+	// DependsOnStep is set if the values depend on the range or step of the
+	// query, so that those of one query are not those of another one with the
+	// same text. If it is not set, the answer of a splittable expression has at
+	// every k-th step the values of one with the k-fold step.
+	DependsOnStep bool
+}
+
+// Analyze returns the shape of an expression, which no engine may have
+// evaluated yet.
+func Analyze(r Resolved, o Options) Shape {
+	a := analysis{subqueryStep: o.SubqueryStep.Milliseconds()}
+	a.visit(r.Expr, place{step: r.Step.Milliseconds()})
+	s := Shape{DependsOnStep: r.DependsOnStep, Reason: a.coupled, Open: a.open}
+	switch {
+	case a.coupled == "" && a.ordered == "":
+		s.Splittable = true
+	case a.coupled == "":
+		s.Reason, s.OnlyOrder = a.ordered, true
+	}
+	w := windows(r.Expr, o.Lookback.Milliseconds())
+	s.Fixed = w.fixed
+	if w.moves != nil {
+		s.Moves, s.Before, s.After = true, subSat(0, w.moves.After), w.moves.To
+	}
+	return s
+}
+
+// Reads returns the smallest window that has the times of all samples on which
+// the steps from start to end depend, in milliseconds, and false if they depend
+// on none.
+func (s Shape) Reads(start, end int64) (Window, bool) {
+	w := s.Fixed
+	if s.Moves {
+		w = union(w, &Window{After: subSat(start, s.Before), To: addSat(end, s.After)})
+	}
+	if w == nil {
+		return Window{After: math.MinInt64, To: math.MinInt64}, false
+	}
+	return *w, true
+}
