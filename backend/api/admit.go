@@ -8,8 +8,10 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/frontend"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/regexsize"
@@ -48,6 +50,9 @@ func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end
 	h := a.Memory.Begin(memory.Request{Tenant: id, Limit: l.MaxMemoryBytes})
 	ctx, cancel := context.WithCancelCause(querier.WithLimits(memory.NewContext(r.Context(), h), &l))
 	h.OnEnd(cancel)
+	if noStore(r) {
+		ctx = frontend.WithoutCache(ctx)
+	}
 	stop := func() {}
 	if t := time.Duration(l.QueryTimeout); t > 0 {
 		ctx, stop = context.WithTimeoutCause(ctx, t, querier.TimedOut(&l))
@@ -57,6 +62,18 @@ func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end
 		cancel(nil)
 		h.Close()
 	}
+}
+
+// noStore reports whether a request asks not to use caches (RFC 9111, 5.2.1.5).
+func noStore(r *http.Request) bool {
+	for _, list := range r.Header.Values("Cache-Control") {
+		for directive := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.TrimSpace(directive), "no-store") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // enter checks the texts of a read, i.e. expressions and selectors, and takes a

@@ -1,0 +1,127 @@
+package frontend
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/timestamp"
+
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/test/kit/programs"
+)
+
+// TestEquality asks FRONTEND_QUERIES random queries (default 150), each of the frontend,
+// of the frontend again, of the frontend without its cache, and of a process without it.
+func TestEquality(t *testing.T) {
+	n := 150
+	if s := os.Getenv("FRONTEND_QUERIES"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
+	w := newWorld(t)
+	before := "start"
+	for i := range n {
+		if did := w.disturb(i); did != "" {
+			before = did
+		}
+		w.check(i, before)
+		if t.Failed() {
+			return
+		}
+	}
+	kept := w.front.Metric(`pallium_frontend_steps_total{source="cache"}`)
+	evaluated := w.front.Metric(`pallium_frontend_steps_total{source="evaluated"}`)
+	t.Logf("%d answers exactly equal, %d but for last bits, %d errors; since the last restart %.0f steps from the cache, %.0f evaluated",
+		w.compare.exact, w.compare.near, w.compare.failed, kept, evaluated)
+	if w.compare.exact < n {
+		t.Error("few answers were compared")
+	}
+}
+
+// check asks one query in all ways and compares the answers.
+func (w *world) check(i int, before string) {
+	w.t.Helper()
+	q := w.query()
+	want, err := w.expect(q)
+	open := w.open(q)
+	for _, ask := range []struct {
+		name    string
+		process *programs.Pallium
+		token   string
+		control string
+	}{
+		{"frontend", w.front, w.tokens[0], ""}, {"frontend again", w.front, w.tokens[0], ""},
+		{"frontend, no-store", w.front, w.tokens[0], "no-store"}, {"no frontend", w.plain, w.tokens[1], ""},
+	} {
+		code, got := w.ask(ask.process, ask.token, q, ask.control)
+		switch {
+		case err != nil && code == http.StatusUnprocessableEntity:
+			w.compare.failed++
+		case err != nil || code != http.StatusOK:
+			w.t.Errorf("FRONTEND_SEED=%d, query %d after %s, %s: %+v: %d %s, want %v", w.seed, i, before, ask.name, q, code, got.Error, err)
+		case reflect.DeepEqual(got, want):
+			w.compare.exact++
+		case open && near(got, want):
+			w.compare.near++
+		default:
+			g, _ := json.Marshal(got)
+			e, _ := json.Marshal(want)
+			at := difference(string(g), string(e))
+			w.t.Errorf("FRONTEND_SEED=%d, query %d after %s, %s: %+v\n got ...%.400s\nwant ...%.400s", w.seed, i, before, ask.name, q, g[at:], e[at:])
+		}
+	}
+}
+
+func difference(a, b string) int {
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	return max(0, i-100)
+}
+
+// open reports whether Prometheus itself leaves the last bits of the answer open.
+func (w *world) open(q query) bool {
+	expr, err := w.parser.ParseExpr(q.text)
+	if err != nil {
+		return false
+	}
+	step := time.Duration(q.step) * time.Millisecond
+	r, err := split.Resolve(expr, timestamp.Time(q.start), timestamp.Time(q.end), step)
+	if err != nil {
+		return false
+	}
+	s := split.Analyze(r, split.Options{Lookback: 5 * time.Minute, SubqueryStep: time.Minute})
+	return s.Open || s.OnlyOrder
+}
+
+// near reports whether two answers are equal but for the last bits of floats.
+func near(a, b answer) bool {
+	if len(a.Data.Result) != len(b.Data.Result) {
+		return false
+	}
+	for i := range a.Data.Result {
+		x, y := &a.Data.Result[i], &b.Data.Result[i]
+		if !reflect.DeepEqual(x.Metric, y.Metric) || len(x.Values) != len(y.Values) || len(x.Histograms) != len(y.Histograms) {
+			return false
+		}
+		for k := range x.Values {
+			if x.Values[k][0] != y.Values[k][0] || !nearText(x.Values[k][1], y.Values[k][1]) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func nearText(a, b any) bool {
+	x, errX := strconv.ParseFloat(strings.TrimSpace(a.(string)), 64)
+	y, errY := strconv.ParseFloat(strings.TrimSpace(b.(string)), 64)
+	return errX == nil && errY == nil && (x == y || math.IsNaN(x) && math.IsNaN(y) || math.Abs(x-y) <= 1e-9*max(math.Abs(x), math.Abs(y)))
+}
