@@ -79,7 +79,7 @@ func (p *plan) maxt() int64 {
 // that the part needs.
 func (p *plan) usable(part *part, value []byte) *entry {
 	e, err := decodeEntry(part.key, value, p.step)
-	reason := ""
+	var reason string
 	switch {
 	case err != nil:
 		reason = "damaged"

@@ -110,7 +110,7 @@ func (p *plan) divide(start, end int64, lookback time.Duration) {
 			first := floor(r.Start, interval)
 			full = split.Range{Start: first, End: first + interval - 1}
 		}
-		p.parts = append(p.parts, part{steps: r, full: full, keepable: none, key: p.key(r, interval, lookback, fixed)})
+		p.parts = append(p.parts, part{steps: r, full: full, keepable: none(), key: p.key(r, interval, lookback, fixed)})
 	}
 }
 
@@ -150,7 +150,7 @@ func (p *plan) window(part *part) (mint, maxt int64) {
 func (p *plan) setKeepable(bound, oldest int64) {
 	for i := range p.parts {
 		part := &p.parts[i]
-		part.keepable = none
+		part.keepable = none()
 		if mint, _ := p.window(part); mint < oldest {
 			continue
 		}
@@ -165,13 +165,13 @@ func (p *plan) setKeepable(bound, oldest int64) {
 			part.keepable = split.Range{Start: part.steps.Start, End: part.steps.Start + (last-part.steps.Start)/p.step*p.step}
 		}
 		if !p.shape.Splittable && part.keepable != part.steps {
-			part.keepable = none // all or nothing
+			part.keepable = none() // all or nothing
 		}
 	}
 }
 
-// none is a range without a step; the zero value has one.
-var none = split.Range{Start: 0, End: -1}
+// none returns a range without a step; the zero value has one.
+func none() split.Range { return split.Range{Start: 0, End: -1} }
 
 // maxTime keeps sums of times within an int64: 140,000 years.
 const maxTime = int64(1) << 52

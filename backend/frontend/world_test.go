@@ -53,7 +53,7 @@ type world struct {
 	store    series.StoreVersion
 	noVer    error
 	keep     time.Duration
-	most     int64 // samples; 0 = no limit
+	most     int64  // samples; 0 = no limit
 	evaluate func() // called before each evaluation of a part; may be nil
 	parts    atomic.Int64
 	steps    atomic.Int64

@@ -40,7 +40,9 @@ func Versions(ctx context.Context, recent *Ingesters, long StoreVersions, id ten
 
 // versions asks the ingesters for their versions, as many as a read asks. It returns those
 // of domains that are complete and not lost, and how many of these a read needs.
-func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int64) (domains [][]series.IngesterVersion, enough int, err error) {
+func (in *Ingesters) versions(
+	ctx context.Context, id tenant.ID, mint, maxt int64,
+) (domains [][]series.IngesterVersion, enough int, err error) {
 	list, q, err := in.quorum(ctx, id, mint, maxt)
 	if err != nil {
 		return nil, 0, err

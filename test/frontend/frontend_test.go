@@ -100,9 +100,10 @@ func (w *world) fill() {
 			ls := labels.FromStrings("__name__", name, "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
 			var list []point
 			from, to := w.start, w.now-minute
-			if i == 3 {
+			switch i {
+			case 3:
 				to = w.start + 2*day
-			} else if i == 4 {
+			case 4:
 				from = w.start + day + 7*hour
 			}
 			for t, n := from, int64(0); t < to; t, n = t+10*minute, n+1 {
@@ -201,7 +202,7 @@ func (w *world) expression() string {
 		return w.texts[w.rnd.Intn(len(w.texts))]
 	}
 	of := func(list ...string) string { return list[w.rnd.Intn(len(list))] }
-	text := ""
+	var text string
 	switch w.rnd.Intn(4) {
 	case 0:
 		text = w.smith.WalkRangeQuery().String()

@@ -42,7 +42,13 @@ func (p point) ST() int64                     { return 0 }
 func (p point) F() float64                    { return p.f }
 func (p point) H() *histogram.Histogram       { return nil }
 func (p point) FH() *histogram.FloatHistogram { return p.fh }
-func (p point) Copy() chunks.Sample           { return p }
+func (p point) Copy() chunks.Sample {
+	if p.fh != nil {
+		p.fh = p.fh.Copy()
+	}
+	return p
+}
+
 func (p point) Type() chunkenc.ValueType {
 	if p.fh != nil {
 		return chunkenc.ValFloatHistogram
@@ -104,7 +110,7 @@ func (q *querier) Select(_ context.Context, _ bool, hints *storage.SelectHints, 
 		var list []chunks.Sample
 		for _, p := range one.list {
 			if p.T() >= mint && p.T() <= maxt {
-				list = append(list, p)
+				list = append(list, p.Copy()) // the engine changes histograms
 			}
 		}
 		if len(list) > 0 {
