@@ -54,8 +54,8 @@ func (c *cluster) DropAside(_ context.Context, k operator.AsideKey) (operator.As
 func (c *cluster) Status(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"processes":[{"instance":"b-1","error":"connection refused"},
 		{"instance":"i-1","ingester":{"ID":"i-1","HeadBytes":3145728,"Tenants":[{"Tenant":"a","Series":4},{"Tenant":"b","Series":5}],"Packs":[{}]}},
-		{"instance":"c-1","compactor":{"Day":-1,"LastRun":"2026-11-30T01:02:03Z","Waiting":[{"Day":20000,"Reason":"an upload is pending"}],
-			"Failing":[{"Tenant":"a","Day":20001,"Err":"pack is damaged"}]}}],
+		{"instance":"c-1","compactor":{"Day":-1,"lastRun":"2026-11-30T01:02:03Z","lastError":"the bucket is full","expired":7,"Waiting":[{"Day":20000,"Reason":"an upload is pending"}],
+			"Failing":[{"Tenant":"a","Day":20001,"error":"pack is damaged"}]}}],
 		"members":[{"id":"i-1","state":"ACTIVE","roles":["ingester"],"tokens":128,"share":0.25,"sinceHeartbeat":"1s","unhealthy":true}]}`), nil
 }
 
@@ -69,7 +69,7 @@ func (c *cluster) Losses(context.Context) ([]operator.Loss, error) {
 
 func (c *cluster) Forget(_ context.Context, id string, force bool) (int, error) {
 	if id == "alive" && !force {
-		return 0, admin.Fail(409, "instance", "it still sends heartbeats; ?force=true removes it all the same")
+		return 0, admin.Fail(409, "force", "instance alive still sends heartbeats: stop it first")
 	}
 	c.note("forget %s %v", id, force)
 	return 4, nil
@@ -95,10 +95,10 @@ func TestOperator(t *testing.T) {
 		{line: "flush", want: "all samples acknowledged before the flush", did: `flush ""`},
 		{line: "flush -instance i -background", want: "started", did: `flush "i"`},
 		{line: "compact", want: "compacted", did: `compact "" false`},
-		{line: "compact -instance c -expire-all -q", want: "done\n", did: `compact "c" true`},
-		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local packs\n"},
+		{line: "compact -instance c -expire-all -q -yes", want: "done\n", did: `compact "c" true`},
+		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local pack\n"},
 		{line: "status", want: "b-1: connection refused\n"},
-		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
+		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  the bucket is full\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
 		{line: "status", want: "ACTIVE, unhealthy"},
 		{line: "loss list", want: "2024-10-04  22:00-24:00  ingester-2  zone-b"},
 		{line: "loss list -q", want: "2024-10-04\n"},
@@ -116,7 +116,7 @@ func TestOperator(t *testing.T) {
 		{line: "ring leave", code: 2, want: "INSTANCE is missing"},
 		{line: "ring forget i", code: 1, want: "nothing was changed"},
 		{line: "ring forget i", typed: "i", want: "replicas must upload 4 windows", did: "forget i false"},
-		{line: "ring forget alive -yes", code: 1, want: "it still sends heartbeats; -force removes it all the same"},
+		{line: "ring forget alive -yes", code: 1, want: "still sends heartbeats: stop it first; -force does it all the same"},
 		{line: "ring forget alive -yes -force", want: "removed alive from the ring", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
 		{line: "aside drop", code: 2, want: "-tenant is missing"},
@@ -205,7 +205,7 @@ func TestChanges(t *testing.T) {
 	if out := s.must("token show " + id); !strings.Contains(out, "active") || !strings.Contains(out, "a, b") {
 		t.Errorf("token show: %s", out)
 	}
-	s.must("token delete " + id)
+	s.must("token delete -yes " + id)
 	if out := s.must("token list -q"); out != "" {
 		t.Errorf("a deleted token is listed: %s", out)
 	}

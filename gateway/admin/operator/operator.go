@@ -133,8 +133,9 @@ type Loss struct {
 
 // Options are the options of New. Ring is nil without a cluster.
 type Options struct {
-	Backend Backend
-	Ring    Ring
+	Backend     Backend
+	Ring        Ring
+	Replication int // number of zones with ACTIVE ingesters that a write needs
 	// Background runs a function that continues after the response was sent. Its context
 	// ends with the process.
 	Background func(func(context.Context))

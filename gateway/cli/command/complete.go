@@ -24,6 +24,11 @@ func (t *Table) complete(words []string, w io.Writer) {
 		words = []string{""}
 	}
 	done, last := words[:len(words)-1], words[len(words)-1]
+	if len(done) > 0 && done[0] == "help" {
+		if done = done[1:]; strings.HasPrefix(last, "-") {
+			return
+		}
+	}
 	if len(done) == 0 && strings.HasPrefix(last, "-") {
 		done = []string{t.Default}
 	}
@@ -49,6 +54,13 @@ func (t *Table) complete(words []string, w io.Writer) {
 		}
 		fmt.Fprintf(w, "%s\t%s\n", word, about)
 	}
+	if c := t.named(strings.Join(done, " ")); c != nil && strings.Contains(c.Args, "|") {
+		for _, word := range strings.Split(c.Args, "|") {
+			if strings.HasPrefix(word, last) {
+				fmt.Fprintf(w, "%s\t%s\n", word, c.About)
+			}
+		}
+	}
 }
 
 // completeFlag prints the flags of the command that the words begin with.
@@ -60,10 +72,11 @@ func (t *Table) completeFlag(words []string, last string, w io.Writer) {
 	fs := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	c.Setup(fs)
 	typed := strings.TrimLeft(last, "-")
+	dashes := last[:min(len(last)-len(typed), 2)]
 	fs.VisitAll(func(f *flag.Flag) {
 		if strings.HasPrefix(f.Name, typed) {
 			_, usage := flag.UnquoteUsage(f)
-			fmt.Fprintf(w, "-%s\t%s\n", f.Name, usage)
+			fmt.Fprintf(w, "%s%s\t%s\n", dashes, f.Name, usage)
 		}
 	})
 }
