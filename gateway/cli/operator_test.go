@@ -84,7 +84,7 @@ func (c *cluster) Leave(_ context.Context, id string, wait bool) error {
 // ones do nothing before they are confirmed.
 func TestOperator(t *testing.T) {
 	c := &cluster{}
-	s := newShellWith(t, operator.New(operator.Options{Backend: c, Ring: c, Logger: slog.New(slog.DiscardHandler), Background: func(do func(context.Context)) { do(context.Background()) }}).Routes)
+	s := newShellWith(t, operator.New(operator.Options{Backend: c, Ring: c, Replication: 1, Logger: slog.New(slog.DiscardHandler), Background: func(do func(context.Context)) { do(context.Background()) }}).Routes)
 	for _, tt := range []struct {
 		line  string
 		typed string
@@ -96,6 +96,9 @@ func TestOperator(t *testing.T) {
 		{line: "flush -instance i -background", want: "started", did: `flush "i"`},
 		{line: "compact", want: "compacted", did: `compact "" false`},
 		{line: "compact -instance c -expire-all -q -yes", want: "done\n", did: `compact "c" true`},
+		{line: "compact -expire-all", code: 1, want: "Compactors know of 7 days that wait for that."},
+		{line: "compact -expire-all", typed: "y\n", code: 1, want: `nothing was changed: "y" was typed instead of "expire-all"`},
+		{line: "compact -expire-all", typed: "expire-all\n", want: "compacted", did: `compact "" true`},
 		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local pack\n"},
 		{line: "status", want: "b-1: connection refused\n"},
 		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  the bucket is full\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
@@ -113,14 +116,18 @@ func TestOperator(t *testing.T) {
 		{line: "ring list -o json", want: `"sinceHeartbeat": "1.2s"`},
 		{line: "ring leave i", want: "i has left the cluster", did: "leave i true"},
 		{line: "ring leave i -background", want: "started", did: "leave i false"},
+		{line: "ring leave ingester-1", code: 1, want: "Without ingester-1, ACTIVE ingesters are in 0 zones, and every write needs 1 (cluster.replication)"},
+		{line: "ring leave ingester-1", typed: "ingester-1\n", want: "has left", did: "leave ingester-1 true"},
+		{line: "ring leave ingester-1 -yes -background", want: "started", did: "leave ingester-1 false"},
 		{line: "ring leave", code: 2, want: "INSTANCE is missing"},
 		{line: "ring forget i", code: 1, want: "nothing was changed"},
 		{line: "ring forget i", typed: "i", want: "replicas must upload 4 windows", did: "forget i false"},
 		{line: "ring forget alive -yes", code: 1, want: "still sends heartbeats: stop it first; -force does it all the same"},
-		{line: "ring forget alive -yes -force", want: "removed alive from the ring", did: "forget alive true"},
+		{line: "ring forget alive -yes -force", want: "If the process still runs, it joins again with its next heartbeat", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
 		{line: "aside drop", code: 2, want: "-tenant is missing"},
 		{line: "aside drop -tenant a -day 2024-10-04", code: 2, want: "-window must be a number from 0 to 11"},
+		{line: "aside drop -tenant a -day 2024-10-04 -window 3", code: 2, want: "-ingester is missing; 'pallium aside list'"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window x", code: 2, want: `invalid value "x" for flag -window`},
 		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", code: 1, want: "nothing was changed"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", typed: "a\r\n", want: "dropped 7 series", did: "drop a i 20000 3"},
@@ -133,6 +140,24 @@ func TestOperator(t *testing.T) {
 		}
 		if code != tt.code || !strings.Contains(got, tt.want) || strings.Join(c.did, ";") != tt.did {
 			t.Errorf("pallium %s\nexit %d, want %d; did %v, want %q\nstdout: %s\nstderr: %s\nwant: %s", tt.line, code, tt.code, c.did, tt.did, out, errs, tt.want)
+		}
+	}
+}
+
+// TestZones checks how many zones have ingesters that take writes after one has left.
+func TestZones(t *testing.T) {
+	member := func(id, zone, state, role string) memberAnswer {
+		return memberAnswer{ID: id, Zone: zone, State: state, Roles: []string{role}}
+	}
+	for want, members := range map[int][]memberAnswer{
+		0: {member("x", "a", "ACTIVE", "ingester"), member("y", "b", "LEAVING", "ingester"), member("z", "c", "JOINING", "ingester")},
+		1: {member("x", "a", "ACTIVE", "ingester"), member("y", "a", "ACTIVE", "ingester"), member("z", "b", "ACTIVE", "querier")},
+		2: {member("x", "", "ACTIVE", "ingester"), member("y", "", "ACTIVE", "ingester"), member("z", "", "ACTIVE", "ingester")},
+		3: {member("x", "a", "ACTIVE", "ingester"), member("y", "b", "ACTIVE", "ingester"), member("z", "c", "ACTIVE", "ingester"),
+			member("w", "a", "ACTIVE", "ingester")},
+	} {
+		if got := (&ringAnswer{Members: members}).zonesWithout("x"); got != want {
+			t.Errorf("%v: %d zones without x, want %d", members, got, want)
 		}
 	}
 }
@@ -177,6 +202,9 @@ func TestChanges(t *testing.T) {
 	if out := s.must("tenant set a -plan gold"); out != "plan: (none) -> gold\n" {
 		t.Errorf("set plan: %q", out)
 	}
+	if out := s.must("tenant set a -plan gold"); out != "tenant a is unchanged\n" {
+		t.Errorf("set the same plan: %q", out)
+	}
 	if out := s.must("tenant set a -display-name B"); out != "display name: A -> B\n" {
 		t.Errorf("set display name: %q", out)
 	}
@@ -195,6 +223,9 @@ func TestChanges(t *testing.T) {
 	s.must("tenant create b")
 	s.must("policy create p -tenants a -scopes metrics:read")
 	if out := s.must("policy set p -tenants a,b -scopes metrics:read,metrics:write"); out != "tenants: a -> a,b\nscopes: metrics:read -> metrics:read,metrics:write\n" {
+		t.Errorf("policy set: %q", out)
+	}
+	if out := s.must("policy set p -tenants b,a"); out != "access policy p is unchanged\n" {
 		t.Errorf("policy set: %q", out)
 	}
 	if code, _, errs := s.run("policy set p"); code != 2 || !strings.Contains(errs, "nothing to change: set -tenants") {

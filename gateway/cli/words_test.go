@@ -130,3 +130,12 @@ func TestProxy(t *testing.T) {
 		}
 	}
 }
+
+// TestEmptyExpiry checks that an empty -expires, such as an unset variable, is not a year.
+func TestEmptyExpiry(t *testing.T) {
+	s := newShell(t)
+	s.must("tenant create a")
+	if code, _, errs := s.run("token issue -tenant a -scopes metrics:read -name n -expires="); code != 2 || !strings.Contains(errs, "-expires is empty") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+}

@@ -83,7 +83,7 @@ func (f *fake) Leave(_ context.Context, id string, wait bool) error {
 func commandsOver(f *fake, cluster bool, log *bytes.Buffer) *Commands {
 	o := Options{Backend: f, Logger: slog.New(slog.NewTextHandler(log, nil)), Background: func(do func(context.Context)) { do(context.Background()) }}
 	if cluster {
-		o.Ring = f
+		o.Ring, o.Replication = f, 3
 	}
 	return New(o)
 }
@@ -117,6 +117,10 @@ func TestCommands(t *testing.T) {
 		{"GET", "/erasures/here", nil, 404, "not a deleted tenant", ""},
 		{"GET", "/erasures/a%7Cb", nil, 400, "tenant", ""},
 		{"GET", "/aside", nil, 200, `"items":[]`, ""},
+		{"GET", "/ring", nil, 200, `"replication":3`, ""},
+		{"POST", "/ring/leave", nil, 400, `"reason":"instance is missing: name the instance to remove from the cluster"`, ""},
+		{"POST", "/ring/leave", nil, 400, `; GET /admin/v1/ring lists all instances"`, ""},
+		{"POST", "/aside/drop?day=1&window=11&tenant=a&ingester=i", nil, 404, `"field":"aside","reason":"that ingester has set no series aside for that tenant and window"`, "drop 000000001/11/i/a"},
 		{"GET", "/aside?pageSize=0", nil, 400, "it must be a number from 1 to", ""},
 		{"POST", "/aside/drop?day=1&window=2&ingester=i&tenant=t", nil, 200, "within about a minute", "drop 000000001/02/i/t"},
 		{"POST", "/aside/drop?day=1&window=2&ingester=lost&tenant=t", nil, 200, "lost ingester was deleted", "drop 000000001/02/lost/t"},
