@@ -236,6 +236,17 @@ func TestChanges(t *testing.T) {
 	if out := s.must("token show " + id); !strings.Contains(out, "active") || !strings.Contains(out, "a, b") {
 		t.Errorf("token show: %s", out)
 	}
+	s.must("token issue -tenant b -scopes metrics:read -name other")
+	if out := s.must("token list -name n -q"); out != id+"\n" {
+		t.Errorf("token list of a name: %s", out)
+	}
+	if out := s.must("token list -tenant b -name other -o json"); !strings.Contains(out, `"other"`) || strings.Contains(out, id) {
+		t.Errorf("token list of a name: %s", out)
+	}
+	if out := s.must("token list -tenant a -name other -o json"); out != "{\n  \"items\": []\n}\n" {
+		t.Errorf("token list of a name: %s", out)
+	}
+	s.must("token delete -yes " + strings.TrimSpace(s.must("token list -name other -q")))
 	s.must("token delete -yes " + id)
 	if out := s.must("token list -q"); out != "" {
 		t.Errorf("a deleted token is listed: %s", out)

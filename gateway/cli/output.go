@@ -47,6 +47,13 @@ func list[T any](
 	if err != nil {
 		return err
 	}
+	return printList(s, parsed, raw, name, head, cells)
+}
+
+// printList prints a list in the format of list.
+func printList[T any](
+	s *session, parsed []T, raw []json.RawMessage, name func(T) string, head []string, cells func(T) []string,
+) error {
 	if s.format == "json" {
 		if raw == nil {
 			raw = []json.RawMessage{}

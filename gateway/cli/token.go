@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,6 +161,7 @@ func (s *session) sayKey(what string, t tokenAnswer) {
 func tokenList(fs *flag.FlagSet) action {
 	tenant := fs.String("tenant", "", "only tokens that are valid for this `tenant`")
 	policy := fs.String("policy", "", "only tokens of this access `policy`")
+	name := fs.String("name", "", "only tokens with this `name`")
 	return func(ctx context.Context, s *session, _ []string) error {
 		q := url.Values{}
 		if *tenant != "" {
@@ -169,7 +171,16 @@ func tokenList(fs *flag.FlagSet) action {
 			q.Set("accessPolicyId", *policy)
 		}
 		head := []string{"ID", "NAME", "STATUS", "TENANTS", "SCOPES", "EXPIRES", "LAST USED"}
-		return list(ctx, s, path("tokens"), q, func(t tokenAnswer) string { return t.ID }, head, func(t tokenAnswer) []string {
+		all, raw, err := items[tokenAnswer](ctx, s, path("tokens"), q)
+		if err != nil {
+			return err
+		}
+		for i := len(all) - 1; i >= 0; i-- {
+			if given(fs, "name") && all[i].Name != *name {
+				all, raw = slices.Delete(all, i, i+1), slices.Delete(raw, i, i+1)
+			}
+		}
+		return printList(s, all, raw, func(t tokenAnswer) string { return t.ID }, head, func(t tokenAnswer) []string {
 			return []string{t.ID, t.Name, t.Status, strings.Join(t.Tenants, ","), strings.Join(t.Scopes, ","), day(t.ExpiresAt), t.LastUsedAt}
 		})
 	}
