@@ -117,8 +117,9 @@ func isStatus(err error, status int) bool {
 // was read from.
 func (s *session) failed(ctx context.Context, req *http.Request, from string, err error) error {
 	var e *apiError
-	var dial *net.OpError
-	maybe := req.Method != http.MethodGet && !(errors.As(err, &dial) && dial.Op == "dial")
+	var network *net.OpError
+	unsent := errors.As(err, &network) && network.Op == "dial"
+	maybe := req.Method != http.MethodGet && !unsent
 	look := "'pallium " + lookup(req.URL.Path) + "' shows whether it did"
 	switch {
 	case errors.As(err, &e):

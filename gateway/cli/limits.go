@@ -58,16 +58,16 @@ func limitsShow(*flag.FlagSet) action {
 }
 
 // value returns a limit's value in the format of the command line.
-func (l *limitsAnswer) value(name string) string { return strings.Trim(string(l.Effective[name]), `"`) }
+func (l *limitsAnswer) value(name string) string { return bare(l.Effective[name]) }
 
 func (s *session) printLimits(a answer, l *limitsAnswer, plan *planAnswer) error {
-	var bare []string
+	var lines []string
 	for _, name := range limits.Names() {
 		if _, ok := l.Effective[name]; ok {
-			bare = append(bare, name+"="+l.value(name))
+			lines = append(lines, name+"="+l.value(name))
 		}
 	}
-	return s.print(a, strings.Join(bare, "\n"), func() {
+	return s.print(a, strings.Join(lines, "\n"), func() {
 		s.fields("tenant", l.Tenant, "plan", orNone(l.Plan))
 		s.say("\n")
 		own := builtIn()
@@ -77,7 +77,7 @@ func (s *session) printLimits(a answer, l *limitsAnswer, plan *planAnswer) error
 				continue
 			}
 			from := "default"
-			if l.fallback(d.Name) != own[d.Name] {
+			if l.fallback(d.Name) != bare(own[d.Name]) {
 				from = "configuration"
 			}
 			if _, set := plan.Limits.Get(d.Name); set {
@@ -132,11 +132,11 @@ func limitsSet(fs *flag.FlagSet) action {
 func limitsDescribe(*flag.FlagSet) action {
 	return func(_ context.Context, s *session, _ []string) error {
 		type described struct {
-			Name    string `json:"name"`
-			Unit    string `json:"unit"`
-			Default string `json:"default"`
-			Zero    string `json:"zero,omitempty"`
-			Meaning string `json:"meaning"`
+			Name    string          `json:"name"`
+			Unit    string          `json:"unit"`
+			Default json.RawMessage `json:"default"`
+			Zero    string          `json:"zero,omitempty"`
+			Meaning string          `json:"meaning"`
 		}
 		own := builtIn()
 		var list []described
@@ -153,7 +153,7 @@ func limitsDescribe(*flag.FlagSet) action {
 				if d.Zero != "" {
 					zero = "; 0 means " + d.Zero
 				}
-				s.say("%s (%s, default %s%s)\n%s\n", d.Name, d.Unit, d.Default, zero, wrapped(d.Meaning, "    ", 80))
+				s.say("%s (%s, default %s%s)\n%s\n", d.Name, d.Unit, bare(d.Default), zero, wrapped(d.Meaning, "    ", 80))
 			}
 			s.say("These are Pallium's built-in defaults; the configuration of a server can change them under 'limits:'.\n")
 		})

@@ -20,27 +20,26 @@ const retention = "retention"
 // fallback returns the value of a limit of tenants without plan and overrides.
 func (l *limitsAnswer) fallback(name string) string {
 	if v, ok := l.Defaults[name]; ok {
-		return strings.Trim(string(v), `"`)
+		return bare(v)
 	}
-	return builtIn()[name]
+	return bare(builtIn()[name])
 }
 
-// builtIn returns the built-in defaults in the format of the command line.
-func builtIn() map[string]string {
-	out := map[string]string{}
+// builtIn returns the built-in defaults as the API encodes limits.
+func builtIn() map[string]json.RawMessage {
 	values := map[string]json.RawMessage{}
 	text, err := json.Marshal(limits.Default())
 	if err == nil {
 		err = json.Unmarshal(text, &values)
 	}
-	for name, v := range values {
-		out[name] = strings.Trim(string(v), `"`)
-	}
 	if err != nil {
 		return nil // cannot happen
 	}
-	return out
+	return values
 }
+
+// bare returns a limit's value in the format of the command line.
+func bare(value json.RawMessage) string { return strings.Trim(string(value), `"`) }
 
 // retentionOf returns the retention by layers of limits, the most specific first.
 func (l *limitsAnswer) retentionOf(layers ...limits.Partial) string {

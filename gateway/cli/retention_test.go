@@ -115,7 +115,7 @@ func TestSources(t *testing.T) {
 		!strings.Contains(text, "default 104857600;") {
 		t.Errorf("numbers are not written out: %s", text)
 	}
-	if text := s.must("limits describe -o json"); !strings.Contains(text, `"default": "104857600"`) || strings.Contains(text, `"Name"`) {
+	if text := s.must("limits describe -o json"); !strings.Contains(text, `"default": 104857600`) || strings.Contains(text, `"Name"`) {
 		t.Errorf("limits describe -o json: %s", text)
 	}
 }

@@ -36,9 +36,21 @@ func (t *Table) complete(words []string, w io.Writer) {
 		t.completeFlag(done, last, w)
 		return
 	}
+	t.completeWord(strings.Join(done, " "), last, w)
+	if c := t.named(strings.Join(done, " ")); c != nil && strings.Contains(c.Args, "|") {
+		for _, word := range strings.Split(c.Args, "|") {
+			if strings.HasPrefix(word, last) {
+				fmt.Fprintf(w, "%s\t%s\n", word, c.About)
+			}
+		}
+	}
+}
+
+// completeWord prints the next words of the commands that begin with the words done.
+func (t *Table) completeWord(done, last string, w io.Writer) {
 	prefix := ""
-	if len(done) > 0 {
-		prefix = strings.Join(done, " ") + " "
+	if done != "" {
+		prefix = done + " "
 	}
 	seen := map[string]bool{}
 	for _, c := range t.all() {
@@ -53,13 +65,6 @@ func (t *Table) complete(words []string, w io.Writer) {
 			about = "commands of " + strings.TrimSpace(prefix+word)
 		}
 		fmt.Fprintf(w, "%s\t%s\n", word, about)
-	}
-	if c := t.named(strings.Join(done, " ")); c != nil && strings.Contains(c.Args, "|") {
-		for _, word := range strings.Split(c.Args, "|") {
-			if strings.HasPrefix(word, last) {
-				fmt.Fprintf(w, "%s\t%s\n", word, c.About)
-			}
-		}
 	}
 }
 
