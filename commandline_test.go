@@ -109,7 +109,7 @@ func TestWrongUsage(t *testing.T) {
 		"aside drop -tenant a":                                         "-day is missing; 'pallium aside list'",
 		"aside drop -tenant a -day x -window 1 -ingester i":            `"x" is not a UTC day`,
 		"aside drop -tenant a -day 2024-01-01 -window 1":               "-ingester is missing; 'pallium aside list'",
-		"token issue -name n -tenant a -scopes metrics:read -expires=": "-expires is empty: set a duration such as 90d",
+		"token issue -name n -tenant a -scopes metrics:read -expires=": "-expires is empty: set a value, or leave the flag out",
 		"tenant list -admin-url localhost:9010":                        "must have the form http(s)://host[:port]",
 		"tenant list -admin-url http://u:p@h":                          "without user and password",
 		"tenant list -admin-url http://h?x":                            "without ? and #",

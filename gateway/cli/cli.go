@@ -46,6 +46,9 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 		s.flags(fs)
 		act := setup(fs)
 		return func(ctx context.Context, sh *command.Shell, args []string) error {
+			if err := checkFlags(fs); err != nil {
+				return err
+			}
 			s.Shell = sh
 			s.findServer()
 			if err := s.check(); err != nil {
@@ -54,6 +57,19 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 			return act(ctx, s, args)
 		}
 	}}
+}
+
+// checkFlags rejects flags that are set to an empty text, such as an unset variable of the
+// shell: they would select the default, or everything. An empty display name or plan
+// removes the present one.
+func checkFlags(fs *flag.FlagSet) (err error) {
+	fs.Visit(func(f *flag.Flag) {
+		value, ok := f.Value.(flag.Getter)
+		if ok && value.Get() == "" && f.Name != "display-name" && f.Name != "plan" {
+			err = command.Misused("-%s is empty: set a value, or leave the flag out", f.Name)
+		}
+	})
+	return err
 }
 
 // destroys marks a command that is never suggested for a mistyped one.

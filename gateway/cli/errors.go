@@ -54,6 +54,9 @@ func (e *apiError) reason() string {
 	if e.Status == http.StatusPreconditionFailed {
 		return "it was changed by another request in the meantime: repeat the command"
 	}
+	if rest, ok := strings.CutPrefix(reason, "tenant ID "); ok {
+		return "tenant name " + rest
+	}
 	if rest, ok := strings.CutPrefix(reason, field+" "); ok && flagOf(field) != "" {
 		return flagOf(field) + " " + rest
 	}

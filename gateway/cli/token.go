@@ -54,11 +54,8 @@ func tokenIssue(fs *flag.FlagSet) action {
 	create := fs.Bool("create-tenant", false, "create the tenant if it does not exist")
 	return func(ctx context.Context, s *session, _ []string) error {
 		body, err := issueBody(*tenant, *scopes, *policy, *name, *expires)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case *expires == "" && given(fs, "expires"):
-			return command.Misused("-expires is empty: set a duration such as 90d, a time, or never; leave it out for one year")
 		}
 		if err := s.showsKeys(); err != nil {
 			return err

@@ -35,7 +35,9 @@ func TestWords(t *testing.T) {
 		"token issue -tenant b -scopes metrics:read -name n":                               `tenant "b" does not exist; -create-tenant creates it (request`,
 		"token issue -tenant a -scopes metrics:read -name n -expires 2001-01-01T00:00:00Z": "-expires is 2001-01-01T00:00:00Z: it must be in the future",
 		"token issue -policy none -name n":                                                 `access policy "none" does not exist (request`,
-		"status":                                                                           "this server does not have this command",
+		"tenant create a/b":                                                                `tenant name "a/b" contains the character '/'`,
+		"policy create p -tenants a/b -scopes metrics:read":                                `tenant name "a/b" contains the character '/'`,
+		"status": "this server does not have this command",
 	} {
 		code, _, errs := s.run(line)
 		if code != 1 || !strings.Contains(errs, want) {
@@ -131,11 +133,24 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestEmptyExpiry checks that an empty -expires, such as an unset variable, is not a year.
-func TestEmptyExpiry(t *testing.T) {
+// TestEmptyFlags checks that a flag with an empty value, such as an unset variable, is not
+// taken for the default: one year, all tenants, all ingesters, or this machine.
+func TestEmptyFlags(t *testing.T) {
 	s := newShell(t)
 	s.must("tenant create a")
-	if code, _, errs := s.run("token issue -tenant a -scopes metrics:read -name n -expires="); code != 2 || !strings.Contains(errs, "-expires is empty") {
-		t.Errorf("exit %d, %s", code, errs)
+	s.must("tenant create b -display-name= -plan=")
+	for _, line := range []string{
+		"token issue -tenant a -scopes metrics:read -name n -expires=", "token list -tenant=", "token list -policy=", "token list -name=",
+		"policy list -tenant=", "flush -instance=", "compact -instance=", "tenant list -data-dir=", "policy set p -tenants=", "policy set p -scopes=",
+		"token rotate tk_a -grace=",
+	} {
+		words := strings.Fields(line)
+		name := strings.TrimSuffix(words[len(words)-1], "=")
+		if code, _, errs := s.run(line); code != 2 || !strings.Contains(errs, name+" is empty: set a value, or leave the flag out") {
+			t.Errorf("%s: exit %d, %s", line, code, errs)
+		}
+	}
+	if out := s.must("token list -q"); out != "" {
+		t.Errorf("a token was issued: %s", out)
 	}
 }
