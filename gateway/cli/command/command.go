@@ -98,6 +98,22 @@ func Invalid(err error) error {
 	return invalidError{err}
 }
 
+// briefWords leaves out the middle of words that are longer than any path of a file, since
+// errors repeat paths and URLs.
+func briefWords(text string) string {
+	const most, part = 5000, 200 // bytes
+	if len(text) <= most {
+		return text
+	}
+	words := strings.Split(text, " ")
+	for i, w := range words {
+		if len(w) > most {
+			words[i] = strings.ToValidUTF8(w[:part], "") + " ... " + strings.ToValidUTF8(w[len(w)-part:], "")
+		}
+	}
+	return strings.Join(words, " ")
+}
+
 // ErrReported ends a command with ExitFailed when the reason is in its output or log
 // already.
 var ErrReported = errors.New("failed; the reason was reported")
@@ -178,7 +194,7 @@ func (t *Table) report(c *Command, err error, w io.Writer) int {
 		fmt.Fprintf(w, "%s %s: %s\n\n%s\nRun '%s %s -h' for its flags.\n", t.Program, c.Name, err, t.line(c), t.Program, c.Name)
 		return ExitUsage
 	}
-	fmt.Fprintf(w, "%s %s: %s\n", t.Program, c.Name, err)
+	fmt.Fprintf(w, "%s %s: %s\n", t.Program, c.Name, briefWords(err.Error()))
 	switch {
 	case errors.As(err, &invalid):
 		return ExitUsage

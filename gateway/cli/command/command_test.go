@@ -27,7 +27,7 @@ func bakery() *Table {
 				case len(args) > 0 && args[0] == "stopped":
 					return fmt.Errorf("%w: half baked", ErrInterrupted)
 				case len(args) > 0 && args[0] == "recipe":
-					return Invalid(errors.New("recipe: no flour"))
+					return Invalid(fmt.Errorf("recipe: no flour in %s", *oven))
 				}
 				return nil
 			}
@@ -65,7 +65,7 @@ func TestRun(t *testing.T) {
 		{"bread bake burnt", 1, "bakery bread bake: it is burnt\n"},
 		{"bread bake logged", 1, ""},
 		{"bread bake stopped", 130, "bakery bread bake: interrupted: half baked\n"},
-		{"bread bake recipe", 2, "bakery bread bake: recipe: no flour\n"},
+		{"bread bake recipe", 2, "bakery bread bake: recipe: no flour in small\n"},
 		{"bread bake rye -ovn big", 2, "unknown flag -ovn; did you mean -oven?"},
 		{"bread bake rye -zzz", 2, "unknown flag -zzz\n"},
 		{"bread bake rye -oven", 2, "flag -oven needs a value"},
@@ -174,7 +174,7 @@ func TestLongArguments(t *testing.T) {
 	long := strings.Repeat("é", 60_000)
 	for _, args := range [][]string{
 		{long}, {"bread", long}, {"bread", "bake", "a", long}, {"serve", long}, {"-oven" + long}, {"bread", "bake", "a", "-loaves", long},
-		{"help", long}, {"help", "bread", "bake", long}, {"completion", long},
+		{"help", long}, {"help", "bread", "bake", long}, {"completion", long}, {"bread", "bake", "recipe", "-oven", long},
 	} {
 		var out, errs bytes.Buffer
 		code := bakery().Run(t.Context(), args, Shell{Out: &out, Err: &errs})
