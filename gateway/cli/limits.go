@@ -95,6 +95,9 @@ func (s *session) printLimits(a answer, l *limitsAnswer, plan *planAnswer) error
 func limitsSet(fs *flag.FlagSet) action {
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
+		if _, err := assignAll(limits.Partial{}, args[1:]); err != nil {
+			return err
+		}
 		p := path("tenants", args[0], "limits")
 		var before, after limitsAnswer
 		have, err := s.call(ctx, http.MethodGet, p, "", nil, &before)
@@ -230,6 +233,9 @@ func (s *session) printPlan(a answer, p planAnswer) error {
 func planSet(fs *flag.FlagSet) action {
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
+		if _, err := assignAll(limits.Partial{}, args[1:]); err != nil {
+			return err
+		}
 		p := path("plans", args[0])
 		var before, after planAnswer
 		have, err := s.call(ctx, http.MethodGet, p, "", nil, &before)
