@@ -260,9 +260,15 @@ type called struct{ b *backend }
 // Leave implements rpc.Operator.
 func (c called) Leave(ctx context.Context, wait bool) error {
 	leaver := c.b.cluster.leaver
-	switch {
-	case leaver == nil:
+	if leaver == nil {
 		return fmt.Errorf("%w: it is not an ingester", rpc.ErrConflict)
+	}
+	err := leaver.Check(ctx)
+	switch {
+	case errors.Is(err, recovery.ErrHasAside) || errors.Is(err, recovery.ErrNeeded):
+		return fmt.Errorf("%w: %w", rpc.ErrConflict, err)
+	case err != nil:
+		return err
 	case !wait:
 		c.b.background.Go(func(ctx context.Context) {
 			if err := leaver.Leave(ctx); err != nil {
@@ -271,7 +277,7 @@ func (c called) Leave(ctx context.Context, wait bool) error {
 		})
 		return nil
 	}
-	err := leaver.Leave(ctx)
+	err = leaver.Leave(ctx)
 	if errors.Is(err, recovery.ErrHasAside) || errors.Is(err, recovery.ErrLeaving) {
 		return fmt.Errorf("%w: %w", rpc.ErrConflict, err)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 	"time"
 
@@ -123,8 +125,16 @@ func DefaultConfig() Config {
 	}
 }
 
-// Check returns an error if a value is invalid, with the line in the file.
-func (c *Config) Check() error { return c.located(c.check()) }
+// Check returns the errors of all values that are invalid, with their lines in the file.
+func (c *Config) Check() error {
+	var all error
+	for _, part := range c.errors() {
+		for _, err := range split(part) {
+			all = errors.Join(all, c.located(err))
+		}
+	}
+	return all
+}
 
 // located returns the error prefixed with the line of the key that the error begins with.
 func (c *Config) located(err error) error {
@@ -144,69 +154,125 @@ func (c *Config) located(err error) error {
 	return fmt.Errorf("line %d: %w", line, err)
 }
 
-func (c *Config) check() error {
-	if err := c.checkPlaces(); err != nil {
-		return err
-	}
-	switch {
-	case c.Ingester.MemoryBytes < 0:
-		return fmt.Errorf("ingester.memory_bytes is %d, it must not be negative", c.Ingester.MemoryBytes)
-	case c.Ingester.AsideBytes < 0:
-		return fmt.Errorf("ingester.aside_bytes is %d, it must not be negative", c.Ingester.AsideBytes)
-	case c.Self.Interval < model.Duration(time.Second):
-		return fmt.Errorf("self_monitoring.interval is %s, it must be at least 1s", c.Self.Interval)
-	case c.Compactor.Interval < model.Duration(time.Second):
-		return fmt.Errorf("compactor.interval is %s, it must be at least 1s", c.Compactor.Interval)
-	case c.ShutdownTimeout <= 0:
-		return errors.New("shutdown_timeout must be above zero")
-	}
-	if err := c.Log.check(); err != nil {
-		return err
-	}
-	if err := admin.CheckHosts(c.AdminHosts); err != nil {
-		return err
-	}
-	if err := c.Store.check(); err != nil {
-		return err
-	}
-	if err := c.Memory.check(); err != nil {
-		return err
-	}
-	if err := c.Cluster.check(); err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
+// errors returns the errors of all parts of the configuration; some are nil.
+func (c *Config) errors() []error {
 	lim := limits.Merge(limits.Default(), c.Limits)
-	if err := lim.Check(); err != nil {
-		return fmt.Errorf("limits: %w", err)
+	return append(c.checkPlaces(),
+		notNegative("ingester.memory_bytes", c.Ingester.MemoryBytes),
+		notNegative("ingester.aside_bytes", c.Ingester.AsideBytes),
+		atLeastSecond("self_monitoring.interval", c.Self.Interval),
+		atLeastSecond("compactor.interval", c.Compactor.Interval),
+		aboveZero("shutdown_timeout", c.ShutdownTimeout),
+		c.Log.checkLevel(),
+		c.Log.checkFormat(),
+		admin.CheckHosts(c.AdminHosts),
+		c.Store.check(),
+		c.Memory.check(),
+		within("gateway", c.Gateway.Check()),
+		within("cluster", c.Cluster.check()),
+		within("limits", lim.Check()),
+	)
+}
+
+// within returns the errors of a section, each with the section's name.
+func within(section string, err error) error {
+	var all error
+	for _, one := range split(err) {
+		all = errors.Join(all, fmt.Errorf("%s: %w", section, one))
 	}
-	return nil
+	return all
+}
+
+// split returns the errors that are joined in one.
+func split(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var out []error
+		for _, one := range joined.Unwrap() {
+			out = append(out, split(one)...)
+		}
+		return out
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
+func notNegative(key string, n int64) error {
+	if n >= 0 {
+		return nil
+	}
+	return fmt.Errorf("%s is %d, it must not be negative", key, n)
+}
+
+func atLeastSecond(key string, d model.Duration) error {
+	if d >= model.Duration(time.Second) {
+		return nil
+	}
+	return fmt.Errorf("%s is %s, it must be at least 1s", key, d)
+}
+
+func aboveZero(key string, d model.Duration) error {
+	if d > 0 {
+		return nil
+	}
+	return fmt.Errorf("%s must be above zero", key)
 }
 
 // checkPlaces checks the data directory, the addresses and the certificate.
-func (c *Config) checkPlaces() error {
-	switch {
-	case c.DataDir == "":
-		return errors.New("data_dir is empty: name a directory to keep data in")
-	case c.Listen == "":
-		return errors.New("listen is empty: name an address such as :9009")
-	case c.AdminListen == "":
-		return errors.New("admin_listen is empty: name an address such as 127.0.0.1:9010")
-	case c.InternalListen == "":
-		return errors.New("internal_listen is empty: name an address such as :9011")
-	case c.RPCListen == "":
-		return errors.New("rpc_listen is empty: name an address such as :9012")
-	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
-		return errors.New("tls needs both cert_file and key_file")
+func (c *Config) checkPlaces() []error {
+	var errs []error
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("data_dir is empty: name a directory to keep data in"))
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		errs = append(errs, errors.New("tls needs both cert_file and key_file"))
+	}
+	if u, err := url.Parse(c.ExternalURL); c.ExternalURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		errs = append(errs, fmt.Errorf("external_url is %q, it must have the form http(s)://host[:port][/path]", redacted(c.ExternalURL)))
+	}
+	return append(errs,
+		checkAddress("listen", c.Listen, ":9009"),
+		checkAddress("admin_listen", c.AdminListen, "127.0.0.1:9010"),
+		checkAddress("internal_listen", c.InternalListen, ":9011"),
+		checkAddress("rpc_listen", c.RPCListen, ":9012"),
+		checkDistinct("admin_listen", c.AdminListen, "listen", c.Listen),
+		checkDistinct("rpc_listen", c.RPCListen, "internal_listen", c.InternalListen),
+	)
+}
+
+// checkAddress returns an error for an address that nobody can listen on.
+func checkAddress(key, addr, example string) error {
+	if addr == "" {
+		return fmt.Errorf("%s is empty: name an address such as %s", key, example)
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("%s is %q, it must be an address such as %s", key, addr, example)
 	}
 	return nil
 }
 
-func (l *Log) check() error {
+// checkDistinct returns an error if two listeners of a process have the same address.
+func checkDistinct(key, addr, other, otherAddr string) error {
+	if addr == "" || addr != otherAddr || strings.HasSuffix(addr, ":0") {
+		return nil
+	}
+	return fmt.Errorf("%s and %s are both %q: each needs an address of its own", key, other, addr)
+}
+
+func (l *Log) checkLevel() error {
 	switch l.Level {
 	case "debug", "info", "warn", "error":
-	default:
-		return fmt.Errorf("log.level is %q; choose debug, info, warn or error", l.Level)
+		return nil
 	}
+	return fmt.Errorf("log.level is %q; choose debug, info, warn or error", l.Level)
+}
+
+func (l *Log) checkFormat() error {
 	if l.Format != "text" && l.Format != "json" {
 		return fmt.Errorf("log.format is %q; choose text or json", l.Format)
 	}

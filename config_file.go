@@ -8,8 +8,6 @@ import (
 	"math"
 	"os"
 	"reflect"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/prometheus/common/model"
@@ -20,8 +18,8 @@ import (
 )
 
 // LoadConfig reads a configuration file over the defaults; an empty path means only the
-// defaults. Unknown keys are errors. ${NAME} is replaced by an environment variable, which
-// must be set.
+// defaults. Unknown keys are errors. ${NAME} in a key or value is replaced by an environment
+// variable, which must be set; $${ is ${.
 func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
 	c := DefaultConfig()
 	if path == "" {
@@ -31,69 +29,23 @@ func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("read configuration: %w", err)
 	}
-	if data, err = expand(data, env); err == nil {
-		err = decodeConfig(data, &c)
-	}
-	if err != nil {
+	if err := decodeConfig(data, env, &c); err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return c, nil
 }
 
-// variable matches an environment variable in a configuration, or an escaped $.
-var variable = regexp.MustCompile(`\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
-
-// expand replaces environment variables, except in comments. $${ is replaced by ${.
-func expand(data []byte, env func(string) (string, bool)) ([]byte, error) {
-	var missing error
-	lines := bytes.SplitAfter(data, []byte("\n"))
-	for i, line := range lines {
-		code := line[:commentAt(line)]
-		expanded := variable.ReplaceAllFunc(code, func(m []byte) []byte {
-			if bytes.HasPrefix(m, []byte("$$")) {
-				return m[1:]
-			}
-			name := string(variable.FindSubmatch(m)[1])
-			v, ok := env(name)
-			if !ok {
-				missing = errors.Join(missing, fmt.Errorf("line %d: environment variable %s is not set", i+1, name))
-			}
-			return []byte(v)
-		})
-		lines[i] = slices.Concat(expanded, line[len(code):])
-	}
-	return bytes.Join(lines, nil), missing
-}
-
-// commentAt returns the position of the comment in a line, which begins with an unquoted #
-// at the beginning of the line or after a space.
-func commentAt(line []byte) int {
-	quote := byte(0)
-	for i, b := range line {
-		switch {
-		case quote != 0:
-			if b == quote {
-				quote = 0
-			}
-		case b == '"' || b == '\'':
-			quote = b
-		case b == '#' && (i == 0 || line[i-1] == ' ' || line[i-1] == '\t'):
-			return i
-		}
-	}
-	return len(line)
-}
-
 // decodeConfig decodes one YAML document into a configuration. Errors have the line, the
 // key, the value, and what is allowed.
-func decodeConfig(data []byte, c *Config) error {
+func decodeConfig(data []byte, env func(string) (string, bool), c *Config) error {
 	var doc, next yaml.Node
-	d := yaml.NewDecoder(bytes.NewReader(data))
+	vars := newVariables(env)
+	d := yaml.NewDecoder(bytes.NewReader(vars.hide(data)))
 	switch err := d.Decode(&doc); {
 	case errors.Is(err, io.EOF):
 		return nil // only comments
 	case err != nil:
-		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+		return vars.syntaxError(err)
 	}
 	if err := d.Decode(&next); !errors.Is(err, io.EOF) {
 		return errors.New("the file contains more than one YAML document (---)")
@@ -101,16 +53,21 @@ func decodeConfig(data []byte, c *Config) error {
 	if len(doc.Content) == 0 {
 		return nil
 	}
+	if err := vars.expand(&doc); err != nil {
+		return err
+	}
 	c.lines = map[string]int{}
-	file := configFile{lines: c.lines}
+	file := configFile{lines: c.lines, vars: vars, inside: map[*yaml.Node]bool{}}
 	file.section(doc.Content[0], reflect.ValueOf(c).Elem(), "")
 	return file.err
 }
 
 // configFile collects the errors in a file and the lines of its keys.
 type configFile struct {
-	lines map[string]int
-	err   error
+	lines  map[string]int
+	vars   *variables
+	inside map[*yaml.Node]bool // sections that are being decoded, to find aliases to them
+	err    error
 }
 
 func (f *configFile) add(n *yaml.Node, format string, args ...any) {
@@ -128,9 +85,15 @@ func (f *configFile) section(n *yaml.Node, into reflect.Value, path string) {
 		if where == "" {
 			where = "the configuration"
 		}
-		f.add(n, "%s must have keys (%s), not %s", where, shortList(keysOf(into.Type())), kindOf(n))
+		f.add(n, "%s must have keys (%s), not %s", where, shortList(keysOf(into.Type())), f.kindOf(n))
 		return
 	}
+	if f.inside[n] {
+		f.add(n, "%s contains itself through an alias (*)", path)
+		return
+	}
+	f.inside[n] = true
+	defer delete(f.inside, n)
 	seen := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -160,7 +123,7 @@ func (f *configFile) unknown(key *yaml.Node, t reflect.Type, path string) {
 	if near := nearest.Word(key.Value, known); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
-	f.add(key, "unknown key %q; %s", join(path, key.Value), hint)
+	f.add(key, "unknown key %q; %s", join(path, f.vars.shown(key)), hint)
 }
 
 // value decodes a value of any type.
@@ -186,9 +149,11 @@ func (f *configFile) value(n *yaml.Node, into reflect.Value, path string) {
 	case errors.As(err, &limit):
 		f.add(lineOf(n, limit.Key), "%s: %s", path, limit.Message)
 	case n.Kind == yaml.ScalarNode:
-		f.add(n, "%s is %q; it must be %s", path, n.Value, allowed(into.Type()))
+		f.add(n, "%s is %q; it must be %s", path, f.vars.shown(n), allowed(into.Type()))
+	case n.Kind == yaml.SequenceNode && into.Kind() == reflect.Slice:
+		f.add(n, "%s: the items must be %s", path, allowed(into.Type().Elem()))
 	default:
-		f.add(n, "%s must be %s, not %s", path, allowed(into.Type()), kindOf(n))
+		f.add(n, "%s must be %s, not %s", path, allowed(into.Type()), f.kindOf(n))
 	}
 }
 
@@ -267,14 +232,14 @@ func shortList(keys []string) string {
 }
 
 // kindOf returns a description of the kind of a node.
-func kindOf(n *yaml.Node) string {
+func (f *configFile) kindOf(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.SequenceNode:
 		return "a list"
 	case yaml.MappingNode:
 		return "keys"
 	}
-	return fmt.Sprintf("%q", n.Value)
+	return fmt.Sprintf("%q", f.vars.shown(n))
 }
 
 // allowed returns a description of the valid values of a type.

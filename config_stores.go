@@ -118,11 +118,19 @@ func (s *Store) check() error {
 	if n > 1 {
 		return fmt.Errorf("store has %d buckets: choose one of %s", n, s.bucketKeys())
 	}
+	return s.checkTogether()
+}
+
+// checkTogether returns an error if packs are shared between processes and rows are not.
+func (s *Store) checkTogether() error {
+	if shared := s.shared(); shared != "" && !s.Bigtable.set() {
+		return fmt.Errorf("store.%s needs store.bigtable: set both, or neither for one process with embedded storage", shared)
+	}
 	return nil
 }
 
 // ownStore is the part of errors that says why a process must not use a store of its own.
-const ownStore = "else it would keep a store of its own in the data directory, which no other process sees"
+const ownStore = "without it, the process would use a private store in its data directory that no other process sees"
 
 // checkRole returns an error for a process that would use an embedded store for data that
 // must be shared: it would seem to work, but no other process would see its data. The needs of
@@ -131,13 +139,10 @@ func (s *Store) checkRole(role Role, inCluster bool) error {
 	bigtable, shared := s.Bigtable.set(), s.shared()
 	switch {
 	case role == Gateway && inCluster && !bigtable:
-		return fmt.Errorf("this gateway belongs to a cluster (PALLIUM_CLUSTER_SECRET or cluster.tls is set) and needs store.bigtable: "+
-			"set it as in the backends, %s, "+
-			"and its tenants, keys and limits would be unknown to the cluster", ownStore)
-	case shared != "" && !bigtable:
-		return fmt.Errorf("store.%s is set and store.bigtable is not: set both or none, rows and packs belong together, %s", shared, ownStore)
+		return fmt.Errorf("gateway of a cluster (PALLIUM_CLUSTER_SECRET or cluster.tls is set) needs store.bigtable: "+
+			"copy the setting from the backends; %s", ownStore)
 	case bigtable && shared == "" && role != Gateway:
-		return fmt.Errorf("store.bigtable is set and %s is not: set both or none, rows and packs belong together, %s", s.bucketKeys(), ownStore)
+		return fmt.Errorf("store.bigtable needs %s: set both, or neither for one process with embedded storage", s.bucketKeys())
 	}
 	return nil
 }

@@ -86,26 +86,46 @@ func TestMalformedConfig(t *testing.T) {
 		{"log level with its line", "listen: :1\nlog:\n  level: loud", []string{`line 3: log.level is "loud"`}},
 		{"cluster with its line", "listen: :1\ncluster:\n  replication: 2", []string{"line 3", "replication"}},
 		{"variable with its line", "listen: :1\n\ndata_dir: ${NOT_SET}", []string{"line 3: environment variable NOT_SET is not set"}},
+		{"two values out of range", "shutdown_timeout: 0s\nlog:\n  level: loud\n  format: xml", []string{"line 1: shutdown_timeout", "line 3: log.level", "line 4: log.format"}},
+		{"an alias to itself", "log: &a\n  level: info\n  <<: *a", []string{"log contains itself"}},
+		{"aliases in a circle", "log: &a\n  <<: &b\n    <<: *a\n    level: info", []string{"log contains itself"}},
+		{"negative in gateway", "gateway:\n  max_queued: -1\n  max_tenants: -2", []string{"line 2: gateway: max_queued", "line 3: gateway: max_tenants"}},
+		{"proxies", "gateway:\n  trusted_proxies: [abc]", []string{"line 2: gateway: trusted_proxies", "10.0.0.0/8"}},
+		{"header bytes", "gateway:\n  max_header_bytes: 1", []string{"line 2: gateway: max_header_bytes is 1"}},
+		{"memory limit", "memory:\n  limit_bytes: 5", []string{"line 1: memory: the process has", "give it at least"}},
+		{"listen without a port", "listen: foo", []string{`line 1: listen is "foo", it must be an address such as :9009`}},
+		{"listen on no port", "listen: :70000", []string{`listen is ":70000"`}},
+		{"the same address twice", "listen: :9010\nadmin_listen: :9010", []string{`line 2: admin_listen and listen are both ":9010"`}},
+		{"external_url", "external_url: foo", []string{`line 1: external_url is "foo"`, "http(s)://host"}},
+		{"external_url with a password", "external_url: ftp://u:hunter2@h", []string{`external_url is "ftp://u:xxxxx@h"`}},
+		{"gcs alone", "store:\n  gcs:\n    bucket: b", []string{"store.gcs needs store.bigtable"}},
+		{"items that are keys", "upstream:\n  write_urls: [{a: b}]", []string{"line 2: upstream.write_urls: the items must be text"}},
+		{"URLs that are text, with a password", "upstream:\n  urls: http://u:hunter2@h", []string{`upstream.urls is "http://u:xxxxx@h"; it must be a list`}},
+		{"a URL in the place of keys", "upstream: http://u:hunter2@h", []string{`not "http://u:xxxxx@h"`}},
+		{"redis with a password", "cluster:\n  redis:\n    addresses: [\"redis://u:hunter2@h:1\"]", []string{"addresses", `"h:1"`}},
+		{"a variable that is not a number", "ingester:\n  memory_bytes: ${SECRET}", []string{`line 2: ingester.memory_bytes is "${SECRET}"; it must be a whole number`}},
+		{"a variable in the place of keys", "log: ${SECRET}", []string{`not "${SECRET}"`}},
+		{"a variable that adds keys", "data_dir: ${LINES}\nlog:\n  level: loud", []string{"line 3: log.level"}},
 		{"negative aside", "ingester:\n  aside_bytes: -5", []string{"line 2: ingester.aside_bytes is -5"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			path := writeFile(t, tt.text)
-			c, err := LoadConfig(path, environment(nil))
+			c, err := LoadConfig(path, environment(map[string]string{"SECRET": "hunter2", "LINES": "a\nlog: {level: loud}\n# "}))
 			if err == nil {
 				err = c.Check()
 			} else if !strings.Contains(err.Error(), path) {
 				t.Errorf("%q does not name the file", err)
 			}
 			if err == nil {
-				t.Fatal("accepted")
+				t.Fatal("the configuration was accepted")
 			}
 			for _, part := range tt.say {
 				if !strings.Contains(err.Error(), part) {
 					t.Errorf("%q lacks %q", err, part)
 				}
 			}
-			for _, inside := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: "} {
+			for _, inside := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: ", "hunter2"} {
 				if strings.Contains(err.Error(), inside) {
 					t.Errorf("%q has a word of the inside, %q", err, inside)
 				}
@@ -140,7 +160,17 @@ func TestTakenAddress(t *testing.T) {
 
 // TestVariables: variables are replaced in values, and not in comments; $${ is ${.
 func TestVariables(t *testing.T) {
-	env := environment(map[string]string{"DIR": "/data", "N": "7", "LIST": "[a, b]"})
+	env := environment(map[string]string{"DIR": "/data", "N": "7", "LIST": "[a, b]", "HASH": "x #y", "LINES": "/d\nlog: {level: debug}"})
+	for name, text := range map[string]string{
+		"in a comment after an apostrophe": "external_url: it's # ${OLD}\n",
+		"lines":                            "data_dir: ${LINES}\n", "lines in quotes": "data_dir: \"${LINES}\"\n", "a comment sign": "data_dir: ${HASH}\n",
+	} {
+		c, err := LoadConfig(writeFile(t, text), env)
+		if err != nil || c.Log.Level != "info" || strings.Contains(name, "lines") && c.DataDir != "/d\nlog: {level: debug}" ||
+			strings.Contains(name, "sign") && c.DataDir != "x #y" {
+			t.Errorf("%s: %+v %v", name, c, err)
+		}
+	}
 	c, err := LoadConfig(writeFile(t, `# data_dir: ${OLD}
 data_dir: "${DIR}/x" # was ${OLD}
 ingester: {memory_bytes: ${N}}
@@ -197,12 +227,12 @@ func TestRejectedAtStart(t *testing.T) {
 		{"backend without stores", Backend, func(*Config) {}, secrets(), []string{"store.bigtable and store.gcs", "no other process sees", "pallium all"}},
 		{"backend without store.gcs", Backend, func(c *Config) { c.Store.Bigtable = table }, secrets(), []string{"store.bigtable and store.gcs"}},
 		{"backend without store.bigtable", Backend, func(c *Config) { c.Store.GCS.Bucket = "b" }, secrets(), []string{"store.bigtable and store.gcs"}},
-		{"all without store.gcs", All, func(c *Config) { c.Store.Bigtable = table }, nil, []string{"store.bigtable is set and store.gcs is not"}},
-		{"all without store.bigtable", All, func(c *Config) { c.Store.GCS.Bucket = "b" }, nil, []string{"store.gcs is set and store.bigtable is not"}},
-		{"gateway without store.bigtable", Gateway, func(c *Config) { c.Upstream.URLs, c.Store.GCS.Bucket = []string{"http://x"}, "b" }, secrets(), []string{"store.gcs is set and store.bigtable is not"}},
-		{"gateway of a cluster by its secret", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET": long}, []string{"belongs to a cluster", "store.bigtable"}},
-		{"gateway of a cluster by its secret's file", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET_FILE": "/x"}, []string{"belongs to a cluster", "store.bigtable"}},
-		{"gateway of a cluster by certificates", Gateway, func(c *Config) { c.Upstream.URLs, c.Cluster.TLS.CertFile = []string{"http://x"}, "/x" }, secrets(), []string{"belongs to a cluster", "store.bigtable"}},
+		{"all without store.gcs", All, func(c *Config) { c.Store.Bigtable = table }, nil, []string{"store.bigtable needs store.gcs"}},
+		{"all without store.bigtable", All, func(c *Config) { c.Store.GCS.Bucket = "b" }, nil, []string{"store.gcs needs store.bigtable"}},
+		{"gateway without store.bigtable", Gateway, func(c *Config) { c.Upstream.URLs, c.Store.GCS.Bucket = []string{"http://x"}, "b" }, secrets(), []string{"store.gcs needs store.bigtable"}},
+		{"gateway of a cluster by its secret", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET": long}, []string{"gateway of a cluster", "store.bigtable"}},
+		{"gateway of a cluster by its secret's file", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET_FILE": "/x"}, []string{"gateway of a cluster", "store.bigtable"}},
+		{"gateway of a cluster by certificates", Gateway, func(c *Config) { c.Upstream.URLs, c.Cluster.TLS.CertFile = []string{"http://x"}, "/x" }, secrets(), []string{"gateway of a cluster", "store.bigtable"}},
 		{"bad limits", All, func(c *Config) { c.Listen = "" }, nil, []string{"listen"}},
 	}
 	for _, tt := range tests {
@@ -215,7 +245,7 @@ func TestRejectedAtStart(t *testing.T) {
 			a, err := open(context.Background(), cfg, o)
 			if err == nil {
 				_ = a.close()
-				t.Fatal("started")
+				t.Fatal("the process started")
 			}
 			if strings.Contains(err.Error(), "store.") {
 				if _, err := os.Stat(cfg.DataDir); err == nil {

@@ -90,7 +90,7 @@ func (p *process) profilesToken() (string, error) {
 		err = admin.CheckToken(token)
 	}
 	if err != nil {
-		return "", fmt.Errorf("token for profiles: %w", err)
+		return "", fmt.Errorf("%s: %w", name, err)
 	}
 	return token, nil
 }

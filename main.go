@@ -207,7 +207,7 @@ func configuration(path string, flags func(*Config)) (Config, error) {
 	}
 	flags(&cfg)
 	if err := errors.Join(cfg.Check(), cfg.Resolve()); err != nil {
-		return cfg, fmt.Errorf("configuration: %w", err)
+		return cfg, inFile(path, err)
 	}
 	return cfg, nil
 }
@@ -225,7 +225,7 @@ func reloadOnHangup(reload func() error, hangup chan os.Signal, logger *slog.Log
 		defer close(done)
 		for range hangup {
 			if err := reload(); err != nil {
-				logger.Error("reload failed, what was loaded before stays in use", "err", err)
+				logger.Error("reload failed: the previous certificate or keys stay in use", "err", err)
 				continue
 			}
 			logger.Info("reloaded")

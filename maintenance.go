@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -101,11 +102,9 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	check := fsck.New(s)
-	tenants := v.Tenants
-	if len(tenants) == 0 {
-		if tenants, err = check.Tenants(ctx); err != nil {
-			return err
-		}
+	tenants, err := v.tenants(ctx, check)
+	if err != nil {
+		return err
 	}
 	if v.Rebuild {
 		if err := rebuildIndex(ctx, check, tenants, out, progress); err != nil {
@@ -128,6 +127,21 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 		return ErrFindings
 	}
 	return nil
+}
+
+// tenants returns the tenants to be checked. One without data is an error: it may be
+// mistyped.
+func (v *VerifyOptions) tenants(ctx context.Context, check *fsck.Checker) ([]tenant.ID, error) {
+	all, err := check.Tenants(ctx)
+	if err != nil || len(v.Tenants) == 0 {
+		return all, err
+	}
+	for _, t := range v.Tenants {
+		if !slices.Contains(all, t) {
+			return nil, fmt.Errorf("tenant %q has no data in the store", t)
+		}
+	}
+	return v.Tenants, nil
 }
 
 // rebuildIndex rebuilds the index and prints a summary.

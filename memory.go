@@ -142,5 +142,6 @@ func (m *Memory) check() error {
 	if m.LimitBytes < 0 || m.RequestBytes < 0 {
 		return fmt.Errorf("memory: limit_bytes and request_bytes must not be negative")
 	}
-	return nil
+	_, err := memory.Divide(memory.Want{Limit: m.LimitBytes})
+	return err
 }

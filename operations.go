@@ -34,7 +34,7 @@ func (b *backend) newCommands() *operator.Commands {
 	o := operator.Options{Backend: operations{b}, Logger: b.opts.Logger,
 		Background: b.background.Go}
 	if b.cluster != nil {
-		o.Ring, o.Replication = clusterOperations{b, b.cluster}, b.cluster.replication
+		o.Ring = clusterOperations{b, b.cluster}
 	}
 	return operator.New(o)
 }
@@ -61,11 +61,6 @@ func (o operations) instance(ctx context.Context, id string, role Target) (*rpc.
 	return o.b.cluster.instance(ctx, id, role)
 }
 
-// notMember is the error of a command that names an instance which is not in the ring.
-func notMember(id string) error {
-	return admin.WithHint(admin.NotFound("instance", "instance %q is not in the ring", id), "GET %s/ring lists its members", admin.Root)
-}
-
 func (m *membership) instance(ctx context.Context, id string, role Target) (*rpc.Peer, error) {
 	r, err := m.members.Ring(ctx)
 	if err != nil {
@@ -73,7 +68,7 @@ func (m *membership) instance(ctx context.Context, id string, role Target) (*rpc
 	}
 	in, err := recovery.Member(r, id)
 	if err != nil {
-		return nil, notMember(id)
+		return nil, admin.NotFound("instance", "instance %q is not in the ring; pallium ring list shows its members", id)
 	}
 	if !slices.Contains(in.Roles, string(role)) {
 		return nil, admin.Invalid("instance", "instance %s does not have the role %s", id, role)
@@ -276,6 +271,10 @@ func (o clusterOperations) Members(ctx context.Context) ([]operator.Member, erro
 
 // Losses implements operator.Ring.
 func (o clusterOperations) Losses(ctx context.Context) ([]operator.Loss, error) {
+	return operations{b: o.b}.losses(ctx)
+}
+
+func (o operations) losses(ctx context.Context) ([]operator.Loss, error) {
 	losses, err := o.b.longTerm.Losses(ctx)
 	var out []operator.Loss
 	for _, l := range losses {
@@ -289,10 +288,10 @@ func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (i
 	windows, err := o.m.recovery.Forget(ctx, id, force)
 	switch {
 	case errors.Is(err, recovery.ErrNotMember):
-		return 0, notMember(id)
+		return 0, admin.NotFound("instance", "instance %q is not in the ring; pallium ring list shows its members", id)
 	case errors.Is(err, recovery.ErrAlive):
-		return 0, admin.WithHint(admin.Conflict("force", "instance %s was not forgotten: %s: stop it first, or let it leave the "+
-			"ring, which loses nothing", id, err), "POST %s/ring/leave?instance=%s", admin.Root, id)
+		return 0, admin.Conflict("force", "instance %s was not forgotten: %s. Stop it first; "+
+			"to remove a running ingester without loss, run: pallium ring leave %s", id, err, id)
 	case errors.Is(err, recovery.ErrHasAside):
 		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s", id, err)
 	case errors.Is(err, wire.ErrUnavailable):

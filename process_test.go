@@ -245,7 +245,7 @@ func TestSecondIngester(t *testing.T) {
 	}
 	select {
 	case <-on:
-		t.Error("the second went on")
+		t.Error("the second process continued its start")
 	default:
 	}
 	_, on = begin("other", "querier")

@@ -149,9 +149,8 @@ func (t Targets) check(cfg *Config) error {
 		s := &cfg.Store
 		switch {
 		case r.needs.stores && (!s.Bigtable.set() || s.shared() == ""):
-			return fmt.Errorf("the %s needs both store.bigtable and %s: set them as in all processes of the cluster, %s, "+
-				"and would ignore limits, deletions and retention that are set at a gateway; "+
-				"for one process without other services run `pallium all`", r.name, s.bucketKeys(), ownStore)
+			return fmt.Errorf("the %s needs both store.bigtable and %s: copy them from the other processes of the cluster; %s. "+
+				"For one process without other services, run `pallium all`", r.name, s.bucketKeys(), ownStore)
 		case r.needs.ring && !cfg.Cluster.Redis.Set():
 			return fmt.Errorf("the %s needs cluster.redis.addresses: processes of a cluster find each other through Redis", r.name)
 		case r.needs.disk && cfg.DataDir == "":

@@ -298,7 +298,7 @@ func TestWrongPepper(t *testing.T) {
 	b, err := open(context.Background(), cfg, testOptions(All, env, nil))
 	if err == nil {
 		_ = b.close()
-		t.Fatal("started")
+		t.Fatal("the process started with another pepper")
 	}
 	if !strings.Contains(err.Error(), "pepper") || strings.Contains(err.Error(), "another") {
 		t.Errorf("error %v", err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/palliumhq/pallium/backend/compactor"
@@ -48,6 +49,8 @@ type clusterStatus struct {
 	Processes []processStatus   `json:"processes"` // those with a role that has a status
 	Members   []operator.Member `json:"members,omitempty"`
 	RingError string            `json:"ringError,omitempty"`
+	// Losses are windows of which lost ingesters may have had the only copy of samples.
+	Losses []operator.Loss `json:"losses,omitempty"`
 }
 
 // statusTimeout is the timeout for reading the status of all processes.
@@ -58,7 +61,12 @@ func (o operations) Status(ctx context.Context) (json.RawMessage, error) {
 	if o.b.cluster == nil {
 		return json.Marshal(clusterStatus{Processes: []processStatus{o.b.ownStatus()}})
 	}
-	return json.Marshal(o.b.cluster.status(ctx))
+	status := o.b.cluster.status(ctx)
+	losses, err := o.losses(ctx)
+	if status.Losses = losses; err != nil {
+		status.RingError = strings.TrimPrefix(status.RingError+"; losses could not be read: "+err.Error(), "; ")
+	}
+	return json.Marshal(status)
 }
 
 func (m *membership) status(ctx context.Context) clusterStatus {

@@ -77,8 +77,12 @@ func migrationEnv(ctx context.Context, cfg *Config, o Options) (migrations.Env, 
 	done := func() error { return nil }
 	b := &cfg.Store.Bigtable
 	if !b.set() {
+		dir := filepath.Join(cfg.DataDir, "rows")
+		if _, err := os.Stat(dir); err != nil { // opening would create an empty store, in which nothing is wrong
+			return e, done, fmt.Errorf("there is no store in the data directory %s (-data-dir, data_dir): %w", cfg.DataDir, err)
+		}
 		e.Open = func(context.Context) (rows.Store, error) {
-			return pebble.Open(filepath.Join(cfg.DataDir, "rows"), pebble.Options{Logger: o.Logger})
+			return pebble.Open(dir, pebble.Options{Logger: o.Logger})
 		}
 		return e, done, nil
 	}

@@ -26,8 +26,8 @@ func parseJWKS(data []byte) (keySet, error) {
 	if !ok || len(list) == 0 {
 		return keySet{}, errors.New(`"keys" is not a list with at least one key`)
 	}
-	if len(list) > maxKeysOfIs {
-		return keySet{}, fmt.Errorf("the set has %d keys; the limit is %d", len(list), maxKeysOfIs)
+	if len(list) > maxKeysPerIssuer {
+		return keySet{}, fmt.Errorf("the set has %d keys; the limit is %d", len(list), maxKeysPerIssuer)
 	}
 	set := keySet{keys: map[string]verifyKey{}}
 	for n, v := range list {

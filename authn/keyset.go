@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	minSecret   = 32      // bytes of an HMAC secret
-	minRSABits  = 2048    //
-	maxRSABits  = 8192    // larger keys take milliseconds per check
-	maxKeyFile  = 1 << 20 // bytes
-	maxKeysOfIs = 100
+	minSecret        = 32 // bytes of an HMAC secret
+	minRSABits       = 2048
+	maxRSABits       = 8192    // larger keys take milliseconds per check
+	maxKeyFile       = 1 << 20 // bytes
+	maxKeysPerIssuer = 100
 )
 
 // keySet holds the keys of one issuer.

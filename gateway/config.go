@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -64,21 +65,29 @@ func (c *Config) HeaderBytes() int {
 	return c.MaxHeaderBytes
 }
 
-// check returns an error that names the first invalid setting.
-func (c *Config) check() error {
-	if c.MaxInFlight < 0 || c.MaxQueued < 0 || c.QueueTimeout < 0 || c.MaxBodyBytes < 0 || c.MaxTenants < 0 || c.Gateways < 0 {
-		return fmt.Errorf("max_in_flight, max_queued, queue_timeout, max_body_bytes, max_tenants and gateways must not be negative")
+// Check returns the errors of all invalid settings, joined; each begins with its key.
+func (c *Config) Check() error {
+	var errs error
+	for _, n := range []struct {
+		key   string
+		value int64
+	}{
+		{"max_in_flight", int64(c.MaxInFlight)}, {"max_queued", int64(c.MaxQueued)}, {"queue_timeout", int64(c.QueueTimeout)},
+		{"max_body_bytes", c.MaxBodyBytes}, {"max_tenants", int64(c.MaxTenants)}, {"gateways", int64(c.Gateways)},
+		{"max_buffered_bytes", c.MaxBufferedBytes},
+	} {
+		if n.value < 0 {
+			errs = errors.Join(errs, fmt.Errorf("%s must not be negative", n.key))
+		}
 	}
 	if n := c.HeaderBytes(); n < minHeaderBytes || n > maxHeaderBytes {
-		return fmt.Errorf("max_header_bytes is %d: it must be between %d and %d", n, minHeaderBytes, maxHeaderBytes)
+		errs = errors.Join(errs, fmt.Errorf("max_header_bytes is %d: it must be between %d and %d", n, minHeaderBytes, maxHeaderBytes))
 	}
 	if d := time.Duration(c.IdleTimeout); d < 0 || d > maxIdleTimeout {
-		return fmt.Errorf("idle_timeout is %s: it must be between 0s (the default, 60s) and %s", d, maxIdleTimeout)
+		errs = errors.Join(errs, fmt.Errorf("idle_timeout is %s: it must be between 0s (the default, 60s) and %s", d, maxIdleTimeout))
 	}
-	if c.MaxBufferedBytes < 0 {
-		return fmt.Errorf("max_buffered_bytes must not be negative")
-	}
-	return nil
+	_, err := c.Trusted()
+	return errors.Join(errs, err)
 }
 
 // setDefaults replaces settings of 0 by their defaults.

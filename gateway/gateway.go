@@ -102,7 +102,7 @@ func New(o Options) (*Gateway, error) {
 	if o.Memory == nil {
 		o.Memory = unlimited{}
 	}
-	if err := o.Config.check(); err != nil {
+	if err := o.Config.Check(); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	o.Config.setDefaults()

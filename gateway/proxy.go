@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -85,11 +86,9 @@ func parseURLs(backends []string) ([]*url.URL, error) {
 	urls := make([]*url.URL, 0, len(backends))
 	for _, b := range backends {
 		u, err := url.Parse(b)
-		if err != nil {
-			return nil, fmt.Errorf("backend URL %q: %w", b, err)
-		}
-		if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return nil, fmt.Errorf("backend URL %q must have the form http(s)://host[:port][/path]", u.Redacted())
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			// What is before an @ may be a password, which the error of Parse would have.
+			return nil, fmt.Errorf("backend URL %q must have the form http(s)://host[:port][/path]", b[strings.LastIndex(b, "@")+1:])
 		}
 		urls = append(urls, u)
 	}

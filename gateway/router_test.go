@@ -105,7 +105,7 @@ func TestCosts(t *testing.T) {
 		}
 		go func() { defer close(done); e.do(query, bearer("$A"), "") }()
 		kit.Receive(t, "a request is in progress", arrived)
-		each(t, e, "concurrent requests used up", "max_concurrent_requests", func(c routes.Cost) bool { return c >= routes.Place })
+		each(t, e, "concurrent requests used up", "max_concurrent_requests", func(c routes.Cost) bool { return c >= routes.Slot })
 		close(release)
 		kit.Receive(t, "the request ends", done)
 	})

@@ -221,13 +221,13 @@ var queryRows = []row{
 
 var framingRows = []row{
 	{"chunked", push, bearer("$A", "Transfer-Encoding: chunked"), "1\r\nx\r\n0\r\n\r\n", 200, "a", ""},
-	{"both lengths", push, bearer("$A", "Transfer-Encoding: chunked", "Content-Length: 4"), "1\r\nx\r\n0\r\n\r\n", 400, "", "Transfer-Encoding"},
-	{"both lengths, the other way", push, bearer("$A", "content-length: 4", "transfer-encoding: Chunked"), "1\r\nx\r\n0\r\n\r\n", 400, "", "Transfer-Encoding"},
+	{"Transfer-Encoding and Content-Length", push, bearer("$A", "Transfer-Encoding: chunked", "Content-Length: 4"), "1\r\nx\r\n0\r\n\r\n", 400, "", "Transfer-Encoding"},
+	{"Content-Length and Transfer-Encoding", push, bearer("$A", "content-length: 4", "transfer-encoding: Chunked"), "1\r\nx\r\n0\r\n\r\n", 400, "", "Transfer-Encoding"},
 	{"two lengths", push, bearer("$A", "Content-Length: 1", "Content-Length: 2"), "xx", 400, "", ""},
 	{"two equal lengths", push, bearer("$A", "Content-Length: 1", "content-length: 1"), "x", 400, "", "Content-Length must not be repeated"},
 	{"folded length", query, bearer("$A", "Content-Length:\r\n 3"), "abc", 400, "", ""},
 	{"folded line", query, bearer("$A", "X-A: b\r\n\tc"), "", 400, "", "folded"},
-	{"both lengths, folded", push, bearer("$A", "Transfer-Encoding: chunked", "X-A: b\r\n c", "Content-Length: 4"), "1\r\nx\r\n0\r\n\r\n", 400, "", "folded"},
+	{"Transfer-Encoding and Content-Length, after a folded line", push, bearer("$A", "Transfer-Encoding: chunked", "X-A: b\r\n c", "Content-Length: 4"), "1\r\nx\r\n0\r\n\r\n", 400, "", "folded"},
 	{"bare line feed in a chunk", push, bearer("$A", "Transfer-Encoding: chunked"), "1\nx\r\n0\r\n\r\n", 400, "", ""},
 	{"bare line feed", query, bearer("$A", "X-A: b\nX-B: c"), "", 400, "", "CRLF"},
 	{"unknown encoding", push, bearer("$A", "Transfer-Encoding: gzip"), "x", 501, "", ""},

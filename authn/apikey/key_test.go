@@ -166,8 +166,8 @@ func TestPepper(t *testing.T) {
 }
 
 // TestPepperGolden checks values that were computed independently of this code. Stored
-// hashes depend on this rule, whose version is stored with them: a changed rule needs a
-// new version, and a way to verify existing hashes.
+// hashes depend on this hashing scheme, whose version is stored with them: a changed
+// scheme needs a new version, and a way to verify existing hashes.
 func TestPepperGolden(t *testing.T) {
 	p, err := NewPepper(bytes.Repeat([]byte("p"), 32))
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 const MinPepperLength = 32
 
 // pepperVersion is part of everything derived from a pepper, so that values of a later
-// derivation rule cannot be mistaken for values of this one.
+// version of the hashing scheme cannot be mistaken for values of this one.
 const pepperVersion = 1
 
 // Pepper is the server's secret for hashing keys. Someone who can write to the store but
@@ -31,7 +31,8 @@ func NewPepper(secret []byte) (Pepper, error) {
 	return Pepper{secret: append([]byte(nil), secret...)}, nil
 }
 
-// Version returns the version of the rule that Hash uses; it is stored with the hashes.
+// Version returns the version of the hashing scheme that Hash uses; it is stored with the
+// hashes.
 func (p Pepper) Version() int { return pepperVersion }
 
 // Parse calls the package's Parse and returns the parts of the key, as authn needs them.

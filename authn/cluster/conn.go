@@ -168,9 +168,9 @@ func (m *Member) proveSecond(conn net.Conn, binding string) error {
 	return err
 }
 
-// maxUnproven bounds the connections of a listener that have not completed their
+// maxUnauthenticated bounds the connections of a listener that have not completed their
 // handshake. New connections beyond it are closed at once.
-const maxUnproven = 512
+const maxUnauthenticated = 512
 
 // Bound limits the unauthenticated connections of a listener: those for which Server has
 // not returned yet.
@@ -178,7 +178,7 @@ func Bound(l net.Listener) net.Listener { return &bounded{Listener: l} }
 
 type bounded struct {
 	net.Listener
-	unproven atomic.Int64
+	unauthenticated atomic.Int64
 }
 
 // Accept implements net.Listener.
@@ -188,8 +188,8 @@ func (l *bounded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.unproven.Add(1) > maxUnproven {
-			l.unproven.Add(-1)
+		if l.unauthenticated.Add(1) > maxUnauthenticated {
+			l.unauthenticated.Add(-1)
 			_ = raw.Close() // the peer may retry
 			continue
 		}
@@ -197,14 +197,14 @@ func (l *bounded) Accept() (net.Conn, error) {
 	}
 }
 
-// counted is a connection that counts as unproven until left is called.
+// counted is a connection that counts as unauthenticated until left is called.
 type counted struct {
 	net.Conn
 	of    *bounded
 	leave sync.Once
 }
 
-func (c *counted) left() { c.leave.Do(func() { c.of.unproven.Add(-1) }) }
+func (c *counted) left() { c.leave.Do(func() { c.of.unauthenticated.Add(-1) }) }
 
 // Close implements net.Conn.
 func (c *counted) Close() error {
@@ -235,11 +235,11 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // lazy is a connection whose handshake runs at its first use.
 type lazy struct {
-	net.Conn // the accepted connection
-	of       *listener
-	once     sync.Once
-	proven   atomic.Pointer[net.Conn]
-	err      error
+	net.Conn      // the accepted connection
+	of            *listener
+	once          sync.Once
+	authenticated atomic.Pointer[net.Conn]
+	err           error
 }
 
 func (c *lazy) conn() (net.Conn, error) {
@@ -250,9 +250,9 @@ func (c *lazy) conn() (net.Conn, error) {
 			c.of.failed(err)
 			return
 		}
-		c.proven.Store(&conn)
+		c.authenticated.Store(&conn)
 	})
-	if conn := c.proven.Load(); conn != nil {
+	if conn := c.authenticated.Load(); conn != nil {
 		return *conn, nil
 	}
 	return nil, c.err
@@ -276,7 +276,7 @@ func (c *lazy) Write(p []byte) (int, error) {
 
 // Close also aborts a handshake that is in progress.
 func (c *lazy) Close() error {
-	if conn := c.proven.Load(); conn != nil {
+	if conn := c.authenticated.Load(); conn != nil {
 		return (*conn).Close()
 	}
 	return c.Conn.Close()

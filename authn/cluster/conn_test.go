@@ -40,8 +40,8 @@ func TestConnections(t *testing.T) {
 		{"server of another authority", member(t, "", right, false), member(t, "", foreign, false), false},
 		{"server's certificate for another host", member(t, "", right, false), member(t, "", elsewhere, false), false},
 		{"client without a certificate", member(t, one, none, false), member(t, "", right, false), false},
-		{"both", member(t, one, right, false), member(t, one, right2, false), true},
-		{"both, another secret", member(t, one, right, false), member(t, other, right2, false), false},
+		{"secret and certificate", member(t, one, right, false), member(t, one, right2, false), true},
+		{"secret and certificate, different secret", member(t, one, right, false), member(t, other, right2, false), false},
 		{"client without the secret", member(t, "", right, false), member(t, one, right2, false), false},
 		{"plain text", member(t, one, none, true), member(t, one+" "+two, none, true), true},
 		{"plain text, another secret", member(t, one, none, true), member(t, other, none, true), false},
@@ -202,9 +202,9 @@ func TestListener(t *testing.T) {
 	}
 }
 
-// TestUnproven checks that unauthenticated connections are bounded, and that closed ones
-// no longer count.
-func TestUnproven(t *testing.T) {
+// TestUnauthenticatedLimit checks that unauthenticated connections are bounded, and that
+// closed ones no longer count.
+func TestUnauthenticatedLimit(t *testing.T) {
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -212,7 +212,7 @@ func TestUnproven(t *testing.T) {
 	m := member(t, one, TLSFiles{}, false)
 	l := m.Listen(raw, func(error) {}).(*listener)
 	defer l.Close()
-	accepted := make(chan net.Conn, 2*maxUnproven)
+	accepted := make(chan net.Conn, 2*maxUnauthenticated)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -231,7 +231,7 @@ func TestUnproven(t *testing.T) {
 		return c
 	}
 	var list []net.Conn
-	for range maxUnproven {
+	for range maxUnauthenticated {
 		dial()
 		list = append(list, <-accepted)
 	}
@@ -240,21 +240,21 @@ func TestUnproven(t *testing.T) {
 	}
 	for _, c := range list[:2] {
 		c.Close()
-		c.Close() // counts once
+		c.Close() // closing twice frees one slot only
 	}
 	dial()
 	dial()
 	for range 2 {
 		kit.Receive(t, "a connection is accepted", accepted)
 	}
-	if n := l.unproven.Load(); n != maxUnproven {
-		t.Errorf("%d connections count as unproven", n)
+	if n := l.unauthenticated.Load(); n != maxUnauthenticated {
+		t.Errorf("%d unauthenticated connections, want %d", n, maxUnauthenticated)
 	}
 }
 
-// TestProvenDoesNotCount checks that authenticated connections no longer count as
-// unproven.
-func TestProvenDoesNotCount(t *testing.T) {
+// TestAuthenticatedDoesNotCount checks that authenticated connections no longer count as
+// unauthenticated.
+func TestAuthenticatedDoesNotCount(t *testing.T) {
 	m := member(t, one, TLSFiles{}, false)
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -262,29 +262,29 @@ func TestProvenDoesNotCount(t *testing.T) {
 	}
 	l := Bound(raw).(*bounded)
 	defer l.Close()
-	proven := make(chan error, 1)
+	authenticated := make(chan error, 1)
 	go func() {
 		c, err := net.Dial("tcp", raw.Addr().String())
 		if err == nil {
 			_, err = m.Client(t.Context(), c, "127.0.0.1")
 		}
-		proven <- err
+		authenticated <- err
 	}()
 	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if n := l.unproven.Load(); n != 1 {
-		t.Errorf("%d connections count before the handshake, want 1", n)
+	if n := l.unauthenticated.Load(); n != 1 {
+		t.Errorf("%d unauthenticated connections before the handshake, want 1", n)
 	}
 	if _, err := m.Server(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-proven; err != nil {
+	if err := <-authenticated; err != nil {
 		t.Fatal(err)
 	}
-	if n := l.unproven.Load(); n != 0 {
-		t.Errorf("%d connections count after the handshake, want 0", n)
+	if n := l.unauthenticated.Load(); n != 0 {
+		t.Errorf("%d unauthenticated connections after the handshake, want 0", n)
 	}
 }

@@ -204,7 +204,8 @@ func (c *Control) follow(ctx context.Context) {
 			return
 		}
 		if err != nil && !failing {
-			c.logger.Error("failed to read the change log: changes by other gateways are delayed by up to 30 s", "err", err)
+			c.logger.Error("failed to read the change log: changes by other gateways are delayed by up to 30 s; "+
+				"if the store stays unreachable, API keys are then rejected with 503", "err", err)
 		}
 		if err == nil && failing {
 			c.logger.Info("reading the change log works again")

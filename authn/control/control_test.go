@@ -58,19 +58,19 @@ func TestIssueRejects(t *testing.T) {
 	issue(t, c, "team-a")
 	read := []tenant.Scope{tenant.MetricsRead}
 	for name, r := range map[string]TokenRequest{
-		"no name":         {Tenant: "team-a", Scopes: read},
-		"control in name": {Name: "a\nb", Tenant: "team-a", Scopes: read},
-		"long name":       {Name: strings.Repeat("x", 201), Tenant: "team-a", Scopes: read},
-		"nothing":         {Name: "n"},
-		"both":            {Name: "n", Policy: "p", Tenant: "team-a"},
-		"no scopes":       {Name: "n", Tenant: "team-a"},
-		"no tenant":       {Name: "n", Scopes: read},
-		"unknown scope":   {Name: "n", Tenant: "team-a", Scopes: []tenant.Scope{"admin"}},
-		"unknown tenant":  {Name: "n", Tenant: "team-x", Scopes: read},
-		"bad tenant":      {Name: "n", Tenant: "../x", Scopes: read},
-		"unknown policy":  {Name: "n", Policy: "none"},
-		"past":            {Name: "n", Tenant: "team-a", Scopes: read, ExpiresAt: c.now().Add(-time.Second)},
-		"beyond never":    {Name: "n", Tenant: "team-a", Scopes: read, ExpiresAt: Never().Add(time.Hour)},
+		"no name":             {Tenant: "team-a", Scopes: read},
+		"control in name":     {Name: "a\nb", Tenant: "team-a", Scopes: read},
+		"long name":           {Name: strings.Repeat("x", 201), Tenant: "team-a", Scopes: read},
+		"no policy or tenant": {Name: "n"},
+		"policy and tenant":   {Name: "n", Policy: "p", Tenant: "team-a"},
+		"no scopes":           {Name: "n", Tenant: "team-a"},
+		"no tenant":           {Name: "n", Scopes: read},
+		"unknown scope":       {Name: "n", Tenant: "team-a", Scopes: []tenant.Scope{"admin"}},
+		"unknown tenant":      {Name: "n", Tenant: "team-x", Scopes: read},
+		"bad tenant":          {Name: "n", Tenant: "../x", Scopes: read},
+		"unknown policy":      {Name: "n", Policy: "none"},
+		"past":                {Name: "n", Tenant: "team-a", Scopes: read, ExpiresAt: c.now().Add(-time.Second)},
+		"beyond never":        {Name: "n", Tenant: "team-a", Scopes: read, ExpiresAt: Never().Add(time.Hour)},
 	} {
 		_, _, err := c.IssueToken(ctx, r)
 		wantKind(t, name, err, Invalid)
@@ -131,22 +131,22 @@ func TestRotate(t *testing.T) {
 	}
 	for _, c := range []*Control{a, b} {
 		if !usable(t, c, first.ID()) || !usable(t, c, second.ID()) {
-			t.Error("not both keys are usable within the grace")
+			t.Error("within the grace period, want both keys to be usable")
 		}
 	}
 	w.clock.Advance(time.Hour)
 	for _, c := range []*Control{a, b} {
 		if usable(t, c, first.ID()) || !usable(t, c, second.ID()) {
-			t.Error("want only the new key to be usable after the grace")
+			t.Error("after the grace period, want only the new key to be usable")
 		}
 	}
-	// Another rotation, without grace. The index of the first key was deleted.
+	// Another rotation, without grace; it also deletes the index row of the first key.
 	_, third, err := a.RotateToken(ctx, tk.ID, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if usable(t, a, second.ID()) || !usable(t, a, third.ID()) || usable(t, a, first.ID()) {
-		t.Error("rotation without grace")
+		t.Error("after a rotation without grace, want only the third key to be usable")
 	}
 	if must(a.RevokeToken(ctx, tk.ID))(t); usable(t, a, third.ID()) {
 		t.Error("a key of a revoked token is usable")
@@ -252,8 +252,8 @@ func TestPepperAndFormat(t *testing.T) {
 	}
 }
 
-// TestPepperVersion checks that hashes of another version of the rule are not compared:
-// their keys do not exist, whether they are current or rotated.
+// TestPepperVersion checks that a hash made with another version of the hashing scheme is
+// never compared: its key counts as nonexistent, whether it is current or rotated.
 func TestPepperVersion(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
@@ -264,12 +264,12 @@ func TestPepperVersion(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name                 string
-		current, old         int // version of the rule
+		current, old         int // version of the hashing scheme
 		wantCurrent, wantOld bool
 	}{
 		{"as issued", c.pepper.Version(), c.pepper.Version(), true, true},
-		{"later rule for the current key", c.pepper.Version() + 1, c.pepper.Version(), false, true},
-		{"earlier rule for the old key", c.pepper.Version(), 0, true, false},
+		{"later scheme for the current key", c.pepper.Version() + 1, c.pepper.Version(), false, true},
+		{"earlier scheme for the old key", c.pepper.Version(), 0, true, false},
 	} {
 		var stored token
 		if err := c.load(ctx, prefToken+tk.ID, &stored); err != nil {

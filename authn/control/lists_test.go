@@ -133,7 +133,7 @@ func TestAudit(t *testing.T) {
 	c := w.open()
 	for i := range 3 {
 		e := must(c.StartEvent(ctx, Event{Actor: "admin", Action: fmt.Sprint("do ", i)}))(t)
-		if i != 1 { // this change was interrupted
+		if i != 1 { // change 1 stays without an outcome, as if interrupted
 			if err := c.EndEvent(ctx, e, Outcome{Status: 201, Target: "x"}); err != nil {
 				t.Fatal(err)
 			}

@@ -75,7 +75,8 @@ func (c *Control) Plans(ctx context.Context, p Page) (out []Plan, next string, e
 }
 
 // UpdatePlan replaces display name and limits of the plan if its ETag is p.ETag. The
-// change takes effect immediately for tenants of the plan.
+// change takes effect for tenants of the plan immediately in this process, and within a
+// second in others.
 func (c *Control) UpdatePlan(ctx context.Context, p Plan) (Plan, error) {
 	old, err := c.Plan(ctx, p.Name)
 	if err != nil {

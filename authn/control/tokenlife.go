@@ -58,8 +58,8 @@ func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duratio
 
 // RevokeToken revokes a token and all its keys, immediately in this process and within a
 // second in others. Revoking a token again is not an error, and appends to the change log
-// again: a client repeats a request without a response, and the change may not have been
-// logged.
+// again: the client may be retrying because it got no response, and the first attempt may
+// have failed between the record and the change log.
 func (c *Control) RevokeToken(ctx context.Context, id string) (Token, error) {
 	for {
 		t, err := c.loadToken(ctx, id)

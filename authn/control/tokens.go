@@ -87,7 +87,7 @@ type token struct {
 type keyHash struct {
 	ID     string `json:"id"`
 	Hash   []byte `json:"hash"`
-	Pepper int    `json:"pepper"` // version of the hashing rule
+	Pepper int    `json:"pepper"` // version of the hashing scheme
 }
 
 func (t *token) setETag(e string) { t.ETag = e }

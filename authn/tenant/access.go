@@ -37,7 +37,7 @@ type Access struct {
 
 var (
 	errNoAccess = errors.New("request has no tenant: it did not come through the gateway")
-	errNoPolicy = errors.New("request has no label policy: access is denied")
+	errNoPolicy = errors.New("request has no label policy (" + HeaderPolicy + "): it did not come through a gateway of this version")
 )
 
 // Check returns an error unless the access has a valid tenant and a policy.

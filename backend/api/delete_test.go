@@ -29,7 +29,7 @@ func TestDeletionErrors(t *testing.T) {
 		text string
 	}{
 		{nil, http.StatusNoContent, ""},
-		{fmt.Errorf("reserve a deletion: %w", lifecycle.InvalidDeletion("the matchers have 70000 bytes, at most 65536 are possible")), http.StatusBadRequest, "at most 65536"},
+		{fmt.Errorf("delete series: %w", lifecycle.InvalidDeletion("the matchers have 70000 bytes, at most 65536 are possible")), http.StatusBadRequest, "at most 65536"},
 		{errors.New("open /srv: secret"), http.StatusServiceUnavailable, " again"},
 	} {
 		a := &api{Options: Options{Gate: querier.NewGate(nil), Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Parser: parser.NewParser(parser.Options{}), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}

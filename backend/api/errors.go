@@ -77,7 +77,7 @@ func unavailable(err error) string {
 	case errors.Is(err, ingester.ErrFull):
 		return "ingester's memory is full; send the request again"
 	case errors.Is(err, ingester.ErrAside):
-		return "too many of the tenant's series cannot be stored; the operator must drop them (POST /admin/v1/aside/drop) " +
+		return "too many of the tenant's series cannot be stored; the operator must drop them (pallium aside drop) " +
 			"or increase ingester.aside_bytes; send the request again"
 	case errors.Is(err, ingester.ErrDiskFull):
 		return "ingester's disk is nearly full; send the request again: " +
@@ -88,6 +88,9 @@ func unavailable(err error) string {
 		return "ingester is stopping; send the request again"
 	case errors.Is(err, series.ErrLost):
 		return series.ErrLost.Error()
+	case errors.Is(err, peers.ErrLost):
+		return "samples of this time range were lost with ingesters of several zones; queries of other times work, " +
+			"and of this range once an operator accepts the loss (pallium loss accept DAY)"
 	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, peers.ErrTooFew):
 		return "too few ingesters are available; send the request again"
 	case errors.Is(err, context.DeadlineExceeded):

@@ -297,9 +297,9 @@ func TestBytesBeforePlaces(t *testing.T) {
 	b.clean("afterwards")
 }
 
-// TestPlacesOfSlowReads checks that reads of every kind hold their slot while
+// TestSlotsOfSlowReads checks that reads of every kind hold their slot while
 // they run.
-func TestPlacesOfSlowReads(t *testing.T) {
+func TestSlotsOfSlowReads(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries = 1, 0
 	for _, c := range allReadRoutes() {

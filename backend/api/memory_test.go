@@ -121,7 +121,7 @@ func TestLabelBombs(t *testing.T) {
 	}{
 		{"label_join", func(times int) string { return nested(times, "m", join) }},
 		{"label_replace", func(times int) string { return nested(times, seed, replace) }},
-		{"both", func(times int) string { return nested(times/2, nested(times-times/2, seed, replace), join) }},
+		{"label_replace and label_join", func(times int) string { return nested(times/2, nested(times-times/2, seed, replace), join) }},
 		{"count_values", func(times int) string { return nested(times, `count_values("x", m)`, replace) }},
 		{"group_left", func(times int) string {
 			one := `label_replace(sum by (job) (m), "x", "$1", "job", "(.*)")`

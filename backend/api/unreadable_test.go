@@ -48,7 +48,7 @@ func TestUnreadable(t *testing.T) {
 	}{
 		"unreadable": {errors.New("file-7 is damaged"), http.StatusServiceUnavailable, ""},
 		"limit":      {limits.MaxQuerySeries.ExceededAt(1, 2), http.StatusUnprocessableEntity, "max_query_series"},
-		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "accept-loss"},
+		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "pallium loss accept"},
 	} {
 		p := parser.NewParser(parser.Options{})
 		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
@@ -76,6 +76,8 @@ func TestOneBody(t *testing.T) {
 		{errors.New("file-7 is damaged"), "internal error; send the request again"},
 		{fmt.Errorf("%w: zone file-7", peers.ErrTooFew), "too few ingesters are available; send the request again"},
 		{fmt.Errorf("read: %w: file-7", ring.ErrTooFew), "too few ingesters are available; send the request again"},
+		{fmt.Errorf("%w: %w: file-7", peers.ErrTooFew, peers.ErrLost), "samples of this time range were lost with ingesters of several zones; " +
+			"queries of other times work, and of this range once an operator accepts the loss (pallium loss accept DAY)"},
 		{fmt.Errorf("%w: file-7", series.ErrLost), series.ErrLost.Error()},
 		{fmt.Errorf("%w: file-7", memory.ErrFull), memory.ErrFull.Error() + "; send the request again"},
 	} {

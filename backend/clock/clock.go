@@ -166,7 +166,7 @@ func (g *Guard) compare(now time.Time, running time.Duration) error {
 	case len(g.o.Sources) == 0:
 		err = g.differs("start", "its value at the start plus the running time of this process", now.Sub(g.started.Add(running)))
 	case len(g.known) == 0:
-		err = errors.New("no other clock has responded yet")
+		err = errors.New("no other clock (Redis, the bucket) has responded yet")
 	}
 	for i := range g.o.Sources {
 		name := g.o.Sources[i].Name

@@ -25,7 +25,7 @@ var ErrCorrupt = errors.New("damaged column")
 
 // ErrNewer is wrapped by errors about bytes that a newer version of Pallium
 // wrote.
-var ErrNewer = errors.New("a newer version wrote it")
+var ErrNewer = errors.New("written by a newer version of Pallium")
 
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))

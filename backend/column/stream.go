@@ -74,7 +74,7 @@ func (r *reader) openSparse(n int) error {
 	count, ok1 := r.uvarint()
 	length, ok2 := r.uvarint()
 	if !ok1 || !ok2 || count > uint64(n) || length > uint64(r.end-r.pos) || count > length {
-		return corrupt("sparse stream of %d numbers in %d bytes", count, length)
+		return corrupt("sparse stream claims %d numbers in %d bytes, which is impossible", count, length)
 	}
 	r.sparse, r.left = true, int(count)
 	r.gaps = r.pos
@@ -99,7 +99,7 @@ func (r *reader) openSparse(n int) error {
 // one bit each.
 func (r *reader) checkCount() error {
 	if r.left > 8*(r.end-r.pos) {
-		return corrupt("stream of %d numbers in %d bytes", r.left, r.end-r.pos)
+		return corrupt("stream claims %d numbers, but only %d bytes follow", r.left, r.end-r.pos)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func Open(payload []byte, day int64) (*Table, error) {
 	}
 	end := len(payload) - padding
 	if end < 1 || len(payload) > maxPayload || binary.BigEndian.Uint64(payload[end:]) != 0 {
-		return nil, corrupt("payload of %d bytes does not end with padding", len(payload))
+		return nil, corrupt("payload of %d bytes is too large or does not end with padding", len(payload))
 	}
 	h := header{r: reader{b: payload, pos: 1, end: end}, t: &Table{b: payload, day: day * series.DayMillis}}
 	count := h.uvarint(uint64(end))
@@ -282,7 +282,7 @@ func (t *Table) values(i int, dst []float64) error {
 	e := &t.entries[i]
 	if e.codec == codecConstant {
 		if e.valuesEnd-e.values != 8 {
-			return corrupt("constant of %d bytes", e.valuesEnd-e.values)
+			return corrupt("constant has %d bytes, want 8", e.valuesEnd-e.values)
 		}
 		v := math.Float64frombits(binary.BigEndian.Uint64(t.b[e.values:]))
 		for k := range dst {

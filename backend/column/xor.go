@@ -12,7 +12,7 @@ import (
 // slices unchanged.
 func AppendXOR(data []byte, ts []int64, vs []float64) ([]int64, []float64, error) {
 	if len(data) < 2 {
-		return ts, vs, corrupt("XOR chunk of %d bytes", len(data))
+		return ts, vs, corrupt("XOR chunk has %d bytes, fewer than an empty one", len(data))
 	}
 	n := int(binary.BigEndian.Uint16(data))
 	if n == 0 {

@@ -347,7 +347,7 @@ func (c *Compactor) mustWait(d *store.DayWork) string {
 	}
 	if len(zones) > 1 {
 		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded their samples; acknowledged samples may be lost: "+
-			"to accept the loss, POST /admin/v1/compact/accept-loss?day=%d", len(lost), d.Day)
+			"to accept the loss, run: pallium loss accept %d", len(lost), d.Day)
 	}
 	return ""
 }

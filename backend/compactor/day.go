@@ -128,7 +128,7 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 		if err != nil {
 			packs.failed[r.ID] = err
 			f := c.failing.failed(key, fingerprint{}, r.Object, err, c.opts.Now())
-			c.opts.Logger.Error("failed to open L0 pack: the day of its tenants is not compacted until the object is restored",
+			c.opts.Logger.Error("failed to open L0 pack: no tenant in it is compacted for this day until the object is restored",
 				"day", d.Day, "object", r.Object, "ingester", r.Ingester, "attempts", f.attempts, "next", f.next, "err", err)
 			errs.add(fmt.Errorf("open pack %s of ingester %s: %w", r.ID, r.Ingester, err))
 			continue

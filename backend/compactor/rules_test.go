@@ -112,8 +112,8 @@ func TestWhenToPublish(t *testing.T) {
 		{"one lost", ended, []store.IntentOf{intent("lost1", false)}, ""},
 		{"one lost, one pending", ended, []store.IntentOf{intent("lost1", false), intent("i1", false)}, "i1 has not uploaded"},
 		{"two lost of one zone", ended, []store.IntentOf{intent("lost1", false), intent("lost1b", false)}, ""},
-		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "accept-loss"},
-		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "accept-loss"},
+		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "pallium loss accept"},
+		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "pallium loss accept"},
 	} {
 		comp := New(Options{Now: func() time.Time { return c.now }})
 		for i := range c.intents {
@@ -141,6 +141,17 @@ func TestWhenToPublish(t *testing.T) {
 	}
 	if w := x.comp.Status().Waiting; len(w) != 1 || w[0].Day != testDay {
 		t.Errorf("Status().Waiting = %v, want the day", w)
+	}
+	// i2 is not lost: it will upload.
+	if n, err := x.Store.AcceptLoss(ctx, testDay); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	x.compact(Due)
+	if x.Manifest("a", testDay) != nil {
+		t.Fatal("published although i2, which is not lost, has a pending window")
+	}
+	if _, err := x.Store.MarkLost(ctx, "i2", "y", "", nil); err != nil {
+		t.Fatal(err)
 	}
 	if n, err := x.Store.AcceptLoss(ctx, testDay); n != 1 || err != nil {
 		t.Fatal(n, err)

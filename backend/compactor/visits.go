@@ -126,8 +126,8 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 		return err // and keep the recorded retention
 	}
 	if out.Waiting > 0 && (out.Days > 0 || v.waiting == 0) {
-		c.opts.Logger.Warn("days beyond retention not deleted yet: unless the retention is lowered, at most two days or a tenth of "+
-			"a tenant's days are deleted in 24 hours; if the clock is right, POST /admin/v1/compact?expire=all deletes them now",
+		c.opts.Logger.Warn("days beyond retention not deleted yet: at most two days or a tenth of a tenant's days, whichever is more, "+
+			"are deleted for age in 24 hours (no limit after the retention is lowered); if the clock is right, run: pallium compact -expire-all",
 			"tenant", t, "waiting", out.Waiting, "expired", out.Days)
 	}
 	c.visits.setWaiting(v, out.Waiting)

@@ -94,7 +94,7 @@ func (c *atLimit) pushRounds(reason string) {
 	}
 }
 
-// repeats returns the number of accepted repeated pushes to an ingester.
+// repeats returns the number of retried pushes that an ingester accepted.
 func (c *atLimit) repeats(id string) float64 {
 	_ = c.d.Close()
 	return testutil.ToFloat64(c.d.established.WithLabelValues(id, "accepted"))
@@ -120,7 +120,7 @@ func TestAtLimit(t *testing.T) {
 				// New series used up the limit of the ingester that joined, so it rejected
 				// established ones, which matters if the others are no majority without it.
 				if repeats := c.repeats(joined); (repeats > 0) != (away != "" && joined != "") {
-					t.Errorf("%v repeated pushes", repeats)
+					t.Errorf("%v retried pushes", repeats)
 				}
 			})
 		}
@@ -150,7 +150,7 @@ func TestOverMemoryBudget(t *testing.T) {
 	c.lim.MaxActiveSeries = limit
 	c.pushRounds("max_active_series") // from the other ingester
 	if repeats := c.repeats("1"); repeats != 1 {
-		t.Errorf("%v repeated pushes, want 1: after the first one the ingester has the series", repeats)
+		t.Errorf("%v retried pushes, want 1: after the first one the ingester has the series", repeats)
 	}
 }
 

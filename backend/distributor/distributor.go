@@ -102,7 +102,7 @@ func New(o Options) *Distributor {
 			Name: "pallium_distributor_push_failures_total", Help: "Failed pushes, by ingester."}, []string{"ingester"}),
 		established: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_established_pushes_total",
-			Help: "Pushes repeated to an ingester that rejected series for lack of capacity although another replica has them, " +
+			Help: "Pushes retried at an ingester that rejected series for lack of capacity although another replica has them, " +
 				"by ingester and result (accepted, rejected, failed).",
 		}, []string{"ingester", "result"}),
 		repeated: auto.NewCounterVec(prometheus.CounterOpts{

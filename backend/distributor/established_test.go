@@ -190,7 +190,7 @@ func TestEstablished(t *testing.T) {
 				pushes += len(m.pushes)
 			}
 			if pushes != repeats {
-				t.Errorf("repeated %d times, want %d", pushes, repeats)
+				t.Errorf("retried %d times, want %d", pushes, repeats)
 			}
 			promises(t, ms, answers, got, out.Samples-1, e)
 			if used := d.inflight.Load(); used != 0 {
@@ -252,7 +252,7 @@ func promises(t *testing.T, ms []*member, answers [3]kind, got fate, samples int
 	if got == fateRejected && knew && failed && hard < 2 {
 		for _, m := range ms {
 			if m.repeat == rejects && len(m.pushes) > 0 {
-				return // the repeated push was rejected because of its samples
+				return // the retried push was rejected because of its samples
 			}
 		}
 		t.Error("an existing series is rejected permanently because a replica failed")
@@ -260,7 +260,7 @@ func promises(t *testing.T, ms []*member, answers [3]kind, got fate, samples int
 }
 
 // TestNoWait checks that a hanging replica does not delay what two others decide, and that
-// its later response causes no repeated push.
+// its later response causes no retried push.
 func TestNoWait(t *testing.T) {
 	for _, tt := range []struct {
 		first  kind
@@ -367,7 +367,7 @@ func TestRepeat(t *testing.T) {
 	}
 }
 
-// TestRepeatIsBounded checks that repeated pushes are bounded by the request's deadline, by
+// TestRepeatIsBounded checks that retried pushes are bounded by the request's deadline, by
 // the push timeout, and by the memory account.
 func TestRepeatIsBounded(t *testing.T) {
 	entries := []series.Entry{interestingSeries(0)}
@@ -397,7 +397,7 @@ func TestRepeatIsBounded(t *testing.T) {
 				t.Error(err)
 			}
 			if !limited && (got.Before(begun.Add(time.Hour)) || got.After(time.Now().Add(time.Hour))) || limited && !got.Equal(want) {
-				t.Errorf("limited %v: deadline of the repeated push is %v", limited, got)
+				t.Errorf("limited %v: deadline of the retried push is %v", limited, got)
 			}
 			if first.Before(begun.Add(time.Hour)) { // a first push continues after its request
 				t.Errorf("limited %v: the first push ends with its request, at %v", limited, first)

@@ -20,7 +20,7 @@ type part struct {
 	entries  []int32 // positions in the batch; nil means all
 	push     *wire.Push
 	load     *load // memory of the push
-	// established marks a push that is repeated to an ingester, see wire.PushRequest.
+	// established marks a push that is retried at an ingester, see wire.PushRequest.
 	established bool
 }
 
@@ -187,8 +187,8 @@ func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, err
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.opts.PushTimeout)
 	defer cancel()
 	if limited && p.established {
-		// A repeated push ends with the request's deadline: a sender that got no
-		// response sends the request again, which repeats the push as well.
+		// A retried push ends with the request's deadline: a sender that got no
+		// response sends the request again, which retries the push as well.
 		var stop context.CancelFunc
 		ctx, stop = context.WithDeadline(ctx, deadline)
 		defer stop()
@@ -204,7 +204,7 @@ func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, err
 	return out, nil
 }
 
-// result returns the metric label for the result of a repeated push.
+// result returns the metric label for the result of a retried push.
 func result(out *wire.PushResponse, err error) string {
 	switch {
 	case err != nil:

@@ -107,7 +107,7 @@ func (t *tally) decided() bool {
 	return t.open == 0 && (len(t.batch.Entries) > 0 || t.answered > t.parts/2)
 }
 
-// add counts a response. The response to a repeated push replaces the earlier
+// add counts a response. The response to a retried push replaces the earlier
 // rejections of the same replica.
 func (t *tally) add(a response) {
 	repeated := a.part.established

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,8 +28,11 @@ func EnoughZones(r *ring.Ring, replication int) error {
 	if n >= replication {
 		return nil
 	}
-	return fmt.Errorf("%w: %d zones have ACTIVE ingesters (without zones: %d ACTIVE ingesters), %d are needed (cluster.replication)",
-		ErrZones, n, n, replication)
+	if hasZone := func(in ring.Instance) bool { return in.Zone != "" }; !slices.ContainsFunc(r.Instances(), hasZone) {
+		return fmt.Errorf("%w: cluster.zone is not set, and %d ingesters are ACTIVE; %d are needed (cluster.replication)",
+			ErrZones, n, replication)
+	}
+	return fmt.Errorf("%w: %d zones have ACTIVE ingesters, %d are needed (cluster.replication)", ErrZones, n, replication)
 }
 
 // ZoneMetrics registers gauges of the two numbers that EnoughZones compares.

@@ -20,14 +20,14 @@ func TestEnoughZones(t *testing.T) {
 		replication int
 		says        string // empty: enough
 	}{
-		"no ingester":                 {nil, 3, "0 zones have ACTIVE"},
+		"no ingester":                 {nil, 3, "0 ingesters are ACTIVE"},
 		"one process":                 {[]ring.Instance{in("a", "", active)}, 1, ""},
 		"two zones":                   {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "y", active), in("d", "x", active)}, 3, "2 zones have ACTIVE"},
 		"three zones":                 {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", active)}, 3, ""},
 		"the third joins":             {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", joining)}, 3, "2 zones have ACTIVE"},
 		"the third leaves":            {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", leaving)}, 3, "2 zones have ACTIVE"},
 		"without zones":               {[]ring.Instance{in("a", "", active), in("b", "", active), in("c", "", active)}, 3, ""},
-		"two without zones":           {[]ring.Instance{in("a", "", active), in("b", "", active)}, 3, "2 ACTIVE ingesters), 3 are needed"},
+		"two without zones":           {[]ring.Instance{in("a", "", active), in("b", "", active)}, 3, "2 ingesters are ACTIVE; 3 are needed"},
 		"replication above zones":     {[]ring.Instance{in("a", "x", active), in("b", "y", active), in("c", "z", active)}, 5, "5 are needed"},
 		"one zone and two without it": {[]ring.Instance{in("a", "x", active), in("b", "", active), in("c", "", active)}, 3, ""},
 	} {

@@ -52,7 +52,7 @@ func checkCell(c *pack.IndexCell) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("index cell %q is of an unknown kind: a newer version of Pallium wrote it", c.Name)
+	return fmt.Errorf("index cell %q is of an unknown kind: written by a newer version of Pallium", c.Name)
 }
 
 // Identity says which part of which generation a compacted pack is.

@@ -100,13 +100,13 @@ func (s *Tombstones) Reserve(ctx context.Context, t tenant.ID, deletion func(num
 			rows.Set(rows.System, schema.PendingQualifier(d.Number), 0, d.Encode()),
 		}, nil)
 		if err != nil {
-			return d, fmt.Errorf("reserve a deletion: %w", err)
+			return d, fmt.Errorf("delete series: reserve a number: %w", err)
 		}
 		if held {
 			return d, nil
 		}
 	}
-	return schema.Tombstone{}, errors.New("reserve a deletion: too many concurrent deletions of the tenant; repeat the request")
+	return schema.Tombstone{}, errors.New("delete series: too many concurrent deletions of the tenant; repeat the request")
 }
 
 func (s *Tombstones) lastNumber(ctx context.Context, t tenant.ID) (raw []byte, number uint64, err error) {

@@ -132,17 +132,20 @@ func (s *Work) RemoveReceipt(ctx context.Context, day int64, r ReceiptOf) error 
 	return nil
 }
 
-// AcceptLoss deletes all intents of a day, and the records of series set aside by lost
-// ingesters: an operator accepts that samples of which only lost ingesters had a copy
-// are gone. It returns the number of intents and records deleted.
+// AcceptLoss deletes the intents of a day and the records of series set aside that belong
+// to lost ingesters: an operator accepts that samples of which only they had a copy are
+// gone. Those of other ingesters stay, since they will upload their samples. It returns
+// the number of intents and records deleted.
 func (s *Work) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n := 0
 	m := rows.RowMutation{Key: schema.WorkKey(day)}
 	err := s.Each(ctx, func(d *DayWork) error {
 		if d.Day == day {
 			for _, in := range d.Intents {
-				m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.System, schema.IntentQualifier(in.Window, in.Ingester)))
-				n++
+				if IsLost(in.Ingester) {
+					m.Mutations = append(m.Mutations, rows.DeleteColumn(rows.System, schema.IntentQualifier(in.Window, in.Ingester)))
+					n++
+				}
 			}
 			for i := range d.Asides {
 				if a := &d.Asides[i]; IsLost(a.Ingester) {

@@ -102,8 +102,14 @@ func TestLosses(t *testing.T) {
 	if own, err := ix.Work.Intents(t.Context(), "i1"); err != nil || len(own) != 0 {
 		t.Errorf("intents of the next incarnation: %v, %v", own, err)
 	}
-	if n, err := ix.Work.AcceptLoss(t.Context(), testDay); err != nil || n != 5 {
-		t.Errorf("AcceptLoss() = %d, %v; want 5", n, err)
+	if n, err := ix.Work.AcceptLoss(t.Context(), testDay); err != nil || n != 4 {
+		t.Errorf("AcceptLoss() = %d, %v; want 4", n, err)
+	}
+	if n, err := ix.Work.AcceptLoss(t.Context(), testDay); err != nil || n != 0 {
+		t.Errorf("a second AcceptLoss() = %d, %v; want 0", n, err)
+	}
+	if own, err := ix.Work.Intents(t.Context(), "i10"); err != nil || len(own) != 1 {
+		t.Errorf("intents of an ingester that is not lost: %v, %v", own, err)
 	}
 }
 

@@ -153,7 +153,7 @@ func (ing *Ingester) loadActive(ctx context.Context) error {
 		kept += ing.head(lists[i].tenant, true).restore(&lists[i], saved, now)
 	}
 	if kept > 0 {
-		ing.opts.Logger.Info("restored the active series of before the restart", "series", kept)
+		ing.opts.Logger.Info("restored the list of active series from before the restart", "series", kept)
 		ing.saveActive()
 	}
 	return nil

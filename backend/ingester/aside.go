@@ -96,7 +96,7 @@ func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) 
 		return s.open(path)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open series set aside: %w", err)
+		return nil, fmt.Errorf("open directory of series set aside: %w", err)
 	}
 	return s, nil
 }
@@ -128,13 +128,13 @@ func (s *asideSet) open(path string) error {
 	f.min, f.max = windowBounds(w)
 	h, _, err := readAside(path, nil)
 	if err == nil && (h.tenant != t || h.window != w) {
-		err = fmt.Errorf("%s: %w: its header names tenant %s, day %d, window %d", path, errAside, h.tenant, h.window.Day, h.window.Number)
+		err = fmt.Errorf("%s: %w: its header names tenant %s, day %d, window %d, but its path does not",
+			path, errAside, h.tenant, h.window.Day, h.window.Number)
 	}
 	if err != nil {
 		f.damage, f.reason = err, "damaged file"
 		s.logger.Error("failed to read the file of a series set aside: queries of its tenant and window fail; "+
-			"restore it from a copy and restart, or drop it with POST /admin/v1/aside/drop", "tenant", t, "day", w.Day, "window", w.Number,
-			"err", err)
+			"restore it from a copy and restart, or drop it: pallium aside drop", "tenant", t, "day", w.Day, "window", w.Number, "err", err)
 	} else {
 		f.fill(&h)
 	}

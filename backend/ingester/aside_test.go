@@ -289,7 +289,7 @@ func TestAsideRemoval(t *testing.T) {
 		"deletion of the tenant unknown": {func(b *bench, _ *longTerm) {
 			b.ing.opts.Deleted = func(context.Context, tenant.ID) (bool, error) { return true, errors.New("down") }
 			if err := b.ing.Sweep(); err == nil {
-				b.t.Error("no error")
+				b.t.Error("Sweep returned no error while the deletions of tenants could not be read")
 			}
 		}, false, 1},
 		"series deleted": {func(b *bench, l *longTerm) {

@@ -71,12 +71,12 @@ func parseAsidePath(rel string) (tenant.ID, store.Window, error) {
 	}
 	parts := strings.SplitN(name, "-", 3)
 	if len(parts) != 3 {
-		return "", store.Window{}, errors.New("file name is not day-window-hash")
+		return "", store.Window{}, errors.New("file name does not have the form DAY-WINDOW-HASH")
 	}
 	day, dayErr := strconv.ParseInt(parts[0], 10, 64)
 	window, err := strconv.Atoi(parts[1])
 	if dayErr != nil || err != nil || window < 0 || window > 11 {
-		return "", store.Window{}, errors.New("file name is not day-window-hash")
+		return "", store.Window{}, errors.New("file name does not have the form DAY-WINDOW-HASH")
 	}
 	return t, store.Window{Day: day, Number: window}, nil
 }
@@ -204,10 +204,10 @@ func decodeAsideHeader(b []byte) (asideHeader, error) {
 	chunks, samples := d.Uvarint64(), d.Uvarint64()
 	h.reason = text(&d)
 	builder := labels.NewScratchBuilder(16)
-	for n := count(&d, 2); n > 0; n-- {
+	for left := count(&d, 2); left > 0; left-- {
 		name, value := text(&d), text(&d)
-		if max(len(name), len(value)) > maxLabelBytes {
-			return h, fmt.Errorf("%w: header: label of %d bytes", errAside, max(len(name), len(value)))
+		if n := max(len(name), len(value)); n > maxLabelBytes {
+			return h, fmt.Errorf("%w: header: label has %d bytes; the limit is %d", errAside, n, maxLabelBytes)
 		}
 		builder.Add(name, value)
 	}

@@ -192,7 +192,7 @@ func TestSweepLooksUpTenantsOnce(t *testing.T) {
 	asked := 0
 	b.ing.opts.Deleted = func(context.Context, tenant.ID) (bool, error) { asked++; return false, errors.New("down") }
 	if err := b.ing.Sweep(); err == nil {
-		t.Error("no error")
+		t.Error("Sweep returned no error while the deletions of tenants could not be read")
 	}
 	if asked != 1 {
 		t.Errorf("%d lookups, want 1", asked)

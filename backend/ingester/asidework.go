@@ -100,7 +100,7 @@ func (u *uploader) recordAside(ctx context.Context) error {
 // record stays: it prevents older deletions of series from being forgotten.
 func (u *uploader) clearAside(ctx context.Context) error {
 	groups, pending := u.ing.aside.groups(), map[tenant.ID]bool{}
-	for _, lp := range u.ing.packs.pending() { // read after the files, because samples move from files to packs
+	for _, lp := range u.ing.packs.pending() { // read after the files, because a retry moves samples from files to packs
 		for t := range boundsByTenant(lp.reader.Info()) {
 			pending[t] = true
 		}

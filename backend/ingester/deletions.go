@@ -288,7 +288,7 @@ func (ing *Ingester) LearnDeletions(ctx context.Context, tenants []tenant.ID) er
 func (ing *Ingester) pruneDeletions() error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
-	// Files first, then packs: the order in which samples move.
+	// Files first, then packs, because samples move from files to packs.
 	files := ing.aside.all()
 	oldest := ing.packs.deletionNumbers(func(a, b uint64) uint64 { return min(a, b) })
 	for _, f := range files {

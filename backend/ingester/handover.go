@@ -91,10 +91,10 @@ func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send fun
 	})
 }
 
-// KeepPlaces reserves series that were active on another ingester and that this one
+// ReserveSeries reserves series that were active on another ingester and that this one
 // does not have. They are reserved beyond the tenant's limit too, but dropped if
 // there is no memory for them. Both cases are counted.
-func (ing *Ingester) KeepPlaces(ctx context.Context, a *ActiveSeries) error {
+func (ing *Ingester) ReserveSeries(ctx context.Context, a *ActiveSeries) error {
 	if len(a.Hashes) != len(a.Seconds) || len(a.Hashes) > HandOverSlice {
 		return fmt.Errorf("%w: %d series but %d timestamps; the maximum is %d series",
 			ErrHandOver, len(a.Hashes), len(a.Seconds), HandOverSlice)
@@ -119,7 +119,7 @@ func (ing *Ingester) KeepPlaces(ctx context.Context, a *ActiveSeries) error {
 	return nil
 }
 
-// keeping is the state of one call of KeepPlaces.
+// keeping is the state of one call of ReserveSeries.
 type keeping struct {
 	ing   *Ingester
 	th    *tenantHead

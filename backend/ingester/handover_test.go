@@ -17,7 +17,7 @@ import (
 func TestHandOver(t *testing.T) {
 	hand := func(from, to *bench) {
 		t.Helper()
-		if err := from.ing.EachActive(context.Background(), func(a *ActiveSeries) error { return to.ing.KeepPlaces(context.Background(), a) }); err != nil {
+		if err := from.ing.EachActive(context.Background(), func(a *ActiveSeries) error { return to.ing.ReserveSeries(context.Background(), a) }); err != nil {
 			t.Fatal(err)
 		}
 		to.ing.counted(t)
@@ -88,11 +88,11 @@ func TestHandOverBounds(t *testing.T) {
 		{Tenant: "a", Hashes: []uint64{1}}, {Tenant: "a", Seconds: []uint32{1}},
 		{Tenant: "a", Hashes: make([]uint64, HandOverSlice+1), Seconds: make([]uint32, HandOverSlice+1)},
 	} {
-		if err := b.ing.KeepPlaces(ctx, a); !errors.Is(err, ErrHandOver) {
+		if err := b.ing.ReserveSeries(ctx, a); !errors.Is(err, ErrHandOver) {
 			t.Errorf("%d hashes and %d times: %v", len(a.Hashes), len(a.Seconds), err)
 		}
 	}
-	if err := b.ing.KeepPlaces(ctx, &ActiveSeries{Tenant: "a", Bytes: 1 << 62, Hashes: []uint64{1, 2}, Seconds: []uint32{0, 1<<32 - 1}}); err != nil {
+	if err := b.ing.ReserveSeries(ctx, &ActiveSeries{Tenant: "a", Bytes: 1 << 62, Hashes: []uint64{1, 2}, Seconds: []uint32{0, 1<<32 - 1}}); err != nil {
 		t.Error(err)
 	}
 	b.ing.counted(t)
@@ -108,7 +108,7 @@ func TestHandOverBounds(t *testing.T) {
 		all[i] = uint64(i)
 	}
 	for part := range slices.Chunk(all, HandOverSlice) {
-		if err := b.ing.KeepPlaces(ctx, &ActiveSeries{Tenant: "a", Hashes: part, Seconds: make1800(len(part))}); err != nil {
+		if err := b.ing.ReserveSeries(ctx, &ActiveSeries{Tenant: "a", Hashes: part, Seconds: make1800(len(part))}); err != nil {
 			t.Fatal(err)
 		}
 	}

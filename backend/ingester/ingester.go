@@ -277,8 +277,8 @@ func (ing *Ingester) reportReplay(r *replay, report wal.Report) {
 	}
 	for id, days := range r.orphans {
 		for day, o := range days {
-			ing.opts.Logger.Error("samples in the write-ahead log belong to series whose labels are in a damaged record", "tenant", id, "day", day,
-				"samples", o.samples, "from", time.UnixMilli(o.min).UTC(), "to", time.UnixMilli(o.max).UTC())
+			ing.opts.Logger.Error("samples lost: the labels of their series were in a damaged record of the write-ahead log",
+				"tenant", id, "day", day, "samples", o.samples, "from", time.UnixMilli(o.min).UTC(), "to", time.UnixMilli(o.max).UTC())
 		}
 	}
 }
@@ -325,7 +325,7 @@ func (ing *Ingester) syncEverySecond(ctx context.Context) {
 		if err != nil && !failing {
 			// Acknowledged samples that are not synced now will never be: a failed sync
 			// cannot be retried.
-			ing.opts.Logger.Error("failed to sync the write-ahead log: sealing the head", "err", err)
+			ing.opts.Logger.Error("failed to sync the write-ahead log: sealing the head into packs, so that its samples become durable", "err", err)
 			ing.flushSoon()
 		}
 		failing = err != nil

@@ -49,7 +49,8 @@ func openLosses(path string) (*lossSet, error) {
 		err = json.Unmarshal(data, &l.list)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the list of samples lost with the write-ahead log: %s: %w; to accept the loss, remove the file", path, err)
+		return nil, fmt.Errorf("read the list of lost samples %s: %w; restore the file, or remove it to accept the losses that "+
+			"the write-ahead log no longer shows", path, err)
 	}
 	return l, nil
 }

@@ -119,7 +119,7 @@ func decompress(content []byte) ([]byte, error) {
 		return nil, err
 	}
 	if n > maxCompression*len(content) {
-		return nil, fmt.Errorf("implausible decompressed size of %[2]d bytes for %[1]d compressed bytes", len(content), n)
+		return nil, fmt.Errorf("decompressed length %[2]d is impossible for %[1]d compressed bytes", len(content), n)
 	}
 	return snappy.Decode(nil, content)
 }
@@ -128,7 +128,7 @@ func decompress(content []byte) ([]byte, error) {
 func count(d *encoding.Decbuf, size int) int {
 	n := d.Uvarint64()
 	if d.Err() == nil && n > uint64(d.Len()/size) {
-		d.E = fmt.Errorf("%d items do not fit in %d bytes", n, d.Len())
+		d.E = fmt.Errorf("it claims %d items, but only %d bytes follow", n, d.Len())
 	}
 	if d.Err() != nil {
 		return 0
@@ -185,7 +185,7 @@ func labelSet(d *encoding.Decbuf, b *labels.ScratchBuilder) (labels.Labels, erro
 	for m := count(d, 2); m > 0; m-- {
 		name, value := text(d), text(d)
 		if n := max(len(name), len(value)); n > maxLabelBytes {
-			return labels.EmptyLabels(), fmt.Errorf("%w: label of %d bytes", errRecord, n)
+			return labels.EmptyLabels(), fmt.Errorf("%w: label has %d bytes; the limit is %d", errRecord, n, maxLabelBytes)
 		}
 		b.Add(name, value)
 	}

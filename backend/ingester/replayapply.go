@@ -109,7 +109,7 @@ func (r *replayed) apply(f *finder) error {
 			return err
 		}
 		if d.Err() != nil || d.Len() != 0 {
-			return fmt.Errorf("%w: histogram of %d bytes", errRecord, len(r.histogram))
+			return fmt.Errorf("%w: histogram cannot be decoded (%d bytes)", errRecord, len(r.histogram))
 		}
 		smp.H, smp.FH = decoded.H, decoded.FH
 	}

@@ -107,7 +107,8 @@ func (ing *Ingester) writePacks(t sealTimes) (*sealer, error) {
 	if !errors.Is(err, pack.ErrRejected) {
 		return nil, err
 	}
-	ing.opts.Logger.Warn("pack writer rejected a series: sealing again and trying every section, to find the series to set aside", "err", err)
+	ing.opts.Logger.Warn("pack writer rejected a series: sealing again with a trial write of each section, to find that series and "+
+		"set it aside", "err", err)
 	encoder, encErr := pack.NewEncoder()
 	if encErr != nil {
 		return nil, errors.Join(err, encErr)

@@ -29,8 +29,9 @@ func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Se
 	}
 	sel := &series.Selection{}
 	j := series.NewJoiner(req.MaxSeries, memory.FromContext(ctx))
-	// Read in the order in which samples move. Samples that move during the read may
-	// then be read twice, which is harmless, but are never missed.
+	// A seal moves samples from the head to files set aside and packs. Read in that
+	// order: samples that move during the read may then be read twice, which is
+	// harmless, but are never missed.
 	if err := ing.selectHead(ctx, req, j); err != nil {
 		return nil, nil, err
 	}
@@ -229,8 +230,8 @@ func (ing *Ingester) eachHeadSeries(ctx context.Context, req series.Request, fn 
 	return nil
 }
 
-// eachPack calls fn for the local packs with samples of the tenant in the range,
-// until fn fails, and returns the IDs of all of them.
+// eachPack calls fn for the local packs with samples of the tenant in the range. It
+// stops calling fn at the first error, but always returns the IDs of all these packs.
 func (ing *Ingester) eachPack(req series.Request, fn func(*pack.Reader) error) ([]ulid.ULID, error) {
 	readers := ing.packs.retain(req.Tenant, req.MinTime, req.MaxTime)
 	var err error

@@ -79,8 +79,8 @@ func (ing *Ingester) expired(now time.Time, running time.Duration) (func(tenant.
 	spent := ing.expiry.budget.Spent(running)
 	days := min(max(clock.Days(len(all)+spent)-spent, 0), len(due))
 	if days < len(due) {
-		ing.opts.Logger.Warn("not deleting all local packs beyond retention: at most two days, or a tenth of all, are deleted within 24 hours",
-			"days_remaining", len(due)-days)
+		ing.opts.Logger.Warn("not deleting all local packs beyond retention: at most two days or a tenth of all days, whichever is more, "+
+			"are deleted in 24 hours, in case the clock is wrong; the rest follows automatically", "days_remaining", len(due)-days)
 	}
 	last := lastDay(due, days)
 	return func(id tenant.ID, maxt int64) bool {

@@ -59,9 +59,10 @@ func TestSweepWithWrongClock(t *testing.T) {
 	b.sweepTo("five days later", 0)
 }
 
-// TestSweepIsBounded checks that of packs that only the passing of time made due,
-// those of two days or of a tenth of all days are deleted within 24 hours, and that
-// after a decrease of the retention they are deleted at once.
+// TestSweepIsBounded checks how many local packs a sweep deletes. When packs are due
+// only because time passed, at most two days or a tenth of all days, whichever is more,
+// are deleted in 24 hours. Packs due because the retention was lowered are deleted at
+// once.
 func TestSweepIsBounded(t *testing.T) {
 	b := newBench(t)
 	b.lim.Retention = limits.Duration(100 * 24 * time.Hour)
@@ -74,7 +75,7 @@ func TestSweepIsBounded(t *testing.T) {
 	pass(time.Hour)
 	b.sweepTo("a day later", 25)
 	b.lim.Retention = limits.Duration(98 * 24 * time.Hour)
-	b.sweepTo("retention lowered by some days", 23) // two more days are due, and the remaining ones still wait
+	b.sweepTo("retention lowered by some days", 23) // the two days due by the lower retention are deleted at once; days due by time still wait
 	b.lim.Retention = limits.Duration(24 * time.Hour)
-	b.sweepTo("retention lowered to a day", 11) // the remaining ones still wait
+	b.sweepTo("retention lowered to a day", 11) // days due by time still wait
 }

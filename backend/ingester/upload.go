@@ -56,7 +56,7 @@ type uploader struct {
 	turn      chan struct{}
 	progress  *progress.Worker
 	declared  map[store.Window]bool // windows with an intent of this ingester; nil until they are read
-	droppedAt time.Time             // when Consumed was called last
+	droppedAt time.Time             // when drop last ran
 
 	asides   map[asideKey]store.AsideOf // records of series set aside; nil until they are read
 	asidesAt time.Time                  // when the records were read last
@@ -150,9 +150,11 @@ func (u *uploader) sync(ctx context.Context) error {
 }
 
 // pendingWindows returns the pending windows: those with samples in the head, in
-// packs that are not uploaded (other than except), or set aside without a record.
+// packs that are not uploaded, or set aside without a record. It ignores the pack
+// except.
 func (u *uploader) pendingWindows(except *localPack) map[store.Window]bool {
-	// Read in the order in which samples move, so that none are missed.
+	// A seal moves samples from the head to files set aside and packs. Read in that
+	// order, so that none are missed.
 	out := u.ing.unsealed.all()
 	for _, w := range u.unrecorded() {
 		out[w] = true

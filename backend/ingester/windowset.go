@@ -23,7 +23,8 @@ func (s *windowSet) add(starts []int64) {
 		s.open = map[store.Window]bool{}
 	}
 	for _, t := range starts {
-		// Later days, which only logs of older versions have, cannot be uploaded.
+		// Days after schema.MaxDay occur only in logs of older versions; they cannot be
+		// uploaded.
 		if w := store.WindowOf(t); w.Day <= schema.MaxDay && !s.open[w] {
 			s.open[w] = true
 		}
@@ -31,7 +32,8 @@ func (s *windowSet) add(starts []int64) {
 }
 
 // begin moves the windows before bound, and those at or after far, to the windows
-// being sealed. The caller prevents concurrent appends.
+// being sealed. Both are Unix milliseconds; far is the start of the far future (see
+// farFrom). The caller prevents concurrent appends.
 func (s *windowSet) begin(bound, far int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

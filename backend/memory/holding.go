@@ -53,12 +53,12 @@ func (h *Holding) Take(n int64) error {
 	return nil
 }
 
-// Raise makes the request hold at least to bytes.
-func (h *Holding) Raise(to int64) error {
+// Raise increases the used bytes to n, if they are fewer. Its errors are those of Take.
+func (h *Holding) Raise(n int64) error {
 	if h == nil {
 		return nil
 	}
-	return h.Take(to - h.Used())
+	return h.Take(n - h.Used())
 }
 
 // Used returns the bytes that the request uses.
@@ -80,8 +80,8 @@ func (h *Holding) Most() int64 {
 	return h.account.mostFor(h.req)
 }
 
-// Give subtracts n bytes from what the request uses. Most of the bytes stay in the
-// holding for the next Take; more than a few steps are returned to the account.
+// Give subtracts n bytes from the used bytes. If more than 4 steps are then unused, all
+// but one are returned to the account; the others stay in the holding for the next Take.
 func (h *Holding) Give(n int64) {
 	if h == nil || n <= 0 {
 		return

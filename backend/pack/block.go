@@ -98,13 +98,13 @@ func parseBlock(b []byte, kind blockKind) (block, error) {
 	}
 	k := blockKind(b[8])
 	if k > kindCell {
-		return block{}, fmt.Errorf("found %s instead of %s; a newer version of Pallium wrote it", k, kind)
+		return block{}, fmt.Errorf("found %s instead of %s; it was written by a newer version of Pallium", k, kind)
 	}
 	if k != kind {
 		return block{}, fmt.Errorf("%w: found %s instead of %s", ErrCorrupt, k, kind)
 	}
 	if b[10] != 0 || b[11] != 0 {
-		return block{}, fmt.Errorf("%s uses features that this version does not know; a newer one wrote it", kind)
+		return block{}, fmt.Errorf("%s uses features that this version does not know; it was written by a newer version", kind)
 	}
 	out := block{raw: int(binary.BigEndian.Uint32(b)), compression: b[9], payload: b[blockHeaderLen:body:body]}
 	if stored := binary.BigEndian.Uint32(b[4:]); int64(stored) != int64(len(out.payload)) {
@@ -135,7 +135,7 @@ func (b block) inflate(dec *zstd.Decoder, limit int) ([]byte, error) {
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("compression %d is not known to this version; a newer one wrote it", b.compression)
+	return nil, fmt.Errorf("compression %d is not known to this version; it was written by a newer version", b.compression)
 }
 
 // newDecoder returns a decoder that never writes more than the capacity of the

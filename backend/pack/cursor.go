@@ -24,7 +24,7 @@ func (c *cursor) fail(format string, args ...any) {
 // wrap ErrCorrupt.
 func (c *cursor) newer(format string, args ...any) {
 	if c.err == nil {
-		c.err = fmt.Errorf(format+" is not known to this version; a newer one wrote it", args...)
+		c.err = fmt.Errorf(format+" is not known to this version; it was written by a newer version", args...)
 		c.b = nil
 	}
 }

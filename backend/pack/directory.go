@@ -203,7 +203,8 @@ func (d *directory) decodeIdentity(c *cursor) error {
 		return c.err
 	}
 	if f != format || flags != 0 {
-		return fmt.Errorf("pack has format %d with flags %#x, this version reads format %d without flags; a newer one wrote it", f, flags, format)
+		return fmt.Errorf("pack has format %d with flags %#x, this version reads format %d without flags; it was written by a newer version",
+			f, flags, format)
 	}
 	d.level = level
 	copy(d.id[:], id)
@@ -253,7 +254,7 @@ func (d *directory) decodeFrames(c *cursor, s *section) {
 	for i := 0; i < s.frames && c.err == nil; i++ {
 		f := frameInfo{s.decodePlace(c, end)}
 		if c.err == nil && f.length < blockOverhead {
-			c.fail("frame has %d bytes", f.length)
+			c.fail("frame has %d bytes, fewer than an empty one", f.length)
 		}
 		d.frames = append(d.frames, f)
 		end = f.end()

@@ -80,7 +80,7 @@ func (d *directory) decodeTimes(c *cursor, s *section) {
 	for end := s.Offset; len(c.b) > 0 && c.err == nil; s.times++ {
 		p := s.decodePlace(c, end)
 		if c.err == nil && p.length < blockOverhead {
-			c.fail("timestamp column has %d bytes", p.length)
+			c.fail("timestamp column has %d bytes, fewer than an empty one", p.length)
 		}
 		d.times = append(d.times, p)
 		end = p.end()
@@ -92,7 +92,7 @@ func (d *directory) decodeCells(c *cursor, s *section) {
 		name := string(c.text(maxName, "name of an index cell"))
 		p := s.decodePlace(c, end)
 		if c.err == nil && p.length < blockOverhead {
-			c.fail("index cell has %d bytes", p.length)
+			c.fail("index cell has %d bytes, fewer than an empty one", p.length)
 		}
 		d.cells = append(d.cells, cellInfo{place: p, name: name})
 		end = p.end()

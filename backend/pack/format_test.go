@@ -175,9 +175,9 @@ func TestNewerVersions(t *testing.T) {
 		name, want string
 		change     func([]byte) []byte
 	}{
-		{"format", "a newer one wrote it", set(1, 2)},
-		{"flags", "a newer one wrote it", set(3, 1)},
-		{"unknown mandatory extension", "a newer one wrote it", extend(3)},
+		{"format", "it was written by a newer version", set(1, 2)},
+		{"flags", "it was written by a newer version", set(3, 1)},
+		{"unknown mandatory extension", "it was written by a newer version", extend(3)},
 		{"extension that may be ignored", "", extend(2)},
 	}
 	for _, tc := range tests {
@@ -254,7 +254,7 @@ func TestNewerParts(t *testing.T) {
 		b := bytes.Clone(raw)
 		change(b)
 		_, err := decodePage(b)
-		if err == nil || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "a newer one wrote it") {
+		if err == nil || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "it was written by a newer version") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

@@ -345,7 +345,7 @@ func (r *Reader) checkFrame(i uint32, f frameInfo) error {
 		return fmt.Errorf("at %d: %w", f.off, err)
 	}
 	if b.compression != compressionNone {
-		return fmt.Errorf("frame at %d: compression %d is not known to this version; a newer one wrote it", f.off, b.compression)
+		return fmt.Errorf("frame at %d: compression %d is not known to this version; it was written by a newer version", f.off, b.compression)
 	}
 	word.Or(bit)
 	return nil

@@ -44,7 +44,7 @@ func (d *Decoder) Page(block []byte) (*Page, error) {
 		return nil, fmt.Errorf("page: %w", err)
 	}
 	if p.table == nil {
-		return nil, fmt.Errorf("page: %w: it is a page of a level 0 pack", ErrCorrupt)
+		return nil, fmt.Errorf("page: %w: found a page of a level 0 pack, want one of a compacted pack", ErrCorrupt)
 	}
 	return &Page{p}, nil
 }

@@ -17,6 +17,10 @@ import (
 // data could be missing from the result. A later retry may succeed.
 var ErrTooFew = errors.New("too many failure domains are unavailable")
 
+// ErrLost is returned, with ErrTooFew, when so many failure domains were lost that a later
+// retry cannot succeed before an operator accepts the loss.
+var ErrLost = errors.New("ingesters of several failure domains were lost")
+
 // Quorum determines when the responses to a request are complete: acknowledged data is
 // on a majority of the replicas, which are in distinct failure domains.
 type Quorum struct {
@@ -48,8 +52,9 @@ func (q *Quorum) check(peers int) error {
 	case len(lost) <= q.Tolerate:
 		return nil
 	}
-	return fmt.Errorf("%w: ingesters in %d failure domains (%s) were lost with samples of this time range that may have no other copy; "+
-		"an operator can accept the loss (pallium loss accept DAY)", ErrTooFew, len(lost), strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
+	return fmt.Errorf("%w: %w: ingesters in %d failure domains (%s) were lost with samples of this time range that may have no other copy; "+
+		"an operator can accept the loss (pallium loss accept DAY)", ErrTooFew, ErrLost, len(lost),
+		strings.Join(slices.Sorted(maps.Keys(lost)), ", "))
 }
 
 func lostDomains(q *Quorum) map[string]bool {

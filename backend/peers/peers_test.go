@@ -85,7 +85,7 @@ func TestEnough(t *testing.T) {
 		{name: "only two domains in the list", peers: list("a1", "b1"), quorum: Quorum{Tolerate: 1}, fail: "b1", with: errDown, want: ErrTooFew},
 		{name: "one is lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a"}}, got: 2},
 		{name: "one is lost, another fails", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a"}}, fail: "b1", with: errDown, want: ErrTooFew},
-		{name: "two are lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a", "b"}}, want: ErrTooFew, called: -1},
+		{name: "two are lost", peers: list("a1", "b1", "c1"), quorum: Quorum{Tolerate: 1, Lost: []string{"a", "b"}}, want: ErrLost, called: -1},
 		{name: "no peers", quorum: Quorum{}, want: ErrTooFew},
 	} {
 		for _, key := range []string{"x", "y", "z", "k"} {

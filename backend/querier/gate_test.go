@@ -192,8 +192,8 @@ func TestGateRace(t *testing.T) {
 	}
 }
 
-// TestGateTurnTooLate: a read that gets its turn and whose context ends at the same
-// time goes with an error, and its place is free.
+// TestGateTurnTooLate: a read whose context ends at the moment when it gets a slot
+// either returns an error or takes the slot and releases it.
 func TestGateTurnTooLate(t *testing.T) {
 	lim := limits.Limits{MaxConcurrentQueries: 1, MaxQueuedQueries: 1}
 	late := 0
@@ -216,7 +216,7 @@ func TestGateTurnTooLate(t *testing.T) {
 			late++
 		}
 		if len(g.tenants) != 0 {
-			t.Fatal("a place is held by nobody")
+			t.Fatal("the slot was never released")
 		}
 	}
 	if late == 0 {

@@ -12,7 +12,7 @@ import (
 type limitsKey struct{}
 
 // errNoLimits is returned for a query whose context has no limits.
-var errNoLimits = errors.New("the context of a query has no limits")
+var errNoLimits = errors.New("internal error: query without tenant limits")
 
 // WithLimits returns a context for the queries of one request, with its
 // tenant's limits at the time when it reached the process, so that the engine

@@ -40,7 +40,7 @@ func (p boundedParser) ParseExpr(text string) (parser.Expr, error) {
 		}
 		if found > p.most {
 			return nil, fmt.Errorf("the expression has more than %d operators and brackets; split it, "+
-				"or use a regular expression instead of a chain", p.most)
+				"or use a regular expression instead of a chain of `or`", p.most)
 		}
 	}
 }

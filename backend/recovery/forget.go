@@ -22,7 +22,7 @@ var (
 	ErrAlive = errors.New("instance is alive")
 	// ErrHasAside is returned for an ingester that cannot leave or be forgotten because
 	// its disk has the only copy of series that are set aside.
-	ErrHasAside = errors.New("series set aside (that no pack can hold) are only on the ingester's disk")
+	ErrHasAside = errors.New("the ingester's disk has the only copy of series set aside")
 )
 
 // AsideError is an ErrHasAside with the records of what is set aside, at least one.
@@ -30,8 +30,8 @@ type AsideError struct{ Records []store.AsideOf }
 
 func (e *AsideError) Error() string {
 	l := &e.Records[0]
-	return fmt.Sprintf("%s: %d records, the first of tenant %s, day %d, window %d; list them with GET /admin/v1/aside, "+
-		"drop them with POST /admin/v1/aside/drop", ErrHasAside, len(e.Records), l.Tenant, l.Window.Day, l.Window.Number)
+	return fmt.Sprintf("%s, which no pack can hold: %d records, the first of tenant %s, day %d, window %d; list them with: "+
+		"pallium aside list, drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant, l.Window.Day, l.Window.Number)
 }
 
 // Unwrap returns ErrHasAside.
@@ -88,7 +88,8 @@ func (r *Recovery) Forget(ctx context.Context, id string, force bool) (windows i
 		return 0, fmt.Errorf("remove the instance from the ring: %w: %w", wire.ErrUnavailable, err)
 	}
 	if err := r.o.Store.ForgetAsides(ctx, id); err != nil {
-		r.o.Logger.Warn("could not delete records of dropped series of a forgotten instance", "instance", id, "err", err)
+		r.o.Logger.Warn("instance removed from the ring, but its old records of dropped series remain, which is harmless",
+			"instance", id, "err", err)
 	}
 	return windows, nil
 }

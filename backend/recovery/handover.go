@@ -22,7 +22,7 @@ const handOverTimeout = time.Minute
 // Active is the part of this process's ingester that handles active series.
 type Active interface {
 	EachActive(context.Context, func(*ingester.ActiveSeries) error) error
-	KeepPlaces(context.Context, *ingester.ActiveSeries) error
+	ReserveSeries(context.Context, *ingester.ActiveSeries) error
 }
 
 // withState returns a copy of the ring with an instance in the given state.
@@ -128,7 +128,7 @@ func (h *handover) send(ctx context.Context, s *ingester.ActiveSeries) {
 		}
 		p, err := h.r.o.Peer(in)
 		if err == nil {
-			err = p.KeepPlaces(ctx, part)
+			err = p.ReserveSeries(ctx, part)
 		}
 		if h.failed[in.ID] = err; err == nil {
 			h.sent[in.ID] += len(part.Hashes)
@@ -176,7 +176,7 @@ func (r *Recovery) RequestActive(ctx context.Context, ing Active) {
 	for _, a := range peers.Each(ctx, list, func(ctx context.Context, p Peer) (n int, err error) {
 		err = p.ActiveSeries(ctx, self, func(s *ingester.ActiveSeries) error {
 			n += len(s.Hashes)
-			return ing.KeepPlaces(ctx, s)
+			return ing.ReserveSeries(ctx, s)
 		})
 		return n, err
 	}) {

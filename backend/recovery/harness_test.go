@@ -131,7 +131,7 @@ func (p *fakePeer) Flush(context.Context) error {
 	return err
 }
 
-func (p *fakePeer) KeepPlaces(_ context.Context, a *ingester.ActiveSeries) error {
+func (p *fakePeer) ReserveSeries(_ context.Context, a *ingester.ActiveSeries) error {
 	if p.err != nil {
 		return p.err
 	}

@@ -14,6 +14,9 @@ import (
 // leaveWait is the time after which every process has read the state LEAVING.
 const leaveWait = 8 * time.Second
 
+// ErrNeeded is returned for an ingester without which all writes would fail.
+var ErrNeeded = errors.New("writes need this ingester")
+
 // ErrLeaving is returned while another call of Leave is in progress.
 var ErrLeaving = errors.New("another command to leave the ring is in progress")
 
@@ -32,6 +35,7 @@ type Leaving interface {
 // can observe their order.
 type Leaver struct {
 	mayLeave   func(context.Context) error
+	spare      func(context.Context) error // ErrNeeded if the cluster cannot spare the ingester
 	announce   func(context.Context) error // LEAVING in the ring
 	wait       func(context.Context) error // until other processes have read LEAVING
 	flush      func(context.Context) error // seals and uploads everything
@@ -48,6 +52,7 @@ type Leaver struct {
 func (r *Recovery) Leaver(ing Leaving) *Leaver {
 	return &Leaver{
 		mayLeave: func(ctx context.Context) error { return r.mayLeave(ctx, ing) },
+		spare:    r.spare,
 		announce: func(ctx context.Context) error {
 			err := r.o.Members.SetState(ctx, ring.Leaving)
 			if err == nil {
@@ -65,6 +70,15 @@ func (r *Recovery) Leaver(ing Leaving) *Leaver {
 		stopPushes: ing.StopPushes, resume: ing.ResumePushes,
 		pending: ing.PendingWindows, remove: r.o.Members.Leave,
 	}
+}
+
+// Check returns why the ingester cannot leave: it has series that are nowhere else, or
+// writes need it. An ingester that is already leaving is not needed.
+func (l *Leaver) Check(ctx context.Context) error {
+	if err := l.mayLeave(ctx); err != nil {
+		return err
+	}
+	return l.spare(ctx)
 }
 
 // Leave removes the ingester from the cluster permanently: as LEAVING it receives no new
@@ -105,6 +119,26 @@ func (l *Leaver) finish(ctx context.Context) error {
 		return fmt.Errorf("%d windows are still pending upload; repeat the command", n)
 	}
 	return l.remove(ctx)
+}
+
+// spare returns ErrNeeded if fewer zones than replicas would have ACTIVE ingesters without
+// this one.
+func (r *Recovery) spare(ctx context.Context) error {
+	members, err := r.o.Members.Ring(ctx)
+	if err != nil {
+		return err
+	}
+	self, left := r.o.Members.Self(), map[string]bool{}
+	for i := range members.Instances() {
+		if in := &members.Instances()[i]; in.ID != self.ID && in.State == ring.Active {
+			left[in.Domain()] = true
+		}
+	}
+	if self.State != ring.Active || len(left) >= r.o.Replication {
+		return nil
+	}
+	return fmt.Errorf("%w: without it %d zones have ACTIVE ingesters, and writes need %d (cluster.replication). Start another ingester "+
+		"first; to stop the whole cluster, stop its processes", ErrNeeded, len(left), r.o.Replication)
 }
 
 // mayLeave returns an ErrHasAside while the ingester has files of series set aside.

@@ -105,7 +105,7 @@ func (r *Recovery) Restore(ctx context.Context, ingester string) {
 			return
 		case err == nil:
 			r.o.Logger.Error("ingesters of two zones were lost with the same pending windows: acknowledged samples may be lost; "+
-				"queries of these windows fail until an operator accepts the loss with POST /admin/v1/compact/accept-loss?day=DAY",
+				"queries of these windows fail until an operator accepts the loss: pallium loss accept DAY",
 				"ingester", ingester, "windows", left)
 			return
 		}

@@ -70,7 +70,7 @@ type Store interface {
 // Peer is another ingester.
 type Peer interface {
 	Flush(context.Context) error
-	KeepPlaces(context.Context, *ingester.ActiveSeries) error
+	ReserveSeries(context.Context, *ingester.ActiveSeries) error
 	// ActiveSeries calls fn with the peer's active series whose replica set will include
 	// the instance.
 	ActiveSeries(ctx context.Context, instance string, fn func(*ingester.ActiveSeries) error) error

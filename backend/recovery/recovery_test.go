@@ -109,7 +109,7 @@ func TestRestore(t *testing.T) {
 		{"all upload", func(s *scene) { s.store.losses = loss }, []string{"settle a"}, "uploaded by its replicas"},
 		{"one fails twice", func(s *scene) { s.store.losses, s.peers["b"].flushes = loss, []error{errDown, errDown} },
 			[]string{"waited 10s", "waited 10s", "settle a"}, "instance b: down"},
-		{"two zones were lost", func(s *scene) { s.store.losses, s.store.stay = loss, 3 }, []string{"settle a"}, "accept-loss"},
+		{"two zones were lost", func(s *scene) { s.store.losses, s.store.stay = loss, 3 }, []string{"settle a"}, "pallium loss accept"},
 		{"no ingester in the ring", func(s *scene) {
 			s.store.losses, s.members.all = loss, nil
 			s.o.Wait = func(context.Context, time.Duration) error { return context.Canceled }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,7 +44,7 @@ func (c *Config) Set() bool { return len(c.Addresses) > 0 }
 func (c *Config) Check() error {
 	for _, a := range c.Addresses {
 		if _, _, err := net.SplitHostPort(a); err != nil {
-			return fmt.Errorf("addresses: %q must be host:port", a)
+			return fmt.Errorf("addresses: %q must be host:port", a[strings.LastIndex(a, "@")+1:]) // what is before may be a password
 		}
 	}
 	switch {

@@ -51,10 +51,10 @@ const (
 // ErrTooMany is returned for a request with too many series or samples.
 var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send fewer per request", maxSeries, maxItems)
 
-// ErrTooLarge is returned for a request that is too large after its references
-// to symbols are resolved.
-var ErrTooLarge = fmt.Errorf("request has more than %d bytes with the labels and metadata of every series written out; "+
-	"at most that many can be handled, whatever the tenant's limits; send fewer series per request", maxExpanded)
+// ErrTooLarge is returned for a request that is too large after it is decompressed and
+// its references to symbols are resolved.
+var ErrTooLarge = fmt.Errorf("request expands to more than %d bytes, counting the labels and metadata of every series in full; "+
+	"this limit is fixed: send fewer series per request", maxExpanded)
 
 // Memory is a memory budget of which decoding takes bytes before it uses them.
 // Its errors end the decoding and are returned unchanged.

@@ -58,7 +58,7 @@ func (generous) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.
 	return out, nil
 }
 
-func (generous) KeepPlaces(context.Context, *ingester.ActiveSeries) error { return nil }
+func (generous) ReserveSeries(context.Context, *ingester.ActiveSeries) error { return nil }
 
 func (generous) ActiveSeries(context.Context, string, func(*ingester.ActiveSeries) error) error {
 	return nil
@@ -82,8 +82,8 @@ func TestAnswersTakeMemory(t *testing.T) {
 			_, err := a.Exemplars(ctx, "a", 0, math.MaxInt64, [][]*labels.Matcher{{}})
 			return err
 		}, responseCopies * answerText},
-		"places that are handed over": {func() error {
-			return a.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: make([]uint64, handedOver), Seconds: make([]uint32, handedOver)})
+		"series that are handed over": {func() error {
+			return a.ReserveSeries(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: make([]uint64, handedOver), Seconds: make([]uint32, handedOver)})
 		}, handOverBytes * handedOver},
 		"active series": {func() error { return a.ActiveSeries(ctx, "x", nil) }, handOverBytes * ingester.HandOverSlice},
 	} {

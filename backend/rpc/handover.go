@@ -25,8 +25,8 @@ func handOverError(err error) error {
 	return unavailable(err)
 }
 
-// KeepPlaces reserves series that another ingester hands over.
-func (s *ingesterServer) KeepPlaces(ctx context.Context, in *wire.ActiveSeries) (*wire.Empty, error) {
+// ReserveSeries reserves series that another ingester hands over.
+func (s *ingesterServer) ReserveSeries(ctx context.Context, in *wire.ActiveSeries) (*wire.Empty, error) {
 	id, err := tenantOf(in.Tenant)
 	if err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func (s *ingesterServer) KeepPlaces(ctx context.Context, in *wire.ActiveSeries) 
 		return nil, unavailable(err)
 	}
 	a := &ingester.ActiveSeries{Tenant: id, Bytes: in.Bytes, Hashes: in.Hashes, Seconds: in.Seconds}
-	if err := s.ing.KeepPlaces(ctx, a); err != nil {
+	if err := s.ing.ReserveSeries(ctx, a); err != nil {
 		return nil, handOverError(err)
 	}
 	return &wire.Empty{}, nil
@@ -55,9 +55,9 @@ func (s *ingesterServer) Active(in *wire.ActiveSeriesRequest, out wire.Ingester_
 	}))
 }
 
-// KeepPlaces hands active series over to the ingester, which reserves them.
-func (p *Peer) KeepPlaces(ctx context.Context, a *ingester.ActiveSeries) error {
-	_, err := p.ingester.KeepPlaces(ctx, &wire.ActiveSeries{Tenant: string(a.Tenant), Bytes: a.Bytes, Hashes: a.Hashes, Seconds: a.Seconds})
+// ReserveSeries hands active series over to the ingester, which reserves them.
+func (p *Peer) ReserveSeries(ctx context.Context, a *ingester.ActiveSeries) error {
+	_, err := p.ingester.ReserveSeries(ctx, &wire.ActiveSeries{Tenant: string(a.Tenant), Bytes: a.Bytes, Hashes: a.Hashes, Seconds: a.Seconds})
 	return p.note(ctx, err)
 }
 

@@ -22,7 +22,7 @@ type keeper struct {
 	from string
 }
 
-func (k *keeper) KeepPlaces(_ context.Context, a *ingester.ActiveSeries) error {
+func (k *keeper) ReserveSeries(_ context.Context, a *ingester.ActiveSeries) error {
 	k.got = append(k.got, a)
 	return nil
 }
@@ -47,7 +47,7 @@ func TestHandOver(t *testing.T) {
 	k := &keeper{has: want}
 	p := serveIngester(t, k, sec, sec)
 	for _, a := range want {
-		if err := p.KeepPlaces(ctx, a); err != nil {
+		if err := p.ReserveSeries(ctx, a); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,14 +58,17 @@ func TestHandOver(t *testing.T) {
 	if err := p.ActiveSeries(ctx, "x", func(a *ingester.ActiveSeries) error { got = append(got, a); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(got, want) || k.from != "x" {
-		t.Errorf("received other series than were sent for instance %q", k.from)
+	if !reflect.DeepEqual(got, want) {
+		t.Error("received other series than the ingester sent")
 	}
-	if err := p.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "../no", Hashes: []uint64{1}, Seconds: []uint32{1}}); !errors.Is(err, wire.ErrRejected) {
+	if k.from != "x" {
+		t.Errorf("the ingester was asked for the series of instance %q, want x", k.from)
+	}
+	if err := p.ReserveSeries(ctx, &ingester.ActiveSeries{Tenant: "../no", Hashes: []uint64{1}, Seconds: []uint32{1}}); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("invalid tenant: %v", err)
 	}
 	_, whole := serve(t, sec, sec)
-	if err := whole.KeepPlaces(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: []uint64{1}}); !errors.Is(err, wire.ErrRejected) {
+	if err := whole.ReserveSeries(ctx, &ingester.ActiveSeries{Tenant: "a", Hashes: []uint64{1}}); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("invalid list: %v", err)
 	}
 	if err := whole.ActiveSeries(ctx, "x", nil); !errors.Is(err, wire.ErrRejected) {
@@ -76,7 +79,7 @@ func TestHandOver(t *testing.T) {
 // TestHandOverOlder checks that a peer of a version without handover counts as rejecting the
 // call and not as unavailable.
 func TestHandOverOlder(t *testing.T) {
-	err := wire.Error(status.Error(codes.Unimplemented, "unknown method KeepPlaces"))
+	err := wire.Error(status.Error(codes.Unimplemented, "unknown method ReserveSeries"))
 	if !errors.Is(err, wire.ErrRejected) || errors.Is(err, wire.ErrUnavailable) {
 		t.Errorf("%v", err)
 	}

@@ -274,7 +274,7 @@ func TestStrangers(t *testing.T) {
 		{"same secret", member(t, secret, none), member(t, secret, none), true},
 		{"another secret", member(t, secret, none), member(t, secret+"x", none), false},
 		{"certificates", member(t, "", ours), member(t, "", ours), true},
-		{"both", member(t, secret, ours), member(t, secret, ours), true},
+		{"secret and certificate", member(t, secret, ours), member(t, secret, ours), true},
 		{"certificate without the secret", member(t, secret, ours), member(t, "", ours), false},
 		{"another authority", member(t, "", ours), member(t, "", other), false},
 		{"no certificate", member(t, "", ours), member(t, secret, none), false},
@@ -368,9 +368,9 @@ func authority(t *testing.T, dir, name string) cluster.TLSFiles {
 	return f
 }
 
-// TestUnproven checks that unauthenticated connections are bounded, and that closing them
+// TestUnauthenticatedLimit checks that unauthenticated connections are bounded, and that closing them
 // frees slots.
-func TestUnproven(t *testing.T) {
+func TestUnauthenticatedLimit(t *testing.T) {
 	const bound = 512 // docs/cluster-trust.md
 	m := member(t, secret, cluster.TLSFiles{})
 	_, p := serve(t, m, m)

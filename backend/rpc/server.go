@@ -41,7 +41,7 @@ type Ingester interface {
 	SeriesCount(id tenant.ID) int
 	Delete(id tenant.ID, ts schema.Tombstone) error
 	Flush() error
-	KeepPlaces(ctx context.Context, a *ingester.ActiveSeries) error
+	ReserveSeries(ctx context.Context, a *ingester.ActiveSeries) error
 	ActiveSeries(ctx context.Context, instance string, send func(*ingester.ActiveSeries) error) error
 	Upload(ctx context.Context) error
 }

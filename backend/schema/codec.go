@@ -53,7 +53,7 @@ func (c *Codec) open(kind, version byte, what string, value []byte) (*reader, er
 		return nil, r.err
 	}
 	if n > uint64(len(r.b))*maxRatio {
-		return nil, fmt.Errorf("%w: %s claims %d bytes uncompressed in %d bytes compressed", ErrCorrupt, what, n, len(r.b))
+		return nil, fmt.Errorf("%w: %s: decompressed length %d is impossible for %d compressed bytes", ErrCorrupt, what, n, len(r.b))
 	}
 	raw, err := c.dec.DecodeAll(r.b, make([]byte, 0, n))
 	if err != nil || uint64(len(raw)) != n {

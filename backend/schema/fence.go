@@ -53,5 +53,5 @@ func DecodeVersionCell(value []byte) (VersionCell, error) {
 		}
 		return c, nil
 	}
-	return VersionCell{}, fmt.Errorf("%w: version cell has %d bytes", ErrCorrupt, len(value))
+	return VersionCell{}, fmt.Errorf("%w: version cell has an invalid length of %d bytes", ErrCorrupt, len(value))
 }

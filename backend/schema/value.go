@@ -13,7 +13,7 @@ var (
 	// ErrCorrupt is in the error for a corrupt value.
 	ErrCorrupt = errors.New("index value is corrupt")
 	// ErrNewer is in the error for a value that a newer version of Pallium wrote.
-	ErrNewer = errors.New("index value has an unknown format: a newer version of Pallium wrote it")
+	ErrNewer = errors.New("index value has an unknown format: written by a newer version of Pallium")
 )
 
 // Kinds of values: the first byte of a value.
@@ -42,7 +42,7 @@ func seal(kind, version byte, payload []byte) []byte {
 // open checks the envelope of a value and returns its payload.
 func open(kind, version byte, what string, b []byte) ([]byte, error) {
 	if len(b) < 6 {
-		return nil, fmt.Errorf("%w: %s has only %d bytes", ErrCorrupt, what, len(b))
+		return nil, fmt.Errorf("%w: %s has %d bytes, fewer than an empty one", ErrCorrupt, what, len(b))
 	}
 	body := b[:len(b)-4]
 	if got, want := disk.Checksum(body), binary.BigEndian.Uint32(b[len(b)-4:]); got != want {

@@ -202,7 +202,7 @@ func (c *Codec) DecodeBucket(value []byte) (*Bucket, error) {
 	for i := 0; i < len(b.values) && r.err == nil; i++ {
 		k := r.uvarint("set of a value")
 		if k >= uint64(len(b.sets)) {
-			r.fail("set index %d is out of range (%d)", k, len(b.sets))
+			r.fail("label value refers to metric set %d of %d", k, len(b.sets))
 			break
 		}
 		b.set = append(b.set, int(k))

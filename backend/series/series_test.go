@@ -246,7 +246,7 @@ func TestSnapshotDoesNotChange(t *testing.T) {
 	}
 	snap, ok := b.Snapshot()
 	if !ok {
-		t.Fatal("no open chunk")
+		t.Fatal("the builder has no open chunk")
 	}
 	for i := range int64(100) {
 		if err := b.AddFloat(10_000+i*1000, float64(i)); err != nil {

@@ -27,11 +27,11 @@ import (
 // the catalog was read, if a sweep raised the fence of the day because an attempt was
 // overdue, or if the attempt took too long. Nothing of this attempt is visible to
 // readers. The caller reads the catalog again and starts over.
-var ErrConflict = errors.New("the day changed during its compaction, which must start over")
+var ErrConflict = errors.New("compaction of the day must start over")
 
 var (
 	errPublished = fmt.Errorf("%w: the day was published, expired or swept since its catalog was read", ErrConflict)
-	errTooOld    = fmt.Errorf("%w: the attempt started more than %s ago", ErrConflict, maxAttemptAge)
+	errTooOld    = fmt.Errorf("%w: it took longer than %s, so its result is discarded", ErrConflict, maxAttemptAge)
 )
 
 // Generation is one attempt to write a complete new generation of a tenant's day:
@@ -141,7 +141,7 @@ func (g *Generation) checkParts() error {
 		size += maxPackEntry + len(g.manifest.Packs[i].FirstMetric) + len(g.manifest.Packs[i].LastMetric)
 	}
 	if size += maxPackEntry + 2*schema.MaxMetricName; size > index.MaxCell || len(g.manifest.Packs) >= schema.MaxIndex {
-		return fmt.Errorf("compacted day needs more than %d packs, the most that its manifest can list: increase the size of compacted packs",
+		return fmt.Errorf("tenant's day needs more than %d packs, the most that this version can list in a manifest: please report it",
 			len(g.manifest.Packs))
 	}
 	return nil

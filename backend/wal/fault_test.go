@@ -149,7 +149,7 @@ func TestManyFailedSyncs(t *testing.T) {
 		p, _ := b.append(fmt.Sprint("lost ", i))
 		b.disk.FailSyncs(1)
 		if err := b.log.Sync(p); err == nil {
-			t.Fatal("no error")
+			t.Fatal("Sync returned no error although the sync failed")
 		}
 		lost = append(lost, p)
 		ok, _ := b.append(fmt.Sprint("kept ", i))
@@ -175,7 +175,7 @@ func TestDiskThatAlwaysFails(t *testing.T) {
 	for i := range 5 {
 		p, _ := b.append(fmt.Sprint("lost ", i))
 		if err := b.log.Sync(p); err == nil {
-			t.Fatal("a sync succeeded")
+			t.Fatal("Sync returned no error although the sync failed")
 		}
 	}
 	if _, err := b.log.Cut(); err != nil {

@@ -5,6 +5,7 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -46,7 +47,7 @@ type api struct {
 // New returns the handler of all paths under Root. It responds with 404 to other paths.
 func New(o Options) (http.Handler, error) {
 	if err := CheckToken(o.Token); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("admin token (PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE): %w", err)
 	}
 	edge, err := url.Parse(o.EdgeURL)
 	if err != nil || edge.Scheme != "http" && edge.Scheme != "https" || edge.Host == "" {

@@ -27,16 +27,14 @@ const (
 	maxNetworks = 4096
 )
 
-// CheckToken returns an error if an admin credential is too short or malformed.
+// CheckToken returns an error if a token for the admin listener is too short or malformed.
 func CheckToken(token string) error {
 	if len(token) < MinTokenLength {
-		return fmt.Errorf("admin token has %d bytes, at least %d are required: set a longer one in PALLIUM_ADMIN_TOKEN or "+
-			"PALLIUM_ADMIN_TOKEN_FILE",
-			len(token), MinTokenLength)
+		return fmt.Errorf("token has %d bytes, at least %d are required", len(token), MinTokenLength)
 	}
 	for i := range len(token) {
 		if token[i] <= ' ' || token[i] > '~' {
-			return errors.New("admin token contains a space or a character that is not printable ASCII")
+			return errors.New("token contains a space or a character that is not printable ASCII")
 		}
 	}
 	return nil

@@ -137,6 +137,10 @@ func (s Surface) Handler() http.Handler {
 		})
 	}
 	if s.API == nil {
+		r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "not found: the admin listener of a backend has /metrics, /ready and /healthy; "+
+				"the overview page and the admin API are on the admin listener of a gateway", http.StatusNotFound)
+		})
 		return r
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

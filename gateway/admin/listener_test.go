@@ -78,7 +78,7 @@ func TestListener(t *testing.T) {
 	notReady = errors.New("leaving")
 	check([]want{{"/ready", "localhost", "", 503, "leaving"}})
 	ad.Serve(Surface{Metrics: prometheus.NewRegistry()})
-	check([]want{{"/", "localhost", token, 404, ""}, {"/debug/pprof/cmdline", "localhost", token, 404, ""}, {Root + "/tenants", "localhost", token, 404, ""}})
+	check([]want{{"/", "localhost", token, 404, "admin listener of a gateway"}, {"/debug/pprof/cmdline", "localhost", token, 404, ""}, {Root + "/tenants", "localhost", token, 404, ""}})
 	client.CloseIdleConnections()
 	if err := ad.Close(); err != nil {
 		t.Error(err)

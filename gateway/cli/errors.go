@@ -91,10 +91,6 @@ func (e *apiError) wayOut() string {
 		return "-force does it all the same"
 	case "aside":
 		return "'pallium aside list' shows all series that are set aside"
-	case "instance":
-		if e.Status == http.StatusNotFound && e.Message != e.Details[0].Reason {
-			return "'pallium ring list' shows all instances"
-		}
 	case "tenant":
 		switch {
 		case e.Message == e.Details[0].Reason:

@@ -57,7 +57,7 @@ func TestInterruptedRequest(t *testing.T) {
 	for line, want := range map[string]string{
 		"tenant list":                 "interrupted: nothing was changed\n",
 		"flush":                       "interrupted: the server may still carry it out; 'pallium status' shows whether it did\n",
-		"ring leave i -yes":           "interrupted: the server may still carry it out; 'pallium ring list' shows whether it did\n",
+		"ring leave i":                "interrupted: the server may still carry it out; 'pallium ring list' shows whether it did\n",
 		"tenant create a":             "interrupted: the server may still carry it out; 'pallium tenant list' shows whether it did\n",
 		"token rotate tk_a":           "interrupted: the server may still carry it out; 'pallium token list' shows whether it did\n",
 		"loss accept 2024-01-01 -yes": "interrupted: the server may still carry it out; 'pallium loss list' shows whether it did\n",

@@ -222,6 +222,7 @@ type statusAnswer struct {
 	} `json:"processes"`
 	Members   []memberAnswer `json:"members"`
 	RingError string         `json:"ringError"`
+	Losses    []lossAnswer   `json:"losses"`
 }
 
 func showStatus(*flag.FlagSet) action {
@@ -271,6 +272,9 @@ func (s *session) sayStatus(st *statusAnswer) {
 	}
 	if st.RingError != "" {
 		s.say("ring: %s\n", st.RingError)
+	}
+	if n := len(st.Losses); n > 0 {
+		s.say("%s of lost ingesters not yet uploaded by others: 'pallium loss list' shows them\n", counted(n, "window"))
 	}
 	if len(st.Members) > 0 {
 		s.say("\n")

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -13,26 +12,8 @@ import (
 )
 
 type ringAnswer struct {
-	Members     []memberAnswer `json:"members"`
-	Losses      []lossAnswer   `json:"losses"`
-	Replication int            `json:"replication"`
-}
-
-// zonesWithout returns the number of zones with ACTIVE ingesters other than the instance.
-// An ingester without a zone counts as a zone of its own.
-func (r *ringAnswer) zonesWithout(instance string) int {
-	zones := map[string]bool{}
-	for _, m := range r.Members {
-		if m.ID == instance || m.State != "ACTIVE" || !slices.Contains(m.Roles, "ingester") {
-			continue
-		}
-		zone := "zone " + m.Zone
-		if m.Zone == "" {
-			zone = "instance " + m.ID
-		}
-		zones[zone] = true
-	}
-	return len(zones)
+	Members []memberAnswer `json:"members"`
+	Losses  []lossAnswer   `json:"losses"`
 }
 
 type memberAnswer struct {
@@ -84,31 +65,9 @@ func ringList(*flag.FlagSet) action {
 
 func ringLeave(fs *flag.FlagSet) action {
 	background := fs.Bool("background", false, "return immediately instead of waiting until it has left")
-	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
-		if err := s.confirmLeave(ctx, *yes, args[0]); err != nil {
-			return err
-		}
 		return s.task(ctx, path("ring", "leave"), instanceOf(args[0]), *background, args[0]+" has left the cluster")
 	}
-}
-
-// confirmLeave asks for a confirmation if writes fail without an ingester.
-func (s *session) confirmLeave(ctx context.Context, yes bool, instance string) error {
-	if yes {
-		return nil
-	}
-	var r ringAnswer
-	if _, err := s.call(ctx, http.MethodGet, path("ring"), "", nil, &r); err != nil {
-		return err
-	}
-	left := r.zonesWithout(instance)
-	if left >= r.Replication {
-		return nil
-	}
-	warning := fmt.Sprintf("Without %s, ACTIVE ingesters are in %s, and every write needs %d (cluster.replication).\n"+
-		"All writes fail until more ingesters join. Add the new one before this one leaves.", instance, counted(left, "zone"), r.Replication)
-	return s.confirm(ctx, false, warning, instance)
 }
 
 func ringForget(fs *flag.FlagSet) action {

@@ -130,17 +130,17 @@ func impatient() pace {
 	return p
 }
 
-// place is a server that serves one request at a time and reports the errors of the
+// serial is a server that serves one request at a time and reports the errors of the
 // handler.
-type place struct {
+type serial struct {
 	*httptest.Server
 	results chan error
 	done    sync.WaitGroup // includes the middleware around the handlers
 }
 
-func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.ResponseWriter, *http.Request) error) *place {
+func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.ResponseWriter, *http.Request) error) *serial {
 	t.Helper()
-	pl := &place{results: make(chan error, 100)}
+	pl := &serial{results: make(chan error, 100)}
 	free := make(chan struct{}, 1)
 	pl.Server = httptest.NewUnstartedServer(nil)
 	pl.Config = Server(Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -179,7 +179,7 @@ func serve(t *testing.T, p pace, setup func(*httptest.Server), h func(http.Respo
 	return pl
 }
 
-func (pl *place) result(t *testing.T) error {
+func (pl *serial) result(t *testing.T) error {
 	t.Helper()
 	select {
 	case err := <-pl.results:
@@ -190,7 +190,7 @@ func (pl *place) result(t *testing.T) error {
 	}
 }
 
-func (pl *place) isFree(t *testing.T) {
+func (pl *serial) isFree(t *testing.T) {
 	t.Helper()
 	resp, err := pl.Client().Get(pl.URL + "/small")
 	if err != nil {

@@ -37,9 +37,9 @@ var framingRows = []struct {
 	{"HTTP/1.0 with a body", "POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\nx", 1, 0},
 	{"a trailer", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n00\r\nA: b\r\nC: d\r\n\r\n" + plain, 2, 0},
 
-	{"both framings", "POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\nA: b\r\nCONTENT-LENGTH: 3\r\n\r\n0\r\n\r\n", 0, 400},
-	{"both, later on the connection", plain + length + chunked + "POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 3, 400},
-	{"both, folded", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length:\r\n 5\r\n\r\n7\r\nquery=1\r\n0\r\n\r\n", 0, 400},
+	{"Transfer-Encoding and Content-Length", "POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\nA: b\r\nCONTENT-LENGTH: 3\r\n\r\n0\r\n\r\n", 0, 400},
+	{"Transfer-Encoding and Content-Length, later on the connection", plain + length + chunked + "POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 3, 400},
+	{"Transfer-Encoding and Content-Length, folded", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length:\r\n 5\r\n\r\n7\r\nquery=1\r\n0\r\n\r\n", 0, 400},
 	{"a folded length", plain + "POST / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n 46\r\n\r\n" + plain, 1, 400},
 	{"folded by a tab", "GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n\tc\r\n\r\n", 0, 400},
 	{"folded after the request line", "GET / HTTP/1.1\r\n Host: x\r\n\r\n", 0, 400},

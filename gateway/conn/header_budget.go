@@ -43,8 +43,8 @@ func (c *guardConn) reserve(size int64) bool {
 	return true
 }
 
-// release releases the memory of a header: its response was sent, the next request
-// begins, or the connection is closed.
+// release releases the memory of a header. It is called when the response was sent, when
+// the next request begins, or when the connection is closed.
 func (c *guardConn) release() {
 	if n := c.reserved.Swap(0); n > 0 {
 		c.headerBudget.used.Add(-n)
@@ -52,6 +52,6 @@ func (c *guardConn) release() {
 }
 
 func noHeaderMemory() *Rejection {
-	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_room", Text: "too many long headers are being read: try " +
+	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_memory", Text: "too many long headers are being read: try " +
 		"again later, or send shorter headers"}
 }

@@ -110,7 +110,7 @@ pallium_gateway_connections_rejected_total{reason="per_network"} 2
 	}
 	for _, c := range open {
 		_ = c.Close()
-		_ = c.Close() // counts once
+		_ = c.Close() // closing twice frees one slot only
 	}
 	ll := l.(*limitListener)
 	if ll.open != 0 || len(ll.addresses) != 0 || len(ll.networks) != 0 {

@@ -193,8 +193,8 @@ func (s *Sharer) Step(ctx context.Context) {
 	if err != nil {
 		s.exchanges.WithLabelValues("error").Inc()
 		if !s.failing {
-			s.o.Logger.Warn("failed to share rate limits with other gateways: using the last shares for a while, then equal shares",
-				"gateways", s.gateways, "err", err)
+			s.o.Logger.Warn("failed to share rate limits with other gateways: keeping the last shares for a while, then 1/gateways of each "+
+				"limit; tenants that send to one gateway may then get 429 early", "keep", s.o.Keep, "gateways", s.gateways, "err", err)
 		}
 		s.failing = true
 		if now.Sub(s.last) > s.o.Keep {
@@ -204,7 +204,7 @@ func (s *Sharer) Step(ctx context.Context) {
 	}
 	s.exchanges.WithLabelValues("ok").Inc()
 	if s.failing {
-		s.o.Logger.Info("exchange of demand with other gateways works again", "gateways", len(all))
+		s.o.Logger.Info("sharing rate limits with other gateways works again", "gateways", len(all))
 	}
 	s.failing, s.last, s.gateways = false, now, max(len(all), 1)
 	s.o.Tenants.SetShares(Shares(s.o.ID, all), Rest(s.gateways, len(all[s.o.ID])), s.gateways)

@@ -89,7 +89,7 @@ func fits(r *Route) bool {
 	case Write:
 		return r.Cost == Samples && r.By == Backend
 	case Read:
-		return (r.Cost == Place || r.Cost == Query) && (r.By == Backend || r.By == Prometheus)
+		return (r.Cost == Slot || r.Cost == Query) && (r.By == Backend || r.By == Prometheus)
 	}
 	return false
 }

@@ -30,7 +30,7 @@ type Cost int
 const (
 	Free    Cost = iota + 1 // none, because the tenant is unknown
 	Request                 // requests_per_second, and bytes_per_second for its body
-	Place                   // one of max_concurrent_requests, and one of the gateway's max_in_flight
+	Slot                    // one of max_concurrent_requests, and a slot of the gateway's max_in_flight
 	Query                   // one of the backend's max_concurrent_queries
 	Samples                 // samples_per_second
 )
@@ -42,8 +42,8 @@ func (c Cost) String() string {
 		return "none"
 	case Request:
 		return "request"
-	case Place:
-		return "place"
+	case Slot:
+		return "slot"
 	case Query:
 		return "query"
 	case Samples:
@@ -102,7 +102,7 @@ func Table() []Route {
 		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
 
 		{"user_limits", get, []string{"/api/v1/user_limits"}, tenant.MetricsRead, Local, Request, Gateway},
-		{"user_stats", get, []string{"/api/v1/user_stats"}, tenant.MetricsRead, Read, Place, Backend},
+		{"user_stats", get, []string{"/api/v1/user_stats"}, tenant.MetricsRead, Read, Slot, Backend},
 		{"ready", getHead, []string{"/ready", "/-/ready"}, "", Open, Free, Gateway},
 		{"healthy", getHead, []string{"/-/healthy"}, "", Open, Free, Gateway},
 	}

@@ -15,7 +15,7 @@ func TestRouteTable(t *testing.T) {
 	if err := Check(Table()); err != nil {
 		t.Fatal(err)
 	}
-	base := Route{Name: "x", Methods: []string{"GET"}, Paths: []string{"/a"}, Scope: tenant.MetricsRead, Kind: Read, Cost: Place, By: Backend}
+	base := Route{Name: "x", Methods: []string{"GET"}, Paths: []string{"/a"}, Scope: tenant.MetricsRead, Kind: Read, Cost: Slot, By: Backend}
 	one := func(change func(*Route)) []Route {
 		r := base
 		change(&r)
@@ -59,7 +59,7 @@ func TestRouteTable(t *testing.T) {
 		{"no handler", one(func(r *Route) { r.By = 0 }), "contradict"},
 		{"an open route at the backend", one(func(r *Route) { r.Kind, r.Scope, r.Cost = Open, "", Free }), "contradict"},
 		{"an open route with a cost", one(func(r *Route) { r.Kind, r.Scope, r.By = Open, "", Gateway }), "contradict"},
-		{"a local route with a place", one(func(r *Route) { r.Kind, r.By = Local, Gateway }), "contradict"},
+		{"a local route with a slot", one(func(r *Route) { r.Kind, r.By = Local, Gateway }), "contradict"},
 		{"a local route at the backend", one(func(r *Route) { r.Kind, r.Cost = Local, Request }), "contradict"},
 		{"a write without samples", one(func(r *Route) { r.Kind = Write }), "contradict"},
 		{"a read with samples", one(func(r *Route) { r.Cost = Samples }), "contradict"},

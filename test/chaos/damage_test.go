@@ -118,8 +118,8 @@ func damages(t *testing.T, dir string) []damage {
 		{"last segment with half a magic", torn, func(t *testing.T, dir string) {
 			writeFile(t, filepath.Join(dir, "00000900.wal"), []byte("PLW"))
 		}},
-		{"record with the first labels", lost, edit(first, flip(0, frameHeader+40))},
-		{"record with the second labels", lost, edit(first, flip(2, frameHeader+40))},
+		{"payload of record 0: labels and samples of one tenant", lost, edit(first, flip(0, frameHeader+40))},
+		{"payload of record 2: labels and samples of another tenant", lost, edit(first, flip(2, frameHeader+40))},
 		{"length of a record", lost, edit(first, flip(3, 6))},
 		{"huge length of a record", lost, edit(first, flip(3, 4))},
 		{"magic of a record", lost, edit(first, flip(4, 0))},

@@ -112,8 +112,8 @@ func (a *attacker) metadataOnly() []hostileRequest {
 	return append(all, r2)
 }
 
-// exemplars sends thousands of exemplars at all times, some too long, and some without
-// a sample.
+// exemplars sends thousands of exemplars with valid, zero, negative and too large
+// timestamps, some of them too long, and some of a series without a sample.
 func (a *attacker) exemplars() []hostileRequest {
 	s := a.series("exemplars", point{t: a.now, v: 1})
 	for i := range 5000 {
@@ -134,8 +134,9 @@ func (a *attacker) exemplars() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{s, alone}}}
 }
 
-// symbols sends large labels that need one symbol each but are in many series: some
-// requests are accepted, and one expands to more bytes than a request may.
+// symbols sends large labels that need one symbol each but are in many series: one
+// request is accepted, and one is rejected because it expands to more than the maximum
+// request size.
 func (a *attacker) symbols() []hostileRequest {
 	n, size := 10, 900<<10
 	if !a.unlimited {

@@ -141,7 +141,9 @@ func (h *hostileTenant) send(name string, req *hostileRequest) {
 		h.run.t.Errorf("encode %s: %v", name, err)
 		return
 	}
-	a, tries := h.run.steadily(func() answer { return push(h.run.client, h.run.p.Edge, h.token(), req.version, body, samplesOf(req.good)+samplesOf(req.beyond)) })
+	a, tries := h.run.steadily(func() answer {
+		return push(h.run.client, h.run.p.Edge, h.token(), req.version, body, samplesOf(req.good)+samplesOf(req.beyond))
+	})
 	h.answers[a.code]++
 	h.ledger.note(req.good, false)
 	all := samplesOf(req.good)

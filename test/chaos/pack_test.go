@@ -233,7 +233,7 @@ func TestLostLabels(t *testing.T) {
 	}
 	check := func(when string) {
 		t.Helper()
-		if code, body := query(tenants[0]); code != http.StatusServiceUnavailable || !strings.Contains(body, "accept-loss") {
+		if code, body := query(tenants[0]); code != http.StatusServiceUnavailable || !strings.Contains(body, "pallium loss accept") {
 			t.Errorf("%s: %d %s", when, code, body)
 		}
 		if code, body := query(tenants[1]); code != http.StatusOK {

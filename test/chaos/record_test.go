@@ -48,7 +48,7 @@ func parseRecord(rec []byte) (logRecord, error) {
 	d := encoding.Decbuf{B: rec}
 	r := logRecord{raw: string(rec), labels: map[uint64]labels.Labels{}}
 	if k := d.Byte(); k != 2 {
-		return r, fmt.Errorf("kind %d", k)
+		return r, fmt.Errorf("record kind is %d, want 2", k)
 	}
 	r.tenant = string(d.UvarintBytes())
 	for d.Len() > 0 && d.Err() == nil {
@@ -65,7 +65,7 @@ func parseRecord(rec []byte) (logRecord, error) {
 			r.parseHistograms(&section)
 		case 4, 5, 6: // metadata and exemplars
 		default:
-			err = fmt.Errorf("section %d", tag)
+			err = errors.New("unknown section")
 		}
 		if err = errors.Join(err, section.Err()); err != nil {
 			return r, fmt.Errorf("record differs from its documented format: section %d: %w", tag, err)

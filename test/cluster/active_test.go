@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -74,11 +73,11 @@ func (a *activeSeries) limitHolds() {
 func (a *activeSeries) check(when string) {
 	a.t.Helper()
 	a.fresh++
-	if code, written, body := a.decided(fmt.Sprintf("fresh_%d", a.fresh), activeLimit, 0); code != http.StatusBadRequest || written != "0" {
-		a.t.Errorf("%s: new series: %d, %s written, %s", when, code, written, body)
+	if code, written, body := a.decided(fmt.Sprintf("fresh_%d", a.fresh), activeLimit, 0); code != http.StatusBadRequest || written != 0 {
+		a.t.Errorf("%s: new series: %d, %d written, %s", when, code, written, body)
 	}
-	if code, written, body := a.decided("", 0, activeLimit); code/100 != 2 || written != strconv.Itoa(activeLimit) {
-		a.t.Errorf("%s: existing series: %d, %s written, %s", when, code, written, body)
+	if code, written, body := a.decided("", 0, activeLimit); code/100 != 2 || written != activeLimit {
+		a.t.Errorf("%s: existing series: %d, %d written, %s", when, code, written, body)
 	}
 	if a.t.Failed() {
 		a.t.FailNow()
@@ -88,7 +87,7 @@ func (a *activeSeries) check(when string) {
 // decided pushes series until the response is not 503. A gateway's connections to
 // ingesters that were just restarted may be down for a moment: the gateway then
 // returns 503 and senders retry.
-func (a *activeSeries) decided(name string, fresh, known int) (code int, written, body string) {
+func (a *activeSeries) decided(name string, fresh, known int) (code, written int, body string) {
 	a.t.Helper()
 	kit.UntilSlow(a.t, 2*time.Minute, "the response to a push is not 503", func() bool {
 		code, written, body = a.send(a.token, a.fresh, name, fresh, known)

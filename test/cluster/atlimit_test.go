@@ -24,8 +24,8 @@ import (
 
 // TestAtItsLimit: tenants at their limit keep their series while one ingester is down
 // and another one has just joined, or has no memory for new series. Every push of
-// existing series is accepted, and of a push that also has new series the existing
-// part. CHAOS=long takes ten minutes.
+// existing series is accepted; if a push also has new series, its existing series are
+// still accepted. CHAOS=long takes ten minutes.
 func TestAtItsLimit(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, nil)
@@ -101,7 +101,7 @@ func (l *atLimit) joined() {
 	}
 	l.rounds("one down and one joined", l.phase)
 	received := l.metric("ingester-4", `pallium_ingester_handed_over_series_total{result="kept"}`)
-	l.t.Logf("the new ingester has series of %v tenants, received %v series when it joined, and accepted %v repeated pushes",
+	l.t.Logf("the new ingester has series of %v tenants, received %v series when it joined, and accepted %v retried pushes of established series",
 		l.metric("ingester-4", "pallium_ingester_tenants"), received, l.repeats("ingester-4"))
 	if received == 0 {
 		l.errorf("the ingester that joined received no series from the others")
@@ -112,8 +112,8 @@ func (l *atLimit) joined() {
 	l.rounds("all ingesters running again", l.phase/4)
 }
 
-// overBudget: one ingester has no memory for new series, and another one is down that
-// has some series which the first one lacks.
+// overBudget: one ingester has no memory for new series, and a second one, which has
+// series that the first lacks, is down.
 func (l *atLimit) overBudget() {
 	l.small("ingester-4", 64<<20)
 	hogs := make([]string, 4)
@@ -160,9 +160,10 @@ func (l *atLimit) overBudget() {
 		l.t.Fatal(err)
 	}
 	l.rounds("one over its memory budget and one down", l.phase)
-	l.t.Logf("%.2f of the memory budget is used, the ingester accepted %v repeated pushes", l.fill(), l.repeats("ingester-4")-before)
+	l.t.Logf("%.2f of the memory budget is used, the ingester accepted %v retried pushes of established series",
+		l.fill(), l.repeats("ingester-4")-before)
 	if l.repeats("ingester-4") == before {
-		l.errorf("no push was repeated to the ingester over its memory budget")
+		l.errorf("the ingester over its memory budget accepted no retried push of established series")
 	}
 }
 
@@ -193,7 +194,8 @@ func (l *atLimit) fill() float64 {
 	return l.metric("ingester-4", "pallium_ingester_head_bytes") / l.metric("ingester-4", "pallium_ingester_head_limit_bytes")
 }
 
-// repeats returns how many repeated pushes an ingester accepted.
+// repeats returns how many retried pushes of established series an ingester accepted. A
+// distributor retries the series that another replica has (docs/cluster.md).
 func (l *atLimit) repeats(ingester string) float64 {
 	sum := 0.0
 	for _, name := range []string{"backend-1", "backend-2"} {
@@ -238,7 +240,7 @@ func (l *atLimit) crowd(name string) {
 		if limited++; code != http.StatusBadRequest {
 			limited = 0
 		}
-		return limited >= 30 // of one push each 100 ms
+		return limited >= 30 // rejections in a row, 100 ms apart: 3 s
 	})
 	l.writers.Go(func() {
 		for n := 0; !l.ending.Load() && !l.t.Failed(); n++ {
@@ -260,8 +262,9 @@ func (l *atLimit) crowd(name string) {
 	})
 }
 
-// send pushes fresh new series of one name and then known existing ones, and returns
-// the status code, the number of written samples that the response states, and the text.
+// send pushes `fresh` series called name, followed by the first `known` existing series.
+// It returns the status code, the number of written samples that the response states, and
+// the text.
 func (l *atLimit) send(token string, edge int, name string, fresh, known int) (code, written int, text string) {
 	req := prompb.WriteRequest{}
 	now := time.Now().UnixMilli()

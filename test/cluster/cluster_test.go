@@ -314,6 +314,7 @@ func (s *story) operator(t *testing.T) {
 		{"gateway-1", "/flush?everything=true", 400, `"invalid_request"`},
 		{"gateway-1", "/ring/leave?instance=backend-1", 400, "role ingester"},
 		{"gateway-1", "/ring/leave", 400, "instance is missing"},
+		{"gateway-1", "/ring/leave?instance=ingester-1", 409, "writes need this ingester"},
 		{"gateway-1", "/ring/leave?instance=ingester-1&wait=maybe", 400, "wait must be true or false"},
 		{"gateway-1", "/ring/forget", 400, "instance is missing"},
 		{"gateway-1", "/ring/forget?instance=nobody&force=yes", 400, "force must be true or false"},
@@ -521,7 +522,7 @@ func (s *story) aside(t *testing.T) {
 		return text
 	}
 	kit.UntilSlow(t, 2*time.Minute, "the series set aside are recorded", func() bool { return strings.Contains(listed(), `"ingester":"ingester-3"`) })
-	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 409 || !strings.Contains(body, "aside/drop") {
+	if code, body, err := s.c.Admin(s.ctx, name, "/ring/leave?wait=true", nil); err != nil || code != 409 || !strings.Contains(body, "aside drop") {
 		t.Errorf("leave: %d %s %v", code, body, err)
 	}
 	if err := s.c.Stop(s.ctx, name, syscall.SIGKILL); err != nil {

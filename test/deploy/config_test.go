@@ -195,7 +195,7 @@ func (c *cluster) checkGateway(t *testing.T, cfg *config, one *container) {
 		t.Errorf("listen is %s, the port %d", cfg.Listen, one.port("edge"))
 	}
 	if len(cfg.Upstream.URLs) == 0 {
-		t.Error("no upstream")
+		t.Error("upstream.urls is empty")
 	}
 	if cfg.Cluster.Redis.Set() || !cfg.Cluster.CacheRedis.Set() {
 		t.Error("the gateway must have the Redis for shares of rate limits, and no other")

@@ -34,7 +34,7 @@ func TestWorkloads(t *testing.T) {
 		c := build(t, b)
 		c.each(t, func(t *testing.T, m *manifest) {
 			if s := m.Spec.Selector; m.Kind != "Job" && s.IsZero() {
-				t.Fatal("no selector")
+				t.Fatal("spec.selector is missing")
 			}
 			if m.Kind != "Job" && !m.selects(t).matches(m.podLabels()) {
 				t.Errorf("the selector does not match the pods' labels %v", m.podLabels())

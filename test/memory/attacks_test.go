@@ -19,7 +19,7 @@ type attack struct {
 	name string
 	many int // concurrent requests in the second round
 	do   func(r *run) reply
-	// right checks a response of status 200; if it is nil, no request may succeed.
+	// right checks a response of status 200; if it is nil, no response may have status 200.
 	right func(body string) error
 }
 

@@ -17,7 +17,7 @@ import (
 type single struct {
 	p   *programs.Pallium
 	t   *testing.T
-	dir string // the directory from which its guard reads the process ID
+	dir string // of the .pid files whose processes guard (guard_test.go) kills if the test dies
 }
 
 // newSingle starts a process that ends with the test, however the test ends.

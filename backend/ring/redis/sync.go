@@ -106,8 +106,8 @@ func (m *Membership) checkZone(ctx context.Context) error {
 
 func zoneChanged(from, to string) error {
 	return fmt.Errorf("%w: cluster.zone is %q, but the samples in the data directory are replicas of zone %q; set cluster.zone back, "+
-		"or, to move the ingester, start it with its old zone, remove it from the ring with POST "+
-		"/admin/v1/ring/leave?instance=NAME&wait=true, and start it in the new zone with an empty data directory", ErrZoneChanged, to, from)
+		"or, to move the ingester, start it with its old zone, run 'pallium ring leave INSTANCE', and start it in the new zone with "+
+		"an empty data directory", ErrZoneChanged, to, from)
 }
 
 // registerFirst registers an instance that has no record of being a member before: it
@@ -154,8 +154,8 @@ func (m *Membership) takeOver(self *ring.Instance, old ring.Instance) error {
 	}
 	if self.Incarnation != old.Incarnation && m.o.File != "" {
 		m.replaced, m.lostZone = true, old.Zone
-		m.o.Logger.Warn("ingester returns with a new data directory: taking over its tokens; replicas must upload its pending windows",
-			"id", self.ID, "address", old.Addr)
+		m.o.Logger.Warn("this ingester's data directory is new: it replaces the earlier instance of its name in the ring; "+
+			"replicas must upload the pending windows of that instance", "id", self.ID, "earlier_address", old.Addr)
 	}
 	return nil
 }

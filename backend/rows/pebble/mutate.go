@@ -99,7 +99,7 @@ func (l logger) Infof(string, ...any) {}
 
 func (l logger) Errorf(format string, args ...any) {
 	if l.to != nil {
-		l.to.Error("row store: error from Pebble", "err", fmt.Sprintf(format, args...))
+		l.to.Error("embedded row store (Pebble) reported an error", "err", fmt.Sprintf(format, args...))
 	}
 }
 

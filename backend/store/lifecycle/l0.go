@@ -84,7 +84,7 @@ func (k *Keeper) l0Needed(ctx context.Context, obj objects.Object, info pack.Inf
 	if err := k.index.Work.AddReceipts(ctx, info.ID, receipts); err != nil {
 		return false, err
 	}
-	k.opts.Logger.Warn("repaired an L0 pack that was missing from the work of the compactor: wrote its receipts again",
+	k.opts.Logger.Warn("L0 pack had no receipts: it would never have been compacted; wrote them again",
 		"object", obj.Name, "ingester", info.Source, "days", len(named))
 	return true, nil
 }

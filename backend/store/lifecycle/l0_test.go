@@ -81,7 +81,7 @@ func TestAdoption(t *testing.T) {
 	x.Now = time.UnixMilli(u.Sealed).Add(47 * time.Hour)
 	x.Must(x.Lifecycle.Sweep(t.Context()))
 	if got := x.Read("a", 0, math.MaxInt64); len(got) > 0 {
-		t.Fatal("adopted too early")
+		t.Fatal("the L0 pack was adopted before 48 hours had passed")
 	}
 	x.Now = x.Now.Add(2 * time.Hour)
 	x.Must(x.Lifecycle.Sweep(t.Context()))

@@ -131,7 +131,7 @@ func (k *Keeper) ReserveDeletion(ctx context.Context, t tenant.ID, mint, maxt in
 	}
 	next := deletion(math.MaxUint64)
 	if err := k.checkDeletion(ctx, t, &next); err != nil {
-		return schema.Tombstone{}, fmt.Errorf("reserve a deletion: %w", err)
+		return schema.Tombstone{}, fmt.Errorf("delete series: %w", err)
 	}
 	return k.index.Tombstones.Reserve(ctx, t, deletion)
 }

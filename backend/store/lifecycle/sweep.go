@@ -77,7 +77,7 @@ func (sw *sweeper) collect(ctx context.Context, e schema.Garbage) error {
 		}
 		return err
 	}
-	return fmt.Errorf("garbage entry of unknown kind %q: a newer version of Pallium wrote it", e.Kind)
+	return fmt.Errorf("garbage entry of unknown kind %q: written by a newer version of Pallium", e.Kind)
 }
 
 func (sw *sweeper) collectPack(ctx context.Context, e schema.Garbage) error {
@@ -137,7 +137,8 @@ func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*sche
 			return false, nil
 		}
 	}
-	return false, fmt.Errorf("day %d of tenant %s is being published concurrently; the next sweep retries its leftovers", e.Day, e.Tenant)
+	return false, fmt.Errorf("day %d of tenant %s is being published concurrently; its unreferenced objects and rows are deleted "+
+		"by the next sweep", e.Day, e.Tenant)
 }
 
 // mayPublish reports whether an attempt could still be published, that is, whether its

@@ -35,9 +35,12 @@ func (c *Commands) compact(w http.ResponseWriter, r *http.Request, q url.Values)
 	return c.begin(w, r, q, "compaction failed; no data is lost: packs that were not compacted stay as they are", do)
 }
 
+// maxDay is the last day that can have samples: 2261-12-31.
+const maxDay = 106_650
+
 func (c *Commands) acceptLoss(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
-	if err != nil {
+	if err != nil || day < 0 || day > maxDay {
 		return admin.Fail(http.StatusBadRequest, "day",
 			"day must be the number of a UTC day since 1970, as shown in the log and on the overview page")
 	}
@@ -158,11 +161,7 @@ func (c *Commands) showRing(w http.ResponseWriter, r *http.Request, _ url.Values
 	if err != nil {
 		return c.failed(r, err, "could not read the losses of ingesters")
 	}
-	admin.WriteJSON(w, http.StatusOK, map[string]any{
-		"members":     append([]Member{}, members...),
-		"losses":      append([]Loss{}, losses...),
-		"replication": c.o.Replication,
-	})
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"members": append([]Member{}, members...), "losses": append([]Loss{}, losses...)})
 	return nil
 }
 

@@ -133,9 +133,8 @@ type Loss struct {
 
 // Options are the options of New. Ring is nil without a cluster.
 type Options struct {
-	Backend     Backend
-	Ring        Ring
-	Replication int // number of zones with ACTIVE ingesters that a write needs
+	Backend Backend
+	Ring    Ring
 	// Background runs a function that continues after the response was sent. Its context
 	// ends with the process.
 	Background func(func(context.Context))

@@ -83,7 +83,7 @@ func (f *fake) Leave(_ context.Context, id string, wait bool) error {
 func commandsOver(f *fake, cluster bool, log *bytes.Buffer) *Commands {
 	o := Options{Backend: f, Logger: slog.New(slog.NewTextHandler(log, nil)), Background: func(do func(context.Context)) { do(context.Background()) }}
 	if cluster {
-		o.Ring, o.Replication = f, 3
+		o.Ring = f
 	}
 	return New(o)
 }
@@ -111,13 +111,14 @@ func TestCommands(t *testing.T) {
 		{"POST", "/compact?expire=some", nil, 400, "expire must be", ""},
 		{"POST", "/compact/accept-loss?day=7", nil, 200, `"intents":2`, "accept 7"},
 		{"POST", "/compact/accept-loss?day=x", nil, 400, "day must be", ""},
+		{"POST", "/compact/accept-loss?day=-5", nil, 400, "day must be", ""},
+		{"POST", "/compact/accept-loss?day=2147483647", nil, 400, "day must be", ""},
 		{"POST", "/compact/accept-loss?day=7&dry=true", nil, 400, "dry", ""},
 		{"POST", "/compact/accept-loss?day=7", down, 503, "repeat the command", "accept 7"},
 		{"GET", "/erasures/gone", nil, 200, `"erasedObjects":5`, ""},
 		{"GET", "/erasures/here", nil, 404, "not a deleted tenant", ""},
 		{"GET", "/erasures/a%7Cb", nil, 400, "tenant", ""},
 		{"GET", "/aside", nil, 200, `"items":[]`, ""},
-		{"GET", "/ring", nil, 200, `"replication":3`, ""},
 		{"POST", "/ring/leave", nil, 400, `"reason":"instance is missing: name the instance to remove from the cluster"`, ""},
 		{"POST", "/ring/leave", nil, 400, `; GET /admin/v1/ring lists all instances"`, ""},
 		{"POST", "/aside/drop?day=1&window=11&tenant=a&ingester=i", nil, 404, `"field":"aside","reason":"that ingester has set no series aside for that tenant and window"`, "drop 000000001/11/i/a"},

@@ -116,7 +116,7 @@ func briefWords(text string) string {
 
 // ErrReported ends a command with ExitFailed when the reason is in its output or log
 // already.
-var ErrReported = errors.New("failed; the reason was reported")
+var ErrReported = errors.New("command failed; see the error above")
 
 // ErrInterrupted is wrapped by the error of a command that a signal ended: it ends with
 // ExitInterrupted.

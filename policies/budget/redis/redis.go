@@ -138,20 +138,20 @@ func (e *Exchange) Exchange(ctx context.Context, id string, mine budget.Demands)
 	defer e.mu.Unlock()
 	if e.redis == 0 { // the signature includes the time of Redis
 		if _, err := e.run(ctx, id, ""); err != nil {
-			return nil, fmt.Errorf("exchange demand: read the time of Redis: %w", err)
+			return nil, fmt.Errorf("share rate limits: read the time of Redis: %w", err)
 		}
 	}
 	value, err := e.sign(id, mine)
 	if err != nil {
-		return nil, fmt.Errorf("exchange demand: %w", err)
+		return nil, fmt.Errorf("share rate limits: %w", err)
 	}
 	fields, err := e.run(ctx, id, value)
 	if err != nil {
-		return nil, fmt.Errorf("exchange demand: %w", err)
+		return nil, fmt.Errorf("share rate limits: %w", err)
 	}
 	e.learn(id, fields)
 	if len(e.known) > maxGateways {
-		return nil, fmt.Errorf("exchange demand: %d gateways are live, but at most %d are supported", len(e.known), maxGateways)
+		return nil, fmt.Errorf("share rate limits: %d gateways are live, but at most %d are supported", len(e.known), maxGateways)
 	}
 	out := make(map[string]budget.Demands, len(e.known)+1)
 	for other, t := range e.known {

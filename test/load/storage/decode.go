@@ -44,8 +44,8 @@ func measureDecode(ctx context.Context, w *world, t tenant.ID, r *run) error {
 		}
 		rate := func(of time.Duration) float64 { return float64(d.samples) / of.Seconds() / 1e6 }
 		line(t, "decoding "+way.name+", M samples per CPU second", ">= 100",
-			"%.1f; with Select %.1f (%d times Select %.2f s, decoding %.2f s CPU)", rate(d.decoding), rate(d.selecting+d.decoding), len(names),
-			d.selecting.Seconds(), d.decoding.Seconds())
+			"%.1f; including Select %.1f (CPU: %d Selects %.2f s in total, decoding %.2f s)", rate(d.decoding), rate(d.selecting+d.decoding),
+			len(names), d.selecting.Seconds(), d.decoding.Seconds())
 	}
 	return nil
 }
