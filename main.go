@@ -102,7 +102,7 @@ func serve(role Role, flags *serverFlags, stderr io.Writer) error {
 	if role == Backend {
 		var err error
 		if targets, err = ParseTargets(flags.target); err != nil {
-			return command.Misused("-target: %s", err)
+			return command.Misused("%s", err)
 		}
 	}
 	cfg, err := configuration(flags.config, func(c *Config) {

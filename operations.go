@@ -290,7 +290,7 @@ func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (i
 	case errors.Is(err, recovery.ErrNotMember):
 		return 0, admin.NotFound("instance", "instance %q is not in the ring; pallium ring list shows its members", id)
 	case errors.Is(err, recovery.ErrAlive):
-		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s. Stop it first; "+
+		return 0, admin.Conflict("force", "instance %s was not forgotten: %s. Stop it first; "+
 			"to remove a running ingester without loss, run: pallium ring leave %s", id, err, id)
 	case errors.Is(err, recovery.ErrHasAside):
 		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s", id, err)

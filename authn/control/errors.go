@@ -22,10 +22,16 @@ type Error struct {
 	Kind    Kind
 	Field   string // the invalid field, as the admin API names it; may be empty
 	Message string // what is wrong and how to fix it
+	Hint    string // how to fix it in terms of the admin API; may be empty
 	err     error
 }
 
-func (e *Error) Error() string { return e.Message }
+func (e *Error) Error() string {
+	if e.Hint == "" {
+		return e.Message
+	}
+	return e.Message + "; " + e.Hint
+}
 
 // Unwrap returns a sentinel error such as tenant.ErrUnknown, or nil.
 func (e *Error) Unwrap() error { return e.err }

@@ -123,6 +123,10 @@ func (c *Control) Limits(ctx context.Context, id tenant.ID) (limits.Limits, erro
 	return l, nil
 }
 
+// Defaults returns the limits of a tenant without plan and overrides: the built-in ones
+// and those of the configuration.
+func (c *Control) Defaults() limits.Limits { return c.defaults }
+
 // Effective returns the merged limits of a tenant, without using the cache.
 func (c *Control) Effective(ctx context.Context, t Tenant) (limits.Limits, error) {
 	var plan Plan

@@ -53,7 +53,7 @@ func (c *Control) CreatePolicy(ctx context.Context, p Policy) (Policy, error) {
 // createPolicy creates a policy and reports whether the name was free. No change is
 // published, because no credential can be cached with the new UID.
 func (c *Control) createPolicy(ctx context.Context, p Policy) (Policy, bool, error) {
-	err := c.checkPolicy(ctx, &p)
+	err := c.checkPolicy(ctx, &p, nil)
 	if err != nil {
 		return p, false, err
 	}
@@ -66,8 +66,9 @@ func (c *Control) createPolicy(ctx context.Context, p Policy) (Policy, bool, err
 	return p, ok, err
 }
 
-// checkPolicy validates scopes and tenants and sorts them.
-func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
+// checkPolicy validates scopes and tenants and sorts them. The tenants must exist, except
+// those that the policy had before: they may have been deleted since.
+func (c *Control) checkPolicy(ctx context.Context, p *Policy, had []tenant.ID) error {
 	if err := checkText("displayName", p.DisplayName); err != nil {
 		return err
 	}
@@ -94,17 +95,31 @@ func (c *Control) checkPolicy(ctx context.Context, p *Policy) error {
 		return err
 	}
 	for _, id := range p.Tenants {
-		if !slices.Contains(active, id) {
-			e := fail(Invalid, "realms", "tenant %q does not exist: create it first, with: pallium tenant create %s", id, id)
-			e.err = tenant.ErrUnknown
-			return e
+		if !slices.Contains(active, id) && !slices.Contains(had, id) {
+			if _, err := c.Tenant(ctx, id); err != nil {
+				return asRealm(err)
+			}
 		}
 	}
 	return nil
 }
 
+// asRealm turns the error of a tenant that does not exist into that of a policy.
+func asRealm(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		changed := *e
+		changed.Kind, changed.Field = Invalid, "realms"
+		return &changed
+	}
+	return err
+}
+
 // ActiveTenants returns the IDs of those tenants that exist and are not deleted.
 func (c *Control) ActiveTenants(ctx context.Context, ids []tenant.ID) ([]tenant.ID, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
 	keys := make([]string, 0, len(ids))
 	for _, id := range ids {
 		keys = append(keys, tenantKey(id))
@@ -226,7 +241,7 @@ func (c *Control) UpdatePolicy(ctx context.Context, p Policy) (Policy, error) {
 		return Policy{}, fail(Conflict, "name",
 			"access policy %s was created automatically for keys with a tenant and scopes and cannot be changed: create another policy", p.Name)
 	}
-	if err := c.checkPolicy(ctx, &p); err != nil {
+	if err := c.checkPolicy(ctx, &p, old.Tenants); err != nil {
 		return Policy{}, err
 	}
 	next := old
@@ -249,9 +264,9 @@ func (c *Control) DeletePolicy(ctx context.Context, name, etag string, cascade b
 		return err
 	}
 	if len(tokens) > 0 && !cascade {
-		return fail(Conflict, "accessPolicyId",
-			"access policy %s has %d API keys, such as %s: delete them first, or delete them with the policy by "+
-				"?cascade=true", name, len(tokens), tokens[0].ID)
+		e := fail(Conflict, "cascade", "access policy %s has API keys (%d), such as %s: delete them first", name, len(tokens), tokens[0].ID)
+		e.Hint = "?cascade=true deletes them with the policy"
+		return e
 	}
 	// Delete the policy first: all its keys are invalid from then on, including one
 	// that is being issued concurrently, because they refer to its UID.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -30,6 +31,62 @@ func TestPartOfRealm(t *testing.T) {
 		t.Errorf("realm %v", got)
 	}
 }
+
+// TestDeletedRealm checks what becomes of policies and keys whose tenants were deleted: a
+// policy can still be changed, a key without any other tenant has a status of its own, and
+// no new one is issued.
+func TestDeletedRealm(t *testing.T) {
+	c := newWorld(t).open()
+	for _, id := range []tenant.ID{"a", "b"} {
+		must(c.CreateTenant(ctx, Tenant{ID: id}))(t)
+	}
+	scopes := []tenant.Scope{tenant.MetricsRead}
+	must(c.CreatePolicy(ctx, Policy{Name: "both", Scopes: scopes, Tenants: []tenant.ID{"a", "b"}}))(t)
+	must(c.CreatePolicy(ctx, Policy{Name: "one", Scopes: scopes, Tenants: []tenant.ID{"a"}}))(t)
+	ids := map[string]string{}
+	for _, name := range []string{"both", "one"} {
+		token, _, err := c.IssueToken(ctx, TokenRequest{Name: "n", Policy: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[name] = token.ID
+	}
+	if err := c.DeleteTenant(ctx, "a", AnyETag); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"both": TokenActive, "one": TokenTenantDeleted} {
+		if got := must(c.Token(ctx, ids[name]))(t).Status(c.now()); got != want {
+			t.Errorf("the status of a key of %s is %s, want %s", name, got, want)
+		}
+	}
+	if list, _, err := c.Tokens(ctx, TokenQuery{Policy: "one"}); err != nil || len(list) != 1 || list[0].Status(c.now()) != TokenTenantDeleted {
+		t.Errorf("list: %v, %v", list, err)
+	}
+	p := must(c.UpdatePolicy(ctx, Policy{Name: "both", DisplayName: "x", Scopes: scopes, Tenants: []tenant.ID{"a", "b"}, ETag: AnyETag}))(t)
+	if p.DisplayName != "x" || !slices.Equal(p.Tenants, []tenant.ID{"a", "b"}) {
+		t.Errorf("updated to %+v", p)
+	}
+	must(c.UpdatePolicy(ctx, Policy{Name: "both", Scopes: scopes, Tenants: []tenant.ID{"b"}, ETag: AnyETag}))(t)
+	for what, err := range map[string]error{
+		"add a deleted tenant": second(c.UpdatePolicy(ctx, Policy{Name: "both", Scopes: scopes, Tenants: []tenant.ID{"a", "b"}, ETag: AnyETag})),
+		"create with one":      second(c.CreatePolicy(ctx, Policy{Name: "new", Scopes: scopes, Tenants: []tenant.ID{"a"}})),
+	} {
+		wantKind(t, what, err, Invalid)
+		if err == nil || !strings.Contains(err.Error(), `tenant "a" was deleted on `) || strings.Contains(err.Error(), "create") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, _, err := c.IssueToken(ctx, TokenRequest{Name: "n", Policy: "one"})
+	wantKind(t, "issue a key that cannot work", err, Invalid)
+	if _, _, err := c.IssueToken(ctx, TokenRequest{Name: "n", Policy: "both"}); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := c.RotateToken(ctx, ids["one"], 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
 
 func TestPolicies(t *testing.T) {
 	w := newWorld(t)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -148,14 +149,20 @@ func (c *Control) Tenant(ctx context.Context, id tenant.ID) (Tenant, error) {
 		return Tenant{}, err
 	}
 	if err != nil || t.Deleted() {
-		missing := fail(NotFound, "tenant", "tenant %.150q does not exist; create it with: pallium tenant create %.150s", id, id)
-		if err == nil {
-			missing.Message = fmt.Sprintf("tenant %q was deleted on %s", id, t.DeletedAt.Format(time.DateOnly))
-		}
-		missing.err = tenant.ErrUnknown
-		return Tenant{}, missing
+		return Tenant{}, missingTenant(id, t.DeletedAt)
 	}
 	return t, nil
+}
+
+// missingTenant is the error of a tenant that was deleted, or never existed.
+func missingTenant(id tenant.ID, deleted time.Time) *Error {
+	e := fail(NotFound, "tenant", "tenant %.150q does not exist", id)
+	e.Hint = fmt.Sprintf("create it with: pallium tenant create %.150s", id)
+	if !deleted.IsZero() {
+		e = fail(NotFound, "tenant", "tenant %q was deleted on %s", id, deleted.Format(time.DateOnly))
+	}
+	e.err = tenant.ErrUnknown
+	return e
 }
 
 // Tenants lists tenants by ID, including deleted ones if deleted is set.
@@ -263,9 +270,12 @@ func checkText(field, s string) error {
 		return fail(Invalid, field, "%s is not valid UTF-8", field)
 	}
 	for _, r := range s {
-		if unicode.IsControl(r) {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == '\u2028' || r == '\u2029' {
 			return fail(Invalid, field, "%s contains the control character %q: remove it", field, r)
 		}
+	}
+	if s != "" && strings.TrimSpace(s) == "" {
+		return fail(Invalid, field, "%s has only blanks", field)
 	}
 	return nil
 }

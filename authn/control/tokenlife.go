@@ -22,7 +22,7 @@ func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duratio
 		return Token{}, apikey.Key{}, err
 	}
 	now := c.moment()
-	if status := view(t, Policy{}).Status(now); status != "active" {
+	if status := view(t, Policy{}).Status(now); status != TokenActive {
 		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s is %s and cannot be rotated: issue a new one", id, status)
 	}
 	next := t

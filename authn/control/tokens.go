@@ -41,18 +41,29 @@ type Token struct {
 
 	PreviousKeyID      string // the key before the last rotation
 	PreviousValidUntil time.Time
+	TenantsDeleted     bool // the policy has no tenant that was not deleted
 	ETag               string
 }
 
-// Status returns "active", "expired" or "revoked".
+// The statuses of tokens.
+const (
+	TokenActive        = "active"
+	TokenExpired       = "expired"
+	TokenRevoked       = "revoked"
+	TokenTenantDeleted = "tenant_deleted" // its keys work for no tenant any more
+)
+
+// Status returns the status of the token.
 func (t Token) Status(now time.Time) string {
 	switch {
 	case !t.RevokedAt.IsZero():
-		return "revoked"
+		return TokenRevoked
 	case !now.Before(t.ExpiresAt):
-		return "expired"
+		return TokenExpired
+	case t.TenantsDeleted:
+		return TokenTenantDeleted
 	default:
-		return "active"
+		return TokenActive
 	}
 }
 
@@ -122,6 +133,11 @@ func (c *Control) IssueToken(ctx context.Context, r TokenRequest) (Token, apikey
 	}
 	if err != nil {
 		return Token{}, apikey.Key{}, asField(err)
+	}
+	if active, err := c.ActiveTenants(ctx, p.Tenants); err != nil {
+		return Token{}, apikey.Key{}, err
+	} else if len(active) == 0 {
+		return Token{}, apikey.Key{}, fail(Invalid, "accessPolicyId", "all tenants of access policy %s were deleted: name another policy", p.Name)
 	}
 	id, err := apikey.NewID(12)
 	if err != nil {
@@ -316,6 +332,7 @@ func (c *Control) join(ctx context.Context, tokens []token) ([]Token, error) {
 		return nil, fmt.Errorf("read policies and last uses: %w", err)
 	}
 	out := make([]Token, 0, len(tokens))
+	var all []tenant.ID
 	for _, t := range tokens {
 		var p Policy
 		if err := decode(found[policyKey(t.Policy)], &p); err != nil && !errors.Is(err, errNoRow) {
@@ -325,12 +342,26 @@ func (c *Control) join(ctx context.Context, tokens []token) ([]Token, error) {
 			p = Policy{}
 		}
 		v := view(t, p)
+		all = append(all, v.Tenants...)
 		for _, id := range t.keyIDs() {
 			if used := lastUse(found[prefKeyIndex+id]); used.After(v.LastUsedAt) {
 				v.LastUsedAt = used
 			}
 		}
 		out = append(out, v)
+	}
+	slices.Sort(all)
+	active, err := c.ActiveTenants(ctx, slices.Compact(all))
+	if err != nil {
+		return nil, err
+	}
+	exists := map[tenant.ID]bool{}
+	for _, id := range active {
+		exists[id] = true
+	}
+	for i := range out {
+		t := &out[i]
+		t.TenantsDeleted = len(t.Tenants) > 0 && !slices.ContainsFunc(t.Tenants, func(id tenant.ID) bool { return exists[id] })
 	}
 	return out, nil
 }

@@ -130,7 +130,8 @@ func (a *api) serve(h handler) http.HandlerFunc {
 }
 
 func (a *api) notFound(http.ResponseWriter, *http.Request) error {
-	return &problem{status: http.StatusNotFound, message: "the admin API has no such path; docs/admin-api.md lists all paths"}
+	return &problem{status: http.StatusNotFound, field: "path", message: "the admin API has no such path",
+		hint: "docs/admin-api.md lists all paths"}
 }
 
 func (a *api) methodNotAllowed(w http.ResponseWriter, r *http.Request) error {

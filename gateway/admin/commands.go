@@ -44,6 +44,19 @@ func Conflict(field, format string, args ...any) error {
 	return Fail(http.StatusConflict, field, format, args...)
 }
 
+// WithHint adds how to fix a mistake in terms of the API to an error of Fail or a similar
+// function. It becomes part of the message, but not of details[].reason, which the command
+// line shows.
+func WithHint(err error, format string, args ...any) error {
+	var p *problem
+	if !errors.As(err, &p) {
+		return err
+	}
+	changed := *p
+	changed.hint = fmt.Sprintf(format, args...)
+	return &changed
+}
+
 // IsProblem reports whether an error's text is sent to the client.
 func IsProblem(err error) bool {
 	var p *problem

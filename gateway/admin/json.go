@@ -21,10 +21,16 @@ import (
 type problem struct {
 	status  int
 	field   string // the part of the request that is wrong; may be empty
-	message string
+	message string // what is wrong
+	hint    string // how to fix it in terms of the API, unlike message; may be empty
 }
 
-func (p *problem) Error() string { return p.message }
+func (p *problem) Error() string {
+	if p.hint == "" {
+		return p.message
+	}
+	return p.message + "; " + p.hint
+}
 
 func badField(field, format string, args ...any) *problem {
 	return &problem{status: http.StatusBadRequest, field: field, message: fmt.Sprintf(format, args...)}
@@ -73,7 +79,7 @@ type errorDetail struct {
 }
 
 func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
-	body := errorBody{Code: code(p.status), Message: p.message, RequestID: requestID(r), Details: []errorDetail{}}
+	body := errorBody{Code: code(p.status), Message: p.Error(), RequestID: requestID(r), Details: []errorDetail{}}
 	if p.field != "" {
 		body.Details = append(body.Details, errorDetail{Field: p.field, Reason: p.message})
 	}
@@ -88,7 +94,7 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &p):
 	case errors.As(err, &e):
-		p = &problem{status: status(e.Kind), field: e.Field, message: e.Message}
+		p = &problem{status: status(e.Kind), field: e.Field, message: e.Message, hint: e.Hint}
 	default:
 		a.logger.Error("admin request failed", "method", r.Method, "path", apikey.Redact(r.URL.Path), "request", requestID(r), "err", err)
 		w.Header().Set("Retry-After", "5")
@@ -98,7 +104,7 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 		}
 	}
 	// A key that was sent instead of a name must not end up in shells and their logs.
-	p = &problem{status: p.status, field: apikey.Redact(p.field), message: apikey.Redact(p.message)}
+	p = &problem{status: p.status, field: apikey.Redact(p.field), message: apikey.Redact(p.message), hint: apikey.Redact(p.hint)}
 	writeProblem(w, r, p)
 }
 

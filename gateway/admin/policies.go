@@ -215,7 +215,7 @@ func (a *api) simulated(r *http.Request, b simulateBody) (id tenant.Identity, re
 	if err != nil {
 		return id, "", err
 	}
-	if s := t.Status(a.now()); s != "active" {
+	if s := t.Status(a.now()); s == control.TokenExpired || s == control.TokenRevoked {
 		return id, "token_" + s, nil
 	}
 	cred, err := a.control.Credential(r.Context(), t.KeyID)

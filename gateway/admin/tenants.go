@@ -112,6 +112,7 @@ type limitsView struct {
 	Tenant    string         `json:"tenant"`
 	Plan      string         `json:"plan"`
 	Effective limits.Limits  `json:"effective"`
+	Defaults  limits.Limits  `json:"defaults"` // without plan and overrides
 	Overrides limits.Partial `json:"overrides"`
 }
 
@@ -120,7 +121,8 @@ func (a *api) writeLimits(w http.ResponseWriter, r *http.Request, t control.Tena
 	if err != nil {
 		return err
 	}
-	return resource(w, http.StatusOK, t.ETag, limitsView{Tenant: string(t.ID), Plan: t.Plan, Effective: l, Overrides: t.Overrides})
+	return resource(w, http.StatusOK, t.ETag,
+		limitsView{Tenant: string(t.ID), Plan: t.Plan, Effective: l, Defaults: a.control.Defaults(), Overrides: t.Overrides})
 }
 
 func (a *api) getLimits(w http.ResponseWriter, r *http.Request) error {

@@ -61,18 +61,18 @@ func asideDrop(fs *flag.FlagSet) action {
 			return command.Misused("-day is missing; 'pallium aside list' shows all series that are set aside")
 		case *window < 0 || *window > 11:
 			return command.Misused("-window must be a number from 0 to 11; 'pallium aside list' shows all series that are set aside")
+		case *ingester == "":
+			return command.Misused("-ingester is missing; 'pallium aside list' shows all series that are set aside")
 		}
 		n, err := parseDay(*date)
 		if err != nil {
 			return err
 		}
-		q := url.Values{"tenant": {*tenant}, "day": {strconv.FormatInt(n, 10)}, "window": {strconv.Itoa(*window)}}
-		if *ingester != "" {
-			q.Set("ingester", *ingester)
-		}
+		q := url.Values{"tenant": {*tenant}, "day": {strconv.FormatInt(n, 10)}, "window": {strconv.Itoa(*window)},
+			"ingester": {*ingester}}
 		warning := fmt.Sprintf("This permanently deletes the series of tenant %s that ingester %s set aside in window %d of %s.",
-			*tenant, orNone(*ingester), *window, dateOf(n))
-		if err := s.confirm(*yes, warning, *tenant); err != nil {
+			*tenant, *ingester, *window, dateOf(n))
+		if err := s.confirm(ctx, *yes, warning, *tenant); err != nil {
 			return err
 		}
 		var result struct {

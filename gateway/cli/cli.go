@@ -4,14 +4,9 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"flag"
-	"fmt"
-	"io"
 	"path/filepath"
-	"strings"
 
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
@@ -20,7 +15,7 @@ import (
 func Groups() []command.Group {
 	return []command.Group{
 		{Title: "Tenants and credentials", Commands: join(tenantVerbs(), tokenVerbs(), policyVerbs(), limitsVerbs())},
-		{Title: "Operation", Commands: join(operatorVerbs(), ringVerbs(), asideVerbs())},
+		{Title: "Operation", Commands: join(operatorVerbs(), ringVerbs(), asideVerbs(), auditVerbs())},
 	}
 }
 
@@ -51,6 +46,9 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 		s.flags(fs)
 		act := setup(fs)
 		return func(ctx context.Context, sh *command.Shell, args []string) error {
+			if err := checkFlags(fs); err != nil {
+				return err
+			}
 			s.Shell = sh
 			s.findServer()
 			if err := s.check(); err != nil {
@@ -59,6 +57,19 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 			return act(ctx, s, args)
 		}
 	}}
+}
+
+// checkFlags rejects flags that are set to an empty text, such as an unset variable of the
+// shell: they would select the default, or everything. An empty display name or plan
+// removes the present one.
+func checkFlags(fs *flag.FlagSet) (err error) {
+	fs.Visit(func(f *flag.Flag) {
+		value, ok := f.Value.(flag.Getter)
+		if ok && value.Get() == "" && f.Name != "display-name" && f.Name != "plan" {
+			err = command.Misused("-%s is empty: set a value, or leave the flag out", f.Name)
+		}
+	})
+	return err
 }
 
 // destroys marks a command that is never suggested for a mistyped one.
@@ -88,39 +99,13 @@ func (s *session) findServer() {
 func (s *session) check() error {
 	switch {
 	case s.format != "text" && s.format != "json":
-		return command.Misused("-o %s is not supported: use text or json", s.format)
+		return command.Misused("-o %s is not supported: use text or json", shorten(s.format))
 	case s.quiet && s.format == "json":
 		return command.Misused("-q and -o json cannot be combined: use one of them")
 	}
-	return nil
+	return s.checkURL()
 }
 
 // tokenFile returns the file in which `pallium all` stores the admin token that it
 // generated.
 func (s *session) tokenFile() string { return filepath.Join(s.dataDir, "admin-token") }
-
-// yesFlag declares the flag of commands that ask for confirmation.
-func yesFlag(fs *flag.FlagSet) *bool {
-	return fs.Bool("yes", false, "do not ask for confirmation, for scripts")
-}
-
-// errNotConfirmed is returned if a destructive command was not confirmed.
-var errNotConfirmed = errors.New("nothing was changed")
-
-// confirm shows what a command is about to destroy and asks the user to type a word.
-func (s *session) confirm(yes bool, warning, word string) error {
-	if yes {
-		return nil
-	}
-	fmt.Fprintf(s.Err, "%s\nType %s to continue: ", warning, word)
-	line, err := bufio.NewReader(io.LimitReader(s.In, 4096)).ReadString('\n')
-	typed := strings.TrimSpace(line)
-	switch {
-	case typed == word:
-		return nil
-	case err != nil && typed == "":
-		fmt.Fprintln(s.Err)
-		return fmt.Errorf("%w: no confirmation was typed; use -yes in scripts", errNotConfirmed)
-	}
-	return fmt.Errorf("%w: %q was typed instead of %q", errNotConfirmed, typed, word)
-}

@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows/pebble"
 	"github.com/palliumhq/pallium/gateway/admin"
 	"github.com/palliumhq/pallium/gateway/cli/command"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 const adminToken = "0123456789abcdef0123456789abcdef"
@@ -44,7 +45,9 @@ func newShellWith(t *testing.T, extra func(chi.Router)) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := control.Open(context.Background(), control.Options{Store: store, Pepper: pepper})
+	defaults := limits.Default()
+	defaults.MaxBodyBytes = 5
+	c, err := control.Open(context.Background(), control.Options{Store: store, Pepper: pepper, Defaults: defaults})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +98,7 @@ func TestScript(t *testing.T) {
 		{"tenant list -q", 0, "pallium\nteam-a\nteam-b\n"},
 		{"tenant list", 0, "retention=30d"},
 		{"tenant show team-a", 0, "overrides:     retention=30d\n"},
-		{"tenant show none", 1, `tenant "none" does not exist`},
+		{"tenant show none", 1, `tenant "none" does not exist; 'pallium tenant list' shows all tenants (request`},
 		{"tenant show team-a -o json", 0, `"displayName": "A"`},
 		{"tenant show team-a -o yaml", 2, "use text or json"},
 		{"tenant show team-a -q -o json", 2, "cannot be combined"},
@@ -109,7 +112,7 @@ func TestScript(t *testing.T) {
 		{"token issue -tenant team-a -scopes metrics:read -policy p -name n", 2, "-policy cannot be combined with"},
 		{"token issue -tenant team-a -scopes metrics:read -name n -expires soon", 2, `-expires "soon" must be`},
 		{"token issue -tenant team-a -scopes metrics:reed -name n", 1, `unknown scope "metrics:reed"`},
-		{"token issue -tenant team-x -scopes metrics:read -name n", 1, "pallium tenant create team-x"},
+		{"token issue -tenant team-x -scopes metrics:read -name n", 1, "-create-tenant"},
 		{"token issue -tenant team-c -scopes metrics:read,metrics:write -name n -expires 90d -create-tenant", 0, "retry_on_http_429: true"},
 		{"token issue -tenant team-a -scopes metrics:read -name n -expires never -create-tenant", 0, "expires never"},
 		{"token issue -tenant team-a -scopes metrics:read -name n", 0, "url: http://edge.example:9009/prometheus"},
@@ -120,7 +123,7 @@ func TestScript(t *testing.T) {
 		{"policy list -tenant team-b", 0, "team-a,team-b"},
 		{"policy show both", 0, "scopes:   metrics:read\n"},
 		{"token issue -policy both -name n -q", 0, "plm_"},
-		{"policy delete both", 1, "or delete them with the policy by -cascade"},
+		{"policy delete both", 1, "delete them first; -cascade deletes them with the policy (request "},
 		{"policy delete both -cascade", 1, "nothing was changed"},
 		{"policy delete both -cascade -yes", 0, "deleted both"},
 		{"policy show both", 1, "does not exist"},
@@ -129,8 +132,8 @@ func TestScript(t *testing.T) {
 		{"token rotate tk_none -grace long", 2, `-grace "long"`},
 		{"token revoke tk_none", 1, "does not exist"},
 		{"limits plans create gold -limit max_active_series=7", 0, "created plan gold"},
-		{"limits plans set gold max_query_steps=5 max_active_series=8", 0, "max_active_series=8\nmax_query_steps=5\n"},
-		{"limits plans set gold max_query_steps=", 0, "max_active_series=8\n"},
+		{"limits plans set gold max_query_steps=5 max_active_series=8", 0, "max_active_series: 7 -> 8\nmax_query_steps: (none) -> 5\n"},
+		{"limits plans set gold max_query_steps=", 0, "max_query_steps: 5 -> (none)\n"},
 		{"limits plans set gold", 2, "KEY=VALUE... is missing"},
 		{"limits plans show gold", 0, "max_active_series=8"},
 		{"limits plans list -q", 0, "gold\n"},
@@ -141,14 +144,29 @@ func TestScript(t *testing.T) {
 		{"limits set team-d max_active_series=9 retention=0s", 0, "max_active_series: 8 -> 9\n"},
 		{"limits show team-d -q", 0, "max_active_series=9\n"},
 		{"limits set team-d max_active_series=", 0, "max_active_series: 9 -> 8\n"},
-		{"limits set team-d max_active_series=", 0, "are unchanged"},
+		{"limits set team-d max_active_series=", 0, "tenant team-d is unchanged\n"},
+		{"limits set team-d max_active_series=5 max_active_series=6", 2, "limit max_active_series appears twice"},
+		{"limits set team-d max_active_series=5 max_active_series=", 2, "limit max_active_series appears twice"},
+		{"tenant create x -limit retention=5d -limit retention=6d", 2, "limit retention appears twice"},
 		{"limits set team-d max_active_series", 2, "must have the form key=value"},
 		{"limits set team-d max_active_series=-1", 2, "-1 is not allowed"},
 		{"limits set none max_active_series=1", 1, "does not exist"},
-		{"limits plans delete gold", 1, "in use, for example by tenant team-d"},
+		{"limits plans delete gold -yes", 1, "in use, for example by tenant team-d"},
+		{"token issue -create-tenant -tenant neu -scopes metrics:bogus -name n", 1, `unknown scope "metrics:bogus"`},
+		{"token issue -create-tenant -tenant neu -scopes metrics:read -name n -expires 2001-01-01T00:00:00Z", 1, "must be in the future"},
+		{"tenant show neu", 1, "does not exist"},
+		{"token issue -create-tenant -tenant a/b -scopes metrics:read -name n", 1, "contains the character '/'"},
+		{"tenant delete pallium", 1, "pallium tenant delete: tenant pallium holds Pallium's own metrics and cannot be deleted\n"},
+		{"token issue -tenant team-d -scopes metrics:read -name n", 0, "issued"},
 		{"tenant delete team-d -yes", 0, "deleted team-d"},
+		{"token list -tenant team-d", 0, "tenant_deleted"},
+		{"token issue -policy team-d:metrics:read -name n", 1, "all tenants of access policy team-d:metrics:read were deleted"},
+		{"token issue -create-tenant -tenant team-d -scopes metrics:read -name n", 1, "was deleted on"},
+		{"audit list", 0, "/admin/v1/tenants/team-d "},
+		{"audit list -n 1 -o json", 0, `"action": "POST /admin/v1/tokens"`},
+		{"audit list -n 501", 2, "-n 501 must be a number from 1 to 500"},
 		{"tenant delete team-d", 1, "was deleted on"},
-		{"limits plans delete gold", 0, "deleted gold"},
+		{"limits plans delete gold -yes", 0, "deleted gold"},
 		{"tenant list -deleted -o json", 0, `"deletedAt"`},
 		{"limits describe", 0, "max_active_series"},
 		{"limits describe -q", 0, "requests_per_second\n"},
@@ -185,7 +203,7 @@ func TestTokenLife(t *testing.T) {
 	if out := s.must("token rotate " + id); !strings.Contains(out, "The previous key is valid until") {
 		t.Errorf("rotate: %s", out)
 	}
-	if out := s.must("token revoke -q " + id); out != id+"\n" {
+	if out := s.must("token revoke -q -yes " + id); out != id+"\n" {
 		t.Errorf("revoke: %q", out)
 	}
 	if out := s.must("token list"); !strings.Contains(out, "revoked") || strings.Contains(out, key) {

@@ -1,55 +1,27 @@
 package cli
 
 import (
-	"github.com/palliumhq/pallium/gateway/cli/command"
-
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
 const (
 	requestTimeout = 60 * time.Second
+	dialTimeout    = 30 * time.Second
 	maxAnswer      = 16 << 20 // bytes
 	maxTokenFile   = 4 << 10  // bytes
 )
-
-// apiError is an error response of the server.
-type apiError struct {
-	Status    int    `json:"-"`
-	Code      string `json:"code"`
-	Message   string `json:"message"`
-	RequestID string `json:"requestId"`
-}
-
-func (e *apiError) Error() string {
-	message := words.Replace(e.Message)
-	if e.RequestID == "" || strings.Contains(message, e.RequestID) {
-		return message
-	}
-	return fmt.Sprintf("%s (request %s)", message, e.RequestID)
-}
-
-// words translates terms of the API in error messages of the server to those of the
-// command line.
-var words = strings.NewReplacer(
-	"?cascade=true", "-cascade", "&force=true", "-force", "?force=true", "-force", "expiresAt", "-expires", "accessPolicyId", "-policy",
-	"displayName", "-display-name", "GET /admin/v1/aside", "'pallium aside list'", "POST /admin/v1/aside/drop", "'pallium aside drop'",
-	"GET /admin/v1/ring", "'pallium ring list'", "POST /admin/v1/ring/leave?instance=", "pallium ring leave ",
-)
-
-func isStatus(err error, status int) bool {
-	var e *apiError
-	return errors.As(err, &e) && e.Status == status
-}
 
 // answer is a response of the server.
 type answer struct {
@@ -57,27 +29,31 @@ type answer struct {
 	etag string
 }
 
+// apiRoot is the path prefix of the API.
+const apiRoot = "/admin/v1/"
+
 // path joins escaped path elements under the root of the API.
 func path(parts ...string) string {
 	for i, p := range parts {
 		parts[i] = url.PathEscape(p)
 	}
-	return "/admin/v1/" + strings.Join(parts, "/")
+	return apiRoot + strings.Join(parts, "/")
 }
 
 // call sends a request. body is encoded as JSON unless it is nil, and the response is
 // decoded into into unless that is nil.
 func (s *session) call(ctx context.Context, method, path, etag string, body, into any) (answer, error) {
-	token, from, err := s.token()
+	token, from, err := s.token(ctx)
 	if err != nil {
 		return answer{}, err
 	}
+	limited := ctx
 	if !s.patient {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+		limited, cancel = context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
 	}
-	req, err := s.request(ctx, method, path, body)
+	req, err := s.request(limited, method, path, body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -86,18 +62,19 @@ func (s *session) call(ctx context.Context, method, path, etag string, body, int
 		req.Header.Set("If-Match", etag)
 	}
 	a, err := send(req)
-	if isStatus(err, http.StatusUnauthorized) {
-		return a, fmt.Errorf("%w; the token was read from %s", err, from)
-	}
 	if err != nil {
-		return a, err
+		return a, s.failed(ctx, req, from, err)
 	}
-	if into != nil {
-		if err := json.Unmarshal(a.body, into); err != nil {
-			return a, fmt.Errorf("decode the response of %s (does its version differ from this one?): %w", s.url, err)
-		}
+	if into != nil && json.Unmarshal(a.body, into) != nil {
+		return a, s.foreign()
 	}
 	return a, nil
+}
+
+// foreign is the error of a response that cannot be decoded. The cause is in terms of Go.
+func (s *session) foreign() error {
+	return fmt.Errorf("the response of %s has an unknown form: check that -admin-url is Pallium's admin listener; "+
+		"does its version differ from this one?", s.url)
 }
 
 func (s *session) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
@@ -109,10 +86,6 @@ func (s *session) request(ctx context.Context, method, path string, body any) (*
 		}
 		r = bytes.NewReader(b)
 	}
-	base, err := url.Parse(s.url)
-	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, command.Misused("-admin-url (or PALLIUM_ADMIN_URL) %q must have the form http(s)://host[:port]", s.url)
-	}
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(s.url, "/")+path, r)
 	if err != nil {
 		return nil, fmt.Errorf("create request: %w", err)
@@ -123,14 +96,43 @@ func (s *session) request(ctx context.Context, method, path string, body any) (*
 	return req, nil
 }
 
+// checkURL checks -admin-url. A password in it is an error and not shown: the admin token
+// is the only credential.
+func (s *session) checkURL() error {
+	const what = "-admin-url (or PALLIUM_ADMIN_URL)"
+	base, err := url.Parse(s.url)
+	switch {
+	case strings.Contains(s.url, "@"):
+		return command.Misused("%s contains an @; it must have the form http(s)://host[:port], without user and password: "+
+			"the admin token is the only credential", what)
+	case err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https":
+		return command.Misused("%s %q must have the form http(s)://host[:port]", what, shorten(s.url))
+	case base.RawQuery != "" || base.Fragment != "":
+		return command.Misused("%s %q must have the form http(s)://host[:port], without ? and #", what, shorten(s.url))
+	}
+	return nil
+}
+
+// proxyOf uses the proxy of the environment for https only: a proxy would read the admin
+// token in a request to an http URL.
+func proxyOf(req *http.Request) (*url.URL, error) {
+	if req.URL.Scheme == "http" {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(req)
+}
+
 func send(req *http.Request) (answer, error) {
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse // never send the token to another server
-	}}
+	client := &http.Client{
+		Transport: &http.Transport{Proxy: proxyOf, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, ForceAttemptHTTP2: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse // never send the token to another server
+		},
+	}
 	defer client.CloseIdleConnections()
 	resp, err := client.Do(req)
 	if err != nil {
-		return answer{}, fmt.Errorf("the admin API cannot be reached: check that Pallium is running and that -admin-url is right: %w", err)
+		return answer{}, err
 	}
 	defer func() { _ = resp.Body.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -151,29 +153,46 @@ func send(req *http.Request) (answer, error) {
 }
 
 // token returns the admin token from the same sources as the server, and the source.
-func (s *session) token() (token, from string, err error) {
-	if t := s.Env("PALLIUM_ADMIN_TOKEN"); t != "" {
-		return strings.TrimSpace(t), "PALLIUM_ADMIN_TOKEN", nil
+func (s *session) token(ctx context.Context) (token, from string, err error) {
+	if t := strings.TrimSpace(s.Env("PALLIUM_ADMIN_TOKEN")); t != "" {
+		return t, "PALLIUM_ADMIN_TOKEN", checkToken(t, "PALLIUM_ADMIN_TOKEN")
 	}
-	file, from := s.Env("PALLIUM_ADMIN_TOKEN_FILE"), "PALLIUM_ADMIN_TOKEN_FILE"
+	file := s.Env("PALLIUM_ADMIN_TOKEN_FILE")
+	from = file + " (PALLIUM_ADMIN_TOKEN_FILE)"
 	if file == "" {
 		file, from = s.tokenFile(), s.tokenFile()
 	}
-	f, err := os.Open(file)
-	if err != nil {
+	token, err = within(ctx, func() (string, error) { return readToken(file) })
+	switch {
+	case ctx.Err() != nil:
+		return "", "", fmt.Errorf("%w while reading the admin token from %s: %w", command.ErrInterrupted, from, errUnchanged)
+	case err != nil:
 		return "", "", fmt.Errorf("no admin token: set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE, or set -data-dir to the data "+
 			"directory of the server: %w", err)
+	case token == "":
+		return "", "", fmt.Errorf("admin token file %s is empty", file)
+	}
+	return token, from, checkToken(token, from)
+}
+
+func readToken(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
-	if err != nil {
-		return "", "", fmt.Errorf("read admin token: %w", err)
+	return strings.TrimSpace(string(b)), err
+}
+
+// checkToken rejects a text that no header can carry, such as two lines.
+func checkToken(token, from string) error {
+	for _, c := range []byte(token) {
+		if c <= ' ' || c > '~' {
+			return fmt.Errorf("the admin token in %s must be one line of printable ASCII characters without spaces", from)
+		}
 	}
-	token = strings.TrimSpace(string(b))
-	if token == "" {
-		return "", "", fmt.Errorf("admin token file %s is empty", file)
-	}
-	return token, from, nil
+	return nil
 }
 
 // items reads all pages of a list.
@@ -190,7 +209,7 @@ func items[T any](ctx context.Context, s *session, path string, q url.Values) (p
 		for _, r := range page.Items {
 			var v T
 			if err := json.Unmarshal(r, &v); err != nil {
-				return nil, nil, fmt.Errorf("decode the response of %s (does its version differ from this one?): %w", s.url, err)
+				return nil, nil, s.foreign()
 			}
 			parsed, raw = append(parsed, v), append(raw, r)
 		}

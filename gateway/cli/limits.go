@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"github.com/palliumhq/pallium/gateway/cli/command"
-
 	"context"
 	"encoding/json"
 	"flag"
@@ -11,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/palliumhq/pallium/gateway/cli/command"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -18,6 +17,7 @@ type limitsAnswer struct {
 	Tenant    string                     `json:"tenant"`
 	Plan      string                     `json:"plan"`
 	Effective map[string]json.RawMessage `json:"effective"`
+	Defaults  map[string]json.RawMessage `json:"defaults"`
 	Overrides limits.Partial             `json:"overrides"`
 }
 
@@ -58,63 +58,76 @@ func limitsShow(*flag.FlagSet) action {
 }
 
 // value returns a limit's value in the format of the command line.
-func (l *limitsAnswer) value(name string) string { return strings.Trim(string(l.Effective[name]), `"`) }
+func (l *limitsAnswer) value(name string) string { return bare(l.Effective[name]) }
 
 func (s *session) printLimits(a answer, l *limitsAnswer, plan *planAnswer) error {
-	var bare []string
+	var lines []string
 	for _, name := range limits.Names() {
 		if _, ok := l.Effective[name]; ok {
-			bare = append(bare, name+"="+l.value(name))
+			lines = append(lines, name+"="+l.value(name))
 		}
 	}
-	return s.print(a, strings.Join(bare, "\n"), func() {
+	return s.print(a, strings.Join(lines, "\n"), func() {
 		s.fields("tenant", l.Tenant, "plan", orNone(l.Plan))
 		s.say("\n")
+		own := builtIn()
 		var rows [][]string
 		for _, d := range limits.Describe() {
 			if _, ok := l.Effective[d.Name]; !ok {
 				continue
 			}
 			from := "default"
+			if l.fallback(d.Name) != bare(own[d.Name]) {
+				from = "configuration"
+			}
 			if _, set := plan.Limits.Get(d.Name); set {
 				from = "plan " + l.Plan
 			}
 			if _, set := l.Overrides.Get(d.Name); set {
 				from = "override"
 			}
-			rows = append(rows, []string{d.Name, l.value(d.Name), string(d.Unit), from})
+			rows = append(rows, []string{d.Name, withZero(d.Name, l.value(d.Name)), string(d.Unit), from})
 		}
 		s.sayTable([]string{"LIMIT", "VALUE", "UNIT", "FROM"}, rows)
 	})
 }
 
-func limitsSet(*flag.FlagSet) action {
+func limitsSet(fs *flag.FlagSet) action {
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
+		if _, err := assignAll(limits.Partial{}, args[1:]); err != nil {
+			return err
+		}
 		p := path("tenants", args[0], "limits")
 		var before, after limitsAnswer
 		have, err := s.call(ctx, http.MethodGet, p, "", nil, &before)
 		if err != nil {
 			return err
 		}
-		overrides := before.Overrides
-		for _, kv := range args[1:] {
-			if err := assign(&overrides, kv); err != nil {
+		var plan planAnswer
+		if before.Plan != "" {
+			if _, err := s.call(ctx, http.MethodGet, path("plans", before.Plan), "", nil, &plan); err != nil {
 				return err
 			}
+		}
+		overrides, err := assignAll(before.Overrides, args[1:])
+		if err != nil {
+			return err
+		}
+		err = s.confirmRetention(ctx, *yes, "tenant "+args[0], before.value(retention), before.retentionOf(overrides, plan.Limits), args[0])
+		if err != nil {
+			return err
 		}
 		a, err := s.call(ctx, http.MethodPut, p, have.etag, map[string]any{"overrides": overrides}, &after)
 		if err != nil {
 			return err
 		}
 		return s.print(a, args[0], func() {
-			changed := false
+			var list []change
 			for _, name := range limits.Names() {
-				s.changed(name, before.value(name), after.value(name))
-				changed = changed || before.value(name) != after.value(name)
+				list = append(list, change{name, withZero(name, before.value(name)), withZero(name, after.value(name))})
 			}
-			if !changed {
-				s.say("the limits of tenant %s are unchanged\n", args[0])
-			}
+			s.changes("tenant "+args[0], list)
 		})
 	}
 }
@@ -122,24 +135,28 @@ func limitsSet(*flag.FlagSet) action {
 func limitsDescribe(*flag.FlagSet) action {
 	return func(_ context.Context, s *session, _ []string) error {
 		type described struct {
-			limits.Description
-			Default any
+			Name    string          `json:"name"`
+			Unit    string          `json:"unit"`
+			Default json.RawMessage `json:"default"`
+			Zero    string          `json:"zero,omitempty"`
+			Meaning string          `json:"meaning"`
 		}
+		own := builtIn()
 		var list []described
 		for _, d := range limits.Describe() {
-			list = append(list, described{d, d.Default})
+			list = append(list, described{d.Name, string(d.Unit), own[d.Name], d.Zero, d.Meaning})
 		}
 		body, err := json.Marshal(list)
 		if err != nil {
 			return fmt.Errorf("encode limits: %w", err)
 		}
 		return s.print(answer{body: body}, strings.Join(limits.Names(), "\n"), func() {
-			for _, d := range limits.Describe() {
+			for _, d := range list {
 				zero := ""
 				if d.Zero != "" {
 					zero = "; 0 means " + d.Zero
 				}
-				s.say("%s (%s, default %v%s)\n%s\n", d.Name, d.Unit, d.Default, zero, wrapped(d.Meaning, "    ", 80))
+				s.say("%s (%s, default %s%s)\n%s\n", d.Name, d.Unit, bare(d.Default), zero, wrapped(d.Meaning, "    ", 80))
 			}
 			s.say("These are Pallium's built-in defaults; the configuration of a server can change them under 'limits:'.\n")
 		})
@@ -171,10 +188,9 @@ func wrapped(text, indent string, width int) string {
 
 func planCreate(fs *flag.FlagSet) action {
 	display := fs.String("display-name", "", "display `name`")
-	var l limits.Partial
-	fs.Func("limit", "set a limit, as `key=value`; may be repeated", func(s string) error { return assign(&l, s) })
+	l := limitFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
-		body := map[string]any{"name": args[0], "displayName": *display, "limits": l}
+		body := map[string]any{"name": args[0], "displayName": *display, "limits": *l}
 		a, err := s.call(ctx, http.MethodPost, path("plans"), "", body, nil)
 		if err != nil {
 			return err
@@ -214,29 +230,58 @@ func (s *session) printPlan(a answer, p planAnswer) error {
 	})
 }
 
-func planSet(*flag.FlagSet) action {
+func planSet(fs *flag.FlagSet) action {
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
-		var p planAnswer
-		have, err := s.call(ctx, http.MethodGet, path("plans", args[0]), "", nil, &p)
+		if _, err := assignAll(limits.Partial{}, args[1:]); err != nil {
+			return err
+		}
+		p := path("plans", args[0])
+		var before, after planAnswer
+		have, err := s.call(ctx, http.MethodGet, p, "", nil, &before)
 		if err != nil {
 			return err
 		}
-		for _, kv := range args[1:] {
-			if err := assign(&p.Limits, kv); err != nil {
-				return err
+		l, err := assignAll(before.Limits, args[1:])
+		if err != nil {
+			return err
+		}
+		if err := s.confirmPlan(ctx, *yes, args[0], before.Limits, l); err != nil {
+			return err
+		}
+		a, err := s.call(ctx, http.MethodPut, p, have.etag, map[string]any{"displayName": before.DisplayName, "limits": l}, &after)
+		if err != nil {
+			return err
+		}
+		return s.print(a, args[0], func() {
+			var list []change
+			for _, name := range limits.Names() {
+				list = append(list, change{name, inPlan(before.Limits, name), inPlan(after.Limits, name)})
 			}
-		}
-		a, err := s.call(ctx, http.MethodPut, path("plans", args[0]), have.etag, map[string]any{"displayName": p.DisplayName, "limits": p.Limits},
-			&p)
-		if err != nil {
-			return err
-		}
-		return s.printPlan(a, p)
+			s.changes("plan "+args[0], list)
+		})
 	}
 }
 
-func planDelete(*flag.FlagSet) action {
+// inPlan returns the value of a limit of a plan, or "" if the plan does not set it.
+func inPlan(p limits.Partial, name string) string {
+	if v, ok := p.Get(name); ok {
+		return withZero(name, v)
+	}
+	return ""
+}
+
+func planDelete(fs *flag.FlagSet) action {
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
-		return s.remove(ctx, path("plans", args[0]), "", args[0])
+		p := path("plans", args[0])
+		have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
+		if err != nil {
+			return err
+		}
+		if err := s.ask(ctx, *yes, fmt.Sprintf("Delete plan %s?", args[0])); err != nil {
+			return err
+		}
+		return s.removeAs(ctx, p, "", args[0], have.etag)
 	}
 }

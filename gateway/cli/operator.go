@@ -73,13 +73,39 @@ func compact(fs *flag.FlagSet) action {
 	instance, background := taskFlags(fs, "run it on this `compactor`")
 	expire := fs.Bool("expire-all", false, "afterwards delete all days beyond retention, without the usual limit on their number; the "+
 		"clock must be right")
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, _ []string) error {
 		q := instanceOf(*instance)
 		if *expire {
 			q.Set("expire", "all")
+			if err := s.confirmExpiry(ctx, *yes); err != nil {
+				return err
+			}
 		}
 		return s.task(ctx, path("compact"), q, *background, "compacted")
 	}
+}
+
+// confirmExpiry shows how many days an expiry without limit deletes, as far as compactors
+// know, and asks for a confirmation.
+func (s *session) confirmExpiry(ctx context.Context, yes bool) error {
+	if yes {
+		return nil
+	}
+	var st statusAnswer
+	if _, err := s.call(ctx, http.MethodGet, path("status"), "", nil, &st); err != nil {
+		return err
+	}
+	days := 0
+	for _, p := range st.Processes {
+		if p.Compactor != nil {
+			days += p.Compactor.Expired
+		}
+	}
+	warning := fmt.Sprintf("This permanently deletes all days of all tenants that are beyond their retention now, without the usual limit on "+
+		"their number.\nCompactors know of %s that wait for that. The clocks and the retentions must be right: 'pallium limits show TENANT'.",
+		counted(days, "day"))
+	return s.confirm(ctx, false, warning, "expire-all")
 }
 
 type lossAnswer struct {
@@ -113,7 +139,7 @@ func lossAccept(fs *flag.FlagSet) action {
 		}
 		warning := fmt.Sprintf("This permanently gives up the samples of %s (day %d) that only lost ingesters had. "+
 			"Replicas upload their copies by themselves; 'pallium loss list' shows the windows that are still missing.", dateOf(n), n)
-		if err := s.confirm(*yes, warning, args[0]); err != nil {
+		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
 			return err
 		}
 		var result struct {
@@ -123,7 +149,7 @@ func lossAccept(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return s.print(a, strconv.Itoa(result.Intents), func() { s.say("accepted the loss of %d windows\n", result.Intents) })
+		return s.print(a, strconv.Itoa(result.Intents), func() { s.say("accepted the loss of %s\n", counted(result.Intents, "window")) })
 	}
 }
 
@@ -180,7 +206,8 @@ type statusAnswer struct {
 		Compactor *struct {
 			Day     int64
 			LastRun time.Time
-			LastErr string
+			LastErr string `json:"lastError"`
+			Expired int
 			Clock   string
 			Waiting []struct {
 				Day    int64
@@ -189,7 +216,7 @@ type statusAnswer struct {
 			Failing []struct {
 				Tenant string
 				Day    int64
-				Err    string
+				Err    string `json:"error"`
 			}
 		} `json:"compactor"`
 	} `json:"processes"`
@@ -219,8 +246,8 @@ func (s *session) sayStatus(st *statusAnswer) {
 			for _, t := range i.Tenants {
 				series += t.Series
 			}
-			s.say("ingester %s: %d series of %d tenants in the head, %d MiB; %d local packs\n",
-				p.Instance, series, len(i.Tenants), i.HeadBytes>>20, len(i.Packs))
+			s.say("ingester %s: %d series of %s in the head, %d MiB; %s\n",
+				p.Instance, series, counted(len(i.Tenants), "tenant"), i.HeadBytes>>20, counted(len(i.Packs), "local pack"))
 		}
 		c := p.Compactor
 		if c == nil {
@@ -247,7 +274,7 @@ func (s *session) sayStatus(st *statusAnswer) {
 		s.say("ring: %s\n", st.RingError)
 	}
 	if n := len(st.Losses); n > 0 {
-		s.say("%d windows of lost ingesters are not yet uploaded by others: pallium loss list shows them\n", n)
+		s.say("%s of lost ingesters not yet uploaded by others: 'pallium loss list' shows them\n", counted(n, "window"))
 	}
 	if len(st.Members) > 0 {
 		s.say("\n")

@@ -54,8 +54,8 @@ func (c *cluster) DropAside(_ context.Context, k operator.AsideKey) (operator.As
 func (c *cluster) Status(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"processes":[{"instance":"b-1","error":"connection refused"},
 		{"instance":"i-1","ingester":{"ID":"i-1","HeadBytes":3145728,"Tenants":[{"Tenant":"a","Series":4},{"Tenant":"b","Series":5}],"Packs":[{}]}},
-		{"instance":"c-1","compactor":{"Day":-1,"LastRun":"2026-11-30T01:02:03Z","Waiting":[{"Day":20000,"Reason":"an upload is pending"}],
-			"Failing":[{"Tenant":"a","Day":20001,"Err":"pack is damaged"}]}}],
+		{"instance":"c-1","compactor":{"Day":-1,"lastRun":"2026-11-30T01:02:03Z","lastError":"the bucket is full","expired":7,"Waiting":[{"Day":20000,"Reason":"an upload is pending"}],
+			"Failing":[{"Tenant":"a","Day":20001,"error":"pack is damaged"}]}}],
 		"members":[{"id":"i-1","state":"ACTIVE","roles":["ingester"],"tokens":128,"share":0.25,"sinceHeartbeat":"1s","unhealthy":true}]}`), nil
 }
 
@@ -69,17 +69,16 @@ func (c *cluster) Losses(context.Context) ([]operator.Loss, error) {
 
 func (c *cluster) Forget(_ context.Context, id string, force bool) (int, error) {
 	if id == "alive" && !force {
-		return 0, admin.Fail(409, "instance", "it still sends heartbeats; ?force=true removes it all the same; without loss: "+
-			"POST /admin/v1/ring/leave?instance=alive")
-	}
-	if id == "aside" {
-		return 0, admin.Fail(409, "instance", "list them with GET /admin/v1/aside, drop them with POST /admin/v1/aside/drop")
+		return 0, admin.Fail(409, "force", "instance alive still sends heartbeats: stop it first")
 	}
 	c.note("forget %s %v", id, force)
 	return 4, nil
 }
 
 func (c *cluster) Leave(_ context.Context, id string, wait bool) error {
+	if id == "needed" {
+		return admin.Conflict("instance", "ingester needed cannot leave: writes need this ingester")
+	}
 	c.note("leave %s %v", id, wait)
 	return nil
 }
@@ -99,10 +98,13 @@ func TestOperator(t *testing.T) {
 		{line: "flush", want: "all samples acknowledged before the flush", did: `flush ""`},
 		{line: "flush -instance i -background", want: "started", did: `flush "i"`},
 		{line: "compact", want: "compacted", did: `compact "" false`},
-		{line: "compact -instance c -expire-all -q", want: "done\n", did: `compact "c" true`},
-		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local packs\n"},
+		{line: "compact -instance c -expire-all -q -yes", want: "done\n", did: `compact "c" true`},
+		{line: "compact -expire-all", code: 1, want: "Compactors know of 7 days that wait for that."},
+		{line: "compact -expire-all", typed: "y\n", code: 1, want: `nothing was changed: "y" was typed instead of "expire-all"`},
+		{line: "compact -expire-all", typed: "expire-all\n", want: "compacted", did: `compact "" true`},
+		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local pack\n"},
 		{line: "status", want: "b-1: connection refused\n"},
-		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
+		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  the bucket is full\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
 		{line: "status", want: "ACTIVE, unhealthy"},
 		{line: "loss list", want: "2024-10-04  22:00-24:00  ingester-2  zone-b"},
 		{line: "loss list -q", want: "2024-10-04\n"},
@@ -117,15 +119,16 @@ func TestOperator(t *testing.T) {
 		{line: "ring list -o json", want: `"sinceHeartbeat": "1.2s"`},
 		{line: "ring leave i", want: "i has left the cluster", did: "leave i true"},
 		{line: "ring leave i -background", want: "started", did: "leave i false"},
+		{line: "ring leave needed", code: 1, want: "pallium ring leave: ingester needed cannot leave: writes need this ingester (request "},
 		{line: "ring leave", code: 2, want: "INSTANCE is missing"},
 		{line: "ring forget i", code: 1, want: "nothing was changed"},
 		{line: "ring forget i", typed: "i", want: "replicas must upload 4 windows", did: "forget i false"},
-		{line: "ring forget alive -yes", code: 1, want: "it still sends heartbeats; -force removes it all the same; without loss: pallium ring leave alive"},
-		{line: "ring forget aside -yes", code: 1, want: "list them with 'pallium aside list', drop them with 'pallium aside drop'"},
-		{line: "ring forget alive -yes -force", want: "removed alive from the ring", did: "forget alive true"},
+		{line: "ring forget alive -yes", code: 1, want: "still sends heartbeats: stop it first; -force does it all the same"},
+		{line: "ring forget alive -yes -force", want: "If the process still runs, it joins again with its next heartbeat", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
 		{line: "aside drop", code: 2, want: "-tenant is missing"},
 		{line: "aside drop -tenant a -day 2024-10-04", code: 2, want: "-window must be a number from 0 to 11"},
+		{line: "aside drop -tenant a -day 2024-10-04 -window 3", code: 2, want: "-ingester is missing; 'pallium aside list'"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window x", code: 2, want: `invalid value "x" for flag -window`},
 		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", code: 1, want: "nothing was changed"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", typed: "a\r\n", want: "dropped 7 series", did: "drop a i 20000 3"},
@@ -182,6 +185,9 @@ func TestChanges(t *testing.T) {
 	if out := s.must("tenant set a -plan gold"); out != "plan: (none) -> gold\n" {
 		t.Errorf("set plan: %q", out)
 	}
+	if out := s.must("tenant set a -plan gold"); out != "tenant a is unchanged\n" {
+		t.Errorf("set the same plan: %q", out)
+	}
 	if out := s.must("tenant set a -display-name B"); out != "display name: A -> B\n" {
 		t.Errorf("set display name: %q", out)
 	}
@@ -202,6 +208,9 @@ func TestChanges(t *testing.T) {
 	if out := s.must("policy set p -tenants a,b -scopes metrics:read,metrics:write"); out != "tenants: a -> a,b\nscopes: metrics:read -> metrics:read,metrics:write\n" {
 		t.Errorf("policy set: %q", out)
 	}
+	if out := s.must("policy set p -tenants b,a"); out != "access policy p is unchanged\n" {
+		t.Errorf("policy set: %q", out)
+	}
 	if code, _, errs := s.run("policy set p"); code != 2 || !strings.Contains(errs, "nothing to change: set -tenants") {
 		t.Errorf("policy set without flags: %d %s", code, errs)
 	}
@@ -210,7 +219,18 @@ func TestChanges(t *testing.T) {
 	if out := s.must("token show " + id); !strings.Contains(out, "active") || !strings.Contains(out, "a, b") {
 		t.Errorf("token show: %s", out)
 	}
-	s.must("token delete " + id)
+	s.must("token issue -tenant b -scopes metrics:read -name other")
+	if out := s.must("token list -name n -q"); out != id+"\n" {
+		t.Errorf("token list of a name: %s", out)
+	}
+	if out := s.must("token list -tenant b -name other -o json"); !strings.Contains(out, `"other"`) || strings.Contains(out, id) {
+		t.Errorf("token list of a name: %s", out)
+	}
+	if out := s.must("token list -tenant a -name other -o json"); out != "{\n  \"items\": []\n}\n" {
+		t.Errorf("token list of a name: %s", out)
+	}
+	s.must("token delete -yes " + strings.TrimSpace(s.must("token list -name other -q")))
+	s.must("token delete -yes " + id)
 	if out := s.must("token list -q"); out != "" {
 		t.Errorf("a deleted token is listed: %s", out)
 	}

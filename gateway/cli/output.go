@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 )
 
 // print prints a response: as JSON, as the bare value, or as text.
@@ -46,6 +47,13 @@ func list[T any](
 	if err != nil {
 		return err
 	}
+	return printList(s, parsed, raw, name, head, cells)
+}
+
+// printList prints a list in the format of list.
+func printList[T any](
+	s *session, parsed []T, raw []json.RawMessage, name func(T) string, head []string, cells func(T) []string,
+) error {
 	if s.format == "json" {
 		if raw == nil {
 			raw = []json.RawMessage{}
@@ -85,7 +93,7 @@ func (s *session) sayTable(head []string, rows [][]string) {
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	_ = w.Flush() // errors of stdout are ignored
+	_ = w.Flush() // the shell remembers errors of stdout
 }
 
 // fields prints pairs of names and values, one per line.
@@ -96,13 +104,23 @@ func (s *session) fields(pairs ...string) {
 			fmt.Fprintf(w, "%s:\t%s\n", pairs[i], pairs[i+1])
 		}
 	}
-	_ = w.Flush() // errors of stdout are ignored
+	_ = w.Flush() // the shell remembers errors of stdout
 }
 
-// changed prints a value that a command changed.
-func (s *session) changed(name, before, after string) {
-	if before != after {
-		s.say("%s: %s -> %s\n", name, orNone(before), orNone(after))
+// change is a value before and after a command.
+type change struct{ name, before, after string }
+
+// changes prints the values that a command changed of an object.
+func (s *session) changes(object string, list []change) {
+	changed := false
+	for _, c := range list {
+		if c.before != c.after {
+			changed = true
+			s.say("%s: %s -> %s\n", c.name, orNone(c.before), orNone(c.after))
+		}
+	}
+	if !changed {
+		s.say("%s is unchanged\n", object)
 	}
 }
 
@@ -113,13 +131,27 @@ func orNone(value string) string {
 	return value
 }
 
-// remove deletes an object in its current state.
-func (s *session) remove(ctx context.Context, p, query, name string) error {
-	have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
-	if err != nil {
-		return err
+// counted returns a number and the noun that it counts, in the plural unless it is 1.
+func counted(n int, noun string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(noun, "cy"):
+		noun = strings.TrimSuffix(noun, "y") + "ies"
+	case noun != "series":
+		noun += "s"
 	}
-	return s.removeAs(ctx, p, query, name, have.etag)
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
+// quoted returns a word as a shell reads it, in quotes if it needs them.
+func quoted(word string) string {
+	plain := func(r rune) bool {
+		return r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("_.-:+/@,", r))
+	}
+	if word != "" && strings.TrimFunc(word, plain) == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // removeAs deletes an object if it still has the ETag.

@@ -1,15 +1,15 @@
 package cli
 
 import (
-	"fmt"
-
-	"github.com/palliumhq/pallium/gateway/cli/command"
-
 	"context"
 	"flag"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
 type policyAnswer struct {
@@ -101,9 +101,11 @@ func policySet(fs *flag.FlagSet) action {
 			return err
 		}
 		return s.print(a, policy.ID, func() {
-			s.changed("tenants", before.tenants(), policy.tenants())
-			s.changed("scopes", strings.Join(before.Scopes, ","), strings.Join(policy.Scopes, ","))
-			s.changed("display name", before.DisplayName, policy.DisplayName)
+			s.changes("access policy "+policy.ID, []change{
+				{"tenants", before.tenants(), policy.tenants()},
+				{"scopes", strings.Join(before.Scopes, ","), strings.Join(policy.Scopes, ",")},
+				{"display name", before.DisplayName, policy.DisplayName},
+			})
 		})
 	}
 }
@@ -140,19 +142,48 @@ func policyDelete(fs *flag.FlagSet) action {
 	cascade := fs.Bool("cascade", false, "also delete its tokens; their keys become invalid immediately")
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
+		p := path("access-policies", args[0])
+		have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
+		if err != nil {
+			return err
+		}
 		query := ""
 		if *cascade {
 			query = "?cascade=true"
-			keys, _, err := items[tokenAnswer](ctx, s, path("tokens"), url.Values{"accessPolicyId": {args[0]}})
-			if err != nil {
-				return err
-			}
-			warning := fmt.Sprintf("This deletes access policy %s and its %d API keys%s, which become invalid "+
-				"immediately.", args[0], len(keys), named(keys))
-			if err := s.confirm(*yes || len(keys) == 0, warning, args[0]); err != nil {
+			if err := s.confirmKeys(ctx, *yes, args[0]); err != nil {
 				return err
 			}
 		}
-		return s.remove(ctx, path("access-policies", args[0]), query, args[0])
+		return s.removeAs(ctx, p, query, args[0], have.etag)
 	}
+}
+
+// confirmKeys asks for a confirmation that the keys of a policy are deleted. A key that is
+// issued while the user types ends the command.
+func (s *session) confirmKeys(ctx context.Context, yes bool, policy string) error {
+	if yes {
+		return nil
+	}
+	keys, err := s.keysOf(ctx, policy)
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	warning := fmt.Sprintf("This deletes access policy %s and its %s%s, which become invalid immediately.",
+		policy, counted(len(keys), "API key"), named(keys))
+	if err := s.confirm(ctx, false, warning, policy); err != nil {
+		return err
+	}
+	now, err := s.keysOf(ctx, policy)
+	if err != nil {
+		return err
+	}
+	if !slices.EqualFunc(keys, now, func(a, b tokenAnswer) bool { return a.ID == b.ID }) {
+		return fmt.Errorf("%w: the keys of access policy %s changed in the meantime; repeat the command", errUnchanged, policy)
+	}
+	return nil
+}
+
+func (s *session) keysOf(ctx context.Context, policy string) ([]tokenAnswer, error) {
+	keys, _, err := items[tokenAnswer](ctx, s, path("tokens"), url.Values{"accessPolicyId": {policy}})
+	return keys, err
 }

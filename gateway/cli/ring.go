@@ -75,8 +75,8 @@ func ringForget(fs *flag.FlagSet) action {
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
 		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: samples that it did not upload "+
-			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which loses nothing.", args[0])
-		if err := s.confirm(*yes, warning, args[0]); err != nil {
+			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which uploads everything first.", args[0])
+		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
 			return err
 		}
 		q := instanceOf(args[0])
@@ -91,8 +91,11 @@ func ringForget(fs *flag.FlagSet) action {
 			return err
 		}
 		return s.print(a, strconv.Itoa(result.Windows), func() {
-			s.say("removed %s from the ring; replicas must upload %d windows that it had not uploaded ('pallium loss list' shows "+
-				"them)\n", args[0], result.Windows)
+			s.say("removed %s from the ring; replicas must upload %s that it had not uploaded ('pallium loss list' shows "+
+				"them)\n", args[0], counted(result.Windows, "window"))
+			if *force {
+				s.say("If the process still runs, it joins again with its next heartbeat: stop it.\n")
+			}
 		})
 	}
 }

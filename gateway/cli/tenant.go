@@ -1,17 +1,17 @@
 package cli
 
 import (
-	"fmt"
-	"slices"
-
-	"github.com/palliumhq/pallium/gateway/cli/command"
-
 	"context"
 	"flag"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
+	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/cli/command"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -37,17 +37,16 @@ func tenantVerbs() []command.Command {
 func tenantCreate(fs *flag.FlagSet) action {
 	display := fs.String("display-name", "", "display `name`")
 	plan := fs.String("plan", "", "`plan` with the tenant's limits")
-	var overrides limits.Partial
-	fs.Func("limit", "set a limit, as `key=value`; may be repeated", func(s string) error { return assign(&overrides, s) })
+	overrides := limitFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
-		body := map[string]any{"name": args[0], "displayName": *display, "plan": *plan, "limits": overrides}
+		body := map[string]any{"name": args[0], "displayName": *display, "plan": *plan, "limits": *overrides}
 		a, err := s.call(ctx, http.MethodPost, path("tenants"), "", body, nil)
 		if err != nil {
 			return err
 		}
 		return s.print(a, args[0], func() {
 			s.say("created tenant %s\n\nIssue an API key for it:\n  pallium token issue -tenant %s -scopes metrics:write,metrics:read -name NAME\n",
-				args[0], args[0])
+				args[0], quoted(args[0]))
 		})
 	}
 }
@@ -82,6 +81,7 @@ func tenantShow(*flag.FlagSet) action {
 func tenantSet(fs *flag.FlagSet) action {
 	display := fs.String("display-name", "", "display `name`")
 	plan := fs.String("plan", "", "`plan` with the tenant's limits; \"\" for none")
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
 		if !given(fs, "display-name") && !given(fs, "plan") {
 			return command.Misused("nothing to change: set -display-name or -plan; 'pallium limits set' changes limits")
@@ -99,15 +99,38 @@ func tenantSet(fs *flag.FlagSet) action {
 		if given(fs, "plan") {
 			t.Plan = *plan
 		}
+		if t.Plan != before.Plan && !*yes {
+			if err := s.confirmMove(ctx, t); err != nil {
+				return err
+			}
+		}
 		a, err := s.call(ctx, http.MethodPut, p, have.etag, map[string]any{"displayName": t.DisplayName, "plan": t.Plan, "limits": t.Limits}, &t)
 		if err != nil {
 			return err
 		}
 		return s.print(a, t.Name, func() {
-			s.changed("display name", before.DisplayName, t.DisplayName)
-			s.changed("plan", before.Plan, t.Plan)
+			s.changes("tenant "+t.Name, []change{
+				{"display name", before.DisplayName, t.DisplayName},
+				{"plan", before.Plan, t.Plan},
+			})
 		})
 	}
+}
+
+// confirmMove asks for a confirmation if the plan of a tenant lowers its retention. The
+// tenant is not on the plan yet.
+func (s *session) confirmMove(ctx context.Context, t tenantAnswer) error {
+	var l limitsAnswer
+	if _, err := s.call(ctx, http.MethodGet, path("tenants", t.Name, "limits"), "", nil, &l); err != nil {
+		return err
+	}
+	var plan planAnswer
+	if t.Plan != "" {
+		if _, err := s.call(ctx, http.MethodGet, path("plans", t.Plan), "", nil, &plan); err != nil {
+			return err
+		}
+	}
+	return s.confirmRetention(ctx, false, "tenant "+t.Name, l.value(retention), l.retentionOf(t.Limits, plan.Limits), t.Name)
 }
 
 // given reports whether a flag is set on the command line.
@@ -120,6 +143,9 @@ func given(fs *flag.FlagSet, name string) bool {
 func tenantDelete(fs *flag.FlagSet) action {
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
+		if args[0] == string(tenant.Self) {
+			return fmt.Errorf("tenant %s holds Pallium's own metrics and cannot be deleted", args[0])
+		}
 		p := path("tenants", args[0])
 		have, err := s.call(ctx, http.MethodGet, p, "", nil, nil)
 		if err != nil {
@@ -130,7 +156,7 @@ func tenantDelete(fs *flag.FlagSet) action {
 			if err != nil {
 				return err
 			}
-			if err := s.confirm(false, warning, args[0]); err != nil {
+			if err := s.confirm(ctx, false, warning, args[0]); err != nil {
 				return err
 			}
 		}
@@ -145,7 +171,7 @@ func (s *session) whatIsLost(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	keys = slices.DeleteFunc(keys, func(t tokenAnswer) bool { return t.Status != "active" })
+	keys = slices.DeleteFunc(keys, func(t tokenAnswer) bool { return t.Status != control.TokenActive })
 	policies, _, err := items[policyAnswer](ctx, s, path("access-policies"), url.Values{"tenant": {name}})
 	if err != nil {
 		return "", err
@@ -153,23 +179,29 @@ func (s *session) whatIsLost(ctx context.Context, name string) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "This deletes tenant %s permanently:\n", name)
 	fmt.Fprintf(&b, "  - all its samples, in memory and in the long-term store\n")
-	fmt.Fprintf(&b, "  - the access to it of %d active API keys%s and %d access policies\n", len(keys), named(keys), len(policies))
+	fmt.Fprintf(&b, "  - the access to it of %s%s and %s\n",
+		counted(len(keys), "active API key"), named(keys), counted(len(policies), "access policy"))
 	fmt.Fprintf(&b, "  - its name, which can never be used again\n")
 	return b.String(), nil
 }
 
 // named returns a list of the first token names in parentheses.
 func named(keys []tokenAnswer) string {
-	if len(keys) == 0 {
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.Name)
+	}
+	return some(names)
+}
+
+// some returns the first names of a list in parentheses, after a space.
+func some(names []string) string {
+	if len(names) == 0 {
 		return ""
 	}
 	const most = 5
-	var names []string
-	for _, k := range keys[:min(len(keys), most)] {
-		names = append(names, k.Name)
-	}
-	if len(keys) > most {
-		names = append(names, "...")
+	if len(names) > most {
+		names = append(slices.Clone(names[:most]), "...")
 	}
 	return " (" + strings.Join(names, ", ") + ")"
 }
@@ -183,8 +215,27 @@ func overridesText(p limits.Partial) string {
 	return strings.Join(out, " ")
 }
 
-// assign sets a limit from key=value; key= removes it.
-func assign(p *limits.Partial, s string) error {
+// limitFlag declares the flag that sets limits of a new tenant or plan.
+func limitFlag(fs *flag.FlagSet) *limits.Partial {
+	var l limits.Partial
+	seen := map[string]bool{}
+	fs.Func("limit", "set a limit, as `key=value`; may be repeated", func(s string) error { return assign(&l, seen, s) })
+	return &l
+}
+
+// assignAll sets limits from the arguments of a command.
+func assignAll(l limits.Partial, args []string) (limits.Partial, error) {
+	seen := map[string]bool{}
+	for _, kv := range args {
+		if err := assign(&l, seen, kv); err != nil {
+			return l, err
+		}
+	}
+	return l, nil
+}
+
+// assign sets a limit from key=value; key= removes it. A key in seen is an error.
+func assign(p *limits.Partial, seen map[string]bool, s string) error {
 	key, value, ok := strings.Cut(s, "=")
 	if !ok {
 		return command.Misused("%q must have the form key=value, or key= to remove the limit", s)
@@ -193,8 +244,12 @@ func assign(p *limits.Partial, s string) error {
 	if value != "" {
 		err = p.Set(key, value)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return command.Misused("%s", err)
+	case seen[key]:
+		return command.Misused("limit %s appears twice: remove one of the two", key)
 	}
+	seen[key] = true
 	return nil
 }

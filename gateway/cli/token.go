@@ -1,17 +1,21 @@
 package cli
 
 import (
-	"github.com/palliumhq/pallium/authn/control"
-	"github.com/palliumhq/pallium/gateway/cli/command"
-
 	"context"
+	"errors"
 	"flag"
+	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
+
+	"github.com/palliumhq/pallium/authn/control"
+	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
 type tokenAnswer struct {
@@ -53,18 +57,58 @@ func tokenIssue(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		if *create && *tenant != "" {
-			if err := s.ensureTenant(ctx, *tenant); err != nil {
-				return err
-			}
+		if err := s.showsKeys(); err != nil {
+			return err
 		}
 		var t tokenAnswer
 		a, err := s.call(ctx, http.MethodPost, path("tokens"), "", body, &t)
+		if *create && lacksTenant(err) { // everything else in the request is right
+			_, err = s.call(ctx, http.MethodPost, path("tenants"), "", map[string]any{"name": *tenant}, nil)
+			if err != nil && !isStatus(err, http.StatusConflict) {
+				return err
+			}
+			a, err = s.call(ctx, http.MethodPost, path("tokens"), "", body, &t)
+		}
 		if err != nil {
 			return err
 		}
-		return s.print(a, t.Token, func() { s.sayKey("issued", t) })
+		return s.printKey(a, "issued", t)
 	}
+}
+
+// lacksTenant reports whether a key was not issued because of its tenant. The server
+// checks the rest of the request first.
+func lacksTenant(err error) bool {
+	var e *apiError
+	return errors.As(err, &e) && e.Status == http.StatusBadRequest && e.field() == "tenant"
+}
+
+// showsKeys returns an error if standard output discards everything: a new key would be
+// lost. The Go runtime opens the null device in the place of a closed standard output.
+func (s *session) showsKeys() error {
+	out, ok := s.Unwrapped().(*os.File)
+	if !ok {
+		return nil
+	}
+	now, err := out.Stat()
+	if err != nil {
+		return fmt.Errorf("%w, since the new key would be lost: standard output: %w", errUnchanged, err)
+	}
+	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(now, null) {
+		return fmt.Errorf("%w, since the new key would be lost: standard output is closed or %s", errUnchanged, os.DevNull)
+	}
+	return nil
+}
+
+// printKey prints a new key. It exists nowhere else, so that standard error gets it if
+// standard output fails.
+func (s *session) printKey(a answer, what string, t tokenAnswer) error {
+	err := s.print(a, t.Token, func() { s.sayKey(what, t) })
+	if s.Lost() != nil {
+		fmt.Fprintf(s.Err, "The output could not be written. The new key of token %s, which is never shown again, is:\n%s\n", t.ID, t.Token)
+		return s.Lost()
+	}
+	return err
 }
 
 func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, error) {
@@ -96,16 +140,6 @@ func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, er
 	return body, nil
 }
 
-// ensureTenant creates the tenant if it does not exist.
-func (s *session) ensureTenant(ctx context.Context, name string) error {
-	_, err := s.call(ctx, http.MethodGet, path("tenants", name), "", nil, nil)
-	if !isStatus(err, http.StatusNotFound) {
-		return err
-	}
-	_, err = s.call(ctx, http.MethodPost, path("tenants"), "", map[string]any{"name": name}, nil)
-	return err
-}
-
 // sayKey prints a new key and the configuration snippets for it.
 func (s *session) sayKey(what string, t tokenAnswer) {
 	s.say("%s token %s for %s (%s), expires %s\n\nThe key, which is never shown again:\n\n%s\n",
@@ -124,6 +158,7 @@ func (s *session) sayKey(what string, t tokenAnswer) {
 func tokenList(fs *flag.FlagSet) action {
 	tenant := fs.String("tenant", "", "only tokens that are valid for this `tenant`")
 	policy := fs.String("policy", "", "only tokens of this access `policy`")
+	name := fs.String("name", "", "only tokens with this `name`")
 	return func(ctx context.Context, s *session, _ []string) error {
 		q := url.Values{}
 		if *tenant != "" {
@@ -133,7 +168,16 @@ func tokenList(fs *flag.FlagSet) action {
 			q.Set("accessPolicyId", *policy)
 		}
 		head := []string{"ID", "NAME", "STATUS", "TENANTS", "SCOPES", "EXPIRES", "LAST USED"}
-		return list(ctx, s, path("tokens"), q, func(t tokenAnswer) string { return t.ID }, head, func(t tokenAnswer) []string {
+		all, raw, err := items[tokenAnswer](ctx, s, path("tokens"), q)
+		if err != nil {
+			return err
+		}
+		for i := len(all) - 1; i >= 0; i-- {
+			if given(fs, "name") && all[i].Name != *name {
+				all, raw = slices.Delete(all, i, i+1), slices.Delete(raw, i, i+1)
+			}
+		}
+		return printList(s, all, raw, func(t tokenAnswer) string { return t.ID }, head, func(t tokenAnswer) []string {
 			return []string{t.ID, t.Name, t.Status, strings.Join(t.Tenants, ","), strings.Join(t.Scopes, ","), day(t.ExpiresAt), t.LastUsedAt}
 		})
 	}
@@ -153,10 +197,26 @@ func tokenShow(*flag.FlagSet) action {
 	}
 }
 
-func tokenDelete(*flag.FlagSet) action {
+func tokenDelete(fs *flag.FlagSet) action {
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
-		return s.remove(ctx, path("tokens", args[0]), "", args[0])
+		etag, err := s.askForToken(ctx, *yes, "Delete", args[0])
+		if err != nil {
+			return err
+		}
+		return s.removeAs(ctx, path("tokens", args[0]), "", args[0], etag)
 	}
+}
+
+// askForToken asks whether a token is to be ended, and returns its ETag.
+func (s *session) askForToken(ctx context.Context, yes bool, verb, id string) (etag string, err error) {
+	var t tokenAnswer
+	have, err := s.call(ctx, http.MethodGet, path("tokens", id), "", nil, &t)
+	if err != nil {
+		return "", err
+	}
+	return have.etag, s.ask(ctx, yes, fmt.Sprintf("%s token %s (%s, %s, for %s)? Its keys become invalid immediately and for good.",
+		verb, id, t.Name, t.Status, orNone(strings.Join(t.Tenants, ", "))))
 }
 
 func tokenRotate(fs *flag.FlagSet) action {
@@ -169,18 +229,25 @@ func tokenRotate(fs *flag.FlagSet) action {
 		if time.Duration(d) > control.MaxGrace {
 			return command.Misused("-grace %s is too long: the maximum is 30d", *grace)
 		}
+		if err := s.showsKeys(); err != nil {
+			return err
+		}
 		var t tokenAnswer
 		body := map[string]any{"graceSeconds": int64(time.Duration(d).Seconds())}
 		a, err := s.call(ctx, http.MethodPost, path("tokens", args[0], "rotate"), "", body, &t)
 		if err != nil {
 			return err
 		}
-		return s.print(a, t.Token, func() { s.sayKey("rotated", t) })
+		return s.printKey(a, "rotated", t)
 	}
 }
 
-func tokenRevoke(*flag.FlagSet) action {
+func tokenRevoke(fs *flag.FlagSet) action {
+	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
+		if _, err := s.askForToken(ctx, *yes, "Revoke", args[0]); err != nil {
+			return err
+		}
 		a, err := s.call(ctx, http.MethodPost, path("tokens", args[0], "revoke"), "", nil, nil)
 		if err != nil {
 			return err

@@ -95,6 +95,9 @@ func (p Partial) Keys() []string { return slices.Sorted(maps.Keys(p.values)) }
 // Get returns the value of a limit as text, and whether the document sets it.
 func (p Partial) Get(key string) (string, bool) {
 	v, ok := p.values[key]
+	if f, isFloat := v.(float64); isFloat {
+		return strconv.FormatFloat(f, 'f', -1, 64), ok
+	}
 	return fmt.Sprint(v), ok
 }
 

@@ -180,7 +180,7 @@ func (s *story) revocation(t *testing.T) {
 		}
 		for _, tok := range tokens.Items {
 			if tok.RevokedAt == nil || tok.RevokedAt.IsZero() {
-				if _, err := s.c.Pallium(s.ctx, "token", "revoke", tok.ID); err != nil {
+				if _, err := s.c.Pallium(s.ctx, "token", "revoke", "-yes", tok.ID); err != nil {
 					t.Fatal(err)
 				}
 			}

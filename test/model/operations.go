@@ -52,7 +52,7 @@ func (r *run) changeRetention() {
 	keep := []time.Duration{0, 0, 24 * time.Hour, 36 * time.Hour, 4 * time.Hour, 72 * time.Hour}[r.gen.rnd.Intn(6)]
 	t.setRetention(keep, r.slacks.clock)
 	retention := strings.TrimSuffix(strings.TrimSuffix(keep.String(), "0s"), "0m") + zero(keep)
-	if _, err := r.sys.command("limits", "set", t.name, "retention="+retention); err != nil {
+	if _, err := r.sys.command("limits", "set", t.name, "retention="+retention, "-yes"); err != nil {
 		if !r.faulty.Load() {
 			r.t.Errorf("seed %d, step %d: %v", r.seed, r.step, err)
 		}

@@ -98,11 +98,12 @@ func (c *Commands) listAside(w http.ResponseWriter, r *http.Request, q url.Value
 	return nil
 }
 
+const asideHint = "GET %s/aside lists the series that are set aside"
+
 // asideKey parses the parameters that identify a record.
 func asideKey(q url.Values) (k AsideKey, err error) {
 	if k.Day, err = strconv.ParseInt(q.Get("day"), 10, 64); err != nil || k.Day < 0 {
-		return k, admin.Fail(http.StatusBadRequest, "day",
-			"day %q is not the number of a UTC day since 1970; GET %s/aside lists the series that are set aside", q.Get("day"), admin.Root)
+		return k, admin.WithHint(admin.Invalid("day", "day %q is not the number of a UTC day since 1970", q.Get("day")), asideHint, admin.Root)
 	}
 	const windows = 12 // of a day, of two hours each
 	if k.Window, err = strconv.Atoi(q.Get("window")); err != nil || k.Window < 0 || k.Window >= windows {
@@ -123,7 +124,7 @@ func (c *Commands) dropAside(w http.ResponseWriter, r *http.Request, q url.Value
 	}
 	got, lost, err := c.o.Backend.DropAside(r.Context(), key)
 	if errors.Is(err, ErrNoAside) {
-		return admin.Fail(http.StatusNotFound, "", "%s; GET %s/aside lists the series that are set aside", err, admin.Root)
+		return admin.WithHint(admin.NotFound("aside", "%s", err), asideHint, admin.Root)
 	}
 	if err != nil {
 		return c.failed(r, err, "the series were not dropped")
@@ -168,8 +169,8 @@ func (c *Commands) showRing(w http.ResponseWriter, r *http.Request, _ url.Values
 func instance(q url.Values, what string) (string, error) {
 	id := q.Get("instance")
 	if strings.TrimSpace(id) == "" {
-		return "", admin.Fail(http.StatusBadRequest, "instance", "instance is missing: name the instance to %s; GET %s/ring lists all "+
-			"instances", what, admin.Root)
+		return "", admin.WithHint(admin.Invalid("instance", "instance is missing: name the instance to %s", what),
+			"GET %s/ring lists all instances", admin.Root)
 	}
 	return id, nil
 }

@@ -22,6 +22,8 @@ const (
 	ExitOK     = 0
 	ExitFailed = 1 // the command failed
 	ExitUsage  = 2 // the command line or the configuration is wrong
+
+	ExitInterrupted = 130 // a signal ended the command, as shells report an interrupt
 )
 
 // Shell is what a command runs in.
@@ -66,9 +68,20 @@ type usageError struct{ message string }
 
 func (e *usageError) Error() string { return e.message }
 
-// Misused returns the error of a wrong command line. It is printed with the usage.
+// Misused returns the error of a wrong command line. It is printed with the usage. The
+// middle of a very long text is left out.
 func Misused(format string, args ...any) error {
-	return &usageError{fmt.Sprintf(format, args...)}
+	return &usageError{brief(fmt.Sprintf(format, args...))}
+}
+
+// brief leaves out the middle of a text that is longer than any text of ours, because it
+// repeats a very long argument.
+func brief(text string) string {
+	const most, part = 8000, 200 // bytes
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:part], "") + " ... " + strings.ToValidUTF8(text[len(text)-part:], "")
 }
 
 // invalidError has the exit code of a wrong command line, without usage.
@@ -85,12 +98,42 @@ func Invalid(err error) error {
 	return invalidError{err}
 }
 
+// briefWords leaves out the middle of words that are longer than any path of a file, since
+// errors repeat paths and URLs.
+func briefWords(text string) string {
+	const most, part = 5000, 200 // bytes
+	if len(text) <= most {
+		return text
+	}
+	words := strings.Split(text, " ")
+	for i, w := range words {
+		if len(w) > most {
+			words[i] = strings.ToValidUTF8(w[:part], "") + " ... " + strings.ToValidUTF8(w[len(w)-part:], "")
+		}
+	}
+	return strings.Join(words, " ")
+}
+
 // ErrReported ends a command with ExitFailed when the reason is in its output or log
 // already.
 var ErrReported = errors.New("command failed; see the error above")
 
+// ErrInterrupted is wrapped by the error of a command that a signal ended: it ends with
+// ExitInterrupted.
+var ErrInterrupted = errors.New("interrupted")
+
 // Run runs the command line and returns the exit code of the process.
 func (t *Table) Run(ctx context.Context, args []string, sh Shell) int {
+	sh.Out = &output{w: sh.Out}
+	code := t.dispatch(ctx, args, sh)
+	if err := sh.Lost(); err != nil && code == ExitOK {
+		fmt.Fprintf(sh.Err, "%s: %s\n", t.Program, err)
+		return ExitFailed
+	}
+	return code
+}
+
+func (t *Table) dispatch(ctx context.Context, args []string, sh Shell) int {
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") && !isHelp(args[0]) && !isVersion(args[0]) {
 		args = append([]string{t.Default}, args...)
 	}
@@ -151,9 +194,12 @@ func (t *Table) report(c *Command, err error, w io.Writer) int {
 		fmt.Fprintf(w, "%s %s: %s\n\n%s\nRun '%s %s -h' for its flags.\n", t.Program, c.Name, err, t.line(c), t.Program, c.Name)
 		return ExitUsage
 	}
-	fmt.Fprintf(w, "%s %s: %s\n", t.Program, c.Name, err)
-	if errors.As(err, &invalid) {
+	fmt.Fprintf(w, "%s %s: %s\n", t.Program, c.Name, briefWords(err.Error()))
+	switch {
+	case errors.As(err, &invalid):
 		return ExitUsage
+	case errors.Is(err, ErrInterrupted):
+		return ExitInterrupted
 	}
 	return ExitFailed
 }
@@ -203,6 +249,10 @@ func explain(fs *flag.FlagSet, err error) string {
 
 func (c *Command) checkArgs(args []string) error {
 	n := len(args)
+	if i := slices.Index(args, ""); i >= 0 && c.Max != 0 {
+		names := strings.Fields(c.Args)
+		return Misused("%s is empty", names[min(i, len(names)-1)])
+	}
 	switch {
 	case n >= c.Min && (c.Max < 0 || n <= c.Max):
 		return nil
@@ -250,5 +300,5 @@ func (t *Table) find(args []string) (*Command, []string, error) {
 	if words < len(args) && isHelp(args[words]) && len(t.below(args[0])) > 0 {
 		return nil, nil, nil
 	}
-	return nil, nil, Misused("%s", strings.TrimRight(t.unknown(args[:words]), "\n"))
+	return nil, nil, Misused("%s", t.unknown(args[:words]))
 }

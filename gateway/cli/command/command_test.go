@@ -6,9 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -27,8 +24,10 @@ func bakery() *Table {
 					return errors.New("it is burnt")
 				case len(args) > 0 && args[0] == "logged":
 					return fmt.Errorf("x: %w", ErrReported)
+				case len(args) > 0 && args[0] == "stopped":
+					return fmt.Errorf("%w: half baked", ErrInterrupted)
 				case len(args) > 0 && args[0] == "recipe":
-					return Invalid(errors.New("recipe: no flour"))
+					return Invalid(fmt.Errorf("recipe: no flour in %s", *oven))
 				}
 				return nil
 			}
@@ -65,7 +64,8 @@ func TestRun(t *testing.T) {
 		{"cake mix a b c", 0, "cake mix small [a b c]"},
 		{"bread bake burnt", 1, "bakery bread bake: it is burnt\n"},
 		{"bread bake logged", 1, ""},
-		{"bread bake recipe", 2, "bakery bread bake: recipe: no flour\n"},
+		{"bread bake stopped", 130, "bakery bread bake: interrupted: half baked\n"},
+		{"bread bake recipe", 2, "bakery bread bake: recipe: no flour in small\n"},
 		{"bread bake rye -ovn big", 2, "unknown flag -ovn; did you mean -oven?"},
 		{"bread bake rye -zzz", 2, "unknown flag -zzz\n"},
 		{"bread bake rye -oven", 2, "flag -oven needs a value"},
@@ -90,6 +90,10 @@ func TestRun(t *testing.T) {
 		{"help bread bake", 0, "-oven oven"},
 		{"help bread bkae", 2, `did you mean "bakery bread bake"?`},
 		{"help xyz", 2, "unknown command"},
+		{"help bread bake rye", 2, "bakery: unexpected argument \"rye\" after \"bakery bread bake\"\n\nRun 'bakery help bread bake' for its flags.\n"},
+		{"help -h", 0, "Usage: bakery [COMMAND] [FLAGS]\n"},
+		{"help bread -h", 0, "bread delete LOAF"},
+		{"help bread bake --help", 0, "-oven oven"},
 		{"-version", 0, "version small []"},
 		{"completion tcsh", 2, `unknown shell "tcsh"`},
 		{"completion", 2, "bash|zsh|fish is missing"},
@@ -118,10 +122,17 @@ func TestComplete(t *testing.T) {
 		{[]string{"bread", ""}, "bake list delete crumbs"},
 		{[]string{"bread", "crumbs", ""}, "list"},
 		{[]string{"bread", "bake", "-"}, "-loaves -oven -slow"},
-		{[]string{"bread", "bake", "rye", "--sl"}, "-slow"},
+		{[]string{"bread", "bake", "rye", "--sl"}, "--slow"},
 		{[]string{"bread", "-"}, ""},
 		{[]string{"xyz", ""}, ""},
 		{[]string{"bread", "bake", ""}, ""},
+		{[]string{"--o"}, "--oven"},
+		{[]string{"bread", "bake", "--"}, "--loaves --oven --slow"},
+		{[]string{"completion", ""}, "bash zsh fish"},
+		{[]string{"completion", "z"}, "zsh"},
+		{[]string{"help", ""}, "serve bread cake version completion"},
+		{[]string{"help", "bread", "c"}, "crumbs"},
+		{[]string{"help", "bread", "bake", "-"}, ""},
 	} {
 		var out, errs bytes.Buffer
 		bakery().Run(t.Context(), append([]string{completeWords}, tt.words...), Shell{Out: &out, Err: &errs})
@@ -138,24 +149,52 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// TestBash: a real bash asks the program and offers what it answers.
-func TestBash(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	stub := "#!/bin/sh\n[ \"$*\" = '__complete bread b' ] && printf 'bake\\tabout\\nbuy\\tabout buying\\n'\n"
-	if err := os.WriteFile(filepath.Join(dir, "bakery"), []byte(stub), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	var script bytes.Buffer
-	bakery().Run(t.Context(), []string{"completion", "bash"}, Shell{Out: &script, Err: os.Stderr})
-	script.WriteString("COMP_WORDS=(bakery bread b) COMP_CWORD=2\n_bakery\nprintf '%s,' \"${COMPREPLY[@]}\"\ncomplete -p bakery\n")
-	cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", script.String())
-	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
-	out, err := cmd.CombinedOutput()
-	if err != nil || string(out) != "bake,buy,complete -o default -F _bakery bakery\n" {
-		t.Errorf("%s %v", out, err)
+// TestEmpty checks that no argument may be empty: it would select everything, or nothing.
+func TestEmpty(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"bread", "bake", ""}, "LOAF is empty"},
+		{[]string{"bread", "bake", "", "-oven", "big"}, "LOAF is empty"},
+		{[]string{"cake", "mix", "", "b"}, "THING is empty"},
+		{[]string{"cake", "mix", "a", "b", ""}, "MORE... is empty"},
+		{[]string{"serve", ""}, `unexpected argument ""`},
+	} {
+		var out, errs bytes.Buffer
+		if code := bakery().Run(t.Context(), tt.args, Shell{Out: &out, Err: &errs}); code != ExitUsage || !strings.Contains(errs.String(), tt.want) {
+			t.Errorf("%q: exit %d, %s", tt.args, code, &errs)
+		}
 	}
 }
+
+// TestLongArguments checks that a very long argument is not repeated whole, whatever is
+// wrong with it, and that help texts are.
+func TestLongArguments(t *testing.T) {
+	long := strings.Repeat("é", 60_000)
+	for _, args := range [][]string{
+		{long}, {"bread", long}, {"bread", "bake", "a", long}, {"serve", long}, {"-oven" + long}, {"bread", "bake", "a", "-loaves", long},
+		{"help", long}, {"help", "bread", "bake", long}, {"completion", long}, {"bread", "bake", "recipe", "-oven", long},
+	} {
+		var out, errs bytes.Buffer
+		code := bakery().Run(t.Context(), args, Shell{Out: &out, Err: &errs})
+		if code != ExitUsage || errs.Len() > 10_000 || !strings.Contains(errs.String(), " ... ") {
+			t.Errorf("%.20q: exit %d, %d bytes: %.300s", args, code, errs.Len(), &errs)
+		}
+	}
+}
+
+// TestLostOutput checks that nothing succeeds if its output cannot be written.
+func TestLostOutput(t *testing.T) {
+	for _, line := range []string{"", "serve", "help", "help bread", "help bread bake", "bread -h", "bread bake -h", "completion bash", "__complete b"} {
+		var errs bytes.Buffer
+		code := bakery().Run(t.Context(), strings.Fields(line), Shell{Out: broken{}, Err: &errs})
+		if code != ExitFailed || !strings.Contains(errs.String(), "cannot write the output: disk full\n") {
+			t.Errorf("bakery %s: exit %d, %s", line, code, &errs)
+		}
+	}
+}
+
+type broken struct{}
+
+func (broken) Write([]byte) (int, error) { return 0, errors.New("disk full") }

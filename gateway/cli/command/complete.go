@@ -24,6 +24,11 @@ func (t *Table) complete(words []string, w io.Writer) {
 		words = []string{""}
 	}
 	done, last := words[:len(words)-1], words[len(words)-1]
+	if len(done) > 0 && done[0] == "help" {
+		if done = done[1:]; strings.HasPrefix(last, "-") {
+			return
+		}
+	}
 	if len(done) == 0 && strings.HasPrefix(last, "-") {
 		done = []string{t.Default}
 	}
@@ -31,9 +36,21 @@ func (t *Table) complete(words []string, w io.Writer) {
 		t.completeFlag(done, last, w)
 		return
 	}
+	t.completeWord(strings.Join(done, " "), last, w)
+	if c := t.named(strings.Join(done, " ")); c != nil && strings.Contains(c.Args, "|") {
+		for _, word := range strings.Split(c.Args, "|") {
+			if strings.HasPrefix(word, last) {
+				fmt.Fprintf(w, "%s\t%s\n", word, c.About)
+			}
+		}
+	}
+}
+
+// completeWord prints the next words of the commands that begin with the words done.
+func (t *Table) completeWord(done, last string, w io.Writer) {
 	prefix := ""
-	if len(done) > 0 {
-		prefix = strings.Join(done, " ") + " "
+	if done != "" {
+		prefix = done + " "
 	}
 	seen := map[string]bool{}
 	for _, c := range t.all() {
@@ -60,10 +77,11 @@ func (t *Table) completeFlag(words []string, last string, w io.Writer) {
 	fs := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	c.Setup(fs)
 	typed := strings.TrimLeft(last, "-")
+	dashes := last[:min(len(last)-len(typed), 2)]
 	fs.VisitAll(func(f *flag.Flag) {
 		if strings.HasPrefix(f.Name, typed) {
 			_, usage := flag.UnquoteUsage(f)
-			fmt.Fprintf(w, "-%s\t%s\n", f.Name, usage)
+			fmt.Fprintf(w, "%s%s\t%s\n", dashes, f.Name, usage)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 
 // help prints the help text of everything, of a noun or of one command.
 func (t *Table) help(words []string, sh *Shell) int {
+	words = slices.DeleteFunc(slices.Clone(words), isHelp)
 	if len(words) == 0 {
 		fmt.Fprint(sh.Out, t.everything())
 		return ExitOK
@@ -28,7 +29,11 @@ func (t *Table) help(words []string, sh *Shell) int {
 			t.Program, name, t.list(list))
 		return ExitOK
 	}
-	fmt.Fprintf(sh.Err, "%s: %s\n", t.Program, strings.TrimRight(t.unknown(words), "\n"))
+	text := t.unknown(words)
+	if c, rest, err := t.find(words); err == nil && c != nil {
+		text = fmt.Sprintf("unexpected argument %q after %q\n\nRun '%s help %s' for its flags.", rest[0], t.Program+" "+c.Name, t.Program, c.Name)
+	}
+	fmt.Fprintf(sh.Err, "%s: %s\n", t.Program, brief(text))
 	return ExitUsage
 }
 
@@ -85,7 +90,7 @@ func (t *Table) below(words string) []*Command {
 func (t *Table) unknown(words []string) string {
 	given := strings.Join(words, " ")
 	if list := t.below(given); len(list) > 0 {
-		return fmt.Sprintf("%q needs a command\n\nCommands of %s:\n%s", t.Program+" "+given, given, t.list(list))
+		return fmt.Sprintf("%q needs a command\n\nCommands of %s:\n%s", t.Program+" "+given, given, strings.TrimRight(t.list(list), "\n"))
 	}
 	for n := len(words) - 1; n > 0; n-- {
 		prefix := strings.Join(words[:n], " ")
@@ -94,7 +99,7 @@ func (t *Table) unknown(words []string) string {
 			continue
 		}
 		return fmt.Sprintf("unknown command %q%s\n\nCommands of %s:\n%s",
-			t.Program+" "+strings.Join(words[:n+1], " "), t.suggest(words[n], prefix, list), prefix, t.list(list))
+			t.Program+" "+strings.Join(words[:n+1], " "), t.suggest(words[n], prefix, list), prefix, strings.TrimRight(t.list(list), "\n"))
 	}
 	var nouns []string
 	for _, c := range t.all() {

@@ -33,6 +33,7 @@ _PROGRAM() {
 if [[ "${funcstack[1]}" == "_PROGRAM" ]]; then
 	_PROGRAM "$@"
 else
+	(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 	compdef _PROGRAM PROGRAM
 fi
 `
@@ -40,9 +41,14 @@ fi
 # or for all shells:  PROGRAM completion fish > ~/.config/fish/completions/PROGRAM.fish
 function __PROGRAM_complete
 	set -l line (commandline -opc) (commandline -ct)
-	$line[1] __complete $line[2..-1] 2>/dev/null
+	set -l found ($line[1] __complete $line[2..-1] 2>/dev/null)
+	if test (count $found) -gt 0
+		printf '%s\n' $found
+	else
+		__fish_complete_path $line[-1]
+	end
 end
-complete -c PROGRAM -a '(__PROGRAM_complete)'
+complete -c PROGRAM -f -a '(__PROGRAM_complete)'
 `
 )
 
