@@ -53,7 +53,7 @@ type world struct {
 	smith   *promqlsmith.PromQLSmith
 	start   int64 // of the samples
 	now     int64
-	texts   []string // expressions that were asked, to be asked again
+	texts   []string // expressions that are asked again and again
 	compare struct{ exact, near, failed int }
 }
 
@@ -148,6 +148,15 @@ func (w *world) backfill() {
 	}
 }
 
+// live writes a sample at a time at which samples usually arrive: no version counts it.
+func (w *world) live() {
+	i := w.rnd.Intn(6)
+	ls := labels.FromStrings("__name__", "load", "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
+	if t := w.now - 1 - w.rnd.Int63n(10*minute); !w.samples.has(ls, t) {
+		w.push(ls, point{t: t, f: float64(w.rnd.Intn(1000))})
+	}
+}
+
 // remove deletes a part of some series.
 func (w *world) remove() {
 	value := fmt.Sprint(w.rnd.Intn(8))
@@ -181,11 +190,14 @@ func (w *world) disturb(i int) string {
 		w.front.Compact()
 		return "compact"
 	case 6:
-		if i%3 == 0 {
+		if i%5 == 0 {
 			w.front.Kill()
 			w.front.Restart()
 			return "restart"
 		}
+	case 8, 9:
+		w.live()
+		return "live"
 	case 7:
 		if _, err := w.front.CLI("limits", "set", "t", fmt.Sprintf("max_query_series=%d", 1000+w.rnd.Intn(1000))); err != nil {
 			w.t.Fatal(err)
@@ -195,12 +207,24 @@ func (w *world) disturb(i int) string {
 	return ""
 }
 
-// expression returns a random expression: one that was asked before, of promqlsmith, or
-// of the kind that dashboards have.
+// expression returns an expression: mostly one of a few that are asked again and again, as
+// by dashboards, so that kept answers are used after everything that may make them stale.
 func (w *world) expression() string {
-	if len(w.texts) > 20 && w.rnd.Intn(3) > 0 {
-		return w.texts[w.rnd.Intn(len(w.texts))]
+	const dashboard = 12
+	if len(w.texts) >= dashboard && w.rnd.Intn(12) > 0 {
+		return w.texts[w.rnd.Intn(dashboard)]
 	}
+	text := w.newExpression()
+	if len(w.texts) < dashboard {
+		w.texts = append(w.texts, text)
+	} else {
+		w.texts[w.rnd.Intn(dashboard)] = text
+	}
+	return text
+}
+
+// newExpression returns an expression of promqlsmith, or of the kind that dashboards have.
+func (w *world) newExpression() string {
 	of := func(list ...string) string { return list[w.rnd.Intn(len(list))] }
 	var text string
 	switch w.rnd.Intn(4) {
@@ -219,9 +243,8 @@ func (w *world) expression() string {
 			"load and on (i) requests_total > 100", "time()", "stddev_over_time(load[6h])", "count_values(\"v\", load > 100)", "timestamp(load)")
 	}
 	if _, err := w.parser.ParseExpr(text); err != nil {
-		return w.expression() // promqlsmith makes some that are not valid any more
+		return w.newExpression() // promqlsmith makes some that are not valid any more
 	}
-	w.texts = append(w.texts, text)
 	return text
 }
 
@@ -232,12 +255,15 @@ type query struct {
 }
 
 func (w *world) query() query {
-	q := query{text: w.expression(), step: []int64{5 * minute, 10 * minute, 30 * minute, 2 * hour}[w.rnd.Intn(4)]}
+	q := query{text: w.expression(), step: []int64{10 * minute, 10 * minute, 10 * minute, 7 * minute, 2 * hour}[w.rnd.Intn(5)]}
 	q.start = w.start + w.rnd.Int63n(3*day)
-	if w.rnd.Intn(4) > 0 {
+	if w.rnd.Intn(8) > 0 {
 		q.start -= q.start % q.step
 	}
 	q.end = min(q.start+w.rnd.Int63n(3*day), w.now)
+	if w.rnd.Intn(3) == 0 {
+		q.end = w.now
+	}
 	return q
 }
 
