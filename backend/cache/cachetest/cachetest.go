@@ -17,11 +17,11 @@ import (
 // Subject is an adapter under test.
 type Subject struct {
 	// New returns an empty cache that holds at least 1 MiB and stores values of 100 KiB.
-	New func(t *testing.T) cache.Cache
+	New func(t testing.TB) cache.Cache
 	// TooLarge is the size in bytes of a value that the cache does not store.
 	TooLarge int
 	// Settle returns when the values that were put are stored; nil if Put waits for it.
-	Settle func(t *testing.T, c cache.Cache)
+	Settle func(t testing.TB, c cache.Cache)
 	// FairBytes is the size of a cache that New returns, if the adapter itself evicts and
 	// keeps the values of small tenants; else 0.
 	FairBytes int
@@ -30,16 +30,18 @@ type Subject struct {
 // Run checks the contract.
 func Run(t *testing.T, s Subject) {
 	if s.Settle == nil {
-		s.Settle = func(*testing.T, cache.Cache) {}
+		s.Settle = func(testing.TB, cache.Cache) {}
 	}
-	for name, check := range map[string]func(*testing.T, Subject, cache.Cache){
+	for name, check := range checks() {
+		t.Run(name, func(t *testing.T) { check(t, s, s.New(t)) })
+	}
+}
+
+// checks returns the parts of the contract, by name.
+func checks() map[string]func(testing.TB, Subject, cache.Cache) {
+	return map[string]func(testing.TB, Subject, cache.Cache){
 		"values": values, "tenants": tenants, "replacement": replacement, "too large": tooLarge,
 		"context": endedContext, "concurrent": concurrent, "fair": fair,
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := s.New(t)
-			check(t, s, c)
-		})
 	}
 }
 
@@ -51,7 +53,7 @@ func get(c cache.Cache, id tenant.ID, key string) ([]byte, bool) {
 	return v, ok
 }
 
-func put(t *testing.T, s Subject, c cache.Cache, id tenant.ID, key string, value []byte) {
+func put(t testing.TB, s Subject, c cache.Cache, id tenant.ID, key string, value []byte) {
 	t.Helper()
 	c.Put(context.Background(), id, key, value)
 	s.Settle(t, c)
@@ -64,11 +66,14 @@ func keys() []string {
 		all[i] = byte(i)
 	}
 	long := strings.Repeat("k", 64<<10)
-	return []string{"", "a", "A", "a ", "a\x00", "\x00a", "a:b", "{a}b", "{a}c", "\r\n", "*", "ключ", "\xff\xfe", string(all), long, long[1:] + "x"}
+	return []string{
+		"", "a", "A", "a ", "a\x00", "\x00a", "a:b", "{a}b", "{a}c", "\r\n", "*", "ключ", "\xff\xfe", "\xfe\xff",
+		string(all), long, long[1:] + "x",
+	}
 }
 
 // values checks that values are returned as they were put, by their keys.
-func values(t *testing.T, s Subject, c cache.Cache) {
+func values(t testing.TB, s Subject, c cache.Cache) {
 	want := map[string][]byte{}
 	for i, k := range keys() {
 		v := bytes.Repeat([]byte{byte(i), 0, 0xff, '\r', '\n'}, i*1000)
@@ -91,7 +96,7 @@ func values(t *testing.T, s Subject, c cache.Cache) {
 
 // tenants checks that a value is only its tenant's, also if tenant and key together are the
 // same bytes.
-func tenants(t *testing.T, s Subject, c cache.Cache) {
+func tenants(t testing.TB, s Subject, c cache.Cache) {
 	put(t, s, c, "a", "bc", []byte("a/bc"))
 	for _, other := range []struct {
 		id  tenant.ID
@@ -110,7 +115,7 @@ func tenants(t *testing.T, s Subject, c cache.Cache) {
 }
 
 // replacement checks that the last value of a key is returned.
-func replacement(t *testing.T, s Subject, c cache.Cache) {
+func replacement(t testing.TB, s Subject, c cache.Cache) {
 	for _, n := range []int{10, 100000, 0, 1} {
 		want := bytes.Repeat([]byte{byte(n)}, n)
 		put(t, s, c, "a", "k", want)
@@ -121,7 +126,7 @@ func replacement(t *testing.T, s Subject, c cache.Cache) {
 }
 
 // tooLarge checks that a value that is too large is not stored and harms no other.
-func tooLarge(t *testing.T, s Subject, c cache.Cache) {
+func tooLarge(t testing.TB, s Subject, c cache.Cache) {
 	put(t, s, c, "a", "small", []byte("v"))
 	put(t, s, c, "a", "large", make([]byte, s.TooLarge))
 	if got, ok := get(c, "a", "large"); ok {
@@ -133,7 +138,7 @@ func tooLarge(t *testing.T, s Subject, c cache.Cache) {
 }
 
 // endedContext checks that a context that has ended makes every key a miss.
-func endedContext(t *testing.T, s Subject, c cache.Cache) {
+func endedContext(t testing.TB, s Subject, c cache.Cache) {
 	put(t, s, c, "a", "k", []byte("v"))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -147,7 +152,7 @@ func endedContext(t *testing.T, s Subject, c cache.Cache) {
 }
 
 // concurrent checks that concurrent calls return only what was put under the key.
-func concurrent(t *testing.T, _ Subject, c cache.Cache) {
+func concurrent(t testing.TB, _ Subject, c cache.Cache) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	var all sync.WaitGroup
@@ -169,7 +174,7 @@ func concurrent(t *testing.T, _ Subject, c cache.Cache) {
 }
 
 // fair checks that a tenant that fills the cache does not evict the values of a small one.
-func fair(t *testing.T, s Subject, c cache.Cache) {
+func fair(t testing.TB, s Subject, c cache.Cache) {
 	if s.FairBytes == 0 {
 		t.Skip("the adapter does not evict")
 	}

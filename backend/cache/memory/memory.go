@@ -53,7 +53,9 @@ func New(bytes int64, reg prometheus.Registerer) *Cache {
 	c := &Cache{most: bytes, tenants: map[tenant.ID]*values{}, evicted: auto.NewCounter(prometheus.CounterOpts{
 		Name: "pallium_results_cache_evicted_total", Help: "Values that were evicted from the results cache in memory because it was full.",
 	})}
-	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_results_cache_bytes", Help: "Bytes in the results cache in memory."}, func() float64 {
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pallium_results_cache_bytes", Help: "Bytes in the results cache in memory.",
+	}, func() float64 {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return float64(c.used)

@@ -18,7 +18,7 @@ const mib = 1 << 20
 
 func TestContract(t *testing.T) {
 	cachetest.Run(t, cachetest.Subject{
-		New:      func(*testing.T) cache.Cache { return New(2*mib, prometheus.NewRegistry()) },
+		New:      func(testing.TB) cache.Cache { return New(2*mib, prometheus.NewRegistry()) },
 		TooLarge: 2 * mib / maxPart, FairBytes: 2 * mib,
 	})
 }

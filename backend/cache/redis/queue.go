@@ -8,11 +8,10 @@ import (
 )
 
 const (
-	// queueValues and queueBytes bound the values that wait to be written, including those
-	// that are being written.
+	// queueValues bounds the values that wait to be written, including those that are being
+	// written.
 	queueValues = 4096
-	queueBytes  = 64 << 20
-	// queueShare is the divisor of both for one tenant: one that stores much leaves room for
+	// queueShare is the divisor of values and bytes for one tenant: one that stores much leaves room for
 	// the others.
 	queueShare = 4
 	// itemBytes is the approximate memory of a queued value in addition to its key and value.
@@ -33,6 +32,7 @@ type load struct{ values, bytes int }
 
 // queue has the values that wait to be written, first in, first out.
 type queue struct {
+	most  int           // bytes
 	ready chan struct{} // has an element if items may not be empty
 
 	mu     sync.Mutex
@@ -42,8 +42,8 @@ type queue struct {
 	closed bool
 }
 
-func newQueue() *queue {
-	return &queue{ready: make(chan struct{}, 1), of: map[tenant.ID]load{}}
+func newQueue(bytes int) *queue {
+	return &queue{most: bytes, ready: make(chan struct{}, 1), of: map[tenant.ID]load{}}
 }
 
 // size returns the bytes in the queue.
@@ -61,9 +61,9 @@ func (q *queue) add(i item) string {
 	switch {
 	case q.closed:
 		return closed
-	case q.all.values >= queueValues || q.all.bytes+n > queueBytes:
+	case q.all.values >= queueValues || q.all.bytes+n > q.most:
 		return queueFull
-	case mine.values >= queueValues/queueShare || mine.bytes+n > queueBytes/queueShare:
+	case mine.values >= queueValues/queueShare || mine.bytes+n > q.most/queueShare:
 		return tenantShare
 	}
 	q.items = append(q.items, i)

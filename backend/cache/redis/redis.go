@@ -47,6 +47,9 @@ type Options struct {
 	GetTimeout, PutTimeout time.Duration
 	// MaxValueBytes is the size of the largest value that is stored; default 8 MiB.
 	MaxValueBytes int
+	// QueueBytes is the size of the values that wait to be written; default 64 MiB. One
+	// tenant can use a quarter.
+	QueueBytes int
 	// Now returns the time for the pause after failures; default time.Now.
 	Now        func() time.Time
 	Logger     *slog.Logger
@@ -65,6 +68,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxValueBytes == 0 {
 		o.MaxValueBytes = 8 << 20
+	}
+	if o.QueueBytes == 0 {
+		o.QueueBytes = 64 << 20
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -92,7 +98,7 @@ var _ cache.Cache = (*Cache)(nil)
 func New(client goredis.UniversalClient, o Options) *Cache {
 	o.setDefaults()
 	c := &Cache{
-		client: client, o: o, reads: &circuit{now: o.Now}, writes: &circuit{now: o.Now}, queue: newQueue(),
+		client: client, o: o, reads: &circuit{now: o.Now}, writes: &circuit{now: o.Now}, queue: newQueue(o.QueueBytes),
 		log: &limitedLog{logger: o.Logger, now: o.Now}, group: background.New(),
 	}
 	c.metrics = newMetrics(o.Registerer, c.queue.size)

@@ -25,12 +25,12 @@ func subject(t *testing.T, conf redisconn.Config) cachetest.Subject {
 	c := client(t, conf, "")
 	n := byte('a')
 	return cachetest.Subject{
-		New: func(t *testing.T) cache.Cache {
+		New: func(t testing.TB) cache.Cache {
 			n++ // another cluster, so that the cache is empty
 			return start(t, c, Options{Seal: seal(t, string(n)), MaxValueBytes: 1 << 20})
 		},
 		TooLarge: 1<<20 + 1,
-		Settle:   func(t *testing.T, c cache.Cache) { settle(t, c.(*Cache)) },
+		Settle:   func(t testing.TB, c cache.Cache) { settle(t, c.(*Cache)) },
 	}
 }
 
