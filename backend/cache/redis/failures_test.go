@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/test/kit"
 	"github.com/palliumhq/pallium/test/kit/programs"
@@ -183,5 +185,25 @@ func TestQueueIsFull(t *testing.T) {
 	}
 	if want := float64(queueValues + 5 + 12 + 1 + 1); sum != want || c.queue.size() != 0 || len(c.queue.of) != 0 {
 		t.Errorf("%v values were counted, want %v; the queue has %v bytes", sum, want, c.queue.size())
+	}
+}
+
+// TestTimeLimits checks that a look-up and a write end by the limits of the cache, also if
+// the client has none.
+func TestTimeLimits(t *testing.T) {
+	r := goredis.NewClient(&goredis.Options{
+		Addr: fake(t, func(string) string { return "" }), ReadTimeout: -1, WriteTimeout: -1, ContextTimeoutEnabled: true,
+	})
+	defer r.Close()
+	c := start(t, r, Options{GetTimeout: 20 * time.Millisecond, PutTimeout: 20 * time.Millisecond})
+	got := make(chan int, 1)
+	go func() { got <- len(c.Get(context.Background(), "t", []string{"k"})) }()
+	if n := kit.Receive(t, "the end of a look-up", got); n != 0 || c.looked(timeout) != 1 {
+		t.Errorf("got %d values, %v timeouts", n, c.looked(timeout))
+	}
+	c.Put(context.Background(), "t", "k", nil)
+	settle(t, c)
+	if c.put(timeout) != 1 {
+		t.Errorf("%v timeouts of writes, want 1", c.put(timeout))
 	}
 }
