@@ -20,7 +20,6 @@ import (
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
-	cachememory "github.com/palliumhq/pallium/backend/cache/memory"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/distributor"
@@ -265,7 +264,10 @@ func (b *backend) buildQuerier(context.Context) error {
 	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
 	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
 	text := querier.NewParser(syntax, querier.MaxOperators)
-	b.api.Engine = b.buildFrontend(querier.NewEngine(text, b.opts.Logger, b.registry), text)
+	var err error
+	if b.api.Engine, err = b.buildFrontend(querier.NewEngine(text, b.opts.Logger, b.registry), text); err != nil {
+		return err
+	}
 	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
 	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
 		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
@@ -278,9 +280,9 @@ func (b *backend) buildQuerier(context.Context) error {
 
 // buildFrontend returns the engine of queries: the given one, behind a frontend if it is
 // enabled.
-func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) promql.QueryEngine {
+func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) (promql.QueryEngine, error) {
 	if !b.cfg.Frontend.Enabled {
-		return engine
+		return engine, nil
 	}
 	o := frontend.Options{
 		Evaluator: engine, Parser: text, Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
@@ -291,9 +293,12 @@ func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) prom
 		Workers:  runtime.GOMAXPROCS(0), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	}
 	if b.cfg.Frontend.Cache {
-		o.Cache = cachememory.New(b.cfg.Frontend.CacheBytes, b.registry)
+		var err error
+		if o.Cache, err = b.resultsCache(); err != nil {
+			return nil, err
+		}
 	}
-	return frontend.New(o)
+	return frontend.New(o), nil
 }
 
 // deleteRecent deletes series from all ingesters.

@@ -76,3 +76,18 @@ func (s *Secrets) Verify(sum []byte, purpose string, parts ...string) int {
 	}
 	return found
 }
+
+// DerivedKeys returns a key of 32 bytes for a use outside this package, one for each secret
+// of the list, in its order. Keys of different uses do not tell anything about each other,
+// about the secrets, or about the keys of proofs and signatures. Without secrets there are
+// none.
+func (m *Member) DerivedKeys(use string) [][]byte {
+	if m.secrets == nil {
+		return nil
+	}
+	var out [][]byte
+	for _, secret := range m.secrets.list {
+		out = append(out, key(secret, "derived key: "+use))
+	}
+	return out
+}

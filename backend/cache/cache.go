@@ -10,7 +10,8 @@
 //     fails, is not an error of the query. The adapter keeps a reference to the value.
 //   - A tenant cannot take the space of others: when the cache is full, the tenant with
 //     the most bytes loses its least recently used values.
-//   - Neither call takes longer than the context allows, nor fails a query.
+//   - Neither call takes longer than the context allows, nor fails a query. With a
+//     context that has ended, every key is a miss.
 //   - All methods are safe for concurrent use.
 package cache
 

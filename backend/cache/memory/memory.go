@@ -2,6 +2,7 @@
 package memory
 
 import (
+	"container/heap"
 	"context"
 	"math"
 	"sync"
@@ -14,8 +15,12 @@ import (
 	"github.com/palliumhq/pallium/backend/cache"
 )
 
-// entryBytes is the approximate memory of an entry in addition to its key and value.
-const entryBytes = 200
+// entryBytes and tenantBytes are the approximate memory of an entry in addition to its key
+// and value, and of a tenant in addition to its entries.
+const (
+	entryBytes  = 200
+	tenantBytes = 400
+)
 
 // maxPart is the divisor of the largest value: a value larger than this part of the
 // cache is not stored.
@@ -29,14 +34,17 @@ type Cache struct {
 	mu      sync.Mutex
 	used    int64
 	tenants map[tenant.ID]*values
+	largest bySize
 }
 
 var _ cache.Cache = (*Cache)(nil)
 
 // values are the values of one tenant.
 type values struct {
-	used int64
-	list *simplelru.LRU[string, []byte]
+	id    tenant.ID
+	used  int64
+	place int // in the heap
+	list  *simplelru.LRU[string, []byte]
 }
 
 // New returns a cache of at most so many bytes.
@@ -56,8 +64,11 @@ func New(bytes int64, reg prometheus.Registerer) *Cache {
 }
 
 // Get implements cache.Cache.
-func (c *Cache) Get(_ context.Context, id tenant.ID, keys []string) map[string][]byte {
+func (c *Cache) Get(ctx context.Context, id tenant.ID, keys []string) map[string][]byte {
 	out := map[string][]byte{}
+	if ctx.Err() != nil {
+		return out
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	of := c.tenants[id]
@@ -82,15 +93,10 @@ func (c *Cache) Put(_ context.Context, id tenant.ID, key string, value []byte) {
 	defer c.mu.Unlock()
 	of := c.tenants[id]
 	if of == nil {
-		list, err := simplelru.NewLRU[string, []byte](math.MaxInt, nil)
-		if err != nil {
-			panic(err) // only if the size is not positive
-		}
-		of = &values{list: list}
-		c.tenants[id] = of
+		of = c.add(id)
 	}
 	if old, ok := of.list.Peek(key); ok {
-		c.grow(of, -weight(key, old))
+		size -= weight(key, old)
 	}
 	of.list.Add(key, value)
 	c.grow(of, size)
@@ -101,26 +107,66 @@ func (c *Cache) Put(_ context.Context, id tenant.ID, key string, value []byte) {
 
 func weight(key string, value []byte) int64 { return int64(len(key)+cap(value)) + entryBytes }
 
+// add adds a tenant without values.
+func (c *Cache) add(id tenant.ID) *values {
+	list, err := simplelru.NewLRU[string, []byte](math.MaxInt, nil)
+	if err != nil {
+		panic(err) // only if the size is not positive
+	}
+	of := &values{id: id, list: list}
+	c.tenants[id] = of
+	heap.Push(&c.largest, of)
+	c.grow(of, tenantBytes)
+	return of
+}
+
 func (c *Cache) grow(of *values, n int64) {
 	of.used += n
 	c.used += n
+	heap.Fix(&c.largest, of.place)
 }
 
 // evict removes the least recently used value of the tenant with the most bytes.
 func (c *Cache) evict() {
-	var largest tenant.ID
-	most := int64(-1)
-	for id, of := range c.tenants {
-		if of.used > most {
-			largest, most = id, of.used
-		}
-	}
-	of := c.tenants[largest]
+	of := c.largest[0]
 	if key, value, ok := of.list.RemoveOldest(); ok {
 		c.grow(of, -weight(key, value))
 		c.evicted.Inc()
 	}
 	if of.list.Len() == 0 {
-		delete(c.tenants, largest)
+		c.grow(of, -tenantBytes)
+		heap.Remove(&c.largest, of.place)
+		delete(c.tenants, of.id)
 	}
+}
+
+// bySize is a heap of tenants, the one with the most bytes first.
+type bySize []*values
+
+// Len implements heap.Interface.
+func (h bySize) Len() int { return len(h) }
+
+// Less implements heap.Interface.
+func (h bySize) Less(i, j int) bool { return h[i].used > h[j].used }
+
+// Swap implements heap.Interface.
+func (h bySize) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place, h[j].place = i, j
+}
+
+// Push implements heap.Interface.
+func (h *bySize) Push(x any) {
+	of := x.(*values)
+	of.place = len(*h)
+	*h = append(*h, of)
+}
+
+// Pop implements heap.Interface.
+func (h *bySize) Pop() any {
+	last := len(*h) - 1
+	of := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return of
 }
