@@ -99,14 +99,14 @@ func (w *world) fill() {
 		for _, name := range []string{"requests_total", "load", "latency"} {
 			ls := labels.FromStrings("__name__", name, "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
 			var list []point
-			from, to := w.start, w.now-minute
+			from, to := w.start+minute, w.now-minute // not at the steps of queries, so that later samples matter
 			switch i {
 			case 3:
 				to = w.start + 2*day
 			case 4:
 				from = w.start + day + 7*hour
 			}
-			for t, n := from, int64(0); t < to; t, n = t+10*minute, n+1 {
+			for t, n := from, int64(0); t < to; t, n = t+4*minute, n+1 {
 				switch name {
 				case "requests_total":
 					list = append(list, point{t: t, f: float64(n * int64(i+1) % 701)})
@@ -152,7 +152,7 @@ func (w *world) backfill() {
 func (w *world) live() {
 	i := w.rnd.Intn(6)
 	ls := labels.FromStrings("__name__", "load", "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
-	if t := w.now - 1 - w.rnd.Int63n(10*minute); !w.samples.has(ls, t) {
+	if t := w.now - 1 - w.rnd.Int63n(15*minute); !w.samples.has(ls, t) {
 		w.push(ls, point{t: t, f: float64(w.rnd.Intn(1000))})
 	}
 }
