@@ -289,7 +289,8 @@ func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) (pro
 		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
 		},
-		Switches: fmt.Sprintf("experimental_functions=%t", b.cfg.Querier.ExperimentalFunctions),
+		// Processes of two versions may share a cache while a cluster is upgraded.
+		Switches: fmt.Sprintf("promql=%s experimental_functions=%t", promqlVersion(), b.cfg.Querier.ExperimentalFunctions),
 		Workers:  runtime.GOMAXPROCS(0), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	}
 	if b.cfg.Frontend.Cache {

@@ -29,14 +29,22 @@ func versionReport() string {
 		fmt.Fprintf(&b, "commit:   %s\n", c)
 	}
 	fmt.Fprintf(&b, "built by: %s\nplatform: %s/%s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	if v := promqlVersion(); v != "" {
+		fmt.Fprintf(&b, "promql:   prometheus %s\n", v)
+	}
+	return b.String()
+}
+
+// promqlVersion returns the version of Prometheus whose engine is built in, if it is known.
+func promqlVersion() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
 			if m.Path == "github.com/prometheus/prometheus" {
-				fmt.Fprintf(&b, "promql:   prometheus %s\n", m.Version)
+				return m.Version
 			}
 		}
 	}
-	return b.String()
+	return ""
 }
 
 // commitText returns the commit that the binary was built from, if it is known.
