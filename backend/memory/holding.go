@@ -15,6 +15,7 @@ const step = 64 << 10
 type Holding struct {
 	account *Account
 	req     Request
+	whole   *Holding // of which this is a part; nil = of no other
 
 	mu    sync.Mutex
 	used  int64                   // used by the request
@@ -35,6 +36,13 @@ func (h *Holding) Take(n int64) error {
 	defer h.mu.Unlock()
 	if h.ended != nil {
 		return h.ended
+	}
+	if h.whole != nil {
+		err := h.whole.Take(n)
+		if err == nil {
+			h.used += n
+		}
+		return err
 	}
 	held := h.held.Load()
 	if missing := h.used + n - held; missing > 0 {
@@ -77,7 +85,19 @@ func (h *Holding) Most() int64 {
 	if h == nil {
 		return 0
 	}
+	if h.whole != nil {
+		return h.whole.Most()
+	}
 	return h.account.mostFor(h.req)
+}
+
+// Part returns a holding for a part of the request's work. What it takes, this holding
+// takes; Close of the part gives it back, while the request goes on.
+func (h *Holding) Part() *Holding {
+	if h == nil {
+		return nil
+	}
+	return &Holding{account: h.account, req: h.req, whole: h}
 }
 
 // Give subtracts n bytes from the used bytes. If more than 4 steps are then unused, all
@@ -88,6 +108,12 @@ func (h *Holding) Give(n int64) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.whole != nil {
+		n = min(n, h.used)
+		h.used -= n
+		h.whole.Give(n)
+		return
+	}
 	h.used = max(h.used-n, 0)
 	held := h.held.Load()
 	if spare := held - h.used; spare > 4*step {
@@ -105,6 +131,11 @@ func (h *Holding) Close() {
 	defer h.mu.Unlock()
 	if h.ended == nil {
 		h.ended = errClosed
+	}
+	if h.whole != nil {
+		h.whole.Give(h.used)
+		h.used = 0
+		return
 	}
 	h.used = 0
 	h.release(h.held.Load())

@@ -32,7 +32,26 @@ func (e *Engine) NewPartQuery(
 	if err != nil {
 		return nil, err
 	}
-	return &query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step}, nil
+	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step}}, nil
+}
+
+// partQuery is the query of a part. When it has run, it holds memory for its answer only:
+// otherwise a query would need the memory for reading all its parts at once.
+type partQuery struct{ *query }
+
+// Exec implements promql.Query.
+func (q partQuery) Exec(ctx context.Context) *promql.Result {
+	h := memory.FromContext(ctx).Part()
+	res := q.query.Exec(memory.NewContext(ctx, h))
+	h.Close()
+	m, ok := res.Value.(promql.Matrix)
+	if res.Err != nil || !ok {
+		return res
+	}
+	if err := q.engine.Charge(ctx, m); err != nil {
+		return q.engine.failed(err)
+	}
+	return res
 }
 
 // Check returns the error of a query that exceeds a limit on its text, its range or its
@@ -70,7 +89,7 @@ func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
 // Cost returns what a query that ran has read: the most series that one of its selectors
 // selected, and the most samples that the engine held at the same time.
 func (e *Engine) Cost(q promql.Query) (series, samples int64) {
-	own, ok := q.(*query)
+	own, ok := q.(partQuery)
 	if !ok || own.ran == nil {
 		return 0, 0
 	}
