@@ -19,7 +19,7 @@ import (
 // Migrate brings the configured row store to this binary's version and prints its status.
 // With statusOnly it changes nothing.
 func Migrate(ctx context.Context, cfg Config, o Options, statusOnly bool, out io.Writer) error {
-	e, done, err := migrationEnv(ctx, &cfg, o)
+	e, done, err := migrationEnv(ctx, &cfg, o, !statusOnly)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	if err := cfg.Store.checkRole(All, false); err != nil {
 		return err
 	}
-	e, done, err := migrationEnv(ctx, &cfg, o)
+	e, done, err := migrationEnv(ctx, &cfg, o, false)
 	if err != nil {
 		return err
 	}

@@ -71,14 +71,19 @@ func holder() string {
 }
 
 // migrationEnv returns the environment in which migrations open the configured row store,
-// and a function to be called after the migration.
-func migrationEnv(ctx context.Context, cfg *Config, o Options) (migrations.Env, func() error, error) {
+// and a function to be called after the migration. An embedded store is made only with
+// create, and in a data directory that exists: the index can be rebuilt from packs.
+func migrationEnv(ctx context.Context, cfg *Config, o Options, create bool) (migrations.Env, func() error, error) {
 	e := migrations.Env{Holder: holder(), Binary: o.Version, Now: time.Now, Logger: o.Logger}
 	done := func() error { return nil }
 	b := &cfg.Store.Bigtable
 	if !b.set() {
 		dir := filepath.Join(cfg.DataDir, "rows")
-		if _, err := os.Stat(dir); err != nil { // opening would create an empty store, in which nothing is wrong
+		must := dir // opening would create an empty store, in which nothing is wrong
+		if create {
+			must = cfg.DataDir
+		}
+		if _, err := os.Stat(must); err != nil {
 			return e, done, fmt.Errorf("there is no store in the data directory %s (-data-dir, data_dir): %w", cfg.DataDir, err)
 		}
 		e.Open = func(context.Context) (rows.Store, error) {
