@@ -57,8 +57,8 @@ func TestIssuerConfig(t *testing.T) {
 		{"HS512 with 64 bytes", func(c *IssuerConfig) {
 			c.Algorithms, c.Keys = []string{"HS512"}, KeysConfig{SecretFile: file(t, bytes.Repeat([]byte("x"), 64))}
 		}, ""},
-		{"short secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_SHORT"} }, "at least 32"},
-		{"unset secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_UNSET"} }, "at least 32"},
+		{"short secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_SHORT"} }, "secret_env PALLIUM_TEST_SHORT contains 5 bytes, at least 32"},
+		{"unset secret", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretEnv: "PALLIUM_TEST_UNSET"} }, "environment variable PALLIUM_TEST_UNSET is not set"},
 		{"empty secret file", func(c *IssuerConfig) { c.Keys = KeysConfig{SecretFile: file(t, []byte("\n"))} }, "at least 32"},
 		{"no such file", func(c *IssuerConfig) { c.Keys = KeysConfig{JWKSFile: "/nonexistent/jwks"} }, "open key file"},
 		{"leeway", func(c *IssuerConfig) { c.Leeway = dur(61 * time.Second) }, "leeway"},
@@ -99,9 +99,9 @@ func TestKeySets(t *testing.T) {
 		{"Ed25519", fmt.Sprintf(`{"kty":"OKP","crv":"Ed25519","x":%q}`, b64(make([]byte, 32))), ""},
 		{"none", "", "at least one"},
 		{"small RSA", rsaJWK(&small.PublicKey, ""), "1024 bits"},
-		{"same kid", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, `,"kid":"a"`), "two keys"},
+		{"same kid", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, `,"kid":"a"`), `two keys have the kid "a"`},
 		{"one without kid", rsaJWK(r, `,"kid":"a"`) + "," + ecJWK(e, ""), "no kid"},
-		{"two without kid", rsaJWK(r, "") + "," + ecJWK(e, ""), "two keys"},
+		{"two without kid", rsaJWK(r, "") + "," + ecJWK(e, ""), "two keys have no kid: set a kid for each"},
 		{"kid a number", rsaJWK(r, `,"kid":1`), "not a string"},
 		{"kid with anything in it", rsaJWK(r, `,"kid":"a b/../:@ü'"`), ""},
 		{"kid of 128 bytes", rsaJWK(r, `,"kid":"`+strings.Repeat("k", 128)+`"`), ""},
