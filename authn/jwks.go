@@ -33,16 +33,25 @@ func parseJWKS(data []byte) (keySet, error) {
 	for n, v := range list {
 		jwk, ok := v.(map[string]any)
 		if !ok {
-			return keySet{}, fmt.Errorf("key %d is not an object", n)
+			return keySet{}, fmt.Errorf("keys[%d] is not an object", n)
 		}
 		if err := set.addJWK(jwk); err != nil {
-			return keySet{}, fmt.Errorf("key %d (kid %.140q): %w", n, fmt.Sprint(jwk["kid"]), err)
+			return keySet{}, fmt.Errorf("keys[%d] (%s): %w", n, kidText(jwk), err)
 		}
 	}
 	if len(set.keys) == 0 {
 		return keySet{}, fmt.Errorf("no key of the set can verify signatures: %s", strings.Join(set.leftOut, "; "))
 	}
 	return set, nil
+}
+
+// kidText names a key of a JWKS in errors and logs.
+func kidText(jwk map[string]any) string {
+	kid, present := jwk["kid"]
+	if !present {
+		return "without kid"
+	}
+	return fmt.Sprintf("kid %.140q", fmt.Sprint(kid))
 }
 
 func (s *keySet) addJWK(jwk map[string]any) error {
@@ -52,7 +61,7 @@ func (s *keySet) addJWK(jwk map[string]any) error {
 		}
 	}
 	if why := unusable(jwk); why != "" {
-		s.leftOut = append(s.leftOut, fmt.Sprintf("kid %.140q: %s", fmt.Sprint(jwk["kid"]), why))
+		s.leftOut = append(s.leftOut, kidText(jwk)+": "+why)
 		return nil
 	}
 	kid := ""

@@ -62,7 +62,9 @@ func (s *keySet) add(kid string, k verifyKey) error {
 	if kid != "" && !validKid(kid) {
 		return fmt.Errorf("kid has %d bytes; the limit is %d bytes", len(kid), maxKid)
 	}
-	if _, dup := s.keys[kid]; dup {
+	if _, dup := s.keys[kid]; dup && kid == "" {
+		return errors.New("two keys have no kid: set a kid for each")
+	} else if dup {
 		return fmt.Errorf("two keys have the kid %q", kid)
 	}
 	s.keys[kid] = k
@@ -101,14 +103,19 @@ func loadKeys(c KeysConfig) (keySet, error) {
 		if err != nil {
 			return keySet{}, err
 		}
-		return secretKey("secret_file", bytes.TrimRight(data, "\r\n"))
+		return secretKey("secret_file "+c.SecretFile, bytes.TrimRight(data, "\r\n"))
 	}
-	return secretKey("secret_env", []byte(os.Getenv(c.SecretEnv)))
+	secret, set := os.LookupEnv(c.SecretEnv)
+	if !set {
+		return keySet{}, fmt.Errorf("secret_env: environment variable %s is not set", c.SecretEnv)
+	}
+	return secretKey("secret_env "+c.SecretEnv, []byte(secret))
 }
 
 // secretKey returns a key set with a secret, for the algorithms for which it is long
-// enough: RFC 7518 3.2 requires at least the size of the hash.
-func secretKey(field string, secret []byte) (keySet, error) {
+// enough: RFC 7518 3.2 requires at least the size of the hash. source names the file or
+// the environment variable.
+func secretKey(source string, secret []byte) (keySet, error) {
 	var algs []string
 	for _, a := range []struct {
 		alg   string
@@ -119,7 +126,7 @@ func secretKey(field string, secret []byte) (keySet, error) {
 		}
 	}
 	if len(algs) == 0 {
-		return keySet{}, fmt.Errorf("%s contains %d bytes, at least %d are required", field, len(secret), minSecret)
+		return keySet{}, fmt.Errorf("%s contains %d bytes, at least %d are required", source, len(secret), minSecret)
 	}
 	return keySet{symmetric: true, keys: map[string]verifyKey{"": {key: secret, algs: algs}}}, nil
 }

@@ -15,7 +15,8 @@ import (
 )
 
 // TestConnections checks that two processes can connect if both belong to the cluster,
-// also at each step of a rotation of secrets, and that both get an error otherwise.
+// also at each step of a rotation of secrets, and that otherwise the client gets an
+// error, and so does a server with a secret.
 func TestConnections(t *testing.T) {
 	ca, ca2 := newAuthority(t), newAuthority(t)
 	right, right2 := ca.files("127.0.0.1", "ecdsa"), ca.files("127.0.0.1", "rsa")
@@ -103,7 +104,7 @@ func TestManInTheMiddle(t *testing.T) {
 }
 
 // TestRepeatedProof checks that the proof of a client is invalid on another connection,
-// and that a peer cannot send it back.
+// and that a peer cannot authenticate by echoing it.
 func TestRepeatedProof(t *testing.T) {
 	m := member(t, one, TLSFiles{}, false)
 	proof := m.secrets.MAC(ofClient, "another connection")

@@ -13,8 +13,9 @@ import (
 // MinSecretBytes is the minimum length of a secret.
 const MinSecretBytes = 32
 
-// Secrets are shared by all processes of a cluster. The first one signs and all of them
-// verify, so that a secret can be replaced while processes restart one after the other.
+// Secrets are shared by all processes of a cluster. The first one signs, except that the
+// answer to a peer's proof uses the secret that the peer has proved to know, and all of
+// them verify. So a secret can be replaced while processes restart one after the other.
 // They are never sent.
 type Secrets struct{ list [][]byte }
 
@@ -77,10 +78,9 @@ func (s *Secrets) Verify(sum []byte, purpose string, parts ...string) int {
 	return found
 }
 
-// DerivedKeys returns a key of 32 bytes for a use outside this package, one for each secret
-// of the list, in its order. Keys of different uses do not tell anything about each other,
-// about the secrets, or about the keys of proofs and signatures. Without secrets there are
-// none.
+// DerivedKeys returns 32-byte keys for a use outside this package: one per secret, in the
+// order of the list, and none without secrets. Keys of different uses reveal nothing about
+// each other, about the secrets, or about the keys of proofs and signatures.
 func (m *Member) DerivedKeys(use string) [][]byte {
 	if m.secrets == nil {
 		return nil

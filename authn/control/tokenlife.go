@@ -10,8 +10,9 @@ import (
 )
 
 // RotateToken issues a new key for a token. The old key stays valid for grace, at most
-// MaxGrace and never beyond the token's expiry; with 0 it becomes invalid immediately. A
-// key from an earlier rotation that is still valid becomes invalid now.
+// MaxGrace and never beyond the token's expiry; with 0 it becomes invalid immediately in
+// this process and within a second in others. If the key before the old one is still in
+// its grace, that ends now.
 func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duration) (Token, apikey.Key, error) {
 	if grace < 0 || grace > MaxGrace {
 		return Token{}, apikey.Key{}, fail(Invalid, "graceSeconds", "graceSeconds is %d: it must be between 0 and %d",

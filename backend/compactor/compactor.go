@@ -135,7 +135,7 @@ func New(o Options) *Compactor {
 	c.work = progress.NewWorker(progress.Options{
 		Metric:  "pallium_compactor_stalled_seconds",
 		Help:    "Time since the running compaction or sweep last made progress; 0 if none is running, or it made progress within a minute.",
-		Message: "compaction makes no progress: the object store or the row store does not respond",
+		Message: "no progress in compacting or sweeping: the object store or the row store does not respond",
 		Now:     o.Now, Logger: o.Logger, Registerer: o.Registerer})
 	c.status.Store(&Status{Day: -1})
 	return c

@@ -49,8 +49,8 @@ func openLosses(path string) (*lossSet, error) {
 		err = json.Unmarshal(data, &l.list)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the list of lost samples %s: %w; restore the file, or remove it to accept the losses that "+
-			"the write-ahead log no longer shows", path, err)
+		return nil, fmt.Errorf("read the list of lost samples %s: %w; restore the file, or remove it: queries for lost "+
+			"samples whose log was already deleted then succeed with samples missing", path, err)
 	}
 	return l, nil
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Select returns the matching series with samples in the range, with the chunks
-// that may have those samples, from the head, the files of series set aside and the
+// Select returns the matching series that may have samples in the range, and their
+// chunks that may overlap it, from the head, the files of series set aside and the
 // local packs. It also returns the IDs of the local packs that were read: all that
 // have samples of the tenant in the range.
 func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
@@ -29,9 +29,9 @@ func (ing *Ingester) Select(ctx context.Context, req series.Request) (*series.Se
 	}
 	sel := &series.Selection{}
 	j := series.NewJoiner(req.MaxSeries, memory.FromContext(ctx))
-	// A seal moves samples from the head to files set aside and packs. Read in that
-	// order: samples that move during the read may then be read twice, which is
-	// harmless, but are never missed.
+	// A seal moves samples from the head to packs and to the files of series set
+	// aside. Read the head first, the packs last: samples that move during the read
+	// may then be read twice, which is harmless, but are never missed.
 	if err := ing.selectHead(ctx, req, j); err != nil {
 		return nil, nil, err
 	}

@@ -87,7 +87,7 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted because they were beyond retention."),
 		packsDropped:   counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
 		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs uploaded to the long-term store."),
-		uploadFailures: counter("pallium_ingester_upload_failures_total", "Failed uploads, which are retried."),
+		uploadFailures: counter("pallium_ingester_upload_failures_total", "Failed attempts to write intents or upload packs; they are retried."),
 		asides:         counter("pallium_ingester_series_set_aside_total", "Series set aside at a seal because no pack can hold them."),
 		pressureRejected: counter("pallium_ingester_memory_pressure_rejected_series_total",
 			"New series rejected because the head was nearly full (instance_memory)."),

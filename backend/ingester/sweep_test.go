@@ -9,7 +9,7 @@ import (
 )
 
 // guarded gives the ingester a clock guard, and returns a function that advances
-// the clock. The guard detects other changes of the bench's clock.
+// the clock. The guard treats any other change of the bench's clock as a wrong clock.
 func (b *bench) guarded() (pass func(time.Duration)) {
 	var running time.Duration
 	b.ing.opts.Clock = clock.New(clock.Options{Now: b.ing.opts.Now, Running: func() time.Duration { return running }})

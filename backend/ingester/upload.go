@@ -74,7 +74,7 @@ func (u *uploader) run(ctx context.Context) {
 		}
 		if err := u.sync(ctx); err != nil && ctx.Err() == nil {
 			u.ing.metrics.uploadFailures.Inc()
-			u.ing.opts.Logger.Error("failed to upload sealed packs: they stay on disk; retrying", "err", err)
+			u.ing.opts.Logger.Error("failed to sync sealed packs with the long-term store; retrying", "err", err)
 		}
 		if now := u.ing.opts.Now(); since(now, u.droppedAt) >= consumeEvery {
 			u.droppedAt = now
@@ -87,9 +87,10 @@ func (u *uploader) run(ctx context.Context) {
 
 func newUploader(ing *Ingester, long LongTerm) *uploader {
 	return &uploader{ing: ing, long: long, turn: make(chan struct{}, 1), progress: progress.NewWorker(progress.Options{
-		Metric:  "pallium_ingester_upload_stalled_seconds",
-		Help:    "Seconds since the current upload last made progress; 0 if there is none, or if it made progress within the last minute.",
-		Message: "upload makes no progress: the object store or the row store does not respond",
+		Metric: "pallium_ingester_upload_stalled_seconds",
+		Help: "Seconds since the current upload or check of uploaded packs last made progress; 0 if there is none, or if it made progress " +
+			"within the last minute.",
+		Message: "no progress in uploading or checking packs: the object store or the row store does not respond",
 		Now:     ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
 }
 
@@ -150,11 +151,11 @@ func (u *uploader) sync(ctx context.Context) error {
 }
 
 // pendingWindows returns the pending windows: those with samples in the head, in
-// packs that are not uploaded, or set aside without a record. It ignores the pack
-// except.
+// packs that are not uploaded, or set aside without a record. The pack passed as
+// except is not counted.
 func (u *uploader) pendingWindows(except *localPack) map[store.Window]bool {
-	// A seal moves samples from the head to files set aside and packs. Read in that
-	// order, so that none are missed.
+	// A seal moves samples from the head to packs and to the files of series set
+	// aside. Read the head first, the packs last, so that none are missed.
 	out := u.ing.unsealed.all()
 	for _, w := range u.unrecorded() {
 		out[w] = true

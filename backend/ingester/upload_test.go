@@ -434,7 +434,7 @@ func TestStalledUpload(t *testing.T) {
 			if work.Stalled() != 0 {
 				t.Error("stalled after the upload ended")
 			}
-			line := regexp.MustCompile("upload makes no progress.* at=.*" + at)
+			line := regexp.MustCompile("no progress in uploading or checking packs.* at=.*" + at)
 			if n := len(line.FindAllString(log.String(), -1)); n != 1 {
 				t.Errorf("%d lines about the stall in the log, want 1:\n%s", n, &log)
 			}

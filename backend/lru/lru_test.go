@@ -88,7 +88,7 @@ func TestCache(t *testing.T) {
 				}
 			}
 			if c.Used() != m.used() || c.Len() != len(m.entries) || c.Used() > m.max {
-				t.Fatalf("seed %d, step %d: %d of %d used by %d values, want %d by %d", seed, step, c.Used(), m.max, c.Len(), m.used(), len(m.entries))
+				t.Fatalf("seed %d, step %d: used %d (limit %d) in %d values, want %d in %d", seed, step, c.Used(), m.max, c.Len(), m.used(), len(m.entries))
 			}
 		}
 	}

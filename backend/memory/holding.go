@@ -15,7 +15,7 @@ const step = 64 << 10
 type Holding struct {
 	account *Account
 	req     Request
-	whole   *Holding // of which this is a part; nil = of no other
+	whole   *Holding // the holding this is a part of; nil = none
 
 	mu    sync.Mutex
 	used  int64                   // used by the request
@@ -26,8 +26,8 @@ type Holding struct {
 }
 
 // Take adds n bytes to the holding. It must be called before the memory is
-// allocated. The error is a *limits.Exceeded, a *TooLargeError, ErrFull, ErrEnded
-// or, after Close, another error; then nothing was added.
+// allocated. On any error nothing was added. The error is a *limits.Exceeded, a
+// *TooLargeError, ErrFull, ErrEnded or, after Close, an internal error.
 func (h *Holding) Take(n int64) error {
 	if h == nil || n <= 0 {
 		return nil
@@ -91,8 +91,8 @@ func (h *Holding) Most() int64 {
 	return h.account.mostFor(h.req)
 }
 
-// Part returns a holding for a part of the request's work. What it takes, this holding
-// takes; Close of the part gives it back, while the request goes on.
+// Part returns a holding for a part of the request's work. Everything that the part
+// takes is counted in h too. Close of the part returns it to h, and the request goes on.
 func (h *Holding) Part() *Holding {
 	if h == nil {
 		return nil
@@ -101,7 +101,7 @@ func (h *Holding) Part() *Holding {
 }
 
 // Give subtracts n bytes from the used bytes. If more than 4 steps are then unused, all
-// but one are returned to the account; the others stay in the holding for the next Take.
+// but one step is returned to the account; that step stays for the next Take.
 func (h *Holding) Give(n int64) {
 	if h == nil || n <= 0 {
 		return

@@ -34,7 +34,7 @@ func (r *Request) unmarshalV1(body []byte) error {
 			if err := r.metadataV1(m.bytes()); err != nil {
 				return err
 			}
-		case 4, 5: // reserved in 1.0 to distinguish the versions
+		case 4, 5: // fields of 2.0 (symbols, timeseries), unused in 1.0
 			return errors.New("a version 1.0 request has a field of version 2.0: the body and its Content-Type are of different versions")
 		default:
 			m.skip(wire)
@@ -136,7 +136,8 @@ func labelV1(data []byte) (name, value string, err error) {
 	return name, value, checkLabel(name, value)
 }
 
-// addSample reads a Sample, which is the same in both versions.
+// addSample reads a Sample, which is the same in both versions, except for 2.0's
+// start_timestamp, which is ignored.
 func addSample(e *series.Entry, data []byte) error {
 	m := reader{data: data}
 	var s series.Sample

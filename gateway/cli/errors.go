@@ -146,8 +146,8 @@ func (s *session) rejected(e *apiError, from string) error {
 	case e.Status == http.StatusUnauthorized:
 		return fmt.Errorf("the server rejected the admin token; the token was read from %s", from)
 	case e.Status == http.StatusMethodNotAllowed, e.Status == http.StatusNotFound && e.field() == "path":
-		return fmt.Errorf("this server does not have this command: its version may be an older one, and a gateway in front of Mimir, Cortex "+
-			"or Loki has only those for tenants, tokens, policies and limits (request %s)", e.RequestID)
+		return fmt.Errorf("this server does not have this command: either it is an older version, or it is a gateway in front of Mimir, "+
+			"Cortex or Loki, which has only the commands for tenants, tokens, policies and limits (request %s)", e.RequestID)
 	}
 	return e
 }

@@ -52,6 +52,6 @@ func (c *guardConn) release() {
 }
 
 func noHeaderMemory() *Rejection {
-	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_memory", Text: "too many long headers are being read: try " +
-		"again later, or send shorter headers"}
+	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_memory", Text: "too many requests with long headers are " +
+		"in progress: try again later, or send shorter headers"}
 }

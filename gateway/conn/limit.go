@@ -37,9 +37,7 @@ func (l Limits) Resolve(files uint64) (Limits, error) {
 	}
 	if files > 0 && uint64(l.Max) >= files {
 		return l, fmt.Errorf("connections.max is %d, but the process may open only %d files: lower connections.max, or raise the limit of "+
-			"open files (ulimit -n) "+
-			"to twice its value",
-			l.Max, files)
+			"open files (ulimit -n) to at least twice connections.max", l.Max, files)
 	}
 	if l.PerNetwork == 0 {
 		l.PerNetwork = max(l.Max/2, 1)

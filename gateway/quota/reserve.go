@@ -64,7 +64,7 @@ func (st *state) learn(o Outcome) {
 }
 
 // UnknownSamples is the number of samples of a write that a backend accepted without reporting
-// their number. Only the byte limits apply to such writes.
+// their number. The limit of samples does not apply to such writes.
 const UnknownSamples = -1
 
 // replaceReservation replaces the reservation of a write by its actual cost.

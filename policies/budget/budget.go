@@ -193,8 +193,9 @@ func (s *Sharer) Step(ctx context.Context) {
 	if err != nil {
 		s.exchanges.WithLabelValues("error").Inc()
 		if !s.failing {
-			s.o.Logger.Warn("failed to share rate limits with other gateways: keeping the last shares for a while, then 1/gateways of each "+
-				"limit; tenants that send to one gateway may then get 429 early", "keep", s.o.Keep, "gateways", s.gateways, "err", err)
+			s.o.Logger.Warn("failed to share rate limits with other gateways: keeping the last shares for keep, then every gateway allows an "+
+				"equal part of each limit; a tenant that sends to only one gateway may then get 429 below its limit",
+				"keep", s.o.Keep, "gateways", s.gateways, "err", err)
 		}
 		s.failing = true
 		if now.Sub(s.last) > s.o.Keep {

@@ -59,7 +59,8 @@ func (a *attacker) names() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: good, beyond: beyond, reason: "metric_name_too_long"}}
 }
 
-// bytes sends labels with all kinds of valid UTF-8, and one with invalid UTF-8.
+// bytes sends labels with all kinds of valid UTF-8, and one label value and one label
+// name with invalid UTF-8.
 func (a *attacker) bytes() []hostileRequest {
 	texts := []string{"\x00", "\x00\x00", "a\x00", "\x01\x02\x1f\x7f", "\n\r\t", "\"\\{}[]`", "\U0001f4a3", "\U0010ffff", "\u0000\uffff", "\ufeff", "é", "e\u0301", "%00", "../../..", "__reserved__", " ", "=", ","}
 	var good []hostileSeries
@@ -72,7 +73,7 @@ func (a *attacker) bytes() []hostileRequest {
 	return []hostileRequest{r}
 }
 
-// metrics sends thousands of metric names, each with a label name of its own.
+// metrics sends thousands of metric names, and 500 label names among them.
 func (a *attacker) metrics() []hostileRequest {
 	n := 3000
 	if a.long {
@@ -85,8 +86,8 @@ func (a *attacker) metrics() []hostileRequest {
 	return []hostileRequest{r}
 }
 
-// metadataOnly sends metadata with the longest help for more metrics than a tenant
-// may have metadata for, with unknown metric types, and in both versions.
+// metadataOnly sends metadata with the longest help that together exceeds the size of a
+// tenant's metadata in a pack, with unknown metric types, and in both versions.
 func (a *attacker) metadataOnly() []hostileRequest {
 	var all []hostileRequest
 	for part := range 2 {
@@ -112,8 +113,8 @@ func (a *attacker) metadataOnly() []hostileRequest {
 	return append(all, r2)
 }
 
-// exemplars sends thousands of exemplars with valid, zero, negative and too large
-// timestamps, some of them too long, and some of a series without a sample.
+// exemplars sends thousands of exemplars, some with labels that are too long, with valid,
+// zero, negative and too large timestamps, and some of a series without a sample.
 func (a *attacker) exemplars() []hostileRequest {
 	s := a.series("exemplars", point{t: a.now, v: 1})
 	for i := range 5000 {
@@ -134,9 +135,9 @@ func (a *attacker) exemplars() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{s, alone}}}
 }
 
-// symbols sends large labels that need one symbol each but are in many series: one
-// request is accepted, and one is rejected because it expands to more than the maximum
-// request size.
+// symbols sends large labels that need one symbol each but are in many series. The first
+// request is accepted; without limits, a second one is rejected because it expands to
+// more than the maximum request size.
 func (a *attacker) symbols() []hostileRequest {
 	n, size := 10, 900<<10
 	if !a.unlimited {

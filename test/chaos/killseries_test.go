@@ -23,9 +23,10 @@ import (
 )
 
 // TestKillManySeries repeatedly kills the process while senders push many series at
-// full rate, also while labels are written to the log a second time: acknowledged
-// samples must not be lost. The senders retry the others, so that in the end every
-// sample is counted once. CHAOS=long has 300,000 series and 20 kills.
+// full rate, with CHAOS=long also while labels are written to the log a second time:
+// acknowledged samples must not be lost. The senders retry what was not acknowledged, so
+// that in the end every sample is counted once. CHAOS=long has 300,000 series and 20
+// kills.
 func TestKillManySeries(t *testing.T) {
 	series, kills, most := 20_000, 2, 3*time.Second
 	if os.Getenv("CHAOS") == "long" {

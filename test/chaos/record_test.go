@@ -117,7 +117,8 @@ func (r *logRecord) parseHistograms(d *encoding.Decbuf) {
 	}
 }
 
-// lostSamples returns the samples in the records of before that are not in after.
+// lostSamples returns the samples that the records before have and the records after
+// lack.
 func lostSamples(before, after []logRecord) map[sampleKey]bool {
 	names := map[uint64]labels.Labels{}
 	for _, r := range before {

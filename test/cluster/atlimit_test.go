@@ -25,7 +25,7 @@ import (
 // TestAtItsLimit: tenants at their limit keep their series while one ingester is down
 // and another one has just joined, or has no memory for new series. Every push of
 // existing series is accepted; if a push also has new series, its existing series are
-// still accepted. CHAOS=long takes ten minutes.
+// still accepted. CHAOS=long takes over 12 minutes.
 func TestAtItsLimit(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, nil)
@@ -78,8 +78,8 @@ func (l *atLimit) rounds(what string, span time.Duration) {
 	}
 }
 
-// errorf fails the test, and stores the first texts so that they are logged again
-// after the processes' logs, which may be longer than the test output that is stored.
+// errorf fails the test, and keeps the first texts, which are logged again at the end:
+// the processes' logs may push the first copy out of the stored output.
 func (l *atLimit) errorf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	l.t.Error(text)
@@ -143,7 +143,7 @@ func (l *atLimit) overBudget() {
 		}
 	}
 	if f := l.fill(); f < 0.85 {
-		l.t.Fatalf("%.2f of the memory budget is used", f)
+		l.t.Fatalf("only %.2f of the memory budget is used, want at least 0.85", f)
 	}
 	l.writers.Go(func() { // sealing frees memory, which new series use at once
 		for !l.ending.Load() {
@@ -179,7 +179,7 @@ func (l *atLimit) small(name string, memory int) {
 	}
 	changed := strings.Replace(string(text), "memory_bytes: 536870912", fmt.Sprintf("memory_bytes: %d", memory), 1)
 	if changed == string(text) {
-		l.t.Fatalf("no memory budget in %s", text)
+		l.t.Fatalf("%s does not have memory_bytes: 536870912", file)
 	}
 	if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
 		l.t.Fatal(err)

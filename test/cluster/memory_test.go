@@ -23,7 +23,7 @@ import (
 )
 
 // TestLittleMemory: one tenant attacks a cluster whose processes have 512 MiB, its
-// ingesters 1 GiB, with requests that once ended processes of 4 GiB. Every attack is
+// ingesters 1 GiB, with requests that used to crash processes with 4 GiB. Every attack is
 // rejected or gets a right response, every process stays within its memory and
 // releases all of it, and another tenant that sends one push and one query at a time
 // always gets the right response.
@@ -68,7 +68,7 @@ type littleMemory struct {
 	pid  map[string]string
 
 	mu    sync.Mutex
-	most  map[string]int64 // largest resident memory of each process without mapped files, in bytes
+	most  map[string]int64 // largest resident memory, excluding mapped files, of each process, in bytes
 	asked int              // requests of the other tenant
 	wrong []string         // wrong responses to the other tenant
 }
@@ -256,7 +256,10 @@ func (a clusterAttack) judge(rep reply) error {
 		}
 		return rep.err
 	}
-	return fmt.Errorf("status %d: %.200s: %w", rep.code, rep.body, rep.err)
+	if rep.err != nil {
+		return fmt.Errorf("status %d: %.200s: %w", rep.code, rep.body, rep.err)
+	}
+	return fmt.Errorf("status %d: %.200s", rep.code, rep.body)
 }
 
 // work sends the other tenant's requests: one push and one query at a time.
@@ -306,7 +309,7 @@ func (m *littleMemory) watch(stop <-chan struct{}) {
 	}
 }
 
-// anonymous returns the resident memory of a process without mapped files, in bytes; 0
+// anonymous returns the resident memory, excluding mapped files, of a process in bytes; 0
 // if the process has ended.
 func anonymous(pid string) int64 {
 	text, err := os.ReadFile("/proc/" + pid + "/status")

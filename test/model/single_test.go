@@ -17,7 +17,7 @@ import (
 type single struct {
 	p   *programs.Pallium
 	t   *testing.T
-	dir string // of the .pid files whose processes guard (guard_test.go) kills if the test dies
+	dir string // holds .pid files; guard (guard_test.go) kills those processes if the test dies
 }
 
 // newSingle starts a process that ends with the test, however the test ends.
@@ -80,8 +80,8 @@ func TestSingle(t *testing.T) {
 		operation{"terminate", 2, func(r *run) { s.end(r, syscall.SIGTERM) }}))
 }
 
-// end ends the process while samples are pushed, and now and then while it flushes and
-// compacts. Sometimes the process starts again without the local packs that are in the
+// end ends the process while samples are pushed, half of the time also while it flushes
+// and compacts. Sometimes the process starts again without the local packs that are in the
 // long-term store.
 func (s *single) end(r *run, sig syscall.Signal) {
 	r.faulty.Store(true)

@@ -26,7 +26,7 @@ func Merge(parts []promql.Matrix) (promql.Matrix, error) {
 		for _, s := range part {
 			buf = s.Metric.Bytes(buf)
 			if seen[string(buf)] == i+1 {
-				return nil, fmt.Errorf("part %d of the query has the series %s twice", i, s.Metric)
+				return nil, fmt.Errorf("internal error: part %d of the split query has the series %s twice", i, s.Metric)
 			}
 			seen[string(buf)] = i + 1
 			at, ok := index[string(buf)]
@@ -54,7 +54,7 @@ func checkOrder(parts []promql.Matrix) error {
 			continue
 		}
 		if found && first <= last {
-			return fmt.Errorf("part %d of the query has a point at %d, a part before it has one at %d", i, first, last)
+			return fmt.Errorf("internal error: parts of the split query overlap: part %d starts at %d, an earlier one ends at %d", i, first, last)
 		}
 		last, found = to, true
 	}

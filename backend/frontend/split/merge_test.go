@@ -42,12 +42,12 @@ func TestMerge(t *testing.T) {
 		},
 		"same step": {
 			[]promql.Matrix{{series("x", 1, 2)}, {series("x", 2)}}, nil,
-			"part 1 of the query has a point at 2, a part before it has one at 2",
+			"internal error: parts of the split query overlap: part 1 starts at 2, an earlier one ends at 2",
 		},
 		"same step, histogram":   {[]promql.Matrix{{series("x", 1, 2)}, {series("x", -2)}}, nil, "part 1"},
 		"same step, other label": {[]promql.Matrix{{series("x", 1, 2)}, {series("y", 2)}}, nil, "part 1"},
 		"before":                 {[]promql.Matrix{{series("x", 5)}, {}, {series("x", 3)}}, nil, "part 2"},
-		"twice in a part":        {[]promql.Matrix{{series("x", 5), series("x", 6)}}, nil, `part 0 of the query has the series {a="x"} twice`},
+		"twice in a part":        {[]promql.Matrix{{series("x", 5), series("x", 6)}}, nil, `internal error: part 0 of the split query has the series {a="x"} twice`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Merge(c.parts)

@@ -49,7 +49,7 @@ func (r *reserve) release() error {
 	case err == nil:
 		r.released = true
 	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("release the disk space reserved for a start on a full disk: %w", err)
+		return fmt.Errorf("delete the reserve file that lets the row store open on a full disk: %w", err)
 	}
 	usage, err = r.fs.GetDiskUsage(r.dir)
 	if err == nil && usage.AvailBytes < leastReserve {
