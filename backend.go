@@ -290,7 +290,8 @@ func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) (pro
 			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
 		},
 		// Processes of two versions may share a cache while a cluster is upgraded.
-		Switches: fmt.Sprintf("promql=%s experimental_functions=%t", promqlVersion(), b.cfg.Querier.ExperimentalFunctions),
+		Switches: fmt.Sprintf("pallium=%s promql=%s experimental_functions=%t", versionText(), promqlVersion(),
+			b.cfg.Querier.ExperimentalFunctions),
 		Workers:  runtime.GOMAXPROCS(0), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	}
 	if b.cfg.Frontend.Cache {

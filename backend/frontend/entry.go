@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"time"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/histogram"
@@ -23,6 +25,7 @@ type entry struct {
 	key       string
 	ingesters []series.IngesterVersion
 	store     series.StoreVersion
+	stored    time.Time   // to the millisecond
 	steps     split.Range // of the points; Unix milliseconds, inclusive
 	cost      cost
 	notes     []note
@@ -64,6 +67,7 @@ func (e *entry) encode(step int64) []byte {
 		b.PutVarint64(d.Day)
 		b.B = append(b.B, d.Digest[:]...)
 	}
+	b.PutVarint64(e.stored.UnixMilli())
 	b.PutVarint64(e.steps.Start)
 	b.PutVarint64(e.steps.End)
 	b.PutVarint64(e.cost.series)
@@ -81,7 +85,7 @@ func (e *entry) encode(step int64) []byte {
 	}
 	out := make([]byte, 1+snappy.MaxEncodedLen(b.Len()))
 	out[0] = entryFormat
-	return out[:1+len(snappy.Encode(out[1:], b.Get()))]
+	return slices.Clone(out[:1+len(snappy.Encode(out[1:], b.Get()))]) // without the spare capacity, which a cache would keep
 }
 
 func boolByte(v bool) byte {
@@ -117,6 +121,18 @@ func (e *entry) encodeSeries(b *encoding.Encbuf, s *promql.Series, step int64) {
 	}
 }
 
+// decodedBytes returns the memory that decoding a value needs.
+func decodedBytes(value []byte) int64 {
+	if len(value) == 0 {
+		return 0
+	}
+	n, err := snappy.DecodedLen(value[1:])
+	if err != nil {
+		return 0
+	}
+	return 4 * int64(n) // the text, and points of twice its size with their slices
+}
+
 // decodeEntry decodes an entry of a key. It returns errEntry for anything else.
 func decodeEntry(key string, value []byte, step int64) (*entry, error) {
 	if len(value) == 0 || value[0] != entryFormat {
@@ -140,6 +156,7 @@ func decodeEntry(key string, value []byte, step int64) (*entry, error) {
 		copy(day.Digest[:], take(&d, len(day.Digest)))
 		e.store.Days = append(e.store.Days, day)
 	}
+	e.stored = time.UnixMilli(d.Varint64())
 	e.steps = split.Range{Start: d.Varint64(), End: d.Varint64()}
 	e.cost = cost{series: d.Varint64(), samples: d.Varint64(), read: d.Varint64()}
 	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
@@ -157,7 +174,7 @@ func decodeEntry(key string, value []byte, step int64) (*entry, error) {
 
 // take returns the next n bytes.
 func take(d *encoding.Decbuf, n int) []byte {
-	if d.Err() != nil || d.Len() < n {
+	if d.Err() != nil || n < 0 || d.Len() < n {
 		d.E = errEntry
 		return nil
 	}
@@ -173,7 +190,7 @@ func decodeSeries(d *encoding.Decbuf, b *labels.ScratchBuilder, start, step int6
 	}
 	s := promql.Series{Metric: b.Labels()}
 	n := d.Uvarint()
-	if n > d.Len() { // a point has nine bytes at least
+	if n < 0 || n > d.Len() { // a point has nine bytes at least
 		d.E = errEntry
 		return s
 	}

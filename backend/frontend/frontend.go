@@ -33,6 +33,8 @@ type Evaluator interface {
 	// Cost returns the most series that one selector of a query selected, and the most
 	// samples that were held at the same time.
 	Cost(q promql.Query) (series, samples int64)
+	// Take takes memory for the request.
+	Take(ctx context.Context, bytes int64) error
 	// Charge accounts for the memory of an answer that was not evaluated.
 	Charge(ctx context.Context, m promql.Matrix) error
 	// Failed returns the result of a query that failed with one of these errors.

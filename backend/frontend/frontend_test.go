@@ -195,14 +195,71 @@ func TestGrows(t *testing.T) {
 	}
 }
 
-// TestLimitOnHit: an answer that was kept fails by a limit that its evaluation would exceed.
+// TestLimitOnHit: an answer that was kept is not used if its evaluation would exceed a
+// limit; what the query needs of it is evaluated, and may exceed the limit or not.
 func TestLimitOnHit(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
-	w.ask("sum(load)", origin, origin+2*day, hour)
+	if w.again("sum(load)", origin, origin+2*day, hour) != 0 {
+		t.Fatal("nothing was kept: the test is void")
+	}
 	w.most = 3
-	if res := w.ask("sum(load)", origin, origin+2*day, hour); !errors.Is(res.Err, errTooMany) {
-		t.Errorf("got %v, want an error", res.Err)
+	before := w.steps.Load()
+	w.ask("sum(load)", origin, origin+2*day, hour)
+	if w.steps.Load() == before {
+		t.Error("an answer was used that would exceed a limit")
+	}
+}
+
+// TestOldEntry: an answer that was kept for longer than an expired day can be told from an
+// empty one is not used.
+func TestOldEntry(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	if w.again("sum(load)", origin, origin+2*day, hour) != 0 {
+		t.Fatal("nothing was kept: the test is void")
+	}
+	w.now += 25 * hour
+	before := w.steps.Load()
+	w.ask("sum(load)", origin, origin+2*day, hour)
+	if w.steps.Load() == before {
+		t.Error("an answer was used a day later")
+	}
+}
+
+// TestFewSteps: a long range with few steps has few parts.
+func TestFewSteps(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	w.ask("sum(load)", origin-900*day, origin+3*day, day)
+	if n := w.parts.Load(); n > 45 {
+		t.Errorf("%d parts for 903 steps", n)
+	}
+}
+
+// TestExtremeTimes: times with which the engine cannot compute exactly are left to it.
+func TestExtremeTimes(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	for _, r := range [][2]int64{{-9_223_372_036_855_000, -9_223_372_036_854_000}, {9_223_372_036_854, 9_223_372_036_900}, {-5 * day, 5 * day}} {
+		w.ask("load or load @ -9000000000", r[0], r[1], max((r[1]-r[0])/10, 1))
+	}
+}
+
+// TestNotesAreKeptOnce: an entry that grows has each annotation once.
+func TestNotesAreKeptOnce(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	for i := range int64(20) {
+		w.ask("rate(load[10m])", origin+hour, origin+(3+i)*hour, hour)
+	}
+	for _, value := range w.cache.last {
+		if e, err := decodeEntry(w.cache.lastKey, value, hour); err == nil && len(e.notes) > 1 {
+			t.Errorf("%d notes: %v", len(e.notes), e.notes)
+		}
+	}
+	if len(w.cache.last) == 0 {
+		t.Error("nothing was kept")
 	}
 }
 

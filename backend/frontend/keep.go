@@ -3,6 +3,8 @@ package frontend
 import (
 	"context"
 	"math"
+	"slices"
+	"time"
 
 	"github.com/prometheus/prometheus/promql"
 
@@ -26,7 +28,7 @@ func (p *plan) lookUp(ctx context.Context) {
 		for i := range p.parts {
 			part := &p.parts[i]
 			if value, ok := found[part.key]; ok && !empty(part.keepable) {
-				part.kept = p.usable(part, value)
+				part.kept = p.usable(ctx, part, value)
 			}
 		}
 	}
@@ -77,12 +79,16 @@ func (p *plan) maxt() int64 {
 
 // usable decodes an entry and returns it if it is of the current versions and has steps
 // that the part needs.
-func (p *plan) usable(part *part, value []byte) *entry {
-	e, err := decodeEntry(part.key, value, p.step)
+func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
+	e, err := p.decode(ctx, part, value)
 	var reason string
 	switch {
 	case err != nil:
 		reason = "damaged"
+	case p.f.o.Now().Sub(e.stored).Abs() > maxAge:
+		reason = "old"
+	case p.f.o.Evaluator.CheckCost(ctx, e.cost.series, e.cost.samples) != nil:
+		reason = "limits" // evaluating what the query needs of it may succeed
 	case !p.current(part, e):
 		reason = "changed"
 	case empty(intersect(e.steps, part.keepable)):
@@ -98,6 +104,18 @@ func (p *plan) usable(part *part, value []byte) *entry {
 	return nil
 }
 
+// maxAge is less than the time for which an expired day can be told from one that never
+// had samples.
+const maxAge = 24 * time.Hour
+
+// decode decodes an entry after taking the memory for it. Without memory it is not used.
+func (p *plan) decode(ctx context.Context, part *part, value []byte) (*entry, error) {
+	if err := p.f.o.Evaluator.Take(ctx, decodedBytes(value)); err != nil {
+		return nil, err
+	}
+	return decodeEntry(part.key, value, p.step)
+}
+
 // current reports whether the samples of an entry are as they were.
 func (p *plan) current(part *part, e *entry) bool {
 	now := p.storeVersion(&p.versions, part)
@@ -107,6 +125,7 @@ func (p *plan) current(part *part, e *entry) bool {
 // storeVersion returns the version of the days on which a part depends.
 func (p *plan) storeVersion(v *series.Versions, part *part) series.StoreVersion {
 	mint, maxt := p.window(part)
+	mint, maxt = min(max(mint, -maxTime), maxTime), min(max(maxt, -maxTime), maxTime)
 	return v.Store.Within(floor(mint, split.Day)/split.Day, floor(maxt, split.Day)/split.Day)
 }
 
@@ -130,6 +149,9 @@ func (p *plan) addTasks(part *part) {
 	add(from, part.steps.End)
 }
 
+// keepTimeout is how long a query whose answer is ready waits to keep it.
+const keepTimeout = time.Second
+
 // keep stores the answers that were evaluated, if nothing changed meanwhile.
 func (p *plan) keep(ctx context.Context) {
 	if !p.cached {
@@ -145,6 +167,8 @@ func (p *plan) keep(ctx context.Context) {
 	if len(list) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout) // the answer is ready
+	defer cancel()
 	after, err := p.f.o.Versions(ctx, p.id, p.mint(), p.maxt())
 	if err != nil {
 		p.f.metrics.notKept.WithLabelValues("versions_unavailable").Add(float64(len(list)))
@@ -157,7 +181,7 @@ func (p *plan) keep(ctx context.Context) {
 			p.f.metrics.notKept.WithLabelValues("changed").Inc()
 			continue
 		}
-		e.key, e.ingesters, e.store = of[i].key, then, before
+		e.key, e.ingesters, e.store, e.stored = of[i].key, then, before, p.f.o.Now()
 		p.f.o.Cache.Put(ctx, p.id, e.key, e.encode(p.step))
 	}
 }
@@ -168,7 +192,7 @@ func (p *plan) grown(part *part) *entry {
 	e := &entry{}
 	var pieces []piece
 	if part.kept != nil {
-		e.notes, e.cost = part.kept.notes, part.kept.cost
+		e.notes, e.cost = slices.Clone(part.kept.notes), part.kept.cost
 		pieces = append(pieces, piece{part.kept.steps, part.kept.points})
 	}
 	fresh := false
@@ -181,7 +205,11 @@ func (p *plan) grown(part *part) *entry {
 			return nil
 		}
 		fresh = true
-		e.notes = append(e.notes, t.notes...)
+		for _, n := range t.notes {
+			if !slices.Contains(e.notes, n) {
+				e.notes = append(e.notes, n)
+			}
+		}
 		e.cost = e.cost.and(t.cost)
 		pieces = append(pieces, piece{t.steps, t.points})
 	}

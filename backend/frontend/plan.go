@@ -14,6 +14,9 @@ import (
 )
 
 const (
+	// minSteps is the least number of steps of a whole part: each part costs a request to
+	// ingesters and index for every selector.
+	minSteps = 24
 	// maxParts is the maximum number of parts of a query. Longer ranges have wider parts,
 	// and are not cached.
 	maxParts = 1000
@@ -54,11 +57,22 @@ type part struct {
 	tasks []*task
 }
 
+// divisible reports whether the times and options of the query allow parts.
+func (q *rangeQuery) divisible() bool {
+	switch {
+	case !whole(q.times.Start), !whole(q.times.End), q.times.End.Before(q.times.Start):
+		return false
+	case q.times.Step <= 0, q.times.Step%time.Millisecond != 0:
+		return false
+	}
+	return q.opts == nil || !q.opts.EnablePerStepStats()
+}
+
 // plan returns how to answer the query. ok is false if it must be evaluated as a whole,
 // without the cache.
 func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	f := q.f
-	if q.times.Step <= 0 || q.times.Step%time.Millisecond != 0 || q.opts != nil && q.opts.EnablePerStepStats() {
+	if !q.divisible() {
 		return nil, false
 	}
 	expr, err := f.o.Parser.ParseExpr(q.text)
@@ -79,11 +93,7 @@ func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	}
 	p := &plan{q: q, f: f, id: access.Tenant, policy: access.Policy.String(), shape: split.Analyze(resolved, options),
 		step: q.times.Step.Milliseconds()}
-	start, end := timestamp.FromTime(q.times.Start), timestamp.FromTime(q.times.End)
-	if end < start {
-		return nil, false
-	}
-	p.divide(start, end, options.Lookback)
+	p.divide(timestamp.FromTime(q.times.Start), timestamp.FromTime(q.times.End), options.Lookback)
 	p.cached = p.cached && f.o.Cache != nil && !uncached(ctx)
 	if len(p.parts) == 1 && !p.cached {
 		return nil, false
@@ -95,6 +105,9 @@ func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 // for exactly its range.
 func (p *plan) divide(start, end int64, lookback time.Duration) {
 	interval := p.shape.Interval()
+	if least := minSteps * p.step; least > interval {
+		interval *= (least + interval - 1) / interval
+	}
 	ranges := []split.Range{{Start: start, End: start + (end-start)/p.step*p.step}}
 	fixed := !p.shape.Splittable
 	if fixed {
@@ -172,6 +185,16 @@ func (p *plan) setKeepable(bound, oldest int64) {
 
 // none returns a range without a step; the zero value has one.
 func none() split.Range { return split.Range{Start: 0, End: -1} }
+
+// whole reports whether a time is one of whole milliseconds that the engine can compute
+// with.
+func whole(t time.Time) bool {
+	return t.Nanosecond()%int(time.Millisecond) == 0 && t.UnixMilli() > -lastMilli && t.UnixMilli() < lastMilli
+}
+
+// lastMilli is the last millisecond that is a number of nanoseconds in an int64: the
+// engine's arithmetic ends there, in 2262.
+const lastMilli = math.MaxInt64 / int64(time.Millisecond)
 
 // maxTime keeps sums of times within an int64: 140,000 years.
 const maxTime = int64(1) << 52

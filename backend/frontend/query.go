@@ -73,7 +73,7 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 	timer := p.q.Stats().Timers.GetTimer(stats.ExecTotalTime).Start()
 	defer timer.Stop()
 	p.lookUp(ctx)
-	if err := p.checkKept(ctx); err != nil {
+	if err := p.charge(ctx); err != nil {
 		return p.f.o.Evaluator.Failed(err)
 	}
 	if failed := p.evaluate(ctx); failed != nil {
@@ -102,20 +102,19 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 	return &promql.Result{Value: m, Warnings: notes}
 }
 
-// checkKept returns the error of a limit that the kept answers would have exceeded.
-func (p *plan) checkKept(ctx context.Context) error {
-	var all cost
+// charge accounts for the memory of the kept answers.
+func (p *plan) charge(ctx context.Context) error {
 	for i := range p.parts {
-		e := p.parts[i].kept
-		if e == nil {
+		part := &p.parts[i]
+		if part.kept == nil {
 			continue
 		}
-		all = all.and(e.cost)
-		if err := p.f.o.Evaluator.Charge(ctx, e.points); err != nil {
+		steps := intersect(part.kept.steps, part.steps)
+		if err := p.f.o.Evaluator.Charge(ctx, split.Slice(part.kept.points, steps.Start, steps.End)); err != nil {
 			return err
 		}
 	}
-	return p.f.o.Evaluator.CheckCost(ctx, all.series, all.samples)
+	return nil
 }
 
 // task is a range of steps that is evaluated.

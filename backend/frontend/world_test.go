@@ -64,6 +64,8 @@ type world struct {
 type spy struct {
 	cache.Cache
 	puts, found int
+	last        [][]byte // values of the last key
+	lastKey     string
 }
 
 func (s *spy) Get(ctx context.Context, id tenant.ID, keys []string) map[string][]byte {
@@ -74,6 +76,10 @@ func (s *spy) Get(ctx context.Context, id tenant.ID, keys []string) map[string][
 
 func (s *spy) Put(ctx context.Context, id tenant.ID, key string, value []byte) {
 	s.puts++
+	if s.lastKey != key {
+		s.last = nil
+	}
+	s.lastKey, s.last = key, append(s.last, value)
 	s.Cache.Put(ctx, id, key, value)
 }
 
@@ -260,6 +266,8 @@ func (w *world) CheckCost(_ context.Context, _, samples int64) error {
 func (w *world) Cost(q promql.Query) (series, samples int64) {
 	return 1, int64(q.Stats().Samples.PeakSamples)
 }
+
+func (w *world) Take(context.Context, int64) error { return nil }
 
 func (w *world) Charge(context.Context, promql.Matrix) error { return nil }
 

@@ -73,6 +73,15 @@ func (s *Catalogs) Held(ctx context.Context, t tenant.ID, first, last int64) ([]
 	return s.catalogsSince(ctx, t, first, last, always)
 }
 
+// Versioned is Readable including empty days that have a fence number.
+func (s *Catalogs) Versioned(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, Deletions, error) {
+	return s.catalogRows(ctx, t, first, last, s.oldest())
+}
+
+// Fingerprint returns the value of the version cell, which changes whenever the day is
+// published or expires; it is empty if there is none.
+func (c *Catalog) Fingerprint() []byte { return c.cell }
+
 // All is Held including the catalogs of empty days, which have a fence number only.
 func (s *Catalogs) All(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, Deletions, error) {
 	return s.catalogRows(ctx, t, first, last, always)

@@ -99,6 +99,11 @@ func (e *Engine) Cost(q promql.Query) (series, samples int64) {
 	return own.ran.selected, samples
 }
 
+// Take takes memory for a request.
+func (e *Engine) Take(ctx context.Context, bytes int64) error {
+	return memory.FromContext(ctx).Take(bytes)
+}
+
 // Charge accounts for the memory of an answer that was not evaluated: its points and its
 // text.
 func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {

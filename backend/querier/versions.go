@@ -2,7 +2,10 @@ package querier
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,8 +41,16 @@ func Versions(ctx context.Context, recent *Ingesters, long StoreVersions, id ten
 	return out, nil
 }
 
-// versions asks the ingesters for their versions, as many as a read asks. It returns those
-// of domains that are complete and not lost, and how many of these a read needs.
+// versionsTimeout is how long all ingesters have to answer. A query does not wait longer for
+// what only decides whether kept results can be used.
+const versionsTimeout = 500 * time.Millisecond
+
+var errNotAll = errors.New("versions of all ingesters are needed, and some are unavailable or lost")
+
+// versions asks all ingesters for their versions. It fails if one does not answer, or if a
+// domain counts as lost: two domains of three would not do. A sample that one domain had
+// before the first look may be acknowledged with a third one after a read that asked the
+// second and the third; a look at the first and the second would show no change.
 func (in *Ingesters) versions(
 	ctx context.Context, id tenant.ID, mint, maxt int64,
 ) (domains [][]series.IngesterVersion, enough int, err error) {
@@ -47,16 +58,21 @@ func (in *Ingesters) versions(
 	if err != nil {
 		return nil, 0, err
 	}
+	if len(q.Lost) > 0 || slices.ContainsFunc(list, func(p Peer) bool { return p.Unhealthy }) {
+		return nil, 0, errNotAll
+	}
+	ctx, cancel := context.WithTimeout(ctx, versionsTimeout)
+	defer cancel()
 	named := make([]peers.Peer[*Peer], len(list))
 	for i := range list {
 		p := &list[i]
 		named[i] = peers.Peer[*Peer]{ID: p.ID, Domain: p.Domain, Unhealthy: p.Unhealthy, Client: p}
 	}
-	got, err := peers.Enough(ctx, named, q, func(ctx context.Context, p *Peer) (series.IngesterVersion, error) {
+	got, err := peers.All(ctx, named, func(ctx context.Context, p *Peer) (series.IngesterVersion, error) {
 		v, err := p.Client.Version(ctx, id)
 		v.Instance = p.ID // by which the ring knows it
 		return v, err
-	}, func(series.IngesterVersion) {})
+	})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -64,12 +80,16 @@ func (in *Ingesters) versions(
 	for _, v := range got {
 		answers[v.Instance] = v
 	}
-	for _, members := range peers.Complete(list, q, func(id string) bool { _, ok := answers[id]; return ok }) {
+	whole := peers.Complete(list, q, func(id string) bool { _, ok := answers[id]; return ok })
+	if len(whole) < peers.Needed(list, q) {
+		return nil, 0, errNotAll // the ring of a process that has just started may be incomplete
+	}
+	for _, members := range whole {
 		var versions []series.IngesterVersion
 		for _, id := range members {
 			versions = append(versions, answers[id])
 		}
 		domains = append(domains, versions)
 	}
-	return domains, peers.Needed(list, q), nil
+	return domains, len(domains), nil
 }

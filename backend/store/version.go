@@ -19,7 +19,7 @@ func (s *Store) Version(ctx context.Context, id tenant.ID, mint, maxt int64) (se
 	if !ok {
 		first, last = 0, -1 // no day, only deletions
 	}
-	catalogs, deletions, err := s.index.Catalogs.Readable(ctx, id, first, last)
+	catalogs, deletions, err := s.index.Catalogs.Versioned(ctx, id, first, last)
 	if err != nil {
 		return series.StoreVersion{}, err
 	}
@@ -36,6 +36,9 @@ func catalogDigest(c *Catalog) [16]byte {
 		b = c.Manifest.Encode()
 	}
 	b = binary.AppendUvarint(b, uint64(len(b)))
+	// A day that expired has a fence for a week, which tells it from one that never had
+	// samples.
+	b = append(b, c.Fingerprint()...)
 	l0 := slices.Clone(c.L0)
 	slices.SortFunc(l0, func(a, b L0) int { return a.ID.Compare(b.ID) })
 	for i := range l0 {

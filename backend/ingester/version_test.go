@@ -1,0 +1,94 @@
+package ingester
+
+import (
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// TestVersion: changes of samples before the bound are counted, others are not.
+func TestVersion(t *testing.T) {
+	b := newBench(t)
+	bound := series.WindowStart(b.now.Add(-sealDelay).UnixMilli())
+	m := labels.FromStrings("__name__", "m")
+	at := func(t int64) series.Entry { return entry(m, f(t, float64(t))) }
+	last := b.ing.Version("t")
+	if last.Bound != bound || last.Instance != "ingester-1" {
+		t.Fatalf("version %+v, want the bound %d", last, bound)
+	}
+	changes := func(what string, want bool, do func()) {
+		t.Helper()
+		other := b.ing.Version("other")
+		do()
+		now := b.ing.Version("t")
+		if (now.Changes != last.Changes) != want {
+			t.Errorf("%s: changes from %d to %d, want a change: %t", what, last.Changes, now.Changes, want)
+		}
+		if now.Bound < last.Bound || now.Epoch != last.Epoch {
+			t.Errorf("%s: from %+v to %+v", what, last, now)
+		}
+		if b.ing.Version("other").Changes != other.Changes {
+			t.Errorf("%s of one tenant changed the version of another", what)
+		}
+		last = now
+	}
+	changes("a current sample", false, func() { b.push("t", at(b.now.UnixMilli())) })
+	changes("a sample at the bound", false, func() { b.push("t", at(bound)) })
+	changes("a late sample", true, func() { b.push("t", at(bound-1)) })
+	changes("a very old sample", true, func() { b.push("t", at(bound-1000*series.DayMillis)) })
+	changes("a seal", false, func() {
+		if err := b.ing.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	changes("a deletion", true, func() {
+		ts := schema.NewTombstone(1, 0, bound, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}, 0)
+		if err := b.ing.Delete("t", ts); err != nil {
+			t.Fatal(err)
+		}
+	})
+	b.set(b.now.Add(3 * time.Hour))
+	changes("a sample before the bound, which has moved", true, func() { // by the version that changes reads first
+		b.ing.Version("t")
+		b.push("t", at(bound+time.Hour.Milliseconds()))
+	})
+	moved := last.Bound
+	b.set(b.now.Add(-3 * time.Hour))
+	changes("a sample that was current before the clock was set back", true, func() { b.push("t", at(moved-1)) })
+	if last.Bound != moved {
+		t.Errorf("the bound went from %d to %d with the clock", moved, last.Bound)
+	}
+	b.crash()
+	if now := b.ing.Version("t"); now.Epoch == last.Epoch {
+		t.Error("the epoch is the same after a restart")
+	}
+}
+
+// TestVersionOfExpiredPacks: local packs that retention removes are counted for their
+// tenants.
+func TestVersionOfExpiredPacks(t *testing.T) {
+	b := newBench(t)
+	b.push("t", entry(labels.FromStrings("__name__", "m"), f(b.now.UnixMilli(), 1)))
+	if err := b.ing.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	before, other := b.ing.Version("t"), b.ing.Version("other")
+	b.lim.Retention = 1
+	if err := b.ing.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	b.set(b.now.Add(time.Hour))
+	if err := b.ing.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.ing.packCount(); n != 0 {
+		t.Fatalf("%d packs are left: the test is void", n)
+	}
+	if b.ing.Version("t").Changes == before.Changes || b.ing.Version("other").Changes != other.Changes {
+		t.Error("removed packs were not counted for their tenant, or for another")
+	}
+}
