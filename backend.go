@@ -292,7 +292,7 @@ func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) (pro
 		// Processes of two versions may share a cache while a cluster is upgraded.
 		Switches: fmt.Sprintf("pallium=%s promql=%s experimental_functions=%t", versionText(), promqlVersion(),
 			b.cfg.Querier.ExperimentalFunctions),
-		Workers:  runtime.GOMAXPROCS(0), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+		Workers: runtime.GOMAXPROCS(0), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	}
 	if b.cfg.Frontend.Cache {
 		var err error
