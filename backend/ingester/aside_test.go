@@ -298,7 +298,7 @@ func TestAsideRemoval(t *testing.T) {
 			if err := b.ing.Delete("a", ts); err != nil {
 				b.t.Fatal(err)
 			}
-			l.deletions["a"] = []schema.Tombstone{ts}
+			l.change(func() { l.deletions["a"] = []schema.Tombstone{ts} })
 		}, true, 0},
 		"deletion pending": {func(b *bench, _ *longTerm) {
 			if err := b.ing.Delete("a", schema.NewTombstone(1, 0, math.MaxInt64, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "bad")}}, 0)); err != nil {
@@ -306,21 +306,25 @@ func TestAsideRemoval(t *testing.T) {
 			}
 		}, false, 0},
 		"older deletion": {func(_ *bench, l *longTerm) {
-			l.deletions["a"] = []schema.Tombstone{schema.NewTombstone(0, 0, math.MaxInt64, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "bad")}}, 0)}
+			l.change(func() {
+				l.deletions["a"] = []schema.Tombstone{schema.NewTombstone(0, 0, math.MaxInt64, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "bad")}}, 0)}
+			})
 		}, false, 1},
 		"other series deleted": {func(_ *bench, l *longTerm) {
-			l.deletions["a"] = []schema.Tombstone{schema.NewTombstone(1, 0, math.MaxInt64, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}, 0)}
+			l.change(func() {
+				l.deletions["a"] = []schema.Tombstone{schema.NewTombstone(1, 0, math.MaxInt64, [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}, 0)}
+			})
 		}, false, 1},
 		"dropped": {func(_ *bench, l *longTerm) {
-			for k, a := range l.asides {
+			for k, a := range l.records() {
 				a.Dropped = 1
-				l.asides[k] = a
+				l.change(func() { l.asides[k] = a })
 			}
 		}, true, 0},
 		"dropped before another sample was added": {func(b *bench, l *longTerm) {
-			for k, a := range l.asides {
+			for k, a := range l.records() {
 				a.Dropped = 1
-				l.asides[k] = a
+				l.change(func() { l.asides[k] = a })
 			}
 			b.push("a", entry(bad, f(b.now.UnixMilli()+1, 2)))
 			b.flush()
@@ -332,8 +336,8 @@ func TestAsideRemoval(t *testing.T) {
 			b.push("a", entry(bad, f(b.now.UnixMilli(), 1)))
 			b.flush()
 			upload(t, b)
-			if len(l.asides) != 1 || len(l.openIntents()) != 0 {
-				t.Fatalf("records %v, intents %v", l.asides, l.openIntents())
+			if len(l.records()) != 1 || len(l.openIntents()) != 0 {
+				t.Fatalf("records %v, intents %v", l.records(), l.openIntents())
 			}
 			tc.do(b, l)
 			b.set(b.now.Add(asideReadEvery))
@@ -345,10 +349,10 @@ func TestAsideRemoval(t *testing.T) {
 				t.Errorf("read %d samples, want %d", got, tc.reads)
 			}
 			files := len(asideFiles(t, b.dir))
-			if (files == 0) != tc.goes || (len(l.asides) == 0) != tc.goes {
-				t.Errorf("%d files and %d records are left", files, len(l.asides))
+			if (files == 0) != tc.goes || (len(l.records()) == 0) != tc.goes {
+				t.Errorf("%d files and %d records are left", files, len(l.records()))
 			}
-			for _, a := range l.asides {
+			for _, a := range l.records() {
 				if a.Dropped != 0 {
 					t.Error("the record is still marked as dropped")
 				}
@@ -402,8 +406,8 @@ func TestAsideRetried(t *testing.T) {
 	want[bad.String()] = []series.Sample{f(now, 1)}
 	b.flush()
 	upload(t, b)
-	if len(l.asides) != 4 {
-		t.Fatalf("records: %v", l.asides)
+	if len(l.records()) != 4 {
+		t.Fatalf("records: %v", l.records())
 	}
 	b.crash()
 	b.halt()
@@ -425,8 +429,8 @@ func TestAsideRetried(t *testing.T) {
 		t.Errorf("sections by deletion number: %v", numbers)
 	}
 	upload(t, b)
-	if len(l.asides) != 1 {
-		t.Errorf("records are left: %v", l.asides)
+	if len(l.records()) != 1 {
+		t.Errorf("records are left: %v", l.records())
 	}
 }
 

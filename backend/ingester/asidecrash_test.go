@@ -178,13 +178,13 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	}
 	files := 0
 	for _, a := range b.ing.Aside() {
-		if got := l.asides[asideKey{a.Window, a.Tenant}]; got != a || a.Tenant != "a" {
+		if got := l.records()[asideKey{a.Window, a.Tenant}]; got != a || a.Tenant != "a" {
 			t.Fatalf("%s: the record is %+v, the files are %+v", where(), got, a)
 		}
 		files += int(a.Series)
 	}
-	if files != 3 || len(l.asides) != 2 {
-		t.Fatalf("%s: %d files in %d records are left, want 3 in 2", where(), files, len(l.asides))
+	if files != 3 || len(l.records()) != 2 {
+		t.Fatalf("%s: %d files in %d records are left, want 3 in 2", where(), files, len(l.records()))
 	}
 	if n := segments(t, b.dir); n != 1 {
 		t.Fatalf("%s: the log has %d segments, want 1", where(), n)
@@ -218,7 +218,7 @@ func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample)
 	b.t.Helper()
 	same(b.t, where, b.read("a"), want)
 	uploaded := map[store.Window]bool{}
-	for _, u := range l.uploads {
+	for _, u := range l.uploaded() {
 		for _, w := range u.Windows {
 			uploaded[w] = true
 		}
@@ -226,7 +226,7 @@ func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample)
 	intents := l.openIntents()
 	for _, f := range b.ing.aside.all() {
 		_, intent := intents[f.window]
-		_, record := l.asides[asideKey{f.window, f.tenant}]
+		_, record := l.records()[asideKey{f.window, f.tenant}]
 		if uploaded[f.window] && !intent && !record {
 			b.t.Fatalf("%s: window %v was uploaded, but series set aside of tenant %s have no intent and no record", where, f.window, f.tenant)
 		}
@@ -237,10 +237,10 @@ func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample)
 func (l *longTerm) drop(id tenant.ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for k, a := range l.asides {
+	for k, a := range l.records() {
 		if k.tenant == id {
 			a.Dropped = 1
-			l.asides[k] = a
+			l.change(func() { l.asides[k] = a })
 		}
 	}
 }
@@ -272,13 +272,13 @@ func TestAsideWhileUploading(t *testing.T) {
 	b.push("a", entry(impossible("bad"), f(now, 1)))
 	b.flush()
 	upload(t, b)
-	if len(l.uploads) != 1 || len(l.asides) != 1 {
-		t.Fatalf("%d uploads, records %v: the test does not cover the case", len(l.uploads), l.asides)
+	if len(l.uploaded()) != 1 || len(l.records()) != 1 {
+		t.Fatalf("%d uploads, records %v: the test does not cover the case", len(l.uploaded()), l.records())
 	}
 	b.safe("after the upload", l, map[string][]series.Sample{impossible("bad").String(): {f(now, 1)}, metric("good").String(): {f(now, 2)}})
 	upload(t, b)
-	if len(l.asides) != 2 || len(l.openIntents()) != 0 {
-		t.Errorf("records %v, intents %v", l.asides, l.openIntents())
+	if len(l.records()) != 2 || len(l.openIntents()) != 0 {
+		t.Errorf("records %v, intents %v", l.records(), l.openIntents())
 	}
 }
 

@@ -60,10 +60,10 @@ func TestAsideRemovedByHand(t *testing.T) {
 			b.set(b.now.Add(asideReadEvery))
 			b.push("b", entry(metric("good"), f(now, 1)))
 			b.flush()
-			before := len(l.uploads)
+			before := len(l.uploaded())
 			upload(t, b)
-			if len(l.uploads) != before+1 || len(l.asides) != 0 {
-				t.Errorf("%d uploads, records %v", len(l.uploads)-before, l.asides)
+			if len(l.uploaded()) != before+1 || len(l.records()) != 0 {
+				t.Errorf("%d uploads, records %v", len(l.uploaded())-before, l.records())
 			}
 			if _, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err != nil {
 				t.Errorf("read after the files were dropped: %v", err)
@@ -154,14 +154,14 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	upload(t, b)
-	if len(l.asides) != 1 || len(l.openIntents()) != 0 {
-		t.Fatalf("records %v, intents %v", l.asides, l.openIntents())
+	if len(l.records()) != 1 || len(l.openIntents()) != 0 {
+		t.Fatalf("records %v, intents %v", l.records(), l.openIntents())
 	}
 	cleared := false
 	h := hookedLongTerm{longTerm: l, clear: func() {
 		cleared = true
-		if len(l.uploads) < 2 {
-			t.Errorf("the record is cleared before the pack is uploaded: %d uploads, intents %v", len(l.uploads), l.openIntents())
+		if len(l.uploaded()) < 2 {
+			t.Errorf("the record is cleared before the pack is uploaded: %d uploads, intents %v", len(l.uploaded()), l.openIntents())
 		}
 	}}
 	h.intend = func() {
@@ -175,8 +175,8 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 	for range 3 {
 		upload(t, b)
 	}
-	if !cleared || len(l.asides) != 0 {
-		t.Errorf("records are left: %v", l.asides)
+	if !cleared || len(l.records()) != 0 {
+		t.Errorf("records are left: %v", l.records())
 	}
 }
 

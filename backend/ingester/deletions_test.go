@@ -47,7 +47,7 @@ func (b *bench) delete(l *longTerm, ts schema.Tombstone) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.deletions["a"] = append(l.deletions["a"], ts)
+	l.change(func() { l.deletions["a"] = append(l.deletions["a"], ts) })
 }
 
 // knownOf returns the number of tenant a's deletions with matchers, and checks that
@@ -100,14 +100,14 @@ func TestDamagedDeletions(t *testing.T) {
 					t.Errorf("%s while the deletions are unknown: %v", what, err)
 				}
 			}
-			l.fail = errors.New("not now")
+			l.failWith(errors.New("not now"))
 			if err := b.ing.LearnDeletions(context.Background(), []tenant.ID{"a"}); !errors.Is(err, l.fail) {
 				t.Errorf("LearnDeletions: %v", err)
 			}
 			if _, _, err := b.ing.Select(context.Background(), req); !errors.Is(err, ErrDeletionsUnknown) {
 				t.Errorf("select after a failed LearnDeletions: %v", err)
 			}
-			l.fail = nil
+			l.failWith(nil)
 			if err := b.ing.LearnDeletions(context.Background(), []tenant.ID{"a"}); err != nil {
 				t.Fatal(err)
 			}
@@ -158,7 +158,9 @@ func TestLearnDeletions(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()
 	b.push("a", entry(metric("gone"), f(now, 1)), entry(metric("kept"), f(now, 1)))
-	l.deletions["a"] = []schema.Tombstone{deletion(1, "gone", now+100), deletion(2, "other", now+100)}
+	l.change(func() {
+		l.deletions["a"] = []schema.Tombstone{deletion(1, "gone", now+100), deletion(2, "other", now+100)}
+	})
 	learn := func() {
 		t.Helper()
 		if err := b.ing.LearnDeletions(context.Background(), []tenant.ID{"a", "b"}); err != nil {

@@ -234,8 +234,8 @@ func TestDaysBeyondRowKeys(t *testing.T) {
 	}
 	b.flush()
 	upload(t, b)
-	if len(l.asides) != 1 || len(l.openIntents()) != 0 {
-		t.Errorf("records %v, intents %v", l.asides, l.openIntents())
+	if len(l.records()) != 1 || len(l.openIntents()) != 0 {
+		t.Errorf("records %v, intents %v", l.records(), l.openIntents())
 	}
 }
 

@@ -135,6 +135,39 @@ func (l *longTerm) Consumed(_ context.Context, info pack.Info) (bool, error) {
 	return l.consumed[info.ID], l.fail
 }
 
+// failWith makes every call return an error, or none again.
+func (l *longTerm) failWith(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fail = err
+}
+
+// change calls fn, which may change all fields, while no call is in progress.
+func (l *longTerm) change(fn func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fn()
+}
+
+func (l *longTerm) records() map[asideKey]store.AsideOf {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.asides)
+}
+
+func (l *longTerm) uploaded() []store.Upload {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.uploads)
+}
+
+// consume marks a pack as compacted.
+func (l *longTerm) consume(id ulid.ULID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.consumed[id] = true
+}
+
 func (l *longTerm) openIntents() map[store.Window]schema.Intent {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,30 +204,30 @@ func TestIntentsAndUploads(t *testing.T) {
 	}
 	b.push("a", entry(metric("old"), f(now-series.WindowMillis, 1)))
 	b.set(b.now.Add(2*time.Hour + sealDelay))
-	l.fail = errors.New("down")
+	l.failWith(errors.New("down"))
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.ing.Upload(context.Background()); err == nil {
 		t.Fatal("uploaded to a store that is down")
 	}
-	l.fail = nil
+	l.failWith(nil)
 	b.crash()
 	b.open() // the packs are sealed and not uploaded
 	upload(t, b)
-	if o := l.openIntents(); len(o) != 0 || len(l.uploads) == 0 {
-		t.Fatalf("after the upload: %v, %d uploads", o, len(l.uploads))
+	if o := l.openIntents(); len(o) != 0 || len(l.uploaded()) == 0 {
+		t.Fatalf("after the upload: %v, %d uploads", o, len(l.uploaded()))
 	}
-	n := len(l.uploads)
-	late := l.uploads[n-1].Windows
-	if !slices.Contains(late, before) && !slices.Contains(l.uploads[0].Windows, before) {
+	n := len(l.uploaded())
+	late := l.uploaded()[n-1].Windows
+	if !slices.Contains(late, before) && !slices.Contains(l.uploaded()[0].Windows, before) {
 		t.Errorf("no upload has the window of late samples: %v", l.uploads)
 	}
 	b.crash()
 	b.open()
 	upload(t, b)
-	if len(l.uploads) != n {
-		t.Errorf("%d packs were uploaded again after a restart, want 0", len(l.uploads)-n)
+	if len(l.uploaded()) != n {
+		t.Errorf("%d packs were uploaded again after a restart, want 0", len(l.uploaded())-n)
 	}
 	// A sample of a sealed window: a late intent, which does not delay compactions.
 	b.push("a", entry(metric("m"), f(now+1, 2)))
@@ -247,11 +280,11 @@ func TestLocalPacksAreRemoved(t *testing.T) {
 	upload(t, b)
 	b.set(b.now.Add(48 * time.Hour))
 	drop(1)
-	id := l.uploads[0].Info.ID
+	id := l.uploaded()[0].Info.ID
 	if !serves(t, b, id) {
 		t.Error("the pack is not served")
 	}
-	l.consumed[id] = true
+	l.consume(id)
 	drop(1)
 	b.set(b.now.Add(dropDelay - time.Second))
 	drop(1)
@@ -318,14 +351,14 @@ func TestDelete(t *testing.T) {
 		t.Errorf("%d samples, want only the one that was pushed afterwards", n)
 	}
 	upload(t, b)
-	for _, u := range l.uploads {
+	for _, u := range l.uploaded() {
 		for _, s := range u.Info.Sections {
 			if s.Tenant == "b" && s.Deletion != 0 {
 				t.Errorf("a section of another tenant has deletion %d", s.Deletion)
 			}
 		}
 	}
-	last := l.uploads[len(l.uploads)-1].Info.Sections[0]
+	last := l.uploaded()[len(l.uploaded())-1].Info.Sections[0]
 	if last.Tenant != "a" || last.Deletion != 1 {
 		t.Errorf("the last pack has tenant %s, deletion %d", last.Tenant, last.Deletion)
 	}
