@@ -235,8 +235,6 @@ func (b *bench) safe(where string, l *longTerm, want map[string][]series.Sample)
 
 // drop marks the records of a tenant as dropped by an operator.
 func (l *longTerm) drop(id tenant.ID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for k, a := range l.records() {
 		if k.tenant == id {
 			a.Dropped = 1

@@ -45,8 +45,6 @@ func (b *bench) delete(l *longTerm, ts schema.Tombstone) {
 	if err := b.ing.Delete("a", ts); err != nil {
 		b.t.Fatal(err)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.change(func() { l.deletions["a"] = append(l.deletions["a"], ts) })
 }
 
