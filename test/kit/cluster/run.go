@@ -216,7 +216,8 @@ func (c *Cluster) Stop(ctx context.Context, name string, sig syscall.Signal) err
 	return nil
 }
 
-// alive reports whether a process is running. A zombie is not.
+// alive reports whether a process is running. A zombie is not, once its other threads have
+// ended: until then its sockets are open.
 func alive(pid int) bool {
 	if pid <= 0 || syscall.Kill(pid, 0) != nil {
 		return false
@@ -225,8 +226,11 @@ func alive(pid int) bool {
 	if err != nil {
 		return false
 	}
-	_, rest, _ := strings.Cut(string(data), ") ")
-	return !strings.HasPrefix(rest, "Z")
+	if _, rest, _ := strings.Cut(string(data), ") "); !strings.HasPrefix(rest, "Z") {
+		return true
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err == nil && len(threads) > 1
 }
 
 // Down stops all processes.
