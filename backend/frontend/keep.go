@@ -126,7 +126,7 @@ func (p *plan) current(part *part, e *entry) bool {
 func (p *plan) storeVersion(v *series.Versions, part *part) series.StoreVersion {
 	mint, maxt := p.window(part)
 	mint, maxt = min(max(mint, -maxTime), maxTime), min(max(maxt, -maxTime), maxTime)
-	return v.Store.Within(floor(mint, split.Day)/split.Day, floor(maxt, split.Day)/split.Day)
+	return v.Store.Within(series.Day(mint), series.Day(maxt))
 }
 
 // addTasks makes tasks of the steps of a part that are not kept: those that may be cached
@@ -174,7 +174,7 @@ func (p *plan) keep(ctx context.Context) {
 		p.f.metrics.notKept.WithLabelValues("versions_unavailable").Add(float64(len(list)))
 		return
 	}
-	then := p.versions.Ingesters()
+	then := p.versions.Ingesters
 	for i, e := range list {
 		before, now := p.storeVersion(&p.versions, of[i]), p.storeVersion(&after, of[i])
 		if !after.Confirms(then) || !now.Equal(&before) {

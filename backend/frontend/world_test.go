@@ -112,7 +112,7 @@ func (w *world) versions(_ context.Context, _ tenant.ID, mint, maxt int64) (seri
 	if w.noVer != nil {
 		return series.Versions{}, w.noVer
 	}
-	v := series.Versions{Enough: 1, Domains: [][]series.IngesterVersion{{{Instance: "i", Epoch: 1, Changes: w.changes, Bound: w.bound}}}}
+	v := series.Versions{Ingesters: []series.IngesterVersion{{Instance: "i", Epoch: 1, Changes: w.changes, Bound: w.bound}}}
 	v.Store = w.store.Within(mint/day, maxt/day)
 	return v, nil
 }

@@ -65,26 +65,8 @@ func lostDomains(q *Quorum) map[string]bool {
 	return out
 }
 
-// Complete returns the peers, by ID, of each domain that is not lost and of which all peers
-// are present.
-func Complete[C any](list []Peer[C], q Quorum, present func(id string) bool) [][]string {
-	p := newPoll(list, &q)
-	var out [][]string
-	for _, domain := range p.order {
-		var members []string
-		whole := !p.lost[domain]
-		for i := range list {
-			if list[i].Domain == domain {
-				members = append(members, list[i].ID)
-				whole = whole && present(list[i].ID)
-			}
-		}
-		if whole {
-			out = append(out, members)
-		}
-	}
-	return out
-}
+// Domains returns the number of failure domains of the peers.
+func Domains[C any](list []Peer[C]) int { return len(newPoll(list, &Quorum{}).order) }
 
 // Needed returns how many domains that are not lost must respond completely.
 func Needed[C any](list []Peer[C], q Quorum) int { return newPoll(list, &q).enough() }

@@ -26,7 +26,7 @@ func Versions(ctx context.Context, recent *Ingesters, long StoreVersions, id ten
 	var out series.Versions
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		out.Domains, out.Enough, err = recent.versions(ctx, id, mint, maxt)
+		out.Ingesters, err = recent.versions(ctx, id, mint, maxt)
 		return err
 	})
 	var store series.StoreVersion
@@ -51,45 +51,25 @@ var errNotAll = errors.New("versions of all ingesters are needed, and some are u
 // domain counts as lost: two domains of three would not do. A sample that one domain had
 // before the first look may be acknowledged with a third one after a read that asked the
 // second and the third; a look at the first and the second would show no change.
-func (in *Ingesters) versions(
-	ctx context.Context, id tenant.ID, mint, maxt int64,
-) (domains [][]series.IngesterVersion, enough int, err error) {
+func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int64) ([]series.IngesterVersion, error) {
 	list, q, err := in.quorum(ctx, id, mint, maxt)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	if len(q.Lost) > 0 || slices.ContainsFunc(list, func(p Peer) bool { return p.Unhealthy }) {
-		return nil, 0, errNotAll
+	if len(q.Lost) > 0 || slices.ContainsFunc(list, func(p Peer) bool { return p.Unhealthy }) ||
+		peers.Domains(list) < peers.Needed(list, q) { // the ring of a process that has just started may be incomplete
+		return nil, errNotAll
 	}
 	ctx, cancel := context.WithTimeout(ctx, versionsTimeout)
 	defer cancel()
 	named := make([]peers.Peer[*Peer], len(list))
 	for i := range list {
 		p := &list[i]
-		named[i] = peers.Peer[*Peer]{ID: p.ID, Domain: p.Domain, Unhealthy: p.Unhealthy, Client: p}
+		named[i] = peers.Peer[*Peer]{ID: p.ID, Domain: p.Domain, Client: p}
 	}
-	got, err := peers.All(ctx, named, func(ctx context.Context, p *Peer) (series.IngesterVersion, error) {
+	return peers.All(ctx, named, func(ctx context.Context, p *Peer) (series.IngesterVersion, error) {
 		v, err := p.Client.Version(ctx, id)
 		v.Instance = p.ID // by which the ring knows it
 		return v, err
 	})
-	if err != nil {
-		return nil, 0, err
-	}
-	answers := map[string]series.IngesterVersion{}
-	for _, v := range got {
-		answers[v.Instance] = v
-	}
-	whole := peers.Complete(list, q, func(id string) bool { _, ok := answers[id]; return ok })
-	if len(whole) < peers.Needed(list, q) {
-		return nil, 0, errNotAll // the ring of a process that has just started may be incomplete
-	}
-	for _, members := range whole {
-		var versions []series.IngesterVersion
-		for _, id := range members {
-			versions = append(versions, answers[id])
-		}
-		domains = append(domains, versions)
-	}
-	return domains, len(domains), nil
 }

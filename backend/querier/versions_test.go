@@ -54,8 +54,8 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(then.Domains) != 3 || then.Enough != 3 || then.Bound() != 1000 {
-		t.Fatalf("asked %d zones, needs %d, bound %d; want 3, 3 and 1000", len(then.Domains), then.Enough, then.Bound())
+	if len(then.Ingesters) != 3 || then.Bound() != 1000 {
+		t.Fatalf("asked %d ingesters, bound %d; want 3 and 1000", len(then.Ingesters), then.Bound())
 	}
 	restarted := z(1, 2, 3)
 	restarted[0].version.Epoch = 8
@@ -75,7 +75,7 @@ func TestVersions(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		if got := now.Confirms(then.Ingesters()); got != tt.want {
+		if got := now.Confirms(then.Ingesters); got != tt.want {
 			t.Errorf("%s: confirmed = %t, want %t: %+v", tt.name, got, tt.want, now)
 		}
 		if now.Confirms(nil) {
@@ -98,7 +98,7 @@ func TestVersionsOfOneProcess(t *testing.T) {
 	in := OneIngester(&peer{version: series.IngesterVersion{Instance: "ingester-1", Epoch: 3}})
 	t.Cleanup(func() { _ = in.Close() })
 	v, err := Versions(t.Context(), in, fixedStore{}, "t", 0, 1)
-	if err != nil || !v.Confirms(v.Ingesters()) {
+	if err != nil || !v.Confirms(v.Ingesters) {
 		t.Errorf("versions of one process: %+v, %v", v, err)
 	}
 	if _, err := Versions(t.Context(), in, fixedStore{err: errors.New("down")}, "t", 0, 1); err == nil {

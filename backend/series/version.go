@@ -52,37 +52,23 @@ func (v *StoreVersion) Equal(o *StoreVersion) bool {
 
 // Versions is what the answers to queries of a tenant depend on besides the query.
 type Versions struct {
-	// Domains are the failure domains of which all ingesters answered, and none was lost.
-	Domains [][]IngesterVersion
-	Enough  int // how many domains prove that no acknowledged sample was added
-	Store   StoreVersion
+	Ingesters []IngesterVersion // of all ingesters of the ring
+	Store     StoreVersion
 }
-
-// Ingesters returns the versions of all ingesters that answered.
-func (v *Versions) Ingesters() []IngesterVersion { return slices.Concat(v.Domains...) }
 
 // Bound returns the smallest bound of the ingesters: samples at or after it are added
 // without a change of the versions. Unix milliseconds.
 func (v *Versions) Bound() int64 {
 	bound := int64(math.MaxInt64)
-	for _, list := range v.Domains {
-		for _, i := range list {
-			bound = min(bound, i.Bound)
-		}
+	for _, i := range v.Ingesters {
+		bound = min(bound, i.Bound)
 	}
 	return bound
 }
 
 // Confirms reports whether samples before the bound are as they were when the ingesters
-// had the given versions: enough domains answer with ingesters that are all among the
-// given ones, and unchanged. An acknowledged sample is in so many domains that one of
-// them would have changed.
+// had the given versions: all ingesters are among the given ones, and unchanged.
 func (v *Versions) Confirms(then []IngesterVersion) bool {
-	n := 0
-	for _, list := range v.Domains {
-		if !slices.ContainsFunc(list, func(now IngesterVersion) bool { return !slices.ContainsFunc(then, now.same) }) {
-			n++
-		}
-	}
-	return n > 0 && n >= v.Enough
+	return len(v.Ingesters) > 0 &&
+		!slices.ContainsFunc(v.Ingesters, func(now IngesterVersion) bool { return !slices.ContainsFunc(then, now.same) })
 }
