@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -14,8 +13,6 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -25,8 +22,6 @@ import (
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/election"
 	electionredis "github.com/palliumhq/pallium/backend/election/redis"
-	"github.com/palliumhq/pallium/backend/frontend"
-	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
@@ -48,6 +43,7 @@ type backend struct {
 	cluster  *membership       // nil in a single process
 	push     pushFunc
 	recent   *querier.Ingesters
+	queries  *queries
 	api      api.Options  // filled by the roles
 	handler  http.Handler // of gateways' requests; nil without a role that serves them
 	commands *operator.Commands
@@ -257,50 +253,6 @@ func (b *backend) buildAPIOptions() {
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
 		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
 	}
-}
-
-// buildQuerier builds the querier role.
-func (b *backend) buildQuerier(context.Context) error {
-	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
-	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
-	text := querier.NewParser(syntax, querier.MaxOperators)
-	var err error
-	if b.api.Engine, err = b.buildFrontend(querier.NewEngine(text, b.opts.Logger, b.registry), text); err != nil {
-		return err
-	}
-	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
-	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
-		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
-	}
-	b.api.Metadata = func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
-		return querier.Metadata(ctx, b.recent, b.longTerm, id, b.opts.Now())
-	}
-	return nil
-}
-
-// buildFrontend returns the engine of queries: the given one, behind a frontend if it is
-// enabled.
-func (b *backend) buildFrontend(engine *querier.Engine, text parser.Parser) (promql.QueryEngine, error) {
-	if !b.cfg.Frontend.Enabled {
-		return engine, nil
-	}
-	o := frontend.Options{
-		Evaluator: engine, Parser: text, Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
-		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
-			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
-		},
-		// Processes of two versions may share a cache while a cluster is upgraded.
-		Switches: fmt.Sprintf("pallium=%s promql=%s experimental_functions=%t", versionText(), promqlVersion(),
-			b.cfg.Querier.ExperimentalFunctions),
-		Workers: runtime.GOMAXPROCS(0), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
-	}
-	if b.cfg.Frontend.Cache {
-		var err error
-		if o.Cache, err = b.resultsCache(); err != nil {
-			return nil, err
-		}
-	}
-	return frontend.New(o), nil
 }
 
 // deleteRecent deletes series from all ingesters.

@@ -133,6 +133,9 @@ func (b *backend) serveCluster(ctx context.Context) error {
 	}
 	m.server = rpc.NewServer(b.security, ing, comp, b.memory)
 	m.server.ServeOperator(called{b})
+	if q := b.queries; q != nil && q.server != nil {
+		m.server.ServeFrontend(frontendCalls{q.server, q.dispatcher})
+	}
 	return nil
 }
 

@@ -87,6 +87,9 @@ type Ingester struct {
 // Querier configures the querier.
 type Querier struct {
 	ExperimentalFunctions bool `yaml:"experimental_functions"`
+	// Concurrency is the number of evaluations at the same time for query frontends, or of a
+	// single process; 0 means twice the number of CPUs, at least 4.
+	Concurrency int `yaml:"concurrency"`
 }
 
 // Frontend configures how range queries are answered.

@@ -103,17 +103,17 @@ func (f *configFile) section(n *yaml.Node, into reflect.Value, path string) {
 		}
 		name := key.Value
 		if line, ok := seen[name]; ok {
-			f.add(key, "%s appears twice, first in line %d", join(path, name), line)
+			f.add(key, "%s appears twice, first in line %d", joined(path, name), line)
 			continue
 		}
 		seen[name] = key.Line
-		f.lines[join(path, name)] = key.Line
+		f.lines[joined(path, name)] = key.Line
 		field, ok := fieldOf(into, name)
 		if !ok {
 			f.unknown(key, into.Type(), path)
 			continue
 		}
-		f.value(value, field, join(path, name))
+		f.value(value, field, joined(path, name))
 	}
 }
 
@@ -123,7 +123,7 @@ func (f *configFile) unknown(key *yaml.Node, t reflect.Type, path string) {
 	if near := nearest.Word(key.Value, known); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
-	f.add(key, "unknown key %q; %s", join(path, f.vars.shown(key)), hint)
+	f.add(key, "unknown key %q; %s", joined(path, f.vars.shown(key)), hint)
 }
 
 // value decodes a value of any type.
@@ -191,7 +191,7 @@ func target(n *yaml.Node) *yaml.Node {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
-func join(path, key string) string {
+func joined(path, key string) string {
 	if path == "" {
 		return key
 	}

@@ -27,6 +27,7 @@ const (
 	TargetIngester    Target = "ingester"
 	TargetCompactor   Target = "compactor"
 	TargetQuerier     Target = "querier"
+	TargetFrontend    Target = "query-frontend"
 )
 
 // needs lists what a role requires in a cluster.
@@ -79,7 +80,9 @@ func roles() []role {
 		{name: TargetDistributor, doc: "accepts writes, and sends each series to its ingesters", needs: everything,
 			build: (*backend).buildDistributor, requests: true, serve: (*backend).watchZones, ready: (*backend).zonesMissing},
 		{name: TargetQuerier, doc: "serves queries from ingesters and the long-term store", needs: everything,
-			build: (*backend).buildQuerier, requests: true},
+			build: (*backend).buildQuerier, requests: true, serve: (*backend).lendSlots},
+		{name: TargetFrontend, doc: "divides queries, caches results, and gives evaluations to queriers in fair turns", needs: everything,
+			build: (*backend).buildQueryFrontend, requests: true},
 	}
 }
 
@@ -136,7 +139,7 @@ func roleNames() string { return strings.Join(allTargets().names(), ", ") }
 func roleUsage() string {
 	var b strings.Builder
 	for _, r := range roles() {
-		fmt.Fprintf(&b, "  %-12s %s\n", r.name, r.doc)
+		fmt.Fprintf(&b, "  %-14s %s\n", r.name, r.doc)
 	}
 	return b.String()
 }

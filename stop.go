@@ -140,6 +140,9 @@ func (p *process) drain(ctx context.Context, servers []*http.Server) error {
 		})
 	}
 	drained.Wait()
+	if p.backend != nil { // requests of this process may need queriers, so these end later
+		p.backend.drainQueries(ctx)
+	}
 	if p.rpc() != nil { // after draining, since requests may need it
 		p.rpc().Stop(ctx)
 	}

@@ -70,8 +70,10 @@ func checkTargets(t *testing.T, cfg Config, o Options) {
 		"compactor":       {b.compactor != nil, has[TargetCompactor]},
 		"metric of zones": {zones, has[TargetDistributor]},
 		"writes":          {b.api.Push != nil, has[TargetDistributor]},
-		"reads":           {b.api.Queryable != nil && b.api.Delete != nil && b.api.Metadata != nil, has[TargetQuerier]},
-		"API":             {b.handler != nil, has[TargetDistributor] || has[TargetQuerier]},
+		"reads":           {b.api.Queryable != nil && b.api.Delete != nil && b.api.Metadata != nil, has[TargetQuerier] || has[TargetFrontend]},
+		"API":             {b.handler != nil, has[TargetDistributor] || has[TargetQuerier] || has[TargetFrontend]},
+		"slots to lend":   {b.queries != nil && b.queries.worker != nil, has[TargetQuerier]},
+		"query frontend":  {b.queries != nil && b.queries.server != nil && b.queries.dispatcher != nil, has[TargetFrontend]},
 	} {
 		if is.got != is.want {
 			t.Errorf("%s: %v, want %v", what, is.got, is.want)

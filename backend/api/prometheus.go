@@ -106,7 +106,8 @@ func (a *api) newPrometheus() *v1.API {
 
 // unavailableWriter replaces responses of Prometheus' handlers with status 500,
 // or with 422 if data could not be read, by one with status 503 and the text of
-// status: these are internal errors, and a retry may succeed.
+// status: these are internal errors, and a retry may succeed. If the queue of the
+// tenant's query frontend is full, the status is 429.
 type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error
@@ -117,16 +118,22 @@ type unavailableWriter struct {
 func (w *unavailableWriter) WriteHeader(code int) {
 	err := w.fault()
 	if code == http.StatusInternalServerError || code == http.StatusUnprocessableEntity && err != nil {
-		_, text := status(err)
+		instead, text := status(err)
 		kind := "unavailable"
-		if timedOut(err) { // the handlers of labels have 422 for it
+		switch {
+		case instead == http.StatusTooManyRequests: // of the tenant's query frontend
+			kind = "too_many_requests"
+		case timedOut(err): // the handlers of labels have 422 for it
 			kind = "timeout"
+		}
+		if instead != http.StatusTooManyRequests {
+			instead = http.StatusServiceUnavailable
 		}
 		w.replaced = true
 		w.Header().Set("Retry-After", retryAfter)
 		w.Header().Del("Content-Encoding")
 		w.Header().Del("Content-Length")
-		writeError(w.ResponseWriter, http.StatusServiceUnavailable, kind, text)
+		writeError(w.ResponseWriter, instead, kind, text)
 		return
 	}
 	if code == http.StatusServiceUnavailable {

@@ -1,20 +1,17 @@
 package frontend
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
 	"github.com/golang/snappy"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/tsdb/encoding"
-	"github.com/prometheus/prometheus/tsdb/record"
 
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -25,24 +22,11 @@ type entry struct {
 	key       string
 	ingesters []series.IngesterVersion
 	store     series.StoreVersion
-	stored    time.Time   // to the millisecond
-	steps     split.Range // of the points; Unix milliseconds, inclusive
-	cost      cost
-	notes     []note
+	stored    time.Time       // to the millisecond
+	steps     split.Range     // of the points; Unix milliseconds, inclusive
+	cost      evaluation.Cost // limits are compared with it when the answer is used again
+	notes     []evaluation.Note
 	points    promql.Matrix
-}
-
-// cost is what the evaluation of a part read; limits are compared with it when the answer
-// is used again.
-type cost struct {
-	series  int64 // the most that one selector selected
-	samples int64 // the most that were held at the same time
-	read    int64 // samples read in all
-}
-
-// and returns the cost of two ranges of steps.
-func (c cost) and(o cost) cost {
-	return cost{series: max(c.series, o.series), samples: max(c.samples, o.samples), read: c.read + o.read}
 }
 
 // entryFormat is the first byte of an encoded entry.
@@ -70,18 +54,18 @@ func (e *entry) encode(step int64) []byte {
 	b.PutVarint64(e.stored.UnixMilli())
 	b.PutVarint64(e.steps.Start)
 	b.PutVarint64(e.steps.End)
-	b.PutVarint64(e.cost.series)
-	b.PutVarint64(e.cost.samples)
-	b.PutVarint64(e.cost.read)
+	b.PutVarint64(e.cost.Series)
+	b.PutVarint64(e.cost.Samples)
+	b.PutVarint64(e.cost.Read)
 	b.PutUvarint(len(e.notes))
 	for _, n := range e.notes {
-		b.PutUvarintStr(n.raw)
-		b.PutUvarintStr(n.placed)
-		b.PutByte(boolByte(n.info))
+		b.PutUvarintStr(n.Raw)
+		b.PutUvarintStr(n.Placed)
+		b.PutByte(boolByte(n.Info))
 	}
 	b.PutUvarint(len(e.points))
 	for i := range e.points {
-		e.encodeSeries(&b, &e.points[i], step)
+		evaluation.AppendSeries(&b, &e.points[i], e.steps.Start, step)
 	}
 	out := make([]byte, 1+snappy.MaxEncodedLen(b.Len()))
 	out[0] = entryFormat
@@ -93,32 +77,6 @@ func boolByte(v bool) byte {
 		return 1
 	}
 	return 0
-}
-
-// encodeSeries appends a series: its labels, and its points as the number of steps since
-// the last point, and the value.
-func (e *entry) encodeSeries(b *encoding.Encbuf, s *promql.Series, step int64) {
-	b.PutUvarint(s.Metric.Len())
-	s.Metric.Range(func(l labels.Label) {
-		b.PutUvarintStr(l.Name)
-		b.PutUvarintStr(l.Value)
-	})
-	b.PutUvarint(len(s.Floats))
-	last := e.steps.Start - step
-	for _, p := range s.Floats {
-		b.PutUvarint64(uint64((p.T - last) / step))
-		last = p.T
-	}
-	for _, p := range s.Floats {
-		b.B = binary.LittleEndian.AppendUint64(b.B, math.Float64bits(p.F))
-	}
-	b.PutUvarint(len(s.Histograms))
-	last = e.steps.Start - step
-	for _, p := range s.Histograms {
-		b.PutUvarint64(uint64((p.T - last) / step))
-		last = p.T
-		record.EncodeFloatHistogram(b, p.H)
-	}
 }
 
 // decodedBytes returns the memory that decoding a value needs.
@@ -150,70 +108,24 @@ func decodeEntry(key string, value []byte, step int64) (*entry, error) {
 	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
 		e.ingesters = append(e.ingesters, series.IngesterVersion{Instance: d.UvarintStr(), Epoch: d.Be64(), Changes: d.Uvarint64()})
 	}
-	copy(e.store.Deletions[:], take(&d, len(e.store.Deletions)))
+	copy(e.store.Deletions[:], evaluation.Take(&d, len(e.store.Deletions)))
 	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
 		day := series.DayVersion{Day: d.Varint64()}
-		copy(day.Digest[:], take(&d, len(day.Digest)))
+		copy(day.Digest[:], evaluation.Take(&d, len(day.Digest)))
 		e.store.Days = append(e.store.Days, day)
 	}
 	e.stored = time.UnixMilli(d.Varint64())
 	e.steps = split.Range{Start: d.Varint64(), End: d.Varint64()}
-	e.cost = cost{series: d.Varint64(), samples: d.Varint64(), read: d.Varint64()}
+	e.cost = evaluation.Cost{Series: d.Varint64(), Samples: d.Varint64(), Read: d.Varint64()}
 	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
-		e.notes = append(e.notes, note{raw: d.UvarintStr(), placed: d.UvarintStr(), info: d.Byte() == 1})
+		e.notes = append(e.notes, evaluation.Note{Raw: d.UvarintStr(), Placed: d.UvarintStr(), Info: d.Byte() == 1})
 	}
 	b := labels.NewScratchBuilder(16)
 	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
-		e.points = append(e.points, decodeSeries(&d, &b, e.steps.Start, step))
+		e.points = append(e.points, evaluation.ReadSeries(&d, &b, e.steps.Start, step))
 	}
 	if d.Err() != nil || d.Len() != 0 {
 		return nil, errEntry
 	}
 	return e, nil
-}
-
-// take returns the next n bytes.
-func take(d *encoding.Decbuf, n int) []byte {
-	if d.Err() != nil || n < 0 || d.Len() < n {
-		d.E = errEntry
-		return nil
-	}
-	out := d.B[:n]
-	d.B = d.B[n:]
-	return out
-}
-
-func decodeSeries(d *encoding.Decbuf, b *labels.ScratchBuilder, start, step int64) promql.Series {
-	b.Reset()
-	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
-		b.Add(d.UvarintStr(), d.UvarintStr())
-	}
-	s := promql.Series{Metric: b.Labels()}
-	n := d.Uvarint()
-	if n < 0 || n > d.Len() { // a point has nine bytes at least
-		d.E = errEntry
-		return s
-	}
-	if n > 0 {
-		s.Floats = make([]promql.FPoint, n)
-	}
-	t := start - step
-	for i := range s.Floats {
-		t += int64(d.Uvarint64()) * step
-		s.Floats[i].T = t
-	}
-	values := take(d, 8*n)
-	for i := range values {
-		if i%8 == 0 {
-			s.Floats[i/8].F = math.Float64frombits(binary.LittleEndian.Uint64(values[i:]))
-		}
-	}
-	t = start - step
-	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
-		t += int64(d.Uvarint64()) * step
-		h := &histogram.FloatHistogram{}
-		record.DecodeFloatHistogram(d, h)
-		s.Histograms = append(s.Histograms, promql.HPoint{T: t, H: h})
-	}
-	return s
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -21,8 +22,8 @@ func exampleEntry() *entry {
 		ingesters: []series.IngesterVersion{{Instance: "a", Epoch: 1 << 63, Changes: 3}, {Instance: "b", Epoch: 2}},
 		store:     series.StoreVersion{Deletions: [16]byte{1}, Days: []series.DayVersion{{Day: -1, Digest: [16]byte{2}}, {Day: 20_000}}},
 		steps:     split.Range{Start: 1000, End: 61_000},
-		cost:      cost{series: 5, samples: 6, read: 7},
-		notes:     []note{{raw: "r", placed: "r (1:1)", info: true}, {raw: "w", placed: "w"}},
+		cost:      evaluation.Cost{Series: 5, Samples: 6, Read: 7},
+		notes:     []evaluation.Note{{Raw: "r", Placed: "r (1:1)", Info: true}, {Raw: "w", Placed: "w"}},
 		points: promql.Matrix{
 			{Metric: labels.FromStrings("a", "1"), Floats: []promql.FPoint{{T: 1000, F: 1}, {T: 61_000, F: -0.5}}},
 			{Metric: labels.EmptyLabels(), Histograms: []promql.HPoint{{T: 31_000, H: tsdbutil.GenerateTestFloatHistogram(3)}}},

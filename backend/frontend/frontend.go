@@ -120,4 +120,5 @@ func WithoutCache(ctx context.Context) context.Context {
 	return context.WithValue(ctx, uncachedKey{}, true)
 }
 
-func uncached(ctx context.Context) bool { return ctx.Value(uncachedKey{}) != nil }
+// Uncached reports whether the context is one of WithoutCache.
+func Uncached(ctx context.Context) bool { return ctx.Value(uncachedKey{}) != nil }

@@ -87,7 +87,7 @@ func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
 		reason = "damaged"
 	case p.f.o.Now().Sub(e.stored).Abs() > maxAge:
 		reason = "old"
-	case p.f.o.Evaluator.CheckCost(ctx, e.cost.series, e.cost.samples) != nil:
+	case p.f.o.Evaluator.CheckCost(ctx, e.cost.Series, e.cost.Samples) != nil:
 		reason = "limits" // evaluating what the query needs of it may succeed
 	case !p.current(part, e):
 		reason = "changed"
@@ -210,7 +210,7 @@ func (p *plan) grown(part *part) *entry {
 				e.notes = append(e.notes, n)
 			}
 		}
-		e.cost = e.cost.and(t.cost)
+		e.cost = e.cost.And(t.cost)
 		pieces = append(pieces, piece{t.steps, t.points})
 	}
 	if !fresh {

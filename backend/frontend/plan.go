@@ -65,7 +65,7 @@ func (q *rangeQuery) divisible() bool {
 	case q.times.Step <= 0, q.times.Step%time.Millisecond != 0:
 		return false
 	}
-	return q.opts == nil || !q.opts.EnablePerStepStats()
+	return q.opts == nil || !q.opts.EnablePerStepStats() && q.opts.UseStartTimestamps() == nil
 }
 
 // plan returns how to answer the query. ok is false if it must be evaluated as a whole,
@@ -94,7 +94,7 @@ func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	p := &plan{q: q, f: f, id: access.Tenant, policy: access.Policy.String(), shape: split.Analyze(resolved, options),
 		step: q.times.Step.Milliseconds()}
 	p.divide(timestamp.FromTime(q.times.Start), timestamp.FromTime(q.times.End), options.Lookback)
-	p.cached = p.cached && f.o.Cache != nil && !uncached(ctx)
+	p.cached = p.cached && f.o.Cache != nil && !Uncached(ctx)
 	if len(p.parts) == 1 && !p.cached {
 		return nil, false
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/util/stats"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 )
 
@@ -79,12 +80,15 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 	if failed := p.evaluate(ctx); failed != nil {
 		return failed
 	}
+	if p.unjoinable() {
+		return p.q.Query.Exec(ctx)
+	}
 	notes := annotations.Annotations{}
 	var pieces []promql.Matrix
 	for i := range p.parts {
 		part := &p.parts[i]
 		if part.kept != nil {
-			annotate(&notes, part.kept.notes)
+			evaluation.Annotate(&notes, part.kept.notes)
 		}
 		for _, piece := range part.answer() {
 			pieces = append(pieces, piece.points)
@@ -100,6 +104,15 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 	}
 	p.count()
 	return &promql.Result{Value: m, Warnings: notes}
+}
+
+// unjoinable reports whether annotations of several pieces would have to be joined that
+// were received as text.
+func (p *plan) unjoinable() bool {
+	if len(p.parts) == 1 && len(p.tasks) == 1 && p.parts[0].kept == nil {
+		return false
+	}
+	return slices.ContainsFunc(p.tasks, func(t task) bool { return evaluation.Unjoinable(t.warnings) })
 }
 
 // charge accounts for the memory of the kept answers.
@@ -124,9 +137,9 @@ type task struct {
 
 	points   promql.Matrix
 	warnings annotations.Annotations
-	notes    []note
+	notes    []evaluation.Note
 	storable bool // the annotations can be kept
-	cost     cost
+	cost     evaluation.Cost
 }
 
 // evaluate runs all tasks, some at the same time. It returns the result of a task that
@@ -172,10 +185,13 @@ func (p *plan) evaluateTask(ctx context.Context, t *task) *promql.Result {
 		return &promql.Result{Err: err}
 	}
 	t.warnings = res.Warnings
-	t.notes, t.storable = notesOf(res.Warnings, q.text)
-	t.cost.series, t.cost.samples = p.f.o.Evaluator.Cost(query)
+	t.notes, t.storable = evaluation.NotesOf(res.Warnings, q.text)
+	if s, ok := query.(interface{ Storable() bool }); ok && !s.Storable() {
+		t.storable = false // evaluated by another version
+	}
+	t.cost.Series, t.cost.Samples = p.f.o.Evaluator.Cost(query)
 	if s := query.Stats(); s != nil && s.Samples != nil {
-		t.cost.read = s.Samples.TotalSamples
+		t.cost.Read = s.Samples.TotalSamples
 	}
 	return res
 }
@@ -187,15 +203,15 @@ func (p *plan) count() {
 	for i := range p.parts {
 		if e := p.parts[i].kept; e != nil {
 			kept += stepsIn(intersect(e.steps, p.parts[i].steps), p.step)
-			samples.TotalSamples += e.cost.read
-			samples.PeakSamples = max(samples.PeakSamples, int(e.cost.samples))
+			samples.TotalSamples += e.cost.Read
+			samples.PeakSamples = max(samples.PeakSamples, int(e.cost.Samples))
 		}
 	}
 	for i := range p.tasks {
 		t := &p.tasks[i]
 		evaluated += stepsIn(t.steps, p.step)
-		samples.TotalSamples += t.cost.read
-		samples.PeakSamples = max(samples.PeakSamples, int(t.cost.samples))
+		samples.TotalSamples += t.cost.Read
+		samples.PeakSamples = max(samples.PeakSamples, int(t.cost.Samples))
 	}
 	p.f.metrics.steps.WithLabelValues("cache").Add(float64(kept))
 	p.f.metrics.steps.WithLabelValues("evaluated").Add(float64(evaluated))

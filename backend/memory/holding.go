@@ -100,6 +100,15 @@ func (h *Holding) Part() *Holding {
 	return &Holding{account: h.account, req: h.req, whole: h}
 }
 
+// Another returns an empty holding of the same kind of request, for work that may outlive
+// the request of h. The caller must call Close.
+func (h *Holding) Another() *Holding {
+	if h == nil {
+		return nil
+	}
+	return h.account.Begin(h.req)
+}
+
 // Give subtracts n bytes from the used bytes. If more than 4 steps are then unused, all
 // but one step is returned to the account; that step stays for the next Take.
 func (h *Holding) Give(n int64) {

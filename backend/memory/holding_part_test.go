@@ -49,3 +49,27 @@ func TestPart(t *testing.T) {
 		t.Error("part of no holding")
 	}
 }
+
+// TestAnother checks that a holding for work that outlives a request is independent of it.
+func TestAnother(t *testing.T) {
+	a := NewAccount(1<<30, prometheus.NewRegistry())
+	h := a.Begin(Request{Tenant: "acme", Limit: 1 << 20})
+	other := h.Another()
+	if err := h.Take(1 << 19); err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	if err := other.Take(1 << 20); err != nil || a.Used() != 1<<20 {
+		t.Errorf("%v; %d bytes held", err, a.Used())
+	}
+	if err := other.Take(1); err == nil {
+		t.Error("the tenant's limit does not hold")
+	}
+	other.Close()
+	if a.Used() != 0 {
+		t.Errorf("%d bytes left", a.Used())
+	}
+	if (*Holding)(nil).Another() != nil {
+		t.Error("a holding without an account has another one")
+	}
+}

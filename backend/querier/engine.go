@@ -207,6 +207,9 @@ func TimedOut(lim *limits.Limits) error {
 	return timeoutError{limits.QueryTimeout.Exceeded(lim, limits.More)}
 }
 
+// TimedOutAt returns the error of TimedOut for a query of another process.
+func TimedOutAt(exceeded *limits.Exceeded) error { return timeoutError{exceeded} }
+
 // timeoutError has the text of the limit query_timeout and the type of
 // promql.ErrQueryTimeout, for which Prometheus' API responds with 503 and
 // errorType timeout.

@@ -22,6 +22,12 @@ type QueueFullError struct {
 
 func (e *QueueFullError) Error() string { return e.exceeded.Error() }
 
+// Exceeded returns the limit that was exceeded.
+func (e *QueueFullError) Exceeded() *limits.Exceeded { return e.exceeded }
+
+// QueueFull returns the error of a queue of another process.
+func QueueFull(exceeded *limits.Exceeded) *QueueFullError { return &QueueFullError{exceeded: exceeded} }
+
 // Gate limits the number of concurrent reads of each tenant. Further reads wait
 // in a FIFO queue. Tenants do not wait for each other. It is safe for
 // concurrent use.

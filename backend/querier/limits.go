@@ -23,6 +23,12 @@ func WithLimits(ctx context.Context, lim *limits.Limits) context.Context {
 	return context.WithValue(ctx, limitsKey{}, lim)
 }
 
+// Limits returns the limits of a request; nil if it has none.
+func Limits(ctx context.Context) *limits.Limits {
+	lim, _ := ctx.Value(limitsKey{}).(*limits.Limits)
+	return lim
+}
+
 // tenantLimits returns the tenant of a request, and its limits.
 func tenantLimits(ctx context.Context) (*limits.Limits, tenant.ID, error) {
 	access, err := tenant.FromContext(ctx)

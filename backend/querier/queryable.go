@@ -251,6 +251,12 @@ func noteFault(ctx context.Context, public, err error) {
 	if !errors.As(public, &internal) && !errors.As(public, &timeout) {
 		return
 	}
+	NoteFault(ctx, err)
+}
+
+// NoteFault records an error with which another process could not read data for the
+// request.
+func NoteFault(ctx context.Context, err error) {
 	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok {
 		noted.CompareAndSwap(nil, &err)
 	}

@@ -84,7 +84,8 @@ func (p *Pool) Peer(addr string) (*Peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("peer %s: %w", addr, err)
 	}
-	peer := &Peer{conn: conn, ingester: wire.NewIngesterClient(conn), compactor: wire.NewCompactorClient(conn)}
+	peer := &Peer{conn: conn, ingester: wire.NewIngesterClient(conn), compactor: wire.NewCompactorClient(conn),
+		frontend: wire.NewFrontendClient(conn)}
 	p.peers[addr] = peer
 	return peer, nil
 }
@@ -119,6 +120,7 @@ type Peer struct {
 	conn      *grpc.ClientConn
 	ingester  wire.IngesterClient
 	compactor wire.CompactorClient
+	frontend  wire.FrontendClient
 
 	mu       sync.Mutex
 	timeouts int       // consecutive

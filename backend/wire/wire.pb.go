@@ -1239,6 +1239,306 @@ func (m *CompactResponse) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_CompactResponse proto.InternalMessageInfo
 
+// EvaluationRequest is a query, or the steps of a part of a range query.
+type EvaluationRequest struct {
+	Tenant           string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Policy           string `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Limits           []byte `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
+	Text             string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	Start            int64  `protobuf:"zigzag64,5,opt,name=start,proto3" json:"start,omitempty"`
+	StartNanoseconds int32  `protobuf:"varint,6,opt,name=start_nanoseconds,json=startNanoseconds,proto3" json:"start_nanoseconds,omitempty"`
+	End              int64  `protobuf:"zigzag64,7,opt,name=end,proto3" json:"end,omitempty"`
+	EndNanoseconds   int32  `protobuf:"varint,8,opt,name=end_nanoseconds,json=endNanoseconds,proto3" json:"end_nanoseconds,omitempty"`
+	Step             int64  `protobuf:"varint,9,opt,name=step,proto3" json:"step,omitempty"`
+	Part             bool   `protobuf:"varint,10,opt,name=part,proto3" json:"part,omitempty"`
+	First            int64  `protobuf:"zigzag64,11,opt,name=first,proto3" json:"first,omitempty"`
+	Last             int64  `protobuf:"zigzag64,12,opt,name=last,proto3" json:"last,omitempty"`
+	Lookback         int64  `protobuf:"varint,13,opt,name=lookback,proto3" json:"lookback,omitempty"`
+	Class            int32  `protobuf:"varint,14,opt,name=class,proto3" json:"class,omitempty"`
+	Uncached         bool   `protobuf:"varint,15,opt,name=uncached,proto3" json:"uncached,omitempty"`
+	Alone            bool   `protobuf:"varint,16,opt,name=alone,proto3" json:"alone,omitempty"`
+	Timeout          int64  `protobuf:"varint,17,opt,name=timeout,proto3" json:"timeout,omitempty"`
+}
+
+func (m *EvaluationRequest) Reset()         { *m = EvaluationRequest{} }
+func (m *EvaluationRequest) String() string { return proto.CompactTextString(m) }
+func (*EvaluationRequest) ProtoMessage()    {}
+func (*EvaluationRequest) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{31}
+}
+func (m *EvaluationRequest) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *EvaluationRequest) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_EvaluationRequest.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *EvaluationRequest) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_EvaluationRequest.Merge(m, src)
+}
+func (m *EvaluationRequest) XXX_Size() int {
+	return m.Size()
+}
+func (m *EvaluationRequest) XXX_DiscardUnknown() {
+	xxx_messageInfo_EvaluationRequest.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_EvaluationRequest proto.InternalMessageInfo
+
+// EvaluationResponse is a piece of an answer. Series of all pieces are in order.
+type EvaluationResponse struct {
+	Series []byte         `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"`
+	Count  int64          `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	End    *EvaluationEnd `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+}
+
+func (m *EvaluationResponse) Reset()         { *m = EvaluationResponse{} }
+func (m *EvaluationResponse) String() string { return proto.CompactTextString(m) }
+func (*EvaluationResponse) ProtoMessage()    {}
+func (*EvaluationResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{32}
+}
+func (m *EvaluationResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *EvaluationResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_EvaluationResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *EvaluationResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_EvaluationResponse.Merge(m, src)
+}
+func (m *EvaluationResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *EvaluationResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_EvaluationResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_EvaluationResponse proto.InternalMessageInfo
+
+// EvaluationEnd completes an answer.
+type EvaluationEnd struct {
+	Kind     string             `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Time     int64              `protobuf:"zigzag64,2,opt,name=time,proto3" json:"time,omitempty"`
+	Scalar   uint64             `protobuf:"fixed64,3,opt,name=scalar,proto3" json:"scalar,omitempty"`
+	Text     string             `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	Notes    []EvaluationNote   `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes"`
+	Joinable bool               `protobuf:"varint,6,opt,name=joinable,proto3" json:"joinable,omitempty"`
+	Series   int64              `protobuf:"varint,7,opt,name=series,proto3" json:"series,omitempty"`
+	Samples  int64              `protobuf:"varint,8,opt,name=samples,proto3" json:"samples,omitempty"`
+	Read     int64              `protobuf:"varint,9,opt,name=read,proto3" json:"read,omitempty"`
+	Switches string             `protobuf:"bytes,10,opt,name=switches,proto3" json:"switches,omitempty"`
+	Failure  *EvaluationFailure `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`
+	Fault    *EvaluationFailure `protobuf:"bytes,12,opt,name=fault,proto3" json:"fault,omitempty"`
+}
+
+func (m *EvaluationEnd) Reset()         { *m = EvaluationEnd{} }
+func (m *EvaluationEnd) String() string { return proto.CompactTextString(m) }
+func (*EvaluationEnd) ProtoMessage()    {}
+func (*EvaluationEnd) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{33}
+}
+func (m *EvaluationEnd) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *EvaluationEnd) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_EvaluationEnd.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *EvaluationEnd) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_EvaluationEnd.Merge(m, src)
+}
+func (m *EvaluationEnd) XXX_Size() int {
+	return m.Size()
+}
+func (m *EvaluationEnd) XXX_DiscardUnknown() {
+	xxx_messageInfo_EvaluationEnd.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_EvaluationEnd proto.InternalMessageInfo
+
+type EvaluationNote struct {
+	Raw    string `protobuf:"bytes,1,opt,name=raw,proto3" json:"raw,omitempty"`
+	Placed string `protobuf:"bytes,2,opt,name=placed,proto3" json:"placed,omitempty"`
+	Info   bool   `protobuf:"varint,3,opt,name=info,proto3" json:"info,omitempty"`
+}
+
+func (m *EvaluationNote) Reset()         { *m = EvaluationNote{} }
+func (m *EvaluationNote) String() string { return proto.CompactTextString(m) }
+func (*EvaluationNote) ProtoMessage()    {}
+func (*EvaluationNote) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{34}
+}
+func (m *EvaluationNote) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *EvaluationNote) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_EvaluationNote.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *EvaluationNote) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_EvaluationNote.Merge(m, src)
+}
+func (m *EvaluationNote) XXX_Size() int {
+	return m.Size()
+}
+func (m *EvaluationNote) XXX_DiscardUnknown() {
+	xxx_messageInfo_EvaluationNote.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_EvaluationNote proto.InternalMessageInfo
+
+// EvaluationFailure is an error.
+type EvaluationFailure struct {
+	Kind  string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Text  string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+}
+
+func (m *EvaluationFailure) Reset()         { *m = EvaluationFailure{} }
+func (m *EvaluationFailure) String() string { return proto.CompactTextString(m) }
+func (*EvaluationFailure) ProtoMessage()    {}
+func (*EvaluationFailure) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{35}
+}
+func (m *EvaluationFailure) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *EvaluationFailure) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_EvaluationFailure.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *EvaluationFailure) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_EvaluationFailure.Merge(m, src)
+}
+func (m *EvaluationFailure) XXX_Size() int {
+	return m.Size()
+}
+func (m *EvaluationFailure) XXX_DiscardUnknown() {
+	xxx_messageInfo_EvaluationFailure.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_EvaluationFailure proto.InternalMessageInfo
+
+// WorkMessage is sent by a querier: first hello, then pieces of answers, and leaving when
+// the querier takes no more evaluations.
+type WorkMessage struct {
+	Hello   *WorkHello          `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	Answer  *EvaluationResponse `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	Leaving bool                `protobuf:"varint,3,opt,name=leaving,proto3" json:"leaving,omitempty"`
+}
+
+func (m *WorkMessage) Reset()         { *m = WorkMessage{} }
+func (m *WorkMessage) String() string { return proto.CompactTextString(m) }
+func (*WorkMessage) ProtoMessage()    {}
+func (*WorkMessage) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{36}
+}
+func (m *WorkMessage) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *WorkMessage) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_WorkMessage.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *WorkMessage) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_WorkMessage.Merge(m, src)
+}
+func (m *WorkMessage) XXX_Size() int {
+	return m.Size()
+}
+func (m *WorkMessage) XXX_DiscardUnknown() {
+	xxx_messageInfo_WorkMessage.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_WorkMessage proto.InternalMessageInfo
+
+type WorkHello struct {
+	Instance string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+}
+
+func (m *WorkHello) Reset()         { *m = WorkHello{} }
+func (m *WorkHello) String() string { return proto.CompactTextString(m) }
+func (*WorkHello) ProtoMessage()    {}
+func (*WorkHello) Descriptor() ([]byte, []int) {
+	return fileDescriptor_f2dcdddcdf68d8e0, []int{37}
+}
+func (m *WorkHello) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *WorkHello) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_WorkHello.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *WorkHello) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_WorkHello.Merge(m, src)
+}
+func (m *WorkHello) XXX_Size() int {
+	return m.Size()
+}
+func (m *WorkHello) XXX_DiscardUnknown() {
+	xxx_messageInfo_WorkHello.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_WorkHello proto.InternalMessageInfo
+
 func init() {
 	proto.RegisterType((*Empty)(nil), "pallium.wire.v1.Empty")
 	proto.RegisterType((*PushRequest)(nil), "pallium.wire.v1.PushRequest")
@@ -1271,102 +1571,142 @@ func init() {
 	proto.RegisterType((*AcceptLossResponse)(nil), "pallium.wire.v1.AcceptLossResponse")
 	proto.RegisterType((*StatusResponse)(nil), "pallium.wire.v1.StatusResponse")
 	proto.RegisterType((*CompactResponse)(nil), "pallium.wire.v1.CompactResponse")
+	proto.RegisterType((*EvaluationRequest)(nil), "pallium.wire.v1.EvaluationRequest")
+	proto.RegisterType((*EvaluationResponse)(nil), "pallium.wire.v1.EvaluationResponse")
+	proto.RegisterType((*EvaluationEnd)(nil), "pallium.wire.v1.EvaluationEnd")
+	proto.RegisterType((*EvaluationNote)(nil), "pallium.wire.v1.EvaluationNote")
+	proto.RegisterType((*EvaluationFailure)(nil), "pallium.wire.v1.EvaluationFailure")
+	proto.RegisterType((*WorkMessage)(nil), "pallium.wire.v1.WorkMessage")
+	proto.RegisterType((*WorkHello)(nil), "pallium.wire.v1.WorkHello")
 }
 
 func init() { proto.RegisterFile("wire.proto", fileDescriptor_f2dcdddcdf68d8e0) }
 
 var fileDescriptor_f2dcdddcdf68d8e0 = []byte{
-	// 1430 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x57, 0x4b, 0x73, 0x1b, 0xc5,
-	0x13, 0xf7, 0x7a, 0xe5, 0x95, 0xd4, 0x7e, 0xc4, 0x99, 0x7f, 0xca, 0x7f, 0x45, 0x24, 0xb2, 0x33,
-	0x40, 0x61, 0x2e, 0x76, 0x62, 0x48, 0x41, 0x01, 0x49, 0xc5, 0x31, 0x49, 0x48, 0xe2, 0x94, 0x61,
-	0x1d, 0x52, 0x05, 0x55, 0x90, 0x1a, 0xaf, 0x3a, 0xd2, 0x92, 0x7d, 0x65, 0x67, 0x64, 0x5b, 0x9f,
-	0x80, 0x2b, 0x37, 0xbe, 0x0b, 0x47, 0x4e, 0x39, 0xe6, 0x08, 0x17, 0x0a, 0x12, 0x3e, 0x08, 0x35,
-	0xaf, 0xd5, 0xca, 0xd2, 0xda, 0xc5, 0x81, 0xdb, 0xf4, 0x63, 0x7b, 0xa6, 0xfb, 0xd7, 0xfd, 0x9b,
-	0x59, 0x80, 0xa3, 0x30, 0xc7, 0x8d, 0x2c, 0x4f, 0x45, 0x4a, 0xce, 0x65, 0x2c, 0x8a, 0xc2, 0x41,
-	0xbc, 0xa1, 0x74, 0x87, 0xd7, 0xda, 0x17, 0x7a, 0x69, 0x2f, 0x55, 0xb6, 0x4d, 0xb9, 0xd2, 0x6e,
-	0xb4, 0x0e, 0x73, 0x77, 0xe2, 0x4c, 0x0c, 0xe9, 0x77, 0x30, 0xff, 0xe5, 0x80, 0xf7, 0x7d, 0x7c,
-	0x31, 0x40, 0x2e, 0xc8, 0x0a, 0x78, 0x02, 0x13, 0x96, 0x88, 0x96, 0xb3, 0xe6, 0xac, 0x37, 0x7d,
-	0x23, 0x91, 0x0b, 0x30, 0x77, 0x94, 0x87, 0x02, 0x5b, 0xb3, 0x6b, 0xce, 0xfa, 0x82, 0xaf, 0x05,
-	0xb2, 0x06, 0xf3, 0xc8, 0x05, 0x3b, 0x88, 0x42, 0xde, 0xc7, 0x6e, 0xcb, 0x5d, 0x73, 0xd6, 0x1b,
-	0x7e, 0x59, 0x45, 0x7f, 0x75, 0x60, 0x41, 0xc7, 0xe7, 0x59, 0x9a, 0x70, 0x24, 0x97, 0xa0, 0x89,
-	0xc7, 0x18, 0x67, 0x11, 0xcb, 0xb9, 0xda, 0xc3, 0xf5, 0x47, 0x0a, 0x72, 0x0b, 0x20, 0xc7, 0x1f,
-	0x30, 0x10, 0x61, 0x9a, 0xf0, 0xd6, 0xec, 0x9a, 0xbb, 0x3e, 0xbf, 0xd5, 0xde, 0x38, 0x91, 0xd2,
-	0x86, 0x6f, 0x5d, 0x6e, 0xd7, 0x5e, 0xfe, 0xb1, 0x3a, 0xe3, 0x97, 0xbe, 0x21, 0x2d, 0xa8, 0x07,
-	0x39, 0x32, 0xa1, 0x8e, 0xe3, 0xae, 0x2f, 0xfa, 0x56, 0x24, 0x1f, 0x43, 0x3d, 0xc7, 0x0c, 0x99,
-	0xe0, 0xad, 0x9a, 0x0a, 0xdc, 0x9a, 0x12, 0x58, 0xd9, 0x4d, 0x58, 0xeb, 0x4e, 0xbf, 0x82, 0xba,
-	0xb1, 0xc8, 0x3a, 0x60, 0x22, 0xf2, 0xa1, 0x39, 0xba, 0x16, 0x08, 0x81, 0x1a, 0x67, 0xb1, 0x2e,
-	0x8e, 0xeb, 0xab, 0xb5, 0x4c, 0xb4, 0x1b, 0x3e, 0x7b, 0x86, 0x39, 0x26, 0x42, 0x55, 0xc6, 0xf5,
-	0x47, 0x0a, 0x7a, 0x04, 0xcd, 0x22, 0x8b, 0x8a, 0xa0, 0x2b, 0xe0, 0xe5, 0xc8, 0x78, 0x9a, 0xb4,
-	0x6a, 0x1a, 0x0a, 0x2d, 0xc9, 0x0c, 0x63, 0xe4, 0x9c, 0xf5, 0xb0, 0x35, 0xa7, 0x0c, 0x56, 0x94,
-	0x5f, 0x64, 0x11, 0x0b, 0x90, 0xb7, 0x3c, 0x95, 0xba, 0x91, 0x1e, 0xd4, 0x1a, 0xb3, 0xcb, 0xee,
-	0x83, 0x5a, 0xc3, 0x5d, 0xae, 0xd1, 0xdf, 0x1d, 0x58, 0xdc, 0xc7, 0x08, 0x03, 0x71, 0x16, 0xe4,
-	0x17, 0xa1, 0x11, 0x87, 0xc9, 0x53, 0x11, 0x9a, 0xc4, 0x88, 0x5f, 0x8f, 0xc3, 0xe4, 0x71, 0x18,
-	0xa3, 0x32, 0xb1, 0x63, 0x6d, 0x72, 0x8d, 0x89, 0x1d, 0x2b, 0xd3, 0x27, 0xd2, 0x24, 0x82, 0x3e,
-	0xe6, 0xd5, 0x65, 0x7e, 0xa4, 0x1d, 0x4c, 0x99, 0x0b, 0x7f, 0x72, 0x19, 0x40, 0x86, 0xe5, 0x98,
-	0x87, 0xc8, 0x55, 0x72, 0xae, 0xdf, 0x8c, 0xd9, 0xf1, 0xbe, 0x52, 0x90, 0x55, 0x98, 0x8f, 0xd8,
-	0x01, 0x46, 0xfc, 0x69, 0x9a, 0x44, 0xc3, 0x96, 0xa7, 0xba, 0x0d, 0xb4, 0x6a, 0x2f, 0x89, 0x86,
-	0xf4, 0x1e, 0xd4, 0x4d, 0x68, 0x89, 0x88, 0x18, 0x66, 0x68, 0x2a, 0xaa, 0xd6, 0x52, 0x97, 0x58,
-	0x94, 0x9a, 0xbe, 0x5a, 0xcb, 0xd2, 0x1f, 0xb2, 0x68, 0xa0, 0xd3, 0x68, 0xfa, 0x5a, 0xa0, 0x29,
-	0x2c, 0xd9, 0x1a, 0x99, 0xb6, 0xbd, 0x0e, 0x9e, 0x39, 0x96, 0xa3, 0x92, 0xfa, 0xff, 0x44, 0x52,
-	0xfa, 0x90, 0x26, 0x27, 0xe3, 0x2c, 0xc3, 0x67, 0x2c, 0x78, 0xce, 0xed, 0xd8, 0x28, 0x81, 0x2c,
-	0x83, 0x8b, 0x89, 0x1d, 0x17, 0xb9, 0xa4, 0x4f, 0xc0, 0x33, 0x49, 0xae, 0x80, 0xa7, 0x33, 0x52,
-	0x47, 0x5f, 0xf0, 0x8d, 0x44, 0x3e, 0x04, 0x2f, 0xe8, 0x0f, 0x92, 0xe7, 0x76, 0x2a, 0x56, 0x26,
-	0x0e, 0xb0, 0x23, 0xcd, 0x76, 0x7f, 0xed, 0x4b, 0x7f, 0x74, 0x60, 0x4e, 0xe9, 0xc7, 0xd0, 0x74,
-	0xaa, 0xd1, 0x9c, 0x1d, 0x47, 0xb3, 0x05, 0x75, 0xce, 0xe2, 0x2c, 0x42, 0x6e, 0x5a, 0xd8, 0x8a,
-	0xa4, 0x0d, 0x0d, 0x4c, 0x82, 0xb4, 0x1b, 0x26, 0x3d, 0xd5, 0x9f, 0xae, 0x5f, 0xc8, 0xb2, 0xd0,
-	0x5d, 0x26, 0x98, 0x42, 0x70, 0xc1, 0x57, 0x6b, 0xca, 0x60, 0x71, 0x57, 0x65, 0x62, 0xdb, 0xee,
-	0x33, 0x59, 0x51, 0x59, 0x63, 0x75, 0x9c, 0xf9, 0xad, 0xce, 0x94, 0x8a, 0x96, 0xda, 0x74, 0x54,
-	0x58, 0xa9, 0x9c, 0x86, 0x25, 0xbd, 0x09, 0x4b, 0x76, 0x0b, 0x83, 0xda, 0x0a, 0x78, 0x0a, 0x50,
-	0x8d, 0x5a, 0xd3, 0x37, 0xd2, 0x74, 0x58, 0xe8, 0xcf, 0x0e, 0x2c, 0xdf, 0xb1, 0x54, 0xf4, 0xdf,
-	0x4c, 0xc7, 0x75, 0xa8, 0x71, 0x2c, 0x08, 0xe8, 0xad, 0xaa, 0xc9, 0xd8, 0x47, 0x9b, 0xaf, 0x72,
-	0xa7, 0x5f, 0x00, 0x8c, 0x2c, 0x63, 0x23, 0xe6, 0xfc, 0xbb, 0x11, 0xa3, 0x3e, 0x9c, 0x2f, 0xa5,
-	0x68, 0xca, 0x74, 0xe3, 0x44, 0x73, 0xaf, 0x4e, 0x84, 0xb3, 0xdf, 0x4c, 0x6b, 0x72, 0xda, 0x83,
-	0xa5, 0x71, 0x7b, 0x65, 0x13, 0xdf, 0x28, 0x93, 0xbf, 0xee, 0xe3, 0x8b, 0x95, 0x7b, 0x99, 0x5d,
-	0x46, 0x5f, 0xd0, 0x1e, 0x34, 0xac, 0xb1, 0x72, 0x8b, 0x62, 0xa0, 0x25, 0x28, 0x8e, 0x19, 0x68,
-	0x45, 0x07, 0x23, 0x38, 0xd4, 0x5a, 0xc2, 0xd4, 0x67, 0x5c, 0xc3, 0x54, 0x53, 0xa3, 0x58, 0xef,
-	0x33, 0x2e, 0x61, 0xa2, 0xef, 0xc1, 0xe2, 0x63, 0x05, 0xf3, 0x19, 0x5d, 0x40, 0xf7, 0x60, 0xf9,
-	0x11, 0x0a, 0x26, 0x3b, 0xbc, 0xa8, 0xe6, 0xa7, 0xd0, 0x88, 0x8d, 0xce, 0xd4, 0x73, 0x32, 0x47,
-	0xfb, 0x51, 0x81, 0x8f, 0x91, 0xe9, 0xf7, 0xd0, 0xb0, 0x36, 0xb9, 0x69, 0x8c, 0x22, 0x0f, 0x03,
-	0xbb, 0xa9, 0x96, 0x0a, 0x6e, 0x33, 0xbd, 0x6f, 0xb9, 0x6d, 0x90, 0x84, 0xc2, 0xd0, 0x98, 0x5a,
-	0x4b, 0x5d, 0x1f, 0xa3, 0xcc, 0x5c, 0x1f, 0x6a, 0x4d, 0xaf, 0xc1, 0xff, 0xb6, 0x03, 0x11, 0x1e,
-	0xa2, 0x46, 0xca, 0xe6, 0xd7, 0x86, 0x46, 0x98, 0x70, 0xc1, 0x92, 0x00, 0xcd, 0x66, 0x85, 0x4c,
-	0x13, 0x58, 0x28, 0x7f, 0x72, 0xda, 0x13, 0xe1, 0x60, 0x28, 0x90, 0x9b, 0x5b, 0x50, 0x0b, 0xd2,
-	0xbb, 0xcf, 0x78, 0x5f, 0x11, 0x88, 0xbb, 0xee, 0xf9, 0x46, 0x52, 0xcc, 0x82, 0x41, 0x9a, 0x74,
-	0xf5, 0x30, 0x2c, 0xfa, 0x56, 0x94, 0xc5, 0xdf, 0x49, 0x07, 0x89, 0x28, 0x4f, 0x71, 0xd1, 0x9e,
-	0x32, 0xb2, 0xed, 0x3b, 0x0e, 0xe7, 0x9e, 0x60, 0xce, 0xc3, 0x34, 0x29, 0x5c, 0x4f, 0xc9, 0x43,
-	0xdd, 0xb2, 0x59, 0x1a, 0xf4, 0xd5, 0xf9, 0x3c, 0x5f, 0x0b, 0xea, 0xbd, 0xd0, 0x67, 0x49, 0xcf,
-	0x30, 0x5c, 0xcd, 0xb7, 0xa2, 0xca, 0x27, 0x1d, 0x24, 0x5d, 0x55, 0x3f, 0xe2, 0x6b, 0x81, 0xde,
-	0x81, 0xc5, 0xcf, 0x31, 0x42, 0x81, 0x67, 0x11, 0xc4, 0x25, 0x68, 0x8a, 0x34, 0x3e, 0xe0, 0x22,
-	0x4d, 0xec, 0xab, 0x69, 0xa4, 0xa0, 0x9b, 0xb0, 0xb4, 0x93, 0xc6, 0x19, 0x1b, 0x5d, 0xc3, 0x97,
-	0x01, 0xf0, 0x38, 0x0b, 0x73, 0x7c, 0xca, 0xa2, 0x48, 0xc5, 0x6a, 0xc8, 0xde, 0x97, 0x9a, 0xed,
-	0x28, 0xa2, 0x14, 0x16, 0x76, 0x91, 0x1d, 0x16, 0xdb, 0x12, 0xa8, 0x1d, 0xb1, 0x50, 0x18, 0x47,
-	0xb5, 0xa6, 0xef, 0xc2, 0xf9, 0xed, 0x20, 0xc0, 0x4c, 0xec, 0xa6, 0xbc, 0x80, 0x76, 0x19, 0xdc,
-	0x2e, 0xb3, 0x4f, 0x0b, 0xb9, 0xa4, 0x57, 0x81, 0x94, 0xdd, 0x46, 0xa5, 0x63, 0x4a, 0x8b, 0x5d,
-	0xe3, 0x5c, 0xc8, 0x74, 0x1d, 0x96, 0xf6, 0x05, 0x13, 0x83, 0x31, 0x66, 0xe5, 0x4a, 0x63, 0xc7,
-	0x4f, 0x4b, 0x74, 0x00, 0xe7, 0x8a, 0xbc, 0x8c, 0xab, 0xba, 0x0d, 0x86, 0x16, 0x3c, 0xb5, 0x96,
-	0xc5, 0xc9, 0x06, 0xf6, 0xd9, 0xa8, 0xfb, 0x65, 0xa4, 0x28, 0x01, 0xee, 0x96, 0x01, 0x2f, 0xdf,
-	0x46, 0xb5, 0xb1, 0xdb, 0x68, 0xeb, 0x17, 0x0f, 0x1a, 0xf7, 0x25, 0x6a, 0x02, 0x73, 0xb2, 0x03,
-	0x35, 0xf9, 0xe4, 0x24, 0x97, 0x26, 0xc6, 0xae, 0xf4, 0xd2, 0x6d, 0x5f, 0xae, 0xb0, 0x9a, 0x53,
-	0x3f, 0x94, 0x37, 0xb2, 0xba, 0x6a, 0xce, 0xb8, 0x98, 0xda, 0xab, 0x95, 0x76, 0x1d, 0xea, 0xaa,
-	0x43, 0xee, 0x83, 0xa7, 0x6f, 0xa6, 0x29, 0xc1, 0xc6, 0x6e, 0xc5, 0x29, 0xc1, 0x4e, 0x5c, 0x69,
-	0x3e, 0x34, 0x0b, 0x02, 0x27, 0x57, 0x2a, 0xc9, 0xb3, 0x08, 0x48, 0x4f, 0x73, 0x31, 0x31, 0x1f,
-	0x95, 0x48, 0x67, 0xf2, 0x80, 0x63, 0x4c, 0xd8, 0xbe, 0x52, 0xc9, 0x65, 0xa5, 0x70, 0xf3, 0x9a,
-	0x2a, 0xd4, 0x18, 0x9f, 0x19, 0x71, 0xd2, 0x3e, 0x3e, 0xfe, 0x0f, 0xa1, 0x6e, 0xc6, 0xfc, 0xcc,
-	0x50, 0x6b, 0x13, 0xf6, 0x93, 0x04, 0x71, 0x0b, 0x3c, 0x3d, 0xbe, 0x53, 0x62, 0x8d, 0xcd, 0x75,
-	0x7b, 0xf2, 0x81, 0xa5, 0x7e, 0x98, 0xc8, 0x47, 0x30, 0x77, 0x37, 0x92, 0xed, 0x55, 0xe1, 0x50,
-	0xf9, 0xe1, 0x5d, 0x58, 0xf4, 0x91, 0x63, 0x5e, 0x10, 0xe9, 0x64, 0x07, 0x96, 0x79, 0xb6, 0x32,
-	0xce, 0x1e, 0x78, 0xda, 0x8f, 0xbc, 0x73, 0x6a, 0x80, 0xea, 0x46, 0x2f, 0x7b, 0x5d, 0x75, 0xb6,
-	0xbe, 0x81, 0xa6, 0x99, 0xd9, 0x34, 0x27, 0xbb, 0x50, 0x37, 0x02, 0x59, 0x9d, 0x02, 0x4c, 0x99,
-	0xb2, 0xa6, 0x94, 0xfb, 0xc4, 0xec, 0x6f, 0xfd, 0xed, 0x40, 0x63, 0x2f, 0xc3, 0x9c, 0xc9, 0xd0,
-	0x37, 0x61, 0x4e, 0x51, 0xd8, 0x94, 0xc4, 0xcb, 0xd4, 0x56, 0x99, 0xf8, 0xd7, 0x00, 0x23, 0xde,
-	0x22, 0x74, 0x4a, 0x5a, 0x27, 0xb8, 0xaf, 0xfd, 0xf6, 0xa9, 0x3e, 0xa6, 0x25, 0xb6, 0xc1, 0xd3,
-	0xe4, 0x56, 0x89, 0xe8, 0x94, 0x09, 0x1f, 0x63, 0xc3, 0xdb, 0xf7, 0x5e, 0xfe, 0xd5, 0x99, 0x79,
-	0xf9, 0xba, 0xe3, 0xbc, 0x7a, 0xdd, 0x71, 0xfe, 0x7c, 0xdd, 0x71, 0x7e, 0x7a, 0xd3, 0x99, 0x79,
-	0xf5, 0xa6, 0x33, 0xf3, 0xdb, 0x9b, 0xce, 0xcc, 0xb7, 0xef, 0xf7, 0x42, 0xd1, 0x1f, 0x1c, 0x6c,
-	0x04, 0x69, 0xbc, 0x69, 0x02, 0xf5, 0x5f, 0xd8, 0xd5, 0xe6, 0x01, 0x0b, 0x9e, 0x63, 0xd2, 0xdd,
-	0x94, 0xa1, 0x0f, 0x3c, 0xf5, 0x77, 0xfe, 0xc1, 0x3f, 0x01, 0x00, 0x00, 0xff, 0xff, 0x1c, 0x93,
-	0x36, 0x36, 0xd2, 0x0f, 0x00, 0x00,
+	// 1957 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x58, 0x4f, 0x73, 0x1c, 0x47,
+	0x15, 0xf7, 0x68, 0xff, 0xbf, 0x95, 0x64, 0xb9, 0x49, 0x89, 0xcd, 0x62, 0x4b, 0x4a, 0x07, 0xca,
+	0xa2, 0xa8, 0x92, 0x14, 0x41, 0x8a, 0x14, 0x4e, 0x52, 0x71, 0x8c, 0x9c, 0x7f, 0xb2, 0x8d, 0xc7,
+	0x21, 0x14, 0x54, 0x81, 0xab, 0x35, 0xdb, 0xd2, 0x4e, 0x34, 0xdb, 0x33, 0x99, 0xee, 0xd5, 0x9f,
+	0x4f, 0xc0, 0x95, 0x53, 0xf8, 0x12, 0x7c, 0x02, 0xaa, 0xb8, 0x70, 0xf2, 0x31, 0x47, 0xb8, 0x50,
+	0x60, 0xf3, 0x41, 0xa8, 0xf7, 0xba, 0x7b, 0x76, 0x56, 0xbb, 0xb3, 0x0a, 0x87, 0xdc, 0xde, 0xeb,
+	0xf7, 0xfa, 0x75, 0xbf, 0xbf, 0xfd, 0x9b, 0x01, 0x38, 0x8f, 0x73, 0xb9, 0x93, 0xe5, 0xa9, 0x49,
+	0xd9, 0xcd, 0x4c, 0x24, 0x49, 0x3c, 0x1e, 0xed, 0xd0, 0xda, 0xd9, 0x5b, 0xfd, 0xd7, 0x4e, 0xd2,
+	0x93, 0x94, 0x64, 0xbb, 0x48, 0x59, 0x35, 0xde, 0x82, 0xc6, 0xc1, 0x28, 0x33, 0x97, 0xfc, 0xf7,
+	0xd0, 0xfd, 0xd5, 0x58, 0x0f, 0x43, 0xf9, 0xd5, 0x58, 0x6a, 0xc3, 0xd6, 0xa1, 0x69, 0xa4, 0x12,
+	0xca, 0xf4, 0x82, 0xad, 0x60, 0xbb, 0x13, 0x3a, 0x8e, 0xbd, 0x06, 0x8d, 0xf3, 0x3c, 0x36, 0xb2,
+	0xb7, 0xb4, 0x15, 0x6c, 0x2f, 0x87, 0x96, 0x61, 0x5b, 0xd0, 0x95, 0xda, 0x88, 0xa3, 0x24, 0xd6,
+	0x43, 0x39, 0xe8, 0xd5, 0xb6, 0x82, 0xed, 0x76, 0x58, 0x5e, 0xe2, 0x7f, 0x0f, 0x60, 0xd9, 0xda,
+	0xd7, 0x59, 0xaa, 0xb4, 0x64, 0xb7, 0xa1, 0x23, 0x2f, 0xe4, 0x28, 0x4b, 0x44, 0xae, 0xe9, 0x8c,
+	0x5a, 0x38, 0x59, 0x60, 0x1f, 0x00, 0xe4, 0xf2, 0x4b, 0x19, 0x99, 0x38, 0x55, 0xba, 0xb7, 0xb4,
+	0x55, 0xdb, 0xee, 0xee, 0xf7, 0x77, 0xae, 0xb8, 0xb4, 0x13, 0x7a, 0x95, 0x0f, 0xeb, 0x2f, 0xfe,
+	0xb5, 0x79, 0x23, 0x2c, 0xed, 0x61, 0x3d, 0x68, 0x45, 0xb9, 0x14, 0x86, 0xae, 0x53, 0xdb, 0x5e,
+	0x09, 0x3d, 0xcb, 0xde, 0x81, 0x56, 0x2e, 0x33, 0x29, 0x8c, 0xee, 0xd5, 0xc9, 0x70, 0x6f, 0x8e,
+	0x61, 0x92, 0x3b, 0xb3, 0x5e, 0x9d, 0x3f, 0x85, 0x96, 0x93, 0x60, 0x1c, 0xa4, 0x32, 0xf9, 0xa5,
+	0xbb, 0xba, 0x65, 0x18, 0x83, 0xba, 0x16, 0x23, 0x1b, 0x9c, 0x5a, 0x48, 0x34, 0x3a, 0x3a, 0x88,
+	0x8f, 0x8f, 0x65, 0x2e, 0x95, 0xa1, 0xc8, 0xd4, 0xc2, 0xc9, 0x02, 0x3f, 0x87, 0x4e, 0xe1, 0x45,
+	0x85, 0xd1, 0x75, 0x68, 0xe6, 0x52, 0xe8, 0x54, 0xf5, 0xea, 0x36, 0x15, 0x96, 0x43, 0x0f, 0x47,
+	0x52, 0x6b, 0x71, 0x22, 0x7b, 0x0d, 0x12, 0x78, 0x16, 0x77, 0x64, 0x89, 0x88, 0xa4, 0xee, 0x35,
+	0xc9, 0x75, 0xc7, 0x7d, 0x5a, 0x6f, 0x2f, 0xad, 0xd5, 0x3e, 0xad, 0xb7, 0x6b, 0x6b, 0x75, 0xfe,
+	0xcf, 0x00, 0x56, 0x9e, 0xc9, 0x44, 0x46, 0xe6, 0xba, 0x94, 0xbf, 0x0e, 0xed, 0x51, 0xac, 0x9e,
+	0x9b, 0xd8, 0x39, 0xc6, 0xc2, 0xd6, 0x28, 0x56, 0x9f, 0xc7, 0x23, 0x49, 0x22, 0x71, 0x61, 0x45,
+	0x35, 0x27, 0x12, 0x17, 0x24, 0xfa, 0x05, 0x8a, 0x4c, 0x34, 0x94, 0x79, 0x75, 0x98, 0x1f, 0x59,
+	0x05, 0x17, 0xe6, 0x42, 0x9f, 0xdd, 0x01, 0x40, 0xb3, 0x5a, 0xe6, 0xb1, 0xd4, 0xe4, 0x5c, 0x2d,
+	0xec, 0x8c, 0xc4, 0xc5, 0x33, 0x5a, 0x60, 0x9b, 0xd0, 0x4d, 0xc4, 0x91, 0x4c, 0xf4, 0xf3, 0x54,
+	0x25, 0x97, 0xbd, 0x26, 0x55, 0x1b, 0xd8, 0xa5, 0x27, 0x2a, 0xb9, 0xe4, 0x1f, 0x41, 0xcb, 0x99,
+	0xc6, 0x8c, 0x98, 0xcb, 0x4c, 0xba, 0x88, 0x12, 0x8d, 0x6b, 0xca, 0x67, 0xa9, 0x13, 0x12, 0x8d,
+	0xa1, 0x3f, 0x13, 0xc9, 0xd8, 0xba, 0xd1, 0x09, 0x2d, 0xc3, 0x53, 0x58, 0xf5, 0x31, 0x72, 0x65,
+	0xfb, 0x36, 0x34, 0xdd, 0xb5, 0x02, 0x72, 0xea, 0xfb, 0x33, 0x4e, 0xd9, 0x4b, 0x3a, 0x9f, 0x9c,
+	0x32, 0x9a, 0xcf, 0x44, 0x74, 0xaa, 0x7d, 0xdb, 0x10, 0xc3, 0xd6, 0xa0, 0x26, 0x95, 0x6f, 0x17,
+	0x24, 0xf9, 0x17, 0xd0, 0x74, 0x4e, 0xae, 0x43, 0xd3, 0x7a, 0x44, 0x57, 0x5f, 0x0e, 0x1d, 0xc7,
+	0x7e, 0x06, 0xcd, 0x68, 0x38, 0x56, 0xa7, 0xbe, 0x2b, 0xd6, 0x67, 0x2e, 0xf0, 0x00, 0xc5, 0xfe,
+	0x7c, 0xab, 0xcb, 0xff, 0x18, 0x40, 0x83, 0xd6, 0xa7, 0xb2, 0x19, 0x54, 0x67, 0x73, 0x69, 0x3a,
+	0x9b, 0x3d, 0x68, 0x69, 0x31, 0xca, 0x12, 0xa9, 0x5d, 0x09, 0x7b, 0x96, 0xf5, 0xa1, 0x2d, 0x55,
+	0x94, 0x0e, 0x62, 0x75, 0x42, 0xf5, 0x59, 0x0b, 0x0b, 0x1e, 0x03, 0x3d, 0x10, 0x46, 0x50, 0x06,
+	0x97, 0x43, 0xa2, 0xb9, 0x80, 0x95, 0x43, 0xf2, 0xc4, 0x97, 0xdd, 0xbb, 0x18, 0x51, 0x8c, 0x31,
+	0x5d, 0xa7, 0xbb, 0xbf, 0x31, 0x27, 0xa2, 0xa5, 0x32, 0x9d, 0x04, 0x16, 0x17, 0xe7, 0xe5, 0x92,
+	0xbf, 0x0f, 0xab, 0xfe, 0x08, 0x97, 0xb5, 0x75, 0x68, 0x52, 0x42, 0x6d, 0xd6, 0x3a, 0xa1, 0xe3,
+	0xe6, 0xa7, 0x85, 0xff, 0x39, 0x80, 0xb5, 0x03, 0x3f, 0x8a, 0xbe, 0x9b, 0xee, 0x78, 0x1b, 0xea,
+	0x5a, 0x16, 0x03, 0xe8, 0x07, 0x55, 0x9d, 0xf1, 0x4c, 0x7a, 0x7f, 0x49, 0x9d, 0x7f, 0x0c, 0x30,
+	0x91, 0x4c, 0xb5, 0x58, 0xf0, 0xff, 0xb5, 0x18, 0x0f, 0xe1, 0x56, 0xc9, 0x45, 0x17, 0xa6, 0xf7,
+	0xae, 0x14, 0xf7, 0xe6, 0x8c, 0x39, 0xbf, 0x67, 0x5e, 0x91, 0xf3, 0x13, 0x58, 0x9d, 0x96, 0x57,
+	0x16, 0xf1, 0x7b, 0xe5, 0xe1, 0x6f, 0xeb, 0xf8, 0xf5, 0xca, 0xb3, 0xdc, 0x29, 0x93, 0x1d, 0xfc,
+	0x04, 0xda, 0x5e, 0x58, 0x79, 0x44, 0xd1, 0xd0, 0x98, 0x94, 0xc0, 0x35, 0x34, 0x8d, 0x83, 0x49,
+	0x3a, 0x88, 0xc6, 0x34, 0x0d, 0x85, 0xb6, 0x69, 0xaa, 0x53, 0x2b, 0xb6, 0x86, 0x42, 0x63, 0x9a,
+	0xf8, 0x5d, 0x58, 0xf9, 0x9c, 0xd2, 0x7c, 0x4d, 0x15, 0xf0, 0x27, 0xb0, 0xf6, 0x48, 0x1a, 0x81,
+	0x15, 0x5e, 0x44, 0xf3, 0x1e, 0xb4, 0x47, 0x6e, 0xcd, 0xc5, 0x73, 0xd6, 0x47, 0xbf, 0xa9, 0xc8,
+	0x8f, 0xe3, 0xf9, 0x1f, 0xa0, 0xed, 0x65, 0x78, 0xe8, 0x48, 0x9a, 0x3c, 0x8e, 0xfc, 0xa1, 0x96,
+	0x2b, 0x66, 0x9b, 0xab, 0x7d, 0x3f, 0xdb, 0xc6, 0x2a, 0x36, 0x6e, 0x8c, 0x11, 0x8d, 0x6b, 0x43,
+	0x99, 0x64, 0xee, 0xf9, 0x20, 0x9a, 0xbf, 0x05, 0xdf, 0xbb, 0x1f, 0x99, 0xf8, 0x4c, 0xda, 0x4c,
+	0x79, 0xff, 0xfa, 0xd0, 0x8e, 0x95, 0x36, 0x42, 0x45, 0xd2, 0x1d, 0x56, 0xf0, 0x5c, 0xc1, 0x72,
+	0x79, 0xcb, 0x22, 0x88, 0x70, 0x74, 0x69, 0xa4, 0x76, 0xaf, 0xa0, 0x65, 0x50, 0x7b, 0x28, 0xf4,
+	0x90, 0x06, 0x48, 0x6d, 0xbb, 0x19, 0x3a, 0x8e, 0x26, 0x8b, 0x8c, 0x52, 0x35, 0xb0, 0xcd, 0xb0,
+	0x12, 0x7a, 0x16, 0x83, 0xff, 0x20, 0x1d, 0x2b, 0x53, 0xee, 0xe2, 0xa2, 0x3c, 0xd1, 0xb2, 0xaf,
+	0x3b, 0x0d, 0x37, 0xbf, 0x90, 0xb9, 0x8e, 0x53, 0x55, 0xa8, 0x2e, 0xf0, 0x83, 0x5e, 0xd9, 0x2c,
+	0x8d, 0x86, 0x74, 0xbf, 0x66, 0x68, 0x19, 0xc2, 0x0b, 0x43, 0xa1, 0x4e, 0xdc, 0x84, 0xab, 0x87,
+	0x9e, 0x25, 0x7f, 0xd2, 0xb1, 0x1a, 0x50, 0xfc, 0x58, 0x68, 0x19, 0x7e, 0x00, 0x2b, 0xbf, 0x94,
+	0x89, 0x34, 0xf2, 0xba, 0x01, 0x71, 0x1b, 0x3a, 0x26, 0x1d, 0x1d, 0x69, 0x93, 0x2a, 0x8f, 0x9a,
+	0x26, 0x0b, 0x7c, 0x17, 0x56, 0x1f, 0xa4, 0xa3, 0x4c, 0x4c, 0x9e, 0xe1, 0x3b, 0x00, 0xf2, 0x22,
+	0x8b, 0x73, 0xf9, 0x5c, 0x24, 0x09, 0xd9, 0x6a, 0x63, 0xed, 0xe3, 0xca, 0xfd, 0x24, 0xe1, 0x1c,
+	0x96, 0x0f, 0xa5, 0x38, 0x2b, 0x8e, 0x65, 0x50, 0x3f, 0x17, 0xb1, 0x71, 0x8a, 0x44, 0xf3, 0x1f,
+	0xc1, 0xad, 0xfb, 0x51, 0x24, 0x33, 0x73, 0x98, 0xea, 0x22, 0xb5, 0x6b, 0x50, 0x1b, 0x08, 0x0f,
+	0x2d, 0x90, 0xe4, 0x7b, 0xc0, 0xca, 0x6a, 0x93, 0xd0, 0x09, 0x5a, 0x95, 0x03, 0xa7, 0x5c, 0xf0,
+	0x7c, 0x1b, 0x56, 0x9f, 0x19, 0x61, 0xc6, 0x53, 0x93, 0x55, 0xd3, 0x8a, 0x6f, 0x3f, 0xcb, 0xf1,
+	0x31, 0xdc, 0x2c, 0xfc, 0x72, 0xaa, 0xf4, 0x1a, 0x5c, 0xfa, 0xe4, 0x11, 0x8d, 0xc1, 0xc9, 0xc6,
+	0x1e, 0x36, 0xda, 0x7a, 0x99, 0x2c, 0x94, 0x12, 0x5e, 0x2b, 0x27, 0xbc, 0xfc, 0x1a, 0xd5, 0xa7,
+	0x5e, 0x23, 0xfe, 0xb7, 0x1a, 0xdc, 0x3a, 0xc0, 0x56, 0x17, 0x86, 0xca, 0x61, 0x71, 0x6a, 0x10,
+	0x27, 0xa5, 0x49, 0x1c, 0x5d, 0xba, 0x16, 0x72, 0x1c, 0xcd, 0x94, 0x78, 0x14, 0x1b, 0x7b, 0x2e,
+	0xce, 0x14, 0xe2, 0xa8, 0xe1, 0xe4, 0x85, 0xf1, 0x8d, 0x84, 0x34, 0x56, 0x87, 0x36, 0x22, 0x37,
+	0xf4, 0xc8, 0xb1, 0xd0, 0x32, 0xec, 0x27, 0x70, 0x8b, 0x88, 0xe7, 0x4a, 0xa8, 0xd4, 0xd7, 0x37,
+	0x02, 0x95, 0x46, 0xb8, 0x46, 0x82, 0xc7, 0x93, 0x75, 0x0f, 0x03, 0x5a, 0x64, 0x00, 0x49, 0x76,
+	0x17, 0x6e, 0x4a, 0x35, 0x98, 0xda, 0xdc, 0xa6, 0xcd, 0xab, 0x52, 0x0d, 0xca, 0x5b, 0x11, 0x70,
+	0x1a, 0x99, 0xf5, 0x3a, 0x0e, 0x70, 0x1a, 0x99, 0xe1, 0x5a, 0x86, 0x17, 0x02, 0x5b, 0x11, 0x48,
+	0xe3, 0x2d, 0x8f, 0xe3, 0x5c, 0x9b, 0x5e, 0xd7, 0xde, 0x92, 0x18, 0xd4, 0x4c, 0x84, 0x36, 0xbd,
+	0x65, 0x3b, 0x0d, 0x91, 0xc6, 0xf4, 0x27, 0x69, 0x7a, 0x7a, 0x24, 0xa2, 0xd3, 0xde, 0x8a, 0x4d,
+	0xbf, 0xe7, 0xd1, 0x4a, 0x94, 0x08, 0xad, 0x7b, 0xab, 0x74, 0x19, 0xcb, 0xe0, 0x8e, 0xb1, 0x8a,
+	0x44, 0x84, 0x29, 0xbc, 0x49, 0x67, 0x16, 0x3c, 0xee, 0x10, 0x09, 0x16, 0xfe, 0x1a, 0x09, 0x2c,
+	0x83, 0xf9, 0xc3, 0x69, 0x9b, 0x8e, 0x4d, 0xef, 0x96, 0xcd, 0x9f, 0x63, 0xb9, 0x01, 0x56, 0x4e,
+	0xdf, 0xdc, 0xc6, 0x5f, 0x2e, 0xa3, 0xaa, 0x08, 0x27, 0x84, 0x9f, 0x34, 0xc4, 0xb0, 0xbd, 0x09,
+	0xaa, 0x9a, 0x87, 0x26, 0x26, 0xf6, 0x0f, 0xd4, 0xc0, 0xa2, 0xae, 0xaf, 0x6b, 0xb0, 0x32, 0xb5,
+	0x8c, 0x91, 0x39, 0x8d, 0xd5, 0xc0, 0xd5, 0x0b, 0xd1, 0xc5, 0xdb, 0xb1, 0x54, 0x7a, 0x3b, 0xf0,
+	0x66, 0x91, 0x48, 0x44, 0x4e, 0xc7, 0x35, 0x43, 0xc7, 0xcd, 0xad, 0x94, 0x7b, 0xd0, 0x50, 0xa9,
+	0x21, 0x40, 0x5b, 0xf1, 0xb8, 0x16, 0x57, 0x78, 0x9c, 0x1a, 0xe9, 0x9e, 0x04, 0xbb, 0x07, 0x83,
+	0xfc, 0x65, 0x1a, 0x2b, 0x71, 0x94, 0x48, 0x07, 0x78, 0x0b, 0xbe, 0x14, 0x9e, 0x56, 0x55, 0x9b,
+	0xb4, 0xa7, 0x41, 0x1b, 0x83, 0x7a, 0x2e, 0xc5, 0xc0, 0x97, 0x0d, 0xd2, 0x78, 0x82, 0x3e, 0x8f,
+	0x11, 0x1e, 0x68, 0x2a, 0x9d, 0x4e, 0x58, 0xf0, 0xec, 0x5d, 0x68, 0x1d, 0x8b, 0x38, 0x19, 0xe7,
+	0x92, 0x0a, 0xa8, 0xbb, 0xcf, 0x17, 0x5c, 0xfe, 0xa1, 0xd5, 0x0c, 0xfd, 0x16, 0xf6, 0x0e, 0x34,
+	0x8e, 0xc5, 0x38, 0xb1, 0x75, 0xf6, 0xed, 0xf6, 0xda, 0x0d, 0xfc, 0x31, 0xac, 0x4e, 0x07, 0x05,
+	0x7b, 0x25, 0x17, 0xe7, 0x2e, 0x2f, 0x48, 0x16, 0x1f, 0x3b, 0x83, 0xa2, 0x89, 0x89, 0x43, 0x1f,
+	0x63, 0x75, 0x9c, 0x3a, 0x74, 0x4d, 0x34, 0x7f, 0x5a, 0x9e, 0x0e, 0xee, 0xac, 0xca, 0x5c, 0x63,
+	0xfe, 0x96, 0xa6, 0x3b, 0x3d, 0x12, 0x63, 0x5d, 0x7c, 0x22, 0x10, 0xc3, 0xbf, 0x0e, 0xa0, 0xfb,
+	0x9b, 0x34, 0x3f, 0x7d, 0xe4, 0xbe, 0xbd, 0xf6, 0xa0, 0x31, 0x94, 0x49, 0x92, 0x3a, 0x34, 0x3b,
+	0xfb, 0xd1, 0x8a, 0xca, 0x1f, 0xa3, 0x46, 0x68, 0x15, 0xd9, 0x3d, 0x68, 0x0a, 0xa5, 0xcf, 0x65,
+	0x4e, 0xa7, 0x75, 0xf7, 0xdf, 0x5c, 0x10, 0x1f, 0xdf, 0x12, 0xa1, 0xdb, 0x82, 0x39, 0x4e, 0xa4,
+	0x38, 0x43, 0xf4, 0x6d, 0x1d, 0xf5, 0x2c, 0xbf, 0x0b, 0x9d, 0xe2, 0xa8, 0x45, 0xef, 0xe1, 0xfe,
+	0x5f, 0x9b, 0xd0, 0xfe, 0x04, 0x5f, 0x3a, 0x23, 0x73, 0xf6, 0x00, 0xea, 0xf8, 0x99, 0xce, 0x6e,
+	0xcf, 0x5c, 0xa2, 0xf4, 0x77, 0xa0, 0x7f, 0xa7, 0x42, 0xea, 0xfa, 0xf5, 0x33, 0xfc, 0x8a, 0x21,
+	0x78, 0x7e, 0x0d, 0x98, 0xef, 0x6f, 0x56, 0xca, 0xad, 0xa9, 0xbd, 0x80, 0x7d, 0x02, 0x4d, 0x8b,
+	0xe6, 0xe7, 0x18, 0x9b, 0xfa, 0x92, 0x98, 0x63, 0xec, 0xca, 0x67, 0x40, 0x08, 0x9d, 0x02, 0xf4,
+	0xb2, 0x37, 0x2a, 0x01, 0x67, 0x61, 0x90, 0x2f, 0x52, 0x71, 0x36, 0x1f, 0x95, 0x80, 0xda, 0xec,
+	0x05, 0xa7, 0xd0, 0x63, 0xff, 0x8d, 0x4a, 0xfc, 0x57, 0x32, 0xd7, 0xb5, 0xf0, 0x8a, 0xa0, 0xcf,
+	0xb5, 0x16, 0x67, 0xe5, 0xd3, 0x90, 0xe9, 0x33, 0x68, 0x39, 0x68, 0x74, 0xad, 0xa9, 0xad, 0x19,
+	0xf9, 0x55, 0x50, 0xf5, 0x01, 0x34, 0x2d, 0xe4, 0x99, 0x63, 0x6b, 0x0a, 0x0b, 0xf5, 0x67, 0x3f,
+	0x4a, 0xe9, 0x27, 0x13, 0xfb, 0x39, 0x34, 0x1e, 0x26, 0x58, 0x5e, 0x15, 0x0a, 0x95, 0x1b, 0x1f,
+	0xc2, 0x4a, 0x28, 0xb5, 0xcc, 0x0b, 0xf0, 0x39, 0x5b, 0x81, 0x65, 0x6c, 0x5a, 0x69, 0xe7, 0x09,
+	0x34, 0xad, 0x1e, 0xfb, 0xe1, 0x42, 0x03, 0xd5, 0x85, 0x5e, 0xd6, 0xda, 0x0b, 0xf6, 0x7f, 0x0b,
+	0x1d, 0x87, 0x73, 0xd2, 0x9c, 0x1d, 0x42, 0xcb, 0x31, 0x6c, 0x73, 0x4e, 0x62, 0xca, 0x30, 0x6f,
+	0x4e, 0xb8, 0xaf, 0xe0, 0xa5, 0xfd, 0xff, 0x06, 0xd0, 0x7e, 0x92, 0xc9, 0x5c, 0xa0, 0xe9, 0xf7,
+	0xa1, 0x41, 0xb0, 0x6f, 0x8e, 0xe3, 0x65, 0x38, 0x58, 0xe9, 0xf8, 0xaf, 0x01, 0x26, 0x58, 0x8f,
+	0xf1, 0x39, 0x6e, 0x5d, 0xc1, 0x8b, 0xfd, 0x37, 0x17, 0xea, 0xb8, 0x92, 0xb8, 0x0f, 0x4d, 0x0b,
+	0x08, 0x2b, 0x33, 0x3a, 0xa7, 0xc3, 0xa7, 0x10, 0xe4, 0xfe, 0x5f, 0x02, 0x68, 0x3f, 0xcc, 0x53,
+	0x65, 0x10, 0xf8, 0x84, 0xd0, 0x78, 0x3a, 0x96, 0xf9, 0x25, 0xe3, 0x0b, 0x87, 0x60, 0xd5, 0x0d,
+	0x67, 0x07, 0xe5, 0x5e, 0xc0, 0x0e, 0xa1, 0x8e, 0x83, 0x70, 0xce, 0x48, 0x2b, 0xcd, 0xed, 0xfe,
+	0xb7, 0x38, 0x70, 0x3b, 0xd8, 0x0b, 0x3e, 0xfc, 0xe8, 0xc5, 0x7f, 0x36, 0x6e, 0xbc, 0x78, 0xb9,
+	0x11, 0x7c, 0xf3, 0x72, 0x23, 0xf8, 0xf7, 0xcb, 0x8d, 0xe0, 0x4f, 0xaf, 0x36, 0x6e, 0x7c, 0xf3,
+	0x6a, 0xe3, 0xc6, 0x3f, 0x5e, 0x6d, 0xdc, 0xf8, 0xdd, 0x8f, 0x4f, 0x62, 0x33, 0x1c, 0x1f, 0xed,
+	0x44, 0xe9, 0x68, 0xd7, 0xd9, 0x1b, 0x7e, 0xe5, 0xa9, 0x5d, 0x04, 0x51, 0x52, 0x0d, 0x76, 0xf1,
+	0x84, 0xa3, 0x26, 0xfd, 0x80, 0xfd, 0xe9, 0xff, 0x02, 0x00, 0x00, 0xff, 0xff, 0x46, 0x0b, 0xf3,
+	0x16, 0xb5, 0x15, 0x00, 0x00,
 }
 
 // Reference imports to suppress errors if they are not otherwise used.
@@ -2097,6 +2437,179 @@ var _Operator_serviceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
+	Metadata: "wire.proto",
+}
+
+// FrontendClient is the client API for Frontend service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://godoc.org/google.golang.org/grpc#ClientConn.NewStream.
+type FrontendClient interface {
+	// Query answers a query through the frontend.
+	Query(ctx context.Context, in *EvaluationRequest, opts ...grpc.CallOption) (Frontend_QueryClient, error)
+	// Work lends one slot of a querier to the frontend, which sends one evaluation after the
+	// other. To cancel one, the frontend ends the call.
+	Work(ctx context.Context, opts ...grpc.CallOption) (Frontend_WorkClient, error)
+}
+
+type frontendClient struct {
+	cc *grpc.ClientConn
+}
+
+func NewFrontendClient(cc *grpc.ClientConn) FrontendClient {
+	return &frontendClient{cc}
+}
+
+func (c *frontendClient) Query(ctx context.Context, in *EvaluationRequest, opts ...grpc.CallOption) (Frontend_QueryClient, error) {
+	stream, err := c.cc.NewStream(ctx, &_Frontend_serviceDesc.Streams[0], "/pallium.wire.v1.Frontend/Query", opts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &frontendQueryClient{stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+type Frontend_QueryClient interface {
+	Recv() (*EvaluationResponse, error)
+	grpc.ClientStream
+}
+
+type frontendQueryClient struct {
+	grpc.ClientStream
+}
+
+func (x *frontendQueryClient) Recv() (*EvaluationResponse, error) {
+	m := new(EvaluationResponse)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (c *frontendClient) Work(ctx context.Context, opts ...grpc.CallOption) (Frontend_WorkClient, error) {
+	stream, err := c.cc.NewStream(ctx, &_Frontend_serviceDesc.Streams[1], "/pallium.wire.v1.Frontend/Work", opts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &frontendWorkClient{stream}
+	return x, nil
+}
+
+type Frontend_WorkClient interface {
+	Send(*WorkMessage) error
+	Recv() (*EvaluationRequest, error)
+	grpc.ClientStream
+}
+
+type frontendWorkClient struct {
+	grpc.ClientStream
+}
+
+func (x *frontendWorkClient) Send(m *WorkMessage) error {
+	return x.ClientStream.SendMsg(m)
+}
+
+func (x *frontendWorkClient) Recv() (*EvaluationRequest, error) {
+	m := new(EvaluationRequest)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// FrontendServer is the server API for Frontend service.
+type FrontendServer interface {
+	// Query answers a query through the frontend.
+	Query(*EvaluationRequest, Frontend_QueryServer) error
+	// Work lends one slot of a querier to the frontend, which sends one evaluation after the
+	// other. To cancel one, the frontend ends the call.
+	Work(Frontend_WorkServer) error
+}
+
+// UnimplementedFrontendServer can be embedded to have forward compatible implementations.
+type UnimplementedFrontendServer struct {
+}
+
+func (*UnimplementedFrontendServer) Query(req *EvaluationRequest, srv Frontend_QueryServer) error {
+	return status.Errorf(codes.Unimplemented, "method Query not implemented")
+}
+func (*UnimplementedFrontendServer) Work(srv Frontend_WorkServer) error {
+	return status.Errorf(codes.Unimplemented, "method Work not implemented")
+}
+
+func RegisterFrontendServer(s *grpc.Server, srv FrontendServer) {
+	s.RegisterService(&_Frontend_serviceDesc, srv)
+}
+
+func _Frontend_Query_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(EvaluationRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(FrontendServer).Query(m, &frontendQueryServer{stream})
+}
+
+type Frontend_QueryServer interface {
+	Send(*EvaluationResponse) error
+	grpc.ServerStream
+}
+
+type frontendQueryServer struct {
+	grpc.ServerStream
+}
+
+func (x *frontendQueryServer) Send(m *EvaluationResponse) error {
+	return x.ServerStream.SendMsg(m)
+}
+
+func _Frontend_Work_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(FrontendServer).Work(&frontendWorkServer{stream})
+}
+
+type Frontend_WorkServer interface {
+	Send(*EvaluationRequest) error
+	Recv() (*WorkMessage, error)
+	grpc.ServerStream
+}
+
+type frontendWorkServer struct {
+	grpc.ServerStream
+}
+
+func (x *frontendWorkServer) Send(m *EvaluationRequest) error {
+	return x.ServerStream.SendMsg(m)
+}
+
+func (x *frontendWorkServer) Recv() (*WorkMessage, error) {
+	m := new(WorkMessage)
+	if err := x.ServerStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+var _Frontend_serviceDesc = grpc.ServiceDesc{
+	ServiceName: "pallium.wire.v1.Frontend",
+	HandlerType: (*FrontendServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Query",
+			Handler:       _Frontend_Query_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Work",
+			Handler:       _Frontend_Work_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "wire.proto",
 }
 
@@ -3419,6 +3932,484 @@ func (m *CompactResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *EvaluationRequest) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *EvaluationRequest) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *EvaluationRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Timeout != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Timeout))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x88
+	}
+	if m.Alone {
+		i--
+		if m.Alone {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x80
+	}
+	if m.Uncached {
+		i--
+		if m.Uncached {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x78
+	}
+	if m.Class != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Class))
+		i--
+		dAtA[i] = 0x70
+	}
+	if m.Lookback != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Lookback))
+		i--
+		dAtA[i] = 0x68
+	}
+	if m.Last != 0 {
+		i = encodeVarintWire(dAtA, i, uint64((uint64(m.Last)<<1)^uint64((m.Last>>63))))
+		i--
+		dAtA[i] = 0x60
+	}
+	if m.First != 0 {
+		i = encodeVarintWire(dAtA, i, uint64((uint64(m.First)<<1)^uint64((m.First>>63))))
+		i--
+		dAtA[i] = 0x58
+	}
+	if m.Part {
+		i--
+		if m.Part {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x50
+	}
+	if m.Step != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Step))
+		i--
+		dAtA[i] = 0x48
+	}
+	if m.EndNanoseconds != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.EndNanoseconds))
+		i--
+		dAtA[i] = 0x40
+	}
+	if m.End != 0 {
+		i = encodeVarintWire(dAtA, i, uint64((uint64(m.End)<<1)^uint64((m.End>>63))))
+		i--
+		dAtA[i] = 0x38
+	}
+	if m.StartNanoseconds != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.StartNanoseconds))
+		i--
+		dAtA[i] = 0x30
+	}
+	if m.Start != 0 {
+		i = encodeVarintWire(dAtA, i, uint64((uint64(m.Start)<<1)^uint64((m.Start>>63))))
+		i--
+		dAtA[i] = 0x28
+	}
+	if len(m.Text) > 0 {
+		i -= len(m.Text)
+		copy(dAtA[i:], m.Text)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Text)))
+		i--
+		dAtA[i] = 0x22
+	}
+	if len(m.Limits) > 0 {
+		i -= len(m.Limits)
+		copy(dAtA[i:], m.Limits)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Limits)))
+		i--
+		dAtA[i] = 0x1a
+	}
+	if len(m.Policy) > 0 {
+		i -= len(m.Policy)
+		copy(dAtA[i:], m.Policy)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Policy)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Tenant) > 0 {
+		i -= len(m.Tenant)
+		copy(dAtA[i:], m.Tenant)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Tenant)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *EvaluationResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *EvaluationResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *EvaluationResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.End != nil {
+		{
+			size, err := m.End.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintWire(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x1a
+	}
+	if m.Count != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Count))
+		i--
+		dAtA[i] = 0x10
+	}
+	if len(m.Series) > 0 {
+		i -= len(m.Series)
+		copy(dAtA[i:], m.Series)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Series)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *EvaluationEnd) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *EvaluationEnd) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *EvaluationEnd) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Fault != nil {
+		{
+			size, err := m.Fault.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintWire(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x62
+	}
+	if m.Failure != nil {
+		{
+			size, err := m.Failure.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintWire(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x5a
+	}
+	if len(m.Switches) > 0 {
+		i -= len(m.Switches)
+		copy(dAtA[i:], m.Switches)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Switches)))
+		i--
+		dAtA[i] = 0x52
+	}
+	if m.Read != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Read))
+		i--
+		dAtA[i] = 0x48
+	}
+	if m.Samples != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Samples))
+		i--
+		dAtA[i] = 0x40
+	}
+	if m.Series != 0 {
+		i = encodeVarintWire(dAtA, i, uint64(m.Series))
+		i--
+		dAtA[i] = 0x38
+	}
+	if m.Joinable {
+		i--
+		if m.Joinable {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x30
+	}
+	if len(m.Notes) > 0 {
+		for iNdEx := len(m.Notes) - 1; iNdEx >= 0; iNdEx-- {
+			{
+				size, err := m.Notes[iNdEx].MarshalToSizedBuffer(dAtA[:i])
+				if err != nil {
+					return 0, err
+				}
+				i -= size
+				i = encodeVarintWire(dAtA, i, uint64(size))
+			}
+			i--
+			dAtA[i] = 0x2a
+		}
+	}
+	if len(m.Text) > 0 {
+		i -= len(m.Text)
+		copy(dAtA[i:], m.Text)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Text)))
+		i--
+		dAtA[i] = 0x22
+	}
+	if m.Scalar != 0 {
+		i -= 8
+		encoding_binary.LittleEndian.PutUint64(dAtA[i:], uint64(m.Scalar))
+		i--
+		dAtA[i] = 0x19
+	}
+	if m.Time != 0 {
+		i = encodeVarintWire(dAtA, i, uint64((uint64(m.Time)<<1)^uint64((m.Time>>63))))
+		i--
+		dAtA[i] = 0x10
+	}
+	if len(m.Kind) > 0 {
+		i -= len(m.Kind)
+		copy(dAtA[i:], m.Kind)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Kind)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *EvaluationNote) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *EvaluationNote) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *EvaluationNote) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Info {
+		i--
+		if m.Info {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x18
+	}
+	if len(m.Placed) > 0 {
+		i -= len(m.Placed)
+		copy(dAtA[i:], m.Placed)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Placed)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Raw) > 0 {
+		i -= len(m.Raw)
+		copy(dAtA[i:], m.Raw)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Raw)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *EvaluationFailure) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *EvaluationFailure) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *EvaluationFailure) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Cause) > 0 {
+		i -= len(m.Cause)
+		copy(dAtA[i:], m.Cause)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Cause)))
+		i--
+		dAtA[i] = 0x1a
+	}
+	if len(m.Text) > 0 {
+		i -= len(m.Text)
+		copy(dAtA[i:], m.Text)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Text)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Kind) > 0 {
+		i -= len(m.Kind)
+		copy(dAtA[i:], m.Kind)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Kind)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *WorkMessage) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *WorkMessage) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *WorkMessage) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Leaving {
+		i--
+		if m.Leaving {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x18
+	}
+	if m.Answer != nil {
+		{
+			size, err := m.Answer.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintWire(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x12
+	}
+	if m.Hello != nil {
+		{
+			size, err := m.Hello.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintWire(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *WorkHello) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *WorkHello) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *WorkHello) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Instance) > 0 {
+		i -= len(m.Instance)
+		copy(dAtA[i:], m.Instance)
+		i = encodeVarintWire(dAtA, i, uint64(len(m.Instance)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
 func encodeVarintWire(dAtA []byte, offset int, v uint64) int {
 	offset -= sovWire(v)
 	base := offset
@@ -4003,6 +4994,217 @@ func (m *CompactResponse) Size() (n int) {
 	}
 	if m.Samples != 0 {
 		n += 1 + sovWire(uint64(m.Samples))
+	}
+	return n
+}
+
+func (m *EvaluationRequest) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Tenant)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	l = len(m.Policy)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	l = len(m.Limits)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	l = len(m.Text)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Start != 0 {
+		n += 1 + sozWire(uint64(m.Start))
+	}
+	if m.StartNanoseconds != 0 {
+		n += 1 + sovWire(uint64(m.StartNanoseconds))
+	}
+	if m.End != 0 {
+		n += 1 + sozWire(uint64(m.End))
+	}
+	if m.EndNanoseconds != 0 {
+		n += 1 + sovWire(uint64(m.EndNanoseconds))
+	}
+	if m.Step != 0 {
+		n += 1 + sovWire(uint64(m.Step))
+	}
+	if m.Part {
+		n += 2
+	}
+	if m.First != 0 {
+		n += 1 + sozWire(uint64(m.First))
+	}
+	if m.Last != 0 {
+		n += 1 + sozWire(uint64(m.Last))
+	}
+	if m.Lookback != 0 {
+		n += 1 + sovWire(uint64(m.Lookback))
+	}
+	if m.Class != 0 {
+		n += 1 + sovWire(uint64(m.Class))
+	}
+	if m.Uncached {
+		n += 2
+	}
+	if m.Alone {
+		n += 3
+	}
+	if m.Timeout != 0 {
+		n += 2 + sovWire(uint64(m.Timeout))
+	}
+	return n
+}
+
+func (m *EvaluationResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Series)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Count != 0 {
+		n += 1 + sovWire(uint64(m.Count))
+	}
+	if m.End != nil {
+		l = m.End.Size()
+		n += 1 + l + sovWire(uint64(l))
+	}
+	return n
+}
+
+func (m *EvaluationEnd) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Kind)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Time != 0 {
+		n += 1 + sozWire(uint64(m.Time))
+	}
+	if m.Scalar != 0 {
+		n += 9
+	}
+	l = len(m.Text)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if len(m.Notes) > 0 {
+		for _, e := range m.Notes {
+			l = e.Size()
+			n += 1 + l + sovWire(uint64(l))
+		}
+	}
+	if m.Joinable {
+		n += 2
+	}
+	if m.Series != 0 {
+		n += 1 + sovWire(uint64(m.Series))
+	}
+	if m.Samples != 0 {
+		n += 1 + sovWire(uint64(m.Samples))
+	}
+	if m.Read != 0 {
+		n += 1 + sovWire(uint64(m.Read))
+	}
+	l = len(m.Switches)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Failure != nil {
+		l = m.Failure.Size()
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Fault != nil {
+		l = m.Fault.Size()
+		n += 1 + l + sovWire(uint64(l))
+	}
+	return n
+}
+
+func (m *EvaluationNote) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Raw)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	l = len(m.Placed)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Info {
+		n += 2
+	}
+	return n
+}
+
+func (m *EvaluationFailure) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Kind)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	l = len(m.Text)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	l = len(m.Cause)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
+	}
+	return n
+}
+
+func (m *WorkMessage) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Hello != nil {
+		l = m.Hello.Size()
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Answer != nil {
+		l = m.Answer.Size()
+		n += 1 + l + sovWire(uint64(l))
+	}
+	if m.Leaving {
+		n += 2
+	}
+	return n
+}
+
+func (m *WorkHello) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Instance)
+	if l > 0 {
+		n += 1 + l + sovWire(uint64(l))
 	}
 	return n
 }
@@ -7728,6 +8930,1447 @@ func (m *CompactResponse) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *EvaluationRequest) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: EvaluationRequest: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: EvaluationRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Tenant", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Tenant = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Policy", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Policy = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Limits", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Limits = append(m.Limits[:0], dAtA[iNdEx:postIndex]...)
+			if m.Limits == nil {
+				m.Limits = []byte{}
+			}
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Text", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Text = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Start", wireType)
+			}
+			var v uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
+			m.Start = int64(v)
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field StartNanoseconds", wireType)
+			}
+			m.StartNanoseconds = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.StartNanoseconds |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field End", wireType)
+			}
+			var v uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
+			m.End = int64(v)
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field EndNanoseconds", wireType)
+			}
+			m.EndNanoseconds = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.EndNanoseconds |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 9:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Step", wireType)
+			}
+			m.Step = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Step |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Part", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Part = bool(v != 0)
+		case 11:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field First", wireType)
+			}
+			var v uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
+			m.First = int64(v)
+		case 12:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Last", wireType)
+			}
+			var v uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
+			m.Last = int64(v)
+		case 13:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Lookback", wireType)
+			}
+			m.Lookback = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Lookback |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 14:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Class", wireType)
+			}
+			m.Class = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Class |= int32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 15:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Uncached", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Uncached = bool(v != 0)
+		case 16:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Alone", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Alone = bool(v != 0)
+		case 17:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Timeout", wireType)
+			}
+			m.Timeout = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Timeout |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *EvaluationResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: EvaluationResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: EvaluationResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Series", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Series = append(m.Series[:0], dAtA[iNdEx:postIndex]...)
+			if m.Series == nil {
+				m.Series = []byte{}
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Count", wireType)
+			}
+			m.Count = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Count |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field End", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.End == nil {
+				m.End = &EvaluationEnd{}
+			}
+			if err := m.End.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *EvaluationEnd) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: EvaluationEnd: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: EvaluationEnd: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Kind", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Kind = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Time", wireType)
+			}
+			var v uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			v = (v >> 1) ^ uint64((int64(v&1)<<63)>>63)
+			m.Time = int64(v)
+		case 3:
+			if wireType != 1 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Scalar", wireType)
+			}
+			m.Scalar = 0
+			if (iNdEx + 8) > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Scalar = uint64(encoding_binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+			iNdEx += 8
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Text", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Text = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 5:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Notes", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Notes = append(m.Notes, EvaluationNote{})
+			if err := m.Notes[len(m.Notes)-1].Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Joinable", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Joinable = bool(v != 0)
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Series", wireType)
+			}
+			m.Series = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Series |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Samples", wireType)
+			}
+			m.Samples = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Samples |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 9:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Read", wireType)
+			}
+			m.Read = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Read |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 10:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Switches", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Switches = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 11:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Failure", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Failure == nil {
+				m.Failure = &EvaluationFailure{}
+			}
+			if err := m.Failure.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 12:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Fault", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Fault == nil {
+				m.Fault = &EvaluationFailure{}
+			}
+			if err := m.Fault.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *EvaluationNote) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: EvaluationNote: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: EvaluationNote: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Raw", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Raw = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Placed", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Placed = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Info", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Info = bool(v != 0)
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *EvaluationFailure) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: EvaluationFailure: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: EvaluationFailure: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Kind", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Kind = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Text", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Text = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cause", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Cause = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *WorkMessage) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: WorkMessage: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: WorkMessage: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Hello", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Hello == nil {
+				m.Hello = &WorkHello{}
+			}
+			if err := m.Hello.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Answer", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Answer == nil {
+				m.Answer = &EvaluationResponse{}
+			}
+			if err := m.Answer.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Leaving", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Leaving = bool(v != 0)
+		default:
+			iNdEx = preIndex
+			skippy, err := skipWire(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthWire
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *WorkHello) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowWire
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: WorkHello: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: WorkHello: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Instance", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowWire
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthWire
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthWire
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Instance = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := skipWire(dAtA[iNdEx:])

@@ -1,6 +1,6 @@
 // Package cluster runs a Pallium cluster as processes on this machine: Redis, the
 // emulators of Bigtable and Cloud Storage, three ingesters in three zones, two
-// processes with distributor and querier, a compactor and two gateways. `make cluster`
+// processes with distributor and querier, two query frontends, a compactor and two gateways. `make cluster`
 // and the cluster tests use it.
 //
 // For every process the cluster's directory contains NAME.pid with its process ID,
@@ -106,6 +106,7 @@ var documented = map[string]int{
 	"redis": 9379, "bigtable": 9086, "gcs": 9443,
 	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,
 	"backend-1": 9151, "backend-2": 9161, "compactor-1": 9171, "compactor-2": 9181,
+	"frontend-1": 9191, "frontend-2": 9201,
 	"gateway-1": 9009, "gateway-2": 9019,
 }
 
@@ -167,7 +168,7 @@ func stores(bigtable, gcs string) string {
 func (c *Cluster) backend(name, zone, target string) {
 	rpc := c.address(name, 0)
 	common, redis := c.common, c.redis
-	if strings.Contains(target, "querier") {
+	if strings.Contains(target, "quer") { // querier, query-frontend
 		common = c.commonQuerier
 	}
 	if n := c.o.Namespace; n != nil && n.Ingester == name {
@@ -182,10 +183,11 @@ cluster:
   advertise: "%s"
   zone: %q
   redis: {addresses: ["%s"]}
+  cache_redis: {addresses: ["%s"]}
 ingester: {memory_bytes: 536870912}
 compactor: {interval: 30s}
 shutdown_timeout: 25s
-%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, c.o.Config)
+%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, redis, c.o.Config)
 	c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
 }
 
@@ -196,6 +198,8 @@ func (c *Cluster) backends() {
 	}
 	c.backend("backend-1", "", "distributor,querier")
 	c.backend("backend-2", "", "distributor,querier")
+	c.backend("frontend-1", "", "query-frontend")
+	c.backend("frontend-2", "", "query-frontend")
 	c.backend("compactor-1", "", "compactor")
 	if c.o.TwoCompactors {
 		c.backend("compactor-2", "", "compactor")

@@ -1,0 +1,59 @@
+package dispatch
+
+import (
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/lru"
+)
+
+// costs estimates how many samples an evaluation will read, by what earlier ones of the
+// same expression have read for a step.
+type costs struct{ perStep *lru.Cache[costKey, float64] }
+
+type costKey struct {
+	tenant tenant.ID
+	text   string
+}
+
+// Sizes of costs. The base is what an evaluation costs that reads nothing, in samples.
+const (
+	costBase       = 10_000
+	costPerStep    = 10_000 // of an expression that is not known
+	knownCosts     = 10_000 // expressions
+	longestCostKey = 2 << 10
+)
+
+func newCosts() *costs { return &costs{lru.New[costKey, float64](knownCosts, nil)} }
+
+func keyOf(r *evaluation.Request) costKey {
+	text := r.Text
+	if len(text) > longestCostKey {
+		text = text[:longestCostKey]
+	}
+	return costKey{r.Access.Tenant, text}
+}
+
+// stepsOf returns the number of steps of an evaluation.
+func stepsOf(r *evaluation.Request) int64 {
+	switch {
+	case r.Instant():
+		return 1
+	case r.Part != nil:
+		return (r.Part.End-r.Part.Start)/max(r.Times.Step.Milliseconds(), 1) + 1
+	}
+	return int64(r.Times.End.Sub(r.Times.Start)/r.Times.Step) + 1
+}
+
+// estimate returns the expected cost in samples, at least 1.
+func (c *costs) estimate(r *evaluation.Request) int64 {
+	each, ok := c.perStep.Get(keyOf(r))
+	if !ok {
+		each = costPerStep
+	}
+	return max(costBase+int64(each*float64(stepsOf(r))), 1)
+}
+
+// learn remembers what an evaluation has read.
+func (c *costs) learn(r *evaluation.Request, read int64) {
+	c.perStep.Put(keyOf(r), float64(read)/float64(max(stepsOf(r), 1)))
+}

@@ -1,0 +1,231 @@
+// Package dispatch runs evaluations of queries on the queriers that are connected to a
+// query frontend, or on the slots of its own process, in the order of a fair queue. It
+// repeats an evaluation whose querier disappeared or could not read its data. See
+// docs/frontend.md.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/backend/frontend"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+)
+
+// Errors of a Slot.
+var (
+	// ErrQuerierEnded is returned if the querier disappeared before it answered.
+	ErrQuerierEnded = errors.New("the querier disappeared before it answered")
+	// ErrSlotBroken is returned if the slot cannot be used again: the evaluation was
+	// canceled, or its answer was not received completely.
+	ErrSlotBroken = errors.New("the answer of the querier is not wanted any more")
+)
+
+// Errors of queries.
+var (
+	// ErrNoQuerier is the error of a query for which no querier was connected.
+	ErrNoQuerier = errors.New("no querier is connected to the query frontend")
+	// errSuspect is the error of a query whose querier disappeared twice.
+	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it; " +
+		"it is rejected for 5 minutes; select fewer series, a shorter range or a longer step")
+)
+
+// Slot is a slot of a querier: it runs one evaluation at a time.
+type Slot interface {
+	// Querier returns the name of the querier.
+	Querier() string
+	// Evaluate runs an evaluation. The error is ErrQuerierEnded or ErrSlotBroken, after
+	// which the slot must not be used; with ErrSlotBroken there may also be an answer.
+	Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
+	// Leaving is closed when the querier takes no more evaluations.
+	Leaving() <-chan struct{}
+}
+
+// Engine is the engine of this process. It parses and checks queries, and evaluates them in
+// the slots of this process.
+type Engine interface {
+	frontend.Evaluator
+	// Interrupted returns the result of a query whose context ended while it waited.
+	Interrupted(ctx context.Context) *promql.Result
+	// Unreadable notes an error with which another process could not read data for a
+	// query.
+	Unreadable(ctx context.Context, err error)
+	// Request returns the tenant, the policy and the limits of a query.
+	Request(ctx context.Context) (evaluation.Request, error)
+}
+
+// Options configure a Dispatcher.
+type Options struct {
+	Engine Engine
+	Queue  *queue.Queue
+	// Switches are the engine's settings on which answers depend, as text.
+	Switches string
+	// Timer returns a channel that receives after a duration, as time.After.
+	Timer      func(time.Duration) <-chan time.Time
+	Now        func() time.Time
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Dispatcher is a frontend.Evaluator whose queries are evaluated by slots. It is safe for
+// concurrent use.
+type Dispatcher struct {
+	frontend.Evaluator
+	o        Options
+	costs    *costs
+	suspects *suspects
+	draining chan struct{}
+	drain    sync.Once
+	metrics  metrics
+}
+
+type metrics struct {
+	repeated *prometheus.CounterVec
+	suspects prometheus.Counter
+}
+
+var _ frontend.Evaluator = (*Dispatcher)(nil)
+
+// New returns a Dispatcher without slots.
+func New(o Options) *Dispatcher {
+	auto := promauto.With(o.Registerer)
+	d := &Dispatcher{Evaluator: o.Engine, o: o, costs: newCosts(), suspects: newSuspects(o.Now), draining: make(chan struct{}),
+		metrics: metrics{
+			repeated: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_repeated_evaluations_total",
+				Help: "Evaluations that were repeated, by reason: querier_ended, or unreadable."}, []string{"reason"}),
+			suspects: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_suspect_queries_total",
+				Help: "Queries that were rejected because two queriers disappeared while they evaluated them."}),
+		}}
+	for _, reason := range []string{"querier_ended", "unreadable"} {
+		d.metrics.repeated.WithLabelValues(reason)
+	}
+	return d
+}
+
+// NewInstantQuery implements promql.QueryEngine.
+func (d *Dispatcher) NewInstantQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, at time.Time,
+) (promql.Query, error) {
+	inner, err := d.Evaluator.NewInstantQuery(ctx, q, opts, text, at)
+	return d.query(ctx, inner, err, opts, text, split.Times{Start: at, End: at}, nil)
+}
+
+// NewRangeQuery implements promql.QueryEngine.
+func (d *Dispatcher) NewRangeQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, start, end time.Time, step time.Duration,
+) (promql.Query, error) {
+	inner, err := d.Evaluator.NewRangeQuery(ctx, q, opts, text, start, end, step)
+	return d.query(ctx, inner, err, opts, text, split.Times{Start: start, End: end, Step: step}, nil)
+}
+
+// NewPartQuery implements frontend.Evaluator.
+func (d *Dispatcher) NewPartQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+) (promql.Query, error) {
+	inner, err := d.Evaluator.NewPartQuery(ctx, q, opts, text, whole, part)
+	return d.query(ctx, inner, err, opts, text, whole, &part)
+}
+
+func (d *Dispatcher) query(ctx context.Context, inner promql.Query, err error, opts promql.QueryOpts, text string, whole split.Times,
+	part *split.Range) (promql.Query, error) {
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.o.Engine.Request(ctx)
+	if err != nil {
+		inner.Close()
+		return nil, err
+	}
+	r.Text, r.Times, r.Part, r.Uncached = text, whole, part, true
+	r.Class = evaluation.ClassOf(ctx, r.Instant())
+	if opts != nil {
+		r.Lookback = opts.LookbackDelta()
+	}
+	return &query{Query: inner, d: d, request: r,
+		local: opts != nil && (opts.EnablePerStepStats() || opts.UseStartTimestamps() != nil)}, nil
+}
+
+// Check implements frontend.Evaluator.
+func (d *Dispatcher) Check(q promql.Query) error { return d.Evaluator.Check(inner(q)) }
+
+// Cost implements frontend.Evaluator.
+func (d *Dispatcher) Cost(q promql.Query) (series, samples int64) {
+	if own, ok := q.(*query); ok && own.answer != nil {
+		return own.answer.Cost.Series, own.answer.Cost.Samples
+	}
+	return d.Evaluator.Cost(inner(q))
+}
+
+func inner(q promql.Query) promql.Query {
+	if own, ok := q.(*query); ok {
+		return own.Query
+	}
+	return q
+}
+
+// Drain makes slots of queriers end as soon as they are idle. Queries that still wait then
+// fail: all queries must have ended before.
+func (d *Dispatcher) Drain() { d.drain.Do(func() { close(d.draining) }) }
+
+// Serve gives evaluations to a slot until it leaves or ends, ctx ends, or the frontend
+// drains.
+func (d *Dispatcher) Serve(ctx context.Context, slot Slot) error {
+	remove := d.o.Queue.AddWorkers(slot.Querier(), 1)
+	defer remove()
+	return d.each(ctx, slot.Querier(), slot.Leaving(), func(t *task) error {
+		r := t.query.request
+		r.Alone = t.alone
+		var err error
+		t.answer, err = slot.Evaluate(t.ctx, &r)
+		t.ended = errors.Is(err, ErrQuerierEnded)
+		return err
+	})
+}
+
+// ServeHere gives evaluations to a slot of this process, until ctx ends.
+func (d *Dispatcher) ServeHere(ctx context.Context) {
+	remove := d.o.Queue.AddWorkers("", 1)
+	defer remove()
+	_ = d.each(ctx, "", nil, func(t *task) error {
+		t.result = t.query.Query.Exec(t.ctx)
+		return nil
+	})
+}
+
+// each runs fn for one task after the other. It returns the first error of fn.
+func (d *Dispatcher) each(ctx context.Context, querier string, leaving <-chan struct{}, fn func(*task) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-leaving:
+		case <-d.draining:
+		case <-ctx.Done():
+		}
+		stop()
+	}()
+	for {
+		job, err := d.o.Queue.Take(ctx, querier)
+		if err != nil {
+			return nil //nolint:nilerr // the slot ends
+		}
+		t := job.Value.(*task)
+		t.querier = querier
+		err = fn(t)
+		d.o.Queue.Done(job, t.read())
+		close(t.done)
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,412 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/stats"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// engine is an Engine whose queries have a fixed result.
+type engine struct {
+	frontend.Evaluator // nil: what the tests do not call
+	mu                 sync.Mutex
+	noted              []error
+	here               *promql.Result
+	began              chan struct{} // receives when a query of this process begins; may be nil
+}
+
+type fixed struct {
+	e     *engine
+	stats *stats.Statistics
+}
+
+func (f *fixed) Exec(ctx context.Context) *promql.Result {
+	if f.e.began != nil {
+		f.e.began <- struct{}{}
+		<-ctx.Done()
+		return f.e.Interrupted(ctx)
+	}
+	f.stats.Samples.TotalSamples = 7
+	return f.e.here
+}
+func (f *fixed) Close()                      {}
+func (f *fixed) Cancel()                     {}
+func (f *fixed) String() string              { return "fixed" }
+func (f *fixed) Statement() parser.Statement { return nil }
+func (f *fixed) Stats() *stats.Statistics    { return f.stats }
+
+func (e *engine) NewInstantQuery(context.Context, storage.Queryable, promql.QueryOpts, string, time.Time) (promql.Query, error) {
+	return &fixed{e, &stats.Statistics{Timers: stats.NewQueryTimers(), Samples: stats.NewQuerySamples(false)}}, nil
+}
+func (e *engine) Check(promql.Query) error         { return nil }
+func (e *engine) Failed(err error) *promql.Result  { return &promql.Result{Err: err} }
+func (e *engine) Cost(promql.Query) (int64, int64) { return 0, 0 }
+func (e *engine) Interrupted(ctx context.Context) *promql.Result {
+	return &promql.Result{Err: promql.ErrQueryCanceled(context.Cause(ctx).Error())}
+}
+func (e *engine) Unreadable(_ context.Context, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.noted = append(e.noted, err)
+}
+func (e *engine) Request(context.Context) (evaluation.Request, error) {
+	return evaluation.Request{Access: tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}}, nil
+}
+
+// querierSlot is a slot whose evaluations are answered by a function.
+type querierSlot struct {
+	name    string
+	leaving chan struct{}
+	do      func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
+}
+
+func (s *querierSlot) Querier() string          { return s.name }
+func (s *querierSlot) Leaving() <-chan struct{} { return s.leaving }
+func (s *querierSlot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
+	return s.do(ctx, r)
+}
+
+// world is a dispatcher, its clock, and what its slots were given.
+type world struct {
+	t      *testing.T
+	d      *Dispatcher
+	engine *engine
+	timer  chan time.Time
+
+	mu   sync.Mutex
+	now  time.Time
+	seen []string // querier of each evaluation, with "alone"
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, engine: &engine{}, timer: make(chan time.Time), now: time.Unix(1_800_000_000, 0)}
+	clock := func() time.Time {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.now
+	}
+	reg := prometheus.NewRegistry()
+	w.d = New(Options{Engine: w.engine, Queue: queue.New(queue.Options{MaxShare: 1, Now: clock, Registerer: reg}), Switches: "v1",
+		Timer: func(time.Duration) <-chan time.Time { return w.timer }, Now: clock, Logger: slog.New(slog.DiscardHandler), Registerer: reg})
+	return w
+}
+
+// slot adds a slot that answers with do, until the test or the slot ends.
+func (w *world) slot(name string, do func(context.Context, *evaluation.Request) (*evaluation.Answer, error)) *querierSlot {
+	s := &querierSlot{name: name, leaving: make(chan struct{})}
+	s.do = func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
+		w.mu.Lock()
+		note := name
+		if r.Alone {
+			note += " alone"
+		}
+		w.seen = append(w.seen, note)
+		w.mu.Unlock()
+		return do(ctx, r)
+	}
+	before := w.d.o.Queue.Workers()
+	go func() { _ = w.d.Serve(w.t.Context(), s) }()
+	w.until(func() bool { return w.d.o.Queue.Workers() == before+1 })
+	return s
+}
+
+func (w *world) until(ok func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			w.t.Fatal("timed out")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (w *world) exec(ctx context.Context, text string) *promql.Result {
+	w.t.Helper()
+	q, err := w.d.NewInstantQuery(ctx, nil, nil, text, w.now)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer q.Close()
+	return q.Exec(ctx)
+}
+
+func answer(v float64) (*evaluation.Answer, error) {
+	return &evaluation.Answer{Value: promql.Scalar{V: v}, Switches: "v1", Joinable: true, Cost: evaluation.Cost{Read: 5}}, nil
+}
+
+func ok(context.Context, *evaluation.Request) (*evaluation.Answer, error) { return answer(1) }
+
+func dies(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
+	return nil, ErrQuerierEnded
+}
+
+var errFault = errors.New("the store did not answer")
+
+func TestAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.slot("a", ok)
+	q, err := w.d.NewInstantQuery(t.Context(), nil, nil, "x", w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := q.Exec(t.Context())
+	if s, is := res.Value.(promql.Scalar); res.Err != nil || !is || s.V != 1 {
+		t.Errorf("result %v, %v", res.Value, res.Err)
+	}
+	if n := q.Stats().Samples.TotalSamples; n != 5 {
+		t.Errorf("%d samples read, want 5", n)
+	}
+	if own := q.(*query); !own.Storable() {
+		t.Error("the answer of the same version is not storable")
+	}
+	w.d.o.Switches = "v2"
+	if q.(*query).Storable() {
+		t.Error("the answer of another version is storable")
+	}
+}
+
+// TestHere checks that a slot of the process evaluates the query itself.
+func TestHere(t *testing.T) {
+	w := newWorld(t)
+	w.engine.here = &promql.Result{Value: promql.Scalar{V: 3}}
+	go w.d.ServeHere(t.Context())
+	if res := w.exec(t.Context(), "x"); res != w.engine.here {
+		t.Errorf("result %v", res)
+	}
+}
+
+// TestQuerierEnds checks that a query is repeated once after its querier disappeared: alone,
+// and by another one.
+func TestQuerierEnds(t *testing.T) {
+	w := newWorld(t)
+	var once sync.Once
+	first := ""
+	either := func(name string) func(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
+		return func(context.Context, *evaluation.Request) (a *evaluation.Answer, err error) {
+			a, err = answer(1)
+			once.Do(func() { first, a, err = name, nil, ErrQuerierEnded })
+			return a, err
+		}
+	}
+	w.slot("a", either("a"))
+	w.slot("a", either("a")) // a second slot of the querier that disappears
+	w.slot("b", either("b"))
+	w.slot("b", either("b"))
+	if res := w.exec(t.Context(), "x"); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	want := "[a b alone]"
+	if first == "b" {
+		want = "[b a alone]"
+	}
+	if got := fmt.Sprint(w.seen); got != want {
+		t.Errorf("evaluations by %s, want %s", got, want)
+	}
+}
+
+// TestSuspect checks that a query during which two queriers disappeared is rejected for
+// five minutes, and others are not.
+func TestSuspect(t *testing.T) {
+	w := newWorld(t)
+	w.slot("a", dies)
+	w.slot("b", dies)
+	if res := w.exec(t.Context(), "x"); !errors.Is(res.Err, errSuspect) {
+		t.Fatalf("error %v", res.Err)
+	}
+	w.slot("c", ok)
+	n := len(w.seen)
+	if res := w.exec(t.Context(), "x"); !errors.Is(res.Err, errSuspect) || len(w.seen) != n {
+		t.Errorf("the suspect query was evaluated again: %v", res.Err)
+	}
+	if res := w.exec(t.Context(), "y"); res.Err != nil {
+		t.Errorf("another query: %v", res.Err)
+	}
+	w.mu.Lock()
+	w.now = w.now.Add(5*time.Minute + time.Second)
+	w.mu.Unlock()
+	if res := w.exec(t.Context(), "x"); res.Err != nil {
+		t.Errorf("the query after five minutes: %v", res.Err)
+	}
+}
+
+// TestRepeats checks which errors are repeated, on another querier, and that the second one
+// counts.
+func TestRepeats(t *testing.T) {
+	lim := limits.Limits{MaxQuerySamples: 1}
+	for name, tt := range map[string]struct {
+		err     error
+		fault   error
+		repeats bool
+	}{
+		"unreadable": {promql.ErrStorage{Err: errFault}, errFault, true},
+		"no memory":  {promql.ErrStorage{Err: errFault}, nil, true},
+		"execution":  {errors.New("vector cannot contain metrics with the same labelset"), nil, false},
+		"limit":      {limits.MaxQuerySamples.Exceeded(&lim, limits.More), nil, false},
+		"timeout":    {promql.ErrQueryTimeout("x"), errFault, false},
+		"canceled":   {promql.ErrQueryCanceled("x"), errFault, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			fail := func(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
+				return &evaluation.Answer{Err: tt.err, Fault: tt.fault}, nil
+			}
+			w.slot("a", fail)
+			w.slot("b", fail)
+			res := w.exec(t.Context(), "x")
+			if res.Err == nil || res.Err.Error() != tt.err.Error() {
+				t.Errorf("error %v, want %v", res.Err, tt.err)
+			}
+			want := 1
+			if tt.repeats {
+				want = 2
+			}
+			if len(w.seen) != want || want == 2 && w.seen[0] == w.seen[1] {
+				t.Errorf("evaluations by %v, want %d queriers", w.seen, want)
+			}
+			if noted := len(w.engine.noted); noted != map[bool]int{true: 1, false: 0}[tt.fault != nil] {
+				t.Errorf("%d faults noted", noted)
+			}
+		})
+	}
+}
+
+// TestRepeatSucceeds checks that a fault of the first attempt is not noted.
+func TestRepeatSucceeds(t *testing.T) {
+	w := newWorld(t)
+	var once sync.Once
+	either := func(context.Context, *evaluation.Request) (a *evaluation.Answer, err error) {
+		a, err = answer(1)
+		once.Do(func() { a = &evaluation.Answer{Err: promql.ErrStorage{Err: errFault}, Fault: errFault} })
+		return a, err
+	}
+	w.slot("a", either)
+	w.slot("b", either)
+	if res := w.exec(t.Context(), "x"); res.Err != nil || len(w.engine.noted) > 0 || len(w.seen) != 2 {
+		t.Errorf("error %v, noted %v, evaluations by %v", res.Err, w.engine.noted, w.seen)
+	}
+}
+
+// TestCancel checks that a canceled query leaves the queue, or ends its evaluation.
+func TestCancel(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	done := make(chan *promql.Result)
+	go func() { done <- w.exec(ctx, "x") }()
+	cancel(errFault)
+	if res := <-done; res.Err == nil || res.Err.Error() != promql.ErrQueryCanceled(errFault.Error()).Error() {
+		t.Errorf("waiting: %v", res.Err)
+	}
+
+	began := make(chan struct{})
+	w.slot("a", func(ctx context.Context, _ *evaluation.Request) (*evaluation.Answer, error) {
+		close(began)
+		<-ctx.Done()
+		return nil, ErrSlotBroken
+	})
+	ctx, cancel = context.WithCancelCause(t.Context())
+	go func() { done <- w.exec(ctx, "x") }()
+	<-began
+	cancel(errFault)
+	if res := <-done; res.Err == nil || res.Err.Error() != promql.ErrQueryCanceled(errFault.Error()).Error() {
+		t.Errorf("running: %v", res.Err)
+	}
+	w.until(func() bool { return w.d.o.Queue.Workers() == 0 }) // the slot has ended
+
+	w.engine.began = make(chan struct{})
+	go w.d.ServeHere(t.Context())
+	ctx, cancel = context.WithCancelCause(t.Context())
+	go func() { done <- w.exec(ctx, "x") }()
+	<-w.engine.began
+	cancel(errFault)
+	if res := <-done; res.Err == nil {
+		t.Error("running here: no error")
+	}
+}
+
+// TestNoQuerier checks that a query fails if no querier connects.
+func TestNoQuerier(t *testing.T) {
+	w := newWorld(t)
+	done := make(chan *promql.Result)
+	go func() { done <- w.exec(t.Context(), "x") }()
+	w.timer <- time.Time{}
+	res := <-done
+	var internal promql.ErrStorage
+	if !errors.As(res.Err, &internal) || !errors.Is(w.engine.noted[0], ErrNoQuerier) {
+		t.Errorf("error %v, noted %v", res.Err, w.engine.noted)
+	}
+
+	held := make(chan struct{})
+	w.slot("a", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
+		<-held
+		return answer(1)
+	})
+	go func() { done <- w.exec(t.Context(), "x") }()
+	w.timer <- time.Time{}
+	close(held)
+	if res := <-done; res.Err != nil {
+		t.Errorf("a query that runs: %v", res.Err)
+	}
+}
+
+// TestLeave checks that a slot that leaves completes its evaluation, and gets no other.
+func TestLeave(t *testing.T) {
+	w := newWorld(t)
+	began, held := make(chan struct{}), make(chan struct{})
+	s := w.slot("a", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
+		close(began)
+		<-held
+		return answer(1)
+	})
+	done := make(chan *promql.Result)
+	go func() { done <- w.exec(t.Context(), "x") }()
+	<-began
+	close(s.leaving)
+	close(held)
+	if res := <-done; res.Err != nil {
+		t.Error(res.Err)
+	}
+	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
+	w.slot("b", ok)
+	w.d.Drain()
+	w.d.Drain()
+	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
+}
+
+// TestCosts checks that estimates follow what an expression has read.
+func TestCosts(t *testing.T) {
+	c := newCosts()
+	at := time.Unix(0, 0)
+	r := &evaluation.Request{Text: "x"}
+	r.Times.Start, r.Times.End, r.Times.Step = at, at.Add(time.Hour), time.Minute
+	if got := c.estimate(r); got != costBase+61*costPerStep {
+		t.Errorf("estimate %d", got)
+	}
+	c.learn(r, 61_000)
+	if got := c.estimate(r); got != costBase+61_000 {
+		t.Errorf("estimate %d after 61,000 were read", got)
+	}
+	r.Times.Step = 0
+	if got := c.estimate(r); got != costBase+1000 {
+		t.Errorf("estimate %d of an instant", got)
+	}
+	r.Access.Tenant = "other"
+	if got := c.estimate(r); got != costBase+costPerStep {
+		t.Errorf("estimate %d of another tenant", got)
+	}
+}

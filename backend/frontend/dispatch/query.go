@@ -1,0 +1,160 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/queue"
+)
+
+// query is a query that is evaluated by a slot. The embedded query has its text, and
+// runs only in a slot of this process.
+type query struct {
+	promql.Query
+	d       *Dispatcher
+	request evaluation.Request
+	local   bool               // the answer of another process would not have all statistics
+	answer  *evaluation.Answer // of another process; nil before Exec
+}
+
+// Storable reports whether the answer is one of this version and these settings.
+func (q *query) Storable() bool { return q.answer == nil || q.answer.Switches == q.d.o.Switches }
+
+// task is one attempt to evaluate a query.
+type task struct {
+	query *query
+	ctx   context.Context //nolint:containedctx // of the query, for whoever takes the task
+	alone bool
+	done  chan struct{} // closed when the attempt has ended
+
+	// Set before done is closed. An attempt in this process has a result.
+	querier string
+	answer  *evaluation.Answer
+	result  *promql.Result
+	ended   bool // the querier disappeared
+}
+
+// read returns the samples that the attempt has read; -1 if that is unknown.
+func (t *task) read() int64 {
+	switch {
+	case t.answer != nil && t.answer.Err == nil:
+		return t.answer.Cost.Read
+	case t.result != nil:
+		if s := t.query.Stats(); s != nil && s.Samples != nil {
+			return s.Samples.TotalSamples
+		}
+	}
+	return -1
+}
+
+// Exec implements promql.Query.
+func (q *query) Exec(ctx context.Context) *promql.Result {
+	if err := q.d.Evaluator.Check(q.Query); err != nil {
+		return q.d.Failed(err)
+	}
+	if q.d.suspects.has(&q.request) {
+		q.d.metrics.suspects.Inc()
+		return &promql.Result{Err: errSuspect}
+	}
+	if q.local {
+		return q.Query.Exec(ctx)
+	}
+	var t *task
+	var avoid string
+	deaths, repeated := 0, false
+	for {
+		var res *promql.Result
+		if t, res = q.attempt(ctx, avoid, deaths > 0); res != nil {
+			return res
+		}
+		if ctx.Err() != nil && t.result == nil {
+			return q.d.o.Engine.Interrupted(ctx)
+		}
+		switch {
+		case t.ended:
+			if deaths++; deaths > 1 {
+				q.d.suspects.add(&q.request)
+				q.d.metrics.suspects.Inc()
+				q.d.o.Logger.Error("two queriers disappeared while they evaluated a query; rejecting it for 5 minutes",
+					"tenant", q.request.Access.Tenant, "query", q.request.Text)
+				return &promql.Result{Err: errSuspect}
+			}
+			q.d.metrics.repeated.WithLabelValues("querier_ended").Inc()
+		case t.answer != nil && !repeated && repeatable(t.answer):
+			repeated = true
+			q.d.metrics.repeated.WithLabelValues("unreadable").Inc()
+		default:
+			return q.finish(ctx, t)
+		}
+		avoid = t.querier
+	}
+}
+
+// attempt waits until a slot has evaluated the query. res is the result if none has.
+func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task, res *promql.Result) {
+	d := q.d
+	t = &task{query: q, ctx: ctx, alone: alone, done: make(chan struct{})}
+	job := &queue.Job{Tenant: q.request.Access.Tenant, Class: q.request.Class, Cost: d.costs.estimate(&q.request),
+		Avoid: avoid, Value: t}
+	d.o.Queue.Push(job)
+	noQuerier := d.o.Timer(noQuerierWait)
+	for {
+		select {
+		case <-t.done:
+			return t, nil
+		case <-noQuerier:
+			noQuerier = d.o.Timer(noQuerierWait)
+			if d.o.Queue.Workers() == 0 && d.o.Queue.Remove(job) {
+				d.o.Engine.Unreadable(ctx, ErrNoQuerier)
+				return nil, &promql.Result{Err: promql.ErrStorage{Err: ErrNoQuerier}}
+			}
+		case <-ctx.Done():
+			if d.o.Queue.Remove(job) {
+				return nil, d.o.Engine.Interrupted(ctx)
+			}
+			<-t.done // the attempt ends with its context
+			return t, nil
+		}
+	}
+}
+
+// noQuerierWait is how long a query waits for a querier to connect.
+const noQuerierWait = 5 * time.Second
+
+// finish returns the result of the last attempt.
+func (q *query) finish(ctx context.Context, t *task) *promql.Result {
+	if n := t.read(); n >= 0 {
+		q.d.costs.learn(&q.request, n)
+	}
+	if t.result != nil {
+		return t.result
+	}
+	q.answer = t.answer
+	if t.answer.Fault != nil {
+		q.d.o.Engine.Unreadable(ctx, t.answer.Fault)
+	}
+	if t.answer.Err != nil {
+		return q.d.Failed(t.answer.Err)
+	}
+	if s := q.Stats(); s != nil && s.Samples != nil {
+		s.Samples.TotalSamples, s.Samples.PeakSamples = t.answer.Cost.Read, int(t.answer.Cost.Samples)
+	}
+	return t.answer.Result()
+}
+
+// repeatable reports whether another querier may answer: this one could not read the data,
+// or had no memory left.
+func repeatable(a *evaluation.Answer) bool {
+	var timeout promql.ErrQueryTimeout
+	var canceled promql.ErrQueryCanceled
+	var unreadable promql.ErrStorage
+	switch {
+	case a.Err == nil, errors.As(a.Err, &timeout), errors.As(a.Err, &canceled):
+		return false
+	}
+	return a.Fault != nil || errors.As(a.Err, &unreadable)
+}

@@ -1,0 +1,126 @@
+// Package evaluation describes evaluations of PromQL that one process requests from
+// another: the request, the answer, and the encoding of points and annotations, which the
+// results cache uses too. See docs/frontend.md.
+package evaluation
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// Request is one evaluation: of an instant query, of a range query, or of some steps of
+// a range query.
+type Request struct {
+	Access tenant.Access
+	Limits limits.Limits
+	Text   string
+	// Times are those of the whole query. An instant query has no step, and is evaluated
+	// at Start.
+	Times split.Times
+	// Part are the steps to evaluate; nil means all.
+	Part     *split.Range
+	Lookback time.Duration // 0 = the default
+	Class    queue.Class
+	Uncached bool // the results cache must not be used
+	// Timeout is the time that is left for the query when the request was sent; 0 = no limit.
+	Timeout time.Duration
+	// Alone is set for an evaluation whose last querier disappeared: the next one runs
+	// nothing else at the same time.
+	Alone bool
+}
+
+// Instant reports whether the request is an instant query.
+func (r *Request) Instant() bool { return r.Times.Step == 0 }
+
+// Answer is the result of an evaluation.
+type Answer struct {
+	Value parser.Value // nil after an error
+	Notes []Note
+	// Joinable is set if the annotations can be joined with those of other steps of the
+	// same query.
+	Joinable bool
+	Cost     Cost
+	// Switches are the settings of the process that evaluated, on which answers depend.
+	Switches string
+	Err      error
+	// Fault is the error with which data could not be read, if there was one. A retry,
+	// perhaps by another process, may succeed.
+	Fault error
+}
+
+// Cost is what an evaluation has read.
+type Cost struct {
+	Series  int64 // the most that one selector selected
+	Samples int64 // the most that were held at the same time
+	Read    int64 // samples read in all
+}
+
+// And returns the cost of two ranges of steps.
+func (c Cost) And(o Cost) Cost {
+	return Cost{Series: max(c.Series, o.Series), Samples: max(c.Samples, o.Samples), Read: saturated(c.Read, o.Read)}
+}
+
+func saturated(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// Result returns the answer as the result of a query.
+func (a *Answer) Result() *promql.Result {
+	res := &promql.Result{Value: a.Value, Err: a.Err}
+	for _, n := range a.Notes {
+		res.Warnings.Add(&storedNote{Note: n, unjoinable: !a.Joinable})
+	}
+	return res
+}
+
+type classKey struct{}
+
+// WithClass returns a context for queries of a class, if it is not that of the query's kind.
+func WithClass(ctx context.Context, c queue.Class) context.Context {
+	return context.WithValue(ctx, classKey{}, c)
+}
+
+// ClassOf returns the class of a query in a context: that of WithClass, or the one of the
+// query's kind.
+func ClassOf(ctx context.Context, instant bool) queue.Class {
+	if c, ok := ctx.Value(classKey{}).(queue.Class); ok {
+		return c
+	}
+	if instant {
+		return queue.Instant
+	}
+	return queue.Range
+}
+
+// Key is what determines the answer of a query, and whether it fails by its limits.
+type Key struct {
+	Access   tenant.Access
+	Limits   limits.Limits
+	Text     string
+	Start    [2]int64 // Unix seconds and nanoseconds of the first and the last step
+	End      [2]int64
+	Step     time.Duration
+	Lookback time.Duration
+	Class    queue.Class
+}
+
+// Key returns the key of a request.
+func (r *Request) Key() Key {
+	return Key{Access: r.Access, Limits: r.Limits, Text: r.Text, Start: secondsOf(r.Times.Start), End: secondsOf(r.Times.End),
+		Step: r.Times.Step, Lookback: r.Lookback, Class: r.Class}
+}
+
+// secondsOf returns a time as a number. Nanoseconds alone would repeat after 584 years.
+func secondsOf(t time.Time) [2]int64 { return [2]int64{t.Unix(), int64(t.Nanosecond())} }

@@ -1,0 +1,155 @@
+package join
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/memory"
+)
+
+// maxWait is how long a query waits for an equal one that runs: not longer, because that
+// one may take long.
+const maxWait = 500 * time.Millisecond
+
+// flights are the flights of one key. At most one waits.
+type flights struct {
+	running int
+	waiting *flight // whom further queries join
+}
+
+// flight is a query that answers all that have joined it before it started.
+type flight struct {
+	key        evaluation.Key
+	query      promql.Query // of the first one
+	holding    *memory.Holding
+	ctx        context.Context //nolint:containedctx // of the flight, which outlives the request of the first one
+	cancel     context.CancelCauseFunc
+	fault      func() error
+	passengers int           // guarded by Engine.mu
+	ready      chan struct{} // closed when another flight of the key has ended
+
+	done       chan struct{} // closed after the result was set
+	result     result
+	unreadable error
+}
+
+func (f *flight) ended() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// result is a result without the annotations of the engine, which change when they are
+// printed.
+type result struct {
+	promql.Result
+	notes []evaluation.Note
+}
+
+func (r *result) copy() *promql.Result {
+	out := r.Result
+	out.Warnings = nil
+	evaluation.Annotate(&out.Warnings, r.notes)
+	return &out
+}
+
+// board adds a query to the flight that waits, or begins one with it.
+func (e *Engine) board(ctx context.Context, q *query) (f *flight, first bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := e.flights[q.key]
+	if all != nil && all.waiting != nil {
+		all.waiting.passengers++
+		return all.waiting, false
+	}
+	f = e.newFlight(ctx, q)
+	if all == nil {
+		e.flights[q.key] = &flights{running: 1}
+		go e.fly(f)
+		return f, true
+	}
+	all.waiting = f
+	go e.wait(f)
+	return f, true
+}
+
+// newFlight returns a flight with a context and memory of its own: it goes on while anybody
+// waits for it.
+func (e *Engine) newFlight(ctx context.Context, q *query) *flight {
+	h := memory.FromContext(ctx).Another()
+	f := &flight{key: q.key, query: q.Query, holding: h, passengers: 1, ready: make(chan struct{}), done: make(chan struct{})}
+	f.ctx, f.fault = e.o.Faults(memory.NewContext(context.WithoutCancel(ctx), h))
+	f.ctx, f.cancel = context.WithCancelCause(f.ctx)
+	h.OnEnd(f.cancel)
+	return f
+}
+
+// wait starts a flight when another one of its key has ended, or after maxWait.
+func (e *Engine) wait(f *flight) {
+	select {
+	case <-f.ready:
+	case <-e.o.Timer(maxWait):
+	case <-f.ctx.Done():
+	}
+	e.mu.Lock()
+	all := e.flights[f.key]
+	all.waiting = nil
+	all.running++
+	e.mu.Unlock()
+	e.fly(f)
+}
+
+// fly runs a flight. Nobody joins it any more.
+func (e *Engine) fly(f *flight) {
+	res := f.query.Exec(f.ctx)
+	f.result.Result = *res
+	f.result.notes, _ = evaluation.NotesOf(res.Warnings, f.key.Text)
+	f.unreadable = f.fault()
+
+	e.mu.Lock()
+	all := e.flights[f.key]
+	all.running--
+	if all.waiting != nil {
+		select {
+		case <-all.waiting.ready: // another one has ended before
+		default:
+			close(all.waiting.ready)
+		}
+	} else if all.running == 0 {
+		delete(e.flights, f.key)
+	}
+	unwanted := f.passengers == 0
+	close(f.done)
+	e.mu.Unlock()
+	if unwanted {
+		f.close()
+	}
+}
+
+// leave removes a query from its flight. The last one ends it.
+func (e *Engine) leave(f *flight) {
+	e.mu.Lock()
+	f.passengers--
+	last, ended := f.passengers == 0, f.ended()
+	e.mu.Unlock()
+	if !last {
+		return
+	}
+	f.cancel(context.Canceled)
+	if ended {
+		f.close()
+	}
+}
+
+// close releases the result, which nobody needs any more.
+func (f *flight) close() {
+	f.cancel(nil)
+	f.query.Close()
+	f.holding.Close()
+}

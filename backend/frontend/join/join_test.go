@@ -1,0 +1,333 @@
+package join
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/promql/parser/posrange"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
+	"github.com/prometheus/prometheus/util/stats"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/memory"
+)
+
+// world is an Engine over queries that the test answers.
+type world struct {
+	t      *testing.T
+	e      *Engine
+	timer  chan time.Time
+	tenant tenant.ID
+	begun  chan *running
+
+	mu     sync.Mutex
+	closed int
+	fault  error // that the next query notes
+	noted  []error
+}
+
+// running is a query that runs until the test sends its result, or its context ends.
+type running struct {
+	ctx    context.Context
+	result chan *promql.Result
+}
+
+type inner struct {
+	w     *world
+	stats *stats.Statistics
+}
+
+func (q *inner) Exec(ctx context.Context) *promql.Result {
+	r := &running{ctx, make(chan *promql.Result)}
+	q.w.begun <- r
+	select {
+	case res := <-r.result:
+		return res
+	case <-ctx.Done():
+		return &promql.Result{Err: promql.ErrQueryCanceled("x")}
+	}
+}
+func (q *inner) Close()                      { q.w.mu.Lock(); q.w.closed++; q.w.mu.Unlock() }
+func (q *inner) Cancel()                     {}
+func (q *inner) String() string              { return "" }
+func (q *inner) Statement() parser.Statement { return nil }
+func (q *inner) Stats() *stats.Statistics    { return q.stats }
+
+func (w *world) NewInstantQuery(context.Context, storage.Queryable, promql.QueryOpts, string, time.Time) (promql.Query, error) {
+	return &inner{w, &stats.Statistics{Timers: stats.NewQueryTimers(), Samples: stats.NewQuerySamples(false)}}, nil
+}
+
+func (w *world) NewRangeQuery(ctx context.Context, s storage.Queryable, o promql.QueryOpts, text string, at, _ time.Time, _ time.Duration) (
+	promql.Query, error) {
+	return w.NewInstantQuery(ctx, s, o, text, at)
+}
+
+type uncachedKey struct{}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, timer: make(chan time.Time), tenant: "acme", begun: make(chan *running, 100)}
+	w.e = New(Options{Engine: w, Timer: func(time.Duration) <-chan time.Time { return w.timer }, Registerer: prometheus.NewRegistry(),
+		Request: func(context.Context) (evaluation.Request, error) {
+			return evaluation.Request{Access: tenant.Access{Tenant: w.tenant, Policy: tenant.Unrestricted()}}, nil
+		},
+		Uncached: func(ctx context.Context) bool { return ctx.Value(uncachedKey{}) != nil },
+		Faults: func(ctx context.Context) (context.Context, func() error) {
+			return ctx, func() error { w.mu.Lock(); defer w.mu.Unlock(); return w.fault }
+		},
+		Unreadable:  func(_ context.Context, err error) { w.mu.Lock(); w.noted = append(w.noted, err); w.mu.Unlock() },
+		Interrupted: func(ctx context.Context) *promql.Result { return &promql.Result{Err: context.Cause(ctx)} },
+	})
+	return w
+}
+
+// ask sends a query; its result arrives at the channel.
+func (w *world) ask(ctx context.Context, text string, start, step int64) <-chan *promql.Result {
+	w.t.Helper()
+	q, err := w.e.NewRangeQuery(ctx, nil, nil, text, time.Unix(start, 0), time.Unix(start+100, 0), time.Duration(step))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	done := make(chan *promql.Result, 1)
+	go func() {
+		defer q.Close()
+		done <- q.Exec(ctx)
+	}()
+	return done
+}
+
+// waiting waits until n queries wait in the flight that has not started.
+func (w *world) waiting(n int) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		w.e.mu.Lock()
+		got := 0
+		for _, all := range w.e.flights {
+			if all.waiting != nil {
+				got += all.waiting.passengers
+			}
+		}
+		w.e.mu.Unlock()
+		if got == n {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%d queries wait, want %d", got, n)
+		}
+	}
+}
+
+func (w *world) none() {
+	w.t.Helper()
+	select {
+	case <-w.begun:
+		w.t.Error("another query began")
+	default:
+	}
+}
+
+func scalar(v float64) *promql.Result { return &promql.Result{Value: promql.Scalar{V: v}} }
+
+func valueOf(r *promql.Result) float64 {
+	if s, ok := r.Value.(promql.Scalar); ok {
+		return s.V
+	}
+	return math.NaN()
+}
+
+// TestJoin checks that queries that come while an equal one runs are not answered by it, but
+// together by the next one.
+func TestJoin(t *testing.T) {
+	w := newWorld(t)
+	first := w.ask(t.Context(), "x", 0, 1)
+	one := <-w.begun
+	var later []<-chan *promql.Result
+	for range 5 {
+		later = append(later, w.ask(t.Context(), "x", 0, 1))
+	}
+	w.waiting(5)
+	w.none()
+	one.result <- scalar(1)
+	if v := valueOf(<-first); v != 1 {
+		t.Errorf("first: %v", v)
+	}
+	two := <-w.begun
+	last := w.ask(t.Context(), "x", 0, 1) // two has begun: not joined
+	w.waiting(1)
+	warned := scalar(2)
+	warned.Warnings.Add(annotations.NewBadBucketLabelWarning("m", "l", posrange.PositionRange{}))
+	two.result <- warned
+	for _, done := range later {
+		res := <-done
+		if v := valueOf(res); v != 2 || len(res.Warnings) != 1 {
+			t.Errorf("joined: %v, %v", v, res.Warnings)
+		}
+		res.Warnings.Add(errors.New("results truncated")) // as Prometheus' API does
+	}
+	three := <-w.begun
+	three.result <- scalar(3)
+	if v := valueOf(<-last); v != 3 {
+		t.Errorf("last: %v", v)
+	}
+	w.done(7)
+}
+
+// done checks that everything was closed once.
+func (w *world) done(queries int) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		closed := w.closed
+		w.mu.Unlock()
+		w.e.mu.Lock()
+		left := len(w.e.flights)
+		w.e.mu.Unlock()
+		if closed == queries && left == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%d queries closed, want %d; %d keys are left", closed, queries, left)
+		}
+	}
+}
+
+// TestWaitEnds checks that a query waits only a bounded time for one that runs long.
+func TestWaitEnds(t *testing.T) {
+	w := newWorld(t)
+	first := w.ask(t.Context(), "x", 0, 1)
+	one := <-w.begun
+	second := w.ask(t.Context(), "x", 0, 1)
+	w.waiting(1)
+	w.timer <- time.Time{}
+	two := <-w.begun
+	two.result <- scalar(2)
+	if v := valueOf(<-second); v != 2 {
+		t.Errorf("second: %v", v)
+	}
+	one.result <- scalar(1)
+	<-first
+	w.done(2)
+}
+
+// TestDifferent checks that only equal queries are joined.
+func TestDifferent(t *testing.T) {
+	w := newWorld(t)
+	list := []<-chan *promql.Result{w.ask(t.Context(), "x", 0, 1), w.ask(t.Context(), "y", 0, 1), w.ask(t.Context(), "x", 1, 1),
+		w.ask(t.Context(), "x", 0, 2), w.ask(context.WithValue(t.Context(), uncachedKey{}, true), "x", 0, 1)}
+	w.tenant = "other"
+	list = append(list, w.ask(t.Context(), "x", 0, 1))
+	for range list {
+		r := <-w.begun
+		go func() { r.result <- scalar(1) }()
+	}
+	for _, done := range list {
+		<-done
+	}
+	w.done(len(list))
+}
+
+// TestLeave checks that a flight goes on while anybody waits for it, and is canceled
+// after the last one has left.
+func TestLeave(t *testing.T) {
+	w := newWorld(t)
+	first := w.ask(t.Context(), "x", 0, 1)
+	one := <-w.begun
+	ctx, cancel := context.WithCancel(t.Context())
+	second, third := w.ask(ctx, "x", 0, 1), w.ask(t.Context(), "x", 0, 1)
+	w.waiting(2)
+	one.result <- scalar(1)
+	<-first
+	two := <-w.begun
+	cancel()
+	if res := <-second; !errors.Is(res.Err, context.Canceled) {
+		t.Errorf("canceled: %v", res.Err)
+	}
+	if two.ctx.Err() != nil {
+		t.Error("the query was canceled for all")
+	}
+	two.result <- scalar(2)
+	if v := valueOf(<-third); v != 2 {
+		t.Errorf("third: %v", v)
+	}
+
+	ctx, cancel = context.WithCancel(t.Context())
+	alone := w.ask(ctx, "x", 0, 1)
+	three := <-w.begun
+	cancel()
+	<-alone
+	<-three.ctx.Done()
+	w.done(4)
+}
+
+// TestFaults checks that each query learns of a fault.
+func TestFaults(t *testing.T) {
+	w := newWorld(t)
+	w.fault = errors.New("the store did not answer")
+	first := w.ask(t.Context(), "x", 0, 1)
+	one := <-w.begun
+	second, third := w.ask(t.Context(), "x", 0, 1), w.ask(t.Context(), "x", 0, 1)
+	w.waiting(2)
+	one.result <- &promql.Result{Err: w.fault}
+	<-first
+	two := <-w.begun
+	two.result <- &promql.Result{Err: w.fault}
+	for _, done := range []<-chan *promql.Result{second, third} {
+		if res := <-done; !errors.Is(res.Err, w.fault) {
+			t.Errorf("error %v", res.Err)
+		}
+	}
+	if len(w.noted) != 3 {
+		t.Errorf("%d faults noted, want 3", len(w.noted))
+	}
+}
+
+// TestInterruptedFirst checks that the timeout of the first query does not end one that
+// joined it.
+func TestInterruptedFirst(t *testing.T) {
+	w := newWorld(t)
+	first := w.ask(t.Context(), "x", 0, 1)
+	one := <-w.begun
+	second, third := w.ask(t.Context(), "x", 0, 1), w.ask(t.Context(), "x", 0, 1)
+	w.waiting(2)
+	one.result <- scalar(1)
+	<-first
+	two := <-w.begun
+	two.result <- &promql.Result{Err: promql.ErrQueryTimeout("x")}
+	three := <-w.begun // of the one that joined
+	three.result <- scalar(3)
+	a, b := <-second, <-third
+	if (a.Err == nil) == (b.Err == nil) {
+		t.Errorf("errors %v, %v: want the timeout for the first only", a.Err, b.Err)
+	}
+	w.done(3)
+}
+
+// TestMemory checks that a flight has memory of its own, which it releases at the end.
+func TestMemory(t *testing.T) {
+	w := newWorld(t)
+	account := memory.NewAccount(1<<30, prometheus.NewRegistry())
+	h := account.Begin(memory.Request{Tenant: "acme"})
+	done := w.ask(memory.NewContext(t.Context(), h), "x", 0, 1)
+	one := <-w.begun
+	own := memory.FromContext(one.ctx)
+	if err := own.Take(1 << 20); err != nil || h.Used() != 0 {
+		t.Errorf("taken: %v; %d bytes of the request", err, h.Used())
+	}
+	h.Close()
+	one.result <- scalar(1)
+	<-done
+	w.done(1)
+	for end := time.Now().Add(10 * time.Second); account.Used() != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes are left", account.Used())
+		}
+	}
+}

@@ -1,0 +1,124 @@
+// Package runner runs evaluations that another process requested: it puts into the context
+// what the API puts there for a request of a client.
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/querier"
+)
+
+// Parts evaluates parts of range queries.
+type Parts interface {
+	// NewPartQuery returns the query of some steps of a range query.
+	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range) (
+		promql.Query, error)
+}
+
+// Options configure a Runner.
+type Options struct {
+	Engine    promql.QueryEngine
+	Parts     Parts // nil: parts are not evaluated
+	Queryable storage.Queryable
+	Memory    *memory.Account // nil: memory is not accounted for
+	Gate      *querier.Gate   // of queries; nil for parts, whose query has a slot already
+	Cost      func(promql.Query) (series, samples int64)
+	Switches  string // the engine's settings on which answers depend
+}
+
+// Runner runs evaluations. It is safe for concurrent use.
+type Runner struct{ o Options }
+
+// New returns a Runner.
+func New(o Options) *Runner { return &Runner{o} }
+
+// Run runs an evaluation. The caller must call release when it does not need the answer
+// any more.
+func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluation.Answer, release func()) {
+	var closers []func()
+	release = func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			closers[i]()
+		}
+	}
+	ctx, fault, end := r.context(ctx, req)
+	closers = append(closers, end)
+	a = &evaluation.Answer{Joinable: true, Switches: r.o.Switches}
+	defer func() { a.Fault = fault() }()
+	if r.o.Gate != nil {
+		leave, err := r.o.Gate.Enter(ctx, req.Access.Tenant, &req.Limits)
+		if err != nil {
+			querier.NoteFault(ctx, err)
+			a.Err = err
+			return a, release
+		}
+		closers = append(closers, leave)
+	}
+	q, err := r.query(ctx, req)
+	if err != nil {
+		a.Err = fmt.Errorf("prepare the query: %w", err)
+		return a, release
+	}
+	closers = append(closers, q.Close)
+	r.exec(ctx, q, req, a)
+	return a, release
+}
+
+// context returns the context of an evaluation: what the API sets for a query. end releases
+// its memory.
+func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ context.Context, fault func() error, end func()) {
+	h := r.o.Memory.Begin(memory.Request{Tenant: req.Access.Tenant, Limit: req.Limits.MaxMemoryBytes})
+	ctx, fault = querier.NoteFaults(tenant.NewContext(ctx, req.Access))
+	ctx, cancel := context.WithCancelCause(querier.WithLimits(memory.NewContext(ctx, h), &req.Limits))
+	h.OnEnd(cancel)
+	if req.Uncached {
+		ctx = frontend.WithoutCache(ctx)
+	}
+	ctx = evaluation.WithClass(ctx, req.Class)
+	stop := func() {}
+	if t := req.Timeout; t > 0 {
+		ctx, stop = context.WithTimeoutCause(ctx, t, querier.TimedOut(&req.Limits))
+	}
+	return ctx, fault, func() {
+		stop()
+		cancel(nil)
+		h.Close()
+	}
+}
+
+func (r *Runner) query(ctx context.Context, req *evaluation.Request) (promql.Query, error) {
+	opts := promql.NewPrometheusQueryOpts(false, req.Lookback, nil)
+	switch {
+	case req.Instant():
+		return r.o.Engine.NewInstantQuery(ctx, r.o.Queryable, opts, req.Text, req.Times.Start)
+	case req.Part != nil && r.o.Parts == nil:
+		return nil, errors.New("parts of queries are not evaluated here")
+	case req.Part != nil:
+		return r.o.Parts.NewPartQuery(ctx, r.o.Queryable, opts, req.Text, req.Times, *req.Part)
+	}
+	return r.o.Engine.NewRangeQuery(ctx, r.o.Queryable, opts, req.Text, req.Times.Start, req.Times.End, req.Times.Step)
+}
+
+func (r *Runner) exec(ctx context.Context, q promql.Query, req *evaluation.Request, a *evaluation.Answer) {
+	res := q.Exec(ctx)
+	if a.Err = res.Err; a.Err == nil {
+		a.Value = res.Value
+		a.Notes, a.Joinable = evaluation.NotesOf(res.Warnings, req.Text)
+	}
+	if s := q.Stats(); s != nil && s.Samples != nil {
+		a.Cost.Read, a.Cost.Samples = s.Samples.TotalSamples, int64(s.Samples.PeakSamples)
+	}
+	if r.o.Cost != nil {
+		a.Cost.Series, a.Cost.Samples = r.o.Cost(q)
+	}
+}

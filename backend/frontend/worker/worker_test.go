@@ -1,0 +1,172 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+)
+
+// stream is a slot at a frontend that sends what the test puts into requests.
+type stream struct {
+	ctx      context.Context
+	cancel   context.CancelFunc
+	requests chan *evaluation.Request
+	left     chan struct{}
+	once     sync.Once
+}
+
+func (s *stream) Next() (*evaluation.Request, error) {
+	select {
+	case r := <-s.requests:
+		return r, nil
+	case <-s.left: // the frontend ends the stream of a querier that leaves
+		return nil, errors.New("ended")
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
+}
+func (s *stream) Context() context.Context                             { return s.ctx }
+func (s *stream) Answer(*evaluation.Request, *evaluation.Answer) error { return nil }
+func (s *stream) Leave() error                                         { s.once.Do(func() { close(s.left) }); return nil }
+func (s *stream) Close()                                               { s.cancel() }
+
+// world is a worker with some frontends.
+type world struct {
+	mu        sync.Mutex
+	frontends []string
+	open      map[string]int // slots by frontend
+	requests  chan *evaluation.Request
+	running   atomic.Int64
+	most      atomic.Int64
+	alone     atomic.Bool // an evaluation that must be alone was not
+	hold      chan struct{}
+}
+
+func (w *world) list(context.Context) ([]Frontend, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []Frontend
+	for _, id := range w.frontends {
+		out = append(out, Frontend{ID: id, Open: func(ctx context.Context) (Stream, error) {
+			if id == "away" {
+				return nil, errors.New("not available")
+			}
+			w.mu.Lock()
+			w.open[id]++
+			w.mu.Unlock()
+			s := &stream{requests: w.requests, left: make(chan struct{})}
+			s.ctx, s.cancel = context.WithCancel(ctx)
+			context.AfterFunc(s.ctx, func() { w.mu.Lock(); w.open[id]--; w.mu.Unlock() })
+			return s, nil
+		}})
+	}
+	return out, nil
+}
+
+func (w *world) run(_ context.Context, r *evaluation.Request) (*evaluation.Answer, func()) {
+	n := w.running.Add(1)
+	for most := w.most.Load(); n > most && !w.most.CompareAndSwap(most, n); most = w.most.Load() {
+	}
+	if r.Alone && n > 1 {
+		w.alone.Store(true)
+	}
+	w.hold <- struct{}{}
+	if r.Alone && w.running.Load() > 1 {
+		w.alone.Store(true)
+	}
+	return &evaluation.Answer{}, func() { w.running.Add(-1) }
+}
+
+func newWorld(frontends ...string) *world {
+	return &world{frontends: frontends, open: map[string]int{}, requests: make(chan *evaluation.Request), hold: make(chan struct{})}
+}
+
+func (w *world) worker(slots int) *Worker {
+	return New(Options{Frontends: w.list, Run: w.run, Slots: slots, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+}
+
+func (w *world) until(t *testing.T, want string) {
+	t.Helper()
+	var got string
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		got = fmt.Sprint(w.open)
+		w.mu.Unlock()
+		if got == want {
+			return
+		}
+	}
+	t.Fatalf("slots %s, want %s", got, want)
+}
+
+// TestShares checks that each frontend has its part of the slots, also one that comes later,
+// and that one which is not available does not stop the others.
+func TestShares(t *testing.T) {
+	w := newWorld("a", "b", "away")
+	worker := w.worker(7)
+	ctx, cancel := context.WithCancel(t.Context())
+	go worker.Run(ctx)
+	w.until(t, "map[a:3 b:3]")
+	w.mu.Lock()
+	w.frontends = []string{"a", "b", "c"}
+	w.mu.Unlock()
+	w.until(t, "map[a:3 b:3 c:3]")
+	cancel()
+	worker.Wait(t.Context())
+	w.until(t, "map[a:0 b:0 c:0]")
+	w.worker(1).Wait(t.Context()) // never ran
+}
+
+// TestSlots checks that a querier runs no more evaluations than it has slots, although more
+// are lent, and that one which must be alone is.
+func TestSlots(t *testing.T) {
+	w := newWorld("a", "b", "c")
+	ctx, cancel := context.WithCancel(t.Context())
+	worker := w.worker(4)
+	go worker.Run(ctx)
+	w.until(t, "map[a:2 b:2 c:2]")
+	var sent sync.WaitGroup
+	for i := range 30 {
+		sent.Go(func() { w.requests <- &evaluation.Request{Alone: i%10 == 0} })
+	}
+	for range 30 {
+		<-w.hold
+	}
+	sent.Wait()
+	cancel()
+	worker.Wait(t.Context())
+	if w.most.Load() > 4 || w.alone.Load() {
+		t.Errorf("%d evaluations at the same time, want at most 4; one that must be alone was not: %v", w.most.Load(), w.alone.Load())
+	}
+}
+
+// TestLeaves checks that a querier that stops completes what it runs.
+func TestLeaves(t *testing.T) {
+	w := newWorld("a")
+	worker := w.worker(2)
+	ctx, cancel := context.WithCancel(t.Context())
+	go worker.Run(ctx)
+	w.until(t, "map[a:2]")
+	w.requests <- &evaluation.Request{}
+	cancel()
+	ended, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	worker.Wait(ended)
+	if w.running.Load() != 1 {
+		t.Error("the evaluation did not go on")
+	}
+	<-w.hold
+	worker.Wait(t.Context())
+	if w.running.Load() != 0 {
+		t.Error("Wait returned before the evaluation ended")
+	}
+}

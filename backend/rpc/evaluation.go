@@ -1,0 +1,258 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/tsdb/encoding"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/wire"
+)
+
+// encodeRequest encodes a request, with the time left until the deadline of ctx.
+func encodeRequest(ctx context.Context, r *evaluation.Request) (*wire.EvaluationRequest, error) {
+	lim, err := json.Marshal(&r.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("encode the limits of a query: %w", err)
+	}
+	h := http.Header{}
+	r.Access.SetHeaders(h)
+	out := &wire.EvaluationRequest{
+		Tenant: h.Get(tenant.HeaderOrgID), Policy: h.Get(tenant.HeaderPolicy), Limits: lim, Text: r.Text,
+		Start: r.Times.Start.Unix(), StartNanoseconds: int32(r.Times.Start.Nanosecond()),
+		End: r.Times.End.Unix(), EndNanoseconds: int32(r.Times.End.Nanosecond()), Step: int64(r.Times.Step),
+		Lookback: int64(r.Lookback), Class: int32(r.Class), Uncached: r.Uncached, Alone: r.Alone,
+	}
+	if r.Part != nil {
+		out.Part, out.First, out.Last = true, r.Part.Start, r.Part.End
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		out.Timeout = max(time.Until(deadline).Milliseconds(), 1)
+	}
+	return out, nil
+}
+
+func decodeRequest(in *wire.EvaluationRequest) (*evaluation.Request, error) {
+	access, err := tenant.AccessFromHeaders(http.Header{
+		http.CanonicalHeaderKey(tenant.HeaderOrgID): {in.Tenant}, http.CanonicalHeaderKey(tenant.HeaderPolicy): {in.Policy},
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := &evaluation.Request{
+		Access: access, Text: in.Text,
+		Times: split.Times{Start: time.Unix(in.Start, int64(in.StartNanoseconds)).UTC(),
+			End: time.Unix(in.End, int64(in.EndNanoseconds)).UTC(), Step: time.Duration(in.Step)},
+		Lookback: time.Duration(in.Lookback), Class: queue.Class(in.Class), Uncached: in.Uncached, Alone: in.Alone,
+		Timeout: time.Duration(in.Timeout) * time.Millisecond,
+	}
+	if in.Part {
+		r.Part = &split.Range{Start: in.First, End: in.Last}
+	}
+	if r.Class < queue.Range || r.Class > queue.Rule {
+		return nil, fmt.Errorf("unknown class %d of a query", in.Class)
+	}
+	if r.Times.Step < 0 || r.Instant() && r.Part != nil {
+		return nil, errors.New("invalid times of a query")
+	}
+	if err := json.Unmarshal(in.Limits, &r.Limits); err != nil {
+		return nil, fmt.Errorf("limits of a query: %w", err)
+	}
+	return r, nil
+}
+
+// spacing returns the time before the first point of an answer, and the distance of points
+// in milliseconds.
+func spacing(r *evaluation.Request) (start, step int64) {
+	if r.Instant() || r.Times.Step%time.Millisecond != 0 {
+		return r.Times.Start.UnixMilli(), 1
+	}
+	if r.Part != nil {
+		return r.Part.Start, r.Times.Step.Milliseconds()
+	}
+	return r.Times.Start.UnixMilli(), r.Times.Step.Milliseconds()
+}
+
+// Kinds of values, as in wire.EvaluationEnd.
+const (
+	kindNone   = ""
+	kindMatrix = "matrix"
+	kindVector = "vector"
+	kindScalar = "scalar"
+	kindString = "string"
+)
+
+// sendAnswer sends an answer in pieces.
+func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.EvaluationResponse) error) error {
+	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
+		Switches: a.Switches, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
+	for _, n := range a.Notes {
+		end.Notes = append(end.Notes, wire.EvaluationNote{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
+	}
+	p := &pieces{send: send}
+	p.start, p.step = spacing(r)
+	var err error
+	switch v := a.Value.(type) {
+	case promql.Matrix:
+		end.Kind = kindMatrix
+		for i := 0; i < len(v) && err == nil; i++ {
+			err = p.add(&v[i])
+		}
+	case promql.Vector:
+		end.Kind = kindVector
+		for i := 0; i < len(v) && err == nil; i++ {
+			err = p.add(seriesOf(&v[i]))
+		}
+	case promql.Scalar:
+		end.Kind, end.Time, end.Scalar = kindScalar, v.T, math.Float64bits(v.V)
+	case promql.String:
+		end.Kind, end.Time, end.Text = kindString, v.T, v.V
+	}
+	if err != nil {
+		return err
+	}
+	p.piece.End = end
+	return p.flush()
+}
+
+// pieces collects series until they are large enough for a message.
+type pieces struct {
+	start, step int64
+	send        func(*wire.EvaluationResponse) error
+	piece       wire.EvaluationResponse
+}
+
+func (p *pieces) add(s *promql.Series) error {
+	b := encoding.Encbuf{B: p.piece.Series}
+	evaluation.AppendSeries(&b, s, p.start, p.step)
+	p.piece.Series = b.B
+	p.piece.Count++
+	if len(p.piece.Series) < partBytes {
+		return nil
+	}
+	return p.flush()
+}
+
+func (p *pieces) flush() error {
+	err := p.send(&p.piece)
+	p.piece = wire.EvaluationResponse{}
+	return err
+}
+
+// seriesOf returns a sample of a vector as a series.
+func seriesOf(s *promql.Sample) *promql.Series {
+	out := &promql.Series{Metric: s.Metric}
+	if s.H != nil {
+		out.Histograms = []promql.HPoint{{T: s.T, H: s.H}}
+	} else {
+		out.Floats = []promql.FPoint{{T: s.T, F: s.F}}
+	}
+	return out
+}
+
+// collector puts an answer together.
+type collector struct {
+	start, step int64
+	holding     *memory.Holding
+	series      promql.Matrix
+}
+
+func newCollector(r *evaluation.Request, h *memory.Holding) *collector {
+	c := &collector{holding: h}
+	c.start, c.step = spacing(r)
+	return c
+}
+
+// Bytes in memory of an answer that is received: per byte of its encoding (points of twice
+// the size, its buffer and the copy of gRPC), and for each series.
+const (
+	answerFactor      = 4
+	answerSeriesBytes = 200
+)
+
+// add adds a piece. It returns the complete answer after the last one, and nil before. The
+// error is one of memory, or of an invalid message.
+func (c *collector) add(in *wire.EvaluationResponse) (*evaluation.Answer, error) {
+	if in.Count < 0 || in.Count > int64(len(in.Series)) {
+		return nil, fmt.Errorf("invalid answer: %d series in %d bytes", in.Count, len(in.Series))
+	}
+	if err := c.holding.Take(answerFactor*int64(len(in.Series)) + answerSeriesBytes*in.Count); err != nil {
+		return nil, err
+	}
+	list, err := evaluation.ReadAll(in.Series, int(in.Count), c.start, c.step)
+	if err != nil {
+		return nil, fmt.Errorf("invalid answer: %w", err)
+	}
+	c.series = append(c.series, list...)
+	if in.End == nil {
+		return nil, nil
+	}
+	return c.complete(in.End)
+}
+
+func (c *collector) complete(end *wire.EvaluationEnd) (*evaluation.Answer, error) {
+	a := &evaluation.Answer{Joinable: end.Joinable, Switches: end.Switches, Err: decodeFailure(end.Failure), Fault: decodeFailure(end.Fault),
+		Cost: evaluation.Cost{Series: end.Series, Samples: end.Samples, Read: end.Read}}
+	for _, n := range end.Notes {
+		a.Notes = append(a.Notes, evaluation.Note{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
+	}
+	var err error
+	if a.Err == nil {
+		a.Value, err = c.value(end)
+	}
+	return a, err
+}
+
+func (c *collector) value(end *wire.EvaluationEnd) (parser.Value, error) {
+	if len(c.series) > 0 && end.Kind != kindMatrix && end.Kind != kindVector {
+		return nil, fmt.Errorf("invalid answer: a %q with series", end.Kind)
+	}
+	switch end.Kind {
+	case kindNone:
+		return nil, nil
+	case kindMatrix:
+		if c.series == nil {
+			return promql.Matrix{}, nil
+		}
+		return c.series, nil
+	case kindVector:
+		v := make(promql.Vector, len(c.series))
+		for i := range c.series {
+			if err := sampleOf(&c.series[i], &v[i]); err != nil {
+				return nil, err
+			}
+		}
+		return v, nil
+	case kindScalar:
+		return promql.Scalar{T: end.Time, V: math.Float64frombits(end.Scalar)}, nil
+	case kindString:
+		return promql.String{T: end.Time, V: end.Text}, nil
+	}
+	return nil, fmt.Errorf("invalid answer: unknown kind %q", end.Kind)
+}
+
+// sampleOf is the reverse of seriesOf.
+func sampleOf(s *promql.Series, to *promql.Sample) error {
+	to.Metric = s.Metric
+	switch {
+	case len(s.Floats) == 1 && len(s.Histograms) == 0:
+		to.T, to.F = s.Floats[0].T, s.Floats[0].F
+	case len(s.Histograms) == 1 && len(s.Floats) == 0:
+		to.T, to.H = s.Histograms[0].T, s.Histograms[0].H
+	default:
+		return fmt.Errorf("invalid answer: a vector with %d points of %s", len(s.Floats)+len(s.Histograms), s.Metric)
+	}
+	return nil
+}

@@ -1,0 +1,239 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/palliumhq/pallium/backend/frontend/dispatch"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/wire"
+)
+
+// Frontend is the query frontend that the server calls.
+type Frontend interface {
+	// Query answers a query. The caller must call release when it does not need the
+	// answer any more. The error is for a frontend that accepts no queries.
+	Query(ctx context.Context, r *evaluation.Request) (a *evaluation.Answer, release func(), err error)
+	// Serve gives evaluations to a slot of a querier, until the slot or ctx ends.
+	Serve(ctx context.Context, slot dispatch.Slot) error
+}
+
+// ServeFrontend registers a frontend. It must be called before Serve.
+func (s *Server) ServeFrontend(f Frontend) { wire.RegisterFrontendServer(s.grpc, frontendServer{f}) }
+
+type frontendServer struct{ f Frontend }
+
+// Query implements wire.FrontendServer.
+func (s frontendServer) Query(in *wire.EvaluationRequest, out wire.Frontend_QueryServer) error {
+	r, err := decodeRequest(in)
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	a, release, err := s.f.Query(out.Context(), r)
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	defer release()
+	return sendAnswer(r, a, out.Send)
+}
+
+// Work implements wire.FrontendServer.
+func (s frontendServer) Work(stream wire.Frontend_WorkServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if first.Hello == nil {
+		return status.Error(codes.InvalidArgument, "the first message must be a hello")
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	w := &slot{stream: stream, querier: first.Hello.Instance,
+		answers: make(chan *wire.EvaluationResponse), leaving: make(chan struct{}), ended: ctx.Done()}
+	go w.receive(cancel)
+	err = s.f.Serve(ctx, w)
+	if err != nil && stream.Context().Err() == nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return nil
+}
+
+// slot is a slot of a querier. It implements dispatch.Slot.
+type slot struct {
+	stream  wire.Frontend_WorkServer
+	querier string
+	answers chan *wire.EvaluationResponse
+	leave   sync.Once
+	leaving chan struct{}
+	ended   <-chan struct{}
+}
+
+// receive passes on messages until the stream ends.
+func (w *slot) receive(ended func()) {
+	defer ended()
+	for {
+		m, err := w.stream.Recv()
+		if err != nil {
+			return
+		}
+		if m.Leaving {
+			w.leave.Do(func() { close(w.leaving) })
+		}
+		if m.Answer == nil {
+			continue
+		}
+		select {
+		case w.answers <- m.Answer:
+		case <-w.ended:
+			return
+		}
+	}
+}
+
+// Querier implements dispatch.Slot.
+func (w *slot) Querier() string { return w.querier }
+
+// Leaving implements dispatch.Slot.
+func (w *slot) Leaving() <-chan struct{} { return w.leaving }
+
+// Evaluate implements dispatch.Slot.
+func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
+	in, err := encodeRequest(ctx, r)
+	if err != nil {
+		return &evaluation.Answer{Err: err}, dispatch.ErrSlotBroken
+	}
+	if err := w.stream.Send(in); err != nil {
+		return nil, fmt.Errorf("%w: %w", dispatch.ErrQuerierEnded, err)
+	}
+	c := newCollector(r, memory.FromContext(ctx))
+	for {
+		select {
+		case piece := <-w.answers:
+			a, err := c.add(piece)
+			if err != nil { // the rest of the answer would follow: the slot cannot be used again
+				return &evaluation.Answer{Err: err}, dispatch.ErrSlotBroken
+			}
+			if a != nil {
+				return a, nil
+			}
+		case <-w.ended:
+			return nil, dispatch.ErrQuerierEnded
+		case <-ctx.Done():
+			return nil, dispatch.ErrSlotBroken
+		}
+	}
+}
+
+// Query sends a query to a frontend. The error wraps wire.ErrUnavailable if another
+// frontend may answer.
+func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
+	in, err := encodeRequest(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := p.frontend.Query(ctx, in)
+	if err != nil {
+		return nil, wire.Error(err)
+	}
+	c := newCollector(r, memory.FromContext(ctx))
+	for {
+		piece, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("%w: the answer was not complete", wire.ErrUnavailable)
+		}
+		if err != nil {
+			return nil, wire.Error(err)
+		}
+		a, err := c.add(piece)
+		if a != nil || err != nil {
+			return a, err
+		}
+	}
+}
+
+// Work is one slot of this process, lent to a frontend.
+type Work struct {
+	stream   wire.Frontend_WorkClient
+	ctx      context.Context //nolint:containedctx // of the stream
+	cancel   context.CancelFunc
+	requests chan *wire.EvaluationRequest
+
+	mu sync.Mutex // sending
+}
+
+// Work lends a slot of the querier instance to a frontend. The caller must call Close.
+func (p *Peer) Work(ctx context.Context, instance string) (*Work, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := p.frontend.Work(ctx)
+	if err == nil {
+		err = stream.Send(&wire.WorkMessage{Hello: &wire.WorkHello{Instance: instance}})
+	}
+	if err != nil {
+		cancel()
+		return nil, wire.Error(err)
+	}
+	w := &Work{stream: stream, ctx: ctx, cancel: cancel, requests: make(chan *wire.EvaluationRequest)}
+	go w.receive()
+	return w, nil
+}
+
+// receive passes on requests until the stream ends. It also runs during an evaluation: gRPC
+// notices only by it that the frontend has ended the stream.
+func (w *Work) receive() {
+	defer w.cancel()
+	for {
+		in, err := w.stream.Recv()
+		if err != nil {
+			return
+		}
+		select {
+		case w.requests <- in:
+		case <-w.ctx.Done():
+			return
+		}
+	}
+}
+
+// errWorkEnded is returned after the frontend has ended the stream.
+var errWorkEnded = errors.New("the query frontend has ended the stream")
+
+// Next returns the next evaluation, or an error if there is none any more.
+func (w *Work) Next() (*evaluation.Request, error) {
+	select {
+	case in := <-w.requests:
+		return decodeRequest(in)
+	case <-w.ctx.Done():
+		return nil, errWorkEnded
+	}
+}
+
+// Context ends when the frontend cancels the evaluation.
+func (w *Work) Context() context.Context { return w.ctx }
+
+// Answer sends the answer of the last evaluation.
+func (w *Work) Answer(r *evaluation.Request, a *evaluation.Answer) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return sendAnswer(r, a, func(piece *wire.EvaluationResponse) error {
+		return w.stream.Send(&wire.WorkMessage{Answer: piece})
+	})
+}
+
+// Leave tells the frontend that the slot takes no more evaluations after the current one.
+func (w *Work) Leave() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stream.Send(&wire.WorkMessage{Leaving: true})
+}
+
+// Close ends the slot.
+func (w *Work) Close() { w.cancel() }

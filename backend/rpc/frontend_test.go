@@ -1,0 +1,201 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/palliumhq/pallium/authn/cluster"
+	"github.com/palliumhq/pallium/backend/frontend/dispatch"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/worker"
+	"github.com/palliumhq/pallium/backend/wire"
+)
+
+// slots is a Frontend that passes on its slots.
+type slots struct {
+	draining bool
+	list     chan dispatch.Slot
+	end      chan error // ends Serve
+	released chan struct{}
+}
+
+func (s *slots) Query(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, func(), error) {
+	if s.draining {
+		return nil, nil, errors.New("query frontend is stopping")
+	}
+	if r.Text == "hang" {
+		<-ctx.Done()
+		return &evaluation.Answer{Err: promql.ErrQueryCanceled("x")}, func() { close(s.released) }, nil
+	}
+	return &evaluation.Answer{Value: promql.String{V: r.Text}}, func() { close(s.released) }, nil
+}
+
+func (s *slots) Serve(ctx context.Context, slot dispatch.Slot) error {
+	s.list <- slot
+	select {
+	case err := <-s.end:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+func newSlots() *slots {
+	return &slots{list: make(chan dispatch.Slot, 16), end: make(chan error), released: make(chan struct{})}
+}
+
+// serveFrontend runs a server with a frontend and returns a client. stop kills the server.
+func serveFrontend(t *testing.T, f Frontend) (p *Peer, stop func()) {
+	t.Helper()
+	m := member(t, secret, cluster.TLSFiles{})
+	s := NewServer(m, nil, nil, nil)
+	s.ServeFrontend(f)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	pool := NewPool(m)
+	if p, err = pool.Peer(l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			ended, cancel := context.WithCancel(ctx)
+			cancel()
+			s.Stop(ended)
+			<-done
+		})
+	}
+	t.Cleanup(func() { _ = pool.Close(); stop() })
+	return p, stop
+}
+
+func TestQuery(t *testing.T) {
+	f := newSlots()
+	p, stop := serveFrontend(t, f)
+	r := exampleRequest()
+	r.Part, r.Times.Step, r.Text = nil, 0, "x"
+	a, err := p.Query(ctx, r)
+	if err != nil || a.Value.(promql.String).V != "x" {
+		t.Fatalf("answer %v, %v", a, err)
+	}
+	<-f.released
+
+	f.released = make(chan struct{})
+	r.Text = "hang"
+	canceled, cancel := context.WithCancel(ctx)
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if _, err := p.Query(canceled, r); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+	<-f.released
+
+	f.draining = true
+	if _, err := p.Query(ctx, r); !errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("draining: %v", err)
+	}
+	r.Access.Tenant = "a/b"
+	if _, err := p.Query(ctx, r); !errors.Is(err, wire.ErrRejected) {
+		t.Errorf("an invalid tenant: %v", err)
+	}
+	stop()
+	if _, err := p.Query(ctx, r); !errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("a frontend that is not there: %v", err)
+	}
+}
+
+// TestWork checks slots over the network: evaluations, their cancellation, a querier that
+// leaves or dies, and a frontend that ends a slot.
+func TestWork(t *testing.T) {
+	f := newSlots()
+	p, _ := serveFrontend(t, f)
+	began, held := make(chan struct{}), make(chan struct{})
+	ended := make(chan error, 1)
+	w := worker.New(worker.Options{
+		Frontends: func(context.Context) ([]worker.Frontend, error) {
+			return []worker.Frontend{{ID: "f", Open: func(ctx context.Context) (worker.Stream, error) { return p.Work(ctx, "q") }}}, nil
+		},
+		Run: func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, func()) {
+			switch r.Text {
+			case "wait":
+				began <- struct{}{}
+				<-held
+			case "hang":
+				began <- struct{}{}
+				<-ctx.Done()
+				ended <- ctx.Err()
+			}
+			return &evaluation.Answer{Value: promql.String{V: r.Text}}, func() {}
+		},
+		Slots: 1, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	})
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	go w.Run(running)
+
+	r := exampleRequest()
+	r.Part, r.Times.Step, r.Text = nil, 0, "x"
+	slot := <-f.list
+	for range 3 {
+		if a, err := slot.Evaluate(ctx, r); err != nil || a.Value.(promql.String).V != "x" || slot.Querier() != "q" {
+			t.Fatalf("answer %v, %v", a, err)
+		}
+	}
+	// A canceled evaluation ends in the querier when the frontend ends the slot, and the
+	// querier lends a new one.
+	canceled, cancel := context.WithCancel(ctx)
+	r.Text = "hang"
+	go func() { <-began; cancel() }()
+	if _, err := slot.Evaluate(canceled, r); !errors.Is(err, dispatch.ErrSlotBroken) {
+		t.Errorf("canceled: %v", err)
+	}
+	f.end <- dispatch.ErrSlotBroken
+	if err := <-ended; err == nil {
+		t.Error("the evaluation of a canceled query goes on")
+	}
+	slot = <-f.list
+
+	// A querier that leaves completes its evaluation.
+	r.Text = "wait"
+	go func() {
+		<-began
+		stop()
+		<-slot.Leaving()
+		close(held)
+	}()
+	if a, err := slot.Evaluate(ctx, r); err != nil || a.Value.(promql.String).V != "wait" {
+		t.Errorf("the last answer of a querier: %v, %v", a, err)
+	}
+	f.end <- nil
+	w.Wait(ctx)
+}
+
+// TestQuerierDies checks that a frontend notices the end of a querier at once.
+func TestQuerierDies(t *testing.T) {
+	f := newSlots()
+	p, _ := serveFrontend(t, f)
+	stream, err := p.Work(ctx, "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := <-f.list
+	go func() {
+		_, _ = stream.Next()
+		stream.Close()
+	}()
+	r := exampleRequest()
+	if _, err := slot.Evaluate(ctx, r); !errors.Is(err, dispatch.ErrQuerierEnded) {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/api"
+	"github.com/palliumhq/pallium/backend/frontend"
+	"github.com/palliumhq/pallium/backend/frontend/dispatch"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/home"
+	"github.com/palliumhq/pallium/backend/frontend/join"
+	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/runner"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/frontend/worker"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store/lifecycle"
+	"github.com/palliumhq/pallium/backend/wire"
+)
+
+// queries is what answers PromQL in a process. A query passes, as far as the process has
+// them: the engine that sends it to its tenant's home, the one that joins equal queries,
+// the frontend that divides it and caches results, the dispatcher that waits for a slot,
+// and the engine that evaluates it.
+type queries struct {
+	engine     *querier.Engine
+	dispatcher *dispatch.Dispatcher // nil without the role query-frontend
+	server     *home.Server         // of queries of other backends; nil without the role in a cluster
+	worker     *worker.Worker       // nil without the role querier in a cluster
+}
+
+// maxTenantShare is the share of all slots that one tenant may hold, so that another one
+// that comes finds a slot.
+const maxTenantShare = 0.75
+
+// buildQuerier builds the querier role: in a cluster, its slots are lent to the query
+// frontends of the ring.
+func (b *backend) buildQuerier(context.Context) error {
+	if err := b.buildQueries(); err != nil || b.cluster == nil {
+		return err
+	}
+	r := runner.New(runner.Options{Engine: b.queries.engine, Parts: b.queries.engine, Queryable: b.api.Queryable, Memory: b.memory,
+		Cost: b.queries.engine.Cost, Switches: b.switches()})
+	b.queries.worker = worker.New(worker.Options{Frontends: b.cluster.lenders(b), Run: r.Run, Slots: b.slots(),
+		Logger: b.opts.Logger, Registerer: b.registry})
+	return nil
+}
+
+// buildQueryFrontend builds the query-frontend role.
+func (b *backend) buildQueryFrontend(context.Context) error { return b.buildQueries() }
+
+// buildQueries builds what answers queries, once.
+func (b *backend) buildQueries() error {
+	if b.queries != nil {
+		return nil
+	}
+	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
+	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
+	text := querier.NewParser(syntax, querier.MaxOperators)
+	b.queries = &queries{engine: querier.NewEngine(text, b.opts.Logger, b.registry)}
+	var err error
+	if b.api.Engine, err = b.buildEngines(text); err != nil {
+		return err
+	}
+	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
+	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
+		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
+	}
+	b.api.Metadata = func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
+		return querier.Metadata(ctx, b.recent, b.longTerm, id, b.opts.Now())
+	}
+	return nil
+}
+
+// buildEngines returns the engine of the API: the layers of queries.
+func (b *backend) buildEngines(text parser.Parser) (promql.QueryEngine, error) {
+	q := b.queries
+	var evaluator frontend.Evaluator = q.engine
+	parts := runtime.GOMAXPROCS(0)
+	if b.has(TargetFrontend) {
+		q.dispatcher = b.buildDispatcher()
+		evaluator = q.dispatcher
+		if b.cluster != nil {
+			parts = partsInCluster
+		}
+	}
+	top, err := b.buildFrontend(evaluator, text, parts)
+	if err != nil {
+		return nil, err
+	}
+	if b.has(TargetFrontend) {
+		top = join.New(join.Options{Engine: top, Request: q.engine.Request, Uncached: frontend.Uncached, Faults: querier.NoteFaults,
+			Unreadable: q.engine.Unreadable, Interrupted: q.engine.Interrupted, Timer: time.After, Registerer: b.registry})
+	}
+	if b.cluster == nil {
+		return top, nil
+	}
+	if b.has(TargetFrontend) {
+		r := runner.New(runner.Options{Engine: top, Queryable: b.api.Queryable, Memory: b.memory, Gate: b.api.Gate, Switches: b.switches()})
+		q.server = home.NewServer(r.Run)
+	}
+	return home.New(home.Options{Here: top, Frontends: b.cluster.homes, Request: q.engine.Request, Uncached: frontend.Uncached,
+		Elsewhere: func(err error) bool { return errors.Is(err, wire.ErrUnavailable) || errors.Is(err, wire.ErrRejected) },
+		Failed:    q.engine.Failed, Canceled: q.engine.Interrupted,
+		Unreadable: q.engine.Unreadable, Logger: b.opts.Logger, Registerer: b.registry}), nil
+}
+
+// partsInCluster is how many parts of a query wait for slots of queriers, or are evaluated,
+// at the same time.
+const partsInCluster = 16
+
+// buildDispatcher returns a dispatcher; in a single process with slots of its own.
+func (b *backend) buildDispatcher() *dispatch.Dispatcher {
+	waiting := queue.New(queue.Options{MaxShare: maxTenantShare, Now: b.opts.Now, Registerer: b.registry})
+	d := dispatch.New(dispatch.Options{Engine: b.queries.engine, Queue: waiting, Switches: b.switches(), Timer: time.After,
+		Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry})
+	if b.cluster == nil {
+		for range b.slots() {
+			b.start("slots of queries", d.ServeHere)
+		}
+	}
+	return d
+}
+
+// slots returns the number of evaluations at the same time: more than there are CPUs, since
+// some wait for stores.
+func (b *backend) slots() int {
+	if n := b.cfg.Querier.Concurrency; n > 0 {
+		return n
+	}
+	return max(4, 2*runtime.GOMAXPROCS(0))
+}
+
+// switches returns the settings on which answers depend. Processes of two versions may
+// share a cache while a cluster is upgraded.
+func (b *backend) switches() string {
+	return fmt.Sprintf("pallium=%s promql=%s experimental_functions=%t", versionText(), promqlVersion(), b.cfg.Querier.ExperimentalFunctions)
+}
+
+// buildFrontend returns the engine of queries over an evaluator: behind a frontend if it is
+// enabled.
+func (b *backend) buildFrontend(evaluator frontend.Evaluator, text parser.Parser, parts int) (promql.QueryEngine, error) {
+	if !b.cfg.Frontend.Enabled {
+		return evaluator, nil
+	}
+	o := frontend.Options{
+		Evaluator: evaluator, Parser: text, Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
+		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
+			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
+		},
+		Switches: b.switches(), Workers: parts, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+	}
+	if b.cfg.Frontend.Cache {
+		var err error
+		if o.Cache, err = b.resultsCache(); err != nil {
+			return nil, err
+		}
+	}
+	return frontend.New(o), nil
+}
+
+// frontends returns the query frontends of the ring that can be called.
+func (m *membership) frontends(ctx context.Context) ([]ring.Instance, error) {
+	r, err := m.members.Ring(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []ring.Instance
+	for _, in := range slices.Concat(r.Instances(), r.Others()) {
+		if in.Addr != "" && slices.Contains(in.Roles, string(TargetFrontend)) {
+			out = append(out, in)
+		}
+	}
+	return out, nil
+}
+
+// homes returns the query frontends of the ring for queries.
+func (m *membership) homes(ctx context.Context) ([]home.Frontend, error) {
+	list, err := m.frontends(ctx)
+	var out []home.Frontend
+	for _, in := range list {
+		f := home.Frontend{ID: in.ID, Self: in.ID == m.members.Self().ID, Unhealthy: in.Unhealthy}
+		f.Query = func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
+			p, err := m.pool.Peer(in.Addr)
+			if err != nil {
+				return nil, err
+			}
+			return p.Query(ctx, r)
+		}
+		out = append(out, f)
+	}
+	return out, err
+}
+
+// lenders returns the query frontends of the ring to which slots of this process are lent.
+// Evaluations end with the requests of the process.
+func (m *membership) lenders(b *backend) func(context.Context) ([]worker.Frontend, error) {
+	return func(ctx context.Context) ([]worker.Frontend, error) {
+		list, err := m.frontends(ctx)
+		var out []worker.Frontend
+		for _, in := range list {
+			out = append(out, worker.Frontend{ID: in.ID, Open: func(context.Context) (worker.Stream, error) {
+				p, err := m.pool.Peer(in.Addr)
+				if err != nil {
+					return nil, err
+				}
+				return p.Work(b.requests.Context(), m.members.Self().ID)
+			}})
+		}
+		return out, err
+	}
+}
+
+// lendSlots lends the slots of a querier of a cluster until ctx is done.
+func (b *backend) lendSlots(ctx context.Context) {
+	if b.cluster != nil && b.cluster.members.Wait(ctx) == nil {
+		b.queries.worker.Run(ctx)
+	}
+}
+
+// drainQueries waits for the queries of other processes: those that this frontend answers,
+// and the evaluations of this querier.
+func (b *backend) drainQueries(ctx context.Context) {
+	if b.queries == nil {
+		return
+	}
+	if b.queries.server != nil {
+		b.queries.server.Drain(ctx)
+	}
+	if b.queries.worker != nil {
+		b.queries.worker.Wait(ctx)
+	}
+	if b.queries.dispatcher != nil && b.cluster != nil {
+		b.queries.dispatcher.Drain()
+	}
+}
+
+// frontendCalls are the calls of other processes to a query frontend; it implements
+// rpc.Frontend.
+type frontendCalls struct {
+	*home.Server
+	*dispatch.Dispatcher
+}
