@@ -153,6 +153,17 @@ func TestComingBack(t *testing.T) {
 			t.Errorf("order after a refund that is larger than the debt: %s", got)
 		}
 	})
+	t.Run("beside one whose jobs read less than estimated", func(t *testing.T) {
+		q := newQueue(t, 4, Options{MaxShare: 1})
+		push(q, "a", Instant, 100, 1e8)
+		for _, j := range []*Job{q.try("q"), q.try("q"), q.try("q")} {
+			q.Done(j, 1e6)
+		}
+		push(q, "b", Instant, 20, 1e6)
+		if got := actualNames(q, 10, 1e6); strings.Count(got, "b") < 4 {
+			t.Errorf("a new tenant waits until the others have read what they were estimated to: %s", got)
+		}
+	})
 	t.Run("class", func(t *testing.T) {
 		q := newQueue(t, 1, Options{})
 		push(q, "a", Instant, 100, 1e6)
@@ -360,6 +371,16 @@ func TestTakers(t *testing.T) {
 	if q.takersWaiting() != 0 {
 		t.Error("the worker still waits")
 	}
+	var took3 []<-chan result
+	for i := range 3 {
+		took3 = append(took3, takeInBackground(context.Background(), q, "q"))
+		kit.Until(t, "it waits", func() bool { return q.takersWaiting() == i+1 })
+	}
+	for i, j := range push(q, "b", Instant, 3, 1) {
+		if r := kit.Receive(t, "a job", took3[i]); r.j != j {
+			t.Errorf("Take %d got %v", i, r.j.Value)
+		}
+	}
 	push(q, "a", Instant, 1, 1)
 	if _, err := q.Take(ctx, "q"); !errors.Is(err, cause) {
 		t.Errorf("Take after the end of its context = %v", err)
@@ -381,6 +402,15 @@ func TestGiveUpWithAJob(t *testing.T) {
 	}
 	if got := names(q, "q", 9); got != "a0 b0 a1 b1 a2 b2 " {
 		t.Errorf("order %q", got)
+	}
+	q = newQueue(t, 1, Options{})
+	push(q, "a", Instant, 2, 1e6)
+	for range 3 {
+		q.giveUp(q.ask("q"))
+	}
+	push(q, "b", Instant, 2, 1e6)
+	if got := names(q, "q", 9); got != "a0 b0 a1 b1 " {
+		t.Errorf("order after a's job was put back three times: %q", got)
 	}
 	q = newQueue(t, 9, Options{})
 	push(q, "a", Instant, 1, 1)
