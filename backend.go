@@ -252,7 +252,18 @@ func (b *backend) buildAPIOptions() {
 	b.api = api.Options{
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
 		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
+		CleanTombstones: b.cleanTombstones,
 	}
+}
+
+// cleanTombstones asks for the removal of a tenant's deleted series from all packs now. A
+// compactor of this process starts at once, another one at its next interval.
+func (b *backend) cleanTombstones(ctx context.Context, id tenant.ID) error {
+	days, err := b.keeper.CleanDeletions(ctx, id)
+	if err == nil && days > 0 && b.compactor != nil {
+		b.compactor.Wake()
+	}
+	return err
 }
 
 // deleteRecent deletes series from all ingesters.

@@ -47,12 +47,14 @@ type Options struct {
 	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
 	Delete      func(context.Context, Deletion) error
-	Limits      func(tenant.ID) limits.Limits
-	Memory      *memory.Account // nil: the memory of requests is not accounted for
-	Gate        *querier.Gate   // nil: New creates one
-	Lookback    time.Duration
-	Logger      *slog.Logger
-	Registerer  prometheus.Registerer
+	// CleanTombstones asks for the removal of a tenant's deleted series from all packs now.
+	CleanTombstones func(context.Context, tenant.ID) error
+	Limits          func(tenant.ID) limits.Limits
+	Memory          *memory.Account // nil: the memory of requests is not accounted for
+	Gate            *querier.Gate   // nil: New creates one
+	Lookback        time.Duration
+	Logger          *slog.Logger
+	Registerer      prometheus.Registerer
 }
 
 type api struct {

@@ -13,11 +13,12 @@ import (
 // API, which serves the other routes.
 func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"push":          a.push,
-		"read":          a.remoteRead(prom),
-		"metadata":      a.admit(http.HandlerFunc(a.metadata)),
-		"delete_series": a.admit(http.HandlerFunc(a.deleteSeries)),
-		"user_stats":    a.userStats,
+		"push":             a.push,
+		"read":             a.remoteRead(prom),
+		"metadata":         a.admit(http.HandlerFunc(a.metadata)),
+		"delete_series":    a.admit(http.HandlerFunc(a.deleteSeries)),
+		"clean_tombstones": a.cleanTombstones,
+		"user_stats":       a.userStats,
 	}
 }
 

@@ -48,6 +48,17 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// cleanTombstones implements clean_tombstones of Prometheus' admin API, without
+// parameters; it responds with 204. Prometheus responds when it has rewritten its blocks;
+// here this is asked for, because the compactor may be another process.
+func (a *api) cleanTombstones(w http.ResponseWriter, r *http.Request) {
+	if err := a.CleanTombstones(r.Context(), access(r)); err != nil {
+		a.unavailable(w, r, fmt.Errorf("clean tombstones: %w", err))
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
 func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	d := Deletion{Tenant: access(r), MinTime: math.MinInt64, MaxTime: math.MaxInt64}
 	if n := len(r.Form["match[]"]); n == 0 || n > maxDeletionSets {

@@ -42,3 +42,30 @@ func TestDeletionErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestCleanTombstones checks that the request is for the caller's tenant, and that the text
+// of an error is not returned.
+func TestCleanTombstones(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		code int
+	}{{nil, http.StatusNoContent}, {errors.New("open /srv: secret"), http.StatusServiceUnavailable}} {
+		for _, method := range []string{http.MethodPost, http.MethodPut} {
+			o := forRoles(true, false) // any backend takes it
+			var asked []tenant.ID
+			o.CleanTombstones = func(_ context.Context, id tenant.ID) error {
+				asked = append(asked, id)
+				return c.err
+			}
+			h, err := New(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, as("a", httptest.NewRequest(method, "/prometheus/api/v1/admin/tsdb/clean_tombstones?tenant=b&match[]=x", nil)))
+			if w.Code != c.code || strings.Contains(w.Body.String(), "secret") || len(asked) != 1 || asked[0] != "a" {
+				t.Errorf("%s, %v: %d %s for %v, want %d", method, c.err, w.Code, w.Body, asked, c.code)
+			}
+		}
+	}
+}

@@ -66,8 +66,9 @@ const (
 type Compactor struct {
 	opts     Options
 	turn     chan struct{} // held by the running compaction
-	sweeping sync.Mutex    // held by the running sweep
-	visits   *visits       // changed under sweeping
+	wake     chan struct{}
+	sweeping sync.Mutex // held by the running sweep
+	visits   *visits    // changed under sweeping
 	work     *progress.Worker
 	input    *semaphore.Weighted // bytes of the packs being merged
 	failing  *failures
@@ -122,7 +123,7 @@ func New(o Options) *Compactor {
 	if o.InputBytes <= 0 {
 		o.InputBytes = defaultInputBytes
 	}
-	c := &Compactor{opts: o, turn: make(chan struct{}, 1), input: semaphore.NewWeighted(o.InputBytes)}
+	c := &Compactor{opts: o, turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), input: semaphore.NewWeighted(o.InputBytes)}
 	if c.opts.Clock == nil {
 		c.opts.Clock = clock.New(clock.Options{Now: o.Now})
 	}
@@ -163,6 +164,7 @@ func (c *Compactor) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-c.wake:
 		}
 	}
 }
@@ -172,8 +174,9 @@ type Which int
 
 // Days to compact.
 const (
-	Due Which = iota // days that have ended and have no pending uploads
-	All              // all days with uploaded packs, even if they have not ended
+	Due   Which = iota // days that have ended and have no pending uploads
+	All                // all days with uploaded packs, even if they have not ended
+	asked              // days with deleted series, of tenants that asked for it
 )
 
 // Report counts the results of a compaction.
@@ -275,6 +278,11 @@ func (c *Compactor) compactDays(ctx context.Context, work []store.DayWork, which
 		if ctx.Err() != nil {
 			errs.add(ctx.Err())
 			return errs.join()
+		}
+		if len(d.Cleans) > 0 {
+			if err := c.clean(ctx, d, report); err != nil {
+				errs.add(fmt.Errorf("remove deleted series of day %d: %w", d.Day, err))
+			}
 		}
 		if d.Idle() {
 			continue

@@ -190,7 +190,7 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 	key := failingKey{day: day, tenant: t}
 	for try := 1; ; try++ {
 		o.known = false
-		if o.waits = which == Due && try == 1 && c.failing.waits(key, fingerprint{}, c.opts.Now()); o.waits {
+		if o.waits = which != All && try == 1 && c.failing.waits(key, fingerprint{}, c.opts.Now()); o.waits {
 			return nil
 		}
 		catalog, deletions, err := c.opts.Store.Day(ctx, t, day)
@@ -199,7 +199,7 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 		}
 		o.keep(idsOf(catalog.L0))
 		o.inputs = inputsOf(&catalog, deletions)
-		if o.waits = which == Due && try == 1 && c.failing.waits(key, o.inputs, c.opts.Now()); o.waits {
+		if o.waits = which != All && try == 1 && c.failing.waits(key, o.inputs, c.opts.Now()); o.waits {
 			return nil
 		}
 		if skip, err := c.skip(ctx, &catalog, deletions, which); err != nil || skip != compactIt {
@@ -271,7 +271,7 @@ const (
 
 func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions store.Deletions, which Which) (skipReason, error) {
 	pending := catalog.Manifest != nil && deletions.Above(catalog.Manifest.Tombstone)
-	if len(catalog.L0) == 0 && !pending {
+	if which == asked && !unapplied(catalog, deletions) || len(catalog.L0) == 0 && !pending {
 		return skipNothing, nil
 	}
 	keep, err := c.opts.Retention(ctx, catalog.Tenant)

@@ -2,6 +2,7 @@ package index
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"strings"
 
@@ -18,11 +19,12 @@ type DayWork struct {
 	Intents  []IntentOf
 	Receipts []ReceiptOf
 	Rewrites []tenant.ID // tenants whose day must be compacted to remove deleted series
+	Cleans   []CleanOf   // tenants that asked for it now
 	Asides   []AsideOf   // series that no pack can contain
 }
 
 // Idle reports whether the day has nothing to compact and nothing to wait for. Series
-// set aside do not count.
+// set aside and Cleans, which do not wait for the other work, do not count.
 func (d *DayWork) Idle() bool { return len(d.Intents)+len(d.Receipts)+len(d.Rewrites) == 0 }
 
 // IntentOf records that an ingester has samples of a window that are not uploaded.
@@ -30,6 +32,12 @@ type IntentOf struct {
 	Ingester string
 	Window   int
 	schema.Intent
+}
+
+// CleanOf is a tenant's request to remove deleted series from the packs of a day now.
+type CleanOf struct {
+	Tenant tenant.ID
+	Since  int64 // Unix milliseconds
 }
 
 // ReceiptOf is the receipt of an uploaded pack with samples of the day that are not
@@ -105,6 +113,12 @@ func decodeWork(r rows.Row) (DayWork, error) {
 			d.Receipts = append(d.Receipts, ReceiptOf{ID: id, Receipt: rc, value: c.Value})
 		case strings.HasPrefix(c.Qualifier, schema.RewritePrefix):
 			d.Rewrites = append(d.Rewrites, tenant.ID(c.Qualifier[len(schema.RewritePrefix):]))
+		case strings.HasPrefix(c.Qualifier, schema.CleanPrefix):
+			if len(c.Value) != 8 {
+				return d, fmt.Errorf("work row of day %d: the value of cell %q has %d bytes, want 8", day, c.Qualifier, len(c.Value))
+			}
+			d.Cleans = append(d.Cleans, CleanOf{Tenant: tenant.ID(c.Qualifier[len(schema.CleanPrefix):]),
+				Since: int64(binary.BigEndian.Uint64(c.Value))})
 		case strings.HasPrefix(c.Qualifier, schema.AsidePrefix):
 			window, ingester, t, ok := schema.ParseAsideQualifier(c.Qualifier)
 			if !ok {
@@ -266,4 +280,28 @@ func (s *Work) RequestRewrites(ctx context.Context, t tenant.ID, days []int64) e
 func (s *Work) Rewritten(ctx context.Context, t tenant.ID, day int64) error {
 	return s.mutateWork(ctx, map[int64][]rows.Mutation{day: {rows.DeleteColumn(rows.System, schema.RewriteQualifier(t))}},
 		"remove a request for a rewrite")
+}
+
+// RequestCleans requests the same as RequestRewrites, but now. since is the time in Unix
+// milliseconds.
+func (s *Work) RequestCleans(ctx context.Context, t tenant.ID, days []int64, since int64) error {
+	value := binary.BigEndian.AppendUint64(nil, uint64(since))
+	byDay := map[int64][]rows.Mutation{}
+	for _, day := range days {
+		byDay[day] = []rows.Mutation{rows.Set(rows.System, schema.CleanQualifier(t), 0, value)}
+	}
+	return s.mutateWork(ctx, byDay, "request rewrites for deleted series now")
+}
+
+// Cleaned removes a tenant's request of RequestCleans from a day's work, unless it was
+// made again since it was read.
+func (s *Work) Cleaned(ctx context.Context, day int64, c CleanOf) error {
+	q := schema.CleanQualifier(c.Tenant)
+	value := binary.BigEndian.AppendUint64(nil, uint64(c.Since))
+	_, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(day), rows.ValueIs(rows.System, q, value),
+		[]rows.Mutation{rows.DeleteColumn(rows.System, q)}, nil)
+	if err != nil {
+		return fmt.Errorf("remove a request for a rewrite from the work of day %d: %w", day, err)
+	}
+	return nil
 }

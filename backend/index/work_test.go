@@ -72,6 +72,26 @@ func TestRewrites(t *testing.T) {
 	}
 }
 
+// TestCleans checks that a request for a rewrite now is removed only as it was read, and
+// does not count as other work.
+func TestCleans(t *testing.T) {
+	ix := open(t)
+	must(t, nil, ix.Work.RequestCleans(t.Context(), "a", []int64{testDay}, 1000))
+	first := workOf(t, ix)
+	if want := (CleanOf{Tenant: "a", Since: 1000}); len(first.Cleans) != 1 || first.Cleans[0] != want || !first.Idle() {
+		t.Errorf("%+v", first)
+	}
+	must(t, nil, ix.Work.RequestCleans(t.Context(), "a", []int64{testDay}, 2000))
+	must(t, nil, ix.Work.Cleaned(t.Context(), testDay, first.Cleans[0]))
+	if d := workOf(t, ix); len(d.Cleans) != 1 || d.Cleans[0].Since != 2000 {
+		t.Errorf("a request that was made again: %+v", d)
+	}
+	must(t, nil, ix.Work.Cleaned(t.Context(), testDay, CleanOf{"a", 2000}))
+	if list, err := ix.Work.Days(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("work %v, %v", list, err)
+	}
+}
+
 // TestLosses checks that MarkLost moves the windows of a lost ingester to a name of their own,
 // that it is idempotent, and that the ingester's next incarnation has none of them.
 func TestLosses(t *testing.T) {

@@ -88,6 +88,7 @@ const (
 	IntentPrefix           = "i/"  // work row
 	ReceiptPrefix          = "r/"  // work row
 	RewritePrefix          = "d/"  // work row: a tenant whose day must be rewritten without deleted series
+	CleanPrefix            = "c/"  // work row: a tenant that asked for this rewrite now, not when the day is due; 8 bytes, Unix milliseconds
 	TombstonePrefix        = "t/"  // tenant row: active deletions
 	PendingPrefix          = "p/"  // tenant row: reserved deletions
 	LastTombstoneQualifier = "n"   // tenant row: number of the last deletion, 8 bytes
@@ -132,6 +133,9 @@ func ParseIntentQualifier(q string) (window int, ingester string, ok bool) {
 
 // RewriteQualifier returns the qualifier of a request to rewrite a tenant's day.
 func RewriteQualifier(t tenant.ID) string { return RewritePrefix + string(t) }
+
+// CleanQualifier returns the qualifier of a tenant's request to rewrite a day now.
+func CleanQualifier(t tenant.ID) string { return CleanPrefix + string(t) }
 
 // TombstoneQualifier returns the qualifier of an active deletion.
 func TombstoneQualifier(number uint64) string { return numbered(TombstonePrefix, number) }

@@ -16,6 +16,8 @@ type (
 	DayWork = index.DayWork
 	// IntentOf is an ingester's intent to upload samples of a window.
 	IntentOf = index.IntentOf
+	// CleanOf is a tenant's request to remove deleted series from a day's packs now.
+	CleanOf = index.CleanOf
 	// ReceiptOf is the receipt of an uploaded pack with samples of the day that are
 	// not compacted yet.
 	ReceiptOf = index.ReceiptOf

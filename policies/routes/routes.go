@@ -99,6 +99,7 @@ func Table() []Route {
 		{"read", post, query("read"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"label_values", get, query("label/{name}/values"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"delete_series", postPut, query("admin/tsdb/delete_series"), tenant.MetricsDelete, Read, Query, Backend},
+		{"clean_tombstones", postPut, query("admin/tsdb/clean_tombstones"), tenant.MetricsDelete, Read, Slot, Backend},
 		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
 
 		{"user_limits", get, []string{"/api/v1/user_limits"}, tenant.MetricsRead, Local, Request, Gateway},

@@ -1,0 +1,76 @@
+package lifecycle_test
+
+import (
+	"context"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/store/storetest"
+)
+
+// TestCleanDeletions checks for which days the removal of deleted series is requested:
+// those in the range of a deletion with packs from before it, or where such packs may
+// still arrive; not again, unless there is a newer deletion.
+func TestCleanDeletions(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	ctx := context.Background()
+	const day = storetest.Day
+	remove := func(first, last int64) {
+		t.Helper()
+		d, err := x.Lifecycle.ReserveDeletion(ctx, "a", first, last, [][]*labels.Matcher{{storetest.Metric("metric_0")}})
+		x.Must(nil, err)
+		x.Must(nil, x.Lifecycle.ActivateDeletion(ctx, "a", d))
+	}
+	asks := func(what string, want ...int64) {
+		t.Helper()
+		n, err := x.Lifecycle.CleanDeletions(ctx, "a")
+		x.Must(nil, err)
+		var got []int64
+		days, err := x.Store.Days(ctx)
+		x.Must(nil, err)
+		for i := range days {
+			for _, c := range days[i].Cleans {
+				if c.Tenant != "a" {
+					t.Errorf("%s: request of tenant %s", what, c.Tenant)
+				}
+				if c.Since == x.Now.UnixMilli() {
+					got = append(got, days[i].Day)
+				}
+			}
+		}
+		same := len(got) == len(want)
+		for i := range want {
+			same = same && got[i] == want[i]
+		}
+		if !same || n != len(want) {
+			t.Errorf("%s: requested for %v (%d), want %v", what, got, n, want)
+		}
+		x.Now = x.Now.Add(time.Minute)
+	}
+	intent := func(of int64) {
+		x.Must(nil, x.Store.Intend(ctx, "i1", map[store.Window]schema.Intent{{Day: of, Number: 1}: {}}))
+	}
+	for _, d := range []int64{day - 2, day - 1, day} {
+		x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), d, 1, 1, 1), "b": storetest.Window(storetest.Rand(), d, 1, 1, 1)}, "i1")
+	}
+	asks("no deletion")
+	remove((day-1)*series.DayMillis, (day+1)*series.DayMillis-1)
+	asks("two of three days are in the range", day-1, day)
+	asks("again")
+	remove(day*series.DayMillis, math.MaxInt64)
+	asks("a newer deletion", day)
+	intent(day + 1)
+	asks("a pack may arrive", day+1)
+	x.Now = x.Now.Add(2 * time.Hour)
+	intent(day + 2)
+	asks("what was sealed before has arrived")
+	remove(math.MinInt64, math.MaxInt64)
+	asks("everything", day-2, day-1, day, day+1, day+2)
+}
