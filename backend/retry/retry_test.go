@@ -100,7 +100,7 @@ func TestPauses(t *testing.T) {
 			if !errors.Is(err, errFails) {
 				t.Fatal(err)
 			}
-			for n, longest := 2, time.Duration(firstPause); n <= 4; n, longest = n+1, longest*pauseFactor {
+			for n, longest := 2, firstPause; n <= 4; n, longest = n+1, longest*pauseFactor {
 				d := at[n].Sub(at[n-1])
 				if d < longest/2 || d >= longest {
 					t.Errorf("pause before try %d is %s, want %s to %s", n, d, longest/2, longest)
