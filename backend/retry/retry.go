@@ -191,7 +191,7 @@ func once[T any](ctx context.Context, r *Reads, read Read, tried int, try func(c
 			h.again()
 		case <-ctx.Done():
 			cancelAll(cancels, -1)
-			return answer, nil, tried, fmt.Errorf("%s: %w", read.Kind, ctx.Err())
+			return answer, nil, tried, fmt.Errorf("read (%s): %w", read.Kind, ctx.Err())
 		case o := <-outcomes:
 			running--
 			r.countHedge(read, o.n > 0, o.err, running > 0)
@@ -239,7 +239,7 @@ func start[T any](ctx context.Context, read Read, n int, try func(context.Contex
 		stall := time.AfterFunc(read.Stall, func() { cancel(errStalled) })
 		answer, err := try(ctx)
 		if !stall.Stop() && errors.Is(context.Cause(ctx), errStalled) {
-			err = fmt.Errorf("%s: %w for %s", read.Kind, errStalled, read.Stall)
+			err = fmt.Errorf("read (%s): %w for %s", read.Kind, errStalled, read.Stall)
 		}
 		to <- outcome[T]{n, answer, err}
 	}()
